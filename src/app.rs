@@ -1,0 +1,199 @@
+//! Wiring: the one place that names concrete types.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, anyhow};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    biz::{
+        account::Accounts,
+        calendar::{Calendar, Clock, SystemClock},
+        error::StoreError,
+        quota::Quotas,
+        settlement::engine::{Engine, Limits},
+    },
+    config::{Config, Database, Driver},
+    data::{
+        Store, dsn,
+        mysql::{MySqlStore, PoolLimits},
+        sqlite::SqliteStore,
+    },
+    server::{self, Ops},
+    service::{Api, metrics::Metrics, rest::Rest},
+};
+
+/// Lanes on a server database: while one waits for its commit, the others work.
+const MYSQL_LANES: usize = 4;
+/// SQLite has one writer: one lane makes the largest batches.
+const SQLITE_LANES: usize = 1;
+/// How long a statement waits for a free connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Connections beside the lanes' for transactions of other kinds.
+const SPARE_WRITERS: u32 = 2;
+
+/// A running server.
+pub struct App {
+    pub http_addr: SocketAddr,
+    pub grpc_addr: SocketAddr,
+    stop: CancellationToken,
+    listeners: Vec<JoinHandle<()>>,
+    health: tonic_health::server::HealthReporter,
+    engine: Arc<Engine>,
+    store: Arc<dyn Store>,
+}
+
+impl App {
+    /// Connects, migrates, and listens on both ports.
+    ///
+    /// # Errors
+    /// The database does not answer in time or refuses, or an address is taken.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        Self::start_with_clock(config, SystemClock).await
+    }
+
+    /// As [`App::start`], telling the time by `clock`.
+    ///
+    /// # Errors
+    /// As [`App::start`].
+    pub async fn start_with_clock(config: Config, clock: impl Clock) -> anyhow::Result<Self> {
+        let store = connect(&config).await?;
+        if config.data.redis.is_some() {
+            tracing::info!("data.redis is set; this version reads accounts from the database and does not use it");
+        }
+        let catalog = Arc::new(config.catalog());
+        let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
+        let settlement = &config.billing.settlement;
+        let engine = Arc::new(Engine::start(
+            store.clone(),
+            catalog.clone(),
+            calendar.clone(),
+            Limits {
+                lanes: lanes(&config),
+                queue: settlement.queue,
+                batch: settlement.batch,
+                patience: settlement.patience,
+            },
+        ));
+        let accounts = Arc::new(Accounts::new(store.clone(), catalog.clone(), calendar.clone()));
+        let metrics = Arc::new(Metrics::new()?);
+        let api = Arc::new(Api {
+            quotas: Quotas::new(accounts.clone(), catalog.clone()),
+            accounts,
+            engine: engine.clone(),
+            records: store.clone(),
+            statistics: store.clone(),
+            catalog,
+            calendar,
+            metrics: metrics.clone(),
+            currency: config.billing.currency.clone(),
+        });
+
+        let rest = Rest { api, style: config.server.http.style };
+        let ops = Ops { store: store.clone(), metrics };
+        let (health, health_service) = server::grpc_health();
+        server::report_serving(&health).await;
+        let http = listen("server.http.addr", &config.server.http.addr).await?;
+        let grpc = listen("server.grpc.addr", &config.server.grpc.addr).await?;
+        let (http_addr, grpc_addr) = (http.local_addr()?, grpc.local_addr()?);
+        if config.server.grpc.internal_tokens.is_empty() {
+            tracing::warn!(%grpc_addr, "server.grpc.internal_tokens is empty: whoever reaches this port may charge and adjust accounts");
+        }
+
+        let stop = CancellationToken::new();
+        let limits = server::Limits {
+            connections: config.server.limits.connections,
+            drain_timeout: config.server.limits.drain_timeout,
+        };
+        let public = server::public_app(&config.server, rest.clone(), ops.clone());
+        let internal = server::internal_app(&config.server, rest, ops, health_service)?;
+        let listeners = vec![
+            tokio::spawn(server::serve(http, public, limits, stop.clone())),
+            tokio::spawn(server::serve(grpc, internal, limits, stop.clone())),
+        ];
+        tracing::info!(%http_addr, %grpc_addr, "serving");
+        Ok(Self { http_addr, grpc_addr, stop, listeners, health, engine, store })
+    }
+
+    /// Stops without losing an answer: no new connections, open requests finish,
+    /// accepted charges settle, connections to the database close.
+    pub async fn stop(self) {
+        tracing::info!("stopping");
+        self.health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        self.stop.cancel();
+        for listener in self.listeners {
+            if let Err(error) = listener.await {
+                tracing::error!(%error, "a listener ended abnormally");
+            }
+        }
+        self.engine.drain().await;
+        self.store.close().await;
+        tracing::info!("stopped");
+    }
+}
+
+fn lanes(config: &Config) -> usize {
+    match (config.billing.settlement.lanes, config.data.database.driver) {
+        (0, Driver::Mysql) => MYSQL_LANES,
+        (0, Driver::Sqlite) => SQLITE_LANES,
+        (lanes, _) => lanes,
+    }
+}
+
+async fn listen(key: &str, addr: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(addr).await.with_context(|| format!("config key {key}: can't listen on {addr}"))
+}
+
+/// Connects to the configured database and brings its schema up to date. While it
+/// does not answer, tries again for `data.database.connect_timeout`.
+///
+/// # Errors
+/// The last reason, with the key to look at.
+pub async fn connect(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+    let database = &config.data.database;
+    let deadline = Instant::now() + database.connect_timeout;
+    let mut pause = Duration::from_millis(100);
+    loop {
+        let error = match try_connect(database, lanes(config)).await {
+            Ok(store) => return Ok(store),
+            Err(StoreError::Failed(why)) => return Err(anyhow!("config key data.database: {why}")),
+            Err(error) => error,
+        };
+        if Instant::now() + pause > deadline {
+            return Err(anyhow!(
+                "config key data.database.source: gave up after {:?}: {error}",
+                database.connect_timeout
+            ));
+        }
+        tracing::warn!(%error, "the database does not answer; trying again in {pause:?}");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(3));
+    }
+}
+
+async fn try_connect(database: &Database, lanes: usize) -> Result<Arc<dyn Store>, StoreError> {
+    let source = database.source.reveal();
+    let connections = u32::try_from(database.max_connections).unwrap_or(u32::MAX);
+    let store: Arc<dyn Store> = match database.driver {
+        Driver::Mysql => {
+            let limits = PoolLimits {
+                readers: connections,
+                writers: u32::try_from(lanes).unwrap_or(u32::MAX).saturating_add(SPARE_WRITERS),
+                acquire_timeout: ACQUIRE_TIMEOUT,
+            };
+            let options = dsn::mysql(source).map_err(StoreError::Failed)?;
+            let connecting = MySqlStore::connect(options, limits);
+            Arc::new(connecting.await?)
+        }
+        Driver::Sqlite => {
+            let options = dsn::sqlite(source).map_err(StoreError::Failed)?;
+            Arc::new(SqliteStore::connect(options, connections, ACQUIRE_TIMEOUT).await?)
+        }
+    };
+    Ok(store)
+}

@@ -1,0 +1,45 @@
+//! The billing service.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use billing_service::{
+    app::{self, App},
+    command,
+};
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Serves balances, free quotas and charges over gRPC and REST.
+#[derive(Parser)]
+#[command(name = "server")]
+struct Arguments {
+    /// Configuration file; -conf works too.
+    #[arg(long, default_value = "configs/config.yaml")]
+    conf: PathBuf,
+    /// Bring the database's schema up to date and exit.
+    #[arg(long)]
+    migrate_only: bool,
+}
+
+fn main() -> ExitCode {
+    command::exit_code(run())
+}
+
+#[tokio::main]
+async fn run() -> anyhow::Result<ExitCode> {
+    let arguments = Arguments::parse_from(command::arguments());
+    let config = command::prepare(&arguments.conf)?;
+    if arguments.migrate_only {
+        app::connect(&config).await?.close().await;
+        tracing::info!("the schema is up to date");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let app = App::start(config).await?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    app.stop().await;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,172 @@
+//! The proof of the books: what the accounts say against what made them so.
+//!
+//! For every user, balance = successful recharges + adjustments − charged amounts;
+//! used quota = the free records of that month; each day's rollup = its records;
+//! and the settled transactions add up to the records.
+
+use std::{collections::BTreeMap, fmt};
+
+use async_trait::async_trait;
+use chrono::NaiveDate;
+
+use super::{
+    calendar::Month,
+    error::StoreError,
+    ids::{ServiceName, UserId},
+    money::Money,
+    statistics::Totals,
+};
+
+/// What is known of one user, read in one snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evidence {
+    pub user: UserId,
+    /// `None`: traces of a user who has no account row.
+    pub balance: Option<Money>,
+    pub recharged: Money,
+    pub adjusted: Money,
+    /// Sum and number of the records that settled transactions should have left.
+    pub settled_amount: Money,
+    pub settled_count: u64,
+    /// Sum and number of units in records that belong to a transaction.
+    pub recorded_amount: Money,
+    pub recorded_count: u64,
+    pub used_quotas: BTreeMap<(ServiceName, String), u64>,
+    pub records: BTreeMap<(ServiceName, NaiveDate), DayBook>,
+    pub rollup: BTreeMap<(ServiceName, NaiveDate), DayBook>,
+}
+
+impl Evidence {
+    pub fn of(user: UserId) -> Self {
+        Self {
+            user,
+            balance: None,
+            recharged: Money::ZERO,
+            adjusted: Money::ZERO,
+            settled_amount: Money::ZERO,
+            settled_count: 0,
+            recorded_amount: Money::ZERO,
+            recorded_count: 0,
+            used_quotas: BTreeMap::new(),
+            records: BTreeMap::new(),
+            rollup: BTreeMap::new(),
+        }
+    }
+}
+
+/// Use of one service on one day, and in how many records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DayBook {
+    pub totals: Totals,
+    pub free_records: u64,
+    pub paid_records: u64,
+}
+
+/// A book that does not balance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    pub user: UserId,
+    pub book: String,
+    pub says: String,
+    pub should_be: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "user {}: {} says {}, should be {}", self.user, self.book, self.says, self.should_be)
+    }
+}
+
+/// Reads the books.
+#[async_trait]
+pub trait AuditStore: Send + Sync + 'static {
+    /// Evidence of at most `limit` users behind `after` in key order, all of one
+    /// snapshot; empty at the end.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn evidence(&self, after: Option<&UserId>, limit: u32) -> Result<Vec<Evidence>, StoreError>;
+}
+
+/// What an audit found.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub users: u64,
+    /// At most [`MAX_LISTED`].
+    pub differences: Vec<Difference>,
+    pub difference_count: u64,
+}
+
+/// Differences that are listed; beyond it they are only counted.
+pub const MAX_LISTED: usize = 1_000;
+/// Users read in one snapshot.
+const USERS_AT_A_TIME: u32 = 200;
+
+/// Audits every user.
+///
+/// # Errors
+/// [`StoreError::Unavailable`], [`StoreError::Failed`].
+pub async fn audit(store: &dyn AuditStore) -> Result<Report, StoreError> {
+    let mut report = Report::default();
+    let mut last = None;
+    loop {
+        let chunk = store.evidence(last.as_ref(), USERS_AT_A_TIME).await?;
+        let Some(end) = chunk.last() else {
+            return Ok(report);
+        };
+        last = Some(end.user.clone());
+        for evidence in &chunk {
+            report.users += 1;
+            for difference in compare(evidence) {
+                report.difference_count += 1;
+                if report.differences.len() < MAX_LISTED {
+                    report.differences.push(difference);
+                }
+            }
+        }
+    }
+}
+
+/// The differences in one user's books.
+pub fn compare(evidence: &Evidence) -> Vec<Difference> {
+    let mut differences = Vec::new();
+    let mut expect = |book: String, says: String, should_be: String| {
+        if says != should_be {
+            differences.push(Difference { user: evidence.user.clone(), book, says, should_be });
+        }
+    };
+
+    let charged: Money = evidence.records.values().map(|day| day.totals.amount).sum();
+    let balance: Money = [evidence.recharged, evidence.adjusted, -charged].into_iter().sum();
+    let says = evidence.balance.map_or("no account".into(), |balance| balance.to_string());
+    expect("balance".into(), says, balance.to_string());
+
+    expect("amount of transactions".into(), evidence.settled_amount.to_string(), evidence.recorded_amount.to_string());
+    expect("units of transactions".into(), evidence.settled_count.to_string(), evidence.recorded_count.to_string());
+
+    let mut free: BTreeMap<(ServiceName, String), u64> = BTreeMap::new();
+    for ((service, day), book) in &evidence.records {
+        if book.totals.free_count > 0 {
+            *free.entry((service.clone(), Month::of(*day).to_string())).or_default() += book.totals.free_count;
+        }
+    }
+    for key in keys(&free, &evidence.used_quotas) {
+        expect(
+            format!("used quota of {} in {}", key.0, key.1),
+            evidence.used_quotas.get(key).copied().unwrap_or(0).to_string(),
+            free.get(key).copied().unwrap_or(0).to_string(),
+        );
+    }
+    for key in keys(&evidence.records, &evidence.rollup) {
+        expect(
+            format!("rollup of {} on {}", key.0, key.1),
+            format!("{:?}", evidence.rollup.get(key).copied().unwrap_or_default()),
+            format!("{:?}", evidence.records.get(key).copied().unwrap_or_default()),
+        );
+    }
+    differences
+}
+
+fn keys<'a, K: Ord, A, B>(one: &'a BTreeMap<K, A>, other: &'a BTreeMap<K, B>) -> std::collections::BTreeSet<&'a K> {
+    one.keys().chain(other.keys()).collect()
+}

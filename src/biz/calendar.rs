@@ -1,0 +1,167 @@
+//! Days and months in the billing time zone, and the clock they are read from.
+
+use std::fmt;
+
+use chrono::{DateTime, Datelike, Days, Duration, NaiveDate, NaiveDateTime, TimeZone, Timelike, Utc};
+use chrono_tz::Tz;
+
+use super::error::Invalid;
+
+/// Where "now" comes from, so that tests can move it.
+pub trait Clock: Send + Sync + 'static {
+    fn now(&self) -> DateTime<Utc>;
+}
+
+/// The machine's clock.
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> DateTime<Utc> {
+        Utc::now()
+    }
+}
+
+/// A calendar month, written `2026-11`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Month {
+    year: i32,
+    month: u32,
+}
+
+impl Month {
+    pub fn of(day: NaiveDate) -> Self {
+        Self { year: day.year(), month: day.month() }
+    }
+}
+
+impl fmt::Display for Month {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04}-{:02}", self.year, self.month)
+    }
+}
+
+impl fmt::Debug for Month {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// An instant with the billing day and month it falls into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BillingTime {
+    /// Whole microseconds, as the databases keep it.
+    pub utc: DateTime<Utc>,
+    pub day: NaiveDate,
+    pub month: Month,
+}
+
+/// The first and the last day of a span, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DaySpan {
+    pub first: NaiveDate,
+    pub last: NaiveDate,
+}
+
+impl DaySpan {
+    /// At least 1.
+    pub fn days(self) -> i64 {
+        (self.last - self.first).num_days() + 1
+    }
+}
+
+/// Tells billing days from instants. The zone is the configuration's, never the machine's.
+pub struct Calendar {
+    zone: Tz,
+    clock: Box<dyn Clock>,
+}
+
+impl Calendar {
+    pub fn new(zone: Tz, clock: impl Clock) -> Self {
+        Self { zone, clock: Box::new(clock) }
+    }
+
+    pub fn now(&self) -> BillingTime {
+        self.at(self.clock.now())
+    }
+
+    pub fn at(&self, instant: DateTime<Utc>) -> BillingTime {
+        let micros = instant.nanosecond() / 1_000 * 1_000;
+        let day = instant.with_timezone(&self.zone).date_naive();
+        BillingTime { utc: instant.with_nanosecond(micros).unwrap_or(instant), day, month: Month::of(day) }
+    }
+
+    /// The instant at which `day` begins.
+    pub fn start_of(&self, day: NaiveDate) -> DateTime<Utc> {
+        let midnight = NaiveDateTime::from(day);
+        // Where a zone skips midnight on a daylight-saving change, the day begins
+        // at the first quarter hour that exists.
+        (0..=12)
+            .find_map(|quarter| self.zone.from_local_datetime(&(midnight + Duration::minutes(15 * quarter))).earliest())
+            .map_or_else(|| midnight.and_utc(), |start| start.to_utc())
+    }
+
+    /// The instants a span of days begins at and ends before.
+    pub fn bounds(&self, span: DaySpan) -> (DateTime<Utc>, DateTime<Utc>) {
+        let after = span.last.checked_add_days(Days::new(1)).unwrap_or(span.last);
+        (self.start_of(span.first), self.start_of(after))
+    }
+
+    /// The current month up to today.
+    pub fn this_month(&self) -> DaySpan {
+        let today = self.now().day;
+        DaySpan { first: today.with_day(1).unwrap_or(today), last: today }
+    }
+}
+
+/// A day as callers write it, `2026-11-21`; the error names `field`.
+pub fn parse_day(field: &str, text: &str) -> Result<NaiveDate, Invalid> {
+    NaiveDate::parse_from_str(text, "%Y-%m-%d")
+        .ok()
+        .filter(|day| day.to_string() == text && (1970..=9999).contains(&day.year()))
+        .ok_or_else(|| Invalid::new(field, "must be a day such as 2026-11-21"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed;
+    impl Clock for Fixed {
+        fn now(&self) -> DateTime<Utc> {
+            "2026-10-31T16:00:00Z".parse().unwrap()
+        }
+    }
+
+    fn calendar(zone: &str) -> Calendar {
+        Calendar::new(zone.parse().unwrap(), Fixed)
+    }
+
+    #[test]
+    fn the_month_turns_at_midnight_of_the_billing_zone() {
+        let shanghai = calendar("Asia/Shanghai");
+        let before = shanghai.at("2026-10-31T15:59:59.999999Z".parse().unwrap());
+        assert_eq!((before.month.to_string().as_str(), before.day.day()), ("2026-10", 31));
+        let after = shanghai.now();
+        assert_eq!((after.month.to_string().as_str(), after.day.day()), ("2026-11", 1));
+        assert_eq!(shanghai.start_of(after.day), after.utc);
+    }
+
+    #[test]
+    fn a_day_without_midnight_begins_when_it_exists() {
+        // Chile moves from 00:00 to 01:00.
+        let santiago = calendar("America/Santiago");
+        let day = parse_day("from", "2026-09-06").unwrap();
+        let start = santiago.start_of(day);
+        assert_eq!(start.to_rfc3339(), "2026-09-06T04:00:00+00:00");
+        assert_eq!(santiago.at(start).day, day);
+        assert_eq!(santiago.at(start - Duration::microseconds(1)).day, day.pred_opt().unwrap());
+    }
+
+    #[test]
+    fn a_day_is_written_in_full() {
+        assert!(parse_day("from", "2024-02-29").is_ok());
+        for bad in ["", "2026-2-1", "2026-02-29", "2026-11-21T00:00:00Z", "26-11-21", "+2026-1-01"] {
+            assert_eq!(parse_day("from", bad).unwrap_err().field, "from", "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The services that can be billed: what a unit costs and how many a month are free.
+
+use std::collections::BTreeMap;
+
+use super::{
+    error::{Error, Invalid},
+    ids::ServiceName,
+    money::Money,
+};
+
+/// Price and free quota of one service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// Of one unit.
+    pub price: Money,
+    /// Units a user gets free each month.
+    pub free_quota: u32,
+}
+
+/// All services, by name. A service that is not in here is an error, never free.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Catalog(BTreeMap<ServiceName, Plan>);
+
+impl Catalog {
+    pub fn new(plans: impl IntoIterator<Item = (ServiceName, Plan)>) -> Self {
+        Self(plans.into_iter().collect())
+    }
+
+    /// # Errors
+    /// [`Error::Invalid`] for a name that cannot be one, [`Error::UnknownService`]
+    /// for one that is not configured.
+    pub fn find(&self, name: &str) -> Result<(&ServiceName, Plan), Error> {
+        if name.is_empty() {
+            return Err(Invalid::new("service_name", "is required").into());
+        }
+        match self.0.iter().find(|(known, _)| known.as_str() == name) {
+            Some((known, plan)) => Ok((known, *plan)),
+            None => Err(Error::UnknownService(name.chars().take(64).collect())),
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&ServiceName, Plan)> {
+        self.0.iter().map(|(name, plan)| (name, *plan))
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = &ServiceName> {
+        self.0.keys()
+    }
+}

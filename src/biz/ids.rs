@@ -1,0 +1,130 @@
+//! Identifiers as callers send them, checked once at the edge. Cloning one is cheap.
+
+use std::{fmt, sync::Arc};
+
+use super::error::Invalid;
+
+/// Defines an identifier: a shared string whose content `$check` has accepted.
+macro_rules! identifier {
+    ($(#[$doc:meta])* $name:ident, $max:expr, $check:expr, $charset:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Longest accepted value, in bytes.
+            pub const MAX_LEN: usize = $max;
+
+            /// Checks `value`; the error names `field`.
+            pub fn parse(field: &str, value: &str) -> Result<Self, Invalid> {
+                check(field, value, Self::MAX_LEN, $check, $charset)?;
+                Ok(Self(value.into()))
+            }
+
+            /// As [`Self::parse`], and nothing for an empty string.
+            pub fn parse_optional(field: &str, value: &str) -> Result<Option<Self>, Invalid> {
+                if value.is_empty() { Ok(None) } else { Self::parse(field, value).map(Some) }
+            }
+
+            /// A value that was checked when it was stored.
+            pub fn from_stored(value: impl Into<Arc<str>>) -> Self {
+                Self(value.into())
+            }
+
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&*self.0, f)
+            }
+        }
+    };
+}
+
+identifier!(
+    /// A user of the platform; the owner of one account.
+    UserId, 36, is_user_id_byte, "letters, digits and -_.:@"
+);
+identifier!(
+    /// A billed service, such as `passport`. Only configured ones reach the rules.
+    ServiceName, 32, is_service_name_byte, "letters, digits and -_."
+);
+identifier!(
+    /// The id that makes a charge idempotent, scoped to its user.
+    TraceId, 128, is_printable, "printable ASCII characters"
+);
+identifier!(
+    /// The id that makes an adjustment idempotent, scoped to its user.
+    AdjustmentId, 128, is_printable, "printable ASCII characters"
+);
+identifier!(
+    /// The API key a call was made with.
+    ApiKeyId, 128, is_printable, "printable ASCII characters"
+);
+identifier!(
+    /// A language model behind the LLM gateway.
+    ModelName, 128, is_printable, "printable ASCII characters"
+);
+
+impl TraceId {
+    /// A fresh id for a charge whose caller sent none.
+    pub fn fresh() -> Self {
+        Self(uuid::Uuid::now_v7().to_string().into())
+    }
+}
+
+fn check(field: &str, value: &str, max: usize, accepts: fn(u8) -> bool, charset: &str) -> Result<(), Invalid> {
+    if value.is_empty() {
+        Err(Invalid::new(field, "is required"))
+    } else if value.len() > max || !value.bytes().all(accepts) {
+        Err(Invalid::new(field, format!("must be 1 to {max} {charset}")))
+    } else {
+        Ok(())
+    }
+}
+
+fn is_user_id_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_.:@".contains(&byte)
+}
+
+fn is_service_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)
+}
+
+fn is_printable(byte: u8) -> bool {
+    (b' '..=b'~').contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_id_keeps_to_its_characters_and_length() {
+        for good in ["u", "new_user_001", "a-b.c:d@e", &"x".repeat(36)] {
+            assert_eq!(UserId::parse("user_id", good).unwrap().as_str(), good);
+        }
+        for bad in ["", " ", "a b", "a/b", "é", "a\n", "a'", "a{b}", &"x".repeat(37)] {
+            let error = UserId::parse("user_id", bad).unwrap_err();
+            assert_eq!(error.field, "user_id", "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_trace_id_is_any_printable_ascii() {
+        assert!(TraceId::parse("trace_id", &"~".repeat(128)).is_ok());
+        assert!(TraceId::parse("trace_id", "it's \"quoted\" \\ %_").is_ok());
+        for bad in ["", "\t", "\u{7f}", "日本", &"x".repeat(129)] {
+            assert!(TraceId::parse("trace_id", bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The rules: what a charge costs, who pays for it, what a month is. Nothing here
+//! knows a database, a cache or a wire format; the traits in this layer say what
+//! it needs of them, and `crate::data` implements those.
+
+pub mod account;
+pub mod audit;
+pub mod calendar;
+pub mod catalog;
+pub mod charge;
+pub mod error;
+pub mod ids;
+pub mod money;
+pub mod quota;
+pub mod record;
+pub mod settlement;
+pub mod statistics;

@@ -1,0 +1,87 @@
+//! CheckQuota: would a call be covered? Decides by the rule that charges it.
+
+use std::sync::Arc;
+
+use super::{
+    account::Accounts,
+    catalog::Catalog,
+    charge::{self, Funds},
+    error::{Error, Invalid, Result},
+    ids::UserId,
+    money::Money,
+};
+
+/// A call that may be made.
+#[derive(Debug, Clone)]
+pub struct Check {
+    pub user: UserId,
+    pub service: String,
+    pub count: u32,
+    /// Of all units if none were free; the service's price when absent.
+    pub cost: Option<Money>,
+}
+
+/// The answer, with what it was decided on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    pub decision: Decision,
+    /// Before the call.
+    pub free_remaining: u32,
+    pub balance: Money,
+    /// What the call would take from the balance.
+    pub amount: Money,
+}
+
+/// Who pays, or what forbids the call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// The free quota covers all of it.
+    Free,
+    /// A part would be paid.
+    Balance,
+    /// The error that the charge would meet.
+    Refused(Error),
+}
+
+/// The quota check.
+pub struct Quotas {
+    accounts: Arc<Accounts>,
+    catalog: Arc<Catalog>,
+}
+
+impl Quotas {
+    pub fn new(accounts: Arc<Accounts>, catalog: Arc<Catalog>) -> Self {
+        Self { accounts, catalog }
+    }
+
+    /// Decides on the committed state, changing nothing but opening a new account.
+    ///
+    /// # Errors
+    /// [`Error::UnknownService`], [`Error::Invalid`], [`Error::Overloaded`],
+    /// [`Error::Internal`]. A call that is not covered is a verdict, not an error.
+    pub async fn check(&self, check: &Check) -> Result<Verdict> {
+        let (service, plan) = self.catalog.find(&check.service)?;
+        let cost = full_cost(check.cost, plan.price, check.count)?;
+        let (account, _) = self.accounts.get(&check.user).await?;
+        let free_remaining = account.quota(service).map_or(0, |quota| quota.remaining());
+        let funds = Funds { free_remaining, available: account.balance };
+        let decision = match charge::charge(check.count, cost, funds) {
+            Ok(split) if split.paid == 0 => Decision::Free,
+            Ok(_) => Decision::Balance,
+            Err(refusal) => Decision::Refused(refusal),
+        };
+        Ok(Verdict {
+            decision,
+            free_remaining,
+            balance: account.balance,
+            amount: charge::split(check.count, cost, free_remaining).amount,
+        })
+    }
+}
+
+/// What all units of a call cost if none were free: the caller's figure, else the price.
+pub fn full_cost(requested: Option<Money>, price: Money, count: u32) -> Result<Money> {
+    requested
+        .or_else(|| price.times(count))
+        .ok_or_else(|| Invalid::new("count", format!("times the price {price} is more than {}", Money::MAX)).into())
+}

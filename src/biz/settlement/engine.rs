@@ -1,0 +1,241 @@
+//! The lanes: each settles what waits for its users, one batch after another.
+//!
+//! No timer gathers a batch. While one transaction is in flight the next batch
+//! collects, so an idle service answers in one transaction's time and a busy one
+//! shares locks, statements and the commit among all that wait.
+
+use std::{
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ledger::Ledger,
+    posting::{Adjusted, Adjustment, Batch, Charge, Outcome, Posting, Transaction},
+};
+use crate::biz::{
+    calendar::Calendar,
+    catalog::Catalog,
+    error::{Error, Result, StoreError},
+    ids::UserId,
+};
+
+/// How much the engine takes on.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Lanes; each has at most one transaction in flight.
+    pub lanes: usize,
+    /// Postings that may wait in one lane before callers get OVERLOADED.
+    pub queue: usize,
+    /// Postings in one transaction at most.
+    pub batch: usize,
+    /// How long a batch is tried again while the database does not answer.
+    pub patience: Duration,
+}
+
+/// Accepts postings and answers with their committed outcome.
+pub struct Engine {
+    lanes: Vec<mpsc::Sender<Job>>,
+    stop: CancellationToken,
+    tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
+}
+
+struct Job {
+    posting: Posting,
+    reply: oneshot::Sender<Outcome>,
+}
+
+impl Engine {
+    /// Starts the lanes on the current runtime.
+    pub fn start(ledger: Arc<dyn Ledger>, catalog: Arc<Catalog>, calendar: Arc<Calendar>, limits: Limits) -> Self {
+        let stop = CancellationToken::new();
+        let (lanes, tasks) = (0..limits.lanes.max(1))
+            .map(|_| {
+                let (sender, jobs) = mpsc::channel(limits.queue.max(1));
+                let lane =
+                    Lane { ledger: ledger.clone(), catalog: catalog.clone(), calendar: calendar.clone(), limits };
+                (sender, tokio::spawn(lane.run(jobs, stop.clone())))
+            })
+            .unzip();
+        Self { lanes, stop, tasks: std::sync::Mutex::new(tasks) }
+    }
+
+    /// Charges a call; it is queued when this returns. Once accepted it is settled even if the caller goes away; a
+    /// retry with the same trace id then finds the outcome. Tells whether it had
+    /// been charged before.
+    ///
+    /// # Errors
+    /// [`Error::InsufficientBalance`], [`Error::IdempotencyConflict`],
+    /// [`Error::Overloaded`], [`Error::Internal`].
+    pub fn charge(&self, charge: Charge) -> impl Future<Output = Result<(Transaction, bool)>> + Send + 'static {
+        let outcome = self.post(Posting::Charge(charge));
+        async {
+            match outcome.await? {
+                Outcome::Charged { transaction, replayed } => Ok((transaction, replayed)),
+                other => Err(unexpected(other)),
+            }
+        }
+    }
+
+    /// Credits or debits a balance. Tells whether it had been done before.
+    ///
+    /// # Errors
+    /// [`Error::InsufficientBalance`], [`Error::IdempotencyConflict`],
+    /// [`Error::Invalid`] beyond the largest balance, [`Error::Overloaded`],
+    /// [`Error::Internal`].
+    pub fn adjust(&self, adjustment: Adjustment) -> impl Future<Output = Result<(Adjusted, bool)>> + Send + 'static {
+        let outcome = self.post(Posting::Adjust(adjustment));
+        async {
+            match outcome.await? {
+                Outcome::Adjusted { adjusted, replayed } => Ok((adjusted, replayed)),
+                other => Err(unexpected(other)),
+            }
+        }
+    }
+
+    /// Settles what was accepted, accepts nothing more, and returns when all is answered.
+    pub async fn drain(&self) {
+        self.stop.cancel();
+        let tasks = match self.tasks.lock() {
+            Ok(mut tasks) => std::mem::take(&mut *tasks),
+            Err(poisoned) => std::mem::take(&mut *poisoned.into_inner()),
+        };
+        for task in tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a settlement lane ended abnormally");
+            }
+        }
+    }
+
+    /// Queues the posting before it returns, so that postings keep the order of the calls.
+    fn post(&self, posting: Posting) -> impl Future<Output = Result<Outcome>> + Send + 'static {
+        let lane = &self.lanes[lane_of(posting.user(), self.lanes.len())];
+        let (reply, outcome) = oneshot::channel();
+        let queued = lane.try_send(Job { posting, reply }).map_err(|refused| {
+            Error::Overloaded(match refused {
+                mpsc::error::TrySendError::Full(_) => "too many charges are waiting; retry later".into(),
+                mpsc::error::TrySendError::Closed(_) => "the service is stopping; retry later".into(),
+            })
+        });
+        async {
+            queued?;
+            outcome
+                .await
+                .map_err(|_| Error::Overloaded("the outcome is unknown; retry with the same id to learn it".into()))
+        }
+    }
+}
+
+/// A user always has the same lane, so that one account has one writer per process.
+fn lane_of(user: &UserId, lanes: usize) -> usize {
+    let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(user);
+    (hash % lanes as u64) as usize
+}
+
+fn unexpected(outcome: Outcome) -> Error {
+    match outcome {
+        Outcome::Refused(refusal) => refusal,
+        other => Error::Internal(format!("outcome of another kind: {other:?}")),
+    }
+}
+
+struct Lane {
+    ledger: Arc<dyn Ledger>,
+    catalog: Arc<Catalog>,
+    calendar: Arc<Calendar>,
+    limits: Limits,
+}
+
+impl Lane {
+    async fn run(self, mut jobs: mpsc::Receiver<Job>, stop: CancellationToken) {
+        let mut waiting = Vec::with_capacity(self.limits.batch);
+        loop {
+            let taken = tokio::select! {
+                taken = jobs.recv_many(&mut waiting, self.limits.batch) => taken,
+                () = stop.cancelled(), if !jobs.is_closed() => {
+                    jobs.close();
+                    continue;
+                }
+            };
+            if taken == 0 {
+                return;
+            }
+            let (postings, replies): (Vec<_>, Vec<_>) = waiting.drain(..).map(|job| (job.posting, job.reply)).unzip();
+            let outcomes = self.settle(postings).await;
+            for (reply, outcome) in replies.into_iter().zip(outcomes) {
+                // A caller that went away needs no answer.
+                let _ = reply.send(outcome);
+            }
+        }
+    }
+
+    /// An outcome for every posting, whatever happens to the batch.
+    async fn settle(&self, postings: Vec<Posting>) -> Vec<Outcome> {
+        match self.attempt(postings.clone()).await {
+            Ok(outcomes) => outcomes,
+            Err(StoreError::Failed(why)) if postings.len() > 1 => {
+                // One posting that the database cannot take must not fail the others.
+                tracing::error!(%why, batch = postings.len(), "a batch failed; settling its postings one by one");
+                let mut outcomes = Vec::with_capacity(postings.len());
+                for posting in postings {
+                    outcomes.push(match self.attempt(vec![posting]).await {
+                        Ok(mut alone) => alone.pop().unwrap_or_else(no_outcome),
+                        Err(error) => Outcome::Refused(given_up(error)),
+                    });
+                }
+                outcomes
+            }
+            Err(error) => postings.iter().map(|_| Outcome::Refused(given_up(error.clone()))).collect(),
+        }
+    }
+
+    /// Settles a batch, again and again while that is safe and may help. It is safe
+    /// because ids already committed are found and not charged twice.
+    async fn attempt(&self, postings: Vec<Posting>) -> std::result::Result<Vec<Outcome>, StoreError> {
+        let deadline = Instant::now() + self.limits.patience;
+        let batch = Arc::new(Batch { postings, at: self.calendar.now(), catalog: self.catalog.clone() });
+        let mut pause = Duration::from_millis(2);
+        loop {
+            let ledger = self.ledger.clone();
+            let attempt = batch.clone();
+            // A task of its own: a panic below costs one batch and not the lane.
+            let settled = tokio::spawn(async move { ledger.settle(&attempt).await }).await;
+            let error = match settled {
+                Ok(Ok(outcomes)) if outcomes.len() == batch.postings.len() => return Ok(outcomes),
+                Ok(Ok(_)) => StoreError::Failed("the number of outcomes is wrong".into()),
+                Ok(Err(error)) => error,
+                Err(panic) => StoreError::Failed(format!("settling panicked: {panic}")),
+            };
+            if matches!(error, StoreError::Failed(_)) || Instant::now() + pause >= deadline {
+                return Err(error);
+            }
+            tracing::warn!(%error, batch = batch.postings.len(), "settling a batch again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(250));
+        }
+    }
+}
+
+fn given_up(error: StoreError) -> Error {
+    match error {
+        StoreError::Failed(why) => Error::Internal(why),
+        StoreError::Conflict(_) | StoreError::Unavailable(_) => {
+            tracing::error!(%error, "gave up on a batch");
+            Error::Overloaded(
+                "the database does not answer and the outcome is unknown; retry with the same id to learn it".into(),
+            )
+        }
+    }
+}
+
+fn no_outcome() -> Outcome {
+    Outcome::Refused(Error::Internal("no outcome".into()))
+}

@@ -1,0 +1,10 @@
+//! Settlement: every change of a balance or a used quota passes through here.
+//!
+//! A posting goes to the lane of its user. A lane settles whatever waits in one
+//! transaction: the store loads the state under lock, [`rule::settle`] decides,
+//! the store writes what it decided and commits; only then are callers answered.
+
+pub mod engine;
+pub mod ledger;
+pub mod posting;
+pub mod rule;

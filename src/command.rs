@@ -1,0 +1,48 @@
+//! What the binaries share: arguments, logs, and the way they end.
+
+use std::{ffi::OsString, path::Path, process::ExitCode};
+
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::config::{Config, Log, LogFormat};
+
+/// The arguments of the process, with `-conf` as the former service has it turned
+/// into `--conf`.
+pub fn arguments() -> impl Iterator<Item = OsString> {
+    std::env::args_os().map(|argument| match argument.to_str() {
+        Some(text) if text == "-conf" || text.starts_with("-conf=") => format!("-{text}").into(),
+        _ => argument,
+    })
+}
+
+/// Reads the configuration and starts the logs it asks for.
+///
+/// # Errors
+/// As [`Config::load`], and for a log level that is none.
+pub fn prepare(conf: &Path) -> anyhow::Result<Config> {
+    let config = Config::load(conf)?;
+    init_logs(&config.log)?;
+    Ok(config)
+}
+
+/// Logs go to standard error; `RUST_LOG` overrides the configured level.
+fn init_logs(log: &Log) -> anyhow::Result<()> {
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(filter) => EnvFilter::try_new(filter)?,
+        Err(_) => EnvFilter::try_new(&log.level).map_err(|error| anyhow::anyhow!("config key log.level: {error}"))?,
+    };
+    let registry = tracing_subscriber::registry().with(filter);
+    match log.format {
+        LogFormat::Text => registry.with(fmt::layer().with_writer(std::io::stderr)).init(),
+        LogFormat::Json => registry.with(fmt::layer().json().with_writer(std::io::stderr)).init(),
+    }
+    Ok(())
+}
+
+/// The exit code of a finished command; an error is printed first.
+pub fn exit_code(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,161 @@
+//! `data.database.source`: URLs, and the Go driver's form that existing
+//! configurations have, `user:password@tcp(host:port)/database?parameters`.
+
+use std::str::FromStr;
+
+use sqlx::{
+    mysql::{MySqlConnectOptions, MySqlSslMode},
+    sqlite::SqliteConnectOptions,
+};
+
+/// Connect options of a MySQL source.
+///
+/// # Errors
+/// What is wrong with `source`; never its password.
+pub fn mysql(source: &str) -> Result<MySqlConnectOptions, String> {
+    if source.starts_with("mysql://") || source.starts_with("mariadb://") {
+        return MySqlConnectOptions::from_str(source).map_err(|error| format!("is not a MySQL URL: {error}"));
+    }
+    // The password may hold any of the separators: take the last ones.
+    let (address, database) =
+        source.rsplit_once('/').ok_or("must be user:password@tcp(host:port)/database or a mysql:// URL")?;
+    let (credentials, address) = address.rsplit_once('@').unwrap_or(("", address));
+    let (user, password) = match credentials.split_once(':') {
+        Some((user, password)) => (user, Some(password)),
+        None => (credentials, None),
+    };
+    let (database, parameters) = database.split_once('?').unwrap_or((database, ""));
+    if database.is_empty() {
+        return Err("names no database".into());
+    }
+
+    let mut options = MySqlConnectOptions::new().database(database);
+    if !user.is_empty() {
+        options = options.username(user);
+    }
+    if let Some(password) = password {
+        options = options.password(password);
+    }
+    options = at_address(options, address)?;
+    for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
+        options = with_parameter(options, parameter)?;
+    }
+    Ok(options)
+}
+
+fn at_address(options: MySqlConnectOptions, address: &str) -> Result<MySqlConnectOptions, String> {
+    let (network, place) = match address.split_once('(') {
+        Some((network, rest)) => (network, rest.strip_suffix(')').ok_or("has an unclosed parenthesis")?),
+        None => (address, ""),
+    };
+    match (network, place) {
+        ("" | "tcp", "") => Ok(options.host("127.0.0.1").port(3306)),
+        ("tcp", place) => {
+            let (host, port) = place.rsplit_once(':').unwrap_or((place, "3306"));
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            let port = port.parse().map_err(|_| format!("has a bad port {port:?}"))?;
+            Ok(options.host(host).port(port))
+        }
+        ("unix", path) if !path.is_empty() => Ok(options.socket(path)),
+        _ => Err(format!("has an unknown network {network:?}; known are tcp and unix")),
+    }
+}
+
+/// Parameters of the Go driver. Those that only steer that driver are accepted and
+/// mean nothing here: times are always UTC, always decoded, and every wait is bounded.
+fn with_parameter(options: MySqlConnectOptions, parameter: &str) -> Result<MySqlConnectOptions, String> {
+    let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+    match name {
+        // The driver takes a list and uses the first; ours always speaks utf8mb4.
+        "charset" if value.split(',').all(|set| matches!(set, "utf8mb4" | "utf8")) => Ok(options),
+        "charset" => Err(format!("has charset {value:?}; utf8mb4 is supported")),
+        "tls" => match value {
+            "false" => Ok(options.ssl_mode(MySqlSslMode::Disabled)),
+            "true" => Ok(options.ssl_mode(MySqlSslMode::VerifyIdentity)),
+            "skip-verify" => Ok(options.ssl_mode(MySqlSslMode::Required)),
+            "preferred" => Ok(options.ssl_mode(MySqlSslMode::Preferred)),
+            _ => Err(format!("has tls {value:?}; known are true, false, skip-verify, preferred")),
+        },
+        "parseTime"
+        | "loc"
+        | "collation"
+        | "timeout"
+        | "readTimeout"
+        | "writeTimeout"
+        | "maxAllowedPacket"
+        | "interpolateParams"
+        | "clientFoundRows"
+        | "columnsWithAlias"
+        | "checkConnLiveness"
+        | "allowNativePasswords"
+        | "allowOldPasswords"
+        | "rejectReadOnly"
+        | "multiStatements"
+        | "time_zone" => Ok(options),
+        _ => Err(format!("has an unknown parameter {name:?}")),
+    }
+}
+
+/// Connect options of a SQLite source: a path, or a `sqlite:` URL.
+///
+/// # Errors
+/// What is wrong with `source`.
+pub fn sqlite(source: &str) -> Result<SqliteConnectOptions, String> {
+    if source.trim().is_empty() {
+        return Err("names no file".into());
+    }
+    if source.contains(":memory:") || source.contains("mode=memory") {
+        return Err("is in memory, and a charge must survive a restart; name a file".into());
+    }
+    if source.starts_with("sqlite:") {
+        return SqliteConnectOptions::from_str(source).map_err(|error| format!("is not a SQLite URL: {error}"));
+    }
+    Ok(SqliteConnectOptions::new().filename(source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_go_form_of_an_existing_config_is_understood() {
+        let options =
+            mysql("root:pass:w@rd/1@tcp(db.internal:3307)/billing_service?charset=utf8mb4&parseTime=True&loc=Local")
+                .unwrap();
+        assert_eq!(
+            (options.get_host(), options.get_port(), options.get_username(), options.get_database()),
+            ("db.internal", 3307, "root", Some("billing_service"))
+        );
+        let defaults = mysql("root@/billing").unwrap();
+        assert_eq!((defaults.get_host(), defaults.get_port()), ("127.0.0.1", 3306));
+        let socket = mysql("root@unix(/run/mysqld.sock)/billing").unwrap();
+        assert_eq!(socket.get_socket().unwrap().to_str(), Some("/run/mysqld.sock"));
+        assert_eq!(mysql("u@tcp([::1]:3306)/b").unwrap().get_host(), "::1");
+    }
+
+    #[test]
+    fn a_bad_source_is_refused_without_its_password() {
+        for bad in [
+            "nonsense",
+            "root:secret@tcp(127.0.0.1:3306)/",
+            "root:secret@tcp(127.0.0.1:port)/b",
+            "root:secret@tcp(127.0.0.1:3306/b",
+            "root:secret@udp(127.0.0.1:3306)/b",
+            "root:secret@tcp(127.0.0.1:3306)/b?charset=latin1",
+            "root:secret@tcp(127.0.0.1:3306)/b?unheard=of",
+            "root:secret@tcp(127.0.0.1:3306)/b?tls=maybe",
+            "mysql://root:secret@[bad/b",
+        ] {
+            let error = mysql(bad).unwrap_err();
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_ledger_in_memory_is_refused() {
+        assert!(sqlite("sqlite::memory:").is_err());
+        assert!(sqlite("").is_err());
+        assert!(sqlite("data/billing.db").is_ok());
+        assert!(sqlite("sqlite://data/billing.db").is_ok());
+    }
+}

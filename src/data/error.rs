@@ -1,0 +1,52 @@
+//! Driver errors, mapped once: is it a conflict, an outage or a defect?
+
+use crate::biz::error::StoreError;
+
+pub(super) fn store_error(error: sqlx::Error) -> StoreError {
+    let text = error.to_string();
+    match error {
+        sqlx::Error::Database(error) => {
+            if let Some(mysql) = error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
+                of_mysql(mysql.number(), text)
+            } else {
+                of_sqlite(error.code().and_then(|code| code.parse().ok()), text)
+            }
+        }
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => StoreError::Unavailable(text),
+        _ => StoreError::Failed(text),
+    }
+}
+
+fn of_mysql(number: u16, text: String) -> StoreError {
+    match number {
+        // Lock wait timeout; deadlock, or certification failed on Galera.
+        1205 | 1213 => StoreError::Conflict(text),
+        // A key taken meanwhile by another process: a second look finds it.
+        1062 => StoreError::Conflict(text),
+        // Too many connections, out of resources, shutting down, cluster node not
+        // ready, read-only after a failover, statement or connection killed.
+        1040 | 1041 | 1047 | 1053 | 1290 | 1317 | 1836 | 1927 => StoreError::Unavailable(text),
+        _ => StoreError::Failed(text),
+    }
+}
+
+fn of_sqlite(code: Option<i32>, text: String) -> StoreError {
+    // The low byte is the primary code of an extended one.
+    match code.map(|code| code & 0xff) {
+        // BUSY, LOCKED, CONSTRAINT.
+        Some(5 | 6 | 19) => StoreError::Conflict(text),
+        // READONLY, INTERRUPT, IOERR, FULL, CANTOPEN.
+        Some(8 | 9 | 10 | 13 | 14) => StoreError::Unavailable(text),
+        _ => StoreError::Failed(text),
+    }
+}
+
+/// A stored value that the domain does not know.
+pub(super) fn corrupt(what: &str) -> StoreError {
+    StoreError::Failed(format!("stored {what} is not valid"))
+}

@@ -1,0 +1,175 @@
+//! The books of many users, read in one snapshot.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use sqlx::{Connection, MySql, Row, Transaction, mysql::MySqlRow};
+
+use super::{MySqlStore, corrupt, money, number, store_error, text};
+use crate::biz::{
+    audit::{AuditStore, DayBook, Evidence},
+    error::StoreError,
+    ids::{ServiceName, UserId},
+    record::RecordType,
+    statistics::Totals,
+};
+
+#[async_trait]
+impl AuditStore for MySqlStore {
+    async fn evidence(&self, after: Option<&UserId>, limit: u32) -> Result<Vec<Evidence>, StoreError> {
+        let mut connection = self.writer.acquire().await.map_err(store_error)?;
+        // For the next transaction alone: all of it sees one moment.
+        sqlx::raw_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            .execute(&mut *connection)
+            .await
+            .map_err(store_error)?;
+        let mut snapshot = connection
+            .begin_with("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
+            .await
+            .map_err(store_error)?;
+        let evidence = read(&mut snapshot, after, limit).await?;
+        snapshot.rollback().await.map_err(store_error)?;
+        Ok(evidence)
+    }
+}
+
+/// Every user that any book knows, also those without an account.
+const USERS: &str = "\
+    (SELECT user_id FROM user_balance WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
+    (SELECT DISTINCT user_id FROM free_quota WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
+    (SELECT DISTINCT user_id FROM billing_record WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
+    (SELECT DISTINCT user_id FROM billing_transaction WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
+    (SELECT DISTINCT user_id FROM usage_daily WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
+    (SELECT DISTINCT user_id FROM balance_adjustment WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
+    (SELECT DISTINCT user_id FROM recharge_order WHERE status = 'success' AND user_id > ? ORDER BY user_id LIMIT ?) \
+    ORDER BY user_id LIMIT ?";
+/// How many tables [`USERS`] looks into.
+const USER_TABLES: usize = 7;
+
+async fn read(
+    snapshot: &mut Transaction<'_, MySql>,
+    after: Option<&UserId>,
+    limit: u32,
+) -> Result<Vec<Evidence>, StoreError> {
+    let after = after.map_or("", UserId::as_str);
+    let mut users = sqlx::query(USERS);
+    for _ in 0..USER_TABLES {
+        users = users.bind(after).bind(limit);
+    }
+    let rows = users.bind(limit).fetch_all(&mut **snapshot).await.map_err(store_error)?;
+    let mut all = BTreeMap::new();
+    for row in &rows {
+        let user = UserId::from_stored(text(row, 0)?);
+        all.insert(user.clone(), Evidence::of(user));
+    }
+    let (Some(first), Some(last)) = (all.keys().next().cloned(), all.keys().next_back().cloned()) else {
+        return Ok(Vec::new());
+    };
+
+    for (sql, note) in BOOKS {
+        let rows = sqlx::query(*sql)
+            .bind(first.as_str())
+            .bind(last.as_str())
+            .fetch_all(&mut **snapshot)
+            .await
+            .map_err(store_error)?;
+        for row in &rows {
+            if let Some(evidence) = all.get_mut(&UserId::from_stored(text(row, 0)?)) {
+                note(evidence, row)?;
+            }
+        }
+    }
+    Ok(all.into_values().collect())
+}
+
+type Note = fn(&mut Evidence, &MySqlRow) -> Result<(), StoreError>;
+
+/// What each book says about the users from one to another, and where it is noted.
+const BOOKS: &[(&str, Note)] = &[
+    ("SELECT user_id, balance FROM user_balance WHERE user_id BETWEEN ? AND ?", |evidence, row| {
+        evidence.balance = Some(money(row, 1)?);
+        Ok(())
+    }),
+    (
+        "SELECT user_id, SUM(amount) FROM recharge_order \
+         WHERE status = 'success' AND user_id BETWEEN ? AND ? GROUP BY user_id",
+        |evidence, row| {
+            evidence.recharged = money(row, 1)?;
+            Ok(())
+        },
+    ),
+    (
+        "SELECT user_id, SUM(amount) FROM balance_adjustment WHERE user_id BETWEEN ? AND ? GROUP BY user_id",
+        |evidence, row| {
+            evidence.adjusted = money(row, 1)?;
+            Ok(())
+        },
+    ),
+    (
+        "SELECT user_id, SUM(amount), CAST(SUM(free_count + paid_count) AS SIGNED) FROM billing_transaction \
+         WHERE status = 'COMMITTED' AND user_id BETWEEN ? AND ? GROUP BY user_id",
+        |evidence, row| {
+            evidence.settled_amount = money(row, 1)?;
+            evidence.settled_count = number(row, 2)?;
+            Ok(())
+        },
+    ),
+    (
+        "SELECT user_id, SUM(amount), CAST(SUM(count) AS SIGNED) FROM billing_record \
+         WHERE trace_id IS NOT NULL AND user_id BETWEEN ? AND ? GROUP BY user_id",
+        |evidence, row| {
+            evidence.recorded_amount = money(row, 1)?;
+            evidence.recorded_count = number(row, 2)?;
+            Ok(())
+        },
+    ),
+    (
+        "SELECT user_id, service_name, reset_month, used_quota FROM free_quota \
+         WHERE used_quota <> 0 AND user_id BETWEEN ? AND ?",
+        |evidence, row| {
+            let key = (ServiceName::from_stored(text(row, 1)?), text(row, 2)?);
+            evidence.used_quotas.insert(key, number(row, 3)?);
+            Ok(())
+        },
+    ),
+    (
+        "SELECT user_id, service_name, usage_date, type, CAST(SUM(count) AS SIGNED), SUM(amount), COUNT(*) \
+         FROM billing_record WHERE user_id BETWEEN ? AND ? GROUP BY user_id, service_name, usage_date, type",
+        note_records,
+    ),
+    (
+        "SELECT user_id, service_name, usage_date, free_count, paid_count, amount, free_records, paid_records \
+         FROM usage_daily WHERE user_id BETWEEN ? AND ?",
+        note_rollup,
+    ),
+];
+
+fn note_records(evidence: &mut Evidence, row: &MySqlRow) -> Result<(), StoreError> {
+    let day = row.try_get(2).map_err(store_error)?;
+    let book = evidence.records.entry((ServiceName::from_stored(text(row, 1)?), day)).or_default();
+    let (count, amount, records): (u64, _, u64) = (number(row, 4)?, money(row, 5)?, number(row, 6)?);
+    match RecordType::from_number(number(row, 3)?) {
+        Some(RecordType::Free) => {
+            book.totals.free_count += count;
+            book.free_records += records;
+        }
+        Some(RecordType::Balance) => {
+            book.totals.paid_count += count;
+            book.paid_records += records;
+        }
+        None => return Err(corrupt("record type")),
+    }
+    book.totals.amount = [book.totals.amount, amount].into_iter().sum();
+    Ok(())
+}
+
+fn note_rollup(evidence: &mut Evidence, row: &MySqlRow) -> Result<(), StoreError> {
+    let day = row.try_get(2).map_err(store_error)?;
+    let book = DayBook {
+        totals: Totals { free_count: number(row, 3)?, paid_count: number(row, 4)?, amount: money(row, 5)? },
+        free_records: number(row, 6)?,
+        paid_records: number(row, 7)?,
+    };
+    evidence.rollup.insert((ServiceName::from_stored(text(row, 1)?), day), book);
+    Ok(())
+}

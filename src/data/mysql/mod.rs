@@ -1,0 +1,134 @@
+//! The store on MySQL 8, MariaDB 10.6+ and clusters that speak their protocol.
+//!
+//! Amounts are `DECIMAL(20,6)`, times `DATETIME(6)` in UTC. Columns with a binary
+//! collation arrive as bytes, so all text is decoded by [`text`].
+
+mod accounts;
+mod audit;
+mod ledger;
+mod reads;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::{
+    ColumnIndex, Connection, MySqlPool, Row,
+    mysql::{MySqlConnectOptions, MySqlPoolOptions, MySqlRow},
+};
+
+use super::{
+    Store,
+    error::{corrupt, store_error},
+    migrations,
+};
+use crate::biz::{error::StoreError, money::Money};
+
+/// A MySQL-compatible database.
+pub struct MySqlStore {
+    /// Single statements that commit by themselves.
+    reader: MySqlPool,
+    /// Transactions. A connection comes back from it without one.
+    writer: MySqlPool,
+}
+
+/// How many connections a store may hold, and how long one is waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolLimits {
+    pub readers: u32,
+    pub writers: u32,
+    pub acquire_timeout: Duration,
+}
+
+/// A connection that rested longer than this is tried before it is used.
+const FRESH: Duration = Duration::from_secs(1);
+
+impl MySqlStore {
+    /// Connects and brings the schema up to date.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] while the server does not answer,
+    /// [`StoreError::Failed`] when it refuses or a migration fails.
+    pub async fn connect(options: MySqlConnectOptions, limits: PoolLimits) -> Result<Self, StoreError> {
+        let pool = |connections: u32| {
+            MySqlPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(limits.acquire_timeout)
+                .test_before_acquire(false)
+                .before_acquire(|connection, meta| {
+                    Box::pin(async move { Ok(meta.idle_for < FRESH || connection.ping().await.is_ok()) })
+                })
+                .after_connect(|connection, _| {
+                    Box::pin(async move {
+                        // Read committed: no gap locks, and what is read after the
+                        // account's lock is what its last holder committed. Strict: a
+                        // value that does not fit is an error and never cut to size.
+                        sqlx::raw_sql(
+                            "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, \
+                             sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES'), \
+                             innodb_lock_wait_timeout = 5",
+                        )
+                        .execute(connection)
+                        .await
+                        .map(|_| ())
+                    })
+                })
+        };
+        let writer = pool(limits.writers).after_release(|connection, _| {
+            Box::pin(async move {
+                // A begin that was cancelled half-way leaves a transaction open that
+                // nobody knows of; what is written next on it would be lost.
+                sqlx::raw_sql("ROLLBACK").execute(connection).await.map(|_| true)
+            })
+        });
+        let mut migrating = sqlx::MySqlConnection::connect_with(&options).await.map_err(store_error)?;
+        migrations::run(&migrations::mysql(), &mut migrating).await?;
+        migrating.close().await.map_err(store_error)?;
+        Ok(Self {
+            reader: pool(limits.readers).connect_lazy_with(options.clone()),
+            writer: writer.connect_lazy_with(options),
+        })
+    }
+}
+
+#[async_trait]
+impl Store for MySqlStore {
+    async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("SELECT 1").execute(&self.reader).await.map_err(store_error).map(|_| ())
+    }
+
+    async fn close(&self) {
+        self.writer.close().await;
+        self.reader.close().await;
+    }
+}
+
+/// Text of any collation; `None` for NULL.
+fn optional_text<I: ColumnIndex<MySqlRow>>(row: &MySqlRow, column: I) -> Result<Option<String>, StoreError> {
+    row.try_get::<Option<Vec<u8>>, _>(column)
+        .map_err(store_error)?
+        .map(|bytes| String::from_utf8(bytes).map_err(|_| corrupt("text")))
+        .transpose()
+}
+
+/// Text of any collation.
+fn text<I: ColumnIndex<MySqlRow>>(row: &MySqlRow, column: I) -> Result<String, StoreError> {
+    optional_text(row, column)?.ok_or_else(|| corrupt("text"))
+}
+
+fn optional_money<I: ColumnIndex<MySqlRow>>(row: &MySqlRow, column: I) -> Result<Option<Money>, StoreError> {
+    row.try_get::<Option<rust_decimal::Decimal>, _>(column)
+        .map_err(store_error)?
+        .map(|decimal| Money::from_decimal(decimal).ok_or_else(|| corrupt("amount")))
+        .transpose()
+}
+
+/// An amount; NULL, as of an empty sum, is zero.
+fn money<I: ColumnIndex<MySqlRow>>(row: &MySqlRow, column: I) -> Result<Money, StoreError> {
+    Ok(optional_money(row, column)?.unwrap_or_default())
+}
+
+/// A whole number that is not negative.
+fn number<T: TryFrom<i64>, I: ColumnIndex<MySqlRow>>(row: &MySqlRow, column: I) -> Result<T, StoreError> {
+    let value: i64 = row.try_get(column).map_err(store_error)?;
+    T::try_from(value).map_err(|_| corrupt("number"))
+}

@@ -1,0 +1,138 @@
+//! Lists and statistics.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sqlx::{MySql, QueryBuilder, Row, mysql::MySqlRow};
+
+use super::{MySqlStore, corrupt, ledger::usage_of, money, number, optional_text, store_error, text};
+use crate::biz::{
+    calendar::DaySpan,
+    error::StoreError,
+    ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
+    record::{PageStart, Record, RecordFilter, RecordStore, RecordType},
+    statistics::{DailyUse, Statistics, Totals},
+};
+
+#[async_trait]
+impl RecordStore for MySqlStore {
+    async fn records(
+        &self,
+        filter: &RecordFilter,
+        between: Option<(DateTime<Utc>, DateTime<Utc>)>,
+        start: &PageStart,
+        limit: u32,
+    ) -> Result<Vec<Record>, StoreError> {
+        // Keys, model and tokens stand in the transaction; they belong to its main record.
+        let mut query = QueryBuilder::<MySql>::new(
+            "SELECT r.billing_record_id, r.service_name, r.type, r.amount, r.count, r.created_at, r.trace_id, \
+             t.api_key_id, t.model, t.input_tokens, t.output_tokens, t.cached_input_tokens, t.record_id \
+             FROM billing_record r \
+             LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
+             WHERE r.user_id = ",
+        );
+        query.push_bind(filter.user.as_str().to_owned());
+        if let Some(service) = &filter.service {
+            query.push(" AND r.service_name = ").push_bind(service.as_str().to_owned());
+        }
+        if let Some(kind) = filter.kind {
+            query.push(" AND r.type = ").push_bind(kind as i32);
+        }
+        if let Some((first, before)) = between {
+            query.push(" AND r.created_at >= ").push_bind(first);
+            query.push(" AND r.created_at < ").push_bind(before);
+        }
+        if let PageStart::After(cursor) = start {
+            // The first condition is the range the key is searched by.
+            query.push(" AND r.created_at <= ").push_bind(cursor.created_at);
+            query.push(" AND (r.created_at < ").push_bind(cursor.created_at);
+            query.push(" OR r.billing_record_id < ").push_bind(cursor.id.clone()).push(")");
+        }
+        query.push(" ORDER BY r.created_at DESC, r.billing_record_id DESC LIMIT ").push_bind(limit);
+        if let PageStart::Offset(offset) = start {
+            query.push(" OFFSET ").push_bind(*offset);
+        }
+        let rows = query.build().persistent(false).fetch_all(&self.reader).await.map_err(store_error)?;
+        rows.iter().map(record_of).collect()
+    }
+
+    async fn count_records(&self, filter: &RecordFilter) -> Result<u64, StoreError> {
+        let counted = match filter.kind {
+            None => "free_records + paid_records",
+            Some(RecordType::Free) => "free_records",
+            Some(RecordType::Balance) => "paid_records",
+        };
+        let mut query = QueryBuilder::<MySql>::new("SELECT CAST(COALESCE(SUM(");
+        query.push(counted).push("), 0) AS SIGNED) FROM usage_daily WHERE user_id = ");
+        query.push_bind(filter.user.as_str().to_owned());
+        if let Some(service) = &filter.service {
+            query.push(" AND service_name = ").push_bind(service.as_str().to_owned());
+        }
+        if let Some(span) = filter.days {
+            query.push(" AND usage_date BETWEEN ").push_bind(span.first).push(" AND ").push_bind(span.last);
+        }
+        let row = query.build().fetch_one(&self.reader).await.map_err(store_error)?;
+        number(&row, 0)
+    }
+}
+
+#[async_trait]
+impl Statistics for MySqlStore {
+    async fn totals(&self, user: &UserId, span: Option<DaySpan>) -> Result<BTreeMap<ServiceName, Totals>, StoreError> {
+        let mut query = QueryBuilder::<MySql>::new(
+            "SELECT service_name, CAST(SUM(free_count) AS SIGNED), CAST(SUM(paid_count) AS SIGNED), SUM(amount) \
+             FROM usage_daily WHERE user_id = ",
+        );
+        query.push_bind(user.as_str().to_owned());
+        if let Some(span) = span {
+            query.push(" AND usage_date BETWEEN ").push_bind(span.first).push(" AND ").push_bind(span.last);
+        }
+        query.push(" GROUP BY service_name");
+        let rows = query.build().fetch_all(&self.reader).await.map_err(store_error)?;
+        rows.iter().map(|row| Ok((ServiceName::from_stored(text(row, 0)?), totals_of(row, 1)?))).collect()
+    }
+
+    async fn daily(&self, user: &UserId, span: DaySpan) -> Result<Vec<DailyUse>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT service_name, usage_date, free_count, paid_count, amount FROM usage_daily \
+             WHERE user_id = ? AND usage_date BETWEEN ? AND ? ORDER BY service_name, usage_date",
+        )
+        .bind(user.as_str())
+        .bind(span.first)
+        .bind(span.last)
+        .fetch_all(&self.reader)
+        .await
+        .map_err(store_error)?;
+        rows.iter()
+            .map(|row| {
+                Ok(DailyUse {
+                    service: ServiceName::from_stored(text(row, 0)?),
+                    day: row.try_get(1).map_err(store_error)?,
+                    totals: totals_of(row, 2)?,
+                })
+            })
+            .collect()
+    }
+}
+
+fn totals_of(row: &MySqlRow, first: usize) -> Result<Totals, StoreError> {
+    Ok(Totals { free_count: number(row, first)?, paid_count: number(row, first + 1)?, amount: money(row, first + 2)? })
+}
+
+fn record_of(row: &MySqlRow) -> Result<Record, StoreError> {
+    let id = text(row, 0)?;
+    let is_main = optional_text(row, 12)?.is_some_and(|main| main == id);
+    Ok(Record {
+        service: ServiceName::from_stored(text(row, 1)?),
+        kind: RecordType::from_number(number(row, 2)?).ok_or_else(|| corrupt("record type"))?,
+        amount: money(row, 3)?,
+        count: number(row, 4)?,
+        created_at: row.try_get(5).map_err(store_error)?,
+        trace: optional_text(row, 6)?.map(TraceId::from_stored),
+        api_key: optional_text(row, 7)?.map(ApiKeyId::from_stored),
+        model: optional_text(row, 8)?.map(ModelName::from_stored),
+        usage: if is_main { usage_of(row, 9)? } else { None },
+        id,
+    })
+}

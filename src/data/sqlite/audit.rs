@@ -1,0 +1,165 @@
+//! The books of many users, read in one snapshot.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use sqlx::{Sqlite, Transaction, sqlite::SqliteRow};
+
+use super::{SqliteStore, corrupt, money, number, reads::day_of, store_error, text};
+use crate::biz::{
+    audit::{AuditStore, DayBook, Evidence},
+    error::StoreError,
+    ids::{ServiceName, UserId},
+    record::RecordType,
+    statistics::Totals,
+};
+
+#[async_trait]
+impl AuditStore for SqliteStore {
+    async fn evidence(&self, after: Option<&UserId>, limit: u32) -> Result<Vec<Evidence>, StoreError> {
+        // A read transaction of a write-ahead log sees one moment.
+        let mut snapshot = self.reader.begin().await.map_err(store_error)?;
+        let evidence = read(&mut snapshot, after, limit).await?;
+        snapshot.rollback().await.map_err(store_error)?;
+        Ok(evidence)
+    }
+}
+
+/// Every user that any book knows, also those without an account.
+const USERS: &str = "\
+    SELECT user_id FROM user_balance WHERE user_id > ?1 UNION \
+    SELECT user_id FROM free_quota WHERE user_id > ?1 UNION \
+    SELECT user_id FROM billing_record WHERE user_id > ?1 UNION \
+    SELECT user_id FROM billing_transaction WHERE user_id > ?1 UNION \
+    SELECT user_id FROM usage_daily WHERE user_id > ?1 UNION \
+    SELECT user_id FROM balance_adjustment WHERE user_id > ?1 UNION \
+    SELECT user_id FROM recharge_order WHERE status = 'success' AND user_id > ?1 \
+    ORDER BY user_id LIMIT ?2";
+
+async fn read(
+    snapshot: &mut Transaction<'_, Sqlite>,
+    after: Option<&UserId>,
+    limit: u32,
+) -> Result<Vec<Evidence>, StoreError> {
+    let rows = sqlx::query(USERS)
+        .bind(after.map_or("", UserId::as_str))
+        .bind(limit)
+        .fetch_all(&mut **snapshot)
+        .await
+        .map_err(store_error)?;
+    let mut all = BTreeMap::new();
+    for row in &rows {
+        let user = UserId::from_stored(text(row, 0)?);
+        all.insert(user.clone(), Evidence::of(user));
+    }
+    let (Some(first), Some(last)) = (all.keys().next().cloned(), all.keys().next_back().cloned()) else {
+        return Ok(Vec::new());
+    };
+
+    for (sql, note) in BOOKS {
+        let rows = sqlx::query(*sql)
+            .bind(first.as_str())
+            .bind(last.as_str())
+            .fetch_all(&mut **snapshot)
+            .await
+            .map_err(store_error)?;
+        for row in &rows {
+            if let Some(evidence) = all.get_mut(&UserId::from_stored(text(row, 0)?)) {
+                note(evidence, row)?;
+            }
+        }
+    }
+    Ok(all.into_values().collect())
+}
+
+type Note = fn(&mut Evidence, &SqliteRow) -> Result<(), StoreError>;
+
+/// What each book says about the users from one to another, and where it is noted.
+const BOOKS: &[(&str, Note)] = &[
+    ("SELECT user_id, balance FROM user_balance WHERE user_id BETWEEN ? AND ?", |evidence, row| {
+        evidence.balance = Some(money(row, 1)?);
+        Ok(())
+    }),
+    (
+        "SELECT user_id, SUM(amount) FROM recharge_order \
+         WHERE status = 'success' AND user_id BETWEEN ? AND ? GROUP BY user_id",
+        |evidence, row| {
+            evidence.recharged = money(row, 1)?;
+            Ok(())
+        },
+    ),
+    (
+        "SELECT user_id, SUM(amount) FROM balance_adjustment WHERE user_id BETWEEN ? AND ? GROUP BY user_id",
+        |evidence, row| {
+            evidence.adjusted = money(row, 1)?;
+            Ok(())
+        },
+    ),
+    (
+        "SELECT user_id, SUM(amount), SUM(free_count + paid_count) FROM billing_transaction \
+         WHERE status = 'COMMITTED' AND user_id BETWEEN ? AND ? GROUP BY user_id",
+        |evidence, row| {
+            evidence.settled_amount = money(row, 1)?;
+            evidence.settled_count = number(row, 2)?;
+            Ok(())
+        },
+    ),
+    (
+        "SELECT user_id, SUM(amount), SUM(count) FROM billing_record \
+         WHERE trace_id IS NOT NULL AND user_id BETWEEN ? AND ? GROUP BY user_id",
+        |evidence, row| {
+            evidence.recorded_amount = money(row, 1)?;
+            evidence.recorded_count = number(row, 2)?;
+            Ok(())
+        },
+    ),
+    (
+        "SELECT user_id, service_name, reset_month, used_quota FROM free_quota \
+         WHERE used_quota <> 0 AND user_id BETWEEN ? AND ?",
+        |evidence, row| {
+            let key = (ServiceName::from_stored(text(row, 1)?), text(row, 2)?);
+            evidence.used_quotas.insert(key, number(row, 3)?);
+            Ok(())
+        },
+    ),
+    (
+        "SELECT user_id, service_name, usage_date, type, SUM(count), SUM(amount), COUNT(*) \
+         FROM billing_record WHERE user_id BETWEEN ? AND ? GROUP BY user_id, service_name, usage_date, type",
+        note_records,
+    ),
+    (
+        "SELECT user_id, service_name, usage_date, free_count, paid_count, amount, free_records, paid_records \
+         FROM usage_daily WHERE user_id BETWEEN ? AND ?",
+        note_rollup,
+    ),
+];
+
+fn note_records(evidence: &mut Evidence, row: &SqliteRow) -> Result<(), StoreError> {
+    let day = day_of(row, 2)?;
+    let book = evidence.records.entry((ServiceName::from_stored(text(row, 1)?), day)).or_default();
+    let (count, amount, records): (u64, _, u64) = (number(row, 4)?, money(row, 5)?, number(row, 6)?);
+    match RecordType::from_number(number(row, 3)?) {
+        Some(RecordType::Free) => {
+            book.totals.free_count += count;
+            book.free_records += records;
+        }
+        Some(RecordType::Balance) => {
+            book.totals.paid_count += count;
+            book.paid_records += records;
+        }
+        None => return Err(corrupt("record type")),
+    }
+    book.totals.amount = [book.totals.amount, amount].into_iter().sum();
+    Ok(())
+}
+
+fn note_rollup(evidence: &mut Evidence, row: &SqliteRow) -> Result<(), StoreError> {
+    let day = day_of(row, 2)?;
+    let book = DayBook {
+        totals: Totals { free_count: number(row, 3)?, paid_count: number(row, 4)?, amount: money(row, 5)? },
+        free_records: number(row, 6)?,
+        paid_records: number(row, 7)?,
+    };
+    evidence.rollup.insert((ServiceName::from_stored(text(row, 1)?), day), book);
+    Ok(())
+}

@@ -1,0 +1,51 @@
+//! Who may call the internal service: everybody on a closed network, or whoever
+//! brings one of the configured tokens.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    middleware::{self, Next},
+    response::Response,
+};
+use http::{HeaderMap, header::AUTHORIZATION};
+use subtle::{Choice, ConstantTimeEq};
+
+use super::is_grpc;
+use crate::{
+    biz::error::Error,
+    config::{Secret, Style},
+    service::rest,
+};
+
+/// Puts the check before `routes`, if there are tokens to check. It runs before any
+/// of the body is read.
+pub fn protect<S: Clone + Send + Sync + 'static>(routes: Router<S>, tokens: &[Secret]) -> Router<S> {
+    if tokens.is_empty() {
+        return routes;
+    }
+    let tokens: Arc<[Secret]> = tokens.into();
+    routes.route_layer(middleware::from_fn_with_state(tokens, check))
+}
+
+async fn check(State(tokens): State<Arc<[Secret]>>, request: Request, next: Next) -> Response {
+    let refusal = match bearer(request.headers()) {
+        None => Error::Unauthenticated("send header authorization: Bearer <token>".into()),
+        Some(token) if is_known(token, &tokens) => return next.run(request).await,
+        Some(_) => Error::Unauthenticated("the token is not valid".into()),
+    };
+    if is_grpc(&request) { tonic::Status::from(refusal).into_http() } else { rest::failure(Style::Plain, &refusal) }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(AUTHORIZATION)?.as_bytes();
+    let (scheme, token) = value.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
+}
+
+/// Compares with every token in constant time, so that neither the place nor the
+/// length of a match shows in the time.
+fn is_known(token: &[u8], tokens: &[Secret]) -> bool {
+    tokens.iter().fold(Choice::from(0), |known, secret| known | secret.reveal().as_bytes().ct_eq(token)).into()
+}

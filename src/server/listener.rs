@@ -1,0 +1,101 @@
+//! The accept loop: HTTP/1.1 and HTTP/2 on one port, with bounds on connections,
+//! on slow clients and on the time a stop may take.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Bounds of one port.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub connections: usize,
+    /// How long open requests may take once a stop was asked for.
+    pub drain_timeout: Duration,
+}
+
+/// A client that has not sent its first byte, or not all of its headers, by then is dropped.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A silent HTTP/2 connection is asked this often whether it lives.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// Requests in flight on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 4_096;
+
+/// Serves `app` until `stop`, then lets open requests finish.
+pub async fn serve(listener: TcpListener, app: Router, limits: Limits, stop: CancellationToken) {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .max_concurrent_streams(MAX_STREAMS);
+    let builder = Arc::new(builder);
+    let graceful = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(limits.connections));
+    loop {
+        let (place, stream) = tokio::select! {
+            accepted = accept(&listener, &places) => accepted,
+            () = stop.cancelled() => break,
+        };
+        let watcher = graceful.watcher();
+        let (builder, app, stop) = (builder.clone(), app.clone(), stop.clone());
+        tokio::spawn(async move {
+            // Held as long as the connection lives.
+            let _place = place;
+            if !has_sent_something(&stream, &stop).await {
+                return;
+            }
+            let service = TowerToHyperService::new(app);
+            let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+            if let Err(error) = watcher.watch(connection).await {
+                tracing::debug!(%error, "connection ended");
+            }
+        });
+    }
+    drop(listener);
+    if timeout(limits.drain_timeout, graceful.shutdown()).await.is_err() {
+        tracing::warn!("requests were still open when the drain timeout ran out");
+    }
+}
+
+/// Waits for a place first: beyond the limit clients queue in the kernel's backlog.
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (tokio::sync::OwnedSemaphorePermit, TcpStream) {
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else {
+            // The semaphore is never closed.
+            std::future::pending().await
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Replies are small and complete; waiting to fill a packet only delays them.
+                let _ = stream.set_nodelay(true);
+                return (place, stream);
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely; others will be closed.
+                tracing::warn!(%error, "accept failed");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// The protocol detection reads the first bytes without a timeout of its own.
+async fn has_sent_something(stream: &TcpStream, stop: &CancellationToken) -> bool {
+    tokio::select! {
+        first = timeout(HEADER_TIMEOUT, stream.readable()) => matches!(first, Ok(Ok(()))),
+        () = stop.cancelled() => false,
+    }
+}

@@ -1,0 +1,124 @@
+//! Transport: what listens where, and what surrounds the routes of the service layer.
+
+mod auth;
+mod deadline;
+mod listener;
+mod ops;
+
+use std::{collections::HashMap, time::Duration};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request},
+    middleware,
+    response::Response,
+};
+use http::{StatusCode, header::CONTENT_TYPE};
+use tonic::service::Routes;
+
+pub use self::listener::{Limits, serve};
+pub use self::ops::Ops;
+use crate::{
+    config::{Server, Style},
+    service::{
+        grpc::Grpc,
+        proto::{
+            DESCRIPTORS, billing_internal_service_server::BillingInternalServiceServer,
+            billing_service_server::BillingServiceServer,
+        },
+        rest::{self, Rest},
+        status::ErrorBody,
+    },
+};
+
+/// The public port: REST for front ends, and liveness.
+pub fn public_app(config: &Server, rest: Rest, ops: Ops) -> Router {
+    let mut routes = rest::public_routes();
+    if config.http.internal_routes {
+        routes = routes.merge(auth::protect(rest::internal_routes(), &config.grpc.internal_tokens));
+    }
+    let routes = routes.with_state(rest).merge(ops::health(ops));
+    surround(routes, config, config.http.timeout)
+}
+
+/// The internal port: gRPC, its health and reflection, internal REST, liveness and metrics.
+///
+/// # Errors
+/// Descriptors that reflection can't read; only a defect.
+pub fn internal_app(
+    config: &Server,
+    rest: Rest,
+    ops: Ops,
+    health: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
+) -> anyhow::Result<Router> {
+    let api = Grpc(rest.api.clone());
+    let limit = config.limits.body_bytes;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let open = Routes::new(BillingServiceServer::new(api.clone()).max_decoding_message_size(limit))
+        .add_service(health)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .into_axum_router()
+        .reset_fallback();
+    let guarded = Routes::new(BillingInternalServiceServer::new(api).max_decoding_message_size(limit))
+        .into_axum_router()
+        .reset_fallback();
+    let tokens = &config.grpc.internal_tokens;
+    let routes = auth::protect(rest::internal_routes(), tokens)
+        .with_state(rest)
+        .merge(auth::protect(guarded, tokens))
+        .merge(open)
+        .merge(ops::health(ops.clone()))
+        .merge(ops::metrics(ops));
+    Ok(surround(routes, config, config.grpc.timeout))
+}
+
+/// What every route of a port gets: a body limit, a deadline and an answer for
+/// paths that do not exist.
+fn surround(routes: Router, config: &Server, timeout: Duration) -> Router {
+    let style = config.http.style;
+    routes
+        .fallback(move |request: Request| async move { not_found(style, &request) })
+        .method_not_allowed_fallback(move |request: Request| async move { wrong_method(style, &request) })
+        .layer(DefaultBodyLimit::max(config.limits.body_bytes))
+        .layer(middleware::from_fn_with_state((timeout, style), deadline::enforce))
+}
+
+fn is_grpc(request: &Request) -> bool {
+    request.headers().get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn not_found(style: Style, request: &Request) -> Response {
+    if is_grpc(request) {
+        return tonic::Status::unimplemented(format!("no rpc {}", request.uri().path())).into_http();
+    }
+    plain_error(style, StatusCode::NOT_FOUND, "NOT_FOUND", "no such path")
+}
+
+fn wrong_method(style: Style, _: &Request) -> Response {
+    plain_error(style, StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "the path exists, with another method")
+}
+
+/// Errors of HTTP itself, in the shape of the contract's errors but without its codes.
+fn plain_error(style: Style, status: StatusCode, reason: &'static str, message: &str) -> Response {
+    let body = ErrorBody { code: status.as_u16(), reason, message: message.to_owned(), metadata: HashMap::new() };
+    rest::dress_error(style, status, body)
+}
+
+/// The gRPC health service, and the handle that tells it we are stopping.
+pub fn grpc_health() -> (
+    tonic_health::server::HealthReporter,
+    tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
+) {
+    tonic_health::server::health_reporter()
+}
+
+/// The names that gRPC health answers for, besides the server as a whole.
+pub async fn report_serving(reporter: &tonic_health::server::HealthReporter) {
+    reporter.set_serving::<BillingServiceServer<Grpc>>().await;
+    reporter.set_serving::<BillingInternalServiceServer<Grpc>>().await;
+}

@@ -1,0 +1,99 @@
+//! Accounts: read, opened, adjusted.
+
+use std::time::Instant;
+
+use uuid::Uuid;
+
+use super::{
+    Api,
+    convert::int32,
+    proto::{
+        AdjustBalanceReply, AdjustBalanceRequest, FreeQuota, GetAccountReply, GetAccountRequest, InitializeUserReply,
+        InitializeUserRequest,
+    },
+};
+use crate::biz::{
+    error::{Error, Invalid, Result},
+    ids::{AdjustmentId, UserId},
+    money::Money,
+    settlement::posting::{Adjustment, AdjustmentContent},
+};
+
+impl Api {
+    pub async fn get_account(&self, request: GetAccountRequest) -> Result<GetAccountReply> {
+        let user = UserId::parse("user_id", &request.user_id)?;
+        let (account, month) = self.accounts.get(&user).await?;
+        let quotas = account
+            .quotas
+            .iter()
+            .map(|quota| FreeQuota {
+                service_name: quota.service.to_string(),
+                total_quota: int32(quota.total),
+                used_quota: int32(quota.used),
+                reset_month: month.to_string(),
+            })
+            .collect();
+        Ok(GetAccountReply {
+            user_id: user.to_string(),
+            balance: account.balance.to_wire(),
+            quotas,
+            held: 0.0,
+            currency: self.currency.clone(),
+        })
+    }
+
+    pub async fn initialize_user(&self, request: InitializeUserRequest) -> Result<InitializeUserReply> {
+        let user = UserId::parse("user_id", &request.user_id)?;
+        let created = self.accounts.initialize(&user).await?;
+        Ok(InitializeUserReply { success: true, created })
+    }
+
+    pub async fn adjust_balance(&self, request: AdjustBalanceRequest) -> Result<AdjustBalanceReply> {
+        let started = Instant::now();
+        let adjustment = adjustment(request)?;
+        let amount = adjustment.content.amount;
+        let adjusted = self.engine.adjust(adjustment).await;
+        self.metrics.duration_ms.with_label_values(&["adjust"]).observe(started.elapsed().as_secs_f64() * 1000.0);
+        match &adjusted {
+            Ok((_, true)) => self.metrics.idempotent_hit.inc(),
+            Ok((_, false)) => self.count_adjustment(amount),
+            Err(Error::IdempotencyConflict { .. }) => self.metrics.idempotent_conflict.inc(),
+            Err(_) => {}
+        }
+        let (adjusted, replayed) = adjusted?;
+        Ok(AdjustBalanceReply {
+            success: true,
+            adjustment_id: adjusted.id.to_string(),
+            balance: adjusted.balance_after.to_wire(),
+            replayed,
+        })
+    }
+
+    fn count_adjustment(&self, amount: Money) {
+        let operation = if amount.is_negative() { "adjust_debit" } else { "adjust_credit" };
+        self.metrics.balance_total.with_label_values(&[operation]).inc();
+        let size = if amount.is_negative() { -amount } else { amount };
+        self.metrics.balance_amount.with_label_values(&[operation]).inc_by(size.to_wire());
+    }
+}
+
+fn adjustment(request: AdjustBalanceRequest) -> Result<Adjustment> {
+    let user = UserId::parse("user_id", &request.user_id)?;
+    let amount = Money::from_wire("amount", request.amount)?;
+    if amount.is_zero() {
+        return Err(Invalid::new("amount", "must be above zero for a credit or below zero for a debit").into());
+    }
+    let reason = free_text("reason", request.reason, 1, 255)?;
+    let operator = free_text("operator", request.operator, 0, 64)?;
+    let id = AdjustmentId::parse("adjustment_id", &request.adjustment_id)?;
+    Ok(Adjustment { user, id, content: AdjustmentContent { amount, reason, operator }, request: Uuid::now_v7() })
+}
+
+/// Text for people: `min` to `max` characters, none of them a control character.
+fn free_text(field: &str, text: String, min: usize, max: usize) -> Result<String> {
+    let length = text.chars().count();
+    if !(min..=max).contains(&length) || text.chars().any(char::is_control) {
+        return Err(Invalid::new(field, format!("must be {min} to {max} characters without control characters")).into());
+    }
+    Ok(text)
+}

@@ -1,0 +1,115 @@
+//! Wire values into domain values, with errors that name the field, and back.
+
+use chrono::NaiveDate;
+
+use super::proto;
+use crate::biz::{
+    calendar::{DaySpan, parse_day},
+    error::{Invalid, Result},
+    money::Money,
+    record::Usage,
+};
+
+/// Units of one call, 1 to 1,000,000,000.
+pub fn count(value: i32) -> Result<u32> {
+    u32::try_from(value)
+        .ok()
+        .filter(|count| (1..=1_000_000_000).contains(count))
+        .ok_or_else(|| Invalid::new("count", "must be 1 to 1000000000").into())
+}
+
+/// A cost that is not negative; zero stands for none.
+pub fn cost(field: &str, value: f64) -> Result<Option<Money>> {
+    let cost = Money::from_wire(field, value)?;
+    if cost.is_negative() {
+        return Err(Invalid::new(field, "must not be negative").into());
+    }
+    Ok(Some(cost).filter(|cost| !cost.is_zero()))
+}
+
+pub fn usage(usage: Option<proto::Usage>) -> Result<Option<Usage>> {
+    let Some(usage) = usage else { return Ok(None) };
+    let converted = Usage {
+        input_tokens: tokens("usage.input_tokens", usage.input_tokens)?,
+        output_tokens: tokens("usage.output_tokens", usage.output_tokens)?,
+        cached_input_tokens: tokens("usage.cached_input_tokens", usage.cached_input_tokens)?,
+    };
+    if converted.cached_input_tokens > converted.input_tokens {
+        return Err(Invalid::new("usage.cached_input_tokens", "must be at most input_tokens").into());
+    }
+    Ok(Some(converted))
+}
+
+pub fn tokens(field: &str, value: i32) -> Result<u32> {
+    u32::try_from(value).map_err(|_| Invalid::new(field, "must not be negative").into())
+}
+
+/// A model is only billed at a cost the caller gives: there are no token prices
+/// here, and an unknown price is never zero.
+pub fn model_needs_cost(model: &str, cost_field: &str, cost: Option<Money>) -> Result<()> {
+    if !model.is_empty() && cost.is_none() {
+        return Err(Invalid::new("model", format!("has no price here; send {cost_field} above 0 with it")).into());
+    }
+    Ok(())
+}
+
+/// The longest span of days a request may ask for.
+pub const MAX_DAYS: i64 = 366;
+
+/// The days of a request: up to `last` when it names no end, and from `first_before`
+/// the end when it names no beginning.
+pub fn span(
+    from: &str,
+    to: &str,
+    last: NaiveDate,
+    first_before: impl FnOnce(NaiveDate) -> NaiveDate,
+) -> Result<DaySpan> {
+    let last = if to.is_empty() { last } else { parse_day("to", to)? };
+    let first = if from.is_empty() { first_before(last) } else { parse_day("from", from)? };
+    if first > last {
+        return Err(Invalid::new("from", "must not be after to").into());
+    }
+    Ok(DaySpan { first, last })
+}
+
+/// Counts of replies are 32 bits wide; what does not fit shows as the largest.
+pub fn int32(value: impl TryInto<i32>) -> i32 {
+    value.try_into().unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_keeps_to_its_bounds() {
+        assert_eq!(count(1).unwrap(), 1);
+        assert_eq!(count(1_000_000_000).unwrap(), 1_000_000_000);
+        for bad in [0, -1, i32::MIN, 1_000_000_001, i32::MAX] {
+            assert!(count(bad).unwrap_err().to_string().starts_with("count:"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_cost_of_zero_is_no_cost_and_a_negative_one_is_an_error() {
+        assert_eq!(cost("cost", 0.0).unwrap(), None);
+        assert_eq!(cost("cost", -0.0).unwrap(), None);
+        assert_eq!(cost("cost", 0.1).unwrap(), Some("0.1".parse().unwrap()));
+        for bad in [-0.01, f64::NAN, f64::NEG_INFINITY, 0.0000001] {
+            assert!(cost("cost", bad).unwrap_err().to_string().starts_with("cost:"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn half_a_span_is_completed() {
+        let day = |text| parse_day("day", text).unwrap();
+        let complete = |from, to| span(from, to, day("2026-11-21"), |last| last.pred_opt().unwrap());
+        let days = |first, last| DaySpan { first: day(first), last: day(last) };
+        assert_eq!(complete("", "").unwrap(), days("2026-11-20", "2026-11-21"));
+        assert_eq!(complete("2026-11-01", "").unwrap(), days("2026-11-01", "2026-11-21"));
+        assert_eq!(complete("", "2026-01-31").unwrap(), days("2026-01-30", "2026-01-31"));
+        for (from, to) in [("2026-11-22", ""), ("2026-11-02", "2026-11-01"), ("1969-12-31", "")] {
+            assert!(complete(from, to).unwrap_err().to_string().starts_with("from:"), "{from}");
+        }
+    }
+}

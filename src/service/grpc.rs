@@ -1,0 +1,102 @@
+//! The contract over gRPC: each rpc passes its message to [`Api`].
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status, metadata::MetadataMap};
+
+use super::{
+    Api,
+    proto::{
+        AdjustBalanceReply, AdjustBalanceRequest, BatchDeductQuotaReply, BatchDeductQuotaRequest, CheckQuotaReply,
+        CheckQuotaRequest, DeductQuotaReply, DeductQuotaRequest, GetAccountReply, GetAccountRequest,
+        GetStatsMonthRequest, GetStatsReply, GetStatsSummaryReply, GetStatsSummaryRequest, GetStatsTodayRequest,
+        GetUsageReply, GetUsageRequest, InitializeUserReply, InitializeUserRequest, ListRecordsReply,
+        ListRecordsRequest, RechargeCallbackReply, RechargeCallbackRequest, RechargeReply, RechargeRequest,
+        billing_internal_service_server::BillingInternalService, billing_service_server::BillingService,
+    },
+};
+use crate::biz::error::{Error, Invalid};
+
+/// The metadata key that stands in for a missing trace id.
+const TRACE_ID: &str = "x-trace-id";
+
+/// Both services of the contract.
+#[derive(Clone)]
+pub struct Grpc(pub Arc<Api>);
+
+type Reply<T> = Result<Response<T>, Status>;
+
+fn reply<T>(result: Result<T, Error>) -> Reply<T> {
+    Ok(Response::new(result?))
+}
+
+#[tonic::async_trait]
+impl BillingService for Grpc {
+    async fn get_account(&self, request: Request<GetAccountRequest>) -> Reply<GetAccountReply> {
+        reply(self.0.get_account(request.into_inner()).await)
+    }
+
+    async fn recharge(&self, request: Request<RechargeRequest>) -> Reply<RechargeReply> {
+        reply(self.0.recharge(request.into_inner()).await)
+    }
+
+    async fn list_records(&self, request: Request<ListRecordsRequest>) -> Reply<ListRecordsReply> {
+        reply(self.0.list_records(request.into_inner()).await)
+    }
+
+    async fn get_stats_today(&self, request: Request<GetStatsTodayRequest>) -> Reply<GetStatsReply> {
+        reply(self.0.get_stats_today(request.into_inner()).await)
+    }
+
+    async fn get_stats_month(&self, request: Request<GetStatsMonthRequest>) -> Reply<GetStatsReply> {
+        reply(self.0.get_stats_month(request.into_inner()).await)
+    }
+
+    async fn get_stats_summary(&self, request: Request<GetStatsSummaryRequest>) -> Reply<GetStatsSummaryReply> {
+        reply(self.0.get_stats_summary(request.into_inner()).await)
+    }
+
+    async fn get_usage(&self, request: Request<GetUsageRequest>) -> Reply<GetUsageReply> {
+        reply(self.0.get_usage(request.into_inner()).await)
+    }
+}
+
+#[tonic::async_trait]
+impl BillingInternalService for Grpc {
+    async fn check_quota(&self, request: Request<CheckQuotaRequest>) -> Reply<CheckQuotaReply> {
+        reply(self.0.check_quota(request.into_inner()).await)
+    }
+
+    async fn deduct_quota(&self, request: Request<DeductQuotaRequest>) -> Reply<DeductQuotaReply> {
+        let (metadata, _, mut message) = request.into_parts();
+        fill_id(&metadata, TRACE_ID, "trace_id", &mut message.trace_id)?;
+        reply(self.0.deduct_quota(message).await)
+    }
+
+    async fn batch_deduct_quota(&self, request: Request<BatchDeductQuotaRequest>) -> Reply<BatchDeductQuotaReply> {
+        reply(self.0.batch_deduct_quota(request.into_inner()).await)
+    }
+
+    async fn recharge_callback(&self, request: Request<RechargeCallbackRequest>) -> Reply<RechargeCallbackReply> {
+        reply(self.0.recharge_callback(request.into_inner()).await)
+    }
+
+    async fn initialize_user(&self, request: Request<InitializeUserRequest>) -> Reply<InitializeUserReply> {
+        reply(self.0.initialize_user(request.into_inner()).await)
+    }
+
+    async fn adjust_balance(&self, request: Request<AdjustBalanceRequest>) -> Reply<AdjustBalanceReply> {
+        reply(self.0.adjust_balance(request.into_inner()).await)
+    }
+}
+
+/// Takes an id that the message lacks from the metadata.
+fn fill_id(metadata: &MetadataMap, key: &str, field: &str, id: &mut String) -> Result<(), Error> {
+    if let (true, Some(value)) = (id.is_empty(), metadata.get(key)) {
+        let value = value
+            .to_str()
+            .map_err(|_| Invalid::new(field, format!("metadata {key} must be printable ASCII characters")))?;
+        *id = value.to_owned();
+    }
+    Ok(())
+}

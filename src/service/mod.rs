@@ -1,0 +1,46 @@
+//! The wire contract: requests into domain values, outcomes into replies, errors
+//! into codes. One method of [`Api`] per rpc; gRPC and REST both call these.
+
+mod account;
+mod convert;
+pub mod grpc;
+pub mod metrics;
+mod quota;
+mod recharge;
+mod records;
+pub mod rest;
+mod statistics;
+pub mod status;
+pub mod timestamp;
+
+use std::sync::Arc;
+
+use self::metrics::Metrics;
+use crate::biz::{
+    account::Accounts, calendar::Calendar, catalog::Catalog, quota::Quotas, record::RecordStore,
+    settlement::engine::Engine, statistics::Statistics,
+};
+
+/// The generated messages and services of `proto/billing/v1`.
+pub mod proto {
+    #![allow(clippy::all, missing_docs, reason = "generated code; what it trips over depends on the generators")]
+    tonic::include_proto!("billing.v1");
+    include!(concat!(env!("OUT_DIR"), "/billing.v1.serde.rs"));
+
+    /// The encoded descriptors, for reflection and for tests of the routes.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/billing_descriptor.bin"));
+}
+
+/// Every rpc of the contract, whatever the transport.
+pub struct Api {
+    pub accounts: Arc<Accounts>,
+    pub quotas: Quotas,
+    pub engine: Arc<Engine>,
+    pub records: Arc<dyn RecordStore>,
+    pub statistics: Arc<dyn Statistics>,
+    pub catalog: Arc<Catalog>,
+    pub calendar: Arc<Calendar>,
+    pub metrics: Arc<Metrics>,
+    /// ISO 4217 code of every amount.
+    pub currency: String,
+}

@@ -1,0 +1,200 @@
+//! Checks and charges.
+
+use std::time::Instant;
+
+use futures_util::future::join_all;
+
+use super::{
+    Api,
+    convert::{cost, count, int32, model_needs_cost, tokens, usage},
+    proto::{
+        BatchDeductQuotaReply, BatchDeductQuotaRequest, BatchDeductQuotaResult, CheckQuotaReply, CheckQuotaRequest,
+        DeductQuotaReply, DeductQuotaRequest, ItemError,
+    },
+    status,
+};
+use crate::biz::{
+    error::{Error, Invalid, Result},
+    ids::{ApiKeyId, ModelName, TraceId, UserId},
+    quota::{Check, Decision, Verdict, full_cost},
+    settlement::posting::{Charge, ChargeContent, RecordIds, Transaction},
+};
+
+/// Items of one batch at most.
+const MAX_ITEMS: usize = 1_000;
+
+impl Api {
+    pub async fn check_quota(&self, request: CheckQuotaRequest) -> Result<CheckQuotaReply> {
+        let started = Instant::now();
+        let service = request.service_name.clone();
+        let verdict = self.verdict(request).await;
+        let elapsed = started.elapsed().as_secs_f64();
+        self.metrics.quota_check_duration_seconds.observe(elapsed);
+        self.metrics.quota_check_duration_ms.observe(elapsed * 1000.0);
+        self.metrics.duration_ms.with_label_values(&["check"]).observe(elapsed * 1000.0);
+        let result = match &verdict {
+            Ok(verdict) => reason(&verdict.decision).replace(' ', "_"),
+            Err(error) => status::kind(error).reason.to_lowercase(),
+        };
+        self.metrics.quota_check_total.with_label_values(&[self.service_label(&service), &result]).inc();
+        verdict.map(check_reply)
+    }
+
+    async fn verdict(&self, request: CheckQuotaRequest) -> Result<Verdict> {
+        let user = UserId::parse("user_id", &request.user_id)?;
+        ApiKeyId::parse_optional("api_key_id", &request.api_key_id)?;
+        ModelName::parse_optional("model", &request.model)?;
+        tokens("estimated_input_tokens", request.estimated_input_tokens)?;
+        tokens("estimated_output_tokens", request.estimated_output_tokens)?;
+        let cost = cost("estimated_cost", request.estimated_cost)?;
+        model_needs_cost(&request.model, "estimated_cost", cost)?;
+        let check = Check { user, count: count(request.count)?, cost, service: request.service_name };
+        self.quotas.check(&check).await
+    }
+
+    pub async fn deduct_quota(&self, request: DeductQuotaRequest) -> Result<DeductQuotaReply> {
+        self.charge(request).await
+    }
+
+    /// Queues every item before it waits for the first, so that they share batches.
+    pub async fn batch_deduct_quota(&self, request: BatchDeductQuotaRequest) -> Result<BatchDeductQuotaReply> {
+        let items = request.items.len();
+        if !(1..=MAX_ITEMS).contains(&items) {
+            return Err(Invalid::new("items", format!("must be 1 to {MAX_ITEMS}, not {items}")).into());
+        }
+        let replies = join_all(request.items.into_iter().map(|item| self.charge(item))).await;
+        let results = replies
+            .into_iter()
+            .map(|reply| match reply {
+                Ok(reply) => BatchDeductQuotaResult { reply: Some(reply), error: None },
+                Err(error) => {
+                    let kind = status::kind(&error);
+                    BatchDeductQuotaResult {
+                        reply: None,
+                        error: Some(ItemError {
+                            error_code: kind.error_code.into(),
+                            reason: kind.reason.into(),
+                            message: status::message(&error),
+                        }),
+                    }
+                }
+            })
+            .collect();
+        Ok(BatchDeductQuotaReply { results })
+    }
+
+    /// Parses and queues at once; the future waits for the outcome.
+    fn charge(&self, request: DeductQuotaRequest) -> impl Future<Output = Result<DeductQuotaReply>> + Send + '_ {
+        let started = Instant::now();
+        let service = request.service_name.clone();
+        let queued = self.parse_charge(request).map(|charge| self.engine.charge(charge));
+        async move {
+            let settled = match queued {
+                Ok(outcome) => outcome.await,
+                Err(error) => Err(error),
+            };
+            let elapsed = started.elapsed().as_secs_f64();
+            self.metrics.quota_deduct_duration_seconds.observe(elapsed);
+            self.metrics.duration_ms.with_label_values(&["deduct"]).observe(elapsed * 1000.0);
+            self.count_charge(&service, &settled);
+            settled.map(|(transaction, replayed)| deduct_reply(transaction, replayed))
+        }
+    }
+
+    fn parse_charge(&self, request: DeductQuotaRequest) -> Result<Charge> {
+        let user = UserId::parse("user_id", &request.user_id)?;
+        let (service, plan) = self.catalog.find(&request.service_name)?;
+        let count = count(request.count)?;
+        let cost = cost("cost", request.cost)?;
+        let trace = TraceId::parse_optional("trace_id", &request.trace_id)?.unwrap_or_else(TraceId::fresh);
+        let api_key = ApiKeyId::parse_optional("api_key_id", &request.api_key_id)?;
+        let model = ModelName::parse_optional("model", &request.model)?;
+        let usage = usage(request.usage)?;
+        model_needs_cost(&request.model, "cost", cost)?;
+        Ok(Charge {
+            user,
+            trace,
+            full_cost: full_cost(cost, plan.price, count)?,
+            content: ChargeContent { service: service.clone(), count, cost, api_key, model, usage },
+            record_ids: RecordIds::fresh(),
+        })
+    }
+
+    fn count_charge(&self, service: &str, settled: &Result<(Transaction, bool)>) {
+        let metrics = &self.metrics;
+        match settled {
+            Ok((_, true)) => {
+                metrics.deduct_success.inc();
+                metrics.idempotent_hit.inc();
+            }
+            Ok((transaction, false)) => {
+                metrics.deduct_success.inc();
+                let kind = match (transaction.free, transaction.paid) {
+                    (_, 0) => "free",
+                    (0, _) => "balance",
+                    _ => "mixed",
+                };
+                metrics.quota_deduct_total.with_label_values(&[self.service_label(service), kind]).inc();
+                if !transaction.amount.is_zero() {
+                    metrics.balance_total.with_label_values(&["deduct"]).inc();
+                    metrics.balance_amount.with_label_values(&["deduct"]).inc_by(transaction.amount.to_wire());
+                }
+            }
+            Err(error) => {
+                if matches!(error, Error::IdempotencyConflict { .. }) {
+                    metrics.idempotent_conflict.inc();
+                }
+                let reason = status::kind(error).reason.to_lowercase();
+                metrics.deduct_failure.with_label_values(&[&reason]).inc();
+            }
+        }
+    }
+
+    /// A label from a bounded set, whatever callers send.
+    fn service_label<'a>(&'a self, service: &'a str) -> &'a str {
+        match self.catalog.find(service) {
+            Ok((known, _)) => known.as_str(),
+            Err(_) => "unknown",
+        }
+    }
+}
+
+/// The reason of a check, as the contract words it.
+fn reason(decision: &Decision) -> &'static str {
+    match decision {
+        Decision::Free => "free",
+        Decision::Balance => "balance",
+        Decision::Refused(Error::InsufficientBalance { .. }) => "insufficient balance",
+        Decision::Refused(_) => "refused",
+    }
+}
+
+fn check_reply(verdict: Verdict) -> CheckQuotaReply {
+    let error_code = match &verdict.decision {
+        Decision::Refused(refusal) => status::kind(refusal).error_code,
+        Decision::Free | Decision::Balance => "",
+    };
+    CheckQuotaReply {
+        allowed: error_code.is_empty(),
+        reason: reason(&verdict.decision).into(),
+        free_remaining: int32(verdict.free_remaining),
+        balance: verdict.balance.to_wire(),
+        daily_remaining: None,
+        monthly_remaining: None,
+        estimated_cost: verdict.amount.to_wire(),
+        error_code: error_code.into(),
+    }
+}
+
+fn deduct_reply(transaction: Transaction, replayed: bool) -> DeductQuotaReply {
+    DeductQuotaReply {
+        success: true,
+        record_id: transaction.record_id.to_string(),
+        free_count: int32(transaction.free),
+        paid_count: int32(transaction.paid),
+        amount: transaction.amount.to_wire(),
+        balance: transaction.balance_after.to_wire(),
+        free_remaining: int32(transaction.free_remaining_after),
+        replayed,
+    }
+}

@@ -1,0 +1,218 @@
+//! The contract over REST: path, query and body become the request message by the
+//! proto3 JSON rules, and the reply message becomes the body.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{FromRequest, Query, RawPathParams, Request, State},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use http::{HeaderMap, Method, StatusCode};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value, json};
+
+use super::{Api, status::ErrorBody};
+use crate::{
+    biz::error::{Error, Invalid, Result},
+    config::Style,
+};
+
+/// What a handler needs.
+#[derive(Clone)]
+pub struct Rest {
+    pub api: Arc<Api>,
+    pub style: Style,
+}
+
+/// The handler of one rpc. `id` is the field that an idempotency header may fill.
+macro_rules! rpc {
+    ($method:ident) => {
+        rpc!(@ $method, None)
+    };
+    ($method:ident, id = $id:literal) => {
+        rpc!(@ $method, Some($id))
+    };
+    (@ $method:ident, $id:expr) => {
+        async |State(rest): State<Rest>, path: RawPathParams, request: Request| {
+            let answer = match message(&path, request, $id).await {
+                Ok(message) => rest.api.$method(message).await,
+                Err(error) => Err(error),
+            };
+            respond(rest.style, answer)
+        }
+    };
+}
+
+/// The routes of BillingService.
+pub fn public_routes() -> Router<Rest> {
+    Router::new()
+        .route("/api/v1/billing/account", get(rpc!(get_account)))
+        .route("/api/v1/billing/account/{user_id}", get(rpc!(get_account)))
+        .route("/api/v1/billing/recharge", post(rpc!(recharge)))
+        .route("/api/v1/billing/records", get(rpc!(list_records)))
+        .route("/api/v1/billing/stats/today", get(rpc!(get_stats_today)))
+        .route("/api/v1/billing/stats/month", get(rpc!(get_stats_month)))
+        .route("/api/v1/billing/stats/summary", get(rpc!(get_stats_summary)))
+        .route("/api/v1/billing/usage", get(rpc!(get_usage)))
+}
+
+/// The routes of BillingInternalService.
+pub fn internal_routes() -> Router<Rest> {
+    Router::new()
+        .route("/internal/v1/billing/check", post(rpc!(check_quota)))
+        .route("/internal/v1/billing/deduct", post(rpc!(deduct_quota, id = "trace_id")))
+        .route("/internal/v1/billing/deduct/batch", post(rpc!(batch_deduct_quota)))
+        .route("/internal/v1/billing/callback", post(rpc!(recharge_callback)))
+        .route("/internal/v1/billing/users", post(rpc!(initialize_user)))
+        .route("/internal/v1/billing/adjust", post(rpc!(adjust_balance, id = "adjustment_id")))
+}
+
+/// Headers that stand in for a missing id, in this order.
+const ID_HEADERS: [&str; 2] = ["x-trace-id", "idempotency-key"];
+
+/// The request message.
+async fn message<M: DeserializeOwned>(
+    path: &RawPathParams,
+    request: Request,
+    id_field: Option<&'static str>,
+) -> Result<M> {
+    let header_id = match id_field {
+        Some(field) => header_id(field, request.headers())?,
+        None => None,
+    };
+    let mut fields =
+        if request.method() == Method::POST { body_fields(request).await? } else { query_fields(&request)? };
+    for (name, value) in path {
+        set_once(&mut fields, name, value)?;
+    }
+    if let (Some(field), Some(id)) = (id_field, header_id) {
+        let given = [field.to_owned(), lower_camel_case(field)]
+            .iter()
+            .any(|name| fields.get(name).is_some_and(|value| value != ""));
+        if !given {
+            fields.remove(&lower_camel_case(field));
+            fields.insert(field.into(), id.into());
+        }
+    }
+    serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| {
+        let field = error.path().to_string();
+        Invalid::new(field, "is given twice, has the wrong type or is out of range").into()
+    })
+}
+
+fn header_id(field: &str, headers: &HeaderMap) -> Result<Option<String>> {
+    let Some((name, value)) = ID_HEADERS.iter().find_map(|name| headers.get(*name).map(|value| (name, value))) else {
+        return Ok(None);
+    };
+    let id =
+        value.to_str().map_err(|_| Invalid::new(field, format!("header {name} must be printable ASCII characters")))?;
+    Ok(Some(id.to_owned()))
+}
+
+async fn body_fields(request: Request) -> Result<Map<String, Value>> {
+    let body =
+        Bytes::from_request(request, &()).await.map_err(|rejection| Invalid::new("body", rejection.body_text()))?;
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Map::new());
+    }
+    match serde_json::from_slice(&body) {
+        Ok(Value::Object(fields)) => Ok(fields.into_iter().filter_map(proto3_field).collect()),
+        Ok(_) => Err(Invalid::new("body", "must be a JSON object").into()),
+        Err(error) => Err(Invalid::new("body", format!("is not JSON: {error}")).into()),
+    }
+}
+
+fn proto3_field((name, value): (String, Value)) -> Option<(String, Value)> {
+    Some((name, proto3_value(value)?))
+}
+
+/// proto3 JSON takes null for an absent field, and 1.0 or 1e3 for a whole number.
+fn proto3_value(value: Value) -> Option<Value> {
+    /// Up to here every whole double is one integer.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Null => None,
+        Value::Object(fields) => Some(Value::Object(fields.into_iter().filter_map(proto3_field).collect())),
+        Value::Array(items) => Some(items.into_iter().filter_map(proto3_value).collect()),
+        Value::Number(number) => match number.as_f64() {
+            Some(whole) if number.is_f64() && whole.fract() == 0.0 && whole.abs() <= EXACT => {
+                Some(Value::from(whole as i64))
+            }
+            _ => Some(Value::Number(number)),
+        },
+        other => Some(other),
+    }
+}
+
+fn query_fields(request: &Request) -> Result<Map<String, Value>> {
+    let pairs: Query<Vec<(String, String)>> =
+        Query::try_from_uri(request.uri()).map_err(|rejection| Invalid::new("query", rejection.body_text()))?;
+    let mut fields = Map::new();
+    for (name, value) in &pairs.0 {
+        set_once(&mut fields, name, value)?;
+    }
+    // An empty parameter is an absent one: number fields have no empty text.
+    fields.retain(|_, value| value != "");
+    Ok(fields)
+}
+
+fn set_once(fields: &mut Map<String, Value>, name: &str, value: &str) -> Result<()> {
+    match fields.insert(name.to_owned(), value.into()) {
+        Some(other) if other != value => Err(Invalid::new(name, "is given twice with different values").into()),
+        _ => Ok(()),
+    }
+}
+
+/// Dresses an answer as the style asks.
+pub fn respond<R: Serialize>(style: Style, answer: Result<R>) -> Response {
+    match (answer, style) {
+        (Ok(reply), Style::Plain) => Json(reply).into_response(),
+        (Ok(reply), Style::Devshare) => match serde_json::to_value(reply) {
+            Ok(data) => Json(json!({"success": true, "data": camel_case_names(data)})).into_response(),
+            Err(error) => failure(style, &Error::Internal(error.to_string())),
+        },
+        (Err(error), _) => failure(style, &error),
+    }
+}
+
+/// The response of an error.
+pub fn failure(style: Style, error: &Error) -> Response {
+    dress_error(style, super::status::kind(error).http, ErrorBody::from(error))
+}
+
+/// An error as the style asks; those without a code of the contract show their HTTP status.
+pub fn dress_error(style: Style, status: StatusCode, body: ErrorBody) -> Response {
+    match style {
+        Style::Plain => (status, Json(body)).into_response(),
+        Style::Devshare => {
+            let code = body.metadata.get("error_code").cloned().unwrap_or_else(|| body.code.to_string());
+            let dressed = json!({"success": false, "errorCode": code, "errorMessage": body.message});
+            (status, Json(dressed)).into_response()
+        }
+    }
+}
+
+/// No message of the contract has a map, so every object key is a field name.
+fn camel_case_names(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            fields.into_iter().map(|(name, value)| (lower_camel_case(&name), camel_case_names(value))).collect()
+        }
+        Value::Array(items) => items.into_iter().map(camel_case_names).collect(),
+        other => other,
+    }
+}
+
+fn lower_camel_case(name: &str) -> String {
+    let mut words = name.split('_');
+    let mut camel = words.next().unwrap_or_default().to_owned();
+    for word in words {
+        let mut letters = word.chars();
+        camel.extend(letters.next().map(|first| first.to_ascii_uppercase()));
+        camel.push_str(letters.as_str());
+    }
+    camel
+}

@@ -1,0 +1,55 @@
+//! google.protobuf.Timestamp with its proto3 JSON form: RFC 3339, always in UTC and
+//! written with a Z.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+
+/// An instant on the wire; fields as in google/protobuf/timestamp.proto.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Timestamp {
+    /// Since 1970.
+    #[prost(int64, tag = "1")]
+    pub seconds: i64,
+    /// 0 to 999,999,999.
+    #[prost(int32, tag = "2")]
+    pub nanos: i32,
+}
+
+impl From<DateTime<Utc>> for Timestamp {
+    fn from(instant: DateTime<Utc>) -> Self {
+        Self { seconds: instant.timestamp(), nanos: super::convert::int32(instant.timestamp_subsec_nanos()) }
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        u32::try_from(self.nanos)
+            .ok()
+            .and_then(|nanos| DateTime::from_timestamp(self.seconds, nanos))
+            .ok_or_else(|| ser::Error::custom("timestamp out of range"))?
+            .to_rfc3339_opts(SecondsFormat::AutoSi, true)
+            .serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let instant = DateTime::parse_from_rfc3339(&text).map_err(de::Error::custom)?;
+        Ok(instant.to_utc().into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_time_is_rfc_3339_in_utc() {
+        let at = |nanos| Timestamp { seconds: 1_795_253_601, nanos };
+        assert_eq!(serde_json::to_string(&at(0)).unwrap(), "\"2026-11-21T09:33:21Z\"");
+        assert_eq!(serde_json::to_string(&at(552_419_000)).unwrap(), "\"2026-11-21T09:33:21.552419Z\"");
+        let read: Timestamp = serde_json::from_str("\"2026-11-21T17:33:21+08:00\"").unwrap();
+        assert_eq!(read, at(0));
+    }
+}
