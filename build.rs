@@ -4,20 +4,20 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-use prost::Message;
-
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    let descriptors = protox::compile(["billing/v1/billing.proto"], ["proto"])?;
-    let encoded = descriptors.encode_to_vec();
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_imports(true).open_file("billing/v1/billing.proto")?;
+    // Encoded by the compiler itself: prost's types would drop the HTTP rules.
+    let encoded = compiler.encode_file_descriptor_set();
     fs::write(out.join("billing_descriptor.bin"), &encoded)?;
 
     tonic_prost_build::configure()
         // Without this the path below is taken already, by prost-types.
         .compile_well_known_types(true)
         .extern_path(".google.protobuf.Timestamp", "crate::service::timestamp::Timestamp")
-        .compile_fds(descriptors)?;
+        .compile_fds(compiler.file_descriptor_set())?;
     pbjson_build::Builder::new()
         .register_descriptors(&encoded)?
         .preserve_proto_field_names()

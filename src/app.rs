@@ -18,7 +18,7 @@ use crate::{
         quota::Quotas,
         settlement::engine::{Engine, Limits},
     },
-    config::{Config, Database, Driver},
+    config::{Config, Driver},
     data::{
         Store, dsn,
         mysql::{MySqlStore, PoolLimits},
@@ -159,7 +159,7 @@ pub async fn connect(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
     let deadline = Instant::now() + database.connect_timeout;
     let mut pause = Duration::from_millis(100);
     loop {
-        let error = match try_connect(database, lanes(config)).await {
+        let error = match try_connect(config).await {
             Ok(store) => return Ok(store),
             Err(StoreError::Failed(why)) => return Err(anyhow!("config key data.database: {why}")),
             Err(error) => error,
@@ -176,14 +176,15 @@ pub async fn connect(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
     }
 }
 
-async fn try_connect(database: &Database, lanes: usize) -> Result<Arc<dyn Store>, StoreError> {
+async fn try_connect(config: &Config) -> Result<Arc<dyn Store>, StoreError> {
+    let database = &config.data.database;
     let source = database.source.reveal();
     let connections = u32::try_from(database.max_connections).unwrap_or(u32::MAX);
     let store: Arc<dyn Store> = match database.driver {
         Driver::Mysql => {
             let limits = PoolLimits {
                 readers: connections,
-                writers: u32::try_from(lanes).unwrap_or(u32::MAX).saturating_add(SPARE_WRITERS),
+                writers: u32::try_from(lanes(config)).unwrap_or(u32::MAX).saturating_add(SPARE_WRITERS),
                 acquire_timeout: ACQUIRE_TIMEOUT,
             };
             let options = dsn::mysql(source).map_err(StoreError::Failed)?;
@@ -195,5 +196,7 @@ async fn try_connect(database: &Database, lanes: usize) -> Result<Arc<dyn Store>
             Arc::new(SqliteStore::connect(options, connections, ACQUIRE_TIMEOUT).await?)
         }
     };
+    let calendar = Calendar::new(config.billing.timezone, SystemClock);
+    store.date_former_records(&calendar).await?;
     Ok(store)
 }

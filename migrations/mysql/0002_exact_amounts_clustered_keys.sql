@@ -24,8 +24,9 @@ ALTER TABLE free_quota
     DROP KEY uk_user_service_month;
 
 -- usage_date is the day, in the billing time zone, that a record counts to.
--- It is empty only on rows of the former service until the server has filled it
--- in at its start. Records older than trace ids have none.
+-- The rows of the former service get theirs at the next start, by the configured
+-- zone, which SQL does not know; then the column becomes NOT NULL. Records older
+-- than trace ids have none.
 ALTER TABLE billing_record
     MODIFY user_id      VARCHAR(36) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
     MODIFY service_name VARCHAR(32) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,

@@ -2,6 +2,8 @@
 //! knows a database, a cache or a wire format; the traits in this layer say what
 //! it needs of them, and `crate::data` implements those.
 
+#![deny(clippy::float_arithmetic)]
+
 pub mod account;
 pub mod audit;
 pub mod calendar;

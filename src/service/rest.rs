@@ -98,8 +98,11 @@ async fn message<M: DeserializeOwned>(
         }
     }
     serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| {
-        let field = error.path().to_string();
-        Invalid::new(field, "is given twice, has the wrong type or is out of range").into()
+        match error.path().to_string() {
+            // The message as a whole: a field under two names.
+            whole if whole == "." => Invalid::new("body", error.into_inner().to_string()).into(),
+            field => Invalid::new(field, "has the wrong type or is out of range").into(),
+        }
     })
 }
 

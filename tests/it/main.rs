@@ -1,1 +1,19 @@
-fn main() {}
+//! The service as its callers see it, on real databases. Every test owns its
+//! database and its ports.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on fails")]
+
+mod accounts;
+mod bad_input;
+mod charges;
+mod concurrency;
+mod harness;
+mod idempotency;
+mod layers;
+mod overload;
+mod ports;
+mod processes;
+mod records;
+mod rest;
+mod statistics;
+mod upgrade;

@@ -72,8 +72,8 @@ impl MySqlStore {
             row.push_bind(Uuid::now_v7().to_string())
                 .push_bind(user.as_str().to_owned())
                 .push("0, 0")
-                .push_bind(at.utc)
-                .push_bind(at.utc);
+                .push_bind(at.utc.naive_utc())
+                .push_bind(at.utc.naive_utc());
         });
         let created = balances.build().persistent(false).execute(&self.reader).await.map_err(store_error)?;
 
@@ -91,8 +91,8 @@ impl MySqlStore {
                     .push_bind(plan.free_quota)
                     .push("0")
                     .push_bind(at.month.to_string())
-                    .push_bind(at.utc)
-                    .push_bind(at.utc);
+                    .push_bind(at.utc.naive_utc())
+                    .push_bind(at.utc.naive_utc());
             });
             quotas.build().persistent(false).execute(&self.reader).await.map_err(store_error)?;
         }

@@ -148,7 +148,7 @@ fn insert_transactions(transactions: &[Transaction]) -> QueryBuilder<MySql> {
             .push_bind(settled.record_id.to_string())
             .push_bind(settled.balance_after.to_decimal())
             .push_bind(settled.free_remaining_after)
-            .push_bind(settled.created_at);
+            .push_bind(settled.created_at.naive_utc());
     });
     query
 }
@@ -165,7 +165,7 @@ fn insert_records(writes: &Writes, at: BillingTime) -> QueryBuilder<MySql> {
             .push_bind(record.kind as i32)
             .push_bind(record.amount.to_decimal())
             .push_bind(record.count)
-            .push_bind(record.created_at)
+            .push_bind(record.created_at.naive_utc())
             .push_bind(at.day)
             .push_bind(record.trace.as_ref().map(|trace| trace.as_str().as_bytes().to_vec()));
     });
@@ -208,7 +208,7 @@ fn insert_adjustments(adjustments: &[Adjusted]) -> QueryBuilder<MySql> {
             .push_bind(adjusted.content.operator.clone())
             .push_bind(adjusted.request.to_string())
             .push_bind(adjusted.balance_after.to_decimal())
-            .push_bind(adjusted.created_at);
+            .push_bind(adjusted.created_at.naive_utc());
     });
     query
 }
@@ -223,7 +223,7 @@ fn set_balances(writes: &Writes, at: BillingTime) -> QueryBuilder<MySql> {
             .push_bind(user.as_str().to_owned())
             .push_bind(balance.to_decimal())
             .push_bind(*version)
-            .push_bind(at.utc);
+            .push_bind(at.utc.naive_utc());
     });
     query.push(
         " ON DUPLICATE KEY UPDATE balance = VALUES(balance), version = VALUES(version), \
@@ -245,7 +245,7 @@ fn set_quotas(writes: &Writes, at: BillingTime) -> QueryBuilder<MySql> {
             .push_bind(quota.service.as_str().to_owned())
             .push_bind(quota.total)
             .push_bind(quota.used)
-            .push_bind(at.utc);
+            .push_bind(at.utc.naive_utc());
     });
     query.push(" ON DUPLICATE KEY UPDATE used_quota = VALUES(used_quota), updated_at = VALUES(updated_at)");
     query

@@ -1,10 +1,12 @@
 //! The store on MySQL 8, MariaDB 10.6+ and clusters that speak their protocol.
 //!
 //! Amounts are `DECIMAL(20,6)`, times `DATETIME(6)` in UTC. Columns with a binary
-//! collation arrive as bytes, so all text is decoded by [`text`].
+//! collation arrive as bytes, so all text is decoded by [`text`]. Instants are bound
+//! as naive times: sqlx sends others as TIMESTAMP, which ends in 1970 and 2038.
 
 mod accounts;
 mod audit;
+mod former;
 mod ledger;
 mod reads;
 
@@ -21,7 +23,7 @@ use super::{
     error::{corrupt, store_error},
     migrations,
 };
-use crate::biz::{error::StoreError, money::Money};
+use crate::biz::{calendar::Calendar, error::StoreError, money::Money};
 
 /// A MySQL-compatible database.
 pub struct MySqlStore {
@@ -63,8 +65,8 @@ impl MySqlStore {
                         // account's lock is what its last holder committed. Strict: a
                         // value that does not fit is an error and never cut to size.
                         sqlx::raw_sql(
-                            "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, \
-                             sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES'), \
+                            "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
+                             SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES'), \
                              innodb_lock_wait_timeout = 5",
                         )
                         .execute(connection)
@@ -92,6 +94,10 @@ impl MySqlStore {
 
 #[async_trait]
 impl Store for MySqlStore {
+    async fn date_former_records(&self, calendar: &Calendar) -> Result<(), StoreError> {
+        former::date_records(&self.writer, calendar).await
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         sqlx::query("SELECT 1").execute(&self.reader).await.map_err(store_error).map(|_| ())
     }

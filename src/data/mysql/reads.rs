@@ -40,13 +40,13 @@ impl RecordStore for MySqlStore {
             query.push(" AND r.type = ").push_bind(kind as i32);
         }
         if let Some((first, before)) = between {
-            query.push(" AND r.created_at >= ").push_bind(first);
-            query.push(" AND r.created_at < ").push_bind(before);
+            query.push(" AND r.created_at >= ").push_bind(first.naive_utc());
+            query.push(" AND r.created_at < ").push_bind(before.naive_utc());
         }
         if let PageStart::After(cursor) = start {
             // The first condition is the range the key is searched by.
-            query.push(" AND r.created_at <= ").push_bind(cursor.created_at);
-            query.push(" AND (r.created_at < ").push_bind(cursor.created_at);
+            query.push(" AND r.created_at <= ").push_bind(cursor.created_at.naive_utc());
+            query.push(" AND (r.created_at < ").push_bind(cursor.created_at.naive_utc());
             query.push(" OR r.billing_record_id < ").push_bind(cursor.id.clone()).push(")");
         }
         query.push(" ORDER BY r.created_at DESC, r.billing_record_id DESC LIMIT ").push_bind(limit);

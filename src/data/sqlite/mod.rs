@@ -24,7 +24,7 @@ use super::{
     error::{corrupt, store_error},
     migrations,
 };
-use crate::biz::{error::StoreError, money::Money};
+use crate::biz::{calendar::Calendar, error::StoreError, money::Money};
 
 /// A SQLite database file.
 pub struct SqliteStore {
@@ -80,6 +80,11 @@ impl SqliteStore {
 
 #[async_trait]
 impl Store for SqliteStore {
+    /// The former service never ran on SQLite.
+    async fn date_former_records(&self, _: &Calendar) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         sqlx::query("SELECT 1").execute(&self.reader).await.map_err(store_error).map(|_| ())
     }

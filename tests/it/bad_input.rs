@@ -1,0 +1,196 @@
+//! Bad input gets an error that names the field, over both protocols, and changes nothing.
+
+use billing_service::service::proto::{
+    AdjustBalanceRequest, CheckQuotaRequest, DeductQuotaRequest, GetAccountRequest, GetUsageRequest,
+    InitializeUserRequest, ListRecordsRequest, Usage,
+};
+use rstest::rstest;
+use serde_json::{Value, json};
+use tonic::{Code, Status};
+
+use crate::harness::{Backend, MySql, Service, Sqlite, charge, code_of};
+
+fn assert_names(status: Status, code: &str, field: &str) {
+    assert_eq!(code_of(&status), (Code::InvalidArgument, code.into()), "{field}: {status:?}");
+    assert!(status.message().starts_with(&format!("{field}:")), "{field}: {}", status.message());
+}
+
+/// Nothing but the account of `u` and its one charge may be there at the end.
+async fn with_one_charge(on: Backend) -> Service {
+    let service = Service::start(on).await;
+    service.adjust("u", 100.0).await;
+    service.deduct(charge("u", "asset", 1001)).await;
+    service
+}
+
+async fn assert_unchanged(service: Service) {
+    assert_eq!(service.state("u").await, (99.95, [0, 0, 1000]));
+    let report = service.database.audit().await;
+    assert_eq!((report.users, report.difference_count), (1, 0), "{:#?}", report.differences);
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_bad_charge_is_refused_by_field(#[values(MySql, Sqlite)] on: Backend) {
+    let service = with_one_charge(on).await;
+    let good = || charge("u", "asset", 1);
+    let usage = |input_tokens, output_tokens, cached_input_tokens| {
+        Some(Usage { input_tokens, output_tokens, cached_input_tokens })
+    };
+    let long = |length: usize| "x".repeat(length);
+    let cases = [
+        (DeductQuotaRequest { user_id: String::new(), ..good() }, "10009", "user_id"),
+        (DeductQuotaRequest { user_id: long(37), ..good() }, "10009", "user_id"),
+        (DeductQuotaRequest { user_id: "a b".into(), ..good() }, "10009", "user_id"),
+        (DeductQuotaRequest { user_id: "ü".into(), ..good() }, "10009", "user_id"),
+        (DeductQuotaRequest { service_name: String::new(), ..good() }, "10009", "service_name"),
+        (DeductQuotaRequest { service_name: "Asset".into(), ..good() }, "10008", "service_name"),
+        (DeductQuotaRequest { service_name: long(100_000), ..good() }, "10008", "service_name"),
+        (DeductQuotaRequest { count: 0, ..good() }, "10009", "count"),
+        (DeductQuotaRequest { count: -1, ..good() }, "10009", "count"),
+        (DeductQuotaRequest { count: 1_000_000_001, ..good() }, "10009", "count"),
+        (DeductQuotaRequest { cost: -0.01, ..good() }, "10009", "cost"),
+        (DeductQuotaRequest { cost: f64::NAN, ..good() }, "10009", "cost"),
+        (DeductQuotaRequest { cost: f64::INFINITY, ..good() }, "10009", "cost"),
+        (DeductQuotaRequest { cost: 0.0000001, ..good() }, "10009", "cost"),
+        (DeductQuotaRequest { cost: 1e12, ..good() }, "10009", "cost"),
+        (DeductQuotaRequest { trace_id: long(129), ..good() }, "10009", "trace_id"),
+        (DeductQuotaRequest { trace_id: "a\nb".into(), ..good() }, "10009", "trace_id"),
+        (DeductQuotaRequest { api_key_id: long(129), ..good() }, "10009", "api_key_id"),
+        (DeductQuotaRequest { api_key_id: "é".into(), ..good() }, "10009", "api_key_id"),
+        (DeductQuotaRequest { model: "gpt".into(), ..good() }, "10009", "model"),
+        (DeductQuotaRequest { usage: usage(-1, 0, 0), ..good() }, "10009", "usage.input_tokens"),
+        (DeductQuotaRequest { usage: usage(0, -1, 0), ..good() }, "10009", "usage.output_tokens"),
+        (DeductQuotaRequest { usage: usage(1, 0, 2), ..good() }, "10009", "usage.cached_input_tokens"),
+    ];
+    for (request, code, field) in cases {
+        assert_names(service.try_deduct(request).await.unwrap_err(), code, field);
+    }
+    assert_unchanged(service).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn other_bad_requests_are_refused_by_field(#[values(MySql, Sqlite)] on: Backend) {
+    let service = with_one_charge(on).await;
+    let (public, internal) = (&service.public, &service.internal);
+
+    let check =
+        || CheckQuotaRequest { user_id: "u".into(), service_name: "asset".into(), count: 1, ..Default::default() };
+    for (request, code, field) in [
+        (CheckQuotaRequest { user_id: "é".into(), ..check() }, "10009", "user_id"),
+        (CheckQuotaRequest { service_name: "none".into(), ..check() }, "10008", "service_name"),
+        (CheckQuotaRequest { count: 0, ..check() }, "10009", "count"),
+        (CheckQuotaRequest { estimated_cost: -1.0, ..check() }, "10009", "estimated_cost"),
+        (CheckQuotaRequest { estimated_input_tokens: -1, ..check() }, "10009", "estimated_input_tokens"),
+        (CheckQuotaRequest { model: "gpt".into(), ..check() }, "10009", "model"),
+    ] {
+        assert_names(internal.clone().check_quota(request).await.unwrap_err(), code, field);
+    }
+
+    let adjust = || AdjustBalanceRequest {
+        user_id: "u".into(),
+        amount: 1.0,
+        reason: "r".into(),
+        adjustment_id: "id".into(),
+        operator: String::new(),
+    };
+    for (request, field) in [
+        (AdjustBalanceRequest { user_id: String::new(), ..adjust() }, "user_id"),
+        (AdjustBalanceRequest { amount: 0.0, ..adjust() }, "amount"),
+        (AdjustBalanceRequest { amount: f64::NAN, ..adjust() }, "amount"),
+        (AdjustBalanceRequest { amount: 0.0000001, ..adjust() }, "amount"),
+        (AdjustBalanceRequest { reason: String::new(), ..adjust() }, "reason"),
+        (AdjustBalanceRequest { reason: "é".repeat(256), ..adjust() }, "reason"),
+        (AdjustBalanceRequest { reason: "a\u{0}b".into(), ..adjust() }, "reason"),
+        (AdjustBalanceRequest { adjustment_id: String::new(), ..adjust() }, "adjustment_id"),
+        (AdjustBalanceRequest { operator: "o".repeat(65), ..adjust() }, "operator"),
+    ] {
+        assert_names(internal.clone().adjust_balance(request).await.unwrap_err(), "10009", field);
+    }
+    let user_id = "a/b".to_owned();
+    let refused = internal.clone().initialize_user(InitializeUserRequest { user_id: user_id.clone() }).await;
+    assert_names(refused.unwrap_err(), "10009", "user_id");
+    assert_names(public.clone().get_account(GetAccountRequest { user_id }).await.unwrap_err(), "10009", "user_id");
+
+    let list = || ListRecordsRequest { user_id: "u".into(), ..Default::default() };
+    for (request, code, field) in [
+        (ListRecordsRequest { page: -1, ..list() }, "10009", "page"),
+        (ListRecordsRequest { page: 502, ..list() }, "10009", "page"),
+        (ListRecordsRequest { page_size: -1, ..list() }, "10009", "page_size"),
+        (ListRecordsRequest { page_size: 101, ..list() }, "10009", "page_size"),
+        (ListRecordsRequest { r#type: 3, ..list() }, "10009", "type"),
+        (ListRecordsRequest { service_name: "none".into(), ..list() }, "10008", "service_name"),
+        (ListRecordsRequest { from: "yesterday".into(), ..list() }, "10009", "from"),
+        (ListRecordsRequest { to: "2026-13-01".into(), ..list() }, "10009", "to"),
+        (ListRecordsRequest { from: "2026-02-02".into(), to: "2026-02-01".into(), ..list() }, "10009", "from"),
+        (ListRecordsRequest { page_token: "forged".into(), ..list() }, "10009", "page_token"),
+    ] {
+        assert_names(public.clone().list_records(request).await.unwrap_err(), code, field);
+    }
+    let usage = || GetUsageRequest { user_id: "u".into(), ..Default::default() };
+    for (request, code, field) in [
+        (GetUsageRequest { from: "2024-01-01".into(), to: "2025-01-01".into(), ..usage() }, "10009", "from"),
+        (GetUsageRequest { service_name: "none".into(), ..usage() }, "10008", "service_name"),
+    ] {
+        assert_names(public.clone().get_usage(request).await.unwrap_err(), code, field);
+    }
+    assert_unchanged(service).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn bad_json_is_refused_by_field(#[values(MySql, Sqlite)] on: Backend) {
+    let service = with_one_charge(on).await;
+    let body = |field: &str, value: Value| {
+        let mut body = json!({"user_id": "u", "service_name": "asset", "count": 1});
+        body[field] = value;
+        body.to_string()
+    };
+    for (body, code, field) in [
+        (body("user_id", json!("a b")), "10009", "user_id"),
+        (body("user_id", json!(7)), "10009", "user_id"),
+        (body("service_name", json!("nope")), "10008", "service_name"),
+        (body("count", json!(0)), "10009", "count"),
+        (body("count", json!("many")), "10009", "count"),
+        (body("count", json!(1.5)), "10009", "count"),
+        (body("count", json!(3_000_000_000u32)), "10009", "count"),
+        (body("count", json!([1])), "10009", "count"),
+        (body("cost", json!("NaN")), "10009", "cost"),
+        (body("cost", json!("-Infinity")), "10009", "cost"),
+        (body("cost", json!(-1)), "10009", "cost"),
+        (body("cost", json!(0.1234567)), "10009", "cost"),
+        (body("cost", json!(true)), "10009", "cost"),
+        (body("trace_id", json!("x".repeat(129))), "10009", "trace_id"),
+        (body("usage", json!({"input_tokens": -5})), "10009", "usage.input_tokens"),
+        (body("usage", json!({"inputTokens": "lots"})), "10009", "usage.inputTokens"),
+        (body("userId", json!("v")), "10009", "body"),
+        ("{\"user_id\": \"u\"".into(), "10009", "body"),
+        ("[1, 2]".into(), "10009", "body"),
+        ("\u{1}".into(), "10009", "body"),
+        (String::new(), "10009", "user_id"),
+        (format!("{{\"user_id\":\"{}\"}}", "x".repeat(2_000_000)), "10009", "body"),
+    ] {
+        let (status, reply) = service.post("/internal/v1/billing/deduct", body.clone()).await;
+        let shown = &body[..body.len().min(120)];
+        assert_eq!((status, reply["code"].as_u64()), (400, Some(400)), "{shown}: {reply}");
+        assert_eq!(reply["metadata"], json!({"error_code": code, "field": field}), "{shown}: {reply}");
+    }
+    for (path, field) in [
+        ("/api/v1/billing/account", "user_id"),
+        ("/api/v1/billing/account?user_id=", "user_id"),
+        ("/api/v1/billing/account?user_id=a%20b", "user_id"),
+        ("/api/v1/billing/account?user_id=u&user_id=v", "user_id"),
+        ("/api/v1/billing/account/a%2Fb", "user_id"),
+        ("/api/v1/billing/account/u?user_id=v", "user_id"),
+        ("/api/v1/billing/records?user_id=u&page=one", "page"),
+        ("/api/v1/billing/records?user_id=u&page_size=1000", "page_size"),
+        ("/api/v1/billing/records?user_id=u&type=9", "type"),
+        ("/api/v1/billing/usage?user_id=u&from=tomorrow", "from"),
+    ] {
+        let (status, reply) = service.get(path).await;
+        assert_eq!((status, &reply["metadata"]["field"]), (400, &json!(field)), "{path}: {reply}");
+        assert_eq!(reply["reason"], "INVALID_ARGUMENT");
+    }
+    assert_unchanged(service).await;
+}

@@ -1,0 +1,110 @@
+//! Many callers at once.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use rstest::rstest;
+
+use crate::harness::{Backend, MySql, Service, Sqlite, charge, code_of, traced};
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_charges_on_a_balance_for_fifty_make_fifty(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    service.use_up_free_quota("u", "payment").await;
+    service.adjust("u", 5.0).await;
+    let replies = join_all((0..200).map(|_| service.try_deduct(charge("u", "payment", 1)))).await;
+    let (passed, refused): (Vec<_>, Vec<_>) = replies.into_iter().partition(Result::is_ok);
+    assert_eq!((passed.len(), refused.len()), (50, 150));
+    assert!(refused.iter().all(|reply| code_of(reply.as_ref().unwrap_err()).1 == "10001"));
+    assert_eq!(service.account("u").await.balance, 0.0);
+    service.assert_audit_is_clean().await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_processes_on_one_database_do_not_overspend(#[values(MySql, Sqlite)] on: Backend) {
+    let one = Service::start(on).await;
+    let config = one.database.config(&[]);
+    let two = billing_service::app::App::start(config).await.unwrap();
+    let address = format!("http://{}", two.grpc_addr);
+    let other =
+        billing_service::service::proto::billing_internal_service_client::BillingInternalServiceClient::connect(
+            address,
+        )
+        .await
+        .unwrap();
+    one.use_up_free_quota("u", "payment").await;
+    one.adjust("u", 5.0).await;
+    let here = join_all((0..100).map(|_| one.try_deduct(charge("u", "payment", 1))));
+    let there = join_all((0..100).map(|_| {
+        let mut other = other.clone();
+        async move { other.deduct_quota(charge("u", "payment", 1)).await.map(|reply| reply.into_inner()) }
+    }));
+    let (here, there) = futures_util::join!(here, there);
+    let passed = here.iter().chain(&there).filter(|reply| reply.is_ok()).count();
+    assert_eq!(passed, 50);
+    one.assert_audit_is_clean().await;
+    two.stop().await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_users_arriving_at_once_do_not_collide(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Arc::new(Service::start(on).await);
+    let calls = (0..300).map(|i| {
+        let service = service.clone();
+        tokio::spawn(async move {
+            let user = format!("new-{}", i % 20);
+            match i / 20 % 3 {
+                0 => assert!(service.check(&user, "passport", 1).await.allowed),
+                1 => assert!(service.deduct(charge(&user, "passport", 1)).await.success),
+                _ => assert_eq!(service.account(&user).await.quotas.len(), 3),
+            }
+        })
+    });
+    for call in join_all(calls).await {
+        call.unwrap();
+    }
+    for user in 0..20 {
+        assert_eq!(service.state(&format!("new-{user}")).await, (0.0, [5, 0, 0]));
+    }
+    service.assert_audit_is_clean().await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_id_sent_many_times_at_once_charges_once(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    service.use_up_free_quota("u", "payment").await;
+    service.adjust("u", 5.0).await;
+    let replies = join_all((0..40).map(|_| service.deduct(traced("t", charge("u", "payment", 3))))).await;
+    assert_eq!(replies.iter().filter(|reply| !reply.replayed).count(), 1);
+    assert!(replies.iter().all(|reply| reply.record_id == replies[0].record_id && reply.balance == 4.7));
+    assert_eq!(service.account("u").await.balance, 4.7);
+    service.assert_audit_is_clean().await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mixed_traffic_leaves_books_that_balance(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Arc::new(Service::start_with(on, &[("billing.settlement.lanes", "3")]).await);
+    let calls = (0..600).map(|i: i32| {
+        let service = service.clone();
+        tokio::spawn(async move {
+            let user = format!("user-{}", i % 7);
+            let name = ["passport", "payment", "asset"][i as usize % 3];
+            match i % 5 {
+                0 => service.adjust(&user, f64::from(i % 50 + 1)).await,
+                1 => drop(service.try_deduct(traced(&format!("t{}", i % 30), charge(&user, name, i % 11 + 1))).await),
+                2 => drop(service.try_deduct(charge(&user, name, 700)).await),
+                _ => drop(service.check(&user, name, 3).await),
+            }
+        })
+    });
+    for call in join_all(calls).await {
+        call.unwrap();
+    }
+    let report = service.database.audit().await;
+    assert_eq!((report.users, report.difference_count), (7, 0), "{:#?}", report.differences);
+}

@@ -1,0 +1,96 @@
+//! One private MariaDB for the test process: its own port, its own temporary data.
+
+use std::{
+    io::Write,
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use sqlx::{AssertSqlSafe, Connection};
+
+/// Runs the server under a shell that ends it, and removes its data, when the test
+/// process has gone, however it went: the pipe to its input breaks.
+const SUPERVISED: &str = r#"
+"$@" &
+server=$!
+cat > /dev/null
+kill -9 "$server" 2> /dev/null
+wait "$server" 2> /dev/null
+rm -rf "$FOLDER"
+"#;
+
+struct Server {
+    port: u16,
+    _supervisor: Child,
+}
+
+static SERVER: OnceLock<Server> = OnceLock::new();
+
+/// A fresh database; the source that names it.
+pub async fn create_database() -> String {
+    static DATABASES: AtomicU64 = AtomicU64::new(0);
+    let port = tokio::task::spawn_blocking(|| SERVER.get_or_init(start).port).await.unwrap();
+    let name = format!("billing_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
+    let mut connection = sqlx::MySqlConnection::connect(&format!("mysql://root@127.0.0.1:{port}/")).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name} CHARACTER SET utf8mb4")))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    format!("root@tcp(127.0.0.1:{port})/{name}?charset=utf8mb4&parseTime=True&loc=Local")
+}
+
+fn start() -> Server {
+    let folder = tempfile::Builder::new().prefix("billing-mariadb-").tempdir().unwrap().keep();
+    let data = folder.join("data");
+    let installed = Command::new("mariadb-install-db")
+        .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
+        .arg(format!("--datadir={}", data.display()))
+        .output()
+        .expect("mariadb-install-db runs; `make deps` installs it");
+    assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
+    for _ in 0..5 {
+        let port = free_port();
+        let mut supervisor = Command::new("sh")
+            .args(["-c", SUPERVISED, "sh", "mariadbd", "--no-defaults", "--user=root", "--skip-log-bin"])
+            .arg(format!("--datadir={}", data.display()))
+            .arg(format!("--socket={}", folder.join("socket").display()))
+            .arg(format!("--port={port}"))
+            .args(["--bind-address=127.0.0.1", "--max-connections=1000", "--innodb-buffer-pool-size=256M"])
+            .env("FOLDER", &folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(folder.join("log")).unwrap())
+            .spawn()
+            .unwrap();
+        if answers(port, &mut supervisor) {
+            return Server { port, _supervisor: supervisor };
+        }
+    }
+    panic!("mariadbd does not start: {}", std::fs::read_to_string(folder.join("log")).unwrap_or_default());
+}
+
+/// Waits for the port, for a bounded time.
+fn answers(port: u16, supervisor: &mut Child) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < deadline {
+        if let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) {
+            let _ = stream.flush();
+            return true;
+        }
+        if supervisor.try_wait().unwrap().is_some() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    false
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}

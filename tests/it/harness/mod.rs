@@ -1,0 +1,303 @@
+//! Starts the service on a database of its own, and talks to it.
+
+pub mod mariadb;
+pub mod process;
+
+use std::{
+    fmt::Write as _,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+};
+
+use billing_service::{
+    app::{self, App},
+    biz::{
+        audit::{self, Report},
+        calendar::Clock,
+    },
+    config::Config,
+    service::proto::{
+        AdjustBalanceRequest, CheckQuotaReply, CheckQuotaRequest, DeductQuotaReply, DeductQuotaRequest,
+        GetAccountReply, GetAccountRequest, ListRecordsReply, ListRecordsRequest,
+        billing_internal_service_client::BillingInternalServiceClient, billing_service_client::BillingServiceClient,
+    },
+};
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use tonic::{Code, Status, transport::Channel};
+use tonic_types::StatusExt;
+
+pub use self::Backend::{MySql, Sqlite};
+
+/// The databases that every promise holds on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    MySql,
+    Sqlite,
+}
+
+/// A database of its own for one test, and the configuration that names it.
+pub struct Database {
+    pub backend: Backend,
+    /// `data.database.source`.
+    pub source: String,
+    folder: tempfile::TempDir,
+}
+
+impl Database {
+    pub async fn create(backend: Backend) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let source = match backend {
+            MySql => mariadb::create_database().await,
+            Sqlite => folder.path().join("billing.db").display().to_string(),
+        };
+        Self { backend, source, folder }
+    }
+
+    /// A configuration file: the prices and quotas of the contract, free ports, and
+    /// `changes` as environment variables would make them.
+    pub fn config_file(&self, changes: &[(&str, &str)]) -> PathBuf {
+        static FILES: AtomicU64 = AtomicU64::new(0);
+        let driver = match self.backend {
+            MySql => "mysql",
+            Sqlite => "sqlite",
+        };
+        let mut yaml = format!(
+            "data: {{database: {{driver: {driver}, source: '{}', max_connections: 8}}}}\n\
+             server.http: {{addr: '127.0.0.1:0', timeout: 20s}}\n\
+             server.grpc: {{addr: '127.0.0.1:0', timeout: 20s}}\n\
+             billing.prices: {{passport: 0.01, payment: 0.10, asset: 0.05}}\n\
+             billing.free_quotas: {{passport: 10000, payment: 1000, asset: 1000}}\n\
+             log: {{level: info, format: json}}\n",
+            self.source
+        );
+        for (key, value) in changes {
+            writeln!(yaml, "{key}: {value}").unwrap();
+        }
+        let number = FILES.fetch_add(1, Ordering::Relaxed);
+        let path = self.folder.path().join(format!("config-{number}.yaml"));
+        std::fs::write(&path, nest(&yaml)).unwrap();
+        path
+    }
+
+    pub fn config(&self, changes: &[(&str, &str)]) -> Config {
+        Config::load(&self.config_file(changes)).unwrap()
+    }
+
+    /// Audits the books, as `cron --once audit` does.
+    pub async fn audit(&self) -> Report {
+        let store = app::connect(&self.config(&[])).await.unwrap();
+        let report = audit::audit(&*store).await.unwrap();
+        store.close().await;
+        report
+    }
+
+    pub async fn assert_audit_is_clean(&self) {
+        let report = self.audit().await;
+        assert!(report.differences.is_empty(), "{:#?}", report.differences);
+    }
+
+    /// Runs one statement behind the service's back.
+    pub async fn execute(&self, sql: &str) {
+        let sql = sqlx::AssertSqlSafe(sql.to_owned());
+        match self.backend {
+            MySql => {
+                let mut connection = self.mysql().await;
+                sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+            }
+            Sqlite => {
+                let mut connection = self.sqlite().await;
+                sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+            }
+        }
+    }
+
+    pub async fn mysql(&self) -> sqlx::MySqlConnection {
+        use sqlx::Connection;
+        let options = billing_service::data::dsn::mysql(&self.source).unwrap();
+        sqlx::MySqlConnection::connect_with(&options).await.unwrap()
+    }
+
+    pub async fn sqlite(&self) -> sqlx::SqliteConnection {
+        use sqlx::Connection;
+        let options = billing_service::data::dsn::sqlite(&self.source).unwrap();
+        sqlx::SqliteConnection::connect_with(&options).await.unwrap()
+    }
+}
+
+/// YAML with dotted keys on top made into nested mappings; later keys win.
+fn nest(yaml: &str) -> String {
+    let mut root = serde_json::Map::new();
+    for line in yaml.lines() {
+        let (path, value) = line.split_once(": ").unwrap();
+        let value: Value = flow_value(value);
+        let mut at = &mut root;
+        let mut parts: Vec<&str> = path.split('.').collect();
+        let last = parts.pop().unwrap();
+        for part in parts {
+            at = at.entry(part).or_insert_with(|| Value::Object(Default::default())).as_object_mut().unwrap();
+        }
+        at.insert(last.to_owned(), value);
+    }
+    serde_json::to_string(&root).unwrap()
+}
+
+/// A flow-style YAML value, by way of the config crate's own parser.
+fn flow_value(value: &str) -> Value {
+    config::Config::builder()
+        .add_source(config::File::from_str(&format!("value: {value}"), config::FileFormat::Yaml))
+        .build()
+        .unwrap()
+        .get("value")
+        .unwrap()
+}
+
+/// A running service with clients for it.
+pub struct Service {
+    pub database: Database,
+    pub app: App,
+    pub clock: TestClock,
+    pub http: reqwest::Client,
+    pub public: BillingServiceClient<Channel>,
+    pub internal: BillingInternalServiceClient<Channel>,
+}
+
+impl Service {
+    pub async fn start(backend: Backend) -> Self {
+        Self::start_with(backend, &[]).await
+    }
+
+    pub async fn start_with(backend: Backend, changes: &[(&str, &str)]) -> Self {
+        Self::start_on(Database::create(backend).await, changes).await
+    }
+
+    pub async fn start_on(database: Database, changes: &[(&str, &str)]) -> Self {
+        let clock = TestClock::real();
+        let app = App::start_with_clock(database.config(changes), clock.clone()).await.unwrap();
+        let channel = Channel::from_shared(format!("http://{}", app.grpc_addr)).unwrap().connect().await.unwrap();
+        Self {
+            database,
+            clock,
+            http: reqwest::Client::new(),
+            public: BillingServiceClient::new(channel.clone()),
+            internal: BillingInternalServiceClient::new(channel),
+            app,
+        }
+    }
+
+    /// `GET` on the public port.
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        let response = self.http.get(format!("http://{}{path}", self.app.http_addr)).send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    /// `POST` on the internal port.
+    pub async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> (u16, Value) {
+        let url = format!("http://{}{path}", self.app.grpc_addr);
+        let response = self.http.post(url).body(body).send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    pub async fn account(&self, user: &str) -> GetAccountReply {
+        let request = GetAccountRequest { user_id: user.into() };
+        self.public.clone().get_account(request).await.unwrap().into_inner()
+    }
+
+    /// Balance, and used free units of `passport`, `payment` and `asset`.
+    pub async fn state(&self, user: &str) -> (f64, [i32; 3]) {
+        let account = self.account(user).await;
+        let used = |name: &str| {
+            account.quotas.iter().find(|quota| quota.service_name == name).map(|quota| quota.used_quota).unwrap()
+        };
+        (account.balance, [used("passport"), used("payment"), used("asset")])
+    }
+
+    pub async fn check(&self, user: &str, service: &str, count: i32) -> CheckQuotaReply {
+        let request =
+            CheckQuotaRequest { user_id: user.into(), service_name: service.into(), count, ..Default::default() };
+        self.internal.clone().check_quota(request).await.unwrap().into_inner()
+    }
+
+    pub async fn try_deduct(&self, request: DeductQuotaRequest) -> Result<DeductQuotaReply, Status> {
+        self.internal.clone().deduct_quota(request).await.map(|reply| reply.into_inner())
+    }
+
+    pub async fn deduct(&self, request: DeductQuotaRequest) -> DeductQuotaReply {
+        self.try_deduct(request).await.unwrap()
+    }
+
+    /// An operator's credit or debit, under an id of its own.
+    pub async fn adjust(&self, user: &str, amount: f64) {
+        static IDS: AtomicU64 = AtomicU64::new(0);
+        let request = AdjustBalanceRequest {
+            user_id: user.into(),
+            amount,
+            reason: "for a test".into(),
+            adjustment_id: format!("test-{}", IDS.fetch_add(1, Ordering::Relaxed)),
+            operator: "tester".into(),
+        };
+        self.internal.clone().adjust_balance(request).await.unwrap();
+    }
+
+    /// Uses up the free quota of `service`.
+    pub async fn use_up_free_quota(&self, user: &str, service: &str) {
+        let left = self.check(user, service, 1).await.free_remaining;
+        if left > 0 {
+            self.deduct(charge(user, service, left)).await;
+        }
+    }
+
+    pub async fn records(&self, request: ListRecordsRequest) -> ListRecordsReply {
+        self.public.clone().list_records(request).await.unwrap().into_inner()
+    }
+
+    pub async fn assert_audit_is_clean(&self) {
+        self.database.assert_audit_is_clean().await;
+    }
+}
+
+/// A charge at the service's price.
+pub fn charge(user: &str, service: &str, count: i32) -> DeductQuotaRequest {
+    DeductQuotaRequest { user_id: user.into(), service_name: service.into(), count, ..Default::default() }
+}
+
+/// A charge with an id.
+pub fn traced(trace_id: &str, charge: DeductQuotaRequest) -> DeductQuotaRequest {
+    DeductQuotaRequest { trace_id: trace_id.into(), ..charge }
+}
+
+/// The gRPC status and the error code of a refusal.
+pub fn code_of(status: &Status) -> (Code, String) {
+    let details = status.get_error_details();
+    let info = details.error_info().expect("every error carries ErrorInfo");
+    assert_eq!(info.domain, "billing-service");
+    (status.code(), info.metadata["error_code"].clone())
+}
+
+/// A clock that tests move.
+#[derive(Clone)]
+pub struct TestClock {
+    ahead_micros: Arc<AtomicI64>,
+}
+
+impl TestClock {
+    fn real() -> Self {
+        Self { ahead_micros: Arc::new(AtomicI64::new(0)) }
+    }
+
+    /// From now on it is `instant`, and time goes on from there.
+    pub fn set(&self, instant: &str) {
+        let instant: DateTime<Utc> = instant.parse().unwrap();
+        let ahead = (instant - Utc::now()).num_microseconds().unwrap();
+        self.ahead_micros.store(ahead, Ordering::SeqCst);
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> DateTime<Utc> {
+        Utc::now() + chrono::Duration::microseconds(self.ahead_micros.load(Ordering::SeqCst))
+    }
+}

@@ -1,0 +1,59 @@
+//! The binaries as processes.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+/// A running server process; killed when dropped.
+pub struct ServerProcess {
+    child: Child,
+    pub grpc: String,
+}
+
+impl ServerProcess {
+    /// Starts `server -conf FILE` and waits until it says that it serves.
+    pub fn start(conf: &Path) -> Self {
+        let mut child =
+            Command::new(env!("CARGO_BIN_EXE_server")).arg("-conf").arg(conf).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let serving = lines
+            .by_ref()
+            .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap())
+            .find(|line| line["fields"]["message"] == "serving")
+            .expect("the server says that it serves");
+        // Goes on reading, or the server would stop at a full pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        let addr = |name: &str| format!("http://{}", serving["fields"][name].as_str().unwrap());
+        Self { grpc: addr("grpc_addr"), child }
+    }
+
+    /// Sends SIGTERM.
+    pub fn terminate(&self) {
+        let sent = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// The exit code.
+    pub fn wait(mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a binary to its end.
+pub fn run(binary: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    Command::new(binary).args(arguments).envs(environment.iter().copied()).output().unwrap()
+}
+
+pub const SERVER: &str = env!("CARGO_BIN_EXE_server");
+pub const CRON: &str = env!("CARGO_BIN_EXE_cron");

@@ -1,0 +1,140 @@
+//! What happens while the database holds everything up.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use rstest::rstest;
+use sqlx::Connection;
+use tonic::Code;
+
+use crate::harness::{Backend, Database, MySql, Service, Sqlite, charge, code_of, traced};
+
+/// Holds the lock that settling an account of `u` needs, until dropped or rolled back.
+enum Lock {
+    MySql(sqlx::MySqlConnection),
+    Sqlite(sqlx::SqliteConnection),
+}
+
+impl Lock {
+    async fn take(database: &Database) -> Self {
+        match database.backend {
+            MySql => {
+                let mut connection = database.mysql().await;
+                let sql = "BEGIN; SELECT * FROM user_balance WHERE user_id = 'u' FOR UPDATE";
+                sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+                Lock::MySql(connection)
+            }
+            Sqlite => {
+                let mut connection = database.sqlite().await;
+                sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut connection).await.unwrap();
+                Lock::Sqlite(connection)
+            }
+        }
+    }
+
+    async fn release(self) {
+        match self {
+            Lock::MySql(connection) => connection.close().await.unwrap(),
+            Lock::Sqlite(connection) => connection.close().await.unwrap(),
+        }
+    }
+}
+
+const ONE_SMALL_LANE: &[(&str, &str)] =
+    &[("billing.settlement", "{lanes: 1, queue: 10, batch: 5, patience: 30s}"), ("server.grpc.timeout", "30s")];
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_lane_refuses_at_once_and_keeps_what_it_accepted(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, ONE_SMALL_LANE).await;
+    service.account("u").await;
+    let lock = Lock::take(&service.database).await;
+    let calls: Vec<_> = (0..60)
+        .map(|i| {
+            let mut client = service.internal.clone();
+            let request = traced(&format!("t{i}"), charge("u", "passport", 1));
+            tokio::spawn(async move { client.deduct_quota(request).await })
+        })
+        .collect();
+    // The batch in flight holds one to five and the queue ten; the others are answered
+    // while the lock is still held.
+    let refused = async {
+        while calls.iter().filter(|call| call.is_finished()).count() < 45 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), refused).await.expect("refused at once");
+    lock.release().await;
+
+    let mut passed = 0;
+    for reply in join_all(calls).await {
+        match reply.unwrap() {
+            Ok(_) => passed += 1,
+            Err(refused) => assert_eq!(code_of(&refused), (Code::Unavailable, "10014".into())),
+        }
+    }
+    assert!((11..=15).contains(&passed), "{passed}");
+    assert_eq!(service.state("u").await.1[0], passed);
+    service.assert_audit_is_clean().await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_charge_outlives_its_caller_and_its_deadline(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, &[("server.grpc.timeout", "0.2s")]).await;
+    service.account("u").await;
+    let lock = Lock::take(&service.database).await;
+
+    let late = service.try_deduct(traced("late", charge("u", "passport", 1))).await.unwrap_err();
+    assert_eq!(code_of(&late), (Code::Unavailable, "10014".into()));
+
+    let (sent, mut client) = (traced("gone", charge("u", "passport", 2)), service.internal.clone());
+    let mut call = Box::pin(client.deduct_quota(sent));
+    let gone = tokio::time::timeout(Duration::from_millis(50), &mut call).await;
+    assert!(gone.is_err());
+    drop(call);
+    lock.release().await;
+
+    // Whether it had reached the service or not, a retry settles the matter.
+    let retry = async |request| {
+        for _ in 0..50 {
+            if let Ok(reply) = service.try_deduct(Clone::clone(&request)).await {
+                return reply;
+            }
+        }
+        panic!("the service does not recover")
+    };
+    assert!(retry(traced("late", charge("u", "passport", 1))).await.replayed);
+    retry(traced("gone", charge("u", "passport", 2))).await;
+    assert_eq!(service.state("u").await.1[0], 3);
+    service.assert_audit_is_clean().await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_answers_what_was_accepted(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    service.account("u").await;
+    let lock = Lock::take(&service.database).await;
+    let mut calls: Vec<_> = (0..20)
+        .map(|i| {
+            let mut client = service.internal.clone();
+            let request = traced(&format!("t{i}"), charge("u", "passport", 1));
+            Box::pin(async move { client.deduct_quota(request).await })
+        })
+        .collect();
+    for call in &mut calls {
+        assert!(futures_util::poll!(call).is_pending());
+    }
+    // Sent behind them on the same connection: when it is answered, they have arrived.
+    assert!(service.check("u", "passport", 1).await.allowed);
+    let stopping = tokio::spawn(service.app.stop());
+    lock.release().await;
+    for reply in join_all(calls).await {
+        assert!(reply.unwrap().into_inner().success);
+    }
+    stopping.await.unwrap();
+    let service = Service::start_on(service.database, &[]).await;
+    assert_eq!(service.state("u").await.1[0], 20);
+    service.assert_audit_is_clean().await;
+}

@@ -1,0 +1,163 @@
+//! What the ports answer beside the contract's rpcs.
+
+use billing_service::service::proto::{
+    CheckQuotaRequest, RechargeCallbackRequest, RechargeRequest,
+    billing_internal_service_client::BillingInternalServiceClient,
+};
+use rstest::rstest;
+use tokio_stream::StreamExt;
+use tonic::{Code, Request, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
+
+use crate::harness::{Backend, MySql, Service, Sqlite, charge, code_of};
+
+async fn channel(service: &Service) -> Channel {
+    Channel::from_shared(format!("http://{}", service.app.grpc_addr)).unwrap().connect().await.unwrap()
+}
+
+#[rstest]
+#[tokio::test]
+async fn both_ports_say_that_they_live_and_are_ready(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    for addr in [service.app.http_addr, service.app.grpc_addr] {
+        for path in ["health", "ready"] {
+            let response = service.http.get(format!("http://{addr}/{path}")).send().await.unwrap();
+            assert_eq!(response.status(), 200);
+            assert_eq!(response.text().await.unwrap(), r#"{"status":"UP","service":"billing-service"}"#);
+        }
+    }
+    let mut health = HealthClient::new(channel(&service).await);
+    for name in ["", "billing.v1.BillingService", "billing.v1.BillingInternalService"] {
+        let reply = health.check(HealthCheckRequest { service: name.into() }).await.unwrap().into_inner();
+        assert_eq!(reply.status, 1, "{name}");
+    }
+}
+
+#[rstest]
+#[tokio::test]
+async fn reflection_names_the_services(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut client = ServerReflectionClient::new(channel(&service).await);
+    let mut replies = client.server_reflection_info(tokio_stream::iter([request])).await.unwrap().into_inner();
+    let reply = replies.next().await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(list)) = reply.message_response else { panic!("{reply:?}") };
+    let names: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
+    for name in ["billing.v1.BillingService", "billing.v1.BillingInternalService", "grpc.health.v1.Health"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+}
+
+#[rstest]
+#[tokio::test]
+async fn metrics_count_under_the_names_of_the_contract(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    service.adjust("u", 1.0).await;
+    service.check("u", "asset", 1).await;
+    service.deduct(charge("u", "asset", 1010)).await;
+    let _ = service.try_deduct(charge("u", "asset", 1_000)).await;
+    let _ = service.try_deduct(charge("u", "made-up-name", 1)).await;
+    let url = format!("http://{}/metrics", service.app.grpc_addr);
+    let text = service.http.get(url).send().await.unwrap().text().await.unwrap();
+    for line in [
+        r#"billing_quota_check_total{result="free",service="asset"} 1"#,
+        r#"billing_quota_deduct_total{service="asset",type="mixed"} 1"#,
+        r#"billing_deduct_failure{reason="insufficient_balance"} 1"#,
+        r#"billing_deduct_failure{reason="unknown_service"} 1"#,
+        "billing_deduct_success 1",
+        r#"billing_balance_amount{operation="deduct"} 0.5"#,
+        "billing_quota_check_duration_seconds_count 1",
+        "billing_quota_deduct_duration_seconds_count 3",
+        "quota_check_duration_ms_count 1",
+        r#"billing_duration_ms_count{operation="deduct"} 3"#,
+        "billing_idempotent_hit 0",
+        "billing_idempotent_conflict 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+    assert!(!text.contains("made-up-name"), "a caller's text became a label");
+    assert_eq!(service.get("/metrics").await.0, 404, "metrics are not public");
+}
+
+#[tokio::test]
+async fn an_outage_shows_in_readiness_and_as_overload_and_never_as_missing_data() {
+    let service = Service::start(MySql).await;
+    service.adjust("u", 1.0).await;
+    // The database goes away under the service: its name is no longer there.
+    let name = service.database.source.split(['/', '?']).nth(1).unwrap();
+    service.database.execute(&format!("DROP DATABASE {name}")).await;
+    let refused = service.try_deduct(charge("u", "asset", 1)).await.unwrap_err();
+    assert!(matches!(refused.code(), Code::Unavailable | Code::Internal), "{refused:?}");
+    assert_eq!(service.get("/health").await.0, 200);
+}
+
+#[tokio::test]
+async fn top_ups_say_that_they_are_not_served() {
+    let service = Service::start(Sqlite).await;
+    let refused = service.public.clone().recharge(RechargeRequest::default()).await.unwrap_err();
+    assert_eq!(code_of(&refused), (Code::Unavailable, "10006".into()));
+    let refused = service.internal.clone().recharge_callback(RechargeCallbackRequest::default()).await.unwrap_err();
+    assert_eq!(code_of(&refused), (Code::Unavailable, "10006".into()));
+}
+
+#[tokio::test]
+async fn an_unknown_rpc_is_unimplemented() {
+    let service = Service::start(Sqlite).await;
+    let mut grpc = tonic::client::Grpc::new(channel(&service).await);
+    let codec = tonic_prost::ProstCodec::<CheckQuotaRequest, CheckQuotaRequest>::default();
+    for path in ["/billing.v1.BillingService/Nothing", "/no.such/Service"] {
+        grpc.ready().await.unwrap();
+        let reply = grpc.unary(Request::new(CheckQuotaRequest::default()), path.parse().unwrap(), codec.clone()).await;
+        assert_eq!(reply.unwrap_err().code(), Code::Unimplemented, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn with_tokens_set_the_internal_service_asks_for_one() {
+    let tokens = ("server.grpc.internal_tokens", "[0123456789abcdef, fedcba9876543210]");
+    let service = Service::start_with(Sqlite, &[tokens, ("server.http.internal_routes", "true")]).await;
+    let check =
+        || CheckQuotaRequest { user_id: "u".into(), service_name: "asset".into(), count: 1, ..Default::default() };
+    let mut client = BillingInternalServiceClient::new(channel(&service).await);
+    for (header, allowed) in [
+        (None, false),
+        (Some(""), false),
+        (Some("Bearer "), false),
+        (Some("Bearer 0123456789abcdeg"), false),
+        (Some("Bearer 0123456789abcde"), false),
+        (Some("Basic 0123456789abcdef"), false),
+        (Some("Bearer 0123456789abcdef"), true),
+        (Some("bearer fedcba9876543210"), true),
+    ] {
+        let mut request = Request::new(check());
+        if let Some(header) = header {
+            request.metadata_mut().insert("authorization", header.parse().unwrap());
+        }
+        match client.check_quota(request).await {
+            Ok(_) => assert!(allowed, "{header:?}"),
+            Err(refused) => {
+                assert!(!allowed, "{header:?}");
+                assert_eq!(code_of(&refused), (Code::Unauthenticated, "10012".into()));
+            }
+        }
+        for addr in [service.app.grpc_addr, service.app.http_addr] {
+            let mut request = service.http.post(format!("http://{addr}/internal/v1/billing/check"));
+            if let Some(header) = header {
+                request = request.header("authorization", header);
+            }
+            let body = r#"{"user_id":"u","service_name":"asset","count":1}"#;
+            let status = request.body(body).send().await.unwrap().status();
+            assert_eq!(status.as_u16(), if allowed { 200 } else { 401 }, "{header:?}");
+        }
+    }
+    // The front end's part needs none.
+    assert_eq!(service.account("u").await.quotas.len(), 3);
+    assert_eq!(service.get("/health").await.0, 200);
+}

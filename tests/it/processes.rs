@@ -1,0 +1,134 @@
+//! The binaries as an operator runs them.
+
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Backend, Database, MySql, Sqlite,
+    mariadb::free_port,
+    process::{CRON, SERVER, ServerProcess, run},
+};
+
+fn stderr(output: &std::process::Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+async fn post(base: &str, path: &str, body: Value) -> Value {
+    let request = reqwest::Client::new().post(format!("{base}{path}")).body(body.to_string());
+    request.send().await.unwrap().json().await.unwrap()
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_server_serves_stops_on_sigterm_and_keeps_its_books(#[values(MySql, Sqlite)] on: Backend) {
+    let database = Database::create(on).await;
+    let conf = database.config_file(&[]);
+    let server = ServerProcess::start(&conf);
+    let charge = json!({"user_id": "u", "service_name": "asset", "count": 5, "trace_id": "t"});
+    assert_eq!(post(&server.grpc, "/internal/v1/billing/deduct", charge.clone()).await["free_remaining"], 995);
+    server.terminate();
+    assert_eq!(server.wait(), Some(0));
+
+    let server = ServerProcess::start(&conf);
+    assert_eq!(post(&server.grpc, "/internal/v1/billing/deduct", charge).await["replayed"], true);
+    drop(server);
+    let audit = run(CRON, &["-conf", conf.to_str().unwrap(), "--once", "audit"], &[]);
+    assert_eq!(audit.status.code(), Some(0), "{}", stderr(&audit));
+    assert_eq!(String::from_utf8_lossy(&audit.stdout), "audit: 1 users, 0 differences\n");
+}
+
+#[rstest]
+#[case("balance", "UPDATE user_balance SET balance = balance + 1 WHERE user_id = 'u'", "balance says")]
+#[case(
+    "quota",
+    "UPDATE free_quota SET used_quota = used_quota - 1 WHERE service_name = 'asset'",
+    "used quota of asset"
+)]
+#[case("record", "DELETE FROM billing_record WHERE type = 2", "amount of transactions")]
+#[case("rollup", "UPDATE usage_daily SET paid_count = paid_count + 1", "rollup of asset")]
+#[case("stranger", "UPDATE usage_daily SET user_id = 'nobody'", "user nobody")]
+#[case("transaction", "DELETE FROM billing_transaction", "units of transactions")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_audit_finds_what_was_tampered_with(
+    #[values(MySql, Sqlite)] on: Backend,
+    #[case] _what: &str,
+    #[case] tampering: &str,
+    #[case] found: &str,
+) {
+    let service = crate::harness::Service::start(on).await;
+    service.adjust("u", 10.0).await;
+    service.deduct(crate::harness::charge("u", "asset", 1010)).await;
+    service.assert_audit_is_clean().await;
+    service.database.execute(tampering).await;
+    let conf = service.database.config_file(&[]);
+    let audit = run(CRON, &["--conf", conf.to_str().unwrap(), "--once", "audit"], &[]);
+    let printed = String::from_utf8_lossy(&audit.stdout).into_owned();
+    assert_eq!(audit.status.code(), Some(1), "{printed}");
+    assert!(printed.contains(found), "{printed}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_configuration_stops_the_start_and_is_named() {
+    let database = Database::create(Sqlite).await;
+    for (key, value) in [
+        ("server.http.port", "8107"),
+        ("server.http.timeout", "fast"),
+        ("billing.prices.asset", "-1"),
+        ("billing.timezone", "Nowhere"),
+        ("data.database.driver", "postgres"),
+        ("log.level", "'a=b=c'"),
+    ] {
+        let conf = database.config_file(&[(key, value)]);
+        let server = run(SERVER, &["-conf", conf.to_str().unwrap()], &[]);
+        assert_eq!(server.status.code(), Some(1), "{key}");
+        let last = key.rsplit('.').next().unwrap();
+        assert!(stderr(&server).contains(last), "{key}: {}", stderr(&server));
+    }
+    let conf = database.config_file(&[]);
+    let server = run(SERVER, &["-conf", conf.to_str().unwrap()], &[("BILLING__DATA__DATABASE__SORCE", "x")]);
+    assert_eq!(server.status.code(), Some(1));
+    assert!(stderr(&server).contains("sorce"), "{}", stderr(&server));
+    let missing = run(SERVER, &["-conf", "nowhere.yaml"], &[]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(stderr(&missing).contains("nowhere.yaml"), "{}", stderr(&missing));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unreachable_database_is_waited_for_and_then_named() {
+    let database = Database::create(Sqlite).await;
+    let source = format!("root:topsecret@tcp(127.0.0.1:{})/billing", free_port());
+    let conf = database.config_file(&[
+        ("data.database.driver", "mysql"),
+        ("data.database.source", &source),
+        ("data.database.connect_timeout", "0.5s"),
+    ]);
+    let server = run(SERVER, &["-conf", conf.to_str().unwrap()], &[]);
+    let said = stderr(&server);
+    assert_eq!(server.status.code(), Some(1));
+    assert!(said.contains("trying again") && said.contains("data.database.source: gave up"), "{said}");
+    assert!(!said.contains("topsecret"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_taken_port_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let database = Database::create(Sqlite).await;
+    let addr = taken.local_addr().unwrap().to_string();
+    let conf = database.config_file(&[("server.grpc.addr", &format!("'{addr}'"))]);
+    let server = run(SERVER, &["-conf", conf.to_str().unwrap()], &[]);
+    assert_eq!(server.status.code(), Some(1));
+    assert!(stderr(&server).contains("server.grpc.addr"), "{}", stderr(&server));
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn migrating_is_a_command_that_may_be_repeated(#[values(MySql, Sqlite)] on: Backend) {
+    let database = Database::create(on).await;
+    let conf = database.config_file(&[]);
+    for _ in 0..2 {
+        let migrated = run(SERVER, &["-conf", conf.to_str().unwrap(), "--migrate-only"], &[]);
+        assert_eq!(migrated.status.code(), Some(0), "{}", stderr(&migrated));
+    }
+    database.execute("SELECT user_id, balance FROM user_balance").await;
+    database.assert_audit_is_clean().await;
+}

@@ -1,0 +1,161 @@
+//! The REST face: names, numbers, styles, routes.
+
+use billing_service::service::proto::DESCRIPTORS;
+use prost_reflect::{DescriptorPool, DynamicMessage, Value as Reflected};
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use crate::harness::{Backend, MySql, Service, Sqlite};
+
+#[rstest]
+#[tokio::test]
+async fn replies_are_written_in_full_with_snake_case_names(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    let body = r#"{"user_id":"new_user_001","service_name":"passport","count":1}"#;
+    let url = format!("http://{}/internal/v1/billing/check", service.app.grpc_addr);
+    let text = service.http.post(url).body(body).send().await.unwrap().text().await.unwrap();
+    assert_eq!(
+        text,
+        r#"{"allowed":true,"reason":"free","free_remaining":10000,"balance":0.0,"estimated_cost":0.0,"error_code":""}"#
+    );
+    let (_, account) = service.get("/api/v1/billing/account?user_id=new_user_001").await;
+    assert_eq!((&account["balance"], &account["held"]), (&json!(0.0), &json!(0.0)));
+    assert_eq!(account["quotas"][0]["used_quota"], 0);
+    assert_eq!(service.get("/api/v1/billing/account/new_user_001").await.1, account);
+    let (_, summary) = service.get("/api/v1/billing/stats/summary?userId=new_user_001").await;
+    assert_eq!(summary, json!({"user_id": "new_user_001", "total_count": 0, "total_cost": 0.0, "services": []}));
+}
+
+#[rstest]
+#[tokio::test]
+async fn requests_take_both_cases_and_numbers_as_strings(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    for (trace, body) in [
+        ("a", json!({"user_id": "u", "service_name": "asset", "count": 2, "trace_id": "a", "cost": 0.5})),
+        ("a", json!({"userId": "u", "serviceName": "asset", "count": "2", "traceId": "a", "cost": "0.5"})),
+        ("a", json!({"user_id": "u", "serviceName": "asset", "count": 2.0, "trace_id": "a", "cost": "5e-1"})),
+        ("b", json!({"user_id": "u", "service_name": "asset", "count": 1, "traceId": "b", "usage": null})),
+        ("b", json!({"user_id": "u", "service_name": "asset", "count": 1, "traceId": "b", "unheard_of": 1})),
+    ] {
+        let (status, reply) = service.post("/internal/v1/billing/deduct", body.to_string()).await;
+        assert_eq!(status, 200, "{trace}: {reply}");
+    }
+    assert_eq!(service.state("u").await, (0.0, [0, 0, 3]));
+    let usage = json!({"inputTokens": "7", "output_tokens": 5, "cachedInputTokens": 1});
+    let body = json!({"userId": "u", "serviceName": "asset", "count": 1, "usage": usage});
+    assert_eq!(service.post("/internal/v1/billing/deduct", body.to_string()).await.0, 200);
+    let (_, records) = service.get("/api/v1/billing/records?userId=u&pageSize=1").await;
+    let record = &records["records"][0];
+    assert_eq!((&record["input_tokens"], &record["output_tokens"]), (&json!(7), &json!(5)));
+    assert!(record["created_at"].as_str().unwrap().ends_with('Z'), "{record}");
+}
+
+#[rstest]
+#[tokio::test]
+async fn headers_stand_in_for_missing_ids(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    let send = |path: &'static str, header: &'static str, id: &'static str, body: Value| {
+        let url = format!("http://{}{path}", service.app.grpc_addr);
+        let request = service.http.post(url).header(header, id).body(body.to_string());
+        async move { request.send().await.unwrap().json::<Value>().await.unwrap() }
+    };
+    let deduct = "/internal/v1/billing/deduct";
+    let body = || json!({"user_id": "u", "service_name": "asset", "count": 1});
+    assert_eq!(send(deduct, "Idempotency-Key", "one", body()).await["replayed"], false);
+    assert_eq!(send(deduct, "x-trace-id", "one", body()).await["replayed"], true);
+    let with_field = json!({"user_id": "u", "service_name": "asset", "count": 1, "traceId": "two"});
+    assert_eq!(send(deduct, "x-trace-id", "one", with_field).await["replayed"], false);
+    let adjust = json!({"user_id": "u", "amount": 3, "reason": "r"});
+    let first = send("/internal/v1/billing/adjust", "Idempotency-Key", "adjust-1", adjust.clone()).await;
+    assert_eq!((&first["adjustment_id"], &first["replayed"]), (&json!("adjust-1"), &json!(false)));
+    assert_eq!(send("/internal/v1/billing/adjust", "Idempotency-Key", "adjust-1", adjust).await["replayed"], true);
+    assert_eq!(service.state("u").await, (3.0, [0, 0, 2]));
+}
+
+#[rstest]
+#[tokio::test]
+async fn errors_have_the_bodies_of_the_contract(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    let body = json!({"user_id": "u", "service_name": "asset", "count": 1_000_000});
+    let (status, reply) = service.post("/internal/v1/billing/deduct", body.to_string()).await;
+    assert_eq!(status, 400);
+    assert_eq!(
+        reply,
+        json!({
+            "code": 400,
+            "reason": "INSUFFICIENT_BALANCE",
+            "message": "balance is not enough: 49950 needed, 0 available",
+            "metadata": {"error_code": "10001"},
+        })
+    );
+    let url = format!("http://{}/api/v1/billing/recharge", service.app.http_addr);
+    let recharge = service.http.post(url).body("{}").send().await.unwrap();
+    assert_eq!(recharge.status(), 503);
+    assert_eq!(recharge.json::<Value>().await.unwrap()["reason"], "PAYMENT_UNAVAILABLE");
+    assert_eq!(service.get("/nowhere").await.0, 404);
+    let (status, reply) = service.post("/health", "").await;
+    assert_eq!((status, &reply["reason"]), (405, &json!("METHOD_NOT_ALLOWED")));
+}
+
+#[rstest]
+#[tokio::test]
+async fn the_devshare_style_serves_the_platforms_front_end(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, &[("server.http.style", "devshare")]).await;
+    let (status, reply) = service.get("/api/v1/billing/account?userId=u").await;
+    assert_eq!((status, &reply["success"]), (200, &json!(true)));
+    assert_eq!(reply["data"]["userId"], "u");
+    assert_eq!(
+        reply["data"]["quotas"][0],
+        json!({
+            "serviceName": "asset", "totalQuota": 1000, "usedQuota": 0,
+            "resetMonth": service.account("u").await.quotas[0].reset_month,
+        })
+    );
+    let (status, reply) = service.get("/api/v1/billing/account?userId=").await;
+    assert_eq!(status, 400);
+    assert_eq!(reply, json!({"success": false, "errorCode": "10009", "errorMessage": "user_id: is required"}));
+}
+
+#[rstest]
+#[tokio::test]
+async fn internal_routes_stay_off_the_public_port_unless_opened(#[values(MySql, Sqlite)] on: Backend) {
+    let body = r#"{"user_id":"u","service_name":"asset","count":1}"#;
+    for (opened, expected) in [("false", 404), ("true", 200)] {
+        let service = Service::start_with(on, &[("server.http.internal_routes", opened)]).await;
+        let url = format!("http://{}/internal/v1/billing/check", service.app.http_addr);
+        assert_eq!(service.http.post(url).body(body).send().await.unwrap().status(), expected);
+    }
+}
+
+/// Reads the google.api.http rules out of the descriptors and calls each route.
+#[tokio::test]
+async fn every_http_rule_of_the_descriptors_has_a_route() {
+    let service = Service::start(Sqlite).await;
+    let pool = DescriptorPool::decode(DESCRIPTORS).unwrap();
+    let http = pool.get_extension_by_name("google.api.http").unwrap();
+    let mut rules = Vec::new();
+    for method in
+        pool.services().filter(|s| s.package_name() == "billing.v1").flat_map(|s| s.methods().collect::<Vec<_>>())
+    {
+        let options = method.options();
+        let rule = options.get_extension(&http).as_message().unwrap().clone();
+        assert!(rule.has_field_by_name("get") || rule.has_field_by_name("post"), "{} has no rule", method.full_name());
+        if let Some(Reflected::List(more)) = rule.get_field_by_name("additional_bindings").as_deref() {
+            rules.extend(more.iter().map(|binding| binding.as_message().unwrap().clone()));
+        }
+        rules.push(rule);
+    }
+    assert_eq!(rules.len(), 14);
+    for rule in rules {
+        let text =
+            |rule: &DynamicMessage, name: &str| rule.get_field_by_name(name).unwrap().as_str().unwrap().to_owned();
+        let (method, path) = match text(&rule, "get") {
+            get if get.is_empty() => (reqwest::Method::POST, text(&rule, "post")),
+            get => (reqwest::Method::GET, get),
+        };
+        let host = if path.starts_with("/internal/") { service.app.grpc_addr } else { service.app.http_addr };
+        let url = format!("http://{host}{}", path.replace("{user_id}", "u"));
+        let status = service.http.request(method.clone(), url).send().await.unwrap().status().as_u16();
+        assert!(status != 404 && status != 405, "{method} {path}: {status}");
+    }
+}
