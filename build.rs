@@ -8,7 +8,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let mut compiler = protox::Compiler::new(["proto"])?;
-    compiler.include_imports(true).open_file("billing/v1/billing.proto")?;
+    compiler.include_imports(true).include_source_info(true).open_file("billing/v1/billing.proto")?;
     // Encoded by the compiler itself: prost's types would drop the HTTP rules.
     let encoded = compiler.encode_file_descriptor_set();
     fs::write(out.join("billing_descriptor.bin"), &encoded)?;

@@ -1,28 +1,32 @@
-//! Jobs beside the service.
+//! Jobs beside the service: run one now, or all on their schedules.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
-use billing_service::{app, biz::audit, command};
+use billing_service::{app, biz::audit, command, data::Store};
 use clap::{Parser, ValueEnum};
+use tokio_cron_scheduler::{Job, JobScheduler};
 
-/// Runs a job of the billing service and exits.
+/// Runs the jobs of the billing service on their schedules, or one of them now.
 #[derive(Parser)]
 #[command(name = "cron")]
 struct Arguments {
     /// Configuration file; -conf works too.
     #[arg(long, default_value = "configs/config.yaml")]
     conf: PathBuf,
-    /// The job to run now.
+    /// Run this job now and exit.
     #[arg(long, value_name = "JOB")]
-    once: Job,
+    once: Option<JobName>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Job {
+enum JobName {
     /// Prove that every balance, quota and rollup follows from its history; exit 1
     /// when one does not.
     Audit,
 }
+
+/// In the billing zone: second, minute, hour, day of month, month, day of week.
+const AUDIT_SCHEDULE: &str = "0 30 3 * * *";
 
 fn main() -> ExitCode {
     command::exit_code(run())
@@ -34,15 +38,44 @@ async fn run() -> anyhow::Result<ExitCode> {
     let config = command::prepare(&arguments.conf)?;
     let store = app::connect(&config).await?;
     let code = match arguments.once {
-        Job::Audit => {
-            let report = audit::audit(&*store).await?;
-            for difference in &report.differences {
-                println!("{difference}");
-            }
-            println!("audit: {} users, {} differences", report.users, report.difference_count);
-            if report.difference_count == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        Some(JobName::Audit) => audit(&*store).await?,
+        None => {
+            run_schedules(store.clone(), config.billing.timezone).await?;
+            ExitCode::SUCCESS
         }
     };
     store.close().await;
     Ok(code)
+}
+
+/// Runs until asked to stop. An audit only reads, so two crons at once do no harm.
+async fn run_schedules(store: Arc<dyn Store>, zone: chrono_tz::Tz) -> anyhow::Result<()> {
+    let mut scheduler = JobScheduler::new().await?;
+    let daily = Job::new_async_tz(AUDIT_SCHEDULE, zone, move |_, _| {
+        let store = store.clone();
+        Box::pin(async move {
+            if let Err(error) = audit(&*store).await {
+                tracing::error!(%error, "audit failed");
+            }
+        })
+    })?;
+    scheduler.add(daily).await?;
+    scheduler.start().await?;
+    tracing::info!(audit = AUDIT_SCHEDULE, %zone, "waiting for the schedules");
+    command::stop_signal()?.await;
+    scheduler.shutdown().await?;
+    Ok(())
+}
+
+async fn audit(store: &dyn Store) -> anyhow::Result<ExitCode> {
+    let report = audit::audit(store).await?;
+    for difference in &report.differences {
+        println!("{difference}");
+    }
+    println!("audit: {} users, {} differences", report.users, report.difference_count);
+    if report.difference_count == 0 {
+        return Ok(ExitCode::SUCCESS);
+    }
+    tracing::error!(differences = report.difference_count, "the books do not balance");
+    Ok(ExitCode::FAILURE)
 }

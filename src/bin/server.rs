@@ -7,7 +7,6 @@ use billing_service::{
     command,
 };
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Serves balances, free quotas and charges over gRPC and REST.
 #[derive(Parser)]
@@ -34,12 +33,9 @@ async fn run() -> anyhow::Result<ExitCode> {
         tracing::info!("the schema is up to date");
         return Ok(ExitCode::SUCCESS);
     }
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = command::stop_signal()?;
     let app = App::start(config).await?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    stop.await;
     app.stop().await;
     Ok(ExitCode::SUCCESS)
 }

@@ -57,6 +57,8 @@ pub fn internal_app(
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // So that clients can show the details of errors.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let open = Routes::new(BillingServiceServer::new(api.clone()).max_decoding_message_size(limit))
         .add_service(health)

@@ -1,0 +1,81 @@
+# `make` alone lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+CONF ?= configs/local.yaml
+DEBIAN_PACKAGES := mariadb-server redis-server
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: init
+init: deps ## Install what the tests need and fetch the crates
+	cargo fetch --locked
+
+# The servers are only installed, never used as services: tests start their own.
+# policy-rc.d keeps the packages from starting them.
+.PHONY: deps
+deps: ## Install MariaDB and Redis (Debian packages) when they are missing
+	@if ! { command -v mariadbd && command -v mariadb-install-db && command -v redis-server; } > /dev/null; then \
+	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  $$sudo apt-get update -qq; \
+	  if [ ! -e /usr/sbin/policy-rc.d ]; then \
+	    printf '#!/bin/sh\nexit 101\n' | $$sudo tee /usr/sbin/policy-rc.d > /dev/null; \
+	    $$sudo chmod +x /usr/sbin/policy-rc.d; \
+	    trap "$$sudo rm -f /usr/sbin/policy-rc.d" EXIT; \
+	  fi; \
+	  DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $(DEBIAN_PACKAGES); \
+	fi
+
+.PHONY: build
+build: ## Build bin/server and bin/cron
+	cargo build --release --locked --bins
+	@mkdir -p bin
+	@install target/release/server target/release/cron bin/
+
+.PHONY: build-cron
+build-cron: ## Build bin/cron alone
+	cargo build --release --locked --bin cron
+	@mkdir -p bin
+	@install target/release/cron bin/
+
+.PHONY: run
+run: build ## Serve on 8107 and 9107 (CONF=configs/local.yaml)
+	bin/server -conf $(CONF)
+
+.PHONY: run-cron
+run-cron: build-cron ## Run the schedules (CONF=configs/local.yaml)
+	bin/cron -conf $(CONF)
+
+.PHONY: run-all
+run-all: build ## Run cron in the background and the server in front, logs in logs/
+	@mkdir -p logs
+	@bin/cron -conf $(CONF) > logs/cron.log 2>&1 & echo $$! > logs/cron.pid; \
+	  bin/server -conf $(CONF) > >(tee -a logs/server.log) 2>&1 & echo $$! > logs/server.pid; \
+	  trap 'kill $$(cat logs/cron.pid logs/server.pid) 2> /dev/null || true; rm -f logs/*.pid' EXIT; \
+	  wait $$(cat logs/server.pid)
+
+.PHONY: stop-all
+stop-all: ## Stop what run-all started
+	@for pid in $$(cat logs/server.pid logs/cron.pid 2> /dev/null); do kill $$pid 2> /dev/null || true; done
+
+.PHONY: audit
+audit: build-cron ## Prove the books (CONF=configs/local.yaml)
+	bin/cron -conf $(CONF) --once audit
+
+.PHONY: test
+test: deps ## Run every test, on private servers on free ports
+	cargo test --locked
+
+.PHONY: check
+check: ## Formatting, lints, and licences and advisories where cargo-deny is installed
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	@if command -v cargo-deny > /dev/null; then cargo deny --log-level error check bans licenses sources; \
+	  else echo "cargo-deny is not installed; skipping bans, licences and sources"; fi
+
+.PHONY: clean
+clean: ## Remove what was built; data/ stays
+	rm -rf target bin
