@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
+use tonic_health::ServingStatus;
 
 use crate::{
     biz::{
@@ -34,6 +35,8 @@ const MYSQL_LANES: usize = 4;
 const SQLITE_LANES: usize = 1;
 /// How long a statement waits for a free connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a stop waits for the database to take its connections back.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Connections beside the lanes' for transactions of other kinds.
 const SPARE_WRITERS: u32 = 2;
 
@@ -80,7 +83,7 @@ impl App {
                 patience: settlement.patience,
             },
         ));
-        let accounts = Arc::new(Accounts::new(store.clone(), catalog.clone(), calendar.clone()));
+        let accounts = Arc::new(Accounts::new(store.clone(), engine.clone(), catalog.clone(), calendar.clone()));
         let metrics = Arc::new(Metrics::new()?);
         let api = Arc::new(Api {
             quotas: Quotas::new(accounts.clone(), catalog.clone()),
@@ -97,7 +100,7 @@ impl App {
         let rest = Rest { api, style: config.server.http.style };
         let ops = Ops { store: store.clone(), metrics };
         let (health, health_service) = server::grpc_health();
-        server::report_serving(&health).await;
+        server::report_health(&health, ServingStatus::Serving).await;
         let http = listen("server.http.addr", &config.server.http.addr).await?;
         let grpc = listen("server.grpc.addr", &config.server.grpc.addr).await?;
         let (http_addr, grpc_addr) = (http.local_addr()?, grpc.local_addr()?);
@@ -124,15 +127,18 @@ impl App {
     /// accepted charges settle, connections to the database close.
     pub async fn stop(self) {
         tracing::info!("stopping");
-        self.health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        server::report_health(&self.health, ServingStatus::NotServing).await;
         self.stop.cancel();
         for listener in self.listeners {
             if let Err(error) = listener.await {
                 tracing::error!(%error, "a listener ended abnormally");
             }
         }
+        // Lanes give up within their patience, so this ends; the database may have gone.
         self.engine.drain().await;
-        self.store.close().await;
+        if tokio::time::timeout(CLOSE_TIMEOUT, self.store.close()).await.is_err() {
+            tracing::warn!("the database did not close its connections in time");
+        }
         tracing::info!("stopped");
     }
 }
@@ -174,6 +180,24 @@ pub async fn connect(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(3));
     }
+}
+
+/// As [`connect`], for a command that only looks: a file that is not there is an
+/// error, and not an empty database whose books balance.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_existing(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+    let database = &config.data.database;
+    if database.driver == Driver::Sqlite {
+        let options =
+            dsn::sqlite(database.source.reveal()).map_err(|why| anyhow!("config key data.database.source: {why}"))?;
+        let file = options.get_filename();
+        if !file.exists() {
+            return Err(anyhow!("config key data.database.source: {} does not exist", file.display()));
+        }
+    }
+    connect(config).await
 }
 
 async fn try_connect(config: &Config) -> Result<Arc<dyn Store>, StoreError> {

@@ -2,6 +2,7 @@
 
 use std::{ffi::OsString, io::IsTerminal, path::Path, process::ExitCode};
 
+use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -19,7 +20,7 @@ pub fn arguments() -> impl Iterator<Item = OsString> {
 /// Reads the configuration and starts the logs it asks for.
 ///
 /// # Errors
-/// As [`Config::load`], and for a log level that is none.
+/// As [`Config::load`], and for a `RUST_LOG` that is no filter.
 pub fn prepare(conf: &Path) -> anyhow::Result<Config> {
     let config = Config::load(conf)?;
     init_logs(&config.log)?;
@@ -29,8 +30,8 @@ pub fn prepare(conf: &Path) -> anyhow::Result<Config> {
 /// Logs go to standard error; `RUST_LOG` overrides the configured level.
 fn init_logs(log: &Log) -> anyhow::Result<()> {
     let filter = match std::env::var("RUST_LOG") {
-        Ok(filter) => EnvFilter::try_new(filter)?,
-        Err(_) => EnvFilter::try_new(&log.level).map_err(|error| anyhow::anyhow!("config key log.level: {error}"))?,
+        Ok(filter) => EnvFilter::try_new(filter).context("RUST_LOG")?,
+        Err(_) => EnvFilter::new(log.level.as_str()),
     };
     let registry = tracing_subscriber::registry().with(filter);
     match log.format {

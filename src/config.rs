@@ -3,10 +3,12 @@
 //! `configs/*.yaml` document every key. An unknown key or a bad value is an error
 //! that names the key.
 
+mod values;
+
 use std::{collections::BTreeMap, fmt, path::Path, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
 
 use crate::biz::{
     catalog::{Catalog, Plan},
@@ -37,17 +39,17 @@ pub struct Server {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Http {
-    #[serde(deserialize_with = "address")]
+    #[serde(deserialize_with = "values::address")]
     pub addr: String,
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "values::duration")]
     pub timeout: Duration,
+    #[serde(deserialize_with = "values::style")]
     pub style: Style,
     pub internal_routes: bool,
 }
 
 /// How REST replies are dressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Style {
     /// The message itself, snake_case names.
     #[default]
@@ -59,23 +61,25 @@ pub enum Style {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Grpc {
-    #[serde(deserialize_with = "address")]
+    #[serde(deserialize_with = "values::address")]
     pub addr: String,
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "values::duration")]
     pub timeout: Duration,
     /// Callers of the internal service must bring one of these; none: no check.
-    #[serde(deserialize_with = "secrets")]
+    #[serde(deserialize_with = "values::secrets")]
     pub internal_tokens: Vec<Secret>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerLimits {
-    #[serde(deserialize_with = "positive")]
+    #[serde(deserialize_with = "values::up_to_a_million")]
     pub connections: usize,
-    #[serde(deserialize_with = "positive")]
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub requests: usize,
+    #[serde(deserialize_with = "values::body_bytes")]
     pub body_bytes: usize,
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "values::duration")]
     pub drain_timeout: Duration,
 }
 
@@ -89,16 +93,16 @@ pub struct Data {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Database {
+    #[serde(deserialize_with = "values::driver")]
     pub driver: Driver,
     pub source: Secret,
-    #[serde(default = "default_connections", deserialize_with = "positive")]
+    #[serde(default = "default_connections", deserialize_with = "values::up_to_a_thousand")]
     pub max_connections: usize,
-    #[serde(default = "default_connect_timeout", deserialize_with = "duration")]
+    #[serde(default = "default_connect_timeout", deserialize_with = "values::duration")]
     pub connect_timeout: Duration,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Driver {
     Mysql,
     Sqlite,
@@ -107,56 +111,53 @@ pub enum Driver {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Redis {
-    #[serde(deserialize_with = "address")]
+    #[serde(deserialize_with = "values::address")]
     pub addr: String,
-    #[serde(default = "default_redis_timeout", deserialize_with = "duration")]
+    #[serde(default = "default_redis_timeout", deserialize_with = "values::duration")]
     pub read_timeout: Duration,
-    #[serde(default = "default_redis_timeout", deserialize_with = "duration")]
+    #[serde(default = "default_redis_timeout", deserialize_with = "values::duration")]
     pub write_timeout: Duration,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Billing {
-    #[serde(deserialize_with = "prices")]
+    #[serde(deserialize_with = "values::prices")]
     pub prices: BTreeMap<String, Money>,
     #[serde(default)]
-    pub free_quotas: BTreeMap<String, FreeQuota>,
-    #[serde(default = "default_balance_low", deserialize_with = "amount")]
+    pub free_quotas: BTreeMap<String, values::FreeQuota>,
+    #[serde(default = "default_balance_low", deserialize_with = "values::amount")]
     pub balance_low_threshold: Money,
-    #[serde(default = "default_quota_low", deserialize_with = "percent")]
+    #[serde(default = "default_quota_low", deserialize_with = "values::percent")]
     pub quota_low_percent_threshold: f64,
-    #[serde(default = "default_timezone", deserialize_with = "timezone")]
+    #[serde(default = "default_timezone", deserialize_with = "values::timezone")]
     pub timezone: chrono_tz::Tz,
-    #[serde(default = "default_currency", deserialize_with = "currency")]
+    #[serde(default = "default_currency", deserialize_with = "values::currency")]
     pub currency: String,
     #[serde(default)]
     pub settlement: Settlement,
 }
 
-/// Units a month, as far as the tables hold them.
-#[derive(Debug, Clone, Copy)]
-pub struct FreeQuota(u32);
-
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settlement {
     /// 0: what suits the database.
+    #[serde(deserialize_with = "values::lanes")]
     pub lanes: usize,
-    #[serde(deserialize_with = "positive")]
+    #[serde(deserialize_with = "values::up_to_a_million")]
     pub queue: usize,
-    #[serde(deserialize_with = "positive")]
+    #[serde(deserialize_with = "values::batch")]
     pub batch: usize,
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "values::duration")]
     pub patience: Duration,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PaymentService {
-    #[serde(deserialize_with = "address")]
+    #[serde(deserialize_with = "values::address")]
     pub grpc_addr: String,
-    #[serde(default = "default_payment_timeout", deserialize_with = "duration")]
+    #[serde(default = "default_payment_timeout", deserialize_with = "values::duration")]
     pub timeout: Duration,
     #[serde(default)]
     pub return_url: String,
@@ -167,12 +168,13 @@ pub struct PaymentService {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    pub level: String,
+    #[serde(deserialize_with = "values::log_level")]
+    pub level: tracing::Level,
+    #[serde(deserialize_with = "values::log_format")]
     pub format: LogFormat,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     Text,
     Json,
@@ -244,9 +246,6 @@ impl Config {
             Driver::Sqlite => crate::data::dsn::sqlite(source).map(|_| ()),
         };
         understood.map_err(|why| anyhow!("config key data.database.source: {why}"))?;
-        if self.server.http.timeout.is_zero() || self.server.grpc.timeout.is_zero() {
-            bail!("config key server.*.timeout: must be above zero");
-        }
         Ok(())
     }
 
@@ -254,7 +253,7 @@ impl Config {
     pub fn catalog(&self) -> Catalog {
         Catalog::new(self.billing.prices.iter().map(|(name, price)| {
             let plan =
-                Plan { price: *price, free_quota: self.billing.free_quotas.get(name).map_or(0, |quota| quota.0) };
+                Plan { price: *price, free_quota: self.billing.free_quotas.get(name).map_or(0, |quota| quota.units()) };
             (ServiceName::from_stored(name.as_str()), plan)
         }))
     }
@@ -279,7 +278,7 @@ impl Default for Grpc {
 
 impl Default for ServerLimits {
     fn default() -> Self {
-        Self { connections: 10_000, body_bytes: 1024 * 1024, drain_timeout: Duration::from_secs(30) }
+        Self { connections: 10_000, requests: 20_000, body_bytes: 1024 * 1024, drain_timeout: Duration::from_secs(30) }
     }
 }
 
@@ -291,7 +290,7 @@ impl Default for Settlement {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: "info".into(), format: LogFormat::Text }
+        Self { level: tracing::Level::INFO, format: LogFormat::Text }
     }
 }
 
@@ -325,108 +324,6 @@ fn default_timezone() -> chrono_tz::Tz {
 
 fn default_currency() -> String {
     "CNY".into()
-}
-
-/// `1s`, `0.2s`, `200ms`, `5m`, `1h`.
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    parse_duration(&text)
-        .ok_or_else(|| de::Error::custom(format!("{text:?} is not a duration such as 1s, 0.2s, 200ms or 5m")))
-}
-
-fn parse_duration(text: &str) -> Option<Duration> {
-    let (number, unit_ms) = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)]
-        .into_iter()
-        .find_map(|(unit, ms)| Some((text.strip_suffix(unit)?, ms)))?;
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let digits = |s: &str| s.len() <= 9 && s.bytes().all(|byte| byte.is_ascii_digit());
-    if whole.is_empty() || !digits(whole) || !digits(fraction) {
-        return None;
-    }
-    let nanos: u64 = format!("{whole}{fraction:0<9}").parse().ok()?;
-    nanos.checked_mul(unit_ms).map(|scaled| Duration::from_nanos(scaled / 1_000))
-}
-
-/// `host:port`, or `:port` for every address of the machine.
-fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-    match port {
-        Some(_) if text.starts_with(':') => Ok(format!("0.0.0.0{text}")),
-        Some(_) => Ok(text),
-        None => Err(de::Error::custom(format!("{text:?} is not an address such as 0.0.0.0:8107"))),
-    }
-}
-
-fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
-    match usize::deserialize(deserializer)? {
-        0 => Err(de::Error::custom("must be above zero")),
-        number => Ok(number),
-    }
-}
-
-/// A number of YAML by its shortest decimal form, or a text.
-struct Amount(Money);
-
-impl<'de> Deserialize<'de> for Amount {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let amount: Money = text.parse().map_err(|why| de::Error::custom(format!("{text:?} {why}")))?;
-        if amount.is_negative() {
-            return Err(de::Error::custom("must not be negative"));
-        }
-        Ok(Self(amount))
-    }
-}
-
-fn amount<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Money, D::Error> {
-    Amount::deserialize(deserializer).map(|amount| amount.0)
-}
-
-fn prices<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, Money>, D::Error> {
-    let prices = BTreeMap::<String, Amount>::deserialize(deserializer)?;
-    for name in prices.keys() {
-        ServiceName::parse(name, name).map_err(|why| de::Error::custom(format!("service {why}")))?;
-    }
-    Ok(prices.into_iter().map(|(name, amount)| (name, amount.0)).collect())
-}
-
-impl<'de> Deserialize<'de> for FreeQuota {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let units = i64::deserialize(deserializer)?;
-        i32::try_from(units)
-            .ok()
-            .and_then(|units| u32::try_from(units).ok())
-            .map(Self)
-            .ok_or_else(|| de::Error::custom(format!("{units} is not a number of units from 0 to {}", i32::MAX)))
-    }
-}
-
-fn percent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    let percent = f64::deserialize(deserializer)?;
-    if (0.0..=100.0).contains(&percent) { Ok(percent) } else { Err(de::Error::custom("must be from 0 to 100")) }
-}
-
-fn timezone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<chrono_tz::Tz, D::Error> {
-    let name = String::deserialize(deserializer)?;
-    name.parse().map_err(|_| de::Error::custom(format!("{name:?} is not a time zone such as Asia/Shanghai")))
-}
-
-fn currency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let code = String::deserialize(deserializer)?;
-    if code.len() == 3 && code.bytes().all(|byte| byte.is_ascii_uppercase()) {
-        Ok(code)
-    } else {
-        Err(de::Error::custom(format!("{code:?} is not a currency code such as CNY")))
-    }
-}
-
-fn secrets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Secret>, D::Error> {
-    let secrets = Vec::<Secret>::deserialize(deserializer)?;
-    if secrets.iter().any(|secret| secret.0.len() < 16) {
-        return Err(de::Error::custom("a token must have at least 16 characters"));
-    }
-    Ok(secrets)
 }
 
 #[cfg(test)]
@@ -488,12 +385,14 @@ payment_service:
                 ("BILLING__DATA__DATABASE__MAX_CONNECTIONS", "3"),
                 ("BILLING__BILLING__PRICES__PASSPORT", "0.020001"),
                 ("BILLING__SERVER__HTTP__TIMEOUT", "1.5s"),
+                ("BILLING__SERVER__GRPC__INTERNAL_TOKENS", "0123456789abcdef, fedcba9876543210"),
                 ("BILLING__SERVER__HTTP__INTERNAL_ROUTES", "true"),
             ],
         )
         .unwrap();
         assert!(config.data.database.source.reveal().ends_with("/other"));
         assert_eq!(config.data.database.max_connections, 3);
+        assert_eq!(config.server.grpc.internal_tokens[1].reveal(), "fedcba9876543210");
         assert_eq!(config.billing.prices["passport"].to_string(), "0.020001");
         assert_eq!(config.server.http.timeout, Duration::from_millis(1500));
         assert!(config.server.http.internal_routes);
@@ -504,7 +403,7 @@ payment_service:
         for (from, to, key) in [
             ("timeout: 1s}\n  grpc", "timeout: soon}\n  grpc", "server.http.timeout"),
             ("timeout: 1s}\n  grpc", "timeout: 1}\n  grpc", "server.http.timeout"),
-            ("timeout: 1s}\n  grpc", "timeout: 0s}\n  grpc", "timeout"),
+            ("timeout: 1s}\n  grpc", "timeout: 0s}\n  grpc", "server.http.timeout"),
             ("addr: 0.0.0.0:9107", "addr: 9107", "server.grpc.addr"),
             ("addr: 0.0.0.0:9107", "address: 0.0.0.0:9107", "address"),
             ("driver: mysql", "driver: oracle", "data.database.driver"),
@@ -515,6 +414,8 @@ payment_service:
             ("passport: 0.01", "passport: cheap", "billing.prices.passport"),
             ("passport: 0.01", "pass port: 0.01", "pass port"),
             ("passport: 10000", "passport: -1", "billing.free_quotas.passport"),
+            ("passport: 10000", "passport: 1.9", "billing.free_quotas.passport"),
+            ("billing:\n", "log: {level: verbose}\nbilling:\n", "log.level"),
             ("passport: 10000", "passport: 2147483648", "billing.free_quotas.passport"),
             ("passport: 10000", "passprt: 10000", "billing.free_quotas.passprt"),
             ("quota_low_percent_threshold: 20.0", "quota_low_percent_threshold: 120", "quota_low_percent_threshold"),
@@ -522,6 +423,7 @@ payment_service:
             ("balance_low_threshold: 10.0", "currency: yuan", "billing.currency"),
             ("balance_low_threshold: 10.0", "settlement: {lanes: many}", "billing.settlement.lanes"),
             ("balance_low_threshold: 10.0", "settlement: {queue: 0}", "billing.settlement.queue"),
+            ("balance_low_threshold: 10.0", "settlement: {batch: 9000000000}", "billing.settlement.batch"),
             ("payment_service:", "payment_services:", "payment_services"),
         ] {
             assert!(EXISTING.contains(from), "{from}");
@@ -534,6 +436,9 @@ payment_service:
         assert!(format!("{error:#}").contains("htpp"), "{error:#}");
         let error = read(&EXISTING.replace("billing:\n", "billing:\n  extra: 1\n"), &[]).unwrap_err();
         assert!(format!("{error:#}").contains("extra"), "{error:#}");
+        let error = read(EXISTING, &[("BILLING__SERVER__GRPC__INTERNAL_TOKENS", "tooshort")]).unwrap_err();
+        let message = format!("{error:#}");
+        assert!(message.contains("internal_tokens") && !message.contains("tooshort"), "{message}");
         let error = read("server: {}", &[]).unwrap_err();
         assert!(format!("{error:#}").contains("data"), "{error:#}");
     }

@@ -36,7 +36,7 @@ fn main() -> ExitCode {
 async fn run() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse_from(command::arguments());
     let config = command::prepare(&arguments.conf)?;
-    let store = app::connect(&config).await?;
+    let store = app::connect_existing(&config).await?;
     let code = match arguments.once {
         Some(JobName::Audit) => audit(&*store).await?,
         None => {

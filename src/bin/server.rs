@@ -34,7 +34,11 @@ async fn run() -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let stop = command::stop_signal()?;
-    let app = App::start(config).await?;
+    let mut stop = std::pin::pin!(stop);
+    let app = tokio::select! {
+        app = App::start(config) => app?,
+        () = &mut stop => return Ok(ExitCode::SUCCESS),
+    };
     stop.await;
     app.stop().await;
     Ok(ExitCode::SUCCESS)

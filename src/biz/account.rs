@@ -5,11 +5,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{
-    calendar::{BillingTime, Calendar, Month},
+    calendar::{Calendar, Month},
     catalog::Catalog,
     error::{Error, Result, StoreError},
     ids::{ServiceName, UserId},
     money::Money,
+    settlement::engine::Engine,
 };
 
 /// Free units of one service in one month.
@@ -55,27 +56,24 @@ pub trait AccountStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn account(&self, user: &UserId, month: Month) -> std::result::Result<Option<Account>, StoreError>;
-
-    /// Creates what is missing of the users' accounts: a zero balance, and the
-    /// quota rows of `at.month` for every service of the catalog. Existing rows
-    /// stay as they are. Concurrent calls do not collide. Tells how many accounts
-    /// are new.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
-    async fn open(&self, users: &[UserId], at: BillingTime, catalog: &Catalog) -> std::result::Result<u64, StoreError>;
 }
 
 /// Reads accounts, and opens them on first sight.
 pub struct Accounts {
     store: Arc<dyn AccountStore>,
+    engine: Arc<Engine>,
     catalog: Arc<Catalog>,
     calendar: Arc<Calendar>,
 }
 
 impl Accounts {
-    pub fn new(store: Arc<dyn AccountStore>, catalog: Arc<Catalog>, calendar: Arc<Calendar>) -> Self {
-        Self { store, catalog, calendar }
+    pub fn new(
+        store: Arc<dyn AccountStore>,
+        engine: Arc<Engine>,
+        catalog: Arc<Catalog>,
+        calendar: Arc<Calendar>,
+    ) -> Self {
+        Self { store, engine, catalog, calendar }
     }
 
     /// The user's account this month, with a quota for every service. A new user
@@ -84,15 +82,17 @@ impl Accounts {
     /// # Errors
     /// [`Error::Overloaded`], [`Error::Internal`].
     pub async fn get(&self, user: &UserId) -> Result<(Account, Month)> {
-        let at = self.calendar.now();
-        if let Some(account) = self.store.account(user, at.month).await?
+        let month = self.calendar.now().month;
+        if let Some(account) = self.store.account(user, month).await?
             && account.is_open_for(&self.catalog)
         {
-            return Ok((account, at.month));
+            return Ok((account, month));
         }
-        self.open(user, at).await?;
-        match self.store.account(user, at.month).await? {
-            Some(account) => Ok((account, at.month)),
+        self.engine.open(user.clone()).await?;
+        // Opening may have met the next month.
+        let month = self.calendar.now().month;
+        match self.store.account(user, month).await? {
+            Some(account) => Ok((account, month)),
             None => Err(Error::Internal(format!("account of {user} is not there after opening it"))),
         }
     }
@@ -102,15 +102,6 @@ impl Accounts {
     /// # Errors
     /// [`Error::Overloaded`], [`Error::Internal`].
     pub async fn initialize(&self, user: &UserId) -> Result<bool> {
-        self.open(user, self.calendar.now()).await
-    }
-
-    async fn open(&self, user: &UserId, at: BillingTime) -> Result<bool> {
-        let (store, catalog, user) = (self.store.clone(), self.catalog.clone(), user.clone());
-        // In a task that no client disconnect cancels: a transaction that is dropped
-        // while it begins can stay open on a pooled connection.
-        let opening = tokio::spawn(async move { store.open(&[user], at, &catalog).await });
-        let opened = opening.await.map_err(|panic| Error::Internal(panic.to_string()))??;
-        Ok(opened > 0)
+        self.engine.open(user.clone()).await
     }
 }

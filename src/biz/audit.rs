@@ -14,6 +14,7 @@ use super::{
     error::StoreError,
     ids::{ServiceName, UserId},
     money::Money,
+    record::RecordType,
     statistics::Totals,
 };
 
@@ -25,10 +26,10 @@ pub struct Evidence {
     pub balance: Option<Money>,
     pub recharged: Money,
     pub adjusted: Money,
-    /// Sum and number of the records that settled transactions should have left.
+    /// Sum and units of the settled transactions.
     pub settled_amount: Money,
     pub settled_count: u64,
-    /// Sum and number of units in records that belong to a transaction.
+    /// Sum and units of the records that belong to a transaction.
     pub recorded_amount: Money,
     pub recorded_count: u64,
     pub used_quotas: BTreeMap<(ServiceName, String), u64>,
@@ -60,6 +61,31 @@ pub struct DayBook {
     pub totals: Totals,
     pub free_records: u64,
     pub paid_records: u64,
+}
+
+impl DayBook {
+    /// Adds what the records of one type say.
+    pub fn add(&mut self, kind: RecordType, count: u64, amount: Money, records: u64) {
+        match kind {
+            RecordType::Free => {
+                self.totals.free_count += count;
+                self.free_records += records;
+            }
+            RecordType::Balance => {
+                self.totals.paid_count += count;
+                self.paid_records += records;
+            }
+        }
+        self.totals.amount = [self.totals.amount, amount].into_iter().sum();
+    }
+}
+
+impl fmt::Display for DayBook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Totals { free_count, paid_count, amount } = self.totals;
+        let (free, paid) = (self.free_records, self.paid_records);
+        write!(f, "{free_count} free units in {free} records, {paid_count} paid units in {paid} records for {amount}")
+    }
 }
 
 /// A book that does not balance.
@@ -160,8 +186,8 @@ pub fn compare(evidence: &Evidence) -> Vec<Difference> {
     for key in keys(&evidence.records, &evidence.rollup) {
         expect(
             format!("rollup of {} on {}", key.0, key.1),
-            format!("{:?}", evidence.rollup.get(key).copied().unwrap_or_default()),
-            format!("{:?}", evidence.records.get(key).copied().unwrap_or_default()),
+            evidence.rollup.get(key).copied().unwrap_or_default().to_string(),
+            evidence.records.get(key).copied().unwrap_or_default().to_string(),
         );
     }
     differences

@@ -30,16 +30,22 @@ fn of_mysql(number: u16, text: String) -> StoreError {
         1062 => StoreError::Conflict(text),
         // Too many connections, out of resources, shutting down, cluster node not
         // ready, read-only after a failover, statement or connection killed.
-        1040 | 1041 | 1047 | 1053 | 1290 | 1317 | 1836 | 1927 => StoreError::Unavailable(text),
+        1040 | 1041 | 1047 | 1053 | 1203 | 1226 | 1290 | 1317 | 1792 | 1836 | 1927 | 3100 => {
+            StoreError::Unavailable(text)
+        }
         _ => StoreError::Failed(text),
     }
 }
 
 fn of_sqlite(code: Option<i32>, text: String) -> StoreError {
+    // A key taken meanwhile: PRIMARYKEY, UNIQUE. Other constraints are defects.
+    if matches!(code, Some(1555 | 2067)) {
+        return StoreError::Conflict(text);
+    }
     // The low byte is the primary code of an extended one.
     match code.map(|code| code & 0xff) {
-        // BUSY, LOCKED, CONSTRAINT.
-        Some(5 | 6 | 19) => StoreError::Conflict(text),
+        // BUSY, LOCKED.
+        Some(5 | 6) => StoreError::Conflict(text),
         // READONLY, INTERRUPT, IOERR, FULL, CANTOPEN.
         Some(8 | 9 | 10 | 13 | 14) => StoreError::Unavailable(text),
         _ => StoreError::Failed(text),

@@ -1,17 +1,21 @@
 //! The numbered migrations of both databases, embedded in the binary.
 
-use std::time::Duration;
-
-use sqlx::{
-    SqlSafeStr,
-    migrate::{Migrate, Migration, MigrationType, Migrator},
+use std::{
+    fs::{File, TryLockError},
+    path::Path,
+    time::{Duration, Instant},
 };
 
+use sqlx::{
+    MySqlConnection, Row, SqlSafeStr, SqliteConnection,
+    migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator},
+};
+
+use super::error::store_error;
 use crate::biz::error::StoreError;
 
-/// Longer than the longest table rebuild, shorter than waiting for ever behind
-/// another process's migration lock.
-const DEADLINE: Duration = Duration::from_secs(3600);
+/// How long another process that migrates is waited for.
+const LOCK_SECONDS: u32 = 600;
 
 /// Name, MySQL text, SQLite text.
 macro_rules! pair {
@@ -27,12 +31,52 @@ macro_rules! pair {
 const PAIRS: &[(&str, &str, &str)] =
     &[pair!("0001_existing_tables"), pair!("0002_exact_amounts_clustered_keys"), pair!("0003_transactions_and_rollup")];
 
-pub(super) fn mysql() -> Migrator {
-    migrator(|(_, mysql, _)| mysql)
+/// Brings a MySQL schema up to date, one process at a time.
+///
+/// MySQL commits at every change of a table, so a migration can stop half-way. Each
+/// is written to be run again; what sqlx remembers of an unfinished one is removed.
+pub(super) async fn run_mysql(connection: &mut MySqlConnection) -> Result<(), StoreError> {
+    let locked = sqlx::query("SELECT COALESCE(GET_LOCK('billing_migrations', ?), 0)")
+        .bind(LOCK_SECONDS)
+        .fetch_one(&mut *connection)
+        .await;
+    match locked {
+        Ok(row) if row.try_get::<i64, _>(0).map_err(store_error)? == 1 => {}
+        Ok(_) => return Err(StoreError::Unavailable("another process is migrating".into())),
+        // Galera has no such locks; there one process migrates first (README).
+        Err(error) => tracing::warn!(%error, "migrating without a lock"),
+    }
+    let remembers = sqlx::query(
+        "SELECT COUNT(*) FROM information_schema.tables \
+         WHERE table_schema = DATABASE() AND table_name = '_sqlx_migrations'",
+    )
+    .fetch_one(&mut *connection)
+    .await
+    .map_err(store_error)?;
+    if remembers.try_get::<i64, _>(0).map_err(store_error)? > 0 {
+        sqlx::raw_sql("DELETE FROM _sqlx_migrations WHERE success = FALSE")
+            .execute(&mut *connection)
+            .await
+            .map_err(store_error)?;
+    }
+    run(migrator(|(_, mysql, _)| mysql), connection).await
+    // The lock goes with the connection.
 }
 
-pub(super) fn sqlite() -> Migrator {
-    migrator(|(_, _, sqlite)| sqlite)
+/// Brings a SQLite schema up to date, one process at a time: `lock` is a file beside
+/// the database's. Each migration is one transaction.
+pub(super) async fn run_sqlite(connection: &mut SqliteConnection, lock: &Path) -> Result<(), StoreError> {
+    let unavailable = |error: std::io::Error| StoreError::Unavailable(format!("{}: {error}", lock.display()));
+    let file = File::create(lock).map_err(unavailable)?;
+    let deadline = Instant::now() + Duration::from_secs(LOCK_SECONDS.into());
+    while let Err(error) = file.try_lock() {
+        if Instant::now() >= deadline || matches!(error, TryLockError::Error(_)) {
+            return Err(StoreError::Unavailable(format!("{}: {error}", lock.display())));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    run(migrator(|(_, _, sqlite)| sqlite), connection).await
+    // The lock goes with the file handle.
 }
 
 fn migrator(pick: fn(&(&'static str, &'static str, &'static str)) -> &'static str) -> Migrator {
@@ -43,18 +87,23 @@ fn migrator(pick: fn(&(&'static str, &'static str, &'static str)) -> &'static st
             Migration::new(version, pair.0.into(), MigrationType::Simple, pick(pair).into_sql_str(), false)
         })
         .collect();
-    Migrator::with_migrations(migrations)
+    let mut migrator = Migrator::with_migrations(migrations);
+    // sqlx's own lock has no time limit.
+    migrator.set_locking(false);
+    migrator
 }
 
-/// Brings the schema up to date.
-pub(super) async fn run<C>(migrator: &Migrator, connection: &mut C) -> Result<(), StoreError>
-where
-    C: Migrate,
-{
-    match tokio::time::timeout(DEADLINE, migrator.run_direct(None, connection, false)).await {
-        Ok(done) => done.map_err(|error| StoreError::Failed(format!("migration: {error}"))),
-        Err(_) => Err(StoreError::Failed("migration: another process holds the migration lock".into())),
-    }
+async fn run<C: Migrate>(migrator: Migrator, connection: &mut C) -> Result<(), StoreError> {
+    migrator.run_direct(None, connection, false).await.map_err(|error| {
+        let text = format!("migration: {error}");
+        match error {
+            MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) => match store_error(cause) {
+                StoreError::Failed(_) => StoreError::Failed(text),
+                _ => StoreError::Unavailable(text),
+            },
+            _ => StoreError::Failed(text),
+        }
+    })
 }
 
 #[cfg(test)]

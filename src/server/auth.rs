@@ -21,21 +21,21 @@ use crate::{
 
 /// Puts the check before `routes`, if there are tokens to check. It runs before any
 /// of the body is read.
-pub fn protect<S: Clone + Send + Sync + 'static>(routes: Router<S>, tokens: &[Secret]) -> Router<S> {
+pub fn protect<S: Clone + Send + Sync + 'static>(routes: Router<S>, tokens: &[Secret], style: Style) -> Router<S> {
     if tokens.is_empty() {
         return routes;
     }
     let tokens: Arc<[Secret]> = tokens.into();
-    routes.route_layer(middleware::from_fn_with_state(tokens, check))
+    routes.route_layer(middleware::from_fn_with_state((tokens, style), check))
 }
 
-async fn check(State(tokens): State<Arc<[Secret]>>, request: Request, next: Next) -> Response {
+async fn check(State((tokens, style)): State<(Arc<[Secret]>, Style)>, request: Request, next: Next) -> Response {
     let refusal = match bearer(request.headers()) {
         None => Error::Unauthenticated("send header authorization: Bearer <token>".into()),
         Some(token) if is_known(token, &tokens) => return next.run(request).await,
         Some(_) => Error::Unauthenticated("the token is not valid".into()),
     };
-    if is_grpc(&request) { tonic::Status::from(refusal).into_http() } else { rest::failure(Style::Plain, &refusal) }
+    if is_grpc(&request) { tonic::Status::from(refusal).into_http() } else { rest::failure(style, &refusal) }
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {

@@ -54,7 +54,7 @@ pub async fn serve(listener: TcpListener, app: Router, limits: Limits, stop: Can
         tokio::spawn(async move {
             // Held as long as the connection lives.
             let _place = place;
-            if !has_sent_something(&stream, &stop).await {
+            if !tells_its_protocol(&stream, &stop).await {
                 return;
             }
             let service = TowerToHyperService::new(app);
@@ -92,10 +92,24 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (tokio::sync
     }
 }
 
-/// The protocol detection reads the first bytes without a timeout of its own.
-async fn has_sent_something(stream: &TcpStream, stop: &CancellationToken) -> bool {
+/// Waits until the protocol can be told: hyper-util's detection of it has no timeout
+/// of its own, and would wait for ever on a client that sends nothing, or only the
+/// beginning of HTTP/2's preface.
+async fn tells_its_protocol(stream: &TcpStream, stop: &CancellationToken) -> bool {
+    const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let telling = async {
+        let mut start = [0; PREFACE.len()];
+        loop {
+            match stream.peek(&mut start).await {
+                Ok(0) | Err(_) => return false,
+                Ok(read) if read == PREFACE.len() || start[..read] != PREFACE[..read] => return true,
+                // Peeking returns at once from now on.
+                Ok(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
     tokio::select! {
-        first = timeout(HEADER_TIMEOUT, stream.readable()) => matches!(first, Ok(Ok(()))),
+        told = timeout(HEADER_TIMEOUT, telling) => told.unwrap_or(false),
         () = stop.cancelled() => false,
     }
 }

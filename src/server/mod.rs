@@ -1,11 +1,11 @@
 //! Transport: what listens where, and what surrounds the routes of the service layer.
 
 mod auth;
-mod deadline;
+mod bounds;
 mod listener;
 mod ops;
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -14,8 +14,11 @@ use axum::{
     response::Response,
 };
 use http::{StatusCode, header::CONTENT_TYPE};
-use tonic::service::Routes;
+use tokio::sync::Semaphore;
+use tonic::{server::NamedService, service::Routes};
+use tonic_health::ServingStatus;
 
+use self::bounds::Bounds;
 pub use self::listener::{Limits, serve};
 pub use self::ops::Ops;
 use crate::{
@@ -35,10 +38,10 @@ use crate::{
 pub fn public_app(config: &Server, rest: Rest, ops: Ops) -> Router {
     let mut routes = rest::public_routes();
     if config.http.internal_routes {
-        routes = routes.merge(auth::protect(rest::internal_routes(), &config.grpc.internal_tokens));
+        routes = routes.merge(auth::protect(rest::internal_routes(), &config.grpc.internal_tokens, rest.style));
     }
     let routes = routes.with_state(rest).merge(ops::health(ops));
-    surround(routes, config, config.http.timeout)
+    surround(routes, config, config.http.timeout, config.http.style)
 }
 
 /// The internal port: gRPC, its health and reflection, internal REST, liveness and metrics.
@@ -70,24 +73,25 @@ pub fn internal_app(
         .into_axum_router()
         .reset_fallback();
     let tokens = &config.grpc.internal_tokens;
-    let routes = auth::protect(rest::internal_routes(), tokens)
+    let routes = auth::protect(rest::internal_routes(), tokens, Style::Plain)
         .with_state(rest)
-        .merge(auth::protect(guarded, tokens))
+        .merge(auth::protect(guarded, tokens, Style::Plain))
         .merge(open)
         .merge(ops::health(ops.clone()))
         .merge(ops::metrics(ops));
-    Ok(surround(routes, config, config.grpc.timeout))
+    let routes = routes.layer(middleware::map_response(bounds::explain_undecoded));
+    Ok(surround(routes, config, config.grpc.timeout, Style::Plain))
 }
 
-/// What every route of a port gets: a body limit, a deadline and an answer for
-/// paths that do not exist.
-fn surround(routes: Router, config: &Server, timeout: Duration) -> Router {
-    let style = config.http.style;
+/// What every route of a port gets: limits on bodies and on requests at once, a
+/// deadline, and an answer for paths that do not exist.
+fn surround(routes: Router, config: &Server, timeout: Duration, style: Style) -> Router {
+    let bounds = Bounds { requests: Arc::new(Semaphore::new(config.limits.requests)), timeout, style };
     routes
-        .fallback(move |request: Request| async move { not_found(style, &request) })
-        .method_not_allowed_fallback(move |request: Request| async move { wrong_method(style, &request) })
+        .fallback(async move |request: Request| not_found(style, &request))
+        .method_not_allowed_fallback(async move || wrong_method(style))
         .layer(DefaultBodyLimit::max(config.limits.body_bytes))
-        .layer(middleware::from_fn_with_state((timeout, style), deadline::enforce))
+        .layer(middleware::from_fn_with_state(bounds, bounds::enforce))
 }
 
 fn is_grpc(request: &Request) -> bool {
@@ -101,7 +105,7 @@ fn not_found(style: Style, request: &Request) -> Response {
     plain_error(style, StatusCode::NOT_FOUND, "NOT_FOUND", "no such path")
 }
 
-fn wrong_method(style: Style, _: &Request) -> Response {
+fn wrong_method(style: Style) -> Response {
     plain_error(style, StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "the path exists, with another method")
 }
 
@@ -119,8 +123,9 @@ pub fn grpc_health() -> (
     tonic_health::server::health_reporter()
 }
 
-/// The names that gRPC health answers for, besides the server as a whole.
-pub async fn report_serving(reporter: &tonic_health::server::HealthReporter) {
-    reporter.set_serving::<BillingServiceServer<Grpc>>().await;
-    reporter.set_serving::<BillingInternalServiceServer<Grpc>>().await;
+/// Sets every name that gRPC health answers for: the server as a whole and each service.
+pub async fn report_health(reporter: &tonic_health::server::HealthReporter, status: ServingStatus) {
+    for name in ["", BillingServiceServer::<Grpc>::NAME, BillingInternalServiceServer::<Grpc>::NAME] {
+        reporter.set_service_status(name, status).await;
+    }
 }

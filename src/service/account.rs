@@ -92,8 +92,10 @@ fn adjustment(request: AdjustBalanceRequest) -> Result<Adjustment> {
 /// Text for people: `min` to `max` characters, none of them a control character.
 fn free_text(field: &str, text: String, min: usize, max: usize) -> Result<String> {
     let length = text.chars().count();
-    if !(min..=max).contains(&length) || text.chars().any(char::is_control) {
-        return Err(Invalid::new(field, format!("must be {min} to {max} characters without control characters")).into());
+    let blank = min > 0 && text.trim().is_empty();
+    if blank || !(min..=max).contains(&length) || text.chars().any(char::is_control) {
+        let why = format!("must be {min} to {max} characters, none of them a control character, not all blank");
+        return Err(Invalid::new(field, why).into());
     }
     Ok(text)
 }

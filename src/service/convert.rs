@@ -44,15 +44,6 @@ pub fn tokens(field: &str, value: i32) -> Result<u32> {
     u32::try_from(value).map_err(|_| Invalid::new(field, "must not be negative").into())
 }
 
-/// A model is only billed at a cost the caller gives: there are no token prices
-/// here, and an unknown price is never zero.
-pub fn model_needs_cost(model: &str, cost_field: &str, cost: Option<Money>) -> Result<()> {
-    if !model.is_empty() && cost.is_none() {
-        return Err(Invalid::new("model", format!("has no price here; send {cost_field} above 0 with it")).into());
-    }
-    Ok(())
-}
-
 /// The longest span of days a request may ask for.
 pub const MAX_DAYS: i64 = 366;
 

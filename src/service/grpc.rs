@@ -6,6 +6,7 @@ use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 use super::{
     Api,
+    idempotency::IdSource,
     proto::{
         AdjustBalanceReply, AdjustBalanceRequest, BatchDeductQuotaReply, BatchDeductQuotaRequest, CheckQuotaReply,
         CheckQuotaRequest, DeductQuotaReply, DeductQuotaRequest, GetAccountReply, GetAccountRequest,
@@ -15,10 +16,7 @@ use super::{
         billing_internal_service_server::BillingInternalService, billing_service_server::BillingService,
     },
 };
-use crate::biz::error::{Error, Invalid};
-
-/// The metadata key that stands in for a missing trace id.
-const TRACE_ID: &str = "x-trace-id";
+use crate::biz::error::Error;
 
 /// Both services of the contract.
 #[derive(Clone)]
@@ -69,12 +67,14 @@ impl BillingInternalService for Grpc {
 
     async fn deduct_quota(&self, request: Request<DeductQuotaRequest>) -> Reply<DeductQuotaReply> {
         let (metadata, _, mut message) = request.into_parts();
-        fill_id(&metadata, TRACE_ID, "trace_id", &mut message.trace_id)?;
+        fill_id(metadata, IdSource::TraceId, &mut message.trace_id)?;
         reply(self.0.deduct_quota(message).await)
     }
 
     async fn batch_deduct_quota(&self, request: Request<BatchDeductQuotaRequest>) -> Reply<BatchDeductQuotaReply> {
-        reply(self.0.batch_deduct_quota(request.into_inner()).await)
+        let (metadata, _, message) = request.into_parts();
+        IdSource::Items.read(&metadata.into_headers())?;
+        reply(self.0.batch_deduct_quota(message).await)
     }
 
     async fn recharge_callback(&self, request: Request<RechargeCallbackRequest>) -> Reply<RechargeCallbackReply> {
@@ -86,17 +86,18 @@ impl BillingInternalService for Grpc {
     }
 
     async fn adjust_balance(&self, request: Request<AdjustBalanceRequest>) -> Reply<AdjustBalanceReply> {
-        reply(self.0.adjust_balance(request.into_inner()).await)
+        let (metadata, _, mut message) = request.into_parts();
+        fill_id(metadata, IdSource::AdjustmentId, &mut message.adjustment_id)?;
+        reply(self.0.adjust_balance(message).await)
     }
 }
 
 /// Takes an id that the message lacks from the metadata.
-fn fill_id(metadata: &MetadataMap, key: &str, field: &str, id: &mut String) -> Result<(), Error> {
-    if let (true, Some(value)) = (id.is_empty(), metadata.get(key)) {
-        let value = value
-            .to_str()
-            .map_err(|_| Invalid::new(field, format!("metadata {key} must be printable ASCII characters")))?;
-        *id = value.to_owned();
+fn fill_id(metadata: MetadataMap, source: IdSource, id: &mut String) -> Result<(), Error> {
+    let headers = metadata.into_headers();
+    match source.read(&headers)? {
+        Some(other) if id.is_empty() => *id = other.to_owned(),
+        _ => {}
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 mod account;
 mod convert;
 pub mod grpc;
+mod idempotency;
 pub mod metrics;
 mod quota;
 mod recharge;

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 
 use super::{
     Api,
-    convert::{cost, count, int32, model_needs_cost, tokens, usage},
+    convert::{cost, count, int32, tokens, usage},
     proto::{
         BatchDeductQuotaReply, BatchDeductQuotaRequest, BatchDeductQuotaResult, CheckQuotaReply, CheckQuotaRequest,
         DeductQuotaReply, DeductQuotaRequest, ItemError,
@@ -47,7 +47,6 @@ impl Api {
         tokens("estimated_input_tokens", request.estimated_input_tokens)?;
         tokens("estimated_output_tokens", request.estimated_output_tokens)?;
         let cost = cost("estimated_cost", request.estimated_cost)?;
-        model_needs_cost(&request.model, "estimated_cost", cost)?;
         let check = Check { user, count: count(request.count)?, cost, service: request.service_name };
         self.quotas.check(&check).await
     }
@@ -110,7 +109,6 @@ impl Api {
         let api_key = ApiKeyId::parse_optional("api_key_id", &request.api_key_id)?;
         let model = ModelName::parse_optional("model", &request.model)?;
         let usage = usage(request.usage)?;
-        model_needs_cost(&request.model, "cost", cost)?;
         Ok(Charge {
             user,
             trace,

@@ -9,7 +9,7 @@ use super::{
     proto::{BillingRecord, ListRecordsReply, ListRecordsRequest},
 };
 use crate::biz::{
-    calendar::DaySpan,
+    calendar::{DaySpan, parse_day},
     error::{Invalid, Result},
     ids::UserId,
     record::{Cursor, PageStart, Record, RecordFilter, RecordType},
@@ -42,10 +42,7 @@ impl Api {
     }
 
     fn record_filter(&self, request: &ListRecordsRequest) -> Result<RecordFilter> {
-        let service = match request.service_name.as_str() {
-            "" => None,
-            name => Some(self.catalog.find(name)?.0.clone()),
-        };
+        let service = self.optional_service(&request.service_name)?;
         let kind = match request.r#type {
             0 => None,
             number => Some(
@@ -67,7 +64,9 @@ impl Api {
             return Ok(None);
         }
         // A record of the next second may be of the next day.
-        let last = self.calendar.now().day + Days::new(1);
+        let tomorrow = self.calendar.now().day + Days::new(1);
+        // A beginning in the future is an empty list and no error.
+        let last = parse_day("from", from).map_or(tomorrow, |from| from.max(tomorrow));
         span(from, to, last, |_| NaiveDate::default()).map(Some)
     }
 }

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{FromRequest, Query, RawPathParams, Request, State},
+    extract::{FromRequest, Query, RawPathParams, Request, State, rejection::RawPathParamsRejection},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-use super::{Api, status::ErrorBody};
+use super::{Api, idempotency::IdSource, status::ErrorBody};
 use crate::{
     biz::error::{Error, Invalid, Result},
     config::Style,
@@ -27,17 +27,14 @@ pub struct Rest {
     pub style: Style,
 }
 
-/// The handler of one rpc. `id` is the field that an idempotency header may fill.
+/// The handler of one rpc, and where it takes an idempotency id from.
 macro_rules! rpc {
     ($method:ident) => {
-        rpc!(@ $method, None)
+        rpc!($method, IdSource::None)
     };
-    ($method:ident, id = $id:literal) => {
-        rpc!(@ $method, Some($id))
-    };
-    (@ $method:ident, $id:expr) => {
-        async |State(rest): State<Rest>, path: RawPathParams, request: Request| {
-            let answer = match message(&path, request, $id).await {
+    ($method:ident, $id:expr) => {
+        async |State(rest): State<Rest>, path: PathResult, request: Request| {
+            let answer = match message(path, request, $id).await {
                 Ok(message) => rest.api.$method(message).await,
                 Err(error) => Err(error),
             };
@@ -45,6 +42,8 @@ macro_rules! rpc {
         }
     };
 }
+
+type PathResult = std::result::Result<RawPathParams, RawPathParamsRejection>;
 
 /// The routes of BillingService.
 pub fn public_routes() -> Router<Rest> {
@@ -63,38 +62,28 @@ pub fn public_routes() -> Router<Rest> {
 pub fn internal_routes() -> Router<Rest> {
     Router::new()
         .route("/internal/v1/billing/check", post(rpc!(check_quota)))
-        .route("/internal/v1/billing/deduct", post(rpc!(deduct_quota, id = "trace_id")))
-        .route("/internal/v1/billing/deduct/batch", post(rpc!(batch_deduct_quota)))
+        .route("/internal/v1/billing/deduct", post(rpc!(deduct_quota, IdSource::TraceId)))
+        .route("/internal/v1/billing/deduct/batch", post(rpc!(batch_deduct_quota, IdSource::Items)))
         .route("/internal/v1/billing/callback", post(rpc!(recharge_callback)))
         .route("/internal/v1/billing/users", post(rpc!(initialize_user)))
-        .route("/internal/v1/billing/adjust", post(rpc!(adjust_balance, id = "adjustment_id")))
+        .route("/internal/v1/billing/adjust", post(rpc!(adjust_balance, IdSource::AdjustmentId)))
 }
 
-/// Headers that stand in for a missing id, in this order.
-const ID_HEADERS: [&str; 2] = ["x-trace-id", "idempotency-key"];
-
 /// The request message.
-async fn message<M: DeserializeOwned>(
-    path: &RawPathParams,
-    request: Request,
-    id_field: Option<&'static str>,
-) -> Result<M> {
-    let header_id = match id_field {
-        Some(field) => header_id(field, request.headers())?,
-        None => None,
-    };
+async fn message<M: DeserializeOwned>(path: PathResult, request: Request, id: IdSource) -> Result<M> {
+    let path = path.map_err(|rejection| Invalid::new("path", rejection.body_text()))?;
+    let header_id = id.read(request.headers())?.map(str::to_owned);
     let mut fields =
         if request.method() == Method::POST { body_fields(request).await? } else { query_fields(&request)? };
-    for (name, value) in path {
+    for (name, value) in &path {
         set_once(&mut fields, name, value)?;
     }
-    if let (Some(field), Some(id)) = (id_field, header_id) {
-        let given = [field.to_owned(), lower_camel_case(field)]
-            .iter()
-            .any(|name| fields.get(name).is_some_and(|value| value != ""));
+    if let (Some(field), Some(header_id)) = (id.field(), header_id) {
+        let names = [field.to_owned(), lower_camel_case(field)];
+        let given = names.iter().any(|name| fields.get(name).is_some_and(|value| value != ""));
         if !given {
-            fields.remove(&lower_camel_case(field));
-            fields.insert(field.into(), id.into());
+            names.iter().for_each(|name| drop(fields.remove(name)));
+            fields.insert(field.into(), header_id.into());
         }
     }
     serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| {
@@ -104,15 +93,6 @@ async fn message<M: DeserializeOwned>(
             field => Invalid::new(field, "has the wrong type or is out of range").into(),
         }
     })
-}
-
-fn header_id(field: &str, headers: &HeaderMap) -> Result<Option<String>> {
-    let Some((name, value)) = ID_HEADERS.iter().find_map(|name| headers.get(*name).map(|value| (name, value))) else {
-        return Ok(None);
-    };
-    let id =
-        value.to_str().map_err(|_| Invalid::new(field, format!("header {name} must be printable ASCII characters")))?;
-    Ok(Some(id.to_owned()))
 }
 
 async fn body_fields(request: Request) -> Result<Map<String, Value>> {
@@ -139,7 +119,8 @@ fn proto3_value(value: Value) -> Option<Value> {
     match value {
         Value::Null => None,
         Value::Object(fields) => Some(Value::Object(fields.into_iter().filter_map(proto3_field).collect())),
-        Value::Array(items) => Some(items.into_iter().filter_map(proto3_value).collect()),
+        // An item is never absent: null stays, and is an error that names its place.
+        Value::Array(items) => Some(items.into_iter().map(|item| proto3_value(item).unwrap_or(Value::Null)).collect()),
         Value::Number(number) => match number.as_f64() {
             Some(whole) if number.is_f64() && whole.fract() == 0.0 && whole.abs() <= EXACT => {
                 Some(Value::from(whole as i64))

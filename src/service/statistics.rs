@@ -13,7 +13,7 @@ use super::{
     },
 };
 use crate::biz::{
-    calendar::DaySpan,
+    calendar::{DaySpan, parse_day},
     error::{Invalid, Result},
     ids::{ServiceName, UserId},
     statistics::Totals,
@@ -107,7 +107,8 @@ impl Api {
 
     fn usage_span(&self, request: &GetUsageRequest) -> Result<DaySpan> {
         let today = self.calendar.now().day;
-        let span = span(&request.from, &request.to, today, |last| {
+        let last = parse_day("from", &request.from).map_or(today, |from| from.max(today));
+        let span = span(&request.from, &request.to, last, |last| {
             last.checked_sub_days(Days::new(DEFAULT_DAYS - 1)).unwrap_or(last)
         })?;
         if span.days() > MAX_DAYS {
@@ -116,7 +117,8 @@ impl Api {
         Ok(span)
     }
 
-    fn optional_service(&self, name: &str) -> Result<Option<ServiceName>> {
+    /// Empty stands for all services.
+    pub(super) fn optional_service(&self, name: &str) -> Result<Option<ServiceName>> {
         match name {
             "" => Ok(None),
             name => Ok(Some(self.catalog.find(name)?.0.clone())),

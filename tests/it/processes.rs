@@ -132,3 +132,30 @@ async fn migrating_is_a_command_that_may_be_repeated(#[values(MySql, Sqlite)] on
     database.execute("SELECT user_id, balance FROM user_balance").await;
     database.assert_audit_is_clean().await;
 }
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_survives_a_kill(#[values(MySql, Sqlite)] on: Backend) {
+    let database = Database::create(on).await;
+    let conf = database.config_file(&[]);
+    let charge = |id: String| json!({"user_id": "u", "service_name": "asset", "count": 1, "trace_id": id});
+    let mut acknowledged = 0;
+    for round in 0..5 {
+        let server = ServerProcess::start(&conf);
+        for call in 0..20 {
+            let id = format!("{round}-{call}");
+            let reply = post(&server.grpc, "/internal/v1/billing/deduct", charge(id)).await;
+            assert_eq!(reply["replayed"], false, "{reply}");
+            acknowledged += 1;
+        }
+        // SIGKILL, right behind the last reply.
+        drop(server);
+        let server = ServerProcess::start(&conf);
+        let last = charge(format!("{round}-19"));
+        let reply = post(&server.grpc, "/internal/v1/billing/deduct", last).await;
+        assert_eq!(reply["replayed"], true, "{reply}");
+    }
+    let service = crate::harness::Service::start_on(database, &[]).await;
+    assert_eq!(service.state("u").await.1[2], acknowledged);
+    service.assert_audit_is_clean().await;
+}

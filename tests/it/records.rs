@@ -1,11 +1,11 @@
 //! The list of records: pages, filters, totals.
 
-use billing_service::service::proto::{BillingRecord, ListRecordsRequest};
+use billing_service::service::proto::{BatchDeductQuotaRequest, BillingRecord, ListRecordsRequest};
 use rstest::rstest;
 
 use crate::harness::{Backend, MySql, Service, Sqlite, charge};
 
-/// Records of three days: 40 charges, every fifth of them mixed and thus two records.
+/// Records of three days: 40 charges, the last of them mixed and thus two records.
 async fn forty_charges(on: Backend) -> Service {
     let service = Service::start(on).await;
     service.adjust("u", 1000.0).await;
@@ -98,4 +98,21 @@ async fn filters_narrow_the_list_and_its_total(#[values(MySql, Sqlite)] on: Back
 async fn a_page_has_twenty_records_unless_asked_otherwise(#[values(MySql, Sqlite)] on: Backend) {
     let service = forty_charges(on).await;
     assert_eq!(service.records(ListRecordsRequest { page_size: 0, ..all() }).await.records.len(), 20);
+}
+
+#[rstest]
+#[tokio::test]
+async fn records_of_one_instant_are_paged_one_by_one(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    let items = vec![charge("u", "asset", 1); 12];
+    let request = BatchDeductQuotaRequest { items };
+    service.internal.clone().batch_deduct_quota(request).await.unwrap();
+    let whole = service.records(all()).await;
+    let (mut paged, mut token) = (Vec::new(), String::new());
+    for _ in 0..12 {
+        let page = service.records(ListRecordsRequest { page_size: 1, page_token: token, ..all() }).await;
+        paged.extend(ids(&page.records));
+        token = page.next_page_token;
+    }
+    assert_eq!((paged, token), (ids(&whole.records), String::new()));
 }

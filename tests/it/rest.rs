@@ -36,11 +36,12 @@ async fn requests_take_both_cases_and_numbers_as_strings(#[values(MySql, Sqlite)
         ("a", json!({"user_id": "u", "serviceName": "asset", "count": 2.0, "trace_id": "a", "cost": "5e-1"})),
         ("b", json!({"user_id": "u", "service_name": "asset", "count": 1, "traceId": "b", "usage": null})),
         ("b", json!({"user_id": "u", "service_name": "asset", "count": 1, "traceId": "b", "unheard_of": 1})),
+        ("c", json!({"user_id": "u", "service_name": "asset", "count": 1, "trace_id": "c", "model": "m"})),
     ] {
         let (status, reply) = service.post("/internal/v1/billing/deduct", body.to_string()).await;
         assert_eq!(status, 200, "{trace}: {reply}");
     }
-    assert_eq!(service.state("u").await, (0.0, [0, 0, 3]));
+    assert_eq!(service.state("u").await, (0.0, [0, 0, 4]));
     let usage = json!({"inputTokens": "7", "output_tokens": 5, "cachedInputTokens": 1});
     let body = json!({"userId": "u", "serviceName": "asset", "count": 1, "usage": usage});
     assert_eq!(service.post("/internal/v1/billing/deduct", body.to_string()).await.0, 200);
@@ -111,6 +112,9 @@ async fn the_devshare_style_serves_the_platforms_front_end(#[values(MySql, Sqlit
             "resetMonth": service.account("u").await.quotas[0].reset_month,
         })
     );
+    let check = r#"{"user_id":"u","service_name":"asset","count":1}"#;
+    let (_, plain) = service.post("/internal/v1/billing/check", check).await;
+    assert_eq!(plain["allowed"], true, "the gateway's port keeps the plain style: {plain}");
     let (status, reply) = service.get("/api/v1/billing/account?userId=").await;
     assert_eq!(status, 400);
     assert_eq!(reply, json!({"success": false, "errorCode": "10009", "errorMessage": "user_id: is required"}));
@@ -125,6 +129,33 @@ async fn internal_routes_stay_off_the_public_port_unless_opened(#[values(MySql, 
         let url = format!("http://{}/internal/v1/billing/check", service.app.http_addr);
         assert_eq!(service.http.post(url).body(body).send().await.unwrap().status(), expected);
     }
+}
+
+#[rstest]
+#[tokio::test]
+async fn each_route_answers_its_own_rpc(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    service.clock.set("2026-11-19T04:00:00Z");
+    service.deduct(crate::harness::charge("u", "asset", 5)).await;
+    service.clock.set("2026-11-20T04:00:00Z");
+    service.deduct(crate::harness::charge("u", "asset", 2)).await;
+    let figure = |path: &'static str| {
+        let path = format!("/api/v1/billing/{path}");
+        let service = &service;
+        async move { service.get(&path).await.1 }
+    };
+    let today = figure("stats/today?user_id=u&service_name=asset").await;
+    assert_eq!((&today["period"], &today["total_count"]), (&json!("today"), &json!(2)));
+    let month = figure("stats/month?user_id=u").await;
+    assert_eq!((&month["period"], &month["total_count"]), (&json!("month"), &json!(7)));
+    let summary = figure("stats/summary?user_id=u").await;
+    assert_eq!(summary["services"][0]["free_count"], 7);
+    let usage = figure("usage?user_id=u&from=2026-11-19&to=2026-11-20&service_name=asset").await;
+    assert_eq!(usage["series"][0]["days"][0]["total_count"], 5);
+    let records = figure("records?user_id=u&page=2&page_size=1").await;
+    assert_eq!((&records["records"][0]["count"], &records["total"]), (&json!(5), &json!(2)));
+    let (_, opened) = service.post("/internal/v1/billing/users", r#"{"user_id":"v"}"#).await;
+    assert_eq!(opened, json!({"success": true, "created": true}));
 }
 
 /// Reads the google.api.http rules out of the descriptors and calls each route.

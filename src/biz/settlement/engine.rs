@@ -68,6 +68,17 @@ impl Engine {
         Self { lanes, stop, tasks: std::sync::Mutex::new(tasks) }
     }
 
+    /// Opens the account of a user ahead of the first call; tells whether it is new.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`], [`Error::Internal`].
+    pub async fn open(&self, user: UserId) -> Result<bool> {
+        match self.post(Posting::Open(user)).await? {
+            Outcome::Opened { created } => Ok(created),
+            other => Err(unexpected(other)),
+        }
+    }
+
     /// Charges a call; it is queued when this returns. Once accepted it is settled even if the caller goes away; a
     /// retry with the same trace id then finds the outcome. Tells whether it had
     /// been charged before.
@@ -177,52 +188,86 @@ impl Lane {
         }
     }
 
-    /// An outcome for every posting, whatever happens to the batch.
+    /// An outcome for every posting, whatever happens to the batch, and within the
+    /// lane's patience.
     async fn settle(&self, postings: Vec<Posting>) -> Vec<Outcome> {
-        match self.attempt(postings.clone()).await {
+        let deadline = Instant::now() + self.limits.patience;
+        match self.attempt(postings.clone(), deadline).await {
             Ok(outcomes) => outcomes,
             Err(StoreError::Failed(why)) if postings.len() > 1 => {
                 // One posting that the database cannot take must not fail the others.
                 tracing::error!(%why, batch = postings.len(), "a batch failed; settling its postings one by one");
-                let mut outcomes = Vec::with_capacity(postings.len());
-                for posting in postings {
-                    outcomes.push(match self.attempt(vec![posting]).await {
-                        Ok(mut alone) => alone.pop().unwrap_or_else(no_outcome),
-                        Err(error) => Outcome::Refused(given_up(error)),
-                    });
-                }
-                outcomes
+                self.settle_one_by_one(postings, deadline).await
             }
             Err(error) => postings.iter().map(|_| Outcome::Refused(given_up(error.clone()))).collect(),
         }
     }
 
+    async fn settle_one_by_one(&self, postings: Vec<Posting>, deadline: Instant) -> Vec<Outcome> {
+        let mut outcomes = Vec::with_capacity(postings.len());
+        let mut outage = None;
+        for posting in postings {
+            let error = match outage.clone() {
+                Some(error) => error,
+                None => match self.attempt(vec![posting], deadline).await {
+                    Ok(alone) => {
+                        outcomes.extend(alone);
+                        continue;
+                    }
+                    Err(error) => error,
+                },
+            };
+            if !matches!(error, StoreError::Failed(_)) {
+                outage = Some(error.clone());
+            }
+            outcomes.push(Outcome::Refused(given_up(error)));
+        }
+        outcomes
+    }
+
     /// Settles a batch, again and again while that is safe and may help. It is safe
     /// because ids already committed are found and not charged twice.
-    async fn attempt(&self, postings: Vec<Posting>) -> std::result::Result<Vec<Outcome>, StoreError> {
-        let deadline = Instant::now() + self.limits.patience;
+    async fn attempt(
+        &self,
+        postings: Vec<Posting>,
+        deadline: Instant,
+    ) -> std::result::Result<Vec<Outcome>, StoreError> {
         let batch = Arc::new(Batch { postings, at: self.calendar.now(), catalog: self.catalog.clone() });
-        let mut pause = Duration::from_millis(2);
+        let mut pause = FIRST_PAUSE;
         loop {
-            let ledger = self.ledger.clone();
-            let attempt = batch.clone();
-            // A task of its own: a panic below costs one batch and not the lane.
-            let settled = tokio::spawn(async move { ledger.settle(&attempt).await }).await;
-            let error = match settled {
-                Ok(Ok(outcomes)) if outcomes.len() == batch.postings.len() => return Ok(outcomes),
-                Ok(Ok(_)) => StoreError::Failed("the number of outcomes is wrong".into()),
-                Ok(Err(error)) => error,
-                Err(panic) => StoreError::Failed(format!("settling panicked: {panic}")),
+            let error = match self.try_once(&batch, deadline).await {
+                Ok(outcomes) if outcomes.len() == batch.postings.len() => return Ok(outcomes),
+                Ok(_) => StoreError::Failed("the number of outcomes is wrong".into()),
+                Err(error) => error,
             };
             if matches!(error, StoreError::Failed(_)) || Instant::now() + pause >= deadline {
                 return Err(error);
             }
             tracing::warn!(%error, batch = batch.postings.len(), "settling a batch again");
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(250));
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// In a task of its own: a panic below costs one batch and not the lane, and a
+    /// database that has gone silent is given up at the deadline, outcome unknown.
+    async fn try_once(&self, batch: &Arc<Batch>, deadline: Instant) -> std::result::Result<Vec<Outcome>, StoreError> {
+        let (ledger, batch) = (self.ledger.clone(), batch.clone());
+        let mut task = tokio::spawn(async move { ledger.settle(&batch).await });
+        match tokio::time::timeout_at(deadline, &mut task).await {
+            Ok(Ok(settled)) => settled,
+            Ok(Err(panic)) => Err(StoreError::Failed(format!("settling panicked: {panic}"))),
+            Err(_) => {
+                task.abort();
+                Err(StoreError::Unavailable("no answer in time".into()))
+            }
         }
     }
 }
+
+/// Between two attempts at a batch, doubling from the first to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 fn given_up(error: StoreError) -> Error {
     match error {
@@ -234,8 +279,4 @@ fn given_up(error: StoreError) -> Error {
             )
         }
     }
-}
-
-fn no_outcome() -> Outcome {
-    Outcome::Refused(Error::Internal("no outcome".into()))
 }

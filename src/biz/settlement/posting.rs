@@ -17,6 +17,8 @@ use crate::biz::{
 /// One change of one account.
 #[derive(Debug, Clone)]
 pub enum Posting {
+    /// Nothing but the account itself, which every posting opens when it is new.
+    Open(UserId),
     Charge(Charge),
     Adjust(Adjustment),
 }
@@ -24,6 +26,7 @@ pub enum Posting {
 impl Posting {
     pub fn user(&self) -> &UserId {
         match self {
+            Posting::Open(user) => user,
             Posting::Charge(charge) => &charge.user,
             Posting::Adjust(adjustment) => &adjustment.user,
         }
@@ -165,7 +168,17 @@ pub struct Adjusted {
 /// What became of a posting. A refusal changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    Charged { transaction: Transaction, replayed: bool },
-    Adjusted { adjusted: Adjusted, replayed: bool },
+    Opened {
+        /// Whether the account is new.
+        created: bool,
+    },
+    Charged {
+        transaction: Transaction,
+        replayed: bool,
+    },
+    Adjusted {
+        adjusted: Adjusted,
+        replayed: bool,
+    },
     Refused(Error),
 }

@@ -19,6 +19,8 @@ use crate::biz::{
 #[derive(Debug, Default)]
 pub struct State {
     pub accounts: BTreeMap<UserId, Account>,
+    /// Those of the accounts that this settlement has created.
+    pub created: BTreeSet<UserId>,
     /// Those of the batch's trace ids that are already settled.
     pub transactions: HashMap<(UserId, TraceId), Transaction>,
     /// Those of the batch's adjustment ids that are already settled.
@@ -51,7 +53,7 @@ pub struct Writes {
 }
 
 impl Writes {
-    /// Whether there is nothing to write, as in a batch of refusals and replays.
+    /// Whether there is nothing to write, as in a batch of refusals, replays and openings.
     pub fn is_empty(&self) -> bool {
         self.balances.is_empty()
     }
@@ -81,6 +83,8 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
         .postings
         .iter()
         .map(|posting| match posting {
+            // Told once: a second opening in the same batch finds the account there.
+            Posting::Open(user) => Ok(Outcome::Opened { created: book.state.created.remove(user) }),
             Posting::Charge(charge) => book.charge(charge),
             Posting::Adjust(adjustment) => book.adjust(adjustment),
         })

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use sqlx::{MySql, QueryBuilder, Row, mysql::MySqlRow};
+use sqlx::mysql::MySqlRow;
 use uuid::Uuid;
 
-use super::{MySqlStore, money, number, optional_text, store_error, text};
+use super::{MySqlStore, money, number, optional_text, statement::Statement, store_error, text};
 use crate::biz::{
     account::{Account, AccountStore, Quota},
     calendar::{BillingTime, Month},
@@ -15,8 +15,10 @@ use crate::biz::{
     ids::{ServiceName, UserId},
 };
 
-/// Opening is a pair of single statements; losing a deadlock repeats them this often.
+/// Opening is a pair of statements that commit by themselves; losing a deadlock repeats them this often.
 const OPEN_ATTEMPTS: u32 = 5;
+/// Rows of one insert: about a megabyte, a fraction of the smallest packet limit in use.
+const MAX_QUOTA_ROWS: usize = 8_000;
 
 #[async_trait]
 impl AccountStore for MySqlStore {
@@ -45,86 +47,77 @@ impl AccountStore for MySqlStore {
         account.quotas.sort_by(|a, b| a.service.cmp(&b.service));
         Ok(Some(account))
     }
-
-    async fn open(&self, users: &[UserId], at: BillingTime, catalog: &Catalog) -> Result<u64, StoreError> {
-        let mut users = users.to_vec();
-        users.sort();
-        users.dedup();
-        let mut attempt = 1;
-        loop {
-            match self.insert_missing(&users, at, catalog).await {
-                Err(StoreError::Conflict(_)) if attempt < OPEN_ATTEMPTS => attempt += 1,
-                done => return done,
-            }
-        }
-    }
 }
 
 impl MySqlStore {
-    async fn insert_missing(&self, users: &[UserId], at: BillingTime, catalog: &Catalog) -> Result<u64, StoreError> {
-        if users.is_empty() {
-            return Ok(0);
+    /// Creates what is missing of the users' accounts: a zero balance, and the quota
+    /// rows of the month for every service. Existing rows stay as they are, and
+    /// concurrent calls do not collide.
+    pub(super) async fn open(&self, users: &[UserId], at: BillingTime, catalog: &Catalog) -> Result<(), StoreError> {
+        let services = catalog.services().count().max(1);
+        for chunk in users.chunks((MAX_QUOTA_ROWS / services).max(1)) {
+            let mut attempt = 1;
+            loop {
+                match self.insert_missing(chunk, at, catalog).await {
+                    Err(StoreError::Conflict(_)) if attempt < OPEN_ATTEMPTS => attempt += 1,
+                    done => break done?,
+                }
+            }
         }
-        let mut balances = QueryBuilder::<MySql>::new(
-            "INSERT IGNORE INTO user_balance (user_balance_id, user_id, balance, version, created_at, updated_at) ",
-        );
-        balances.push_values(users, |mut row, user| {
-            row.push_bind(Uuid::now_v7().to_string())
-                .push_bind(user.as_str().to_owned())
-                .push("0, 0")
-                .push_bind(at.utc.naive_utc())
-                .push_bind(at.utc.naive_utc());
-        });
-        let created = balances.build().persistent(false).execute(&self.reader).await.map_err(store_error)?;
+        Ok(())
+    }
 
+    async fn insert_missing(&self, users: &[UserId], at: BillingTime, catalog: &Catalog) -> Result<(), StoreError> {
+        let mut insert = Statement::new(
+            "INSERT IGNORE INTO user_balance (user_balance_id, user_id, balance, version, created_at, updated_at) VALUES ",
+        );
+        insert.rows(users, |row, user| {
+            row.text(&Uuid::now_v7().to_string())
+                .text(user.as_str())
+                .number(0)
+                .number(0)
+                .instant(at.utc)
+                .instant(at.utc);
+        });
         let rows: Vec<_> =
             users.iter().flat_map(|user| catalog.iter().map(move |(service, plan)| (user, service, plan))).collect();
-        if !rows.is_empty() {
-            let mut quotas = QueryBuilder::<MySql>::new(
-                "INSERT IGNORE INTO free_quota \
-                 (free_quota_id, user_id, service_name, total_quota, used_quota, reset_month, created_at, updated_at) ",
-            );
-            quotas.push_values(rows, |mut row, (user, service, plan)| {
-                row.push_bind(Uuid::now_v7().to_string())
-                    .push_bind(user.as_str().to_owned())
-                    .push_bind(service.as_str().to_owned())
-                    .push_bind(plan.free_quota)
-                    .push("0")
-                    .push_bind(at.month.to_string())
-                    .push_bind(at.utc.naive_utc())
-                    .push_bind(at.utc.naive_utc());
-            });
-            quotas.build().persistent(false).execute(&self.reader).await.map_err(store_error)?;
-        }
-        Ok(created.rows_affected())
+        insert.push(
+            "; INSERT IGNORE INTO free_quota \
+             (free_quota_id, user_id, service_name, total_quota, used_quota, reset_month, created_at, updated_at) VALUES ",
+        );
+        let month = at.month.to_string();
+        insert.rows(rows, |row, (user, service, plan)| {
+            row.text(&Uuid::now_v7().to_string()).text(user.as_str()).text(service.as_str());
+            row.number(plan.free_quota).number(0).text(&month).instant(at.utc).instant(at.utc);
+        });
+        let mut connection = self.reader.acquire().await.map_err(store_error)?;
+        insert.execute(&mut connection).await
     }
 }
 
-/// Locks the accounts of `users`, which are in key order, and loads them with their
-/// quotas of `month`. The balance row is the lock of the whole account.
-pub(super) async fn lock_accounts(
-    transaction: &mut sqlx::Transaction<'_, MySql>,
-    users: &[&UserId],
-    month: Month,
-) -> Result<BTreeMap<UserId, Account>, StoreError> {
-    let mut query = QueryBuilder::<MySql>::new("SELECT user_id, balance, version FROM user_balance WHERE user_id IN (");
-    push_users(&mut query, users);
-    query.push(") ORDER BY user_id FOR UPDATE");
-    let rows = query.build().persistent(false).fetch_all(&mut **transaction).await.map_err(store_error)?;
+/// Locks the accounts of `users`, which are in key order, and then reads their quotas
+/// of `month`. The balance row is the lock of the whole account.
+pub(super) fn lock_accounts(statement: &mut Statement, users: &[&UserId], month: Month) {
+    let ids = || users.iter().map(|user| user.as_str());
+    statement
+        .push("SELECT user_id, balance, version FROM user_balance WHERE user_id IN (")
+        .texts(ids())
+        .push(") ORDER BY user_id FOR UPDATE; ")
+        .push("SELECT user_id, service_name, total_quota, used_quota FROM free_quota WHERE reset_month = ")
+        .texts([month.to_string().as_str()])
+        .push(" AND user_id IN (")
+        .texts(ids())
+        .push("); ");
+}
+
+/// The accounts out of the two row sets of [`lock_accounts`].
+pub(super) fn accounts_of(balances: &[MySqlRow], quotas: &[MySqlRow]) -> Result<BTreeMap<UserId, Account>, StoreError> {
     let mut accounts = BTreeMap::new();
-    for row in &rows {
+    for row in balances {
         let account = Account { balance: money(row, 1)?, version: number(row, 2)?, quotas: Vec::new() };
         accounts.insert(UserId::from_stored(text(row, 0)?), account);
     }
-
-    let mut query = QueryBuilder::<MySql>::new(
-        "SELECT user_id, service_name, total_quota, used_quota FROM free_quota WHERE reset_month = ",
-    );
-    query.push_bind(month.to_string()).push(" AND user_id IN (");
-    push_users(&mut query, users);
-    query.push(")");
-    let rows = query.build().persistent(false).fetch_all(&mut **transaction).await.map_err(store_error)?;
-    for row in &rows {
+    for row in quotas {
         if let Some(account) = accounts.get_mut(&UserId::from_stored(text(row, 0)?)) {
             account.quotas.push(quota(row, text(row, 1)?, 2)?);
         }
@@ -132,15 +125,7 @@ pub(super) async fn lock_accounts(
     Ok(accounts)
 }
 
-fn push_users(query: &mut QueryBuilder<MySql>, users: &[&UserId]) {
-    let mut list = query.separated(", ");
-    for user in users {
-        list.push_bind(user.as_str().to_owned());
-    }
-}
-
 fn quota(row: &MySqlRow, service: String, total_column: usize) -> Result<Quota, StoreError> {
-    debug_assert!(row.len() > total_column + 1);
     Ok(Quota {
         service: ServiceName::from_stored(service),
         total: number(row, total_column)?,

@@ -147,19 +147,8 @@ const BOOKS: &[(&str, Note)] = &[
 fn note_records(evidence: &mut Evidence, row: &MySqlRow) -> Result<(), StoreError> {
     let day = row.try_get(2).map_err(store_error)?;
     let book = evidence.records.entry((ServiceName::from_stored(text(row, 1)?), day)).or_default();
-    let (count, amount, records): (u64, _, u64) = (number(row, 4)?, money(row, 5)?, number(row, 6)?);
-    match RecordType::from_number(number(row, 3)?) {
-        Some(RecordType::Free) => {
-            book.totals.free_count += count;
-            book.free_records += records;
-        }
-        Some(RecordType::Balance) => {
-            book.totals.paid_count += count;
-            book.paid_records += records;
-        }
-        None => return Err(corrupt("record type")),
-    }
-    book.totals.amount = [book.totals.amount, amount].into_iter().sum();
+    let kind = RecordType::from_number(number(row, 3)?).ok_or_else(|| corrupt("record type"))?;
+    book.add(kind, number(row, 4)?, money(row, 5)?, number(row, 6)?);
     Ok(())
 }
 

@@ -3,12 +3,15 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use sqlx::{MySql, QueryBuilder, Row, mysql::MySqlRow};
+use sqlx::{MySqlConnection, Row, mysql::MySqlRow};
 use uuid::Uuid;
 
-use super::{MySqlStore, accounts, corrupt, money, number, optional_money, optional_text, store_error, text};
+use super::{
+    MySqlStore, accounts, corrupt, money, number, optional_money, optional_text,
+    statement::{Row as StatementRow, Statement},
+    store_error, text,
+};
 use crate::biz::{
-    account::AccountStore,
     calendar::BillingTime,
     error::StoreError,
     ids::{AdjustmentId, ApiKeyId, ModelName, ServiceName, TraceId, UserId},
@@ -20,235 +23,233 @@ use crate::biz::{
     },
 };
 
-type Tx<'a> = sqlx::Transaction<'a, MySql>;
-
 #[async_trait]
 impl Ledger for MySqlStore {
+    /// Two round trips: begin, lock and load; write and commit. On every other way
+    /// out the transaction is rolled back as the connection returns to its pool.
     async fn settle(&self, batch: &Batch) -> Result<Vec<Outcome>, StoreError> {
         let users: BTreeSet<&UserId> = batch.postings.iter().map(Posting::user).collect();
         let users: Vec<&UserId> = users.into_iter().collect();
+        let mut created = BTreeSet::new();
         // Twice at most: an account that was opened stays open.
         for _ in 0..2 {
-            let mut transaction = self.writer.begin().await.map_err(store_error)?;
-            let mut state = State {
-                accounts: accounts::lock_accounts(&mut transaction, &users, batch.at.month).await?,
-                ..State::default()
-            };
+            let mut connection = self.writer.acquire().await.map_err(store_error)?;
+            let mut state = load(&mut connection, batch, &users).await?;
             let unopened = state.unopened(users.iter().copied(), &batch.catalog);
             if !unopened.is_empty() {
                 // A missing row can't be locked, and inserting one out of order here
                 // could deadlock with another batch: let go, open, begin again.
-                transaction.rollback().await.map_err(store_error)?;
+                Statement::new("ROLLBACK").execute(&mut connection).await?;
+                created = unopened.iter().filter(|user| !state.accounts.contains_key(user)).cloned().collect();
                 self.open(&unopened, batch.at, &batch.catalog).await?;
                 continue;
             }
-            load_settled(&mut transaction, batch, &mut state).await?;
+            state.created = created;
             let (outcomes, writes) = rule::settle(batch, state);
-            if writes.is_empty() {
-                transaction.rollback().await.map_err(store_error)?;
-                return Ok(outcomes);
+            if !writes.is_empty() {
+                write_and_commit(&writes, batch.at).execute(&mut connection).await?;
             }
-            write(&mut transaction, &writes, batch.at).await?;
-            // Whatever goes wrong during a commit, its outcome is unknown.
-            transaction.commit().await.map_err(|error| StoreError::Unavailable(format!("during commit: {error}")))?;
             return Ok(outcomes);
         }
         Err(StoreError::Failed("accounts are not there after opening them".into()))
     }
 }
 
-/// Finds which ids of the batch are settled already.
-async fn load_settled(transaction: &mut Tx<'_>, batch: &Batch, state: &mut State) -> Result<(), StoreError> {
+/// Begins, locks the accounts, and finds which ids of the batch are settled already.
+async fn load(connection: &mut MySqlConnection, batch: &Batch, users: &[&UserId]) -> Result<State, StoreError> {
     let (mut traces, mut adjustments) = (BTreeSet::new(), BTreeSet::new());
     for posting in &batch.postings {
         match posting {
-            Posting::Charge(charge) => traces.insert((&charge.user, charge.trace.as_str())),
-            Posting::Adjust(adjustment) => adjustments.insert((&adjustment.user, adjustment.id.as_str())),
+            Posting::Open(_) => false,
+            Posting::Charge(charge) => traces.insert((charge.user.as_str(), charge.trace.as_str())),
+            Posting::Adjust(adjustment) => adjustments.insert((adjustment.user.as_str(), adjustment.id.as_str())),
         };
     }
+    let pair = |row: &mut StatementRow<'_>, (user, id): &(&str, &str)| {
+        row.text(user).text(id);
+    };
+    let mut statement = Statement::new("BEGIN; ");
+    accounts::lock_accounts(&mut statement, users, batch.at.month);
     if !traces.is_empty() {
-        let mut query = QueryBuilder::<MySql>::new(
-            "SELECT user_id, trace_id, service_name, count, cost, api_key_id, model, input_tokens, output_tokens, \
-             cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, free_remaining_after, \
-             created_at FROM billing_transaction WHERE (user_id, trace_id) IN ",
-        );
-        push_pairs(&mut query, traces);
-        for row in fetch(transaction, query).await? {
-            let settled = transaction_of(&row)?;
+        statement
+            .push(
+                "SELECT user_id, trace_id, service_name, count, cost, api_key_id, model, input_tokens, output_tokens, \
+                 cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, free_remaining_after, \
+                 created_at FROM billing_transaction WHERE (user_id, trace_id) IN (",
+            )
+            .rows(&traces, pair)
+            .push("); ");
+    }
+    if !adjustments.is_empty() {
+        statement
+            .push(
+                "SELECT user_id, adjustment_id, amount, reason, operator, request_id, balance_after, created_at \
+                 FROM balance_adjustment WHERE (user_id, adjustment_id) IN (",
+            )
+            .rows(&adjustments, pair)
+            .push("); ");
+    }
+
+    // In the order of the statements above, the first of which has no rows.
+    let mut sets = statement.fetch(connection).await?.into_iter().skip(1);
+    let mut next = || sets.next().ok_or_else(|| StoreError::Failed("a statement had no result".into()));
+    let (balances, quotas) = (next()?, next()?);
+    let mut state = State { accounts: accounts::accounts_of(&balances, &quotas)?, ..State::default() };
+    if !traces.is_empty() {
+        for row in &next()? {
+            let settled = transaction_of(row)?;
             state.transactions.insert((settled.user.clone(), settled.trace.clone()), settled);
         }
     }
     if !adjustments.is_empty() {
-        let mut query = QueryBuilder::<MySql>::new(
-            "SELECT user_id, adjustment_id, amount, reason, operator, request_id, balance_after, created_at \
-             FROM balance_adjustment WHERE (user_id, adjustment_id) IN ",
-        );
-        push_pairs(&mut query, adjustments);
-        for row in fetch(transaction, query).await? {
-            let settled = adjusted_of(&row)?;
+        for row in &next()? {
+            let settled = adjusted_of(row)?;
             state.adjustments.insert((settled.user.clone(), settled.id.clone()), settled);
         }
     }
-    Ok(())
+    Ok(state)
 }
 
-fn push_pairs(query: &mut QueryBuilder<MySql>, pairs: BTreeSet<(&UserId, &str)>) {
-    query.push_tuples(pairs, |mut pair, (user, id)| {
-        pair.push_bind(user.as_str().to_owned()).push_bind(id.as_bytes().to_vec());
-    });
-}
-
-/// Statements of varying length are not kept prepared; they would push out the rest.
-async fn fetch(transaction: &mut Tx<'_>, mut query: QueryBuilder<MySql>) -> Result<Vec<MySqlRow>, StoreError> {
-    query.build().persistent(false).fetch_all(&mut **transaction).await.map_err(store_error)
-}
-
-async fn execute(transaction: &mut Tx<'_>, mut query: QueryBuilder<MySql>) -> Result<(), StoreError> {
-    query.build().persistent(false).execute(&mut **transaction).await.map(|_| ()).map_err(store_error)
-}
-
-/// Writes what the rule decided, one statement a table.
-async fn write(transaction: &mut Tx<'_>, writes: &Writes, at: BillingTime) -> Result<(), StoreError> {
+/// Writes what the rule decided, one statement a table. The commit comes last and is
+/// only reached when all before it passed.
+fn write_and_commit(writes: &Writes, at: BillingTime) -> Statement {
+    let mut statement = Statement::new("");
     if !writes.transactions.is_empty() {
-        execute(transaction, insert_transactions(&writes.transactions)).await?;
-        execute(transaction, insert_records(writes, at)).await?;
-        execute(transaction, add_usage(writes, at)).await?;
+        insert_transactions(&mut statement, &writes.transactions);
+        insert_records(&mut statement, writes, at);
+        add_usage(&mut statement, writes, at);
     }
     if !writes.quotas.is_empty() {
-        execute(transaction, set_quotas(writes, at)).await?;
+        set_quotas(&mut statement, writes, at);
     }
     if !writes.adjustments.is_empty() {
-        execute(transaction, insert_adjustments(&writes.adjustments)).await?;
+        insert_adjustments(&mut statement, &writes.adjustments);
     }
-    execute(transaction, set_balances(writes, at)).await
+    set_balances(&mut statement, writes, at);
+    statement.push("COMMIT");
+    statement
 }
 
-fn insert_transactions(transactions: &[Transaction]) -> QueryBuilder<MySql> {
-    let mut query = QueryBuilder::new(
-        "INSERT INTO billing_transaction (user_id, trace_id, status, service_name, count, cost, api_key_id, model, \
-         input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, \
-         free_remaining_after, created_at) ",
-    );
-    query.push_values(transactions, |mut row, settled| {
-        let content = &settled.content;
-        row.push_bind(settled.user.as_str().to_owned())
-            .push_bind(settled.trace.as_str().as_bytes().to_vec())
-            .push("'COMMITTED'")
-            .push_bind(content.service.as_str().to_owned())
-            .push_bind(content.count)
-            .push_bind(content.cost.map(|cost| cost.to_decimal()))
-            .push_bind(content.api_key.as_ref().map(|key| key.as_str().as_bytes().to_vec()))
-            .push_bind(content.model.as_ref().map(|model| model.as_str().as_bytes().to_vec()))
-            .push_bind(content.usage.map(|usage| usage.input_tokens))
-            .push_bind(content.usage.map(|usage| usage.output_tokens))
-            .push_bind(content.usage.map(|usage| usage.cached_input_tokens))
-            .push_bind(settled.free)
-            .push_bind(settled.paid)
-            .push_bind(settled.amount.to_decimal())
-            .push_bind(settled.record_id.to_string())
-            .push_bind(settled.balance_after.to_decimal())
-            .push_bind(settled.free_remaining_after)
-            .push_bind(settled.created_at.naive_utc());
-    });
-    query
+fn insert_transactions(statement: &mut Statement, transactions: &[Transaction]) {
+    statement
+        .push(
+            "INSERT INTO billing_transaction (user_id, trace_id, status, service_name, count, cost, api_key_id, model, \
+             input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, \
+             balance_after, free_remaining_after, created_at) VALUES ",
+        )
+        .rows(transactions, |row, settled| {
+            let content = &settled.content;
+            row.text(settled.user.as_str())
+                .text(settled.trace.as_str())
+                .text("COMMITTED")
+                .text(content.service.as_str())
+                .number(content.count)
+                .optional(content.cost, StatementRow::money)
+                .optional(content.api_key.as_ref().map(ApiKeyId::as_str), StatementRow::text)
+                .optional(content.model.as_ref().map(ModelName::as_str), StatementRow::text)
+                .optional(content.usage.map(|usage| usage.input_tokens), StatementRow::number)
+                .optional(content.usage.map(|usage| usage.output_tokens), StatementRow::number)
+                .optional(content.usage.map(|usage| usage.cached_input_tokens), StatementRow::number)
+                .number(settled.free)
+                .number(settled.paid)
+                .money(settled.amount)
+                .text(&settled.record_id.to_string())
+                .money(settled.balance_after)
+                .number(settled.free_remaining_after)
+                .instant(settled.created_at);
+        })
+        .push("; ");
 }
 
-fn insert_records(writes: &Writes, at: BillingTime) -> QueryBuilder<MySql> {
-    let mut query = QueryBuilder::new(
-        "INSERT INTO billing_record \
-         (billing_record_id, user_id, service_name, type, amount, count, created_at, usage_date, trace_id) ",
-    );
-    query.push_values(&writes.records, |mut row, (user, record)| {
-        row.push_bind(record.id.clone())
-            .push_bind(user.as_str().to_owned())
-            .push_bind(record.service.as_str().to_owned())
-            .push_bind(record.kind as i32)
-            .push_bind(record.amount.to_decimal())
-            .push_bind(record.count)
-            .push_bind(record.created_at.naive_utc())
-            .push_bind(at.day)
-            .push_bind(record.trace.as_ref().map(|trace| trace.as_str().as_bytes().to_vec()));
-    });
-    query
+fn insert_records(statement: &mut Statement, writes: &Writes, at: BillingTime) {
+    statement
+        .push(
+            "INSERT INTO billing_record \
+             (billing_record_id, user_id, service_name, type, amount, count, created_at, usage_date, trace_id) VALUES ",
+        )
+        .rows(&writes.records, |row, (user, record)| {
+            row.text(&record.id)
+                .text(user.as_str())
+                .text(record.service.as_str())
+                .number(record.kind as i32)
+                .money(record.amount)
+                .number(record.count)
+                .instant(record.created_at)
+                .day(at.day)
+                .optional(record.trace.as_ref().map(TraceId::as_str), StatementRow::text);
+        })
+        .push("; ");
 }
 
-fn add_usage(writes: &Writes, at: BillingTime) -> QueryBuilder<MySql> {
-    let mut query = QueryBuilder::new(
-        "INSERT INTO usage_daily \
-         (user_id, usage_date, service_name, free_count, paid_count, amount, free_records, paid_records) ",
-    );
-    query.push_values(&writes.usage, |mut row, delta| {
-        row.push_bind(delta.user.as_str().to_owned())
-            .push_bind(at.day)
-            .push_bind(delta.service.as_str().to_owned())
-            .push_bind(delta.totals.free_count)
-            .push_bind(delta.totals.paid_count)
-            .push_bind(delta.totals.amount.to_decimal())
-            .push_bind(delta.free_records)
-            .push_bind(delta.paid_records);
-    });
-    query.push(
-        " ON DUPLICATE KEY UPDATE free_count = free_count + VALUES(free_count), \
-         paid_count = paid_count + VALUES(paid_count), amount = amount + VALUES(amount), \
-         free_records = free_records + VALUES(free_records), paid_records = paid_records + VALUES(paid_records)",
-    );
-    query
+fn add_usage(statement: &mut Statement, writes: &Writes, at: BillingTime) {
+    statement
+        .push(
+            "INSERT INTO usage_daily \
+             (user_id, usage_date, service_name, free_count, paid_count, amount, free_records, paid_records) VALUES ",
+        )
+        .rows(&writes.usage, |row, delta| {
+            row.text(delta.user.as_str())
+                .day(at.day)
+                .text(delta.service.as_str())
+                .number(delta.totals.free_count)
+                .number(delta.totals.paid_count)
+                .money(delta.totals.amount)
+                .number(delta.free_records)
+                .number(delta.paid_records);
+        })
+        .push(
+            " ON DUPLICATE KEY UPDATE free_count = free_count + VALUES(free_count), \
+             paid_count = paid_count + VALUES(paid_count), amount = amount + VALUES(amount), \
+             free_records = free_records + VALUES(free_records), paid_records = paid_records + VALUES(paid_records); ",
+        );
 }
 
-fn insert_adjustments(adjustments: &[Adjusted]) -> QueryBuilder<MySql> {
-    let mut query = QueryBuilder::new(
-        "INSERT INTO balance_adjustment \
-         (user_id, adjustment_id, amount, reason, operator, request_id, balance_after, created_at) ",
-    );
-    query.push_values(adjustments, |mut row, adjusted| {
-        row.push_bind(adjusted.user.as_str().to_owned())
-            .push_bind(adjusted.id.as_str().as_bytes().to_vec())
-            .push_bind(adjusted.content.amount.to_decimal())
-            .push_bind(adjusted.content.reason.clone())
-            .push_bind(adjusted.content.operator.clone())
-            .push_bind(adjusted.request.to_string())
-            .push_bind(adjusted.balance_after.to_decimal())
-            .push_bind(adjusted.created_at.naive_utc());
-    });
-    query
+fn insert_adjustments(statement: &mut Statement, adjustments: &[Adjusted]) {
+    statement
+        .push(
+            "INSERT INTO balance_adjustment \
+             (user_id, adjustment_id, amount, reason, operator, request_id, balance_after, created_at) VALUES ",
+        )
+        .rows(adjustments, |row, adjusted| {
+            row.text(adjusted.user.as_str())
+                .text(adjusted.id.as_str())
+                .money(adjusted.content.amount)
+                .text(&adjusted.content.reason)
+                .text(&adjusted.content.operator)
+                .text(&adjusted.request.to_string())
+                .money(adjusted.balance_after)
+                .instant(adjusted.created_at);
+        })
+        .push("; ");
 }
 
 /// The rows are there and locked: the insert is only a way to update many rows to
 /// different values in one statement, and its other columns are never used.
-fn set_balances(writes: &Writes, at: BillingTime) -> QueryBuilder<MySql> {
-    let mut query =
-        QueryBuilder::new("INSERT INTO user_balance (user_balance_id, user_id, balance, version, updated_at) ");
-    query.push_values(&writes.balances, |mut row, (user, balance, version)| {
-        row.push("''")
-            .push_bind(user.as_str().to_owned())
-            .push_bind(balance.to_decimal())
-            .push_bind(*version)
-            .push_bind(at.utc.naive_utc());
-    });
-    query.push(
-        " ON DUPLICATE KEY UPDATE balance = VALUES(balance), version = VALUES(version), \
-         updated_at = VALUES(updated_at)",
-    );
-    query
+fn set_balances(statement: &mut Statement, writes: &Writes, at: BillingTime) {
+    statement
+        .push("INSERT INTO user_balance (user_balance_id, user_id, balance, version, updated_at) VALUES ")
+        .rows(&writes.balances, |row, (user, balance, version)| {
+            row.text("").text(user.as_str()).money(*balance).number(*version).instant(at.utc);
+        })
+        .push(
+            " ON DUPLICATE KEY UPDATE balance = VALUES(balance), version = VALUES(version), \
+             updated_at = VALUES(updated_at); ",
+        );
 }
 
 /// As [`set_balances`].
-fn set_quotas(writes: &Writes, at: BillingTime) -> QueryBuilder<MySql> {
-    let mut query = QueryBuilder::new(
-        "INSERT INTO free_quota \
-         (free_quota_id, user_id, reset_month, service_name, total_quota, used_quota, updated_at) ",
-    );
-    query.push_values(&writes.quotas, |mut row, (user, quota)| {
-        row.push("''")
-            .push_bind(user.as_str().to_owned())
-            .push_bind(at.month.to_string())
-            .push_bind(quota.service.as_str().to_owned())
-            .push_bind(quota.total)
-            .push_bind(quota.used)
-            .push_bind(at.utc.naive_utc());
-    });
-    query.push(" ON DUPLICATE KEY UPDATE used_quota = VALUES(used_quota), updated_at = VALUES(updated_at)");
-    query
+fn set_quotas(statement: &mut Statement, writes: &Writes, at: BillingTime) {
+    let month = at.month.to_string();
+    statement
+        .push(
+            "INSERT INTO free_quota \
+             (free_quota_id, user_id, reset_month, service_name, total_quota, used_quota, updated_at) VALUES ",
+        )
+        .rows(&writes.quotas, |row, (user, quota)| {
+            row.text("").text(user.as_str()).text(&month).text(quota.service.as_str());
+            row.number(quota.total).number(quota.used).instant(at.utc);
+        })
+        .push(" ON DUPLICATE KEY UPDATE used_quota = VALUES(used_quota), updated_at = VALUES(updated_at); ");
 }
 
 fn transaction_of(row: &MySqlRow) -> Result<Transaction, StoreError> {

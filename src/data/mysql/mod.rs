@@ -9,6 +9,7 @@ mod audit;
 mod former;
 mod ledger;
 mod reads;
+mod statement;
 
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ pub struct PoolLimits {
 
 /// A connection that rested longer than this is tried before it is used.
 const FRESH: Duration = Duration::from_secs(1);
+/// A rollback without an answer for this long means that the connection is dead.
+const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl MySqlStore {
     /// Connects and brings the schema up to date.
@@ -77,13 +80,19 @@ impl MySqlStore {
         };
         let writer = pool(limits.writers).after_release(|connection, _| {
             Box::pin(async move {
-                // A begin that was cancelled half-way leaves a transaction open that
-                // nobody knows of; what is written next on it would be lost.
-                sqlx::raw_sql("ROLLBACK").execute(connection).await.map(|_| true)
+                // Whatever way a settlement ended, and at whatever point it was
+                // cancelled: a transaction that stayed open would swallow the next one's
+                // writes. A connection that does not answer is closed.
+                let rollback = sqlx::raw_sql("ROLLBACK").execute(connection);
+                Ok(matches!(tokio::time::timeout(ROLLBACK_TIMEOUT, rollback).await, Ok(Ok(_))))
             })
         });
-        let mut migrating = sqlx::MySqlConnection::connect_with(&options).await.map_err(store_error)?;
-        migrations::run(&migrations::mysql(), &mut migrating).await?;
+        let connecting = sqlx::MySqlConnection::connect_with(&options);
+        let mut migrating = tokio::time::timeout(limits.acquire_timeout, connecting)
+            .await
+            .map_err(|_| StoreError::Unavailable("no answer while connecting".into()))?
+            .map_err(store_error)?;
+        migrations::run_mysql(&mut migrating).await?;
         migrating.close().await.map_err(store_error)?;
         Ok(Self {
             reader: pool(limits.readers).connect_lazy_with(options.clone()),

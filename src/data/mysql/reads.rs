@@ -15,6 +15,12 @@ use crate::biz::{
     statistics::{DailyUse, Statistics, Totals},
 };
 
+/// The last second that DATETIME holds.
+const LAST: DateTime<Utc> = match DateTime::from_timestamp(253_402_300_799, 0) {
+    Some(last) => last,
+    None => DateTime::UNIX_EPOCH,
+};
+
 #[async_trait]
 impl RecordStore for MySqlStore {
     async fn records(
@@ -24,36 +30,40 @@ impl RecordStore for MySqlStore {
         start: &PageStart,
         limit: u32,
     ) -> Result<Vec<Record>, StoreError> {
-        // Keys, model and tokens stand in the transaction; they belong to its main record.
-        let mut query = QueryBuilder::<MySql>::new(
+        // The ends of what DATETIME holds stand in for absent bounds.
+        let (from, before) = between.unwrap_or((DateTime::UNIX_EPOCH, LAST));
+        let (offset, after, after_id) = match start {
+            PageStart::Offset(offset) => (*offset, LAST, ""),
+            PageStart::After(cursor) => (0, cursor.created_at, cursor.id.as_str()),
+        };
+        let (service, kind) = (filter.service.as_ref().map(ServiceName::as_str), filter.kind.map(|kind| kind as i32));
+        // Keys, model and tokens stand in the transaction; they belong to its main
+        // record. The first condition on the cursor is the range the key is searched by.
+        let rows = sqlx::query(
             "SELECT r.billing_record_id, r.service_name, r.type, r.amount, r.count, r.created_at, r.trace_id, \
              t.api_key_id, t.model, t.input_tokens, t.output_tokens, t.cached_input_tokens, t.record_id \
              FROM billing_record r \
              LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
-             WHERE r.user_id = ",
-        );
-        query.push_bind(filter.user.as_str().to_owned());
-        if let Some(service) = &filter.service {
-            query.push(" AND r.service_name = ").push_bind(service.as_str().to_owned());
-        }
-        if let Some(kind) = filter.kind {
-            query.push(" AND r.type = ").push_bind(kind as i32);
-        }
-        if let Some((first, before)) = between {
-            query.push(" AND r.created_at >= ").push_bind(first.naive_utc());
-            query.push(" AND r.created_at < ").push_bind(before.naive_utc());
-        }
-        if let PageStart::After(cursor) = start {
-            // The first condition is the range the key is searched by.
-            query.push(" AND r.created_at <= ").push_bind(cursor.created_at.naive_utc());
-            query.push(" AND (r.created_at < ").push_bind(cursor.created_at.naive_utc());
-            query.push(" OR r.billing_record_id < ").push_bind(cursor.id.clone()).push(")");
-        }
-        query.push(" ORDER BY r.created_at DESC, r.billing_record_id DESC LIMIT ").push_bind(limit);
-        if let PageStart::Offset(offset) = start {
-            query.push(" OFFSET ").push_bind(*offset);
-        }
-        let rows = query.build().persistent(false).fetch_all(&self.reader).await.map_err(store_error)?;
+             WHERE r.user_id = ? AND (? IS NULL OR r.service_name = ?) AND (? IS NULL OR r.type = ?) \
+             AND r.created_at >= ? AND r.created_at < ? \
+             AND r.created_at <= ? AND (r.created_at < ? OR r.billing_record_id < ?) \
+             ORDER BY r.created_at DESC, r.billing_record_id DESC LIMIT ? OFFSET ?",
+        )
+        .bind(filter.user.as_str())
+        .bind(service)
+        .bind(service)
+        .bind(kind)
+        .bind(kind)
+        .bind(from.naive_utc())
+        .bind(before.naive_utc())
+        .bind(after.naive_utc())
+        .bind(after.naive_utc())
+        .bind(after_id)
+        .bind(limit)
+        .bind(offset)
+        .fetch_all(&self.reader)
+        .await
+        .map_err(store_error)?;
         rows.iter().map(record_of).collect()
     }
 

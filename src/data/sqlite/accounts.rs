@@ -41,13 +41,6 @@ impl AccountStore for SqliteStore {
         }
         Ok(Some(account))
     }
-
-    async fn open(&self, users: &[UserId], at: BillingTime, catalog: &Catalog) -> Result<u64, StoreError> {
-        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(store_error)?;
-        let created = insert_missing(&mut transaction, users, at, catalog).await?;
-        transaction.commit().await.map_err(store_error)?;
-        Ok(created)
-    }
 }
 
 /// Creates the rows that `users` lack; the writer's transaction keeps others out.
@@ -56,9 +49,9 @@ pub(super) async fn insert_missing(
     users: &[UserId],
     at: BillingTime,
     catalog: &Catalog,
-) -> Result<u64, StoreError> {
+) -> Result<(), StoreError> {
     let balances = json_rows(users.iter().map(|user| (Uuid::now_v7().to_string(), user.as_str())))?;
-    let created = sqlx::query(
+    sqlx::query(
         "INSERT INTO user_balance (user_balance_id, user_id, balance, version, created_at, updated_at) \
          SELECT value ->> 0, value ->> 1, 0, 0, ?2, ?2 FROM json_each(?1) WHERE true \
          ON CONFLICT DO NOTHING",
@@ -86,7 +79,7 @@ pub(super) async fn insert_missing(
     .execute(&mut **transaction)
     .await
     .map_err(store_error)?;
-    Ok(created.rows_affected())
+    Ok(())
 }
 
 /// Loads the accounts of `users` with their quotas of `month`.

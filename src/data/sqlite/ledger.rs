@@ -37,6 +37,7 @@ impl Ledger for SqliteStore {
         };
         let unopened = state.unopened(users.iter().copied(), &batch.catalog);
         if !unopened.is_empty() {
+            state.created = unopened.iter().filter(|user| !state.accounts.contains_key(user)).cloned().collect();
             accounts::insert_missing(&mut transaction, &unopened, batch.at, &batch.catalog).await?;
             state.accounts = accounts::load_accounts(&mut transaction, &users, batch.at.month).await?;
         }
@@ -58,6 +59,7 @@ async fn load_settled(transaction: &mut Tx<'_>, batch: &Batch, state: &mut State
     let (mut traces, mut adjustments) = (BTreeSet::new(), BTreeSet::new());
     for posting in &batch.postings {
         match posting {
+            Posting::Open(_) => false,
             Posting::Charge(charge) => traces.insert((charge.user.as_str(), charge.trace.as_str())),
             Posting::Adjust(adjustment) => adjustments.insert((adjustment.user.as_str(), adjustment.id.as_str())),
         };

@@ -69,11 +69,16 @@ impl SqliteStore {
                 .max_lifetime(None)
         };
         let mut migrating = sqlx::SqliteConnection::connect_with(&options).await.map_err(store_error)?;
-        migrations::run(&migrations::sqlite(), &mut migrating).await?;
+        let lock = options.get_filename().with_added_extension("lock");
+        migrations::run_sqlite(&mut migrating, &lock).await?;
         migrating.close().await.map_err(store_error)?;
         Ok(Self {
             reader: pool(readers).connect_lazy_with(options.clone()),
-            writer: pool(1).connect_lazy_with(options),
+            writer: pool(1)
+                // SQLite ends a transaction by itself when the disk fails; the rollback
+                // after it fails in turn, and sqlx goes on believing in a transaction.
+                .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
+                .connect_lazy_with(options),
         })
     }
 }

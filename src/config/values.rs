@@ -1,0 +1,198 @@
+//! The values of configuration keys: each with the error that says what would do.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use serde::{Deserialize, Deserializer, de};
+use tracing::Level;
+
+use super::{Driver, LogFormat, Secret, Style};
+use crate::biz::{ids::ServiceName, money::Money};
+
+/// `1s`, `0.2s`, `200ms`, `5m`, `1h`.
+pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_duration(&text)
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| de::Error::custom(format!("{text:?} is not a duration above zero such as 1s, 0.2s or 5m")))
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let (number, unit_ms) = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)]
+        .into_iter()
+        .find_map(|(unit, ms)| Some((text.strip_suffix(unit)?, ms)))?;
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let digits = |s: &str| s.len() <= 9 && s.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || !digits(whole) || !digits(fraction) {
+        return None;
+    }
+    let nanos: u64 = format!("{whole}{fraction:0<9}").parse().ok()?;
+    nanos.checked_mul(unit_ms).map(|scaled| Duration::from_nanos(scaled / 1_000))
+}
+
+/// `host:port`, or `:port` for every address of the machine.
+pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    match port {
+        Some(_) if text.starts_with(':') => Ok(format!("0.0.0.0{text}")),
+        Some(_) => Ok(text),
+        None => Err(de::Error::custom(format!("{text:?} is not an address such as 0.0.0.0:8107"))),
+    }
+}
+
+fn whole<'de, D: Deserializer<'de>>(deserializer: D, min: usize, max: usize) -> Result<usize, D::Error> {
+    // By way of text: the config crate would round a fraction.
+    let text = String::deserialize(deserializer)?;
+    text.parse()
+        .ok()
+        .filter(|number| (min..=max).contains(number))
+        .ok_or_else(|| de::Error::custom(format!("{text:?} is not a whole number from {min} to {max}")))
+}
+
+pub(super) fn up_to_a_thousand<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    whole(deserializer, 1, 1_000)
+}
+
+pub(super) fn up_to_a_million<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    whole(deserializer, 1, 1_000_000)
+}
+
+pub(super) fn body_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    whole(deserializer, 1, 64 * 1024 * 1024)
+}
+
+/// Each lane takes a connection; 0 leaves the number to the database's kind.
+pub(super) fn lanes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    whole(deserializer, 0, 64)
+}
+
+/// A transaction's statements must stay well below the packet limit of a server.
+pub(super) fn batch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    whole(deserializer, 1, 2_000)
+}
+
+/// One of a few words.
+fn choice<'de, D: Deserializer<'de>, T: Copy>(deserializer: D, choices: &[(&str, T)]) -> Result<T, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
+        let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
+        de::Error::custom(format!("{text:?} is not one of {}", words.join(", ")))
+    })
+}
+
+pub(super) fn driver<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Driver, D::Error> {
+    choice(deserializer, &[("mysql", Driver::Mysql), ("sqlite", Driver::Sqlite)])
+}
+
+pub(super) fn style<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Style, D::Error> {
+    choice(deserializer, &[("plain", Style::Plain), ("devshare", Style::Devshare)])
+}
+
+pub(super) fn log_format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LogFormat, D::Error> {
+    choice(deserializer, &[("text", LogFormat::Text), ("json", LogFormat::Json)])
+}
+
+pub(super) fn log_level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Level, D::Error> {
+    let levels = [
+        ("error", Level::ERROR),
+        ("warn", Level::WARN),
+        ("info", Level::INFO),
+        ("debug", Level::DEBUG),
+        ("trace", Level::TRACE),
+    ];
+    choice(deserializer, &levels)
+}
+
+/// A number of YAML by its shortest decimal form, or a text.
+struct Amount(Money);
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let amount: Money = text.parse().map_err(|why| de::Error::custom(format!("{text:?} {why}")))?;
+        if amount.is_negative() {
+            return Err(de::Error::custom("must not be negative"));
+        }
+        Ok(Self(amount))
+    }
+}
+
+pub(super) fn amount<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Money, D::Error> {
+    Amount::deserialize(deserializer).map(|amount| amount.0)
+}
+
+pub(super) fn prices<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, Money>, D::Error> {
+    let prices = BTreeMap::<String, Amount>::deserialize(deserializer)?;
+    for name in prices.keys() {
+        ServiceName::parse(name, name).map_err(|why| de::Error::custom(format!("service {why}")))?;
+    }
+    Ok(prices.into_iter().map(|(name, amount)| (name, amount.0)).collect())
+}
+
+/// Units a month, as far as the tables hold them.
+#[derive(Debug, Clone, Copy)]
+pub struct FreeQuota(u32);
+
+impl FreeQuota {
+    pub fn units(self) -> u32 {
+        self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for FreeQuota {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const MAX: usize = i32::MAX as usize;
+        let units = whole(deserializer, 0, MAX)?;
+        u32::try_from(units).map(Self).map_err(de::Error::custom)
+    }
+}
+
+pub(super) fn percent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let percent = f64::deserialize(deserializer)?;
+    if (0.0..=100.0).contains(&percent) { Ok(percent) } else { Err(de::Error::custom("must be from 0 to 100")) }
+}
+
+pub(super) fn timezone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<chrono_tz::Tz, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    name.parse().map_err(|_| de::Error::custom(format!("{name:?} is not a time zone such as Asia/Shanghai")))
+}
+
+pub(super) fn currency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let code = String::deserialize(deserializer)?;
+    if code.len() == 3 && code.bytes().all(|byte| byte.is_ascii_uppercase()) {
+        Ok(code)
+    } else {
+        Err(de::Error::custom(format!("{code:?} is not a currency code such as CNY")))
+    }
+}
+
+/// A list, or one text with commas as the environment has it. Errors never show it.
+pub(super) fn secrets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Secret>, D::Error> {
+    struct Tokens;
+
+    impl<'de> de::Visitor<'de> for Tokens {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of tokens, or tokens separated by commas")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            Ok(text.split(',').map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()).collect())
+        }
+
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+            let mut tokens = Vec::new();
+            while let Some(token) = items.next_element()? {
+                tokens.push(token);
+            }
+            Ok(tokens)
+        }
+    }
+
+    let tokens = deserializer.deserialize_any(Tokens)?;
+    if tokens.iter().any(|token| token.len() < 16) {
+        return Err(de::Error::custom("a token must have at least 16 characters"));
+    }
+    Ok(tokens.into_iter().map(Secret).collect())
+}
