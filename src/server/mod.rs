@@ -73,6 +73,8 @@ pub fn internal_app(
         .into_axum_router()
         .reset_fallback();
     let tokens = &config.grpc.internal_tokens;
+    // The style is the front end's; the gateway's port keeps the plain one.
+    let rest = Rest { style: Style::Plain, ..rest };
     let routes = auth::protect(rest::internal_routes(), tokens, Style::Plain)
         .with_state(rest)
         .merge(auth::protect(guarded, tokens, Style::Plain))

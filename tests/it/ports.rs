@@ -1,10 +1,13 @@
 //! What the ports answer beside the contract's rpcs.
 
+use std::time::Duration;
+
 use billing_service::service::proto::{
     CheckQuotaRequest, RechargeCallbackRequest, RechargeRequest,
     billing_internal_service_client::BillingInternalServiceClient,
 };
 use rstest::rstest;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_stream::StreamExt;
 use tonic::{Code, Request, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -13,7 +16,7 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
-use crate::harness::{Backend, MySql, Service, Sqlite, charge, code_of};
+use crate::harness::{Backend, Database, MySql, Service, Sqlite, charge, code_of, mariadb::OwnServer, traced};
 
 async fn channel(service: &Service) -> Channel {
     Channel::from_shared(format!("http://{}", service.app.grpc_addr)).unwrap().connect().await.unwrap()
@@ -86,16 +89,54 @@ async fn metrics_count_under_the_names_of_the_contract(#[values(MySql, Sqlite)] 
     assert_eq!(service.get("/metrics").await.0, 404, "metrics are not public");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_shows_in_readiness_and_as_overload_and_never_as_missing_data() {
-    let service = Service::start(MySql).await;
+    let server = OwnServer::start().await;
+    let database = Database::on(server.create_database().await);
+    let changes = [("billing.settlement.patience", "1s"), ("server.grpc.timeout", "2s"), ("server.http.timeout", "2s")];
+    let service = Service::start_on(database, &changes).await;
     service.adjust("u", 1.0).await;
-    // The database goes away under the service: its name is no longer there.
-    let name = service.database.source.split(['/', '?']).nth(1).unwrap();
-    service.database.execute(&format!("DROP DATABASE {name}")).await;
-    let refused = service.try_deduct(charge("u", "asset", 1)).await.unwrap_err();
-    assert!(matches!(refused.code(), Code::Unavailable | Code::Internal), "{refused:?}");
+    // It accepts connections and says nothing: worse than a refusal.
+    server.signal("STOP");
+    let (charged, ready, account) = futures_util::join!(
+        service.try_deduct(traced("t", charge("u", "asset", 1))),
+        service.get("/ready"),
+        service.get("/api/v1/billing/account?user_id=u"),
+    );
+    assert_eq!(code_of(&charged.unwrap_err()), (Code::Unavailable, "10014".into()));
+    assert_eq!((ready.0, &ready.1["status"]), (503, &serde_json::json!("DOWN")));
+    assert_eq!((account.0, &account.1["reason"]), (503, &serde_json::json!("OVERLOADED")));
     assert_eq!(service.get("/health").await.0, 200);
+
+    server.signal("CONT");
+    let back = async { while service.try_deduct(traced("t", charge("u", "asset", 1))).await.is_err() {} };
+    tokio::time::timeout(Duration::from_secs(30), back).await.expect("it recovers by itself");
+    assert_eq!(service.state("u").await, (1.0, [0, 0, 1]));
+    service.assert_audit_is_clean().await;
+
+    // Stopping does not hang on a database that is gone.
+    server.signal("KILL");
+    tokio::time::timeout(Duration::from_secs(20), service.app.stop()).await.expect("it stops");
+}
+
+/// A client that says nothing, one that stops in the preface of HTTP/2, and one that
+/// stops within a header.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_silent_is_dropped() {
+    let app = axum::Router::new();
+    let limits = billing_service::server::Limits { connections: 10, drain_timeout: Duration::from_secs(1) };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let stop = tokio_util::sync::CancellationToken::new();
+    tokio::spawn(billing_service::server::serve(listener, app, limits, stop.clone()));
+    for beginning in ["", "P", "PRI * HTTP/2.0\r\n", "GET / HTTP/1.1\r\nhos"] {
+        let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+        stream.write_all(beginning.as_bytes()).await.unwrap();
+        let mut rest = Vec::new();
+        // The clock is paused and runs ahead while all are waiting.
+        let closed = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut rest)).await;
+        assert!(closed.is_ok(), "{beginning:?} was kept");
+    }
 }
 
 #[tokio::test]

@@ -159,3 +159,28 @@ async fn what_was_acknowledged_survives_a_kill(#[values(MySql, Sqlite)] on: Back
     assert_eq!(service.state("u").await.1[2], acknowledged);
     service.assert_audit_is_clean().await;
 }
+
+/// A limit on the size of files stands in for a full disk, and is lifted again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_was_full_stops_charges_only_while_it_is() {
+    let database = Database::create(Sqlite).await;
+    let conf = database.config_file(&[("billing.settlement.patience", "0.3s")]);
+    let server = ServerProcess::start(&conf);
+    let charge = |i: usize| json!({"user_id": "u", "service_name": "passport", "count": 1, "trace_id": i.to_string()});
+    let path = "/internal/v1/billing/deduct";
+    assert_eq!(post(&server.grpc, path, charge(0)).await["success"], true);
+    server.limit_files("65536");
+    let mut refused = 0;
+    for i in 1..200 {
+        refused += usize::from(post(&server.grpc, path, charge(i)).await["success"] != true);
+        if refused == 3 {
+            break;
+        }
+    }
+    assert_eq!(refused, 3, "the limit was not reached");
+    server.limit_files("unlimited");
+    for i in 0..20 {
+        assert_eq!(post(&server.grpc, path, charge(i)).await["success"], true);
+    }
+    database.assert_audit_is_clean().await;
+}

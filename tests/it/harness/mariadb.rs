@@ -3,6 +3,7 @@
 use std::{
     io::Write,
     net::TcpListener,
+    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{
         OnceLock,
@@ -26,15 +27,43 @@ rm -rf "$FOLDER"
 
 struct Server {
     port: u16,
+    folder: PathBuf,
     _supervisor: Child,
 }
 
 static SERVER: OnceLock<Server> = OnceLock::new();
 
+/// A server of one test's own, to be stopped, killed and started again.
+pub struct OwnServer {
+    server: Server,
+}
+
+impl OwnServer {
+    pub async fn start() -> Self {
+        Self { server: tokio::task::spawn_blocking(start).await.unwrap() }
+    }
+
+    /// `data.database.source` of a fresh database.
+    pub async fn create_database(&self) -> String {
+        create_database_on(self.server.port).await
+    }
+
+    /// Sends a signal to the server itself, such as STOP, CONT or KILL.
+    pub fn signal(&self, name: &str) {
+        let pid = std::fs::read_to_string(self.server.folder.join("pid")).unwrap();
+        let sent = Command::new("kill").args([format!("-{name}"), pid.trim().to_owned()]).status().unwrap();
+        assert!(sent.success());
+    }
+}
+
 /// A fresh database; the source that names it.
 pub async fn create_database() -> String {
-    static DATABASES: AtomicU64 = AtomicU64::new(0);
     let port = tokio::task::spawn_blocking(|| SERVER.get_or_init(start).port).await.unwrap();
+    create_database_on(port).await
+}
+
+async fn create_database_on(port: u16) -> String {
+    static DATABASES: AtomicU64 = AtomicU64::new(0);
     let name = format!("billing_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
     let mut connection = sqlx::MySqlConnection::connect(&format!("mysql://root@127.0.0.1:{port}/")).await.unwrap();
     sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name} CHARACTER SET utf8mb4")))
@@ -59,6 +88,7 @@ fn start() -> Server {
             .args(["-c", SUPERVISED, "sh", "mariadbd", "--no-defaults", "--user=root", "--skip-log-bin"])
             .arg(format!("--datadir={}", data.display()))
             .arg(format!("--socket={}", folder.join("socket").display()))
+            .arg(format!("--pid-file={}", folder.join("pid").display()))
             .arg(format!("--port={port}"))
             .args(["--bind-address=127.0.0.1", "--max-connections=1000", "--innodb-buffer-pool-size=256M"])
             .env("FOLDER", &folder)
@@ -68,7 +98,7 @@ fn start() -> Server {
             .spawn()
             .unwrap();
         if answers(port, &mut supervisor) {
-            return Server { port, _supervisor: supervisor };
+            return Server { port, folder, _supervisor: supervisor };
         }
     }
     panic!("mariadbd does not start: {}", std::fs::read_to_string(folder.join("log")).unwrap_or_default());

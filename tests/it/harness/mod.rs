@@ -57,6 +57,11 @@ impl Database {
         Self { backend, source, folder }
     }
 
+    /// A database on a server of the test's own.
+    pub fn on(source: String) -> Self {
+        Self { backend: MySql, source, folder: tempfile::tempdir().unwrap() }
+    }
+
     /// A configuration file: the prices and quotas of the contract, free ports, and
     /// `changes` as environment variables would make them.
     pub fn config_file(&self, changes: &[(&str, &str)]) -> PathBuf {

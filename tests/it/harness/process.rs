@@ -17,8 +17,14 @@ pub struct ServerProcess {
 impl ServerProcess {
     /// Starts `server -conf FILE` and waits until it says that it serves.
     pub fn start(conf: &Path) -> Self {
-        let mut child =
-            Command::new(env!("CARGO_BIN_EXE_server")).arg("-conf").arg(conf).stderr(Stdio::piped()).spawn().unwrap();
+        // The signal of a file that would grow beyond its limit is ignored, so that the
+        // write fails instead.
+        let mut child = Command::new("sh")
+            .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh", SERVER, "-conf"])
+            .arg(conf)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let serving = lines
             .by_ref()
@@ -35,6 +41,14 @@ impl ServerProcess {
     pub fn terminate(&self) {
         let sent = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
         assert!(sent.success());
+    }
+
+    /// Limits how large the files of the process may grow, in bytes.
+    pub fn limit_files(&self, size: &str) {
+        let pid = self.child.id().to_string();
+        let limit = format!("--fsize={size}:unlimited");
+        let limited = Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap();
+        assert!(limited.success());
     }
 
     /// The exit code.
