@@ -134,11 +134,9 @@ impl App {
                 tracing::error!(%error, "a listener ended abnormally");
             }
         }
-        // Lanes give up within their patience, so this ends; the database may have gone.
+        // Lanes give up within twice their patience, so this ends.
         self.engine.drain().await;
-        if tokio::time::timeout(CLOSE_TIMEOUT, self.store.close()).await.is_err() {
-            tracing::warn!("the database did not close its connections in time");
-        }
+        close(&*self.store).await;
         tracing::info!("stopped");
     }
 }
@@ -182,8 +180,15 @@ pub async fn connect(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
     }
 }
 
-/// As [`connect`], for a command that only looks: a file that is not there is an
-/// error, and not an empty database whose books balance.
+/// Closes the connections of `store`, unless the database has gone silent.
+pub async fn close(store: &dyn Store) {
+    if tokio::time::timeout(CLOSE_TIMEOUT, store.close()).await.is_err() {
+        tracing::warn!("the database did not close its connections in time");
+    }
+}
+
+/// As [`connect`], migrations included, for a command beside the service: a file that
+/// is not there is an error, and not an empty database whose books balance.
 ///
 /// # Errors
 /// As [`connect`].

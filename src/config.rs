@@ -439,6 +439,9 @@ payment_service:
         let error = read(EXISTING, &[("BILLING__SERVER__GRPC__INTERNAL_TOKENS", "tooshort")]).unwrap_err();
         let message = format!("{error:#}");
         assert!(message.contains("internal_tokens") && !message.contains("tooshort"), "{message}");
+        let number = EXISTING.replace("addr: 0.0.0.0:9107", "internal_tokens: 1234567890123456");
+        let message = format!("{:#}", read(&number, &[]).unwrap_err());
+        assert!(message.contains("internal_tokens") && !message.contains("1234567890123456"), "{message}");
         let error = read("server: {}", &[]).unwrap_err();
         assert!(format!("{error:#}").contains("data"), "{error:#}");
     }

@@ -44,7 +44,7 @@ async fn run() -> anyhow::Result<ExitCode> {
             ExitCode::SUCCESS
         }
     };
-    store.close().await;
+    app::close(&*store).await;
     Ok(code)
 }
 

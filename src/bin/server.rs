@@ -29,7 +29,7 @@ async fn run() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse_from(command::arguments());
     let config = command::prepare(&arguments.conf)?;
     if arguments.migrate_only {
-        app::connect(&config).await?.close().await;
+        app::close(&*app::connect(&config).await?).await;
         tracing::info!("the schema is up to date");
         return Ok(ExitCode::SUCCESS);
     }

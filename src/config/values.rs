@@ -1,7 +1,8 @@
 //! The values of configuration keys: each with the error that says what would do.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
+use config::ValueKind;
 use serde::{Deserialize, Deserializer, de};
 use tracing::Level;
 
@@ -168,29 +169,19 @@ pub(super) fn currency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Str
 
 /// A list, or one text with commas as the environment has it. Errors never show it.
 pub(super) fn secrets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Secret>, D::Error> {
-    struct Tokens;
-
-    impl<'de> de::Visitor<'de> for Tokens {
-        type Value = Vec<String>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a list of tokens, or tokens separated by commas")
+    let tokens: Vec<String> = match config::Value::deserialize(deserializer)?.kind {
+        ValueKind::String(text) => {
+            text.split(',').map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()).collect()
         }
-
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-            Ok(text.split(',').map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()).collect())
-        }
-
-        fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-            let mut tokens = Vec::new();
-            while let Some(token) = items.next_element()? {
-                tokens.push(token);
-            }
-            Ok(tokens)
-        }
-    }
-
-    let tokens = deserializer.deserialize_any(Tokens)?;
+        ValueKind::Array(items) => items
+            .into_iter()
+            .map(|item| match item.kind {
+                ValueKind::String(token) => Ok(token),
+                _ => Err(de::Error::custom("a token must be a text; put it in quotes")),
+            })
+            .collect::<Result<_, _>>()?,
+        _ => return Err(de::Error::custom("must be a list of tokens, or tokens separated by commas")),
+    };
     if tokens.iter().any(|token| token.len() < 16) {
         return Err(de::Error::custom("a token must have at least 16 characters"));
     }

@@ -24,10 +24,13 @@ pub(super) fn store_error(error: sqlx::Error) -> StoreError {
 
 fn of_mysql(number: u16, text: String) -> StoreError {
     match number {
-        // Lock wait timeout; deadlock, or certification failed on Galera.
-        1205 | 1213 => StoreError::Conflict(text),
+        // Lock wait timeout; deadlock, or certification failed on Galera; rolled back by
+        // group replication; write conflict on TiDB.
+        1205 | 1213 | 3101 | 9007 => StoreError::Conflict(text),
         // A key taken meanwhile by another process: a second look finds it.
         1062 => StoreError::Conflict(text),
+        // The disk is full or fails, or the commit itself did.
+        1021 | 1026 | 1030 | 1114 | 1180 => StoreError::Unavailable(text),
         // Too many connections, out of resources, shutting down, cluster node not
         // ready, read-only after a failover, statement or connection killed.
         1040 | 1041 | 1047 | 1053 | 1203 | 1226 | 1290 | 1317 | 1792 | 1836 | 1927 | 3100 => {

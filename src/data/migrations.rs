@@ -14,8 +14,9 @@ use sqlx::{
 use super::error::store_error;
 use crate::biz::error::StoreError;
 
-/// How long another process that migrates is waited for.
-const LOCK_SECONDS: u32 = 600;
+/// How long another process that migrates is waited for, before the caller decides
+/// whether to try again.
+const LOCK_SECONDS: u32 = 5;
 
 /// Name, MySQL text, SQLite text.
 macro_rules! pair {
@@ -36,15 +37,17 @@ const PAIRS: &[(&str, &str, &str)] =
 /// MySQL commits at every change of a table, so a migration can stop half-way. Each
 /// is written to be run again; what sqlx remembers of an unfinished one is removed.
 pub(super) async fn run_mysql(connection: &mut MySqlConnection) -> Result<(), StoreError> {
-    let locked = sqlx::query("SELECT COALESCE(GET_LOCK('billing_migrations', ?), 0)")
+    // Such names belong to the whole server; 64 characters at most.
+    let locked = sqlx::query("SELECT COALESCE(GET_LOCK(CONCAT('billing.', MD5(DATABASE())), ?), 0)")
         .bind(LOCK_SECONDS)
         .fetch_one(&mut *connection)
         .await;
     match locked {
         Ok(row) if row.try_get::<i64, _>(0).map_err(store_error)? == 1 => {}
         Ok(_) => return Err(StoreError::Unavailable("another process is migrating".into())),
-        // Galera has no such locks; there one process migrates first (README).
-        Err(error) => tracing::warn!(%error, "migrating without a lock"),
+        // Not supported on some clusters; there one process migrates first (README).
+        Err(sqlx::Error::Database(error)) => tracing::warn!(%error, "migrating without a lock"),
+        Err(error) => return Err(store_error(error)),
     }
     let remembers = sqlx::query(
         "SELECT COUNT(*) FROM information_schema.tables \

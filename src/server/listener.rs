@@ -99,12 +99,14 @@ async fn tells_its_protocol(stream: &TcpStream, stop: &CancellationToken) -> boo
     const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let telling = async {
         let mut start = [0; PREFACE.len()];
+        let mut pause = Duration::from_millis(10);
         loop {
+            pause = (pause * 2).min(Duration::from_millis(500));
             match stream.peek(&mut start).await {
                 Ok(0) | Err(_) => return false,
                 Ok(read) if read == PREFACE.len() || start[..read] != PREFACE[..read] => return true,
                 // Peeking returns at once from now on.
-                Ok(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                Ok(_) => tokio::time::sleep(pause).await,
             }
         }
     };

@@ -40,8 +40,8 @@ pub fn public_app(config: &Server, rest: Rest, ops: Ops) -> Router {
     if config.http.internal_routes {
         routes = routes.merge(auth::protect(rest::internal_routes(), &config.grpc.internal_tokens, rest.style));
     }
-    let routes = routes.with_state(rest).merge(ops::health(ops));
-    surround(routes, config, config.http.timeout, config.http.style)
+    let bounded = bound(routes.with_state(rest), config, config.http.timeout, config.http.style);
+    with_fallbacks(bounded.merge(ops::health(ops)), config.http.style)
 }
 
 /// The internal port: gRPC, its health and reflection, internal REST, liveness and metrics.
@@ -79,21 +79,25 @@ pub fn internal_app(
         .with_state(rest)
         .merge(auth::protect(guarded, tokens, Style::Plain))
         .merge(open)
-        .merge(ops::health(ops.clone()))
-        .merge(ops::metrics(ops));
-    let routes = routes.layer(middleware::map_response(bounds::explain_undecoded));
-    Ok(surround(routes, config, config.grpc.timeout, Style::Plain))
+        .layer(middleware::map_response(bounds::explain_undecoded));
+    let bounded = bound(routes, config, config.grpc.timeout, Style::Plain);
+    Ok(with_fallbacks(bounded.merge(ops::health(ops.clone())).merge(ops::metrics(ops)), Style::Plain))
 }
 
-/// What every route of a port gets: limits on bodies and on requests at once, a
-/// deadline, and an answer for paths that do not exist.
-fn surround(routes: Router, config: &Server, timeout: Duration, style: Style) -> Router {
+/// Limits bodies, requests at once, and the time of each. Health and metrics stay
+/// outside: a busy server is not a dead one.
+fn bound(routes: Router, config: &Server, timeout: Duration, style: Style) -> Router {
     let bounds = Bounds { requests: Arc::new(Semaphore::new(config.limits.requests)), timeout, style };
+    routes
+        .layer(DefaultBodyLimit::max(config.limits.body_bytes))
+        .layer(middleware::from_fn_with_state(bounds, bounds::enforce))
+}
+
+/// Answers for paths and methods that do not exist.
+fn with_fallbacks(routes: Router, style: Style) -> Router {
     routes
         .fallback(async move |request: Request| not_found(style, &request))
         .method_not_allowed_fallback(async move || wrong_method(style))
-        .layer(DefaultBodyLimit::max(config.limits.body_bytes))
-        .layer(middleware::from_fn_with_state(bounds, bounds::enforce))
 }
 
 fn is_grpc(request: &Request) -> bool {

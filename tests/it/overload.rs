@@ -138,3 +138,30 @@ async fn a_stop_answers_what_was_accepted(#[values(MySql, Sqlite)] on: Backend) 
     assert_eq!(service.state("u").await.1[0], 20);
     service.assert_audit_is_clean().await;
 }
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_request_too_many_is_refused_and_the_server_still_says_it_lives(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, &[("server.limits.requests", "1")]).await;
+    service.account("u").await;
+    let lock = Lock::take(&service.database).await;
+    let mut client = service.internal.clone();
+    let mut open = Box::pin(client.deduct_quota(charge("u", "passport", 1)));
+    assert!(futures_util::poll!(&mut open).is_pending());
+    // The first takes the only place as soon as it arrives.
+    let refused = async {
+        loop {
+            if let Err(refused) = service.try_deduct(charge("u", "nothing", 1)).await
+                && code_of(&refused).1 == "10014"
+            {
+                break refused;
+            }
+        }
+    };
+    let refused = tokio::time::timeout(Duration::from_secs(10), refused).await.expect("refused at once");
+    assert_eq!(refused.code(), Code::Unavailable);
+    let url = format!("http://{}/health", service.app.grpc_addr);
+    assert_eq!(service.http.get(url).send().await.unwrap().status(), 200);
+    lock.release().await;
+    assert!(open.await.is_ok());
+}

@@ -114,9 +114,13 @@ async fn an_outage_shows_in_readiness_and_as_overload_and_never_as_missing_data(
     assert_eq!(service.state("u").await, (1.0, [0, 0, 1]));
     service.assert_audit_is_clean().await;
 
-    // Stopping does not hang on a database that is gone.
-    server.signal("KILL");
+    // Stopping does not hang on a database that has gone silent, with a charge in flight.
+    server.signal("STOP");
+    let mut client = service.internal.clone();
+    let pending = tokio::spawn(async move { client.deduct_quota(charge("u", "asset", 1)).await });
     tokio::time::timeout(Duration::from_secs(20), service.app.stop()).await.expect("it stops");
+    assert!(pending.await.unwrap().is_err());
+    server.signal("CONT");
 }
 
 /// A client that says nothing, one that stops in the preface of HTTP/2, and one that

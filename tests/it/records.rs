@@ -108,6 +108,8 @@ async fn records_of_one_instant_are_paged_one_by_one(#[values(MySql, Sqlite)] on
     let request = BatchDeductQuotaRequest { items };
     service.internal.clone().batch_deduct_quota(request).await.unwrap();
     let whole = service.records(all()).await;
+    assert_eq!(whole.records.len(), 12);
+    assert!(whole.records.iter().all(|record| record.created_at == whole.records[0].created_at));
     let (mut paged, mut token) = (Vec::new(), String::new());
     for _ in 0..12 {
         let page = service.records(ListRecordsRequest { page_size: 1, page_token: token, ..all() }).await;

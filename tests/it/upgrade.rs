@@ -31,7 +31,8 @@ INSERT INTO recharge_order (order_id, user_id, amount, payment_order_id, status)
     ('recharge_1001_1', '1001', 99999999.99, 'p1', 'success'), ('recharge_1001_2', '1001', 5, NULL, 'pending');
 ";
 
-/// What a killed second migration leaves behind.
+/// What migrations that were killed leave behind: the first not marked as done, the
+/// second begun.
 const STOPPED_HALF_WAY: &str = "
 CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY, description TEXT NOT NULL,
     installed_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP, success BOOLEAN NOT NULL, checksum BLOB NOT NULL,
@@ -75,4 +76,12 @@ async fn an_existing_database_keeps_every_row_and_goes_on() {
     let counts: Vec<_> = listed.records.iter().map(|record| (record.count, record.amount)).collect();
     assert_eq!(counts, [(1, 0.1), (1000, 0.0), (1, 0.1234), (3, 0.0), (20, 0.0)]);
     assert_eq!(listed.total, 5);
+
+    // Run again behind their own results, migrations change nothing.
+    service.app.stop().await;
+    service.database.execute("UPDATE _sqlx_migrations SET success = FALSE WHERE version > 1").await;
+    let service = Service::start_on(service.database, &[]).await;
+    service.clock.set("2026-11-21T00:00:00Z");
+    assert_eq!(service.state("1001").await, (99_999_999.89, [3, 1000, 0]));
+    assert_eq!(service.deduct(charge("1001", "payment", 1)).await.balance, 99_999_999.79);
 }

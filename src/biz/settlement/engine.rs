@@ -37,7 +37,8 @@ pub struct Limits {
     pub queue: usize,
     /// Postings in one transaction at most.
     pub batch: usize,
-    /// How long a batch is tried again while the database does not answer.
+    /// How long a posting may wait in its lane, and then how long its batch is tried
+    /// while the database does not answer.
     pub patience: Duration,
 }
 
@@ -50,6 +51,7 @@ pub struct Engine {
 
 struct Job {
     posting: Posting,
+    queued: Instant,
     reply: oneshot::Sender<Outcome>,
 }
 
@@ -130,7 +132,7 @@ impl Engine {
     fn post(&self, posting: Posting) -> impl Future<Output = Result<Outcome>> + Send + 'static {
         let lane = &self.lanes[lane_of(posting.user(), self.lanes.len())];
         let (reply, outcome) = oneshot::channel();
-        let queued = lane.try_send(Job { posting, reply }).map_err(|refused| {
+        let queued = lane.try_send(Job { posting, queued: Instant::now(), reply }).map_err(|refused| {
             Error::Overloaded(match refused {
                 mpsc::error::TrySendError::Full(_) => "too many charges are waiting; retry later".into(),
                 mpsc::error::TrySendError::Closed(_) => "the service is stopping; retry later".into(),
@@ -179,7 +181,17 @@ impl Lane {
             if taken == 0 {
                 return;
             }
-            let (postings, replies): (Vec<_>, Vec<_>) = waiting.drain(..).map(|job| (job.posting, job.reply)).unzip();
+            // What waited behind batches that failed slowly is refused untried, so that a
+            // silent database holds nobody, and no stop, for longer than twice the patience.
+            let (late, timely): (Vec<Job>, Vec<Job>) =
+                waiting.drain(..).partition(|job| job.queued.elapsed() >= self.limits.patience);
+            for job in late {
+                let _ = job.reply.send(Outcome::Refused(Error::Overloaded("waited too long; retry later".into())));
+            }
+            let (postings, replies): (Vec<_>, Vec<_>) = timely.into_iter().map(|job| (job.posting, job.reply)).unzip();
+            if postings.is_empty() {
+                continue;
+            }
             let outcomes = self.settle(postings).await;
             for (reply, outcome) in replies.into_iter().zip(outcomes) {
                 // A caller that went away needs no answer.
@@ -371,7 +383,7 @@ mod tests {
         let plan = Plan { price: Money::ZERO, free_quota: 1000 };
         let catalog = Catalog::new([(ServiceName::from_stored("s"), plan)]);
         let calendar = Calendar::new(chrono_tz::UTC, SystemClock);
-        let limits = Limits { lanes: 1, queue: 100, batch: 100, patience: Duration::from_secs(5) };
+        let limits = Limits { lanes: 1, queue: 100, batch: 10, patience: Duration::from_secs(5) };
         (Engine::start(ledger.clone(), catalog.into(), calendar.into(), limits), ledger)
     }
 
@@ -438,6 +450,19 @@ mod tests {
         assert!(matches!(engine.charge(charge("u", "t")).await, Err(Error::Overloaded(_))));
         assert!(started.elapsed() <= Duration::from_secs(6));
         assert!(engine.charge(charge("u", "t")).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_on_a_silent_database_ends_within_twice_the_patience() {
+        let (engine, ledger) = engine(std::iter::repeat_with(|| Fault::Silence).take(100));
+        let accepted: Vec<_> = (0..100).map(|i| engine.charge(charge("u", &format!("t{i}")))).collect();
+        let started = Instant::now();
+        engine.drain().await;
+        assert!(started.elapsed() <= Duration::from_secs(10), "{:?}", started.elapsed());
+        for reply in futures_util::future::join_all(accepted).await {
+            assert!(matches!(reply, Err(Error::Overloaded(_))));
+        }
+        assert_eq!(*ledger.used.lock().unwrap(), 0);
     }
 
     #[tokio::test(start_paused = true)]

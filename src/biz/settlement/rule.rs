@@ -19,7 +19,7 @@ use crate::biz::{
 #[derive(Debug, Default)]
 pub struct State {
     pub accounts: BTreeMap<UserId, Account>,
-    /// Those of the accounts that this settlement has created.
+    /// Those of the accounts that were not there when the settlement began.
     pub created: BTreeSet<UserId>,
     /// Those of the batch's trace ids that are already settled.
     pub transactions: HashMap<(UserId, TraceId), Transaction>,

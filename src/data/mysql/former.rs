@@ -7,15 +7,16 @@ use sqlx::{Connection, MySqlConnection, MySqlPool, Row};
 use super::store_error;
 use crate::biz::{calendar::Calendar, error::StoreError};
 
-/// How long another process that does the same is waited for.
-const LOCK_SECONDS: u32 = 3600;
+/// How long another process that does the same is waited for, before the caller
+/// decides whether to try again.
+const LOCK_SECONDS: u32 = 5;
 
 pub(super) async fn date_records(pool: &MySqlPool, calendar: &Calendar) -> Result<(), StoreError> {
     let mut connection = pool.acquire().await.map_err(store_error)?;
     if !is_pending(&mut connection).await? {
         return Ok(());
     }
-    let locked = sqlx::query("SELECT COALESCE(GET_LOCK('billing_date_former_records', ?), 0)")
+    let locked = sqlx::query("SELECT COALESCE(GET_LOCK(CONCAT('billing.former.', MD5(DATABASE())), ?), 0)")
         .bind(LOCK_SECONDS)
         .fetch_one(&mut *connection)
         .await
@@ -24,7 +25,7 @@ pub(super) async fn date_records(pool: &MySqlPool, calendar: &Calendar) -> Resul
         return Err(StoreError::Unavailable("another process is dating the former records".into()));
     }
     let done = date_and_roll_up(&mut connection, calendar).await;
-    sqlx::raw_sql("DO RELEASE_LOCK('billing_date_former_records')")
+    sqlx::raw_sql("DO RELEASE_LOCK(CONCAT('billing.former.', MD5(DATABASE())))")
         .execute(&mut *connection)
         .await
         .map_err(store_error)?;

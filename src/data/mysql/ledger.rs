@@ -68,7 +68,7 @@ async fn load(connection: &mut MySqlConnection, batch: &Batch, users: &[&UserId]
     let pair = |row: &mut StatementRow<'_>, (user, id): &(&str, &str)| {
         row.text(user).text(id);
     };
-    let mut statement = Statement::new("BEGIN; ");
+    let mut statement = Statement::new("START TRANSACTION; ");
     accounts::lock_accounts(&mut statement, users, batch.at.month);
     if !traces.is_empty() {
         statement

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::{
-    ColumnIndex, Connection, MySqlPool, Row,
+    ColumnIndex, ConnectOptions, Connection, MySqlPool, Row,
     mysql::{MySqlConnectOptions, MySqlPoolOptions, MySqlRow},
 };
 
@@ -44,8 +44,25 @@ pub struct PoolLimits {
 
 /// A connection that rested longer than this is tried before it is used.
 const FRESH: Duration = Duration::from_secs(1);
-/// A rollback without an answer for this long means that the connection is dead.
-const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(2);
+/// A connection that takes longer than this to come back to its pool is closed.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What every connection begins with, so that the server's defaults do not matter.
+/// Read committed: no gap locks, and what is read after the account's lock is what
+/// its last holder committed. Strict: a value that does not fit is an error and never
+/// cut to size.
+const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
+    SET SESSION sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', \
+    autocommit = 1, innodb_lock_wait_timeout = 5";
+
+/// Whether a connection may go back to its pool. An error closes it without a word
+/// to the server, which may no longer listen.
+async fn in_time(release: impl Future<Output = sqlx::Result<()>>) -> sqlx::Result<bool> {
+    match tokio::time::timeout(RELEASE_TIMEOUT, release).await {
+        Ok(released) => released.map(|()| true),
+        Err(_) => Err(sqlx::Error::PoolTimedOut),
+    }
+}
 
 impl MySqlStore {
     /// Connects and brings the schema up to date.
@@ -54,6 +71,7 @@ impl MySqlStore {
     /// [`StoreError::Unavailable`] while the server does not answer,
     /// [`StoreError::Failed`] when it refuses or a migration fails.
     pub async fn connect(options: MySqlConnectOptions, limits: PoolLimits) -> Result<Self, StoreError> {
+        let options = options.disable_statement_logging();
         let pool = |connections: u32| {
             MySqlPoolOptions::new()
                 .max_connections(connections)
@@ -63,41 +81,27 @@ impl MySqlStore {
                     Box::pin(async move { Ok(meta.idle_for < FRESH || connection.ping().await.is_ok()) })
                 })
                 .after_connect(|connection, _| {
-                    Box::pin(async move {
-                        // Read committed: no gap locks, and what is read after the
-                        // account's lock is what its last holder committed. Strict: a
-                        // value that does not fit is an error and never cut to size.
-                        sqlx::raw_sql(
-                            "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
-                             SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES'), \
-                             innodb_lock_wait_timeout = 5",
-                        )
-                        .execute(connection)
-                        .await
-                        .map(|_| ())
-                    })
+                    Box::pin(async move { sqlx::raw_sql(SESSION).execute(connection).await.map(|_| ()) })
                 })
         };
+        // A read whose caller went away leaves half a result behind, and the pool's own
+        // test of the connection would wait for the other half for ever.
+        let reader = pool(limits.readers)
+            .after_release(|connection, _| Box::pin(in_time(async move { connection.ping().await })));
+        // Whatever way a settlement ended, and at whatever point it was cancelled: a
+        // transaction that stayed open would swallow the next one's writes.
         let writer = pool(limits.writers).after_release(|connection, _| {
-            Box::pin(async move {
-                // Whatever way a settlement ended, and at whatever point it was
-                // cancelled: a transaction that stayed open would swallow the next one's
-                // writes. A connection that does not answer is closed.
-                let rollback = sqlx::raw_sql("ROLLBACK").execute(connection);
-                Ok(matches!(tokio::time::timeout(ROLLBACK_TIMEOUT, rollback).await, Ok(Ok(_))))
-            })
+            Box::pin(in_time(async move { sqlx::raw_sql("ROLLBACK").execute(connection).await.map(|_| ()) }))
         });
         let connecting = sqlx::MySqlConnection::connect_with(&options);
         let mut migrating = tokio::time::timeout(limits.acquire_timeout, connecting)
             .await
             .map_err(|_| StoreError::Unavailable("no answer while connecting".into()))?
             .map_err(store_error)?;
+        sqlx::raw_sql(SESSION).execute(&mut migrating).await.map_err(store_error)?;
         migrations::run_mysql(&mut migrating).await?;
         migrating.close().await.map_err(store_error)?;
-        Ok(Self {
-            reader: pool(limits.readers).connect_lazy_with(options.clone()),
-            writer: writer.connect_lazy_with(options),
-        })
+        Ok(Self { reader: reader.connect_lazy_with(options.clone()), writer: writer.connect_lazy_with(options) })
     }
 }
 

@@ -125,7 +125,8 @@ impl Row<'_> {
     }
 }
 
-/// A text literal that no SQL mode reads differently.
+/// A text literal: quoted as it is when harmless, hexadecimal otherwise, so that
+/// neither quotes nor backslashes matter in any SQL mode.
 struct Text<'v>(&'v str);
 
 impl Display for Text<'_> {
