@@ -1,0 +1,180 @@
+//! Faults that a real database shows rarely: a scripted ledger shows them at will.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+
+use super::*;
+use crate::biz::{
+    account::{Account, Quota},
+    calendar::SystemClock,
+    catalog::Plan,
+    ids::{ServiceName, TraceId},
+    money::Money,
+    settlement::{
+        posting::{ChargeContent, RecordIds},
+        rule::{self, State},
+    },
+};
+
+enum Fault {
+    /// The transaction is rolled back.
+    Conflict,
+    /// The commit happens, and the news of it is lost.
+    LostAfterCommit,
+    Panic,
+    /// Never answers.
+    Silence,
+}
+
+/// Keeps accounts in memory by the real rule, and fails as scripted.
+#[derive(Default)]
+struct ScriptedLedger {
+    faults: Mutex<VecDeque<Fault>>,
+    used: Mutex<u32>,
+    transactions: Mutex<std::collections::HashMap<(UserId, TraceId), Transaction>>,
+    attempts: AtomicUsize,
+}
+
+#[async_trait]
+impl Ledger for ScriptedLedger {
+    async fn settle(&self, batch: &Batch) -> std::result::Result<Vec<Outcome>, StoreError> {
+        self.attempts.fetch_add(1, Ordering::SeqCst);
+        let fault = self.faults.lock().unwrap().pop_front();
+        match fault {
+            Some(Fault::Conflict) => return Err(StoreError::Conflict("deadlock".into())),
+            Some(Fault::Panic) => panic!("scripted"),
+            Some(Fault::Silence) => std::future::pending().await,
+            Some(Fault::LostAfterCommit) | None => {}
+        }
+        if batch.postings.iter().any(|posting| posting.user().as_str() == "poison") {
+            return Err(StoreError::Failed("does not fit".into()));
+        }
+        let used = *self.used.lock().unwrap();
+        let account = Account {
+            balance: Money::ZERO,
+            version: 0,
+            quotas: vec![Quota { service: ServiceName::from_stored("s"), total: 1000, used }],
+        };
+        let state = State {
+            accounts: batch.postings.iter().map(|posting| (posting.user().clone(), account.clone())).collect(),
+            transactions: self.transactions.lock().unwrap().clone(),
+            ..State::default()
+        };
+        let (outcomes, writes) = rule::settle(batch, state);
+        for transaction in writes.transactions {
+            *self.used.lock().unwrap() += transaction.free;
+            let key = (transaction.user.clone(), transaction.trace.clone());
+            self.transactions.lock().unwrap().insert(key, transaction);
+        }
+        match fault {
+            Some(Fault::LostAfterCommit) => Err(StoreError::Unavailable("connection lost".into())),
+            _ => Ok(outcomes),
+        }
+    }
+}
+
+fn engine(faults: impl IntoIterator<Item = Fault>) -> (Engine, Arc<ScriptedLedger>) {
+    let ledger = Arc::new(ScriptedLedger { faults: Mutex::new(faults.into_iter().collect()), ..Default::default() });
+    let plan = Plan { price: Money::ZERO, free_quota: 1000 };
+    let catalog = Catalog::new([(ServiceName::from_stored("s"), plan)]);
+    let calendar = Calendar::new(chrono_tz::UTC, SystemClock);
+    let limits = Limits { lanes: 1, queue: 100, batch: 10, patience: Duration::from_secs(5) };
+    (Engine::start(ledger.clone(), catalog.into(), calendar.into(), limits), ledger)
+}
+
+fn charge(user: &str, trace: &str) -> Charge {
+    Charge {
+        user: UserId::from_stored(user),
+        trace: TraceId::from_stored(trace),
+        content: ChargeContent {
+            service: ServiceName::from_stored("s"),
+            count: 1,
+            cost: None,
+            api_key: None,
+            model: None,
+            usage: None,
+        },
+        full_cost: Money::ZERO,
+        record_ids: RecordIds::fresh(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_whose_news_was_lost_is_found_and_is_no_replay() {
+    let (engine, ledger) = engine([Fault::LostAfterCommit, Fault::LostAfterCommit]);
+    let (first, replayed) = engine.charge(charge("u", "t")).await.unwrap();
+    assert!(!replayed);
+    assert_eq!(*ledger.used.lock().unwrap(), 1);
+    let (again, replayed) = engine.charge(charge("u", "t")).await.unwrap();
+    assert!(replayed);
+    assert_eq!(again, first);
+    assert_eq!(*ledger.used.lock().unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadlock_settles_the_batch_again() {
+    let (engine, ledger) = engine([Fault::Conflict, Fault::Conflict, Fault::Conflict]);
+    assert!(!engine.charge(charge("u", "t")).await.unwrap().1);
+    assert_eq!(ledger.attempts.load(Ordering::SeqCst), 4);
+    assert_eq!(*ledger.used.lock().unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_posting_that_does_not_fit_fails_alone() {
+    let (engine, ledger) = engine([]);
+    let calls = ["a", "poison", "b", "c"].map(|user| engine.charge(charge(user, "t")));
+    let replies = futures_util::future::join_all(calls).await;
+    let passed: Vec<_> = replies.iter().map(Result::is_ok).collect();
+    assert_eq!(passed, [true, false, true, true]);
+    assert!(matches!(replies[1], Err(Error::Internal(_))));
+    assert_eq!(*ledger.used.lock().unwrap(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_costs_no_lane() {
+    let (engine, ledger) = engine([Fault::Panic]);
+    assert!(matches!(engine.charge(charge("u", "t")).await, Err(Error::Internal(_))));
+    assert!(engine.charge(charge("u", "t")).await.is_ok());
+    assert_eq!(*ledger.used.lock().unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_database_is_given_up_within_the_patience() {
+    let (engine, _) = engine([Fault::Silence]);
+    let started = Instant::now();
+    assert!(matches!(engine.charge(charge("u", "t")).await, Err(Error::Overloaded(_))));
+    assert!(started.elapsed() <= Duration::from_secs(6));
+    assert!(engine.charge(charge("u", "t")).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_on_a_silent_database_ends_within_twice_the_patience() {
+    let (engine, ledger) = engine(std::iter::repeat_with(|| Fault::Silence).take(100));
+    let accepted: Vec<_> = (0..100).map(|i| engine.charge(charge("u", &format!("t{i}")))).collect();
+    let started = Instant::now();
+    engine.drain().await;
+    assert!(started.elapsed() <= Duration::from_secs(10), "{:?}", started.elapsed());
+    for reply in futures_util::future::join_all(accepted).await {
+        assert!(matches!(reply, Err(Error::Overloaded(_))));
+    }
+    assert_eq!(*ledger.used.lock().unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_answers_what_was_accepted_and_refuses_the_rest() {
+    let (engine, ledger) = engine([Fault::Conflict]);
+    let accepted: Vec<_> = (0..10).map(|i| engine.charge(charge("u", &format!("t{i}")))).collect();
+    engine.drain().await;
+    for reply in futures_util::future::join_all(accepted).await {
+        assert!(reply.is_ok());
+    }
+    assert_eq!(*ledger.used.lock().unwrap(), 10);
+    assert!(matches!(engine.charge(charge("u", "late")).await, Err(Error::Overloaded(_))));
+}

@@ -1,0 +1,121 @@
+use std::io::Write;
+
+use super::*;
+
+const EXISTING: &str = "
+server:
+  http: {addr: 0.0.0.0:8107, timeout: 1s}
+  grpc: {addr: 0.0.0.0:9107, timeout: 1s}
+data:
+  database:
+    driver: mysql
+    source: root:password@tcp(127.0.0.1:3306)/billing_service?charset=utf8mb4&parseTime=True&loc=Local
+  redis: {addr: 127.0.0.1:6379, read_timeout: 0.2s, write_timeout: 0.2s}
+billing:
+  prices: {passport: 0.01, payment: 0.10, asset: 0.05}
+  free_quotas: {passport: 10000, payment: 1000, asset: 1000}
+  balance_low_threshold: 10.0
+  quota_low_percent_threshold: 20.0
+payment_service:
+  grpc_addr: 127.0.0.1:9101
+  timeout: 5s
+  return_url: http://localhost/return
+  notify_url: http://localhost/notify
+";
+
+fn read(yaml: &str, environment: &[(&str, &str)]) -> anyhow::Result<Config> {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(yaml.as_bytes()).unwrap();
+    let environment: std::collections::HashMap<String, String> =
+        environment.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+    let source =
+        config::Environment::with_prefix("BILLING").prefix_separator("__").separator("__").source(Some(environment));
+    Config::read(file.path(), source)
+}
+
+#[test]
+fn an_existing_file_works_unchanged() {
+    let config = read(EXISTING, &[]).unwrap();
+    assert_eq!(config.server.http.timeout, Duration::from_secs(1));
+    assert_eq!(config.data.redis.as_ref().unwrap().read_timeout, Duration::from_millis(200));
+    assert_eq!(config.billing.timezone, chrono_tz::Asia::Shanghai);
+    let catalog = config.catalog();
+    let (_, plan) = catalog.find("payment").unwrap();
+    assert_eq!((plan.price.to_string().as_str(), plan.free_quota), ("0.1", 1000));
+}
+
+#[test]
+fn the_environment_overrides_every_kind_of_key() {
+    let config = read(
+        EXISTING,
+        &[
+            ("BILLING__DATA__DATABASE__SOURCE", "u:12345@tcp(db:3306)/other"),
+            ("BILLING__DATA__DATABASE__MAX_CONNECTIONS", "3"),
+            ("BILLING__BILLING__PRICES__PASSPORT", "0.020001"),
+            ("BILLING__SERVER__HTTP__TIMEOUT", "1.5s"),
+            ("BILLING__SERVER__GRPC__INTERNAL_TOKENS", "0123456789abcdef, fedcba9876543210"),
+            ("BILLING__SERVER__HTTP__INTERNAL_ROUTES", "true"),
+        ],
+    )
+    .unwrap();
+    assert!(config.data.database.source.reveal().ends_with("/other"));
+    assert_eq!(config.data.database.max_connections, 3);
+    assert_eq!(config.server.grpc.internal_tokens[1].reveal(), "fedcba9876543210");
+    assert_eq!(config.billing.prices["passport"].to_string(), "0.020001");
+    assert_eq!(config.server.http.timeout, Duration::from_millis(1500));
+    assert!(config.server.http.internal_routes);
+}
+
+#[test]
+fn a_bad_key_or_value_is_named() {
+    for (from, to, key) in [
+        ("timeout: 1s}\n  grpc", "timeout: soon}\n  grpc", "server.http.timeout"),
+        ("timeout: 1s}\n  grpc", "timeout: 1}\n  grpc", "server.http.timeout"),
+        ("timeout: 1s}\n  grpc", "timeout: 0s}\n  grpc", "server.http.timeout"),
+        ("addr: 0.0.0.0:9107", "addr: 9107", "server.grpc.addr"),
+        ("addr: 0.0.0.0:9107", "address: 0.0.0.0:9107", "address"),
+        ("driver: mysql", "driver: oracle", "data.database.driver"),
+        ("driver: mysql", "drive: mysql", "drive"),
+        ("root:password@tcp(127.0.0.1:3306)/", "root:password@tcp(127.0.0.1:x)/", "data.database.source"),
+        ("passport: 0.01", "passport: -0.01", "billing.prices.passport"),
+        ("passport: 0.01", "passport: 0.0000001", "billing.prices.passport"),
+        ("passport: 0.01", "passport: cheap", "billing.prices.passport"),
+        ("passport: 0.01", "pass port: 0.01", "pass port"),
+        ("passport: 10000", "passport: -1", "billing.free_quotas.passport"),
+        ("passport: 10000", "passport: 1.9", "billing.free_quotas.passport"),
+        ("billing:\n", "log: {level: verbose}\nbilling:\n", "log.level"),
+        ("passport: 10000", "passport: 2147483648", "billing.free_quotas.passport"),
+        ("passport: 10000", "passprt: 10000", "billing.free_quotas.passprt"),
+        ("quota_low_percent_threshold: 20.0", "quota_low_percent_threshold: 120", "quota_low_percent_threshold"),
+        ("balance_low_threshold: 10.0", "timezone: Mars/Olympus", "billing.timezone"),
+        ("balance_low_threshold: 10.0", "currency: yuan", "billing.currency"),
+        ("balance_low_threshold: 10.0", "settlement: {lanes: many}", "billing.settlement.lanes"),
+        ("balance_low_threshold: 10.0", "settlement: {queue: 0}", "billing.settlement.queue"),
+        ("balance_low_threshold: 10.0", "settlement: {batch: 9000000000}", "billing.settlement.batch"),
+        ("payment_service:", "payment_services:", "payment_services"),
+    ] {
+        assert!(EXISTING.contains(from), "{from}");
+        let error = read(&EXISTING.replace(from, to), &[]).unwrap_err();
+        let message = format!("{error:#}");
+        assert!(message.contains(key), "{to}: {message}");
+        assert!(!message.contains("root:password"), "{message}");
+    }
+    let error = read(EXISTING, &[("BILLING__SERVER__HTPP__ADDR", "x")]).unwrap_err();
+    assert!(format!("{error:#}").contains("htpp"), "{error:#}");
+    let error = read(&EXISTING.replace("billing:\n", "billing:\n  extra: 1\n"), &[]).unwrap_err();
+    assert!(format!("{error:#}").contains("extra"), "{error:#}");
+    let error = read(EXISTING, &[("BILLING__SERVER__GRPC__INTERNAL_TOKENS", "tooshort")]).unwrap_err();
+    let message = format!("{error:#}");
+    assert!(message.contains("internal_tokens") && !message.contains("tooshort"), "{message}");
+    let number = EXISTING.replace("addr: 0.0.0.0:9107", "internal_tokens: 1234567890123456");
+    let message = format!("{:#}", read(&number, &[]).unwrap_err());
+    assert!(message.contains("internal_tokens") && !message.contains("1234567890123456"), "{message}");
+    let error = read("server: {}", &[]).unwrap_err();
+    assert!(format!("{error:#}").contains("data"), "{error:#}");
+}
+
+#[test]
+fn secrets_do_not_show() {
+    let shown = format!("{:?}", read(EXISTING, &[]).unwrap());
+    assert!(!shown.contains("password@"), "{shown}");
+}
