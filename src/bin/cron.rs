@@ -36,14 +36,19 @@ fn main() -> ExitCode {
 async fn run() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse_from(command::arguments());
     let config = command::prepare(&arguments.conf)?;
-    let store = app::connect_existing(&config).await?;
-    let code = match arguments.once {
-        Some(JobName::Audit) => audit(&*store).await?,
-        None => {
-            run_schedules(store.clone(), config.billing.timezone).await?;
-            ExitCode::SUCCESS
+    let (store, code);
+    match arguments.once {
+        Some(JobName::Audit) => {
+            store = app::connect_existing(&config).await?;
+            code = audit(&*store).await?;
         }
-    };
+        // Beside a server that may be about to make its first database.
+        None => {
+            store = app::connect(&config).await?;
+            run_schedules(store.clone(), config.billing.timezone).await?;
+            code = ExitCode::SUCCESS;
+        }
+    }
     app::close(&*store).await;
     Ok(code)
 }

@@ -1,5 +1,10 @@
 //! The binaries as an operator runs them.
 
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+};
+
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -186,4 +191,19 @@ async fn a_disk_that_was_full_stops_charges_only_while_it_is() {
         assert_eq!((&reply["success"], &reply["replayed"]), (&json!(true), &json!(false)));
     }
     database.assert_audit_is_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cron_waits_for_its_schedules_beside_a_server_that_is_not_there_yet() {
+    let database = Database::create(Sqlite).await;
+    let conf = database.config_file(&[]);
+    let audit = run(CRON, &["-conf", conf.to_str().unwrap(), "--once", "audit"], &[]);
+    assert_eq!(audit.status.code(), Some(1), "an audit of nothing is no proof");
+    assert!(stderr(&audit).contains("does not exist"), "{}", stderr(&audit));
+
+    let mut cron = Command::new(CRON).arg("-conf").arg(&conf).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(cron.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("waiting for the schedules")));
+    assert!(Command::new("kill").arg(cron.id().to_string()).status().unwrap().success());
+    assert_eq!(cron.wait().unwrap().code(), Some(0));
 }
