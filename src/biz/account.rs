@@ -58,6 +58,9 @@ pub trait AccountStore: Send + Sync + 'static {
     async fn account(&self, user: &UserId, month: Month) -> std::result::Result<Option<Account>, StoreError>;
 }
 
+/// Before opening, after it, and once more for a month that turned in between.
+const READS: u32 = 3;
+
 /// Reads accounts, and opens them on first sight.
 pub struct Accounts {
     store: Arc<dyn AccountStore>,
@@ -82,19 +85,16 @@ impl Accounts {
     /// # Errors
     /// [`Error::Overloaded`], [`Error::Internal`].
     pub async fn get(&self, user: &UserId) -> Result<(Account, Month)> {
-        let month = self.calendar.now().month;
-        if let Some(account) = self.store.account(user, month).await?
-            && account.is_open_for(&self.catalog)
-        {
-            return Ok((account, month));
+        for _ in 0..READS {
+            let month = self.calendar.now().month;
+            if let Some(account) = self.store.account(user, month).await?
+                && account.is_open_for(&self.catalog)
+            {
+                return Ok((account, month));
+            }
+            self.engine.open(user.clone()).await?;
         }
-        self.engine.open(user.clone()).await?;
-        // Opening may have met the next month.
-        let month = self.calendar.now().month;
-        match self.store.account(user, month).await? {
-            Some(account) => Ok((account, month)),
-            None => Err(Error::Internal(format!("account of {user} is not there after opening it"))),
-        }
+        Err(Error::Internal(format!("account of {user} is not open after opening it")))
     }
 
     /// Opens the account ahead of the first call; tells whether it is new.

@@ -51,17 +51,13 @@ impl Api {
         self.quotas.check(&check).await
     }
 
-    pub async fn deduct_quota(&self, request: DeductQuotaRequest) -> Result<DeductQuotaReply> {
-        self.charge(request).await
-    }
-
     /// Queues every item before it waits for the first, so that they share batches.
     pub async fn batch_deduct_quota(&self, request: BatchDeductQuotaRequest) -> Result<BatchDeductQuotaReply> {
         let items = request.items.len();
         if !(1..=MAX_ITEMS).contains(&items) {
             return Err(Invalid::new("items", format!("must be 1 to {MAX_ITEMS}, not {items}")).into());
         }
-        let replies = join_all(request.items.into_iter().map(|item| self.charge(item))).await;
+        let replies = join_all(request.items.into_iter().map(|item| self.deduct_quota(item))).await;
         let results = replies
             .into_iter()
             .map(|reply| match reply {
@@ -83,7 +79,10 @@ impl Api {
     }
 
     /// Parses and queues at once; the future waits for the outcome.
-    fn charge(&self, request: DeductQuotaRequest) -> impl Future<Output = Result<DeductQuotaReply>> + Send + '_ {
+    pub fn deduct_quota(
+        &self,
+        request: DeductQuotaRequest,
+    ) -> impl Future<Output = Result<DeductQuotaReply>> + Send + '_ {
         let started = Instant::now();
         let service = request.service_name.clone();
         let queued = self.parse_charge(request).map(|charge| self.engine.charge(charge));

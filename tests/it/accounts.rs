@@ -1,10 +1,20 @@
 //! Accounts are opened on first sight, and operators adjust them.
 
-use billing_service::service::proto::{AdjustBalanceRequest, InitializeUserRequest};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use billing_service::{
+    app::App,
+    biz::calendar::Clock,
+    service::proto::{
+        AdjustBalanceRequest, CheckQuotaRequest, InitializeUserRequest,
+        billing_internal_service_client::BillingInternalServiceClient,
+    },
+};
+use chrono::{DateTime, Utc};
 use rstest::rstest;
 use tonic::Code;
 
-use crate::harness::{Backend, MySql, Service, Sqlite, charge, code_of};
+use crate::harness::{Backend, Database, MySql, Service, Sqlite, charge, code_of};
 
 #[rstest]
 #[tokio::test]
@@ -56,6 +66,31 @@ async fn quotas_begin_anew_with_the_month_of_the_billing_zone(#[values(MySql, Sq
     let quota = &service.account("u").await.quotas[0];
     assert_eq!((quota.reset_month.as_str(), quota.used_quota), ("2026-11", 10));
     service.assert_audit_is_clean().await;
+}
+
+/// A clock that turns the month when it has been read twice.
+struct TurningClock(AtomicU32);
+
+impl Clock for TurningClock {
+    fn now(&self) -> DateTime<Utc> {
+        let second = if self.0.fetch_add(1, Ordering::SeqCst) < 2 { "15:59:59" } else { "16:00:00" };
+        format!("2026-10-31T{second}Z").parse().unwrap()
+    }
+}
+
+/// It is read for the first look at the account, and again when that is opened.
+#[rstest]
+#[tokio::test]
+async fn a_month_that_turns_while_an_account_is_opened_is_free_from_its_first_call(
+    #[values(MySql, Sqlite)] on: Backend,
+) {
+    let database = Database::create(on).await;
+    let app = App::start_with_clock(database.config(&[]), TurningClock(AtomicU32::new(0))).await.unwrap();
+    let mut client = BillingInternalServiceClient::connect(format!("http://{}", app.grpc_addr)).await.unwrap();
+    let request =
+        CheckQuotaRequest { user_id: "u".into(), service_name: "asset".into(), count: 1, ..Default::default() };
+    let reply = client.check_quota(request).await.unwrap().into_inner();
+    assert_eq!((reply.reason.as_str(), reply.free_remaining), ("free", 1000));
 }
 
 fn adjustment(id: &str, amount: f64) -> AdjustBalanceRequest {

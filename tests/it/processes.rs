@@ -207,3 +207,19 @@ async fn cron_waits_for_its_schedules_beside_a_server_that_is_not_there_yet() {
     assert!(Command::new("kill").arg(cron.id().to_string()).status().unwrap().success());
     assert_eq!(cron.wait().unwrap().code(), Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_waits_for_its_database_still_obeys_sigterm() {
+    let database = Database::create(Sqlite).await;
+    let source = format!("root@tcp(127.0.0.1:{})/billing", free_port());
+    let conf = database.config_file(&[
+        ("data.database.driver", "mysql"),
+        ("data.database.source", &source),
+        ("data.database.connect_timeout", "1h"),
+    ]);
+    let mut server = Command::new(SERVER).arg("-conf").arg(&conf).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(server.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("trying again")));
+    assert!(Command::new("kill").arg(server.id().to_string()).status().unwrap().success());
+    assert_eq!(server.wait().unwrap().code(), Some(0));
+}

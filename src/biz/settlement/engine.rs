@@ -81,9 +81,9 @@ impl Engine {
         }
     }
 
-    /// Charges a call; it is queued when this returns. Once accepted it is settled even if the caller goes away; a
-    /// retry with the same trace id then finds the outcome. Tells whether it had
-    /// been charged before.
+    /// Charges a call; it is queued when this returns. Once accepted it is settled
+    /// even if the caller goes away; a retry with the same trace id then finds the
+    /// outcome. Tells whether it had been charged before.
     ///
     /// # Errors
     /// [`Error::InsufficientBalance`], [`Error::IdempotencyConflict`],
@@ -181,14 +181,17 @@ impl Lane {
             if taken == 0 {
                 return;
             }
-            // What waited behind batches that failed slowly is refused untried, so that a
-            // silent database holds nobody, and no stop, for longer than twice the patience.
-            let (late, timely): (Vec<Job>, Vec<Job>) =
-                waiting.drain(..).partition(|job| job.queued.elapsed() >= self.limits.patience);
-            for job in late {
-                let _ = job.reply.send(Outcome::Refused(Error::Overloaded("waited too long; retry later".into())));
+            let (mut postings, mut replies) = (Vec::with_capacity(taken), Vec::with_capacity(taken));
+            for job in waiting.drain(..) {
+                // What waited behind batches that failed slowly is refused untried, so that a
+                // silent database holds nobody, and no stop, for longer than twice the patience.
+                if job.queued.elapsed() >= self.limits.patience {
+                    let _ = job.reply.send(Outcome::Refused(Error::Overloaded("waited too long; retry later".into())));
+                } else {
+                    postings.push(job.posting);
+                    replies.push(job.reply);
+                }
             }
-            let (postings, replies): (Vec<_>, Vec<_>) = timely.into_iter().map(|job| (job.posting, job.reply)).unzip();
             if postings.is_empty() {
                 continue;
             }
@@ -204,50 +207,47 @@ impl Lane {
     /// lane's patience.
     async fn settle(&self, postings: Vec<Posting>) -> Vec<Outcome> {
         let deadline = Instant::now() + self.limits.patience;
-        match self.attempt(postings.clone(), deadline).await {
+        let batch = Arc::new(Batch { postings, at: self.calendar.now(), catalog: self.catalog.clone() });
+        match self.attempt(&batch, deadline).await {
             Ok(outcomes) => outcomes,
-            Err(StoreError::Failed(why)) if postings.len() > 1 => {
+            Err(StoreError::Failed(why)) if batch.postings.len() > 1 => {
                 // One posting that the database cannot take must not fail the others.
-                tracing::error!(%why, batch = postings.len(), "a batch failed; settling its postings one by one");
-                self.settle_one_by_one(postings, deadline).await
+                tracing::error!(%why, batch = batch.postings.len(), "a batch failed; settling its postings one by one");
+                self.settle_one_by_one(&batch, deadline).await
             }
-            Err(error) => postings.iter().map(|_| Outcome::Refused(given_up(error.clone()))).collect(),
+            Err(error) => batch.postings.iter().map(|_| Outcome::Refused(given_up(error.clone()))).collect(),
         }
     }
 
-    async fn settle_one_by_one(&self, postings: Vec<Posting>, deadline: Instant) -> Vec<Outcome> {
-        let mut outcomes = Vec::with_capacity(postings.len());
+    /// As [`Self::settle`]; the first outage stands for all postings behind it.
+    async fn settle_one_by_one(&self, batch: &Batch, deadline: Instant) -> Vec<Outcome> {
+        let mut outcomes = Vec::with_capacity(batch.postings.len());
         let mut outage = None;
-        for posting in postings {
-            let error = match outage.clone() {
-                Some(error) => error,
-                None => match self.attempt(vec![posting], deadline).await {
-                    Ok(alone) => {
-                        outcomes.extend(alone);
-                        continue;
-                    }
-                    Err(error) => error,
-                },
+        for posting in &batch.postings {
+            let alone = Batch { postings: vec![posting.clone()], at: batch.at, catalog: batch.catalog.clone() };
+            let settled = match &outage {
+                Some(error) => Err(StoreError::clone(error)),
+                None => self.attempt(&Arc::new(alone), deadline).await,
             };
-            if !matches!(error, StoreError::Failed(_)) {
-                outage = Some(error.clone());
+            match settled {
+                Ok(outcome) => outcomes.extend(outcome),
+                Err(error) => {
+                    if !matches!(error, StoreError::Failed(_)) {
+                        outage = Some(error.clone());
+                    }
+                    outcomes.push(Outcome::Refused(given_up(error)));
+                }
             }
-            outcomes.push(Outcome::Refused(given_up(error)));
         }
         outcomes
     }
 
     /// Settles a batch, again and again while that is safe and may help. It is safe
     /// because ids already committed are found and not charged twice.
-    async fn attempt(
-        &self,
-        postings: Vec<Posting>,
-        deadline: Instant,
-    ) -> std::result::Result<Vec<Outcome>, StoreError> {
-        let batch = Arc::new(Batch { postings, at: self.calendar.now(), catalog: self.catalog.clone() });
+    async fn attempt(&self, batch: &Arc<Batch>, deadline: Instant) -> std::result::Result<Vec<Outcome>, StoreError> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let error = match self.try_once(&batch, deadline).await {
+            let error = match self.try_once(batch, deadline).await {
                 Ok(outcomes) if outcomes.len() == batch.postings.len() => return Ok(outcomes),
                 Ok(_) => StoreError::Failed("the number of outcomes is wrong".into()),
                 Err(error) => error,

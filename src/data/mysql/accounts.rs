@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use sqlx::mysql::MySqlRow;
+use sqlx::{MySqlConnection, mysql::MySqlRow};
 use uuid::Uuid;
 
 use super::{MySqlStore, money, number, optional_text, statement::Statement, store_error, text};
@@ -49,50 +49,52 @@ impl AccountStore for MySqlStore {
     }
 }
 
-impl MySqlStore {
-    /// Creates what is missing of the users' accounts: a zero balance, and the quota
-    /// rows of the month for every service. Existing rows stay as they are, and
-    /// concurrent calls do not collide.
-    pub(super) async fn open(&self, users: &[UserId], at: BillingTime, catalog: &Catalog) -> Result<(), StoreError> {
-        let services = catalog.services().count().max(1);
-        for chunk in users.chunks((MAX_QUOTA_ROWS / services).max(1)) {
-            let mut attempt = 1;
-            loop {
-                match self.insert_missing(chunk, at, catalog).await {
-                    Err(StoreError::Conflict(_)) if attempt < OPEN_ATTEMPTS => attempt += 1,
-                    done => break done?,
-                }
+/// Creates what is missing of the users' accounts: a zero balance, and the quota
+/// rows of the month for every service. Existing rows stay as they are, and
+/// concurrent calls do not collide. `connection` is in no transaction.
+pub(super) async fn open(
+    connection: &mut MySqlConnection,
+    users: &[UserId],
+    at: BillingTime,
+    catalog: &Catalog,
+) -> Result<(), StoreError> {
+    let services = catalog.services().count().max(1);
+    for chunk in users.chunks((MAX_QUOTA_ROWS / services).max(1)) {
+        let mut attempt = 1;
+        loop {
+            match insert_missing(connection, chunk, at, catalog).await {
+                Err(StoreError::Conflict(_)) if attempt < OPEN_ATTEMPTS => attempt += 1,
+                done => break done?,
             }
         }
-        Ok(())
     }
+    Ok(())
+}
 
-    async fn insert_missing(&self, users: &[UserId], at: BillingTime, catalog: &Catalog) -> Result<(), StoreError> {
-        let mut insert = Statement::new(
-            "INSERT IGNORE INTO user_balance (user_balance_id, user_id, balance, version, created_at, updated_at) VALUES ",
-        );
-        insert.rows(users, |row, user| {
-            row.text(&Uuid::now_v7().to_string())
-                .text(user.as_str())
-                .number(0)
-                .number(0)
-                .instant(at.utc)
-                .instant(at.utc);
-        });
-        let rows: Vec<_> =
-            users.iter().flat_map(|user| catalog.iter().map(move |(service, plan)| (user, service, plan))).collect();
-        insert.push(
-            "; INSERT IGNORE INTO free_quota \
-             (free_quota_id, user_id, service_name, total_quota, used_quota, reset_month, created_at, updated_at) VALUES ",
-        );
-        let month = at.month.to_string();
-        insert.rows(rows, |row, (user, service, plan)| {
-            row.text(&Uuid::now_v7().to_string()).text(user.as_str()).text(service.as_str());
-            row.number(plan.free_quota).number(0).text(&month).instant(at.utc).instant(at.utc);
-        });
-        let mut connection = self.reader.acquire().await.map_err(store_error)?;
-        insert.execute(&mut connection).await
-    }
+async fn insert_missing(
+    connection: &mut MySqlConnection,
+    users: &[UserId],
+    at: BillingTime,
+    catalog: &Catalog,
+) -> Result<(), StoreError> {
+    let mut insert = Statement::new(
+        "INSERT IGNORE INTO user_balance (user_balance_id, user_id, balance, version, created_at, updated_at) VALUES ",
+    );
+    insert.rows(users, |row, user| {
+        row.text(&Uuid::now_v7().to_string()).text(user.as_str()).number(0).number(0).instant(at.utc).instant(at.utc);
+    });
+    let rows: Vec<_> =
+        users.iter().flat_map(|user| catalog.iter().map(move |(service, plan)| (user, service, plan))).collect();
+    insert.push(
+        "; INSERT IGNORE INTO free_quota \
+         (free_quota_id, user_id, service_name, total_quota, used_quota, reset_month, created_at, updated_at) VALUES ",
+    );
+    let month = at.month.to_string();
+    insert.rows(rows, |row, (user, service, plan)| {
+        row.text(&Uuid::now_v7().to_string()).text(user.as_str()).text(service.as_str());
+        row.number(plan.free_quota).number(0).text(&month).instant(at.utc).instant(at.utc);
+    });
+    insert.execute(connection).await
 }
 
 /// Locks the accounts of `users`, which are in key order, and then reads their quotas

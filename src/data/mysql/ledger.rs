@@ -41,7 +41,7 @@ impl Ledger for MySqlStore {
                 // could deadlock with another batch: let go, open, begin again.
                 Statement::new("ROLLBACK").execute(&mut connection).await?;
                 created = unopened.iter().filter(|user| !state.accounts.contains_key(user)).cloned().collect();
-                self.open(&unopened, batch.at, &batch.catalog).await?;
+                accounts::open(&mut connection, &unopened, batch.at, &batch.catalog).await?;
                 continue;
             }
             state.created = created;
