@@ -55,6 +55,8 @@ async fn run() -> anyhow::Result<ExitCode> {
 
 /// Runs until asked to stop. An audit only reads, so two crons at once do no harm.
 async fn run_schedules(store: Arc<dyn Store>, zone: chrono_tz::Tz) -> anyhow::Result<()> {
+    // Caught before it says that it waits.
+    let stop = command::stop_signal()?;
     let mut scheduler = JobScheduler::new().await?;
     let daily = Job::new_async_tz(AUDIT_SCHEDULE, zone, move |_, _| {
         let store = store.clone();
@@ -67,7 +69,7 @@ async fn run_schedules(store: Arc<dyn Store>, zone: chrono_tz::Tz) -> anyhow::Re
     scheduler.add(daily).await?;
     scheduler.start().await?;
     tracing::info!(audit = AUDIT_SCHEDULE, %zone, "waiting for the schedules");
-    command::stop_signal()?.await;
+    stop.await;
     scheduler.shutdown().await?;
     Ok(())
 }

@@ -75,7 +75,8 @@ async fn create_database_on(port: u16) -> String {
 
 fn start() -> Server {
     let folder = tempfile::Builder::new().prefix("billing-mariadb-").tempdir().unwrap().keep();
-    let data = folder.join("data");
+    let (data, tmp) = (folder.join("data"), folder.join("tmp"));
+    std::fs::create_dir(&tmp).unwrap();
     let installed = Command::new("mariadb-install-db")
         .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
         .arg(format!("--datadir={}", data.display()))
@@ -88,6 +89,8 @@ fn start() -> Server {
             .args(["-c", SUPERVISED, "sh", "mariadbd", "--no-defaults", "--user=root", "--skip-log-bin"])
             .arg(format!("--datadir={}", data.display()))
             .arg(format!("--socket={}", folder.join("socket").display()))
+            // Of its own: a server that starts removes the temporary tables it finds there.
+            .arg(format!("--tmpdir={}", tmp.display()))
             .arg(format!("--pid-file={}", folder.join("pid").display()))
             .arg(format!("--port={port}"))
             .args(["--bind-address=127.0.0.1", "--max-connections=1000", "--innodb-buffer-pool-size=256M"])
