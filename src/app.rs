@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
+use chrono::TimeDelta;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
@@ -17,7 +18,10 @@ use crate::{
         calendar::{Calendar, Clock, SystemClock},
         error::StoreError,
         quota::Quotas,
-        settlement::engine::{Engine, Limits},
+        settlement::{
+            engine::{Engine, Limits},
+            sweep::{self, Swept},
+        },
     },
     config::{Config, Driver},
     data::{
@@ -71,18 +75,7 @@ impl App {
         }
         let catalog = Arc::new(config.catalog());
         let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
-        let settlement = &config.billing.settlement;
-        let engine = Arc::new(Engine::start(
-            store.clone(),
-            catalog.clone(),
-            calendar.clone(),
-            Limits {
-                lanes: lanes(&config),
-                queue: settlement.queue,
-                batch: settlement.batch,
-                patience: settlement.patience,
-            },
-        ));
+        let engine = Arc::new(Engine::start(store.clone(), catalog.clone(), calendar.clone(), limits(&config)));
         let accounts = Arc::new(Accounts::new(store.clone(), engine.clone(), catalog.clone(), calendar.clone()));
         let metrics = Arc::new(Metrics::new()?);
         let api = Arc::new(Api {
@@ -90,11 +83,13 @@ impl App {
             accounts,
             engine: engine.clone(),
             records: store.clone(),
+            transactions: store.clone(),
             statistics: store.clone(),
             catalog,
             calendar,
             metrics: metrics.clone(),
             currency: config.billing.currency.clone(),
+            reservation_ttl: TimeDelta::from_std(config.billing.reservation_ttl)?,
         });
 
         let rest = Rest { api, style: config.server.http.style };
@@ -139,6 +134,24 @@ impl App {
         close(&*self.store).await;
         tracing::info!("stopped");
     }
+}
+
+/// Frees the holds that are past their expiry, through lanes of its own: the locks of
+/// the database arbitrate between these and a server's.
+///
+/// # Errors
+/// The expired reservations can't be read.
+pub async fn sweep(config: &Config, store: Arc<dyn Store>, clock: impl Clock) -> anyhow::Result<Swept> {
+    let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
+    let engine = Engine::start(store.clone(), Arc::new(config.catalog()), calendar.clone(), limits(config));
+    let swept = sweep::sweep(&*store, &engine, &calendar).await;
+    engine.drain().await;
+    Ok(swept?)
+}
+
+fn limits(config: &Config) -> Limits {
+    let settlement = &config.billing.settlement;
+    Limits { lanes: lanes(config), queue: settlement.queue, batch: settlement.batch, patience: settlement.patience }
 }
 
 fn lanes(config: &Config) -> usize {

@@ -134,6 +134,8 @@ pub struct Billing {
     pub timezone: chrono_tz::Tz,
     #[serde(default = "default_currency", deserialize_with = "values::currency")]
     pub currency: String,
+    #[serde(default = "default_reservation_ttl", deserialize_with = "values::reservation_ttl")]
+    pub reservation_ttl: Duration,
     #[serde(default)]
     pub settlement: Settlement,
 }
@@ -320,6 +322,10 @@ fn default_quota_low() -> f64 {
 
 fn default_timezone() -> chrono_tz::Tz {
     chrono_tz::Asia::Shanghai
+}
+
+fn default_reservation_ttl() -> Duration {
+    Duration::from_secs(600)
 }
 
 fn default_currency() -> String {

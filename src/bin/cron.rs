@@ -2,7 +2,13 @@
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
-use billing_service::{app, biz::audit, command, data::Store};
+use billing_service::{
+    app,
+    biz::{audit, calendar::SystemClock},
+    command,
+    config::Config,
+    data::Store,
+};
 use clap::{Parser, ValueEnum};
 use tokio_cron_scheduler::{Job, JobScheduler};
 
@@ -23,10 +29,13 @@ enum JobName {
     /// Prove that every balance, quota and rollup follows from its history; exit 1
     /// when one does not.
     Audit,
+    /// Free the holds of reservations that are past their expiry.
+    ExpireReservations,
 }
 
 /// In the billing zone: second, minute, hour, day of month, month, day of week.
 const AUDIT_SCHEDULE: &str = "0 30 3 * * *";
+const EXPIRE_SCHEDULE: &str = "0 * * * * *";
 
 fn main() -> ExitCode {
     command::exit_code(run())
@@ -38,14 +47,17 @@ async fn run() -> anyhow::Result<ExitCode> {
     let config = command::prepare(&arguments.conf)?;
     let (store, code);
     match arguments.once {
-        Some(JobName::Audit) => {
+        Some(job) => {
             store = app::connect_existing(&config).await?;
-            code = audit(&*store).await?;
+            code = match job {
+                JobName::Audit => audit(&*store).await?,
+                JobName::ExpireReservations => expire_reservations(&config, store.clone()).await?,
+            };
         }
         // Beside a server that may be about to make its first database.
         None => {
             store = app::connect(&config).await?;
-            run_schedules(store.clone(), config.billing.timezone).await?;
+            run_schedules(store.clone(), config).await?;
             code = ExitCode::SUCCESS;
         }
     }
@@ -53,25 +65,51 @@ async fn run() -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-/// Runs until asked to stop. An audit only reads, so two crons at once do no harm.
-async fn run_schedules(store: Arc<dyn Store>, zone: chrono_tz::Tz) -> anyhow::Result<()> {
+/// Runs until asked to stop. Two crons at once do no harm: an audit only reads, and a
+/// hold is freed once, whoever comes first.
+async fn run_schedules(store: Arc<dyn Store>, config: Config) -> anyhow::Result<()> {
     // Caught before it says that it waits.
     let stop = command::stop_signal()?;
     let mut scheduler = JobScheduler::new().await?;
-    let daily = Job::new_async_tz(AUDIT_SCHEDULE, zone, move |_, _| {
-        let store = store.clone();
-        Box::pin(async move {
-            if let Err(error) = audit(&*store).await {
-                tracing::error!(%error, "audit failed");
-            }
-        })
-    })?;
-    scheduler.add(daily).await?;
+    let zone = config.billing.timezone;
+    let audited = store.clone();
+    scheduler.add(scheduled(AUDIT_SCHEDULE, zone, "audit", move || audit_of(audited.clone()))?).await?;
+    let config = Arc::new(config);
+    let sweep = move || {
+        let (config, store) = (config.clone(), store.clone());
+        async move { expire_reservations(&config, store).await }
+    };
+    scheduler.add(scheduled(EXPIRE_SCHEDULE, zone, "expire-reservations", sweep)?).await?;
     scheduler.start().await?;
-    tracing::info!(audit = AUDIT_SCHEDULE, %zone, "waiting for the schedules");
+    tracing::info!(audit = AUDIT_SCHEDULE, expire_reservations = EXPIRE_SCHEDULE, %zone, "waiting for the schedules");
     stop.await;
     scheduler.shutdown().await?;
     Ok(())
+}
+
+/// A job that logs when it fails.
+fn scheduled<F>(
+    schedule: &str,
+    zone: chrono_tz::Tz,
+    name: &'static str,
+    job: impl Fn() -> F + Send + Sync + 'static,
+) -> anyhow::Result<Job>
+where
+    F: Future<Output = anyhow::Result<ExitCode>> + Send + 'static,
+{
+    let run = move |_, _| -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+        let running = job();
+        Box::pin(async move {
+            if let Err(error) = running.await {
+                tracing::error!(%error, name, "job failed");
+            }
+        })
+    };
+    Ok(Job::new_async_tz(schedule, zone, run)?)
+}
+
+async fn audit_of(store: Arc<dyn Store>) -> anyhow::Result<ExitCode> {
+    audit(&*store).await
 }
 
 async fn audit(store: &dyn Store) -> anyhow::Result<ExitCode> {
@@ -85,4 +123,10 @@ async fn audit(store: &dyn Store) -> anyhow::Result<ExitCode> {
     }
     tracing::error!(differences = report.difference_count, "the books do not balance");
     Ok(ExitCode::FAILURE)
+}
+
+async fn expire_reservations(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<ExitCode> {
+    let swept = app::sweep(config, store, SystemClock).await?;
+    println!("expire-reservations: {} holds freed, {} failed", swept.freed, swept.failed);
+    Ok(if swept.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

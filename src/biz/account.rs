@@ -1,6 +1,6 @@
 //! A user's account: the balance and one month's free quotas.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 
@@ -14,37 +14,49 @@ use super::{
 };
 
 /// Free units of one service in one month.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Quota {
-    pub service: ServiceName,
     pub total: u32,
     pub used: u32,
+    /// Reserved, neither used nor freed yet.
+    pub held: u32,
 }
 
 impl Quota {
     pub fn remaining(&self) -> u32 {
-        self.total.saturating_sub(self.used)
+        self.total.saturating_sub(self.used).saturating_sub(self.held)
+    }
+}
+
+/// Prepaid money.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Balance {
+    /// Below zero when more was delivered than it covered.
+    pub amount: Money,
+    /// The part that is reserved.
+    pub held: Money,
+    /// Grows with every change of the account.
+    pub version: i64,
+}
+
+impl Balance {
+    /// What may be spent.
+    pub fn available(&self) -> Money {
+        self.amount.minus(self.held)
     }
 }
 
 /// The committed state of an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    pub balance: Money,
-    /// Grows with every change of the account.
-    pub version: i64,
-    /// By service name.
-    pub quotas: Vec<Quota>,
+    pub balance: Balance,
+    pub quotas: BTreeMap<ServiceName, Quota>,
 }
 
 impl Account {
-    pub fn quota(&self, service: &ServiceName) -> Option<&Quota> {
-        self.quotas.iter().find(|quota| quota.service == *service)
-    }
-
     /// Whether every service of the catalog has its quota row.
     pub fn is_open_for(&self, catalog: &Catalog) -> bool {
-        catalog.services().all(|service| self.quota(service).is_some())
+        catalog.services().all(|service| self.quotas.contains_key(service))
     }
 }
 

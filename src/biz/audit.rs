@@ -2,7 +2,8 @@
 //!
 //! For every user, balance = successful recharges + adjustments − charged amounts;
 //! used quota = the free records of that month; each day's rollup = its records;
-//! and the settled transactions add up to the records.
+//! the settled transactions add up to the records, and the PENDING ones to what is
+//! held.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -33,6 +34,12 @@ pub struct Evidence {
     pub recorded_amount: Money,
     pub recorded_count: u64,
     pub used_quotas: BTreeMap<(ServiceName, String), u64>,
+    /// What the account says is held, of the balance and of each quota above zero.
+    pub held: Money,
+    pub held_quotas: BTreeMap<(ServiceName, String), u64>,
+    /// What the PENDING reservations hold.
+    pub reserved: Money,
+    pub reserved_quotas: BTreeMap<(ServiceName, String), u64>,
     pub records: BTreeMap<(ServiceName, NaiveDate), DayBook>,
     pub rollup: BTreeMap<(ServiceName, NaiveDate), DayBook>,
 }
@@ -49,6 +56,10 @@ impl Evidence {
             recorded_amount: Money::ZERO,
             recorded_count: 0,
             used_quotas: BTreeMap::new(),
+            held: Money::ZERO,
+            held_quotas: BTreeMap::new(),
+            reserved: Money::ZERO,
+            reserved_quotas: BTreeMap::new(),
             records: BTreeMap::new(),
             rollup: BTreeMap::new(),
         }
@@ -181,6 +192,14 @@ pub fn compare(evidence: &Evidence) -> Vec<Difference> {
             format!("used quota of {} in {}", key.0, key.1),
             evidence.used_quotas.get(key).copied().unwrap_or(0).to_string(),
             free.get(key).copied().unwrap_or(0).to_string(),
+        );
+    }
+    expect("held balance".into(), evidence.held.to_string(), evidence.reserved.to_string());
+    for key in keys(&evidence.reserved_quotas, &evidence.held_quotas) {
+        expect(
+            format!("held quota of {} in {}", key.0, key.1),
+            evidence.held_quotas.get(key).copied().unwrap_or(0).to_string(),
+            evidence.reserved_quotas.get(key).copied().unwrap_or(0).to_string(),
         );
     }
     for key in keys(&evidence.records, &evidence.rollup) {

@@ -80,6 +80,11 @@ impl Money {
         Self(self.0.saturating_sub(other.0))
     }
 
+    /// `self + other`; the caller knows it fits.
+    pub fn plus(self, other: Money) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
     /// This unit price times `count`, or `None` beyond [`Money::MAX`].
     pub fn times(self, count: u32) -> Option<Self> {
         self.0.checked_mul(i64::from(count)).map(Self).filter(|total| *total <= Self::MAX)
@@ -88,10 +93,20 @@ impl Money {
     /// The share `part / whole` of this amount, to the nearest millionth, halves
     /// away from zero. `whole` is at least 1 and `part` at most `whole`.
     pub fn share(self, part: u32, whole: u32) -> Self {
+        // The product of an i64 by part/whole <= 1 fits an i64 again.
+        Self(self.ratio(part, whole) as i64)
+    }
+
+    /// As [`Money::share`], of more than the whole too; `None` beyond ±[`Money::MAX`].
+    pub fn scaled(self, part: u32, whole: u32) -> Option<Self> {
+        let scaled = i64::try_from(self.ratio(part, whole)).ok()?;
+        Some(Self(scaled)).filter(|amount| amount.0.unsigned_abs() <= Self::MAX.0.unsigned_abs())
+    }
+
+    fn ratio(self, part: u32, whole: u32) -> i128 {
         let (whole, product) = (i128::from(whole), i128::from(self.0) * i128::from(part));
         let half = whole / 2 * product.signum();
-        // The product of an i64 by part/whole <= 1 fits an i64 again.
-        Self(((product + half) / whole) as i64)
+        (product + half) / whole
     }
 }
 

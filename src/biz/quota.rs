@@ -63,8 +63,8 @@ impl Quotas {
         let (service, plan) = self.catalog.find(&check.service)?;
         let cost = full_cost(check.cost, plan.price, check.count)?;
         let (account, _) = self.accounts.get(&check.user).await?;
-        let free_remaining = account.quota(service).map_or(0, |quota| quota.remaining());
-        let funds = Funds { free_remaining, available: account.balance };
+        let free_remaining = account.quotas.get(service).map_or(0, |quota| quota.remaining());
+        let funds = Funds { free_remaining, available: account.balance.available() };
         let decision = match charge::charge(check.count, cost, funds) {
             Ok(split) if split.paid == 0 => Decision::Free,
             Ok(_) => Decision::Balance,
@@ -73,7 +73,7 @@ impl Quotas {
         Ok(Verdict {
             decision,
             free_remaining,
-            balance: account.balance,
+            balance: account.balance.amount,
             amount: charge::split(check.count, cost, free_remaining).amount,
         })
     }

@@ -17,6 +17,13 @@ pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dur
         .ok_or_else(|| de::Error::custom(format!("{text:?} is not a duration above zero such as 1s, 0.2s or 5m")))
 }
 
+/// As [`duration`], a week at most: a hold is not for ever.
+pub(super) fn reservation_ttl<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    const LONGEST: Duration = Duration::from_secs(7 * 24 * 3_600);
+    let ttl = duration(deserializer)?;
+    if ttl > LONGEST { Err(de::Error::custom("must be at most 168h")) } else { Ok(ttl) }
+}
+
 fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit_ms) = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)]
         .into_iter()

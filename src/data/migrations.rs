@@ -29,8 +29,12 @@ macro_rules! pair {
     };
 }
 
-const PAIRS: &[(&str, &str, &str)] =
-    &[pair!("0001_existing_tables"), pair!("0002_exact_amounts_clustered_keys"), pair!("0003_transactions_and_rollup")];
+const PAIRS: &[(&str, &str, &str)] = &[
+    pair!("0001_existing_tables"),
+    pair!("0002_exact_amounts_clustered_keys"),
+    pair!("0003_transactions_and_rollup"),
+    pair!("0004_reservations"),
+];
 
 /// Brings a MySQL schema up to date, one process at a time.
 ///

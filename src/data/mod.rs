@@ -9,13 +9,18 @@ pub mod sqlite;
 use async_trait::async_trait;
 
 use crate::biz::{
-    account::AccountStore, audit::AuditStore, calendar::Calendar, error::StoreError, record::RecordStore,
-    settlement::ledger::Ledger, statistics::Statistics,
+    account::AccountStore,
+    audit::AuditStore,
+    calendar::Calendar,
+    error::StoreError,
+    record::RecordStore,
+    settlement::{ledger::Ledger, transaction::TransactionStore},
+    statistics::Statistics,
 };
 
 /// A database that keeps everything the service owns.
 #[async_trait]
-pub trait Store: AccountStore + Ledger + RecordStore + Statistics + AuditStore {
+pub trait Store: AccountStore + Ledger + TransactionStore + RecordStore + Statistics + AuditStore {
     /// Gives the records of the service this one replaces their days, and the daily
     /// rollup what it lacks of them. Does nothing the second time.
     ///

@@ -26,8 +26,8 @@ impl Api {
         let quotas = account
             .quotas
             .iter()
-            .map(|quota| FreeQuota {
-                service_name: quota.service.to_string(),
+            .map(|(service, quota)| FreeQuota {
+                service_name: service.to_string(),
                 total_quota: int32(quota.total),
                 used_quota: int32(quota.used),
                 reset_month: month.to_string(),
@@ -35,9 +35,9 @@ impl Api {
             .collect();
         Ok(GetAccountReply {
             user_id: user.to_string(),
-            balance: account.balance.to_wire(),
+            balance: account.balance.amount.to_wire(),
             quotas,
-            held: 0.0,
+            held: account.balance.held.to_wire(),
             currency: self.currency.clone(),
         })
     }

@@ -9,10 +9,12 @@ use super::{
     idempotency::IdSource,
     proto::{
         AdjustBalanceReply, AdjustBalanceRequest, BatchDeductQuotaReply, BatchDeductQuotaRequest, CheckQuotaReply,
-        CheckQuotaRequest, DeductQuotaReply, DeductQuotaRequest, GetAccountReply, GetAccountRequest,
-        GetStatsMonthRequest, GetStatsReply, GetStatsSummaryReply, GetStatsSummaryRequest, GetStatsTodayRequest,
-        GetUsageReply, GetUsageRequest, InitializeUserReply, InitializeUserRequest, ListRecordsReply,
-        ListRecordsRequest, RechargeCallbackReply, RechargeCallbackRequest, RechargeReply, RechargeRequest,
+        CheckQuotaRequest, CommitReservationReply, CommitReservationRequest, DeductQuotaReply, DeductQuotaRequest,
+        GetAccountReply, GetAccountRequest, GetStatsMonthRequest, GetStatsReply, GetStatsSummaryReply,
+        GetStatsSummaryRequest, GetStatsTodayRequest, GetTransactionReply, GetTransactionRequest, GetUsageReply,
+        GetUsageRequest, InitializeUserReply, InitializeUserRequest, ListRecordsReply, ListRecordsRequest,
+        RechargeCallbackReply, RechargeCallbackRequest, RechargeReply, RechargeRequest, ReleaseReservationReply,
+        ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest,
         billing_internal_service_server::BillingInternalService, billing_service_server::BillingService,
     },
 };
@@ -75,6 +77,28 @@ impl BillingInternalService for Grpc {
         let (metadata, _, message) = request.into_parts();
         IdSource::Items.read(&metadata.into_headers())?;
         reply(self.0.batch_deduct_quota(message).await)
+    }
+
+    async fn reserve_quota(&self, request: Request<ReserveQuotaRequest>) -> Reply<ReserveQuotaReply> {
+        let (metadata, _, mut message) = request.into_parts();
+        fill_id(metadata, IdSource::TraceId, &mut message.trace_id)?;
+        reply(self.0.reserve_quota(message).await)
+    }
+
+    async fn commit_reservation(&self, request: Request<CommitReservationRequest>) -> Reply<CommitReservationReply> {
+        let (metadata, _, mut message) = request.into_parts();
+        fill_id(metadata, IdSource::TraceId, &mut message.trace_id)?;
+        reply(self.0.commit_reservation(message).await)
+    }
+
+    async fn release_reservation(&self, request: Request<ReleaseReservationRequest>) -> Reply<ReleaseReservationReply> {
+        let (metadata, _, mut message) = request.into_parts();
+        fill_id(metadata, IdSource::TraceId, &mut message.trace_id)?;
+        reply(self.0.release_reservation(message).await)
+    }
+
+    async fn get_transaction(&self, request: Request<GetTransactionRequest>) -> Reply<GetTransactionReply> {
+        reply(self.0.get_transaction(request.into_inner()).await)
     }
 
     async fn recharge_callback(&self, request: Request<RechargeCallbackRequest>) -> Reply<RechargeCallbackReply> {

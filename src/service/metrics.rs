@@ -17,9 +17,9 @@ pub struct Metrics {
     /// By service and type: free, balance, mixed.
     pub quota_deduct_total: IntCounterVec,
     pub quota_deduct_duration_seconds: Histogram,
-    /// By operation: check, deduct, adjust.
+    /// By operation: check, deduct, reserve, commit, release, adjust.
     pub duration_ms: HistogramVec,
-    /// By operation: deduct, adjust_credit, adjust_debit.
+    /// By operation: deduct (commits too), adjust_credit, adjust_debit.
     pub balance_total: IntCounterVec,
     pub balance_amount: CounterVec,
     pub deduct_success: IntCounter,
@@ -27,6 +27,9 @@ pub struct Metrics {
     pub deduct_failure: IntCounterVec,
     pub idempotent_hit: IntCounter,
     pub idempotent_conflict: IntCounter,
+    pub stream_pending_created: IntCounter,
+    pub stream_committed: IntCounter,
+    pub stream_failed: IntCounter,
 }
 
 impl Metrics {
@@ -76,6 +79,9 @@ impl Metrics {
             deduct_failure: counters("billing_deduct_failure", "Charges refused or failed", &["reason"])?,
             idempotent_hit: counter("billing_idempotent_hit", "Retries answered with their first outcome")?,
             idempotent_conflict: counter("billing_idempotent_conflict", "Ids used again with other content")?,
+            stream_pending_created: counter("billing_stream_pending_created", "Reservations made")?,
+            stream_committed: counter("billing_stream_committed", "Reservations committed")?,
+            stream_failed: counter("billing_stream_failed", "Commits of reservations that were refused or failed")?,
             registry,
         })
     }

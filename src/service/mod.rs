@@ -9,6 +9,7 @@ pub mod metrics;
 mod quota;
 mod recharge;
 mod records;
+mod reservation;
 pub mod rest;
 mod statistics;
 pub mod status;
@@ -16,10 +17,17 @@ pub mod timestamp;
 
 use std::sync::Arc;
 
+use chrono::TimeDelta;
+
 use self::metrics::Metrics;
 use crate::biz::{
-    account::Accounts, calendar::Calendar, catalog::Catalog, quota::Quotas, record::RecordStore,
-    settlement::engine::Engine, statistics::Statistics,
+    account::Accounts,
+    calendar::Calendar,
+    catalog::Catalog,
+    quota::Quotas,
+    record::RecordStore,
+    settlement::{engine::Engine, transaction::TransactionStore},
+    statistics::Statistics,
 };
 
 /// The generated messages and services of `proto/billing/v1`.
@@ -38,10 +46,13 @@ pub struct Api {
     pub quotas: Quotas,
     pub engine: Arc<Engine>,
     pub records: Arc<dyn RecordStore>,
+    pub transactions: Arc<dyn TransactionStore>,
     pub statistics: Arc<dyn Statistics>,
     pub catalog: Arc<Catalog>,
     pub calendar: Arc<Calendar>,
     pub metrics: Arc<Metrics>,
     /// ISO 4217 code of every amount.
     pub currency: String,
+    /// How long a reservation holds what it took.
+    pub reservation_ttl: TimeDelta,
 }

@@ -9,7 +9,7 @@ use super::{
     convert::{cost, count, int32, tokens, usage},
     proto::{
         BatchDeductQuotaReply, BatchDeductQuotaRequest, BatchDeductQuotaResult, CheckQuotaReply, CheckQuotaRequest,
-        DeductQuotaReply, DeductQuotaRequest, ItemError,
+        DeductQuotaReply, DeductQuotaRequest, ItemError, Usage,
     },
     status,
 };
@@ -17,7 +17,11 @@ use crate::biz::{
     error::{Error, Invalid, Result},
     ids::{ApiKeyId, ModelName, TraceId, UserId},
     quota::{Check, Decision, Verdict, full_cost},
-    settlement::posting::{Charge, ChargeContent, RecordIds, Transaction},
+    settlement::{
+        engine::Settled,
+        posting::{Charge, RecordIds},
+        transaction::{ChargeContent, Transaction},
+    },
 };
 
 /// Items of one batch at most.
@@ -84,8 +88,17 @@ impl Api {
         request: DeductQuotaRequest,
     ) -> impl Future<Output = Result<DeductQuotaReply>> + Send + '_ {
         let started = Instant::now();
-        let service = request.service_name.clone();
-        let queued = self.parse_charge(request).map(|charge| self.engine.charge(charge));
+        let call = self.parse_call(Call {
+            user_id: &request.user_id,
+            service_name: &request.service_name,
+            count: request.count,
+            cost: request.cost,
+            trace_id: &request.trace_id,
+            api_key_id: &request.api_key_id,
+            model: &request.model,
+            usage: request.usage,
+        });
+        let queued = call.map(|call| self.engine.charge(call));
         async move {
             let settled = match queued {
                 Ok(outcome) => outcome.await,
@@ -94,20 +107,21 @@ impl Api {
             let elapsed = started.elapsed().as_secs_f64();
             self.metrics.quota_deduct_duration_seconds.observe(elapsed);
             self.metrics.duration_ms.with_label_values(&["deduct"]).observe(elapsed * 1000.0);
-            self.count_charge(&service, &settled);
+            self.count_deduct(&settled);
             settled.map(|(transaction, replayed)| deduct_reply(transaction, replayed))
         }
     }
 
-    fn parse_charge(&self, request: DeductQuotaRequest) -> Result<Charge> {
-        let user = UserId::parse("user_id", &request.user_id)?;
-        let (service, plan) = self.catalog.find(&request.service_name)?;
-        let count = count(request.count)?;
-        let cost = cost("cost", request.cost)?;
-        let trace = TraceId::parse_optional("trace_id", &request.trace_id)?.unwrap_or_else(TraceId::fresh);
-        let api_key = ApiKeyId::parse_optional("api_key_id", &request.api_key_id)?;
-        let model = ModelName::parse_optional("model", &request.model)?;
-        let usage = usage(request.usage)?;
+    /// A call to charge, or to hold.
+    pub(super) fn parse_call(&self, call: Call<'_>) -> Result<Charge> {
+        let user = UserId::parse("user_id", call.user_id)?;
+        let (service, plan) = self.catalog.find(call.service_name)?;
+        let count = count(call.count)?;
+        let cost = cost("cost", call.cost)?;
+        let trace = TraceId::parse_optional("trace_id", call.trace_id)?.unwrap_or_else(TraceId::fresh);
+        let api_key = ApiKeyId::parse_optional("api_key_id", call.api_key_id)?;
+        let model = ModelName::parse_optional("model", call.model)?;
+        let usage = usage(call.usage)?;
         Ok(Charge {
             user,
             trace,
@@ -117,24 +131,15 @@ impl Api {
         })
     }
 
-    fn count_charge(&self, service: &str, settled: &Result<(Transaction, bool)>) {
+    fn count_deduct(&self, settled: &Settled) {
         let metrics = &self.metrics;
         match settled {
-            Ok((_, true)) => {
+            Ok((transaction, replayed)) => {
                 metrics.deduct_success.inc();
-                metrics.idempotent_hit.inc();
-            }
-            Ok((transaction, false)) => {
-                metrics.deduct_success.inc();
-                let kind = match (transaction.free, transaction.paid) {
-                    (_, 0) => "free",
-                    (0, _) => "balance",
-                    _ => "mixed",
-                };
-                metrics.quota_deduct_total.with_label_values(&[self.service_label(service), kind]).inc();
-                if !transaction.amount.is_zero() {
-                    metrics.balance_total.with_label_values(&["deduct"]).inc();
-                    metrics.balance_amount.with_label_values(&["deduct"]).inc_by(transaction.amount.to_wire());
+                if *replayed {
+                    metrics.idempotent_hit.inc();
+                } else {
+                    self.count_charge(transaction);
                 }
             }
             Err(error) => {
@@ -147,6 +152,21 @@ impl Api {
         }
     }
 
+    /// Counts a charge that was made, at once or by a commit.
+    pub(super) fn count_charge(&self, transaction: &Transaction) {
+        let kind = match (transaction.free, transaction.paid) {
+            (_, 0) => "free",
+            (0, _) => "balance",
+            _ => "mixed",
+        };
+        let service = self.service_label(transaction.content.service.as_str());
+        self.metrics.quota_deduct_total.with_label_values(&[service, kind]).inc();
+        if !transaction.amount.is_zero() {
+            self.metrics.balance_total.with_label_values(&["deduct"]).inc();
+            self.metrics.balance_amount.with_label_values(&["deduct"]).inc_by(transaction.amount.to_wire());
+        }
+    }
+
     /// A label from a bounded set, whatever callers send.
     fn service_label<'a>(&'a self, service: &'a str) -> &'a str {
         match self.catalog.find(service) {
@@ -154,6 +174,18 @@ impl Api {
             Err(_) => "unknown",
         }
     }
+}
+
+/// What DeductQuota and ReserveQuota say of a call.
+pub(super) struct Call<'r> {
+    pub user_id: &'r str,
+    pub service_name: &'r str,
+    pub count: i32,
+    pub cost: f64,
+    pub trace_id: &'r str,
+    pub api_key_id: &'r str,
+    pub model: &'r str,
+    pub usage: Option<Usage>,
 }
 
 /// The reason of a check, as the contract words it.

@@ -14,6 +14,8 @@ mod overload;
 mod ports;
 mod processes;
 mod records;
+mod reservations;
 mod rest;
+mod state_machine;
 mod statistics;
 mod upgrade;

@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ledger::Ledger,
-    posting::{Adjusted, Adjustment, Batch, Charge, Outcome, Posting, Transaction},
+    posting::{Adjusted, Adjustment, Batch, Charge, Commit, Expire, Outcome, Posting, Release, Reserve},
+    transaction::Transaction,
 };
 use crate::biz::{
     calendar::Calendar,
@@ -41,6 +42,9 @@ pub struct Limits {
     /// while the database does not answer.
     pub patience: Duration,
 }
+
+/// A transaction, and whether it stood already before the request.
+pub type Settled = Result<(Transaction, bool)>;
 
 /// Accepts postings and answers with their committed outcome.
 pub struct Engine {
@@ -88,11 +92,56 @@ impl Engine {
     /// # Errors
     /// [`Error::InsufficientBalance`], [`Error::IdempotencyConflict`],
     /// [`Error::Overloaded`], [`Error::Internal`].
-    pub fn charge(&self, charge: Charge) -> impl Future<Output = Result<(Transaction, bool)>> + Send + 'static {
-        let outcome = self.post(Posting::Charge(charge));
+    pub fn charge(&self, charge: Charge) -> impl Future<Output = Settled> + Send + 'static {
+        self.settle(Posting::Charge(charge))
+    }
+
+    /// Holds what a call may take.
+    ///
+    /// # Errors
+    /// As [`Self::charge`].
+    pub fn reserve(&self, reserve: Reserve) -> impl Future<Output = Settled> + Send + 'static {
+        self.settle(Posting::Reserve(reserve))
+    }
+
+    /// Charges what a reserved call delivered.
+    ///
+    /// # Errors
+    /// [`Error::TransactionNotFound`], [`Error::TransactionState`],
+    /// [`Error::IdempotencyConflict`], [`Error::Invalid`] beyond the largest amounts,
+    /// [`Error::Overloaded`], [`Error::Internal`].
+    pub fn commit(&self, commit: Commit) -> impl Future<Output = Settled> + Send + 'static {
+        self.settle(Posting::Commit(commit))
+    }
+
+    /// Frees the hold of a reserved call that delivered nothing.
+    ///
+    /// # Errors
+    /// [`Error::TransactionNotFound`], [`Error::TransactionState`],
+    /// [`Error::Overloaded`], [`Error::Internal`].
+    pub fn release(&self, release: Release) -> impl Future<Output = Settled> + Send + 'static {
+        self.settle(Posting::Release(release))
+    }
+
+    /// Frees the hold of a reservation past its expiry; tells whether it had one.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`], [`Error::Internal`].
+    pub fn expire(&self, expire: Expire) -> impl Future<Output = Result<bool>> + Send + 'static {
+        let outcome = self.post(Posting::Expire(expire));
         async {
             match outcome.await? {
-                Outcome::Charged { transaction, replayed } => Ok((transaction, replayed)),
+                Outcome::Swept { freed } => Ok(freed),
+                other => Err(unexpected(other)),
+            }
+        }
+    }
+
+    fn settle(&self, posting: Posting) -> impl Future<Output = Settled> + Send + 'static {
+        let outcome = self.post(posting);
+        async {
+            match outcome.await? {
+                Outcome::Settled { transaction, replayed } => Ok((transaction, replayed)),
                 other => Err(unexpected(other)),
             }
         }

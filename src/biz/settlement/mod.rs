@@ -5,6 +5,9 @@
 //! the store writes what it decided and commits; only then are callers answered.
 
 pub mod engine;
+pub mod keys;
 pub mod ledger;
 pub mod posting;
 pub mod rule;
+pub mod sweep;
+pub mod transaction;

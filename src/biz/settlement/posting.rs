@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
+use super::transaction::{ChargeContent, Transaction};
 use crate::biz::{
     calendar::BillingTime,
     catalog::Catalog,
     error::Error,
-    ids::{AdjustmentId, ApiKeyId, ModelName, ServiceName, TraceId, UserId},
+    ids::{AdjustmentId, TraceId, UserId},
     money::Money,
     record::Usage,
 };
@@ -20,6 +21,10 @@ pub enum Posting {
     /// Nothing but the account itself, which every posting opens when it is new.
     Open(UserId),
     Charge(Charge),
+    Reserve(Reserve),
+    Commit(Commit),
+    Release(Release),
+    Expire(Expire),
     Adjust(Adjustment),
 }
 
@@ -28,6 +33,10 @@ impl Posting {
         match self {
             Posting::Open(user) => user,
             Posting::Charge(charge) => &charge.user,
+            Posting::Reserve(reserve) => &reserve.call.user,
+            Posting::Commit(commit) => &commit.user,
+            Posting::Release(release) => &release.user,
+            Posting::Expire(expire) => &expire.user,
             Posting::Adjust(adjustment) => &adjustment.user,
         }
     }
@@ -47,35 +56,6 @@ pub struct Charge {
     pub record_ids: RecordIds,
 }
 
-/// The caller's side of a charge. A retry must repeat all of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChargeContent {
-    pub service: ServiceName,
-    pub count: u32,
-    /// As requested; the service's price when absent.
-    pub cost: Option<Money>,
-    pub api_key: Option<ApiKeyId>,
-    pub model: Option<ModelName>,
-    pub usage: Option<Usage>,
-}
-
-impl ChargeContent {
-    /// The request fields in which two contents differ.
-    pub fn differences(&self, other: &ChargeContent) -> Vec<&'static str> {
-        [
-            ("service_name", self.service != other.service),
-            ("count", self.count != other.count),
-            ("cost", self.cost != other.cost),
-            ("api_key_id", self.api_key != other.api_key),
-            ("model", self.model != other.model),
-            ("usage", self.usage != other.usage),
-        ]
-        .into_iter()
-        .filter_map(|(field, differs)| differs.then_some(field))
-        .collect()
-    }
-}
-
 /// Ids for the records of a charge: time-ordered, unique.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordIds {
@@ -93,6 +73,45 @@ impl RecordIds {
             main: Uuid::now_v7(),
         }
     }
+}
+
+/// A hold for a call that is about to be made.
+#[derive(Debug, Clone)]
+pub struct Reserve {
+    /// The call as expected; its main record id marks this very request.
+    pub call: Charge,
+    /// How long the hold lasts.
+    pub ttl: TimeDelta,
+}
+
+/// The end of a reservation whose call was delivered.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    pub user: UserId,
+    pub trace: TraceId,
+    /// Units delivered; as many as reserved when absent.
+    pub count: Option<u32>,
+    /// Of all units if none were free; the unit cost of the reserve when absent.
+    pub cost: Option<Money>,
+    pub usage: Option<Usage>,
+    /// As [`Charge::record_ids`].
+    pub record_ids: RecordIds,
+}
+
+/// The end of a reservation whose call delivered nothing.
+#[derive(Debug, Clone)]
+pub struct Release {
+    pub user: UserId,
+    pub trace: TraceId,
+    /// Marks this very request.
+    pub request: Uuid,
+}
+
+/// Frees the hold of a reservation that is past its expiry, if it still has one.
+#[derive(Debug, Clone)]
+pub struct Expire {
+    pub user: UserId,
+    pub trace: TraceId,
 }
 
 /// An operator's credit or debit.
@@ -137,23 +156,6 @@ pub struct Batch {
     pub catalog: Arc<Catalog>,
 }
 
-/// A settled charge, as stored and as answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Transaction {
-    pub user: UserId,
-    pub trace: TraceId,
-    pub content: ChargeContent,
-    pub free: u32,
-    pub paid: u32,
-    pub amount: Money,
-    /// Of the main record.
-    pub record_id: Uuid,
-    /// State of the account right after this charge.
-    pub balance_after: Money,
-    pub free_remaining_after: u32,
-    pub created_at: DateTime<Utc>,
-}
-
 /// A settled adjustment, as stored and as answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Adjusted {
@@ -172,9 +174,14 @@ pub enum Outcome {
         /// Whether the account is new.
         created: bool,
     },
-    Charged {
+    /// Of a charge, a reserve, a commit and a release.
+    Settled {
         transaction: Transaction,
         replayed: bool,
+    },
+    Swept {
+        /// Whether there was a hold to free.
+        freed: bool,
     },
     Adjusted {
         adjusted: Adjusted,

@@ -1,13 +1,21 @@
 //! The rule of a batch: loaded state and postings in, outcomes and writes out.
 //! Pure, so that both databases and the reference model of the tests share it.
 
+mod reservation;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::posting::{Adjusted, Adjustment, Batch, Charge, Outcome, Posting, Transaction};
+use chrono::{DateTime, NaiveDate, Utc};
+
+use super::{
+    keys::Keys,
+    posting::{Adjusted, Adjustment, Batch, Charge, Outcome, Posting, RecordIds},
+    transaction::{ChargeContent, Status, Transaction},
+};
 use crate::biz::{
-    account::{Account, Quota},
-    catalog::Catalog,
-    charge::{self, Funds},
+    account::{Balance, Quota},
+    calendar::Month,
+    charge::{self, Funds, Split},
     error::{Error, Invalid},
     ids::{AdjustmentId, ServiceName, TraceId, UserId},
     money::Money,
@@ -18,38 +26,51 @@ use crate::biz::{
 /// What the store loaded under lock.
 #[derive(Debug, Default)]
 pub struct State {
-    pub accounts: BTreeMap<UserId, Account>,
-    /// Those of the accounts that were not there when the settlement began.
+    pub balances: BTreeMap<UserId, Balance>,
+    pub quotas: BTreeMap<QuotaKey, Quota>,
+    /// Those of the users that had no account when the settlement began.
     pub created: BTreeSet<UserId>,
-    /// Those of the batch's trace ids that are already settled.
-    pub transactions: HashMap<(UserId, TraceId), Transaction>,
-    /// Those of the batch's adjustment ids that are already settled.
+    /// Those of the batch's trace ids that are known already.
+    pub transactions: HashMap<TransactionKey, Transaction>,
+    /// Those of the batch's adjustment ids that are settled already.
     pub adjustments: HashMap<(UserId, AdjustmentId), Adjusted>,
 }
 
+/// A row of `free_quota`.
+pub type QuotaKey = (UserId, Month, ServiceName);
+/// A row of `billing_transaction`.
+pub type TransactionKey = (UserId, TraceId);
+/// A row of `usage_daily`.
+pub type UsageKey = (UserId, NaiveDate, ServiceName);
+
 impl State {
-    /// The users of `batch` whose account must be opened before it can be settled.
-    pub fn unopened<'a>(&self, users: impl IntoIterator<Item = &'a UserId>, catalog: &Catalog) -> Vec<UserId> {
-        users
-            .into_iter()
-            .filter(|user| !self.accounts.get(user).is_some_and(|account| account.is_open_for(catalog)))
-            .cloned()
-            .collect()
+    /// The users whose account must be opened before the batch can be settled.
+    pub fn unopened(&self, keys: &Keys<'_>, month: Month) -> BTreeSet<UserId> {
+        let without_balance = keys.users.iter().filter(|user| !self.balances.contains_key(**user)).copied();
+        let without_quota = keys
+            .quotas
+            .iter()
+            .filter(|(user, service)| !self.quotas.contains_key(&((*user).clone(), month, (*service).clone())))
+            .map(|(user, _)| *user);
+        without_balance.chain(without_quota).cloned().collect()
     }
 }
 
 /// Everything a transaction has to write, in key order where order matters.
 #[derive(Debug, Default)]
 pub struct Writes {
-    pub transactions: Vec<Transaction>,
-    pub records: Vec<(UserId, Record)>,
+    /// New transactions that hold nothing.
+    pub charges: Vec<Transaction>,
+    /// Reservations, new or changed.
+    pub reservations: Vec<ReservationWrite>,
+    pub records: Vec<NewRecord>,
     pub adjustments: Vec<Adjusted>,
-    /// New balance and version of every account that changed.
-    pub balances: Vec<(UserId, Money, i64)>,
-    /// New state of every quota that changed.
-    pub quotas: Vec<(UserId, Quota)>,
-    /// What the day's rollup grows by.
-    pub usage: Vec<UsageDelta>,
+    /// Every account that changed.
+    pub balances: Vec<(UserId, Balance)>,
+    /// Every quota that changed.
+    pub quotas: Vec<(QuotaKey, Quota)>,
+    /// What the daily rollup grows by.
+    pub usage: Vec<(UsageKey, UsageDelta)>,
 }
 
 impl Writes {
@@ -59,11 +80,25 @@ impl Writes {
     }
 }
 
-/// Growth of one row of the daily rollup.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UsageDelta {
+/// A reservation to be written.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ReservationWrite {
+    pub transaction: Transaction,
+    /// Before the batch; `None` for a new one.
+    pub was: Option<Status>,
+}
+
+/// A record to be written, with the billing day it counts to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NewRecord {
     pub user: UserId,
-    pub service: ServiceName,
+    pub day: NaiveDate,
+    pub record: Record,
+}
+
+/// Growth of one row of the daily rollup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UsageDelta {
     pub totals: Totals,
     pub free_records: u32,
     pub paid_records: u32,
@@ -74,9 +109,12 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
     let mut book = Book {
         batch,
         state,
-        writes: Writes::default(),
+        charges: Vec::new(),
+        records: Vec::new(),
+        adjustments: Vec::new(),
         changed: BTreeSet::new(),
         changed_quotas: BTreeSet::new(),
+        changed_reservations: BTreeMap::new(),
         usage: BTreeMap::new(),
     };
     let outcomes = batch
@@ -86,6 +124,10 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
             // Told once: a second opening in the same batch finds the account there.
             Posting::Open(user) => Ok(Outcome::Opened { created: book.state.created.remove(user) }),
             Posting::Charge(charge) => book.charge(charge),
+            Posting::Reserve(reserve) => book.reserve(reserve),
+            Posting::Commit(commit) => book.commit(commit),
+            Posting::Release(release) => book.release(release),
+            Posting::Expire(expire) => book.expire(expire),
             Posting::Adjust(adjustment) => book.adjust(adjustment),
         })
         .map(|outcome| outcome.unwrap_or_else(Outcome::Refused))
@@ -97,10 +139,14 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
 struct Book<'a> {
     batch: &'a Batch,
     state: State,
-    writes: Writes,
+    charges: Vec<Transaction>,
+    records: Vec<NewRecord>,
+    adjustments: Vec<Adjusted>,
     changed: BTreeSet<UserId>,
-    changed_quotas: BTreeSet<(UserId, ServiceName)>,
-    usage: BTreeMap<(UserId, ServiceName), UsageDelta>,
+    changed_quotas: BTreeSet<QuotaKey>,
+    /// With their status before the batch.
+    changed_reservations: BTreeMap<TransactionKey, Option<Status>>,
+    usage: BTreeMap<UsageKey, UsageDelta>,
 }
 
 impl Book<'_> {
@@ -109,84 +155,86 @@ impl Book<'_> {
         if let Some(first) = self.state.transactions.get(&key) {
             return replay_charge(request, first);
         }
-        let account = account_mut(&mut self.state, &request.user)?;
-        let service = &request.content.service;
-        let quota = account
-            .quotas
-            .iter_mut()
-            .find(|quota| quota.service == *service)
-            .ok_or_else(|| Error::Internal(format!("no quota of {service} was loaded")))?;
-        let funds = Funds { free_remaining: quota.remaining(), available: account.balance };
-        let split = charge::charge(request.content.count, request.full_cost, funds)?;
+        let quota_key = (request.user.clone(), self.batch.at.month, request.content.service.clone());
+        let (balance, quota) = self.account(&quota_key)?;
+        let split = cover(request, balance, quota)?;
 
         quota.used += split.free;
-        account.balance = account.balance.minus(split.amount);
+        balance.amount = balance.amount.minus(split.amount);
         let transaction = Transaction {
             user: request.user.clone(),
             trace: request.trace.clone(),
             content: request.content.clone(),
+            status: Status::Committed,
+            reservation: None,
             free: split.free,
             paid: split.paid,
             amount: split.amount,
             record_id: request.record_ids.main,
-            balance_after: account.balance,
+            balance_after: balance.amount,
             free_remaining_after: quota.remaining(),
             created_at: self.batch.at.utc,
         };
         if split.free > 0 {
-            self.changed_quotas.insert((request.user.clone(), service.clone()));
+            self.changed_quotas.insert(quota_key);
         }
         self.changed.insert(request.user.clone());
-        self.record(request, &transaction);
+        self.record(Entry {
+            user: &request.user,
+            trace: &request.trace,
+            content: &request.content,
+            split,
+            ids: request.record_ids,
+            day: self.batch.at.day,
+            at: self.batch.at.utc,
+        });
         self.state.transactions.insert(key, transaction.clone());
-        self.writes.transactions.push(transaction.clone());
-        Ok(Outcome::Charged { transaction, replayed: false })
+        self.charges.push(transaction.clone());
+        Ok(Outcome::Settled { transaction, replayed: false })
+    }
+
+    /// Balance and quota of an account, which the store has loaded.
+    fn account(&mut self, key: &QuotaKey) -> Result<(&mut Balance, &mut Quota), Error> {
+        let lacks = |what: &str| Error::Internal(format!("{what} of {} was not loaded", key.0));
+        let balance = self.state.balances.get_mut(&key.0).ok_or_else(|| lacks("the balance"))?;
+        let quota = self.state.quotas.get_mut(key).ok_or_else(|| lacks("a quota"))?;
+        Ok((balance, quota))
     }
 
     /// Writes one record, or two for a charge that is partly free, and counts them.
-    fn record(&mut self, request: &Charge, settled: &Transaction) {
-        let content = &request.content;
+    fn record(&mut self, entry: Entry<'_>) {
+        let Entry { user, content, split, day, .. } = entry;
         let main = Record {
-            id: settled.record_id.to_string(),
+            id: entry.ids.main.to_string(),
             service: content.service.clone(),
-            kind: if settled.paid > 0 { RecordType::Balance } else { RecordType::Free },
-            amount: settled.amount,
-            count: if settled.paid > 0 { settled.paid } else { settled.free },
-            created_at: settled.created_at,
-            trace: Some(request.trace.clone()),
+            kind: if split.paid > 0 { RecordType::Balance } else { RecordType::Free },
+            amount: split.amount,
+            count: if split.paid > 0 { split.paid } else { split.free },
+            created_at: entry.at,
+            trace: Some(entry.trace.clone()),
             api_key: content.api_key.clone(),
             model: content.model.clone(),
             usage: content.usage,
         };
-        let mixed = settled.free > 0 && settled.paid > 0;
+        let mixed = split.free > 0 && split.paid > 0;
         if mixed {
             let free_part = Record {
-                id: request.record_ids.free_part.to_string(),
+                id: entry.ids.free_part.to_string(),
                 kind: RecordType::Free,
                 amount: Money::ZERO,
-                count: settled.free,
+                count: split.free,
                 usage: None,
                 ..main.clone()
             };
-            self.writes.records.push((request.user.clone(), free_part));
+            self.records.push(NewRecord { user: user.clone(), day, record: free_part });
         }
-        self.writes.records.push((request.user.clone(), main));
+        self.records.push(NewRecord { user: user.clone(), day, record: main });
 
-        let delta = self.usage.entry((request.user.clone(), content.service.clone())).or_insert_with(|| UsageDelta {
-            user: request.user.clone(),
-            service: content.service.clone(),
-            totals: Totals::default(),
-            free_records: 0,
-            paid_records: 0,
-        });
-        delta.free_records += u32::from(settled.free > 0);
-        delta.paid_records += u32::from(settled.paid > 0);
-        delta.totals = [
-            delta.totals,
-            Totals { free_count: settled.free.into(), paid_count: settled.paid.into(), amount: settled.amount },
-        ]
-        .into_iter()
-        .sum();
+        let delta = self.usage.entry((user.clone(), day, content.service.clone())).or_default();
+        delta.free_records += u32::from(split.free > 0);
+        delta.paid_records += u32::from(split.paid > 0);
+        let totals = Totals { free_count: split.free.into(), paid_count: split.paid.into(), amount: split.amount };
+        delta.totals = [delta.totals, totals].into_iter().sum();
     }
 
     fn adjust(&mut self, request: &Adjustment) -> Result<Outcome, Error> {
@@ -194,65 +242,96 @@ impl Book<'_> {
         if let Some(first) = self.state.adjustments.get(&key) {
             return replay_adjustment(request, first);
         }
-        let account = account_mut(&mut self.state, &request.user)?;
+        let balance = self
+            .state
+            .balances
+            .get_mut(&request.user)
+            .ok_or_else(|| Error::Internal(format!("the balance of {} was not loaded", request.user)))?;
         let amount = request.content.amount;
-        let balance = account
-            .balance
+        let after = balance
+            .amount
             .checked_add(amount)
             .ok_or_else(|| Invalid::new("amount", format!("takes the balance beyond {}", Money::MAX)))?;
-        if amount.is_negative() && balance.is_negative() {
-            return Err(Error::InsufficientBalance { needed: -amount, available: account.balance });
+        if amount.is_negative() && after < balance.held {
+            return Err(Error::InsufficientBalance { needed: -amount, available: balance.available() });
         }
-        account.balance = balance;
+        balance.amount = after;
         let adjusted = Adjusted {
             user: request.user.clone(),
             id: request.id.clone(),
             content: request.content.clone(),
             request: request.request,
-            balance_after: balance,
+            balance_after: after,
             created_at: self.batch.at.utc,
         };
         self.changed.insert(request.user.clone());
         self.state.adjustments.insert(key, adjusted.clone());
-        self.writes.adjustments.push(adjusted.clone());
+        self.adjustments.push(adjusted.clone());
         Ok(Outcome::Adjusted { adjusted, replayed: false })
     }
 
     fn into_writes(self) -> Writes {
-        let Book { state, mut writes, changed, changed_quotas, usage, .. } = self;
-        writes.balances = changed
-            .into_iter()
-            .filter_map(|user| {
-                let account = state.accounts.get(&user)?;
-                Some((user, account.balance, account.version + 1))
-            })
-            .collect();
-        writes.quotas = changed_quotas
-            .into_iter()
-            .filter_map(|(user, service)| {
-                let quota = state.accounts.get(&user)?.quota(&service)?.clone();
-                Some((user, quota))
-            })
-            .collect();
-        writes.usage = usage.into_values().collect();
-        writes
+        let Book { state, charges, records, adjustments, .. } = self;
+        let balances = self.changed.into_iter().filter_map(|user| {
+            let balance = *state.balances.get(&user)?;
+            Some((user, Balance { version: balance.version + 1, ..balance }))
+        });
+        let quotas = self.changed_quotas.into_iter().filter_map(|key| {
+            let quota = *state.quotas.get(&key)?;
+            Some((key, quota))
+        });
+        let reservations = self.changed_reservations.into_iter().filter_map(|(key, was)| {
+            let transaction = state.transactions.get(&key)?.clone();
+            Some(ReservationWrite { transaction, was })
+        });
+        Writes {
+            charges,
+            reservations: reservations.collect(),
+            records,
+            adjustments,
+            balances: balances.collect(),
+            quotas: quotas.collect(),
+            usage: self.usage.into_iter().collect(),
+        }
     }
 }
 
-fn account_mut<'s>(state: &'s mut State, user: &UserId) -> Result<&'s mut Account, Error> {
-    state.accounts.get_mut(user).ok_or_else(|| Error::Internal(format!("the account of {user} was not loaded")))
+/// A charge on its way into the records.
+struct Entry<'a> {
+    user: &'a UserId,
+    trace: &'a TraceId,
+    content: &'a ChargeContent,
+    split: Split,
+    ids: RecordIds,
+    day: NaiveDate,
+    at: DateTime<Utc>,
+}
+
+/// How a call is paid, or held, from what is left.
+fn cover(call: &Charge, balance: &Balance, quota: &Quota) -> Result<Split, Error> {
+    let funds = Funds { free_remaining: quota.remaining(), available: balance.available() };
+    charge::charge(call.content.count, call.full_cost, funds)
 }
 
 fn replay_charge(request: &Charge, first: &Transaction) -> Result<Outcome, Error> {
+    if first.reservation.is_some() {
+        return Err(conflict(vec!["rpc"]));
+    }
     let fields = request.content.differences(&first.content);
     if !fields.is_empty() {
-        return Err(Error::IdempotencyConflict { id_field: "trace_id", fields });
+        return Err(conflict(fields));
     }
-    Ok(Outcome::Charged {
-        transaction: first.clone(),
-        // The same record id: this very request, found again after a lost commit.
-        replayed: first.record_id != request.record_ids.main,
-    })
+    // The same record id: this very request, found again after a lost commit.
+    Ok(found(first, request.record_ids.main))
+}
+
+/// A transaction that stands already; a replay unless `request` itself brought it there.
+fn found(first: &Transaction, request: uuid::Uuid) -> Outcome {
+    Outcome::Settled { transaction: first.clone(), replayed: first.record_id != request }
+}
+
+fn conflict(fields: Vec<&'static str>) -> Error {
+    Error::IdempotencyConflict { id_field: "trace_id", fields }
 }
 
 fn replay_adjustment(request: &Adjustment, first: &Adjusted) -> Result<Outcome, Error> {
@@ -262,6 +341,3 @@ fn replay_adjustment(request: &Adjustment, first: &Adjusted) -> Result<Outcome, 
     }
     Ok(Outcome::Adjusted { adjusted: first.clone(), replayed: first.request != request.request })
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,18 +1,19 @@
 //! Accounts: one row of `user_balance`, and a row of `free_quota` per service and month.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use sqlx::{MySqlConnection, mysql::MySqlRow};
 use uuid::Uuid;
 
-use super::{MySqlStore, money, number, optional_text, statement::Statement, store_error, text};
+use super::{MySqlStore, corrupt, money, number, optional_text, statement::Statement, store_error, text};
 use crate::biz::{
-    account::{Account, AccountStore, Quota},
+    account::{Account, AccountStore, Balance, Quota},
     calendar::{BillingTime, Month},
     catalog::Catalog,
     error::StoreError,
     ids::{ServiceName, UserId},
+    settlement::{keys::Keys, rule::QuotaKey},
 };
 
 /// Opening is a pair of statements that commit by themselves; losing a deadlock repeats them this often.
@@ -24,7 +25,7 @@ const MAX_QUOTA_ROWS: usize = 8_000;
 impl AccountStore for MySqlStore {
     async fn account(&self, user: &UserId, month: Month) -> Result<Option<Account>, StoreError> {
         let rows = sqlx::query(
-            "SELECT b.balance, b.version, q.service_name, q.total_quota, q.used_quota \
+            "SELECT b.balance, b.held, b.version, q.service_name, q.total_quota, q.used_quota, q.held_quota \
              FROM user_balance b \
              LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ? \
              WHERE b.user_id = ?",
@@ -37,14 +38,12 @@ impl AccountStore for MySqlStore {
         let Some(first) = rows.first() else {
             return Ok(None);
         };
-        let mut account =
-            Account { balance: money(first, 0)?, version: number(first, 1)?, quotas: Vec::with_capacity(rows.len()) };
+        let mut account = Account { balance: balance_of(first, 0)?, quotas: BTreeMap::new() };
         for row in &rows {
-            if let Some(service) = optional_text(row, 2)? {
-                account.quotas.push(quota(row, service, 3)?);
+            if let Some(service) = optional_text(row, 3)? {
+                account.quotas.insert(ServiceName::from_stored(service), quota_of(row, 4)?);
             }
         }
-        account.quotas.sort_by(|a, b| a.service.cmp(&b.service));
         Ok(Some(account))
     }
 }
@@ -54,10 +53,11 @@ impl AccountStore for MySqlStore {
 /// concurrent calls do not collide. `connection` is in no transaction.
 pub(super) async fn open(
     connection: &mut MySqlConnection,
-    users: &[UserId],
+    users: &BTreeSet<UserId>,
     at: BillingTime,
     catalog: &Catalog,
 ) -> Result<(), StoreError> {
+    let users: Vec<&UserId> = users.iter().collect();
     let services = catalog.services().count().max(1);
     for chunk in users.chunks((MAX_QUOTA_ROWS / services).max(1)) {
         let mut attempt = 1;
@@ -73,7 +73,7 @@ pub(super) async fn open(
 
 async fn insert_missing(
     connection: &mut MySqlConnection,
-    users: &[UserId],
+    users: &[&UserId],
     at: BillingTime,
     catalog: &Catalog,
 ) -> Result<(), StoreError> {
@@ -97,40 +97,100 @@ async fn insert_missing(
     insert.execute(connection).await
 }
 
-/// Locks the accounts of `users`, which are in key order, and then reads their quotas
-/// of `month`. The balance row is the lock of the whole account.
-pub(super) fn lock_accounts(statement: &mut Statement, users: &[&UserId], month: Month) {
-    let ids = || users.iter().map(|user| user.as_str());
+/// Locks the accounts in key order. The balance row is the lock of the whole account.
+pub(super) fn lock_balances(statement: &mut Statement, keys: &Keys<'_>) {
     statement
-        .push("SELECT user_id, balance, version FROM user_balance WHERE user_id IN (")
-        .texts(ids())
-        .push(") ORDER BY user_id FOR UPDATE; ")
-        .push("SELECT user_id, service_name, total_quota, used_quota FROM free_quota WHERE reset_month = ")
-        .texts([month.to_string().as_str()])
-        .push(" AND user_id IN (")
-        .texts(ids())
-        .push("); ");
+        .push("SELECT user_id, balance, held, version FROM user_balance WHERE user_id IN (")
+        .texts(keys.users.iter().map(|user| user.as_str()))
+        .push(") ORDER BY user_id FOR UPDATE; ");
 }
 
-/// The accounts out of the two row sets of [`lock_accounts`].
-pub(super) fn accounts_of(balances: &[MySqlRow], quotas: &[MySqlRow]) -> Result<BTreeMap<UserId, Account>, StoreError> {
-    let mut accounts = BTreeMap::new();
-    for row in balances {
-        let account = Account { balance: money(row, 1)?, version: number(row, 2)?, quotas: Vec::new() };
-        accounts.insert(UserId::from_stored(text(row, 0)?), account);
+/// Reads the quotas that the batch needs; see [`quota_statements`].
+pub(super) fn read_quotas(statement: &mut Statement, keys: &Keys<'_>, month: Month) {
+    if !keys.quotas.is_empty() {
+        let month = month.to_string();
+        statement
+            .push(
+                "SELECT user_id, reset_month, service_name, total_quota, used_quota, held_quota FROM free_quota \
+                 WHERE (user_id, reset_month, service_name) IN (",
+            )
+            .rows(&keys.quotas, |row, (user, service)| {
+                row.text(user.as_str()).text(&month).text(service.as_str());
+            })
+            .push("); ");
     }
-    for row in quotas {
-        if let Some(account) = accounts.get_mut(&UserId::from_stored(text(row, 0)?)) {
-            account.quotas.push(quota(row, text(row, 1)?, 2)?);
-        }
+    if !keys.ending.is_empty() {
+        // A reservation holds the quota of the month it was made in.
+        statement
+            .push(
+                "SELECT q.user_id, q.reset_month, q.service_name, q.total_quota, q.used_quota, q.held_quota \
+                 FROM billing_transaction t JOIN free_quota q ON q.user_id = t.user_id \
+                 AND q.reset_month = DATE_FORMAT(t.usage_date, '%Y-%m') AND q.service_name = t.service_name \
+                 WHERE (t.user_id, t.trace_id) IN (",
+            )
+            .pairs(&keys.ending)
+            .push("); ");
     }
-    Ok(accounts)
 }
 
-fn quota(row: &MySqlRow, service: String, total_column: usize) -> Result<Quota, StoreError> {
-    Ok(Quota {
-        service: ServiceName::from_stored(service),
-        total: number(row, total_column)?,
-        used: number(row, total_column + 1)?,
-    })
+/// How many statements [`read_quotas`] makes.
+pub(super) fn quota_statements(keys: &Keys<'_>) -> usize {
+    usize::from(!keys.quotas.is_empty()) + usize::from(!keys.ending.is_empty())
+}
+
+/// The rows of [`lock_balances`].
+pub(super) fn balances_of(rows: &[MySqlRow]) -> Result<BTreeMap<UserId, Balance>, StoreError> {
+    rows.iter().map(|row| Ok((UserId::from_stored(text(row, 0)?), balance_of(row, 1)?))).collect()
+}
+
+/// The rows of [`read_quotas`].
+pub(super) fn add_quotas(quotas: &mut BTreeMap<QuotaKey, Quota>, rows: &[MySqlRow]) -> Result<(), StoreError> {
+    for row in rows {
+        let month = text(row, 1)?.parse().map_err(|_| corrupt("month"))?;
+        let key = (UserId::from_stored(text(row, 0)?), month, ServiceName::from_stored(text(row, 2)?));
+        quotas.insert(key, quota_of(row, 3)?);
+    }
+    Ok(())
+}
+
+/// The rows are there and locked: the insert is only a way to update many rows to
+/// different values in one statement, and its other columns are never used.
+pub(super) fn set_balances(statement: &mut Statement, balances: &[(UserId, Balance)], at: BillingTime) {
+    statement
+        .push("INSERT INTO user_balance (user_balance_id, user_id, balance, held, version, updated_at) VALUES ")
+        .rows(balances, |row, (user, balance)| {
+            row.text("").text(user.as_str()).money(balance.amount).money(balance.held);
+            row.number(balance.version).instant(at.utc);
+        })
+        .push(
+            " ON DUPLICATE KEY UPDATE balance = VALUES(balance), held = VALUES(held), version = VALUES(version), \
+             updated_at = VALUES(updated_at); ",
+        );
+}
+
+/// As [`set_balances`].
+pub(super) fn set_quotas(statement: &mut Statement, quotas: &[(QuotaKey, Quota)], at: BillingTime) {
+    statement
+        .push(
+            "INSERT INTO free_quota (free_quota_id, user_id, reset_month, service_name, total_quota, used_quota, \
+             held_quota, updated_at) VALUES ",
+        )
+        .rows(quotas, |row, ((user, month, service), quota)| {
+            row.text("").text(user.as_str()).text(&month.to_string()).text(service.as_str());
+            row.number(quota.total).number(quota.used).number(quota.held).instant(at.utc);
+        })
+        .push(
+            " ON DUPLICATE KEY UPDATE used_quota = VALUES(used_quota), held_quota = VALUES(held_quota), \
+             updated_at = VALUES(updated_at); ",
+        );
+}
+
+/// Three columns from `first` on.
+fn balance_of(row: &MySqlRow, first: usize) -> Result<Balance, StoreError> {
+    Ok(Balance { amount: money(row, first)?, held: money(row, first + 1)?, version: number(row, first + 2)? })
+}
+
+/// Three columns from `first` on.
+fn quota_of(row: &MySqlRow, first: usize) -> Result<Quota, StoreError> {
+    Ok(Quota { total: number(row, first)?, used: number(row, first + 1)?, held: number(row, first + 2)? })
 }

@@ -1,25 +1,23 @@
 //! One settlement transaction: lock and load, decide, write, commit.
 
-use std::collections::BTreeSet;
-
 use async_trait::async_trait;
 use sqlx::{MySqlConnection, Row, mysql::MySqlRow};
-use uuid::Uuid;
 
 use super::{
-    MySqlStore, accounts, corrupt, money, number, optional_money, optional_text,
+    MySqlStore, accounts, money,
     statement::{Row as StatementRow, Statement},
     store_error, text,
+    transactions::{self, insert_charges, transaction_of, uuid_of, write_reservations},
 };
 use crate::biz::{
     calendar::BillingTime,
     error::StoreError,
-    ids::{AdjustmentId, ApiKeyId, ModelName, ServiceName, TraceId, UserId},
-    record::Usage,
+    ids::{AdjustmentId, TraceId, UserId},
     settlement::{
+        keys::Keys,
         ledger::Ledger,
-        posting::{Adjusted, AdjustmentContent, Batch, ChargeContent, Outcome, Posting, Transaction},
-        rule::{self, State, Writes},
+        posting::{Adjusted, AdjustmentContent, Batch, Outcome},
+        rule::{self, NewRecord, State, UsageDelta, UsageKey, Writes},
     },
 };
 
@@ -28,19 +26,18 @@ impl Ledger for MySqlStore {
     /// Two round trips: begin, lock and load; write and commit. On every other way
     /// out the transaction is rolled back as the connection returns to its pool.
     async fn settle(&self, batch: &Batch) -> Result<Vec<Outcome>, StoreError> {
-        let users: BTreeSet<&UserId> = batch.postings.iter().map(Posting::user).collect();
-        let users: Vec<&UserId> = users.into_iter().collect();
-        let mut created = BTreeSet::new();
+        let keys = Keys::of(batch);
+        let mut created = Default::default();
         // Twice at most: an account that was opened stays open.
         for _ in 0..2 {
             let mut connection = self.writer.acquire().await.map_err(store_error)?;
-            let mut state = load(&mut connection, batch, &users).await?;
-            let unopened = state.unopened(users.iter().copied(), &batch.catalog);
+            let mut state = load(&mut connection, batch, &keys).await?;
+            let unopened = state.unopened(&keys, batch.at.month);
             if !unopened.is_empty() {
                 // A missing row can't be locked, and inserting one out of order here
                 // could deadlock with another batch: let go, open, begin again.
                 Statement::new("ROLLBACK").execute(&mut connection).await?;
-                created = unopened.iter().filter(|user| !state.accounts.contains_key(user)).cloned().collect();
+                created = unopened.iter().filter(|user| !state.balances.contains_key(user)).cloned().collect();
                 accounts::open(&mut connection, &unopened, batch.at, &batch.catalog).await?;
                 continue;
             }
@@ -55,53 +52,43 @@ impl Ledger for MySqlStore {
     }
 }
 
-/// Begins, locks the accounts, and finds which ids of the batch are settled already.
-async fn load(connection: &mut MySqlConnection, batch: &Batch, users: &[&UserId]) -> Result<State, StoreError> {
-    let (mut traces, mut adjustments) = (BTreeSet::new(), BTreeSet::new());
-    for posting in &batch.postings {
-        match posting {
-            Posting::Open(_) => false,
-            Posting::Charge(charge) => traces.insert((charge.user.as_str(), charge.trace.as_str())),
-            Posting::Adjust(adjustment) => adjustments.insert((adjustment.user.as_str(), adjustment.id.as_str())),
-        };
-    }
-    let pair = |row: &mut StatementRow<'_>, (user, id): &(&str, &str)| {
-        row.text(user).text(id);
-    };
+/// Begins, locks the accounts, and finds which ids of the batch are known already.
+async fn load(connection: &mut MySqlConnection, batch: &Batch, keys: &Keys<'_>) -> Result<State, StoreError> {
     let mut statement = Statement::new("START TRANSACTION; ");
-    accounts::lock_accounts(&mut statement, users, batch.at.month);
-    if !traces.is_empty() {
+    accounts::lock_balances(&mut statement, keys);
+    accounts::read_quotas(&mut statement, keys, batch.at.month);
+    if !keys.transactions.is_empty() {
         statement
-            .push(
-                "SELECT user_id, trace_id, service_name, count, cost, api_key_id, model, input_tokens, output_tokens, \
-                 cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, free_remaining_after, \
-                 created_at FROM billing_transaction WHERE (user_id, trace_id) IN (",
-            )
-            .rows(&traces, pair)
+            .push("SELECT ")
+            .push(transactions::COLUMNS)
+            .push(" FROM billing_transaction WHERE (user_id, trace_id) IN (")
+            .pairs(&keys.transactions)
             .push("); ");
     }
-    if !adjustments.is_empty() {
+    if !keys.adjustments.is_empty() {
         statement
             .push(
                 "SELECT user_id, adjustment_id, amount, reason, operator, request_id, balance_after, created_at \
                  FROM balance_adjustment WHERE (user_id, adjustment_id) IN (",
             )
-            .rows(&adjustments, pair)
+            .pairs(&keys.adjustments)
             .push("); ");
     }
 
     // In the order of the statements above, the first of which has no rows.
     let mut sets = statement.fetch(connection).await?.into_iter().skip(1);
     let mut next = || sets.next().ok_or_else(|| StoreError::Failed("a statement had no result".into()));
-    let (balances, quotas) = (next()?, next()?);
-    let mut state = State { accounts: accounts::accounts_of(&balances, &quotas)?, ..State::default() };
-    if !traces.is_empty() {
+    let mut state = State { balances: accounts::balances_of(&next()?)?, ..State::default() };
+    for _ in 0..accounts::quota_statements(keys) {
+        accounts::add_quotas(&mut state.quotas, &next()?)?;
+    }
+    if !keys.transactions.is_empty() {
         for row in &next()? {
-            let settled = transaction_of(row)?;
-            state.transactions.insert((settled.user.clone(), settled.trace.clone()), settled);
+            let known = transaction_of(row)?;
+            state.transactions.insert((known.user.clone(), known.trace.clone()), known);
         }
     }
-    if !adjustments.is_empty() {
+    if !keys.adjustments.is_empty() {
         for row in &next()? {
             let settled = adjusted_of(row)?;
             state.adjustments.insert((settled.user.clone(), settled.id.clone()), settled);
@@ -114,60 +101,34 @@ async fn load(connection: &mut MySqlConnection, batch: &Batch, users: &[&UserId]
 /// only reached when all before it passed.
 fn write_and_commit(writes: &Writes, at: BillingTime) -> Statement {
     let mut statement = Statement::new("");
-    if !writes.transactions.is_empty() {
-        insert_transactions(&mut statement, &writes.transactions);
-        insert_records(&mut statement, writes, at);
-        add_usage(&mut statement, writes, at);
+    if !writes.charges.is_empty() {
+        insert_charges(&mut statement, &writes.charges);
+    }
+    if !writes.reservations.is_empty() {
+        write_reservations(&mut statement, &writes.reservations);
+    }
+    if !writes.records.is_empty() {
+        insert_records(&mut statement, &writes.records);
+        add_usage(&mut statement, &writes.usage);
     }
     if !writes.quotas.is_empty() {
-        set_quotas(&mut statement, writes, at);
+        accounts::set_quotas(&mut statement, &writes.quotas, at);
     }
     if !writes.adjustments.is_empty() {
         insert_adjustments(&mut statement, &writes.adjustments);
     }
-    set_balances(&mut statement, writes, at);
+    accounts::set_balances(&mut statement, &writes.balances, at);
     statement.push("COMMIT");
     statement
 }
 
-fn insert_transactions(statement: &mut Statement, transactions: &[Transaction]) {
-    statement
-        .push(
-            "INSERT INTO billing_transaction (user_id, trace_id, status, service_name, count, cost, api_key_id, model, \
-             input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, \
-             balance_after, free_remaining_after, created_at) VALUES ",
-        )
-        .rows(transactions, |row, settled| {
-            let content = &settled.content;
-            row.text(settled.user.as_str())
-                .text(settled.trace.as_str())
-                .text("COMMITTED")
-                .text(content.service.as_str())
-                .number(content.count)
-                .optional(content.cost, StatementRow::money)
-                .optional(content.api_key.as_ref().map(ApiKeyId::as_str), StatementRow::text)
-                .optional(content.model.as_ref().map(ModelName::as_str), StatementRow::text)
-                .optional(content.usage.map(|usage| usage.input_tokens), StatementRow::number)
-                .optional(content.usage.map(|usage| usage.output_tokens), StatementRow::number)
-                .optional(content.usage.map(|usage| usage.cached_input_tokens), StatementRow::number)
-                .number(settled.free)
-                .number(settled.paid)
-                .money(settled.amount)
-                .text(&settled.record_id.to_string())
-                .money(settled.balance_after)
-                .number(settled.free_remaining_after)
-                .instant(settled.created_at);
-        })
-        .push("; ");
-}
-
-fn insert_records(statement: &mut Statement, writes: &Writes, at: BillingTime) {
+fn insert_records(statement: &mut Statement, records: &[NewRecord]) {
     statement
         .push(
             "INSERT INTO billing_record \
              (billing_record_id, user_id, service_name, type, amount, count, created_at, usage_date, trace_id) VALUES ",
         )
-        .rows(&writes.records, |row, (user, record)| {
+        .rows(records, |row, NewRecord { user, day, record }| {
             row.text(&record.id)
                 .text(user.as_str())
                 .text(record.service.as_str())
@@ -175,22 +136,22 @@ fn insert_records(statement: &mut Statement, writes: &Writes, at: BillingTime) {
                 .money(record.amount)
                 .number(record.count)
                 .instant(record.created_at)
-                .day(at.day)
+                .day(*day)
                 .optional(record.trace.as_ref().map(TraceId::as_str), StatementRow::text);
         })
         .push("; ");
 }
 
-fn add_usage(statement: &mut Statement, writes: &Writes, at: BillingTime) {
+fn add_usage(statement: &mut Statement, usage: &[(UsageKey, UsageDelta)]) {
     statement
         .push(
             "INSERT INTO usage_daily \
              (user_id, usage_date, service_name, free_count, paid_count, amount, free_records, paid_records) VALUES ",
         )
-        .rows(&writes.usage, |row, delta| {
-            row.text(delta.user.as_str())
-                .day(at.day)
-                .text(delta.service.as_str())
+        .rows(usage, |row, ((user, day, service), delta)| {
+            row.text(user.as_str())
+                .day(*day)
+                .text(service.as_str())
                 .number(delta.totals.free_count)
                 .number(delta.totals.paid_count)
                 .money(delta.totals.amount)
@@ -223,57 +184,6 @@ fn insert_adjustments(statement: &mut Statement, adjustments: &[Adjusted]) {
         .push("; ");
 }
 
-/// The rows are there and locked: the insert is only a way to update many rows to
-/// different values in one statement, and its other columns are never used.
-fn set_balances(statement: &mut Statement, writes: &Writes, at: BillingTime) {
-    statement
-        .push("INSERT INTO user_balance (user_balance_id, user_id, balance, version, updated_at) VALUES ")
-        .rows(&writes.balances, |row, (user, balance, version)| {
-            row.text("").text(user.as_str()).money(*balance).number(*version).instant(at.utc);
-        })
-        .push(
-            " ON DUPLICATE KEY UPDATE balance = VALUES(balance), version = VALUES(version), \
-             updated_at = VALUES(updated_at); ",
-        );
-}
-
-/// As [`set_balances`].
-fn set_quotas(statement: &mut Statement, writes: &Writes, at: BillingTime) {
-    let month = at.month.to_string();
-    statement
-        .push(
-            "INSERT INTO free_quota \
-             (free_quota_id, user_id, reset_month, service_name, total_quota, used_quota, updated_at) VALUES ",
-        )
-        .rows(&writes.quotas, |row, (user, quota)| {
-            row.text("").text(user.as_str()).text(&month).text(quota.service.as_str());
-            row.number(quota.total).number(quota.used).instant(at.utc);
-        })
-        .push(" ON DUPLICATE KEY UPDATE used_quota = VALUES(used_quota), updated_at = VALUES(updated_at); ");
-}
-
-fn transaction_of(row: &MySqlRow) -> Result<Transaction, StoreError> {
-    Ok(Transaction {
-        user: UserId::from_stored(text(row, 0)?),
-        trace: TraceId::from_stored(text(row, 1)?),
-        content: ChargeContent {
-            service: ServiceName::from_stored(text(row, 2)?),
-            count: number(row, 3)?,
-            cost: optional_money(row, 4)?,
-            api_key: optional_text(row, 5)?.map(ApiKeyId::from_stored),
-            model: optional_text(row, 6)?.map(ModelName::from_stored),
-            usage: usage_of(row, 7)?,
-        },
-        free: number(row, 10)?,
-        paid: number(row, 11)?,
-        amount: money(row, 12)?,
-        record_id: uuid_of(text(row, 13)?)?,
-        balance_after: money(row, 14)?,
-        free_remaining_after: number(row, 15)?,
-        created_at: row.try_get(16).map_err(store_error)?,
-    })
-}
-
 fn adjusted_of(row: &MySqlRow) -> Result<Adjusted, StoreError> {
     Ok(Adjusted {
         user: UserId::from_stored(text(row, 0)?),
@@ -283,21 +193,4 @@ fn adjusted_of(row: &MySqlRow) -> Result<Adjusted, StoreError> {
         balance_after: money(row, 6)?,
         created_at: row.try_get(7).map_err(store_error)?,
     })
-}
-
-fn uuid_of(text: String) -> Result<Uuid, StoreError> {
-    text.parse().map_err(|_| corrupt("id"))
-}
-
-/// Three token columns from `first` on; all of them NULL when there was no usage.
-pub(super) fn usage_of(row: &MySqlRow, first: usize) -> Result<Option<Usage>, StoreError> {
-    let known: Option<i64> = row.try_get(first).map_err(store_error)?;
-    if known.is_none() {
-        return Ok(None);
-    }
-    Ok(Some(Usage {
-        input_tokens: number(row, first)?,
-        output_tokens: number(row, first + 1)?,
-        cached_input_tokens: number(row, first + 2)?,
-    }))
 }

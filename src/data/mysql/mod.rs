@@ -10,6 +10,7 @@ mod former;
 mod ledger;
 mod reads;
 mod statement;
+mod transactions;
 
 use std::time::Duration;
 

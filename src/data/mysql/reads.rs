@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::{MySql, QueryBuilder, Row, mysql::MySqlRow};
 
-use super::{MySqlStore, corrupt, ledger::usage_of, money, number, optional_text, store_error, text};
+use super::{MySqlStore, corrupt, money, number, optional_text, store_error, text, transactions::usage_of};
 use crate::biz::{
     calendar::DaySpan,
     error::StoreError,

@@ -42,6 +42,16 @@ impl Statement {
         self
     }
 
+    /// Pairs for a `(a, b) IN (...)`, without the outer parentheses.
+    pub(super) fn pairs<'v, A: AsRef<str> + 'v, B: AsRef<str> + 'v>(
+        &mut self,
+        pairs: impl IntoIterator<Item = &'v (&'v A, &'v B)>,
+    ) -> &mut Self {
+        self.rows(pairs, |row, (a, b)| {
+            row.text(a.as_ref()).text(b.as_ref());
+        })
+    }
+
     /// `(...), (...)`, a row for each item.
     pub(super) fn rows<T>(
         &mut self,

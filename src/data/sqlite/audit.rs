@@ -76,8 +76,9 @@ type Note = fn(&mut Evidence, &SqliteRow) -> Result<(), StoreError>;
 
 /// What each book says about the users from one to another, and where it is noted.
 const BOOKS: &[(&str, Note)] = &[
-    ("SELECT user_id, balance FROM user_balance WHERE user_id BETWEEN ? AND ?", |evidence, row| {
+    ("SELECT user_id, balance, held FROM user_balance WHERE user_id BETWEEN ? AND ?", |evidence, row| {
         evidence.balance = Some(money(row, 1)?);
+        evidence.held = money(row, 2)?;
         Ok(())
     }),
     (
@@ -123,6 +124,21 @@ const BOOKS: &[(&str, Note)] = &[
         },
     ),
     (
+        "SELECT user_id, service_name, reset_month, held_quota FROM free_quota \
+         WHERE held_quota <> 0 AND user_id BETWEEN ? AND ?",
+        |evidence, row| {
+            let key = (ServiceName::from_stored(text(row, 1)?), text(row, 2)?);
+            evidence.held_quotas.insert(key, number(row, 3)?);
+            Ok(())
+        },
+    ),
+    (
+        "SELECT user_id, service_name, substr(usage_date, 1, 7) AS month, SUM(held_free), SUM(held_amount) \
+         FROM billing_transaction WHERE status = 'PENDING' AND user_id BETWEEN ? AND ? \
+         GROUP BY user_id, service_name, month",
+        note_reservations,
+    ),
+    (
         "SELECT user_id, service_name, usage_date, type, SUM(count), SUM(amount), COUNT(*) \
          FROM billing_record WHERE user_id BETWEEN ? AND ? GROUP BY user_id, service_name, usage_date, type",
         note_records,
@@ -133,6 +149,15 @@ const BOOKS: &[(&str, Note)] = &[
         note_rollup,
     ),
 ];
+
+fn note_reservations(evidence: &mut Evidence, row: &SqliteRow) -> Result<(), StoreError> {
+    let free = number(row, 3)?;
+    if free > 0 {
+        evidence.reserved_quotas.insert((ServiceName::from_stored(text(row, 1)?), text(row, 2)?), free);
+    }
+    evidence.reserved = evidence.reserved.plus(money(row, 4)?);
+    Ok(())
+}
 
 fn note_records(evidence: &mut Evidence, row: &SqliteRow) -> Result<(), StoreError> {
     let day = day_of(row, 2)?;

@@ -9,6 +9,7 @@ mod accounts;
 mod audit;
 mod ledger;
 mod reads;
+mod transactions;
 
 use std::time::Duration;
 

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, Utc};
 use sqlx::sqlite::SqliteRow;
 
-use super::{SqliteStore, corrupt, instant, ledger::usage_of, money, number, optional_text, store_error, text};
+use super::{SqliteStore, corrupt, instant, money, number, optional_text, store_error, text, transactions::usage_of};
 use crate::biz::{
     calendar::DaySpan,
     error::StoreError,

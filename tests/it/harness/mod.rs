@@ -25,7 +25,7 @@ use billing_service::{
         billing_internal_service_client::BillingInternalServiceClient, billing_service_client::BillingServiceClient,
     },
 };
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt;
@@ -199,6 +199,12 @@ impl Service {
         (response.status().as_u16(), response.json().await.unwrap())
     }
 
+    /// `GET` on the internal port.
+    pub async fn internal_get(&self, path: &str) -> (u16, Value) {
+        let response = self.http.get(format!("http://{}{path}", self.app.grpc_addr)).send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
     /// `POST` on the internal port.
     pub async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> (u16, Value) {
         let url = format!("http://{}{path}", self.app.grpc_addr);
@@ -298,6 +304,10 @@ impl TestClock {
         let instant: DateTime<Utc> = instant.parse().unwrap();
         let ahead = (instant - Utc::now()).num_microseconds().unwrap();
         self.ahead_micros.store(ahead, Ordering::SeqCst);
+    }
+
+    pub fn advance(&self, by: TimeDelta) {
+        self.ahead_micros.fetch_add(by.num_microseconds().unwrap(), Ordering::SeqCst);
     }
 }
 

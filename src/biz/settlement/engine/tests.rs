@@ -12,14 +12,16 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::biz::{
-    account::{Account, Quota},
+    account::{Balance, Quota},
     calendar::SystemClock,
     catalog::Plan,
     ids::{ServiceName, TraceId},
     money::Money,
     settlement::{
-        posting::{ChargeContent, RecordIds},
+        keys::Keys,
+        posting::RecordIds,
         rule::{self, State},
+        transaction::ChargeContent,
     },
 };
 
@@ -57,18 +59,18 @@ impl Ledger for ScriptedLedger {
             return Err(StoreError::Failed("does not fit".into()));
         }
         let used = *self.used.lock().unwrap();
-        let account = Account {
-            balance: Money::ZERO,
-            version: 0,
-            quotas: vec![Quota { service: ServiceName::from_stored("s"), total: 1000, used }],
+        let keys = Keys::of(batch);
+        let quota = |(user, service): &(&UserId, &ServiceName)| {
+            (((*user).clone(), batch.at.month, (*service).clone()), Quota { total: 1000, used, held: 0 })
         };
         let state = State {
-            accounts: batch.postings.iter().map(|posting| (posting.user().clone(), account.clone())).collect(),
+            balances: keys.users.iter().map(|user| ((*user).clone(), Balance::default())).collect(),
+            quotas: keys.quotas.iter().map(quota).collect(),
             transactions: self.transactions.lock().unwrap().clone(),
             ..State::default()
         };
         let (outcomes, writes) = rule::settle(batch, state);
-        for transaction in writes.transactions {
+        for transaction in writes.charges {
             *self.used.lock().unwrap() += transaction.free;
             let key = (transaction.user.clone(), transaction.trace.clone());
             self.transactions.lock().unwrap().insert(key, transaction);

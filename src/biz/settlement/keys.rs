@@ -1,0 +1,51 @@
+//! What a batch touches: everything to lock and load, each key once and in order.
+
+use std::collections::BTreeSet;
+
+use super::posting::{Batch, Posting};
+use crate::biz::ids::{AdjustmentId, ServiceName, TraceId, UserId};
+
+/// The keys of a batch.
+#[derive(Debug, Default)]
+pub struct Keys<'a> {
+    pub users: BTreeSet<&'a UserId>,
+    /// Free quotas of the batch's month that must be there.
+    pub quotas: BTreeSet<(&'a UserId, &'a ServiceName)>,
+    /// Transactions that may be there.
+    pub transactions: BTreeSet<(&'a UserId, &'a TraceId)>,
+    /// Those of the transactions that end: what they hold may be another month's.
+    pub ending: BTreeSet<(&'a UserId, &'a TraceId)>,
+    /// Adjustments that may be there.
+    pub adjustments: BTreeSet<(&'a UserId, &'a AdjustmentId)>,
+}
+
+impl<'a> Keys<'a> {
+    pub fn of(batch: &'a Batch) -> Self {
+        let mut keys = Self::default();
+        for posting in &batch.postings {
+            let user = posting.user();
+            keys.users.insert(user);
+            match posting {
+                Posting::Open(_) => keys.quotas.extend(batch.catalog.services().map(|service| (user, service))),
+                Posting::Charge(call) => {
+                    keys.quotas.insert((user, &call.content.service));
+                    keys.transactions.insert((user, &call.trace));
+                }
+                Posting::Reserve(reserve) => {
+                    keys.quotas.insert((user, &reserve.call.content.service));
+                    keys.transactions.insert((user, &reserve.call.trace));
+                }
+                Posting::Commit(commit) => keys.end(user, &commit.trace),
+                Posting::Release(release) => keys.end(user, &release.trace),
+                Posting::Expire(expire) => keys.end(user, &expire.trace),
+                Posting::Adjust(adjustment) => drop(keys.adjustments.insert((user, &adjustment.id))),
+            }
+        }
+        keys
+    }
+
+    fn end(&mut self, user: &'a UserId, trace: &'a TraceId) {
+        self.transactions.insert((user, trace));
+        self.ending.insert((user, trace));
+    }
+}

@@ -1,0 +1,205 @@
+//! The states of a reservation: reserve, then commit, release or expire.
+
+use super::{Book, Entry, conflict, cover, found};
+use crate::biz::{
+    charge,
+    error::{Error, Invalid},
+    ids::{TraceId, UserId},
+    money::Money,
+    settlement::{
+        posting::{Charge, Commit, Expire, Outcome, Release, Reserve},
+        transaction::{ChargeContent, Delivered, Reservation, Status, Transaction},
+    },
+};
+
+impl Book<'_> {
+    /// Holds what a charge of the same call would take.
+    pub(super) fn reserve(&mut self, request: &Reserve) -> Result<Outcome, Error> {
+        let call = &request.call;
+        let key = (call.user.clone(), call.trace.clone());
+        if let Some(first) = self.state.transactions.get(&key) {
+            return replay_reserve(call, first);
+        }
+        let at = self.batch.at;
+        let expires_at = at
+            .utc
+            .checked_add_signed(request.ttl)
+            .ok_or_else(|| Error::Internal("the expiry is beyond the calendar".into()))?;
+        let quota_key = (call.user.clone(), at.month, call.content.service.clone());
+        let (balance, quota) = self.account(&quota_key)?;
+        let split = cover(call, balance, quota)?;
+
+        quota.held += split.free;
+        balance.held = balance.held.plus(split.amount);
+        let transaction = Transaction {
+            user: call.user.clone(),
+            trace: call.trace.clone(),
+            content: call.content.clone(),
+            status: Status::Pending,
+            reservation: Some(Reservation {
+                free: split.free,
+                amount: split.amount,
+                full_cost: call.full_cost,
+                expires_at,
+                day: at.day,
+                delivered: None,
+            }),
+            free: 0,
+            paid: 0,
+            amount: Money::ZERO,
+            record_id: call.record_ids.main,
+            balance_after: Money::ZERO,
+            free_remaining_after: 0,
+            created_at: at.utc,
+        };
+        if split.free > 0 {
+            self.changed_quotas.insert(quota_key);
+        }
+        self.write(transaction.clone(), None);
+        Ok(Outcome::Settled { transaction, replayed: false })
+    }
+
+    /// Charges what was delivered, whether or not the hold or the balance covers it,
+    /// and in the period of the reserve.
+    pub(super) fn commit(&mut self, request: &Commit) -> Result<Outcome, Error> {
+        let (first, reservation) = self.reservation(&request.user, &request.trace)?;
+        let count = request.count.unwrap_or(first.content.count);
+        let delivered = Delivered { count, cost: request.cost, usage: request.usage };
+        match first.status {
+            Status::Pending | Status::Expired => {}
+            Status::Committed => return replay_commit(request, &delivered, &first),
+            Status::Released => return Err(state("the reservation was released")),
+        }
+        let full_cost = match delivered.cost {
+            Some(cost) => cost,
+            None => reservation.full_cost.scaled(count, first.content.count).ok_or_else(|| {
+                Invalid::new("count", format!("times the unit cost of the reserve is more than {}", Money::MAX))
+            })?,
+        };
+        let quota_key = (first.user.clone(), reservation.month(), first.content.service.clone());
+        let (balance, quota) = self.account(&quota_key)?;
+        let (mut new_balance, mut new_quota) = (*balance, *quota);
+        if first.status == Status::Pending {
+            new_balance.held = new_balance.held.minus(reservation.amount);
+            new_quota.held = new_quota.held.saturating_sub(reservation.free);
+        }
+        let split = charge::split(count, full_cost, new_quota.remaining());
+        new_quota.used += split.free;
+        new_balance.amount = new_balance
+            .amount
+            .checked_add(-split.amount)
+            .ok_or_else(|| Invalid::new("cost", format!("takes the balance below -{}", Money::MAX)))?;
+        (*balance, *quota) = (new_balance, new_quota);
+
+        let transaction = Transaction {
+            status: Status::Committed,
+            free: split.free,
+            paid: split.paid,
+            amount: split.amount,
+            record_id: request.record_ids.main,
+            balance_after: new_balance.amount,
+            free_remaining_after: new_quota.remaining(),
+            reservation: Some(Reservation { delivered: Some(delivered), ..reservation }),
+            ..first.clone()
+        };
+        self.changed_quotas.insert(quota_key);
+        self.record(Entry {
+            user: &first.user,
+            trace: &first.trace,
+            content: &ChargeContent { usage: request.usage, ..first.content },
+            split,
+            ids: request.record_ids,
+            day: reservation.day,
+            at: first.created_at,
+        });
+        self.write(transaction.clone(), Some(first.status));
+        Ok(Outcome::Settled { transaction, replayed: false })
+    }
+
+    pub(super) fn release(&mut self, request: &Release) -> Result<Outcome, Error> {
+        let (first, reservation) = self.reservation(&request.user, &request.trace)?;
+        match first.status {
+            Status::Pending | Status::Expired => {}
+            Status::Released => return Ok(found(&first, request.request)),
+            Status::Committed => return Err(state("the reservation was committed")),
+        }
+        let transaction = Transaction { status: Status::Released, record_id: request.request, ..first.clone() };
+        self.let_go(&first, &reservation, transaction.clone())?;
+        Ok(Outcome::Settled { transaction, replayed: false })
+    }
+
+    /// Does nothing to a reservation that ended or is not past its expiry: a commit, a
+    /// release or another sweep may have come first.
+    pub(super) fn expire(&mut self, request: &Expire) -> Result<Outcome, Error> {
+        let (first, reservation) = match self.reservation(&request.user, &request.trace) {
+            Ok(found) => found,
+            Err(Error::TransactionNotFound(_)) => return Ok(Outcome::Swept { freed: false }),
+            Err(error) => return Err(error),
+        };
+        if first.status != Status::Pending || reservation.expires_at > self.batch.at.utc {
+            return Ok(Outcome::Swept { freed: false });
+        }
+        let transaction = Transaction { status: Status::Expired, ..first.clone() };
+        self.let_go(&first, &reservation, transaction)?;
+        Ok(Outcome::Swept { freed: true })
+    }
+
+    /// Frees what a reservation holds and writes its new state.
+    fn let_go(&mut self, first: &Transaction, held: &Reservation, after: Transaction) -> Result<(), Error> {
+        if first.status == Status::Pending {
+            let quota_key = (first.user.clone(), held.month(), first.content.service.clone());
+            let (balance, quota) = self.account(&quota_key)?;
+            balance.held = balance.held.minus(held.amount);
+            quota.held = quota.held.saturating_sub(held.free);
+            if held.free > 0 {
+                self.changed_quotas.insert(quota_key);
+            }
+        }
+        self.write(after, Some(first.status));
+        Ok(())
+    }
+
+    fn reservation(&self, user: &UserId, trace: &TraceId) -> Result<(Transaction, Reservation), Error> {
+        let transaction = self
+            .state
+            .transactions
+            .get(&(user.clone(), trace.clone()))
+            .ok_or_else(|| Error::TransactionNotFound(trace.to_string()))?;
+        let reservation =
+            transaction.reservation.clone().ok_or_else(|| state("it is a charge and not a reservation"))?;
+        Ok((transaction.clone(), reservation))
+    }
+
+    /// Notes the new state of a reservation; `was` is its status before this posting.
+    fn write(&mut self, transaction: Transaction, was: Option<Status>) {
+        let key = (transaction.user.clone(), transaction.trace.clone());
+        self.changed.insert(transaction.user.clone());
+        // The first change of the batch tells what stands in the table.
+        self.changed_reservations.entry(key.clone()).or_insert(was);
+        self.state.transactions.insert(key, transaction);
+    }
+}
+
+fn replay_reserve(call: &Charge, first: &Transaction) -> Result<Outcome, Error> {
+    if first.reservation.is_none() {
+        return Err(conflict(vec!["rpc"]));
+    }
+    let fields = call.content.differences(&first.content);
+    if !fields.is_empty() {
+        return Err(conflict(fields));
+    }
+    Ok(found(first, call.record_ids.main))
+}
+
+fn replay_commit(request: &Commit, delivered: &Delivered, first: &Transaction) -> Result<Outcome, Error> {
+    let before = first.reservation.as_ref().and_then(|reservation| reservation.delivered.as_ref());
+    let fields = before.map_or_else(|| vec!["rpc"], |before| delivered.differences(before));
+    if !fields.is_empty() {
+        return Err(conflict(fields));
+    }
+    Ok(found(first, request.record_ids.main))
+}
+
+fn state(why: &str) -> Error {
+    Error::TransactionState(format!("trace_id: {why}"))
+}

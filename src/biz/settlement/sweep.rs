@@ -1,0 +1,54 @@
+//! The sweep: frees the holds of reservations that are past their expiry.
+
+use futures_util::future::join_all;
+
+use super::{
+    engine::Engine,
+    posting::Expire,
+    transaction::{Due, TransactionStore},
+};
+use crate::biz::{calendar::Calendar, error::Result};
+
+/// Reservations that are looked up and posted together.
+const CHUNK: u32 = 500;
+
+/// What a sweep did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// Holds that were freed.
+    pub freed: u64,
+    /// Reservations that could not be settled now; the next sweep finds them again.
+    pub failed: u64,
+}
+
+/// Frees every hold that is past its expiry now, through the lanes. A commit or a
+/// release that comes first wins; several sweeps at once free each hold once.
+///
+/// # Errors
+/// [`crate::biz::error::Error::Overloaded`] or Internal when the expired ones can't be read.
+pub async fn sweep(store: &dyn TransactionStore, engine: &Engine, calendar: &Calendar) -> Result<Swept> {
+    let until = calendar.now().utc;
+    let mut swept = Swept::default();
+    let mut last: Option<Due> = None;
+    // Ends: each chunk begins behind the last, and new holds expire later than `until`.
+    loop {
+        let due = store.due(until, last.as_ref(), CHUNK).await?;
+        let freed = join_all(due.iter().map(|due| {
+            let posted = engine.expire(Expire { user: due.user.clone(), trace: due.trace.clone() });
+            async move { (due, posted.await) }
+        }));
+        for (due, freed) in freed.await {
+            match freed {
+                Ok(freed) => swept.freed += u64::from(freed),
+                Err(error) => {
+                    tracing::warn!(%error, trace_id = %due.trace, "a hold could not be freed");
+                    swept.failed += 1;
+                }
+            }
+        }
+        match due.into_iter().next_back() {
+            Some(due) => last = Some(due),
+            None => return Ok(swept),
+        }
+    }
+}

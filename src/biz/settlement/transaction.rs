@@ -1,0 +1,174 @@
+//! Transactions: what became of a charge or a reservation, under its trace id.
+
+use std::{fmt, str::FromStr};
+
+use async_trait::async_trait;
+use chrono::{DateTime, NaiveDate, Utc};
+use uuid::Uuid;
+
+use crate::biz::{
+    calendar::Month,
+    error::{Invalid, StoreError},
+    ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
+    money::Money,
+    record::Usage,
+};
+
+/// One charge or reservation, as stored and as answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transaction {
+    pub user: UserId,
+    pub trace: TraceId,
+    pub content: ChargeContent,
+    pub status: Status,
+    /// `None` for a charge made at once, without a hold.
+    pub reservation: Option<Reservation>,
+    /// What was charged; zeros until it is committed.
+    pub free: u32,
+    pub paid: u32,
+    pub amount: Money,
+    /// Of the main record once it is committed; until then it only marks the request
+    /// that brought the transaction into its status.
+    pub record_id: Uuid,
+    /// State of the account right after the charge.
+    pub balance_after: Money,
+    pub free_remaining_after: u32,
+    pub created_at: DateTime<Utc>,
+}
+
+/// The states of a transaction.
+///
+/// A charge is COMMITTED from the start. A reservation is PENDING while it holds
+/// something; from there, and from EXPIRED, it can be committed or released. COMMITTED
+/// and RELEASED are final.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Status {
+    Pending,
+    Committed,
+    Released,
+    Expired,
+}
+
+impl Status {
+    /// As in the tables and on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Committed => "COMMITTED",
+            Self::Released => "RELEASED",
+            Self::Expired => "EXPIRED",
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Status {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        [Self::Pending, Self::Committed, Self::Released, Self::Expired]
+            .into_iter()
+            .find(|status| status.name() == text)
+            .ok_or_else(|| Invalid::new("status", "is unknown"))
+    }
+}
+
+/// What the reserve fixed, and what the commit then asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reservation {
+    /// Free units and balance that were held.
+    pub free: u32,
+    pub amount: Money,
+    /// Of all the reserved units if none were free: the price as it was.
+    pub full_cost: Money,
+    pub expires_at: DateTime<Utc>,
+    /// The billing day of the reserve, which the commit counts to.
+    pub day: NaiveDate,
+    /// Once it is committed.
+    pub delivered: Option<Delivered>,
+}
+
+impl Reservation {
+    /// The month whose free quota it holds.
+    pub fn month(&self) -> Month {
+        Month::of(self.day)
+    }
+}
+
+/// A reservation that holds something until a time.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Due {
+    pub expires_at: DateTime<Utc>,
+    pub user: UserId,
+    pub trace: TraceId,
+}
+
+/// Where transactions are read.
+#[async_trait]
+pub trait TransactionStore: Send + Sync + 'static {
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn transaction(&self, user: &UserId, trace: &TraceId) -> Result<Option<Transaction>, StoreError>;
+
+    /// The PENDING reservations that expire at `until` or before, the oldest first,
+    /// from behind `after` on, `limit` at most.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn due(&self, until: DateTime<Utc>, after: Option<&Due>, limit: u32) -> Result<Vec<Due>, StoreError>;
+}
+
+/// The caller's side of a charge or a reserve. A retry must repeat all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChargeContent {
+    pub service: ServiceName,
+    pub count: u32,
+    /// As requested; the service's price when absent.
+    pub cost: Option<Money>,
+    pub api_key: Option<ApiKeyId>,
+    pub model: Option<ModelName>,
+    pub usage: Option<Usage>,
+}
+
+impl ChargeContent {
+    /// The request fields in which two contents differ.
+    pub fn differences(&self, other: &ChargeContent) -> Vec<&'static str> {
+        named([
+            ("service_name", self.service != other.service),
+            ("count", self.count != other.count),
+            ("cost", self.cost != other.cost),
+            ("api_key_id", self.api_key != other.api_key),
+            ("model", self.model != other.model),
+            ("usage", self.usage != other.usage),
+        ])
+    }
+}
+
+/// The caller's side of a commit. A retry must repeat all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivered {
+    pub count: u32,
+    /// As asked; the unit cost of the reserve when absent.
+    pub cost: Option<Money>,
+    pub usage: Option<Usage>,
+}
+
+impl Delivered {
+    /// The request fields in which two contents differ.
+    pub fn differences(&self, other: &Delivered) -> Vec<&'static str> {
+        named([
+            ("count", self.count != other.count),
+            ("cost", self.cost != other.cost),
+            ("usage", self.usage != other.usage),
+        ])
+    }
+}
+
+fn named<const N: usize>(fields: [(&'static str, bool); N]) -> Vec<&'static str> {
+    fields.into_iter().filter_map(|(field, differs)| differs.then_some(field)).collect()
+}

@@ -1,0 +1,214 @@
+//! Charges and reservations: rows of `billing_transaction`, and of `reservation_expiry`
+//! for the reservations that are PENDING.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sqlx::{Row, mysql::MySqlRow};
+use uuid::Uuid;
+
+use super::{
+    MySqlStore, corrupt, money, number, optional_money, optional_text,
+    statement::{Row as StatementRow, Statement},
+    store_error, text,
+};
+use crate::biz::{
+    error::StoreError,
+    ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
+    record::Usage,
+    settlement::{
+        rule::ReservationWrite,
+        transaction::{ChargeContent, Delivered, Due, Reservation, Status, Transaction, TransactionStore},
+    },
+};
+
+/// What [`transaction_of`] reads, in its order.
+pub(super) const COLUMNS: &str = "user_id, trace_id, status, service_name, count, cost, api_key_id, model, \
+    input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, \
+    free_remaining_after, created_at, held_free, held_amount, full_cost, commit_cost, usage_date, expires_at";
+
+#[async_trait]
+impl TransactionStore for MySqlStore {
+    async fn transaction(&self, user: &UserId, trace: &TraceId) -> Result<Option<Transaction>, StoreError> {
+        let mut statement = Statement::new("SELECT ");
+        statement
+            .push(COLUMNS)
+            .push(" FROM billing_transaction WHERE (user_id, trace_id) IN (")
+            .pairs([&(user, trace)])
+            .push(")");
+        let mut connection = self.reader.acquire().await.map_err(store_error)?;
+        let sets = statement.fetch(&mut connection).await?;
+        sets.first().and_then(|rows| rows.first()).map(transaction_of).transpose()
+    }
+
+    async fn due(&self, until: DateTime<Utc>, after: Option<&Due>, limit: u32) -> Result<Vec<Due>, StoreError> {
+        let (after_time, after_user, after_trace) = match after {
+            Some(due) => (due.expires_at, due.user.as_str(), due.trace.as_str()),
+            None => (DateTime::UNIX_EPOCH, "", ""),
+        };
+        let rows = sqlx::query(
+            "SELECT expires_at, user_id, trace_id FROM reservation_expiry \
+             WHERE expires_at >= ? AND expires_at <= ? AND (expires_at, user_id, trace_id) > (?, ?, ?) \
+             ORDER BY expires_at, user_id, trace_id LIMIT ?",
+        )
+        .bind(after_time.naive_utc())
+        .bind(until.naive_utc())
+        .bind(after_time.naive_utc())
+        .bind(after_user)
+        .bind(after_trace.as_bytes())
+        .bind(limit)
+        .fetch_all(&self.reader)
+        .await
+        .map_err(store_error)?;
+        rows.iter()
+            .map(|row| {
+                Ok(Due {
+                    expires_at: row.try_get(0).map_err(store_error)?,
+                    user: UserId::from_stored(text(row, 1)?),
+                    trace: TraceId::from_stored(text(row, 2)?),
+                })
+            })
+            .collect()
+    }
+}
+
+/// Rows of charges, which hold nothing: what only reservations have stays NULL.
+pub(super) fn insert_charges(statement: &mut Statement, charges: &[Transaction]) {
+    statement
+        .push(
+            "INSERT INTO billing_transaction (user_id, trace_id, status, service_name, count, cost, api_key_id, model, \
+             input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, \
+             balance_after, free_remaining_after, created_at) VALUES ",
+        )
+        .rows(charges, |row, charge| fill(row, charge, charge.content.usage))
+        .push("; ");
+}
+
+/// Rows of reservations, new or with their new state, and their places among those
+/// that can expire.
+pub(super) fn write_reservations(statement: &mut Statement, writes: &[ReservationWrite]) {
+    let rows: Vec<_> = writes
+        .iter()
+        .filter_map(|write| Some((write.was, &write.transaction, write.transaction.reservation.as_ref()?)))
+        .collect();
+    statement
+        .push("INSERT INTO billing_transaction (")
+        .push(COLUMNS)
+        .push(") VALUES ")
+        .rows(&rows, |row, (_, transaction, reservation)| {
+            let delivered = reservation.delivered.as_ref();
+            fill(row, transaction, delivered.and_then(|delivered| delivered.usage));
+            row.number(reservation.free)
+                .money(reservation.amount)
+                .money(reservation.full_cost)
+                .optional(delivered.and_then(|delivered| delivered.cost), StatementRow::money)
+                .day(reservation.day)
+                .instant(reservation.expires_at);
+        })
+        .push(
+            " ON DUPLICATE KEY UPDATE status = VALUES(status), input_tokens = VALUES(input_tokens), \
+             output_tokens = VALUES(output_tokens), cached_input_tokens = VALUES(cached_input_tokens), \
+             free_count = VALUES(free_count), paid_count = VALUES(paid_count), amount = VALUES(amount), \
+             record_id = VALUES(record_id), balance_after = VALUES(balance_after), \
+             free_remaining_after = VALUES(free_remaining_after), commit_cost = VALUES(commit_cost); ",
+        );
+
+    let is_pending = |transaction: &Transaction| transaction.status == Status::Pending;
+    let mut place = |sql, end, holds: &dyn Fn(Option<Status>, bool) -> bool| {
+        let mut places = rows.iter().filter(|(was, now, _)| holds(*was, is_pending(now))).peekable();
+        if places.peek().is_some() {
+            statement.push(sql).rows(places, |row, (_, transaction, reservation)| {
+                row.instant(reservation.expires_at).text(transaction.user.as_str()).text(transaction.trace.as_str());
+            });
+            statement.push(end);
+        }
+    };
+    place("INSERT INTO reservation_expiry (expires_at, user_id, trace_id) VALUES ", "; ", &|was, pending| {
+        was.is_none() && pending
+    });
+    place("DELETE FROM reservation_expiry WHERE (expires_at, user_id, trace_id) IN (", "); ", &|was, pending| {
+        was == Some(Status::Pending) && !pending
+    });
+}
+
+/// The columns that charges and reservations share.
+fn fill(row: &mut StatementRow<'_>, transaction: &Transaction, usage: Option<Usage>) {
+    let content = &transaction.content;
+    row.text(transaction.user.as_str())
+        .text(transaction.trace.as_str())
+        .text(transaction.status.name())
+        .text(content.service.as_str())
+        .number(content.count)
+        .optional(content.cost, StatementRow::money)
+        .optional(content.api_key.as_ref().map(ApiKeyId::as_str), StatementRow::text)
+        .optional(content.model.as_ref().map(ModelName::as_str), StatementRow::text)
+        .optional(usage.map(|usage| usage.input_tokens), StatementRow::number)
+        .optional(usage.map(|usage| usage.output_tokens), StatementRow::number)
+        .optional(usage.map(|usage| usage.cached_input_tokens), StatementRow::number)
+        .number(transaction.free)
+        .number(transaction.paid)
+        .money(transaction.amount)
+        .text(&transaction.record_id.to_string())
+        .money(transaction.balance_after)
+        .number(transaction.free_remaining_after)
+        .instant(transaction.created_at);
+}
+
+pub(super) fn transaction_of(row: &MySqlRow) -> Result<Transaction, StoreError> {
+    let status: Status = text(row, 2)?.parse().map_err(|_| corrupt("status"))?;
+    let (free, paid): (u32, u32) = (number(row, 11)?, number(row, 12)?);
+    let usage = usage_of(row, 8)?;
+    let expires_at: Option<DateTime<Utc>> = row.try_get(23).map_err(store_error)?;
+    let reservation = match expires_at {
+        None => None,
+        Some(expires_at) => Some(Reservation {
+            free: number(row, 18)?,
+            amount: money(row, 19)?,
+            full_cost: money(row, 20)?,
+            expires_at,
+            day: row.try_get(22).map_err(store_error)?,
+            delivered: match status {
+                Status::Committed => Some(Delivered { count: free + paid, cost: optional_money(row, 21)?, usage }),
+                _ => None,
+            },
+        }),
+    };
+    Ok(Transaction {
+        user: UserId::from_stored(text(row, 0)?),
+        trace: TraceId::from_stored(text(row, 1)?),
+        content: ChargeContent {
+            service: ServiceName::from_stored(text(row, 3)?),
+            count: number(row, 4)?,
+            cost: optional_money(row, 5)?,
+            api_key: optional_text(row, 6)?.map(ApiKeyId::from_stored),
+            model: optional_text(row, 7)?.map(ModelName::from_stored),
+            // Of a reservation it is what the commit reported.
+            usage: usage.filter(|_| reservation.is_none()),
+        },
+        status,
+        reservation,
+        free,
+        paid,
+        amount: money(row, 13)?,
+        record_id: uuid_of(text(row, 14)?)?,
+        balance_after: money(row, 15)?,
+        free_remaining_after: number(row, 16)?,
+        created_at: row.try_get(17).map_err(store_error)?,
+    })
+}
+
+pub(super) fn uuid_of(text: String) -> Result<Uuid, StoreError> {
+    text.parse().map_err(|_| corrupt("id"))
+}
+
+/// Three token columns from `first` on; all of them NULL when there was no usage.
+pub(super) fn usage_of(row: &MySqlRow, first: usize) -> Result<Option<Usage>, StoreError> {
+    let known: Option<i64> = row.try_get(first).map_err(store_error)?;
+    if known.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Usage {
+        input_tokens: number(row, first)?,
+        output_tokens: number(row, first + 1)?,
+        cached_input_tokens: number(row, first + 2)?,
+    }))
+}

@@ -1,0 +1,162 @@
+//! Calls in two phases: reserve, then commit or release; and transactions by their id.
+
+use std::time::Instant;
+
+use uuid::Uuid;
+
+use super::{
+    Api,
+    convert::{cost, count, int32, usage},
+    proto::{
+        CommitReservationReply, CommitReservationRequest, GetTransactionReply, GetTransactionRequest,
+        ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, Usage,
+    },
+    quota::Call,
+};
+use crate::biz::{
+    error::{Error, Result},
+    ids::{ApiKeyId, ModelName, TraceId, UserId},
+    record,
+    settlement::{
+        engine::Settled,
+        posting::{Commit, RecordIds, Release, Reserve},
+        transaction::{Status, Transaction},
+    },
+};
+
+impl Api {
+    pub async fn reserve_quota(&self, request: ReserveQuotaRequest) -> Result<ReserveQuotaReply> {
+        let started = Instant::now();
+        let reserve = self.parse_reserve(request)?;
+        let settled = self.engine.reserve(reserve).await;
+        self.observe("reserve", started, &settled);
+        if matches!(settled, Ok((_, false))) {
+            self.metrics.stream_pending_created.inc();
+        }
+        let (transaction, replayed) = settled?;
+        let reservation =
+            transaction.reservation.ok_or_else(|| Error::Internal("a reserve made no reservation".into()))?;
+        Ok(ReserveQuotaReply {
+            success: true,
+            trace_id: transaction.trace.to_string(),
+            free_count: int32(reservation.free),
+            paid_count: int32(transaction.content.count - reservation.free),
+            amount: reservation.amount.to_wire(),
+            expires_at: Some(reservation.expires_at.into()),
+            status: transaction.status.to_string(),
+            replayed,
+        })
+    }
+
+    fn parse_reserve(&self, request: ReserveQuotaRequest) -> Result<Reserve> {
+        let call = self.parse_call(Call {
+            user_id: &request.user_id,
+            service_name: &request.service_name,
+            count: request.count,
+            cost: request.cost,
+            trace_id: &request.trace_id,
+            api_key_id: &request.api_key_id,
+            model: &request.model,
+            usage: None,
+        })?;
+        Ok(Reserve { call, ttl: self.reservation_ttl })
+    }
+
+    pub async fn commit_reservation(&self, request: CommitReservationRequest) -> Result<CommitReservationReply> {
+        let started = Instant::now();
+        let settled = self.engine.commit(parse_commit(request)?).await;
+        self.observe("commit", started, &settled);
+        match &settled {
+            Ok((transaction, false)) => {
+                self.metrics.stream_committed.inc();
+                self.count_charge(transaction);
+            }
+            Ok((_, true)) => {}
+            Err(_) => self.metrics.stream_failed.inc(),
+        }
+        let (transaction, replayed) = settled?;
+        Ok(CommitReservationReply {
+            success: true,
+            record_id: transaction.record_id.to_string(),
+            free_count: int32(transaction.free),
+            paid_count: int32(transaction.paid),
+            amount: transaction.amount.to_wire(),
+            balance: transaction.balance_after.to_wire(),
+            free_remaining: int32(transaction.free_remaining_after),
+            replayed,
+        })
+    }
+
+    pub async fn release_reservation(&self, request: ReleaseReservationRequest) -> Result<ReleaseReservationReply> {
+        let started = Instant::now();
+        let release = Release {
+            user: UserId::parse("user_id", &request.user_id)?,
+            trace: TraceId::parse("trace_id", &request.trace_id)?,
+            request: Uuid::now_v7(),
+        };
+        let settled = self.engine.release(release).await;
+        self.observe("release", started, &settled);
+        let (_, replayed) = settled?;
+        Ok(ReleaseReservationReply { success: true, replayed })
+    }
+
+    pub async fn get_transaction(&self, request: GetTransactionRequest) -> Result<GetTransactionReply> {
+        let user = UserId::parse("user_id", &request.user_id)?;
+        let trace = TraceId::parse("trace_id", &request.trace_id)?;
+        let found = self.transactions.transaction(&user, &trace).await?;
+        found.map(transaction_reply).ok_or_else(|| Error::TransactionNotFound(trace.to_string()))
+    }
+
+    /// What every step of a reservation is measured by.
+    fn observe(&self, operation: &str, started: Instant, settled: &Settled) {
+        self.metrics.duration_ms.with_label_values(&[operation]).observe(started.elapsed().as_secs_f64() * 1000.0);
+        match settled {
+            Ok((_, true)) => self.metrics.idempotent_hit.inc(),
+            Err(Error::IdempotencyConflict { .. }) => self.metrics.idempotent_conflict.inc(),
+            _ => {}
+        }
+    }
+}
+
+fn parse_commit(request: CommitReservationRequest) -> Result<Commit> {
+    Ok(Commit {
+        user: UserId::parse("user_id", &request.user_id)?,
+        trace: TraceId::parse("trace_id", &request.trace_id)?,
+        count: request.count.map(count).transpose()?,
+        cost: cost("cost", request.cost)?,
+        usage: usage(request.usage)?,
+        record_ids: RecordIds::fresh(),
+    })
+}
+
+fn transaction_reply(transaction: Transaction) -> GetTransactionReply {
+    let reservation = transaction.reservation.as_ref();
+    let delivered = reservation.and_then(|reservation| reservation.delivered.as_ref());
+    let usage = transaction.content.usage.or(delivered.and_then(|delivered| delivered.usage));
+    GetTransactionReply {
+        user_id: transaction.user.to_string(),
+        trace_id: transaction.trace.to_string(),
+        status: transaction.status.to_string(),
+        service_name: transaction.content.service.to_string(),
+        count: int32(transaction.content.count),
+        cost: transaction.content.cost.unwrap_or_default().to_wire(),
+        api_key_id: transaction.content.api_key.as_ref().map(ApiKeyId::to_string).unwrap_or_default(),
+        model: transaction.content.model.as_ref().map(ModelName::to_string).unwrap_or_default(),
+        usage: usage.map(|record::Usage { input_tokens, output_tokens, cached_input_tokens }| Usage {
+            input_tokens: int32(input_tokens),
+            output_tokens: int32(output_tokens),
+            cached_input_tokens: int32(cached_input_tokens),
+        }),
+        free_count: int32(transaction.free),
+        paid_count: int32(transaction.paid),
+        amount: transaction.amount.to_wire(),
+        record_id: match transaction.status {
+            Status::Committed => transaction.record_id.to_string(),
+            _ => String::new(),
+        },
+        created_at: Some(transaction.created_at.into()),
+        held_free_count: reservation.map_or(0, |reservation| int32(reservation.free)),
+        held_amount: reservation.map_or_else(Default::default, |reservation| reservation.amount).to_wire(),
+        expires_at: reservation.map(|reservation| reservation.expires_at.into()),
+    }
+}

@@ -1,0 +1,131 @@
+//! A ledger in memory: the rule of the service on maps, without a database.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Mutex,
+};
+
+use async_trait::async_trait;
+use billing_service::biz::{
+    account::{Balance, Quota},
+    audit::Evidence,
+    error::StoreError,
+    ids::{AdjustmentId, UserId},
+    money::Money,
+    settlement::{
+        keys::Keys,
+        ledger::Ledger,
+        posting::{Adjusted, Batch, Outcome},
+        rule::{self, NewRecord, QuotaKey, State, TransactionKey, UsageDelta, UsageKey},
+        transaction::{Status, Transaction},
+    },
+};
+
+/// Everything that the tables of a real store keep.
+#[derive(Default)]
+pub struct Books(Mutex<Tables>);
+
+#[derive(Default)]
+struct Tables {
+    balances: BTreeMap<UserId, Balance>,
+    quotas: BTreeMap<QuotaKey, Quota>,
+    transactions: HashMap<TransactionKey, Transaction>,
+    adjustments: HashMap<(UserId, AdjustmentId), Adjusted>,
+    records: Vec<NewRecord>,
+    usage: BTreeMap<UsageKey, UsageDelta>,
+}
+
+#[async_trait]
+impl Ledger for Books {
+    async fn settle(&self, batch: &Batch) -> Result<Vec<Outcome>, StoreError> {
+        let mut tables = self.0.lock().unwrap();
+        let keys = Keys::of(batch);
+        for user in &keys.users {
+            tables.balances.entry((*user).clone()).or_default();
+        }
+        for (user, service) in &keys.quotas {
+            let (_, plan) = batch.catalog.find(service.as_str()).unwrap();
+            let key = ((*user).clone(), batch.at.month, (*service).clone());
+            tables.quotas.entry(key).or_insert(Quota { total: plan.free_quota, used: 0, held: 0 });
+        }
+        let state = State {
+            balances: tables.balances.clone(),
+            quotas: tables.quotas.clone(),
+            created: Default::default(),
+            transactions: tables.transactions.clone(),
+            adjustments: tables.adjustments.clone(),
+        };
+        let (outcomes, writes) = rule::settle(batch, state);
+        tables.balances.extend(writes.balances);
+        tables.quotas.extend(writes.quotas);
+        let reservations = writes.reservations.into_iter().map(|write| write.transaction);
+        for transaction in writes.charges.into_iter().chain(reservations) {
+            let key = (transaction.user.clone(), transaction.trace.clone());
+            tables.transactions.insert(key, transaction);
+        }
+        for adjusted in writes.adjustments {
+            tables.adjustments.insert((adjusted.user.clone(), adjusted.id.clone()), adjusted);
+        }
+        tables.records.extend(writes.records);
+        for (key, delta) in writes.usage {
+            let row = tables.usage.entry(key).or_default();
+            row.totals = [row.totals, delta.totals].into_iter().sum();
+            row.free_records += delta.free_records;
+            row.paid_records += delta.paid_records;
+        }
+        Ok(outcomes)
+    }
+}
+
+impl Books {
+    pub fn balance(&self, user: &UserId) -> Balance {
+        self.0.lock().unwrap().balances.get(user).copied().unwrap_or_default()
+    }
+
+    pub fn quota(&self, key: &QuotaKey) -> Option<Quota> {
+        self.0.lock().unwrap().quotas.get(key).copied()
+    }
+
+    /// What an audit reads of a user.
+    pub fn evidence(&self, user: &UserId) -> Evidence {
+        let tables = self.0.lock().unwrap();
+        let mut evidence = Evidence::of(user.clone());
+        let balance = tables.balances.get(user).copied().unwrap_or_default();
+        (evidence.balance, evidence.held) = (Some(balance.amount), balance.held);
+        let of_user = |adjusted: &&Adjusted| adjusted.user == *user;
+        evidence.adjusted = tables.adjustments.values().filter(of_user).map(|adjusted| adjusted.content.amount).sum();
+        for ((_, month, service), quota) in tables.quotas.iter().filter(|((owner, ..), _)| owner == user) {
+            let key = (service.clone(), month.to_string());
+            if quota.used > 0 {
+                evidence.used_quotas.insert(key.clone(), quota.used.into());
+            }
+            if quota.held > 0 {
+                evidence.held_quotas.insert(key, quota.held.into());
+            }
+        }
+        for transaction in tables.transactions.values().filter(|transaction| transaction.user == *user) {
+            evidence.settled_amount = evidence.settled_amount.plus(transaction.amount);
+            evidence.settled_count += u64::from(transaction.free + transaction.paid);
+            if let (Status::Pending, Some(held)) = (transaction.status, &transaction.reservation) {
+                evidence.reserved = evidence.reserved.plus(held.amount);
+                if held.free > 0 {
+                    let key = (transaction.content.service.clone(), held.month().to_string());
+                    *evidence.reserved_quotas.entry(key).or_default() += u64::from(held.free);
+                }
+            }
+        }
+        for NewRecord { day, record, .. } in tables.records.iter().filter(|new| new.user == *user) {
+            evidence.recorded_amount = evidence.recorded_amount.plus(record.amount);
+            evidence.recorded_count += u64::from(record.count);
+            let book = evidence.records.entry((record.service.clone(), *day)).or_default();
+            book.add(record.kind, record.count.into(), record.amount, 1);
+        }
+        for ((_, day, service), row) in tables.usage.iter().filter(|((owner, ..), _)| owner == user) {
+            let book = evidence.rollup.entry((service.clone(), *day)).or_default();
+            book.totals = row.totals;
+            (book.free_records, book.paid_records) = (row.free_records.into(), row.paid_records.into());
+        }
+        debug_assert_eq!(evidence.recharged, Money::ZERO);
+        evidence
+    }
+}

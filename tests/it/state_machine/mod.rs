@@ -1,0 +1,153 @@
+//! Random histories of accounts against a reference model, in memory and on the real
+//! databases: every answer, balance and quota equals the model's after every batch,
+//! and the books audit clean. `PROPTEST_CASES` asks for more cases.
+
+mod books;
+mod model;
+mod steps;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use billing_service::{
+    app,
+    biz::{
+        account::{Balance, Quota},
+        audit::{self, Evidence},
+        calendar::{BillingTime, Calendar, SystemClock},
+        catalog::{Catalog, Plan},
+        ids::UserId,
+        money::Money,
+        settlement::{ledger::Ledger, posting::Batch},
+    },
+    data::Store,
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use rstest::rstest;
+
+use self::{
+    books::Books,
+    model::{FREE_UNITS, Model},
+    steps::{Round, SERVICES, USERS, answer, moment, month, posting, rounds, service, user},
+};
+use crate::harness::{Backend, Database, MySql, Sqlite};
+
+/// Where a history is played.
+trait Stage {
+    async fn settle(&self, batch: &Batch) -> Vec<billing_service::biz::settlement::posting::Outcome>;
+    async fn balance(&self, user: &UserId) -> Balance;
+    /// `None` while it was never needed.
+    async fn quota(&self, user: &UserId, month: u32, service: u8) -> Option<Quota>;
+    async fn evidence(&self, case: &str) -> Vec<Evidence>;
+}
+
+impl Stage for Books {
+    async fn settle(&self, batch: &Batch) -> Vec<billing_service::biz::settlement::posting::Outcome> {
+        Ledger::settle(self, batch).await.unwrap()
+    }
+
+    async fn balance(&self, user: &UserId) -> Balance {
+        Books::balance(self, user)
+    }
+
+    async fn quota(&self, user: &UserId, number: u32, of: u8) -> Option<Quota> {
+        Books::quota(self, &(user.clone(), month(number), service(of)))
+    }
+
+    async fn evidence(&self, case: &str) -> Vec<Evidence> {
+        (0..USERS).map(|number| Books::evidence(self, &user(case, number))).collect()
+    }
+}
+
+impl Stage for Arc<dyn Store> {
+    async fn settle(&self, batch: &Batch) -> Vec<billing_service::biz::settlement::posting::Outcome> {
+        Ledger::settle(&**self, batch).await.unwrap()
+    }
+
+    async fn balance(&self, user: &UserId) -> Balance {
+        let account = self.account(user, month(0)).await.unwrap();
+        account.map_or_else(Balance::default, |account| account.balance)
+    }
+
+    async fn quota(&self, user: &UserId, number: u32, of: u8) -> Option<Quota> {
+        self.account(user, month(number)).await.unwrap()?.quotas.get(&service(of)).copied()
+    }
+
+    async fn evidence(&self, case: &str) -> Vec<Evidence> {
+        let all = (**self).evidence(Some(&UserId::from_stored(format!("{case}-"))), USERS.into()).await.unwrap();
+        all.into_iter().filter(|evidence| evidence.user.as_str().starts_with(case)).collect()
+    }
+}
+
+/// Plays one history on a stage and compares it with the model after every batch.
+async fn play(stage: &impl Stage, case: &str, rounds: &[Round]) -> Result<(), TestCaseError> {
+    let plan = Plan { price: Money::ZERO, free_quota: FREE_UNITS };
+    let catalog = Arc::new(Catalog::new((0..SERVICES).map(|number| (service(number), plan))));
+    let calendar = Calendar::new(chrono_tz::Asia::Shanghai, SystemClock);
+    let start: DateTime<Utc> = "2026-11-15T00:00:00Z".parse().unwrap();
+    let mut models: Vec<Model> = (0..USERS).map(|_| Model::default()).collect();
+    let (mut now, mut months) = (start, Vec::new());
+    for round in rounds {
+        now += TimeDelta::minutes(round.minutes.into());
+        let at: BillingTime = calendar.at(now);
+        let moment = moment(at, start);
+        months.push(moment.month);
+        let postings = round.steps.iter().map(|(number, step)| posting(&user(case, *number), step)).collect();
+        let batch = Batch { postings, at, catalog: catalog.clone() };
+        let outcomes = stage.settle(&batch).await;
+
+        let answers: Vec<_> =
+            round.steps.iter().zip(&outcomes).map(|((_, step), outcome)| answer(step, outcome)).collect();
+        let expected: Vec<_> =
+            round.steps.iter().map(|(number, step)| models[usize::from(*number)].step(step, moment)).collect();
+        proptest::prop_assert_eq!(answers, expected);
+        for (number, model) in (0u8..).zip(&models) {
+            let user = user(case, number);
+            let balance = stage.balance(&user).await;
+            proptest::prop_assert_eq!((balance.amount.micros(), balance.held.micros()), (model.balance, model.held()));
+            proptest::prop_assert!(model.overdrawn || balance.available() >= Money::ZERO);
+            for (month, of) in months.iter().flat_map(|month| (0..SERVICES).map(move |of| (*month, of))) {
+                let quota = stage.quota(&user, month, of).await.unwrap_or_default();
+                let expected = (model.used(month, of), model.held_free(month, of));
+                proptest::prop_assert_eq!((quota.used, quota.held), expected);
+                proptest::prop_assert!(quota.used + quota.held <= FREE_UNITS);
+            }
+        }
+        for evidence in stage.evidence(case).await {
+            proptest::prop_assert_eq!(audit::compare(&evidence), vec![]);
+        }
+    }
+    Ok(())
+}
+
+fn runner(cases: u32) -> TestRunner {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases);
+    TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() })
+}
+
+#[test]
+fn random_histories_follow_the_model_in_memory() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runner(10_000).run(&rounds(), |rounds| runtime.block_on(play(&Books::default(), "u", &rounds))).unwrap();
+}
+
+#[rstest]
+fn random_histories_follow_the_model(#[values(MySql, Sqlite)] on: Backend) {
+    static CASES: AtomicU64 = AtomicU64::new(0);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (_database, store) = runtime.block_on(async {
+        let database = Database::create(on).await;
+        let store = app::connect(&database.config(&[])).await.unwrap();
+        (database, store)
+    });
+    runner(500)
+        .run(&rounds(), |rounds| {
+            let case = format!("{:08}", CASES.fetch_add(1, Ordering::Relaxed));
+            runtime.block_on(play(&store, &case, &rounds))
+        })
+        .unwrap();
+    runtime.block_on(store.close());
+}

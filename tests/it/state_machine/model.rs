@@ -1,0 +1,269 @@
+//! The reference: one user's account, kept the slow and obvious way. What is held is
+//! never stored, but summed over the open reservations whenever it is asked for.
+
+use std::collections::BTreeMap;
+
+/// What happens to an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    Charge(Call),
+    Reserve(Call),
+    Commit { trace: u8, count: Option<u32>, cost: Option<i64> },
+    Release { trace: u8 },
+    Expire { trace: u8 },
+    Adjust { id: u8, amount: i64 },
+}
+
+/// A call, to be charged or held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call {
+    pub trace: u8,
+    pub service: u8,
+    pub count: u32,
+    /// Of all units if none were free.
+    pub cost: i64,
+}
+
+/// What a step answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    Charged { free: u32, paid: u32, amount: i64, balance: i64, free_left: u32, replayed: bool },
+    Held { free: u32, amount: i64, replayed: bool },
+    Released { replayed: bool },
+    Swept { freed: bool },
+    Adjusted { balance: i64, replayed: bool },
+    Insufficient,
+    Conflict,
+    NotFound,
+    WrongState,
+}
+
+/// When a step happens: a number of the month, and of the minute within all time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    pub month: u32,
+    pub minute: u32,
+}
+
+pub const FREE_UNITS: u32 = 10;
+pub const TTL_MINUTES: u32 = 10;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    Committed,
+    Released,
+    Expired,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    is_reservation: bool,
+    call: Call,
+    made: Moment,
+    state: State,
+    held_free: u32,
+    held_amount: i64,
+    delivered: Option<(u32, Option<i64>)>,
+    charged: Option<Answer>,
+}
+
+/// One account.
+#[derive(Debug, Default)]
+pub struct Model {
+    pub balance: i64,
+    /// By month and service.
+    pub used: BTreeMap<(u32, u8), u32>,
+    entries: BTreeMap<u8, Entry>,
+    adjustments: BTreeMap<u8, (i64, i64)>,
+    /// Whether delivered work has taken the balance, less what is held, below zero.
+    pub overdrawn: bool,
+}
+
+impl Model {
+    /// What open reservations hold of the balance.
+    pub fn held(&self) -> i64 {
+        self.open().map(|entry| entry.held_amount).sum()
+    }
+
+    /// What open reservations hold of a quota.
+    pub fn held_free(&self, month: u32, service: u8) -> u32 {
+        let of_it = self.open().filter(|entry| (entry.made.month, entry.call.service) == (month, service));
+        of_it.map(|entry| entry.held_free).sum()
+    }
+
+    fn open(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values().filter(|entry| entry.state == State::Open)
+    }
+
+    pub fn used(&self, month: u32, service: u8) -> u32 {
+        self.used.get(&(month, service)).copied().unwrap_or(0)
+    }
+
+    fn free_left(&self, month: u32, service: u8) -> u32 {
+        FREE_UNITS - self.used(month, service) - self.held_free(month, service)
+    }
+
+    /// Takes a step.
+    pub fn step(&mut self, step: &Step, now: Moment) -> Answer {
+        match step {
+            Step::Charge(call) => self.charge(*call, now),
+            Step::Reserve(call) => self.reserve(*call, now),
+            Step::Commit { trace, count, cost } => self.commit(*trace, *count, *cost),
+            Step::Release { trace } => self.release(*trace),
+            Step::Expire { trace } => self.expire(*trace, now),
+            Step::Adjust { id, amount } => self.adjust(*id, *amount),
+        }
+    }
+
+    fn charge(&mut self, call: Call, now: Moment) -> Answer {
+        if let Some(first) = self.entries.get(&call.trace) {
+            return match &first.charged {
+                Some(answer) if !first.is_reservation && first.call == call => again(answer),
+                _ => Answer::Conflict,
+            };
+        }
+        let (free, amount) = split(call.count, call.cost, self.free_left(now.month, call.service));
+        if amount > 0 && amount > self.balance - self.held() {
+            return Answer::Insufficient;
+        }
+        self.balance -= amount;
+        *self.used.entry((now.month, call.service)).or_default() += free;
+        let answer = Answer::Charged {
+            free,
+            paid: call.count - free,
+            amount,
+            balance: self.balance,
+            free_left: self.free_left(now.month, call.service),
+            replayed: false,
+        };
+        let entry = Entry {
+            is_reservation: false,
+            call,
+            made: now,
+            state: State::Committed,
+            held_free: 0,
+            held_amount: 0,
+            delivered: None,
+            charged: Some(answer.clone()),
+        };
+        self.entries.insert(call.trace, entry);
+        answer
+    }
+
+    fn reserve(&mut self, call: Call, now: Moment) -> Answer {
+        if let Some(first) = self.entries.get(&call.trace) {
+            return if first.is_reservation && first.call == call {
+                Answer::Held { free: first.held_free, amount: first.held_amount, replayed: true }
+            } else {
+                Answer::Conflict
+            };
+        }
+        let (free, amount) = split(call.count, call.cost, self.free_left(now.month, call.service));
+        if amount > 0 && amount > self.balance - self.held() {
+            return Answer::Insufficient;
+        }
+        let entry = Entry {
+            is_reservation: true,
+            call,
+            made: now,
+            state: State::Open,
+            held_free: free,
+            held_amount: amount,
+            delivered: None,
+            charged: None,
+        };
+        self.entries.insert(call.trace, entry);
+        Answer::Held { free, amount, replayed: false }
+    }
+
+    fn commit(&mut self, trace: u8, count: Option<u32>, cost: Option<i64>) -> Answer {
+        let Some(entry) = self.entries.get_mut(&trace) else { return Answer::NotFound };
+        if !entry.is_reservation || entry.state == State::Released {
+            return Answer::WrongState;
+        }
+        let count = count.unwrap_or(entry.call.count);
+        if let (Some(delivered), Some(answer)) = (&entry.delivered, &entry.charged) {
+            return if *delivered == (count, cost) { again(answer) } else { Answer::Conflict };
+        }
+        // No longer open, so that what it held is free for it.
+        entry.state = State::Committed;
+        entry.delivered = Some((count, cost));
+        let (month, service) = (entry.made.month, entry.call.service);
+        let full = cost.unwrap_or_else(|| nearest(entry.call.cost, count, entry.call.count));
+        let (free, amount) = split(count, full, self.free_left(month, service));
+        self.balance -= amount;
+        self.overdrawn |= self.balance < self.held();
+        *self.used.entry((month, service)).or_default() += free;
+        let answer = Answer::Charged {
+            free,
+            paid: count - free,
+            amount,
+            balance: self.balance,
+            free_left: self.free_left(month, service),
+            replayed: false,
+        };
+        if let Some(entry) = self.entries.get_mut(&trace) {
+            entry.charged = Some(answer.clone());
+        }
+        answer
+    }
+
+    fn release(&mut self, trace: u8) -> Answer {
+        let Some(entry) = self.entries.get_mut(&trace) else { return Answer::NotFound };
+        if !entry.is_reservation || entry.state == State::Committed {
+            return Answer::WrongState;
+        }
+        let replayed = entry.state == State::Released;
+        entry.state = State::Released;
+        Answer::Released { replayed }
+    }
+
+    fn expire(&mut self, trace: u8, now: Moment) -> Answer {
+        match self.entries.get_mut(&trace) {
+            Some(entry) if !entry.is_reservation => Answer::WrongState,
+            Some(entry) if entry.state == State::Open && entry.made.minute + TTL_MINUTES <= now.minute => {
+                entry.state = State::Expired;
+                Answer::Swept { freed: true }
+            }
+            _ => Answer::Swept { freed: false },
+        }
+    }
+
+    fn adjust(&mut self, id: u8, amount: i64) -> Answer {
+        if let Some((first, balance)) = self.adjustments.get(&id) {
+            return if *first == amount {
+                Answer::Adjusted { balance: *balance, replayed: true }
+            } else {
+                Answer::Conflict
+            };
+        }
+        if amount < 0 && self.balance - self.held() + amount < 0 {
+            return Answer::Insufficient;
+        }
+        self.balance += amount;
+        self.adjustments.insert(id, (amount, self.balance));
+        Answer::Adjusted { balance: self.balance, replayed: false }
+    }
+}
+
+fn again(answer: &Answer) -> Answer {
+    match answer.clone() {
+        Answer::Charged { free, paid, amount, balance, free_left, .. } => {
+            Answer::Charged { free, paid, amount, balance, free_left, replayed: true }
+        }
+        other => other,
+    }
+}
+
+/// Free units, and what the others cost.
+fn split(count: u32, cost: i64, free_left: u32) -> (u32, i64) {
+    let free = count.min(free_left);
+    (free, nearest(cost, count - free, count))
+}
+
+/// `cost * part / whole` to the nearest, halves up.
+fn nearest(cost: i64, part: u32, whole: u32) -> i64 {
+    let (cost, part, whole) = (i128::from(cost), i128::from(part), i128::from(whole));
+    i64::try_from((2 * cost * part + whole) / (2 * whole)).unwrap()
+}
