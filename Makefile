@@ -69,6 +69,10 @@ audit: build-cron ## Prove the books (CONF=configs/local.yaml)
 test: deps ## Run every test, on private servers on free ports
 	cargo test --locked
 
+.PHONY: bench
+bench: deps ## Measure under load, on private servers (BENCH='--rounds 1 --only deduct')
+	cargo bench --locked --bench load -- $(BENCH)
+
 .PHONY: check
 check: ## Formatting, lints, and licences and advisories where cargo-deny is installed
 	cargo fmt --check

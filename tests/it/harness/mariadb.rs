@@ -48,6 +48,12 @@ impl OwnServer {
         create_database_on(self.server.port).await
     }
 
+    /// The process id of the server itself.
+    #[allow(dead_code, reason = "only the load benchmark measures the server")]
+    pub fn pid(&self) -> u32 {
+        std::fs::read_to_string(self.server.folder.join("pid")).unwrap().trim().parse().unwrap()
+    }
+
     /// Sends a signal to the server itself, such as STOP, CONT or KILL.
     pub fn signal(&self, name: &str) {
         let pid = std::fs::read_to_string(self.server.folder.join("pid")).unwrap();

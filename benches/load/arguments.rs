@@ -1,0 +1,66 @@
+//! The options of the benchmark.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::ensure;
+use clap::Parser;
+
+/// Measures the service under load, beside the design it replaces.
+#[derive(Debug, Parser)]
+#[command(name = "load")]
+pub struct Arguments {
+    /// How often every scenario is run, in turn; rates are medians over the rounds.
+    #[arg(long, default_value_t = 3)]
+    pub rounds: usize,
+    /// Measured seconds of one scenario in one round; half a second of warm-up is added.
+    #[arg(long, default_value_t = 4.0)]
+    pub seconds: f64,
+    /// Scenarios to run: parts of their names, such as `mysql.deduct` or `hot`.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Nothing on SQLite.
+    #[arg(long)]
+    pub skip_sqlite: bool,
+    /// Nothing on MariaDB, and hence no baseline.
+    #[arg(long)]
+    pub skip_mysql: bool,
+    /// Send at this rate, whatever the answers, and measure from the instant each call
+    /// was due. Needs --only.
+    #[arg(long, value_name = "RATE", requires = "only")]
+    pub open: Option<f64>,
+    /// Of the order in which callers pick users.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Where the numbers go for machines to read.
+    #[arg(long, value_name = "FILE", default_value = "target/bench/load.json")]
+    pub json: PathBuf,
+    /// Where the databases are made; the temporary folder when absent.
+    #[arg(long, value_name = "FOLDER")]
+    pub folder: Option<PathBuf>,
+
+    /// Passed by `cargo bench`.
+    #[arg(long, hide = true)]
+    pub bench: bool,
+    /// Serve the former design on this database instead; the benchmark starts itself so.
+    #[arg(long, hide = true)]
+    pub baseline_server: Option<String>,
+    /// The Redis of the former design.
+    #[arg(long, hide = true)]
+    pub baseline_redis: Option<String>,
+}
+
+impl Arguments {
+    /// # Errors
+    /// A value out of bounds.
+    pub fn check(&self) -> anyhow::Result<()> {
+        ensure!((1..=1_000).contains(&self.rounds), "--rounds must be 1 to 1,000");
+        ensure!((0.1..=3_600.0).contains(&self.seconds), "--seconds must be 0.1 to 3,600");
+        ensure!(self.open.is_none_or(|rate| (1.0..=1_000_000.0).contains(&rate)), "--open must be 1 to 1,000,000");
+        ensure!(!(self.skip_mysql && self.skip_sqlite), "--skip-mysql and --skip-sqlite leave nothing to run");
+        Ok(())
+    }
+
+    pub fn slice(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+}

@@ -1,0 +1,85 @@
+//! One lock per user in Redis: `billing:lock:{user_id}` holds the token of its owner.
+
+use std::time::Duration;
+
+use redis::{
+    AsyncConnectionConfig, Client, IntoConnectionInfo, Script, aio::MultiplexedConnection, io::tcp::TcpSettings,
+};
+use tokio::time::{Instant, sleep};
+use tonic::Status;
+use uuid::Uuid;
+
+/// Outlives any transaction that is still going to commit.
+const EXPIRY_MS: u64 = 60_000;
+/// How long a request waits for its turn.
+const PATIENCE: Duration = Duration::from_secs(25);
+/// The first pause between attempts, doubled up to the last.
+const PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(16);
+/// A slow answer is measured, not cut.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The locks of all users, over one connection that requests share.
+#[derive(Clone)]
+pub struct Locks {
+    connection: MultiplexedConnection,
+    unlock: Script,
+}
+
+/// A lock that is held.
+pub struct Held {
+    key: String,
+    token: String,
+}
+
+impl Locks {
+    /// # Errors
+    /// Redis does not answer.
+    pub async fn connect(url: &str) -> anyhow::Result<Self> {
+        // Without it, replies wait for acknowledgements that are delayed.
+        let tcp = TcpSettings::default().set_nodelay(true);
+        let client = Client::open(url.into_connection_info()?.set_tcp_settings(tcp))?;
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(RESPONSE_TIMEOUT));
+        let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        Ok(Self { connection, unlock: Script::new(include_str!("unlock.lua")) })
+    }
+
+    /// Waits for the lock of `user`, asking again after pauses of random length.
+    ///
+    /// # Errors
+    /// The lock stays taken for too long, or Redis fails.
+    pub async fn lock(&self, user: &str) -> Result<Held, Status> {
+        let held = Held { key: format!("billing:lock:{{{user}}}"), token: Uuid::now_v7().to_string() };
+        let mut set = redis::cmd("SET");
+        set.arg(&held.key).arg(&held.token).arg("NX").arg("PX").arg(EXPIRY_MS);
+        let deadline = Instant::now() + PATIENCE;
+        let mut pause = PAUSE;
+        while Instant::now() < deadline {
+            let taken: Option<String> = set.query_async(&mut self.connection.clone()).await.map_err(failed)?;
+            if taken.is_some() {
+                return Ok(held);
+            }
+            sleep(pause.mul_f64(0.5 + random_fraction())).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        Err(Status::unavailable("the user is locked"))
+    }
+
+    /// # Errors
+    /// Redis fails.
+    pub async fn unlock(&self, held: Held) -> Result<(), Status> {
+        let mut call = self.unlock.key(held.key);
+        let deleted: Result<u8, _> = call.arg(held.token).invoke_async(&mut self.connection.clone()).await;
+        deleted.map(drop).map_err(failed)
+    }
+}
+
+fn failed(error: redis::RedisError) -> Status {
+    Status::internal(format!("redis: {error}"))
+}
+
+/// From 0 to 1.
+fn random_fraction() -> f64 {
+    let [.., high, low] = Uuid::now_v7().into_bytes();
+    f64::from(u16::from_be_bytes([high, low])) / f64::from(u16::MAX)
+}

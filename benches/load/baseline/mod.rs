@@ -1,0 +1,107 @@
+//! The design this service replaces, as a process of its own: a lock in Redis around
+//! one transaction per request, on the tables of the former service. It has the
+//! transport, the pool and the prepared statements of the real thing, so that what
+//! differs is the design.
+
+mod charge;
+mod lock;
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context, anyhow};
+use billing_service::{
+    command, data, server,
+    service::proto::{
+        AdjustBalanceReply, AdjustBalanceRequest, BatchDeductQuotaReply, BatchDeductQuotaRequest, CheckQuotaReply,
+        CheckQuotaRequest, DeductQuotaReply, DeductQuotaRequest, InitializeUserReply, InitializeUserRequest,
+        RechargeCallbackReply, RechargeCallbackRequest,
+        billing_internal_service_server::{BillingInternalService, BillingInternalServiceServer},
+    },
+};
+use sqlx::{MySqlPool, mysql::MySqlPoolOptions};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, service::Routes};
+
+use self::lock::Locks;
+
+/// Connections to the database, all open from the start.
+const CONNECTIONS: u32 = 50;
+/// Slow answers are measured, not cut.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Serves `DeductQuota` until told to stop; says where on standard error, in the words
+/// of the real server.
+///
+/// # Errors
+/// MariaDB or Redis does not answer.
+pub async fn serve(source: &str, redis: &str) -> anyhow::Result<ExitCode> {
+    let options = data::dsn::mysql(source).map_err(|why| anyhow!(why))?;
+    let pool = MySqlPoolOptions::new()
+        .min_connections(CONNECTIONS)
+        .max_connections(CONNECTIONS)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        // Spares every request a round trip.
+        .test_before_acquire(false)
+        .connect_with(options)
+        .await
+        .context("mysql")?;
+    let locks = Locks::connect(redis).await.context("redis")?;
+    let routes = Routes::new(BillingInternalServiceServer::new(Baseline { pool, locks }));
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let serving =
+        serde_json::json!({"fields": {"message": "serving", "grpc_addr": listener.local_addr()?.to_string()}});
+    eprintln!("{serving}");
+    let limits = server::Limits { connections: 1_000, drain_timeout: Duration::from_secs(1) };
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    let signal = command::stop_signal()?;
+    tokio::spawn(async move {
+        signal.await;
+        stopping.cancel();
+    });
+    server::serve(listener, routes.into_axum_router(), limits, stop).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Baseline {
+    pool: MySqlPool,
+    locks: Locks,
+}
+
+type Reply<T> = Result<Response<T>, Status>;
+
+fn not_measured<T>() -> Reply<T> {
+    Err(Status::unimplemented("the baseline only charges"))
+}
+
+#[tonic::async_trait]
+impl BillingInternalService for Baseline {
+    async fn deduct_quota(&self, request: Request<DeductQuotaRequest>) -> Reply<DeductQuotaReply> {
+        let request = request.into_inner();
+        let held = self.locks.lock(&request.user_id).await?;
+        let charged = charge::charge(&self.pool, &request).await;
+        self.locks.unlock(held).await?;
+        charged.map(Response::new)
+    }
+
+    async fn check_quota(&self, _: Request<CheckQuotaRequest>) -> Reply<CheckQuotaReply> {
+        not_measured()
+    }
+
+    async fn batch_deduct_quota(&self, _: Request<BatchDeductQuotaRequest>) -> Reply<BatchDeductQuotaReply> {
+        not_measured()
+    }
+
+    async fn recharge_callback(&self, _: Request<RechargeCallbackRequest>) -> Reply<RechargeCallbackReply> {
+        not_measured()
+    }
+
+    async fn initialize_user(&self, _: Request<InitializeUserRequest>) -> Reply<InitializeUserReply> {
+        not_measured()
+    }
+
+    async fn adjust_balance(&self, _: Request<AdjustBalanceRequest>) -> Reply<AdjustBalanceReply> {
+        not_measured()
+    }
+}

@@ -1,0 +1,54 @@
+//! Closed loop: every caller makes its next call when it has the answer to the last.
+
+use std::{sync::Arc, time::Instant};
+
+use anyhow::Context;
+use tokio::{
+    task::JoinSet,
+    time::{sleep_until, timeout},
+};
+
+use crate::{
+    measure::{Counting, Recorder, Slice, Window},
+    operation::{CALL_TIMEOUT, Users},
+    scenario::Scenario,
+    usage::Usage,
+    world::Target,
+};
+
+/// Runs `scenario` on `target` through `window`.
+///
+/// # Errors
+/// A process has gone, or a caller does not come to its end.
+pub async fn run(scenario: &Scenario, target: &Target, window: Window, seed: u64) -> anyhow::Result<Slice> {
+    let recorder = Arc::new(Recorder::new(window, Counting::Ended)?);
+    let mut callers = JoinSet::new();
+    for caller in 0..scenario.callers {
+        let channel = target.channel(caller);
+        let (recorder, operation) = (recorder.clone(), scenario.operation);
+        let mut users = Users::new(scenario.users, seed, caller as u64);
+        callers.spawn(async move {
+            loop {
+                let begun = Instant::now();
+                if begun >= window.until {
+                    break;
+                }
+                let outcome = operation.call(&channel, &mut users).await;
+                recorder.record(caller, begun, outcome);
+            }
+        });
+    }
+    let usage = measure(target, window).await?;
+    timeout(CALL_TIMEOUT * 2, callers.join_all()).await.context("callers did not end in time")?;
+    let seconds = window.until.duration_since(window.from).as_secs_f64();
+    Ok(Slice { seconds, tally: recorder.total()?, usage, due: 0, missed: 0 })
+}
+
+/// What the processes use during `window`.
+pub async fn measure(target: &Target, window: Window) -> anyhow::Result<Usage> {
+    sleep_until(window.from.into()).await;
+    let before = target.processes.cpu()?;
+    sleep_until(window.until.into()).await;
+    let cpu = target.processes.cpu()? - before;
+    Ok(Usage { cpu, memory: target.processes.memory()? })
+}

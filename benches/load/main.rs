@@ -1,0 +1,71 @@
+//! Load benchmark of the service, beside the design it replaces: real processes, real
+//! gRPC on loopback, private databases that sync every commit to disk.
+//!
+//! Every round runs every scenario for some seconds in turn, so that whatever else the
+//! machine does meets all of them alike. `make bench BENCH=--help` lists the options.
+
+mod arguments;
+mod baseline;
+mod closed;
+mod context;
+mod durability;
+#[path = "../../tests/it/harness/mariadb.rs"]
+#[allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "shared with the tests, which need more of it and fail by panicking"
+)]
+mod mariadb;
+mod measure;
+mod open;
+mod operation;
+mod redis;
+mod report;
+mod run;
+mod scenario;
+mod scratch;
+mod supervised;
+mod table;
+mod usage;
+mod world;
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context, bail};
+use billing_service::command;
+use clap::Parser;
+
+use self::{arguments::Arguments, scratch::Scratch};
+
+/// Work on blocking threads that an interrupt finds under way.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    command::exit_code(execute(&Arguments::parse()))
+}
+
+fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if let Some(source) = &arguments.baseline_server {
+        let redis = arguments.baseline_redis.as_deref().context("--baseline-redis is missing")?;
+        return runtime.block_on(baseline::serve(source, redis));
+    }
+    if !arguments.bench {
+        // Such as `cargo test --all-targets`, which runs every benchmark for a moment.
+        println!("nothing measured: run `make bench`");
+        return Ok(ExitCode::SUCCESS);
+    }
+    arguments.check()?;
+    let scratch = Scratch::create(arguments.folder.as_deref())?;
+    let result = runtime.block_on(async {
+        let interrupted = command::stop_signal()?;
+        tokio::select! {
+            result = run::run(arguments, &scratch) => result,
+            () = interrupted => bail!("interrupted"),
+        }
+    });
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    drop(scratch);
+    result
+}

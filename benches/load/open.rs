@@ -1,0 +1,89 @@
+//! Open loop: calls are due at a fixed rate, whatever becomes of the earlier ones, and
+//! are measured from the instant they were due, so that waiting to be sent counts.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use tokio::{
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    closed::measure,
+    measure::{Counting, Recorder, Slice, Window},
+    operation::{CALL_TIMEOUT, Users},
+    scenario::Scenario,
+    world::Target,
+};
+
+/// Calls open at once; one more that is due is missed. Above what the server accepts
+/// (`server.limits.requests` and its lanes), so that it is the server that refuses.
+const MOST_OPEN: u32 = 40_000;
+/// How often it is looked which calls are due.
+const TICK: Duration = Duration::from_millis(1);
+
+/// Runs the operation of `scenario` on `target` at `rate` calls a second through `window`.
+///
+/// # Errors
+/// A process has gone, or calls do not come to their ends.
+pub async fn run(
+    scenario: &Scenario,
+    target: &Arc<Target>,
+    (window, rate): (Window, f64),
+    seed: u64,
+) -> anyhow::Result<Slice> {
+    let recorder = Arc::new(Recorder::new(window, Counting::Due)?);
+    let places = Arc::new(Semaphore::new(MOST_OPEN as usize));
+    let sender = send(scenario, target.clone(), (window, rate), seed, (recorder.clone(), places.clone()));
+    let sending = tokio::spawn(sender);
+    let usage = measure(target, window).await?;
+    let (due, missed) = sending.await?;
+    let _all =
+        timeout(CALL_TIMEOUT * 2, places.acquire_many(MOST_OPEN)).await.context("calls did not end in time")??;
+    let seconds = window.until.duration_since(window.from).as_secs_f64();
+    Ok(Slice { seconds, tally: recorder.total()?, usage, due, missed })
+}
+
+/// Sends until the window ends; how many calls were due in it, and how many were missed.
+fn send(
+    scenario: &Scenario,
+    target: Arc<Target>,
+    (window, rate): (Window, f64),
+    seed: u64,
+    (recorder, places): (Arc<Recorder>, Arc<Semaphore>),
+) -> impl Future<Output = (u64, u64)> + use<> {
+    let (operation, user_count) = (scenario.operation, scenario.users);
+    async move {
+        let begin = Instant::now();
+        let (mut number, mut due_count, mut missed) = (0_u32, 0, 0);
+        loop {
+            let due = begin + Duration::from_secs_f64(f64::from(number) / rate);
+            if due >= window.until {
+                return (due_count, missed);
+            }
+            if due > Instant::now() {
+                sleep(TICK).await;
+                continue;
+            }
+            let within = u64::from(window.contains(due));
+            due_count += within;
+            if let Ok(place) = places.clone().try_acquire_owned() {
+                let caller = number as usize;
+                let (channel, recorder) = (target.channel(caller), recorder.clone());
+                let mut users = Users::new(user_count, seed, u64::from(number));
+                tokio::spawn(async move {
+                    let outcome = operation.call(&channel, &mut users).await;
+                    recorder.record(caller, due, outcome);
+                    drop(place);
+                });
+            } else {
+                missed += within;
+            }
+            number = number.wrapping_add(1);
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The calls that are measured. A new one is a variant, and an arm in [`Operation::call`].
+
+use std::time::Duration;
+
+use billing_service::service::proto::{
+    BatchDeductQuotaRequest, CheckQuotaRequest, DeductQuotaRequest,
+    billing_internal_service_client::BillingInternalServiceClient,
+};
+use tonic::{Request, Status, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_types::StatusExt;
+use uuid::Uuid;
+
+/// Charges in one batch.
+pub const BATCH_ITEMS: usize = 500;
+/// Longer than any server waits, so that it is the one to answer.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(40);
+
+const SERVICE: &str = "passport";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// An rpc that does nothing: what transport and machine allow at most.
+    Empty,
+    Deduct,
+    Batch,
+    Check,
+}
+
+/// What became of a call.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Items done: one, or those of a batch.
+    pub items: u64,
+    /// A description of each failure.
+    pub errors: Vec<String>,
+}
+
+impl Operation {
+    /// Makes one call, for users that `users` picks.
+    pub async fn call(self, channel: &Channel, users: &mut Users) -> Outcome {
+        let result = match self {
+            Operation::Empty => empty(channel).await,
+            Operation::Deduct => deduct(channel, users).await,
+            Operation::Batch => batch(channel, users).await,
+            Operation::Check => check(channel, users).await,
+        };
+        result.unwrap_or_else(|status| Outcome { items: 0, errors: vec![describe(&status)] })
+    }
+}
+
+/// One item done, when the server says so.
+fn one(success: bool) -> Outcome {
+    if success {
+        Outcome { items: 1, errors: Vec::new() }
+    } else {
+        Outcome { items: 0, errors: vec!["no success".into()] }
+    }
+}
+
+async fn empty(channel: &Channel) -> Result<Outcome, Status> {
+    HealthClient::new(channel.clone()).check(timed(HealthCheckRequest::default())).await?;
+    Ok(one(true))
+}
+
+async fn deduct(channel: &Channel, users: &mut Users) -> Result<Outcome, Status> {
+    let request = timed(charge(users));
+    let reply = BillingInternalServiceClient::new(channel.clone()).deduct_quota(request).await?.into_inner();
+    Ok(one(reply.success && !reply.replayed))
+}
+
+async fn batch(channel: &Channel, users: &mut Users) -> Result<Outcome, Status> {
+    let items = (0..BATCH_ITEMS).map(|_| charge(users)).collect();
+    let request = timed(BatchDeductQuotaRequest { items });
+    let reply = BillingInternalServiceClient::new(channel.clone()).batch_deduct_quota(request).await?.into_inner();
+    let errors: Vec<String> = reply
+        .results
+        .iter()
+        .filter_map(|result| result.error.as_ref())
+        .map(|error| format!("{} {}", error.error_code, error.reason))
+        .collect();
+    let items = reply.results.len().saturating_sub(errors.len());
+    Ok(Outcome { items: items as u64, errors })
+}
+
+async fn check(channel: &Channel, users: &mut Users) -> Result<Outcome, Status> {
+    let message =
+        CheckQuotaRequest { user_id: users.pick(), service_name: SERVICE.into(), count: 1, ..Default::default() };
+    let request = timed(message);
+    let reply = BillingInternalServiceClient::new(channel.clone()).check_quota(request).await?.into_inner();
+    Ok(one(reply.allowed))
+}
+
+fn charge(users: &mut Users) -> DeductQuotaRequest {
+    DeductQuotaRequest {
+        user_id: users.pick(),
+        service_name: SERVICE.into(),
+        count: 1,
+        trace_id: Uuid::now_v7().to_string(),
+        ..Default::default()
+    }
+}
+
+fn timed<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(CALL_TIMEOUT);
+    request
+}
+
+/// Code and reason of an error, or the beginning of its message.
+fn describe(status: &Status) -> String {
+    match status.get_error_details().error_info() {
+        Some(info) => {
+            let code = info.metadata.get("error_code").map_or("", String::as_str);
+            format!("{:?} {code} {}", status.code(), info.reason)
+        }
+        None => format!("{:?} {}", status.code(), status.message().chars().take(80).collect::<String>()),
+    }
+}
+
+/// Picks users in an order that is random, and the same in every run.
+#[derive(Debug, Clone, Copy)]
+pub struct Users {
+    count: u64,
+    state: u64,
+}
+
+impl Users {
+    /// Of the first `count` users; every `stream` of a `seed` has an order of its own.
+    pub fn new(count: u32, seed: u64, stream: u64) -> Self {
+        Self {
+            count: u64::from(count.max(1)),
+            state: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(stream << 32),
+        }
+    }
+
+    fn pick(&mut self) -> String {
+        user((self.random() % self.count) as u32)
+    }
+
+    /// SplitMix64 (Steele, Lea, Flood 2014).
+    fn random(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.state;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+/// The name of a user.
+pub fn user(number: u32) -> String {
+    format!("u{number:05}")
+}

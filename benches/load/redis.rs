@@ -1,0 +1,43 @@
+//! A private Redis for the locks of the former design: its own port, nothing on disk.
+
+use std::{ffi::OsStr, path::Path};
+
+use crate::{mariadb::free_port, supervised::Supervised};
+
+/// Other processes look for free ports too.
+const ATTEMPTS: usize = 5;
+
+pub struct Redis {
+    process: Supervised,
+    port: u16,
+}
+
+impl Redis {
+    /// # Errors
+    /// `redis-server` is missing or does not start.
+    pub fn start(folder: &Path) -> anyhow::Result<Self> {
+        let mut attempt = 1;
+        loop {
+            let port = free_port();
+            let port_text = port.to_string();
+            let arguments =
+                ["redis-server", "--port", &port_text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+            let mut command: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
+            command.extend([OsStr::new("--dir"), folder.as_os_str()]);
+            let ready = |line: &str| line.contains("Ready to accept connections").then_some(());
+            match Supervised::start(&command, ready) {
+                Ok((process, ())) => return Ok(Self { process, port }),
+                Err(error) if attempt == ATTEMPTS => return Err(error),
+                Err(_) => attempt += 1,
+            }
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+}

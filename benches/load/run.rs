@@ -1,0 +1,111 @@
+//! One run: start everything, measure in rounds, audit the books, report.
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+
+use crate::{
+    arguments::Arguments,
+    closed,
+    context::Context,
+    measure::{Slice, Window, median},
+    open,
+    report::{Report, Row},
+    scenario::{BUSIEST, OVERLOAD, Plan, Scenario, System},
+    scratch::Scratch,
+    table,
+    world::{Target, World},
+};
+
+/// Not measured, before every slice.
+const WARM_UP: Duration = Duration::from_millis(500);
+
+/// # Errors
+/// Something does not start, ends early, or does not balance its books.
+pub async fn run(arguments: &Arguments, scratch: &Scratch) -> anyhow::Result<ExitCode> {
+    let plan = Plan::new(arguments)?;
+    let world = World::start(&plan, scratch).await?;
+    let context = Context::read(arguments, scratch.path(), world.mariadb.clone())?;
+    print!("{}", context.describe());
+
+    let mut slices: Vec<Vec<Slice>> = plan.scenarios.iter().map(|_| Vec::new()).collect();
+    for round in 1..=arguments.rounds {
+        for (scenario, slices) in plan.scenarios.iter().zip(&mut slices) {
+            let target = target(&world, scenario.system)?;
+            let slice = measure(arguments, scenario, target, round).await?;
+            progress(round, scenario, &slice);
+            slices.push(slice);
+        }
+    }
+    let mut rows = Vec::new();
+    for (scenario, slices) in plan.scenarios.iter().zip(&slices) {
+        rows.push(Row::new(scenario, slices, arguments.open)?);
+    }
+    for &system in &plan.overload {
+        rows.push(overload(arguments, &world, &plan, (system, &slices)).await?);
+    }
+    let mut audits = Vec::new();
+    for (system, target) in &world.targets {
+        eprintln!("auditing {}", system.name());
+        let audit = target.audit().await.with_context(|| system.name())?;
+        audits.extend(audit.map(|printed| format!("{}: {printed}", system.name())));
+    }
+
+    let report = Report::new(context, rows, audits);
+    print!("\n{}", table::render(&report.rows));
+    report.audits.iter().for_each(|audit| println!("{audit}"));
+    report.write(&arguments.json)?;
+    println!("numbers: {}", arguments.json.display());
+    let failed: Vec<String> = report.failures();
+    failed.iter().for_each(|failure| eprintln!("error: {failure}"));
+    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn target(world: &World, system: System) -> anyhow::Result<&Arc<Target>> {
+    world.targets.get(&system).with_context(|| format!("{} was not started", system.name()))
+}
+
+async fn measure(
+    arguments: &Arguments,
+    scenario: &Scenario,
+    target: &Arc<Target>,
+    round: usize,
+) -> anyhow::Result<Slice> {
+    let window = Window::after(WARM_UP, arguments.slice());
+    // Another order of users in every round.
+    let seed = arguments.seed.wrapping_add(round as u64);
+    match arguments.open {
+        Some(rate) => open::run(scenario, target, (window, rate), seed).await,
+        None => closed::run(scenario, target, window, seed).await,
+    }
+    .with_context(|| scenario.name())
+}
+
+/// Twice the rate that the busiest closed loop has reached.
+async fn overload(
+    arguments: &Arguments,
+    world: &World,
+    plan: &Plan,
+    (system, slices): (System, &[Vec<Slice>]),
+) -> anyhow::Result<Row> {
+    let busiest = plan.scenarios.iter().position(|one| one.system == system && one.shape == BUSIEST);
+    let busiest = busiest.context("overload has no closed loop to go by")?;
+    let rates: Vec<f64> = slices[busiest].iter().map(Slice::rate).collect();
+    let rate = (median(&rates) * 2.0).max(1.0);
+    let scenario = Scenario { shape: OVERLOAD, ..plan.scenarios[busiest].clone() };
+    let target = target(world, system)?;
+    let mut slices = Vec::new();
+    for round in 1..=arguments.rounds {
+        let window = Window::after(WARM_UP, arguments.slice());
+        let seed = arguments.seed.wrapping_add(round as u64);
+        let slice = open::run(&scenario, target, (window, rate), seed).await.with_context(|| scenario.name())?;
+        progress(round, &scenario, &slice);
+        slices.push(slice);
+    }
+    Row::new(&scenario, &slices, Some(rate))
+}
+
+fn progress(round: usize, scenario: &Scenario, slice: &Slice) {
+    let errors = slice.tally.error_count();
+    eprintln!("round {round}  {:<26} {:>9.0}/s  {errors} errors", scenario.name(), slice.rate());
+}

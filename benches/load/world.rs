@@ -1,0 +1,219 @@
+//! Everything that a run starts: databases, servers, users with money, connections.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    path::PathBuf,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, ensure};
+use billing_service::service::proto::{
+    AdjustBalanceRequest, billing_internal_service_client::BillingInternalServiceClient,
+};
+use serde_json::Value;
+use tokio::task::{JoinSet, spawn_blocking};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::{
+    durability::{MariaDbSettings, connect, mariadb_settings},
+    mariadb::OwnServer,
+    operation::user,
+    redis::Redis,
+    scenario::{Plan, System, USERS},
+    scratch::Scratch,
+    supervised::Supervised,
+    usage::Processes,
+};
+
+/// HTTP/2 connections to each server; callers share them.
+const CHANNELS: usize = 8;
+/// Users credited at once.
+const CREDITORS: usize = 200;
+/// What every user begins with: more than a run can spend.
+const CREDIT: u32 = 1_000_000;
+/// How long an audit may take, for `timeout`.
+const AUDIT_SECONDS: &str = "600";
+
+/// A server under test, with what stands behind it.
+pub struct Target {
+    pub processes: Processes,
+    channels: Vec<Channel>,
+    conf: Option<PathBuf>,
+    _server: Supervised,
+}
+
+impl Target {
+    /// The connection of a caller.
+    pub fn channel(&self, caller: usize) -> Channel {
+        self.channels[caller % self.channels.len()].clone()
+    }
+
+    /// Runs `cron --once audit` on its database; what it prints. `None` for the
+    /// baseline, whose books can't be proved.
+    ///
+    /// # Errors
+    /// The books do not balance, or the audit fails.
+    pub async fn audit(&self) -> anyhow::Result<Option<String>> {
+        let Some(conf) = self.conf.clone() else { return Ok(None) };
+        let audit = move || {
+            let cron = env!("CARGO_BIN_EXE_cron");
+            Command::new("timeout").args([AUDIT_SECONDS, cron, "--once", "audit", "-conf"]).arg(conf).output()
+        };
+        let output = spawn_blocking(audit).await?.context("cron does not start")?;
+        let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "the audit fails ({}): {printed}\n{errors}", output.status);
+        Ok(Some(printed))
+    }
+}
+
+pub struct World {
+    pub targets: BTreeMap<System, Arc<Target>>,
+    /// The settings of MariaDB, where it runs.
+    pub mariadb: Option<MariaDbSettings>,
+    _redis: Option<Redis>,
+    _mariadb: Option<OwnServer>,
+}
+
+impl World {
+    /// Starts what `plan` needs.
+    ///
+    /// # Errors
+    /// Something does not start, or MariaDB would not sync its commits.
+    pub async fn start(plan: &Plan, scratch: &Scratch) -> anyhow::Result<Self> {
+        let mut world = Self { targets: BTreeMap::new(), mariadb: None, _redis: None, _mariadb: None };
+        if plan.needs(System::Baseline) || plan.needs(System::Mysql) {
+            eprintln!("starting MariaDB");
+            let mariadb = OwnServer::start().await;
+            let source = mariadb.create_database().await;
+            world.mariadb = Some(mariadb_settings(&source).await?);
+            if plan.needs(System::Mysql) {
+                let target = start_server(System::Mysql, (source, Some(mariadb.pid())), scratch).await?;
+                world.targets.insert(System::Mysql, Arc::new(target));
+            }
+            if plan.needs(System::Baseline) {
+                let folder = scratch.folder("redis")?;
+                let redis = spawn_blocking(move || Redis::start(&folder)).await??;
+                let source = mariadb.create_database().await;
+                let target = start_baseline(source, mariadb.pid(), &redis).await?;
+                world.targets.insert(System::Baseline, Arc::new(target));
+                world._redis = Some(redis);
+            }
+            world._mariadb = Some(mariadb);
+        }
+        if plan.needs(System::Sqlite) {
+            let source = scratch.folder("sqlite")?.join("billing.db").display().to_string();
+            let target = start_server(System::Sqlite, (source, None), scratch).await?;
+            world.targets.insert(System::Sqlite, Arc::new(target));
+        }
+        Ok(world)
+    }
+}
+
+/// Starts the service on a database, and credits every user.
+async fn start_server(
+    system: System,
+    (source, database): (String, Option<u32>),
+    scratch: &Scratch,
+) -> anyhow::Result<Target> {
+    eprintln!("starting the server on {}", system.name());
+    let conf = scratch.path().join(format!("{}.yaml", system.name()));
+    std::fs::write(&conf, configuration(system, &source))?;
+    let command: Vec<&OsStr> = vec![OsStr::new(env!("CARGO_BIN_EXE_server")), OsStr::new("-conf"), conf.as_os_str()];
+    let (server, channels) = start_process(&command).await?;
+    eprintln!("crediting {USERS} users");
+    credit(&channels).await?;
+    let processes = Processes { server: server.pid(), database, redis: None };
+    Ok(Target { processes, channels, conf: Some(conf), _server: server })
+}
+
+/// As deployed, but for free ports, and for timeouts that let slow answers be measured.
+fn configuration(system: System, source: &str) -> String {
+    format!(
+        r#"server:
+  http: {{addr: '127.0.0.1:0', timeout: 30s}}
+  grpc: {{addr: '127.0.0.1:0', timeout: 30s}}
+data:
+  database: {{driver: {}, source: '{source}'}}
+billing:
+  prices: {{passport: 0.01, payment: 0.10, asset: 0.05}}
+  free_quotas: {{passport: 10000, payment: 1000, asset: 1000}}
+log: {{level: info, format: json}}
+"#,
+        system.name()
+    )
+}
+
+/// Makes the tables of the former service, with every user in them, and serves on them.
+async fn start_baseline(source: String, database: u32, redis: &Redis) -> anyhow::Result<Target> {
+    eprintln!("starting the baseline");
+    let mut connection = connect(&source).await?;
+    sqlx::raw_sql(include_str!("../../migrations/mysql/0001_existing_tables.sql")).execute(&mut connection).await?;
+    sqlx::raw_sql(include_str!("baseline/users.sql")).execute(&mut connection).await?;
+    let this = std::env::current_exe()?;
+    let url = redis.url();
+    let command: Vec<&OsStr> = vec![
+        this.as_os_str(),
+        OsStr::new("--baseline-server"),
+        OsStr::new(&source),
+        OsStr::new("--baseline-redis"),
+        OsStr::new(&url),
+    ];
+    let (server, channels) = start_process(&command).await?;
+    let processes = Processes { server: server.pid(), database: Some(database), redis: Some(redis.pid()) };
+    Ok(Target { processes, channels, conf: None, _server: server })
+}
+
+/// Starts a server that says where it serves, and connects to it.
+async fn start_process(command: &[&OsStr]) -> anyhow::Result<(Supervised, Vec<Channel>)> {
+    let command: Vec<_> = command.iter().map(|&part| part.to_owned()).collect();
+    let start = move || {
+        let command: Vec<&OsStr> = command.iter().map(AsRef::as_ref).collect();
+        Supervised::start(&command, |line| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            let fields = line.get("fields").filter(|fields| fields["message"] == "serving")?;
+            Some(format!("http://{}", fields["grpc_addr"].as_str()?))
+        })
+    };
+    let (server, address) = spawn_blocking(start).await??;
+    let endpoint = Endpoint::from_shared(address)?.tcp_nodelay(true).connect_timeout(Duration::from_secs(10));
+    let mut channels = Vec::new();
+    for _ in 0..CHANNELS {
+        channels.push(endpoint.connect().await?);
+    }
+    Ok((server, channels))
+}
+
+/// Gives every user money, which opens the accounts.
+async fn credit(channels: &[Channel]) -> anyhow::Result<()> {
+    let next = Arc::new(AtomicU32::new(0));
+    let mut creditors = JoinSet::new();
+    for creditor in 0..CREDITORS {
+        let next = next.clone();
+        let mut client = BillingInternalServiceClient::new(channels[creditor % channels.len()].clone());
+        creditors.spawn(async move {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= USERS {
+                    return Ok(());
+                }
+                let request = AdjustBalanceRequest {
+                    user_id: user(number),
+                    amount: f64::from(CREDIT),
+                    reason: "load benchmark".into(),
+                    adjustment_id: "load-benchmark".into(),
+                    ..Default::default()
+                };
+                client.adjust_balance(request).await?;
+            }
+        });
+    }
+    let all: Result<Vec<()>, tonic::Status> = creditors.join_all().await.into_iter().collect();
+    all.map(drop).context("crediting users")
+}
