@@ -9,6 +9,7 @@ use std::{
 use anyhow::Context;
 use tokio::{
     sync::Semaphore,
+    task::yield_now,
     time::{sleep, timeout},
 };
 
@@ -25,6 +26,8 @@ use crate::{
 const MOST_OPEN: u32 = 40_000;
 /// How often it is looked which calls are due.
 const TICK: Duration = Duration::from_millis(1);
+/// Calls sent in a row when many are due, before others get their turn.
+const BURST: u32 = 64;
 
 /// Runs the operation of `scenario` on `target` at `rate` calls a second through `window`.
 ///
@@ -84,6 +87,9 @@ fn send(
                 missed += within;
             }
             number = number.wrapping_add(1);
+            if number.is_multiple_of(BURST) {
+                yield_now().await;
+            }
         }
     }
 }

@@ -120,7 +120,8 @@ impl Report {
     pub fn new(context: Context, mut rows: Vec<Row>, audits: Vec<String>) -> Self {
         let rates: BTreeMap<(System, &str), f64> =
             rows.iter().map(|row| ((row.system, row.shape), row.rate.median)).collect();
-        for row in &mut rows {
+        // The rate of an open loop is given, and says nothing.
+        for row in rows.iter_mut().filter(|row| row.open_loop.is_none()) {
             let to = |key| rates.get(&key).filter(|rate| **rate > 0.0).map(|rate| row.rate.median / rate);
             // The baseline serves no empty rpc; its transport is the same.
             let empty = if row.system == System::Baseline { System::Mysql } else { row.system };

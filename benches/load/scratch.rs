@@ -2,16 +2,22 @@
 //! still works in it.
 
 use std::{
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use anyhow::Context;
 use tempfile::TempDir;
 
+/// Removes the folder when this process was killed before it could: the pipe to its
+/// input breaks. The processes that use the folder end by the same means, a moment before.
+const JANITOR: &str = r#"cat > /dev/null; sleep 1; rm -rf "$1""#;
+
 pub struct Scratch {
     folder: TempDir,
+    janitor: Child,
 }
 
 impl Scratch {
@@ -27,7 +33,14 @@ impl Scratch {
         let folder = folder.context("no temporary folder")?;
         // Fails only when it was set before.
         let _ = tempfile::env::override_temp_dir(folder.path());
-        Ok(Self { folder })
+        let janitor = Command::new("sh")
+            .args(["-c", JANITOR, "sh"])
+            .arg(folder.path())
+            .stdin(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .context("sh does not start")?;
+        Ok(Self { folder, janitor })
     }
 
     pub fn path(&self) -> &Path {
@@ -46,6 +59,8 @@ impl Drop for Scratch {
     /// Ctrl-C on a terminal goes to the whole process group, and so ends the shell that
     /// should have ended MariaDB. Whoever still names this folder is ours.
     fn drop(&mut self) {
+        let _ = self.janitor.kill();
+        let _ = self.janitor.wait();
         for _ in 0..100 {
             let left = processes_naming(self.path());
             if left.is_empty() {

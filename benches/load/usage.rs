@@ -78,7 +78,7 @@ impl Sub for Cpu {
 }
 
 fn cpu_micros(pid: u32) -> anyhow::Result<f64> {
-    /// Linux has counted in hundredths of a second for user space since long ago, whatever its timer.
+    /// Linux counts in hundredths of a second for user space, whatever its timer.
     const MICROS_PER_TICK: f64 = 10_000.0;
     let path = format!("/proc/{pid}/stat");
     let stat = std::fs::read_to_string(&path).context(path)?;

@@ -13,9 +13,10 @@ use uuid::Uuid;
 const EXPIRY_MS: u64 = 60_000;
 /// How long a request waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(25);
-/// The first pause between attempts, doubled up to the last.
+/// The first pause between attempts, doubled up to the last. Shorter ones cost a hot user
+/// more in attempts than they gain; longer ones leave the lock unused.
 const PAUSE: Duration = Duration::from_millis(1);
-const LONGEST_PAUSE: Duration = Duration::from_millis(16);
+const LONGEST_PAUSE: Duration = Duration::from_millis(32);
 /// A slow answer is measured, not cut.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 
