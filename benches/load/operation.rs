@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use billing_service::service::proto::{
-    BatchDeductQuotaRequest, CheckQuotaRequest, DeductQuotaRequest,
+    BatchDeductQuotaRequest, CheckQuotaRequest, CommitReservationRequest, DeductQuotaRequest, ReserveQuotaRequest,
     billing_internal_service_client::BillingInternalServiceClient,
 };
 use tonic::{Request, Status, transport::Channel};
@@ -25,6 +25,8 @@ pub enum Operation {
     Deduct,
     Batch,
     Check,
+    /// A reserve and its commit, one after the other: one pair is one call.
+    Pair,
 }
 
 /// What became of a call.
@@ -44,6 +46,7 @@ impl Operation {
             Operation::Deduct => deduct(channel, users).await,
             Operation::Batch => batch(channel, users).await,
             Operation::Check => check(channel, users).await,
+            Operation::Pair => pair(channel, users).await,
         };
         result.unwrap_or_else(|status| Outcome { items: 0, errors: vec![describe(&status)] })
     }
@@ -89,6 +92,17 @@ async fn check(channel: &Channel, users: &mut Users) -> Result<Outcome, Status> 
     let request = timed(message);
     let reply = BillingInternalServiceClient::new(channel.clone()).check_quota(request).await?.into_inner();
     Ok(one(reply.allowed))
+}
+
+async fn pair(channel: &Channel, users: &mut Users) -> Result<Outcome, Status> {
+    let mut client = BillingInternalServiceClient::new(channel.clone());
+    let DeductQuotaRequest { user_id, service_name, count, trace_id, .. } = charge(users);
+    let commit =
+        CommitReservationRequest { user_id: user_id.clone(), trace_id: trace_id.clone(), ..Default::default() };
+    let reserve = ReserveQuotaRequest { user_id, service_name, count, trace_id, ..Default::default() };
+    let held = client.reserve_quota(timed(reserve)).await?.into_inner();
+    let committed = client.commit_reservation(timed(commit)).await?.into_inner();
+    Ok(one(held.success && committed.success && !committed.replayed))
 }
 
 fn charge(users: &mut Users) -> DeductQuotaRequest {

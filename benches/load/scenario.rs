@@ -44,6 +44,7 @@ const SHAPES: &[Shape] = &[
     shape("deduct-1000-hot", Operation::Deduct, 1_000, 1, false),
     shape("batch", Operation::Batch, 4, 1_000, false),
     shape("check", Operation::Check, 100, 1_000, false),
+    shape("reserve-commit", Operation::Pair, 100, 1_000, false),
 ];
 
 const fn shape(name: &'static str, operation: Operation, callers: usize, users: u32, baseline: bool) -> Shape {

@@ -13,8 +13,10 @@ use billing_service::{
     command, data, server,
     service::proto::{
         AdjustBalanceReply, AdjustBalanceRequest, BatchDeductQuotaReply, BatchDeductQuotaRequest, CheckQuotaReply,
-        CheckQuotaRequest, DeductQuotaReply, DeductQuotaRequest, InitializeUserReply, InitializeUserRequest,
-        RechargeCallbackReply, RechargeCallbackRequest,
+        CheckQuotaRequest, CommitReservationReply, CommitReservationRequest, DeductQuotaReply, DeductQuotaRequest,
+        GetTransactionReply, GetTransactionRequest, InitializeUserReply, InitializeUserRequest, RechargeCallbackReply,
+        RechargeCallbackRequest, ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply,
+        ReserveQuotaRequest,
         billing_internal_service_server::{BillingInternalService, BillingInternalServiceServer},
     },
 };
@@ -90,6 +92,22 @@ impl BillingInternalService for Baseline {
     }
 
     async fn batch_deduct_quota(&self, _: Request<BatchDeductQuotaRequest>) -> Reply<BatchDeductQuotaReply> {
+        not_measured()
+    }
+
+    async fn reserve_quota(&self, _: Request<ReserveQuotaRequest>) -> Reply<ReserveQuotaReply> {
+        not_measured()
+    }
+
+    async fn commit_reservation(&self, _: Request<CommitReservationRequest>) -> Reply<CommitReservationReply> {
+        not_measured()
+    }
+
+    async fn release_reservation(&self, _: Request<ReleaseReservationRequest>) -> Reply<ReleaseReservationReply> {
+        not_measured()
+    }
+
+    async fn get_transaction(&self, _: Request<GetTransactionRequest>) -> Reply<GetTransactionReply> {
         not_measured()
     }
 
