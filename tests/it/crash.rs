@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use rstest::rstest;
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinSet};
 
 use crate::harness::{
     Backend, Database, MySql, Sqlite,
-    abandon::abandon_calls,
+    abandon::{Abandoned, abandon_calls},
     caller::{Caller, Dice, connections},
     charge,
     load::Load,
@@ -40,14 +40,21 @@ async fn every_acknowledged_charge_survives_kills_of_the_server(#[values(MySql, 
         load.send_to(&[&server.grpc]);
     }
     load.acknowledges(BETWEEN_KILLS).await;
+    assert!(load.unanswered() > 0, "no caller noticed");
     load.finish().await.assert_kept_in(&database).await;
 }
 
+/// Lanes that wait until the database is back settle what callers have asked for again
+/// meanwhile; others give up and don't know the outcome either.
+#[rstest]
+#[case::waited_for("10s")]
+#[case::given_up("0.1s")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_acknowledged_charge_survives_kills_of_the_database() {
+async fn every_acknowledged_charge_survives_kills_of_the_database(#[case] patience: &str) {
     let mut mariadb = OwnServer::start().await;
     let database = Database::on(mariadb.create_database().await);
-    let server = ServerProcess::start_beside(&database.config_file(&[("server.grpc.timeout", "1s")])).await;
+    let conf = database.config_file(&[("server.grpc.timeout", "0.3s"), ("billing.settlement.patience", patience)]);
+    let server = ServerProcess::start_beside(&conf).await;
     let mut load = Load::start(&[&server.grpc]).await;
     for _ in 0..rounds(20) / 2 {
         load.acknowledges(BETWEEN_KILLS).await;
@@ -55,6 +62,7 @@ async fn every_acknowledged_charge_survives_kills_of_the_database() {
         mariadb.kill_and_start_again().await;
     }
     load.acknowledges(BETWEEN_KILLS).await;
+    assert!(load.unanswered() > 0, "no caller noticed");
     load.finish().await.assert_kept_in(&database).await;
 }
 
@@ -124,16 +132,33 @@ async fn ten_thousand_aborted_calls_leave_no_connection_inside_a_transaction(#[v
     drop(server);
     let server = ServerProcess::start_beside(&database.config_file(&[])).await;
     servers.send_replace(connections(&[&server.grpc]));
-    for credit in abandoned.credits {
-        caller.credit(credit).await;
-    }
-    for charge in abandoned.charges {
-        caller.charge_again(charge).await;
-    }
+    ask_again(&caller, abandoned).await;
     let (found, all) = caller.books.found_of_all();
     println!("{found} of {all} charges had been made though their callers left");
     assert!(found > 0 && found < all, "{found} of {all}");
     caller.books.assert_kept_in(&database).await;
+}
+
+/// Sends everything again, by a few callers at once, until its answer is definite.
+async fn ask_again(caller: &Caller, abandoned: Abandoned) {
+    let mut callers = JoinSet::new();
+    for credits in abandoned.credits.chunks(200) {
+        let (mut caller, credits) = (caller.clone(), credits.to_vec());
+        callers.spawn(async move {
+            for credit in credits {
+                caller.credit(credit).await;
+            }
+        });
+    }
+    for charges in abandoned.charges.chunks(200) {
+        let (mut caller, charges) = (caller.clone(), charges.to_vec());
+        callers.spawn(async move {
+            for charge in charges {
+                caller.charge_again(charge).await;
+            }
+        });
+    }
+    callers.join_all().await;
 }
 
 /// Waits until the service has come to rest, which it does not while it keeps a

@@ -1,7 +1,13 @@
 //! Callers that go away: calls dropped by their caller at any point of their life, some
 //! together with the connection under them.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use billing_service::service::proto::{
     AdjustBalanceRequest, CheckQuotaRequest, DeductQuotaRequest, GetAccountRequest,
@@ -35,12 +41,13 @@ pub struct Abandoned {
     pub credits: Vec<AdjustBalanceRequest>,
 }
 
-/// Makes so many calls to the server and abandons every one.
+/// Makes calls to the server until so many were abandoned before their answer.
 pub async fn abandon_calls(server: &str, calls: usize) -> Abandoned {
     let mut callers = JoinSet::new();
     for number in 0..CALLERS {
         let line = Line::to(server);
-        let caller = Abandoner { number, line, dice: Dice(number as u64), sent: 0, abandoned: Abandoned::default() };
+        let dice = Dice(number as u64);
+        let caller = Abandoner { number, line, dice, sent: 0, ended: Arc::default(), abandoned: Abandoned::default() };
         callers.spawn(caller.call(server.to_owned(), calls / CALLERS));
     }
     let mut all = Abandoned::default();
@@ -83,16 +90,19 @@ struct Abandoner {
     line: Line,
     dice: Dice,
     sent: usize,
+    /// Of the calls sent, those that came to their end.
+    ended: Arc<AtomicUsize>,
     abandoned: Abandoned,
 }
 
 impl Abandoner {
     async fn call(mut self, server: String, calls: usize) -> Abandoned {
-        while self.sent < calls {
-            let at_once = (1 + self.dice.below(AT_ONCE)).min(calls - self.sent);
+        while self.sent - self.ended.load(Relaxed) < calls {
+            let at_once = 1 + self.dice.below(AT_ONCE);
             let mut calls = Vec::new();
             for _ in 0..at_once {
-                let mut call = self.next_call();
+                let (call, ended) = (self.next_call(), self.ended.clone());
+                let mut call = call.map(move |()| ended.fetch_add(1, Relaxed)).map(drop).boxed();
                 let mut dice = Dice(self.dice.below(usize::MAX) as u64);
                 calls.push(async move { wait_a_little(&mut call, &mut dice).await });
             }

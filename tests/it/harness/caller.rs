@@ -54,17 +54,29 @@ pub struct Caller {
     pub books: Arc<Books>,
     pub dice: Dice,
     servers: watch::Receiver<Vec<Channel>>,
-    /// Requests of all callers that wait for an answer.
-    in_flight: Arc<AtomicUsize>,
+    attempts: Arc<Attempts>,
+}
+
+/// Of all callers together.
+#[derive(Default)]
+struct Attempts {
+    in_flight: AtomicUsize,
+    unanswered: AtomicUsize,
 }
 
 impl Caller {
     pub fn new(servers: watch::Receiver<Vec<Channel>>, dice: Dice) -> Self {
-        Self { books: Arc::default(), dice, servers, in_flight: Arc::default() }
+        Self { books: Arc::default(), dice, servers, attempts: Arc::default() }
     }
 
+    /// Requests that wait for an answer.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(SeqCst)
+        self.attempts.in_flight.load(SeqCst)
+    }
+
+    /// Requests so far that had no definite answer.
+    pub fn unanswered(&self) -> usize {
+        self.attempts.unanswered.load(SeqCst)
     }
 
     /// The definite answer, and whether it took more than one attempt.
@@ -77,9 +89,9 @@ impl Caller {
         loop {
             let servers = self.servers.borrow_and_update().clone();
             let client = Client::new(servers[self.dice.below(servers.len())].clone());
-            self.in_flight.fetch_add(1, SeqCst);
+            self.attempts.in_flight.fetch_add(1, SeqCst);
             let answer = tokio::time::timeout(ANSWER, call(client)).await;
-            self.in_flight.fetch_sub(1, SeqCst);
+            self.attempts.in_flight.fetch_sub(1, SeqCst);
             let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the caller's own patience")));
             let unknown = match answer {
                 Ok(reply) => return (Ok(reply.into_inner()), retried),
@@ -93,6 +105,7 @@ impl Caller {
                 Some(_) => panic!("neither an outage nor a refusal: {unknown:?}"),
             }
             assert!(Instant::now() < deadline, "no definite answer, at last {unknown:?}");
+            self.attempts.unanswered.fetch_add(1, SeqCst);
             retried = true;
             // Whether this ends by the change or by the pause, the next attempt is due.
             let _ = tokio::time::timeout(PAUSE, self.servers.changed()).await;

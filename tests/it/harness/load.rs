@@ -75,6 +75,11 @@ impl Load {
         self.caller.in_flight()
     }
 
+    /// Requests so far that had no definite answer.
+    pub fn unanswered(&self) -> usize {
+        self.caller.unanswered()
+    }
+
     /// Lets every caller come to its definite answer, then sends all that was
     /// acknowledged once more: nothing of it may be made, nor answered differently.
     pub async fn finish(mut self) -> Arc<Books> {
@@ -88,6 +93,7 @@ impl Load {
         for charges in self.caller.books.all().chunks(500) {
             self.caller.charge_batch(charges.to_vec()).await;
         }
+        println!("{} requests had no definite answer at first", self.caller.unanswered());
         self.caller.books.assert_varied();
         self.caller.books
     }
