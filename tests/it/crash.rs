@@ -20,7 +20,7 @@ use crate::harness::{
 /// Charges that are acknowledged between one kill and the next, at the least.
 const BETWEEN_KILLS: usize = 200;
 
-/// How many kills: `usual`, or what the environment asks for.
+/// How many kills: `usual`, or as many as BILLING_CRASH_ROUNDS says, such as 100 at night.
 fn rounds(usual: usize) -> usize {
     std::env::var("BILLING_CRASH_ROUNDS").map_or(usual, |rounds| rounds.parse().unwrap())
 }
@@ -56,7 +56,7 @@ async fn every_acknowledged_charge_survives_kills_of_the_database(#[case] patien
     let conf = database.config_file(&[("server.grpc.timeout", "0.3s"), ("billing.settlement.patience", patience)]);
     let server = ServerProcess::start_beside(&conf).await;
     let mut load = Load::start(&[&server.grpc]).await;
-    for _ in 0..rounds(20) / 2 {
+    for _ in 0..rounds(20).div_ceil(2) {
         load.acknowledges(BETWEEN_KILLS).await;
         assert!(load.in_flight() > 0);
         mariadb.kill_and_start_again().await;
@@ -76,7 +76,7 @@ async fn two_servers_share_all_users_while_one_of_them_is_killed(#[values(MySql,
     let stays = ServerProcess::start_beside(&conf).await;
     let mut dies = ServerProcess::start_beside(&conf).await;
     let mut load = Load::start(&[&stays.grpc, &dies.grpc]).await;
-    for _ in 0..rounds(20) / 4 {
+    for _ in 0..rounds(20).div_ceil(4) {
         load.acknowledges(BETWEEN_KILLS).await;
         assert!(load.in_flight() > 0);
         dies.kill();
