@@ -17,8 +17,10 @@ use sqlx::{AssertSqlSafe, Connection};
 /// Runs the server under a shell that ends it, and removes its data, when the test
 /// process has gone, however it went: the pipe to its input breaks. Every line that
 /// comes through the pipe before has it wait for the end of the server, which the test
-/// killed, and start it again as it was.
+/// killed, and start it again as it was. Signals that end a whole group of processes,
+/// such as Ctrl-C, are left to the others, or nobody would clean up.
 const SUPERVISED: &str = r#"
+trap '' HUP INT TERM
 "$@" &
 server=$!
 while read -r again; do
