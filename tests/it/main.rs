@@ -7,6 +7,7 @@ mod accounts;
 mod bad_input;
 mod charges;
 mod concurrency;
+mod crash;
 mod harness;
 mod idempotency;
 mod layers;

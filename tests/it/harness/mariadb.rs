@@ -15,11 +15,19 @@ use std::{
 use sqlx::{AssertSqlSafe, Connection};
 
 /// Runs the server under a shell that ends it, and removes its data, when the test
-/// process has gone, however it went: the pipe to its input breaks.
+/// process has gone, however it went: the pipe to its input breaks. Every line that
+/// comes through the pipe before has it wait for the end of the server, which the test
+/// killed, and start it again as it was. Signals that end a whole group of processes,
+/// such as Ctrl-C, are left to the others, or nobody would clean up.
 const SUPERVISED: &str = r#"
+trap '' HUP INT TERM
 "$@" &
 server=$!
-cat > /dev/null
+while read -r again; do
+    wait "$server" 2> /dev/null
+    "$@" &
+    server=$!
+done
 kill -9 "$server" 2> /dev/null
 wait "$server" 2> /dev/null
 rm -rf "$FOLDER"
@@ -28,7 +36,7 @@ rm -rf "$FOLDER"
 struct Server {
     port: u16,
     folder: PathBuf,
-    _supervisor: Child,
+    supervisor: Child,
 }
 
 static SERVER: OnceLock<Server> = OnceLock::new();
@@ -59,6 +67,23 @@ impl OwnServer {
         let pid = std::fs::read_to_string(self.server.folder.join("pid")).unwrap();
         let sent = Command::new("kill").args([format!("-{name}"), pid.trim().to_owned()]).status().unwrap();
         assert!(sent.success());
+    }
+
+    /// Kills the server and starts it again on its data and its port; returns once it
+    /// has recovered and answers.
+    pub async fn kill_and_start_again(&mut self) {
+        self.signal("KILL");
+        // The next one writes its own; till then no signal must go to whoever got the number.
+        std::fs::remove_file(self.server.folder.join("pid")).unwrap();
+        self.server.supervisor.stdin.as_mut().unwrap().write_all(b"again\n").unwrap();
+        let url = format!("mysql://root@127.0.0.1:{}/", self.server.port);
+        let answers = async {
+            while sqlx::MySqlConnection::connect(&url).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let log = || std::fs::read_to_string(self.server.folder.join("log")).unwrap_or_default();
+        assert!(tokio::time::timeout(Duration::from_secs(60), answers).await.is_ok(), "{}", log());
     }
 }
 
@@ -107,7 +132,7 @@ fn start() -> Server {
             .spawn()
             .unwrap();
         if answers(port, &mut supervisor) {
-            return Server { port, folder, _supervisor: supervisor };
+            return Server { port, folder, supervisor };
         }
     }
     panic!("mariadbd does not start: {}", std::fs::read_to_string(folder.join("log")).unwrap_or_default());

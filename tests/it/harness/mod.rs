@@ -1,7 +1,12 @@
 //! Starts the service on a database of its own, and talks to it.
 
+pub mod abandon;
+pub mod books;
+pub mod caller;
+pub mod load;
 pub mod mariadb;
 pub mod process;
+mod tables;
 
 use std::{
     fmt::Write as _,

@@ -4,6 +4,7 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Output, Stdio},
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -35,6 +36,19 @@ impl ServerProcess {
         std::thread::spawn(move || lines.for_each(drop));
         let addr = |name: &str| format!("http://{}", serving["fields"][name].as_str().unwrap());
         Self { grpc: addr("grpc_addr"), child }
+    }
+
+    /// As [`Self::start`], without holding up the other tasks of the test.
+    pub async fn start_beside(conf: &Path) -> Self {
+        let conf = conf.to_owned();
+        let starting = tokio::task::spawn_blocking(move || Self::start(&conf));
+        tokio::time::timeout(Duration::from_secs(60), starting).await.expect("the server starts").unwrap()
+    }
+
+    /// Sends SIGKILL, and returns when the process is gone.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Sends SIGTERM.

@@ -1,0 +1,190 @@
+//! Kills under load: of the server, of the database, of connections and of calls. What
+//! was acknowledged is there, once, and every request comes to its definite answer.
+
+use std::time::Duration;
+
+use rstest::rstest;
+use tokio::{sync::watch, task::JoinSet};
+
+use crate::harness::{
+    Backend, Database, MySql, Sqlite,
+    abandon::{Abandoned, abandon_calls},
+    caller::{Caller, Dice, connections},
+    charge,
+    load::Load,
+    mariadb::OwnServer,
+    process::ServerProcess,
+    traced,
+};
+
+/// Charges that are acknowledged between one kill and the next, at the least.
+const BETWEEN_KILLS: usize = 200;
+
+/// How many kills: `usual`, or as many as BILLING_CRASH_ROUNDS says, such as 100 at night.
+fn rounds(usual: usize) -> usize {
+    std::env::var("BILLING_CRASH_ROUNDS").map_or(usual, |rounds| rounds.parse().unwrap())
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_acknowledged_charge_survives_kills_of_the_server(#[values(MySql, Sqlite)] on: Backend) {
+    let database = Database::create(on).await;
+    let conf = database.config_file(&[]);
+    let mut server = ServerProcess::start_beside(&conf).await;
+    let mut load = Load::start(&[&server.grpc]).await;
+    for _ in 0..rounds(20) {
+        load.acknowledges(BETWEEN_KILLS).await;
+        assert!(load.in_flight() > 0);
+        server.kill();
+        server = ServerProcess::start_beside(&conf).await;
+        load.send_to(&[&server.grpc]);
+    }
+    load.acknowledges(BETWEEN_KILLS).await;
+    assert!(load.unanswered() > 0, "no caller noticed");
+    load.finish().await.assert_kept_in(&database).await;
+}
+
+/// Lanes that wait until the database is back settle what callers have asked for again
+/// meanwhile; others give up and don't know the outcome either.
+#[rstest]
+#[case::waited_for("10s")]
+#[case::given_up("0.1s")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_acknowledged_charge_survives_kills_of_the_database(#[case] patience: &str) {
+    let mut mariadb = OwnServer::start().await;
+    let database = Database::on(mariadb.create_database().await);
+    let conf = database.config_file(&[("server.grpc.timeout", "0.3s"), ("billing.settlement.patience", patience)]);
+    let server = ServerProcess::start_beside(&conf).await;
+    let mut load = Load::start(&[&server.grpc]).await;
+    for _ in 0..rounds(20).div_ceil(2) {
+        load.acknowledges(BETWEEN_KILLS).await;
+        assert!(load.in_flight() > 0);
+        mariadb.kill_and_start_again().await;
+    }
+    load.acknowledges(BETWEEN_KILLS).await;
+    assert!(load.unanswered() > 0, "no caller noticed");
+    load.finish().await.assert_kept_in(&database).await;
+}
+
+/// The transaction that a killed server leaves behind holds locks which the other waits
+/// for, and callers whom one does not answer ask the other.
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_servers_share_all_users_while_one_of_them_is_killed(#[values(MySql, Sqlite)] on: Backend) {
+    let database = Database::create(on).await;
+    let conf = database.config_file(&[("server.grpc.timeout", "2s")]);
+    let stays = ServerProcess::start_beside(&conf).await;
+    let mut dies = ServerProcess::start_beside(&conf).await;
+    let mut load = Load::start(&[&stays.grpc, &dies.grpc]).await;
+    for _ in 0..rounds(20).div_ceil(4) {
+        load.acknowledges(BETWEEN_KILLS).await;
+        assert!(load.in_flight() > 0);
+        dies.kill();
+        load.send_to(&[&stays.grpc]);
+        dies = ServerProcess::start_beside(&conf).await;
+        load.send_to(&[&stays.grpc, &dies.grpc]);
+    }
+    load.acknowledges(BETWEEN_KILLS).await;
+    load.finish().await.assert_kept_in(&database).await;
+}
+
+/// The server's connections, in whatever they are doing: every other time their
+/// statement alone is killed, and the connection stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_killed_under_load_lose_and_double_nothing() {
+    let database = Database::create(MySql).await;
+    let server = ServerProcess::start_beside(&database.config_file(&[])).await;
+    let mut load = Load::start(&[&server.grpc]).await;
+    let mut killed = 0;
+    for round in 0..rounds(20) * 3 {
+        load.acknowledges(BETWEEN_KILLS / 10).await;
+        let what = if round % 2 == 0 { "CONNECTION" } else { "QUERY" };
+        let others = "FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()";
+        for id in database.rows(&["id"], others).await {
+            // One that has gone meanwhile can't be killed.
+            let kill = sqlx::AssertSqlSafe(format!("KILL {what} {}", id[0]));
+            killed += usize::from(sqlx::raw_sql(kill).execute(&mut database.mysql().await).await.is_ok());
+        }
+    }
+    assert!(killed >= rounds(20) * 3, "{killed}");
+    load.finish().await.assert_kept_in(&database).await;
+}
+
+/// First under a patience of the lanes so short that transactions are given up in the
+/// middle as well; then, as that server need not come to an answer, on another.
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_aborted_calls_leave_no_connection_inside_a_transaction(#[values(MySql, Sqlite)] on: Backend) {
+    let database = Database::create(on).await;
+    let conf = database.config_file(&[("billing.settlement.patience", "0.02s")]);
+    let server = ServerProcess::start_beside(&conf).await;
+    let abandoned = abandon_calls(&server.grpc, 10_000).await;
+    assert_no_transaction_stays_open(&database).await;
+
+    // It still charges, and what it acknowledges others see.
+    let servers = watch::Sender::new(connections(&[&server.grpc]));
+    let mut caller = Caller::new(servers.subscribe(), Dice(0));
+    caller.charge(traced("after", charge("after", "asset", 1))).await;
+    let charged = database.rows(&["used_quota"], "FROM free_quota WHERE user_id = 'after' AND used_quota > 0").await;
+    assert_eq!(charged, [["1"]]);
+    assert_no_transaction_stays_open(&database).await;
+
+    drop(server);
+    let server = ServerProcess::start_beside(&database.config_file(&[])).await;
+    servers.send_replace(connections(&[&server.grpc]));
+    ask_again(&caller, abandoned).await;
+    let (found, all) = caller.books.found_of_all();
+    println!("{found} of {all} charges had been made though their callers left");
+    assert!(found > 0 && found < all, "{found} of {all}");
+    caller.books.assert_kept_in(&database).await;
+}
+
+/// Sends everything again, by a few callers at once, until its answer is definite.
+async fn ask_again(caller: &Caller, abandoned: Abandoned) {
+    let mut callers = JoinSet::new();
+    for credits in abandoned.credits.chunks(200) {
+        let (mut caller, credits) = (caller.clone(), credits.to_vec());
+        callers.spawn(async move {
+            for credit in credits {
+                caller.credit(credit).await;
+            }
+        });
+    }
+    for charges in abandoned.charges.chunks(200) {
+        let (mut caller, charges) = (caller.clone(), charges.to_vec());
+        callers.spawn(async move {
+            for charge in charges {
+                caller.charge_again(charge).await;
+            }
+        });
+    }
+    callers.join_all().await;
+}
+
+/// Waits until the service has come to rest, which it does not while it keeps a
+/// transaction open.
+async fn assert_no_transaction_stays_open(database: &Database) {
+    let open = async || match database.backend {
+        MySql => {
+            let of_service = "FROM information_schema.innodb_trx JOIN information_schema.processlist \
+                 ON id = trx_mysql_thread_id WHERE db = DATABASE()";
+            database.rows(&["id", "command", "trx_started"], of_service).await
+        }
+        Sqlite => {
+            let begun = sqlx::raw_sql("BEGIN IMMEDIATE; ROLLBACK").execute(&mut database.sqlite().await).await;
+            begun.err().map(|error| vec![error.to_string()]).into_iter().collect()
+        }
+    };
+    let made = async || database.rows(&["COUNT(*)"], "FROM billing_transaction").await;
+    let mut last = (open().await, made().await);
+    for _ in 0..100 {
+        // InnoDB refreshes its list of transactions at most once in 100 ms.
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        let now = (open().await, made().await);
+        if last == now && now.0.is_empty() {
+            return;
+        }
+        last = now;
+    }
+    panic!("a transaction stays open: {:?}", last.0);
+}

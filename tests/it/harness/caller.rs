@@ -1,0 +1,179 @@
+//! A caller that wants to know: whatever has no definite answer it sends again, with
+//! its id, to whichever server is up, until it has one.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use billing_service::service::proto::{
+    AdjustBalanceRequest, BatchDeductQuotaRequest, BatchDeductQuotaResult, DeductQuotaRequest,
+    billing_internal_service_client::BillingInternalServiceClient,
+};
+use tokio::{sync::watch, time::Instant};
+use tonic::{Response, Status, transport::Channel};
+use tonic_types::StatusExt;
+
+use super::books::Books;
+
+pub type Client = BillingInternalServiceClient<Channel>;
+
+/// An answer that takes longer than this will not come.
+const ANSWER: Duration = Duration::from_secs(30);
+/// By then every request has its definite answer, or the test fails.
+const CERTAINTY: Duration = Duration::from_secs(90);
+/// Before a request goes out again, unless the servers change first.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Random numbers that are the same in every run.
+#[derive(Clone)]
+pub struct Dice(pub u64);
+
+impl Dice {
+    /// A number from 0 on, below `limit`. (The generator is SplitMix64.)
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) % limit as u64) as usize
+    }
+}
+
+/// Connections to every server that is up, some to each.
+pub fn connections(servers: &[&str]) -> Vec<Channel> {
+    let connection = |server: &&str| Channel::from_shared(server.to_string()).unwrap().connect_lazy();
+    servers.iter().flat_map(|server| [server; 4]).map(connection).collect()
+}
+
+#[derive(Clone)]
+pub struct Caller {
+    pub books: Arc<Books>,
+    pub dice: Dice,
+    servers: watch::Receiver<Vec<Channel>>,
+    attempts: Arc<Attempts>,
+}
+
+/// Of all callers together.
+#[derive(Default)]
+struct Attempts {
+    in_flight: AtomicUsize,
+    unanswered: AtomicUsize,
+}
+
+impl Caller {
+    pub fn new(servers: watch::Receiver<Vec<Channel>>, dice: Dice) -> Self {
+        Self { books: Arc::default(), dice, servers, attempts: Arc::default() }
+    }
+
+    /// Requests that wait for an answer.
+    pub fn in_flight(&self) -> usize {
+        self.attempts.in_flight.load(SeqCst)
+    }
+
+    /// Requests so far that had no definite answer.
+    pub fn unanswered(&self) -> usize {
+        self.attempts.unanswered.load(SeqCst)
+    }
+
+    /// The definite answer, and whether it took more than one attempt.
+    async fn ask<T, F>(&mut self, call: impl Fn(Client) -> F) -> (Result<T, Refused>, bool)
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let deadline = Instant::now() + CERTAINTY;
+        let mut retried = false;
+        loop {
+            let servers = self.servers.borrow_and_update().clone();
+            let client = Client::new(servers[self.dice.below(servers.len())].clone());
+            self.attempts.in_flight.fetch_add(1, SeqCst);
+            let answer = tokio::time::timeout(ANSWER, call(client)).await;
+            self.attempts.in_flight.fetch_sub(1, SeqCst);
+            let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the caller's own patience")));
+            let unknown = match answer {
+                Ok(reply) => return (Ok(reply.into_inner()), retried),
+                Err(status) => status,
+            };
+            let details = unknown.get_error_details();
+            match details.error_info().map(|info| info.metadata["error_code"].as_str()) {
+                // Overloaded, or not from the service at all: the connection broke.
+                Some("10014") | None => {}
+                Some("10001") => return (Err(Refused), retried),
+                Some(_) => panic!("neither an outage nor a refusal: {unknown:?}"),
+            }
+            assert!(Instant::now() < deadline, "no definite answer, at last {unknown:?}");
+            self.attempts.unanswered.fetch_add(1, SeqCst);
+            retried = true;
+            // Whether this ends by the change or by the pause, the next attempt is due.
+            let _ = tokio::time::timeout(PAUSE, self.servers.changed()).await;
+        }
+    }
+
+    pub async fn charge(&mut self, request: DeductQuotaRequest) {
+        self.settle(request, false).await;
+    }
+
+    /// As [`Self::charge`], for a charge that was sent before by someone who did not
+    /// wait for the answer.
+    pub async fn charge_again(&mut self, request: DeductQuotaRequest) {
+        self.settle(request, true).await;
+    }
+
+    async fn settle(&mut self, request: DeductQuotaRequest, sent_before: bool) {
+        let call = self.ask(|mut client| {
+            let request = request.clone();
+            async move { client.deduct_quota(request).await }
+        });
+        match call.await {
+            (Ok(reply), retried) => self.books.acknowledge(&request, reply, sent_before || retried),
+            (Err(Refused), _) => self.books.refuse(&request),
+        }
+    }
+
+    /// Charges together, and sends again those whose result is not definite.
+    pub async fn charge_batch(&mut self, mut items: Vec<DeductQuotaRequest>) {
+        let deadline = Instant::now() + CERTAINTY;
+        let mut retried = false;
+        while !items.is_empty() {
+            let call = self.ask(|mut client| {
+                let request = BatchDeductQuotaRequest { items: items.clone() };
+                async move { client.batch_deduct_quota(request).await }
+            });
+            let (Ok(reply), again) = call.await else { panic!("a batch is not refused as a whole") };
+            retried |= again;
+            assert_eq!(reply.results.len(), items.len());
+            let mut open = Vec::new();
+            for (item, result) in items.into_iter().zip(reply.results) {
+                match result {
+                    BatchDeductQuotaResult { reply: Some(reply), error: None } => {
+                        self.books.acknowledge(&item, reply, retried);
+                    }
+                    BatchDeductQuotaResult { reply: None, error: Some(error) } => match error.error_code.as_str() {
+                        "10014" => open.push(item),
+                        "10001" => self.books.refuse(&item),
+                        _ => panic!("neither an outage nor a refusal: {error:?}"),
+                    },
+                    neither => panic!("one of the two is set, and not {neither:?}"),
+                }
+            }
+            items = open;
+            retried = true;
+            assert!(Instant::now() < deadline, "no definite answer to {items:?}");
+        }
+    }
+
+    pub async fn credit(&mut self, request: AdjustBalanceRequest) {
+        let call = self.ask(|mut client| {
+            let request = request.clone();
+            async move { client.adjust_balance(request).await }
+        });
+        let (Ok(_), _) = call.await else { panic!("a credit is not refused") };
+        self.books.credit(&request);
+    }
+}
+
+/// No money for it.
+struct Refused;

@@ -1,0 +1,177 @@
+//! Many callers at once, each sending one thing after another until it is stopped, and
+//! staying with each until its answer is definite.
+
+use std::{sync::Arc, time::Duration};
+
+use billing_service::service::proto::{AdjustBalanceRequest, DeductQuotaRequest};
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use super::{
+    books::Books,
+    caller::{Caller, Dice, connections},
+    charge, traced,
+};
+
+const CALLERS: usize = 64;
+/// Users whom all callers charge at once.
+const SHARED_USERS: usize = 12;
+/// Charges of one batch.
+const BATCH: usize = 20;
+/// What a test waits for comes by then.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub struct Load {
+    caller: Caller,
+    servers: watch::Sender<Vec<Channel>>,
+    stop: CancellationToken,
+    running: JoinSet<()>,
+}
+
+impl Load {
+    /// Makes the shared users what they are, and starts the callers.
+    pub async fn start(servers: &[&str]) -> Self {
+        let servers = watch::Sender::new(connections(servers));
+        let mut caller = Caller::new(servers.subscribe(), Dice(0));
+        for number in 0..SHARED_USERS {
+            let user = shared_user(number);
+            caller.credit(credit(&user, 1_000_000.0)).await;
+            if pays(number) {
+                caller.charge(traced("all that is free", charge(&user, "payment", 1000))).await;
+            }
+        }
+        let (stop, mut running) = (CancellationToken::new(), JoinSet::new());
+        for number in 1..=CALLERS {
+            let mut caller = caller.clone();
+            caller.dice = Dice(number as u64);
+            running.spawn(Customer { caller, number, sent: 0 }.call_until(stop.clone()));
+        }
+        Self { caller, servers, stop, running }
+    }
+
+    /// From now on requests go to these servers.
+    pub fn send_to(&self, servers: &[&str]) {
+        self.servers.send_replace(connections(servers));
+    }
+
+    /// Waits until so many more charges have been acknowledged.
+    pub async fn acknowledges(&mut self, more: usize) {
+        let mut count = self.caller.books.acknowledged.subscribe();
+        let enough = *count.borrow() + more;
+        tokio::select! {
+            reached = tokio::time::timeout(PATIENCE, count.wait_for(|count| *count >= enough)) => {
+                reached.expect("charges go on").unwrap();
+            }
+            Some(ended) = self.running.join_next() => {
+                ended.unwrap();
+                panic!("a caller ended by itself");
+            }
+        }
+    }
+
+    /// Requests that wait for their answer at this moment.
+    pub fn in_flight(&self) -> usize {
+        self.caller.in_flight()
+    }
+
+    /// Requests so far that had no definite answer.
+    pub fn unanswered(&self) -> usize {
+        self.caller.unanswered()
+    }
+
+    /// Lets every caller come to its definite answer, then sends all that was
+    /// acknowledged once more: nothing of it may be made, nor answered differently.
+    pub async fn finish(mut self) -> Arc<Books> {
+        self.stop.cancel();
+        let finished = async {
+            while let Some(ended) = self.running.join_next().await {
+                ended.unwrap();
+            }
+        };
+        tokio::time::timeout(PATIENCE, finished).await.expect("every request comes to its answer");
+        for charges in self.caller.books.all().chunks(500) {
+            self.caller.charge_batch(charges.to_vec()).await;
+        }
+        println!("{} requests had no definite answer at first", self.caller.unanswered());
+        self.caller.books.assert_varied();
+        self.caller.books
+    }
+}
+
+fn shared_user(number: usize) -> String {
+    format!("shared-{number}")
+}
+
+/// Whether a shared user pays from the first call on; others use their free quota.
+fn pays(number: usize) -> bool {
+    number % 2 == 1
+}
+
+/// The one credit of a user.
+pub fn credit(user: &str, amount: f64) -> AdjustBalanceRequest {
+    let (user_id, reason) = (user.to_owned(), "for a test".to_owned());
+    AdjustBalanceRequest { user_id, amount, reason, adjustment_id: "credit".into(), operator: "tester".into() }
+}
+
+/// One caller and what it does.
+struct Customer {
+    caller: Caller,
+    number: usize,
+    sent: usize,
+}
+
+impl Customer {
+    async fn call_until(mut self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            match self.caller.dice.below(16) {
+                0 => self.batch().await,
+                1 => self.visit().await,
+                2 | 3 => self.repeat().await,
+                _ => {
+                    let charge = self.next_charge();
+                    self.caller.charge(charge).await;
+                }
+            }
+        }
+    }
+
+    /// A charge of a shared user, under an id of its own, often at a cost of its own.
+    fn next_charge(&mut self) -> DeductQuotaRequest {
+        let dice = &mut self.caller.dice;
+        let user = dice.below(SHARED_USERS);
+        let service = if pays(user) { "payment" } else { "passport" };
+        let cost = [0.0, 0.0, 0.333_333, 1.0][dice.below(4)];
+        let charge = charge(&shared_user(user), service, 1 + dice.below(3) as i32);
+        self.own_id(DeductQuotaRequest { cost, ..charge })
+    }
+
+    fn own_id(&mut self, charge: DeductQuotaRequest) -> DeductQuotaRequest {
+        self.sent += 1;
+        traced(&format!("{}-{}", self.number, self.sent), charge)
+    }
+
+    /// Sends again what was acknowledged long ago or just now, perhaps to another.
+    async fn repeat(&mut self) {
+        if let Some(charge) = self.caller.books.any(&mut self.caller.dice) {
+            self.caller.charge(charge).await;
+        }
+    }
+
+    async fn batch(&mut self) {
+        let mut charges: Vec<_> = (1..BATCH).map(|_| self.next_charge()).collect();
+        charges.extend(self.caller.books.any(&mut self.caller.dice));
+        self.caller.charge_batch(charges).await;
+    }
+
+    /// A user of the caller's own, new to the service, with money for ten paid units and
+    /// a little more: free charges, a mixed one, a refused one, and a paid one to the end.
+    async fn visit(&mut self) {
+        let user = format!("visitor-{}-{}", self.number, self.sent);
+        self.caller.credit(credit(&user, 15.0)).await;
+        for count in [300, 300, 300, 300, 300, 100] {
+            let charge = self.own_id(charge(&user, "asset", count));
+            self.caller.charge(charge).await;
+        }
+    }
+}
