@@ -42,7 +42,7 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a stop waits for the database to take its connections back.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Connections beside the lanes' for transactions of other kinds.
-const SPARE_WRITERS: u32 = 2;
+const SPARE_WRITERS: usize = 2;
 
 /// A running server.
 pub struct App {
@@ -221,12 +221,11 @@ pub async fn connect_existing(config: &Config) -> anyhow::Result<Arc<dyn Store>>
 async fn try_connect(config: &Config) -> Result<Arc<dyn Store>, StoreError> {
     let database = &config.data.database;
     let source = database.source.reveal();
-    let connections = u32::try_from(database.max_connections).unwrap_or(u32::MAX);
     let store: Arc<dyn Store> = match database.driver {
         Driver::Mysql => {
             let limits = PoolLimits {
-                readers: connections,
-                writers: u32::try_from(lanes(config)).unwrap_or(u32::MAX).saturating_add(SPARE_WRITERS),
+                readers: database.max_connections,
+                writers: lanes(config) + SPARE_WRITERS,
                 acquire_timeout: ACQUIRE_TIMEOUT,
             };
             let options = dsn::mysql(source).map_err(StoreError::Failed)?;
@@ -235,6 +234,8 @@ async fn try_connect(config: &Config) -> Result<Arc<dyn Store>, StoreError> {
         }
         Driver::Sqlite => {
             let options = dsn::sqlite(source).map_err(StoreError::Failed)?;
+            let connections =
+                u32::try_from(database.max_connections).map_err(|error| StoreError::Failed(error.to_string()))?;
             Arc::new(SqliteStore::connect(options, connections, ACQUIRE_TIMEOUT).await?)
         }
     };

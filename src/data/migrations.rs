@@ -34,6 +34,7 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0002_exact_amounts_clustered_keys"),
     pair!("0003_transactions_and_rollup"),
     pair!("0004_reservations"),
+    pair!("0005_defaults_of_settlement"),
 ];
 
 /// Brings a MySQL schema up to date, one process at a time.

@@ -6,14 +6,17 @@ use async_trait::async_trait;
 use sqlx::{MySqlConnection, mysql::MySqlRow};
 use uuid::Uuid;
 
-use super::{MySqlStore, corrupt, money, number, optional_text, statement::Statement, store_error, text};
+use super::{MySqlStore, corrupt, money, number, optional_text, statement::Statement, text};
 use crate::biz::{
     account::{Account, AccountStore, Balance, Quota},
     calendar::{BillingTime, Month},
     catalog::Catalog,
     error::StoreError,
     ids::{ServiceName, UserId},
-    settlement::{keys::Keys, rule::QuotaKey},
+    settlement::{
+        keys::Keys,
+        rule::{QuotaKey, State},
+    },
 };
 
 /// Opening is a pair of statements that commit by themselves; losing a deadlock repeats them this often.
@@ -24,17 +27,15 @@ const MAX_QUOTA_ROWS: usize = 8_000;
 #[async_trait]
 impl AccountStore for MySqlStore {
     async fn account(&self, user: &UserId, month: Month) -> Result<Option<Account>, StoreError> {
-        let rows = sqlx::query(
+        let query = sqlx::query(
             "SELECT b.balance, b.held, b.version, q.service_name, q.total_quota, q.used_quota, q.held_quota \
              FROM user_balance b \
              LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ? \
              WHERE b.user_id = ?",
         )
         .bind(month.to_string())
-        .bind(user.as_str())
-        .fetch_all(&self.reader)
-        .await
-        .map_err(store_error)?;
+        .bind(user.as_str());
+        let rows = self.reader.fetch_all(query).await?;
         let Some(first) = rows.first() else {
             return Ok(None);
         };
@@ -97,92 +98,81 @@ async fn insert_missing(
     insert.execute(connection).await
 }
 
-/// Locks the accounts in key order. The balance row is the lock of the whole account.
-pub(super) fn lock_balances(statement: &mut Statement, keys: &Keys<'_>) {
+/// Locks the accounts in key order, and reads them with the quotas of `month` that the
+/// batch needs. The balance row is the lock of the whole account: its quotas are locked
+/// only because this way they are read as they are now, and not as they were when the
+/// statement began to wait.
+pub(super) fn lock(statement: &mut Statement, keys: &Keys<'_>, month: Month) {
+    let services: BTreeSet<&str> = keys.quotas.iter().map(|(_, service)| service.as_str()).collect();
     statement
-        .push("SELECT user_id, balance, held, version FROM user_balance WHERE user_id IN (")
+        .push(
+            "SELECT b.user_id, b.balance, b.held, b.version, q.service_name, q.total_quota, q.used_quota, q.held_quota \
+             FROM user_balance b LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ",
+        )
+        .texts([month.to_string().as_str()])
+        // NULL is in no list, and keeps an empty one from being an error.
+        .push(" AND q.service_name IN (NULL, ")
+        .texts(if services.is_empty() { BTreeSet::from([""]) } else { services })
+        .push(") WHERE b.user_id IN (")
         .texts(keys.users.iter().map(|user| user.as_str()))
-        .push(") ORDER BY user_id FOR UPDATE; ");
+        .push(") ORDER BY b.user_id FOR UPDATE; ");
 }
 
-/// Reads the quotas that the batch needs; see [`quota_statements`].
-pub(super) fn read_quotas(statement: &mut Statement, keys: &Keys<'_>, month: Month) {
-    if !keys.quotas.is_empty() {
-        let month = month.to_string();
-        statement
-            .push(
-                "SELECT user_id, reset_month, service_name, total_quota, used_quota, held_quota FROM free_quota \
-                 WHERE (user_id, reset_month, service_name) IN (",
-            )
-            .rows(&keys.quotas, |row, (user, service)| {
-                row.text(user.as_str()).text(&month).text(service.as_str());
-            })
-            .push("); ");
+/// The rows of [`lock`]: one for each quota of an account, and one for an account without.
+pub(super) fn add_locked(state: &mut State, month: Month, rows: &[MySqlRow]) -> Result<(), StoreError> {
+    for row in rows {
+        let user = UserId::from_stored(text(row, 0)?);
+        if let Some(service) = optional_text(row, 4)? {
+            state.quotas.insert((user.clone(), month, ServiceName::from_stored(service)), quota_of(row, 5)?);
+        }
+        state.balances.insert(user, balance_of(row, 1)?);
     }
-    if !keys.ending.is_empty() {
-        // A reservation holds the quota of the month it was made in.
-        statement
-            .push(
-                "SELECT q.user_id, q.reset_month, q.service_name, q.total_quota, q.used_quota, q.held_quota \
-                 FROM billing_transaction t JOIN free_quota q ON q.user_id = t.user_id \
-                 AND q.reset_month = DATE_FORMAT(t.usage_date, '%Y-%m') AND q.service_name = t.service_name \
-                 WHERE (t.user_id, t.trace_id) IN (",
-            )
-            .pairs(&keys.ending)
-            .push("); ");
-    }
+    Ok(())
 }
 
-/// How many statements [`read_quotas`] makes.
-pub(super) fn quota_statements(keys: &Keys<'_>) -> usize {
-    usize::from(!keys.quotas.is_empty()) + usize::from(!keys.ending.is_empty())
+/// Reads the quotas that reservations hold: those of the months they were made in.
+pub(super) fn read_held_quotas(statement: &mut Statement, keys: &Keys<'_>) {
+    statement
+        .push(
+            "SELECT q.user_id, q.reset_month, q.service_name, q.total_quota, q.used_quota, q.held_quota \
+             FROM billing_transaction t JOIN free_quota q ON q.user_id = t.user_id \
+             AND q.reset_month = DATE_FORMAT(t.usage_date, '%Y-%m') AND q.service_name = t.service_name \
+             WHERE (t.user_id, t.trace_id) IN (",
+        )
+        .pairs(&keys.ending)
+        .push("); ");
 }
 
-/// The rows of [`lock_balances`].
-pub(super) fn balances_of(rows: &[MySqlRow]) -> Result<BTreeMap<UserId, Balance>, StoreError> {
-    rows.iter().map(|row| Ok((UserId::from_stored(text(row, 0)?), balance_of(row, 1)?))).collect()
-}
-
-/// The rows of [`read_quotas`].
-pub(super) fn add_quotas(quotas: &mut BTreeMap<QuotaKey, Quota>, rows: &[MySqlRow]) -> Result<(), StoreError> {
+/// The rows of [`read_held_quotas`].
+pub(super) fn add_held_quotas(state: &mut State, rows: &[MySqlRow]) -> Result<(), StoreError> {
     for row in rows {
         let month = text(row, 1)?.parse().map_err(|_| corrupt("month"))?;
         let key = (UserId::from_stored(text(row, 0)?), month, ServiceName::from_stored(text(row, 2)?));
-        quotas.insert(key, quota_of(row, 3)?);
+        state.quotas.insert(key, quota_of(row, 3)?);
     }
     Ok(())
 }
 
 /// The rows are there and locked: the insert is only a way to update many rows to
-/// different values in one statement, and its other columns are never used.
-pub(super) fn set_balances(statement: &mut Statement, balances: &[(UserId, Balance)], at: BillingTime) {
+/// different values in one statement.
+pub(super) fn set_balances(statement: &mut Statement, balances: &[(UserId, Balance)]) {
     statement
-        .push("INSERT INTO user_balance (user_balance_id, user_id, balance, held, version, updated_at) VALUES ")
+        .push("INSERT INTO user_balance (user_id, balance, held, version) VALUES ")
         .rows(balances, |row, (user, balance)| {
-            row.text("").text(user.as_str()).money(balance.amount).money(balance.held);
-            row.number(balance.version).instant(at.utc);
+            row.text(user.as_str()).money(balance.amount).money(balance.held).number(balance.version);
         })
-        .push(
-            " ON DUPLICATE KEY UPDATE balance = VALUES(balance), held = VALUES(held), version = VALUES(version), \
-             updated_at = VALUES(updated_at); ",
-        );
+        .push(" ON DUPLICATE KEY UPDATE balance = VALUES(balance), held = VALUES(held), version = VALUES(version); ");
 }
 
 /// As [`set_balances`].
-pub(super) fn set_quotas(statement: &mut Statement, quotas: &[(QuotaKey, Quota)], at: BillingTime) {
+pub(super) fn set_quotas(statement: &mut Statement, quotas: &[(QuotaKey, Quota)]) {
     statement
-        .push(
-            "INSERT INTO free_quota (free_quota_id, user_id, reset_month, service_name, total_quota, used_quota, \
-             held_quota, updated_at) VALUES ",
-        )
+        .push("INSERT INTO free_quota (user_id, reset_month, service_name, used_quota, held_quota) VALUES ")
         .rows(quotas, |row, ((user, month, service), quota)| {
-            row.text("").text(user.as_str()).text(&month.to_string()).text(service.as_str());
-            row.number(quota.total).number(quota.used).number(quota.held).instant(at.utc);
+            row.text(user.as_str()).text(&month.to_string()).text(service.as_str());
+            row.number(quota.used).number(quota.held);
         })
-        .push(
-            " ON DUPLICATE KEY UPDATE used_quota = VALUES(used_quota), held_quota = VALUES(held_quota), \
-             updated_at = VALUES(updated_at); ",
-        );
+        .push(" ON DUPLICATE KEY UPDATE used_quota = VALUES(used_quota), held_quota = VALUES(held_quota); ");
 }
 
 /// Three columns from `first` on.

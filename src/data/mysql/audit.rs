@@ -17,7 +17,7 @@ use crate::biz::{
 #[async_trait]
 impl AuditStore for MySqlStore {
     async fn evidence(&self, after: Option<&UserId>, limit: u32) -> Result<Vec<Evidence>, StoreError> {
-        let mut connection = self.writer.acquire().await.map_err(store_error)?;
+        let mut connection = self.writer.take().await?;
         // For the next transaction alone: all of it sees one moment.
         sqlx::raw_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             .execute(&mut *connection)
@@ -29,6 +29,7 @@ impl AuditStore for MySqlStore {
             .map_err(store_error)?;
         let evidence = read(&mut snapshot, after, limit).await?;
         snapshot.rollback().await.map_err(store_error)?;
+        connection.give_back();
         Ok(evidence)
     }
 }

@@ -2,18 +2,19 @@
 //! can't give them one, because SQL does not know the billing zone.
 
 use chrono::{DateTime, Days, Duration, NaiveDateTime, Utc};
-use sqlx::{Connection, MySqlConnection, MySqlPool, Row};
+use sqlx::{Connection, MySqlConnection, Row};
 
-use super::store_error;
+use super::{connections::Connections, store_error};
 use crate::biz::{calendar::Calendar, error::StoreError};
 
 /// How long another process that does the same is waited for, before the caller
 /// decides whether to try again.
 const LOCK_SECONDS: u32 = 5;
 
-pub(super) async fn date_records(pool: &MySqlPool, calendar: &Calendar) -> Result<(), StoreError> {
-    let mut connection = pool.acquire().await.map_err(store_error)?;
+pub(super) async fn date_records(connections: &Connections, calendar: &Calendar) -> Result<(), StoreError> {
+    let mut connection = connections.take().await?;
     if !is_pending(&mut connection).await? {
+        connection.give_back();
         return Ok(());
     }
     let locked = sqlx::query("SELECT COALESCE(GET_LOCK(CONCAT('billing.former.', MD5(DATABASE())), ?), 0)")
@@ -29,7 +30,9 @@ pub(super) async fn date_records(pool: &MySqlPool, calendar: &Calendar) -> Resul
         .execute(&mut *connection)
         .await
         .map_err(store_error)?;
-    done
+    done?;
+    connection.give_back();
+    Ok(())
 }
 
 /// Once every record has its day, the column no longer takes NULL.

@@ -1,5 +1,7 @@
 //! One settlement transaction: lock and load, decide, write, commit.
 
+use std::{collections::BTreeSet, sync::atomic::Ordering::Relaxed};
+
 use async_trait::async_trait;
 use sqlx::{MySqlConnection, Row, mysql::MySqlRow};
 
@@ -10,7 +12,6 @@ use super::{
     transactions::{self, insert_charges, transaction_of, uuid_of, write_reservations},
 };
 use crate::biz::{
-    calendar::BillingTime,
     error::StoreError,
     ids::{AdjustmentId, TraceId, UserId},
     settlement::{
@@ -21,17 +22,33 @@ use crate::biz::{
     },
 };
 
+/// Which transactions are looked up before the rule decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lookup {
+    /// Those that end, which must be there. The others are taken for new: when one is
+    /// not, its insert fails.
+    Ending,
+    All,
+}
+
+/// After an id was met again, this many batches look all of theirs up: repeats come in
+/// swarms, as after an outage.
+const WARY_BATCHES: u32 = 32;
+
 #[async_trait]
 impl Ledger for MySqlStore {
-    /// Two round trips: begin, lock and load; write and commit. On every other way
-    /// out the transaction is rolled back as the connection returns to its pool.
+    /// Two round trips: begin, lock and load; write and commit. On every way out but
+    /// a clean one the connection is closed, and the server rolls back.
     async fn settle(&self, batch: &Batch) -> Result<Vec<Outcome>, StoreError> {
         let keys = Keys::of(batch);
-        let mut created = Default::default();
-        // Twice at most: an account that was opened stays open.
-        for _ in 0..2 {
-            let mut connection = self.writer.acquire().await.map_err(store_error)?;
-            let mut state = load(&mut connection, batch, &keys).await?;
+        let mut connection = self.writer.take().await?;
+        let wary = self.wary_batches.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
+        let mut lookup = if wary { Lookup::All } else { Lookup::Ending };
+        let mut created = BTreeSet::new();
+        // Three times at most: accounts that were opened stay open, and what all
+        // lookups find is not inserted.
+        for _ in 0..3 {
+            let mut state = load(&mut connection, batch, &keys, lookup).await?;
             let unopened = state.unopened(&keys, batch.at.month);
             if !unopened.is_empty() {
                 // A missing row can't be locked, and inserting one out of order here
@@ -41,28 +58,49 @@ impl Ledger for MySqlStore {
                 accounts::open(&mut connection, &unopened, batch.at, &batch.catalog).await?;
                 continue;
             }
-            state.created = created;
+            state.created = created.clone();
             let (outcomes, writes) = rule::settle(batch, state);
-            if !writes.is_empty() {
-                write_and_commit(&writes, batch.at).execute(&mut connection).await?;
+            // What was refused as new may have passed before: its first outcome stands.
+            let sure = lookup == Lookup::All || !outcomes.iter().any(|outcome| matches!(outcome, Outcome::Refused(_)));
+            let settled = match sure {
+                true if writes.is_empty() => Statement::new("ROLLBACK").execute_unless_taken(&mut connection).await?,
+                true => write_and_commit(&writes).execute_unless_taken(&mut connection).await?,
+                false => false,
+            };
+            if settled {
+                connection.give_back();
+                return Ok(outcomes);
             }
-            return Ok(outcomes);
+            Statement::new("ROLLBACK").execute(&mut connection).await?;
+            self.wary_batches.store(WARY_BATCHES, Relaxed);
+            lookup = Lookup::All;
         }
-        Err(StoreError::Failed("accounts are not there after opening them".into()))
+        Err(StoreError::Conflict("another process settles the same ids".into()))
     }
 }
 
 /// Begins, locks the accounts, and finds which ids of the batch are known already.
-async fn load(connection: &mut MySqlConnection, batch: &Batch, keys: &Keys<'_>) -> Result<State, StoreError> {
+async fn load(
+    connection: &mut MySqlConnection,
+    batch: &Batch,
+    keys: &Keys<'_>,
+    lookup: Lookup,
+) -> Result<State, StoreError> {
+    let transactions = match lookup {
+        Lookup::Ending => &keys.ending,
+        Lookup::All => &keys.transactions,
+    };
     let mut statement = Statement::new("START TRANSACTION; ");
-    accounts::lock_balances(&mut statement, keys);
-    accounts::read_quotas(&mut statement, keys, batch.at.month);
-    if !keys.transactions.is_empty() {
+    accounts::lock(&mut statement, keys, batch.at.month);
+    if !keys.ending.is_empty() {
+        accounts::read_held_quotas(&mut statement, keys);
+    }
+    if !transactions.is_empty() {
         statement
             .push("SELECT ")
             .push(transactions::COLUMNS)
             .push(" FROM billing_transaction WHERE (user_id, trace_id) IN (")
-            .pairs(&keys.transactions)
+            .pairs(transactions)
             .push("); ");
     }
     if !keys.adjustments.is_empty() {
@@ -78,11 +116,12 @@ async fn load(connection: &mut MySqlConnection, batch: &Batch, keys: &Keys<'_>) 
     // In the order of the statements above, the first of which has no rows.
     let mut sets = statement.fetch(connection).await?.into_iter().skip(1);
     let mut next = || sets.next().ok_or_else(|| StoreError::Failed("a statement had no result".into()));
-    let mut state = State { balances: accounts::balances_of(&next()?)?, ..State::default() };
-    for _ in 0..accounts::quota_statements(keys) {
-        accounts::add_quotas(&mut state.quotas, &next()?)?;
+    let mut state = State::default();
+    accounts::add_locked(&mut state, batch.at.month, &next()?)?;
+    if !keys.ending.is_empty() {
+        accounts::add_held_quotas(&mut state, &next()?)?;
     }
-    if !keys.transactions.is_empty() {
+    if !transactions.is_empty() {
         for row in &next()? {
             let known = transaction_of(row)?;
             state.transactions.insert((known.user.clone(), known.trace.clone()), known);
@@ -99,7 +138,7 @@ async fn load(connection: &mut MySqlConnection, batch: &Batch, keys: &Keys<'_>) 
 
 /// Writes what the rule decided, one statement a table. The commit comes last and is
 /// only reached when all before it passed.
-fn write_and_commit(writes: &Writes, at: BillingTime) -> Statement {
+fn write_and_commit(writes: &Writes) -> Statement {
     let mut statement = Statement::new("");
     if !writes.charges.is_empty() {
         insert_charges(&mut statement, &writes.charges);
@@ -112,12 +151,12 @@ fn write_and_commit(writes: &Writes, at: BillingTime) -> Statement {
         add_usage(&mut statement, &writes.usage);
     }
     if !writes.quotas.is_empty() {
-        accounts::set_quotas(&mut statement, &writes.quotas, at);
+        accounts::set_quotas(&mut statement, &writes.quotas);
     }
     if !writes.adjustments.is_empty() {
         insert_adjustments(&mut statement, &writes.adjustments);
     }
-    accounts::set_balances(&mut statement, &writes.balances, at);
+    accounts::set_balances(&mut statement, &writes.balances);
     statement.push("COMMIT");
     statement
 }

@@ -6,20 +6,22 @@
 
 mod accounts;
 mod audit;
+mod connections;
 mod former;
 mod ledger;
 mod reads;
 mod statement;
 mod transactions;
 
-use std::time::Duration;
+use std::{sync::atomic::AtomicU32, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::{
-    ColumnIndex, ConnectOptions, Connection, MySqlPool, Row,
-    mysql::{MySqlConnectOptions, MySqlPoolOptions, MySqlRow},
+    ColumnIndex, ConnectOptions, Connection, Row,
+    mysql::{MySqlConnectOptions, MySqlRow},
 };
 
+use self::connections::Connections;
 use super::{
     Store,
     error::{corrupt, store_error},
@@ -30,23 +32,20 @@ use crate::biz::{calendar::Calendar, error::StoreError, money::Money};
 /// A MySQL-compatible database.
 pub struct MySqlStore {
     /// Single statements that commit by themselves.
-    reader: MySqlPool,
-    /// Transactions. A connection comes back from it without one.
-    writer: MySqlPool,
+    reader: Connections,
+    /// Transactions.
+    writer: Connections,
+    /// Batches that will look all their ids up; see the ledger.
+    wary_batches: AtomicU32,
 }
 
 /// How many connections a store may hold, and how long one is waited for.
 #[derive(Debug, Clone, Copy)]
 pub struct PoolLimits {
-    pub readers: u32,
-    pub writers: u32,
+    pub readers: usize,
+    pub writers: usize,
     pub acquire_timeout: Duration,
 }
-
-/// A connection that rested longer than this is tried before it is used.
-const FRESH: Duration = Duration::from_secs(1);
-/// A connection that takes longer than this to come back to its pool is closed.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What every connection begins with, so that the server's defaults do not matter.
 /// Read committed: no gap locks, and what is read after the account's lock is what
@@ -56,15 +55,6 @@ const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
     SET SESSION sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', \
     autocommit = 1, innodb_lock_wait_timeout = 5";
 
-/// Whether a connection may go back to its pool. An error closes it without a word
-/// to the server, which may no longer listen.
-async fn in_time(release: impl Future<Output = sqlx::Result<()>>) -> sqlx::Result<bool> {
-    match tokio::time::timeout(RELEASE_TIMEOUT, release).await {
-        Ok(released) => released.map(|()| true),
-        Err(_) => Err(sqlx::Error::PoolTimedOut),
-    }
-}
-
 impl MySqlStore {
     /// Connects and brings the schema up to date.
     ///
@@ -73,27 +63,6 @@ impl MySqlStore {
     /// [`StoreError::Failed`] when it refuses or a migration fails.
     pub async fn connect(options: MySqlConnectOptions, limits: PoolLimits) -> Result<Self, StoreError> {
         let options = options.disable_statement_logging();
-        let pool = |connections: u32| {
-            MySqlPoolOptions::new()
-                .max_connections(connections)
-                .acquire_timeout(limits.acquire_timeout)
-                .test_before_acquire(false)
-                .before_acquire(|connection, meta| {
-                    Box::pin(async move { Ok(meta.idle_for < FRESH || connection.ping().await.is_ok()) })
-                })
-                .after_connect(|connection, _| {
-                    Box::pin(async move { sqlx::raw_sql(SESSION).execute(connection).await.map(|_| ()) })
-                })
-        };
-        // A read whose caller went away leaves half a result behind, and the pool's own
-        // test of the connection would wait for the other half for ever.
-        let reader = pool(limits.readers)
-            .after_release(|connection, _| Box::pin(in_time(async move { connection.ping().await })));
-        // Whatever way a settlement ended, and at whatever point it was cancelled: a
-        // transaction that stayed open would swallow the next one's writes.
-        let writer = pool(limits.writers).after_release(|connection, _| {
-            Box::pin(in_time(async move { sqlx::raw_sql("ROLLBACK").execute(connection).await.map(|_| ()) }))
-        });
         let connecting = sqlx::MySqlConnection::connect_with(&options);
         let mut migrating = tokio::time::timeout(limits.acquire_timeout, connecting)
             .await
@@ -102,7 +71,11 @@ impl MySqlStore {
         sqlx::raw_sql(SESSION).execute(&mut migrating).await.map_err(store_error)?;
         migrations::run_mysql(&mut migrating).await?;
         migrating.close().await.map_err(store_error)?;
-        Ok(Self { reader: reader.connect_lazy_with(options.clone()), writer: writer.connect_lazy_with(options) })
+        Ok(Self {
+            reader: Connections::new(options.clone(), limits.readers, limits.acquire_timeout),
+            writer: Connections::new(options, limits.writers, limits.acquire_timeout),
+            wary_batches: AtomicU32::new(0),
+        })
     }
 }
 
@@ -113,7 +86,7 @@ impl Store for MySqlStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("SELECT 1").execute(&self.reader).await.map_err(store_error).map(|_| ())
+        self.reader.fetch_all(sqlx::query("SELECT 1")).await.map(|_| ())
     }
 
     async fn close(&self) {

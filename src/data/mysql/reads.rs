@@ -39,7 +39,7 @@ impl RecordStore for MySqlStore {
         let (service, kind) = (filter.service.as_ref().map(ServiceName::as_str), filter.kind.map(|kind| kind as i32));
         // Keys, model and tokens stand in the transaction; they belong to its main
         // record. The first condition on the cursor is the range the key is searched by.
-        let rows = sqlx::query(
+        let query = sqlx::query(
             "SELECT r.billing_record_id, r.service_name, r.type, r.amount, r.count, r.created_at, r.trace_id, \
              t.api_key_id, t.model, t.input_tokens, t.output_tokens, t.cached_input_tokens, t.record_id \
              FROM billing_record r \
@@ -60,10 +60,8 @@ impl RecordStore for MySqlStore {
         .bind(after.naive_utc())
         .bind(after_id)
         .bind(limit)
-        .bind(offset)
-        .fetch_all(&self.reader)
-        .await
-        .map_err(store_error)?;
+        .bind(offset);
+        let rows = self.reader.fetch_all(query).await?;
         rows.iter().map(record_of).collect()
     }
 
@@ -82,8 +80,8 @@ impl RecordStore for MySqlStore {
         if let Some(span) = filter.days {
             query.push(" AND usage_date BETWEEN ").push_bind(span.first).push(" AND ").push_bind(span.last);
         }
-        let row = query.build().fetch_one(&self.reader).await.map_err(store_error)?;
-        number(&row, 0)
+        let rows = self.reader.fetch_all(query.build()).await?;
+        rows.first().map_or(Ok(0), |row| number(row, 0))
     }
 }
 
@@ -99,21 +97,19 @@ impl Statistics for MySqlStore {
             query.push(" AND usage_date BETWEEN ").push_bind(span.first).push(" AND ").push_bind(span.last);
         }
         query.push(" GROUP BY service_name");
-        let rows = query.build().fetch_all(&self.reader).await.map_err(store_error)?;
+        let rows = self.reader.fetch_all(query.build()).await?;
         rows.iter().map(|row| Ok((ServiceName::from_stored(text(row, 0)?), totals_of(row, 1)?))).collect()
     }
 
     async fn daily(&self, user: &UserId, span: DaySpan) -> Result<Vec<DailyUse>, StoreError> {
-        let rows = sqlx::query(
+        let query = sqlx::query(
             "SELECT service_name, usage_date, free_count, paid_count, amount FROM usage_daily \
              WHERE user_id = ? AND usage_date BETWEEN ? AND ? ORDER BY service_name, usage_date",
         )
         .bind(user.as_str())
         .bind(span.first)
-        .bind(span.last)
-        .fetch_all(&self.reader)
-        .await
-        .map_err(store_error)?;
+        .bind(span.last);
+        let rows = self.reader.fetch_all(query).await?;
         rows.iter()
             .map(|row| {
                 Ok(DailyUse {

@@ -59,7 +59,7 @@ impl Statement {
         mut fill: impl FnMut(&mut Row<'_>, T),
     ) -> &mut Self {
         for (index, item) in items.into_iter().enumerate() {
-            self.sql.push_str(if index == 0 { "(" } else { ", (" });
+            self.sql.push_str(if index == 0 { "(" } else { ",(" });
             fill(&mut Row { sql: &mut self.sql, first: true }, item);
             self.sql.push(')');
         }
@@ -81,7 +81,20 @@ impl Statement {
 
     /// Runs the statements. The server stops at the first that fails.
     pub(super) async fn execute(self, connection: &mut MySqlConnection) -> Result<(), StoreError> {
-        self.fetch(connection).await.map(|_| ())
+        self.run(connection).await.map_err(store_error)
+    }
+
+    /// As [`Self::execute`]; `false` when a row was not inserted because its key is taken.
+    pub(super) async fn execute_unless_taken(self, connection: &mut MySqlConnection) -> Result<bool, StoreError> {
+        match self.run(connection).await {
+            Ok(()) => Ok(true),
+            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(false),
+            Err(error) => Err(store_error(error)),
+        }
+    }
+
+    async fn run(self, connection: &mut MySqlConnection) -> sqlx::Result<()> {
+        sqlx::raw_sql(AssertSqlSafe(self.sql)).execute(connection).await.map(|_| ())
     }
 }
 
@@ -94,7 +107,7 @@ pub(super) struct Row<'s> {
 impl Row<'_> {
     fn value(&mut self, literal: impl Display) -> &mut Self {
         if !std::mem::take(&mut self.first) {
-            self.sql.push_str(", ");
+            self.sql.push(',');
         }
         // Writing to a String can't fail.
         let _ = write!(self.sql, "{literal}");
@@ -115,7 +128,7 @@ impl Row<'_> {
 
     /// In UTC.
     pub(super) fn instant(&mut self, value: DateTime<Utc>) -> &mut Self {
-        self.value(format_args!("'{}'", value.format("%Y-%m-%d %H:%M:%S%.6f")))
+        self.value(format_args!("'{}'", value.naive_utc()))
     }
 
     pub(super) fn day(&mut self, value: NaiveDate) -> &mut Self {
@@ -163,8 +176,8 @@ mod tests {
         });
         assert_eq!(
             statement.sql,
-            "VALUES (_utf8mb4 X'69742773', 7, NULL), (_utf8mb4 X'615C', 7, NULL), ('plain-1.5:@ x', 7, NULL), \
-             (_utf8mb4 X'C3A9', 7, NULL), ('', 7, NULL)"
+            "VALUES (_utf8mb4 X'69742773',7,NULL),(_utf8mb4 X'615C',7,NULL),('plain-1.5:@ x',7,NULL),\
+             (_utf8mb4 X'C3A9',7,NULL),('',7,NULL)"
         );
     }
 
@@ -176,6 +189,6 @@ mod tests {
                 .instant("2026-11-21T09:33:21.000042Z".parse().unwrap())
                 .day("2026-11-21".parse().unwrap());
         });
-        assert_eq!(statement.sql, "(-12.000001, '2026-11-21 09:33:21.000042', '2026-11-21')");
+        assert_eq!(statement.sql, "(-12.000001,'2026-11-21 09:33:21.000042','2026-11-21')");
     }
 }

@@ -35,8 +35,9 @@ impl TransactionStore for MySqlStore {
             .push(" FROM billing_transaction WHERE (user_id, trace_id) IN (")
             .pairs([&(user, trace)])
             .push(")");
-        let mut connection = self.reader.acquire().await.map_err(store_error)?;
+        let mut connection = self.reader.take().await?;
         let sets = statement.fetch(&mut connection).await?;
+        connection.give_back();
         sets.first().and_then(|rows| rows.first()).map(transaction_of).transpose()
     }
 
@@ -45,7 +46,7 @@ impl TransactionStore for MySqlStore {
             Some(due) => (due.expires_at, due.user.as_str(), due.trace.as_str()),
             None => (DateTime::UNIX_EPOCH, "", ""),
         };
-        let rows = sqlx::query(
+        let query = sqlx::query(
             "SELECT expires_at, user_id, trace_id FROM reservation_expiry \
              WHERE expires_at >= ? AND expires_at <= ? AND (expires_at, user_id, trace_id) > (?, ?, ?) \
              ORDER BY expires_at, user_id, trace_id LIMIT ?",
@@ -55,10 +56,8 @@ impl TransactionStore for MySqlStore {
         .bind(after_time.naive_utc())
         .bind(after_user)
         .bind(after_trace.as_bytes())
-        .bind(limit)
-        .fetch_all(&self.reader)
-        .await
-        .map_err(store_error)?;
+        .bind(limit);
+        let rows = self.reader.fetch_all(query).await?;
         rows.iter()
             .map(|row| {
                 Ok(Due {
@@ -71,86 +70,152 @@ impl TransactionStore for MySqlStore {
     }
 }
 
-/// Rows of charges, which hold nothing: what only reservations have stays NULL.
+/// A column that few charges fill; named only where one of them does.
+struct Optional {
+    names: &'static str,
+    is_filled: fn(&ChargeContent) -> bool,
+    fill: for<'r, 's> fn(&'r mut StatementRow<'s>, &ChargeContent) -> &'r mut StatementRow<'s>,
+}
+
+const OPTIONAL: [Optional; 4] = [
+    Optional {
+        names: ", cost",
+        is_filled: |content| content.cost.is_some(),
+        fill: |row, content| row.optional(content.cost, StatementRow::money),
+    },
+    Optional {
+        names: ", api_key_id",
+        is_filled: |content| content.api_key.is_some(),
+        fill: |row, content| row.optional(content.api_key.as_ref().map(ApiKeyId::as_str), StatementRow::text),
+    },
+    Optional {
+        names: ", model",
+        is_filled: |content| content.model.is_some(),
+        fill: |row, content| row.optional(content.model.as_ref().map(ModelName::as_str), StatementRow::text),
+    },
+    Optional {
+        names: ", input_tokens, output_tokens, cached_input_tokens",
+        is_filled: |content| content.usage.is_some(),
+        fill: |row, content| tokens(row, content.usage),
+    },
+];
+
+/// Rows of charges. Every value costs parsing, so those that are the default, and those
+/// that only reservations have, are left out.
 pub(super) fn insert_charges(statement: &mut Statement, charges: &[Transaction]) {
+    let filled: Vec<_> =
+        OPTIONAL.iter().filter(|column| charges.iter().any(|charge| (column.is_filled)(&charge.content))).collect();
+    statement.push(
+        "INSERT INTO billing_transaction (user_id, trace_id, service_name, count, free_count, paid_count, amount, \
+         record_id, balance_after, free_remaining_after, created_at",
+    );
+    for column in &filled {
+        statement.push(column.names);
+    }
     statement
-        .push(
-            "INSERT INTO billing_transaction (user_id, trace_id, status, service_name, count, cost, api_key_id, model, \
-             input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, \
-             balance_after, free_remaining_after, created_at) VALUES ",
-        )
-        .rows(charges, |row, charge| fill(row, charge, charge.content.usage))
+        .push(") VALUES ")
+        .rows(charges, |row, charge| {
+            identity(row, charge).number(charge.content.count);
+            outcome(row, charge);
+            for column in &filled {
+                (column.fill)(row, &charge.content);
+            }
+        })
         .push("; ");
 }
 
 /// Rows of reservations, new or with their new state, and their places among those
 /// that can expire.
 pub(super) fn write_reservations(statement: &mut Statement, writes: &[ReservationWrite]) {
-    let rows: Vec<_> = writes
+    let all = writes
         .iter()
-        .filter_map(|write| Some((write.was, &write.transaction, write.transaction.reservation.as_ref()?)))
-        .collect();
+        .filter_map(|write| Some((write.was, &write.transaction, write.transaction.reservation.as_ref()?)));
+    let (changed, new): (Vec<_>, Vec<_>) = all.partition(|(was, ..)| was.is_some());
+    // Plainly, so that an id which is taken is noticed.
+    put_reservations(statement, &new, "; ");
+    put_reservations(
+        statement,
+        &changed,
+        " ON DUPLICATE KEY UPDATE status = VALUES(status), input_tokens = VALUES(input_tokens), \
+         output_tokens = VALUES(output_tokens), cached_input_tokens = VALUES(cached_input_tokens), \
+         free_count = VALUES(free_count), paid_count = VALUES(paid_count), amount = VALUES(amount), \
+         record_id = VALUES(record_id), balance_after = VALUES(balance_after), \
+         free_remaining_after = VALUES(free_remaining_after), commit_cost = VALUES(commit_cost); ",
+    );
+    let starts = new.iter().filter(|(_, transaction, _)| transaction.status == Status::Pending);
+    put_expiries(statement, "INSERT INTO reservation_expiry (expires_at, user_id, trace_id) VALUES ", starts, "; ");
+    let ends = changed
+        .iter()
+        .filter(|(was, transaction, _)| *was == Some(Status::Pending) && transaction.status != Status::Pending);
+    put_expiries(statement, "DELETE FROM reservation_expiry WHERE (expires_at, user_id, trace_id) IN (", ends, "); ");
+}
+
+type Written<'w> = (Option<Status>, &'w Transaction, &'w Reservation);
+
+fn put_reservations(statement: &mut Statement, rows: &[Written<'_>], end: &'static str) {
+    if rows.is_empty() {
+        return;
+    }
     statement
-        .push("INSERT INTO billing_transaction (")
-        .push(COLUMNS)
-        .push(") VALUES ")
-        .rows(&rows, |row, (_, transaction, reservation)| {
+        .push(
+            "INSERT INTO billing_transaction (user_id, trace_id, service_name, count, free_count, paid_count, amount, \
+             record_id, balance_after, free_remaining_after, created_at, status, cost, api_key_id, model, \
+             input_tokens, output_tokens, cached_input_tokens, held_free, held_amount, full_cost, commit_cost, \
+             usage_date, expires_at) VALUES ",
+        )
+        .rows(rows, |row, (_, transaction, reservation)| {
+            let content = &transaction.content;
             let delivered = reservation.delivered.as_ref();
-            fill(row, transaction, delivered.and_then(|delivered| delivered.usage));
-            row.number(reservation.free)
+            identity(row, transaction).number(content.count);
+            outcome(row, transaction)
+                .text(transaction.status.name())
+                .optional(content.cost, StatementRow::money)
+                .optional(content.api_key.as_ref().map(ApiKeyId::as_str), StatementRow::text)
+                .optional(content.model.as_ref().map(ModelName::as_str), StatementRow::text);
+            tokens(row, delivered.and_then(|delivered| delivered.usage))
+                .number(reservation.free)
                 .money(reservation.amount)
                 .money(reservation.full_cost)
                 .optional(delivered.and_then(|delivered| delivered.cost), StatementRow::money)
                 .day(reservation.day)
                 .instant(reservation.expires_at);
         })
-        .push(
-            " ON DUPLICATE KEY UPDATE status = VALUES(status), input_tokens = VALUES(input_tokens), \
-             output_tokens = VALUES(output_tokens), cached_input_tokens = VALUES(cached_input_tokens), \
-             free_count = VALUES(free_count), paid_count = VALUES(paid_count), amount = VALUES(amount), \
-             record_id = VALUES(record_id), balance_after = VALUES(balance_after), \
-             free_remaining_after = VALUES(free_remaining_after), commit_cost = VALUES(commit_cost); ",
-        );
-
-    let is_pending = |transaction: &Transaction| transaction.status == Status::Pending;
-    let mut place = |sql, end, holds: &dyn Fn(Option<Status>, bool) -> bool| {
-        let mut places = rows.iter().filter(|(was, now, _)| holds(*was, is_pending(now))).peekable();
-        if places.peek().is_some() {
-            statement.push(sql).rows(places, |row, (_, transaction, reservation)| {
-                row.instant(reservation.expires_at).text(transaction.user.as_str()).text(transaction.trace.as_str());
-            });
-            statement.push(end);
-        }
-    };
-    place("INSERT INTO reservation_expiry (expires_at, user_id, trace_id) VALUES ", "; ", &|was, pending| {
-        was.is_none() && pending
-    });
-    place("DELETE FROM reservation_expiry WHERE (expires_at, user_id, trace_id) IN (", "); ", &|was, pending| {
-        was == Some(Status::Pending) && !pending
-    });
+        .push(end);
 }
 
-/// The columns that charges and reservations share.
-fn fill(row: &mut StatementRow<'_>, transaction: &Transaction, usage: Option<Usage>) {
-    let content = &transaction.content;
-    row.text(transaction.user.as_str())
-        .text(transaction.trace.as_str())
-        .text(transaction.status.name())
-        .text(content.service.as_str())
-        .number(content.count)
-        .optional(content.cost, StatementRow::money)
-        .optional(content.api_key.as_ref().map(ApiKeyId::as_str), StatementRow::text)
-        .optional(content.model.as_ref().map(ModelName::as_str), StatementRow::text)
-        .optional(usage.map(|usage| usage.input_tokens), StatementRow::number)
-        .optional(usage.map(|usage| usage.output_tokens), StatementRow::number)
-        .optional(usage.map(|usage| usage.cached_input_tokens), StatementRow::number)
-        .number(transaction.free)
+fn put_expiries<'w>(
+    statement: &mut Statement,
+    sql: &'static str,
+    rows: impl Iterator<Item = &'w Written<'w>>,
+    end: &'static str,
+) {
+    let mut rows = rows.peekable();
+    if rows.peek().is_some() {
+        statement.push(sql).rows(rows, |row, (_, transaction, reservation)| {
+            row.instant(reservation.expires_at).text(transaction.user.as_str()).text(transaction.trace.as_str());
+        });
+        statement.push(end);
+    }
+}
+
+fn identity<'r, 's>(row: &'r mut StatementRow<'s>, transaction: &Transaction) -> &'r mut StatementRow<'s> {
+    row.text(transaction.user.as_str()).text(transaction.trace.as_str()).text(transaction.content.service.as_str())
+}
+
+fn outcome<'r, 's>(row: &'r mut StatementRow<'s>, transaction: &Transaction) -> &'r mut StatementRow<'s> {
+    row.number(transaction.free)
         .number(transaction.paid)
         .money(transaction.amount)
         .text(&transaction.record_id.to_string())
         .money(transaction.balance_after)
         .number(transaction.free_remaining_after)
-        .instant(transaction.created_at);
+        .instant(transaction.created_at)
+}
+
+fn tokens<'r, 's>(row: &'r mut StatementRow<'s>, usage: Option<Usage>) -> &'r mut StatementRow<'s> {
+    row.optional(usage.map(|usage| usage.input_tokens), StatementRow::number)
+        .optional(usage.map(|usage| usage.output_tokens), StatementRow::number)
+        .optional(usage.map(|usage| usage.cached_input_tokens), StatementRow::number)
 }
 
 pub(super) fn transaction_of(row: &MySqlRow) -> Result<Transaction, StoreError> {

@@ -1,0 +1,2 @@
+-- The pair of a migration that only MySQL needs: here columns are set by UPDATE.
+SELECT 1;

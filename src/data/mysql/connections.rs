@@ -1,0 +1,153 @@
+//! A bounded set of connections, each of which is used again only when its last user
+//! said that it left it clean.
+//!
+//! sqlx's own pool takes every connection back and then asks the server whether it
+//! still lives; that, and the rollback that a cancelled transaction needs, are two
+//! round trips to each use. Here a connection whose user failed or was cancelled is
+//! closed instead, whatever state it is in, and the server ends its transaction.
+
+use std::{
+    ops::{Deref, DerefMut},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use sqlx::{
+    Connection, MySql, MySqlConnection,
+    mysql::{MySqlArguments, MySqlConnectOptions, MySqlRow},
+    query::Query,
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+use super::{SESSION, store_error};
+use crate::biz::error::StoreError;
+
+/// A connection that rested longer than this is tried before it is used.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long the trial may take.
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// An older connection is replaced, so that load follows a changed cluster.
+const LIFETIME: Duration = Duration::from_secs(30 * 60);
+
+/// The connections of one purpose.
+#[derive(Clone)]
+pub(super) struct Connections(Arc<Shared>);
+
+struct Shared {
+    options: MySqlConnectOptions,
+    places: Arc<Semaphore>,
+    /// The last one used is used next.
+    idle: Mutex<Vec<Idle>>,
+    patience: Duration,
+}
+
+struct Idle {
+    connection: MySqlConnection,
+    made: Instant,
+    since: Instant,
+}
+
+impl Connections {
+    /// At most `size` at once; who finds none waits for `patience`. Connects when needed.
+    pub(super) fn new(options: MySqlConnectOptions, size: usize, patience: Duration) -> Self {
+        let places = Arc::new(Semaphore::new(size.max(1)));
+        Self(Arc::new(Shared { options, places, idle: Mutex::default(), patience }))
+    }
+
+    /// A connection that is in no transaction.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when none is free or made in time,
+    /// [`StoreError::Failed`] when the server refuses.
+    pub(super) async fn take(&self) -> Result<Lease, StoreError> {
+        timeout(self.0.patience, self.take_or_connect())
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable("no connection in time".into())))
+    }
+
+    async fn take_or_connect(&self) -> Result<Lease, StoreError> {
+        let place = self.0.places.clone().acquire_owned().await;
+        let place = place.map_err(|_| StoreError::Unavailable("the store is closed".into()))?;
+        let lease = |connection, made| Lease { connection, made, shared: self.0.clone(), _place: place };
+        loop {
+            // Not in the loop's head: the lock would last for its body.
+            let rested = self.0.idle().pop();
+            let Some(mut idle) = rested else { break };
+            if idle.made.elapsed() > LIFETIME {
+                continue;
+            }
+            let lives = idle.since.elapsed() < FRESH
+                || matches!(timeout(TRIAL_TIMEOUT, idle.connection.ping()).await, Ok(Ok(())));
+            if lives {
+                return Ok(lease(idle.connection, idle.made));
+            }
+        }
+        let mut connection = MySqlConnection::connect_with(&self.0.options).await.map_err(store_error)?;
+        sqlx::raw_sql(SESSION).execute(&mut connection).await.map_err(store_error)?;
+        Ok(lease(connection, Instant::now()))
+    }
+
+    /// All rows of one query that commits by itself.
+    ///
+    /// # Errors
+    /// As [`Self::take`], and those of the query.
+    pub(super) async fn fetch_all(&self, query: Query<'_, MySql, MySqlArguments>) -> Result<Vec<MySqlRow>, StoreError> {
+        let mut lease = self.take().await?;
+        let rows = query.fetch_all(&mut *lease).await.map_err(store_error)?;
+        lease.give_back();
+        Ok(rows)
+    }
+
+    /// Lets nobody take a connection any more, and closes those at rest.
+    pub(super) async fn close(&self) {
+        self.0.places.close();
+        let idle = std::mem::take(&mut *self.0.idle());
+        for Idle { connection, .. } in idle {
+            // It may have died at rest.
+            let _ = connection.close().await;
+        }
+    }
+}
+
+impl Shared {
+    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection in use. It is closed when dropped, unless it is given back.
+pub(super) struct Lease {
+    connection: MySqlConnection,
+    made: Instant,
+    shared: Arc<Shared>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Lease {
+    /// For the next user: its statements have ended, and it is in no transaction.
+    pub(super) fn give_back(self) {
+        let Lease { connection, made, shared, _place } = self;
+        let mut idle = shared.idle();
+        // Under the lock, so that closing finds it or it finds the store closed.
+        if !shared.places.is_closed() {
+            idle.push(Idle { connection, made, since: Instant::now() });
+        }
+    }
+}
+
+impl Deref for Lease {
+    type Target = MySqlConnection;
+
+    fn deref(&self) -> &MySqlConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut MySqlConnection {
+        &mut self.connection
+    }
+}
