@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    ops::RangeInclusive,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -33,8 +34,9 @@ use crate::{
     service::{Api, metrics::Metrics, rest::Rest},
 };
 
-/// Lanes on a server database: while one waits for its commit, the others work.
-const MYSQL_LANES: usize = 4;
+/// Lanes on a server database: as many as there are cores. While one waits for its commit
+/// the others work; more would only make smaller batches of the same load.
+const MYSQL_LANES: RangeInclusive<usize> = 2..=8;
 /// SQLite has one writer: one lane makes the largest batches.
 const SQLITE_LANES: usize = 1;
 /// How long a statement waits for a free connection.
@@ -129,7 +131,7 @@ impl App {
                 tracing::error!(%error, "a listener ended abnormally");
             }
         }
-        // Lanes give up within twice their patience, so this ends.
+        // Lanes give up in time, so this ends.
         self.engine.drain().await;
         close(&*self.store).await;
         tracing::info!("stopped");
@@ -151,12 +153,21 @@ pub async fn sweep(config: &Config, store: Arc<dyn Store>, clock: impl Clock) ->
 
 fn limits(config: &Config) -> Limits {
     let settlement = &config.billing.settlement;
-    Limits { lanes: lanes(config), queue: settlement.queue, batch: settlement.batch, patience: settlement.patience }
+    Limits {
+        lanes: lanes(config),
+        queue: settlement.queue,
+        batch: settlement.batch,
+        max_wait: settlement.max_wait,
+        patience: settlement.patience,
+    }
 }
 
 fn lanes(config: &Config) -> usize {
     match (config.billing.settlement.lanes, config.data.database.driver) {
-        (0, Driver::Mysql) => MYSQL_LANES,
+        (0, Driver::Mysql) => {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            cores.clamp(*MYSQL_LANES.start(), *MYSQL_LANES.end())
+        }
         (0, Driver::Sqlite) => SQLITE_LANES,
         (lanes, _) => lanes,
     }

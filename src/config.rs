@@ -151,6 +151,8 @@ pub struct Settlement {
     #[serde(deserialize_with = "values::batch")]
     pub batch: usize,
     #[serde(deserialize_with = "values::duration")]
+    pub max_wait: Duration,
+    #[serde(deserialize_with = "values::duration")]
     pub patience: Duration,
 }
 
@@ -286,7 +288,13 @@ impl Default for ServerLimits {
 
 impl Default for Settlement {
     fn default() -> Self {
-        Self { lanes: 0, queue: 8_192, batch: 512, patience: Duration::from_secs(10) }
+        Self {
+            lanes: 0,
+            queue: 8_192,
+            batch: 512,
+            max_wait: Duration::from_millis(300),
+            patience: Duration::from_secs(10),
+        }
     }
 }
 

@@ -40,8 +40,10 @@ impl Lock {
     }
 }
 
-const ONE_SMALL_LANE: &[(&str, &str)] =
-    &[("billing.settlement", "{lanes: 1, queue: 10, batch: 5, patience: 30s}"), ("server.grpc.timeout", "30s")];
+const ONE_SMALL_LANE: &[(&str, &str)] = &[
+    ("billing.settlement", "{lanes: 1, queue: 10, batch: 5, max_wait: 30s, patience: 30s}"),
+    ("server.grpc.timeout", "30s"),
+];
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -38,8 +38,9 @@ pub struct Limits {
     pub queue: usize,
     /// Postings in one transaction at most.
     pub batch: usize,
-    /// How long a posting may wait in its lane, and then how long its batch is tried
-    /// while the database does not answer.
+    /// How long a posting may wait in its lane.
+    pub max_wait: Duration,
+    /// How long a batch is tried while the database does not answer.
     pub patience: Duration,
 }
 
@@ -232,10 +233,13 @@ impl Lane {
             }
             let (mut postings, mut replies) = (Vec::with_capacity(taken), Vec::with_capacity(taken));
             for job in waiting.drain(..) {
-                // What waited behind batches that failed slowly is refused untried, so that a
-                // silent database holds nobody, and no stop, for longer than twice the patience.
-                if job.queued.elapsed() >= self.limits.patience {
-                    let _ = job.reply.send(Outcome::Refused(Error::Overloaded("waited too long; retry later".into())));
+                // What waited too long is refused untried: under too much load the wait of
+                // the others stays bounded, and after an outage nothing is made that its
+                // caller has long given up.
+                if job.queued.elapsed() >= self.limits.max_wait {
+                    let _ = job.reply.send(Outcome::Refused(Error::Overloaded(
+                        "waited too long and was not made; retry later".into(),
+                    )));
                 } else {
                     postings.push(job.posting);
                     replies.push(job.reply);

@@ -79,6 +79,7 @@ impl Database {
             "data: {{database: {{driver: {driver}, source: '{}', max_connections: 8}}}}\n\
              server.http: {{addr: '127.0.0.1:0', timeout: 20s}}\n\
              server.grpc: {{addr: '127.0.0.1:0', timeout: 20s}}\n\
+             billing.settlement: {{max_wait: 20s}}\n\
              billing.prices: {{passport: 0.01, payment: 0.10, asset: 0.05}}\n\
              billing.free_quotas: {{passport: 10000, payment: 1000, asset: 1000}}\n\
              log: {{level: info, format: json}}\n",

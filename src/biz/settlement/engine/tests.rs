@@ -87,7 +87,8 @@ fn engine(faults: impl IntoIterator<Item = Fault>) -> (Engine, Arc<ScriptedLedge
     let plan = Plan { price: Money::ZERO, free_quota: 1000 };
     let catalog = Catalog::new([(ServiceName::from_stored("s"), plan)]);
     let calendar = Calendar::new(chrono_tz::UTC, SystemClock);
-    let limits = Limits { lanes: 1, queue: 100, batch: 10, patience: Duration::from_secs(5) };
+    let limits =
+        Limits { lanes: 1, queue: 100, batch: 10, max_wait: Duration::from_secs(1), patience: Duration::from_secs(5) };
     (Engine::start(ledger.clone(), catalog.into(), calendar.into(), limits), ledger)
 }
 
@@ -154,6 +155,17 @@ async fn a_silent_database_is_given_up_within_the_patience() {
     assert!(matches!(engine.charge(charge("u", "t")).await, Err(Error::Overloaded(_))));
     assert!(started.elapsed() <= Duration::from_secs(6));
     assert!(engine.charge(charge("u", "t")).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waited_too_long_is_refused_and_not_made() {
+    let (engine, ledger) = engine([Fault::Silence]);
+    let calls: Vec<_> = (0..30).map(|i| engine.charge(charge("u", &format!("t{i}")))).collect();
+    for reply in futures_util::future::join_all(calls).await {
+        assert!(matches!(reply, Err(Error::Overloaded(_))));
+    }
+    assert_eq!(ledger.attempts.load(Ordering::SeqCst), 1);
+    assert_eq!(*ledger.used.lock().unwrap(), 0);
 }
 
 #[tokio::test(start_paused = true)]
