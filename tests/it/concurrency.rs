@@ -5,7 +5,12 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use rstest::rstest;
 
-use crate::harness::{Backend, MySql, Service, Sqlite, charge, code_of, traced};
+use billing_service::{
+    app::App,
+    service::proto::{BatchDeductQuotaRequest, billing_internal_service_client::BillingInternalServiceClient},
+};
+
+use crate::harness::{Backend, Database, MySql, Service, Sqlite, charge, code_of, mariadb::OwnServer, traced};
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -25,15 +30,8 @@ async fn two_hundred_charges_on_a_balance_for_fifty_make_fifty(#[values(MySql, S
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_processes_on_one_database_do_not_overspend(#[values(MySql, Sqlite)] on: Backend) {
     let one = Service::start(on).await;
-    let config = one.database.config(&[]);
-    let two = billing_service::app::App::start(config).await.unwrap();
-    let address = format!("http://{}", two.grpc_addr);
-    let other =
-        billing_service::service::proto::billing_internal_service_client::BillingInternalServiceClient::connect(
-            address,
-        )
-        .await
-        .unwrap();
+    let two = App::start(one.database.config(&[])).await.unwrap();
+    let other = BillingInternalServiceClient::connect(format!("http://{}", two.grpc_addr)).await.unwrap();
     one.use_up_free_quota("u", "payment").await;
     one.adjust("u", 5.0).await;
     let here = join_all((0..100).map(|_| one.try_deduct(charge("u", "payment", 1))));
@@ -44,6 +42,40 @@ async fn two_processes_on_one_database_do_not_overspend(#[values(MySql, Sqlite)]
     let (here, there) = futures_util::join!(here, there);
     let passed = here.iter().chain(&there).filter(|reply| reply.is_ok()).count();
     assert_eq!(passed, 50);
+    one.assert_audit_is_clean().await;
+    two.stop().await;
+}
+
+/// Whatever the order in which callers name them, accounts are locked in one order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_of_two_processes_on_the_same_users_do_not_deadlock() {
+    const USERS: usize = 40;
+    let mariadb = OwnServer::start().await;
+    // Many transactions, rather than a few large ones.
+    let small = [("billing.settlement", "{lanes: 4, batch: 10, max_wait: 20s}")];
+    let one = Service::start_on(Database::on(mariadb.create_database().await), &small).await;
+    let two = App::start(one.database.config(&small)).await.unwrap();
+    let other = BillingInternalServiceClient::connect(format!("http://{}", two.grpc_addr)).await.unwrap();
+    // Their rows are there, of the day's use too.
+    for user in 0..USERS {
+        one.deduct(charge(&format!("u{user:02}"), "asset", 1)).await;
+    }
+    let batches = (0..600).map(|batch| {
+        let mut client = if batch % 2 == 0 { one.internal.clone() } else { other.clone() };
+        // Steps that are prime to the number of users: all of them, each time in another order.
+        let step = [1, 3, 7, 9, 11, 13, 17, 19, 21, 23, 27, 29, 31, 33, 37, 39][batch % 16];
+        let users = (0..USERS).map(move |i| (batch + i * step) % USERS);
+        let items = users.map(|user| charge(&format!("u{user:02}"), "asset", 1)).collect();
+        async move { client.batch_deduct_quota(BatchDeductQuotaRequest { items }).await.unwrap().into_inner() }
+    });
+    for reply in join_all(batches).await {
+        assert!(reply.results.iter().all(|result| result.error.is_none()));
+    }
+    let status = one
+        .database
+        .rows(&["variable_value"], "FROM information_schema.global_status WHERE variable_name = 'INNODB_DEADLOCKS'");
+    assert_eq!(status.await, [["0"]]);
+    assert_eq!(one.state("u00").await.1[2], 601);
     one.assert_audit_is_clean().await;
     two.stop().await;
 }

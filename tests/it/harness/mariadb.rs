@@ -57,15 +57,13 @@ impl OwnServer {
     }
 
     /// The process id of the server itself.
-    #[allow(dead_code, reason = "only the load benchmark measures the server")]
     pub fn pid(&self) -> u32 {
         std::fs::read_to_string(self.server.folder.join("pid")).unwrap().trim().parse().unwrap()
     }
 
     /// Sends a signal to the server itself, such as STOP, CONT or KILL.
     pub fn signal(&self, name: &str) {
-        let pid = std::fs::read_to_string(self.server.folder.join("pid")).unwrap();
-        let sent = Command::new("kill").args([format!("-{name}"), pid.trim().to_owned()]).status().unwrap();
+        let sent = Command::new("kill").args([format!("-{name}"), self.pid().to_string()]).status().unwrap();
         assert!(sent.success());
     }
 
