@@ -7,7 +7,7 @@ use rstest::rstest;
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::harness::{
-    Backend, Database, MySql, Sqlite,
+    Backend, Database, MySql, Service, Sqlite,
     abandon::{Abandoned, abandon_calls},
     caller::{Caller, Dice, connections},
     charge,
@@ -137,6 +137,19 @@ async fn ten_thousand_aborted_calls_leave_no_connection_inside_a_transaction(#[v
     println!("{found} of {all} charges had been made though their callers left");
     assert!(found > 0 && found < all, "{found} of {all}");
     caller.books.assert_kept_in(&database).await;
+}
+
+/// Their locks would hold up every other process.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_that_write_nothing_leave_no_transaction_open() {
+    let service = Service::start(MySql).await;
+    service.deduct(traced("t", charge("u", "asset", 1000))).await;
+    assert!(service.deduct(traced("t", charge("u", "asset", 1000))).await.replayed);
+    assert_no_transaction_stays_open(&service.database).await;
+    assert!(service.try_deduct(charge("u", "asset", 1)).await.is_err());
+    assert_no_transaction_stays_open(&service.database).await;
+    service.account("new").await;
+    assert_no_transaction_stays_open(&service.database).await;
 }
 
 /// Sends everything again, by a few callers at once, until its answer is definite.

@@ -337,6 +337,30 @@ async fn commits_releases_and_sweeps_that_race_settle_each_hold_once(#[values(My
     service.assert_audit_is_clean().await;
 }
 
+/// On MySQL these stand in a table of their own, which must not grow with what has ended.
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_open_reservations_wait_for_their_expiry(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, &[("billing.reservation_ttl", "1m")]).await;
+    for trace in ["swept", "late"] {
+        service.reserve(hold("u", trace, "asset", 1)).await;
+    }
+    service.clock.advance(TimeDelta::minutes(1));
+    assert_eq!(service.sweep().await, (2, 0));
+    for trace in ["committed", "released", "open"] {
+        service.reserve(hold("u", trace, "asset", 1)).await;
+    }
+    service.commit(delivered("u", "committed", None)).await;
+    service.commit(delivered("u", "late", None)).await;
+    service.try_release("u", "released").await.unwrap();
+    service.try_release("u", "swept").await.unwrap();
+    let waiting = match on {
+        MySql => "FROM reservation_expiry",
+        Sqlite => "FROM billing_transaction WHERE status = 'PENDING'",
+    };
+    assert_eq!(service.database.rows(&["trace_id"], waiting).await, [["open"]]);
+}
+
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_reserves_never_hold_more_than_there_is(#[values(MySql, Sqlite)] on: Backend) {

@@ -96,9 +96,19 @@ impl Connections {
     /// As [`Self::take`], and those of the query.
     pub(super) async fn fetch_all(&self, query: Query<'_, MySql, MySqlArguments>) -> Result<Vec<MySqlRow>, StoreError> {
         let mut lease = self.take().await?;
-        let rows = query.fetch_all(&mut *lease).await.map_err(store_error)?;
-        lease.give_back();
-        Ok(rows)
+        match query.fetch_all(&mut *lease).await.map_err(store_error) {
+            Ok(rows) => {
+                lease.give_back();
+                Ok(rows)
+            }
+            Err(error) => {
+                if matches!(error, StoreError::Unavailable(_)) {
+                    // The server restarted, or another took over: the others are dead too.
+                    self.0.idle().clear();
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Lets nobody take a connection any more, and closes those at rest.
