@@ -24,6 +24,9 @@ const CACHE_KIB: i64 = 64 * 1024;
 /// its beginning.
 const CHECKPOINT_PAGES: i64 = 16 * 1024;
 
+/// What is left of a log that grew longer, because a reader kept it from being copied.
+const LOG_BYTES: i64 = 128 * 1024 * 1024;
+
 /// More than the statements that there are.
 const STATEMENTS: usize = 32;
 
@@ -85,6 +88,7 @@ fn open(file: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "synchronous", "full")?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    connection.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)
 }
@@ -101,4 +105,24 @@ pub(super) fn found<T>(
 
 pub(super) fn writer_error(error: rusqlite::Error) -> StoreError {
     of_sqlite(error.sqlite_error().map(|cause| cause.extended_code), error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_synced_at_every_commit_and_stays_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("billing.db");
+        std::fs::File::create(&file).unwrap();
+        let connection = open(&file, Duration::ZERO).unwrap();
+        let setting = |name: &str| -> i64 { connection.pragma_query_value(None, name, |row| row.get(0)).unwrap() };
+        let journal: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+        assert_eq!(journal, "wal");
+        assert_eq!(setting("synchronous"), 2, "FULL");
+        assert_eq!(setting("wal_autocheckpoint"), CHECKPOINT_PAGES);
+        assert_eq!(setting("journal_size_limit"), LOG_BYTES);
+        assert_eq!(setting("cache_size"), -CACHE_KIB);
+    }
 }
