@@ -40,7 +40,7 @@ fn of_mysql(number: u16, text: String) -> StoreError {
     }
 }
 
-fn of_sqlite(code: Option<i32>, text: String) -> StoreError {
+pub(super) fn of_sqlite(code: Option<i32>, text: String) -> StoreError {
     // A key taken meanwhile: PRIMARYKEY, UNIQUE. Other constraints are defects.
     if matches!(code, Some(1555 | 2067)) {
         return StoreError::Conflict(text);

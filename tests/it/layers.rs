@@ -23,6 +23,7 @@ fn layers_know_only_what_lies_inward_of_them() {
             "biz",
             &[
                 "sqlx",
+                "rusqlite",
                 "redis",
                 "tonic",
                 "axum",
@@ -36,7 +37,7 @@ fn layers_know_only_what_lies_inward_of_them() {
             ],
         ),
         ("data", &["tonic", "axum", "crate::service", "crate::server", "crate::app", "crate::config"]),
-        ("service", &["sqlx", "redis", "crate::data", "crate::server", "crate::app"]),
+        ("service", &["sqlx", "rusqlite", "redis", "crate::data", "crate::server", "crate::app"]),
     ];
     for (layer, forbidden) in rules {
         let files = sources(&src.join(layer));

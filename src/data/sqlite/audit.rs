@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use sqlx::{Sqlite, Transaction, sqlite::SqliteRow};
 
-use super::{SqliteStore, corrupt, money, number, reads::day_of, store_error, text};
+use super::{
+    SqliteStore, corrupt,
+    row::{day_of, money, number, text},
+    store_error,
+};
 use crate::biz::{
     audit::{AuditStore, DayBook, Evidence},
     error::StoreError,

@@ -1,16 +1,18 @@
 //! One settlement transaction: load, decide, write, commit.
 
 use async_trait::async_trait;
-use sqlx::{Sqlite, sqlite::SqliteRow};
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::{
-    SqliteStore, accounts, instant, json_rows, money, store_error, text,
+    SqliteStore, accounts,
+    row::{Row, instant, money, text},
     transactions::{self, uuid_of},
+    writer::{found, writer_error},
 };
 use crate::biz::{
     calendar::BillingTime,
     error::StoreError,
-    ids::{AdjustmentId, UserId},
+    ids::{AdjustmentId, TraceId, UserId},
     settlement::{
         keys::Keys,
         ledger::Ledger,
@@ -19,110 +21,100 @@ use crate::biz::{
     },
 };
 
-pub(super) type Tx<'a> = sqlx::Transaction<'a, Sqlite>;
-
 #[async_trait]
 impl Ledger for SqliteStore {
     async fn settle(&self, batch: &Batch) -> Result<Vec<Outcome>, StoreError> {
-        let keys = Keys::of(batch);
-        // Immediate: the write lock from the first statement on. A transaction that
-        // upgrades later fails at once instead of waiting.
-        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(store_error)?;
-        let mut state = State::default();
-        accounts::load_accounts(&mut transaction, &keys, batch.at.month, &mut state).await?;
-        let unopened = state.unopened(&keys, batch.at.month);
-        if !unopened.is_empty() {
-            state.created = unopened.iter().filter(|user| !state.balances.contains_key(user)).cloned().collect();
-            accounts::insert_missing(&mut transaction, &unopened, batch.at, &batch.catalog).await?;
-            accounts::load_accounts(&mut transaction, &keys, batch.at.month, &mut state).await?;
-        }
-        if !keys.transactions.is_empty() {
-            state.transactions = transactions::load(&mut transaction, &keys.transactions).await?;
-        }
-        if !keys.adjustments.is_empty() {
-            load_adjustments(&mut transaction, &keys, &mut state).await?;
-        }
-        let (outcomes, writes) = rule::settle(batch, state);
-        if writes.is_empty() && unopened.is_empty() {
-            transaction.rollback().await.map_err(store_error)?;
-            return Ok(outcomes);
-        }
-        write(&mut transaction, &writes, batch.at).await?;
-        // Whatever goes wrong during a commit, its outcome is unknown.
-        transaction.commit().await.map_err(|error| StoreError::Unavailable(format!("during commit: {error}")))?;
-        Ok(outcomes)
+        let batch = batch.clone();
+        self.writer.run(move |connection| settle(connection, &batch)).await
     }
 }
 
+fn settle(connection: &mut Connection, batch: &Batch) -> Result<Vec<Outcome>, StoreError> {
+    let keys = Keys::of(batch);
+    // Immediate: the write lock from the first statement on. A transaction that
+    // upgrades later fails at once instead of waiting.
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(writer_error)?;
+    let mut state = State::default();
+    accounts::load_accounts(&transaction, &keys, batch.at.month, &mut state)?;
+    let unopened = state.unopened(&keys, batch.at.month);
+    if !unopened.is_empty() {
+        state.created = unopened.iter().filter(|user| !state.balances.contains_key(user)).cloned().collect();
+        accounts::insert_missing(&transaction, &unopened, batch.at, &batch.catalog).map_err(writer_error)?;
+        accounts::load_accounts(&transaction, &keys, batch.at.month, &mut state)?;
+    }
+    state.transactions = transactions::load(&transaction, &keys.transactions)?;
+    load_adjustments(&transaction, &keys, &mut state)?;
+    let (outcomes, writes) = rule::settle(batch, state);
+    if writes.is_empty() && unopened.is_empty() {
+        transaction.rollback().map_err(writer_error)?;
+        return Ok(outcomes);
+    }
+    write(&transaction, &writes, batch.at).map_err(writer_error)?;
+    // Whatever goes wrong during a commit, its outcome is unknown.
+    transaction.commit().map_err(|error| StoreError::Unavailable(format!("during commit: {error}")))?;
+    Ok(outcomes)
+}
+
 /// Finds which adjustments of the batch are settled already.
-async fn load_adjustments(transaction: &mut Tx<'_>, keys: &Keys<'_>, state: &mut State) -> Result<(), StoreError> {
-    let rows = sqlx::query(
-        "SELECT a.user_id, a.adjustment_id, a.amount, a.reason, a.operator, a.request_id, a.balance_after, \
-         a.created_at FROM json_each(?) wanted CROSS JOIN balance_adjustment a \
-         ON a.user_id = wanted.value ->> 0 AND a.adjustment_id = wanted.value ->> 1",
-    )
-    .bind(json_rows(keys.adjustments.iter().map(|(user, id)| (user.as_str(), id.as_str())))?)
-    .fetch_all(&mut **transaction)
-    .await
-    .map_err(store_error)?;
-    for row in &rows {
-        let settled = adjusted_of(row)?;
-        state.adjustments.insert((settled.user.clone(), settled.id.clone()), settled);
+fn load_adjustments(transaction: &Transaction<'_>, keys: &Keys<'_>, state: &mut State) -> Result<(), StoreError> {
+    let mut find = transaction
+        .prepare_cached(
+            "SELECT user_id, adjustment_id, amount, reason, operator, request_id, balance_after, created_at \
+             FROM balance_adjustment WHERE user_id = ? AND adjustment_id = ?",
+        )
+        .map_err(writer_error)?;
+    for &(user, id) in &keys.adjustments {
+        if let Some(settled) = found(&mut find, [user.as_str(), id.as_str()], |row| adjusted_of(row))? {
+            state.adjustments.insert((user.clone(), id.clone()), settled);
+        }
     }
     Ok(())
 }
 
-/// Writes what the rule decided, one statement a table.
-async fn write(transaction: &mut Tx<'_>, writes: &Writes, at: BillingTime) -> Result<(), StoreError> {
-    if !writes.charges.is_empty() {
-        transactions::insert_charges(transaction, &writes.charges).await?;
-    }
-    if !writes.reservations.is_empty() {
-        transactions::write_reservations(transaction, &writes.reservations).await?;
-    }
-    if !writes.records.is_empty() {
-        insert_records(transaction, &writes.records).await?;
-        add_usage(transaction, &writes.usage).await?;
-    }
-    if !writes.quotas.is_empty() {
-        accounts::set_quotas(transaction, &writes.quotas, at).await?;
-    }
-    if !writes.adjustments.is_empty() {
-        insert_adjustments(transaction, &writes.adjustments).await?;
-    }
-    accounts::set_balances(transaction, &writes.balances, at).await
+/// Writes what the rule decided, table by table.
+fn write(transaction: &Transaction<'_>, writes: &Writes, at: BillingTime) -> rusqlite::Result<()> {
+    transactions::insert_charges(transaction, &writes.charges)?;
+    transactions::write_reservations(transaction, &writes.reservations)?;
+    insert_records(transaction, &writes.records)?;
+    add_usage(transaction, &writes.usage)?;
+    accounts::set_quotas(transaction, &writes.quotas, at)?;
+    insert_adjustments(transaction, &writes.adjustments)?;
+    accounts::set_balances(transaction, &writes.balances, at)
 }
 
-async fn insert_records(transaction: &mut Tx<'_>, records: &[NewRecord]) -> Result<(), StoreError> {
-    let rows = records.iter().map(|NewRecord { user, day, record }| {
-        (
-            &record.id,
+fn insert_records(transaction: &Transaction<'_>, records: &[NewRecord]) -> rusqlite::Result<()> {
+    let mut insert = transaction.prepare_cached(
+        "INSERT INTO billing_record \
+         (billing_record_id, user_id, service_name, type, amount, count, trace_id, created_at, usage_date) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )?;
+    for NewRecord { user, day, record } in records {
+        insert.execute(params![
+            record.id,
             user.as_str(),
             record.service.as_str(),
             record.kind as i32,
             record.amount.micros(),
             record.count,
-            record.trace.as_ref().map(|trace| trace.as_str()),
+            record.trace.as_ref().map(TraceId::as_str),
             record.created_at.timestamp_micros(),
             day.to_string(),
-        )
-    });
-    sqlx::query(
-        "INSERT INTO billing_record \
-         (billing_record_id, user_id, service_name, type, amount, count, trace_id, created_at, usage_date) \
-         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8 \
-         FROM json_each(?1)",
-    )
-    .bind(json_rows(rows)?)
-    .execute(&mut **transaction)
-    .await
-    .map(|_| ())
-    .map_err(store_error)
+        ])?;
+    }
+    Ok(())
 }
 
-async fn add_usage(transaction: &mut Tx<'_>, usage: &[(UsageKey, UsageDelta)]) -> Result<(), StoreError> {
-    let rows = usage.iter().map(|((user, day, service), delta)| {
-        (
+fn add_usage(transaction: &Transaction<'_>, usage: &[(UsageKey, UsageDelta)]) -> rusqlite::Result<()> {
+    let mut upsert = transaction.prepare_cached(
+        "INSERT INTO usage_daily \
+         (user_id, usage_date, service_name, free_count, paid_count, amount, free_records, paid_records) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?) \
+         ON CONFLICT DO UPDATE SET free_count = free_count + excluded.free_count, \
+         paid_count = paid_count + excluded.paid_count, amount = amount + excluded.amount, \
+         free_records = free_records + excluded.free_records, paid_records = paid_records + excluded.paid_records",
+    )?;
+    for ((user, day, service), delta) in usage {
+        upsert.execute(params![
             user.as_str(),
             day.to_string(),
             service.as_str(),
@@ -131,51 +123,33 @@ async fn add_usage(transaction: &mut Tx<'_>, usage: &[(UsageKey, UsageDelta)]) -
             delta.totals.amount.micros(),
             delta.free_records,
             delta.paid_records,
-        )
-    });
-    sqlx::query(
-        "INSERT INTO usage_daily \
-         (user_id, usage_date, service_name, free_count, paid_count, amount, free_records, paid_records) \
-         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7 \
-         FROM json_each(?1) WHERE true \
-         ON CONFLICT DO UPDATE SET free_count = free_count + excluded.free_count, \
-         paid_count = paid_count + excluded.paid_count, amount = amount + excluded.amount, \
-         free_records = free_records + excluded.free_records, paid_records = paid_records + excluded.paid_records",
-    )
-    .bind(json_rows(rows)?)
-    .execute(&mut **transaction)
-    .await
-    .map(|_| ())
-    .map_err(store_error)
+        ])?;
+    }
+    Ok(())
 }
 
-async fn insert_adjustments(transaction: &mut Tx<'_>, adjustments: &[Adjusted]) -> Result<(), StoreError> {
-    let rows = adjustments.iter().map(|adjusted| {
-        (
+fn insert_adjustments(transaction: &Transaction<'_>, adjustments: &[Adjusted]) -> rusqlite::Result<()> {
+    let mut insert = transaction.prepare_cached(
+        "INSERT INTO balance_adjustment \
+         (user_id, adjustment_id, amount, reason, operator, request_id, balance_after, created_at) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+    )?;
+    for adjusted in adjustments {
+        insert.execute(params![
             adjusted.user.as_str(),
             adjusted.id.as_str(),
             adjusted.content.amount.micros(),
-            &adjusted.content.reason,
-            &adjusted.content.operator,
+            adjusted.content.reason,
+            adjusted.content.operator,
             adjusted.request.to_string(),
             adjusted.balance_after.micros(),
             adjusted.created_at.timestamp_micros(),
-        )
-    });
-    sqlx::query(
-        "INSERT INTO balance_adjustment \
-         (user_id, adjustment_id, amount, reason, operator, request_id, balance_after, created_at) \
-         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7 \
-         FROM json_each(?1)",
-    )
-    .bind(json_rows(rows)?)
-    .execute(&mut **transaction)
-    .await
-    .map(|_| ())
-    .map_err(store_error)
+        ])?;
+    }
+    Ok(())
 }
 
-fn adjusted_of(row: &SqliteRow) -> Result<Adjusted, StoreError> {
+fn adjusted_of(row: &impl Row) -> Result<Adjusted, StoreError> {
     Ok(Adjusted {
         user: UserId::from_stored(text(row, 0)?),
         id: AdjustmentId::from_stored(text(row, 1)?),

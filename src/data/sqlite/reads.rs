@@ -3,10 +3,15 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 use sqlx::sqlite::SqliteRow;
 
-use super::{SqliteStore, corrupt, instant, money, number, optional_text, store_error, text, transactions::usage_of};
+use super::{
+    SqliteStore, corrupt,
+    row::{day_of, instant, money, number, optional_text, text},
+    store_error,
+    transactions::usage_of,
+};
 use crate::biz::{
     calendar::DaySpan,
     error::StoreError,
@@ -124,10 +129,6 @@ fn bounds(span: Option<DaySpan>) -> (String, String) {
         Some(span) => (span.first.to_string(), span.last.to_string()),
         None => ("0000-00-00".into(), "9999-12-31".into()),
     }
-}
-
-pub(super) fn day_of(row: &SqliteRow, column: usize) -> Result<NaiveDate, StoreError> {
-    text(row, column)?.parse().map_err(|_| corrupt("day"))
 }
 
 fn totals_of(row: &SqliteRow, first: usize) -> Result<Totals, StoreError> {

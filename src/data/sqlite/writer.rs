@@ -1,0 +1,128 @@
+//! The writing connection: one, because SQLite has one writer at a time, so that waiting
+//! is a queue and not a lock.
+//!
+//! A settlement runs hundreds of small statements. They run on the thread that has the
+//! connection, one prepared statement a row; a driver that sends each to a thread of its
+//! own, as sqlx does, costs more than the statements.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rusqlite::{Connection, OpenFlags, Params, Row, Statement};
+
+use crate::{biz::error::StoreError, data::error::of_sqlite};
+
+/// The pages that many users share stay in memory, and those that one batch changes: what
+/// does not fit is written to the log before the commit, and often again.
+const CACHE_KIB: i64 = 64 * 1024;
+
+/// Pages of the log, 64 MiB, after which a commit copies them to the database. A page that
+/// changed often is copied once, so a longer log is less work; the file is used again from
+/// its beginning.
+const CHECKPOINT_PAGES: i64 = 16 * 1024;
+
+/// What is left of a log that grew longer, because a reader kept it from being copied.
+const LOG_BYTES: i64 = 128 * 1024 * 1024;
+
+/// More than the statements that there are.
+const STATEMENTS: usize = 32;
+
+#[derive(Clone)]
+pub(super) struct Writer {
+    /// `None` once it is closed.
+    connection: Arc<Mutex<Option<Connection>>>,
+}
+
+impl Writer {
+    /// Opens a database that exists.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    pub fn open(file: &Path, busy_timeout: Duration) -> Result<Self, StoreError> {
+        let connection = open(file, busy_timeout).map_err(writer_error)?;
+        Ok(Self { connection: Arc::new(Mutex::new(Some(connection))) })
+    }
+
+    /// Does `work` on the connection, on a thread where it may block. It goes on to its
+    /// end when the caller is gone.
+    ///
+    /// # Errors
+    /// Those of `work`; [`StoreError::Unavailable`] after [`Self::close`];
+    /// [`StoreError::Failed`] when it panics.
+    pub async fn run<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        let connection = self.connection.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            // A panic rolled its transaction back before it let go.
+            match connection.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+                Some(connection) => work(connection),
+                None => Err(StoreError::Unavailable("the database is closed".into())),
+            }
+        });
+        done.await.map_err(|error| StoreError::Failed(format!("writing panicked: {error}")))?
+    }
+
+    /// Waits for what is running, and closes.
+    pub async fn close(&self) {
+        let connection = self.connection.clone();
+        let closed = tokio::task::spawn_blocking(move || {
+            drop(connection.lock().unwrap_or_else(PoisonError::into_inner).take());
+        });
+        if let Err(error) = closed.await {
+            tracing::error!(%error, "the writing connection was not closed");
+        }
+    }
+}
+
+fn open(file: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(file, flags)?;
+    connection.busy_timeout(busy_timeout)?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "full")?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    connection.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(connection)
+}
+
+/// Reads the row that a statement finds; it has one at most.
+pub(super) fn found<T>(
+    statement: &mut Statement<'_>,
+    key: impl Params,
+    read: impl FnOnce(&Row<'_>) -> Result<T, StoreError>,
+) -> Result<Option<T>, StoreError> {
+    let mut rows = statement.query(key).map_err(writer_error)?;
+    rows.next().map_err(writer_error)?.map(read).transpose()
+}
+
+pub(super) fn writer_error(error: rusqlite::Error) -> StoreError {
+    of_sqlite(error.sqlite_error().map(|cause| cause.extended_code), error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_synced_at_every_commit_and_stays_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("billing.db");
+        std::fs::File::create(&file).unwrap();
+        let connection = open(&file, Duration::ZERO).unwrap();
+        let setting = |name: &str| -> i64 { connection.pragma_query_value(None, name, |row| row.get(0)).unwrap() };
+        let journal: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+        assert_eq!(journal, "wal");
+        assert_eq!(setting("synchronous"), 2, "FULL");
+        assert_eq!(setting("wal_autocheckpoint"), CHECKPOINT_PAGES);
+        assert_eq!(setting("journal_size_limit"), LOG_BYTES);
+        assert_eq!(setting("cache_size"), -CACHE_KIB);
+    }
+}
