@@ -37,6 +37,10 @@ use crate::{
 /// Lanes on a server database: as many as there are cores. While one waits for its commit
 /// the others work; more would only make smaller batches of the same load.
 const MYSQL_LANES: RangeInclusive<usize> = 2..=8;
+/// Postings in one transaction at most; others share the database's time.
+const MYSQL_BATCH: usize = 512;
+/// A commit on SQLite writes every page it changed: the more charges, the fewer pages each.
+const SQLITE_BATCH: usize = 4_000;
 /// SQLite has one writer: one lane makes the largest batches.
 const SQLITE_LANES: usize = 1;
 /// How long a statement waits for a free connection.
@@ -156,9 +160,17 @@ fn limits(config: &Config) -> Limits {
     Limits {
         lanes: lanes(config),
         queue: settlement.queue,
-        batch: settlement.batch,
+        batch: batch(config),
         max_wait: settlement.max_wait,
         patience: settlement.patience,
+    }
+}
+
+fn batch(config: &Config) -> usize {
+    match (config.billing.settlement.batch, config.data.database.driver) {
+        (0, Driver::Mysql) => MYSQL_BATCH,
+        (0, Driver::Sqlite) => SQLITE_BATCH,
+        (batch, _) => batch,
     }
 }
 

@@ -148,6 +148,7 @@ pub struct Settlement {
     pub lanes: usize,
     #[serde(deserialize_with = "values::up_to_a_million")]
     pub queue: usize,
+    /// 0: what suits the database.
     #[serde(deserialize_with = "values::batch")]
     pub batch: usize,
     #[serde(deserialize_with = "values::duration")]
@@ -291,8 +292,8 @@ impl Default for Settlement {
         Self {
             lanes: 0,
             queue: 8_192,
-            batch: 512,
-            max_wait: Duration::from_millis(300),
+            batch: 0,
+            max_wait: Duration::from_millis(500),
             patience: Duration::from_secs(10),
         }
     }

@@ -42,7 +42,7 @@ const SHAPES: &[Shape] = &[
     shape("deduct-100-hot", Operation::Deduct, 100, 1, true),
     shape(BUSIEST, Operation::Deduct, 1_000, 10_000, true),
     shape("deduct-1000-hot", Operation::Deduct, 1_000, 1, false),
-    shape("batch", Operation::Batch, 4, 1_000, false),
+    shape("batch", Operation::Batch, 8, 1_000, false),
     shape("check", Operation::Check, 100, 1_000, false),
     shape("reserve-commit", Operation::Pair, 100, 1_000, false),
 ];

@@ -74,9 +74,10 @@ pub(super) fn lanes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize,
     whole(deserializer, 0, 64)
 }
 
-/// A transaction's statements must stay well below the packet limit of a server.
+/// A transaction's statements must stay well below the packet limit of a server; 0 leaves
+/// the number to the database's kind.
 pub(super) fn batch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
-    whole(deserializer, 1, 2_000)
+    whole(deserializer, 0, 4_000)
 }
 
 /// One of a few words.

@@ -219,7 +219,7 @@ struct Lane {
 
 impl Lane {
     async fn run(self, mut jobs: mpsc::Receiver<Job>, stop: CancellationToken) {
-        let mut waiting = Vec::with_capacity(self.limits.batch);
+        let mut waiting = Vec::new();
         loop {
             let taken = tokio::select! {
                 taken = jobs.recv_many(&mut waiting, self.limits.batch) => taken,

@@ -17,7 +17,7 @@ use crate::{biz::error::StoreError, data::error::of_sqlite};
 
 /// The pages that many users share stay in memory, and those that one batch changes: what
 /// does not fit is written to the log before the commit, and often again.
-const CACHE_KIB: i64 = 64 * 1024;
+const CACHE_KIB: i64 = 32 * 1024;
 
 /// Pages of the log, 64 MiB, after which a commit copies them to the database. A page that
 /// changed often is copied once, so a longer log is less work; the file is used again from
