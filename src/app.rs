@@ -45,6 +45,10 @@ const SQLITE_BATCH: usize = 4_000;
 const SQLITE_LANES: usize = 1;
 /// How long a statement waits for a free connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Batches that expect more repeats after one.
+const WARY_BATCHES: u32 = 32;
+/// How often a server frees the holds that are past their expiry; cron does so too.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// How long a stop waits for the database to take its connections back.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Connections beside the lanes' for transactions of other kinds.
@@ -82,6 +86,7 @@ impl App {
         let catalog = Arc::new(config.catalog());
         let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
         let engine = Arc::new(Engine::start(store.clone(), catalog.clone(), calendar.clone(), limits(&config)));
+        let sweep_calendar = calendar.clone();
         let accounts = Arc::new(Accounts::new(store.clone(), engine.clone(), catalog.clone(), calendar.clone()));
         let metrics = Arc::new(Metrics::new()?);
         let api = Arc::new(Api {
@@ -110,6 +115,7 @@ impl App {
         }
 
         let stop = CancellationToken::new();
+        tokio::spawn(sweep_regularly(store.clone(), engine.clone(), sweep_calendar, stop.clone()));
         let limits = server::Limits {
             connections: config.server.limits.connections,
             drain_timeout: config.server.limits.drain_timeout,
@@ -139,6 +145,21 @@ impl App {
         self.engine.drain().await;
         close(&*self.store).await;
         tracing::info!("stopped");
+    }
+}
+
+/// Frees expired holds where no cron runs. Several sweeps at once free each hold once.
+async fn sweep_regularly(store: Arc<dyn Store>, engine: Arc<Engine>, calendar: Arc<Calendar>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(SWEEP_INTERVAL) => {}
+            () = stop.cancelled() => return,
+        }
+        match sweep::sweep(&*store, &engine, &calendar).await {
+            Ok(Swept { freed: 0, failed: 0 }) => {}
+            Ok(swept) => tracing::info!(freed = swept.freed, failed = swept.failed, "freed expired holds"),
+            Err(error) => tracing::warn!(%error, "expired holds could not be read"),
+        }
     }
 }
 
@@ -250,6 +271,7 @@ async fn try_connect(config: &Config) -> Result<Arc<dyn Store>, StoreError> {
                 readers: database.max_connections,
                 writers: lanes(config) + SPARE_WRITERS,
                 acquire_timeout: ACQUIRE_TIMEOUT,
+                wary_batches: WARY_BATCHES,
             };
             let options = dsn::mysql(source).map_err(StoreError::Failed)?;
             let connecting = MySqlStore::connect(options, limits);

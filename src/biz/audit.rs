@@ -37,6 +37,8 @@ pub struct Evidence {
     /// What the account says is held, of the balance and of each quota above zero.
     pub held: Money,
     pub held_quotas: BTreeMap<(ServiceName, String), u64>,
+    /// PENDING reservations that no sweep would find.
+    pub stranded: u64,
     /// What the PENDING reservations hold.
     pub reserved: Money,
     pub reserved_quotas: BTreeMap<(ServiceName, String), u64>,
@@ -58,6 +60,7 @@ impl Evidence {
             used_quotas: BTreeMap::new(),
             held: Money::ZERO,
             held_quotas: BTreeMap::new(),
+            stranded: 0,
             reserved: Money::ZERO,
             reserved_quotas: BTreeMap::new(),
             records: BTreeMap::new(),
@@ -195,6 +198,7 @@ pub fn compare(evidence: &Evidence) -> Vec<Difference> {
         );
     }
     expect("held balance".into(), evidence.held.to_string(), evidence.reserved.to_string());
+    expect("reservations that never expire".into(), evidence.stranded.to_string(), 0.to_string());
     for key in keys(&evidence.reserved_quotas, &evidence.held_quotas) {
         expect(
             format!("held quota of {} in {}", key.0, key.1),

@@ -32,8 +32,9 @@ fn of_mysql(number: u16, text: String) -> StoreError {
         // The disk is full or fails, or the commit itself did.
         1021 | 1026 | 1030 | 1114 | 1180 => StoreError::Unavailable(text),
         // Too many connections, out of resources, shutting down, cluster node not
-        // ready, read-only after a failover, statement or connection killed.
-        1040 | 1041 | 1047 | 1053 | 1203 | 1226 | 1290 | 1317 | 1792 | 1836 | 1927 | 3100 => {
+        // ready, read-only after a failover, statement or connection killed, a time limit
+        // of the server's.
+        1040 | 1041 | 1047 | 1053 | 1203 | 1226 | 1290 | 1317 | 1792 | 1836 | 1927 | 1969 | 3024 | 3100 | 4031 => {
             StoreError::Unavailable(text)
         }
         _ => StoreError::Failed(text),

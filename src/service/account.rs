@@ -31,6 +31,7 @@ impl Api {
                 total_quota: int32(quota.total),
                 used_quota: int32(quota.used),
                 reset_month: month.to_string(),
+                held_quota: int32(quota.held),
             })
             .collect();
         Ok(GetAccountReply {

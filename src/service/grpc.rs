@@ -87,13 +87,13 @@ impl BillingInternalService for Grpc {
 
     async fn commit_reservation(&self, request: Request<CommitReservationRequest>) -> Reply<CommitReservationReply> {
         let (metadata, _, mut message) = request.into_parts();
-        fill_id(metadata, IdSource::TraceId, &mut message.trace_id)?;
+        fill_id(metadata, IdSource::Reservation, &mut message.trace_id)?;
         reply(self.0.commit_reservation(message).await)
     }
 
     async fn release_reservation(&self, request: Request<ReleaseReservationRequest>) -> Reply<ReleaseReservationReply> {
         let (metadata, _, mut message) = request.into_parts();
-        fill_id(metadata, IdSource::TraceId, &mut message.trace_id)?;
+        fill_id(metadata, IdSource::Reservation, &mut message.trace_id)?;
         reply(self.0.release_reservation(message).await)
     }
 
@@ -118,10 +118,10 @@ impl BillingInternalService for Grpc {
 
 /// Takes an id that the message lacks from the metadata.
 fn fill_id(metadata: MetadataMap, source: IdSource, id: &mut String) -> Result<(), Error> {
-    let headers = metadata.into_headers();
-    match source.read(&headers)? {
-        Some(other) if id.is_empty() => *id = other.to_owned(),
-        _ => {}
+    if id.is_empty()
+        && let Some(other) = source.read(&metadata.into_headers())?
+    {
+        *id = other.to_owned();
     }
     Ok(())
 }

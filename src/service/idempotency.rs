@@ -14,6 +14,9 @@ pub enum IdSource {
     None,
     /// `trace_id`, from x-trace-id or Idempotency-Key.
     TraceId,
+    /// `trace_id` of a reservation that is to end, from x-trace-id alone: an
+    /// Idempotency-Key would be the call's own.
+    Reservation,
     /// `adjustment_id`, from Idempotency-Key alone: a tracing id is new with each try.
     AdjustmentId,
     /// Each item has its own: one Idempotency-Key for all of them would be ignored,
@@ -26,7 +29,7 @@ impl IdSource {
     pub fn field(self) -> Option<&'static str> {
         match self {
             Self::None | Self::Items => None,
-            Self::TraceId => Some("trace_id"),
+            Self::TraceId | Self::Reservation => Some("trace_id"),
             Self::AdjustmentId => Some("adjustment_id"),
         }
     }
@@ -45,6 +48,7 @@ impl IdSource {
                 None => Ok(None),
             },
             Self::AdjustmentId => value(headers, &IDEMPOTENCY_KEY, "adjustment_id"),
+            Self::Reservation => value(headers, &TRACE_ID, "trace_id"),
             Self::TraceId => {
                 let field = "trace_id";
                 match (value(headers, &TRACE_ID, field)?, value(headers, &IDEMPOTENCY_KEY, field)?) {

@@ -131,7 +131,8 @@ impl Api {
         })
     }
 
-    fn count_deduct(&self, settled: &Settled) {
+    /// Counts the outcome of a charge, made at once or by a commit.
+    pub(super) fn count_deduct(&self, settled: &Settled) {
         let metrics = &self.metrics;
         match settled {
             Ok((transaction, replayed)) => {
@@ -152,8 +153,7 @@ impl Api {
         }
     }
 
-    /// Counts a charge that was made, at once or by a commit.
-    pub(super) fn count_charge(&self, transaction: &Transaction) {
+    fn count_charge(&self, transaction: &Transaction) {
         let kind = match (transaction.free, transaction.paid) {
             (_, 0) => "free",
             (0, _) => "balance",

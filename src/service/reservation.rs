@@ -29,7 +29,8 @@ impl Api {
         let started = Instant::now();
         let reserve = self.parse_reserve(request)?;
         let settled = self.engine.reserve(reserve).await;
-        self.observe("reserve", started, &settled);
+        self.time("reserve", started);
+        self.count_repeat(&settled);
         if matches!(settled, Ok((_, false))) {
             self.metrics.stream_pending_created.inc();
         }
@@ -65,12 +66,10 @@ impl Api {
     pub async fn commit_reservation(&self, request: CommitReservationRequest) -> Result<CommitReservationReply> {
         let started = Instant::now();
         let settled = self.engine.commit(parse_commit(request)?).await;
-        self.observe("commit", started, &settled);
+        self.time("commit", started);
+        self.count_deduct(&settled);
         match &settled {
-            Ok((transaction, false)) => {
-                self.metrics.stream_committed.inc();
-                self.count_charge(transaction);
-            }
+            Ok((_, false)) => self.metrics.stream_committed.inc(),
             Ok((_, true)) => {}
             Err(_) => self.metrics.stream_failed.inc(),
         }
@@ -95,7 +94,8 @@ impl Api {
             request: Uuid::now_v7(),
         };
         let settled = self.engine.release(release).await;
-        self.observe("release", started, &settled);
+        self.time("release", started);
+        self.count_repeat(&settled);
         let (_, replayed) = settled?;
         Ok(ReleaseReservationReply { success: true, replayed })
     }
@@ -107,9 +107,11 @@ impl Api {
         found.map(transaction_reply).ok_or_else(|| Error::TransactionNotFound(trace.to_string()))
     }
 
-    /// What every step of a reservation is measured by.
-    fn observe(&self, operation: &str, started: Instant, settled: &Settled) {
+    fn time(&self, operation: &str, started: Instant) {
         self.metrics.duration_ms.with_label_values(&[operation]).observe(started.elapsed().as_secs_f64() * 1000.0);
+    }
+
+    fn count_repeat(&self, settled: &Settled) {
         match settled {
             Ok((_, true)) => self.metrics.idempotent_hit.inc(),
             Err(Error::IdempotencyConflict { .. }) => self.metrics.idempotent_conflict.inc(),

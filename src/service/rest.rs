@@ -65,8 +65,8 @@ pub fn internal_routes() -> Router<Rest> {
         .route("/internal/v1/billing/deduct", post(rpc!(deduct_quota, IdSource::TraceId)))
         .route("/internal/v1/billing/deduct/batch", post(rpc!(batch_deduct_quota, IdSource::Items)))
         .route("/internal/v1/billing/reserve", post(rpc!(reserve_quota, IdSource::TraceId)))
-        .route("/internal/v1/billing/commit", post(rpc!(commit_reservation, IdSource::TraceId)))
-        .route("/internal/v1/billing/release", post(rpc!(release_reservation, IdSource::TraceId)))
+        .route("/internal/v1/billing/commit", post(rpc!(commit_reservation, IdSource::Reservation)))
+        .route("/internal/v1/billing/release", post(rpc!(release_reservation, IdSource::Reservation)))
         .route("/internal/v1/billing/transactions/{user_id}/{trace_id}", get(rpc!(get_transaction)))
         .route("/internal/v1/billing/callback", post(rpc!(recharge_callback)))
         .route("/internal/v1/billing/users", post(rpc!(initialize_user)))
@@ -76,19 +76,18 @@ pub fn internal_routes() -> Router<Rest> {
 /// The request message.
 async fn message<M: DeserializeOwned>(path: PathResult, request: Request, id: IdSource) -> Result<M> {
     let path = path.map_err(|rejection| Invalid::new("path", rejection.body_text()))?;
-    let header_id = id.read(request.headers())?.map(str::to_owned);
+    let header_id = id.read(request.headers()).map(|id| id.map(str::to_owned));
     let mut fields =
         if request.method() == Method::POST { body_fields(request).await? } else { query_fields(&request)? };
     for (name, value) in &path {
         set_once(&mut fields, name, value)?;
     }
-    if let (Some(field), Some(header_id)) = (id.field(), header_id) {
-        let names = [field.to_owned(), lower_camel_case(field)];
-        let given = names.iter().any(|name| fields.get(name).is_some_and(|value| value != ""));
-        if !given {
-            names.iter().for_each(|name| drop(fields.remove(name)));
-            fields.insert(field.into(), header_id.into());
-        }
+    let names = id.field().map(|field| [field.to_owned(), lower_camel_case(field)]).unwrap_or_default();
+    let given = names.iter().any(|name| fields.get(name).is_some_and(|value| value != ""));
+    if !given && let Some(header_id) = header_id? {
+        names.iter().for_each(|name| drop(fields.remove(name)));
+        let [field, _] = names;
+        fields.insert(field, header_id.into());
     }
     serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| {
         match error.path().to_string() {

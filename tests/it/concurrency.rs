@@ -7,7 +7,10 @@ use rstest::rstest;
 
 use billing_service::{
     app::App,
-    service::proto::{BatchDeductQuotaRequest, billing_internal_service_client::BillingInternalServiceClient},
+    service::proto::{
+        BatchDeductQuotaRequest, CommitReservationRequest, ReserveQuotaRequest,
+        billing_internal_service_client::BillingInternalServiceClient,
+    },
 };
 
 use crate::harness::{Backend, Database, MySql, Service, Sqlite, charge, code_of, mariadb::OwnServer, traced};
@@ -78,6 +81,39 @@ async fn batches_of_two_processes_on_the_same_users_do_not_deadlock() {
     assert_eq!(one.state("u00").await.1[2], 601);
     one.assert_audit_is_clean().await;
     two.stop().await;
+}
+
+/// Users meet in no table, so that nobody waits for another's lock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reservations_of_different_users_never_wait_for_each_other() {
+    let mariadb = OwnServer::start().await;
+    let four = [("billing.settlement.lanes", "4")];
+    let service = Service::start_on(Database::on(mariadb.create_database().await), &four).await;
+    for user in 0..8 {
+        service.account(&format!("u{user}")).await;
+    }
+    let pairs = (0..8).map(|user| {
+        let mut client = service.internal.clone();
+        async move {
+            for pair in 0..60 {
+                let (user_id, trace_id) = (format!("u{user}"), format!("r{pair}"));
+                let reserve = ReserveQuotaRequest {
+                    user_id: user_id.clone(),
+                    trace_id: trace_id.clone(),
+                    service_name: "asset".into(),
+                    count: 1,
+                    ..Default::default()
+                };
+                client.reserve_quota(reserve).await.unwrap();
+                let commit = CommitReservationRequest { user_id, trace_id, ..Default::default() };
+                client.commit_reservation(commit).await.unwrap();
+            }
+        }
+    });
+    join_all(pairs).await;
+    let waits = "FROM information_schema.global_status WHERE variable_name = 'INNODB_ROW_LOCK_WAITS'";
+    assert_eq!(service.database.rows(&["variable_value"], waits).await, [["0"]]);
+    service.assert_audit_is_clean().await;
 }
 
 #[rstest]

@@ -223,6 +223,8 @@ async fn a_release_frees_the_hold_once_and_for_good(#[values(MySql, Sqlite)] on:
     assert_eq!(service.funds("u", "asset").await, (1.0, 0.0, 1000));
     assert!(service.try_release("u", "r").await.unwrap().replayed);
     assert_eq!(refusal(service.try_commit(delivered("u", "r", None)).await), wrong_state());
+    let again = service.try_reserve(hold("u", "r", "asset", 1005)).await;
+    assert_eq!(refusal(again), wrong_state(), "who is told that it holds goes on to deliver");
     assert_eq!(service.funds("u", "asset").await, (1.0, 0.0, 1000));
 
     service.reserve(hold("u", "done", "asset", 1)).await;
@@ -347,13 +349,18 @@ async fn only_open_reservations_wait_for_their_expiry(#[values(MySql, Sqlite)] o
     }
     service.clock.advance(TimeDelta::minutes(1));
     assert_eq!(service.sweep().await, (2, 0));
-    for trace in ["committed", "released", "open"] {
+    for trace in ["committed", "released"] {
         service.reserve(hold("u", trace, "asset", 1)).await;
     }
     service.commit(delivered("u", "committed", None)).await;
     service.commit(delivered("u", "late", None)).await;
     service.try_release("u", "released").await.unwrap();
     service.try_release("u", "swept").await.unwrap();
+    // What ended before its time is forgotten when that has come.
+    service.clock.advance(TimeDelta::seconds(50));
+    service.reserve(hold("u", "open", "asset", 1)).await;
+    service.clock.advance(TimeDelta::seconds(20));
+    assert_eq!(service.sweep().await, (0, 0));
     let waiting = match on {
         MySql => "FROM reservation_expiry",
         Sqlite => "FROM billing_transaction WHERE status = 'PENDING'",

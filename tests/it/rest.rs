@@ -109,6 +109,7 @@ async fn the_devshare_style_serves_the_platforms_front_end(#[values(MySql, Sqlit
         reply["data"]["quotas"][0],
         json!({
             "serviceName": "asset", "totalQuota": 1000, "usedQuota": 0,
+            "heldQuota": 0,
             "resetMonth": service.account("u").await.quotas[0].reset_month,
         })
     );

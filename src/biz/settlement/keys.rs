@@ -9,6 +9,8 @@ use crate::biz::ids::{AdjustmentId, ServiceName, TraceId, UserId};
 #[derive(Debug, Default)]
 pub struct Keys<'a> {
     pub users: BTreeSet<&'a UserId>,
+    /// Those of the users whose accounts must be there; what ends had one.
+    pub accounts: BTreeSet<&'a UserId>,
     /// Free quotas of the batch's month that must be there.
     pub quotas: BTreeSet<(&'a UserId, &'a ServiceName)>,
     /// Transactions that may be there.
@@ -25,6 +27,9 @@ impl<'a> Keys<'a> {
         for posting in &batch.postings {
             let user = posting.user();
             keys.users.insert(user);
+            if !matches!(posting, Posting::Commit(_) | Posting::Release(_) | Posting::Expire(_)) {
+                keys.accounts.insert(user);
+            }
             match posting {
                 Posting::Open(_) => keys.quotas.extend(batch.catalog.services().map(|service| (user, service))),
                 Posting::Charge(call) => {

@@ -46,7 +46,7 @@ pub type UsageKey = (UserId, NaiveDate, ServiceName);
 impl State {
     /// The users whose account must be opened before the batch can be settled.
     pub fn unopened(&self, keys: &Keys<'_>, month: Month) -> BTreeSet<UserId> {
-        let without_balance = keys.users.iter().filter(|user| !self.balances.contains_key(**user)).copied();
+        let without_balance = keys.accounts.iter().filter(|user| !self.balances.contains_key(**user)).copied();
         let without_quota = keys
             .quotas
             .iter()

@@ -33,22 +33,31 @@ pub async fn sweep(store: &dyn TransactionStore, engine: &Engine, calendar: &Cal
     // Ends: each chunk begins behind the last, and new holds expire later than `until`.
     loop {
         let due = store.due(until, last.as_ref(), CHUNK).await?;
-        let freed = join_all(due.iter().map(|due| {
-            let posted = engine.expire(Expire { user: due.user.clone(), trace: due.trace.clone() });
-            async move { (due, posted.await) }
+        let Some(end) = due.last().cloned() else { return Ok(swept) };
+        let freed = join_all(due.into_iter().map(|due| {
+            let posted =
+                due.is_pending.then(|| engine.expire(Expire { user: due.user.clone(), trace: due.trace.clone() }));
+            async {
+                match posted {
+                    Some(posted) => (due, posted.await),
+                    None => (due, Ok(false)),
+                }
+            }
         }));
+        let mut ended = Vec::new();
         for (due, freed) in freed.await {
             match freed {
-                Ok(freed) => swept.freed += u64::from(freed),
+                Ok(freed) => {
+                    swept.freed += u64::from(freed);
+                    ended.push(due);
+                }
                 Err(error) => {
                     tracing::warn!(%error, trace_id = %due.trace, "a hold could not be freed");
                     swept.failed += 1;
                 }
             }
         }
-        match due.into_iter().next_back() {
-            Some(due) => last = Some(due),
-            None => return Ok(swept),
-        }
+        store.forget(&ended).await?;
+        last = Some(end);
     }
 }

@@ -100,12 +100,14 @@ impl Reservation {
     }
 }
 
-/// A reservation that holds something until a time.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+/// A reservation whose time has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Due {
     pub expires_at: DateTime<Utc>,
     pub user: UserId,
     pub trace: TraceId,
+    /// Whether it still holds something; it may have ended before its time.
+    pub is_pending: bool,
 }
 
 /// Where transactions are read.
@@ -115,12 +117,18 @@ pub trait TransactionStore: Send + Sync + 'static {
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn transaction(&self, user: &UserId, trace: &TraceId) -> Result<Option<Transaction>, StoreError>;
 
-    /// The PENDING reservations that expire at `until` or before, the oldest first,
-    /// from behind `after` on, `limit` at most.
+    /// The reservations that expire at `until` or before and are not forgotten, the
+    /// oldest first, from behind `after` on, `limit` at most.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn due(&self, until: DateTime<Utc>, after: Option<&Due>, limit: u32) -> Result<Vec<Due>, StoreError>;
+
+    /// Leaves these, which have ended, out of [`Self::due`] from now on.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn forget(&self, ended: &[Due]) -> Result<(), StoreError>;
 }
 
 /// The caller's side of a charge or a reserve. A retry must repeat all of it.

@@ -150,6 +150,16 @@ const BOOKS: &[(&str, Note)] = &[
         note_reservations,
     ),
     (
+        "SELECT t.user_id, COUNT(*) FROM billing_transaction t \
+         LEFT JOIN reservation_expiry e ON e.expires_at = t.expires_at AND e.user_id = t.user_id \
+         AND e.trace_id = t.trace_id \
+         WHERE t.status = 'PENDING' AND e.user_id IS NULL AND t.user_id BETWEEN ? AND ? GROUP BY t.user_id",
+        |evidence, row| {
+            evidence.stranded = number(row, 1)?;
+            Ok(())
+        },
+    ),
+    (
         "SELECT user_id, service_name, usage_date, type, CAST(SUM(count) AS SIGNED), SUM(amount), COUNT(*) \
          FROM billing_record WHERE user_id BETWEEN ? AND ? GROUP BY user_id, service_name, usage_date, type",
         note_records,

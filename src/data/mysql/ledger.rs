@@ -31,10 +31,6 @@ enum Lookup {
     All,
 }
 
-/// After an id was met again, this many batches look all of theirs up: repeats come in
-/// swarms, as after an outage.
-const WARY_BATCHES: u32 = 32;
-
 #[async_trait]
 impl Ledger for MySqlStore {
     /// Two round trips: begin, lock and load; write and commit. On every way out but
@@ -42,7 +38,7 @@ impl Ledger for MySqlStore {
     async fn settle(&self, batch: &Batch) -> Result<Vec<Outcome>, StoreError> {
         let keys = Keys::of(batch);
         let mut connection = self.writer.take().await?;
-        let wary = self.wary_batches.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
+        let wary = self.wary.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
         let mut lookup = if wary { Lookup::All } else { Lookup::Ending };
         let mut created = BTreeSet::new();
         // Three times at most: accounts that were opened stay open, and what all
@@ -72,7 +68,7 @@ impl Ledger for MySqlStore {
                 return Ok(outcomes);
             }
             Statement::new("ROLLBACK").execute(&mut connection).await?;
-            self.wary_batches.store(WARY_BATCHES, Relaxed);
+            self.wary.store(self.wary_batches, Relaxed);
             lookup = Lookup::All;
         }
         Err(StoreError::Conflict("another process settles the same ids".into()))

@@ -35,8 +35,9 @@ pub struct MySqlStore {
     reader: Connections,
     /// Transactions.
     writer: Connections,
-    /// Batches that will look all their ids up; see the ledger.
-    wary_batches: AtomicU32,
+    /// Batches that will still look all their ids up, and how many do so from a repeat on.
+    wary: AtomicU32,
+    wary_batches: u32,
 }
 
 /// How many connections a store may hold, and how long one is waited for.
@@ -45,15 +46,21 @@ pub struct PoolLimits {
     pub readers: usize,
     pub writers: usize,
     pub acquire_timeout: Duration,
+    /// After an id was met again, this many batches look all of theirs up before they
+    /// insert: repeats come in swarms, as after an outage.
+    pub wary_batches: u32,
 }
 
 /// What every connection begins with, so that the server's defaults do not matter.
 /// Read committed: no gap locks, and what is read after the account's lock is what
 /// its last holder committed. Strict: a value that does not fit is an error and never
-/// cut to size.
+/// cut to size. A process that froze, or a machine that went without a word, does not
+/// hold its locks for hours; MySQL can only be told so of idle connections. And no list
+/// of keys is made into a subquery, which would lock in another order.
 const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
     SET SESSION sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', \
-    autocommit = 1, innodb_lock_wait_timeout = 5";
+    autocommit = 1, innodb_lock_wait_timeout = 5, wait_timeout = 30; \
+    /*M! SET SESSION idle_transaction_timeout = 5, in_predicate_conversion_threshold = 0 */";
 
 impl MySqlStore {
     /// Connects and brings the schema up to date.
@@ -74,7 +81,8 @@ impl MySqlStore {
         Ok(Self {
             reader: Connections::new(options.clone(), limits.readers, limits.acquire_timeout),
             writer: Connections::new(options, limits.writers, limits.acquire_timeout),
-            wary_batches: AtomicU32::new(0),
+            wary: AtomicU32::new(0),
+            wary_batches: limits.wary_batches,
         })
     }
 }

@@ -42,6 +42,12 @@ impl Statement {
         self
     }
 
+    /// One value.
+    pub(super) fn instant(&mut self, value: DateTime<Utc>) -> &mut Self {
+        Row { sql: &mut self.sql, first: true }.instant(value);
+        self
+    }
+
     /// Pairs for a `(a, b) IN (...)`, without the outer parentheses.
     pub(super) fn pairs<'v, A: AsRef<str> + 'v, B: AsRef<str> + 'v>(
         &mut self,

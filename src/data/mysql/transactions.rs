@@ -1,5 +1,6 @@
-//! Charges and reservations: rows of `billing_transaction`, and of `reservation_expiry`
-//! for the reservations that are PENDING.
+//! Charges and reservations: rows of `billing_transaction`, and a row of
+//! `reservation_expiry` for each reservation until the sweep has seen it ended. Commits
+//! leave that row alone: in this one table users would meet, and wait for each other.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -47,9 +48,11 @@ impl TransactionStore for MySqlStore {
             None => (DateTime::UNIX_EPOCH, "", ""),
         };
         let query = sqlx::query(
-            "SELECT expires_at, user_id, trace_id FROM reservation_expiry \
-             WHERE expires_at >= ? AND expires_at <= ? AND (expires_at, user_id, trace_id) > (?, ?, ?) \
-             ORDER BY expires_at, user_id, trace_id LIMIT ?",
+            "SELECT e.expires_at, e.user_id, e.trace_id, COALESCE(t.status, '') = 'PENDING' \
+             FROM reservation_expiry e \
+             LEFT JOIN billing_transaction t ON t.user_id = e.user_id AND t.trace_id = e.trace_id \
+             WHERE e.expires_at >= ? AND e.expires_at <= ? AND (e.expires_at, e.user_id, e.trace_id) > (?, ?, ?) \
+             ORDER BY e.expires_at, e.user_id, e.trace_id LIMIT ?",
         )
         .bind(after_time.naive_utc())
         .bind(until.naive_utc())
@@ -64,9 +67,30 @@ impl TransactionStore for MySqlStore {
                     expires_at: row.try_get(0).map_err(store_error)?,
                     user: UserId::from_stored(text(row, 1)?),
                     trace: TraceId::from_stored(text(row, 2)?),
+                    is_pending: row.try_get::<i32, _>(3).map_err(store_error)? == 1,
                 })
             })
             .collect()
+    }
+
+    async fn forget(&self, ended: &[Due]) -> Result<(), StoreError> {
+        // One statement a row: of a list the optimizer may make a scan, which waits for
+        // whatever others are inserting.
+        let mut statement = Statement::new("");
+        for due in ended {
+            statement
+                .push("DELETE FROM reservation_expiry WHERE expires_at = ")
+                .instant(due.expires_at)
+                .push(" AND user_id = ")
+                .texts([due.user.as_str()])
+                .push(" AND trace_id = ")
+                .texts([due.trace.as_str()])
+                .push("; ");
+        }
+        let mut connection = self.writer.take().await?;
+        statement.execute(&mut connection).await?;
+        connection.give_back();
+        Ok(())
     }
 }
 
@@ -142,12 +166,15 @@ pub(super) fn write_reservations(statement: &mut Statement, writes: &[Reservatio
          record_id = VALUES(record_id), balance_after = VALUES(balance_after), \
          free_remaining_after = VALUES(free_remaining_after), commit_cost = VALUES(commit_cost); ",
     );
-    let starts = new.iter().filter(|(_, transaction, _)| transaction.status == Status::Pending);
-    put_expiries(statement, "INSERT INTO reservation_expiry (expires_at, user_id, trace_id) VALUES ", starts, "; ");
-    let ends = changed
-        .iter()
-        .filter(|(was, transaction, _)| *was == Some(Status::Pending) && transaction.status != Status::Pending);
-    put_expiries(statement, "DELETE FROM reservation_expiry WHERE (expires_at, user_id, trace_id) IN (", ends, "); ");
+    let starts: Vec<_> = new.iter().filter(|(_, transaction, _)| transaction.status == Status::Pending).collect();
+    if !starts.is_empty() {
+        statement
+            .push("INSERT INTO reservation_expiry (expires_at, user_id, trace_id) VALUES ")
+            .rows(starts, |row, (_, transaction, reservation)| {
+                row.instant(reservation.expires_at).text(transaction.user.as_str()).text(transaction.trace.as_str());
+            })
+            .push("; ");
+    }
 }
 
 type Written<'w> = (Option<Status>, &'w Transaction, &'w Reservation);
@@ -181,21 +208,6 @@ fn put_reservations(statement: &mut Statement, rows: &[Written<'_>], end: &'stat
                 .instant(reservation.expires_at);
         })
         .push(end);
-}
-
-fn put_expiries<'w>(
-    statement: &mut Statement,
-    sql: &'static str,
-    rows: impl Iterator<Item = &'w Written<'w>>,
-    end: &'static str,
-) {
-    let mut rows = rows.peekable();
-    if rows.peek().is_some() {
-        statement.push(sql).rows(rows, |row, (_, transaction, reservation)| {
-            row.instant(reservation.expires_at).text(transaction.user.as_str()).text(transaction.trace.as_str());
-        });
-        statement.push(end);
-    }
 }
 
 fn identity<'r, 's>(row: &'r mut StatementRow<'s>, transaction: &Transaction) -> &'r mut StatementRow<'s> {

@@ -69,9 +69,15 @@ impl TransactionStore for SqliteStore {
                     expires_at: instant(row, 0)?,
                     user: UserId::from_stored(text(row, 1)?),
                     trace: TraceId::from_stored(text(row, 2)?),
+                    is_pending: true,
                 })
             })
             .collect()
+    }
+
+    /// The index holds PENDING ones alone.
+    async fn forget(&self, _: &[Due]) -> Result<(), StoreError> {
+        Ok(())
     }
 }
 

@@ -38,6 +38,18 @@ pub enum Answer {
     WrongState,
 }
 
+impl Answer {
+    pub fn forget_replay(&mut self) {
+        match self {
+            Self::Charged { replayed, .. }
+            | Self::Held { replayed, .. }
+            | Self::Released { replayed }
+            | Self::Adjusted { replayed, .. } => *replayed = false,
+            _ => {}
+        }
+    }
+}
+
 /// When a step happens: a number of the month, and of the minute within all time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
@@ -153,7 +165,9 @@ impl Model {
 
     fn reserve(&mut self, call: Call, now: Moment) -> Answer {
         if let Some(first) = self.entries.get(&call.trace) {
-            return if first.is_reservation && first.call == call {
+            return if first.state == State::Released && first.call == call {
+                Answer::WrongState
+            } else if first.is_reservation && first.call == call {
                 Answer::Held { free: first.held_free, amount: first.held_amount, replayed: true }
             } else {
                 Answer::Conflict

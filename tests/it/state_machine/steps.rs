@@ -26,6 +26,8 @@ pub const SERVICES: u8 = 2;
 #[derive(Debug, Clone)]
 pub struct Round {
     pub minutes: u32,
+    /// The commit happens, and the news of it is lost.
+    pub answer_is_lost: bool,
     /// Each with its user.
     pub steps: Vec<(u8, Step)>,
 }
@@ -35,7 +37,12 @@ pub fn rounds() -> impl Strategy<Value = Vec<Round>> {
     let steps = prop::collection::vec((0..USERS, step()), 1..9);
     // No time, less and more than a hold lasts, and over the end of a month.
     let minutes = prop_oneof![4 => Just(0u32), 3 => 1..8u32, 2 => 9..30u32, 1 => Just(20 * 24 * 60)];
-    prop::collection::vec((minutes, steps).prop_map(|(minutes, steps)| Round { minutes, steps }), 1..9)
+    let round = (minutes, prop::bool::weighted(0.2), steps).prop_map(|(minutes, answer_is_lost, steps)| Round {
+        minutes,
+        answer_is_lost,
+        steps,
+    });
+    prop::collection::vec(round, 1..9)
 }
 
 fn step() -> impl Strategy<Value = Step> {

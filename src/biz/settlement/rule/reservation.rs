@@ -1,7 +1,8 @@
 //! The states of a reservation: reserve, then commit, release or expire.
 
-use super::{Book, Entry, conflict, cover, found};
+use super::{Book, Entry, QuotaKey, conflict, cover, found};
 use crate::biz::{
+    account::{Balance, Quota},
     charge,
     error::{Error, Invalid},
     ids::{TraceId, UserId},
@@ -77,7 +78,7 @@ impl Book<'_> {
             })?,
         };
         let quota_key = (first.user.clone(), reservation.month(), first.content.service.clone());
-        let (balance, quota) = self.account(&quota_key)?;
+        let (balance, quota) = self.held_account(&quota_key)?;
         let (mut new_balance, mut new_quota) = (*balance, *quota);
         if first.status == Status::Pending {
             new_balance.held = new_balance.held.minus(reservation.amount);
@@ -102,7 +103,9 @@ impl Book<'_> {
             reservation: Some(Reservation { delivered: Some(delivered), ..reservation }),
             ..first.clone()
         };
-        self.changed_quotas.insert(quota_key);
+        if split.free > 0 || reservation.free > 0 {
+            self.changed_quotas.insert(quota_key);
+        }
         self.record(Entry {
             user: &first.user,
             trace: &first.trace,
@@ -148,7 +151,7 @@ impl Book<'_> {
     fn let_go(&mut self, first: &Transaction, held: &Reservation, after: Transaction) -> Result<(), Error> {
         if first.status == Status::Pending {
             let quota_key = (first.user.clone(), held.month(), first.content.service.clone());
-            let (balance, quota) = self.account(&quota_key)?;
+            let (balance, quota) = self.held_account(&quota_key)?;
             balance.held = balance.held.minus(held.amount);
             quota.held = quota.held.saturating_sub(held.free);
             if held.free > 0 {
@@ -157,6 +160,12 @@ impl Book<'_> {
         }
         self.write(after, Some(first.status));
         Ok(())
+    }
+
+    /// As [`Book::account`]; the quota of a month that is no longer kept has nothing left.
+    fn held_account(&mut self, key: &QuotaKey) -> Result<(&mut Balance, &mut Quota), Error> {
+        self.state.quotas.entry(key.clone()).or_default();
+        self.account(key)
     }
 
     fn reservation(&self, user: &UserId, trace: &TraceId) -> Result<(Transaction, Reservation), Error> {
@@ -187,6 +196,10 @@ fn replay_reserve(call: &Charge, first: &Transaction) -> Result<Outcome, Error> 
     let fields = call.content.differences(&first.content);
     if !fields.is_empty() {
         return Err(conflict(fields));
+    }
+    // Who is told that it succeeded goes on to deliver, and could never charge for it.
+    if first.status == Status::Released {
+        return Err(state("the reservation was released"));
     }
     Ok(found(first, call.record_ids.main))
 }
