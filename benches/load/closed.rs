@@ -47,6 +47,7 @@ pub async fn run(scenario: &Scenario, target: &Target, window: Window, seed: u64
 /// What the processes use during `window`.
 pub async fn measure(target: &Target, window: Window) -> anyhow::Result<Usage> {
     sleep_until(window.from.into()).await;
+    target.processes.forget_peak()?;
     let before = target.processes.cpu()?;
     sleep_until(window.until.into()).await;
     let cpu = target.processes.cpu()? - before;

@@ -11,8 +11,6 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
-/// Charges in one batch.
-pub const BATCH_ITEMS: usize = 500;
 /// Longer than any server waits, so that it is the one to answer.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(40);
 
@@ -23,7 +21,10 @@ pub enum Operation {
     /// An rpc that does nothing: what transport and machine allow at most.
     Empty,
     Deduct,
-    Batch,
+    /// Charges in one call.
+    Batch {
+        items: u32,
+    },
     Check,
     /// A reserve and its commit, one after the other: one pair is one call.
     Pair,
@@ -39,12 +40,20 @@ pub struct Outcome {
 }
 
 impl Operation {
+    /// Items of one call.
+    pub fn items(self) -> u32 {
+        match self {
+            Operation::Batch { items } => items,
+            _ => 1,
+        }
+    }
+
     /// Makes one call, for users that `users` picks.
     pub async fn call(self, channel: &Channel, users: &mut Users) -> Outcome {
         let result = match self {
             Operation::Empty => empty(channel).await,
             Operation::Deduct => deduct(channel, users).await,
-            Operation::Batch => batch(channel, users).await,
+            Operation::Batch { items } => batch(channel, users, items).await,
             Operation::Check => check(channel, users).await,
             Operation::Pair => pair(channel, users).await,
         };
@@ -72,8 +81,8 @@ async fn deduct(channel: &Channel, users: &mut Users) -> Result<Outcome, Status>
     Ok(one(reply.success && !reply.replayed))
 }
 
-async fn batch(channel: &Channel, users: &mut Users) -> Result<Outcome, Status> {
-    let items = (0..BATCH_ITEMS).map(|_| charge(users)).collect();
+async fn batch(channel: &Channel, users: &mut Users, items: u32) -> Result<Outcome, Status> {
+    let items = (0..items).map(|_| charge(users)).collect();
     let request = timed(BatchDeductQuotaRequest { items });
     let reply = BillingInternalServiceClient::new(channel.clone()).batch_deduct_quota(request).await?.into_inner();
     let errors: Vec<String> = reply

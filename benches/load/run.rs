@@ -91,8 +91,8 @@ async fn overload(
     let busiest = plan.scenarios.iter().position(|one| one.system == system && one.shape == BUSIEST);
     let busiest = busiest.context("overload has no closed loop to go by")?;
     let rates: Vec<f64> = slices[busiest].iter().map(Slice::rate).collect();
-    let rate = (median(&rates) * 2.0).max(1.0);
     let scenario = Scenario { shape: OVERLOAD, ..plan.scenarios[busiest].clone() };
+    let rate = (median(&rates) * 2.0 / f64::from(scenario.operation.items())).max(1.0);
     let target = target(world, system)?;
     let mut slices = Vec::new();
     for round in 1..=arguments.rounds {

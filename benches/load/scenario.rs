@@ -40,9 +40,10 @@ const SHAPES: &[Shape] = &[
     shape("deduct-lone", Operation::Deduct, 1, 1_000, true),
     shape("deduct-100-spread", Operation::Deduct, 100, 1_000, true),
     shape("deduct-100-hot", Operation::Deduct, 100, 1, true),
-    shape(BUSIEST, Operation::Deduct, 1_000, 10_000, true),
+    shape("deduct-1000-spread", Operation::Deduct, 1_000, 10_000, true),
     shape("deduct-1000-hot", Operation::Deduct, 1_000, 1, false),
-    shape("batch", Operation::Batch, 8, 1_000, false),
+    shape("batch-500", Operation::Batch { items: 500 }, 8, 1_000, false),
+    shape(BUSIEST, Operation::Batch { items: 50 }, 64, 10_000, false),
     shape("check", Operation::Check, 100, 1_000, false),
     shape("reserve-commit", Operation::Pair, 100, 1_000, false),
 ];
@@ -53,8 +54,9 @@ const fn shape(name: &'static str, operation: Operation, callers: usize, users: 
 
 /// The shape that the others are compared to.
 pub const EMPTY: &str = "empty";
-/// The shape whose rate overload is twice.
-pub const BUSIEST: &str = "deduct-1000-spread";
+/// The shape whose rate overload is twice. Batches, because with a call for each charge
+/// the callers, on the same cores, could not send twice what the service takes.
+pub const BUSIEST: &str = "batch-50";
 /// Twice the rate that [`BUSIEST`] reached, whatever the answers.
 pub const OVERLOAD: &str = "overload";
 /// Users that any shape may call.

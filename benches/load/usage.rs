@@ -62,6 +62,17 @@ impl Processes {
         };
         Ok(Memory { resident: mib("VmRSS:")?, peak: mib("VmHWM:")? })
     }
+
+    /// Lets the next peak be that of the next slice.
+    ///
+    /// # Errors
+    /// The server has gone.
+    pub fn forget_peak(&self) -> anyhow::Result<()> {
+        /// Resets the peak of the resident set; see proc(5).
+        const RESET_PEAK: &str = "5";
+        let path = format!("/proc/{}/clear_refs", self.server);
+        std::fs::write(&path, RESET_PEAK).context(path)
+    }
 }
 
 impl Sub for Cpu {

@@ -28,8 +28,9 @@ pub struct Limits {
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A silent HTTP/2 connection is asked this often whether it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
-/// Requests in flight on one HTTP/2 connection.
-const MAX_STREAMS: u32 = 4_096;
+/// Requests in flight on one HTTP/2 connection. h2 ends a connection on which too many
+/// small frames wait to be read, as under too much load they do; this many can't be.
+const MAX_STREAMS: u32 = 1_024;
 
 /// Serves `app` until `stop`, then lets open requests finish.
 pub async fn serve(listener: TcpListener, app: Router, limits: Limits, stop: CancellationToken) {
@@ -60,7 +61,7 @@ pub async fn serve(listener: TcpListener, app: Router, limits: Limits, stop: Can
             let service = TowerToHyperService::new(app);
             let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
             if let Err(error) = watcher.watch(connection).await {
-                tracing::debug!(%error, "connection ended");
+                tracing::debug!(?error, "connection ended");
             }
         });
     }

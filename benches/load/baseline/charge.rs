@@ -3,7 +3,7 @@
 use billing_service::service::proto::{DeductQuotaReply, DeductQuotaRequest};
 use chrono::Utc;
 use rust_decimal::{Decimal, prelude::ToPrimitive};
-use sqlx::{MySqlConnection, MySqlPool};
+use sqlx::{Connection, MySqlConnection};
 use tonic::Status;
 use uuid::Uuid;
 
@@ -29,8 +29,11 @@ const PAID: i8 = 2;
 ///
 /// # Errors
 /// The balance is not enough, or the database fails.
-pub async fn charge(pool: &MySqlPool, request: &DeductQuotaRequest) -> Result<DeductQuotaReply, Status> {
-    let mut transaction = pool.begin().await.map_err(failed)?;
+pub async fn charge(
+    connection: &mut MySqlConnection,
+    request: &DeductQuotaRequest,
+) -> Result<DeductQuotaReply, Status> {
+    let mut transaction = connection.begin().await.map_err(failed)?;
     let (quota_id, total, used) = lock_quota(&mut transaction, request).await.map_err(failed)?;
     let (balance_id, balance): (String, Decimal) = sqlx::query_as(LOCK_BALANCE)
         .bind(&request.user_id)
