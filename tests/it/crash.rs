@@ -17,7 +17,8 @@ use crate::harness::{
     traced,
 };
 
-/// Charges that are acknowledged between one kill and the next, at the least.
+/// Charges, and steps of reservations, that are acknowledged between one kill and the
+/// next, at the least.
 const BETWEEN_KILLS: usize = 200;
 
 /// How many kills: `usual`, or as many as BILLING_CRASH_ROUNDS says, such as 100 at night.

@@ -10,14 +10,15 @@ use std::{
 };
 
 use billing_service::service::proto::{
-    AdjustBalanceRequest, BatchDeductQuotaRequest, BatchDeductQuotaResult, DeductQuotaRequest,
+    AdjustBalanceRequest, BatchDeductQuotaRequest, BatchDeductQuotaResult, CommitReservationRequest,
+    DeductQuotaRequest, ReleaseReservationRequest, ReserveQuotaRequest,
     billing_internal_service_client::BillingInternalServiceClient,
 };
 use tokio::{sync::watch, time::Instant};
 use tonic::{Response, Status, transport::Channel};
 use tonic_types::StatusExt;
 
-use super::books::Books;
+use super::books::{Books, End, Hold};
 
 pub type Client = BillingInternalServiceClient<Channel>;
 
@@ -129,7 +130,7 @@ impl Caller {
         });
         match call.await {
             (Ok(reply), retried) => self.books.acknowledge(&request, reply, sent_before || retried),
-            (Err(Refused), _) => self.books.refuse(&request),
+            (Err(Refused), _) => self.books.refuse(&request.user_id, &request.trace_id),
         }
     }
 
@@ -153,7 +154,7 @@ impl Caller {
                     }
                     BatchDeductQuotaResult { reply: None, error: Some(error) } => match error.error_code.as_str() {
                         "10014" => open.push(item),
-                        "10001" => self.books.refuse(&item),
+                        "10001" => self.books.refuse(&item.user_id, &item.trace_id),
                         _ => panic!("neither an outage nor a refusal: {error:?}"),
                     },
                     neither => panic!("one of the two is set, and not {neither:?}"),
@@ -172,6 +173,51 @@ impl Caller {
         });
         let (Ok(_), _) = call.await else { panic!("a credit is not refused") };
         self.books.credit(&request);
+    }
+
+    pub async fn reserve(&mut self, request: ReserveQuotaRequest) {
+        let call = self.ask(|mut client| {
+            let request = request.clone();
+            async move { client.reserve_quota(request).await }
+        });
+        match call.await {
+            (Ok(reply), retried) => self.books.hold(&request, reply, retried),
+            (Err(Refused), _) => self.books.refuse(&request.user_id, &request.trace_id),
+        }
+    }
+
+    pub async fn commit(&mut self, request: CommitReservationRequest) {
+        let call = self.ask(|mut client| {
+            let request = request.clone();
+            async move { client.commit_reservation(request).await }
+        });
+        let (Ok(reply), retried) = call.await else { panic!("a commit is not refused: {request:?}") };
+        self.books.commit(&request, reply, retried);
+    }
+
+    pub async fn release(&mut self, request: ReleaseReservationRequest) {
+        let call = self.ask(|mut client| {
+            let request = request.clone();
+            async move { client.release_reservation(request).await }
+        });
+        let (Ok(reply), retried) = call.await else { panic!("a release is not refused: {request:?}") };
+        self.books.release(&request, &reply, retried);
+    }
+
+    /// Sends again what was acknowledged of a reservation. After a release that is the
+    /// release alone: there is nothing any more that a reserve could say again.
+    pub async fn repeat_hold(&mut self, Hold { request, end, .. }: Hold) {
+        match end {
+            End::Open => self.reserve(request).await,
+            End::Released => {
+                let (user_id, trace_id) = (request.user_id, request.trace_id);
+                self.release(ReleaseReservationRequest { user_id, trace_id }).await;
+            }
+            End::Committed(commit, _) => {
+                self.reserve(request).await;
+                self.commit(commit).await;
+            }
+        }
     }
 }
 

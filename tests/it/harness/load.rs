@@ -3,7 +3,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use billing_service::service::proto::{AdjustBalanceRequest, DeductQuotaRequest};
+use billing_service::service::proto::{
+    AdjustBalanceRequest, CommitReservationRequest, DeductQuotaRequest, ReleaseReservationRequest, ReserveQuotaRequest,
+};
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -45,7 +47,7 @@ impl Load {
         for number in 1..=CALLERS {
             let mut caller = caller.clone();
             caller.dice = Dice(number as u64);
-            running.spawn(Customer { caller, number, sent: 0 }.call_until(stop.clone()));
+            running.spawn(Customer { caller, number, sent: 0, open: Vec::new() }.call_until(stop.clone()));
         }
         Self { caller, servers, stop, running }
     }
@@ -55,7 +57,7 @@ impl Load {
         self.servers.send_replace(connections(servers));
     }
 
-    /// Waits until so many more charges have been acknowledged.
+    /// Waits until so many more charges, or steps of a reservation, have been acknowledged.
     pub async fn acknowledges(&mut self, more: usize) {
         let mut count = self.caller.books.acknowledged.subscribe();
         let enough = *count.borrow() + more;
@@ -93,6 +95,16 @@ impl Load {
         for charges in self.caller.books.all().chunks(500) {
             self.caller.charge_batch(charges.to_vec()).await;
         }
+        let mut again = JoinSet::new();
+        for holds in self.caller.books.all_holds().chunks(50) {
+            let (mut caller, holds) = (self.caller.clone(), holds.to_vec());
+            again.spawn(async move {
+                for hold in holds {
+                    caller.repeat_hold(hold).await;
+                }
+            });
+        }
+        again.join_all().await;
         println!("{} requests had no definite answer at first", self.caller.unanswered());
         self.caller.books.assert_varied();
         self.caller.books
@@ -119,6 +131,8 @@ struct Customer {
     caller: Caller,
     number: usize,
     sent: usize,
+    /// Reservations that it will end, or leave open if it is stopped first.
+    open: Vec<ReserveQuotaRequest>,
 }
 
 impl Customer {
@@ -126,8 +140,11 @@ impl Customer {
         while !stop.is_cancelled() {
             match self.caller.dice.below(16) {
                 0 => self.batch().await,
-                1 => self.visit().await,
+                1 if self.caller.dice.below(2) == 0 => self.visit().await,
+                1 => self.visit_in_two_phases().await,
                 2 | 3 => self.repeat().await,
+                4 | 5 => self.hold().await,
+                6 | 7 => self.end().await,
                 _ => {
                     let charge = self.next_charge();
                     self.caller.charge(charge).await;
@@ -156,6 +173,9 @@ impl Customer {
         if let Some(charge) = self.caller.books.any(&mut self.caller.dice) {
             self.caller.charge(charge).await;
         }
+        if let Some(hold) = self.caller.books.any_ended_hold(&mut self.caller.dice) {
+            self.caller.repeat_hold(hold).await;
+        }
     }
 
     async fn batch(&mut self) {
@@ -174,4 +194,70 @@ impl Customer {
             self.caller.charge(charge).await;
         }
     }
+
+    /// A reservation of a shared user, which stays open for a while, through kills as well.
+    async fn hold(&mut self) {
+        let DeductQuotaRequest { user_id, service_name, count, cost, .. } = self.next_charge();
+        let request = self.own_hold(&user_id, &service_name, count);
+        let request = ReserveQuotaRequest { cost, ..request };
+        self.caller.reserve(request.clone()).await;
+        self.open.push(request);
+    }
+
+    /// Ends one that it holds, whichever; before that it sometimes asks for it again.
+    async fn end(&mut self) {
+        let dice = &mut self.caller.dice;
+        if self.open.is_empty() {
+            return;
+        }
+        let held = self.open.swap_remove(dice.below(self.open.len()));
+        if dice.below(4) == 0 {
+            self.caller.reserve(held.clone()).await;
+        }
+        let dice = &mut self.caller.dice;
+        if dice.below(4) == 0 {
+            let ReserveQuotaRequest { user_id, trace_id, .. } = held;
+            self.caller.release(ReleaseReservationRequest { user_id, trace_id }).await;
+            return;
+        }
+        let count = [None, Some(1), Some(held.count), Some(held.count + 2)][dice.below(4)];
+        let cost = [0.0, 0.0, 0.333_333, 1.0][dice.below(4)];
+        let commit = CommitReservationRequest { cost, ..delivered(&held, count) };
+        self.caller.commit(commit.clone()).await;
+        if self.caller.dice.below(4) == 0 {
+            self.caller.commit(commit).await;
+        }
+    }
+
+    fn own_hold(&mut self, user: &str, service: &str, count: i32) -> ReserveQuotaRequest {
+        self.sent += 1;
+        ReserveQuotaRequest {
+            user_id: user.into(),
+            trace_id: format!("hold-{}-{}", self.number, self.sent),
+            service_name: service.into(),
+            count,
+            ..Default::default()
+        }
+    }
+
+    /// As [`Self::visit`], by reservations: while they hold, others are refused; one
+    /// delivers less than it holds, and one so much that the balance ends below zero.
+    async fn visit_in_two_phases(&mut self) {
+        let user = format!("visitor-{}-{}", self.number, self.sent);
+        self.caller.credit(credit(&user, 15.0)).await;
+        let [less, more, refused] = [900, 200, 300].map(|count| self.own_hold(&user, "asset", count));
+        for request in [&less, &more, &refused] {
+            self.caller.reserve(request.clone()).await;
+        }
+        self.caller.commit(delivered(&less, Some(300))).await;
+        self.caller.commit(delivered(&more, Some(1500))).await;
+        let charge = self.own_id(charge(&user, "asset", 1));
+        self.caller.charge(charge).await;
+    }
+}
+
+/// The commit of a reservation, at its unit cost.
+fn delivered(held: &ReserveQuotaRequest, count: Option<i32>) -> CommitReservationRequest {
+    let (user_id, trace_id) = (held.user_id.clone(), held.trace_id.clone());
+    CommitReservationRequest { user_id, trace_id, count, ..Default::default() }
 }

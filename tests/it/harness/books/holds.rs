@@ -1,0 +1,134 @@
+//! What the callers know of their reservations: what each holds, and what has become of
+//! it.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use billing_service::service::proto::{
+    CommitReservationReply, CommitReservationRequest, ReleaseReservationReply, ReleaseReservationRequest,
+    ReserveQuotaReply, ReserveQuotaRequest,
+};
+
+use super::{Books, full_cost, key, micros, share};
+use crate::harness::caller::Dice;
+
+/// A reservation that has been acknowledged.
+#[derive(Clone)]
+pub struct Hold {
+    pub request: ReserveQuotaRequest,
+    pub reply: ReserveQuotaReply,
+    pub end: End,
+}
+
+#[derive(Clone)]
+pub enum End {
+    Open,
+    Committed(CommitReservationRequest, CommitReservationReply),
+    Released,
+}
+
+impl Hold {
+    pub fn status(&self) -> &'static str {
+        match self.end {
+            End::Open => "PENDING",
+            End::Committed(..) => "COMMITTED",
+            End::Released => "RELEASED",
+        }
+    }
+
+    /// Units committed.
+    pub fn delivered(&self) -> Option<i32> {
+        match &self.end {
+            End::Committed(request, _) => Some(request.count.unwrap_or(self.request.count)),
+            End::Open | End::Released => None,
+        }
+    }
+}
+
+impl Books {
+    /// Enters the answer to a reserve, or holds it against the one that came first.
+    /// `retried`: as of [`Self::acknowledge`], here and below.
+    pub fn hold(&self, request: &ReserveQuotaRequest, reply: ReserveQuotaReply, retried: bool) {
+        let mut known = self.known();
+        let key = key(&request.user_id, &request.trace_id);
+        if let Some(first) = known.holds.get(&key) {
+            let again = ReserveQuotaReply { status: first.status().into(), replayed: true, ..first.reply.clone() };
+            assert_eq!(reply, again, "{request:?} was answered before");
+            self.repeated.fetch_add(1, Relaxed);
+            return;
+        }
+        assert!(retried || !reply.replayed, "{request:?} was sent for the first time and got {reply:?}");
+        assert_eq!(reply.status, "PENDING", "{request:?} got {reply:?}");
+        assert_eq!(reply.free_count + reply.paid_count, request.count, "{request:?} got {reply:?}");
+        let full = full_cost(&request.service_name, request.count, request.cost);
+        assert_eq!(micros(reply.amount), share(full, reply.paid_count, request.count), "{request:?} got {reply:?}");
+        self.found.fetch_add(usize::from(reply.replayed), Relaxed);
+        known.holds.insert(key, Hold { request: request.clone(), reply, end: End::Open });
+        drop(known);
+        self.acknowledged.send_modify(|count| *count += 1);
+    }
+
+    /// Enters the answer to a commit, which need not take what was held: what it says it
+    /// charged is what must be found.
+    pub fn commit(&self, request: &CommitReservationRequest, reply: CommitReservationReply, retried: bool) {
+        let mut known = self.known();
+        let key = key(&request.user_id, &request.trace_id);
+        let hold = known.holds.get_mut(&key).expect("only what was reserved is committed");
+        match &hold.end {
+            End::Released => panic!("{request:?} was released and then committed: {reply:?}"),
+            End::Committed(_, first) => {
+                let again = CommitReservationReply { replayed: true, ..first.clone() };
+                assert_eq!(reply, again, "{request:?} was answered before");
+                self.repeated.fetch_add(1, Relaxed);
+                return;
+            }
+            End::Open => {}
+        }
+        assert!(retried || !reply.replayed, "{request:?} was sent for the first time and got {reply:?}");
+        let reserved = &hold.request;
+        let count = request.count.unwrap_or(reserved.count);
+        assert_eq!(reply.free_count + reply.paid_count, count, "{request:?} got {reply:?}");
+        let full = match request.cost {
+            0.0 => share(full_cost(&reserved.service_name, reserved.count, reserved.cost), count, reserved.count),
+            cost => micros(cost),
+        };
+        assert_eq!(micros(reply.amount), share(full, reply.paid_count, count), "{request:?} got {reply:?}");
+        self.found.fetch_add(usize::from(reply.replayed), Relaxed);
+        hold.end = End::Committed(request.clone(), reply);
+        known.ended.push(key);
+        drop(known);
+        self.acknowledged.send_modify(|count| *count += 1);
+    }
+
+    pub fn release(&self, request: &ReleaseReservationRequest, reply: &ReleaseReservationReply, retried: bool) {
+        let mut known = self.known();
+        let key = key(&request.user_id, &request.trace_id);
+        let hold = known.holds.get_mut(&key).expect("only what was reserved is released");
+        match hold.end {
+            End::Committed(..) => panic!("{request:?} was committed and then released: {reply:?}"),
+            End::Released => {
+                assert!(reply.replayed, "{request:?} was answered before");
+                self.repeated.fetch_add(1, Relaxed);
+                return;
+            }
+            End::Open => {}
+        }
+        assert!(retried || !reply.replayed, "{request:?} was sent for the first time and got {reply:?}");
+        self.found.fetch_add(usize::from(reply.replayed), Relaxed);
+        hold.end = End::Released;
+        known.ended.push(key);
+        drop(known);
+        self.acknowledged.send_modify(|count| *count += 1);
+    }
+
+    /// A reservation whose end has been acknowledged, whichever.
+    pub fn any_ended_hold(&self, dice: &mut Dice) -> Option<Hold> {
+        let known = self.known();
+        let key = known.ended.get(dice.below(known.ended.len().max(1)))?;
+        Some(known.holds[key].clone())
+    }
+
+    /// All reservations that have been acknowledged.
+    pub fn all_holds(&self) -> Vec<Hold> {
+        self.known().holds.values().cloned().collect()
+    }
+}
