@@ -34,30 +34,24 @@ pub async fn sweep(store: &dyn TransactionStore, engine: &Engine, calendar: &Cal
     loop {
         let due = store.due(until, last.as_ref(), CHUNK).await?;
         let Some(end) = due.last().cloned() else { return Ok(swept) };
-        let freed = join_all(due.into_iter().map(|due| {
-            let posted =
-                due.is_pending.then(|| engine.expire(Expire { user: due.user.clone(), trace: due.trace.clone() }));
-            async {
-                match posted {
-                    Some(posted) => (due, posted.await),
-                    None => (due, Ok(false)),
-                }
-            }
+        // Only what was read as ended is forgotten; what this sweep frees the next one forgets.
+        let (pending, ended): (Vec<_>, Vec<_>) = due.into_iter().partition(|due| due.is_pending);
+        let freed = join_all(pending.into_iter().map(|Due { user, trace, .. }| {
+            let posted = engine.expire(Expire { user, trace: trace.clone() });
+            async { (trace, posted.await) }
         }));
-        let mut ended = Vec::new();
-        for (due, freed) in freed.await {
+        for (trace, freed) in freed.await {
             match freed {
-                Ok(freed) => {
-                    swept.freed += u64::from(freed);
-                    ended.push(due);
-                }
+                Ok(freed) => swept.freed += u64::from(freed),
                 Err(error) => {
-                    tracing::warn!(%error, trace_id = %due.trace, "a hold could not be freed");
+                    tracing::warn!(%error, trace_id = %trace, "a hold could not be freed");
                     swept.failed += 1;
                 }
             }
         }
-        store.forget(&ended).await?;
+        if !ended.is_empty() {
+            store.forget(&ended).await?;
+        }
         last = Some(end);
     }
 }

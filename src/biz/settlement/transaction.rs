@@ -124,7 +124,7 @@ pub trait TransactionStore: Send + Sync + 'static {
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn due(&self, until: DateTime<Utc>, after: Option<&Due>, limit: u32) -> Result<Vec<Due>, StoreError>;
 
-    /// Leaves these, which have ended, out of [`Self::due`] from now on.
+    /// Leaves these, at least one and all of them ended, out of [`Self::due`] from now on.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].

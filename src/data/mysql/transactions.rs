@@ -67,7 +67,7 @@ impl TransactionStore for MySqlStore {
                     expires_at: row.try_get(0).map_err(store_error)?,
                     user: UserId::from_stored(text(row, 1)?),
                     trace: TraceId::from_stored(text(row, 2)?),
-                    is_pending: row.try_get::<i32, _>(3).map_err(store_error)? == 1,
+                    is_pending: number::<u8, _>(row, 3)? == 1,
                 })
             })
             .collect()
