@@ -49,8 +49,10 @@ pub async fn sweep(store: &dyn TransactionStore, engine: &Engine, calendar: &Cal
                 }
             }
         }
-        if !ended.is_empty() {
-            store.forget(&ended).await?;
+        if !ended.is_empty()
+            && let Err(error) = store.forget(&ended).await
+        {
+            tracing::warn!(%error, "ended reservations stay listed until the next sweep");
         }
         last = Some(end);
     }

@@ -76,7 +76,7 @@ impl TransactionStore for MySqlStore {
     async fn forget(&self, ended: &[Due]) -> Result<(), StoreError> {
         // One statement a row: of a list the optimizer may make a scan, which waits for
         // whatever others are inserting.
-        let mut statement = Statement::new("");
+        let mut statement = Statement::new("START TRANSACTION; ");
         for due in ended {
             statement
                 .push("DELETE FROM reservation_expiry WHERE expires_at = ")
@@ -87,6 +87,7 @@ impl TransactionStore for MySqlStore {
                 .texts([due.trace.as_str()])
                 .push("; ");
         }
+        statement.push("COMMIT");
         let mut connection = self.writer.take().await?;
         statement.execute(&mut connection).await?;
         connection.give_back();
