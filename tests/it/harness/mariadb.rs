@@ -109,6 +109,8 @@ fn start() -> Server {
     let installed = Command::new("mariadb-install-db")
         .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
         .arg(format!("--datadir={}", data.display()))
+        // Of its own: a server that starts removes the temporary tables it finds there.
+        .env("TMPDIR", &tmp)
         .output()
         .expect("mariadb-install-db runs; `make deps` installs it");
     assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
@@ -118,7 +120,6 @@ fn start() -> Server {
             .args(["-c", SUPERVISED, "sh", "mariadbd", "--no-defaults", "--user=root", "--skip-log-bin"])
             .arg(format!("--datadir={}", data.display()))
             .arg(format!("--socket={}", folder.join("socket").display()))
-            // Of its own: a server that starts removes the temporary tables it finds there.
             .arg(format!("--tmpdir={}", tmp.display()))
             .arg(format!("--pid-file={}", folder.join("pid").display()))
             .arg(format!("--port={port}"))
