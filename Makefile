@@ -4,11 +4,11 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
 CONF ?= configs/local.yaml
-DEBIAN_PACKAGES := mariadb-server redis-server
+DEBIAN_PACKAGES := mariadb-server redis-server chromium chromium-driver fonts-dejavu-core
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: init
 init: deps ## Install what the tests need and fetch the crates
@@ -17,8 +17,8 @@ init: deps ## Install what the tests need and fetch the crates
 # The servers are only installed, never used as services: tests start their own.
 # policy-rc.d keeps the packages from starting them.
 .PHONY: deps
-deps: ## Install MariaDB and Redis (Debian packages) when they are missing
-	@if ! { command -v mariadbd && command -v mariadb-install-db && command -v redis-server; } > /dev/null; then \
+deps: ## Install MariaDB, Redis and Chromium (Debian packages) when they are missing
+	@if ! { command -v mariadbd && command -v mariadb-install-db && command -v redis-server && command -v chromedriver; } > /dev/null; then \
 	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	  $$sudo apt-get update -qq; \
 	  if [ ! -e /usr/sbin/policy-rc.d ]; then \
@@ -30,10 +30,10 @@ deps: ## Install MariaDB and Redis (Debian packages) when they are missing
 	fi
 
 .PHONY: build
-build: ## Build bin/server and bin/cron
+build: ## Build bin/server, bin/cron and bin/payment-sandbox
 	cargo build --release --locked --bins
 	@mkdir -p bin
-	@install target/release/server target/release/cron bin/
+	@install target/release/server target/release/cron target/release/payment-sandbox bin/
 
 .PHONY: build-cron
 build-cron: ## Build bin/cron alone
@@ -48,6 +48,10 @@ run: build ## Serve on 8107 and 9107 (CONF=configs/local.yaml)
 .PHONY: run-cron
 run-cron: build-cron ## Run the schedules (CONF=configs/local.yaml)
 	bin/cron -conf $(CONF)
+
+.PHONY: run-sandbox
+run-sandbox: build ## Play payment-service on 9101 (CONF=configs/local.yaml)
+	bin/payment-sandbox -conf $(CONF)
 
 .PHONY: run-all
 run-all: build ## Run cron in the background and the server in front, logs in logs/
@@ -68,6 +72,10 @@ audit: build-cron ## Prove the books (CONF=configs/local.yaml)
 .PHONY: test
 test: deps ## Run every test, on private servers on free ports
 	cargo test --locked
+
+.PHONY: screenshots
+screenshots: deps ## Take the pictures of the README anew, in a real browser
+	BILLING_SCREENSHOTS=docs cargo test --locked --test it -- a_user_pays_with_a_click
 
 .PHONY: bench
 bench: deps ## Measure under load, on private servers (BENCH='--rounds 1 --only deduct')

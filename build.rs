@@ -1,28 +1,37 @@
-//! Compiles `proto/` to Rust: messages and services (prost, tonic), their proto3
-//! JSON form (pbjson) and the descriptor set that reflection serves. protox is
-//! the protoc, so a machine needs nothing but the Rust toolchain.
+//! Compiles `proto/` to Rust: messages and services (prost, tonic), the proto3 JSON form
+//! of the billing contract (pbjson) and the descriptor set that reflection serves. protox
+//! is the protoc, so a machine needs nothing but the Rust toolchain.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    let mut compiler = protox::Compiler::new(["proto"])?;
-    compiler.include_imports(true).include_source_info(true).open_file("billing/v1/billing.proto")?;
+    let billing = compile("billing/v1/billing.proto")?;
     // Encoded by the compiler itself: prost's types would drop the HTTP rules.
-    let encoded = compiler.encode_file_descriptor_set();
+    let encoded = billing.encode_file_descriptor_set();
     fs::write(out.join("billing_descriptor.bin"), &encoded)?;
 
     tonic_prost_build::configure()
         // Without this the path below is taken already, by prost-types.
         .compile_well_known_types(true)
         .extern_path(".google.protobuf.Timestamp", "crate::service::timestamp::Timestamp")
-        .compile_fds(compiler.file_descriptor_set())?;
+        .compile_fds(billing.file_descriptor_set())?;
     pbjson_build::Builder::new()
         .register_descriptors(&encoded)?
         .preserve_proto_field_names()
         .emit_fields()
         .ignore_unknown_fields()
         .build(&[".billing.v1"])?;
+
+    // Apart, because reflection must not list what others serve.
+    let payment = compile("payment/v1/payment.proto")?;
+    tonic_prost_build::configure().compile_fds(payment.file_descriptor_set())?;
     Ok(())
+}
+
+fn compile(file: &str) -> Result<protox::Compiler, Box<dyn Error>> {
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_imports(true).include_source_info(true).open_file(file)?;
+    Ok(compiler)
 }

@@ -19,6 +19,9 @@ use crate::biz::{
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// Where this runs; `None` where the file does not say.
+    #[serde(default, deserialize_with = "values::environment")]
+    pub environment: Option<Environment>,
     #[serde(default)]
     pub server: Server,
     pub data: Data,
@@ -26,6 +29,14 @@ pub struct Config {
     pub payment_service: Option<PaymentService>,
     #[serde(default)]
     pub log: Log,
+}
+
+/// What is at stake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Environment {
+    Development,
+    Staging,
+    Production,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -136,6 +147,8 @@ pub struct Billing {
     pub currency: String,
     #[serde(default = "default_reservation_ttl", deserialize_with = "values::reservation_ttl")]
     pub reservation_ttl: Duration,
+    #[serde(default = "default_max_recharge", deserialize_with = "values::amount")]
+    pub max_recharge: Money,
     #[serde(default)]
     pub settlement: Settlement,
 }
@@ -168,6 +181,38 @@ pub struct PaymentService {
     pub return_url: String,
     #[serde(default)]
     pub notify_url: String,
+    /// Run payment-sandbox in the server's process, at `grpc_addr`.
+    #[serde(default)]
+    pub sandbox: bool,
+    /// `None`: as [`Self::callback_auth`] says.
+    #[serde(default, rename = "callback_auth", deserialize_with = "values::callback_auth")]
+    pub chosen_callback_auth: Option<CallbackAuth>,
+    /// The one callbacks are signed with, and while it is changed the other one.
+    #[serde(default, deserialize_with = "values::callback_secrets")]
+    pub callback_secrets: Vec<Secret>,
+    #[serde(default = "default_reconcile_after", deserialize_with = "values::duration")]
+    pub reconcile_after: Duration,
+    #[serde(default = "default_expire_after", deserialize_with = "values::duration")]
+    pub expire_after: Duration,
+}
+
+impl PaymentService {
+    /// How callbacks are believed.
+    pub fn callback_auth(&self) -> CallbackAuth {
+        let by_secrets = if self.callback_secrets.is_empty() { CallbackAuth::Confirm } else { CallbackAuth::Signed };
+        self.chosen_callback_auth.unwrap_or(by_secrets)
+    }
+}
+
+/// What makes a callback of payment-service believable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallbackAuth {
+    /// A signature with one of the secrets.
+    Signed,
+    /// Nothing: it is a hint to ask payment-service.
+    Confirm,
+    /// Nothing is asked; for tests and closed networks.
+    None,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -245,6 +290,16 @@ impl Config {
                 bail!("config key billing.free_quotas.{name}: the service has no price in billing.prices");
             }
         }
+        if let Some(payment) = &self.payment_service {
+            if payment.callback_auth() == CallbackAuth::Signed && payment.callback_secrets.is_empty() {
+                bail!("config key payment_service.callback_secrets: callback_auth is signed, which takes at least one");
+            }
+            if payment.sandbox && self.environment == Some(Environment::Production) {
+                bail!(
+                    "config key payment_service.sandbox: plays payment-service, which environment: production forbids"
+                );
+            }
+        }
         let source = self.data.database.source.reveal();
         let understood = match self.data.database.driver {
             Driver::Mysql => crate::data::dsn::mysql(source).map(|_| ()),
@@ -319,6 +374,18 @@ fn default_redis_timeout() -> Duration {
 
 fn default_payment_timeout() -> Duration {
     Duration::from_secs(5)
+}
+
+fn default_reconcile_after() -> Duration {
+    Duration::from_secs(5 * 60)
+}
+
+fn default_expire_after() -> Duration {
+    Duration::from_secs(24 * 3_600)
+}
+
+fn default_max_recharge() -> Money {
+    Money::from_micros(999_999_990_000)
 }
 
 fn default_balance_low() -> Money {

@@ -2,12 +2,13 @@
 //!
 //! Three layers: [`service`] speaks the wire contract, [`biz`] holds the rules and
 //! [`data`] the databases; [`server`] is the transport around them and [`app`]
-//! wires one to the other.
+//! wires one to the other. [`sandbox`] plays payment-service for development and tests.
 
 pub mod app;
 pub mod biz;
 pub mod command;
 pub mod config;
 pub mod data;
+pub mod sandbox;
 pub mod server;
 pub mod service;

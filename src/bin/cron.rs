@@ -1,10 +1,10 @@
 //! Jobs beside the service: run one now, or all on their schedules.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{path::PathBuf, pin::Pin, process::ExitCode, sync::Arc};
 
 use billing_service::{
     app,
-    biz::{audit, calendar::SystemClock},
+    biz::{audit, calendar::SystemClock, recharge::reconcile::Reconciled},
     command,
     config::Config,
     data::Store,
@@ -31,11 +31,14 @@ enum JobName {
     Audit,
     /// Free the holds of reservations that are past their expiry.
     ExpireReservations,
+    /// Look up the top-ups that stay pending at payment-service, and settle them.
+    ReconcileRecharges,
 }
 
 /// In the billing zone: second, minute, hour, day of month, month, day of week.
 const AUDIT_SCHEDULE: &str = "0 30 3 * * *";
 const EXPIRE_SCHEDULE: &str = "0 * * * * *";
+const RECONCILE_SCHEDULE: &str = "0 */5 * * * *";
 
 fn main() -> ExitCode {
     command::exit_code(run())
@@ -52,6 +55,7 @@ async fn run() -> anyhow::Result<ExitCode> {
             code = match job {
                 JobName::Audit => audit(&*store).await?,
                 JobName::ExpireReservations => expire_reservations(&config, store.clone()).await?,
+                JobName::ReconcileRecharges => reconcile_recharges(&config, store.clone()).await?,
             };
         }
         // Beside a server that may be about to make its first database.
@@ -66,38 +70,49 @@ async fn run() -> anyhow::Result<ExitCode> {
 }
 
 /// Runs until asked to stop. Two crons at once do no harm: an audit only reads, and a
-/// hold is freed once, whoever comes first.
+/// hold is freed and a top-up credited once, whoever comes first.
 async fn run_schedules(store: Arc<dyn Store>, config: Config) -> anyhow::Result<()> {
     // Caught before it says that it waits.
     let stop = command::stop_signal()?;
     let mut scheduler = JobScheduler::new().await?;
     let zone = config.billing.timezone;
-    let audited = store.clone();
-    scheduler.add(scheduled(AUDIT_SCHEDULE, zone, "audit", move || audit_of(audited.clone()))?).await?;
     let config = Arc::new(config);
-    let sweep = move || {
+    let job = |run: fn(Arc<Config>, Arc<dyn Store>) -> Running| {
         let (config, store) = (config.clone(), store.clone());
-        async move { expire_reservations(&config, store).await }
+        move || run(config.clone(), store.clone())
     };
-    scheduler.add(scheduled(EXPIRE_SCHEDULE, zone, "expire-reservations", sweep)?).await?;
+    let audit = job(|_, store| Box::pin(async move { audit(&*store).await }));
+    scheduler.add(scheduled(AUDIT_SCHEDULE, zone, "audit", audit)?).await?;
+    let expire = job(|config, store| Box::pin(async move { expire_reservations(&config, store).await }));
+    scheduler.add(scheduled(EXPIRE_SCHEDULE, zone, "expire-reservations", expire)?).await?;
+    if config.payment_service.is_some() {
+        let reconcile = job(|config, store| Box::pin(async move { reconcile_recharges(&config, store).await }));
+        scheduler.add(scheduled(RECONCILE_SCHEDULE, zone, "reconcile-recharges", reconcile)?).await?;
+    }
     scheduler.start().await?;
-    tracing::info!(audit = AUDIT_SCHEDULE, expire_reservations = EXPIRE_SCHEDULE, %zone, "waiting for the schedules");
+    tracing::info!(
+        audit = AUDIT_SCHEDULE,
+        expire_reservations = EXPIRE_SCHEDULE,
+        reconcile_recharges = RECONCILE_SCHEDULE,
+        %zone,
+        "waiting for the schedules"
+    );
     stop.await;
     scheduler.shutdown().await?;
     Ok(())
 }
 
+/// One run of a job.
+type Running = Pin<Box<dyn Future<Output = anyhow::Result<ExitCode>> + Send>>;
+
 /// A job that logs when it fails.
-fn scheduled<F>(
+fn scheduled(
     schedule: &str,
     zone: chrono_tz::Tz,
     name: &'static str,
-    job: impl Fn() -> F + Send + Sync + 'static,
-) -> anyhow::Result<Job>
-where
-    F: Future<Output = anyhow::Result<ExitCode>> + Send + 'static,
-{
-    let run = move |_, _| -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+    job: impl Fn() -> Running + Send + Sync + 'static,
+) -> anyhow::Result<Job> {
+    let run = move |_, _| -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let running = job();
         Box::pin(async move {
             if let Err(error) = running.await {
@@ -106,10 +121,6 @@ where
         })
     };
     Ok(Job::new_async_tz(schedule, zone, run)?)
-}
-
-async fn audit_of(store: Arc<dyn Store>) -> anyhow::Result<ExitCode> {
-    audit(&*store).await
 }
 
 async fn audit(store: &dyn Store) -> anyhow::Result<ExitCode> {
@@ -129,4 +140,13 @@ async fn expire_reservations(config: &Config, store: Arc<dyn Store>) -> anyhow::
     let swept = app::sweep(config, store, SystemClock).await?;
     println!("expire-reservations: {} holds freed, {} failed", swept.freed, swept.failed);
     Ok(if swept.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn reconcile_recharges(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<ExitCode> {
+    let Reconciled { credited, failed, expired, left, errors } =
+        app::reconcile_recharges(config, store, SystemClock).await?;
+    println!(
+        "reconcile-recharges: {credited} credited, {failed} failed, {expired} expired, {left} left, {errors} errors"
+    );
+    Ok(if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

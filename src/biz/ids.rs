@@ -81,6 +81,15 @@ identifier!(
     ModelName, 128, is_printable, "printable ASCII characters"
 );
 
+identifier!(
+    /// A top-up order.
+    OrderId, 64, is_graphic, "printable ASCII characters without spaces"
+);
+identifier!(
+    /// payment-service's id of a payment.
+    PaymentId, 64, is_graphic, "printable ASCII characters without spaces"
+);
+
 impl TraceId {
     /// A fresh id for a charge whose caller sent none.
     pub fn fresh() -> Self {
@@ -104,6 +113,10 @@ fn is_user_id_byte(byte: u8) -> bool {
 
 fn is_service_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)
+}
+
+fn is_graphic(byte: u8) -> bool {
+    byte.is_ascii_graphic()
 }
 
 fn is_printable(byte: u8) -> bool {

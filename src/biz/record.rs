@@ -8,6 +8,7 @@ use super::{
     error::StoreError,
     ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
     money::Money,
+    paging::PageStart,
 };
 
 /// Where the units of a record came from. The numbers are those of the wire and the tables.
@@ -52,13 +53,6 @@ pub struct Record {
     pub usage: Option<Usage>,
 }
 
-/// A place in a user's records: right behind this one, newest first.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cursor {
-    pub created_at: DateTime<Utc>,
-    pub id: String,
-}
-
 /// Which records to list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordFilter {
@@ -66,15 +60,6 @@ pub struct RecordFilter {
     pub service: Option<ServiceName>,
     pub kind: Option<RecordType>,
     pub days: Option<DaySpan>,
-}
-
-/// Where a page begins.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PageStart {
-    /// Behind this many records.
-    Offset(u32),
-    /// Behind this record, at a cost that does not grow with the depth.
-    After(Cursor),
 }
 
 /// Reads records.

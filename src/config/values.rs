@@ -6,7 +6,7 @@ use config::ValueKind;
 use serde::{Deserialize, Deserializer, de};
 use tracing::Level;
 
-use super::{Driver, LogFormat, Secret, Style};
+use super::{CallbackAuth, Driver, Environment, LogFormat, Secret, Style};
 use crate::biz::{ids::ServiceName, money::Money};
 
 /// `1s`, `0.2s`, `200ms`, `5m`, `1h`.
@@ -91,6 +91,20 @@ fn choice<'de, D: Deserializer<'de>, T: Copy>(deserializer: D, choices: &[(&str,
 
 pub(super) fn driver<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Driver, D::Error> {
     choice(deserializer, &[("mysql", Driver::Mysql), ("sqlite", Driver::Sqlite)])
+}
+
+pub(super) fn environment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Environment>, D::Error> {
+    let environments = [
+        ("development", Environment::Development),
+        ("staging", Environment::Staging),
+        ("production", Environment::Production),
+    ];
+    choice(deserializer, &environments).map(Some)
+}
+
+pub(super) fn callback_auth<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<CallbackAuth>, D::Error> {
+    let ways = [("signed", CallbackAuth::Signed), ("confirm", CallbackAuth::Confirm), ("none", CallbackAuth::None)];
+    choice(deserializer, &ways).map(Some)
 }
 
 pub(super) fn style<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Style, D::Error> {
@@ -185,13 +199,19 @@ pub(super) fn secrets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<
             .into_iter()
             .map(|item| match item.kind {
                 ValueKind::String(token) => Ok(token),
-                _ => Err(de::Error::custom("a token must be a text; put it in quotes")),
+                _ => Err(de::Error::custom("each must be a text; put it in quotes")),
             })
             .collect::<Result<_, _>>()?,
-        _ => return Err(de::Error::custom("must be a list of tokens, or tokens separated by commas")),
+        _ => return Err(de::Error::custom("must be a list of texts, or texts separated by commas")),
     };
     if tokens.iter().any(|token| token.len() < 16) {
-        return Err(de::Error::custom("a token must have at least 16 characters"));
+        return Err(de::Error::custom("each must have at least 16 characters"));
     }
     Ok(tokens.into_iter().map(Secret).collect())
+}
+
+/// As [`secrets`]; the one in use and the one that takes over.
+pub(super) fn callback_secrets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Secret>, D::Error> {
+    let secrets = secrets(deserializer)?;
+    if secrets.len() > 2 { Err(de::Error::custom("must be two at most")) } else { Ok(secrets) }
 }

@@ -35,6 +35,7 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0003_transactions_and_rollup"),
     pair!("0004_reservations"),
     pair!("0005_defaults_of_settlement"),
+    pair!("0006_recharge_orders"),
 ];
 
 /// Brings a MySQL schema up to date, one process at a time.

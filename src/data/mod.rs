@@ -4,6 +4,7 @@ pub mod dsn;
 mod error;
 mod migrations;
 pub mod mysql;
+pub mod payment;
 pub mod sqlite;
 
 use async_trait::async_trait;
@@ -13,6 +14,7 @@ use crate::biz::{
     audit::AuditStore,
     calendar::Calendar,
     error::StoreError,
+    recharge::order::OrderStore,
     record::RecordStore,
     settlement::{ledger::Ledger, transaction::TransactionStore},
     statistics::Statistics,
@@ -20,7 +22,7 @@ use crate::biz::{
 
 /// A database that keeps everything the service owns.
 #[async_trait]
-pub trait Store: AccountStore + Ledger + TransactionStore + RecordStore + Statistics + AuditStore {
+pub trait Store: AccountStore + Ledger + TransactionStore + OrderStore + RecordStore + Statistics + AuditStore {
     /// Gives the records of the service this one replaces their days, and the daily
     /// rollup what it lacks of them. Does nothing the second time.
     ///

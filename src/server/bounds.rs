@@ -10,11 +10,11 @@ use axum::{
 use tokio::sync::Semaphore;
 use tonic::{Code, Status};
 
-use super::is_grpc;
+use super::{callback, is_grpc};
 use crate::{
     biz::error::{Error, Invalid},
     config::Style,
-    service::rest,
+    service::rest::{self, RECHARGE_PATH},
 };
 
 /// The bounds of one port.
@@ -22,16 +22,32 @@ use crate::{
 pub struct Bounds {
     pub requests: Arc<Semaphore>,
     pub timeout: Duration,
+    /// As long as payment-service may take, for those who wait for it.
+    pub payment_timeout: Duration,
     pub style: Style,
 }
+
+impl Bounds {
+    fn timeout_of(&self, request: &Request) -> Duration {
+        let starts_recharge = matches!(request.uri().path(), RECHARGE_PATH | GRPC_RECHARGE_PATH);
+        if starts_recharge || callback::is_callback(request) {
+            self.timeout + self.payment_timeout
+        } else {
+            self.timeout
+        }
+    }
+}
+
+/// The path of the rpc over gRPC.
+const GRPC_RECHARGE_PATH: &str = "/billing.v1.BillingService/Recharge";
 
 /// Answers OVERLOADED at once when too many requests are open, and when `next` takes
 /// too long. What a late one had begun goes on: a charge that was accepted is
 /// settled, and a retry with its id finds it.
 pub async fn enforce(State(bounds): State<Bounds>, request: Request, next: Next) -> Response {
-    let grpc = is_grpc(&request);
+    let (grpc, timeout) = (is_grpc(&request), bounds.timeout_of(&request));
     let answer = match bounds.requests.try_acquire() {
-        Ok(_open) => match tokio::time::timeout(bounds.timeout, next.run(request)).await {
+        Ok(_open) => match tokio::time::timeout(timeout, next.run(request)).await {
             Ok(response) => return response,
             Err(_) => "took too long, and the outcome is unknown; a retry with the same id finds it",
         },

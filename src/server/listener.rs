@@ -1,9 +1,11 @@
 //! The accept loop: HTTP/1.1 and HTTP/2 on one port, with bounds on connections,
 //! on slow clients and on the time a stop may take.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
+use http::Request;
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
@@ -11,10 +13,13 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use crate::service::origin::Peer;
 
 /// Bounds of one port.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +51,7 @@ pub async fn serve(listener: TcpListener, app: Router, limits: Limits, stop: Can
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(limits.connections));
     loop {
-        let (place, stream) = tokio::select! {
+        let (place, stream, peer) = tokio::select! {
             accepted = accept(&listener, &places) => accepted,
             () = stop.cancelled() => break,
         };
@@ -58,7 +63,10 @@ pub async fn serve(listener: TcpListener, app: Router, limits: Limits, stop: Can
             if !tells_its_protocol(&stream, &stop).await {
                 return;
             }
-            let service = TowerToHyperService::new(app);
+            let service = TowerToHyperService::new(app.map_request(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(Peer(peer));
+                request
+            }));
             let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
             if let Err(error) = watcher.watch(connection).await {
                 tracing::debug!(?error, "connection ended");
@@ -72,17 +80,17 @@ pub async fn serve(listener: TcpListener, app: Router, limits: Limits, stop: Can
 }
 
 /// Waits for a place first: beyond the limit clients queue in the kernel's backlog.
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (tokio::sync::OwnedSemaphorePermit, TcpStream) {
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (OwnedSemaphorePermit, TcpStream, SocketAddr) {
     loop {
         let Ok(place) = places.clone().acquire_owned().await else {
             // The semaphore is never closed.
             std::future::pending().await
         };
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 // Replies are small and complete; waiting to fill a packet only delays them.
                 let _ = stream.set_nodelay(true);
-                return (place, stream);
+                return (place, stream, peer);
             }
             Err(error) => {
                 // Out of file descriptors, most likely; others will be closed.

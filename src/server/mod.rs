@@ -2,6 +2,7 @@
 
 mod auth;
 mod bounds;
+mod callback;
 mod listener;
 mod ops;
 
@@ -19,6 +20,7 @@ use tonic::{server::NamedService, service::Routes};
 use tonic_health::ServingStatus;
 
 use self::bounds::Bounds;
+pub use self::callback::Guard as CallbackGuard;
 pub use self::listener::{Limits, serve};
 pub use self::ops::Ops;
 use crate::{
@@ -34,14 +36,32 @@ use crate::{
     },
 };
 
+/// What both ports are made of.
+#[derive(Clone)]
+pub struct Parts<'c> {
+    pub config: &'c Server,
+    pub rest: Rest,
+    pub ops: Ops,
+    pub callbacks: CallbackGuard,
+    /// How long payment-service may take.
+    pub payment_timeout: Duration,
+}
+
 /// The public port: REST for front ends, and liveness.
-pub fn public_app(config: &Server, rest: Rest, ops: Ops) -> Router {
+pub fn public_app(parts: Parts<'_>) -> Router {
+    let Parts { config, ref rest, ref callbacks, .. } = parts;
+    let (style, tokens) = (config.http.style, &config.grpc.internal_tokens);
     let mut routes = rest::public_routes();
     if config.http.internal_routes {
-        routes = routes.merge(auth::protect(rest::internal_routes(), &config.grpc.internal_tokens, rest.style));
+        routes = routes.merge(auth::protect(rest::internal_routes(), tokens, style)).merge(callback::protect(
+            rest::callback_route(),
+            callbacks,
+            tokens,
+            style,
+        ));
     }
-    let bounded = bound(routes.with_state(rest), config, config.http.timeout, config.http.style);
-    with_fallbacks(bounded.merge(ops::health(ops)), config.http.style)
+    let bounded = bound(routes.with_state(rest.clone()), &parts, config.http.timeout, style);
+    with_fallbacks(bounded.merge(ops::health(parts.ops)), style)
 }
 
 /// The internal port: gRPC, its health and reflection, internal REST, liveness and metrics.
@@ -49,13 +69,14 @@ pub fn public_app(config: &Server, rest: Rest, ops: Ops) -> Router {
 /// # Errors
 /// Descriptors that reflection can't read; only a defect.
 pub fn internal_app(
-    config: &Server,
-    rest: Rest,
-    ops: Ops,
+    parts: Parts<'_>,
     health: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
 ) -> anyhow::Result<Router> {
-    let api = Grpc(rest.api.clone());
-    let limit = config.limits.body_bytes;
+    // The style is the front end's; the gateway's port keeps the plain one.
+    let style = Style::Plain;
+    let Parts { config, ref rest, ref callbacks, .. } = parts;
+    let (rest, api) = (Rest { style, ..rest.clone() }, Grpc(rest.api.clone()));
+    let (tokens, limit) = (&config.grpc.internal_tokens, config.limits.body_bytes);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -63,33 +84,35 @@ pub fn internal_app(
             // So that clients can show the details of errors.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    let open = Routes::new(BillingServiceServer::new(api.clone()).max_decoding_message_size(limit))
+    let internal = BillingInternalServiceServer::new(api.clone()).max_decoding_message_size(limit);
+    let open = Routes::new(BillingServiceServer::new(api).max_decoding_message_size(limit))
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .into_axum_router()
         .reset_fallback();
-    let guarded = Routes::new(BillingInternalServiceServer::new(api).max_decoding_message_size(limit))
-        .into_axum_router()
-        .reset_fallback();
-    let tokens = &config.grpc.internal_tokens;
-    // The style is the front end's; the gateway's port keeps the plain one.
-    let rest = Rest { style: Style::Plain, ..rest };
-    let routes = auth::protect(rest::internal_routes(), tokens, Style::Plain)
+    // The one rpc that proves by itself who calls; its path goes before the others'.
+    let callback = Router::new().route_service(callback::GRPC_PATH, internal.clone());
+    let guarded = Routes::new(internal).into_axum_router().reset_fallback();
+    let routes = auth::protect(rest::internal_routes(), tokens, style)
+        .merge(callback::protect(rest::callback_route(), callbacks, tokens, style))
         .with_state(rest)
-        .merge(auth::protect(guarded, tokens, Style::Plain))
+        .merge(auth::protect(guarded, tokens, style))
+        .merge(callback::protect(callback, callbacks, tokens, style))
         .merge(open)
         .layer(middleware::map_response(bounds::explain_undecoded));
-    let bounded = bound(routes, config, config.grpc.timeout, Style::Plain);
-    Ok(with_fallbacks(bounded.merge(ops::health(ops.clone())).merge(ops::metrics(ops)), Style::Plain))
+    let bounded = bound(routes, &parts, config.grpc.timeout, style);
+    Ok(with_fallbacks(bounded.merge(ops::health(parts.ops.clone())).merge(ops::metrics(parts.ops)), style))
 }
 
 /// Limits bodies, requests at once, and the time of each. Health and metrics stay
 /// outside: a busy server is not a dead one.
-fn bound(routes: Router, config: &Server, timeout: Duration, style: Style) -> Router {
-    let bounds = Bounds { requests: Arc::new(Semaphore::new(config.limits.requests)), timeout, style };
+fn bound(routes: Router, parts: &Parts<'_>, timeout: Duration, style: Style) -> Router {
+    let limits = &parts.config.limits;
+    let requests = Arc::new(Semaphore::new(limits.requests));
+    let bounds = Bounds { requests, timeout, payment_timeout: parts.payment_timeout, style };
     routes
-        .layer(DefaultBodyLimit::max(config.limits.body_bytes))
+        .layer(DefaultBodyLimit::max(limits.body_bytes))
         .layer(middleware::from_fn_with_state(bounds, bounds::enforce))
 }
 

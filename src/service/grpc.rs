@@ -7,13 +7,15 @@ use tonic::{Request, Response, Status, metadata::MetadataMap};
 use super::{
     Api,
     idempotency::IdSource,
+    origin::Origin,
     proto::{
         AdjustBalanceReply, AdjustBalanceRequest, BatchDeductQuotaReply, BatchDeductQuotaRequest, CheckQuotaReply,
         CheckQuotaRequest, CommitReservationReply, CommitReservationRequest, DeductQuotaReply, DeductQuotaRequest,
-        GetAccountReply, GetAccountRequest, GetStatsMonthRequest, GetStatsReply, GetStatsSummaryReply,
-        GetStatsSummaryRequest, GetStatsTodayRequest, GetTransactionReply, GetTransactionRequest, GetUsageReply,
-        GetUsageRequest, InitializeUserReply, InitializeUserRequest, ListRecordsReply, ListRecordsRequest,
-        RechargeCallbackReply, RechargeCallbackRequest, RechargeReply, RechargeRequest, ReleaseReservationReply,
+        GetAccountReply, GetAccountRequest, GetRechargeOrderRequest, GetStatsMonthRequest, GetStatsReply,
+        GetStatsSummaryReply, GetStatsSummaryRequest, GetStatsTodayRequest, GetTransactionReply, GetTransactionRequest,
+        GetUsageReply, GetUsageRequest, InitializeUserReply, InitializeUserRequest, ListRechargeOrdersReply,
+        ListRechargeOrdersRequest, ListRecordsReply, ListRecordsRequest, RechargeCallbackReply,
+        RechargeCallbackRequest, RechargeOrder, RechargeReply, RechargeRequest, ReleaseReservationReply,
         ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest,
         billing_internal_service_server::BillingInternalService, billing_service_server::BillingService,
     },
@@ -37,7 +39,19 @@ impl BillingService for Grpc {
     }
 
     async fn recharge(&self, request: Request<RechargeRequest>) -> Reply<RechargeReply> {
-        reply(self.0.recharge(request.into_inner()).await)
+        let (origin, message) = with_origin(request);
+        reply(self.0.recharge(message, origin).await)
+    }
+
+    async fn get_recharge_order(&self, request: Request<GetRechargeOrderRequest>) -> Reply<RechargeOrder> {
+        reply(self.0.get_recharge_order(request.into_inner()).await)
+    }
+
+    async fn list_recharge_orders(
+        &self,
+        request: Request<ListRechargeOrdersRequest>,
+    ) -> Reply<ListRechargeOrdersReply> {
+        reply(self.0.list_recharge_orders(request.into_inner()).await)
     }
 
     async fn list_records(&self, request: Request<ListRecordsRequest>) -> Reply<ListRecordsReply> {
@@ -102,7 +116,8 @@ impl BillingInternalService for Grpc {
     }
 
     async fn recharge_callback(&self, request: Request<RechargeCallbackRequest>) -> Reply<RechargeCallbackReply> {
-        reply(self.0.recharge_callback(request.into_inner()).await)
+        let (origin, message) = with_origin(request);
+        reply(self.0.recharge_callback(message, origin).await)
     }
 
     async fn initialize_user(&self, request: Request<InitializeUserRequest>) -> Reply<InitializeUserReply> {
@@ -114,6 +129,11 @@ impl BillingInternalService for Grpc {
         fill_id(metadata, IdSource::AdjustmentId, &mut message.adjustment_id)?;
         reply(self.0.adjust_balance(message).await)
     }
+}
+
+fn with_origin<M>(request: Request<M>) -> (Origin, M) {
+    let (metadata, extensions, message) = request.into_parts();
+    (Origin::of(&metadata.into_headers(), &extensions), message)
 }
 
 /// Takes an id that the message lacks from the metadata.

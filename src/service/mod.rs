@@ -6,11 +6,14 @@ mod convert;
 pub mod grpc;
 mod idempotency;
 pub mod metrics;
+pub mod origin;
+mod paging;
 mod quota;
 mod recharge;
 mod records;
 mod reservation;
 pub mod rest;
+pub mod signature;
 mod statistics;
 pub mod status;
 pub mod timestamp;
@@ -25,6 +28,7 @@ use crate::biz::{
     calendar::Calendar,
     catalog::Catalog,
     quota::Quotas,
+    recharge::{Recharges, order::OrderStore},
     record::RecordStore,
     settlement::{engine::Engine, transaction::TransactionStore},
     statistics::Statistics,
@@ -45,6 +49,8 @@ pub struct Api {
     pub accounts: Arc<Accounts>,
     pub quotas: Quotas,
     pub engine: Arc<Engine>,
+    pub recharges: Arc<Recharges>,
+    pub orders: Arc<dyn OrderStore>,
     pub records: Arc<dyn RecordStore>,
     pub transactions: Arc<dyn TransactionStore>,
     pub statistics: Arc<dyn Statistics>,

@@ -1,23 +1,135 @@
-//! Top-ups are not served yet; callers are told to come back, and nothing changes.
+//! Top-ups: started, reported, looked up.
+
+use std::time::Instant;
 
 use super::{
     Api,
-    proto::{RechargeCallbackReply, RechargeCallbackRequest, RechargeReply, RechargeRequest},
+    convert::int32,
+    origin::Origin,
+    paging::Page,
+    proto::{
+        GetRechargeOrderRequest, ListRechargeOrdersReply, ListRechargeOrdersRequest, RechargeCallbackReply,
+        RechargeCallbackRequest, RechargeOrder, RechargeReply, RechargeRequest,
+    },
 };
-use crate::biz::error::{Error, Result};
+use crate::biz::{
+    error::{Error, Invalid, Result},
+    ids::{OrderId, PaymentId, UserId},
+    money::Money,
+    recharge::{
+        callback::{Notice, NoticedResult},
+        order::{Order, OrderFilter, PaymentMethod},
+        start::NewRecharge,
+    },
+};
 
 impl Api {
-    pub async fn recharge(&self, _: RechargeRequest) -> Result<RechargeReply> {
-        Err(not_served())
+    pub async fn recharge(&self, request: RechargeRequest, origin: Origin) -> Result<RechargeReply> {
+        let started = Instant::now();
+        let recharge = parse_recharge(request, &origin)?;
+        let amount = recharge.amount;
+        let made = self.recharges.start(recharge, origin.trace).await;
+        self.metrics.recharge.count_start(&made, amount, started.elapsed());
+        let (order, payment) = made?;
+        Ok(RechargeReply { order_id: order.id.to_string(), payment_url: payment.url })
     }
 
-    /// An unavailable callback is sent again by payment-service; one that was
-    /// answered would be lost.
-    pub async fn recharge_callback(&self, _: RechargeCallbackRequest) -> Result<RechargeCallbackReply> {
-        Err(not_served())
+    pub async fn recharge_callback(
+        &self,
+        request: RechargeCallbackRequest,
+        origin: Origin,
+    ) -> Result<RechargeCallbackReply> {
+        let started = Instant::now();
+        let settled = match parse_notice(request) {
+            Ok(notice) => {
+                let order = notice.order.clone();
+                let settled = self.recharges.settle(notice, origin.is_believed, &origin.trace).await;
+                match &settled {
+                    Ok((_, true)) => tracing::info!(%order, "a callback settled an order"),
+                    Ok((_, false)) => tracing::info!(%order, "a callback came again"),
+                    Err(error) => tracing::warn!(%order, %error, "a callback was refused"),
+                }
+                settled
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a callback was refused");
+                Err(error)
+            }
+        };
+        self.metrics.recharge.count_callback(&settled, started.elapsed());
+        settled.map(|_| RechargeCallbackReply { success: true })
+    }
+
+    pub async fn get_recharge_order(&self, request: GetRechargeOrderRequest) -> Result<RechargeOrder> {
+        let id = OrderId::parse("order_id", &request.order_id)?;
+        let user = UserId::parse_optional("user_id", &request.user_id)?;
+        let order = self.orders.order(&id).await?;
+        order
+            .filter(|order| user.is_none_or(|user| user == order.user))
+            .map(|order| self.order_reply(&order))
+            .ok_or_else(|| Error::OrderNotFound(id.to_string()))
+    }
+
+    pub async fn list_recharge_orders(&self, request: ListRechargeOrdersRequest) -> Result<ListRechargeOrdersReply> {
+        let page = Page::parse(request.page, request.page_size, &request.page_token)?;
+        let filter = OrderFilter {
+            user: UserId::parse("user_id", &request.user_id)?,
+            status: Some(request.status)
+                .filter(|status| !status.is_empty())
+                .map(|status| status.parse())
+                .transpose()?,
+        };
+        let (orders, total) = futures_util::try_join!(
+            self.orders.orders(&filter, &page.start, page.size + 1),
+            self.orders.count_orders(&filter),
+        )?;
+        let (orders, next_page_token) = page.cut(&orders, |order| (order.created_at, order.id.as_str()));
+        let orders = orders.iter().map(|order| self.order_reply(order)).collect();
+        Ok(ListRechargeOrdersReply { orders, total: int32(total), next_page_token })
+    }
+
+    fn order_reply(&self, order: &Order) -> RechargeOrder {
+        RechargeOrder {
+            order_id: order.id.to_string(),
+            user_id: order.user.to_string(),
+            amount: order.amount.to_wire(),
+            currency: self.currency.clone(),
+            payment_method: order.method.map(PaymentMethod::name).unwrap_or_default().to_owned(),
+            status: order.status.to_string(),
+            payment_order_id: order.payment.as_ref().map(PaymentId::to_string).unwrap_or_default(),
+            payment_url: order.payment_url.clone().unwrap_or_default(),
+            created_at: Some(order.created_at.into()),
+            updated_at: Some(order.updated_at.into()),
+        }
     }
 }
 
-fn not_served() -> Error {
-    Error::PaymentUnavailable("this version does not take top-ups yet; retry later".into())
+fn parse_recharge(request: RechargeRequest, origin: &Origin) -> Result<NewRecharge> {
+    Ok(NewRecharge {
+        user: UserId::parse("user_id", &request.user_id)?,
+        amount: Money::from_wire("amount", request.amount)?,
+        method: request.payment_method.parse()?,
+        currency: given(request.currency),
+        client_ip: origin.client_ip,
+    })
+}
+
+fn parse_notice(request: RechargeCallbackRequest) -> Result<Notice> {
+    let order = OrderId::parse("order_id", &request.order_id)?;
+    let amount = Money::from_wire("amount", request.amount)?;
+    let result = match request.status.to_ascii_uppercase().as_str() {
+        "SUCCESS" => {
+            NoticedResult::Paid { payment: PaymentId::parse("payment_order_id", &request.payment_order_id)?, amount }
+        }
+        "FAILED" => NoticedResult::Failed {
+            payment: PaymentId::parse_optional("payment_order_id", &request.payment_order_id)?,
+            amount: Some(amount).filter(|amount| !amount.is_zero()),
+        },
+        _ => return Err(Invalid::new("status", "must be SUCCESS or FAILED").into()),
+    };
+    Ok(Notice { order, result, currency: given(request.currency) })
+}
+
+fn given(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
 }

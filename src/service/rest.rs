@@ -14,7 +14,7 @@ use http::{Method, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-use super::{Api, idempotency::IdSource, status::ErrorBody};
+use super::{Api, idempotency::IdSource, origin::Origin, status::ErrorBody};
 use crate::{
     biz::error::{Error, Invalid, Result},
     config::Style,
@@ -43,14 +43,35 @@ macro_rules! rpc {
     };
 }
 
+/// As [`rpc`], for a method that asks where the request comes from.
+macro_rules! rpc_with_origin {
+    ($method:ident) => {
+        async |State(rest): State<Rest>, path: PathResult, request: Request| {
+            let origin = Origin::of(request.headers(), request.extensions());
+            let answer = match message(path, request, IdSource::None).await {
+                Ok(message) => rest.api.$method(message, origin).await,
+                Err(error) => Err(error),
+            };
+            respond(rest.style, answer)
+        }
+    };
+}
+
 type PathResult = std::result::Result<RawPathParams, RawPathParamsRejection>;
+
+/// Where payment-service reports.
+pub const CALLBACK_PATH: &str = "/internal/v1/billing/callback";
+/// Where top-ups start.
+pub const RECHARGE_PATH: &str = "/api/v1/billing/recharge";
 
 /// The routes of BillingService.
 pub fn public_routes() -> Router<Rest> {
     Router::new()
         .route("/api/v1/billing/account", get(rpc!(get_account)))
         .route("/api/v1/billing/account/{user_id}", get(rpc!(get_account)))
-        .route("/api/v1/billing/recharge", post(rpc!(recharge)))
+        .route(RECHARGE_PATH, post(rpc_with_origin!(recharge)))
+        .route("/api/v1/billing/recharge/{order_id}", get(rpc!(get_recharge_order)))
+        .route("/api/v1/billing/recharges", get(rpc!(list_recharge_orders)))
         .route("/api/v1/billing/records", get(rpc!(list_records)))
         .route("/api/v1/billing/stats/today", get(rpc!(get_stats_today)))
         .route("/api/v1/billing/stats/month", get(rpc!(get_stats_month)))
@@ -58,7 +79,7 @@ pub fn public_routes() -> Router<Rest> {
         .route("/api/v1/billing/usage", get(rpc!(get_usage)))
 }
 
-/// The routes of BillingInternalService.
+/// The routes of BillingInternalService, but for [`callback_route`].
 pub fn internal_routes() -> Router<Rest> {
     Router::new()
         .route("/internal/v1/billing/check", post(rpc!(check_quota)))
@@ -68,9 +89,13 @@ pub fn internal_routes() -> Router<Rest> {
         .route("/internal/v1/billing/commit", post(rpc!(commit_reservation, IdSource::Reservation)))
         .route("/internal/v1/billing/release", post(rpc!(release_reservation, IdSource::Reservation)))
         .route("/internal/v1/billing/transactions/{user_id}/{trace_id}", get(rpc!(get_transaction)))
-        .route("/internal/v1/billing/callback", post(rpc!(recharge_callback)))
         .route("/internal/v1/billing/users", post(rpc!(initialize_user)))
         .route("/internal/v1/billing/adjust", post(rpc!(adjust_balance, IdSource::AdjustmentId)))
+}
+
+/// The route that payment-service calls.
+pub fn callback_route() -> Router<Rest> {
+    Router::new().route(CALLBACK_PATH, post(rpc_with_origin!(recharge_callback)))
 }
 
 /// The request message.

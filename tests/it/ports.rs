@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use billing_service::service::proto::{
-    CheckQuotaRequest, RechargeCallbackRequest, RechargeRequest,
-    billing_internal_service_client::BillingInternalServiceClient,
+    CheckQuotaRequest, billing_internal_service_client::BillingInternalServiceClient,
 };
 use rstest::rstest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -141,15 +140,6 @@ async fn a_client_that_goes_silent_is_dropped() {
         let closed = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut rest)).await;
         assert!(closed.is_ok(), "{beginning:?} was kept");
     }
-}
-
-#[tokio::test]
-async fn top_ups_say_that_they_are_not_served() {
-    let service = Service::start(Sqlite).await;
-    let refused = service.public.clone().recharge(RechargeRequest::default()).await.unwrap_err();
-    assert_eq!(code_of(&refused), (Code::Unavailable, "10006".into()));
-    let refused = service.internal.clone().recharge_callback(RechargeCallbackRequest::default()).await.unwrap_err();
-    assert_eq!(code_of(&refused), (Code::Unavailable, "10006".into()));
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ledger::Ledger,
-    posting::{Adjusted, Adjustment, Batch, Charge, Commit, Expire, Outcome, Posting, Release, Reserve},
+    posting::{Adjusted, Adjustment, Batch, Charge, Commit, Expire, OrderUpdate, Outcome, Posting, Release, Reserve},
     transaction::Transaction,
 };
 use crate::biz::{
@@ -27,6 +27,7 @@ use crate::biz::{
     catalog::Catalog,
     error::{Error, Result, StoreError},
     ids::UserId,
+    recharge::order::Order,
 };
 
 /// How much the engine takes on.
@@ -159,6 +160,23 @@ impl Engine {
         async {
             match outcome.await? {
                 Outcome::Adjusted { adjusted, replayed } => Ok((adjusted, replayed)),
+                other => Err(unexpected(other)),
+            }
+        }
+    }
+
+    /// Moves a top-up order, and credits it once it is paid; queued when this returns.
+    /// Tells whether anything changed.
+    ///
+    /// # Errors
+    /// [`Error::OrderNotFound`], [`Error::AmountMismatch`], [`Error::DuplicateRecharge`],
+    /// [`Error::Invalid`] beyond the largest balance, [`Error::Overloaded`],
+    /// [`Error::Internal`].
+    pub fn update_order(&self, update: OrderUpdate) -> impl Future<Output = Result<(Order, bool)>> + Send + 'static {
+        let outcome = self.post(Posting::UpdateOrder(update));
+        async {
+            match outcome.await? {
+                Outcome::OrderUpdated { order, changed } => Ok((order, changed)),
                 other => Err(unexpected(other)),
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::posting::{Batch, Posting};
-use crate::biz::ids::{AdjustmentId, ServiceName, TraceId, UserId};
+use crate::biz::ids::{AdjustmentId, OrderId, PaymentId, ServiceName, TraceId, UserId};
 
 /// The keys of a batch.
 #[derive(Debug, Default)]
@@ -19,6 +19,10 @@ pub struct Keys<'a> {
     pub ending: BTreeSet<(&'a UserId, &'a TraceId)>,
     /// Adjustments that may be there.
     pub adjustments: BTreeSet<(&'a UserId, &'a AdjustmentId)>,
+    /// Orders that may be there.
+    pub orders: BTreeSet<&'a OrderId>,
+    /// Payments that an order may have.
+    pub payments: BTreeSet<&'a PaymentId>,
 }
 
 impl<'a> Keys<'a> {
@@ -44,6 +48,10 @@ impl<'a> Keys<'a> {
                 Posting::Release(release) => keys.end(user, &release.trace),
                 Posting::Expire(expire) => keys.end(user, &expire.trace),
                 Posting::Adjust(adjustment) => drop(keys.adjustments.insert((user, &adjustment.id))),
+                Posting::UpdateOrder(update) => {
+                    keys.orders.insert(&update.order);
+                    keys.payments.extend(update.news.payment());
+                }
             }
         }
         keys

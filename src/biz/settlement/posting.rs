@@ -10,8 +10,9 @@ use crate::biz::{
     calendar::BillingTime,
     catalog::Catalog,
     error::Error,
-    ids::{AdjustmentId, TraceId, UserId},
+    ids::{AdjustmentId, OrderId, PaymentId, TraceId, UserId},
     money::Money,
+    recharge::order::Order,
     record::Usage,
 };
 
@@ -26,6 +27,7 @@ pub enum Posting {
     Release(Release),
     Expire(Expire),
     Adjust(Adjustment),
+    UpdateOrder(OrderUpdate),
 }
 
 impl Posting {
@@ -38,6 +40,7 @@ impl Posting {
             Posting::Release(release) => &release.user,
             Posting::Expire(expire) => &expire.user,
             Posting::Adjust(adjustment) => &adjustment.user,
+            Posting::UpdateOrder(update) => &update.user,
         }
     }
 }
@@ -147,6 +150,38 @@ impl AdjustmentContent {
     }
 }
 
+/// News of a user's top-up order.
+#[derive(Debug, Clone)]
+pub struct OrderUpdate {
+    pub user: UserId,
+    pub order: OrderId,
+    pub news: OrderNews,
+}
+
+/// What payment-service did with a top-up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OrderNews {
+    /// It opened a payment, which waits for the user.
+    Opened { payment: PaymentId, url: String },
+    /// The money is in.
+    Paid { payment: PaymentId, amount: Money },
+    /// The payment failed, or none could be opened.
+    Failed { payment: Option<PaymentId>, amount: Option<Money> },
+    /// Nobody paid in time.
+    Expired,
+}
+
+impl OrderNews {
+    /// The payment it is about.
+    pub fn payment(&self) -> Option<&PaymentId> {
+        match self {
+            Self::Opened { payment, .. } | Self::Paid { payment, .. } => Some(payment),
+            Self::Failed { payment, .. } => payment.as_ref(),
+            Self::Expired => None,
+        }
+    }
+}
+
 /// Postings settled together, in arrival order, at one instant.
 #[derive(Debug, Clone)]
 pub struct Batch {
@@ -186,6 +221,11 @@ pub enum Outcome {
     Adjusted {
         adjusted: Adjusted,
         replayed: bool,
+    },
+    OrderUpdated {
+        order: Order,
+        /// A repeat changes nothing.
+        changed: bool,
     },
     Refused(Error),
 }

@@ -1,6 +1,7 @@
 //! The rule of a batch: loaded state and postings in, outcomes and writes out.
 //! Pure, so that both databases and the reference model of the tests share it.
 
+mod recharge;
 mod reservation;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -17,8 +18,9 @@ use crate::biz::{
     calendar::Month,
     charge::{self, Funds, Split},
     error::{Error, Invalid},
-    ids::{AdjustmentId, ServiceName, TraceId, UserId},
+    ids::{AdjustmentId, OrderId, PaymentId, ServiceName, TraceId, UserId},
     money::Money,
+    recharge::order::Order,
     record::{Record, RecordType},
     statistics::Totals,
 };
@@ -34,6 +36,10 @@ pub struct State {
     pub transactions: HashMap<TransactionKey, Transaction>,
     /// Those of the batch's adjustment ids that are settled already.
     pub adjustments: HashMap<(UserId, AdjustmentId), Adjusted>,
+    /// Those of the batch's orders that there are.
+    pub orders: HashMap<OrderId, Order>,
+    /// Those of the batch's payments that an order has already, and which.
+    pub payments: HashMap<PaymentId, OrderId>,
 }
 
 /// A row of `free_quota`.
@@ -65,6 +71,8 @@ pub struct Writes {
     pub reservations: Vec<ReservationWrite>,
     pub records: Vec<NewRecord>,
     pub adjustments: Vec<Adjusted>,
+    /// Every order that changed.
+    pub orders: Vec<Order>,
     /// Every account that changed.
     pub balances: Vec<(UserId, Balance)>,
     /// Every quota that changed.
@@ -76,7 +84,7 @@ pub struct Writes {
 impl Writes {
     /// Whether there is nothing to write, as in a batch of refusals, replays and openings.
     pub fn is_empty(&self) -> bool {
-        self.balances.is_empty()
+        self.balances.is_empty() && self.orders.is_empty()
     }
 }
 
@@ -115,6 +123,7 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
         changed: BTreeSet::new(),
         changed_quotas: BTreeSet::new(),
         changed_reservations: BTreeMap::new(),
+        changed_orders: BTreeSet::new(),
         usage: BTreeMap::new(),
     };
     let outcomes = batch
@@ -129,6 +138,7 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
             Posting::Release(release) => book.release(release),
             Posting::Expire(expire) => book.expire(expire),
             Posting::Adjust(adjustment) => book.adjust(adjustment),
+            Posting::UpdateOrder(update) => book.update_order(update),
         })
         .map(|outcome| outcome.unwrap_or_else(Outcome::Refused))
         .collect();
@@ -146,6 +156,7 @@ struct Book<'a> {
     changed_quotas: BTreeSet<QuotaKey>,
     /// With their status before the batch.
     changed_reservations: BTreeMap<TransactionKey, Option<Status>>,
+    changed_orders: BTreeSet<OrderId>,
     usage: BTreeMap<UsageKey, UsageDelta>,
 }
 
@@ -271,7 +282,8 @@ impl Book<'_> {
     }
 
     fn into_writes(self) -> Writes {
-        let Book { state, charges, records, adjustments, .. } = self;
+        let Book { mut state, charges, records, adjustments, .. } = self;
+        let mut orders = std::mem::take(&mut state.orders);
         let balances = self.changed.into_iter().filter_map(|user| {
             let balance = *state.balances.get(&user)?;
             Some((user, Balance { version: balance.version + 1, ..balance }))
@@ -284,11 +296,13 @@ impl Book<'_> {
             let transaction = state.transactions.get(&key)?.clone();
             Some(ReservationWrite { transaction, was })
         });
+        let orders = self.changed_orders.into_iter().filter_map(|id| orders.remove(&id));
         Writes {
             charges,
             reservations: reservations.collect(),
             records,
             adjustments,
+            orders: orders.collect(),
             balances: balances.collect(),
             quotas: quotas.collect(),
             usage: self.usage.into_iter().collect(),

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use sqlx::{MySqlConnection, Row, mysql::MySqlRow};
 
 use super::{
-    MySqlStore, accounts, money,
+    MySqlStore, accounts, money, orders,
     statement::{Row as StatementRow, Statement},
     store_error, text,
     transactions::{self, insert_charges, transaction_of, uuid_of, write_reservations},
@@ -17,7 +17,7 @@ use crate::biz::{
     settlement::{
         keys::Keys,
         ledger::Ledger,
-        posting::{Adjusted, AdjustmentContent, Batch, Outcome},
+        posting::{Adjusted, AdjustmentContent, Batch, Outcome, Posting},
         rule::{self, NewRecord, State, UsageDelta, UsageKey, Writes},
     },
 };
@@ -56,8 +56,7 @@ impl Ledger for MySqlStore {
             }
             state.created = created.clone();
             let (outcomes, writes) = rule::settle(batch, state);
-            // What was refused as new may have passed before: its first outcome stands.
-            let sure = lookup == Lookup::All || !outcomes.iter().any(|outcome| matches!(outcome, Outcome::Refused(_)));
+            let sure = lookup == Lookup::All || !refused_as_new(batch, &outcomes);
             let settled = match sure {
                 true if writes.is_empty() => Statement::new("ROLLBACK").execute_unless_taken(&mut connection).await?,
                 true => write_and_commit(&writes).execute_unless_taken(&mut connection).await?,
@@ -73,6 +72,14 @@ impl Ledger for MySqlStore {
         }
         Err(StoreError::Conflict("another process settles the same ids".into()))
     }
+}
+
+/// Whether a posting that may have passed before was refused unsought: then its first
+/// outcome stands.
+fn refused_as_new(batch: &Batch, outcomes: &[Outcome]) -> bool {
+    let is_unsought = |posting: &Posting| matches!(posting, Posting::Charge(_) | Posting::Reserve(_));
+    let mut settled = batch.postings.iter().zip(outcomes);
+    settled.any(|(posting, outcome)| is_unsought(posting) && matches!(outcome, Outcome::Refused(_)))
 }
 
 /// Begins, locks the accounts, and finds which ids of the batch are known already.
@@ -109,6 +116,10 @@ async fn load(
             .push("); ");
     }
 
+    if !keys.orders.is_empty() {
+        orders::lock(&mut statement, keys);
+    }
+
     // In the order of the statements above, the first of which has no rows.
     let mut sets = statement.fetch(connection).await?.into_iter().skip(1);
     let mut next = || sets.next().ok_or_else(|| StoreError::Failed("a statement had no result".into()));
@@ -128,6 +139,9 @@ async fn load(
             let settled = adjusted_of(row)?;
             state.adjustments.insert((settled.user.clone(), settled.id.clone()), settled);
         }
+    }
+    if !keys.orders.is_empty() {
+        orders::add_locked(&mut state, &next()?, &next()?)?;
     }
     Ok(state)
 }
@@ -152,7 +166,10 @@ fn write_and_commit(writes: &Writes) -> Statement {
     if !writes.adjustments.is_empty() {
         insert_adjustments(&mut statement, &writes.adjustments);
     }
-    accounts::set_balances(&mut statement, &writes.balances);
+    orders::update(&mut statement, &writes.orders);
+    if !writes.balances.is_empty() {
+        accounts::set_balances(&mut statement, &writes.balances);
+    }
     statement.push("COMMIT");
     statement
 }

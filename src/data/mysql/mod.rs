@@ -9,6 +9,7 @@ mod audit;
 mod connections;
 mod former;
 mod ledger;
+mod orders;
 mod reads;
 mod statement;
 mod transactions;

@@ -11,12 +11,13 @@ use crate::biz::{
     calendar::DaySpan,
     error::StoreError,
     ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
-    record::{PageStart, Record, RecordFilter, RecordStore, RecordType},
+    paging::PageStart,
+    record::{Record, RecordFilter, RecordStore, RecordType},
     statistics::{DailyUse, Statistics, Totals},
 };
 
 /// The last second that DATETIME holds.
-const LAST: DateTime<Utc> = match DateTime::from_timestamp(253_402_300_799, 0) {
+pub(super) const LAST: DateTime<Utc> = match DateTime::from_timestamp(253_402_300_799, 0) {
     Some(last) => last,
     None => DateTime::UNIX_EPOCH,
 };

@@ -42,6 +42,12 @@ impl Statement {
         self
     }
 
+    /// One value; NULL for none.
+    pub(super) fn optional_text(&mut self, value: Option<&str>) -> &mut Self {
+        Row { sql: &mut self.sql, first: true }.optional(value, Row::text);
+        self
+    }
+
     /// One value.
     pub(super) fn instant(&mut self, value: DateTime<Utc>) -> &mut Self {
         Row { sql: &mut self.sql, first: true }.instant(value);

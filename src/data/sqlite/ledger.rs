@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::{
-    SqliteStore, accounts,
+    SqliteStore, accounts, orders,
     row::{Row, instant, money, text},
     transactions::{self, uuid_of},
     writer::{found, writer_error},
@@ -44,6 +44,7 @@ fn settle(connection: &mut Connection, batch: &Batch) -> Result<Vec<Outcome>, St
     }
     state.transactions = transactions::load(&transaction, &keys.transactions)?;
     load_adjustments(&transaction, &keys, &mut state)?;
+    orders::load(&transaction, &keys, &mut state)?;
     let (outcomes, writes) = rule::settle(batch, state);
     if writes.is_empty() && unopened.is_empty() {
         transaction.rollback().map_err(writer_error)?;
@@ -79,6 +80,7 @@ fn write(transaction: &Transaction<'_>, writes: &Writes, at: BillingTime) -> rus
     add_usage(transaction, &writes.usage)?;
     accounts::set_quotas(transaction, &writes.quotas, at)?;
     insert_adjustments(transaction, &writes.adjustments)?;
+    orders::update(transaction, &writes.orders)?;
     accounts::set_balances(transaction, &writes.balances, at)
 }
 

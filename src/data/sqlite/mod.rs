@@ -7,6 +7,7 @@
 mod accounts;
 mod audit;
 mod ledger;
+mod orders;
 mod reads;
 mod row;
 mod transactions;

@@ -16,7 +16,8 @@ use crate::biz::{
     calendar::DaySpan,
     error::StoreError,
     ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
-    record::{PageStart, Record, RecordFilter, RecordStore, RecordType},
+    paging::PageStart,
+    record::{Record, RecordFilter, RecordStore, RecordType},
     statistics::{DailyUse, Statistics, Totals},
 };
 

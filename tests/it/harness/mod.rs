@@ -2,11 +2,14 @@
 
 pub mod abandon;
 pub mod books;
+pub mod browser;
 pub mod caller;
 pub mod load;
 pub mod mariadb;
+pub mod payments;
 pub mod process;
 mod tables;
+pub mod wait;
 
 use std::{
     fmt::Write as _,

@@ -10,8 +10,8 @@ use billing_service::biz::{
     account::{Balance, Quota},
     audit::Evidence,
     error::StoreError,
-    ids::{AdjustmentId, UserId},
-    money::Money,
+    ids::{AdjustmentId, OrderId, UserId},
+    recharge::order::{Order, OrderStatus},
     settlement::{
         keys::Keys,
         ledger::Ledger,
@@ -31,6 +31,7 @@ struct Tables {
     quotas: BTreeMap<QuotaKey, Quota>,
     transactions: HashMap<TransactionKey, Transaction>,
     adjustments: HashMap<(UserId, AdjustmentId), Adjusted>,
+    orders: HashMap<OrderId, Order>,
     records: Vec<NewRecord>,
     usage: BTreeMap<UsageKey, UsageDelta>,
 }
@@ -54,6 +55,12 @@ impl Ledger for Books {
             created: Default::default(),
             transactions: tables.transactions.clone(),
             adjustments: tables.adjustments.clone(),
+            orders: tables.orders.clone(),
+            payments: tables
+                .orders
+                .values()
+                .filter_map(|order| Some((order.payment.clone()?, order.id.clone())))
+                .collect(),
         };
         let (outcomes, writes) = rule::settle(batch, state);
         tables.balances.extend(writes.balances);
@@ -65,6 +72,9 @@ impl Ledger for Books {
         }
         for adjusted in writes.adjustments {
             tables.adjustments.insert((adjusted.user.clone(), adjusted.id.clone()), adjusted);
+        }
+        for order in writes.orders {
+            tables.orders.insert(order.id.clone(), order);
         }
         tables.records.extend(writes.records);
         for (key, delta) in writes.usage {
@@ -78,6 +88,14 @@ impl Ledger for Books {
 }
 
 impl Books {
+    pub fn keep_order(&self, order: &Order) {
+        self.0.lock().unwrap().orders.insert(order.id.clone(), order.clone());
+    }
+
+    pub fn order(&self, id: &OrderId) -> Option<Order> {
+        self.0.lock().unwrap().orders.get(id).cloned()
+    }
+
     pub fn balance(&self, user: &UserId) -> Balance {
         self.0.lock().unwrap().balances.get(user).copied().unwrap_or_default()
     }
@@ -125,7 +143,8 @@ impl Books {
             book.totals = row.totals;
             (book.free_records, book.paid_records) = (row.free_records.into(), row.paid_records.into());
         }
-        debug_assert_eq!(evidence.recharged, Money::ZERO);
+        let paid = |order: &&Order| order.user == *user && order.status == OrderStatus::Success;
+        evidence.recharged = tables.orders.values().filter(paid).map(|order| order.amount).sum();
         evidence
     }
 }

@@ -21,8 +21,9 @@ use billing_service::{
         audit::{self, Evidence},
         calendar::{BillingTime, Calendar, SystemClock},
         catalog::{Catalog, Plan},
-        ids::UserId,
+        ids::{OrderId, UserId},
         money::Money,
+        recharge::order::{Order, OrderStore},
         settlement::{ledger::Ledger, posting::Batch},
     },
     data::{
@@ -36,8 +37,10 @@ use rstest::rstest;
 
 use self::{
     books::Books,
-    model::{Answer, FREE_UNITS, Model},
-    steps::{Round, SERVICES, USERS, answer, moment, month, posting, rounds, service, user},
+    model::{Answer, FREE_UNITS, Model, ORDERS, Payments, Step},
+    steps::{
+        Round, SERVICES, USERS, answer, moment, month, new_order, order_id, order_state, posting, rounds, service, user,
+    },
 };
 use crate::harness::{Backend, Database, MySql, Sqlite};
 
@@ -47,6 +50,8 @@ trait Stage {
     async fn balance(&self, user: &UserId) -> Balance;
     /// `None` while it was never needed.
     async fn quota(&self, user: &UserId, month: u32, service: u8) -> Option<Quota>;
+    async fn keep_order(&self, order: &Order);
+    async fn order(&self, id: &OrderId) -> Option<Order>;
     async fn evidence(&self, case: &str) -> Vec<Evidence>;
 }
 
@@ -61,6 +66,14 @@ impl Stage for Books {
 
     async fn quota(&self, user: &UserId, number: u32, of: u8) -> Option<Quota> {
         Books::quota(self, &(user.clone(), month(number), service(of)))
+    }
+
+    async fn keep_order(&self, order: &Order) {
+        Books::keep_order(self, order);
+    }
+
+    async fn order(&self, id: &OrderId) -> Option<Order> {
+        Books::order(self, id)
     }
 
     async fn evidence(&self, case: &str) -> Vec<Evidence> {
@@ -82,6 +95,14 @@ impl Stage for Arc<dyn Store> {
         self.account(user, month(number)).await.unwrap()?.quotas.get(&service(of)).copied()
     }
 
+    async fn keep_order(&self, order: &Order) {
+        assert!(self.create_order(order).await.unwrap());
+    }
+
+    async fn order(&self, id: &OrderId) -> Option<Order> {
+        OrderStore::order(&**self, id).await.unwrap()
+    }
+
     async fn evidence(&self, case: &str) -> Vec<Evidence> {
         let all = (**self).evidence(Some(&UserId::from_stored(format!("{case}-"))), USERS.into()).await.unwrap();
         all.into_iter().filter(|evidence| evidence.user.as_str().starts_with(case)).collect()
@@ -94,21 +115,27 @@ async fn play(stage: &impl Stage, case: &str, rounds: &[Round]) -> Result<(), Te
     let catalog = Arc::new(Catalog::new((0..SERVICES).map(|number| (service(number), plan))));
     let calendar = Calendar::new(chrono_tz::Asia::Shanghai, SystemClock);
     let start: DateTime<Utc> = "2026-11-15T00:00:00Z".parse().unwrap();
-    let mut models: Vec<Model> = (0..USERS).map(|_| Model::default()).collect();
+    let mut models: Vec<Model> = (0..USERS).map(Model::of).collect();
+    let mut payments = Payments::default();
+    for (number, order) in (0..USERS).flat_map(|number| (0..ORDERS).map(move |order| (number, order))) {
+        stage.keep_order(&new_order(case, number, order, start)).await;
+    }
     let (mut now, mut months) = (start, Vec::new());
     for round in rounds {
         now += TimeDelta::minutes(round.minutes.into());
         let at: BillingTime = calendar.at(now);
         let moment = moment(at, start);
         months.push(moment.month);
-        let postings = round.steps.iter().map(|(number, step)| posting(&user(case, *number), step)).collect();
+        let postings = round.steps.iter().map(|(number, step)| posting(case, *number, step)).collect();
         let batch = Batch { postings, at, catalog: catalog.clone() };
         let mut take = async || {
             let outcomes = stage.settle(&batch).await;
             let answers: Vec<_> =
                 round.steps.iter().zip(&outcomes).map(|((_, step), outcome)| answer(step, outcome)).collect();
-            let expected: Vec<_> =
-                round.steps.iter().map(|(number, step)| models[usize::from(*number)].step(step, moment)).collect();
+            let mut model =
+                |(number, step): &(u8, Step)| models[usize::from(*number)].step(step, moment, &mut payments);
+            let expected: Vec<_> = round.steps.iter().map(&mut model).collect();
+            payments.end_batch();
             (answers, expected)
         };
         let (mut answers, mut expected) = take().await;
@@ -132,6 +159,10 @@ async fn play(stage: &impl Stage, case: &str, rounds: &[Round]) -> Result<(), Te
                 proptest::prop_assert_eq!((quota.used, quota.held), expected);
                 proptest::prop_assert!(quota.used + quota.held <= FREE_UNITS);
             }
+        }
+        for (number, order) in (0..USERS).flat_map(|number| (0..ORDERS).map(move |order| (number, order))) {
+            let stored = stage.order(&order_id(case, number, order)).await.unwrap();
+            proptest::prop_assert_eq!(order_state(&stored), models[usize::from(number)].orders[usize::from(order)]);
         }
         for evidence in stage.evidence(case).await {
             proptest::prop_assert_eq!(audit::compare(&evidence), vec![]);

@@ -12,6 +12,58 @@ pub enum Step {
     Release { trace: u8 },
     Expire { trace: u8 },
     Adjust { id: u8, amount: i64 },
+    Order { order: u8, news: News },
+}
+
+/// What payment-service says of a top-up order. Payments are numbered over all users.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    Opened { payment: u8 },
+    Paid { payment: u8, wrong_amount: bool },
+    Failed { payment: Option<u8>, wrong_amount: bool },
+    Expired,
+}
+
+impl News {
+    fn payment(self) -> Option<u8> {
+        match self {
+            Self::Opened { payment } | Self::Paid { payment, .. } => Some(payment),
+            Self::Failed { payment, .. } => payment,
+            Self::Expired => None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OrderState {
+    Pending,
+    Paid,
+    Failed,
+    Expired,
+}
+
+/// The orders that each user has from the beginning; later numbers have none.
+pub const ORDERS: u8 = 3;
+
+/// What an order is over.
+pub fn order_amount(order: u8) -> i64 {
+    i64::from(order + 1) * 20
+}
+
+/// Which order of which user has a payment.
+#[derive(Debug, Default)]
+pub struct Payments {
+    taken: BTreeMap<u8, (u8, u8)>,
+    /// No longer an order's, but taken until the batch is over.
+    given_up: Vec<u8>,
+}
+
+impl Payments {
+    pub fn end_batch(&mut self) {
+        for payment in self.given_up.drain(..) {
+            self.taken.remove(&payment);
+        }
+    }
 }
 
 /// A call, to be charged or held.
@@ -32,6 +84,9 @@ pub enum Answer {
     Released { replayed: bool },
     Swept { freed: bool },
     Adjusted { balance: i64, replayed: bool },
+    Order { state: OrderState, payment: Option<u8>, changed: bool },
+    WrongAmount,
+    Duplicate,
     Insufficient,
     Conflict,
     NotFound,
@@ -45,6 +100,7 @@ impl Answer {
             | Self::Held { replayed, .. }
             | Self::Released { replayed }
             | Self::Adjusted { replayed, .. } => *replayed = false,
+            Self::Order { changed, .. } => *changed = false,
             _ => {}
         }
     }
@@ -81,9 +137,12 @@ struct Entry {
 }
 
 /// One account.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Model {
+    user: u8,
     pub balance: i64,
+    /// The state of each order, and its payment.
+    pub orders: Vec<(OrderState, Option<u8>)>,
     /// By month and service.
     pub used: BTreeMap<(u32, u8), u32>,
     entries: BTreeMap<u8, Entry>,
@@ -93,6 +152,18 @@ pub struct Model {
 }
 
 impl Model {
+    pub fn of(user: u8) -> Self {
+        Self {
+            user,
+            balance: 0,
+            orders: vec![(OrderState::Pending, None); ORDERS.into()],
+            used: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            adjustments: BTreeMap::new(),
+            overdrawn: false,
+        }
+    }
+
     /// What open reservations hold of the balance.
     pub fn held(&self) -> i64 {
         self.open().map(|entry| entry.held_amount).sum()
@@ -117,7 +188,7 @@ impl Model {
     }
 
     /// Takes a step.
-    pub fn step(&mut self, step: &Step, now: Moment) -> Answer {
+    pub fn step(&mut self, step: &Step, now: Moment, payments: &mut Payments) -> Answer {
         match step {
             Step::Charge(call) => self.charge(*call, now),
             Step::Reserve(call) => self.reserve(*call, now),
@@ -125,6 +196,7 @@ impl Model {
             Step::Release { trace } => self.release(*trace),
             Step::Expire { trace } => self.expire(*trace, now),
             Step::Adjust { id, amount } => self.adjust(*id, *amount),
+            Step::Order { order, news } => self.order(*order, *news, payments),
         }
     }
 
@@ -258,6 +330,41 @@ impl Model {
         self.balance += amount;
         self.adjustments.insert(id, (amount, self.balance));
         Answer::Adjusted { balance: self.balance, replayed: false }
+    }
+
+    fn order(&mut self, order: u8, news: News, payments: &mut Payments) -> Answer {
+        let Some((state, payment)) = self.orders.get(usize::from(order)).copied() else { return Answer::NotFound };
+        let me = (self.user, order);
+        if news.payment().is_some_and(|named| payments.taken.get(&named).is_some_and(|owner| *owner != me)) {
+            return Answer::Duplicate;
+        }
+        if let News::Paid { wrong_amount: true, .. } | News::Failed { wrong_amount: true, .. } = news {
+            return Answer::WrongAmount;
+        }
+        let is_other = |named: Option<u8>| named.is_some() && named != payment;
+        let (new_state, new_payment) = match (news, state) {
+            (News::Paid { .. } | News::Failed { .. }, OrderState::Paid) if is_other(news.payment()) => {
+                return Answer::Duplicate;
+            }
+            (_, OrderState::Paid) => (state, payment),
+            (News::Paid { payment, .. }, _) => {
+                self.balance += order_amount(order);
+                (OrderState::Paid, Some(payment))
+            }
+            (News::Failed { payment: named, .. }, OrderState::Pending | OrderState::Expired) => {
+                (OrderState::Failed, payment.or(named))
+            }
+            (News::Opened { payment: opened }, OrderState::Pending) => (state, payment.or(Some(opened))),
+            (News::Expired, OrderState::Pending) => (OrderState::Expired, payment),
+            _ => (state, payment),
+        };
+        let changed = (new_state, new_payment) != (state, payment);
+        if new_payment != payment {
+            payments.given_up.extend(payment);
+            payments.taken.extend(new_payment.map(|new| (new, me)));
+        }
+        self.orders[usize::from(order)] = (new_state, new_payment);
+        Answer::Order { state: new_state, payment: new_payment, changed }
     }
 }
 

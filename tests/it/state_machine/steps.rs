@@ -4,11 +4,13 @@
 use billing_service::biz::{
     calendar::{BillingTime, Month},
     error::Error,
-    ids::{AdjustmentId, ServiceName, TraceId, UserId},
+    ids::{AdjustmentId, OrderId, PaymentId, ServiceName, TraceId, UserId},
     money::Money,
+    recharge::order::{Order, OrderStatus},
     settlement::{
         posting::{
-            Adjustment, AdjustmentContent, Charge, Commit, Expire, Outcome, Posting, RecordIds, Release, Reserve,
+            Adjustment, AdjustmentContent, Charge, Commit, Expire, OrderNews, OrderUpdate, Outcome, Posting, RecordIds,
+            Release, Reserve,
         },
         transaction::{ChargeContent, Status},
     },
@@ -17,7 +19,7 @@ use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::model::{Answer, Call, Moment, Step, TTL_MINUTES};
+use super::model::{Answer, Call, Moment, News, ORDERS, OrderState, Step, TTL_MINUTES, order_amount};
 
 pub const USERS: u8 = 2;
 pub const SERVICES: u8 = 2;
@@ -59,7 +61,72 @@ fn step() -> impl Strategy<Value = Step> {
         2 => trace().prop_map(|trace| Step::Release { trace }),
         2 => trace().prop_map(|trace| Step::Expire { trace }),
         3 => (0..5u8, prop_oneof![-30..0i64, 1..60i64]).prop_map(|(id, amount)| Step::Adjust { id, amount }),
+        // One number more than there are orders.
+        4 => (0..=ORDERS, news()).prop_map(|(order, news)| Step::Order { order, news }),
     ]
+}
+
+/// Few payments, so that orders and users meet in them.
+fn news() -> impl Strategy<Value = News> {
+    let payment = || 0..4u8;
+    let wrong_amount = || prop::bool::weighted(0.1);
+    prop_oneof![
+        2 => payment().prop_map(|payment| News::Opened { payment }),
+        4 => (payment(), wrong_amount()).prop_map(|(payment, wrong_amount)| News::Paid { payment, wrong_amount }),
+        2 => (prop::option::of(payment()), wrong_amount())
+            .prop_map(|(payment, wrong_amount)| News::Failed { payment, wrong_amount }),
+        1 => Just(News::Expired),
+    ]
+}
+
+pub fn order_id(case: &str, user: u8, order: u8) -> OrderId {
+    OrderId::from_stored(format!("order-{case}-{user}-{order}"))
+}
+
+/// An order as it begins.
+pub fn new_order(case: &str, number: u8, order: u8, at: DateTime<Utc>) -> Order {
+    Order {
+        id: order_id(case, number, order),
+        user: user(case, number),
+        amount: Money::from_micros(order_amount(order)),
+        method: None,
+        status: OrderStatus::Pending,
+        payment: None,
+        payment_url: None,
+        created_at: at,
+        updated_at: at,
+    }
+}
+
+fn payment_id(case: &str, payment: u8) -> PaymentId {
+    PaymentId::from_stored(format!("pay-{case}-{payment}"))
+}
+
+fn order_news(case: &str, order: u8, news: News) -> OrderNews {
+    let amount = |is_wrong| Money::from_micros(order_amount(order) + i64::from(is_wrong));
+    match news {
+        News::Opened { payment } => OrderNews::Opened { payment: payment_id(case, payment), url: "https://pay".into() },
+        News::Paid { payment, wrong_amount } => {
+            OrderNews::Paid { payment: payment_id(case, payment), amount: amount(wrong_amount) }
+        }
+        News::Failed { payment, wrong_amount } => OrderNews::Failed {
+            payment: payment.map(|payment| payment_id(case, payment)),
+            amount: wrong_amount.then(|| amount(true)),
+        },
+        News::Expired => OrderNews::Expired,
+    }
+}
+
+/// An order in the words of the model.
+pub fn order_state(order: &Order) -> (OrderState, Option<u8>) {
+    let state = match order.status {
+        OrderStatus::Pending => OrderState::Pending,
+        OrderStatus::Success => OrderState::Paid,
+        OrderStatus::Failed => OrderState::Failed,
+        OrderStatus::Expired => OrderState::Expired,
+    };
+    let number = |payment: &PaymentId| payment.as_str().rsplit('-').next().unwrap().parse().unwrap();
+    (state, order.payment.as_ref().map(number))
 }
 
 pub fn user(case: &str, user: u8) -> UserId {
@@ -85,8 +152,8 @@ pub fn month(number: u32) -> Month {
     format!("{:04}-{:02}", number / 12, number % 12 + 1).parse().unwrap()
 }
 
-pub fn posting(user: &UserId, step: &Step) -> Posting {
-    let user = user.clone();
+pub fn posting(case: &str, number: u8, step: &Step) -> Posting {
+    let user = user(case, number);
     match step {
         Step::Charge(call) => Posting::Charge(charge(user, *call)),
         Step::Reserve(call) => {
@@ -111,6 +178,11 @@ pub fn posting(user: &UserId, step: &Step) -> Posting {
                 operator: String::new(),
             },
             request: Uuid::now_v7(),
+        }),
+        Step::Order { order, news } => Posting::UpdateOrder(OrderUpdate {
+            user,
+            order: order_id(case, number, *order),
+            news: order_news(case, *order, *news),
         }),
     }
 }
@@ -159,6 +231,13 @@ pub fn answer(step: &Step, outcome: &Outcome) -> Answer {
         (Step::Adjust { .. }, Outcome::Adjusted { adjusted, replayed }) => {
             Answer::Adjusted { balance: adjusted.balance_after.micros(), replayed: *replayed }
         }
+        (Step::Order { .. }, Outcome::OrderUpdated { order, changed }) => {
+            let (state, payment) = order_state(order);
+            Answer::Order { state, payment, changed: *changed }
+        }
+        (Step::Order { .. }, Outcome::Refused(Error::OrderNotFound(_))) => Answer::NotFound,
+        (Step::Order { .. }, Outcome::Refused(Error::AmountMismatch(_))) => Answer::WrongAmount,
+        (Step::Order { .. }, Outcome::Refused(Error::DuplicateRecharge(_))) => Answer::Duplicate,
         (_, Outcome::Refused(Error::InsufficientBalance { .. })) => Answer::Insufficient,
         (_, Outcome::Refused(Error::IdempotencyConflict { .. })) => Answer::Conflict,
         (_, Outcome::Refused(Error::TransactionNotFound(_))) => Answer::NotFound,

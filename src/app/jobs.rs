@@ -1,0 +1,80 @@
+//! What runs beside the requests: in cron, and some of it in every server.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::TimeDelta;
+use tokio_util::sync::CancellationToken;
+
+use super::{database::limits, payments};
+use crate::{
+    biz::{
+        calendar::{Calendar, Clock},
+        recharge::reconcile::{Reconciled, Waits},
+        settlement::{
+            engine::Engine,
+            sweep::{self, Swept},
+        },
+    },
+    config::Config,
+    data::Store,
+};
+
+/// How often a server frees the holds that are past their expiry; cron does so too.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Frees expired holds where no cron runs. Several sweeps at once free each hold once.
+pub(super) async fn sweep_regularly(
+    store: Arc<dyn Store>,
+    engine: Arc<Engine>,
+    calendar: Arc<Calendar>,
+    stop: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(SWEEP_INTERVAL) => {}
+            () = stop.cancelled() => return,
+        }
+        match sweep::sweep(&*store, &engine, &calendar).await {
+            Ok(Swept { freed: 0, failed: 0 }) => {}
+            Ok(swept) => tracing::info!(freed = swept.freed, failed = swept.failed, "freed expired holds"),
+            Err(error) => tracing::warn!(%error, "expired holds could not be read"),
+        }
+    }
+}
+
+/// Frees the holds that are past their expiry, through lanes of its own: the locks of
+/// the database arbitrate between these and a server's.
+///
+/// # Errors
+/// The expired reservations can't be read.
+pub async fn sweep(config: &Config, store: Arc<dyn Store>, clock: impl Clock) -> anyhow::Result<Swept> {
+    let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
+    let engine = Engine::start(store.clone(), Arc::new(config.catalog()), calendar.clone(), limits(config));
+    let swept = sweep::sweep(&*store, &engine, &calendar).await;
+    engine.drain().await;
+    Ok(swept?)
+}
+
+/// Looks up the top-ups that stay pending, and settles them, through lanes of its own.
+///
+/// # Errors
+/// payment-service is not configured or does not answer, or the orders can't be read.
+pub async fn reconcile_recharges(
+    config: &Config,
+    store: Arc<dyn Store>,
+    clock: impl Clock,
+) -> anyhow::Result<Reconciled> {
+    let Some(payment) = &config.payment_service else { anyhow::bail!("config key payment_service: is missing") };
+    let waits = Waits {
+        reconcile_after: TimeDelta::from_std(payment.reconcile_after)?,
+        expire_after: TimeDelta::from_std(payment.expire_after)?,
+    };
+    let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
+    let catalog = Arc::new(config.catalog());
+    let engine = Arc::new(Engine::start(store.clone(), catalog, calendar.clone(), limits(config)));
+    let gateway = payments::gateway(payment, payments::Addresses::of(payment))?;
+    let recharges = payments::recharges(config, store, engine.clone(), calendar, Some(gateway));
+    let reconciled = recharges.reconcile(waits).await;
+    engine.drain().await;
+    Ok(reconciled?)
+}

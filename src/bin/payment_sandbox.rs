@@ -1,0 +1,71 @@
+//! Plays payment-service for development and tests.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::bail;
+use billing_service::{
+    command,
+    config::{Config, Environment},
+    sandbox::{DEFAULT_ADDR, MAX_DELAY_MS, MAX_DUPLICATES, Options, Sandbox, Switches},
+};
+use clap::{Parser, value_parser};
+
+/// Plays payment-service for development and tests: no money moves.
+#[derive(Parser)]
+#[command(name = "payment-sandbox")]
+struct Arguments {
+    /// Configuration file, for payment_service.grpc_addr and callback_secrets; -conf works too.
+    #[arg(long, default_value = "configs/local.yaml")]
+    conf: PathBuf,
+    /// Listen here instead of at payment_service.grpc_addr.
+    #[arg(long, value_name = "HOST:PORT")]
+    addr: Option<String>,
+    /// The base of pay pages, as browsers reach them.
+    #[arg(long, value_name = "URL")]
+    public_url: Option<String>,
+    /// What goes wrong on purpose, as PUT /switches takes it: '{"pay_at_once":"SUCCESS"}'.
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    switches: Switches,
+    /// Lose every callback.
+    #[arg(long)]
+    lose: bool,
+    /// Extra copies of each callback.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(..=i64::from(MAX_DUPLICATES)))]
+    duplicates: Option<u32>,
+    /// Milliseconds before each callback.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(..=MAX_DELAY_MS))]
+    callback_delay_ms: Option<u64>,
+}
+
+fn main() -> ExitCode {
+    command::exit_code(run())
+}
+
+#[tokio::main]
+async fn run() -> anyhow::Result<ExitCode> {
+    let arguments = Arguments::parse_from(command::arguments());
+    let config = command::prepare(&arguments.conf)?;
+    if config.environment == Some(Environment::Production) {
+        bail!("config key environment: is production, where nothing may play payment-service");
+    }
+    let stop = command::stop_signal()?;
+    let sandbox = Sandbox::start(options(arguments, &config)).await?;
+    stop.await;
+    sandbox.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn options(arguments: Arguments, config: &Config) -> Options {
+    let payment_service = config.payment_service.as_ref();
+    let configured = payment_service.map(|payment| payment.grpc_addr.clone());
+    let mut switches = arguments.switches;
+    switches.lose |= arguments.lose;
+    switches.duplicates = arguments.duplicates.unwrap_or(switches.duplicates);
+    switches.callback_delay_ms = arguments.callback_delay_ms.unwrap_or(switches.callback_delay_ms);
+    Options {
+        addr: arguments.addr.or(configured).unwrap_or_else(|| DEFAULT_ADDR.into()),
+        secret: payment_service.and_then(|payment| payment.callback_secrets.first().cloned()),
+        switches,
+        public_url: arguments.public_url,
+    }
+}

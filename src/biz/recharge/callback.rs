@@ -1,0 +1,123 @@
+//! What payment-service reports of a top-up, signed or as a hint.
+
+use super::{
+    Recharges,
+    gateway::{Payment, PaymentState, TraceContext},
+    order::{Order, OrderStatus},
+};
+use crate::biz::{
+    error::{Error, Result},
+    ids::{OrderId, PaymentId},
+    money::Money,
+    settlement::posting::{OrderNews, OrderUpdate},
+};
+
+/// A report of payment-service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    pub order: OrderId,
+    pub result: NoticedResult,
+    /// The account's when absent.
+    pub currency: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoticedResult {
+    Paid {
+        payment: PaymentId,
+        amount: Money,
+    },
+    Failed {
+        payment: Option<PaymentId>,
+        /// `None` where nothing was paid and none is named.
+        amount: Option<Money>,
+    },
+}
+
+impl NoticedResult {
+    fn amount(&self) -> Option<Money> {
+        match self {
+            Self::Paid { amount, .. } => Some(*amount),
+            Self::Failed { amount, .. } => *amount,
+        }
+    }
+}
+
+impl From<NoticedResult> for OrderNews {
+    fn from(result: NoticedResult) -> Self {
+        match result {
+            NoticedResult::Paid { payment, amount } => OrderNews::Paid { payment, amount },
+            NoticedResult::Failed { payment, amount } => OrderNews::Failed { payment, amount },
+        }
+    }
+}
+
+impl Recharges {
+    /// Settles an order by a report. One that is not `believed`, because nothing proves
+    /// who sent it, is a hint: payment-service itself is asked, and what it says is what
+    /// counts. Tells whether the order was changed; a repeat changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::OrderNotFound`], [`Error::AmountMismatch`], [`Error::DuplicateRecharge`];
+    /// [`Error::PaymentUnavailable`] when payment-service can't be asked or does not say
+    /// the same yet; [`Error::Invalid`] beyond the largest balance,
+    /// [`Error::Overloaded`], [`Error::Internal`].
+    pub async fn settle(&self, notice: Notice, believed: bool, trace: &TraceContext) -> Result<(Order, bool)> {
+        let found = self.orders.order(&notice.order).await?;
+        let order = found.ok_or_else(|| Error::OrderNotFound(notice.order.to_string()))?;
+        if let Some(currency) = &notice.currency {
+            self.check_currency(currency)?;
+        }
+        // A settled order does not change any more, whatever is said of it.
+        if believed || order.status == OrderStatus::Success {
+            return self.update(&order, notice.result.into()).await;
+        }
+        if notice.result.amount().is_some_and(|amount| amount != order.amount) {
+            return Err(amount_mismatch(&order));
+        }
+        self.confirm(&order, notice.result, trace).await
+    }
+
+    /// Asks payment-service, and settles by its answer; then holds the hint against it.
+    async fn confirm(&self, order: &Order, hint: NoticedResult, trace: &TraceContext) -> Result<(Order, bool)> {
+        let asking = self.confirmations.try_acquire();
+        let _asking = asking.map_err(|_| Error::Overloaded("too many callbacks wait for payment-service".into()))?;
+        let not_confirmed = |why| Error::PaymentUnavailable(format!("it does not confirm the callback: {why}"));
+        let payment = self.gateway()?.payment_of(&order.id, trace).await?;
+        let payment = payment.ok_or_else(|| not_confirmed("the order has no payment there"))?;
+        let Some((settled, changed)) = self.settle_by(order, &payment).await? else {
+            return Err(not_confirmed("the payment is not decided; send it again"));
+        };
+        match hint {
+            NoticedResult::Paid { .. } if settled.status != OrderStatus::Success => {
+                Err(not_confirmed("the payment failed"))
+            }
+            _ if settled.status != OrderStatus::Success => Ok((settled, changed)),
+            // It is settled now; a hint of another payment is refused.
+            hint => self.update(&settled, hint.into()).await.map(|(order, _)| (order, changed)),
+        }
+    }
+
+    /// Settles an order by what payment-service says; `None` while that is undecided.
+    pub(super) async fn settle_by(&self, order: &Order, payment: &Payment) -> Result<Option<(Order, bool)>> {
+        let news = match payment.state {
+            PaymentState::Pending => return Ok(None),
+            PaymentState::Paid => {
+                self.check_currency(&payment.currency)?;
+                OrderNews::Paid { payment: payment.id.clone(), amount: payment.amount }
+            }
+            PaymentState::Failed => OrderNews::Failed { payment: Some(payment.id.clone()), amount: None },
+        };
+        self.update(order, news).await.map(Some)
+    }
+
+    pub(super) async fn update(&self, order: &Order, news: OrderNews) -> Result<(Order, bool)> {
+        let update = OrderUpdate { user: order.user.clone(), order: order.id.clone(), news };
+        self.engine.update_order(update).await
+    }
+}
+
+/// The refusal of a payment of another amount.
+pub fn amount_mismatch(order: &Order) -> Error {
+    Error::AmountMismatch(format!("amount: the order is over {}", order.amount))
+}

@@ -1,0 +1,88 @@
+//! Top-ups: an order is made and its payment opened at payment-service; later a callback
+//! says that it was paid, or a job asks. The money is credited once, whatever comes twice,
+//! late, or in another order.
+//!
+//! The states of an order stand in [`order::OrderStatus`], what moves it from one to
+//! another in `settlement::rule`: like every change of a balance, it passes through the
+//! lane of its user.
+
+pub mod callback;
+pub mod gateway;
+pub mod order;
+pub mod reconcile;
+pub mod start;
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use self::{
+    gateway::{PaymentError, PaymentGateway},
+    order::OrderStore,
+};
+use super::{
+    calendar::Calendar,
+    error::{Error, Result},
+    money::Money,
+    settlement::engine::Engine,
+};
+
+/// Callbacks that ask payment-service at once: whoever sends hints in masses must not make
+/// us send questions in masses.
+const CONFIRMATIONS: usize = 256;
+
+/// Starts top-ups, and settles them.
+pub struct Recharges {
+    pub(in crate::biz) orders: Arc<dyn OrderStore>,
+    engine: Arc<Engine>,
+    calendar: Arc<Calendar>,
+    /// `None` where no payment-service is configured.
+    gateway: Option<Arc<dyn PaymentGateway>>,
+    terms: Terms,
+    confirmations: Semaphore,
+}
+
+/// What a top-up may be.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// ISO 4217 code of every account.
+    pub currency: String,
+    pub max_amount: Money,
+}
+
+impl Recharges {
+    pub fn new(
+        orders: Arc<dyn OrderStore>,
+        engine: Arc<Engine>,
+        calendar: Arc<Calendar>,
+        gateway: Option<Arc<dyn PaymentGateway>>,
+        terms: Terms,
+    ) -> Self {
+        Self { orders, engine, calendar, gateway, terms, confirmations: Semaphore::new(CONFIRMATIONS) }
+    }
+
+    fn gateway(&self) -> Result<&dyn PaymentGateway> {
+        let gateway = self.gateway.as_deref();
+        gateway.ok_or_else(|| Error::PaymentUnavailable("payment_service is not configured".into()))
+    }
+
+    /// Every account has one currency, and a payment in another is worth something else.
+    fn check_currency(&self, currency: &str) -> Result<()> {
+        if currency == self.terms.currency {
+            return Ok(());
+        }
+        Err(Error::AmountMismatch(format!("currency: the order is in {}", self.terms.currency)))
+    }
+}
+
+impl From<PaymentError> for Error {
+    /// What payment-service said is for the log, and not for the user.
+    fn from(error: PaymentError) -> Self {
+        tracing::warn!(%error, "payment-service");
+        let why = match error {
+            PaymentError::Refused(_) => "payment-service refused",
+            PaymentError::Unavailable(_) => "payment-service does not answer; try again later",
+        };
+        Error::PaymentUnavailable(why.into())
+    }
+}

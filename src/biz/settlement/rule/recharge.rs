@@ -1,0 +1,104 @@
+//! The states of a top-up order: what moves it from one to another, and when it credits.
+
+use super::Book;
+use crate::biz::{
+    error::{Error, Invalid},
+    ids::{OrderId, PaymentId},
+    money::Money,
+    recharge::{
+        callback::amount_mismatch,
+        order::{Order, OrderStatus},
+    },
+    settlement::posting::{OrderNews, OrderUpdate, Outcome},
+};
+
+impl Book<'_> {
+    pub(super) fn update_order(&mut self, update: &OrderUpdate) -> Result<Outcome, Error> {
+        let found = self.state.orders.get(&update.order);
+        let order = found.ok_or_else(|| Error::OrderNotFound(update.order.to_string()))?.clone();
+        if let Some(payment) = update.news.payment() {
+            self.check_payment(&order.id, payment)?;
+        }
+        let changed = match &update.news {
+            OrderNews::Opened { payment, url } => opened(&order, payment, url),
+            OrderNews::Paid { payment, amount } => self.paid(&order, payment, *amount)?,
+            OrderNews::Failed { payment, amount } => failed(&order, payment.as_ref(), *amount)?,
+            OrderNews::Expired => expired(&order),
+        };
+        let Some(changed) = changed else { return Ok(Outcome::OrderUpdated { order, changed: false }) };
+        let order = Order { updated_at: self.batch.at.utc, ..changed };
+        // A payment that it had before stays taken as long as the batch lasts: the rows
+        // are written in another order, and must not meet on the way.
+        if let Some(payment) = &order.payment {
+            self.state.payments.insert(payment.clone(), order.id.clone());
+        }
+        self.changed_orders.insert(order.id.clone());
+        self.state.orders.insert(order.id.clone(), order.clone());
+        Ok(Outcome::OrderUpdated { order, changed: true })
+    }
+
+    /// One payment pays for one order.
+    fn check_payment(&self, order: &OrderId, payment: &PaymentId) -> Result<(), Error> {
+        match self.state.payments.get(payment) {
+            Some(other) if other != order => {
+                Err(Error::DuplicateRecharge(format!("payment_order_id: {payment} belongs to another order")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Credits, whatever the order was given up for: the money is in.
+    fn paid(&mut self, order: &Order, payment: &PaymentId, amount: Money) -> Result<Option<Order>, Error> {
+        check_amount(order, Some(amount))?;
+        if order.status == OrderStatus::Success {
+            return check_repeat(order, payment).map(|()| None);
+        }
+        let balance = self.state.balances.get_mut(&order.user);
+        let balance =
+            balance.ok_or_else(|| Error::Internal(format!("the balance of {} was not loaded", order.user)))?;
+        balance.amount = balance
+            .amount
+            .checked_add(order.amount)
+            .ok_or_else(|| Invalid::new("amount", format!("takes the balance beyond {}", Money::MAX)))?;
+        self.changed.insert(order.user.clone());
+        Ok(Some(Order { status: OrderStatus::Success, payment: Some(payment.clone()), ..order.clone() }))
+    }
+}
+
+/// A callback may have been faster, and then there is nothing to note.
+fn opened(order: &Order, payment: &PaymentId, url: &str) -> Option<Order> {
+    let waits = order.status == OrderStatus::Pending && order.payment.is_none();
+    waits.then(|| Order { payment: Some(payment.clone()), payment_url: Some(url.to_owned()), ..order.clone() })
+}
+
+fn failed(order: &Order, payment: Option<&PaymentId>, amount: Option<Money>) -> Result<Option<Order>, Error> {
+    check_amount(order, amount)?;
+    match (order.status, payment) {
+        (OrderStatus::Pending | OrderStatus::Expired, _) => {
+            let payment = order.payment.as_ref().or(payment).cloned();
+            Ok(Some(Order { status: OrderStatus::Failed, payment, ..order.clone() }))
+        }
+        (OrderStatus::Failed, _) | (OrderStatus::Success, None) => Ok(None),
+        // Late news of a payment that came in all the same.
+        (OrderStatus::Success, Some(payment)) => check_repeat(order, payment).map(|()| None),
+    }
+}
+
+fn expired(order: &Order) -> Option<Order> {
+    (order.status == OrderStatus::Pending).then(|| Order { status: OrderStatus::Expired, ..order.clone() })
+}
+
+fn check_amount(order: &Order, amount: Option<Money>) -> Result<(), Error> {
+    match amount {
+        Some(amount) if amount != order.amount => Err(amount_mismatch(order)),
+        _ => Ok(()),
+    }
+}
+
+/// That a settled order was settled by this very payment.
+fn check_repeat(order: &Order, payment: &PaymentId) -> Result<(), Error> {
+    if order.payment.as_ref() == Some(payment) {
+        return Ok(());
+    }
+    Err(Error::DuplicateRecharge(format!("payment_order_id: order {} was settled by another payment", order.id)))
+}

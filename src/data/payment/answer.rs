@@ -1,0 +1,115 @@
+//! What payment-service says, into domain values. What makes no sense is no answer.
+
+use super::proto::{self, CreatePaymentReply, GetPaymentReply, PaymentStatus};
+use crate::biz::{
+    ids::{OrderId, PaymentId},
+    money::Money,
+    recharge::{
+        gateway::{OpenedPayment, Payment, PaymentError, PaymentState},
+        order::PaymentMethod,
+    },
+};
+
+/// As wide as the column of the orders.
+const MAX_URL: usize = 2_048;
+
+pub(super) fn method(method: PaymentMethod) -> proto::PaymentMethod {
+    match method {
+        PaymentMethod::Alipay => proto::PaymentMethod::Alipay,
+        PaymentMethod::Wechatpay => proto::PaymentMethod::Wechatpay,
+        PaymentMethod::Stripe => proto::PaymentMethod::Stripe,
+    }
+}
+
+/// A payment that the user can be sent to.
+pub(super) fn opened(reply: CreatePaymentReply) -> Result<OpenedPayment, PaymentError> {
+    if matches!(reply.status(), PaymentStatus::Failed | PaymentStatus::Closed) {
+        return Err(PaymentError::Refused("the payment failed at once".into()));
+    }
+    let id = payment_id(&reply.payment_id)?;
+    let url = if reply.pay_url.is_empty() { reply.pay_code } else { reply.pay_url };
+    if !(1..=MAX_URL).contains(&url.len()) || !url.bytes().all(|byte| byte.is_ascii_graphic()) || is_script(&url) {
+        return Err(nonsense("the address of the payment"));
+    }
+    Ok(OpenedPayment { id, url })
+}
+
+pub(super) fn payment(reply: GetPaymentReply, order: &OrderId) -> Result<Payment, PaymentError> {
+    if reply.order_id != order.as_str() {
+        return Err(nonsense("the order of the payment"));
+    }
+    let state = match reply.status() {
+        PaymentStatus::Success => PaymentState::Paid,
+        PaymentStatus::Failed | PaymentStatus::Closed => PaymentState::Failed,
+        PaymentStatus::Pending | PaymentStatus::Unspecified => PaymentState::Pending,
+    };
+    Ok(Payment {
+        id: payment_id(&reply.payment_id)?,
+        amount: Money::from_hundredths(reply.amount).ok_or_else(|| nonsense("the amount"))?,
+        currency: reply.currency,
+        state,
+    })
+}
+
+fn payment_id(id: &str) -> Result<PaymentId, PaymentError> {
+    PaymentId::parse("payment_id", id).map_err(|_| nonsense("the id of the payment"))
+}
+
+/// A browser would run these in the front end's own page.
+fn is_script(url: &str) -> bool {
+    let scheme = url.split(':').next().unwrap_or_default();
+    ["javascript", "data", "vbscript"].iter().any(|script| scheme.eq_ignore_ascii_case(script))
+}
+
+fn nonsense(what: &str) -> PaymentError {
+    PaymentError::Unavailable(format!("{what} makes no sense"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(payment_id: &str, pay_url: &str) -> CreatePaymentReply {
+        CreatePaymentReply { payment_id: payment_id.into(), pay_url: pay_url.into(), ..Default::default() }
+    }
+
+    #[test]
+    fn a_page_or_else_the_content_of_a_qr_code_is_where_the_user_pays() {
+        assert_eq!(opened(reply("p-1", "https://pay/p-1")).unwrap().url, "https://pay/p-1");
+        let code = CreatePaymentReply { pay_code: "weixin://wxpay/x".into(), ..reply("p-1", "") };
+        assert_eq!(opened(code).unwrap().url, "weixin://wxpay/x");
+    }
+
+    #[test]
+    fn an_answer_that_nobody_could_pay_by_is_none() {
+        let long = format!("https://{}", "x".repeat(MAX_URL));
+        for (id, url) in [
+            ("", "https://pay"),
+            ("p 1", "https://pay"),
+            (&*"p".repeat(65), "https://pay"),
+            ("p-1", ""),
+            ("p-1", "https://pay/\n"),
+            ("p-1", &long),
+            ("p-1", "JavaScript:alert(1)"),
+        ] {
+            assert!(matches!(opened(reply(id, url)), Err(PaymentError::Unavailable(_))), "{id} {url}");
+        }
+    }
+
+    #[test]
+    fn the_payment_of_another_order_is_no_answer() {
+        let order = OrderId::from_stored("o-1");
+        let reply = |order_id: &str, status| GetPaymentReply {
+            payment_id: "p-1".into(),
+            order_id: order_id.into(),
+            amount: 1_999,
+            currency: "CNY".into(),
+            status,
+        };
+        assert!(payment(reply("o-2", 2), &order).is_err());
+        let paid = payment(reply("o-1", 2), &order).unwrap();
+        assert_eq!((paid.amount.to_string().as_str(), paid.state), ("19.99", PaymentState::Paid));
+        // A status that this version does not know decides nothing.
+        assert_eq!(payment(reply("o-1", 77), &order).unwrap().state, PaymentState::Pending);
+    }
+}

@@ -1,0 +1,195 @@
+//! A callback, and one try to send it: JSON over HTTP or the rpc of billing's contract,
+//! signed anew each time, as a signature holds for a few minutes only.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::body::Body;
+use chrono::Utc;
+use http::header::CONTENT_TYPE;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use prost::Message;
+use tonic::{Code, metadata::AsciiMetadataValue, transport::Endpoint};
+
+use super::{
+    payment::{NotifyUrl, Outcome, Payment},
+    switches::Switches,
+};
+use crate::{
+    config::Secret,
+    service::{
+        proto::{RechargeCallbackRequest, billing_internal_service_client::BillingInternalServiceClient},
+        signature,
+    },
+};
+
+/// Of one try.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Of an answer; what is longer is not read to its end.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+/// Connections of HTTP that wait to be used again.
+const IDLE_CONNECTIONS: usize = 64;
+const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+/// What a forged callback is signed with.
+const FORGED_SECRET: &str = "a secret that nobody else has";
+
+/// What became of a payment, on its way to billing.
+pub struct Callback {
+    to: NotifyUrl,
+    message: RechargeCallbackRequest,
+    forged: bool,
+}
+
+impl Callback {
+    pub fn new(payment: &Payment, outcome: Outcome, switches: &Switches) -> Self {
+        let order = &payment.order;
+        let amount = if switches.wrong_amount { order.amount.one_more() } else { order.amount };
+        let message = RechargeCallbackRequest {
+            order_id: order.id.clone(),
+            payment_order_id: payment.id.clone(),
+            // Fifteen digits at most, so its shortest decimal form is the amount exactly.
+            amount: amount.to_money().to_wire(),
+            status: outcome.as_str().into(),
+            currency: order.currency.clone(),
+        };
+        Self { to: order.notify_url.clone(), message, forged: switches.forge }
+    }
+
+    pub fn order_id(&self) -> &str {
+        &self.message.order_id
+    }
+
+    pub fn status(&self) -> &str {
+        &self.message.status
+    }
+}
+
+/// What came of one try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// The status.
+    Http(u16),
+    Grpc(Code),
+    /// There was none, and why.
+    Missing(String),
+}
+
+impl Answer {
+    /// Whether billing has made up its mind. Otherwise it is told again.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Http(status) => match status {
+                408 | 429 => false,
+                status => matches!(status, 200..=299 | 400..=499),
+            },
+            Self::Grpc(code) => !matches!(
+                code,
+                // A cancelled one is of the connection's making.
+                Code::Cancelled
+                    | Code::Unknown
+                    | Code::DeadlineExceeded
+                    | Code::ResourceExhausted
+                    | Code::Internal
+                    | Code::Unavailable
+            ),
+            Self::Missing(_) => false,
+        }
+    }
+}
+
+/// Sends callbacks.
+pub struct Sender {
+    http: Client<HttpConnector, Body>,
+    /// `None`: unsigned.
+    secret: Option<Secret>,
+}
+
+impl Sender {
+    pub fn new(secret: Option<Secret>) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        let http = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .build(connector);
+        Self { http, secret }
+    }
+
+    /// Tries once, for ten seconds at most.
+    pub async fn send(&self, callback: &Callback) -> Answer {
+        let trying = async {
+            match &callback.to {
+                NotifyUrl::Http(url) => self.post(url, callback).await,
+                NotifyUrl::Grpc(server) => self.call(server, callback).await,
+            }
+        };
+        match tokio::time::timeout(DEADLINE, trying).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => Answer::Missing(format!("{error:#}")),
+            Err(_) => Answer::Missing("no answer in time".into()),
+        }
+    }
+
+    async fn post(&self, url: &http::Uri, callback: &Callback) -> anyhow::Result<Answer> {
+        let body = serde_json::to_vec(&callback.message)?;
+        let mut request = http::Request::post(url).header(CONTENT_TYPE, "application/json");
+        if let Some(signature) = self.signature(callback, &body) {
+            request = request.header(signature::HEADER, signature);
+        }
+        let answer = self.http.request(request.body(Body::from(body))?).await?;
+        let status = answer.status().as_u16();
+        // Read to its end the connection can be used again; what it says does not matter.
+        let _ = axum::body::to_bytes(Body::new(answer.into_body()), MAX_ANSWER_BYTES).await;
+        Ok(Answer::Http(status))
+    }
+
+    async fn call(&self, server: &http::Uri, callback: &Callback) -> anyhow::Result<Answer> {
+        let channel = Endpoint::from(server.clone()).connect().await?;
+        let mut request = tonic::Request::new(callback.message.clone());
+        if let Some(signature) = self.signature(callback, &callback.message.encode_to_vec()) {
+            let signature: AsciiMetadataValue = signature.parse().context("a signature is ASCII")?;
+            request.metadata_mut().insert(signature::HEADER, signature);
+        }
+        let answer = BillingInternalServiceClient::new(channel).recharge_callback(request).await;
+        Ok(Answer::Grpc(answer.map_or_else(|status| status.code(), |_| Code::Ok)))
+    }
+
+    fn signature(&self, callback: &Callback, message: &[u8]) -> Option<String> {
+        let own = self.secret.as_ref().map(Secret::reveal);
+        let secret = if callback.forged { Some(FORGED_SECRET) } else { own };
+        secret.map(|secret| signature::sign(secret, Utc::now(), message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_decision_of_billing_is_final() {
+        for status in [200, 204, 299, 400, 401, 404, 409, 499] {
+            assert!(Answer::Http(status).is_final(), "{status}");
+        }
+        for status in [100, 301, 408, 429, 500, 503, 599] {
+            assert!(!Answer::Http(status).is_final(), "{status}");
+        }
+        for code in [Code::Ok, Code::InvalidArgument, Code::NotFound, Code::AlreadyExists, Code::Unauthenticated] {
+            assert!(Answer::Grpc(code).is_final(), "{code:?}");
+        }
+        for code in [
+            Code::Cancelled,
+            Code::Unknown,
+            Code::DeadlineExceeded,
+            Code::ResourceExhausted,
+            Code::Internal,
+            Code::Unavailable,
+        ] {
+            assert!(!Answer::Grpc(code).is_final(), "{code:?}");
+        }
+        assert!(!Answer::Missing("connection refused".into()).is_final());
+    }
+}

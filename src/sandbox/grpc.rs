@@ -1,0 +1,88 @@
+//! The rpcs of `payment.v1`, as billing calls them.
+
+use std::sync::Arc;
+
+use tokio::time::sleep;
+use tonic::{Request, Response, Status};
+
+use super::{
+    Till,
+    payment::{Order, Outcome, Payment},
+    switches::{Create, Get},
+};
+use crate::data::payment::proto::{
+    CreatePaymentReply, CreatePaymentRequest, GetPaymentReply, GetPaymentRequest, PaymentStatus, payment_server,
+};
+
+pub struct Rpcs(pub Arc<Till>);
+
+#[tonic::async_trait]
+impl payment_server::Payment for Rpcs {
+    async fn create_payment(
+        &self,
+        request: Request<CreatePaymentRequest>,
+    ) -> Result<Response<CreatePaymentReply>, Status> {
+        let delay = self.0.switches().create_delay();
+        let reply = self.create(request.into_inner());
+        sleep(delay).await;
+        reply.map(Response::new)
+    }
+
+    async fn get_payment(&self, request: Request<GetPaymentRequest>) -> Result<Response<GetPaymentReply>, Status> {
+        let delay = self.0.switches().get_delay();
+        let reply = self.get(&request.into_inner());
+        sleep(delay).await;
+        reply.map(Response::new)
+    }
+}
+
+impl Rpcs {
+    fn create(&self, request: CreatePaymentRequest) -> Result<CreatePaymentReply, Status> {
+        let switches = self.0.switches();
+        match switches.create {
+            Create::Normal | Create::GarbageReply => {}
+            Create::Refuse => return Err(Status::failed_precondition("refused, as the switch says")),
+            Create::Unavailable => return Err(Status::unavailable("unavailable, as the switch says")),
+        }
+        let order = Order::parse(request).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
+        let order_id = order.id.clone();
+        let payment = self.0.open(order).ok_or_else(|| {
+            tracing::info!(order_id, "the order has a payment already");
+            Status::already_exists("order_id: the order has a payment already")
+        })?;
+        let mut reply = CreatePaymentReply { status: PaymentStatus::Pending.into(), ..Default::default() };
+        if switches.create != Create::GarbageReply {
+            reply.pay_url = self.0.pay_url(&payment.id);
+            reply.payment_id = payment.id;
+        }
+        Ok(reply)
+    }
+
+    fn get(&self, request: &GetPaymentRequest) -> Result<GetPaymentReply, Status> {
+        if self.0.switches().get == Get::Refuse {
+            return Err(Status::unavailable("unavailable, as the switch says"));
+        }
+        let payments = &self.0.payments;
+        let payment = match (request.order_id.as_str(), request.payment_id.as_str()) {
+            ("", "") => return Err(Status::invalid_argument("payment_id or order_id: one must be given")),
+            ("", id) => payments.by_id(id),
+            (order_id, _) => payments.by_order(order_id),
+        };
+        payment.map(reply).ok_or_else(|| Status::not_found("there is no such payment"))
+    }
+}
+
+fn reply(payment: Payment) -> GetPaymentReply {
+    let status = match payment.outcome {
+        None => PaymentStatus::Pending,
+        Some(Outcome::Success) => PaymentStatus::Success,
+        Some(Outcome::Failed) => PaymentStatus::Failed,
+    };
+    GetPaymentReply {
+        payment_id: payment.id,
+        order_id: payment.order.id.clone(),
+        amount: payment.order.amount.hundredths(),
+        currency: payment.order.currency.clone(),
+        status: status.into(),
+    }
+}

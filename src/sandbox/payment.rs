@@ -1,0 +1,243 @@
+//! One payment: the order that billing asked to be paid, and what became of it.
+
+use std::{fmt, sync::Arc};
+
+use http::Uri;
+
+use crate::{
+    biz::{error::Invalid, money::Money},
+    data::payment::proto::{CreatePaymentRequest, PaymentMethod},
+};
+
+/// Characters, as billing's table has room for.
+const MAX_ORDER_ID: usize = 64;
+const MAX_SUBJECT: usize = 256;
+const MAX_URL: usize = 2_048;
+
+#[derive(Debug, Clone)]
+pub struct Payment {
+    pub id: String,
+    pub order: Arc<Order>,
+    /// `None` until the user has tried to pay.
+    pub outcome: Option<Outcome>,
+}
+
+/// How a try to pay ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Success,
+    /// May be followed by a success: the user can try again.
+    Failed,
+}
+
+impl Outcome {
+    /// SUCCESS or FAILED, in any case.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Success, Self::Failed].into_iter().find(|outcome| text.eq_ignore_ascii_case(outcome.as_str()))
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "SUCCESS",
+            Self::Failed => "FAILED",
+        }
+    }
+}
+
+/// What is to be paid, and whom it concerns.
+#[derive(Debug)]
+pub struct Order {
+    pub id: String,
+    pub amount: Fen,
+    /// ISO 4217.
+    pub currency: String,
+    pub method: Method,
+    pub subject: String,
+    pub return_url: String,
+    pub notify_url: NotifyUrl,
+}
+
+impl Order {
+    /// # Errors
+    /// The first field that breaks a rule, and the rule.
+    pub fn parse(request: CreatePaymentRequest) -> Result<Self, Invalid> {
+        let method = Method::parse(request.method())?;
+        let id = request.order_id;
+        if !(1..=MAX_ORDER_ID).contains(&id.len()) || !id.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+            return Err(Invalid::new("order_id", "must be 1 to 64 printable ASCII characters"));
+        }
+        if request.currency.len() != 3 || !request.currency.bytes().all(|byte| byte.is_ascii_uppercase()) {
+            return Err(Invalid::new("currency", "must be three capitals, such as CNY"));
+        }
+        if request.subject.chars().count() > MAX_SUBJECT {
+            return Err(Invalid::new("subject", "must be at most 256 characters"));
+        }
+        if request.return_url.len() > MAX_URL {
+            return Err(Invalid::new("return_url", "must be at most 2048 bytes"));
+        }
+        Ok(Self {
+            id,
+            amount: Fen::parse(request.amount)?,
+            currency: request.currency,
+            method,
+            subject: request.subject,
+            return_url: request.return_url,
+            notify_url: NotifyUrl::parse(&request.notify_url)?,
+        })
+    }
+}
+
+/// An amount in whole hundredths of its currency, above zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fen(i64);
+
+impl Fen {
+    const MICROS: i64 = 10_000;
+    /// What [`Money`] holds.
+    const MAX: i64 = Money::MAX.micros() / Self::MICROS;
+
+    fn parse(fen: i64) -> Result<Self, Invalid> {
+        if (1..=Self::MAX).contains(&fen) {
+            Ok(Self(fen))
+        } else {
+            Err(Invalid::new("amount", "must be above 0 and at most 99999999999 hundredths"))
+        }
+    }
+
+    pub fn one_more(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    pub fn hundredths(self) -> i64 {
+        self.0
+    }
+
+    pub fn to_money(self) -> Money {
+        Money::from_micros(self.0 * Self::MICROS)
+    }
+}
+
+/// With two places, as users read amounts.
+impl fmt::Display for Fen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:02}", self.0 / 100, self.0 % 100)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    Alipay,
+    WechatPay,
+    Stripe,
+}
+
+impl Method {
+    fn parse(method: PaymentMethod) -> Result<Self, Invalid> {
+        match method {
+            PaymentMethod::Alipay => Ok(Self::Alipay),
+            PaymentMethod::Wechatpay => Ok(Self::WechatPay),
+            PaymentMethod::Stripe => Ok(Self::Stripe),
+            PaymentMethod::Unspecified => Err(Invalid::new("method", "must be ALIPAY, WECHATPAY or STRIPE")),
+        }
+    }
+
+    /// As users know it.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Alipay => "Alipay",
+            Self::WechatPay => "WeChat Pay",
+            Self::Stripe => "Card (Stripe)",
+        }
+    }
+}
+
+/// Where callbacks go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotifyUrl {
+    /// JSON is posted to it.
+    Http(Uri),
+    /// `http://host:port` of a server of the rpc; written grpc://host:port.
+    Grpc(Uri),
+}
+
+impl NotifyUrl {
+    fn parse(text: &str) -> Result<Self, Invalid> {
+        const FORMS: &str = "must be http://... or grpc://host:port, at most 2048 bytes";
+        let invalid = |why: &str| Invalid::new("notify_url", why);
+        let uri: Uri = text.parse().ok().filter(|_| text.len() <= MAX_URL).ok_or_else(|| invalid(FORMS))?;
+        match (uri.scheme_str(), uri.authority()) {
+            (Some("http"), Some(_)) => Ok(Self::Http(uri)),
+            (Some("https"), _) => Err(invalid("the sandbox calls back over plain HTTP only: give http:// instead")),
+            (Some("grpc"), Some(server)) if server.port().is_some() && uri.path() == "/" && uri.query().is_none() => {
+                let server = format!("http://{server}").parse().map_err(|_| invalid(FORMS))?;
+                Ok(Self::Grpc(server))
+            }
+            _ => Err(invalid(FORMS)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn request() -> CreatePaymentRequest {
+        CreatePaymentRequest {
+            order_id: "order-1".into(),
+            amount: 1_234,
+            currency: "CNY".into(),
+            method: PaymentMethod::Alipay.into(),
+            notify_url: "http://127.0.0.1:8107/callback".into(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn what_breaks_a_rule_is_refused_by_name() {
+        assert!(Order::parse(request()).is_ok());
+        for (field, bad) in [
+            ("order_id", CreatePaymentRequest { order_id: String::new(), ..request() }),
+            ("order_id", CreatePaymentRequest { order_id: "x".repeat(65), ..request() }),
+            ("order_id", CreatePaymentRequest { order_id: "a\nb".into(), ..request() }),
+            ("amount", CreatePaymentRequest { amount: 0, ..request() }),
+            ("amount", CreatePaymentRequest { amount: -1, ..request() }),
+            ("amount", CreatePaymentRequest { amount: i64::MAX, ..request() }),
+            ("currency", CreatePaymentRequest { currency: "cny".into(), ..request() }),
+            ("currency", CreatePaymentRequest { currency: String::new(), ..request() }),
+            ("method", CreatePaymentRequest { method: 0, ..request() }),
+            ("method", CreatePaymentRequest { method: 9, ..request() }),
+            ("subject", CreatePaymentRequest { subject: "主".repeat(257), ..request() }),
+            ("return_url", CreatePaymentRequest { return_url: "x".repeat(2_049), ..request() }),
+        ] {
+            assert_eq!(Order::parse(bad.clone()).unwrap_err().field, field, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_callback_goes_over_http_or_grpc() {
+        let http = NotifyUrl::parse("http://billing/internal/v1/billing/callback?a=b").unwrap();
+        assert!(matches!(http, NotifyUrl::Http(_)));
+        for grpc in ["grpc://127.0.0.1:9107", "grpc://billing:9107/"] {
+            assert!(
+                matches!(NotifyUrl::parse(grpc), Ok(NotifyUrl::Grpc(server)) if server.scheme_str() == Some("http"))
+            );
+        }
+        for bad in ["", "/callback", "billing:9107", "ftp://a/", "grpc://billing", "grpc://a:1/path", "grpc://a:1?b"] {
+            assert_eq!(NotifyUrl::parse(bad).unwrap_err().field, "notify_url", "{bad}");
+        }
+        let https = NotifyUrl::parse("https://billing/callback").unwrap_err();
+        assert!(https.why.contains("plain HTTP only"), "{https}");
+    }
+
+    proptest! {
+        #[test]
+        fn hundredths_become_the_amount_exactly(fen in 1..=Fen::MAX) {
+            let amount = Fen::parse(fen).unwrap();
+            prop_assert_eq!(amount.to_string().parse::<Money>().unwrap(), amount.to_money());
+            // As JSON has it.
+            let json = serde_json::to_string(&amount.to_money().to_wire()).unwrap();
+            prop_assert_eq!(json.parse::<Money>().unwrap(), amount.to_money());
+        }
+    }
+}

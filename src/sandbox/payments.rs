@@ -1,0 +1,136 @@
+//! The payments, in memory: a bounded number of them, the oldest forgotten first.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use uuid::Uuid;
+
+use super::payment::{Order, Outcome, Payment};
+
+pub struct Payments {
+    capacity: usize,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    by_id: HashMap<String, Payment>,
+    id_of_order: HashMap<String, String>,
+    oldest_first: VecDeque<String>,
+}
+
+/// What a try to pay did.
+#[derive(Debug)]
+pub enum Tried {
+    /// It counts; here is the payment as it is now.
+    Counts(Payment),
+    /// Nothing: what is paid stays paid.
+    PaidBefore,
+    Unknown,
+}
+
+impl Payments {
+    /// Keeps the latest `capacity` payments.
+    pub fn new(capacity: usize) -> Self {
+        Self { capacity, kept: Mutex::default() }
+    }
+
+    /// Opens the payment of `order`; `None` where it has one.
+    pub fn open(&self, order: Order) -> Option<Payment> {
+        let mut kept = self.lock();
+        if kept.id_of_order.contains_key(&order.id) {
+            return None;
+        }
+        if kept.by_id.len() >= self.capacity {
+            kept.forget_oldest();
+        }
+        let id = format!("pay_{}", Uuid::now_v7().simple());
+        let payment = Payment { id: id.clone(), order: Arc::new(order), outcome: None };
+        kept.id_of_order.insert(payment.order.id.clone(), id.clone());
+        kept.by_id.insert(id.clone(), payment.clone());
+        kept.oldest_first.push_back(id);
+        Some(payment)
+    }
+
+    pub fn by_id(&self, id: &str) -> Option<Payment> {
+        self.lock().by_id.get(id).cloned()
+    }
+
+    pub fn by_order(&self, order_id: &str) -> Option<Payment> {
+        let kept = self.lock();
+        kept.by_id.get(kept.id_of_order.get(order_id)?).cloned()
+    }
+
+    /// The user tries to pay.
+    pub fn pay(&self, id: &str, outcome: Outcome) -> Tried {
+        let mut kept = self.lock();
+        match kept.by_id.get_mut(id) {
+            None => Tried::Unknown,
+            Some(Payment { outcome: Some(Outcome::Success), .. }) => Tried::PaidBefore,
+            Some(payment) => {
+                payment.outcome = Some(outcome);
+                Tried::Counts(payment.clone())
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    fn forget_oldest(&mut self) {
+        if let Some(payment) = self.oldest_first.pop_front().and_then(|id| self.by_id.remove(&id)) {
+            self.id_of_order.remove(&payment.order.id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::payment::proto::{CreatePaymentRequest, PaymentMethod};
+
+    fn order(id: &str) -> Order {
+        let request = CreatePaymentRequest {
+            order_id: id.into(),
+            amount: 1,
+            currency: "CNY".into(),
+            method: PaymentMethod::Stripe.into(),
+            notify_url: "grpc://127.0.0.1:9107".into(),
+            ..Default::default()
+        };
+        Order::parse(request).unwrap()
+    }
+
+    #[test]
+    fn the_oldest_payments_are_forgotten_beyond_the_capacity() {
+        let payments = Payments::new(2);
+        let ids: Vec<_> = ["a", "b", "c"].map(|id| payments.open(order(id)).unwrap().id).into();
+        assert!(payments.by_id(&ids[0]).is_none() && payments.by_order("a").is_none());
+        assert_eq!(payments.by_order("b").unwrap().id, ids[1]);
+        assert_eq!(payments.by_id(&ids[2]).unwrap().order.id, "c");
+        assert!(payments.open(order("c")).is_none());
+        let again = payments.open(order("a")).unwrap().id;
+        assert_ne!(again, ids[0]);
+        let kept = payments.lock();
+        assert_eq!((kept.by_id.len(), kept.id_of_order.len(), kept.oldest_first.len()), (2, 2, 2));
+    }
+
+    #[test]
+    fn a_success_is_the_end() {
+        let payments = Payments::new(2);
+        let id = payments.open(order("a")).unwrap().id;
+        for outcome in [Outcome::Failed, Outcome::Failed, Outcome::Success] {
+            assert!(matches!(payments.pay(&id, outcome), Tried::Counts(now) if now.outcome == Some(outcome)));
+        }
+        for outcome in [Outcome::Failed, Outcome::Success] {
+            assert!(matches!(payments.pay(&id, outcome), Tried::PaidBefore));
+        }
+        assert_eq!(payments.by_id(&id).unwrap().outcome, Some(Outcome::Success));
+        assert!(matches!(payments.pay("pay_0", Outcome::Success), Tried::Unknown));
+    }
+}

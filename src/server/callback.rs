@@ -1,0 +1,114 @@
+//! Who reports of a top-up: proven by a signature over the message as it was sent, before
+//! any of it is parsed.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::{Body, Bytes, to_bytes},
+    extract::{Request, State},
+    middleware::{self, Next},
+    response::Response,
+};
+
+use super::{auth, is_grpc};
+use crate::{
+    biz::{
+        calendar::Calendar,
+        error::{Error, Invalid, Result},
+    },
+    config::{CallbackAuth, Secret, Style},
+    service::{
+        metrics::Metrics,
+        origin::Believed,
+        rest::{self, CALLBACK_PATH},
+        signature,
+    },
+};
+
+/// The path of the rpc over gRPC.
+pub const GRPC_PATH: &str = "/billing.v1.BillingInternalService/RechargeCallback";
+
+/// A byte of flags and four of length before a message of gRPC.
+const FRAME_BYTES: usize = 5;
+
+/// How callbacks are believed.
+#[derive(Clone)]
+pub struct Guard {
+    pub auth: CallbackAuth,
+    pub secrets: Arc<[Secret]>,
+    pub calendar: Arc<Calendar>,
+    pub metrics: Arc<Metrics>,
+    pub max_bytes: usize,
+}
+
+/// Whether this is a callback, on either protocol.
+pub fn is_callback(request: &Request) -> bool {
+    matches!(request.uri().path(), CALLBACK_PATH | GRPC_PATH)
+}
+
+/// Puts the check before the routes of callbacks. payment-service has secrets of its own:
+/// only where it proves nothing it needs a token as other callers do.
+pub fn protect<S: Clone + Send + Sync + 'static>(
+    routes: Router<S>,
+    guard: &Guard,
+    tokens: &[Secret],
+    style: Style,
+) -> Router<S> {
+    let routes = routes.route_layer(middleware::from_fn_with_state((guard.clone(), style), check));
+    match guard.auth {
+        CallbackAuth::None => auth::protect(routes, tokens, style),
+        CallbackAuth::Signed | CallbackAuth::Confirm => routes,
+    }
+}
+
+/// Marks a callback with whether it is believed, or refuses it.
+async fn check(State((guard, style)): State<(Guard, Style)>, request: Request, next: Next) -> Response {
+    let grpc = is_grpc(&request);
+    match guard.admit(request).await {
+        Ok(request) => next.run(request).await,
+        Err(refusal) => {
+            tracing::warn!(error = %refusal, "a callback was refused");
+            guard.metrics.recharge.count_unauthenticated();
+            if grpc { tonic::Status::from(refusal).into_http() } else { rest::failure(style, &refusal) }
+        }
+    }
+}
+
+impl Guard {
+    async fn admit(&self, mut request: Request) -> Result<Request> {
+        let believed = match self.auth {
+            CallbackAuth::None => true,
+            CallbackAuth::Confirm => false,
+            CallbackAuth::Signed => {
+                request = self.verified(request).await?;
+                true
+            }
+        };
+        request.extensions_mut().insert(Believed(believed));
+        Ok(request)
+    }
+
+    async fn verified(&self, request: Request) -> Result<Request> {
+        let unauthenticated = |why: &str| Error::Unauthenticated(format!("{}: {why}", signature::HEADER));
+        let header = request.headers().get(signature::HEADER).and_then(|value| value.to_str().ok());
+        let header = header.ok_or_else(|| unauthenticated("sign the callback"))?.to_owned();
+        let grpc = is_grpc(&request);
+        let (head, body) = request.into_parts();
+        let body = to_bytes(body, self.max_bytes).await;
+        let body = body.map_err(|error| Error::from(Invalid::new("body", error.to_string())))?;
+        let message =
+            if grpc { framed(&body).ok_or_else(|| Invalid::new("body", "is no gRPC message"))? } else { &body };
+        let secrets = self.secrets.iter().map(Secret::reveal);
+        signature::verify(&header, secrets, self.calendar.now().utc, message).map_err(unauthenticated)?;
+        Ok(Request::from_parts(head, Body::from(body)))
+    }
+}
+
+/// The one message of a unary call, not compressed.
+fn framed(body: &Bytes) -> Option<&[u8]> {
+    let (frame, message) = body.split_at_checked(FRAME_BYTES)?;
+    let [0, length @ ..] = frame else { return None };
+    let length = u32::from_be_bytes(length.try_into().ok()?);
+    (usize::try_from(length) == Ok(message.len())).then_some(message)
+}

@@ -1,0 +1,95 @@
+//! What is counted of top-ups.
+
+use std::time::Duration;
+
+use prometheus::{CounterVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
+
+use crate::biz::{
+    error::{Error, Result},
+    money::Money,
+    recharge::{
+        gateway::OpenedPayment,
+        order::{Order, OrderStatus},
+    },
+};
+
+/// Buckets in seconds, beyond the deadline of a call to payment-service.
+const SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+pub struct RechargeMetrics {
+    /// Callbacks by what they did: success (credited), failed, repeated, refused, error
+    /// (could not be settled now).
+    total: IntCounterVec,
+    /// By status of the order: pending (asked for), success (credited), failed.
+    amount: CounterVec,
+    /// By operation: recharge, callback.
+    duration_seconds: HistogramVec,
+    /// Orders by the status they came into: pending, success, failed.
+    order_total: IntCounterVec,
+    order_create_duration_seconds: Histogram,
+    failed_total: IntCounter,
+}
+
+impl RechargeMetrics {
+    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let opts = |name, help| HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+        let metrics = Self {
+            total: IntCounterVec::new(Opts::new("billing_recharge_total", "Callbacks of top-ups"), &["status"])?,
+            amount: CounterVec::new(Opts::new("billing_recharge_amount", "Amounts of top-ups"), &["status"])?,
+            duration_seconds: HistogramVec::new(
+                opts("billing_recharge_duration_seconds", "Time of an operation on top-ups"),
+                &["operation"],
+            )?,
+            order_total: IntCounterVec::new(Opts::new("billing_recharge_order_total", "Orders"), &["status"])?,
+            order_create_duration_seconds: Histogram::with_opts(opts(
+                "billing_recharge_order_create_duration_seconds",
+                "Time until an order has its payment",
+            ))?,
+            failed_total: IntCounter::new("billing_recharge_failed_total", "Top-ups that failed")?,
+        };
+        registry.register(Box::new(metrics.total.clone()))?;
+        registry.register(Box::new(metrics.amount.clone()))?;
+        registry.register(Box::new(metrics.duration_seconds.clone()))?;
+        registry.register(Box::new(metrics.order_total.clone()))?;
+        registry.register(Box::new(metrics.order_create_duration_seconds.clone()))?;
+        registry.register(Box::new(metrics.failed_total.clone()))?;
+        Ok(metrics)
+    }
+
+    pub fn count_start(&self, made: &Result<(Order, OpenedPayment)>, amount: Money, took: Duration) {
+        self.duration_seconds.with_label_values(&["recharge"]).observe(took.as_secs_f64());
+        self.order_create_duration_seconds.observe(took.as_secs_f64());
+        match made {
+            Ok(_) => self.count_order(OrderStatus::Pending, amount),
+            Err(Error::PaymentUnavailable(_)) => self.count_order(OrderStatus::Failed, amount),
+            Err(_) => {}
+        }
+    }
+
+    pub fn count_callback(&self, settled: &Result<(Order, bool)>, took: Duration) {
+        self.duration_seconds.with_label_values(&["callback"]).observe(took.as_secs_f64());
+        let what = match settled {
+            Ok((order, true)) => {
+                self.count_order(order.status, order.amount);
+                order.status.name()
+            }
+            Ok((_, false)) => "repeated",
+            Err(Error::Overloaded(_) | Error::PaymentUnavailable(_) | Error::Internal(_)) => "error",
+            Err(_) => "refused",
+        };
+        self.total.with_label_values(&[what]).inc();
+    }
+
+    /// Counts a callback that did not prove who sent it.
+    pub fn count_unauthenticated(&self) {
+        self.total.with_label_values(&["refused"]).inc();
+    }
+
+    fn count_order(&self, status: OrderStatus, amount: Money) {
+        self.order_total.with_label_values(&[status.name()]).inc();
+        self.amount.with_label_values(&[status.name()]).inc_by(amount.to_wire());
+        if status == OrderStatus::Failed {
+            self.failed_total.inc();
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Where a request comes from, as far as its transport tells.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::{Extensions, HeaderMap};
+
+use crate::biz::recharge::gateway::TraceContext;
+
+/// The other end of the connection; the transport puts it into each request.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
+
+/// Whether it is proven who sent a callback; the transport says so, where it knows.
+#[derive(Debug, Clone, Copy)]
+pub struct Believed(pub bool);
+
+/// Where a request comes from.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    /// Of the user, as the front end or its proxy says, or else of the peer. Not proven.
+    pub client_ip: Option<IpAddr>,
+    pub trace: TraceContext,
+    pub is_believed: bool,
+}
+
+impl Origin {
+    pub fn of(headers: &HeaderMap, extensions: &Extensions) -> Self {
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        // The first of the list is the client; each proxy adds whom it was asked by.
+        let forwarded = text("x-forwarded-for").and_then(|list| list.split(',').next());
+        let named = forwarded.or_else(|| text("x-real-ip")).and_then(|ip| ip.trim().parse().ok());
+        let peer = extensions.get::<Peer>().map(|Peer(address)| address.ip().to_canonical());
+        Self {
+            client_ip: named.or(peer),
+            trace: TraceContext {
+                parent: text("traceparent").map(str::to_owned),
+                state: text("tracestate").map(str::to_owned),
+            },
+            is_believed: extensions.get::<Believed>().is_some_and(|Believed(is_believed)| *is_believed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client_ip(headers: &[(&'static str, &'static str)]) -> String {
+        let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+        let mut extensions = Extensions::new();
+        extensions.insert(Peer("[::ffff:10.0.0.9]:4711".parse().unwrap()));
+        Origin::of(&headers, &extensions).client_ip.unwrap().to_string()
+    }
+
+    #[test]
+    fn the_client_is_whom_the_first_proxy_was_asked_by_or_else_the_peer() {
+        assert_eq!(client_ip(&[]), "10.0.0.9");
+        assert_eq!(client_ip(&[("x-real-ip", "203.0.113.7")]), "203.0.113.7");
+        assert_eq!(client_ip(&[("x-forwarded-for", "2001:db8::1, 10.0.0.1")]), "2001:db8::1");
+        assert_eq!(client_ip(&[("x-forwarded-for", "unknown")]), "10.0.0.9");
+    }
+
+    #[test]
+    fn nobody_is_believed_unless_the_transport_says_so() {
+        assert!(!Origin::of(&HeaderMap::new(), &Extensions::new()).is_believed);
+    }
+}

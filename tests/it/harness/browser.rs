@@ -1,0 +1,114 @@
+//! A real browser: headless Chromium, driven by the WebDriver protocol.
+
+use std::{
+    io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde_json::{Value, json};
+
+/// The name that the protocol gives to references of elements.
+const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
+
+/// A window; closed, with its browser, when dropped.
+pub struct Browser {
+    /// With its browser in a process group of their own.
+    driver: Child,
+    /// For the files that they leave behind.
+    _folder: tempfile::TempDir,
+    session: String,
+    http: reqwest::Client,
+}
+
+impl Browser {
+    /// Opens a window of a phone's size.
+    pub async fn open() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .env("TMPDIR", folder.path())
+            .process_group(0)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("chromedriver runs; `make deps` installs it");
+        let lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+        let port = tokio::task::spawn_blocking(move || {
+            let said = |line: String| line.rsplit_once("successfully on port ").map(|(_, port)| port.to_owned());
+            lines.map_while(Result::ok).find_map(said).expect("chromedriver says that it runs")
+        });
+        let driver_url = format!("http://127.0.0.1:{}", port.await.unwrap().trim_end_matches('.'));
+        let arguments =
+            ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars", "--window-size=480,640"];
+        let options = json!({"goog:chromeOptions": {"args": arguments}});
+        let mut browser = Self { driver, _folder: folder, session: String::new(), http: reqwest::Client::new() };
+        let body = json!({"capabilities": {"alwaysMatch": options}});
+        let begun = browser.send(reqwest::Method::POST, &format!("{driver_url}/session"), body).await;
+        browser.session = format!("{driver_url}/session/{}", begun["sessionId"].as_str().unwrap());
+        browser
+    }
+
+    pub async fn go_to(&self, url: &str) {
+        self.post("url", json!({"url": url})).await;
+    }
+
+    /// Clicks what a CSS selector finds.
+    pub async fn click(&self, selector: &str) {
+        let element = self.find(selector).await;
+        self.post(&format!("element/{element}/click"), json!({})).await;
+    }
+
+    /// The text that a reader sees.
+    pub async fn text(&self, selector: &str) -> String {
+        let element = self.find(selector).await;
+        let text = self.get(&format!("element/{element}/text")).await;
+        text.as_str().unwrap().to_owned()
+    }
+
+    pub async fn has(&self, selector: &str) -> bool {
+        let found = self.post("elements", json!({"using": "css selector", "value": selector})).await;
+        !found.as_array().unwrap().is_empty()
+    }
+
+    /// Saves a picture of the window where `BILLING_SCREENSHOTS` names a folder.
+    pub async fn screenshot(&self, name: &str) {
+        let Some(folder) = std::env::var_os("BILLING_SCREENSHOTS") else { return };
+        let png = BASE64_STANDARD.decode(self.get("screenshot").await.as_str().unwrap()).unwrap();
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(Path::new(&folder).join(name), png).unwrap();
+    }
+
+    async fn find(&self, selector: &str) -> String {
+        let found = self.post("element", json!({"using": "css selector", "value": selector})).await;
+        found[ELEMENT].as_str().unwrap().to_owned()
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        self.send(reqwest::Method::GET, &format!("{}/{path}", self.session), Value::Null).await
+    }
+
+    async fn post(&self, path: &str, body: Value) -> Value {
+        self.send(reqwest::Method::POST, &format!("{}/{path}", self.session), body).await
+    }
+
+    async fn send(&self, method: reqwest::Method, url: &str, body: Value) -> Value {
+        let mut request = self.http.request(method, url).timeout(std::time::Duration::from_secs(60));
+        if !body.is_null() {
+            request = request.json(&body);
+        }
+        let reply: Value = request.send().await.unwrap().json().await.unwrap();
+        assert!(reply["value"]["error"].is_null(), "{url}: {reply}");
+        reply["value"].clone()
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let group = format!("-{}", self.driver.id());
+        let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
+        let _ = self.driver.wait();
+    }
+}

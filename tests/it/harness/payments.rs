@@ -1,0 +1,146 @@
+//! A service whose payment-service is the sandbox.
+
+use billing_service::{
+    sandbox::{Options, Sandbox, Switches},
+    service::{
+        proto::{
+            GetRechargeOrderRequest, ListRechargeOrdersRequest, RechargeCallbackReply, RechargeCallbackRequest,
+            RechargeOrder, RechargeReply, RechargeRequest,
+        },
+        signature,
+    },
+};
+use chrono::{DateTime, Utc};
+use prost::Message;
+use serde_json::Value;
+use tonic::{Request, Status};
+
+use super::{Backend, Database, Service};
+use crate::harness::wait::until;
+
+/// What callbacks are signed with.
+pub const SECRET: &str = "a secret that only tests know";
+
+/// A service and its payment-service.
+pub struct Paying {
+    pub service: Service,
+    pub sandbox: Sandbox,
+}
+
+impl Paying {
+    pub async fn start(backend: Backend) -> Self {
+        Self::start_with(backend, &[]).await
+    }
+
+    pub async fn start_with(backend: Backend, changes: &[(&str, &str)]) -> Self {
+        let sandbox = sandbox(Switches::default()).await;
+        let service = Service::start_on(Database::create(backend).await, &settings(&sandbox, changes)).await;
+        Self { service, sandbox }
+    }
+
+    pub async fn try_recharge(&self, user: &str, amount: f64) -> Result<RechargeReply, Status> {
+        let request =
+            RechargeRequest { user_id: user.into(), amount, payment_method: "alipay".into(), currency: String::new() };
+        self.service.public.clone().recharge(request).await.map(|reply| reply.into_inner())
+    }
+
+    /// A top-up that waits to be paid.
+    pub async fn recharge(&self, user: &str, amount: f64) -> RechargeReply {
+        self.try_recharge(user, amount).await.unwrap()
+    }
+
+    /// Presses a button of the pay page.
+    pub async fn press(&self, payment_url: &str, result: &str) {
+        press(&self.service.http, payment_url, result).await;
+    }
+
+    pub async fn order(&self, order_id: &str) -> RechargeOrder {
+        let request = GetRechargeOrderRequest { order_id: order_id.into(), user_id: String::new() };
+        self.service.public.clone().get_recharge_order(request).await.unwrap().into_inner()
+    }
+
+    /// The orders of a user, the newest first.
+    pub async fn orders(&self, user: &str) -> Vec<RechargeOrder> {
+        let request = ListRechargeOrdersRequest { user_id: user.into(), page_size: 100, ..Default::default() };
+        self.service.public.clone().list_recharge_orders(request).await.unwrap().into_inner().orders
+    }
+
+    /// Waits until an order has a status.
+    pub async fn until_order_is(&self, order_id: &str, status: &str) {
+        until(&format!("{order_id} is {status}"), async || self.order(order_id).await.status == status).await;
+    }
+
+    /// Reports as payment-service does, over gRPC.
+    pub async fn notify(&self, callback: RechargeCallbackRequest) -> Result<RechargeCallbackReply, Status> {
+        let mut internal = self.service.internal.clone();
+        internal.recharge_callback(signed(callback, Utc::now())).await.map(|reply| reply.into_inner())
+    }
+
+    pub async fn assert_books(&self, user: &str, balance: f64) {
+        assert_eq!(self.service.account(user).await.balance, balance);
+        self.service.assert_audit_is_clean().await;
+    }
+
+    /// Counts of `billing_recharge_total`, by status.
+    pub async fn counted(&self, status: &str) -> u64 {
+        let url = format!("http://{}/metrics", self.service.app.grpc_addr);
+        let text = self.service.http.get(url).send().await.unwrap().text().await.unwrap();
+        let name = format!("billing_recharge_total{{status=\"{status}\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |count| count.parse().unwrap())
+    }
+}
+
+pub async fn sandbox(switches: Switches) -> Sandbox {
+    let secret = Some(serde_json::from_value(SECRET.into()).unwrap());
+    Sandbox::start(Options { addr: "127.0.0.1:0".into(), secret, switches, public_url: None }).await.unwrap()
+}
+
+/// A configuration with a payment-service, and then `changes`.
+pub fn settings<'s>(sandbox: &Sandbox, changes: &[(&'s str, &'s str)]) -> Vec<(&'s str, &'s str)> {
+    // Settings live as long as the test.
+    let address: &'static str = format!("'{}'", sandbox.addr).leak();
+    let secrets: &'static str = format!("['{SECRET}']").leak();
+    let mut all = vec![("payment_service.grpc_addr", address), ("payment_service.callback_secrets", secrets)];
+    all.extend(changes);
+    all
+}
+
+/// Presses a button of a pay page.
+pub async fn press(http: &reqwest::Client, payment_url: &str, result: &str) {
+    let form = http.post(payment_url).header("content-type", "application/x-www-form-urlencoded");
+    let page = form.body(format!("result={result}")).send().await.unwrap();
+    assert!(page.status().is_success(), "{page:?}");
+}
+
+pub fn success(order: &str, payment: &str, amount: f64) -> RechargeCallbackRequest {
+    RechargeCallbackRequest {
+        order_id: order.into(),
+        payment_order_id: payment.into(),
+        amount,
+        status: "SUCCESS".into(),
+        currency: String::new(),
+    }
+}
+
+pub fn failed(order: &str, payment: &str, amount: f64) -> RechargeCallbackRequest {
+    RechargeCallbackRequest { status: "FAILED".into(), ..success(order, payment, amount) }
+}
+
+/// A callback with its signature in the metadata.
+pub fn signed(callback: RechargeCallbackRequest, at: DateTime<Utc>) -> Request<RechargeCallbackRequest> {
+    let signature = signature::sign(SECRET, at, &callback.encode_to_vec());
+    let mut request = Request::new(callback);
+    request.metadata_mut().insert(signature::HEADER, signature.parse().unwrap());
+    request
+}
+
+/// `POST` of a callback with some headers; status and reply.
+pub async fn post_callback(service: &Service, body: &str, headers: &[(&str, &str)]) -> (u16, Value) {
+    let url = format!("http://{}/internal/v1/billing/callback", service.app.grpc_addr);
+    let mut request = service.http.post(url).body(body.to_owned());
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let response = request.send().await.unwrap();
+    (response.status().as_u16(), response.json().await.unwrap())
+}

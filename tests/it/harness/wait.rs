@@ -1,0 +1,14 @@
+//! Waiting for what happens by itself.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+/// Looks again and again until `holds`, or fails the test after half a minute.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !holds().await {
+        assert!(Instant::now() < deadline, "still not so: {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -1,0 +1,217 @@
+//! Which callbacks are believed.
+
+use billing_service::service::{proto::RechargeCallbackRequest, signature};
+use chrono::{TimeDelta, Utc};
+use rstest::rstest;
+use serde_json::json;
+use tonic::{Code, Request};
+
+use crate::harness::{
+    Backend, MySql, Sqlite, charge, code_of,
+    payments::{Paying, SECRET, failed, post_callback, signed, success},
+};
+
+const CONFIRM: (&str, &str) = ("payment_service.callback_auth", "confirm");
+const NONE: (&str, &str) = ("payment_service.callback_auth", "none");
+
+fn body(order: &str, payment: &str) -> String {
+    json!({"order_id": order, "payment_order_id": payment, "amount": 5, "status": "SUCCESS"}).to_string()
+}
+
+#[rstest]
+#[tokio::test]
+async fn only_a_fresh_signature_over_the_very_bytes_is_believed(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start(on).await;
+    let order = paying.recharge("u", 5.0).await.order_id;
+    let good = body(&order, "p-1");
+    let now = Utc::now();
+    let sign = |secret: &str, message: &str| signature::sign(secret, now, message.as_bytes());
+    let old = signature::sign(SECRET, now - TimeDelta::seconds(310), good.as_bytes());
+    let early = signature::sign(SECRET, now + TimeDelta::seconds(310), good.as_bytes());
+    for (name, signature) in [
+        ("empty", String::new()),
+        ("garbage", "garbage".into()),
+        ("of another secret", sign("another secret than the one", &good)),
+        ("of no secret", sign("", &good)),
+        ("of another body", sign(SECRET, &good.replace("p-1", "p-2"))),
+        ("of the same body with a space", sign(SECRET, &format!("{good} "))),
+        ("too old", old),
+        ("too early", early),
+    ] {
+        let (status, reply) = post_callback(&paying.service, &good, &[(signature::HEADER, &signature)]).await;
+        assert_eq!((status, &reply["metadata"]["error_code"]), (401, &json!("10012")), "{name}: {reply}");
+    }
+    let (status, reply) = post_callback(&paying.service, &good, &[]).await;
+    assert_eq!((status, &reply["reason"]), (401, &json!("UNAUTHENTICATED")), "{reply}");
+    assert_eq!(paying.counted("refused").await, 9);
+    paying.assert_books("u", 0.0).await;
+
+    let (status, reply) = post_callback(&paying.service, &good, &[(signature::HEADER, &sign(SECRET, &good))]).await;
+    assert_eq!((status, reply), (200, json!({"success": true})));
+    paying.assert_books("u", 5.0).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn over_grpc_the_signature_is_over_the_encoded_message(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start(on).await;
+    let order = paying.recharge("u", 5.0).await.order_id;
+    let callback = success(&order, "p-1", 5.0);
+    let mut internal = paying.service.internal.clone();
+    let of_another = signed(success(&order, "p-2", 5.0), Utc::now());
+    let mut other = Request::new(callback.clone());
+    *other.metadata_mut() = of_another.metadata().clone();
+    for request in [Request::new(callback.clone()), other, signed(callback.clone(), Utc::now() - TimeDelta::hours(1))] {
+        let refused = internal.recharge_callback(request).await.unwrap_err();
+        assert_eq!(code_of(&refused), (Code::Unauthenticated, "10012".into()));
+    }
+    paying.assert_books("u", 0.0).await;
+    internal.recharge_callback(signed(callback, Utc::now())).await.unwrap();
+    paying.assert_books("u", 5.0).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn while_a_secret_is_changed_both_are_believed(#[values(MySql, Sqlite)] on: Backend) {
+    let secrets = &format!("['a new secret for all callbacks', '{SECRET}']");
+    let paying = Paying::start_with(on, &[("payment_service.callback_secrets", secrets)]).await;
+    for (number, secret) in ["a new secret for all callbacks", SECRET].into_iter().enumerate() {
+        let order = paying.recharge("u", 5.0).await.order_id;
+        let body = body(&order, &format!("p-{number}"));
+        let signature = signature::sign(secret, Utc::now(), body.as_bytes());
+        assert_eq!(post_callback(&paying.service, &body, &[(signature::HEADER, &signature)]).await.0, 200);
+    }
+    paying.assert_books("u", 10.0).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_hint_is_believed_as_far_as_payment_service_confirms_it(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start_with(on, &[CONFIRM]).await;
+    let opened = paying.recharge("u", 5.0).await;
+    let order = paying.order(&opened.order_id).await;
+    let (id, payment) = (order.order_id.as_str(), order.payment_order_id.as_str());
+    let send = async |callback: RechargeCallbackRequest| {
+        let answer = paying.service.internal.clone().recharge_callback(callback).await;
+        answer.map(|reply| reply.into_inner().success).map_err(|status| code_of(&status).1)
+    };
+    // Nobody has paid.
+    assert_eq!(send(success(id, payment, 5.0)).await, Err("10006".into()));
+    assert_eq!(send(failed(id, payment, 5.0)).await, Err("10006".into()));
+    assert_eq!(send(success(id, payment, 6.0)).await, Err("10005".into()));
+    assert_eq!(paying.order(id).await.status, "pending");
+    paying.assert_books("u", 0.0).await;
+
+    // The report is lost, and somebody guesses: the payment that there is credits, and
+    // the one that was guessed is refused.
+    paying.sandbox.set_switches(serde_json::from_value(json!({"lose": true})).unwrap());
+    paying.press(&opened.payment_url, "SUCCESS").await;
+    assert_eq!(send(success(id, "guessed", 5.0)).await, Err("10004".into()));
+    assert_eq!(paying.order(id).await.payment_order_id, payment);
+    paying.assert_books("u", 5.0).await;
+    assert_eq!(send(success(id, payment, 5.0)).await, Ok(true));
+    assert_eq!(send(failed(id, payment, 5.0)).await, Ok(true));
+    paying.assert_books("u", 5.0).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn forty_hints_at_once_credit_once(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start_with(on, &[CONFIRM]).await;
+    let opened = paying.recharge("u", 5.0).await;
+    paying.sandbox.set_switches(serde_json::from_value(json!({"duplicates": 39})).unwrap());
+    paying.press(&opened.payment_url, "SUCCESS").await;
+    paying.sandbox.idle().await;
+    assert_eq!((paying.counted("success").await, paying.counted("repeated").await), (1, 39));
+    paying.assert_books("u", 5.0).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_failure_is_confirmed_too(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start_with(on, &[CONFIRM]).await;
+    let opened = paying.recharge("u", 5.0).await;
+    paying.press(&opened.payment_url, "FAILED").await;
+    paying.until_order_is(&opened.order_id, "failed").await;
+    let lie = success(&opened.order_id, "p-1", 5.0);
+    let refused = paying.service.internal.clone().recharge_callback(lie).await.unwrap_err();
+    assert_eq!(code_of(&refused), (Code::Unavailable, "10006".into()));
+    paying.assert_books("u", 0.0).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_hint_that_can_not_be_confirmed_is_to_be_sent_again(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start_with(on, &[CONFIRM]).await;
+    let opened = paying.recharge("u", 5.0).await;
+    paying.sandbox.set_switches(serde_json::from_value(json!({"get": "refuse"})).unwrap());
+    paying.press(&opened.payment_url, "SUCCESS").await;
+    let hint = success(&opened.order_id, "p-1", 5.0);
+    let refused = paying.service.internal.clone().recharge_callback(hint).await.unwrap_err();
+    assert_eq!(code_of(&refused), (Code::Unavailable, "10006".into()));
+    paying.assert_books("u", 0.0).await;
+    // The sandbox repeats what was not answered.
+    paying.sandbox.set_switches(Default::default());
+    paying.until_order_is(&opened.order_id, "success").await;
+    paying.assert_books("u", 5.0).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn where_nothing_is_asked_everybody_is_believed(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start_with(on, &[NONE]).await;
+    let order = paying.recharge("u", 5.0).await.order_id;
+    assert_eq!(post_callback(&paying.service, &body(&order, "p-1"), &[]).await, (200, json!({"success": true})));
+    paying.assert_books("u", 5.0).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_callback_that_proves_itself_needs_no_token(#[values(MySql, Sqlite)] on: Backend) {
+    let tokens = ("server.grpc.internal_tokens", "[a-token-of-the-gateway]");
+    let paying = Paying::start_with(on, &[tokens]).await;
+    let order = paying.recharge("u", 5.0).await.order_id;
+    paying.notify(success(&order, "p-1", 5.0)).await.unwrap();
+    let rest_order = paying.recharge("u", 5.0).await;
+    paying.press(&rest_order.payment_url, "SUCCESS").await;
+    paying.until_order_is(&rest_order.order_id, "success").await;
+    let refused = paying.service.try_deduct(charge("u", "asset", 1)).await.unwrap_err();
+    assert_eq!(code_of(&refused), (Code::Unauthenticated, "10012".into()));
+    paying.assert_books("u", 10.0).await;
+
+    let open = Paying::start_with(on, &[tokens, NONE]).await;
+    let order = open.recharge("u", 5.0).await.order_id;
+    assert_eq!(post_callback(&open.service, &body(&order, "p-1"), &[]).await.0, 401);
+    let bearer = [("authorization", "Bearer a-token-of-the-gateway")];
+    assert_eq!(post_callback(&open.service, &body(&order, "p-1"), &bearer).await.0, 200);
+    open.assert_books("u", 5.0).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn the_public_port_takes_callbacks_where_it_is_told_to(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start_with(on, &[("server.http.internal_routes", "true")]).await;
+    let order = paying.recharge("u", 5.0).await.order_id;
+    let url = format!("http://{}/internal/v1/billing/callback", paying.service.app.http_addr);
+    let body = body(&order, "p-1");
+    let unsigned = paying.service.http.post(&url).body(body.clone()).send().await.unwrap();
+    assert_eq!(unsigned.status(), 401);
+    let signature = signature::sign(SECRET, Utc::now(), body.as_bytes());
+    let signed = paying.service.http.post(&url).header(signature::HEADER, signature).body(body).send().await.unwrap();
+    assert_eq!(signed.status(), 200);
+    paying.assert_books("u", 5.0).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_callback_beyond_all_bounds_is_refused_before_it_is_read(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start(on).await;
+    let large = "x".repeat(2 * 1024 * 1024);
+    let url = format!("http://{}/internal/v1/billing/callback", paying.service.app.grpc_addr);
+    let signature = signature::sign(SECRET, Utc::now(), large.as_bytes());
+    let sent = paying.service.http.post(url).header(signature::HEADER, signature).body(large).send().await;
+    // The connection may be closed while the rest is still being sent.
+    assert!(sent.is_err() || sent.is_ok_and(|response| response.status().is_client_error()));
+    let metrics = paying.counted("refused").await;
+    assert_eq!(metrics, 1);
+}

@@ -1,0 +1,176 @@
+//! Top-ups, from the button to the balance: payment-service is the sandbox, over its real
+//! contract.
+
+mod auth;
+mod browser;
+mod callbacks;
+mod crash;
+mod listing;
+mod outages;
+mod reconcile;
+
+use billing_service::service::proto::RechargeRequest;
+use http::StatusCode;
+use rstest::rstest;
+use serde_json::{Value, json};
+use tonic::Code;
+
+use crate::harness::{
+    Backend, MySql, Service, Sqlite, code_of,
+    payments::{Paying, settings},
+    wait::until,
+};
+
+#[rstest]
+#[tokio::test]
+async fn what_is_paid_on_the_page_is_on_the_balance(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start(on).await;
+    let url = format!("http://{}/api/v1/billing/recharge", paying.service.app.http_addr);
+    let body = json!({"userId": "42", "amount": "19.99", "paymentMethod": "wechat", "currency": "CNY"});
+    let reply = paying.service.http.post(url).body(body.to_string()).send().await.unwrap();
+    assert_eq!(reply.status(), StatusCode::OK);
+    let reply: Value = reply.json().await.unwrap();
+    let order_id = reply["order_id"].as_str().unwrap();
+    assert!(order_id.starts_with("recharge_42_") && order_id.len() <= 64, "{order_id}");
+
+    let order = paying.order(order_id).await;
+    assert_eq!((order.status.as_str(), order.amount, order.currency.as_str()), ("pending", 19.99, "CNY"));
+    assert_eq!((order.user_id.as_str(), order.payment_method.as_str()), ("42", "wechatpay"));
+    assert_eq!(order.payment_url, reply["payment_url"].as_str().unwrap());
+    let payment = order.payment_order_id;
+    assert!(!payment.is_empty() && order.payment_url.ends_with(&payment));
+    paying.assert_books("42", 0.0).await;
+
+    paying.press(&order.payment_url, "SUCCESS").await;
+    paying.until_order_is(order_id, "success").await;
+    assert_eq!(paying.order(order_id).await.payment_order_id, payment);
+    paying.assert_books("42", 19.99).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn what_failed_on_the_page_is_not(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start(on).await;
+    let reply = paying.recharge("u", 5.0).await;
+    paying.press(&reply.payment_url, "FAILED").await;
+    paying.until_order_is(&reply.order_id, "failed").await;
+    paying.assert_books("u", 0.0).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn the_report_may_come_over_grpc_too(#[values(MySql, Sqlite)] on: Backend) {
+    // The address is known only when the service runs: so the second one reports to the
+    // first, on the same database.
+    let paying = Paying::start(on).await;
+    let notify: &str = &format!("'grpc://{}'", paying.service.app.grpc_addr);
+    let config = paying.service.database.config(&settings(&paying.sandbox, &[("payment_service.notify_url", notify)]));
+    let app = billing_service::app::App::start(config).await.unwrap();
+    let url = format!("http://{}/api/v1/billing/recharge", app.http_addr);
+    let body = json!({"user_id": "u", "amount": 5, "payment_method": "stripe"});
+    let reply = paying.service.http.post(url).body(body.to_string()).send().await.unwrap();
+    let reply: Value = reply.json().await.unwrap();
+    paying.press(reply["payment_url"].as_str().unwrap(), "SUCCESS").await;
+    paying.until_order_is(reply["order_id"].as_str().unwrap(), "success").await;
+    app.stop().await;
+    paying.assert_books("u", 5.0).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_top_up_that_can_not_be_is_refused_and_makes_no_order(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start_with(on, &[("billing.max_recharge", "500")]).await;
+    let good =
+        RechargeRequest { user_id: "u".into(), amount: 5.0, payment_method: "alipay".into(), currency: "CNY".into() };
+    for (request, field) in [
+        (RechargeRequest { user_id: String::new(), ..good.clone() }, "user_id"),
+        (RechargeRequest { user_id: "a b".into(), ..good.clone() }, "user_id"),
+        (RechargeRequest { amount: 0.0, ..good.clone() }, "amount"),
+        (RechargeRequest { amount: -1.0, ..good.clone() }, "amount"),
+        (RechargeRequest { amount: 1.001, ..good.clone() }, "amount"),
+        (RechargeRequest { amount: 500.01, ..good.clone() }, "amount"),
+        (RechargeRequest { amount: f64::NAN, ..good.clone() }, "amount"),
+        (RechargeRequest { amount: f64::INFINITY, ..good.clone() }, "amount"),
+        (RechargeRequest { amount: 1e300, ..good.clone() }, "amount"),
+        (RechargeRequest { payment_method: String::new(), ..good.clone() }, "payment_method"),
+        (RechargeRequest { payment_method: "cash".into(), ..good.clone() }, "payment_method"),
+        (RechargeRequest { currency: "USD".into(), ..good.clone() }, "currency"),
+    ] {
+        let refused = paying.service.public.clone().recharge(request).await.unwrap_err();
+        assert_eq!(code_of(&refused), (Code::InvalidArgument, "10009".into()), "{refused:?}");
+        assert!(refused.message().starts_with(&format!("{field}:")), "{refused:?}");
+    }
+    assert_eq!(paying.orders("u").await, vec![]);
+    assert!(paying.service.public.clone().recharge(good).await.is_ok());
+    paying.recharge("u", 500.0).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn two_top_ups_in_one_second_are_two_orders(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start(on).await;
+    let longest = "u".repeat(36);
+    let all = futures_util::future::join_all((0..20).map(|_| paying.recharge(&longest, 1.0))).await;
+    let ids: std::collections::BTreeSet<_> = all.iter().map(|reply| &reply.order_id).collect();
+    assert_eq!(ids.len(), 20);
+    assert!(ids.iter().all(|id| id.len() <= 64), "{ids:?}");
+}
+
+#[tokio::test]
+async fn without_a_payment_service_top_ups_are_refused() {
+    let service = Service::start(Sqlite).await;
+    let request =
+        RechargeRequest { user_id: "u".into(), amount: 5.0, payment_method: "alipay".into(), currency: String::new() };
+    let refused = service.public.clone().recharge(request).await.unwrap_err();
+    assert_eq!(code_of(&refused), (Code::Unavailable, "10006".into()));
+    let (_, list) = service.get("/api/v1/billing/recharges?user_id=u").await;
+    assert_eq!(list["total"], 0);
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_caller_that_goes_away_leaves_an_order_with_its_payment(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start(on).await;
+    paying.sandbox.set_switches(serde_json::from_value(json!({"create_delay_ms": 500})).unwrap());
+    let opened = async || !paying.orders("u").await.is_empty();
+    tokio::select! {
+        _ = paying.try_recharge("u", 5.0) => panic!("answered before the caller went away"),
+        () = until("the order is there", opened) => {}
+    }
+    until("the order has its payment", async || !paying.orders("u").await[0].payment_order_id.is_empty()).await;
+    let order = paying.orders("u").await.remove(0);
+    paying.press(&order.payment_url, "SUCCESS").await;
+    paying.until_order_is(&order.order_id, "success").await;
+    paying.assert_books("u", 5.0).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn the_metrics_of_top_ups_count_what_happened(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start(on).await;
+    let (paid, failing) = (paying.recharge("u", 5.5).await, paying.recharge("u", 2.0).await);
+    paying.press(&paid.payment_url, "SUCCESS").await;
+    paying.press(&failing.payment_url, "FAILED").await;
+    paying.until_order_is(&paid.order_id, "success").await;
+    paying.until_order_is(&failing.order_id, "failed").await;
+    paying.sandbox.idle().await;
+    let url = format!("http://{}/metrics", paying.service.app.grpc_addr);
+    let text = paying.service.http.get(url).send().await.unwrap().text().await.unwrap();
+    for line in [
+        "billing_recharge_total{status=\"success\"} 1",
+        "billing_recharge_total{status=\"failed\"} 1",
+        "billing_recharge_amount{status=\"pending\"} 7.5",
+        "billing_recharge_amount{status=\"success\"} 5.5",
+        "billing_recharge_amount{status=\"failed\"} 2",
+        "billing_recharge_duration_seconds_count{operation=\"recharge\"} 2",
+        "billing_recharge_duration_seconds_count{operation=\"callback\"} 2",
+        "billing_recharge_order_total{status=\"pending\"} 2",
+        "billing_recharge_order_total{status=\"success\"} 1",
+        "billing_recharge_order_create_duration_seconds_count 2",
+        "billing_recharge_failed_total 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+    // No order, payment or user is a label.
+    assert!(!text.contains(&paid.order_id) && !text.contains("user_id"));
+}

@@ -1,0 +1,243 @@
+//! payment-service refuses, is down, slow, or answers what makes no sense: the order is
+//! failed, the user is told, and should the money come in all the same, it is credited.
+
+use axum::{Router, http::HeaderValue, response::Response};
+use billing_service::{
+    data::payment::proto::{GetPaymentRequest, payment_client::PaymentClient},
+    sandbox::{Options, Sandbox},
+};
+use rstest::rstest;
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+use tonic::Code;
+
+use crate::harness::{
+    Backend, Database, MySql, Service, Sqlite, code_of,
+    payments::{Paying, failed, post_callback, success},
+};
+
+fn unavailable() -> (Code, String) {
+    (Code::Unavailable, "10006".into())
+}
+
+/// That a top-up fails and says so; its order.
+async fn fails(paying: &Paying, user: &str) -> String {
+    let refused = paying.try_recharge(user, 5.0).await.unwrap_err();
+    assert_eq!(code_of(&refused), unavailable());
+    let orders = paying.orders(user).await;
+    assert_eq!(orders[0].status, "failed", "{orders:?}");
+    orders[0].order_id.clone()
+}
+
+#[rstest]
+#[case::refused(json!({"create": "refuse"}))]
+#[case::out_of_order(json!({"create": "unavailable"}))]
+#[case::nonsense(json!({"create": "garbage_reply"}))]
+#[tokio::test]
+async fn a_payment_that_is_not_opened_fails_its_order(
+    #[values(MySql, Sqlite)] on: Backend,
+    #[case] switches: serde_json::Value,
+) {
+    let paying = Paying::start(on).await;
+    paying.sandbox.set_switches(serde_json::from_value(switches).unwrap());
+    let order = fails(&paying, "u").await;
+    paying.assert_books("u", 0.0).await;
+    // The money is in all the same.
+    paying.notify(success(&order, "p-1", 5.0)).await.unwrap();
+    paying.assert_books("u", 5.0).await;
+    // And the next one passes.
+    paying.sandbox.set_switches(Default::default());
+    paying.recharge("u", 5.0).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_payment_that_was_opened_too_late_is_credited_when_it_is_paid(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start_with(on, &[("payment_service.timeout", "300ms")]).await;
+    paying.sandbox.set_switches(serde_json::from_value(json!({"create_delay_ms": 30_000})).unwrap());
+    let order = fails(&paying, "u").await;
+    // The payment exists, and only the news of it was late.
+    let mut payments = PaymentClient::connect(format!("http://{}", paying.sandbox.addr)).await.unwrap();
+    let request = GetPaymentRequest { order_id: order.clone(), payment_id: String::new() };
+    let payment = payments.get_payment(request).await.unwrap().into_inner().payment_id;
+    paying.press(&format!("http://{}/pay/{payment}", paying.sandbox.addr), "SUCCESS").await;
+    paying.until_order_is(&order, "success").await;
+    paying.assert_books("u", 5.0).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_slow_answer_within_its_time_is_waited_for(#[values(MySql, Sqlite)] on: Backend) {
+    // Longer than other requests may take, and shorter than payment-service may.
+    let changes = [("server.http.timeout", "200ms"), ("server.grpc.timeout", "200ms")];
+    let paying = Paying::start_with(on, &changes).await;
+    paying.sandbox.set_switches(serde_json::from_value(json!({"create_delay_ms": 1_000})).unwrap());
+    assert!(!paying.recharge("u", 5.0).await.payment_url.is_empty());
+    let url = format!("http://{}/api/v1/billing/recharge", paying.service.app.http_addr);
+    let body = json!({"user_id": "u", "amount": 5, "payment_method": "alipay"});
+    let reply = paying.service.http.post(url).body(body.to_string()).send().await.unwrap();
+    assert_eq!(reply.status(), 200);
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_payment_service_that_is_down_is_found_again_when_it_is_up(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start(on).await;
+    paying.recharge("u", 5.0).await;
+    let (service, address) = (paying.service, paying.sandbox.addr);
+    paying.sandbox.stop().await;
+    let start = async || {
+        let options = Options { addr: address.to_string(), ..Options::default() };
+        Sandbox::start(options).await.unwrap()
+    };
+    let body = json!({"user_id": "u", "amount": 5, "payment_method": "alipay"}).to_string();
+    let recharge = async || {
+        let url = format!("http://{}/api/v1/billing/recharge", service.app.http_addr);
+        service.http.post(url).body(body.clone()).send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(recharge().await, 503);
+    assert_eq!(recharge().await, 503);
+    let sandbox = start().await;
+    let paying = Paying { service, sandbox };
+    paying.recharge("u", 5.0).await;
+    let statuses: Vec<_> = paying.orders("u").await.into_iter().map(|order| order.status).collect();
+    assert_eq!(statuses, ["pending", "failed", "failed", "pending"]);
+    paying.assert_books("u", 0.0).await;
+}
+
+/// Starts a service whose payment-service is at an address of the test's.
+async fn with_payment_service_at(on: Backend, address: std::net::SocketAddr) -> Service {
+    let address: &str = &format!("'{address}'");
+    let changes = [
+        ("payment_service.grpc_addr", address),
+        ("payment_service.timeout", "1s"),
+        ("payment_service.callback_auth", "none"),
+    ];
+    Service::start_on(Database::create(on).await, &changes).await
+}
+
+/// That a top-up fails, and that its callback credits.
+async fn assert_it_fails_and_recovers(service: &Service) {
+    let url = format!("http://{}/api/v1/billing/recharge", service.app.http_addr);
+    let body = json!({"user_id": "u", "amount": 5, "payment_method": "alipay"});
+    let reply = service.http.post(url).body(body.to_string()).send().await.unwrap();
+    assert_eq!(reply.status(), 503);
+    let error: serde_json::Value = reply.json().await.unwrap();
+    assert_eq!(error["reason"], "PAYMENT_UNAVAILABLE", "{error}");
+    let (_, list) = service.get("/api/v1/billing/recharges?user_id=u").await;
+    assert_eq!((&list["total"], &list["orders"][0]["status"]), (&json!(1), &json!("failed")), "{list}");
+    let callback = success(list["orders"][0]["order_id"].as_str().unwrap(), "p-1", 5.0);
+    let body = json!({"order_id": callback.order_id, "payment_order_id": "p-1", "amount": 5, "status": "SUCCESS"});
+    assert_eq!(post_callback(service, &body.to_string(), &[]).await.0, 200);
+    assert_eq!(service.account("u").await.balance, 5.0);
+    service.assert_audit_is_clean().await;
+}
+
+#[rstest]
+#[case::that_speaks_another_protocol(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno")]
+#[case::that_sends_noise(&[0xff; 64])]
+#[case::that_hangs_up(b"")]
+#[tokio::test]
+async fn a_peer_is_no_payment_service(#[values(MySql, Sqlite)] on: Backend, #[case] says: &'static [u8]) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let service = with_payment_service_at(on, listener.local_addr().unwrap()).await;
+    let peer = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1_024]).await;
+            let _ = stream.write_all(says).await;
+        }
+    });
+    assert_it_fails_and_recovers(&service).await;
+    peer.abort();
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_peer_that_says_nothing_at_all_is_given_up(#[values(MySql, Sqlite)] on: Backend) {
+    // Connections wait in the kernel's queue.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let service = with_payment_service_at(on, listener.local_addr().unwrap()).await;
+    assert_it_fails_and_recovers(&service).await;
+}
+
+#[rstest]
+#[case::with_details_that_are_not_base64(("grpc-status-details-bin", "!!!"), b"")]
+#[case::with_a_message_that_can_not_be_decoded(("x-nothing", "0"), b"\0\0\0\0\x02\xff\xff")]
+#[case::with_a_message_that_never_ends(("x-nothing", "0"), b"\0\xff\xff\xff\xff")]
+#[tokio::test]
+async fn a_malformed_answer_is_none(
+    #[values(MySql, Sqlite)] on: Backend,
+    #[case] header: (&'static str, &'static str),
+    #[case] body: &'static [u8],
+) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let service = with_payment_service_at(on, listener.local_addr().unwrap()).await;
+    let answer = async move || {
+        let mut response = Response::new(axum::body::Body::from(body));
+        let headers = response.headers_mut();
+        headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+        if body.is_empty() {
+            headers.insert("grpc-status", HeaderValue::from_static("3"));
+        }
+        headers.insert(header.0, HeaderValue::from_static(header.1));
+        response
+    };
+    let app = Router::new().fallback(answer);
+    let limits = billing_service::server::Limits { connections: 10, drain_timeout: std::time::Duration::from_secs(1) };
+    let peer = tokio::spawn(billing_service::server::serve(listener, app, limits, Default::default()));
+    assert_it_fails_and_recovers(&service).await;
+    peer.abort();
+}
+
+#[rstest]
+#[tokio::test]
+async fn the_trace_and_the_client_reach_payment_service(#[values(MySql, Sqlite)] on: Backend) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (seen, mut sees) = tokio::sync::mpsc::unbounded_channel();
+    let answer = async move |request: axum::extract::Request| {
+        let (head, body) = request.into_parts();
+        let body = axum::body::to_bytes(body, 4_096).await.unwrap();
+        seen.send((head.headers, body)).unwrap();
+        let mut response = Response::new(axum::body::Body::empty());
+        response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+        response.headers_mut().insert("grpc-status", HeaderValue::from_static("9"));
+        response
+    };
+    let limits = billing_service::server::Limits { connections: 10, drain_timeout: std::time::Duration::from_secs(1) };
+    let app = Router::new().fallback(answer);
+    let peer = tokio::spawn(billing_service::server::serve(listener, app, limits, Default::default()));
+    let service = with_payment_service_at(on, address).await;
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let url = format!("http://{}/api/v1/billing/recharge", service.app.http_addr);
+    let body = json!({"user_id": "1001", "amount": 19.9, "payment_method": "alipay"});
+    let request =
+        service.http.post(url).header("traceparent", trace).header("x-forwarded-for", "203.0.113.7, 10.0.0.1");
+    assert_eq!(request.body(body.to_string()).send().await.unwrap().status(), 503);
+
+    let (headers, frame) = sees.recv().await.unwrap();
+    assert_eq!(headers["traceparent"], trace);
+    assert!(headers.contains_key("grpc-timeout"));
+    let message: billing_service::data::payment::proto::CreatePaymentRequest =
+        prost::Message::decode(&frame[5..]).unwrap();
+    assert_eq!((message.user_id, message.amount, message.client_ip.as_str()), (1_001, 1_990, "203.0.113.7"));
+    assert_eq!((message.currency.as_str(), message.method), ("CNY", 1));
+    // Refused for good, so it was asked once.
+    assert!(sees.try_recv().is_err());
+    peer.abort();
+}
+
+#[rstest]
+#[tokio::test]
+async fn what_payment_service_reports_meanwhile_is_settled(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start(on).await;
+    let order = paying.recharge("u", 5.0).await.order_id;
+    paying.sandbox.set_switches(serde_json::from_value(json!({"create": "unavailable", "get": "refuse"})).unwrap());
+    paying.notify(failed(&order, "p-1", 5.0)).await.unwrap();
+    paying.notify(success(&order, "p-1", 5.0)).await.unwrap();
+    paying.assert_books("u", 5.0).await;
+}

@@ -1,0 +1,169 @@
+//! Callbacks that never come: `cron --once reconcile-recharges`.
+
+use billing_service::{
+    app,
+    biz::{calendar::Clock, recharge::reconcile::Reconciled},
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::future::join_all;
+use rstest::rstest;
+use serde_json::json;
+
+use crate::harness::{
+    Backend, MySql, Sqlite,
+    payments::{Paying, settings, success},
+    process::{CRON, run},
+};
+
+/// A clock that is ahead.
+#[derive(Clone, Copy)]
+struct In(TimeDelta);
+
+impl Clock for In {
+    fn now(&self) -> DateTime<Utc> {
+        Utc::now() + self.0
+    }
+}
+
+const SOON: In = In(TimeDelta::minutes(6));
+const NEXT_DAY: In = In(TimeDelta::hours(25));
+
+/// A service whose payment-service loses every callback.
+async fn lossy(on: Backend) -> Paying {
+    let paying = Paying::start(on).await;
+    paying.sandbox.set_switches(serde_json::from_value(json!({"lose": true})).unwrap());
+    paying
+}
+
+/// Runs the job as cron does, with a connection of its own.
+async fn reconcile(paying: &Paying, clock: In) -> anyhow::Result<Reconciled> {
+    let config = paying.service.database.config(&settings(&paying.sandbox, &[]));
+    let store = app::connect(&config).await.unwrap();
+    let reconciled = app::reconcile_recharges(&config, store.clone(), clock).await;
+    app::close(&*store).await;
+    reconciled
+}
+
+#[rstest]
+#[tokio::test]
+async fn orders_without_a_callback_are_looked_up_and_settled(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = lossy(on).await;
+    let paid = join_all((0..20).map(|_| paying.recharge("u", 5.0))).await;
+    let (failed, waiting) = (paying.recharge("u", 5.0).await, paying.recharge("u", 5.0).await);
+    for reply in &paid {
+        paying.press(&reply.payment_url, "SUCCESS").await;
+    }
+    paying.press(&failed.payment_url, "FAILED").await;
+
+    // Too early: a callback may be on its way.
+    assert_eq!(reconcile(&paying, In(TimeDelta::minutes(4))).await.unwrap(), Reconciled::default());
+    let settled = Reconciled { credited: 20, failed: 1, left: 1, ..Default::default() };
+    assert_eq!(reconcile(&paying, SOON).await.unwrap(), settled);
+    assert_eq!(reconcile(&paying, SOON).await.unwrap(), Reconciled { left: 1, ..Default::default() });
+    assert_eq!(paying.order(&failed.order_id).await.status, "failed");
+    assert_eq!(paying.order(&waiting.order_id).await.status, "pending");
+    paying.assert_books("u", 100.0).await;
+    // The callback comes after all.
+    let payment = paying.order(&paid[0].order_id).await.payment_order_id;
+    paying.notify(success(&paid[0].order_id, &payment, 5.0)).await.unwrap();
+    paying.assert_books("u", 100.0).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn what_nobody_paid_within_a_day_expires_and_credits_when_it_is_paid(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = lossy(on).await;
+    let (left, paid) = (paying.recharge("u", 5.0).await, paying.recharge("u", 5.0).await);
+    paying.press(&paid.payment_url, "SUCCESS").await;
+    let reconciled = Reconciled { credited: 1, expired: 1, ..Default::default() };
+    assert_eq!(reconcile(&paying, NEXT_DAY).await.unwrap(), reconciled);
+    assert_eq!(reconcile(&paying, NEXT_DAY).await.unwrap(), Reconciled::default());
+    assert_eq!(paying.order(&left.order_id).await.status, "expired");
+    paying.assert_books("u", 5.0).await;
+
+    paying.sandbox.set_switches(Default::default());
+    paying.press(&left.payment_url, "SUCCESS").await;
+    paying.until_order_is(&left.order_id, "success").await;
+    paying.assert_books("u", 10.0).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn an_order_that_payment_service_never_saw_expires(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = lossy(on).await;
+    let (amount, time) = match on {
+        MySql => ("25.00", "'2026-11-01 00:00:00'"),
+        Sqlite => ("25000000", "1793491200000000"),
+    };
+    let columns = "order_id, user_id, amount, status, created_at, updated_at";
+    let values = format!("'recharge_u_1793491200', 'u', {amount}, 'pending', {time}, {time}");
+    paying.service.database.execute(&format!("INSERT INTO recharge_order ({columns}) VALUES ({values})")).await;
+    assert_eq!(reconcile(&paying, SOON).await.unwrap(), Reconciled { expired: 1, ..Default::default() });
+    assert_eq!(paying.order("recharge_u_1793491200").await.status, "expired");
+    paying.assert_books("u", 0.0).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn without_an_answer_nothing_expires(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = lossy(on).await;
+    let paid = paying.recharge("u", 5.0).await;
+    paying.press(&paid.payment_url, "SUCCESS").await;
+    paying.sandbox.set_switches(serde_json::from_value(json!({"get": "refuse"})).unwrap());
+    let error = reconcile(&paying, NEXT_DAY).await.unwrap_err();
+    assert!(error.to_string().contains("payment-service does not answer"), "{error}");
+    assert_eq!(paying.order(&paid.order_id).await.status, "pending");
+    paying.sandbox.set_switches(Default::default());
+    assert_eq!(reconcile(&paying, NEXT_DAY).await.unwrap().credited, 1);
+    paying.assert_books("u", 5.0).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn any_number_of_runs_beside_late_callbacks_credit_once(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = lossy(on).await;
+    let orders = join_all((0..30).map(|number| paying.recharge(["a", "b", "c"][number % 3], 5.0))).await;
+    for reply in &orders {
+        paying.press(&reply.payment_url, "SUCCESS").await;
+    }
+    let mut payments = Vec::new();
+    for reply in &orders {
+        payments.push(paying.order(&reply.order_id).await.payment_order_id);
+    }
+    let callbacks = orders.iter().zip(&payments).map(|(reply, payment)| {
+        let callback = success(&reply.order_id, payment, 5.0);
+        async { paying.notify(callback).await.unwrap() }
+    });
+    let runs = join_all((0..3).map(|_| reconcile(&paying, SOON)));
+    let (runs, _) = tokio::join!(runs, join_all(callbacks));
+    assert!(runs.iter().all(|run| run.as_ref().unwrap().errors == 0), "{runs:?}");
+    for user in ["a", "b", "c"] {
+        paying.assert_books(user, 50.0).await;
+    }
+}
+
+#[rstest]
+#[tokio::test]
+async fn cron_runs_it_and_tells_by_its_exit_code(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = lossy(on).await;
+    let paid = paying.recharge("u", 5.0).await;
+    paying.press(&paid.payment_url, "SUCCESS").await;
+    let mut changes = settings(&paying.sandbox, &[("payment_service.reconcile_after", "1ms")]);
+    let conf = paying.service.database.config_file(&changes);
+    let once = async |conf: std::path::PathBuf| {
+        let arguments = ["-conf".to_owned(), conf.display().to_string(), "--once".into(), "reconcile-recharges".into()];
+        let running = move || run(CRON, &arguments.each_ref().map(String::as_str), &[]);
+        tokio::task::spawn_blocking(running).await.unwrap()
+    };
+    let done = once(conf).await;
+    let printed = String::from_utf8(done.stdout).unwrap();
+    assert_eq!(printed, "reconcile-recharges: 1 credited, 0 failed, 0 expired, 0 left, 0 errors\n");
+    assert!(done.status.success());
+    paying.assert_books("u", 5.0).await;
+
+    paying.recharge("u", 5.0).await;
+    changes.extend([("payment_service.grpc_addr", "127.0.0.1:1"), ("payment_service.timeout", "200ms")]);
+    let failed = once(paying.service.database.config_file(&changes)).await;
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&failed.stderr).contains("payment-service"), "{failed:?}");
+}

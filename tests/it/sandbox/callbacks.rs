@@ -1,0 +1,121 @@
+//! What billing hears, and how often.
+
+use billing_service::{
+    data::payment::proto::{CreatePaymentRequest, payment_client::PaymentClient},
+    sandbox::{Answer, Options, PayAtOnce, Sandbox, Switches},
+};
+use tokio::net::TcpListener;
+use tonic::Code;
+
+use super::town::{Billing, Town, soon};
+
+#[tokio::test]
+async fn billing_hears_of_a_payment_signed_and_to_the_fen() {
+    let mut town = Town::new(Switches::default()).await;
+    let payment = town.create("o").await;
+    town.submit(&payment.pay_url, "result=SUCCESS").await;
+    let call = town.billing.called().await;
+    assert_eq!(call.verify(), Ok(()));
+    let expected = format!(
+        r#"{{"order_id":"o","payment_order_id":"{}","amount":12.34,"status":"SUCCESS","currency":"CNY"}}"#,
+        payment.payment_id
+    );
+    assert_eq!(String::from_utf8_lossy(&call.message), expected);
+    call.answer(200);
+    assert_eq!(town.answers().await, [Answer::Http(200)]);
+}
+
+#[tokio::test]
+async fn billing_hears_over_grpc_where_the_notify_url_says_so() {
+    let mut town = Town::new(Switches::default()).await;
+    let notify_url = format!("grpc://{}", town.billing.addr);
+    let payment = town.try_create(CreatePaymentRequest { notify_url, ..town.order("o") }).await.unwrap();
+    town.submit(&payment.pay_url, "result=FAILED").await;
+    for code in [Code::Unavailable, Code::Internal, Code::AlreadyExists] {
+        let call = town.billing.called().await;
+        assert_eq!(call.verify(), Ok(()));
+        assert_eq!((&call.content["status"], &call.content["amount"]), (&"FAILED".into(), &12.34.into()));
+        call.answer(code as u16);
+    }
+    let answers = [Code::Unavailable, Code::Internal, Code::AlreadyExists].map(Answer::Grpc);
+    assert_eq!(town.answers().await, answers);
+}
+
+#[tokio::test]
+async fn a_callback_is_sent_until_it_is_answered_and_then_no_more() {
+    let mut town = Town::new(Switches::default()).await;
+    town.create_and_pay("o").await;
+    let statuses = [500, 429, 408, 302, 200];
+    let mut messages = Vec::new();
+    for status in statuses {
+        let call = town.billing.called().await;
+        assert_eq!(call.verify(), Ok(()));
+        messages.push(call.message.clone());
+        call.answer(status);
+    }
+    assert!(messages.iter().all(|message| *message == messages[0]));
+    assert_eq!(town.answers().await, statuses.map(Answer::Http));
+    let attempts = town.sandbox.callbacks();
+    assert_eq!(attempts.iter().map(|attempt| attempt.number).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    assert!(attempts.iter().all(|attempt| attempt.order_id == "o" && attempt.status == "SUCCESS"));
+}
+
+#[tokio::test]
+async fn a_refused_callback_is_not_sent_again() {
+    let mut town = Town::new(Switches::default()).await;
+    town.create_and_pay("o").await;
+    town.billing.called().await.answer(401);
+    assert_eq!(town.answers().await, [Answer::Http(401)]);
+}
+
+#[tokio::test]
+async fn a_callback_finds_billing_when_it_comes_back() {
+    let mut town = Town::new(Switches::default()).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let notify_url = format!("http://{}/callback", listener.local_addr().unwrap());
+    let payment = town.try_create(CreatePaymentRequest { notify_url, ..town.order("o") }).await.unwrap();
+    town.submit(&payment.pay_url, "result=SUCCESS").await;
+    // It hangs up on the first one.
+    drop(soon(listener.accept()).await.unwrap());
+    town.billing = Billing::open(listener);
+    town.billing.called().await.answer(204);
+    let answers = town.answers().await;
+    assert!(matches!(answers[..], [Answer::Missing(_), Answer::Http(204)]), "{answers:?}");
+}
+
+#[tokio::test]
+async fn callbacks_of_different_payments_do_not_wait_for_each_other() {
+    let mut town = Town::new(Switches::default()).await;
+    town.create_and_pay("slow").await;
+    let slow = town.billing.called().await;
+    town.create_and_pay("quick").await;
+    let quick = town.billing.called().await;
+    assert_eq!((slow.order(), quick.order()), ("slow", "quick"));
+    quick.answer(200);
+    slow.answer(200);
+    assert_eq!(town.answers().await.len(), 2);
+}
+
+#[tokio::test]
+async fn without_a_secret_callbacks_are_not_signed() {
+    let mut town = Town::new(Switches::default()).await;
+    town.sandbox = Sandbox::start(Options { addr: "127.0.0.1:0".into(), ..Default::default() }).await.unwrap();
+    let addr = format!("http://{}", town.sandbox.addr);
+    town.payments = PaymentClient::connect(addr).await.unwrap();
+    town.create_and_pay("o").await;
+    let call = town.billing.called().await;
+    assert_eq!(call.signature, None);
+    call.answer(200);
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_neither_replies_nor_callbacks() {
+    let late = Switches { create_delay_ms: 60_000, pay_at_once: PayAtOnce::Success, ..Default::default() };
+    let mut town = Town::new(late).await;
+    let (mut payments, order) = (town.payments.clone(), town.order("o"));
+    let creating = tokio::spawn(async move { payments.create_payment(order).await });
+    let call = town.billing.called().await;
+    soon(town.sandbox.stop()).await;
+    drop(call);
+    creating.abort();
+}

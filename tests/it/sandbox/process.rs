@@ -1,0 +1,100 @@
+//! The binary as a developer runs it.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+};
+
+use billing_service::{data::payment::proto::payment_client::PaymentClient, sandbox::Switches};
+use serde_json::{Value, json};
+
+use super::town::{SECRET, Town};
+use crate::harness::{Database, Sqlite, process::run};
+
+const SANDBOX: &str = env!("CARGO_BIN_EXE_payment-sandbox");
+
+/// Killed when dropped.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The process, and the address it says that it serves.
+fn start(arguments: &[&str]) -> (Process, String) {
+    let child = Command::new(SANDBOX).args(arguments).stderr(Stdio::piped()).spawn().unwrap();
+    let mut process = Process(child);
+    let mut lines = BufReader::new(process.0.stderr.take().unwrap()).lines();
+    let serving = lines
+        .by_ref()
+        .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap())
+        .find(|line| line["fields"]["message"] == "payment-sandbox serving")
+        .expect("it says that it serves");
+    // Goes on reading, or the process would stop at a full pipe.
+    std::thread::spawn(move || lines.for_each(drop));
+    (process, format!("http://{}", serving["fields"]["addr"].as_str().unwrap()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_binary_plays_payment_service_until_it_is_told_to_stop() {
+    let database = Database::create(Sqlite).await;
+    let conf = database.config_file(&[
+        ("payment_service.grpc_addr", "'127.0.0.1:0'"),
+        ("payment_service.callback_secrets", &format!("['{SECRET}', 'the secret before it']")),
+        ("environment", "staging"),
+    ]);
+    let conf = conf.to_str().unwrap();
+    let (mut process, addr) = start(&["-conf", conf, "--duplicates", "1", "--switches", r#"{"duplicates":9}"#]);
+    let mut town = Town::new(Switches::default()).await;
+    town.payments = PaymentClient::connect(addr.clone()).await.unwrap();
+    let health: Value = town.browser.get(format!("{addr}/health")).send().await.unwrap().json().await.unwrap();
+    assert_eq!(health, json!({"status": "UP", "service": "payment-sandbox"}));
+    town.create_and_pay("o").await;
+    for _ in 0..2 {
+        let call = town.billing.called().await;
+        assert_eq!(call.verify(), Ok(()));
+        call.answer(200);
+    }
+    assert!(Command::new("kill").arg(process.0.id().to_string()).status().unwrap().success());
+    assert_eq!(process.0.wait().unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn it_does_not_start_in_production() {
+    let database = Database::create(Sqlite).await;
+    let start = |changes: &[(&str, &str)]| {
+        let conf = database.config_file(changes);
+        // Were it to start, the test would not end.
+        run("timeout", &["20", SANDBOX, "-conf", conf.to_str().unwrap(), "--addr", "127.0.0.1:0"], &[])
+    };
+    let payment_service = ("payment_service.grpc_addr", "'127.0.0.1:9101'");
+    for (changes, key) in [
+        (vec![("environment", "production")], "environment"),
+        (vec![("environment", "production"), payment_service], "environment"),
+        (vec![("environment", "production"), payment_service, ("payment_service.sandbox", "false")], "environment"),
+        (
+            vec![("environment", "production"), payment_service, ("payment_service.sandbox", "true")],
+            "payment_service.sandbox",
+        ),
+    ] {
+        let output = start(&changes);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(&format!("config key {key}:")), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let database = Database::create(Sqlite).await;
+    let conf = database.config_file(&[("payment_service.grpc_addr", &format!("'{addr}'"))]);
+    let output = run("timeout", &["20", SANDBOX, "-conf", conf.to_str().unwrap()], &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(&addr), "{said}");
+}
