@@ -21,6 +21,9 @@ use crate::{
 
 /// How often a server frees the holds that are past their expiry; cron does so too.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// A sweep that takes longer, as over a connection that went silent, is given up; what it
+/// freed stays freed, and the next one goes on.
+const SWEEP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Frees expired holds where no cron runs. Several sweeps at once free each hold once.
 pub(super) async fn sweep_regularly(
@@ -29,17 +32,18 @@ pub(super) async fn sweep_regularly(
     calendar: Arc<Calendar>,
     stop: CancellationToken,
 ) {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(SWEEP_INTERVAL) => {}
-            () = stop.cancelled() => return,
+    let sweeping = async {
+        loop {
+            tokio::time::sleep(SWEEP_INTERVAL).await;
+            match tokio::time::timeout(SWEEP_TIMEOUT, sweep::sweep(&*store, &engine, &calendar)).await {
+                Ok(Ok(Swept { freed: 0, failed: 0 })) => {}
+                Ok(Ok(swept)) => tracing::info!(freed = swept.freed, failed = swept.failed, "freed expired holds"),
+                Ok(Err(error)) => tracing::warn!(%error, "expired holds could not be read"),
+                Err(_) => tracing::warn!("the sweep of expired holds took too long"),
+            }
         }
-        match sweep::sweep(&*store, &engine, &calendar).await {
-            Ok(Swept { freed: 0, failed: 0 }) => {}
-            Ok(swept) => tracing::info!(freed = swept.freed, failed = swept.failed, "freed expired holds"),
-            Err(error) => tracing::warn!(%error, "expired holds could not be read"),
-        }
-    }
+    };
+    stop.run_until_cancelled(sweeping).await;
 }
 
 /// Frees the holds that are past their expiry, through lanes of its own: the locks of
