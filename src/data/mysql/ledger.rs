@@ -131,7 +131,10 @@ async fn load(
     if !transactions.is_empty() {
         for row in &next()? {
             let known = transaction_of(row)?;
-            state.transactions.insert((known.user.clone(), known.trace.clone()), known);
+            // Of an account that another process opened a moment ago, and that is not locked.
+            if state.balances.contains_key(&known.user) {
+                state.transactions.insert((known.user.clone(), known.trace.clone()), known);
+            }
         }
     }
     if !keys.adjustments.is_empty() {
