@@ -4,12 +4,12 @@ mod database;
 mod jobs;
 mod payments;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use chrono::TimeDelta;
 use tokio::{net::TcpListener, task::JoinHandle};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::ServingStatus;
 
 use crate::{
@@ -41,6 +41,8 @@ pub struct App {
     engine: Arc<Engine>,
     store: Arc<dyn Store>,
     payments: Payments,
+    tasks: TaskTracker,
+    drain_timeout: Duration,
 }
 
 impl App {
@@ -73,6 +75,7 @@ impl App {
         let payments = payments::start(&config, grpc_addr).await?;
         let recharges =
             payments::recharges(&config, store.clone(), engine.clone(), calendar.clone(), payments.gateway.clone());
+        let tasks = TaskTracker::new();
         let api = Arc::new(Api {
             quotas: Quotas::new(accounts.clone(), catalog.clone()),
             accounts,
@@ -85,6 +88,7 @@ impl App {
             catalog,
             calendar: calendar.clone(),
             metrics: metrics.clone(),
+            tasks: tasks.clone(),
             currency: config.billing.currency.clone(),
             reservation_ttl: TimeDelta::from_std(config.billing.reservation_ttl)?,
         });
@@ -95,7 +99,6 @@ impl App {
             secrets: payments.callback_secrets.clone().into(),
             calendar: calendar.clone(),
             metrics: metrics.clone(),
-            max_bytes: limits.body_bytes,
         };
         let parts = Parts {
             config: &config.server,
@@ -112,7 +115,8 @@ impl App {
 
         let stop = CancellationToken::new();
         tokio::spawn(jobs::sweep_regularly(store.clone(), engine.clone(), calendar, stop.clone()));
-        let limits = server::Limits { connections: limits.connections, drain_timeout: limits.drain_timeout };
+        let drain_timeout = limits.drain_timeout;
+        let limits = server::Limits { connections: limits.connections, drain_timeout };
         let public = server::public_app(parts.clone());
         let internal = server::internal_app(parts, health_service)?;
         let listeners = vec![
@@ -120,7 +124,7 @@ impl App {
             tokio::spawn(server::serve(grpc, internal, limits, stop.clone())),
         ];
         tracing::info!(%http_addr, %grpc_addr, "serving");
-        Ok(Self { http_addr, grpc_addr, stop, listeners, health, engine, store, payments })
+        Ok(Self { http_addr, grpc_addr, stop, listeners, health, engine, store, payments, tasks, drain_timeout })
     }
 
     /// Stops without losing an answer: no new connections, open requests finish,
@@ -133,6 +137,11 @@ impl App {
             if let Err(error) = listener.await {
                 tracing::error!(%error, "a listener ended abnormally");
             }
+        }
+        // Top-ups whose callers have gone, while there are lanes.
+        self.tasks.close();
+        if tokio::time::timeout(self.drain_timeout, self.tasks.wait()).await.is_err() {
+            tracing::warn!("top-ups were still being opened when the drain timeout ran out");
         }
         // Lanes give up in time, so this ends.
         self.engine.drain().await;

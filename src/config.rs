@@ -294,6 +294,9 @@ impl Config {
             if payment.callback_auth() == CallbackAuth::Signed && payment.callback_secrets.is_empty() {
                 bail!("config key payment_service.callback_secrets: callback_auth is signed, which takes at least one");
             }
+            if payment.expire_after < payment.reconcile_after {
+                bail!("config key payment_service.expire_after: must not be below reconcile_after");
+            }
             if payment.sandbox && self.environment == Some(Environment::Production) {
                 bail!(
                     "config key payment_service.sandbox: plays payment-service, which environment: production forbids"

@@ -13,6 +13,12 @@ SET @add_columns = IF((
 PREPARE add_columns FROM @add_columns;
 EXECUTE add_columns;
 
+-- Compared as they were until now: in any case, and without the spaces at their ends.
+UPDATE recharge_order SET
+    status = LOWER(TRIM(COALESCE(status, 'pending'))),
+    order_id = RTRIM(order_id),
+    payment_order_id = NULLIF(RTRIM(payment_order_id), ''),
+    updated_at = updated_at;
 ALTER TABLE recharge_order
     MODIFY order_id         VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
     MODIFY payment_order_id VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NULL,

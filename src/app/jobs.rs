@@ -73,10 +73,10 @@ pub async fn reconcile_recharges(
         reconcile_after: TimeDelta::from_std(payment.reconcile_after)?,
         expire_after: TimeDelta::from_std(payment.expire_after)?,
     };
+    let gateway = payments::gateway(payment, payments::Addresses::of(payment))?;
     let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
     let catalog = Arc::new(config.catalog());
     let engine = Arc::new(Engine::start(store.clone(), catalog, calendar.clone(), limits(config)));
-    let gateway = payments::gateway(payment, payments::Addresses::of(payment))?;
     let recharges = payments::recharges(config, store, engine.clone(), calendar, Some(gateway));
     let reconciled = recharges.reconcile(waits).await;
     engine.drain().await;

@@ -71,8 +71,13 @@ pub(super) async fn start(config: &Config, grpc_addr: SocketAddr) -> anyhow::Res
     }
     let mut at = Addresses::of(payment);
     if at.notify_url.is_empty() {
-        // Reached from this machine alone, which will do for a sandbox.
         at.notify_url = format!("http://{}{CALLBACK_PATH}", local(grpc_addr));
+        if !payment.sandbox {
+            tracing::warn!(
+                notify_url = at.notify_url,
+                "payment_service.notify_url is empty: payment-service is told to report where only this machine reaches us"
+            );
+        }
     }
     let sandbox = if payment.sandbox { Some(start_sandbox(payment).await?) } else { None };
     if let Some(sandbox) = &sandbox {

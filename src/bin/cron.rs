@@ -10,6 +10,7 @@ use billing_service::{
     data::Store,
 };
 use clap::{Parser, ValueEnum};
+use tokio::sync::Semaphore;
 use tokio_cron_scheduler::{Job, JobScheduler};
 
 /// Runs the jobs of the billing service on their schedules, or one of them now.
@@ -90,13 +91,7 @@ async fn run_schedules(store: Arc<dyn Store>, config: Config) -> anyhow::Result<
         scheduler.add(scheduled(RECONCILE_SCHEDULE, zone, "reconcile-recharges", reconcile)?).await?;
     }
     scheduler.start().await?;
-    tracing::info!(
-        audit = AUDIT_SCHEDULE,
-        expire_reservations = EXPIRE_SCHEDULE,
-        reconcile_recharges = RECONCILE_SCHEDULE,
-        %zone,
-        "waiting for the schedules"
-    );
+    tracing::info!(%zone, "waiting for the schedules");
     stop.await;
     scheduler.shutdown().await?;
     Ok(())
@@ -105,19 +100,26 @@ async fn run_schedules(store: Arc<dyn Store>, config: Config) -> anyhow::Result<
 /// One run of a job.
 type Running = Pin<Box<dyn Future<Output = anyhow::Result<ExitCode>> + Send>>;
 
-/// A job that logs when it fails.
+/// A job that logs when it fails. While it runs it does not begin again.
 fn scheduled(
     schedule: &str,
     zone: chrono_tz::Tz,
     name: &'static str,
     job: impl Fn() -> Running + Send + Sync + 'static,
 ) -> anyhow::Result<Job> {
+    tracing::info!(name, schedule, "scheduled");
+    let place = Arc::new(Semaphore::new(1));
     let run = move |_, _| -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let Ok(place) = place.clone().try_acquire_owned() else {
+            tracing::warn!(name, "the job is still running, and left out this time");
+            return Box::pin(std::future::ready(()));
+        };
         let running = job();
         Box::pin(async move {
             if let Err(error) = running.await {
                 tracing::error!(%error, name, "job failed");
             }
+            drop(place);
         })
     };
     Ok(Job::new_async_tz(schedule, zone, run)?)

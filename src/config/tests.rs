@@ -119,3 +119,49 @@ fn secrets_do_not_show() {
     let shown = format!("{:?}", read(EXISTING, &[]).unwrap());
     assert!(!shown.contains("password@"), "{shown}");
 }
+
+#[test]
+fn the_files_of_the_repository_are_understood() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+    let nothing = || config::Environment::with_prefix("BILLING").source(Some(Default::default()));
+    let production = Config::read(&folder.join("config.yaml"), nothing()).unwrap();
+    assert_eq!(production.environment, Some(Environment::Production));
+    assert!(!production.payment_service.unwrap().sandbox);
+    let local = Config::read(&folder.join("local.yaml"), nothing()).unwrap();
+    assert!(local.payment_service.unwrap().sandbox);
+}
+
+#[test]
+fn callbacks_are_signed_where_there_are_secrets_and_confirmed_otherwise() {
+    let auth = |more: &str| {
+        let config = read(&format!("{EXISTING}  {more}\n"), &[]);
+        config.map(|config| config.payment_service.unwrap().callback_auth())
+    };
+    assert_eq!(auth("").unwrap(), CallbackAuth::Confirm);
+    assert_eq!(auth("callback_secrets: []").unwrap(), CallbackAuth::Confirm);
+    assert_eq!(auth("callback_secrets: [0123456789abcdef]").unwrap(), CallbackAuth::Signed);
+    assert_eq!(auth("callback_auth: none").unwrap(), CallbackAuth::None);
+    for bad in [
+        "callback_auth: signed",
+        "callback_auth: maybe",
+        "callback_secrets: ['']",
+        "callback_secrets: ['0123456789abcdef', '']",
+        "callback_secrets: [a0123456789abcdef, b0123456789abcdef, c0123456789abcdef]",
+    ] {
+        let message = format!("{:#}", auth(bad).unwrap_err());
+        let key = bad.split(':').next().unwrap();
+        assert!(
+            message.contains(&format!("payment_service.{key}")) || message.contains("callback_secrets"),
+            "{message}"
+        );
+        assert!(!message.contains("0123456789abcdef"), "{message}");
+    }
+}
+
+#[test]
+fn nothing_plays_payment_service_in_production() {
+    let production = format!("environment: production\n{EXISTING}  sandbox: true\n");
+    let message = format!("{:#}", read(&production, &[]).unwrap_err());
+    assert!(message.contains("payment_service.sandbox") && message.contains("production"), "{message}");
+    assert!(read(&production.replace("production", "staging"), &[]).is_ok());
+}

@@ -27,17 +27,6 @@ pub struct Bounds {
     pub style: Style,
 }
 
-impl Bounds {
-    fn timeout_of(&self, request: &Request) -> Duration {
-        let starts_recharge = matches!(request.uri().path(), RECHARGE_PATH | GRPC_RECHARGE_PATH);
-        if starts_recharge || callback::is_callback(request) {
-            self.timeout + self.payment_timeout
-        } else {
-            self.timeout
-        }
-    }
-}
-
 /// The path of the rpc over gRPC.
 const GRPC_RECHARGE_PATH: &str = "/billing.v1.BillingService/Recharge";
 
@@ -45,10 +34,14 @@ const GRPC_RECHARGE_PATH: &str = "/billing.v1.BillingService/Recharge";
 /// too long. What a late one had begun goes on: a charge that was accepted is
 /// settled, and a retry with its id finds it.
 pub async fn enforce(State(bounds): State<Bounds>, request: Request, next: Next) -> Response {
-    let (grpc, timeout) = (is_grpc(&request), bounds.timeout_of(&request));
+    let grpc = is_grpc(&request);
+    let starts_recharge = matches!(request.uri().path(), RECHARGE_PATH | GRPC_RECHARGE_PATH);
+    let asks_payment_service = starts_recharge || callback::is_callback(&request);
+    let timeout = bounds.timeout + if asks_payment_service { bounds.payment_timeout } else { Duration::ZERO };
     let answer = match bounds.requests.try_acquire() {
         Ok(_open) => match tokio::time::timeout(timeout, next.run(request)).await {
             Ok(response) => return response,
+            Err(_) if starts_recharge => "took too long, and the outcome is unknown; look at the orders before a retry",
             Err(_) => "took too long, and the outcome is unknown; a retry with the same id finds it",
         },
         Err(_) => "too many requests are open; retry later",
@@ -60,10 +53,14 @@ pub async fn enforce(State(bounds): State<Bounds>, request: Request, next: Next)
 /// Gives a gRPC request that could not be decoded, or was too large, the error of the
 /// contract. tonic answers these before any code of ours, without details.
 pub async fn explain_undecoded(response: Response) -> Response {
-    match Status::from_header_map(response.headers()) {
-        Some(status) if matches!(status.code(), Code::Internal | Code::OutOfRange) && status.details().is_empty() => {
-            Status::from(Error::from(Invalid::new("body", status.message()))).into_http()
-        }
-        _ => response,
+    match undecoded(&response) {
+        Some(status) => Status::from(Error::from(Invalid::new("body", status.message()))).into_http(),
+        None => response,
     }
+}
+
+/// The answer of tonic to a message that it could not decode.
+pub fn undecoded(response: &Response) -> Option<Status> {
+    Status::from_header_map(response.headers())
+        .filter(|status| matches!(status.code(), Code::Internal | Code::OutOfRange) && status.details().is_empty())
 }

@@ -11,7 +11,7 @@ use axum::{
     response::Response,
 };
 
-use super::{auth, is_grpc};
+use super::{auth, bounds::undecoded, is_grpc};
 use crate::{
     biz::{
         calendar::Calendar,
@@ -22,13 +22,15 @@ use crate::{
         metrics::Metrics,
         origin::Believed,
         rest::{self, CALLBACK_PATH},
-        signature,
+        signature::{self, Signature},
     },
 };
 
 /// The path of the rpc over gRPC.
 pub const GRPC_PATH: &str = "/billing.v1.BillingInternalService/RechargeCallback";
 
+/// Many times as large as a callback ever is.
+const MAX_BYTES: usize = 64 * 1024;
 /// A byte of flags and four of length before a message of gRPC.
 const FRAME_BYTES: usize = 5;
 
@@ -39,7 +41,6 @@ pub struct Guard {
     pub secrets: Arc<[Secret]>,
     pub calendar: Arc<Calendar>,
     pub metrics: Arc<Metrics>,
-    pub max_bytes: usize,
 }
 
 /// Whether this is a callback, on either protocol.
@@ -65,11 +66,20 @@ pub fn protect<S: Clone + Send + Sync + 'static>(
 /// Marks a callback with whether it is believed, or refuses it.
 async fn check(State((guard, style)): State<(Guard, Style)>, request: Request, next: Next) -> Response {
     let grpc = is_grpc(&request);
+    let refused = |error: &dyn std::fmt::Display| {
+        tracing::warn!(%error, "a callback was refused");
+        guard.metrics.recharge.count_refused();
+    };
     match guard.admit(request).await {
-        Ok(request) => next.run(request).await,
+        Ok(request) => {
+            let response = next.run(request).await;
+            if let Some(status) = undecoded(&response) {
+                refused(&status.message());
+            }
+            response
+        }
         Err(refusal) => {
-            tracing::warn!(error = %refusal, "a callback was refused");
-            guard.metrics.recharge.count_unauthenticated();
+            refused(&refusal);
             if grpc { tonic::Status::from(refusal).into_http() } else { rest::failure(style, &refusal) }
         }
     }
@@ -91,16 +101,18 @@ impl Guard {
 
     async fn verified(&self, request: Request) -> Result<Request> {
         let unauthenticated = |why: &str| Error::Unauthenticated(format!("{}: {why}", signature::HEADER));
-        let header = request.headers().get(signature::HEADER).and_then(|value| value.to_str().ok());
-        let header = header.ok_or_else(|| unauthenticated("sign the callback"))?.to_owned();
         let grpc = is_grpc(&request);
         let (head, body) = request.into_parts();
-        let body = to_bytes(body, self.max_bytes).await;
+        let header = head.headers.get(signature::HEADER).and_then(|value| value.to_str().ok());
+        let header = header.ok_or_else(|| unauthenticated("sign the callback"))?;
+        // What is no signature, or an old one, is refused before its body is read.
+        let signature = Signature::parse(header, self.calendar.now().utc).map_err(unauthenticated)?;
+        let body = to_bytes(body, MAX_BYTES).await;
         let body = body.map_err(|error| Error::from(Invalid::new("body", error.to_string())))?;
         let message =
             if grpc { framed(&body).ok_or_else(|| Invalid::new("body", "is no gRPC message"))? } else { &body };
         let secrets = self.secrets.iter().map(Secret::reveal);
-        signature::verify(&header, secrets, self.calendar.now().utc, message).map_err(unauthenticated)?;
+        signature.verify(secrets, message).map_err(unauthenticated)?;
         Ok(Request::from_parts(head, Body::from(body)))
     }
 }
@@ -111,4 +123,21 @@ fn framed(body: &Bytes) -> Option<&[u8]> {
     let [0, length @ ..] = frame else { return None };
     let length = u32::from_be_bytes(length.try_into().ok()?);
     (usize::try_from(length) == Ok(message.len())).then_some(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_callback_is_one_whole_message_and_not_compressed() {
+        let message = |frame: &'static [u8]| framed(&Bytes::from_static(frame)).map(<[u8]>::to_vec);
+        assert_eq!(message(b"\0\0\0\0\x02ab"), Some(b"ab".to_vec()));
+        assert_eq!(message(b"\0\0\0\0\0"), Some(Vec::new()));
+        let compressed = b"\x01\0\0\0\x02ab";
+        let two = b"\0\0\0\0\x01a\0\0\0\0\x01b";
+        for bad in [&b""[..], b"\0\0\0\0", b"\0\0\0\0\x02a", b"\0\0\0\0\x01ab", compressed, two] {
+            assert_eq!(message(bad), None, "{bad:?}");
+        }
+    }
 }

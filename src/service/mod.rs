@@ -21,6 +21,7 @@ pub mod timestamp;
 use std::sync::Arc;
 
 use chrono::TimeDelta;
+use tokio_util::task::TaskTracker;
 
 use self::metrics::Metrics;
 use crate::biz::{
@@ -59,6 +60,8 @@ pub struct Api {
     pub metrics: Arc<Metrics>,
     /// ISO 4217 code of every amount.
     pub currency: String,
+    /// What goes on when its caller goes away.
+    pub tasks: TaskTracker,
     /// How long a reservation holds what it took.
     pub reservation_ttl: TimeDelta,
 }

@@ -18,20 +18,25 @@ use crate::biz::{
     money::Money,
     recharge::{
         callback::{Notice, NoticedResult},
-        order::{Order, OrderFilter, PaymentMethod},
+        order::{Order, OrderFilter, OrderStatus, PaymentMethod},
         start::NewRecharge,
     },
 };
 
 impl Api {
+    /// In a task of its own, which goes on when the caller goes away.
     pub async fn recharge(&self, request: RechargeRequest, origin: Origin) -> Result<RechargeReply> {
         let started = Instant::now();
         let recharge = parse_recharge(request, &origin)?;
-        let amount = recharge.amount;
-        let made = self.recharges.start(recharge, origin.trace).await;
-        self.metrics.recharge.count_start(&made, amount, started.elapsed());
-        let (order, payment) = made?;
-        Ok(RechargeReply { order_id: order.id.to_string(), payment_url: payment.url })
+        let (recharges, metrics) = (self.recharges.clone(), self.metrics.clone());
+        let starting = self.tasks.spawn(async move {
+            let made = recharges.start(recharge, &origin.trace).await;
+            metrics.recharge.count_start(&made, started.elapsed());
+            made
+        });
+        let made = starting.await.map_err(|error| Error::Internal(format!("a top-up ended abnormally: {error}")))?;
+        let (order, opened) = made?;
+        Ok(RechargeReply { order_id: order.id.to_string(), payment_url: opened?.url })
     }
 
     pub async fn recharge_callback(
@@ -40,24 +45,26 @@ impl Api {
         origin: Origin,
     ) -> Result<RechargeCallbackReply> {
         let started = Instant::now();
-        let settled = match parse_notice(request) {
-            Ok(notice) => {
-                let order = notice.order.clone();
-                let settled = self.recharges.settle(notice, origin.is_believed, &origin.trace).await;
-                match &settled {
-                    Ok((_, true)) => tracing::info!(%order, "a callback settled an order"),
-                    Ok((_, false)) => tracing::info!(%order, "a callback came again"),
-                    Err(error) => tracing::warn!(%order, %error, "a callback was refused"),
-                }
-                settled
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a callback was refused");
-                Err(error)
-            }
-        };
+        let notice = parse_notice(request).inspect_err(|error| self.count_refused_callback(error))?;
+        let order = notice.order.clone();
+        let settled = self.recharges.settle(notice, origin.is_believed, &origin.trace).await;
+        match &settled {
+            Ok((_, true)) => tracing::info!(%order, "a callback settled an order"),
+            Ok((_, false)) => tracing::info!(%order, "a callback came again"),
+            Err(error) => tracing::warn!(%order, %error, "a callback was refused"),
+        }
         self.metrics.recharge.count_callback(&settled, started.elapsed());
+        if let Ok((Order { status: OrderStatus::Success, amount, .. }, true)) = &settled {
+            self.metrics.balance_total.with_label_values(&["recharge"]).inc();
+            self.metrics.balance_amount.with_label_values(&["recharge"]).inc_by(amount.to_wire());
+        }
         settled.map(|_| RechargeCallbackReply { success: true })
+    }
+
+    /// Counts and logs a callback that is refused before it names an order.
+    pub fn count_refused_callback(&self, error: &Error) {
+        tracing::warn!(%error, "a callback was refused");
+        self.metrics.recharge.count_refused();
     }
 
     pub async fn get_recharge_order(&self, request: GetRechargeOrderRequest) -> Result<RechargeOrder> {

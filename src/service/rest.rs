@@ -43,20 +43,6 @@ macro_rules! rpc {
     };
 }
 
-/// As [`rpc`], for a method that asks where the request comes from.
-macro_rules! rpc_with_origin {
-    ($method:ident) => {
-        async |State(rest): State<Rest>, path: PathResult, request: Request| {
-            let origin = Origin::of(request.headers(), request.extensions());
-            let answer = match message(path, request, IdSource::None).await {
-                Ok(message) => rest.api.$method(message, origin).await,
-                Err(error) => Err(error),
-            };
-            respond(rest.style, answer)
-        }
-    };
-}
-
 type PathResult = std::result::Result<RawPathParams, RawPathParamsRejection>;
 
 /// Where payment-service reports.
@@ -69,7 +55,7 @@ pub fn public_routes() -> Router<Rest> {
     Router::new()
         .route("/api/v1/billing/account", get(rpc!(get_account)))
         .route("/api/v1/billing/account/{user_id}", get(rpc!(get_account)))
-        .route(RECHARGE_PATH, post(rpc_with_origin!(recharge)))
+        .route(RECHARGE_PATH, post(recharge))
         .route("/api/v1/billing/recharge/{order_id}", get(rpc!(get_recharge_order)))
         .route("/api/v1/billing/recharges", get(rpc!(list_recharge_orders)))
         .route("/api/v1/billing/records", get(rpc!(list_records)))
@@ -95,7 +81,28 @@ pub fn internal_routes() -> Router<Rest> {
 
 /// The route that payment-service calls.
 pub fn callback_route() -> Router<Rest> {
-    Router::new().route(CALLBACK_PATH, post(rpc_with_origin!(recharge_callback)))
+    Router::new().route(CALLBACK_PATH, post(recharge_callback))
+}
+
+async fn recharge(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
+    let origin = Origin::of(request.headers(), request.extensions());
+    let answer = match message(path, request, IdSource::None).await {
+        Ok(message) => rest.api.recharge(message, origin).await,
+        Err(error) => Err(error),
+    };
+    respond(rest.style, answer)
+}
+
+async fn recharge_callback(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
+    let origin = Origin::of(request.headers(), request.extensions());
+    let answer = match message(path, request, IdSource::None).await {
+        Ok(message) => rest.api.recharge_callback(message, origin).await,
+        Err(error) => {
+            rest.api.count_refused_callback(&error);
+            Err(error)
+        }
+    };
+    respond(rest.style, answer)
 }
 
 /// The request message.

@@ -29,49 +29,64 @@ pub fn sign(secret: &str, at: DateTime<Utc>, message: &[u8]) -> String {
     format!("t={time},v1={hex}")
 }
 
-/// Whether the message was signed with one of the secrets, at about the time `now`.
-/// Compares in constant time. An empty secret verifies nothing.
-///
-/// # Errors
-/// What is wrong with it, for the caller to read.
-pub fn verify<'s>(
-    header: &str,
-    secrets: impl IntoIterator<Item = &'s str>,
-    now: DateTime<Utc>,
-    message: &[u8],
-) -> Result<(), &'static str> {
-    let (time, signatures) = parse(header).ok_or("the signature must be in the form t=...,v1=...")?;
-    let seconds: i64 = time.parse().map_err(|_| "the time of the signature is not a number of seconds")?;
-    if now.timestamp().abs_diff(seconds) > TOLERANCE_SECONDS {
-        return Err("the signature is too old, or the clocks differ");
-    }
-    let mut known = Choice::from(0);
-    for secret in secrets.into_iter().filter(|secret| !secret.is_empty()) {
-        let expected = digest(secret.as_bytes(), time.as_bytes(), message);
-        for signature in &signatures {
-            known |= expected.ct_eq(signature);
-        }
-    }
-    if known.into() { Ok(()) } else { Err("the signature does not match") }
+/// What a header says.
+#[derive(Debug)]
+pub struct Signature<'h> {
+    /// As it is written.
+    time: &'h str,
+    digests: Vec<[u8; DIGEST_BYTES]>,
 }
 
-/// The time as it is written, and the signatures; parts of other kinds are left out.
-fn parse(header: &str) -> Option<(&str, Vec<[u8; DIGEST_BYTES]>)> {
-    let (mut time, mut signatures) = (None, Vec::new());
-    if header.len() > MAX_HEADER {
-        return None;
-    }
-    for part in header.split(',') {
-        match part.trim().split_once('=')? {
-            // Two times: one of them would be taken and the other one was meant.
-            ("t", _) if time.is_some() => return None,
-            ("t", value) => time = Some(value),
-            ("v1", value) => signatures.push(unhex(value)?),
-            _ => {}
+impl<'h> Signature<'h> {
+    /// A signature that was made at about the time `now`; whether it holds is another
+    /// question.
+    ///
+    /// # Errors
+    /// What is wrong with it, for the caller to read.
+    pub fn parse(header: &'h str, now: DateTime<Utc>) -> Result<Self, &'static str> {
+        let signature = Self::parts(header).ok_or("the signature must be in the form t=...,v1=...")?;
+        let seconds: i64 =
+            signature.time.parse().map_err(|_| "the time of the signature is not a number of seconds")?;
+        if now.timestamp().abs_diff(seconds) > TOLERANCE_SECONDS {
+            return Err("the signature is too old, or the clocks differ");
         }
+        Ok(signature)
     }
-    let usable = (1..=MAX_SIGNATURES).contains(&signatures.len());
-    time.filter(|_| usable).map(|time| (time, signatures))
+
+    /// The time and the digests; parts of other kinds are left out.
+    fn parts(header: &'h str) -> Option<Self> {
+        let (mut time, mut digests) = (None, Vec::new());
+        if header.len() > MAX_HEADER {
+            return None;
+        }
+        for part in header.split(',') {
+            match part.trim().split_once('=')? {
+                // Two times: one of them would be taken and the other one was meant.
+                ("t", _) if time.is_some() => return None,
+                ("t", value) => time = Some(value),
+                ("v1", value) => digests.push(unhex(value)?),
+                _ => {}
+            }
+        }
+        let usable = (1..=MAX_SIGNATURES).contains(&digests.len());
+        time.filter(|_| usable).map(|time| Self { time, digests })
+    }
+
+    /// Whether the message was signed with one of the secrets. Compares in constant time.
+    /// An empty secret verifies nothing.
+    ///
+    /// # Errors
+    /// That it was not, for the caller to read.
+    pub fn verify<'s>(&self, secrets: impl IntoIterator<Item = &'s str>, message: &[u8]) -> Result<(), &'static str> {
+        let mut known = Choice::from(0);
+        for secret in secrets.into_iter().filter(|secret| !secret.is_empty()) {
+            let expected = digest(secret.as_bytes(), self.time.as_bytes(), message);
+            for digest in &self.digests {
+                known |= expected.ct_eq(digest);
+            }
+        }
+        if known.into() { Ok(()) } else { Err("the signature does not match") }
+    }
 }
 
 fn unhex(text: &str) -> Option<[u8; DIGEST_BYTES]> {
@@ -99,6 +114,15 @@ mod tests {
     use super::*;
 
     const SECRET: &str = "a secret of some length";
+
+    fn verify<'s>(
+        header: &str,
+        secrets: impl IntoIterator<Item = &'s str>,
+        now: DateTime<Utc>,
+        message: &[u8],
+    ) -> Result<(), &'static str> {
+        Signature::parse(header, now)?.verify(secrets, message)
+    }
 
     fn at(seconds: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(seconds, 0).unwrap()

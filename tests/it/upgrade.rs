@@ -28,7 +28,9 @@ INSERT INTO billing_record (billing_record_id, user_id, service_name, type, amou
     ('r2', '1001', 'passport', 1, 0, 3, '2026-10-31 16:00:00'),
     ('r3', '1001', 'payment', 2, 0.1234, 1, '2026-11-02 00:00:00');
 INSERT INTO recharge_order (order_id, user_id, amount, payment_order_id, status) VALUES
-    ('recharge_1001_1', '1001', 99999999.99, 'p1', 'success'), ('recharge_1001_2', '1001', 5, NULL, 'pending');
+    ('recharge_1001_1', '1001', 99999999.99, 'p1', 'success'), ('recharge_1001_2', '1001', 5, NULL, 'pending'),
+    ('recharge_Ann_1', 'Ann', 1.50, 'p2 ', 'SUCCESS'), ('recharge_Ann_2', 'Ann', 2, '', NULL),
+    ('recharge_Ann_3 ', 'Ann', 3, NULL, 'Failed ');
 ";
 
 /// What migrations that were killed leave behind: the first not marked as done, the
@@ -65,8 +67,17 @@ async fn an_existing_database_keeps_every_row_and_goes_on() {
     assert_eq!((row.get::<i32, _>(0), row.get::<i32, _>(1)), (500, 20));
     let orders: i64 =
         sqlx::query("SELECT COUNT(*) FROM recharge_order").fetch_one(&mut connection).await.unwrap().get(0);
-    assert_eq!(orders, 2);
+    assert_eq!(orders, 5);
     connection.close().await.unwrap();
+    let (_, list) = service.get("/api/v1/billing/recharges?user_id=Ann").await;
+    let orders = list["orders"].as_array().unwrap();
+    let text = |order: &serde_json::Value, name: &str| order[name].as_str().unwrap().to_owned();
+    let shown = |order| [text(order, "order_id"), text(order, "payment_order_id"), text(order, "status")];
+    let mut shown: Vec<_> = orders.iter().map(shown).collect();
+    shown.sort_unstable();
+    let expected =
+        [["recharge_Ann_1", "p2", "success"], ["recharge_Ann_2", "", "pending"], ["recharge_Ann_3", "", "failed"]];
+    assert_eq!(shown, expected);
 
     let reply = service.deduct(charge("1001", "payment", 1001)).await;
     assert_eq!((reply.amount, reply.balance), (0.1, 99_999_999.89));

@@ -3,6 +3,7 @@
 use super::{
     Recharges,
     gateway::{Payment, PaymentState, TraceContext},
+    in_time,
     order::{Order, OrderStatus},
 };
 use crate::biz::{
@@ -63,7 +64,7 @@ impl Recharges {
     /// the same yet; [`Error::Invalid`] beyond the largest balance,
     /// [`Error::Overloaded`], [`Error::Internal`].
     pub async fn settle(&self, notice: Notice, believed: bool, trace: &TraceContext) -> Result<(Order, bool)> {
-        let found = self.orders.order(&notice.order).await?;
+        let found = in_time(self.orders.order(&notice.order)).await?;
         let order = found.ok_or_else(|| Error::OrderNotFound(notice.order.to_string()))?;
         if let Some(currency) = &notice.currency {
             self.check_currency(currency)?;
@@ -73,7 +74,7 @@ impl Recharges {
             return self.update(&order, notice.result.into()).await;
         }
         if notice.result.amount().is_some_and(|amount| amount != order.amount) {
-            return Err(amount_mismatch(&order));
+            return Err(order.amount_mismatch());
         }
         self.confirm(&order, notice.result, trace).await
     }
@@ -83,7 +84,7 @@ impl Recharges {
         let asking = self.confirmations.try_acquire();
         let _asking = asking.map_err(|_| Error::Overloaded("too many callbacks wait for payment-service".into()))?;
         let not_confirmed = |why| Error::PaymentUnavailable(format!("it does not confirm the callback: {why}"));
-        let payment = self.gateway()?.payment_of(&order.id, trace).await?;
+        let payment = self.payment_of(&order.id, trace).await?;
         let payment = payment.ok_or_else(|| not_confirmed("the order has no payment there"))?;
         let Some((settled, changed)) = self.settle_by(order, &payment).await? else {
             return Err(not_confirmed("the payment is not decided; send it again"));
@@ -115,9 +116,4 @@ impl Recharges {
         let update = OrderUpdate { user: order.user.clone(), order: order.id.clone(), news };
         self.engine.update_order(update).await
     }
-}
-
-/// The refusal of a payment of another amount.
-pub fn amount_mismatch(order: &Order) -> Error {
-    Error::AmountMismatch(format!("amount: the order is over {}", order.amount))
 }

@@ -64,9 +64,12 @@ pub enum PaymentError {
     /// It answered that it will not.
     #[error("refused: {0}")]
     Refused(String),
-    /// No answer, or none that makes sense. What was asked may have been done.
+    /// No answer. What was asked may have been done.
     #[error("no answer: {0}")]
     Unavailable(String),
+    /// An answer that makes no sense. What was asked may have been done.
+    #[error("a senseless answer: {0}")]
+    Senseless(String),
 }
 
 /// payment-service.
@@ -75,12 +78,12 @@ pub trait PaymentGateway: Send + Sync + 'static {
     /// Opens a payment. Not to be repeated: two calls may open two.
     ///
     /// # Errors
-    /// [`PaymentError::Refused`], [`PaymentError::Unavailable`].
+    /// [`PaymentError`], each of them.
     async fn open(&self, payment: &NewPayment, trace: &TraceContext) -> Result<OpenedPayment, PaymentError>;
 
     /// The payment of an order; `None` where it knows none.
     ///
     /// # Errors
-    /// [`PaymentError::Refused`], [`PaymentError::Unavailable`].
+    /// [`PaymentError`], each of them.
     async fn payment_of(&self, order: &OrderId, trace: &TraceContext) -> Result<Option<Payment>, PaymentError>;
 }

@@ -12,17 +12,18 @@ pub mod order;
 pub mod reconcile;
 pub mod start;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 
 use self::{
-    gateway::{PaymentError, PaymentGateway},
+    gateway::{Payment, PaymentError, PaymentGateway, TraceContext},
     order::OrderStore,
 };
 use super::{
     calendar::Calendar,
-    error::{Error, Result},
+    error::{Error, Result, StoreError},
+    ids::OrderId,
     money::Money,
     settlement::engine::Engine,
 };
@@ -30,6 +31,10 @@ use super::{
 /// Callbacks that ask payment-service at once: whoever sends hints in masses must not make
 /// us send questions in masses.
 const CONFIRMATIONS: usize = 256;
+
+/// Of a call to the database outside the lanes: one that went silent keeps nobody waiting
+/// for ever.
+const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Starts top-ups, and settles them.
 pub struct Recharges {
@@ -66,9 +71,17 @@ impl Recharges {
         gateway.ok_or_else(|| Error::PaymentUnavailable("payment_service is not configured".into()))
     }
 
+    /// Asks payment-service for the payment of an order.
+    async fn payment_of(&self, order: &OrderId, trace: &TraceContext) -> Result<Option<Payment>> {
+        self.gateway()?.payment_of(order, trace).await.map_err(|error| {
+            tracing::warn!(%order, %error, "payment-service does not tell the payment");
+            error.into()
+        })
+    }
+
     /// Every account has one currency, and a payment in another is worth something else.
     fn check_currency(&self, currency: &str) -> Result<()> {
-        if currency == self.terms.currency {
+        if currency.eq_ignore_ascii_case(&self.terms.currency) {
             return Ok(());
         }
         Err(Error::AmountMismatch(format!("currency: the order is in {}", self.terms.currency)))
@@ -78,11 +91,20 @@ impl Recharges {
 impl From<PaymentError> for Error {
     /// What payment-service said is for the log, and not for the user.
     fn from(error: PaymentError) -> Self {
-        tracing::warn!(%error, "payment-service");
         let why = match error {
             PaymentError::Refused(_) => "payment-service refused",
-            PaymentError::Unavailable(_) => "payment-service does not answer; try again later",
+            PaymentError::Unavailable(_) | PaymentError::Senseless(_) => {
+                "payment-service does not answer; try again later"
+            }
         };
         Error::PaymentUnavailable(why.into())
     }
+}
+
+/// As `call` answers, or as an outage when it takes too long.
+async fn in_time<T>(
+    call: impl Future<Output = std::result::Result<T, StoreError>>,
+) -> std::result::Result<T, StoreError> {
+    let late = || Err(StoreError::Unavailable("no answer in time".into()));
+    tokio::time::timeout(STORE_TIMEOUT, call).await.unwrap_or_else(|_| late())
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use crate::biz::{
-    error::{Invalid, StoreError},
+    error::{Error, Invalid, StoreError},
     ids::{OrderId, PaymentId, UserId},
     money::Money,
     paging::PageStart,
@@ -27,6 +27,13 @@ pub struct Order {
     pub payment_url: Option<String>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
+}
+
+impl Order {
+    /// The refusal of a payment of another amount.
+    pub fn amount_mismatch(&self) -> Error {
+        Error::AmountMismatch(format!("amount: the order is over {}", self.amount))
+    }
 }
 
 /// The states of an order. SUCCESS is final: the balance has the money. From the others
@@ -110,14 +117,22 @@ pub struct OrderFilter {
     pub status: Option<OrderStatus>,
 }
 
+/// Orders of all users, by status and time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Made {
+    pub status: OrderStatus,
+    pub from: DateTime<Utc>,
+    pub until: DateTime<Utc>,
+}
+
 /// Where orders are made and read. They are changed only by settlement.
 #[async_trait]
 pub trait OrderStore: Send + Sync + 'static {
     /// Keeps a new order; `false` when its id is taken.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]: it may be kept or not. [`StoreError::Conflict`],
-    /// [`StoreError::Failed`].
+    /// [`StoreError::Unavailable`]: it may be kept or not. [`StoreError::Conflict`]: it is
+    /// not kept. [`StoreError::Failed`].
     async fn create_order(&self, order: &Order) -> Result<bool, StoreError>;
 
     /// # Errors
@@ -136,15 +151,10 @@ pub trait OrderStore: Send + Sync + 'static {
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn count_orders(&self, filter: &OrderFilter) -> Result<u64, StoreError>;
 
-    /// Pending orders made at `until` or before, the oldest first, from behind `after`
-    /// on, `limit` at most.
+    /// Orders in a status that were made between two instants, both included, the oldest
+    /// first, from behind `after` on, `limit` at most.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
-    async fn pending_orders(
-        &self,
-        until: DateTime<Utc>,
-        after: Option<&Order>,
-        limit: u32,
-    ) -> Result<Vec<Order>, StoreError>;
+    async fn orders_made(&self, made: &Made, after: Option<&Order>, limit: u32) -> Result<Vec<Order>, StoreError>;
 }

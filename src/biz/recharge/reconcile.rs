@@ -5,8 +5,9 @@ use futures_util::future::join_all;
 
 use super::{
     Recharges,
-    gateway::TraceContext,
-    order::{Order, OrderStatus},
+    gateway::{PaymentError, TraceContext},
+    in_time,
+    order::{Made, Order, OrderStatus},
 };
 use crate::biz::{
     error::{Error, Result},
@@ -25,7 +26,7 @@ pub struct Waits {
     pub expire_after: TimeDelta,
 }
 
-/// What became of the pending orders.
+/// What became of the orders that were looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Reconciled {
     pub credited: u64,
@@ -40,7 +41,8 @@ pub struct Reconciled {
 impl Recharges {
     /// Looks up every order that has been pending for long: credits it, fails it, leaves
     /// it, or lets it expire when it is old and payment-service says that nobody paid.
-    /// Without an answer nothing expires: the money may be in. Any number of runs at
+    /// Without an answer nothing expires: the money may be in. Failed orders are looked
+    /// up too, until they are as old: a payment may be tried again. Any number of runs at
     /// once, beside callbacks, credit once.
     ///
     /// # Errors
@@ -50,44 +52,63 @@ impl Recharges {
     pub async fn reconcile(&self, waits: Waits) -> Result<Reconciled> {
         self.gateway()?;
         let now = self.calendar.now().utc;
+        let (until, expired) = (now - waits.reconcile_after, now - waits.expire_after);
         let mut total = Reconciled::default();
-        let mut last: Option<Order> = None;
-        // Ends: each chunk begins behind the last, and new orders are younger.
-        loop {
-            let chunk = self.orders.pending_orders(now - waits.reconcile_after, last.as_ref(), CHUNK).await?;
-            let Some(end) = chunk.last().cloned() else { return Ok(total) };
-            let outage = self.reconcile_chunk(&chunk, now - waits.expire_after, &mut total).await;
-            if let Some(outage) = outage {
-                tracing::warn!(?total, "stopped, because payment-service does not answer");
-                return Err(outage);
+        let pending = Made { status: OrderStatus::Pending, from: DateTime::UNIX_EPOCH, until };
+        let failed = Made { status: OrderStatus::Failed, from: expired, until };
+        for made in [pending, failed] {
+            let mut last: Option<Order> = None;
+            // Ends: each chunk begins behind the last, and new orders are younger.
+            loop {
+                let chunk = in_time(self.orders.orders_made(&made, last.as_ref(), CHUNK)).await?;
+                let Some(end) = chunk.last().cloned() else { break };
+                if let Some(outage) = self.reconcile_chunk(&chunk, expired, &mut total).await {
+                    tracing::warn!(?total, "stopped, because payment-service does not answer");
+                    return Err(outage.into());
+                }
+                last = Some(end);
             }
-            last = Some(end);
         }
+        Ok(total)
     }
 
     /// The outage, when payment-service answered for none of them. A single order that
     /// has no answer must not keep those behind it from theirs.
-    async fn reconcile_chunk(&self, orders: &[Order], expired: DateTime<Utc>, total: &mut Reconciled) -> Option<Error> {
-        let mut unanswered = Vec::new();
-        let looked_up = join_all(orders.iter().map(|order| self.look_up(order, order.created_at <= expired)));
-        for (order, status) in orders.iter().zip(looked_up.await) {
-            match status {
-                Ok(OrderStatus::Success) => total.credited += 1,
-                Ok(OrderStatus::Failed) => total.failed += 1,
-                Ok(OrderStatus::Expired) => total.expired += 1,
-                Ok(OrderStatus::Pending) => total.left += 1,
-                Err(error) => {
-                    tracing::warn!(order = %order.id, %error, "a pending order could not be settled");
-                    total.errors += 1;
-                    unanswered.extend(matches!(error, Error::PaymentUnavailable(_)).then_some(error));
+    async fn reconcile_chunk(
+        &self,
+        orders: &[Order],
+        expired: DateTime<Utc>,
+        total: &mut Reconciled,
+    ) -> Option<PaymentError> {
+        let looked_up = join_all(orders.iter().map(|order| self.look_up(order, order.created_at <= expired))).await;
+        let mut outages = Vec::new();
+        for (order, after) in orders.iter().zip(looked_up) {
+            let error = match after {
+                Ok(after) => {
+                    match after {
+                        OrderStatus::Success => total.credited += 1,
+                        // As before, or while it was looked up.
+                        OrderStatus::Failed => total.failed += u64::from(order.status != after),
+                        OrderStatus::Expired => total.expired += 1,
+                        OrderStatus::Pending => total.left += 1,
+                    }
+                    continue;
                 }
-            }
+                Err(NotSettled::Unanswered(error)) => {
+                    let text = error.to_string();
+                    outages.extend(matches!(error, PaymentError::Unavailable(_)).then_some(error));
+                    text
+                }
+                Err(NotSettled::Refused(error)) => error.to_string(),
+            };
+            tracing::warn!(order = %order.id, error, "an order could not be settled");
+            total.errors += 1;
         }
-        unanswered.pop().filter(|_| unanswered.len() + 1 == orders.len())
+        if outages.len() == orders.len() { outages.pop() } else { None }
     }
 
     /// The order's status afterwards.
-    async fn look_up(&self, order: &Order, expires: bool) -> Result<OrderStatus> {
+    async fn look_up(&self, order: &Order, expires: bool) -> std::result::Result<OrderStatus, NotSettled> {
         let payment = self.gateway()?.payment_of(&order.id, &TraceContext::default()).await?;
         let settled = match payment {
             Some(payment) => self.settle_by(order, &payment).await?,
@@ -97,6 +118,24 @@ impl Recharges {
             None if expires => Some(self.update(order, OrderNews::Expired).await?),
             settled => settled,
         };
-        Ok(settled.map_or(OrderStatus::Pending, |(order, _)| order.status))
+        Ok(settled.map_or(order.status, |(order, _)| order.status))
+    }
+}
+
+/// Why an order was not settled.
+enum NotSettled {
+    Unanswered(PaymentError),
+    Refused(Error),
+}
+
+impl From<PaymentError> for NotSettled {
+    fn from(error: PaymentError) -> Self {
+        Self::Unanswered(error)
+    }
+}
+
+impl From<Error> for NotSettled {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
     }
 }

@@ -1,12 +1,13 @@
 //! The beginning of a top-up: an order, and its payment.
 
-use std::{net::IpAddr, sync::Arc};
+use std::net::IpAddr;
 
 use uuid::Uuid;
 
 use super::{
     Recharges, Terms,
     gateway::{NewPayment, OpenedPayment, TraceContext},
+    in_time,
     order::{Order, OrderStatus, PaymentMethod},
 };
 use crate::biz::{
@@ -14,7 +15,7 @@ use crate::biz::{
     error::{Error, Invalid, Result, StoreError},
     ids::{OrderId, UserId},
     money::Money,
-    settlement::posting::{OrderNews, OrderUpdate},
+    settlement::posting::OrderNews,
 };
 
 /// A top-up as a user asks for it.
@@ -33,18 +34,39 @@ pub struct NewRecharge {
 const ID_ATTEMPTS: u32 = 3;
 
 impl Recharges {
-    /// Makes an order and opens its payment. Once begun it goes on to its end, also when
-    /// the caller goes away: a payment that was opened stands in its order.
+    /// Makes an order and opens its payment. Once begun it must go on to its end, also when
+    /// the caller goes away: a payment that was opened is to stand in its order.
     ///
     /// # Errors
-    /// [`Error::Invalid`]; [`Error::PaymentUnavailable`] when payment-service refuses or
-    /// does not answer, and the order is failed; [`Error::Overloaded`], [`Error::Internal`].
-    pub async fn start(self: &Arc<Self>, request: NewRecharge, trace: TraceContext) -> Result<(Order, OpenedPayment)> {
+    /// Without an order: [`Error::Invalid`], [`Error::PaymentUnavailable`] where no
+    /// payment-service is configured, [`Error::Overloaded`], [`Error::Internal`]. With
+    /// one, which is failed then: [`Error::PaymentUnavailable`], inside.
+    pub async fn start(&self, request: NewRecharge, trace: &TraceContext) -> Result<(Order, Result<OpenedPayment>)> {
         self.check(&request)?;
-        self.gateway()?;
-        let recharges = self.clone();
-        let started = tokio::spawn(async move { recharges.order_and_open(request, &trace).await });
-        started.await.map_err(|error| Error::Internal(format!("a top-up ended abnormally: {error}")))?
+        let gateway = self.gateway()?;
+        let order = self.create(&request).await?;
+        let payment = NewPayment {
+            order: order.id.clone(),
+            user: request.user,
+            amount: request.amount,
+            currency: self.terms.currency.clone(),
+            method: request.method,
+            client_ip: request.client_ip,
+        };
+        let opened = match gateway.open(&payment, trace).await {
+            Ok(opened) => self.note_opened(&order, &opened).await.map(|()| opened),
+            Err(error) => {
+                tracing::warn!(order = %order.id, %error, "no payment was opened");
+                Err(error.into())
+            }
+        };
+        if opened.is_err() {
+            // Should a payment have been opened all the same, and be paid, it is credited.
+            if let Err(error) = self.update(&order, OrderNews::Failed { payment: None, amount: None }).await {
+                tracing::warn!(order = %order.id, %error, "the order stays pending until it is reconciled");
+            }
+        }
+        Ok((order, opened))
     }
 
     fn check(&self, request: &NewRecharge) -> Result<()> {
@@ -62,33 +84,6 @@ impl Recharges {
         Ok(())
     }
 
-    async fn order_and_open(&self, request: NewRecharge, trace: &TraceContext) -> Result<(Order, OpenedPayment)> {
-        let order = self.create(&request).await?;
-        let payment = NewPayment {
-            order: order.id.clone(),
-            user: request.user,
-            amount: request.amount,
-            currency: self.terms.currency.clone(),
-            method: request.method,
-            client_ip: request.client_ip,
-        };
-        let refusal = match self.gateway()?.open(&payment, trace).await {
-            Ok(opened) => match self.note_opened(&order, &opened).await {
-                Ok(()) => return Ok((order, opened)),
-                Err(refusal) => refusal,
-            },
-            Err(refusal) => refusal.into(),
-        };
-        tracing::warn!(order = %order.id, "no payment was opened");
-        // Should a payment have been opened all the same, and be paid, it is credited.
-        let news = OrderNews::Failed { payment: None, amount: None };
-        let update = OrderUpdate { user: order.user.clone(), order: order.id.clone(), news };
-        if let Err(error) = self.engine.update_order(update).await {
-            tracing::warn!(order = %order.id, %error, "the order stays pending until it is reconciled");
-        }
-        Err(refusal)
-    }
-
     async fn create(&self, request: &NewRecharge) -> Result<Order> {
         for _ in 0..ID_ATTEMPTS {
             let now = self.calendar.now();
@@ -103,7 +98,7 @@ impl Recharges {
                 created_at: now.utc,
                 updated_at: now.utc,
             };
-            match self.orders.create_order(&order).await {
+            match in_time(self.orders.create_order(&order)).await {
                 Ok(true) => return Ok(order),
                 Ok(false) | Err(StoreError::Conflict(_)) => {}
                 Err(error) => return Err(error.into()),
@@ -116,8 +111,7 @@ impl Recharges {
     /// without this note a payment is credited as well.
     async fn note_opened(&self, order: &Order, opened: &OpenedPayment) -> Result<()> {
         let news = OrderNews::Opened { payment: opened.id.clone(), url: opened.url.clone() };
-        let update = OrderUpdate { user: order.user.clone(), order: order.id.clone(), news };
-        match self.engine.update_order(update).await {
+        match self.update(order, news).await {
             Ok(_) => Ok(()),
             Err(Error::DuplicateRecharge(why)) => {
                 Err(Error::PaymentUnavailable(format!("payment-service opened no payment of its own: {why}")))

@@ -281,9 +281,9 @@ impl Lane {
         let batch = Arc::new(Batch { postings, at: self.calendar.now(), catalog: self.catalog.clone() });
         match self.attempt(&batch, deadline).await {
             Ok(outcomes) => outcomes,
-            Err(StoreError::Failed(why)) if batch.postings.len() > 1 => {
+            Err(error @ (StoreError::Failed(_) | StoreError::Conflict(_))) if batch.postings.len() > 1 => {
                 // One posting that the database cannot take must not fail the others.
-                tracing::error!(%why, batch = batch.postings.len(), "a batch failed; settling its postings one by one");
+                tracing::error!(%error, batch = batch.postings.len(), "a batch failed; settling its postings one by one");
                 self.settle_one_by_one(&batch, deadline).await
             }
             Err(error) => batch.postings.iter().map(|_| Outcome::Refused(given_up(error.clone()))).collect(),
@@ -303,7 +303,7 @@ impl Lane {
             match settled {
                 Ok(outcome) => outcomes.extend(outcome),
                 Err(error) => {
-                    if !matches!(error, StoreError::Failed(_)) {
+                    if matches!(error, StoreError::Unavailable(_)) {
                         outage = Some(error.clone());
                     }
                     outcomes.push(Outcome::Refused(given_up(error)));
@@ -316,14 +316,16 @@ impl Lane {
     /// Settles a batch, again and again while that is safe and may help. It is safe
     /// because ids already committed are found and not charged twice.
     async fn attempt(&self, batch: &Arc<Batch>, deadline: Instant) -> std::result::Result<Vec<Outcome>, StoreError> {
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut conflicts) = (FIRST_PAUSE, 0);
         loop {
             let error = match self.try_once(batch, deadline).await {
                 Ok(outcomes) if outcomes.len() == batch.postings.len() => return Ok(outcomes),
                 Ok(_) => StoreError::Failed("the number of outcomes is wrong".into()),
                 Err(error) => error,
             };
-            if matches!(error, StoreError::Failed(_)) || Instant::now() + pause >= deadline {
+            conflicts += u32::from(matches!(error, StoreError::Conflict(_)));
+            let is_final = matches!(error, StoreError::Failed(_)) || conflicts > MAX_CONFLICTS;
+            if is_final || Instant::now() + pause >= deadline {
                 return Err(error);
             }
             tracing::warn!(%error, batch = batch.postings.len(), "settling a batch again");
@@ -348,6 +350,9 @@ impl Lane {
     }
 }
 
+/// Conflicts after which a batch is not tried again as a whole: they pass, or one of its
+/// postings will never pass.
+const MAX_CONFLICTS: u32 = 8;
 /// Between two attempts at a batch, doubling from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);

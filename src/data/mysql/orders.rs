@@ -1,7 +1,6 @@
 //! Top-up orders: rows of `recharge_order`.
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use sqlx::{MySql, QueryBuilder, Row, mysql::MySqlRow};
 
 use super::{
@@ -14,7 +13,7 @@ use crate::biz::{
     error::StoreError,
     ids::{OrderId, PaymentId, UserId},
     paging::PageStart,
-    recharge::order::{Order, OrderFilter, OrderStatus, OrderStore, PaymentMethod},
+    recharge::order::{Made, Order, OrderFilter, OrderStatus, OrderStore, PaymentMethod},
     settlement::{keys::Keys, rule::State},
 };
 
@@ -73,17 +72,13 @@ impl OrderStore for MySqlStore {
         rows.first().map_or(Ok(0), |row| number(row, 0))
     }
 
-    async fn pending_orders(
-        &self,
-        until: DateTime<Utc>,
-        after: Option<&Order>,
-        limit: u32,
-    ) -> Result<Vec<Order>, StoreError> {
-        let (after, after_id) = after.map_or((DateTime::UNIX_EPOCH, ""), |last| (last.created_at, last.id.as_str()));
+    async fn orders_made(&self, made: &Made, after: Option<&Order>, limit: u32) -> Result<Vec<Order>, StoreError> {
+        let (from, after_id) = after.map_or((made.from, ""), |last| (last.created_at, last.id.as_str()));
         let mut query = select();
-        query.push(" WHERE status = 'pending' AND created_at <= ").push_bind(until.naive_utc());
-        query.push(" AND created_at >= ").push_bind(after.naive_utc());
-        query.push(" AND (created_at > ").push_bind(after.naive_utc());
+        query.push(" WHERE status = ").push_bind(made.status.name());
+        query.push(" AND created_at <= ").push_bind(made.until.naive_utc());
+        query.push(" AND created_at >= ").push_bind(from.naive_utc());
+        query.push(" AND (created_at > ").push_bind(from.naive_utc());
         query.push(" OR order_id > ").push_bind(after_id);
         query.push(") ORDER BY created_at, order_id LIMIT ").push_bind(limit);
         orders_of(&self.reader.fetch_all(query.build()).await?)

@@ -1,4 +1,4 @@
-//! What payment-service says, into domain values. What makes no sense is no answer.
+//! What payment-service says, into domain values.
 
 use super::proto::{self, CreatePaymentReply, GetPaymentReply, PaymentStatus};
 use crate::biz::{
@@ -62,7 +62,7 @@ fn is_script(url: &str) -> bool {
 }
 
 fn nonsense(what: &str) -> PaymentError {
-    PaymentError::Unavailable(format!("{what} makes no sense"))
+    PaymentError::Senseless(what.into())
 }
 
 #[cfg(test)]
@@ -92,7 +92,7 @@ mod tests {
             ("p-1", &long),
             ("p-1", "JavaScript:alert(1)"),
         ] {
-            assert!(matches!(opened(reply(id, url)), Err(PaymentError::Unavailable(_))), "{id} {url}");
+            assert!(matches!(opened(reply(id, url)), Err(PaymentError::Senseless(_))), "{id} {url}");
         }
     }
 

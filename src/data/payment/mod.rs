@@ -15,7 +15,7 @@ use tonic::{
 
 use self::proto::{CreatePaymentRequest, GetPaymentRequest, payment_client::PaymentClient};
 use crate::biz::{
-    ids::OrderId,
+    ids::{OrderId, UserId},
     recharge::gateway::{NewPayment, OpenedPayment, Payment, PaymentError, PaymentGateway, TraceContext},
 };
 
@@ -33,6 +33,8 @@ const ATTEMPTS: u32 = 3;
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// What users read where they pay.
 const SUBJECT: &str = "Account top-up";
+/// Characters of a refusal that are kept.
+const MAX_REASON: usize = 200;
 /// Larger than any answer that makes sense.
 const MAX_ANSWER: usize = 64 * 1024;
 
@@ -107,7 +109,7 @@ impl PaymentGateway for PaymentService {
         let amount = payment.amount.to_hundredths();
         let message = CreatePaymentRequest {
             order_id: payment.order.to_string(),
-            user_id: payment.user.as_str().parse().unwrap_or(0),
+            user_id: number_of(&payment.user),
             amount: amount.ok_or_else(|| PaymentError::Refused("the amount is not in hundredths".into()))?,
             currency: payment.currency.clone(),
             method: answer::method(payment.method).into(),
@@ -131,6 +133,12 @@ impl PaymentGateway for PaymentService {
             Err(status) => Err(payment_error(status)),
         }
     }
+}
+
+/// The id where it is a number, and no other user's: 007 is not 7.
+fn number_of(user: &UserId) -> u64 {
+    let number = user.as_str().parse().ok();
+    number.filter(|number: &u64| number.to_string() == user.as_str()).unwrap_or(0)
 }
 
 fn request<M>(message: M, trace: &TraceContext, timeout: Duration) -> Request<M> {
@@ -180,7 +188,7 @@ fn is_outage(status: &Status) -> bool {
 }
 
 fn payment_error(status: Status) -> PaymentError {
-    let why = format!("{:?}: {}", status.code(), status.message());
+    let why = format!("{:?}: {}", status.code(), status.message().chars().take(MAX_REASON).collect::<String>());
     match status.code() {
         Code::InvalidArgument
         | Code::NotFound

@@ -1,8 +1,8 @@
 //! The store on SQLite: the embedded default, nothing to install.
 //!
 //! Amounts are whole millionths and times microseconds since 1970, both INTEGER.
-//! The journal is a write-ahead log that is synced at every commit. Settlements have one
-//! connection, see [`writer`]; everything else reads, from a pool.
+//! The journal is a write-ahead log that is synced at every commit. Settlements, and
+//! new top-up orders, have one connection, see [`writer`]; everything else reads, from a pool.
 
 mod accounts;
 mod audit;

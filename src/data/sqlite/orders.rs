@@ -1,7 +1,6 @@
 //! Top-up orders: rows of `recharge_order`.
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use rusqlite::{Transaction, params};
 
 use super::{
@@ -14,7 +13,7 @@ use crate::biz::{
     error::StoreError,
     ids::{OrderId, PaymentId, UserId},
     paging::PageStart,
-    recharge::order::{Order, OrderFilter, OrderStatus, OrderStore, PaymentMethod},
+    recharge::order::{Made, Order, OrderFilter, OrderStatus, OrderStore, PaymentMethod},
     settlement::{keys::Keys, rule::State},
 };
 
@@ -37,7 +36,8 @@ impl OrderStore for SqliteStore {
             connection
                 .execute(
                     "INSERT INTO recharge_order (order_id, user_id, amount, payment_method, status, payment_order_id, \
-                     payment_url, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                     payment_url, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) \
+                     ON CONFLICT (order_id) DO NOTHING",
                     params![
                         order.id.as_str(),
                         order.user.as_str(),
@@ -52,7 +52,7 @@ impl OrderStore for SqliteStore {
                 )
                 .map_err(writer_error)
         });
-        created.await.map(|_| true)
+        created.await.map(|rows| rows == 1)
     }
 
     async fn order(&self, id: &OrderId) -> Result<Option<Order>, StoreError> {
@@ -88,20 +88,14 @@ impl OrderStore for SqliteStore {
         number(&query.fetch_one(&self.reader).await.map_err(store_error)?, 0)
     }
 
-    async fn pending_orders(
-        &self,
-        until: DateTime<Utc>,
-        after: Option<&Order>,
-        limit: u32,
-    ) -> Result<Vec<Order>, StoreError> {
-        let (after, after_id) =
-            after.map_or((i64::MIN, ""), |last| (last.created_at.timestamp_micros(), last.id.as_str()));
+    async fn orders_made(&self, made: &Made, after: Option<&Order>, limit: u32) -> Result<Vec<Order>, StoreError> {
+        let (from, after_id) = after.map_or((made.from, ""), |last| (last.created_at, last.id.as_str()));
         let query = sqlx::query(select!(
-            "status = 'pending' AND created_at <= ? AND (created_at, order_id) > (?, ?) \
-             ORDER BY created_at, order_id LIMIT ?"
+            "status = ? AND created_at <= ? AND (created_at, order_id) > (?, ?) ORDER BY created_at, order_id LIMIT ?"
         ))
-        .bind(until.timestamp_micros())
-        .bind(after)
+        .bind(made.status.name())
+        .bind(made.until.timestamp_micros())
+        .bind(from.timestamp_micros())
         .bind(after_id)
         .bind(limit);
         let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;

@@ -23,7 +23,7 @@ pub struct Metrics {
     pub quota_deduct_duration_seconds: Histogram,
     /// By operation: check, deduct, reserve, commit, release, adjust.
     pub duration_ms: HistogramVec,
-    /// By operation: deduct (commits too), adjust_credit, adjust_debit.
+    /// By operation: deduct (commits too), recharge, adjust_credit, adjust_debit.
     pub balance_total: IntCounterVec,
     pub balance_amount: CounterVec,
     pub deduct_success: IntCounter,

@@ -56,14 +56,12 @@ impl RechargeMetrics {
         Ok(metrics)
     }
 
-    pub fn count_start(&self, made: &Result<(Order, OpenedPayment)>, amount: Money, took: Duration) {
+    /// Counts a top-up that was asked for, where it made an order.
+    pub fn count_start(&self, made: &Result<(Order, Result<OpenedPayment>)>, took: Duration) {
         self.duration_seconds.with_label_values(&["recharge"]).observe(took.as_secs_f64());
+        let Ok((order, opened)) = made else { return };
         self.order_create_duration_seconds.observe(took.as_secs_f64());
-        match made {
-            Ok(_) => self.count_order(OrderStatus::Pending, amount),
-            Err(Error::PaymentUnavailable(_)) => self.count_order(OrderStatus::Failed, amount),
-            Err(_) => {}
-        }
+        self.count_order(if opened.is_ok() { OrderStatus::Pending } else { OrderStatus::Failed }, order.amount);
     }
 
     pub fn count_callback(&self, settled: &Result<(Order, bool)>, took: Duration) {
@@ -80,8 +78,8 @@ impl RechargeMetrics {
         self.total.with_label_values(&[what]).inc();
     }
 
-    /// Counts a callback that did not prove who sent it.
-    pub fn count_unauthenticated(&self) {
+    /// Counts a callback that named no order, or did not prove who sent it.
+    pub fn count_refused(&self) {
         self.total.with_label_values(&["refused"]).inc();
     }
 

@@ -1,5 +1,7 @@
 //! A service whose payment-service is the sandbox.
 
+use std::time::Duration;
+
 use billing_service::{
     sandbox::{Options, Sandbox, Switches},
     service::{
@@ -49,6 +51,18 @@ impl Paying {
         self.try_recharge(user, amount).await.unwrap()
     }
 
+    /// An order as the former service left it, of long ago and still pending.
+    pub async fn former_order(&self, order_id: &str, user: &str, amount: i64) {
+        let database = &self.service.database;
+        let (amount, time) = match database.backend {
+            Backend::MySql => (amount.to_string(), "'2026-11-01 00:00:00'"),
+            Backend::Sqlite => (format!("{amount}000000"), "1793491200000000"),
+        };
+        let columns = "order_id, user_id, amount, status, created_at, updated_at";
+        let values = format!("'{order_id}', '{user}', {amount}, 'pending', {time}, {time}");
+        database.execute(&format!("INSERT INTO recharge_order ({columns}) VALUES ({values})")).await;
+    }
+
     /// Presses a button of the pay page.
     pub async fn press(&self, payment_url: &str, result: &str) {
         press(&self.service.http, payment_url, result).await;
@@ -63,6 +77,11 @@ impl Paying {
     pub async fn orders(&self, user: &str) -> Vec<RechargeOrder> {
         let request = ListRechargeOrdersRequest { user_id: user.into(), page_size: 100, ..Default::default() };
         self.service.public.clone().list_recharge_orders(request).await.unwrap().into_inner().orders
+    }
+
+    /// Waits until no callback is on its way any more.
+    pub async fn until_reported(&self) {
+        until_reported(&self.sandbox).await;
     }
 
     /// Waits until an order has a status.
@@ -88,6 +107,11 @@ impl Paying {
         let name = format!("billing_recharge_total{{status=\"{status}\"}} ");
         text.lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |count| count.parse().unwrap())
     }
+}
+
+/// Waits until no callback of the sandbox is on its way any more, for a bounded time.
+pub async fn until_reported(sandbox: &Sandbox) {
+    tokio::time::timeout(Duration::from_secs(60), sandbox.idle()).await.expect("every callback is answered");
 }
 
 pub async fn sandbox(switches: Switches) -> Sandbox {

@@ -72,6 +72,33 @@ async fn over_grpc_the_signature_is_over_the_encoded_message(#[values(MySql, Sql
 
 #[rstest]
 #[tokio::test]
+async fn a_signed_callback_without_sense_is_refused_and_counted(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start(on).await;
+    for body in ["not json", "[]", r#"{"order_id":"o","amount":"abc"}"#, r#"{"order_id":7}"#] {
+        let signature = signature::sign(SECRET, Utc::now(), body.as_bytes());
+        let (status, reply) = post_callback(&paying.service, body, &[(signature::HEADER, &signature)]).await;
+        assert_eq!((status, &reply["metadata"]["error_code"]), (400, &json!("10009")), "{body}: {reply}");
+    }
+    assert_eq!(paying.counted("refused").await, 4);
+    // Over gRPC: a message of another type, whose first field is a number.
+    let other = billing_service::data::payment::proto::GetPaymentReply { amount: 7, ..Default::default() };
+    let bytes = prost::Message::encode_to_vec(&other);
+    let mut request = Request::new(other);
+    let signature = signature::sign(SECRET, Utc::now(), &bytes);
+    request.metadata_mut().insert(signature::HEADER, signature.parse().unwrap());
+    let address = format!("http://{}", paying.service.app.grpc_addr);
+    let channel = tonic::transport::Channel::from_shared(address).unwrap().connect().await.unwrap();
+    let mut client = tonic::client::Grpc::new(channel);
+    client.ready().await.unwrap();
+    let path = "/billing.v1.BillingInternalService/RechargeCallback".parse().unwrap();
+    let codec = tonic_prost::ProstCodec::<_, billing_service::service::proto::RechargeCallbackReply>::default();
+    let refused = client.unary(request, path, codec).await.unwrap_err();
+    assert_eq!(code_of(&refused), (Code::InvalidArgument, "10009".into()));
+    assert_eq!(paying.counted("refused").await, 5);
+}
+
+#[rstest]
+#[tokio::test]
 async fn while_a_secret_is_changed_both_are_believed(#[values(MySql, Sqlite)] on: Backend) {
     let secrets = &format!("['a new secret for all callbacks', '{SECRET}']");
     let paying = Paying::start_with(on, &[("payment_service.callback_secrets", secrets)]).await;
@@ -121,7 +148,7 @@ async fn forty_hints_at_once_credit_once(#[values(MySql, Sqlite)] on: Backend) {
     let opened = paying.recharge("u", 5.0).await;
     paying.sandbox.set_switches(serde_json::from_value(json!({"duplicates": 39})).unwrap());
     paying.press(&opened.payment_url, "SUCCESS").await;
-    paying.sandbox.idle().await;
+    paying.until_reported().await;
     assert_eq!((paying.counted("success").await, paying.counted("repeated").await), (1, 39));
     paying.assert_books("u", 5.0).await;
 }

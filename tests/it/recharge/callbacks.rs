@@ -9,6 +9,7 @@ use tonic::Code;
 use crate::harness::{
     Backend, MySql, Sqlite, code_of,
     payments::{Paying, failed, settings, signed, success},
+    wait::until,
 };
 
 fn duplicate() -> (Code, String) {
@@ -201,7 +202,7 @@ async fn the_sandbox_s_own_mischief_credits_once(
     paying.sandbox.set_switches(serde_json::from_value(switches).unwrap());
     let reply = paying.recharge("u", 5.0).await;
     paying.press(&reply.payment_url, "SUCCESS").await;
-    paying.sandbox.idle().await;
+    paying.until_reported().await;
     assert_eq!(paying.order(&reply.order_id).await.status, "success");
     paying.assert_books("u", 5.0).await;
 }
@@ -215,7 +216,7 @@ async fn reports_in_another_order_end_in_success(#[values(MySql, Sqlite)] on: Ba
     // The failure is held back until the success has been answered.
     paying.press(&reply.payment_url, "FAILED").await;
     paying.press(&reply.payment_url, "SUCCESS").await;
-    paying.sandbox.idle().await;
+    paying.until_reported().await;
     let sent: Vec<_> = paying.sandbox.callbacks().iter().map(|attempt| attempt.status.to_string()).collect();
     assert_eq!(sent, ["SUCCESS", "FAILED"]);
     assert_eq!(paying.order(&reply.order_id).await.status, "success");
@@ -234,7 +235,7 @@ async fn what_the_sandbox_gets_wrong_is_refused_and_credits_nothing(
     paying.sandbox.set_switches(serde_json::from_value(switches).unwrap());
     let reply = paying.recharge("u", 5.0).await;
     paying.press(&reply.payment_url, "SUCCESS").await;
-    paying.sandbox.idle().await;
+    paying.until_reported().await;
     assert_eq!(paying.counted("refused").await, 1);
     assert_eq!(paying.order(&reply.order_id).await.status, "pending");
     paying.assert_books("u", 0.0).await;
@@ -244,11 +245,16 @@ async fn what_the_sandbox_gets_wrong_is_refused_and_credits_nothing(
 #[tokio::test]
 async fn a_report_may_come_before_the_payment_is_opened(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
-    let switches = json!({"pay_at_once": "SUCCESS", "create_delay_ms": 300});
+    let switches = json!({"pay_at_once": "SUCCESS", "create_delay_ms": 2_000});
     paying.sandbox.set_switches(serde_json::from_value(switches).unwrap());
-    let reply = paying.recharge("u", 5.0).await;
+    let mut recharging = std::pin::pin!(paying.recharge("u", 5.0));
+    let credited = until("it is credited", async || paying.service.account("u").await.balance == 5.0);
+    tokio::select! {
+        _ = &mut recharging => panic!("answered before the callback came"),
+        () = credited => {}
+    }
+    let reply = recharging.await;
     assert!(!reply.payment_url.is_empty());
-    paying.sandbox.idle().await;
     assert_eq!(paying.order(&reply.order_id).await.status, "success");
     paying.assert_books("u", 5.0).await;
 }
@@ -311,13 +317,7 @@ async fn money_that_no_balance_can_hold_waits_outside(#[values(MySql, Sqlite)] o
 #[tokio::test]
 async fn an_order_of_the_former_service_is_credited(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
-    let (amount, time) = match on {
-        MySql => ("25.00", "'2026-11-01 00:00:00'"),
-        Sqlite => ("25000000", "1793491200000000"),
-    };
-    let columns = "order_id, user_id, amount, status, created_at, updated_at";
-    let values = format!("'recharge_1001_1793491200', '1001', {amount}, 'pending', {time}, {time}");
-    paying.service.database.execute(&format!("INSERT INTO recharge_order ({columns}) VALUES ({values})")).await;
+    paying.former_order("recharge_1001_1793491200", "1001", 25).await;
     let order = paying.order("recharge_1001_1793491200").await;
     assert_eq!((order.payment_method.as_str(), order.payment_url.as_str()), ("", ""));
     paying.notify(success("recharge_1001_1793491200", "p-1", 25.0)).await.unwrap();

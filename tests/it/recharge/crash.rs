@@ -1,6 +1,13 @@
 //! kill -9 of the server while money is on its way.
 
-use std::{net::TcpListener as StdListener, sync::Arc, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener as StdListener},
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use axum::{Router, body::Bytes, extract::State, http::HeaderMap, routing::post};
 use billing_service::{
@@ -12,13 +19,13 @@ use futures_util::future::join_all;
 use http::StatusCode;
 use rstest::rstest;
 use serde_json::json;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::watch;
 use tonic::transport::Channel;
 
 use crate::harness::{
     Backend, Database, MySql, Sqlite,
     caller::Dice,
-    payments::{press, sandbox, settings},
+    payments::{press, sandbox, settings, until_reported},
     process::ServerProcess,
     wait::until,
 };
@@ -33,11 +40,19 @@ struct Mortal {
     process: ServerProcess,
 }
 
+/// For a server that comes back to it: not among the ports that are given out to whoever
+/// asks for any.
+fn lasting_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 20_000 + (std::process::id() % 1_000) as u16 * 8;
+    let address = || SocketAddr::from(([127, 0, 0, 1], first + NEXT.fetch_add(1, Relaxed)));
+    std::iter::repeat_with(address).take(1_000).find(|address| StdListener::bind(address).is_ok()).unwrap()
+}
+
 impl Mortal {
     async fn start(on: Backend, notify_url: Option<String>) -> Self {
         let (database, sandbox) = (Database::create(on).await, sandbox(Switches::default()).await);
-        // Freed for the server, which takes it again after each kill.
-        let address = StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = lasting_address();
         let grpc: &str = &format!("'{address}'");
         let notify_url = notify_url.unwrap_or_else(|| format!("http://{address}/internal/v1/billing/callback"));
         let notify_url: &str = &format!("'{notify_url}'");
@@ -81,64 +96,62 @@ async fn killed_between_payment_and_callback_the_money_arrives_once(#[values(MyS
         async || mortal.sandbox.callbacks().iter().any(|attempt| matches!(attempt.answer, Answer::Missing(_)));
     until("a callback found no server", in_vain).await;
     mortal.start_again().await;
-    mortal.sandbox.idle().await;
+    until_reported(&mortal.sandbox).await;
     assert_eq!(mortal.balance("u").await, 12.0);
     mortal.database.assert_audit_is_clean().await;
 }
 
-/// Between payment-service and the server: hands a callback on, waits for the answer, and
-/// keeps it to itself until it is told to let answers through.
-struct Swallower {
-    server: Mutex<Option<String>>,
+/// Between payment-service and a server: hands a callback on, and never reads the answer.
+struct Proxy {
     http: reqwest::Client,
-    answered: mpsc::UnboundedSender<u16>,
+    server: String,
+    /// Whether the server is dead.
+    dead: watch::Sender<bool>,
 }
 
-async fn hand_on(State(swallower): State<Arc<Swallower>>, headers: HeaderMap, body: Bytes) -> StatusCode {
-    let Some(server) = swallower.server.lock().await.clone() else { return StatusCode::BAD_GATEWAY };
-    let mut request = swallower.http.post(format!("{server}/internal/v1/billing/callback")).body(body);
+async fn hand_on(State(proxy): State<Arc<Proxy>>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    let mut request = proxy.http.post(format!("{}/internal/v1/billing/callback", proxy.server)).body(body);
     for (name, value) in &headers {
         if name.as_str().starts_with("x-") {
             request = request.header(name, value);
         }
     }
-    match request.send().await {
-        Ok(response) => {
-            let status = response.status();
-            // The first one is swallowed; the server is dead by the time of the next.
-            let _ = swallower.answered.send(status.as_u16());
-            *swallower.server.lock().await = None;
-            StatusCode::BAD_GATEWAY
-        }
-        Err(_) => StatusCode::BAD_GATEWAY,
+    if *proxy.dead.borrow() {
+        // It lives again, and the answer may be had.
+        return request.send().await.map_or(StatusCode::BAD_GATEWAY, |answer| answer.status());
     }
+    let mut dead = proxy.dead.subscribe();
+    let _sent = tokio::spawn(request.send());
+    dead.wait_for(|dead| *dead).await.unwrap();
+    StatusCode::BAD_GATEWAY
 }
 
 #[rstest]
 #[tokio::test]
-async fn killed_between_commit_and_reply_the_money_arrives_once(#[values(MySql, Sqlite)] on: Backend) {
+async fn killed_after_the_commit_and_before_anybody_knows_the_money_arrives_once(#[values(MySql, Sqlite)] on: Backend) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let notify_url = format!("http://{}/callback", listener.local_addr().unwrap());
-    let (answered, mut answers) = mpsc::unbounded_channel();
-    let swallower = Arc::new(Swallower { server: Mutex::new(None), http: reqwest::Client::new(), answered });
-    let app = Router::new().route("/callback", post(hand_on)).with_state(swallower.clone());
-    let limits = Limits { connections: 100, drain_timeout: Duration::from_secs(1) };
-    let proxy = tokio::spawn(serve(listener, app, limits, Default::default()));
-
     let mut mortal = Mortal::start(on, Some(notify_url)).await;
-    *swallower.server.lock().await = Some(mortal.process.grpc.clone());
+    let server = mortal.process.grpc.clone();
+    let proxy = Arc::new(Proxy { http: reqwest::Client::new(), server, dead: watch::Sender::new(false) });
+    let app = Router::new().route("/callback", post(hand_on)).with_state(proxy.clone());
+    let limits = Limits { connections: 100, drain_timeout: Duration::from_secs(1) };
+    let serving = tokio::spawn(serve(listener, app, limits, Default::default()));
+
     let reply = mortal.recharge("u", 5.0).await;
     press(&mortal.http, &reply.payment_url, "SUCCESS").await;
-    assert_eq!(answers.recv().await, Some(200), "credited");
+    let from = format!("FROM recharge_order WHERE order_id = '{}'", reply.order_id);
+    until("it is committed", async || mortal.database.rows(&["status"], &from).await == [["success"]]).await;
     mortal.process.kill();
+    proxy.dead.send_replace(true);
     mortal.start_again().await;
-    assert_eq!(mortal.balance("u").await, 5.0);
     // payment-service has no answer, so it reports again.
-    *swallower.server.lock().await = Some(mortal.process.grpc.clone());
-    assert_eq!(answers.recv().await, Some(200), "credited before");
+    until_reported(&mortal.sandbox).await;
+    let answers: Vec<_> = mortal.sandbox.callbacks().into_iter().map(|attempt| attempt.answer).collect();
+    assert!(matches!(answers[..], [Answer::Http(502), .., Answer::Http(200)]), "{answers:?}");
     assert_eq!(mortal.balance("u").await, 5.0);
     mortal.database.assert_audit_is_clean().await;
-    proxy.abort();
+    serving.abort();
 }
 
 #[rstest]
@@ -166,7 +179,7 @@ async fn killed_at_any_moment_every_payment_arrives_once(#[values(MySql, Sqlite)
         pressing.await.unwrap();
         mortal.start_again().await;
     }
-    mortal.sandbox.idle().await;
+    until_reported(&mortal.sandbox).await;
     let mut total = 0.0;
     for number in 0..7 {
         total += mortal.balance(&format!("u{number}")).await;

@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 use crate::harness::{
-    Backend, MySql, Service, Sqlite, code_of,
-    payments::{Paying, settings},
+    Backend, Database, MySql, Service, Sqlite, code_of,
+    payments::{Paying, press, settings},
     wait::until,
 };
 
@@ -116,6 +116,26 @@ async fn two_top_ups_in_one_second_are_two_orders(#[values(MySql, Sqlite)] on: B
     assert!(ids.iter().all(|id| id.len() <= 64), "{ids:?}");
 }
 
+#[rstest]
+#[tokio::test]
+async fn the_server_can_play_payment_service_itself(#[values(MySql, Sqlite)] on: Backend) {
+    let changes = [
+        ("environment", "development"),
+        ("payment_service.sandbox", "true"),
+        ("payment_service.grpc_addr", "'127.0.0.1:0'"),
+        ("payment_service.callback_secrets", "[one-secret-of-the-sandbox, another-secret-of-it]"),
+    ];
+    let service = Service::start_on(Database::create(on).await, &changes).await;
+    let request =
+        RechargeRequest { user_id: "u".into(), amount: 5.0, payment_method: "alipay".into(), currency: String::new() };
+    let reply = service.public.clone().recharge(request).await.unwrap().into_inner();
+    press(&service.http, &reply.payment_url, "SUCCESS").await;
+    until("it is credited", async || service.account("u").await.balance == 5.0).await;
+    service.app.stop().await;
+    assert!(service.http.get(&reply.payment_url).send().await.is_err(), "it ends with the server");
+    service.database.assert_audit_is_clean().await;
+}
+
 #[tokio::test]
 async fn without_a_payment_service_top_ups_are_refused() {
     let service = Service::start(Sqlite).await;
@@ -131,7 +151,7 @@ async fn without_a_payment_service_top_ups_are_refused() {
 #[tokio::test]
 async fn a_caller_that_goes_away_leaves_an_order_with_its_payment(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
-    paying.sandbox.set_switches(serde_json::from_value(json!({"create_delay_ms": 500})).unwrap());
+    paying.sandbox.set_switches(serde_json::from_value(json!({"create_delay_ms": 2_000})).unwrap());
     let opened = async || !paying.orders("u").await.is_empty();
     tokio::select! {
         _ = paying.try_recharge("u", 5.0) => panic!("answered before the caller went away"),
@@ -153,7 +173,7 @@ async fn the_metrics_of_top_ups_count_what_happened(#[values(MySql, Sqlite)] on:
     paying.press(&failing.payment_url, "FAILED").await;
     paying.until_order_is(&paid.order_id, "success").await;
     paying.until_order_is(&failing.order_id, "failed").await;
-    paying.sandbox.idle().await;
+    paying.until_reported().await;
     let url = format!("http://{}/metrics", paying.service.app.grpc_addr);
     let text = paying.service.http.get(url).send().await.unwrap().text().await.unwrap();
     for line in [

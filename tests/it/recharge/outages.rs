@@ -56,7 +56,8 @@ async fn a_payment_that_is_not_opened_fails_its_order(
 #[rstest]
 #[tokio::test]
 async fn a_payment_that_was_opened_too_late_is_credited_when_it_is_paid(#[values(MySql, Sqlite)] on: Backend) {
-    let paying = Paying::start_with(on, &[("payment_service.timeout", "300ms")]).await;
+    let paying = Paying::start_with(on, &[("payment_service.timeout", "1s")]).await;
+    paying.recharge("warm", 1.0).await;
     paying.sandbox.set_switches(serde_json::from_value(json!({"create_delay_ms": 30_000})).unwrap());
     let order = fails(&paying, "u").await;
     // The payment exists, and only the news of it was late.
@@ -80,6 +81,43 @@ async fn a_slow_answer_within_its_time_is_waited_for(#[values(MySql, Sqlite)] on
     let body = json!({"user_id": "u", "amount": 5, "payment_method": "alipay"});
     let reply = paying.service.http.post(url).body(body.to_string()).send().await.unwrap();
     assert_eq!(reply.status(), 200);
+}
+
+#[rstest]
+#[tokio::test]
+async fn an_answer_that_takes_too_long_is_told_before_the_request_ends(#[values(MySql, Sqlite)] on: Backend) {
+    // As the defaults are to each other: payment-service may take longer than a request.
+    let timeouts =
+        [("server.http.timeout", "500ms"), ("server.grpc.timeout", "500ms"), ("payment_service.timeout", "1500ms")];
+    let paying = Paying::start_with(on, &timeouts).await;
+    paying.recharge("warm", 1.0).await;
+    paying.sandbox.set_switches(serde_json::from_value(json!({"create_delay_ms": 30_000})).unwrap());
+    fails(&paying, "u").await;
+    paying.assert_books("u", 0.0).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn one_connection_serves_all_calls(#[values(MySql, Sqlite)] on: Backend) {
+    let sandbox = crate::harness::payments::sandbox(Default::default()).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (service, behind) = (with_payment_service_at(on, listener.local_addr().unwrap()).await, sandbox.addr);
+    let (accepted, mut connections) = tokio::sync::mpsc::unbounded_channel();
+    let line = tokio::spawn(async move {
+        loop {
+            let (mut near, _) = listener.accept().await.unwrap();
+            accepted.send(()).unwrap();
+            let mut far = tokio::net::TcpStream::connect(behind).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
+        }
+    });
+    let paying = Paying { service, sandbox };
+    for _ in 0..3 {
+        futures_util::future::join_all((0..10).map(|_| paying.recharge("u", 5.0))).await;
+    }
+    connections.recv().await.unwrap();
+    assert!(connections.try_recv().is_err(), "more than one connection was made");
+    line.abort();
 }
 
 #[rstest]

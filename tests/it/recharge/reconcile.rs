@@ -89,15 +89,26 @@ async fn what_nobody_paid_within_a_day_expires_and_credits_when_it_is_paid(#[val
 
 #[rstest]
 #[tokio::test]
+async fn what_was_paid_at_the_second_try_is_found_too(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start(on).await;
+    let (retried, given_up) = (paying.recharge("u", 5.0).await, paying.recharge("u", 5.0).await);
+    for reply in [&retried, &given_up] {
+        paying.press(&reply.payment_url, "FAILED").await;
+        paying.until_order_is(&reply.order_id, "failed").await;
+    }
+    paying.sandbox.set_switches(serde_json::from_value(json!({"lose": true})).unwrap());
+    paying.press(&retried.payment_url, "SUCCESS").await;
+    assert_eq!(reconcile(&paying, SOON).await.unwrap(), Reconciled { credited: 1, ..Default::default() });
+    assert_eq!(reconcile(&paying, SOON).await.unwrap(), Reconciled::default());
+    assert_eq!(paying.order(&given_up.order_id).await.status, "failed");
+    paying.assert_books("u", 5.0).await;
+}
+
+#[rstest]
+#[tokio::test]
 async fn an_order_that_payment_service_never_saw_expires(#[values(MySql, Sqlite)] on: Backend) {
     let paying = lossy(on).await;
-    let (amount, time) = match on {
-        MySql => ("25.00", "'2026-11-01 00:00:00'"),
-        Sqlite => ("25000000", "1793491200000000"),
-    };
-    let columns = "order_id, user_id, amount, status, created_at, updated_at";
-    let values = format!("'recharge_u_1793491200', 'u', {amount}, 'pending', {time}, {time}");
-    paying.service.database.execute(&format!("INSERT INTO recharge_order ({columns}) VALUES ({values})")).await;
+    paying.former_order("recharge_u_1793491200", "u", 25).await;
     assert_eq!(reconcile(&paying, SOON).await.unwrap(), Reconciled { expired: 1, ..Default::default() });
     assert_eq!(paying.order("recharge_u_1793491200").await.status, "expired");
     paying.assert_books("u", 0.0).await;

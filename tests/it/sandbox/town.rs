@@ -18,7 +18,7 @@ use billing_service::{
     server,
     service::{
         proto::{RechargeCallbackReply, RechargeCallbackRequest},
-        signature,
+        signature::{self, Signature},
     },
 };
 use chrono::Utc;
@@ -162,7 +162,7 @@ impl Call {
     }
 
     pub fn verify(&self) -> Result<(), &'static str> {
-        signature::verify(self.signature.as_deref().expect("it is signed"), [SECRET], Utc::now(), &self.message)
+        Signature::parse(self.signature.as_deref().expect("it is signed"), Utc::now())?.verify([SECRET], &self.message)
     }
 }
 

@@ -5,10 +5,7 @@ use crate::biz::{
     error::{Error, Invalid},
     ids::{OrderId, PaymentId},
     money::Money,
-    recharge::{
-        callback::amount_mismatch,
-        order::{Order, OrderStatus},
-    },
+    recharge::order::{Order, OrderStatus},
     settlement::posting::{OrderNews, OrderUpdate, Outcome},
 };
 
@@ -90,7 +87,7 @@ fn expired(order: &Order) -> Option<Order> {
 
 fn check_amount(order: &Order, amount: Option<Money>) -> Result<(), Error> {
     match amount {
-        Some(amount) if amount != order.amount => Err(amount_mismatch(order)),
+        Some(amount) if amount != order.amount => Err(order.amount_mismatch()),
         _ => Ok(()),
     }
 }
