@@ -3,6 +3,7 @@
 //! `configs/*.yaml` document every key. An unknown key or a bad value is an error
 //! that names the key.
 
+mod payment;
 mod values;
 
 use std::{collections::BTreeMap, fmt, path::Path, time::Duration};
@@ -10,6 +11,7 @@ use std::{collections::BTreeMap, fmt, path::Path, time::Duration};
 use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
 
+pub use self::payment::{CallbackAuth, PaymentService};
 use crate::biz::{
     catalog::{Catalog, Plan},
     ids::ServiceName,
@@ -171,51 +173,6 @@ pub struct Settlement {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PaymentService {
-    #[serde(deserialize_with = "values::address")]
-    pub grpc_addr: String,
-    #[serde(default = "default_payment_timeout", deserialize_with = "values::duration")]
-    pub timeout: Duration,
-    #[serde(default)]
-    pub return_url: String,
-    #[serde(default)]
-    pub notify_url: String,
-    /// Run payment-sandbox in the server's process, at `grpc_addr`.
-    #[serde(default)]
-    pub sandbox: bool,
-    /// `None`: as [`Self::callback_auth`] says.
-    #[serde(default, rename = "callback_auth", deserialize_with = "values::callback_auth")]
-    pub chosen_callback_auth: Option<CallbackAuth>,
-    /// The one callbacks are signed with, and while it is changed the other one.
-    #[serde(default, deserialize_with = "values::callback_secrets")]
-    pub callback_secrets: Vec<Secret>,
-    #[serde(default = "default_reconcile_after", deserialize_with = "values::duration")]
-    pub reconcile_after: Duration,
-    #[serde(default = "default_expire_after", deserialize_with = "values::duration")]
-    pub expire_after: Duration,
-}
-
-impl PaymentService {
-    /// How callbacks are believed.
-    pub fn callback_auth(&self) -> CallbackAuth {
-        let by_secrets = if self.callback_secrets.is_empty() { CallbackAuth::Confirm } else { CallbackAuth::Signed };
-        self.chosen_callback_auth.unwrap_or(by_secrets)
-    }
-}
-
-/// What makes a callback of payment-service believable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CallbackAuth {
-    /// A signature with one of the secrets.
-    Signed,
-    /// Nothing: it is a hint to ask payment-service.
-    Confirm,
-    /// Nothing is asked; for tests and closed networks.
-    None,
-}
-
-#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
     #[serde(deserialize_with = "values::log_level")]
@@ -291,12 +248,7 @@ impl Config {
             }
         }
         if let Some(payment) = &self.payment_service {
-            if payment.callback_auth() == CallbackAuth::Signed && payment.callback_secrets.is_empty() {
-                bail!("config key payment_service.callback_secrets: callback_auth is signed, which takes at least one");
-            }
-            if payment.expire_after < payment.reconcile_after {
-                bail!("config key payment_service.expire_after: must not be below reconcile_after");
-            }
+            payment.check()?;
             if payment.sandbox && self.environment == Some(Environment::Production) {
                 bail!(
                     "config key payment_service.sandbox: plays payment-service, which environment: production forbids"
@@ -373,18 +325,6 @@ fn default_connect_timeout() -> Duration {
 
 fn default_redis_timeout() -> Duration {
     Duration::from_millis(200)
-}
-
-fn default_payment_timeout() -> Duration {
-    Duration::from_secs(5)
-}
-
-fn default_reconcile_after() -> Duration {
-    Duration::from_secs(5 * 60)
-}
-
-fn default_expire_after() -> Duration {
-    Duration::from_secs(24 * 3_600)
 }
 
 fn default_max_recharge() -> Money {

@@ -58,6 +58,9 @@ impl Ledger for ScriptedLedger {
         if batch.postings.iter().any(|posting| posting.user().as_str() == "poison") {
             return Err(StoreError::Failed("does not fit".into()));
         }
+        if batch.postings.iter().any(|posting| posting.user().as_str() == "jam") {
+            return Err(StoreError::Conflict("locked by another".into()));
+        }
         let used = *self.used.lock().unwrap();
         let keys = Keys::of(batch);
         let quota = |(user, service): &(&UserId, &ServiceName)| {
@@ -137,6 +140,19 @@ async fn a_posting_that_does_not_fit_fails_alone() {
     let passed: Vec<_> = replies.iter().map(Result::is_ok).collect();
     assert_eq!(passed, [true, false, true, true]);
     assert!(matches!(replies[1], Err(Error::Internal(_))));
+    assert_eq!(*ledger.used.lock().unwrap(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_that_does_not_pass_is_its_own_posting_s_alone() {
+    let (engine, ledger) = engine([]);
+    let calls = ["a", "jam", "b", "c"].map(|user| engine.charge(charge(user, "t")));
+    let started = Instant::now();
+    let replies = futures_util::future::join_all(calls).await;
+    let passed: Vec<_> = replies.iter().map(Result::is_ok).collect();
+    assert_eq!(passed, [true, false, true, true]);
+    assert!(matches!(replies[1], Err(Error::Overloaded(_))));
+    assert!(started.elapsed() < Duration::from_secs(2), "others don't wait for the lane's patience to end");
     assert_eq!(*ledger.used.lock().unwrap(), 3);
 }
 

@@ -1,0 +1,76 @@
+//! Where users pay for their top-ups, and how its reports are believed.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use serde::Deserialize;
+
+use super::{Secret, values};
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PaymentService {
+    #[serde(deserialize_with = "values::address")]
+    pub grpc_addr: String,
+    #[serde(default = "default_payment_timeout", deserialize_with = "values::duration")]
+    pub timeout: Duration,
+    #[serde(default)]
+    pub return_url: String,
+    #[serde(default)]
+    pub notify_url: String,
+    /// Run payment-sandbox in the server's process, at `grpc_addr`.
+    #[serde(default)]
+    pub sandbox: bool,
+    /// `None`: as [`Self::callback_auth`] says.
+    #[serde(default, rename = "callback_auth", deserialize_with = "values::callback_auth")]
+    pub chosen_callback_auth: Option<CallbackAuth>,
+    /// The one callbacks are signed with, and while it is changed the other one.
+    #[serde(default, deserialize_with = "values::callback_secrets")]
+    pub callback_secrets: Vec<Secret>,
+    #[serde(default = "default_reconcile_after", deserialize_with = "values::duration")]
+    pub reconcile_after: Duration,
+    #[serde(default = "default_expire_after", deserialize_with = "values::duration")]
+    pub expire_after: Duration,
+}
+
+impl PaymentService {
+    /// What no single key can tell.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        if self.callback_auth() == CallbackAuth::Signed && self.callback_secrets.is_empty() {
+            bail!("config key payment_service.callback_secrets: callback_auth is signed, which takes at least one");
+        }
+        if self.expire_after < self.reconcile_after {
+            bail!("config key payment_service.expire_after: must not be below reconcile_after");
+        }
+        Ok(())
+    }
+
+    /// How callbacks are believed.
+    pub fn callback_auth(&self) -> CallbackAuth {
+        let by_secrets = if self.callback_secrets.is_empty() { CallbackAuth::Confirm } else { CallbackAuth::Signed };
+        self.chosen_callback_auth.unwrap_or(by_secrets)
+    }
+}
+
+/// What makes a callback of payment-service believable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallbackAuth {
+    /// A signature with one of the secrets.
+    Signed,
+    /// Nothing: it is a hint to ask payment-service.
+    Confirm,
+    /// Nothing is asked; for tests and closed networks.
+    None,
+}
+
+fn default_payment_timeout() -> Duration {
+    Duration::from_secs(5)
+}
+
+fn default_reconcile_after() -> Duration {
+    Duration::from_secs(5 * 60)
+}
+
+fn default_expire_after() -> Duration {
+    Duration::from_secs(24 * 3_600)
+}
