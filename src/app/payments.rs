@@ -1,10 +1,6 @@
 //! payment-service, and in development the sandbox that plays it.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 
@@ -20,6 +16,7 @@ use crate::{
         payment::{self, Settings},
     },
     sandbox::{self, Sandbox},
+    server,
     service::rest::CALLBACK_PATH,
 };
 
@@ -71,7 +68,7 @@ pub(super) async fn start(config: &Config, grpc_addr: SocketAddr) -> anyhow::Res
     }
     let mut at = Addresses::of(payment);
     if at.notify_url.is_empty() {
-        at.notify_url = format!("http://{}{CALLBACK_PATH}", local(grpc_addr));
+        at.notify_url = format!("http://{}{CALLBACK_PATH}", server::reachable(grpc_addr));
         if !payment.sandbox {
             tracing::warn!(
                 notify_url = at.notify_url,
@@ -81,7 +78,7 @@ pub(super) async fn start(config: &Config, grpc_addr: SocketAddr) -> anyhow::Res
     }
     let sandbox = if payment.sandbox { Some(start_sandbox(payment).await?) } else { None };
     if let Some(sandbox) = &sandbox {
-        at.service = local(sandbox.addr).to_string();
+        at.service = server::reachable(sandbox.addr).to_string();
     }
     Ok(Payments {
         sandbox,
@@ -101,14 +98,6 @@ async fn start_sandbox(payment: &PaymentService) -> anyhow::Result<Sandbox> {
     let sandbox = Sandbox::start(options).await.context("config key payment_service.grpc_addr")?;
     tracing::warn!(addr = %sandbox.addr, "payment-sandbox plays payment-service: no money moves");
     Ok(sandbox)
-}
-
-/// Where this machine reaches an address that it listens on.
-fn local(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        address.set_ip(Ipv4Addr::LOCALHOST.into());
-    }
-    address
 }
 
 pub(super) fn gateway(payment: &PaymentService, at: Addresses) -> anyhow::Result<Arc<dyn PaymentGateway>> {

@@ -6,7 +6,7 @@ use anyhow::bail;
 use billing_service::{
     command,
     config::{Config, Environment},
-    sandbox::{DEFAULT_ADDR, MAX_DELAY_MS, MAX_DUPLICATES, Options, Sandbox, Switches},
+    sandbox::{DEFAULT_ADDR, MAX_DELAY_MS, MAX_DUPLICATES, Options, PublicUrl, Sandbox, Switches},
 };
 use clap::{Parser, value_parser};
 
@@ -20,10 +20,12 @@ struct Arguments {
     /// Listen here instead of at payment_service.grpc_addr.
     #[arg(long, value_name = "HOST:PORT")]
     addr: Option<String>,
-    /// The base of pay pages, as browsers reach them.
+    /// The base of pay pages, as browsers reach them: http(s)://HOST[:PORT][/PATH].
     #[arg(long, value_name = "URL")]
-    public_url: Option<String>,
+    public_url: Option<PublicUrl>,
     /// What goes wrong on purpose, as PUT /switches takes it: '{"pay_at_once":"SUCCESS"}'.
+    /// What it does not name is off; GET /switches names all. Callbacks that billing refuses
+    /// come of wrong_amount, and of forge where billing asks for signatures.
     #[arg(long, value_name = "JSON", default_value = "{}")]
     switches: Switches,
     /// Lose every callback.

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
-use axum::body::Body;
+use anyhow::{Context, anyhow};
+use axum::body::{Body, to_bytes};
 use chrono::Utc;
 use http::header::CONTENT_TYPE;
 use hyper_util::{
@@ -12,6 +12,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use prost::Message;
+use tokio::time::timeout;
 use tonic::{Code, metadata::AsciiMetadataValue, transport::Endpoint};
 
 use super::{
@@ -26,10 +27,12 @@ use crate::{
     },
 };
 
-/// Of one try.
+/// Of one try, up to the status of the answer.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Of an answer; what is longer is not read to its end.
-const MAX_ANSWER_BYTES: usize = 64 * 1024;
+/// Of the body of an answer. One that is longer or takes longer is not read to its end,
+/// and its connection is dropped.
+const MAX_BODY_BYTES: usize = 4 * 1024;
+const BODY_DEADLINE: Duration = Duration::from_secs(1);
 /// Connections of HTTP that wait to be used again.
 const IDLE_CONNECTIONS: usize = 64;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -64,6 +67,12 @@ impl Callback {
 
     pub fn status(&self) -> &str {
         &self.message.status
+    }
+
+    /// The authority it is sent to.
+    pub fn destination(&self) -> &str {
+        let (NotifyUrl::Http(uri) | NotifyUrl::Grpc(uri)) = &self.to;
+        uri.authority().map_or("", |authority| authority.as_str())
     }
 }
 
@@ -119,35 +128,29 @@ impl Sender {
         Self { http, secret }
     }
 
-    /// Tries once, for ten seconds at most.
+    /// Tries once, for ten seconds at most, and one more for the body of an answer.
     pub async fn send(&self, callback: &Callback) -> Answer {
-        let trying = async {
-            match &callback.to {
-                NotifyUrl::Http(url) => self.post(url, callback).await,
-                NotifyUrl::Grpc(server) => self.call(server, callback).await,
-            }
+        let answer = match &callback.to {
+            NotifyUrl::Http(url) => match in_time(self.post(url, callback)).await {
+                Ok(response) => Ok(Answer::Http(status_of(response).await)),
+                Err(why) => Err(why),
+            },
+            NotifyUrl::Grpc(server) => in_time(self.call(server, callback)).await.map(Answer::Grpc),
         };
-        match tokio::time::timeout(DEADLINE, trying).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => Answer::Missing(format!("{error:#}")),
-            Err(_) => Answer::Missing("no answer in time".into()),
-        }
+        answer.unwrap_or_else(|why| Answer::Missing(format!("{why:#}")))
     }
 
-    async fn post(&self, url: &http::Uri, callback: &Callback) -> anyhow::Result<Answer> {
+    async fn post(&self, url: &http::Uri, callback: &Callback) -> anyhow::Result<http::Response<Body>> {
         let body = serde_json::to_vec(&callback.message)?;
         let mut request = http::Request::post(url).header(CONTENT_TYPE, "application/json");
         if let Some(signature) = self.signature(callback, &body) {
             request = request.header(signature::HEADER, signature);
         }
-        let answer = self.http.request(request.body(Body::from(body))?).await?;
-        let status = answer.status().as_u16();
-        // Read to its end the connection can be used again; what it says does not matter.
-        let _ = axum::body::to_bytes(Body::new(answer.into_body()), MAX_ANSWER_BYTES).await;
-        Ok(Answer::Http(status))
+        let response = self.http.request(request.body(Body::from(body))?).await?;
+        Ok(response.map(Body::new))
     }
 
-    async fn call(&self, server: &http::Uri, callback: &Callback) -> anyhow::Result<Answer> {
+    async fn call(&self, server: &http::Uri, callback: &Callback) -> anyhow::Result<Code> {
         let channel = Endpoint::from(server.clone()).connect().await?;
         let mut request = tonic::Request::new(callback.message.clone());
         if let Some(signature) = self.signature(callback, &callback.message.encode_to_vec()) {
@@ -155,7 +158,7 @@ impl Sender {
             request.metadata_mut().insert(signature::HEADER, signature);
         }
         let answer = BillingInternalServiceClient::new(channel).recharge_callback(request).await;
-        Ok(Answer::Grpc(answer.map_or_else(|status| status.code(), |_| Code::Ok)))
+        Ok(answer.map_or_else(|status| status.code(), |_| Code::Ok))
     }
 
     fn signature(&self, callback: &Callback, message: &[u8]) -> Option<String> {
@@ -163,6 +166,18 @@ impl Sender {
         let secret = if callback.forged { Some(FORGED_SECRET) } else { own };
         secret.map(|secret| signature::sign(secret, Utc::now(), message))
     }
+}
+
+async fn in_time<T>(trying: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    timeout(DEADLINE, trying).await.unwrap_or_else(|_| Err(anyhow!("no answer in time")))
+}
+
+/// The status is the answer, whatever becomes of the body. Read to its end, the connection
+/// can be used again.
+async fn status_of(response: http::Response<Body>) -> u16 {
+    let (head, body) = response.into_parts();
+    let _ = timeout(BODY_DEADLINE, to_bytes(body, MAX_BODY_BYTES)).await;
+    head.status.as_u16()
 }
 
 #[cfg(test)]

@@ -59,8 +59,11 @@ impl Rpcs {
     }
 
     fn get(&self, request: &GetPaymentRequest) -> Result<GetPaymentReply, Status> {
-        if self.0.switches().get == Get::Refuse {
-            return Err(Status::unavailable("unavailable, as the switch says"));
+        let switch = self.0.switches().get;
+        match switch {
+            Get::Normal | Get::WrongOrder | Get::WrongAmount | Get::WrongCurrency => {}
+            Get::Refuse => return Err(Status::failed_precondition("refused, as the switch says")),
+            Get::Unavailable => return Err(Status::unavailable("unavailable, as the switch says")),
         }
         let payments = &self.0.payments;
         let payment = match (request.order_id.as_str(), request.payment_id.as_str()) {
@@ -68,7 +71,7 @@ impl Rpcs {
             ("", id) => payments.by_id(id),
             (order_id, _) => payments.by_order(order_id),
         };
-        payment.map(reply).ok_or_else(|| Status::not_found("there is no such payment"))
+        payment.map(|payment| bent(reply(payment), switch)).ok_or_else(|| Status::not_found("there is no such payment"))
     }
 }
 
@@ -85,4 +88,15 @@ fn reply(payment: Payment) -> GetPaymentReply {
         currency: payment.order.currency.clone(),
         status: status.into(),
     }
+}
+
+/// Made wrong, as the switch says.
+fn bent(mut reply: GetPaymentReply, switch: Get) -> GetPaymentReply {
+    match switch {
+        Get::Normal | Get::Refuse | Get::Unavailable => {}
+        Get::WrongOrder => reply.order_id.insert_str(0, "not-"),
+        Get::WrongAmount => reply.amount += 1,
+        Get::WrongCurrency => reply.currency = if reply.currency == "USD" { "CNY" } else { "USD" }.into(),
+    }
+    reply
 }

@@ -10,15 +10,17 @@ mod notify;
 mod page;
 mod payment;
 mod payments;
+mod places;
+mod public_url;
 mod switches;
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request},
@@ -34,6 +36,7 @@ use tonic::service::Routes;
 pub use self::{
     callback::Answer,
     notify::Attempt,
+    public_url::PublicUrl,
     switches::{Create, Get, MAX_DELAY_MS, MAX_DUPLICATES, PayAtOnce, Switches},
 };
 use self::{
@@ -65,7 +68,7 @@ pub struct Options {
     pub switches: Switches,
     /// The base of pay pages, as the user's browser reaches them. `None`: the address
     /// that is listened on.
-    pub public_url: Option<String>,
+    pub public_url: Option<PublicUrl>,
 }
 
 impl Default for Options {
@@ -86,22 +89,20 @@ impl Sandbox {
     /// Listens.
     ///
     /// # Errors
-    /// The address is taken or none, or the public URL is not one of the web.
+    /// The address is taken or none.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         let Options { addr, secret, switches, public_url } = options;
         let listener =
             TcpListener::bind(&addr).await.with_context(|| format!("payment-sandbox can't listen on {addr}"))?;
         let addr = listener.local_addr()?;
-        let public_url = public_url.unwrap_or_else(|| local_url(addr));
-        if !public_url.starts_with("http://") && !public_url.starts_with("https://") {
-            bail!("the public URL of payment-sandbox must begin with http:// or https://, and is {public_url:?}");
-        }
         let stop = CancellationToken::new();
+        let notifier = Arc::new(Notifier::new(Sender::new(secret), stop.clone()));
+        notifier.set_reorder(switches.reorder);
         let till = Arc::new(Till {
             payments: Payments::new(MAX_PAYMENTS),
-            notifier: Arc::new(Notifier::new(Sender::new(secret), stop.clone())),
+            notifier,
             switches: Mutex::new(switches),
-            public_url: public_url.trim_end_matches('/').to_owned(),
+            public_url: public_url.unwrap_or_else(|| PublicUrl::local(addr)),
         });
         let limits = server::Limits { connections: MAX_CONNECTIONS, drain_timeout: DRAIN_TIMEOUT };
         let listener = tokio::spawn(server::serve(listener, routes(till.clone()), limits, stop.clone()));
@@ -113,8 +114,8 @@ impl Sandbox {
         self.till.switches()
     }
 
-    /// For callbacks that are queued from now on. Without `reorder` one that is held back
-    /// goes out.
+    /// Replaces all of them, for callbacks that are queued from now on. Without `reorder`
+    /// those that are held back go out.
     pub fn set_switches(&self, switches: Switches) {
         self.till.set_switches(switches);
     }
@@ -124,7 +125,8 @@ impl Sandbox {
         self.till.notifier.log()
     }
 
-    /// Completes when every callback has been answered, lost or given up.
+    /// Completes when every callback has been answered, lost or given up, the last of which
+    /// takes 2,000 attempts or 6 hours.
     pub async fn idle(&self) {
         self.till.notifier.idle().await;
     }
@@ -144,8 +146,7 @@ struct Till {
     payments: Payments,
     notifier: Arc<Notifier>,
     switches: Mutex<Switches>,
-    /// Without a slash at its end.
-    public_url: String,
+    public_url: PublicUrl,
 }
 
 impl Till {
@@ -179,10 +180,11 @@ impl Till {
     }
 
     fn set_switches(&self, switches: Switches) {
-        *self.switches.lock().unwrap_or_else(PoisonError::into_inner) = switches;
-        if !switches.reorder {
-            self.notifier.release_held();
-        }
+        let mut now = self.switches.lock().unwrap_or_else(PoisonError::into_inner);
+        *now = switches;
+        // Under the lock: of two changes at once, the same one must be the last there.
+        self.notifier.set_reorder(switches.reorder);
+        drop(now);
         tracing::info!(?switches, "switches changed");
     }
 }
@@ -206,31 +208,4 @@ async fn in_time(request: Request, next: Next) -> Response {
     tokio::time::timeout(REQUEST_DEADLINE, next.run(request))
         .await
         .unwrap_or_else(|_| StatusCode::SERVICE_UNAVAILABLE.into_response())
-}
-
-/// A URL that a browser on this machine reaches `addr` by.
-fn local_url(addr: SocketAddr) -> String {
-    let ip = match addr.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    format!("http://{}", SocketAddr::new(ip, addr.port()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pay_page_is_where_a_browser_reaches_it() {
-        for (bound, shown) in [
-            ("127.0.0.1:9101", "http://127.0.0.1:9101"),
-            ("0.0.0.0:9101", "http://127.0.0.1:9101"),
-            ("10.1.2.3:80", "http://10.1.2.3:80"),
-            ("[::]:9101", "http://[::1]:9101"),
-        ] {
-            assert_eq!(local_url(bound.parse().unwrap()), shown);
-        }
-    }
 }

@@ -1,6 +1,8 @@
 //! Tells billing what became of payments, each callback again and again until it is
-//! answered. None waits for another one, not even of the same payment, unless the switch
-//! says so: billing must do with any order. What was not sent when the sandbox stops is lost.
+//! answered, or given up after 2,000 attempts or 6 hours. They go out side by side, those of
+//! one payment too: billing must do with any order. One waits for others only where the
+//! switch `reorder` says so, or when too many attempts are under way ([`super::places`]).
+//! What was not sent when the sandbox stops is lost.
 
 use std::{
     collections::VecDeque,
@@ -17,18 +19,20 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     callback::{Answer, Callback, Sender},
+    places::Places,
     switches::Switches,
 };
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Of one callback; about an hour.
+/// Of one callback. A billing that refuses connections has it for about an hour.
 const MAX_ATTEMPTS: u32 = 2_000;
-/// Attempts at once.
-const MAX_IN_FLIGHT: usize = 256;
+/// Of one callback, waits for a place included; an attempt that nobody answers takes ten
+/// seconds.
+const MAX_TIME: Duration = Duration::from_hours(6);
 /// Copies of callbacks that are not answered yet; beyond these, callbacks are lost.
 const MAX_WAITING: usize = 100_000;
-/// How long a callback is held back when no next one comes.
+/// How long a callback is held back at most; then it goes, whatever became of the next one.
 const MAX_HOLD: Duration = Duration::from_secs(60);
 /// Attempts that are remembered.
 const MAX_LOG: usize = 10_000;
@@ -47,21 +51,36 @@ pub struct Attempt {
 pub struct Notifier {
     sender: Sender,
     waiting: Arc<Semaphore>,
-    in_flight: Semaphore,
-    /// Lets the callback go that is held back, by being dropped.
-    held: Mutex<Option<oneshot::Sender<()>>>,
+    places: Places,
+    /// While the switch is on.
+    reorder: Mutex<Option<Reorder>>,
     log: Mutex<VecDeque<Attempt>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
+/// From one switching on to the next switching off.
+#[derive(Default)]
+struct Reorder {
+    /// The callback that is held back and has no next one yet.
+    held: Option<oneshot::Sender<()>>,
+    /// Cancelled when it is switched off.
+    off: CancellationToken,
+}
+
 /// A callback's place in the order of things.
 enum Turn {
     Now,
-    /// Held back until the other end is dropped.
-    AfterNext(oneshot::Receiver<()>),
-    /// To be dropped when it has been answered.
+    AfterNext(Hold),
+    /// To be dropped when this one has been answered or given up: it lets go of the other.
     AheadOf(oneshot::Sender<()>),
+}
+
+/// What a callback is held back by.
+struct Hold {
+    /// Ends when the other end is dropped.
+    next: oneshot::Receiver<()>,
+    off: CancellationToken,
 }
 
 impl Notifier {
@@ -73,15 +92,16 @@ impl Notifier {
         Self {
             sender,
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
-            in_flight: Semaphore::new(MAX_IN_FLIGHT),
-            held: Mutex::default(),
+            places: Places::new(),
+            reorder: Mutex::default(),
             log: Mutex::default(),
             tasks,
             stop,
         }
     }
 
-    /// Queues a callback, and what the switches make of it.
+    /// Queues a callback, and what the switches make of it. Whether it is held back is for
+    /// [`Self::set_reorder`] to say.
     pub fn queue(self: &Arc<Self>, callback: Callback, switches: &Switches) {
         let order_id = callback.order_id();
         if switches.lose {
@@ -92,7 +112,7 @@ impl Notifier {
             tracing::warn!(order_id, "the callback is lost: too many others wait");
             return;
         };
-        let turn = if switches.reorder { self.turn() } else { Turn::Now };
+        let turn = self.turn();
         let (this, delay, copies) = (self.clone(), switches.callback_delay(), switches.copies());
         let sending = async move {
             sleep(delay).await;
@@ -102,9 +122,14 @@ impl Notifier {
         self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(sending));
     }
 
-    /// The callback that is held back waits no longer for a next one.
-    pub fn release_held(&self) {
-        drop(lock(&self.held).take());
+    /// Whether every other callback is held back. Switched off, those that are go.
+    pub fn set_reorder(&self, on: bool) {
+        let mut reorder = lock(&self.reorder);
+        if on {
+            reorder.get_or_insert_default();
+        } else if let Some(ended) = reorder.take() {
+            ended.off.cancel();
+        }
     }
 
     /// The latest attempts, the oldest first.
@@ -117,16 +142,18 @@ impl Notifier {
         self.tasks.wait().await;
     }
 
-    /// Every other one is held back, and the one behind it goes ahead of it.
+    /// Of two callbacks the first is held back, and the second goes ahead of it. Decided
+    /// under the lock that the switch takes, so that none is held back once it is off.
     fn turn(&self) -> Turn {
-        let mut held = lock(&self.held);
-        match held.take() {
+        let mut reorder = lock(&self.reorder);
+        let Some(reorder) = reorder.as_mut() else { return Turn::Now };
+        match reorder.held.take() {
             // Closed: it waited for too long, and has gone.
-            Some(ahead) if !ahead.is_closed() => Turn::AheadOf(ahead),
+            Some(held) if !held.is_closed() => Turn::AheadOf(held),
             _ => {
-                let (release, released) = oneshot::channel();
-                *held = Some(release);
-                Turn::AfterNext(released)
+                let (held, next) = oneshot::channel();
+                reorder.held = Some(held);
+                Turn::AfterNext(Hold { next, off: reorder.off.clone() })
             }
         }
     }
@@ -135,9 +162,8 @@ impl Notifier {
         let ahead_of = match turn {
             Turn::Now => None,
             Turn::AheadOf(held) => Some(held),
-            Turn::AfterNext(released) => {
-                // Whichever: that it was released, or that it waited long enough.
-                let _ = timeout(MAX_HOLD, released).await;
+            Turn::AfterNext(hold) => {
+                hold.wait().await;
                 None
             }
         };
@@ -150,23 +176,30 @@ impl Notifier {
     }
 
     async fn send(self: Arc<Self>, callback: Arc<Callback>) {
+        let answered = timeout(MAX_TIME, self.try_until_answered(&callback)).await;
+        if answered != Ok(true) {
+            tracing::warn!(order_id = callback.order_id(), "gave up on the callback");
+        }
+    }
+
+    /// Whether it was answered.
+    async fn try_until_answered(&self, callback: &Callback) -> bool {
         let mut pause = FIRST_PAUSE;
         for number in 1..=MAX_ATTEMPTS {
-            let Ok(place) = self.in_flight.acquire().await else {
-                // The semaphore is never closed.
-                return;
+            let Ok(place) = self.places.take(callback.destination()).await else {
+                return false;
             };
-            let answer = self.sender.send(&callback).await;
+            let answer = self.sender.send(callback).await;
             drop(place);
             let is_final = answer.is_final();
-            self.record(&callback, number, answer);
+            self.record(callback, number, answer);
             if is_final {
-                return;
+                return true;
             }
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        tracing::warn!(order_id = callback.order_id(), attempts = MAX_ATTEMPTS, "gave up on the callback");
+        false
     }
 
     fn record(&self, callback: &Callback, number: u32, answer: Answer) {
@@ -185,6 +218,119 @@ impl Notifier {
     }
 }
 
+impl Hold {
+    async fn wait(self) {
+        tokio::select! {
+            _ = self.next => {}
+            () = self.off.cancelled() => {}
+            () = sleep(MAX_HOLD) => {}
+        }
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::{net::TcpListener, time::Instant};
+
+    use super::*;
+    use crate::{
+        data::payment::proto::{CreatePaymentRequest, PaymentMethod},
+        sandbox::payment::{Order, Outcome, Payment},
+    };
+
+    fn notifier() -> Arc<Notifier> {
+        Arc::new(Notifier::new(Sender::new(None), CancellationToken::new()))
+    }
+
+    fn callback(notify_url: String) -> Callback {
+        let request = CreatePaymentRequest {
+            order_id: "o".into(),
+            amount: 1,
+            currency: "CNY".into(),
+            method: PaymentMethod::Stripe.into(),
+            notify_url,
+            ..Default::default()
+        };
+        let payment = Payment { id: "p".into(), order: Arc::new(Order::parse(request).unwrap()), outcome: None };
+        Callback::new(&payment, Outcome::Success, &Switches::default())
+    }
+
+    fn held(turn: Turn) -> Hold {
+        match turn {
+            Turn::AfterNext(hold) => hold,
+            Turn::Now | Turn::AheadOf(_) => panic!("it is not held back"),
+        }
+    }
+
+    #[tokio::test]
+    async fn of_two_callbacks_the_first_waits_for_the_second_while_the_switch_is_on() {
+        let notifier = notifier();
+        assert!(matches!(notifier.turn(), Turn::Now));
+        notifier.set_reorder(true);
+        let mut first = Box::pin(held(notifier.turn()).wait());
+        let second = notifier.turn();
+        assert!(matches!(second, Turn::AheadOf(_)));
+        // Switched on again, it goes on.
+        notifier.set_reorder(true);
+        assert!((&mut first).now_or_never().is_none());
+        drop(second);
+        assert!(first.now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn none_is_held_back_once_the_switch_is_off() {
+        let notifier = notifier();
+        notifier.set_reorder(true);
+        let paired = held(notifier.turn());
+        let _not_answered_yet = notifier.turn();
+        let alone = held(notifier.turn());
+        notifier.set_reorder(false);
+        assert!(paired.wait().now_or_never().is_some());
+        assert!(alone.wait().now_or_never().is_some());
+        // Even where its switches were read before.
+        assert!(matches!(notifier.turn(), Turn::Now));
+        // Nor does one of before take part when it is on again.
+        notifier.set_reorder(true);
+        assert!(held(notifier.turn()).wait().now_or_never().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_callback_is_held_back_for_a_minute_at_most() {
+        let notifier = notifier();
+        notifier.set_reorder(true);
+        let first = held(notifier.turn());
+        let _not_answered_yet = notifier.turn();
+        let begun = Instant::now();
+        first.wait().await;
+        assert_eq!(begun.elapsed().as_secs(), 60);
+        let alone = held(notifier.turn());
+        alone.wait().await;
+        assert!(matches!(notifier.turn(), Turn::AfterNext(_)), "the one before it has gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_callback_that_is_always_refused_is_given_up_after_so_many_attempts() {
+        let (notifier, begun) = (notifier(), Instant::now());
+        notifier.queue(callback("http://127.0.0.1:1/callback".into()), &Switches::default());
+        notifier.idle().await;
+        let log = notifier.log();
+        assert_eq!((log.len(), log[1_999].number), (2_000, 2_000));
+        assert!(begun.elapsed() < MAX_TIME);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_callback_that_nobody_answers_is_given_up_after_so_much_time() {
+        let (notifier, begun) = (notifier(), Instant::now());
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/callback", silent.local_addr().unwrap());
+        notifier.queue(callback(url), &Switches::default());
+        notifier.idle().await;
+        assert_eq!(begun.elapsed().as_secs(), MAX_TIME.as_secs());
+        assert!(notifier.log().len() < 2_000);
+    }
 }

@@ -46,9 +46,13 @@ async fn pay(
     Path(id): Path<String>,
     form: Result<Form<Choice>, FormRejection>,
 ) -> Response {
+    if let Err(FormRejection::InvalidFormContentType(_)) = form {
+        let why = "The content type must be <code>application/x-www-form-urlencoded</code>, \
+                   as <code>curl -d</code> sends it and <code>curl -F</code> does not.";
+        return unchanged(StatusCode::UNSUPPORTED_MEDIA_TYPE, why);
+    }
     let Some(outcome) = form.ok().and_then(|Form(choice)| Outcome::parse(&choice.result)) else {
-        let body = "<h1>Nothing was changed</h1><p>The form field <code>result</code> must be SUCCESS or FAILED.</p>";
-        return page(StatusCode::BAD_REQUEST, "Bad request", body);
+        return unchanged(StatusCode::BAD_REQUEST, "The form field <code>result</code> must be SUCCESS or FAILED.");
     };
     match till.pay(&id, outcome) {
         // Relative, so that it holds behind a proxy too, whatever its paths.
@@ -57,13 +61,23 @@ async fn pay(
     }
 }
 
+/// `why` is HTML.
+fn unchanged(status: StatusCode, why: &str) -> Response {
+    page(status, "Nothing was changed", &format!("<h1>Nothing was changed</h1><p>{why}</p>"))
+}
+
 fn unknown() -> Response {
     let body = "<h1>No such payment</h1><p>The sandbox forgets its payments when it stops.</p>";
     page(StatusCode::NOT_FOUND, "No such payment", body)
 }
 
 fn title(payment: &Payment) -> String {
-    format!("Pay {} {}", payment.order.amount, payment.order.currency)
+    let status = match payment.outcome {
+        None => "Pay",
+        Some(Outcome::Success) => "Paid",
+        Some(Outcome::Failed) => "Failed:",
+    };
+    format!("{status} {} {}", payment.order.amount, payment.order.currency)
 }
 
 /// What the page says of a payment. Texts of others are escaped here.
@@ -72,10 +86,10 @@ fn body(payment: &Payment) -> String {
     let subject = if order.subject.is_empty() { "Payment" } else { &order.subject };
     let (subject, order_id, currency) = (Escaped(subject), Escaped(&order.id), Escaped(&order.currency));
     let (amount, method) = (order.amount, order.method.words());
-    let (class, status) = match payment.outcome {
-        None => ("open", "Waiting for payment"),
-        Some(Outcome::Success) => ("paid", "Paid"),
-        Some(Outcome::Failed) => ("failed", "Failed; you can try again"),
+    let status = match payment.outcome {
+        None => "<dd>Waiting for payment</dd>",
+        Some(Outcome::Success) => "<dd class=\"paid\">Paid</dd>",
+        Some(Outcome::Failed) => "<dd class=\"failed\">Failed; you can try again</dd>",
     };
     let actions = actions(payment);
     format!(
@@ -84,7 +98,7 @@ fn body(payment: &Payment) -> String {
          <dl>\n\
          <dt>Order</dt><dd>{order_id}</dd>\n\
          <dt>Method</dt><dd>{method}</dd>\n\
-         <dt>Status</dt><dd class=\"{class}\">{status}</dd>\n\
+         <dt>Status</dt>{status}\n\
          </dl>\n\
          {actions}"
     )
@@ -174,5 +188,39 @@ mod tests {
         for bad in ["", "javascript:alert(1)", " http://a", "data:text/html,x", "/path", "http:/é"] {
             assert!(!is_web(bad), "{bad}");
         }
+    }
+
+    /// As WCAG 2 has it, of a colour such as #fff or #1c2430.
+    fn luminance(colour: &str) -> f64 {
+        let digits = &colour[1..];
+        let width = digits.len() / 3;
+        let channel = |at: usize| {
+            let value = u8::from_str_radix(&digits[at * width..(at + 1) * width].repeat(3 - width), 16).unwrap();
+            let value = f64::from(value) / 255.0;
+            if value <= 0.040_45 { value / 12.92 } else { ((value + 0.055) / 1.055).powf(2.4) }
+        };
+        0.2126 * channel(0) + 0.7152 * channel(1) + 0.0722 * channel(2)
+    }
+
+    /// 4.5 is what text needs, and 3 the ring around what has the focus, a `--link` too.
+    #[test]
+    fn what_the_page_says_can_be_read_in_both_schemes() {
+        let (light, rest) = STYLE.split_once("@media").unwrap();
+        let (dark, _) = rest.split_once("* {").unwrap();
+        for scheme in [light, dark] {
+            let colour = |name: &str| {
+                let (_, value) = scheme.split_once(&format!("--{name}: ")).unwrap();
+                luminance(value.split(';').next().unwrap())
+            };
+            for name in ["text", "quiet", "link", "good", "bad"] {
+                let (one, other) = (colour(name), colour("card"));
+                let contrast = (one.max(other) + 0.05) / (one.min(other) + 0.05);
+                assert!(contrast >= 4.5, "{name}: {contrast:.2} in {scheme}");
+            }
+        }
+        // What has its own colour has it from these.
+        let own = STYLE.lines().filter(|line| !line.starts_with(".banner") && !line.starts_with("button {"));
+        let own = own.filter(|line| !line.trim_start().starts_with("--"));
+        assert!(!own.collect::<String>().contains('#'));
     }
 }

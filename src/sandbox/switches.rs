@@ -1,6 +1,7 @@
 //! What goes wrong on purpose, and the route that changes it at run time.
 //!
-//! What concerns a callback acts on callbacks that are queued after the change.
+//! What concerns a callback acts on callbacks that are queued after the change; those that
+//! `reorder` holds back go out when it is switched off.
 
 use std::{str::FromStr, sync::Arc, time::Duration};
 
@@ -21,8 +22,12 @@ pub const MAX_DELAY_MS: u64 = 60_000;
 /// Extra copies of one callback.
 pub const MAX_DUPLICATES: u32 = 100;
 
-/// All off by default. Values beyond the bounds are refused where they are read, and cut
-/// where code sets them.
+/// All off by default, and always set together: `PUT /switches` and `set_switches` switch
+/// off what they do not name. Values beyond the bounds are refused where they are read, and
+/// cut where code sets them.
+///
+/// Callbacks that billing refuses come of `wrong_amount`, and of `forge` where billing asks
+/// for signatures (`payment_service.callback_auth: signed`): elsewhere it looks at none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Switches {
@@ -43,9 +48,11 @@ pub struct Switches {
     pub duplicates: u32,
     /// Callbacks are not sent at all.
     pub lose: bool,
-    /// A callback is held back until the next one has been answered.
+    /// Every other callback is held back until the next one has been answered or given up,
+    /// for a minute at most.
     pub reorder: bool,
-    /// Callbacks are signed with a wrong secret.
+    /// Callbacks are signed with a wrong secret, which concerns a billing that asks for
+    /// signatures.
     pub forge: bool,
     /// Callbacks say one hundredth too much.
     pub wrong_amount: bool,
@@ -71,9 +78,16 @@ pub enum Create {
 pub enum Get {
     #[default]
     Normal,
-    /// UNAVAILABLE.
-    #[serde(alias = "unavailable")]
+    /// FAILED_PRECONDITION.
     Refuse,
+    /// UNAVAILABLE.
+    Unavailable,
+    /// The reply names another order.
+    WrongOrder,
+    /// The reply says one hundredth too much.
+    WrongAmount,
+    /// The reply says USD, or CNY where that is right.
+    WrongCurrency,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

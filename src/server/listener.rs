@@ -1,7 +1,11 @@
 //! The accept loop: HTTP/1.1 and HTTP/2 on one port, with bounds on connections,
 //! on slow clients and on the time a stop may take.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::Router;
 use http::Request;
@@ -36,6 +40,18 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Requests in flight on one HTTP/2 connection. h2 ends a connection on which too many
 /// small frames wait to be read, as under too much load they do; this many can't be.
 const MAX_STREAMS: u32 = 1_024;
+
+/// The address by which this machine reaches what listens on `addr`: one that stands for
+/// all of its addresses is none to connect to.
+pub fn reachable(mut addr: SocketAddr) -> SocketAddr {
+    match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
+        // Not that of IPv4: a listener may be of IPv6 alone.
+        IpAddr::V6(ip) if ip.is_unspecified() => addr.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    addr
+}
 
 /// Serves `app` until `stop`, then lets open requests finish.
 pub async fn serve(listener: TcpListener, app: Router, limits: Limits, stop: CancellationToken) {
@@ -122,5 +138,23 @@ async fn tells_its_protocol(stream: &TcpStream, stop: &CancellationToken) -> boo
     tokio::select! {
         told = timeout(HEADER_TIMEOUT, telling) => told.unwrap_or(false),
         () = stop.cancelled() => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_is_reached_on_this_machine() {
+        for (listens, reached) in [
+            ("0.0.0.0:9101", "127.0.0.1:9101"),
+            ("[::]:9101", "[::1]:9101"),
+            ("127.0.0.1:9101", "127.0.0.1:9101"),
+            ("10.1.2.3:80", "10.1.2.3:80"),
+            ("[fe80::1%3]:80", "[fe80::1%3]:80"),
+        ] {
+            assert_eq!(reachable(listens.parse().unwrap()), reached.parse().unwrap());
+        }
     }
 }

@@ -131,9 +131,14 @@ pub fn settings<'s>(sandbox: &Sandbox, changes: &[(&'s str, &'s str)]) -> Vec<(&
 
 /// Presses a button of a pay page.
 pub async fn press(http: &reqwest::Client, payment_url: &str, result: &str) {
-    let form = http.post(payment_url).header("content-type", "application/x-www-form-urlencoded");
-    let page = form.body(format!("result={result}")).send().await.unwrap();
+    let page = submit(http, payment_url, &format!("result={result}")).await;
     assert!(page.status().is_success(), "{page:?}");
+}
+
+/// Posts a form of a pay page.
+pub async fn submit(http: &reqwest::Client, payment_url: &str, form: &str) -> reqwest::Response {
+    let request = http.post(payment_url).header("content-type", "application/x-www-form-urlencoded");
+    request.body(form.to_owned()).send().await.unwrap()
 }
 
 pub fn success(order: &str, payment: &str, amount: f64) -> RechargeCallbackRequest {

@@ -9,33 +9,41 @@ use std::{
 
 use serde_json::Value;
 
-/// A running server process; killed when dropped.
+/// A running process that serves; killed when dropped.
 pub struct ServerProcess {
     child: Child,
+    /// The URL of its port that speaks gRPC.
     pub grpc: String,
 }
 
 impl ServerProcess {
     /// Starts `server -conf FILE` and waits until it says that it serves.
     pub fn start(conf: &Path) -> Self {
+        Self::start_binary(SERVER, &["-conf", conf.to_str().unwrap()], "serving", "grpc_addr")
+    }
+
+    /// Starts a binary and waits until it logs the message `says`, with the address of its
+    /// port in the field `addr`.
+    pub fn start_binary(binary: &str, arguments: &[&str], says: &str, addr: &str) -> Self {
         // The signal of a file that would grow beyond its limit is ignored, so that the
         // write fails instead.
         let mut child = Command::new("sh")
-            .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh", SERVER, "-conf"])
-            .arg(conf)
+            .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh", binary])
+            .args(arguments)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let serving = lines
             .by_ref()
-            .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap())
-            .find(|line| line["fields"]["message"] == "serving")
-            .expect("the server says that it serves");
-        // Goes on reading, or the server would stop at a full pipe.
+            .map(Result::unwrap)
+            .map(|line| serde_json::from_str::<Value>(&line).unwrap_or_else(|_| panic!("{binary} says: {line}")))
+            .find(|line| line["fields"]["message"] == says)
+            .expect("it says that it serves");
+        // Goes on reading, or the process would stop at a full pipe.
         std::thread::spawn(move || lines.for_each(drop));
-        let addr = |name: &str| format!("http://{}", serving["fields"][name].as_str().unwrap());
-        Self { grpc: addr("grpc_addr"), child }
+        let grpc = format!("http://{}", serving["fields"][addr].as_str().unwrap());
+        Self { child, grpc }
     }
 
     /// As [`Self::start`], without holding up the other tasks of the test.

@@ -171,7 +171,7 @@ async fn a_failure_is_confirmed_too(#[values(MySql, Sqlite)] on: Backend) {
 async fn a_hint_that_can_not_be_confirmed_is_to_be_sent_again(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start_with(on, &[CONFIRM]).await;
     let opened = paying.recharge("u", 5.0).await;
-    paying.sandbox.set_switches(serde_json::from_value(json!({"get": "refuse"})).unwrap());
+    paying.sandbox.set_switches(serde_json::from_value(json!({"get": "unavailable"})).unwrap());
     paying.press(&opened.payment_url, "SUCCESS").await;
     let hint = success(&opened.order_id, "p-1", 5.0);
     let refused = paying.service.internal.clone().recharge_callback(hint).await.unwrap_err();

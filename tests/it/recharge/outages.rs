@@ -274,7 +274,9 @@ async fn the_trace_and_the_client_reach_payment_service(#[values(MySql, Sqlite)]
 async fn what_payment_service_reports_meanwhile_is_settled(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
     let order = paying.recharge("u", 5.0).await.order_id;
-    paying.sandbox.set_switches(serde_json::from_value(json!({"create": "unavailable", "get": "refuse"})).unwrap());
+    paying
+        .sandbox
+        .set_switches(serde_json::from_value(json!({"create": "unavailable", "get": "unavailable"})).unwrap());
     paying.notify(failed(&order, "p-1", 5.0)).await.unwrap();
     paying.notify(success(&order, "p-1", 5.0)).await.unwrap();
     paying.assert_books("u", 5.0).await;

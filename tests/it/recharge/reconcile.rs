@@ -120,7 +120,7 @@ async fn without_an_answer_nothing_expires(#[values(MySql, Sqlite)] on: Backend)
     let paying = lossy(on).await;
     let paid = paying.recharge("u", 5.0).await;
     paying.press(&paid.payment_url, "SUCCESS").await;
-    paying.sandbox.set_switches(serde_json::from_value(json!({"get": "refuse"})).unwrap());
+    paying.sandbox.set_switches(serde_json::from_value(json!({"get": "unavailable"})).unwrap());
     let error = reconcile(&paying, NEXT_DAY).await.unwrap_err();
     assert!(error.to_string().contains("payment-service does not answer"), "{error}");
     assert_eq!(paying.order(&paid.order_id).await.status, "pending");

@@ -1,13 +1,20 @@
 //! What billing hears, and how often.
 
+use std::{io::ErrorKind, time::Duration};
+
 use billing_service::{
     data::payment::proto::{CreatePaymentRequest, payment_client::PaymentClient},
     sandbox::{Answer, Options, PayAtOnce, Sandbox, Switches},
 };
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    time::Instant,
+};
 use tonic::Code;
 
-use super::town::{Billing, Town, soon};
+use super::town::{Billing, Town};
+use crate::harness::wait::soon;
 
 #[tokio::test]
 async fn billing_hears_of_a_payment_signed_and_to_the_fen() {
@@ -97,6 +104,47 @@ async fn callbacks_of_different_payments_do_not_wait_for_each_other() {
 }
 
 #[tokio::test]
+async fn a_destination_that_never_answers_does_not_hold_up_the_others() {
+    let mut town = Town::new(Switches { duplicates: 100, ..Default::default() }).await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let notify_url = format!("http://{}/callback", silent.local_addr().unwrap());
+    // More copies than there are places.
+    for number in 0..6 {
+        let order = CreatePaymentRequest { notify_url: notify_url.clone(), ..town.order(&format!("silent-{number}")) };
+        let payment = town.try_create(order).await.unwrap();
+        town.submit(&payment.pay_url, "result=SUCCESS").await;
+    }
+    town.sandbox.set_switches(Switches::default());
+    town.create_and_pay("o").await;
+    let call = town.billing.called().await;
+    assert_eq!(call.order(), "o");
+    // It would have waited for the end of one of these.
+    assert_eq!(town.sandbox.callbacks(), []);
+    call.answer(200);
+}
+
+#[tokio::test]
+async fn a_status_is_an_answer_whatever_becomes_of_the_body() {
+    for body in [&b"half"[..], &[b'x'; 100_000]] {
+        let town = Town::new(Switches::default()).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let notify_url = format!("http://{}/callback", listener.local_addr().unwrap());
+        let payment = town.try_create(CreatePaymentRequest { notify_url, ..town.order("o") }).await.unwrap();
+        town.submit(&payment.pay_url, "result=SUCCESS").await;
+        let (mut stream, _) = soon(listener.accept()).await.unwrap();
+        assert!(stream.read(&mut [0; 10_000]).await.unwrap() > 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n").await.unwrap();
+        // The rest never comes, and nobody waits for it.
+        let _ = stream.write_all(body).await;
+        soon(town.sandbox.idle()).await;
+        let answers: Vec<_> = town.sandbox.callbacks().into_iter().map(|attempt| attempt.answer).collect();
+        assert_eq!(answers, [Answer::Http(200)]);
+        let rest = soon(stream.read_to_end(&mut Vec::new())).await;
+        assert!(rest.is_ok() || rest.unwrap_err().kind() == ErrorKind::ConnectionReset);
+    }
+}
+
+#[tokio::test]
 async fn without_a_secret_callbacks_are_not_signed() {
     let mut town = Town::new(Switches::default()).await;
     town.sandbox = Sandbox::start(Options { addr: "127.0.0.1:0".into(), ..Default::default() }).await.unwrap();
@@ -115,7 +163,11 @@ async fn a_stop_waits_for_neither_replies_nor_callbacks() {
     let (mut payments, order) = (town.payments.clone(), town.order("o"));
     let creating = tokio::spawn(async move { payments.create_payment(order).await });
     let call = town.billing.called().await;
-    soon(town.sandbox.stop()).await;
+    // Time stands still while anything is done, and jumps to what is waited for.
+    tokio::time::pause();
+    let begun = Instant::now();
+    town.sandbox.stop().await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "an attempt takes ten, and the reply sixty");
     drop(call);
     creating.abort();
 }

@@ -1,42 +1,16 @@
 //! The binary as a developer runs it.
 
-use std::{
-    io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
-};
-
 use billing_service::{data::payment::proto::payment_client::PaymentClient, sandbox::Switches};
 use serde_json::{Value, json};
 
-use super::town::{SECRET, Town};
-use crate::harness::{Database, Sqlite, process::run};
+use super::town::Town;
+use crate::harness::{
+    Database, Sqlite,
+    payments::SECRET,
+    process::{ServerProcess, run},
+};
 
 const SANDBOX: &str = env!("CARGO_BIN_EXE_payment-sandbox");
-
-/// Killed when dropped.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// The process, and the address it says that it serves.
-fn start(arguments: &[&str]) -> (Process, String) {
-    let child = Command::new(SANDBOX).args(arguments).stderr(Stdio::piped()).spawn().unwrap();
-    let mut process = Process(child);
-    let mut lines = BufReader::new(process.0.stderr.take().unwrap()).lines();
-    let serving = lines
-        .by_ref()
-        .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap())
-        .find(|line| line["fields"]["message"] == "payment-sandbox serving")
-        .expect("it says that it serves");
-    // Goes on reading, or the process would stop at a full pipe.
-    std::thread::spawn(move || lines.for_each(drop));
-    (process, format!("http://{}", serving["fields"]["addr"].as_str().unwrap()))
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_binary_plays_payment_service_until_it_is_told_to_stop() {
@@ -47,10 +21,12 @@ async fn the_binary_plays_payment_service_until_it_is_told_to_stop() {
         ("environment", "staging"),
     ]);
     let conf = conf.to_str().unwrap();
-    let (mut process, addr) = start(&["-conf", conf, "--duplicates", "1", "--switches", r#"{"duplicates":9}"#]);
+    let arguments = ["-conf", conf, "--duplicates", "1", "--switches", r#"{"duplicates":9}"#];
+    let process = ServerProcess::start_binary(SANDBOX, &arguments, "payment-sandbox serving", "addr");
     let mut town = Town::new(Switches::default()).await;
-    town.payments = PaymentClient::connect(addr.clone()).await.unwrap();
-    let health: Value = town.browser.get(format!("{addr}/health")).send().await.unwrap().json().await.unwrap();
+    town.payments = PaymentClient::connect(process.grpc.clone()).await.unwrap();
+    let health: Value =
+        town.browser.get(format!("{}/health", process.grpc)).send().await.unwrap().json().await.unwrap();
     assert_eq!(health, json!({"status": "UP", "service": "payment-sandbox"}));
     town.create_and_pay("o").await;
     for _ in 0..2 {
@@ -58,8 +34,8 @@ async fn the_binary_plays_payment_service_until_it_is_told_to_stop() {
         assert_eq!(call.verify(), Ok(()));
         call.answer(200);
     }
-    assert!(Command::new("kill").arg(process.0.id().to_string()).status().unwrap().success());
-    assert_eq!(process.0.wait().unwrap().code(), Some(0));
+    process.terminate();
+    assert_eq!(process.wait(), Some(0));
 }
 
 #[tokio::test]
@@ -97,4 +73,12 @@ async fn a_taken_port_is_named() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains(&addr), "{said}");
+}
+
+#[test]
+fn a_public_url_that_is_none_is_refused_by_name() {
+    let output = run("timeout", &["20", SANDBOX, "--public-url", "http://"], &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("--public-url") && said.contains("must be http(s)://"), "{said}");
 }

@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use billing_service::{
-    data::payment::proto::{CreatePaymentReply, PaymentStatus},
+    data::payment::proto::{CreatePaymentReply, CreatePaymentRequest, GetPaymentReply, PaymentStatus},
     sandbox::{Create, Get, PayAtOnce, Switches},
 };
 use serde_json::{Value, json};
 use tonic::Code;
 
-use super::town::{Town, soon};
+use super::town::Town;
+use crate::harness::wait::soon;
 
 #[tokio::test]
 async fn a_refused_or_unavailable_create_opens_no_payment() {
@@ -77,19 +78,46 @@ async fn a_payment_that_is_paid_at_once_may_overtake_its_reply() {
 }
 
 #[tokio::test]
-async fn a_refused_get_is_unavailable() {
-    let town = Town::new(Switches { get: Get::Refuse, ..Default::default() }).await;
+async fn a_refused_or_unavailable_get_finds_nothing() {
+    let town = Town::new(Switches::default()).await;
     town.create("o").await;
-    assert_eq!(town.get("", "o").await.unwrap_err().code(), Code::Unavailable);
+    for (get, code) in [("refuse", Code::FailedPrecondition), ("unavailable", Code::Unavailable)] {
+        town.sandbox.set_switches(serde_json::from_value(json!({"get": get})).unwrap());
+        assert_eq!(town.get("", "o").await.unwrap_err().code(), code);
+    }
     town.sandbox.set_switches(Switches::default());
     town.get("", "o").await.unwrap();
 }
 
 #[tokio::test]
+async fn a_wrong_get_is_wrong_in_one_thing() {
+    let town = Town::new(Switches::default()).await;
+    town.create("o").await;
+    let dollars = CreatePaymentRequest { currency: "USD".into(), ..town.order("dollars") };
+    town.try_create(dollars).await.unwrap();
+    let right = town.get("", "o").await.unwrap();
+    for (get, wrong) in [
+        ("normal", right.clone()),
+        ("wrong_order", GetPaymentReply { order_id: "not-o".into(), ..right.clone() }),
+        ("wrong_amount", GetPaymentReply { amount: 1_235, ..right.clone() }),
+        ("wrong_currency", GetPaymentReply { currency: "USD".into(), ..right.clone() }),
+    ] {
+        town.sandbox.set_switches(serde_json::from_value(json!({"get": get})).unwrap());
+        assert_eq!(town.get("", "o").await.unwrap(), wrong, "{get}");
+        // The payment itself is what it was.
+        town.sandbox.set_switches(Switches::default());
+        assert_eq!(town.get("", "o").await.unwrap(), right, "{get}");
+    }
+    town.sandbox.set_switches(Switches { get: Get::WrongCurrency, ..Default::default() });
+    assert_eq!(town.get("", "dollars").await.unwrap().currency, "CNY");
+}
+
+#[tokio::test]
 async fn a_delayed_callback_comes_late() {
     let mut town = Town::new(Switches { callback_delay_ms: 150, ..Default::default() }).await;
+    let payment = town.create("o").await;
     let begun = Instant::now();
-    town.create_and_pay("o").await;
+    town.submit(&payment.pay_url, "result=SUCCESS").await;
     town.billing.called().await.answer(200);
     assert!(begun.elapsed() >= Duration::from_millis(150));
 }
@@ -149,6 +177,36 @@ async fn a_callback_that_is_held_back_goes_when_the_switch_does() {
     town.sandbox.set_switches(Switches::default());
     town.billing.called().await.answer(200);
     assert_eq!(town.answers().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_callback_that_waits_for_the_next_one_goes_when_the_switch_does() {
+    let mut town = Town::new(Switches { reorder: true, ..Default::default() }).await;
+    town.create_and_pay("first").await;
+    town.create_and_pay("second").await;
+    let second = town.billing.called().await;
+    assert_eq!(second.order(), "second");
+    // Not answered yet.
+    town.sandbox.set_switches(Switches::default());
+    let first = town.billing.called().await;
+    assert_eq!(first.order(), "first");
+    first.answer(200);
+    second.answer(200);
+    assert_eq!(town.answers().await.len(), 2);
+}
+
+#[tokio::test]
+async fn callbacks_are_held_back_when_the_switch_comes_on_over_http() {
+    let mut town = Town::new(Switches::default()).await;
+    let url = format!("http://{}/switches", town.sandbox.addr);
+    soon(town.browser.put(&url).body(r#"{"reorder":true}"#).send()).await.unwrap();
+    town.create_and_pay("first").await;
+    town.create_and_pay("second").await;
+    for order in ["second", "first"] {
+        let call = town.billing.called().await;
+        assert_eq!(call.order(), order);
+        call.answer(200);
+    }
 }
 
 #[tokio::test]

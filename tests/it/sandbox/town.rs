@@ -14,7 +14,7 @@ use billing_service::{
         CreatePaymentReply, CreatePaymentRequest, GetPaymentReply, GetPaymentRequest, PaymentMethod, PaymentStatus,
         payment_client::PaymentClient,
     },
-    sandbox::{Options, Sandbox, Switches},
+    sandbox::{Sandbox, Switches},
     server,
     service::{
         proto::{RechargeCallbackReply, RechargeCallbackRequest},
@@ -24,7 +24,7 @@ use billing_service::{
 use chrono::Utc;
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use prost::Message;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
@@ -32,12 +32,10 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Status, transport::Channel};
 
-pub const SECRET: &str = "a secret of sandbox and billing";
-
-/// Nothing here takes long, unless it never comes.
-pub async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), what).await.expect("it takes too long")
-}
+use crate::harness::{
+    payments::{self, SECRET},
+    wait::soon,
+};
 
 pub struct Town {
     pub sandbox: Sandbox,
@@ -49,9 +47,7 @@ pub struct Town {
 
 impl Town {
     pub async fn new(switches: Switches) -> Self {
-        let secret = serde_json::from_value(json!(SECRET)).unwrap();
-        let options = Options { addr: "127.0.0.1:0".into(), secret: Some(secret), switches, public_url: None };
-        let sandbox = Sandbox::start(options).await.unwrap();
+        let sandbox = payments::sandbox(switches).await;
         let payments = PaymentClient::connect(format!("http://{}", sandbox.addr)).await.unwrap();
         let browser = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Self { sandbox, payments, browser, billing: Billing::open(TcpListener::bind("127.0.0.1:0").await.unwrap()) }
@@ -96,9 +92,8 @@ impl Town {
     }
 
     /// Posts the form of a pay page.
-    pub async fn submit(&self, pay_url: &str, form: &'static str) -> reqwest::Response {
-        let request = self.browser.post(pay_url).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form);
-        soon(request.send()).await.unwrap()
+    pub async fn submit(&self, pay_url: &str, form: &str) -> reqwest::Response {
+        soon(payments::submit(&self.browser, pay_url, form)).await
     }
 
     pub async fn page(&self, pay_url: &str) -> String {
