@@ -1,6 +1,7 @@
 //! Top-ups, from the button to the balance: payment-service is the sandbox, over its real
 //! contract.
 
+mod answers;
 mod auth;
 mod browser;
 mod callbacks;

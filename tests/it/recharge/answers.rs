@@ -1,0 +1,95 @@
+//! What payment-service says of a payment, when that is late, refused, or makes no sense:
+//! nothing credits, nothing expires, and a later answer settles.
+
+use billing_service::biz::recharge::reconcile::Reconciled;
+use futures_util::future::join_all;
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use super::reconcile::{NEXT_DAY, reconcile_with};
+use crate::harness::{
+    Backend, MySql, Sqlite, code_of,
+    payments::{Paying, success},
+};
+
+const IMPATIENT: (&str, &str) = ("payment_service.timeout", "1s");
+
+#[rstest]
+#[case::late(json!({"get_delay_ms": 30_000}), "10006")]
+#[case::none(json!({"get": "unavailable"}), "10006")]
+#[case::a_refusal(json!({"get": "refuse"}), "10006")]
+#[case::of_another_order(json!({"get": "wrong_order"}), "10006")]
+#[case::of_another_amount(json!({"get": "wrong_amount"}), "10005")]
+#[case::of_another_currency(json!({"get": "wrong_currency"}), "10005")]
+#[tokio::test]
+async fn a_hint_is_not_confirmed_by_an_answer_that_is(
+    #[values(MySql, Sqlite)] on: Backend,
+    #[case] switches: Value,
+    #[case] error: &str,
+) {
+    let paying = Paying::start_with(on, &[("payment_service.callback_auth", "confirm"), IMPATIENT]).await;
+    let opened = paying.recharge("u", 5.0).await;
+    paying.sandbox.set_switches(serde_json::from_value(json!({"lose": true})).unwrap());
+    paying.press(&opened.payment_url, "SUCCESS").await;
+    let payment = paying.order(&opened.order_id).await.payment_order_id;
+    let hint = || paying.service.internal.clone();
+    paying.sandbox.set_switches(serde_json::from_value(switches).unwrap());
+    let refused = hint().recharge_callback(success(&opened.order_id, &payment, 5.0)).await.unwrap_err();
+    assert_eq!(code_of(&refused).1, error);
+    assert_eq!(paying.order(&opened.order_id).await.status, "pending");
+    paying.assert_books("u", 0.0).await;
+
+    paying.sandbox.set_switches(Default::default());
+    hint().recharge_callback(success(&opened.order_id, &payment, 5.0)).await.unwrap();
+    paying.assert_books("u", 5.0).await;
+}
+
+/// More than are looked up together.
+const ORDERS: u64 = 20;
+
+#[rstest]
+#[case::refusals(json!({"get": "refuse"}))]
+#[case::of_other_orders(json!({"get": "wrong_order"}))]
+#[case::of_another_amount(json!({"get": "wrong_amount"}))]
+#[case::of_another_currency(json!({"get": "wrong_currency"}))]
+#[tokio::test]
+async fn answers_without_sense_are_errors_of_their_orders(
+    #[values(MySql, Sqlite)] on: Backend,
+    #[case] switches: Value,
+) {
+    let paying = paid_and_not_reported(on).await;
+    paying.sandbox.set_switches(serde_json::from_value(switches).unwrap());
+    let reconciled = reconcile_with(&paying, NEXT_DAY, &[IMPATIENT]).await.unwrap();
+    assert_eq!(reconciled, Reconciled { errors: ORDERS, ..Default::default() });
+    assert_later_answers_credit(paying).await;
+}
+
+#[rstest]
+#[case::late(json!({"get_delay_ms": 30_000}))]
+#[case::none(json!({"get": "unavailable"}))]
+#[tokio::test]
+async fn no_answers_at_all_end_the_run(#[values(MySql, Sqlite)] on: Backend, #[case] switches: Value) {
+    let paying = paid_and_not_reported(on).await;
+    paying.sandbox.set_switches(serde_json::from_value(switches).unwrap());
+    let error = reconcile_with(&paying, NEXT_DAY, &[IMPATIENT]).await.unwrap_err();
+    assert!(error.to_string().contains("payment-service does not answer"), "{error}");
+    assert_later_answers_credit(paying).await;
+}
+
+async fn paid_and_not_reported(on: Backend) -> Paying {
+    let paying = Paying::start(on).await;
+    paying.sandbox.set_switches(serde_json::from_value(json!({"lose": true})).unwrap());
+    for reply in join_all((0..ORDERS).map(|_| paying.recharge("u", 5.0))).await {
+        paying.press(&reply.payment_url, "SUCCESS").await;
+    }
+    paying
+}
+
+async fn assert_later_answers_credit(paying: Paying) {
+    assert!(paying.orders("u").await.iter().all(|order| order.status == "pending"));
+    paying.assert_books("u", 0.0).await;
+    paying.sandbox.set_switches(Default::default());
+    let reconciled = reconcile_with(&paying, NEXT_DAY, &[]).await.unwrap();
+    assert_eq!(reconciled, Reconciled { credited: ORDERS, ..Default::default() });
+    paying.assert_books("u", 100.0).await;
+}
