@@ -82,6 +82,7 @@ impl App {
             engine: engine.clone(),
             recharges: Arc::new(recharges),
             orders: store.clone(),
+            limits: store.clone(),
             records: store.clone(),
             transactions: store.clone(),
             statistics: store.clone(),

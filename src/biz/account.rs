@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use async_trait::async_trait;
 
 use super::{
-    calendar::{Calendar, Month},
+    calendar::{BillingTime, Calendar, Month},
     catalog::Catalog,
     error::{Error, Result, StoreError},
     ids::{ServiceName, UserId},
+    limit::Requests,
     money::Money,
     settlement::engine::Engine,
 };
@@ -51,6 +52,8 @@ impl Balance {
 pub struct Account {
     pub balance: Balance,
     pub quotas: BTreeMap<ServiceName, Quota>,
+    /// Where the user has caps.
+    pub requests: Option<Requests>,
 }
 
 impl Account {
@@ -91,18 +94,18 @@ impl Accounts {
         Self { store, engine, catalog, calendar }
     }
 
-    /// The user's account this month, with a quota for every service. A new user
+    /// The user's account this month and when that was, with a quota for every service. A new user
     /// gets an empty account.
     ///
     /// # Errors
     /// [`Error::Overloaded`], [`Error::Internal`].
-    pub async fn get(&self, user: &UserId) -> Result<(Account, Month)> {
+    pub async fn get(&self, user: &UserId) -> Result<(Account, BillingTime)> {
         for _ in 0..READS {
-            let month = self.calendar.now().month;
-            if let Some(account) = self.store.account(user, month).await?
+            let now = self.calendar.now();
+            if let Some(account) = self.store.account(user, now.month).await?
                 && account.is_open_for(&self.catalog)
             {
-                return Ok((account, month));
+                return Ok((account, now));
             }
             self.engine.open(user.clone()).await?;
         }

@@ -9,8 +9,8 @@ use thiserror::Error;
 pub enum Error {
     #[error("balance is not enough: {needed} needed, {available} available")]
     InsufficientBalance { needed: super::money::Money, available: super::money::Money },
-    #[error("{0}")]
-    InsufficientQuota(String),
+    #[error("the {0} is reached")]
+    InsufficientQuota(super::limit::Limit),
     #[error("order {0} not found")]
     OrderNotFound(String),
     #[error("{0}")]

@@ -30,6 +30,9 @@ pub struct Verdict {
     pub balance: Money,
     /// What the call would take from the balance.
     pub amount: Money,
+    /// Calls that are left of this day and this month, where they are capped.
+    pub daily_remaining: Option<u32>,
+    pub monthly_remaining: Option<u32>,
 }
 
 /// Who pays, or what forbids the call.
@@ -62,10 +65,12 @@ impl Quotas {
     pub async fn check(&self, check: &Check) -> Result<Verdict> {
         let (service, plan) = self.catalog.find(&check.service)?;
         let cost = full_cost(check.cost, plan.price, check.count)?;
-        let (account, _) = self.accounts.get(&check.user).await?;
+        let (account, now) = self.accounts.get(&check.user).await?;
         let free_remaining = account.quotas.get(service).map_or(0, |quota| quota.remaining());
         let funds = Funds { free_remaining, available: account.balance.available() };
-        let decision = match charge::charge(check.count, cost, funds) {
+        let (daily_remaining, monthly_remaining) = account.requests.map_or((None, None), |requests| requests.left(now));
+        let allowed = account.requests.map_or(Ok(()), |requests| requests.check(now));
+        let decision = match allowed.and_then(|()| charge::charge(check.count, cost, funds)) {
             Ok(split) if split.paid == 0 => Decision::Free,
             Ok(_) => Decision::Balance,
             Err(refusal) => Decision::Refused(refusal),
@@ -75,6 +80,8 @@ impl Quotas {
             free_remaining,
             balance: account.balance.amount,
             amount: charge::split(check.count, cost, free_remaining).amount,
+            daily_remaining,
+            monthly_remaining,
         })
     }
 }

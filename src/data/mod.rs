@@ -14,6 +14,7 @@ use crate::biz::{
     audit::AuditStore,
     calendar::Calendar,
     error::StoreError,
+    limit::LimitStore,
     recharge::order::OrderStore,
     record::RecordStore,
     settlement::{ledger::Ledger, transaction::TransactionStore},
@@ -22,7 +23,9 @@ use crate::biz::{
 
 /// A database that keeps everything the service owns.
 #[async_trait]
-pub trait Store: AccountStore + Ledger + TransactionStore + OrderStore + RecordStore + Statistics + AuditStore {
+pub trait Store:
+    AccountStore + Ledger + TransactionStore + LimitStore + OrderStore + RecordStore + Statistics + AuditStore
+{
     /// Gives the records of the service this one replaces their days, and the daily
     /// rollup what it lacks of them. Does nothing the second time.
     ///

@@ -9,12 +9,14 @@ use super::{
     convert::int32,
     proto::{
         AdjustBalanceReply, AdjustBalanceRequest, FreeQuota, GetAccountReply, GetAccountRequest, InitializeUserReply,
-        InitializeUserRequest,
+        InitializeUserRequest, SetUserLimitsReply, SetUserLimitsRequest, UserLimits,
     },
 };
 use crate::biz::{
+    calendar::BillingTime,
     error::{Error, Invalid, Result},
     ids::{AdjustmentId, UserId},
+    limit::{Caps, Requests},
     money::Money,
     settlement::posting::{Adjustment, AdjustmentContent},
 };
@@ -22,7 +24,7 @@ use crate::biz::{
 impl Api {
     pub async fn get_account(&self, request: GetAccountRequest) -> Result<GetAccountReply> {
         let user = UserId::parse("user_id", &request.user_id)?;
-        let (account, month) = self.accounts.get(&user).await?;
+        let (account, now) = self.accounts.get(&user).await?;
         let quotas = account
             .quotas
             .iter()
@@ -30,7 +32,7 @@ impl Api {
                 service_name: service.to_string(),
                 total_quota: int32(quota.total),
                 used_quota: int32(quota.used),
-                reset_month: month.to_string(),
+                reset_month: now.month.to_string(),
                 held_quota: int32(quota.held),
             })
             .collect();
@@ -40,6 +42,7 @@ impl Api {
             quotas,
             held: account.balance.held.to_wire(),
             currency: self.currency.clone(),
+            limits: account.requests.map(|requests| limits(requests, now)),
         })
     }
 
@@ -70,11 +73,36 @@ impl Api {
         })
     }
 
+    pub async fn set_user_limits(&self, request: SetUserLimitsRequest) -> Result<SetUserLimitsReply> {
+        let user = UserId::parse("user_id", &request.user_id)?;
+        let caps = Caps {
+            daily: request.daily_limit.map(|cap| limit("daily_limit", cap)).transpose()?,
+            monthly: request.monthly_limit.map(|cap| limit("monthly_limit", cap)).transpose()?,
+        };
+        self.limits.set_caps(&user, caps, self.calendar.now()).await?;
+        let (account, now) = self.accounts.get(&user).await?;
+        Ok(SetUserLimitsReply { success: true, limits: account.requests.map(|requests| limits(requests, now)) })
+    }
+
     fn count_adjustment(&self, amount: Money) {
         let operation = if amount.is_negative() { "adjust_debit" } else { "adjust_credit" };
         self.metrics.balance_total.with_label_values(&[operation]).inc();
         let size = if amount.is_negative() { -amount } else { amount };
         self.metrics.balance_amount.with_label_values(&[operation]).inc_by(size.to_wire());
+    }
+}
+
+fn limit(field: &str, cap: i32) -> Result<u32> {
+    u32::try_from(cap).map_err(|_| Invalid::new(field, "must not be negative").into())
+}
+
+fn limits(requests: Requests, now: BillingTime) -> UserLimits {
+    let (daily, monthly) = requests.used(now);
+    UserLimits {
+        daily_limit: requests.caps.daily.map(int32),
+        monthly_limit: requests.caps.monthly.map(int32),
+        daily_used: int32(daily),
+        monthly_used: int32(monthly),
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
         GetUsageReply, GetUsageRequest, InitializeUserReply, InitializeUserRequest, ListRechargeOrdersReply,
         ListRechargeOrdersRequest, ListRecordsReply, ListRecordsRequest, RechargeCallbackReply,
         RechargeCallbackRequest, RechargeOrder, RechargeReply, RechargeRequest, ReleaseReservationReply,
-        ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest,
+        ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest,
         billing_internal_service_server::BillingInternalService, billing_service_server::BillingService,
     },
 };
@@ -122,6 +122,10 @@ impl BillingInternalService for Grpc {
 
     async fn initialize_user(&self, request: Request<InitializeUserRequest>) -> Reply<InitializeUserReply> {
         reply(self.0.initialize_user(request.into_inner()).await)
+    }
+
+    async fn set_user_limits(&self, request: Request<SetUserLimitsRequest>) -> Reply<SetUserLimitsReply> {
+        reply(self.0.set_user_limits(request.into_inner()).await)
     }
 
     async fn adjust_balance(&self, request: Request<AdjustBalanceRequest>) -> Reply<AdjustBalanceReply> {

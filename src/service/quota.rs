@@ -189,12 +189,13 @@ pub(super) struct Call<'r> {
 }
 
 /// The reason of a check, as the contract words it.
-fn reason(decision: &Decision) -> &'static str {
+fn reason(decision: &Decision) -> String {
     match decision {
-        Decision::Free => "free",
-        Decision::Balance => "balance",
-        Decision::Refused(Error::InsufficientBalance { .. }) => "insufficient balance",
-        Decision::Refused(_) => "refused",
+        Decision::Free => "free".into(),
+        Decision::Balance => "balance".into(),
+        Decision::Refused(Error::InsufficientBalance { .. }) => "insufficient balance".into(),
+        Decision::Refused(Error::InsufficientQuota(limit)) => limit.to_string(),
+        Decision::Refused(_) => "refused".into(),
     }
 }
 
@@ -205,11 +206,11 @@ fn check_reply(verdict: Verdict) -> CheckQuotaReply {
     };
     CheckQuotaReply {
         allowed: error_code.is_empty(),
-        reason: reason(&verdict.decision).into(),
+        reason: reason(&verdict.decision),
         free_remaining: int32(verdict.free_remaining),
         balance: verdict.balance.to_wire(),
-        daily_remaining: None,
-        monthly_remaining: None,
+        daily_remaining: verdict.daily_remaining.map(int32),
+        monthly_remaining: verdict.monthly_remaining.map(int32),
         estimated_cost: verdict.amount.to_wire(),
         error_code: error_code.into(),
     }

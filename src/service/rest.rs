@@ -76,6 +76,7 @@ pub fn internal_routes() -> Router<Rest> {
         .route("/internal/v1/billing/release", post(rpc!(release_reservation, IdSource::Reservation)))
         .route("/internal/v1/billing/transactions/{user_id}/{trace_id}", get(rpc!(get_transaction)))
         .route("/internal/v1/billing/users", post(rpc!(initialize_user)))
+        .route("/internal/v1/billing/users/{user_id}/limits", post(rpc!(set_user_limits)))
         .route("/internal/v1/billing/adjust", post(rpc!(adjust_balance, IdSource::AdjustmentId)))
 }
 

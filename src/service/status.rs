@@ -114,7 +114,7 @@ mod tests {
         let money = crate::biz::money::Money::ZERO;
         let all = [
             (Error::InsufficientBalance { needed: money, available: money }, "10001 INSUFFICIENT_BALANCE 9 400"),
-            (Error::InsufficientQuota(text()), "10002 INSUFFICIENT_QUOTA 8 429"),
+            (Error::InsufficientQuota(crate::biz::limit::Limit::Daily), "10002 INSUFFICIENT_QUOTA 8 429"),
             (Error::OrderNotFound(text()), "10003 ORDER_NOT_FOUND 5 404"),
             (Error::DuplicateRecharge(text()), "10004 DUPLICATE_RECHARGE 6 409"),
             (Error::AmountMismatch(text()), "10005 AMOUNT_MISMATCH 3 400"),

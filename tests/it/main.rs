@@ -11,6 +11,7 @@ mod crash;
 mod harness;
 mod idempotency;
 mod layers;
+mod limits;
 mod overload;
 mod ports;
 mod processes;

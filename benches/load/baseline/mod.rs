@@ -20,7 +20,7 @@ use billing_service::{
         CheckQuotaRequest, CommitReservationReply, CommitReservationRequest, DeductQuotaReply, DeductQuotaRequest,
         GetTransactionReply, GetTransactionRequest, InitializeUserReply, InitializeUserRequest, RechargeCallbackReply,
         RechargeCallbackRequest, ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply,
-        ReserveQuotaRequest,
+        ReserveQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest,
         billing_internal_service_server::{BillingInternalService, BillingInternalServiceServer},
     },
 };
@@ -144,6 +144,10 @@ impl BillingInternalService for Baseline {
     }
 
     async fn adjust_balance(&self, _: Request<AdjustBalanceRequest>) -> Reply<AdjustBalanceReply> {
+        not_measured()
+    }
+
+    async fn set_user_limits(&self, _: Request<SetUserLimitsRequest>) -> Reply<SetUserLimitsReply> {
         not_measured()
     }
 }

@@ -19,6 +19,7 @@ use crate::biz::{
     charge::{self, Funds, Split},
     error::{Error, Invalid},
     ids::{AdjustmentId, OrderId, PaymentId, ServiceName, TraceId, UserId},
+    limit::Requests,
     money::Money,
     recharge::order::Order,
     record::{Record, RecordType},
@@ -30,6 +31,8 @@ use crate::biz::{
 pub struct State {
     pub balances: BTreeMap<UserId, Balance>,
     pub quotas: BTreeMap<QuotaKey, Quota>,
+    /// Of the users that have caps.
+    pub requests: BTreeMap<UserId, Requests>,
     /// Those of the users that had no account when the settlement began.
     pub created: BTreeSet<UserId>,
     /// Those of the batch's trace ids that are known already.
@@ -77,6 +80,8 @@ pub struct Writes {
     pub balances: Vec<(UserId, Balance)>,
     /// Every quota that changed.
     pub quotas: Vec<(QuotaKey, Quota)>,
+    /// Every count of requests that changed.
+    pub requests: Vec<(UserId, Requests)>,
     /// What the daily rollup grows by.
     pub usage: Vec<(UsageKey, UsageDelta)>,
 }
@@ -122,6 +127,7 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
         adjustments: Vec::new(),
         changed: BTreeSet::new(),
         changed_quotas: BTreeSet::new(),
+        changed_requests: BTreeSet::new(),
         changed_reservations: BTreeMap::new(),
         changed_orders: BTreeSet::new(),
         usage: BTreeMap::new(),
@@ -154,6 +160,7 @@ struct Book<'a> {
     adjustments: Vec<Adjusted>,
     changed: BTreeSet<UserId>,
     changed_quotas: BTreeSet<QuotaKey>,
+    changed_requests: BTreeSet<UserId>,
     /// With their status before the batch.
     changed_reservations: BTreeMap<TransactionKey, Option<Status>>,
     changed_orders: BTreeSet<OrderId>,
@@ -167,6 +174,7 @@ impl Book<'_> {
             return replay_charge(request, first);
         }
         let quota_key = (request.user.clone(), self.batch.at.month, request.content.service.clone());
+        self.check_caps(&request.user)?;
         let (balance, quota) = self.account(&quota_key)?;
         let split = cover(request, balance, quota)?;
 
@@ -189,6 +197,7 @@ impl Book<'_> {
         if split.free > 0 {
             self.changed_quotas.insert(quota_key);
         }
+        self.count_request(&request.user, self.batch.at.day);
         self.changed.insert(request.user.clone());
         self.record(Entry {
             user: &request.user,
@@ -202,6 +211,18 @@ impl Book<'_> {
         self.state.transactions.insert(key, transaction.clone());
         self.charges.push(transaction.clone());
         Ok(Outcome::Settled { transaction, replayed: false })
+    }
+
+    /// Whether one more call may be made.
+    fn check_caps(&self, user: &UserId) -> Result<(), Error> {
+        self.state.requests.get(user).map_or(Ok(()), |requests| requests.check(self.batch.at))
+    }
+
+    fn count_request(&mut self, user: &UserId, day: NaiveDate) {
+        if let Some(requests) = self.state.requests.get_mut(user) {
+            requests.add(day);
+            self.changed_requests.insert(user.clone());
+        }
     }
 
     /// Balance and quota of an account, which the store has loaded.
@@ -292,6 +313,10 @@ impl Book<'_> {
             let quota = *state.quotas.get(&key)?;
             Some((key, quota))
         });
+        let requests = self.changed_requests.into_iter().filter_map(|user| {
+            let requests = *state.requests.get(&user)?;
+            Some((user, requests))
+        });
         let reservations = self.changed_reservations.into_iter().filter_map(|(key, was)| {
             let transaction = state.transactions.get(&key)?.clone();
             Some(ReservationWrite { transaction, was })
@@ -305,6 +330,7 @@ impl Book<'_> {
             orders: orders.collect(),
             balances: balances.collect(),
             quotas: quotas.collect(),
+            requests: requests.collect(),
             usage: self.usage.into_iter().collect(),
         }
     }

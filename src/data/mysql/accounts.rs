@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use sqlx::{MySqlConnection, mysql::MySqlRow};
 use uuid::Uuid;
 
-use super::{MySqlStore, corrupt, money, number, optional_text, statement::Statement, text};
+use super::{MySqlStore, corrupt, limits, money, number, optional_text, statement::Statement, text};
 use crate::biz::{
     account::{Account, AccountStore, Balance, Quota},
     calendar::{BillingTime, Month},
@@ -28,8 +28,9 @@ const MAX_QUOTA_ROWS: usize = 8_000;
 impl AccountStore for MySqlStore {
     async fn account(&self, user: &UserId, month: Month) -> Result<Option<Account>, StoreError> {
         let query = sqlx::query(
-            "SELECT b.balance, b.held, b.version, q.service_name, q.total_quota, q.used_quota, q.held_quota \
-             FROM user_balance b \
+            "SELECT b.balance, b.held, b.version, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
+             l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used \
+             FROM user_balance b LEFT JOIN tenant_quota l ON l.user_id = b.user_id \
              LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ? \
              WHERE b.user_id = ?",
         )
@@ -39,7 +40,8 @@ impl AccountStore for MySqlStore {
         let Some(first) = rows.first() else {
             return Ok(None);
         };
-        let mut account = Account { balance: balance_of(first, 0)?, quotas: BTreeMap::new() };
+        let (balance, requests) = (balance_of(first, 0)?, limits::requests_of(first, 7)?);
+        let mut account = Account { balance, quotas: BTreeMap::new(), requests };
         for row in &rows {
             if let Some(service) = optional_text(row, 3)? {
                 account.quotas.insert(ServiceName::from_stored(service), quota_of(row, 4)?);
@@ -98,7 +100,7 @@ async fn insert_missing(
     insert.execute(connection).await
 }
 
-/// Locks the accounts in key order, and reads them with the quotas of `month` that the
+/// Locks the accounts in key order, and reads them with their caps and the quotas of `month` that the
 /// batch needs. The balance row is the lock of the whole account: its quotas are locked
 /// only because this way they are read as they are now, and not as they were when the
 /// statement began to wait.
@@ -106,8 +108,9 @@ pub(super) fn lock(statement: &mut Statement, keys: &Keys<'_>, month: Month) {
     let services: BTreeSet<&str> = keys.quotas.iter().map(|(_, service)| service.as_str()).collect();
     statement
         .push(
-            "SELECT b.user_id, b.balance, b.held, b.version, q.service_name, q.total_quota, q.used_quota, q.held_quota \
-             FROM user_balance b LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ",
+            "SELECT b.user_id, b.balance, b.held, b.version, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
+             l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used \
+             FROM user_balance b LEFT JOIN tenant_quota l ON l.user_id = b.user_id LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ",
         )
         .texts([month.to_string().as_str()])
         // NULL is in no list, and keeps an empty one from being an error.
@@ -124,6 +127,9 @@ pub(super) fn add_locked(state: &mut State, month: Month, rows: &[MySqlRow]) -> 
         let user = UserId::from_stored(text(row, 0)?);
         if let Some(service) = optional_text(row, 4)? {
             state.quotas.insert((user.clone(), month, ServiceName::from_stored(service)), quota_of(row, 5)?);
+        }
+        if let Some(requests) = limits::requests_of(row, 8)? {
+            state.requests.insert(user.clone(), requests);
         }
         state.balances.insert(user, balance_of(row, 1)?);
     }

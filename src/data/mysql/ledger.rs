@@ -6,12 +6,13 @@ use async_trait::async_trait;
 use sqlx::{MySqlConnection, Row, mysql::MySqlRow};
 
 use super::{
-    MySqlStore, accounts, money, orders,
+    MySqlStore, accounts, limits, money, orders,
     statement::{Row as StatementRow, Statement},
     store_error, text,
     transactions::{self, insert_charges, transaction_of, uuid_of, write_reservations},
 };
 use crate::biz::{
+    calendar::BillingTime,
     error::StoreError,
     ids::{AdjustmentId, TraceId, UserId},
     settlement::{
@@ -59,7 +60,7 @@ impl Ledger for MySqlStore {
             let sure = lookup == Lookup::All || !refused_as_new(batch, &outcomes);
             let settled = match sure {
                 true if writes.is_empty() => Statement::new("ROLLBACK").execute_unless_taken(&mut connection).await?,
-                true => write_and_commit(&writes).execute_unless_taken(&mut connection).await?,
+                true => write_and_commit(&writes, batch.at).execute_unless_taken(&mut connection).await?,
                 false => false,
             };
             if settled {
@@ -151,7 +152,7 @@ async fn load(
 
 /// Writes what the rule decided, one statement a table. The commit comes last and is
 /// only reached when all before it passed.
-fn write_and_commit(writes: &Writes) -> Statement {
+fn write_and_commit(writes: &Writes, at: BillingTime) -> Statement {
     let mut statement = Statement::new("");
     if !writes.charges.is_empty() {
         insert_charges(&mut statement, &writes.charges);
@@ -168,6 +169,9 @@ fn write_and_commit(writes: &Writes) -> Statement {
     }
     if !writes.adjustments.is_empty() {
         insert_adjustments(&mut statement, &writes.adjustments);
+    }
+    if !writes.requests.is_empty() {
+        limits::set_used(&mut statement, &writes.requests, at);
     }
     orders::update(&mut statement, &writes.orders);
     if !writes.balances.is_empty() {

@@ -9,6 +9,7 @@ mod audit;
 mod connections;
 mod former;
 mod ledger;
+mod limits;
 mod orders;
 mod reads;
 mod statement;

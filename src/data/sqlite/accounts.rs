@@ -7,7 +7,7 @@ use rusqlite::{Transaction, params};
 use uuid::Uuid;
 
 use super::{
-    SqliteStore, corrupt,
+    SqliteStore, corrupt, limits,
     row::{Row, money, number, optional_text, text},
     store_error,
     writer::{found, writer_error},
@@ -28,8 +28,9 @@ use crate::biz::{
 impl AccountStore for SqliteStore {
     async fn account(&self, user: &UserId, month: Month) -> Result<Option<Account>, StoreError> {
         let rows = sqlx::query(
-            "SELECT b.balance, b.held, b.version, q.service_name, q.total_quota, q.used_quota, q.held_quota \
-             FROM user_balance b \
+            "SELECT b.balance, b.held, b.version, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
+             l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used \
+             FROM user_balance b LEFT JOIN tenant_quota l ON l.user_id = b.user_id \
              LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ? \
              WHERE b.user_id = ?",
         )
@@ -41,7 +42,8 @@ impl AccountStore for SqliteStore {
         let Some(first) = rows.first() else {
             return Ok(None);
         };
-        let mut account = Account { balance: balance_of(first, 0)?, quotas: BTreeMap::new() };
+        let (balance, requests) = (balance_of(first, 0)?, limits::requests_of(first, 7)?);
+        let mut account = Account { balance, quotas: BTreeMap::new(), requests };
         for row in &rows {
             if let Some(service) = optional_text(row, 3)? {
                 account.quotas.insert(ServiceName::from_stored(service), quota_of(row, 4)?);

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::{
-    SqliteStore, accounts, orders,
+    SqliteStore, accounts, limits, orders,
     row::{Row, instant, money, text},
     transactions::{self, uuid_of},
     writer::{found, writer_error},
@@ -45,6 +45,7 @@ fn settle(connection: &mut Connection, batch: &Batch) -> Result<Vec<Outcome>, St
     state.transactions = transactions::load(&transaction, &keys.transactions)?;
     load_adjustments(&transaction, &keys, &mut state)?;
     orders::load(&transaction, &keys, &mut state)?;
+    limits::load(&transaction, &keys, &mut state)?;
     let (outcomes, writes) = rule::settle(batch, state);
     if writes.is_empty() && unopened.is_empty() {
         transaction.rollback().map_err(writer_error)?;
@@ -81,6 +82,7 @@ fn write(transaction: &Transaction<'_>, writes: &Writes, at: BillingTime) -> rus
     accounts::set_quotas(transaction, &writes.quotas, at)?;
     insert_adjustments(transaction, &writes.adjustments)?;
     orders::update(transaction, &writes.orders)?;
+    limits::set_used(transaction, &writes.requests, at)?;
     accounts::set_balances(transaction, &writes.balances, at)
 }
 

@@ -7,6 +7,7 @@
 mod accounts;
 mod audit;
 mod ledger;
+mod limits;
 mod orders;
 mod reads;
 mod row;

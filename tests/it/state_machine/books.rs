@@ -11,6 +11,7 @@ use billing_service::biz::{
     audit::Evidence,
     error::StoreError,
     ids::{AdjustmentId, OrderId, UserId},
+    limit::Requests,
     recharge::order::{Order, OrderStatus},
     settlement::{
         keys::Keys,
@@ -29,6 +30,7 @@ pub struct Books(Mutex<Tables>);
 struct Tables {
     balances: BTreeMap<UserId, Balance>,
     quotas: BTreeMap<QuotaKey, Quota>,
+    requests: BTreeMap<UserId, Requests>,
     transactions: HashMap<TransactionKey, Transaction>,
     adjustments: HashMap<(UserId, AdjustmentId), Adjusted>,
     orders: HashMap<OrderId, Order>,
@@ -52,6 +54,7 @@ impl Ledger for Books {
         let state = State {
             balances: tables.balances.clone(),
             quotas: tables.quotas.clone(),
+            requests: tables.requests.clone(),
             created: Default::default(),
             transactions: tables.transactions.clone(),
             adjustments: tables.adjustments.clone(),
@@ -65,6 +68,7 @@ impl Ledger for Books {
         let (outcomes, writes) = rule::settle(batch, state);
         tables.balances.extend(writes.balances);
         tables.quotas.extend(writes.quotas);
+        tables.requests.extend(writes.requests);
         let reservations = writes.reservations.into_iter().map(|write| write.transaction);
         for transaction in writes.charges.into_iter().chain(reservations) {
             let key = (transaction.user.clone(), transaction.trace.clone());
@@ -88,6 +92,10 @@ impl Ledger for Books {
 }
 
 impl Books {
+    pub fn keep_caps(&self, user: &UserId, requests: Requests) {
+        self.0.lock().unwrap().requests.insert(user.clone(), requests);
+    }
+
     pub fn keep_order(&self, order: &Order) {
         self.0.lock().unwrap().orders.insert(order.id.clone(), order.clone());
     }

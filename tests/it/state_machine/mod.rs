@@ -22,6 +22,7 @@ use billing_service::{
         calendar::{BillingTime, Calendar, SystemClock},
         catalog::{Catalog, Plan},
         ids::{OrderId, UserId},
+        limit::{Caps, LimitStore, Requests},
         money::Money,
         recharge::order::{Order, OrderStore},
         settlement::{ledger::Ledger, posting::Batch},
@@ -37,7 +38,7 @@ use rstest::rstest;
 
 use self::{
     books::Books,
-    model::{Answer, FREE_UNITS, Model, ORDERS, Payments, Step},
+    model::{Answer, CAPS, FREE_UNITS, Model, ORDERS, Payments, Step},
     steps::{
         Round, SERVICES, USERS, answer, moment, month, new_order, order_id, order_state, posting, rounds, service, user,
     },
@@ -50,6 +51,7 @@ trait Stage {
     async fn balance(&self, user: &UserId) -> Balance;
     /// `None` while it was never needed.
     async fn quota(&self, user: &UserId, month: u32, service: u8) -> Option<Quota>;
+    async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime);
     async fn keep_order(&self, order: &Order);
     async fn order(&self, id: &OrderId) -> Option<Order>;
     async fn evidence(&self, case: &str) -> Vec<Evidence>;
@@ -66,6 +68,10 @@ impl Stage for Books {
 
     async fn quota(&self, user: &UserId, number: u32, of: u8) -> Option<Quota> {
         Books::quota(self, &(user.clone(), month(number), service(of)))
+    }
+
+    async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) {
+        self.keep_caps(user, Requests::new(caps, at.day));
     }
 
     async fn keep_order(&self, order: &Order) {
@@ -95,6 +101,10 @@ impl Stage for Arc<dyn Store> {
         self.account(user, month(number)).await.unwrap()?.quotas.get(&service(of)).copied()
     }
 
+    async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) {
+        LimitStore::set_caps(&**self, user, caps, at).await.unwrap();
+    }
+
     async fn keep_order(&self, order: &Order) {
         assert!(self.create_order(order).await.unwrap());
     }
@@ -117,6 +127,13 @@ async fn play(stage: &impl Stage, case: &str, rounds: &[Round]) -> Result<(), Te
     let start: DateTime<Utc> = "2026-11-15T00:00:00Z".parse().unwrap();
     let mut models: Vec<Model> = (0..USERS).map(Model::of).collect();
     let mut payments = Payments::default();
+    for (number, caps) in (0u8..).zip(CAPS) {
+        if let Some((daily, monthly)) = caps {
+            let cap = |cap: usize| Some(u32::try_from(cap).unwrap());
+            let caps = Caps { daily: cap(daily), monthly: cap(monthly) };
+            stage.set_caps(&user(case, number), caps, calendar.at(start)).await;
+        }
+    }
     for (number, order) in (0..USERS).flat_map(|number| (0..ORDERS).map(move |order| (number, order))) {
         stage.keep_order(&new_order(case, number, order, start)).await;
     }

@@ -45,6 +45,9 @@ pub enum OrderState {
 /// The orders that each user has from the beginning; later numbers have none.
 pub const ORDERS: u8 = 3;
 
+/// The caps of each user, on the calls of a day and of a month.
+pub const CAPS: [Option<(usize, usize)>; 2] = [None, Some((4, 7))];
+
 /// What an order is over.
 pub fn order_amount(order: u8) -> i64 {
     i64::from(order + 1) * 20
@@ -87,6 +90,7 @@ pub enum Answer {
     Order { state: OrderState, payment: Option<u8>, changed: bool },
     WrongAmount,
     Duplicate,
+    Capped,
     Insufficient,
     Conflict,
     NotFound,
@@ -106,10 +110,11 @@ impl Answer {
     }
 }
 
-/// When a step happens: a number of the month, and of the minute within all time.
+/// When a step happens: the numbers of the month, the day and the minute within all time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
     pub month: u32,
+    pub day: i32,
     pub minute: u32,
 }
 
@@ -140,6 +145,8 @@ struct Entry {
 #[derive(Debug)]
 pub struct Model {
     user: u8,
+    /// Calls of a day, and of a month.
+    caps: Option<(usize, usize)>,
     pub balance: i64,
     /// The state of each order, and its payment.
     pub orders: Vec<(OrderState, Option<u8>)>,
@@ -155,6 +162,7 @@ impl Model {
     pub fn of(user: u8) -> Self {
         Self {
             user,
+            caps: CAPS[usize::from(user)],
             balance: 0,
             orders: vec![(OrderState::Pending, None); ORDERS.into()],
             used: BTreeMap::new(),
@@ -187,6 +195,14 @@ impl Model {
         FREE_UNITS - self.used(month, service) - self.held_free(month, service)
     }
 
+    /// Whether no more calls may be made. What was released or expired was none.
+    fn is_capped(&self, now: Moment) -> bool {
+        let Some((daily, monthly)) = self.caps else { return false };
+        let calls = || self.entries.values().filter(|entry| matches!(entry.state, State::Open | State::Committed));
+        calls().filter(|entry| entry.made.day == now.day).count() >= daily
+            || calls().filter(|entry| entry.made.month == now.month).count() >= monthly
+    }
+
     /// Takes a step.
     pub fn step(&mut self, step: &Step, now: Moment, payments: &mut Payments) -> Answer {
         match step {
@@ -206,6 +222,9 @@ impl Model {
                 Some(answer) if !first.is_reservation && first.call == call => again(answer),
                 _ => Answer::Conflict,
             };
+        }
+        if self.is_capped(now) {
+            return Answer::Capped;
         }
         let (free, amount) = split(call.count, call.cost, self.free_left(now.month, call.service));
         if amount > 0 && amount > self.balance - self.held() {
@@ -244,6 +263,9 @@ impl Model {
             } else {
                 Answer::Conflict
             };
+        }
+        if self.is_capped(now) {
+            return Answer::Capped;
         }
         let (free, amount) = split(call.count, call.cost, self.free_left(now.month, call.service));
         if amount > 0 && amount > self.balance - self.held() {

@@ -48,7 +48,7 @@ pub fn rounds() -> impl Strategy<Value = Vec<Round>> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let trace = || 0..5u8;
+    let trace = || 0..8u8;
     let call = || {
         (trace(), 0..SERVICES, 1..8u32, prop_oneof![Just(0i64), 1..40i64])
             .prop_map(|(trace, service, count, cost)| Call { trace, service, count, cost })
@@ -144,7 +144,12 @@ fn trace(trace: u8) -> TraceId {
 /// The moment of the model that an instant is.
 pub fn moment(at: BillingTime, start: DateTime<Utc>) -> Moment {
     let months = at.day.year() * 12 + i32::try_from(at.day.month0()).unwrap();
-    Moment { month: u32::try_from(months).unwrap(), minute: u32::try_from((at.utc - start).num_minutes()).unwrap() }
+    let day = at.day.num_days_from_ce();
+    Moment {
+        month: u32::try_from(months).unwrap(),
+        day,
+        minute: u32::try_from((at.utc - start).num_minutes()).unwrap(),
+    }
 }
 
 /// The month that a number of the model means.
@@ -238,6 +243,7 @@ pub fn answer(step: &Step, outcome: &Outcome) -> Answer {
         (Step::Order { .. }, Outcome::Refused(Error::OrderNotFound(_))) => Answer::NotFound,
         (Step::Order { .. }, Outcome::Refused(Error::AmountMismatch(_))) => Answer::WrongAmount,
         (Step::Order { .. }, Outcome::Refused(Error::DuplicateRecharge(_))) => Answer::Duplicate,
+        (_, Outcome::Refused(Error::InsufficientQuota(_))) => Answer::Capped,
         (_, Outcome::Refused(Error::InsufficientBalance { .. })) => Answer::Insufficient,
         (_, Outcome::Refused(Error::IdempotencyConflict { .. })) => Answer::Conflict,
         (_, Outcome::Refused(Error::TransactionNotFound(_))) => Answer::NotFound,

@@ -27,6 +27,7 @@ impl Book<'_> {
             .checked_add_signed(request.ttl)
             .ok_or_else(|| Error::Internal("the expiry is beyond the calendar".into()))?;
         let quota_key = (call.user.clone(), at.month, call.content.service.clone());
+        self.check_caps(&call.user)?;
         let (balance, quota) = self.account(&quota_key)?;
         let split = cover(call, balance, quota)?;
 
@@ -56,6 +57,7 @@ impl Book<'_> {
         if split.free > 0 {
             self.changed_quotas.insert(quota_key);
         }
+        self.count_request(&call.user, at.day);
         self.write(transaction.clone(), None);
         Ok(Outcome::Settled { transaction, replayed: false })
     }
@@ -105,6 +107,10 @@ impl Book<'_> {
         };
         if split.free > 0 || reservation.free > 0 {
             self.changed_quotas.insert(quota_key);
+        }
+        if first.status == Status::Expired {
+            // It was taken for one that was not made.
+            self.count_request(&first.user, reservation.day);
         }
         self.record(Entry {
             user: &first.user,
@@ -156,6 +162,10 @@ impl Book<'_> {
             quota.held = quota.held.saturating_sub(held.free);
             if held.free > 0 {
                 self.changed_quotas.insert(quota_key);
+            }
+            if let Some(requests) = self.state.requests.get_mut(&first.user) {
+                requests.take_back(held.day);
+                self.changed_requests.insert(first.user.clone());
             }
         }
         self.write(after, Some(first.status));

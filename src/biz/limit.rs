@@ -1,0 +1,152 @@
+//! Request caps: how many calls a user may make in a day and in a month of the billing
+//! zone, whoever pays for them. A charge is one call, however many units it has; so is a
+//! reservation, until it is released or expires.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use chrono::NaiveDate;
+
+use super::{
+    calendar::{BillingTime, Month},
+    error::{Error, StoreError},
+    ids::UserId,
+};
+
+/// The caps of a user; `None` where there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Caps {
+    pub daily: Option<u32>,
+    pub monthly: Option<u32>,
+}
+
+/// The caps of a user, and the calls of the last day in which there were any and of the
+/// month of that day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Requests {
+    pub caps: Caps,
+    pub day: NaiveDate,
+    pub daily: u32,
+    pub monthly: u32,
+}
+
+/// What forbids a call although somebody would pay for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    Daily,
+    Monthly,
+}
+
+impl fmt::Display for Limit {
+    /// As the contract words it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Daily => "daily limit",
+            Self::Monthly => "monthly limit",
+        })
+    }
+}
+
+impl Requests {
+    /// Caps from a day on, with no calls yet.
+    pub fn new(caps: Caps, day: NaiveDate) -> Self {
+        Self { caps, day, daily: 0, monthly: 0 }
+    }
+
+    /// The calls of this day and of this month.
+    pub fn used(&self, at: BillingTime) -> (u32, u32) {
+        let daily = if self.day == at.day { self.daily } else { 0 };
+        let monthly = if Month::of(self.day) == at.month { self.monthly } else { 0 };
+        (daily, monthly)
+    }
+
+    /// The calls that are left of this day and of this month, where they are capped.
+    pub fn left(&self, at: BillingTime) -> (Option<u32>, Option<u32>) {
+        let (daily, monthly) = self.used(at);
+        (self.caps.daily.map(|cap| cap.saturating_sub(daily)), self.caps.monthly.map(|cap| cap.saturating_sub(monthly)))
+    }
+
+    /// Whether one more call may be made.
+    ///
+    /// # Errors
+    /// [`Error::InsufficientQuota`] names the cap that is reached.
+    pub fn check(&self, at: BillingTime) -> Result<(), Error> {
+        match self.left(at) {
+            (Some(0), _) => Err(Error::InsufficientQuota(Limit::Daily)),
+            (_, Some(0)) => Err(Error::InsufficientQuota(Limit::Monthly)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts a call of a day. One of a day that is over counts to the month alone, if
+    /// that is not over too.
+    pub fn add(&mut self, day: NaiveDate) {
+        if day > self.day {
+            if Month::of(day) != Month::of(self.day) {
+                self.monthly = 0;
+            }
+            (self.day, self.daily) = (day, 0);
+        }
+        self.monthly += u32::from(Month::of(day) == Month::of(self.day));
+        self.daily += u32::from(day == self.day);
+    }
+
+    /// Takes back a call of a day that was not made after all.
+    pub fn take_back(&mut self, day: NaiveDate) {
+        self.monthly = self.monthly.saturating_sub(u32::from(Month::of(day) == Month::of(self.day)));
+        self.daily = self.daily.saturating_sub(u32::from(day == self.day));
+    }
+}
+
+/// Where caps are set.
+#[async_trait]
+pub trait LimitStore: Send + Sync + 'static {
+    /// Sets the caps of a user from the next call on; calls counted before stay counted.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: they may be set or not; [`StoreError::Conflict`],
+    /// [`StoreError::Failed`].
+    async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) -> Result<(), StoreError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::biz::calendar::{Calendar, SystemClock};
+
+    fn at(day: &str) -> BillingTime {
+        let calendar = Calendar::new(chrono_tz::UTC, SystemClock);
+        calendar.at(format!("{day}T12:00:00Z").parse().unwrap())
+    }
+
+    fn requests(daily: u32, monthly: u32) -> Requests {
+        Requests::new(Caps { daily: Some(daily), monthly: Some(monthly) }, at("2026-11-30").day)
+    }
+
+    #[test]
+    fn the_cap_that_is_reached_is_named_and_ends_with_its_period() {
+        let mut requests = requests(2, 3);
+        for _ in 0..2 {
+            requests.check(at("2026-11-30")).unwrap();
+            requests.add(at("2026-11-30").day);
+        }
+        assert_eq!(requests.check(at("2026-11-30")), Err(Error::InsufficientQuota(Limit::Daily)));
+        requests.add(at("2026-11-30").day);
+        assert_eq!(requests.left(at("2026-11-30")), (Some(0), Some(0)));
+        assert_eq!(requests.left(at("2026-12-01")), (Some(2), Some(3)));
+        requests.add(at("2026-12-01").day);
+        assert_eq!(requests.left(at("2026-12-01")), (Some(1), Some(2)));
+    }
+
+    #[test]
+    fn a_late_call_counts_to_its_own_period() {
+        let mut requests = requests(5, 5);
+        requests.add(at("2026-12-02").day);
+        requests.add(at("2026-12-01").day);
+        assert_eq!(requests.used(at("2026-12-02")), (1, 2));
+        requests.add(at("2026-11-30").day);
+        requests.take_back(at("2026-11-30").day);
+        requests.take_back(at("2026-12-01").day);
+        assert_eq!(requests.used(at("2026-12-02")), (1, 1));
+    }
+}
