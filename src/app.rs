@@ -77,12 +77,13 @@ impl App {
             payments::recharges(&config, store.clone(), engine.clone(), calendar.clone(), payments.gateway.clone());
         let tasks = TaskTracker::new();
         let api = Arc::new(Api {
-            quotas: Quotas::new(accounts.clone(), catalog.clone()),
+            quotas: Quotas::new(accounts.clone(), store.clone(), catalog.clone()),
             accounts,
             engine: engine.clone(),
             recharges: Arc::new(recharges),
             orders: store.clone(),
             limits: store.clone(),
+            key_quotas: store.clone(),
             records: store.clone(),
             transactions: store.clone(),
             statistics: store.clone(),

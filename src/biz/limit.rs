@@ -35,6 +35,8 @@ pub struct Requests {
 pub enum Limit {
     Daily,
     Monthly,
+    /// A quota of the API key.
+    ApiKey,
 }
 
 impl fmt::Display for Limit {
@@ -43,6 +45,7 @@ impl fmt::Display for Limit {
         f.write_str(match self {
             Self::Daily => "daily limit",
             Self::Monthly => "monthly limit",
+            Self::ApiKey => "api key quota",
         })
     }
 }

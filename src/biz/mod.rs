@@ -11,6 +11,7 @@ pub mod catalog;
 pub mod charge;
 pub mod error;
 pub mod ids;
+pub mod key_quota;
 pub mod limit;
 pub mod money;
 pub mod paging;

@@ -7,8 +7,10 @@ use super::{
     catalog::Catalog,
     charge::{self, Funds},
     error::{Error, Invalid, Result},
-    ids::UserId,
+    ids::{ApiKeyId, UserId},
+    key_quota::{self, KeyQuotaStore, Take},
     money::Money,
+    record::Usage,
 };
 
 /// A call that may be made.
@@ -19,6 +21,9 @@ pub struct Check {
     pub count: u32,
     /// Of all units if none were free; the service's price when absent.
     pub cost: Option<Money>,
+    pub api_key: Option<ApiKeyId>,
+    /// As estimated.
+    pub usage: Usage,
 }
 
 /// The answer, with what it was decided on.
@@ -49,12 +54,13 @@ pub enum Decision {
 /// The quota check.
 pub struct Quotas {
     accounts: Arc<Accounts>,
+    key_quotas: Arc<dyn KeyQuotaStore>,
     catalog: Arc<Catalog>,
 }
 
 impl Quotas {
-    pub fn new(accounts: Arc<Accounts>, catalog: Arc<Catalog>) -> Self {
-        Self { accounts, catalog }
+    pub fn new(accounts: Arc<Accounts>, key_quotas: Arc<dyn KeyQuotaStore>, catalog: Arc<Catalog>) -> Self {
+        Self { accounts, key_quotas, catalog }
     }
 
     /// Decides on the committed state, changing nothing but opening a new account.
@@ -69,8 +75,14 @@ impl Quotas {
         let free_remaining = account.quotas.get(service).map_or(0, |quota| quota.remaining());
         let funds = Funds { free_remaining, available: account.balance.available() };
         let (daily_remaining, monthly_remaining) = account.requests.map_or((None, None), |requests| requests.left(now));
-        let allowed = account.requests.map_or(Ok(()), |requests| requests.check(now));
-        let decision = match allowed.and_then(|()| charge::charge(check.count, cost, funds)) {
+        let capped = account.requests.map_or(Ok(()), |requests| requests.check(now));
+        let mut covered = capped.and_then(|()| charge::charge(check.count, cost, funds));
+        if let (Ok(split), Some(key)) = (&covered, &check.api_key) {
+            let quotas = self.key_quotas.key_quotas(key).await?;
+            let take = Take::call(Some(check.usage), split.amount);
+            covered = key_quota::check(&quotas, key, take, now).and(covered);
+        }
+        let decision = match covered {
             Ok(split) if split.paid == 0 => Decision::Free,
             Ok(_) => Decision::Balance,
             Err(refusal) => Decision::Refused(refusal),

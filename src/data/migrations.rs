@@ -37,6 +37,7 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0005_defaults_of_settlement"),
     pair!("0006_recharge_orders"),
     pair!("0007_request_caps"),
+    pair!("0008_api_key_quotas"),
 ];
 
 /// Brings a MySQL schema up to date, one process at a time.

@@ -14,6 +14,7 @@ use crate::biz::{
     audit::AuditStore,
     calendar::Calendar,
     error::StoreError,
+    key_quota::KeyQuotaStore,
     limit::LimitStore,
     recharge::order::OrderStore,
     record::RecordStore,
@@ -24,7 +25,15 @@ use crate::biz::{
 /// A database that keeps everything the service owns.
 #[async_trait]
 pub trait Store:
-    AccountStore + Ledger + TransactionStore + LimitStore + OrderStore + RecordStore + Statistics + AuditStore
+    AccountStore
+    + Ledger
+    + TransactionStore
+    + LimitStore
+    + KeyQuotaStore
+    + OrderStore
+    + RecordStore
+    + Statistics
+    + AuditStore
 {
     /// Gives the records of the service this one replaces their days, and the daily
     /// rollup what it lacks of them. Does nothing the second time.

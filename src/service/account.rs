@@ -7,16 +7,15 @@ use uuid::Uuid;
 use super::{
     Api,
     convert::int32,
+    limit::limits,
     proto::{
         AdjustBalanceReply, AdjustBalanceRequest, FreeQuota, GetAccountReply, GetAccountRequest, InitializeUserReply,
-        InitializeUserRequest, SetUserLimitsReply, SetUserLimitsRequest, UserLimits,
+        InitializeUserRequest,
     },
 };
 use crate::biz::{
-    calendar::BillingTime,
     error::{Error, Invalid, Result},
     ids::{AdjustmentId, UserId},
-    limit::{Caps, Requests},
     money::Money,
     settlement::posting::{Adjustment, AdjustmentContent},
 };
@@ -73,36 +72,11 @@ impl Api {
         })
     }
 
-    pub async fn set_user_limits(&self, request: SetUserLimitsRequest) -> Result<SetUserLimitsReply> {
-        let user = UserId::parse("user_id", &request.user_id)?;
-        let caps = Caps {
-            daily: request.daily_limit.map(|cap| limit("daily_limit", cap)).transpose()?,
-            monthly: request.monthly_limit.map(|cap| limit("monthly_limit", cap)).transpose()?,
-        };
-        self.limits.set_caps(&user, caps, self.calendar.now()).await?;
-        let (account, now) = self.accounts.get(&user).await?;
-        Ok(SetUserLimitsReply { success: true, limits: account.requests.map(|requests| limits(requests, now)) })
-    }
-
     fn count_adjustment(&self, amount: Money) {
         let operation = if amount.is_negative() { "adjust_debit" } else { "adjust_credit" };
         self.metrics.balance_total.with_label_values(&[operation]).inc();
         let size = if amount.is_negative() { -amount } else { amount };
         self.metrics.balance_amount.with_label_values(&[operation]).inc_by(size.to_wire());
-    }
-}
-
-fn limit(field: &str, cap: i32) -> Result<u32> {
-    u32::try_from(cap).map_err(|_| Invalid::new(field, "must not be negative").into())
-}
-
-fn limits(requests: Requests, now: BillingTime) -> UserLimits {
-    let (daily, monthly) = requests.used(now);
-    UserLimits {
-        daily_limit: requests.caps.daily.map(int32),
-        monthly_limit: requests.caps.monthly.map(int32),
-        daily_used: int32(daily),
-        monthly_used: int32(monthly),
     }
 }
 

@@ -9,14 +9,15 @@ use super::{
     idempotency::IdSource,
     origin::Origin,
     proto::{
-        AdjustBalanceReply, AdjustBalanceRequest, BatchDeductQuotaReply, BatchDeductQuotaRequest, CheckQuotaReply,
-        CheckQuotaRequest, CommitReservationReply, CommitReservationRequest, DeductQuotaReply, DeductQuotaRequest,
-        GetAccountReply, GetAccountRequest, GetRechargeOrderRequest, GetStatsMonthRequest, GetStatsReply,
-        GetStatsSummaryReply, GetStatsSummaryRequest, GetStatsTodayRequest, GetTransactionReply, GetTransactionRequest,
-        GetUsageReply, GetUsageRequest, InitializeUserReply, InitializeUserRequest, ListRechargeOrdersReply,
-        ListRechargeOrdersRequest, ListRecordsReply, ListRecordsRequest, RechargeCallbackReply,
-        RechargeCallbackRequest, RechargeOrder, RechargeReply, RechargeRequest, ReleaseReservationReply,
-        ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest,
+        AdjustBalanceReply, AdjustBalanceRequest, ApiKeyQuotas, BatchDeductQuotaReply, BatchDeductQuotaRequest,
+        CheckQuotaReply, CheckQuotaRequest, CommitReservationReply, CommitReservationRequest, DeductQuotaReply,
+        DeductQuotaRequest, GetAccountReply, GetAccountRequest, GetApiKeyQuotaRequest, GetRechargeOrderRequest,
+        GetStatsMonthRequest, GetStatsReply, GetStatsSummaryReply, GetStatsSummaryRequest, GetStatsTodayRequest,
+        GetTransactionReply, GetTransactionRequest, GetUsageReply, GetUsageRequest, InitializeUserReply,
+        InitializeUserRequest, ListRechargeOrdersReply, ListRechargeOrdersRequest, ListRecordsReply,
+        ListRecordsRequest, RechargeCallbackReply, RechargeCallbackRequest, RechargeOrder, RechargeReply,
+        RechargeRequest, ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest,
+        SetApiKeyQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest,
         billing_internal_service_server::BillingInternalService, billing_service_server::BillingService,
     },
 };
@@ -126,6 +127,14 @@ impl BillingInternalService for Grpc {
 
     async fn set_user_limits(&self, request: Request<SetUserLimitsRequest>) -> Reply<SetUserLimitsReply> {
         reply(self.0.set_user_limits(request.into_inner()).await)
+    }
+
+    async fn set_api_key_quota(&self, request: Request<SetApiKeyQuotaRequest>) -> Reply<ApiKeyQuotas> {
+        reply(self.0.set_api_key_quota(request.into_inner()).await)
+    }
+
+    async fn get_api_key_quota(&self, request: Request<GetApiKeyQuotaRequest>) -> Reply<ApiKeyQuotas> {
+        reply(self.0.get_api_key_quota(request.into_inner()).await)
     }
 
     async fn adjust_balance(&self, request: Request<AdjustBalanceRequest>) -> Reply<AdjustBalanceReply> {

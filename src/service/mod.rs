@@ -5,6 +5,7 @@ mod account;
 mod convert;
 pub mod grpc;
 mod idempotency;
+mod limit;
 pub mod metrics;
 pub mod origin;
 mod paging;
@@ -28,6 +29,7 @@ use crate::biz::{
     account::Accounts,
     calendar::Calendar,
     catalog::Catalog,
+    key_quota::KeyQuotaStore,
     limit::LimitStore,
     quota::Quotas,
     recharge::{Recharges, order::OrderStore},
@@ -54,6 +56,7 @@ pub struct Api {
     pub recharges: Arc<Recharges>,
     pub orders: Arc<dyn OrderStore>,
     pub limits: Arc<dyn LimitStore>,
+    pub key_quotas: Arc<dyn KeyQuotaStore>,
     pub records: Arc<dyn RecordStore>,
     pub transactions: Arc<dyn TransactionStore>,
     pub statistics: Arc<dyn Statistics>,

@@ -17,6 +17,7 @@ use crate::biz::{
     error::{Error, Invalid, Result},
     ids::{ApiKeyId, ModelName, TraceId, UserId},
     quota::{Check, Decision, Verdict, full_cost},
+    record,
     settlement::{
         engine::Settled,
         posting::{Charge, RecordIds},
@@ -46,12 +47,15 @@ impl Api {
 
     async fn verdict(&self, request: CheckQuotaRequest) -> Result<Verdict> {
         let user = UserId::parse("user_id", &request.user_id)?;
-        ApiKeyId::parse_optional("api_key_id", &request.api_key_id)?;
+        let api_key = ApiKeyId::parse_optional("api_key_id", &request.api_key_id)?;
         ModelName::parse_optional("model", &request.model)?;
-        tokens("estimated_input_tokens", request.estimated_input_tokens)?;
-        tokens("estimated_output_tokens", request.estimated_output_tokens)?;
+        let usage = record::Usage {
+            input_tokens: tokens("estimated_input_tokens", request.estimated_input_tokens)?,
+            output_tokens: tokens("estimated_output_tokens", request.estimated_output_tokens)?,
+            cached_input_tokens: 0,
+        };
         let cost = cost("estimated_cost", request.estimated_cost)?;
-        let check = Check { user, count: count(request.count)?, cost, service: request.service_name };
+        let check = Check { user, count: count(request.count)?, cost, service: request.service_name, api_key, usage };
         self.quotas.check(&check).await
     }
 

@@ -77,6 +77,10 @@ pub fn internal_routes() -> Router<Rest> {
         .route("/internal/v1/billing/transactions/{user_id}/{trace_id}", get(rpc!(get_transaction)))
         .route("/internal/v1/billing/users", post(rpc!(initialize_user)))
         .route("/internal/v1/billing/users/{user_id}/limits", post(rpc!(set_user_limits)))
+        .route(
+            "/internal/v1/billing/api-keys/{api_key_id}/quota",
+            get(rpc!(get_api_key_quota)).post(rpc!(set_api_key_quota)),
+        )
         .route("/internal/v1/billing/adjust", post(rpc!(adjust_balance, IdSource::AdjustmentId)))
 }
 

@@ -16,11 +16,12 @@ use anyhow::{Context, anyhow};
 use billing_service::{
     command, data, server,
     service::proto::{
-        AdjustBalanceReply, AdjustBalanceRequest, BatchDeductQuotaReply, BatchDeductQuotaRequest, CheckQuotaReply,
-        CheckQuotaRequest, CommitReservationReply, CommitReservationRequest, DeductQuotaReply, DeductQuotaRequest,
-        GetTransactionReply, GetTransactionRequest, InitializeUserReply, InitializeUserRequest, RechargeCallbackReply,
-        RechargeCallbackRequest, ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply,
-        ReserveQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest,
+        AdjustBalanceReply, AdjustBalanceRequest, ApiKeyQuotas, BatchDeductQuotaReply, BatchDeductQuotaRequest,
+        CheckQuotaReply, CheckQuotaRequest, CommitReservationReply, CommitReservationRequest, DeductQuotaReply,
+        DeductQuotaRequest, GetApiKeyQuotaRequest, GetTransactionReply, GetTransactionRequest, InitializeUserReply,
+        InitializeUserRequest, RechargeCallbackReply, RechargeCallbackRequest, ReleaseReservationReply,
+        ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, SetApiKeyQuotaRequest, SetUserLimitsReply,
+        SetUserLimitsRequest,
         billing_internal_service_server::{BillingInternalService, BillingInternalServiceServer},
     },
 };
@@ -144,6 +145,14 @@ impl BillingInternalService for Baseline {
     }
 
     async fn adjust_balance(&self, _: Request<AdjustBalanceRequest>) -> Reply<AdjustBalanceReply> {
+        not_measured()
+    }
+
+    async fn set_api_key_quota(&self, _: Request<SetApiKeyQuotaRequest>) -> Reply<ApiKeyQuotas> {
+        not_measured()
+    }
+
+    async fn get_api_key_quota(&self, _: Request<GetApiKeyQuotaRequest>) -> Reply<ApiKeyQuotas> {
         not_measured()
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::posting::{Batch, Posting};
-use crate::biz::ids::{AdjustmentId, OrderId, PaymentId, ServiceName, TraceId, UserId};
+use crate::biz::ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, ServiceName, TraceId, UserId};
 
 /// The keys of a batch.
 #[derive(Debug, Default)]
@@ -19,6 +19,8 @@ pub struct Keys<'a> {
     pub ending: BTreeSet<(&'a UserId, &'a TraceId)>,
     /// Adjustments that may be there.
     pub adjustments: BTreeSet<(&'a UserId, &'a AdjustmentId)>,
+    /// Keys that may have quotas; those of what ends stand in the transactions.
+    pub api_keys: BTreeSet<&'a ApiKeyId>,
     /// Orders that may be there.
     pub orders: BTreeSet<&'a OrderId>,
     /// Payments that an order may have.
@@ -39,10 +41,12 @@ impl<'a> Keys<'a> {
                 Posting::Charge(call) => {
                     keys.quotas.insert((user, &call.content.service));
                     keys.transactions.insert((user, &call.trace));
+                    keys.api_keys.extend(&call.content.api_key);
                 }
                 Posting::Reserve(reserve) => {
                     keys.quotas.insert((user, &reserve.call.content.service));
                     keys.transactions.insert((user, &reserve.call.trace));
+                    keys.api_keys.extend(&reserve.call.content.api_key);
                 }
                 Posting::Commit(commit) => keys.end(user, &commit.trace),
                 Posting::Release(release) => keys.end(user, &release.trace),

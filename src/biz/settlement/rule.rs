@@ -18,7 +18,8 @@ use crate::biz::{
     calendar::Month,
     charge::{self, Funds, Split},
     error::{Error, Invalid},
-    ids::{AdjustmentId, OrderId, PaymentId, ServiceName, TraceId, UserId},
+    ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, ServiceName, TraceId, UserId},
+    key_quota::{self, KeyQuotas, QuotaType, Take},
     limit::Requests,
     money::Money,
     recharge::order::Order,
@@ -33,6 +34,8 @@ pub struct State {
     pub quotas: BTreeMap<QuotaKey, Quota>,
     /// Of the users that have caps.
     pub requests: BTreeMap<UserId, Requests>,
+    /// Of the API keys that have some.
+    pub key_quotas: KeyQuotas,
     /// Those of the users that had no account when the settlement began.
     pub created: BTreeSet<UserId>,
     /// Those of the batch's trace ids that are known already.
@@ -82,6 +85,8 @@ pub struct Writes {
     pub quotas: Vec<(QuotaKey, Quota)>,
     /// Every count of requests that changed.
     pub requests: Vec<(UserId, Requests)>,
+    /// Every quota of an API key that changed.
+    pub key_quotas: KeyQuotas,
     /// What the daily rollup grows by.
     pub usage: Vec<(UsageKey, UsageDelta)>,
 }
@@ -128,6 +133,7 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
         changed: BTreeSet::new(),
         changed_quotas: BTreeSet::new(),
         changed_requests: BTreeSet::new(),
+        changed_key_quotas: BTreeSet::new(),
         changed_reservations: BTreeMap::new(),
         changed_orders: BTreeSet::new(),
         usage: BTreeMap::new(),
@@ -161,6 +167,7 @@ struct Book<'a> {
     changed: BTreeSet<UserId>,
     changed_quotas: BTreeSet<QuotaKey>,
     changed_requests: BTreeSet<UserId>,
+    changed_key_quotas: BTreeSet<(ApiKeyId, QuotaType)>,
     /// With their status before the batch.
     changed_reservations: BTreeMap<TransactionKey, Option<Status>>,
     changed_orders: BTreeSet<OrderId>,
@@ -175,9 +182,11 @@ impl Book<'_> {
         }
         let quota_key = (request.user.clone(), self.batch.at.month, request.content.service.clone());
         self.check_caps(&request.user)?;
-        let (balance, quota) = self.account(&quota_key)?;
-        let split = cover(request, balance, quota)?;
+        let split = self.cover(request, &quota_key)?;
+        let take = Take::call(request.content.usage, split.amount);
+        self.check_key(&request.content, take)?;
 
+        let (balance, quota) = self.account(&quota_key)?;
         quota.used += split.free;
         balance.amount = balance.amount.minus(split.amount);
         let transaction = Transaction {
@@ -198,6 +207,7 @@ impl Book<'_> {
             self.changed_quotas.insert(quota_key);
         }
         self.count_request(&request.user, self.batch.at.day);
+        self.count_key(&request.content, self.batch.at.day, take);
         self.changed.insert(request.user.clone());
         self.record(Entry {
             user: &request.user,
@@ -223,6 +233,27 @@ impl Book<'_> {
             requests.add(day);
             self.changed_requests.insert(user.clone());
         }
+    }
+
+    /// Whether the API key of a call may take it.
+    fn check_key(&self, call: &ChargeContent, take: Take) -> Result<(), Error> {
+        match &call.api_key {
+            Some(key) => key_quota::check(&self.state.key_quotas, key, take, self.batch.at),
+            None => Ok(()),
+        }
+    }
+
+    fn count_key(&mut self, call: &ChargeContent, day: NaiveDate, take: Take) {
+        if let Some(key) = &call.api_key {
+            self.changed_key_quotas.extend(key_quota::count(&mut self.state.key_quotas, key, day, take));
+        }
+    }
+
+    /// How a call is paid, or held, from what is left.
+    fn cover(&mut self, call: &Charge, key: &QuotaKey) -> Result<Split, Error> {
+        let (balance, quota) = self.account(key)?;
+        let funds = Funds { free_remaining: quota.remaining(), available: balance.available() };
+        charge::charge(call.content.count, call.full_cost, funds)
     }
 
     /// Balance and quota of an account, which the store has loaded.
@@ -317,6 +348,10 @@ impl Book<'_> {
             let requests = *state.requests.get(&user)?;
             Some((user, requests))
         });
+        let key_quotas = self.changed_key_quotas.into_iter().filter_map(|key| {
+            let quota = *state.key_quotas.get(&key)?;
+            Some((key, quota))
+        });
         let reservations = self.changed_reservations.into_iter().filter_map(|(key, was)| {
             let transaction = state.transactions.get(&key)?.clone();
             Some(ReservationWrite { transaction, was })
@@ -331,6 +366,7 @@ impl Book<'_> {
             balances: balances.collect(),
             quotas: quotas.collect(),
             requests: requests.collect(),
+            key_quotas: key_quotas.collect(),
             usage: self.usage.into_iter().collect(),
         }
     }
@@ -345,12 +381,6 @@ struct Entry<'a> {
     ids: RecordIds,
     day: NaiveDate,
     at: DateTime<Utc>,
-}
-
-/// How a call is paid, or held, from what is left.
-fn cover(call: &Charge, balance: &Balance, quota: &Quota) -> Result<Split, Error> {
-    let funds = Funds { free_remaining: quota.remaining(), available: balance.available() };
-    charge::charge(call.content.count, call.full_cost, funds)
 }
 
 fn replay_charge(request: &Charge, first: &Transaction) -> Result<Outcome, Error> {

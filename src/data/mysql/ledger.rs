@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use sqlx::{MySqlConnection, Row, mysql::MySqlRow};
 
 use super::{
-    MySqlStore, accounts, limits, money, orders,
+    MySqlStore, accounts, key_quotas, limits, money, orders,
     statement::{Row as StatementRow, Statement},
     store_error, text,
     transactions::{self, insert_charges, transaction_of, uuid_of, write_reservations},
@@ -120,6 +120,9 @@ async fn load(
     if !keys.orders.is_empty() {
         orders::lock(&mut statement, keys);
     }
+    if key_quotas::concern(keys) {
+        key_quotas::lock(&mut statement, keys);
+    }
 
     // In the order of the statements above, the first of which has no rows.
     let mut sets = statement.fetch(connection).await?.into_iter().skip(1);
@@ -147,6 +150,10 @@ async fn load(
     if !keys.orders.is_empty() {
         orders::add_locked(&mut state, &next()?, &next()?)?;
     }
+    if key_quotas::concern(keys) {
+        key_quotas::add(&mut state.key_quotas, &next()?)?;
+        key_quotas::add(&mut state.key_quotas, &next()?)?;
+    }
     Ok(state)
 }
 
@@ -172,6 +179,9 @@ fn write_and_commit(writes: &Writes, at: BillingTime) -> Statement {
     }
     if !writes.requests.is_empty() {
         limits::set_used(&mut statement, &writes.requests, at);
+    }
+    if !writes.key_quotas.is_empty() {
+        key_quotas::set_used(&mut statement, &writes.key_quotas, at);
     }
     orders::update(&mut statement, &writes.orders);
     if !writes.balances.is_empty() {

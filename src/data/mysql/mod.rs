@@ -8,6 +8,7 @@ mod accounts;
 mod audit;
 mod connections;
 mod former;
+mod key_quotas;
 mod ledger;
 mod limits;
 mod orders;

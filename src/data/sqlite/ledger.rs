@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::{
-    SqliteStore, accounts, limits, orders,
+    SqliteStore, accounts, key_quotas, limits, orders,
     row::{Row, instant, money, text},
     transactions::{self, uuid_of},
     writer::{found, writer_error},
@@ -46,6 +46,7 @@ fn settle(connection: &mut Connection, batch: &Batch) -> Result<Vec<Outcome>, St
     load_adjustments(&transaction, &keys, &mut state)?;
     orders::load(&transaction, &keys, &mut state)?;
     limits::load(&transaction, &keys, &mut state)?;
+    key_quotas::load(&transaction, &keys, &mut state)?;
     let (outcomes, writes) = rule::settle(batch, state);
     if writes.is_empty() && unopened.is_empty() {
         transaction.rollback().map_err(writer_error)?;
@@ -83,6 +84,7 @@ fn write(transaction: &Transaction<'_>, writes: &Writes, at: BillingTime) -> rus
     insert_adjustments(transaction, &writes.adjustments)?;
     orders::update(transaction, &writes.orders)?;
     limits::set_used(transaction, &writes.requests, at)?;
+    key_quotas::set_used(transaction, &writes.key_quotas, at)?;
     accounts::set_balances(transaction, &writes.balances, at)
 }
 

@@ -6,6 +6,7 @@
 
 mod accounts;
 mod audit;
+mod key_quotas;
 mod ledger;
 mod limits;
 mod orders;

@@ -11,6 +11,7 @@ use billing_service::biz::{
     audit::Evidence,
     error::StoreError,
     ids::{AdjustmentId, OrderId, UserId},
+    key_quota::{KeyQuota, KeyQuotas, NewKeyQuota},
     limit::Requests,
     recharge::order::{Order, OrderStatus},
     settlement::{
@@ -21,6 +22,7 @@ use billing_service::biz::{
         transaction::{Status, Transaction},
     },
 };
+use chrono::NaiveDate;
 
 /// Everything that the tables of a real store keep.
 #[derive(Default)]
@@ -31,6 +33,7 @@ struct Tables {
     balances: BTreeMap<UserId, Balance>,
     quotas: BTreeMap<QuotaKey, Quota>,
     requests: BTreeMap<UserId, Requests>,
+    key_quotas: KeyQuotas,
     transactions: HashMap<TransactionKey, Transaction>,
     adjustments: HashMap<(UserId, AdjustmentId), Adjusted>,
     orders: HashMap<OrderId, Order>,
@@ -55,6 +58,7 @@ impl Ledger for Books {
             balances: tables.balances.clone(),
             quotas: tables.quotas.clone(),
             requests: tables.requests.clone(),
+            key_quotas: tables.key_quotas.clone(),
             created: Default::default(),
             transactions: tables.transactions.clone(),
             adjustments: tables.adjustments.clone(),
@@ -69,6 +73,7 @@ impl Ledger for Books {
         tables.balances.extend(writes.balances);
         tables.quotas.extend(writes.quotas);
         tables.requests.extend(writes.requests);
+        tables.key_quotas.extend(writes.key_quotas);
         let reservations = writes.reservations.into_iter().map(|write| write.transaction);
         for transaction in writes.charges.into_iter().chain(reservations) {
             let key = (transaction.user.clone(), transaction.trace.clone());
@@ -94,6 +99,11 @@ impl Ledger for Books {
 impl Books {
     pub fn keep_caps(&self, user: &UserId, requests: Requests) {
         self.0.lock().unwrap().requests.insert(user.clone(), requests);
+    }
+
+    pub fn keep_key_quota(&self, new: &NewKeyQuota, day: NaiveDate) {
+        let quota = KeyQuota { period: new.period, limit: new.limit.unwrap(), used: 0, day };
+        self.0.lock().unwrap().key_quotas.insert((new.key.clone(), new.kind), quota);
     }
 
     pub fn keep_order(&self, order: &Order) {

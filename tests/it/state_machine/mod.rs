@@ -22,6 +22,7 @@ use billing_service::{
         calendar::{BillingTime, Calendar, SystemClock},
         catalog::{Catalog, Plan},
         ids::{OrderId, UserId},
+        key_quota::{KeyQuotaStore, NewKeyQuota, Period, QuotaType},
         limit::{Caps, LimitStore, Requests},
         money::Money,
         recharge::order::{Order, OrderStore},
@@ -38,9 +39,10 @@ use rstest::rstest;
 
 use self::{
     books::Books,
-    model::{Answer, CAPS, FREE_UNITS, Model, ORDERS, Payments, Step},
+    model::{Answer, CAPS, FREE_UNITS, KEY_AMOUNT, KEY_REQUESTS, Model, ORDERS, Shared, Step},
     steps::{
-        Round, SERVICES, USERS, answer, moment, month, new_order, order_id, order_state, posting, rounds, service, user,
+        Round, SERVICES, USERS, answer, api_key, moment, month, new_order, order_id, order_state, posting, rounds,
+        service, user,
     },
 };
 use crate::harness::{Backend, Database, MySql, Sqlite};
@@ -52,6 +54,7 @@ trait Stage {
     /// `None` while it was never needed.
     async fn quota(&self, user: &UserId, month: u32, service: u8) -> Option<Quota>;
     async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime);
+    async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime);
     async fn keep_order(&self, order: &Order);
     async fn order(&self, id: &OrderId) -> Option<Order>;
     async fn evidence(&self, case: &str) -> Vec<Evidence>;
@@ -72,6 +75,10 @@ impl Stage for Books {
 
     async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) {
         self.keep_caps(user, Requests::new(caps, at.day));
+    }
+
+    async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime) {
+        self.keep_key_quota(quota, at.day);
     }
 
     async fn keep_order(&self, order: &Order) {
@@ -105,6 +112,10 @@ impl Stage for Arc<dyn Store> {
         LimitStore::set_caps(&**self, user, caps, at).await.unwrap();
     }
 
+    async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime) {
+        KeyQuotaStore::set_key_quota(&**self, quota, at).await.unwrap();
+    }
+
     async fn keep_order(&self, order: &Order) {
         assert!(self.create_order(order).await.unwrap());
     }
@@ -126,13 +137,19 @@ async fn play(stage: &impl Stage, case: &str, rounds: &[Round]) -> Result<(), Te
     let calendar = Calendar::new(chrono_tz::Asia::Shanghai, SystemClock);
     let start: DateTime<Utc> = "2026-11-15T00:00:00Z".parse().unwrap();
     let mut models: Vec<Model> = (0..USERS).map(Model::of).collect();
-    let mut payments = Payments::default();
+    let mut shared = Shared::default();
     for (number, caps) in (0u8..).zip(CAPS) {
         if let Some((daily, monthly)) = caps {
             let cap = |cap: usize| Some(u32::try_from(cap).unwrap());
             let caps = Caps { daily: cap(daily), monthly: cap(monthly) };
             stage.set_caps(&user(case, number), caps, calendar.at(start)).await;
         }
+    }
+    for (kind, period, limit) in
+        [(QuotaType::Requests, Period::Day, KEY_REQUESTS), (QuotaType::Amount, Period::Total, KEY_AMOUNT)]
+    {
+        let quota = NewKeyQuota { key: api_key(case), kind, period, limit: Some(limit) };
+        stage.set_key_quota(&quota, calendar.at(start)).await;
     }
     for (number, order) in (0..USERS).flat_map(|number| (0..ORDERS).map(move |order| (number, order))) {
         stage.keep_order(&new_order(case, number, order, start)).await;
@@ -149,10 +166,9 @@ async fn play(stage: &impl Stage, case: &str, rounds: &[Round]) -> Result<(), Te
             let outcomes = stage.settle(&batch).await;
             let answers: Vec<_> =
                 round.steps.iter().zip(&outcomes).map(|((_, step), outcome)| answer(step, outcome)).collect();
-            let mut model =
-                |(number, step): &(u8, Step)| models[usize::from(*number)].step(step, moment, &mut payments);
+            let mut model = |(number, step): &(u8, Step)| models[usize::from(*number)].step(step, moment, &mut shared);
             let expected: Vec<_> = round.steps.iter().map(&mut model).collect();
-            payments.end_batch();
+            shared.payments.end_batch();
             (answers, expected)
         };
         let (mut answers, mut expected) = take().await;

@@ -53,6 +53,35 @@ pub fn order_amount(order: u8) -> i64 {
     i64::from(order + 1) * 20
 }
 
+/// What all users share: payments, and one API key.
+#[derive(Debug, Default)]
+pub struct Shared {
+    pub payments: Payments,
+    key: Key,
+}
+
+/// What the calls of the key took, as a list: when, how many requests, how much.
+#[derive(Debug, Default)]
+struct Key(Vec<(Moment, i64, i64)>);
+
+/// Of the key: requests of a day, and an amount in all.
+pub const KEY_REQUESTS: i64 = 5;
+pub const KEY_AMOUNT: i64 = 60;
+
+impl Key {
+    fn refuses(&self, call: Call, amount: i64, now: Moment) -> bool {
+        let today = self.0.iter().filter(|(at, ..)| at.day == now.day).map(|(_, requests, _)| requests).sum::<i64>();
+        let all: i64 = self.0.iter().map(|(.., amount)| amount).sum();
+        call.keyed && (today + 1 > KEY_REQUESTS || (amount > 0 && all + amount > KEY_AMOUNT))
+    }
+
+    fn take(&mut self, call: Call, at: Moment, requests: i64, amount: i64) {
+        if call.keyed {
+            self.0.push((at, requests, amount));
+        }
+    }
+}
+
 /// Which order of which user has a payment.
 #[derive(Debug, Default)]
 pub struct Payments {
@@ -77,6 +106,8 @@ pub struct Call {
     pub count: u32,
     /// Of all units if none were free.
     pub cost: i64,
+    /// Whether it is made with the API key.
+    pub keyed: bool,
 }
 
 /// What a step answers.
@@ -204,19 +235,19 @@ impl Model {
     }
 
     /// Takes a step.
-    pub fn step(&mut self, step: &Step, now: Moment, payments: &mut Payments) -> Answer {
+    pub fn step(&mut self, step: &Step, now: Moment, shared: &mut Shared) -> Answer {
         match step {
-            Step::Charge(call) => self.charge(*call, now),
-            Step::Reserve(call) => self.reserve(*call, now),
-            Step::Commit { trace, count, cost } => self.commit(*trace, *count, *cost),
-            Step::Release { trace } => self.release(*trace),
-            Step::Expire { trace } => self.expire(*trace, now),
+            Step::Charge(call) => self.charge(*call, now, &mut shared.key),
+            Step::Reserve(call) => self.reserve(*call, now, &mut shared.key),
+            Step::Commit { trace, count, cost } => self.commit(*trace, *count, *cost, &mut shared.key),
+            Step::Release { trace } => self.release(*trace, &mut shared.key),
+            Step::Expire { trace } => self.expire(*trace, now, &mut shared.key),
             Step::Adjust { id, amount } => self.adjust(*id, *amount),
-            Step::Order { order, news } => self.order(*order, *news, payments),
+            Step::Order { order, news } => self.order(*order, *news, &mut shared.payments),
         }
     }
 
-    fn charge(&mut self, call: Call, now: Moment) -> Answer {
+    fn charge(&mut self, call: Call, now: Moment, key: &mut Key) -> Answer {
         if let Some(first) = self.entries.get(&call.trace) {
             return match &first.charged {
                 Some(answer) if !first.is_reservation && first.call == call => again(answer),
@@ -230,6 +261,10 @@ impl Model {
         if amount > 0 && amount > self.balance - self.held() {
             return Answer::Insufficient;
         }
+        if key.refuses(call, amount, now) {
+            return Answer::Capped;
+        }
+        key.take(call, now, 1, amount);
         self.balance -= amount;
         *self.used.entry((now.month, call.service)).or_default() += free;
         let answer = Answer::Charged {
@@ -254,7 +289,7 @@ impl Model {
         answer
     }
 
-    fn reserve(&mut self, call: Call, now: Moment) -> Answer {
+    fn reserve(&mut self, call: Call, now: Moment, key: &mut Key) -> Answer {
         if let Some(first) = self.entries.get(&call.trace) {
             return if first.state == State::Released && first.call == call {
                 Answer::WrongState
@@ -271,6 +306,10 @@ impl Model {
         if amount > 0 && amount > self.balance - self.held() {
             return Answer::Insufficient;
         }
+        if key.refuses(call, amount, now) {
+            return Answer::Capped;
+        }
+        key.take(call, now, 1, amount);
         let entry = Entry {
             is_reservation: true,
             call,
@@ -285,7 +324,7 @@ impl Model {
         Answer::Held { free, amount, replayed: false }
     }
 
-    fn commit(&mut self, trace: u8, count: Option<u32>, cost: Option<i64>) -> Answer {
+    fn commit(&mut self, trace: u8, count: Option<u32>, cost: Option<i64>, key: &mut Key) -> Answer {
         let Some(entry) = self.entries.get_mut(&trace) else { return Answer::NotFound };
         if !entry.is_reservation || entry.state == State::Released {
             return Answer::WrongState;
@@ -295,11 +334,16 @@ impl Model {
             return if *delivered == (count, cost) { again(answer) } else { Answer::Conflict };
         }
         // No longer open, so that what it held is free for it.
+        let (made, call, was) = (entry.made, entry.call, (entry.state, entry.held_amount));
         entry.state = State::Committed;
         entry.delivered = Some((count, cost));
         let (month, service) = (entry.made.month, entry.call.service);
         let full = cost.unwrap_or_else(|| nearest(entry.call.cost, count, entry.call.count));
         let (free, amount) = split(count, full, self.free_left(month, service));
+        match was {
+            (State::Open, held) => key.take(call, made, 0, amount - held),
+            _ => key.take(call, made, 1, amount),
+        }
         self.balance -= amount;
         self.overdrawn |= self.balance < self.held();
         *self.used.entry((month, service)).or_default() += free;
@@ -317,21 +361,25 @@ impl Model {
         answer
     }
 
-    fn release(&mut self, trace: u8) -> Answer {
+    fn release(&mut self, trace: u8, key: &mut Key) -> Answer {
         let Some(entry) = self.entries.get_mut(&trace) else { return Answer::NotFound };
         if !entry.is_reservation || entry.state == State::Committed {
             return Answer::WrongState;
         }
         let replayed = entry.state == State::Released;
+        if entry.state == State::Open {
+            key.take(entry.call, entry.made, -1, -entry.held_amount);
+        }
         entry.state = State::Released;
         Answer::Released { replayed }
     }
 
-    fn expire(&mut self, trace: u8, now: Moment) -> Answer {
+    fn expire(&mut self, trace: u8, now: Moment, key: &mut Key) -> Answer {
         match self.entries.get_mut(&trace) {
             Some(entry) if !entry.is_reservation => Answer::WrongState,
             Some(entry) if entry.state == State::Open && entry.made.minute + TTL_MINUTES <= now.minute => {
                 entry.state = State::Expired;
+                key.take(entry.call, entry.made, -1, -entry.held_amount);
                 Answer::Swept { freed: true }
             }
             _ => Answer::Swept { freed: false },

@@ -4,7 +4,7 @@
 use billing_service::biz::{
     calendar::{BillingTime, Month},
     error::Error,
-    ids::{AdjustmentId, OrderId, PaymentId, ServiceName, TraceId, UserId},
+    ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, ServiceName, TraceId, UserId},
     money::Money,
     recharge::order::{Order, OrderStatus},
     settlement::{
@@ -50,8 +50,8 @@ pub fn rounds() -> impl Strategy<Value = Vec<Round>> {
 fn step() -> impl Strategy<Value = Step> {
     let trace = || 0..8u8;
     let call = || {
-        (trace(), 0..SERVICES, 1..8u32, prop_oneof![Just(0i64), 1..40i64])
-            .prop_map(|(trace, service, count, cost)| Call { trace, service, count, cost })
+        (trace(), 0..SERVICES, 1..8u32, prop_oneof![Just(0i64), 1..40i64], prop::bool::weighted(0.4))
+            .prop_map(|(trace, service, count, cost, keyed)| Call { trace, service, count, cost, keyed })
     };
     prop_oneof![
         4 => call().prop_map(Step::Charge),
@@ -133,6 +133,10 @@ pub fn user(case: &str, user: u8) -> UserId {
     UserId::from_stored(format!("{case}-{user}"))
 }
 
+pub fn api_key(case: &str) -> ApiKeyId {
+    ApiKeyId::from_stored(format!("key-{case}"))
+}
+
 pub fn service(service: u8) -> ServiceName {
     ServiceName::from_stored(format!("s{service}"))
 }
@@ -160,9 +164,9 @@ pub fn month(number: u32) -> Month {
 pub fn posting(case: &str, number: u8, step: &Step) -> Posting {
     let user = user(case, number);
     match step {
-        Step::Charge(call) => Posting::Charge(charge(user, *call)),
+        Step::Charge(call) => Posting::Charge(charge(case, user, *call)),
         Step::Reserve(call) => {
-            Posting::Reserve(Reserve { call: charge(user, *call), ttl: TimeDelta::minutes(TTL_MINUTES.into()) })
+            Posting::Reserve(Reserve { call: charge(case, user, *call), ttl: TimeDelta::minutes(TTL_MINUTES.into()) })
         }
         Step::Commit { trace: id, count, cost } => Posting::Commit(Commit {
             user,
@@ -192,7 +196,7 @@ pub fn posting(case: &str, number: u8, step: &Step) -> Posting {
     }
 }
 
-fn charge(user: UserId, call: Call) -> Charge {
+fn charge(case: &str, user: UserId, call: Call) -> Charge {
     let cost = Money::from_micros(call.cost);
     Charge {
         user,
@@ -201,7 +205,7 @@ fn charge(user: UserId, call: Call) -> Charge {
             service: service(call.service),
             count: call.count,
             cost: Some(cost),
-            api_key: None,
+            api_key: call.keyed.then(|| api_key(case)),
             model: None,
             usage: None,
         },

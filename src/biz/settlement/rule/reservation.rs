@@ -1,11 +1,12 @@
 //! The states of a reservation: reserve, then commit, release or expire.
 
-use super::{Book, Entry, QuotaKey, conflict, cover, found};
+use super::{Book, Entry, QuotaKey, conflict, found};
 use crate::biz::{
     account::{Balance, Quota},
     charge,
     error::{Error, Invalid},
     ids::{TraceId, UserId},
+    key_quota::Take,
     money::Money,
     settlement::{
         posting::{Charge, Commit, Expire, Outcome, Release, Reserve},
@@ -28,8 +29,10 @@ impl Book<'_> {
             .ok_or_else(|| Error::Internal("the expiry is beyond the calendar".into()))?;
         let quota_key = (call.user.clone(), at.month, call.content.service.clone());
         self.check_caps(&call.user)?;
+        let split = self.cover(call, &quota_key)?;
+        let take = Take::call(None, split.amount);
+        self.check_key(&call.content, take)?;
         let (balance, quota) = self.account(&quota_key)?;
-        let split = cover(call, balance, quota)?;
 
         quota.held += split.free;
         balance.held = balance.held.plus(split.amount);
@@ -58,6 +61,7 @@ impl Book<'_> {
             self.changed_quotas.insert(quota_key);
         }
         self.count_request(&call.user, at.day);
+        self.count_key(&call.content, at.day, take);
         self.write(transaction.clone(), None);
         Ok(Outcome::Settled { transaction, replayed: false })
     }
@@ -108,9 +112,13 @@ impl Book<'_> {
         if split.free > 0 || reservation.free > 0 {
             self.changed_quotas.insert(quota_key);
         }
+        let taken = Take::call(request.usage, split.amount);
         if first.status == Status::Expired {
             // It was taken for one that was not made.
             self.count_request(&first.user, reservation.day);
+            self.count_key(&first.content, reservation.day, taken);
+        } else {
+            self.count_key(&first.content, reservation.day, taken - Take::call(None, reservation.amount));
         }
         self.record(Entry {
             user: &first.user,
@@ -167,6 +175,7 @@ impl Book<'_> {
                 requests.take_back(held.day);
                 self.changed_requests.insert(first.user.clone());
             }
+            self.count_key(&first.content, held.day, Take::default() - Take::call(None, held.amount));
         }
         self.write(after, Some(first.status));
         Ok(())
