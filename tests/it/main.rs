@@ -10,6 +10,7 @@ mod concurrency;
 mod crash;
 mod harness;
 mod idempotency;
+mod key_quotas;
 mod layers;
 mod limits;
 mod overload;
