@@ -8,7 +8,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use chrono::TimeDelta;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::ServingStatus;
 
@@ -133,6 +133,7 @@ impl App {
     /// accepted charges settle, connections to the database close.
     pub async fn stop(self) {
         tracing::info!("stopping");
+        let deadline = Instant::now() + self.drain_timeout;
         server::report_health(&self.health, ServingStatus::NotServing).await;
         self.stop.cancel();
         for listener in self.listeners {
@@ -142,7 +143,7 @@ impl App {
         }
         // Top-ups whose callers have gone, while there are lanes.
         self.tasks.close();
-        if tokio::time::timeout(self.drain_timeout, self.tasks.wait()).await.is_err() {
+        if tokio::time::timeout_at(deadline, self.tasks.wait()).await.is_err() {
             tracing::warn!("top-ups were still being opened when the drain timeout ran out");
         }
         // Lanes give up in time, so this ends.

@@ -1,6 +1,6 @@
 //! Jobs beside the service: run one now, or all on their schedules.
 
-use std::{path::PathBuf, pin::Pin, process::ExitCode, sync::Arc};
+use std::{path::PathBuf, pin::Pin, process::ExitCode, sync::Arc, time::Duration};
 
 use billing_service::{
     app,
@@ -40,6 +40,10 @@ enum JobName {
 const AUDIT_SCHEDULE: &str = "0 30 3 * * *";
 const EXPIRE_SCHEDULE: &str = "0 * * * * *";
 const RECONCILE_SCHEDULE: &str = "0 */5 * * * *";
+
+/// How long a run may take; one that hangs must not keep the next ones from running.
+const JOB_LIMIT: Duration = Duration::from_secs(30 * 60);
+const AUDIT_LIMIT: Duration = Duration::from_secs(6 * 3_600);
 
 fn main() -> ExitCode {
     command::exit_code(run())
@@ -83,12 +87,12 @@ async fn run_schedules(store: Arc<dyn Store>, config: Config) -> anyhow::Result<
         move || run(config.clone(), store.clone())
     };
     let audit = job(|_, store| Box::pin(async move { audit(&*store).await }));
-    scheduler.add(scheduled(AUDIT_SCHEDULE, zone, "audit", audit)?).await?;
+    scheduler.add(scheduled(AUDIT_SCHEDULE, zone, ("audit", AUDIT_LIMIT), audit)?).await?;
     let expire = job(|config, store| Box::pin(async move { expire_reservations(&config, store).await }));
-    scheduler.add(scheduled(EXPIRE_SCHEDULE, zone, "expire-reservations", expire)?).await?;
+    scheduler.add(scheduled(EXPIRE_SCHEDULE, zone, ("expire-reservations", JOB_LIMIT), expire)?).await?;
     if config.payment_service.is_some() {
         let reconcile = job(|config, store| Box::pin(async move { reconcile_recharges(&config, store).await }));
-        scheduler.add(scheduled(RECONCILE_SCHEDULE, zone, "reconcile-recharges", reconcile)?).await?;
+        scheduler.add(scheduled(RECONCILE_SCHEDULE, zone, ("reconcile-recharges", JOB_LIMIT), reconcile)?).await?;
     }
     scheduler.start().await?;
     tracing::info!(%zone, "waiting for the schedules");
@@ -100,11 +104,12 @@ async fn run_schedules(store: Arc<dyn Store>, config: Config) -> anyhow::Result<
 /// One run of a job.
 type Running = Pin<Box<dyn Future<Output = anyhow::Result<ExitCode>> + Send>>;
 
-/// A job that logs when it fails. While it runs it does not begin again.
+/// A job that logs when it fails or takes longer than its limit. While it runs it does not
+/// begin again.
 fn scheduled(
     schedule: &str,
     zone: chrono_tz::Tz,
-    name: &'static str,
+    (name, limit): (&'static str, Duration),
     job: impl Fn() -> Running + Send + Sync + 'static,
 ) -> anyhow::Result<Job> {
     tracing::info!(name, schedule, "scheduled");
@@ -116,8 +121,10 @@ fn scheduled(
         };
         let running = job();
         Box::pin(async move {
-            if let Err(error) = running.await {
-                tracing::error!(%error, name, "job failed");
+            match tokio::time::timeout(limit, running).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => tracing::error!(%error, name, "job failed"),
+                Err(_) => tracing::error!(name, "the job took too long and was given up"),
             }
             drop(place);
         })

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use async_trait::async_trait;
-use chrono::NaiveDate;
+use chrono::{DateTime, NaiveDate, Utc};
 
 use super::{
     calendar::{BillingTime, Month},
@@ -104,6 +104,8 @@ pub struct KeyQuota {
     pub period: Period,
     pub limit: i64,
     pub used: i64,
+    /// When counting began; what was made before does not count.
+    pub since: DateTime<Utc>,
     pub day: NaiveDate,
 }
 
@@ -144,9 +146,10 @@ impl std::ops::Sub for Take {
 }
 
 impl KeyQuota {
-    /// What is taken in the current period.
+    /// What is taken in the current period. Where the clock of another server is ahead,
+    /// its period has begun for all.
     pub fn used(&self, at: BillingTime) -> i64 {
-        if self.period.is_same(self.day, at.day) { self.used } else { 0 }
+        if self.day >= at.day || self.period.is_same(self.day, at.day) { self.used } else { 0 }
     }
 
     pub fn remaining(&self, at: BillingTime) -> i64 {
@@ -186,14 +189,37 @@ pub fn check(quotas: &KeyQuotas, key: &ApiKeyId, take: Take, at: BillingTime) ->
     Ok(())
 }
 
-/// Counts what a call of a key takes; tells which quotas that changed.
-pub fn count(quotas: &mut KeyQuotas, key: &ApiKeyId, day: NaiveDate, take: Take) -> Vec<(ApiKeyId, QuotaType)> {
+/// Counts what a call of a key takes that is made now; tells which quotas that changed.
+pub fn count(quotas: &mut KeyQuotas, key: &ApiKeyId, at: BillingTime, take: Take) -> Vec<(ApiKeyId, QuotaType)> {
+    change(quotas, key, take, |quota, taken| quota.add(at.day.max(quota.day), taken))
+}
+
+/// As [`count`], for the end of a reservation that was made at an instant of a day.
+pub fn count_end(
+    quotas: &mut KeyQuotas,
+    key: &ApiKeyId,
+    (day, made): (NaiveDate, DateTime<Utc>),
+    take: Take,
+) -> Vec<(ApiKeyId, QuotaType)> {
+    change(quotas, key, take, |quota, taken| {
+        if made >= quota.since {
+            quota.add(day, taken);
+        }
+    })
+}
+
+fn change(
+    quotas: &mut KeyQuotas,
+    key: &ApiKeyId,
+    take: Take,
+    add: impl Fn(&mut KeyQuota, i64),
+) -> Vec<(ApiKeyId, QuotaType)> {
     let mut changed = Vec::new();
     for kind in QuotaType::ALL {
         if let Some(quota) = quotas.get_mut(&(key.clone(), kind))
             && take.of(kind) != 0
         {
-            quota.add(day, take.of(kind));
+            add(quota, take.of(kind));
             changed.push((key.clone(), kind));
         }
     }
@@ -240,7 +266,8 @@ mod tests {
     #[test]
     fn a_quota_begins_anew_with_its_period() {
         for (period, next_day, next_month) in [(Period::Day, 0, 0), (Period::Month, 5, 0), (Period::Total, 5, 5)] {
-            let mut quota = KeyQuota { period, limit: 9, used: 0, day: at("2026-11-29").day };
+            let mut quota =
+                KeyQuota { period, limit: 9, used: 0, since: at("2026-11-29").utc, day: at("2026-11-29").day };
             quota.add(at("2026-11-29").day, 5);
             assert_eq!(quota.used(at("2026-11-29")), 5);
             assert_eq!(quota.used(at("2026-11-30")), next_day, "{period:?}");
@@ -250,7 +277,8 @@ mod tests {
 
     #[test]
     fn what_comes_late_counts_to_its_own_period() {
-        let mut quota = KeyQuota { period: Period::Day, limit: 9, used: 3, day: at("2026-11-30").day };
+        let mut quota =
+            KeyQuota { period: Period::Day, limit: 9, used: 3, since: at("2026-11-29").utc, day: at("2026-11-30").day };
         quota.add(at("2026-11-29").day, -2);
         quota.add(at("2026-11-29").day, 4);
         assert_eq!(quota.used(at("2026-11-30")), 3);
@@ -262,7 +290,13 @@ mod tests {
     #[test]
     fn a_call_that_takes_nothing_of_a_quota_is_not_bound_by_it() {
         let key = ApiKeyId::from_stored("k");
-        let empty = KeyQuota { period: Period::Total, limit: 0, used: 0, day: at("2026-11-30").day };
+        let empty = KeyQuota {
+            period: Period::Total,
+            limit: 0,
+            used: 0,
+            since: at("2026-11-30").utc,
+            day: at("2026-11-30").day,
+        };
         let quotas = KeyQuotas::from([((key.clone(), QuotaType::Amount), empty)]);
         let free = Take::call(None, Money::ZERO);
         assert_eq!(check(&quotas, &key, free, at("2026-11-30")), Ok(()));

@@ -5,7 +5,7 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use chrono::NaiveDate;
+use chrono::{DateTime, NaiveDate, Utc};
 
 use super::{
     calendar::{BillingTime, Month},
@@ -25,6 +25,8 @@ pub struct Caps {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Requests {
     pub caps: Caps,
+    /// When counting began; what was made before does not count.
+    pub since: DateTime<Utc>,
     pub day: NaiveDate,
     pub daily: u32,
     pub monthly: u32,
@@ -51,15 +53,16 @@ impl fmt::Display for Limit {
 }
 
 impl Requests {
-    /// Caps from a day on, with no calls yet.
-    pub fn new(caps: Caps, day: NaiveDate) -> Self {
-        Self { caps, day, daily: 0, monthly: 0 }
+    /// Caps from an instant on, with no calls yet.
+    pub fn new(caps: Caps, at: BillingTime) -> Self {
+        Self { caps, since: at.utc, day: at.day, daily: 0, monthly: 0 }
     }
 
-    /// The calls of this day and of this month.
+    /// The calls of this day and of this month. Where the clock of another server is
+    /// ahead, its day has begun for all.
     pub fn used(&self, at: BillingTime) -> (u32, u32) {
-        let daily = if self.day == at.day { self.daily } else { 0 };
-        let monthly = if Month::of(self.day) == at.month { self.monthly } else { 0 };
+        let daily = if self.day >= at.day { self.daily } else { 0 };
+        let monthly = if Month::of(self.day) >= at.month { self.monthly } else { 0 };
         (daily, monthly)
     }
 
@@ -81,9 +84,20 @@ impl Requests {
         }
     }
 
-    /// Counts a call of a day. One of a day that is over counts to the month alone, if
-    /// that is not over too.
-    pub fn add(&mut self, day: NaiveDate) {
+    /// Counts a call that is made now.
+    pub fn add(&mut self, at: BillingTime) {
+        self.add_to(at.day.max(self.day));
+    }
+
+    /// Counts a reserved call after all, that was made at an instant of a day: to the month
+    /// alone where the day is over, and not at all where the month is over too.
+    pub fn add_late(&mut self, day: NaiveDate, made: DateTime<Utc>) {
+        if made >= self.since {
+            self.add_to(day);
+        }
+    }
+
+    fn add_to(&mut self, day: NaiveDate) {
         if day > self.day {
             if Month::of(day) != Month::of(self.day) {
                 self.monthly = 0;
@@ -94,8 +108,11 @@ impl Requests {
         self.daily += u32::from(day == self.day);
     }
 
-    /// Takes back a call of a day that was not made after all.
-    pub fn take_back(&mut self, day: NaiveDate) {
+    /// Takes back a reserved call, made at an instant of a day, that nothing came of.
+    pub fn take_back(&mut self, day: NaiveDate, made: DateTime<Utc>) {
+        if made < self.since {
+            return;
+        }
         self.monthly = self.monthly.saturating_sub(u32::from(Month::of(day) == Month::of(self.day)));
         self.daily = self.daily.saturating_sub(u32::from(day == self.day));
     }
@@ -104,7 +121,8 @@ impl Requests {
 /// Where caps are set.
 #[async_trait]
 pub trait LimitStore: Send + Sync + 'static {
-    /// Sets the caps of a user from the next call on; calls counted before stay counted.
+    /// Sets the caps of a user from the next call on. Calls that are counted stay counted,
+    /// until both caps are taken away.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`]: they may be set or not; [`StoreError::Conflict`],
@@ -123,7 +141,7 @@ mod tests {
     }
 
     fn requests(daily: u32, monthly: u32) -> Requests {
-        Requests::new(Caps { daily: Some(daily), monthly: Some(monthly) }, at("2026-11-30").day)
+        Requests::new(Caps { daily: Some(daily), monthly: Some(monthly) }, at("2026-11-30"))
     }
 
     #[test]
@@ -131,25 +149,40 @@ mod tests {
         let mut requests = requests(2, 3);
         for _ in 0..2 {
             requests.check(at("2026-11-30")).unwrap();
-            requests.add(at("2026-11-30").day);
+            requests.add(at("2026-11-30"));
         }
         assert_eq!(requests.check(at("2026-11-30")), Err(Error::InsufficientQuota(Limit::Daily)));
-        requests.add(at("2026-11-30").day);
+        requests.add(at("2026-11-30"));
         assert_eq!(requests.left(at("2026-11-30")), (Some(0), Some(0)));
         assert_eq!(requests.left(at("2026-12-01")), (Some(2), Some(3)));
-        requests.add(at("2026-12-01").day);
+        requests.add(at("2026-12-01"));
         assert_eq!(requests.left(at("2026-12-01")), (Some(1), Some(2)));
     }
 
     #[test]
-    fn a_late_call_counts_to_its_own_period() {
+    fn a_late_call_counts_to_its_own_period_and_only_if_it_was_made_since() {
         let mut requests = requests(5, 5);
-        requests.add(at("2026-12-02").day);
-        requests.add(at("2026-12-01").day);
+        let late = |day: &str| (at(day).day, at("2026-12-02").utc);
+        let add = |requests: &mut Requests, (day, made)| requests.add_late(day, made);
+        requests.add(at("2026-12-02"));
+        add(&mut requests, late("2026-12-01"));
         assert_eq!(requests.used(at("2026-12-02")), (1, 2));
-        requests.add(at("2026-11-30").day);
-        requests.take_back(at("2026-11-30").day);
-        requests.take_back(at("2026-12-01").day);
+        add(&mut requests, late("2026-11-30"));
+        requests.take_back(at("2026-11-30").day, at("2026-12-02").utc);
+        requests.take_back(at("2026-12-01").day, at("2026-12-02").utc);
         assert_eq!(requests.used(at("2026-12-02")), (1, 1));
+        let before = at("2026-11-29").utc;
+        requests.take_back(at("2026-12-02").day, before);
+        requests.add_late(at("2026-12-02").day, before);
+        assert_eq!(requests.used(at("2026-12-02")), (1, 1));
+    }
+
+    #[test]
+    fn a_server_whose_clock_is_behind_is_bound_too() {
+        let mut requests = requests(1, 1);
+        requests.add(at("2026-12-01"));
+        assert_eq!(requests.check(at("2026-11-30")), Err(Error::InsufficientQuota(Limit::Daily)));
+        requests.add(at("2026-11-30"));
+        assert_eq!(requests.used(at("2026-12-01")), (2, 2));
     }
 }

@@ -17,7 +17,7 @@ use crate::biz::{
     ids::{OrderId, PaymentId, UserId},
     money::Money,
     recharge::{
-        callback::{Notice, NoticedResult},
+        callback::{Notice, NoticedResult, Settlement},
         order::{Order, OrderFilter, OrderStatus, PaymentMethod},
         start::NewRecharge,
     },
@@ -48,17 +48,22 @@ impl Api {
         let notice = parse_notice(request).inspect_err(|error| self.count_refused_callback(error))?;
         let order = notice.order.clone();
         let settled = self.recharges.settle(notice, origin.is_believed, &origin.trace).await;
-        match &settled {
-            Ok((_, true)) => tracing::info!(%order, "a callback settled an order"),
-            Ok((_, false)) => tracing::info!(%order, "a callback came again"),
-            Err(error) => tracing::warn!(%order, %error, "a callback was refused"),
-        }
         self.metrics.recharge.count_callback(&settled, started.elapsed());
-        if let Ok((Order { status: OrderStatus::Success, amount, .. }, true)) = &settled {
-            self.metrics.balance_total.with_label_values(&["recharge"]).inc();
-            self.metrics.balance_amount.with_label_values(&["recharge"]).inc_by(amount.to_wire());
+        if let Ok(Settlement { order: settled, changed: true, .. }) = &settled {
+            tracing::info!(%order, status = %settled.status, "a callback settled an order");
+            if settled.status == OrderStatus::Success {
+                self.metrics.balance_total.with_label_values(&["recharge"]).inc();
+                self.metrics.balance_amount.with_label_values(&["recharge"]).inc_by(settled.amount.to_wire());
+            }
         }
-        settled.map(|_| RechargeCallbackReply { success: true })
+        let refusal = settled.map_or_else(Some, |settled| settled.refusal);
+        match refusal {
+            None => Ok(RechargeCallbackReply { success: true }),
+            Some(error) => {
+                tracing::warn!(%order, %error, "a callback was refused");
+                Err(error)
+            }
+        }
     }
 
     /// Counts and logs a callback that is refused before it names an order.

@@ -74,6 +74,7 @@ async fn a_cap_that_is_reached_refuses_until_its_period_is_over(#[values(MySql, 
 #[tokio::test]
 async fn what_was_not_made_is_not_counted(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, &[("billing.reservation_ttl", "1m")]).await;
+    service.clock.set("2026-11-21T02:00:00Z");
     cap(&service, Some(3), None).await;
     service.deduct(traced("t", charge("u", "asset", 1))).await;
     service.deduct(traced("t", charge("u", "asset", 1))).await;
@@ -107,6 +108,26 @@ async fn what_was_not_made_is_not_counted(#[values(MySql, Sqlite)] on: Backend) 
     internal.commit_reservation(commit("one-more")).await.unwrap();
     assert_eq!(used(&service).await, (3, 3));
     service.assert_audit_is_clean().await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn what_was_made_before_there_were_caps_is_not_taken_back(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    service.clock.set("2026-11-21T02:00:00Z");
+    for trace in ["a", "b", "c"] {
+        reserve(&service, trace).await.unwrap();
+    }
+    service.clock.advance(chrono::TimeDelta::seconds(1));
+    cap(&service, Some(2), None).await;
+    service.deduct(charge("u", "asset", 1)).await;
+    service.deduct(charge("u", "asset", 1)).await;
+    for trace in ["a", "b", "c"] {
+        let release = ReleaseReservationRequest { user_id: "u".into(), trace_id: trace.into() };
+        service.internal.clone().release_reservation(release).await.unwrap();
+    }
+    assert_eq!(used(&service).await, (2, 2));
+    capped(service.try_deduct(charge("u", "asset", 1)).await);
 }
 
 #[rstest]
@@ -158,9 +179,11 @@ async fn caps_are_set_changed_and_taken_away(#[values(MySql, Sqlite)] on: Backen
     let limits = cap(&service, Some(0), None).await.unwrap();
     assert_eq!((limits.daily_limit, limits.monthly_limit, limits.daily_used), (Some(0), None, 1));
     capped(service.try_deduct(charge("u", "asset", 1)).await);
-    cap(&service, None, None).await;
+    assert_eq!(cap(&service, None, None).await, None);
     service.deduct(charge("u", "asset", 1)).await;
-    assert_eq!(used(&service).await, (2, 2));
+    assert_eq!(service.account("u").await.limits, None);
+    // Counting begins anew.
+    assert_eq!(cap(&service, Some(5), None).await.unwrap().daily_used, 0);
 
     for (user, body, field) in [
         ("u", json!({"daily_limit": -1}), "daily_limit"),

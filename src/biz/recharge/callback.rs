@@ -22,6 +22,22 @@ pub struct Notice {
     pub currency: Option<String>,
 }
 
+/// What became of an order through a report.
+#[derive(Debug)]
+pub struct Settlement {
+    pub order: Order,
+    /// A repeat changes nothing.
+    pub changed: bool,
+    /// Why the report itself is refused, although it led to this.
+    pub refusal: Option<Error>,
+}
+
+impl From<(Order, bool)> for Settlement {
+    fn from((order, changed): (Order, bool)) -> Self {
+        Self { order, changed, refusal: None }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NoticedResult {
     Paid {
@@ -56,14 +72,14 @@ impl From<NoticedResult> for OrderNews {
 impl Recharges {
     /// Settles an order by a report. One that is not `believed`, because nothing proves
     /// who sent it, is a hint: payment-service itself is asked, and what it says is what
-    /// counts. Tells whether the order was changed; a repeat changes nothing.
+    /// counts, also when the report is refused.
     ///
     /// # Errors
     /// [`Error::OrderNotFound`], [`Error::AmountMismatch`], [`Error::DuplicateRecharge`];
     /// [`Error::PaymentUnavailable`] when payment-service can't be asked or does not say
     /// the same yet; [`Error::Invalid`] beyond the largest balance,
     /// [`Error::Overloaded`], [`Error::Internal`].
-    pub async fn settle(&self, notice: Notice, believed: bool, trace: &TraceContext) -> Result<(Order, bool)> {
+    pub async fn settle(&self, notice: Notice, believed: bool, trace: &TraceContext) -> Result<Settlement> {
         let found = in_time(self.orders.order(&notice.order)).await?;
         let order = found.ok_or_else(|| Error::OrderNotFound(notice.order.to_string()))?;
         if let Some(currency) = &notice.currency {
@@ -71,7 +87,7 @@ impl Recharges {
         }
         // A settled order does not change any more, whatever is said of it.
         if believed || order.status == OrderStatus::Success {
-            return self.update(&order, notice.result.into()).await;
+            return self.update(&order, notice.result.into()).await.map(Settlement::from);
         }
         if notice.result.amount().is_some_and(|amount| amount != order.amount) {
             return Err(order.amount_mismatch());
@@ -80,7 +96,7 @@ impl Recharges {
     }
 
     /// Asks payment-service, and settles by its answer; then holds the hint against it.
-    async fn confirm(&self, order: &Order, hint: NoticedResult, trace: &TraceContext) -> Result<(Order, bool)> {
+    async fn confirm(&self, order: &Order, hint: NoticedResult, trace: &TraceContext) -> Result<Settlement> {
         let asking = self.confirmations.try_acquire();
         let _asking = asking.map_err(|_| Error::Overloaded("too many callbacks wait for payment-service".into()))?;
         let not_confirmed = |why| Error::PaymentUnavailable(format!("it does not confirm the callback: {why}"));
@@ -89,14 +105,15 @@ impl Recharges {
         let Some((settled, changed)) = self.settle_by(order, &payment).await? else {
             return Err(not_confirmed("the payment is not decided; send it again"));
         };
-        match hint {
+        let refusal = match hint {
             NoticedResult::Paid { .. } if settled.status != OrderStatus::Success => {
-                Err(not_confirmed("the payment failed"))
+                Some(not_confirmed("the payment failed"))
             }
-            _ if settled.status != OrderStatus::Success => Ok((settled, changed)),
+            _ if settled.status != OrderStatus::Success => None,
             // It is settled now; a hint of another payment is refused.
-            hint => self.update(&settled, hint.into()).await.map(|(order, _)| (order, changed)),
-        }
+            hint => self.update(&settled, hint.into()).await.err(),
+        };
+        Ok(Settlement { order: settled, changed, refusal })
     }
 
     /// Settles an order by what payment-service says; `None` while that is undecided.

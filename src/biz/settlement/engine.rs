@@ -290,20 +290,24 @@ impl Lane {
         }
     }
 
-    /// As [`Self::settle`]; the first outage stands for all postings behind it.
+    /// As [`Self::settle`]; an outage stands for all postings behind it. One that only
+    /// takes long, as behind a lock that another process does not let go, has a time of
+    /// its own.
     async fn settle_one_by_one(&self, batch: &Batch, deadline: Instant) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(batch.postings.len());
         let mut outage = None;
         for posting in &batch.postings {
             let alone = Batch { postings: vec![posting.clone()], at: batch.at, catalog: batch.catalog.clone() };
+            let limit = deadline.min(Instant::now() + SINGLE_PATIENCE);
             let settled = match &outage {
                 Some(error) => Err(StoreError::clone(error)),
-                None => self.attempt(&Arc::new(alone), deadline).await,
+                None => self.attempt(&Arc::new(alone), limit).await,
             };
             match settled {
                 Ok(outcome) => outcomes.extend(outcome),
                 Err(error) => {
-                    if matches!(error, StoreError::Unavailable(_)) {
+                    let in_time = Instant::now() < limit;
+                    if Instant::now() >= deadline || (in_time && matches!(error, StoreError::Unavailable(_))) {
                         outage = Some(error.clone());
                     }
                     outcomes.push(Outcome::Refused(given_up(error)));
@@ -316,7 +320,7 @@ impl Lane {
     /// Settles a batch, again and again while that is safe and may help. It is safe
     /// because ids already committed are found and not charged twice.
     async fn attempt(&self, batch: &Arc<Batch>, deadline: Instant) -> std::result::Result<Vec<Outcome>, StoreError> {
-        let (mut pause, mut conflicts) = (FIRST_PAUSE, 0);
+        let (mut pause, mut conflicts, started) = (FIRST_PAUSE, 0, Instant::now());
         loop {
             let error = match self.try_once(batch, deadline).await {
                 Ok(outcomes) if outcomes.len() == batch.postings.len() => return Ok(outcomes),
@@ -324,7 +328,8 @@ impl Lane {
                 Err(error) => error,
             };
             conflicts += u32::from(matches!(error, StoreError::Conflict(_)));
-            let is_final = matches!(error, StoreError::Failed(_)) || conflicts > MAX_CONFLICTS;
+            let is_stuck = conflicts > MAX_CONFLICTS || (conflicts > 0 && started.elapsed() > LONG_CONFLICT);
+            let is_final = matches!(error, StoreError::Failed(_)) || is_stuck;
             if is_final || Instant::now() + pause >= deadline {
                 return Err(error);
             }
@@ -353,6 +358,10 @@ impl Lane {
 /// Conflicts after which a batch is not tried again as a whole: they pass, or one of its
 /// postings will never pass.
 const MAX_CONFLICTS: u32 = 8;
+/// Nor after conflicts that took as long together.
+const LONG_CONFLICT: Duration = Duration::from_secs(1);
+/// How long a posting is tried that is settled alone because its batch was stuck.
+const SINGLE_PATIENCE: Duration = Duration::from_secs(1);
 /// Between two attempts at a batch, doubling from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);

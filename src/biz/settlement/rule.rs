@@ -206,8 +206,7 @@ impl Book<'_> {
         if split.free > 0 {
             self.changed_quotas.insert(quota_key);
         }
-        self.count_request(&request.user, self.batch.at.day);
-        self.count_key(&request.content, self.batch.at.day, take);
+        self.count_call(&request.user, &request.content, take);
         self.changed.insert(request.user.clone());
         self.record(Entry {
             user: &request.user,
@@ -228,10 +227,14 @@ impl Book<'_> {
         self.state.requests.get(user).map_or(Ok(()), |requests| requests.check(self.batch.at))
     }
 
-    fn count_request(&mut self, user: &UserId, day: NaiveDate) {
+    /// Counts a call that is made now, to the caps of its user and the quotas of its key.
+    fn count_call(&mut self, user: &UserId, call: &ChargeContent, take: Take) {
         if let Some(requests) = self.state.requests.get_mut(user) {
-            requests.add(day);
+            requests.add(self.batch.at);
             self.changed_requests.insert(user.clone());
+        }
+        if let Some(key) = &call.api_key {
+            self.changed_key_quotas.extend(key_quota::count(&mut self.state.key_quotas, key, self.batch.at, take));
         }
     }
 
@@ -240,12 +243,6 @@ impl Book<'_> {
         match &call.api_key {
             Some(key) => key_quota::check(&self.state.key_quotas, key, take, self.batch.at),
             None => Ok(()),
-        }
-    }
-
-    fn count_key(&mut self, call: &ChargeContent, day: NaiveDate, take: Take) {
-        if let Some(key) = &call.api_key {
-            self.changed_key_quotas.extend(key_quota::count(&mut self.state.key_quotas, key, day, take));
         }
     }
 

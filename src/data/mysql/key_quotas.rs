@@ -46,7 +46,8 @@ impl KeyQuotaStore for MySqlStore {
 
     async fn key_quotas(&self, key: &ApiKeyId) -> Result<KeyQuotas, StoreError> {
         let query = sqlx::query(
-            "SELECT api_key_id, quota_type, period, quota_limit, used, usage_date FROM api_key_quota WHERE api_key_id = ?",
+            "SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at FROM api_key_quota \
+             WHERE api_key_id = ?",
         )
         .bind(key.as_str().as_bytes());
         let mut quotas = KeyQuotas::new();
@@ -65,14 +66,14 @@ pub(super) fn concern(keys: &Keys<'_>) -> bool {
 pub(super) fn lock(statement: &mut Statement, keys: &Keys<'_>) {
     statement
         .push(
-            "SELECT api_key_id, quota_type, period, quota_limit, used, usage_date FROM api_key_quota \
+            "SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at FROM api_key_quota \
              WHERE api_key_id IN (NULL, ",
         )
         // NULL is in no list, and keeps an empty one from being an error.
         .texts(if keys.api_keys.is_empty() { vec![""] } else { keys.api_keys.iter().map(|key| key.as_str()).collect() })
         .push(") ORDER BY api_key_id, quota_type FOR UPDATE; ")
         .push(
-            "SELECT k.api_key_id, k.quota_type, k.period, k.quota_limit, k.used, k.usage_date \
+            "SELECT k.api_key_id, k.quota_type, k.period, k.quota_limit, k.used, k.usage_date, k.created_at \
              FROM billing_transaction t STRAIGHT_JOIN api_key_quota k ON k.api_key_id = t.api_key_id \
              WHERE (t.user_id, t.trace_id) IN ((NULL, NULL), ",
         );
@@ -93,6 +94,7 @@ pub(super) fn add(quotas: &mut KeyQuotas, rows: &[MySqlRow]) -> Result<(), Store
             limit: row.try_get(3).map_err(store_error)?,
             used: row.try_get(4).map_err(store_error)?,
             day: row.try_get(5).map_err(store_error)?,
+            since: row.try_get(6).map_err(store_error)?,
         };
         quotas.insert((ApiKeyId::from_stored(text(row, 0)?), kind), quota);
     }

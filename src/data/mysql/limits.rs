@@ -19,27 +19,36 @@ use crate::biz::{
 #[async_trait]
 impl LimitStore for MySqlStore {
     async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) -> Result<(), StoreError> {
-        let mut upsert = Statement::new(
-            "INSERT INTO tenant_quota (user_id, daily_limit, monthly_limit, usage_date, created_at, updated_at) VALUES ",
-        );
-        upsert
-            .rows([caps], |row, caps| {
-                row.text(user.as_str())
-                    .optional(caps.daily, StatementRow::number)
-                    .optional(caps.monthly, StatementRow::number)
-                    .day(at.day)
-                    .instant(at.utc)
-                    .instant(at.utc);
-            })
-            .push(
-                " ON DUPLICATE KEY UPDATE daily_limit = VALUES(daily_limit), monthly_limit = VALUES(monthly_limit), \
-                 version = version + 1, updated_at = VALUES(updated_at)",
-            );
         let mut connection = self.reader.take().await?;
-        upsert.execute(&mut connection).await?;
+        set(user, caps, at).execute(&mut connection).await?;
         connection.give_back();
         Ok(())
     }
+}
+
+fn set(user: &UserId, caps: Caps, at: BillingTime) -> Statement {
+    if caps == Caps::default() {
+        let mut delete = Statement::new("DELETE FROM tenant_quota WHERE user_id = ");
+        delete.texts([user.as_str()]);
+        return delete;
+    }
+    let mut upsert = Statement::new(
+        "INSERT INTO tenant_quota (user_id, daily_limit, monthly_limit, usage_date, created_at, updated_at) VALUES ",
+    );
+    upsert
+        .rows([caps], |row, caps| {
+            row.text(user.as_str())
+                .optional(caps.daily, StatementRow::number)
+                .optional(caps.monthly, StatementRow::number)
+                .day(at.day)
+                .instant(at.utc)
+                .instant(at.utc);
+        })
+        .push(
+            " ON DUPLICATE KEY UPDATE daily_limit = VALUES(daily_limit), monthly_limit = VALUES(monthly_limit), \
+             version = version + 1, updated_at = VALUES(updated_at)",
+        );
+    upsert
 }
 
 /// The rows are there, and locked with their accounts.
@@ -62,12 +71,13 @@ pub(super) fn set_used(statement: &mut Statement, requests: &[(UserId, Requests)
         );
 }
 
-/// Five columns from `first` on, all of them NULL for a user without caps.
+/// Six columns from `first` on, all of them NULL for a user without caps.
 pub(super) fn requests_of(row: &MySqlRow, first: usize) -> Result<Option<Requests>, StoreError> {
     let day: Option<NaiveDate> = row.try_get(first).map_err(store_error)?;
     let Some(day) = day else { return Ok(None) };
     let caps = Caps { daily: optional_number(row, first + 1)?, monthly: optional_number(row, first + 2)? };
-    Ok(Some(Requests { caps, day, daily: number(row, first + 3)?, monthly: number(row, first + 4)? }))
+    let since = row.try_get(first + 5).map_err(store_error)?;
+    Ok(Some(Requests { caps, since, day, daily: number(row, first + 3)?, monthly: number(row, first + 4)? }))
 }
 
 fn optional_number(row: &MySqlRow, column: usize) -> Result<Option<u32>, StoreError> {

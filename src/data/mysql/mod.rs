@@ -62,7 +62,7 @@ pub struct PoolLimits {
 /// of keys is made into a subquery, which would lock in another order.
 const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
     SET SESSION sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', \
-    autocommit = 1, innodb_lock_wait_timeout = 5, wait_timeout = 30 \
+    autocommit = 1, innodb_lock_wait_timeout = 2, wait_timeout = 30 \
     /*M! , idle_transaction_timeout = 5, in_predicate_conversion_threshold = 0 */";
 
 impl MySqlStore {

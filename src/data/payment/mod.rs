@@ -196,7 +196,13 @@ fn payment_error(status: Status) -> PaymentError {
         | Code::PermissionDenied
         | Code::Unauthenticated
         | Code::FailedPrecondition
-        | Code::OutOfRange => PaymentError::Refused(why),
-        _ => PaymentError::Unavailable(why),
+        | Code::OutOfRange
+        | Code::Unimplemented => PaymentError::Refused(why),
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::ResourceExhausted | Code::Aborted => {
+            PaymentError::Unavailable(why)
+        }
+        // Of the transport, which names its cause.
+        _ if std::error::Error::source(&status).is_some() => PaymentError::Unavailable(why),
+        _ => PaymentError::Senseless(why),
     }
 }

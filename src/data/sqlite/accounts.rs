@@ -29,7 +29,7 @@ impl AccountStore for SqliteStore {
     async fn account(&self, user: &UserId, month: Month) -> Result<Option<Account>, StoreError> {
         let rows = sqlx::query(
             "SELECT b.balance, b.held, b.version, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
-             l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used \
+             l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used, l.created_at \
              FROM user_balance b LEFT JOIN tenant_quota l ON l.user_id = b.user_id \
              LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ? \
              WHERE b.user_id = ?",

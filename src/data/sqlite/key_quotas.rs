@@ -7,7 +7,7 @@ use rusqlite::{Transaction, params};
 
 use super::{
     SqliteStore, corrupt,
-    row::{Row, day_of, text},
+    row::{Row, day_of, instant, text},
     store_error,
     writer::writer_error,
 };
@@ -21,7 +21,8 @@ use crate::biz::{
 
 /// As [`add`] reads them.
 const OF_KEY: &str = "\
-    SELECT api_key_id, quota_type, period, quota_limit, used, usage_date FROM api_key_quota WHERE api_key_id = ?";
+    SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at FROM api_key_quota \
+    WHERE api_key_id = ?";
 
 #[async_trait]
 impl KeyQuotaStore for SqliteStore {
@@ -77,6 +78,7 @@ fn add(quotas: &mut KeyQuotas, row: &impl Row) -> Result<(), StoreError> {
         limit: row.integer(3)?.ok_or_else(|| corrupt("quota"))?,
         used: row.integer(4)?.ok_or_else(|| corrupt("quota"))?,
         day: day_of(row, 5)?,
+        since: instant(row, 6)?,
     };
     quotas.insert((ApiKeyId::from_stored(text(row, 0)?), kind), quota);
     Ok(())

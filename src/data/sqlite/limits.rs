@@ -5,7 +5,7 @@ use rusqlite::{Transaction, params};
 
 use super::{
     SqliteStore,
-    row::{Row, day_of, number},
+    row::{Row, day_of, instant, number},
     writer::{found, writer_error},
 };
 use crate::biz::{
@@ -21,6 +21,10 @@ impl LimitStore for SqliteStore {
     async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) -> Result<(), StoreError> {
         let user = user.clone();
         let set = self.writer.run(move |connection| {
+            if caps == Caps::default() {
+                let gone = connection.execute("DELETE FROM tenant_quota WHERE user_id = ?", [user.as_str()]);
+                return gone.map_err(writer_error);
+            }
             connection
                 .execute(
                     "INSERT INTO tenant_quota (user_id, daily_limit, monthly_limit, usage_date, created_at, updated_at) \
@@ -38,7 +42,7 @@ impl LimitStore for SqliteStore {
 pub(super) fn load(transaction: &Transaction<'_>, keys: &Keys<'_>, state: &mut State) -> Result<(), StoreError> {
     let mut find = transaction
         .prepare_cached(
-            "SELECT usage_date, daily_limit, monthly_limit, daily_used, monthly_used FROM tenant_quota WHERE user_id = ?",
+            "SELECT usage_date, daily_limit, monthly_limit, daily_used, monthly_used, created_at FROM tenant_quota WHERE user_id = ?",
         )
         .map_err(writer_error)?;
     for &user in &keys.users {
@@ -64,14 +68,14 @@ pub(super) fn set_used(
     Ok(())
 }
 
-/// Five columns from `first` on, all of them NULL for a user without caps.
+/// Six columns from `first` on, all of them NULL for a user without caps.
 pub(super) fn requests_of(row: &impl Row, first: usize) -> Result<Option<Requests>, StoreError> {
     if row.string(first)?.is_none() {
         return Ok(None);
     }
     let caps = Caps { daily: optional_number(row, first + 1)?, monthly: optional_number(row, first + 2)? };
-    let day = day_of(row, first)?;
-    Ok(Some(Requests { caps, day, daily: number(row, first + 3)?, monthly: number(row, first + 4)? }))
+    let (since, day) = (instant(row, first + 5)?, day_of(row, first)?);
+    Ok(Some(Requests { caps, since, day, daily: number(row, first + 3)?, monthly: number(row, first + 4)? }))
 }
 
 fn optional_number(row: &impl Row, column: usize) -> Result<Option<u32>, StoreError> {

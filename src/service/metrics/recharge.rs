@@ -8,6 +8,7 @@ use crate::biz::{
     error::{Error, Result},
     money::Money,
     recharge::{
+        callback::Settlement,
         gateway::OpenedPayment,
         order::{Order, OrderStatus},
     },
@@ -64,14 +65,20 @@ impl RechargeMetrics {
         self.count_order(if opened.is_ok() { OrderStatus::Pending } else { OrderStatus::Failed }, order.amount);
     }
 
-    pub fn count_callback(&self, settled: &Result<(Order, bool)>, took: Duration) {
+    /// Counts a callback by its answer, and the order by what became of it.
+    pub fn count_callback(&self, settled: &Result<Settlement>, took: Duration) {
         self.duration_seconds.with_label_values(&["callback"]).observe(took.as_secs_f64());
-        let what = match settled {
-            Ok((order, true)) => {
-                self.count_order(order.status, order.amount);
-                order.status.name()
-            }
-            Ok((_, false)) => "repeated",
+        if let Ok(Settlement { order, changed: true, .. }) = settled {
+            self.count_order(order.status, order.amount);
+        }
+        let answer = match settled {
+            Ok(Settlement { refusal: Some(refusal), .. }) => Err(refusal),
+            Ok(settled) => Ok(settled),
+            Err(error) => Err(error),
+        };
+        let what = match answer {
+            Ok(Settlement { order, changed: true, .. }) => order.status.name(),
+            Ok(_) => "repeated",
             Err(Error::Overloaded(_) | Error::PaymentUnavailable(_) | Error::Internal(_)) => "error",
             Err(_) => "refused",
         };

@@ -9,10 +9,11 @@ use async_trait::async_trait;
 use billing_service::biz::{
     account::{Balance, Quota},
     audit::Evidence,
+    calendar::BillingTime,
     error::StoreError,
     ids::{AdjustmentId, OrderId, UserId},
     key_quota::{KeyQuota, KeyQuotas, NewKeyQuota},
-    limit::Requests,
+    limit::{Caps, Requests},
     recharge::order::{Order, OrderStatus},
     settlement::{
         keys::Keys,
@@ -22,7 +23,6 @@ use billing_service::biz::{
         transaction::{Status, Transaction},
     },
 };
-use chrono::NaiveDate;
 
 /// Everything that the tables of a real store keep.
 #[derive(Default)]
@@ -97,12 +97,22 @@ impl Ledger for Books {
 }
 
 impl Books {
-    pub fn keep_caps(&self, user: &UserId, requests: Requests) {
-        self.0.lock().unwrap().requests.insert(user.clone(), requests);
+    pub fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) {
+        let mut tables = self.0.lock().unwrap();
+        if caps == Caps::default() {
+            tables.requests.remove(user);
+        } else {
+            tables.requests.entry(user.clone()).or_insert(Requests::new(caps, at)).caps = caps;
+        }
     }
 
-    pub fn keep_key_quota(&self, new: &NewKeyQuota, day: NaiveDate) {
-        let quota = KeyQuota { period: new.period, limit: new.limit.unwrap(), used: 0, day };
+    pub fn requests(&self, user: &UserId) -> Option<Requests> {
+        self.0.lock().unwrap().requests.get(user).copied()
+    }
+
+    pub fn keep_key_quota(&self, new: &NewKeyQuota, at: BillingTime) {
+        let limit = new.limit.unwrap();
+        let quota = KeyQuota { period: new.period, limit, used: 0, since: at.utc, day: at.day };
         self.0.lock().unwrap().key_quotas.insert((new.key.clone(), new.kind), quota);
     }
 

@@ -39,7 +39,7 @@ use rstest::rstest;
 
 use self::{
     books::Books,
-    model::{Answer, CAPS, FREE_UNITS, KEY_AMOUNT, KEY_REQUESTS, Model, ORDERS, Shared, Step},
+    model::{Answer, FREE_UNITS, KEY_AMOUNT, KEY_REQUESTS, Model, ORDERS, Shared, Step},
     steps::{
         Round, SERVICES, USERS, answer, api_key, moment, month, new_order, order_id, order_state, posting, rounds,
         service, user,
@@ -54,6 +54,7 @@ trait Stage {
     /// `None` while it was never needed.
     async fn quota(&self, user: &UserId, month: u32, service: u8) -> Option<Quota>;
     async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime);
+    async fn requests(&self, user: &UserId) -> Option<Requests>;
     async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime);
     async fn keep_order(&self, order: &Order);
     async fn order(&self, id: &OrderId) -> Option<Order>;
@@ -74,11 +75,15 @@ impl Stage for Books {
     }
 
     async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) {
-        self.keep_caps(user, Requests::new(caps, at.day));
+        Books::set_caps(self, user, caps, at);
+    }
+
+    async fn requests(&self, user: &UserId) -> Option<Requests> {
+        Books::requests(self, user)
     }
 
     async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime) {
-        self.keep_key_quota(quota, at.day);
+        self.keep_key_quota(quota, at);
     }
 
     async fn keep_order(&self, order: &Order) {
@@ -112,6 +117,10 @@ impl Stage for Arc<dyn Store> {
         LimitStore::set_caps(&**self, user, caps, at).await.unwrap();
     }
 
+    async fn requests(&self, user: &UserId) -> Option<Requests> {
+        self.account(user, month(0)).await.unwrap()?.requests
+    }
+
     async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime) {
         KeyQuotaStore::set_key_quota(&**self, quota, at).await.unwrap();
     }
@@ -138,13 +147,6 @@ async fn play(stage: &impl Stage, case: &str, rounds: &[Round]) -> Result<(), Te
     let start: DateTime<Utc> = "2026-11-15T00:00:00Z".parse().unwrap();
     let mut models: Vec<Model> = (0..USERS).map(Model::of).collect();
     let mut shared = Shared::default();
-    for (number, caps) in (0u8..).zip(CAPS) {
-        if let Some((daily, monthly)) = caps {
-            let cap = |cap: usize| Some(u32::try_from(cap).unwrap());
-            let caps = Caps { daily: cap(daily), monthly: cap(monthly) };
-            stage.set_caps(&user(case, number), caps, calendar.at(start)).await;
-        }
-    }
     for (kind, period, limit) in
         [(QuotaType::Requests, Period::Day, KEY_REQUESTS), (QuotaType::Amount, Period::Total, KEY_AMOUNT)]
     {
@@ -156,10 +158,18 @@ async fn play(stage: &impl Stage, case: &str, rounds: &[Round]) -> Result<(), Te
     }
     let (mut now, mut months) = (start, Vec::new());
     for round in rounds {
-        now += TimeDelta::minutes(round.minutes.into());
+        // No two rounds happen at the same instant.
+        now += TimeDelta::minutes(round.minutes.into()) + TimeDelta::milliseconds(1);
         let at: BillingTime = calendar.at(now);
         let moment = moment(at, start);
         months.push(moment.month);
+        if let Some((number, caps)) = round.caps {
+            let cap = |cap: usize| u32::try_from(cap).unwrap();
+            let daily_and_monthly = caps.map(|(daily, monthly)| (cap(daily), cap(monthly))).unzip();
+            let new = Caps { daily: daily_and_monthly.0, monthly: daily_and_monthly.1 };
+            stage.set_caps(&user(case, number), new, at).await;
+            models[usize::from(number)].set_caps(caps, moment);
+        }
         let postings = round.steps.iter().map(|(number, step)| posting(case, *number, step)).collect();
         let batch = Batch { postings, at, catalog: catalog.clone() };
         let mut take = async || {
@@ -185,6 +195,11 @@ async fn play(stage: &impl Stage, case: &str, rounds: &[Round]) -> Result<(), Te
             let user = user(case, number);
             let balance = stage.balance(&user).await;
             proptest::prop_assert_eq!((balance.amount.micros(), balance.held.micros()), (model.balance, model.held()));
+            let calls = stage.requests(&user).await.map(|requests| requests.used(at));
+            let expected = model.calls(moment).map(|(daily, monthly)| (daily as u32, monthly as u32));
+            // A user of whom nothing is known but caps has no account yet.
+            let nothing = calls.is_none() && expected == Some((0, 0));
+            proptest::prop_assert!(nothing || calls == expected, "{:?} is {:?}", calls, expected);
             proptest::prop_assert!(model.overdrawn || balance.available() >= Money::ZERO);
             for (month, of) in months.iter().flat_map(|month| (0..SERVICES).map(move |of| (*month, of))) {
                 let quota = stage.quota(&user, month, of).await.unwrap_or_default();

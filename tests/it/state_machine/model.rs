@@ -45,8 +45,8 @@ pub enum OrderState {
 /// The orders that each user has from the beginning; later numbers have none.
 pub const ORDERS: u8 = 3;
 
-/// The caps of each user, on the calls of a day and of a month.
-pub const CAPS: [Option<(usize, usize)>; 2] = [None, Some((4, 7))];
+/// On the calls of a day and of a month.
+pub type Caps = (usize, usize);
 
 /// What an order is over.
 pub fn order_amount(order: u8) -> i64 {
@@ -141,11 +141,13 @@ impl Answer {
     }
 }
 
-/// When a step happens: the numbers of the month, the day and the minute within all time.
+/// When a step happens: the numbers of the month, the day, the minute and the
+/// microsecond within all time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
     pub month: u32,
     pub day: i32,
+    pub micros: i64,
     pub minute: u32,
 }
 
@@ -176,8 +178,8 @@ struct Entry {
 #[derive(Debug)]
 pub struct Model {
     user: u8,
-    /// Calls of a day, and of a month.
-    caps: Option<(usize, usize)>,
+    /// Calls of a day and of a month, and since when they are counted.
+    caps: Option<(Caps, i64)>,
     pub balance: i64,
     /// The state of each order, and its payment.
     pub orders: Vec<(OrderState, Option<u8>)>,
@@ -193,7 +195,7 @@ impl Model {
     pub fn of(user: u8) -> Self {
         Self {
             user,
-            caps: CAPS[usize::from(user)],
+            caps: None,
             balance: 0,
             orders: vec![(OrderState::Pending, None); ORDERS.into()],
             used: BTreeMap::new(),
@@ -226,12 +228,27 @@ impl Model {
         FREE_UNITS - self.used(month, service) - self.held_free(month, service)
     }
 
-    /// Whether no more calls may be made. What was released or expired was none.
+    /// Sets the caps, or takes them away, and with them what was counted.
+    pub fn set_caps(&mut self, caps: Option<Caps>, now: Moment) {
+        let since = self.caps.map_or(now.micros, |(_, since)| since);
+        self.caps = caps.map(|caps| (caps, since));
+    }
+
+    /// The calls of this day and month, where there are caps. What was released or expired
+    /// was none.
+    pub fn calls(&self, now: Moment) -> Option<Caps> {
+        let (_, since) = self.caps?;
+        let is_call =
+            |entry: &&Entry| matches!(entry.state, State::Open | State::Committed) && entry.made.micros >= since;
+        let calls = || self.entries.values().filter(is_call);
+        let daily = calls().filter(|entry| entry.made.day == now.day).count();
+        Some((daily, calls().filter(|entry| entry.made.month == now.month).count()))
+    }
+
+    /// Whether no more calls may be made.
     fn is_capped(&self, now: Moment) -> bool {
-        let Some((daily, monthly)) = self.caps else { return false };
-        let calls = || self.entries.values().filter(|entry| matches!(entry.state, State::Open | State::Committed));
-        calls().filter(|entry| entry.made.day == now.day).count() >= daily
-            || calls().filter(|entry| entry.made.month == now.month).count() >= monthly
+        let Some((((daily, monthly), _), calls)) = self.caps.zip(self.calls(now)) else { return false };
+        calls.0 >= daily || calls.1 >= monthly
     }
 
     /// Takes a step.

@@ -19,7 +19,7 @@ use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::model::{Answer, Call, Moment, News, ORDERS, OrderState, Step, TTL_MINUTES, order_amount};
+use super::model::{Answer, Call, Caps, Moment, News, ORDERS, OrderState, Step, TTL_MINUTES, order_amount};
 
 pub const USERS: u8 = 2;
 pub const SERVICES: u8 = 2;
@@ -30,6 +30,8 @@ pub struct Round {
     pub minutes: u32,
     /// The commit happens, and the news of it is lost.
     pub answer_is_lost: bool,
+    /// Before the steps: new caps of a user, or none any more.
+    pub caps: Option<(u8, Option<Caps>)>,
     /// Each with its user.
     pub steps: Vec<(u8, Step)>,
 }
@@ -37,13 +39,12 @@ pub struct Round {
 /// Few ids and small numbers, so that retries, conflicts and exhausted accounts are common.
 pub fn rounds() -> impl Strategy<Value = Vec<Round>> {
     let steps = prop::collection::vec((0..USERS, step()), 1..9);
-    // No time, less and more than a hold lasts, and over the end of a month.
-    let minutes = prop_oneof![4 => Just(0u32), 3 => 1..8u32, 2 => 9..30u32, 1 => Just(20 * 24 * 60)];
-    let round = (minutes, prop::bool::weighted(0.2), steps).prop_map(|(minutes, answer_is_lost, steps)| Round {
-        minutes,
-        answer_is_lost,
-        steps,
-    });
+    // No time, less and more than a hold lasts, over the end of a day and of a month.
+    let minutes =
+        prop_oneof![4 => Just(0u32), 3 => 1..8u32, 2 => 9..30u32, 1 => Just(24 * 60), 1 => Just(20 * 24 * 60)];
+    let caps = prop::option::weighted(0.3, (0..USERS, prop::option::weighted(0.8, (0..4usize, 1..6usize))));
+    let round = (minutes, prop::bool::weighted(0.2), caps, steps)
+        .prop_map(|(minutes, answer_is_lost, caps, steps)| Round { minutes, answer_is_lost, caps, steps });
     prop::collection::vec(round, 1..9)
 }
 
@@ -152,6 +153,7 @@ pub fn moment(at: BillingTime, start: DateTime<Utc>) -> Moment {
     Moment {
         month: u32::try_from(months).unwrap(),
         day,
+        micros: at.utc.timestamp_micros(),
         minute: u32::try_from((at.utc - start).num_minutes()).unwrap(),
     }
 }

@@ -61,6 +61,10 @@ impl Ledger for ScriptedLedger {
         if batch.postings.iter().any(|posting| posting.user().as_str() == "jam") {
             return Err(StoreError::Conflict("locked by another".into()));
         }
+        if batch.postings.iter().any(|posting| posting.user().as_str() == "frozen") {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            return Err(StoreError::Conflict("the lock was waited for in vain".into()));
+        }
         let used = *self.used.lock().unwrap();
         let keys = Keys::of(batch);
         let quota = |(user, service): &(&UserId, &ServiceName)| {
@@ -153,6 +157,27 @@ async fn a_conflict_that_does_not_pass_is_its_own_posting_s_alone() {
     assert_eq!(passed, [true, false, true, true]);
     assert!(matches!(replies[1], Err(Error::Overloaded(_))));
     assert!(started.elapsed() < Duration::from_secs(2), "others don't wait for the lane's patience to end");
+    assert_eq!(*ledger.used.lock().unwrap(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_is_never_let_go_is_its_own_posting_s_alone() {
+    let (engine, ledger) = engine([]);
+    let calls = ["a", "frozen", "b", "frozen", "c"].map(|user| engine.charge(charge(user, "t")));
+    let replies = futures_util::future::join_all(calls).await;
+    let passed: Vec<_> = replies.iter().map(Result::is_ok).collect();
+    assert_eq!(passed, [true, false, true, false, true]);
+    assert_eq!(*ledger.used.lock().unwrap(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_whose_news_was_lost_is_found_also_when_its_batch_is_singled_out() {
+    let faults = std::iter::once(Fault::LostAfterCommit).chain(std::iter::repeat_with(|| Fault::Conflict).take(10));
+    let (engine, ledger) = engine(faults);
+    let calls = ["a", "b", "c"].map(|user| engine.charge(charge(user, "t")));
+    for reply in futures_util::future::join_all(calls).await {
+        assert!(!reply.unwrap().1, "it is no replay");
+    }
     assert_eq!(*ledger.used.lock().unwrap(), 3);
 }
 

@@ -1,12 +1,14 @@
 //! The states of a reservation: reserve, then commit, release or expire.
 
+use chrono::NaiveDate;
+
 use super::{Book, Entry, QuotaKey, conflict, found};
 use crate::biz::{
     account::{Balance, Quota},
     charge,
     error::{Error, Invalid},
     ids::{TraceId, UserId},
-    key_quota::Take,
+    key_quota::{self, Take},
     money::Money,
     settlement::{
         posting::{Charge, Commit, Expire, Outcome, Release, Reserve},
@@ -60,8 +62,7 @@ impl Book<'_> {
         if split.free > 0 {
             self.changed_quotas.insert(quota_key);
         }
-        self.count_request(&call.user, at.day);
-        self.count_key(&call.content, at.day, take);
+        self.count_call(&call.user, &call.content, take);
         self.write(transaction.clone(), None);
         Ok(Outcome::Settled { transaction, replayed: false })
     }
@@ -113,13 +114,11 @@ impl Book<'_> {
             self.changed_quotas.insert(quota_key);
         }
         let taken = Take::call(request.usage, split.amount);
-        if first.status == Status::Expired {
-            // It was taken for one that was not made.
-            self.count_request(&first.user, reservation.day);
-            self.count_key(&first.content, reservation.day, taken);
-        } else {
-            self.count_key(&first.content, reservation.day, taken - Take::call(None, reservation.amount));
-        }
+        let held = match first.status {
+            Status::Expired => Take::default(),
+            _ => Take::call(None, reservation.amount),
+        };
+        self.count_end(&first, reservation.day, taken - held);
         self.record(Entry {
             user: &first.user,
             trace: &first.trace,
@@ -171,14 +170,29 @@ impl Book<'_> {
             if held.free > 0 {
                 self.changed_quotas.insert(quota_key);
             }
-            if let Some(requests) = self.state.requests.get_mut(&first.user) {
-                requests.take_back(held.day);
-                self.changed_requests.insert(first.user.clone());
-            }
-            self.count_key(&first.content, held.day, Take::default() - Take::call(None, held.amount));
+            self.count_end(first, held.day, Take::default() - Take::call(None, held.amount));
         }
         self.write(after, Some(first.status));
         Ok(())
+    }
+
+    /// Counts what the end of a reservation takes beyond what was counted for it, or gives
+    /// back: a request too where the hold had expired, or nothing came of it.
+    fn count_end(&mut self, first: &Transaction, day: NaiveDate, take: Take) {
+        let made = first.created_at;
+        if take.requests != 0
+            && let Some(requests) = self.state.requests.get_mut(&first.user)
+        {
+            match take.requests {
+                1.. => requests.add_late(day, made),
+                _ => requests.take_back(day, made),
+            }
+            self.changed_requests.insert(first.user.clone());
+        }
+        if let Some(key) = &first.content.api_key {
+            let changed = key_quota::count_end(&mut self.state.key_quotas, key, (day, made), take);
+            self.changed_key_quotas.extend(changed);
+        }
     }
 
     /// As [`Book::account`]; the quota of a month that is no longer kept has nothing left.
