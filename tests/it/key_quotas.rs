@@ -158,19 +158,24 @@ async fn what_a_reservation_holds_is_taken_and_what_it_delivers_counts(#[values(
 #[rstest]
 #[tokio::test]
 async fn a_key_that_users_of_two_servers_share_is_bound_exactly(#[values(MySql, Sqlite)] on: Backend) {
-    let service = Service::start(on).await;
-    bind(&service, "requests", "total", 40.0).await;
-    let other = App::start(service.database.config(&[])).await.unwrap();
+    // Many lanes and small batches, so that many transactions meet in the key.
+    let lanes = [("billing.settlement.lanes", "8"), ("billing.settlement.batch", "4")];
+    let service = Service::start_with(on, &lanes).await;
+    bind(&service, "requests", "total", 300.0).await;
+    let other = App::start(service.database.config(&lanes)).await.unwrap();
     let other_client = Client::connect(format!("http://{}", other.grpc_addr)).await.unwrap();
-    let answers = join_all((0..120).map(|number| {
+    let users: Vec<String> = (0..40).map(|number| format!("u{number}")).collect();
+    join_all(users.iter().map(|user| service.account(user))).await;
+    let answers = join_all((0..800).map(|number| {
+        let user = &users[number % users.len()];
         let mut client = if number % 2 == 0 { service.internal.clone() } else { other_client.clone() };
-        async move { client.deduct_quota(keyed(&format!("u{}", number % 12), 1)).await }
+        async move { client.deduct_quota(keyed(user, 1)).await }
     }));
     let (made, refused): (Vec<_>, Vec<_>) = answers.await.into_iter().partition(Result::is_ok);
-    assert_eq!((made.len(), refused.len()), (40, 80));
+    assert_eq!((made.len(), refused.len()), (300, 500));
     refused.into_iter().for_each(bound);
     other.stop().await;
-    assert_eq!(used(&service).await, (40.0, 0.0));
+    assert_eq!(used(&service).await, (300.0, 0.0));
     service.assert_audit_is_clean().await;
 }
 
