@@ -1,0 +1,116 @@
+//! What a batch is decided on, and what has to be written of it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use chrono::NaiveDate;
+
+use crate::biz::{
+    account::{Balance, Quota},
+    calendar::Month,
+    ids::{AdjustmentId, OrderId, PaymentId, ServiceName, TraceId, UserId},
+    key_quota::KeyQuotas,
+    limit::Requests,
+    recharge::order::Order,
+    record::Record,
+    settlement::{
+        keys::Keys,
+        posting::Adjusted,
+        transaction::{Status, Transaction},
+    },
+    statistics::Totals,
+};
+
+/// What the store loaded under lock.
+#[derive(Debug, Default)]
+pub struct State {
+    pub balances: BTreeMap<UserId, Balance>,
+    pub quotas: BTreeMap<QuotaKey, Quota>,
+    /// Of the users that have caps.
+    pub requests: BTreeMap<UserId, Requests>,
+    /// Of the API keys that have some.
+    pub key_quotas: KeyQuotas,
+    /// Those of the users that had no account when the settlement began.
+    pub created: BTreeSet<UserId>,
+    /// Those of the batch's trace ids that are known already.
+    pub transactions: HashMap<TransactionKey, Transaction>,
+    /// Those of the batch's adjustment ids that are settled already.
+    pub adjustments: HashMap<(UserId, AdjustmentId), Adjusted>,
+    /// Those of the batch's orders that there are.
+    pub orders: HashMap<OrderId, Order>,
+    /// Those of the batch's payments that an order has already, and which.
+    pub payments: HashMap<PaymentId, OrderId>,
+}
+
+/// A row of `free_quota`.
+pub type QuotaKey = (UserId, Month, ServiceName);
+/// A row of `billing_transaction`.
+pub type TransactionKey = (UserId, TraceId);
+/// A row of `usage_daily`.
+pub type UsageKey = (UserId, NaiveDate, ServiceName);
+
+impl State {
+    /// The users whose account must be opened before the batch can be settled.
+    pub fn unopened(&self, keys: &Keys<'_>, month: Month) -> BTreeSet<UserId> {
+        let without_balance = keys.accounts.iter().filter(|user| !self.balances.contains_key(**user)).copied();
+        let without_quota = keys
+            .quotas
+            .iter()
+            .filter(|(user, service)| !self.quotas.contains_key(&((*user).clone(), month, (*service).clone())))
+            .map(|(user, _)| *user);
+        without_balance.chain(without_quota).cloned().collect()
+    }
+}
+
+/// Everything a transaction has to write, in key order where order matters.
+#[derive(Debug, Default)]
+pub struct Writes {
+    /// New transactions that hold nothing.
+    pub charges: Vec<Transaction>,
+    /// Reservations, new or changed.
+    pub reservations: Vec<ReservationWrite>,
+    pub records: Vec<NewRecord>,
+    pub adjustments: Vec<Adjusted>,
+    /// Every order that changed.
+    pub orders: Vec<Order>,
+    /// Every account that changed.
+    pub balances: Vec<(UserId, Balance)>,
+    /// Every quota that changed.
+    pub quotas: Vec<(QuotaKey, Quota)>,
+    /// Every count of requests that changed.
+    pub requests: Vec<(UserId, Requests)>,
+    /// Every quota of an API key that changed.
+    pub key_quotas: KeyQuotas,
+    /// What the daily rollup grows by.
+    pub usage: Vec<(UsageKey, UsageDelta)>,
+}
+
+impl Writes {
+    /// Whether there is nothing to write, as in a batch of refusals, replays and openings.
+    pub fn is_empty(&self) -> bool {
+        self.balances.is_empty() && self.orders.is_empty()
+    }
+}
+
+/// A reservation to be written.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ReservationWrite {
+    pub transaction: Transaction,
+    /// Before the batch; `None` for a new one.
+    pub was: Option<Status>,
+}
+
+/// A record to be written, with the billing day it counts to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NewRecord {
+    pub user: UserId,
+    pub day: NaiveDate,
+    pub record: Record,
+}
+
+/// Growth of one row of the daily rollup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UsageDelta {
+    pub totals: Totals,
+    pub free_records: u32,
+    pub paid_records: u32,
+}
