@@ -56,36 +56,31 @@ impl KeyQuotaStore for MySqlStore {
     }
 }
 
-/// Whether the batch may need quotas of keys, and so whether [`lock`] has anything to do.
-pub(super) fn concern(keys: &Keys<'_>) -> bool {
-    !keys.api_keys.is_empty() || !keys.ending.is_empty()
-}
-
-/// Locks the quotas of the batch's keys: those of its calls, and those of the reservations
-/// that end. Accounts are locked before them, so that no two batches wait for each other.
+/// Locks the quotas of the keys that the batch's calls are made with. Accounts are locked
+/// before them, so that no two batches wait for each other.
 pub(super) fn lock(statement: &mut Statement, keys: &Keys<'_>) {
     statement
         .push(
             "SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at FROM api_key_quota \
-             WHERE api_key_id IN (NULL, ",
+             WHERE api_key_id IN (",
         )
-        // NULL is in no list, and keeps an empty one from being an error.
-        .texts(if keys.api_keys.is_empty() { vec![""] } else { keys.api_keys.iter().map(|key| key.as_str()).collect() })
-        .push(") ORDER BY api_key_id, quota_type FOR UPDATE; ")
+        .texts(keys.api_keys.iter().map(|key| key.as_str()))
+        .push(") ORDER BY api_key_id, quota_type FOR UPDATE; ");
+}
+
+/// As [`lock`], of the keys that reservations were made with which end.
+pub(super) fn lock_of_ending(statement: &mut Statement, keys: &Keys<'_>) {
+    statement
         .push(
             "SELECT k.api_key_id, k.quota_type, k.period, k.quota_limit, k.used, k.usage_date, k.created_at \
              FROM billing_transaction t STRAIGHT_JOIN api_key_quota k ON k.api_key_id = t.api_key_id \
-             WHERE (t.user_id, t.trace_id) IN ((NULL, NULL), ",
-        );
-    if keys.ending.is_empty() {
-        statement.push("(NULL, NULL)");
-    } else {
-        statement.pairs(&keys.ending);
-    }
-    statement.push(") ORDER BY k.api_key_id, k.quota_type FOR UPDATE; ");
+             WHERE (t.user_id, t.trace_id) IN (",
+        )
+        .pairs(&keys.ending)
+        .push(") ORDER BY k.api_key_id, k.quota_type FOR UPDATE; ");
 }
 
-/// The rows of either statement of [`lock`].
+/// The rows of [`lock`] and of [`lock_of_ending`].
 pub(super) fn add(quotas: &mut KeyQuotas, rows: &[MySqlRow]) -> Result<(), StoreError> {
     for row in rows {
         let kind: QuotaType = text(row, 1)?.parse().map_err(|_| corrupt("quota type"))?;

@@ -120,8 +120,11 @@ async fn load(
     if !keys.orders.is_empty() {
         orders::lock(&mut statement, keys);
     }
-    if key_quotas::concern(keys) {
+    if !keys.api_keys.is_empty() {
         key_quotas::lock(&mut statement, keys);
+    }
+    if !keys.ending.is_empty() {
+        key_quotas::lock_of_ending(&mut statement, keys);
     }
 
     // In the order of the statements above, the first of which has no rows.
@@ -150,8 +153,10 @@ async fn load(
     if !keys.orders.is_empty() {
         orders::add_locked(&mut state, &next()?, &next()?)?;
     }
-    if key_quotas::concern(keys) {
+    if !keys.api_keys.is_empty() {
         key_quotas::add(&mut state.key_quotas, &next()?)?;
+    }
+    if !keys.ending.is_empty() {
         key_quotas::add(&mut state.key_quotas, &next()?)?;
     }
     Ok(state)
