@@ -100,7 +100,10 @@ impl Recharges {
         let asking = self.confirmations.try_acquire();
         let _asking = asking.map_err(|_| Error::Overloaded("too many callbacks wait for payment-service".into()))?;
         let not_confirmed = |why| Error::PaymentUnavailable(format!("it does not confirm the callback: {why}"));
-        let payment = self.payment_of(&order.id, trace).await?;
+        let payment = self.gateway()?.payment_of(&order.id, trace).await.map_err(|error| {
+            tracing::warn!(order = %order.id, %error, "payment-service does not tell the payment");
+            Error::from(error)
+        })?;
         let payment = payment.ok_or_else(|| not_confirmed("the order has no payment there"))?;
         let Some((settled, changed)) = self.settle_by(order, &payment).await? else {
             return Err(not_confirmed("the payment is not decided; send it again"));

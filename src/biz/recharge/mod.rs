@@ -17,13 +17,12 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
 use self::{
-    gateway::{Payment, PaymentError, PaymentGateway, TraceContext},
+    gateway::{PaymentError, PaymentGateway},
     order::OrderStore,
 };
 use super::{
     calendar::Calendar,
     error::{Error, Result, StoreError},
-    ids::OrderId,
     money::Money,
     settlement::engine::Engine,
 };
@@ -38,7 +37,7 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Starts top-ups, and settles them.
 pub struct Recharges {
-    pub(in crate::biz) orders: Arc<dyn OrderStore>,
+    orders: Arc<dyn OrderStore>,
     engine: Arc<Engine>,
     calendar: Arc<Calendar>,
     /// `None` where no payment-service is configured.
@@ -69,14 +68,6 @@ impl Recharges {
     fn gateway(&self) -> Result<&dyn PaymentGateway> {
         let gateway = self.gateway.as_deref();
         gateway.ok_or_else(|| Error::PaymentUnavailable("payment_service is not configured".into()))
-    }
-
-    /// Asks payment-service for the payment of an order.
-    async fn payment_of(&self, order: &OrderId, trace: &TraceContext) -> Result<Option<Payment>> {
-        self.gateway()?.payment_of(order, trace).await.map_err(|error| {
-            tracing::warn!(%order, %error, "payment-service does not tell the payment");
-            error.into()
-        })
     }
 
     /// Every account has one currency, and a payment in another is worth something else.

@@ -81,6 +81,6 @@ pub(super) fn requests_of(row: &MySqlRow, first: usize) -> Result<Option<Request
 }
 
 fn optional_number(row: &MySqlRow, column: usize) -> Result<Option<u32>, StoreError> {
-    let is_null = row.try_get::<Option<i64>, _>(column).map_err(store_error)?.is_none();
-    if is_null { Ok(None) } else { number(row, column).map(Some) }
+    let value: Option<i64> = row.try_get(column).map_err(store_error)?;
+    value.map(|_| number(row, column)).transpose()
 }

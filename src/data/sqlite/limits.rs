@@ -79,5 +79,5 @@ pub(super) fn requests_of(row: &impl Row, first: usize) -> Result<Option<Request
 }
 
 fn optional_number(row: &impl Row, column: usize) -> Result<Option<u32>, StoreError> {
-    if row.integer(column)?.is_none() { Ok(None) } else { number(row, column).map(Some) }
+    row.integer(column)?.map(|_| number(row, column)).transpose()
 }

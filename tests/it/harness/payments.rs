@@ -46,6 +46,11 @@ impl Paying {
         self.service.public.clone().recharge(request).await.map(|reply| reply.into_inner())
     }
 
+    /// Turns the sandbox's switches, all of them: what is not named is off.
+    pub fn switch(&self, switches: Value) {
+        self.sandbox.set_switches(serde_json::from_value(switches).unwrap());
+    }
+
     /// A top-up that waits to be paid.
     pub async fn recharge(&self, user: &str, amount: f64) -> RechargeReply {
         self.try_recharge(user, amount).await.unwrap()

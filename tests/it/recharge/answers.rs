@@ -29,11 +29,11 @@ async fn a_hint_is_not_confirmed_by_an_answer_that_is(
 ) {
     let paying = Paying::start_with(on, &[("payment_service.callback_auth", "confirm"), IMPATIENT]).await;
     let opened = paying.recharge("u", 5.0).await;
-    paying.sandbox.set_switches(serde_json::from_value(json!({"lose": true})).unwrap());
+    paying.switch(json!({"lose": true}));
     paying.press(&opened.payment_url, "SUCCESS").await;
     let payment = paying.order(&opened.order_id).await.payment_order_id;
     let hint = || paying.service.internal.clone();
-    paying.sandbox.set_switches(serde_json::from_value(switches).unwrap());
+    paying.switch(switches);
     let refused = hint().recharge_callback(success(&opened.order_id, &payment, 5.0)).await.unwrap_err();
     assert_eq!(code_of(&refused).1, error);
     assert_eq!(paying.order(&opened.order_id).await.status, "pending");
@@ -58,7 +58,7 @@ async fn answers_without_sense_are_errors_of_their_orders(
     #[case] switches: Value,
 ) {
     let paying = paid_and_not_reported(on).await;
-    paying.sandbox.set_switches(serde_json::from_value(switches).unwrap());
+    paying.switch(switches);
     let reconciled = reconcile_with(&paying, NEXT_DAY, &[IMPATIENT]).await.unwrap();
     assert_eq!(reconciled, Reconciled { errors: ORDERS, ..Default::default() });
     assert_later_answers_credit(paying).await;
@@ -70,7 +70,7 @@ async fn answers_without_sense_are_errors_of_their_orders(
 #[tokio::test]
 async fn no_answers_at_all_end_the_run(#[values(MySql, Sqlite)] on: Backend, #[case] switches: Value) {
     let paying = paid_and_not_reported(on).await;
-    paying.sandbox.set_switches(serde_json::from_value(switches).unwrap());
+    paying.switch(switches);
     let error = reconcile_with(&paying, NEXT_DAY, &[IMPATIENT]).await.unwrap_err();
     assert!(error.to_string().contains("payment-service does not answer"), "{error}");
     assert_later_answers_credit(paying).await;
@@ -78,7 +78,7 @@ async fn no_answers_at_all_end_the_run(#[values(MySql, Sqlite)] on: Backend, #[c
 
 async fn paid_and_not_reported(on: Backend) -> Paying {
     let paying = Paying::start(on).await;
-    paying.sandbox.set_switches(serde_json::from_value(json!({"lose": true})).unwrap());
+    paying.switch(json!({"lose": true}));
     for reply in join_all((0..ORDERS).map(|_| paying.recharge("u", 5.0))).await {
         paying.press(&reply.payment_url, "SUCCESS").await;
     }

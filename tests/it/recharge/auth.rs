@@ -7,8 +7,9 @@ use serde_json::json;
 use tonic::{Code, Request};
 
 use crate::harness::{
-    Backend, MySql, Sqlite, charge, code_of,
+    Backend, Database, MySql, Sqlite, charge, code_of,
     payments::{Paying, SECRET, failed, post_callback, signed, success},
+    process::{SERVER, run},
 };
 
 const CONFIRM: (&str, &str) = ("payment_service.callback_auth", "confirm");
@@ -131,7 +132,7 @@ async fn a_hint_is_believed_as_far_as_payment_service_confirms_it(#[values(MySql
 
     // The report is lost, and somebody guesses: the payment that there is credits, and
     // the one that was guessed is refused.
-    paying.sandbox.set_switches(serde_json::from_value(json!({"lose": true})).unwrap());
+    paying.switch(json!({"lose": true}));
     paying.press(&opened.payment_url, "SUCCESS").await;
     assert_eq!(send(success(id, "guessed", 5.0)).await, Err("10004".into()));
     assert_eq!(paying.order(id).await.payment_order_id, payment);
@@ -146,7 +147,7 @@ async fn a_hint_is_believed_as_far_as_payment_service_confirms_it(#[values(MySql
 async fn forty_hints_at_once_credit_once(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start_with(on, &[CONFIRM]).await;
     let opened = paying.recharge("u", 5.0).await;
-    paying.sandbox.set_switches(serde_json::from_value(json!({"duplicates": 39})).unwrap());
+    paying.switch(json!({"duplicates": 39}));
     paying.press(&opened.payment_url, "SUCCESS").await;
     paying.until_reported().await;
     assert_eq!((paying.counted("success").await, paying.counted("repeated").await), (1, 39));
@@ -171,7 +172,7 @@ async fn a_failure_is_confirmed_too(#[values(MySql, Sqlite)] on: Backend) {
 async fn a_hint_that_can_not_be_confirmed_is_to_be_sent_again(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start_with(on, &[CONFIRM]).await;
     let opened = paying.recharge("u", 5.0).await;
-    paying.sandbox.set_switches(serde_json::from_value(json!({"get": "unavailable"})).unwrap());
+    paying.switch(json!({"get": "unavailable"}));
     paying.press(&opened.payment_url, "SUCCESS").await;
     let hint = success(&opened.order_id, "p-1", 5.0);
     let refused = paying.service.internal.clone().recharge_callback(hint).await.unwrap_err();
@@ -190,6 +191,23 @@ async fn where_nothing_is_asked_everybody_is_believed(#[values(MySql, Sqlite)] o
     let order = paying.recharge("u", 5.0).await.order_id;
     assert_eq!(post_callback(&paying.service, &body(&order, "p-1"), &[]).await, (200, json!({"success": true})));
     paying.assert_books("u", 5.0).await;
+}
+
+#[tokio::test]
+async fn that_everybody_is_believed_is_said_at_every_start() {
+    // The sandbox's address is taken, so that the start is over soon.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address: &str = &format!("'{}'", taken.local_addr().unwrap());
+    let sandbox = [("payment_service.grpc_addr", address), ("payment_service.sandbox", "true")];
+    let database = Database::create(Sqlite).await;
+    let says_so = async |auth: (&str, &str)| {
+        let conf = database.config_file(&[sandbox[0], sandbox[1], auth]);
+        let running = move || run(SERVER, &["-conf", conf.to_str().unwrap()], &[]);
+        let ended = tokio::task::spawn_blocking(running).await.unwrap();
+        String::from_utf8(ended.stderr).unwrap().contains("payment_service.callback_auth is none")
+    };
+    assert!(says_so(NONE).await && says_so(NONE).await);
+    assert!(!says_so(CONFIRM).await);
 }
 
 #[rstest]

@@ -199,7 +199,7 @@ async fn the_sandbox_s_own_mischief_credits_once(
     #[case] switches: serde_json::Value,
 ) {
     let paying = Paying::start(on).await;
-    paying.sandbox.set_switches(serde_json::from_value(switches).unwrap());
+    paying.switch(switches);
     let reply = paying.recharge("u", 5.0).await;
     paying.press(&reply.payment_url, "SUCCESS").await;
     paying.until_reported().await;
@@ -211,7 +211,7 @@ async fn the_sandbox_s_own_mischief_credits_once(
 #[tokio::test]
 async fn reports_in_another_order_end_in_success(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
-    paying.sandbox.set_switches(serde_json::from_value(json!({"reorder": true})).unwrap());
+    paying.switch(json!({"reorder": true}));
     let reply = paying.recharge("u", 5.0).await;
     // The failure is held back until the success has been answered.
     paying.press(&reply.payment_url, "FAILED").await;
@@ -232,7 +232,7 @@ async fn what_the_sandbox_gets_wrong_is_refused_and_credits_nothing(
     #[case] switches: serde_json::Value,
 ) {
     let paying = Paying::start(on).await;
-    paying.sandbox.set_switches(serde_json::from_value(switches).unwrap());
+    paying.switch(switches);
     let reply = paying.recharge("u", 5.0).await;
     paying.press(&reply.payment_url, "SUCCESS").await;
     paying.until_reported().await;
@@ -246,7 +246,7 @@ async fn what_the_sandbox_gets_wrong_is_refused_and_credits_nothing(
 async fn a_report_may_come_before_the_payment_is_opened(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
     let switches = json!({"pay_at_once": "SUCCESS", "create_delay_ms": 2_000});
-    paying.sandbox.set_switches(serde_json::from_value(switches).unwrap());
+    paying.switch(switches);
     let mut recharging = std::pin::pin!(paying.recharge("u", 5.0));
     let credited = until("it is credited", async || paying.service.account("u").await.balance == 5.0);
     tokio::select! {

@@ -152,7 +152,7 @@ async fn without_a_payment_service_top_ups_are_refused() {
 #[tokio::test]
 async fn a_caller_that_goes_away_leaves_an_order_with_its_payment(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
-    paying.sandbox.set_switches(serde_json::from_value(json!({"create_delay_ms": 2_000})).unwrap());
+    paying.switch(json!({"create_delay_ms": 2_000}));
     let opened = async || !paying.orders("u").await.is_empty();
     tokio::select! {
         _ = paying.try_recharge("u", 5.0) => panic!("answered before the caller went away"),
@@ -163,6 +163,20 @@ async fn a_caller_that_goes_away_leaves_an_order_with_its_payment(#[values(MySql
     paying.press(&order.payment_url, "SUCCESS").await;
     paying.until_order_is(&order.order_id, "success").await;
     paying.assert_books("u", 5.0).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_stop_waits_for_the_top_up_of_a_caller_that_went_away(#[values(MySql, Sqlite)] on: Backend) {
+    let paying = Paying::start(on).await;
+    paying.switch(json!({"create_delay_ms": 2_000}));
+    tokio::select! {
+        _ = paying.try_recharge("u", 5.0) => panic!("answered before the caller went away"),
+        () = until("the order is there", async || !paying.orders("u").await.is_empty()) => {}
+    }
+    paying.service.app.stop().await;
+    let noted = "FROM recharge_order WHERE user_id = 'u' AND payment_order_id IS NOT NULL";
+    assert_eq!(paying.service.database.rows(&["status"], noted).await, [["pending"]]);
 }
 
 #[rstest]

@@ -42,7 +42,7 @@ async fn a_payment_that_is_not_opened_fails_its_order(
     #[case] switches: serde_json::Value,
 ) {
     let paying = Paying::start(on).await;
-    paying.sandbox.set_switches(serde_json::from_value(switches).unwrap());
+    paying.switch(switches);
     let order = fails(&paying, "u").await;
     paying.assert_books("u", 0.0).await;
     // The money is in all the same.
@@ -58,7 +58,7 @@ async fn a_payment_that_is_not_opened_fails_its_order(
 async fn a_payment_that_was_opened_too_late_is_credited_when_it_is_paid(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start_with(on, &[("payment_service.timeout", "1s")]).await;
     paying.recharge("warm", 1.0).await;
-    paying.sandbox.set_switches(serde_json::from_value(json!({"create_delay_ms": 30_000})).unwrap());
+    paying.switch(json!({"create_delay_ms": 30_000}));
     let order = fails(&paying, "u").await;
     // The payment exists, and only the news of it was late.
     let mut payments = PaymentClient::connect(format!("http://{}", paying.sandbox.addr)).await.unwrap();
@@ -75,7 +75,7 @@ async fn a_slow_answer_within_its_time_is_waited_for(#[values(MySql, Sqlite)] on
     // Longer than other requests may take, and shorter than payment-service may.
     let changes = [("server.http.timeout", "200ms"), ("server.grpc.timeout", "200ms")];
     let paying = Paying::start_with(on, &changes).await;
-    paying.sandbox.set_switches(serde_json::from_value(json!({"create_delay_ms": 1_000})).unwrap());
+    paying.switch(json!({"create_delay_ms": 1_000}));
     assert!(!paying.recharge("u", 5.0).await.payment_url.is_empty());
     let url = format!("http://{}/api/v1/billing/recharge", paying.service.app.http_addr);
     let body = json!({"user_id": "u", "amount": 5, "payment_method": "alipay"});
@@ -91,7 +91,7 @@ async fn an_answer_that_takes_too_long_is_told_before_the_request_ends(#[values(
         [("server.http.timeout", "500ms"), ("server.grpc.timeout", "500ms"), ("payment_service.timeout", "1500ms")];
     let paying = Paying::start_with(on, &timeouts).await;
     paying.recharge("warm", 1.0).await;
-    paying.sandbox.set_switches(serde_json::from_value(json!({"create_delay_ms": 30_000})).unwrap());
+    paying.switch(json!({"create_delay_ms": 30_000}));
     fails(&paying, "u").await;
     paying.assert_books("u", 0.0).await;
 }
@@ -274,9 +274,7 @@ async fn the_trace_and_the_client_reach_payment_service(#[values(MySql, Sqlite)]
 async fn what_payment_service_reports_meanwhile_is_settled(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
     let order = paying.recharge("u", 5.0).await.order_id;
-    paying
-        .sandbox
-        .set_switches(serde_json::from_value(json!({"create": "unavailable", "get": "unavailable"})).unwrap());
+    paying.switch(json!({"create": "unavailable", "get": "unavailable"}));
     paying.notify(failed(&order, "p-1", 5.0)).await.unwrap();
     paying.notify(success(&order, "p-1", 5.0)).await.unwrap();
     paying.assert_books("u", 5.0).await;

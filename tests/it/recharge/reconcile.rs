@@ -31,7 +31,7 @@ pub const NEXT_DAY: In = In(TimeDelta::hours(25));
 /// A service whose payment-service loses every callback.
 async fn lossy(on: Backend) -> Paying {
     let paying = Paying::start(on).await;
-    paying.sandbox.set_switches(serde_json::from_value(json!({"lose": true})).unwrap());
+    paying.switch(json!({"lose": true}));
     paying
 }
 
@@ -100,7 +100,7 @@ async fn what_was_paid_at_the_second_try_is_found_too(#[values(MySql, Sqlite)] o
         paying.press(&reply.payment_url, "FAILED").await;
         paying.until_order_is(&reply.order_id, "failed").await;
     }
-    paying.sandbox.set_switches(serde_json::from_value(json!({"lose": true})).unwrap());
+    paying.switch(json!({"lose": true}));
     paying.press(&retried.payment_url, "SUCCESS").await;
     assert_eq!(reconcile(&paying, SOON).await.unwrap(), Reconciled { credited: 1, ..Default::default() });
     assert_eq!(reconcile(&paying, SOON).await.unwrap(), Reconciled::default());
