@@ -1,5 +1,6 @@
 //! Wiring: the one place that names concrete types.
 
+mod caches;
 mod database;
 mod jobs;
 mod payments;
@@ -17,6 +18,7 @@ use crate::{
         account::Accounts,
         calendar::{Calendar, Clock, SystemClock},
         quota::Quotas,
+        read_model::{ReadModel, Watched},
         settlement::engine::Engine,
     },
     config::Config,
@@ -39,6 +41,9 @@ pub struct App {
     listeners: Vec<JoinHandle<()>>,
     health: tonic_health::server::HealthReporter,
     engine: Arc<Engine>,
+    /// Cancelled when nothing is settled any more.
+    settled: CancellationToken,
+    caches: JoinHandle<()>,
     store: Arc<dyn Store>,
     payments: Payments,
     tasks: TaskTracker,
@@ -60,13 +65,11 @@ impl App {
     /// As [`App::start`].
     pub async fn start_with_clock(config: Config, clock: impl Clock) -> anyhow::Result<Self> {
         let store = connect(&config).await?;
-        if config.data.redis.is_some() {
-            tracing::info!("data.redis is set; this version reads accounts from the database and does not use it");
-        }
         let catalog = Arc::new(config.catalog());
         let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
-        let engine =
-            Arc::new(Engine::start(store.clone(), catalog.clone(), calendar.clone(), database::limits(&config)));
+        let caches = caches::of_server(&config);
+        let lanes = database::limits(&config);
+        let engine = Arc::new(Engine::start(store.clone(), caches.clone(), catalog.clone(), calendar.clone(), lanes));
         let accounts = Arc::new(Accounts::new(store.clone(), engine.clone(), catalog.clone(), calendar.clone()));
         let metrics = Arc::new(Metrics::new()?);
         let http = listen("server.http.addr", &config.server.http.addr).await?;
@@ -77,13 +80,17 @@ impl App {
             payments::recharges(&config, store.clone(), engine.clone(), calendar.clone(), payments.gateway.clone());
         let tasks = TaskTracker::new();
         let api = Arc::new(Api {
-            quotas: Quotas::new(accounts.clone(), store.clone(), catalog.clone()),
+            quotas: Quotas::new(
+                ReadModel::new(caches.clone(), accounts.clone(), store.clone()),
+                catalog.clone(),
+                calendar.clone(),
+            ),
             accounts,
             engine: engine.clone(),
             recharges: Arc::new(recharges),
             orders: store.clone(),
-            limits: store.clone(),
-            key_quotas: store.clone(),
+            limits: Arc::new(Watched::new(store.clone(), caches.clone())),
+            key_quotas: Arc::new(Watched::new(store.clone(), caches.clone())),
             records: store.clone(),
             transactions: store.clone(),
             statistics: store.clone(),
@@ -116,6 +123,8 @@ impl App {
         }
 
         let stop = CancellationToken::new();
+        let settled = CancellationToken::new();
+        let caches = tokio::spawn(caches::keep(caches, store.clone(), settled.clone()));
         tokio::spawn(jobs::sweep_regularly(store.clone(), engine.clone(), calendar, stop.clone()));
         let drain_timeout = limits.drain_timeout;
         let limits = server::Limits { connections: limits.connections, drain_timeout };
@@ -126,7 +135,20 @@ impl App {
             tokio::spawn(server::serve(grpc, internal, limits, stop.clone())),
         ];
         tracing::info!(%http_addr, %grpc_addr, "serving");
-        Ok(Self { http_addr, grpc_addr, stop, listeners, health, engine, store, payments, tasks, drain_timeout })
+        Ok(Self {
+            http_addr,
+            grpc_addr,
+            stop,
+            listeners,
+            health,
+            engine,
+            settled,
+            caches,
+            store,
+            payments,
+            tasks,
+            drain_timeout,
+        })
     }
 
     /// Stops without losing an answer: no new connections, open requests finish,
@@ -148,6 +170,10 @@ impl App {
         }
         // Lanes give up in time, so this ends.
         self.engine.drain().await;
+        self.settled.cancel();
+        if let Err(error) = self.caches.await {
+            tracing::error!(%error, "the keeping of the caches ended abnormally");
+        }
         if let Some(sandbox) = self.payments.sandbox {
             sandbox.stop().await;
         }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::TimeDelta;
 use tokio_util::sync::CancellationToken;
 
-use super::{database::limits, payments};
+use super::{caches, database::limits, payments};
 use crate::{
     biz::{
         calendar::{Calendar, Clock},
@@ -53,9 +53,12 @@ pub(super) async fn sweep_regularly(
 /// The expired reservations can't be read.
 pub async fn sweep(config: &Config, store: Arc<dyn Store>, clock: impl Clock) -> anyhow::Result<Swept> {
     let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
-    let engine = Engine::start(store.clone(), Arc::new(config.catalog()), calendar.clone(), limits(config));
+    let caches = caches::of_job(config);
+    let catalog = Arc::new(config.catalog());
+    let engine = Engine::start(store.clone(), caches.clone(), catalog, calendar.clone(), limits(config));
     let swept = sweep::sweep(&*store, &engine, &calendar).await;
     engine.drain().await;
+    caches::tell(&caches).await;
     Ok(swept?)
 }
 
@@ -76,9 +79,11 @@ pub async fn reconcile_recharges(
     let gateway = payments::gateway(payment, payments::Addresses::of(payment))?;
     let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
     let catalog = Arc::new(config.catalog());
-    let engine = Arc::new(Engine::start(store.clone(), catalog, calendar.clone(), limits(config)));
+    let caches = caches::of_job(config);
+    let engine = Arc::new(Engine::start(store.clone(), caches.clone(), catalog, calendar.clone(), limits(config)));
     let recharges = payments::recharges(config, store, engine.clone(), calendar, Some(gateway));
     let reconciled = recharges.reconcile(waits).await;
     engine.drain().await;
+    caches::tell(&caches).await;
     Ok(reconciled?)
 }

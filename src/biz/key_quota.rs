@@ -107,6 +107,8 @@ pub struct KeyQuota {
     /// When counting began; what was made before does not count.
     pub since: DateTime<Utc>,
     pub day: NaiveDate,
+    /// Grows with every change of the quota.
+    pub version: i64,
 }
 
 /// What a call takes of each quota of its key, or gives back where it is below zero.
@@ -266,8 +268,14 @@ mod tests {
     #[test]
     fn a_quota_begins_anew_with_its_period() {
         for (period, next_day, next_month) in [(Period::Day, 0, 0), (Period::Month, 5, 0), (Period::Total, 5, 5)] {
-            let mut quota =
-                KeyQuota { period, limit: 9, used: 0, since: at("2026-11-29").utc, day: at("2026-11-29").day };
+            let mut quota = KeyQuota {
+                period,
+                limit: 9,
+                used: 0,
+                since: at("2026-11-29").utc,
+                day: at("2026-11-29").day,
+                version: 0,
+            };
             quota.add(at("2026-11-29").day, 5);
             assert_eq!(quota.used(at("2026-11-29")), 5);
             assert_eq!(quota.used(at("2026-11-30")), next_day, "{period:?}");
@@ -277,8 +285,14 @@ mod tests {
 
     #[test]
     fn what_comes_late_counts_to_its_own_period() {
-        let mut quota =
-            KeyQuota { period: Period::Day, limit: 9, used: 3, since: at("2026-11-29").utc, day: at("2026-11-30").day };
+        let mut quota = KeyQuota {
+            period: Period::Day,
+            limit: 9,
+            used: 3,
+            since: at("2026-11-29").utc,
+            day: at("2026-11-30").day,
+            version: 0,
+        };
         quota.add(at("2026-11-29").day, -2);
         quota.add(at("2026-11-29").day, 4);
         assert_eq!(quota.used(at("2026-11-30")), 3);
@@ -296,6 +310,7 @@ mod tests {
             used: 0,
             since: at("2026-11-30").utc,
             day: at("2026-11-30").day,
+            version: 0,
         };
         let quotas = KeyQuotas::from([((key.clone(), QuotaType::Amount), empty)]);
         let free = Take::call(None, Money::ZERO);

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use super::{
-    account::Accounts,
+    calendar::{BillingTime, Calendar},
     catalog::Catalog,
-    charge::{self, Funds},
+    charge::{self, Funds, Split},
     error::{Error, Invalid, Result},
-    ids::{ApiKeyId, UserId},
-    key_quota::{self, KeyQuotaStore, Take},
+    ids::{ApiKeyId, ServiceName, UserId},
+    key_quota::{self, Take},
     money::Money,
+    read_model::{Need, ReadModel, Trust, View},
     record::Usage,
 };
 
@@ -53,17 +54,29 @@ pub enum Decision {
 
 /// The quota check.
 pub struct Quotas {
-    accounts: Arc<Accounts>,
-    key_quotas: Arc<dyn KeyQuotaStore>,
+    accounts: ReadModel,
     catalog: Arc<Catalog>,
+    calendar: Arc<Calendar>,
 }
 
+/// An account is far from its limits when it could make the same call this many times over.
+/// What other processes charge it in the fifth of a second for which they may go unnoticed
+/// is far less.
+const FAR: u32 = 1_000;
+
 impl Quotas {
-    pub fn new(accounts: Arc<Accounts>, key_quotas: Arc<dyn KeyQuotaStore>, catalog: Arc<Catalog>) -> Self {
-        Self { accounts, key_quotas, catalog }
+    pub fn new(accounts: ReadModel, catalog: Arc<Catalog>, calendar: Arc<Calendar>) -> Self {
+        Self { accounts, catalog, calendar }
     }
 
-    /// Decides on the committed state, changing nothing but opening a new account.
+    /// Where the states come from that checks are decided on.
+    pub fn accounts(&self) -> &ReadModel {
+        &self.accounts
+    }
+
+    /// Decides on the committed state, changing nothing but opening a new account. Where
+    /// other processes charge too, the state of an account that is far from every limit
+    /// may be a little older.
     ///
     /// # Errors
     /// [`Error::UnknownService`], [`Error::Invalid`], [`Error::Overloaded`],
@@ -71,18 +84,70 @@ impl Quotas {
     pub async fn check(&self, check: &Check) -> Result<Verdict> {
         let (service, plan) = self.catalog.find(&check.service)?;
         let cost = full_cost(check.cost, plan.price, check.count)?;
-        let (account, now) = self.accounts.get(&check.user).await?;
-        let free_remaining = account.quotas.get(service).map_or(0, |quota| quota.remaining());
-        let funds = Funds { free_remaining, available: account.balance.available() };
-        let (daily_remaining, monthly_remaining) = account.requests.map_or((None, None), |requests| requests.left(now));
-        let capped = account.requests.map_or(Ok(()), |requests| requests.check(now));
-        let mut covered = capped.and_then(|()| charge::charge(check.count, cost, funds));
-        if let (Ok(split), Some(key)) = (&covered, &check.api_key) {
-            let quotas = self.key_quotas.key_quotas(key).await?;
-            let take = Take::call(Some(check.usage), split.amount);
-            covered = key_quota::check(&quotas, key, take, now).and(covered);
+        let call = Call { check, service, cost, now: self.calendar.now() };
+        let need = Need { user: &check.user, key: check.api_key.as_ref(), service, month: call.now.month };
+        if let Some((view, trust)) = self.accounts.near(need).await
+            && let Some(verdict) = call.decide_near(&view, trust)?
+        {
+            self.accounts.answered_near();
+            return Ok(verdict);
         }
-        let decision = match covered {
+        let view = self.accounts.read(need).await?;
+        call.decide(&view)
+    }
+}
+
+/// A check whose call is known in full.
+struct Call<'c> {
+    check: &'c Check,
+    service: &'c ServiceName,
+    /// Of all units if none were free.
+    cost: Money,
+    now: BillingTime,
+}
+
+impl Call<'_> {
+    /// The verdict on a near state; `None` when that is not enough to tell.
+    fn decide_near(&self, view: &View, trust: Trust) -> Result<Option<Verdict>> {
+        let verdict = self.decide(view)?;
+        let is_sure = match trust {
+            Trust::Always => true,
+            Trust::WhileFar(_) => self.is_far(view, &verdict)?,
+        };
+        Ok(is_sure.then_some(verdict))
+    }
+
+    /// Whether the verdict is the same for all that [`FAR`] such calls take together.
+    fn is_far(&self, view: &View, verdict: &Verdict) -> Result<bool> {
+        let counts = [verdict.daily_remaining, verdict.monthly_remaining];
+        if counts.into_iter().flatten().any(|left| left < FAR) {
+            return Ok(false);
+        }
+        let usage = self.check.usage;
+        let many = |tokens: u32| tokens.checked_mul(FAR);
+        let (Some(count), Some(cost), Some(input_tokens), Some(output_tokens)) = (
+            self.check.count.checked_mul(FAR),
+            self.cost.times(FAR),
+            many(usage.input_tokens),
+            many(usage.output_tokens),
+        ) else {
+            return Ok(false);
+        };
+        let check = Check { count, usage: Usage { input_tokens, output_tokens, ..usage }, ..self.check.clone() };
+        let all = Call { check: &check, cost, ..*self };
+        Ok(match (&verdict.decision, &all.covered(view, i64::from(FAR))?) {
+            (Decision::Refused(_), _) | (_, Err(_)) => false,
+            (Decision::Free, Ok(split)) => split.paid == 0,
+            (Decision::Balance, Ok(split)) => split.free == 0,
+        })
+    }
+
+    fn decide(&self, view: &View) -> Result<Verdict> {
+        let account = view.account()?;
+        let free_remaining = account.quota(self.now.month, self.service).map_or(0, |quota| quota.remaining());
+        let (daily_remaining, monthly_remaining) =
+            account.requests.map_or((None, None), |requests| requests.left(self.now));
+        let decision = match self.covered(view, 1)? {
             Ok(split) if split.paid == 0 => Decision::Free,
             Ok(_) => Decision::Balance,
             Err(refusal) => Decision::Refused(refusal),
@@ -91,10 +156,25 @@ impl Quotas {
             decision,
             free_remaining,
             balance: account.balance.amount,
-            amount: charge::split(check.count, cost, free_remaining).amount,
+            amount: charge::split(self.check.count, self.cost, free_remaining).amount,
             daily_remaining,
             monthly_remaining,
         })
+    }
+
+    /// The split of the call, or the error that its charge would meet. `requests`: how many
+    /// of its key's it is.
+    fn covered(&self, view: &View, requests: i64) -> Result<Result<Split>> {
+        let account = view.account()?;
+        let free_remaining = account.quota(self.now.month, self.service).map_or(0, |quota| quota.remaining());
+        let funds = Funds { free_remaining, available: account.balance.available() };
+        let capped = account.requests.map_or(Ok(()), |requests| requests.check(self.now));
+        let mut covered = capped.and_then(|()| charge::charge(self.check.count, self.cost, funds));
+        if let (Ok(split), Some(key), Some(quotas)) = (&covered, &self.check.api_key, view.key_quotas()) {
+            let take = Take { requests, ..Take::call(Some(self.check.usage), split.amount) };
+            covered = key_quota::check(quotas, key, take, self.now).and(covered);
+        }
+        Ok(covered)
     }
 }
 

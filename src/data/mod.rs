@@ -2,6 +2,7 @@
 
 pub mod dsn;
 mod error;
+pub mod memory;
 mod migrations;
 pub mod mysql;
 pub mod payment;
@@ -41,6 +42,13 @@ pub trait Store:
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`]; nothing was changed.
     async fn date_former_records(&self, calendar: &Calendar) -> Result<(), StoreError>;
+
+    /// Whether another process changed the database since this was asked last. Only an
+    /// embedded database can tell; any other says no.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn was_changed_elsewhere(&self) -> Result<bool, StoreError>;
 
     /// Whether the database answers.
     ///

@@ -18,15 +18,18 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ledger::Ledger,
+    keys::Keys,
+    ledger::{Ledger, Settlement},
     posting::{Adjusted, Adjustment, Batch, Charge, Commit, Expire, OrderUpdate, Outcome, Posting, Release, Reserve},
+    readers::Readers,
     transaction::Transaction,
 };
 use crate::biz::{
     calendar::Calendar,
     catalog::Catalog,
     error::{Error, Result, StoreError},
-    ids::UserId,
+    ids::{ApiKeyId, UserId},
+    read_model::entry::Subject,
     recharge::order::Order,
 };
 
@@ -63,14 +66,19 @@ struct Job {
 
 impl Engine {
     /// Starts the lanes on the current runtime.
-    pub fn start(ledger: Arc<dyn Ledger>, catalog: Arc<Catalog>, calendar: Arc<Calendar>, limits: Limits) -> Self {
+    pub fn start(
+        ledger: Arc<dyn Ledger>,
+        readers: Arc<dyn Readers>,
+        catalog: Arc<Catalog>,
+        calendar: Arc<Calendar>,
+        limits: Limits,
+    ) -> Self {
+        let lane = Lane { ledger, readers, catalog, calendar, limits };
         let stop = CancellationToken::new();
         let (lanes, tasks) = (0..limits.lanes.max(1))
             .map(|_| {
                 let (sender, jobs) = mpsc::channel(limits.queue.max(1));
-                let lane =
-                    Lane { ledger: ledger.clone(), catalog: catalog.clone(), calendar: calendar.clone(), limits };
-                (sender, tokio::spawn(lane.run(jobs, stop.clone())))
+                (sender, tokio::spawn(lane.clone().run(jobs, stop.clone())))
             })
             .unzip();
         Self { lanes, stop, tasks: std::sync::Mutex::new(tasks) }
@@ -228,8 +236,10 @@ fn unexpected(outcome: Outcome) -> Error {
     }
 }
 
+#[derive(Clone)]
 struct Lane {
     ledger: Arc<dyn Ledger>,
+    readers: Arc<dyn Readers>,
     catalog: Arc<Catalog>,
     calendar: Arc<Calendar>,
     limits: Limits,
@@ -321,16 +331,24 @@ impl Lane {
     /// because ids already committed are found and not charged twice.
     async fn attempt(&self, batch: &Arc<Batch>, deadline: Instant) -> std::result::Result<Vec<Outcome>, StoreError> {
         let (mut pause, mut conflicts, started) = (FIRST_PAUSE, 0, Instant::now());
+        // Whether an attempt may have committed and nobody knows what.
+        let mut is_unsure = false;
         loop {
             let error = match self.try_once(batch, deadline).await {
-                Ok(outcomes) if outcomes.len() == batch.postings.len() => return Ok(outcomes),
+                Ok(settlement) if settlement.outcomes.len() == batch.postings.len() => {
+                    return Ok(self.publish(batch, settlement, is_unsure).await);
+                }
                 Ok(_) => StoreError::Failed("the number of outcomes is wrong".into()),
                 Err(error) => error,
             };
+            is_unsure |= !matches!(error, StoreError::Conflict(_));
             conflicts += u32::from(matches!(error, StoreError::Conflict(_)));
             let is_stuck = conflicts > MAX_CONFLICTS || (conflicts > 0 && started.elapsed() > LONG_CONFLICT);
             let is_final = matches!(error, StoreError::Failed(_)) || is_stuck;
             if is_final || Instant::now() + pause >= deadline {
+                if is_unsure {
+                    self.readers.doubted(subjects(batch, Vec::new())).await;
+                }
                 return Err(error);
             }
             tracing::warn!(%error, batch = batch.postings.len(), "settling a batch again");
@@ -339,9 +357,19 @@ impl Lane {
         }
     }
 
+    /// Tells those who read what the batch changed.
+    async fn publish(&self, batch: &Batch, settlement: Settlement, is_unsure: bool) -> Vec<Outcome> {
+        if is_unsure {
+            self.readers.missed(subjects(batch, settlement.api_keys)).await;
+        } else if !settlement.changes.is_empty() {
+            self.readers.committed(settlement.changes).await;
+        }
+        settlement.outcomes
+    }
+
     /// In a task of its own: a panic below costs one batch and not the lane, and a
     /// database that has gone silent is given up at the deadline, outcome unknown.
-    async fn try_once(&self, batch: &Arc<Batch>, deadline: Instant) -> std::result::Result<Vec<Outcome>, StoreError> {
+    async fn try_once(&self, batch: &Arc<Batch>, deadline: Instant) -> std::result::Result<Settlement, StoreError> {
         let (ledger, batch) = (self.ledger.clone(), batch.clone());
         let mut task = tokio::spawn(async move { ledger.settle(&batch).await });
         match tokio::time::timeout_at(deadline, &mut task).await {
@@ -353,6 +381,14 @@ impl Lane {
             }
         }
     }
+}
+
+/// Everything that a batch may change, with the API keys of the reservations that it ends.
+fn subjects(batch: &Batch, api_keys: Vec<ApiKeyId>) -> Vec<Subject> {
+    let keys = Keys::of(batch);
+    let users = keys.users.into_iter().cloned().map(Subject::User);
+    let named = keys.api_keys.into_iter().cloned();
+    users.chain(named.chain(api_keys).map(Subject::ApiKey)).collect()
 }
 
 /// Conflicts after which a batch is not tried again as a whole: they pass, or one of its

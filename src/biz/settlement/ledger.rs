@@ -3,14 +3,24 @@
 use async_trait::async_trait;
 
 use super::posting::{Batch, Outcome};
-use crate::biz::error::StoreError;
+use crate::biz::{error::StoreError, ids::ApiKeyId, read_model::entry::Change};
+
+/// What a transaction settled.
+#[derive(Debug, Default)]
+pub struct Settlement {
+    /// One for each posting, in order.
+    pub outcomes: Vec<Outcome>,
+    /// What is committed and was not before.
+    pub changes: Vec<Change>,
+    /// Every key whose quotas were at stake.
+    pub api_keys: Vec<ApiKeyId>,
+}
 
 /// Settles batches, each in one transaction.
 #[async_trait]
 pub trait Ledger: Send + Sync + 'static {
     /// Loads the accounts of the batch under lock, has [`super::rule::settle`]
-    /// decide, writes what it decided, and commits. One outcome for each posting,
-    /// in order; returned only after the commit.
+    /// decide, writes what it decided, and commits. Returns only after the commit.
     ///
     /// Settling the same batch again is safe: what had committed is found by its
     /// ids and answered as it was.
@@ -19,5 +29,5 @@ pub trait Ledger: Send + Sync + 'static {
     /// [`StoreError::Conflict`]: nothing was written.
     /// [`StoreError::Unavailable`]: the outcome is unknown; settle again to learn it.
     /// [`StoreError::Failed`]: nothing was written, and it would fail again.
-    async fn settle(&self, batch: &Batch) -> Result<Vec<Outcome>, StoreError>;
+    async fn settle(&self, batch: &Batch) -> Result<Settlement, StoreError>;
 }

@@ -8,6 +8,7 @@ pub mod engine;
 pub mod keys;
 pub mod ledger;
 pub mod posting;
+pub mod readers;
 pub mod rule;
 pub mod sweep;
 pub mod transaction;

@@ -1,6 +1,7 @@
 //! The rule of a batch: loaded state and postings in, outcomes and writes out.
 //! Pure, so that both databases and the reference model of the tests share it.
 
+mod changes;
 mod recharge;
 mod reservation;
 mod state;
@@ -18,7 +19,7 @@ use crate::biz::{
     charge::{self, Funds, Split},
     error::{Error, Invalid},
     ids::{ApiKeyId, OrderId, TraceId, UserId},
-    key_quota::{self, QuotaType, Take},
+    key_quota::{self, KeyQuota, KeyQuotas, QuotaType, Take},
     money::Money,
     record::{Record, RecordType},
     statistics::Totals,
@@ -237,22 +238,41 @@ impl Book<'_> {
     fn into_writes(self) -> Writes {
         let Book { mut state, charges, records, adjustments, .. } = self;
         let mut orders = std::mem::take(&mut state.orders);
-        let balances = self.changed.into_iter().filter_map(|user| {
-            let balance = *state.balances.get(&user)?;
-            Some((user, Balance { version: balance.version + 1, ..balance }))
-        });
-        let quotas = self.changed_quotas.into_iter().filter_map(|key| {
-            let quota = *state.quotas.get(&key)?;
-            Some((key, quota))
-        });
-        let requests = self.changed_requests.into_iter().filter_map(|user| {
-            let requests = *state.requests.get(&user)?;
-            Some((user, requests))
-        });
-        let key_quotas = self.changed_key_quotas.into_iter().filter_map(|key| {
-            let quota = *state.key_quotas.get(&key)?;
-            Some((key, quota))
-        });
+        let balances: Vec<_> = self
+            .changed
+            .into_iter()
+            .filter_map(|user| {
+                let balance = *state.balances.get(&user)?;
+                Some((user, Balance { version: balance.version + 1, ..balance }))
+            })
+            .collect();
+        let quotas: Vec<_> = self
+            .changed_quotas
+            .into_iter()
+            .filter_map(|key| {
+                let quota = *state.quotas.get(&key)?;
+                Some((key, quota))
+            })
+            .collect();
+        let requests: Vec<_> = self
+            .changed_requests
+            .into_iter()
+            .filter_map(|user| {
+                let requests = *state.requests.get(&user)?;
+                Some((user, requests))
+            })
+            .collect();
+        let api_keys: BTreeSet<ApiKeyId> = state.key_quotas.keys().map(|(key, _)| key.clone()).collect();
+        let key_quotas: KeyQuotas = self
+            .changed_key_quotas
+            .iter()
+            .filter_map(|row| {
+                let quota = *state.key_quotas.get(row)?;
+                Some((row.clone(), KeyQuota { version: quota.version + 1, ..quota }))
+            })
+            .collect();
+        let mut changes = changes::of_accounts(&balances, &quotas, &requests);
+        changes.extend(changes::of_keys(&state.key_quotas, &key_quotas));
         let reservations = self.changed_reservations.into_iter().filter_map(|(key, was)| {
             let transaction = state.transactions.get(&key)?.clone();
             Some(ReservationWrite { transaction, was })
@@ -264,11 +284,13 @@ impl Book<'_> {
             records,
             adjustments,
             orders: orders.collect(),
-            balances: balances.collect(),
-            quotas: quotas.collect(),
-            requests: requests.collect(),
-            key_quotas: key_quotas.collect(),
+            balances,
+            quotas,
+            requests,
+            key_quotas,
             usage: self.usage.into_iter().collect(),
+            changes,
+            api_keys: api_keys.into_iter().collect(),
         }
     }
 }

@@ -46,7 +46,7 @@ impl KeyQuotaStore for MySqlStore {
 
     async fn key_quotas(&self, key: &ApiKeyId) -> Result<KeyQuotas, StoreError> {
         let query = sqlx::query(
-            "SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at FROM api_key_quota \
+            "SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version FROM api_key_quota \
              WHERE api_key_id = ?",
         )
         .bind(key.as_str().as_bytes());
@@ -61,7 +61,7 @@ impl KeyQuotaStore for MySqlStore {
 pub(super) fn lock(statement: &mut Statement, keys: &Keys<'_>) {
     statement
         .push(
-            "SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at FROM api_key_quota \
+            "SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version FROM api_key_quota \
              WHERE api_key_id IN (",
         )
         .texts(keys.api_keys.iter().map(|key| key.as_str()))
@@ -72,7 +72,7 @@ pub(super) fn lock(statement: &mut Statement, keys: &Keys<'_>) {
 pub(super) fn lock_of_ending(statement: &mut Statement, keys: &Keys<'_>) {
     statement
         .push(
-            "SELECT k.api_key_id, k.quota_type, k.period, k.quota_limit, k.used, k.usage_date, k.created_at \
+            "SELECT k.api_key_id, k.quota_type, k.period, k.quota_limit, k.used, k.usage_date, k.created_at, k.version \
              FROM billing_transaction t STRAIGHT_JOIN api_key_quota k ON k.api_key_id = t.api_key_id \
              WHERE (t.user_id, t.trace_id) IN (",
         )
@@ -90,6 +90,7 @@ pub(super) fn add(quotas: &mut KeyQuotas, rows: &[MySqlRow]) -> Result<(), Store
             used: row.try_get(4).map_err(store_error)?,
             day: row.try_get(5).map_err(store_error)?,
             since: row.try_get(6).map_err(store_error)?,
+            version: row.try_get(7).map_err(store_error)?,
         };
         quotas.insert((ApiKeyId::from_stored(text(row, 0)?), kind), quota);
     }

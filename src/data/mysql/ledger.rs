@@ -17,7 +17,7 @@ use crate::biz::{
     ids::{AdjustmentId, TraceId, UserId},
     settlement::{
         keys::Keys,
-        ledger::Ledger,
+        ledger::{Ledger, Settlement},
         posting::{Adjusted, AdjustmentContent, Batch, Outcome, Posting},
         rule::{self, NewRecord, State, UsageDelta, UsageKey, Writes},
     },
@@ -36,7 +36,7 @@ enum Lookup {
 impl Ledger for MySqlStore {
     /// Two round trips: begin, lock and load; write and commit. On every way out but
     /// a clean one the connection is closed, and the server rolls back.
-    async fn settle(&self, batch: &Batch) -> Result<Vec<Outcome>, StoreError> {
+    async fn settle(&self, batch: &Batch) -> Result<Settlement, StoreError> {
         let keys = Keys::of(batch);
         let mut connection = self.writer.take().await?;
         let wary = self.wary.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
@@ -65,7 +65,7 @@ impl Ledger for MySqlStore {
             };
             if settled {
                 connection.give_back();
-                return Ok(outcomes);
+                return Ok(writes.into_settlement(outcomes));
             }
             Statement::new("ROLLBACK").execute(&mut connection).await?;
             self.wary.store(self.wary_batches, Relaxed);

@@ -96,6 +96,10 @@ impl Store for MySqlStore {
         former::date_records(&self.writer, calendar).await
     }
 
+    async fn was_changed_elsewhere(&self) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.reader.fetch_all(sqlx::query("SELECT 1")).await.map(|_| ())
     }

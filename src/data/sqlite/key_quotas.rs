@@ -21,7 +21,7 @@ use crate::biz::{
 
 /// As [`add`] reads them.
 const OF_KEY: &str = "\
-    SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at FROM api_key_quota \
+    SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version FROM api_key_quota \
     WHERE api_key_id = ?";
 
 #[async_trait]
@@ -79,6 +79,7 @@ fn add(quotas: &mut KeyQuotas, row: &impl Row) -> Result<(), StoreError> {
         used: row.integer(4)?.ok_or_else(|| corrupt("quota"))?,
         day: day_of(row, 5)?,
         since: instant(row, 6)?,
+        version: row.integer(7)?.ok_or_else(|| corrupt("version"))?,
     };
     quotas.insert((ApiKeyId::from_stored(text(row, 0)?), kind), quota);
     Ok(())

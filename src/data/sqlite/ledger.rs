@@ -15,21 +15,21 @@ use crate::biz::{
     ids::{AdjustmentId, TraceId, UserId},
     settlement::{
         keys::Keys,
-        ledger::Ledger,
-        posting::{Adjusted, AdjustmentContent, Batch, Outcome},
+        ledger::{Ledger, Settlement},
+        posting::{Adjusted, AdjustmentContent, Batch},
         rule::{self, NewRecord, State, UsageDelta, UsageKey, Writes},
     },
 };
 
 #[async_trait]
 impl Ledger for SqliteStore {
-    async fn settle(&self, batch: &Batch) -> Result<Vec<Outcome>, StoreError> {
+    async fn settle(&self, batch: &Batch) -> Result<Settlement, StoreError> {
         let batch = batch.clone();
         self.writer.run(move |connection| settle(connection, &batch)).await
     }
 }
 
-fn settle(connection: &mut Connection, batch: &Batch) -> Result<Vec<Outcome>, StoreError> {
+fn settle(connection: &mut Connection, batch: &Batch) -> Result<Settlement, StoreError> {
     let keys = Keys::of(batch);
     // Immediate: the write lock from the first statement on. A transaction that
     // upgrades later fails at once instead of waiting.
@@ -50,12 +50,12 @@ fn settle(connection: &mut Connection, batch: &Batch) -> Result<Vec<Outcome>, St
     let (outcomes, writes) = rule::settle(batch, state);
     if writes.is_empty() && unopened.is_empty() {
         transaction.rollback().map_err(writer_error)?;
-        return Ok(outcomes);
+        return Ok(writes.into_settlement(outcomes));
     }
     write(&transaction, &writes, batch.at).map_err(writer_error)?;
     // Whatever goes wrong during a commit, its outcome is unknown.
     transaction.commit().map_err(|error| StoreError::Unavailable(format!("during commit: {error}")))?;
-    Ok(outcomes)
+    Ok(writes.into_settlement(outcomes))
 }
 
 /// Finds which adjustments of the batch are settled already.

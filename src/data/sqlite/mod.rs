@@ -15,7 +15,10 @@ mod row;
 mod transactions;
 mod writer;
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicI64, Ordering::Relaxed},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use sqlx::{
@@ -23,7 +26,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use self::writer::Writer;
+use self::writer::{Writer, writer_error};
 use super::{
     Store,
     error::{corrupt, store_error},
@@ -35,6 +38,8 @@ use crate::biz::{calendar::Calendar, error::StoreError};
 pub struct SqliteStore {
     reader: SqlitePool,
     writer: Writer,
+    /// Of the writer, when it was last asked; 0 before.
+    data_version: AtomicI64,
 }
 
 /// Another process, such as cron, may hold the write lock this long.
@@ -69,6 +74,7 @@ impl SqliteStore {
         migrating.close().await.map_err(store_error)?;
         Ok(Self {
             writer: Writer::open(options.get_filename(), BUSY_TIMEOUT)?,
+            data_version: AtomicI64::new(0),
             reader: SqlitePoolOptions::new()
                 .max_connections(readers)
                 .acquire_timeout(acquire_timeout)
@@ -85,6 +91,16 @@ impl Store for SqliteStore {
     /// The former service never ran on SQLite.
     async fn date_former_records(&self, _: &Calendar) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    /// The writer's data version changes with every commit but its own.
+    async fn was_changed_elsewhere(&self) -> Result<bool, StoreError> {
+        let version = self.writer.run(|connection| {
+            connection.pragma_query_value(None, "data_version", |row| row.get::<_, i64>(0)).map_err(writer_error)
+        });
+        let version = version.await?;
+        let last = self.data_version.swap(version, Relaxed);
+        Ok(last != version)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

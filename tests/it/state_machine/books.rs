@@ -17,8 +17,8 @@ use billing_service::biz::{
     recharge::order::{Order, OrderStatus},
     settlement::{
         keys::Keys,
-        ledger::Ledger,
-        posting::{Adjusted, Batch, Outcome},
+        ledger::{Ledger, Settlement},
+        posting::{Adjusted, Batch},
         rule::{self, NewRecord, QuotaKey, State, TransactionKey, UsageDelta, UsageKey},
         transaction::{Status, Transaction},
     },
@@ -43,7 +43,7 @@ struct Tables {
 
 #[async_trait]
 impl Ledger for Books {
-    async fn settle(&self, batch: &Batch) -> Result<Vec<Outcome>, StoreError> {
+    async fn settle(&self, batch: &Batch) -> Result<Settlement, StoreError> {
         let mut tables = self.0.lock().unwrap();
         let keys = Keys::of(batch);
         for user in &keys.users {
@@ -92,7 +92,7 @@ impl Ledger for Books {
             row.free_records += delta.free_records;
             row.paid_records += delta.paid_records;
         }
-        Ok(outcomes)
+        Ok(Settlement { outcomes, changes: writes.changes, api_keys: writes.api_keys })
     }
 }
 
@@ -112,7 +112,7 @@ impl Books {
 
     pub fn keep_key_quota(&self, new: &NewKeyQuota, at: BillingTime) {
         let limit = new.limit.unwrap();
-        let quota = KeyQuota { period: new.period, limit, used: 0, since: at.utc, day: at.day };
+        let quota = KeyQuota { period: new.period, limit, used: 0, since: at.utc, day: at.day, version: 0 };
         self.0.lock().unwrap().key_quotas.insert((new.key.clone(), new.kind), quota);
     }
 

@@ -63,7 +63,7 @@ trait Stage {
 
 impl Stage for Books {
     async fn settle(&self, batch: &Batch) -> Vec<billing_service::biz::settlement::posting::Outcome> {
-        Ledger::settle(self, batch).await.unwrap()
+        Ledger::settle(self, batch).await.unwrap().outcomes
     }
 
     async fn balance(&self, user: &UserId) -> Balance {
@@ -101,7 +101,7 @@ impl Stage for Books {
 
 impl Stage for Arc<dyn Store> {
     async fn settle(&self, batch: &Batch) -> Vec<billing_service::biz::settlement::posting::Outcome> {
-        Ledger::settle(&**self, batch).await.unwrap()
+        Ledger::settle(&**self, batch).await.unwrap().outcomes
     }
 
     async fn balance(&self, user: &UserId) -> Balance {

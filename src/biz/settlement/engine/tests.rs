@@ -17,6 +17,7 @@ use crate::biz::{
     catalog::Plan,
     ids::{ServiceName, TraceId},
     money::Money,
+    read_model::entry::Change,
     settlement::{
         keys::Keys,
         posting::RecordIds,
@@ -46,7 +47,7 @@ struct ScriptedLedger {
 
 #[async_trait]
 impl Ledger for ScriptedLedger {
-    async fn settle(&self, batch: &Batch) -> std::result::Result<Vec<Outcome>, StoreError> {
+    async fn settle(&self, batch: &Batch) -> std::result::Result<Settlement, StoreError> {
         self.attempts.fetch_add(1, Ordering::SeqCst);
         let fault = self.faults.lock().unwrap().pop_front();
         match fault {
@@ -84,19 +85,44 @@ impl Ledger for ScriptedLedger {
         }
         match fault {
             Some(Fault::LostAfterCommit) => Err(StoreError::Unavailable("connection lost".into())),
-            _ => Ok(outcomes),
+            _ => Ok(Settlement { outcomes, changes: writes.changes, api_keys: writes.api_keys }),
         }
     }
 }
 
+/// What the readers were told, in a word each.
+#[derive(Default)]
+struct Heard(Mutex<Vec<String>>);
+
+#[async_trait]
+impl Readers for Heard {
+    async fn committed(&self, _: Vec<Change>) {
+        self.0.lock().unwrap().push("committed".into());
+    }
+
+    async fn missed(&self, subjects: Vec<Subject>) {
+        self.0.lock().unwrap().push(format!("missed {subjects:?}"));
+    }
+
+    async fn doubted(&self, subjects: Vec<Subject>) {
+        self.0.lock().unwrap().push(format!("doubted {subjects:?}"));
+    }
+}
+
 fn engine(faults: impl IntoIterator<Item = Fault>) -> (Engine, Arc<ScriptedLedger>) {
+    let (engine, ledger, _) = engine_with_readers(faults);
+    (engine, ledger)
+}
+
+fn engine_with_readers(faults: impl IntoIterator<Item = Fault>) -> (Engine, Arc<ScriptedLedger>, Arc<Heard>) {
     let ledger = Arc::new(ScriptedLedger { faults: Mutex::new(faults.into_iter().collect()), ..Default::default() });
     let plan = Plan { price: Money::ZERO, free_quota: 1000 };
     let catalog = Catalog::new([(ServiceName::from_stored("s"), plan)]);
     let calendar = Calendar::new(chrono_tz::UTC, SystemClock);
     let limits =
         Limits { lanes: 1, queue: 100, batch: 10, max_wait: Duration::from_secs(1), patience: Duration::from_secs(5) };
-    (Engine::start(ledger.clone(), catalog.into(), calendar.into(), limits), ledger)
+    let heard = Arc::new(Heard::default());
+    (Engine::start(ledger.clone(), heard.clone(), catalog.into(), calendar.into(), limits), ledger, heard)
 }
 
 fn charge(user: &str, trace: &str) -> Charge {
@@ -126,6 +152,32 @@ async fn a_commit_whose_news_was_lost_is_found_and_is_no_replay() {
     assert!(replayed);
     assert_eq!(again, first);
     assert_eq!(*ledger.used.lock().unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_are_told_what_changed_or_that_nobody_knows() {
+    let (engine, _, heard) = engine_with_readers([]);
+    engine.charge(charge("u", "t")).await.unwrap();
+    engine.charge(charge("u", "t")).await.unwrap();
+    assert_eq!(*heard.0.lock().unwrap(), ["committed"], "a replay changes nothing");
+
+    let (engine, _, heard) = engine_with_readers([Fault::LostAfterCommit]);
+    engine.charge(charge("u", "t")).await.unwrap();
+    assert_eq!(
+        *heard.0.lock().unwrap(),
+        [r#"missed [User("u")]"#],
+        "the commit was made by an attempt that told nothing of it"
+    );
+
+    let (engine, _, heard) = engine_with_readers([Fault::Conflict]);
+    engine.charge(charge("u", "t")).await.unwrap();
+    assert_eq!(*heard.0.lock().unwrap(), ["committed"], "what was rolled back changed nothing");
+
+    for fault in [Fault::Silence, Fault::Panic] {
+        let (engine, _, heard) = engine_with_readers([fault]);
+        engine.charge(charge("u", "t")).await.unwrap_err();
+        assert_eq!(*heard.0.lock().unwrap(), [r#"doubted [User("u")]"#]);
+    }
 }
 
 #[tokio::test(start_paused = true)]

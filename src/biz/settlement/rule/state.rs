@@ -7,14 +7,16 @@ use chrono::NaiveDate;
 use crate::biz::{
     account::{Balance, Quota},
     calendar::Month,
-    ids::{AdjustmentId, OrderId, PaymentId, ServiceName, TraceId, UserId},
+    ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, ServiceName, TraceId, UserId},
     key_quota::KeyQuotas,
     limit::Requests,
+    read_model::entry::Change,
     recharge::order::Order,
     record::Record,
     settlement::{
         keys::Keys,
-        posting::Adjusted,
+        ledger::Settlement,
+        posting::{Adjusted, Outcome},
         transaction::{Status, Transaction},
     },
     statistics::Totals,
@@ -82,9 +84,18 @@ pub struct Writes {
     pub key_quotas: KeyQuotas,
     /// What the daily rollup grows by.
     pub usage: Vec<(UsageKey, UsageDelta)>,
+    /// All of it that checks read.
+    pub changes: Vec<Change>,
+    /// Every key whose quotas were at stake.
+    pub api_keys: Vec<ApiKeyId>,
 }
 
 impl Writes {
+    /// What is left of it after the commit.
+    pub fn into_settlement(self, outcomes: Vec<Outcome>) -> Settlement {
+        Settlement { outcomes, changes: self.changes, api_keys: self.api_keys }
+    }
+
     /// Whether there is nothing to write, as in a batch of refusals, replays and openings.
     pub fn is_empty(&self) -> bool {
         self.balances.is_empty() && self.orders.is_empty()

@@ -1,0 +1,153 @@
+//! The caches of this process: a near one in its memory, and, where there is one, the one
+//! it shares with other processes. Settlement tells them what it committed.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    cache::AccountCache,
+    entry::{Change, Subject},
+    loads::Loads,
+    outbox::Outbox,
+};
+use crate::biz::settlement::readers::Readers;
+
+/// How far the near cache is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// Every change comes by here, or empties it.
+    Always,
+    /// Other processes change accounts too: as long ago as this at the most, and only of
+    /// accounts that are far from every limit.
+    WhileFar(Duration),
+}
+
+/// How long a subject is read from the database whose last settlement has an unknown
+/// outcome: longer than a database takes to end it.
+const DOUBT: Duration = Duration::from_secs(60);
+
+/// The caches of this process.
+pub struct Caches {
+    pub(super) near: Arc<dyn AccountCache>,
+    pub(super) trust: Trust,
+    pub(super) shared: Option<Arc<dyn AccountCache>>,
+    pub(super) loads: Loads,
+    outbox: Outbox,
+    doubts: Mutex<BTreeMap<Subject, Instant>>,
+    has_doubts: AtomicBool,
+}
+
+impl Caches {
+    pub fn new(near: Arc<dyn AccountCache>, trust: Trust, shared: Option<Arc<dyn AccountCache>>) -> Self {
+        Self {
+            near,
+            trust,
+            shared,
+            loads: Loads::default(),
+            outbox: Outbox::default(),
+            doubts: Mutex::default(),
+            has_doubts: AtomicBool::new(false),
+        }
+    }
+
+    /// Drops what is cached of subjects that were changed by other means than a settlement.
+    pub async fn forget(&self, subjects: &[Subject]) {
+        for subject in subjects {
+            self.loads.leave(subject);
+        }
+        self.near.forget(subjects).await;
+        if self.shared.is_some() {
+            self.outbox.forget(subjects);
+        }
+    }
+
+    /// Empties the near cache: another process changed nobody knows what.
+    pub async fn forget_near(&self) {
+        if let Err(error) = self.near.clear().await {
+            tracing::error!(%error, "the near cache was not emptied");
+        }
+    }
+
+    /// Tells the shared cache what happens, until `stop`.
+    pub async fn deliver(&self, stop: &CancellationToken) {
+        match &self.shared {
+            Some(shared) => self.outbox.deliver(&**shared, stop).await,
+            None => stop.cancelled().await,
+        }
+    }
+
+    /// Tells the shared cache what is left to tell; false when it could not be told.
+    pub async fn flush(&self) -> bool {
+        match &self.shared {
+            Some(shared) => self.outbox.flush(&**shared).await,
+            None => true,
+        }
+    }
+
+    /// Whether no cache can be believed about a subject.
+    pub(super) fn is_doubted(&self, subject: &Subject) -> bool {
+        self.has_doubts.load(Ordering::Acquire) && self.doubts().contains_key(subject)
+    }
+
+    /// Whether the shared cache can't be believed about a subject.
+    pub(super) fn is_late(&self, subject: &Subject) -> bool {
+        self.outbox.has(subject)
+    }
+
+    /// Ends the doubts that are old enough: by now the database decided.
+    pub async fn end_doubts(&self) {
+        let now = Instant::now();
+        let over: Vec<Subject> = {
+            let doubts = self.doubts();
+            doubts.iter().filter(|(_, until)| **until <= now).map(|(subject, _)| subject.clone()).collect()
+        };
+        if over.is_empty() {
+            return;
+        }
+        // Forgotten before they are believed again.
+        self.forget(&over).await;
+        let mut doubts = self.doubts();
+        doubts.retain(|_, until| *until > now);
+        self.has_doubts.store(!doubts.is_empty(), Ordering::Release);
+    }
+
+    fn doubts(&self) -> MutexGuard<'_, BTreeMap<Subject, Instant>> {
+        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Readers for Caches {
+    async fn committed(&self, changes: Vec<Change>) {
+        for change in &changes {
+            self.loads.leave(&change.subject());
+        }
+        self.near.apply(&changes).await;
+        if self.shared.is_some() {
+            self.outbox.changed(changes);
+        }
+    }
+
+    async fn missed(&self, subjects: Vec<Subject>) {
+        self.forget(&subjects).await;
+    }
+
+    async fn doubted(&self, subjects: Vec<Subject>) {
+        {
+            let until = Instant::now() + DOUBT;
+            let mut doubts = self.doubts();
+            doubts.extend(subjects.iter().map(|subject| (subject.clone(), until)));
+            self.has_doubts.store(true, Ordering::Release);
+        }
+        self.forget(&subjects).await;
+    }
+}

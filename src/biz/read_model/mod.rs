@@ -1,0 +1,213 @@
+//! What checks read: the committed state of an account and of an API key, from the nearest
+//! place that surely has it. The database is the truth, and caches only save the way to it:
+//! whatever becomes of them, checks go on and are right.
+
+pub mod cache;
+mod caches;
+pub mod entry;
+mod loads;
+mod outbox;
+mod watched;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use self::{
+    cache::Found,
+    entry::{AccountEntry, Entry, Subject},
+};
+use super::{
+    account::Accounts,
+    calendar::Month,
+    error::{Error, Result},
+    ids::{ApiKeyId, ServiceName, UserId},
+    key_quota::{KeyQuotaStore, KeyQuotas},
+};
+
+pub use self::{
+    caches::{Caches, Trust},
+    watched::Watched,
+};
+
+/// Reads for checks.
+pub struct ReadModel {
+    caches: Arc<Caches>,
+    accounts: Arc<Accounts>,
+    key_quotas: Arc<dyn KeyQuotaStore>,
+    sources: Sources,
+}
+
+/// Where reads were answered from, so far.
+#[derive(Debug, Default)]
+pub struct Sources {
+    pub near: AtomicU64,
+    pub shared: AtomicU64,
+    pub database: AtomicU64,
+}
+
+/// What a check has to know.
+#[derive(Debug, Clone, Copy)]
+pub struct Need<'c> {
+    pub user: &'c UserId,
+    pub key: Option<&'c ApiKeyId>,
+    pub service: &'c ServiceName,
+    pub month: Month,
+}
+
+impl Need<'_> {
+    /// An account that was not opened yet, or not yet this month, lacks the quota.
+    fn is_met_by(self, entry: &Entry) -> bool {
+        entry.account().is_some_and(|account| account.quota(self.month, self.service).is_some())
+    }
+}
+
+/// What a check is decided on.
+#[derive(Debug, Clone)]
+pub struct View {
+    account: Arc<Entry>,
+    key: Option<Arc<Entry>>,
+}
+
+impl View {
+    /// # Errors
+    /// [`Error::Internal`] when a cache has mixed up its entries.
+    pub fn account(&self) -> Result<&AccountEntry> {
+        self.account.account().ok_or_else(|| Error::Internal("an entry of another kind".into()))
+    }
+
+    /// Of the API key, if the call has one.
+    pub fn key_quotas(&self) -> Option<&KeyQuotas> {
+        self.key.as_ref().and_then(|entry| entry.key_quotas())
+    }
+}
+
+impl ReadModel {
+    pub fn new(caches: Arc<Caches>, accounts: Arc<Accounts>, key_quotas: Arc<dyn KeyQuotaStore>) -> Self {
+        Self { caches, accounts, key_quotas, sources: Sources::default() }
+    }
+
+    pub fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// What the near cache has, with whether it may be believed near a limit too.
+    pub async fn near(&self, need: Need<'_>) -> Option<(View, Trust)> {
+        let account = self.look_near(&Subject::User(need.user.clone())).await?;
+        if !need.is_met_by(&account) {
+            return None;
+        }
+        let key = match need.key {
+            Some(key) => Some(self.look_near(&Subject::ApiKey(key.clone())).await?),
+            None => None,
+        };
+        Some((View { account, key }, self.caches.trust))
+    }
+
+    /// Counts a check that the near cache has answered.
+    pub fn answered_near(&self) {
+        self.sources.near.fetch_add(1, Relaxed);
+    }
+
+    /// What is committed now, as far as this and every reachable process knows. Opens a new
+    /// account.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`], [`Error::Internal`].
+    pub async fn read(&self, need: Need<'_>) -> Result<View> {
+        let account = async {
+            let subject = Subject::User(need.user.clone());
+            match self.look_shared(&subject).await.filter(|account| need.is_met_by(account)) {
+                Some(account) => Ok(account),
+                None => self.load(&subject).await,
+            }
+        };
+        let key = async {
+            let Some(key) = need.key else { return Ok(None) };
+            let subject = Subject::ApiKey(key.clone());
+            match self.look_shared(&subject).await {
+                Some(key) => Ok(Some(key)),
+                None => self.load(&subject).await.map(Some),
+            }
+        };
+        // At once, so that both are one round trip.
+        let (account, key) = tokio::join!(account, key);
+        Ok(View { account: account?, key: key? })
+    }
+
+    /// Reads a subject from the database into the caches.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn load(&self, subject: &Subject) -> Result<Arc<Entry>> {
+        if self.caches.is_doubted(subject) {
+            return self.read_database(subject).await;
+        }
+        self.caches.loads.once(subject, self.load_alone(subject)).await
+    }
+
+    async fn load_alone(&self, subject: &Subject) -> Result<Arc<Entry>> {
+        // An outage of a cache is no reason not to answer.
+        let near = self.caches.near.fence(subject).await.ok();
+        let shared = match &self.caches.shared {
+            Some(shared) => shared.fence(subject).await.ok(),
+            None => None,
+        };
+        let as_of = Instant::now();
+        let entry = self.read_database(subject).await?;
+        let found = Found { entry, as_of };
+        if let (Some(fence), Some(cache)) = (shared, &self.caches.shared) {
+            let _ = cache.store(fence, found.clone()).await;
+        }
+        if let Some(fence) = near {
+            let _ = self.caches.near.store(fence, found.clone()).await;
+        }
+        Ok(found.entry)
+    }
+
+    async fn read_database(&self, subject: &Subject) -> Result<Arc<Entry>> {
+        self.sources.database.fetch_add(1, Relaxed);
+        Ok(Arc::new(match subject {
+            Subject::User(user) => {
+                let (account, now) = self.accounts.get(user).await?;
+                Entry::Account(user.clone(), AccountEntry::new(account, now.month))
+            }
+            Subject::ApiKey(key) => Entry::ApiKey(key.clone(), self.key_quotas.key_quotas(key).await?),
+        }))
+    }
+
+    async fn look_near(&self, subject: &Subject) -> Option<Arc<Entry>> {
+        if self.caches.is_doubted(subject) {
+            return None;
+        }
+        let found = self.caches.near.look(subject).await.ok().flatten()?;
+        match self.caches.trust {
+            Trust::WhileFar(age) if found.as_of.elapsed() > age => None,
+            _ => Some(found.entry),
+        }
+    }
+
+    async fn look_shared(&self, subject: &Subject) -> Option<Arc<Entry>> {
+        let shared = self.caches.shared.as_ref()?;
+        let is_late = || self.caches.is_late(subject) || self.caches.is_doubted(subject);
+        if is_late() {
+            return None;
+        }
+        let fence = self.caches.near.fence(subject).await.ok();
+        let as_of = Instant::now();
+        let found = shared.look(subject).await.ok().flatten()?;
+        // What was committed here meanwhile may not have been there yet.
+        if is_late() {
+            return None;
+        }
+        self.sources.shared.fetch_add(1, Relaxed);
+        if let Some(fence) = fence {
+            let _ = self.caches.near.store(fence, Found { as_of, ..found.clone() }).await;
+        }
+        Some(found.entry)
+    }
+}
