@@ -7,6 +7,7 @@ pub mod caller;
 pub mod load;
 pub mod mariadb;
 pub mod payments;
+pub mod private_server;
 pub mod process;
 mod tables;
 pub mod wait;
