@@ -9,6 +9,7 @@ pub mod mariadb;
 pub mod payments;
 pub mod private_server;
 pub mod process;
+pub mod redis;
 mod tables;
 pub mod wait;
 
