@@ -20,6 +20,14 @@ mod mariadb;
 mod measure;
 mod open;
 mod operation;
+#[path = "../../tests/it/harness/private_server.rs"]
+#[allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "shared with the tests, which need more of it and fail by panicking"
+)]
+mod private_server;
 mod redis;
 mod report;
 mod run;

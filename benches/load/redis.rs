@@ -2,7 +2,7 @@
 
 use std::{ffi::OsStr, path::Path};
 
-use crate::{mariadb::free_port, supervised::Supervised};
+use crate::{private_server::free_port, supervised::Supervised};
 
 /// Other processes look for free ports too.
 const ATTEMPTS: usize = 5;

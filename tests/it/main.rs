@@ -18,6 +18,7 @@ mod ports;
 mod processes;
 mod recharge;
 mod records;
+mod redis_servers;
 mod reservations;
 mod rest;
 mod sandbox;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     Backend, Database, MySql, Sqlite,
-    mariadb::free_port,
+    private_server::free_port,
     process::{CRON, SERVER, ServerProcess, run},
 };
 

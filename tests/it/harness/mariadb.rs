@@ -1,10 +1,7 @@
 //! One private MariaDB for the test process: its own port, its own temporary data.
 
 use std::{
-    io::Write,
-    net::TcpListener,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::Command,
     sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -14,29 +11,13 @@ use std::{
 
 use sqlx::{AssertSqlSafe, Connection};
 
-/// Runs the server under a shell that ends it, and removes its data, when the test
-/// process has gone, however it went: the pipe to its input breaks. Every line that
-/// comes through the pipe before has it wait for the end of the server, which the test
-/// killed, and start it again as it was. Signals that end a whole group of processes,
-/// such as Ctrl-C, are left to the others, or nobody would clean up.
-const SUPERVISED: &str = r#"
-trap '' HUP INT TERM
-"$@" &
-server=$!
-while read -r again; do
-    wait "$server" 2> /dev/null
-    "$@" &
-    server=$!
-done
-kill -9 "$server" 2> /dev/null
-wait "$server" 2> /dev/null
-rm -rf "$FOLDER"
-"#;
+use super::private_server::{PrivateServer, free_port};
+
+const ATTEMPTS: usize = 5;
 
 struct Server {
     port: u16,
-    folder: PathBuf,
-    supervisor: Child,
+    process: PrivateServer,
 }
 
 static SERVER: OnceLock<Server> = OnceLock::new();
@@ -57,31 +38,29 @@ impl OwnServer {
     }
 
     /// The process id of the server itself.
+    #[allow(dead_code, reason = "the benchmark, which shares this file, reads its usage")]
     pub fn pid(&self) -> u32 {
-        std::fs::read_to_string(self.server.folder.join("pid")).unwrap().trim().parse().unwrap()
+        self.server.process.pid()
     }
 
     /// Sends a signal to the server itself, such as STOP, CONT or KILL.
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([format!("-{name}"), self.pid().to_string()]).status().unwrap();
-        assert!(sent.success());
+        self.server.process.signal(name);
     }
 
     /// Kills the server and starts it again on its data and its port; returns once it
     /// has recovered and answers.
     pub async fn kill_and_start_again(&mut self) {
-        self.signal("KILL");
-        // The next one writes its own; till then no signal must go to whoever got the number.
-        std::fs::remove_file(self.server.folder.join("pid")).unwrap();
-        self.server.supervisor.stdin.as_mut().unwrap().write_all(b"again\n").unwrap();
+        self.server.process.kill();
+        self.server.process.start_again();
         let url = format!("mysql://root@127.0.0.1:{}/", self.server.port);
         let answers = async {
             while sqlx::MySqlConnection::connect(&url).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        let log = || std::fs::read_to_string(self.server.folder.join("log")).unwrap_or_default();
-        assert!(tokio::time::timeout(Duration::from_secs(60), answers).await.is_ok(), "{}", log());
+        let answered = tokio::time::timeout(Duration::from_secs(60), answers).await;
+        assert!(answered.is_ok(), "{}", self.server.process.log());
     }
 }
 
@@ -103,7 +82,19 @@ async fn create_database_on(port: u16) -> String {
 }
 
 fn start() -> Server {
-    let folder = tempfile::Builder::new().prefix("billing-mariadb-").tempdir().unwrap().keep();
+    let mut log = String::new();
+    for _ in 0..ATTEMPTS {
+        let server = start_on(free_port());
+        if answers(&server) {
+            return server;
+        }
+        log = server.process.log();
+    }
+    panic!("mariadbd does not start: {log}");
+}
+
+fn start_on(port: u16) -> Server {
+    let folder = PrivateServer::folder_for("mariadb");
     let (data, tmp) = (folder.join("data"), folder.join("tmp"));
     std::fs::create_dir(&tmp).unwrap();
     let installed = Command::new("mariadb-install-db")
@@ -114,46 +105,31 @@ fn start() -> Server {
         .output()
         .expect("mariadb-install-db runs; `make deps` installs it");
     assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
-    for _ in 0..5 {
-        let port = free_port();
-        let mut supervisor = Command::new("sh")
-            .args(["-c", SUPERVISED, "sh", "mariadbd", "--no-defaults", "--user=root", "--skip-log-bin"])
-            .arg(format!("--datadir={}", data.display()))
-            .arg(format!("--socket={}", folder.join("socket").display()))
-            .arg(format!("--tmpdir={}", tmp.display()))
-            .arg(format!("--pid-file={}", folder.join("pid").display()))
-            .arg(format!("--port={port}"))
-            .args(["--bind-address=127.0.0.1", "--max-connections=1000", "--innodb-buffer-pool-size=256M"])
-            .env("FOLDER", &folder)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(folder.join("log")).unwrap())
-            .spawn()
-            .unwrap();
-        if answers(port, &mut supervisor) {
-            return Server { port, folder, supervisor };
-        }
-    }
-    panic!("mariadbd does not start: {}", std::fs::read_to_string(folder.join("log")).unwrap_or_default());
+    let command = [
+        "mariadbd".to_owned(),
+        "--no-defaults".to_owned(),
+        "--user=root".to_owned(),
+        "--skip-log-bin".to_owned(),
+        format!("--datadir={}", data.display()),
+        format!("--socket={}", folder.join("socket").display()),
+        format!("--tmpdir={}", tmp.display()),
+        format!("--pid-file={}", folder.join("pid").display()),
+        format!("--port={port}"),
+        "--bind-address=127.0.0.1".to_owned(),
+        "--max-connections=1000".to_owned(),
+        "--innodb-buffer-pool-size=256M".to_owned(),
+    ];
+    Server { port, process: PrivateServer::start(folder, &command) }
 }
 
 /// Waits for the port, for a bounded time.
-fn answers(port: u16, supervisor: &mut Child) -> bool {
+fn answers(server: &Server) -> bool {
     let deadline = Instant::now() + Duration::from_secs(30);
-    while Instant::now() < deadline {
-        if let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) {
-            let _ = stream.flush();
+    while Instant::now() < deadline && !server.process.has_ended() {
+        if std::net::TcpStream::connect(("127.0.0.1", server.port)).is_ok() {
             return true;
-        }
-        if supervisor.try_wait().unwrap().is_some() {
-            return false;
         }
         std::thread::sleep(Duration::from_millis(50));
     }
     false
-}
-
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

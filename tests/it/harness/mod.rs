@@ -7,7 +7,9 @@ pub mod caller;
 pub mod load;
 pub mod mariadb;
 pub mod payments;
+pub mod private_server;
 pub mod process;
+pub mod redis;
 mod tables;
 pub mod wait;
 
