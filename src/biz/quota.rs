@@ -10,7 +10,7 @@ use super::{
     ids::{ApiKeyId, ServiceName, UserId},
     key_quota::{self, Take},
     money::Money,
-    read_model::{Need, ReadModel, Trust, View},
+    read_model::{Need, ReadModel, Trust, View, entry::AccountEntry},
     record::Usage,
 };
 
@@ -64,6 +64,9 @@ pub struct Quotas {
 /// is far less.
 const FAR: u32 = 1_000;
 
+/// Before and after a month that turns while the account is opened.
+const READS: u32 = 2;
+
 impl Quotas {
     pub fn new(accounts: ReadModel, catalog: Arc<Catalog>, calendar: Arc<Calendar>) -> Self {
         Self { accounts, catalog, calendar }
@@ -84,16 +87,21 @@ impl Quotas {
     pub async fn check(&self, check: &Check) -> Result<Verdict> {
         let (service, plan) = self.catalog.find(&check.service)?;
         let cost = full_cost(check.cost, plan.price, check.count)?;
-        let call = Call { check, service, cost, now: self.calendar.now() };
-        let need = Need { user: &check.user, key: check.api_key.as_ref(), service, month: call.now.month };
-        if let Some((view, trust)) = self.accounts.near(need).await
-            && let Some(verdict) = call.decide_near(&view, trust)?
-        {
-            self.accounts.answered_near();
-            return Ok(verdict);
+        for _ in 0..READS {
+            let call = Call { check, service, cost, now: self.calendar.now() };
+            let need = Need { user: &check.user, key: check.api_key.as_ref(), service, month: call.now.month };
+            if let Some((view, trust)) = self.accounts.near(need).await
+                && let Some(verdict) = call.decide_near(&view, trust)?
+            {
+                self.accounts.answered_near();
+                return Ok(verdict);
+            }
+            let view = self.accounts.read(need).await?;
+            if need.is_met_by(&view) {
+                return call.decide(&view);
+            }
         }
-        let view = self.accounts.read(need).await?;
-        call.decide(&view)
+        Err(Error::Internal(format!("account of {} is not open after opening it", check.user)))
     }
 }
 
@@ -144,7 +152,7 @@ impl Call<'_> {
 
     fn decide(&self, view: &View) -> Result<Verdict> {
         let account = view.account()?;
-        let free_remaining = account.quota(self.now.month, self.service).map_or(0, |quota| quota.remaining());
+        let free_remaining = self.free_remaining(account);
         let (daily_remaining, monthly_remaining) =
             account.requests.map_or((None, None), |requests| requests.left(self.now));
         let decision = match self.covered(view, 1)? {
@@ -162,12 +170,16 @@ impl Call<'_> {
         })
     }
 
+    /// Every state that is decided on has the quota.
+    fn free_remaining(&self, account: &AccountEntry) -> u32 {
+        account.quota(self.now.month, self.service).map_or(0, |quota| quota.remaining())
+    }
+
     /// The split of the call, or the error that its charge would meet. `requests`: how many
     /// of its key's it is.
     fn covered(&self, view: &View, requests: i64) -> Result<Result<Split>> {
         let account = view.account()?;
-        let free_remaining = account.quota(self.now.month, self.service).map_or(0, |quota| quota.remaining());
-        let funds = Funds { free_remaining, available: account.balance.available() };
+        let funds = Funds { free_remaining: self.free_remaining(account), available: account.balance.available() };
         let capped = account.requests.map_or(Ok(()), |requests| requests.check(self.now));
         let mut covered = capped.and_then(|()| charge::charge(self.check.count, self.cost, funds));
         if let (Ok(split), Some(key), Some(quotas)) = (&covered, &self.check.api_key, view.key_quotas()) {

@@ -61,7 +61,11 @@ pub struct Need<'c> {
 
 impl Need<'_> {
     /// An account that was not opened yet, or not yet this month, lacks the quota.
-    fn is_met_by(self, entry: &Entry) -> bool {
+    pub fn is_met_by(self, view: &View) -> bool {
+        self.is_met_by_entry(&view.account)
+    }
+
+    fn is_met_by_entry(self, entry: &Entry) -> bool {
         entry.account().is_some_and(|account| account.quota(self.month, self.service).is_some())
     }
 }
@@ -98,7 +102,7 @@ impl ReadModel {
     /// What the near cache has, with whether it may be believed near a limit too.
     pub async fn near(&self, need: Need<'_>) -> Option<(View, Trust)> {
         let account = self.look_near(&Subject::User(need.user.clone())).await?;
-        if !need.is_met_by(&account) {
+        if !need.is_met_by_entry(&account) {
             return None;
         }
         let key = match need.key {
@@ -121,7 +125,7 @@ impl ReadModel {
     pub async fn read(&self, need: Need<'_>) -> Result<View> {
         let account = async {
             let subject = Subject::User(need.user.clone());
-            match self.look_shared(&subject).await.filter(|account| need.is_met_by(account)) {
+            match self.look_shared(&subject).await.filter(|account| need.is_met_by_entry(account)) {
                 Some(account) => Ok(account),
                 None => self.load(&subject).await,
             }
