@@ -3,6 +3,7 @@
 mod caches;
 mod database;
 mod jobs;
+mod low;
 mod payments;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -27,11 +28,11 @@ use crate::{
     service::{Api, metrics::Metrics, rest::Rest},
 };
 
-use self::payments::Payments;
 pub use self::{
     database::{close, connect, connect_existing},
     jobs::{reconcile_recharges, sweep},
 };
+use self::{low::LowAccounts, payments::Payments};
 
 /// A running server.
 pub struct App {
@@ -94,7 +95,7 @@ impl App {
             records: store.clone(),
             transactions: store.clone(),
             statistics: store.clone(),
-            catalog,
+            catalog: catalog.clone(),
             calendar: calendar.clone(),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
@@ -112,7 +113,7 @@ impl App {
         let parts = Parts {
             config: &config.server,
             rest: Rest { api, style: config.server.http.style },
-            ops: Ops { store: store.clone(), metrics },
+            ops: Ops { store: store.clone(), metrics: metrics.clone() },
             callbacks,
             payment_timeout: payments.timeout,
         };
@@ -125,7 +126,10 @@ impl App {
         let stop = CancellationToken::new();
         let settled = CancellationToken::new();
         let caches = tokio::spawn(caches::keep(caches, store.clone(), settled.clone()));
-        tokio::spawn(jobs::sweep_regularly(store.clone(), engine.clone(), calendar, stop.clone()));
+        tokio::spawn(jobs::sweep_regularly(store.clone(), engine.clone(), calendar.clone(), stop.clone()));
+        let thresholds = config.low_thresholds();
+        let low = LowAccounts { store: store.clone(), thresholds, catalog, calendar, metrics };
+        tokio::spawn(low.count_regularly(stop.clone()));
         let drain_timeout = limits.drain_timeout;
         let limits = server::Limits { connections: limits.connections, drain_timeout };
         let public = server::public_app(parts.clone());

@@ -15,6 +15,7 @@ pub use self::payment::{CallbackAuth, PaymentService};
 use crate::biz::{
     catalog::{Catalog, Plan},
     ids::ServiceName,
+    low::{Percent, Thresholds},
     money::Money,
 };
 
@@ -142,7 +143,7 @@ pub struct Billing {
     #[serde(default = "default_balance_low", deserialize_with = "values::amount")]
     pub balance_low_threshold: Money,
     #[serde(default = "default_quota_low", deserialize_with = "values::percent")]
-    pub quota_low_percent_threshold: f64,
+    pub quota_low_percent_threshold: Percent,
     #[serde(default = "default_timezone", deserialize_with = "values::timezone")]
     pub timezone: chrono_tz::Tz,
     #[serde(default = "default_currency", deserialize_with = "values::currency")]
@@ -264,6 +265,11 @@ impl Config {
         Ok(())
     }
 
+    /// Below what accounts are reported as low.
+    pub fn low_thresholds(&self) -> Thresholds {
+        Thresholds { balance: self.billing.balance_low_threshold, quota: self.billing.quota_low_percent_threshold }
+    }
+
     /// The services that can be billed.
     pub fn catalog(&self) -> Catalog {
         Catalog::new(self.billing.prices.iter().map(|(name, price)| {
@@ -335,8 +341,8 @@ fn default_balance_low() -> Money {
     Money::from_micros(10_000_000)
 }
 
-fn default_quota_low() -> f64 {
-    20.0
+fn default_quota_low() -> Percent {
+    Percent::from_hundredths(2_000)
 }
 
 fn default_timezone() -> chrono_tz::Tz {

@@ -13,6 +13,7 @@ pub mod error;
 pub mod ids;
 pub mod key_quota;
 pub mod limit;
+pub mod low;
 pub mod money;
 pub mod paging;
 pub mod quota;

@@ -39,6 +39,8 @@ fn an_existing_file_works_unchanged() {
     assert_eq!(config.server.http.timeout, Duration::from_secs(1));
     assert_eq!(config.data.redis.as_ref().unwrap().read_timeout, Duration::from_millis(200));
     assert_eq!(config.billing.timezone, chrono_tz::Asia::Shanghai);
+    let low = config.low_thresholds();
+    assert_eq!((low.balance.to_string().as_str(), low.quota.hundredths()), ("10", 2_000));
     let catalog = config.catalog();
     let (_, plan) = catalog.find("payment").unwrap();
     assert_eq!((plan.price.to_string().as_str(), plan.free_quota), ("0.1", 1000));
@@ -52,6 +54,7 @@ fn the_environment_overrides_every_kind_of_key() {
             ("BILLING__DATA__DATABASE__SOURCE", "u:12345@tcp(db:3306)/other"),
             ("BILLING__DATA__DATABASE__MAX_CONNECTIONS", "3"),
             ("BILLING__BILLING__PRICES__PASSPORT", "0.020001"),
+            ("BILLING__BILLING__QUOTA_LOW_PERCENT_THRESHOLD", "2.29"),
             ("BILLING__SERVER__HTTP__TIMEOUT", "1.5s"),
             ("BILLING__SERVER__GRPC__INTERNAL_TOKENS", "0123456789abcdef, fedcba9876543210"),
             ("BILLING__SERVER__HTTP__INTERNAL_ROUTES", "true"),
@@ -62,6 +65,7 @@ fn the_environment_overrides_every_kind_of_key() {
     assert_eq!(config.data.database.max_connections, 3);
     assert_eq!(config.server.grpc.internal_tokens[1].reveal(), "fedcba9876543210");
     assert_eq!(config.billing.prices["passport"].to_string(), "0.020001");
+    assert_eq!(config.billing.quota_low_percent_threshold.hundredths(), 229);
     assert_eq!(config.server.http.timeout, Duration::from_millis(1500));
     assert!(config.server.http.internal_routes);
 }

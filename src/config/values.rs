@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, de};
 use tracing::Level;
 
 use super::{CallbackAuth, Driver, Environment, LogFormat, Secret, Style};
-use crate::biz::{ids::ServiceName, money::Money};
+use crate::biz::{ids::ServiceName, low::Percent, money::Money};
 
 /// `1s`, `0.2s`, `200ms`, `5m`, `1h`.
 pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
@@ -170,9 +170,13 @@ impl<'de> Deserialize<'de> for FreeQuota {
     }
 }
 
-pub(super) fn percent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+/// To the nearest hundredth.
+pub(super) fn percent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Percent, D::Error> {
     let percent = f64::deserialize(deserializer)?;
-    if (0.0..=100.0).contains(&percent) { Ok(percent) } else { Err(de::Error::custom("must be from 0 to 100")) }
+    if !(0.0..=100.0).contains(&percent) {
+        return Err(de::Error::custom("must be from 0 to 100"));
+    }
+    Ok(Percent::from_hundredths((percent * 100.0).round() as u16))
 }
 
 pub(super) fn timezone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<chrono_tz::Tz, D::Error> {

@@ -17,6 +17,7 @@ use crate::biz::{
     error::StoreError,
     key_quota::KeyQuotaStore,
     limit::LimitStore,
+    low::LowStore,
     recharge::order::OrderStore,
     record::RecordStore,
     settlement::{ledger::Ledger, transaction::TransactionStore},
@@ -30,6 +31,7 @@ pub trait Store:
     + Ledger
     + TransactionStore
     + LimitStore
+    + LowStore
     + KeyQuotaStore
     + OrderStore
     + RecordStore

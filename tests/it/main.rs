@@ -13,6 +13,7 @@ mod idempotency;
 mod key_quotas;
 mod layers;
 mod limits;
+mod low;
 mod overload;
 mod ports;
 mod processes;

@@ -32,6 +32,16 @@ const TRIAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// An older connection is replaced, so that load follows a changed cluster.
 const LIFETIME: Duration = Duration::from_secs(30 * 60);
 
+/// A connection with the settings of all.
+///
+/// # Errors
+/// [`StoreError::Unavailable`], [`StoreError::Failed`].
+pub(super) async fn connect(options: &MySqlConnectOptions) -> Result<MySqlConnection, StoreError> {
+    let mut connection = MySqlConnection::connect_with(options).await.map_err(store_error)?;
+    sqlx::raw_sql(SESSION).execute(&mut connection).await.map_err(store_error)?;
+    Ok(connection)
+}
+
 /// The connections of one purpose.
 #[derive(Clone)]
 pub(super) struct Connections(Arc<Shared>);
@@ -85,9 +95,7 @@ impl Connections {
                 return Ok(lease(idle.connection, idle.made));
             }
         }
-        let mut connection = MySqlConnection::connect_with(&self.0.options).await.map_err(store_error)?;
-        sqlx::raw_sql(SESSION).execute(&mut connection).await.map_err(store_error)?;
-        Ok(lease(connection, Instant::now()))
+        Ok(lease(connect(&self.0.options).await?, Instant::now()))
     }
 
     /// All rows of one query that commits by itself.

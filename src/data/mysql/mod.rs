@@ -11,6 +11,7 @@ mod former;
 mod key_quotas;
 mod ledger;
 mod limits;
+mod low;
 mod orders;
 mod reads;
 mod statement;
@@ -34,6 +35,7 @@ use crate::biz::{calendar::Calendar, error::StoreError, money::Money};
 
 /// A MySQL-compatible database.
 pub struct MySqlStore {
+    options: MySqlConnectOptions,
     /// Single statements that commit by themselves.
     reader: Connections,
     /// Transactions.
@@ -73,17 +75,15 @@ impl MySqlStore {
     /// [`StoreError::Failed`] when it refuses or a migration fails.
     pub async fn connect(options: MySqlConnectOptions, limits: PoolLimits) -> Result<Self, StoreError> {
         let options = options.disable_statement_logging();
-        let connecting = sqlx::MySqlConnection::connect_with(&options);
-        let mut migrating = tokio::time::timeout(limits.acquire_timeout, connecting)
+        let mut migrating = tokio::time::timeout(limits.acquire_timeout, connections::connect(&options))
             .await
-            .map_err(|_| StoreError::Unavailable("no answer while connecting".into()))?
-            .map_err(store_error)?;
-        sqlx::raw_sql(SESSION).execute(&mut migrating).await.map_err(store_error)?;
+            .map_err(|_| StoreError::Unavailable("no answer while connecting".into()))??;
         migrations::run_mysql(&mut migrating).await?;
         migrating.close().await.map_err(store_error)?;
         Ok(Self {
             reader: Connections::new(options.clone(), limits.readers, limits.acquire_timeout),
-            writer: Connections::new(options, limits.writers, limits.acquire_timeout),
+            writer: Connections::new(options.clone(), limits.writers, limits.acquire_timeout),
+            options,
             wary: AtomicU32::new(0),
             wary_batches: limits.wary_batches,
         })

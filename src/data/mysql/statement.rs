@@ -49,6 +49,18 @@ impl Statement {
     }
 
     /// One value.
+    pub(super) fn number(&mut self, value: impl Into<i128>) -> &mut Self {
+        Row { sql: &mut self.sql, first: true }.number(value);
+        self
+    }
+
+    /// One value.
+    pub(super) fn money(&mut self, value: Money) -> &mut Self {
+        Row { sql: &mut self.sql, first: true }.money(value);
+        self
+    }
+
+    /// One value.
     pub(super) fn instant(&mut self, value: DateTime<Utc>) -> &mut Self {
         Row { sql: &mut self.sql, first: true }.instant(value);
         self

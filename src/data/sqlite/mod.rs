@@ -9,6 +9,7 @@ mod audit;
 mod key_quotas;
 mod ledger;
 mod limits;
+mod low;
 mod orders;
 mod reads;
 mod row;

@@ -1,13 +1,14 @@
 //! What is counted, under the names that dashboards already use. No label holds a
 //! user id, and a service label only ever holds a configured service.
 
+mod low;
 mod recharge;
 
 use prometheus::{
     CounterVec, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
 };
 
-pub use self::recharge::RechargeMetrics;
+pub use self::{low::LowMetrics, recharge::RechargeMetrics};
 
 /// Buckets in seconds, from a cache hit to a timeout.
 const SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
@@ -35,6 +36,7 @@ pub struct Metrics {
     pub stream_committed: IntCounter,
     pub stream_failed: IntCounter,
     pub recharge: RechargeMetrics,
+    pub low: LowMetrics,
 }
 
 impl Metrics {
@@ -88,6 +90,7 @@ impl Metrics {
             stream_committed: counter("billing_stream_committed", "Reservations committed")?,
             stream_failed: counter("billing_stream_failed", "Commits of reservations that were refused or failed")?,
             recharge: RechargeMetrics::new(&registry)?,
+            low: LowMetrics::new(&registry)?,
             registry,
         })
     }
