@@ -6,6 +6,7 @@ pub mod memory;
 mod migrations;
 pub mod mysql;
 pub mod payment;
+pub mod redis;
 pub mod sqlite;
 
 use async_trait::async_trait;

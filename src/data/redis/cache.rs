@@ -1,0 +1,239 @@
+//! [`AccountCache`] in Redis.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use futures_util::future::join_all;
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    ScriptTimes, Settings, hash, keys,
+    link::{Link, Refusal},
+    node::{self, Node, text, unavailable},
+    scripts::{self, Named},
+    topology::Topology,
+};
+use crate::biz::{
+    error::StoreError,
+    read_model::{
+        cache::{AccountCache, Fence, Found},
+        entry::{Change, Subject},
+    },
+};
+
+/// How long a load may take; later it is not stored.
+const FENCE_MS: u64 = 10_000;
+
+/// The cache in Redis.
+pub struct RedisCache {
+    settings: Arc<Settings>,
+    topology: Topology,
+    times: ScriptTimes,
+    cold: Arc<Notify>,
+    stop: CancellationToken,
+}
+
+impl RedisCache {
+    /// Connects in the background, and stays connected until it is dropped.
+    pub fn start(settings: Settings, times: ScriptTimes) -> Self {
+        let (settings, cold, stop) = (Arc::new(settings), Arc::new(Notify::new()), CancellationToken::new());
+        let topology = Topology::start(settings.clone(), cold.clone(), stop.clone());
+        Self { settings, topology, times, cold, stop }
+    }
+
+    /// Waits until this process finds that a server has lost its entries, and that it is
+    /// the first to find so.
+    pub async fn found_cold(&self) {
+        self.cold.notified().await;
+    }
+
+    /// Whether every server there is answers.
+    pub fn is_up(&self) -> bool {
+        let nodes = self.topology.nodes();
+        !nodes.is_empty() && nodes.iter().all(|node| node.link().is_ok())
+    }
+
+    fn link_of(&self, key: &str) -> Result<Arc<Link>, StoreError> {
+        self.topology.node_of(key)?.link()
+    }
+
+    async fn run(&self, script: &Named, keys: &[&str], arguments: &[String]) -> Result<Value, StoreError> {
+        let link = self.link_of(keys.first().copied().unwrap_or_default())?;
+        let mut call = script.call(keys);
+        call.arg(arguments);
+        let started = Instant::now();
+        let budget =
+            if std::ptr::eq(script, &scripts::CHECK) { self.settings.read_timeout } else { self.settings.write_timeout };
+        let answer = link.call(&call, budget).await;
+        (self.times)(script.name, started.elapsed());
+        answer.map_err(|(refusal, error)| {
+            if refusal == Refusal::Moved {
+                self.topology.has_moved();
+            }
+            error
+        })
+    }
+
+    /// Sends a command for each subject, those of one node in one round trip. Returns the
+    /// subjects whose command may not have been carried out.
+    async fn send(&self, commands: Vec<(Subject, String, Cmd)>) -> Vec<Subject> {
+        let mut failed = Vec::new();
+        let mut by_node: HashMap<usize, (Arc<Node>, Vec<(Subject, Cmd)>)> = HashMap::new();
+        for (subject, key, command) in commands {
+            match self.topology.node_of(&key) {
+                Ok(node) => {
+                    let group = by_node.entry(Arc::as_ptr(&node).addr()).or_insert_with(|| (node, Vec::new()));
+                    group.1.push((subject, command));
+                }
+                Err(_) => failed.push(subject),
+            }
+        }
+        let groups: Vec<_> = by_node.into_values().collect();
+        let sent = groups.iter().map(|(node, group)| self.send_to(node, group));
+        failed.extend(join_all(sent).await.into_iter().flatten());
+        failed
+    }
+
+    async fn send_to(&self, node: &Node, group: &[(Subject, Cmd)]) -> Vec<Subject> {
+        let all = || group.iter().map(|(subject, _)| subject.clone()).collect();
+        let Ok(link) = node.link() else { return all() };
+        let pipeline = |commands: &[&(Subject, Cmd)]| {
+            let mut pipeline = Pipeline::with_capacity(commands.len());
+            for (_, command) in commands {
+                pipeline.add_command(command.clone());
+            }
+            pipeline
+        };
+        let commands: Vec<_> = group.iter().collect();
+        let Ok(answers) = link.call_all(&pipeline(&commands), self.settings.write_timeout).await else { return all() };
+        let (failed, unknown) = sort(&commands, answers);
+        if failed.iter().any(|(_, refusal)| *refusal == Refusal::Moved) {
+            self.topology.has_moved();
+        }
+        let mut failed: Vec<Subject> = failed.into_iter().map(|(subject, _)| subject).collect();
+        if !unknown.is_empty() {
+            let again = async {
+                link.load_scripts(self.settings.write_timeout).await.ok()?;
+                link.call_all(&pipeline(&unknown), self.settings.write_timeout).await.ok()
+            };
+            match again.await {
+                Some(answers) => {
+                    let (again, still) = sort(&unknown, answers);
+                    failed.extend(again.into_iter().map(|(subject, _)| subject));
+                    failed.extend(still.into_iter().map(|(subject, _)| subject.clone()));
+                }
+                None => failed.extend(unknown.into_iter().map(|(subject, _)| subject.clone())),
+            }
+        }
+        failed
+    }
+
+    /// An account lives no longer than the time it may, and not all of them end at once.
+    fn ttl_ms(&self) -> u64 {
+        let ttl = self.settings.ttl.as_millis() as u64;
+        // A tenth of it, by the last bits of a random id.
+        ttl - (Uuid::now_v7().as_u128() % 1_024) as u64 * (ttl / 10) / 1_024
+    }
+}
+
+type Commands<'a> = Vec<&'a (Subject, Cmd)>;
+
+/// The commands that were refused, and those whose script was not known.
+fn sort<'a>(commands: &[&'a (Subject, Cmd)], answers: Vec<Value>) -> (Vec<(Subject, Refusal)>, Commands<'a>) {
+    let (mut failed, mut unknown) = (Vec::new(), Vec::new());
+    for (command, answer) in commands.iter().zip(answers) {
+        let Value::ServerError(error) = answer else { continue };
+        match RedisError::from(error).kind() {
+            ErrorKind::Server(ServerErrorKind::NoScript) => unknown.push(*command),
+            ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask) => {
+                failed.push((command.0.clone(), Refusal::Moved));
+            }
+            _ => failed.push((command.0.clone(), Refusal::Other)),
+        }
+    }
+    (failed, unknown)
+}
+
+#[async_trait]
+impl AccountCache for RedisCache {
+    async fn look(&self, subject: &Subject) -> Result<Option<Found>, StoreError> {
+        let as_of = Instant::now();
+        let answer = self.run(&scripts::CHECK, &[&keys::hash(subject)], &[]).await?;
+        let Value::Array(values) = answer else { return Err(unavailable("a hash was expected")) };
+        let fields = values.chunks_exact(2).filter_map(|pair| Some((text(&pair[0])?, text(&pair[1])?))).collect();
+        let entry = hash::entry(subject, &fields)?;
+        Ok(entry.map(|entry| Found { entry: Arc::new(entry), as_of }))
+    }
+
+    async fn fence(&self, subject: &Subject) -> Result<Fence, StoreError> {
+        let fence = Fence(Uuid::now_v7().as_u128());
+        let key = keys::fence(&keys::hash(subject));
+        let link = self.link_of(&key)?;
+        let mut set = redis::cmd("SET");
+        set.arg(key).arg(token(fence)).arg("PX").arg(FENCE_MS);
+        link.call(&set, self.settings.write_timeout).await.map_err(|(_, error)| error)?;
+        Ok(fence)
+    }
+
+    async fn store(&self, fence: Fence, found: Found) -> Result<(), StoreError> {
+        let key = keys::hash(&found.entry.subject());
+        let mut arguments = vec![token(fence), found.entry.version().to_string(), self.ttl_ms().to_string()];
+        arguments.extend(hash::fields(&found.entry).into_iter().flat_map(<[String; 2]>::from));
+        self.run(&scripts::LOAD, &[&key, &keys::fence(&key)], &arguments).await.map(|_| ())
+    }
+
+    async fn apply(&self, changes: &[Change]) -> Vec<Subject> {
+        let commands = changes.iter().map(|change| {
+            let subject = change.subject();
+            let key = keys::hash(&subject);
+            let mut call = scripts::DEDUCT.call(&[&key, &keys::fence(&key)]);
+            call.arg(change.before().to_string()).arg(change.after().to_string());
+            for (field, value) in hash::changed_fields(change) {
+                call.arg(field).arg(value);
+            }
+            (subject, key, call)
+        });
+        let started = Instant::now();
+        let failed = self.send(commands.collect()).await;
+        (self.times)(scripts::DEDUCT.name, started.elapsed());
+        failed
+    }
+
+    async fn forget(&self, subjects: &[Subject]) -> Vec<Subject> {
+        let commands = subjects.iter().map(|subject| {
+            let key = keys::hash(subject);
+            let mut unlink = redis::cmd("UNLINK");
+            unlink.arg(&key).arg(keys::fence(&key));
+            (subject.clone(), key, unlink)
+        });
+        self.send(commands.collect()).await
+    }
+
+    async fn clear(&self) -> Result<(), StoreError> {
+        let nodes = self.topology.nodes();
+        if nodes.is_empty() {
+            return Err(unavailable("no node is known"));
+        }
+        for node in nodes {
+            node::purge(&*node.link()?, self.settings.write_timeout.max(Duration::from_secs(1))).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for RedisCache {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn token(fence: Fence) -> String {
+    format!("{:032x}", fence.0)
+}

@@ -1,0 +1,102 @@
+//! Every key there is in Redis. The braces around the owner put all keys of a user, and all
+//! of an API key, into one slot of a cluster.
+//!
+//! | key | what |
+//! | --- | --- |
+//! | `billing:{USER}:account` | hash: the account, see [`super::hash`] |
+//! | `billing:{API KEY}:api_key` | hash: the quotas of the API key |
+//! | the same with `:fence` behind | text: a load that is under way, see `quota_load.lua` |
+//! | `billing:{N}:marker` | text: the run of the server whose entries are true, one for each node |
+
+use crate::biz::{
+    ids::{ApiKeyId, UserId},
+    read_model::entry::Subject,
+};
+
+/// Slots of a cluster.
+pub(super) const SLOTS: u16 = 16_384;
+
+/// Matches more than the hashes; [`subject_of`] tells.
+pub(super) const PATTERN: &str = "billing:{*}:a*";
+
+const ACCOUNT: &str = ":account";
+const API_KEY: &str = ":api_key";
+
+/// The hash of a subject.
+pub(super) fn hash(subject: &Subject) -> String {
+    match subject {
+        Subject::User(user) => format!("billing:{{{user}}}{ACCOUNT}"),
+        Subject::ApiKey(key) => format!("billing:{{{}}}{API_KEY}", escaped(key.as_str())),
+    }
+}
+
+/// The fence before a hash.
+pub(super) fn fence(hash: &str) -> String {
+    format!("{hash}:fence")
+}
+
+/// Whose hash it is, if it is one.
+pub(super) fn subject_of(key: &str) -> Option<Subject> {
+    let (owner, kind) = key.strip_prefix("billing:{")?.rsplit_once('}')?;
+    match kind {
+        ACCOUNT => UserId::parse("user_id", owner).ok().map(Subject::User),
+        API_KEY => ApiKeyId::parse("api_key_id", &unescaped(owner)).ok().map(Subject::ApiKey),
+        _ => None,
+    }
+}
+
+/// The marker of a node that owns the slots for which `owns` is true; `None` when it owns none.
+pub(super) fn marker(owns: impl Fn(u16) -> bool) -> Option<String> {
+    // Each slot has some small number that leads to it.
+    let mut markers = (0..u32::from(SLOTS) * 16).map(|number| format!("billing:{{{number}}}:marker"));
+    markers.find(|marker| owns(slot(marker)))
+}
+
+/// The slot of a key, as the specification of Redis Cluster has it.
+pub(super) fn slot(key: &str) -> u16 {
+    let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
+    let hashed = tag.filter(|tag| !tag.is_empty()).unwrap_or(key);
+    crc16::State::<crc16::XMODEM>::calculate(hashed.as_bytes()) % SLOTS
+}
+
+/// Without braces, which would move a key's hash and its fence apart.
+fn escaped(key: &str) -> String {
+    key.replace('%', "%25").replace('{', "%7B").replace('}', "%7D")
+}
+
+fn unescaped(key: &str) -> String {
+    key.replace("%7B", "{").replace("%7D", "}").replace("%25", "%")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_keys_of_a_subject_are_in_one_slot_and_lead_back_to_it() {
+        for key in ["k", "}{", "{a}b", "%7B", "a%", " "] {
+            let subject = Subject::ApiKey(ApiKeyId::from_stored(key));
+            let hash = hash(&subject);
+            assert_eq!(slot(&hash), slot(&fence(&hash)), "{key}");
+            assert_eq!(subject_of(&hash), Some(subject), "{key}");
+            assert_eq!(subject_of(&fence(&hash)), None);
+        }
+        let user = Subject::User(UserId::from_stored("a:b@c"));
+        assert_eq!(hash(&user), "billing:{a:b@c}:account");
+        assert_eq!(subject_of(&hash(&user)), Some(user));
+    }
+
+    #[test]
+    fn slots_are_those_of_the_specification() {
+        assert_eq!(slot("123456789"), 0x31c3);
+        assert_eq!(slot("foo{hash_tag}"), slot("hash_tag"));
+        assert_eq!(slot("foo{}bar"), crc16::State::<crc16::XMODEM>::calculate(b"foo{}bar") % SLOTS);
+    }
+
+    #[test]
+    fn every_node_has_a_marker_of_its_own() {
+        let marker = marker(|slot| slot == 16_000).unwrap();
+        assert_eq!(slot(&marker), 16_000);
+        assert_eq!(super::marker(|_| false), None);
+    }
+}

@@ -1,0 +1,156 @@
+//! One connection to one run of one server. It ends with the first sign that the server does
+//! not answer: a circuit breaker that costs nobody a second wait.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value, aio::MultiplexedConnection};
+use tokio_util::sync::CancellationToken;
+
+use super::scripts;
+use crate::biz::error::StoreError;
+
+pub(super) struct Link {
+    connection: MultiplexedConnection,
+    /// The server's id of its own run: another after every restart.
+    pub run: String,
+    ended: CancellationToken,
+    born: Instant,
+    /// Milliseconds after `born` at which the last answer came.
+    answered: AtomicU64,
+}
+
+/// What the server said of a command that it did not carry out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The scripts are not known (any more).
+    NoScript,
+    /// The key is another node's.
+    Moved,
+    /// Anything else.
+    Other,
+}
+
+impl Link {
+    pub fn new(connection: MultiplexedConnection, run: String) -> Self {
+        Self {
+            connection,
+            run,
+            ended: CancellationToken::new(),
+            born: Instant::now(),
+            answered: AtomicU64::new(0),
+        }
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
+    /// Waits until it has ended.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Ends it for all who use it.
+    pub fn end(&self) {
+        self.ended.cancel();
+    }
+
+    /// The answer to one command; scripts that the server forgot are loaded again.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn call(&self, command: &Cmd, budget: Duration) -> Result<Value, (Refusal, StoreError)> {
+        let mut connection = self.connection.clone();
+        match self.within(budget, connection.send_packed_command(command)).await {
+            Err((Refusal::NoScript, _)) => {
+                self.load_scripts(budget).await?;
+                self.within(budget, connection.send_packed_command(command)).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// The answers to some commands in one round trip, in order; refusals are among them.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: nobody knows which were carried out.
+    pub async fn call_all(&self, commands: &Pipeline, budget: Duration) -> Result<Vec<Value>, StoreError> {
+        let mut connection = self.connection.clone();
+        let count = commands.cmd_iter().count();
+        let answers = connection.send_packed_commands(commands, 0, count);
+        self.within(budget, answers).await.map_err(|(_, error)| error)
+    }
+
+    pub async fn load_scripts(&self, budget: Duration) -> Result<(), (Refusal, StoreError)> {
+        let answers = self.call_all(&scripts::load(), budget).await.map_err(|error| (Refusal::Other, error))?;
+        match answers.iter().find(|answer| matches!(answer, Value::ServerError(_))) {
+            None => Ok(()),
+            Some(refused) => Err((Refusal::Other, StoreError::Unavailable(format!("no scripts: {refused:?}")))),
+        }
+    }
+
+    async fn within<T>(
+        &self,
+        budget: Duration,
+        answer: impl Future<Output = redis::RedisResult<T>>,
+    ) -> Result<T, (Refusal, StoreError)> {
+        if self.has_ended() {
+            return Err((Refusal::Other, StoreError::Unavailable("the connection has ended".into())));
+        }
+        match tokio::time::timeout(budget, answer).await {
+            Ok(Ok(value)) => {
+                self.answered.store(self.age(), Relaxed);
+                Ok(value)
+            }
+            Ok(Err(error)) => {
+                let refusal = self.refused(&error);
+                Err((refusal, StoreError::Unavailable(error.to_string())))
+            }
+            Err(_) => {
+                // On a busy machine an answer may be late while others come.
+                if self.age().saturating_sub(self.answered.load(Relaxed)) >= budget.as_millis() as u64 {
+                    self.end();
+                }
+                Err((Refusal::Other, StoreError::Unavailable("no answer in time".into())))
+            }
+        }
+    }
+
+    /// Sorts an error, and ends the link unless it may still serve.
+    fn refused(&self, error: &RedisError) -> Refusal {
+        match error.kind() {
+            ErrorKind::Server(ServerErrorKind::NoScript) => Refusal::NoScript,
+            ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::TryAgain) => {
+                Refusal::Moved
+            }
+            ErrorKind::Server(
+                ServerErrorKind::BusyLoading
+                | ServerErrorKind::ReadOnly
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::ClusterDown,
+            )
+            | ErrorKind::Io => {
+                self.end();
+                Refusal::Other
+            }
+            _ if error.is_unrecoverable_error() => {
+                self.end();
+                Refusal::Other
+            }
+            _ => Refusal::Other,
+        }
+    }
+
+    fn age(&self) -> u64 {
+        self.born.elapsed().as_millis() as u64
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

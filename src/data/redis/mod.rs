@@ -1,0 +1,52 @@
+//! The cache that all processes share: entries in Redis, read and changed by scripts that
+//! touch one slot each. Redis may be slow, down, emptied or older than it was: then these
+//! fail at once, and who called asks the database.
+
+mod cache;
+mod hash;
+mod keys;
+mod link;
+mod node;
+mod scripts;
+mod topology;
+
+use std::{fmt, time::Duration};
+
+pub use self::cache::RedisCache;
+
+/// Where Redis is, and how long it is waited for.
+pub struct Settings {
+    pub mode: Mode,
+    /// Host and port of the server, of the sentinels, or of some nodes of the cluster.
+    pub addrs: Vec<String>,
+    pub username: Option<String>,
+    pub password: Option<String>,
+    /// Logical database; a cluster has none but 0.
+    pub db: i64,
+    /// Of a read; a check waits for it.
+    pub read_timeout: Duration,
+    /// Of anything else.
+    pub write_timeout: Duration,
+    /// How long an entry is believed without being read from the database again.
+    pub ttl: Duration,
+}
+
+/// How Redis is laid out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mode {
+    Single,
+    /// One master at a time, which the sentinels know by this name.
+    Sentinel {
+        master: String,
+    },
+    Cluster,
+}
+
+/// Who is told how long each script took.
+pub type ScriptTimes = Box<dyn Fn(&'static str, Duration) + Send + Sync>;
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings").field("mode", &self.mode).field("addrs", &self.addrs).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,181 @@
+//! Which server has a key: the only one, the master that sentinels name, or the node of a
+//! cluster that owns the key's slot.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use redis::Value;
+use tokio::{sync::Notify, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Mode, Settings, keys,
+    node::{Node, Place, open, text, unavailable},
+};
+use crate::biz::error::StoreError;
+
+/// How often a cluster is asked for its slots; also at once when a key has moved.
+const REFRESH: Duration = Duration::from_secs(1);
+
+pub(super) enum Topology {
+    One(Arc<Node>),
+    Cluster(Arc<Cluster>),
+}
+
+/// The masters of a cluster.
+pub(super) struct Cluster {
+    settings: Arc<Settings>,
+    map: RwLock<Arc<Map>>,
+    moved: Notify,
+    cold: Arc<Notify>,
+    stop: CancellationToken,
+}
+
+#[derive(Default)]
+struct Map {
+    /// First and last slot, and their node.
+    ranges: Vec<(u16, u16, Arc<Node>)>,
+    nodes: HashMap<String, Arc<Node>>,
+}
+
+impl Topology {
+    pub fn start(settings: Arc<Settings>, cold: Arc<Notify>, stop: CancellationToken) -> Self {
+        let one = |place| {
+            let marker = keys::marker(|_| true).unwrap_or_default();
+            Topology::One(Node::start(place, settings.clone(), marker, cold.clone(), stop.child_token()))
+        };
+        match &settings.mode {
+            Mode::Single => one(Place::Fixed(settings.addrs.first().cloned().unwrap_or_default())),
+            Mode::Sentinel { master } => {
+                one(Place::Sentinel { sentinels: settings.addrs.clone(), master: master.clone() })
+            }
+            Mode::Cluster => {
+                let (map, moved) = Default::default();
+                let cluster = Arc::new(Cluster { settings: settings.clone(), map, moved, cold, stop });
+                tokio::spawn({
+                    let cluster = cluster.clone();
+                    async move { cluster.stop.clone().run_until_cancelled(cluster.keep_current()).await }
+                });
+                Topology::Cluster(cluster)
+            }
+        }
+    }
+
+    /// The node that has a key.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when none is known.
+    pub fn node_of(&self, key: &str) -> Result<Arc<Node>, StoreError> {
+        match self {
+            Self::One(node) => Ok(node.clone()),
+            Self::Cluster(cluster) => {
+                let (map, slot) = (cluster.map(), keys::slot(key));
+                let owner = map.ranges.iter().find(|(first, last, _)| (*first..=*last).contains(&slot));
+                owner.map(|(.., node)| node.clone()).ok_or_else(|| unavailable("no node has the slot"))
+            }
+        }
+    }
+
+    /// Every node that has keys; none while a cluster is not known.
+    pub fn nodes(&self) -> Vec<Arc<Node>> {
+        match self {
+            Self::One(node) => vec![node.clone()],
+            Self::Cluster(cluster) => cluster.map().nodes.values().cloned().collect(),
+        }
+    }
+
+    /// Asks for the slots anew: a key was not where it should be.
+    pub fn has_moved(&self) {
+        if let Self::Cluster(cluster) = self {
+            cluster.moved.notify_one();
+        }
+    }
+}
+
+impl Cluster {
+    fn map(&self) -> Arc<Map> {
+        self.map.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn keep_current(&self) {
+        loop {
+            match self.ask().await {
+                Ok(ranges) => self.renew(&ranges),
+                Err(error) => tracing::debug!(%error, "the cluster does not tell its slots"),
+            }
+            // Not more often: a slot may take a while to move.
+            tokio::time::sleep(REFRESH / 10).await;
+            tokio::select! {
+                () = self.moved.notified() => {}
+                () = tokio::time::sleep(REFRESH) => {}
+            }
+        }
+    }
+
+    /// Slots and the addresses of their masters, from the first node that tells.
+    async fn ask(&self) -> Result<Vec<(u16, u16, String)>, StoreError> {
+        let known: Vec<String> = self.map().nodes.keys().cloned().collect();
+        for address in known.iter().chain(&self.settings.addrs) {
+            let asked = timeout(self.settings.write_timeout, async {
+                let mut connection = open(address, &self.settings, true).await.ok()?;
+                let slots = redis::cmd("CLUSTER").arg("SLOTS").to_owned();
+                connection.send_packed_command(&slots).await.ok()
+            });
+            let host = address.rsplit_once(':').map_or("", |(host, _)| host);
+            if let Ok(Some(answer)) = asked.await
+                && let Some(ranges) = slots(&answer, host)
+                && !ranges.is_empty()
+            {
+                return Ok(ranges);
+            }
+        }
+        Err(unavailable("no node of the cluster answers"))
+    }
+
+    fn renew(&self, ranges: &[(u16, u16, String)]) {
+        let old = self.map();
+        let mut nodes: HashMap<String, Arc<Node>> = HashMap::new();
+        for (_, _, address) in ranges {
+            if nodes.contains_key(address) {
+                continue;
+            }
+            let owns = |slot| ranges.iter().any(|(first, last, of)| of == address && (*first..=*last).contains(&slot));
+            let Some(marker) = keys::marker(owns) else { continue };
+            let node = match old.nodes.get(address) {
+                Some(node) => {
+                    node.set_marker(marker);
+                    node.clone()
+                }
+                None => {
+                    let place = Place::Fixed(address.clone());
+                    Node::start(place, self.settings.clone(), marker, self.cold.clone(), self.stop.child_token())
+                }
+            };
+            nodes.insert(address.clone(), node);
+        }
+        for (address, node) in &old.nodes {
+            if !nodes.contains_key(address) {
+                node.stop();
+            }
+        }
+        let of = |(first, last, address): &(u16, u16, String)| Some((*first, *last, nodes.get(address)?.clone()));
+        let ranges = ranges.iter().filter_map(of).collect();
+        *self.map.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Map { ranges, nodes });
+    }
+}
+
+/// The answer to CLUSTER SLOTS; a master without a host is the one that was asked.
+fn slots(answer: &Value, asked: &str) -> Option<Vec<(u16, u16, String)>> {
+    let Value::Array(ranges) = answer else { return None };
+    let range = |range: &Value| {
+        let Value::Array(range) = range else { return None };
+        let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = &range[..] else { return None };
+        let [host, Value::Int(port), ..] = &master[..] else { return None };
+        let host = text(host).filter(|host| !host.is_empty()).unwrap_or_else(|| asked.to_owned());
+        Some((u16::try_from(*first).ok()?, u16::try_from(*last).ok()?, format!("{host}:{port}")))
+    };
+    ranges.iter().map(range).collect()
+}
