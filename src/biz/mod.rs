@@ -16,6 +16,7 @@ pub mod limit;
 pub mod money;
 pub mod paging;
 pub mod quota;
+pub mod rate_limit;
 pub mod recharge;
 pub mod record;
 pub mod settlement;
