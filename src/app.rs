@@ -3,6 +3,7 @@
 mod database;
 mod jobs;
 mod payments;
+mod rates;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -59,15 +60,17 @@ impl App {
     /// # Errors
     /// As [`App::start`].
     pub async fn start_with_clock(config: Config, clock: impl Clock) -> anyhow::Result<Self> {
+        let clock: Arc<dyn Clock> = Arc::new(clock);
         let store = connect(&config).await?;
         if config.data.redis.is_some() {
             tracing::info!("data.redis is set; this version reads accounts from the database and does not use it");
         }
         let catalog = Arc::new(config.catalog());
-        let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
+        let calendar = Arc::new(Calendar::new(config.billing.timezone, clock.clone()));
         let engine =
             Arc::new(Engine::start(store.clone(), catalog.clone(), calendar.clone(), database::limits(&config)));
         let accounts = Arc::new(Accounts::new(store.clone(), engine.clone(), catalog.clone(), calendar.clone()));
+        let rates = rates::guard(&config, clock);
         let metrics = Arc::new(Metrics::new()?);
         let http = listen("server.http.addr", &config.server.http.addr).await?;
         let grpc = listen("server.grpc.addr", &config.server.grpc.addr).await?;
@@ -77,7 +80,8 @@ impl App {
             payments::recharges(&config, store.clone(), engine.clone(), calendar.clone(), payments.gateway.clone());
         let tasks = TaskTracker::new();
         let api = Arc::new(Api {
-            quotas: Quotas::new(accounts.clone(), store.clone(), catalog.clone()),
+            quotas: Quotas::new(accounts.clone(), store.clone(), rates.clone(), catalog.clone()),
+            rates: rates.clone(),
             accounts,
             engine: engine.clone(),
             recharges: Arc::new(recharges),
@@ -105,7 +109,7 @@ impl App {
         let parts = Parts {
             config: &config.server,
             rest: Rest { api, style: config.server.http.style },
-            ops: Ops { store: store.clone(), metrics },
+            ops: Ops { store: store.clone(), metrics, rates },
             callbacks,
             payment_timeout: payments.timeout,
         };

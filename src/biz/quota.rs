@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join;
+
 use super::{
     account::Accounts,
     catalog::Catalog,
@@ -10,6 +12,7 @@ use super::{
     ids::{ApiKeyId, UserId},
     key_quota::{self, KeyQuotaStore, Take},
     money::Money,
+    rate_limit::RateGuard,
     record::Usage,
 };
 
@@ -55,15 +58,22 @@ pub enum Decision {
 pub struct Quotas {
     accounts: Arc<Accounts>,
     key_quotas: Arc<dyn KeyQuotaStore>,
+    rates: Arc<RateGuard>,
     catalog: Arc<Catalog>,
 }
 
 impl Quotas {
-    pub fn new(accounts: Arc<Accounts>, key_quotas: Arc<dyn KeyQuotaStore>, catalog: Arc<Catalog>) -> Self {
-        Self { accounts, key_quotas, catalog }
+    pub fn new(
+        accounts: Arc<Accounts>,
+        key_quotas: Arc<dyn KeyQuotaStore>,
+        rates: Arc<RateGuard>,
+        catalog: Arc<Catalog>,
+    ) -> Self {
+        Self { accounts, key_quotas, rates, catalog }
     }
 
-    /// Decides on the committed state, changing nothing but opening a new account.
+    /// Decides on the committed state, changing nothing but opening a new account and
+    /// counting the request.
     ///
     /// # Errors
     /// [`Error::UnknownService`], [`Error::Invalid`], [`Error::Overloaded`],
@@ -71,12 +81,14 @@ impl Quotas {
     pub async fn check(&self, check: &Check) -> Result<Verdict> {
         let (service, plan) = self.catalog.find(&check.service)?;
         let cost = full_cost(check.cost, plan.price, check.count)?;
-        let (account, now) = self.accounts.get(&check.user).await?;
+        let rates = self.rates.take(&check.user, check.api_key.as_ref());
+        let (within_rates, account) = join(rates, self.accounts.get(&check.user)).await;
+        let (account, now) = account?;
         let free_remaining = account.quotas.get(service).map_or(0, |quota| quota.remaining());
         let funds = Funds { free_remaining, available: account.balance.available() };
         let (daily_remaining, monthly_remaining) = account.requests.map_or((None, None), |requests| requests.left(now));
         let capped = account.requests.map_or(Ok(()), |requests| requests.check(now));
-        let mut covered = capped.and_then(|()| charge::charge(check.count, cost, funds));
+        let mut covered = within_rates.and(capped).and_then(|()| charge::charge(check.count, cost, funds));
         if let (Ok(split), Some(key)) = (&covered, &check.api_key) {
             let quotas = self.key_quotas.key_quotas(key).await?;
             let take = Take::call(Some(check.usage), split.amount);

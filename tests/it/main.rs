@@ -16,6 +16,7 @@ mod limits;
 mod overload;
 mod ports;
 mod processes;
+mod rate_limits;
 mod recharge;
 mod records;
 mod reservations;
