@@ -5,6 +5,7 @@ mod database;
 mod jobs;
 mod low;
 mod payments;
+mod rates;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -65,13 +66,15 @@ impl App {
     /// # Errors
     /// As [`App::start`].
     pub async fn start_with_clock(config: Config, clock: impl Clock) -> anyhow::Result<Self> {
+        let clock: Arc<dyn Clock> = Arc::new(clock);
         let store = connect(&config).await?;
         let catalog = Arc::new(config.catalog());
-        let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
+        let calendar = Arc::new(Calendar::new(config.billing.timezone, clock.clone()));
         let caches = caches::of_server(&config);
         let lanes = database::limits(&config);
         let engine = Arc::new(Engine::start(store.clone(), caches.clone(), catalog.clone(), calendar.clone(), lanes));
         let accounts = Arc::new(Accounts::new(store.clone(), engine.clone(), catalog.clone(), calendar.clone()));
+        let rates = rates::guard(&config, clock);
         let metrics = Arc::new(Metrics::new()?);
         let http = listen("server.http.addr", &config.server.http.addr).await?;
         let grpc = listen("server.grpc.addr", &config.server.grpc.addr).await?;
@@ -83,9 +86,11 @@ impl App {
         let api = Arc::new(Api {
             quotas: Quotas::new(
                 ReadModel::new(caches.clone(), accounts.clone(), store.clone()),
+                rates.clone(),
                 catalog.clone(),
                 calendar.clone(),
             ),
+            rates: rates.clone(),
             accounts,
             engine: engine.clone(),
             recharges: Arc::new(recharges),
@@ -113,7 +118,7 @@ impl App {
         let parts = Parts {
             config: &config.server,
             rest: Rest { api, style: config.server.http.style },
-            ops: Ops { store: store.clone(), metrics: metrics.clone() },
+            ops: Ops { store: store.clone(), metrics: metrics.clone(), rates },
             callbacks,
             payment_timeout: payments.timeout,
         };

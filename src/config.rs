@@ -4,6 +4,7 @@
 //! that names the key.
 
 mod payment;
+mod rates;
 mod values;
 
 use std::{collections::BTreeMap, fmt, path::Path, time::Duration};
@@ -11,7 +12,10 @@ use std::{collections::BTreeMap, fmt, path::Path, time::Duration};
 use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
 
-pub use self::payment::{CallbackAuth, PaymentService};
+pub use self::{
+    payment::{CallbackAuth, PaymentService},
+    rates::RateLimits,
+};
 use crate::biz::{
     catalog::{Catalog, Plan},
     ids::ServiceName,
@@ -152,6 +156,8 @@ pub struct Billing {
     pub reservation_ttl: Duration,
     #[serde(default = "default_max_recharge", deserialize_with = "values::amount")]
     pub max_recharge: Money,
+    #[serde(default)]
+    pub rate_limits: RateLimits,
     #[serde(default)]
     pub settlement: Settlement,
 }

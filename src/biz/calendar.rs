@@ -1,6 +1,6 @@
 //! Days and months in the billing time zone, and the clock they are read from.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc, time::Instant};
 
 use chrono::{DateTime, Datelike, Days, Duration, NaiveDate, NaiveDateTime, TimeZone, Timelike, Utc};
 use chrono_tz::Tz;
@@ -10,6 +10,21 @@ use super::error::Invalid;
 /// Where "now" comes from, so that tests can move it.
 pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> DateTime<Utc>;
+
+    /// For spans within this process: unlike `now`, nobody sets it.
+    fn instant(&self) -> Instant {
+        Instant::now()
+    }
+}
+
+impl Clock for Arc<dyn Clock> {
+    fn now(&self) -> DateTime<Utc> {
+        (**self).now()
+    }
+
+    fn instant(&self) -> Instant {
+        (**self).instant()
+    }
 }
 
 /// The machine's clock.

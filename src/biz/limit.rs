@@ -2,7 +2,7 @@
 //! zone, whoever pays for them. A charge is one call, however many units it has; so is a
 //! reservation, until it is released or expires.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, Utc};
@@ -39,6 +39,11 @@ pub enum Limit {
     Monthly,
     /// A quota of the API key.
     ApiKey,
+    /// A rate limit of the user or the API key.
+    Rate {
+        /// When a repeat would be admitted if nobody else made a request. Above zero.
+        retry_after: Duration,
+    },
 }
 
 impl fmt::Display for Limit {
@@ -48,6 +53,7 @@ impl fmt::Display for Limit {
             Self::Daily => "daily limit",
             Self::Monthly => "monthly limit",
             Self::ApiKey => "api key quota",
+            Self::Rate { .. } => "rate limit",
         })
     }
 }

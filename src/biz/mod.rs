@@ -17,6 +17,7 @@ pub mod low;
 pub mod money;
 pub mod paging;
 pub mod quota;
+pub mod rate_limit;
 pub mod read_model;
 pub mod recharge;
 pub mod record;

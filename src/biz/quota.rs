@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join;
+
 use super::{
     calendar::{BillingTime, Calendar},
     catalog::Catalog,
@@ -10,6 +12,7 @@ use super::{
     ids::{ApiKeyId, ServiceName, UserId},
     key_quota::{self, Take},
     money::Money,
+    rate_limit::RateGuard,
     read_model::{Need, ReadModel, Trust, View, entry::AccountEntry},
     record::Usage,
 };
@@ -55,6 +58,7 @@ pub enum Decision {
 /// The quota check.
 pub struct Quotas {
     accounts: ReadModel,
+    rates: Arc<RateGuard>,
     catalog: Arc<Catalog>,
     calendar: Arc<Calendar>,
 }
@@ -68,8 +72,8 @@ const FAR: u32 = 1_000;
 const READS: u32 = 2;
 
 impl Quotas {
-    pub fn new(accounts: ReadModel, catalog: Arc<Catalog>, calendar: Arc<Calendar>) -> Self {
-        Self { accounts, catalog, calendar }
+    pub fn new(accounts: ReadModel, rates: Arc<RateGuard>, catalog: Arc<Catalog>, calendar: Arc<Calendar>) -> Self {
+        Self { accounts, rates, catalog, calendar }
     }
 
     /// Where the states come from that checks are decided on.
@@ -77,9 +81,9 @@ impl Quotas {
         &self.accounts
     }
 
-    /// Decides on the committed state, changing nothing but opening a new account. Where
-    /// other processes charge too, the state of an account that is far from every limit
-    /// may be a little older.
+    /// Decides on the committed state, changing nothing but opening a new account and
+    /// counting the request. Where other processes charge too, the state of an account that
+    /// is far from every limit may be a little older.
     ///
     /// # Errors
     /// [`Error::UnknownService`], [`Error::Invalid`], [`Error::Overloaded`],
@@ -87,6 +91,17 @@ impl Quotas {
     pub async fn check(&self, check: &Check) -> Result<Verdict> {
         let (service, plan) = self.catalog.find(&check.service)?;
         let cost = full_cost(check.cost, plan.price, check.count)?;
+        // At once, so that with Redis both are one round trip.
+        let rates = self.rates.take(&check.user, check.api_key.as_ref());
+        let (within_rates, verdict) = join(rates, self.verdict(check, service, cost)).await;
+        let verdict = verdict?;
+        Ok(match within_rates {
+            Ok(()) => verdict,
+            Err(refusal) => Verdict { decision: Decision::Refused(refusal), ..verdict },
+        })
+    }
+
+    async fn verdict(&self, check: &Check, service: &ServiceName, cost: Money) -> Result<Verdict> {
         for _ in 0..READS {
             let call = Call { check, service, cost, now: self.calendar.now() };
             let need = Need { user: &check.user, key: check.api_key.as_ref(), service, month: call.now.month };

@@ -58,6 +58,7 @@ fn the_environment_overrides_every_kind_of_key() {
             ("BILLING__SERVER__HTTP__TIMEOUT", "1.5s"),
             ("BILLING__SERVER__GRPC__INTERNAL_TOKENS", "0123456789abcdef, fedcba9876543210"),
             ("BILLING__SERVER__HTTP__INTERNAL_ROUTES", "true"),
+            ("BILLING__BILLING__RATE_LIMITS__API_KEY__MINUTE", "600"),
         ],
     )
     .unwrap();
@@ -68,6 +69,7 @@ fn the_environment_overrides_every_kind_of_key() {
     assert_eq!(config.billing.quota_low_percent_threshold.hundredths(), 229);
     assert_eq!(config.server.http.timeout, Duration::from_millis(1500));
     assert!(config.server.http.internal_routes);
+    assert_eq!(config.billing.rate_limits.api_key.minute.map(u32::from), Some(600));
 }
 
 #[test]
@@ -96,6 +98,10 @@ fn a_bad_key_or_value_is_named() {
         ("balance_low_threshold: 10.0", "settlement: {lanes: many}", "billing.settlement.lanes"),
         ("balance_low_threshold: 10.0", "settlement: {queue: 0}", "billing.settlement.queue"),
         ("balance_low_threshold: 10.0", "settlement: {batch: 9000000000}", "billing.settlement.batch"),
+        ("balance_low_threshold: 10.0", "rate_limits: {user: {second: -1}}", "billing.rate_limits.user.second"),
+        ("balance_low_threshold: 10.0", "rate_limits: {user: {hour: 1000001}}", "billing.rate_limits.user.hour"),
+        ("balance_low_threshold: 10.0", "rate_limits: {api_key: {minute: 0.5}}", "billing.rate_limits.api_key.minute"),
+        ("balance_low_threshold: 10.0", "rate_limits: {api_key: {day: 5}}", "billing.rate_limits.api_key"),
         ("payment_service:", "payment_services:", "payment_services"),
     ] {
         assert!(EXISTING.contains(from), "{from}");
@@ -116,6 +122,20 @@ fn a_bad_key_or_value_is_named() {
     assert!(message.contains("internal_tokens") && !message.contains("1234567890123456"), "{message}");
     let error = read("server: {}", &[]).unwrap_err();
     assert!(format!("{error:#}").contains("data"), "{error:#}");
+}
+
+#[test]
+fn there_are_the_rate_limits_that_are_named_and_no_others() {
+    let limits = |yaml: &str| {
+        let config = read(&EXISTING.replace("balance_low_threshold: 10.0", yaml), &[]).unwrap();
+        crate::biz::rate_limit::RateLimits::from(config.billing.rate_limits)
+    };
+    for none in ["balance_low_threshold: 1", "rate_limits: {}", "rate_limits: {user: {second: 0}, api_key: {}}"] {
+        assert!(limits(none).is_empty(), "{none}");
+    }
+    let some = limits("rate_limits: {user: {second: 1, minute: 20}, api_key: {hour: 1000000}}");
+    let numbers = |rates: crate::biz::rate_limit::Rates| rates.limits().map(|limit| limit.map_or(0, u32::from));
+    assert_eq!((numbers(some.user), numbers(some.api_key)), ([1, 20, 0], [0, 0, 1_000_000]));
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! The values of configuration keys: each with the error that says what would do.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 use config::ValueKind;
 use serde::{Deserialize, Deserializer, de};
 use tracing::Level;
 
 use super::{CallbackAuth, Driver, Environment, LogFormat, Secret, Style};
-use crate::biz::{ids::ServiceName, low::Percent, money::Money};
+use crate::biz::{ids::ServiceName, low::Percent, money::Money, rate_limit::MAX_LIMIT};
 
 /// `1s`, `0.2s`, `200ms`, `5m`, `1h`.
 pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
@@ -78,6 +78,12 @@ pub(super) fn lanes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize,
 /// the number to the database's kind.
 pub(super) fn batch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     whole(deserializer, 0, 4_000)
+}
+
+/// 0: no limit.
+pub(super) fn rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NonZeroU32>, D::Error> {
+    let limit = whole(deserializer, 0, MAX_LIMIT as usize)?;
+    u32::try_from(limit).map(NonZeroU32::new).map_err(de::Error::custom)
 }
 
 /// One of a few words.

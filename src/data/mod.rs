@@ -1,4 +1,5 @@
-//! The traits of `crate::biz`, implemented on MySQL-compatible databases and on SQLite.
+//! The traits of `crate::biz`, implemented on MySQL-compatible databases and on SQLite;
+//! rate limits in the memory of the process.
 
 pub mod dsn;
 mod error;

@@ -11,13 +11,14 @@ use axum::{
 use http::{StatusCode, header::CONTENT_TYPE};
 use serde::Serialize;
 
-use crate::{data::Store, service::metrics::Metrics};
+use crate::{biz::rate_limit::RateGuard, data::Store, service::metrics::Metrics};
 
 /// What the answers are made of.
 #[derive(Clone)]
 pub struct Ops {
     pub store: Arc<dyn Store>,
     pub metrics: Arc<Metrics>,
+    pub rates: Arc<RateGuard>,
 }
 
 #[derive(Serialize)]
@@ -54,6 +55,7 @@ async fn ready(State(ops): State<Ops>) -> Response {
 }
 
 async fn render(State(ops): State<Ops>) -> Response {
+    ops.metrics.rate_limit_local.set(ops.rates.is_local().into());
     match ops.metrics.render() {
         Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {

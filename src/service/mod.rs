@@ -32,6 +32,7 @@ use crate::biz::{
     key_quota::KeyQuotaStore,
     limit::LimitStore,
     quota::Quotas,
+    rate_limit::RateGuard,
     recharge::{Recharges, order::OrderStore},
     record::RecordStore,
     settlement::{engine::Engine, transaction::TransactionStore},
@@ -52,6 +53,7 @@ pub mod proto {
 pub struct Api {
     pub accounts: Arc<Accounts>,
     pub quotas: Quotas,
+    pub rates: Arc<RateGuard>,
     pub engine: Arc<Engine>,
     pub recharges: Arc<Recharges>,
     pub orders: Arc<dyn OrderStore>,

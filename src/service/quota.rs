@@ -204,9 +204,9 @@ fn reason(decision: &Decision) -> String {
 }
 
 fn check_reply(verdict: Verdict) -> CheckQuotaReply {
-    let error_code = match &verdict.decision {
-        Decision::Refused(refusal) => status::kind(refusal).error_code,
-        Decision::Free | Decision::Balance => "",
+    let (error_code, retry_after_ms) = match &verdict.decision {
+        Decision::Refused(refusal) => (status::kind(refusal).error_code, status::retry_after_ms(refusal)),
+        Decision::Free | Decision::Balance => ("", None),
     };
     CheckQuotaReply {
         allowed: error_code.is_empty(),
@@ -217,6 +217,7 @@ fn check_reply(verdict: Verdict) -> CheckQuotaReply {
         monthly_remaining: verdict.monthly_remaining.map(int32),
         estimated_cost: verdict.amount.to_wire(),
         error_code: error_code.into(),
+        retry_after_ms,
     }
 }
 

@@ -28,7 +28,12 @@ impl Api {
     pub async fn reserve_quota(&self, request: ReserveQuotaRequest) -> Result<ReserveQuotaReply> {
         let started = Instant::now();
         let reserve = self.parse_reserve(request)?;
-        let settled = self.engine.reserve(reserve).await;
+        // Repeats count too: that one is a repeat is known only when it is settled.
+        let within_rates = self.rates.take(&reserve.call.user, reserve.call.content.api_key.as_ref()).await;
+        let settled = match within_rates {
+            Ok(()) => self.engine.reserve(reserve).await,
+            Err(refusal) => Err(refusal),
+        };
         self.time("reserve", started);
         self.count_repeat(&settled);
         if matches!(settled, Ok((_, false))) {

@@ -10,11 +10,16 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode, header::RETRY_AFTER};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-use super::{Api, idempotency::IdSource, origin::Origin, status::ErrorBody};
+use super::{
+    Api,
+    idempotency::IdSource,
+    origin::Origin,
+    status::{self, ErrorBody},
+};
 use crate::{
     biz::error::{Error, Invalid, Result},
     config::Style,
@@ -204,7 +209,12 @@ pub fn respond<R: Serialize>(style: Style, answer: Result<R>) -> Response {
 
 /// The response of an error.
 pub fn failure(style: Style, error: &Error) -> Response {
-    dress_error(style, super::status::kind(error).http, ErrorBody::from(error))
+    let mut response = dress_error(style, status::kind(error).http, ErrorBody::from(error));
+    if let Some(after) = status::retry_after(error) {
+        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
 }
 
 /// An error as the style asks; those without a code of the contract show their HTTP status.

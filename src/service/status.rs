@@ -1,13 +1,13 @@
 //! The one table of errors: code, reason, gRPC status and HTTP status side by side.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use http::StatusCode;
 use serde::Serialize;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::biz::error::Error;
+use crate::biz::{error::Error, limit::Limit};
 
 /// The `domain` of google.rpc.ErrorInfo.
 pub const DOMAIN: &str = "billing-service";
@@ -60,7 +60,20 @@ pub fn message(error: &Error) -> String {
     }
 }
 
-/// The code, and the field for errors that blame one.
+/// When a retry of what a rate limit refused would be admitted.
+pub fn retry_after(error: &Error) -> Option<Duration> {
+    match error {
+        Error::InsufficientQuota(Limit::Rate { retry_after }) => Some(*retry_after),
+        _ => None,
+    }
+}
+
+/// As [`retry_after`], in milliseconds, rounded up.
+pub fn retry_after_ms(error: &Error) -> Option<i32> {
+    retry_after(error).map(|after| i32::try_from(after.as_micros().div_ceil(1_000)).unwrap_or(i32::MAX))
+}
+
+/// The code, the field for errors that blame one, and when to retry for those that say.
 fn metadata(error: &Error) -> HashMap<String, String> {
     let mut metadata = HashMap::from([("error_code".to_owned(), kind(error).error_code.to_owned())]);
     match error {
@@ -75,13 +88,19 @@ fn metadata(error: &Error) -> HashMap<String, String> {
         }
         _ => {}
     }
+    if let Some(retry_after_ms) = retry_after_ms(error) {
+        metadata.insert("retry_after_ms".into(), retry_after_ms.to_string());
+    }
     metadata
 }
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let kind = kind(&error);
-        let details = ErrorDetails::with_error_info(kind.reason, DOMAIN, metadata(&error));
+        let mut details = ErrorDetails::with_error_info(kind.reason, DOMAIN, metadata(&error));
+        if let Some(retry_after) = retry_after(&error) {
+            details.set_retry_info(Some(retry_after));
+        }
         Status::with_error_details(kind.grpc, message(&error), details)
     }
 }

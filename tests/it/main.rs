@@ -17,6 +17,7 @@ mod low;
 mod overload;
 mod ports;
 mod processes;
+mod rate_limits;
 mod recharge;
 mod records;
 mod redis_servers;

@@ -69,8 +69,11 @@ impl RedisCache {
         let mut call = script.call(keys);
         call.arg(arguments);
         let started = Instant::now();
-        let budget =
-            if std::ptr::eq(script, &scripts::CHECK) { self.settings.read_timeout } else { self.settings.write_timeout };
+        let budget = if std::ptr::eq(script, &scripts::CHECK) {
+            self.settings.read_timeout
+        } else {
+            self.settings.write_timeout
+        };
         let answer = link.call(&call, budget).await;
         (self.times)(script.name, started.elapsed());
         answer.map_err(|(refusal, error)| {

@@ -71,10 +71,8 @@ fn account_fields(
     requests: Option<&Requests>,
     quotas: &BTreeMap<(Month, ServiceName), Quota>,
 ) -> Vec<Field> {
-    let mut fields = vec![
-        ("balance".to_owned(), balance.amount.to_string()),
-        ("held".to_owned(), balance.held.to_string()),
-    ];
+    let mut fields =
+        vec![("balance".to_owned(), balance.amount.to_string()), ("held".to_owned(), balance.held.to_string())];
     if let Some(Requests { caps, since, day, daily, monthly }) = requests {
         let cap = |cap: Option<u32>| cap.map_or_else(|| "-".to_owned(), |cap| cap.to_string());
         let (since, caps) = (since.timestamp_micros(), [cap(caps.daily), cap(caps.monthly)].join(" "));
@@ -97,11 +95,8 @@ fn key_fields(quotas: &KeyQuotas) -> Vec<Field> {
 
 fn account_of(hash: &HashMap<String, String>) -> Result<AccountEntry, StoreError> {
     let field = |name: &str| hash.get(name).map(String::as_str).ok_or_else(|| corrupt("account"));
-    let balance = Balance {
-        amount: value(field("balance")?)?,
-        held: value(field("held")?)?,
-        version: value(field("version")?)?,
-    };
+    let balance =
+        Balance { amount: value(field("balance")?)?, held: value(field("held")?)?, version: value(field("version")?)? };
     let requests = hash.get("requests").map(|text| requests_of(text)).transpose()?;
     let mut quotas = BTreeMap::new();
     for (name, text) in hash {

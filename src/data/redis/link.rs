@@ -35,13 +35,7 @@ pub(super) enum Refusal {
 
 impl Link {
     pub fn new(connection: MultiplexedConnection, run: String) -> Self {
-        Self {
-            connection,
-            run,
-            ended: CancellationToken::new(),
-            born: Instant::now(),
-            answered: AtomicU64::new(0),
-        }
+        Self { connection, run, ended: CancellationToken::new(), born: Instant::now(), answered: AtomicU64::new(0) }
     }
 
     pub fn has_ended(&self) -> bool {

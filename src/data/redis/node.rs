@@ -229,10 +229,7 @@ pub(super) async fn open(
     // Deadlines are set by who calls.
     let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
     let client = Client::open(info).map_err(|error| unavailable(error.to_string()))?;
-    client
-        .get_multiplexed_async_connection_with_config(&config)
-        .await
-        .map_err(|error| unavailable(error.to_string()))
+    client.get_multiplexed_async_connection_with_config(&config).await.map_err(|error| unavailable(error.to_string()))
 }
 
 /// The id of the run, of a master.

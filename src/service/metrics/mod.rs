@@ -5,7 +5,8 @@ mod low;
 mod recharge;
 
 use prometheus::{
-    CounterVec, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
+    CounterVec, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
 };
 
 pub use self::{low::LowMetrics, recharge::RechargeMetrics};
@@ -35,6 +36,8 @@ pub struct Metrics {
     pub stream_pending_created: IntCounter,
     pub stream_committed: IntCounter,
     pub stream_failed: IntCounter,
+    /// 1 while limits are kept per process although a shared limiter is configured.
+    pub rate_limit_local: IntGauge,
     pub recharge: RechargeMetrics,
     pub low: LowMetrics,
 }
@@ -73,6 +76,11 @@ impl Metrics {
         let balance_amount =
             CounterVec::new(Opts::new("billing_balance_amount", "Amounts moved to or from balances"), &["operation"])?;
         registry.register(Box::new(balance_amount.clone()))?;
+        let rate_limit_local = IntGauge::new(
+            "billing_rate_limit_local",
+            "1 while rate limits are kept per process because the shared limiter is unavailable",
+        )?;
+        registry.register(Box::new(rate_limit_local.clone()))?;
         Ok(Self {
             quota_check_total: counters("billing_quota_check_total", "Quota checks", &["service", "result"])?,
             quota_check_duration_seconds: seconds("billing_quota_check_duration_seconds", "Time of a quota check")?,
@@ -89,6 +97,7 @@ impl Metrics {
             stream_pending_created: counter("billing_stream_pending_created", "Reservations made")?,
             stream_committed: counter("billing_stream_committed", "Reservations committed")?,
             stream_failed: counter("billing_stream_failed", "Commits of reservations that were refused or failed")?,
+            rate_limit_local,
             recharge: RechargeMetrics::new(&registry)?,
             low: LowMetrics::new(&registry)?,
             registry,

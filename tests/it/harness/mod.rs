@@ -20,6 +20,7 @@ use std::{
         Arc,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use billing_service::{
@@ -303,11 +304,13 @@ pub fn code_of(status: &Status) -> (Code, String) {
 #[derive(Clone)]
 pub struct TestClock {
     ahead_micros: Arc<AtomicI64>,
+    /// Of the time within the process, which is never set.
+    advanced_micros: Arc<AtomicI64>,
 }
 
 impl TestClock {
     fn real() -> Self {
-        Self { ahead_micros: Arc::new(AtomicI64::new(0)) }
+        Self { ahead_micros: Arc::default(), advanced_micros: Arc::default() }
     }
 
     /// From now on it is `instant`, and time goes on from there.
@@ -318,12 +321,19 @@ impl TestClock {
     }
 
     pub fn advance(&self, by: TimeDelta) {
-        self.ahead_micros.fetch_add(by.num_microseconds().unwrap(), Ordering::SeqCst);
+        let micros = by.num_microseconds().unwrap();
+        self.ahead_micros.fetch_add(micros, Ordering::SeqCst);
+        self.advanced_micros.fetch_add(micros, Ordering::SeqCst);
     }
 }
 
 impl Clock for TestClock {
     fn now(&self) -> DateTime<Utc> {
         Utc::now() + chrono::Duration::microseconds(self.ahead_micros.load(Ordering::SeqCst))
+    }
+
+    fn instant(&self) -> Instant {
+        let advanced = self.advanced_micros.load(Ordering::SeqCst);
+        Instant::now() + Duration::from_micros(advanced.try_into().expect("time goes forward"))
     }
 }

@@ -1,0 +1,209 @@
+//! Who counts: the limiter that all processes share, and while it is unavailable, or where
+//! there is none, that of the process alone.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{RateLimiter, RateLimits};
+use crate::biz::{
+    calendar::Clock,
+    error::Error,
+    ids::{ApiKeyId, UserId},
+    limit::Limit,
+};
+
+/// How long a shared limiter is left alone after it did not answer; then one request asks
+/// again, and the others do not wait for it.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What [`RateGuard::ask_again_at`] holds while the shared limiter answers.
+const ANSWERS: u64 = 0;
+
+/// Decides whether a request is within the rate limits.
+pub struct RateGuard {
+    limits: RateLimits,
+    local: Arc<dyn RateLimiter>,
+    shared: Option<Arc<dyn RateLimiter>>,
+    clock: Arc<dyn Clock>,
+    started: Instant,
+    /// In microseconds since `started`.
+    ask_again_at: AtomicU64,
+}
+
+impl RateGuard {
+    /// `local` and `shared` keep the same `limits`.
+    pub fn new(
+        limits: RateLimits,
+        local: Arc<dyn RateLimiter>,
+        shared: Option<Arc<dyn RateLimiter>>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { limits, local, shared, started: clock.instant(), clock, ask_again_at: AtomicU64::new(ANSWERS) }
+    }
+
+    /// Counts a request of a user, and of an API key if it was made with one. Without
+    /// limits nothing is looked up.
+    ///
+    /// # Errors
+    /// [`Error::InsufficientQuota`] with [`Limit::Rate`]: a limit is reached, and nothing was counted.
+    pub async fn take(&self, user: &UserId, key: Option<&ApiKeyId>) -> Result<(), Error> {
+        let key = key.filter(|_| !self.limits.api_key.is_empty());
+        if key.is_none() && self.limits.user.is_empty() {
+            return Ok(());
+        }
+        match self.count(user, key).await {
+            Some(retry_after) => Err(Error::InsufficientQuota(Limit::Rate { retry_after })),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether limits are kept per process at the moment although there is a shared limiter.
+    pub fn is_local(&self) -> bool {
+        self.ask_again_at.load(Ordering::Relaxed) != ANSWERS
+    }
+
+    async fn count(&self, user: &UserId, key: Option<&ApiKeyId>) -> Option<Duration> {
+        if let Some(shared) = self.shared.as_ref().filter(|_| self.may_ask()) {
+            match shared.take(user, key).await {
+                Ok(answer) => {
+                    if self.ask_again_at.swap(ANSWERS, Ordering::Relaxed) != ANSWERS {
+                        tracing::info!("rate limits are shared again");
+                    }
+                    return answer;
+                }
+                Err(error) => {
+                    if self.ask_again_at.swap(self.next_try(), Ordering::Relaxed) == ANSWERS {
+                        tracing::warn!(%error, "rate limits are kept per process until the shared limiter answers");
+                    }
+                }
+            }
+        }
+        self.local.take(user, key).await.unwrap_or_else(|error| {
+            // No limit is worth the outage of all that it limits.
+            tracing::error!(%error, "a request is admitted uncounted");
+            None
+        })
+    }
+
+    /// While the shared limiter does not answer, one request a pause finds out whether it does.
+    fn may_ask(&self) -> bool {
+        let at = self.ask_again_at.load(Ordering::Relaxed);
+        let again = || self.ask_again_at.compare_exchange(at, self.next_try(), Ordering::Relaxed, Ordering::Relaxed);
+        at == ANSWERS || (self.micros() >= at && again().is_ok())
+    }
+
+    fn next_try(&self) -> u64 {
+        self.micros().saturating_add(u64::try_from(PAUSE.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    fn micros(&self) -> u64 {
+        let elapsed = self.clock.instant().saturating_duration_since(self.started);
+        u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU32};
+
+    use async_trait::async_trait;
+    use chrono::{DateTime, Utc};
+
+    use super::*;
+    use crate::biz::{error::StoreError, rate_limit::Rates};
+
+    /// Refuses with a time of its own, when it answers.
+    struct Limiter {
+        retry_after: Duration,
+        answers: AtomicBool,
+        asked: AtomicU32,
+    }
+
+    impl Limiter {
+        fn refusing(retry_after: Duration) -> Arc<Self> {
+            Arc::new(Self { retry_after, answers: AtomicBool::new(true), asked: AtomicU32::new(0) })
+        }
+    }
+
+    #[async_trait]
+    impl RateLimiter for Limiter {
+        async fn take(&self, _: &UserId, _: Option<&ApiKeyId>) -> Result<Option<Duration>, StoreError> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            if self.answers.load(Ordering::Relaxed) {
+                Ok(Some(self.retry_after))
+            } else {
+                Err(StoreError::Unavailable("it is down".into()))
+            }
+        }
+    }
+
+    /// Milliseconds ahead of an instant.
+    struct Ahead(Instant, AtomicU64);
+
+    impl Clock for Ahead {
+        fn now(&self) -> DateTime<Utc> {
+            Utc::now()
+        }
+
+        fn instant(&self) -> Instant {
+            self.0 + Duration::from_millis(self.1.load(Ordering::Relaxed))
+        }
+    }
+
+    const SHARED: Duration = Duration::from_millis(1);
+    const LOCAL: Duration = Duration::from_millis(2);
+
+    fn limits() -> RateLimits {
+        let rates = Rates { second: 1.try_into().ok(), ..Rates::default() };
+        RateLimits { user: rates, api_key: Rates::default() }
+    }
+
+    async fn answer(guard: &RateGuard) -> Duration {
+        match guard.take(&UserId::from_stored("u"), None).await {
+            Err(Error::InsufficientQuota(Limit::Rate { retry_after })) => retry_after,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_process_counts_while_the_shared_limiter_is_away_and_asks_it_now_and_then() {
+        let (local, shared) = (Limiter::refusing(LOCAL), Limiter::refusing(SHARED));
+        let clock = Arc::new(Ahead(Instant::now(), AtomicU64::new(0)));
+        let guard = RateGuard::new(limits(), local.clone(), Some(shared.clone()), clock.clone());
+        assert_eq!((answer(&guard).await, guard.is_local()), (SHARED, false));
+        shared.answers.store(false, Ordering::Relaxed);
+        for _ in 0..5 {
+            assert_eq!((answer(&guard).await, guard.is_local()), (LOCAL, true));
+        }
+        assert_eq!(shared.asked.load(Ordering::Relaxed), 2);
+        clock.1.store(1_000, Ordering::Relaxed);
+        for _ in 0..5 {
+            assert_eq!((answer(&guard).await, guard.is_local()), (LOCAL, true));
+        }
+        assert_eq!(shared.asked.load(Ordering::Relaxed), 3);
+        shared.answers.store(true, Ordering::Relaxed);
+        assert_eq!(answer(&guard).await, LOCAL);
+        clock.1.store(2_000, Ordering::Relaxed);
+        for _ in 0..5 {
+            assert_eq!((answer(&guard).await, guard.is_local()), (SHARED, false));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_has_no_limit_is_not_looked_up() {
+        let local = Limiter::refusing(LOCAL);
+        let guard = |limits| RateGuard::new(limits, local.clone(), None, Arc::new(crate::biz::calendar::SystemClock));
+        let (user, key) = (UserId::from_stored("u"), ApiKeyId::from_stored("k"));
+        guard(RateLimits::default()).take(&user, Some(&key)).await.unwrap();
+        let of_keys = RateLimits { user: Rates::default(), api_key: limits().user };
+        guard(of_keys).take(&user, None).await.unwrap();
+        assert_eq!(local.asked.load(Ordering::Relaxed), 0);
+        guard(of_keys).take(&user, Some(&key)).await.unwrap_err();
+        assert!(!guard(limits()).is_local());
+    }
+}

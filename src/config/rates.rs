@@ -1,0 +1,41 @@
+//! `billing.rate_limits`: what users and API keys may ask for in a second, a minute and an hour.
+
+use std::num::NonZeroU32;
+
+use serde::Deserialize;
+
+use super::values;
+use crate::biz::rate_limit;
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RateLimits {
+    /// Of each user.
+    pub user: Rates,
+    /// Of each API key, whoever uses it.
+    pub api_key: Rates,
+}
+
+/// Requests in a window; 0 in the file: no limit.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rates {
+    #[serde(deserialize_with = "values::rate")]
+    pub second: Option<NonZeroU32>,
+    #[serde(deserialize_with = "values::rate")]
+    pub minute: Option<NonZeroU32>,
+    #[serde(deserialize_with = "values::rate")]
+    pub hour: Option<NonZeroU32>,
+}
+
+impl From<RateLimits> for rate_limit::RateLimits {
+    fn from(limits: RateLimits) -> Self {
+        Self { user: limits.user.into(), api_key: limits.api_key.into() }
+    }
+}
+
+impl From<Rates> for rate_limit::Rates {
+    fn from(Rates { second, minute, hour }: Rates) -> Self {
+        Self { second, minute, hour }
+    }
+}

@@ -1,0 +1,267 @@
+//! The rate limiter of one process: how full the buckets of each user and API key are,
+//! for as long as there is anything in them, and for a bounded number of subjects.
+//!
+//! Subjects are spread over shards, each with a lock of its own. A request of a user and a
+//! key locks both their shards, the lower one first, so that it counts to both or to none.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+
+use crate::biz::{
+    calendar::Clock,
+    error::StoreError,
+    ids::{ApiKeyId, UserId},
+    rate_limit::{Level, RateLimiter, RateLimits, Subject},
+};
+
+/// Subjects that are remembered at most. One takes about 250 bytes.
+const SUBJECTS: usize = 100_000;
+const SHARDS: usize = 16;
+
+/// How many idle subjects a request removes at most. Above one, so that they go faster
+/// than new ones come.
+const REMOVED_AT_ONCE: usize = 2;
+
+/// See the module.
+pub struct MemoryRateLimiter {
+    limits: RateLimits,
+    shards: Vec<Mutex<Shard>>,
+    hasher: RandomState,
+    clock: Arc<dyn Clock>,
+    started: Instant,
+}
+
+/// A part of the subjects.
+struct Shard {
+    room: usize,
+    subjects: HashMap<Subject, Entry>,
+    /// By their last request, refused ones included; the one that is idle for longest first.
+    by_use: BTreeMap<u64, Subject>,
+    uses: u64,
+}
+
+struct Entry {
+    level: Level,
+    used: u64,
+}
+
+impl MemoryRateLimiter {
+    pub fn new(limits: RateLimits, clock: Arc<dyn Clock>) -> Self {
+        Self::with_room(limits, clock, SUBJECTS)
+    }
+
+    fn with_room(limits: RateLimits, clock: Arc<dyn Clock>, subjects: usize) -> Self {
+        Self {
+            limits,
+            shards: (0..SHARDS).map(|_| Mutex::new(Shard::new(subjects.div_ceil(SHARDS)))).collect(),
+            hasher: RandomState::new(),
+            started: clock.instant(),
+            clock,
+        }
+    }
+
+    fn count(&self, subjects: Vec<Subject>) -> Option<Duration> {
+        let subjects: Vec<(usize, Subject)> =
+            subjects.into_iter().map(|subject| (self.place(&subject), subject)).collect();
+        let places: BTreeSet<usize> = subjects.iter().map(|(place, _)| *place).collect();
+        let mut shards: BTreeMap<usize, MutexGuard<'_, Shard>> =
+            places.into_iter().map(|place| (place, lock(&self.shards[place]))).collect();
+        // Under the locks, so that it never goes back for a subject.
+        let now = self.clock.instant().saturating_duration_since(self.started);
+        let taken: Vec<Result<Level, Duration>> = subjects
+            .iter()
+            .map(|(place, subject)| self.limits.of(subject).take(shards[place].level(subject), now))
+            .collect();
+        let wait = taken.iter().filter_map(|taken| taken.err()).max();
+        for ((place, subject), taken) in subjects.into_iter().zip(taken) {
+            if let Some(shard) = shards.get_mut(&place) {
+                match taken {
+                    Ok(level) if wait.is_none() => shard.put(subject, level),
+                    _ => shard.touch(&subject),
+                }
+                shard.remove_idle(&self.limits, now);
+            }
+        }
+        wait
+    }
+
+    fn place(&self, subject: &Subject) -> usize {
+        // The remainder is below SHARDS.
+        (self.hasher.hash_one(subject) % SHARDS as u64) as usize
+    }
+}
+
+#[async_trait]
+impl RateLimiter for MemoryRateLimiter {
+    async fn take(&self, user: &UserId, key: Option<&ApiKeyId>) -> Result<Option<Duration>, StoreError> {
+        Ok(self.count(self.limits.subjects(user, key)))
+    }
+}
+
+impl Shard {
+    fn new(room: usize) -> Self {
+        Self { room, subjects: HashMap::new(), by_use: BTreeMap::new(), uses: 0 }
+    }
+
+    fn level(&self, subject: &Subject) -> Level {
+        self.subjects.get(subject).map_or_else(Level::default, |entry| entry.level)
+    }
+
+    /// Remembers a level; where there is no room, the subject that is idle for longest goes.
+    fn put(&mut self, subject: Subject, level: Level) {
+        if !self.subjects.contains_key(&subject) && self.subjects.len() >= self.room {
+            self.remove_first();
+        }
+        self.uses += 1;
+        if let Some(before) = self.subjects.insert(subject.clone(), Entry { level, used: self.uses }) {
+            self.by_use.remove(&before.used);
+        }
+        self.by_use.insert(self.uses, subject);
+    }
+
+    /// Keeps a subject from being taken for idle, so that it can't wait for room to be made of it.
+    fn touch(&mut self, subject: &Subject) {
+        if let Some(entry) = self.subjects.get(subject) {
+            self.put(subject.clone(), entry.level);
+        }
+    }
+
+    /// Removes the next subjects of which nothing is left.
+    fn remove_idle(&mut self, limits: &RateLimits, now: Duration) {
+        for _ in 0..REMOVED_AT_ONCE {
+            let first = self.by_use.first_key_value().map(|(_, subject)| subject);
+            if !first.is_some_and(|subject| limits.of(subject).has_run_out(self.level(subject), now)) {
+                break;
+            }
+            self.remove_first();
+        }
+    }
+
+    fn remove_first(&mut self) {
+        if let Some((_, subject)) = self.by_use.pop_first() {
+            self.subjects.remove(&subject);
+        }
+    }
+}
+
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use chrono::{DateTime, Utc};
+
+    use super::*;
+    use crate::biz::rate_limit::Rates;
+
+    /// Stands still until it is moved, in milliseconds.
+    struct Hand(Instant, AtomicU64);
+
+    impl Clock for Hand {
+        fn now(&self) -> DateTime<Utc> {
+            Utc::now()
+        }
+
+        fn instant(&self) -> Instant {
+            self.0 + Duration::from_millis(self.1.load(Ordering::Relaxed))
+        }
+    }
+
+    struct Limiter {
+        limiter: MemoryRateLimiter,
+        clock: Arc<Hand>,
+    }
+
+    impl Limiter {
+        fn new(user: u32, api_key: u32, room: usize) -> Self {
+            let clock = Arc::new(Hand(Instant::now(), AtomicU64::new(0)));
+            let minute = |limit: u32| Rates { minute: limit.try_into().ok(), ..Rates::default() };
+            let limits = RateLimits { user: minute(user), api_key: minute(api_key) };
+            Self { limiter: MemoryRateLimiter::with_room(limits, clock.clone(), room), clock }
+        }
+
+        async fn seconds(&self, user: &str, key: Option<&str>) -> Option<u64> {
+            let key = key.map(ApiKeyId::from_stored);
+            let wait = self.limiter.take(&UserId::from_stored(user), key.as_ref()).await.unwrap();
+            wait.map(|wait| wait.as_secs())
+        }
+
+        fn remembered(&self) -> usize {
+            let shards = self.limiter.shards.iter();
+            shards
+                .map(|shard| {
+                    let shard = lock(shard);
+                    assert_eq!(shard.subjects.len(), shard.by_use.len());
+                    shard.subjects.len()
+                })
+                .sum()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_counts_to_user_and_key_or_to_none() {
+        let limiter = Limiter::new(2, 3, 100);
+        assert_eq!(limiter.seconds("u", Some("k")).await, None);
+        assert_eq!(limiter.seconds("u", Some("k")).await, None);
+        // Refused by the user's limit, so the key has one left.
+        assert_eq!(limiter.seconds("u", Some("k")).await, Some(30));
+        assert_eq!(limiter.seconds("another", Some("k")).await, None);
+        // Refused by the key's, so this user has one left too.
+        assert_eq!(limiter.seconds("another", Some("k")).await, Some(20));
+        assert_eq!(limiter.seconds("another", None).await, None);
+        assert_eq!(limiter.seconds("another", Some("k")).await, Some(30));
+        limiter.clock.1.store(20_000, Ordering::Relaxed);
+        assert_eq!(limiter.seconds("third", Some("k")).await, None);
+    }
+
+    #[tokio::test]
+    async fn what_has_run_out_is_forgotten() {
+        let limiter = Limiter::new(1, 0, 100_000);
+        for user in 0..1_000 {
+            limiter.seconds(&format!("u{user}"), Some("k")).await;
+        }
+        assert_eq!(limiter.remembered(), 1_000);
+        limiter.clock.1.store(60_000, Ordering::Relaxed);
+        for user in 0..1_000 {
+            limiter.seconds(&format!("v{user}"), None).await;
+        }
+        assert!((1_000..1_100).contains(&limiter.remembered()), "{}", limiter.remembered());
+    }
+
+    #[tokio::test]
+    async fn where_there_is_no_room_the_idle_go_first() {
+        let limiter = Limiter::new(1, 0, 160);
+        limiter.seconds("busy", None).await;
+        limiter.seconds("idle", None).await;
+        for user in 0..10_000 {
+            limiter.seconds(&format!("u{user}"), None).await;
+            assert!(limiter.seconds("busy", None).await.is_some());
+        }
+        assert_eq!(limiter.remembered(), 160);
+        assert_eq!(limiter.seconds("idle", None).await, None);
+    }
+
+    #[test]
+    fn many_threads_are_admitted_as_often_as_there_may_be() {
+        let limiter = Limiter::new(1_000, 700, 100);
+        let subjects = |user: &str| {
+            let (user, key) = (UserId::from_stored(user), ApiKeyId::from_stored("k"));
+            limiter.limiter.limits.subjects(&user, Some(&key))
+        };
+        let admitted = |user: &str| (0..500).filter(|_| limiter.limiter.count(subjects(user)).is_none()).count();
+        let admitted: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = ["a", "b", "c", "a"].map(|user| scope.spawn(move || admitted(user))).into();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert_eq!(admitted, 700);
+    }
+}
