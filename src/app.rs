@@ -29,11 +29,15 @@ use crate::{
     service::{Api, metrics::Metrics, rest::Rest},
 };
 
+use self::{
+    caches::{Keeper, Started},
+    low::LowAccounts,
+    payments::Payments,
+};
 pub use self::{
     database::{close, connect, connect_existing},
-    jobs::{reconcile_recharges, sweep},
+    jobs::{reconcile_cache, reconcile_recharges, sweep},
 };
-use self::{low::LowAccounts, payments::Payments};
 
 /// A running server.
 pub struct App {
@@ -70,12 +74,12 @@ impl App {
         let store = connect(&config).await?;
         let catalog = Arc::new(config.catalog());
         let calendar = Arc::new(Calendar::new(config.billing.timezone, clock.clone()));
-        let caches = caches::of_server(&config);
+        let metrics = Arc::new(Metrics::new()?);
+        let Started { caches, redis } = caches::of_server(&config, &metrics)?;
         let lanes = database::limits(&config);
         let engine = Arc::new(Engine::start(store.clone(), caches.clone(), catalog.clone(), calendar.clone(), lanes));
         let accounts = Arc::new(Accounts::new(store.clone(), engine.clone(), catalog.clone(), calendar.clone()));
-        let rates = rates::guard(&config, clock);
-        let metrics = Arc::new(Metrics::new()?);
+        let rates = rates::guard(&config, redis.clone(), clock);
         let http = listen("server.http.addr", &config.server.http.addr).await?;
         let grpc = listen("server.grpc.addr", &config.server.grpc.addr).await?;
         let (http_addr, grpc_addr) = (http.local_addr()?, grpc.local_addr()?);
@@ -83,13 +87,9 @@ impl App {
         let recharges =
             payments::recharges(&config, store.clone(), engine.clone(), calendar.clone(), payments.gateway.clone());
         let tasks = TaskTracker::new();
+        let model = Arc::new(ReadModel::new(caches.clone(), accounts.clone(), store.clone()));
         let api = Arc::new(Api {
-            quotas: Quotas::new(
-                ReadModel::new(caches.clone(), accounts.clone(), store.clone()),
-                rates.clone(),
-                catalog.clone(),
-                calendar.clone(),
-            ),
+            quotas: Quotas::new(model.clone(), rates.clone(), catalog.clone(), calendar.clone()),
             rates: rates.clone(),
             accounts,
             engine: engine.clone(),
@@ -130,7 +130,15 @@ impl App {
 
         let stop = CancellationToken::new();
         let settled = CancellationToken::new();
-        let caches = tokio::spawn(caches::keep(caches, store.clone(), settled.clone()));
+        let keeper = Keeper {
+            caches,
+            redis: redis.clone(),
+            model,
+            store: store.clone(),
+            calendar: calendar.clone(),
+            metrics: metrics.clone(),
+        };
+        let caches = tokio::spawn(keeper.keep(settled.clone()));
         tokio::spawn(jobs::sweep_regularly(store.clone(), engine.clone(), calendar.clone(), stop.clone()));
         let thresholds = config.low_thresholds();
         let low = LowAccounts { store: store.clone(), thresholds, catalog, calendar, metrics };

@@ -5,6 +5,7 @@
 
 mod payment;
 mod rates;
+mod redis;
 mod values;
 
 use std::{collections::BTreeMap, fmt, path::Path, time::Duration};
@@ -15,6 +16,7 @@ use serde::Deserialize;
 pub use self::{
     payment::{CallbackAuth, PaymentService},
     rates::RateLimits,
+    redis::{Redis, RedisMode},
 };
 use crate::biz::{
     catalog::{Catalog, Plan},
@@ -124,17 +126,6 @@ pub struct Database {
 pub enum Driver {
     Mysql,
     Sqlite,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Redis {
-    #[serde(deserialize_with = "values::address")]
-    pub addr: String,
-    #[serde(default = "default_redis_timeout", deserialize_with = "values::duration")]
-    pub read_timeout: Duration,
-    #[serde(default = "default_redis_timeout", deserialize_with = "values::duration")]
-    pub write_timeout: Duration,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -254,6 +245,9 @@ impl Config {
                 bail!("config key billing.free_quotas.{name}: the service has no price in billing.prices");
             }
         }
+        if let Some(redis) = &self.data.redis {
+            redis.check()?;
+        }
         if let Some(payment) = &self.payment_service {
             payment.check()?;
             if payment.sandbox && self.environment == Some(Environment::Production) {
@@ -333,10 +327,6 @@ fn default_connections() -> usize {
 
 fn default_connect_timeout() -> Duration {
     Duration::from_secs(30)
-}
-
-fn default_redis_timeout() -> Duration {
-    Duration::from_millis(200)
 }
 
 fn default_max_recharge() -> Money {

@@ -1,13 +1,23 @@
 //! The caches that checks read, as the configuration has them.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    biz::read_model::{Caches, Trust},
-    config::{Config, Driver},
-    data::{Store, memory::MemoryCache},
+    biz::{
+        calendar::Calendar,
+        read_model::{Caches, ReadModel, Trust, cache::AccountCache, prewarm::prewarm, reconcile::SharedCache},
+    },
+    config::{self, Config, Driver, RedisMode},
+    data::{
+        Store,
+        memory::MemoryCache,
+        redis::{Mode, RedisCache, ScriptTimes, Settings},
+    },
+    service::metrics::Metrics,
 };
 
 /// Accounts and API keys that the near cache keeps, about half a kilobyte each.
@@ -16,43 +26,146 @@ const NEAR_ENTRIES: usize = 100_000;
 /// that are far from every limit.
 const NEAR_AGE: Duration = Duration::from_millis(200);
 
+/// Accounts that are warmed in a second, a tenth of what checks may read from the database.
+const PREWARM_A_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(999);
+/// How long Redis is waited for, before what needs it.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the gauges of the caches are brought up to date.
+const SHOW_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a process that ends tries to tell the shared cache what it changed.
 const TELL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often an embedded database is asked whether another process, such as cron, changed it.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
-pub(super) fn of_server(config: &Config) -> Arc<Caches> {
-    let trust = match (config.data.database.driver, &config.data.redis) {
+/// Caches, and Redis where it is configured.
+pub(super) struct Started {
+    pub caches: Arc<Caches>,
+    pub redis: Option<Arc<RedisCache>>,
+}
+
+pub(super) fn of_server(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Started> {
+    let redis = config.data.redis.as_ref().map(|redis| {
+        let metrics = metrics.clone();
+        connect(redis, Box::new(move |script, took| metrics.cache.time_script(script, took)))
+    });
+    if redis.is_some() {
+        metrics.cache.show_shared()?;
+    }
+    let trust = match (config.data.database.driver, &redis) {
         (Driver::Sqlite, None) => Trust::Always,
         _ => Trust::WhileFar(NEAR_AGE),
     };
-    Arc::new(Caches::new(Arc::new(MemoryCache::new(NEAR_ENTRIES)), trust, None))
+    let near = Arc::new(MemoryCache::new(NEAR_ENTRIES));
+    let shared = redis.clone().map(|redis| redis as Arc<dyn AccountCache>);
+    Ok(Started { caches: Arc::new(Caches::new(near, trust, shared)), redis })
 }
 
-/// Keeps the caches true until `stop`, which comes when nothing is settled any more.
-pub(super) async fn keep(caches: Arc<Caches>, store: Arc<dyn Store>, stop: CancellationToken) {
-    let watching = async {
+/// Connects in the background.
+pub(super) fn connect(redis: &config::Redis, times: ScriptTimes) -> Arc<RedisCache> {
+    let mode = match redis.mode {
+        RedisMode::Single => Mode::Single,
+        RedisMode::Sentinel => Mode::Sentinel { master: redis.master.clone() },
+        RedisMode::Cluster => Mode::Cluster,
+    };
+    let settings = Settings {
+        mode,
+        addrs: redis.addrs.clone(),
+        username: redis.username.clone(),
+        password: redis.password.as_ref().map(|password| password.reveal().to_owned()),
+        db: redis.db.into(),
+        read_timeout: redis.read_timeout,
+        write_timeout: redis.write_timeout,
+        ttl: redis.ttl,
+    };
+    Arc::new(RedisCache::start(settings, times))
+}
+
+/// Keeps the caches true and warm.
+pub(super) struct Keeper {
+    pub caches: Arc<Caches>,
+    pub redis: Option<Arc<RedisCache>>,
+    pub model: Arc<ReadModel>,
+    pub store: Arc<dyn Store>,
+    pub calendar: Arc<Calendar>,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Keeper {
+    /// Until `stop`, which comes when nothing is settled any more.
+    pub(super) async fn keep(self, stop: CancellationToken) {
+        let keeping = async { tokio::join!(self.watch(), self.keep_warm(), self.show()) };
+        tokio::join!(stop.run_until_cancelled(keeping), self.caches.deliver(&stop));
+        tell(&self.caches).await;
+    }
+
+    /// Sees to changes that did not come by here.
+    async fn watch(&self) {
         loop {
-            tokio::time::sleep(WATCH_INTERVAL).await;
-            match store.was_changed_elsewhere().await {
+            sleep(WATCH_INTERVAL).await;
+            match self.store.was_changed_elsewhere().await {
                 Ok(false) => {}
-                Ok(true) => caches.forget_near().await,
+                Ok(true) => self.caches.forget_near().await,
                 Err(error) => {
                     tracing::debug!(%error, "the database could not be asked for changes");
-                    caches.forget_near().await;
+                    self.caches.forget_near().await;
                 }
             }
-            caches.end_doubts().await;
+            self.caches.end_doubts().await;
+        }
+    }
+
+    /// Warms the caches now, and whenever Redis was found empty.
+    async fn keep_warm(&self) {
+        if self.caches.forgets_soon() {
+            return;
+        }
+        if let Some(redis) = &self.redis {
+            until_up(redis).await;
+            // What it found when it connected is seen to now.
+            let _ = redis.found_cold().now_or_never();
+        }
+        loop {
+            match prewarm(&self.model, &*self.store, &self.calendar, PREWARM_A_SECOND).await {
+                Ok(accounts) => tracing::info!(accounts, "warmed the caches"),
+                Err(error) => tracing::warn!(%error, "the caches were not warmed"),
+            }
+            match &self.redis {
+                Some(redis) => redis.found_cold().await,
+                None => return,
+            }
+        }
+    }
+
+    /// Shows how checks are served.
+    async fn show(&self) {
+        loop {
+            self.metrics.cache.count_reads(self.model.sources());
+            if let Some(redis) = &self.redis {
+                self.metrics.cache.redis_up.set(redis.is_up().into());
+                if let Ok(Some(difference)) = redis.difference().await {
+                    self.metrics.cache.redis_db_diff.set(difference.amount.to_wire() + difference.units as f64);
+                }
+            }
+            sleep(SHOW_INTERVAL).await;
+        }
+    }
+}
+
+/// Waits for Redis, for as long as a start may take.
+pub(super) async fn until_up(redis: &RedisCache) -> bool {
+    let up = async {
+        while !redis.is_up() {
+            sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::join!(stop.run_until_cancelled(watching), caches.deliver(&stop));
-    tell(&caches).await;
+    tokio::time::timeout(START_TIMEOUT, up).await.is_ok()
 }
 
 /// Of a job beside the servers: it reads nothing, and the cache that they share has to hear
 /// of what it changes.
-pub(super) fn of_job(_config: &Config) -> Arc<Caches> {
-    Arc::new(Caches::new(Arc::new(MemoryCache::new(0)), Trust::WhileFar(Duration::ZERO), None))
+pub(super) fn of_job(config: &Config) -> Arc<Caches> {
+    let redis = config.data.redis.as_ref().map(|redis| connect(redis, Box::new(|_, _| {})) as Arc<dyn AccountCache>);
+    Arc::new(Caches::new(Arc::new(MemoryCache::new(0)), Trust::WhileFar(Duration::ZERO), redis))
 }
 
 /// Tells the shared cache what a job changed.

@@ -9,6 +9,7 @@ use super::{caches, database::limits, payments};
 use crate::{
     biz::{
         calendar::{Calendar, Clock},
+        read_model::reconcile::{Reconciled as CacheReconciled, Reconciler},
         recharge::reconcile::{Reconciled, Waits},
         settlement::{
             engine::Engine,
@@ -86,4 +87,27 @@ pub async fn reconcile_recharges(
     engine.drain().await;
     caches::tell(&caches).await;
     Ok(reconciled?)
+}
+
+/// Compares what Redis has with the database, and drops from it what differs unless this is
+/// a dry run; `None` where there is no Redis.
+///
+/// # Errors
+/// Redis or the database does not answer.
+pub async fn reconcile_cache(
+    config: &Config,
+    store: Arc<dyn Store>,
+    clock: impl Clock,
+    is_dry_run: bool,
+) -> anyhow::Result<Option<CacheReconciled>> {
+    let Some(redis) = &config.data.redis else { return Ok(None) };
+    let redis = caches::connect(redis, Box::new(|_, _| {}));
+    anyhow::ensure!(caches::until_up(&redis).await, "config key data.redis: no answer");
+    let reconciler = Reconciler {
+        cache: redis,
+        accounts: store.clone(),
+        key_quotas: store,
+        calendar: Arc::new(Calendar::new(config.billing.timezone, clock)),
+    };
+    Ok(Some(reconciler.run(!is_dry_run).await?))
 }

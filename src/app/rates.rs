@@ -3,13 +3,20 @@
 use std::sync::Arc;
 
 use crate::{
-    biz::{calendar::Clock, rate_limit::RateGuard},
+    biz::{
+        calendar::Clock,
+        rate_limit::{RateGuard, RateLimiter},
+    },
     config::Config,
-    data::memory::MemoryRateLimiter,
+    data::{
+        memory::MemoryRateLimiter,
+        redis::{RedisCache, RedisRateLimiter},
+    },
 };
 
-pub(super) fn guard(config: &Config, clock: Arc<dyn Clock>) -> Arc<RateGuard> {
+pub(super) fn guard(config: &Config, redis: Option<Arc<RedisCache>>, clock: Arc<dyn Clock>) -> Arc<RateGuard> {
     let limits = config.billing.rate_limits.into();
     let local = Arc::new(MemoryRateLimiter::new(limits, clock.clone()));
-    Arc::new(RateGuard::new(limits, local, None, clock))
+    let shared = redis.map(|redis| Arc::new(RedisRateLimiter::new(redis, limits)) as Arc<dyn RateLimiter>);
+    Arc::new(RateGuard::new(limits, local, shared, clock))
 }

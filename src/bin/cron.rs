@@ -23,9 +23,12 @@ struct Arguments {
     /// Run this job now and exit.
     #[arg(long, value_name = "JOB")]
     once: Option<JobName>,
+    /// With --once reconcile-cache: print what differs, and change nothing.
+    #[arg(long, requires = "once")]
+    dry_run: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum JobName {
     /// Prove that every balance, quota and rollup follows from its history; exit 1
     /// when one does not.
@@ -34,12 +37,16 @@ enum JobName {
     ExpireReservations,
     /// Look up the top-ups that stay pending at payment-service, and settle them.
     ReconcileRecharges,
+    /// Compare what Redis has of accounts and API keys with the database, and drop from it
+    /// what differs.
+    ReconcileCache,
 }
 
 /// In the billing zone: second, minute, hour, day of month, month, day of week.
 const AUDIT_SCHEDULE: &str = "0 30 3 * * *";
 const EXPIRE_SCHEDULE: &str = "0 * * * * *";
 const RECONCILE_SCHEDULE: &str = "0 */5 * * * *";
+const RECONCILE_CACHE_SCHEDULE: &str = "30 */5 * * * *";
 
 /// How long a run may take; one that hangs must not keep the next ones from running.
 const JOB_LIMIT: Duration = Duration::from_secs(30 * 60);
@@ -53,6 +60,9 @@ fn main() -> ExitCode {
 async fn run() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse_from(command::arguments());
     let config = command::prepare(&arguments.conf)?;
+    if arguments.dry_run && arguments.once != Some(JobName::ReconcileCache) {
+        anyhow::bail!("--dry-run is of reconcile-cache only");
+    }
     let (store, code);
     match arguments.once {
         Some(job) => {
@@ -61,6 +71,7 @@ async fn run() -> anyhow::Result<ExitCode> {
                 JobName::Audit => audit(&*store).await?,
                 JobName::ExpireReservations => expire_reservations(&config, store.clone()).await?,
                 JobName::ReconcileRecharges => reconcile_recharges(&config, store.clone()).await?,
+                JobName::ReconcileCache => reconcile_cache(&config, store.clone(), arguments.dry_run).await?,
             };
         }
         // Beside a server that may be about to make its first database.
@@ -93,6 +104,10 @@ async fn run_schedules(store: Arc<dyn Store>, config: Config) -> anyhow::Result<
     if config.payment_service.is_some() {
         let reconcile = job(|config, store| Box::pin(async move { reconcile_recharges(&config, store).await }));
         scheduler.add(scheduled(RECONCILE_SCHEDULE, zone, ("reconcile-recharges", JOB_LIMIT), reconcile)?).await?;
+    }
+    if config.data.redis.is_some() {
+        let reconcile = job(|config, store| Box::pin(async move { reconcile_cache(&config, store, false).await }));
+        scheduler.add(scheduled(RECONCILE_CACHE_SCHEDULE, zone, ("reconcile-cache", JOB_LIMIT), reconcile)?).await?;
     }
     scheduler.start().await?;
     tracing::info!(%zone, "waiting for the schedules");
@@ -158,4 +173,20 @@ async fn reconcile_recharges(config: &Config, store: Arc<dyn Store>) -> anyhow::
         "reconcile-recharges: {credited} credited, {failed} failed, {expired} expired, {left} left, {errors} errors"
     );
     Ok(if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn reconcile_cache(config: &Config, store: Arc<dyn Store>, is_dry_run: bool) -> anyhow::Result<ExitCode> {
+    let Some(reconciled) = app::reconcile_cache(config, store, SystemClock, is_dry_run).await? else {
+        println!("reconcile-cache: data.redis is not configured; there is nothing to compare");
+        return Ok(ExitCode::SUCCESS);
+    };
+    for difference in &reconciled.differences {
+        println!("{difference}");
+    }
+    let (compared, differing, repaired) = (reconciled.compared, reconciled.differing, reconciled.repaired);
+    println!("reconcile-cache: {compared} compared, {differing} differing, {repaired} repaired");
+    if differing > 0 {
+        tracing::error!(differing, repaired, "Redis and the database differed");
+    }
+    Ok(if repaired == differing { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

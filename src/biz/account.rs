@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 
 use super::{
     calendar::{BillingTime, Calendar, Month},
@@ -71,6 +72,37 @@ pub trait AccountStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn account(&self, user: &UserId, month: Month) -> std::result::Result<Option<Account>, StoreError>;
+
+    /// Those of the next thousand users behind `after`, or of the first thousand, whose
+    /// account changed since an instant.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn active_users(
+        &self,
+        since: DateTime<Utc>,
+        after: Option<&UserId>,
+    ) -> std::result::Result<ActiveUsers, StoreError>;
+}
+
+/// A page of users.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActiveUsers {
+    pub users: Vec<UserId>,
+    /// Behind which the next page begins; `None` at the end.
+    pub next: Option<UserId>,
+}
+
+/// Users that are looked at for one page.
+pub const ACTIVE_PAGE: usize = 1_000;
+
+impl ActiveUsers {
+    /// From a page of users in order, with when their accounts last changed.
+    pub fn of_page(page: Vec<(UserId, DateTime<Utc>)>, since: DateTime<Utc>) -> Self {
+        let next = if page.len() < ACTIVE_PAGE { None } else { page.last().map(|(user, _)| user.clone()) };
+        let active = page.into_iter().filter(|(_, changed)| *changed >= since);
+        Self { users: active.map(|(user, _)| user).collect(), next }
+    }
 }
 
 /// Before opening, after it, and once more for a month that turned in between.

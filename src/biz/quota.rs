@@ -57,7 +57,7 @@ pub enum Decision {
 
 /// The quota check.
 pub struct Quotas {
-    accounts: ReadModel,
+    accounts: Arc<ReadModel>,
     rates: Arc<RateGuard>,
     catalog: Arc<Catalog>,
     calendar: Arc<Calendar>,
@@ -72,13 +72,13 @@ const FAR: u32 = 1_000;
 const READS: u32 = 2;
 
 impl Quotas {
-    pub fn new(accounts: ReadModel, rates: Arc<RateGuard>, catalog: Arc<Catalog>, calendar: Arc<Calendar>) -> Self {
+    pub fn new(
+        accounts: Arc<ReadModel>,
+        rates: Arc<RateGuard>,
+        catalog: Arc<Catalog>,
+        calendar: Arc<Calendar>,
+    ) -> Self {
         Self { accounts, rates, catalog, calendar }
-    }
-
-    /// Where the states come from that checks are decided on.
-    pub fn accounts(&self) -> &ReadModel {
-        &self.accounts
     }
 
     /// Decides on the committed state, changing nothing but opening a new account and

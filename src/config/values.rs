@@ -6,7 +6,7 @@ use config::ValueKind;
 use serde::{Deserialize, Deserializer, de};
 use tracing::Level;
 
-use super::{CallbackAuth, Driver, Environment, LogFormat, Secret, Style};
+use super::{CallbackAuth, Driver, Environment, LogFormat, RedisMode, Secret, Style};
 use crate::biz::{ids::ServiceName, low::Percent, money::Money, rate_limit::MAX_LIMIT};
 
 /// `1s`, `0.2s`, `200ms`, `5m`, `1h`.
@@ -46,6 +46,35 @@ pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Stri
         Some(_) => Ok(text),
         None => Err(de::Error::custom(format!("{text:?} is not an address such as 0.0.0.0:8107"))),
     }
+}
+
+/// One address, several in a list, or several in a text with commas.
+pub(super) fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let texts: Vec<String> = match config::Value::deserialize(deserializer)?.kind {
+        ValueKind::String(text) => text.split(',').map(|text| text.trim().to_owned()).collect(),
+        ValueKind::Array(items) => items.into_iter().map(|item| item.kind.to_string()).collect(),
+        other => vec![other.to_string()],
+    };
+    let is_address = |text: &String| {
+        text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+    };
+    match texts.iter().find(|text| !is_address(text)) {
+        Some(wrong) => Err(de::Error::custom(format!("{wrong:?} is not an address such as 127.0.0.1:6379"))),
+        None => Ok(texts),
+    }
+}
+
+pub(super) fn redis_mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RedisMode, D::Error> {
+    match String::deserialize(deserializer)?.as_str() {
+        "single" => Ok(RedisMode::Single),
+        "sentinel" => Ok(RedisMode::Sentinel),
+        "cluster" => Ok(RedisMode::Cluster),
+        other => Err(de::Error::custom(format!("{other:?} is none of single, sentinel, cluster"))),
+    }
+}
+
+pub(super) fn redis_db<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
+    whole(deserializer, 0, usize::from(u16::MAX)).map(|db| db as u16)
 }
 
 fn whole<'de, D: Deserializer<'de>>(deserializer: D, min: usize, max: usize) -> Result<usize, D::Error> {

@@ -93,6 +93,11 @@ impl Caches {
         }
     }
 
+    /// Whether nothing is kept for long: there is no use in loading ahead.
+    pub fn forgets_soon(&self) -> bool {
+        self.shared.is_none() && self.trust != Trust::Always
+    }
+
     /// Whether no cache can be believed about a subject.
     pub(super) fn is_doubted(&self, subject: &Subject) -> bool {
         self.has_doubts.load(Ordering::Acquire) && self.doubts().contains_key(subject)

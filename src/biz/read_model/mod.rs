@@ -7,6 +7,8 @@ mod caches;
 pub mod entry;
 mod loads;
 mod outbox;
+pub mod prewarm;
+pub mod reconcile;
 mod watched;
 
 use std::{

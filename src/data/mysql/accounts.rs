@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
-use sqlx::{MySqlConnection, mysql::MySqlRow};
+use chrono::{DateTime, Utc};
+use sqlx::{MySqlConnection, Row as _, mysql::MySqlRow};
 use uuid::Uuid;
 
-use super::{MySqlStore, corrupt, limits, money, number, optional_text, statement::Statement, text};
+use super::{MySqlStore, corrupt, limits, money, number, optional_text, statement::Statement, store_error, text};
 use crate::biz::{
-    account::{Account, AccountStore, Balance, Quota},
+    account::{ACTIVE_PAGE, Account, AccountStore, ActiveUsers, Balance, Quota},
     calendar::{BillingTime, Month},
     catalog::Catalog,
     error::StoreError,
@@ -48,6 +49,16 @@ impl AccountStore for MySqlStore {
             }
         }
         Ok(Some(account))
+    }
+
+    async fn active_users(&self, since: DateTime<Utc>, after: Option<&UserId>) -> Result<ActiveUsers, StoreError> {
+        let query =
+            sqlx::query("SELECT user_id, updated_at FROM user_balance WHERE user_id > ? ORDER BY user_id LIMIT ?")
+                .bind(after.map_or("", |user| user.as_str()))
+                .bind(ACTIVE_PAGE as u64);
+        let rows = self.reader.fetch_all(query).await?;
+        let user = |row: &MySqlRow| Ok((UserId::from_stored(text(row, 0)?), row.try_get(1).map_err(store_error)?));
+        Ok(ActiveUsers::of_page(rows.iter().map(user).collect::<Result<_, StoreError>>()?, since))
     }
 }
 

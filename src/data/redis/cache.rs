@@ -25,9 +25,12 @@ use crate::biz::{
     read_model::{
         cache::{AccountCache, Fence, Found},
         entry::{Change, Subject},
+        reconcile::{Distance, SharedCache},
     },
 };
 
+/// How long a check waits for Redis at most: the database is as near.
+const MAX_WAIT: Duration = Duration::from_millis(50);
 /// How long a load may take; later it is not stored.
 const FENCE_MS: u64 = 10_000;
 
@@ -64,15 +67,14 @@ impl RedisCache {
         self.topology.node_of(key)?.link()
     }
 
-    async fn run(&self, script: &Named, keys: &[&str], arguments: &[String]) -> Result<Value, StoreError> {
+    pub(super) async fn run(&self, script: &Named, keys: &[&str], arguments: &[String]) -> Result<Value, StoreError> {
         let link = self.link_of(keys.first().copied().unwrap_or_default())?;
         let mut call = script.call(keys);
         call.arg(arguments);
         let started = Instant::now();
-        let budget = if std::ptr::eq(script, &scripts::CHECK) {
-            self.settings.read_timeout
-        } else {
-            self.settings.write_timeout
+        let budget = match script.is_awaited {
+            true => self.settings.read_timeout.min(MAX_WAIT),
+            false => self.settings.write_timeout,
         };
         let answer = link.call(&call, budget).await;
         (self.times)(script.name, started.elapsed());
@@ -228,6 +230,46 @@ impl AccountCache for RedisCache {
             node::purge(&*node.link()?, self.settings.write_timeout.max(Duration::from_secs(1))).await?;
         }
         Ok(())
+    }
+}
+
+/// Walked node by node, in the order of their addresses: a position is a number of a node
+/// and a cursor in it.
+#[async_trait]
+impl SharedCache for RedisCache {
+    async fn walk(&self, from: Option<String>) -> Result<(Vec<Subject>, Option<String>), StoreError> {
+        let nodes = self.topology.nodes();
+        let (number, cursor) = match from.as_deref().and_then(|from| from.split_once(' ')) {
+            Some((number, cursor)) => (number.parse().unwrap_or(0), cursor),
+            None => (0, "0"),
+        };
+        let node = nodes.get(number).ok_or_else(|| unavailable("no node is known"))?;
+        let (next, found) = node::scan(&*node.link()?, cursor, self.settings.write_timeout).await?;
+        let subjects = found.iter().filter_map(|key| keys::subject_of(key)).collect();
+        let next = match (next.as_str(), number + 1 < nodes.len()) {
+            ("0", true) => Some(format!("{} 0", number + 1)),
+            ("0", false) => None,
+            (cursor, _) => Some(format!("{number} {cursor}")),
+        };
+        Ok((subjects, next))
+    }
+
+    async fn keep_difference(&self, difference: Distance) -> Result<(), StoreError> {
+        let mut set = redis::cmd("SET");
+        set.arg(keys::DIFFERENCE).arg(format!("{} {}", difference.amount, difference.units));
+        let link = self.link_of(keys::DIFFERENCE)?;
+        link.call(&set, self.settings.write_timeout).await.map(|_| ()).map_err(|(_, error)| error)
+    }
+
+    async fn difference(&self) -> Result<Option<Distance>, StoreError> {
+        let mut get = redis::cmd("GET");
+        get.arg(keys::DIFFERENCE);
+        let link = self.link_of(keys::DIFFERENCE)?;
+        let kept = link.call(&get, self.settings.write_timeout).await.map_err(|(_, error)| error)?;
+        let kept = text(&kept);
+        let parts = kept.as_deref().and_then(|kept| kept.split_once(' '));
+        Ok(parts
+            .and_then(|(amount, units)| Some(Distance { amount: amount.parse().ok()?, units: units.parse().ok()? })))
     }
 }
 

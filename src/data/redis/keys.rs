@@ -6,10 +6,13 @@
 //! | `billing:{USER}:account` | hash: the account, see [`super::hash`] |
 //! | `billing:{API KEY}:api_key` | hash: the quotas of the API key |
 //! | the same with `:fence` behind | text: a load that is under way, see `quota_load.lua` |
+//! | `billing:{USER}:rate`, `billing:{API KEY}:key_rate` | hash: buckets, see `rate_limit.lua` |
+//! | `billing:difference` | text: what the last comparison with the database found: an amount, and units |
 //! | `billing:{N}:marker` | text: the run of the server whose entries are true, one for each node |
 
 use crate::biz::{
     ids::{ApiKeyId, UserId},
+    rate_limit,
     read_model::entry::Subject,
 };
 
@@ -18,6 +21,9 @@ pub(super) const SLOTS: u16 = 16_384;
 
 /// Matches more than the hashes; [`subject_of`] tells.
 pub(super) const PATTERN: &str = "billing:{*}:a*";
+
+/// What the last comparison with the database found.
+pub(super) const DIFFERENCE: &str = "billing:difference";
 
 const ACCOUNT: &str = ":account";
 const API_KEY: &str = ":api_key";
@@ -33,6 +39,14 @@ pub(super) fn hash(subject: &Subject) -> String {
 /// The fence before a hash.
 pub(super) fn fence(hash: &str) -> String {
     format!("{hash}:fence")
+}
+
+/// The buckets of a subject.
+pub(super) fn rate(subject: &rate_limit::Subject) -> String {
+    match subject {
+        rate_limit::Subject::User(user) => format!("billing:{{{user}}}:rate"),
+        rate_limit::Subject::ApiKey(key) => format!("billing:{{{}}}:key_rate", escaped(key.as_str())),
+    }
 }
 
 /// Whose hash it is, if it is one.

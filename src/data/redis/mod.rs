@@ -7,12 +7,13 @@ mod hash;
 mod keys;
 mod link;
 mod node;
+mod rate_limit;
 mod scripts;
 mod topology;
 
 use std::{fmt, time::Duration};
 
-pub use self::cache::RedisCache;
+pub use self::{cache::RedisCache, rate_limit::RedisRateLimiter};
 
 /// Where Redis is, and how long it is waited for.
 pub struct Settings {

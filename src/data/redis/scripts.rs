@@ -7,23 +7,27 @@ use redis::{Cmd, Pipeline, Script};
 /// A script, and the name it is measured by.
 pub(super) struct Named {
     pub name: &'static str,
+    /// Whether a caller of the service waits for it.
+    pub is_awaited: bool,
     code: &'static str,
     script: LazyLock<Script>,
 }
 
 macro_rules! script {
-    ($name:literal) => {
+    ($name:literal, $is_awaited:literal) => {
         Named {
             name: $name,
+            is_awaited: $is_awaited,
             code: include_str!(concat!($name, ".lua")),
             script: LazyLock::new(|| Script::new(include_str!(concat!($name, ".lua")))),
         }
     };
 }
 
-pub(super) static CHECK: Named = script!("quota_check");
-pub(super) static DEDUCT: Named = script!("quota_deduct");
-pub(super) static LOAD: Named = script!("quota_load");
+pub(super) static CHECK: Named = script!("quota_check", true);
+pub(super) static DEDUCT: Named = script!("quota_deduct", false);
+pub(super) static RATE: Named = script!("rate_limit", true);
+pub(super) static LOAD: Named = script!("quota_load", false);
 
 impl Named {
     /// The call of a script; arguments follow.
@@ -37,7 +41,7 @@ impl Named {
 /// Has a server know all of them.
 pub(super) fn load() -> Pipeline {
     let mut load = redis::pipe();
-    for script in [&CHECK, &DEDUCT, &LOAD] {
+    for script in [&CHECK, &DEDUCT, &LOAD, &RATE] {
         load.cmd("SCRIPT").arg("LOAD").arg(script.code);
     }
     load

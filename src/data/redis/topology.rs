@@ -79,11 +79,16 @@ impl Topology {
         }
     }
 
-    /// Every node that has keys; none while a cluster is not known.
+    /// Every node that has keys, always in the same order; none while a cluster is not known.
     pub fn nodes(&self) -> Vec<Arc<Node>> {
         match self {
             Self::One(node) => vec![node.clone()],
-            Self::Cluster(cluster) => cluster.map().nodes.values().cloned().collect(),
+            Self::Cluster(cluster) => {
+                let map = cluster.map();
+                let mut nodes: Vec<_> = map.nodes.iter().collect();
+                nodes.sort_by_key(|(address, _)| *address);
+                nodes.into_iter().map(|(_, node)| node.clone()).collect()
+            }
         }
     }
 

@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use rusqlite::{Transaction, params};
 use uuid::Uuid;
 
 use super::{
     SqliteStore, corrupt, limits,
-    row::{Row, money, number, optional_text, text},
+    row::{Row, instant, money, number, optional_text, text},
     store_error,
     writer::{found, writer_error},
 };
 use crate::biz::{
-    account::{Account, AccountStore, Balance, Quota},
+    account::{ACTIVE_PAGE, Account, AccountStore, ActiveUsers, Balance, Quota},
     calendar::{BillingTime, Month},
     catalog::Catalog,
     error::StoreError,
@@ -50,6 +51,18 @@ impl AccountStore for SqliteStore {
             }
         }
         Ok(Some(account))
+    }
+
+    async fn active_users(&self, since: DateTime<Utc>, after: Option<&UserId>) -> Result<ActiveUsers, StoreError> {
+        let rows =
+            sqlx::query("SELECT user_id, updated_at FROM user_balance WHERE user_id > ? ORDER BY user_id LIMIT ?")
+                .bind(after.map_or("", |user| user.as_str()))
+                .bind(ACTIVE_PAGE as i64)
+                .fetch_all(&self.reader)
+                .await
+                .map_err(store_error)?;
+        let user = |row| Ok((UserId::from_stored(text(row, 0)?), instant(row, 1)?));
+        Ok(ActiveUsers::of_page(rows.iter().map(user).collect::<Result<_, StoreError>>()?, since))
     }
 }
 

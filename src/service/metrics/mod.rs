@@ -1,6 +1,7 @@
 //! What is counted, under the names that dashboards already use. No label holds a
 //! user id, and a service label only ever holds a configured service.
 
+mod cache;
 mod low;
 mod recharge;
 
@@ -9,7 +10,7 @@ use prometheus::{
     TextEncoder,
 };
 
-pub use self::{low::LowMetrics, recharge::RechargeMetrics};
+pub use self::{cache::CacheMetrics, low::LowMetrics, recharge::RechargeMetrics};
 
 /// Buckets in seconds, from a cache hit to a timeout.
 const SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
@@ -40,6 +41,7 @@ pub struct Metrics {
     pub rate_limit_local: IntGauge,
     pub recharge: RechargeMetrics,
     pub low: LowMetrics,
+    pub cache: CacheMetrics,
 }
 
 impl Metrics {
@@ -100,6 +102,7 @@ impl Metrics {
             rate_limit_local,
             recharge: RechargeMetrics::new(&registry)?,
             low: LowMetrics::new(&registry)?,
+            cache: CacheMetrics::new(&registry)?,
             registry,
         })
     }
