@@ -76,6 +76,7 @@ impl App {
         let calendar = Arc::new(Calendar::new(config.billing.timezone, clock.clone()));
         let metrics = Arc::new(Metrics::new()?);
         let Started { caches, redis } = caches::of_server(&config, &metrics)?;
+        caches::wait_for(redis.as_deref()).await;
         let lanes = database::limits(&config);
         let engine = Arc::new(Engine::start(store.clone(), caches.clone(), catalog.clone(), calendar.clone(), lanes));
         let accounts = Arc::new(Accounts::new(store.clone(), engine.clone(), catalog.clone(), calendar.clone()));

@@ -25,7 +25,10 @@ pub enum Operation {
     Batch {
         items: u32,
     },
-    Check,
+    /// Of so many units.
+    Check {
+        count: i32,
+    },
     /// A reserve and its commit, one after the other: one pair is one call.
     Pair,
 }
@@ -54,7 +57,7 @@ impl Operation {
             Operation::Empty => empty(channel).await,
             Operation::Deduct => deduct(channel, users).await,
             Operation::Batch { items } => batch(channel, users, items).await,
-            Operation::Check => check(channel, users).await,
+            Operation::Check { count } => check(channel, users, count).await,
             Operation::Pair => pair(channel, users).await,
         };
         result.unwrap_or_else(|status| Outcome { items: 0, errors: vec![describe(&status)] })
@@ -95,9 +98,9 @@ async fn batch(channel: &Channel, users: &mut Users, items: u32) -> Result<Outco
     Ok(Outcome { items: items as u64, errors })
 }
 
-async fn check(channel: &Channel, users: &mut Users) -> Result<Outcome, Status> {
+async fn check(channel: &Channel, users: &mut Users, count: i32) -> Result<Outcome, Status> {
     let message =
-        CheckQuotaRequest { user_id: users.pick(), service_name: SERVICE.into(), count: 1, ..Default::default() };
+        CheckQuotaRequest { user_id: users.pick(), service_name: SERVICE.into(), count, ..Default::default() };
     let request = timed(message);
     let reply = BillingInternalServiceClient::new(channel.clone()).check_quota(request).await?.into_inner();
     Ok(one(reply.allowed))

@@ -1,4 +1,5 @@
-//! A private Redis for the locks of the former design: its own port, nothing on disk.
+//! A private Redis for checks, and for the locks of the former design: its own port, nothing
+//! on disk.
 
 use std::{ffi::OsStr, path::Path};
 
@@ -35,6 +36,10 @@ impl Redis {
 
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    pub fn addr(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     pub fn url(&self) -> String {

@@ -44,7 +44,9 @@ const SHAPES: &[Shape] = &[
     shape("deduct-1000-hot", Operation::Deduct, 1_000, 1, false),
     shape("batch-500", Operation::Batch { items: 500 }, 8, 1_000, false),
     shape(BUSIEST, Operation::Batch { items: 50 }, 64, 10_000, false),
-    shape("check", Operation::Check, 100, 1_000, false),
+    shape("check", Operation::Check { count: 1 }, 100, 1_000, false),
+    // So many units are no thousandth of what the users have: each is read from Redis.
+    shape("check-near-limit", Operation::Check { count: 20 }, 100, 1_000, false),
     shape("reserve-commit", Operation::Pair, 100, 1_000, false),
 ];
 

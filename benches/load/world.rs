@@ -93,18 +93,18 @@ impl World {
             let mariadb = OwnServer::start().await;
             let source = mariadb.create_database().await;
             world.mariadb = Some(mariadb_settings(&source).await?);
+            let folder = scratch.folder("redis")?;
+            let redis = spawn_blocking(move || Redis::start(&folder)).await??;
             if plan.needs(System::Mysql) {
-                let target = start_server(System::Mysql, (source, Some(mariadb.pid())), scratch).await?;
+                let target = start_server(System::Mysql, (source, Some((mariadb.pid(), &redis))), scratch).await?;
                 world.targets.insert(System::Mysql, Arc::new(target));
             }
             if plan.needs(System::Baseline) {
-                let folder = scratch.folder("redis")?;
-                let redis = spawn_blocking(move || Redis::start(&folder)).await??;
                 let source = mariadb.create_database().await;
                 let target = start_baseline(source, mariadb.pid(), &redis).await?;
                 world.targets.insert(System::Baseline, Arc::new(target));
-                world._redis = Some(redis);
             }
+            world._redis = Some(redis);
             world._mariadb = Some(mariadb);
         }
         if plan.needs(System::Sqlite) {
@@ -119,29 +119,31 @@ impl World {
 /// Starts the service on a database, and credits every user.
 async fn start_server(
     system: System,
-    (source, database): (String, Option<u32>),
+    (source, servers): (String, Option<(u32, &Redis)>),
     scratch: &Scratch,
 ) -> anyhow::Result<Target> {
     eprintln!("starting the server on {}", system.name());
     let conf = scratch.path().join(format!("{}.yaml", system.name()));
-    std::fs::write(&conf, configuration(system, &source))?;
+    std::fs::write(&conf, configuration(system, &source, servers.map(|(_, redis)| redis)))?;
     let command: Vec<&OsStr> = vec![OsStr::new(env!("CARGO_BIN_EXE_server")), OsStr::new("-conf"), conf.as_os_str()];
     let (server, channels) = start_process(&command).await?;
     eprintln!("crediting {USERS} users");
     credit(&channels).await?;
-    let processes = Processes { server: server.pid(), database, redis: None };
+    let (database, redis) = servers.map(|(database, redis)| (database, redis.pid())).unzip();
+    let processes = Processes { server: server.pid(), database, redis };
     Ok(Target { processes, channels, conf: Some(conf), _server: server })
 }
 
 /// As deployed, but for free ports, and for timeouts that let slow answers be measured.
-fn configuration(system: System, source: &str) -> String {
+fn configuration(system: System, source: &str, redis: Option<&Redis>) -> String {
+    let redis = redis.map_or_else(String::new, |redis| format!("  redis: {{addr: '{}'}}\n", redis.addr()));
     format!(
         r#"server:
   http: {{addr: '127.0.0.1:0', timeout: 30s}}
   grpc: {{addr: '127.0.0.1:0', timeout: 30s}}
 data:
   database: {{driver: {}, source: '{source}'}}
-billing:
+{redis}billing:
   prices: {{passport: 0.01, payment: 0.10, asset: 0.05}}
   free_quotas: {{passport: 10000, payment: 1000, asset: 1000}}
 log: {{level: info, format: json}}

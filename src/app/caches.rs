@@ -29,7 +29,7 @@ const NEAR_AGE: Duration = Duration::from_millis(200);
 /// Accounts that are warmed in a second, a tenth of what checks may read from the database.
 const PREWARM_A_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(999);
 /// How long Redis is waited for, before what needs it.
-const START_TIMEOUT: Duration = Duration::from_secs(5);
+const START_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the gauges of the caches are brought up to date.
 const SHOW_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a process that ends tries to tell the shared cache what it changed.
@@ -148,6 +148,16 @@ impl Keeper {
             }
             sleep(SHOW_INTERVAL).await;
         }
+    }
+}
+
+/// Gives Redis a moment before the first request, so that it does not miss a cache which is
+/// there. The service does without.
+pub(super) async fn wait_for(redis: Option<&RedisCache>) {
+    if let Some(redis) = redis
+        && !until_up(redis).await
+    {
+        tracing::warn!("redis does not answer; checks read the database until it does");
     }
 }
 

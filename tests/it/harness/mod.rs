@@ -55,6 +55,8 @@ pub struct Database {
     pub backend: Backend,
     /// `data.database.source`.
     pub source: String,
+    /// With MySQL, as in production, the cache that its servers share.
+    pub redis: Option<redis::Place>,
     folder: tempfile::TempDir,
 }
 
@@ -65,12 +67,16 @@ impl Database {
             MySql => mariadb::create_database().await,
             Sqlite => folder.path().join("billing.db").display().to_string(),
         };
-        Self { backend, source, folder }
+        let redis = match backend {
+            MySql => Some(redis::shared().await),
+            Sqlite => None,
+        };
+        Self { backend, source, redis, folder }
     }
 
     /// A database on a server of the test's own.
     pub fn on(source: String) -> Self {
-        Self { backend: MySql, source, folder: tempfile::tempdir().unwrap() }
+        Self { backend: MySql, source, redis: None, folder: tempfile::tempdir().unwrap() }
     }
 
     /// A configuration file: the prices and quotas of the contract, free ports, and
@@ -91,6 +97,10 @@ impl Database {
              log: {{level: info, format: json}}\n",
             self.source
         );
+        if let Some(redis::Place { addr, db }) = &self.redis {
+            // Long enough for a machine that runs all tests at once.
+            writeln!(yaml, "data.redis: {{addr: '{addr}', db: {db}, read_timeout: 2s, write_timeout: 2s}}").unwrap();
+        }
         for (key, value) in changes {
             writeln!(yaml, "{key}: {value}").unwrap();
         }
