@@ -18,6 +18,7 @@ mod overload;
 mod ports;
 mod processes;
 mod rate_limits;
+mod read_model;
 mod recharge;
 mod records;
 mod redis_servers;

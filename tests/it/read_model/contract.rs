@@ -1,0 +1,1 @@
+//! What every cache keeps to, wherever it is.

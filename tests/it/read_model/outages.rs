@@ -1,0 +1,1 @@
+//! Redis slow, down, emptied, older than it was: checks go on and are right.

@@ -1,0 +1,1 @@
+//! The comparison of Redis with the database, and the warming of caches.
