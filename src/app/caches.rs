@@ -93,7 +93,7 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Until `stop`, which comes when nothing is settled any more.
     pub(super) async fn keep(self, stop: CancellationToken) {
-        let keeping = async { tokio::join!(self.watch(), self.keep_warm(), self.show()) };
+        let keeping = async { tokio::join!(self.watch(), self.keep_warm(), self.model.refresh(), self.show()) };
         tokio::join!(stop.run_until_cancelled(keeping), self.caches.deliver(&stop));
         tell(&self.caches).await;
     }

@@ -146,19 +146,12 @@ impl Call<'_> {
         if counts.into_iter().flatten().any(|left| left < FAR) {
             return Ok(false);
         }
-        let usage = self.check.usage;
-        let many = |tokens: u32| tokens.checked_mul(FAR);
-        let (Some(count), Some(cost), Some(input_tokens), Some(output_tokens)) = (
-            self.check.count.checked_mul(FAR),
-            self.cost.times(FAR),
-            many(usage.input_tokens),
-            many(usage.output_tokens),
-        ) else {
+        let (Some(count), Some(cost)) = (self.check.count.checked_mul(FAR), self.cost.times(FAR)) else {
             return Ok(false);
         };
-        let check = Check { count, usage: Usage { input_tokens, output_tokens, ..usage }, ..self.check.clone() };
-        let all = Call { check: &check, cost, ..*self };
-        Ok(match (&verdict.decision, &all.covered(view, i64::from(FAR))?) {
+        let tokens = Take::call(Some(self.check.usage), Money::ZERO).tokens.saturating_mul(FAR.into());
+        let all = self.covered(view, (count, cost), Take { requests: FAR.into(), tokens, amount: Money::ZERO })?;
+        Ok(match (&verdict.decision, &all) {
             (Decision::Refused(_), _) | (_, Err(_)) => false,
             (Decision::Free, Ok(split)) => split.paid == 0,
             (Decision::Balance, Ok(split)) => split.free == 0,
@@ -170,7 +163,8 @@ impl Call<'_> {
         let free_remaining = self.free_remaining(account);
         let (daily_remaining, monthly_remaining) =
             account.requests.map_or((None, None), |requests| requests.left(self.now));
-        let decision = match self.covered(view, 1)? {
+        let take = Take::call(Some(self.check.usage), Money::ZERO);
+        let decision = match self.covered(view, (self.check.count, self.cost), take)? {
             Ok(split) if split.paid == 0 => Decision::Free,
             Ok(_) => Decision::Balance,
             Err(refusal) => Decision::Refused(refusal),
@@ -190,15 +184,15 @@ impl Call<'_> {
         account.quota(self.now.month, self.service).map_or(0, |quota| quota.remaining())
     }
 
-    /// The split of the call, or the error that its charge would meet. `requests`: how many
-    /// of its key's it is.
-    fn covered(&self, view: &View, requests: i64) -> Result<Result<Split>> {
+    /// The split of so many units, or the error that their charge would meet; `take` is what
+    /// they take of their key's requests and tokens.
+    fn covered(&self, view: &View, (count, cost): (u32, Money), take: Take) -> Result<Result<Split>> {
         let account = view.account()?;
         let funds = Funds { free_remaining: self.free_remaining(account), available: account.balance.available() };
         let capped = account.requests.map_or(Ok(()), |requests| requests.check(self.now));
-        let mut covered = capped.and_then(|()| charge::charge(self.check.count, self.cost, funds));
+        let mut covered = capped.and_then(|()| charge::charge(count, cost, funds));
         if let (Ok(split), Some(key), Some(quotas)) = (&covered, &self.check.api_key, view.key_quotas()) {
-            let take = Take { requests, ..Take::call(Some(self.check.usage), split.amount) };
+            let take = Take { amount: split.amount, ..take };
             covered = key_quota::check(quotas, key, take, self.now).and(covered);
         }
         Ok(covered)

@@ -27,6 +27,12 @@ pub trait AccountCache: Send + Sync + 'static {
     /// [`StoreError::Unavailable`].
     async fn look(&self, subject: &Subject) -> Result<Option<Found>, StoreError>;
 
+    /// As [`Self::look`], for some subjects at once; what fails is as if it were not there.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn look_all(&self, subjects: &[Subject]) -> Result<Vec<Option<Arc<Entry>>>, StoreError>;
+
     /// To be put up before the state is read from the database.
     ///
     /// # Errors

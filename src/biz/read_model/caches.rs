@@ -64,10 +64,11 @@ impl Caches {
         for subject in subjects {
             self.loads.leave(subject);
         }
-        self.near.forget(subjects).await;
+        // First: who finds nothing waiting here finds it in the shared cache.
         if self.shared.is_some() {
             self.outbox.forget(subjects);
         }
+        self.near.forget(subjects).await;
     }
 
     /// Empties the near cache: another process changed nobody knows what.
@@ -136,10 +137,11 @@ impl Readers for Caches {
         for change in &changes {
             self.loads.leave(&change.subject());
         }
-        self.near.apply(&changes).await;
+        // First: who finds nothing waiting here finds it in the shared cache.
         if self.shared.is_some() {
-            self.outbox.changed(changes);
+            self.outbox.changed(changes.clone());
         }
+        self.near.apply(&changes).await;
     }
 
     async fn missed(&self, subjects: Vec<Subject>) {

@@ -9,6 +9,7 @@ mod loads;
 mod outbox;
 pub mod prewarm;
 pub mod reconcile;
+mod refresh;
 mod watched;
 
 use std::{
@@ -22,6 +23,7 @@ use std::{
 use self::{
     cache::Found,
     entry::{AccountEntry, Entry, Subject},
+    refresh::Wanted,
 };
 use super::{
     account::Accounts,
@@ -41,6 +43,7 @@ pub struct ReadModel {
     caches: Arc<Caches>,
     accounts: Arc<Accounts>,
     key_quotas: Arc<dyn KeyQuotaStore>,
+    wanted: Wanted,
     sources: Sources,
 }
 
@@ -94,7 +97,7 @@ impl View {
 
 impl ReadModel {
     pub fn new(caches: Arc<Caches>, accounts: Arc<Accounts>, key_quotas: Arc<dyn KeyQuotaStore>) -> Self {
-        Self { caches, accounts, key_quotas, sources: Sources::default() }
+        Self { caches, accounts, key_quotas, wanted: Wanted::default(), sources: Sources::default() }
     }
 
     pub fn sources(&self) -> &Sources {
@@ -192,24 +195,28 @@ impl ReadModel {
         }
         let found = self.caches.near.look(subject).await.ok().flatten()?;
         match self.caches.trust {
-            Trust::WhileFar(age) if found.as_of.elapsed() > age => None,
-            _ => Some(found.entry),
+            Trust::Always => Some(found.entry),
+            Trust::WhileFar(limit) => {
+                let age = found.as_of.elapsed();
+                if age * 2 > limit && self.caches.shared.is_some() {
+                    self.wanted.want(subject);
+                }
+                (age <= limit).then_some(found.entry)
+            }
         }
     }
 
+    /// The fence comes before the question whether the shared cache knows all that was
+    /// committed here: what is committed later meets the fence, and what was before is known
+    /// there, or waits to be told.
     async fn look_shared(&self, subject: &Subject) -> Option<Arc<Entry>> {
         let shared = self.caches.shared.as_ref()?;
-        let is_late = || self.caches.is_late(subject) || self.caches.is_doubted(subject);
-        if is_late() {
+        let fence = self.caches.near.fence(subject).await.ok();
+        if self.caches.is_late(subject) || self.caches.is_doubted(subject) {
             return None;
         }
-        let fence = self.caches.near.fence(subject).await.ok();
         let as_of = Instant::now();
         let found = shared.look(subject).await.ok().flatten()?;
-        // What was committed here meanwhile may not have been there yet.
-        if is_late() {
-            return None;
-        }
         self.sources.shared.fetch_add(1, Relaxed);
         if let Some(fence) = fence {
             let _ = self.caches.near.store(fence, Found { as_of, ..found.clone() }).await;

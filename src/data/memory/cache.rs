@@ -17,7 +17,7 @@ use crate::biz::{
     error::StoreError,
     read_model::{
         cache::{AccountCache, Fence, Found},
-        entry::{Applied, Change, Subject, Version},
+        entry::{Applied, Change, Entry, Subject, Version},
     },
 };
 
@@ -84,6 +84,11 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 impl AccountCache for MemoryCache {
     async fn look(&self, subject: &Subject) -> Result<Option<Found>, StoreError> {
         Ok(self.shard(subject).entries.get(subject).cloned())
+    }
+
+    async fn look_all(&self, subjects: &[Subject]) -> Result<Vec<Option<Arc<Entry>>>, StoreError> {
+        let look = |subject: &Subject| self.shard(subject).entries.get(subject).map(|found| found.entry.clone());
+        Ok(subjects.iter().map(look).collect())
     }
 
     async fn fence(&self, subject: &Subject) -> Result<Fence, StoreError> {

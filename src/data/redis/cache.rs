@@ -24,7 +24,7 @@ use crate::biz::{
     error::StoreError,
     read_model::{
         cache::{AccountCache, Fence, Found},
-        entry::{Change, Subject},
+        entry::{Change, Entry, Subject},
         reconcile::{Distance, SharedCache},
     },
 };
@@ -89,35 +89,34 @@ impl RedisCache {
     /// Sends a command for each subject, those of one node in one round trip. Returns the
     /// subjects whose command may not have been carried out.
     async fn send(&self, commands: Vec<(Subject, String, Cmd)>) -> Vec<Subject> {
-        let mut failed = Vec::new();
-        let mut by_node: HashMap<usize, (Arc<Node>, Vec<(Subject, Cmd)>)> = HashMap::new();
-        for (subject, key, command) in commands {
-            match self.topology.node_of(&key) {
-                Ok(node) => {
-                    let group = by_node.entry(Arc::as_ptr(&node).addr()).or_insert_with(|| (node, Vec::new()));
-                    group.1.push((subject, command));
-                }
-                Err(_) => failed.push(subject),
-            }
-        }
-        let groups: Vec<_> = by_node.into_values().collect();
+        let (groups, mut failed) = self.by_node(commands);
         let sent = groups.iter().map(|(node, group)| self.send_to(node, group));
         failed.extend(join_all(sent).await.into_iter().flatten());
         failed
     }
 
+    /// Commands by the node that has their key, and the subjects whose node is not known.
+    fn by_node(&self, commands: Vec<(Subject, String, Cmd)>) -> (Vec<(Arc<Node>, Group)>, Vec<Subject>) {
+        let (mut groups, mut unknown): (HashMap<usize, (Arc<Node>, Group)>, _) = (HashMap::new(), Vec::new());
+        for (subject, key, command) in commands {
+            match self.topology.node_of(&key) {
+                Ok(node) => {
+                    let group = groups.entry(Arc::as_ptr(&node).addr()).or_insert_with(|| (node, Vec::new()));
+                    group.1.push((subject, command));
+                }
+                Err(_) => unknown.push(subject),
+            }
+        }
+        (groups.into_values().collect(), unknown)
+    }
+
     async fn send_to(&self, node: &Node, group: &[(Subject, Cmd)]) -> Vec<Subject> {
         let all = || group.iter().map(|(subject, _)| subject.clone()).collect();
         let Ok(link) = node.link() else { return all() };
-        let pipeline = |commands: &[&(Subject, Cmd)]| {
-            let mut pipeline = Pipeline::with_capacity(commands.len());
-            for (_, command) in commands {
-                pipeline.add_command(command.clone());
-            }
-            pipeline
-        };
         let commands: Vec<_> = group.iter().collect();
-        let Ok(answers) = link.call_all(&pipeline(&commands), self.settings.write_timeout).await else { return all() };
+        let Ok(answers) = link.call_all(&pipeline(group.iter()), self.settings.write_timeout).await else {
+            return all();
+        };
         let (failed, unknown) = sort(&commands, answers);
         if failed.iter().any(|(_, refusal)| *refusal == Refusal::Moved) {
             self.topology.has_moved();
@@ -126,7 +125,7 @@ impl RedisCache {
         if !unknown.is_empty() {
             let again = async {
                 link.load_scripts(self.settings.write_timeout).await.ok()?;
-                link.call_all(&pipeline(&unknown), self.settings.write_timeout).await.ok()
+                link.call_all(&pipeline(unknown.iter().copied()), self.settings.write_timeout).await.ok()
             };
             match again.await {
                 Some(answers) => {
@@ -148,7 +147,17 @@ impl RedisCache {
     }
 }
 
+/// Commands for one node.
+type Group = Vec<(Subject, Cmd)>;
 type Commands<'a> = Vec<&'a (Subject, Cmd)>;
+
+fn pipeline<'a>(commands: impl Iterator<Item = &'a (Subject, Cmd)>) -> Pipeline {
+    let mut pipeline = redis::pipe();
+    for (_, command) in commands {
+        pipeline.add_command(command.clone());
+    }
+    pipeline
+}
 
 /// The commands that were refused, and those whose script was not known.
 fn sort<'a>(commands: &[&'a (Subject, Cmd)], answers: Vec<Value>) -> (Vec<(Subject, Refusal)>, Commands<'a>) {
@@ -171,10 +180,30 @@ impl AccountCache for RedisCache {
     async fn look(&self, subject: &Subject) -> Result<Option<Found>, StoreError> {
         let as_of = Instant::now();
         let answer = self.run(&scripts::CHECK, &[&keys::hash(subject)], &[]).await?;
-        let Value::Array(values) = answer else { return Err(unavailable("a hash was expected")) };
-        let fields = values.chunks_exact(2).filter_map(|pair| Some((text(&pair[0])?, text(&pair[1])?))).collect();
-        let entry = hash::entry(subject, &fields)?;
-        Ok(entry.map(|entry| Found { entry: Arc::new(entry), as_of }))
+        Ok(hash::entry(subject, &answer)?.map(|entry| Found { entry: Arc::new(entry), as_of }))
+    }
+
+    async fn look_all(&self, subjects: &[Subject]) -> Result<Vec<Option<Arc<Entry>>>, StoreError> {
+        let started = Instant::now();
+        let commands = subjects.iter().map(|subject| {
+            let key = keys::hash(subject);
+            let call = scripts::CHECK.call(&[&key]);
+            (subject.clone(), key, call)
+        });
+        let mut found: HashMap<Subject, Arc<Entry>> = HashMap::new();
+        for (node, group) in self.by_node(commands.collect()).0 {
+            let Ok(link) = node.link() else { continue };
+            let Ok(answers) = link.call_all(&pipeline(group.iter()), self.settings.write_timeout).await else {
+                continue;
+            };
+            for ((subject, _), answer) in group.into_iter().zip(answers) {
+                if let Ok(Some(entry)) = hash::entry(&subject, &answer) {
+                    found.insert(subject, Arc::new(entry));
+                }
+            }
+        }
+        (self.times)(scripts::CHECK.name, started.elapsed());
+        Ok(subjects.iter().map(|subject| found.remove(subject)).collect())
     }
 
     async fn fence(&self, subject: &Subject) -> Result<Fence, StoreError> {

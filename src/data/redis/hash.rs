@@ -13,12 +13,10 @@
 //! | `version` | tells states apart |
 //! | `requests`, `tokens`, `amount` | period, limit, used, since (microseconds), day, version of the row; where there is such a quota |
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    str::FromStr,
-};
+use std::{collections::BTreeMap, str::FromStr};
 
 use chrono::{DateTime, Utc};
+use redis::Value;
 
 use crate::{
     biz::{
@@ -52,18 +50,28 @@ pub(super) fn changed_fields(change: &Change) -> Vec<Field> {
     }
 }
 
-/// The entry of a subject; `None` of an empty hash.
+/// The entry of a subject, from the answer to HGETALL; `None` of an empty hash.
 ///
 /// # Errors
 /// [`StoreError::Failed`] for what is none of ours.
-pub(super) fn entry(subject: &Subject, hash: &HashMap<String, String>) -> Result<Option<Entry>, StoreError> {
-    if hash.is_empty() {
+pub(super) fn entry(subject: &Subject, answer: &Value) -> Result<Option<Entry>, StoreError> {
+    let Value::Array(values) = answer else { return Err(corrupt("entry of the cache")) };
+    if values.is_empty() {
         return Ok(None);
     }
     Ok(Some(match subject {
-        Subject::User(user) => Entry::Account(user.clone(), account_of(hash)?),
-        Subject::ApiKey(key) => Entry::ApiKey(key.clone(), key_quotas_of(key, hash)?),
+        Subject::User(user) => Entry::Account(user.clone(), account_of(values)?),
+        Subject::ApiKey(key) => Entry::ApiKey(key.clone(), key_quotas_of(key, values)?),
     }))
+}
+
+/// The fields and their values.
+fn pairs(values: &[Value]) -> impl Iterator<Item = (&str, &str)> {
+    let text = |value| match value {
+        &Value::BulkString(ref bytes) => std::str::from_utf8(bytes).ok(),
+        _ => None,
+    };
+    values.chunks_exact(2).filter_map(move |pair| Some((text(&pair[0])?, text(&pair[1])?)))
 }
 
 fn account_fields(
@@ -93,18 +101,30 @@ fn key_fields(quotas: &KeyQuotas) -> Vec<Field> {
     quotas.iter().map(field).collect()
 }
 
-fn account_of(hash: &HashMap<String, String>) -> Result<AccountEntry, StoreError> {
-    let field = |name: &str| hash.get(name).map(String::as_str).ok_or_else(|| corrupt("account"));
-    let balance =
-        Balance { amount: value(field("balance")?)?, held: value(field("held")?)?, version: value(field("version")?)? };
-    let requests = hash.get("requests").map(|text| requests_of(text)).transpose()?;
+fn account_of(values: &[Value]) -> Result<AccountEntry, StoreError> {
+    let (mut version, mut amount, mut held, mut requests) = (None, None, None, None);
     let mut quotas = BTreeMap::new();
-    for (name, text) in hash {
-        let Some((month, service)) = name.strip_prefix("quota:").and_then(|of| of.split_once(':')) else { continue };
-        let [total, used, held] = parts(text)?;
-        let quota = Quota { total: value(total)?, used: value(used)?, held: value(held)? };
-        quotas.insert((value(month)?, ServiceName::from_stored(service)), quota);
+    for (name, text) in pairs(values) {
+        match name {
+            "version" => version = Some(value(text)?),
+            "balance" => amount = Some(value(text)?),
+            "held" => held = Some(value(text)?),
+            "requests" => requests = Some(requests_of(text)?),
+            _ => {
+                let of = name.strip_prefix("quota:").and_then(|of| of.split_once(':'));
+                let Some((month, service)) = of else { continue };
+                let [total, used, held] = parts(text)?;
+                let quota = Quota { total: value(total)?, used: value(used)?, held: value(held)? };
+                quotas.insert((value(month)?, ServiceName::from_stored(service)), quota);
+            }
+        }
     }
+    let lacks = || corrupt("entry of the cache");
+    let balance = Balance {
+        amount: amount.ok_or_else(lacks)?,
+        held: held.ok_or_else(lacks)?,
+        version: version.ok_or_else(lacks)?,
+    };
     Ok(AccountEntry { balance, requests, quotas })
 }
 
@@ -120,10 +140,10 @@ fn requests_of(text: &str) -> Result<Requests, StoreError> {
     })
 }
 
-fn key_quotas_of(key: &ApiKeyId, hash: &HashMap<String, String>) -> Result<KeyQuotas, StoreError> {
+fn key_quotas_of(key: &ApiKeyId, values: &[Value]) -> Result<KeyQuotas, StoreError> {
     let mut quotas = KeyQuotas::new();
-    for kind in QuotaType::ALL {
-        let Some(text) = hash.get(kind.name()) else { continue };
+    for (name, text) in pairs(values) {
+        let Ok(kind) = name.parse::<QuotaType>() else { continue };
         let [period, limit, used, since, day, version] = parts(text)?;
         let quota = KeyQuota {
             period: value(period)?,
@@ -139,8 +159,10 @@ fn key_quotas_of(key: &ApiKeyId, hash: &HashMap<String, String>) -> Result<KeyQu
 }
 
 fn parts<const N: usize>(text: &str) -> Result<[&str; N], StoreError> {
-    let parts: Vec<&str> = text.split(' ').collect();
-    parts.try_into().map_err(|_| corrupt("entry of the cache"))
+    let mut split = text.split(' ');
+    let parts = std::array::from_fn(|_| split.next().unwrap_or_default());
+    // A part that is missing is no value, and one too many is none of ours.
+    if split.next().is_some() { Err(corrupt("entry of the cache")) } else { Ok(parts) }
 }
 
 fn value<T: FromStr>(text: &str) -> Result<T, StoreError> {
