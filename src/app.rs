@@ -119,7 +119,7 @@ impl App {
         let parts = Parts {
             config: &config.server,
             rest: Rest { api, style: config.server.http.style },
-            ops: Ops { store: store.clone(), metrics: metrics.clone(), rates },
+            ops: Ops { store: store.clone(), metrics: metrics.clone(), rates, redis: redis.clone() },
             callbacks,
             payment_timeout: payments.timeout,
         };

@@ -11,7 +11,11 @@ use axum::{
 use http::{StatusCode, header::CONTENT_TYPE};
 use serde::Serialize;
 
-use crate::{biz::rate_limit::RateGuard, data::Store, service::metrics::Metrics};
+use crate::{
+    biz::rate_limit::RateGuard,
+    data::{Store, redis::RedisCache},
+    service::metrics::Metrics,
+};
 
 /// What the answers are made of.
 #[derive(Clone)]
@@ -19,12 +23,16 @@ pub struct Ops {
     pub store: Arc<dyn Store>,
     pub metrics: Arc<Metrics>,
     pub rates: Arc<RateGuard>,
+    pub redis: Option<Arc<RedisCache>>,
 }
 
 #[derive(Serialize)]
 struct Health {
     status: &'static str,
     service: &'static str,
+    /// Where there is one; while it is down checks are slower, and nothing else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redis: Option<&'static str>,
 }
 
 const SERVICE: &str = "billing-service";
@@ -35,7 +43,7 @@ const READY_TIMEOUT: Duration = Duration::from_millis(500);
 /// `/health`: the process lives. `/ready`: the database answers.
 pub fn health(ops: Ops) -> Router {
     Router::new()
-        .route("/health", get(async || Json(Health { status: "UP", service: SERVICE })))
+        .route("/health", get(async || Json(Health { status: "UP", service: SERVICE, redis: None })))
         .route("/ready", get(ready))
         .with_state(ops)
 }
@@ -50,7 +58,8 @@ async fn ready(State(ops): State<Ops>) -> Response {
         Ok(Err(_)) | Err(_) => "DOWN",
     };
     let status = if database == "UP" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = Health { status: database, service: SERVICE };
+    let redis = ops.redis.map(|redis| if redis.is_up() { "UP" } else { "DOWN" });
+    let body = Health { status: database, service: SERVICE, redis };
     (status, Json(body)).into_response()
 }
 

@@ -72,10 +72,7 @@ impl RedisCache {
         let mut call = script.call(keys);
         call.arg(arguments);
         let started = Instant::now();
-        let budget = match script.is_awaited {
-            true => self.settings.read_timeout.min(MAX_WAIT),
-            false => self.settings.write_timeout,
-        };
+        let budget = if script.is_awaited { self.short_wait() } else { self.settings.write_timeout };
         let answer = link.call(&call, budget).await;
         (self.times)(script.name, started.elapsed());
         answer.map_err(|(refusal, error)| {
@@ -137,6 +134,11 @@ impl RedisCache {
             }
         }
         failed
+    }
+
+    /// Of what a check waits for.
+    fn short_wait(&self) -> Duration {
+        self.settings.read_timeout.min(MAX_WAIT)
     }
 
     /// An account lives no longer than the time it may, and not all of them end at once.
@@ -212,7 +214,7 @@ impl AccountCache for RedisCache {
         let link = self.link_of(&key)?;
         let mut set = redis::cmd("SET");
         set.arg(key).arg(token(fence)).arg("PX").arg(FENCE_MS);
-        link.call(&set, self.settings.write_timeout).await.map_err(|(_, error)| error)?;
+        link.call(&set, self.short_wait()).await.map_err(|(_, error)| error)?;
         Ok(fence)
     }
 

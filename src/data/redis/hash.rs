@@ -67,11 +67,14 @@ pub(super) fn entry(subject: &Subject, answer: &Value) -> Result<Option<Entry>, 
 
 /// The fields and their values.
 fn pairs(values: &[Value]) -> impl Iterator<Item = (&str, &str)> {
-    let text = |value| match value {
-        &Value::BulkString(ref bytes) => std::str::from_utf8(bytes).ok(),
+    values.chunks_exact(2).filter_map(|pair| Some((text_of(&pair[0])?, text_of(&pair[1])?)))
+}
+
+fn text_of(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
         _ => None,
-    };
-    values.chunks_exact(2).filter_map(move |pair| Some((text(&pair[0])?, text(&pair[1])?)))
+    }
 }
 
 fn account_fields(

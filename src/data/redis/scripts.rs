@@ -27,7 +27,7 @@ macro_rules! script {
 pub(super) static CHECK: Named = script!("quota_check", true);
 pub(super) static DEDUCT: Named = script!("quota_deduct", false);
 pub(super) static RATE: Named = script!("rate_limit", true);
-pub(super) static LOAD: Named = script!("quota_load", false);
+pub(super) static LOAD: Named = script!("quota_load", true);
 
 impl Named {
     /// The call of a script; arguments follow.
