@@ -73,7 +73,7 @@ pub(super) fn connect(redis: &config::Redis, times: ScriptTimes) -> Arc<RedisCac
         username: redis.username.clone(),
         password: redis.password.as_ref().map(|password| password.reveal().to_owned()),
         db: redis.db.into(),
-        read_timeout: redis.read_timeout,
+        check_timeout: redis.check_timeout.min(redis.read_timeout),
         write_timeout: redis.write_timeout,
         ttl: redis.ttl,
     };

@@ -28,6 +28,8 @@ pub struct Redis {
     pub read_timeout: Duration,
     #[serde(default = "default_timeout", deserialize_with = "values::duration")]
     pub write_timeout: Duration,
+    #[serde(default = "default_check_timeout", deserialize_with = "values::duration")]
+    pub check_timeout: Duration,
     #[serde(default = "default_ttl", deserialize_with = "values::duration")]
     pub ttl: Duration,
 }
@@ -59,6 +61,10 @@ impl Redis {
 
 fn default_timeout() -> Duration {
     Duration::from_millis(200)
+}
+
+fn default_check_timeout() -> Duration {
+    Duration::from_millis(50)
 }
 
 fn default_ttl() -> Duration {

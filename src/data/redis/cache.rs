@@ -7,16 +7,17 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::future::join_all;
-use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
+use redis::Value;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    ScriptTimes, Settings, hash, keys,
+    ScriptTimes, Settings,
+    batch::Batch,
+    hash, keys,
     link::{Link, Refusal},
-    node::{self, Node, text, unavailable},
+    node::{self, text, unavailable},
     scripts::{self, Named},
     topology::Topology,
 };
@@ -29,8 +30,6 @@ use crate::biz::{
     },
 };
 
-/// How long a check waits for Redis at most: the database is as near.
-const MAX_WAIT: Duration = Duration::from_millis(50);
 /// How long a load may take; later it is not stored.
 const FENCE_MS: u64 = 10_000;
 
@@ -72,7 +71,7 @@ impl RedisCache {
         let mut call = script.call(keys);
         call.arg(arguments);
         let started = Instant::now();
-        let budget = if script.is_awaited { self.short_wait() } else { self.settings.write_timeout };
+        let budget = if script.is_awaited { self.settings.check_timeout } else { self.settings.write_timeout };
         let answer = link.call(&call, budget).await;
         (self.times)(script.name, started.elapsed());
         answer.map_err(|(refusal, error)| {
@@ -83,98 +82,12 @@ impl RedisCache {
         })
     }
 
-    /// Sends a command for each subject, those of one node in one round trip. Returns the
-    /// subjects whose command may not have been carried out.
-    async fn send(&self, commands: Vec<(Subject, String, Cmd)>) -> Vec<Subject> {
-        let (groups, mut failed) = self.by_node(commands);
-        let sent = groups.iter().map(|(node, group)| self.send_to(node, group));
-        failed.extend(join_all(sent).await.into_iter().flatten());
-        failed
-    }
-
-    /// Commands by the node that has their key, and the subjects whose node is not known.
-    fn by_node(&self, commands: Vec<(Subject, String, Cmd)>) -> (Vec<(Arc<Node>, Group)>, Vec<Subject>) {
-        let (mut groups, mut unknown): (HashMap<usize, (Arc<Node>, Group)>, _) = (HashMap::new(), Vec::new());
-        for (subject, key, command) in commands {
-            match self.topology.node_of(&key) {
-                Ok(node) => {
-                    let group = groups.entry(Arc::as_ptr(&node).addr()).or_insert_with(|| (node, Vec::new()));
-                    group.1.push((subject, command));
-                }
-                Err(_) => unknown.push(subject),
-            }
-        }
-        (groups.into_values().collect(), unknown)
-    }
-
-    async fn send_to(&self, node: &Node, group: &[(Subject, Cmd)]) -> Vec<Subject> {
-        let all = || group.iter().map(|(subject, _)| subject.clone()).collect();
-        let Ok(link) = node.link() else { return all() };
-        let commands: Vec<_> = group.iter().collect();
-        let Ok(answers) = link.call_all(&pipeline(group.iter()), self.settings.write_timeout).await else {
-            return all();
-        };
-        let (failed, unknown) = sort(&commands, answers);
-        if failed.iter().any(|(_, refusal)| *refusal == Refusal::Moved) {
-            self.topology.has_moved();
-        }
-        let mut failed: Vec<Subject> = failed.into_iter().map(|(subject, _)| subject).collect();
-        if !unknown.is_empty() {
-            let again = async {
-                link.load_scripts(self.settings.write_timeout).await.ok()?;
-                link.call_all(&pipeline(unknown.iter().copied()), self.settings.write_timeout).await.ok()
-            };
-            match again.await {
-                Some(answers) => {
-                    let (again, still) = sort(&unknown, answers);
-                    failed.extend(again.into_iter().map(|(subject, _)| subject));
-                    failed.extend(still.into_iter().map(|(subject, _)| subject.clone()));
-                }
-                None => failed.extend(unknown.into_iter().map(|(subject, _)| subject.clone())),
-            }
-        }
-        failed
-    }
-
-    /// Of what a check waits for.
-    fn short_wait(&self) -> Duration {
-        self.settings.read_timeout.min(MAX_WAIT)
-    }
-
     /// An account lives no longer than the time it may, and not all of them end at once.
     fn ttl_ms(&self) -> u64 {
         let ttl = self.settings.ttl.as_millis() as u64;
         // A tenth of it, by the last bits of a random id.
         ttl - (Uuid::now_v7().as_u128() % 1_024) as u64 * (ttl / 10) / 1_024
     }
-}
-
-/// Commands for one node.
-type Group = Vec<(Subject, Cmd)>;
-type Commands<'a> = Vec<&'a (Subject, Cmd)>;
-
-fn pipeline<'a>(commands: impl Iterator<Item = &'a (Subject, Cmd)>) -> Pipeline {
-    let mut pipeline = redis::pipe();
-    for (_, command) in commands {
-        pipeline.add_command(command.clone());
-    }
-    pipeline
-}
-
-/// The commands that were refused, and those whose script was not known.
-fn sort<'a>(commands: &[&'a (Subject, Cmd)], answers: Vec<Value>) -> (Vec<(Subject, Refusal)>, Commands<'a>) {
-    let (mut failed, mut unknown) = (Vec::new(), Vec::new());
-    for (command, answer) in commands.iter().zip(answers) {
-        let Value::ServerError(error) = answer else { continue };
-        match RedisError::from(error).kind() {
-            ErrorKind::Server(ServerErrorKind::NoScript) => unknown.push(*command),
-            ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask) => {
-                failed.push((command.0.clone(), Refusal::Moved));
-            }
-            _ => failed.push((command.0.clone(), Refusal::Other)),
-        }
-    }
-    (failed, unknown)
 }
 
 #[async_trait]
@@ -186,22 +99,15 @@ impl AccountCache for RedisCache {
     }
 
     async fn look_all(&self, subjects: &[Subject]) -> Result<Vec<Option<Arc<Entry>>>, StoreError> {
-        let started = Instant::now();
-        let commands = subjects.iter().map(|subject| {
+        let (started, mut batch) = (Instant::now(), Batch::default());
+        for subject in subjects {
             let key = keys::hash(subject);
-            let call = scripts::CHECK.call(&[&key]);
-            (subject.clone(), key, call)
-        });
+            batch.add(&self.topology, subject.clone(), &key, scripts::CHECK.call(&[&key]));
+        }
         let mut found: HashMap<Subject, Arc<Entry>> = HashMap::new();
-        for (node, group) in self.by_node(commands.collect()).0 {
-            let Ok(link) = node.link() else { continue };
-            let Ok(answers) = link.call_all(&pipeline(group.iter()), self.settings.write_timeout).await else {
-                continue;
-            };
-            for ((subject, _), answer) in group.into_iter().zip(answers) {
-                if let Ok(Some(entry)) = hash::entry(&subject, &answer) {
-                    found.insert(subject, Arc::new(entry));
-                }
+        for (subject, answer) in batch.send(&self.topology, self.settings.write_timeout).await.answers {
+            if let Ok(Some(entry)) = hash::entry(&subject, &answer) {
+                found.insert(subject, Arc::new(entry));
             }
         }
         (self.times)(scripts::CHECK.name, started.elapsed());
@@ -214,7 +120,7 @@ impl AccountCache for RedisCache {
         let link = self.link_of(&key)?;
         let mut set = redis::cmd("SET");
         set.arg(key).arg(token(fence)).arg("PX").arg(FENCE_MS);
-        link.call(&set, self.short_wait()).await.map_err(|(_, error)| error)?;
+        link.call(&set, self.settings.check_timeout).await.map_err(|(_, error)| error)?;
         Ok(fence)
     }
 
@@ -226,7 +132,8 @@ impl AccountCache for RedisCache {
     }
 
     async fn apply(&self, changes: &[Change]) -> Vec<Subject> {
-        let commands = changes.iter().map(|change| {
+        let (started, mut batch) = (Instant::now(), Batch::default());
+        for change in changes {
             let subject = change.subject();
             let key = keys::hash(&subject);
             let mut call = scripts::DEDUCT.call(&[&key, &keys::fence(&key)]);
@@ -234,22 +141,22 @@ impl AccountCache for RedisCache {
             for (field, value) in hash::changed_fields(change) {
                 call.arg(field).arg(value);
             }
-            (subject, key, call)
-        });
-        let started = Instant::now();
-        let failed = self.send(commands.collect()).await;
+            batch.add(&self.topology, subject, &key, call);
+        }
+        let failed = batch.send(&self.topology, self.settings.write_timeout).await.failed;
         (self.times)(scripts::DEDUCT.name, started.elapsed());
         failed
     }
 
     async fn forget(&self, subjects: &[Subject]) -> Vec<Subject> {
-        let commands = subjects.iter().map(|subject| {
+        let mut batch = Batch::default();
+        for subject in subjects {
             let key = keys::hash(subject);
             let mut unlink = redis::cmd("UNLINK");
             unlink.arg(&key).arg(keys::fence(&key));
-            (subject.clone(), key, unlink)
-        });
-        self.send(commands.collect()).await
+            batch.add(&self.topology, subject.clone(), &key, unlink);
+        }
+        batch.send(&self.topology, self.settings.write_timeout).await.failed
     }
 
     async fn clear(&self) -> Result<(), StoreError> {

@@ -114,7 +114,7 @@ impl Link {
     }
 
     /// Sorts an error, and ends the link unless it may still serve.
-    fn refused(&self, error: &RedisError) -> Refusal {
+    pub fn refused(&self, error: &RedisError) -> Refusal {
         match error.kind() {
             ErrorKind::Server(ServerErrorKind::NoScript) => Refusal::NoScript,
             ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::TryAgain) => {

@@ -2,6 +2,7 @@
 //! touch one slot each. Redis may be slow, down, emptied or older than it was: then these
 //! fail at once, and who called asks the database.
 
+mod batch;
 mod cache;
 mod hash;
 mod keys;
@@ -24,8 +25,8 @@ pub struct Settings {
     pub password: Option<String>,
     /// Logical database; a cluster has none but 0.
     pub db: i64,
-    /// Of a read; a check waits for it.
-    pub read_timeout: Duration,
+    /// Of what a check waits for.
+    pub check_timeout: Duration,
     /// Of anything else.
     pub write_timeout: Duration,
     /// How long an entry is believed without being read from the database again.

@@ -99,7 +99,11 @@ impl Database {
         );
         if let Some(redis::Place { addr, db }) = &self.redis {
             // Long enough for a machine that runs all tests at once.
-            writeln!(yaml, "data.redis: {{addr: '{addr}', db: {db}, read_timeout: 2s, write_timeout: 2s}}").unwrap();
+            writeln!(
+                yaml,
+                "data.redis: {{addr: '{addr}', db: {db}, read_timeout: 5s, write_timeout: 5s, check_timeout: 5s}}"
+            )
+            .unwrap();
         }
         for (key, value) in changes {
             writeln!(yaml, "{key}: {value}").unwrap();

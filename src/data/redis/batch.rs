@@ -1,0 +1,91 @@
+//! One command for each of some subjects, those of one server in one round trip.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use redis::{Cmd, Pipeline, RedisError, Value};
+
+use super::{link::Refusal, node::Node, topology::Topology};
+use crate::biz::read_model::entry::Subject;
+
+/// Commands by the server that has their keys.
+#[derive(Default)]
+pub(super) struct Batch {
+    groups: Vec<Group>,
+    /// Those whose server is not known.
+    unsent: Vec<Subject>,
+}
+
+struct Group {
+    node: Arc<Node>,
+    subjects: Vec<Subject>,
+    commands: Pipeline,
+}
+
+/// What became of a batch.
+#[derive(Default)]
+pub(super) struct Answered {
+    pub answers: Vec<(Subject, Value)>,
+    /// Those whose command may not have been carried out.
+    pub failed: Vec<Subject>,
+}
+
+impl Batch {
+    /// Adds a command about a key of a subject.
+    pub fn add(&mut self, topology: &Topology, subject: Subject, key: &str, command: Cmd) {
+        let Ok(node) = topology.node_of(key) else {
+            self.unsent.push(subject);
+            return;
+        };
+        // There are few servers.
+        let known = self.groups.iter_mut().find(|group| Arc::ptr_eq(&group.node, &node));
+        let group = match known {
+            Some(group) => group,
+            None => {
+                self.groups.push(Group { node, subjects: Vec::new(), commands: redis::pipe() });
+                let Some(group) = self.groups.last_mut() else { return };
+                group
+            }
+        };
+        group.subjects.push(subject);
+        group.commands.add_command(command);
+    }
+
+    pub async fn send(self, topology: &Topology, budget: Duration) -> Answered {
+        let groups = join_all(self.groups.into_iter().map(|group| group.send(topology, budget))).await;
+        let mut all = Answered { answers: Vec::new(), failed: self.unsent };
+        for group in groups {
+            all.answers.extend(group.answers);
+            all.failed.extend(group.failed);
+        }
+        all
+    }
+}
+
+impl Group {
+    async fn send(self, topology: &Topology, budget: Duration) -> Answered {
+        let Ok(link) = self.node.link() else { return Answered { failed: self.subjects, ..Answered::default() } };
+        let Ok(answers) = link.call_all(&self.commands, budget).await else {
+            return Answered { failed: self.subjects, ..Answered::default() };
+        };
+        let (mut answered, mut knows_scripts) = (Answered::default(), true);
+        for (subject, answer) in self.subjects.into_iter().zip(answers) {
+            match answer {
+                Value::ServerError(error) => {
+                    match link.refused(&RedisError::from(error)) {
+                        Refusal::NoScript => knows_scripts = false,
+                        Refusal::Moved => topology.has_moved(),
+                        Refusal::Other => {}
+                    }
+                    answered.failed.push(subject);
+                }
+                answer => answered.answers.push((subject, answer)),
+            }
+        }
+        if !knows_scripts {
+            // For the next ones; who finds out is as if there had been no answer.
+            let _ = link.load_scripts(budget).await;
+        }
+        answered
+    }
+}
