@@ -35,6 +35,30 @@ pub enum Trust {
 /// outcome: longer than a database takes to end it.
 const DOUBT: Duration = Duration::from_secs(60);
 
+/// Subjects that are doubted one by one; with one more, all are.
+const MAX_DOUBTS: usize = 100_000;
+
+/// What no cache can be believed about, and until when.
+#[derive(Default)]
+struct Doubts {
+    of: BTreeMap<Subject, Instant>,
+    of_all: Option<Instant>,
+}
+
+impl Doubts {
+    fn add(&mut self, subjects: &[Subject], until: Instant) {
+        self.of.extend(subjects.iter().map(|subject| (subject.clone(), until)));
+        if self.of.len() > MAX_DOUBTS {
+            self.of.clear();
+            self.of_all = Some(until);
+        }
+    }
+
+    fn has(&self, subject: &Subject) -> bool {
+        self.of_all.is_some() || self.of.contains_key(subject)
+    }
+}
+
 /// The caches of this process.
 pub struct Caches {
     pub(super) near: Arc<dyn AccountCache>,
@@ -42,7 +66,7 @@ pub struct Caches {
     pub(super) shared: Option<Arc<dyn AccountCache>>,
     pub(super) loads: Loads,
     outbox: Outbox,
-    doubts: Mutex<BTreeMap<Subject, Instant>>,
+    doubts: Mutex<Doubts>,
     has_doubts: AtomicBool,
 }
 
@@ -101,7 +125,7 @@ impl Caches {
 
     /// Whether no cache can be believed about a subject.
     pub(super) fn is_doubted(&self, subject: &Subject) -> bool {
-        self.has_doubts.load(Ordering::Acquire) && self.doubts().contains_key(subject)
+        self.has_doubts.load(Ordering::Acquire) && self.doubts().has(subject)
     }
 
     /// Whether the shared cache can't be believed about a subject.
@@ -112,21 +136,27 @@ impl Caches {
     /// Ends the doubts that are old enough: by now the database decided.
     pub async fn end_doubts(&self) {
         let now = Instant::now();
-        let over: Vec<Subject> = {
+        let (over, all_over) = {
             let doubts = self.doubts();
-            doubts.iter().filter(|(_, until)| **until <= now).map(|(subject, _)| subject.clone()).collect()
+            let over = doubts.of.iter().filter(|(_, until)| **until <= now).map(|(subject, _)| subject.clone());
+            (over.collect::<Vec<_>>(), doubts.of_all.is_some_and(|until| until <= now))
         };
-        if over.is_empty() {
+        if over.is_empty() && !all_over {
             return;
         }
         // Forgotten before they are believed again.
         self.forget(&over).await;
+        if all_over {
+            self.outbox.forget_all();
+            self.forget_near().await;
+        }
         let mut doubts = self.doubts();
-        doubts.retain(|_, until| *until > now);
-        self.has_doubts.store(!doubts.is_empty(), Ordering::Release);
+        doubts.of.retain(|_, until| *until > now);
+        doubts.of_all = doubts.of_all.filter(|until| *until > now);
+        self.has_doubts.store(!doubts.of.is_empty() || doubts.of_all.is_some(), Ordering::Release);
     }
 
-    fn doubts(&self) -> MutexGuard<'_, BTreeMap<Subject, Instant>> {
+    fn doubts(&self) -> MutexGuard<'_, Doubts> {
         self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -152,7 +182,7 @@ impl Readers for Caches {
         {
             let until = Instant::now() + DOUBT;
             let mut doubts = self.doubts();
-            doubts.extend(subjects.iter().map(|subject| (subject.clone(), until)));
+            doubts.add(&subjects, until);
             self.has_doubts.store(true, Ordering::Release);
         }
         self.forget(&subjects).await;

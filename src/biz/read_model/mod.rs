@@ -154,7 +154,7 @@ impl ReadModel {
     /// As [`Self::read`].
     pub async fn load(&self, subject: &Subject) -> Result<Arc<Entry>> {
         if self.caches.is_doubted(subject) {
-            return self.read_database(subject).await;
+            return self.caches.loads.once(subject, self.read_database(subject)).await;
         }
         self.caches.loads.once(subject, self.load_alone(subject)).await
     }

@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -40,12 +43,18 @@ struct Waiting {
     /// To be forgotten: changes were missed, or could not be told.
     stale: HashSet<Subject>,
     under_way: HashSet<Subject>,
+    /// Too much was missed to tell what.
     everything: bool,
+    is_clearing: bool,
 }
 
 impl Waiting {
     fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.stale.is_empty() && self.under_way.is_empty() && !self.everything
+        self.changes.is_empty()
+            && self.stale.is_empty()
+            && self.under_way.is_empty()
+            && !self.everything
+            && !self.is_clearing
     }
 
     fn forget(&mut self, subject: Subject) {
@@ -72,7 +81,7 @@ impl Waiting {
     fn bound(&mut self) {
         if self.changes.len() + self.stale.len() > MAX_WAITING {
             tracing::warn!("the cache has missed too much; all of it will be forgotten");
-            (self.changes, self.stale, self.everything) = Default::default();
+            (self.changes, self.stale) = Default::default();
             self.everything = true;
         }
     }
@@ -87,6 +96,11 @@ impl Outbox {
         self.put(|waiting| subjects.iter().for_each(|subject| waiting.forget(subject.clone())));
     }
 
+    /// Has the shared cache forget all it has.
+    pub fn forget_all(&self) {
+        self.put(|waiting| waiting.everything = true);
+    }
+
     /// Whether the shared cache may have something older of this subject.
     pub fn has(&self, subject: &Subject) -> bool {
         if !self.is_busy.load(Ordering::Acquire) {
@@ -94,6 +108,7 @@ impl Outbox {
         }
         let waiting = self.lock();
         waiting.everything
+            || waiting.is_clearing
             || waiting.changes.contains_key(subject)
             || waiting.stale.contains(subject)
             || waiting.under_way.contains(subject)
@@ -109,13 +124,20 @@ impl Outbox {
 
     /// Tells `cache` all there is, as it comes, until `stop`.
     pub async fn deliver(&self, cache: &dyn AccountCache, stop: &CancellationToken) {
+        let mut retry_at = None;
         loop {
-            while self.tell_changes(cache).await {}
-            let has_failed = !self.tell_stale(cache).await;
-            tokio::select! {
-                () = self.news.notified() => {}
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(RETRY), if has_failed => {}
+            let told = self.tell_changes(cache).await;
+            // Between changes too: they may come without a pause.
+            if retry_at.is_none_or(|at| Instant::now() >= at) {
+                retry_at = if self.tell_stale(cache).await { None } else { Some(Instant::now() + RETRY) };
+            }
+            if !told {
+                let retry = sleep_until(retry_at.unwrap_or_else(Instant::now));
+                tokio::select! {
+                    () = self.news.notified() => {}
+                    () = stop.cancelled() => return,
+                    () = retry, if retry_at.is_some() => {}
+                }
             }
         }
     }
@@ -145,10 +167,16 @@ impl Outbox {
 
     /// Tells what is to be forgotten; false when some of it could not be told.
     async fn tell_stale(&self, cache: &dyn AccountCache) -> bool {
-        if self.lock().everything {
+        let clears = {
+            let mut waiting = self.lock();
+            waiting.is_clearing = std::mem::take(&mut waiting.everything);
+            waiting.is_clearing
+        };
+        if clears {
             let is_cleared = cache.clear().await.is_ok();
             let mut waiting = self.lock();
-            waiting.everything = !is_cleared;
+            waiting.is_clearing = false;
+            waiting.everything |= !is_cleared;
             self.is_busy.store(!waiting.is_empty(), Ordering::Release);
         }
         let stale: Vec<Subject> = {

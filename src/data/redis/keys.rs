@@ -19,7 +19,7 @@ use crate::biz::{
 /// Slots of a cluster.
 pub(super) const SLOTS: u16 = 16_384;
 
-/// Matches more than the hashes; [`subject_of`] tells.
+/// Matches hashes and fences; [`subject_of`] tells them apart.
 pub(super) const PATTERN: &str = "billing:{*}:a*";
 
 /// What the last comparison with the database found.

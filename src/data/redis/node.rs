@@ -29,8 +29,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How often a server is asked whether it is there and has its entries.
 const PULSE: Duration = Duration::from_millis(500);
-/// How long it may take to empty a server.
-const PURGE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long it may take to empty a server: all its keys are looked at, those of others too.
+const PURGE_TIMEOUT: Duration = Duration::from_secs(600);
 /// Keys that are looked at, and dropped, at once.
 const SCAN_COUNT: usize = 1_000;
 
@@ -243,7 +243,7 @@ async fn run_of(link: &Link, budget: Duration) -> Result<String, StoreError> {
     line("run_id:").map(str::to_owned).ok_or_else(|| unavailable("it does not tell its run"))
 }
 
-/// Drops every entry. What others store meanwhile may go too, and is loaded again.
+/// Drops every entry, and the fences of loads under way. What others store meanwhile may go too, and is loaded again.
 pub(super) async fn purge(link: &Link, budget: Duration) -> Result<(), StoreError> {
     let mut cursor = "0".to_owned();
     loop {
@@ -265,15 +265,14 @@ pub(super) async fn purge(link: &Link, budget: Duration) -> Result<(), StoreErro
     }
 }
 
-/// Some hashes, and where to go on; the end is at "0".
+/// Some hashes and fences, and where to go on; the end is at "0".
 pub(super) async fn scan(link: &Link, cursor: &str, budget: Duration) -> Result<(String, Vec<String>), StoreError> {
     let mut scan = redis::cmd("SCAN");
     scan.arg(cursor).arg("MATCH").arg(keys::PATTERN).arg("COUNT").arg(SCAN_COUNT);
     match call(link, &scan, budget).await? {
         Value::Array(answer) => match &answer[..] {
             [next, Value::Array(found)] => {
-                let found = found.iter().filter_map(text).filter(|key| keys::subject_of(key).is_some());
-                Ok((text(next).unwrap_or_else(|| "0".into()), found.collect()))
+                Ok((text(next).unwrap_or_else(|| "0".into()), found.iter().filter_map(text).collect()))
             }
             _ => Err(unavailable("a scan without sense")),
         },
