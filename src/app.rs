@@ -1,6 +1,7 @@
 //! Wiring: the one place that names concrete types.
 
 mod caches;
+pub mod cron;
 mod database;
 mod jobs;
 mod low;

@@ -1,17 +1,29 @@
 //! Jobs beside the service: run one now, or all on their schedules.
 
-use std::{path::PathBuf, pin::Pin, process::ExitCode, sync::Arc, time::Duration};
-
-use billing_service::{
-    app,
-    biz::{audit, calendar::SystemClock, recharge::reconcile::Reconciled},
-    command,
-    config::Config,
-    data::Store,
+use std::{
+    io::IsTerminal,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
-use clap::{Parser, ValueEnum};
+
+use anyhow::{Context, bail};
+use billing_service::{
+    app::{
+        self,
+        cron::{Display, Job, Report, Runner},
+    },
+    biz::calendar::SystemClock,
+    command,
+};
+use clap::{Parser, builder::PossibleValuesParser};
 use tokio::sync::Semaphore;
-use tokio_cron_scheduler::{Job, JobScheduler};
+use tokio_cron_scheduler::JobScheduler;
+use tokio_util::sync::CancellationToken;
 
 /// Runs the jobs of the billing service on their schedules, or one of them now.
 #[derive(Parser)]
@@ -21,36 +33,22 @@ struct Arguments {
     #[arg(long, default_value = "configs/config.yaml")]
     conf: PathBuf,
     /// Run this job now and exit.
-    #[arg(long, value_name = "JOB")]
-    once: Option<JobName>,
+    #[arg(long, value_name = "JOB", value_parser = PossibleValuesParser::new(Job::ALL.map(Job::name)))]
+    once: Option<String>,
     /// With --once reconcile-cache: print what differs, and change nothing.
     #[arg(long, requires = "once")]
     dry_run: bool,
+    /// Print the jobs and when they run next, and exit.
+    #[arg(long, conflicts_with = "once")]
+    list: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum JobName {
-    /// Prove that every balance, quota and rollup follows from its history; exit 1
-    /// when one does not.
-    Audit,
-    /// Free the holds of reservations that are past their expiry.
-    ExpireReservations,
-    /// Look up the top-ups that stay pending at payment-service, and settle them.
-    ReconcileRecharges,
-    /// Compare what Redis has of accounts and API keys with the database, and drop from it
-    /// what differs.
-    ReconcileCache,
-}
+/// Runs that were missed, as by a process that died, are caught up with this often; the
+/// schedules themselves are exact.
+const CATCH_UP_SCHEDULE: &str = "15 * * * * *";
 
-/// In the billing zone: second, minute, hour, day of month, month, day of week.
-const AUDIT_SCHEDULE: &str = "0 30 3 * * *";
-const EXPIRE_SCHEDULE: &str = "0 * * * * *";
-const RECONCILE_SCHEDULE: &str = "0 */5 * * * *";
-const RECONCILE_CACHE_SCHEDULE: &str = "30 */5 * * * *";
-
-/// How long a run may take; one that hangs must not keep the next ones from running.
-const JOB_LIMIT: Duration = Duration::from_secs(30 * 60);
-const AUDIT_LIMIT: Duration = Duration::from_secs(6 * 3_600);
+/// How long runs may take to end when the process is asked to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     command::exit_code(run())
@@ -59,134 +57,167 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn run() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse_from(command::arguments());
-    let config = command::prepare(&arguments.conf)?;
-    if arguments.dry_run && arguments.once != Some(JobName::ReconcileCache) {
-        anyhow::bail!("--dry-run is of reconcile-cache only");
+    let config = Arc::new(command::prepare(&arguments.conf)?);
+    let once = match &arguments.once {
+        Some(name) => Some(Job::ALL.into_iter().find(|job| job.name() == name).context("an unknown job")?),
+        None => None,
+    };
+    if arguments.dry_run && once != Some(Job::ReconcileCache) {
+        bail!("--dry-run is of reconcile-cache only");
     }
-    let (store, code);
-    match arguments.once {
-        Some(job) => {
-            store = app::connect_existing(&config).await?;
-            code = match job {
-                JobName::Audit => audit(&*store).await?,
-                JobName::ExpireReservations => expire_reservations(&config, store.clone()).await?,
-                JobName::ReconcileRecharges => reconcile_recharges(&config, store.clone()).await?,
-                JobName::ReconcileCache => reconcile_cache(&config, store.clone(), arguments.dry_run).await?,
-            };
+    // Caught before it says that it waits.
+    let stop_signal = command::stop_signal()?;
+    let is_service = once.is_none() && !arguments.list;
+    // The service may run beside a server that is about to make its first database.
+    let store = if is_service { app::connect(&config).await? } else { app::connect_existing(&config).await? };
+    let stop = CancellationToken::new();
+    let runner = Arc::new(Runner::new(config, store.clone(), Arc::new(SystemClock), stop.clone()));
+    tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            stop_signal.await;
+            stop.cancel();
         }
-        // Beside a server that may be about to make its first database.
+    });
+    let code = match once {
+        Some(_) if arguments.dry_run => print(&runner.compare_cache(true).await?),
+        Some(job) => run_now(&runner, job).await?,
+        None if arguments.list => list(&runner)?,
         None => {
-            store = app::connect(&config).await?;
-            run_schedules(store.clone(), config).await?;
-            code = ExitCode::SUCCESS;
+            run_schedules(runner, stop).await?;
+            ExitCode::SUCCESS
         }
-    }
+    };
     app::close(&*store).await;
     Ok(code)
 }
 
-/// Runs until asked to stop. Two crons at once do no harm: an audit only reads, and a
-/// hold is freed and a top-up credited once, whoever comes first.
-async fn run_schedules(store: Arc<dyn Store>, config: Config) -> anyhow::Result<()> {
-    // Caught before it says that it waits.
-    let stop = command::stop_signal()?;
+async fn run_now(runner: &Runner, job: Job) -> anyhow::Result<ExitCode> {
+    match runner.run_now(job, &Shown::of(job)).await? {
+        Some(report) => Ok(print(&report)),
+        None => bail!("{job} runs elsewhere at the moment"),
+    }
+}
+
+fn list(runner: &Runner) -> anyhow::Result<ExitCode> {
+    for job in Job::ALL {
+        let next = if runner.jobs().any(|wanted| wanted == job) {
+            runner.next(job)?.format("%Y-%m-%dT%H:%M:%SZ").to_string()
+        } else {
+            "not configured".to_owned()
+        };
+        println!("{:<20} {:<15} next {next}: {}", job.name(), job.schedule(), job.description());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(report: &Report) -> ExitCode {
+    report.lines.iter().for_each(|line| println!("{line}"));
+    if report.is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs until asked to stop, beginning with what was missed. Runs that are cut short go on
+/// later, here or elsewhere.
+async fn run_schedules(runner: Arc<Runner>, stop: CancellationToken) -> anyhow::Result<()> {
     let mut scheduler = JobScheduler::new().await?;
-    let zone = config.billing.timezone;
-    let config = Arc::new(config);
-    let job = |run: fn(Arc<Config>, Arc<dyn Store>) -> Running| {
-        let (config, store) = (config.clone(), store.clone());
-        move || run(config.clone(), store.clone())
+    let places = Arc::new(Places::new());
+    let zone = runner.zone();
+    for job in runner.jobs() {
+        tracing::info!(%job, schedule = job.schedule(), "scheduled");
+        let (runner, places) = (runner.clone(), places.clone());
+        let trigger = tokio_cron_scheduler::Job::new_async_tz(job.schedule(), zone, move |_, _| {
+            Box::pin(run_due(runner.clone(), places.clone(), job))
+        });
+        scheduler.add(trigger?).await?;
+    }
+    let catch_up = {
+        let (runner, places) = (runner.clone(), places.clone());
+        move || {
+            for job in runner.jobs() {
+                tokio::spawn(run_due(runner.clone(), places.clone(), job));
+            }
+        }
     };
-    let audit = job(|_, store| Box::pin(async move { audit(&*store).await }));
-    scheduler.add(scheduled(AUDIT_SCHEDULE, zone, ("audit", AUDIT_LIMIT), audit)?).await?;
-    let expire = job(|config, store| Box::pin(async move { expire_reservations(&config, store).await }));
-    scheduler.add(scheduled(EXPIRE_SCHEDULE, zone, ("expire-reservations", JOB_LIMIT), expire)?).await?;
-    if config.payment_service.is_some() {
-        let reconcile = job(|config, store| Box::pin(async move { reconcile_recharges(&config, store).await }));
-        scheduler.add(scheduled(RECONCILE_SCHEDULE, zone, ("reconcile-recharges", JOB_LIMIT), reconcile)?).await?;
-    }
-    if config.data.redis.is_some() {
-        let reconcile = job(|config, store| Box::pin(async move { reconcile_cache(&config, store, false).await }));
-        scheduler.add(scheduled(RECONCILE_CACHE_SCHEDULE, zone, ("reconcile-cache", JOB_LIMIT), reconcile)?).await?;
-    }
+    catch_up();
+    let trigger = tokio_cron_scheduler::Job::new_tz(CATCH_UP_SCHEDULE, zone, move |_, _| catch_up());
+    scheduler.add(trigger?).await?;
     scheduler.start().await?;
     tracing::info!(%zone, "waiting for the schedules");
-    stop.await;
+    stop.cancelled().await;
     scheduler.shutdown().await?;
+    places.until_free().await;
     Ok(())
 }
 
-/// One run of a job.
-type Running = Pin<Box<dyn Future<Output = anyhow::Result<ExitCode>> + Send>>;
+/// One run at a time of each job in this process.
+struct Places(Vec<Arc<Semaphore>>);
 
-/// A job that logs when it fails or takes longer than its limit. While it runs it does not
-/// begin again.
-fn scheduled(
-    schedule: &str,
-    zone: chrono_tz::Tz,
-    (name, limit): (&'static str, Duration),
-    job: impl Fn() -> Running + Send + Sync + 'static,
-) -> anyhow::Result<Job> {
-    tracing::info!(name, schedule, "scheduled");
-    let place = Arc::new(Semaphore::new(1));
-    let run = move |_, _| -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        let Ok(place) = place.clone().try_acquire_owned() else {
-            tracing::warn!(name, "the job is still running, and left out this time");
-            return Box::pin(std::future::ready(()));
-        };
-        let running = job();
-        Box::pin(async move {
-            match tokio::time::timeout(limit, running).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => tracing::error!(%error, name, "job failed"),
-                Err(_) => tracing::error!(name, "the job took too long and was given up"),
+impl Places {
+    fn new() -> Self {
+        Self(Job::ALL.iter().map(|_| Arc::new(Semaphore::new(1))).collect())
+    }
+
+    fn of(&self, job: Job) -> Arc<Semaphore> {
+        let number = Job::ALL.iter().position(|known| *known == job).unwrap_or_default();
+        self.0[number].clone()
+    }
+
+    /// Waits until the runs have ended, for a bounded time.
+    async fn until_free(&self) {
+        let free = async {
+            for place in &self.0 {
+                let _ = place.acquire().await;
             }
-            drop(place);
-        })
-    };
-    Ok(Job::new_async_tz(schedule, zone, run)?)
+        };
+        if tokio::time::timeout(STOP_TIMEOUT, free).await.is_err() {
+            tracing::warn!("a run did not end in time");
+        }
+    }
 }
 
-async fn audit(store: &dyn Store) -> anyhow::Result<ExitCode> {
-    let report = audit::audit(store).await?;
-    for difference in &report.differences {
-        println!("{difference}");
+async fn run_due(runner: Arc<Runner>, places: Arc<Places>, job: Job) {
+    let Ok(_place) = places.of(job).try_acquire_owned() else { return };
+    match runner.run_due(job, &Shown::of(job)).await {
+        Ok(None) => {}
+        Ok(Some(report)) => {
+            for line in &report.lines {
+                println!("{line}");
+            }
+            if !report.is_good {
+                tracing::error!(%job, "the run found what should not be");
+            }
+        }
+        Err(error) => tracing::error!(%error, %job, "the run failed, and is begun again"),
     }
-    println!("audit: {} users, {} differences", report.users, report.difference_count);
-    if report.difference_count == 0 {
-        return Ok(ExitCode::SUCCESS);
-    }
-    tracing::error!(differences = report.difference_count, "the books do not balance");
-    Ok(ExitCode::FAILURE)
 }
 
-async fn expire_reservations(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<ExitCode> {
-    let swept = app::sweep(config, store, SystemClock).await?;
-    println!("expire-reservations: {} holds freed, {} failed", swept.freed, swept.failed);
-    Ok(if swept.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+/// Shows how far a run has got: on a terminal in place, otherwise in a log line now and then.
+struct Shown {
+    job: Job,
+    done: AtomicU64,
+    begun: Instant,
+    /// Seconds after `begun` at which it was last shown.
+    shown: AtomicU64,
 }
 
-async fn reconcile_recharges(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<ExitCode> {
-    let Reconciled { credited, failed, expired, left, errors } =
-        app::reconcile_recharges(config, store, SystemClock).await?;
-    println!(
-        "reconcile-recharges: {credited} credited, {failed} failed, {expired} expired, {left} left, {errors} errors"
-    );
-    Ok(if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+/// Seconds between two log lines.
+const SHOW_EVERY: u64 = 5;
+
+impl Shown {
+    fn of(job: Job) -> Self {
+        Self { job, done: AtomicU64::new(0), begun: Instant::now(), shown: AtomicU64::new(0) }
+    }
 }
 
-async fn reconcile_cache(config: &Config, store: Arc<dyn Store>, is_dry_run: bool) -> anyhow::Result<ExitCode> {
-    let Some(reconciled) = app::reconcile_cache(config, store, SystemClock, is_dry_run).await? else {
-        println!("reconcile-cache: data.redis is not configured; there is nothing to compare");
-        return Ok(ExitCode::SUCCESS);
-    };
-    for difference in &reconciled.differences {
-        println!("{difference}");
+impl Display for Shown {
+    fn advance(&self, items: u64) {
+        let done = self.done.fetch_add(items, Ordering::Relaxed) + items;
+        let seconds = self.begun.elapsed().as_secs();
+        if std::io::stderr().is_terminal() {
+            eprint!("\r{}: {done} users in {seconds} s ", self.job);
+        } else if seconds >= self.shown.load(Ordering::Relaxed) + SHOW_EVERY {
+            self.shown.store(seconds, Ordering::Relaxed);
+            tracing::info!(job = %self.job, done, seconds, "in progress");
+        }
     }
-    let (compared, differing, repaired) = (reconciled.compared, reconciled.differing, reconciled.repaired);
-    println!("reconcile-cache: {compared} compared, {differing} differing, {repaired} repaired");
-    if differing > 0 {
-        tracing::error!(differing, repaired, "Redis and the database differed");
-    }
-    Ok(if repaired == differing { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

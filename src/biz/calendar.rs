@@ -47,6 +47,14 @@ impl Month {
     pub fn of(day: NaiveDate) -> Self {
         Self { year: day.year(), month: day.month() }
     }
+
+    /// The month after it.
+    pub fn next(self) -> Self {
+        match self.month {
+            12 => Self { year: self.year + 1, month: 1 },
+            month => Self { month: month + 1, ..self },
+        }
+    }
 }
 
 impl fmt::Display for Month {

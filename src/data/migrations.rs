@@ -38,6 +38,7 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0006_recharge_orders"),
     pair!("0007_request_caps"),
     pair!("0008_api_key_quotas"),
+    pair!("0009_job_runs"),
 ];
 
 /// Brings a MySQL schema up to date, one process at a time.

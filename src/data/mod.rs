@@ -22,6 +22,8 @@ use crate::biz::{
     low::LowStore,
     recharge::order::OrderStore,
     record::RecordStore,
+    reset::QuotaRows,
+    runs::RunStore,
     settlement::{ledger::Ledger, transaction::TransactionStore},
     statistics::Statistics,
 };
@@ -39,6 +41,8 @@ pub trait Store:
     + RecordStore
     + Statistics
     + AuditStore
+    + RunStore
+    + QuotaRows
 {
     /// Gives the records of the service this one replaces their days, and the daily
     /// rollup what it lacks of them. Does nothing the second time.

@@ -14,6 +14,8 @@ mod limits;
 mod low;
 mod orders;
 mod reads;
+mod reset;
+mod runs;
 mod statement;
 mod transactions;
 

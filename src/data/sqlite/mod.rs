@@ -12,7 +12,9 @@ mod limits;
 mod low;
 mod orders;
 mod reads;
+mod reset;
 mod row;
+mod runs;
 mod transactions;
 mod writer;
 

@@ -1,0 +1,298 @@
+//! The regular jobs: their schedules, and their runs. Any number of processes may know the
+//! schedules; each period of a job is run once, by one of them. A period that nobody ran
+//! when it began is run by the first that is there.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow};
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use croner::{Cron, parser::CronParser};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::jobs;
+use crate::{
+    biz::{
+        audit,
+        calendar::{Calendar, Clock},
+        error::StoreError,
+        progress::Progress,
+        reset::reset_quotas,
+        runs::{Begun, LEASE, Run},
+    },
+    config::Config,
+    data::Store,
+};
+
+/// A regular job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Job {
+    /// Open this month and the next for every user.
+    ResetQuotas,
+    /// Free the holds of reservations that are past their expiry.
+    ExpireReservations,
+    /// Look up the top-ups that stay pending at payment-service, and settle them.
+    ReconcileRecharges,
+    /// Compare what Redis has of accounts and API keys with the database, and drop from it
+    /// what differs.
+    ReconcileCache,
+    /// Prove that every balance, quota and rollup follows from its history.
+    Audit,
+}
+
+impl Job {
+    pub const ALL: [Self; 5] =
+        [Self::ResetQuotas, Self::ExpireReservations, Self::ReconcileRecharges, Self::ReconcileCache, Self::Audit];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ResetQuotas => "reset-quotas",
+            Self::ExpireReservations => "expire-reservations",
+            Self::ReconcileRecharges => "reconcile-recharges",
+            Self::ReconcileCache => "reconcile-cache",
+            Self::Audit => "audit",
+        }
+    }
+
+    /// In the billing zone: second, minute, hour, day of month, month, day of week.
+    pub fn schedule(self) -> &'static str {
+        match self {
+            Self::ResetQuotas => "0 0 0 1 * *",
+            Self::ExpireReservations => "0 * * * * *",
+            Self::ReconcileRecharges => "0 */5 * * * *",
+            Self::ReconcileCache => "30 */5 * * * *",
+            Self::Audit => "0 30 3 * * *",
+        }
+    }
+
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::ResetQuotas => "open this month and the next for every user",
+            Self::ExpireReservations => "free the holds of reservations that are past their expiry",
+            Self::ReconcileRecharges => "look up pending top-ups at payment-service, and settle them",
+            Self::ReconcileCache => "compare Redis with the database, and drop from it what differs",
+            Self::Audit => "prove that balances, quotas and rollups follow from their history; exit 1 if not",
+        }
+    }
+
+    /// How long a run may take; one that hangs must not keep the next ones from running.
+    fn limit(self) -> Duration {
+        match self {
+            Self::ResetQuotas | Self::Audit => Duration::from_secs(6 * 3_600),
+            _ => Duration::from_secs(30 * 60),
+        }
+    }
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What a run has to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The last one sums it up.
+    pub lines: Vec<String>,
+    /// Whether all is as it should be.
+    pub is_good: bool,
+}
+
+/// How a run is shown while it goes on.
+pub trait Display: Send + Sync {
+    /// So many items more are done.
+    fn advance(&self, items: u64);
+}
+
+/// How often a lease is renewed.
+const RENEWAL: Duration = LEASE.checked_div(4).unwrap();
+
+/// Runs jobs.
+pub struct Runner {
+    config: Arc<Config>,
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    calendar: Calendar,
+    stop: CancellationToken,
+}
+
+impl Runner {
+    pub fn new(config: Arc<Config>, store: Arc<dyn Store>, clock: Arc<dyn Clock>, stop: CancellationToken) -> Self {
+        let calendar = Calendar::new(config.billing.timezone, clock.clone());
+        Self { config, store, clock, calendar, stop }
+    }
+
+    /// The jobs that the configuration has a use for.
+    pub fn jobs(&self) -> impl Iterator<Item = Job> + '_ {
+        Job::ALL.into_iter().filter(|job| match job {
+            Job::ReconcileRecharges => self.config.payment_service.is_some(),
+            Job::ReconcileCache => self.config.data.redis.is_some(),
+            _ => true,
+        })
+    }
+
+    /// In which the schedules are.
+    pub fn zone(&self) -> chrono_tz::Tz {
+        self.config.billing.timezone
+    }
+
+    /// When a period begins next.
+    ///
+    /// # Errors
+    /// None of the schedules there are.
+    pub fn next(&self, job: Job) -> anyhow::Result<DateTime<Utc>> {
+        let now = self.calendar.now().utc.with_timezone(&self.config.billing.timezone);
+        Ok(schedule(job)?.find_next_occurrence(&now, false)?.to_utc())
+    }
+
+    /// The period that a job is in: when it began, by the clock of the billing zone. What
+    /// the job depends on makes another period of it.
+    fn period(&self, job: Job) -> anyhow::Result<String> {
+        let now = self.calendar.now().utc.with_timezone(&self.config.billing.timezone);
+        let began = schedule(job)?.find_previous_occurrence(&now, true)?;
+        let began = began.to_utc().format("%Y-%m-%dT%H:%M:%SZ");
+        Ok(match job {
+            // Quotas that are configured anew are those of the next month.
+            Job::ResetQuotas => format!("{began} {}", self.quotas_configured()),
+            _ => began.to_string(),
+        })
+    }
+
+    /// A short name of the free quotas that are configured.
+    fn quotas_configured(&self) -> String {
+        use sha2::{Digest, Sha256};
+        let quotas: Vec<String> =
+            self.config.catalog().iter().map(|(service, plan)| format!("{service}={}", plan.free_quota)).collect();
+        let hash = Sha256::digest(quotas.join(","));
+        hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Runs a job if its period was not run yet and nobody runs it; `None` otherwise.
+    ///
+    /// # Errors
+    /// The run failed, was cut short or took too long: it is begun again later.
+    pub async fn run_due(&self, job: Job, display: &dyn Display) -> anyhow::Result<Option<Report>> {
+        self.run(job, self.period(job)?, display).await
+    }
+
+    /// Runs a job now, whatever was run; `None` where another process runs it.
+    ///
+    /// # Errors
+    /// As [`Self::run_due`].
+    pub async fn run_now(&self, job: Job, display: &dyn Display) -> anyhow::Result<Option<Report>> {
+        self.run(job, format!("now {}", Uuid::now_v7()), display).await
+    }
+
+    async fn run(&self, job: Job, period: String, display: &dyn Display) -> anyhow::Result<Option<Report>> {
+        let run = Run { job: job.name(), period, owner: Uuid::now_v7().to_string() };
+        let Begun::Ours { position } = self.store.begin_run(&run).await? else { return Ok(None) };
+        if position.is_some() {
+            tracing::info!(%job, "going on where the last run got to");
+        }
+        let progress = RunProgress { store: &*self.store, run: &run, display, position: Mutex::new(position) };
+        let done = tokio::select! {
+            done = self.perform(job, &progress) => done,
+            () = self.lose_lease(&run) => Err(anyhow!("the lease of the run is lost")),
+            () = tokio::time::sleep(job.limit()) => Err(anyhow!("the run took too long")),
+            () = self.stop.cancelled() => Err(anyhow!("the run was cut short")),
+        };
+        if let Err(error) = self.store.end_run(&run, done.is_ok()).await {
+            tracing::warn!(%error, %job, "the lease of the run ends by itself");
+        }
+        done.map(Some)
+    }
+
+    /// Returns when the lease can't be renewed any more.
+    async fn lose_lease(&self, run: &Run) {
+        loop {
+            tokio::time::sleep(RENEWAL).await;
+            // An outage of the database ends the run by itself, or passes before the lease.
+            if matches!(self.store.renew_run(run, None).await, Ok(false)) {
+                return;
+            }
+        }
+    }
+
+    async fn perform(&self, job: Job, progress: &dyn Progress) -> anyhow::Result<Report> {
+        let (config, store) = (&*self.config, self.store.clone());
+        match job {
+            Job::ResetQuotas => {
+                let reset = reset_quotas(&*store, &config.catalog(), self.calendar.now(), progress).await?;
+                let named = reset.named.iter().map(|user| format!("reset-quotas: user {user} was left out"));
+                let sum = format!("reset-quotas: {} users open, {} failed", reset.users, reset.failed);
+                Ok(Report { lines: named.chain([sum]).collect(), is_good: reset.failed == 0 })
+            }
+            Job::ExpireReservations => {
+                let swept = jobs::sweep(config, store, self.clock.clone()).await?;
+                let line = format!("expire-reservations: {} holds freed, {} failed", swept.freed, swept.failed);
+                Ok(Report { lines: vec![line], is_good: swept.failed == 0 })
+            }
+            Job::ReconcileRecharges => {
+                let done = jobs::reconcile_recharges(config, store, self.clock.clone()).await?;
+                let line = format!(
+                    "reconcile-recharges: {} credited, {} failed, {} expired, {} left, {} errors",
+                    done.credited, done.failed, done.expired, done.left, done.errors
+                );
+                Ok(Report { lines: vec![line], is_good: done.errors == 0 })
+            }
+            Job::ReconcileCache => self.compare_cache(false).await,
+            Job::Audit => {
+                let report = audit::audit(&*store).await?;
+                let differences = report.differences.iter().map(ToString::to_string);
+                let sum = format!("audit: {} users, {} differences", report.users, report.difference_count);
+                Ok(Report { lines: differences.chain([sum]).collect(), is_good: report.difference_count == 0 })
+            }
+        }
+    }
+
+    /// What [`Job::ReconcileCache`] finds, and mends unless this is a dry run.
+    ///
+    /// # Errors
+    /// Redis or the database does not answer.
+    pub async fn compare_cache(&self, is_dry_run: bool) -> anyhow::Result<Report> {
+        let clock = self.clock.clone();
+        let Some(found) = jobs::reconcile_cache(&self.config, self.store.clone(), clock, is_dry_run).await? else {
+            let line = "reconcile-cache: data.redis is not configured; there is nothing to compare".into();
+            return Ok(Report { lines: vec![line], is_good: true });
+        };
+        let differences = found.differences.iter().map(ToString::to_string);
+        let (compared, differing, repaired) = (found.compared, found.differing, found.repaired);
+        let sum = format!("reconcile-cache: {compared} compared, {differing} differing, {repaired} repaired");
+        Ok(Report { lines: differences.chain([sum]).collect(), is_good: repaired == differing })
+    }
+}
+
+fn schedule(job: Job) -> anyhow::Result<Cron> {
+    let parser = CronParser::builder().seconds(croner::parser::Seconds::Required).build();
+    parser.parse(job.schedule()).with_context(|| format!("the schedule of {job}"))
+}
+
+/// The progress of a run, kept with its lease.
+struct RunProgress<'r> {
+    store: &'r dyn Store,
+    run: &'r Run,
+    display: &'r dyn Display,
+    position: Mutex<Option<String>>,
+}
+
+#[async_trait]
+impl Progress for RunProgress<'_> {
+    fn position(&self) -> Option<String> {
+        self.position.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn reached(&self, position: &str, items: u64) -> Result<(), StoreError> {
+        if !self.store.renew_run(self.run, Some(position)).await? {
+            return Err(StoreError::Unavailable("the lease of the run is lost".into()));
+        }
+        *self.position.lock().unwrap_or_else(PoisonError::into_inner) = Some(position.to_owned());
+        self.display.advance(items);
+        Ok(())
+    }
+}

@@ -1,0 +1,59 @@
+//! Runs of regular jobs. However many processes know a schedule, each of its periods is
+//! run once: who runs a job holds its lease, and what was run is remembered.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::error::StoreError;
+
+/// How long a lease lasts that is not renewed. The database's clock tells, so that those
+/// of the processes may differ.
+pub const LEASE: Duration = Duration::from_secs(60);
+
+/// Runs that are this old are forgotten; longer than any period.
+pub const REMEMBERED: Duration = Duration::from_secs(60 * 24 * 3_600);
+
+/// A period of a job, and who would run it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    pub job: &'static str,
+    /// At most 64 characters.
+    pub period: String,
+    /// Unique among all processes.
+    pub owner: String,
+}
+
+/// What came of the attempt to begin a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Begun {
+    /// It is ours, and goes on from where it got to.
+    Ours { position: Option<String> },
+    /// Another process runs the job, this period or another.
+    Elsewhere,
+    /// The period was run.
+    Done,
+}
+
+/// Where runs are kept.
+#[async_trait]
+pub trait RunStore: Send + Sync + 'static {
+    /// Takes the lease of the job, unless another has it or the period was run.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Conflict`], [`StoreError::Failed`].
+    async fn begin_run(&self, run: &Run) -> Result<Begun, StoreError>;
+
+    /// Renews the lease, and keeps where the run got to; false when the lease is lost, and
+    /// the run must end.
+    ///
+    /// # Errors
+    /// As [`Self::begin_run`].
+    async fn renew_run(&self, run: &Run, position: Option<&str>) -> Result<bool, StoreError>;
+
+    /// Gives the lease back. A period that is not done can be begun again at once.
+    ///
+    /// # Errors
+    /// As [`Self::begin_run`]; the lease then ends by itself.
+    async fn end_run(&self, run: &Run, is_done: bool) -> Result<(), StoreError>;
+}
