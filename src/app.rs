@@ -12,7 +12,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use chrono::TimeDelta;
-use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::ServingStatus;
 
@@ -27,7 +27,7 @@ use crate::{
     config::Config,
     data::Store,
     server::{self, CallbackGuard, Ops, Parts},
-    service::{Api, metrics::Metrics, rest::Rest},
+    service::{Api, MAX_EXPORTS, metrics::Metrics, rest::Rest},
 };
 
 use self::{
@@ -106,6 +106,7 @@ impl App {
             calendar: calendar.clone(),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
+            exports: Arc::new(Semaphore::new(MAX_EXPORTS)),
             currency: config.billing.currency.clone(),
             reservation_ttl: TimeDelta::from_std(config.billing.reservation_ttl)?,
         });

@@ -3,6 +3,7 @@
 
 mod account;
 mod convert;
+mod export;
 pub mod grpc;
 mod idempotency;
 mod limit;
@@ -22,6 +23,7 @@ pub mod timestamp;
 use std::sync::Arc;
 
 use chrono::TimeDelta;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use self::metrics::Metrics;
@@ -38,6 +40,8 @@ use crate::biz::{
     settlement::{engine::Engine, transaction::TransactionStore},
     statistics::Statistics,
 };
+
+pub use self::export::MAX_EXPORTS;
 
 /// The generated messages and services of `proto/billing/v1`.
 pub mod proto {
@@ -67,6 +71,8 @@ pub struct Api {
     pub metrics: Arc<Metrics>,
     /// ISO 4217 code of every amount.
     pub currency: String,
+    /// A permit for each export of records.
+    pub exports: Arc<Semaphore>,
     /// What goes on when its caller goes away.
     pub tasks: TaskTracker,
     /// How long a reservation holds what it took.

@@ -29,7 +29,7 @@ impl Api {
         Ok(ListRecordsReply { records: records.iter().map(record).collect(), total: int32(total), next_page_token })
     }
 
-    fn record_filter(&self, request: &ListRecordsRequest) -> Result<RecordFilter> {
+    pub(super) fn record_filter(&self, request: &ListRecordsRequest) -> Result<RecordFilter> {
         let service = self.optional_service(&request.service_name)?;
         let kind = match request.r#type {
             0 => None,

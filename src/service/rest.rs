@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    body::Bytes,
+    body::{Body, Bytes},
     extract::{FromRequest, Query, RawPathParams, Request, State, rejection::RawPathParamsRejection},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use http::{HeaderValue, Method, StatusCode, header::RETRY_AFTER};
+use http::{
+    HeaderValue, Method, StatusCode,
+    header::{CONTENT_DISPOSITION, CONTENT_TYPE, RETRY_AFTER},
+};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
@@ -64,6 +67,7 @@ pub fn public_routes() -> Router<Rest> {
         .route("/api/v1/billing/recharge/{order_id}", get(rpc!(get_recharge_order)))
         .route("/api/v1/billing/recharges", get(rpc!(list_recharge_orders)))
         .route("/api/v1/billing/records", get(rpc!(list_records)))
+        .route("/api/v1/billing/records.csv", get(export_records))
         .route("/api/v1/billing/stats/today", get(rpc!(get_stats_today)))
         .route("/api/v1/billing/stats/month", get(rpc!(get_stats_month)))
         .route("/api/v1/billing/stats/summary", get(rpc!(get_stats_summary)))
@@ -92,6 +96,24 @@ pub fn internal_routes() -> Router<Rest> {
 /// The route that payment-service calls.
 pub fn callback_route() -> Router<Rest> {
     Router::new().route(CALLBACK_PATH, post(recharge_callback))
+}
+
+/// Whatever the style: CSV has no envelope. Errors have the style's.
+async fn export_records(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
+    let answer = match message(path, request, IdSource::None).await {
+        Ok(message) => rest.api.export_records(message).await,
+        Err(error) => Err(error),
+    };
+    match answer {
+        Ok(lines) => {
+            let headers = [
+                (CONTENT_TYPE, "text/csv; charset=utf-8"),
+                (CONTENT_DISPOSITION, "attachment; filename=\"records.csv\""),
+            ];
+            (headers, Body::from_stream(lines)).into_response()
+        }
+        Err(error) => failure(rest.style, &error),
+    }
 }
 
 async fn recharge(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
