@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -109,13 +112,22 @@ impl Outbox {
 
     /// Tells `cache` all there is, as it comes, until `stop`.
     pub async fn deliver(&self, cache: &dyn AccountCache, stop: &CancellationToken) {
+        let mut retry_at = Instant::now();
         loop {
-            while self.tell_changes(cache).await {}
-            let has_failed = !self.tell_stale(cache).await;
+            let has_told = self.tell_changes(cache).await;
+            // In turns: there may be no end of changes. While it does not answer there may
+            // be no end of what is stale either, so that is not gone through at every news.
+            if Instant::now() >= retry_at && !self.tell_stale(cache).await {
+                retry_at = Instant::now() + RETRY;
+            }
+            if has_told {
+                continue;
+            }
+            let has_stale = self.has_stale();
             tokio::select! {
                 () = self.news.notified() => {}
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(RETRY), if has_failed => {}
+                () = sleep_until(retry_at), if has_stale => {}
             }
         }
     }
@@ -143,12 +155,18 @@ impl Outbox {
         true
     }
 
+    fn has_stale(&self) -> bool {
+        let waiting = self.lock();
+        waiting.everything || !waiting.stale.is_empty()
+    }
+
     /// Tells what is to be forgotten; false when some of it could not be told.
     async fn tell_stale(&self, cache: &dyn AccountCache) -> bool {
+        let mut is_told = true;
         if self.lock().everything {
-            let is_cleared = cache.clear().await.is_ok();
+            is_told = cache.clear().await.is_ok();
             let mut waiting = self.lock();
-            waiting.everything = !is_cleared;
+            waiting.everything = !is_told;
             self.is_busy.store(!waiting.is_empty(), Ordering::Release);
         }
         let stale: Vec<Subject> = {
@@ -160,10 +178,10 @@ impl Outbox {
         for chunk in stale.chunks(CHUNK) {
             // In a cluster some may fail where others do not.
             let failed = cache.forget(chunk).await;
+            is_told &= failed.is_empty();
             self.told(chunk.iter().cloned(), failed);
         }
-        let waiting = self.lock();
-        waiting.stale.is_empty() && !waiting.everything
+        is_told
     }
 
     fn told(&self, subjects: impl Iterator<Item = Subject>, failed: Vec<Subject>) {
@@ -179,5 +197,112 @@ impl Outbox {
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        sync::{
+            Arc,
+            atomic::{AtomicI64, Ordering::Relaxed},
+        },
+    };
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::biz::{
+        account::Balance,
+        error::StoreError,
+        ids::UserId,
+        money::Money,
+        read_model::{
+            cache::{Fence, Found},
+            entry::AccountChange,
+        },
+    };
+
+    /// There is news again whenever it was told some.
+    struct Busy {
+        outbox: Arc<Outbox>,
+        version: AtomicI64,
+        forgets: Notify,
+        /// Whether it does what it is told.
+        answers: bool,
+        forgotten: AtomicI64,
+    }
+
+    impl Busy {
+        fn new(answers: bool) -> Self {
+            let (outbox, version, forgotten) = Default::default();
+            Self { outbox, version, forgets: Notify::new(), answers, forgotten }
+        }
+
+        fn next(&self) -> Change {
+            let before = self.version.fetch_add(1, Relaxed);
+            // In an outage each is another user's.
+            let user = UserId::from_stored(if self.answers { "busy".to_owned() } else { format!("u{before}") });
+            let balance = Balance { amount: Money::ZERO, held: Money::ZERO, version: before + 1 };
+            Change::Account(AccountChange { user, before, balance, requests: None, quotas: BTreeMap::new() })
+        }
+    }
+
+    #[async_trait]
+    impl AccountCache for Busy {
+        async fn look(&self, _: &Subject) -> Result<Option<Found>, StoreError> {
+            Ok(None)
+        }
+
+        async fn fence(&self, _: &Subject) -> Result<Fence, StoreError> {
+            Ok(Fence(0))
+        }
+
+        async fn store(&self, _: Fence, _: Found) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        async fn apply(&self, changes: &[Change]) -> Vec<Subject> {
+            self.outbox.changed(vec![self.next()]);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            if self.answers { Vec::new() } else { changes.iter().map(Change::subject).collect() }
+        }
+
+        async fn forget(&self, subjects: &[Subject]) -> Vec<Subject> {
+            self.forgets.notify_one();
+            self.forgotten.fetch_add(1, Relaxed);
+            if self.answers { Vec::new() } else { subjects.to_vec() }
+        }
+
+        async fn clear(&self) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_stale_is_forgotten_while_changes_have_no_end() {
+        let cache = Busy::new(true);
+        let stale = Subject::User(UserId::from_stored("stale"));
+        cache.outbox.changed(vec![cache.next()]);
+        cache.outbox.forget(&[stale]);
+        let stop = CancellationToken::new();
+        let delivering = cache.outbox.deliver(&cache, &stop);
+        let forgotten = tokio::time::timeout(Duration::from_secs(10), cache.forgets.notified());
+        tokio::select! {
+            () = delivering => panic!("it was not stopped"),
+            in_time = forgotten => in_time.expect("it is forgotten in between"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cache_that_does_not_answer_is_not_told_all_that_is_stale_at_every_news() {
+        let cache = Busy::new(false);
+        cache.outbox.changed(vec![cache.next()]);
+        let stop = CancellationToken::new();
+        let delivering = cache.outbox.deliver(&cache, &stop);
+        let _ = tokio::time::timeout(Duration::from_secs(1), delivering).await;
+        assert!(cache.version.load(Relaxed) > 100);
+        assert!((2..=20).contains(&cache.forgotten.load(Relaxed)), "{:?}", cache.forgotten);
     }
 }
