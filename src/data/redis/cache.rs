@@ -90,7 +90,7 @@ impl RedisCache {
     /// subjects whose command may not have been carried out.
     async fn send(&self, commands: Vec<(Subject, String, Cmd)>) -> Vec<Subject> {
         let mut failed = Vec::new();
-        let mut by_node: HashMap<usize, (Arc<Node>, Vec<(Subject, Cmd)>)> = HashMap::new();
+        let mut by_node: HashMap<usize, OfNode> = HashMap::new();
         for (subject, key, command) in commands {
             match self.topology.node_of(&key) {
                 Ok(node) => {
@@ -147,6 +147,9 @@ impl RedisCache {
         ttl - (Uuid::now_v7().as_u128() % 1_024) as u64 * (ttl / 10) / 1_024
     }
 }
+
+/// A node, and what it is sent.
+type OfNode = (Arc<Node>, Vec<(Subject, Cmd)>);
 
 type Commands<'a> = Vec<&'a (Subject, Cmd)>;
 
