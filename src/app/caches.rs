@@ -34,6 +34,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(2);
 const SHOW_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a process that ends tries to tell the shared cache what it changed.
 const TELL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two attempts at that.
+const TELL_PAUSE: Duration = Duration::from_millis(20);
 /// How often an embedded database is asked whether another process, such as cron, changed it.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -178,9 +180,15 @@ pub(super) fn of_job(config: &Config) -> Arc<Caches> {
     Arc::new(Caches::new(Arc::new(MemoryCache::new(0)), Trust::WhileFar(Duration::ZERO), redis))
 }
 
-/// Tells the shared cache what a job changed.
+/// Tells the shared cache what this process changed. A job may be done before it has a
+/// connection.
 pub(super) async fn tell(caches: &Caches) {
-    if !matches!(tokio::time::timeout(TELL_TIMEOUT, caches.flush()).await, Ok(true)) {
+    let told = async {
+        while !caches.flush().await {
+            sleep(TELL_PAUSE).await;
+        }
+    };
+    if tokio::time::timeout(TELL_TIMEOUT, told).await.is_err() {
         tracing::warn!("the cache does not answer; reconcile-cache mends what it has missed");
     }
 }

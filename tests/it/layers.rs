@@ -40,7 +40,7 @@ fn layers_know_only_what_lies_inward_of_them() {
         ("data", &["axum", "crate::sandbox", "crate::service", "crate::server", "crate::app", "crate::config"]),
         ("data/mysql", &["tonic"]),
         ("data/sqlite", &["tonic"]),
-        ("service", &["sqlx", "rusqlite", "redis", "crate::data", "crate::sandbox", "crate::server", "crate::app"]),
+        ("service", &["sqlx", "rusqlite", "redis::", "crate::data", "crate::sandbox", "crate::server", "crate::app"]),
     ];
     for (layer, forbidden) in rules {
         let files = sources(&src.join(layer));

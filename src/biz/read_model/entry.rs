@@ -206,19 +206,19 @@ impl Change {
     }
 
     /// This change and the one that followed it, as one; `None` when others came between.
-    pub fn then(self, later: Change) -> Option<Change> {
+    pub fn then(&self, later: &Change) -> Option<Change> {
         if later.before() != self.after() {
             return None;
         }
         match (self, later) {
-            (Self::Account(first), Self::Account(mut second)) => {
-                let mut quotas = first.quotas;
-                quotas.append(&mut second.quotas);
+            (Self::Account(first), Self::Account(second)) => {
+                let mut quotas = first.quotas.clone();
+                quotas.extend(second.quotas.iter().map(|(key, quota)| (key.clone(), *quota)));
                 let requests = second.requests.or(first.requests);
-                Some(Self::Account(AccountChange { before: first.before, requests, quotas, ..second }))
+                Some(Self::Account(AccountChange { before: first.before, requests, quotas, ..second.clone() }))
             }
             (Self::ApiKey(first), Self::ApiKey(second)) => {
-                Some(Self::ApiKey(KeyChange { before: first.before, ..second }))
+                Some(Self::ApiKey(KeyChange { before: first.before.clone(), ..second.clone() }))
             }
             _ => None,
         }
@@ -268,10 +268,10 @@ mod tests {
 
     #[test]
     fn changes_that_follow_each_other_are_one() {
-        let both = change(3, "a", 2).then(change(4, "b", 7)).unwrap();
+        let both = change(3, "a", 2).then(&change(4, "b", 7)).unwrap();
         let Applied::Next(next) = both.apply(&entry(3, 1)) else { panic!("not applied") };
         let used = |service: &str| next.account().unwrap().quota(key(service).0, &key(service).1).unwrap().used;
         assert_eq!((used("a"), used("b"), next.version()), (2, 7, Version::Account(5)));
-        assert_eq!(change(3, "a", 2).then(change(5, "b", 7)), None);
+        assert_eq!(change(3, "a", 2).then(&change(5, "b", 7)), None);
     }
 }

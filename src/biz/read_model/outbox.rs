@@ -25,6 +25,8 @@ use super::{
 const CHUNK: usize = 256;
 /// Subjects that may wait; with one more, the cache forgets all it has.
 const MAX_WAITING: usize = 100_000;
+/// Changes of one subject that may wait and do not follow each other.
+const MAX_OF_ONE: usize = 16;
 /// Between two attempts at what could not be told.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -39,7 +41,8 @@ pub(super) struct Outbox {
 
 #[derive(Default)]
 struct Waiting {
-    changes: HashMap<Subject, Change>,
+    /// In order; those that follow each other are one.
+    changes: HashMap<Subject, Vec<Change>>,
     /// To be forgotten: changes were missed, or could not be told.
     stale: HashSet<Subject>,
     under_way: HashSet<Subject>,
@@ -68,14 +71,20 @@ impl Waiting {
         if self.stale.contains(&subject) {
             return;
         }
-        match self.changes.remove(&subject) {
-            None => drop(self.changes.insert(subject, change)),
-            Some(first) => match first.then(change) {
-                Some(both) => drop(self.changes.insert(subject, both)),
-                None => drop(self.stale.insert(subject)),
+        let changes = self.changes.entry(subject.clone()).or_default();
+        match changes.pop() {
+            None => changes.push(change),
+            Some(last) => match last.then(&change) {
+                Some(both) => changes.push(both),
+                // Another process changed it in between.
+                None => changes.extend([last, change]),
             },
         }
-        self.bound();
+        if changes.len() > MAX_OF_ONE {
+            self.forget(subject);
+        } else {
+            self.bound();
+        }
     }
 
     fn bound(&mut self) {
@@ -153,7 +162,7 @@ impl Outbox {
         let changes: Vec<Change> = {
             let mut waiting = self.lock();
             let subjects: Vec<Subject> = waiting.changes.keys().take(CHUNK).cloned().collect();
-            let changes = subjects.iter().filter_map(|subject| waiting.changes.remove(subject)).collect();
+            let changes = subjects.iter().filter_map(|subject| waiting.changes.remove(subject)).flatten().collect();
             waiting.under_way.extend(subjects);
             changes
         };
@@ -167,16 +176,17 @@ impl Outbox {
 
     /// Tells what is to be forgotten; false when some of it could not be told.
     async fn tell_stale(&self, cache: &dyn AccountCache) -> bool {
+        let mut is_told = true;
         let clears = {
             let mut waiting = self.lock();
             waiting.is_clearing = std::mem::take(&mut waiting.everything);
             waiting.is_clearing
         };
         if clears {
-            let is_cleared = cache.clear().await.is_ok();
+            is_told = cache.clear().await.is_ok();
             let mut waiting = self.lock();
             waiting.is_clearing = false;
-            waiting.everything |= !is_cleared;
+            waiting.everything |= !is_told;
             self.is_busy.store(!waiting.is_empty(), Ordering::Release);
         }
         let stale: Vec<Subject> = {
@@ -188,10 +198,10 @@ impl Outbox {
         for chunk in stale.chunks(CHUNK) {
             // In a cluster some may fail where others do not.
             let failed = cache.forget(chunk).await;
+            is_told &= failed.is_empty();
             self.told(chunk.iter().cloned(), failed);
         }
-        let waiting = self.lock();
-        waiting.stale.is_empty() && !waiting.everything
+        is_told
     }
 
     fn told(&self, subjects: impl Iterator<Item = Subject>, failed: Vec<Subject>) {
@@ -207,5 +217,116 @@ impl Outbox {
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        sync::{
+            Arc,
+            atomic::{AtomicI64, Ordering::Relaxed},
+        },
+    };
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::biz::{
+        account::Balance,
+        error::StoreError,
+        ids::UserId,
+        money::Money,
+        read_model::{
+            cache::{Fence, Found},
+            entry::{AccountChange, Entry},
+        },
+    };
+
+    /// There is news again whenever it was told some.
+    struct Busy {
+        outbox: Arc<Outbox>,
+        version: AtomicI64,
+        forgets: Notify,
+        /// Whether it does what it is told.
+        answers: bool,
+        forgotten: AtomicI64,
+    }
+
+    impl Busy {
+        fn new(answers: bool) -> Self {
+            let (outbox, version, forgotten) = Default::default();
+            Self { outbox, version, forgets: Notify::new(), answers, forgotten }
+        }
+
+        fn next(&self) -> Change {
+            let before = self.version.fetch_add(1, Relaxed);
+            // In an outage each is another user's.
+            let user = UserId::from_stored(if self.answers { "busy".to_owned() } else { format!("u{before}") });
+            let balance = Balance { amount: Money::ZERO, held: Money::ZERO, version: before + 1 };
+            Change::Account(AccountChange { user, before, balance, requests: None, quotas: BTreeMap::new() })
+        }
+    }
+
+    #[async_trait]
+    impl AccountCache for Busy {
+        async fn look(&self, _: &Subject) -> Result<Option<Found>, StoreError> {
+            Ok(None)
+        }
+
+        async fn look_all(&self, _: &[Subject]) -> Result<Vec<Option<Arc<Entry>>>, StoreError> {
+            Ok(Vec::new())
+        }
+
+        async fn fence(&self, _: &Subject) -> Result<Fence, StoreError> {
+            Ok(Fence(0))
+        }
+
+        async fn store(&self, _: Fence, _: Found) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        async fn apply(&self, changes: &[Change]) -> Vec<Subject> {
+            self.outbox.changed(vec![self.next()]);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            if self.answers { Vec::new() } else { changes.iter().map(Change::subject).collect() }
+        }
+
+        async fn forget(&self, subjects: &[Subject]) -> Vec<Subject> {
+            self.forgets.notify_one();
+            self.forgotten.fetch_add(1, Relaxed);
+            if self.answers { Vec::new() } else { subjects.to_vec() }
+        }
+
+        async fn clear(&self) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_stale_is_forgotten_while_changes_have_no_end() {
+        let cache = Busy::new(true);
+        let stale = Subject::User(UserId::from_stored("stale"));
+        cache.outbox.changed(vec![cache.next()]);
+        cache.outbox.forget(&[stale]);
+        let stop = CancellationToken::new();
+        let delivering = cache.outbox.deliver(&cache, &stop);
+        let forgotten = tokio::time::timeout(Duration::from_secs(10), cache.forgets.notified());
+        tokio::select! {
+            () = delivering => panic!("it was not stopped"),
+            in_time = forgotten => in_time.expect("it is forgotten in between"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cache_that_does_not_answer_is_not_told_all_that_is_stale_at_every_news() {
+        let cache = Busy::new(false);
+        cache.outbox.changed(vec![cache.next()]);
+        let stop = CancellationToken::new();
+        let delivering = cache.outbox.deliver(&cache, &stop);
+        let _ = tokio::time::timeout(Duration::from_secs(1), delivering).await;
+        assert!(cache.version.load(Relaxed) > 100);
+        assert!((2..=20).contains(&cache.forgotten.load(Relaxed)), "{:?}", cache.forgotten);
     }
 }

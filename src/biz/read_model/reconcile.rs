@@ -144,7 +144,12 @@ impl Reconciler {
     async fn compare(&self, subject: &Subject) -> Result<Option<Difference>, StoreError> {
         let (mut first, mut pause) = (None, FIRST_PAUSE);
         for look in 1.. {
-            let Some(cached) = self.cache.look(subject).await? else { return Ok(None) };
+            let cached = match self.cache.look(subject).await {
+                Ok(Some(cached)) => cached,
+                Ok(None) => return Ok(None),
+                Err(StoreError::Failed(why)) => return Ok(Some(self.unreadable(subject, why).await?)),
+                Err(error) => return Err(error),
+            };
             let stored = self.stored(subject).await?;
             let by = distance(&cached.entry, stored.as_ref(), self.calendar.now().month);
             if by == Distance::default()
@@ -158,14 +163,20 @@ impl Reconciler {
                 return Ok(None);
             }
             if look == LOOKS {
-                let text = |entry: &Entry| format!("{} {:?}", entry.version(), entry);
-                let (cached, stored) = (text(&cached.entry), stored.as_ref().map_or_else(|| "nothing".into(), text));
+                let (cached, stored) = (text(Some(&*cached.entry)), text(stored.as_ref()));
                 return Ok(Some(Difference { subject: subject.clone(), by, cached, stored }));
             }
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
         Ok(None)
+    }
+
+    /// Nobody can tell how far an entry is off that is none of ours.
+    async fn unreadable(&self, subject: &Subject, why: String) -> Result<Difference, StoreError> {
+        let by = Distance { units: 1, ..Default::default() };
+        let stored = text(self.stored(subject).await?.as_ref());
+        Ok(Difference { subject: subject.clone(), by, cached: why, stored })
     }
 
     async fn stored(&self, subject: &Subject) -> Result<Option<Entry>, StoreError> {
@@ -178,6 +189,10 @@ impl Reconciler {
             Subject::ApiKey(key) => Some(Entry::ApiKey(key.clone(), self.key_quotas.key_quotas(key).await?)),
         })
     }
+}
+
+fn text(entry: Option<&Entry>) -> String {
+    entry.map_or_else(|| "nothing".into(), |entry| format!("{} {entry:?}", entry.version()))
 }
 
 /// Of the quotas those of this month are compared; a cached entry may not have them yet.
