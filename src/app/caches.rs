@@ -26,6 +26,8 @@ const NEAR_ENTRIES: usize = 100_000;
 /// that are far from every limit.
 const NEAR_AGE: Duration = Duration::from_millis(200);
 
+/// How long a check waits for Redis at most: the database is as near.
+const MAX_WAIT: Duration = Duration::from_millis(50);
 /// Accounts that are warmed in a second, a tenth of what checks may read from the database.
 const PREWARM_A_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(999);
 /// How long Redis is waited for, before what needs it.
@@ -73,7 +75,7 @@ pub(super) fn connect(redis: &config::Redis, times: ScriptTimes) -> Arc<RedisCac
         username: redis.username.clone(),
         password: redis.password.as_ref().map(|password| password.reveal().to_owned()),
         db: redis.db.into(),
-        read_timeout: redis.read_timeout,
+        read_timeout: redis.read_timeout.min(MAX_WAIT),
         write_timeout: redis.write_timeout,
         ttl: redis.ttl,
     };

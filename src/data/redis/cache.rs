@@ -29,8 +29,6 @@ use crate::biz::{
     },
 };
 
-/// How long a check waits for Redis at most: the database is as near.
-const MAX_WAIT: Duration = Duration::from_millis(50);
 /// How long a load may take; later it is not stored.
 const FENCE_MS: u64 = 10_000;
 
@@ -73,7 +71,7 @@ impl RedisCache {
         call.arg(arguments);
         let started = Instant::now();
         let budget = match script.is_awaited {
-            true => self.settings.read_timeout.min(MAX_WAIT),
+            true => self.settings.read_timeout,
             false => self.settings.write_timeout,
         };
         let answer = link.call(&call, budget).await;
