@@ -1,1 +1,7 @@
-//! What every cache keeps to, wherever it is.
+//! What every cache keeps to, wherever it is: in memory, in one Redis, in a cluster and
+//! behind sentinels.
+
+mod backends;
+mod races;
+mod states;
+mod stored;

@@ -1,0 +1,137 @@
+//! A load that takes its time never brings back what is over.
+
+use std::time::Duration;
+
+use billing_service::{biz::read_model::cache::AccountCache, data::redis::Mode};
+use rstest::rstest;
+
+use super::{
+    backends::{Backend, Caches, Cluster, Memory, Redis, Sentinel, connect_to, look, settings_of, store},
+    states::*,
+};
+use crate::harness::{redis::OwnRedis, wait::until};
+
+#[rstest]
+#[tokio::test]
+async fn a_slow_load_never_wins_over_a_newer_commit(#[values(Memory, Redis, Cluster, Sentinel)] on: Backend) {
+    let caches = Caches::start(on).await;
+    for (read, is_stored) in [(8, false), (9, false), (10, false), (11, true), (12, true)] {
+        let user = fresh_user();
+        let fence = caches.fence(&user_of(&user)).await;
+        // Told by another process, while nothing is cached. Late news of what came before
+        // does not make the load younger.
+        for (before, after) in [(9, 10), (10, 11), (8, 9)] {
+            assert_eq!(caches.other.apply(&[change(&user, before, after)]).await, vec![]);
+        }
+        caches.store(fence, &account(&user, read)).await;
+        let expected = is_stored.then(|| account(&user, read));
+        assert_eq!(caches.look(&user_of(&user)).await, expected, "{read}");
+    }
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_slow_load_does_not_replace_an_entry_that_was_changed_meanwhile(
+    #[values(Memory, Redis, Cluster, Sentinel)] on: Backend,
+) {
+    let caches = Caches::start(on).await;
+    let user = fresh_user();
+    caches.load(&account(&user, 1)).await;
+    let fence = caches.fence(&user_of(&user)).await;
+    caches.apply(&[change(&user, 1, 2)]).await;
+    caches.store(fence, &account(&user, 1)).await;
+    assert_eq!(caches.look(&user_of(&user)).await, Some(account(&user, 2)));
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_slow_load_of_an_api_key_is_stored_only_as_its_last_change_left_it(
+    #[values(Memory, Redis, Cluster, Sentinel)] on: Backend,
+) {
+    let caches = Caches::start(on).await;
+    for (read, is_stored) in [(1, false), (2, true), (3, false)] {
+        let key = fresh_key();
+        let fence = caches.fence(&key_of(&key)).await;
+        caches.apply(&[key_change(&key, 1, 2)]).await;
+        caches.store(fence, &api_key(&key, read)).await;
+        // Of versions that differ nobody can tell which is the newer.
+        assert_eq!(caches.look(&key_of(&key)).await, is_stored.then(|| api_key(&key, read)), "{read}");
+    }
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_second_load_takes_the_fence_of_the_first(#[values(Memory, Redis, Cluster, Sentinel)] on: Backend) {
+    let caches = Caches::start(on).await;
+    let user = fresh_user();
+    let first = caches.fence(&user_of(&user)).await;
+    let second = caches.other.fence(&user_of(&user)).await.unwrap();
+    assert_ne!(first, second);
+    caches.store(first, &account(&user, 1)).await;
+    assert_eq!(caches.look(&user_of(&user)).await, None);
+    store(&*caches.other, second, &account(&user, 2)).await;
+    assert_eq!(caches.look(&user_of(&user)).await, Some(account(&user, 2)));
+    // Neither is good for another time.
+    caches.store(first, &account(&user, 3)).await;
+    store(&*caches.other, second, &account(&user, 3)).await;
+    assert_eq!(caches.look(&user_of(&user)).await, Some(account(&user, 2)));
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_second_load_is_overtaken_by_what_comes_after_it_alone(
+    #[values(Memory, Redis, Cluster, Sentinel)] on: Backend,
+) {
+    let caches = Caches::start(on).await;
+    let key = fresh_key();
+    caches.fence(&key_of(&key)).await;
+    caches.apply(&[key_change(&key, 1, 2)]).await;
+    // Begun after the change came, so that it has read it and more.
+    caches.load(&api_key(&key, 3)).await;
+    assert_eq!(caches.look(&key_of(&key)).await, Some(api_key(&key, 3)));
+}
+
+#[rstest]
+#[tokio::test]
+async fn forget_drops_the_entry_and_the_load_under_way(#[values(Memory, Redis, Cluster, Sentinel)] on: Backend) {
+    let caches = Caches::start(on).await;
+    let (user, key) = (fresh_user(), fresh_key());
+    caches.load(&account(&user, 1)).await;
+    caches.load(&api_key(&key, 1)).await;
+    let (fence, key_fence) = (caches.fence(&user_of(&user)).await, caches.fence(&key_of(&key)).await);
+    assert_eq!(caches.other.forget(&[user_of(&user), key_of(&key)]).await, vec![]);
+    assert_eq!((caches.look(&user_of(&user)).await, caches.look(&key_of(&key)).await), (None, None));
+    caches.store(fence, &account(&user, 9)).await;
+    caches.store(key_fence, &api_key(&key, 9)).await;
+    assert_eq!((caches.look(&user_of(&user)).await, caches.look(&key_of(&key)).await), (None, None));
+    caches.load(&account(&user, 9)).await;
+    assert_eq!(caches.look(&user_of(&user)).await, Some(account(&user, 9)));
+}
+
+#[rstest]
+#[tokio::test]
+async fn changes_of_a_shared_api_key_in_the_wrong_order_leave_no_stale_entry(
+    #[values(Memory, Redis, Cluster, Sentinel)] on: Backend,
+) {
+    let caches = Caches::start(on).await;
+    let (first, second) = ((1, 2), (2, 3));
+    // What was cached before, and what a load brings that began before the news.
+    for cached in [None, Some(1), Some(2), Some(3)] {
+        for loaded in [None, Some(1), Some(2), Some(3)] {
+            let key = fresh_key();
+            if let Some(version) = cached {
+                caches.load(&api_key(&key, version)).await;
+            }
+            let fence = caches.fence(&key_of(&key)).await;
+            assert_eq!(caches.other.apply(&[key_change(&key, second.0, second.1)]).await, vec![]);
+            assert_eq!(caches.one.apply(&[key_change(&key, first.0, first.1)]).await, vec![]);
+            if let Some(version) = loaded {
+                caches.store(fence, &api_key(&key, version)).await;
+            }
+            let found = caches.look(&key_of(&key)).await;
+            assert!(found.is_none() || found == Some(api_key(&key, 3)), "{cached:?} {loaded:?} {found:?}");
+            caches.load(&api_key(&key, 3)).await;
+            assert_eq!(caches.look(&key_of(&key)).await, Some(api_key(&key, 3)));
+        }
+    }
+}
