@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value};
+use redis::{Cmd, Pipeline, RedisError, Value};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -116,7 +116,7 @@ impl RedisCache {
         };
         let commands: Vec<_> = group.iter().collect();
         let Ok(answers) = link.call_all(&pipeline(&commands), self.settings.write_timeout).await else { return all() };
-        let (failed, unknown) = sort(&commands, answers);
+        let (failed, unknown) = sort(&link, &commands, answers);
         if failed.iter().any(|(_, refusal)| *refusal == Refusal::Moved) {
             self.topology.has_moved();
         }
@@ -128,7 +128,7 @@ impl RedisCache {
             };
             match again.await {
                 Some(answers) => {
-                    let (again, still) = sort(&unknown, answers);
+                    let (again, still) = sort(&link, &unknown, answers);
                     failed.extend(again.into_iter().map(|(subject, _)| subject));
                     failed.extend(still.into_iter().map(|(subject, _)| subject.clone()));
                 }
@@ -149,16 +149,17 @@ impl RedisCache {
 type Commands<'a> = Vec<&'a (Subject, Cmd)>;
 
 /// The commands that were refused, and those whose script was not known.
-fn sort<'a>(commands: &[&'a (Subject, Cmd)], answers: Vec<Value>) -> (Vec<(Subject, Refusal)>, Commands<'a>) {
+fn sort<'a>(
+    link: &Link,
+    commands: &[&'a (Subject, Cmd)],
+    answers: Vec<Value>,
+) -> (Vec<(Subject, Refusal)>, Commands<'a>) {
     let (mut failed, mut unknown) = (Vec::new(), Vec::new());
     for (command, answer) in commands.iter().zip(answers) {
         let Value::ServerError(error) = answer else { continue };
-        match RedisError::from(error).kind() {
-            ErrorKind::Server(ServerErrorKind::NoScript) => unknown.push(*command),
-            ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask) => {
-                failed.push((command.0.clone(), Refusal::Moved));
-            }
-            _ => failed.push((command.0.clone(), Refusal::Other)),
+        match link.refused(&RedisError::from(error)) {
+            Refusal::NoScript => unknown.push(*command),
+            refusal => failed.push((command.0.clone(), refusal)),
         }
     }
     (failed, unknown)

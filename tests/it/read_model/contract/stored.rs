@@ -205,6 +205,23 @@ async fn changes_of_many_are_told_at_once(#[values(Memory, Redis, Cluster, Senti
 
 #[rstest]
 #[tokio::test]
+async fn a_server_that_forgets_its_scripts_loses_nothing(#[values(Redis, Cluster, Sentinel)] on: Backend) {
+    let caches = Caches::start_alone(on).await;
+    let users: Vec<UserId> = (0..20).map(|_| fresh_user()).collect();
+    for user in &users {
+        caches.forget_scripts().await;
+        caches.load(&account(user, 1)).await;
+    }
+    caches.forget_scripts().await;
+    caches.apply(&users.iter().map(|user| change(user, 1, 2)).collect::<Vec<_>>()).await;
+    for user in &users {
+        caches.forget_scripts().await;
+        assert_eq!(caches.look(&user_of(user)).await, Some(account(user, 2)));
+    }
+}
+
+#[rstest]
+#[tokio::test]
 async fn an_entry_expires_however_often_it_changes(#[values(Redis, Cluster, Sentinel)] on: Backend) {
     let caches = Caches::start_with(on, Duration::from_millis(300)).await;
     let (quiet, busy) = (fresh_user(), fresh_user());
