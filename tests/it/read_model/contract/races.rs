@@ -135,3 +135,22 @@ async fn changes_of_a_shared_api_key_in_the_wrong_order_leave_no_stale_entry(
         }
     }
 }
+
+#[tokio::test]
+async fn a_load_that_began_before_a_server_went_back_in_time_is_not_stored() {
+    let mut server = OwnRedis::start().await;
+    let settings = || settings_of(Mode::Single, vec![server.addr()], Duration::from_secs(600));
+    let (cache, loader) = (connect_to(settings()).await, connect_to(settings()).await);
+    let (user, key) = (fresh_user(), fresh_key());
+    let fence = loader.fence(&user_of(&user)).await.unwrap();
+    let key_fence = loader.fence(&key_of(&key)).await.unwrap();
+    let snapshot = server.keep_snapshot().await;
+    // Of these the snapshot knows nothing.
+    assert_eq!(cache.apply(&[change(&user, 1, 2), key_change(&key, 1, 2)]).await, vec![]);
+    server.restart_with_snapshot(&snapshot).await;
+    until("the loader is connected again", async || loader.fence(&user_of(&fresh_user())).await.is_ok()).await;
+    store(&*loader, fence, &account(&user, 1)).await;
+    store(&*loader, key_fence, &api_key(&key, 1)).await;
+    assert_eq!(look(&*loader, &user_of(&user)).await, None);
+    assert_eq!(look(&*loader, &key_of(&key)).await, None);
+}

@@ -205,6 +205,29 @@ async fn changes_of_many_are_told_at_once(#[values(Memory, Redis, Cluster, Senti
 
 #[rstest]
 #[tokio::test]
+async fn clear_drops_every_entry_and_every_load_under_way(#[values(Memory, Redis, Cluster, Sentinel)] on: Backend) {
+    let caches = Caches::start_alone(on).await;
+    let users: Vec<UserId> = (0..30).map(|_| fresh_user()).collect();
+    let (key, loading, loading_key) = (fresh_key(), fresh_user(), fresh_key());
+    for user in &users {
+        caches.load(&account(user, 1)).await;
+    }
+    caches.load(&api_key(&key, 1)).await;
+    let (fence, key_fence) = (caches.fence(&user_of(&loading)).await, caches.fence(&key_of(&loading_key)).await);
+    caches.other.clear().await.unwrap();
+    // What they have read may be older than a change that nobody could tell of.
+    caches.store(fence, &account(&loading, 1)).await;
+    caches.store(key_fence, &api_key(&loading_key, 1)).await;
+    for user in users.iter().chain([&loading]) {
+        assert_eq!(caches.look(&user_of(user)).await, None);
+    }
+    assert_eq!((caches.look(&key_of(&key)).await, caches.look(&key_of(&loading_key)).await), (None, None));
+    caches.load(&account(&loading, 2)).await;
+    assert_eq!(caches.look(&user_of(&loading)).await, Some(account(&loading, 2)));
+}
+
+#[rstest]
+#[tokio::test]
 async fn a_server_that_forgets_its_scripts_loses_nothing(#[values(Redis, Cluster, Sentinel)] on: Backend) {
     let caches = Caches::start_alone(on).await;
     let users: Vec<UserId> = (0..20).map(|_| fresh_user()).collect();
