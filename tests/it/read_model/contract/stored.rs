@@ -152,6 +152,20 @@ async fn a_change_makes_the_next_entry_of_the_one_it_began_with(
 
 #[rstest]
 #[tokio::test]
+async fn a_change_of_an_api_key_names_all_its_quotas(#[values(Memory, Redis, Cluster, Sentinel)] on: Backend) {
+    let caches = Caches::start(on).await;
+    let key = fresh_key();
+    let all = |version| QuotaType::ALL.map(|kind| ((key.clone(), kind), key_quota(version))).into_iter().collect();
+    caches.load(&Entry::ApiKey(key.clone(), all(1))).await;
+    caches.apply(&[Change::ApiKey(KeyChange::new(&key, &all(1), all(2)))]).await;
+    assert_eq!(caches.look(&key_of(&key)).await, Some(Entry::ApiKey(key.clone(), all(2))));
+    // Those that it does not name are gone.
+    caches.apply(&[Change::ApiKey(KeyChange::new(&key, &all(2), quotas(&key, 3)))]).await;
+    assert_eq!(caches.look(&key_of(&key)).await, Some(api_key(&key, 3)));
+}
+
+#[rstest]
+#[tokio::test]
 async fn a_change_that_is_known_is_ignored_and_one_after_a_missed_one_drops_the_entry(
     #[values(Memory, Redis, Cluster, Sentinel)] on: Backend,
 ) {
