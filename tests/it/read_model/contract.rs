@@ -2,6 +2,7 @@
 //! behind sentinels.
 
 mod backends;
+mod histories;
 mod races;
 mod states;
 mod stored;
