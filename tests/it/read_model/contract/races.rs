@@ -154,3 +154,20 @@ async fn a_load_that_began_before_a_server_went_back_in_time_is_not_stored() {
     assert_eq!(look(&*loader, &user_of(&user)).await, None);
     assert_eq!(look(&*loader, &key_of(&key)).await, None);
 }
+
+#[tokio::test]
+async fn a_server_that_has_become_a_replica_is_left_until_it_is_a_master() {
+    let server = OwnRedis::start().await;
+    let cache = connect_to(settings_of(Mode::Single, vec![server.addr()], Duration::from_secs(600))).await;
+    let mut connection = server.connection().await;
+    let nobody = ["REPLICAOF", "127.0.0.1", "1"];
+    let () = redis::cmd(nobody[0]).arg(&nobody[1..]).query_async(&mut connection).await.unwrap();
+    let user = fresh_user();
+    assert!(cache.fence(&user_of(&user)).await.is_err());
+    assert!(!cache.is_up());
+    assert!(cache.look(&user_of(&user)).await.is_err());
+    assert_eq!(cache.apply(&[change(&user, 1, 2)]).await, vec![user_of(&user)]);
+    let () = redis::cmd("REPLICAOF").arg("NO").arg("ONE").query_async(&mut connection).await.unwrap();
+    until("the cache is connected again", async || cache.is_up()).await;
+    cache.fence(&user_of(&user)).await.unwrap();
+}
