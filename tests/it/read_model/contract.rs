@@ -1,7 +1,7 @@
 //! What every cache keeps to, wherever it is: in memory, in one Redis, in a cluster and
 //! behind sentinels.
 
-mod backends;
+pub mod backends;
 mod histories;
 mod races;
 mod states;
