@@ -1,4 +1,6 @@
-//! Rate limits of users and API keys.
+//! Rate limits of users and API keys: those of one process, and in `shared` those of all.
+
+mod shared;
 
 use std::time::Duration;
 
@@ -18,6 +20,13 @@ use crate::harness::{Backend, Database, MySql, Service, Sqlite, charge, code_of}
 
 const USER_MINUTE: &str = "billing.rate_limits.user.minute";
 const KEY_MINUTE: &str = "billing.rate_limits.api_key.minute";
+
+/// A server that counts by itself: the clock of a Redis can't be moved.
+async fn alone(on: Backend, changes: &[(&str, &str)]) -> Service {
+    let mut database = Database::create(on).await;
+    database.redis = None;
+    Service::start_on(database, changes).await
+}
 
 async fn check(service: &Service, user: &str, key: &str) -> CheckQuotaReply {
     let request = CheckQuotaRequest {
@@ -70,7 +79,7 @@ fn refused_reserve(answer: Result<ReserveQuotaReply, Status>, range: std::ops::R
 #[rstest]
 #[tokio::test]
 async fn above_the_limit_a_check_is_refused_until_the_time_it_tells(#[values(MySql, Sqlite)] on: Backend) {
-    let service = Service::start_with(on, &[(USER_MINUTE, "3")]).await;
+    let service = alone(on, &[(USER_MINUTE, "3")]).await;
     service.adjust("u", 5.0).await;
     for _ in 0..3 {
         allowed(check(&service, "u", "").await);
@@ -100,7 +109,7 @@ async fn above_the_limit_a_check_is_refused_until_the_time_it_tells(#[values(MyS
 #[tokio::test]
 async fn every_window_counts_and_the_longest_wait_is_told(#[values(MySql, Sqlite)] on: Backend) {
     let limits = [("billing.rate_limits.user.second", "2"), (USER_MINUTE, "3"), ("billing.rate_limits.user.hour", "4")];
-    let service = Service::start_with(on, &limits).await;
+    let service = alone(on, &limits).await;
     // The minute refuses the fourth, and the hour those after the next.
     for (seconds, admitted) in [(0, true), (0, true), (2, true), (1, false), (30, true), (60, false), (120, false)] {
         service.clock.advance(TimeDelta::seconds(seconds));
@@ -112,7 +121,7 @@ async fn every_window_counts_and_the_longest_wait_is_told(#[values(MySql, Sqlite
 #[rstest]
 #[tokio::test]
 async fn users_and_keys_have_limits_of_their_own(#[values(MySql, Sqlite)] on: Backend) {
-    let service = Service::start_with(on, &[(USER_MINUTE, "2"), (KEY_MINUTE, "3")]).await;
+    let service = alone(on, &[(USER_MINUTE, "2"), (KEY_MINUTE, "3")]).await;
     allowed(check(&service, "a", "k").await);
     allowed(check(&service, "a", "k").await);
     // The user's limit; the key has one left, which this does not take.
@@ -130,7 +139,7 @@ async fn users_and_keys_have_limits_of_their_own(#[values(MySql, Sqlite)] on: Ba
 #[rstest]
 #[tokio::test]
 async fn many_callers_are_admitted_as_often_as_there_may_be(#[values(MySql, Sqlite)] on: Backend) {
-    let service = Service::start_with(on, &[("billing.rate_limits.user.hour", "30")]).await;
+    let service = alone(on, &[("billing.rate_limits.user.hour", "30")]).await;
     let checks = join_all((0..40).map(|_| check(&service, "u", "")));
     let traces: Vec<String> = (0..40).map(|number| format!("t{number}")).collect();
     let reserves = join_all(traces.iter().map(|trace| reserve(&service, "u", trace)));
@@ -144,7 +153,7 @@ async fn many_callers_are_admitted_as_often_as_there_may_be(#[values(MySql, Sqli
 #[rstest]
 #[tokio::test]
 async fn a_reserve_that_is_refused_leaves_nothing_behind(#[values(MySql, Sqlite)] on: Backend) {
-    let service = Service::start_with(on, &[(USER_MINUTE, "2")]).await;
+    let service = alone(on, &[(USER_MINUTE, "2")]).await;
     reserve(&service, "u", "a").await.unwrap();
     // A repeat is a request too, and gets its first outcome.
     assert!(reserve(&service, "u", "a").await.unwrap().replayed);
@@ -171,7 +180,7 @@ async fn both_styles_of_rest_tell_when_to_retry(#[values(MySql, Sqlite)] on: Bac
         ("server.http.internal_routes", "true"),
         ("billing.rate_limits.api_key.hour", "1"),
     ];
-    let service = Service::start_with(on, &changes).await;
+    let service = alone(on, &changes).await;
     let post = |addr, rpc: &str, user: &str, key: &str| {
         let body = json!({"user_id": user, "service_name": "asset", "count": 1, "api_key_id": key});
         let request = service.http.post(format!("http://{addr}/internal/v1/billing/{rpc}")).body(body.to_string());
@@ -225,7 +234,7 @@ async fn both_styles_of_rest_tell_when_to_retry(#[values(MySql, Sqlite)] on: Bac
 #[tokio::test]
 async fn a_caller_that_really_waits_is_admitted(#[values(MySql, Sqlite)] on: Backend) {
     // One each 100 ms, after the first 600.
-    let service = Service::start_with(on, &[(USER_MINUTE, "600")]).await;
+    let service = alone(on, &[(USER_MINUTE, "600")]).await;
     join_all((0..600).map(|_| check(&service, "u", ""))).await;
     let wait = loop {
         if let Some(wait) = check(&service, "u", "").await.retry_after_ms {

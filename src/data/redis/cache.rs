@@ -182,7 +182,7 @@ impl SharedCache for RedisCache {
             None => (0, "0"),
         };
         let node = nodes.get(number).ok_or_else(|| unavailable("no node is known"))?;
-        let (next, found) = node::scan(&*node.link()?, cursor, self.settings.write_timeout).await?;
+        let (next, found) = node::scan(&*node.link()?, keys::HASHES, cursor, self.settings.write_timeout).await?;
         let subjects = found.iter().filter_map(|key| keys::subject_of(key)).collect();
         let next = match (next.as_str(), number + 1 < nodes.len()) {
             ("0", true) => Some(format!("{} 0", number + 1)),

@@ -11,7 +11,7 @@
 //! | field of an API key | value |
 //! | --- | --- |
 //! | `version` | tells states apart |
-//! | `requests`, `tokens`, `amount` | period, limit, used, since (microseconds), day, version of the row; where there is such a quota |
+//! | `requests`, `tokens`, `amount` | period, limit, used, since (microseconds), day, version of the row; where there is such a quota, else none |
 
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -31,6 +31,8 @@ use crate::{
     data::error::corrupt,
 };
 
+const NONE: &str = "-";
+
 /// A field and its value.
 pub(super) type Field = (String, String);
 
@@ -46,7 +48,12 @@ pub(super) fn fields(entry: &Entry) -> Vec<Field> {
 pub(super) fn changed_fields(change: &Change) -> Vec<Field> {
     match change {
         Change::Account(change) => account_fields(&change.balance, change.requests.as_ref(), &change.quotas),
-        Change::ApiKey(change) => key_fields(&change.quotas),
+        Change::ApiKey(change) => {
+            let kinds =
+                QuotaType::ALL.into_iter().filter(|kind| !change.quotas.contains_key(&(change.key.clone(), *kind)));
+            let gone = kinds.map(|kind| (kind.to_string(), NONE.to_owned()));
+            key_fields(&change.quotas).into_iter().chain(gone).collect()
+        }
     }
 }
 
@@ -85,7 +92,7 @@ fn account_fields(
     let mut fields =
         vec![("balance".to_owned(), balance.amount.to_string()), ("held".to_owned(), balance.held.to_string())];
     if let Some(Requests { caps, since, day, daily, monthly }) = requests {
-        let cap = |cap: Option<u32>| cap.map_or_else(|| "-".to_owned(), |cap| cap.to_string());
+        let cap = |cap: Option<u32>| cap.map_or_else(|| NONE.to_owned(), |cap| cap.to_string());
         let (since, caps) = (since.timestamp_micros(), [cap(caps.daily), cap(caps.monthly)].join(" "));
         fields.push(("requests".to_owned(), format!("{since} {day} {daily} {monthly} {caps}")));
     }
@@ -133,7 +140,7 @@ fn account_of(values: &[Value]) -> Result<AccountEntry, StoreError> {
 
 fn requests_of(text: &str) -> Result<Requests, StoreError> {
     let [since, day, daily, monthly, daily_cap, monthly_cap] = parts(text)?;
-    let cap = |text: &str| if text == "-" { Ok(None) } else { value(text).map(Some) };
+    let cap = |text: &str| if text == NONE { Ok(None) } else { value(text).map(Some) };
     Ok(Requests {
         caps: Caps { daily: cap(daily_cap)?, monthly: cap(monthly_cap)? },
         since: instant(since)?,
@@ -147,6 +154,9 @@ fn key_quotas_of(key: &ApiKeyId, values: &[Value]) -> Result<KeyQuotas, StoreErr
     let mut quotas = KeyQuotas::new();
     for (name, text) in pairs(values) {
         let Ok(kind) = name.parse::<QuotaType>() else { continue };
+        if text == NONE {
+            continue;
+        }
         let [period, limit, used, since, day, version] = parts(text)?;
         let quota = KeyQuota {
             period: value(period)?,

@@ -19,14 +19,17 @@ use crate::biz::{
 /// Slots of a cluster.
 pub(super) const SLOTS: u16 = 16_384;
 
-/// Matches hashes and fences; [`subject_of`] tells them apart.
-pub(super) const PATTERN: &str = "billing:{*}:a*";
+/// Matches more than the hashes; [`is_hash`] tells.
+pub(super) const HASHES: &str = "billing:{*}:a*";
+/// Matches all fences; [`is_fence`] tells.
+pub(super) const FENCES: &str = "billing:{*}:a*:fence";
 
 /// What the last comparison with the database found.
 pub(super) const DIFFERENCE: &str = "billing:difference";
 
 const ACCOUNT: &str = ":account";
 const API_KEY: &str = ":api_key";
+const FENCE: &str = ":fence";
 
 /// The hash of a subject.
 pub(super) fn hash(subject: &Subject) -> String {
@@ -38,7 +41,15 @@ pub(super) fn hash(subject: &Subject) -> String {
 
 /// The fence before a hash.
 pub(super) fn fence(hash: &str) -> String {
-    format!("{hash}:fence")
+    format!("{hash}{FENCE}")
+}
+
+pub(super) fn is_hash(key: &str) -> bool {
+    subject_of(key).is_some()
+}
+
+pub(super) fn is_fence(key: &str) -> bool {
+    key.strip_suffix(FENCE).is_some_and(is_hash)
 }
 
 /// The buckets of a subject.
@@ -94,6 +105,7 @@ mod tests {
             assert_eq!(slot(&hash), slot(&fence(&hash)), "{key}");
             assert_eq!(subject_of(&hash), Some(subject), "{key}");
             assert_eq!(subject_of(&fence(&hash)), None);
+            assert_eq!((is_fence(&fence(&hash)), is_fence(&hash)), (true, false), "{key}");
         }
         let user = Subject::User(UserId::from_stored("a:b@c"));
         assert_eq!(hash(&user), "billing:{a:b@c}:account");

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value, aio::MultiplexedConnection};
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value, aio::MultiplexedConnection};
 use tokio_util::sync::CancellationToken;
 
 use super::scripts;
@@ -57,14 +57,18 @@ impl Link {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn call(&self, command: &Cmd, budget: Duration) -> Result<Value, (Refusal, StoreError)> {
-        let mut connection = self.connection.clone();
-        match self.within(budget, connection.send_packed_command(command)).await {
+        match self.within(budget, self.send(command)).await {
             Err((Refusal::NoScript, _)) => {
                 self.load_scripts(budget).await?;
-                self.within(budget, connection.send_packed_command(command)).await
+                self.within(budget, self.send(command)).await
             }
             answer => answer,
         }
+    }
+
+    /// What the server refuses is a value of its own.
+    async fn send(&self, command: &Cmd) -> RedisResult<Value> {
+        self.connection.clone().send_packed_command(command).await.and_then(Value::extract_error)
     }
 
     /// The answers to some commands in one round trip, in order; refusals are among them.
@@ -89,7 +93,7 @@ impl Link {
     async fn within<T>(
         &self,
         budget: Duration,
-        answer: impl Future<Output = redis::RedisResult<T>>,
+        answer: impl Future<Output = RedisResult<T>>,
     ) -> Result<T, (Refusal, StoreError)> {
         if self.has_ended() {
             return Err((Refusal::Other, StoreError::Unavailable("the connection has ended".into())));

@@ -243,11 +243,19 @@ async fn run_of(link: &Link, budget: Duration) -> Result<String, StoreError> {
     line("run_id:").map(str::to_owned).ok_or_else(|| unavailable("it does not tell its run"))
 }
 
-/// Drops every entry, and the fences of loads under way. What others store meanwhile may go too, and is loaded again.
+/// Drops every entry and every load under way. What others store meanwhile may go too, and
+/// is loaded again.
 pub(super) async fn purge(link: &Link, budget: Duration) -> Result<(), StoreError> {
+    // Fences first: a load that began before stores its entry until then, or never.
+    drop_all(link, keys::FENCES, keys::is_fence, budget).await?;
+    drop_all(link, keys::HASHES, keys::is_hash, budget).await
+}
+
+async fn drop_all(link: &Link, pattern: &str, is_one: fn(&str) -> bool, budget: Duration) -> Result<(), StoreError> {
     let mut cursor = "0".to_owned();
     loop {
-        let (next, found) = scan(link, &cursor, budget).await?;
+        let (next, mut found) = scan(link, pattern, &cursor, budget).await?;
+        found.retain(|key| is_one(key));
         let mut drop = redis::pipe();
         for key in &found {
             drop.cmd("UNLINK").arg(key);
@@ -265,10 +273,15 @@ pub(super) async fn purge(link: &Link, budget: Duration) -> Result<(), StoreErro
     }
 }
 
-/// Some hashes and fences, and where to go on; the end is at "0".
-pub(super) async fn scan(link: &Link, cursor: &str, budget: Duration) -> Result<(String, Vec<String>), StoreError> {
+/// Some keys that match a pattern, and where to go on; the end is at "0".
+pub(super) async fn scan(
+    link: &Link,
+    pattern: &str,
+    cursor: &str,
+    budget: Duration,
+) -> Result<(String, Vec<String>), StoreError> {
     let mut scan = redis::cmd("SCAN");
-    scan.arg(cursor).arg("MATCH").arg(keys::PATTERN).arg("COUNT").arg(SCAN_COUNT);
+    scan.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN_COUNT);
     match call(link, &scan, budget).await? {
         Value::Array(answer) => match &answer[..] {
             [next, Value::Array(found)] => {

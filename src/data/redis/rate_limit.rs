@@ -25,8 +25,15 @@ impl RedisRateLimiter {
     }
 
     async fn take_of(&self, subject: Option<&Subject>) -> Result<Option<Duration>, StoreError> {
-        let Some(subject) = subject else { return Ok(None) };
-        let answer = self.redis.run(&scripts::RATE, &[&keys::rate(subject)], &windows(self.limits.of(subject))).await?;
+        match subject {
+            Some(subject) => self.run("take", subject).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn run(&self, what: &str, subject: &Subject) -> Result<Option<Duration>, StoreError> {
+        let arguments: Vec<String> = [what.to_owned()].into_iter().chain(windows(self.limits.of(subject))).collect();
+        let answer = self.redis.run(&scripts::RATE, &[&keys::rate(subject)], &arguments).await?;
         let Value::Int(wait) = answer else { return Err(unavailable("a time was expected")) };
         Ok(u64::try_from(wait).ok().filter(|wait| *wait > 0).map(Duration::from_micros))
     }
@@ -34,18 +41,27 @@ impl RedisRateLimiter {
 
 #[async_trait]
 impl RateLimiter for RedisRateLimiter {
-    /// Users and keys are in different slots: a request that only its key has no room for
-    /// counts to its user all the same.
+    /// Users and keys are in different slots, and are asked at once. What only one of them
+    /// has room for is returned to it; until then, some other request may miss its place.
     async fn take(&self, user: &UserId, key: Option<&ApiKeyId>) -> Result<Option<Duration>, StoreError> {
         let subjects = self.limits.subjects(user, key);
         let (one, other) = join(self.take_of(subjects.first()), self.take_of(subjects.get(1))).await;
-        Ok(one?.max(other?))
+        let (one, other) = (one?, other?);
+        let counted = match (&subjects[..], one, other) {
+            ([user, _], None, Some(_)) => Some(user),
+            ([_, key], Some(_), None) => Some(key),
+            _ => None,
+        };
+        if let Some(subject) = counted {
+            self.run("return", subject).await?;
+        }
+        Ok(one.max(other))
     }
 }
 
 /// Name, limit and period of each window.
-fn windows(rates: &Rates) -> Vec<String> {
+fn windows(rates: &Rates) -> impl Iterator<Item = String> {
     let windows = ["s", "m", "h"].into_iter().zip(rates.limits()).zip(PERIODS);
     let limited = windows.filter_map(|((name, limit), period)| Some((name, limit?, period)));
-    limited.flat_map(|(name, limit, period)| [name.to_owned(), limit.to_string(), period.to_string()]).collect()
+    limited.flat_map(|(name, limit, period)| [name.to_owned(), limit.to_string(), period.to_string()])
 }

@@ -1,6 +1,6 @@
 //! What checks read, and that no cache can make it wrong.
 
-mod contract;
+pub mod contract;
 mod outages;
 mod processes;
 mod reconcile;

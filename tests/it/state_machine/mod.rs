@@ -219,7 +219,8 @@ async fn play(stage: &impl Stage, case: &str, rounds: &[Round]) -> Result<(), Te
     Ok(())
 }
 
-fn runner(cases: u32) -> TestRunner {
+/// Runs so many cases, or more where the environment asks for more.
+pub fn runner(cases: u32) -> TestRunner {
     let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(0);
     let cases = cases.max(asked);
     TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() })
