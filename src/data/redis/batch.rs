@@ -5,8 +5,12 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use redis::{Cmd, Pipeline, RedisError, Value};
 
-use super::{link::Refusal, node::Node, topology::Topology};
-use crate::biz::read_model::entry::Subject;
+use super::{
+    link::{Link, Refusal},
+    node::Node,
+    topology::Topology,
+};
+use crate::biz::{error::StoreError, read_model::entry::Subject};
 
 /// Commands by the server that has their keys.
 #[derive(Default)]
@@ -65,27 +69,33 @@ impl Batch {
 impl Group {
     async fn send(self, topology: &Topology, budget: Duration) -> Answered {
         let Ok(link) = self.node.link() else { return Answered { failed: self.subjects, ..Answered::default() } };
-        let Ok(answers) = link.call_all(&self.commands, budget).await else {
+        let Ok(answers) = self.answers(&link, budget).await else {
             return Answered { failed: self.subjects, ..Answered::default() };
         };
-        let (mut answered, mut knows_scripts) = (Answered::default(), true);
+        let mut answered = Answered::default();
         for (subject, answer) in self.subjects.into_iter().zip(answers) {
             match answer {
                 Value::ServerError(error) => {
-                    match link.refused(&RedisError::from(error)) {
-                        Refusal::NoScript => knows_scripts = false,
-                        Refusal::Moved => topology.has_moved(),
-                        Refusal::Other => {}
+                    if link.refused(&RedisError::from(error)) == Refusal::Moved {
+                        topology.has_moved();
                     }
                     answered.failed.push(subject);
                 }
                 answer => answered.answers.push((subject, answer)),
             }
         }
-        if !knows_scripts {
-            // For the next ones; who finds out is as if there had been no answer.
-            let _ = link.load_scripts(budget).await;
-        }
         answered
+    }
+
+    /// Where the server has forgotten the scripts, all is sent again behind them: what was
+    /// carried out is known the second time.
+    async fn answers(&self, link: &Link, budget: Duration) -> Result<Vec<Value>, StoreError> {
+        let answers = link.call_all(&self.commands, budget).await?;
+        let lacks_script = |answer: &Value| matches!(answer, Value::ServerError(error) if error.code() == "NOSCRIPT");
+        if !answers.iter().any(lacks_script) {
+            return Ok(answers);
+        }
+        link.load_scripts(budget).await.map_err(|(_, error)| error)?;
+        link.call_all(&self.commands, budget).await
     }
 }
