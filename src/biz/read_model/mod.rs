@@ -128,24 +128,38 @@ impl ReadModel {
     /// # Errors
     /// [`Error::Overloaded`], [`Error::Internal`].
     pub async fn read(&self, need: Need<'_>) -> Result<View> {
+        let begun = Instant::now();
         let account = async {
             let subject = Subject::User(need.user.clone());
-            match self.look_shared(&subject).await.filter(|account| need.is_met_by_entry(account)) {
-                Some(account) => Ok(account),
-                None => self.load(&subject).await,
-            }
+            let is_met = |account: &Arc<Entry>| need.is_met_by_entry(account);
+            self.find(&subject, begun, is_met).await
         };
         let key = async {
             let Some(key) = need.key else { return Ok(None) };
-            let subject = Subject::ApiKey(key.clone());
-            match self.look_shared(&subject).await {
-                Some(key) => Ok(Some(key)),
-                None => self.load(&subject).await.map(Some),
-            }
+            self.find(&Subject::ApiKey(key.clone()), begun, |_| true).await.map(Some)
         };
         // At once, so that both are one round trip.
         let (account, key) = tokio::join!(account, key);
         Ok(View { account: account?, key: key? })
+    }
+
+    /// From the shared cache, or from the database.
+    async fn find(
+        &self,
+        subject: &Subject,
+        begun: Instant,
+        is_met: impl Fn(&Arc<Entry>) -> bool,
+    ) -> Result<Arc<Entry>> {
+        if let Some(entry) = self.look_shared(subject).await.filter(&is_met) {
+            return Ok(entry);
+        }
+        // Another may have loaded it while this one looked in vain.
+        let loaded = self.caches.near.look(subject).await.ok().flatten();
+        let loaded = loaded.filter(|found| found.as_of >= begun && !self.caches.is_doubted(subject));
+        match loaded.map(|found| found.entry).filter(&is_met) {
+            Some(entry) => Ok(entry),
+            None => self.load(subject).await,
+        }
     }
 
     /// Reads a subject from the database into the caches.

@@ -55,7 +55,7 @@ impl Link {
     /// The answer to one command; scripts that the server forgot are loaded again.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`].
+    /// [`StoreError::Unavailable`]; [`StoreError::Failed`] where the server refuses for good.
     pub async fn call(&self, command: &Cmd, budget: Duration) -> Result<Value, (Refusal, StoreError)> {
         match self.within(budget, self.send(command)).await {
             Err((Refusal::NoScript, _)) => {
@@ -104,8 +104,10 @@ impl Link {
                 Ok(value)
             }
             Ok(Err(error)) => {
-                let refusal = self.refused(&error);
-                Err((refusal, StoreError::Unavailable(error.to_string())))
+                let (refusal, why) = (self.refused(&error), error.to_string());
+                // Another try meets the same: such as a key of another kind, or no memory.
+                let is_final = refusal == Refusal::Other && !self.has_ended();
+                Err((refusal, if is_final { StoreError::Failed(why) } else { StoreError::Unavailable(why) }))
             }
             Err(_) => {
                 // On a busy machine an answer may be late while others come.

@@ -41,7 +41,7 @@ use crate::biz::{calendar::Calendar, error::StoreError};
 pub struct SqliteStore {
     reader: SqlitePool,
     writer: Writer,
-    /// Of the writer, when it was last asked; 0 before.
+    /// Of the writer, when it was last asked.
     data_version: AtomicI64,
 }
 
@@ -75,9 +75,10 @@ impl SqliteStore {
         let lock = options.get_filename().with_added_extension("lock");
         migrations::run_sqlite(&mut migrating, &lock).await?;
         migrating.close().await.map_err(store_error)?;
+        let writer = Writer::open(options.get_filename(), BUSY_TIMEOUT)?;
         Ok(Self {
-            writer: Writer::open(options.get_filename(), BUSY_TIMEOUT)?,
-            data_version: AtomicI64::new(0),
+            data_version: AtomicI64::new(data_version(&writer).await?),
+            writer,
             reader: SqlitePoolOptions::new()
                 .max_connections(readers)
                 .acquire_timeout(acquire_timeout)
@@ -89,6 +90,13 @@ impl SqliteStore {
     }
 }
 
+/// Changes with every commit of another connection.
+async fn data_version(writer: &Writer) -> Result<i64, StoreError> {
+    let version = writer
+        .run(|connection| connection.pragma_query_value(None, "data_version", |row| row.get(0)).map_err(writer_error));
+    version.await
+}
+
 #[async_trait]
 impl Store for SqliteStore {
     /// The former service never ran on SQLite.
@@ -98,10 +106,7 @@ impl Store for SqliteStore {
 
     /// The writer's data version changes with every commit but its own.
     async fn was_changed_elsewhere(&self) -> Result<bool, StoreError> {
-        let version = self.writer.run(|connection| {
-            connection.pragma_query_value(None, "data_version", |row| row.get::<_, i64>(0)).map_err(writer_error)
-        });
-        let version = version.await?;
+        let version = data_version(&self.writer).await?;
         let last = self.data_version.swap(version, Relaxed);
         Ok(last != version)
     }
