@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Timelike, Utc};
 use croner::{Cron, parser::CronParser};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -154,9 +154,8 @@ impl Runner {
     /// The period that a job is in: when it began, by the clock of the billing zone. What
     /// the job depends on makes another period of it.
     fn period(&self, job: Job) -> anyhow::Result<String> {
-        let now = self.calendar.now().utc.with_timezone(&self.config.billing.timezone);
-        let began = schedule(job)?.find_previous_occurrence(&now, true)?;
-        let began = began.to_utc().format("%Y-%m-%dT%H:%M:%SZ");
+        let now = self.calendar.now().utc;
+        let began = period_began(job, now, self.config.billing.timezone)?.format("%Y-%m-%dT%H:%M:%SZ");
         Ok(match job {
             // Quotas that are configured anew are those of the next month.
             Job::ResetQuotas => format!("{began} {}", self.quotas_configured()),
@@ -268,6 +267,17 @@ impl Runner {
     }
 }
 
+/// When the period began that an instant is in.
+fn period_began(job: Job, at: DateTime<Utc>, zone: chrono_tz::Tz) -> anyhow::Result<DateTime<Utc>> {
+    // Schedules know no fractions of a second.
+    let at = at.with_timezone(&zone).with_nanosecond(0).unwrap_or_else(|| at.with_timezone(&zone));
+    let schedule = schedule(job)?;
+    let began = schedule.find_previous_occurrence(&at, true)?;
+    // A time that the clocks skipped is found from before it alone.
+    let next = schedule.find_next_occurrence(&began, false)?;
+    Ok(if next <= at { next } else { began }.to_utc())
+}
+
 fn schedule(job: Job) -> anyhow::Result<Cron> {
     let parser = CronParser::builder().seconds(croner::parser::Seconds::Required).build();
     parser.parse(job.schedule()).with_context(|| format!("the schedule of {job}"))
@@ -294,5 +304,53 @@ impl Progress for RunProgress<'_> {
         *self.position.lock().unwrap_or_else(PoisonError::into_inner) = Some(position.to_owned());
         self.display.advance(items);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn began(job: Job, at: &str, zone: &str) -> String {
+        let began = period_began(job, at.parse().unwrap(), zone.parse().unwrap()).unwrap();
+        began.format("%Y-%m-%dT%H:%M:%SZ").to_string()
+    }
+
+    #[test]
+    fn a_period_begins_with_its_first_instant() {
+        let began = |at: &str| began(Job::ResetQuotas, at, "Asia/Shanghai");
+        assert_eq!(began("2026-10-31T15:59:59.999999Z"), "2026-09-30T16:00:00Z");
+        assert_eq!(began("2026-10-31T16:00:00Z"), "2026-10-31T16:00:00Z");
+        assert_eq!(began("2026-10-31T16:00:00.000001Z"), "2026-10-31T16:00:00Z");
+        assert_eq!(began("2028-02-29T15:59:59Z"), "2028-01-31T16:00:00Z");
+        assert_eq!(began("2028-02-29T16:00:00Z"), "2028-02-29T16:00:00Z");
+    }
+
+    #[test]
+    fn periods_follow_the_clocks_of_the_zone() {
+        // Before and after the change to summer time, and back.
+        for (at, expected) in [
+            ("2026-03-28T12:00:00Z", "2026-03-28T02:30:00Z"),
+            ("2026-03-29T12:00:00Z", "2026-03-29T01:30:00Z"),
+            ("2026-10-24T12:00:00Z", "2026-10-24T01:30:00Z"),
+            ("2026-10-25T12:00:00Z", "2026-10-25T02:30:00Z"),
+        ] {
+            assert_eq!(began(Job::Audit, at, "Europe/Berlin"), expected);
+        }
+    }
+
+    #[test]
+    fn a_month_whose_first_midnight_is_skipped_begins_all_the_same() {
+        // Clocks went from 24:00 to 01:00 on that day.
+        let at = "2017-10-01T04:00:01Z";
+        let october = began(Job::ResetQuotas, at, "America/Asuncion");
+        assert!(october.starts_with("2017-10-01T"), "{october}");
+    }
+
+    #[test]
+    fn every_schedule_is_understood() {
+        for job in Job::ALL {
+            assert!(began(job, "2026-11-21T12:00:00Z", "Asia/Shanghai").as_str() <= "2026-11-21T12:00:00Z", "{job}");
+        }
     }
 }
