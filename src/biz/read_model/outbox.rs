@@ -110,11 +110,14 @@ impl Outbox {
     /// Tells `cache` all there is, as it comes, until `stop`.
     pub async fn deliver(&self, cache: &dyn AccountCache, stop: &CancellationToken) {
         loop {
-            while self.tell_changes(cache).await {}
+            // In turn: under load there are always changes.
+            let has_more = self.tell_changes(cache).await;
             let has_failed = !self.tell_stale(cache).await;
             tokio::select! {
-                () = self.news.notified() => {}
+                biased;
                 () = stop.cancelled() => return,
+                () = std::future::ready(()), if has_more => {}
+                () = self.news.notified() => {}
                 () = tokio::time::sleep(RETRY), if has_failed => {}
             }
         }
@@ -179,5 +182,79 @@ impl Outbox {
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::biz::{
+        account::Balance,
+        error::StoreError,
+        ids::UserId,
+        read_model::{
+            cache::{Fence, Found},
+            entry::AccountChange,
+        },
+    };
+
+    fn change(user: &str) -> Change {
+        Change::Account(AccountChange {
+            user: UserId::from_stored(user),
+            before: 1,
+            balance: Balance { version: 2, ..Default::default() },
+            requests: None,
+            quotas: Default::default(),
+        })
+    }
+
+    /// Whenever it is told a change there is another one; it tells that it forgot.
+    struct Busy<'o> {
+        outbox: &'o Outbox,
+        forgot: CancellationToken,
+    }
+
+    #[async_trait]
+    impl AccountCache for Busy<'static> {
+        async fn look(&self, _: &Subject) -> Result<Option<Found>, StoreError> {
+            Ok(None)
+        }
+
+        async fn fence(&self, _: &Subject) -> Result<Fence, StoreError> {
+            Ok(Fence(0))
+        }
+
+        async fn store(&self, _: Fence, _: Found) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        async fn apply(&self, _: &[Change]) -> Vec<Subject> {
+            self.outbox.changed(vec![change("busy")]);
+            tokio::task::yield_now().await;
+            Vec::new()
+        }
+
+        async fn forget(&self, _: &[Subject]) -> Vec<Subject> {
+            self.forgot.cancel();
+            Vec::new()
+        }
+
+        async fn clear(&self) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_to_be_forgotten_does_not_wait_for_the_end_of_the_changes() {
+        let outbox: &'static Outbox = Box::leak(Box::default());
+        let cache = Busy { outbox, forgot: CancellationToken::new() };
+        outbox.changed(vec![change("busy")]);
+        outbox.forget(&[Subject::User(UserId::from_stored("stale"))]);
+        let forgot = cache.forgot.clone();
+        let delivering = outbox.deliver(&cache, &forgot);
+        assert!(tokio::time::timeout(Duration::from_secs(10), delivering).await.is_ok());
+        assert!(!outbox.has(&Subject::User(UserId::from_stored("stale"))));
     }
 }
