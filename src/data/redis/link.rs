@@ -14,6 +14,8 @@ use crate::biz::error::StoreError;
 
 pub(super) struct Link {
     connection: MultiplexedConnection,
+    /// Of the server.
+    pub address: String,
     /// The server's id of its own run: another after every restart.
     pub run: String,
     ended: CancellationToken,
@@ -34,8 +36,9 @@ pub(super) enum Refusal {
 }
 
 impl Link {
-    pub fn new(connection: MultiplexedConnection, run: String) -> Self {
-        Self { connection, run, ended: CancellationToken::new(), born: Instant::now(), answered: AtomicU64::new(0) }
+    pub fn new(connection: MultiplexedConnection, address: String, run: String) -> Self {
+        let (ended, answered) = (CancellationToken::new(), AtomicU64::new(0));
+        Self { connection, address, run, ended, born: Instant::now(), answered }
     }
 
     pub fn has_ended(&self) -> bool {

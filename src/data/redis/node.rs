@@ -134,9 +134,9 @@ impl Node {
         };
         let connection = timeout(budget * 2, open(&address, &self.settings, true)).await;
         let connection = connection.map_err(|_| unavailable("no connection in time"))??;
-        let info = Link::new(connection.clone(), String::new());
+        let info = Link::new(connection.clone(), address.clone(), String::new());
         let run = run_of(&info, budget).await?;
-        let link = Link::new(connection, run.clone());
+        let link = Link::new(connection, address, run.clone());
         link.load_scripts(budget).await.map_err(|(_, error)| error)?;
 
         let marker = self.marker();
@@ -161,6 +161,12 @@ impl Node {
             tokio::select! {
                 () = link.ended() => return "a command had no answer",
                 () = sleep(PULSE) => {}
+            }
+            // A master that was replaced takes it for ten seconds that it still is one.
+            if let Place::Sentinel { sentinels, master } = &self.place
+                && self.ask_sentinels(sentinels, master).await.is_ok_and(|address| address != link.address)
+            {
+                return "another is the master";
             }
             let marker = self.marker();
             let Ok(marked) = call(link, redis::cmd("GET").arg(&marker), budget).await else {

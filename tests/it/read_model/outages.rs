@@ -169,6 +169,18 @@ async fn checks_go_on_while_redis_forgets_the_scripts(#[values(Single, Cluster, 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn checks_go_on_while_sentinels_change_the_master_for_no_reason() {
+    let mut town = Town::on(Sentinel).await;
+    for _ in 0..2 {
+        let Servers::Sentinel(servers) = &mut town.servers else { panic!("sentinels were started") };
+        servers.failover().await;
+        servers.until_failed_over().await;
+        town.load.goes_on().await;
+    }
+    town.is_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checks_go_on_while_redis_drops_what_was_not_used_for_long() {
     let small = ["--maxmemory", "3mb", "--maxmemory-policy", "allkeys-lru"];
     let mut town = Town::of(Servers::Single(OwnRedis::start_with(&small).await)).await;
