@@ -20,7 +20,7 @@ use std::{
 };
 
 use self::{
-    cache::Found,
+    cache::{AccountCache, Found},
     entry::{AccountEntry, Entry, Subject},
 };
 use super::{
@@ -127,17 +127,19 @@ impl ReadModel {
     pub async fn read(&self, need: Need<'_>) -> Result<View> {
         let account = async {
             let subject = Subject::User(need.user.clone());
-            match self.look_shared(&subject).await.filter(|account| need.is_met_by_entry(account)) {
-                Some(account) => Ok(account),
-                None => self.load(&subject).await,
+            match self.look_shared(&subject).await {
+                Looked::Found(account) if need.is_met_by_entry(&account) => Ok(account),
+                Looked::Unknown => self.load_past_shared(&subject).await,
+                Looked::Found(_) | Looked::Missed => self.load(&subject).await,
             }
         };
         let key = async {
             let Some(key) = need.key else { return Ok(None) };
             let subject = Subject::ApiKey(key.clone());
             match self.look_shared(&subject).await {
-                Some(key) => Ok(Some(key)),
-                None => self.load(&subject).await.map(Some),
+                Looked::Found(key) => Ok(Some(key)),
+                Looked::Unknown => self.load_past_shared(&subject).await.map(Some),
+                Looked::Missed => self.load(&subject).await.map(Some),
             }
         };
         // At once, so that both are one round trip.
@@ -150,23 +152,33 @@ impl ReadModel {
     /// # Errors
     /// As [`Self::read`].
     pub async fn load(&self, subject: &Subject) -> Result<Arc<Entry>> {
+        self.load_through(subject, self.caches.shared.as_deref()).await
+    }
+
+    /// As [`Self::load`], but for the shared cache: it would be waited for in vain, or has
+    /// to hear of a change first.
+    async fn load_past_shared(&self, subject: &Subject) -> Result<Arc<Entry>> {
+        self.load_through(subject, None).await
+    }
+
+    async fn load_through(&self, subject: &Subject, shared: Option<&dyn AccountCache>) -> Result<Arc<Entry>> {
         if self.caches.is_doubted(subject) {
             return self.read_database(subject).await;
         }
-        self.caches.loads.once(subject, self.load_alone(subject)).await
+        self.caches.loads.once(subject, self.load_alone(subject, shared)).await
     }
 
-    async fn load_alone(&self, subject: &Subject) -> Result<Arc<Entry>> {
+    async fn load_alone(&self, subject: &Subject, cache: Option<&dyn AccountCache>) -> Result<Arc<Entry>> {
         // An outage of a cache is no reason not to answer.
         let near = self.caches.near.fence(subject).await.ok();
-        let shared = match &self.caches.shared {
+        let shared = match cache {
             Some(shared) => shared.fence(subject).await.ok(),
             None => None,
         };
         let as_of = Instant::now();
         let entry = self.read_database(subject).await?;
         let found = Found { entry, as_of };
-        if let (Some(fence), Some(cache)) = (shared, &self.caches.shared) {
+        if let (Some(fence), Some(cache)) = (shared, cache) {
             let _ = cache.store(fence, found.clone()).await;
         }
         if let Some(fence) = near {
@@ -197,23 +209,33 @@ impl ReadModel {
         }
     }
 
-    async fn look_shared(&self, subject: &Subject) -> Option<Arc<Entry>> {
-        let shared = self.caches.shared.as_ref()?;
+    async fn look_shared(&self, subject: &Subject) -> Looked {
         let is_late = || self.caches.is_late(subject) || self.caches.is_doubted(subject);
-        if is_late() {
-            return None;
-        }
+        let Some(shared) = self.caches.shared.as_ref().filter(|_| !is_late()) else { return Looked::Unknown };
         let fence = self.caches.near.fence(subject).await.ok();
         let as_of = Instant::now();
-        let found = shared.look(subject).await.ok().flatten()?;
+        let looked = shared.look(subject).await;
         // What was committed here meanwhile may not have been there yet.
         if is_late() {
-            return None;
+            return Looked::Unknown;
         }
+        let found = match looked {
+            Ok(Some(found)) => found,
+            Ok(None) => return Looked::Missed,
+            Err(_) => return Looked::Unknown,
+        };
         self.sources.shared.fetch_add(1, Relaxed);
         if let Some(fence) = fence {
             let _ = self.caches.near.store(fence, Found { as_of, ..found.clone() }).await;
         }
-        Some(found.entry)
+        Looked::Found(found.entry)
     }
+}
+
+/// What the shared cache says.
+enum Looked {
+    Found(Arc<Entry>),
+    Missed,
+    /// It does not answer, or may have something older than what was committed here.
+    Unknown,
 }

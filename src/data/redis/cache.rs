@@ -72,11 +72,10 @@ impl RedisCache {
         let mut call = script.call(keys);
         call.arg(arguments);
         let started = Instant::now();
-        let budget = match script.is_awaited {
-            true => self.settings.read_timeout.min(MAX_WAIT),
-            false => self.settings.write_timeout,
+        let answer = match script.is_awaited {
+            true => link.call_awaited(&call, self.settings.read_timeout.min(MAX_WAIT)).await,
+            false => link.call(&call, self.settings.write_timeout).await,
         };
-        let answer = link.call(&call, budget).await;
         (self.times)(script.name, started.elapsed());
         answer.map_err(|(refusal, error)| {
             if refusal == Refusal::Moved {

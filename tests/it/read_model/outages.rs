@@ -9,14 +9,14 @@ mod servers;
 use std::time::Duration;
 
 use rstest::rstest;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, watch};
 
 use self::{
     agreement::{Room, assert_agree},
     load::{Load, assert_shared_kept_limits},
     servers::{
         Layout::{self, Cluster, Sentinel, Single},
-        Servers, crowd, info,
+        Servers, crowd, info, long_way,
     },
 };
 use crate::harness::{
@@ -234,6 +234,20 @@ async fn checks_go_on_while_the_way_to_redis_is_blocked() {
         proxy.stall(false);
         town.load.goes_on().await;
     }
+    town.is_well().await;
+}
+
+/// All answers come, and later than a check may wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn checks_are_fast_while_redis_is_slow() {
+    let servers = Servers::start(Single).await;
+    let Servers::Single(server) = &servers else { panic!("one was started") };
+    let delay = watch::Sender::new(Duration::ZERO);
+    let redis = format!("{{addr: '{}'}}", long_way(server.addr(), delay.subscribe()).await);
+    let mut town = Town::with(servers, &redis).await;
+    delay.send_replace(Duration::from_millis(60));
+    town.load.goes_on_for(Duration::from_secs(5)).await;
+    delay.send_replace(Duration::ZERO);
     town.is_well().await;
 }
 

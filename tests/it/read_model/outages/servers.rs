@@ -1,6 +1,16 @@
 //! Where Redis is: one server, a cluster, or a master that sentinels watch.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
 
 use crate::harness::redis::{OwnCluster, OwnRedis, OwnSentinel, Place};
 
@@ -119,4 +129,46 @@ pub async fn crowd(place: &Place) {
 pub async fn info(place: &Place, name: &str) -> Option<String> {
     let info: redis::InfoDict = redis::cmd("INFO").arg("all").query_async(&mut place.connection().await).await.unwrap();
     info.get(name)
+}
+
+/// A way to `target` on which every byte takes a while, either way together; returns the
+/// address at its beginning.
+pub async fn long_way(target: String, delay: watch::Receiver<Duration>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.unwrap();
+            let server = TcpStream::connect(&target).await.unwrap();
+            client.set_nodelay(true).unwrap();
+            server.set_nodelay(true).unwrap();
+            let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+            tokio::spawn(pass(from_client, to_server, delay.clone()));
+            tokio::spawn(pass(from_server, to_client, delay.clone()));
+        }
+    });
+    addr
+}
+
+/// Many bytes are on their way at once.
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: watch::Receiver<Duration>) {
+    let (sender, mut on_the_way) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+    let arrives = async move {
+        while let Some((at, bytes)) = on_the_way.recv().await {
+            sleep_until(at).await;
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    };
+    let leaves = async move {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(read @ 1..) = from.read(&mut buffer).await {
+            let at = Instant::now() + *delay.borrow() / 2;
+            if sender.send((at, buffer[..read].to_vec())).is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(arrives, leaves);
 }
