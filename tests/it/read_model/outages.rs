@@ -9,7 +9,10 @@ mod servers;
 use std::time::Duration;
 
 use rstest::rstest;
-use tokio::sync::{Mutex, MutexGuard, watch};
+use tokio::{
+    sync::{Mutex, MutexGuard, watch},
+    time::{Instant, sleep},
+};
 
 use self::{
     agreement::{Room, assert_agree},
@@ -175,6 +178,7 @@ async fn checks_go_on_while_sentinels_change_the_master_for_no_reason() {
         let Servers::Sentinel(servers) = &mut town.servers else { panic!("sentinels were started") };
         servers.failover().await;
         servers.until_failed_over().await;
+        assert_used_soon(servers.master()).await;
         town.load.goes_on().await;
     }
     town.is_well().await;
@@ -235,6 +239,18 @@ async fn checks_go_on_while_the_way_to_redis_is_blocked() {
         town.load.goes_on().await;
     }
     town.is_well().await;
+}
+
+/// That the service takes this server for the one whose entries are true.
+async fn assert_used_soon(server: &OwnRedis) {
+    let (failed_over, run) = (Instant::now(), info(&server.place(), "run_id").await);
+    let mut connection = server.connection().await;
+    while redis::cmd("GET").arg("billing:{0}:marker").query_async::<Option<String>>(&mut connection).await.unwrap()
+        != run
+    {
+        assert!(failed_over.elapsed() < agreement::SOON, "the service stays with another");
+        sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// All answers come, and later than a check may wait.

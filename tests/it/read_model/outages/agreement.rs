@@ -11,7 +11,7 @@ use super::{
 use crate::harness::{Database, Service};
 
 /// How soon all is well again.
-const SOON: Duration = Duration::from_secs(5);
+pub const SOON: Duration = Duration::from_secs(5);
 
 /// Whether Redis has room for every entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
