@@ -89,7 +89,7 @@ impl RedisCache {
     /// subjects whose command may not have been carried out.
     async fn send(&self, commands: Vec<(Subject, String, Cmd)>) -> Vec<Subject> {
         let mut failed = Vec::new();
-        let mut by_node: HashMap<usize, (Arc<Node>, Vec<(Subject, Cmd)>)> = HashMap::new();
+        let mut by_node: HashMap<usize, Group> = HashMap::new();
         for (subject, key, command) in commands {
             match self.topology.node_of(&key) {
                 Ok(node) => {
@@ -147,6 +147,8 @@ impl RedisCache {
     }
 }
 
+/// What is to be sent to one node.
+type Group = (Arc<Node>, Vec<(Subject, Cmd)>);
 type Commands<'a> = Vec<&'a (Subject, Cmd)>;
 
 /// The commands that were refused, and those whose script was not known.
