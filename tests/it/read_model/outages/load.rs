@@ -40,7 +40,7 @@ const P99: Duration = Duration::from_millis(100);
 /// they take longer is the machine's, which others use at the same time, and not the outage's.
 const READS_P99: Duration = Duration::from_millis(20);
 /// Fewer do not tell it.
-const ENOUGH_CHECKS: usize = 2_000;
+const ENOUGH_CHECKS: usize = 1_000;
 /// How often a charge is sent at the most.
 const ATTEMPTS: usize = 5;
 /// Requests that a cap, or the quota of a key, has room for before it is raised.
