@@ -61,11 +61,11 @@ impl Town {
     }
 
     /// The end of the last outage was now.
-    async fn is_well(self) {
-        self.is_well_with(Room::ForAll).await;
+    async fn assert_all_is_well(self) {
+        self.assert_is_well(Room::ForAll).await;
     }
 
-    async fn is_well_with(mut self, room: Room) {
+    async fn assert_is_well(mut self, room: Room) {
         self.load.goes_on().await;
         let accounts = self.load.stop().await;
         assert_agree(&self.service, &self.servers, &accounts, room).await;
@@ -92,7 +92,7 @@ async fn checks_go_on_while_redis_is_killed_and_comes_back_empty(#[values(Single
         town.servers.kill_one().await;
         town.load.goes_on().await;
     }
-    town.is_well().await;
+    town.assert_all_is_well().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -104,7 +104,7 @@ async fn checks_go_on_while_redis_is_dead_for_a_while() {
         town.single().start_again().await;
         town.load.goes_on().await;
     }
-    town.is_well().await;
+    town.assert_all_is_well().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -116,7 +116,7 @@ async fn what_redis_saved_last_is_not_believed_after_a_kill() {
         town.single().kill_and_start_again().await;
         town.load.goes_on().await;
     }
-    town.is_well().await;
+    town.assert_all_is_well().await;
 }
 
 /// Of the run before, too: its marker is that of the next but one.
@@ -133,7 +133,7 @@ async fn an_old_snapshot_is_not_believed() {
         town.single().restart_with_snapshot(snapshot).await;
         town.load.goes_on().await;
     }
-    town.is_well().await;
+    town.assert_all_is_well().await;
 }
 
 /// With sentinels another becomes the master meanwhile.
@@ -144,7 +144,7 @@ async fn checks_go_on_while_redis_stands_still(#[values(Single, Cluster, Sentine
     town.servers.stop_one();
     town.load.goes_on_for(Duration::from_secs(10)).await;
     town.servers.go_on().await;
-    town.is_well().await;
+    town.assert_all_is_well().await;
 }
 
 #[rstest]
@@ -156,7 +156,7 @@ async fn checks_go_on_while_redis_is_emptied_again_and_again(#[values(Single, Cl
         town.load.goes_on().await;
     }
     town.servers.flushall().await;
-    town.is_well().await;
+    town.assert_all_is_well().await;
 }
 
 #[rstest]
@@ -168,7 +168,7 @@ async fn checks_go_on_while_redis_forgets_the_scripts(#[values(Single, Cluster, 
         town.load.goes_on().await;
     }
     town.servers.script_flush().await;
-    town.is_well().await;
+    town.assert_all_is_well().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -181,7 +181,7 @@ async fn checks_go_on_while_sentinels_change_the_master_for_no_reason() {
         assert_used_soon(servers.master()).await;
         town.load.goes_on().await;
     }
-    town.is_well().await;
+    town.assert_all_is_well().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -195,7 +195,7 @@ async fn checks_go_on_while_redis_drops_what_was_not_used_for_long() {
     }
     let evicted = info(&place, "evicted_keys").await.unwrap();
     assert!(evicted.parse::<u32>().unwrap() > 500, "{evicted}");
-    town.is_well_with(Room::ForSome).await;
+    town.assert_is_well(Room::ForSome).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -208,7 +208,7 @@ async fn checks_go_on_while_redis_takes_nothing_more() {
     assert!(info(&place, "errorstat_OOM").await.is_some());
     let mut connection = place.connection().await;
     let () = redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(0).query_async(&mut connection).await.unwrap();
-    town.is_well().await;
+    town.assert_all_is_well().await;
 }
 
 /// Whether what was on its way has been carried out, nobody knows.
@@ -225,7 +225,7 @@ async fn checks_go_on_while_connections_to_redis_break() {
         town.load.goes_on().await;
         proxy.refuse(false).await;
     }
-    town.is_well().await;
+    town.assert_all_is_well().await;
 }
 
 /// What was sent before arrives when it is over.
@@ -238,7 +238,7 @@ async fn checks_go_on_while_the_way_to_redis_is_blocked() {
         proxy.stall(false);
         town.load.goes_on().await;
     }
-    town.is_well().await;
+    town.assert_all_is_well().await;
 }
 
 /// That the service takes this server for the one whose entries are true.
@@ -264,7 +264,7 @@ async fn checks_are_fast_while_redis_is_slow() {
     delay.send_replace(Duration::from_millis(60));
     town.load.goes_on_for(Duration::from_secs(5)).await;
     delay.send_replace(Duration::ZERO);
-    town.is_well().await;
+    town.assert_all_is_well().await;
 }
 
 async fn behind_proxy() -> (Town, Proxy) {
