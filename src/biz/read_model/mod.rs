@@ -21,7 +21,7 @@ use std::{
 };
 
 use self::{
-    cache::Found,
+    cache::{AccountCache, Found},
     entry::{AccountEntry, Entry, Subject},
     refresh::Wanted,
 };
@@ -150,14 +150,18 @@ impl ReadModel {
         begun: Instant,
         is_met: impl Fn(&Arc<Entry>) -> bool,
     ) -> Result<Arc<Entry>> {
-        if let Some(entry) = self.look_shared(subject).await.filter(&is_met) {
-            return Ok(entry);
+        let looked = self.look_shared(subject).await;
+        if let Looked::Found(entry) = &looked
+            && is_met(entry)
+        {
+            return Ok(entry.clone());
         }
         // Another may have loaded it while this one looked in vain.
         let loaded = self.caches.near.look(subject).await.ok().flatten();
         let loaded = loaded.filter(|found| found.as_of >= begun && !self.caches.is_doubted(subject));
         match loaded.map(|found| found.entry).filter(&is_met) {
             Some(entry) => Ok(entry),
+            None if matches!(looked, Looked::Unknown) => self.load_past_shared(subject).await,
             None => self.load(subject).await,
         }
     }
@@ -167,23 +171,33 @@ impl ReadModel {
     /// # Errors
     /// As [`Self::read`].
     pub async fn load(&self, subject: &Subject) -> Result<Arc<Entry>> {
+        self.load_through(subject, self.caches.shared.as_deref()).await
+    }
+
+    /// As [`Self::load`], but for the shared cache: it would be waited for in vain, or has
+    /// to hear of a change first.
+    async fn load_past_shared(&self, subject: &Subject) -> Result<Arc<Entry>> {
+        self.load_through(subject, None).await
+    }
+
+    async fn load_through(&self, subject: &Subject, shared: Option<&dyn AccountCache>) -> Result<Arc<Entry>> {
         if self.caches.is_doubted(subject) {
             return self.caches.loads.once(subject, self.read_database(subject)).await;
         }
-        self.caches.loads.once(subject, self.load_alone(subject)).await
+        self.caches.loads.once(subject, self.load_alone(subject, shared)).await
     }
 
-    async fn load_alone(&self, subject: &Subject) -> Result<Arc<Entry>> {
+    async fn load_alone(&self, subject: &Subject, cache: Option<&dyn AccountCache>) -> Result<Arc<Entry>> {
         // An outage of a cache is no reason not to answer.
         let near = self.caches.near.fence(subject).await.ok();
-        let shared = match &self.caches.shared {
+        let shared = match cache {
             Some(shared) => shared.fence(subject).await.ok(),
             None => None,
         };
         let as_of = Instant::now();
         let entry = self.read_database(subject).await?;
         let found = Found { entry, as_of };
-        if let (Some(fence), Some(cache)) = (shared, &self.caches.shared) {
+        if let (Some(fence), Some(cache)) = (shared, cache) {
             let _ = cache.store(fence, found.clone()).await;
         }
         if let Some(fence) = near {
@@ -223,18 +237,30 @@ impl ReadModel {
     /// The fence comes before the question whether the shared cache knows all that was
     /// committed here: what is committed later meets the fence, and what was before is known
     /// there, or waits to be told.
-    async fn look_shared(&self, subject: &Subject) -> Option<Arc<Entry>> {
-        let shared = self.caches.shared.as_ref()?;
+    async fn look_shared(&self, subject: &Subject) -> Looked {
+        let Some(shared) = &self.caches.shared else { return Looked::Unknown };
         let fence = self.caches.near.fence(subject).await.ok();
         if self.caches.is_late(subject) || self.caches.is_doubted(subject) {
-            return None;
+            return Looked::Unknown;
         }
         let as_of = Instant::now();
-        let found = shared.look(subject).await.ok().flatten()?;
+        let found = match shared.look(subject).await {
+            Ok(Some(found)) => found,
+            Ok(None) => return Looked::Missed,
+            Err(_) => return Looked::Unknown,
+        };
         self.sources.shared.fetch_add(1, Relaxed);
         if let Some(fence) = fence {
             let _ = self.caches.near.store(fence, Found { as_of, ..found.clone() }).await;
         }
-        Some(found.entry)
+        Looked::Found(found.entry)
     }
+}
+
+/// What the shared cache says.
+enum Looked {
+    Found(Arc<Entry>),
+    Missed,
+    /// It does not answer, or may have something older than what was committed here.
+    Unknown,
 }

@@ -71,8 +71,10 @@ impl RedisCache {
         let mut call = script.call(keys);
         call.arg(arguments);
         let started = Instant::now();
-        let budget = if script.is_awaited { self.settings.check_timeout } else { self.settings.write_timeout };
-        let answer = link.call(&call, budget).await;
+        let answer = match script.is_awaited {
+            true => link.call_awaited(&call, self.settings.check_timeout).await,
+            false => link.call(&call, self.settings.write_timeout).await,
+        };
         (self.times)(script.name, started.elapsed());
         answer.map_err(|(refusal, error)| {
             if refusal == Refusal::Moved {

@@ -1,8 +1,12 @@
 //! One connection to one run of one server. It ends with the first sign that the server does
-//! not answer: a circuit breaker that costs nobody a second wait.
+//! not answer: a circuit breaker that costs nobody a second wait. While it answers, but late,
+//! callers of the service are not kept waiting either, and what they need not wait for goes on.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -14,12 +18,58 @@ use crate::biz::error::StoreError;
 
 pub(super) struct Link {
     connection: MultiplexedConnection,
+    /// Of the server.
+    pub address: String,
     /// The server's id of its own run: another after every restart.
     pub run: String,
     ended: CancellationToken,
     born: Instant,
     /// Milliseconds after `born` at which the last answer came.
     answered: AtomicU64,
+    lateness: Arc<Lateness>,
+}
+
+/// How late the answers are that callers of the service wait for: of a server, whatever
+/// becomes of its links.
+#[derive(Default)]
+pub(super) struct Lateness {
+    /// In a row.
+    late: AtomicU32,
+    /// When another caller may wait.
+    wait_again_at: Mutex<Option<Instant>>,
+}
+
+/// Answers in a row that make a server a slow one.
+const MANY_LATE: u32 = 3;
+/// How often a caller waits to learn whether a slow server still is one.
+const SLOW_PAUSE: Duration = Duration::from_secs(1);
+
+impl Lateness {
+    /// While answers are late, true for one caller each time.
+    fn may_wait(&self) -> bool {
+        if self.late.load(Relaxed) < MANY_LATE {
+            return true;
+        }
+        let (now, mut again_at) = (Instant::now(), self.wait_again_at());
+        let may = again_at.is_none_or(|at| at <= now);
+        if may {
+            *again_at = Some(now + SLOW_PAUSE);
+        }
+        may
+    }
+
+    fn was_late(&self) {
+        *self.wait_again_at() = Some(Instant::now() + SLOW_PAUSE);
+        self.late.fetch_add(1, Relaxed);
+    }
+
+    fn was_in_time(&self) {
+        self.late.store(0, Relaxed);
+    }
+
+    fn wait_again_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.wait_again_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What the server said of a command that it did not carry out.
@@ -34,8 +84,9 @@ pub(super) enum Refusal {
 }
 
 impl Link {
-    pub fn new(connection: MultiplexedConnection, run: String) -> Self {
-        Self { connection, run, ended: CancellationToken::new(), born: Instant::now(), answered: AtomicU64::new(0) }
+    pub fn new(connection: MultiplexedConnection, address: String, run: String, lateness: Arc<Lateness>) -> Self {
+        let (ended, answered) = (CancellationToken::new(), AtomicU64::new(0));
+        Self { connection, address, run, ended, born: Instant::now(), answered, lateness }
     }
 
     pub fn has_ended(&self) -> bool {
@@ -50,6 +101,24 @@ impl Link {
     /// Ends it for all who use it.
     pub fn end(&self) {
         self.ended.cancel();
+    }
+
+    /// As [`Self::call`], where a caller of the service waits.
+    ///
+    /// # Errors
+    /// As [`Self::call`]; at once while the server is slow.
+    pub async fn call_awaited(&self, command: &Cmd, budget: Duration) -> Result<Value, (Refusal, StoreError)> {
+        if !self.lateness.may_wait() {
+            return Err((Refusal::Other, StoreError::Unavailable("answers are late".into())));
+        }
+        let asked = Instant::now();
+        let answer = self.call(command, budget).await;
+        match &answer {
+            Ok(_) => self.lateness.was_in_time(),
+            Err(_) if asked.elapsed() >= budget => self.lateness.was_late(),
+            Err(_) => {}
+        }
+        answer
     }
 
     /// The answer to one command; scripts that the server forgot are loaded again.
@@ -98,7 +167,15 @@ impl Link {
         if self.has_ended() {
             return Err((Refusal::Other, StoreError::Unavailable("the connection has ended".into())));
         }
-        match tokio::time::timeout(budget, answer).await {
+        let answer = tokio::select! {
+            biased;
+            answer = tokio::time::timeout(budget, answer) => answer,
+            // Another was not answered: neither will be this.
+            () = self.ended() => {
+                return Err((Refusal::Other, StoreError::Unavailable("the connection has ended".into())));
+            }
+        };
+        match answer {
             Ok(Ok(value)) => {
                 self.answered.store(self.age(), Relaxed);
                 Ok(value)

@@ -21,7 +21,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Settings, keys, link::Link};
+use super::{
+    Settings, keys,
+    link::{Lateness, Link},
+};
 use crate::biz::error::StoreError;
 
 /// Between two attempts to connect, doubling from the first to the longest.
@@ -49,6 +52,7 @@ pub(super) struct Node {
     marker: RwLock<String>,
     link: RwLock<Option<Arc<Link>>>,
     last_run: Mutex<Option<String>>,
+    lateness: Arc<Lateness>,
     /// Told whenever this process finds that a server has lost its entries.
     cold: Arc<Notify>,
     stop: CancellationToken,
@@ -69,6 +73,7 @@ impl Node {
             marker: RwLock::new(marker),
             link: RwLock::default(),
             last_run: Mutex::default(),
+            lateness: Arc::default(),
             cold,
             stop,
         });
@@ -134,9 +139,9 @@ impl Node {
         };
         let connection = timeout(budget * 2, open(&address, &self.settings, true)).await;
         let connection = connection.map_err(|_| unavailable("no connection in time"))??;
-        let info = Link::new(connection.clone(), String::new());
+        let info = Link::new(connection.clone(), address.clone(), String::new(), self.lateness.clone());
         let run = run_of(&info, budget).await?;
-        let link = Link::new(connection, run.clone());
+        let link = Link::new(connection, address, run.clone(), self.lateness.clone());
         link.load_scripts(budget).await.map_err(|(_, error)| error)?;
 
         let marker = self.marker();
@@ -161,6 +166,12 @@ impl Node {
             tokio::select! {
                 () = link.ended() => return "a command had no answer",
                 () = sleep(PULSE) => {}
+            }
+            // A master that was replaced takes it for ten seconds that it still is one.
+            if let Place::Sentinel { sentinels, master } = &self.place
+                && self.ask_sentinels(sentinels, master).await.is_ok_and(|address| address != link.address)
+            {
+                return "another is the master";
             }
             let marker = self.marker();
             let Ok(marked) = call(link, redis::cmd("GET").arg(&marker), budget).await else {
