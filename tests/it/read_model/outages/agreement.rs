@@ -146,7 +146,9 @@ fn is_api_key(hash: &BTreeMap<String, String>, stored: &BTreeMap<String, String>
         format!("{kind}:{}:{}", parts[3], parts[5])
     });
     let versions = versions.collect::<Vec<_>>().join(",");
+    // A quota that there is not is written out as none.
+    let there = hash.values().filter(|value| *value != "-").count();
     hash.get("version") == Some(&versions)
-        && hash.len() == stored.len() + 1
+        && there == stored.len() + 1
         && stored.iter().all(|(kind, quota)| hash.get(kind) == Some(quota))
 }
