@@ -48,7 +48,7 @@ pub(super) struct Started {
 pub(super) fn of_server(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Started> {
     let redis = config.data.redis.as_ref().map(|redis| {
         let metrics = metrics.clone();
-        connect(redis, Box::new(move |script, took| metrics.cache.time_script(script, took)))
+        connect(redis, true, Box::new(move |script, took| metrics.cache.time_script(script, took)))
     });
     if redis.is_some() {
         metrics.cache.show_shared()?;
@@ -62,8 +62,8 @@ pub(super) fn of_server(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Resu
     Ok(Started { caches: Arc::new(Caches::new(near, trust, shared)), redis })
 }
 
-/// Connects in the background.
-pub(super) fn connect(redis: &config::Redis, times: ScriptTimes) -> Arc<RedisCache> {
+/// Connects in the background. A server `keeps` what is in Redis; jobs only use it.
+pub(super) fn connect(redis: &config::Redis, keeps: bool, times: ScriptTimes) -> Arc<RedisCache> {
     let mode = match redis.mode {
         RedisMode::Single => Mode::Single,
         RedisMode::Sentinel => Mode::Sentinel { master: redis.master.clone() },
@@ -77,6 +77,7 @@ pub(super) fn connect(redis: &config::Redis, times: ScriptTimes) -> Arc<RedisCac
         db: redis.db.into(),
         check_timeout: redis.check_timeout.min(redis.read_timeout),
         write_timeout: redis.write_timeout,
+        keeps,
         ttl: redis.ttl,
     };
     Arc::new(RedisCache::start(settings, times))
@@ -96,8 +97,18 @@ impl Keeper {
     /// Until `stop`, which comes when nothing is settled any more.
     pub(super) async fn keep(self, stop: CancellationToken) {
         let keeping = async { tokio::join!(self.watch(), self.keep_warm(), self.model.refresh(), self.show()) };
-        tokio::join!(stop.run_until_cancelled(keeping), self.caches.deliver(&stop));
-        tell(&self.caches).await;
+        let delivering = async {
+            // What is under way when it is to stop may hang.
+            let late = async {
+                stop.cancelled().await;
+                sleep(TELL_TIMEOUT).await;
+            };
+            tokio::select! {
+                () = self.caches.deliver(&stop) => tell(&self.caches).await,
+                () = late => tracing::warn!("the cache does not answer; reconcile-cache mends what it has missed"),
+            }
+        };
+        tokio::join!(stop.run_until_cancelled(keeping), delivering);
     }
 
     /// Sees to changes that did not come by here.
@@ -176,7 +187,8 @@ pub(super) async fn until_up(redis: &RedisCache) -> bool {
 /// Of a job beside the servers: it reads nothing, and the cache that they share has to hear
 /// of what it changes.
 pub(super) fn of_job(config: &Config) -> Arc<Caches> {
-    let redis = config.data.redis.as_ref().map(|redis| connect(redis, Box::new(|_, _| {})) as Arc<dyn AccountCache>);
+    let redis =
+        config.data.redis.as_ref().map(|redis| connect(redis, false, Box::new(|_, _| {})) as Arc<dyn AccountCache>);
     Arc::new(Caches::new(Arc::new(MemoryCache::new(0)), Trust::WhileFar(Duration::ZERO), redis))
 }
 

@@ -80,6 +80,11 @@ impl Job {
         }
     }
 
+    /// Whether it runs every so many minutes, in any zone alike.
+    fn is_frequent(self) -> bool {
+        !matches!(self, Self::ResetQuotas | Self::Audit)
+    }
+
     /// How long a run may take; one that hangs must not keep the next ones from running.
     fn limit(self) -> Duration {
         match self {
@@ -112,6 +117,9 @@ pub trait Display: Send + Sync {
 
 /// How often a lease is renewed.
 const RENEWAL: Duration = LEASE.checked_div(4).unwrap();
+
+/// How long a run that is cut short may take to tell what it did.
+const CUT_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Runs jobs.
 pub struct Runner {
@@ -195,11 +203,23 @@ impl Runner {
             tracing::info!(%job, "going on where the last run got to");
         }
         let progress = RunProgress { store: &*self.store, run: &run, display, position: Mutex::new(position) };
-        let done = tokio::select! {
-            done = self.perform(job, &progress) => done,
-            () = self.lose_lease(&run) => Err(anyhow!("the lease of the run is lost")),
-            () = tokio::time::sleep(job.limit()) => Err(anyhow!("the run took too long")),
-            () = self.stop.cancelled() => Err(anyhow!("the run was cut short")),
+        let cut = CancellationToken::new();
+        let performing = self.perform(job, &progress, &cut);
+        tokio::pin!(performing);
+        let why = tokio::select! {
+            done = &mut performing => Ok(done),
+            () = self.lose_lease(&run) => Err("the lease of the run is lost"),
+            () = tokio::time::sleep(job.limit()) => Err("the run took too long"),
+            () = self.stop.cancelled() => Err("the run was cut short"),
+        };
+        let done = match why {
+            Ok(done) => done,
+            Err(why) => {
+                // What was settled by then is still told to Redis.
+                cut.cancel();
+                let _ = tokio::time::timeout(CUT_TIMEOUT, performing).await;
+                Err(anyhow!(why))
+            }
         };
         if let Err(error) = self.store.end_run(&run, done.is_ok()).await {
             tracing::warn!(%error, %job, "the lease of the run ends by itself");
@@ -218,27 +238,42 @@ impl Runner {
         }
     }
 
-    async fn perform(&self, job: Job, progress: &dyn Progress) -> anyhow::Result<Report> {
+    /// Ends soon after `cut`.
+    async fn perform(&self, job: Job, progress: &dyn Progress, cut: &CancellationToken) -> anyhow::Result<Report> {
+        match job {
+            Job::ExpireReservations | Job::ReconcileRecharges => self.settle(job, cut).await,
+            _ => {
+                let read = cut.run_until_cancelled(self.read_or_open(job, progress)).await;
+                read.unwrap_or_else(|| Err(anyhow!("cut short")))
+            }
+        }
+    }
+
+    /// Jobs that settle, through lanes of their own.
+    async fn settle(&self, job: Job, cut: &CancellationToken) -> anyhow::Result<Report> {
+        let (config, store) = (&*self.config, self.store.clone());
+        if job == Job::ExpireReservations {
+            let swept = jobs::sweep(config, store, self.clock.clone(), cut).await?;
+            let line = format!("expire-reservations: {} holds freed, {} failed", swept.freed, swept.failed);
+            return Ok(Report { lines: vec![line], is_good: swept.failed == 0 });
+        }
+        let done = jobs::reconcile_recharges(config, store, self.clock.clone(), cut).await?;
+        let line = format!(
+            "reconcile-recharges: {} credited, {} failed, {} expired, {} left, {} errors",
+            done.credited, done.failed, done.expired, done.left, done.errors
+        );
+        Ok(Report { lines: vec![line], is_good: done.errors == 0 })
+    }
+
+    /// Jobs that may be dropped anywhere.
+    async fn read_or_open(&self, job: Job, progress: &dyn Progress) -> anyhow::Result<Report> {
         let (config, store) = (&*self.config, self.store.clone());
         match job {
             Job::ResetQuotas => {
-                let reset = reset_quotas(&*store, &config.catalog(), self.calendar.now(), progress).await?;
+                let reset = reset_quotas(&*store, &config.catalog(), &self.calendar, progress).await?;
                 let named = reset.named.iter().map(|user| format!("reset-quotas: user {user} was left out"));
                 let sum = format!("reset-quotas: {} users open, {} failed", reset.users, reset.failed);
                 Ok(Report { lines: named.chain([sum]).collect(), is_good: reset.failed == 0 })
-            }
-            Job::ExpireReservations => {
-                let swept = jobs::sweep(config, store, self.clock.clone()).await?;
-                let line = format!("expire-reservations: {} holds freed, {} failed", swept.freed, swept.failed);
-                Ok(Report { lines: vec![line], is_good: swept.failed == 0 })
-            }
-            Job::ReconcileRecharges => {
-                let done = jobs::reconcile_recharges(config, store, self.clock.clone()).await?;
-                let line = format!(
-                    "reconcile-recharges: {} credited, {} failed, {} expired, {} left, {} errors",
-                    done.credited, done.failed, done.expired, done.left, done.errors
-                );
-                Ok(Report { lines: vec![line], is_good: done.errors == 0 })
             }
             Job::ReconcileCache => self.compare_cache(false).await,
             Job::Audit => {
@@ -247,6 +282,7 @@ impl Runner {
                 let sum = format!("audit: {} users, {} differences", report.users, report.difference_count);
                 Ok(Report { lines: differences.chain([sum]).collect(), is_good: report.difference_count == 0 })
             }
+            Job::ExpireReservations | Job::ReconcileRecharges => Err(anyhow!("{job} settles")),
         }
     }
 
@@ -269,6 +305,8 @@ impl Runner {
 
 /// When the period began that an instant is in.
 fn period_began(job: Job, at: DateTime<Utc>, zone: chrono_tz::Tz) -> anyhow::Result<DateTime<Utc>> {
+    // In the hour that comes twice when clocks go back, minutes of the zone name two instants.
+    let zone = if job.is_frequent() { chrono_tz::UTC } else { zone };
     // Schedules know no fractions of a second.
     let at = at.with_timezone(&zone).with_nanosecond(0).unwrap_or_else(|| at.with_timezone(&zone));
     let schedule = schedule(job)?;
@@ -337,6 +375,14 @@ mod tests {
         ] {
             assert_eq!(began(Job::Audit, at, "Europe/Berlin"), expected);
         }
+    }
+
+    #[test]
+    fn minutes_go_on_in_the_hour_that_comes_twice() {
+        let minute = |at: &str| began(Job::ExpireReservations, at, "Europe/Berlin");
+        assert_eq!(minute("2026-10-25T00:30:10Z"), "2026-10-25T00:30:00Z");
+        assert_eq!(minute("2026-10-25T01:30:10Z"), "2026-10-25T01:30:00Z");
+        assert_eq!(began(Job::ReconcileCache, "2026-10-25T01:34:10Z", "Europe/Berlin"), "2026-10-25T01:30:30Z");
     }
 
     #[test]

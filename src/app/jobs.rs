@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use anyhow::Context;
 use chrono::TimeDelta;
 use tokio_util::sync::CancellationToken;
 
@@ -48,19 +49,25 @@ pub(super) async fn sweep_regularly(
 }
 
 /// Frees the holds that are past their expiry, through lanes of its own: the locks of
-/// the database arbitrate between these and a server's.
+/// the database arbitrate between these and a server's. Ends soon after `cut`, when Redis
+/// was told what is settled.
 ///
 /// # Errors
 /// The expired reservations can't be read.
-pub async fn sweep(config: &Config, store: Arc<dyn Store>, clock: impl Clock) -> anyhow::Result<Swept> {
+pub async fn sweep(
+    config: &Config,
+    store: Arc<dyn Store>,
+    clock: impl Clock,
+    cut: &CancellationToken,
+) -> anyhow::Result<Swept> {
     let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
     let caches = caches::of_job(config);
     let catalog = Arc::new(config.catalog());
     let engine = Engine::start(store.clone(), caches.clone(), catalog, calendar.clone(), limits(config));
-    let swept = sweep::sweep(&*store, &engine, &calendar).await;
+    let swept = cut.run_until_cancelled(sweep::sweep(&*store, &engine, &calendar)).await;
     engine.drain().await;
     caches::tell(&caches).await;
-    Ok(swept?)
+    Ok(swept.context("cut short")??)
 }
 
 /// Looks up the top-ups that stay pending, and settles them, through lanes of its own.
@@ -71,6 +78,7 @@ pub async fn reconcile_recharges(
     config: &Config,
     store: Arc<dyn Store>,
     clock: impl Clock,
+    cut: &CancellationToken,
 ) -> anyhow::Result<Reconciled> {
     let Some(payment) = &config.payment_service else { anyhow::bail!("config key payment_service: is missing") };
     let waits = Waits {
@@ -83,10 +91,10 @@ pub async fn reconcile_recharges(
     let caches = caches::of_job(config);
     let engine = Arc::new(Engine::start(store.clone(), caches.clone(), catalog, calendar.clone(), limits(config)));
     let recharges = payments::recharges(config, store, engine.clone(), calendar, Some(gateway));
-    let reconciled = recharges.reconcile(waits).await;
+    let reconciled = cut.run_until_cancelled(recharges.reconcile(waits)).await;
     engine.drain().await;
     caches::tell(&caches).await;
-    Ok(reconciled?)
+    Ok(reconciled.context("cut short")??)
 }
 
 /// Compares what Redis has with the database, and drops from it what differs unless this is
@@ -101,7 +109,7 @@ pub async fn reconcile_cache(
     is_dry_run: bool,
 ) -> anyhow::Result<Option<CacheReconciled>> {
     let Some(redis) = &config.data.redis else { return Ok(None) };
-    let redis = caches::connect(redis, Box::new(|_, _| {}));
+    let redis = caches::connect(redis, false, Box::new(|_, _| {}));
     anyhow::ensure!(caches::until_up(&redis).await, "config key data.redis: no answer");
     let reconciler = Reconciler {
         cache: redis,

@@ -91,9 +91,10 @@ impl Quotas {
     pub async fn check(&self, check: &Check) -> Result<Verdict> {
         let (service, plan) = self.catalog.find(&check.service)?;
         let cost = full_cost(check.cost, plan.price, check.count)?;
+        let list_price = plan.price.times(check.count).unwrap_or(Money::MAX);
         // At once, so that with Redis both are one round trip.
         let rates = self.rates.take(&check.user, check.api_key.as_ref());
-        let (within_rates, verdict) = join(rates, self.verdict(check, service, cost)).await;
+        let (within_rates, verdict) = join(rates, self.verdict(check, service, (cost, list_price))).await;
         let verdict = verdict?;
         Ok(match within_rates {
             Ok(()) => verdict,
@@ -101,9 +102,14 @@ impl Quotas {
         })
     }
 
-    async fn verdict(&self, check: &Check, service: &ServiceName, cost: Money) -> Result<Verdict> {
+    async fn verdict(
+        &self,
+        check: &Check,
+        service: &ServiceName,
+        (cost, list_price): (Money, Money),
+    ) -> Result<Verdict> {
         for _ in 0..READS {
-            let call = Call { check, service, cost, now: self.calendar.now() };
+            let call = Call { check, service, cost, list_price, now: self.calendar.now() };
             let need = Need { user: &check.user, key: check.api_key.as_ref(), service, month: call.now.month };
             if let Some((view, trust)) = self.accounts.near(need).await
                 && let Some(verdict) = call.decide_near(&view, trust)?
@@ -126,6 +132,8 @@ struct Call<'c> {
     service: &'c ServiceName,
     /// Of all units if none were free.
     cost: Money,
+    /// What they cost without a figure of the caller's: other calls may cost as much.
+    list_price: Money,
     now: BillingTime,
 }
 
@@ -146,7 +154,8 @@ impl Call<'_> {
         if counts.into_iter().flatten().any(|left| left < FAR) {
             return Ok(false);
         }
-        let (Some(count), Some(cost)) = (self.check.count.checked_mul(FAR), self.cost.times(FAR)) else {
+        let (Some(count), Some(cost)) = (self.check.count.checked_mul(FAR), self.cost.max(self.list_price).times(FAR))
+        else {
             return Ok(false);
         };
         let tokens = Take::call(Some(self.check.usage), Money::ZERO).tokens.saturating_mul(FAR.into());

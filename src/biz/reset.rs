@@ -5,7 +5,7 @@
 use async_trait::async_trait;
 
 use super::{
-    calendar::{BillingTime, Month},
+    calendar::{BillingTime, Calendar, Month},
     catalog::{Catalog, Plan},
     error::StoreError,
     ids::{ServiceName, UserId},
@@ -60,20 +60,24 @@ pub struct Reset {
 /// written of one user or service does not keep the others from it.
 ///
 /// # Errors
-/// [`StoreError::Unavailable`] when the database does not answer, or the lease of the run
-/// is lost; what was opened stays so.
+/// [`StoreError::Unavailable`] when the database does not answer, the lease of the run is
+/// lost, or the month turns; what was opened stays so.
 pub async fn reset_quotas(
     rows: &dyn QuotaRows,
     catalog: &Catalog,
-    at: BillingTime,
+    calendar: &Calendar,
     progress: &dyn Progress,
 ) -> Result<Reset, StoreError> {
+    let at = calendar.now();
     let plans: Vec<(&ServiceName, Plan)> = catalog.iter().collect();
     let months = [at.month, at.month.next()];
     let mut reset = Reset::default();
     let mut after = progress.position().map(UserId::from_stored);
     // Ends: each chunk begins behind the last.
     while let Some((last, users)) = rows.end_of_chunk(after.as_ref(), CHUNK).await? {
+        if calendar.now().month != at.month {
+            return Err(StoreError::Unavailable("the month has turned; another run opens the next ones".into()));
+        }
         let span = Span { after: after.clone(), last: last.clone(), months };
         match open(rows, &span, &plans, at).await {
             Ok(()) => reset.users += users,

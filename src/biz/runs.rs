@@ -18,10 +18,18 @@ pub const REMEMBERED: Duration = Duration::from_secs(60 * 24 * 3_600);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
     pub job: &'static str,
-    /// At most 64 characters.
+    /// At most 64 characters. What stands behind a space is what the period was run for:
+    /// a run for something else undoes it.
     pub period: String,
     /// Unique among all processes.
     pub owner: String,
+}
+
+impl Run {
+    /// The beginning that all runs of the period share, if they can be for different things.
+    pub fn shared_period(&self) -> Option<&str> {
+        self.period.split_once(' ').map(|(began, _)| began)
+    }
 }
 
 /// What came of the attempt to begin a run.

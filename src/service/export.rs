@@ -5,10 +5,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use axum::body::Bytes;
 use futures_util::{Stream, stream};
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, timeout_at},
-};
+use tokio::sync::mpsc;
 
 use super::{Api, proto::ListRecordsRequest};
 use crate::biz::{
@@ -45,8 +42,6 @@ struct Export {
     filter: RecordFilter,
     /// Where the next page begins; `None` at the end.
     next: Option<PageStart>,
-    deadline: Instant,
-    _place: OwnedSemaphorePermit,
 }
 
 impl Api {
@@ -65,44 +60,73 @@ impl Api {
         }
         let place = self.exports.clone().try_acquire_owned();
         let place = place.map_err(|_| Error::Overloaded("too many exports at once; retry later".into()))?;
-        let mut export = Export {
-            api: self.clone(),
-            filter: self.record_filter(&request)?,
-            next: Some(PageStart::Offset(0)),
-            deadline: Instant::now() + LIMIT,
-            _place: place,
-        };
+        let mut export =
+            Export { api: self.clone(), filter: self.record_filter(&request)?, next: Some(PageStart::Offset(0)) };
         let mut first = csv_of([COLUMNS].into_iter())?;
         first.extend(export.page().await?.unwrap_or_default());
-        let rest = stream::try_unfold((Some(Bytes::from(first)), export), async |(first, mut export)| {
-            if let Some(first) = first {
-                return Ok(Some((first, (None, export))));
+        let (pages, taken) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let _place = place;
+            // Whether its caller takes it or not, it ends.
+            if tokio::time::timeout(LIMIT, export.send(first, &pages)).await.is_err() {
+                tracing::warn!("an export took too long and was broken off");
             }
-            let page = export.page().await.map_err(|error| {
-                tracing::warn!(%error, "an export was broken off");
-                io::Error::other("the export was broken off")
-            })?;
-            Ok(page.map(|page| (Bytes::from(page), (None, export))))
         });
-        Ok(rest)
+        Ok(stream::unfold(Some(taken), async |taken| {
+            let mut taken = taken?;
+            match taken.recv().await {
+                Some(Page::Lines(lines)) => Some((Ok(lines), Some(taken))),
+                Some(Page::End) => None,
+                // A file that ends early must not look whole.
+                None => Some((Err(io::Error::other("the export was broken off")), None)),
+            }
+        }))
     }
 }
 
+/// What is sent of an export.
+enum Page {
+    Lines(Bytes),
+    End,
+}
+
 impl Export {
+    /// Sends the pages as they are taken, `first` before all; without an end where it fails
+    /// or nobody takes them any more.
+    async fn send(&mut self, first: Vec<u8>, pages: &mpsc::Sender<Page>) {
+        let mut lines = first;
+        loop {
+            if pages.send(Page::Lines(lines.into())).await.is_err() {
+                return;
+            }
+            lines = match self.page().await {
+                Ok(Some(lines)) => lines,
+                Ok(None) => return drop(pages.send(Page::End).await),
+                Err(error) => {
+                    tracing::warn!(%error, "an export was broken off");
+                    return;
+                }
+            };
+        }
+    }
+
     /// The lines of the next page; `None` behind the last.
     async fn page(&mut self) -> Result<Option<Vec<u8>>> {
         let Some(start) = self.next.take() else { return Ok(None) };
         let between = self.filter.days.map(|days| self.api.calendar.bounds(days));
-        let read = self.api.records.records(&self.filter, between, &start, PAGE);
-        let records = timeout_at(self.deadline, read)
-            .await
-            .map_err(|_| Error::Overloaded("the export took too long; ask for fewer days".into()))??;
+        let records = self.api.records.records(&self.filter, between, &start, PAGE).await?;
         if records.len() == PAGE as usize {
             let last = records.last();
             self.next = last.map(|last| PageStart::After(Cursor { created_at: last.created_at, id: last.id.clone() }));
         }
         csv_of(records.iter().map(cells)).map(Some)
     }
+}
+
+/// What callers chose themselves must be no formula where the file is opened.
+fn harmless(text: Option<&str>) -> String {
+    let text = text.unwrap_or_default();
+    if text.starts_with(['=', '+', '-', '@']) { format!("'{text}") } else { text.to_owned() }
 }
 
 fn csv_of<C: AsRef<[u8]>, const N: usize>(lines: impl Iterator<Item = [C; N]>) -> Result<Vec<u8>> {
@@ -116,7 +140,6 @@ fn csv_of<C: AsRef<[u8]>, const N: usize>(lines: impl Iterator<Item = [C; N]>) -
 
 fn cells(record: &Record) -> [String; COLUMNS.len()] {
     let usage = record.usage.unwrap_or_default();
-    let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
     let kind = match record.kind {
         RecordType::Free => "free",
         RecordType::Balance => "balance",
@@ -128,9 +151,9 @@ fn cells(record: &Record) -> [String; COLUMNS.len()] {
         kind.into(),
         record.amount.to_string(),
         record.count.to_string(),
-        text(record.trace.as_ref().map(|trace| trace.as_str())),
-        text(record.api_key.as_ref().map(|key| key.as_str())),
-        text(record.model.as_ref().map(|model| model.as_str())),
+        harmless(record.trace.as_ref().map(|trace| trace.as_str())),
+        harmless(record.api_key.as_ref().map(|key| key.as_str())),
+        harmless(record.model.as_ref().map(|model| model.as_str())),
         usage.input_tokens.to_string(),
         usage.output_tokens.to_string(),
         usage.cached_input_tokens.to_string(),

@@ -82,6 +82,17 @@ async fn an_export_shows_what_the_list_shows(#[values(MySql, Sqlite)] on: Backen
 }
 
 #[tokio::test]
+async fn what_callers_chose_is_no_formula() {
+    let service = Service::start(Sqlite).await;
+    service
+        .deduct(DeductQuotaRequest { trace_id: "=1+1".into(), api_key_id: "@x".into(), ..charge("u", "asset", 1) })
+        .await;
+    let (_, _, csv) = export(&service, "user_id=u").await;
+    let row = &rows(&csv)[0];
+    assert_eq!((&row[6], &row[7]), ("'=1+1", "'@x"));
+}
+
+#[tokio::test]
 async fn a_bad_export_is_an_error_and_no_file() {
     let service = Service::start(Sqlite).await;
     for (query, field) in [("", "user_id"), ("user_id=u&type=3", "type"), ("user_id=u&page=2", "page")] {

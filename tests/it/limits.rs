@@ -99,7 +99,13 @@ async fn what_was_not_made_is_not_counted(#[values(MySql, Sqlite)] on: Backend) 
 
     service.clock.advance(chrono::TimeDelta::minutes(2));
     let store = billing_service::app::connect(&service.database.config(&[])).await.unwrap();
-    let swept = billing_service::app::sweep(&service.database.config(&[]), store.clone(), service.clock.clone()).await;
+    let swept = billing_service::app::sweep(
+        &service.database.config(&[]),
+        store.clone(),
+        service.clock.clone(),
+        &tokio_util::sync::CancellationToken::new(),
+    )
+    .await;
     assert_eq!(swept.unwrap().freed, 1);
     store.close().await;
     assert_eq!(used(&service).await, (2, 2));

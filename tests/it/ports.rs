@@ -26,10 +26,14 @@ async fn channel(service: &Service) -> Channel {
 async fn both_ports_say_that_they_live_and_are_ready(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     for addr in [service.app.http_addr, service.app.grpc_addr] {
-        for path in ["health", "ready"] {
+        let ready = match on {
+            MySql => r#"{"status":"UP","service":"billing-service","redis":"UP"}"#,
+            Sqlite => r#"{"status":"UP","service":"billing-service"}"#,
+        };
+        for (path, body) in [("health", r#"{"status":"UP","service":"billing-service"}"#), ("ready", ready)] {
             let response = service.http.get(format!("http://{addr}/{path}")).send().await.unwrap();
             assert_eq!(response.status(), 200);
-            assert_eq!(response.text().await.unwrap(), r#"{"status":"UP","service":"billing-service"}"#);
+            assert_eq!(response.text().await.unwrap(), body);
         }
     }
     let mut health = HealthClient::new(channel(&service).await);

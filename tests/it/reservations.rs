@@ -77,7 +77,9 @@ impl Service {
     async fn sweep(&self) -> (u64, u64) {
         let config = self.database.config(&[]);
         let store = app::connect(&config).await.unwrap();
-        let swept = app::sweep(&config, store.clone(), self.clock.clone()).await.unwrap();
+        let swept = app::sweep(&config, store.clone(), self.clock.clone(), &tokio_util::sync::CancellationToken::new())
+            .await
+            .unwrap();
         store.close().await;
         (swept.freed, swept.failed)
     }

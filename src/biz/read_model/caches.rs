@@ -35,6 +35,8 @@ pub enum Trust {
 /// outcome: longer than a database takes to end it.
 const DOUBT: Duration = Duration::from_secs(60);
 
+/// How often they are forgotten in the shared cache meanwhile.
+const FORGET_AGAIN: Duration = Duration::from_secs(2);
 /// Subjects that are doubted one by one; with one more, all are.
 const MAX_DOUBTS: usize = 100_000;
 
@@ -43,6 +45,7 @@ const MAX_DOUBTS: usize = 100_000;
 struct Doubts {
     of: BTreeMap<Subject, Instant>,
     of_all: Option<Instant>,
+    forgotten_at: Option<Instant>,
 }
 
 impl Doubts {
@@ -141,6 +144,7 @@ impl Caches {
             let over = doubts.of.iter().filter(|(_, until)| **until <= now).map(|(subject, _)| subject.clone());
             (over.collect::<Vec<_>>(), doubts.of_all.is_some_and(|until| until <= now))
         };
+        self.forget_doubted_again(now).await;
         if over.is_empty() && !all_over {
             return;
         }
@@ -154,6 +158,21 @@ impl Caches {
         doubts.of.retain(|_, until| *until > now);
         doubts.of_all = doubts.of_all.filter(|until| *until > now);
         self.has_doubts.store(!doubts.of.is_empty() || doubts.of_all.is_some(), Ordering::Release);
+    }
+
+    /// Others may have loaded what it was before the doubted settlement ended.
+    async fn forget_doubted_again(&self, now: Instant) {
+        let again: Vec<Subject> = {
+            let mut doubts = self.doubts();
+            if doubts.of.is_empty() || doubts.forgotten_at.is_some_and(|at| now < at + FORGET_AGAIN) {
+                return;
+            }
+            doubts.forgotten_at = Some(now);
+            doubts.of.keys().cloned().collect()
+        };
+        if self.shared.is_some() {
+            self.outbox.forget(&again);
+        }
     }
 
     fn doubts(&self) -> MutexGuard<'_, Doubts> {

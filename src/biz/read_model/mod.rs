@@ -17,7 +17,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use self::{
@@ -37,6 +37,11 @@ pub use self::{
     caches::{Caches, Trust},
     watched::Watched,
 };
+
+/// How long a load may take, on which other callers may wait.
+const LOAD_DEADLINE: Duration = Duration::from_secs(5);
+/// The last resort of the near cache, where it is believed otherwise.
+const NEAR_TTL: Duration = Duration::from_secs(600);
 
 /// Reads for checks.
 pub struct ReadModel {
@@ -181,10 +186,17 @@ impl ReadModel {
     }
 
     async fn load_through(&self, subject: &Subject, shared: Option<&dyn AccountCache>) -> Result<Arc<Entry>> {
-        if self.caches.is_doubted(subject) {
-            return self.caches.loads.once(subject, self.read_database(subject)).await;
-        }
-        self.caches.loads.once(subject, self.load_alone(subject, shared)).await
+        let load = async {
+            let load = async {
+                match self.caches.is_doubted(subject) {
+                    true => self.read_database(subject).await,
+                    false => self.load_alone(subject, shared).await,
+                }
+            };
+            let late = |_| Err(Error::Overloaded("the database does not answer; retry later".into()));
+            tokio::time::timeout(LOAD_DEADLINE, load).await.unwrap_or_else(late)
+        };
+        self.caches.loads.once(subject, load).await
     }
 
     async fn load_alone(&self, subject: &Subject, cache: Option<&dyn AccountCache>) -> Result<Arc<Entry>> {
@@ -223,7 +235,7 @@ impl ReadModel {
         }
         let found = self.caches.near.look(subject).await.ok().flatten()?;
         match self.caches.trust {
-            Trust::Always => Some(found.entry),
+            Trust::Always => (found.as_of.elapsed() < NEAR_TTL).then_some(found.entry),
             Trust::WhileFar(limit) => {
                 let age = found.as_of.elapsed();
                 if age * 2 > limit && self.caches.shared.is_some() {

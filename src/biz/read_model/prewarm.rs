@@ -16,6 +16,8 @@ use crate::biz::{
 
 /// Who was active within this time is expected again.
 const LATELY: chrono::TimeDelta = chrono::TimeDelta::hours(1);
+/// Between two lists, that nobody may be on.
+const PAGE_PAUSE: Duration = Duration::from_millis(20);
 /// Accounts that are loaded at once, a small part of what checks may load.
 const TOGETHER: usize = 8;
 
@@ -43,6 +45,7 @@ pub async fn prewarm(
             loaded += loads.iter().filter(|load| load.is_ok()).count() as u64;
             tokio::time::sleep_until(begun + pause).await;
         }
+        tokio::time::sleep(PAGE_PAUSE).await;
         match next {
             Some(next) => last = Some(next),
             None => return Ok(loaded),

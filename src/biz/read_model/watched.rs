@@ -1,6 +1,6 @@
 //! The stores in which limits are set, watched: what was set is no longer cached as it was.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -13,6 +13,9 @@ use crate::biz::{
     limit::{Caps, LimitStore},
     settlement::readers::Readers,
 };
+
+/// How long setting may take; whoever asked for it has given up long before.
+const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Sets limits, and has the caches forget those they had.
 pub struct Watched<S: ?Sized> {
@@ -33,7 +36,8 @@ impl<S: ?Sized + Send + Sync + 'static> Watched<S> {
     {
         let (setting, caches) = (set(self.store.clone()), self.caches.clone());
         let task = tokio::spawn(async move {
-            let done = setting.await;
+            let done = tokio::time::timeout(DEADLINE, setting).await;
+            let done = done.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())));
             match &done {
                 Err(StoreError::Unavailable(_)) => caches.doubted(vec![subject]).await,
                 _ => caches.forget(&[subject]).await,

@@ -13,6 +13,17 @@ use crate::biz::{
 impl RunStore for MySqlStore {
     async fn begin_run(&self, run: &Run) -> Result<Begun, StoreError> {
         let mut connection = self.reader.take().await?;
+        // First, so that who only looks keeps nobody from running the job.
+        let done = sqlx::query("SELECT 1 FROM job_run WHERE job = ? AND period = ? AND finished_at IS NOT NULL")
+            .bind(run.job)
+            .bind(&run.period)
+            .fetch_optional(&mut *connection)
+            .await
+            .map_err(store_error)?;
+        if done.is_some() {
+            connection.give_back();
+            return Ok(Begun::Done);
+        }
         sqlx::query("INSERT IGNORE INTO job_lease (job, owner, ends_at) VALUES (?, '', '1970-01-02')")
             .bind(run.job)
             .execute(&mut *connection)
@@ -83,6 +94,15 @@ impl RunStore for MySqlStore {
                 .execute(&mut *connection)
                 .await
                 .map_err(store_error)?;
+            if let Some(began) = run.shared_period() {
+                sqlx::query("DELETE FROM job_run WHERE job = ? AND period LIKE CONCAT(?, ' %') AND period <> ?")
+                    .bind(run.job)
+                    .bind(began)
+                    .bind(&run.period)
+                    .execute(&mut *connection)
+                    .await
+                    .map_err(store_error)?;
+            }
             sqlx::query("DELETE FROM job_run WHERE job = ? AND started_at < UTC_TIMESTAMP(6) - INTERVAL ? SECOND")
                 .bind(run.job)
                 .bind(REMEMBERED.as_secs())

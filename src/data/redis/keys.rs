@@ -77,6 +77,11 @@ pub(super) fn marker(owns: impl Fn(u16) -> bool) -> Option<String> {
     markers.find(|marker| owns(slot(marker)))
 }
 
+/// A key in the slot of a marker that is never there.
+pub(super) fn nothing_beside(marker: &str) -> String {
+    format!("{marker}:nothing")
+}
+
 /// The slot of a key, as the specification of Redis Cluster has it.
 pub(super) fn slot(key: &str) -> u16 {
     let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);

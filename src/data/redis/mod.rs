@@ -29,6 +29,9 @@ pub struct Settings {
     pub check_timeout: Duration,
     /// Of anything else.
     pub write_timeout: Duration,
+    /// Whether this process empties and marks servers whose entries may be old, and warms
+    /// them. Another leaves such servers alone.
+    pub keeps: bool,
     /// How long an entry is believed without being read from the database again.
     pub ttl: Duration,
 }

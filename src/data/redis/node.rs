@@ -46,6 +46,15 @@ pub(super) enum Place {
     Sentinel { sentinels: Vec<String>, master: String },
 }
 
+/// The part of a server in what there is.
+pub(super) struct Part {
+    pub marker: String,
+    /// Whether another server had its slots before: its last writes may be missing.
+    pub takes_over: bool,
+    /// Told whenever a server has lost its entries.
+    pub cold: Arc<Notify>,
+}
+
 pub(super) struct Node {
     place: Place,
     settings: Arc<Settings>,
@@ -60,19 +69,15 @@ pub(super) struct Node {
 
 impl Node {
     /// Connects, and stays connected until it is dropped or `stop`.
-    pub fn start(
-        place: Place,
-        settings: Arc<Settings>,
-        marker: String,
-        cold: Arc<Notify>,
-        stop: CancellationToken,
-    ) -> Arc<Self> {
+    pub fn start(place: Place, settings: Arc<Settings>, part: Part, stop: CancellationToken) -> Arc<Self> {
+        let Part { marker, takes_over, cold } = part;
         let node = Arc::new(Self {
             place,
             settings,
             marker: RwLock::new(marker),
             link: RwLock::default(),
-            last_run: Mutex::default(),
+            // No run has this id, so that the first one counts as another.
+            last_run: Mutex::new(takes_over.then(String::new)),
             lateness: Arc::default(),
             cold,
             stop,
@@ -82,6 +87,14 @@ impl Node {
             async move { node.stop.clone().run_until_cancelled(node.keep_connected()).await }
         });
         node
+    }
+
+    /// As it was configured; that of a master behind sentinels is not known here.
+    pub fn address(&self) -> &str {
+        match &self.place {
+            Place::Fixed(address) => address,
+            Place::Sentinel { .. } => "",
+        }
     }
 
     pub fn stop(&self) {
@@ -108,7 +121,7 @@ impl Node {
     }
 
     async fn keep_connected(&self) {
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut last_error) = (FIRST_PAUSE, String::new());
         loop {
             match self.connect().await {
                 Ok(link) => {
@@ -119,10 +132,16 @@ impl Node {
                     link.end();
                     *self.link.write().unwrap_or_else(PoisonError::into_inner) = None;
                     tracing::warn!(place = ?self.place, why, "redis does not answer; the database does");
-                    pause = FIRST_PAUSE;
+                    (pause, last_error) = (FIRST_PAUSE, String::new());
                 }
                 Err(error) => {
-                    tracing::debug!(place = ?self.place, %error, "redis can't be reached");
+                    let error = error.to_string();
+                    if error == last_error {
+                        tracing::debug!(place = ?self.place, error, "redis can't be used");
+                    } else {
+                        tracing::warn!(place = ?self.place, error, "redis can't be used");
+                    }
+                    last_error = error;
                     sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
@@ -145,15 +164,17 @@ impl Node {
         link.load_scripts(budget).await.map_err(|(_, error)| error)?;
 
         let marker = self.marker();
+        prove_writable(&link, &marker, budget).await?;
         let marked = call(&link, redis::cmd("GET").arg(&marker), budget).await?;
         let used = self.last_run().clone();
         if text(&marked).as_deref() != Some(&*run) || used.is_some_and(|used| used != run) {
-            timeout(PURGE_TIMEOUT, purge(&link, budget)).await.map_err(|_| unavailable("not emptied in time"))??;
-            let before = call(&link, redis::cmd("SET").arg(&marker).arg(&run).arg("GET"), budget).await?;
-            // Of several processes the first one warms it.
-            if text(&before).as_deref() != Some(&*run) {
-                self.cold.notify_one();
+            if !self.settings.keeps {
+                return Err(unavailable("its entries are not known to be true; a server has to see to it"));
             }
+            timeout(PURGE_TIMEOUT, purge(&link, budget)).await.map_err(|_| unavailable("not emptied in time"))??;
+            call(&link, redis::cmd("SET").arg(&marker).arg(&run), budget).await?;
+            // Others may have emptied it too, after the first of them warmed it.
+            self.cold.notify_one();
         }
         *self.last_run() = Some(run);
         Ok(link)
@@ -174,12 +195,16 @@ impl Node {
                 return "another is the master";
             }
             let marker = self.marker();
+            if prove_writable(link, &marker, budget).await.is_err() {
+                return "it takes no changes";
+            }
             let Ok(marked) = call(link, redis::cmd("GET").arg(&marker), budget).await else {
                 return "it was asked and did not answer";
             };
             match text(&marked) {
                 Some(run) if run == link.run => {}
                 Some(_) => return "its entries were replaced",
+                None if !self.settings.keeps => return "it was emptied",
                 None => {
                     let mark = redis::cmd("SET").arg(&marker).arg(&link.run).arg("GET").to_owned();
                     match call(link, &mark, budget).await.map(|before| text(&before)) {
@@ -252,6 +277,12 @@ async fn run_of(link: &Link, budget: Duration) -> Result<String, StoreError> {
         return Err(unavailable("it is no master"));
     }
     line("run_id:").map(str::to_owned).ok_or_else(|| unavailable("it does not tell its run"))
+}
+
+/// That entries can be dropped: otherwise what is read may be old, and nobody could help
+/// it. A server may answer and take no changes, as with a full disk or too few replicas.
+async fn prove_writable(link: &Link, marker: &str, budget: Duration) -> Result<(), StoreError> {
+    call(link, redis::cmd("UNLINK").arg(keys::nothing_beside(marker)), budget).await.map(|_| ())
 }
 
 /// Drops every entry and every load under way. What others store meanwhile may go too, and

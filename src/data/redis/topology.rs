@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Mode, Settings, keys,
-    node::{Node, Place, open, text, unavailable},
+    node::{Node, Part, Place, open, text, unavailable},
 };
 use crate::biz::error::StoreError;
 
@@ -45,7 +45,8 @@ impl Topology {
     pub fn start(settings: Arc<Settings>, cold: Arc<Notify>, stop: CancellationToken) -> Self {
         let one = |place| {
             let marker = keys::marker(|_| true).unwrap_or_default();
-            Topology::One(Node::start(place, settings.clone(), marker, cold.clone(), stop.child_token()))
+            let part = Part { marker, takes_over: false, cold: cold.clone() };
+            Topology::One(Node::start(place, settings.clone(), part, stop.child_token()))
         };
         match &settings.mode {
             Mode::Single => one(Place::Fixed(settings.addrs.first().cloned().unwrap_or_default())),
@@ -106,10 +107,18 @@ impl Cluster {
     }
 
     async fn keep_current(&self) {
+        let mut tells = true;
         loop {
             match self.ask().await {
-                Ok(ranges) => self.renew(&ranges),
-                Err(error) => tracing::debug!(%error, "the cluster does not tell its slots"),
+                Ok(ranges) => {
+                    self.renew(&ranges);
+                    tells = true;
+                }
+                Err(error) if tells => {
+                    tracing::warn!(%error, "the redis cluster does not tell its slots");
+                    tells = false;
+                }
+                Err(_) => {}
             }
             // Not more often: a slot may take a while to move.
             tokio::time::sleep(REFRESH / 10).await;
@@ -142,6 +151,10 @@ impl Cluster {
 
     fn renew(&self, ranges: &[(u16, u16, String)]) {
         let old = self.map();
+        let known = old.ranges.iter().map(|(first, last, node)| (*first, *last, node.address()));
+        if known.eq(ranges.iter().map(|(first, last, address)| (*first, *last, address.as_str()))) {
+            return;
+        }
         let mut nodes: HashMap<String, Arc<Node>> = HashMap::new();
         for (_, _, address) in ranges {
             if nodes.contains_key(address) {
@@ -155,8 +168,10 @@ impl Cluster {
                     node.clone()
                 }
                 None => {
+                    let takes_over = !old.nodes.is_empty();
+                    let part = Part { marker, takes_over, cold: self.cold.clone() };
                     let place = Place::Fixed(address.clone());
-                    Node::start(place, self.settings.clone(), marker, self.cold.clone(), self.stop.child_token())
+                    Node::start(place, self.settings.clone(), part, self.stop.child_token())
                 }
             };
             nodes.insert(address.clone(), node);

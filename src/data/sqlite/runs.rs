@@ -97,6 +97,12 @@ fn end(connection: &mut Connection, run: &Run, is_done: bool) -> rusqlite::Resul
             &format!("UPDATE job_run SET finished_at = {NOW} WHERE job = ? AND period = ?"),
             params![run.job, run.period],
         )?;
+        if let Some(began) = run.shared_period() {
+            transaction.execute(
+                "DELETE FROM job_run WHERE job = ?1 AND period LIKE ?2 || ' %' AND period <> ?3",
+                params![run.job, began, run.period],
+            )?;
+        }
         transaction.execute(
             &format!("DELETE FROM job_run WHERE job = ? AND started_at < {NOW} - ?"),
             params![run.job, REMEMBERED.as_micros() as i64],

@@ -6,6 +6,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use futures_util::future::join_all;
 use redis::cmd;
 use rstest::rstest;
 
@@ -221,7 +222,12 @@ async fn every_node_of_a_cluster_is_walked() {
         service.deduct(charge(user, "asset", 1)).await;
         check(&service.internal, call(user)).await;
     }
-    until("every account is cached", async || cluster.hashes("billing:*:account").await.len() == users.len()).await;
+    // A check whose answer was late has left it to another to cache the account.
+    let all_cached = async || {
+        join_all(users.iter().map(|user| check(&service.internal, call(user)))).await;
+        cluster.hashes("billing:*:account").await.len() == users.len()
+    };
+    until("every account is cached", all_cached).await;
     for node in 0..3 {
         let of_node = cluster.node(node).hashes("billing:*:account").await;
         let (key, _) = of_node.first_key_value().expect("each node has some");

@@ -43,7 +43,8 @@ async fn reconcile(paying: &Paying, clock: In) -> anyhow::Result<Reconciled> {
 pub async fn reconcile_with(paying: &Paying, clock: In, changes: &[(&str, &str)]) -> anyhow::Result<Reconciled> {
     let config = paying.service.database.config(&settings(&paying.sandbox, changes));
     let store = app::connect(&config).await.unwrap();
-    let reconciled = app::reconcile_recharges(&config, store.clone(), clock).await;
+    let reconciled =
+        app::reconcile_recharges(&config, store.clone(), clock, &tokio_util::sync::CancellationToken::new()).await;
     app::close(&*store).await;
     reconciled
 }

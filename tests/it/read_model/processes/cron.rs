@@ -94,7 +94,8 @@ async fn a_job_that_is_done_before_redis_answers_waits_to_tell_it() {
     proxy.stall(true);
     let config = service.database.config(&[("data.redis.addr", &format!("'{}'", proxy.addr()))]);
     let store = app::connect(&config).await.unwrap();
-    let sweeping = app::sweep(&config, store.clone(), SystemClock);
+    let cut = tokio_util::sync::CancellationToken::new();
+    let sweeping = app::sweep(&config, store.clone(), SystemClock, &cut);
     let answering = async {
         let freed = async || service.database.rows(&["status"], "FROM billing_transaction").await == [["EXPIRED"]];
         until("the hold is freed", freed).await;
