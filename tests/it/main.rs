@@ -8,6 +8,7 @@ mod bad_input;
 mod charges;
 mod concurrency;
 mod crash;
+mod cron;
 mod export;
 mod harness;
 mod idempotency;

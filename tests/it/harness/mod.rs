@@ -323,7 +323,7 @@ pub struct TestClock {
 }
 
 impl TestClock {
-    fn real() -> Self {
+    pub fn real() -> Self {
         Self { ahead_micros: Arc::default(), advanced_micros: Arc::default() }
     }
 

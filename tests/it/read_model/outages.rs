@@ -25,6 +25,7 @@ use self::{
 use crate::harness::{
     Database, Service, mariadb,
     redis::{OwnRedis, Proxy},
+    wait::until,
 };
 
 /// A Redis of the test's own, a service that uses it, and its callers.
@@ -273,4 +274,26 @@ async fn behind_proxy() -> (Town, Proxy) {
     let proxy = Proxy::start(server.addr()).await;
     let redis = format!("{{addr: '{}'}}", proxy.addr());
     (Town::with(servers, &redis).await, proxy)
+}
+
+/// As with a full disk, or with fewer replicas than it must have: what is read may be old,
+/// and nobody could drop it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_takes_no_changes_is_not_read() {
+    let town = Town::on(Single).await;
+    let Servers::Single(server) = &town.servers else { unreachable!() };
+    let set = async |replicas: &str| {
+        let mut connection = server.connection().await;
+        let set = redis::cmd("CONFIG").arg("SET").arg("min-replicas-to-write").arg(replicas).to_owned();
+        connection.send_packed_command(&set).await.unwrap();
+    };
+    let is_up = async |expected: &str| {
+        let ready = town.service.internal_get("/ready").await.1;
+        ready["status"] == "UP" && ready["redis"] == expected
+    };
+    set("1").await;
+    until("it is left alone", async || is_up("DOWN").await).await;
+    set("0").await;
+    until("it is used again", async || is_up("UP").await).await;
+    town.assert_all_is_well().await;
 }
