@@ -135,6 +135,7 @@ pub trait RateLimiter: Send + Sync + 'static {
     /// it would be admitted if nobody else made any.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]: it may be counted or not.
+    /// [`StoreError::Unavailable`]: it may be counted or not; at once while it is known not
+    /// to answer. [`StoreError::Failed`]: it was not counted.
     async fn take(&self, user: &UserId, key: Option<&ApiKeyId>) -> Result<Option<Duration>, StoreError>;
 }

@@ -17,12 +17,12 @@ use crate::biz::{
     limit::Limit,
 };
 
-/// How long a shared limiter is left alone after it did not answer; then one request asks
-/// again, and the others do not wait for it.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Microseconds for which one request that the shared limiter did not count says that it
+/// does not answer.
+const MOMENT: u64 = 1_000_000;
 
-/// What [`RateGuard::ask_again_at`] holds while the shared limiter answers.
-const ANSWERS: u64 = 0;
+/// What [`RateGuard::failed_at`] holds before the first failure.
+const NEVER: u64 = 0;
 
 /// Decides whether a request is within the rate limits.
 pub struct RateGuard {
@@ -31,8 +31,8 @@ pub struct RateGuard {
     shared: Option<Arc<dyn RateLimiter>>,
     clock: Arc<dyn Clock>,
     started: Instant,
-    /// In microseconds since `started`.
-    ask_again_at: AtomicU64,
+    /// When it last did not answer, in microseconds since `started`.
+    failed_at: AtomicU64,
 }
 
 impl RateGuard {
@@ -43,7 +43,7 @@ impl RateGuard {
         shared: Option<Arc<dyn RateLimiter>>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { limits, local, shared, started: clock.instant(), clock, ask_again_at: AtomicU64::new(ANSWERS) }
+        Self { limits, local, shared, started: clock.instant(), clock, failed_at: AtomicU64::new(NEVER) }
     }
 
     /// Counts a request of a user, and of an API key if it was made with one. Without
@@ -64,22 +64,21 @@ impl RateGuard {
 
     /// Whether limits are kept per process at the moment although there is a shared limiter.
     pub fn is_local(&self) -> bool {
-        self.ask_again_at.load(Ordering::Relaxed) != ANSWERS
+        let failed_at = self.failed_at.load(Ordering::Relaxed);
+        failed_at != NEVER && self.micros() < failed_at.saturating_add(MOMENT)
     }
 
+    /// The shared limiter is asked each time: it knows best for whom it can answer, as where
+    /// one of several servers is down, and says at once when it can't.
     async fn count(&self, user: &UserId, key: Option<&ApiKeyId>) -> Option<Duration> {
-        if let Some(shared) = self.shared.as_ref().filter(|_| self.may_ask()) {
+        if let Some(shared) = &self.shared {
             match shared.take(user, key).await {
-                Ok(answer) => {
-                    if self.ask_again_at.swap(ANSWERS, Ordering::Relaxed) != ANSWERS {
-                        tracing::info!("rate limits are shared again");
-                    }
-                    return answer;
-                }
+                Ok(answer) => return answer,
                 Err(error) => {
-                    if self.ask_again_at.swap(self.next_try(), Ordering::Relaxed) == ANSWERS {
+                    if !self.is_local() {
                         tracing::warn!(%error, "rate limits are kept per process until the shared limiter answers");
                     }
+                    self.failed_at.store(self.micros().max(NEVER + 1), Ordering::Relaxed);
                 }
             }
         }
@@ -88,17 +87,6 @@ impl RateGuard {
             tracing::error!(%error, "a request is admitted uncounted");
             None
         })
-    }
-
-    /// While the shared limiter does not answer, one request a pause finds out whether it does.
-    fn may_ask(&self) -> bool {
-        let at = self.ask_again_at.load(Ordering::Relaxed);
-        let again = || self.ask_again_at.compare_exchange(at, self.next_try(), Ordering::Relaxed, Ordering::Relaxed);
-        at == ANSWERS || (self.micros() >= at && again().is_ok())
-    }
-
-    fn next_try(&self) -> u64 {
-        self.micros().saturating_add(u64::try_from(PAUSE.as_micros()).unwrap_or(u64::MAX))
     }
 
     fn micros(&self) -> u64 {
@@ -171,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_process_counts_while_the_shared_limiter_is_away_and_asks_it_now_and_then() {
+    async fn the_process_counts_what_the_shared_limiter_does_not() {
         let (local, shared) = (Limiter::refusing(LOCAL), Limiter::refusing(SHARED));
         let clock = Arc::new(Ahead(Instant::now(), AtomicU64::new(0)));
         let guard = RateGuard::new(limits(), local.clone(), Some(shared.clone()), clock.clone());
@@ -180,18 +168,10 @@ mod tests {
         for _ in 0..5 {
             assert_eq!((answer(&guard).await, guard.is_local()), (LOCAL, true));
         }
-        assert_eq!(shared.asked.load(Ordering::Relaxed), 2);
-        clock.1.store(1_000, Ordering::Relaxed);
-        for _ in 0..5 {
-            assert_eq!((answer(&guard).await, guard.is_local()), (LOCAL, true));
-        }
-        assert_eq!(shared.asked.load(Ordering::Relaxed), 3);
         shared.answers.store(true, Ordering::Relaxed);
-        assert_eq!(answer(&guard).await, LOCAL);
+        assert_eq!((answer(&guard).await, guard.is_local()), (SHARED, true), "a moment ago it did not");
         clock.1.store(2_000, Ordering::Relaxed);
-        for _ in 0..5 {
-            assert_eq!((answer(&guard).await, guard.is_local()), (SHARED, false));
-        }
+        assert!(!guard.is_local());
     }
 
     #[tokio::test]
