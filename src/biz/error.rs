@@ -67,9 +67,9 @@ pub enum StoreError {
     /// deadlock, lock timeout, failed certification.
     #[error("conflict with another transaction: {0}")]
     Conflict(String),
-    /// The database does not answer, or the connection was lost. During a commit
+    /// It does not answer, or the connection was lost. During a commit
     /// the outcome is unknown.
-    #[error("database unavailable: {0}")]
+    #[error("unavailable: {0}")]
     Unavailable(String),
     /// Anything else: a defect, or data that does not fit.
     #[error("{0}")]
