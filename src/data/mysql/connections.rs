@@ -119,6 +119,17 @@ impl Connections {
         }
     }
 
+    /// Runs one statement that commits by itself; how many rows it matched.
+    ///
+    /// # Errors
+    /// As [`Self::fetch_all`].
+    pub(super) async fn execute(&self, query: Query<'_, MySql, MySqlArguments>) -> Result<u64, StoreError> {
+        let mut lease = self.take().await?;
+        let done = query.execute(&mut *lease).await.map_err(store_error)?;
+        lease.give_back();
+        Ok(done.rows_affected())
+    }
+
     /// Lets nobody take a connection any more, and closes those at rest.
     pub(super) async fn close(&self) {
         self.0.places.close();

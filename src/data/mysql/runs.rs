@@ -12,104 +12,59 @@ use crate::biz::{
 #[async_trait]
 impl RunStore for MySqlStore {
     async fn begin_run(&self, run: &Run) -> Result<Begun, StoreError> {
-        let mut connection = self.reader.take().await?;
         // First, so that who only looks keeps nobody from running the job.
         let done = sqlx::query("SELECT 1 FROM job_run WHERE job = ? AND period = ? AND finished_at IS NOT NULL")
             .bind(run.job)
-            .bind(&run.period)
-            .fetch_optional(&mut *connection)
-            .await
-            .map_err(store_error)?;
-        if done.is_some() {
-            connection.give_back();
+            .bind(&run.period);
+        if !self.reader.fetch_all(done).await?.is_empty() {
             return Ok(Begun::Done);
         }
-        sqlx::query("INSERT IGNORE INTO job_lease (job, owner, ends_at) VALUES (?, '', '1970-01-02')")
-            .bind(run.job)
-            .execute(&mut *connection)
-            .await
-            .map_err(store_error)?;
-        let taken = sqlx::query(
+        let lease = sqlx::query("INSERT IGNORE INTO job_lease (job, owner, ends_at) VALUES (?, '', '1970-01-02')");
+        self.reader.execute(lease.bind(run.job)).await?;
+        let take = sqlx::query(
             "UPDATE job_lease SET owner = ?, ends_at = UTC_TIMESTAMP(6) + INTERVAL ? SECOND \
              WHERE job = ? AND (ends_at <= UTC_TIMESTAMP(6) OR owner = ?)",
-        )
-        .bind(&run.owner)
-        .bind(LEASE.as_secs())
-        .bind(run.job)
-        .bind(&run.owner)
-        .execute(&mut *connection)
-        .await
-        .map_err(store_error)?;
-        if taken.rows_affected() == 0 {
-            connection.give_back();
+        );
+        let take = take.bind(&run.owner).bind(LEASE.as_secs()).bind(run.job).bind(&run.owner);
+        if self.reader.execute(take).await? == 0 {
             return Ok(Begun::Elsewhere);
         }
         // Nobody else begins a run of the job while the lease is ours.
-        sqlx::query("INSERT IGNORE INTO job_run (job, period, started_at) VALUES (?, ?, UTC_TIMESTAMP(6))")
-            .bind(run.job)
-            .bind(&run.period)
-            .execute(&mut *connection)
-            .await
-            .map_err(store_error)?;
-        let row = sqlx::query("SELECT position, finished_at IS NOT NULL FROM job_run WHERE job = ? AND period = ?")
-            .bind(run.job)
-            .bind(&run.period)
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(store_error)?;
-        connection.give_back();
+        let begin = sqlx::query("INSERT IGNORE INTO job_run (job, period, started_at) VALUES (?, ?, UTC_TIMESTAMP(6))");
+        self.reader.execute(begin.bind(run.job).bind(&run.period)).await?;
+        let find = sqlx::query("SELECT position, finished_at IS NOT NULL FROM job_run WHERE job = ? AND period = ?");
+        let rows = self.reader.fetch_all(find.bind(run.job).bind(&run.period)).await?;
+        let row = rows.first().ok_or_else(|| StoreError::Failed("a run that was begun is not there".into()))?;
         let is_done: i64 = row.try_get(1).map_err(store_error)?;
         if is_done == 0 {
-            return Ok(Begun::Ours { position: optional_text(&row, 0)? });
+            return Ok(Begun::Ours { position: optional_text(row, 0)? });
         }
         self.give_lease_back(run).await?;
         Ok(Begun::Done)
     }
 
     async fn renew_run(&self, run: &Run, position: Option<&str>) -> Result<bool, StoreError> {
-        let mut connection = self.reader.take().await?;
-        let renewed = sqlx::query(
+        let renew = sqlx::query(
             "UPDATE job_lease l LEFT JOIN job_run r ON r.job = l.job AND r.period = ? \
              SET l.ends_at = UTC_TIMESTAMP(6) + INTERVAL ? SECOND, r.position = COALESCE(?, r.position) \
              WHERE l.job = ? AND l.owner = ? AND l.ends_at > UTC_TIMESTAMP(6)",
-        )
-        .bind(&run.period)
-        .bind(LEASE.as_secs())
-        .bind(position)
-        .bind(run.job)
-        .bind(&run.owner)
-        .execute(&mut *connection)
-        .await
-        .map_err(store_error)?;
-        connection.give_back();
-        Ok(renewed.rows_affected() > 0)
+        );
+        let renew = renew.bind(&run.period).bind(LEASE.as_secs()).bind(position).bind(run.job).bind(&run.owner);
+        Ok(self.reader.execute(renew).await? > 0)
     }
 
     async fn end_run(&self, run: &Run, is_done: bool) -> Result<(), StoreError> {
         if is_done {
-            let mut connection = self.reader.take().await?;
-            sqlx::query("UPDATE job_run SET finished_at = UTC_TIMESTAMP(6) WHERE job = ? AND period = ?")
-                .bind(run.job)
-                .bind(&run.period)
-                .execute(&mut *connection)
-                .await
-                .map_err(store_error)?;
+            let end = sqlx::query("UPDATE job_run SET finished_at = UTC_TIMESTAMP(6) WHERE job = ? AND period = ?");
+            self.reader.execute(end.bind(run.job).bind(&run.period)).await?;
             if let Some(began) = run.shared_period() {
-                sqlx::query("DELETE FROM job_run WHERE job = ? AND period LIKE CONCAT(?, ' %') AND period <> ?")
-                    .bind(run.job)
-                    .bind(began)
-                    .bind(&run.period)
-                    .execute(&mut *connection)
-                    .await
-                    .map_err(store_error)?;
+                let undo =
+                    sqlx::query("DELETE FROM job_run WHERE job = ? AND period LIKE CONCAT(?, ' %') AND period <> ?");
+                self.reader.execute(undo.bind(run.job).bind(began).bind(&run.period)).await?;
             }
-            sqlx::query("DELETE FROM job_run WHERE job = ? AND started_at < UTC_TIMESTAMP(6) - INTERVAL ? SECOND")
-                .bind(run.job)
-                .bind(REMEMBERED.as_secs())
-                .execute(&mut *connection)
-                .await
-                .map_err(store_error)?;
-            connection.give_back();
+            let forget =
+                sqlx::query("DELETE FROM job_run WHERE job = ? AND started_at < UTC_TIMESTAMP(6) - INTERVAL ? SECOND");
+            self.reader.execute(forget.bind(run.job).bind(REMEMBERED.as_secs())).await?;
         }
         self.give_lease_back(run).await
     }
@@ -117,14 +72,7 @@ impl RunStore for MySqlStore {
 
 impl MySqlStore {
     async fn give_lease_back(&self, run: &Run) -> Result<(), StoreError> {
-        let mut connection = self.reader.take().await?;
-        sqlx::query("UPDATE job_lease SET ends_at = UTC_TIMESTAMP(6) WHERE job = ? AND owner = ?")
-            .bind(run.job)
-            .bind(&run.owner)
-            .execute(&mut *connection)
-            .await
-            .map_err(store_error)?;
-        connection.give_back();
-        Ok(())
+        let end = sqlx::query("UPDATE job_lease SET ends_at = UTC_TIMESTAMP(6) WHERE job = ? AND owner = ?");
+        self.reader.execute(end.bind(run.job).bind(&run.owner)).await.map(|_| ())
     }
 }
