@@ -20,6 +20,7 @@ pub use self::guard::RateGuard;
 use super::{
     error::StoreError,
     ids::{ApiKeyId, UserId},
+    read_model::entry::Subject,
 };
 
 /// The largest limit. A bucket then holds 3.6e15, which is exact even in the doubles that
@@ -42,13 +43,6 @@ pub struct Rates {
 pub struct RateLimits {
     pub user: Rates,
     pub api_key: Rates,
-}
-
-/// Whose requests are counted.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Subject {
-    User(UserId),
-    ApiKey(ApiKeyId),
 }
 
 /// How full the buckets of a subject are. Empty ones are those of a subject that is not known.

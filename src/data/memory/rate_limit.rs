@@ -17,7 +17,8 @@ use crate::biz::{
     calendar::Clock,
     error::StoreError,
     ids::{ApiKeyId, UserId},
-    rate_limit::{Level, RateLimiter, RateLimits, Subject},
+    rate_limit::{Level, RateLimiter, RateLimits},
+    read_model::entry::Subject,
 };
 
 /// Subjects that are remembered at most. One takes about 250 bytes.

@@ -50,8 +50,7 @@ impl RedisCache {
         Self { settings, topology, times, cold, stop }
     }
 
-    /// Waits until this process finds that a server has lost its entries, and that it is
-    /// the first to find so.
+    /// Waits until this process finds that a server has lost its entries.
     pub async fn found_cold(&self) {
         self.cold.notified().await;
     }

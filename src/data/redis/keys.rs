@@ -12,7 +12,6 @@
 
 use crate::biz::{
     ids::{ApiKeyId, UserId},
-    rate_limit,
     read_model::entry::Subject,
 };
 
@@ -53,10 +52,10 @@ pub(super) fn is_fence(key: &str) -> bool {
 }
 
 /// The buckets of a subject.
-pub(super) fn rate(subject: &rate_limit::Subject) -> String {
+pub(super) fn rate(subject: &Subject) -> String {
     match subject {
-        rate_limit::Subject::User(user) => format!("billing:{{{user}}}:rate"),
-        rate_limit::Subject::ApiKey(key) => format!("billing:{{{}}}:key_rate", escaped(key.as_str())),
+        Subject::User(user) => format!("billing:{{{user}}}:rate"),
+        Subject::ApiKey(key) => format!("billing:{{{}}}:key_rate", escaped(key.as_str())),
     }
 }
 

@@ -10,7 +10,8 @@ use super::{RedisCache, keys, node::unavailable, scripts};
 use crate::biz::{
     error::StoreError,
     ids::{ApiKeyId, UserId},
-    rate_limit::{PERIODS, RateLimiter, RateLimits, Rates, Subject},
+    rate_limit::{PERIODS, RateLimiter, RateLimits, Rates},
+    read_model::entry::Subject,
 };
 
 /// The limiter in the Redis of a cache.

@@ -1,0 +1,152 @@
+//! Which jobs there are, and when their periods begin.
+
+use std::{fmt, time::Duration};
+
+use anyhow::Context;
+use chrono::{DateTime, Timelike, Utc};
+use croner::{Cron, parser::CronParser};
+
+/// A regular job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Job {
+    /// Open this month and the next for every user.
+    ResetQuotas,
+    /// Free the holds of reservations that are past their expiry.
+    ExpireReservations,
+    /// Look up the top-ups that stay pending at payment-service, and settle them.
+    ReconcileRecharges,
+    /// Compare what Redis has of accounts and API keys with the database, and drop from it
+    /// what differs.
+    ReconcileCache,
+    /// Prove that every balance, quota and rollup follows from its history.
+    Audit,
+}
+
+impl Job {
+    pub const ALL: [Self; 5] =
+        [Self::ResetQuotas, Self::ExpireReservations, Self::ReconcileRecharges, Self::ReconcileCache, Self::Audit];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ResetQuotas => "reset-quotas",
+            Self::ExpireReservations => "expire-reservations",
+            Self::ReconcileRecharges => "reconcile-recharges",
+            Self::ReconcileCache => "reconcile-cache",
+            Self::Audit => "audit",
+        }
+    }
+
+    /// In the billing zone: second, minute, hour, day of month, month, day of week.
+    pub fn schedule(self) -> &'static str {
+        match self {
+            Self::ResetQuotas => "0 0 0 1 * *",
+            Self::ExpireReservations => "0 * * * * *",
+            Self::ReconcileRecharges => "0 */5 * * * *",
+            Self::ReconcileCache => "30 */5 * * * *",
+            Self::Audit => "0 30 3 * * *",
+        }
+    }
+
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::ResetQuotas => "open this month and the next for every user",
+            Self::ExpireReservations => "free the holds of reservations that are past their expiry",
+            Self::ReconcileRecharges => "look up pending top-ups at payment-service, and settle them",
+            Self::ReconcileCache => "compare Redis with the database, and drop from it what differs",
+            Self::Audit => "prove that balances, quotas and rollups follow from their history; exit 1 if not",
+        }
+    }
+
+    /// Whether it runs every so many minutes, in any zone alike.
+    fn is_frequent(self) -> bool {
+        !matches!(self, Self::ResetQuotas | Self::Audit)
+    }
+
+    /// How long a run may take; one that hangs must not keep the next ones from running.
+    pub(super) fn limit(self) -> Duration {
+        match self {
+            Self::ResetQuotas | Self::Audit => Duration::from_secs(6 * 3_600),
+            _ => Duration::from_secs(30 * 60),
+        }
+    }
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// When the period began that an instant is in.
+pub(super) fn period_began(job: Job, at: DateTime<Utc>, zone: chrono_tz::Tz) -> anyhow::Result<DateTime<Utc>> {
+    // In the hour that comes twice when clocks go back, minutes of the zone name two instants.
+    let zone = if job.is_frequent() { chrono_tz::UTC } else { zone };
+    // Schedules know no fractions of a second.
+    let at = at.with_timezone(&zone).with_nanosecond(0).unwrap_or_else(|| at.with_timezone(&zone));
+    let schedule = schedule(job)?;
+    let began = schedule.find_previous_occurrence(&at, true)?;
+    // A time that the clocks skipped is found from before it alone.
+    let next = schedule.find_next_occurrence(&began, false)?;
+    Ok(if next <= at { next } else { began }.to_utc())
+}
+
+pub(super) fn schedule(job: Job) -> anyhow::Result<Cron> {
+    let parser = CronParser::builder().seconds(croner::parser::Seconds::Required).build();
+    parser.parse(job.schedule()).with_context(|| format!("the schedule of {job}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn began(job: Job, at: &str, zone: &str) -> String {
+        let began = period_began(job, at.parse().unwrap(), zone.parse().unwrap()).unwrap();
+        began.format("%Y-%m-%dT%H:%M:%SZ").to_string()
+    }
+
+    #[test]
+    fn a_period_begins_with_its_first_instant() {
+        let began = |at: &str| began(Job::ResetQuotas, at, "Asia/Shanghai");
+        assert_eq!(began("2026-10-31T15:59:59.999999Z"), "2026-09-30T16:00:00Z");
+        assert_eq!(began("2026-10-31T16:00:00Z"), "2026-10-31T16:00:00Z");
+        assert_eq!(began("2026-10-31T16:00:00.000001Z"), "2026-10-31T16:00:00Z");
+        assert_eq!(began("2028-02-29T15:59:59Z"), "2028-01-31T16:00:00Z");
+        assert_eq!(began("2028-02-29T16:00:00Z"), "2028-02-29T16:00:00Z");
+    }
+
+    #[test]
+    fn periods_follow_the_clocks_of_the_zone() {
+        // Before and after the change to summer time, and back.
+        for (at, expected) in [
+            ("2026-03-28T12:00:00Z", "2026-03-28T02:30:00Z"),
+            ("2026-03-29T12:00:00Z", "2026-03-29T01:30:00Z"),
+            ("2026-10-24T12:00:00Z", "2026-10-24T01:30:00Z"),
+            ("2026-10-25T12:00:00Z", "2026-10-25T02:30:00Z"),
+        ] {
+            assert_eq!(began(Job::Audit, at, "Europe/Berlin"), expected);
+        }
+    }
+
+    #[test]
+    fn minutes_go_on_in_the_hour_that_comes_twice() {
+        let minute = |at: &str| began(Job::ExpireReservations, at, "Europe/Berlin");
+        assert_eq!(minute("2026-10-25T00:30:10Z"), "2026-10-25T00:30:00Z");
+        assert_eq!(minute("2026-10-25T01:30:10Z"), "2026-10-25T01:30:00Z");
+        assert_eq!(began(Job::ReconcileCache, "2026-10-25T01:34:10Z", "Europe/Berlin"), "2026-10-25T01:30:30Z");
+    }
+
+    #[test]
+    fn a_month_whose_first_midnight_is_skipped_begins_all_the_same() {
+        // Clocks went from 24:00 to 01:00 on that day.
+        let at = "2017-10-01T04:00:01Z";
+        let october = began(Job::ResetQuotas, at, "America/Asuncion");
+        assert!(october.starts_with("2017-10-01T"), "{october}");
+    }
+
+    #[test]
+    fn every_schedule_is_understood() {
+        for job in Job::ALL {
+            assert!(began(job, "2026-11-21T12:00:00Z", "Asia/Shanghai").as_str() <= "2026-11-21T12:00:00Z", "{job}");
+        }
+    }
+}
