@@ -48,6 +48,19 @@ impl Month {
         Self { year: day.year(), month: day.month() }
     }
 
+    /// Its first day.
+    pub fn first_day(self) -> NaiveDate {
+        NaiveDate::from_ymd_opt(self.year, self.month, 1).unwrap_or_default()
+    }
+
+    /// The month before it.
+    pub fn previous(self) -> Self {
+        match self.month {
+            1 => Self { year: self.year - 1, month: 12 },
+            month => Self { month: month - 1, ..self },
+        }
+    }
+
     /// The month after it.
     pub fn next(self) -> Self {
         match self.month {

@@ -5,6 +5,7 @@
 #![deny(clippy::float_arithmetic)]
 
 pub mod account;
+pub mod archive;
 pub mod audit;
 pub mod calendar;
 pub mod catalog;
@@ -23,6 +24,8 @@ pub mod read_model;
 pub mod recharge;
 pub mod record;
 pub mod reset;
+pub mod rollup;
 pub mod runs;
 pub mod settlement;
 pub mod statistics;
+pub mod users;

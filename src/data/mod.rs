@@ -14,6 +14,7 @@ use async_trait::async_trait;
 
 use crate::biz::{
     account::AccountStore,
+    archive::RecordArchive,
     audit::AuditStore,
     calendar::Calendar,
     error::StoreError,
@@ -23,9 +24,11 @@ use crate::biz::{
     recharge::order::OrderStore,
     record::RecordStore,
     reset::QuotaRows,
+    rollup::RollupStore,
     runs::RunStore,
     settlement::{ledger::Ledger, transaction::TransactionStore},
     statistics::Statistics,
+    users::Users,
 };
 
 /// A database that keeps everything the service owns.
@@ -42,7 +45,10 @@ pub trait Store:
     + Statistics
     + AuditStore
     + RunStore
+    + Users
     + QuotaRows
+    + RecordArchive
+    + RollupStore
 {
     /// Gives the records of the service this one replaces their days, and the daily
     /// rollup what it lacks of them. Does nothing the second time.

@@ -5,6 +5,7 @@
 //! as naive times: sqlx sends others as TIMESTAMP, which ends in 1970 and 2038.
 
 mod accounts;
+mod archive;
 mod audit;
 mod connections;
 mod former;
@@ -15,9 +16,11 @@ mod low;
 mod orders;
 mod reads;
 mod reset;
+mod rollup;
 mod runs;
 mod statement;
 mod transactions;
+mod users;
 
 use std::{sync::atomic::AtomicU32, time::Duration};
 

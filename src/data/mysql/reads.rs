@@ -22,6 +22,36 @@ pub(super) const LAST: DateTime<Utc> = match DateTime::from_timestamp(253_402_30
     None => DateTime::UNIX_EPOCH,
 };
 
+/// Where the records of a user stand. In one statement the two are read as of one moment,
+/// so that a record that moves between them is in one of the two.
+const RECORD_TABLES: [&str; 2] = ["billing_record", "billing_record_archive"];
+
+/// The newest records of one table that a list may need. The first condition on the cursor
+/// is the range that the key is searched by.
+macro_rules! newest_of {
+    ($table:literal) => {
+        concat!(
+            "(SELECT user_id, billing_record_id, service_name, type, amount, count, created_at, trace_id FROM ",
+            $table,
+            " WHERE user_id = ? AND (? IS NULL OR service_name = ?) AND (? IS NULL OR type = ?) \
+             AND created_at >= ? AND created_at < ? AND created_at <= ? AND (created_at < ? OR billing_record_id < ?) \
+             ORDER BY created_at DESC, billing_record_id DESC LIMIT ?)"
+        )
+    };
+}
+
+/// Keys, model and tokens stand in the transaction; they belong to its main record.
+const LIST: &str = concat!(
+    "SELECT r.billing_record_id, r.service_name, r.type, r.amount, r.count, r.created_at, r.trace_id, \
+     t.api_key_id, t.model, t.input_tokens, t.output_tokens, t.cached_input_tokens, t.record_id FROM (",
+    newest_of!("billing_record"),
+    " UNION ALL ",
+    newest_of!("billing_record_archive"),
+    " ORDER BY created_at DESC, billing_record_id DESC LIMIT ? OFFSET ?) r \
+     LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
+     ORDER BY r.created_at DESC, r.billing_record_id DESC"
+);
+
 #[async_trait]
 impl RecordStore for MySqlStore {
     async fn records(
@@ -38,31 +68,22 @@ impl RecordStore for MySqlStore {
             PageStart::After(cursor) => (0, cursor.created_at, cursor.id.as_str()),
         };
         let (service, kind) = (filter.service.as_ref().map(ServiceName::as_str), filter.kind.map(|kind| kind as i32));
-        // Keys, model and tokens stand in the transaction; they belong to its main
-        // record. The first condition on the cursor is the range the key is searched by.
-        let query = sqlx::query(
-            "SELECT r.billing_record_id, r.service_name, r.type, r.amount, r.count, r.created_at, r.trace_id, \
-             t.api_key_id, t.model, t.input_tokens, t.output_tokens, t.cached_input_tokens, t.record_id \
-             FROM billing_record r \
-             LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
-             WHERE r.user_id = ? AND (? IS NULL OR r.service_name = ?) AND (? IS NULL OR r.type = ?) \
-             AND r.created_at >= ? AND r.created_at < ? \
-             AND r.created_at <= ? AND (r.created_at < ? OR r.billing_record_id < ?) \
-             ORDER BY r.created_at DESC, r.billing_record_id DESC LIMIT ? OFFSET ?",
-        )
-        .bind(filter.user.as_str())
-        .bind(service)
-        .bind(service)
-        .bind(kind)
-        .bind(kind)
-        .bind(from.naive_utc())
-        .bind(before.naive_utc())
-        .bind(after.naive_utc())
-        .bind(after.naive_utc())
-        .bind(after_id)
-        .bind(limit)
-        .bind(offset);
-        let rows = self.reader.fetch_all(query).await?;
+        let mut query = sqlx::query(LIST);
+        for _ in RECORD_TABLES {
+            query = query
+                .bind(filter.user.as_str())
+                .bind(service)
+                .bind(service)
+                .bind(kind)
+                .bind(kind)
+                .bind(from.naive_utc())
+                .bind(before.naive_utc())
+                .bind(after.naive_utc())
+                .bind(after.naive_utc())
+                .bind(after_id)
+                .bind(offset + limit);
+        }
+        let rows = self.reader.fetch_all(query.bind(limit).bind(offset)).await?;
         rows.iter().map(record_of).collect()
     }
 

@@ -5,6 +5,7 @@
 //! new top-up orders, have one connection, see [`writer`]; everything else reads, from a pool.
 
 mod accounts;
+mod archive;
 mod audit;
 mod key_quotas;
 mod ledger;
@@ -13,9 +14,11 @@ mod low;
 mod orders;
 mod reads;
 mod reset;
+mod rollup;
 mod row;
 mod runs;
 mod transactions;
+mod users;
 mod writer;
 
 use std::{

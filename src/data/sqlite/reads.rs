@@ -21,6 +21,31 @@ use crate::biz::{
     statistics::{DailyUse, Statistics, Totals},
 };
 
+/// The records of one table that a list may have.
+macro_rules! records_of {
+    ($table:literal) => {
+        concat!(
+            "SELECT user_id, billing_record_id, service_name, type, amount, count, created_at, trace_id FROM ",
+            $table,
+            " WHERE user_id = ?1 AND (?2 IS NULL OR service_name = ?2) AND (?3 IS NULL OR type = ?3) \
+             AND created_at >= ?4 AND created_at < ?5 AND (created_at, billing_record_id) < (?6, ?7)"
+        )
+    };
+}
+
+/// Read from both tables in the order of their keys, so that it ends with the last that is
+/// wanted. Keys, model and tokens stand in the transaction; they belong to its main record.
+const LIST: &str = concat!(
+    "SELECT r.billing_record_id, r.service_name, r.type, r.amount, r.count, r.created_at, r.trace_id, \
+     t.api_key_id, t.model, t.input_tokens, t.output_tokens, t.cached_input_tokens, t.record_id FROM (",
+    records_of!("billing_record"),
+    " UNION ALL ",
+    records_of!("billing_record_archive"),
+    " ORDER BY created_at DESC, billing_record_id DESC LIMIT ?8 OFFSET ?9) r \
+     LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
+     ORDER BY r.created_at DESC, r.billing_record_id DESC"
+);
+
 #[async_trait]
 impl RecordStore for SqliteStore {
     async fn records(
@@ -38,28 +63,19 @@ impl RecordStore for SqliteStore {
             PageStart::Offset(offset) => (*offset, i64::MAX, ""),
             PageStart::After(cursor) => (0, cursor.created_at.timestamp_micros(), cursor.id.as_str()),
         };
-        // Keys, model and tokens stand in the transaction; they belong to its main record.
-        let rows = sqlx::query(
-            "SELECT r.billing_record_id, r.service_name, r.type, r.amount, r.count, r.created_at, r.trace_id, \
-             t.api_key_id, t.model, t.input_tokens, t.output_tokens, t.cached_input_tokens, t.record_id \
-             FROM billing_record r \
-             LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
-             WHERE r.user_id = ?1 AND (?2 IS NULL OR r.service_name = ?2) AND (?3 IS NULL OR r.type = ?3) \
-             AND r.created_at >= ?4 AND r.created_at < ?5 AND (r.created_at, r.billing_record_id) < (?6, ?7) \
-             ORDER BY r.created_at DESC, r.billing_record_id DESC LIMIT ?8 OFFSET ?9",
-        )
-        .bind(filter.user.as_str())
-        .bind(filter.service.as_ref().map(ServiceName::as_str))
-        .bind(filter.kind.map(|kind| kind as i32))
-        .bind(from)
-        .bind(before)
-        .bind(after)
-        .bind(after_id)
-        .bind(limit)
-        .bind(offset)
-        .fetch_all(&self.reader)
-        .await
-        .map_err(store_error)?;
+        let rows = sqlx::query(LIST)
+            .bind(filter.user.as_str())
+            .bind(filter.service.as_ref().map(ServiceName::as_str))
+            .bind(filter.kind.map(|kind| kind as i32))
+            .bind(from)
+            .bind(before)
+            .bind(after)
+            .bind(after_id)
+            .bind(limit)
+            .bind(offset)
+            .fetch_all(&self.reader)
+            .await
+            .map_err(store_error)?;
         rows.iter().map(record_of).collect()
     }
 

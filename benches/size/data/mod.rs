@@ -1,0 +1,56 @@
+//! The data that is measured on: made once from a seed, and kept for later runs.
+
+mod books;
+mod load;
+mod seeded;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use chrono::{Datelike, NaiveDate, TimeDelta, Utc};
+
+pub use self::{
+    books::{charges_of, user_id},
+    load::{fill, restore_quotas},
+    seeded::Seeded,
+};
+
+/// Changes whenever the generator does, so that data of an older one is made anew.
+const GENERATOR: u32 = 1;
+
+/// What decides all of the data.
+#[derive(Debug, Clone)]
+pub struct Size {
+    pub users: u64,
+    pub records: u64,
+    pub seed: u64,
+    /// The first day of the month that it was made in; charges end on it.
+    pub month: NaiveDate,
+    generator: u32,
+}
+
+impl Size {
+    pub fn new(users: u64, records: u64, seed: u64) -> Self {
+        // As the billing zone has it.
+        let today = (Utc::now() + TimeDelta::hours(8)).date_naive();
+        Self { users, records, seed, month: today.with_day(1).unwrap_or(today), generator: GENERATOR }
+    }
+
+    /// Whether a folder was filled to the end with such data.
+    pub fn are_in(folder: &Path, sizes: &[Self]) -> bool {
+        std::fs::read_to_string(Self::file(folder)).is_ok_and(|noted| noted == format!("{sizes:?}"))
+    }
+
+    /// Says what a folder holds.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub fn note(folder: &Path, sizes: &[Self]) -> anyhow::Result<()> {
+        let file = Self::file(folder);
+        std::fs::write(&file, format!("{sizes:?}")).with_context(|| file.display().to_string())
+    }
+
+    fn file(folder: &Path) -> PathBuf {
+        folder.join("sizes")
+    }
+}

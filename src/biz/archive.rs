@@ -1,0 +1,96 @@
+//! Retention: records that are older than a set number of months move to an archive, where
+//! lists, exports and the audit still see them. What every charge writes stays small.
+
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use super::{
+    calendar::{Calendar, Month},
+    error::StoreError,
+    ids::UserId,
+    progress::Progress,
+    users::{UserSpan, Users},
+};
+
+/// Users among whose records the old ones are looked for at once.
+const USERS_AT_ONCE: u32 = 1_000;
+/// Records that move in one transaction.
+const RECORDS_AT_ONCE: u32 = 1_000;
+/// The longest rest after a transaction. Each is as long as the transaction took, so that
+/// half of the time is left to others.
+const LONGEST_REST: Duration = Duration::from_secs(1);
+/// Losing to another transaction repeats one this often.
+const ATTEMPTS: u32 = 5;
+
+/// Keeps old records.
+#[async_trait]
+pub trait RecordArchive: Send + Sync + 'static {
+    /// Moves at most `limit` records of the users of a span that are older than `before`, in
+    /// one transaction; how many were moved. Fewer than `limit`: there are no more.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`]: nothing was moved; [`StoreError::Unavailable`],
+    /// [`StoreError::Failed`].
+    async fn archive(&self, users: &UserSpan, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError>;
+
+    /// How many records of the users of a span [`Self::archive`] would move in all.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn count_old(&self, users: &UserSpan, before: DateTime<Utc>) -> Result<u64, StoreError>;
+}
+
+/// The first month whose records stay: so many months before this one.
+pub fn first_kept(calendar: &Calendar, months: u32) -> Month {
+    (0..months).fold(calendar.now().month, |month, _| month.previous())
+}
+
+/// Moves the records from before a month, from where `progress` says that it got to. Returns
+/// how many were moved; with `is_dry_run` none are, and it returns how many would be.
+///
+/// # Errors
+/// [`StoreError::Unavailable`], [`StoreError::Failed`]; what was moved stays so.
+pub async fn archive_records<S: Users + RecordArchive + ?Sized>(
+    store: &S,
+    before: DateTime<Utc>,
+    is_dry_run: bool,
+    progress: &dyn Progress,
+) -> Result<u64, StoreError> {
+    let (mut moved, mut after) = (0, progress.position().map(UserId::from_stored));
+    // Ends: each span begins behind the last.
+    while let Some((span, users)) = store.span(after.as_ref(), USERS_AT_ONCE).await? {
+        if is_dry_run {
+            moved += store.count_old(&span, before).await?;
+        } else {
+            moved += move_all(store, &span, before).await?;
+            progress.reached(span.last.as_str(), users).await?;
+        }
+        after = Some(span.last);
+    }
+    Ok(moved)
+}
+
+/// Moves the old records of a span.
+async fn move_all(
+    store: &(impl RecordArchive + ?Sized),
+    span: &UserSpan,
+    before: DateTime<Utc>,
+) -> Result<u64, StoreError> {
+    let (mut moved, mut attempt) = (0, 1);
+    loop {
+        let begun = Instant::now();
+        match store.archive(span, before, RECORDS_AT_ONCE).await {
+            Ok(count) => {
+                (moved, attempt) = (moved + count, 1);
+                if count < u64::from(RECORDS_AT_ONCE) {
+                    return Ok(moved);
+                }
+            }
+            Err(StoreError::Conflict(_)) if attempt < ATTEMPTS => attempt += 1,
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(begun.elapsed().min(LONGEST_REST)).await;
+    }
+}

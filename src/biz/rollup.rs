@@ -1,0 +1,79 @@
+//! The daily rollup, made again from the records it sums up. Statistics, series and record
+//! totals read it; the audit compares it.
+
+use async_trait::async_trait;
+
+use super::{
+    error::StoreError,
+    ids::UserId,
+    progress::Progress,
+    users::{UserSpan, Users},
+};
+
+/// Users whose rollup is compared at once, and rewritten in one transaction where it differs.
+const USERS_AT_ONCE: u32 = 500;
+/// Losing to another transaction repeats one this often.
+const ATTEMPTS: u32 = 5;
+
+/// Keeps the rollup.
+#[async_trait]
+pub trait RollupStore: Send + Sync + 'static {
+    /// The users of a span whose rollup does not say what their records do, in one snapshot.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn differing(&self, users: &UserSpan) -> Result<Vec<UserId>, StoreError>;
+
+    /// Makes the rollup of some users anew, at most 1,000, in one transaction in which nobody
+    /// else settles for them.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`]: nothing was changed; [`StoreError::Unavailable`],
+    /// [`StoreError::Failed`].
+    async fn rebuild(&self, users: &[UserId]) -> Result<(), StoreError>;
+}
+
+/// What a rebuild found.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Rebuilt {
+    pub users: u64,
+    /// Those whose rollup was wrong, and is right now unless it was a dry run.
+    pub differing: u64,
+}
+
+/// Rebuilds the rollup of all users, from where `progress` says that it got to. Users whose
+/// rollup is right are only read.
+///
+/// # Errors
+/// [`StoreError::Unavailable`], [`StoreError::Failed`]; what was rebuilt stays so.
+pub async fn rebuild_rollup<S: Users + RollupStore + ?Sized>(
+    store: &S,
+    is_dry_run: bool,
+    progress: &dyn Progress,
+) -> Result<Rebuilt, StoreError> {
+    let (mut rebuilt, mut after) = (Rebuilt::default(), progress.position().map(UserId::from_stored));
+    // Ends: each span begins behind the last.
+    while let Some((span, users)) = store.span(after.as_ref(), USERS_AT_ONCE).await? {
+        let differing = store.differing(&span).await?;
+        rebuilt.users += users;
+        rebuilt.differing += differing.len() as u64;
+        if !is_dry_run {
+            if !differing.is_empty() {
+                rebuild(store, &differing).await?;
+            }
+            progress.reached(span.last.as_str(), users).await?;
+        }
+        after = Some(span.last);
+    }
+    Ok(rebuilt)
+}
+
+async fn rebuild(store: &(impl RollupStore + ?Sized), users: &[UserId]) -> Result<(), StoreError> {
+    let mut attempt = 1;
+    loop {
+        match store.rebuild(users).await {
+            Err(StoreError::Conflict(_)) if attempt < ATTEMPTS => attempt += 1,
+            done => return done,
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! All users, in the order of their ids, a span at a time: how jobs go through them.
+
+use async_trait::async_trait;
+
+use super::{error::StoreError, ids::UserId};
+
+/// The users behind one and up to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserSpan {
+    /// `None`: from the first user on.
+    pub after: Option<UserId>,
+    pub last: UserId,
+}
+
+impl UserSpan {
+    /// What every user in the span comes behind; the empty text before the first user.
+    pub fn after(&self) -> &str {
+        self.after.as_ref().map_or("", UserId::as_str)
+    }
+}
+
+/// Finds the ends of spans.
+#[async_trait]
+pub trait Users: Send + Sync + 'static {
+    /// The span of so many users behind `after`, or of the first, and how many they are;
+    /// `None` behind the last user.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn span(&self, after: Option<&UserId>, count: u32) -> Result<Option<(UserSpan, u64)>, StoreError>;
+}

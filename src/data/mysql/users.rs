@@ -1,0 +1,24 @@
+//! Spans of users, by the keys of their accounts.
+
+use async_trait::async_trait;
+
+use super::{MySqlStore, number, optional_text};
+use crate::biz::{
+    error::StoreError,
+    ids::UserId,
+    users::{UserSpan, Users},
+};
+
+#[async_trait]
+impl Users for MySqlStore {
+    async fn span(&self, after: Option<&UserId>, count: u32) -> Result<Option<(UserSpan, u64)>, StoreError> {
+        let query = sqlx::query(
+            "SELECT MAX(user_id), COUNT(*) FROM \
+             (SELECT user_id FROM user_balance WHERE user_id > ? ORDER BY user_id LIMIT ?) span",
+        );
+        let rows = self.reader.fetch_all(query.bind(after.map_or("", UserId::as_str)).bind(count)).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let Some(last) = optional_text(row, 0)? else { return Ok(None) };
+        Ok(Some((UserSpan { after: after.cloned(), last: UserId::from_stored(last) }, number(row, 1)?)))
+    }
+}

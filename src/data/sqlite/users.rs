@@ -1,0 +1,28 @@
+//! Spans of users, by the keys of their accounts.
+
+use async_trait::async_trait;
+
+use super::{
+    SqliteStore,
+    row::{number, optional_text},
+    store_error,
+};
+use crate::biz::{
+    error::StoreError,
+    ids::UserId,
+    users::{UserSpan, Users},
+};
+
+#[async_trait]
+impl Users for SqliteStore {
+    async fn span(&self, after: Option<&UserId>, count: u32) -> Result<Option<(UserSpan, u64)>, StoreError> {
+        let query = sqlx::query(
+            "SELECT MAX(user_id), COUNT(*) FROM \
+             (SELECT user_id FROM user_balance WHERE user_id > ? ORDER BY user_id LIMIT ?)",
+        );
+        let query = query.bind(after.map_or("", UserId::as_str)).bind(count);
+        let row = query.fetch_one(&self.reader).await.map_err(store_error)?;
+        let Some(last) = optional_text(&row, 0)? else { return Ok(None) };
+        Ok(Some((UserSpan { after: after.cloned(), last: UserId::from_stored(last) }, number(&row, 1)?)))
+    }
+}
