@@ -22,7 +22,7 @@ pub struct Arguments {
     /// Make the data, if they are not there, and measure nothing.
     #[arg(long)]
     pub data_only: bool,
-    /// What to measure; all when absent.
+    /// What to measure: reset, reads, pages, export, audit, rollup, archive; all when absent.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub only: Vec<String>,
     /// Where the numbers go for machines to read.

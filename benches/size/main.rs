@@ -6,6 +6,7 @@
 mod arguments;
 mod data;
 mod mariadb;
+mod measure;
 #[path = "../../tests/it/harness/private_server.rs"]
 #[allow(
     dead_code,
@@ -15,6 +16,7 @@ mod mariadb;
 )]
 mod private_server;
 mod process;
+mod report;
 #[path = "../load/supervised.rs"]
 mod supervised;
 
@@ -25,11 +27,14 @@ use billing_service::command;
 use clap::Parser;
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection};
 
-use self::{arguments::Arguments, data::Size, mariadb::MariaDb};
+use self::{
+    arguments::Arguments,
+    data::Size,
+    mariadb::MariaDb,
+    measure::{Context, LARGE, SMALL},
+    report::Report,
+};
 
-/// The database of the size that is asked for, and that of little data.
-const LARGE: &str = "large";
-const SMALL: &str = "small";
 const SMALL_USERS: u64 = 1_000;
 const SMALL_RECORDS: u64 = 10_000;
 
@@ -58,18 +63,47 @@ async fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 async fn run(arguments: &Arguments, mariadb: &MariaDb, folder: &Path) -> anyhow::Result<()> {
     let large = Size::new(arguments.users, arguments.records, arguments.seed);
     let small = Size::new(SMALL_USERS, SMALL_RECORDS, arguments.seed);
-    let sizes = [(LARGE, large), (SMALL, small)];
-    let wanted: Vec<Size> = sizes.iter().map(|(_, size)| size.clone()).collect();
+    let wanted = [large, small];
     if !Size::are_in(folder, &wanted) {
-        make(mariadb, folder, &sizes).await?;
+        make(mariadb, folder, &wanted).await?;
         Size::note(folder, &wanted)?;
     }
-    Ok(())
+    if arguments.data_only {
+        return Ok(());
+    }
+    for database in [LARGE, SMALL] {
+        process::migrate(&process::configure(mariadb, database, folder)?).await?;
+    }
+    let [large, small] = &wanted;
+    let mut context = Context { mariadb, folder, large, small, report: Report::default() };
+    let is_wanted = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|part| name.contains(part));
+    if is_wanted("reset") {
+        measure::reset_quotas(&mut context).await?;
+    }
+    if is_wanted("reads") {
+        measure::reads(&mut context).await?;
+    }
+    if is_wanted("pages") {
+        measure::pages(&mut context).await?;
+    }
+    if is_wanted("export") {
+        measure::export(&mut context).await?;
+    }
+    if is_wanted("audit") {
+        measure::audit(&mut context).await?;
+    }
+    if is_wanted("rollup") {
+        measure::rebuild_rollup(&mut context).await?;
+    }
+    if is_wanted("archive") {
+        measure::archive(&mut context).await?;
+    }
+    context.report.write(&arguments.json)
 }
 
 /// Makes the databases anew.
-async fn make(mariadb: &MariaDb, folder: &Path, sizes: &[(&str, Size)]) -> anyhow::Result<()> {
-    for (database, size) in sizes {
+async fn make(mariadb: &MariaDb, folder: &Path, sizes: &[Size; 2]) -> anyhow::Result<()> {
+    for (database, size) in [LARGE, SMALL].into_iter().zip(sizes) {
         eprintln!("making {} users with {} records", size.users, size.records);
         let mut connection = MySqlConnection::connect(&mariadb.url("")).await?;
         let create = format!("DROP DATABASE IF EXISTS {database}; CREATE DATABASE {database} CHARACTER SET utf8mb4");

@@ -37,9 +37,16 @@ pub fn user_id(number: u64) -> String {
     format!("user{number:08}")
 }
 
+impl Size {
+    /// How many users, behind the first, have thousands of charges.
+    pub fn heavy_users(&self) -> u64 {
+        self.users / ONE_IN_HEAVY + 1
+    }
+}
+
 /// How many charges a user has.
 pub fn charges_of(number: u64, size: &Size) -> u64 {
-    let heavy = size.users / ONE_IN_HEAVY + 1;
+    let heavy = size.heavy_users();
     let (first, of_heavy) = (size.records / 20, size.records / 5);
     match number {
         0 => first,
@@ -126,7 +133,7 @@ pub fn write(rows: &mut Rows, number: u64, size: &Size) -> std::fmt::Result {
 /// The day and the instant within it of each charge.
 fn days(number: u64, size: &Size, seeded: &mut Seeded) -> Vec<(NaiveDate, u64)> {
     let count = charges_of(number, size);
-    let is_heavy = (1..=size.users / ONE_IN_HEAVY + 1).contains(&number);
+    let is_heavy = (1..=size.heavy_users()).contains(&number);
     let own_month = seeded.below(12) as u32;
     (0..count)
         .map(|_| {

@@ -1,0 +1,109 @@
+//! Old records move to the archive while charges go on, and back again afterwards, so that
+//! the data stay as they were made.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use billing_service::service::proto::{
+    DeductQuotaRequest, billing_internal_service_client::BillingInternalServiceClient,
+};
+use sqlx::{Connection, MySqlConnection};
+use tokio::task::JoinSet;
+
+use super::{Context, LARGE};
+use crate::{
+    process::{self, Server, configure},
+    report::{Bound, quantile},
+};
+
+const CALLERS: usize = 50;
+/// How long charges are measured alone.
+const ALONE: Duration = Duration::from_secs(10);
+/// Of the twelve months there are, the oldest moves.
+const KEPT_MONTHS: &str = "11";
+
+const PUT_BACK: &str = "INSERT INTO billing_record SELECT * FROM billing_record_archive; \
+    TRUNCATE TABLE billing_record_archive; \
+    DELETE FROM user_balance WHERE user_id LIKE 'load%'; DELETE FROM free_quota WHERE user_id LIKE 'load%'; \
+    DELETE FROM billing_record WHERE user_id LIKE 'load%'; DELETE FROM usage_daily WHERE user_id LIKE 'load%'; \
+    DELETE FROM billing_transaction WHERE user_id LIKE 'load%'";
+
+/// # Errors
+/// A charge or the job fails.
+pub async fn archive(context: &mut Context<'_>) -> anyhow::Result<()> {
+    let conf = configure(context.mariadb, LARGE, context.folder)?;
+    let server = Server::start(&conf).await?;
+    let mut alone = {
+        let charges = Charges::start(&server);
+        tokio::time::sleep(ALONE).await;
+        charges.stop().await?
+    };
+    let charges = Charges::start(&server);
+    let took = process::run_job("archive-records", &conf, &[("BILLING__BILLING__RECORD_MONTHS", KEPT_MONTHS)]).await;
+    let mut beside = charges.stop().await?;
+    let took = took?;
+    drop(server);
+    let mut connection = MySqlConnection::connect(&context.mariadb.url(LARGE)).await?;
+    let moved: i64 =
+        sqlx::query_scalar("SELECT COUNT(*) FROM billing_record_archive").fetch_one(&mut connection).await?;
+    sqlx::raw_sql(PUT_BACK).execute(&mut connection).await?;
+    connection.close().await?;
+
+    let report = &mut context.report;
+    report.add("archive-records: records moved", moved as f64, "", Bound::Above(0.0));
+    report.add("archive-records: rate beside charges", moved as f64 / took.time.as_secs_f64(), "rows/s", Bound::None);
+    report.add("archive-records: peak memory", took.peak, "MiB", Bound::None);
+    for (name, times, seconds) in
+        [("without it", &mut alone, ALONE.as_secs_f64()), ("beside it", &mut beside, took.time.as_secs_f64())]
+    {
+        report.add(format!("charges {name}: rate"), times.len() as f64 / seconds, "/s", Bound::None);
+        report.add(format!("charges {name}: p50"), quantile(times, 0.5), "ms", Bound::None);
+        report.add(format!("charges {name}: p99"), quantile(times, 0.99), "ms", Bound::None);
+        report.add(format!("charges {name}: longest"), quantile(times, 1.0), "ms", Bound::None);
+    }
+    Ok(())
+}
+
+/// Callers who charge without a pause.
+struct Charges {
+    callers: JoinSet<anyhow::Result<Vec<f64>>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Charges {
+    fn start(server: &Server) -> Self {
+        let (mut callers, stop) = (JoinSet::new(), Arc::new(AtomicBool::new(false)));
+        for caller in 0..CALLERS {
+            let (url, stop) = (server.grpc.clone(), stop.clone());
+            callers.spawn(async move {
+                let mut client = BillingInternalServiceClient::connect(url).await?;
+                let mut times = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let request = DeductQuotaRequest {
+                        user_id: format!("load{:04}", caller * 20 + times.len() % 20),
+                        service_name: "passport".into(),
+                        count: 1,
+                        ..Default::default()
+                    };
+                    let begun = Instant::now();
+                    client.deduct_quota(request).await?;
+                    times.push(begun.elapsed().as_secs_f64() * 1_000.0);
+                }
+                Ok(times)
+            });
+        }
+        Self { callers, stop }
+    }
+
+    /// The milliseconds of all charges.
+    async fn stop(self) -> anyhow::Result<Vec<f64>> {
+        self.stop.store(true, Ordering::Relaxed);
+        let times: anyhow::Result<Vec<Vec<f64>>> = self.callers.join_all().await.into_iter().collect();
+        Ok(times?.concat())
+    }
+}

@@ -1,0 +1,32 @@
+//! What is measured, each a file.
+
+mod archive;
+mod export;
+mod jobs;
+mod pages;
+mod reads;
+
+use std::path::Path;
+
+use crate::{data::Size, mariadb::MariaDb, report::Report};
+
+pub use self::{
+    archive::archive,
+    export::export,
+    jobs::{audit, rebuild_rollup, reset_quotas},
+    pages::pages,
+    reads::reads,
+};
+
+/// The database of the size that is asked for, and that of little data.
+pub const LARGE: &str = "large";
+pub const SMALL: &str = "small";
+
+/// What the measurements share.
+pub struct Context<'c> {
+    pub mariadb: &'c MariaDb,
+    pub folder: &'c Path,
+    pub large: &'c Size,
+    pub small: &'c Size,
+    pub report: Report,
+}

@@ -1,0 +1,61 @@
+//! The numbers: for people, beside what they should be, and for machines.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+/// Which side of its bound a number should be on.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub enum Bound {
+    Below(f64),
+    Above(f64),
+    /// Told, and not held against anything.
+    None,
+}
+
+#[derive(Debug, Serialize)]
+struct Number {
+    name: String,
+    value: f64,
+    unit: &'static str,
+    bound: Bound,
+}
+
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    numbers: Vec<Number>,
+}
+
+impl Report {
+    /// Adds a number, and shows it.
+    pub fn add(&mut self, name: impl Into<String>, value: f64, unit: &'static str, bound: Bound) {
+        let number = Number { name: name.into(), value, unit, bound };
+        let verdict = match bound {
+            Bound::Below(most) if value < most => format!("below {most}"),
+            Bound::Below(most) => format!("NOT below {most}"),
+            Bound::Above(least) if value > least => format!("above {least}"),
+            Bound::Above(least) => format!("NOT above {least}"),
+            Bound::None => String::new(),
+        };
+        println!("{:<58} {value:>12.2} {unit:<7} {verdict}", number.name);
+        self.numbers.push(number);
+    }
+
+    /// Writes it for machines.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn write(&self, file: &Path) -> anyhow::Result<()> {
+        if let Some(folder) = file.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        Ok(std::fs::write(file, serde_json::to_string_pretty(self)?)?)
+    }
+}
+
+/// The value that a share of all values is below; the slice is sorted by this.
+pub fn quantile(values: &mut [f64], share: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let place = (values.len() as f64 * share) as usize;
+    values.get(place.min(values.len().saturating_sub(1))).copied().unwrap_or_default()
+}
