@@ -39,13 +39,14 @@ const USERS: &str = "\
     (SELECT user_id FROM user_balance WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM free_quota WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM billing_record WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
+    (SELECT DISTINCT user_id FROM billing_record_archive WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM billing_transaction WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM usage_daily WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM balance_adjustment WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM recharge_order WHERE status = 'success' AND user_id > ? ORDER BY user_id LIMIT ?) \
     ORDER BY user_id LIMIT ?";
 /// How many tables [`USERS`] looks into.
-const USER_TABLES: usize = 7;
+const USER_TABLES: usize = 8;
 
 async fn read(
     snapshot: &mut Transaction<'_, MySql>,
@@ -85,6 +86,19 @@ async fn read(
 
 type Note = fn(&mut Evidence, &MySqlRow) -> Result<(), StoreError>;
 
+/// What a table of records says of each day, and how much of it belongs to transactions.
+macro_rules! records_of {
+    ($table:literal) => {
+        concat!(
+            "SELECT user_id, service_name, usage_date, type, CAST(SUM(count) AS SIGNED), SUM(amount), COUNT(*), \
+             CAST(SUM(IF(trace_id IS NULL, 0, count)) AS SIGNED), \
+             SUM(IF(trace_id IS NULL, 0, amount)) FROM ",
+            $table,
+            " WHERE user_id BETWEEN ? AND ? GROUP BY user_id, service_name, usage_date, type"
+        )
+    };
+}
+
 /// What each book says about the users from one to another, and where it is noted.
 const BOOKS: &[(&str, Note)] = &[
     ("SELECT user_id, balance, held FROM user_balance WHERE user_id BETWEEN ? AND ?", |evidence, row| {
@@ -113,15 +127,6 @@ const BOOKS: &[(&str, Note)] = &[
         |evidence, row| {
             evidence.settled_amount = money(row, 1)?;
             evidence.settled_count = number(row, 2)?;
-            Ok(())
-        },
-    ),
-    (
-        "SELECT user_id, SUM(amount), CAST(SUM(count) AS SIGNED) FROM billing_record \
-         WHERE trace_id IS NOT NULL AND user_id BETWEEN ? AND ? GROUP BY user_id",
-        |evidence, row| {
-            evidence.recorded_amount = money(row, 1)?;
-            evidence.recorded_count = number(row, 2)?;
             Ok(())
         },
     ),
@@ -159,11 +164,8 @@ const BOOKS: &[(&str, Note)] = &[
             Ok(())
         },
     ),
-    (
-        "SELECT user_id, service_name, usage_date, type, CAST(SUM(count) AS SIGNED), SUM(amount), COUNT(*) \
-         FROM billing_record WHERE user_id BETWEEN ? AND ? GROUP BY user_id, service_name, usage_date, type",
-        note_records,
-    ),
+    (records_of!("billing_record"), note_records),
+    (records_of!("billing_record_archive"), note_records),
     (
         "SELECT user_id, service_name, usage_date, free_count, paid_count, amount, free_records, paid_records \
          FROM usage_daily WHERE user_id BETWEEN ? AND ?",
@@ -185,6 +187,8 @@ fn note_records(evidence: &mut Evidence, row: &MySqlRow) -> Result<(), StoreErro
     let book = evidence.records.entry((ServiceName::from_stored(text(row, 1)?), day)).or_default();
     let kind = RecordType::from_number(number(row, 3)?).ok_or_else(|| corrupt("record type"))?;
     book.add(kind, number(row, 4)?, money(row, 5)?, number(row, 6)?);
+    evidence.recorded_count += number::<u64, _>(row, 7)?;
+    evidence.recorded_amount = evidence.recorded_amount.plus(money(row, 8)?);
     Ok(())
 }
 

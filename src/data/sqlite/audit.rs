@@ -34,6 +34,7 @@ const USERS: &str = "\
     SELECT user_id FROM user_balance WHERE user_id > ?1 UNION \
     SELECT user_id FROM free_quota WHERE user_id > ?1 UNION \
     SELECT user_id FROM billing_record WHERE user_id > ?1 UNION \
+    SELECT user_id FROM billing_record_archive WHERE user_id > ?1 UNION \
     SELECT user_id FROM billing_transaction WHERE user_id > ?1 UNION \
     SELECT user_id FROM usage_daily WHERE user_id > ?1 UNION \
     SELECT user_id FROM balance_adjustment WHERE user_id > ?1 UNION \
@@ -78,6 +79,19 @@ async fn read(
 
 type Note = fn(&mut Evidence, &SqliteRow) -> Result<(), StoreError>;
 
+/// What a table of records says of each day, and how much of it belongs to transactions.
+macro_rules! records_of {
+    ($table:literal) => {
+        concat!(
+            "SELECT user_id, service_name, usage_date, type, SUM(count), SUM(amount), COUNT(*), \
+             SUM(iif(trace_id IS NULL, 0, count)), \
+             SUM(iif(trace_id IS NULL, 0, amount)) FROM ",
+            $table,
+            " WHERE user_id BETWEEN ? AND ? GROUP BY user_id, service_name, usage_date, type"
+        )
+    };
+}
+
 /// What each book says about the users from one to another, and where it is noted.
 const BOOKS: &[(&str, Note)] = &[
     ("SELECT user_id, balance, held FROM user_balance WHERE user_id BETWEEN ? AND ?", |evidence, row| {
@@ -110,15 +124,6 @@ const BOOKS: &[(&str, Note)] = &[
         },
     ),
     (
-        "SELECT user_id, SUM(amount), SUM(count) FROM billing_record \
-         WHERE trace_id IS NOT NULL AND user_id BETWEEN ? AND ? GROUP BY user_id",
-        |evidence, row| {
-            evidence.recorded_amount = money(row, 1)?;
-            evidence.recorded_count = number(row, 2)?;
-            Ok(())
-        },
-    ),
-    (
         "SELECT user_id, service_name, reset_month, used_quota FROM free_quota \
          WHERE used_quota <> 0 AND user_id BETWEEN ? AND ?",
         |evidence, row| {
@@ -142,11 +147,8 @@ const BOOKS: &[(&str, Note)] = &[
          GROUP BY user_id, service_name, month",
         note_reservations,
     ),
-    (
-        "SELECT user_id, service_name, usage_date, type, SUM(count), SUM(amount), COUNT(*) \
-         FROM billing_record WHERE user_id BETWEEN ? AND ? GROUP BY user_id, service_name, usage_date, type",
-        note_records,
-    ),
+    (records_of!("billing_record"), note_records),
+    (records_of!("billing_record_archive"), note_records),
     (
         "SELECT user_id, service_name, usage_date, free_count, paid_count, amount, free_records, paid_records \
          FROM usage_daily WHERE user_id BETWEEN ? AND ?",
@@ -168,6 +170,8 @@ fn note_records(evidence: &mut Evidence, row: &SqliteRow) -> Result<(), StoreErr
     let book = evidence.records.entry((ServiceName::from_stored(text(row, 1)?), day)).or_default();
     let kind = RecordType::from_number(number(row, 3)?).ok_or_else(|| corrupt("record type"))?;
     book.add(kind, number(row, 4)?, money(row, 5)?, number(row, 6)?);
+    evidence.recorded_count += number::<u64>(row, 7)?;
+    evidence.recorded_amount = evidence.recorded_amount.plus(money(row, 8)?);
     Ok(())
 }
 
