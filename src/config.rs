@@ -8,7 +8,7 @@ mod rates;
 mod redis;
 mod values;
 
-use std::{collections::BTreeMap, fmt, path::Path, time::Duration};
+use std::{collections::BTreeMap, fmt, num::NonZeroU32, path::Path, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
@@ -147,6 +147,9 @@ pub struct Billing {
     pub reservation_ttl: Duration,
     #[serde(default = "default_max_recharge", deserialize_with = "values::amount")]
     pub max_recharge: Money,
+    /// Months before this one whose records stay where they were written; `None`: all.
+    #[serde(default, deserialize_with = "values::months")]
+    pub record_months: Option<NonZeroU32>,
     #[serde(default)]
     pub rate_limits: RateLimits,
     #[serde(default)]

@@ -99,6 +99,7 @@ fn a_bad_key_or_value_is_named() {
         ("balance_low_threshold: 10.0", "settlement: {queue: 0}", "billing.settlement.queue"),
         ("balance_low_threshold: 10.0", "settlement: {batch: 9000000000}", "billing.settlement.batch"),
         ("balance_low_threshold: 10.0", "rate_limits: {user: {second: -1}}", "billing.rate_limits.user.second"),
+        ("balance_low_threshold: 10.0", "record_months: 1201", "billing.record_months"),
         ("balance_low_threshold: 10.0", "rate_limits: {user: {hour: 1000001}}", "billing.rate_limits.user.hour"),
         ("balance_low_threshold: 10.0", "rate_limits: {api_key: {minute: 0.5}}", "billing.rate_limits.api_key.minute"),
         ("balance_low_threshold: 10.0", "rate_limits: {api_key: {day: 5}}", "billing.rate_limits.api_key"),

@@ -115,6 +115,12 @@ pub(super) fn rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
     u32::try_from(limit).map(NonZeroU32::new).map_err(de::Error::custom)
 }
 
+/// 0: for ever. A century at most.
+pub(super) fn months<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NonZeroU32>, D::Error> {
+    let months = whole(deserializer, 0, 1_200)?;
+    u32::try_from(months).map(NonZeroU32::new).map_err(de::Error::custom)
+}
+
 /// One of a few words.
 fn choice<'de, D: Deserializer<'de>, T: Copy>(deserializer: D, choices: &[(&str, T)]) -> Result<T, D::Error> {
     let text = String::deserialize(deserializer)?;
