@@ -15,8 +15,10 @@ use super::{
     error::StoreError,
     ids::{ServiceName, UserId},
     money::Money,
+    progress::Progress,
     record::RecordType,
     statistics::Totals,
+    users::Users,
 };
 
 /// What is known of one user, read in one snapshot.
@@ -119,7 +121,7 @@ impl fmt::Display for Difference {
 
 /// Reads the books.
 #[async_trait]
-pub trait AuditStore: Send + Sync + 'static {
+pub trait AuditStore: Users {
     /// Evidence of at most `limit` users behind `after` in key order, all of one
     /// snapshot; empty at the end.
     ///
@@ -128,42 +130,75 @@ pub trait AuditStore: Send + Sync + 'static {
     async fn evidence(&self, after: Option<&UserId>, limit: u32) -> Result<Vec<Evidence>, StoreError>;
 }
 
-/// What an audit found.
+/// What an audit found, the runs included that this one goes on from.
 #[derive(Debug, Default)]
 pub struct Report {
     pub users: u64,
-    /// At most [`MAX_LISTED`].
-    pub differences: Vec<Difference>,
     pub difference_count: u64,
+    /// Those that this run told.
+    pub differences: Vec<Difference>,
 }
 
-/// Differences that are listed; beyond it they are only counted.
-pub const MAX_LISTED: usize = 1_000;
+/// Differences that are told; beyond it they are only counted.
+pub const MAX_TOLD: u64 = 1_000;
 /// Users read in one snapshot.
 const USERS_AT_A_TIME: u32 = 200;
 
-/// Audits every user.
+/// Audits every user, from where `progress` says that it got to, and tells differences as it
+/// finds them.
 ///
 /// # Errors
-/// [`StoreError::Unavailable`], [`StoreError::Failed`].
-pub async fn audit(store: &dyn AuditStore) -> Result<Report, StoreError> {
+/// [`StoreError::Unavailable`], also when the lease of the run is lost;
+/// [`StoreError::Failed`].
+pub async fn audit(store: &dyn AuditStore, progress: &dyn Progress) -> Result<Report, StoreError> {
     let mut report = Report::default();
     let mut last = None;
+    if let Some(position) = progress.position().and_then(|position| Position::read(&position)) {
+        (report.users, report.difference_count) = (position.users, position.differences);
+        last = Some(position.last);
+    }
+    progress.expect(store.users_behind(last.as_ref()).await?);
+    // Ends: each chunk begins behind the last.
     loop {
         let chunk = store.evidence(last.as_ref(), USERS_AT_A_TIME).await?;
         let Some(end) = chunk.last() else {
             return Ok(report);
         };
-        last = Some(end.user.clone());
-        for evidence in &chunk {
-            report.users += 1;
-            for difference in compare(evidence) {
-                report.difference_count += 1;
-                if report.differences.len() < MAX_LISTED {
-                    report.differences.push(difference);
-                }
+        for difference in chunk.iter().flat_map(compare) {
+            report.difference_count += 1;
+            if report.difference_count <= MAX_TOLD {
+                progress.tell(&difference.to_string());
+                report.differences.push(difference);
             }
         }
+        report.users += chunk.len() as u64;
+        let (users, differences) = (report.users, report.difference_count);
+        let position = Position { users, differences, last: end.user.clone() };
+        progress.reached(&position.to_string(), chunk.len() as u64).await?;
+        last = Some(position.last);
+    }
+}
+
+/// Where an audit got to, written `200 0 user`: users audited, differences found, the last
+/// user.
+struct Position {
+    users: u64,
+    differences: u64,
+    last: UserId,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.users, self.differences, self.last)
+    }
+}
+
+impl Position {
+    /// `None` for what is no position of an audit, which then begins anew.
+    fn read(text: &str) -> Option<Self> {
+        let mut parts = text.splitn(3, ' ');
+        let (users, differences) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        Some(Self { users, differences, last: UserId::from_stored(parts.next()?) })
     }
 }
 

@@ -26,3 +26,4 @@ pub mod reset;
 pub mod runs;
 pub mod settlement;
 pub mod statistics;
+pub mod users;

@@ -2,6 +2,8 @@
 //! this month and the next. Nothing depends on it, because the first call opens what it
 //! lacks; but then the first minute of a month is as quiet as any other.
 
+use std::fmt;
+
 use async_trait::async_trait;
 
 use super::{
@@ -10,23 +12,17 @@ use super::{
     error::StoreError,
     ids::{ServiceName, UserId},
     progress::Progress,
+    users::Users,
 };
 
 /// Users whose rows are written in one transaction.
 const CHUNK: u32 = 1_000;
 /// Users that are named when their rows can't be written.
-const MAX_NAMED: usize = 10;
+const MAX_NAMED: u64 = 10;
 
 /// Where quota rows are kept.
 #[async_trait]
-pub trait QuotaRows: Send + Sync + 'static {
-    /// The last of so many users behind `after`, or of the first, and how many they are;
-    /// `None` behind the last user.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
-    async fn end_of_chunk(&self, after: Option<&UserId>, count: u32) -> Result<Option<(UserId, u64)>, StoreError>;
-
+pub trait QuotaRows: Users {
     /// Writes the rows that the users of a span lack, in one transaction. Rows that are
     /// there stay, but for those of months to come: they get the quota that is configured
     /// now.
@@ -36,6 +32,12 @@ pub trait QuotaRows: Send + Sync + 'static {
     /// again to learn it; [`StoreError::Failed`].
     async fn open_months(&self, span: &Span, plans: &[(&ServiceName, Plan)], at: BillingTime)
     -> Result<(), StoreError>;
+
+    /// What the users of a span lack in one month of one service.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn lacking(&self, span: &Span, month: Month, plan: (&ServiceName, Plan)) -> Result<Lacking, StoreError>;
 }
 
 /// Users behind `after`, up to `last`; their rows of this month and the next.
@@ -46,14 +48,14 @@ pub struct Span {
     pub months: [Month; 2],
 }
 
-/// What a reset did.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+/// What a reset did, the runs included that this one goes on from.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Reset {
     /// Users whose rows are there.
     pub users: u64,
+    /// Users who were left out, the first of whom were named. Their first call opens what
+    /// they lack.
     pub failed: u64,
-    /// The first of those that failed.
-    pub named: Vec<UserId>,
 }
 
 /// Opens the months of all users, from where `progress` says that it got to. What can't be
@@ -71,26 +73,104 @@ pub async fn reset_quotas(
     let at = calendar.now();
     let plans: Vec<(&ServiceName, Plan)> = catalog.iter().collect();
     let months = [at.month, at.month.next()];
-    let mut reset = Reset::default();
-    let mut after = progress.position().map(UserId::from_stored);
+    let position = progress.position().and_then(|position| Position::read(&position, at.month));
+    let (mut reset, mut after) = position.map_or_else(Default::default, |at| (at.reset, Some(at.last)));
+    progress.expect(rows.users_behind(after.as_ref()).await?);
     // Ends: each chunk begins behind the last.
     while let Some((last, users)) = rows.end_of_chunk(after.as_ref(), CHUNK).await? {
         if calendar.now().month != at.month {
             return Err(StoreError::Unavailable("the month has turned; another run opens the next ones".into()));
         }
-        let span = Span { after: after.clone(), last: last.clone(), months };
+        let span = Span { after, last: last.clone(), months };
         match open(rows, &span, &plans, at).await {
             Ok(()) => reset.users += users,
             Err(error @ StoreError::Unavailable(_)) => return Err(error),
             Err(error) => {
                 tracing::warn!(%error, "months are opened user by user");
-                one_by_one(rows, &span, &plans, at, &mut reset).await?;
+                one_by_one(rows, &span, &plans, at, &mut reset, progress).await?;
             }
         }
-        progress.reached(last.as_str(), users).await?;
-        after = Some(last);
+        let position = Position { month: at.month, reset, last };
+        progress.reached(&position.to_string(), users).await?;
+        after = Some(position.last);
     }
     Ok(reset)
+}
+
+/// Where a reset got to, written `2026-11 1000 0 user`: the month, users open, users failed,
+/// the last user.
+struct Position {
+    month: Month,
+    reset: Reset,
+    last: UserId,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {} {}", self.month, self.reset.users, self.reset.failed, self.last)
+    }
+}
+
+impl Position {
+    /// `None` for what is no position of this month: the reset then begins anew.
+    fn read(text: &str, month: Month) -> Option<Self> {
+        let mut parts = text.splitn(4, ' ');
+        let of = parts.next()?.parse::<Month>().ok()?;
+        let (users, failed) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let last = UserId::from_stored(parts.next()?);
+        (of == month).then_some(Self { month, reset: Reset { users, failed }, last })
+    }
+}
+
+/// What rows of one month of one service are not as a reset would leave them.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Lacking {
+    /// Rows that are not there.
+    pub rows: u64,
+    /// Unused rows whose total is not the quota that is configured.
+    pub totals: u64,
+}
+
+/// What a reset would do.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Preview {
+    pub users: u64,
+    /// Of each month and service.
+    pub lacking: Vec<(Month, ServiceName, Lacking)>,
+}
+
+/// What [`reset_quotas`] would do now. Only reads.
+///
+/// # Errors
+/// [`StoreError::Unavailable`], [`StoreError::Failed`].
+pub async fn preview(
+    rows: &dyn QuotaRows,
+    catalog: &Catalog,
+    calendar: &Calendar,
+    progress: &dyn Progress,
+) -> Result<Preview, StoreError> {
+    let at = calendar.now();
+    let months = [at.month, at.month.next()];
+    let each = months.into_iter().flat_map(|month| catalog.iter().map(move |plan| (month, plan)));
+    let each: Vec<(Month, (&ServiceName, Plan))> = each.collect();
+    let lacking = each.iter().map(|(month, (service, _))| (*month, (*service).clone(), Lacking::default()));
+    let mut preview = Preview { users: 0, lacking: lacking.collect() };
+    let mut after = None;
+    progress.expect(rows.users_behind(None).await?);
+    // Ends: each chunk begins behind the last.
+    while let Some((last, users)) = rows.end_of_chunk(after.as_ref(), CHUNK).await? {
+        let span = Span { after, last, months };
+        for ((month, plan), (_, _, sum)) in each.iter().zip(&mut preview.lacking) {
+            let lacking = rows.lacking(&span, *month, *plan).await?;
+            sum.rows += lacking.rows;
+            // The total of a month that has begun stays.
+            sum.totals += if *month > at.month { lacking.totals } else { 0 };
+        }
+        preview.users += users;
+        progress.reached(span.last.as_str(), users).await?;
+        after = Some(span.last);
+    }
+    Ok(preview)
 }
 
 /// Losing a deadlock repeats it this often.
@@ -118,6 +198,7 @@ async fn one_by_one(
     plans: &[(&ServiceName, Plan)],
     at: BillingTime,
     reset: &mut Reset,
+    progress: &dyn Progress,
 ) -> Result<(), StoreError> {
     let mut after = span.after.clone();
     while let Some((user, _)) = rows.end_of_chunk(after.as_ref(), 1).await? {
@@ -138,8 +219,8 @@ async fn one_by_one(
             Some(error) => {
                 tracing::error!(%error, "the months of a user were not opened");
                 reset.failed += 1;
-                if reset.named.len() < MAX_NAMED {
-                    reset.named.push(user.clone());
+                if reset.failed <= MAX_NAMED {
+                    progress.tell(&format!("user {user} was left out"));
                 }
             }
         }

@@ -26,6 +26,7 @@ use crate::biz::{
     runs::RunStore,
     settlement::{ledger::Ledger, transaction::TransactionStore},
     statistics::Statistics,
+    users::Users,
 };
 
 /// A database that keeps everything the service owns.
@@ -40,6 +41,7 @@ pub trait Store:
     + OrderStore
     + RecordStore
     + Statistics
+    + Users
     + AuditStore
     + RunStore
     + QuotaRows

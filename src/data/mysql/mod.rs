@@ -18,6 +18,7 @@ mod reset;
 mod runs;
 mod statement;
 mod transactions;
+mod users;
 
 use std::{sync::atomic::AtomicU32, time::Duration};
 

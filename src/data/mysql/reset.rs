@@ -3,30 +3,17 @@
 use async_trait::async_trait;
 use sqlx::Row;
 
-use super::{MySqlStore, optional_text, statement::Statement, store_error};
+use super::{MySqlStore, statement::Statement, store_error};
 use crate::biz::{
     calendar::{BillingTime, Month},
     catalog::Plan,
     error::StoreError,
-    ids::{ServiceName, UserId},
-    reset::{QuotaRows, Span},
+    ids::ServiceName,
+    reset::{Lacking, QuotaRows, Span},
 };
 
 #[async_trait]
 impl QuotaRows for MySqlStore {
-    async fn end_of_chunk(&self, after: Option<&UserId>, count: u32) -> Result<Option<(UserId, u64)>, StoreError> {
-        let query = sqlx::query(
-            "SELECT MAX(user_id), COUNT(*) FROM \
-             (SELECT user_id FROM user_balance WHERE user_id > ? ORDER BY user_id LIMIT ?) chunk",
-        )
-        .bind(after.map_or("", |user| user.as_str()))
-        .bind(count);
-        let rows = self.reader.fetch_all(query).await?;
-        let Some(row) = rows.first() else { return Ok(None) };
-        let users: i64 = row.try_get(1).map_err(store_error)?;
-        Ok(optional_text(row, 0)?.map(|last| (UserId::from_stored(last), users.unsigned_abs())))
-    }
-
     async fn open_months(
         &self,
         span: &Span,
@@ -47,6 +34,30 @@ impl QuotaRows for MySqlStore {
         statement.execute(&mut connection).await?;
         connection.give_back();
         Ok(())
+    }
+
+    async fn lacking(
+        &self,
+        span: &Span,
+        month: Month,
+        (service, plan): (&ServiceName, Plan),
+    ) -> Result<Lacking, StoreError> {
+        let query = sqlx::query(
+            "SELECT COUNT(*) - COUNT(q.user_id), \
+             COUNT(CASE WHEN q.total_quota <> ? AND q.used_quota = 0 AND q.held_quota = 0 THEN 1 END) \
+             FROM user_balance b \
+             LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ? AND q.service_name = ? \
+             WHERE b.user_id > ? AND b.user_id <= ?",
+        )
+        .bind(plan.free_quota)
+        .bind(month.to_string())
+        .bind(service.as_str())
+        .bind(span.after.as_ref().map_or("", |user| user.as_str()))
+        .bind(span.last.as_str());
+        let rows = self.reader.fetch_all(query).await?;
+        let row = rows.first().ok_or_else(|| StoreError::Failed("a count gave no row".into()))?;
+        let number = |at: usize| row.try_get::<i64, _>(at).map(i64::unsigned_abs).map_err(store_error);
+        Ok(Lacking { rows: number(0)?, totals: number(1)? })
     }
 }
 

@@ -16,6 +16,7 @@ mod reset;
 mod row;
 mod runs;
 mod transactions;
+mod users;
 mod writer;
 
 use std::{

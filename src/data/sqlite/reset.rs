@@ -3,36 +3,17 @@
 use async_trait::async_trait;
 use rusqlite::{Connection, TransactionBehavior, params};
 
-use super::{
-    SqliteStore,
-    row::{number, optional_text},
-    store_error,
-    writer::writer_error,
-};
+use super::{SqliteStore, row::number, store_error, writer::writer_error};
 use crate::biz::{
     calendar::{BillingTime, Month},
     catalog::Plan,
     error::StoreError,
-    ids::{ServiceName, UserId},
-    reset::{QuotaRows, Span},
+    ids::ServiceName,
+    reset::{Lacking, QuotaRows, Span},
 };
 
 #[async_trait]
 impl QuotaRows for SqliteStore {
-    async fn end_of_chunk(&self, after: Option<&UserId>, count: u32) -> Result<Option<(UserId, u64)>, StoreError> {
-        let row = sqlx::query(
-            "SELECT MAX(user_id), COUNT(*) FROM \
-             (SELECT user_id FROM user_balance WHERE user_id > ? ORDER BY user_id LIMIT ?)",
-        )
-        .bind(after.map_or("", |user| user.as_str()))
-        .bind(count)
-        .fetch_one(&self.reader)
-        .await
-        .map_err(store_error)?;
-        let users: u32 = number(&row, 1)?;
-        Ok(optional_text(&row, 0)?.map(|last| (UserId::from_stored(last), users.into())))
-    }
-
     async fn open_months(
         &self,
         span: &Span,
@@ -42,6 +23,30 @@ impl QuotaRows for SqliteStore {
         let span = span.clone();
         let plans: Vec<(ServiceName, Plan)> = plans.iter().map(|(service, plan)| ((*service).clone(), *plan)).collect();
         self.writer.run(move |connection| open(connection, &span, &plans, at).map_err(writer_error)).await
+    }
+
+    async fn lacking(
+        &self,
+        span: &Span,
+        month: Month,
+        (service, plan): (&ServiceName, Plan),
+    ) -> Result<Lacking, StoreError> {
+        let row = sqlx::query(
+            "SELECT COUNT(*) - COUNT(q.user_id), \
+             COUNT(CASE WHEN q.total_quota <> ? AND q.used_quota = 0 AND q.held_quota = 0 THEN 1 END) \
+             FROM user_balance b \
+             LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ? AND q.service_name = ? \
+             WHERE b.user_id > ? AND b.user_id <= ?",
+        )
+        .bind(plan.free_quota)
+        .bind(month.to_string())
+        .bind(service.as_str())
+        .bind(span.after.as_ref().map_or("", |user| user.as_str()))
+        .bind(span.last.as_str())
+        .fetch_one(&self.reader)
+        .await
+        .map_err(store_error)?;
+        Ok(Lacking { rows: number(&row, 0)?, totals: number(&row, 1)? })
     }
 }
 
