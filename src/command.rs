@@ -4,7 +4,7 @@ use std::{ffi::OsString, io::IsTerminal, path::Path, process::ExitCode};
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, fmt, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::config::{Config, Log, LogFormat};
 
@@ -17,18 +17,31 @@ pub fn arguments() -> impl Iterator<Item = OsString> {
     })
 }
 
-/// Reads the configuration and starts the logs it asks for.
+/// Reads the configuration and starts the logs it asks for, on standard error.
 ///
 /// # Errors
 /// As [`Config::load`], and for a `RUST_LOG` that is no filter.
 pub fn prepare(conf: &Path) -> anyhow::Result<Config> {
+    prepare_with(conf, std::io::stderr)
+}
+
+/// As [`prepare`], for a process that has its own way to write to standard error.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_with(conf: &Path, stderr: impl Stderr) -> anyhow::Result<Config> {
     let config = Config::load(conf)?;
-    init_logs(&config.log)?;
+    init_logs(&config.log, stderr)?;
     Ok(config)
 }
 
-/// Logs go to standard error; `RUST_LOG` overrides the configured level.
-fn init_logs(log: &Log) -> anyhow::Result<()> {
+/// What writes to standard error.
+pub trait Stderr: for<'w> MakeWriter<'w> + Send + Sync + 'static {}
+
+impl<W: for<'w> MakeWriter<'w> + Send + Sync + 'static> Stderr for W {}
+
+/// `RUST_LOG` overrides the configured level.
+fn init_logs(log: &Log, stderr: impl Stderr) -> anyhow::Result<()> {
     let filter = match std::env::var("RUST_LOG") {
         Ok(filter) => EnvFilter::try_new(filter).context("RUST_LOG")?,
         Err(_) => EnvFilter::new(log.level.as_str()),
@@ -37,9 +50,9 @@ fn init_logs(log: &Log) -> anyhow::Result<()> {
     match log.format {
         LogFormat::Text => {
             let colours = std::io::stderr().is_terminal();
-            registry.with(fmt::layer().with_ansi(colours).with_writer(std::io::stderr)).init();
+            registry.with(fmt::layer().with_ansi(colours).with_writer(stderr)).init();
         }
-        LogFormat::Json => registry.with(fmt::layer().json().with_writer(std::io::stderr)).init(),
+        LogFormat::Json => registry.with(fmt::layer().json().with_writer(stderr)).init(),
     }
     Ok(())
 }

@@ -10,8 +10,14 @@ use super::{caches, database::limits, payments};
 use crate::{
     biz::{
         calendar::{Calendar, Clock},
-        read_model::reconcile::{Reconciled as CacheReconciled, Reconciler},
-        recharge::reconcile::{Reconciled, Waits},
+        read_model::{
+            Caches,
+            reconcile::{Reconciled as CacheReconciled, Reconciler},
+        },
+        recharge::{
+            Recharges,
+            reconcile::{Preview, Reconciled, Waits},
+        },
         settlement::{
             engine::Engine,
             sweep::{self, Swept},
@@ -80,21 +86,52 @@ pub async fn reconcile_recharges(
     clock: impl Clock,
     cut: &CancellationToken,
 ) -> anyhow::Result<Reconciled> {
-    let Some(payment) = &config.payment_service else { anyhow::bail!("config key payment_service: is missing") };
-    let waits = Waits {
-        reconcile_after: TimeDelta::from_std(payment.reconcile_after)?,
-        expire_after: TimeDelta::from_std(payment.expire_after)?,
-    };
-    let gateway = payments::gateway(payment, payments::Addresses::of(payment))?;
-    let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
-    let catalog = Arc::new(config.catalog());
-    let caches = caches::of_job(config);
-    let engine = Arc::new(Engine::start(store.clone(), caches.clone(), catalog, calendar.clone(), limits(config)));
-    let recharges = payments::recharges(config, store, engine.clone(), calendar, Some(gateway));
-    let reconciled = cut.run_until_cancelled(recharges.reconcile(waits)).await;
-    engine.drain().await;
-    caches::tell(&caches).await;
+    let job = RechargeJob::new(config, store, clock)?;
+    let reconciled = cut.run_until_cancelled(job.recharges.reconcile(job.waits)).await;
+    job.engine.drain().await;
+    caches::tell(&job.caches).await;
     Ok(reconciled.context("cut short")??)
+}
+
+/// What [`reconcile_recharges`] would do, with `listed` of the orders at the most.
+///
+/// # Errors
+/// As [`reconcile_recharges`].
+pub(super) async fn preview_recharges(
+    config: &Config,
+    store: Arc<dyn Store>,
+    clock: impl Clock,
+    listed: usize,
+) -> anyhow::Result<Preview> {
+    let job = RechargeJob::new(config, store, clock)?;
+    let preview = job.recharges.preview(job.waits, listed).await;
+    job.engine.drain().await;
+    Ok(preview?)
+}
+
+/// Top-ups as a job settles them.
+struct RechargeJob {
+    recharges: Recharges,
+    waits: Waits,
+    engine: Arc<Engine>,
+    caches: Arc<Caches>,
+}
+
+impl RechargeJob {
+    fn new(config: &Config, store: Arc<dyn Store>, clock: impl Clock) -> anyhow::Result<Self> {
+        let Some(payment) = &config.payment_service else { anyhow::bail!("config key payment_service: is missing") };
+        let waits = Waits {
+            reconcile_after: TimeDelta::from_std(payment.reconcile_after)?,
+            expire_after: TimeDelta::from_std(payment.expire_after)?,
+        };
+        let gateway = payments::gateway(payment, payments::Addresses::of(payment))?;
+        let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
+        let catalog = Arc::new(config.catalog());
+        let caches = caches::of_job(config);
+        let engine = Arc::new(Engine::start(store.clone(), caches.clone(), catalog, calendar.clone(), limits(config)));
+        let recharges = payments::recharges(config, store, engine.clone(), calendar, Some(gateway));
+        Ok(Self { recharges, waits, engine, caches })
+    }
 }
 
 /// Compares what Redis has with the database, and drops from it what differs unless this is

@@ -9,8 +9,7 @@ use chrono::{DateTime, Utc};
 use super::{
     calendar::{Calendar, Month},
     error::StoreError,
-    ids::UserId,
-    progress::Progress,
+    progress::{Progress, Walked},
     users::{UserSpan, Users},
 };
 
@@ -26,7 +25,7 @@ const ATTEMPTS: u32 = 5;
 
 /// Keeps old records.
 #[async_trait]
-pub trait RecordArchive: Send + Sync + 'static {
+pub trait RecordArchive: Users {
     /// Moves at most `limit` records of the users of a span that are older than `before`, in
     /// one transaction; how many were moved. Fewer than `limit`: there are no more.
     ///
@@ -47,29 +46,28 @@ pub fn first_kept(calendar: &Calendar, months: u32) -> Month {
     (0..months).fold(calendar.now().month, |month, _| month.previous())
 }
 
-/// Moves the records from before a month, from where `progress` says that it got to. Returns
-/// how many were moved; with `is_dry_run` none are, and it returns how many would be.
+/// Moves the records from before an instant, from where `progress` says that it got to.
+/// Returns how many were moved, by the run that this one goes on from too; with `is_dry_run`
+/// none are, and it returns how many would be.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Failed`]; what was moved stays so.
-pub async fn archive_records<S: Users + RecordArchive + ?Sized>(
-    store: &S,
+pub async fn archive_records(
+    store: &(impl RecordArchive + ?Sized),
     before: DateTime<Utc>,
     is_dry_run: bool,
     progress: &dyn Progress,
 ) -> Result<u64, StoreError> {
-    let (mut moved, mut after) = (0, progress.position().map(UserId::from_stored));
+    let mut walked = Walked::<1>::of(progress);
+    progress.expect(store.users_behind(walked.last.as_ref()).await?);
     // Ends: each span begins behind the last.
-    while let Some((span, users)) = store.span(after.as_ref(), USERS_AT_ONCE).await? {
-        if is_dry_run {
-            moved += store.count_old(&span, before).await?;
-        } else {
-            moved += move_all(store, &span, before).await?;
-            progress.reached(span.last.as_str(), users).await?;
-        }
-        after = Some(span.last);
+    while let Some((span, users)) = store.span(walked.last.as_ref(), USERS_AT_ONCE).await? {
+        walked.counts[0] +=
+            if is_dry_run { store.count_old(&span, before).await? } else { move_all(store, &span, before).await? };
+        walked.last = Some(span.last);
+        progress.reached(&walked.to_string(), users).await?;
     }
-    Ok(moved)
+    Ok(walked.counts[0])
 }
 
 /// Moves the old records of a span.

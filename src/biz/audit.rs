@@ -15,8 +15,10 @@ use super::{
     error::StoreError,
     ids::{ServiceName, UserId},
     money::Money,
+    progress::{Progress, Walked},
     record::RecordType,
     statistics::Totals,
+    users::Users,
 };
 
 /// What is known of one user, read in one snapshot.
@@ -119,7 +121,7 @@ impl fmt::Display for Difference {
 
 /// Reads the books.
 #[async_trait]
-pub trait AuditStore: Send + Sync + 'static {
+pub trait AuditStore: Users {
     /// Evidence of at most `limit` users behind `after` in key order, all of one
     /// snapshot; empty at the end.
     ///
@@ -128,42 +130,48 @@ pub trait AuditStore: Send + Sync + 'static {
     async fn evidence(&self, after: Option<&UserId>, limit: u32) -> Result<Vec<Evidence>, StoreError>;
 }
 
-/// What an audit found.
+/// What an audit found, the runs included that this one goes on from.
 #[derive(Debug, Default)]
 pub struct Report {
     pub users: u64,
-    /// At most [`MAX_LISTED`].
-    pub differences: Vec<Difference>,
     pub difference_count: u64,
+    /// Those that this run told.
+    pub differences: Vec<Difference>,
 }
 
-/// Differences that are listed; beyond it they are only counted.
-pub const MAX_LISTED: usize = 1_000;
+/// Differences that are told; beyond it they are only counted.
+pub const MAX_TOLD: u64 = 1_000;
 /// Users read in one snapshot.
 const USERS_AT_A_TIME: u32 = 200;
 
-/// Audits every user.
+/// Audits every user, from where `progress` says that it got to, and tells differences as it
+/// finds them.
 ///
 /// # Errors
-/// [`StoreError::Unavailable`], [`StoreError::Failed`].
-pub async fn audit(store: &dyn AuditStore) -> Result<Report, StoreError> {
-    let mut report = Report::default();
-    let mut last = None;
+/// [`StoreError::Unavailable`], also when the lease of the run is lost;
+/// [`StoreError::Failed`].
+pub async fn audit(store: &dyn AuditStore, progress: &dyn Progress) -> Result<Report, StoreError> {
+    let mut walked = Walked::<2>::of(progress);
+    let mut differences = Vec::new();
+    progress.expect(store.users_behind(walked.last.as_ref()).await?);
+    // Ends: each chunk begins behind the last.
     loop {
-        let chunk = store.evidence(last.as_ref(), USERS_AT_A_TIME).await?;
+        let chunk = store.evidence(walked.last.as_ref(), USERS_AT_A_TIME).await?;
         let Some(end) = chunk.last() else {
-            return Ok(report);
+            let [users, difference_count] = walked.counts;
+            return Ok(Report { users, difference_count, differences });
         };
-        last = Some(end.user.clone());
-        for evidence in &chunk {
-            report.users += 1;
-            for difference in compare(evidence) {
-                report.difference_count += 1;
-                if report.differences.len() < MAX_LISTED {
-                    report.differences.push(difference);
-                }
+        let users = chunk.len() as u64;
+        for difference in chunk.iter().flat_map(compare) {
+            walked.counts[1] += 1;
+            if walked.counts[1] <= MAX_TOLD {
+                progress.tell(&difference.to_string());
+                differences.push(difference);
             }
         }
+        walked.counts[0] += users;
+        walked.last = Some(end.user.clone());
+        progress.reached(&walked.to_string(), users).await?;
     }
 }
 

@@ -2,6 +2,8 @@
 //! this month and the next. Nothing depends on it, because the first call opens what it
 //! lacks; but then the first minute of a month is as quiet as any other.
 
+use std::fmt;
+
 use async_trait::async_trait;
 
 use super::{
@@ -10,50 +12,51 @@ use super::{
     error::StoreError,
     ids::{ServiceName, UserId},
     progress::Progress,
+    users::{UserSpan, Users},
 };
 
 /// Users whose rows are written in one transaction.
 const CHUNK: u32 = 1_000;
 /// Users that are named when their rows can't be written.
-const MAX_NAMED: usize = 10;
+const MAX_NAMED: u64 = 10;
 
 /// Where quota rows are kept.
 #[async_trait]
-pub trait QuotaRows: Send + Sync + 'static {
-    /// The last of so many users behind `after`, or of the first, and how many they are;
-    /// `None` behind the last user.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
-    async fn end_of_chunk(&self, after: Option<&UserId>, count: u32) -> Result<Option<(UserId, u64)>, StoreError>;
-
-    /// Writes the rows that the users of a span lack, in one transaction. Rows that are
+pub trait QuotaRows: Users {
+    /// Writes the rows of [`opened`] months that the users of a span lack, in one transaction. Rows that are
     /// there stay, but for those of months to come: they get the quota that is configured
     /// now.
     ///
     /// # Errors
     /// [`StoreError::Conflict`]: nothing was written; [`StoreError::Unavailable`]: write
     /// again to learn it; [`StoreError::Failed`].
-    async fn open_months(&self, span: &Span, plans: &[(&ServiceName, Plan)], at: BillingTime)
-    -> Result<(), StoreError>;
+    async fn open_months(
+        &self,
+        users: &UserSpan,
+        plans: &[(&ServiceName, Plan)],
+        at: BillingTime,
+    ) -> Result<(), StoreError>;
+
+    /// What the users of a span lack in one month of one service.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn lacking(&self, users: &UserSpan, month: Month, plan: (&ServiceName, Plan)) -> Result<Lacking, StoreError>;
 }
 
-/// Users behind `after`, up to `last`; their rows of this month and the next.
-#[derive(Debug, Clone)]
-pub struct Span {
-    pub after: Option<UserId>,
-    pub last: UserId,
-    pub months: [Month; 2],
+/// The months that are opened: this one and the next.
+pub fn opened(at: BillingTime) -> [Month; 2] {
+    [at.month, at.month.next()]
 }
 
-/// What a reset did.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+/// What a reset did, the runs included that this one goes on from.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Reset {
     /// Users whose rows are there.
     pub users: u64,
+    /// Users who were left out, the first of whom were named. Their first call opens what
+    /// they lack.
     pub failed: u64,
-    /// The first of those that failed.
-    pub named: Vec<UserId>,
 }
 
 /// Opens the months of all users, from where `progress` says that it got to. What can't be
@@ -70,27 +73,101 @@ pub async fn reset_quotas(
 ) -> Result<Reset, StoreError> {
     let at = calendar.now();
     let plans: Vec<(&ServiceName, Plan)> = catalog.iter().collect();
-    let months = [at.month, at.month.next()];
-    let mut reset = Reset::default();
-    let mut after = progress.position().map(UserId::from_stored);
+    let position = progress.position().and_then(|position| Position::read(&position, at.month));
+    let (mut reset, mut after) = position.map_or_else(Default::default, |at| (at.reset, Some(at.last)));
+    progress.expect(rows.users_behind(after.as_ref()).await?);
     // Ends: each chunk begins behind the last.
-    while let Some((last, users)) = rows.end_of_chunk(after.as_ref(), CHUNK).await? {
+    while let Some((span, users)) = rows.span(after.as_ref(), CHUNK).await? {
         if calendar.now().month != at.month {
             return Err(StoreError::Unavailable("the month has turned; another run opens the next ones".into()));
         }
-        let span = Span { after: after.clone(), last: last.clone(), months };
         match open(rows, &span, &plans, at).await {
             Ok(()) => reset.users += users,
             Err(error @ StoreError::Unavailable(_)) => return Err(error),
             Err(error) => {
                 tracing::warn!(%error, "months are opened user by user");
-                one_by_one(rows, &span, &plans, at, &mut reset).await?;
+                one_by_one(rows, &span, &plans, at, &mut reset, progress).await?;
             }
         }
-        progress.reached(last.as_str(), users).await?;
-        after = Some(last);
+        let position = Position { month: at.month, reset, last: span.last };
+        progress.reached(&position.to_string(), users).await?;
+        after = Some(position.last);
     }
     Ok(reset)
+}
+
+/// Where a reset got to, written `2026-11 1000 0 user`: the month, users open, users failed,
+/// the last user.
+struct Position {
+    month: Month,
+    reset: Reset,
+    last: UserId,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {} {}", self.month, self.reset.users, self.reset.failed, self.last)
+    }
+}
+
+impl Position {
+    /// `None` for what is no position of this month: the reset then begins anew.
+    fn read(text: &str, month: Month) -> Option<Self> {
+        let mut parts = text.splitn(4, ' ');
+        let of = parts.next()?.parse::<Month>().ok()?;
+        let (users, failed) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let last = UserId::from_stored(parts.next()?);
+        (of == month).then_some(Self { month, reset: Reset { users, failed }, last })
+    }
+}
+
+/// What rows of one month of one service are not as a reset would leave them.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Lacking {
+    /// Rows that are not there.
+    pub rows: u64,
+    /// Unused rows whose total is not the quota that is configured.
+    pub totals: u64,
+}
+
+/// What a reset would do.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Preview {
+    pub users: u64,
+    /// Of each month and service.
+    pub lacking: Vec<(Month, ServiceName, Lacking)>,
+}
+
+/// What [`reset_quotas`] would do now. Only reads.
+///
+/// # Errors
+/// [`StoreError::Unavailable`], [`StoreError::Failed`].
+pub async fn preview(
+    rows: &dyn QuotaRows,
+    catalog: &Catalog,
+    calendar: &Calendar,
+    progress: &dyn Progress,
+) -> Result<Preview, StoreError> {
+    let at = calendar.now();
+    let each = opened(at).into_iter().flat_map(|month| catalog.iter().map(move |plan| (month, plan)));
+    let each: Vec<(Month, (&ServiceName, Plan))> = each.collect();
+    let lacking = each.iter().map(|(month, (service, _))| (*month, (*service).clone(), Lacking::default()));
+    let mut preview = Preview { users: 0, lacking: lacking.collect() };
+    let mut after = None;
+    progress.expect(rows.users_behind(None).await?);
+    // Ends: each chunk begins behind the last.
+    while let Some((span, users)) = rows.span(after.as_ref(), CHUNK).await? {
+        for ((month, plan), (_, _, sum)) in each.iter().zip(&mut preview.lacking) {
+            let lacking = rows.lacking(&span, *month, *plan).await?;
+            sum.rows += lacking.rows;
+            // The total of a month that has begun stays.
+            sum.totals += if *month > at.month { lacking.totals } else { 0 };
+        }
+        preview.users += users;
+        progress.reached(span.last.as_str(), users).await?;
+        after = Some(span.last);
+    }
+    Ok(preview)
 }
 
 /// Losing a deadlock repeats it this often.
@@ -98,7 +175,7 @@ const ATTEMPTS: u32 = 5;
 
 async fn open(
     rows: &dyn QuotaRows,
-    span: &Span,
+    span: &UserSpan,
     plans: &[(&ServiceName, Plan)],
     at: BillingTime,
 ) -> Result<(), StoreError> {
@@ -114,17 +191,17 @@ async fn open(
 /// Each user of a span, and each service of a user, for itself.
 async fn one_by_one(
     rows: &dyn QuotaRows,
-    span: &Span,
+    span: &UserSpan,
     plans: &[(&ServiceName, Plan)],
     at: BillingTime,
     reset: &mut Reset,
+    progress: &dyn Progress,
 ) -> Result<(), StoreError> {
     let mut after = span.after.clone();
-    while let Some((user, _)) = rows.end_of_chunk(after.as_ref(), 1).await? {
-        if user.as_str() > span.last.as_str() {
+    while let Some((alone, _)) = rows.span(after.as_ref(), 1).await? {
+        if alone.last.as_str() > span.last.as_str() {
             return Ok(());
         }
-        let alone = Span { after: after.clone(), last: user.clone(), months: span.months };
         let mut failed = None;
         for plan in plans {
             match open(rows, &alone, std::slice::from_ref(plan), at).await {
@@ -138,12 +215,12 @@ async fn one_by_one(
             Some(error) => {
                 tracing::error!(%error, "the months of a user were not opened");
                 reset.failed += 1;
-                if reset.named.len() < MAX_NAMED {
-                    reset.named.push(user.clone());
+                if reset.failed <= MAX_NAMED {
+                    progress.tell(&format!("user {} was left out", alone.last));
                 }
             }
         }
-        after = Some(user);
+        after = Some(alone.last);
     }
     Ok(())
 }

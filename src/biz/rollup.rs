@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use super::{
     error::StoreError,
     ids::UserId,
-    progress::Progress,
+    progress::{Progress, Walked},
     users::{UserSpan, Users},
 };
 
@@ -17,7 +17,7 @@ const ATTEMPTS: u32 = 5;
 
 /// Keeps the rollup.
 #[async_trait]
-pub trait RollupStore: Send + Sync + 'static {
+pub trait RollupStore: Users {
     /// The users of a span whose rollup does not say what their records do, in one snapshot.
     ///
     /// # Errors
@@ -33,7 +33,7 @@ pub trait RollupStore: Send + Sync + 'static {
     async fn rebuild(&self, users: &[UserId]) -> Result<(), StoreError>;
 }
 
-/// What a rebuild found.
+/// What a rebuild found, the runs included that it went on from.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Rebuilt {
     pub users: u64,
@@ -42,30 +42,30 @@ pub struct Rebuilt {
 }
 
 /// Rebuilds the rollup of all users, from where `progress` says that it got to. Users whose
-/// rollup is right are only read.
+/// rollup is right are only read, and in a dry run all are.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Failed`]; what was rebuilt stays so.
-pub async fn rebuild_rollup<S: Users + RollupStore + ?Sized>(
-    store: &S,
+pub async fn rebuild_rollup(
+    store: &(impl RollupStore + ?Sized),
     is_dry_run: bool,
     progress: &dyn Progress,
 ) -> Result<Rebuilt, StoreError> {
-    let (mut rebuilt, mut after) = (Rebuilt::default(), progress.position().map(UserId::from_stored));
+    let mut walked = Walked::<2>::of(progress);
+    progress.expect(store.users_behind(walked.last.as_ref()).await?);
     // Ends: each span begins behind the last.
-    while let Some((span, users)) = store.span(after.as_ref(), USERS_AT_ONCE).await? {
+    while let Some((span, users)) = store.span(walked.last.as_ref(), USERS_AT_ONCE).await? {
         let differing = store.differing(&span).await?;
-        rebuilt.users += users;
-        rebuilt.differing += differing.len() as u64;
-        if !is_dry_run {
-            if !differing.is_empty() {
-                rebuild(store, &differing).await?;
-            }
-            progress.reached(span.last.as_str(), users).await?;
+        if !is_dry_run && !differing.is_empty() {
+            rebuild(store, &differing).await?;
         }
-        after = Some(span.last);
+        walked.counts[0] += users;
+        walked.counts[1] += differing.len() as u64;
+        walked.last = Some(span.last);
+        progress.reached(&walked.to_string(), users).await?;
     }
-    Ok(rebuilt)
+    let [users, differing] = walked.counts;
+    Ok(Rebuilt { users, differing })
 }
 
 async fn rebuild(store: &(impl RollupStore + ?Sized), users: &[UserId]) -> Result<(), StoreError> {

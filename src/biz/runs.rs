@@ -1,7 +1,7 @@
 //! Runs of regular jobs. However many processes know a schedule, each of its periods is
 //! run once: who runs a job holds its lease, and what was run is remembered.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use async_trait::async_trait;
 
@@ -18,14 +18,22 @@ pub const REMEMBERED: Duration = Duration::from_secs(60 * 24 * 3_600);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
     pub job: &'static str,
-    /// At most 64 characters. What stands behind a space is what the period was run for:
-    /// a run for something else undoes it.
+    /// At most 56 characters, none of them `%` or `_`. What stands behind a space is what the
+    /// period is run for: a run for something else undoes it.
     pub period: String,
+    /// A run by hand is none of those of the schedule: it is run whatever was run, they are
+    /// run whatever became of it, and it is remembered only until it is done.
+    pub is_by_hand: bool,
     /// Unique among all processes.
     pub owner: String,
 }
 
 impl Run {
+    /// What the run is remembered by, unique for its job; at most 64 characters.
+    pub fn key(&self) -> Cow<'_, str> {
+        if self.is_by_hand { format!("{} by hand", self.period).into() } else { self.period.as_str().into() }
+    }
+
     /// The beginning that all runs of the period share, if they can be for different things.
     pub fn shared_period(&self) -> Option<&str> {
         self.period.split_once(' ').map(|(began, _)| began)
@@ -46,7 +54,8 @@ pub enum Begun {
 /// Where runs are kept.
 #[async_trait]
 pub trait RunStore: Send + Sync + 'static {
-    /// Takes the lease of the job, unless another has it or the period was run.
+    /// Takes the lease of the job, unless another has it or the period was run. Runs of the
+    /// same period for something else are forgotten: from now on they are undone.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Conflict`], [`StoreError::Failed`].

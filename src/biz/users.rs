@@ -1,4 +1,4 @@
-//! All users, in the order of their ids, a span at a time: how jobs go through them.
+//! The users who are known, in key order, a span at a time: how jobs go through them.
 
 use async_trait::async_trait;
 
@@ -13,13 +13,13 @@ pub struct UserSpan {
 }
 
 impl UserSpan {
-    /// What every user in the span comes behind; the empty text before the first user.
+    /// What every user of the span comes behind; the empty text before the first user.
     pub fn after(&self) -> &str {
         self.after.as_ref().map_or("", UserId::as_str)
     }
 }
 
-/// Finds the ends of spans.
+/// Walks all users.
 #[async_trait]
 pub trait Users: Send + Sync + 'static {
     /// The span of so many users behind `after`, or of the first, and how many they are;
@@ -28,4 +28,10 @@ pub trait Users: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn span(&self, after: Option<&UserId>, count: u32) -> Result<Option<(UserSpan, u64)>, StoreError>;
+
+    /// How many there are behind `after`, or in all.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn users_behind(&self, after: Option<&UserId>) -> Result<u64, StoreError>;
 }

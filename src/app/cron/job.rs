@@ -20,11 +20,22 @@ pub enum Job {
     ReconcileCache,
     /// Prove that every balance, quota and rollup follows from its history.
     Audit,
+    /// Move records that are older than `billing.record_months` to the archive.
+    ArchiveRecords,
+    /// Make the daily rollup anew from the records where it differs from them.
+    RebuildRollup,
 }
 
 impl Job {
-    pub const ALL: [Self; 5] =
-        [Self::ResetQuotas, Self::ExpireReservations, Self::ReconcileRecharges, Self::ReconcileCache, Self::Audit];
+    pub const ALL: [Self; 7] = [
+        Self::ResetQuotas,
+        Self::ExpireReservations,
+        Self::ReconcileRecharges,
+        Self::ReconcileCache,
+        Self::Audit,
+        Self::ArchiveRecords,
+        Self::RebuildRollup,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -33,17 +44,22 @@ impl Job {
             Self::ReconcileRecharges => "reconcile-recharges",
             Self::ReconcileCache => "reconcile-cache",
             Self::Audit => "audit",
+            Self::ArchiveRecords => "archive-records",
+            Self::RebuildRollup => "rebuild-rollup",
         }
     }
 
-    /// In the billing zone: second, minute, hour, day of month, month, day of week.
-    pub fn schedule(self) -> &'static str {
+    /// In the billing zone: second, minute, hour, day of month, month, day of week. `None`:
+    /// it is only run by hand.
+    pub fn schedule(self) -> Option<&'static str> {
         match self {
-            Self::ResetQuotas => "0 0 0 1 * *",
-            Self::ExpireReservations => "0 * * * * *",
-            Self::ReconcileRecharges => "0 */5 * * * *",
-            Self::ReconcileCache => "30 */5 * * * *",
-            Self::Audit => "0 30 3 * * *",
+            Self::ResetQuotas => Some("0 0 0 1 * *"),
+            Self::ExpireReservations => Some("0 * * * * *"),
+            Self::ReconcileRecharges => Some("0 */5 * * * *"),
+            Self::ReconcileCache => Some("30 */5 * * * *"),
+            Self::Audit => Some("0 30 3 * * *"),
+            Self::ArchiveRecords => Some("0 30 4 2 * *"),
+            Self::RebuildRollup => None,
         }
     }
 
@@ -54,18 +70,22 @@ impl Job {
             Self::ReconcileRecharges => "look up pending top-ups at payment-service, and settle them",
             Self::ReconcileCache => "compare Redis with the database, and drop from it what differs",
             Self::Audit => "prove that balances, quotas and rollups follow from their history; exit 1 if not",
+            Self::ArchiveRecords => "move records older than billing.record_months to the archive",
+            Self::RebuildRollup => "make the daily rollup anew from the records where it differs",
         }
     }
 
     /// Whether it runs every so many minutes, in any zone alike.
     fn is_frequent(self) -> bool {
-        !matches!(self, Self::ResetQuotas | Self::Audit)
+        matches!(self, Self::ExpireReservations | Self::ReconcileRecharges | Self::ReconcileCache)
     }
 
     /// How long a run may take; one that hangs must not keep the next ones from running.
     pub(super) fn limit(self) -> Duration {
         match self {
-            Self::ResetQuotas | Self::Audit => Duration::from_secs(6 * 3_600),
+            Self::ResetQuotas | Self::Audit | Self::ArchiveRecords | Self::RebuildRollup => {
+                Duration::from_secs(6 * 3_600)
+            }
             _ => Duration::from_secs(30 * 60),
         }
     }
@@ -76,6 +96,10 @@ impl fmt::Display for Job {
         f.write_str(self.name())
     }
 }
+
+/// The periods of a job that is only run by hand: a run goes on where another of the same
+/// day got to.
+const BY_HAND: &str = "0 0 0 * * *";
 
 /// When the period began that an instant is in.
 pub(super) fn period_began(job: Job, at: DateTime<Utc>, zone: chrono_tz::Tz) -> anyhow::Result<DateTime<Utc>> {
@@ -92,7 +116,8 @@ pub(super) fn period_began(job: Job, at: DateTime<Utc>, zone: chrono_tz::Tz) -> 
 
 pub(super) fn schedule(job: Job) -> anyhow::Result<Cron> {
     let parser = CronParser::builder().seconds(croner::parser::Seconds::Required).build();
-    parser.parse(job.schedule()).with_context(|| format!("the schedule of {job}"))
+    let schedule = job.schedule().unwrap_or(BY_HAND);
+    parser.parse(schedule).with_context(|| format!("the schedule of {job}"))
 }
 
 #[cfg(test)]

@@ -120,16 +120,23 @@ impl Recharges {
     }
 
     /// Settles an order by what payment-service says; `None` while that is undecided.
-    pub(super) async fn settle_by(&self, order: &Order, payment: &Payment) -> Result<Option<(Order, bool)>> {
-        let news = match payment.state {
-            PaymentState::Pending => return Ok(None),
+    async fn settle_by(&self, order: &Order, payment: &Payment) -> Result<Option<(Order, bool)>> {
+        match self.news_of(payment)? {
+            Some(news) => self.update(order, news).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// What a payment means for its order; `None` while it is undecided.
+    pub(super) fn news_of(&self, payment: &Payment) -> Result<Option<OrderNews>> {
+        Ok(match payment.state {
+            PaymentState::Pending => None,
             PaymentState::Paid => {
                 self.check_currency(&payment.currency)?;
-                OrderNews::Paid { payment: payment.id.clone(), amount: payment.amount }
+                Some(OrderNews::Paid { payment: payment.id.clone(), amount: payment.amount })
             }
-            PaymentState::Failed => OrderNews::Failed { payment: Some(payment.id.clone()), amount: None },
-        };
-        self.update(order, news).await.map(Some)
+            PaymentState::Failed => Some(OrderNews::Failed { payment: Some(payment.id.clone()), amount: None }),
+        })
     }
 
     pub(super) async fn update(&self, order: &Order, news: OrderNews) -> Result<(Order, bool)> {

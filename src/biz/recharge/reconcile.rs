@@ -50,6 +50,22 @@ impl Recharges {
     /// for the next run. [`Error::Overloaded`] or [`Error::Internal`] when the orders
     /// can't be read.
     pub async fn reconcile(&self, waits: Waits) -> Result<Reconciled> {
+        self.walk(waits, None).await
+    }
+
+    /// What [`Self::reconcile`] would do now, with `listed` of the orders at the most. Asks
+    /// payment-service, and settles nothing.
+    ///
+    /// # Errors
+    /// As [`Self::reconcile`].
+    pub async fn preview(&self, waits: Waits, listed: usize) -> Result<Preview> {
+        let mut list = List { orders: Vec::new(), room: listed };
+        let total = self.walk(waits, Some(&mut list)).await?;
+        Ok(Preview { total, first: list.orders })
+    }
+
+    /// With a list, enters there what would become of the orders, and settles none.
+    async fn walk(&self, waits: Waits, mut list: Option<&mut List>) -> Result<Reconciled> {
         self.gateway()?;
         let now = self.calendar.now().utc;
         let (until, expired) = (now - waits.reconcile_after, now - waits.expire_after);
@@ -62,7 +78,7 @@ impl Recharges {
             loop {
                 let chunk = in_time(self.orders.orders_made(&made, last.as_ref(), CHUNK)).await?;
                 let Some(end) = chunk.last().cloned() else { break };
-                if let Some(outage) = self.reconcile_chunk(&chunk, expired, &mut total).await {
+                if let Some(outage) = self.reconcile_chunk(&chunk, expired, &mut total, list.as_deref_mut()).await {
                     tracing::warn!(?total, "stopped, because payment-service does not answer");
                     return Err(outage.into());
                 }
@@ -79,12 +95,18 @@ impl Recharges {
         orders: &[Order],
         expired: DateTime<Utc>,
         total: &mut Reconciled,
+        mut list: Option<&mut List>,
     ) -> Option<PaymentError> {
-        let looked_up = join_all(orders.iter().map(|order| self.look_up(order, order.created_at <= expired))).await;
+        let settles = list.is_none();
+        let looked_up = orders.iter().map(|order| self.look_up(order, order.created_at <= expired, settles));
+        let looked_up = join_all(looked_up).await;
         let mut outages = Vec::new();
         for (order, after) in orders.iter().zip(looked_up) {
             let error = match after {
                 Ok(after) => {
+                    if let Some(list) = &mut list {
+                        list.enter(order, after);
+                    }
                     match after {
                         OrderStatus::Success => total.credited += 1,
                         // As before, or while it was looked up.
@@ -107,18 +129,59 @@ impl Recharges {
         if outages.len() == orders.len() { outages.pop() } else { None }
     }
 
-    /// The order's status afterwards.
-    async fn look_up(&self, order: &Order, expires: bool) -> std::result::Result<OrderStatus, NotSettled> {
+    /// The order's status afterwards, or what it would be where nothing is settled.
+    async fn look_up(
+        &self,
+        order: &Order,
+        expires: bool,
+        settles: bool,
+    ) -> std::result::Result<OrderStatus, NotSettled> {
         let payment = self.gateway()?.payment_of(&order.id, &TraceContext::default()).await?;
-        let settled = match payment {
-            Some(payment) => self.settle_by(order, &payment).await?,
+        let news = match payment {
+            Some(payment) => self.news_of(&payment)?,
             None => None,
         };
-        let settled = match settled {
-            None if expires => Some(self.update(order, OrderNews::Expired).await?),
-            settled => settled,
-        };
-        Ok(settled.map_or(order.status, |(order, _)| order.status))
+        let news = news.or(expires.then_some(OrderNews::Expired));
+        match news {
+            None => Ok(order.status),
+            Some(news) if settles => Ok(self.update(order, news).await?.0.status),
+            Some(news) => Ok(would_become(order, &news)?),
+        }
+    }
+}
+
+/// As the rule of orders has it, which knows more: whether another order has the payment,
+/// and what the order became meanwhile.
+fn would_become(order: &Order, news: &OrderNews) -> Result<OrderStatus> {
+    match news {
+        OrderNews::Paid { amount, .. } if *amount != order.amount => Err(order.amount_mismatch()),
+        OrderNews::Paid { .. } => Ok(OrderStatus::Success),
+        OrderNews::Failed { .. } => Ok(OrderStatus::Failed),
+        OrderNews::Expired if order.status == OrderStatus::Pending => Ok(OrderStatus::Expired),
+        OrderNews::Expired | OrderNews::Opened { .. } => Ok(order.status),
+    }
+}
+
+/// What would become of the orders that are looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preview {
+    pub total: Reconciled,
+    /// The first orders, and the status each would have.
+    pub first: Vec<(Order, OrderStatus)>,
+}
+
+/// Orders that are listed, and for how many more there is room.
+struct List {
+    orders: Vec<(Order, OrderStatus)>,
+    room: usize,
+}
+
+impl List {
+    fn enter(&mut self, order: &Order, after: OrderStatus) {
+        if self.room > 0 {
+            self.room -= 1;
+            self.orders.push((order.clone(), after));
+        }
     }
 }
 

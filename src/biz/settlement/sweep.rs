@@ -57,3 +57,34 @@ pub async fn sweep(store: &dyn TransactionStore, engine: &Engine, calendar: &Cal
         last = Some(end);
     }
 }
+
+/// What a sweep would do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Preview {
+    /// Holds that would be freed.
+    pub holds: u64,
+    /// The first of them, which expired first.
+    pub first: Vec<Due>,
+}
+
+/// What [`sweep`] would free now, with `listed` of it at the most. Only reads.
+///
+/// # Errors
+/// As [`sweep`].
+pub async fn preview(store: &dyn TransactionStore, calendar: &Calendar, listed: usize) -> Result<Preview> {
+    let until = calendar.now().utc;
+    let mut preview = Preview::default();
+    let mut last: Option<Due> = None;
+    // Ends: each chunk begins behind the last, and new holds expire later than `until`.
+    loop {
+        let due = store.due(until, last.as_ref(), CHUNK).await?;
+        let Some(end) = due.last().cloned() else { return Ok(preview) };
+        for due in due.into_iter().filter(|due| due.is_pending) {
+            preview.holds += 1;
+            if preview.first.len() < listed {
+                preview.first.push(due);
+            }
+        }
+        last = Some(end);
+    }
+}

@@ -3,42 +3,30 @@
 use async_trait::async_trait;
 use sqlx::Row;
 
-use super::{MySqlStore, optional_text, statement::Statement, store_error};
+use super::{MySqlStore, statement::Statement, store_error};
 use crate::biz::{
     calendar::{BillingTime, Month},
     catalog::Plan,
     error::StoreError,
-    ids::{ServiceName, UserId},
-    reset::{QuotaRows, Span},
+    ids::ServiceName,
+    reset::{Lacking, QuotaRows, opened},
+    users::UserSpan,
 };
 
 #[async_trait]
 impl QuotaRows for MySqlStore {
-    async fn end_of_chunk(&self, after: Option<&UserId>, count: u32) -> Result<Option<(UserId, u64)>, StoreError> {
-        let query = sqlx::query(
-            "SELECT MAX(user_id), COUNT(*) FROM \
-             (SELECT user_id FROM user_balance WHERE user_id > ? ORDER BY user_id LIMIT ?) chunk",
-        )
-        .bind(after.map_or("", |user| user.as_str()))
-        .bind(count);
-        let rows = self.reader.fetch_all(query).await?;
-        let Some(row) = rows.first() else { return Ok(None) };
-        let users: i64 = row.try_get(1).map_err(store_error)?;
-        Ok(optional_text(row, 0)?.map(|last| (UserId::from_stored(last), users.unsigned_abs())))
-    }
-
     async fn open_months(
         &self,
-        span: &Span,
+        users: &UserSpan,
         plans: &[(&ServiceName, Plan)],
         at: BillingTime,
     ) -> Result<(), StoreError> {
         let mut statement = Statement::new("START TRANSACTION; ");
-        for month in span.months {
+        for month in opened(at) {
             for (service, plan) in plans {
-                insert_missing(&mut statement, span, (month, service, plan), at);
+                insert_missing(&mut statement, users, (month, service, plan), at);
                 if month > at.month {
-                    set_total(&mut statement, span, (month, service, plan));
+                    set_total(&mut statement, users, (month, service, plan));
                 }
             }
         }
@@ -48,13 +36,37 @@ impl QuotaRows for MySqlStore {
         connection.give_back();
         Ok(())
     }
+
+    async fn lacking(
+        &self,
+        users: &UserSpan,
+        month: Month,
+        (service, plan): (&ServiceName, Plan),
+    ) -> Result<Lacking, StoreError> {
+        let query = sqlx::query(
+            "SELECT COUNT(*) - COUNT(q.user_id), \
+             COUNT(CASE WHEN q.total_quota <> ? AND q.used_quota = 0 AND q.held_quota = 0 THEN 1 END) \
+             FROM user_balance b \
+             LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ? AND q.service_name = ? \
+             WHERE b.user_id > ? AND b.user_id <= ?",
+        )
+        .bind(plan.free_quota)
+        .bind(month.to_string())
+        .bind(service.as_str())
+        .bind(users.after())
+        .bind(users.last.as_str());
+        let rows = self.reader.fetch_all(query).await?;
+        let row = rows.first().ok_or_else(|| StoreError::Failed("a count gave no row".into()))?;
+        let number = |at: usize| row.try_get::<i64, _>(at).map(i64::unsigned_abs).map_err(store_error);
+        Ok(Lacking { rows: number(0)?, totals: number(1)? })
+    }
 }
 
 /// Rows that are there are neither touched nor locked; one that another inserts meanwhile
 /// is ignored.
 fn insert_missing(
     statement: &mut Statement,
-    span: &Span,
+    users: &UserSpan,
     (month, service, plan): (Month, &ServiceName, &Plan),
     at: BillingTime,
 ) {
@@ -79,21 +91,21 @@ fn insert_missing(
         .push(" AND q.service_name = ")
         .texts([service.as_str()])
         .push(" WHERE b.user_id > ")
-        .texts([span.after.as_ref().map_or("", |user| user.as_str())])
+        .texts([users.after()])
         .push(" AND b.user_id <= ")
-        .texts([span.last.as_str()])
+        .texts([users.last.as_str()])
         .push(" AND q.user_id IS NULL; ");
 }
 
 /// Of a month to come, of which nothing can have been used.
-fn set_total(statement: &mut Statement, span: &Span, (month, service, plan): (Month, &ServiceName, &Plan)) {
+fn set_total(statement: &mut Statement, users: &UserSpan, (month, service, plan): (Month, &ServiceName, &Plan)) {
     statement
         .push("UPDATE free_quota SET total_quota = ")
         .number(plan.free_quota)
         .push(" WHERE user_id > ")
-        .texts([span.after.as_ref().map_or("", |user| user.as_str())])
+        .texts([users.after()])
         .push(" AND user_id <= ")
-        .texts([span.last.as_str()])
+        .texts([users.last.as_str()])
         .push(" AND reset_month = ")
         .texts([month.to_string().as_str()])
         .push(" AND service_name = ")

@@ -15,7 +15,7 @@ impl RunStore for MySqlStore {
         // First, so that who only looks keeps nobody from running the job.
         let done = sqlx::query("SELECT 1 FROM job_run WHERE job = ? AND period = ? AND finished_at IS NOT NULL")
             .bind(run.job)
-            .bind(&run.period);
+            .bind(run.key());
         if !self.reader.fetch_all(done).await?.is_empty() {
             return Ok(Begun::Done);
         }
@@ -30,10 +30,16 @@ impl RunStore for MySqlStore {
             return Ok(Begun::Elsewhere);
         }
         // Nobody else begins a run of the job while the lease is ours.
+        if let Some(began) = run.shared_period() {
+            let undo = sqlx::query(
+                "DELETE FROM job_run WHERE job = ? AND period LIKE CONCAT(?, ' %') AND period NOT LIKE CONCAT(?, '%')",
+            );
+            self.reader.execute(undo.bind(run.job).bind(began).bind(&run.period)).await?;
+        }
         let begin = sqlx::query("INSERT IGNORE INTO job_run (job, period, started_at) VALUES (?, ?, UTC_TIMESTAMP(6))");
-        self.reader.execute(begin.bind(run.job).bind(&run.period)).await?;
+        self.reader.execute(begin.bind(run.job).bind(run.key())).await?;
         let find = sqlx::query("SELECT position, finished_at IS NOT NULL FROM job_run WHERE job = ? AND period = ?");
-        let rows = self.reader.fetch_all(find.bind(run.job).bind(&run.period)).await?;
+        let rows = self.reader.fetch_all(find.bind(run.job).bind(run.key())).await?;
         let row = rows.first().ok_or_else(|| StoreError::Failed("a run that was begun is not there".into()))?;
         let is_done: i64 = row.try_get(1).map_err(store_error)?;
         if is_done == 0 {
@@ -49,19 +55,18 @@ impl RunStore for MySqlStore {
              SET l.ends_at = UTC_TIMESTAMP(6) + INTERVAL ? SECOND, r.position = COALESCE(?, r.position) \
              WHERE l.job = ? AND l.owner = ? AND l.ends_at > UTC_TIMESTAMP(6)",
         );
-        let renew = renew.bind(&run.period).bind(LEASE.as_secs()).bind(position).bind(run.job).bind(&run.owner);
+        let renew = renew.bind(run.key()).bind(LEASE.as_secs()).bind(position).bind(run.job).bind(&run.owner);
         Ok(self.reader.execute(renew).await? > 0)
     }
 
     async fn end_run(&self, run: &Run, is_done: bool) -> Result<(), StoreError> {
         if is_done {
-            let end = sqlx::query("UPDATE job_run SET finished_at = UTC_TIMESTAMP(6) WHERE job = ? AND period = ?");
-            self.reader.execute(end.bind(run.job).bind(&run.period)).await?;
-            if let Some(began) = run.shared_period() {
-                let undo =
-                    sqlx::query("DELETE FROM job_run WHERE job = ? AND period LIKE CONCAT(?, ' %') AND period <> ?");
-                self.reader.execute(undo.bind(run.job).bind(began).bind(&run.period)).await?;
-            }
+            let end = if run.is_by_hand {
+                sqlx::query("DELETE FROM job_run WHERE job = ? AND period = ?")
+            } else {
+                sqlx::query("UPDATE job_run SET finished_at = UTC_TIMESTAMP(6) WHERE job = ? AND period = ?")
+            };
+            self.reader.execute(end.bind(run.job).bind(run.key())).await?;
             let forget =
                 sqlx::query("DELETE FROM job_run WHERE job = ? AND started_at < UTC_TIMESTAMP(6) - INTERVAL ? SECOND");
             self.reader.execute(forget.bind(run.job).bind(REMEMBERED.as_secs())).await?;

@@ -1,4 +1,4 @@
-//! Spans of users, by the keys of their accounts.
+//! The users who have an account, in key order.
 
 use async_trait::async_trait;
 
@@ -20,5 +20,11 @@ impl Users for MySqlStore {
         let Some(row) = rows.first() else { return Ok(None) };
         let Some(last) = optional_text(row, 0)? else { return Ok(None) };
         Ok(Some((UserSpan { after: after.cloned(), last: UserId::from_stored(last) }, number(row, 1)?)))
+    }
+
+    async fn users_behind(&self, after: Option<&UserId>) -> Result<u64, StoreError> {
+        let query = sqlx::query("SELECT COUNT(*) FROM user_balance WHERE user_id > ?");
+        let rows = self.reader.fetch_all(query.bind(after.map_or("", UserId::as_str))).await?;
+        rows.first().map_or(Ok(0), |row| number(row, 0))
     }
 }

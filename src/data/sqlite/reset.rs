@@ -3,56 +3,62 @@
 use async_trait::async_trait;
 use rusqlite::{Connection, TransactionBehavior, params};
 
-use super::{
-    SqliteStore,
-    row::{number, optional_text},
-    store_error,
-    writer::writer_error,
-};
+use super::{SqliteStore, row::number, store_error, writer::writer_error};
 use crate::biz::{
     calendar::{BillingTime, Month},
     catalog::Plan,
     error::StoreError,
-    ids::{ServiceName, UserId},
-    reset::{QuotaRows, Span},
+    ids::ServiceName,
+    reset::{Lacking, QuotaRows, opened},
+    users::UserSpan,
 };
 
 #[async_trait]
 impl QuotaRows for SqliteStore {
-    async fn end_of_chunk(&self, after: Option<&UserId>, count: u32) -> Result<Option<(UserId, u64)>, StoreError> {
-        let row = sqlx::query(
-            "SELECT MAX(user_id), COUNT(*) FROM \
-             (SELECT user_id FROM user_balance WHERE user_id > ? ORDER BY user_id LIMIT ?)",
-        )
-        .bind(after.map_or("", |user| user.as_str()))
-        .bind(count)
-        .fetch_one(&self.reader)
-        .await
-        .map_err(store_error)?;
-        let users: u32 = number(&row, 1)?;
-        Ok(optional_text(&row, 0)?.map(|last| (UserId::from_stored(last), users.into())))
-    }
-
     async fn open_months(
         &self,
-        span: &Span,
+        users: &UserSpan,
         plans: &[(&ServiceName, Plan)],
         at: BillingTime,
     ) -> Result<(), StoreError> {
-        let span = span.clone();
+        let users = users.clone();
         let plans: Vec<(ServiceName, Plan)> = plans.iter().map(|(service, plan)| ((*service).clone(), *plan)).collect();
-        self.writer.run(move |connection| open(connection, &span, &plans, at).map_err(writer_error)).await
+        self.writer.run(move |connection| open(connection, &users, &plans, at).map_err(writer_error)).await
+    }
+
+    async fn lacking(
+        &self,
+        users: &UserSpan,
+        month: Month,
+        (service, plan): (&ServiceName, Plan),
+    ) -> Result<Lacking, StoreError> {
+        let row = sqlx::query(
+            "SELECT COUNT(*) - COUNT(q.user_id), \
+             COUNT(CASE WHEN q.total_quota <> ? AND q.used_quota = 0 AND q.held_quota = 0 THEN 1 END) \
+             FROM user_balance b \
+             LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ? AND q.service_name = ? \
+             WHERE b.user_id > ? AND b.user_id <= ?",
+        )
+        .bind(plan.free_quota)
+        .bind(month.to_string())
+        .bind(service.as_str())
+        .bind(users.after())
+        .bind(users.last.as_str())
+        .fetch_one(&self.reader)
+        .await
+        .map_err(store_error)?;
+        Ok(Lacking { rows: number(&row, 0)?, totals: number(&row, 1)? })
     }
 }
 
 fn open(
     connection: &mut Connection,
-    span: &Span,
+    users: &UserSpan,
     plans: &[(ServiceName, Plan)],
     at: BillingTime,
 ) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let after = span.after.as_ref().map_or("", |user| user.as_str());
+    let after = users.after();
     {
         let mut insert = transaction.prepare_cached(
             "INSERT INTO free_quota \
@@ -66,10 +72,10 @@ fn open(
              AND reset_month = ?5 AND service_name = ?3 AND total_quota <> ?4 AND used_quota = 0 AND held_quota = 0",
         )?;
         let now = at.utc.timestamp_micros();
-        for month in span.months {
+        for month in opened(at) {
             let of = |month: Month| month.to_string();
             for (service, plan) in plans {
-                let values = params![after, span.last.as_str(), service.as_str(), plan.free_quota, of(month), now];
+                let values = params![after, users.last.as_str(), service.as_str(), plan.free_quota, of(month), now];
                 insert.execute(values)?;
                 if month > at.month {
                     set_total.execute(values)?;

@@ -38,7 +38,7 @@ impl RunStore for SqliteStore {
                 transaction
                     .execute(
                         "UPDATE job_run SET position = ? WHERE job = ? AND period = ?",
-                        params![position, run.job, run.period],
+                        params![position, run.job, run.key()],
                     )
                     .map_err(writer_error)?;
             }
@@ -61,7 +61,7 @@ fn begin(connection: &mut Connection, run: &Run) -> rusqlite::Result<Begun> {
     let is_done: Option<bool> = transaction
         .query_row(
             "SELECT finished_at IS NOT NULL FROM job_run WHERE job = ? AND period = ?",
-            [run.job, &run.period],
+            params![run.job, run.key()],
             |row| row.get(0),
         )
         .optional()?;
@@ -77,13 +77,19 @@ fn begin(connection: &mut Connection, run: &Run) -> rusqlite::Result<Begun> {
     if is_done == Some(true) {
         return Ok(Begun::Done);
     }
+    if let Some(began) = run.shared_period() {
+        transaction.execute(
+            "DELETE FROM job_run WHERE job = ?1 AND period LIKE ?2 || ' %' AND period NOT LIKE ?3 || '%'",
+            params![run.job, began, run.period],
+        )?;
+    }
     transaction.execute(
         &format!("INSERT INTO job_run (job, period, started_at) VALUES (?, ?, {NOW}) ON CONFLICT DO NOTHING"),
-        params![run.job, run.period],
+        params![run.job, run.key()],
     )?;
     let position = transaction.query_row(
         "SELECT position FROM job_run WHERE job = ? AND period = ?",
-        [run.job, &run.period],
+        params![run.job, run.key()],
         |row| row.get(0),
     )?;
     transaction.commit()?;
@@ -93,16 +99,12 @@ fn begin(connection: &mut Connection, run: &Run) -> rusqlite::Result<Begun> {
 fn end(connection: &mut Connection, run: &Run, is_done: bool) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if is_done {
-        transaction.execute(
-            &format!("UPDATE job_run SET finished_at = {NOW} WHERE job = ? AND period = ?"),
-            params![run.job, run.period],
-        )?;
-        if let Some(began) = run.shared_period() {
-            transaction.execute(
-                "DELETE FROM job_run WHERE job = ?1 AND period LIKE ?2 || ' %' AND period <> ?3",
-                params![run.job, began, run.period],
-            )?;
-        }
+        let end = if run.is_by_hand {
+            "DELETE FROM job_run WHERE job = ? AND period = ?".to_owned()
+        } else {
+            format!("UPDATE job_run SET finished_at = {NOW} WHERE job = ? AND period = ?")
+        };
+        transaction.execute(&end, params![run.job, run.key()])?;
         transaction.execute(
             &format!("DELETE FROM job_run WHERE job = ? AND started_at < {NOW} - ?"),
             params![run.job, REMEMBERED.as_micros() as i64],

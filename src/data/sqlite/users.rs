@@ -1,4 +1,4 @@
-//! Spans of users, by the keys of their accounts.
+//! The users who have an account, in key order.
 
 use async_trait::async_trait;
 
@@ -24,5 +24,11 @@ impl Users for SqliteStore {
         let row = query.fetch_one(&self.reader).await.map_err(store_error)?;
         let Some(last) = optional_text(&row, 0)? else { return Ok(None) };
         Ok(Some((UserSpan { after: after.cloned(), last: UserId::from_stored(last) }, number(&row, 1)?)))
+    }
+
+    async fn users_behind(&self, after: Option<&UserId>) -> Result<u64, StoreError> {
+        let query = sqlx::query("SELECT COUNT(*) FROM user_balance WHERE user_id > ?");
+        let query = query.bind(after.map_or("", UserId::as_str));
+        number(&query.fetch_one(&self.reader).await.map_err(store_error)?, 0)
     }
 }

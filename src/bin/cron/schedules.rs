@@ -1,0 +1,92 @@
+//! All jobs on their schedules.
+
+use std::{sync::Arc, time::Duration};
+
+use billing_service::app::cron::{Job, Runner};
+use tokio::sync::Semaphore;
+use tokio_cron_scheduler::JobScheduler;
+use tokio_util::sync::CancellationToken;
+
+use crate::screen::{Begins, Screen};
+
+/// Runs that were missed, as by a process that died, are caught up with this often; the
+/// schedules themselves are exact.
+const CATCH_UP_SCHEDULE: &str = "15 * * * * *";
+
+/// How long runs may take to end when the process is asked to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Runs until asked to stop, beginning with what was missed. Runs that are cut short go on
+/// later, here or elsewhere.
+pub async fn run(runner: Arc<Runner>, screen: Screen, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut scheduler = JobScheduler::new().await?;
+    let places = Arc::new(Places::new());
+    let zone = runner.zone();
+    for (job, schedule) in runner.scheduled() {
+        tracing::info!(%job, schedule, "scheduled");
+        let (runner, screen, places) = (runner.clone(), screen.clone(), places.clone());
+        let trigger = tokio_cron_scheduler::Job::new_async_tz(schedule, zone, move |_, _| {
+            Box::pin(run_due(runner.clone(), screen.clone(), places.clone(), job))
+        });
+        scheduler.add(trigger?).await?;
+    }
+    let catch_up = {
+        let (runner, screen, places) = (runner.clone(), screen.clone(), places.clone());
+        move || {
+            for (job, _) in runner.scheduled() {
+                tokio::spawn(run_due(runner.clone(), screen.clone(), places.clone(), job));
+            }
+        }
+    };
+    catch_up();
+    let trigger = tokio_cron_scheduler::Job::new_tz(CATCH_UP_SCHEDULE, zone, move |_, _| catch_up());
+    scheduler.add(trigger?).await?;
+    scheduler.start().await?;
+    tracing::info!(%zone, "waiting for the schedules");
+    stop.cancelled().await;
+    scheduler.shutdown().await?;
+    places.until_free().await;
+    Ok(())
+}
+
+/// One run at a time of each job in this process.
+struct Places(Vec<Arc<Semaphore>>);
+
+impl Places {
+    fn new() -> Self {
+        Self(Job::ALL.iter().map(|_| Arc::new(Semaphore::new(1))).collect())
+    }
+
+    fn of(&self, job: Job) -> Arc<Semaphore> {
+        let number = Job::ALL.iter().position(|known| *known == job).unwrap_or_default();
+        self.0[number].clone()
+    }
+
+    /// Waits until the runs have ended, for a bounded time.
+    async fn until_free(&self) {
+        let free = async {
+            for place in &self.0 {
+                let _ = place.acquire().await;
+            }
+        };
+        if tokio::time::timeout(STOP_TIMEOUT, free).await.is_err() {
+            tracing::warn!("a run did not end in time");
+        }
+    }
+}
+
+async fn run_due(runner: Arc<Runner>, screen: Screen, places: Arc<Places>, job: Job) {
+    let Ok(_place) = places.of(job).try_acquire_owned() else { return };
+    let ran = runner.run_due(job, &screen.show(job, Begins::OnSchedule)).await;
+    match ran {
+        Ok(None) => {}
+        Ok(Some(report)) => {
+            report.lines.iter().for_each(|line| screen.print(line));
+            if !report.is_good {
+                let sum = report.lines.last().map(String::as_str).unwrap_or_default();
+                tracing::error!(%job, sum, "the run found what should not be");
+            }
+        }
+        Err(error) => tracing::error!(%error, %job, "the run failed, and is begun again"),
+    }
+}

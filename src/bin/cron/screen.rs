@@ -1,0 +1,136 @@
+//! What people see: reports on standard output; on standard error logs, and how far long
+//! runs have got, which is a bar on a terminal and otherwise a log line now and then.
+
+use std::{
+    io::{self, Write},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use billing_service::app::cron::{Beginning, Display, Job};
+use indicatif::{MultiProgress, ProgressBar, ProgressFinish, ProgressStyle};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Where bars, logs and reports meet without writing into each other. Where standard error
+/// is no terminal, bars are not drawn.
+#[derive(Clone, Default)]
+pub struct Screen {
+    bars: MultiProgress,
+}
+
+impl Screen {
+    /// A line of a report.
+    pub fn print(&self, line: &str) {
+        self.bars.suspend(|| println!("{line}"));
+    }
+
+    pub fn show(&self, job: Job, begins: Begins) -> Shown {
+        Shown {
+            screen: self.clone(),
+            job,
+            begins,
+            bar: OnceLock::new(),
+            expected: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+            begun: Instant::now(),
+            shown: AtomicU64::new(0),
+        }
+    }
+}
+
+impl<'w> MakeWriter<'w> for Screen {
+    type Writer = Self;
+
+    fn make_writer(&'w self) -> Self {
+        self.clone()
+    }
+}
+
+/// Standard error, around the bars.
+impl Write for Screen {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bars.suspend(|| io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// Who began a run.
+pub enum Begins {
+    OnSchedule,
+    ByHand { resumes: bool },
+}
+
+/// One run as it is shown.
+pub struct Shown {
+    screen: Screen,
+    job: Job,
+    begins: Begins,
+    /// Of a job that says how much there is to do.
+    bar: OnceLock<ProgressBar>,
+    expected: AtomicU64,
+    done: AtomicU64,
+    begun: Instant,
+    /// Seconds after `begun` at which it was last shown.
+    shown: AtomicU64,
+}
+
+/// Seconds between two log lines.
+const SHOW_EVERY: u64 = 5;
+/// The clock of a bar goes on beside a chunk that takes long.
+const TICK: Duration = Duration::from_secs(1);
+
+impl Display for Shown {
+    fn begins(&self, from: Beginning) {
+        let says = match (&self.begins, from) {
+            (Begins::OnSchedule, Beginning::Resumed) => {
+                tracing::info!(job = %self.job, "going on where the last run got to");
+                return;
+            }
+            (Begins::ByHand { .. }, Beginning::Resumed) => "going on where the last run by hand got to",
+            (Begins::ByHand { .. }, Beginning::Anew) => {
+                "a run by hand was cut short, and this one begins anew; --resume goes on there, \
+                 until this one has done its first part"
+            }
+            (Begins::ByHand { resumes: true }, Beginning::First) => "there is nothing to go on from: begins anew",
+            _ => return,
+        };
+        self.screen.bars.suspend(|| eprintln!("{}: {says}", self.job));
+    }
+
+    fn expect(&self, items: u64) {
+        self.expected.store(items, Ordering::Relaxed);
+        self.bar.get_or_init(|| {
+            let style = ProgressStyle::with_template("{prefix} {bar:40} {pos}/{len}, {elapsed}, {eta} left");
+            let bar = ProgressBar::new(items).with_prefix(self.job.name()).with_finish(ProgressFinish::Abandon);
+            let bar = self.screen.bars.add(style.map_or_else(|_| bar.clone(), |style| bar.clone().with_style(style)));
+            bar.enable_steady_tick(TICK);
+            bar
+        });
+    }
+
+    fn advance(&self, items: u64) {
+        let done = self.done.fetch_add(items, Ordering::Relaxed) + items;
+        if let Some(bar) = self.bar.get() {
+            bar.set_position(done);
+            if !bar.is_hidden() {
+                return;
+            }
+        }
+        let seconds = self.begun.elapsed().as_secs();
+        if seconds >= self.shown.load(Ordering::Relaxed) + SHOW_EVERY {
+            self.shown.store(seconds, Ordering::Relaxed);
+            let expected = self.expected.load(Ordering::Relaxed);
+            tracing::info!(job = %self.job, done, expected, seconds, "in progress");
+        }
+    }
+
+    fn tell(&self, line: &str) {
+        self.screen.print(line);
+    }
+}
