@@ -1,7 +1,10 @@
 //! Retention: records that are older than a set number of months move to an archive, where
 //! lists, exports and the audit still see them. What every charge writes stays small.
 
-use std::time::{Duration, Instant};
+use std::{
+    num::NonZeroU32,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -41,23 +44,29 @@ pub trait RecordArchive: Users {
     async fn count_old(&self, users: &UserSpan, before: DateTime<Utc>) -> Result<u64, StoreError>;
 }
 
-/// The first month whose records stay: so many months before this one.
-pub fn first_kept(calendar: &Calendar, months: u32) -> Month {
-    (0..months).fold(calendar.now().month, |month, _| month.previous())
+/// What a run did, or a dry run would have done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Archived {
+    /// Those included that the run moved which this one goes on from.
+    pub records: u64,
+    /// The first month whose records stay.
+    pub first_kept: Month,
 }
 
-/// Moves the records from before an instant, from where `progress` says that it got to.
-/// Returns how many were moved, by the run that this one goes on from too; with `is_dry_run`
-/// none are, and it returns how many would be.
+/// Moves the records from before the last so many months and this one, from where `progress`
+/// says that it got to.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Failed`]; what was moved stays so.
 pub async fn archive_records(
     store: &(impl RecordArchive + ?Sized),
-    before: DateTime<Utc>,
+    calendar: &Calendar,
+    months: NonZeroU32,
     is_dry_run: bool,
     progress: &dyn Progress,
-) -> Result<u64, StoreError> {
+) -> Result<Archived, StoreError> {
+    let first_kept = (0..months.get()).fold(calendar.now().month, |month, _| month.previous());
+    let before = calendar.start_of(first_kept.first_day());
     let mut walked = Walked::<1>::of(progress);
     progress.expect(store.users_behind(walked.last.as_ref()).await?);
     // Ends: each span begins behind the last.
@@ -67,7 +76,7 @@ pub async fn archive_records(
         walked.last = Some(span.last);
         progress.reached(&walked.to_string(), users).await?;
     }
-    Ok(walked.counts[0])
+    Ok(Archived { records: walked.counts[0], first_kept })
 }
 
 /// Moves the old records of a span.

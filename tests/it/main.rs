@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on fails")]
 
 mod accounts;
+mod archive;
 mod bad_input;
 mod charges;
 mod concurrency;
@@ -26,6 +27,7 @@ mod records;
 mod redis_servers;
 mod reservations;
 mod rest;
+mod rollup;
 mod sandbox;
 mod state_machine;
 mod statistics;

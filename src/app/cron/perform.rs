@@ -7,7 +7,7 @@ use super::{Job, Report, Runner};
 use crate::{
     app::jobs,
     biz::{
-        archive::{self, archive_records},
+        archive::{Archived, archive_records},
         audit,
         progress::Progress,
         recharge::order::OrderStatus,
@@ -131,11 +131,10 @@ impl Runner {
             let line = "archive-records: billing.record_months is not configured; all records stay".into();
             return Ok(Report { lines: vec![line], is_good: true });
         };
-        let first = archive::first_kept(&self.calendar, months.get());
-        let before = self.calendar.start_of(first.first_day());
-        let moved = archive_records(&*self.store, before, is_dry_run, progress).await?;
+        let Archived { records, first_kept } =
+            archive_records(&*self.store, &self.calendar, months, is_dry_run, progress).await?;
         let verb = if is_dry_run { "would be moved" } else { "moved" };
-        let line = format!("archive-records: {moved} records from before {first} {verb}");
+        let line = format!("archive-records: {records} records from before {first_kept} {verb}");
         Ok(Report { lines: vec![line], is_good: true })
     }
 

@@ -34,8 +34,8 @@ impl RollupStore for MySqlStore {
         sets.iter().flatten().map(|row| Ok(UserId::from_stored(text(row, 0)?))).collect()
     }
 
-    /// The locks of the accounts come first: what is behind them sees everything that was
-    /// settled for these users, and nothing more is settled until the commit.
+    /// The locks of the accounts come first: nothing is settled for these users until the
+    /// commit, which would otherwise fail on the rows that settlements write meanwhile.
     async fn rebuild(&self, users: &[UserId]) -> Result<(), StoreError> {
         let these = |statement: &mut Statement| {
             statement.push("user_id IN (").texts(users.iter().map(UserId::as_str)).push(")");
