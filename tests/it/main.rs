@@ -26,6 +26,7 @@ mod records;
 mod redis_servers;
 mod reservations;
 mod rest;
+mod rollover;
 mod sandbox;
 mod state_machine;
 mod statistics;
