@@ -11,7 +11,7 @@ use crate::harness::{Backend, MySql, Service, Sqlite, charge, code_of};
 #[rstest]
 #[tokio::test]
 async fn with_cron_dead_for_a_year_every_month_is_charged_right(#[values(MySql, Sqlite)] on: Backend) {
-    let service = Service::start_with(on, &[("billing.reservation_ttl", "240h")]).await;
+    let service = Service::start_with(on, &[("billing.reservation_ttl", "168h")]).await;
     let months = (0..13).map(|number| (2026 + (10 + number) / 12, 1 + (10 + number) % 12));
     let mut crossing: Option<String> = None;
     service.clock.set("2026-11-15T04:00:00Z");
