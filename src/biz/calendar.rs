@@ -118,6 +118,11 @@ impl DaySpan {
     }
 }
 
+/// From this hour on clocks may go back from after midnight; they go back by less than three.
+const LATE_HOUR: u32 = 21;
+/// A day, and somewhat more.
+const MAX_SKIPPED_QUARTERS: i64 = 26 * 4;
+
 /// Tells billing days from instants. The zone is the configuration's, never the machine's.
 pub struct Calendar {
     zone: Tz,
@@ -135,7 +140,16 @@ impl Calendar {
 
     pub fn at(&self, instant: DateTime<Utc>) -> BillingTime {
         let micros = instant.nanosecond() / 1_000 * 1_000;
-        let day = instant.with_timezone(&self.zone).date_naive();
+        let local = instant.with_timezone(&self.zone);
+        let mut day = local.date_naive();
+        // Where clocks go back from after midnight to before it, a day that has begun does
+        // not end again: no month comes twice.
+        if local.hour() >= LATE_HOUR
+            && let Some(next) = day.succ_opt()
+            && self.start_of(next) <= instant
+        {
+            day = next;
+        }
         BillingTime { utc: instant.with_nanosecond(micros).unwrap_or(instant), day, month: Month::of(day) }
     }
 
@@ -143,8 +157,9 @@ impl Calendar {
     pub fn start_of(&self, day: NaiveDate) -> DateTime<Utc> {
         let midnight = NaiveDateTime::from(day);
         // Where a zone skips midnight on a daylight-saving change, the day begins
-        // at the first quarter hour that exists.
-        (0..=12)
+        // at the first quarter hour that exists; a day that a zone skips as it moves over
+        // the date line begins and ends with the next.
+        (0..=MAX_SKIPPED_QUARTERS)
             .find_map(|quarter| self.zone.from_local_datetime(&(midnight + Duration::minutes(15 * quarter))).earliest())
             .map_or_else(|| midnight.and_utc(), |start| start.to_utc())
     }
@@ -204,6 +219,44 @@ mod tests {
         assert_eq!(start.to_rfc3339(), "2026-09-06T04:00:00+00:00");
         assert_eq!(santiago.at(start).day, day);
         assert_eq!(santiago.at(start - Duration::microseconds(1)).day, day.pred_opt().unwrap());
+    }
+
+    #[test]
+    fn a_month_that_has_begun_does_not_end_again() {
+        // At 00:01 clocks went back to 23:01 of October.
+        let newfoundland = calendar("America/St_Johns");
+        let at = |at: &str| newfoundland.at(at.parse().unwrap()).month.to_string();
+        assert_eq!(at("2009-11-01T02:29:59.999999Z"), "2009-10");
+        for after in ["2009-11-01T02:30:00Z", "2009-11-01T02:31:00Z", "2009-11-01T03:29:59Z", "2009-11-01T03:30:00Z"] {
+            assert_eq!(at(after), "2009-11", "{after}");
+        }
+    }
+
+    #[test]
+    fn in_every_zone_months_begin_once_and_where_filters_have_it() {
+        for zone in chrono_tz::TZ_VARIANTS {
+            let calendar = Calendar::new(zone, Fixed);
+            for (year, month) in (2000..2040).flat_map(|year| (1..=12).map(move |month| (year, month))) {
+                let first = NaiveDate::from_ymd_opt(year, month, 1).unwrap();
+                let start = calendar.start_of(first);
+                let tick = Duration::microseconds(1);
+                assert_eq!(calendar.at(start).day, first, "{zone}");
+                assert_eq!(calendar.at(start - tick).month.next(), Month::of(first), "{zone} {first}");
+                for minutes in (0..180).step_by(30) {
+                    assert_eq!(calendar.at(start + Duration::minutes(minutes)).day, first, "{zone} {first}");
+                    let before = start - tick - Duration::minutes(minutes);
+                    assert_eq!(calendar.at(before).month.next(), Month::of(first), "{zone} {before}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_day_that_a_zone_skips_has_no_time() {
+        let apia = calendar("Pacific/Apia");
+        let skipped = parse_day("from", "2011-12-30").unwrap();
+        let (from, to) = apia.bounds(DaySpan { first: skipped, last: skipped });
+        assert_eq!((from.to_rfc3339().as_str(), from), ("2011-12-30T10:00:00+00:00", to));
     }
 
     #[test]

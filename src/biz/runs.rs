@@ -22,7 +22,7 @@ pub struct Run {
     /// period is run for: a run for something else undoes it.
     pub period: String,
     /// A run by hand is none of those of the schedule: it is run whatever was run, they are
-    /// run whatever became of it, and it is remembered only until it is done.
+    /// run whatever became of it, and it is remembered only until one by hand is done.
     pub is_by_hand: bool,
     /// Unique among all processes.
     pub owner: String,

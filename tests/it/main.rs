@@ -27,6 +27,7 @@ mod records;
 mod redis_servers;
 mod reservations;
 mod rest;
+mod rollover;
 mod rollup;
 mod sandbox;
 mod state_machine;

@@ -169,6 +169,16 @@ mod tests {
     }
 
     #[test]
+    fn a_month_whose_first_midnight_comes_twice_begins_once() {
+        // Clocks go from 01:00 to 00:00 on that day.
+        let at = |at: &str| began(Job::ResetQuotas, at, "America/Havana");
+        assert_eq!(at("2026-11-01T03:59:59Z"), "2026-10-01T04:00:00Z");
+        for after in ["2026-11-01T04:00:00Z", "2026-11-01T04:59:59Z", "2026-11-01T05:00:00Z", "2026-11-01T06:00:00Z"] {
+            assert_eq!(at(after), "2026-11-01T04:00:00Z", "{after}");
+        }
+    }
+
+    #[test]
     fn every_schedule_is_understood() {
         for job in Job::ALL {
             assert!(began(job, "2026-11-21T12:00:00Z", "Asia/Shanghai").as_str() <= "2026-11-21T12:00:00Z", "{job}");

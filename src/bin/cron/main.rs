@@ -71,12 +71,13 @@ async fn run() -> anyhow::Result<ExitCode> {
         Some(job) => {
             let shown = screen.show(job, Begins::ByHand { resumes: arguments.resume });
             let report = if arguments.dry_run {
-                Some(runner.dry_run(job, &shown).await?)
+                runner.dry_run(job, &shown).await.map(Some)
             } else {
-                runner.run_now(job, arguments.resume, &shown).await?
+                let ran = runner.run_now(job, arguments.resume, &shown).await;
+                if shown.got_somewhere() { ran.context("not finished; --resume goes on where it got to") } else { ran }
             };
             drop(shown);
-            let Some(report) = report else {
+            let Some(report) = report? else {
                 bail!("{job} runs elsewhere at the moment, or did and died less than {} s ago", LEASE.as_secs())
             };
             print(&screen, &report)

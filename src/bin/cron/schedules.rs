@@ -87,6 +87,6 @@ async fn run_due(runner: Arc<Runner>, screen: Screen, places: Arc<Places>, job: 
                 tracing::error!(%job, sum, "the run found what should not be");
             }
         }
-        Err(error) => tracing::error!(%error, %job, "the run failed, and is begun again"),
+        Err(error) => tracing::error!(%error, %job, "the run did not come to its end, and goes on later"),
     }
 }

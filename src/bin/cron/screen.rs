@@ -85,6 +85,13 @@ const SHOW_EVERY: u64 = 5;
 /// The clock of a bar goes on beside a chunk that takes long.
 const TICK: Duration = Duration::from_secs(1);
 
+impl Shown {
+    /// Whether a part of the job is done, so that another run could go on behind it.
+    pub fn got_somewhere(&self) -> bool {
+        self.done.load(Ordering::Relaxed) > 0
+    }
+}
+
 impl Display for Shown {
     fn begins(&self, from: Beginning) {
         let says = match (&self.begins, from) {

@@ -62,11 +62,12 @@ impl RunStore for MySqlStore {
     async fn end_run(&self, run: &Run, is_done: bool) -> Result<(), StoreError> {
         if is_done {
             let end = if run.is_by_hand {
-                sqlx::query("DELETE FROM job_run WHERE job = ? AND period = ?")
+                sqlx::query("DELETE FROM job_run WHERE job = ? AND period LIKE '% by hand'").bind(run.job)
             } else {
-                sqlx::query("UPDATE job_run SET finished_at = UTC_TIMESTAMP(6) WHERE job = ? AND period = ?")
+                let end = "UPDATE job_run SET finished_at = UTC_TIMESTAMP(6) WHERE job = ? AND period = ?";
+                sqlx::query(end).bind(run.job).bind(run.key())
             };
-            self.reader.execute(end.bind(run.job).bind(run.key())).await?;
+            self.reader.execute(end).await?;
             let forget =
                 sqlx::query("DELETE FROM job_run WHERE job = ? AND started_at < UTC_TIMESTAMP(6) - INTERVAL ? SECOND");
             self.reader.execute(forget.bind(run.job).bind(REMEMBERED.as_secs())).await?;

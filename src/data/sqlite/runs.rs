@@ -99,12 +99,14 @@ fn begin(connection: &mut Connection, run: &Run) -> rusqlite::Result<Begun> {
 fn end(connection: &mut Connection, run: &Run, is_done: bool) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if is_done {
-        let end = if run.is_by_hand {
-            "DELETE FROM job_run WHERE job = ? AND period = ?".to_owned()
+        if run.is_by_hand {
+            transaction.execute("DELETE FROM job_run WHERE job = ? AND period LIKE '% by hand'", [run.job])?;
         } else {
-            format!("UPDATE job_run SET finished_at = {NOW} WHERE job = ? AND period = ?")
-        };
-        transaction.execute(&end, params![run.job, run.key()])?;
+            transaction.execute(
+                &format!("UPDATE job_run SET finished_at = {NOW} WHERE job = ? AND period = ?"),
+                params![run.job, run.key()],
+            )?;
+        }
         transaction.execute(
             &format!("DELETE FROM job_run WHERE job = ? AND started_at < {NOW} - ?"),
             params![run.job, REMEMBERED.as_micros() as i64],

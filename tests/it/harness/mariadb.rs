@@ -29,7 +29,13 @@ pub struct OwnServer {
 
 impl OwnServer {
     pub async fn start() -> Self {
-        Self { server: tokio::task::spawn_blocking(start).await.unwrap() }
+        Self { server: tokio::task::spawn_blocking(|| start(&[])).await.unwrap() }
+    }
+
+    /// With options of the test's own.
+    #[allow(dead_code, reason = "the benchmark, which shares this file, takes the server as it is")]
+    pub async fn start_with(options: &'static [&'static str]) -> Self {
+        Self { server: tokio::task::spawn_blocking(|| start(options)).await.unwrap() }
     }
 
     /// `data.database.source` of a fresh database.
@@ -66,7 +72,7 @@ impl OwnServer {
 
 /// A fresh database; the source that names it.
 pub async fn create_database() -> String {
-    let port = tokio::task::spawn_blocking(|| SERVER.get_or_init(start).port).await.unwrap();
+    let port = tokio::task::spawn_blocking(|| SERVER.get_or_init(|| start(&[])).port).await.unwrap();
     create_database_on(port).await
 }
 
@@ -81,10 +87,10 @@ async fn create_database_on(port: u16) -> String {
     format!("root@tcp(127.0.0.1:{port})/{name}?charset=utf8mb4&parseTime=True&loc=Local")
 }
 
-fn start() -> Server {
+fn start(options: &[&str]) -> Server {
     let mut log = String::new();
     for _ in 0..ATTEMPTS {
-        let server = start_on(free_port());
+        let server = start_on(free_port(), options);
         if answers(&server) {
             return server;
         }
@@ -93,7 +99,7 @@ fn start() -> Server {
     panic!("mariadbd does not start: {log}");
 }
 
-fn start_on(port: u16) -> Server {
+fn start_on(port: u16, options: &[&str]) -> Server {
     let folder = PrivateServer::folder_for("mariadb");
     let (data, tmp) = (folder.join("data"), folder.join("tmp"));
     std::fs::create_dir(&tmp).unwrap();
@@ -105,7 +111,7 @@ fn start_on(port: u16) -> Server {
         .output()
         .expect("mariadb-install-db runs; `make deps` installs it");
     assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
-    let command = [
+    let mut command = vec![
         "mariadbd".to_owned(),
         "--no-defaults".to_owned(),
         "--user=root".to_owned(),
@@ -119,6 +125,7 @@ fn start_on(port: u16) -> Server {
         "--max-connections=1000".to_owned(),
         "--innodb-buffer-pool-size=256M".to_owned(),
     ];
+    command.extend(options.iter().map(|option| (*option).to_owned()));
     Server { port, process: PrivateServer::start(folder, &command) }
 }
 

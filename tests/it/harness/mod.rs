@@ -9,6 +9,7 @@ pub mod mariadb;
 pub mod payments;
 pub mod private_server;
 pub mod process;
+pub mod progress;
 pub mod redis;
 mod tables;
 pub mod wait;
@@ -121,7 +122,7 @@ impl Database {
     /// Audits the books, as `cron --once audit` does.
     pub async fn audit(&self) -> Report {
         let store = app::connect(&self.config(&[])).await.unwrap();
-        let report = audit::audit(&*store).await.unwrap();
+        let report = audit::audit(&*store, &progress::Unwatched).await.unwrap();
         store.close().await;
         report
     }
@@ -314,17 +315,22 @@ pub fn code_of(status: &Status) -> (Code, String) {
     (status.code(), info.metadata["error_code"].clone())
 }
 
+const GOES: i64 = i64::MIN;
+
 /// A clock that tests move.
 #[derive(Clone)]
 pub struct TestClock {
     ahead_micros: Arc<AtomicI64>,
+    /// Where it stands still; [`GOES`] while it does not.
+    stopped_micros: Arc<AtomicI64>,
     /// Of the time within the process, which is never set.
     advanced_micros: Arc<AtomicI64>,
 }
 
 impl TestClock {
     pub fn real() -> Self {
-        Self { ahead_micros: Arc::default(), advanced_micros: Arc::default() }
+        let stopped_micros = Arc::new(AtomicI64::new(GOES));
+        Self { ahead_micros: Arc::default(), stopped_micros, advanced_micros: Arc::default() }
     }
 
     /// From now on it is `instant`, and time goes on from there.
@@ -332,6 +338,12 @@ impl TestClock {
         let instant: DateTime<Utc> = instant.parse().unwrap();
         let ahead = (instant - Utc::now()).num_microseconds().unwrap();
         self.ahead_micros.store(ahead, Ordering::SeqCst);
+        self.stopped_micros.store(GOES, Ordering::SeqCst);
+    }
+
+    /// From now on it is `instant`, and stays so.
+    pub fn stop_at(&self, instant: DateTime<Utc>) {
+        self.stopped_micros.store(instant.timestamp_micros(), Ordering::SeqCst);
     }
 
     pub fn advance(&self, by: TimeDelta) {
@@ -343,6 +355,10 @@ impl TestClock {
 
 impl Clock for TestClock {
     fn now(&self) -> DateTime<Utc> {
+        let stopped = self.stopped_micros.load(Ordering::SeqCst);
+        if stopped != GOES {
+            return DateTime::from_timestamp_micros(stopped).expect("it was set to an instant");
+        }
         Utc::now() + chrono::Duration::microseconds(self.ahead_micros.load(Ordering::SeqCst))
     }
 

@@ -186,21 +186,6 @@ async fn without_redis_there_is_nothing_to_compare(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dry_run_is_of_this_comparison_alone() {
-    let service = Service::start(Sqlite).await;
-    let conf = service.database.config_file(&[]);
-    for arguments in
-        [&["--dry-run", "--once", "audit"][..], &["--dry-run", "--once", "expire-reservations"], &["--dry-run"]]
-    {
-        let arguments = [&["-conf", conf.to_str().unwrap()], arguments].concat();
-        let refused = run(CRON, &arguments, &[]);
-        assert!(refused.status.code().is_some_and(|code| code != 0), "{arguments:?}");
-        assert!(String::from_utf8_lossy(&refused.stderr).contains("--dry-run"), "{refused:?}");
-        assert!(refused.stdout.is_empty(), "{refused:?}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_does_not_answer_is_an_error() {
     let service = Service::start(MySql).await;
     let conf = service.database.config_file(&[("data.redis.addr", "'127.0.0.1:1'")]);

@@ -1,0 +1,133 @@
+//! `kill -9` of cron at every chunk: what was done stays done, and the next one goes on.
+
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rstest::rstest;
+use tokio_util::sync::CancellationToken;
+
+use super::{cron, end_lease, migrated, output_of, runs, stdout, users};
+use crate::harness::{Backend, Database, MySql, Service, Sqlite, caller::Dice, charge};
+
+/// By then a process has got somewhere or ended.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A process that gets nowhere must not keep the test for ever.
+const MAX_STARTS: usize = 100;
+
+/// Starts `--once JOB --resume` again and again, and kills each process as soon as it has
+/// got somewhere, until one comes to its end; what each of them printed, and how many
+/// were killed.
+async fn run_killed(database: &Database, conf: &Path, job: &str) -> (Vec<String>, usize) {
+    let (mut printed, mut kills, mut position) = (Vec::new(), 0, String::new());
+    for _ in 0..MAX_STARTS {
+        // The process that kills comes first.
+        let mut nice = Command::new("nice");
+        let cron = cron(conf, &["--once", job, "--resume"]);
+        nice.args(["-n", "10"]).arg(cron.get_program()).args(cron.get_args());
+        let mut running = nice.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        if !got_further(database, &mut running, job, &mut position).await {
+            let ended = output_of(running).await;
+            printed.push(stdout(&ended));
+            return (printed, kills);
+        }
+        running.kill().unwrap();
+        printed.push(stdout(&output_of(running).await));
+        kills += 1;
+        end_lease(database, job).await;
+        // It may have got further before the kill came.
+        position = kept_position(database, job).await.unwrap_or(position);
+    }
+    panic!("it comes to no end: {printed:?}");
+}
+
+/// False when the process ended before it got further.
+async fn got_further(database: &Database, running: &mut Child, job: &str, position: &mut String) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(kept) = kept_position(database, job).await
+            && kept != *position
+        {
+            *position = kept;
+            return true;
+        }
+        if running.try_wait().unwrap().is_some() {
+            return false;
+        }
+        assert!(Instant::now() < deadline, "it gets nowhere from {position:?}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+async fn kept_position(database: &Database, job: &str) -> Option<String> {
+    runs(database, job).await.into_iter().map(|run| run[1].clone()).find(|position| !position.is_empty())
+}
+
+/// Charges users here and there until it is stopped; how many units in all.
+async fn charge_on(service: Arc<Service>, stop: CancellationToken, user_count: usize) -> u64 {
+    let (mut dice, mut units) = (Dice(1), 0);
+    while !stop.is_cancelled() {
+        let count = 1 + dice.below(3) as i32;
+        let reply = service.deduct(charge(&format!("user{:05}", dice.below(user_count)), "asset", count)).await;
+        assert_eq!(reply.free_count, count);
+        units += count as u64;
+    }
+    units
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reset_that_is_killed_at_every_chunk_opens_every_row_once(#[values(MySql, Sqlite)] on: Backend) {
+    const USERS: usize = 12_000;
+    let service = Arc::new(Service::start(on).await);
+    users(&service.database, USERS).await;
+    let stop = CancellationToken::new();
+    let charging = tokio::spawn(charge_on(service.clone(), stop.clone(), USERS));
+    let conf = service.database.config_file(&[]);
+    let (printed, kills) = run_killed(&service.database, &conf, "reset-quotas").await;
+    stop.cancel();
+    let units = charging.await.unwrap();
+    println!("{kills} kills, {units} units charged");
+    assert!(kills >= 4, "{kills} of 12 chunks: {printed:?}");
+    assert_eq!(printed.last().unwrap(), &format!("reset-quotas: {USERS} users open, 0 failed\n"));
+
+    let rows = service
+        .database
+        .rows(
+            &["reset_month", "service_name", "COUNT(*)", "MIN(total_quota)", "MAX(total_quota)", "SUM(used_quota)"],
+            "FROM free_quota GROUP BY reset_month, service_name ORDER BY reset_month, service_name",
+        )
+        .await;
+    assert_eq!(rows.len(), 6, "this month and the next: {rows:?}");
+    for (row, (name, total)) in
+        rows.iter().zip([("asset", "1000"), ("passport", "10000"), ("payment", "1000")].into_iter().cycle())
+    {
+        assert_eq!(row[1..5], [name, &USERS.to_string(), total, total], "{row:?}");
+    }
+    assert!(units > 0);
+    assert_eq!(rows[0][5], units.to_string());
+    service.assert_audit_is_clean().await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_audit_that_is_killed_at_every_chunk_loses_no_difference(#[values(MySql, Sqlite)] on: Backend) {
+    let database = migrated(Database::create(on).await).await;
+    users(&database, 2_400).await;
+    let one = if on == MySql { "1" } else { "1000000" };
+    // One in every chunk of 200, and the last of all.
+    let wrong = "user_id LIKE 'user_____' AND (user_id LIKE '%77' OR user_id = 'user02399')";
+    database.execute(&format!("UPDATE user_balance SET balance = {one} WHERE {wrong}")).await;
+    let conf = database.config_file(&[]);
+    let (printed, kills) = run_killed(&database, &conf, "audit").await;
+    println!("{kills} kills");
+    assert!(kills >= 3, "{kills} of 12 chunks: {printed:?}");
+    assert!(printed.last().unwrap().ends_with("audit: 2400 users, 25 differences\n"), "{printed:?}");
+    let all = printed.concat();
+    let told: BTreeSet<&str> = all.lines().filter(|line| line.contains("balance says 1, should be 0")).collect();
+    assert_eq!(told.len(), 25, "{told:?}");
+}

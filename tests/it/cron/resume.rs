@@ -1,0 +1,204 @@
+//! Runs that were cut short go on where they got to, and never where another got to.
+
+use billing_service::{
+    app::cron::{Beginning, Job, Report},
+    biz::calendar::Clock,
+};
+use rstest::rstest;
+use tokio_util::sync::CancellationToken;
+
+use super::{Counted, cron, migrated, quotas, run, runner, runs, stderr, users};
+use crate::harness::{Backend, Database, MySql, Sqlite, TestClock};
+
+/// A run by hand; also where it began.
+async fn by_hand(
+    database: &Database,
+    clock: &TestClock,
+    job: Job,
+    resumes: bool,
+    shown: &Counted,
+) -> anyhow::Result<Report> {
+    let runner = runner(database.config(&[]), clock, shown.stop.clone()).await;
+    Ok(runner.run_now(job, resumes, shown).await?.expect("nobody else runs it"))
+}
+
+fn began(shown: &Counted) -> Beginning {
+    shown.begun.lock().unwrap().expect("it began")
+}
+
+/// Cut short after the first chunk; what it had done by then.
+async fn cut_short(database: &Database, clock: &TestClock, job: Job) -> u64 {
+    let shown = Counted { stop_after: 1, ..Counted::all() };
+    let error = by_hand(database, clock, job, false, &shown).await.unwrap_err();
+    assert_eq!(error.to_string(), "the run was cut short");
+    assert_eq!(runs(database, job.name()).await.len(), 1);
+    shown.done()
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_run_that_was_cut_short_goes_on_elsewhere(#[values(MySql, Sqlite)] on: Backend) {
+    let database = migrated(Database::create(on).await).await;
+    let clock = TestClock::real();
+    users(&database, 3_000).await;
+    let shown = Counted { stop_after: 1, ..Counted::all() };
+    let first = runner(database.config(&[]), &clock, shown.stop.clone()).await;
+    let error = first.run_due(Job::ResetQuotas, &shown).await.unwrap_err();
+    assert_eq!(error.to_string(), "the run was cut short");
+    let done = shown.done();
+    assert!((1..3_000).contains(&done), "{done}");
+    let (second, shown) = (runner(database.config(&[]), &clock, CancellationToken::new()).await, Counted::all());
+    let report = second.run_due(Job::ResetQuotas, &shown).await.unwrap().unwrap();
+    assert_eq!(report.lines, ["reset-quotas: 3000 users open, 0 failed"]);
+    assert_eq!((shown.done(), shown.expected()), (3_000 - done, 3_000 - done));
+    let month = clock.now().with_timezone(&chrono_tz::Asia::Shanghai).format("%Y-%m").to_string();
+    assert_eq!(quotas(&database, &month).await.len(), 9_000);
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_run_by_hand_goes_on_where_it_got_to_if_asked(#[values(MySql, Sqlite)] on: Backend) {
+    let database = migrated(Database::create(on).await).await;
+    let clock = TestClock::real();
+    clock.set("2026-11-20T04:00:00Z");
+    users(&database, 3_000).await;
+    let done = cut_short(&database, &clock, Job::ResetQuotas).await;
+    assert!((1..3_000).contains(&done), "{done}");
+    let kept = runs(&database, "reset-quotas").await;
+    assert!(kept[0][0].starts_with("2026-10-31T16:00:00Z ") && kept[0][0].ends_with(" by hand"), "{kept:?}");
+
+    // One that begins anew leaves what was kept as it is, until it gets somewhere itself.
+    let shown = Counted::all();
+    shown.stop.cancel();
+    let _ = by_hand(&database, &clock, Job::ResetQuotas, false, &shown).await;
+    if shown.done() == 0 {
+        assert_eq!((runs(&database, "reset-quotas").await, began(&shown)), (kept.clone(), Beginning::Anew));
+    }
+
+    let shown = Counted::all();
+    let report = by_hand(&database, &clock, Job::ResetQuotas, true, &shown).await.unwrap();
+    assert_eq!(began(&shown), Beginning::Resumed);
+    assert_eq!((shown.done(), shown.expected()), (3_000 - done, 3_000 - done));
+    assert_eq!(report.lines, ["reset-quotas: 3000 users open, 0 failed"]);
+    assert_eq!(quotas(&database, "2026-11").await.len(), 9_000);
+    assert_eq!(runs(&database, "reset-quotas").await, Vec::<Vec<String>>::new(), "a finished one is forgotten");
+
+    // There is nothing left to go on from, and the schedule was not run by it.
+    let shown = Counted::all();
+    by_hand(&database, &clock, Job::ResetQuotas, true, &shown).await.unwrap();
+    assert_eq!((began(&shown), shown.done()), (Beginning::First, 3_000));
+    let scheduled = runner(database.config(&[]), &clock, CancellationToken::new()).await;
+    assert!(scheduled.run_due(Job::ResetQuotas, &Counted::all()).await.unwrap().is_some());
+}
+
+#[rstest]
+#[tokio::test]
+async fn the_schedule_does_not_care_what_became_of_a_run_by_hand(#[values(MySql, Sqlite)] on: Backend) {
+    let database = migrated(Database::create(on).await).await;
+    let clock = TestClock::real();
+    clock.set("2026-11-20T04:00:00Z");
+    users(&database, 2_000).await;
+    cut_short(&database, &clock, Job::ResetQuotas).await;
+    let scheduled = runner(database.config(&[]), &clock, CancellationToken::new()).await;
+    let shown = Counted::all();
+    scheduled.run_due(Job::ResetQuotas, &shown).await.unwrap().unwrap();
+    assert_eq!((began(&shown), shown.done()), (Beginning::First, 2_000));
+    // Nor the other way round.
+    let shown = Counted::all();
+    by_hand(&database, &clock, Job::ResetQuotas, true, &shown).await.unwrap();
+    assert_eq!((began(&shown), shown.done()), (Beginning::Resumed, 1_000));
+    assert_eq!(scheduled.run_due(Job::ResetQuotas, &Counted::all()).await.unwrap(), None);
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_position_of_last_month_is_none_of_this_month(#[values(MySql, Sqlite)] on: Backend) {
+    let database = migrated(Database::create(on).await).await;
+    let clock = TestClock::real();
+    clock.set("2026-11-30T15:50:00Z");
+    users(&database, 2_000).await;
+    cut_short(&database, &clock, Job::ResetQuotas).await;
+    clock.set("2026-11-30T16:00:00Z");
+    let shown = Counted::all();
+    let report = by_hand(&database, &clock, Job::ResetQuotas, true, &shown).await.unwrap();
+    assert_eq!(
+        (began(&shown), report.lines[0].as_str()),
+        (Beginning::First, "reset-quotas: 2000 users open, 0 failed")
+    );
+    for month in ["2026-12", "2027-01"] {
+        assert_eq!(quotas(&database, month).await.len(), 6_000);
+    }
+
+    // Not even where the month turned between the question which period it is and the work.
+    clock.set("2027-01-05T00:00:00Z");
+    cut_short(&database, &clock, Job::ResetQuotas).await;
+    database.execute("UPDATE job_run SET position = '2026-12 1000 0 user00999'").await;
+    let shown = Counted::all();
+    by_hand(&database, &clock, Job::ResetQuotas, true, &shown).await.unwrap();
+    assert_eq!(shown.done(), 2_000);
+    assert_eq!(quotas(&database, "2027-02").await.len(), 6_000);
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_run_for_other_quotas_undoes_the_period_even_when_it_is_killed(#[values(MySql, Sqlite)] on: Backend) {
+    let database = migrated(Database::create(on).await).await;
+    let clock = TestClock::real();
+    clock.set("2026-11-20T04:00:00Z");
+    users(&database, 2_000).await;
+    let of = async |asset: &str, stop: CancellationToken| {
+        runner(database.config(&[("billing.free_quotas.asset", asset)]), &clock, stop).await
+    };
+    let old = of("1000", CancellationToken::new()).await;
+    old.run_due(Job::ResetQuotas, &Counted::all()).await.unwrap().unwrap();
+    let shown = Counted { stop_after: 1, ..Counted::all() };
+    of("500", shown.stop.clone()).await.run_due(Job::ResetQuotas, &shown).await.unwrap_err();
+    let totals = async || {
+        let rows = quotas(&database, "2026-12").await;
+        let of = |total: &str| rows.iter().filter(|row| row[1] == "asset" && row[2] == total).count();
+        (of("1000"), of("500"))
+    };
+    assert_eq!(totals().await, (1_000, 1_000));
+    // The old quotas are configured again.
+    old.run_due(Job::ResetQuotas, &Counted::all()).await.unwrap().expect("the period is run again");
+    assert_eq!(totals().await, (2_000, 0));
+}
+
+#[rstest]
+#[tokio::test]
+async fn an_audit_that_goes_on_knows_what_was_found(#[values(MySql, Sqlite)] on: Backend) {
+    let database = migrated(Database::create(on).await).await;
+    let clock = TestClock::real();
+    users(&database, 700).await;
+    let wrong = "balance = 1000000 WHERE user_id IN ('user00007', 'user00008', 'user00650')";
+    database.execute(&format!("UPDATE user_balance SET {wrong}")).await;
+    let shown = Counted { stop_after: 1, ..Counted::all() };
+    by_hand(&database, &clock, Job::Audit, false, &shown).await.unwrap_err();
+    let first = shown.told();
+    assert!(first.len() == 2 && first[0].contains("user00007"), "{first:?}");
+    assert!(runs(&database, "audit").await[0][1].starts_with("200 2 "));
+    let shown = Counted::all();
+    let report = by_hand(&database, &clock, Job::Audit, true, &shown).await.unwrap();
+    assert_eq!((shown.expected(), shown.done()), (500, 500));
+    let told = shown.told();
+    assert!(told.len() == 1 && told[0].starts_with("audit: user user00650: balance says 1"), "{told:?}");
+    assert_eq!((report.lines.as_slice(), report.is_good), (&["audit: 700 users, 3 differences".to_owned()][..], false));
+}
+
+#[tokio::test]
+async fn the_command_says_that_it_could_go_on() {
+    let database = migrated(Database::create(Sqlite).await).await;
+    users(&database, 700).await;
+    let conf = database.config_file(&[("log.level", "error")]);
+    let nothing = run(cron(&conf, &["--once", "audit", "--resume"])).await;
+    assert_eq!(stderr(&nothing), "audit: there is nothing to go on from: begins anew\n");
+    cut_short(&database, &TestClock::real(), Job::Audit).await;
+    let anew = run(cron(&conf, &["--once", "audit"])).await;
+    assert!(stderr(&anew).contains("--resume goes on there"), "{}", stderr(&anew));
+    cut_short(&database, &TestClock::real(), Job::Audit).await;
+    let resumed = run(cron(&conf, &["--once", "audit", "--resume"])).await;
+    assert_eq!(stderr(&resumed), "audit: going on where the last run by hand got to\n");
+    assert_eq!(super::stdout(&resumed), "audit: 700 users, 0 differences\n");
+    let done = run(cron(&conf, &["--once", "audit"])).await;
+    assert_eq!((stderr(&done).as_str(), done.status.code()), ("", Some(0)));
+}

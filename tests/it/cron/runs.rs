@@ -1,0 +1,139 @@
+//! Who runs what: each period once, by one of any number of crons.
+
+use std::process::Stdio;
+
+use billing_service::app::cron::Job;
+use chrono::{Datelike, NaiveTime, TimeDelta, Utc};
+use futures_util::future::join_all;
+use rstest::rstest;
+use tokio_util::sync::CancellationToken;
+
+use super::{Counted, cron, end_lease, migrated, output_of, run, runner, runs, stderr, stdout, terminate, users};
+use crate::harness::{Backend, Database, MySql, Service, Sqlite, TestClock, wait::until};
+
+#[rstest]
+#[tokio::test]
+async fn who_holds_the_lease_is_not_disturbed_until_it_ends(#[values(MySql, Sqlite)] on: Backend) {
+    let database = Database::create(on).await;
+    let clock = TestClock::real();
+    let runner = runner(database.config(&[]), &clock, CancellationToken::new()).await;
+    let soon = match on {
+        MySql => "UTC_TIMESTAMP() + INTERVAL 1 HOUR",
+        Sqlite => "(unixepoch() + 3600) * 1000000",
+    };
+    database.execute(&format!("INSERT INTO job_lease (job, owner, ends_at) VALUES ('audit', 'other', {soon})")).await;
+    assert_eq!(runner.run_due(Job::Audit, &Counted::all()).await.unwrap(), None);
+    assert_eq!(runner.run_now(Job::Audit, false, &Counted::all()).await.unwrap(), None);
+    let once = run(cron(&database.config_file(&[]), &["--once", "audit"])).await;
+    assert_eq!(once.status.code(), Some(1));
+    assert!(stderr(&once).contains("audit runs elsewhere"));
+    // Its holder died.
+    end_lease(&database, "audit").await;
+    assert!(runner.run_due(Job::Audit, &Counted::all()).await.unwrap().is_some());
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_crons_at_once_run_each_period_once(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    users(&service.database, 1_500).await;
+    let conf = service.database.config_file(&[]);
+    let crons: Vec<_> = (0..3).map(|_| cron(&conf, &[]).stderr(Stdio::null()).spawn().unwrap()).collect();
+    let finished = async || {
+        let from = "FROM job_run WHERE finished_at IS NOT NULL AND job IN ('audit', 'reset-quotas')";
+        service.database.rows(&["job"], from).await.len()
+    };
+    until("what was missed is caught up with", async || finished().await == 2).await;
+    crons.iter().for_each(terminate);
+    let printed = join_all(crons.into_iter().map(|cron| async {
+        let ended = output_of(cron).await;
+        assert_eq!(ended.status.code(), Some(0));
+        stdout(&ended)
+    }));
+    let printed = printed.await.concat();
+    for line in ["reset-quotas: 1500 users open, 0 failed", "audit: "] {
+        assert_eq!(printed.matches(line).count(), 1, "{printed}");
+    }
+}
+
+/// When the month began that it is in Shanghai, as periods have it.
+fn this_month() -> String {
+    let shanghai = Utc::now().with_timezone(&chrono_tz::Asia::Shanghai);
+    let first = shanghai.date_naive().with_day(1).unwrap();
+    (first.and_time(NaiveTime::MIN) - TimeDelta::hours(8)).and_utc().format("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_period_that_nobody_ran_is_caught_up_with_at_the_start_and_once(#[values(MySql, Sqlite)] on: Backend) {
+    let database = migrated(Database::create(on).await).await;
+    users(&database, 10).await;
+    let (conf, period) = (database.config_file(&[]), this_month());
+    // The last that was run is long ago.
+    let long_ago = if on == MySql { "'2020-01-01'" } else { "0" };
+    let values = format!("('reset-quotas', '2019-12-31T16:00:00Z x', {long_ago}, {long_ago})");
+    database.execute(&format!("INSERT INTO job_run (job, period, started_at, finished_at) VALUES {values}")).await;
+    let done = async |job: &str| runs(&database, job).await.into_iter().filter(|run| run[2] == "1").collect::<Vec<_>>();
+    let mut started = Vec::new();
+    for _ in 0..2 {
+        // A job that each of them has to run shows that they have looked.
+        database.execute("DELETE FROM job_run WHERE job = 'expire-reservations'").await;
+        let cron = cron(&conf, &[]).spawn().unwrap();
+        let caught_up = async || {
+            let reset = done("reset-quotas").await;
+            reset.iter().any(|run| run[0].starts_with(&period)) && !done("expire-reservations").await.is_empty()
+        };
+        until("it is caught up with", caught_up).await;
+        terminate(&cron);
+        started.push(stdout(&output_of(cron).await));
+    }
+    assert_eq!(done("reset-quotas").await.len(), 1, "what is long ago is forgotten");
+    let of = |line: &str| started.iter().map(|printed| printed.matches(line).count()).collect::<Vec<_>>();
+    assert_eq!(of("reset-quotas: 10 users open, 0 failed"), [1, 0], "{started:?}");
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_cron_that_is_stopped_in_the_middle_ends_at_once_and_the_next_goes_on(#[values(MySql, Sqlite)] on: Backend) {
+    let database = migrated(Database::create(on).await).await;
+    users(&database, 12_000).await;
+    let conf = database.config_file(&[]);
+    let kept = async || runs(&database, "reset-quotas").await.pop().unwrap_or_else(|| vec![String::new(); 3]);
+    for (arguments, code, said) in [(&[][..], 0, "goes on later"), (&["--once", "reset-quotas"], 1, "--resume goes on")]
+    {
+        let stopped = cron(&conf, arguments).spawn().unwrap();
+        until("it has got somewhere", async || !kept().await[1].is_empty()).await;
+        terminate(&stopped);
+        let stopped = output_of(stopped).await;
+        assert_eq!(stopped.status.code(), Some(code), "{}", stderr(&stopped));
+        assert!(stderr(&stopped).contains(said), "{}", stderr(&stopped));
+        let [_, position, is_done] = <[String; 3]>::try_from(kept().await).unwrap();
+        assert_eq!(is_done, "0", "it ended in the middle");
+        let opened: usize = position.split(' ').nth(1).unwrap().parse().unwrap();
+        assert!((1_000..12_000).contains(&opened), "{position}");
+
+        // The lease was given back: nobody waits for its end.
+        let arguments: &[&str] = if arguments.is_empty() { &[] } else { &["--once", "reset-quotas", "--resume"] };
+        let next = cron(&conf, arguments).spawn().unwrap();
+        if arguments.is_empty() {
+            until("it is done", async || kept().await[2] == "1").await;
+            terminate(&next);
+        }
+        let next = output_of(next).await;
+        assert_eq!(next.status.code(), Some(0), "{}", stderr(&next));
+        assert!(stdout(&next).contains("reset-quotas: 12000 users open, 0 failed"), "{}", stdout(&next));
+        assert!(stderr(&next).contains("going on where"), "{}", stderr(&next));
+        database.execute("DELETE FROM job_run WHERE job = 'reset-quotas'").await;
+        database.execute("DELETE FROM free_quota").await;
+    }
+}
+
+#[tokio::test]
+async fn jobs_are_listed_with_their_schedules() {
+    let database = migrated(Database::create(Sqlite).await).await;
+    let printed = stdout(&run(cron(&database.config_file(&[]), &["--list"])).await);
+    assert_eq!(printed.lines().count(), 7, "{printed}");
+    assert!(printed.contains("reset-quotas         0 0 0 1 * *"), "{printed}");
+    assert!(printed.contains("reconcile-cache      30 */5 * * * *  not configured"), "{printed}");
+    assert!(printed.contains("rebuild-rollup                       by hand"), "{printed}");
+}

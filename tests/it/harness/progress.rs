@@ -1,0 +1,22 @@
+//! Progress that nobody watches.
+
+use async_trait::async_trait;
+use billing_service::biz::{error::StoreError, progress::Progress};
+
+/// Begins at the beginning, and keeps nothing.
+pub struct Unwatched;
+
+#[async_trait]
+impl Progress for Unwatched {
+    fn position(&self) -> Option<String> {
+        None
+    }
+
+    fn expect(&self, _items: u64) {}
+
+    async fn reached(&self, _position: &str, _items: u64) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn tell(&self, _line: &str) {}
+}
