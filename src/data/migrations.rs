@@ -39,6 +39,7 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0007_request_caps"),
     pair!("0008_api_key_quotas"),
     pair!("0009_job_runs"),
+    pair!("0010_quota_openings"),
 ];
 
 /// Brings a MySQL schema up to date, one process at a time.
