@@ -37,6 +37,9 @@ const UTF8: &str = "CHARACTER SET utf8mb4";
 /// What is to be changed of a table.
 pub(super) fn changes(name: &str, table: &Table) -> Vec<Change> {
     let mut changes = Vec::new();
+    if !table.engine.eq_ignore_ascii_case("InnoDB") {
+        changes.push(Change::new(format!("{} becomes InnoDB", table.engine), "ENGINE = InnoDB".into()));
+    }
     for (column, found) in &table.columns {
         changes.extend(of_column(column, found));
     }

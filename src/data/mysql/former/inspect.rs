@@ -28,8 +28,9 @@ pub(super) struct Shape {
     pub(super) tables: BTreeMap<&'static str, Table>,
 }
 
-#[derive(Default)]
 pub(super) struct Table {
+    /// Only InnoDB knows transactions.
+    pub(super) engine: String,
     /// By their names in small letters: in any case they are the same.
     pub(super) columns: BTreeMap<String, Column>,
 }
@@ -73,11 +74,13 @@ impl Column {
 /// Looks at the tables, by one query.
 pub(super) async fn shape(connection: &mut MySqlConnection) -> Result<Shape, StoreError> {
     let rows = sqlx::query(
-        "SELECT table_name, LOWER(column_name), LOWER(data_type), column_type, is_nullable = 'YES', \
+        "SELECT c.table_name, LOWER(column_name), LOWER(data_type), column_type, is_nullable = 'YES', \
          column_default IS NOT NULL OR is_nullable = 'YES' OR extra LIKE '%auto_increment%' \
          OR extra LIKE '%GENERATED%', \
-         CAST(character_maximum_length AS SIGNED), CAST(numeric_scale AS SIGNED) FROM information_schema.columns \
-         WHERE table_schema = DATABASE() AND table_name IN \
+         CAST(character_maximum_length AS SIGNED), CAST(numeric_scale AS SIGNED), COALESCE(t.engine, '') \
+         FROM information_schema.columns c \
+         JOIN information_schema.tables t ON t.table_schema = c.table_schema AND t.table_name = c.table_name \
+         WHERE c.table_schema = DATABASE() AND c.table_name IN \
          ('user_balance', 'free_quota', 'billing_record', 'recharge_order', 'former_upgrade')",
     )
     .fetch_all(connection)
@@ -100,7 +103,9 @@ pub(super) async fn shape(connection: &mut MySqlConnection) -> Result<Shape, Sto
             scale: row.try_get(7).map_err(store_error)?,
         };
         let name = optional_text(row, 1)?.unwrap_or_default();
-        shape.tables.entry(table).or_default().columns.insert(name, column);
+        let engine = text(row, 8)?;
+        let table = shape.tables.entry(table).or_insert_with(|| Table { engine, columns: BTreeMap::new() });
+        table.columns.insert(name, column);
     }
     // The last step of an upgrade, and of making the tables: see
     // `users::forbid_records_without_a_day`.

@@ -160,9 +160,8 @@ async fn example(
     remaining: &Remaining<'_>,
 ) -> Result<Option<(String, NaiveDateTime)>, StoreError> {
     let Some((_, _, rows)) = remaining.table("billing_record") else { return Ok(None) };
-    // Of the newest id, which needs no look at all of the times.
     let sql = format!(
-        "SELECT MAX(CAST(billing_record_id AS CHAR)), MAX(created_at), COUNT(*) FROM (SELECT billing_record_id, created_at \
+        "SELECT CAST(MAX(billing_record_id) AS CHAR), CAST(MAX(created_at) AS DATETIME(6)), COUNT(*) FROM (SELECT billing_record_id, created_at \
          {rows} AND created_at IS NOT NULL AND created_at > '1970-01-02' LIMIT 1) one"
     );
     let row = fetch(connection, sql, 1, remaining.reading).await?;

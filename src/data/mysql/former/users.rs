@@ -13,8 +13,8 @@ use super::{
 use crate::biz::error::StoreError;
 
 /// Users in one transaction, and records of these before the last one's.
-const USERS: u32 = 1_000;
-const RECORDS: u32 = 20_000;
+const USERS: u32 = 500;
+const RECORDS: u32 = 10_000;
 /// How often it is logged how far it has got.
 const SHOW_EVERY: Duration = Duration::from_secs(5);
 /// Where users are found: by the first column of a key in each.
