@@ -36,7 +36,7 @@ use self::{
     payments::Payments,
 };
 pub use self::{
-    database::{close, connect, connect_existing},
+    database::{close, connect, connect_announcing, connect_existing, plan},
     jobs::{reconcile_cache, reconcile_recharges, sweep},
 };
 

@@ -120,6 +120,10 @@ pub struct Database {
     pub max_connections: usize,
     #[serde(default = "default_connect_timeout", deserialize_with = "values::duration")]
     pub connect_timeout: Duration,
+    /// Of which the times in a database of the former service are wall-clock times; `None`:
+    /// as `source` says.
+    #[serde(default, deserialize_with = "values::optional_timezone")]
+    pub former_zone: Option<chrono_tz::Tz>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,16 +9,14 @@ use std::{
 use anyhow::anyhow;
 
 use crate::{
-    biz::{
-        calendar::{Calendar, SystemClock},
-        error::StoreError,
-        settlement::engine::Limits,
-    },
+    biz::{error::StoreError, settlement::engine::Limits},
     config::{Config, Driver},
     data::{
         Store, dsn,
-        mysql::{MySqlStore, PoolLimits},
-        sqlite::SqliteStore,
+        former_zone::FormerZone,
+        mysql::{self, MySqlStore, PoolLimits},
+        plan::{Announce, Plan},
+        sqlite::{self, SqliteStore},
     },
 };
 
@@ -46,12 +44,42 @@ const SPARE_WRITERS: usize = 2;
 /// # Errors
 /// The last reason, with the key to look at.
 pub async fn connect(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+    connect_announcing(config, &|plan| {
+        if plan.has_work {
+            plan.lines.iter().for_each(|line| tracing::info!("{line}"));
+        }
+    })
+    .await
+}
+
+/// As [`connect`]; `announce` is told what will be done to the schema, perhaps nothing,
+/// before it is done.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_announcing(config: &Config, announce: &Announce) -> anyhow::Result<Arc<dyn Store>> {
+    patiently(config, || try_connect(config, announce)).await
+}
+
+/// What [`connect`] would do to the schema. Changes nothing.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn plan(config: &Config) -> anyhow::Result<Plan> {
+    patiently(config, || try_plan(config)).await
+}
+
+/// Tries until the database answers, for `data.database.connect_timeout`.
+async fn patiently<T, F>(config: &Config, attempt: impl Fn() -> F) -> anyhow::Result<T>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
     let database = &config.data.database;
     let deadline = Instant::now() + database.connect_timeout;
     let mut pause = Duration::from_millis(100);
     loop {
-        let error = match try_connect(config).await {
-            Ok(store) => return Ok(store),
+        let error = match attempt().await {
+            Ok(done) => return Ok(done),
             Err(StoreError::Failed(why)) => return Err(anyhow!("config key data.database: {why}")),
             Err(error) => error,
         };
@@ -92,10 +120,30 @@ pub async fn connect_existing(config: &Config) -> anyhow::Result<Arc<dyn Store>>
     connect(config).await
 }
 
-async fn try_connect(config: &Config) -> Result<Arc<dyn Store>, StoreError> {
+async fn try_plan(config: &Config) -> Result<Plan, StoreError> {
     let database = &config.data.database;
     let source = database.source.reveal();
-    let store: Arc<dyn Store> = match database.driver {
+    match database.driver {
+        Driver::Mysql => {
+            let options = dsn::mysql(source).map_err(StoreError::Failed)?;
+            mysql::plan(options, ACQUIRE_TIMEOUT, &settings(config)).await
+        }
+        Driver::Sqlite => sqlite::plan(dsn::sqlite(source).map_err(StoreError::Failed)?).await,
+    }
+}
+
+fn settings(config: &Config) -> mysql::Settings {
+    let database = &config.data.database;
+    mysql::Settings {
+        former_zone: FormerZone::new(database.source.reveal(), database.former_zone),
+        billing_zone: config.billing.timezone,
+    }
+}
+
+async fn try_connect(config: &Config, announce: &Announce) -> Result<Arc<dyn Store>, StoreError> {
+    let database = &config.data.database;
+    let source = database.source.reveal();
+    Ok(match database.driver {
         Driver::Mysql => {
             let limits = PoolLimits {
                 readers: database.max_connections,
@@ -104,19 +152,16 @@ async fn try_connect(config: &Config) -> Result<Arc<dyn Store>, StoreError> {
                 wary_batches: WARY_BATCHES,
             };
             let options = dsn::mysql(source).map_err(StoreError::Failed)?;
-            let connecting = MySqlStore::connect(options, limits);
-            Arc::new(connecting.await?)
+            mysql::bring_up_to_date(options.clone(), ACQUIRE_TIMEOUT, &settings(config), announce).await?;
+            Arc::new(MySqlStore::new(options, limits))
         }
         Driver::Sqlite => {
             let options = dsn::sqlite(source).map_err(StoreError::Failed)?;
             let connections =
                 u32::try_from(database.max_connections).map_err(|error| StoreError::Failed(error.to_string()))?;
-            Arc::new(SqliteStore::connect(options, connections, ACQUIRE_TIMEOUT).await?)
+            Arc::new(SqliteStore::connect(options, connections, ACQUIRE_TIMEOUT, announce).await?)
         }
-    };
-    let calendar = Calendar::new(config.billing.timezone, SystemClock);
-    store.date_former_records(&calendar).await?;
-    Ok(store)
+    })
 }
 
 /// What the lanes take on.

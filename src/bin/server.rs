@@ -15,9 +15,17 @@ struct Arguments {
     /// Configuration file; -conf works too.
     #[arg(long, default_value = "configs/config.yaml")]
     conf: PathBuf,
-    /// Bring the database's schema up to date and exit.
+    /// Print what is to be done to the database, that of the former service, too; bring it
+    /// up to date, and exit.
     #[arg(long)]
     migrate_only: bool,
+    /// With --migrate-only: only print it, and change nothing.
+    #[arg(long, requires = "migrate_only")]
+    dry_run: bool,
+    /// The zone that the times in a database of the former service are wall-clock times of,
+    /// when loc of data.database.source does not say it.
+    #[arg(long, value_name = "ZONE")]
+    former_zone: Option<chrono_tz::Tz>,
 }
 
 fn main() -> ExitCode {
@@ -27,10 +35,16 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn run() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse_from(command::arguments());
-    let config = command::prepare(&arguments.conf)?;
+    let mut config = command::prepare(&arguments.conf)?;
+    config.data.database.former_zone = arguments.former_zone.or(config.data.database.former_zone);
+    if arguments.dry_run {
+        print!("{}", app::plan(&config).await?);
+        return Ok(ExitCode::SUCCESS);
+    }
     if arguments.migrate_only {
-        app::close(&*app::connect(&config).await?).await;
-        tracing::info!("the schema is up to date");
+        let store = app::connect_announcing(&config, &|plan| print!("{plan}")).await?;
+        app::close(&*store).await;
+        println!("the database is up to date");
         return Ok(ExitCode::SUCCESS);
     }
     let stop = command::stop_signal()?;

@@ -1,7 +1,7 @@
 //! The proof of the books: what the accounts say against what made them so.
 //!
 //! For every user, balance = successful recharges + adjustments − charged amounts;
-//! used quota = the free records of that month; each day's rollup = its records;
+//! used quota = the free records of that month + what it was opened with; each day's rollup = its records;
 //! the settled transactions add up to the records, and the PENDING ones to what is
 //! held.
 
@@ -36,6 +36,9 @@ pub struct Evidence {
     pub recorded_amount: Money,
     pub recorded_count: u64,
     pub used_quotas: BTreeMap<(ServiceName, String), u64>,
+    /// Used units that no record accounts for, of quotas that were taken over from the
+    /// former service; below zero where its records say more than it had counted.
+    pub opened_quotas: BTreeMap<(ServiceName, String), i64>,
     /// What the account says is held, of the balance and of each quota above zero.
     pub held: Money,
     pub held_quotas: BTreeMap<(ServiceName, String), u64>,
@@ -60,6 +63,7 @@ impl Evidence {
             recorded_amount: Money::ZERO,
             recorded_count: 0,
             used_quotas: BTreeMap::new(),
+            opened_quotas: BTreeMap::new(),
             held: Money::ZERO,
             held_quotas: BTreeMap::new(),
             stranded: 0,
@@ -192,10 +196,12 @@ pub fn compare(evidence: &Evidence) -> Vec<Difference> {
     expect("amount of transactions".into(), evidence.settled_amount.to_string(), evidence.recorded_amount.to_string());
     expect("units of transactions".into(), evidence.settled_count.to_string(), evidence.recorded_count.to_string());
 
-    let mut free: BTreeMap<(ServiceName, String), u64> = BTreeMap::new();
+    let opened = evidence.opened_quotas.iter().map(|(key, units)| (key.clone(), i128::from(*units)));
+    let mut free: BTreeMap<(ServiceName, String), i128> = opened.collect();
     for ((service, day), book) in &evidence.records {
         if book.totals.free_count > 0 {
-            *free.entry((service.clone(), Month::of(*day).to_string())).or_default() += book.totals.free_count;
+            let month = (service.clone(), Month::of(*day).to_string());
+            *free.entry(month).or_default() += i128::from(book.totals.free_count);
         }
     }
     for key in keys(&free, &evidence.used_quotas) {

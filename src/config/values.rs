@@ -225,6 +225,10 @@ pub(super) fn timezone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<chr
     name.parse().map_err(|_| de::Error::custom(format!("{name:?} is not a time zone such as Asia/Shanghai")))
 }
 
+pub(super) fn optional_timezone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<chrono_tz::Tz>, D::Error> {
+    timezone(deserializer).map(Some)
+}
+
 pub(super) fn currency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let code = String::deserialize(deserializer)?;
     if code.len() == 3 && code.bytes().all(|byte| byte.is_ascii_uppercase()) {

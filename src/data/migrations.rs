@@ -40,40 +40,63 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0008_api_key_quotas"),
     pair!("0009_job_runs"),
     pair!("0010_record_archive"),
+    pair!("0011_quota_openings"),
 ];
 
-/// Brings a MySQL schema up to date, one process at a time.
+/// Waits for the right to change a MySQL schema, which one process has at a time. It goes
+/// with the connection.
+pub(super) async fn lock_mysql(connection: &mut MySqlConnection) -> Result<(), StoreError> {
+    // Such names belong to the whole server; 64 characters at most.
+    let locked = sqlx::query("SELECT COALESCE(GET_LOCK(CONCAT('billing.', MD5(DATABASE())), ?), 0)")
+        .bind(LOCK_SECONDS)
+        .fetch_one(connection)
+        .await;
+    match locked {
+        Ok(row) if row.try_get::<i64, _>(0).map_err(store_error)? == 1 => Ok(()),
+        Ok(_) => Err(StoreError::Unavailable("another process is migrating".into())),
+        // Not supported on some clusters; there one process migrates first (README).
+        Err(sqlx::Error::Database(error)) => {
+            tracing::warn!(%error, "migrating without a lock");
+            Ok(())
+        }
+        Err(error) => Err(store_error(error)),
+    }
+}
+
+/// Runs the numbered migrations that a MySQL schema lacks; the caller holds the lock.
 ///
 /// MySQL commits at every change of a table, so a migration can stop half-way. Each
 /// is written to be run again; what sqlx remembers of an unfinished one is removed.
 pub(super) async fn run_mysql(connection: &mut MySqlConnection) -> Result<(), StoreError> {
-    // Such names belong to the whole server; 64 characters at most.
-    let locked = sqlx::query("SELECT COALESCE(GET_LOCK(CONCAT('billing.', MD5(DATABASE())), ?), 0)")
-        .bind(LOCK_SECONDS)
-        .fetch_one(&mut *connection)
-        .await;
-    match locked {
-        Ok(row) if row.try_get::<i64, _>(0).map_err(store_error)? == 1 => {}
-        Ok(_) => return Err(StoreError::Unavailable("another process is migrating".into())),
-        // Not supported on some clusters; there one process migrates first (README).
-        Err(sqlx::Error::Database(error)) => tracing::warn!(%error, "migrating without a lock"),
-        Err(error) => return Err(store_error(error)),
-    }
-    let remembers = sqlx::query(
-        "SELECT COUNT(*) FROM information_schema.tables \
-         WHERE table_schema = DATABASE() AND table_name = '_sqlx_migrations'",
-    )
-    .fetch_one(&mut *connection)
-    .await
-    .map_err(store_error)?;
-    if remembers.try_get::<i64, _>(0).map_err(store_error)? > 0 {
+    if remembers_mysql(connection).await? {
         sqlx::raw_sql("DELETE FROM _sqlx_migrations WHERE success = FALSE")
             .execute(&mut *connection)
             .await
             .map_err(store_error)?;
     }
     run(migrator(|(_, mysql, _)| mysql), connection).await
-    // The lock goes with the connection.
+}
+
+/// The migrations that a MySQL schema lacks. Changes nothing.
+pub(super) async fn pending_mysql(connection: &mut MySqlConnection) -> Result<Vec<&'static str>, StoreError> {
+    if !remembers_mysql(connection).await? {
+        return Ok(pending(&[]));
+    }
+    let rows = sqlx::query("SELECT version FROM _sqlx_migrations WHERE success = TRUE").fetch_all(connection).await;
+    let rows = rows.map_err(store_error)?;
+    let done: Result<Vec<i64>, _> = rows.iter().map(|row| row.try_get(0)).collect();
+    Ok(pending(&done.map_err(store_error)?))
+}
+
+async fn remembers_mysql(connection: &mut MySqlConnection) -> Result<bool, StoreError> {
+    let remembers = sqlx::query(
+        "SELECT COUNT(*) FROM information_schema.tables \
+         WHERE table_schema = DATABASE() AND table_name = '_sqlx_migrations'",
+    )
+    .fetch_one(connection)
+    .await
+    .map_err(store_error)?;
+    Ok(remembers.try_get::<i64, _>(0).map_err(store_error)? > 0)
 }
 
 /// Brings a SQLite schema up to date, one process at a time: `lock` is a file beside
@@ -90,6 +113,26 @@ pub(super) async fn run_sqlite(connection: &mut SqliteConnection, lock: &Path) -
     }
     run(migrator(|(_, _, sqlite)| sqlite), connection).await
     // The lock goes with the file handle.
+}
+
+/// The migrations that a SQLite schema lacks. Changes nothing.
+pub(super) async fn pending_sqlite(connection: &mut SqliteConnection) -> Result<Vec<&'static str>, StoreError> {
+    let remembers = sqlx::query("SELECT COUNT(*) FROM sqlite_schema WHERE name = '_sqlx_migrations'")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(store_error)?;
+    if remembers.try_get::<i64, _>(0).map_err(store_error)? == 0 {
+        return Ok(pending(&[]));
+    }
+    let rows = sqlx::query("SELECT version FROM _sqlx_migrations WHERE success = TRUE").fetch_all(connection).await;
+    let rows = rows.map_err(store_error)?;
+    let done: Result<Vec<i64>, _> = rows.iter().map(|row| row.try_get(0)).collect();
+    Ok(pending(&done.map_err(store_error)?))
+}
+
+/// Those whose versions are not in `done`.
+pub(super) fn pending(done: &[i64]) -> Vec<&'static str> {
+    PAIRS.iter().zip(1..).filter(|(_, version)| !done.contains(version)).map(|(pair, _)| pair.0).collect()
 }
 
 fn migrator(pick: fn(&(&'static str, &'static str, &'static str)) -> &'static str) -> Migrator {

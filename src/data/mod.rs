@@ -3,10 +3,12 @@
 
 pub mod dsn;
 mod error;
+pub mod former_zone;
 pub mod memory;
 mod migrations;
 pub mod mysql;
 pub mod payment;
+pub mod plan;
 pub mod redis;
 pub mod sqlite;
 
@@ -16,7 +18,6 @@ use crate::biz::{
     account::AccountStore,
     archive::RecordArchive,
     audit::AuditStore,
-    calendar::Calendar,
     error::StoreError,
     key_quota::KeyQuotaStore,
     limit::LimitStore,
@@ -50,13 +51,6 @@ pub trait Store:
     + RecordArchive
     + RollupStore
 {
-    /// Gives the records of the service this one replaces their days, and the daily
-    /// rollup what it lacks of them. Does nothing the second time.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`], [`StoreError::Failed`]; nothing was changed.
-    async fn date_former_records(&self, calendar: &Calendar) -> Result<(), StoreError>;
-
     /// Whether another process changed the database since this was asked last. Only an
     /// embedded database can tell; any other says no.
     ///

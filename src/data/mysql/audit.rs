@@ -43,10 +43,11 @@ const USERS: &str = "\
     (SELECT DISTINCT user_id FROM billing_transaction WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM usage_daily WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM balance_adjustment WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
+    (SELECT DISTINCT user_id FROM quota_opening WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM recharge_order WHERE status = 'success' AND user_id > ? ORDER BY user_id LIMIT ?) \
     ORDER BY user_id LIMIT ?";
 /// How many tables [`USERS`] looks into.
-const USER_TABLES: usize = 8;
+const USER_TABLES: usize = 9;
 
 async fn read(
     snapshot: &mut Transaction<'_, MySql>,
@@ -136,6 +137,14 @@ const BOOKS: &[(&str, Note)] = &[
         |evidence, row| {
             let key = (ServiceName::from_stored(text(row, 1)?), text(row, 2)?);
             evidence.used_quotas.insert(key, number(row, 3)?);
+            Ok(())
+        },
+    ),
+    (
+        "SELECT user_id, service_name, reset_month, units FROM quota_opening WHERE user_id BETWEEN ? AND ?",
+        |evidence, row| {
+            let key = (ServiceName::from_stored(text(row, 1)?), text(row, 2)?);
+            evidence.opened_quotas.insert(key, row.try_get(3).map_err(store_error)?);
             Ok(())
         },
     ),

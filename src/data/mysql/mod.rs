@@ -26,17 +26,18 @@ use std::{sync::atomic::AtomicU32, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::{
-    ColumnIndex, ConnectOptions, Connection, Row,
+    ColumnIndex, ConnectOptions, Connection, MySqlConnection, Row,
     mysql::{MySqlConnectOptions, MySqlRow},
 };
 
 use self::connections::Connections;
+pub use self::former::Settings;
 use super::{
     Store,
     error::{corrupt, store_error},
-    migrations,
+    plan::{Announce, Plan},
 };
-use crate::biz::{calendar::Calendar, error::StoreError, money::Money};
+use crate::biz::{error::StoreError, money::Money};
 
 /// A MySQL-compatible database.
 pub struct MySqlStore {
@@ -73,34 +74,60 @@ const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
     /*M! , idle_transaction_timeout = 5, in_predicate_conversion_threshold = 0 */";
 
 impl MySqlStore {
-    /// Connects and brings the schema up to date.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`] while the server does not answer,
-    /// [`StoreError::Failed`] when it refuses or a migration fails.
-    pub async fn connect(options: MySqlConnectOptions, limits: PoolLimits) -> Result<Self, StoreError> {
+    /// A store on a schema that is up to date, see [`bring_up_to_date`]. Connects when needed.
+    pub fn new(options: MySqlConnectOptions, limits: PoolLimits) -> Self {
         let options = options.disable_statement_logging();
-        let mut migrating = tokio::time::timeout(limits.acquire_timeout, connections::connect(&options))
-            .await
-            .map_err(|_| StoreError::Unavailable("no answer while connecting".into()))??;
-        migrations::run_mysql(&mut migrating).await?;
-        migrating.close().await.map_err(store_error)?;
-        Ok(Self {
+        Self {
             reader: Connections::new(options.clone(), limits.readers, limits.acquire_timeout),
             writer: Connections::new(options.clone(), limits.writers, limits.acquire_timeout),
             options,
             wary: AtomicU32::new(0),
             wary_batches: limits.wary_batches,
-        })
+        }
     }
+}
+
+/// Brings the schema up to date, that of the former service, too; `announce` is told the
+/// plan before anything is changed.
+///
+/// # Errors
+/// [`StoreError::Unavailable`] while the server does not answer or another process does the
+/// same, [`StoreError::Failed`] when the server refuses, a migration fails, or what the
+/// former service left can't be taken over.
+pub async fn bring_up_to_date(
+    options: MySqlConnectOptions,
+    connect_timeout: Duration,
+    settings: &Settings,
+    announce: &Announce,
+) -> Result<(), StoreError> {
+    let mut connection = connect_in_time(&options.disable_statement_logging(), connect_timeout).await?;
+    former::bring_up_to_date(&mut connection, settings, announce).await?;
+    connection.close().await.map_err(store_error)
+}
+
+/// What [`bring_up_to_date`] would do. Changes nothing.
+///
+/// # Errors
+/// As [`bring_up_to_date`].
+pub async fn plan(
+    options: MySqlConnectOptions,
+    connect_timeout: Duration,
+    settings: &Settings,
+) -> Result<Plan, StoreError> {
+    let mut connection = connect_in_time(&options.disable_statement_logging(), connect_timeout).await?;
+    let plan = former::plan(&mut connection, settings).await?;
+    connection.close().await.map_err(store_error)?;
+    Ok(plan)
+}
+
+async fn connect_in_time(options: &MySqlConnectOptions, timeout: Duration) -> Result<MySqlConnection, StoreError> {
+    tokio::time::timeout(timeout, connections::connect(options))
+        .await
+        .map_err(|_| StoreError::Unavailable("no answer while connecting".into()))?
 }
 
 #[async_trait]
 impl Store for MySqlStore {
-    async fn date_former_records(&self, calendar: &Calendar) -> Result<(), StoreError> {
-        former::date_records(&self.writer, calendar).await
-    }
-
     async fn was_changed_elsewhere(&self) -> Result<bool, StoreError> {
         Ok(false)
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use sqlx::{Sqlite, Transaction, sqlite::SqliteRow};
+use sqlx::{Row, Sqlite, Transaction, sqlite::SqliteRow};
 
 use super::{
     SqliteStore, corrupt,
@@ -38,6 +38,7 @@ const USERS: &str = "\
     SELECT user_id FROM billing_transaction WHERE user_id > ?1 UNION \
     SELECT user_id FROM usage_daily WHERE user_id > ?1 UNION \
     SELECT user_id FROM balance_adjustment WHERE user_id > ?1 UNION \
+    SELECT user_id FROM quota_opening WHERE user_id > ?1 UNION \
     SELECT user_id FROM recharge_order WHERE status = 'success' AND user_id > ?1 \
     ORDER BY user_id LIMIT ?2";
 
@@ -129,6 +130,14 @@ const BOOKS: &[(&str, Note)] = &[
         |evidence, row| {
             let key = (ServiceName::from_stored(text(row, 1)?), text(row, 2)?);
             evidence.used_quotas.insert(key, number(row, 3)?);
+            Ok(())
+        },
+    ),
+    (
+        "SELECT user_id, service_name, reset_month, units FROM quota_opening WHERE user_id BETWEEN ? AND ?",
+        |evidence, row| {
+            let key = (ServiceName::from_stored(text(row, 1)?), text(row, 2)?);
+            evidence.opened_quotas.insert(key, row.try_get(3).map_err(store_error)?);
             Ok(())
         },
     ),

@@ -37,8 +37,9 @@ use super::{
     Store,
     error::{corrupt, store_error},
     migrations,
+    plan::{Announce, Plan},
 };
-use crate::biz::{calendar::Calendar, error::StoreError};
+use crate::biz::error::StoreError;
 
 /// A SQLite database file.
 pub struct SqliteStore {
@@ -53,7 +54,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl SqliteStore {
     /// Opens the file, creating it and its folder when missing, and brings the
-    /// schema up to date.
+    /// schema up to date; `announce` is told the plan before.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] when the file can't be opened,
@@ -62,6 +63,7 @@ impl SqliteStore {
         options: SqliteConnectOptions,
         readers: u32,
         acquire_timeout: Duration,
+        announce: &Announce,
     ) -> Result<Self, StoreError> {
         let folder = options.get_filename().parent().filter(|folder| !folder.as_os_str().is_empty());
         if let Some(folder) = folder {
@@ -76,6 +78,7 @@ impl SqliteStore {
             .foreign_keys(false);
         let mut migrating = sqlx::SqliteConnection::connect_with(&options).await.map_err(store_error)?;
         let lock = options.get_filename().with_added_extension("lock");
+        announce(&planned(&migrations::pending_sqlite(&mut migrating).await?));
         migrations::run_sqlite(&mut migrating, &lock).await?;
         migrating.close().await.map_err(store_error)?;
         let writer = Writer::open(options.get_filename(), BUSY_TIMEOUT)?;
@@ -93,6 +96,29 @@ impl SqliteStore {
     }
 }
 
+/// What [`SqliteStore::connect`] would do to the schema. Changes nothing.
+///
+/// # Errors
+/// As [`SqliteStore::connect`].
+pub async fn plan(options: SqliteConnectOptions) -> Result<Plan, StoreError> {
+    if !options.get_filename().exists() {
+        return Ok(planned(&migrations::pending(&[])));
+    }
+    let options = options.read_only(true).create_if_missing(false);
+    let mut connection = sqlx::SqliteConnection::connect_with(&options).await.map_err(store_error)?;
+    let pending = migrations::pending_sqlite(&mut connection).await?;
+    connection.close().await.map_err(store_error)?;
+    Ok(planned(&pending))
+}
+
+/// The former service never ran on SQLite.
+fn planned(pending: &[&str]) -> Plan {
+    let mut plan = Plan::default();
+    plan.lines.push("the database is a SQLite file: there is nothing of the former service in it".into());
+    plan.add_migrations(pending);
+    plan
+}
+
 /// Changes with every commit of another connection.
 async fn data_version(writer: &Writer) -> Result<i64, StoreError> {
     let version = writer
@@ -102,11 +128,6 @@ async fn data_version(writer: &Writer) -> Result<i64, StoreError> {
 
 #[async_trait]
 impl Store for SqliteStore {
-    /// The former service never ran on SQLite.
-    async fn date_former_records(&self, _: &Calendar) -> Result<(), StoreError> {
-        Ok(())
-    }
-
     /// The writer's data version changes with every commit but its own.
     async fn was_changed_elsewhere(&self) -> Result<bool, StoreError> {
         let version = data_version(&self.writer).await?;

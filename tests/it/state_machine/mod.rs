@@ -244,7 +244,7 @@ fn random_histories_follow_the_model(#[values(MySql, Sqlite)] on: Backend) {
             store.close().await;
             let limits =
                 PoolLimits { readers: 1, writers: 1, acquire_timeout: Duration::from_secs(5), wary_batches: 0 };
-            store = Arc::new(MySqlStore::connect(dsn::mysql(&database.source).unwrap(), limits).await.unwrap());
+            store = Arc::new(MySqlStore::new(dsn::mysql(&database.source).unwrap(), limits));
         }
         (database, store)
     });

@@ -1,5 +1,12 @@
 //! A database of the service this one replaces becomes ours in place.
 
+mod former;
+mod kills;
+mod openings;
+mod plan;
+mod shapes;
+mod times;
+
 use sqlx::{Connection, Row};
 
 use crate::harness::{Database, MySql, Service, charge};

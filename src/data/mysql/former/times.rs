@@ -1,0 +1,211 @@
+//! Wall-clock times of the former service as instants, and the billing days of these.
+//!
+//! SQL does not know the zones, so it gets them as a list of spans of wall-clock time,
+//! each with how far UTC and the billing zone are away from it.
+
+use chrono::{DateTime, Days, Duration, NaiveDate, NaiveDateTime, NaiveTime, Offset, TimeZone, Utc};
+use chrono_tz::Tz;
+
+/// A record without a time is of this day, which the migrations write and which is of no
+/// zone; whatever is before the next one is taken to be UTC.
+const FIRST_DAY: NaiveDate = match NaiveDate::from_ymd_opt(1970, 1, 2) {
+    Some(day) => day,
+    None => NaiveDate::MIN,
+};
+
+/// How the former service's times are read.
+pub(super) struct Times {
+    former: Tz,
+    billing: Tz,
+    /// Newest first, so that SQL finds the span of a late time early.
+    spans: Vec<Span>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Span {
+    from: NaiveDateTime,
+    shifts: Shifts,
+}
+
+/// Seconds from a wall-clock time to the same instant by other clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shifts {
+    to_utc: i64,
+    to_billing: i64,
+}
+
+impl Times {
+    /// Of times until a while after `now`.
+    pub(super) fn new(former: Tz, billing: Tz, now: DateTime<Utc>) -> Self {
+        let from = (FIRST_DAY + Days::new(1)).and_time(NaiveTime::MIN);
+        let until = now.naive_utc() + Duration::days(366);
+        let mut starts = starts(former, billing, from, until);
+        starts.push(from);
+        starts.sort_unstable();
+        let mut spans: Vec<Span> = Vec::new();
+        for start in starts.into_iter().filter(|start| *start >= from) {
+            let shifts = shifts(former, billing, start);
+            if spans.last().is_none_or(|last| last.shifts != shifts) {
+                spans.push(Span { from: start, shifts });
+            }
+        }
+        spans.reverse();
+        Self { former, billing, spans }
+    }
+
+    /// Whether wall-clock times are UTC already.
+    pub(super) fn are_utc(&self) -> bool {
+        self.spans.iter().all(|span| span.shifts.to_utc == 0)
+    }
+
+    /// The instant that `wall` is.
+    pub(super) fn instant(&self, wall: NaiveDateTime) -> DateTime<Utc> {
+        if wall.date() <= FIRST_DAY { wall.and_utc() } else { instant(self.former, wall) }
+    }
+
+    /// SQL of the instant that the wall-clock time in `column` is, as a time in UTC.
+    pub(super) fn utc_sql(&self, column: &str) -> String {
+        self.case(column, 0, |shifts| shifts.to_utc)
+    }
+
+    /// SQL of the time by the billing zone's clock at the wall-clock time in `column`.
+    pub(super) fn billing_sql(&self, column: &str) -> String {
+        let first_day = offset(self.billing, FIRST_DAY.and_time(NaiveTime::MIN));
+        self.case(column, first_day, |shifts| shifts.to_billing)
+    }
+
+    fn case(&self, column: &str, otherwise: i64, shift: fn(Shifts) -> i64) -> String {
+        let mut sql = String::from("CASE");
+        for Span { from, shifts } in &self.spans {
+            sql += &format!(" WHEN {column} >= '{from}' THEN {column} + INTERVAL {} SECOND", shift(*shifts));
+        }
+        sql + &format!(" ELSE {column} + INTERVAL {otherwise} SECOND END")
+    }
+}
+
+/// The instant that the former service read from a stored wall-clock time, so that it
+/// shows the same one before and after. Where the clocks go back a time comes twice, and
+/// where they go forward one never comes: like Go's `time.Date`, this takes the offset
+/// that holds at the instant which the first guess leads to.
+fn instant(zone: Tz, wall: NaiveDateTime) -> DateTime<Utc> {
+    let guess = wall - Duration::seconds(offset(zone, wall));
+    (wall - Duration::seconds(offset(zone, guess))).and_utc()
+}
+
+fn shifts(former: Tz, billing: Tz, wall: NaiveDateTime) -> Shifts {
+    let utc = instant(former, wall).naive_utc();
+    let to_utc = (utc - wall).num_seconds();
+    Shifts { to_utc, to_billing: to_utc + offset(billing, utc) }
+}
+
+/// Seconds that the clocks of `zone` are ahead of UTC at `utc`.
+fn offset(zone: Tz, utc: NaiveDateTime) -> i64 {
+    zone.offset_from_utc_datetime(&utc).fix().local_minus_utc().into()
+}
+
+/// Every wall-clock time at which the shifts may change, in any order.
+fn starts(former: Tz, billing: Tz, from: NaiveDateTime, until: NaiveDateTime) -> Vec<NaiveDateTime> {
+    let mut starts = Vec::new();
+    for zone in [former, billing] {
+        for change in changes(zone, from - Duration::days(2), until) {
+            // By the clocks of the former zone, as they are on both sides of the change.
+            starts.push(change);
+            for near in [change - Duration::days(1), change - Duration::seconds(1), change, change + Duration::days(1)]
+            {
+                starts.push(change + Duration::seconds(offset(former, near)));
+            }
+        }
+    }
+    starts
+}
+
+/// The instants at which the clocks of `zone` change.
+fn changes(zone: Tz, from: NaiveDateTime, until: NaiveDateTime) -> Vec<NaiveDateTime> {
+    let mut changes = Vec::new();
+    let mut before = from;
+    while before < until {
+        // No zone changes its clocks twice in such a time.
+        let after = before + Duration::hours(12);
+        if offset(zone, before) != offset(zone, after) {
+            let (mut low, mut high) = (before, after);
+            while high - low > Duration::seconds(1) {
+                let middle = low + Duration::seconds((high - low).num_seconds() / 2);
+                if offset(zone, middle) == offset(zone, before) { low = middle } else { high = middle }
+            }
+            changes.push(high);
+        }
+        before = after;
+    }
+    changes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ZONES: [&str; 9] = [
+        "UTC",
+        "Asia/Shanghai",
+        "Europe/Berlin",
+        "America/New_York",
+        "America/Santiago",
+        "Australia/Lord_Howe",
+        "Asia/Kathmandu",
+        "Africa/Casablanca",
+        "Pacific/Apia",
+    ];
+
+    fn zone(name: &str) -> Tz {
+        name.parse().unwrap()
+    }
+
+    fn wall(text: &str) -> NaiveDateTime {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn every_wall_clock_time_is_in_the_span_of_its_shifts() {
+        let now = "2026-11-21T00:00:00Z".parse().unwrap();
+        for former in ZONES.map(zone) {
+            for billing in ZONES.map(zone) {
+                let times = Times::new(former, billing, now);
+                assert!(times.spans.len() < 1200, "{former} {billing}: {}", times.spans.len());
+                // Two years finely, and the others by their days.
+                let (mut wall, end) = (wall("1970-01-03T00:00:00"), wall("2027-02-01T00:00:00"));
+                while wall < end {
+                    let span = times.spans.iter().find(|span| span.from <= wall).unwrap();
+                    assert_eq!(span.shifts, shifts(former, billing, wall), "{former} {billing} {wall}");
+                    wall += Duration::minutes(if wall.date() > FIRST_DAY + Days::new(365 * 54) { 5 } else { 997 });
+                }
+            }
+        }
+    }
+
+    /// What Go 1.22 answers to `time.Date(..., location).UTC()`.
+    #[test]
+    fn times_that_come_twice_or_never_are_read_as_go_reads_them() {
+        for (name, local, utc) in [
+            ("Europe/Berlin", "2026-10-25T01:59:59", "2026-10-24T23:59:59Z"),
+            ("Europe/Berlin", "2026-10-25T02:30:00", "2026-10-25T01:30:00Z"),
+            ("Europe/Berlin", "2026-10-25T03:00:00", "2026-10-25T02:00:00Z"),
+            ("Europe/Berlin", "2026-03-29T02:30:00", "2026-03-29T01:30:00Z"),
+            ("America/New_York", "2026-11-01T01:30:00", "2026-11-01T05:30:00Z"),
+            ("America/New_York", "2026-11-01T02:00:00", "2026-11-01T07:00:00Z"),
+            ("America/New_York", "2026-03-08T02:30:00", "2026-03-08T06:30:00Z"),
+            ("Asia/Shanghai", "2026-11-01T00:00:00", "2026-10-31T16:00:00Z"),
+        ] {
+            let expected: DateTime<Utc> = utc.parse().unwrap();
+            assert_eq!(instant(zone(name), wall(local)), expected, "{name} {local}");
+        }
+    }
+
+    #[test]
+    fn a_record_without_a_time_stays_on_the_first_day() {
+        let times = Times::new(zone("Asia/Shanghai"), zone("Asia/Shanghai"), "2026-11-21T00:00:00Z".parse().unwrap());
+        assert_eq!(times.instant(wall("1970-01-02T00:00:00")), wall("1970-01-02T00:00:00").and_utc());
+        assert!(times.utc_sql("t").ends_with("ELSE t + INTERVAL 0 SECOND END"));
+        assert!(times.billing_sql("t").ends_with("ELSE t + INTERVAL 28800 SECOND END"));
+        assert!(!times.are_utc());
+        assert!(Times::new(Tz::UTC, zone("Asia/Shanghai"), Utc::now()).are_utc());
+    }
+}

@@ -1,0 +1,146 @@
+//! An upgrade that is killed, at any moment and again and again, ends as one that is not.
+
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use sqlx::Row;
+
+use super::former::{self, Shape, errors, fingerprint, migrate, migrated};
+use crate::harness::{Database, process::SERVER};
+
+const SHAPE: Shape = Shape { user: "uid", kind: "ENUM('balance','free')", payment: "payment_id" };
+/// Some ten thousands of records, of users whose accounts mostly do not add up.
+const ROWS: &str = "
+INSERT INTO user_balance (user_balance_id, uid, balance, created_at, updated_at)
+    SELECT UUID(), CONCAT('user-', seq), seq / 100, '2026-03-29 02:30:00' + INTERVAL seq HOUR, '2026-10-25 02:30:00'
+    FROM seq_1_to_6000;
+UPDATE user_balance SET user_balance_id = MD5(uid), updated_at = updated_at;
+INSERT INTO free_quota (free_quota_id, uid, service_name, total_quota, used_quota, reset_month, created_at, updated_at)
+    SELECT MD5(seq), CONCAT('user-', seq), 'asset', 1000, seq MOD 7, '2026-10', '2026-10-01 00:00:00',
+    '2026-10-01 00:00:00' FROM seq_1_to_6000;
+INSERT INTO billing_record (billing_record_id, uid, service_name, type, amount, count, created_at)
+    SELECT MD5(seq), CONCAT('user-', seq MOD 6000 + 1), 'asset', IF(seq MOD 3, 'free', 'balance'),
+    IF(seq MOD 3, 0, 0.0500), 1, '2026-03-20 02:30:00' + INTERVAL seq * 600 SECOND FROM seq_1_to_36000;
+INSERT INTO recharge_order (order_id, uid, amount, payment_id, status, created_at, updated_at)
+    SELECT CONCAT('order-', seq), CONCAT('user-', seq), 10, MD5(seq), IF(seq MOD 5, 'SUCCESS', 'pending'),
+    '2026-10-01 00:00:00' + INTERVAL seq MINUTE, '2026-10-01 00:00:00' + INTERVAL seq MINUTE FROM seq_1_to_6000;
+";
+
+async fn filled() -> Database {
+    let database = former::database("Europe/Berlin").await;
+    database.execute(&SHAPE.tables()).await;
+    database.execute(ROWS).await;
+    database
+}
+
+fn start(conf: &Path) -> Child {
+    Command::new(SERVER)
+        .args(["-conf", conf.to_str().unwrap(), "--migrate-only"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// How far an upgrade has got: before, in the columns and migrations, how many users are
+/// done, or at the end.
+async fn stage(database: &Database) -> String {
+    let progress = sqlx::query("SELECT COALESCE(last_user, '-') FROM former_upgrade");
+    let Ok(rows) = progress.fetch_all(&mut database.mysql().await).await else {
+        let days = "FROM information_schema.columns WHERE table_schema = DATABASE() AND column_name = 'usage_date' \
+                    AND table_name = 'billing_record' AND is_nullable = 'NO'";
+        let is_ours = database.rows(&["COUNT(*)"], days).await == [["1"]];
+        return if is_ours { "done".into() } else { "untouched".into() };
+    };
+    let last: Option<Vec<u8>> = rows.first().map(|row| row.get(0));
+    match last.map(|last| String::from_utf8(last).unwrap()).as_deref() {
+        None => "begun".into(),
+        Some("-") => {
+            let columns = "FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name IN \
+                ('user_balance', 'free_quota', 'billing_record', 'recharge_order')";
+            let shape = database.rows(&["MD5(GROUP_CONCAT(CONCAT(table_name, column_name, column_type)))"], columns);
+            format!("columns {}", shape.await.concat().concat())
+        }
+        Some(user) => format!("users {user}"),
+    }
+}
+
+/// The next stage is waited for, and the process killed right then or a little later.
+async fn kill_in_the_next_stage(database: &Database, conf: &Path, later: Duration) {
+    let before = stage(database).await;
+    let mut process = start(conf);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while process.try_wait().unwrap().is_none() && Instant::now() < deadline {
+        if stage(database).await != before {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    tokio::time::sleep(later).await;
+    process.kill().unwrap();
+    process.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upgrade_that_is_killed_in_every_stage_ends_as_one_that_is_not() {
+    let straight = filled().await;
+    migrated(&straight, &[]);
+    straight.assert_audit_is_clean().await;
+    let expected = former::contents(&straight).await;
+
+    let mut stages = BTreeSet::new();
+    for later in [0, 11] {
+        let database = filled().await;
+        let conf = database.config_file(&[]);
+        for _ in 0..60 {
+            kill_in_the_next_stage(&database, &conf, Duration::from_millis(later)).await;
+            let reached = stage(&database).await;
+            let is_done = reached == "done";
+            stages.insert(reached);
+            if is_done {
+                break;
+            }
+        }
+        assert!(migrated(&database, &[]).ends_with("the database is up to date\n"));
+        // In parts: all of it would be too much to be printed.
+        let found = former::contents(&database).await;
+        let different: Vec<_> = found.iter().zip(&expected).filter(|(found, expected)| found != expected).collect();
+        assert!(different.is_empty(), "{:#?}", &different[..different.len().min(5)]);
+        assert_eq!(found.len(), expected.len());
+        database.assert_audit_is_clean().await;
+    }
+    let of = |kind: &str| stages.iter().filter(|stage| stage.starts_with(kind)).count();
+    assert!(of("columns") >= 5 && of("users") >= 5, "{stages:?}");
+}
+
+/// Converted rows can't be told from others, so the zones are those of the beginning.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upgrade_goes_on_in_the_zones_it_was_begun_with() {
+    let mut database = filled().await;
+    let conf = database.config_file(&[]);
+    while !stage(&database).await.starts_with("users") {
+        kill_in_the_next_stage(&database, &conf, Duration::ZERO).await;
+    }
+    let before = fingerprint(&database).await;
+    let refused = migrate(&database, &["--former-zone", "Asia/Tokyo"]);
+    assert!(errors(&refused).contains("begun with Europe/Berlin"), "{}", errors(&refused));
+    let billing = database.config_file(&[("billing.timezone", "Europe/Berlin")]);
+    let arguments = ["-conf", billing.to_str().unwrap(), "--migrate-only"];
+    let refused = crate::harness::process::run(SERVER, &arguments, &[]);
+    assert!(errors(&refused).contains("begun with Asia/Shanghai"), "{}", errors(&refused));
+    let printed = migrated(&database, &["--dry-run"]);
+    assert!(printed.contains("an upgrade of it was begun, and goes on"), "{printed}");
+    assert!(printed.contains("balances that remain: "), "{printed}");
+    assert_eq!(fingerprint(&database).await, before);
+
+    // Where the source says another by now, or does not say it, it is no matter.
+    former::set_loc(&mut database, "UTC");
+    migrated(&database, &[]);
+    let straight = filled().await;
+    migrated(&straight, &[]);
+    assert!(former::contents(&database).await == former::contents(&straight).await);
+}

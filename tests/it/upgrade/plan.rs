@@ -1,0 +1,137 @@
+//! What is printed before anything is touched, and what is refused then.
+
+use rstest::rstest;
+
+use super::former::{self, PLAIN, Shape, errors, fingerprint, migrate, migrated};
+use crate::harness::{Backend, Database, MySql, Sqlite};
+
+const ROWS: &str = "
+INSERT INTO user_balance (user_balance_id, uid, balance) VALUES ('b1', 'u', 8.00), ('b2', 'v', 0);
+INSERT INTO recharge_order (order_id, uid, amount, status) VALUES ('o1', 'u', 5.50, 'success');
+INSERT INTO free_quota (free_quota_id, uid, service_name, total_quota, used_quota, reset_month) VALUES
+    ('q1', 'u', 'asset', 1000, 7, '2026-10');
+INSERT INTO billing_record (billing_record_id, uid, service_name, type, amount, count, created_at) VALUES
+    ('r1', 'u', 'asset', 'free', 0, 3, '2026-10-31 23:59:59');
+";
+
+/// Before and after; `server --migrate-only --dry-run` between the two.
+async fn dry_run(database: &Database) -> String {
+    let before = fingerprint(database).await;
+    let printed = migrated(database, &["--dry-run"]);
+    assert_eq!(fingerprint(database).await, before);
+    printed
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dry_run_prints_the_plan_and_changes_nothing() {
+    let database = former::database("Asia/Shanghai").await;
+    database.execute(&Shape { user: "uid", kind: "ENUM('balance','free')", payment: "payment_id" }.tables()).await;
+    database.execute(ROWS).await;
+    let printed = dry_run(&database).await;
+    let migrations = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/mysql")).unwrap();
+    let mut migrations: Vec<_> = migrations.map(|file| file.unwrap().path()).collect();
+    migrations.sort();
+    let migrations: Vec<_> = migrations.iter().map(|path| path.file_stem().unwrap().to_str().unwrap()).collect();
+    let expected = format!(
+        "the database is the former service's, and becomes this one's in place; every row is kept\n\
+         user_balance: 2 rows; uid becomes user_id\n\
+         free_quota: 1 rows; uid becomes user_id\n\
+         billing_record: 1 rows; type enum('balance','free') becomes TINYINT, free 1, balance 2; uid becomes user_id\n\
+         recharge_order: 1 rows; payment_id becomes payment_order_id; uid becomes user_id\n\
+         times are wall-clock times of Asia/Shanghai (loc in data.database.source) and become UTC; days are those of \
+         Asia/Shanghai\n\
+         for example, created_at of billing_record r1: 2026-10-31 23:59:59 becomes 2026-10-31 15:59:59 UTC\n\
+         balances: 2, of which 1 do not follow from their recharges and records; opening entries: +2.5, 0\n\
+         used quotas: 1, of which 1 do not follow from their free records of the month; opening entries: +4, 0\n\
+         migrations to run: {}\n",
+        migrations.join(", ")
+    );
+    assert_eq!(printed, expected);
+
+    // The same is printed before it is done, and nothing is left to do.
+    assert_eq!(migrated(&database, &[]), format!("{expected}the database is up to date\n"));
+    let after = former::contents(&database).await;
+    let again =
+        "the database is this service's: there is nothing of the former service in it\nmigrations to run: none\n";
+    assert_eq!(dry_run(&database).await, again);
+    assert_eq!(migrated(&database, &[]), format!("{again}the database is up to date\n"));
+    assert_eq!(former::contents(&database).await, after);
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_database_has_nothing_of_the_former_service(#[values(MySql, Sqlite)] on: Backend) {
+    let database = Database::create(on).await;
+    let printed = if on == MySql { dry_run(&database).await } else { migrated(&database, &["--dry-run"]) };
+    assert!(printed.contains("there is nothing of the former service in it"), "{printed}");
+    assert!(printed.contains("migrations to run: 0001_existing_tables, "), "{printed}");
+    if on == Sqlite {
+        assert!(!std::path::Path::new(&database.source).exists());
+    }
+    migrated(&database, &[]);
+    let printed = migrated(&database, &["--dry-run"]);
+    assert!(printed.contains("there is nothing of the former service in it"), "{printed}");
+    assert!(printed.ends_with("migrations to run: none\n"), "{printed}");
+    let conf = database.config_file(&[]);
+    let alone = crate::harness::process::run(
+        crate::harness::process::SERVER,
+        &["-conf", conf.to_str().unwrap(), "--dry-run"],
+        &[],
+    );
+    assert_eq!(alone.status.code(), Some(2), "{}", errors(&alone));
+}
+
+#[rstest]
+#[case("ALTER TABLE user_balance ADD COLUMN uid VARCHAR(36)", "user_balance has both uid and user_id")]
+#[case("ALTER TABLE recharge_order ADD COLUMN payment_id VARCHAR(36)", "has both payment_id and payment_order_id")]
+#[case("ALTER TABLE recharge_order DROP COLUMN status", "recharge_order has no status")]
+#[case("ALTER TABLE free_quota DROP KEY uk_user_service_month, DROP COLUMN user_id", "free_quota has neither user_id")]
+#[case("ALTER TABLE billing_record MODIFY created_at BIGINT", "billing_record.created_at is bigint")]
+#[case("ALTER TABLE user_balance MODIFY balance DOUBLE", "user_balance.balance is double")]
+#[case("ALTER TABLE user_balance ADD COLUMN tier INT NOT NULL", "user_balance.tier is not known to this service")]
+#[case("INSERT INTO billing_record VALUES ('r', 'u', 'asset', 3, 0, 1, NULL)", "1 of billing_record have type \"3\"")]
+#[case("INSERT INTO billing_record VALUES ('r', 'u', 'asset', NULL, 0, 1, NULL)", "1 of billing_record have no type")]
+#[case(
+    "ALTER TABLE billing_record MODIFY type ENUM('free','gift'); \
+     INSERT INTO billing_record VALUES ('r', 'u', 'asset', 'gift', 0, 1, NULL), ('s', 'u', 'asset', 'gift', 0, 1, NULL)",
+    "2 of billing_record have type \"gift\""
+)]
+#[case(
+    "ALTER TABLE billing_record MODIFY type VARCHAR(10); INSERT INTO billing_record VALUES ('r', 'u', 'asset', '1', 0, 1, NULL)",
+    "1 of billing_record have type \"1\""
+)]
+#[case("INSERT INTO billing_record VALUES ('r', 'u', 'asset', 1, 0, -1, NULL)", "have a count below zero")]
+#[case("INSERT INTO billing_record VALUES ('r', NULL, 'asset', 1, 0, 1, NULL)", "1 of billing_record have no user_id")]
+#[case(
+    "INSERT INTO free_quota VALUES ('q', 'u', 'asset', 5, -1, '2026-10', NULL, NULL)",
+    "1 of free_quota have a used_quota below zero: raise total_quota"
+)]
+#[case(
+    "ALTER TABLE user_balance DROP KEY user_id; \
+     INSERT INTO user_balance VALUES ('a', 'u', 1, 0, NULL, NULL), ('b', 'u ', 1, 0, NULL, NULL)",
+    "1 of user_id are in user_balance more than once"
+)]
+#[case(
+    "ALTER TABLE recharge_order MODIFY user_id VARCHAR(64); \
+     INSERT INTO recharge_order VALUES ('o', REPEAT('u', 37), 1, '', 'success', NULL, NULL)",
+    "1 of recharge_order have a user_id of more than 36 characters"
+)]
+#[case(
+    "ALTER TABLE billing_record ADD FOREIGN KEY (user_id) REFERENCES user_balance (user_id)",
+    "there is the foreign key"
+)]
+#[case("CREATE TRIGGER t BEFORE UPDATE ON user_balance FOR EACH ROW SET NEW.version = 0", "there is the trigger t")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_taken_over_is_refused_untouched(#[case] sql: &str, #[case] why: &str) {
+    let database = former::database("UTC").await;
+    database.execute(&PLAIN.tables()).await;
+    database.execute(sql).await;
+    let before = fingerprint(&database).await;
+    for more in [&[][..], &["--dry-run"]] {
+        let refused = migrate(&database, more);
+        assert_eq!(refused.status.code(), Some(1));
+        let said = errors(&refused);
+        assert!(said.contains("nothing was changed") && said.contains(why), "{said}");
+        assert_eq!(fingerprint(&database).await, before);
+    }
+}
