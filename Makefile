@@ -81,6 +81,14 @@ screenshots: deps ## Take the pictures of the README anew, in a real browser
 bench: deps ## Measure under load, on private servers (BENCH='--rounds 1 --only deduct')
 	cargo bench --locked --bench load -- $(BENCH)
 
+.PHONY: bench-data
+bench-data: deps ## Make a million users with ten million records to measure on, once (8 GB)
+	cargo bench --locked --bench size -- --data-only $(BENCH)
+
+.PHONY: bench-size
+bench-size: deps ## Measure on them, beside little data (BENCH='--only reads,audit')
+	cargo bench --locked --bench size -- $(BENCH)
+
 .PHONY: check
 check: ## Formatting, lints, and licences and advisories where cargo-deny is installed
 	cargo fmt --check
@@ -89,5 +97,5 @@ check: ## Formatting, lints, and licences and advisories where cargo-deny is ins
 	  else echo "cargo-deny is not installed; skipping bans, licences and sources"; fi
 
 .PHONY: clean
-clean: ## Remove what was built; data/ stays
+clean: ## Remove what was built and measured on; data/ stays
 	rm -rf target bin
