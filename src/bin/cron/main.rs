@@ -74,7 +74,7 @@ async fn run() -> anyhow::Result<ExitCode> {
                 runner.dry_run(job, &shown).await.map(Some)
             } else {
                 let ran = runner.run_now(job, arguments.resume, &shown).await;
-                if shown.got_somewhere() { ran.context("not finished; --resume goes on where it got to") } else { ran }
+                if shown.has_progress() { ran.context("not finished; --resume goes on where it got to") } else { ran }
             };
             drop(shown);
             let Some(report) = report? else {

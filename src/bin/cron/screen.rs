@@ -86,9 +86,9 @@ const SHOW_EVERY: u64 = 5;
 const TICK: Duration = Duration::from_secs(1);
 
 impl Shown {
-    /// Whether a part of the job is done, so that another run could go on behind it.
-    pub fn got_somewhere(&self) -> bool {
-        self.done.load(Ordering::Relaxed) > 0
+    /// Whether the job tells how far it gets, so that another run can go on from there.
+    pub fn has_progress(&self) -> bool {
+        self.bar.get().is_some()
     }
 }
 

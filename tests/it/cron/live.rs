@@ -24,13 +24,18 @@ async fn first_calls_of_users_beside_a_reset_neither_fail_nor_lose(#[values(MySq
         let (service, stop) = (service.clone(), stop.clone());
         async move {
             let mut resets = 0;
-            let runner = runner(service.database.config(&[]), &service.clock, CancellationToken::new()).await;
-            while !stop.is_cancelled() {
-                let report = runner.run_now(Job::ResetQuotas, false, &Counted::all()).await.unwrap().unwrap();
+            // Totals of the next month change each time, those of this month only begin so.
+            for payment in ["1000", "500"].iter().cycle() {
+                let config = service.database.config(&[("billing.free_quotas.payment", payment)]);
+                let runner = runner(config, &service.clock, CancellationToken::new()).await;
+                let report = runner.run_due(Job::ResetQuotas, &Counted::all()).await.unwrap().unwrap();
                 assert!(report.is_good, "{report:?}");
                 resets += 1;
+                if stop.is_cancelled() {
+                    return resets;
+                }
             }
-            resets
+            unreachable!()
         }
     });
     // Of those that are known every second, from the back; and as many whom nobody knows.
@@ -53,6 +58,8 @@ async fn first_calls_of_users_beside_a_reset_neither_fail_nor_lose(#[values(MySq
     let used: u64 = (0..3_000u64).map(|number| 1 + number % 7).sum();
     let rows = quotas(&service.database, "2026-11").await;
     assert_eq!(rows.iter().map(|row| row[3].parse::<u64>().unwrap()).sum::<u64>(), used);
+    let mut known = rows.iter().filter(|row| row[1] == "payment" && !row[0].ends_with("-new"));
+    assert!(known.all(|row| row[2] == "1000"), "a month that has begun stays");
     service.assert_audit_is_clean().await;
 }
 
