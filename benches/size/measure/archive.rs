@@ -22,10 +22,11 @@ use crate::{
 };
 
 const CALLERS: usize = 50;
+const WARM_UP: Duration = Duration::from_secs(5);
 /// How long charges are measured alone.
 const ALONE: Duration = Duration::from_secs(10);
 /// Of the twelve months there are, the oldest moves.
-const KEPT_MONTHS: &str = "11";
+const KEPT_MONTHS: &str = "10";
 
 const PUT_BACK: &str = "INSERT INTO billing_record SELECT * FROM billing_record_archive; \
     TRUNCATE TABLE billing_record_archive; \
@@ -38,6 +39,10 @@ const PUT_BACK: &str = "INSERT INTO billing_record SELECT * FROM billing_record_
 pub async fn archive(context: &mut Context<'_>) -> anyhow::Result<()> {
     let conf = configure(context.mariadb, LARGE, context.folder)?;
     let server = Server::start(&conf).await?;
+    // Opens the accounts, and warms up.
+    let charges = Charges::start(&server);
+    tokio::time::sleep(WARM_UP).await;
+    charges.stop().await?;
     let mut alone = {
         let charges = Charges::start(&server);
         tokio::time::sleep(ALONE).await;

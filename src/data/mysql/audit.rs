@@ -5,13 +5,11 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use sqlx::{Connection, MySql, Row, Transaction, mysql::MySqlRow};
 
-use super::{MySqlStore, corrupt, money, number, store_error, text};
+use super::{MySqlStore, money, number, rollup::differing_days, statement::Statement, store_error, text};
 use crate::biz::{
-    audit::{AuditStore, DayBook, Evidence},
+    audit::{AuditStore, Evidence},
     error::StoreError,
     ids::{ServiceName, UserId},
-    record::RecordType,
-    statistics::Totals,
 };
 
 #[async_trait]
@@ -82,20 +80,28 @@ async fn read(
             }
         }
     }
+    let of_these = |statement: &mut Statement| {
+        statement.push("user_id BETWEEN ").texts([first.as_str()]).push(" AND ").texts([last.as_str()]);
+    };
+    for (user, day) in differing_days(snapshot, of_these).await? {
+        if let Some(evidence) = all.get_mut(&user) {
+            evidence.differing_days.push(day);
+        }
+    }
     Ok(all.into_values().collect())
 }
 
 type Note = fn(&mut Evidence, &MySqlRow) -> Result<(), StoreError>;
 
-/// What a table of records says of each day, and how much of it belongs to transactions.
+/// What a table of records says of each month, and how much of it belongs to transactions.
 macro_rules! records_of {
     ($table:literal) => {
         concat!(
-            "SELECT user_id, service_name, usage_date, type, CAST(SUM(count) AS SIGNED), SUM(amount), COUNT(*), \
-             CAST(SUM(IF(trace_id IS NULL, 0, count)) AS SIGNED), \
-             SUM(IF(trace_id IS NULL, 0, amount)) FROM ",
+            "SELECT user_id, service_name, DATE_FORMAT(usage_date, '%Y-%m') AS month, \
+             CAST(SUM(IF(type = 1, count, 0)) AS SIGNED), SUM(amount), \
+             CAST(SUM(IF(trace_id IS NULL, 0, count)) AS SIGNED), SUM(IF(trace_id IS NULL, 0, amount)) FROM ",
             $table,
-            " WHERE user_id BETWEEN ? AND ? GROUP BY user_id, service_name, usage_date, type"
+            " WHERE user_id BETWEEN ? AND ? GROUP BY user_id, service_name, month"
         )
     };
 }
@@ -175,11 +181,6 @@ const BOOKS: &[(&str, Note)] = &[
     ),
     (records_of!("billing_record"), note_records),
     (records_of!("billing_record_archive"), note_records),
-    (
-        "SELECT user_id, service_name, usage_date, free_count, paid_count, amount, free_records, paid_records \
-         FROM usage_daily WHERE user_id BETWEEN ? AND ?",
-        note_rollup,
-    ),
 ];
 
 fn note_reservations(evidence: &mut Evidence, row: &MySqlRow) -> Result<(), StoreError> {
@@ -192,22 +193,13 @@ fn note_reservations(evidence: &mut Evidence, row: &MySqlRow) -> Result<(), Stor
 }
 
 fn note_records(evidence: &mut Evidence, row: &MySqlRow) -> Result<(), StoreError> {
-    let day = row.try_get(2).map_err(store_error)?;
-    let book = evidence.records.entry((ServiceName::from_stored(text(row, 1)?), day)).or_default();
-    let kind = RecordType::from_number(number(row, 3)?).ok_or_else(|| corrupt("record type"))?;
-    book.add(kind, number(row, 4)?, money(row, 5)?, number(row, 6)?);
-    evidence.recorded_count += number::<u64, _>(row, 7)?;
-    evidence.recorded_amount = evidence.recorded_amount.plus(money(row, 8)?);
-    Ok(())
-}
-
-fn note_rollup(evidence: &mut Evidence, row: &MySqlRow) -> Result<(), StoreError> {
-    let day = row.try_get(2).map_err(store_error)?;
-    let book = DayBook {
-        totals: Totals { free_count: number(row, 3)?, paid_count: number(row, 4)?, amount: money(row, 5)? },
-        free_records: number(row, 6)?,
-        paid_records: number(row, 7)?,
-    };
-    evidence.rollup.insert((ServiceName::from_stored(text(row, 1)?), day), book);
+    let free: u64 = number(row, 3)?;
+    if free > 0 {
+        let month = (ServiceName::from_stored(text(row, 1)?), text(row, 2)?);
+        *evidence.free_units.entry(month).or_default() += free;
+    }
+    evidence.charged = evidence.charged.plus(money(row, 4)?);
+    evidence.recorded_count += number::<u64, _>(row, 5)?;
+    evidence.recorded_amount = evidence.recorded_amount.plus(money(row, 6)?);
     Ok(())
 }

@@ -1,37 +1,32 @@
 //! The daily rollup, compared with the records and made anew from them.
 
 use async_trait::async_trait;
+use sqlx::{MySqlConnection, Row, mysql::MySqlRow};
 
-use super::{MySqlStore, statement::Statement, text};
-use crate::biz::{error::StoreError, ids::UserId, rollup::RollupStore, users::UserSpan};
+use super::{MySqlStore, corrupt, money, statement::Statement, store_error, text};
+use crate::biz::{
+    audit::{DayBook, DifferingDay},
+    error::StoreError,
+    ids::{ServiceName, UserId},
+    rollup::RollupStore,
+    statistics::Totals,
+    users::UserSpan,
+};
 
 const TABLES: [&str; 2] = ["billing_record", "billing_record_archive"];
 
 #[async_trait]
 impl RollupStore for MySqlStore {
-    /// What the rollup says, and against it what the records say, cancel out or do not.
     async fn differing(&self, users: &UserSpan) -> Result<Vec<UserId>, StoreError> {
         let of_span = |statement: &mut Statement| {
             statement.push("user_id > ").texts([users.after()]).push(" AND user_id <= ").texts([users.last.as_str()]);
         };
-        let mut statement = Statement::new(
-            "SELECT DISTINCT user_id FROM (SELECT user_id, usage_date, service_name, \
-             free_count, paid_count, amount, free_records, paid_records FROM usage_daily WHERE ",
-        );
-        of_span(&mut statement);
-        for table in TABLES {
-            statement.push(" UNION ALL ");
-            sums(&mut statement, "-", table, of_span);
-        }
-        statement.push(
-            ") books GROUP BY user_id, usage_date, service_name \
-             HAVING SUM(free_count) <> 0 OR SUM(paid_count) <> 0 OR SUM(amount) <> 0 \
-             OR SUM(free_records) <> 0 OR SUM(paid_records) <> 0",
-        );
         let mut connection = self.reader.take().await?;
-        let sets = statement.fetch(&mut connection).await?;
+        let days = differing_days(&mut connection, of_span).await?;
         connection.give_back();
-        sets.iter().flatten().map(|row| Ok(UserId::from_stored(text(row, 0)?))).collect()
+        let mut differing: Vec<UserId> = days.into_iter().map(|(user, _)| user).collect();
+        differing.dedup();
+        Ok(differing)
     }
 
     /// The locks of the accounts come first: nothing is settled for these users until the
@@ -47,12 +42,17 @@ impl RollupStore for MySqlStore {
         statement.push(
             "; INSERT INTO usage_daily \
              (user_id, usage_date, service_name, free_count, paid_count, amount, free_records, paid_records) \
-             SELECT user_id, usage_date, service_name, SUM(free_count), SUM(paid_count), SUM(amount), \
-             SUM(free_records), SUM(paid_records) FROM (",
+             SELECT user_id, usage_date, service_name",
         );
+        for (_, sum, _) in COLUMNS {
+            statement.push(", ").push(sum);
+        }
+        statement.push(" FROM (");
         for (index, table) in TABLES.into_iter().enumerate() {
             statement.push(if index == 0 { "" } else { " UNION ALL " });
-            sums(&mut statement, "", table, these);
+            statement.push("SELECT user_id, usage_date, service_name, type, count, amount FROM ").push(table);
+            statement.push(" WHERE ");
+            these(&mut statement);
         }
         statement.push(") records GROUP BY user_id, usage_date, service_name; COMMIT");
         let mut connection = self.writer.take().await?;
@@ -62,19 +62,73 @@ impl RollupStore for MySqlStore {
     }
 }
 
-/// The sums of a table of records as the columns of the rollup, of the users that `of` says.
-fn sums(statement: &mut Statement, sign: &'static str, table: &'static str, of: impl Fn(&mut Statement)) {
-    statement.push("SELECT user_id, usage_date, service_name");
-    for (sum, name) in [
-        ("SUM(IF(type = 1, count, 0))", "free_count"),
-        ("SUM(IF(type = 2, count, 0))", "paid_count"),
-        ("SUM(amount)", "amount"),
-        ("SUM(type = 1)", "free_records"),
-        ("SUM(type = 2)", "paid_records"),
-    ] {
-        statement.push(", ").push(sign).push(sum).push(" AS ").push(name);
+/// The columns of the rollup, and what each is of the records.
+const COLUMNS: [(&str, &str, &str); 5] = [
+    ("free_count", "SUM(IF(type = 1, count, 0))", "recorded_free_count"),
+    ("paid_count", "SUM(IF(type = 2, count, 0))", "recorded_paid_count"),
+    ("amount", "SUM(amount)", "recorded_amount"),
+    ("free_records", "SUM(type = 1)", "recorded_free_records"),
+    ("paid_records", "SUM(type = 2)", "recorded_paid_records"),
+];
+
+/// The days of the users that `of` says on which the rollup does not say what the records
+/// do, in key order.
+pub(super) async fn differing_days(
+    connection: &mut MySqlConnection,
+    of: impl Fn(&mut Statement),
+) -> Result<Vec<(UserId, DifferingDay)>, StoreError> {
+    let mut statement = Statement::new("SELECT user_id, service_name, usage_date");
+    for (column, ..) in COLUMNS {
+        statement.push(", SUM(").push(column).push(")");
     }
-    statement.push(" FROM ").push(table).push(" WHERE ");
-    of(statement);
-    statement.push(" GROUP BY user_id, usage_date, service_name");
+    for (.., recorded) in COLUMNS {
+        statement.push(", SUM(").push(recorded).push(")");
+    }
+    statement.push(" FROM (SELECT user_id, usage_date, service_name");
+    for (column, ..) in COLUMNS {
+        statement.push(", ").push(column);
+    }
+    for (.., recorded) in COLUMNS {
+        statement.push(", 0 AS ").push(recorded);
+    }
+    statement.push(" FROM usage_daily WHERE ");
+    of(&mut statement);
+    for table in TABLES {
+        statement.push(" UNION ALL SELECT user_id, usage_date, service_name, 0, 0, 0, 0, 0");
+        for (_, sum, _) in COLUMNS {
+            statement.push(", ").push(sum);
+        }
+        statement.push(" FROM ").push(table).push(" WHERE ");
+        of(&mut statement);
+        statement.push(" GROUP BY user_id, usage_date, service_name");
+    }
+    statement.push(") books GROUP BY user_id, usage_date, service_name HAVING FALSE");
+    for (column, _, recorded) in COLUMNS {
+        statement.push(" OR SUM(").push(column).push(") <> SUM(").push(recorded).push(")");
+    }
+    statement.push(" ORDER BY user_id, usage_date, service_name");
+    let sets = statement.fetch(connection).await?;
+    sets.iter().flatten().map(differing_day).collect()
+}
+
+fn differing_day(row: &MySqlRow) -> Result<(UserId, DifferingDay), StoreError> {
+    let day = DifferingDay {
+        service: ServiceName::from_stored(text(row, 1)?),
+        day: row.try_get(2).map_err(store_error)?,
+        rollup: book(row, 3)?,
+        records: book(row, 8)?,
+    };
+    Ok((UserId::from_stored(text(row, 0)?), day))
+}
+
+fn book(row: &MySqlRow, first: usize) -> Result<DayBook, StoreError> {
+    let units = |column| {
+        let sum: rust_decimal::Decimal = row.try_get(column).map_err(store_error)?;
+        u64::try_from(sum).map_err(|_| corrupt("number"))
+    };
+    Ok(DayBook {
+        totals: Totals { free_count: units(first)?, paid_count: units(first + 1)?, amount: money(row, first + 2)? },
+        free_records: units(first + 3)?,
+        paid_records: units(first + 4)?,
+    })
 }

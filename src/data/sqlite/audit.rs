@@ -6,16 +6,15 @@ use async_trait::async_trait;
 use sqlx::{Row, Sqlite, Transaction, sqlite::SqliteRow};
 
 use super::{
-    SqliteStore, corrupt,
-    row::{day_of, money, number, text},
+    SqliteStore,
+    rollup::differing_days,
+    row::{money, number, text},
     store_error,
 };
 use crate::biz::{
-    audit::{AuditStore, DayBook, Evidence},
+    audit::{AuditStore, Evidence},
     error::StoreError,
     ids::{ServiceName, UserId},
-    record::RecordType,
-    statistics::Totals,
 };
 
 #[async_trait]
@@ -75,20 +74,24 @@ async fn read(
             }
         }
     }
+    for (user, day) in differing_days(snapshot, &first, &last).await? {
+        if let Some(evidence) = all.get_mut(&user) {
+            evidence.differing_days.push(day);
+        }
+    }
     Ok(all.into_values().collect())
 }
 
 type Note = fn(&mut Evidence, &SqliteRow) -> Result<(), StoreError>;
 
-/// What a table of records says of each day, and how much of it belongs to transactions.
+/// What a table of records says of each month, and how much of it belongs to transactions.
 macro_rules! records_of {
     ($table:literal) => {
         concat!(
-            "SELECT user_id, service_name, usage_date, type, SUM(count), SUM(amount), COUNT(*), \
-             SUM(iif(trace_id IS NULL, 0, count)), \
-             SUM(iif(trace_id IS NULL, 0, amount)) FROM ",
+            "SELECT user_id, service_name, substr(usage_date, 1, 7) AS month, SUM(iif(type = 1, count, 0)), SUM(amount), \
+             SUM(iif(trace_id IS NULL, 0, count)), SUM(iif(trace_id IS NULL, 0, amount)) FROM ",
             $table,
-            " WHERE user_id BETWEEN ? AND ? GROUP BY user_id, service_name, usage_date, type"
+            " WHERE user_id BETWEEN ? AND ? GROUP BY user_id, service_name, month"
         )
     };
 }
@@ -158,11 +161,6 @@ const BOOKS: &[(&str, Note)] = &[
     ),
     (records_of!("billing_record"), note_records),
     (records_of!("billing_record_archive"), note_records),
-    (
-        "SELECT user_id, service_name, usage_date, free_count, paid_count, amount, free_records, paid_records \
-         FROM usage_daily WHERE user_id BETWEEN ? AND ?",
-        note_rollup,
-    ),
 ];
 
 fn note_reservations(evidence: &mut Evidence, row: &SqliteRow) -> Result<(), StoreError> {
@@ -175,22 +173,13 @@ fn note_reservations(evidence: &mut Evidence, row: &SqliteRow) -> Result<(), Sto
 }
 
 fn note_records(evidence: &mut Evidence, row: &SqliteRow) -> Result<(), StoreError> {
-    let day = day_of(row, 2)?;
-    let book = evidence.records.entry((ServiceName::from_stored(text(row, 1)?), day)).or_default();
-    let kind = RecordType::from_number(number(row, 3)?).ok_or_else(|| corrupt("record type"))?;
-    book.add(kind, number(row, 4)?, money(row, 5)?, number(row, 6)?);
-    evidence.recorded_count += number::<u64>(row, 7)?;
-    evidence.recorded_amount = evidence.recorded_amount.plus(money(row, 8)?);
-    Ok(())
-}
-
-fn note_rollup(evidence: &mut Evidence, row: &SqliteRow) -> Result<(), StoreError> {
-    let day = day_of(row, 2)?;
-    let book = DayBook {
-        totals: Totals { free_count: number(row, 3)?, paid_count: number(row, 4)?, amount: money(row, 5)? },
-        free_records: number(row, 6)?,
-        paid_records: number(row, 7)?,
-    };
-    evidence.rollup.insert((ServiceName::from_stored(text(row, 1)?), day), book);
+    let free: u64 = number(row, 3)?;
+    if free > 0 {
+        let month = (ServiceName::from_stored(text(row, 1)?), text(row, 2)?);
+        *evidence.free_units.entry(month).or_default() += free;
+    }
+    evidence.charged = evidence.charged.plus(money(row, 4)?);
+    evidence.recorded_count += number::<u64>(row, 5)?;
+    evidence.recorded_amount = evidence.recorded_amount.plus(money(row, 6)?);
     Ok(())
 }

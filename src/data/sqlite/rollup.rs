@@ -2,22 +2,52 @@
 
 use async_trait::async_trait;
 use rusqlite::{Connection, TransactionBehavior};
+use sqlx::{SqliteConnection, sqlite::SqliteRow};
 
-use super::{SqliteStore, row::text, store_error, writer::writer_error};
-use crate::biz::{error::StoreError, ids::UserId, rollup::RollupStore, users::UserSpan};
+use super::{
+    SqliteStore,
+    row::{day_of, money, number, text},
+    store_error,
+    writer::writer_error,
+};
+use crate::biz::{
+    audit::{DayBook, DifferingDay},
+    error::StoreError,
+    ids::{ServiceName, UserId},
+    rollup::RollupStore,
+    statistics::Totals,
+    users::UserSpan,
+};
 
-/// What the rollup says, and against it what the records say, cancel out or do not.
-const DIFFERING: &str = "\
-    SELECT DISTINCT user_id FROM (\
-    SELECT user_id, usage_date, service_name, free_count, paid_count, amount, free_records, paid_records \
-    FROM usage_daily WHERE user_id > ?1 AND user_id <= ?2 UNION ALL \
-    SELECT user_id, usage_date, service_name, -iif(type = 1, count, 0), -iif(type = 2, count, 0), -amount, \
-    -(type = 1), -(type = 2) FROM billing_record WHERE user_id > ?1 AND user_id <= ?2 UNION ALL \
-    SELECT user_id, usage_date, service_name, -iif(type = 1, count, 0), -iif(type = 2, count, 0), -amount, \
-    -(type = 1), -(type = 2) FROM billing_record_archive WHERE user_id > ?1 AND user_id <= ?2) \
-    GROUP BY user_id, usage_date, service_name \
-    HAVING SUM(free_count) <> 0 OR SUM(paid_count) <> 0 OR SUM(amount) <> 0 \
-    OR SUM(free_records) <> 0 OR SUM(paid_records) <> 0";
+/// The days of some users on which the rollup does not say what the records do.
+macro_rules! differing_days {
+    ($users:literal) => {
+        concat!(
+            "SELECT user_id, service_name, usage_date, SUM(free_count), SUM(paid_count), SUM(amount), \
+             SUM(free_records), SUM(paid_records), SUM(recorded_free_count), SUM(recorded_paid_count), \
+             SUM(recorded_amount), SUM(recorded_free_records), SUM(recorded_paid_records) FROM (\
+             SELECT user_id, usage_date, service_name, free_count, paid_count, amount, free_records, paid_records, \
+             0 AS recorded_free_count, 0 AS recorded_paid_count, 0 AS recorded_amount, 0 AS recorded_free_records, \
+             0 AS recorded_paid_records FROM usage_daily WHERE ",
+            $users,
+            " UNION ALL SELECT user_id, usage_date, service_name, 0, 0, 0, 0, 0, iif(type = 1, count, 0), \
+             iif(type = 2, count, 0), amount, type = 1, type = 2 FROM billing_record WHERE ",
+            $users,
+            " UNION ALL SELECT user_id, usage_date, service_name, 0, 0, 0, 0, 0, iif(type = 1, count, 0), \
+             iif(type = 2, count, 0), amount, type = 1, type = 2 FROM billing_record_archive WHERE ",
+            $users,
+            ") GROUP BY user_id, usage_date, service_name \
+             HAVING SUM(free_count) <> SUM(recorded_free_count) OR SUM(paid_count) <> SUM(recorded_paid_count) \
+             OR SUM(amount) <> SUM(recorded_amount) OR SUM(free_records) <> SUM(recorded_free_records) \
+             OR SUM(paid_records) <> SUM(recorded_paid_records) ORDER BY user_id, usage_date, service_name"
+        )
+    };
+}
+
+/// Of the users behind one and up to another.
+const DIFFERING_BEHIND: &str = differing_days!("user_id > ?1 AND user_id <= ?2");
+/// Of the users from one to another.
+const DIFFERING_BETWEEN: &str = differing_days!("user_id BETWEEN ?1 AND ?2");
 
 const REBUILD: &str = "\
     INSERT INTO usage_daily \
@@ -31,9 +61,12 @@ const REBUILD: &str = "\
 #[async_trait]
 impl RollupStore for SqliteStore {
     async fn differing(&self, users: &UserSpan) -> Result<Vec<UserId>, StoreError> {
-        let query = sqlx::query(DIFFERING).bind(users.after()).bind(users.last.as_str());
+        let query = sqlx::query(DIFFERING_BEHIND).bind(users.after()).bind(users.last.as_str());
         let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
-        rows.iter().map(|row| Ok(UserId::from_stored(text(row, 0)?))).collect()
+        let users: Result<Vec<UserId>, _> = rows.iter().map(|row| Ok(UserId::from_stored(text(row, 0)?))).collect();
+        let mut users = users?;
+        users.dedup();
+        Ok(users)
     }
 
     async fn rebuild(&self, users: &[UserId]) -> Result<(), StoreError> {
@@ -49,4 +82,37 @@ fn rebuild(connection: &mut Connection, users: &[UserId]) -> rusqlite::Result<()
         transaction.prepare_cached(REBUILD)?.execute([user.as_str()])?;
     }
     transaction.commit()
+}
+
+/// The days of the users from one to another on which the rollup does not say what the
+/// records do, in key order.
+pub(super) async fn differing_days(
+    connection: &mut SqliteConnection,
+    first: &UserId,
+    last: &UserId,
+) -> Result<Vec<(UserId, DifferingDay)>, StoreError> {
+    let query = sqlx::query(DIFFERING_BETWEEN).bind(first.as_str()).bind(last.as_str());
+    let rows = query.fetch_all(connection).await.map_err(store_error)?;
+    let differing_day = |row: &SqliteRow| {
+        let day = DifferingDay {
+            service: ServiceName::from_stored(text(row, 1)?),
+            day: day_of(row, 2)?,
+            rollup: book(row, 3)?,
+            records: book(row, 8)?,
+        };
+        Ok((UserId::from_stored(text(row, 0)?), day))
+    };
+    rows.iter().map(differing_day).collect()
+}
+
+fn book(row: &SqliteRow, first: usize) -> Result<DayBook, StoreError> {
+    Ok(DayBook {
+        totals: Totals {
+            free_count: number(row, first)?,
+            paid_count: number(row, first + 1)?,
+            amount: money(row, first + 2)?,
+        },
+        free_records: number(row, first + 3)?,
+        paid_records: number(row, first + 4)?,
+    })
 }

@@ -8,13 +8,14 @@ use std::{
 use async_trait::async_trait;
 use billing_service::biz::{
     account::{Balance, Quota},
-    audit::Evidence,
-    calendar::BillingTime,
+    audit::{DayBook, DifferingDay, Evidence},
+    calendar::{BillingTime, Month},
     error::StoreError,
     ids::{AdjustmentId, OrderId, UserId},
     key_quota::{KeyQuota, KeyQuotas, NewKeyQuota},
     limit::{Caps, Requests},
     recharge::order::{Order, OrderStatus},
+    record::RecordType,
     settlement::{
         keys::Keys,
         ledger::{Ledger, Settlement},
@@ -22,6 +23,7 @@ use billing_service::biz::{
         rule::{self, NewRecord, QuotaKey, State, TransactionKey, UsageDelta, UsageKey},
         transaction::{Status, Transaction},
     },
+    statistics::Totals,
 };
 
 /// Everything that the tables of a real store keep.
@@ -160,17 +162,36 @@ impl Books {
                 }
             }
         }
+        let mut days = BTreeMap::new();
         for NewRecord { day, record, .. } in tables.records.iter().filter(|new| new.user == *user) {
             evidence.recorded_amount = evidence.recorded_amount.plus(record.amount);
             evidence.recorded_count += u64::from(record.count);
-            let book = evidence.records.entry((record.service.clone(), *day)).or_default();
-            book.add(record.kind, record.count.into(), record.amount, 1);
+            evidence.charged = evidence.charged.plus(record.amount);
+            let book: &mut DayBook = days.entry((record.service.clone(), *day)).or_default();
+            let (free, paid) = match record.kind {
+                RecordType::Free => (u64::from(record.count), 0),
+                RecordType::Balance => (0, u64::from(record.count)),
+            };
+            let totals = Totals { free_count: free, paid_count: paid, amount: record.amount };
+            book.totals = [book.totals, totals].into_iter().sum();
+            book.free_records += u64::from(record.kind == RecordType::Free);
+            book.paid_records += u64::from(record.kind == RecordType::Balance);
+            if free > 0 {
+                let month = (record.service.clone(), Month::of(*day).to_string());
+                *evidence.free_units.entry(month).or_default() += free;
+            }
         }
         for ((_, day, service), row) in tables.usage.iter().filter(|((owner, ..), _)| owner == user) {
-            let book = evidence.rollup.entry((service.clone(), *day)).or_default();
-            book.totals = row.totals;
-            (book.free_records, book.paid_records) = (row.free_records.into(), row.paid_records.into());
+            let records = days.remove(&(service.clone(), *day)).unwrap_or_default();
+            let rollup = DayBook {
+                totals: row.totals,
+                free_records: row.free_records.into(),
+                paid_records: row.paid_records.into(),
+            };
+            let day = DifferingDay { service: service.clone(), day: *day, rollup, records };
+            evidence.differing_days.extend((rollup != records).then_some(day));
         }
+        assert!(days.is_empty(), "no rollup has {days:?}");
         let paid = |order: &&Order| order.user == *user && order.status == OrderStatus::Success;
         evidence.recharged = tables.orders.values().filter(paid).map(|order| order.amount).sum();
         evidence
