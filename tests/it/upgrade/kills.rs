@@ -151,7 +151,7 @@ async fn an_upgrade_goes_on_in_the_zones_it_was_begun_with() {
     let printed = migrated(&database, &["--dry-run"]);
     assert!(printed.contains("an upgrade of it was begun, and goes on"), "{printed}");
     assert!(printed.contains("balances that remain: "), "{printed}");
-    assert_eq!(fingerprint(&database).await, before);
+    former::assert_untouched(&database, &before).await;
 
     // Where the source says another by now, or does not say it, it is no matter.
     former::set_loc(&mut database, "UTC");

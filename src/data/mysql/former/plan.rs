@@ -214,6 +214,10 @@ fn describe_differences(lines: &mut Vec<String>, what: &str, history: &str, diff
     lines.push(if *found == 0 {
         format!("{what}: {of}, all of which follow from their {history}")
     } else {
-        format!("{what}: {of}, of which {found} do not follow from their {history}; opening entries: +{above}, {below}")
+        let below = below.abs();
+        format!(
+            "{what}: {of}, of which {found} do not follow from their {history} and get opening entries, \
+             +{above} and -{below} in sum"
+        )
     });
 }
