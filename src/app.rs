@@ -36,7 +36,7 @@ use self::{
     payments::Payments,
 };
 pub use self::{
-    database::{close, connect, connect_announcing, connect_existing, plan},
+    database::{close, connect, connect_announcing, connect_existing, connect_unchanged, plan},
     jobs::{reconcile_cache, reconcile_recharges, sweep},
 };
 

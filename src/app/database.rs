@@ -108,6 +108,11 @@ pub async fn close(store: &dyn Store) {
 /// # Errors
 /// As [`connect`].
 pub async fn connect_existing(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+    ensure_exists(config)?;
+    connect(config).await
+}
+
+fn ensure_exists(config: &Config) -> anyhow::Result<()> {
     let database = &config.data.database;
     if database.driver == Driver::Sqlite {
         let options =
@@ -116,6 +121,19 @@ pub async fn connect_existing(config: &Config) -> anyhow::Result<Arc<dyn Store>>
         if !file.exists() {
             return Err(anyhow!("config key data.database.source: {} does not exist", file.display()));
         }
+    }
+    Ok(())
+}
+
+/// As [`connect_existing`], but nothing is changed: a schema that is not up to date is an
+/// error.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_unchanged(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+    ensure_exists(config)?;
+    if plan(config).await?.has_work {
+        return Err(anyhow!("the database is not up to date: `server --migrate-only` makes it so, and says how"));
     }
     connect(config).await
 }

@@ -55,9 +55,14 @@ async fn run() -> anyhow::Result<ExitCode> {
     };
     // Caught before it says that it waits.
     let stop_signal = command::stop_signal()?;
-    let is_service = once.is_none() && !arguments.list;
-    // The service may run beside a server that is about to make its first database.
-    let store = if is_service { app::connect(&config).await? } else { app::connect_existing(&config).await? };
+    let store = if arguments.list || arguments.dry_run {
+        app::connect_unchanged(&config).await?
+    } else if once.is_some() {
+        app::connect_existing(&config).await?
+    } else {
+        // It may run beside a server that is about to make its first database.
+        app::connect(&config).await?
+    };
     let stop = CancellationToken::new();
     let runner = Arc::new(Runner::new(config, store.clone(), Arc::new(SystemClock), stop.clone()));
     tokio::spawn({

@@ -118,6 +118,15 @@ pub async fn contents(database: &Database) -> Vec<Vec<String>> {
     all
 }
 
+/// Fails with what is no longer, or newly, in a [`fingerprint`].
+pub async fn assert_untouched(database: &Database, before: &[Vec<String>]) {
+    let after = fingerprint(database).await;
+    let gone = before.iter().filter(|row| !after.contains(row));
+    let new = after.iter().filter(|row| !before.contains(row));
+    let (gone, new): (Vec<_>, Vec<_>) = (gone.take(5).collect(), new.take(5).collect());
+    assert!(gone.is_empty() && new.is_empty() && after.len() == before.len(), "gone: {gone:?}, new: {new:?}");
+}
+
 /// The columns of all tables, and what their rows add up to: of everything that is there.
 pub async fn fingerprint(database: &Database) -> Vec<Vec<String>> {
     let mut all = database

@@ -9,7 +9,7 @@ mod times;
 
 use sqlx::{Connection, Row};
 
-use crate::harness::{Database, MySql, Service, charge};
+use crate::harness::{Service, charge};
 
 /// As the contract lists them, but with keys and NULLs that it leaves open.
 const OLD_TABLES: &str = "
@@ -55,7 +55,7 @@ ALTER TABLE billing_record ADD COLUMN usage_date DATE NULL, ADD COLUMN trace_id 
 
 #[tokio::test]
 async fn an_existing_database_keeps_every_row_and_goes_on() {
-    let database = Database::create(MySql).await;
+    let database = former::database("UTC").await;
     database.execute(OLD_TABLES).await;
     database.execute(OLD_ROWS).await;
     // A first try that stopped half-way: MySQL commits at every change of a table.
@@ -66,6 +66,7 @@ async fn an_existing_database_keeps_every_row_and_goes_on() {
     assert_eq!(service.state("1001").await, (99_999_999.99, [3, 0, 0]));
     assert_eq!(service.account("Ann").await.balance, 0.25);
     assert_eq!(service.account("ann").await.balance, 0.0);
+    service.assert_audit_is_clean().await;
     let mut connection = service.database.mysql().await;
     let row = sqlx::query("SELECT total_quota, used_quota FROM free_quota WHERE free_quota_id = 'q1'")
         .fetch_one(&mut connection)

@@ -90,11 +90,11 @@ async fn what_was_set_by_hand_becomes_an_opening_entry() {
     database.assert_audit_is_clean().await;
 
     // The plan said so before.
-    let balances = "balances: 11, of which 8 do not follow from their recharges and records; \
-                    opening entries: +100000055.4934, -100000007.98\n";
+    let balances = "balances: 11, of which 8 do not follow from their recharges and records and get \
+                    opening entries, +100000055.4934 and -100000007.98 in sum\n";
     assert!(printed.contains(balances), "{printed}");
-    let quotas = "used quotas: 7, of which 5 do not follow from their free records of the month; \
-                  opening entries: +1002, -36\n";
+    let quotas = "used quotas: 7, of which 5 do not follow from their free records of the month and get \
+                  opening entries, +1002 and -36 in sum\n";
     assert!(printed.contains(quotas), "{printed}");
 
     let service = Service::start_on(database, &[]).await;

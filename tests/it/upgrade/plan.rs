@@ -3,7 +3,7 @@
 use rstest::rstest;
 
 use super::former::{self, PLAIN, Shape, errors, fingerprint, migrate, migrated};
-use crate::harness::{Backend, Database, MySql, Sqlite};
+use crate::harness::{Backend, Database, MySql, Sqlite, process::CRON};
 
 const ROWS: &str = "
 INSERT INTO user_balance (user_balance_id, uid, balance) VALUES ('b1', 'u', 8.00), ('b2', 'v', 0);
@@ -18,7 +18,7 @@ INSERT INTO billing_record (billing_record_id, uid, service_name, type, amount, 
 async fn dry_run(database: &Database) -> String {
     let before = fingerprint(database).await;
     let printed = migrated(database, &["--dry-run"]);
-    assert_eq!(fingerprint(database).await, before);
+    former::assert_untouched(database, &before).await;
     printed
 }
 
@@ -41,8 +41,10 @@ async fn a_dry_run_prints_the_plan_and_changes_nothing() {
          times are wall-clock times of Asia/Shanghai (loc in data.database.source) and become UTC; days are those of \
          Asia/Shanghai\n\
          for example, created_at of billing_record r1: 2026-10-31 23:59:59 becomes 2026-10-31 15:59:59 UTC\n\
-         balances: 2, of which 1 do not follow from their recharges and records; opening entries: +2.5, 0\n\
-         used quotas: 1, of which 1 do not follow from their free records of the month; opening entries: +4, 0\n\
+         balances: 2, of which 1 do not follow from their recharges and records and get opening entries, +2.5 and -0 in \
+         sum\n\
+         used quotas: 1, of which 1 do not follow from their free records of the month and get opening \
+         entries, +4 and -0 in sum\n\
          migrations to run: {}\n",
         migrations.join(", ")
     );
@@ -132,6 +134,20 @@ async fn what_cannot_be_taken_over_is_refused_untouched(#[case] sql: &str, #[cas
         assert_eq!(refused.status.code(), Some(1));
         let said = errors(&refused);
         assert!(said.contains("nothing was changed") && said.contains(why), "{said}");
-        assert_eq!(fingerprint(&database).await, before);
+        former::assert_untouched(&database, &before).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_only_looks_takes_no_database_over() {
+    let database = former::database("UTC").await;
+    database.execute(&PLAIN.tables()).await;
+    let before = fingerprint(&database).await;
+    let conf = database.config_file(&[]);
+    for arguments in [&["--list"][..], &["--once", "reset-quotas", "--dry-run"]] {
+        let refused = std::process::Command::new(CRON).args(arguments).arg("-conf").arg(&conf).output().unwrap();
+        assert_eq!((refused.status.code(), refused.stdout.len()), (Some(1), 0), "{arguments:?}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("server --migrate-only"), "{refused:?}");
+        former::assert_untouched(&database, &before).await;
     }
 }

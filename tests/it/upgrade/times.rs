@@ -139,7 +139,7 @@ async fn an_unknown_zone_stops_the_upgrade_before_it_begins() {
     assert_eq!(refused.status.code(), Some(1));
     let said = errors(&refused);
     assert!(said.contains("Asia/Nowhere") && said.contains("--former-zone"), "{said}");
-    assert_eq!(former::fingerprint(&database).await, before);
+    former::assert_untouched(&database, &before).await;
     assert_eq!(migrate(&database, &["--former-zone", "Asia/Nowhere"]).status.code(), Some(2));
     // To a database that is ours it is nothing.
     former::set_loc(&mut database, "UTC");

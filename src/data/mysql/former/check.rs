@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, MySqlConnection, Row};
 
 use super::{
-    super::{store_error, text},
+    super::{optional_text, store_error, text},
     inspect::{Shape, TABLES, Table},
     refused,
 };
@@ -191,8 +191,9 @@ async fn is_unique(
     .map_err(store_error)?;
     let mut wanted: Vec<_> = columns.iter().map(|column| here(table, column)).collect();
     wanted.sort_unstable();
-    let keys: Result<Vec<_>, _> = rows.iter().map(|row| text(row, 0)).collect();
-    Ok(keys?.contains(&wanted.join(",")))
+    // A key of expressions has no columns.
+    let keys: Result<Vec<_>, _> = rows.iter().map(|row| optional_text(row, 0)).collect();
+    Ok(keys?.contains(&Some(wanted.join(","))))
 }
 
 /// Values of the records' type that are neither of the two, by name or by number.

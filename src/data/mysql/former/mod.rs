@@ -162,8 +162,9 @@ async fn take_over(connection: &mut MySqlConnection, found: &Found) -> Result<()
     progress::forget(connection).await
 }
 
-/// An upgrade takes the time it takes. What waits for a table that others use gives up.
-const LIMITS: &str = "SET SESSION lock_wait_timeout = 60 /*M! , max_statement_time = 0 */ \
+/// An upgrade takes the time it takes, and sorts much. What waits for a table that others
+/// use gives up.
+const LIMITS: &str = "SET SESSION lock_wait_timeout = 60, sort_buffer_size = 33554432 /*M! , max_statement_time = 0 */ \
     /*!50708 , max_execution_time = 0 */";
 const OUR_ZONE: &str = "'+00:00'";
 

@@ -80,12 +80,14 @@ impl Remaining<'_> {
         }
         if let Some((_, user, rows)) = self.table("recharge_order") {
             parts.push(format!(
-                "SELECT {user} AS user_id, -SUM(amount) AS part {rows} \
+                "SELECT SQL_BIG_RESULT {user} AS user_id, -SUM(amount) AS part {rows} \
                  AND LOWER(TRIM(COALESCE(status, 'pending'))) = 'success' GROUP BY {user}"
             ));
         }
         if let Some((_, user, rows)) = self.table("billing_record") {
-            parts.push(format!("SELECT {user} AS user_id, SUM(COALESCE(amount, 0)) AS part {rows} GROUP BY {user}"));
+            parts.push(format!(
+                "SELECT SQL_BIG_RESULT {user} AS user_id, SUM(COALESCE(amount, 0)) AS part {rows} GROUP BY {user}"
+            ));
         }
         parts
     }
@@ -104,7 +106,7 @@ impl Remaining<'_> {
             let is_free = if is_text { "LOWER(RTRIM(CAST(type AS CHAR))) = 'free'" } else { "type = 1" };
             let month = format!("DATE_FORMAT({}, '%Y-%m')", self.reading.times.billing_sql("time"));
             parts.push(format!(
-                "SELECT user_id, {} AS reset_month, service_name, -SUM(units) AS part FROM ( \
+                "SELECT SQL_BIG_RESULT user_id, {} AS reset_month, service_name, -SUM(units) AS part FROM ( \
                  SELECT {user} AS user_id, {} AS service_name, COALESCE(count, 0) AS units, \
                  IF(created_at IS NULL OR created_at < '1970-01-02', TIMESTAMP'1970-01-02 00:00:00', created_at) AS time \
                  {rows} AND {is_free}) free_records GROUP BY 1, 2, 3",
@@ -116,7 +118,8 @@ impl Remaining<'_> {
     }
 }
 
-/// Adds up the parts of each account.
+/// Adds up the parts of each account. There may be as many accounts as records: sorting
+/// them takes a third of the time that a table of them on disk does.
 async fn differences(
     connection: &mut MySqlConnection,
     parts: Vec<String>,
@@ -130,7 +133,7 @@ async fn differences(
         "SELECT COUNT(*), COUNT(IF(difference <> 0, 1, NULL)), \
          CAST(COALESCE(SUM(IF(difference > 0, difference, 0)), 0) AS DECIMAL(26,6)), \
          CAST(COALESCE(SUM(IF(difference < 0, difference, 0)), 0) AS DECIMAL(26,6)) \
-         FROM (SELECT SUM(part) AS difference FROM ({}) parts GROUP BY {account}) accounts",
+         FROM (SELECT SQL_BIG_RESULT SUM(part) AS difference FROM ({}) parts GROUP BY {account}) accounts",
         parts.join(" UNION ALL ")
     );
     let row = fetch(connection, sql, parts.len(), reading).await?;
@@ -211,6 +214,10 @@ fn describe_differences(lines: &mut Vec<String>, what: &str, history: &str, diff
     lines.push(if *found == 0 {
         format!("{what}: {of}, all of which follow from their {history}")
     } else {
-        format!("{what}: {of}, of which {found} do not follow from their {history}; opening entries: +{above}, {below}")
+        let below = below.abs();
+        format!(
+            "{what}: {of}, of which {found} do not follow from their {history} and get opening entries, \
+             +{above} and -{below} in sum"
+        )
     });
 }

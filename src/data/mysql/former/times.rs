@@ -167,21 +167,22 @@ mod tests {
     fn every_wall_clock_time_is_in_the_span_of_its_shifts() {
         let now = "2026-11-21T00:00:00Z".parse().unwrap();
         for former in ZONES.map(zone) {
-            for billing in ZONES.map(zone) {
+            for billing in ["UTC", "Asia/Shanghai", "America/Santiago", "Australia/Lord_Howe"].map(zone) {
                 let times = Times::new(former, billing, now);
                 assert!(times.spans.len() < 1200, "{former} {billing}: {}", times.spans.len());
-                // Two years finely, and the others by their days.
+                // The last year finely, and all before in steps that meet every hour of the day.
                 let (mut wall, end) = (wall("1970-01-03T00:00:00"), wall("2027-02-01T00:00:00"));
                 while wall < end {
-                    let span = times.spans.iter().find(|span| span.from <= wall).unwrap();
-                    assert_eq!(span.shifts, shifts(former, billing, wall), "{former} {billing} {wall}");
-                    wall += Duration::minutes(if wall.date() > FIRST_DAY + Days::new(365 * 54) { 5 } else { 997 });
+                    let at = times.spans.partition_point(|span| span.from > wall);
+                    assert_eq!(times.spans[at].shifts, shifts(former, billing, wall), "{former} {billing} {wall}");
+                    wall += Duration::minutes(if wall.date() > FIRST_DAY + Days::new(365 * 56) { 15 } else { 1997 });
                 }
             }
         }
     }
 
-    /// What Go 1.22 answers to `time.Date(..., location).UTC()`.
+    /// As `time.Date` of Go's library works out an offset: that at the time as if it were
+    /// UTC, and where that leads across a change of the clocks, that on its other side.
     #[test]
     fn times_that_come_twice_or_never_are_read_as_go_reads_them() {
         for (name, local, utc) in [
