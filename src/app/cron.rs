@@ -6,7 +6,7 @@ mod display;
 mod job;
 mod perform;
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use anyhow::anyhow;
 use chrono::{DateTime, Utc};
@@ -99,6 +99,8 @@ impl Runner {
         Ok(match job {
             // Quotas that are configured anew are those of the next month.
             Job::ResetQuotas => format!("{began} {}", self.quotas_configured()),
+            // A shorter time finds records to move in a month that is done.
+            Job::ArchiveRecords => format!("{began} {}m", self.config.billing.record_months.map_or(0, NonZeroU32::get)),
             _ => began.to_string(),
         })
     }

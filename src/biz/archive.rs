@@ -1,10 +1,7 @@
 //! Retention: records that are older than a set number of months move to an archive, where
 //! lists, exports and the audit still see them. What every charge writes stays small.
 
-use std::{
-    num::NonZeroU32,
-    time::{Duration, Instant},
-};
+use std::num::NonZeroU32;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -12,36 +9,42 @@ use chrono::{DateTime, Utc};
 use super::{
     calendar::{Calendar, Month},
     error::StoreError,
+    ids::UserId,
     progress::{Progress, Walked},
     users::{UserSpan, Users},
 };
 
-/// Users among whose records the old ones are looked for at once.
+/// Users among whom those with old records are looked for at once.
 const USERS_AT_ONCE: u32 = 1_000;
+/// Of those with old records, whose records move together.
+const MOVED_TOGETHER: usize = 50;
 /// Records that move in one transaction.
 const RECORDS_AT_ONCE: u32 = 1_000;
-/// The longest rest after a transaction. Each is as long as the transaction took, so that
-/// half of the time is left to others.
-const LONGEST_REST: Duration = Duration::from_secs(1);
 /// Losing to another transaction repeats one this often.
 const ATTEMPTS: u32 = 5;
 
-/// Keeps old records.
+/// Keeps old records. Reads and writes no others, however many there are.
 #[async_trait]
 pub trait RecordArchive: Users {
-    /// Moves at most `limit` records of the users of a span that are older than `before`, in
-    /// one transaction; how many were moved. Fewer than `limit`: there are no more.
+    /// The users of a span who have records that are older than `before`, in key order.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn users_with_old(&self, users: &UserSpan, before: DateTime<Utc>) -> Result<Vec<UserId>, StoreError>;
+
+    /// Moves at most `limit` records of some users that are older than `before`, in one
+    /// transaction; how many were moved. Fewer than `limit`: there are no more.
     ///
     /// # Errors
     /// [`StoreError::Conflict`]: nothing was moved; [`StoreError::Unavailable`],
     /// [`StoreError::Failed`].
-    async fn archive(&self, users: &UserSpan, before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError>;
+    async fn archive(&self, users: &[UserId], before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError>;
 
-    /// How many records of the users of a span [`Self::archive`] would move in all.
+    /// How many records of some users [`Self::archive`] would move in all.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
-    async fn count_old(&self, users: &UserSpan, before: DateTime<Utc>) -> Result<u64, StoreError>;
+    async fn count_old(&self, users: &[UserId], before: DateTime<Utc>) -> Result<u64, StoreError>;
 }
 
 /// What a run did, or a dry run would have done.
@@ -71,24 +74,25 @@ pub async fn archive_records(
     progress.expect(store.users_behind(walked.last.as_ref()).await?);
     // Ends: each span begins behind the last.
     while let Some((span, users)) = store.span(walked.last.as_ref(), USERS_AT_ONCE).await? {
-        walked.counts[0] +=
-            if is_dry_run { store.count_old(&span, before).await? } else { move_all(store, &span, before).await? };
+        for some in store.users_with_old(&span, before).await?.chunks(MOVED_TOGETHER) {
+            walked.counts[0] +=
+                if is_dry_run { store.count_old(some, before).await? } else { move_all(store, some, before).await? };
+        }
         walked.last = Some(span.last);
         progress.reached(&walked.to_string(), users).await?;
     }
     Ok(Archived { records: walked.counts[0], first_kept })
 }
 
-/// Moves the old records of a span.
+/// Moves the old records of some users.
 async fn move_all(
     store: &(impl RecordArchive + ?Sized),
-    span: &UserSpan,
+    users: &[UserId],
     before: DateTime<Utc>,
 ) -> Result<u64, StoreError> {
     let (mut moved, mut attempt) = (0, 1);
     loop {
-        let begun = Instant::now();
-        match store.archive(span, before, RECORDS_AT_ONCE).await {
+        match store.archive(users, before, RECORDS_AT_ONCE).await {
             Ok(count) => {
                 (moved, attempt) = (moved + count, 1);
                 if count < u64::from(RECORDS_AT_ONCE) {
@@ -98,6 +102,5 @@ async fn move_all(
             Err(StoreError::Conflict(_)) if attempt < ATTEMPTS => attempt += 1,
             Err(error) => return Err(error),
         }
-        tokio::time::sleep(begun.elapsed().min(LONGEST_REST)).await;
     }
 }

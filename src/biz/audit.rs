@@ -15,11 +15,11 @@ use super::{
     ids::{ServiceName, UserId},
     money::Money,
     progress::{Progress, Walked},
-    statistics::Totals,
     users::Users,
 };
 
-/// What is known of one user, read in one snapshot.
+/// What is known of one user, read in one snapshot. Numbers that should never be below zero
+/// are read as they are, so that one which is does not end the proof of all others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evidence {
     pub user: UserId,
@@ -29,27 +29,27 @@ pub struct Evidence {
     pub adjusted: Money,
     /// Sum and units of the settled transactions.
     pub settled_amount: Money,
-    pub settled_count: u64,
+    pub settled_count: i64,
     /// Sum and units of the records that belong to a transaction.
     pub recorded_amount: Money,
-    pub recorded_count: u64,
-    pub used_quotas: BTreeMap<(ServiceName, String), u64>,
+    pub recorded_count: i64,
+    pub used_quotas: BTreeMap<(ServiceName, String), i64>,
     /// Used units that no record accounts for, of quotas that were taken over from the
     /// former service; below zero where its records say more than it had counted.
     pub opened_quotas: BTreeMap<(ServiceName, String), i64>,
     /// What the account says is held, of the balance and of each quota above zero.
     pub held: Money,
-    pub held_quotas: BTreeMap<(ServiceName, String), u64>,
+    pub held_quotas: BTreeMap<(ServiceName, String), i64>,
     /// PENDING reservations that no sweep would find.
     pub stranded: u64,
     /// What the PENDING reservations hold.
     pub reserved: Money,
-    pub reserved_quotas: BTreeMap<(ServiceName, String), u64>,
+    pub reserved_quotas: BTreeMap<(ServiceName, String), i64>,
     /// Sum of all records, and their free units in each month.
     pub charged: Money,
-    pub free_units: BTreeMap<(ServiceName, String), u64>,
-    /// The days on which rollup and records do not agree. All days of a user are too many
-    /// to be read.
+    pub free_units: BTreeMap<(ServiceName, String), i64>,
+    /// The days on which rollup and records do not agree, [`MAX_DAYS`] at most of all users
+    /// that are read together. All their days are too many to be read.
     pub differing_days: Vec<DifferingDay>,
 }
 
@@ -81,9 +81,11 @@ impl Evidence {
 /// Use of one service on one day, and in how many records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DayBook {
-    pub totals: Totals,
-    pub free_records: u64,
-    pub paid_records: u64,
+    pub free_count: i64,
+    pub paid_count: i64,
+    pub amount: Money,
+    pub free_records: i64,
+    pub paid_records: i64,
 }
 
 /// A day of one service that the rollup and the records tell differently.
@@ -97,8 +99,7 @@ pub struct DifferingDay {
 
 impl fmt::Display for DayBook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Totals { free_count, paid_count, amount } = self.totals;
-        let (free, paid) = (self.free_records, self.paid_records);
+        let Self { free_count, paid_count, amount, free_records: free, paid_records: paid } = self;
         write!(f, "{free_count} free units in {free} records, {paid_count} paid units in {paid} records for {amount}")
     }
 }
@@ -140,6 +141,8 @@ pub struct Report {
 
 /// Differences that are told; beyond it they are only counted.
 pub const MAX_TOLD: u64 = 1_000;
+/// Days that differ and are told, of the users read in one snapshot.
+pub const MAX_DAYS: u32 = 10_000;
 /// Users read in one snapshot.
 const USERS_AT_A_TIME: u32 = 200;
 

@@ -62,6 +62,22 @@ pub struct RecordFilter {
     pub days: Option<DaySpan>,
 }
 
+impl RecordFilter {
+    /// Whether records are passed over one by one. Then only the days on which some match
+    /// are worth reading.
+    pub fn is_narrow(&self) -> bool {
+        self.service.is_some() || self.kind.is_some()
+    }
+}
+
+/// How many records match a filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    pub records: u64,
+    /// From the first day on which any does to the last; `None` where none does.
+    pub days: Option<DaySpan>,
+}
+
 /// Reads records.
 #[async_trait]
 pub trait RecordStore: Send + Sync + 'static {
@@ -82,5 +98,5 @@ pub trait RecordStore: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
-    async fn count_records(&self, filter: &RecordFilter) -> Result<u64, StoreError>;
+    async fn count_records(&self, filter: &RecordFilter) -> Result<Counted, StoreError>;
 }

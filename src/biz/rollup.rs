@@ -10,7 +10,7 @@ use super::{
     users::{UserSpan, Users},
 };
 
-/// Users whose rollup is compared at once, and rewritten in one transaction where it differs.
+/// Users whose rollup is compared at once.
 const USERS_AT_ONCE: u32 = 500;
 /// Losing to another transaction repeats one this often.
 const ATTEMPTS: u32 = 5;
@@ -18,19 +18,20 @@ const ATTEMPTS: u32 = 5;
 /// Keeps the rollup.
 #[async_trait]
 pub trait RollupStore: Users {
-    /// The users of a span whose rollup does not say what their records do, in one snapshot.
+    /// The users of a span whose rollup does not say what their records do, in one snapshot,
+    /// in key order.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn differing(&self, users: &UserSpan) -> Result<Vec<UserId>, StoreError>;
 
-    /// Makes the rollup of some users anew, at most 1,000, in one transaction in which nobody
-    /// else settles for them.
+    /// Makes the rollup of a user anew, in one transaction in which nobody else settles for
+    /// them.
     ///
     /// # Errors
     /// [`StoreError::Conflict`]: nothing was changed; [`StoreError::Unavailable`],
     /// [`StoreError::Failed`].
-    async fn rebuild(&self, users: &[UserId]) -> Result<(), StoreError>;
+    async fn rebuild(&self, user: &UserId) -> Result<(), StoreError>;
 }
 
 /// What a rebuild found, the runs included that it went on from.
@@ -56,8 +57,11 @@ pub async fn rebuild_rollup(
     // Ends: each span begins behind the last.
     while let Some((span, users)) = store.span(walked.last.as_ref(), USERS_AT_ONCE).await? {
         let differing = store.differing(&span).await?;
-        if !is_dry_run && !differing.is_empty() {
-            rebuild(store, &differing).await?;
+        if !is_dry_run {
+            // Each alone: whoever is charged meanwhile waits for no other's records.
+            for user in &differing {
+                rebuild(store, user).await?;
+            }
         }
         walked.counts[0] += users;
         walked.counts[1] += differing.len() as u64;
@@ -68,10 +72,10 @@ pub async fn rebuild_rollup(
     Ok(Rebuilt { users, differing })
 }
 
-async fn rebuild(store: &(impl RollupStore + ?Sized), users: &[UserId]) -> Result<(), StoreError> {
+async fn rebuild(store: &(impl RollupStore + ?Sized), user: &UserId) -> Result<(), StoreError> {
     let mut attempt = 1;
     loop {
-        match store.rebuild(users).await {
+        match store.rebuild(user).await {
             Err(StoreError::Conflict(_)) if attempt < ATTEMPTS => attempt += 1,
             done => return done,
         }

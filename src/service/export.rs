@@ -60,8 +60,13 @@ impl Api {
         }
         let place = self.exports.clone().try_acquire_owned();
         let place = place.map_err(|_| Error::Overloaded("too many exports at once; retry later".into()))?;
-        let mut export =
-            Export { api: self.clone(), filter: self.record_filter(&request)?, next: Some(PageStart::Offset(0)) };
+        let mut filter = self.record_filter(&request)?;
+        let mut next = Some(PageStart::Offset(0));
+        if filter.is_narrow() {
+            filter.days = self.records.count_records(&filter).await?.days;
+            next = next.filter(|_| filter.days.is_some());
+        }
+        let mut export = Export { api: self.clone(), filter, next };
         let mut first = csv_of([COLUMNS].into_iter())?;
         first.extend(export.page().await?.unwrap_or_default());
         let (pages, taken) = mpsc::channel(1);

@@ -21,12 +21,26 @@ impl Api {
         let filter = self.record_filter(&request)?;
         let between = filter.days.map(|days| self.calendar.bounds(days));
         // One more than the page tells whether there is another.
-        let (records, total) = futures_util::try_join!(
-            self.records.records(&filter, between, &page.start, page.size + 1),
-            self.records.count_records(&filter),
-        )?;
+        let size = page.size + 1;
+        let (records, counted) = if filter.is_narrow() {
+            let counted = self.records.count_records(&filter).await?;
+            let records = match counted.days {
+                Some(days) => {
+                    let between = Some(self.calendar.bounds(days));
+                    self.records.records(&filter, between, &page.start, size).await?
+                }
+                None => Vec::new(),
+            };
+            (records, counted)
+        } else {
+            futures_util::try_join!(
+                self.records.records(&filter, between, &page.start, size),
+                self.records.count_records(&filter),
+            )?
+        };
         let (records, next_page_token) = page.cut(&records, |record| (record.created_at, &record.id));
-        Ok(ListRecordsReply { records: records.iter().map(record).collect(), total: int32(total), next_page_token })
+        let total = int32(counted.records);
+        Ok(ListRecordsReply { records: records.iter().map(record).collect(), total, next_page_token })
     }
 
     pub(super) fn record_filter(&self, request: &ListRecordsRequest) -> Result<RecordFilter> {

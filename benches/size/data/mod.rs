@@ -16,7 +16,7 @@ pub use self::{
 };
 
 /// Changes whenever the generator does, so that data of an older one is made anew.
-const GENERATOR: u32 = 1;
+const GENERATOR: u32 = 2;
 
 /// What decides all of the data.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use sqlx::{Connection, MySql, Row, Transaction, mysql::MySqlRow};
 
 use super::{MySqlStore, money, number, rollup::differing_days, statement::Statement, store_error, text};
 use crate::biz::{
-    audit::{AuditStore, Evidence},
+    audit::{AuditStore, Evidence, MAX_DAYS},
     error::StoreError,
     ids::{ServiceName, UserId},
 };
@@ -83,7 +83,7 @@ async fn read(
     let of_these = |statement: &mut Statement| {
         statement.push("user_id BETWEEN ").texts([first.as_str()]).push(" AND ").texts([last.as_str()]);
     };
-    for (user, day) in differing_days(snapshot, of_these).await? {
+    for (user, day) in differing_days(snapshot, of_these, MAX_DAYS).await? {
         if let Some(evidence) = all.get_mut(&user) {
             evidence.differing_days.push(day);
         }
@@ -193,13 +193,13 @@ fn note_reservations(evidence: &mut Evidence, row: &MySqlRow) -> Result<(), Stor
 }
 
 fn note_records(evidence: &mut Evidence, row: &MySqlRow) -> Result<(), StoreError> {
-    let free: u64 = number(row, 3)?;
-    if free > 0 {
+    let free: i64 = number(row, 3)?;
+    if free != 0 {
         let month = (ServiceName::from_stored(text(row, 1)?), text(row, 2)?);
         *evidence.free_units.entry(month).or_default() += free;
     }
     evidence.charged = evidence.charged.plus(money(row, 4)?);
-    evidence.recorded_count += number::<u64, _>(row, 5)?;
+    evidence.recorded_count += number::<i64, _>(row, 5)?;
     evidence.recorded_amount = evidence.recorded_amount.plus(money(row, 6)?);
     Ok(())
 }

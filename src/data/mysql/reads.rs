@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use sqlx::{MySql, QueryBuilder, Row, mysql::MySqlRow};
 
 use super::{MySqlStore, corrupt, money, number, optional_text, store_error, text, transactions::usage_of};
@@ -12,7 +12,7 @@ use crate::biz::{
     error::StoreError,
     ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
     paging::PageStart,
-    record::{Record, RecordFilter, RecordStore, RecordType},
+    record::{Counted, Record, RecordFilter, RecordStore, RecordType},
     statistics::{DailyUse, Statistics, Totals},
 };
 
@@ -21,10 +21,6 @@ pub(super) const LAST: DateTime<Utc> = match DateTime::from_timestamp(253_402_30
     Some(last) => last,
     None => DateTime::UNIX_EPOCH,
 };
-
-/// Where the records of a user stand. In one statement the two are read as of one moment,
-/// so that a record that moves between them is in one of the two.
-const RECORD_TABLES: [&str; 2] = ["billing_record", "billing_record_archive"];
 
 /// The newest records of one table that a list may need. The first condition on the cursor
 /// is the range that the key is searched by.
@@ -40,7 +36,9 @@ macro_rules! newest_of {
     };
 }
 
-/// Keys, model and tokens stand in the transaction; they belong to its main record.
+/// In one statement the two tables are read as of one moment, so that a record that moves
+/// between them is in one of the two. Keys, model and tokens stand in the transaction; they
+/// belong to its main record.
 const LIST: &str = concat!(
     "SELECT r.billing_record_id, r.service_name, r.type, r.amount, r.count, r.created_at, r.trace_id, \
      t.api_key_id, t.model, t.input_tokens, t.output_tokens, t.cached_input_tokens, t.record_id FROM (",
@@ -69,7 +67,8 @@ impl RecordStore for MySqlStore {
         };
         let (service, kind) = (filter.service.as_ref().map(ServiceName::as_str), filter.kind.map(|kind| kind as i32));
         let mut query = sqlx::query(LIST);
-        for _ in RECORD_TABLES {
+        // For each of the two tables.
+        for _ in 0..2 {
             query = query
                 .bind(filter.user.as_str())
                 .bind(service)
@@ -87,14 +86,15 @@ impl RecordStore for MySqlStore {
         rows.iter().map(record_of).collect()
     }
 
-    async fn count_records(&self, filter: &RecordFilter) -> Result<u64, StoreError> {
+    async fn count_records(&self, filter: &RecordFilter) -> Result<Counted, StoreError> {
         let counted = match filter.kind {
             None => "free_records + paid_records",
             Some(RecordType::Free) => "free_records",
             Some(RecordType::Balance) => "paid_records",
         };
         let mut query = QueryBuilder::<MySql>::new("SELECT CAST(COALESCE(SUM(");
-        query.push(counted).push("), 0) AS SIGNED) FROM usage_daily WHERE user_id = ");
+        query.push(counted).push("), 0) AS SIGNED), MIN(usage_date), MAX(usage_date) FROM usage_daily WHERE ");
+        query.push(counted).push(" > 0 AND user_id = ");
         query.push_bind(filter.user.as_str().to_owned());
         if let Some(service) = &filter.service {
             query.push(" AND service_name = ").push_bind(service.as_str().to_owned());
@@ -103,7 +103,11 @@ impl RecordStore for MySqlStore {
             query.push(" AND usage_date BETWEEN ").push_bind(span.first).push(" AND ").push_bind(span.last);
         }
         let rows = self.reader.fetch_all(query.build()).await?;
-        rows.first().map_or(Ok(0), |row| number(row, 0))
+        let Some(row) = rows.first() else { return Ok(Counted { records: 0, days: None }) };
+        let (first, last): (Option<NaiveDate>, Option<NaiveDate>) =
+            (row.try_get(1).map_err(store_error)?, row.try_get(2).map_err(store_error)?);
+        let days = first.zip(last).map(|(first, last)| DaySpan { first, last });
+        Ok(Counted { records: number(row, 0)?, days })
     }
 }
 

@@ -9,7 +9,6 @@ use crate::biz::{
     error::StoreError,
     ids::{ServiceName, UserId},
     rollup::RollupStore,
-    statistics::Totals,
     users::UserSpan,
 };
 
@@ -21,24 +20,25 @@ impl RollupStore for MySqlStore {
         let of_span = |statement: &mut Statement| {
             statement.push("user_id > ").texts([users.after()]).push(" AND user_id <= ").texts([users.last.as_str()]);
         };
+        let mut statement = Statement::new("SELECT DISTINCT user_id FROM (SELECT user_id");
+        differing(&mut statement, of_span);
+        statement.push(") days ORDER BY user_id");
         let mut connection = self.reader.take().await?;
-        let days = differing_days(&mut connection, of_span).await?;
+        let sets = statement.fetch(&mut connection).await?;
         connection.give_back();
-        let mut differing: Vec<UserId> = days.into_iter().map(|(user, _)| user).collect();
-        differing.dedup();
-        Ok(differing)
+        sets.iter().flatten().map(|row| Ok(UserId::from_stored(text(row, 0)?))).collect()
     }
 
-    /// The locks of the accounts come first: nothing is settled for these users until the
-    /// commit, which would otherwise fail on the rows that settlements write meanwhile.
-    async fn rebuild(&self, users: &[UserId]) -> Result<(), StoreError> {
-        let these = |statement: &mut Statement| {
-            statement.push("user_id IN (").texts(users.iter().map(UserId::as_str)).push(")");
+    /// The lock of the account comes first: nothing is settled for the user until the commit,
+    /// which would otherwise fail on the rows that settlements write meanwhile.
+    async fn rebuild(&self, user: &UserId) -> Result<(), StoreError> {
+        let this = |statement: &mut Statement| {
+            statement.push("user_id = ").texts([user.as_str()]);
         };
         let mut statement = Statement::new("START TRANSACTION; SELECT user_id FROM user_balance WHERE ");
-        these(&mut statement);
-        statement.push(" ORDER BY user_id FOR UPDATE; DELETE FROM usage_daily WHERE ");
-        these(&mut statement);
+        this(&mut statement);
+        statement.push(" FOR UPDATE; DELETE FROM usage_daily WHERE ");
+        this(&mut statement);
         statement.push(
             "; INSERT INTO usage_daily \
              (user_id, usage_date, service_name, free_count, paid_count, amount, free_records, paid_records) \
@@ -52,7 +52,7 @@ impl RollupStore for MySqlStore {
             statement.push(if index == 0 { "" } else { " UNION ALL " });
             statement.push("SELECT user_id, usage_date, service_name, type, count, amount FROM ").push(table);
             statement.push(" WHERE ");
-            these(&mut statement);
+            this(&mut statement);
         }
         statement.push(") records GROUP BY user_id, usage_date, service_name; COMMIT");
         let mut connection = self.writer.take().await?;
@@ -72,10 +72,11 @@ const COLUMNS: [(&str, &str, &str); 5] = [
 ];
 
 /// The days of the users that `of` says on which the rollup does not say what the records
-/// do, in key order.
+/// do, in key order; so many at most.
 pub(super) async fn differing_days(
     connection: &mut MySqlConnection,
     of: impl Fn(&mut Statement),
+    limit: u32,
 ) -> Result<Vec<(UserId, DifferingDay)>, StoreError> {
     let mut statement = Statement::new("SELECT user_id, service_name, usage_date");
     for (column, ..) in COLUMNS {
@@ -84,6 +85,14 @@ pub(super) async fn differing_days(
     for (.., recorded) in COLUMNS {
         statement.push(", SUM(").push(recorded).push(")");
     }
+    differing(&mut statement, of);
+    statement.push(" ORDER BY user_id, usage_date, service_name LIMIT ").number(limit);
+    let sets = statement.fetch(connection).await?;
+    sets.iter().flatten().map(differing_day).collect()
+}
+
+/// From where the days are read that differ, by user, day and service.
+fn differing(statement: &mut Statement, of: impl Fn(&mut Statement)) {
     statement.push(" FROM (SELECT user_id, usage_date, service_name");
     for (column, ..) in COLUMNS {
         statement.push(", ").push(column);
@@ -92,23 +101,20 @@ pub(super) async fn differing_days(
         statement.push(", 0 AS ").push(recorded);
     }
     statement.push(" FROM usage_daily WHERE ");
-    of(&mut statement);
+    of(statement);
     for table in TABLES {
         statement.push(" UNION ALL SELECT user_id, usage_date, service_name, 0, 0, 0, 0, 0");
         for (_, sum, _) in COLUMNS {
             statement.push(", ").push(sum);
         }
         statement.push(" FROM ").push(table).push(" WHERE ");
-        of(&mut statement);
+        of(statement);
         statement.push(" GROUP BY user_id, usage_date, service_name");
     }
     statement.push(") books GROUP BY user_id, usage_date, service_name HAVING FALSE");
     for (column, _, recorded) in COLUMNS {
         statement.push(" OR SUM(").push(column).push(") <> SUM(").push(recorded).push(")");
     }
-    statement.push(" ORDER BY user_id, usage_date, service_name");
-    let sets = statement.fetch(connection).await?;
-    sets.iter().flatten().map(differing_day).collect()
 }
 
 fn differing_day(row: &MySqlRow) -> Result<(UserId, DifferingDay), StoreError> {
@@ -124,10 +130,12 @@ fn differing_day(row: &MySqlRow) -> Result<(UserId, DifferingDay), StoreError> {
 fn book(row: &MySqlRow, first: usize) -> Result<DayBook, StoreError> {
     let units = |column| {
         let sum: rust_decimal::Decimal = row.try_get(column).map_err(store_error)?;
-        u64::try_from(sum).map_err(|_| corrupt("number"))
+        i64::try_from(sum).map_err(|_| corrupt("number"))
     };
     Ok(DayBook {
-        totals: Totals { free_count: units(first)?, paid_count: units(first + 1)?, amount: money(row, first + 2)? },
+        free_count: units(first)?,
+        paid_count: units(first + 1)?,
+        amount: money(row, first + 2)?,
         free_records: units(first + 3)?,
         paid_records: units(first + 4)?,
     })

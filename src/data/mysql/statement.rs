@@ -108,6 +108,12 @@ impl Statement {
         self.run(connection).await.map_err(store_error)
     }
 
+    /// As [`Self::execute`]; how many rows the statements matched.
+    pub(super) async fn execute_counting(self, connection: &mut MySqlConnection) -> Result<u64, StoreError> {
+        let done = sqlx::raw_sql(AssertSqlSafe(self.sql)).execute(connection).await.map_err(store_error)?;
+        Ok(done.rows_affected())
+    }
+
     /// As [`Self::execute`]; `false` when a row was not inserted because its key is taken.
     pub(super) async fn execute_unless_taken(self, connection: &mut MySqlConnection) -> Result<bool, StoreError> {
         match self.run(connection).await {

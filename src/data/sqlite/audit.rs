@@ -12,7 +12,7 @@ use super::{
     store_error,
 };
 use crate::biz::{
-    audit::{AuditStore, Evidence},
+    audit::{AuditStore, Evidence, MAX_DAYS},
     error::StoreError,
     ids::{ServiceName, UserId},
 };
@@ -74,7 +74,7 @@ async fn read(
             }
         }
     }
-    for (user, day) in differing_days(snapshot, &first, &last).await? {
+    for (user, day) in differing_days(snapshot, &first, &last, MAX_DAYS).await? {
         if let Some(evidence) = all.get_mut(&user) {
             evidence.differing_days.push(day);
         }
@@ -173,13 +173,13 @@ fn note_reservations(evidence: &mut Evidence, row: &SqliteRow) -> Result<(), Sto
 }
 
 fn note_records(evidence: &mut Evidence, row: &SqliteRow) -> Result<(), StoreError> {
-    let free: u64 = number(row, 3)?;
-    if free > 0 {
+    let free: i64 = number(row, 3)?;
+    if free != 0 {
         let month = (ServiceName::from_stored(text(row, 1)?), text(row, 2)?);
         *evidence.free_units.entry(month).or_default() += free;
     }
     evidence.charged = evidence.charged.plus(money(row, 4)?);
-    evidence.recorded_count += number::<u64>(row, 5)?;
+    evidence.recorded_count += number::<i64>(row, 5)?;
     evidence.recorded_amount = evidence.recorded_amount.plus(money(row, 6)?);
     Ok(())
 }

@@ -17,7 +17,7 @@ use crate::biz::{
     error::StoreError,
     ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
     paging::PageStart,
-    record::{Record, RecordFilter, RecordStore, RecordType},
+    record::{Counted, Record, RecordFilter, RecordStore, RecordType},
     statistics::{DailyUse, Statistics, Totals},
 };
 
@@ -79,13 +79,14 @@ impl RecordStore for SqliteStore {
         rows.iter().map(record_of).collect()
     }
 
-    async fn count_records(&self, filter: &RecordFilter) -> Result<u64, StoreError> {
+    async fn count_records(&self, filter: &RecordFilter) -> Result<Counted, StoreError> {
         let (first, last) = bounds(filter.days);
         let row = sqlx::query(
-            "SELECT COALESCE(SUM(CASE ?2 WHEN 1 THEN free_records WHEN 2 THEN paid_records \
-             ELSE free_records + paid_records END), 0) \
+            "SELECT COALESCE(SUM(records), 0), MIN(usage_date), MAX(usage_date) FROM (\
+             SELECT usage_date, CASE ?2 WHEN 1 THEN free_records WHEN 2 THEN paid_records \
+             ELSE free_records + paid_records END AS records \
              FROM usage_daily WHERE user_id = ?1 AND usage_date BETWEEN ?4 AND ?5 \
-             AND (?3 IS NULL OR service_name = ?3)",
+             AND (?3 IS NULL OR service_name = ?3)) WHERE records > 0",
         )
         .bind(filter.user.as_str())
         .bind(filter.kind.map_or(0, |kind| kind as i32))
@@ -95,7 +96,12 @@ impl RecordStore for SqliteStore {
         .fetch_one(&self.reader)
         .await
         .map_err(store_error)?;
-        number(&row, 0)
+        let records = number(&row, 0)?;
+        let days = match records {
+            0 => None,
+            _ => Some(DaySpan { first: day_of(&row, 1)?, last: day_of(&row, 2)? }),
+        };
+        Ok(Counted { records, days })
     }
 }
 

@@ -23,7 +23,7 @@ impl QuotaRows for SqliteStore {
     ) -> Result<(), StoreError> {
         let users = users.clone();
         let plans: Vec<(ServiceName, Plan)> = plans.iter().map(|(service, plan)| ((*service).clone(), *plan)).collect();
-        self.writer.run(move |connection| open(connection, &users, &plans, at).map_err(writer_error)).await
+        self.writer.run_and_rest(move |connection| open(connection, &users, &plans, at).map_err(writer_error)).await
     }
 
     async fn lacking(

@@ -15,17 +15,15 @@ use crate::biz::{
     error::StoreError,
     ids::{ServiceName, UserId},
     rollup::RollupStore,
-    statistics::Totals,
     users::UserSpan,
 };
 
-/// The days of some users on which the rollup does not say what the records do.
-macro_rules! differing_days {
+/// From where the days of some users are read that the rollup does not tell as the records
+/// do, by user, day and service.
+macro_rules! differing {
     ($users:literal) => {
         concat!(
-            "SELECT user_id, service_name, usage_date, SUM(free_count), SUM(paid_count), SUM(amount), \
-             SUM(free_records), SUM(paid_records), SUM(recorded_free_count), SUM(recorded_paid_count), \
-             SUM(recorded_amount), SUM(recorded_free_records), SUM(recorded_paid_records) FROM (\
+            " FROM (\
              SELECT user_id, usage_date, service_name, free_count, paid_count, amount, free_records, paid_records, \
              0 AS recorded_free_count, 0 AS recorded_paid_count, 0 AS recorded_amount, 0 AS recorded_free_records, \
              0 AS recorded_paid_records FROM usage_daily WHERE ",
@@ -39,15 +37,23 @@ macro_rules! differing_days {
             ") GROUP BY user_id, usage_date, service_name \
              HAVING SUM(free_count) <> SUM(recorded_free_count) OR SUM(paid_count) <> SUM(recorded_paid_count) \
              OR SUM(amount) <> SUM(recorded_amount) OR SUM(free_records) <> SUM(recorded_free_records) \
-             OR SUM(paid_records) <> SUM(recorded_paid_records) ORDER BY user_id, usage_date, service_name"
+             OR SUM(paid_records) <> SUM(recorded_paid_records)"
         )
     };
 }
 
-/// Of the users behind one and up to another.
-const DIFFERING_BEHIND: &str = differing_days!("user_id > ?1 AND user_id <= ?2");
-/// Of the users from one to another.
-const DIFFERING_BETWEEN: &str = differing_days!("user_id BETWEEN ?1 AND ?2");
+const DIFFERING_USERS: &str = concat!(
+    "SELECT DISTINCT user_id FROM (SELECT user_id",
+    differing!("user_id > ?1 AND user_id <= ?2"),
+    ") ORDER BY user_id"
+);
+const DIFFERING_DAYS: &str = concat!(
+    "SELECT user_id, service_name, usage_date, SUM(free_count), SUM(paid_count), SUM(amount), SUM(free_records), \
+     SUM(paid_records), SUM(recorded_free_count), SUM(recorded_paid_count), SUM(recorded_amount), \
+     SUM(recorded_free_records), SUM(recorded_paid_records)",
+    differing!("user_id BETWEEN ?1 AND ?2"),
+    " ORDER BY user_id, usage_date, service_name LIMIT ?3"
+);
 
 const REBUILD: &str = "\
     INSERT INTO usage_daily \
@@ -61,37 +67,33 @@ const REBUILD: &str = "\
 #[async_trait]
 impl RollupStore for SqliteStore {
     async fn differing(&self, users: &UserSpan) -> Result<Vec<UserId>, StoreError> {
-        let query = sqlx::query(DIFFERING_BEHIND).bind(users.after()).bind(users.last.as_str());
+        let query = sqlx::query(DIFFERING_USERS).bind(users.after()).bind(users.last.as_str());
         let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
-        let users: Result<Vec<UserId>, _> = rows.iter().map(|row| Ok(UserId::from_stored(text(row, 0)?))).collect();
-        let mut users = users?;
-        users.dedup();
-        Ok(users)
+        rows.iter().map(|row| Ok(UserId::from_stored(text(row, 0)?))).collect()
     }
 
-    async fn rebuild(&self, users: &[UserId]) -> Result<(), StoreError> {
-        let users = users.to_vec();
-        self.writer.run(move |connection| rebuild(connection, &users).map_err(writer_error)).await
+    async fn rebuild(&self, user: &UserId) -> Result<(), StoreError> {
+        let user = user.clone();
+        self.writer.run_and_rest(move |connection| rebuild(connection, &user).map_err(writer_error)).await
     }
 }
 
-fn rebuild(connection: &mut Connection, users: &[UserId]) -> rusqlite::Result<()> {
+fn rebuild(connection: &mut Connection, user: &UserId) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    for user in users {
-        transaction.prepare_cached("DELETE FROM usage_daily WHERE user_id = ?")?.execute([user.as_str()])?;
-        transaction.prepare_cached(REBUILD)?.execute([user.as_str()])?;
-    }
+    transaction.prepare_cached("DELETE FROM usage_daily WHERE user_id = ?")?.execute([user.as_str()])?;
+    transaction.prepare_cached(REBUILD)?.execute([user.as_str()])?;
     transaction.commit()
 }
 
 /// The days of the users from one to another on which the rollup does not say what the
-/// records do, in key order.
+/// records do, in key order; so many at most.
 pub(super) async fn differing_days(
     connection: &mut SqliteConnection,
     first: &UserId,
     last: &UserId,
+    limit: u32,
 ) -> Result<Vec<(UserId, DifferingDay)>, StoreError> {
-    let query = sqlx::query(DIFFERING_BETWEEN).bind(first.as_str()).bind(last.as_str());
+    let query = sqlx::query(DIFFERING_DAYS).bind(first.as_str()).bind(last.as_str()).bind(limit);
     let rows = query.fetch_all(connection).await.map_err(store_error)?;
     let differing_day = |row: &SqliteRow| {
         let day = DifferingDay {
@@ -107,11 +109,9 @@ pub(super) async fn differing_days(
 
 fn book(row: &SqliteRow, first: usize) -> Result<DayBook, StoreError> {
     Ok(DayBook {
-        totals: Totals {
-            free_count: number(row, first)?,
-            paid_count: number(row, first + 1)?,
-            amount: money(row, first + 2)?,
-        },
+        free_count: number(row, first)?,
+        paid_count: number(row, first + 1)?,
+        amount: money(row, first + 2)?,
         free_records: number(row, first + 3)?,
         paid_records: number(row, first + 4)?,
     })

@@ -8,7 +8,7 @@
 use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, OpenFlags, Params, Row, Statement};
@@ -26,6 +26,9 @@ const CHECKPOINT_PAGES: i64 = 16 * 1024;
 
 /// What is left of a log that grew longer, because a reader kept it from being copied.
 const LOG_BYTES: i64 = 128 * 1024 * 1024;
+
+/// The longest rest of a job between two chunks.
+const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// More than the statements that there are.
 const STATEMENTS: usize = 32;
@@ -66,6 +69,22 @@ impl Writer {
             }
         });
         done.await.map_err(|error| StoreError::Failed(format!("writing panicked: {error}")))?
+    }
+
+    /// As [`Self::run`], for jobs that write chunk after chunk: keeps as long a rest
+    /// afterwards, for others wait for the lock of the file by looking now and then.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_and_rest<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        let begun = Instant::now();
+        let done = self.run(work).await;
+        tokio::time::sleep(begun.elapsed().min(LONGEST_REST)).await;
+        done
     }
 
     /// Waits for what is running, and closes.

@@ -23,7 +23,6 @@ use billing_service::biz::{
         rule::{self, NewRecord, QuotaKey, State, TransactionKey, UsageDelta, UsageKey},
         transaction::{Status, Transaction},
     },
-    statistics::Totals,
 };
 
 /// Everything that the tables of a real store keep.
@@ -153,38 +152,40 @@ impl Books {
         }
         for transaction in tables.transactions.values().filter(|transaction| transaction.user == *user) {
             evidence.settled_amount = evidence.settled_amount.plus(transaction.amount);
-            evidence.settled_count += u64::from(transaction.free + transaction.paid);
+            evidence.settled_count += i64::from(transaction.free + transaction.paid);
             if let (Status::Pending, Some(held)) = (transaction.status, &transaction.reservation) {
                 evidence.reserved = evidence.reserved.plus(held.amount);
                 if held.free > 0 {
                     let key = (transaction.content.service.clone(), held.month().to_string());
-                    *evidence.reserved_quotas.entry(key).or_default() += u64::from(held.free);
+                    *evidence.reserved_quotas.entry(key).or_default() += i64::from(held.free);
                 }
             }
         }
         let mut days = BTreeMap::new();
         for NewRecord { day, record, .. } in tables.records.iter().filter(|new| new.user == *user) {
             evidence.recorded_amount = evidence.recorded_amount.plus(record.amount);
-            evidence.recorded_count += u64::from(record.count);
+            evidence.recorded_count += i64::from(record.count);
             evidence.charged = evidence.charged.plus(record.amount);
             let book: &mut DayBook = days.entry((record.service.clone(), *day)).or_default();
-            let (free, paid) = match record.kind {
-                RecordType::Free => (u64::from(record.count), 0),
-                RecordType::Balance => (0, u64::from(record.count)),
-            };
-            let totals = Totals { free_count: free, paid_count: paid, amount: record.amount };
-            book.totals = [book.totals, totals].into_iter().sum();
-            book.free_records += u64::from(record.kind == RecordType::Free);
-            book.paid_records += u64::from(record.kind == RecordType::Balance);
-            if free > 0 {
-                let month = (record.service.clone(), Month::of(*day).to_string());
-                *evidence.free_units.entry(month).or_default() += free;
+            let count = i64::from(record.count);
+            book.amount = book.amount.plus(record.amount);
+            match record.kind {
+                RecordType::Free => {
+                    let month = (record.service.clone(), Month::of(*day).to_string());
+                    *evidence.free_units.entry(month).or_default() += count;
+                    (book.free_count, book.free_records) = (book.free_count + count, book.free_records + 1);
+                }
+                RecordType::Balance => {
+                    (book.paid_count, book.paid_records) = (book.paid_count + count, book.paid_records + 1);
+                }
             }
         }
         for ((_, day, service), row) in tables.usage.iter().filter(|((owner, ..), _)| owner == user) {
             let records = days.remove(&(service.clone(), *day)).unwrap_or_default();
             let rollup = DayBook {
-                totals: row.totals,
+                free_count: row.totals.free_count.try_into().unwrap(),
+                paid_count: row.totals.paid_count.try_into().unwrap(),
+                amount: row.totals.amount,
                 free_records: row.free_records.into(),
                 paid_records: row.paid_records.into(),
             };

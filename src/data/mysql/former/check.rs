@@ -22,7 +22,7 @@ const FILLED: [(&str, &str, Option<i64>); 13] = [
     ("free_quota", "user_id", Some(36)),
     ("free_quota", "service_name", Some(32)),
     ("free_quota", "reset_month", Some(7)),
-    ("billing_record", "billing_record_id", None),
+    ("billing_record", "billing_record_id", Some(64)),
     ("billing_record", "user_id", Some(36)),
     ("billing_record", "service_name", Some(32)),
     ("billing_record", "type", None),
