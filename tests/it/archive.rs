@@ -214,9 +214,10 @@ impl app::cron::Display for Silent {
     fn tell(&self, _: &str) {}
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_run_that_is_killed_loses_and_doubles_no_record() {
-    let service = Service::start(MySql).await;
+async fn a_run_that_is_killed_loses_and_doubles_no_record(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
     service.clock.set("2020-01-05T04:00:00Z");
     for user in 0..3 {
         for batch in 0..8 {

@@ -50,6 +50,8 @@ async fn the_server_serves_stops_on_sigterm_and_keeps_its_books(#[values(MySql, 
     "used quota of asset"
 )]
 #[case("record", "DELETE FROM billing_record WHERE type = 2", "amount of transactions")]
+#[case("quota below zero", "UPDATE free_quota SET used_quota = -1 WHERE service_name = 'asset'", "says -1")]
+#[case("use below zero", "UPDATE usage_daily SET free_count = -5", "says -5 free units")]
 #[case("rollup", "UPDATE usage_daily SET paid_count = paid_count + 1", "rollup of asset")]
 #[case("stranger", "UPDATE usage_daily SET user_id = 'nobody'", "user nobody")]
 #[case("transaction", "DELETE FROM billing_transaction", "units of transactions")]

@@ -21,6 +21,8 @@ async fn tables(database: &Database) -> Vec<Vec<Vec<String>>> {
         ("billing_transaction", "user_id, trace_id, status"),
         (listed_holds(database), "user_id, trace_id, expires_at"),
         ("billing_record", "billing_record_id"),
+        ("billing_record_archive", "billing_record_id"),
+        ("usage_daily", "user_id, usage_date, service_name, free_count"),
         ("job_run", "job, period, started_at"),
         ("job_lease", "job, owner, ends_at"),
     ] {
@@ -150,6 +152,30 @@ async fn an_audit_is_its_own_dry_run(#[values(MySql, Sqlite)] on: Backend) {
         ("audit: user user00007: balance says 1, should be 0\naudit: 300 users, 1 differences\n", Some(1))
     );
     assert_eq!(tables(&database).await, before);
+}
+
+#[rstest]
+#[tokio::test]
+async fn what_would_move_and_what_would_be_rebuilt_is_counted(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    for at in ["2026-01-05T04:00:00Z", "2026-02-05T04:00:00Z", "2026-11-20T04:00:00Z"] {
+        service.clock.set(at);
+        service.deduct(charge("u", "asset", 7)).await;
+    }
+    service.database.execute("UPDATE usage_daily SET free_count = 8 WHERE usage_date = '2026-02-05'").await;
+    let config = service.database.config(&[("billing.record_months", "9")]);
+    let runner = runner(config, &service.clock, CancellationToken::new()).await;
+    let before = tables(&service.database).await;
+    let line = async |job: Job| runner.dry_run(job, &Counted::all()).await.unwrap().lines.concat();
+    assert_eq!(line(Job::ArchiveRecords).await, "archive-records: 1 records from before 2026-02 would be moved");
+    assert_eq!(line(Job::RebuildRollup).await, "rebuild-rollup: 1 users, 1 differing, would be rebuilt");
+    assert_eq!(tables(&service.database).await, before);
+    let done = runner.run_now(Job::RebuildRollup, false, &Counted::all()).await.unwrap().unwrap();
+    assert_eq!(done.lines, ["rebuild-rollup: 1 users, 1 differing, rebuilt"]);
+    let done = runner.run_due(Job::ArchiveRecords, &Counted::all()).await.unwrap().unwrap();
+    assert_eq!(done.lines, ["archive-records: 1 records from before 2026-02 moved"]);
+    assert_eq!(runner.run_due(Job::ArchiveRecords, &Counted::all()).await.unwrap(), None);
+    service.assert_audit_is_clean().await;
 }
 
 #[tokio::test]

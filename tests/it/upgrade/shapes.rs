@@ -1,5 +1,6 @@
 //! Whatever shape the former tables have, the same comes of the same rows.
 
+use billing_service::service::proto::ListRecordsRequest;
 use rstest::rstest;
 
 use super::former::{self, Shape, migrated};
@@ -107,4 +108,27 @@ async fn tables_may_differ_among_themselves() {
     service.clock.set("2026-11-21T00:00:00Z");
     assert_eq!(service.state("1001").await, (99_999_999.99, [3, 0, 0]));
     assert_eq!(service.state("newcomer").await, (0.0, [0, 0, 0]));
+}
+
+/// A record's id keeps the collation that its table had, and lists read the archive, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_are_listed_whatever_their_collation_was() {
+    let database = former::database("Asia/Shanghai").await;
+    database.execute(&former::PLAIN.tables()).await;
+    for table in ["user_balance", "free_quota", "billing_record", "recharge_order"] {
+        let convert = format!("ALTER TABLE {table} CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci");
+        database.execute(&convert).await;
+    }
+    database.execute(&rows(former::PLAIN)).await;
+    migrated(&database, &[]);
+    let service = Service::start_on(database, &[]).await;
+    let all = ListRecordsRequest { user_id: "1001".into(), ..Default::default() };
+    let listed = service.records(all.clone()).await.records;
+    assert!(!listed.is_empty());
+    let columns = "billing_record_id, user_id, service_name, type, amount, count, created_at, usage_date, trace_id";
+    let half = "FROM billing_record WHERE user_id = '1001' ORDER BY created_at LIMIT 1";
+    service.database.execute(&format!("INSERT INTO billing_record_archive ({columns}) SELECT {columns} {half}")).await;
+    let moved = "WHERE billing_record_id IN (SELECT billing_record_id FROM billing_record_archive)";
+    service.database.execute(&format!("DELETE FROM billing_record {moved}")).await;
+    assert_eq!(service.records(all).await.records, listed);
 }

@@ -23,7 +23,9 @@ async fn scripts_are_timed_and_an_outage_of_redis_shows() {
     let before = [scripts(&service, "quota_check").await, scripts(&service, "quota_load").await];
     check(&service.internal, call("u")).await;
     let after = [scripts(&service, "quota_check").await, scripts(&service, "quota_load").await];
-    assert_eq!(after, before.map(|count| count + 1.0), "a miss looks once and loads once");
+    // An entry in use is looked at again when it gets old, also in the middle of this.
+    assert!(after[0] > before[0], "a miss looks: {before:?} {after:?}");
+    assert_eq!(after[1], before[1] + 1.0, "and loads once");
     let told = scripts(&service, "quota_deduct").await;
     service.adjust("u", 1.0).await;
     until("the change was told", async || scripts(&service, "quota_deduct").await > told).await;
