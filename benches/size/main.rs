@@ -22,7 +22,7 @@ mod supervised;
 
 use std::{path::Path, process::ExitCode};
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use billing_service::command;
 use clap::Parser;
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection};
@@ -77,8 +77,12 @@ async fn run(arguments: &Arguments, mariadb: &MariaDb, folder: &Path) -> anyhow:
     let [large, small] = &wanted;
     let mut context = Context { mariadb, folder, large, small, report: Report::default() };
     let is_wanted = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|part| name.contains(part));
+    measure::put_back(&context).await?;
     if is_wanted("reset") {
         measure::reset_quotas(&mut context).await?;
+    }
+    if is_wanted("archive") {
+        measure::archive(&mut context).await?;
     }
     if is_wanted("reads") {
         measure::reads(&mut context).await?;
@@ -89,16 +93,16 @@ async fn run(arguments: &Arguments, mariadb: &MariaDb, folder: &Path) -> anyhow:
     if is_wanted("export") {
         measure::export(&mut context).await?;
     }
+    measure::put_back(&context).await?;
     if is_wanted("audit") {
         measure::audit(&mut context).await?;
     }
     if is_wanted("rollup") {
         measure::rebuild_rollup(&mut context).await?;
     }
-    if is_wanted("archive") {
-        measure::archive(&mut context).await?;
-    }
-    context.report.write(&arguments.json)
+    context.report.write(&arguments.json)?;
+    ensure!(context.report.is_good(), "some numbers are not what they should be");
+    Ok(())
 }
 
 /// Makes the databases anew.

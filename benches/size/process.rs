@@ -65,7 +65,8 @@ impl Server {
         Ok(Self { http, grpc, process })
     }
 
-    /// The most memory it had since [`Self::forget_peak`], in MiB.
+    /// The most memory it had since [`Self::forget_peak`], in MiB; right after that what it
+    /// has.
     ///
     /// # Errors
     /// It has gone.

@@ -41,6 +41,15 @@ impl Report {
         self.numbers.push(number);
     }
 
+    /// Whether every number is on the right side of its bound.
+    pub fn is_good(&self) -> bool {
+        self.numbers.iter().all(|number| match number.bound {
+            Bound::Below(most) => number.value < most,
+            Bound::Above(least) => number.value > least,
+            Bound::None => true,
+        })
+    }
+
     /// Writes it for machines.
     ///
     /// # Errors

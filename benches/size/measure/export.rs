@@ -19,8 +19,8 @@ pub async fn export(context: &mut Context<'_>) -> anyhow::Result<()> {
     let month = context.large.month;
     let (from, to) = (month - Months::new(1), month.pred_opt().unwrap_or(month));
     let url = format!("{}/api/v1/billing/records.csv?user_id={}&from={from}&to={to}", server.http, user_id(0));
-    let before = server.peak()?;
     server.forget_peak()?;
+    let before = server.peak()?;
     let begun = Instant::now();
     let mut reply = reqwest::get(url).await?.error_for_status()?;
     let mut lines = 0;

@@ -11,7 +11,7 @@ use std::path::Path;
 use crate::{data::Size, mariadb::MariaDb, report::Report};
 
 pub use self::{
-    archive::archive,
+    archive::{archive, put_back},
     export::export,
     jobs::{audit, rebuild_rollup, reset_quotas},
     pages::pages,
