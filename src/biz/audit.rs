@@ -1,9 +1,9 @@
 //! The proof of the books: what the accounts say against what made them so.
 //!
-//! For every user, balance = successful recharges + adjustments − charged amounts;
-//! used quota = the free records of that month + what it was opened with; each day's rollup = its records;
-//! the settled transactions add up to the records, and the PENDING ones to what is
-//! held.
+//! For every user, balance = successful recharges + adjustments − charged amounts; used
+//! quota = the free records of that month + what it was opened with; each day's rollup =
+//! its records; the settled transactions add up to the records, and the PENDING ones to
+//! what is held.
 
 use std::{collections::BTreeMap, fmt};
 

@@ -23,9 +23,9 @@ const MAX_NAMED: u64 = 10;
 /// Where quota rows are kept.
 #[async_trait]
 pub trait QuotaRows: Users {
-    /// Writes the rows of [`opened`] months that the users of a span lack, in one transaction. Rows that are
-    /// there stay, but for those of months to come: they get the quota that is configured
-    /// now.
+    /// Writes the rows of [`opened`] months that the users of a span lack, in one
+    /// transaction. Rows that are there stay, but for those of months to come: they get the
+    /// quota that is configured now.
     ///
     /// # Errors
     /// [`StoreError::Conflict`]: nothing was written; [`StoreError::Unavailable`]: write

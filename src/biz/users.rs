@@ -1,4 +1,5 @@
-//! The users who are known, in key order, a span at a time: how jobs go through them.
+//! The users who have an account, in key order, a span at a time: how jobs go through
+//! them. Nobody is charged without one; the audit finds who has none all the same.
 
 use async_trait::async_trait;
 
