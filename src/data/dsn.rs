@@ -105,6 +105,10 @@ pub fn sqlite(source: &str) -> Result<SqliteConnectOptions, String> {
     if source.trim().is_empty() {
         return Err("names no file".into());
     }
+    if source.contains("@tcp(") || source.contains("@unix(") || source.contains("://") && !source.starts_with("sqlite:")
+    {
+        return Err("names a MySQL database, and data.database.driver is sqlite".into());
+    }
     if source.contains(":memory:") || source.contains("mode=memory") {
         return Err("is in memory, and a charge must survive a restart; name a file".into());
     }

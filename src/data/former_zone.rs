@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use chrono::{Offset, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
 
 /// What times in a database of the former service mean.
@@ -26,6 +27,10 @@ impl FormerZone {
             let found = "data.database.former_zone or --former-zone".into();
             return Self { zone: Ok(zone), found, is_chosen: true, session };
         }
+        if is_url(source) {
+            let why = "a URL does not say in which zone the former service stored its times; name it".into();
+            return Self { zone: Err(why), found: "data.database.source is a URL".into(), is_chosen: false, session };
+        }
         let (zone, found) = match parameter(source, "loc").as_deref() {
             None | Some("" | "UTC") => (Ok(Tz::UTC), "data.database.source names no other".to_owned()),
             Some("Local") => (of_machine(), "loc=Local in data.database.source: this machine's".to_owned()),
@@ -37,9 +42,13 @@ impl FormerZone {
     }
 }
 
+fn is_url(source: &str) -> bool {
+    source.starts_with("mysql://") || source.starts_with("mariadb://")
+}
+
 /// A parameter of a source in the Go driver's form; URLs have none of these.
 fn parameter(source: &str, name: &str) -> Option<String> {
-    if source.starts_with("mysql://") || source.starts_with("mariadb://") {
+    if is_url(source) {
         return None;
     }
     let (_, database) = source.rsplit_once('/')?;
@@ -81,9 +90,24 @@ fn of_machine() -> Result<Tz, String> {
         Err(_) if !Path::new("/etc/localtime").exists() => Ok(Tz::UTC),
         Err(_) => {
             let name = iana_time_zone::get_timezone().map_err(|error| format!("{error}: {advice}"))?;
-            name.parse().map_err(|_| format!("{name:?}: {advice}"))
+            let zone: Tz = name.parse().map_err(|_| format!("{name:?}: {advice}"))?;
+            // Only the name of /etc/localtime is read; Go reads what it holds, which is
+            // another where a container has the file of its host.
+            if keeps_time_of(zone) {
+                Ok(zone)
+            } else {
+                Err(format!("/etc/localtime is not that of {name:?}: {advice}"))
+            }
         }
     }
+}
+
+/// Whether the machine's clocks go by a zone, now and around the year.
+fn keeps_time_of(zone: Tz) -> bool {
+    (0..24).all(|half_months| {
+        let at = Utc::now().naive_utc() - TimeDelta::days(15 * half_months);
+        chrono::Local.offset_from_utc_datetime(&at).fix() == zone.offset_from_utc_datetime(&at).fix()
+    })
 }
 
 #[cfg(test)]
@@ -100,7 +124,7 @@ mod tests {
         assert_eq!(zone_of(source), Ok(Tz::UTC));
         assert_eq!(zone_of(&format!("{source}&loc=UTC")), Ok(Tz::UTC));
         assert_eq!(zone_of(&format!("{source}&loc=Asia%2FShanghai")), Ok(Tz::Asia__Shanghai));
-        assert_eq!(zone_of("mysql://root@127.0.0.1/billing?loc=Asia%2FShanghai"), Ok(Tz::UTC));
+        assert!(zone_of("mysql://root@127.0.0.1/billing?loc=Asia%2FShanghai").unwrap_err().contains("a URL"));
         assert!(zone_of(&format!("{source}&loc=Asia%2FNowhere")).unwrap_err().contains("Asia/Nowhere"));
     }
 

@@ -43,6 +43,9 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0011_quota_openings"),
 ];
 
+/// The first that changes what the former service left.
+pub(super) const FIRST_OWN: &str = "0002_exact_amounts_clustered_keys";
+
 /// Waits for the right to change a MySQL schema, which one process has at a time. It goes
 /// with the connection.
 pub(super) async fn lock_mysql(connection: &mut MySqlConnection) -> Result<(), StoreError> {

@@ -128,3 +128,42 @@ async fn the_audit_finds_what_is_set_by_hand_afterwards() {
         ]
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_top_up_that_was_made_good_by_hand_is_not_looked_up_again() {
+    let database = former::database("Asia/Shanghai").await;
+    database.execute(&PLAIN.tables()).await;
+    // A key that the code of the former service stood in for.
+    database
+        .execute(
+            "INSERT INTO user_balance (user_balance_id, user_id, balance) VALUES ('1', 'by-hand', 100), ('2', 'open', 1);
+            INSERT INTO recharge_order (order_id, user_id, amount, payment_order_id, status) VALUES
+                ('o1', 'by-hand', 100.00, '', 'pending'), ('o2', 'by-hand', 100.01, '', 'pending'),
+                ('o3', 'open', 55.00, '', 'pending'), ('o4', 'open', 1.00, 'p4', 'success');",
+        )
+        .await;
+    let printed = migrated(&database, &[]);
+    assert!(printed.contains("pending top-ups: 3, of 255.01 in sum"), "{printed}");
+    let states = database.rows(&["order_id", "status"], "FROM recharge_order ORDER BY order_id").await;
+    let states: Vec<_> = states.iter().map(|row| row.join(" ")).collect();
+    assert_eq!(states, ["o1 expired", "o2 pending", "o3 pending", "o4 success"]);
+    database.assert_audit_is_clean().await;
+    let unique = "FROM information_schema.statistics WHERE table_schema = DATABASE() AND non_unique = 0 \
+        AND table_name = 'recharge_order' AND column_name = 'payment_order_id'";
+    assert_eq!(database.rows(&["index_name"], unique).await.len(), 1, "a payment pays for one order");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_is_restored_over_an_upgrade_is_refused() {
+    let database = former::database("Asia/Shanghai").await;
+    database.execute(&PLAIN.tables()).await;
+    migrated(&database, &[]);
+    database.execute("DROP TABLE user_balance, free_quota, billing_record, recharge_order").await;
+    database.execute(&PLAIN.tables()).await;
+    let before = former::fingerprint(&database).await;
+    for more in [&["--dry-run"][..], &[]] {
+        let refused = former::migrate(&database, more);
+        assert!(former::errors(&refused).contains("Restore it into an empty database"), "{}", former::errors(&refused));
+        former::assert_untouched(&database, &before).await;
+    }
+}

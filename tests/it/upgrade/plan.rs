@@ -122,6 +122,30 @@ async fn an_empty_database_has_nothing_of_the_former_service(#[values(MySql, Sql
     "ALTER TABLE billing_record ADD FOREIGN KEY (user_id) REFERENCES user_balance (user_id)",
     "there is the foreign key"
 )]
+#[case(
+    "INSERT INTO recharge_order VALUES ('o', 'u', 1, '', 'paid', NULL, NULL)",
+    "1 of recharge_order have another status than"
+)]
+#[case(
+    "INSERT INTO recharge_order VALUES ('o', 'u', 1, 'p', 'success', NULL, NULL), ('q', 'u', 1, 'p ', 'success', NULL, NULL)",
+    "1 of payment_order_id of recharge_order pay for more than one order"
+)]
+#[case(
+    "ALTER TABLE user_balance ADD COLUMN deleted_at DATETIME NULL; \
+     INSERT INTO user_balance (user_balance_id, user_id, balance, deleted_at) VALUES ('a', 'u', 100, '2026-01-01')",
+    "1 of user_balance are marked as deleted by deleted_at"
+)]
+#[case(
+    "ALTER TABLE free_quota MODIFY total_quota BIGINT; \
+     INSERT INTO free_quota VALUES ('q', 'u', 'asset', 2147483648, 0, '2026-10', NULL, NULL)",
+    "1 of free_quota have a total_quota above 2147483647"
+)]
+#[case(
+    "ALTER TABLE user_balance DROP PRIMARY KEY, ADD COLUMN id BIGINT AUTO_INCREMENT PRIMARY KEY",
+    "user_balance.id is AUTO_INCREMENT"
+)]
+#[case("ALTER TABLE billing_record DROP PRIMARY KEY", "billing_record has no primary key")]
+#[case("ALTER TABLE billing_record ADD COLUMN trace_id VARCHAR(64)", "billing_record has a trace_id, which")]
 #[case("CREATE TRIGGER t BEFORE UPDATE ON user_balance FOR EACH ROW SET NEW.version = 0", "there is the trigger t")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_taken_over_is_refused_untouched(#[case] sql: &str, #[case] why: &str) {

@@ -32,6 +32,23 @@ const FILLED: [(&str, &str, Option<i64>); 13] = [
     ("user_balance", "balance", None),
     ("billing_record", "amount", None),
 ];
+/// Columns that may be empty, and how long their texts may be.
+const SHORT: [(&str, &str, i64); 3] = [
+    ("recharge_order", "payment_order_id", 64),
+    ("recharge_order", "payment_id", 64),
+    ("recharge_order", "status", 20),
+];
+/// Numbers of 32 bits here.
+const LARGEST: i64 = i32::MAX as i64;
+/// Columns that the migrations add; one that is there is somebody else's.
+const ADDED: [(&str, &str); 6] = [
+    ("user_balance", "held"),
+    ("free_quota", "held_quota"),
+    ("billing_record", "usage_date"),
+    ("billing_record", "trace_id"),
+    ("recharge_order", "payment_method"),
+    ("recharge_order", "payment_url"),
+];
 /// Columns that NULL means zero in.
 const NULL_IS_ZERO: [(&str, &str); 2] = [("user_balance", "balance"), ("billing_record", "amount")];
 /// Numbers that this service counts upwards only, and what to do about others.
@@ -52,8 +69,15 @@ const AMOUNTS: [(&str, &str); 3] =
 const PLACES: i64 = 6;
 
 /// Names and types first, because the rows can't be read with others.
-pub(super) async fn refusals(connection: &mut MySqlConnection, shape: &Shape) -> Result<(), StoreError> {
+pub(super) async fn refusals(
+    connection: &mut MySqlConnection,
+    shape: &Shape,
+    is_begun: bool,
+) -> Result<(), StoreError> {
     let mut reasons = of_columns(shape);
+    if !is_begun {
+        reasons.extend(of_keys(shape));
+    }
     if reasons.is_empty() {
         reasons = of_rows(connection, shape).await?;
         reasons.extend(of_dependants(connection).await?);
@@ -99,6 +123,26 @@ fn of_columns(shape: &Shape) -> Vec<String> {
     reasons
 }
 
+/// What an upgrade that was not begun yet must not meet.
+fn of_keys(shape: &Shape) -> Vec<String> {
+    let mut reasons = Vec::new();
+    for (name, table) in &shape.tables {
+        for (_, column) in ADDED.iter().filter(|(of, column)| of == name && table.has(column)) {
+            reasons.push(format!(
+                "{name} has a {column}, which this service adds: rename it, or, if a backup was restored over an \
+                 upgrade, restore it into an empty database"
+            ));
+        }
+        for (column, _) in table.columns.iter().filter(|(column, found)| found.is_counted && !is_ours(name, column)) {
+            reasons.push(format!("{name}.{column} is AUTO_INCREMENT, and keys of rows are others here: drop it"));
+        }
+        if !table.columns.values().any(|column| column.is_in_primary_key) {
+            reasons.push(format!("{name} has no primary key: give it that of the contract"));
+        }
+    }
+    reasons
+}
+
 /// Whether this service fills the column of that name, or gives it a default.
 fn is_ours(table: &str, column: &str) -> bool {
     let id = match table {
@@ -131,6 +175,22 @@ async fn of_rows(connection: &mut MySqlConnection, shape: &Shape) -> Result<Vec<
                 refuse_any(connection, &mut reasons, &rows, &why).await?;
             }
         }
+        for (_, column, longest) in SHORT.iter().filter(|(of, column, _)| of == name && table.has(column)) {
+            let rows = format!("FROM {name} WHERE CHAR_LENGTH(RTRIM({column})) > {longest}");
+            let why = format!("{name} have a {column} of more than {longest} characters: shorten them");
+            refuse_any(connection, &mut reasons, &rows, &why).await?;
+        }
+        for (_, column, _) in NOT_NEGATIVE.iter().filter(|(of, column, _)| of == name && *column != "version") {
+            if table.has(column) {
+                let why = format!("{name} have a {column} above {LARGEST}: lower it");
+                refuse_any(connection, &mut reasons, &format!("FROM {name} WHERE {column} > {LARGEST}"), &why).await?;
+            }
+        }
+        if table.has("deleted_at") {
+            let why =
+                format!("{name} are marked as deleted by deleted_at, which this service does not know: delete them");
+            refuse_any(connection, &mut reasons, &format!("FROM {name} WHERE deleted_at IS NOT NULL"), &why).await?;
+        }
         for (_, column, advice) in NOT_NEGATIVE.iter().filter(|(of, ..)| of == name) {
             if table.has(column) {
                 let why = format!("{name} have a {column} below zero: {advice}");
@@ -151,6 +211,9 @@ async fn of_rows(connection: &mut MySqlConnection, shape: &Shape) -> Result<Vec<
     }
     if let Some(table) = shape.tables.get("billing_record") {
         reasons.extend(of_types(connection, table).await?);
+    }
+    if let Some(table) = shape.tables.get("recharge_order") {
+        reasons.extend(of_orders(connection, table).await?);
     }
     Ok(reasons)
 }
@@ -213,6 +276,28 @@ async fn of_types(connection: &mut MySqlConnection, table: &Table) -> Result<Vec
         Ok(format!("{count} of billing_record have type {value:?}: known are {known}; set them to one of these"))
     };
     rows.iter().map(reason).collect()
+}
+
+/// States that no order has here, and payments that two orders share.
+async fn of_orders(connection: &mut MySqlConnection, table: &Table) -> Result<Vec<String>, StoreError> {
+    let mut reasons = Vec::new();
+    let known = "'pending', 'success', 'failed'";
+    let rows = format!(
+        "FROM recharge_order WHERE LOWER(TRIM(COALESCE(CAST(status AS CHAR), 'pending'))) NOT IN ({known}, 'expired')"
+    );
+    let why = format!("recharge_order have another status than {known}: set it to the one it means");
+    refuse_any(connection, &mut reasons, &rows, &why).await?;
+    let payment = if table.has("payment_id") { "payment_id" } else { "payment_order_id" };
+    if table.has(payment) {
+        let rows = format!(
+            "FROM (SELECT 1 FROM recharge_order WHERE RTRIM(COALESCE({payment}, '')) <> '' \
+             GROUP BY CAST(RTRIM({payment}) AS BINARY) HAVING COUNT(*) > 1) twice"
+        );
+        let why =
+            format!("{payment} of recharge_order pay for more than one order: keep each with the one it paid for");
+        refuse_any(connection, &mut reasons, &rows, &why).await?;
+    }
+    Ok(reasons)
 }
 
 /// What hangs on the old keys and columns, or would run at each change.

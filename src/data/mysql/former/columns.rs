@@ -10,6 +10,7 @@ use chrono_tz::Tz;
 use sqlx::MySqlConnection;
 
 use super::{
+    super::store_error,
     OUR_ZONE, Reading, execute, in_zone,
     inspect::{Column, Shape, Table},
 };
@@ -120,6 +121,19 @@ pub(super) async fn normalise(
     for name in shape.tables.keys() {
         trim(connection, name).await?;
         fill_times(connection, name, now).await?;
+    }
+    Ok(())
+}
+
+/// One payment pays for one order, which the former service's tables may have left to its code.
+pub(super) async fn ensure_one_order_a_payment(connection: &mut MySqlConnection) -> Result<(), StoreError> {
+    let unique = sqlx::query(
+        "SELECT 1 FROM information_schema.statistics WHERE table_schema = DATABASE() \
+         AND table_name = 'recharge_order' AND non_unique = 0 GROUP BY index_name \
+         HAVING COUNT(*) = 1 AND LOWER(MAX(column_name)) = 'payment_order_id'",
+    );
+    if unique.fetch_optional(&mut *connection).await.map_err(store_error)?.is_none() {
+        execute(connection, "ALTER TABLE recharge_order ADD UNIQUE KEY uk_payment_order_id (payment_order_id)").await?;
     }
     Ok(())
 }

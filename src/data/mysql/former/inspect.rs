@@ -44,6 +44,9 @@ pub(super) struct Column {
     pub(super) is_nullable: bool,
     /// Whether an insert may leave it out.
     pub(super) has_default: bool,
+    /// Whether the database numbers its rows.
+    pub(super) is_counted: bool,
+    pub(super) is_in_primary_key: bool,
     /// Of text, in characters.
     pub(super) length: Option<i64>,
     /// Of numbers.
@@ -77,10 +80,11 @@ pub(super) async fn shape(connection: &mut MySqlConnection) -> Result<Shape, Sto
         "SELECT c.table_name, LOWER(column_name), LOWER(data_type), column_type, is_nullable = 'YES', \
          column_default IS NOT NULL OR is_nullable = 'YES' OR extra LIKE '%auto_increment%' \
          OR extra LIKE '%GENERATED%', \
-         CAST(character_maximum_length AS SIGNED), CAST(numeric_scale AS SIGNED), COALESCE(t.engine, '') \
+         CAST(character_maximum_length AS SIGNED), CAST(numeric_scale AS SIGNED), COALESCE(t.engine, ''), \
+         extra LIKE '%auto_increment%', column_key = 'PRI' \
          FROM information_schema.columns c \
          JOIN information_schema.tables t ON t.table_schema = c.table_schema AND t.table_name = c.table_name \
-         WHERE c.table_schema = DATABASE() AND c.table_name IN \
+         WHERE c.table_schema = DATABASE() AND t.table_type = 'BASE TABLE' AND c.table_name IN \
          ('user_balance', 'free_quota', 'billing_record', 'recharge_order', 'former_upgrade')",
     )
     .fetch_all(connection)
@@ -99,6 +103,8 @@ pub(super) async fn shape(connection: &mut MySqlConnection) -> Result<Shape, Sto
             full_type: text(row, 3)?,
             is_nullable: is_true(4)?,
             has_default: is_true(5)?,
+            is_counted: is_true(9)?,
+            is_in_primary_key: is_true(10)?,
             length: row.try_get(6).map_err(store_error)?,
             scale: row.try_get(7).map_err(store_error)?,
         };

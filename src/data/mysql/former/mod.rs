@@ -140,7 +140,12 @@ async fn read_former(
         begun,
     };
     in_zone(connection, &reading.session).await?;
-    check::refusals(connection, shape).await?;
+    check::refusals(connection, shape, reading.begun.is_some()).await?;
+    if reading.begun.is_none() && !migrations::pending_mysql(connection).await?.contains(&migrations::FIRST_OWN) {
+        return Err(refused(&["the tables are the former service's, but its upgrade was made before: a backup was \
+            restored over it. Restore it into an empty database"
+            .into()]));
+    }
     let books = Books::read(connection, shape, &reading).await?;
     plan::describe(plan, shape, &reading, &settings.former_zone.found, &books);
     in_zone(connection, OUR_ZONE).await?;
@@ -157,6 +162,7 @@ async fn take_over(connection: &mut MySqlConnection, found: &Found) -> Result<()
         columns::normalise(connection, &found.shape, reading).await?;
     }
     migrations::run_mysql(connection).await?;
+    columns::ensure_one_order_a_payment(connection).await?;
     users::take_over(connection, reading).await?;
     users::forbid_records_without_a_day(connection).await?;
     progress::forget(connection).await

@@ -19,6 +19,8 @@ pub(super) struct Books {
     example: Option<(String, NaiveDateTime)>,
     balances: Differences,
     quotas: Differences,
+    /// Top-ups that nobody has reported: how many, and their sum.
+    pending: (i64, Decimal),
 }
 
 /// Of how many accounts how many differ, and by how much in sum, upwards and downwards.
@@ -49,6 +51,7 @@ impl Books {
             example: example(connection, &remaining).await?,
             balances: differences(connection, remaining.balances(), "user_id", reading).await?,
             quotas: differences(connection, remaining.quotas(), "user_id, reset_month, service_name", reading).await?,
+            pending: pending(connection, &remaining).await?,
         })
     }
 }
@@ -174,6 +177,17 @@ async fn example(
     Ok(Some((text(&row, 0)?, row.try_get(1).map_err(store_error)?)))
 }
 
+async fn pending(connection: &mut MySqlConnection, remaining: &Remaining<'_>) -> Result<(i64, Decimal), StoreError> {
+    let Some((_, _, rows)) = remaining.table("recharge_order") else { return Ok((0, Decimal::ZERO)) };
+    let sql = format!(
+        "SELECT COUNT(*), CAST(COALESCE(SUM(amount), 0) AS DECIMAL(26,6)) {rows} \
+         AND LOWER(TRIM(COALESCE(status, 'pending'))) = 'pending'"
+    );
+    let row = fetch(connection, sql, 1, remaining.reading).await?;
+    let sum: Decimal = row.try_get(1).map_err(store_error)?;
+    Ok((row.try_get(0).map_err(store_error)?, sum.normalize()))
+}
+
 /// Says what will be done.
 pub(super) fn describe(plan: &mut Plan, shape: &Shape, reading: &Reading, found: &str, books: &Books) {
     plan.has_work = true;
@@ -207,6 +221,13 @@ pub(super) fn describe(plan: &mut Plan, shape: &Shape, reading: &Reading, found:
     let of = if last.is_some() { " that remain" } else { "" };
     describe_differences(lines, &format!("balances{of}"), "recharges and records", &books.balances);
     describe_differences(lines, &format!("used quotas{of}"), "free records of the month", &books.quotas);
+    let (count, sum) = books.pending;
+    if count > 0 {
+        lines.push(format!(
+            "pending top-ups{of}: {count}, of {sum} in sum; those that an opening entry of their user would cover \
+             expire, because they may have been made good by hand; payment-service is asked about the others"
+        ));
+    }
 }
 
 fn describe_differences(lines: &mut Vec<String>, what: &str, history: &str, differences: &Differences) {

@@ -86,14 +86,16 @@ pub(super) async fn begin(connection: &mut MySqlConnection, former: Tz, billing:
     .map_err(store_error)
 }
 
-/// Within the transaction that did it: everything of the users up to `last` is done.
-pub(super) async fn reached(connection: &mut MySqlConnection, last: &str) -> Result<(), StoreError> {
-    sqlx::query("UPDATE former_upgrade SET last_user = ? WHERE id = 1")
-        .bind(last)
-        .execute(connection)
-        .await
-        .map(|_| ())
-        .map_err(store_error)
+/// Within the transaction that did it: everything of the users behind `before` up to `last`
+/// is done. Only once: on a cluster the lock may be of one node alone.
+pub(super) async fn reached(
+    connection: &mut MySqlConnection,
+    before: Option<&str>,
+    last: &str,
+) -> Result<(), StoreError> {
+    let reached = sqlx::query("UPDATE former_upgrade SET last_user = ? WHERE id = 1 AND last_user <=> ?");
+    let rows = reached.bind(last).bind(before).execute(connection).await.map_err(store_error)?.rows_affected();
+    if rows == 1 { Ok(()) } else { Err(StoreError::Failed("another process takes the same users over".into())) }
 }
 
 /// The upgrade is finished, which the schema says by then.

@@ -30,7 +30,7 @@ pub(super) struct Chunk {
 pub(super) async fn take_over(connection: &mut MySqlConnection, reading: &Reading) -> Result<(), StoreError> {
     let statements = statements(reading);
     let mut last = reading.begun.as_ref().and_then(|begun| begun.last_user.clone());
-    let (mut users, mut shown) = (0, Instant::now());
+    let (mut chunks, mut shown) = (0, Instant::now());
     while let Some(chunk) = next(connection, last.as_deref()).await? {
         let mut transaction = connection.begin().await.map_err(store_error)?;
         for sql in &statements {
@@ -38,12 +38,12 @@ pub(super) async fn take_over(connection: &mut MySqlConnection, reading: &Readin
             query.execute(&mut *transaction).await.map_err(store_error)?;
         }
         openings::write(&mut transaction, &chunk).await?;
-        progress::reached(&mut transaction, &chunk.last).await?;
+        progress::reached(&mut transaction, last.as_deref(), &chunk.last).await?;
         transaction.commit().await.map_err(store_error)?;
-        users += USERS;
+        chunks += 1;
         if shown.elapsed() >= SHOW_EVERY {
             shown = Instant::now();
-            tracing::info!(users, "taking over the users of the former service");
+            tracing::info!(chunks, last_user = chunk.last, "taking over the users of the former service");
         }
         last = Some(chunk.last);
     }
