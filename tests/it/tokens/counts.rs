@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -43,14 +42,6 @@ fn a_text_that_can_not_be_cut_takes_time_in_proportion() {
             assert!(many < few * 80, "{run:?}: {few:?} and {many:?} in {}", encoding.name());
         }
     }
-}
-
-/// The library keeps a table of more than a megabyte for each thread that counts.
-#[test]
-fn a_thread_with_a_small_stack_can_count() {
-    let thread = thread::Builder::new().stack_size(512 * 1024);
-    let counted = thread.spawn(|| vocabulary(Encoding::O200kBase).count("Donaudampfschifffahrt")).unwrap();
-    assert!(counted.join().unwrap() > 1);
 }
 
 fn time<T>(work: impl FnOnce() -> T) -> Duration {
