@@ -89,6 +89,10 @@ bench-data: deps ## Make a million users with ten million records to measure on,
 bench-size: deps ## Measure on them, beside little data (BENCH='--only reads,audit')
 	cargo bench --locked --bench size -- $(BENCH)
 
+.PHONY: bench-tokens
+bench-tokens: ## Measure the counting of tokens
+	cargo bench --locked --bench tokens
+
 .PHONY: check
 check: ## Formatting, lints, and licences and advisories where cargo-deny is installed
 	cargo fmt --check

@@ -28,4 +28,5 @@ pub mod rollup;
 pub mod runs;
 pub mod settlement;
 pub mod statistics;
+pub mod tokens;
 pub mod users;

@@ -1,5 +1,5 @@
 //! The traits of `crate::biz`, implemented on MySQL-compatible databases and on SQLite;
-//! rate limits in the memory of the process.
+//! rate limits in the memory of the process, vocabularies in the binary.
 
 pub mod dsn;
 mod error;
@@ -11,6 +11,7 @@ pub mod payment;
 pub mod plan;
 pub mod redis;
 pub mod sqlite;
+pub mod vocabulary;
 
 use async_trait::async_trait;
 

@@ -10,15 +10,16 @@ use super::{
     origin::Origin,
     proto::{
         AdjustBalanceReply, AdjustBalanceRequest, ApiKeyQuotas, BatchDeductQuotaReply, BatchDeductQuotaRequest,
-        CheckQuotaReply, CheckQuotaRequest, CommitReservationReply, CommitReservationRequest, DeductQuotaReply,
-        DeductQuotaRequest, GetAccountReply, GetAccountRequest, GetApiKeyQuotaRequest, GetRechargeOrderRequest,
-        GetStatsMonthRequest, GetStatsReply, GetStatsSummaryReply, GetStatsSummaryRequest, GetStatsTodayRequest,
-        GetTransactionReply, GetTransactionRequest, GetUsageReply, GetUsageRequest, InitializeUserReply,
-        InitializeUserRequest, ListRechargeOrdersReply, ListRechargeOrdersRequest, ListRecordsReply,
-        ListRecordsRequest, RechargeCallbackReply, RechargeCallbackRequest, RechargeOrder, RechargeReply,
-        RechargeRequest, ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest,
-        SetApiKeyQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest,
-        billing_internal_service_server::BillingInternalService, billing_service_server::BillingService,
+        CheckQuotaReply, CheckQuotaRequest, CommitReservationReply, CommitReservationRequest, CountTokensReply,
+        CountTokensRequest, DeductQuotaReply, DeductQuotaRequest, GetAccountReply, GetAccountRequest,
+        GetApiKeyQuotaRequest, GetRechargeOrderRequest, GetStatsMonthRequest, GetStatsReply, GetStatsSummaryReply,
+        GetStatsSummaryRequest, GetStatsTodayRequest, GetTransactionReply, GetTransactionRequest, GetUsageReply,
+        GetUsageRequest, InitializeUserReply, InitializeUserRequest, ListRechargeOrdersReply,
+        ListRechargeOrdersRequest, ListRecordsReply, ListRecordsRequest, RechargeCallbackReply,
+        RechargeCallbackRequest, RechargeOrder, RechargeReply, RechargeRequest, ReleaseReservationReply,
+        ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, SetApiKeyQuotaRequest, SetUserLimitsReply,
+        SetUserLimitsRequest, billing_internal_service_server::BillingInternalService,
+        billing_service_server::BillingService,
     },
 };
 use crate::biz::error::Error;
@@ -141,6 +142,10 @@ impl BillingInternalService for Grpc {
         let (metadata, _, mut message) = request.into_parts();
         fill_id(metadata, IdSource::AdjustmentId, &mut message.adjustment_id)?;
         reply(self.0.adjust_balance(message).await)
+    }
+
+    async fn count_tokens(&self, request: Request<CountTokensRequest>) -> Reply<CountTokensReply> {
+        reply(self.0.count_tokens(request.into_inner()).await)
     }
 }
 

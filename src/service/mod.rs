@@ -19,6 +19,7 @@ pub mod signature;
 mod statistics;
 pub mod status;
 pub mod timestamp;
+mod tokens;
 
 use std::sync::Arc;
 
@@ -39,6 +40,7 @@ use crate::biz::{
     record::RecordStore,
     settlement::{engine::Engine, transaction::TransactionStore},
     statistics::Statistics,
+    tokens::TokenCounter,
 };
 
 pub use self::export::MAX_EXPORTS;
@@ -66,6 +68,7 @@ pub struct Api {
     pub records: Arc<dyn RecordStore>,
     pub transactions: Arc<dyn TransactionStore>,
     pub statistics: Arc<dyn Statistics>,
+    pub tokens: TokenCounter,
     pub catalog: Arc<Catalog>,
     pub calendar: Arc<Calendar>,
     pub metrics: Arc<Metrics>,

@@ -91,6 +91,7 @@ pub fn internal_routes() -> Router<Rest> {
             get(rpc!(get_api_key_quota)).post(rpc!(set_api_key_quota)),
         )
         .route("/internal/v1/billing/adjust", post(rpc!(adjust_balance, IdSource::AdjustmentId)))
+        .route("/internal/v1/billing/tokens/count", post(rpc!(count_tokens)))
 }
 
 /// The route that payment-service calls.

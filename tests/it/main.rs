@@ -32,4 +32,5 @@ mod rollup;
 mod sandbox;
 mod state_machine;
 mod statistics;
+mod tokens;
 mod upgrade;

@@ -178,7 +178,7 @@ async fn every_http_rule_of_the_descriptors_has_a_route() {
         }
         rules.push(rule);
     }
-    assert_eq!(rules.len(), 23);
+    assert_eq!(rules.len(), 24);
     for rule in rules {
         let text =
             |rule: &DynamicMessage, name: &str| rule.get_field_by_name(name).unwrap().as_str().unwrap().to_owned();

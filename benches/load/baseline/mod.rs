@@ -17,11 +17,11 @@ use billing_service::{
     command, data, server,
     service::proto::{
         AdjustBalanceReply, AdjustBalanceRequest, ApiKeyQuotas, BatchDeductQuotaReply, BatchDeductQuotaRequest,
-        CheckQuotaReply, CheckQuotaRequest, CommitReservationReply, CommitReservationRequest, DeductQuotaReply,
-        DeductQuotaRequest, GetApiKeyQuotaRequest, GetTransactionReply, GetTransactionRequest, InitializeUserReply,
-        InitializeUserRequest, RechargeCallbackReply, RechargeCallbackRequest, ReleaseReservationReply,
-        ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, SetApiKeyQuotaRequest, SetUserLimitsReply,
-        SetUserLimitsRequest,
+        CheckQuotaReply, CheckQuotaRequest, CommitReservationReply, CommitReservationRequest, CountTokensReply,
+        CountTokensRequest, DeductQuotaReply, DeductQuotaRequest, GetApiKeyQuotaRequest, GetTransactionReply,
+        GetTransactionRequest, InitializeUserReply, InitializeUserRequest, RechargeCallbackReply,
+        RechargeCallbackRequest, ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply,
+        ReserveQuotaRequest, SetApiKeyQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest,
         billing_internal_service_server::{BillingInternalService, BillingInternalServiceServer},
     },
 };
@@ -141,6 +141,10 @@ impl BillingInternalService for Baseline {
     }
 
     async fn initialize_user(&self, _: Request<InitializeUserRequest>) -> Reply<InitializeUserReply> {
+        not_measured()
+    }
+
+    async fn count_tokens(&self, _: Request<CountTokensRequest>) -> Reply<CountTokensReply> {
         not_measured()
     }
 

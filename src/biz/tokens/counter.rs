@@ -1,0 +1,174 @@
+//! Who counts when: long inputs on threads of their own, a bounded number at once.
+
+use std::{num::NonZeroUsize, sync::Arc, thread, time::Duration};
+
+use tokio::{sync::Semaphore, task, time};
+
+use super::{Encoding, Input, StreamCounter, Vocabularies, Vocabulary};
+use crate::biz::error::{Error, Result};
+
+/// Up to here an input is counted where it is: that takes microseconds, and a third of a
+/// millisecond at the worst, where handing it to another thread takes tens of microseconds.
+pub const IN_PLACE_BYTES: usize = 1_024;
+/// Counts of longer inputs at once, those that wait for a core included.
+pub const MAX_ADMITTED: usize = 64;
+/// How long one waits for a core.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Counts tokens without keeping those who serve requests.
+pub struct TokenCounter {
+    vocabularies: Arc<dyn Vocabularies>,
+    admitted: Arc<Semaphore>,
+    /// A permit for each core.
+    cores: Arc<Semaphore>,
+}
+
+impl TokenCounter {
+    pub fn new(vocabularies: Arc<dyn Vocabularies>) -> Self {
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Self { vocabularies, admitted: Arc::new(Semaphore::new(MAX_ADMITTED)), cores: Arc::new(Semaphore::new(cores)) }
+    }
+
+    /// # Errors
+    /// [`Error::Overloaded`] where too many count at once; [`Error::Internal`].
+    pub async fn count(&self, encoding: Encoding, input: Input) -> Result<usize> {
+        if input.bytes() <= IN_PLACE_BYTES
+            && let Some(vocabulary) = self.vocabularies.loaded(encoding)
+        {
+            return Ok(input.count(&*vocabulary));
+        }
+        self.on_a_thread(encoding, move |vocabulary| input.count(&*vocabulary)).await
+    }
+
+    /// A count that goes along with a stream.
+    ///
+    /// # Errors
+    /// As [`TokenCounter::count`].
+    pub async fn stream(&self, encoding: Encoding) -> Result<StreamCounter> {
+        match self.vocabularies.loaded(encoding) {
+            Some(vocabulary) => Ok(StreamCounter::new(vocabulary)),
+            None => self.on_a_thread(encoding, StreamCounter::new).await,
+        }
+    }
+
+    /// What has begun goes on when its caller goes away, and keeps its place until it ends.
+    async fn on_a_thread<T: Send + 'static>(
+        &self,
+        encoding: Encoding,
+        work: impl FnOnce(Arc<dyn Vocabulary>) -> T + Send + 'static,
+    ) -> Result<T> {
+        let overloaded = || Error::Overloaded("too many count tokens at once; retry later".into());
+        let place = self.admitted.clone().try_acquire_owned().map_err(|_| overloaded())?;
+        let core = time::timeout(PATIENCE, self.cores.clone().acquire_owned()).await.map_err(|_| overloaded())?;
+        let core = core.map_err(|closed| Error::Internal(closed.to_string()))?;
+        let vocabularies = self.vocabularies.clone();
+        let done = task::spawn_blocking(move || {
+            let _places = (place, core);
+            Ok(work(vocabularies.load(encoding)?))
+        });
+        done.await.map_err(|failed| Error::Internal(format!("a count of tokens failed: {failed}")))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::sync::{Mutex, PoisonError};
+
+    use super::*;
+    use crate::biz::error::StoreError;
+
+    /// Counts bytes, and waits to be let go where the text says so.
+    struct Gate {
+        arrivals: Mutex<Sender<thread::ThreadId>>,
+        leave: Mutex<Receiver<()>>,
+    }
+
+    impl Vocabulary for Gate {
+        fn count(&self, text: &str) -> usize {
+            if text.starts_with("wait") {
+                self.arrivals.lock().unwrap().send(thread::current().id()).unwrap();
+                self.leave.lock().unwrap_or_else(PoisonError::into_inner).recv().unwrap();
+            }
+            assert!(!text.starts_with("fail"), "asked to");
+            text.len()
+        }
+    }
+
+    struct One(Arc<Gate>);
+
+    impl Vocabularies for One {
+        fn loaded(&self, encoding: Encoding) -> Option<Arc<dyn Vocabulary>> {
+            self.load(encoding).ok()
+        }
+
+        fn load(&self, encoding: Encoding) -> std::result::Result<Arc<dyn Vocabulary>, StoreError> {
+            match encoding {
+                Encoding::Cl100kBase => Err(StoreError::Failed("not here".into())),
+                _ => Ok(self.0.clone()),
+            }
+        }
+    }
+
+    fn gated() -> (Arc<TokenCounter>, Receiver<thread::ThreadId>, Sender<()>) {
+        let ((arrivals, arrived), (go, leave)) = (channel(), channel());
+        let gate = Gate { arrivals: Mutex::new(arrivals), leave: Mutex::new(leave) };
+        (Arc::new(TokenCounter::new(Arc::new(One(Arc::new(gate))))), arrived, go)
+    }
+
+    fn text(start: &str, bytes: usize) -> Input {
+        Input::text(format!("{start:.<bytes$}")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn long_inputs_leave_the_thread_of_their_caller_free_and_are_bounded() {
+        let (counter, arrived, go) = gated();
+        let waiting: Vec<_> = (0..MAX_ADMITTED)
+            .map(|_| {
+                let counter = counter.clone();
+                tokio::spawn(async move { counter.count(Encoding::O200kBase, text("wait", 2_000)).await })
+            })
+            .collect();
+        // On a runtime of one thread this can only be if none of them keeps it.
+        while counter.admitted.available_permits() > 0 {
+            task::yield_now().await;
+        }
+        let refused = counter.count(Encoding::O200kBase, text("", 2_000)).await.unwrap_err();
+        assert!(matches!(refused, Error::Overloaded(_)), "{refused}");
+        assert_eq!(counter.count(Encoding::O200kBase, text("", IN_PLACE_BYTES)).await.unwrap(), IN_PLACE_BYTES);
+        (0..MAX_ADMITTED).for_each(|_| go.send(()).unwrap());
+        for one in waiting {
+            assert_eq!(one.await.unwrap().unwrap(), 2_000);
+        }
+        assert!(arrived.try_iter().all(|id| id != thread::current().id()));
+        assert_eq!(counter.admitted.available_permits(), MAX_ADMITTED);
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_goes_away_does_not_free_its_place_early() {
+        let (counter, arrived, go) = gated();
+        let count = tokio::spawn({
+            let counter = counter.clone();
+            async move { counter.count(Encoding::O200kBase, text("wait", 2_000)).await }
+        });
+        let arrived = task::spawn_blocking(move || arrived.recv());
+        arrived.await.unwrap().unwrap();
+        count.abort();
+        assert!(count.await.unwrap_err().is_cancelled());
+        assert_eq!(counter.admitted.available_permits(), MAX_ADMITTED - 1);
+        go.send(()).unwrap();
+        while counter.admitted.available_permits() < MAX_ADMITTED {
+            task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_fails_is_an_error_and_frees_its_place() {
+        let (counter, _arrived, _go) = gated();
+        for (encoding, start) in [(Encoding::O200kBase, "fail"), (Encoding::Cl100kBase, "")] {
+            let error = counter.count(encoding, text(start, 2_000)).await.unwrap_err();
+            assert!(matches!(error, Error::Internal(_)), "{error}");
+        }
+        assert_eq!(counter.admitted.available_permits(), MAX_ADMITTED);
+    }
+}

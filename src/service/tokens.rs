@@ -1,0 +1,35 @@
+//! Tokens of a text or a chat.
+
+use super::{
+    Api,
+    convert::int32,
+    proto::{self, CountTokensReply, CountTokensRequest},
+};
+use crate::biz::{
+    error::{Invalid, Result},
+    ids::ModelName,
+    tokens::{ChatMessage, Encoding, Input},
+};
+
+impl Api {
+    pub async fn count_tokens(&self, request: CountTokensRequest) -> Result<CountTokensReply> {
+        let model = ModelName::parse_optional("model", &request.model)?;
+        let encoding = model.map_or_else(Encoding::default, |model| Encoding::of_model(model.as_str()));
+        let input = match (request.text, request.messages) {
+            (Some(_), messages) if !messages.is_empty() => {
+                return Err(Invalid::new("messages", "must be absent where text is given").into());
+            }
+            (Some(text), _) => Input::text(text)?,
+            (None, messages) if messages.is_empty() => {
+                return Err(Invalid::new("text", "is required where there are no messages").into());
+            }
+            (None, messages) => Input::chat(messages.into_iter().map(message).collect())?,
+        };
+        let tokens = self.tokens.count(encoding, input).await?;
+        Ok(CountTokensReply { tokens: int32(tokens), encoding: encoding.name().into() })
+    }
+}
+
+fn message(proto::ChatMessage { role, content, name }: proto::ChatMessage) -> ChatMessage {
+    ChatMessage { role, content, name: Some(name).filter(|name| !name.is_empty()) }
+}
