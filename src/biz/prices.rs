@@ -1,5 +1,7 @@
 //! The price book: what a million tokens of each model cost, and from when on.
 
+mod live;
+
 use std::{collections::BTreeMap, fmt};
 
 use chrono::{DateTime, Utc};
@@ -10,6 +12,8 @@ use super::{
     money::Money,
     record::Usage,
 };
+
+pub use self::live::{MAX_STORED, PriceStore, Prices, StoredVersion};
 
 /// Prices of one model, per million tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,6 +22,7 @@ use crate::biz::{
     key_quota::KeyQuotaStore,
     limit::LimitStore,
     low::LowStore,
+    prices::PriceStore,
     recharge::order::OrderStore,
     record::RecordStore,
     reset::QuotaRows,
@@ -41,6 +42,7 @@ pub trait Store:
     + LimitStore
     + LowStore
     + KeyQuotaStore
+    + PriceStore
     + OrderStore
     + RecordStore
     + Statistics

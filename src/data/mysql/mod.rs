@@ -14,6 +14,7 @@ mod ledger;
 mod limits;
 mod low;
 mod orders;
+mod prices;
 mod reads;
 mod reset;
 mod rollup;

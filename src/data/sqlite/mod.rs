@@ -12,6 +12,7 @@ mod ledger;
 mod limits;
 mod low;
 mod orders;
+mod prices;
 mod reads;
 mod reset;
 mod rollup;
