@@ -20,6 +20,7 @@ pub mod paging;
 pub mod prices;
 pub mod progress;
 pub mod quota;
+pub mod quote;
 pub mod rate_limit;
 pub mod read_model;
 pub mod recharge;

@@ -9,6 +9,7 @@ mod migrations;
 pub mod mysql;
 pub mod payment;
 pub mod plan;
+mod quota_unit;
 pub mod redis;
 pub mod sqlite;
 

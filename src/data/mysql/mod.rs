@@ -37,6 +37,7 @@ use super::{
     Store,
     error::{corrupt, store_error},
     plan::{Announce, Plan},
+    quota_unit::{quota_unit_name, quota_unit_of},
 };
 use crate::biz::{error::StoreError, money::Money};
 

@@ -39,6 +39,7 @@ use super::{
     error::{corrupt, store_error},
     migrations,
     plan::{Announce, Plan},
+    quota_unit::{quota_unit_name, quota_unit_of},
 };
 use crate::biz::error::StoreError;
 
