@@ -28,7 +28,7 @@ const MODELS: &[(&str, &str)] = &[
     ("billing.price_refresh", "50ms"),
 ];
 
-/// A version from then on is in force.
+/// The versions of these tests that need no time of their own are in force from then on.
 const OF_OLD: &str = "2026-01-01T00:00:00Z";
 
 /// A row of `price_version`: model, instant, id, and the prices in millionths, "NULL" for none.
@@ -384,6 +384,14 @@ async fn an_estimate_is_checked_at_the_price_that_charges_it(#[values(MySql, Sql
         assert_eq!((beyond.reason.as_str(), beyond.estimated_cost), ("insufficient balance", 0.006008));
         assert_eq!(code_of(&service.hold_tokens(hold("x", name, (1000, 501))).await.unwrap_err()).1, "10001");
     }
+    // Of 1,500 tokens 1,000 are free.
+    let newcomer = |output| CheckQuotaRequest { user_id: "v".into(), ..check("chat", output) };
+    assert_eq!(service.estimate(newcomer(0)).await.unwrap().reason, "free");
+    let mixed = service.estimate(newcomer(500)).await.unwrap();
+    assert_eq!(
+        (mixed.reason.as_str(), mixed.estimated_cost, mixed.free_remaining),
+        ("insufficient balance", 0.002, 1000)
+    );
     let given = CheckQuotaRequest { estimated_cost: 0.001, ..check("chat", 501) };
     assert_eq!(service.estimate(given).await.unwrap().estimated_cost, 0.001);
 }
