@@ -6,6 +6,7 @@ mod database;
 mod jobs;
 mod low;
 mod payments;
+mod prices;
 mod rates;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -21,6 +22,7 @@ use crate::{
         account::Accounts,
         calendar::{Calendar, Clock, SystemClock},
         quota::Quotas,
+        quote::Quoter,
         read_model::{ReadModel, Watched},
         settlement::engine::Engine,
         tokens::TokenCounter,
@@ -82,6 +84,9 @@ impl App {
         let lanes = database::limits(&config);
         let engine = Arc::new(Engine::start(store.clone(), caches.clone(), catalog.clone(), calendar.clone(), lanes));
         let accounts = Arc::new(Accounts::new(store.clone(), engine.clone(), catalog.clone(), calendar.clone()));
+        let stop = CancellationToken::new();
+        let prices = prices::start(&config, store.clone(), stop.clone()).await?;
+        let quoter = Arc::new(Quoter::new(prices, calendar.clone()));
         let rates = rates::guard(&config, redis.clone(), clock);
         let http = listen("server.http.addr", &config.server.http.addr).await?;
         let grpc = listen("server.grpc.addr", &config.server.grpc.addr).await?;
@@ -92,7 +97,8 @@ impl App {
         let tasks = TaskTracker::new();
         let model = Arc::new(ReadModel::new(caches.clone(), accounts.clone(), store.clone()));
         let api = Arc::new(Api {
-            quotas: Quotas::new(model.clone(), rates.clone(), catalog.clone(), calendar.clone()),
+            quotas: Quotas::new(model.clone(), rates.clone(), catalog.clone(), quoter.clone(), calendar.clone()),
+            quoter,
             rates: rates.clone(),
             accounts,
             engine: engine.clone(),
@@ -133,7 +139,6 @@ impl App {
             tracing::warn!(%grpc_addr, "server.grpc.internal_tokens is empty: whoever reaches this port may charge and adjust accounts");
         }
 
-        let stop = CancellationToken::new();
         let settled = CancellationToken::new();
         let keeper = Keeper {
             caches,

@@ -3,6 +3,7 @@
 //! `configs/*.yaml` document every key. An unknown key or a bad value is an error
 //! that names the key.
 
+mod models;
 mod payment;
 mod rates;
 mod redis;
@@ -19,10 +20,11 @@ pub use self::{
     redis::{Redis, RedisMode},
 };
 use crate::biz::{
-    catalog::{Catalog, Plan},
+    catalog::{Catalog, Plan, Price},
     ids::ServiceName,
     low::{Percent, Thresholds},
     money::Money,
+    prices::PriceBook,
 };
 
 #[derive(Debug, Clone, Deserialize)]
@@ -135,8 +137,15 @@ pub enum Driver {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Billing {
-    #[serde(deserialize_with = "values::prices")]
+    #[serde(default, deserialize_with = "values::prices")]
     pub prices: BTreeMap<String, Money>,
+    /// The services that are priced by model, with what their free quotas count.
+    #[serde(default, deserialize_with = "models::model_services")]
+    pub model_services: BTreeMap<String, models::Counts>,
+    #[serde(default, deserialize_with = "models::models")]
+    pub models: BTreeMap<String, models::Versions>,
+    #[serde(default = "default_price_refresh", deserialize_with = "values::duration")]
+    pub price_refresh: Duration,
     #[serde(default)]
     pub free_quotas: BTreeMap<String, values::FreeQuota>,
     #[serde(default = "default_balance_low", deserialize_with = "values::amount")]
@@ -244,11 +253,17 @@ impl Config {
 
     /// What no single key can tell.
     fn check(&self) -> anyhow::Result<()> {
-        if self.billing.prices.is_empty() {
+        let Billing { prices, model_services, .. } = &self.billing;
+        if prices.is_empty() && model_services.is_empty() {
             bail!("config key billing.prices: names no service");
         }
+        for name in model_services.keys() {
+            if prices.contains_key(name) {
+                bail!("config key billing.model_services.{name}: the service has a price in billing.prices");
+            }
+        }
         for name in self.billing.free_quotas.keys() {
-            if !self.billing.prices.contains_key(name) {
+            if !prices.contains_key(name) && !model_services.contains_key(name) {
                 bail!("config key billing.free_quotas.{name}: the service has no price in billing.prices");
             }
         }
@@ -279,11 +294,17 @@ impl Config {
 
     /// The services that can be billed.
     pub fn catalog(&self) -> Catalog {
-        Catalog::new(self.billing.prices.iter().map(|(name, price)| {
-            let plan =
-                Plan { price: *price, free_quota: self.billing.free_quotas.get(name).map_or(0, |quota| quota.units()) };
-            (ServiceName::from_stored(name.as_str()), plan)
+        let by_unit = self.billing.prices.iter().map(|(name, price)| (name, Price::Unit(*price)));
+        let by_model = self.billing.model_services.iter().map(|(name, counts)| (name, Price::Model(counts.0)));
+        Catalog::new(by_unit.chain(by_model).map(|(name, price)| {
+            let free_quota = self.billing.free_quotas.get(name).map_or(0, |quota| quota.units());
+            (ServiceName::from_stored(name.as_str()), Plan { price, free_quota })
         }))
+    }
+
+    /// The configured token prices.
+    pub fn price_book(&self) -> PriceBook {
+        models::book(&self.billing.models)
     }
 }
 
@@ -350,6 +371,10 @@ fn default_quota_low() -> Percent {
 
 fn default_timezone() -> chrono_tz::Tz {
     chrono_tz::Asia::Shanghai
+}
+
+fn default_price_refresh() -> Duration {
+    Duration::from_secs(10)
 }
 
 fn default_reservation_ttl() -> Duration {

@@ -11,10 +11,28 @@ use super::{
 /// Price and free quota of one service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
-    /// Of one unit.
-    pub price: Money,
+    pub price: Price,
     /// Units a user gets free each month.
     pub free_quota: u32,
+}
+
+/// How the calls of a service are priced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Price {
+    /// Each unit alike.
+    Unit(Money),
+    /// By the tokens of a call, at the prices of its model.
+    Model(QuotaUnit),
+}
+
+/// What the units of a service are, and so what its free quota counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum QuotaUnit {
+    /// As many as the request says.
+    #[default]
+    Calls,
+    /// Input and output together.
+    Tokens,
 }
 
 /// All services, by name. A service that is not in here is an error, never free.

@@ -80,6 +80,10 @@ identifier!(
     /// A language model behind the LLM gateway.
     ModelName, 128, is_printable, "printable ASCII characters"
 );
+identifier!(
+    /// A version of a model's prices.
+    PriceVersionId, 128, is_printable, "printable ASCII characters"
+);
 
 identifier!(
     /// A top-up order.

@@ -122,7 +122,8 @@ pub struct Take {
 impl Take {
     /// Of one call.
     pub fn call(usage: Option<Usage>, amount: Money) -> Self {
-        let tokens = usage.map_or(0, |usage| i64::from(usage.input_tokens) + i64::from(usage.output_tokens));
+        // The sum of two 32-bit numbers.
+        let tokens = usage.map_or(0, |usage| usage.tokens() as i64);
         Self { requests: 1, tokens, amount }
     }
 

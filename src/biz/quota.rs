@@ -8,10 +8,11 @@ use super::{
     calendar::{BillingTime, Calendar},
     catalog::Catalog,
     charge::{self, Funds, Split},
-    error::{Error, Invalid, Result},
-    ids::{ApiKeyId, ServiceName, UserId},
+    error::{Error, Result},
+    ids::{ApiKeyId, ModelName, ServiceName, UserId},
     key_quota::{self, Take},
     money::Money,
+    quote::{Ask, ESTIMATE, Quote, Quoter},
     rate_limit::RateGuard,
     read_model::{Need, ReadModel, Trust, View, entry::AccountEntry},
     record::Usage,
@@ -23,11 +24,12 @@ pub struct Check {
     pub user: UserId,
     pub service: String,
     pub count: u32,
-    /// Of all units if none were free; the service's price when absent.
+    /// Of all units if none were free; what the service asks when absent.
     pub cost: Option<Money>,
     pub api_key: Option<ApiKeyId>,
+    pub model: Option<ModelName>,
     /// As estimated.
-    pub usage: Usage,
+    pub usage: Option<Usage>,
 }
 
 /// The answer, with what it was decided on.
@@ -60,6 +62,7 @@ pub struct Quotas {
     accounts: Arc<ReadModel>,
     rates: Arc<RateGuard>,
     catalog: Arc<Catalog>,
+    quoter: Arc<Quoter>,
     calendar: Arc<Calendar>,
 }
 
@@ -76,9 +79,10 @@ impl Quotas {
         accounts: Arc<ReadModel>,
         rates: Arc<RateGuard>,
         catalog: Arc<Catalog>,
+        quoter: Arc<Quoter>,
         calendar: Arc<Calendar>,
     ) -> Self {
-        Self { accounts, rates, catalog, calendar }
+        Self { accounts, rates, catalog, quoter, calendar }
     }
 
     /// Decides on the committed state, changing nothing but opening a new account and
@@ -90,11 +94,18 @@ impl Quotas {
     /// [`Error::Internal`]. A call that is not covered is a verdict, not an error.
     pub async fn check(&self, check: &Check) -> Result<Verdict> {
         let (service, plan) = self.catalog.find(&check.service)?;
-        let cost = full_cost(check.cost, plan.price, check.count)?;
-        let list_price = plan.price.times(check.count).unwrap_or(Money::MAX);
+        let ask = Ask {
+            count: check.count,
+            cost: check.cost,
+            model: check.model.as_ref(),
+            usage: check.usage,
+            tokens_field: ESTIMATE,
+        };
+        let quote = self.quoter.quote(plan, ask)?;
+        let list_price = self.quoter.quote(plan, Ask { cost: None, ..ask }).map_or(Money::MAX, |list| list.cost);
         // At once, so that with Redis both are one round trip.
         let rates = self.rates.take(&check.user, check.api_key.as_ref());
-        let (within_rates, verdict) = join(rates, self.verdict(check, service, (cost, list_price))).await;
+        let (within_rates, verdict) = join(rates, self.verdict(check, service, (quote, list_price))).await;
         let verdict = verdict?;
         Ok(match within_rates {
             Ok(()) => verdict,
@@ -106,10 +117,10 @@ impl Quotas {
         &self,
         check: &Check,
         service: &ServiceName,
-        (cost, list_price): (Money, Money),
+        (Quote { units, cost, .. }, list_price): (Quote, Money),
     ) -> Result<Verdict> {
         for _ in 0..READS {
-            let call = Call { check, service, cost, list_price, now: self.calendar.now() };
+            let call = Call { check, service, units, cost, list_price, now: self.calendar.now() };
             let need = Need { user: &check.user, key: check.api_key.as_ref(), service, month: call.now.month };
             if let Some((view, trust)) = self.accounts.near(need).await
                 && let Some(verdict) = call.decide_near(&view, trust)?
@@ -130,6 +141,7 @@ impl Quotas {
 struct Call<'c> {
     check: &'c Check,
     service: &'c ServiceName,
+    units: u32,
     /// Of all units if none were free.
     cost: Money,
     /// What they cost without a figure of the caller's: other calls may cost as much.
@@ -154,11 +166,10 @@ impl Call<'_> {
         if counts.into_iter().flatten().any(|left| left < FAR) {
             return Ok(false);
         }
-        let (Some(count), Some(cost)) = (self.check.count.checked_mul(FAR), self.cost.max(self.list_price).times(FAR))
-        else {
+        let (Some(count), Some(cost)) = (self.units.checked_mul(FAR), self.cost.max(self.list_price).times(FAR)) else {
             return Ok(false);
         };
-        let tokens = Take::call(Some(self.check.usage), Money::ZERO).tokens.saturating_mul(FAR.into());
+        let tokens = Take::call(self.check.usage, Money::ZERO).tokens.saturating_mul(FAR.into());
         let all = self.covered(view, (count, cost), Take { requests: FAR.into(), tokens, amount: Money::ZERO })?;
         Ok(match (&verdict.decision, &all) {
             (Decision::Refused(_), _) | (_, Err(_)) => false,
@@ -172,8 +183,8 @@ impl Call<'_> {
         let free_remaining = self.free_remaining(account);
         let (daily_remaining, monthly_remaining) =
             account.requests.map_or((None, None), |requests| requests.left(self.now));
-        let take = Take::call(Some(self.check.usage), Money::ZERO);
-        let decision = match self.covered(view, (self.check.count, self.cost), take)? {
+        let take = Take::call(self.check.usage, Money::ZERO);
+        let decision = match self.covered(view, (self.units, self.cost), take)? {
             Ok(split) if split.paid == 0 => Decision::Free,
             Ok(_) => Decision::Balance,
             Err(refusal) => Decision::Refused(refusal),
@@ -182,7 +193,7 @@ impl Call<'_> {
             decision,
             free_remaining,
             balance: account.balance.amount,
-            amount: charge::split(self.check.count, self.cost, free_remaining).amount,
+            amount: charge::split(self.units, self.cost, free_remaining).amount,
             daily_remaining,
             monthly_remaining,
         })
@@ -206,11 +217,4 @@ impl Call<'_> {
         }
         Ok(covered)
     }
-}
-
-/// What all units of a call cost if none were free: the caller's figure, else the price.
-pub fn full_cost(requested: Option<Money>, price: Money, count: u32) -> Result<Money> {
-    requested
-        .or_else(|| price.times(count))
-        .ok_or_else(|| Invalid::new("count", format!("times the price {price} is more than {}", Money::MAX)).into())
 }

@@ -37,6 +37,13 @@ pub struct Usage {
     pub cached_input_tokens: u32,
 }
 
+impl Usage {
+    /// Input and output together.
+    pub fn tokens(&self) -> u64 {
+        u64::from(self.input_tokens) + u64::from(self.output_tokens)
+    }
+}
+
 /// One line of a user's consumption.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {

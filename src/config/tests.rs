@@ -1,6 +1,7 @@
 use std::io::Write;
 
 use super::*;
+use crate::biz::catalog::QuotaUnit;
 
 const EXISTING: &str = "
 server:
@@ -43,7 +44,7 @@ fn an_existing_file_works_unchanged() {
     assert_eq!((low.balance.to_string().as_str(), low.quota.hundredths()), ("10", 2_000));
     let catalog = config.catalog();
     let (_, plan) = catalog.find("payment").unwrap();
-    assert_eq!((plan.price.to_string().as_str(), plan.free_quota), ("0.1", 1000));
+    assert_eq!((plan.price, plan.free_quota), (Price::Unit("0.1".parse().unwrap()), 1000));
 }
 
 #[test]
@@ -106,6 +107,23 @@ fn a_bad_key_or_value_is_named() {
         ("balance_low_threshold: 10.0", "rate_limits: {user: {hour: 1000001}}", "billing.rate_limits.user.hour"),
         ("balance_low_threshold: 10.0", "rate_limits: {api_key: {minute: 0.5}}", "billing.rate_limits.api_key.minute"),
         ("balance_low_threshold: 10.0", "rate_limits: {api_key: {day: 5}}", "billing.rate_limits.api_key"),
+        ("balance_low_threshold: 10.0", "model_services: {llm: words}", "billing.model_services.llm"),
+        ("balance_low_threshold: 10.0", "model_services: {l m: calls}", "l m"),
+        ("balance_low_threshold: 10.0", "model_services: {asset: calls}", "billing.model_services.asset"),
+        ("balance_low_threshold: 10.0", "models: {m: {input: 1}}", "billing.models.m"),
+        ("balance_low_threshold: 10.0", "models: {m: {input: -1, output: 1}}", "billing.models.m.input"),
+        ("balance_low_threshold: 10.0", "models: {m: {input: 1, output: 1, ouput: 1}}", "billing.models.m"),
+        ("balance_low_threshold: 10.0", "models: {m: {input: 1, output: 1, cached_input: x}}", "models.m.cached_input"),
+        ("balance_low_threshold: 10.0", "models: {m: {input: 1, output: 1, effective_from: now}}", "effective_from"),
+        ("balance_low_threshold: 10.0", "models: {m: []}", "billing.models.m"),
+        ("balance_low_threshold: 10.0", "models: {m: 5}", "billing.models.m"),
+        (
+            "balance_low_threshold: 10.0",
+            "models: {m: [{input: 1, output: 1}, {input: 2, output: 1}]}",
+            "billing.models.m",
+        ),
+        ("balance_low_threshold: 10.0", "models: {m: [{input: 1, output: 0.0000001}]}", "billing.models.m[0].output"),
+        ("balance_low_threshold: 10.0", "price_refresh: 0s", "billing.price_refresh"),
         ("payment_service:", "payment_services:", "payment_services"),
     ] {
         assert!(EXISTING.contains(from), "{from}");
@@ -192,4 +210,34 @@ fn nothing_plays_payment_service_in_production() {
     let message = format!("{:#}", read(&production, &[]).unwrap_err());
     assert!(message.contains("payment_service.sandbox") && message.contains("production"), "{message}");
     assert!(read(&production.replace("production", "staging"), &[]).is_ok());
+}
+
+#[test]
+fn models_have_a_version_or_a_list_of_them() {
+    let yaml = "model_services: {llm: tokens, chat: calls}
+  models:
+    gpt-4.1: {input: 2, cached_input: 0.5, output: 8}
+    Qwen/Qwen2.5:7b:
+      - {input: 0.000001, output: 3}
+      - {input: 0, output: 4, effective_from: '2026-11-01T00:00:00+08:00'}";
+    let config = read(
+        &EXISTING.replace("balance_low_threshold: 10.0", yaml),
+        &[("BILLING__BILLING__MODELS__ENV__INPUT", "1"), ("BILLING__BILLING__MODELS__ENV__OUTPUT", "2")],
+    )
+    .unwrap();
+    let book = config.price_book();
+    let at = |model: &str, time: &str| {
+        let found = book.at(&crate::biz::ids::ModelName::from_stored(model), time.parse().unwrap());
+        found.map(|version| format!("{} {}", version.id, version.prices))
+    };
+    assert_eq!(at("gpt-4.1", "1970-01-01T00:00:00Z").unwrap(), "config:2/0.5/8 2/0.5/8");
+    assert_eq!(at("env", "2026-01-01T00:00:00Z").unwrap(), "config:1/1/2 1/1/2");
+    let (before, after) = ("2026-10-31T15:59:59Z", "2026-10-31T16:00:00Z");
+    assert_eq!(at("Qwen/Qwen2.5:7b", before).unwrap(), "config:0.000001/0.000001/3 0.000001/0.000001/3");
+    assert_eq!(at("Qwen/Qwen2.5:7b", after).unwrap(), "config:0/0/4@2026-10-31T16:00:00Z 0/0/4");
+    assert!(at("qwen/qwen2.5:7b", after).is_err());
+    let catalog = config.catalog();
+    let price = |service: &str| catalog.find(service).unwrap().1.price;
+    let by_model = |unit| Price::Model(unit);
+    assert_eq!((price("llm"), price("chat")), (by_model(QuotaUnit::Tokens), by_model(QuotaUnit::Calls)));
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
+use chrono::{DateTime, Datelike, Utc};
 use config::ValueKind;
 use serde::{Deserialize, Deserializer, de};
 use tracing::Level;
@@ -122,7 +123,10 @@ pub(super) fn months<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Optio
 }
 
 /// One of a few words.
-fn choice<'de, D: Deserializer<'de>, T: Copy>(deserializer: D, choices: &[(&str, T)]) -> Result<T, D::Error> {
+pub(super) fn choice<'de, D: Deserializer<'de>, T: Copy>(
+    deserializer: D,
+    choices: &[(&str, T)],
+) -> Result<T, D::Error> {
     let text = String::deserialize(deserializer)?;
     choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
         let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
@@ -183,6 +187,22 @@ impl<'de> Deserialize<'de> for Amount {
 
 pub(super) fn amount<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Money, D::Error> {
     Amount::deserialize(deserializer).map(|amount| amount.0)
+}
+
+pub(super) fn optional_amount<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Money>, D::Error> {
+    amount(deserializer).map(Some)
+}
+
+/// With a date, a time and a zone.
+pub(super) fn optional_instant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
+    const FIRST_YEAR: i32 = 1970;
+    let text = String::deserialize(deserializer)?;
+    DateTime::parse_from_rfc3339(&text)
+        .map(|instant| instant.to_utc())
+        .ok()
+        .filter(|instant| instant.year() >= FIRST_YEAR)
+        .map(Some)
+        .ok_or_else(|| de::Error::custom(format!("{text:?} is not a time such as 2026-11-01T00:00:00+08:00")))
 }
 
 pub(super) fn prices<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, Money>, D::Error> {

@@ -41,6 +41,7 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0009_job_runs"),
     pair!("0010_record_archive"),
     pair!("0011_quota_openings"),
+    pair!("0012_price_versions"),
 ];
 
 /// The first that changes what the former service left.

@@ -9,6 +9,7 @@ mod migrations;
 pub mod mysql;
 pub mod payment;
 pub mod plan;
+mod quota_unit;
 pub mod redis;
 pub mod sqlite;
 pub mod vocabulary;
@@ -23,6 +24,7 @@ use crate::biz::{
     key_quota::KeyQuotaStore,
     limit::LimitStore,
     low::LowStore,
+    prices::PriceStore,
     recharge::order::OrderStore,
     record::RecordStore,
     reset::QuotaRows,
@@ -42,6 +44,7 @@ pub trait Store:
     + LimitStore
     + LowStore
     + KeyQuotaStore
+    + PriceStore
     + OrderStore
     + RecordStore
     + Statistics

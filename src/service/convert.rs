@@ -7,6 +7,7 @@ use crate::biz::{
     calendar::{DaySpan, parse_day},
     error::{Invalid, Result},
     money::Money,
+    quote::MAX_UNITS,
     record::Usage,
 };
 
@@ -14,8 +15,8 @@ use crate::biz::{
 pub fn count(value: i32) -> Result<u32> {
     u32::try_from(value)
         .ok()
-        .filter(|count| (1..=1_000_000_000).contains(count))
-        .ok_or_else(|| Invalid::new("count", "must be 1 to 1000000000").into())
+        .filter(|count| (1..=MAX_UNITS).contains(count))
+        .ok_or_else(|| Invalid::new("count", format!("must be 1 to {MAX_UNITS}")).into())
 }
 
 /// A cost that is not negative; zero stands for none.
@@ -40,7 +41,17 @@ pub fn usage(usage: Option<proto::Usage>) -> Result<Option<Usage>> {
     Ok(Some(converted))
 }
 
-pub fn tokens(field: &str, value: i32) -> Result<u32> {
+/// What a call is expected to take; no tokens at all are no estimate.
+pub fn estimate(input: i32, output: i32) -> Result<Option<Usage>> {
+    let usage = Usage {
+        input_tokens: tokens("estimated_input_tokens", input)?,
+        output_tokens: tokens("estimated_output_tokens", output)?,
+        cached_input_tokens: 0,
+    };
+    Ok(Some(usage).filter(|usage| usage.tokens() > 0))
+}
+
+fn tokens(field: &str, value: i32) -> Result<u32> {
     u32::try_from(value).map_err(|_| Invalid::new(field, "must not be negative").into())
 }
 

@@ -35,6 +35,7 @@ use crate::biz::{
     key_quota::KeyQuotaStore,
     limit::LimitStore,
     quota::Quotas,
+    quote::Quoter,
     rate_limit::RateGuard,
     recharge::{Recharges, order::OrderStore},
     record::RecordStore,
@@ -59,6 +60,7 @@ pub mod proto {
 pub struct Api {
     pub accounts: Arc<Accounts>,
     pub quotas: Quotas,
+    pub quoter: Arc<Quoter>,
     pub rates: Arc<RateGuard>,
     pub engine: Arc<Engine>,
     pub recharges: Arc<Recharges>,

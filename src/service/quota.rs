@@ -6,17 +6,18 @@ use futures_util::future::join_all;
 
 use super::{
     Api,
-    convert::{cost, count, int32, tokens, usage},
+    convert::{cost, count, estimate, int32, usage},
     proto::{
         BatchDeductQuotaReply, BatchDeductQuotaRequest, BatchDeductQuotaResult, CheckQuotaReply, CheckQuotaRequest,
-        DeductQuotaReply, DeductQuotaRequest, ItemError, Usage,
+        DeductQuotaReply, DeductQuotaRequest, ItemError,
     },
     status,
 };
 use crate::biz::{
     error::{Error, Invalid, Result},
     ids::{ApiKeyId, ModelName, TraceId, UserId},
-    quota::{Check, Decision, Verdict, full_cost},
+    quota::{Check, Decision, Verdict},
+    quote::{Ask, ESTIMATE},
     record,
     settlement::{
         engine::Settled,
@@ -48,14 +49,11 @@ impl Api {
     async fn verdict(&self, request: CheckQuotaRequest) -> Result<Verdict> {
         let user = UserId::parse("user_id", &request.user_id)?;
         let api_key = ApiKeyId::parse_optional("api_key_id", &request.api_key_id)?;
-        ModelName::parse_optional("model", &request.model)?;
-        let usage = record::Usage {
-            input_tokens: tokens("estimated_input_tokens", request.estimated_input_tokens)?,
-            output_tokens: tokens("estimated_output_tokens", request.estimated_output_tokens)?,
-            cached_input_tokens: 0,
-        };
+        let model = ModelName::parse_optional("model", &request.model)?;
+        let usage = estimate(request.estimated_input_tokens, request.estimated_output_tokens)?;
         let cost = cost("estimated_cost", request.estimated_cost)?;
-        let check = Check { user, count: count(request.count)?, cost, service: request.service_name, api_key, usage };
+        let (service, count) = (request.service_name, count(request.count)?);
+        let check = Check { user, count, cost, service, api_key, model, usage };
         self.quotas.check(&check).await
     }
 
@@ -100,7 +98,7 @@ impl Api {
             trace_id: &request.trace_id,
             api_key_id: &request.api_key_id,
             model: &request.model,
-            usage: request.usage,
+            tokens: usage(request.usage).map(Tokens::Used),
         });
         let queued = call.map(|call| self.engine.charge(call));
         async move {
@@ -125,12 +123,21 @@ impl Api {
         let trace = TraceId::parse_optional("trace_id", call.trace_id)?.unwrap_or_else(TraceId::fresh);
         let api_key = ApiKeyId::parse_optional("api_key_id", call.api_key_id)?;
         let model = ModelName::parse_optional("model", call.model)?;
-        let usage = usage(call.usage)?;
+        let (usage, estimate, tokens_field) = match call.tokens? {
+            Tokens::Used(usage) => (usage, None, "usage"),
+            Tokens::Estimated(estimate) => (None, estimate, ESTIMATE),
+        };
+        let ask = Ask { count, cost, model: model.as_ref(), usage: usage.or(estimate), tokens_field };
+        let quote = self.quoter.quote(plan, ask);
+        if call.trace_id.is_empty() {
+            // No repeat of anything, so without a price there is nothing to look for.
+            quote.as_ref().map_err(Error::clone)?;
+        }
         Ok(Charge {
             user,
             trace,
-            full_cost: full_cost(cost, plan.price, count)?,
-            content: ChargeContent { service: service.clone(), count, cost, api_key, model, usage },
+            quote,
+            content: ChargeContent { service: service.clone(), count, cost, api_key, model, usage, estimate },
             record_ids: RecordIds::fresh(),
         })
     }
@@ -189,7 +196,15 @@ pub(super) struct Call<'r> {
     pub trace_id: &'r str,
     pub api_key_id: &'r str,
     pub model: &'r str,
-    pub usage: Option<Usage>,
+    pub tokens: Result<Tokens>,
+}
+
+/// The tokens of a call.
+pub(super) enum Tokens {
+    /// It was made.
+    Used(Option<record::Usage>),
+    /// It is about to be.
+    Estimated(Option<record::Usage>),
 }
 
 /// The reason of a check, as the contract words it.

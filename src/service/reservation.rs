@@ -6,12 +6,12 @@ use uuid::Uuid;
 
 use super::{
     Api,
-    convert::{cost, count, int32, usage},
+    convert::{cost, count, estimate, int32, usage},
     proto::{
         CommitReservationReply, CommitReservationRequest, GetTransactionReply, GetTransactionRequest,
         ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, Usage,
     },
-    quota::Call,
+    quota::{Call, Tokens},
 };
 use crate::biz::{
     error::{Error, Result},
@@ -41,12 +41,12 @@ impl Api {
         }
         let (transaction, replayed) = settled?;
         let reservation =
-            transaction.reservation.ok_or_else(|| Error::Internal("a reserve made no reservation".into()))?;
+            transaction.reservation.as_ref().ok_or_else(|| Error::Internal("a reserve made no reservation".into()))?;
         Ok(ReserveQuotaReply {
             success: true,
             trace_id: transaction.trace.to_string(),
             free_count: int32(reservation.free),
-            paid_count: int32(transaction.content.count - reservation.free),
+            paid_count: int32(transaction.units().saturating_sub(reservation.free)),
             amount: reservation.amount.to_wire(),
             expires_at: Some(reservation.expires_at.into()),
             status: transaction.status.to_string(),
@@ -63,7 +63,7 @@ impl Api {
             trace_id: &request.trace_id,
             api_key_id: &request.api_key_id,
             model: &request.model,
-            usage: None,
+            tokens: estimate(request.estimated_input_tokens, request.estimated_output_tokens).map(Tokens::Estimated),
         })?;
         Ok(Reserve { call, ttl: self.reservation_ttl })
     }
@@ -165,5 +165,6 @@ fn transaction_reply(transaction: Transaction) -> GetTransactionReply {
         held_free_count: reservation.map_or(0, |reservation| int32(reservation.free)),
         held_amount: reservation.map_or_else(Default::default, |reservation| reservation.amount).to_wire(),
         expires_at: reservation.map(|reservation| reservation.expires_at.into()),
+        price_version: transaction.priced_by().map(|version| version.id.to_string()).unwrap_or_default(),
     }
 }

@@ -19,6 +19,7 @@ mod limits;
 mod low;
 mod overload;
 mod ports;
+mod prices;
 mod processes;
 mod rate_limits;
 mod read_model;

@@ -12,6 +12,7 @@ use crate::biz::{
     error::Error,
     ids::{AdjustmentId, OrderId, PaymentId, TraceId, UserId},
     money::Money,
+    quote::Quote,
     recharge::order::Order,
     record::Usage,
 };
@@ -52,8 +53,8 @@ pub struct Charge {
     pub trace: TraceId,
     /// What makes two requests with one trace id the same.
     pub content: ChargeContent,
-    /// Of all units if none were free.
-    pub full_cost: Money,
+    /// Or why it has no price: the repeat of a call that had one still finds its outcome.
+    pub quote: Result<Quote, Error>,
     /// Given before the first attempt, so that a charge that committed unnoticed
     /// is recognised as this very one, and not as an earlier request's.
     pub record_ids: RecordIds,
@@ -92,9 +93,11 @@ pub struct Reserve {
 pub struct Commit {
     pub user: UserId,
     pub trace: TraceId,
-    /// Units delivered; as many as reserved when absent.
+    /// Units delivered; as many as reserved when absent. Where units are tokens, `usage` says
+    /// how many, and this nothing.
     pub count: Option<u32>,
-    /// Of all units if none were free; the unit cost of the reserve when absent.
+    /// Of all units if none were free; when absent, what the pinned prices make of `usage`,
+    /// and without any the unit cost of the reserve.
     pub cost: Option<Money>,
     pub usage: Option<Usage>,
     /// As [`Charge::record_ids`].

@@ -21,6 +21,7 @@ use crate::biz::{
     ids::{ApiKeyId, OrderId, TraceId, UserId},
     key_quota::{self, KeyQuota, KeyQuotas, QuotaType, Take},
     money::Money,
+    quote::Quote,
     record::{Record, RecordType},
     statistics::Totals,
 };
@@ -85,9 +86,10 @@ impl Book<'_> {
         if let Some(first) = self.state.transactions.get(&key) {
             return replay_charge(request, first);
         }
+        let quote = request.quote.as_ref().map_err(Error::clone)?;
         let quota_key = (request.user.clone(), self.batch.at.month, request.content.service.clone());
         self.check_caps(&request.user)?;
-        let split = self.cover(request, &quota_key)?;
+        let split = self.cover(quote, &quota_key)?;
         let take = Take::call(request.content.usage, split.amount);
         self.check_key(&request.content, take)?;
 
@@ -99,6 +101,8 @@ impl Book<'_> {
             trace: request.trace.clone(),
             content: request.content.clone(),
             status: Status::Committed,
+            quota_unit: quote.quota_unit,
+            price_version: quote.version.clone().filter(|_| request.content.cost.is_none()),
             reservation: None,
             free: split.free,
             paid: split.paid,
@@ -152,10 +156,10 @@ impl Book<'_> {
     }
 
     /// How a call is paid, or held, from what is left.
-    fn cover(&mut self, call: &Charge, key: &QuotaKey) -> Result<Split, Error> {
+    fn cover(&mut self, quote: &Quote, key: &QuotaKey) -> Result<Split, Error> {
         let (balance, quota) = self.account(key)?;
         let funds = Funds { free_remaining: quota.remaining(), available: balance.available() };
-        charge::charge(call.content.count, call.full_cost, funds)
+        charge::charge(quote.units, quote.cost, funds)
     }
 
     /// Balance and quota of an account, which the store has loaded.

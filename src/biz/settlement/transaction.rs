@@ -8,9 +8,11 @@ use uuid::Uuid;
 
 use crate::biz::{
     calendar::Month,
+    catalog::QuotaUnit,
     error::{Invalid, StoreError},
     ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
     money::Money,
+    prices::PriceVersion,
     record::Usage,
 };
 
@@ -21,6 +23,11 @@ pub struct Transaction {
     pub trace: TraceId,
     pub content: ChargeContent,
     pub status: Status,
+    /// What its units are.
+    pub quota_unit: QuotaUnit,
+    /// The version of its model's prices that prices it, where no cost was given. A
+    /// reservation keeps what was in force at the reserve.
+    pub price_version: Option<PriceVersion>,
     /// `None` for a charge made at once, without a hold.
     pub reservation: Option<Reservation>,
     /// What was charged; zeros until it is committed.
@@ -34,6 +41,26 @@ pub struct Transaction {
     pub balance_after: Money,
     pub free_remaining_after: u32,
     pub created_at: DateTime<Utc>,
+}
+
+impl Transaction {
+    /// The units that were asked for.
+    pub fn units(&self) -> u32 {
+        match (self.quota_unit, self.content.usage.or(self.content.estimate)) {
+            (QuotaUnit::Tokens, Some(usage)) => u32::try_from(usage.tokens()).unwrap_or(u32::MAX),
+            _ => self.content.count,
+        }
+    }
+
+    /// The version that its amount follows from, or while it is pending its hold.
+    pub fn priced_by(&self) -> Option<&PriceVersion> {
+        let delivered = self.reservation.as_ref().and_then(|reservation| reservation.delivered.as_ref());
+        let by_tokens = match delivered {
+            Some(delivered) => delivered.cost.is_none() && delivered.usage.is_some(),
+            None => self.content.cost.is_none(),
+        };
+        self.price_version.as_ref().filter(|_| by_tokens)
+    }
 }
 
 /// The states of a transaction.
@@ -84,7 +111,7 @@ pub struct Reservation {
     /// Free units and balance that were held.
     pub free: u32,
     pub amount: Money,
-    /// Of all the reserved units if none were free: the price as it was.
+    /// Of all the reserved units if none were free: the cost as it was expected.
     pub full_cost: Money,
     pub expires_at: DateTime<Utc>,
     /// The billing day of the reserve, which the commit counts to.
@@ -136,16 +163,20 @@ pub trait TransactionStore: Send + Sync + 'static {
 pub struct ChargeContent {
     pub service: ServiceName,
     pub count: u32,
-    /// As requested; the service's price when absent.
+    /// As requested; what the service asks when absent.
     pub cost: Option<Money>,
     pub api_key: Option<ApiKeyId>,
     pub model: Option<ModelName>,
     pub usage: Option<Usage>,
+    /// What a reserve expects.
+    pub estimate: Option<Usage>,
 }
 
 impl ChargeContent {
     /// The request fields in which two contents differ.
     pub fn differences(&self, other: &ChargeContent) -> Vec<&'static str> {
+        let input = |content: &ChargeContent| content.estimate.map(|usage| usage.input_tokens);
+        let output = |content: &ChargeContent| content.estimate.map(|usage| usage.output_tokens);
         named([
             ("service_name", self.service != other.service),
             ("count", self.count != other.count),
@@ -153,6 +184,8 @@ impl ChargeContent {
             ("api_key_id", self.api_key != other.api_key),
             ("model", self.model != other.model),
             ("usage", self.usage != other.usage),
+            ("estimated_input_tokens", input(self) != input(other)),
+            ("estimated_output_tokens", output(self) != output(other)),
         ])
     }
 }
@@ -160,8 +193,9 @@ impl ChargeContent {
 /// The caller's side of a commit. A retry must repeat all of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivered {
+    /// As many as reserved where units are tokens.
     pub count: u32,
-    /// As asked; the unit cost of the reserve when absent.
+    /// As asked.
     pub cost: Option<Money>,
     pub usage: Option<Usage>,
 }

@@ -14,6 +14,7 @@ mod ledger;
 mod limits;
 mod low;
 mod orders;
+mod prices;
 mod reads;
 mod reset;
 mod rollup;
@@ -36,6 +37,7 @@ use super::{
     Store,
     error::{corrupt, store_error},
     plan::{Announce, Plan},
+    quota_unit::{quota_unit_name, quota_unit_of},
 };
 use crate::biz::{error::StoreError, money::Money};
 

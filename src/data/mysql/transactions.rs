@@ -2,30 +2,28 @@
 //! `reservation_expiry` for each reservation until the sweep has seen it ended. Commits
 //! leave that row alone: in this one table users would meet, and wait for each other.
 
+mod row;
+
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::{Row, mysql::MySqlRow};
-use uuid::Uuid;
+use sqlx::Row;
 
+pub(super) use self::row::{COLUMNS, transaction_of, usage_of, uuid_of};
 use super::{
-    MySqlStore, corrupt, money, number, optional_money, optional_text,
+    MySqlStore, number, quota_unit_name,
     statement::{Row as StatementRow, Statement},
     store_error, text,
 };
 use crate::biz::{
     error::StoreError,
-    ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
+    ids::{ApiKeyId, ModelName, TraceId, UserId},
+    prices::PriceVersion,
     record::Usage,
     settlement::{
         rule::ReservationWrite,
-        transaction::{ChargeContent, Delivered, Due, Reservation, Status, Transaction, TransactionStore},
+        transaction::{Due, Reservation, Status, Transaction, TransactionStore},
     },
 };
-
-/// What [`transaction_of`] reads, in its order.
-pub(super) const COLUMNS: &str = "user_id, trace_id, status, service_name, count, cost, api_key_id, model, \
-    input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, \
-    free_remaining_after, created_at, held_free, held_amount, full_cost, commit_cost, usage_date, expires_at";
 
 #[async_trait]
 impl TransactionStore for MySqlStore {
@@ -98,38 +96,47 @@ impl TransactionStore for MySqlStore {
 /// A column that few charges fill; named only where one of them does.
 struct Optional {
     names: &'static str,
-    is_filled: fn(&ChargeContent) -> bool,
-    fill: for<'r, 's> fn(&'r mut StatementRow<'s>, &ChargeContent) -> &'r mut StatementRow<'s>,
+    is_filled: fn(&Transaction) -> bool,
+    fill: for<'r, 's> fn(&'r mut StatementRow<'s>, &Transaction) -> &'r mut StatementRow<'s>,
 }
 
-const OPTIONAL: [Optional; 4] = [
+const OPTIONAL: [Optional; 6] = [
     Optional {
         names: ", cost",
-        is_filled: |content| content.cost.is_some(),
-        fill: |row, content| row.optional(content.cost, StatementRow::money),
+        is_filled: |charge| charge.content.cost.is_some(),
+        fill: |row, charge| row.optional(charge.content.cost, StatementRow::money),
     },
     Optional {
         names: ", api_key_id",
-        is_filled: |content| content.api_key.is_some(),
-        fill: |row, content| row.optional(content.api_key.as_ref().map(ApiKeyId::as_str), StatementRow::text),
+        is_filled: |charge| charge.content.api_key.is_some(),
+        fill: |row, charge| row.optional(charge.content.api_key.as_ref().map(ApiKeyId::as_str), StatementRow::text),
     },
     Optional {
         names: ", model",
-        is_filled: |content| content.model.is_some(),
-        fill: |row, content| row.optional(content.model.as_ref().map(ModelName::as_str), StatementRow::text),
+        is_filled: |charge| charge.content.model.is_some(),
+        fill: |row, charge| row.optional(charge.content.model.as_ref().map(ModelName::as_str), StatementRow::text),
     },
     Optional {
         names: ", input_tokens, output_tokens, cached_input_tokens",
-        is_filled: |content| content.usage.is_some(),
-        fill: |row, content| tokens(row, content.usage),
+        is_filled: |charge| charge.content.usage.is_some(),
+        fill: |row, charge| tokens(row, charge.content.usage),
+    },
+    Optional {
+        names: ", price_version, input_price, cached_input_price, output_price",
+        is_filled: |charge| charge.price_version.is_some(),
+        fill: |row, charge| price_version(row, charge.price_version.as_ref()),
+    },
+    Optional {
+        names: ", quota_unit",
+        is_filled: |charge| quota_unit_name(charge).is_some(),
+        fill: |row, charge| row.optional(quota_unit_name(charge), StatementRow::text),
     },
 ];
 
 /// Rows of charges. Every value costs parsing, so those that are the default, and those
 /// that only reservations have, are left out.
 pub(super) fn insert_charges(statement: &mut Statement, charges: &[Transaction]) {
-    let filled: Vec<_> =
-        OPTIONAL.iter().filter(|column| charges.iter().any(|charge| (column.is_filled)(&charge.content))).collect();
+    let filled: Vec<_> = OPTIONAL.iter().filter(|column| charges.iter().any(column.is_filled)).collect();
     statement.push(
         "INSERT INTO billing_transaction (user_id, trace_id, service_name, count, free_count, paid_count, amount, \
          record_id, balance_after, free_remaining_after, created_at",
@@ -143,7 +150,7 @@ pub(super) fn insert_charges(statement: &mut Statement, charges: &[Transaction])
             identity(row, charge).number(charge.content.count);
             outcome(row, charge);
             for column in &filled {
-                (column.fill)(row, &charge.content);
+                (column.fill)(row, charge);
             }
         })
         .push("; ");
@@ -189,7 +196,8 @@ fn put_reservations(statement: &mut Statement, rows: &[Written<'_>], end: &'stat
             "INSERT INTO billing_transaction (user_id, trace_id, service_name, count, free_count, paid_count, amount, \
              record_id, balance_after, free_remaining_after, created_at, status, cost, api_key_id, model, \
              input_tokens, output_tokens, cached_input_tokens, held_free, held_amount, full_cost, commit_cost, \
-             usage_date, expires_at) VALUES ",
+             usage_date, expires_at, estimated_input_tokens, estimated_output_tokens, quota_unit, price_version, \
+             input_price, cached_input_price, output_price) VALUES ",
         )
         .rows(rows, |row, (_, transaction, reservation)| {
             let content = &transaction.content;
@@ -206,7 +214,11 @@ fn put_reservations(statement: &mut Statement, rows: &[Written<'_>], end: &'stat
                 .money(reservation.full_cost)
                 .optional(delivered.and_then(|delivered| delivered.cost), StatementRow::money)
                 .day(reservation.day)
-                .instant(reservation.expires_at);
+                .instant(reservation.expires_at)
+                .optional(content.estimate.map(|usage| usage.input_tokens), StatementRow::number)
+                .optional(content.estimate.map(|usage| usage.output_tokens), StatementRow::number)
+                .optional(quota_unit_name(transaction), StatementRow::text);
+            price_version(row, transaction.price_version.as_ref());
         })
         .push(end);
 }
@@ -231,62 +243,9 @@ fn tokens<'r, 's>(row: &'r mut StatementRow<'s>, usage: Option<Usage>) -> &'r mu
         .optional(usage.map(|usage| usage.cached_input_tokens), StatementRow::number)
 }
 
-pub(super) fn transaction_of(row: &MySqlRow) -> Result<Transaction, StoreError> {
-    let status: Status = text(row, 2)?.parse().map_err(|_| corrupt("status"))?;
-    let (free, paid): (u32, u32) = (number(row, 11)?, number(row, 12)?);
-    let usage = usage_of(row, 8)?;
-    let expires_at: Option<DateTime<Utc>> = row.try_get(23).map_err(store_error)?;
-    let reservation = match expires_at {
-        None => None,
-        Some(expires_at) => Some(Reservation {
-            free: number(row, 18)?,
-            amount: money(row, 19)?,
-            full_cost: money(row, 20)?,
-            expires_at,
-            day: row.try_get(22).map_err(store_error)?,
-            delivered: match status {
-                Status::Committed => Some(Delivered { count: free + paid, cost: optional_money(row, 21)?, usage }),
-                _ => None,
-            },
-        }),
-    };
-    Ok(Transaction {
-        user: UserId::from_stored(text(row, 0)?),
-        trace: TraceId::from_stored(text(row, 1)?),
-        content: ChargeContent {
-            service: ServiceName::from_stored(text(row, 3)?),
-            count: number(row, 4)?,
-            cost: optional_money(row, 5)?,
-            api_key: optional_text(row, 6)?.map(ApiKeyId::from_stored),
-            model: optional_text(row, 7)?.map(ModelName::from_stored),
-            // Of a reservation it is what the commit reported.
-            usage: usage.filter(|_| reservation.is_none()),
-        },
-        status,
-        reservation,
-        free,
-        paid,
-        amount: money(row, 13)?,
-        record_id: uuid_of(text(row, 14)?)?,
-        balance_after: money(row, 15)?,
-        free_remaining_after: number(row, 16)?,
-        created_at: row.try_get(17).map_err(store_error)?,
-    })
-}
-
-pub(super) fn uuid_of(text: String) -> Result<Uuid, StoreError> {
-    text.parse().map_err(|_| corrupt("id"))
-}
-
-/// Three token columns from `first` on; all of them NULL when there was no usage.
-pub(super) fn usage_of(row: &MySqlRow, first: usize) -> Result<Option<Usage>, StoreError> {
-    let known: Option<i64> = row.try_get(first).map_err(store_error)?;
-    if known.is_none() {
-        return Ok(None);
-    }
-    Ok(Some(Usage {
-        input_tokens: number(row, first)?,
-        output_tokens: number(row, first + 1)?,
-        cached_input_tokens: number(row, first + 2)?,
-    }))
+fn price_version<'r, 's>(row: &'r mut StatementRow<'s>, version: Option<&PriceVersion>) -> &'r mut StatementRow<'s> {
+    row.optional(version.map(|version| version.id.as_str()), StatementRow::text)
+        .optional(version.map(|version| version.prices.input), StatementRow::money)
+        .optional(version.map(|version| version.prices.cached_input), StatementRow::money)
+        .optional(version.map(|version| version.prices.output), StatementRow::money)
 }

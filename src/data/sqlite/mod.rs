@@ -12,6 +12,7 @@ mod ledger;
 mod limits;
 mod low;
 mod orders;
+mod prices;
 mod reads;
 mod reset;
 mod rollup;
@@ -38,6 +39,7 @@ use super::{
     error::{corrupt, store_error},
     migrations,
     plan::{Announce, Plan},
+    quota_unit::{quota_unit_name, quota_unit_of},
 };
 use crate::biz::error::StoreError;
 

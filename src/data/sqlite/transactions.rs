@@ -8,15 +8,17 @@ use rusqlite::{Statement, ToSql, Transaction as Tx};
 use uuid::Uuid;
 
 use super::{
-    SqliteStore, corrupt,
+    SqliteStore, corrupt, quota_unit_name, quota_unit_of,
     row::{Row, day_of, instant, money, number, optional_money, optional_text, text},
     store_error,
     writer::{found, writer_error},
 };
 use crate::biz::{
+    catalog::QuotaUnit,
     error::StoreError,
-    ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
+    ids::{ApiKeyId, ModelName, PriceVersionId, ServiceName, TraceId, UserId},
     money::Money,
+    prices::{PriceVersion, TokenPrices},
     record::Usage,
     settlement::{
         rule::{ReservationWrite, TransactionKey},
@@ -28,7 +30,9 @@ use crate::biz::{
 const ONE: &str = "\
     SELECT user_id, trace_id, status, service_name, count, cost, api_key_id, model, input_tokens, output_tokens, \
     cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, free_remaining_after, created_at, \
-    held_free, held_amount, full_cost, commit_cost, usage_date, expires_at \
+    held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, \
+    price_version, input_price, cached_input_price, output_price, estimated_input_tokens, estimated_output_tokens, \
+    quota_unit \
     FROM billing_transaction WHERE user_id = ? AND trace_id = ?";
 
 #[async_trait]
@@ -101,7 +105,8 @@ pub(super) fn insert_charges(transaction: &Tx<'_>, charges: &[Transaction]) -> r
     let mut insert = transaction.prepare_cached(
         "INSERT INTO billing_transaction (user_id, trace_id, status, service_name, count, cost, api_key_id, model, \
          input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, \
-         free_remaining_after, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         free_remaining_after, created_at, quota_unit, price_version, input_price, cached_input_price, output_price) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )?;
     for charge in charges {
         bind_shared(&mut insert, charge, charge.content.usage)?;
@@ -115,8 +120,10 @@ pub(super) fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrit
     let mut upsert = transaction.prepare_cached(
         "INSERT INTO billing_transaction (user_id, trace_id, status, service_name, count, cost, api_key_id, model, \
          input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, \
-         free_remaining_after, created_at, held_free, held_amount, full_cost, commit_cost, usage_date, expires_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         free_remaining_after, created_at, quota_unit, price_version, input_price, cached_input_price, output_price, \
+         held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, estimated_input_tokens, \
+         estimated_output_tokens) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
          ON CONFLICT DO UPDATE SET status = excluded.status, input_tokens = excluded.input_tokens, \
          output_tokens = excluded.output_tokens, cached_input_tokens = excluded.cached_input_tokens, \
          free_count = excluded.free_count, paid_count = excluded.paid_count, amount = excluded.amount, \
@@ -127,13 +134,16 @@ pub(super) fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrit
         let Some(reservation) = &transaction.reservation else { continue };
         let delivered = reservation.delivered.as_ref();
         let next = bind_shared(&mut upsert, transaction, delivered.and_then(|delivered| delivered.usage))?;
-        let values: [&dyn ToSql; 6] = [
+        let estimate = transaction.content.estimate;
+        let values: [&dyn ToSql; 8] = [
             &reservation.free,
             &reservation.amount.micros(),
             &reservation.full_cost.micros(),
             &delivered.and_then(|delivered| delivered.cost).map(Money::micros),
             &reservation.day.to_string(),
             &reservation.expires_at.timestamp_micros(),
+            &estimate.map(|usage| usage.input_tokens),
+            &estimate.map(|usage| usage.output_tokens),
         ];
         bind(&mut upsert, next, &values)?;
         upsert.raw_execute()?;
@@ -148,7 +158,11 @@ fn bind_shared(
     usage: Option<Usage>,
 ) -> rusqlite::Result<usize> {
     let content = &transaction.content;
-    let values: [&dyn ToSql; 18] = [
+    let (version, prices) = match &transaction.price_version {
+        Some(version) => (Some(version.id.as_str()), Some(version.prices)),
+        None => (None, None),
+    };
+    let values: [&dyn ToSql; 23] = [
         &transaction.user.as_str(),
         &transaction.trace.as_str(),
         &transaction.status.name(),
@@ -167,6 +181,11 @@ fn bind_shared(
         &transaction.balance_after.micros(),
         &transaction.free_remaining_after,
         &transaction.created_at.timestamp_micros(),
+        &quota_unit_name(transaction),
+        &version,
+        &prices.map(|prices| prices.input.micros()),
+        &prices.map(|prices| prices.cached_input.micros()),
+        &prices.map(|prices| prices.output.micros()),
     ];
     bind(statement, 1, &values)
 }
@@ -182,6 +201,11 @@ fn transaction_of(row: &impl Row) -> Result<Transaction, StoreError> {
     let status: Status = text(row, 2)?.parse().map_err(|_| corrupt("status"))?;
     let (free, paid): (u32, u32) = (number(row, 11)?, number(row, 12)?);
     let usage = usage_of(row, 8)?;
+    let quota_unit = quota_unit_of(optional_text(row, 30)?.as_deref())?;
+    let delivered_count = match quota_unit {
+        QuotaUnit::Calls => free + paid,
+        QuotaUnit::Tokens => number(row, 4)?,
+    };
     let reservation = match row.integer(23)? {
         None => None,
         Some(_) => Some(Reservation {
@@ -191,7 +215,7 @@ fn transaction_of(row: &impl Row) -> Result<Transaction, StoreError> {
             expires_at: instant(row, 23)?,
             day: day_of(row, 22)?,
             delivered: match status {
-                Status::Committed => Some(Delivered { count: free + paid, cost: optional_money(row, 21)?, usage }),
+                Status::Committed => Some(Delivered { count: delivered_count, cost: optional_money(row, 21)?, usage }),
                 _ => None,
             },
         }),
@@ -207,8 +231,25 @@ fn transaction_of(row: &impl Row) -> Result<Transaction, StoreError> {
             model: optional_text(row, 7)?.map(ModelName::from_stored),
             // Of a reservation it is what the commit reported.
             usage: usage.filter(|_| reservation.is_none()),
+            estimate: match row.integer(28)? {
+                None => None,
+                Some(_) => Some(Usage {
+                    input_tokens: number(row, 28)?,
+                    output_tokens: number(row, 29)?,
+                    cached_input_tokens: 0,
+                }),
+            },
         },
         status,
+        quota_unit,
+        price_version: match optional_text(row, 24)? {
+            None => None,
+            Some(id) => {
+                let prices =
+                    TokenPrices { input: money(row, 25)?, cached_input: money(row, 26)?, output: money(row, 27)? };
+                Some(PriceVersion { id: PriceVersionId::from_stored(id), prices })
+            }
+        },
         reservation,
         free,
         paid,

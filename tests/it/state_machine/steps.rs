@@ -6,6 +6,7 @@ use billing_service::biz::{
     error::Error,
     ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, ServiceName, TraceId, UserId},
     money::Money,
+    quote::Quote,
     recharge::order::{Order, OrderStatus},
     settlement::{
         posting::{
@@ -210,8 +211,9 @@ fn charge(case: &str, user: UserId, call: Call) -> Charge {
             api_key: call.keyed.then(|| api_key(case)),
             model: None,
             usage: None,
+            estimate: None,
         },
-        full_cost: cost,
+        quote: Ok(Quote::of_calls(call.count, cost)),
         record_ids: RecordIds::fresh(),
     }
 }

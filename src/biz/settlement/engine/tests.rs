@@ -14,10 +14,11 @@ use super::*;
 use crate::biz::{
     account::{Balance, Quota},
     calendar::SystemClock,
-    catalog::Plan,
+    catalog::{Plan, Price},
     error::StoreError,
     ids::{ServiceName, TraceId},
     money::Money,
+    quote::Quote,
     read_model::entry::{Change, Subject},
     settlement::{
         keys::Keys,
@@ -118,7 +119,7 @@ fn engine(faults: impl IntoIterator<Item = Fault>) -> (Engine, Arc<ScriptedLedge
 
 fn engine_with_readers(faults: impl IntoIterator<Item = Fault>) -> (Engine, Arc<ScriptedLedger>, Arc<Heard>) {
     let ledger = Arc::new(ScriptedLedger { faults: Mutex::new(faults.into_iter().collect()), ..Default::default() });
-    let plan = Plan { price: Money::ZERO, free_quota: 1000 };
+    let plan = Plan { price: Price::Unit(Money::ZERO), free_quota: 1000 };
     let catalog = Catalog::new([(ServiceName::from_stored("s"), plan)]);
     let calendar = Calendar::new(chrono_tz::UTC, SystemClock);
     let limits =
@@ -138,8 +139,9 @@ fn charge(user: &str, trace: &str) -> Charge {
             api_key: None,
             model: None,
             usage: None,
+            estimate: None,
         },
-        full_cost: Money::ZERO,
+        quote: Ok(Quote::of_calls(1, Money::ZERO)),
         record_ids: RecordIds::fresh(),
     }
 }

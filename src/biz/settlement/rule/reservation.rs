@@ -5,11 +5,13 @@ use chrono::NaiveDate;
 use super::{Book, Entry, QuotaKey, conflict, found};
 use crate::biz::{
     account::{Balance, Quota},
+    catalog::QuotaUnit,
     charge,
     error::{Error, Invalid},
     ids::{TraceId, UserId},
     key_quota::{self, Take},
     money::Money,
+    quote::token_units,
     settlement::{
         posting::{Charge, Commit, Expire, Outcome, Release, Reserve},
         transaction::{ChargeContent, Delivered, Reservation, Status, Transaction},
@@ -29,10 +31,11 @@ impl Book<'_> {
             .utc
             .checked_add_signed(request.ttl)
             .ok_or_else(|| Error::Internal("the expiry is beyond the calendar".into()))?;
+        let quote = call.quote.as_ref().map_err(Error::clone)?;
         let quota_key = (call.user.clone(), at.month, call.content.service.clone());
         self.check_caps(&call.user)?;
-        let split = self.cover(call, &quota_key)?;
-        let take = Take::call(None, split.amount);
+        let split = self.cover(quote, &quota_key)?;
+        let take = Take::call(call.content.estimate, split.amount);
         self.check_key(&call.content, take)?;
         let (balance, quota) = self.account(&quota_key)?;
 
@@ -43,10 +46,12 @@ impl Book<'_> {
             trace: call.trace.clone(),
             content: call.content.clone(),
             status: Status::Pending,
+            quota_unit: quote.quota_unit,
+            price_version: quote.version.clone(),
             reservation: Some(Reservation {
                 free: split.free,
                 amount: split.amount,
-                full_cost: call.full_cost,
+                full_cost: quote.cost,
                 expires_at,
                 day: at.day,
                 delivered: None,
@@ -71,19 +76,17 @@ impl Book<'_> {
     /// and in the period of the reserve.
     pub(super) fn commit(&mut self, request: &Commit) -> Result<Outcome, Error> {
         let (first, reservation) = self.reservation(&request.user, &request.trace)?;
-        let count = request.count.unwrap_or(first.content.count);
+        let count = match first.quota_unit {
+            QuotaUnit::Calls => request.count.unwrap_or(first.content.count),
+            QuotaUnit::Tokens => first.content.count,
+        };
         let delivered = Delivered { count, cost: request.cost, usage: request.usage };
         match first.status {
             Status::Pending | Status::Expired => {}
             Status::Committed => return replay_commit(request, &delivered, &first),
             Status::Released => return Err(state("the reservation was released")),
         }
-        let full_cost = match delivered.cost {
-            Some(cost) => cost,
-            None => reservation.full_cost.scaled(count, first.content.count).ok_or_else(|| {
-                Invalid::new("count", format!("times the unit cost of the reserve is more than {}", Money::MAX))
-            })?,
-        };
+        let (units, full_cost) = priced(&first, &reservation, &delivered)?;
         let quota_key = (first.user.clone(), reservation.month(), first.content.service.clone());
         let (balance, quota) = self.held_account(&quota_key)?;
         let (mut new_balance, mut new_quota) = (*balance, *quota);
@@ -91,7 +94,7 @@ impl Book<'_> {
             new_balance.held = new_balance.held.minus(reservation.amount);
             new_quota.held = new_quota.held.saturating_sub(reservation.free);
         }
-        let split = charge::split(count, full_cost, new_quota.remaining());
+        let split = charge::split(units, full_cost, new_quota.remaining());
         new_quota.used += split.free;
         new_balance.amount = new_balance
             .amount
@@ -116,7 +119,7 @@ impl Book<'_> {
         let taken = Take::call(request.usage, split.amount);
         let held = match first.status {
             Status::Expired => Take::default(),
-            _ => Take::call(None, reservation.amount),
+            _ => Take::call(first.content.estimate, reservation.amount),
         };
         self.count_end(&first, reservation.day, taken - held);
         self.record(Entry {
@@ -170,7 +173,7 @@ impl Book<'_> {
             if held.free > 0 {
                 self.changed_quotas.insert(quota_key);
             }
-            self.count_end(first, held.day, Take::default() - Take::call(None, held.amount));
+            self.count_end(first, held.day, Take::default() - Take::call(first.content.estimate, held.amount));
         }
         self.write(after, Some(first.status));
         Ok(())
@@ -220,6 +223,29 @@ impl Book<'_> {
         self.changed_reservations.entry(key.clone()).or_insert(was);
         self.state.transactions.insert(key, transaction);
     }
+}
+
+/// The units that a commit delivers, and what all of them cost if none were free.
+fn priced(first: &Transaction, reservation: &Reservation, delivered: &Delivered) -> Result<(u32, Money), Error> {
+    let usage = delivered.usage.ok_or_else(|| Invalid::new("usage", "is required: the reservation is priced by model"));
+    let units = match first.quota_unit {
+        QuotaUnit::Calls => delivered.count,
+        QuotaUnit::Tokens => token_units("usage", usage.clone()?)?,
+    };
+    if let Some(cost) = delivered.cost {
+        return Ok((units, cost));
+    }
+    if let Some(version) = &first.price_version {
+        match usage {
+            Ok(usage) => return Ok((units, version.prices.cost(usage)?)),
+            Err(missing) if first.content.cost.is_none() => return Err(missing.into()),
+            Err(_) => {}
+        }
+    }
+    let full_cost = reservation.full_cost.scaled(units, first.units().max(1)).ok_or_else(|| {
+        Invalid::new("count", format!("times the unit cost of the reserve is more than {}", Money::MAX))
+    })?;
+    Ok((units, full_cost))
 }
 
 fn replay_reserve(call: &Charge, first: &Transaction) -> Result<Outcome, Error> {

@@ -1,0 +1,35 @@
+//! Token prices: rows of `price_version`.
+
+use async_trait::async_trait;
+
+use super::{
+    SqliteStore,
+    row::{instant, money, optional_money, text},
+    store_error,
+};
+use crate::biz::{
+    error::StoreError,
+    prices::{MAX_STORED, PriceStore, StoredVersion, TokenPrices},
+};
+
+#[async_trait]
+impl PriceStore for SqliteStore {
+    async fn price_versions(&self) -> Result<Vec<StoredVersion>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT model, effective_from, version_id, input_price, cached_input_price, output_price \
+             FROM price_version LIMIT ?",
+        )
+        .bind(MAX_STORED as u32 + 1)
+        .fetch_all(&self.reader)
+        .await
+        .map_err(store_error)?;
+        rows.iter()
+            .map(|row| {
+                let input = money(row, 3)?;
+                let cached_input = optional_money(row, 4)?.unwrap_or(input);
+                let prices = TokenPrices { input, cached_input, output: money(row, 5)? };
+                StoredVersion::parse(&text(row, 0)?, instant(row, 1)?, &text(row, 2)?, prices)
+            })
+            .collect()
+    }
+}
