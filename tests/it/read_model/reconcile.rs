@@ -61,9 +61,13 @@ async fn with_entries() -> Service {
         until_cached(&service.database, user, "1").await;
     }
     service.deduct(keyed_charge()).await;
-    check(&service.internal, keyed_call()).await;
     let place = service.database.redis.clone().unwrap();
-    until("the key is there", async || place.hashes("billing:{k}:api_key").await.len() == 1).await;
+    // A check before Redis was told of the charge reads the database, and leaves Redis alone.
+    until("the key is there", async || {
+        check(&service.internal, keyed_call()).await;
+        place.hashes("billing:{k}:api_key").await.len() == 1
+    })
+    .await;
     service
 }
 

@@ -13,23 +13,23 @@ use super::former::{self, Shape, errors, fingerprint, migrate, migrated};
 use crate::harness::{Database, process::SERVER};
 
 const SHAPE: Shape = Shape { user: "uid", kind: "ENUM('balance','free')", payment: "payment_id" };
-/// Some ten thousands of records, of users whose accounts mostly do not add up.
 const MAX_ATTEMPTS: usize = 20;
-
+/// Some ten thousands of records, of users whose accounts mostly do not add up. Of times long
+/// before those of the upgrade, which no two upgrades share.
 const ROWS: &str = "
 INSERT INTO user_balance (user_balance_id, uid, balance, created_at, updated_at)
-    SELECT UUID(), CONCAT('user-', seq), seq / 100, '2026-03-29 02:30:00' + INTERVAL seq HOUR, '2026-10-25 02:30:00'
+    SELECT UUID(), CONCAT('user-', seq), seq / 100, '2024-03-31 02:30:00' + INTERVAL seq HOUR, '2024-10-27 02:30:00'
     FROM seq_1_to_6000;
 UPDATE user_balance SET user_balance_id = MD5(uid), updated_at = updated_at;
 INSERT INTO free_quota (free_quota_id, uid, service_name, total_quota, used_quota, reset_month, created_at, updated_at)
-    SELECT MD5(seq), CONCAT('user-', seq), 'asset', 1000, seq MOD 7, '2026-10', '2026-10-01 00:00:00',
-    '2026-10-01 00:00:00' FROM seq_1_to_6000;
+    SELECT MD5(seq), CONCAT('user-', seq), 'asset', 1000, seq MOD 7, '2024-10', '2024-10-01 00:00:00',
+    '2024-10-01 00:00:00' FROM seq_1_to_6000;
 INSERT INTO billing_record (billing_record_id, uid, service_name, type, amount, count, created_at)
     SELECT MD5(seq), CONCAT('user-', seq MOD 6000 + 1), 'asset', IF(seq MOD 3, 'free', 'balance'),
-    IF(seq MOD 3, 0, 0.0500), 1, '2026-03-20 02:30:00' + INTERVAL seq * 600 SECOND FROM seq_1_to_36000;
+    IF(seq MOD 3, 0, 0.0500), 1, '2024-03-20 02:30:00' + INTERVAL seq * 600 SECOND FROM seq_1_to_36000;
 INSERT INTO recharge_order (order_id, uid, amount, payment_id, status, created_at, updated_at)
     SELECT CONCAT('order-', seq), CONCAT('user-', seq), 10, MD5(seq), IF(seq MOD 5, 'SUCCESS', 'pending'),
-    '2026-10-01 00:00:00' + INTERVAL seq MINUTE, '2026-10-01 00:00:00' + INTERVAL seq MINUTE FROM seq_1_to_6000;
+    '2024-10-01 00:00:00' + INTERVAL seq MINUTE, '2024-10-01 00:00:00' + INTERVAL seq MINUTE FROM seq_1_to_6000;
 ";
 
 async fn filled() -> Database {
