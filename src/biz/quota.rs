@@ -6,7 +6,7 @@ use futures_util::future::join;
 
 use super::{
     calendar::{BillingTime, Calendar},
-    catalog::Catalog,
+    catalog::{Catalog, Price},
     charge::{self, Funds, Split},
     error::{Error, Result},
     ids::{ApiKeyId, ModelName, ServiceName, UserId},
@@ -102,7 +102,11 @@ impl Quotas {
             tokens_field: ESTIMATE,
         };
         let quote = self.quoter.quote(plan, ask)?;
-        let list_price = self.quoter.quote(plan, Ask { cost: None, ..ask }).map_or(Money::MAX, |list| list.cost);
+        let list_price = match plan.price {
+            Price::Unit(_) => self.quoter.quote(plan, Ask { cost: None, ..ask }).map_or(Money::MAX, |list| list.cost),
+            // Calls of a model differ by as much as they like: no number of these is far.
+            Price::Model(_) => Money::MAX,
+        };
         // At once, so that with Redis both are one round trip.
         let rates = self.rates.take(&check.user, check.api_key.as_ref());
         let (within_rates, verdict) = join(rates, self.verdict(check, service, (quote, list_price))).await;

@@ -75,8 +75,11 @@ impl Quoter {
     }
 
     fn by_model(&self, quota_unit: QuotaUnit, ask: Ask<'_>) -> Result<Quote> {
-        let usage =
-            ask.usage.ok_or_else(|| Invalid::new(ask.tokens_field, "is required: the service is priced by model"));
+        // Nobody means none: they have other names where they came from.
+        let usage = ask
+            .usage
+            .filter(|usage| usage.tokens() > 0)
+            .ok_or_else(|| Invalid::new(ask.tokens_field, "is required: the service is priced by model"));
         let units = match quota_unit {
             QuotaUnit::Calls => ask.count,
             QuotaUnit::Tokens => token_units(ask.tokens_field, usage.clone()?)?,

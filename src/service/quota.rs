@@ -14,6 +14,7 @@ use super::{
     status,
 };
 use crate::biz::{
+    catalog::Price,
     error::{Error, Invalid, Result},
     ids::{ApiKeyId, ModelName, TraceId, UserId},
     quota::{Check, Decision, Verdict},
@@ -129,8 +130,8 @@ impl Api {
         };
         let ask = Ask { count, cost, model: model.as_ref(), usage: usage.or(estimate), tokens_field };
         let quote = self.quoter.quote(plan, ask);
-        if call.trace_id.is_empty() {
-            // No repeat of anything, so without a price there is nothing to look for.
+        if call.trace_id.is_empty() || matches!(plan.price, Price::Unit(_)) {
+            // No repeat of anything, or the same each time: there is nothing to look for.
             quote.as_ref().map_err(Error::clone)?;
         }
         Ok(Charge {

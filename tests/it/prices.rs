@@ -152,7 +152,7 @@ impl Service {
 
     /// Uses up the free quotas of both services.
     async fn pay_all(&self, balance: f64) {
-        self.deduct(DeductQuotaRequest { count: 2, ..call("llm", "gpt-4.1", tokens(0, 0, 0)) }).await;
+        self.deduct(DeductQuotaRequest { count: 2, ..call("llm", "gpt-4.1", tokens(1, 0, 0)) }).await;
         self.deduct(call("chat", "gpt-4.1", tokens(1000, 0, 0))).await;
         self.adjust("u", balance).await;
     }
@@ -223,6 +223,8 @@ async fn what_has_no_price_is_an_error_and_never_free(#[values(MySql, Sqlite)] o
             (call("llm", "late", usage), "model"),
             (call("llm", "", usage), "model"),
             (call("llm", "gpt-4.1", None), "usage"),
+            // As of a gateway that has other names for them.
+            (call("llm", "gpt-4.1", tokens(0, 0, 0)), "usage"),
             (call("chat", "gpt-4.1", None), "usage"),
             (call("chat", "gpt-4.1", tokens(0, 0, 0)), "usage"),
             (call("chat", "gpt-4.1", tokens(1_000_000_000, 0, 1)), "usage"),
@@ -296,6 +298,7 @@ async fn a_commit_is_priced_by_the_version_of_its_reserve(#[values(MySql, Sqlite
     assert_eq!((held.free_count, held.paid_count, held.amount), (0, 1500, 0.006));
     assert_eq!(service.found("s").await.price_version, "config:2/0.5/8");
     assert_eq!(blamed(service.deliver(delivered("r", None)).await), blames("usage"));
+    assert_eq!(blamed(service.deliver(delivered("r", tokens(0, 0, 0))).await), blames("usage"));
     assert_eq!(blamed(service.deliver(delivered("s", tokens(0, 0, 0))).await), blames("usage"));
 
     // Whatever the prices and the kind of the quota are by then.
@@ -328,6 +331,30 @@ async fn a_commit_is_priced_by_the_version_of_its_reserve(#[values(MySql, Sqlite
     assert_eq!(service.deliver(costly).await.unwrap().amount, 0.5);
     assert_eq!(service.found("c").await.price_version, "");
     assert_eq!(service.account("u").await.held, 0.0);
+    service.assert_audit_is_clean().await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cost_that_was_reserved_is_what_the_commit_charges(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, MODELS).await;
+    service.pay_all(100.0).await;
+    for (trace, name, usage, amount) in [
+        ("a", "llm", tokens(1000, 0, 0), 10.0),
+        ("b", "llm", None, 10.0),
+        // Half of the tokens of the estimate, and as many as that.
+        ("c", "chat", tokens(500, 0, 0), 5.0),
+        ("d", "chat", None, 10.0),
+    ] {
+        let reserve = ReserveQuotaRequest { cost: 10.0, ..hold(trace, name, (1000, 0)) };
+        assert_eq!(service.hold_tokens(reserve).await.unwrap().amount, 10.0);
+        assert_eq!(service.found(trace).await.price_version, "");
+        assert_eq!(service.deliver(delivered(trace, usage)).await.unwrap().amount, amount, "{trace}");
+    }
+    service.hold_tokens(hold("e", "chat", (1000, 0))).await.unwrap();
+    let costly = CommitReservationRequest { cost: 0.5, ..delivered("e", None) };
+    let committed = service.deliver(costly).await.unwrap();
+    assert_eq!((committed.amount, committed.paid_count), (0.5, 1000));
     service.assert_audit_is_clean().await;
 }
 

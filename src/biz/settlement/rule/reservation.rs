@@ -47,7 +47,8 @@ impl Book<'_> {
             content: call.content.clone(),
             status: Status::Pending,
             quota_unit: quote.quota_unit,
-            price_version: quote.version.clone(),
+            // A cost that the caller gave takes the place of the prices, at the commit too.
+            price_version: quote.version.clone().filter(|_| call.content.cost.is_none()),
             reservation: Some(Reservation {
                 free: split.free,
                 amount: split.amount,
@@ -227,20 +228,19 @@ impl Book<'_> {
 
 /// The units that a commit delivers, and what all of them cost if none were free.
 fn priced(first: &Transaction, reservation: &Reservation, delivered: &Delivered) -> Result<(u32, Money), Error> {
-    let usage = delivered.usage.ok_or_else(|| Invalid::new("usage", "is required: the reservation is priced by model"));
-    let units = match first.quota_unit {
-        QuotaUnit::Calls => delivered.count,
-        QuotaUnit::Tokens => token_units("usage", usage.clone()?)?,
+    let usage = delivered.usage.filter(|usage| usage.tokens() > 0);
+    let units = match (first.quota_unit, usage) {
+        (QuotaUnit::Calls, _) => delivered.count,
+        (QuotaUnit::Tokens, Some(usage)) => token_units("usage", usage)?,
+        // As estimated: what they cost is known without them.
+        (QuotaUnit::Tokens, None) => first.units(),
     };
     if let Some(cost) = delivered.cost {
         return Ok((units, cost));
     }
     if let Some(version) = &first.price_version {
-        match usage {
-            Ok(usage) => return Ok((units, version.prices.cost(usage)?)),
-            Err(missing) if first.content.cost.is_none() => return Err(missing.into()),
-            Err(_) => {}
-        }
+        let usage = usage.ok_or_else(|| Invalid::new("usage", "is required: the reservation is priced by model"))?;
+        return Ok((units, version.prices.cost(usage)?));
     }
     let full_cost = reservation.full_cost.scaled(units, first.units().max(1)).ok_or_else(|| {
         Invalid::new("count", format!("times the unit cost of the reserve is more than {}", Money::MAX))
