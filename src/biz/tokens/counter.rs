@@ -120,6 +120,15 @@ mod tests {
         Input::text(format!("{start:.<bytes$}")).unwrap()
     }
 
+    async fn until(condition: impl Fn() -> bool) {
+        let waited = time::timeout(Duration::from_secs(20), async {
+            while !condition() {
+                task::yield_now().await;
+            }
+        });
+        waited.await.expect("it comes to that");
+    }
+
     #[tokio::test]
     async fn long_inputs_leave_the_thread_of_their_caller_free_and_are_bounded() {
         let (counter, arrived, go) = gated();
@@ -130,9 +139,7 @@ mod tests {
             })
             .collect();
         // On a runtime of one thread this can only be if none of them keeps it.
-        while counter.admitted.available_permits() > 0 {
-            task::yield_now().await;
-        }
+        until(|| counter.admitted.available_permits() == 0).await;
         let refused = counter.count(Encoding::O200kBase, text("", 2_000)).await.unwrap_err();
         assert!(matches!(refused, Error::Overloaded(_)), "{refused}");
         assert_eq!(counter.count(Encoding::O200kBase, text("", IN_PLACE_BYTES)).await.unwrap(), IN_PLACE_BYTES);
@@ -157,9 +164,7 @@ mod tests {
         assert!(count.await.unwrap_err().is_cancelled());
         assert_eq!(counter.admitted.available_permits(), MAX_ADMITTED - 1);
         go.send(()).unwrap();
-        while counter.admitted.available_permits() < MAX_ADMITTED {
-            task::yield_now().await;
-        }
+        until(|| counter.admitted.available_permits() == MAX_ADMITTED).await;
     }
 
     #[tokio::test]
