@@ -11,6 +11,7 @@ use super::{
     error::StoreError,
     ids::UserId,
     progress::{Progress, Walked},
+    retry::unless_conflict,
     users::{UserSpan, Users},
 };
 
@@ -20,8 +21,6 @@ const USERS_AT_ONCE: u32 = 1_000;
 const MOVED_TOGETHER: usize = 50;
 /// Records that move in one transaction.
 const RECORDS_AT_ONCE: u32 = 1_000;
-/// Losing to another transaction repeats one this often.
-const ATTEMPTS: u32 = 5;
 
 /// Keeps old records. Reads and writes no others, however many there are.
 #[async_trait]
@@ -90,17 +89,12 @@ async fn move_all(
     users: &[UserId],
     before: DateTime<Utc>,
 ) -> Result<u64, StoreError> {
-    let (mut moved, mut attempt) = (0, 1);
+    let mut moved = 0;
     loop {
-        match store.archive(users, before, RECORDS_AT_ONCE).await {
-            Ok(count) => {
-                (moved, attempt) = (moved + count, 1);
-                if count < u64::from(RECORDS_AT_ONCE) {
-                    return Ok(moved);
-                }
-            }
-            Err(StoreError::Conflict(_)) if attempt < ATTEMPTS => attempt += 1,
-            Err(error) => return Err(error),
+        let count = unless_conflict(|| store.archive(users, before, RECORDS_AT_ONCE)).await?;
+        moved += count;
+        if count < u64::from(RECORDS_AT_ONCE) {
+            return Ok(moved);
         }
     }
 }

@@ -26,6 +26,7 @@ pub mod read_model;
 pub mod recharge;
 pub mod record;
 pub mod reset;
+pub mod retry;
 pub mod rollup;
 pub mod runs;
 pub mod settlement;

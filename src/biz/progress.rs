@@ -43,10 +43,16 @@ impl<const N: usize> Walked<N> {
     /// The beginning where `progress` has no position, or one that is none of such a walk.
     pub fn of(progress: &dyn Progress) -> Self {
         let read = progress.position().and_then(|position| Self::read(&position));
-        read.unwrap_or(Self { counts: [0; N], last: None })
+        read.unwrap_or_else(Self::begin)
     }
 
-    fn read(text: &str) -> Option<Self> {
+    /// Nobody is counted yet.
+    pub fn begin() -> Self {
+        Self { counts: [0; N], last: None }
+    }
+
+    /// What was written; `None` for what is no position of such a walk.
+    pub fn read(text: &str) -> Option<Self> {
         let mut parts = text.splitn(N + 1, ' ');
         let mut counts = [0; N];
         for count in &mut counts {

@@ -103,7 +103,7 @@ impl Quotas {
         };
         let quote = self.quoter.quote(plan, ask)?;
         let list_price = match plan.price {
-            Price::Unit(_) => self.quoter.quote(plan, Ask { cost: None, ..ask }).map_or(Money::MAX, |list| list.cost),
+            Price::Unit(price) => price.times(check.count).unwrap_or(Money::MAX),
             // Calls of a model differ by as much as they like: no number of these is far.
             Price::Model(_) => Money::MAX,
         };

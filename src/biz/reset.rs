@@ -2,16 +2,15 @@
 //! this month and the next. Nothing depends on it, because the first call opens what it
 //! lacks; but then the first minute of a month is as quiet as any other.
 
-use std::fmt;
-
 use async_trait::async_trait;
 
 use super::{
     calendar::{BillingTime, Calendar, Month},
     catalog::{Catalog, Plan},
     error::StoreError,
-    ids::{ServiceName, UserId},
-    progress::Progress,
+    ids::ServiceName,
+    progress::{Progress, Walked},
+    retry::unless_conflict,
     users::{UserSpan, Users},
 };
 
@@ -73,15 +72,15 @@ pub async fn reset_quotas(
 ) -> Result<Reset, StoreError> {
     let at = calendar.now();
     let plans: Vec<(&ServiceName, Plan)> = catalog.iter().collect();
-    let position = progress.position().and_then(|position| Position::read(&position, at.month));
-    let (mut reset, mut after) = position.map_or_else(Default::default, |at| (at.reset, Some(at.last)));
+    let Walked { counts: [users, failed], last: mut after } = walked(progress, at.month);
+    let mut reset = Reset { users, failed };
     progress.expect(rows.users_behind(after.as_ref()).await?);
     // Ends: each chunk begins behind the last.
     while let Some((span, users)) = rows.span(after.as_ref(), CHUNK).await? {
         if calendar.now().month != at.month {
             return Err(StoreError::Unavailable("the month has turned; another run opens the next ones".into()));
         }
-        match open(rows, &span, &plans, at).await {
+        match unless_conflict(|| rows.open_months(&span, &plans, at)).await {
             Ok(()) => reset.users += users,
             Err(error @ StoreError::Unavailable(_)) => return Err(error),
             Err(error) => {
@@ -89,36 +88,20 @@ pub async fn reset_quotas(
                 one_by_one(rows, &span, &plans, at, &mut reset, progress).await?;
             }
         }
-        let position = Position { month: at.month, reset, last: span.last };
-        progress.reached(&position.to_string(), users).await?;
-        after = Some(position.last);
+        after = Some(span.last);
+        let walked = Walked { counts: [reset.users, reset.failed], last: after.clone() };
+        progress.reached(&format!("{} {walked}", at.month), users).await?;
     }
     Ok(reset)
 }
 
-/// Where a reset got to, written `2026-11 1000 0 user`: the month, users open, users failed,
-/// the last user.
-struct Position {
-    month: Month,
-    reset: Reset,
-    last: UserId,
-}
-
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {} {}", self.month, self.reset.users, self.reset.failed, self.last)
-    }
-}
-
-impl Position {
-    /// `None` for what is no position of this month: the reset then begins anew.
-    fn read(text: &str, month: Month) -> Option<Self> {
-        let mut parts = text.splitn(4, ' ');
-        let of = parts.next()?.parse::<Month>().ok()?;
-        let (users, failed) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-        let last = UserId::from_stored(parts.next()?);
-        (of == month).then_some(Self { month, reset: Reset { users, failed }, last })
-    }
+/// Where a reset of this month got to, written `2026-11 1000 0 user`: before users open, users
+/// failed and the last user stands the month. What is of another month begins anew.
+fn walked(progress: &dyn Progress, month: Month) -> Walked<2> {
+    let position = progress.position();
+    let of_month = position.as_deref().and_then(|position| position.split_once(' '));
+    let this_month = of_month.filter(|(of, _)| *of == month.to_string());
+    this_month.and_then(|(_, position)| Walked::read(position)).unwrap_or_else(Walked::begin)
 }
 
 /// What rows of one month of one service are not as a reset would leave them.
@@ -170,24 +153,6 @@ pub async fn preview(
     Ok(preview)
 }
 
-/// Losing a deadlock repeats it this often.
-const ATTEMPTS: u32 = 5;
-
-async fn open(
-    rows: &dyn QuotaRows,
-    span: &UserSpan,
-    plans: &[(&ServiceName, Plan)],
-    at: BillingTime,
-) -> Result<(), StoreError> {
-    let mut attempt = 1;
-    loop {
-        match rows.open_months(span, plans, at).await {
-            Err(StoreError::Conflict(_)) if attempt < ATTEMPTS => attempt += 1,
-            done => return done,
-        }
-    }
-}
-
 /// Each user of a span, and each service of a user, for itself.
 async fn one_by_one(
     rows: &dyn QuotaRows,
@@ -204,7 +169,7 @@ async fn one_by_one(
         }
         let mut failed = None;
         for plan in plans {
-            match open(rows, &alone, std::slice::from_ref(plan), at).await {
+            match unless_conflict(|| rows.open_months(&alone, std::slice::from_ref(plan), at)).await {
                 Ok(()) => {}
                 Err(error @ StoreError::Unavailable(_)) => return Err(error),
                 Err(error) => failed = Some(error),

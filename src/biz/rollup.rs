@@ -7,13 +7,12 @@ use super::{
     error::StoreError,
     ids::UserId,
     progress::{Progress, Walked},
+    retry::unless_conflict,
     users::{UserSpan, Users},
 };
 
 /// Users whose rollup is compared at once.
 const USERS_AT_ONCE: u32 = 500;
-/// Losing to another transaction repeats one this often.
-const ATTEMPTS: u32 = 5;
 
 /// Keeps the rollup.
 #[async_trait]
@@ -60,7 +59,7 @@ pub async fn rebuild_rollup(
         if !is_dry_run {
             // Each alone: whoever is charged meanwhile waits for no other's records.
             for user in &differing {
-                rebuild(store, user).await?;
+                unless_conflict(|| store.rebuild(user)).await?;
             }
         }
         walked.counts[0] += users;
@@ -70,14 +69,4 @@ pub async fn rebuild_rollup(
     }
     let [users, differing] = walked.counts;
     Ok(Rebuilt { users, differing })
-}
-
-async fn rebuild(store: &(impl RollupStore + ?Sized), user: &UserId) -> Result<(), StoreError> {
-    let mut attempt = 1;
-    loop {
-        match store.rebuild(user).await {
-            Err(StoreError::Conflict(_)) if attempt < ATTEMPTS => attempt += 1,
-            done => return done,
-        }
-    }
 }

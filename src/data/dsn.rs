@@ -163,4 +163,15 @@ mod tests {
         assert!(sqlite("data/billing.db").is_ok());
         assert!(sqlite("sqlite://data/billing.db").is_ok());
     }
+
+    #[test]
+    fn a_mysql_source_is_no_name_of_a_file() {
+        for source in ["root@tcp(127.0.0.1:3306)/billing", "root@unix(/run/socket)/billing", "mysql://root@db/billing"]
+        {
+            assert!(super::sqlite(source).unwrap_err().contains("driver is sqlite"), "{source}");
+        }
+        for source in ["data/billing.db", "sqlite:data/billing.db", "sqlite://data/billing.db"] {
+            assert!(super::sqlite(source).is_ok(), "{source}");
+        }
+    }
 }

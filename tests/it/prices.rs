@@ -1,7 +1,5 @@
 //! Models priced by token: versions, and what they make a call cost.
 
-use std::time::Duration;
-
 use billing_service::{
     app,
     biz::prices::StoredVersion,
@@ -17,7 +15,7 @@ use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::harness::{Backend, Database, MySql, Service, Sqlite, charge, code_of, traced};
+use crate::harness::{Backend, Database, MySql, Service, Sqlite, charge, code_of, traced, wait::until};
 
 /// Services priced by model: the free quota of `llm` counts calls, that of `chat` tokens, and
 /// `rag` has none.
@@ -140,14 +138,11 @@ impl Service {
             estimated_input_tokens: 1_000_000,
             ..Default::default()
         };
-        for _ in 0..400 {
-            let answer = self.estimate(request.clone()).await;
-            if answer.ok().map(|reply| reply.estimated_cost) == expected {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("{model} never costs {expected:?}");
+        until(&format!("{model} costs {expected:?}"), async || match self.estimate(request.clone()).await {
+            Ok(reply) => Some(reply.estimated_cost) == expected,
+            Err(status) => expected.is_none() && code_of(&status).1 == "10009",
+        })
+        .await;
     }
 
     /// Uses up the free quotas of both services.

@@ -93,14 +93,26 @@ impl TransactionStore for MySqlStore {
     }
 }
 
-/// A column that few charges fill; named only where one of them does.
+/// A column that few transactions fill; named only where one of them does.
 struct Optional {
     names: &'static str,
     is_filled: fn(&Transaction) -> bool,
     fill: for<'r, 's> fn(&'r mut StatementRow<'s>, &Transaction) -> &'r mut StatementRow<'s>,
 }
 
-const OPTIONAL: [Optional; 6] = [
+const PRICE_VERSION: Optional = Optional {
+    names: ", price_version, input_price, cached_input_price, output_price",
+    is_filled: |transaction| transaction.price_version.is_some(),
+    fill: |row, transaction| price_version(row, transaction.price_version.as_ref()),
+};
+
+const QUOTA_UNIT: Optional = Optional {
+    names: ", quota_unit",
+    is_filled: |transaction| quota_unit_name(transaction).is_some(),
+    fill: |row, transaction| row.optional(quota_unit_name(transaction), StatementRow::text),
+};
+
+const OF_CHARGES: [Optional; 6] = [
     Optional {
         names: ", cost",
         is_filled: |charge| charge.content.cost.is_some(),
@@ -121,22 +133,28 @@ const OPTIONAL: [Optional; 6] = [
         is_filled: |charge| charge.content.usage.is_some(),
         fill: |row, charge| tokens(row, charge.content.usage),
     },
+    PRICE_VERSION,
+    QUOTA_UNIT,
+];
+
+const OF_RESERVATIONS: [Optional; 3] = [
     Optional {
-        names: ", price_version, input_price, cached_input_price, output_price",
-        is_filled: |charge| charge.price_version.is_some(),
-        fill: |row, charge| price_version(row, charge.price_version.as_ref()),
+        names: ", estimated_input_tokens, estimated_output_tokens",
+        is_filled: |reservation| reservation.content.estimate.is_some(),
+        fill: |row, reservation| {
+            let estimate = reservation.content.estimate;
+            row.optional(estimate.map(|usage| usage.input_tokens), StatementRow::number)
+                .optional(estimate.map(|usage| usage.output_tokens), StatementRow::number)
+        },
     },
-    Optional {
-        names: ", quota_unit",
-        is_filled: |charge| quota_unit_name(charge).is_some(),
-        fill: |row, charge| row.optional(quota_unit_name(charge), StatementRow::text),
-    },
+    PRICE_VERSION,
+    QUOTA_UNIT,
 ];
 
 /// Rows of charges. Every value costs parsing, so those that are the default, and those
 /// that only reservations have, are left out.
 pub(super) fn insert_charges(statement: &mut Statement, charges: &[Transaction]) {
-    let filled: Vec<_> = OPTIONAL.iter().filter(|column| charges.iter().any(column.is_filled)).collect();
+    let filled: Vec<_> = OF_CHARGES.iter().filter(|column| charges.iter().any(column.is_filled)).collect();
     statement.push(
         "INSERT INTO billing_transaction (user_id, trace_id, service_name, count, free_count, paid_count, amount, \
          record_id, balance_after, free_remaining_after, created_at",
@@ -191,14 +209,19 @@ fn put_reservations(statement: &mut Statement, rows: &[Written<'_>], end: &'stat
     if rows.is_empty() {
         return;
     }
-    statement
-        .push(
-            "INSERT INTO billing_transaction (user_id, trace_id, service_name, count, free_count, paid_count, amount, \
+    let is_filled = |column: &&Optional| rows.iter().any(|(_, transaction, _)| (column.is_filled)(transaction));
+    let filled: Vec<_> = OF_RESERVATIONS.iter().filter(is_filled).collect();
+    statement.push(
+        "INSERT INTO billing_transaction (user_id, trace_id, service_name, count, free_count, paid_count, amount, \
              record_id, balance_after, free_remaining_after, created_at, status, cost, api_key_id, model, \
              input_tokens, output_tokens, cached_input_tokens, held_free, held_amount, full_cost, commit_cost, \
-             usage_date, expires_at, estimated_input_tokens, estimated_output_tokens, quota_unit, price_version, \
-             input_price, cached_input_price, output_price) VALUES ",
-        )
+             usage_date, expires_at",
+    );
+    for column in &filled {
+        statement.push(column.names);
+    }
+    statement
+        .push(") VALUES ")
         .rows(rows, |row, (_, transaction, reservation)| {
             let content = &transaction.content;
             let delivered = reservation.delivered.as_ref();
@@ -214,11 +237,10 @@ fn put_reservations(statement: &mut Statement, rows: &[Written<'_>], end: &'stat
                 .money(reservation.full_cost)
                 .optional(delivered.and_then(|delivered| delivered.cost), StatementRow::money)
                 .day(reservation.day)
-                .instant(reservation.expires_at)
-                .optional(content.estimate.map(|usage| usage.input_tokens), StatementRow::number)
-                .optional(content.estimate.map(|usage| usage.output_tokens), StatementRow::number)
-                .optional(quota_unit_name(transaction), StatementRow::text);
-            price_version(row, transaction.price_version.as_ref());
+                .instant(reservation.expires_at);
+            for column in &filled {
+                (column.fill)(row, transaction);
+            }
         })
         .push(end);
 }

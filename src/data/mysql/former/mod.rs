@@ -99,7 +99,7 @@ async fn look(connection: &mut MySqlConnection, settings: &Settings, shape: Shap
     let pending = migrations::pending_mysql(connection).await?;
     let mut plan = Plan::default();
     let former = match shape.kind {
-        Kind::Former => Some(read_former(connection, settings, &shape, &mut plan).await?),
+        Kind::Former => Some(read_former(connection, settings, &shape, (&pending, &mut plan)).await?),
         Kind::Ours => {
             plan.lines.push("the database is this service's: there is nothing of the former service in it".into());
             None
@@ -118,7 +118,7 @@ async fn read_former(
     connection: &mut MySqlConnection,
     settings: &Settings,
     shape: &Shape,
-    plan: &mut Plan,
+    (pending, plan): (&[&str], &mut Plan),
 ) -> Result<Reading, StoreError> {
     execute(connection, LIMITS).await?;
     let begun = if shape.has_progress { progress::begun(connection).await? } else { None };
@@ -141,7 +141,7 @@ async fn read_former(
     };
     in_zone(connection, &reading.session).await?;
     check::refusals(connection, shape, reading.begun.is_some()).await?;
-    if reading.begun.is_none() && !migrations::pending_mysql(connection).await?.contains(&migrations::FIRST_OWN) {
+    if reading.begun.is_none() && !pending.contains(&migrations::FIRST_OWN) {
         return Err(refused(&["the tables are the former service's, but its upgrade was made before: a backup was \
             restored over it. Restore it into an empty database"
             .into()]));
