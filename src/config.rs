@@ -3,6 +3,7 @@
 //! `configs/*.yaml` document every key. An unknown key or a bad value is an error
 //! that names the key.
 
+mod metering;
 mod models;
 mod payment;
 mod rates;
@@ -15,6 +16,7 @@ use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
 
 pub use self::{
+    metering::Streams,
     payment::{CallbackAuth, PaymentService},
     rates::RateLimits,
     redis::{Redis, RedisMode},
@@ -24,6 +26,7 @@ use crate::biz::{
     ids::ServiceName,
     low::{Percent, Thresholds},
     money::Money,
+    policy::Policy,
     prices::PriceBook,
 };
 
@@ -99,6 +102,8 @@ pub struct ServerLimits {
     pub connections: usize,
     #[serde(deserialize_with = "values::up_to_a_million")]
     pub requests: usize,
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub streams: usize,
     #[serde(deserialize_with = "values::body_bytes")]
     pub body_bytes: usize,
     #[serde(deserialize_with = "values::duration")]
@@ -163,6 +168,11 @@ pub struct Billing {
     /// Months before this one whose records stay where they were written; `None`: all.
     #[serde(default, deserialize_with = "values::months")]
     pub record_months: Option<NonZeroU32>,
+    /// By service; the default policy for those that are not named.
+    #[serde(default, deserialize_with = "metering::reservations")]
+    pub reservations: BTreeMap<String, metering::Reservations>,
+    #[serde(default)]
+    pub streams: metering::Streams,
     #[serde(default)]
     pub rate_limits: RateLimits,
     #[serde(default)]
@@ -267,6 +277,11 @@ impl Config {
                 bail!("config key billing.free_quotas.{name}: the service has no price in billing.prices");
             }
         }
+        for name in self.billing.reservations.keys() {
+            if !prices.contains_key(name) && !model_services.contains_key(name) {
+                bail!("config key billing.reservations.{name}: the service has no price in billing.prices");
+            }
+        }
         if let Some(redis) = &self.data.redis {
             redis.check()?;
         }
@@ -298,7 +313,8 @@ impl Config {
         let by_model = self.billing.model_services.iter().map(|(name, counts)| (name, Price::Model(counts.0)));
         Catalog::new(by_unit.chain(by_model).map(|(name, price)| {
             let free_quota = self.billing.free_quotas.get(name).map_or(0, |quota| quota.units());
-            (ServiceName::from_stored(name.as_str()), Plan { price, free_quota })
+            let policy = self.billing.reservations.get(name).copied().map(Policy::from).unwrap_or_default();
+            (ServiceName::from_stored(name.as_str()), Plan { price, free_quota, policy })
         }))
     }
 
@@ -327,7 +343,13 @@ impl Default for Grpc {
 
 impl Default for ServerLimits {
     fn default() -> Self {
-        Self { connections: 10_000, requests: 20_000, body_bytes: 1024 * 1024, drain_timeout: Duration::from_secs(30) }
+        Self {
+            connections: 10_000,
+            requests: 20_000,
+            streams: 10_000,
+            body_bytes: 1024 * 1024,
+            drain_timeout: Duration::from_secs(30),
+        }
     }
 }
 

@@ -27,13 +27,13 @@ use crate::{
     data::Store,
 };
 
-/// How often a server frees the holds that are past their expiry; cron does so too.
+/// How often a server ends the reservations that are past their expiry; cron does so too.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// A sweep that takes longer, as over a connection that went silent, is given up; what it
-/// freed stays freed, and the next one goes on.
+/// ended stays ended, and the next one goes on.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Frees expired holds where no cron runs. Several sweeps at once free each hold once.
+/// Ends expired reservations where no cron runs. Several sweeps at once end each of them once.
 pub(super) async fn sweep_regularly(
     store: Arc<dyn Store>,
     engine: Arc<Engine>,
@@ -44,17 +44,19 @@ pub(super) async fn sweep_regularly(
         loop {
             tokio::time::sleep(SWEEP_INTERVAL).await;
             match tokio::time::timeout(SWEEP_TIMEOUT, sweep::sweep(&*store, &engine, &calendar)).await {
-                Ok(Ok(Swept { freed: 0, failed: 0 })) => {}
-                Ok(Ok(swept)) => tracing::info!(freed = swept.freed, failed = swept.failed, "freed expired holds"),
-                Ok(Err(error)) => tracing::warn!(%error, "expired holds could not be read"),
-                Err(_) => tracing::warn!("the sweep of expired holds took too long"),
+                Ok(Ok(Swept { freed: 0, charged: 0, failed: 0 })) => {}
+                Ok(Ok(Swept { freed, charged, failed })) => {
+                    tracing::info!(freed, charged, failed, "ended expired reservations");
+                }
+                Ok(Err(error)) => tracing::warn!(%error, "expired reservations could not be read"),
+                Err(_) => tracing::warn!("the sweep of expired reservations took too long"),
             }
         }
     };
     stop.run_until_cancelled(sweeping).await;
 }
 
-/// Frees the holds that are past their expiry, through lanes of its own: the locks of
+/// Ends the reservations that are past their expiry, through lanes of its own: the locks of
 /// the database arbitrate between these and a server's. Ends soon after `cut`, when Redis
 /// was told what is settled.
 ///

@@ -6,6 +6,7 @@ use super::{
     error::{Error, Invalid},
     ids::ServiceName,
     money::Money,
+    policy::Policy,
 };
 
 /// Price and free quota of one service.
@@ -14,6 +15,8 @@ pub struct Plan {
     pub price: Price,
     /// Units a user gets free each month.
     pub free_quota: u32,
+    /// What becomes of its reservations.
+    pub policy: Policy,
 }
 
 /// How the calls of a service are priced.
@@ -55,6 +58,11 @@ impl Catalog {
             Some((known, plan)) => Ok((known, *plan)),
             None => Err(Error::UnknownService(name.chars().take(64).collect())),
         }
+    }
+
+    /// The policy of a service; the default for one that is not configured any more.
+    pub fn policy(&self, service: &ServiceName) -> Policy {
+        self.0.get(service).map(|plan| plan.policy).unwrap_or_default()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&ServiceName, Plan)> {

@@ -192,6 +192,12 @@ pub fn check(quotas: &KeyQuotas, key: &ApiKeyId, take: Take, at: BillingTime) ->
     Ok(())
 }
 
+/// What a key may still take from the balance.
+pub fn amount_left(quotas: &KeyQuotas, key: Option<&ApiKeyId>, at: BillingTime) -> Money {
+    key.and_then(|key| quotas.get(&(key.clone(), QuotaType::Amount)))
+        .map_or(Money::MAX, |quota| Money::from_micros(quota.remaining(at)))
+}
+
 /// Counts what a call of a key takes that is made now; tells which quotas that changed.
 pub fn count(quotas: &mut KeyQuotas, key: &ApiKeyId, at: BillingTime, take: Take) -> Vec<(ApiKeyId, QuotaType)> {
     change(quotas, key, take, |quota, taken| quota.add(at.day.max(quota.day), taken))

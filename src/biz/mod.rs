@@ -17,6 +17,7 @@ pub mod limit;
 pub mod low;
 pub mod money;
 pub mod paging;
+pub mod policy;
 pub mod prices;
 pub mod progress;
 pub mod quota;

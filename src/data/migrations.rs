@@ -42,6 +42,7 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0010_record_archive"),
     pair!("0011_quota_openings"),
     pair!("0012_price_versions"),
+    pair!("0013_shortfalls"),
 ];
 
 /// The first that changes what the former service left.

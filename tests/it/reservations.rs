@@ -442,8 +442,8 @@ async fn cron_frees_what_expired(#[values(MySql, Sqlite)] on: Backend) {
         service.reserve(hold("u", &format!("r{i}"), "asset", 1)).await;
     }
     let freed = sweep_by_cron(&service.database);
-    assert_eq!(freed, "expire-reservations: 3 holds freed, 0 failed\n");
-    assert_eq!(sweep_by_cron(&service.database), "expire-reservations: 0 holds freed, 0 failed\n");
+    assert_eq!(freed, "expire-reservations: 3 holds freed, 0 streams charged, 0 failed\n");
+    assert_eq!(sweep_by_cron(&service.database), "expire-reservations: 0 holds freed, 0 streams charged, 0 failed\n");
     assert_eq!(service.funds("u", "asset").await, (0.0, 0.0, 1000));
     service.assert_audit_is_clean().await;
 }

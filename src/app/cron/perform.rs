@@ -78,7 +78,10 @@ impl Runner {
 
     async fn expire(&self, cut: &CancellationToken) -> anyhow::Result<Report> {
         let swept = jobs::sweep(&self.config, self.store.clone(), self.clock.clone(), cut).await?;
-        let line = format!("expire-reservations: {} holds freed, {} failed", swept.freed, swept.failed);
+        let line = format!(
+            "expire-reservations: {} holds freed, {} streams charged, {} failed",
+            swept.freed, swept.charged, swept.failed
+        );
         Ok(Report { lines: vec![line], is_good: swept.failed == 0 })
     }
 
@@ -88,7 +91,7 @@ impl Runner {
             let expired = due.expires_at.format("%Y-%m-%dT%H:%M:%S%.6fZ");
             format!("expire-reservations: user {}, trace_id {}, expired at {expired}", due.user, due.trace)
         });
-        let sum = format!("expire-reservations: {} holds would be freed", preview.holds);
+        let sum = format!("expire-reservations: {} reservations would be ended", preview.holds);
         Ok(Report { lines: each.chain([sum]).collect(), is_good: true })
     }
 

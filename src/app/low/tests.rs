@@ -40,7 +40,7 @@ fn counting(mut answers: Vec<(u64, Option<u64>)>) -> (Arc<Script>, Arc<Metrics>,
         thresholds: Thresholds { balance: Money::ZERO, quota: Percent::from_hundredths(0) },
         catalog: Arc::new(Catalog::new([(
             ServiceName::from_stored("asset"),
-            Plan { price: Price::Unit(Money::ZERO), free_quota: 0 },
+            Plan { price: Price::Unit(Money::ZERO), free_quota: 0, policy: Default::default() },
         )])),
         calendar: Arc::new(Calendar::new(chrono_tz::UTC, SystemClock)),
         metrics: metrics.clone(),

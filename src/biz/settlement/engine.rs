@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use self::lane::Lane;
 use super::{
     ledger::Ledger,
-    posting::{Adjusted, Adjustment, Charge, Commit, Expire, OrderUpdate, Outcome, Posting, Release, Reserve},
+    posting::{Adjusted, Adjustment, Charge, Commit, Expire, OrderUpdate, Outcome, Posting, Release, Report, Reserve},
     readers::Readers,
     transaction::Transaction,
 };
@@ -115,6 +115,15 @@ impl Engine {
         self.settle(Posting::Reserve(reserve))
     }
 
+    /// Keeps what a stream has delivered so far, and makes its hold grow.
+    ///
+    /// # Errors
+    /// [`Error::TransactionNotFound`]; [`Error::TransactionState`] where the reservation has
+    /// ended or another stream meters it; [`Error::Overloaded`], [`Error::Internal`].
+    pub fn report(&self, report: Report) -> impl Future<Output = Settled> + Send + 'static {
+        self.settle(Posting::Report(report))
+    }
+
     /// Charges what a reserved call delivered.
     ///
     /// # Errors
@@ -134,15 +143,17 @@ impl Engine {
         self.settle(Posting::Release(release))
     }
 
-    /// Frees the hold of a reservation past its expiry; tells whether it had one.
+    /// Ends a reservation that nobody ends; tells what became of it, and nothing where it
+    /// held nothing any more.
     ///
     /// # Errors
-    /// [`Error::Overloaded`], [`Error::Internal`].
-    pub fn expire(&self, expire: Expire) -> impl Future<Output = Result<bool>> + Send + 'static {
+    /// [`Error::Invalid`] beyond the largest amounts, [`Error::Overloaded`],
+    /// [`Error::Internal`].
+    pub fn expire(&self, expire: Expire) -> impl Future<Output = Result<Option<Transaction>>> + Send + 'static {
         let outcome = self.post(Posting::Expire(expire));
         async {
             match outcome.await? {
-                Outcome::Swept { freed } => Ok(freed),
+                Outcome::Ended { transaction } => Ok(transaction),
                 other => Err(unexpected(other)),
             }
         }

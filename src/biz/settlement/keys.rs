@@ -9,13 +9,13 @@ use crate::biz::ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, ServiceName, T
 #[derive(Debug, Default)]
 pub struct Keys<'a> {
     pub users: BTreeSet<&'a UserId>,
-    /// Those of the users whose accounts must be there; what ends had one.
+    /// Those of the users whose accounts must be there; what has a reservation had one.
     pub accounts: BTreeSet<&'a UserId>,
     /// Free quotas of the batch's month that must be there.
     pub quotas: BTreeSet<(&'a UserId, &'a ServiceName)>,
     /// Transactions that may be there.
     pub transactions: BTreeSet<(&'a UserId, &'a TraceId)>,
-    /// Those of the transactions that end: what they hold may be another month's.
+    /// Those of the transactions that end, or go on: what they hold may be another month's.
     pub ending: BTreeSet<(&'a UserId, &'a TraceId)>,
     /// Adjustments that may be there.
     pub adjustments: BTreeSet<(&'a UserId, &'a AdjustmentId)>,
@@ -33,7 +33,7 @@ impl<'a> Keys<'a> {
         for posting in &batch.postings {
             let user = posting.user();
             keys.users.insert(user);
-            if !matches!(posting, Posting::Commit(_) | Posting::Release(_) | Posting::Expire(_)) {
+            if !matches!(posting, Posting::Report(_) | Posting::Commit(_) | Posting::Release(_) | Posting::Expire(_)) {
                 keys.accounts.insert(user);
             }
             match posting {
@@ -48,6 +48,7 @@ impl<'a> Keys<'a> {
                     keys.transactions.insert((user, &reserve.call.trace));
                     keys.api_keys.extend(&reserve.call.content.api_key);
                 }
+                Posting::Report(report) => keys.end(user, &report.trace),
                 Posting::Commit(commit) => keys.end(user, &commit.trace),
                 Posting::Release(release) => keys.end(user, &release.trace),
                 Posting::Expire(expire) => keys.end(user, &expire.trace),

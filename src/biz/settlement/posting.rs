@@ -24,6 +24,7 @@ pub enum Posting {
     Open(UserId),
     Charge(Charge),
     Reserve(Reserve),
+    Report(Report),
     Commit(Commit),
     Release(Release),
     Expire(Expire),
@@ -37,6 +38,7 @@ impl Posting {
             Posting::Open(user) => user,
             Posting::Charge(charge) => &charge.user,
             Posting::Reserve(reserve) => &reserve.call.user,
+            Posting::Report(report) => &report.user,
             Posting::Commit(commit) => &commit.user,
             Posting::Release(release) => &release.user,
             Posting::Expire(expire) => &expire.user,
@@ -88,6 +90,25 @@ pub struct Reserve {
     pub ttl: TimeDelta,
 }
 
+/// What a stream has delivered so far, of a reservation that it meters. It makes the
+/// hold grow with the stream.
+#[derive(Debug, Clone)]
+pub struct Report {
+    pub user: UserId,
+    pub trace: TraceId,
+    /// Who reports: [`RecordIds::main`] of the reserve that opened the stream, or the one that
+    /// took its place.
+    pub stream: Uuid,
+    /// Whether it takes the place of any other stream of the reservation, from now on.
+    pub takes_over: bool,
+    /// `None`: nothing yet. Output that was reported before stays reported.
+    pub usage: Option<Usage>,
+    /// What the hold should cover, as far as the funds allow. It never shrinks.
+    pub target: Option<Usage>,
+    /// How long the hold lasts from now on.
+    pub ttl: TimeDelta,
+}
+
 /// The end of a reservation whose call was delivered.
 #[derive(Debug, Clone)]
 pub struct Commit {
@@ -113,11 +134,24 @@ pub struct Release {
     pub request: Uuid,
 }
 
-/// Frees the hold of a reservation that is past its expiry, if it still has one.
+/// Ends a reservation that nobody ends, if it still holds something: what was reported of
+/// its stream is charged, and a hold without a report is freed.
 #[derive(Debug, Clone)]
 pub struct Expire {
     pub user: UserId,
     pub trace: TraceId,
+    pub cause: Cause,
+    /// As [`Charge::record_ids`].
+    pub record_ids: RecordIds,
+}
+
+/// Why a reservation is ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    /// It is past its expiry; what happens then is the policy of its service.
+    Expired,
+    /// Its stream broke, and no other took its place. `usage` is what it had delivered.
+    Broken { stream: Uuid, usage: Option<Usage> },
 }
 
 /// An operator's credit or debit.
@@ -212,14 +246,14 @@ pub enum Outcome {
         /// Whether the account is new.
         created: bool,
     },
-    /// Of a charge, a reserve, a commit and a release.
+    /// Of a charge, a reserve, a report, a commit and a release.
     Settled {
         transaction: Transaction,
         replayed: bool,
     },
-    Swept {
-        /// Whether there was a hold to free.
-        freed: bool,
+    Ended {
+        /// EXPIRED or COMMITTED; `None` where there was nothing to end.
+        transaction: Option<Transaction>,
     },
     Adjusted {
         adjusted: Adjusted,

@@ -5,6 +5,7 @@ mod changes;
 mod recharge;
 mod reservation;
 mod state;
+mod stream;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,6 +53,7 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
             Posting::Open(user) => Ok(Outcome::Opened { created: book.state.created.remove(user) }),
             Posting::Charge(charge) => book.charge(charge),
             Posting::Reserve(reserve) => book.reserve(reserve),
+            Posting::Report(report) => book.report(report),
             Posting::Commit(commit) => book.commit(commit),
             Posting::Release(release) => book.release(release),
             Posting::Expire(expire) => book.expire(expire),
@@ -107,6 +109,7 @@ impl Book<'_> {
             free: split.free,
             paid: split.paid,
             amount: split.amount,
+            shortfall: Money::ZERO,
             record_id: request.record_ids.main,
             balance_after: balance.amount,
             free_remaining_after: quota.remaining(),

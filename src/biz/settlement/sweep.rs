@@ -1,11 +1,11 @@
-//! The sweep: frees the holds of reservations that are past their expiry.
+//! The sweep: ends the reservations that are past their expiry.
 
 use futures_util::future::join_all;
 
 use super::{
     engine::Engine,
-    posting::Expire,
-    transaction::{Due, TransactionStore},
+    posting::{Cause, Expire, RecordIds},
+    transaction::{Due, Status, TransactionStore},
 };
 use crate::biz::{calendar::Calendar, error::Result};
 
@@ -17,12 +17,14 @@ const CHUNK: u32 = 500;
 pub struct Swept {
     /// Holds that were freed.
     pub freed: u64,
+    /// Streams that were charged as far as they had reported.
+    pub charged: u64,
     /// Reservations that could not be settled now; the next sweep finds them again.
     pub failed: u64,
 }
 
-/// Frees every hold that is past its expiry now, through the lanes. A commit or a
-/// release that comes first wins; several sweeps at once free each hold once.
+/// Ends every reservation that is past its expiry now, through the lanes. A commit or a
+/// release that comes first wins; several sweeps at once end each of them once.
 ///
 /// # Errors
 /// [`crate::biz::error::Error::Overloaded`] or Internal when the expired ones can't be read.
@@ -34,17 +36,20 @@ pub async fn sweep(store: &dyn TransactionStore, engine: &Engine, calendar: &Cal
     loop {
         let due = store.due(until, last.as_ref(), CHUNK).await?;
         let Some(end) = due.last().cloned() else { return Ok(swept) };
-        // Only what was read as ended is forgotten; what this sweep frees the next one forgets.
+        // Only what was read as ended is forgotten; what this sweep ends the next one forgets.
         let (pending, ended): (Vec<_>, Vec<_>) = due.into_iter().partition(|due| due.is_pending);
-        let freed = join_all(pending.into_iter().map(|Due { user, trace, .. }| {
-            let posted = engine.expire(Expire { user, trace: trace.clone() });
+        let posted = join_all(pending.into_iter().map(|Due { user, trace, .. }| {
+            let record_ids = RecordIds::fresh();
+            let posted = engine.expire(Expire { user, trace: trace.clone(), cause: Cause::Expired, record_ids });
             async { (trace, posted.await) }
         }));
-        for (trace, freed) in freed.await {
-            match freed {
-                Ok(freed) => swept.freed += u64::from(freed),
+        for (trace, posted) in posted.await {
+            match posted.map(|ended| ended.map(|transaction| transaction.status)) {
+                Ok(None) => {}
+                Ok(Some(Status::Committed)) => swept.charged += 1,
+                Ok(Some(_)) => swept.freed += 1,
                 Err(error) => {
-                    tracing::warn!(%error, trace_id = %trace, "a hold could not be freed");
+                    tracing::warn!(%error, trace_id = %trace, "an expired reservation could not be ended");
                     swept.failed += 1;
                 }
             }
@@ -61,13 +66,13 @@ pub async fn sweep(store: &dyn TransactionStore, engine: &Engine, calendar: &Cal
 /// What a sweep would do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Preview {
-    /// Holds that would be freed.
+    /// Reservations that would be ended.
     pub holds: u64,
     /// The first of them, which expired first.
     pub first: Vec<Due>,
 }
 
-/// What [`sweep`] would free now, with `listed` of it at the most. Only reads.
+/// What [`sweep`] would end now, with `listed` of it at the most. Only reads.
 ///
 /// # Errors
 /// As [`sweep`].

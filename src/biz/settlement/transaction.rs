@@ -34,8 +34,10 @@ pub struct Transaction {
     pub free: u32,
     pub paid: u32,
     pub amount: Money,
+    /// What a commit did not charge of what was delivered, by the policy of the service.
+    pub shortfall: Money,
     /// Of the main record once it is committed; until then it only marks the request
-    /// that brought the transaction into its status.
+    /// that brought the transaction into its status, or the stream that meters it.
     pub record_id: Uuid,
     /// State of the account right after the charge.
     pub balance_after: Money,
@@ -105,10 +107,10 @@ impl FromStr for Status {
     }
 }
 
-/// What the reserve fixed, and what the commit then asked.
+/// What the reserve fixed, what a stream reported, and what the commit then asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation {
-    /// Free units and balance that were held.
+    /// Free units and balance that are held, or were. They grow with a stream.
     pub free: u32,
     pub amount: Money,
     /// Of all the reserved units if none were free: the cost as it was expected.
@@ -116,6 +118,8 @@ pub struct Reservation {
     pub expires_at: DateTime<Utc>,
     /// The billing day of the reserve, which the commit counts to.
     pub day: NaiveDate,
+    /// What a stream had delivered when it was last made durable.
+    pub reported: Option<Usage>,
     /// Once it is committed.
     pub delivered: Option<Delivered>,
 }
@@ -124,6 +128,18 @@ impl Reservation {
     /// The month whose free quota it holds.
     pub fn month(&self) -> Month {
         Month::of(self.day)
+    }
+
+    /// `usage` with the output that was reported before, if that is more: a stream that
+    /// was opened anew may not have got as far yet.
+    pub fn with(&self, usage: Usage) -> Usage {
+        let before = self.reported.map_or(0, |reported| reported.output_tokens);
+        Usage { output_tokens: usage.output_tokens.max(before), ..usage }
+    }
+
+    /// What was delivered, or was reported of it so far.
+    pub fn usage(&self) -> Option<Usage> {
+        self.delivered.as_ref().map_or(self.reported, |delivered| delivered.usage)
     }
 }
 

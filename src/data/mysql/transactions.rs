@@ -50,6 +50,7 @@ impl TransactionStore for MySqlStore {
              FROM reservation_expiry e \
              LEFT JOIN billing_transaction t ON t.user_id = e.user_id AND t.trace_id = e.trace_id \
              WHERE e.expires_at >= ? AND e.expires_at <= ? AND (e.expires_at, e.user_id, e.trace_id) > (?, ?, ?) \
+             AND NOT (COALESCE(t.status, '') = 'PENDING' AND t.expires_at > ?) \
              ORDER BY e.expires_at, e.user_id, e.trace_id LIMIT ?",
         )
         .bind(after_time.naive_utc())
@@ -57,6 +58,8 @@ impl TransactionStore for MySqlStore {
         .bind(after_time.naive_utc())
         .bind(after_user)
         .bind(after_trace.as_bytes())
+        // A stream's hold lasts longer with each report; it stays listed where it began.
+        .bind(until.naive_utc())
         .bind(limit);
         let rows = self.reader.fetch_all(query).await?;
         rows.iter()
@@ -137,7 +140,7 @@ const OF_CHARGES: [Optional; 6] = [
     QUOTA_UNIT,
 ];
 
-const OF_RESERVATIONS: [Optional; 3] = [
+const OF_RESERVATIONS: [Optional; 4] = [
     Optional {
         names: ", estimated_input_tokens, estimated_output_tokens",
         is_filled: |reservation| reservation.content.estimate.is_some(),
@@ -149,6 +152,11 @@ const OF_RESERVATIONS: [Optional; 3] = [
     },
     PRICE_VERSION,
     QUOTA_UNIT,
+    Optional {
+        names: ", shortfall",
+        is_filled: |reservation| !reservation.shortfall.is_zero(),
+        fill: |row, reservation| row.money(reservation.shortfall),
+    },
 ];
 
 /// Rows of charges. Every value costs parsing, so those that are the default, and those
@@ -190,7 +198,9 @@ pub(super) fn write_reservations(statement: &mut Statement, writes: &[Reservatio
          output_tokens = VALUES(output_tokens), cached_input_tokens = VALUES(cached_input_tokens), \
          free_count = VALUES(free_count), paid_count = VALUES(paid_count), amount = VALUES(amount), \
          record_id = VALUES(record_id), balance_after = VALUES(balance_after), \
-         free_remaining_after = VALUES(free_remaining_after), commit_cost = VALUES(commit_cost); ",
+         free_remaining_after = VALUES(free_remaining_after), commit_cost = VALUES(commit_cost), \
+         held_free = VALUES(held_free), held_amount = VALUES(held_amount), expires_at = VALUES(expires_at), \
+         shortfall = VALUES(shortfall); ",
     );
     let starts: Vec<_> = new.iter().filter(|(_, transaction, _)| transaction.status == Status::Pending).collect();
     if !starts.is_empty() {
@@ -231,7 +241,7 @@ fn put_reservations(statement: &mut Statement, rows: &[Written<'_>], end: &'stat
                 .optional(content.cost, StatementRow::money)
                 .optional(content.api_key.as_ref().map(ApiKeyId::as_str), StatementRow::text)
                 .optional(content.model.as_ref().map(ModelName::as_str), StatementRow::text);
-            tokens(row, delivered.and_then(|delivered| delivered.usage))
+            tokens(row, reservation.usage())
                 .number(reservation.free)
                 .money(reservation.amount)
                 .money(reservation.full_cost)

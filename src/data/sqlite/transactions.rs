@@ -32,7 +32,7 @@ const ONE: &str = "\
     cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, free_remaining_after, created_at, \
     held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, \
     price_version, input_price, cached_input_price, output_price, estimated_input_tokens, estimated_output_tokens, \
-    quota_unit \
+    quota_unit, shortfall \
     FROM billing_transaction WHERE user_id = ? AND trace_id = ?";
 
 #[async_trait]
@@ -122,20 +122,23 @@ pub(super) fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrit
          input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, \
          free_remaining_after, created_at, quota_unit, price_version, input_price, cached_input_price, output_price, \
          held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, estimated_input_tokens, \
-         estimated_output_tokens) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         estimated_output_tokens, shortfall) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
          ON CONFLICT DO UPDATE SET status = excluded.status, input_tokens = excluded.input_tokens, \
          output_tokens = excluded.output_tokens, cached_input_tokens = excluded.cached_input_tokens, \
          free_count = excluded.free_count, paid_count = excluded.paid_count, amount = excluded.amount, \
          record_id = excluded.record_id, balance_after = excluded.balance_after, \
-         free_remaining_after = excluded.free_remaining_after, commit_cost = excluded.commit_cost",
+         free_remaining_after = excluded.free_remaining_after, commit_cost = excluded.commit_cost, \
+         held_free = excluded.held_free, held_amount = excluded.held_amount, expires_at = excluded.expires_at, \
+         shortfall = excluded.shortfall",
     )?;
     for ReservationWrite { transaction, .. } in writes {
         let Some(reservation) = &transaction.reservation else { continue };
         let delivered = reservation.delivered.as_ref();
-        let next = bind_shared(&mut upsert, transaction, delivered.and_then(|delivered| delivered.usage))?;
+        let next = bind_shared(&mut upsert, transaction, reservation.usage())?;
         let estimate = transaction.content.estimate;
-        let values: [&dyn ToSql; 8] = [
+        let shortfall = Some(transaction.shortfall).filter(|shortfall| !shortfall.is_zero());
+        let values: [&dyn ToSql; 9] = [
             &reservation.free,
             &reservation.amount.micros(),
             &reservation.full_cost.micros(),
@@ -144,6 +147,7 @@ pub(super) fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrit
             &reservation.expires_at.timestamp_micros(),
             &estimate.map(|usage| usage.input_tokens),
             &estimate.map(|usage| usage.output_tokens),
+            &shortfall.map(Money::micros),
         ];
         bind(&mut upsert, next, &values)?;
         upsert.raw_execute()?;
@@ -214,6 +218,7 @@ fn transaction_of(row: &impl Row) -> Result<Transaction, StoreError> {
             full_cost: money(row, 20)?,
             expires_at: instant(row, 23)?,
             day: day_of(row, 22)?,
+            reported: usage.filter(|_| status != Status::Committed),
             delivered: match status {
                 Status::Committed => Some(Delivered { count: delivered_count, cost: optional_money(row, 21)?, usage }),
                 _ => None,
@@ -229,7 +234,7 @@ fn transaction_of(row: &impl Row) -> Result<Transaction, StoreError> {
             cost: optional_money(row, 5)?,
             api_key: optional_text(row, 6)?.map(ApiKeyId::from_stored),
             model: optional_text(row, 7)?.map(ModelName::from_stored),
-            // Of a reservation it is what the commit reported.
+            // Of a reservation it is what was delivered, or reported so far.
             usage: usage.filter(|_| reservation.is_none()),
             estimate: match row.integer(28)? {
                 None => None,
@@ -254,6 +259,7 @@ fn transaction_of(row: &impl Row) -> Result<Transaction, StoreError> {
         free,
         paid,
         amount: money(row, 13)?,
+        shortfall: optional_money(row, 31)?.unwrap_or_default(),
         record_id: uuid_of(text(row, 14)?)?,
         balance_after: money(row, 15)?,
         free_remaining_after: number(row, 16)?,

@@ -94,12 +94,12 @@ async fn a_sweep_lists_the_holds_it_would_free(#[values(MySql, Sqlite)] on: Back
     let before = tables(&service.database).await;
     let dry = run(cron(&conf, &["--once", "expire-reservations", "--dry-run"])).await;
     assert_eq!(dry.status.code(), Some(0), "{}", stderr(&dry));
-    assert_eq!(sum(&dry), "expire-reservations: 25 holds would be freed");
+    assert_eq!(sum(&dry), "expire-reservations: 25 reservations would be ended");
     assert_eq!(stdout(&dry).lines().count(), 21, "{}", stdout(&dry));
     assert!(stdout(&dry).starts_with("expire-reservations: user u, trace_id r00, expired at 2"), "{}", stdout(&dry));
     assert_eq!(tables(&service.database).await, before);
     let wet = run(cron(&conf, &["--once", "expire-reservations"])).await;
-    assert_eq!(sum(&wet), "expire-reservations: 25 holds freed, 0 failed");
+    assert_eq!(sum(&wet), "expire-reservations: 25 holds freed, 0 streams charged, 0 failed");
 }
 
 #[rstest]

@@ -141,7 +141,7 @@ impl Stage for Arc<dyn Store> {
 
 /// Plays one history on a stage and compares it with the model after every batch.
 async fn play(stage: &impl Stage, case: &str, rounds: &[Round]) -> Result<(), TestCaseError> {
-    let plan = Plan { price: Price::Unit(Money::ZERO), free_quota: FREE_UNITS };
+    let plan = Plan { price: Price::Unit(Money::ZERO), free_quota: FREE_UNITS, policy: Default::default() };
     let catalog = Arc::new(Catalog::new((0..SERVICES).map(|number| (service(number), plan))));
     let calendar = Calendar::new(chrono_tz::Asia::Shanghai, SystemClock);
     let start: DateTime<Utc> = "2026-11-15T00:00:00Z".parse().unwrap();

@@ -10,8 +10,8 @@ use billing_service::biz::{
     recharge::order::{Order, OrderStatus},
     settlement::{
         posting::{
-            Adjustment, AdjustmentContent, Charge, Commit, Expire, OrderNews, OrderUpdate, Outcome, Posting, RecordIds,
-            Release, Reserve,
+            Adjustment, AdjustmentContent, Cause, Charge, Commit, Expire, OrderNews, OrderUpdate, Outcome, Posting,
+            RecordIds, Release, Reserve,
         },
         transaction::{ChargeContent, Status},
     },
@@ -180,7 +180,10 @@ pub fn posting(case: &str, number: u8, step: &Step) -> Posting {
             record_ids: RecordIds::fresh(),
         }),
         Step::Release { trace: id } => Posting::Release(Release { user, trace: trace(*id), request: Uuid::now_v7() }),
-        Step::Expire { trace: id } => Posting::Expire(Expire { user, trace: trace(*id) }),
+        Step::Expire { trace: id } => {
+            let (cause, record_ids) = (Cause::Expired, RecordIds::fresh());
+            Posting::Expire(Expire { user, trace: trace(*id), cause, record_ids })
+        }
         Step::Adjust { id, amount } => Posting::Adjust(Adjustment {
             user,
             id: AdjustmentId::from_stored(format!("a{id}")),
@@ -240,7 +243,7 @@ pub fn answer(step: &Step, outcome: &Outcome) -> Answer {
             assert_eq!(transaction.status, Status::Released);
             Answer::Released { replayed: *replayed }
         }
-        (Step::Expire { .. }, Outcome::Swept { freed }) => Answer::Swept { freed: *freed },
+        (Step::Expire { .. }, Outcome::Ended { transaction }) => Answer::Swept { freed: transaction.is_some() },
         (Step::Adjust { .. }, Outcome::Adjusted { adjusted, replayed }) => {
             Answer::Adjusted { balance: adjusted.balance_after.micros(), replayed: *replayed }
         }

@@ -119,7 +119,7 @@ fn engine(faults: impl IntoIterator<Item = Fault>) -> (Engine, Arc<ScriptedLedge
 
 fn engine_with_readers(faults: impl IntoIterator<Item = Fault>) -> (Engine, Arc<ScriptedLedger>, Arc<Heard>) {
     let ledger = Arc::new(ScriptedLedger { faults: Mutex::new(faults.into_iter().collect()), ..Default::default() });
-    let plan = Plan { price: Price::Unit(Money::ZERO), free_quota: 1000 };
+    let plan = Plan { price: Price::Unit(Money::ZERO), free_quota: 1000, policy: Default::default() };
     let catalog = Catalog::new([(ServiceName::from_stored("s"), plan)]);
     let calendar = Calendar::new(chrono_tz::UTC, SystemClock);
     let limits =

@@ -6,14 +6,15 @@ use super::{Book, Entry, QuotaKey, conflict, found};
 use crate::biz::{
     account::{Balance, Quota},
     catalog::QuotaUnit,
-    charge,
+    charge::{self, Split},
     error::{Error, Invalid},
     ids::{TraceId, UserId},
     key_quota::{self, Take},
     money::Money,
+    policy::OnExpiry,
     quote::token_units,
     settlement::{
-        posting::{Charge, Commit, Expire, Outcome, Release, Reserve},
+        posting::{Cause, Charge, Commit, Expire, Outcome, RecordIds, Release, Reserve},
         transaction::{ChargeContent, Delivered, Reservation, Status, Transaction},
     },
 };
@@ -55,11 +56,13 @@ impl Book<'_> {
                 full_cost: quote.cost,
                 expires_at,
                 day: at.day,
+                reported: None,
                 delivered: None,
             }),
             free: 0,
             paid: 0,
             amount: Money::ZERO,
+            shortfall: Money::ZERO,
             record_id: call.record_ids.main,
             balance_after: Money::ZERO,
             free_remaining_after: 0,
@@ -73,8 +76,8 @@ impl Book<'_> {
         Ok(Outcome::Settled { transaction, replayed: false })
     }
 
-    /// Charges what was delivered, whether or not the hold or the balance covers it,
-    /// and in the period of the reserve.
+    /// Charges what was delivered, in the period of the reserve. What the hold does not
+    /// cover is charged by the policy of the service.
     pub(super) fn commit(&mut self, request: &Commit) -> Result<Outcome, Error> {
         let (first, reservation) = self.reservation(&request.user, &request.trace)?;
         let count = match first.quota_unit {
@@ -87,7 +90,20 @@ impl Book<'_> {
             Status::Committed => return replay_commit(request, &delivered, &first),
             Status::Released => return Err(state("the reservation was released")),
         }
-        let (units, full_cost) = priced(&first, &reservation, &delivered)?;
+        self.deliver(&first, reservation, delivered, request.record_ids)
+            .map(|transaction| Outcome::Settled { transaction, replayed: false })
+    }
+
+    /// Charges a reservation that is PENDING or EXPIRED, and notes that.
+    fn deliver(
+        &mut self,
+        first: &Transaction,
+        reservation: Reservation,
+        delivered: Delivered,
+        ids: RecordIds,
+    ) -> Result<Transaction, Error> {
+        let above_hold = self.batch.catalog.policy(&first.content.service).above_hold;
+        let (units, full_cost) = priced(first, &reservation, &delivered)?;
         let quota_key = (first.user.clone(), reservation.month(), first.content.service.clone());
         let (balance, quota) = self.held_account(&quota_key)?;
         let (mut new_balance, mut new_quota) = (*balance, *quota);
@@ -95,7 +111,9 @@ impl Book<'_> {
             new_balance.held = new_balance.held.minus(reservation.amount);
             new_quota.held = new_quota.held.saturating_sub(reservation.free);
         }
-        let split = charge::split(units, full_cost, new_quota.remaining());
+        let due = charge::split(units, full_cost, new_quota.remaining());
+        let charged = above_hold.charged(due.amount, reservation.amount, new_balance.available());
+        let split = Split { amount: charged, ..due };
         new_quota.used += split.free;
         new_balance.amount = new_balance
             .amount
@@ -108,32 +126,33 @@ impl Book<'_> {
             free: split.free,
             paid: split.paid,
             amount: split.amount,
-            record_id: request.record_ids.main,
+            shortfall: due.amount.minus(charged),
+            record_id: ids.main,
             balance_after: new_balance.amount,
             free_remaining_after: new_quota.remaining(),
-            reservation: Some(Reservation { delivered: Some(delivered), ..reservation }),
+            reservation: Some(Reservation { delivered: Some(delivered.clone()), ..reservation }),
             ..first.clone()
         };
         if split.free > 0 || reservation.free > 0 {
             self.changed_quotas.insert(quota_key);
         }
-        let taken = Take::call(request.usage, split.amount);
+        let taken = Take::call(delivered.usage, split.amount);
         let held = match first.status {
             Status::Expired => Take::default(),
             _ => Take::call(first.content.estimate, reservation.amount),
         };
-        self.count_end(&first, reservation.day, taken - held);
+        self.count_end(first, reservation.day, taken - held);
         self.record(Entry {
             user: &first.user,
             trace: &first.trace,
-            content: &ChargeContent { usage: request.usage, ..first.content },
+            content: &ChargeContent { usage: delivered.usage, ..first.content.clone() },
             split,
-            ids: request.record_ids,
+            ids,
             day: reservation.day,
             at: first.created_at,
         });
         self.write(transaction.clone(), Some(first.status));
-        Ok(Outcome::Settled { transaction, replayed: false })
+        Ok(transaction)
     }
 
     pub(super) fn release(&mut self, request: &Release) -> Result<Outcome, Error> {
@@ -148,20 +167,40 @@ impl Book<'_> {
         Ok(Outcome::Settled { transaction, replayed: false })
     }
 
-    /// Does nothing to a reservation that ended or is not past its expiry: a commit, a
-    /// release or another sweep may have come first.
+    /// Does nothing to a reservation that ended, is not past its expiry, or has another
+    /// stream by now: a commit, a release or another sweep may have come first.
     pub(super) fn expire(&mut self, request: &Expire) -> Result<Outcome, Error> {
         let (first, reservation) = match self.reservation(&request.user, &request.trace) {
             Ok(found) => found,
-            Err(Error::TransactionNotFound(_)) => return Ok(Outcome::Swept { freed: false }),
+            Err(Error::TransactionNotFound(_)) => return Ok(Outcome::Ended { transaction: None }),
             Err(error) => return Err(error),
         };
-        if first.status != Status::Pending || reservation.expires_at > self.batch.at.utc {
-            return Ok(Outcome::Swept { freed: false });
+        let is_its_time = match &request.cause {
+            Cause::Expired => reservation.expires_at <= self.batch.at.utc,
+            Cause::Broken { stream, .. } => first.record_id == *stream,
+        };
+        if first.status != Status::Pending || !is_its_time {
+            return Ok(Outcome::Ended { transaction: None });
         }
-        let transaction = Transaction { status: Status::Expired, ..first.clone() };
-        self.let_go(&first, &reservation, transaction)?;
-        Ok(Outcome::Swept { freed: true })
+        let usage = match request.cause {
+            Cause::Broken { usage, .. } => usage.map_or(reservation.reported, |usage| Some(reservation.with(usage))),
+            Cause::Expired => match self.batch.catalog.policy(&first.content.service).on_expiry {
+                OnExpiry::Commit => reservation.reported,
+                OnExpiry::Release => None,
+            },
+        };
+        let transaction = match usage {
+            Some(usage) => {
+                let delivered = Delivered { count: first.content.count, cost: None, usage: Some(usage) };
+                self.deliver(&first, reservation, delivered, request.record_ids)?
+            }
+            None => {
+                let transaction = Transaction { status: Status::Expired, ..first.clone() };
+                self.let_go(&first, &reservation, transaction.clone())?;
+                transaction
+            }
+        };
+        Ok(Outcome::Ended { transaction: Some(transaction) })
     }
 
     /// Frees what a reservation holds and writes its new state.
@@ -182,7 +221,7 @@ impl Book<'_> {
 
     /// Counts what the end of a reservation takes beyond what was counted for it, or gives
     /// back: a request too where the hold had expired, or nothing came of it.
-    fn count_end(&mut self, first: &Transaction, day: NaiveDate, take: Take) {
+    pub(super) fn count_end(&mut self, first: &Transaction, day: NaiveDate, take: Take) {
         let made = first.created_at;
         if take.requests != 0
             && let Some(requests) = self.state.requests.get_mut(&first.user)
@@ -200,12 +239,12 @@ impl Book<'_> {
     }
 
     /// As [`Book::account`]; the quota of a month that is no longer kept has nothing left.
-    fn held_account(&mut self, key: &QuotaKey) -> Result<(&mut Balance, &mut Quota), Error> {
+    pub(super) fn held_account(&mut self, key: &QuotaKey) -> Result<(&mut Balance, &mut Quota), Error> {
         self.state.quotas.entry(key.clone()).or_default();
         self.account(key)
     }
 
-    fn reservation(&self, user: &UserId, trace: &TraceId) -> Result<(Transaction, Reservation), Error> {
+    pub(super) fn reservation(&self, user: &UserId, trace: &TraceId) -> Result<(Transaction, Reservation), Error> {
         let transaction = self
             .state
             .transactions
@@ -217,7 +256,7 @@ impl Book<'_> {
     }
 
     /// Notes the new state of a reservation; `was` is its status before this posting.
-    fn write(&mut self, transaction: Transaction, was: Option<Status>) {
+    pub(super) fn write(&mut self, transaction: Transaction, was: Option<Status>) {
         let key = (transaction.user.clone(), transaction.trace.clone());
         self.changed.insert(transaction.user.clone());
         // The first change of the batch tells what stands in the table.
@@ -227,7 +266,11 @@ impl Book<'_> {
 }
 
 /// The units that a commit delivers, and what all of them cost if none were free.
-fn priced(first: &Transaction, reservation: &Reservation, delivered: &Delivered) -> Result<(u32, Money), Error> {
+pub(super) fn priced(
+    first: &Transaction,
+    reservation: &Reservation,
+    delivered: &Delivered,
+) -> Result<(u32, Money), Error> {
     let usage = delivered.usage.filter(|usage| usage.tokens() > 0);
     let units = match (first.quota_unit, usage) {
         (QuotaUnit::Calls, _) => delivered.count,
@@ -272,6 +315,6 @@ fn replay_commit(request: &Commit, delivered: &Delivered, first: &Transaction) -
     Ok(found(first, request.record_ids.main))
 }
 
-fn state(why: &str) -> Error {
+pub(super) fn state(why: &str) -> Error {
     Error::TransactionState(format!("trace_id: {why}"))
 }

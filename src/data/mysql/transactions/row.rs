@@ -21,7 +21,7 @@ pub(in super::super) const COLUMNS: &str = "user_id, trace_id, status, service_n
     input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, \
     free_remaining_after, created_at, held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, \
     price_version, input_price, cached_input_price, output_price, estimated_input_tokens, estimated_output_tokens, \
-    quota_unit";
+    quota_unit, shortfall";
 
 pub(in super::super) fn transaction_of(row: &MySqlRow) -> Result<Transaction, StoreError> {
     let status: Status = text(row, 2)?.parse().map_err(|_| corrupt("status"))?;
@@ -41,6 +41,7 @@ pub(in super::super) fn transaction_of(row: &MySqlRow) -> Result<Transaction, St
             full_cost: money(row, 20)?,
             expires_at,
             day: row.try_get(22).map_err(store_error)?,
+            reported: usage.filter(|_| status != Status::Committed),
             delivered: match status {
                 Status::Committed => Some(Delivered { count: delivered_count, cost: optional_money(row, 21)?, usage }),
                 _ => None,
@@ -56,7 +57,7 @@ pub(in super::super) fn transaction_of(row: &MySqlRow) -> Result<Transaction, St
             cost: optional_money(row, 5)?,
             api_key: optional_text(row, 6)?.map(ApiKeyId::from_stored),
             model: optional_text(row, 7)?.map(ModelName::from_stored),
-            // Of a reservation it is what the commit reported.
+            // Of a reservation it is what was delivered, or reported so far.
             usage: usage.filter(|_| reservation.is_none()),
             estimate: match row.try_get::<Option<i64>, _>(28).map_err(store_error)? {
                 None => None,
@@ -81,6 +82,7 @@ pub(in super::super) fn transaction_of(row: &MySqlRow) -> Result<Transaction, St
         free,
         paid,
         amount: money(row, 13)?,
+        shortfall: optional_money(row, 31)?.unwrap_or_default(),
         record_id: uuid_of(text(row, 14)?)?,
         balance_after: money(row, 15)?,
         free_remaining_after: number(row, 16)?,
