@@ -21,13 +21,14 @@ use crate::{
     biz::{
         account::Accounts,
         calendar::{Calendar, Clock, SystemClock},
+        metering::{Meter, Settings},
         quota::Quotas,
         quote::Quoter,
         read_model::{ReadModel, Watched},
         settlement::engine::Engine,
         tokens::TokenCounter,
     },
-    config::Config,
+    config::{Config, Streams},
     data::{Store, vocabulary::EmbeddedVocabularies},
     server::{self, CallbackGuard, Ops, Parts},
     service::{Api, MAX_EXPORTS, metrics::Metrics, rest::Rest},
@@ -96,6 +97,10 @@ impl App {
             payments::recharges(&config, store.clone(), engine.clone(), calendar.clone(), payments.gateway.clone());
         let tasks = TaskTracker::new();
         let model = Arc::new(ReadModel::new(caches.clone(), accounts.clone(), store.clone()));
+        let tokens = Arc::new(TokenCounter::new(Arc::new(EmbeddedVocabularies::default())));
+        let reservation_ttl = TimeDelta::from_std(config.billing.reservation_ttl)?;
+        let Streams { progress, grace, idle_timeout } = config.billing.streams;
+        let metering = Settings { ttl: reservation_ttl, progress, grace, idle_timeout };
         let api = Arc::new(Api {
             quotas: Quotas::new(model.clone(), rates.clone(), catalog.clone(), quoter.clone(), calendar.clone()),
             quoter,
@@ -109,14 +114,15 @@ impl App {
             records: store.clone(),
             transactions: store.clone(),
             statistics: store.clone(),
-            tokens: TokenCounter::new(Arc::new(EmbeddedVocabularies::default())),
+            meter: Meter::new(engine.clone(), tokens.clone(), metering, config.server.limits.streams, stop.clone()),
+            tokens,
             catalog: catalog.clone(),
             calendar: calendar.clone(),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
             exports: Arc::new(Semaphore::new(MAX_EXPORTS)),
             currency: config.billing.currency.clone(),
-            reservation_ttl: TimeDelta::from_std(config.billing.reservation_ttl)?,
+            reservation_ttl,
         });
 
         let limits = &config.server.limits;

@@ -15,6 +15,7 @@ pub mod ids;
 pub mod key_quota;
 pub mod limit;
 pub mod low;
+pub mod metering;
 pub mod money;
 pub mod paging;
 pub mod policy;

@@ -51,7 +51,7 @@ pub fn estimate(input: i32, output: i32) -> Result<Option<Usage>> {
     Ok(Some(usage).filter(|usage| usage.tokens() > 0))
 }
 
-fn tokens(field: &str, value: i32) -> Result<u32> {
+pub fn tokens(field: &str, value: i32) -> Result<u32> {
     u32::try_from(value).map_err(|_| Invalid::new(field, "must not be negative").into())
 }
 

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use tonic::{Request, Response, Status, metadata::MetadataMap};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
     Api,
     idempotency::IdSource,
+    metering::Replies,
     origin::Origin,
     proto::{
         AdjustBalanceReply, AdjustBalanceRequest, ApiKeyQuotas, BatchDeductQuotaReply, BatchDeductQuotaRequest,
@@ -15,7 +16,7 @@ use super::{
         GetApiKeyQuotaRequest, GetRechargeOrderRequest, GetStatsMonthRequest, GetStatsReply, GetStatsSummaryReply,
         GetStatsSummaryRequest, GetStatsTodayRequest, GetTransactionReply, GetTransactionRequest, GetUsageReply,
         GetUsageRequest, InitializeUserReply, InitializeUserRequest, ListRechargeOrdersReply,
-        ListRechargeOrdersRequest, ListRecordsReply, ListRecordsRequest, RechargeCallbackReply,
+        ListRechargeOrdersRequest, ListRecordsReply, ListRecordsRequest, MeterStreamRequest, RechargeCallbackReply,
         RechargeCallbackRequest, RechargeOrder, RechargeReply, RechargeRequest, ReleaseReservationReply,
         ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, SetApiKeyQuotaRequest, SetUserLimitsReply,
         SetUserLimitsRequest, billing_internal_service_server::BillingInternalService,
@@ -142,6 +143,14 @@ impl BillingInternalService for Grpc {
         let (metadata, _, mut message) = request.into_parts();
         fill_id(metadata, IdSource::AdjustmentId, &mut message.adjustment_id)?;
         reply(self.0.adjust_balance(message).await)
+    }
+
+    type MeterStreamStream = Replies;
+
+    async fn meter_stream(&self, request: Request<Streaming<MeterStreamRequest>>) -> Reply<Replies> {
+        let (metadata, _, messages) = request.into_parts();
+        let fill = move |open: &mut ReserveQuotaRequest| fill_id(metadata, IdSource::TraceId, &mut open.trace_id);
+        Ok(Response::new(self.0.clone().meter_stream(messages, fill)))
     }
 
     async fn count_tokens(&self, request: Request<CountTokensRequest>) -> Reply<CountTokensReply> {

@@ -7,6 +7,7 @@ mod export;
 pub mod grpc;
 mod idempotency;
 mod limit;
+mod metering;
 pub mod metrics;
 pub mod origin;
 mod paging;
@@ -34,6 +35,7 @@ use crate::biz::{
     catalog::Catalog,
     key_quota::KeyQuotaStore,
     limit::LimitStore,
+    metering::Meter,
     quota::Quotas,
     quote::Quoter,
     rate_limit::RateGuard,
@@ -70,7 +72,8 @@ pub struct Api {
     pub records: Arc<dyn RecordStore>,
     pub transactions: Arc<dyn TransactionStore>,
     pub statistics: Arc<dyn Statistics>,
-    pub tokens: TokenCounter,
+    pub tokens: Arc<TokenCounter>,
+    pub meter: Meter,
     pub catalog: Arc<Catalog>,
     pub calendar: Arc<Calendar>,
     pub metrics: Arc<Metrics>,

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{
     Api,
-    convert::{cost, count, estimate, int32, usage},
+    convert::{cost, count, estimate, int32, tokens, usage},
     proto::{
         CommitReservationReply, CommitReservationRequest, GetTransactionReply, GetTransactionRequest,
         ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, Usage,
@@ -16,12 +16,15 @@ use super::{
 use crate::biz::{
     error::{Error, Result},
     ids::{ApiKeyId, ModelName, TraceId, UserId},
+    metering::Comparison,
+    money::Money,
     record,
     settlement::{
         engine::Settled,
         posting::{Commit, RecordIds, Release, Reserve},
         transaction::{Status, Transaction},
     },
+    tokens::{Encoding, Input},
 };
 
 impl Api {
@@ -39,22 +42,10 @@ impl Api {
         if matches!(settled, Ok((_, false))) {
             self.metrics.stream_pending_created.inc();
         }
-        let (transaction, replayed) = settled?;
-        let reservation =
-            transaction.reservation.as_ref().ok_or_else(|| Error::Internal("a reserve made no reservation".into()))?;
-        Ok(ReserveQuotaReply {
-            success: true,
-            trace_id: transaction.trace.to_string(),
-            free_count: int32(reservation.free),
-            paid_count: int32(transaction.units().saturating_sub(reservation.free)),
-            amount: reservation.amount.to_wire(),
-            expires_at: Some(reservation.expires_at.into()),
-            status: transaction.status.to_string(),
-            replayed,
-        })
+        settled.map(|(transaction, replayed)| reserve_reply(&transaction, replayed))
     }
 
-    fn parse_reserve(&self, request: ReserveQuotaRequest) -> Result<Reserve> {
+    pub(super) fn parse_reserve(&self, request: ReserveQuotaRequest) -> Result<Reserve> {
         let call = self.parse_call(Call {
             user_id: &request.user_id,
             service_name: &request.service_name,
@@ -70,25 +61,49 @@ impl Api {
 
     pub async fn commit_reservation(&self, request: CommitReservationRequest) -> Result<CommitReservationReply> {
         let started = Instant::now();
-        let settled = self.engine.commit(parse_commit(request)?).await;
+        let (output, hidden) = (request.output_text.clone(), request.hidden_output_tokens);
+        let mut commit = parse_commit(request)?;
+        let compared = match output {
+            Some(output) => self.count_output(&mut commit, output, hidden).await?,
+            None => None,
+        };
+        let settled = self.engine.commit(commit).await;
         self.time("commit", started);
-        self.count_deduct(&settled);
-        match &settled {
-            Ok((_, false)) => self.metrics.stream_committed.inc(),
+        self.count_commit(&settled);
+        if let (Ok((_, false)), Some(compared)) = (&settled, compared) {
+            self.metrics.streams.compare(compared);
+        }
+        settled.map(|(transaction, replayed)| commit_reply(&transaction, replayed))
+    }
+
+    /// Counts the output of a reserved call: it stands for a usage that is missing, and is
+    /// compared with one that is there.
+    async fn count_output(&self, commit: &mut Commit, output: String, hidden: i32) -> Result<Option<Comparison>> {
+        let hidden = tokens("hidden_output_tokens", hidden)?;
+        let output = Input::text("output_text", output)?;
+        let found = self.transactions.transaction(&commit.user, &commit.trace).await?;
+        let content = found.ok_or_else(|| Error::TransactionNotFound(commit.trace.to_string()))?.content;
+        let encoding =
+            content.model.as_ref().map_or_else(Encoding::default, |model| Encoding::of_model(model.as_str()));
+        let ours = u32::try_from(self.tokens.count(encoding, output).await?).unwrap_or(u32::MAX);
+        let Some(usage) = commit.usage else {
+            commit.usage = Some(record::Usage { output_tokens: ours, ..content.estimate.unwrap_or_default() });
+            return Ok(None);
+        };
+        Ok(Comparison::new(content.model.as_ref(), ours, usage, hidden))
+    }
+
+    /// Counts the outcome of a commit, whoever asked for it.
+    pub(super) fn count_commit(&self, settled: &Settled) {
+        self.count_deduct(settled);
+        match settled {
+            Ok((transaction, false)) => {
+                self.metrics.stream_committed.inc();
+                self.metrics.streams.shortfall(transaction.shortfall);
+            }
             Ok((_, true)) => {}
             Err(_) => self.metrics.stream_failed.inc(),
         }
-        let (transaction, replayed) = settled?;
-        Ok(CommitReservationReply {
-            success: true,
-            record_id: transaction.record_id.to_string(),
-            free_count: int32(transaction.free),
-            paid_count: int32(transaction.paid),
-            amount: transaction.amount.to_wire(),
-            balance: transaction.balance_after.to_wire(),
-            free_remaining: int32(transaction.free_remaining_after),
-            replayed,
-        })
     }
 
     pub async fn release_reservation(&self, request: ReleaseReservationRequest) -> Result<ReleaseReservationReply> {
@@ -125,6 +140,35 @@ impl Api {
     }
 }
 
+pub(super) fn reserve_reply(transaction: &Transaction, replayed: bool) -> ReserveQuotaReply {
+    let held = transaction.reservation.as_ref();
+    let free = held.map_or(0, |held| held.free);
+    ReserveQuotaReply {
+        success: true,
+        trace_id: transaction.trace.to_string(),
+        free_count: int32(free),
+        paid_count: int32(transaction.units().saturating_sub(free)),
+        amount: held.map_or(Money::ZERO, |held| held.amount).to_wire(),
+        expires_at: held.map(|held| held.expires_at.into()),
+        status: transaction.status.to_string(),
+        replayed,
+    }
+}
+
+pub(super) fn commit_reply(transaction: &Transaction, replayed: bool) -> CommitReservationReply {
+    CommitReservationReply {
+        success: true,
+        record_id: transaction.record_id.to_string(),
+        free_count: int32(transaction.free),
+        paid_count: int32(transaction.paid),
+        amount: transaction.amount.to_wire(),
+        balance: transaction.balance_after.to_wire(),
+        free_remaining: int32(transaction.free_remaining_after),
+        replayed,
+        shortfall: transaction.shortfall.to_wire(),
+    }
+}
+
 fn parse_commit(request: CommitReservationRequest) -> Result<Commit> {
     Ok(Commit {
         user: UserId::parse("user_id", &request.user_id)?,
@@ -138,8 +182,7 @@ fn parse_commit(request: CommitReservationRequest) -> Result<Commit> {
 
 fn transaction_reply(transaction: Transaction) -> GetTransactionReply {
     let reservation = transaction.reservation.as_ref();
-    let delivered = reservation.and_then(|reservation| reservation.delivered.as_ref());
-    let usage = transaction.content.usage.or(delivered.and_then(|delivered| delivered.usage));
+    let usage = transaction.content.usage.or(reservation.and_then(|reservation| reservation.usage()));
     GetTransactionReply {
         user_id: transaction.user.to_string(),
         trace_id: transaction.trace.to_string(),
@@ -166,5 +209,6 @@ fn transaction_reply(transaction: Transaction) -> GetTransactionReply {
         held_amount: reservation.map_or_else(Default::default, |reservation| reservation.amount).to_wire(),
         expires_at: reservation.map(|reservation| reservation.expires_at.into()),
         price_version: transaction.priced_by().map(|version| version.id.to_string()).unwrap_or_default(),
+        shortfall: transaction.shortfall.to_wire(),
     }
 }

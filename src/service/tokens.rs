@@ -19,7 +19,7 @@ impl Api {
             (Some(_), messages) if !messages.is_empty() => {
                 return Err(Invalid::new("messages", "must be absent where text is given").into());
             }
-            (Some(text), _) => Input::text(text)?,
+            (Some(text), _) => Input::text("text", text)?,
             (None, messages) if messages.is_empty() => {
                 return Err(Invalid::new("text", "is required where there are no messages").into());
             }

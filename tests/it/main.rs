@@ -17,6 +17,7 @@ mod key_quotas;
 mod layers;
 mod limits;
 mod low;
+mod metering;
 mod overload;
 mod ports;
 mod prices;

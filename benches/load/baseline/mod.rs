@@ -19,16 +19,16 @@ use billing_service::{
         AdjustBalanceReply, AdjustBalanceRequest, ApiKeyQuotas, BatchDeductQuotaReply, BatchDeductQuotaRequest,
         CheckQuotaReply, CheckQuotaRequest, CommitReservationReply, CommitReservationRequest, CountTokensReply,
         CountTokensRequest, DeductQuotaReply, DeductQuotaRequest, GetApiKeyQuotaRequest, GetTransactionReply,
-        GetTransactionRequest, InitializeUserReply, InitializeUserRequest, RechargeCallbackReply,
-        RechargeCallbackRequest, ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply,
-        ReserveQuotaRequest, SetApiKeyQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest,
+        GetTransactionRequest, InitializeUserReply, InitializeUserRequest, MeterStreamReply, MeterStreamRequest,
+        RechargeCallbackReply, RechargeCallbackRequest, ReleaseReservationReply, ReleaseReservationRequest,
+        ReserveQuotaReply, ReserveQuotaRequest, SetApiKeyQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest,
         billing_internal_service_server::{BillingInternalService, BillingInternalServiceServer},
     },
 };
 use sqlx::{Connection, MySqlConnection, mysql::MySqlConnectOptions};
 use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, service::Routes};
+use tonic::{Request, Response, Status, Streaming, service::Routes};
 
 use self::lock::Locks;
 
@@ -141,6 +141,12 @@ impl BillingInternalService for Baseline {
     }
 
     async fn initialize_user(&self, _: Request<InitializeUserRequest>) -> Reply<InitializeUserReply> {
+        not_measured()
+    }
+
+    type MeterStreamStream = tokio_stream::Empty<Result<MeterStreamReply, Status>>;
+
+    async fn meter_stream(&self, _: Request<Streaming<MeterStreamRequest>>) -> Reply<Self::MeterStreamStream> {
         not_measured()
     }
 

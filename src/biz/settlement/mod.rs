@@ -4,6 +4,7 @@
 //! transaction: the store loads the state under lock, [`rule::settle`] decides,
 //! the store writes what it decided and commits; only then are callers answered.
 
+mod due;
 pub mod engine;
 pub mod keys;
 pub mod ledger;

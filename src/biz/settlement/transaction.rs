@@ -46,6 +46,10 @@ pub struct Transaction {
 }
 
 impl Transaction {
+    pub fn is_committed(&self) -> bool {
+        self.status == Status::Committed
+    }
+
     /// The units that were asked for.
     pub fn units(&self) -> u32 {
         match (self.quota_unit, self.content.usage.or(self.content.estimate)) {

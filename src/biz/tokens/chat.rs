@@ -37,9 +37,9 @@ enum Parts {
 
 impl Input {
     /// # Errors
-    /// `text` is longer than [`MAX_BYTES`].
-    pub fn text(text: String) -> Result<Self> {
-        check_bytes("text", text.len())?;
+    /// Names `field` where the text is longer than [`MAX_BYTES`].
+    pub fn text(field: &'static str, text: String) -> Result<Self> {
+        check_bytes(field, text.len())?;
         Ok(Self(Parts::Text(text)))
     }
 

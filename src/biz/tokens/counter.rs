@@ -51,6 +51,46 @@ impl TokenCounter {
         }
     }
 
+    /// Takes the next chunk of a stream; tells the tokens of it so far. Streams are admitted
+    /// elsewhere: a long chunk waits for a core.
+    ///
+    /// # Errors
+    /// [`Error::Internal`].
+    pub async fn push(&self, mut counter: StreamCounter, chunk: Vec<u8>) -> Result<(StreamCounter, usize)> {
+        let bytes = chunk.len() + counter.unsettled_bytes();
+        self.in_place_or_not(bytes, move || {
+            counter.push(&chunk);
+            let short = counter.unsettled_bytes() <= IN_PLACE_BYTES;
+            let tokens = if short { counter.count() } else { counter.running() };
+            (counter, tokens)
+        })
+        .await
+    }
+
+    /// Tokens of a stream that has ended.
+    ///
+    /// # Errors
+    /// [`Error::Internal`].
+    pub async fn finish(&self, counter: StreamCounter) -> Result<usize> {
+        self.in_place_or_not(counter.unsettled_bytes(), move || counter.finish()).await
+    }
+
+    async fn in_place_or_not<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        if bytes <= IN_PLACE_BYTES {
+            return Ok(work());
+        }
+        let core = self.cores.clone().acquire_owned().await.map_err(|closed| Error::Internal(closed.to_string()))?;
+        let done = task::spawn_blocking(move || {
+            let _core = core;
+            work()
+        });
+        done.await.map_err(|failed| Error::Internal(format!("a count of tokens failed: {failed}")))
+    }
+
     /// What has begun goes on when its caller goes away, and keeps its place until it ends.
     async fn on_a_thread<T: Send + 'static>(
         &self,
@@ -117,7 +157,7 @@ mod tests {
     }
 
     fn text(start: &str, bytes: usize) -> Input {
-        Input::text(format!("{start:.<bytes$}")).unwrap()
+        Input::text("text", format!("{start:.<bytes$}")).unwrap()
     }
 
     async fn until(condition: impl Fn() -> bool) {

@@ -45,10 +45,14 @@ impl Encoding {
     /// vendor before the name (`openai/gpt-4o`) and the `ft:` of a tuned model don't
     /// matter, nor does case.
     pub fn of_model(model: &str) -> Self {
+        Self::known(model).unwrap_or_default()
+    }
+
+    /// As [`Self::of_model`]; `None` for a model of no known family.
+    pub fn known(model: &str) -> Option<Self> {
         let name = model.rsplit('/').next().unwrap_or(model).to_ascii_lowercase();
         let name = name.strip_prefix("ft:").and_then(|tuned| tuned.split(':').next()).unwrap_or(&name);
-        let family = FAMILIES.iter().find(|(family, _)| is_of(name, family));
-        family.map_or_else(Self::default, |(_, encoding)| *encoding)
+        FAMILIES.iter().find(|(family, _)| is_of(name, family)).map(|(_, encoding)| *encoding)
     }
 
     pub fn name(self) -> &'static str {

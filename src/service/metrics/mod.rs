@@ -4,13 +4,14 @@
 mod cache;
 mod low;
 mod recharge;
+mod streams;
 
 use prometheus::{
     CounterVec, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
     TextEncoder,
 };
 
-pub use self::{cache::CacheMetrics, low::LowMetrics, recharge::RechargeMetrics};
+pub use self::{cache::CacheMetrics, low::LowMetrics, recharge::RechargeMetrics, streams::StreamMetrics};
 
 /// Buckets in seconds, from a cache hit to a timeout.
 const SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
@@ -42,6 +43,7 @@ pub struct Metrics {
     pub recharge: RechargeMetrics,
     pub low: LowMetrics,
     pub cache: CacheMetrics,
+    pub streams: StreamMetrics,
 }
 
 impl Metrics {
@@ -103,6 +105,7 @@ impl Metrics {
             recharge: RechargeMetrics::new(&registry)?,
             low: LowMetrics::new(&registry)?,
             cache: CacheMetrics::new(&registry)?,
+            streams: StreamMetrics::new(&registry)?,
             registry,
         })
     }

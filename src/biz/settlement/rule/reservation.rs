@@ -12,7 +12,6 @@ use crate::biz::{
     key_quota::{self, Take},
     money::Money,
     policy::OnExpiry,
-    quote::token_units,
     settlement::{
         posting::{Cause, Charge, Commit, Expire, Outcome, RecordIds, Release, Reserve},
         transaction::{ChargeContent, Delivered, Reservation, Status, Transaction},
@@ -103,7 +102,7 @@ impl Book<'_> {
         ids: RecordIds,
     ) -> Result<Transaction, Error> {
         let above_hold = self.batch.catalog.policy(&first.content.service).above_hold;
-        let (units, full_cost) = priced(first, &reservation, &delivered)?;
+        let (units, full_cost) = first.priced(&delivered)?;
         let quota_key = (first.user.clone(), reservation.month(), first.content.service.clone());
         let (balance, quota) = self.held_account(&quota_key)?;
         let (mut new_balance, mut new_quota) = (*balance, *quota);
@@ -191,7 +190,7 @@ impl Book<'_> {
         };
         let transaction = match usage {
             Some(usage) => {
-                let delivered = Delivered { count: first.content.count, cost: None, usage: Some(usage) };
+                let delivered = Delivered::stream(&first, usage);
                 self.deliver(&first, reservation, delivered, request.record_ids)?
             }
             None => {
@@ -263,32 +262,6 @@ impl Book<'_> {
         self.changed_reservations.entry(key.clone()).or_insert(was);
         self.state.transactions.insert(key, transaction);
     }
-}
-
-/// The units that a commit delivers, and what all of them cost if none were free.
-pub(super) fn priced(
-    first: &Transaction,
-    reservation: &Reservation,
-    delivered: &Delivered,
-) -> Result<(u32, Money), Error> {
-    let usage = delivered.usage.filter(|usage| usage.tokens() > 0);
-    let units = match (first.quota_unit, usage) {
-        (QuotaUnit::Calls, _) => delivered.count,
-        (QuotaUnit::Tokens, Some(usage)) => token_units("usage", usage)?,
-        // As estimated: what they cost is known without them.
-        (QuotaUnit::Tokens, None) => first.units(),
-    };
-    if let Some(cost) = delivered.cost {
-        return Ok((units, cost));
-    }
-    if let Some(version) = &first.price_version {
-        let usage = usage.ok_or_else(|| Invalid::new("usage", "is required: the reservation is priced by model"))?;
-        return Ok((units, version.prices.cost(usage)?));
-    }
-    let full_cost = reservation.full_cost.scaled(units, first.units().max(1)).ok_or_else(|| {
-        Invalid::new("count", format!("times the unit cost of the reserve is more than {}", Money::MAX))
-    })?;
-    Ok((units, full_cost))
 }
 
 fn replay_reserve(call: &Charge, first: &Transaction) -> Result<Outcome, Error> {

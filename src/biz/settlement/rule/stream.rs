@@ -1,9 +1,6 @@
 //! Streams: what they report while they deliver, and how their holds grow with them.
 
-use super::{
-    Book,
-    reservation::{priced, state},
-};
+use super::{Book, reservation::state};
 use crate::biz::{
     charge::{self, Split},
     error::Error,
@@ -29,6 +26,10 @@ impl Book<'_> {
         if !request.takes_over && first.record_id != request.stream {
             return Err(state("another stream meters the reservation"));
         }
+        if let Some(usage) = request.usage.filter(|usage| usage.tokens() > 0) {
+            // Or it could never be charged, and its hold never be freed.
+            first.priced(&Delivered::stream(&first, usage))?;
+        }
         let expires_at = self
             .batch
             .at
@@ -52,9 +53,10 @@ impl Book<'_> {
     /// Holds more of the account, for what the reservation may come to: free units first, then
     /// as much of the balance as nobody holds and the quota of its API key allows.
     fn grow(&mut self, first: &Transaction, held: &Reservation, target: Usage) -> Result<(u32, Money), Error> {
-        let delivered = Delivered { count: first.content.count, cost: None, usage: Some(target) };
         // What can't be priced can't be held either; its commit will say why.
-        let Ok((units, full_cost)) = priced(first, held, &delivered) else { return Ok((held.free, held.amount)) };
+        let Ok((units, full_cost)) = first.priced(&Delivered::stream(first, target)) else {
+            return Ok((held.free, held.amount));
+        };
         let allowed = key_quota::amount_left(&self.state.key_quotas, first.content.api_key.as_ref(), self.batch.at);
         let quota_key = (first.user.clone(), held.month(), first.content.service.clone());
         let (balance, quota) = self.held_account(&quota_key)?;

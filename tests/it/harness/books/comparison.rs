@@ -57,6 +57,7 @@ impl Books {
                 balance: reply.balance,
                 free_remaining: reply.free_remaining,
                 replayed: reply.replayed,
+                shortfall: 0.0,
             },
         });
         let holds = known.holds.values().map(|hold| Made {

@@ -49,7 +49,10 @@ async fn holds_that_cron_frees_show_in_checks(#[values(MySql, Sqlite)] on: Backe
         ("insufficient balance", 0, Some(10))
     );
     let conf = service.database.config_file(&[]);
-    assert_eq!(once(conf, "expire-reservations").await, "expire-reservations: 50 holds freed, 0 streams charged, 0 failed\n");
+    assert_eq!(
+        once(conf, "expire-reservations").await,
+        "expire-reservations: 50 holds freed, 0 streams charged, 0 failed\n"
+    );
     within_a_second("the check shows what is free again", async || {
         let reply = check(&service.internal, call("u")).await;
         (reply.free_remaining, reply.daily_remaining) == (1_000, Some(60))

@@ -1,0 +1,194 @@
+//! One stream's account: what it has come to, what of that is durable, what its hold covers,
+//! and when that has to be written again.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Finish, Settings, State};
+use crate::biz::{
+    error::{Error, Result},
+    money::Money,
+    record::Usage,
+    settlement::{
+        posting::{Commit, RecordIds, Report},
+        transaction::{Reservation, Transaction},
+    },
+};
+
+/// The most output, in tokens, that a hold runs ahead of a stream.
+const LARGEST_STEP: u32 = 4_096;
+
+pub(super) struct Metered {
+    /// As it was last committed.
+    reservation: Transaction,
+    /// Counted of the output.
+    counted: u32,
+    /// By the model's vendor, so far.
+    told: Option<Usage>,
+    /// What the hold was last asked to cover, and got less than.
+    is_short: bool,
+    /// When a report was last sent.
+    reported_at: Instant,
+    /// Whether it failed, and must not be tried again at once.
+    has_failed: bool,
+}
+
+impl Metered {
+    pub fn new(reservation: Transaction) -> Self {
+        Self { reservation, counted: 0, told: None, is_short: false, reported_at: Instant::now(), has_failed: false }
+    }
+
+    pub fn counted(&mut self, output_tokens: usize) {
+        self.counted = u32::try_from(output_tokens).unwrap_or(u32::MAX);
+    }
+
+    pub fn counted_output(&self) -> u32 {
+        self.counted
+    }
+
+    /// Takes what the vendor has counted.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for what can't be priced, and so could never be charged.
+    pub fn told(&mut self, usage: Usage) -> Result<()> {
+        self.amount(usage)?;
+        self.told = Some(usage);
+        Ok(())
+    }
+
+    /// What the stream has come to. Until the vendor tells, the input is as estimated.
+    pub fn usage(&self) -> Usage {
+        let expected = || Usage { output_tokens: 0, ..self.reservation.content.estimate.unwrap_or_default() };
+        let known = self.told.unwrap_or_else(expected);
+        let usage = Usage { output_tokens: known.output_tokens.max(self.counted), ..known };
+        match &self.reservation.reservation {
+            Some(held) => held.with(usage),
+            None => usage,
+        }
+    }
+
+    /// As [`Self::usage`]; `None` as long as nothing was delivered.
+    pub fn delivered(&self) -> Option<Usage> {
+        let usage = self.usage();
+        (usage.output_tokens > 0 || self.told.is_some()).then_some(usage)
+    }
+
+    pub fn state(&self) -> State {
+        let durable = self.held().and_then(|held| held.reported).unwrap_or_default();
+        State {
+            output_tokens: self.usage().output_tokens,
+            durable_output_tokens: durable.output_tokens,
+            amount: self.amount(self.usage()).unwrap_or(Money::MAX),
+            held: self.held().map_or(Money::ZERO, |held| held.amount),
+            stop: self.is_short && !self.is_covered(more(self.usage(), 1)),
+        }
+    }
+
+    /// The report that is due now.
+    pub fn due_report(&mut self, now: Instant, settings: &Settings) -> Option<Report> {
+        (self.next_report(settings)? <= now).then(|| {
+            self.reported_at = now;
+            let target = Some(more(self.usage(), self.step())).filter(|_| self.wants_more());
+            self.report(settings.ttl, target)
+        })
+    }
+
+    /// When the next report is due, as things are.
+    pub fn next_report(&self, settings: &Settings) -> Option<Instant> {
+        let next = self.reported_at + settings.progress;
+        if self.wants_more() {
+            // At once, unless that was no use a moment ago.
+            return Some(if self.is_short || self.has_failed { next } else { self.reported_at });
+        }
+        let durable = self.held().and_then(|held| held.reported);
+        if self.has_failed || self.delivered() != durable {
+            return Some(next);
+        }
+        // The hold must not expire while the stream lives.
+        let half = (settings.ttl / 2).to_std().unwrap_or(Duration::MAX);
+        self.reported_at.checked_add(half)
+    }
+
+    /// What is to be kept of the stream, and held for it.
+    pub fn report(&self, ttl: chrono::TimeDelta, target: Option<Usage>) -> Report {
+        Report {
+            user: self.reservation.user.clone(),
+            trace: self.reservation.trace.clone(),
+            stream: self.reservation.record_id,
+            takes_over: false,
+            usage: self.delivered(),
+            target,
+            ttl,
+        }
+    }
+
+    /// Takes what came of a report. `asked` is its target.
+    ///
+    /// # Errors
+    /// [`Error::TransactionState`], [`Error::TransactionNotFound`]: the reservation has ended,
+    /// or has another stream.
+    pub fn reported(&mut self, asked: Option<Usage>, settled: Result<Transaction>) -> Result<()> {
+        match settled {
+            Ok(transaction) => {
+                self.reservation = transaction;
+                self.has_failed = false;
+                self.is_short = asked.is_some_and(|asked| !self.is_covered(asked));
+                Ok(())
+            }
+            Err(error @ (Error::TransactionState(_) | Error::TransactionNotFound(_))) => Err(error),
+            Err(error) => {
+                tracing::warn!(%error, trace_id = %self.reservation.trace, "a stream's progress could not be kept yet");
+                self.has_failed = true;
+                Ok(())
+            }
+        }
+    }
+
+    pub fn commit(&self, finish: Finish) -> Commit {
+        let usage = finish.usage.or_else(|| Some(self.usage()).filter(|usage| usage.tokens() > 0));
+        Commit {
+            user: self.reservation.user.clone(),
+            trace: self.reservation.trace.clone(),
+            count: finish.count,
+            cost: finish.cost,
+            usage,
+            record_ids: RecordIds::fresh(),
+        }
+    }
+
+    pub fn reservation(&self) -> &Transaction {
+        &self.reservation
+    }
+
+    fn held(&self) -> Option<&Reservation> {
+        self.reservation.reservation.as_ref()
+    }
+
+    /// Whether the hold should grow: it does not cover the next half step.
+    fn wants_more(&self) -> bool {
+        !self.is_covered(more(self.usage(), self.step().div_ceil(2)))
+    }
+
+    fn is_covered(&self, usage: Usage) -> bool {
+        let held = self.held().map_or(Money::ZERO, |held| held.amount);
+        self.amount(usage).is_ok_and(|amount| amount <= held)
+    }
+
+    fn amount(&self, usage: Usage) -> Result<Money> {
+        if usage.tokens() == 0 {
+            return Ok(Money::ZERO);
+        }
+        Ok(self.reservation.so_far(usage)?.amount)
+    }
+
+    /// How far a hold that grows runs ahead: by a quarter of the output so far. It is not to
+    /// take from others what the stream may never come to, nor to grow with each word.
+    fn step(&self) -> u32 {
+        (self.usage().output_tokens / 4 + 2).min(LARGEST_STEP)
+    }
+}
+
+fn more(usage: Usage, output_tokens: u32) -> Usage {
+    Usage { output_tokens: usage.output_tokens.saturating_add(output_tokens), ..usage }
+}

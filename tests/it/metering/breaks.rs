@@ -1,0 +1,247 @@
+//! Streams that break, from either side: charged for what they delivered, once.
+
+use billing_service::service::proto::{
+    CommitReservationRequest, ReleaseReservationRequest, StreamFinish, billing_internal_service_client,
+};
+use rstest::rstest;
+use serde_json::json;
+use tonic::Code;
+
+use super::{Gateway, MODELS, models_with, stream, usage, words};
+use crate::harness::{
+    Backend, Database, MySql, Service, Sqlite, code_of,
+    process::{CRON, ServerProcess, run},
+    wait::until,
+};
+
+const SHORT_GRACE: &str = "{progress: 20ms, grace: 50ms, idle_timeout: 20s}";
+const LONG_GRACE: &str = "{progress: 20ms, grace: 60s, idle_timeout: 20s}";
+const IMPATIENT: &str = "{progress: 20ms, grace: 50ms, idle_timeout: 300ms}";
+
+/// A user with 100 yuan, and a stream that has delivered 4 tokens at 1 yuan each and 3 of input.
+async fn delivering(on: Backend, streams: &str) -> (Service, Gateway) {
+    let service = Service::start_with(on, &models_with("billing.streams", streams)).await;
+    service.adjust("u", 100.0).await;
+    let (mut gateway, _) = Gateway::open(&service, stream("s", "rag", "dear", (3, 20))).await;
+    gateway.deliver(0, 4).await;
+    (service, gateway)
+}
+
+async fn assert_charged_once(service: &Service) {
+    let made = service.ended("s", "COMMITTED").await;
+    assert_eq!((made.amount, made.usage), (7.0, usage(3, 0, 4)));
+    assert_eq!(service.account("u").await.balance, 93.0);
+    service.assert_nothing_is_held("u").await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_gateway_that_goes_away_is_charged_for_what_it_delivered(#[values(MySql, Sqlite)] on: Backend) {
+    let (service, gateway) = delivering(on, SHORT_GRACE).await;
+    drop(gateway);
+    assert_charged_once(&service).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_stream_that_ends_without_finish_is_told_so_and_charged(#[values(MySql, Sqlite)] on: Backend) {
+    let (service, gateway) = delivering(on, SHORT_GRACE).await;
+    let Gateway { messages, mut replies } = gateway;
+    drop(messages);
+    let failed = loop {
+        match replies.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("ended as if nothing was wrong"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(code_of(&failed), (Code::InvalidArgument, "10009".into()));
+    assert_charged_once(&service).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_stream_that_falls_silent_is_told_so_and_charged(#[values(MySql, Sqlite)] on: Backend) {
+    let (service, mut gateway) = delivering(on, IMPATIENT).await;
+    assert_eq!(code_of(&gateway.failure().await), (Code::InvalidArgument, "10009".into()));
+    assert_charged_once(&service).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_message_that_makes_no_sense_breaks_the_stream(#[values(MySql, Sqlite)] on: Backend) {
+    let (service, mut gateway) = delivering(on, SHORT_GRACE).await;
+    gateway.heartbeat(usage(1, 2, 3)).await;
+    let failed = gateway.failure().await;
+    assert!(failed.message().contains("usage.cached_input_tokens"), "{failed}");
+    assert_charged_once(&service).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_character_that_is_cut_off_counts_as_the_replacement_that_readers_see(#[values(MySql, Sqlite)] on: Backend) {
+    let (service, mut gateway) = delivering(on, SHORT_GRACE).await;
+    gateway.output([b" x", &"额".as_bytes()[..2]].concat()).await;
+    gateway.state(|state| state.output_tokens == 5).await;
+    drop(gateway);
+    let made = service.ended("s", "COMMITTED").await;
+    let text = json!({ "text": format!("{} x\u{fffd}", words(4)) }).to_string();
+    let seen = service.post("/internal/v1/billing/tokens/count", text).await.1;
+    assert_eq!(seen["tokens"], made.usage.unwrap().output_tokens);
+    assert!(seen["tokens"].as_i64().unwrap() > 5);
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_stream_that_delivered_nothing_costs_nothing(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, MODELS).await;
+    service.adjust("u", 100.0).await;
+    let (gateway, _) = Gateway::open(&service, stream("s", "rag", "dear", (3, 20))).await;
+    drop(gateway);
+    assert_eq!(service.ended("s", "EXPIRED").await.amount, 0.0);
+    assert_eq!(service.account("u").await.balance, 100.0);
+    service.assert_nothing_is_held("u").await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_stream_is_opened_again_and_counts_once(#[values(MySql, Sqlite)] on: Backend) {
+    let (service, gateway) = delivering(on, LONG_GRACE).await;
+    drop(gateway);
+    until("what it delivered is durable", async || service.metered("s").await.usage == usage(3, 0, 4)).await;
+
+    let (mut gateway, opened) = Gateway::open(&service, stream("s", "rag", "dear", (3, 20))).await;
+    assert!(opened.replayed && opened.status == "PENDING", "{opened:?}");
+    // What was reported stays reported while the output is sent anew.
+    gateway.output(words(2)).await;
+    assert_eq!(gateway.state(|_| true).await.output_tokens, 4);
+    gateway.output(words(4)).await;
+    gateway.state(|state| state.output_tokens == 6).await;
+    assert_eq!(gateway.finish(StreamFinish::default()).await.unwrap().amount, 9.0);
+    assert_eq!(service.account("u").await.balance, 91.0);
+    service.assert_nothing_is_held("u").await;
+}
+
+/// As when the gateway has lost a connection that the service still believes in.
+#[rstest]
+#[tokio::test]
+async fn the_newer_stream_takes_the_place_of_the_older(#[values(MySql, Sqlite)] on: Backend) {
+    let (service, mut old) = delivering(on, SHORT_GRACE).await;
+    let (mut new, opened) = Gateway::open(&service, stream("s", "rag", "dear", (3, 20))).await;
+    assert!(opened.replayed);
+    new.deliver_durably(0, 6).await;
+    old.output(words(1)).await;
+    assert_eq!(code_of(&old.failure().await), (Code::FailedPrecondition, "10011".into()));
+    assert_eq!(service.metered("s").await.status, "PENDING", "the older one's end is not the end");
+    new.deliver(6, 1).await;
+    drop(new);
+    assert_eq!(service.ended("s", "COMMITTED").await.usage, usage(3, 0, 7));
+    service.assert_nothing_is_held("u").await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn another_stream_of_the_same_id_is_a_conflict(#[values(MySql, Sqlite)] on: Backend) {
+    let (service, mut gateway) = delivering(on, SHORT_GRACE).await;
+    let other = stream("s", "rag", "dear", (3, 21));
+    let refused = Gateway::try_open(service.internal.clone(), other).await.err().unwrap();
+    assert_eq!(code_of(&refused), (Code::AlreadyExists, "10007".into()));
+    gateway.finish(StreamFinish::default()).await.unwrap();
+    let refused = Gateway::try_open(service.internal.clone(), stream("s", "rag", "dear", (3, 20))).await.err().unwrap();
+    assert_eq!(code_of(&refused), (Code::FailedPrecondition, "10011".into()));
+    assert_charged_once(&service).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_stream_that_is_committed_or_released_elsewhere_ends(#[values(MySql, Sqlite)] on: Backend) {
+    let (service, mut gateway) = delivering(on, SHORT_GRACE).await;
+    let (user_id, trace_id) = ("u".to_owned(), "s".to_owned());
+    let commit =
+        CommitReservationRequest { user_id: user_id.clone(), trace_id, usage: usage(3, 0, 4), ..Default::default() };
+    service.internal.clone().commit_reservation(commit).await.unwrap();
+    gateway.output(words(1)).await;
+    assert_eq!(code_of(&gateway.failure().await), (Code::FailedPrecondition, "10011".into()));
+    assert_charged_once(&service).await;
+
+    let (mut gateway, _) = Gateway::open(&service, stream("other", "rag", "dear", (3, 20))).await;
+    let release = ReleaseReservationRequest { user_id, trace_id: "other".into() };
+    service.internal.clone().release_reservation(release).await.unwrap();
+    gateway.output(words(1)).await;
+    assert_eq!(code_of(&gateway.failure().await), (Code::FailedPrecondition, "10011".into()));
+    assert_eq!(service.metered("other").await.status, "RELEASED");
+    assert_charged_once(&service).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn what_a_finish_can_not_be_charged_for_is_charged_as_counted(#[values(MySql, Sqlite)] on: Backend) {
+    let (service, mut gateway) = delivering(on, SHORT_GRACE).await;
+    let finish = StreamFinish { usage: usage(0, 0, i32::MAX), ..Default::default() };
+    let refused = gateway.finish(finish).await.unwrap_err();
+    assert_eq!(code_of(&refused), (Code::InvalidArgument, "10009".into()));
+    assert_charged_once(&service).await;
+}
+
+/// The service is killed, and started again: what was durable is charged by the sweep, or
+/// the gateway opens the stream again and loses nothing.
+#[rstest]
+#[tokio::test]
+async fn a_service_that_is_killed_charges_what_was_durable(#[values(MySql, Sqlite)] on: Backend) {
+    let database = Database::create(on).await;
+    let short = [models_with("billing.streams", SHORT_GRACE), vec![("billing.reservation_ttl", "2s")]].concat();
+    let conf = database.config_file(&short);
+    let mut process = ServerProcess::start_beside(&conf).await;
+    let client = billing_internal_service_client::BillingInternalServiceClient::connect(process.grpc.clone());
+    let client = client.await.unwrap();
+    let service = Service::start_on(database, &short).await;
+    service.adjust("u", 100.0).await;
+
+    let (mut left, _) = Gateway::try_open(client.clone(), stream("left", "rag", "dear", (3, 20))).await.unwrap();
+    let (mut again, _) = Gateway::try_open(client.clone(), stream("again", "rag", "dear", (3, 20))).await.unwrap();
+    let durable = left.deliver_durably(0, 4).await.durable_output_tokens;
+    again.deliver_durably(0, 4).await;
+    left.output(words(1)).await;
+    process.kill();
+
+    let (mut again, opened) = Gateway::open(&service, stream("again", "rag", "dear", (3, 20))).await;
+    assert!(opened.replayed);
+    again.deliver(0, 6).await;
+    assert_eq!(again.finish(StreamFinish::default()).await.unwrap().amount, 9.0);
+
+    // Its hold lives on until nobody has reported for as long as it lasts.
+    until("the sweep has charged it", async || {
+        let conf = conf.to_str().unwrap();
+        let swept = run(CRON, &["-conf", conf, "--once", "expire-reservations"], &[]);
+        assert!(swept.status.success());
+        service.metered("left").await.status == "COMMITTED"
+    })
+    .await;
+    let charged = service.metered("left").await.usage.unwrap().output_tokens;
+    assert!((durable..=5).contains(&charged), "{charged}");
+    assert_eq!(service.account("u").await.balance, 100.0 - 9.0 - 3.0 - f64::from(charged));
+    service.assert_nothing_is_held("u").await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_service_that_stops_sends_its_streams_to_another(#[values(MySql, Sqlite)] on: Backend) {
+    let database = Database::create(on).await;
+    let changes = models_with("billing.streams", LONG_GRACE);
+    let process = ServerProcess::start_beside(&database.config_file(&changes)).await;
+    let client = billing_internal_service_client::BillingInternalServiceClient::connect(process.grpc.clone());
+    let service = Service::start_on(database, &changes).await;
+    service.adjust("u", 100.0).await;
+    let open = stream("s", "rag", "dear", (3, 20));
+    let (mut gateway, _) = Gateway::try_open(client.await.unwrap(), open.clone()).await.unwrap();
+    gateway.deliver(0, 4).await;
+    process.terminate();
+    assert_eq!(code_of(&gateway.failure().await), (Code::Unavailable, "10014".into()));
+    assert_eq!(tokio::task::spawn_blocking(move || process.wait()).await.unwrap(), Some(0));
+    assert_eq!(service.metered("s").await.usage, usage(3, 0, 4), "all of it is durable");
+    let (mut gateway, opened) = Gateway::open(&service, open).await;
+    assert!(opened.replayed);
+    gateway.deliver(0, 5).await;
+    assert_eq!(gateway.finish(StreamFinish::default()).await.unwrap().amount, 8.0);
+    service.assert_nothing_is_held("u").await;
+}

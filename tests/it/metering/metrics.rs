@@ -1,0 +1,84 @@
+//! What is counted of streams.
+
+use billing_service::service::proto::{CommitReservationRequest, StreamFinish};
+use rstest::rstest;
+
+use super::{Gateway, MODELS, stream, usage, words};
+use crate::harness::{Backend, MySql, Service, Sqlite, wait::until};
+
+impl Service {
+    async fn metric(&self, name: &str) -> f64 {
+        let url = format!("http://{}/metrics", self.app.grpc_addr);
+        let text = self.http.get(url).send().await.unwrap().text().await.unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
+    }
+}
+
+const ACCURACY: &str = "billing_stream_token_accuracy_pct";
+
+#[rstest]
+#[tokio::test]
+async fn our_counts_are_compared_with_the_vendors(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, MODELS).await;
+    service.adjust("u", 100.0).await;
+    assert_eq!(service.metric(ACCURACY).await, 100.0);
+    let finish = |vendors: i32, hidden_output_tokens: i32| StreamFinish {
+        usage: usage(3, 0, vendors),
+        hidden_output_tokens,
+        ..Default::default()
+    };
+    // Ours is 9 each time. One below, reasoning that nobody sees, and one above.
+    for (trace, finish, accuracy) in
+        [("a", finish(10, 0), 90.0), ("b", finish(40, 30), 90.0), ("c", finish(5, 0), 100.0 - 100.0 * 6.0 / 25.0)]
+    {
+        let (mut gateway, _) = Gateway::open(&service, stream(trace, "rag", "gpt-4.1", (3, 20))).await;
+        gateway.deliver(0, 9).await;
+        gateway.finish(finish).await.unwrap();
+        assert_eq!(service.metric(ACCURACY).await, accuracy, "{trace}");
+    }
+    // A commit that has both is compared too; a repeat, and a model whose tokens are another's, is not.
+    for (trace, model, accuracy) in [("d", "gpt-4.1", 100.0 - 100.0 * 7.0 / 35.0), ("e", "dear", 80.0)] {
+        service.internal.clone().reserve_quota(stream(trace, "rag", model, (3, 20))).await.unwrap();
+        let commit = CommitReservationRequest {
+            user_id: "u".into(),
+            trace_id: trace.into(),
+            usage: usage(3, 0, 10),
+            output_text: Some(words(9)),
+            ..Default::default()
+        };
+        for _ in 0..2 {
+            service.internal.clone().commit_reservation(commit.clone()).await.unwrap();
+            assert_eq!(service.metric(ACCURACY).await, accuracy, "{trace}");
+        }
+    }
+}
+
+#[rstest]
+#[tokio::test]
+async fn streams_are_counted(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, MODELS).await;
+    service.adjust("u", 100.0).await;
+    let open = |trace| stream(trace, "rag", "dear", (3, 7));
+    let (mut finishes, _) = Gateway::open(&service, open("finishes")).await;
+    let (mut breaks, _) = Gateway::open(&service, open("breaks")).await;
+    let (empty, _) = Gateway::open(&service, open("empty")).await;
+    assert_eq!(service.metric("billing_streams_open").await, 3.0);
+    assert_eq!(service.metric("billing_stream_pending_created").await, 3.0);
+    finishes.deliver(0, 1).await;
+    finishes.finish(StreamFinish::default()).await.unwrap();
+    breaks.deliver(0, 2).await;
+    drop((breaks, empty));
+    until("all have ended", async || service.metric("billing_streams_open").await == 0.0).await;
+    assert_eq!(service.metric("billing_stream_committed").await, 2.0);
+    assert_eq!(service.metric("billing_stream_failed").await, 0.0);
+    assert_eq!(service.metric("billing_deduct_success").await, 2.0);
+    assert_eq!(service.metric("billing_quota_deduct_total{service=\"rag\",type=\"balance\"}").await, 2.0);
+    assert_eq!(service.metric("billing_balance_amount{operation=\"deduct\"}").await, 9.0);
+
+    let (mut fails, _) = Gateway::open(&service, open("fails")).await;
+    let finish = StreamFinish { usage: usage(0, 0, i32::MAX), ..Default::default() };
+    fails.finish(finish).await.unwrap_err();
+    until("it is counted", async || service.metric("billing_stream_failed").await == 1.0).await;
+    assert_eq!(service.metric("billing_deduct_failure{reason=\"invalid_argument\"}").await, 1.0);
+}

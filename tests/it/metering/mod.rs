@@ -1,0 +1,184 @@
+//! MeterStream: streams that finish, break, are opened again, and meet each other.
+
+mod breaks;
+mod crowds;
+mod finishes;
+mod metrics;
+mod periods;
+mod policies;
+mod refusals;
+mod stops;
+
+use billing_service::service::proto::{
+    CommitReservationReply, GetTransactionReply, GetTransactionRequest, MeterStreamReply, MeterStreamRequest,
+    ReserveQuotaReply, ReserveQuotaRequest, StreamFinish, StreamHeartbeat, StreamState, Usage,
+    billing_internal_service_client::BillingInternalServiceClient, meter_stream_reply::Event as Reply,
+    meter_stream_request::Event as Message,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming, transport::Channel};
+
+use crate::harness::{Service, wait::soon};
+
+/// `llm` and `chat` are priced by model, the first with free calls and the second with free
+/// tokens; `rag` has nothing free. A token of `dear` costs one yuan, one of `gpt-4.1` millionths.
+const MODELS: &[(&str, &str)] = &[
+    ("billing.model_services", "{llm: calls, chat: tokens, rag: calls}"),
+    ("billing.free_quotas", "{passport: 10000, payment: 1000, asset: 1000, llm: 2, chat: 100}"),
+    (
+        "billing.models",
+        "{gpt-4.1: {input: 2, cached_input: 0.5, output: 8}, dear: {input: 1000000, output: 1000000}, \
+         text-cheap: {input: 0, output: 0.1}}",
+    ),
+    ("billing.streams", "{progress: 20ms, grace: 50ms, idle_timeout: 20s}"),
+];
+
+/// [`MODELS`], with one of the keys changed, or one more.
+fn models_with<'c>(key: &'c str, value: &'c str) -> Vec<(&'c str, &'c str)> {
+    MODELS.iter().copied().filter(|(other, _)| *other != key).chain([(key, value)]).collect()
+}
+
+/// A stream of user `u`.
+fn stream(trace: &str, service: &str, model: &str, (input, output): (i32, i32)) -> ReserveQuotaRequest {
+    ReserveQuotaRequest {
+        user_id: "u".into(),
+        trace_id: trace.into(),
+        service_name: service.into(),
+        count: 1,
+        model: model.into(),
+        estimated_input_tokens: input,
+        estimated_output_tokens: output,
+        ..Default::default()
+    }
+}
+
+/// As many tokens of text, which go on where others ended.
+fn words(tokens: usize) -> String {
+    " hello".repeat(tokens)
+}
+
+fn usage(input_tokens: i32, cached_input_tokens: i32, output_tokens: i32) -> Option<Usage> {
+    Some(Usage { input_tokens, output_tokens, cached_input_tokens })
+}
+
+/// The gateway's side of a stream.
+struct Gateway {
+    messages: mpsc::Sender<MeterStreamRequest>,
+    replies: Streaming<MeterStreamReply>,
+}
+
+impl Gateway {
+    async fn open(service: &Service, open: ReserveQuotaRequest) -> (Self, ReserveQuotaReply) {
+        Self::try_open(service.internal.clone(), open).await.unwrap()
+    }
+
+    async fn try_open(
+        client: BillingInternalServiceClient<Channel>,
+        open: ReserveQuotaRequest,
+    ) -> Result<(Self, ReserveQuotaReply), Status> {
+        let mut gateway = Self::call(client).await;
+        gateway.send(Message::Open(open)).await;
+        match gateway.next().await? {
+            Reply::Opened(opened) => Ok((gateway, opened)),
+            other => panic!("not opened: {other:?}"),
+        }
+    }
+
+    /// Calls, and says nothing yet.
+    async fn call(mut client: BillingInternalServiceClient<Channel>) -> Self {
+        let (messages, sent) = mpsc::channel(64);
+        let replies = soon(client.meter_stream(ReceiverStream::new(sent))).await.unwrap().into_inner();
+        Self { messages, replies }
+    }
+
+    async fn send(&self, event: Message) {
+        // Where the stream has failed, the next reply says why.
+        let _ = self.messages.send(MeterStreamRequest { event: Some(event) }).await;
+    }
+
+    async fn output(&self, text: impl Into<Vec<u8>>) {
+        self.send(Message::Output(text.into())).await;
+    }
+
+    async fn heartbeat(&self, usage: Option<Usage>) {
+        self.send(Message::Heartbeat(StreamHeartbeat { usage })).await;
+    }
+
+    async fn next(&mut self) -> Result<Reply, Status> {
+        let reply = soon(self.replies.message()).await?.expect("the stream goes on");
+        Ok(reply.event.expect("every reply says something"))
+    }
+
+    /// Reads on until a state is as it should be.
+    async fn state(&mut self, is_so: impl Fn(&StreamState) -> bool) -> StreamState {
+        loop {
+            match self.next().await.unwrap() {
+                Reply::State(state) if is_so(&state) => return state,
+                Reply::State(_) => {}
+                other => panic!("not a state: {other:?}"),
+            }
+        }
+    }
+
+    /// Delivers so many tokens and waits until they are counted; `before` were delivered before.
+    async fn deliver(&mut self, before: i32, tokens: i32) -> StreamState {
+        self.output(words(tokens as usize)).await;
+        self.state(|state| state.output_tokens == before + tokens).await
+    }
+
+    /// As [`Self::deliver`], until they are durable too.
+    async fn deliver_durably(&mut self, before: i32, tokens: i32) -> StreamState {
+        self.output(words(tokens as usize)).await;
+        self.state(|state| state.durable_output_tokens == before + tokens).await
+    }
+
+    async fn finish(&mut self, finish: StreamFinish) -> Result<CommitReservationReply, Status> {
+        self.send(Message::Finish(finish)).await;
+        loop {
+            match self.next().await? {
+                Reply::Finished(finished) => {
+                    assert!(soon(self.replies.message()).await.unwrap().is_none(), "that was the last word");
+                    return Ok(finished);
+                }
+                Reply::State(_) => {}
+                other => panic!("not finished: {other:?}"),
+            }
+        }
+    }
+
+    /// Reads on until the stream fails.
+    async fn failure(&mut self) -> Status {
+        loop {
+            match self.next().await {
+                Err(status) => return status,
+                Ok(Reply::State(_)) => {}
+                Ok(other) => panic!("no failure: {other:?}"),
+            }
+        }
+    }
+}
+
+impl Service {
+    async fn metered(&self, trace: &str) -> GetTransactionReply {
+        let request = GetTransactionRequest { user_id: "u".into(), trace_id: trace.into() };
+        self.internal.clone().get_transaction(request).await.unwrap().into_inner()
+    }
+
+    /// Waits until a transaction has a status.
+    async fn ended(&self, trace: &str, status: &str) -> GetTransactionReply {
+        crate::harness::wait::until(&format!("{trace} is {status}"), async || {
+            self.metered(trace).await.status == status
+        })
+        .await;
+        self.metered(trace).await
+    }
+
+    /// That nothing of the user is held, and that the books balance.
+    async fn assert_nothing_is_held(&self, user: &str) {
+        let account = self.account(user).await;
+        assert_eq!(account.held, 0.0);
+        assert!(account.quotas.iter().all(|quota| quota.held_quota == 0), "{:?}", account.quotas);
+        self.assert_audit_is_clean().await;
+    }
+}

@@ -1,0 +1,126 @@
+//! Days and months that turn in the middle of a stream, or between reserve and commit: all of
+//! it belongs to the period of the reserve.
+
+use billing_service::service::proto::{
+    GetUsageRequest, ListRecordsRequest, ReserveQuotaRequest, SetApiKeyQuotaRequest, SetUserLimitsRequest, StreamFinish,
+};
+use rstest::rstest;
+
+use super::{Gateway, MODELS, stream};
+use crate::harness::{Backend, MySql, Service, Sqlite, charge};
+
+/// The microseconds around the midnights of a day and of a month in Shanghai.
+const OF_A_DAY: (&str, &str) = ("2027-03-09T15:59:59.999999Z", "2027-03-09T16:00:00Z");
+const OF_A_MONTH: (&str, &str) = ("2027-03-31T15:59:59.999999Z", "2027-03-31T16:00:00Z");
+
+impl Service {
+    fn stop_clock(&self, at: &str) {
+        self.clock.stop_at(at.parse().unwrap());
+    }
+
+    /// Units of `chat` on a day.
+    async fn units_of(&self, day: &str) -> i32 {
+        let (from, to) = (day.to_owned(), day.to_owned());
+        let request = GetUsageRequest { user_id: "u".into(), from, to, service_name: "chat".into() };
+        let usage = self.public.clone().get_usage(request).await.unwrap().into_inner();
+        usage.series[0].days[0].total_count
+    }
+
+    /// Free units of `chat` used and held in the month that it is.
+    async fn quota(&self) -> (i32, i32) {
+        let account = self.account("u").await;
+        let quota = account.quotas.into_iter().find(|quota| quota.service_name == "chat").unwrap();
+        (quota.used_quota, quota.held_quota)
+    }
+
+    async fn key_use(&self) -> f64 {
+        let quotas = self.internal_get("/internal/v1/billing/api-keys/k/quota").await.1;
+        quotas["quotas"][0]["used"].as_f64().unwrap()
+    }
+}
+
+#[rstest]
+#[case::day(OF_A_DAY, "2027-03-09", "2027-03-10", "2027-03", "2027-03")]
+#[case::month(OF_A_MONTH, "2027-03-31", "2027-04-01", "2027-03", "2027-04")]
+#[tokio::test]
+async fn a_stream_over_midnight_belongs_to_the_period_of_its_reserve(
+    #[values(MySql, Sqlite)] on: Backend,
+    #[case] (before, after): (&str, &str),
+    #[case] old_day: &str,
+    #[case] new_day: &str,
+    #[case] old_month: &str,
+    #[case] new_month: &str,
+    #[values(true, false)] finishes: bool,
+) {
+    let service = Service::start_with(on, MODELS).await;
+    service.stop_clock(before);
+    service.adjust("u", 100.0).await;
+    let quota = SetApiKeyQuotaRequest {
+        api_key_id: "k".into(),
+        quota_type: "tokens".into(),
+        period: "day".into(),
+        limit: Some(1_000.0),
+    };
+    service.internal.clone().set_api_key_quota(quota).await.unwrap();
+    let limits = SetUserLimitsRequest { user_id: "u".into(), daily_limit: Some(9), monthly_limit: Some(99) };
+    service.internal.clone().set_user_limits(limits).await.unwrap();
+    let open = ReserveQuotaRequest { api_key_id: "k".into(), ..stream("s", "chat", "dear", (0, 40)) };
+    let (mut gateway, _) = Gateway::open(&service, open).await;
+    gateway.deliver_durably(0, 30).await;
+    let is_same_month = old_month == new_month;
+
+    service.stop_clock(after);
+    // A new month has a free quota of its own; the stream's hold and its growth stay in the old.
+    gateway.deliver_durably(30, 90).await;
+    assert_eq!(service.quota().await, (0, if is_same_month { 100 } else { 0 }));
+    let charged = if finishes {
+        let finished = gateway.finish(StreamFinish::default()).await.unwrap();
+        (finished.free_count, finished.paid_count, finished.amount)
+    } else {
+        drop(gateway);
+        let made = service.ended("s", "COMMITTED").await;
+        (made.free_count, made.paid_count, made.amount)
+    };
+    assert_eq!(charged, (100, 20, 20.0));
+
+    assert_eq!((service.units_of(old_day).await, service.units_of(new_day).await), (120, 0));
+    assert_eq!(service.quota().await, (if is_same_month { 100 } else { 0 }, 0));
+    assert_eq!(service.key_use().await, 0.0, "the new day is fresh");
+    let account = service.account("u").await;
+    let limits = account.limits.unwrap();
+    assert_eq!((limits.daily_used, limits.monthly_used), (0, i32::from(is_same_month)));
+    let of_old =
+        ListRecordsRequest { user_id: "u".into(), from: old_day.into(), to: old_day.into(), ..Default::default() };
+    assert_eq!(service.records(of_old).await.total, 2, "one free, one paid, of the old day");
+
+    // Back in the old period everything is where it belongs.
+    service.stop_clock(before);
+    assert_eq!(service.quota().await, (100, 0));
+    service.assert_nothing_is_held("u").await;
+
+    // The new period goes on with what is its own.
+    service.stop_clock(after);
+    let reply = service.deduct(charge("u", "passport", 1)).await;
+    assert_eq!(reply.free_count, 1);
+    service.assert_nothing_is_held("u").await;
+}
+
+/// Opened again after midnight, by the reservation of before.
+#[rstest]
+#[tokio::test]
+async fn a_stream_that_is_opened_again_keeps_its_period(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, MODELS).await;
+    service.stop_clock(OF_A_MONTH.0);
+    let open = stream("s", "chat", "dear", (0, 40));
+    let (mut gateway, _) = Gateway::open(&service, open.clone()).await;
+    gateway.deliver_durably(0, 30).await;
+    service.stop_clock(OF_A_MONTH.1);
+    let (mut again, opened) = Gateway::open(&service, open).await;
+    assert!(opened.replayed);
+    again.deliver(0, 35).await;
+    let finished = again.finish(StreamFinish::default()).await.unwrap();
+    assert_eq!((finished.free_count, finished.amount), (35, 0.0));
+    assert_eq!(service.quota().await, (0, 0));
+    assert_eq!((service.units_of("2027-03-31").await, service.units_of("2027-04-01").await), (35, 0));
+    service.assert_nothing_is_held("u").await;
+}

@@ -1,0 +1,105 @@
+//! Holds that grow with their streams, and streams that are told to stop.
+
+use billing_service::service::proto::{ReserveQuotaRequest, SetApiKeyQuotaRequest, StreamFinish};
+use rstest::rstest;
+
+use super::{Gateway, MODELS, stream};
+use crate::harness::{Backend, MySql, Service, Sqlite, charge, code_of};
+
+#[rstest]
+#[tokio::test]
+async fn a_stream_is_told_to_stop_when_hold_and_balance_are_used_up(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, MODELS).await;
+    service.adjust("u", 10.0).await;
+    let (mut gateway, opened) = Gateway::open(&service, stream("s", "rag", "dear", (1, 3))).await;
+    assert_eq!(opened.amount, 4.0);
+    // Nothing beyond the estimate is taken before it is needed.
+    assert_eq!(gateway.deliver_durably(0, 1).await.held, 4.0);
+    let state = gateway.deliver_durably(1, 7).await;
+    assert_eq!((state.held, state.stop), (10.0, false), "9 of 10");
+    assert_eq!(service.account("u").await.held, 10.0);
+    let refused = service.try_deduct(charge("u", "payment", 1_001)).await.unwrap_err();
+    assert_eq!(code_of(&refused).1, "10001", "what a stream holds nobody else spends");
+    gateway.output(" hello").await;
+    assert_eq!(gateway.state(|state| state.stop).await.output_tokens, 9);
+    assert_eq!(gateway.finish(StreamFinish::default()).await.unwrap().balance, 0.0);
+    service.assert_nothing_is_held("u").await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn what_is_delivered_after_the_stop_is_charged_too(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, MODELS).await;
+    service.adjust("u", 10.0).await;
+    let (mut gateway, _) = Gateway::open(&service, stream("s", "rag", "dear", (1, 3))).await;
+    gateway.deliver(0, 12).await;
+    gateway.state(|state| state.stop).await;
+    let finished = gateway.finish(StreamFinish::default()).await.unwrap();
+    assert_eq!((finished.amount, finished.balance), (13.0, -3.0));
+    service.assert_nothing_is_held("u").await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_top_up_lets_a_stream_go_on(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, MODELS).await;
+    service.adjust("u", 10.0).await;
+    let (mut gateway, _) = Gateway::open(&service, stream("s", "rag", "dear", (1, 3))).await;
+    gateway.deliver(0, 9).await;
+    gateway.state(|state| state.stop).await;
+    service.adjust("u", 1_000.0).await;
+    assert!(gateway.state(|state| !state.stop).await.held > 10.0);
+    assert_eq!(gateway.finish(StreamFinish::default()).await.unwrap().amount, 10.0);
+    service.assert_nothing_is_held("u").await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_hold_grows_into_the_free_quota_first(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, MODELS).await;
+    // A hundred tokens are free, and there is no balance.
+    let (mut gateway, opened) = Gateway::open(&service, stream("s", "chat", "dear", (1, 9))).await;
+    assert_eq!((opened.free_count, opened.amount), (10, 0.0));
+    assert!(!gateway.deliver_durably(0, 98).await.stop, "99 of 100");
+    let quota = service.account("u").await.quotas.into_iter().find(|quota| quota.service_name == "chat").unwrap();
+    assert_eq!((quota.held_quota, quota.used_quota), (100, 0));
+    gateway.output(" hello").await;
+    assert_eq!(gateway.state(|state| state.stop).await.cost, 0.0);
+    let finished = gateway.finish(StreamFinish::default()).await.unwrap();
+    assert_eq!((finished.free_count, finished.paid_count, finished.balance), (100, 0, 0.0));
+    service.assert_nothing_is_held("u").await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_free_call_is_never_told_to_stop(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, MODELS).await;
+    let (mut gateway, _) = Gateway::open(&service, stream("s", "llm", "dear", (1, 3))).await;
+    let state = gateway.deliver_durably(0, 5_000).await;
+    assert_eq!((state.stop, state.cost, state.held), (false, 0.0, 0.0));
+    assert_eq!(gateway.finish(StreamFinish::default()).await.unwrap().amount, 0.0);
+    service.assert_nothing_is_held("u").await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_hold_grows_no_further_than_the_quota_of_its_key(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, MODELS).await;
+    service.adjust("u", 100.0).await;
+    let quota = SetApiKeyQuotaRequest {
+        api_key_id: "k".into(),
+        quota_type: "amount".into(),
+        period: "month".into(),
+        limit: Some(7.0),
+        ..Default::default()
+    };
+    service.internal.clone().set_api_key_quota(quota).await.unwrap();
+    let open = ReserveQuotaRequest { api_key_id: "k".into(), ..stream("s", "rag", "dear", (1, 3)) };
+    let (mut gateway, _) = Gateway::open(&service, open).await;
+    gateway.deliver(0, 6).await;
+    assert_eq!(gateway.state(|state| state.stop).await.held, 7.0);
+    gateway.finish(StreamFinish::default()).await.unwrap();
+    let used = service.internal_get("/internal/v1/billing/api-keys/k/quota").await.1;
+    assert_eq!(used["quotas"][0]["used"], 7.0, "{used}");
+    service.assert_nothing_is_held("u").await;
+}
