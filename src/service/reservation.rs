@@ -12,6 +12,7 @@ use super::{
         ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, Usage,
     },
     quota::{Call, Tokens},
+    underway::{Operation, Underway},
 };
 use crate::biz::{
     error::{Error, Result},
@@ -69,9 +70,10 @@ impl Api {
     }
 
     pub async fn commit_reservation(&self, request: CommitReservationRequest) -> Result<CommitReservationReply> {
-        let started = Instant::now();
-        let settled = self.engine.commit(parse_commit(request)?).await;
-        self.time("commit", started);
+        let commit = parse_commit(request)?;
+        let underway = Underway::begin(&self.metrics, Operation::Commit);
+        let settled = self.engine.commit(commit).await;
+        underway.end();
         self.count_deduct(&settled);
         match &settled {
             Ok((_, false)) => self.metrics.stream_committed.inc(),

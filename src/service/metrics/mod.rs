@@ -15,6 +15,12 @@ pub use self::{cache::CacheMetrics, low::LowMetrics, recharge::RechargeMetrics};
 /// Buckets in seconds, from a cache hit to a timeout.
 const SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
 
+/// Reason of a charge that was not settled in time, or for which there was no room.
+pub const OVERLOADED: &str = "overloaded";
+/// Reasons for which a charge fails by the service's own doing. All others are refusals,
+/// which the caller or the user brought about.
+pub const FAILURES: [&str; 2] = [OVERLOADED, "internal"];
+
 pub struct Metrics {
     registry: Registry,
     /// By service and result: free, balance, or the refusal's reason in lower case.
@@ -30,7 +36,7 @@ pub struct Metrics {
     pub balance_total: IntCounterVec,
     pub balance_amount: CounterVec,
     pub deduct_success: IntCounter,
-    /// By reason, as in the error table, in lower case.
+    /// By reason, as in the error table, in lower case; [`FAILURES`] and refusals.
     pub deduct_failure: IntCounterVec,
     pub idempotent_hit: IntCounter,
     pub idempotent_conflict: IntCounter,
@@ -83,6 +89,11 @@ impl Metrics {
             "1 while rate limits are kept per process because the shared limiter is unavailable",
         )?;
         registry.register(Box::new(rate_limit_local.clone()))?;
+        let deduct_failure = counters("billing_deduct_failure", "Charges refused or failed", &["reason"])?;
+        for reason in FAILURES {
+            // Shown from the start: a rate does not see the step to a counter's first value.
+            deduct_failure.with_label_values(&[reason]);
+        }
         Ok(Self {
             quota_check_total: counters("billing_quota_check_total", "Quota checks", &["service", "result"])?,
             quota_check_duration_seconds: seconds("billing_quota_check_duration_seconds", "Time of a quota check")?,
@@ -93,7 +104,7 @@ impl Metrics {
             balance_total: counters("billing_balance_total", "Changes of balances", &["operation"])?,
             balance_amount,
             deduct_success: counter("billing_deduct_success", "Charges acknowledged")?,
-            deduct_failure: counters("billing_deduct_failure", "Charges refused or failed", &["reason"])?,
+            deduct_failure,
             idempotent_hit: counter("billing_idempotent_hit", "Retries answered with their first outcome")?,
             idempotent_conflict: counter("billing_idempotent_conflict", "Ids used again with other content")?,
             stream_pending_created: counter("billing_stream_pending_created", "Reservations made")?,
