@@ -11,6 +11,7 @@ mod concurrency;
 mod crash;
 mod cron;
 mod export;
+mod findings;
 mod harness;
 mod idempotency;
 mod key_quotas;

@@ -2,6 +2,7 @@
 //! user id, and a service label only ever holds a configured service.
 
 mod cache;
+mod findings;
 mod low;
 mod recharge;
 
@@ -10,7 +11,7 @@ use prometheus::{
     TextEncoder,
 };
 
-pub use self::{cache::CacheMetrics, low::LowMetrics, recharge::RechargeMetrics};
+pub use self::{cache::CacheMetrics, findings::FindingMetrics, low::LowMetrics, recharge::RechargeMetrics};
 
 /// Buckets in seconds, from a cache hit to a timeout.
 const SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
@@ -47,6 +48,7 @@ pub struct Metrics {
     pub rate_limit_local: IntGauge,
     pub recharge: RechargeMetrics,
     pub low: LowMetrics,
+    pub findings: FindingMetrics,
     pub cache: CacheMetrics,
 }
 
@@ -113,6 +115,7 @@ impl Metrics {
             rate_limit_local,
             recharge: RechargeMetrics::new(&registry)?,
             low: LowMetrics::new(&registry)?,
+            findings: FindingMetrics::new(&registry)?,
             cache: CacheMetrics::new(&registry)?,
             registry,
         })
@@ -127,4 +130,9 @@ impl Metrics {
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
     }
+}
+
+/// A count as a gauge has it.
+fn gauge(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
