@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
 CONF ?= configs/local.yaml
-DEBIAN_PACKAGES := mariadb-server redis-server chromium chromium-driver fonts-dejavu-core
+DEBIAN_PACKAGES := mariadb-server redis-server chromium chromium-driver fonts-dejavu-core prometheus
 
 .PHONY: help
 help: ## List the targets
@@ -17,8 +17,8 @@ init: deps ## Install what the tests need and fetch the crates
 # The servers are only installed, never used as services: tests start their own.
 # policy-rc.d keeps the packages from starting them.
 .PHONY: deps
-deps: ## Install MariaDB, Redis and Chromium (Debian packages) when they are missing
-	@if ! { command -v mariadbd && command -v mariadb-install-db && command -v redis-server && command -v chromedriver; } > /dev/null; then \
+deps: ## Install MariaDB, Redis, Chromium and promtool (Debian packages) when they are missing
+	@if ! { command -v mariadbd && command -v mariadb-install-db && command -v redis-server && command -v chromedriver && command -v promtool; } > /dev/null; then \
 	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	  $$sudo apt-get update -qq; \
 	  if [ ! -e /usr/sbin/policy-rc.d ]; then \

@@ -3,6 +3,7 @@
 mod caches;
 pub mod cron;
 mod database;
+mod findings;
 mod jobs;
 mod low;
 mod payments;
@@ -36,6 +37,7 @@ use crate::{
 
 use self::{
     caches::{Keeper, Started},
+    findings::Findings,
     low::LowAccounts,
     payments::Payments,
 };
@@ -156,6 +158,8 @@ impl App {
         };
         let caches = tokio::spawn(keeper.keep(settled.clone()));
         tokio::spawn(jobs::sweep_regularly(store.clone(), engine.clone(), calendar.clone(), stop.clone()));
+        let findings = Findings { store: store.clone(), calendar: calendar.clone(), metrics: metrics.clone() };
+        tokio::spawn(findings.read_regularly(stop.clone()));
         let thresholds = config.low_thresholds();
         let low = LowAccounts { store: store.clone(), thresholds, catalog, calendar, metrics };
         tokio::spawn(low.count_regularly(stop.clone()));

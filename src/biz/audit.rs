@@ -139,6 +139,8 @@ pub struct Report {
     pub differences: Vec<Difference>,
 }
 
+/// The name that the regular job is remembered by.
+pub const JOB: &str = "audit";
 /// Differences that are told; beyond it they are only counted.
 pub const MAX_TOLD: u64 = 1_000;
 /// Days that differ and are told, of the users read in one snapshot.
@@ -175,6 +177,13 @@ pub async fn audit(store: &dyn AuditStore, progress: &dyn Progress) -> Result<Re
         walked.last = Some(end.user.clone());
         progress.reached(&walked.to_string(), users).await?;
     }
+}
+
+/// How many differences an audit had found when it got to a position; `None` where that is no
+/// position of an audit.
+pub fn differences_at(position: Option<&str>) -> Option<u64> {
+    let walked = position.map_or_else(|| Some(Walked::begin()), Walked::<2>::read);
+    walked.map(|walked| walked.counts[1])
 }
 
 /// The differences in one user's books.

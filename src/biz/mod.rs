@@ -11,6 +11,7 @@ pub mod calendar;
 pub mod catalog;
 pub mod charge;
 pub mod error;
+pub mod findings;
 pub mod ids;
 pub mod key_quota;
 pub mod limit;

@@ -21,6 +21,7 @@ use crate::biz::{
     archive::RecordArchive,
     audit::AuditStore,
     error::StoreError,
+    findings::FindingStore,
     key_quota::KeyQuotaStore,
     limit::LimitStore,
     low::LowStore,
@@ -43,6 +44,7 @@ pub trait Store:
     + TransactionStore
     + LimitStore
     + LowStore
+    + FindingStore
     + KeyQuotaStore
     + PriceStore
     + OrderStore

@@ -21,6 +21,7 @@ mod statistics;
 pub mod status;
 pub mod timestamp;
 mod tokens;
+mod underway;
 
 use std::sync::Arc;
 

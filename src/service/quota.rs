@@ -12,6 +12,7 @@ use super::{
         DeductQuotaReply, DeductQuotaRequest, ItemError,
     },
     status,
+    underway::{Operation, Underway},
 };
 use crate::biz::{
     catalog::Price,
@@ -90,7 +91,7 @@ impl Api {
         &self,
         request: DeductQuotaRequest,
     ) -> impl Future<Output = Result<DeductQuotaReply>> + Send + '_ {
-        let started = Instant::now();
+        let underway = Underway::begin(&self.metrics, Operation::Deduct);
         let call = self.parse_call(Call {
             user_id: &request.user_id,
             service_name: &request.service_name,
@@ -107,9 +108,7 @@ impl Api {
                 Ok(outcome) => outcome.await,
                 Err(error) => Err(error),
             };
-            let elapsed = started.elapsed().as_secs_f64();
-            self.metrics.quota_deduct_duration_seconds.observe(elapsed);
-            self.metrics.duration_ms.with_label_values(&["deduct"]).observe(elapsed * 1000.0);
+            underway.end();
             self.count_deduct(&settled);
             settled.map(|(transaction, replayed)| deduct_reply(transaction, replayed))
         }

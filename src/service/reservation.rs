@@ -12,6 +12,7 @@ use super::{
         ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, Usage,
     },
     quota::{Call, Tokens},
+    underway::{Operation, Underway},
 };
 use crate::biz::{
     error::{Error, Result},
@@ -60,15 +61,15 @@ impl Api {
     }
 
     pub async fn commit_reservation(&self, request: CommitReservationRequest) -> Result<CommitReservationReply> {
-        let started = Instant::now();
         let (output, hidden) = (request.output_text.clone(), request.hidden_output_tokens);
         let mut commit = parse_commit(request)?;
         let compared = match output {
             Some(output) => self.count_output(&mut commit, output, hidden).await?,
             None => None,
         };
+        let underway = Underway::begin(&self.metrics, Operation::Commit);
         let settled = self.engine.commit(commit).await;
-        self.time("commit", started);
+        underway.end();
         self.count_commit(&settled);
         if let (Ok((_, false)), Some(compared)) = (&settled, compared) {
             self.metrics.streams.compare(compared);

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on fails")]
 
 mod accounts;
+mod alerts;
 mod archive;
 mod bad_input;
 mod charges;
@@ -11,6 +12,7 @@ mod concurrency;
 mod crash;
 mod cron;
 mod export;
+mod findings;
 mod harness;
 mod idempotency;
 mod key_quotas;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use billing_service::service::proto::{CommitReservationRequest, ReserveQuotaRequest};
 use futures_util::future::join_all;
 use rstest::rstest;
 use sqlx::Connection;
@@ -110,6 +111,36 @@ async fn a_charge_outlives_its_caller_and_its_deadline(#[values(MySql, Sqlite)] 
     retry(traced("gone", charge("u", "passport", 2))).await;
     assert_eq!(service.state("u").await.1[0], 3);
     service.assert_audit_is_clean().await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_charge_that_is_not_answered_in_time_counts_as_a_failure(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, &[("server.grpc.timeout", "0.2s")]).await;
+    let reserve = ReserveQuotaRequest {
+        user_id: "u".into(),
+        service_name: "passport".into(),
+        count: 1,
+        trace_id: "stream".into(),
+        ..Default::default()
+    };
+    service.internal.clone().reserve_quota(reserve).await.unwrap();
+    let lock = Lock::take(&service.database).await;
+    service.try_deduct(charge("u", "passport", 1)).await.unwrap_err();
+    let commit = CommitReservationRequest { user_id: "u".into(), trace_id: "stream".into(), ..Default::default() };
+    service.internal.clone().commit_reservation(commit).await.unwrap_err();
+    let text = service.metrics().await;
+    for line in [
+        "billing_deduct_failure{reason=\"overloaded\"} 2",
+        "billing_deduct_failure{reason=\"internal\"} 0",
+        "billing_quota_deduct_duration_seconds_count 1",
+        "billing_duration_ms_count{operation=\"commit\"} 1",
+        "billing_deduct_success 0",
+        "billing_stream_failed 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+    lock.release().await;
 }
 
 #[rstest]

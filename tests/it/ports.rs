@@ -70,8 +70,7 @@ async fn metrics_count_under_the_names_of_the_contract(#[values(MySql, Sqlite)] 
     service.deduct(charge("u", "asset", 1010)).await;
     let _ = service.try_deduct(charge("u", "asset", 1_000)).await;
     let _ = service.try_deduct(charge("u", "made-up-name", 1)).await;
-    let url = format!("http://{}/metrics", service.app.grpc_addr);
-    let text = service.http.get(url).send().await.unwrap().text().await.unwrap();
+    let text = service.metrics().await;
     for line in [
         r#"billing_quota_check_total{result="free",service="asset"} 1"#,
         r#"billing_quota_deduct_total{service="asset",type="mixed"} 1"#,

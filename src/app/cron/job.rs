@@ -6,6 +6,8 @@ use anyhow::Context;
 use chrono::{DateTime, Timelike, Utc};
 use croner::{Cron, parser::CronParser};
 
+use crate::biz::audit;
+
 /// A regular job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Job {
@@ -43,7 +45,7 @@ impl Job {
             Self::ExpireReservations => "expire-reservations",
             Self::ReconcileRecharges => "reconcile-recharges",
             Self::ReconcileCache => "reconcile-cache",
-            Self::Audit => "audit",
+            Self::Audit => audit::JOB,
             Self::ArchiveRecords => "archive-records",
             Self::RebuildRollup => "rebuild-rollup",
         }

@@ -8,6 +8,7 @@ mod accounts;
 mod archive;
 mod audit;
 mod connections;
+mod findings;
 mod former;
 mod key_quotas;
 mod ledger;

@@ -7,6 +7,7 @@
 mod accounts;
 mod archive;
 mod audit;
+mod findings;
 mod key_quotas;
 mod ledger;
 mod limits;

@@ -4,6 +4,7 @@
 use chrono::{DateTime, Utc};
 use prometheus::{IntGaugeVec, Opts, Registry};
 
+use super::gauge;
 use crate::biz::{catalog::Catalog, low::LowCounts};
 
 /// Vectors all of them, so that nothing shows before the first count: zero would say that
@@ -43,8 +44,4 @@ impl LowMetrics {
         }
         self.counted_timestamp_seconds.with_label_values(&none).set(at.timestamp());
     }
-}
-
-fn gauge(users: u64) -> i64 {
-    i64::try_from(users).unwrap_or(i64::MAX)
 }

@@ -2,6 +2,7 @@
 //! user id, and a service label only ever holds a configured service.
 
 mod cache;
+mod findings;
 mod low;
 mod recharge;
 mod streams;
@@ -11,10 +12,18 @@ use prometheus::{
     TextEncoder,
 };
 
-pub use self::{cache::CacheMetrics, low::LowMetrics, recharge::RechargeMetrics, streams::StreamMetrics};
+pub use self::{
+    cache::CacheMetrics, findings::FindingMetrics, low::LowMetrics, recharge::RechargeMetrics, streams::StreamMetrics,
+};
 
 /// Buckets in seconds, from a cache hit to a timeout.
 const SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
+
+/// Reason of a charge that was not settled in time, or for which there was no room.
+pub const OVERLOADED: &str = "overloaded";
+/// Reasons for which a charge fails by the service's own doing. All others are refusals,
+/// which the caller or the user brought about.
+pub const FAILURES: [&str; 2] = [OVERLOADED, "internal"];
 
 pub struct Metrics {
     registry: Registry,
@@ -31,7 +40,7 @@ pub struct Metrics {
     pub balance_total: IntCounterVec,
     pub balance_amount: CounterVec,
     pub deduct_success: IntCounter,
-    /// By reason, as in the error table, in lower case.
+    /// By reason, as in the error table, in lower case; [`FAILURES`] and refusals.
     pub deduct_failure: IntCounterVec,
     pub idempotent_hit: IntCounter,
     pub idempotent_conflict: IntCounter,
@@ -42,6 +51,7 @@ pub struct Metrics {
     pub rate_limit_local: IntGauge,
     pub recharge: RechargeMetrics,
     pub low: LowMetrics,
+    pub findings: FindingMetrics,
     pub cache: CacheMetrics,
     pub streams: StreamMetrics,
 }
@@ -85,6 +95,11 @@ impl Metrics {
             "1 while rate limits are kept per process because the shared limiter is unavailable",
         )?;
         registry.register(Box::new(rate_limit_local.clone()))?;
+        let deduct_failure = counters("billing_deduct_failure", "Charges refused or failed", &["reason"])?;
+        for reason in FAILURES {
+            // Shown from the start: a rate does not see the step to a counter's first value.
+            deduct_failure.with_label_values(&[reason]);
+        }
         Ok(Self {
             quota_check_total: counters("billing_quota_check_total", "Quota checks", &["service", "result"])?,
             quota_check_duration_seconds: seconds("billing_quota_check_duration_seconds", "Time of a quota check")?,
@@ -95,7 +110,7 @@ impl Metrics {
             balance_total: counters("billing_balance_total", "Changes of balances", &["operation"])?,
             balance_amount,
             deduct_success: counter("billing_deduct_success", "Charges acknowledged")?,
-            deduct_failure: counters("billing_deduct_failure", "Charges refused or failed", &["reason"])?,
+            deduct_failure,
             idempotent_hit: counter("billing_idempotent_hit", "Retries answered with their first outcome")?,
             idempotent_conflict: counter("billing_idempotent_conflict", "Ids used again with other content")?,
             stream_pending_created: counter("billing_stream_pending_created", "Reservations made")?,
@@ -104,6 +119,7 @@ impl Metrics {
             rate_limit_local,
             recharge: RechargeMetrics::new(&registry)?,
             low: LowMetrics::new(&registry)?,
+            findings: FindingMetrics::new(&registry)?,
             cache: CacheMetrics::new(&registry)?,
             streams: StreamMetrics::new(&registry)?,
             registry,
@@ -119,4 +135,9 @@ impl Metrics {
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
     }
+}
+
+/// A count as a gauge has it.
+fn gauge(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }

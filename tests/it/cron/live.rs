@@ -70,7 +70,7 @@ async fn users_who_come_during_the_run_are_opened_then_or_by_their_first_call(#[
     service.clock.set("2026-11-20T04:00:00Z");
     users(&service.database, 2_000).await;
     let database = &service.database;
-    let shown = Counted { stop_after: 1, ..Counted::all() };
+    let shown = Counted::cut_after(1);
     let first = runner(database.config(&[]), &service.clock, shown.stop.clone()).await;
     first.run_due(Job::ResetQuotas, &shown).await.unwrap_err();
     assert_eq!(shown.done(), 1_000);

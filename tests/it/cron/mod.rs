@@ -32,17 +32,17 @@ use tokio_util::sync::CancellationToken;
 use crate::harness::{Database, MySql, Sqlite, TestClock, process::CRON};
 
 /// Counts what is done and keeps what is told, and asks the run to stop after so many items.
-struct Counted {
+pub struct Counted {
     begun: Mutex<Option<Beginning>>,
     expected: AtomicU64,
     done: AtomicU64,
     told: Mutex<Vec<String>>,
     stop_after: u64,
-    stop: CancellationToken,
+    pub stop: CancellationToken,
 }
 
 impl Counted {
-    fn all() -> Self {
+    pub fn all() -> Self {
         Self {
             begun: Mutex::default(),
             expected: AtomicU64::new(0),
@@ -51,6 +51,11 @@ impl Counted {
             stop_after: u64::MAX,
             stop: CancellationToken::new(),
         }
+    }
+
+    /// Asks to stop after so many items.
+    pub fn cut_after(items: u64) -> Self {
+        Self { stop_after: items, ..Self::all() }
     }
 
     fn done(&self) -> u64 {
@@ -86,13 +91,13 @@ impl Display for Counted {
     }
 }
 
-async fn runner(config: Config, clock: &TestClock, stop: CancellationToken) -> Runner {
+pub async fn runner(config: Config, clock: &TestClock, stop: CancellationToken) -> Runner {
     let store = app::connect(&config).await.unwrap();
     Runner::new(Arc::new(config), store, Arc::new(clock.clone()) as Arc<dyn Clock>, stop)
 }
 
 /// A database with its tables, and nothing in them.
-async fn migrated(database: Database) -> Database {
+pub async fn migrated(database: Database) -> Database {
     app::close(&*app::connect(&database.config(&[])).await.unwrap()).await;
     database
 }
@@ -119,7 +124,7 @@ async fn end_lease(database: &Database, job: &str) {
 }
 
 /// So many users without a quota row.
-async fn users(database: &Database, count: usize) {
+pub async fn users(database: &Database, count: usize) {
     let names: Vec<String> = (0..count).map(|number| format!("user{number:05}")).collect();
     add_users(database, &names).await;
 }

@@ -28,7 +28,7 @@ fn began(shown: &Counted) -> Beginning {
 
 /// Cut short after the first chunk; what it had done by then.
 async fn cut_short(database: &Database, clock: &TestClock, job: Job) -> u64 {
-    let shown = Counted { stop_after: 1, ..Counted::all() };
+    let shown = Counted::cut_after(1);
     let error = by_hand(database, clock, job, false, &shown).await.unwrap_err();
     assert_eq!(error.to_string(), "the run was cut short");
     let kept = runs(database, job.name()).await;
@@ -42,7 +42,7 @@ async fn a_run_that_was_cut_short_goes_on_elsewhere(#[values(MySql, Sqlite)] on:
     let database = migrated(Database::create(on).await).await;
     let clock = TestClock::real();
     users(&database, 3_000).await;
-    let shown = Counted { stop_after: 1, ..Counted::all() };
+    let shown = Counted::cut_after(1);
     let first = runner(database.config(&[]), &clock, shown.stop.clone()).await;
     let error = first.run_due(Job::ResetQuotas, &shown).await.unwrap_err();
     assert_eq!(error.to_string(), "the run was cut short");
@@ -158,7 +158,7 @@ async fn a_run_for_other_quotas_undoes_the_period_even_when_it_is_killed(#[value
     };
     let old = of("1000", CancellationToken::new()).await;
     old.run_due(Job::ResetQuotas, &Counted::all()).await.unwrap().unwrap();
-    let shown = Counted { stop_after: 1, ..Counted::all() };
+    let shown = Counted::cut_after(1);
     of("500", shown.stop.clone()).await.run_due(Job::ResetQuotas, &shown).await.unwrap_err();
     let totals = async || {
         let rows = quotas(&database, "2026-12").await;
@@ -181,7 +181,7 @@ async fn an_audit_that_goes_on_knows_what_was_found(#[values(MySql, Sqlite)] on:
     users(&database, 700).await;
     let wrong = "balance = 1000000 WHERE user_id IN ('user00007', 'user00008', 'user00650')";
     database.execute(&format!("UPDATE user_balance SET {wrong}")).await;
-    let shown = Counted { stop_after: 1, ..Counted::all() };
+    let shown = Counted::cut_after(1);
     by_hand(&database, &clock, Job::Audit, false, &shown).await.unwrap_err();
     let first = shown.told();
     assert!(first.len() == 2 && first[0].contains("user00007"), "{first:?}");

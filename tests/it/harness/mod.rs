@@ -239,6 +239,12 @@ impl Service {
         (response.status().as_u16(), response.json().await.unwrap())
     }
 
+    /// What `/metrics` says.
+    pub async fn metrics(&self) -> String {
+        let url = format!("http://{}/metrics", self.app.grpc_addr);
+        self.http.get(url).send().await.unwrap().text().await.unwrap()
+    }
+
     pub async fn account(&self, user: &str) -> GetAccountReply {
         let request = GetAccountRequest { user_id: user.into() };
         self.public.clone().get_account(request).await.unwrap().into_inner()

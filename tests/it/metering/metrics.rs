@@ -8,8 +8,7 @@ use crate::harness::{Backend, MySql, Service, Sqlite, wait::until};
 
 impl Service {
     async fn metric(&self, name: &str) -> f64 {
-        let url = format!("http://{}/metrics", self.app.grpc_addr);
-        let text = self.http.get(url).send().await.unwrap().text().await.unwrap();
+        let text = self.metrics().await;
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
     }

@@ -156,11 +156,6 @@ async fn a_stream_that_lives_does_not_expire(#[values(MySql, Sqlite)] on: Backen
 }
 
 impl Service {
-    async fn metrics(&self) -> String {
-        let url = format!("http://{}/metrics", self.app.grpc_addr);
-        self.http.get(url).send().await.unwrap().text().await.unwrap()
-    }
-
     /// SQL that makes the hold of a transaction end long ago.
     fn expired(&self, trace: &str) -> String {
         let ago = chrono::Utc::now() - TimeDelta::days(1);

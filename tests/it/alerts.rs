@@ -1,0 +1,139 @@
+//! The alert rules: what promtool says of them, and whether servers show what they ask for.
+
+use std::{collections::BTreeSet, process::Command};
+
+use billing_service::{
+    app::{App, cron::Job},
+    service::metrics::FAILURES,
+};
+use serde::Deserialize;
+
+use crate::{
+    cron::{Counted, runner},
+    harness::{MySql, Service, wait::until},
+};
+
+const RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/alerts.yaml");
+const TESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/alerts_test.yaml");
+
+#[derive(Deserialize)]
+struct File {
+    groups: Vec<Group>,
+}
+
+#[derive(Deserialize)]
+struct Group {
+    rules: Vec<Rule>,
+}
+
+#[derive(Deserialize)]
+struct Rule {
+    alert: String,
+    expr: String,
+    labels: Labels,
+    annotations: Annotations,
+}
+
+#[derive(Deserialize)]
+struct Labels {
+    severity: String,
+}
+
+#[derive(Deserialize)]
+struct Annotations {
+    summary: String,
+    description: String,
+}
+
+fn rules() -> Vec<Rule> {
+    let yaml = std::fs::read_to_string(RULES).unwrap();
+    let file = config::File::from_str(&yaml, config::FileFormat::Yaml);
+    let file: File = config::Config::builder().add_source(file).build().unwrap().try_deserialize().unwrap();
+    file.groups.into_iter().flat_map(|group| group.rules).collect()
+}
+
+/// The metrics in an expression: names with an underscore that are not called, as functions
+/// are, outside of what selects series of a metric.
+fn metrics_in(expr: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    // Every second part is within braces.
+    for outside in expr.split(['{', '}']).step_by(2) {
+        let mut rest = outside;
+        while let Some(begin) = rest.find(|letter: char| letter.is_ascii_alphabetic()) {
+            let word = &rest[begin..];
+            let end = word.find(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').unwrap_or(word.len());
+            let (name, after) = word.split_at(end);
+            if name.contains('_') && !after.trim_start().starts_with('(') {
+                names.insert(name.to_owned());
+            }
+            rest = after;
+        }
+    }
+    names
+}
+
+fn promtool(arguments: &[&str]) {
+    let output = Command::new("promtool").args(arguments).output().expect("`make deps` installs promtool");
+    let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    assert!(output.status.success(), "promtool {arguments:?}: {said}");
+}
+
+#[test]
+fn promtool_finds_nothing_wrong_and_every_alert_is_told_when_it_should_be() {
+    promtool(&["check", "rules", "--lint=all", "--lint-fatal", RULES]);
+    promtool(&["test", "rules", TESTS]);
+}
+
+#[test]
+fn every_alert_is_tested_and_says_how_bad_it_is_and_what_to_do() {
+    let tests = std::fs::read_to_string(TESTS).unwrap();
+    for Rule { alert, labels, annotations, .. } in rules() {
+        assert!(["critical", "warning"].contains(&labels.severity.as_str()), "{alert}");
+        assert!(!annotations.summary.is_empty() && annotations.description.len() > 100, "{alert}");
+        let fires = format!("ALERTS{{alertname=\"{alert}\", alertstate=\"firing\", ");
+        assert!(tests.contains(&fires), "no test sees {alert}");
+    }
+}
+
+#[test]
+fn what_counts_as_a_failure_is_what_the_service_calls_one() {
+    let rules = rules();
+    let rule = rules.iter().find(|rule| rule.alert == "BillingDeductFailures").unwrap();
+    let failures = format!("billing_deduct_failure{{reason=~\"{}\"}}", FAILURES.join("|"));
+    assert_eq!(rule.expr.matches(&failures).count(), 2, "{}", rule.expr);
+    assert_eq!(rule.expr.matches("billing_deduct_failure").count(), 2, "{}", rule.expr);
+}
+
+#[test]
+fn metrics_are_told_from_functions_and_labels() {
+    let expr = "histogram_quantile(0.99, sum by (le) (rate(a_bucket{some_label=\"x_y\"}[2m]))) > max(b_c offset 1h)";
+    assert_eq!(metrics_in(expr), BTreeSet::from(["a_bucket".to_owned(), "b_c".to_owned()]));
+}
+
+/// With all that a server shows: a shared Redis, and an audit that has been finished.
+#[tokio::test]
+async fn servers_show_every_metric_that_the_rules_ask_for() {
+    let service = Service::start(MySql).await;
+    service.adjust("u", 1.0).await;
+    let config = service.database.config(&[]);
+    let audited = runner(config, &service.clock, Counted::all().stop).await.run_due(Job::Audit, &Counted::all()).await;
+    assert!(audited.unwrap().unwrap().is_good);
+    let server = App::start_with_clock(service.database.config(&[]), service.clock.clone()).await.unwrap();
+    let url = format!("http://{}/metrics", server.grpc_addr);
+    let mut text = String::new();
+    until("accounts are counted and findings read", async || {
+        text = reqwest::get(&url).await.unwrap().text().await.unwrap();
+        text.contains("\nbilling_low_counted_") && text.contains("\nbilling_recharge_pending_old ")
+    })
+    .await;
+    server.stop().await;
+    let asked: BTreeSet<String> = rules().iter().flat_map(|rule| metrics_in(&rule.expr)).collect();
+    assert!(asked.len() > 8, "{asked:?}");
+    let shows = |name: &str| text.lines().any(|line| line.split(['{', ' ']).next() == Some(name));
+    let missing: Vec<_> = asked.iter().filter(|name| !shows(name)).collect();
+    assert!(missing.is_empty(), "{missing:?} are not in\n{text}");
+    for reason in FAILURES {
+        let line = format!("billing_deduct_failure{{reason=\"{reason}\"}} 0\n");
+        assert!(text.contains(&line), "a first failure would be no rise: {line}");
+    }
+}
