@@ -6,7 +6,10 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    biz::prices::{PriceStore, Prices},
+    biz::{
+        error::StoreError,
+        prices::{PriceStore, Prices},
+    },
     config::Config,
     data::Store,
 };
@@ -28,8 +31,9 @@ pub(super) async fn start(
     if config.billing.model_services.is_empty() {
         return Ok(prices);
     }
-    prices.refresh(&*store).await.context("the table price_version can't be read")?;
-    tokio::spawn(refresh_regularly(prices.clone(), store, config.billing.price_refresh, stop));
+    let unusable = read(&prices, &*store).await.context("the table price_version can't be read")?;
+    tell(&unusable);
+    tokio::spawn(refresh_regularly(prices.clone(), store, config.billing.price_refresh, unusable, stop));
     Ok(prices)
 }
 
@@ -37,25 +41,44 @@ async fn refresh_regularly(
     prices: Arc<Prices>,
     store: Arc<dyn PriceStore>,
     interval: Duration,
+    mut unusable: Vec<String>,
     stop: CancellationToken,
 ) {
     let refreshing = async {
         let mut failed = false;
         loop {
             tokio::time::sleep(interval).await;
-            let why = match tokio::time::timeout(READ_TIMEOUT, prices.refresh(&*store)).await {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error.to_string()),
-                Err(_) => Some("no answer in time".to_owned()),
-            };
-            match &why {
-                // Once an outage: the prices that are known go on.
-                Some(why) if !failed => tracing::error!(%why, "the table price_version can't be read"),
-                None if failed => tracing::info!("the table price_version is read again"),
-                _ => {}
+            match read(&prices, &*store).await {
+                Ok(found) => {
+                    if failed {
+                        tracing::info!("the table price_version is read again");
+                    }
+                    if found != unusable {
+                        tell(&found);
+                    }
+                    (failed, unusable) = (false, found);
+                }
+                // Told once an outage: the prices that are known go on.
+                Err(why) => {
+                    if !failed {
+                        tracing::error!(%why, "the table price_version can't be read");
+                    }
+                    failed = true;
+                }
             }
-            failed = why.is_some();
         }
     };
     stop.run_until_cancelled(refreshing).await;
+}
+
+async fn read(prices: &Prices, store: &dyn PriceStore) -> Result<Vec<String>, StoreError> {
+    let read = tokio::time::timeout(READ_TIMEOUT, prices.refresh(store)).await;
+    read.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())))
+}
+
+/// The rows that are no versions. Their models have no price as long as they would be in force.
+fn tell(unusable: &[String]) {
+    for row in unusable {
+        tracing::error!(%row, "a row of price_version can't be used");
+    }
 }

@@ -68,11 +68,12 @@ pub struct PriceVersion {
 /// The versions of every model, by the instant from which each is in force. A model that is
 /// not in here is an error, never free.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PriceBook(BTreeMap<ModelName, BTreeMap<DateTime<Utc>, PriceVersion>>);
+pub struct PriceBook(BTreeMap<ModelName, BTreeMap<DateTime<Utc>, Result<PriceVersion, Invalid>>>);
 
 impl PriceBook {
-    /// Adds a version; it takes the place of one of the same model and instant.
-    pub fn set(&mut self, model: ModelName, effective_from: DateTime<Utc>, version: PriceVersion) {
+    /// Adds a version, or what is wrong with it; it takes the place of one of the same model
+    /// and instant.
+    pub fn set(&mut self, model: ModelName, effective_from: DateTime<Utc>, version: Result<PriceVersion, Invalid>) {
         self.0.entry(model).or_default().insert(effective_from, version);
     }
 
@@ -83,7 +84,9 @@ impl PriceBook {
     pub fn at(&self, model: &ModelName, at: DateTime<Utc>) -> Result<&PriceVersion, Invalid> {
         let versions = self.0.get(model).ok_or_else(|| Invalid::new("model", format!("{model:?} has no price")))?;
         match versions.range(..=at).next_back() {
-            Some((_, version)) => Ok(version),
+            Some((_, Ok(version))) => Ok(version),
+            // The rest is the operator's, and in the log.
+            Some((_, Err(_))) => Err(Invalid::new("model", format!("{model:?} has no usable price"))),
             None => Err(Invalid::new("model", format!("{model:?} has no price yet"))),
         }
     }
@@ -139,9 +142,9 @@ mod tests {
         let model = |name: &str| ModelName::from_stored(name);
         let time = |text: &str| -> DateTime<Utc> { text.parse().unwrap() };
         let version = |id: &str| PriceVersion { id: PriceVersionId::from_stored(id), prices: prices("1", "1", "1") };
-        book.set(model("m"), time("2026-11-01T00:00:00Z"), version("second"));
-        book.set(model("m"), time("2026-10-01T00:00:00Z"), version("replaced"));
-        book.set(model("m"), time("2026-10-01T00:00:00Z"), version("first"));
+        book.set(model("m"), time("2026-11-01T00:00:00Z"), Ok(version("second")));
+        book.set(model("m"), time("2026-10-01T00:00:00Z"), Ok(version("replaced")));
+        book.set(model("m"), time("2026-10-01T00:00:00Z"), Ok(version("first")));
         let at = |name: &str, text: &str| book.at(&model(name), time(text)).map(|version| version.id.to_string());
         assert_eq!(at("m", "2026-10-01T00:00:00Z").unwrap(), "first");
         assert_eq!(at("m", "2026-10-31T23:59:59.999999Z").unwrap(), "first");
@@ -185,9 +188,17 @@ mod tests {
             let [input, cached_input, output] = prices.map(Money::from_micros);
             let [input_tokens, cached_input_tokens, output_tokens] = tokens;
             let usage = Usage { input_tokens, cached_input_tokens, output_tokens };
-            if let Ok(cost) = (TokenPrices { input, cached_input, output }).cost(usage) {
-                prop_assert!(cached_input_tokens <= input_tokens);
-                prop_assert!(!cost.is_negative() && cost <= Money::MAX);
+            let fresh = input_tokens.checked_sub(cached_input_tokens);
+            let product = |price: Money, tokens: u32| u128::from(price.micros().unsigned_abs()) * u128::from(tokens);
+            let exact = fresh.map(|fresh| {
+                product(input, fresh) + product(cached_input, cached_input_tokens) + product(output, output_tokens)
+            });
+            // Half a millionth less than the first amount that is too much.
+            let limit = (2 * u128::from(Money::MAX.micros().unsigned_abs()) + 1) * TOKENS_PER_PRICE / 2;
+            let cost = (TokenPrices { input, cached_input, output }).cost(usage);
+            prop_assert_eq!(cost.is_ok(), exact.is_some_and(|exact| exact < limit));
+            if let Ok(cost) = cost {
+                prop_assert!(is_nearest(cost.micros(), exact.unwrap()));
             }
         }
     }

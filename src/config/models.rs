@@ -115,7 +115,7 @@ pub(super) fn book(models: &BTreeMap<String, Versions>) -> PriceBook {
     let mut book = PriceBook::default();
     for (model, Versions(versions)) in models {
         for version in versions {
-            book.set(ModelName::from_stored(model.as_str()), version.effective_from(), version.version());
+            book.set(ModelName::from_stored(model.as_str()), version.effective_from(), Ok(version.version()));
         }
     }
     book

@@ -1,5 +1,7 @@
 //! Models priced by token: versions, and what they make a call cost.
 
+mod edges;
+
 use billing_service::{
     app,
     biz::prices::StoredVersion,
@@ -58,10 +60,13 @@ async fn versions_of_the_database_are_read_to_the_last_digit(#[values(MySql, Sql
     let largest = "999999999999999";
     database.set_price(Row("gpt-4.1", "2026-11-01T00:00:00.000001Z", "v 2", ["2000001", "500000", "8000000"])).await;
     database.set_price(Row("GPT-4.1", "1970-01-01T00:00:00Z", "v1", [largest, "NULL", "0"])).await;
-    let mut found = store.price_versions().await.unwrap();
+    let found = store.price_versions().await.unwrap().into_iter();
+    let mut found: Vec<StoredVersion> = found.map(Result::unwrap).collect();
     found.sort_by_key(|row| row.effective_from);
-    let shown =
-        |row: &StoredVersion| format!("{} {} {} {}", row.model, row.effective_from, row.version.id, row.version.prices);
+    let shown = |row: &StoredVersion| {
+        let version = row.version.as_ref().unwrap();
+        format!("{} {} {} {}", row.model, row.effective_from, version.id, version.prices)
+    };
     assert_eq!(
         found.iter().map(shown).collect::<Vec<_>>(),
         [

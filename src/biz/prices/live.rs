@@ -20,44 +20,46 @@ pub const MAX_STORED: usize = 10_000;
 pub struct StoredVersion {
     pub model: ModelName,
     pub effective_from: DateTime<Utc>,
-    pub version: PriceVersion,
+    /// Or what is wrong with it. Its model then has no price as long as it would be in force.
+    pub version: Result<PriceVersion, Invalid>,
 }
 
 impl StoredVersion {
     /// Checks what may have been written by hand.
     ///
     /// # Errors
-    /// [`StoreError::Failed`] names the column.
+    /// For a `model` that is none, which no call can name.
     pub fn parse(
         model: &str,
         effective_from: DateTime<Utc>,
-        id: &str,
-        prices: TokenPrices,
-    ) -> Result<Self, StoreError> {
-        let parsed = || -> Result<Self, Invalid> {
-            let amounts = [
-                ("input_price", prices.input),
-                ("cached_input_price", prices.cached_input),
-                ("output_price", prices.output),
-            ];
-            if let Some((column, _)) = amounts.iter().find(|(_, price)| price.is_negative() || *price > Money::MAX) {
-                return Err(Invalid::new(*column, format!("must be 0 to {}", Money::MAX)));
-            }
-            let version = PriceVersion { id: PriceVersionId::parse("version_id", id)?, prices };
-            Ok(Self { model: ModelName::parse("model", model)?, effective_from, version })
+        version: Result<(String, TokenPrices), StoreError>,
+    ) -> Result<Self, Invalid> {
+        let version = match version {
+            Ok((id, prices)) => version_of(&id, prices),
+            Err(error) => Err(Invalid::new("price", error.to_string())),
         };
-        parsed().map_err(|why| StoreError::Failed(format!("price_version of {model:?} from {effective_from}: {why}")))
+        Ok(Self { model: ModelName::parse("model", model)?, effective_from, version })
     }
+}
+
+fn version_of(id: &str, prices: TokenPrices) -> Result<PriceVersion, Invalid> {
+    let amounts =
+        [("input_price", prices.input), ("cached_input_price", prices.cached_input), ("output_price", prices.output)];
+    if let Some((column, _)) = amounts.iter().find(|(_, price)| price.is_negative() || *price > Money::MAX) {
+        return Err(Invalid::new(*column, format!("must be 0 to {}", Money::MAX)));
+    }
+    Ok(PriceVersion { id: PriceVersionId::parse("version_id", id)?, prices })
 }
 
 /// Where versions are kept beside the configuration.
 #[async_trait]
 pub trait PriceStore: Send + Sync + 'static {
-    /// All versions, in no order; one more than [`MAX_STORED`] at the most.
+    /// All versions, in no order, and what is wrong with rows that are none; one more than
+    /// [`MAX_STORED`] at the most.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]; [`StoreError::Failed`], also where a row is none.
-    async fn price_versions(&self) -> Result<Vec<StoredVersion>, StoreError>;
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn price_versions(&self) -> Result<Vec<Result<StoredVersion, Invalid>>, StoreError>;
 }
 
 /// The book in use.
@@ -78,21 +80,30 @@ impl Prices {
     }
 
     /// Reads the versions of the database anew. They take the place of configured ones of the
-    /// same model and instant. The book stays as it was where that fails.
+    /// same model and instant. Tells which rows can't be used. The book stays as it was where
+    /// this fails.
     ///
     /// # Errors
     /// As [`PriceStore::price_versions`], and [`StoreError::Failed`] where there are too many.
-    pub async fn refresh(&self, store: &dyn PriceStore) -> Result<(), StoreError> {
+    pub async fn refresh(&self, store: &dyn PriceStore) -> Result<Vec<String>, StoreError> {
         let stored = store.price_versions().await?;
         if stored.len() > MAX_STORED {
             return Err(StoreError::Failed(format!("price_version has more than {MAX_STORED} rows")));
         }
-        let mut book = self.configured.clone();
-        for StoredVersion { model, effective_from, version } in stored {
-            book.set(model, effective_from, version);
+        let (mut book, mut unusable) = (self.configured.clone(), Vec::new());
+        for row in stored {
+            match row {
+                Ok(StoredVersion { model, effective_from, version }) => {
+                    if let Err(why) = &version {
+                        unusable.push(format!("{model} from {effective_from}: {why}"));
+                    }
+                    book.set(model, effective_from, version);
+                }
+                Err(why) => unusable.push(why.to_string()),
+            }
         }
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(book);
-        Ok(())
+        Ok(unusable)
     }
 }
 
@@ -100,11 +111,13 @@ impl Prices {
 mod tests {
     use super::*;
 
-    struct Rows(std::sync::Mutex<Result<Vec<StoredVersion>, StoreError>>);
+    type Read = Result<Vec<Result<StoredVersion, Invalid>>, StoreError>;
+
+    struct Rows(std::sync::Mutex<Read>);
 
     #[async_trait]
     impl PriceStore for Rows {
-        async fn price_versions(&self) -> Result<Vec<StoredVersion>, StoreError> {
+        async fn price_versions(&self) -> Read {
             self.0.lock().unwrap().clone()
         }
     }
@@ -114,7 +127,15 @@ mod tests {
     }
 
     fn stored(model: &str, from: i64, id: &str) -> StoredVersion {
-        StoredVersion::parse(model, DateTime::from_timestamp(from, 0).unwrap(), id, prices(1)).unwrap()
+        row(model, from, Ok((id.to_owned(), prices(1)))).unwrap()
+    }
+
+    fn row(
+        model: &str,
+        from: i64,
+        version: Result<(String, TokenPrices), StoreError>,
+    ) -> Result<StoredVersion, Invalid> {
+        StoredVersion::parse(model, DateTime::from_timestamp(from, 0).unwrap(), version)
     }
 
     fn shown(live: &Prices, model: &str, at: i64) -> Option<String> {
@@ -130,7 +151,7 @@ mod tests {
             configured.set(model, effective_from, version);
         }
         let live = Prices::new(configured);
-        let rows = Rows(std::sync::Mutex::new(Ok(vec![stored("m", 100, "row"), stored("n", 5, "new")])));
+        let rows = Rows(std::sync::Mutex::new(Ok(vec![Ok(stored("m", 100, "row")), Ok(stored("n", 5, "new"))])));
         live.refresh(&rows).await.unwrap();
         let all =
             |live: &Prices| [shown(live, "m", 99), shown(live, "m", 100), shown(live, "n", 4), shown(live, "n", 5)];
@@ -140,7 +161,7 @@ mod tests {
         *rows.0.lock().unwrap() = Err(StoreError::Unavailable("down".into()));
         live.refresh(&rows).await.unwrap_err();
         assert_eq!(all(&live), expected);
-        *rows.0.lock().unwrap() = Ok(vec![stored("m", 1, "row"); MAX_STORED + 1]);
+        *rows.0.lock().unwrap() = Ok(vec![Ok(stored("m", 1, "row")); MAX_STORED + 1]);
         live.refresh(&rows).await.unwrap_err();
         assert_eq!(all(&live), expected);
         *rows.0.lock().unwrap() = Ok(vec![]);
@@ -148,14 +169,35 @@ mod tests {
         assert_eq!(all(&live), [Some("config".to_owned()), Some("config".to_owned()), None, None]);
     }
 
-    #[test]
-    fn a_row_that_is_none_is_named() {
-        let from = DateTime::from_timestamp(0, 0).unwrap();
-        for (model, id, price, column) in
-            [("", "v", 1, "model"), ("m", "a\nb", 1, "version_id"), ("m", "v", -1, "input_price")]
+    /// It is worth no more than its own model, for as long as it would be in force.
+    #[tokio::test]
+    async fn a_bad_row_leaves_its_model_without_a_price_and_others_alone() {
+        let live = Prices::new(PriceBook::default());
+        let bad = |price| Ok(("v".to_owned(), prices(price)));
+        let rows = vec![
+            Ok(stored("m", 0, "old")),
+            row("m", 100, bad(-1)),
+            Ok(stored("m", 200, "new")),
+            row("n", 0, Ok(("a\nb".to_owned(), prices(1)))),
+            row("o", 0, Err(StoreError::Failed("input_price is no number".into()))),
+            row("", 0, bad(1)),
+            Ok(stored("p", 0, "good")),
+        ];
+        let unusable = live.refresh(&Rows(std::sync::Mutex::new(Ok(rows)))).await.unwrap();
+        for (said, parts) in
+            unusable.iter().zip([["m ", "input_price"], ["n ", "version_id"], ["o ", "input_price"], ["", "model"]])
         {
-            let error = StoredVersion::parse(model, from, id, prices(price)).unwrap_err();
-            assert!(error.to_string().contains(column), "{error}");
+            assert!(parts.iter().all(|part| said.contains(part)), "{said}");
         }
+        assert_eq!(unusable.len(), 4);
+        let at = |model, at| shown(&live, model, at);
+        assert_eq!([at("m", 99), at("m", 100), at("m", 199)], [Some("old".to_owned()), None, None]);
+        assert_eq!(
+            [at("m", 200), at("n", 0), at("o", 9), at("p", 0)],
+            [Some("new".to_owned()), None, None, Some("good".to_owned())]
+        );
+        let refused =
+            live.book().at(&ModelName::from_stored("m"), DateTime::from_timestamp(150, 0).unwrap()).unwrap_err();
+        assert_eq!(refused.field, "model");
     }
 }

@@ -1,6 +1,7 @@
 //! Token prices: rows of `price_version`.
 
 use async_trait::async_trait;
+use sqlx::sqlite::SqliteRow;
 
 use super::{
     SqliteStore,
@@ -8,13 +9,13 @@ use super::{
     store_error,
 };
 use crate::biz::{
-    error::StoreError,
+    error::{Invalid, StoreError},
     prices::{MAX_STORED, PriceStore, StoredVersion, TokenPrices},
 };
 
 #[async_trait]
 impl PriceStore for SqliteStore {
-    async fn price_versions(&self) -> Result<Vec<StoredVersion>, StoreError> {
+    async fn price_versions(&self) -> Result<Vec<Result<StoredVersion, Invalid>>, StoreError> {
         let rows = sqlx::query(
             "SELECT model, effective_from, version_id, input_price, cached_input_price, output_price \
              FROM price_version LIMIT ?",
@@ -23,13 +24,12 @@ impl PriceStore for SqliteStore {
         .fetch_all(&self.reader)
         .await
         .map_err(store_error)?;
-        rows.iter()
-            .map(|row| {
-                let input = money(row, 3)?;
-                let cached_input = optional_money(row, 4)?.unwrap_or(input);
-                let prices = TokenPrices { input, cached_input, output: money(row, 5)? };
-                StoredVersion::parse(&text(row, 0)?, instant(row, 1)?, &text(row, 2)?, prices)
-            })
-            .collect()
+        rows.iter().map(|row| Ok(StoredVersion::parse(&text(row, 0)?, instant(row, 1)?, version_of(row)))).collect()
     }
+}
+
+fn version_of(row: &SqliteRow) -> Result<(String, TokenPrices), StoreError> {
+    let input = money(row, 3)?;
+    let cached_input = optional_money(row, 4)?.unwrap_or(input);
+    Ok((text(row, 2)?, TokenPrices { input, cached_input, output: money(row, 5)? }))
 }
