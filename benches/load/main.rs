@@ -33,6 +33,7 @@ mod report;
 mod run;
 mod scenario;
 mod scratch;
+mod stream;
 mod supervised;
 mod table;
 mod usage;

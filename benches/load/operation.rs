@@ -11,6 +11,8 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
+use crate::stream::meter;
+
 /// Longer than any server waits, so that it is the one to answer.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(40);
 
@@ -31,6 +33,12 @@ pub enum Operation {
     },
     /// A reserve and its commit, one after the other: one pair is one call.
     Pair,
+    /// A metered stream of so many chunks, with so many milliseconds between them: one chunk is
+    /// one item.
+    Stream {
+        chunks: u32,
+        pause_ms: u64,
+    },
 }
 
 /// What became of a call.
@@ -47,6 +55,7 @@ impl Operation {
     pub fn items(self) -> u32 {
         match self {
             Operation::Batch { items } => items,
+            Operation::Stream { chunks, .. } => chunks,
             _ => 1,
         }
     }
@@ -59,6 +68,7 @@ impl Operation {
             Operation::Batch { items } => batch(channel, users, items).await,
             Operation::Check { count } => check(channel, users, count).await,
             Operation::Pair => pair(channel, users).await,
+            Operation::Stream { chunks, pause_ms } => stream(channel, users, chunks, pause_ms).await,
         };
         result.unwrap_or_else(|status| Outcome { items: 0, errors: vec![describe(&status)] })
     }
@@ -115,6 +125,11 @@ async fn pair(channel: &Channel, users: &mut Users) -> Result<Outcome, Status> {
     let held = client.reserve_quota(timed(reserve)).await?.into_inner();
     let committed = client.commit_reservation(timed(commit)).await?.into_inner();
     Ok(one(held.success && committed.success && !committed.replayed))
+}
+
+async fn stream(channel: &Channel, users: &mut Users, chunks: u32, pause_ms: u64) -> Result<Outcome, Status> {
+    let items = meter(channel, users.pick(), chunks, Duration::from_millis(pause_ms)).await?;
+    Ok(Outcome { items, errors: Vec::new() })
 }
 
 fn charge(users: &mut Users) -> DeductQuotaRequest {

@@ -48,6 +48,9 @@ const SHAPES: &[Shape] = &[
     // So many units are no thousandth of what the users have: each is read from Redis.
     shape("check-near-limit", Operation::Check { count: 20 }, 100, 1_000, false),
     shape("reserve-commit", Operation::Pair, 100, 1_000, false),
+    shape("stream-chunks", Operation::Stream { chunks: 500, pause_ms: 0 }, 100, 1_000, false),
+    // Twenty tokens a second each.
+    shape("stream-paced", Operation::Stream { chunks: 20, pause_ms: 50 }, 1_000, 1_000, false),
 ];
 
 const fn shape(name: &'static str, operation: Operation, callers: usize, users: u32, baseline: bool) -> Shape {

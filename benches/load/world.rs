@@ -146,6 +146,8 @@ data:
 {redis}billing:
   prices: {{passport: 0.01, payment: 0.10, asset: 0.05}}
   free_quotas: {{passport: 10000, payment: 1000, asset: 1000}}
+  model_services: {{chat: tokens}}
+  models: {{gpt-4.1: {{input: 15, output: 60}}}}
 log: {{level: info, format: json}}
 "#,
         system.name()

@@ -10,7 +10,7 @@ use super::{
     Api,
     convert::{cost, count, int32, tokens, usage},
     proto::{
-        MeterStreamReply, MeterStreamRequest, ReserveQuotaRequest, StreamFinish, StreamState,
+        self, MeterStreamReply, MeterStreamRequest, ReserveQuotaRequest, StreamFinish, StreamState,
         meter_stream_reply::Event as Reply, meter_stream_request::Event as Message,
     },
     reservation::{commit_reply, reserve_reply},
@@ -18,6 +18,7 @@ use super::{
 use crate::biz::{
     error::{Error, Invalid, Result},
     metering::{Ended, Event, Finish, News, Session, State},
+    record,
 };
 
 /// How long a stream may take to say what it is.
@@ -106,16 +107,21 @@ fn events(messages: Streaming<MeterStreamRequest>) -> impl Stream<Item = Result<
 fn event(message: Option<Message>) -> Result<Event> {
     match message {
         Some(Message::Output(output)) => Ok(Event::Output(output)),
-        Some(Message::Heartbeat(heartbeat)) => Ok(Event::Heartbeat(usage(heartbeat.usage)?)),
+        Some(Message::Heartbeat(heartbeat)) => Ok(Event::Heartbeat(told(heartbeat.usage)?)),
         Some(Message::Finish(finish)) => parse_finish(finish).map(Event::Finish),
         Some(Message::Open(_)) => Err(Invalid::new("open", "must come once").into()),
         None => Err(Invalid::new("event", "is none that this server knows").into()),
     }
 }
 
+/// Nobody means no tokens at all: they have other names where they came from.
+fn told(counted: Option<proto::Usage>) -> Result<Option<record::Usage>> {
+    Ok(usage(counted)?.filter(|usage| usage.tokens() > 0))
+}
+
 fn parse_finish(finish: StreamFinish) -> Result<Finish> {
     Ok(Finish {
-        usage: usage(finish.usage)?,
+        usage: told(finish.usage)?,
         cost: cost("cost", finish.cost)?,
         count: finish.count.map(count).transpose()?,
         hidden_output_tokens: tokens("hidden_output_tokens", finish.hidden_output_tokens)?,

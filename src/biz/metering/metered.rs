@@ -59,8 +59,13 @@ impl Metered {
 
     /// What the stream has come to. Until the vendor tells, the input is as estimated.
     pub fn usage(&self) -> Usage {
-        let expected = || Usage { output_tokens: 0, ..self.reservation.content.estimate.unwrap_or_default() };
-        let known = self.told.unwrap_or_else(expected);
+        let expected = Usage { output_tokens: 0, ..self.reservation.content.estimate.unwrap_or_default() };
+        let known = match self.told {
+            // Some tell the output alone as it grows.
+            Some(told) if told.input_tokens == 0 => Usage { output_tokens: told.output_tokens, ..expected },
+            Some(told) => told,
+            None => expected,
+        };
         let usage = Usage { output_tokens: known.output_tokens.max(self.counted), ..known };
         match &self.reservation.reservation {
             Some(held) => held.with(usage),
@@ -138,7 +143,10 @@ impl Metered {
             }
             Err(error @ (Error::TransactionState(_) | Error::TransactionNotFound(_))) => Err(error),
             Err(error) => {
-                tracing::warn!(%error, trace_id = %self.reservation.trace, "a stream's progress could not be kept yet");
+                // Once an outage: all streams meet it, each again and again.
+                if !self.has_failed {
+                    tracing::warn!(%error, trace_id = %self.reservation.trace, "a stream's progress is not kept yet");
+                }
                 self.has_failed = true;
                 Ok(())
             }

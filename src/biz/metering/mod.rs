@@ -47,10 +47,10 @@ pub struct Finish {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
     /// Its reservation, and whether that stood already.
-    Opened(Transaction, bool),
+    Opened(Box<Transaction>, bool),
     State(State),
     /// Its charge, and whether that was made already.
-    Finished(Transaction, bool),
+    Finished(Box<Transaction>, bool),
     /// The stream has ended, and why.
     Failed(Error),
 }

@@ -92,7 +92,7 @@ impl Session {
     pub async fn run(mut self, events: impl Stream<Item = Result<Event>> + Send, news: mpsc::Sender<News>) -> Ended {
         // A place for the last word, which must not get lost.
         let Ok(last) = news.clone().reserve_owned().await else { return self.settle_broken(None).await };
-        let _ = news.try_send(News::Opened(self.reservation().clone(), self.is_reopened));
+        let _ = news.try_send(News::Opened(Box::new(self.reservation().clone()), self.is_reopened));
         let end = self.meter(events, &news).await;
         drop(news);
         if let Err(error) = self.count_all().await {
@@ -101,7 +101,7 @@ impl Session {
         match end {
             End::Finish(finish) => match self.finish(finish).await {
                 Ok((transaction, replayed)) => {
-                    last.send(News::Finished(transaction.clone(), replayed));
+                    last.send(News::Finished(Box::new(transaction.clone()), replayed));
                     let vendors = finish.usage.and_then(|usage| self.compare(usage, finish.hidden_output_tokens));
                     Ended { finished: Some(Ok((transaction, replayed))), compared: vendors, settled: None }
                 }

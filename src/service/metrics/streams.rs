@@ -21,7 +21,8 @@ pub struct StreamMetrics {
 
 impl StreamMetrics {
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let open = IntGauge::new("billing_streams_open", "Metered streams that are open")?;
+        let open =
+            IntGauge::new("billing_streams_open", "Metered streams that are open, or broke and wait to be charged")?;
         let accuracy_pct = Gauge::new(
             "billing_stream_token_accuracy_pct",
             "100 less the differences of our output tokens from the vendors', in percent of theirs, over the last \

@@ -57,6 +57,9 @@ async fn what_the_vendor_tells_on_the_way_takes_the_place_of_the_estimate(#[valu
     let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 100.0).await;
     let (mut gateway, _) = Gateway::open(&service, stream("s", "rag", "dear", (3, 20))).await;
+    // Some tell the output alone.
+    gateway.heartbeat(usage(0, 0, 2)).await;
+    assert_eq!(gateway.state(|state| state.output_tokens == 2).await.cost, 5.0);
     gateway.heartbeat(usage(7, 2, 1)).await;
     assert_eq!(gateway.state(|state| state.output_tokens == 1).await.cost, 8.0);
     // Ours is more by now.
