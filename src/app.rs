@@ -136,7 +136,7 @@ impl App {
         };
         let parts = Parts {
             config: &config.server,
-            rest: Rest { api, style: config.server.http.style },
+            rest: Rest { api: api.clone(), style: config.server.http.style },
             ops: Ops { store: store.clone(), metrics: metrics.clone(), rates, redis: redis.clone() },
             callbacks,
             payment_timeout: payments.timeout,
@@ -157,7 +157,7 @@ impl App {
             metrics: metrics.clone(),
         };
         let caches = tokio::spawn(keeper.keep(settled.clone()));
-        tokio::spawn(jobs::sweep_regularly(store.clone(), engine.clone(), calendar.clone(), stop.clone()));
+        tokio::spawn(jobs::sweep_regularly(store.clone(), engine.clone(), calendar.clone(), api.clone(), stop.clone()));
         let findings = Findings { store: store.clone(), calendar: calendar.clone(), metrics: metrics.clone() };
         tokio::spawn(findings.read_regularly(stop.clone()));
         let thresholds = config.low_thresholds();
@@ -200,10 +200,10 @@ impl App {
                 tracing::error!(%error, "a listener ended abnormally");
             }
         }
-        // Top-ups whose callers have gone, while there are lanes.
+        // Top-ups whose callers have gone, and streams, while there are lanes.
         self.tasks.close();
         if tokio::time::timeout_at(deadline, self.tasks.wait()).await.is_err() {
-            tracing::warn!("top-ups were still being opened when the drain timeout ran out");
+            tracing::warn!("top-ups or streams were still being settled when the drain timeout ran out");
         }
         // Lanes give up in time, so this ends.
         self.engine.drain().await;

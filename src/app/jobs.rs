@@ -25,6 +25,7 @@ use crate::{
     },
     config::Config,
     data::Store,
+    service::Api,
 };
 
 /// How often a server ends the reservations that are past their expiry; cron does so too.
@@ -38,12 +39,14 @@ pub(super) async fn sweep_regularly(
     store: Arc<dyn Store>,
     engine: Arc<Engine>,
     calendar: Arc<Calendar>,
+    api: Arc<Api>,
     stop: CancellationToken,
 ) {
     let sweeping = async {
         loop {
             tokio::time::sleep(SWEEP_INTERVAL).await;
-            match tokio::time::timeout(SWEEP_TIMEOUT, sweep::sweep(&*store, &engine, &calendar)).await {
+            let sweep = sweep::sweep(&*store, &engine, &calendar, |ended| api.count_ended(ended));
+            match tokio::time::timeout(SWEEP_TIMEOUT, sweep).await {
                 Ok(Ok(Swept { freed: 0, charged: 0, failed: 0 })) => {}
                 Ok(Ok(Swept { freed, charged, failed })) => {
                     tracing::info!(freed, charged, failed, "ended expired reservations");
@@ -72,7 +75,7 @@ pub async fn sweep(
     let caches = caches::of_job(config);
     let catalog = Arc::new(config.catalog());
     let engine = Engine::start(store.clone(), caches.clone(), catalog, calendar.clone(), limits(config));
-    let swept = cut.run_until_cancelled(sweep::sweep(&*store, &engine, &calendar)).await;
+    let swept = cut.run_until_cancelled(sweep::sweep(&*store, &engine, &calendar, |_| ())).await;
     engine.drain().await;
     caches::tell(&caches).await;
     Ok(swept.context("cut short")??)

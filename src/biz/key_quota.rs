@@ -192,10 +192,21 @@ pub fn check(quotas: &KeyQuotas, key: &ApiKeyId, take: Take, at: BillingTime) ->
     Ok(())
 }
 
-/// What a key may still take from the balance.
-pub fn amount_left(quotas: &KeyQuotas, key: Option<&ApiKeyId>, at: BillingTime) -> Money {
-    key.and_then(|key| quotas.get(&(key.clone(), QuotaType::Amount)))
-        .map_or(Money::MAX, |quota| Money::from_micros(quota.remaining(at)))
+/// What a reservation that was made at an instant of a day may still take of a quota of its key;
+/// `None` where nothing binds it.
+pub fn left(
+    quotas: &KeyQuotas,
+    key: Option<&ApiKeyId>,
+    kind: QuotaType,
+    (day, made): (NaiveDate, DateTime<Utc>),
+) -> Option<i64> {
+    let quota = quotas.get(&(key?.clone(), kind))?;
+    // As it is counted: not what is older than the quota, nor to a period that is over.
+    let is_over = day < quota.day && !quota.period.is_same(day, quota.day);
+    (made >= quota.since && !is_over).then(|| {
+        let used = if quota.period.is_same(day, quota.day) { quota.used } else { 0 };
+        quota.limit.saturating_sub(used).max(0)
+    })
 }
 
 /// Counts what a call of a key takes that is made now; tells which quotas that changed.

@@ -39,7 +39,7 @@ impl AboveHold {
         match self {
             Self::Charge => cost,
             Self::Cap => cost.min(held),
-            Self::Spill => cost.min(available.max(Money::ZERO)),
+            Self::Spill => cost.min(held.max(available)),
         }
     }
 }
@@ -61,7 +61,8 @@ mod tests {
             (Spill, "7", "2", "5", "5"),
             (Cap, "1", "2", "5", "1"),
             (Spill, "3", "2", "5", "3"),
-            (Spill, "3", "2", "-1", "0"),
+            // Others have spent what was held.
+            (Spill, "3", "2", "-1", "2"),
         ] {
             assert_eq!(policy.charged(yuan(cost), yuan(held), yuan(available)), yuan(charged), "{policy:?} of {cost}");
         }

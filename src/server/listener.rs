@@ -40,6 +40,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Requests in flight on one HTTP/2 connection. h2 ends a connection on which too many
 /// small frames wait to be read, as under too much load they do; this many can't be.
 const MAX_STREAMS: u32 = 1_024;
+/// What of one connection may wait to be read. It is also what h2 counts those frames by: each
+/// takes 255 bytes of half of it. The messages of metered streams are that small, and a thousand
+/// streams that all wait a moment, as for the database, must not end their connection: this
+/// is room for sixteen of each.
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 
 /// The address by which this machine reaches what listens on `addr`: one that stands for
 /// all of its addresses is none to connect to.
@@ -62,6 +67,7 @@ pub async fn serve(listener: TcpListener, app: Router, limits: Limits, stop: Can
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS);
     let builder = Arc::new(builder);
     let graceful = GracefulShutdown::new();

@@ -3,8 +3,11 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt, stream};
-use tokio::{sync::mpsc, time::timeout};
-use tonic::{Status, Streaming};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::timeout,
+};
+use tonic::Streaming;
 
 use super::{
     Api,
@@ -14,11 +17,16 @@ use super::{
         meter_stream_reply::Event as Reply, meter_stream_request::Event as Message,
     },
     reservation::{commit_reply, reserve_reply},
+    underway::{Operation, Underway},
 };
 use crate::biz::{
     error::{Error, Invalid, Result},
     metering::{Ended, Event, Finish, News, Session, State},
     record,
+    settlement::{
+        posting::Reserve,
+        transaction::{Status, Transaction},
+    },
 };
 
 /// How long a stream may take to say what it is.
@@ -27,7 +35,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 const REPLIES: usize = 8;
 
 /// The replies of one stream.
-pub type Replies = Pin<Box<dyn Stream<Item = std::result::Result<MeterStreamReply, Status>> + Send>>;
+pub type Replies = Pin<Box<dyn Stream<Item = std::result::Result<MeterStreamReply, tonic::Status>> + Send>>;
 
 impl Api {
     /// Meters a stream on its own, whatever becomes of its caller. `fill` completes the message
@@ -63,44 +71,62 @@ impl Api {
     ) -> Result<Session> {
         let place = self.meter.admit()?;
         let is_first = || Invalid::new("open", "must come first, and soon");
-        let first = timeout(OPEN_TIMEOUT, messages.message()).await.map_err(|_| is_first())?;
-        let Ok(Some(MeterStreamRequest { event: Some(Message::Open(mut open)) })) = first else {
+        let first = self.meter.unless_stopped(timeout(OPEN_TIMEOUT, messages.message())).await?;
+        let Ok(Ok(Some(MeterStreamRequest { event: Some(Message::Open(mut open)) }))) = first else {
             return Err(is_first().into());
         };
-        fill(&mut open)?;
-        let reserve = self.parse_reserve(open)?;
-        self.rates.take(&reserve.call.user, reserve.call.content.api_key.as_ref()).await?;
-        let session = self.meter.open(reserve, place).await?;
-        if session.is_reopened() {
-            self.metrics.idempotent_hit.inc();
-        } else {
-            self.metrics.stream_pending_created.inc();
+        let underway = Underway::begin(&self.metrics, Operation::Reserve);
+        let opened = match fill(&mut open).and_then(|()| self.parse_reserve(open)) {
+            Ok(reserve) => self.reserve_stream(reserve, place).await,
+            Err(error) => Err(error),
+        };
+        underway.end();
+        self.count_reserve(&match &opened {
+            Ok(session) => Ok((session.reservation().clone(), session.is_reopened())),
+            Err(error) => Err(error.clone()),
+        });
+        opened
+    }
+
+    async fn reserve_stream(&self, reserve: Reserve, place: OwnedSemaphorePermit) -> Result<Session> {
+        let call = &reserve.call;
+        if let Err(refusal) = self.rates.take(&call.user, call.content.api_key.as_ref()).await {
+            // A stream that is opened again was admitted before, and loses money if it waits.
+            let found = self.transactions.transaction(&call.user, &call.trace).await?;
+            if found.is_none_or(|found| found.status != Status::Pending) {
+                return Err(refusal);
+            }
         }
-        Ok(session)
+        self.meter.open(reserve, place).await
     }
 
     fn count_stream(&self, ended: Ended) {
         if let Some(finished) = &ended.finished {
             self.count_commit(finished);
         }
-        if let Some(settled) = ended.settled.filter(|settled| settled.is_committed()) {
-            self.count_commit(&Ok((settled, false)));
-        }
+        ended.settled.iter().for_each(|settled| self.count_ended(settled));
         if let Some(compared) = ended.compared {
             self.metrics.streams.compare(compared);
         }
     }
 }
 
-/// Ends with the messages, by whatever end: that is one without finish.
+impl Api {
+    /// Counts what became of a reservation that nobody ended.
+    pub fn count_ended(&self, ended: &Transaction) {
+        if ended.is_committed() {
+            self.count_commit(&Ok((ended.clone(), false)));
+        }
+    }
+}
+
+/// Ends with the messages; whoever takes them ends with the first error.
 fn events(messages: Streaming<MeterStreamRequest>) -> impl Stream<Item = Result<Event>> + Send {
     stream::unfold(messages, async |mut messages| match messages.message().await {
         Ok(Some(message)) => Some((event(message.event), messages)),
         Ok(None) => None,
-        Err(status) => {
-            tracing::debug!(%status, "a stream broke");
-            None
-        }
+        // Too large, not to be decoded, or the connection broke; then nobody hears of it.
+        Err(status) => Some((Err(Invalid::new("event", status.message()).into()), messages)),
     })
 }
 
@@ -128,7 +154,7 @@ fn parse_finish(finish: StreamFinish) -> Result<Finish> {
     })
 }
 
-fn reply(news: News) -> std::result::Result<MeterStreamReply, Status> {
+fn reply(news: News) -> std::result::Result<MeterStreamReply, tonic::Status> {
     let event = match news {
         News::Opened(transaction, replayed) => Reply::Opened(reserve_reply(&transaction, replayed)),
         News::State(state) => Reply::State(state_reply(state)),

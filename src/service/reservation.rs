@@ -1,6 +1,6 @@
 //! Calls in two phases: reserve, then commit or release; and transactions by their id.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use uuid::Uuid;
 
@@ -12,6 +12,7 @@ use super::{
         ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, Usage,
     },
     quota::{Call, Tokens},
+    status,
     underway::{Operation, Underway},
 };
 use crate::biz::{
@@ -30,20 +31,33 @@ use crate::biz::{
 
 impl Api {
     pub async fn reserve_quota(&self, request: ReserveQuotaRequest) -> Result<ReserveQuotaReply> {
-        let started = Instant::now();
-        let reserve = self.parse_reserve(request)?;
-        // Repeats count too: that one is a repeat is known only when it is settled.
-        let within_rates = self.rates.take(&reserve.call.user, reserve.call.content.api_key.as_ref()).await;
-        let settled = match within_rates {
-            Ok(()) => self.engine.reserve(reserve).await,
-            Err(refusal) => Err(refusal),
+        let underway = Underway::begin(&self.metrics, Operation::Reserve);
+        let settled = match self.parse_reserve(request) {
+            Ok(reserve) => self.reserve(reserve).await,
+            Err(error) => Err(error),
         };
-        self.time("reserve", started);
-        self.count_repeat(&settled);
-        if matches!(settled, Ok((_, false))) {
-            self.metrics.stream_pending_created.inc();
-        }
+        underway.end();
+        self.count_reserve(&settled);
         settled.map(|(transaction, replayed)| reserve_reply(&transaction, replayed))
+    }
+
+    async fn reserve(&self, reserve: Reserve) -> Settled {
+        // Repeats count too: that one is a repeat is known only when it is settled.
+        self.rates.take(&reserve.call.user, reserve.call.content.api_key.as_ref()).await?;
+        self.engine.reserve(reserve).await
+    }
+
+    /// Counts the outcome of a reserve, also of one that opens a stream.
+    pub(super) fn count_reserve(&self, settled: &Settled) {
+        self.count_repeat(settled);
+        match settled {
+            Ok((_, false)) => self.metrics.stream_pending_created.inc(),
+            Ok((_, true)) => {}
+            Err(error) => {
+                let reason = status::kind(error).reason.to_lowercase();
+                self.metrics.reserve_failure.with_label_values(&[&reason]).inc();
+            }
+        }
     }
 
     pub(super) fn parse_reserve(&self, request: ReserveQuotaRequest) -> Result<Reserve> {
@@ -60,38 +74,49 @@ impl Api {
         Ok(Reserve { call, ttl: self.reservation_ttl })
     }
 
-    pub async fn commit_reservation(&self, request: CommitReservationRequest) -> Result<CommitReservationReply> {
-        let (output, hidden) = (request.output_text.clone(), request.hidden_output_tokens);
-        let mut commit = parse_commit(request)?;
-        let compared = match output {
-            Some(output) => self.count_output(&mut commit, output, hidden).await?,
-            None => None,
-        };
+    pub async fn commit_reservation(
+        self: &Arc<Self>,
+        request: CommitReservationRequest,
+    ) -> Result<CommitReservationReply> {
         let underway = Underway::begin(&self.metrics, Operation::Commit);
-        let settled = self.engine.commit(commit).await;
+        let settled = self.commit(request).await;
         underway.end();
         self.count_commit(&settled);
-        if let (Ok((_, false)), Some(compared)) = (&settled, compared) {
-            self.metrics.streams.compare(compared);
-        }
         settled.map(|(transaction, replayed)| commit_reply(&transaction, replayed))
     }
 
-    /// Counts the output of a reserved call: it stands for a usage that is missing, and is
-    /// compared with one that is there.
-    async fn count_output(&self, commit: &mut Commit, output: String, hidden: i32) -> Result<Option<Comparison>> {
-        let hidden = tokens("hidden_output_tokens", hidden)?;
-        let output = Input::text("output_text", output)?;
+    async fn commit(self: &Arc<Self>, request: CommitReservationRequest) -> Settled {
+        let hidden = tokens("hidden_output_tokens", request.hidden_output_tokens)?;
+        let output = request.output_text.clone().map(|output| Input::text("output_text", output)).transpose()?;
+        let mut commit = parse_commit(request)?;
+        let Some(output) = output else { return self.engine.commit(commit).await };
+        let Some(usage) = commit.usage else {
+            commit.usage = Some(self.count_output(&commit, output).await?);
+            return self.engine.commit(commit).await;
+        };
+        let settled = self.engine.commit(commit).await;
+        if let Ok((transaction, false)) = &settled {
+            // Nobody waits for the comparison, and nothing depends on it.
+            let (api, model) = (self.clone(), transaction.content.model.clone());
+            self.tasks.spawn(async move {
+                if let Ok(ours) = api.tokens.count(encoding_of(model.as_ref()), output).await {
+                    let ours = u32::try_from(ours).unwrap_or(u32::MAX);
+                    let compared = Comparison::new(model.as_ref(), ours, usage, hidden);
+                    compared.into_iter().for_each(|compared| api.metrics.streams.compare(compared));
+                }
+            });
+        }
+        settled
+    }
+
+    /// What a reserved call took where nobody told: the input as it was estimated, and the
+    /// output as it is counted.
+    async fn count_output(&self, commit: &Commit, output: Input) -> Result<record::Usage> {
         let found = self.transactions.transaction(&commit.user, &commit.trace).await?;
         let content = found.ok_or_else(|| Error::TransactionNotFound(commit.trace.to_string()))?.content;
-        let encoding =
-            content.model.as_ref().map_or_else(Encoding::default, |model| Encoding::of_model(model.as_str()));
-        let ours = u32::try_from(self.tokens.count(encoding, output).await?).unwrap_or(u32::MAX);
-        let Some(usage) = commit.usage else {
-            commit.usage = Some(record::Usage { output_tokens: ours, ..content.estimate.unwrap_or_default() });
-            return Ok(None);
-        };
-        Ok(Comparison::new(content.model.as_ref(), ours, usage, hidden))
+        let ours = self.tokens.count(encoding_of(content.model.as_ref()), output).await?;
+        let output_tokens = u32::try_from(ours).unwrap_or(u32::MAX);
+        Ok(record::Usage { output_tokens, ..content.estimate.unwrap_or_default() })
     }
 
     /// Counts the outcome of a commit, whoever asked for it.
@@ -139,6 +164,10 @@ impl Api {
             _ => {}
         }
     }
+}
+
+fn encoding_of(model: Option<&ModelName>) -> Encoding {
+    model.map_or_else(Encoding::default, |model| Encoding::of_model(model.as_str()))
 }
 
 pub(super) fn reserve_reply(transaction: &Transaction, replayed: bool) -> ReserveQuotaReply {

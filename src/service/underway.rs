@@ -1,17 +1,18 @@
-//! Charges under way, timed and counted however they end.
+//! Charges and reserves under way, timed and counted however they end.
 
 use std::time::Instant;
 
 use super::metrics::{self, Metrics};
 
-/// What charges.
+/// What charges or holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operation {
     Deduct,
+    Reserve,
     Commit,
 }
 
-/// A charge, from the call to its outcome. When the deadline of the request ends, or the
+/// One of them, from the call to its outcome. When the deadline of the request ends, or the
 /// caller goes away, it is dropped without one and counts as a failure: what a caller is
 /// told then is OVERLOADED, and an outage in which nobody waits for the outcome would
 /// otherwise show in no metric.
@@ -38,6 +39,7 @@ impl Drop for Underway<'_> {
         let (metrics, seconds) = (self.metrics, self.started.elapsed().as_secs_f64());
         let name = match self.operation {
             Operation::Deduct => "deduct",
+            Operation::Reserve => "reserve",
             Operation::Commit => "commit",
         };
         metrics.duration_ms.with_label_values(&[name]).observe(seconds * 1000.0);
@@ -45,10 +47,16 @@ impl Drop for Underway<'_> {
             metrics.quota_deduct_duration_seconds.observe(seconds);
         }
         if !self.has_outcome {
-            metrics.deduct_failure.with_label_values(&[metrics::OVERLOADED]).inc();
-            if self.operation == Operation::Commit {
-                metrics.stream_failed.inc();
+            match self.operation {
+                Operation::Deduct => &metrics.deduct_failure,
+                Operation::Reserve => &metrics.reserve_failure,
+                Operation::Commit => {
+                    metrics.stream_failed.inc();
+                    &metrics.deduct_failure
+                }
             }
+            .with_label_values(&[metrics::OVERLOADED])
+            .inc();
         }
     }
 }

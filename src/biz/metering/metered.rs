@@ -11,8 +11,9 @@ use crate::biz::{
     money::Money,
     record::Usage,
     settlement::{
+        engine::Settled,
         posting::{Commit, RecordIds, Report},
-        transaction::{Reservation, Transaction},
+        transaction::{Reservation, Status, Transaction},
     },
 };
 
@@ -22,71 +23,91 @@ const LARGEST_STEP: u32 = 4_096;
 pub(super) struct Metered {
     /// As it was last committed.
     reservation: Transaction,
-    /// Counted of the output.
+    /// Counted of the output by us.
     counted: u32,
-    /// By the model's vendor, so far.
+    /// Counted by the model's vendor, so far.
     told: Option<Usage>,
-    /// What the hold was last asked to cover, and got less than.
+    /// The hold got less than it was last asked to cover.
     is_short: bool,
+    /// The API key has no tokens left.
+    is_exhausted: bool,
     /// When a report was last sent.
     reported_at: Instant,
     /// Whether it failed, and must not be tried again at once.
     has_failed: bool,
+    /// Whether the gateway was ever told to stop.
+    has_stopped: bool,
 }
 
 impl Metered {
     pub fn new(reservation: Transaction) -> Self {
-        Self { reservation, counted: 0, told: None, is_short: false, reported_at: Instant::now(), has_failed: false }
+        Self {
+            reservation,
+            counted: 0,
+            told: None,
+            is_short: false,
+            is_exhausted: false,
+            has_stopped: false,
+            reported_at: Instant::now(),
+            has_failed: false,
+        }
     }
 
-    pub fn counted(&mut self, output_tokens: usize) {
+    pub fn set_counted(&mut self, output_tokens: usize) {
         self.counted = u32::try_from(output_tokens).unwrap_or(u32::MAX);
     }
 
-    pub fn counted_output(&self) -> u32 {
-        self.counted
+    /// Our count, where it can be compared with the vendor's: of all the output, if any came.
+    pub fn comparable(&self) -> Option<u32> {
+        Some(self.counted).filter(|counted| *counted > 0 && !self.has_stopped)
     }
 
-    /// Takes what the vendor has counted.
+    /// Takes what the vendor has counted, unless it is nothing at all.
     ///
     /// # Errors
     /// [`Error::Invalid`] for what can't be priced, and so could never be charged.
-    pub fn told(&mut self, usage: Usage) -> Result<()> {
+    pub fn set_told(&mut self, usage: Usage) -> Result<()> {
         self.amount(usage)?;
-        self.told = Some(usage);
+        self.told = Some(usage).filter(|usage| usage.tokens() > 0).or(self.told);
         Ok(())
     }
 
     /// What the stream has come to. Until the vendor tells, the input is as estimated.
     pub fn usage(&self) -> Usage {
         let expected = Usage { output_tokens: 0, ..self.reservation.content.estimate.unwrap_or_default() };
+        // Of a stream that is opened again: as it was told before.
+        let reported = self.held().and_then(|held| held.reported);
         let known = match self.told {
             // Some tell the output alone as it grows.
-            Some(told) if told.input_tokens == 0 => Usage { output_tokens: told.output_tokens, ..expected },
+            Some(told) if told.input_tokens == 0 => {
+                Usage { output_tokens: told.output_tokens, ..reported.unwrap_or(expected) }
+            }
             Some(told) => told,
-            None => expected,
+            None => reported.unwrap_or(expected),
         };
         let usage = Usage { output_tokens: known.output_tokens.max(self.counted), ..known };
-        match &self.reservation.reservation {
-            Some(held) => held.with(usage),
-            None => usage,
-        }
+        self.held().map_or(usage, |held| held.with(usage))
     }
 
     /// As [`Self::usage`]; `None` as long as nothing was delivered.
     pub fn delivered(&self) -> Option<Usage> {
         let usage = self.usage();
-        (usage.output_tokens > 0 || self.told.is_some()).then_some(usage)
+        let is_known = self.told.is_some() || self.held().is_some_and(|held| held.reported.is_some());
+        (usage.output_tokens > 0 || is_known).then_some(usage)
     }
 
-    pub fn state(&self) -> State {
+    pub fn state(&mut self) -> State {
+        // While nothing can be held, nobody knows whether there is more.
+        let is_used_up = (self.is_short || self.has_failed) && !self.is_covered(more(self.usage(), 1));
+        let stop = is_used_up || self.is_exhausted;
+        self.has_stopped |= stop;
         let durable = self.held().and_then(|held| held.reported).unwrap_or_default();
         State {
             output_tokens: self.usage().output_tokens,
             durable_output_tokens: durable.output_tokens,
             amount: self.amount(self.usage()).unwrap_or(Money::MAX),
             held: self.held().map_or(Money::ZERO, |held| held.amount),
-            stop: self.is_short && !self.is_covered(more(self.usage(), 1)),
+            stop,
         }
     }
 
@@ -106,13 +127,14 @@ impl Metered {
             // At once, unless that was no use a moment ago.
             return Some(if self.is_short || self.has_failed { next } else { self.reported_at });
         }
-        let durable = self.held().and_then(|held| held.reported);
-        if self.has_failed || self.delivered() != durable {
-            return Some(next);
-        }
         // The hold must not expire while the stream lives.
         let half = (settings.ttl / 2).to_std().unwrap_or(Duration::MAX);
-        self.reported_at.checked_add(half)
+        let renewal = self.reported_at.checked_add(half);
+        let durable = self.held().and_then(|held| held.reported);
+        if self.has_failed || self.delivered() != durable {
+            return Some(renewal.map_or(next, |renewal| renewal.min(next)));
+        }
+        renewal
     }
 
     /// What is to be kept of the stream, and held for it.
@@ -132,12 +154,17 @@ impl Metered {
     ///
     /// # Errors
     /// [`Error::TransactionState`], [`Error::TransactionNotFound`]: the reservation has ended,
-    /// or has another stream.
-    pub fn reported(&mut self, asked: Option<Usage>, settled: Result<Transaction>) -> Result<()> {
+    /// or has another stream. [`Self::is_gone`] tells whether it can still be charged.
+    pub fn set_reported(&mut self, asked: Option<Usage>, settled: Settled) -> Result<()> {
         match settled {
-            Ok(transaction) => {
+            Ok((transaction, _)) if transaction.status == Status::Expired => {
+                self.reservation = transaction;
+                Err(Error::TransactionState("trace_id: the reservation has expired; open another stream".into()))
+            }
+            Ok((transaction, is_exhausted)) => {
                 self.reservation = transaction;
                 self.has_failed = false;
+                self.is_exhausted = is_exhausted;
                 self.is_short = asked.is_some_and(|asked| !self.is_covered(asked));
                 Ok(())
             }
@@ -163,6 +190,11 @@ impl Metered {
             usage,
             record_ids: RecordIds::fresh(),
         }
+    }
+
+    /// Whether an error of a report leaves nothing to settle.
+    pub fn is_gone(&self) -> bool {
+        self.reservation.status == Status::Pending
     }
 
     pub fn reservation(&self) -> &Transaction {

@@ -1,11 +1,18 @@
 //! One stream from its reservation to its charge.
 
-use std::{future::pending, pin::pin, time::Duration};
+use std::{
+    future::pending,
+    pin::{Pin, pin},
+    time::Duration,
+};
 
 use chrono::TimeDelta;
 use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture};
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::{
+        OwnedSemaphorePermit,
+        mpsc::{self, OwnedPermit},
+    },
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -25,6 +32,11 @@ use crate::biz::{
 
 /// Between two attempts to settle a stream that broke.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Attempts that may fail as they should not.
+const MAX_DEFECTS: u32 = 5;
+
+/// What comes of a stream.
+type Events<'e> = Pin<&'e mut (dyn Stream<Item = Result<Event>> + Send)>;
 
 impl Meter {
     /// A place for a stream.
@@ -34,6 +46,14 @@ impl Meter {
     pub fn admit(&self) -> Result<OwnedSemaphorePermit> {
         let place = self.open.clone().try_acquire_owned();
         place.map_err(|_| Error::Overloaded("too many streams are open; retry later".into()))
+    }
+
+    /// What `work` comes to, unless the process is to stop.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`].
+    pub async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T> {
+        self.stop.run_until_cancelled(work).await.ok_or_else(stopping)
     }
 
     /// Reserves, or finds the reservation of a stream that broke and takes it over.
@@ -68,6 +88,9 @@ pub struct Session {
     is_reopened: bool,
 }
 
+/// What can still be read of a stream that broke or must stop, in bytes of output.
+const MAX_LEFT: usize = 1024 * 1024;
+
 /// What ends a stream.
 enum End {
     Finish(Finish),
@@ -93,25 +116,17 @@ impl Session {
         // A place for the last word, which must not get lost.
         let Ok(last) = news.clone().reserve_owned().await else { return self.settle_broken(None).await };
         let _ = news.try_send(News::Opened(Box::new(self.reservation().clone()), self.is_reopened));
-        let end = self.meter(events, &news).await;
+        let mut events = pin!(events);
+        let end = match self.meter(events.as_mut(), &news).await {
+            End::Broken(error) => self.read_on(events, error).await,
+            end => end,
+        };
         drop(news);
         if let Err(error) = self.count_all().await {
             tracing::warn!(%error, trace_id = %self.reservation().trace, "the end of a stream was not counted");
         }
         match end {
-            End::Finish(finish) => match self.finish(finish).await {
-                Ok((transaction, replayed)) => {
-                    last.send(News::Finished(Box::new(transaction.clone()), replayed));
-                    let vendors = finish.usage.and_then(|usage| self.compare(usage, finish.hidden_output_tokens));
-                    Ended { finished: Some(Ok((transaction, replayed))), compared: vendors, settled: None }
-                }
-                Err(error) => {
-                    last.send(News::Failed(error.clone()));
-                    // The outcome may be unknown; what can't be priced is not believed.
-                    let _ = finish.usage.map(|usage| self.metered.told(usage));
-                    self.settle_broken(Some(Err(error))).await
-                }
-            },
+            End::Finish(finish) => self.finish(finish, last).await,
             End::Broken(error) => {
                 last.send(News::Failed(error));
                 self.settle_broken(None).await
@@ -123,9 +138,8 @@ impl Session {
         }
     }
 
-    async fn meter(&mut self, events: impl Stream<Item = Result<Event>> + Send, news: &mpsc::Sender<News>) -> End {
+    async fn meter(&mut self, mut events: Events<'_>, news: &mpsc::Sender<News>) -> End {
         let Meter { settings, stop, .. } = self.meter.clone();
-        let mut events = pin!(events);
         let mut reporting = Reporting::default();
         let mut owes_state = false;
         loop {
@@ -135,13 +149,11 @@ impl Session {
                 // What ends it first, then answers, then what comes: none of them starves
                 // another, for a report is looked after in each round.
                 biased;
-                () = stop.cancelled() => {
-                    return End::Broken(Error::Overloaded("the server is stopping; open the stream again".into()));
-                }
+                () = stop.cancelled() => return End::Broken(stopping()),
                 () = news.closed() => return End::Broken(Error::Overloaded("the gateway has gone".into())),
                 (asked, settled) = reporting.done() => {
-                    if let Err(error) = self.metered.reported(asked, settled.map(|(transaction, _)| transaction)) {
-                        return End::Gone(error);
+                    if let Err(error) = self.metered.set_reported(asked, settled) {
+                        return if self.metered.is_gone() { End::Gone(error) } else { End::Broken(error) };
                     }
                     owes_state = true;
                 }
@@ -152,20 +164,8 @@ impl Session {
                 event = events.next() => {
                     self.heard = Instant::now();
                     owes_state = true;
-                    match event {
-                        Some(Ok(Event::Output(chunk))) => {
-                            if let Err(error) = self.count(chunk).await {
-                                return End::Broken(error);
-                            }
-                        }
-                        Some(Ok(Event::Heartbeat(told))) => {
-                            if let Err(error) = told.map_or(Ok(()), |usage| self.metered.told(usage)) {
-                                return End::Broken(error);
-                            }
-                        }
-                        Some(Ok(Event::Finish(finish))) => return End::Finish(finish),
-                        Some(Err(error)) => return End::Broken(error),
-                        None => return End::Broken(Invalid::new("event", "the stream ended without finish").into()),
+                    if let Some(end) = self.take(event).await {
+                        return end;
                     }
                 }
                 () = sleep_until(next_report.unwrap_or(idle_at).min(idle_at)) => {
@@ -182,10 +182,37 @@ impl Session {
         }
     }
 
+    /// Takes what came of the stream; tells whether that ends it.
+    async fn take(&mut self, event: Option<Result<Event>>) -> Option<End> {
+        let taken = match event {
+            Some(Ok(Event::Output(chunk))) => self.count(chunk).await,
+            Some(Ok(Event::Heartbeat(told))) => told.map_or(Ok(()), |usage| self.metered.set_told(usage)),
+            Some(Ok(Event::Finish(finish))) => return Some(End::Finish(finish)),
+            Some(Err(error)) => Err(error),
+            None => Err(Invalid::new("event", "the stream ended without finish").into()),
+        };
+        taken.err().map(End::Broken)
+    }
+
+    /// What had come already when the stream broke was delivered too, and may even finish it.
+    async fn read_on(&mut self, mut events: Events<'_>, error: Error) -> End {
+        let mut left = MAX_LEFT;
+        while let Some(Some(Ok(event))) = events.next().now_or_never() {
+            if let Event::Output(chunk) = &event {
+                let Some(less) = left.checked_sub(chunk.len()) else { break };
+                left = less;
+            }
+            if let Some(end) = self.take(Some(Ok(event))).await {
+                return end;
+            }
+        }
+        End::Broken(error)
+    }
+
     async fn count(&mut self, chunk: Vec<u8>) -> Result<()> {
         let counter = self.counter.take().ok_or_else(|| Error::Internal("a stream lost its count".into()))?;
         let (counter, tokens) = self.meter.tokens.push(counter, chunk).await?;
-        self.metered.counted(tokens);
+        self.metered.set_counted(tokens);
         self.counter = Some(counter);
         Ok(())
     }
@@ -194,34 +221,59 @@ impl Session {
     async fn count_all(&mut self) -> Result<()> {
         if let Some(counter) = self.counter.take() {
             let tokens = self.meter.tokens.finish(counter).await?;
-            self.metered.counted(tokens);
+            self.metered.set_counted(tokens);
         }
         Ok(())
     }
 
-    async fn finish(&self, finish: Finish) -> Result<(Transaction, bool)> {
-        self.meter.engine.commit(self.metered.commit(finish)).await
+    /// Charges as the gateway says. While the outcome is unknown the very same is asked again,
+    /// though the gateway is told at once: it was its last word.
+    async fn finish(self, finish: Finish, last: OwnedPermit<News>) -> Ended {
+        let Meter { engine, stop, .. } = &self.meter;
+        let commit = self.metered.commit(finish);
+        let mut settled = engine.commit(commit.clone()).await;
+        match &settled {
+            Ok((transaction, replayed)) => {
+                last.send(News::Finished(Box::new(transaction.clone()), *replayed));
+            }
+            Err(error) => {
+                last.send(News::Failed(error.clone()));
+                if matches!(error, Error::Overloaded(_)) {
+                    let again = until_settled(stop, self.deadline(), || engine.commit(commit.clone())).await;
+                    settled = again.map_or(settled, Ok);
+                }
+            }
+        }
+        match settled {
+            Ok(_) => Ended { finished: Some(settled), compared: self.compare(finish), settled: None },
+            // What it asked can't be charged: then what was counted is.
+            Err(_) => self.settle_broken(Some(settled)).await,
+        }
     }
 
-    fn compare(&self, vendors: Usage, hidden_output_tokens: u32) -> Option<Comparison> {
+    fn compare(&self, finish: Finish) -> Option<Comparison> {
         let model = self.reservation().content.model.as_ref();
-        Comparison::new(model, self.metered.counted_output(), vendors, hidden_output_tokens)
+        Comparison::new(model, self.metered.comparable()?, finish.usage?, finish.hidden_output_tokens)
+    }
+
+    /// By then the hold has run out, and the sweep has come.
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.meter.settings.ttl.to_std().unwrap_or_default()
     }
 
     /// Makes what was delivered durable at once, waits for the stream to be opened again,
     /// and charges it where it was not. What can't be settled until the hold expires, or until
     /// the process ends, is left to the sweep.
     async fn settle_broken(self, finished: Option<Result<(Transaction, bool)>>) -> Ended {
+        let deadline = self.deadline();
         let Session { meter, metered, place, .. } = self;
         let Meter { engine, settings, waiting, stop, .. } = &meter;
         drop(place);
-        let deadline = Instant::now() + settings.ttl.to_std().unwrap_or_default();
         let left = Ended { finished, ..Ended::default() };
         // Where too many wait already there is no grace.
         let waits = waiting.try_acquire();
         if waits.is_ok() {
-            let grace = TimeDelta::from_std(settings.grace).unwrap_or(settings.ttl);
-            let report = metered.report(grace, None);
+            let report = metered.report(settings.ttl, None);
             if until_settled(stop, deadline, || engine.report(report.clone())).await.is_none()
                 || stop.run_until_cancelled(sleep(settings.grace)).await.is_none()
             {
@@ -265,20 +317,26 @@ async fn until_settled<T, F: Future<Output = Result<T>>>(
     deadline: Instant,
     attempt: impl Fn() -> F,
 ) -> Option<T> {
+    let mut defects = 0;
     loop {
-        match attempt().await {
+        let error = match attempt().await {
             Ok(done) => return Some(done),
-            Err(Error::Overloaded(_)) if !stop.is_cancelled() && Instant::now() + PAUSE < deadline => {
-                stop.run_until_cancelled(sleep(PAUSE)).await;
-            }
             // Ended, or taken over.
             Err(Error::TransactionState(_) | Error::TransactionNotFound(_)) => return None,
-            Err(error) => {
-                tracing::warn!(%error, "a stream that broke is left to the sweep");
-                return None;
-            }
+            Err(error) => error,
+        };
+        defects += u32::from(matches!(error, Error::Internal(_)));
+        let may_pass = matches!(error, Error::Overloaded(_) | Error::Internal(_)) && defects < MAX_DEFECTS;
+        if !may_pass || stop.is_cancelled() || Instant::now() + PAUSE >= deadline {
+            tracing::warn!(%error, "a stream that broke is left to the sweep");
+            return None;
         }
+        stop.run_until_cancelled(sleep(PAUSE)).await;
     }
+}
+
+fn stopping() -> Error {
+    Error::Overloaded("the server is stopping; open the stream again".into())
 }
 
 fn take_over(reservation: &Transaction, stream: Uuid, ttl: TimeDelta) -> Report {

@@ -115,13 +115,21 @@ impl Engine {
         self.settle(Posting::Reserve(reserve))
     }
 
-    /// Keeps what a stream has delivered so far, and makes its hold grow.
+    /// Keeps what a stream has delivered so far, and makes its hold grow. Tells whether its API
+    /// key has no tokens left. An EXPIRED reservation came back because its hold ran out
+    /// first: then nothing was kept.
     ///
     /// # Errors
     /// [`Error::TransactionNotFound`]; [`Error::TransactionState`] where the reservation has
     /// ended or another stream meters it; [`Error::Overloaded`], [`Error::Internal`].
     pub fn report(&self, report: Report) -> impl Future<Output = Settled> + Send + 'static {
-        self.settle(Posting::Report(report))
+        let outcome = self.post(Posting::Report(report));
+        async {
+            match outcome.await? {
+                Outcome::Reported { transaction, is_exhausted } => Ok((transaction, is_exhausted)),
+                other => Err(unexpected(other)),
+            }
+        }
     }
 
     /// Charges what a reserved call delivered.

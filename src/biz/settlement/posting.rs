@@ -134,8 +134,8 @@ pub struct Release {
     pub request: Uuid,
 }
 
-/// Ends a reservation that nobody ends, if it still holds something: what was reported of
-/// its stream is charged, and a hold without a report is freed.
+/// Ends a reservation that nobody ends: what was reported of its stream is charged, and a
+/// hold without a report is freed.
 #[derive(Debug, Clone)]
 pub struct Expire {
     pub user: UserId,
@@ -246,10 +246,16 @@ pub enum Outcome {
         /// Whether the account is new.
         created: bool,
     },
-    /// Of a charge, a reserve, a report, a commit and a release.
+    /// Of a charge, a reserve, a commit and a release.
     Settled {
         transaction: Transaction,
         replayed: bool,
+    },
+    Reported {
+        /// PENDING, or EXPIRED where the sweep came first: then nothing was kept.
+        transaction: Transaction,
+        /// The API key has no tokens left for it.
+        is_exhausted: bool,
     },
     Ended {
         /// EXPIRED or COMMITTED; `None` where there was nothing to end.

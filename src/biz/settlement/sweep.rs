@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use super::{
     engine::Engine,
     posting::{Cause, Expire, RecordIds},
-    transaction::{Due, Status, TransactionStore},
+    transaction::{Due, Status, Transaction, TransactionStore},
 };
 use crate::biz::{calendar::Calendar, error::Result};
 
@@ -24,11 +24,17 @@ pub struct Swept {
 }
 
 /// Ends every reservation that is past its expiry now, through the lanes. A commit or a
-/// release that comes first wins; several sweeps at once end each of them once.
+/// release that comes first wins; several sweeps at once end each of them once. Tells
+/// `on_ended` of each.
 ///
 /// # Errors
 /// [`crate::biz::error::Error::Overloaded`] or Internal when the expired ones can't be read.
-pub async fn sweep(store: &dyn TransactionStore, engine: &Engine, calendar: &Calendar) -> Result<Swept> {
+pub async fn sweep(
+    store: &dyn TransactionStore,
+    engine: &Engine,
+    calendar: &Calendar,
+    on_ended: impl Fn(&Transaction),
+) -> Result<Swept> {
     let until = calendar.now().utc;
     let mut swept = Swept::default();
     let mut last: Option<Due> = None;
@@ -44,10 +50,15 @@ pub async fn sweep(store: &dyn TransactionStore, engine: &Engine, calendar: &Cal
             async { (trace, posted.await) }
         }));
         for (trace, posted) in posted.await {
-            match posted.map(|ended| ended.map(|transaction| transaction.status)) {
+            match posted {
                 Ok(None) => {}
-                Ok(Some(Status::Committed)) => swept.charged += 1,
-                Ok(Some(_)) => swept.freed += 1,
+                Ok(Some(ended)) => {
+                    on_ended(&ended);
+                    match ended.status {
+                        Status::Committed => swept.charged += 1,
+                        _ => swept.freed += 1,
+                    }
+                }
                 Err(error) => {
                     tracing::warn!(%error, trace_id = %trace, "an expired reservation could not be ended");
                     swept.failed += 1;

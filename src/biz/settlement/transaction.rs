@@ -11,6 +11,7 @@ use crate::biz::{
     catalog::QuotaUnit,
     error::{Invalid, StoreError},
     ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
+    key_quota::Take,
     money::Money,
     prices::PriceVersion,
     record::Usage,
@@ -56,6 +57,14 @@ impl Transaction {
             (QuotaUnit::Tokens, Some(usage)) => u32::try_from(usage.tokens()).unwrap_or(u32::MAX),
             _ => self.content.count,
         }
+    }
+
+    /// What it took of the quotas of its API key while it is PENDING: what was expected, or
+    /// came already.
+    pub fn held_take(&self) -> Take {
+        let Some(reservation) = &self.reservation else { return Take::default() };
+        let tokens = [self.content.estimate, reservation.reported].into_iter().flatten();
+        Take::call(tokens.max_by_key(Usage::tokens), reservation.amount)
     }
 
     /// The version that its amount follows from, or while it is pending its hold.

@@ -42,6 +42,8 @@ pub struct Metrics {
     pub deduct_success: IntCounter,
     /// By reason, as in the error table, in lower case; [`FAILURES`] and refusals.
     pub deduct_failure: IntCounterVec,
+    /// As [`Self::deduct_failure`], of reserves and of streams that open.
+    pub reserve_failure: IntCounterVec,
     pub idempotent_hit: IntCounter,
     pub idempotent_conflict: IntCounter,
     pub stream_pending_created: IntCounter,
@@ -96,9 +98,11 @@ impl Metrics {
         )?;
         registry.register(Box::new(rate_limit_local.clone()))?;
         let deduct_failure = counters("billing_deduct_failure", "Charges refused or failed", &["reason"])?;
+        let reserve_failure = counters("billing_reserve_failure", "Reserves refused or failed", &["reason"])?;
         for reason in FAILURES {
             // Shown from the start: a rate does not see the step to a counter's first value.
             deduct_failure.with_label_values(&[reason]);
+            reserve_failure.with_label_values(&[reason]);
         }
         Ok(Self {
             quota_check_total: counters("billing_quota_check_total", "Quota checks", &["service", "result"])?,
@@ -111,6 +115,7 @@ impl Metrics {
             balance_amount,
             deduct_success: counter("billing_deduct_success", "Charges acknowledged")?,
             deduct_failure,
+            reserve_failure,
             idempotent_hit: counter("billing_idempotent_hit", "Retries answered with their first outcome")?,
             idempotent_conflict: counter("billing_idempotent_conflict", "Ids used again with other content")?,
             stream_pending_created: counter("billing_stream_pending_created", "Reservations made")?,

@@ -138,7 +138,7 @@ impl Book<'_> {
         let taken = Take::call(delivered.usage, split.amount);
         let held = match first.status {
             Status::Expired => Take::default(),
-            _ => Take::call(first.content.estimate, reservation.amount),
+            _ => first.held_take(),
         };
         self.count_end(first, reservation.day, taken - held);
         self.record(Entry {
@@ -174,11 +174,13 @@ impl Book<'_> {
             Err(Error::TransactionNotFound(_)) => return Ok(Outcome::Ended { transaction: None }),
             Err(error) => return Err(error),
         };
-        let is_its_time = match &request.cause {
-            Cause::Expired => reservation.expires_at <= self.batch.at.utc,
-            Cause::Broken { stream, .. } => first.record_id == *stream,
+        let ends = match (&request.cause, first.status) {
+            (Cause::Expired, Status::Pending) => reservation.expires_at <= self.batch.at.utc,
+            // Where the sweep came first, the work was delivered all the same.
+            (Cause::Broken { stream, .. }, Status::Pending | Status::Expired) => first.record_id == *stream,
+            _ => false,
         };
-        if first.status != Status::Pending || !is_its_time {
+        if !ends {
             return Ok(Outcome::Ended { transaction: None });
         }
         let usage = match request.cause {
@@ -188,11 +190,12 @@ impl Book<'_> {
                 OnExpiry::Release => None,
             },
         };
-        let transaction = match usage {
+        let transaction = match usage.filter(|usage| usage.tokens() > 0) {
             Some(usage) => {
                 let delivered = Delivered::stream(&first, usage);
                 self.deliver(&first, reservation, delivered, request.record_ids)?
             }
+            None if first.status == Status::Expired => first,
             None => {
                 let transaction = Transaction { status: Status::Expired, ..first.clone() };
                 self.let_go(&first, &reservation, transaction.clone())?;
@@ -212,7 +215,7 @@ impl Book<'_> {
             if held.free > 0 {
                 self.changed_quotas.insert(quota_key);
             }
-            self.count_end(first, held.day, Take::default() - Take::call(first.content.estimate, held.amount));
+            self.count_end(first, held.day, Take::default() - first.held_take());
         }
         self.write(after, Some(first.status));
         Ok(())
@@ -256,8 +259,13 @@ impl Book<'_> {
 
     /// Notes the new state of a reservation; `was` is its status before this posting.
     pub(super) fn write(&mut self, transaction: Transaction, was: Option<Status>) {
-        let key = (transaction.user.clone(), transaction.trace.clone());
         self.changed.insert(transaction.user.clone());
+        self.write_alone(transaction, was);
+    }
+
+    /// As [`Self::write`], where nothing of the account has changed with it.
+    pub(super) fn write_alone(&mut self, transaction: Transaction, was: Option<Status>) {
+        let key = (transaction.user.clone(), transaction.trace.clone());
         // The first change of the batch tells what stands in the table.
         self.changed_reservations.entry(key.clone()).or_insert(was);
         self.state.transactions.insert(key, transaction);

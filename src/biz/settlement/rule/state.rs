@@ -98,7 +98,7 @@ impl Writes {
 
     /// Whether there is nothing to write, as in a batch of refusals, replays and openings.
     pub fn is_empty(&self) -> bool {
-        self.balances.is_empty() && self.orders.is_empty()
+        self.balances.is_empty() && self.orders.is_empty() && self.reservations.is_empty()
     }
 }
 

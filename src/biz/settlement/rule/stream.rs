@@ -4,7 +4,7 @@ use super::{Book, reservation::state};
 use crate::biz::{
     charge::{self, Split},
     error::Error,
-    key_quota::{self, Take},
+    key_quota::{self, QuotaType},
     money::Money,
     record::Usage,
     settlement::{
@@ -17,16 +17,18 @@ impl Book<'_> {
     /// Keeps what a stream has delivered, and lets its hold grow. Repeating it changes nothing.
     pub(super) fn report(&mut self, request: &Report) -> Result<Outcome, Error> {
         let (first, reservation) = self.reservation(&request.user, &request.trace)?;
+        let is_its_own = first.record_id == request.stream;
         match first.status {
-            Status::Pending => {}
+            Status::Pending if is_its_own || request.takes_over => {}
+            // The sweep came first. What it delivered is still charged when it ends.
+            Status::Expired if is_its_own => return Ok(Outcome::Reported { transaction: first, is_exhausted: true }),
+            Status::Pending => return Err(state("another stream meters the reservation")),
+            Status::Expired => return Err(state("the reservation has expired; commit what it delivered")),
             Status::Committed => return Err(state("the reservation was committed")),
             Status::Released => return Err(state("the reservation was released")),
-            Status::Expired => return Err(state("the reservation has expired; commit what it delivered")),
         }
-        if !request.takes_over && first.record_id != request.stream {
-            return Err(state("another stream meters the reservation"));
-        }
-        if let Some(usage) = request.usage.filter(|usage| usage.tokens() > 0) {
+        let usage = request.usage.filter(|usage| usage.tokens() > 0);
+        if let Some(usage) = usage {
             // Or it could never be charged, and its hold never be freed.
             first.priced(&Delivered::stream(&first, usage))?;
         }
@@ -36,18 +38,28 @@ impl Book<'_> {
             .utc
             .checked_add_signed(request.ttl)
             .ok_or_else(|| Error::Internal("the expiry is beyond the calendar".into()))?;
-        let hold = match request.target {
+        let (free, amount) = match request.target {
             Some(target) => self.grow(&first, &reservation, target)?,
             None => (reservation.free, reservation.amount),
         };
-        let reported = request.usage.map(|usage| reservation.with(usage)).or(reservation.reported);
+        let reported = usage.map(|usage| reservation.with(usage)).or(reservation.reported);
+        let day = reservation.day;
+        let has_grown = (free, amount) != (reservation.free, reservation.amount);
         let transaction = Transaction {
             record_id: request.stream,
-            reservation: Some(Reservation { free: hold.0, amount: hold.1, reported, expires_at, ..reservation }),
+            reservation: Some(Reservation { free, amount, reported, expires_at, ..reservation }),
             ..first.clone()
         };
-        self.write(transaction.clone(), Some(first.status));
-        Ok(Outcome::Settled { transaction, replayed: false })
+        self.count_end(&first, day, transaction.held_take() - first.held_take());
+        let reported_tokens = reported.map_or(0, |reported| reported.tokens() as i64);
+        let is_exhausted = reported_tokens >= transaction.held_take().tokens
+            && self.left_of_key(&transaction, QuotaType::Tokens) == Some(0);
+        match has_grown {
+            true => self.write(transaction.clone(), Some(first.status)),
+            // Reports come often, and checks need not hear of those that change no account.
+            false => self.write_alone(transaction.clone(), Some(first.status)),
+        }
+        Ok(Outcome::Reported { transaction, is_exhausted })
     }
 
     /// Holds more of the account, for what the reservation may come to: free units first, then
@@ -57,7 +69,7 @@ impl Book<'_> {
         let Ok((units, full_cost)) = first.priced(&Delivered::stream(first, target)) else {
             return Ok((held.free, held.amount));
         };
-        let allowed = key_quota::amount_left(&self.state.key_quotas, first.content.api_key.as_ref(), self.batch.at);
+        let allowed = self.left_of_key(first, QuotaType::Amount).map_or(Money::MAX, Money::from_micros);
         let quota_key = (first.user.clone(), held.month(), first.content.service.clone());
         let (balance, quota) = self.held_account(&quota_key)?;
 
@@ -69,7 +81,13 @@ impl Book<'_> {
         if free > held.free {
             self.changed_quotas.insert(quota_key);
         }
-        self.count_end(first, held.day, Take { amount: more, ..Take::default() });
         Ok((free, held.amount.plus(more)))
+    }
+
+    /// What a reservation may still take of a quota of its API key, in the period that it
+    /// counts to.
+    fn left_of_key(&self, first: &Transaction, kind: QuotaType) -> Option<i64> {
+        let day = first.reservation.as_ref()?.day;
+        key_quota::left(&self.state.key_quotas, first.content.api_key.as_ref(), kind, (day, first.created_at))
     }
 }
