@@ -189,7 +189,9 @@ impl Book<'_> {
                 OnExpiry::Release => None,
             },
         };
-        let transaction = match usage {
+        // No tokens are nothing that was delivered: most prices have no answer to them, and the
+        // hold would never end.
+        let transaction = match usage.filter(|usage| usage.tokens() > 0) {
             Some(usage) => {
                 let delivered = Delivered { count: first.content.count, cost: None, usage: Some(usage) };
                 self.deliver(&first, reservation, delivered, request.record_ids)?
