@@ -153,7 +153,7 @@ impl<'h, S: Stage> Play<'h, S> {
         (self.models.iter().map(Model::without_notes).collect(), self.shared.key.used(self.moment()))
     }
 
-    /// Accounts, caps, quotas and orders; and the audit.
+    /// Accounts, caps and quotas; and the audit.
     async fn compare(&self) -> Played {
         let (case, moment) = (self.postings.case, self.moment());
         for (number, model) in (0u8..).zip(&self.models) {
@@ -173,10 +173,6 @@ impl<'h, S: Stage> Play<'h, S> {
                     prop_assert!(quota.used + quota.held <= SERVICES[usize::from(of)].free_units);
                 }
             }
-            for order in 0..ORDERS {
-                let stored = self.stage.order(&order_id(case, number, order)).await.unwrap();
-                prop_assert_eq!(order_state(&stored), model.orders[usize::from(order)]);
-            }
         }
         let key = api_key(case);
         let quotas = self.stage.key_quotas(&key).await;
@@ -188,7 +184,7 @@ impl<'h, S: Stage> Play<'h, S> {
         Ok(())
     }
 
-    /// Every transaction, record and day, and what a sweep would find.
+    /// Every transaction, record, order and day, and what a sweep would find.
     async fn compare_all(&self) -> Played {
         for (number, model) in (0u8..).zip(&self.models) {
             let user = user(self.postings.case, number);
@@ -199,6 +195,11 @@ impl<'h, S: Stage> Play<'h, S> {
             let mut records: Vec<_> = self.stage.records(&user).await.iter().map(line).collect();
             records.sort_unstable();
             prop_assert_eq!(records, lines(model));
+
+            for order in 0..ORDERS {
+                let stored = self.stage.order(&order_id(self.postings.case, number, order)).await.unwrap();
+                prop_assert_eq!(order_state(&stored), model.orders[usize::from(order)]);
+            }
 
             let span = DaySpan { first: self.calendar.at(self.start).day, last: self.at.day };
             let days = self.stage.daily(&user, span).await.into_iter().map(|of| {

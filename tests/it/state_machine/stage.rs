@@ -66,7 +66,8 @@ impl Stage for Books {
     }
 
     async fn quotas(&self, user: &UserId, number: u32) -> Vec<Quota> {
-        let of = |of: u8| Books::quota(self, &(user.clone(), month(number), service(of))).unwrap_or_default();
+        let month = month(number);
+        let of = |of: u8| Books::quota(self, &(user.clone(), month, service(of))).unwrap_or_default();
         (0..SERVICES.len() as u8).map(of).collect()
     }
 

@@ -42,10 +42,11 @@ pub fn histories() -> impl Strategy<Value = History> {
     ];
     let policies = prop::array::uniform4(policy());
     // Who has nothing at first can only meet the free quotas.
-    let credits = prop::option::weighted(0.9, 5..160i64);
-    let streams = prop::collection::vec(stream(), 0..4);
-    (start, policies, any::<bool>(), credits, prop::collection::vec(round(), 1..9), streams).prop_map(
-        |(start, policies, daily_amount, credits, mut rounds, streams)| {
+    let credits = prop::option::weighted(0.8, 5..120i64);
+    let streams = prop::collection::vec(stream(), 0..5);
+    let has_debt = prop::bool::weighted(0.2);
+    (start, policies, any::<bool>(), (credits, has_debt), prop::collection::vec(round(), 1..9), streams).prop_map(
+        |(start, policies, daily_amount, (credits, has_debt), mut rounds, streams)| {
             for (user, mut places, steps) in streams {
                 places.sort_unstable();
                 for (place, step) in places.into_iter().zip(steps) {
@@ -53,11 +54,24 @@ pub fn histories() -> impl Strategy<Value = History> {
                     rounds[number].steps.push((user, step));
                 }
             }
+            if has_debt {
+                let middle = rounds.len() / 2;
+                rounds[middle].steps.extend(debt());
+            }
             let opening = |amount| (0..USERS).map(move |user| (user, Step::Adjust { id: u8::MAX, amount }));
             rounds[0].steps.splice(0..0, credits.into_iter().flat_map(opening));
             History { start, policies, daily_amount, rounds }
         },
     )
+}
+
+/// A commit far beyond the free quota and all that anybody has, for which its service may
+/// take the balance below zero.
+fn debt() -> [(u8, Step); 2] {
+    let trace = u8::MAX;
+    let call = Call { trace, service: 0, count: 1, cost: None, keyed: false, model: 0, tokens: None };
+    let commit = Step::Commit { trace, count: Some(2 * SERVICES[0].free_units), cost: Some(1_000), tokens: None };
+    [(0, Step::Reserve { call, stream: 0 }), (0, commit)]
 }
 
 /// Places in a history, from its beginning to its end.
@@ -85,11 +99,11 @@ fn policy() -> impl Strategy<Value = Policy> {
 }
 
 fn user() -> BoxedStrategy<u8> {
-    prop_oneof![2 => Just(0u8), 1 => 1..USERS].boxed()
+    prop_oneof![3 => Just(0u8), 1 => 1..USERS].boxed()
 }
 
 fn round() -> impl Strategy<Value = Round> {
-    let steps = prop::collection::vec((user(), step()), 1..7);
+    let steps = prop::collection::vec((user(), step()), 1..6);
     // No time, less and more than a hold lasts, over the end of a day and of a month.
     let minutes =
         prop_oneof![4 => Just(0u32), 4 => 1..8u32, 2 => 9..30u32, 1 => Just(24 * 60), 1 => Just(20 * 24 * 60)];
@@ -134,8 +148,10 @@ fn report(trace: BoxedStrategy<u8>) -> impl Strategy<Value = Step> {
 }
 
 fn end(trace: BoxedStrategy<u8>) -> impl Strategy<Value = Step> {
+    // Some so dear that they leave a debt.
+    let cost = prop::option::weighted(0.4, prop_oneof![1 => 1..60i64, 1 => 60..400i64]);
     prop_oneof![
-        4 => (trace.clone(), prop::option::of(1..12u32), prop::option::weighted(0.3, 1..60i64), some_tokens())
+        4 => (trace.clone(), prop::option::of(1..12u32), cost, some_tokens())
             .prop_map(|(trace, count, cost, tokens)| Step::Commit { trace, count, cost, tokens }),
         1 => trace.clone().prop_map(|trace| Step::Release { trace }),
         3 => trace.clone().prop_map(|trace| Step::Expire { trace }),

@@ -153,6 +153,8 @@ impl Model {
 
         let (free, due) = prices::split(units, cost, self.free_left(made.month, call.service));
         let overrun = self.policies[usize::from(call.service)].overrun;
+        let is_in_debt = due > 0 && self.balance < self.held();
+        self.note("a spill meets a debt", is_in_debt && overrun == Overrun::Spilled);
         let limit = match overrun {
             Overrun::Charged => due,
             Overrun::Capped => hold.amount,

@@ -56,30 +56,33 @@ impl Model {
     /// Holds one more unit, and one more millionth, for as long as the target asks for it and
     /// anything is left.
     fn grow(&mut self, trace: u8, target: Tokens, now: Moment, key: &mut Key) {
-        let entry = self.entries[&trace].clone();
+        let entry = &self.entries[&trace];
         let (call, made) = (entry.call, entry.made);
         let delivered = Delivered { count: call.count, cost: None, tokens: Some(target) };
-        let (Some(hold), Some((units, cost))) = (&entry.hold, entry.priced(delivered)) else { return };
-        let mut free = hold.free;
-        while free < units && self.free_left(made.month, call.service) > 0 {
+        let (Some(held), Some((units, cost))) = (entry.hold.clone(), entry.priced(delivered)) else { return };
+        let mut free_left = self.free_left(made.month, call.service);
+        let mut free = held.free;
+        while free < units && free_left > 0 {
             free += 1;
-            self.hold_mut(trace).unwrap().free = free;
+            free_left -= 1;
         }
-        // What of it would be free, were it to end now.
         let (_, wanted) = prices::split(units, cost, free);
-        let mut amount = hold.amount;
-        let funds = |model: &Self| model.balance - model.held();
+        let mut funds = self.balance - self.held();
         let mut allowed = key.amount_left(call, now);
-        while amount < wanted && funds(self) > 0 && allowed.is_none_or(|left| left > 0) {
+        let mut amount = held.amount;
+        while amount < wanted && funds > 0 && allowed.is_none_or(|left| left > 0) {
             amount += 1;
+            funds -= 1;
             allowed = allowed.map(|left| left - 1);
-            self.hold_mut(trace).unwrap().amount = amount;
         }
-        key.take(call, made, [0, 0, amount - hold.amount]);
-        self.note("free units are held with a stream", free > hold.free);
-        self.note("a hold grows", amount > hold.amount);
-        self.note("a hold grows as far as the balance", amount < wanted && funds(self) <= 0);
+        key.take(call, made, [0, 0, amount - held.amount]);
+        if let Some(hold) = self.hold_mut(trace) {
+            (hold.free, hold.amount) = (free, amount);
+        }
+        self.note("free units are held with a stream", free > held.free);
+        self.note("a hold grows", amount > held.amount);
+        self.note("a hold grows as far as the balance", amount < wanted && funds <= 0);
         self.note("a hold grows as far as the key", amount < wanted && allowed == Some(0));
-        self.note("a hold grows after midnight", amount > hold.amount && made.day != now.day);
+        self.note("a hold grows after midnight", amount > held.amount && made.day != now.day);
     }
 }
