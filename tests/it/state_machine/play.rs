@@ -6,6 +6,7 @@ use std::{
 };
 
 use billing_service::biz::{
+    account::Account,
     audit,
     calendar::{BillingTime, Calendar, DaySpan, SystemClock},
     key_quota::{NewKeyQuota, Period, QuotaType},
@@ -158,16 +159,17 @@ impl<'h, S: Stage> Play<'h, S> {
         let (case, moment) = (self.postings.case, self.moment());
         for (number, model) in (0u8..).zip(&self.models) {
             let user = user(case, number);
-            let balance = self.stage.balance(&user).await;
-            prop_assert_eq!((balance.amount.micros(), balance.held.micros()), (model.balance, model.held()));
-            let calls = self.stage.requests(&user).await.map(|requests| requests.used(self.at));
-            let expected = model.calls(moment).map(|(daily, monthly)| (daily as u32, monthly as u32));
-            // A user of whom nothing is known but caps has no account yet.
-            let nothing = calls.is_none() && expected == Some((0, 0));
-            prop_assert!(nothing || calls == expected, "{:?} is {:?}", calls, expected);
-            prop_assert!(model.overdrawn || balance.available() >= Money::ZERO);
             for month in &self.months {
-                for (of, quota) in (0u8..).zip(self.stage.quotas(&user, *month).await) {
+                let Account { balance, quotas, requests } = self.stage.account(&user, *month).await;
+                prop_assert_eq!((balance.amount.micros(), balance.held.micros()), (model.balance, model.held()));
+                prop_assert!(model.overdrawn || balance.available() >= Money::ZERO);
+                let calls = requests.map(|requests| requests.used(self.at));
+                let expected = model.calls(moment).map(|(daily, monthly)| (daily as u32, monthly as u32));
+                // A user of whom nothing is known but caps has no account yet.
+                let nothing = calls.is_none() && expected == Some((0, 0));
+                prop_assert!(nothing || calls == expected, "{:?} is {:?}", calls, expected);
+                for of in 0..SERVICES.len() as u8 {
+                    let quota = quotas.get(&service(of)).copied().unwrap_or_default();
                     let expected = (model.used(*month, of), model.held_free(*month, of));
                     prop_assert_eq!((quota.used, quota.held), expected);
                     prop_assert!(quota.used + quota.held <= SERVICES[usize::from(of)].free_units);
@@ -251,7 +253,9 @@ impl<'h, S: Stage> Play<'h, S> {
             prop_assert_eq!(answers, expected);
         }
         for number in 0..USERS {
-            prop_assert_eq!(self.stage.balance(&user(self.postings.case, number)).await.held, Money::ZERO);
+            let user = user(self.postings.case, number);
+            let account = self.stage.account(&user, self.moment().month).await;
+            prop_assert_eq!(account.balance.held, Money::ZERO);
         }
         Ok(())
     }

@@ -7,12 +7,12 @@ use std::{
 
 use billing_service::{
     biz::{
-        account::{Balance, Quota},
+        account::{Account, Balance},
         audit::Evidence,
         calendar::{BillingTime, DaySpan},
         ids::{ApiKeyId, OrderId, TraceId, UserId},
         key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
-        limit::{Caps, LimitStore, Requests},
+        limit::{Caps, LimitStore},
         paging::PageStart,
         recharge::order::{Order, OrderStore},
         record::{Record, RecordFilter},
@@ -39,11 +39,9 @@ const ALL: u32 = 10_000;
 
 pub trait Stage {
     async fn settle(&self, batch: &Batch) -> Vec<Outcome>;
-    async fn balance(&self, user: &UserId) -> Balance;
-    /// Of each service; zeros while it was never needed.
-    async fn quotas(&self, user: &UserId, month: u32) -> Vec<Quota>;
+    /// With its quotas of a month; an empty one where there is none.
+    async fn account(&self, user: &UserId, month: u32) -> Account;
     async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime);
-    async fn requests(&self, user: &UserId) -> Option<Requests>;
     async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime);
     async fn key_quotas(&self, key: &ApiKeyId) -> KeyQuotas;
     async fn keep_order(&self, order: &Order);
@@ -61,22 +59,16 @@ impl Stage for Books {
         Ledger::settle(self, batch).await.unwrap().outcomes
     }
 
-    async fn balance(&self, user: &UserId) -> Balance {
-        Books::balance(self, user)
-    }
-
-    async fn quotas(&self, user: &UserId, number: u32) -> Vec<Quota> {
+    async fn account(&self, user: &UserId, number: u32) -> Account {
         let month = month(number);
-        let of = |of: u8| Books::quota(self, &(user.clone(), month, service(of))).unwrap_or_default();
-        (0..SERVICES.len() as u8).map(of).collect()
+        let services = (0..SERVICES.len() as u8).map(service);
+        let quotas = services.filter_map(|of| Some((of.clone(), Books::quota(self, &(user.clone(), month, of))?)));
+        let requests = Books::requests(self, user);
+        Account { balance: Books::balance(self, user), quotas: quotas.collect(), requests }
     }
 
     async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) {
         Books::set_caps(self, user, caps, at);
-    }
-
-    async fn requests(&self, user: &UserId) -> Option<Requests> {
-        Books::requests(self, user)
     }
 
     async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime) {
@@ -121,22 +113,13 @@ impl Stage for Arc<dyn Store> {
         Ledger::settle(&**self, batch).await.unwrap().outcomes
     }
 
-    async fn balance(&self, user: &UserId) -> Balance {
-        let account = self.account(user, month(0)).await.unwrap();
-        account.map_or_else(Balance::default, |account| account.balance)
-    }
-
-    async fn quotas(&self, user: &UserId, number: u32) -> Vec<Quota> {
-        let quotas = self.account(user, month(number)).await.unwrap().map_or_else(BTreeMap::new, |found| found.quotas);
-        (0..SERVICES.len() as u8).map(|of| quotas.get(&service(of)).copied().unwrap_or_default()).collect()
+    async fn account(&self, user: &UserId, number: u32) -> Account {
+        let account = (**self).account(user, month(number)).await.unwrap();
+        account.unwrap_or_else(|| Account { balance: Balance::default(), quotas: BTreeMap::new(), requests: None })
     }
 
     async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) {
         LimitStore::set_caps(&**self, user, caps, at).await.unwrap();
-    }
-
-    async fn requests(&self, user: &UserId) -> Option<Requests> {
-        self.account(user, month(0)).await.unwrap()?.requests
     }
 
     async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime) {
