@@ -51,10 +51,10 @@ impl Api {
             let mut messages = messages;
             match api.open_stream(&mut messages, fill).await {
                 Ok(session) => {
-                    api.metrics.streams.opened();
+                    let open = api.metrics.streams.open();
                     let ended = session.run(events(messages), news).await;
-                    api.metrics.streams.closed();
                     api.count_stream(ended);
+                    drop(open);
                 }
                 // The first news: there is room for it.
                 Err(error) => drop(news.try_send(News::Failed(error))),

@@ -5,41 +5,9 @@ use std::time::Duration;
 use billing_service::service::proto::{CommitReservationRequest, ReserveQuotaRequest};
 use futures_util::future::join_all;
 use rstest::rstest;
-use sqlx::Connection;
 use tonic::Code;
 
-use crate::harness::{Backend, Database, MySql, Service, Sqlite, charge, code_of, traced};
-
-/// Holds the lock that settling an account of `u` needs, until dropped or rolled back.
-enum Lock {
-    MySql(sqlx::MySqlConnection),
-    Sqlite(sqlx::SqliteConnection),
-}
-
-impl Lock {
-    async fn take(database: &Database) -> Self {
-        match database.backend {
-            MySql => {
-                let mut connection = database.mysql().await;
-                let sql = "BEGIN; SELECT * FROM user_balance WHERE user_id = 'u' FOR UPDATE";
-                sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
-                Lock::MySql(connection)
-            }
-            Sqlite => {
-                let mut connection = database.sqlite().await;
-                sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut connection).await.unwrap();
-                Lock::Sqlite(connection)
-            }
-        }
-    }
-
-    async fn release(self) {
-        match self {
-            Lock::MySql(connection) => connection.close().await.unwrap(),
-            Lock::Sqlite(connection) => connection.close().await.unwrap(),
-        }
-    }
-}
+use crate::harness::{Backend, MySql, Service, Sqlite, charge, code_of, lock::Lock, traced};
 
 const ONE_SMALL_LANE: &[(&str, &str)] = &[
     ("billing.settlement", "{lanes: 1, queue: 10, batch: 5, max_wait: 30s, patience: 30s}"),

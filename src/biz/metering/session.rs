@@ -116,7 +116,7 @@ impl Session {
         // A place for the last word, which must not get lost.
         let Ok(last) = news.clone().reserve_owned().await else { return self.settle_broken(None).await };
         let _ = news.try_send(News::Opened(Box::new(self.reservation().clone()), self.is_reopened));
-        let mut events = pin!(events);
+        let mut events = pin!(events.fuse());
         let end = match self.meter(events.as_mut(), &news).await {
             End::Broken(error) => self.read_on(events, error).await,
             end => end,

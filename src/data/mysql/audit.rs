@@ -169,11 +169,14 @@ const BOOKS: &[(&str, Note)] = &[
          GROUP BY user_id, service_name, month",
         note_reservations,
     ),
+    // Found where they expire, but for streams that reported, which stand where they began:
+    // those alone are looked for among all.
     (
         "SELECT t.user_id, COUNT(*) FROM billing_transaction t \
          LEFT JOIN reservation_expiry e ON e.expires_at = t.expires_at AND e.user_id = t.user_id \
          AND e.trace_id = t.trace_id \
-         WHERE t.status = 'PENDING' AND e.user_id IS NULL AND t.user_id BETWEEN ? AND ? GROUP BY t.user_id",
+         WHERE t.status = 'PENDING' AND e.user_id IS NULL AND t.user_id BETWEEN ? AND ? \
+         AND (t.user_id, t.trace_id) NOT IN (SELECT user_id, trace_id FROM reservation_expiry) GROUP BY t.user_id",
         |evidence, row| {
             evidence.stranded = number(row, 1)?;
             Ok(())

@@ -136,6 +136,7 @@ impl Metrics {
     /// # Errors
     /// A metric that can't be encoded; only a defect.
     pub fn render(&self) -> prometheus::Result<Vec<u8>> {
+        self.streams.refresh();
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)

@@ -3,14 +3,19 @@
 use std::{
     collections::VecDeque,
     sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use prometheus::{Counter, Gauge, IntGauge, Registry};
 
 use crate::biz::{metering::Comparison, money::Money};
 
-/// The accuracy is that of so many calls, the last that could be compared.
+/// The accuracy is that of so many calls, the last that could be compared,
 const WINDOW: usize = 1_000;
+/// none of them older than this: without traffic, a bad hour is not to last for ever.
+const WINDOW_AGE: Duration = Duration::from_secs(3_600);
+/// Of fewer tokens it says nothing: one word in a short answer would be ten percent.
+const LEAST_TOKENS: u64 = 10_000;
 
 pub struct StreamMetrics {
     open: IntGauge,
@@ -26,7 +31,7 @@ impl StreamMetrics {
         let accuracy_pct = Gauge::new(
             "billing_stream_token_accuracy_pct",
             "100 less the differences of our output tokens from the vendors', in percent of theirs, over the last \
-             1000 calls of models with a known encoding in which both are known",
+             1000 calls of an hour of models with a known encoding in which both are known; 100 below 10000 tokens",
         )?;
         let shortfall = Counter::new(
             "billing_shortfall_amount",
@@ -39,12 +44,10 @@ impl StreamMetrics {
         Ok(Self { open, accuracy_pct, shortfall, window: Mutex::default() })
     }
 
-    pub fn opened(&self) {
+    /// Counts a stream until what it returns is dropped.
+    pub fn open(&self) -> impl Drop + use<> {
         self.open.inc();
-    }
-
-    pub fn closed(&self) {
-        self.open.dec();
+        OpenStream(self.open.clone())
     }
 
     pub fn shortfall(&self, amount: Money) {
@@ -52,35 +55,57 @@ impl StreamMetrics {
     }
 
     pub fn compare(&self, compared: Comparison) {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner).add(compared, Instant::now());
+    }
+
+    /// Shows the accuracy as it is now.
+    pub(super) fn refresh(&self) {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        self.accuracy_pct.set(window.add(compared));
+        self.accuracy_pct.set(window.accuracy_pct(Instant::now()));
+    }
+}
+
+struct OpenStream(IntGauge);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
 /// The last comparisons, with their sums.
 #[derive(Default)]
 struct Window {
-    compared: VecDeque<Comparison>,
+    compared: VecDeque<(Instant, Comparison)>,
     differences: u64,
     vendors: u64,
 }
 
 impl Window {
-    /// The accuracy in percent, with `compared`.
-    fn add(&mut self, compared: Comparison) -> f64 {
-        if self.compared.len() == WINDOW
-            && let Some(oldest) = self.compared.pop_front()
-        {
+    fn add(&mut self, compared: Comparison, now: Instant) {
+        if self.compared.len() == WINDOW {
+            self.forget_oldest();
+        }
+        self.compared.push_back((now, compared));
+        self.differences += difference(compared);
+        self.vendors += u64::from(compared.vendors);
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some((_, oldest)) = self.compared.pop_front() {
             self.differences -= difference(oldest);
             self.vendors -= u64::from(oldest.vendors);
         }
-        self.compared.push_back(compared);
-        self.differences += difference(compared);
-        self.vendors += u64::from(compared.vendors);
-        match (self.differences, self.vendors) {
-            (0, _) => 100.0,
-            (differences, vendors) => (100.0 - 100.0 * differences as f64 / vendors.max(1) as f64).max(0.0),
+    }
+
+    fn accuracy_pct(&mut self, now: Instant) -> f64 {
+        while self.compared.front().is_some_and(|(at, _)| now.duration_since(*at) > WINDOW_AGE) {
+            self.forget_oldest();
         }
+        if self.vendors < LEAST_TOKENS {
+            return 100.0;
+        }
+        (100.0 - 100.0 * self.differences as f64 / self.vendors as f64).max(0.0)
     }
 }
 
@@ -92,31 +117,47 @@ fn difference(Comparison { ours, vendors }: Comparison) -> u64 {
 mod tests {
     use super::*;
 
-    fn compared(ours: u32, vendors: u32) -> Comparison {
-        Comparison { ours, vendors }
+    struct Compared(Window, Instant);
+
+    impl Compared {
+        fn add(&mut self, ours: u32, vendors: u32) -> f64 {
+            self.0.add(Comparison { ours, vendors }, self.1);
+            self.0.accuracy_pct(self.1)
+        }
+    }
+
+    fn nothing() -> Compared {
+        Compared(Window::default(), Instant::now())
     }
 
     #[test]
     fn errors_do_not_cancel_out() {
-        let mut window = Window::default();
-        assert_eq!(window.add(compared(90, 100)), 90.0);
-        assert_eq!(window.add(compared(110, 100)), 90.0);
-        assert_eq!(window.add(compared(200, 200)), 95.0);
+        let mut compared = nothing();
+        assert_eq!(compared.add(9_000, 10_000), 90.0);
+        assert_eq!(compared.add(11_000, 10_000), 90.0);
+        assert_eq!(compared.add(20_000, 20_000), 95.0);
+        assert_eq!(compared.add(900_000, 20_000), 0.0);
+    }
+
+    #[test]
+    fn a_short_answer_says_nothing() {
+        let mut compared = nothing();
+        assert_eq!(compared.add(9, 10), 100.0);
+        assert_eq!(compared.add(0, 9_989), 100.0);
+        assert!(compared.add(1, 1) < 1.0);
     }
 
     #[test]
     fn old_errors_are_forgotten() {
-        let mut window = Window::default();
-        window.add(compared(0, 100));
-        let last = (0..WINDOW).map(|_| window.add(compared(100, 100))).last();
-        assert_eq!(last, Some(100.0));
-        assert_eq!(window.compared.len(), WINDOW);
-    }
+        let mut compared = nothing();
+        compared.add(0, 100_000);
+        let last = (0..WINDOW).map(|_| compared.add(1_000, 1_000)).last();
+        assert_eq!((last, compared.0.compared.len()), (Some(100.0), WINDOW));
 
-    #[test]
-    fn counts_that_have_nothing_in_common_are_not_below_zero() {
-        let mut window = Window::default();
-        assert_eq!(window.add(compared(5, 0)), 0.0);
-        assert_eq!(window.add(compared(500, 1)), 0.0);
+        let mut compared = nothing();
+        assert_eq!(compared.add(0, 100_000), 0.0);
+        compared.1 += WINDOW_AGE + Duration::from_secs(1);
+        assert_eq!(compared.0.accuracy_pct(compared.1), 100.0);
+        assert_eq!(compared.add(9_000, 10_000), 90.0);
     }
 }

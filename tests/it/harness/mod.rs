@@ -5,6 +5,7 @@ pub mod books;
 pub mod browser;
 pub mod caller;
 pub mod load;
+pub mod lock;
 pub mod mariadb;
 pub mod payments;
 pub mod private_server;

@@ -103,6 +103,63 @@ async fn a_stream_that_delivered_nothing_costs_nothing(#[values(MySql, Sqlite)] 
     service.assert_nothing_is_held("u").await;
 }
 
+/// A gateway that always fills in what the vendor told, also when that is nothing.
+#[rstest]
+#[tokio::test]
+async fn no_tokens_are_nothing_that_was_delivered(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, MODELS).await;
+    service.adjust("u", 100.0).await;
+    let (gateway, _) = Gateway::open(&service, stream("beats", "rag", "dear", (3, 20))).await;
+    gateway.heartbeat(usage(0, 0, 0)).await;
+    drop(gateway);
+    assert_eq!(service.ended("beats", "EXPIRED").await.amount, 0.0);
+    // A finish says that the call was made: its input is charged.
+    let (mut gateway, _) = Gateway::open(&service, stream("finishes", "rag", "dear", (3, 20))).await;
+    let finish = StreamFinish { usage: usage(0, 0, 0), ..Default::default() };
+    assert_eq!(gateway.finish(finish).await.unwrap().amount, 3.0);
+    let (mut gateway, _) = Gateway::open(&service, stream("empty", "rag", "dear", (0, 20))).await;
+    let refused = gateway.finish(StreamFinish::default()).await.unwrap_err();
+    assert_eq!(code_of(&refused), (Code::InvalidArgument, "10009".into()));
+    assert_eq!(service.ended("empty", "EXPIRED").await.amount, 0.0);
+    service.assert_nothing_is_held("u").await;
+}
+
+/// What the vendor told of the input is not forgotten with the stream that broke.
+#[rstest]
+#[tokio::test]
+async fn a_stream_that_is_opened_again_keeps_what_the_vendor_told(#[values(MySql, Sqlite)] on: Backend) {
+    let (service, gateway) = delivering(on, LONG_GRACE).await;
+    gateway.heartbeat(usage(30, 10, 0)).await;
+    until("it is durable", async || service.metered("s").await.usage == usage(30, 10, 4)).await;
+    drop(gateway);
+    let (mut gateway, opened) = Gateway::open(&service, stream("s", "rag", "dear", (3, 20))).await;
+    assert!(opened.replayed);
+    assert_eq!(gateway.deliver(0, 6).await.cost, 36.0);
+    assert_eq!(gateway.finish(StreamFinish::default()).await.unwrap().amount, 36.0);
+    assert_eq!(service.metered("s").await.usage, usage(30, 10, 6));
+    service.assert_nothing_is_held("u").await;
+}
+
+/// Streams that were admitted before are not held up by those that are new.
+#[rstest]
+#[tokio::test]
+async fn a_stream_is_opened_again_whatever_the_rate(#[values(MySql, Sqlite)] on: Backend) {
+    let rates = ("billing.rate_limits", "{user: {hour: 1}}");
+    let service = Service::start_with(on, &[models_with("billing.streams", LONG_GRACE), vec![rates]].concat()).await;
+    service.adjust("u", 100.0).await;
+    let (mut old, _) = Gateway::open(&service, stream("s", "rag", "dear", (3, 20))).await;
+    old.deliver(0, 4).await;
+    let refused = Gateway::try_open(service.internal.clone(), stream("new", "rag", "dear", (3, 20))).await;
+    assert_eq!(code_of(&refused.err().unwrap()).1, "10002");
+    let (mut again, opened) = Gateway::open(&service, stream("s", "rag", "dear", (3, 20))).await;
+    assert!(opened.replayed);
+    again.deliver(0, 4).await;
+    again.finish(StreamFinish::default()).await.unwrap();
+    let refused = Gateway::try_open(service.internal.clone(), stream("s", "rag", "dear", (3, 20))).await;
+    assert_eq!(code_of(&refused.err().unwrap()).1, "10002", "it has ended");
+    assert_charged_once(&service).await;
+}
+
 #[rstest]
 #[tokio::test]
 async fn a_stream_is_opened_again_and_counts_once(#[values(MySql, Sqlite)] on: Backend) {

@@ -4,6 +4,7 @@ mod breaks;
 mod crowds;
 mod finishes;
 mod metrics;
+mod outages;
 mod periods;
 mod policies;
 mod refusals;

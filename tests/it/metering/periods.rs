@@ -105,6 +105,28 @@ async fn a_stream_over_midnight_belongs_to_the_period_of_its_reserve(
     service.assert_nothing_is_held("u").await;
 }
 
+/// A daily amount binds the stream that was made on that day, and no other's.
+#[rstest]
+#[tokio::test]
+async fn a_stream_grows_by_the_quota_of_the_day_of_its_reserve(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, MODELS).await;
+    service.stop_clock(OF_A_DAY.0);
+    service.adjust("u", 100.0).await;
+    service.post("/internal/v1/billing/api-keys/k/quota", r#"{"quota_type":"amount","period":"day","limit":7}"#).await;
+    let open = ReserveQuotaRequest { api_key_id: "k".into(), ..stream("s", "rag", "dear", (0, 4)) };
+    let (mut gateway, _) = Gateway::open(&service, open).await;
+    gateway.deliver_durably(0, 3).await;
+    service.stop_clock(OF_A_DAY.1);
+    gateway.deliver_durably(3, 5).await;
+    let state = gateway.state(|state| state.stop).await;
+    assert_eq!((state.held, service.key_use().await), (7.0, 0.0));
+    gateway.finish(StreamFinish::default()).await.unwrap();
+    assert_eq!(service.key_use().await, 0.0, "the new day is fresh");
+    service.stop_clock(OF_A_DAY.0);
+    assert_eq!(service.key_use().await, 8.0);
+    service.assert_nothing_is_held("u").await;
+}
+
 /// Opened again after midnight, by the reservation of before.
 #[rstest]
 #[tokio::test]

@@ -11,7 +11,7 @@ use crate::harness::{
 };
 
 /// What cron says of a sweep.
-fn sweep(service: &Service, changes: &[(&str, &str)]) -> String {
+pub fn sweep(service: &Service, changes: &[(&str, &str)]) -> String {
     let conf = service.database.config_file(changes);
     let swept = run(CRON, &["-conf", conf.to_str().unwrap(), "--once", "expire-reservations"], &[]);
     assert!(swept.status.success(), "{}", String::from_utf8_lossy(&swept.stderr));
@@ -157,7 +157,7 @@ async fn a_stream_that_lives_does_not_expire(#[values(MySql, Sqlite)] on: Backen
 
 impl Service {
     /// SQL that makes the hold of a transaction end long ago.
-    fn expired(&self, trace: &str) -> String {
+    pub fn expired(&self, trace: &str) -> String {
         let ago = chrono::Utc::now() - TimeDelta::days(1);
         match self.database.backend {
             MySql => format!(

@@ -83,6 +83,31 @@ async fn a_free_call_is_never_told_to_stop(#[values(MySql, Sqlite)] on: Backend)
 
 #[rstest]
 #[tokio::test]
+async fn a_stream_is_told_to_stop_when_its_key_has_no_tokens_left(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, MODELS).await;
+    service.adjust("u", 100.0).await;
+    let quota = r#"{"quota_type":"tokens","period":"day","limit":10}"#;
+    service.post("/internal/v1/billing/api-keys/k/quota", quota).await;
+    let used =
+        async || service.internal_get("/internal/v1/billing/api-keys/k/quota").await.1["quotas"][0]["used"].clone();
+    let keyed = |trace| ReserveQuotaRequest { api_key_id: "k".into(), ..stream(trace, "rag", "dear", (1, 3)) };
+    let (mut gateway, _) = Gateway::open(&service, keyed("s")).await;
+    assert!(!gateway.deliver_durably(0, 3).await.stop);
+    assert_eq!(used().await, 4.0);
+    // What comes beyond the estimate counts as it comes, for others too.
+    assert!(!gateway.deliver_durably(3, 5).await.stop, "9 of 10");
+    assert_eq!(used().await, 9.0);
+    let refused = Gateway::try_open(service.internal.clone(), keyed("other")).await.err().unwrap();
+    assert_eq!(code_of(&refused).1, "10002");
+    gateway.output(" hello").await;
+    gateway.state(|state| state.stop).await;
+    gateway.finish(StreamFinish::default()).await.unwrap();
+    assert_eq!(used().await, 10.0);
+    service.assert_nothing_is_held("u").await;
+}
+
+#[rstest]
+#[tokio::test]
 async fn a_hold_grows_no_further_than_the_quota_of_its_key(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 100.0).await;

@@ -11,11 +11,11 @@ use billing_service::biz::{
     audit::{DayBook, DifferingDay, Evidence},
     calendar::{BillingTime, Month},
     error::StoreError,
-    ids::{AdjustmentId, OrderId, UserId},
+    ids::{AdjustmentId, OrderId, TraceId, UserId},
     key_quota::{KeyQuota, KeyQuotas, NewKeyQuota},
     limit::{Caps, Requests},
     recharge::order::{Order, OrderStatus},
-    record::RecordType,
+    record::{Record, RecordType},
     settlement::{
         keys::Keys,
         ledger::{Ledger, Settlement},
@@ -23,6 +23,7 @@ use billing_service::biz::{
         rule::{self, NewRecord, QuotaKey, State, TransactionKey, UsageDelta, UsageKey},
         transaction::{Status, Transaction},
     },
+    statistics::DailyUse,
 };
 
 /// Everything that the tables of a real store keep.
@@ -123,6 +124,26 @@ impl Books {
 
     pub fn order(&self, id: &OrderId) -> Option<Order> {
         self.0.lock().unwrap().orders.get(id).cloned()
+    }
+
+    pub fn key_quotas(&self) -> KeyQuotas {
+        self.0.lock().unwrap().key_quotas.clone()
+    }
+
+    pub fn transaction(&self, user: &UserId, trace: &TraceId) -> Option<Transaction> {
+        self.0.lock().unwrap().transactions.get(&(user.clone(), trace.clone())).cloned()
+    }
+
+    pub fn records(&self, user: &UserId) -> Vec<Record> {
+        let tables = self.0.lock().unwrap();
+        tables.records.iter().filter(|new| new.user == *user).map(|new| new.record.clone()).collect()
+    }
+
+    pub fn daily(&self, user: &UserId) -> Vec<DailyUse> {
+        let tables = self.0.lock().unwrap();
+        let of_user = tables.usage.iter().filter(|((owner, ..), _)| owner == user);
+        let daily = of_user.map(|((_, day, service), row)| (service.clone(), *day, row.totals));
+        daily.map(|(service, day, totals)| DailyUse { service, day, totals }).collect()
     }
 
     pub fn balance(&self, user: &UserId) -> Balance {

@@ -1,29 +1,21 @@
-//! Random steps, as postings for the service and as steps of the model, and the
-//! answers of both in one form.
+//! Random histories.
 
-use billing_service::biz::{
-    calendar::{BillingTime, Month},
-    error::Error,
-    ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, ServiceName, TraceId, UserId},
-    money::Money,
-    quote::Quote,
-    recharge::order::{Order, OrderStatus},
-    settlement::{
-        posting::{
-            Adjustment, AdjustmentContent, Cause, Charge, Commit, Expire, OrderNews, OrderUpdate, Outcome, Posting,
-            RecordIds, Release, Reserve,
-        },
-        transaction::{ChargeContent, Status},
-    },
-};
-use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use proptest::prelude::*;
-use uuid::Uuid;
 
-use super::model::{Answer, Call, Caps, Moment, News, ORDERS, OrderState, Step, TTL_MINUTES, order_amount};
+use super::model::{Call, Caps, MODELS, News, ORDERS, Overrun, Policy, Report, SERVICES, Step, Tokens};
 
 pub const USERS: u8 = 2;
-pub const SERVICES: u8 = 2;
+
+/// What happens to some accounts.
+#[derive(Debug, Clone)]
+pub struct History {
+    pub start: &'static str,
+    /// Of each service.
+    pub policies: [Policy; SERVICES.len()],
+    /// Whether the amount that the API key may take is one of a day.
+    pub daily_amount: bool,
+    pub rounds: Vec<Round>,
+}
 
 /// Steps that are settled together, after some time has passed.
 #[derive(Debug, Clone)]
@@ -31,6 +23,8 @@ pub struct Round {
     pub minutes: u32,
     /// The commit happens, and the news of it is lost.
     pub answer_is_lost: bool,
+    /// The last step is settled once more, alone.
+    pub is_repeated: bool,
     /// Before the steps: new caps of a user, or none any more.
     pub caps: Option<(u8, Option<Caps>)>,
     /// Each with its user.
@@ -38,33 +32,176 @@ pub struct Round {
 }
 
 /// Few ids and small numbers, so that retries, conflicts and exhausted accounts are common.
-pub fn rounds() -> impl Strategy<Value = Vec<Round>> {
-    let steps = prop::collection::vec((0..USERS, step()), 1..9);
+pub fn histories() -> impl Strategy<Value = History> {
+    // By day, and some minutes before midnight and the end of a month in the billing zone.
+    let start = prop_oneof![
+        Just("2026-11-15T00:00:00Z"),
+        Just("2026-11-20T15:55:00Z"),
+        Just("2026-11-30T15:50:00Z"),
+        Just("2026-12-31T15:58:00Z"),
+    ];
+    let policies = prop::array::uniform4(policy());
+    // Who has nothing at first can only meet the free quotas.
+    let credits = prop::option::weighted(0.8, 5..120i64);
+    let streams = prop::collection::vec(stream(), 0..5);
+    let has_debt = prop::bool::weighted(0.2);
+    (start, policies, any::<bool>(), (credits, has_debt), prop::collection::vec(round(), 1..9), streams).prop_map(
+        |(start, policies, daily_amount, (credits, has_debt), mut rounds, streams)| {
+            for (user, mut places, steps) in streams {
+                places.sort_unstable();
+                for (place, step) in places.into_iter().zip(steps) {
+                    let number = place * rounds.len() / PLACES;
+                    rounds[number].steps.push((user, step));
+                }
+            }
+            if has_debt {
+                let middle = rounds.len() / 2;
+                rounds[middle].steps.extend(debt());
+            }
+            let opening = |amount| (0..USERS).map(move |user| (user, Step::Adjust { id: u8::MAX, amount }));
+            rounds[0].steps.splice(0..0, credits.into_iter().flat_map(opening));
+            History { start, policies, daily_amount, rounds }
+        },
+    )
+}
+
+/// A commit far beyond the free quota and all that anybody has, for which its service may
+/// take the balance below zero.
+fn debt() -> [(u8, Step); 2] {
+    let trace = u8::MAX;
+    let call = Call { trace, service: 0, count: 1, cost: None, keyed: false, model: 0, tokens: None };
+    let commit = Step::Commit { trace, count: Some(2 * SERVICES[0].free_units), cost: Some(1_000), tokens: None };
+    [(0, Step::Reserve { call, stream: 0 }), (0, commit)]
+}
+
+/// Places in a history, from its beginning to its end.
+const PLACES: usize = 1_000;
+
+/// The life of a stream among all else that happens: its user, and its steps with a place
+/// for each.
+fn stream() -> impl Strategy<Value = (u8, Vec<usize>, Vec<Step>)> {
+    (0..3u8).prop_flat_map(|trace| {
+        let trace = Just(trace).boxed();
+        let service = prop_oneof![1 => 0..2u8, 2 => Just(2u8), 4 => Just(3u8)];
+        let reserve = (call(trace.clone(), service.boxed()), owner()).prop_map(reserve);
+        let reports = prop::collection::vec(report(trace.clone()), 1..5);
+        // What comes after the end finds it ended, or charges what had been freed.
+        let ends = prop::collection::vec(end(trace), 1..3);
+        let steps =
+            (reserve, reports, ends).prop_map(|(reserve, reports, ends)| [vec![reserve], reports, ends].concat());
+        (user(), prop::collection::vec(0..PLACES, 7), steps)
+    })
+}
+
+fn policy() -> impl Strategy<Value = Policy> {
+    let overrun = prop_oneof![Just(Overrun::Charged), Just(Overrun::Capped), Just(Overrun::Spilled)];
+    (any::<bool>(), overrun).prop_map(|(charges_expired, overrun)| Policy { charges_expired, overrun })
+}
+
+fn user() -> BoxedStrategy<u8> {
+    prop_oneof![3 => Just(0u8), 1 => 1..USERS].boxed()
+}
+
+fn round() -> impl Strategy<Value = Round> {
+    let steps = prop::collection::vec((user(), step()), 1..6);
     // No time, less and more than a hold lasts, over the end of a day and of a month.
     let minutes =
-        prop_oneof![4 => Just(0u32), 3 => 1..8u32, 2 => 9..30u32, 1 => Just(24 * 60), 1 => Just(20 * 24 * 60)];
-    let caps = prop::option::weighted(0.3, (0..USERS, prop::option::weighted(0.8, (0..4usize, 1..6usize))));
-    let round = (minutes, prop::bool::weighted(0.2), caps, steps)
-        .prop_map(|(minutes, answer_is_lost, caps, steps)| Round { minutes, answer_is_lost, caps, steps });
-    prop::collection::vec(round, 1..9)
+        prop_oneof![4 => Just(0u32), 4 => 1..8u32, 2 => 9..30u32, 1 => Just(24 * 60), 1 => Just(20 * 24 * 60)];
+    let caps = prop::option::weighted(0.15, (user(), prop::option::weighted(0.7, (0..6usize, 1..9usize))));
+    let (lost, repeated) = (prop::bool::weighted(0.2), prop::bool::weighted(0.2));
+    (minutes, lost, repeated, caps, steps).prop_map(|(minutes, answer_is_lost, is_repeated, caps, steps)| Round {
+        minutes,
+        answer_is_lost,
+        is_repeated,
+        caps,
+        steps,
+    })
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let trace = || 0..8u8;
-    let call = || {
-        (trace(), 0..SERVICES, 1..8u32, prop_oneof![Just(0i64), 1..40i64], prop::bool::weighted(0.4))
-            .prop_map(|(trace, service, count, cost, keyed)| Call { trace, service, count, cost, keyed })
-    };
+    // Some of them again and again, so that reservations live through much before they end.
+    let trace = || prop_oneof![1 => 0..3u8, 1 => 3..8u8].boxed();
+    let any_call = || call(trace(), (0..SERVICES.len() as u8).boxed());
     prop_oneof![
-        4 => call().prop_map(Step::Charge),
-        4 => call().prop_map(Step::Reserve),
-        4 => (trace(), prop::option::of(1..12u32), prop::option::of(1..60i64))
-            .prop_map(|(trace, count, cost)| Step::Commit { trace, count, cost }),
-        2 => trace().prop_map(|trace| Step::Release { trace }),
-        2 => trace().prop_map(|trace| Step::Expire { trace }),
-        3 => (0..5u8, prop_oneof![-30..0i64, 1..60i64]).prop_map(|(id, amount)| Step::Adjust { id, amount }),
+        4 => any_call().prop_map(Step::Charge),
+        4 => (any_call(), owner()).prop_map(reserve),
+        3 => report(trace()),
+        6 => end(trace()),
+        2 => (0..5u8, prop_oneof![-30..0i64, 1..60i64]).prop_map(|(id, amount)| Step::Adjust { id, amount }),
         // One number more than there are orders.
-        4 => (0..=ORDERS, news()).prop_map(|(order, news)| Step::Order { order, news }),
+        3 => (0..=ORDERS, news()).prop_map(|(order, news)| Step::Order { order, news }),
+    ]
+}
+
+/// Streams of a reservation: mostly the one that reserved.
+fn owner() -> BoxedStrategy<u8> {
+    prop_oneof![6 => Just(0u8), 2 => Just(1u8), 1 => Just(2u8)].boxed()
+}
+
+fn report(trace: BoxedStrategy<u8>) -> impl Strategy<Value = Step> {
+    let target = prop::option::weighted(0.9, tokens(30));
+    (trace, owner(), prop::bool::weighted(0.2), some_tokens(), target, 1..30u32).prop_map(
+        |(trace, stream, takes_over, tokens, target, ttl_minutes)| {
+            Step::Report(Report { trace, stream, takes_over, tokens, target, ttl_minutes })
+        },
+    )
+}
+
+fn end(trace: BoxedStrategy<u8>) -> impl Strategy<Value = Step> {
+    // Some so dear that they leave a debt.
+    let cost = prop::option::weighted(0.4, prop_oneof![1 => 1..60i64, 1 => 60..400i64]);
+    prop_oneof![
+        4 => (trace.clone(), prop::option::of(1..12u32), cost, some_tokens())
+            .prop_map(|(trace, count, cost, tokens)| Step::Commit { trace, count, cost, tokens }),
+        1 => trace.clone().prop_map(|trace| Step::Release { trace }),
+        3 => trace.clone().prop_map(|trace| Step::Expire { trace }),
+        2 => (trace, owner(), some_tokens())
+            .prop_map(|(trace, stream, tokens)| Step::Break { trace, stream, tokens }),
+    ]
+}
+
+fn call(trace: BoxedStrategy<u8>, service: BoxedStrategy<u8>) -> impl Strategy<Value = Call> {
+    let cost = prop_oneof![7 => Just(None), 1 => Just(Some(0)), 3 => (1..40i64).prop_map(Some)];
+    let tokens = prop::option::weighted(0.9, tokens(12));
+    (trace, service, 1..8u32, cost, prop::bool::weighted(0.4), 0..MODELS.len() as u8, tokens).prop_map(
+        |(trace, service, count, cost, keyed, model, tokens)| Call {
+            trace,
+            service,
+            count,
+            cost,
+            keyed,
+            model,
+            tokens,
+        },
+    )
+}
+
+fn reserve((call, stream): (Call, u8)) -> Step {
+    Step::Reserve { call: of_estimate(call), stream }
+}
+
+/// What a reserve may say: nobody knows yet what the cache will have, and no tokens at all
+/// are no estimate.
+fn of_estimate(call: Call) -> Call {
+    let tokens = call.tokens.map(|tokens| Tokens { cached: 0, ..tokens }).filter(|tokens| tokens.all() > 0);
+    Call { tokens, ..call }
+}
+
+fn some_tokens() -> impl Strategy<Value = Option<Tokens>> {
+    prop::option::weighted(0.8, tokens(24))
+}
+
+/// Sometimes none at all, and sometimes more from the cache than there were.
+fn tokens(most: u32) -> impl Strategy<Value = Tokens> {
+    let some = (0..most, 0..most, 0..most).prop_map(|(input, cached, output)| Tokens {
+        input,
+        cached: cached.min(input),
+        output,
+    });
+    prop_oneof![
+        30 => some,
+        1 => Just(Tokens { input: 0, cached: 0, output: 0 }),
+        1 => Just(Tokens { input: 3, cached: 4, output: 2 }),
     ]
 }
 
@@ -79,186 +216,4 @@ fn news() -> impl Strategy<Value = News> {
             .prop_map(|(payment, wrong_amount)| News::Failed { payment, wrong_amount }),
         1 => Just(News::Expired),
     ]
-}
-
-pub fn order_id(case: &str, user: u8, order: u8) -> OrderId {
-    OrderId::from_stored(format!("order-{case}-{user}-{order}"))
-}
-
-/// An order as it begins.
-pub fn new_order(case: &str, number: u8, order: u8, at: DateTime<Utc>) -> Order {
-    Order {
-        id: order_id(case, number, order),
-        user: user(case, number),
-        amount: Money::from_micros(order_amount(order)),
-        method: None,
-        status: OrderStatus::Pending,
-        payment: None,
-        payment_url: None,
-        created_at: at,
-        updated_at: at,
-    }
-}
-
-fn payment_id(case: &str, payment: u8) -> PaymentId {
-    PaymentId::from_stored(format!("pay-{case}-{payment}"))
-}
-
-fn order_news(case: &str, order: u8, news: News) -> OrderNews {
-    let amount = |is_wrong| Money::from_micros(order_amount(order) + i64::from(is_wrong));
-    match news {
-        News::Opened { payment } => OrderNews::Opened { payment: payment_id(case, payment), url: "https://pay".into() },
-        News::Paid { payment, wrong_amount } => {
-            OrderNews::Paid { payment: payment_id(case, payment), amount: amount(wrong_amount) }
-        }
-        News::Failed { payment, wrong_amount } => OrderNews::Failed {
-            payment: payment.map(|payment| payment_id(case, payment)),
-            amount: wrong_amount.then(|| amount(true)),
-        },
-        News::Expired => OrderNews::Expired,
-    }
-}
-
-/// An order in the words of the model.
-pub fn order_state(order: &Order) -> (OrderState, Option<u8>) {
-    let state = match order.status {
-        OrderStatus::Pending => OrderState::Pending,
-        OrderStatus::Success => OrderState::Paid,
-        OrderStatus::Failed => OrderState::Failed,
-        OrderStatus::Expired => OrderState::Expired,
-    };
-    let number = |payment: &PaymentId| payment.as_str().rsplit('-').next().unwrap().parse().unwrap();
-    (state, order.payment.as_ref().map(number))
-}
-
-pub fn user(case: &str, user: u8) -> UserId {
-    UserId::from_stored(format!("{case}-{user}"))
-}
-
-pub fn api_key(case: &str) -> ApiKeyId {
-    ApiKeyId::from_stored(format!("key-{case}"))
-}
-
-pub fn service(service: u8) -> ServiceName {
-    ServiceName::from_stored(format!("s{service}"))
-}
-
-fn trace(trace: u8) -> TraceId {
-    TraceId::from_stored(format!("t{trace}"))
-}
-
-/// The moment of the model that an instant is.
-pub fn moment(at: BillingTime, start: DateTime<Utc>) -> Moment {
-    let months = at.day.year() * 12 + i32::try_from(at.day.month0()).unwrap();
-    let day = at.day.num_days_from_ce();
-    Moment {
-        month: u32::try_from(months).unwrap(),
-        day,
-        micros: at.utc.timestamp_micros(),
-        minute: u32::try_from((at.utc - start).num_minutes()).unwrap(),
-    }
-}
-
-/// The month that a number of the model means.
-pub fn month(number: u32) -> Month {
-    format!("{:04}-{:02}", number / 12, number % 12 + 1).parse().unwrap()
-}
-
-pub fn posting(case: &str, number: u8, step: &Step) -> Posting {
-    let user = user(case, number);
-    match step {
-        Step::Charge(call) => Posting::Charge(charge(case, user, *call)),
-        Step::Reserve(call) => {
-            Posting::Reserve(Reserve { call: charge(case, user, *call), ttl: TimeDelta::minutes(TTL_MINUTES.into()) })
-        }
-        Step::Commit { trace: id, count, cost } => Posting::Commit(Commit {
-            user,
-            trace: trace(*id),
-            count: *count,
-            cost: cost.map(Money::from_micros),
-            usage: None,
-            record_ids: RecordIds::fresh(),
-        }),
-        Step::Release { trace: id } => Posting::Release(Release { user, trace: trace(*id), request: Uuid::now_v7() }),
-        Step::Expire { trace: id } => {
-            let (cause, record_ids) = (Cause::Expired, RecordIds::fresh());
-            Posting::Expire(Expire { user, trace: trace(*id), cause, record_ids })
-        }
-        Step::Adjust { id, amount } => Posting::Adjust(Adjustment {
-            user,
-            id: AdjustmentId::from_stored(format!("a{id}")),
-            content: AdjustmentContent {
-                amount: Money::from_micros(*amount),
-                reason: "random".into(),
-                operator: String::new(),
-            },
-            request: Uuid::now_v7(),
-        }),
-        Step::Order { order, news } => Posting::UpdateOrder(OrderUpdate {
-            user,
-            order: order_id(case, number, *order),
-            news: order_news(case, *order, *news),
-        }),
-    }
-}
-
-fn charge(case: &str, user: UserId, call: Call) -> Charge {
-    let cost = Money::from_micros(call.cost);
-    Charge {
-        user,
-        trace: trace(call.trace),
-        content: ChargeContent {
-            service: service(call.service),
-            count: call.count,
-            cost: Some(cost),
-            api_key: call.keyed.then(|| api_key(case)),
-            model: None,
-            usage: None,
-            estimate: None,
-        },
-        quote: Ok(Quote::of_calls(call.count, cost)),
-        record_ids: RecordIds::fresh(),
-    }
-}
-
-/// An outcome in the words of the model.
-pub fn answer(step: &Step, outcome: &Outcome) -> Answer {
-    match (step, outcome) {
-        (Step::Charge(_) | Step::Commit { .. }, Outcome::Settled { transaction, replayed }) => {
-            assert_eq!(transaction.status, Status::Committed);
-            Answer::Charged {
-                free: transaction.free,
-                paid: transaction.paid,
-                amount: transaction.amount.micros(),
-                balance: transaction.balance_after.micros(),
-                free_left: transaction.free_remaining_after,
-                replayed: *replayed,
-            }
-        }
-        (Step::Reserve(_), Outcome::Settled { transaction, replayed }) => {
-            let held = transaction.reservation.as_ref().unwrap();
-            Answer::Held { free: held.free, amount: held.amount.micros(), replayed: *replayed }
-        }
-        (Step::Release { .. }, Outcome::Settled { transaction, replayed }) => {
-            assert_eq!(transaction.status, Status::Released);
-            Answer::Released { replayed: *replayed }
-        }
-        (Step::Expire { .. }, Outcome::Ended { transaction }) => Answer::Swept { freed: transaction.is_some() },
-        (Step::Adjust { .. }, Outcome::Adjusted { adjusted, replayed }) => {
-            Answer::Adjusted { balance: adjusted.balance_after.micros(), replayed: *replayed }
-        }
-        (Step::Order { .. }, Outcome::OrderUpdated { order, changed }) => {
-            let (state, payment) = order_state(order);
-            Answer::Order { state, payment, changed: *changed }
-        }
-        (Step::Order { .. }, Outcome::Refused(Error::OrderNotFound(_))) => Answer::NotFound,
-        (Step::Order { .. }, Outcome::Refused(Error::AmountMismatch(_))) => Answer::WrongAmount,
-        (Step::Order { .. }, Outcome::Refused(Error::DuplicateRecharge(_))) => Answer::Duplicate,
-        (_, Outcome::Refused(Error::InsufficientQuota(_))) => Answer::Capped,
-        (_, Outcome::Refused(Error::InsufficientBalance { .. })) => Answer::Insufficient,
-        (_, Outcome::Refused(Error::IdempotencyConflict { .. })) => Answer::Conflict,
-        (_, Outcome::Refused(Error::TransactionNotFound(_))) => Answer::NotFound,
-        (_, Outcome::Refused(Error::TransactionState(_))) => Answer::WrongState,
-        other => panic!("{other:?}"),
-    }
 }

@@ -190,6 +190,8 @@ impl Book<'_> {
                 OnExpiry::Release => None,
             },
         };
+        // No tokens are nothing that was delivered: most prices have no answer to them, and the
+        // hold would never end.
         let transaction = match usage.filter(|usage| usage.tokens() > 0) {
             Some(usage) => {
                 let delivered = Delivered::stream(&first, usage);

@@ -1,0 +1,140 @@
+//! Streams while the database holds everything up, or their reservation ends without them.
+
+use billing_service::service::proto::{StreamFinish, meter_stream_request::Event as Message};
+use futures_util::future::join_all;
+use rstest::rstest;
+use tonic::Code;
+
+use super::{Gateway, models_with, policies::sweep, stream, usage};
+use crate::harness::{Backend, MySql, Service, Sqlite, charge, code_of, lock::Lock, wait::until};
+
+/// Lanes give up soon.
+fn impatient(policy: &'static str) -> Vec<(&'static str, &'static str)> {
+    let settlement = ("billing.settlement", "{patience: 200ms, max_wait: 20s}");
+    [models_with("billing.reservations", policy), vec![settlement]].concat()
+}
+
+async fn delivering(on: Backend, policy: &'static str) -> (Service, Gateway) {
+    let service = Service::start_with(on, &impatient(policy)).await;
+    service.adjust("u", 100.0).await;
+    let (mut gateway, _) = Gateway::open(&service, stream("s", "rag", "dear", (3, 20))).await;
+    gateway.deliver_durably(0, 4).await;
+    (service, gateway)
+}
+
+/// What the gateway said last is charged, though it was told that nobody knows.
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_finish_that_meets_an_outage_is_charged_as_it_was_said(#[values(MySql, Sqlite)] on: Backend) {
+    let (service, mut gateway) = delivering(on, "{}").await;
+    let lock = Lock::take(&service.database).await;
+    let finish = StreamFinish { usage: usage(5, 1, 2), cost: 1.5, ..Default::default() };
+    let told = gateway.finish(finish).await.unwrap_err();
+    assert_eq!(code_of(&told), (Code::Unavailable, "10014".into()));
+    lock.release().await;
+    let made = service.ended("s", "COMMITTED").await;
+    assert_eq!((made.amount, made.usage), (1.5, usage(5, 1, 2)));
+    assert_eq!(service.account("u").await.balance, 98.5);
+    service.assert_nothing_is_held("u").await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_breaks_in_an_outage_is_charged_after_it(#[values(MySql, Sqlite)] on: Backend) {
+    let (service, mut gateway) = delivering(on, "{}").await;
+    let lock = Lock::take(&service.database).await;
+    // Counting goes on; nothing of it is durable.
+    let state = gateway.deliver(4, 3).await;
+    assert_eq!((state.output_tokens, state.durable_output_tokens), (7, 4));
+    drop(gateway);
+    lock.release().await;
+    assert_eq!(service.ended("s", "COMMITTED").await.usage, usage(3, 0, 7));
+    service.assert_nothing_is_held("u").await;
+}
+
+/// Nobody knows whether there is more to be held.
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_can_not_hold_more_is_told_to_stop(#[values(MySql, Sqlite)] on: Backend) {
+    let (service, mut gateway) = delivering(on, "{}").await;
+    let lock = Lock::take(&service.database).await;
+    assert!(!gateway.deliver(4, 12).await.stop, "19 of 23");
+    gateway.deliver(16, 4).await;
+    gateway.state(|state| state.stop).await;
+    lock.release().await;
+    gateway.state(|state| !state.stop).await;
+    assert_eq!(gateway.finish(StreamFinish::default()).await.unwrap().amount, 23.0);
+    service.assert_nothing_is_held("u").await;
+}
+
+/// As after an outage that lasted longer than the hold, or by another server's clock.
+#[rstest]
+#[tokio::test]
+async fn a_stream_whose_hold_ran_out_is_charged_all_the_same(#[values(MySql, Sqlite)] on: Backend) {
+    const RELEASE: &str = "{rag: {on_expiry: release}}";
+    let (service, mut gateway) = delivering(on, RELEASE).await;
+    service.database.execute(&service.expired("s")).await;
+    assert!(sweep(&service, &impatient(RELEASE)).contains("1 holds freed"));
+    assert_eq!(service.metered("s").await.status, "EXPIRED");
+    gateway.output(" hello").await;
+    assert_eq!(code_of(&gateway.failure().await), (Code::FailedPrecondition, "10011".into()));
+    assert_eq!(service.ended("s", "COMMITTED").await.usage, usage(3, 0, 5));
+    assert_eq!(service.account("u").await.balance, 92.0);
+    service.assert_nothing_is_held("u").await;
+}
+
+/// The sweep comes while a stream waits to be opened again: its hold is as good as any.
+#[rstest]
+#[tokio::test]
+async fn a_sweep_does_not_end_a_stream_that_waits(#[values(MySql, Sqlite)] on: Backend) {
+    let grace = ("billing.streams", "{progress: 20ms, grace: 60s, idle_timeout: 20s}");
+    let release = models_with("billing.reservations", "{rag: {on_expiry: release}}");
+    let changes: Vec<_> = release.into_iter().filter(|(key, _)| *key != grace.0).chain([grace]).collect();
+    let service = Service::start_with(on, &changes).await;
+    service.adjust("u", 100.0).await;
+    let (mut gateway, _) = Gateway::open(&service, stream("s", "rag", "dear", (3, 20))).await;
+    gateway.deliver(0, 4).await;
+    drop(gateway);
+    until("it is durable", async || service.metered("s").await.usage == usage(3, 0, 4)).await;
+    assert!(sweep(&service, &changes).contains("0 holds freed, 0 streams charged"));
+    service.clock.advance(chrono::TimeDelta::minutes(1));
+    assert!(sweep(&service, &changes).contains("0 holds freed, 0 streams charged"));
+    assert_eq!(service.metered("s").await.status, "PENDING");
+}
+
+/// Each of their messages is a small frame, and h2 ends a connection on which too many wait.
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_wait_do_not_end_their_connection(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, &models_with("billing.settlement", "{patience: 20s, max_wait: 20s}")).await;
+    service.adjust("u", 10_000.0).await;
+    let lock = Lock::take(&service.database).await;
+    let streams = 200;
+    let waiting = (0..streams).map(|number| {
+        let client = service.internal.clone();
+        async move {
+            let gateway = Gateway::call(client).await;
+            gateway.send(Message::Open(stream(&format!("s{number}"), "rag", "dear", (0, 5)))).await;
+            gateway
+        }
+    });
+    let waiting = join_all(waiting).await;
+    for _ in 0..30 {
+        join_all(waiting.iter().map(|gateway| gateway.output(" hello"))).await;
+        // Or the client would send several at once, as one frame.
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert!(service.check("u", "passport", 1).await.allowed, "their connection serves others");
+    lock.release().await;
+    let finishing = waiting.into_iter().map(async |mut gateway| {
+        match gateway.next().await.unwrap() {
+            super::Reply::Opened(_) => {}
+            other => panic!("{other:?}"),
+        }
+        gateway.state(|state| state.output_tokens == 30).await;
+        gateway.finish(StreamFinish::default()).await.unwrap().amount
+    });
+    assert_eq!(join_all(finishing).await.iter().sum::<f64>(), f64::from(streams * 30));
+    assert_eq!(service.deduct(charge("u", "passport", 1)).await.balance, 10_000.0 - f64::from(streams * 30));
+    service.assert_nothing_is_held("u").await;
+}

@@ -1,0 +1,93 @@
+//! Top-up orders.
+
+use std::collections::BTreeMap;
+
+use super::{Answer, Model};
+
+/// What payment-service says of a top-up order. Payments are numbered over all users.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    Opened { payment: u8 },
+    Paid { payment: u8, wrong_amount: bool },
+    Failed { payment: Option<u8>, wrong_amount: bool },
+    Expired,
+}
+
+impl News {
+    fn payment(self) -> Option<u8> {
+        match self {
+            Self::Opened { payment } | Self::Paid { payment, .. } => Some(payment),
+            Self::Failed { payment, .. } => payment,
+            Self::Expired => None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OrderState {
+    Pending,
+    Paid,
+    Failed,
+    Expired,
+}
+
+/// The orders that each user has from the beginning; later numbers have none.
+pub const ORDERS: u8 = 3;
+
+/// What an order is over.
+pub fn order_amount(order: u8) -> i64 {
+    i64::from(order + 1) * 20
+}
+
+/// Which order of which user has a payment.
+#[derive(Debug, Default)]
+pub struct Payments {
+    taken: BTreeMap<u8, (u8, u8)>,
+    /// No longer an order's, but taken until the batch is over.
+    given_up: Vec<u8>,
+}
+
+impl Payments {
+    pub fn end_batch(&mut self) {
+        for payment in self.given_up.drain(..) {
+            self.taken.remove(&payment);
+        }
+    }
+}
+
+impl Model {
+    pub(super) fn order(&mut self, order: u8, news: News, payments: &mut Payments) -> Answer {
+        let Some((state, payment)) = self.orders.get(usize::from(order)).copied() else { return Answer::NotFound };
+        let me = (self.user, order);
+        if news.payment().is_some_and(|named| payments.taken.get(&named).is_some_and(|owner| *owner != me)) {
+            return Answer::Duplicate;
+        }
+        if let News::Paid { wrong_amount: true, .. } | News::Failed { wrong_amount: true, .. } = news {
+            return Answer::WrongAmount;
+        }
+        let is_other = |named: Option<u8>| named.is_some() && named != payment;
+        let (new_state, new_payment) = match (news, state) {
+            (News::Paid { .. } | News::Failed { .. }, OrderState::Paid) if is_other(news.payment()) => {
+                return Answer::Duplicate;
+            }
+            (_, OrderState::Paid) => (state, payment),
+            (News::Paid { payment, .. }, _) => {
+                self.balance += order_amount(order);
+                (OrderState::Paid, Some(payment))
+            }
+            (News::Failed { payment: named, .. }, OrderState::Pending | OrderState::Expired) => {
+                (OrderState::Failed, payment.or(named))
+            }
+            (News::Opened { payment: opened }, OrderState::Pending) => (state, payment.or(Some(opened))),
+            (News::Expired, OrderState::Pending) => (OrderState::Expired, payment),
+            _ => (state, payment),
+        };
+        let changed = (new_state, new_payment) != (state, payment);
+        if new_payment != payment {
+            payments.given_up.extend(payment);
+            payments.taken.extend(new_payment.map(|new| (new, me)));
+        }
+        self.orders[usize::from(order)] = (new_state, new_payment);
+        Answer::Order { state: new_state, payment: new_payment, changed }
+    }
+}

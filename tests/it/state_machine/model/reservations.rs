@@ -1,0 +1,293 @@
+//! Reservations: a hold, and then its end.
+
+use super::{
+    Answer, Call, Model, Moment, Overrun,
+    keys::{Key, one_call},
+    prices::{self, Priced, SERVICES, Tokens, VersionNumber},
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Open,
+    Committed,
+    Released,
+    Expired,
+}
+
+/// A charge or a reservation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub call: Call,
+    pub made: Moment,
+    pub state: State,
+    /// Of the prices, where no cost was given.
+    pub version: Option<VersionNumber>,
+    /// Of a reservation; it stays known when it holds no more.
+    pub hold: Option<Hold>,
+    pub delivered: Option<Delivered>,
+    /// Once it is charged.
+    pub answer: Option<Answer>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    pub free: u32,
+    pub amount: i64,
+    /// The units that were reserved, and what all of them cost if none were free.
+    units: u32,
+    pub full: i64,
+    /// The stream that may report.
+    pub owner: u8,
+    pub reported: Option<Tokens>,
+    pub expires: i64,
+    /// The latest that was ever said of it.
+    pub longest: i64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delivered {
+    pub count: u32,
+    pub cost: Option<i64>,
+    pub tokens: Option<Tokens>,
+}
+
+impl Entry {
+    /// Free units, paid ones, what was charged for them and what was not.
+    pub fn charged(&self) -> (u32, u32, i64, i64) {
+        match self.answer {
+            Some(Answer::Charged { free, paid, amount, shortfall, .. }) => (free, paid, amount, shortfall),
+            _ => (0, 0, 0, 0),
+        }
+    }
+
+    /// What it took of the tokens of its key while it is open: as expected, or as reported.
+    pub fn held_tokens(&self) -> i64 {
+        let reported = self.hold.as_ref().and_then(|hold| hold.reported);
+        [self.call.tokens, reported].into_iter().flatten().map(|tokens| i64::from(tokens.all())).max().unwrap_or(0)
+    }
+
+    /// The units that were delivered, and what all of them cost if none were free; `None`
+    /// where that can't be told.
+    pub fn priced(&self, delivered: Delivered) -> Option<(u32, i64)> {
+        let hold = self.hold.as_ref()?;
+        let tokens = delivered.tokens.filter(|tokens| tokens.all() > 0);
+        let units = match SERVICES[usize::from(self.call.service)].priced {
+            Priced::Tokens => tokens.map_or(hold.units, Tokens::all),
+            Priced::PerUnit(_) | Priced::Calls => delivered.count,
+        };
+        let cost = match (delivered.cost, self.version) {
+            (Some(cost), _) => cost,
+            (None, Some(version)) => prices::cost_of(tokens, version)?,
+            (None, None) => prices::nearest(hold.full, units, hold.units),
+        };
+        Some((units, cost))
+    }
+}
+
+/// Minutes that a hold lasts without reports.
+pub const TTL_MINUTES: u32 = 10;
+
+impl Model {
+    pub(super) fn reserve(&mut self, call: Call, stream: u8, now: Moment, key: &mut Key) -> Answer {
+        if let Some(first) = self.entries.get(&call.trace) {
+            let Some(hold) = first.hold.as_ref().filter(|_| first.call == call) else { return Answer::Conflict };
+            // Whoever committed it left a mark of its own.
+            let is_the_same = first.state != State::Committed && hold.owner == stream;
+            return match first.state {
+                State::Released => Answer::WrongState,
+                _ => Answer::Held { free: hold.free, amount: hold.amount, replayed: !is_the_same },
+            };
+        }
+        let (quoted, free, amount) = match self.cover(call, now, key) {
+            Ok(covered) => covered,
+            Err(refusal) => return refusal,
+        };
+        key.take(call, now, one_call(call.tokens, amount));
+        let expires = now.micros + i64::from(TTL_MINUTES) * 60_000_000;
+        let (units, full) = (quoted.units, quoted.cost);
+        let hold = Hold { free, amount, units, full, owner: stream, reported: None, expires, longest: expires };
+        let entry = Entry {
+            call,
+            made: now,
+            state: State::Open,
+            version: quoted.version,
+            hold: Some(hold),
+            delivered: None,
+            answer: None,
+        };
+        self.entries.insert(call.trace, entry);
+        Answer::Held { free, amount, replayed: false }
+    }
+
+    pub(super) fn commit(
+        &mut self,
+        trace: u8,
+        count: Option<u32>,
+        (cost, tokens): (Option<i64>, Option<Tokens>),
+        now: Moment,
+        key: &mut Key,
+    ) -> Answer {
+        let Some(entry) = self.entries.get(&trace) else { return Answer::NotFound };
+        if entry.hold.is_none() || entry.state == State::Released {
+            return Answer::WrongState;
+        }
+        let count = match SERVICES[usize::from(entry.call.service)].priced {
+            Priced::Tokens => entry.call.count,
+            Priced::PerUnit(_) | Priced::Calls => count.unwrap_or(entry.call.count),
+        };
+        let delivered = Delivered { count, cost, tokens };
+        match &entry.answer {
+            Some(answer) if entry.delivered == Some(delivered) => answer.again(),
+            Some(_) => Answer::Conflict,
+            None => self.deliver(trace, delivered, now, key),
+        }
+    }
+
+    /// Charges what was delivered, to the month and the day of the reserve.
+    pub(super) fn deliver(&mut self, trace: u8, delivered: Delivered, now: Moment, key: &mut Key) -> Answer {
+        let entry = self.entries[&trace].clone();
+        let (Some(hold), Some((units, cost))) = (&entry.hold, entry.priced(delivered)) else {
+            self.note("what was delivered has nothing to be priced by", true);
+            return Answer::Invalid;
+        };
+        let (made, call) = (entry.made, entry.call);
+        let mut after = entry.clone();
+        // No longer open, so that what it held is free for it.
+        after.state = State::Committed;
+        after.delivered = Some(delivered);
+        self.entries.insert(trace, after.clone());
+
+        let (free, due) = prices::split(units, cost, self.free_left(made.month, call.service));
+        let overrun = self.policies[usize::from(call.service)].overrun;
+        let is_in_debt = due > 0 && self.balance < self.held();
+        self.note("a spill meets a debt", is_in_debt && overrun == Overrun::Spilled);
+        let limit = match overrun {
+            Overrun::Charged => due,
+            Overrun::Capped => hold.amount,
+            Overrun::Spilled => hold.amount.max(self.balance - self.held()),
+        };
+        let (mut amount, mut shortfall) = (0, 0);
+        for _ in 0..due {
+            if amount < limit {
+                amount += 1;
+            } else {
+                shortfall += 1;
+            }
+        }
+        if entry.state == State::Open {
+            key.give_back(call, made, [1, entry.held_tokens(), hold.amount]);
+        }
+        key.take(call, made, one_call(delivered.tokens, amount));
+        self.balance -= amount;
+        // What was held until now is there, and beyond it nobody spills into what others hold.
+        let may_overdraw = overrun == Overrun::Charged || entry.state != State::Open;
+        self.overdrawn |= may_overdraw && self.balance < self.held();
+        let answer = Answer::Charged {
+            free,
+            paid: units - free,
+            amount,
+            shortfall,
+            balance: self.balance,
+            free_left: self.free_left(made.month, call.service) - free,
+            replayed: false,
+        };
+        after.answer = Some(answer.clone());
+        self.note_delivery(&entry, &after, now);
+        self.entries.insert(trace, after);
+        answer
+    }
+
+    fn note_delivery(&mut self, before: &Entry, after: &Entry, now: Moment) {
+        let (free, _, amount, shortfall) = after.charged();
+        let Some(hold) = &before.hold else { return };
+        let overrun = self.policies[usize::from(before.call.service)].overrun;
+        let was_stream = hold.reported.is_some();
+        self.note("what expired is charged late", before.state == State::Expired);
+        self.note("a capped commit falls short", shortfall > 0 && overrun == Overrun::Capped);
+        self.note("a spilled commit falls short", shortfall > 0 && overrun == Overrun::Spilled);
+        self.note("a commit spills", amount > hold.amount && overrun == Overrun::Spilled);
+        self.note("a commit overdraws", self.balance < 0 && amount > hold.amount);
+        self.note("a stream goes on after midnight", was_stream && before.made.day != now.day);
+        self.note("a stream goes on after the end of the month", was_stream && before.made.month != now.month);
+        self.note("tokens are partly free", before.version.is_some() && free > 0 && amount > 0);
+        let is_priced_by_tokens = after.delivered.is_some_and(|delivered| delivered.cost.is_none());
+        let in_force = prices::version_in_force(before.call.model, now);
+        let has_other = before.version.is_some_and(|version| version != in_force);
+        self.note("prices changed since the reserve", has_other && is_priced_by_tokens && amount > 0);
+        self.note("a cost takes the place of the prices", before.version.is_some() && !is_priced_by_tokens);
+    }
+
+    pub(super) fn release(&mut self, trace: u8, key: &mut Key) -> Answer {
+        match self.entries.get(&trace) {
+            None => Answer::NotFound,
+            Some(entry) if entry.hold.is_none() || entry.state == State::Committed => Answer::WrongState,
+            Some(entry) => {
+                let replayed = entry.state == State::Released;
+                self.let_go(trace, State::Released, key);
+                Answer::Released { replayed }
+            }
+        }
+    }
+
+    /// Ends a reservation without a charge.
+    fn let_go(&mut self, trace: u8, after: State, key: &mut Key) {
+        let Some(entry) = self.entries.get_mut(&trace) else { return };
+        if let (State::Open, Some(hold)) = (entry.state, &entry.hold) {
+            key.give_back(entry.call, entry.made, [1, entry.held_tokens(), hold.amount]);
+        }
+        entry.state = after;
+    }
+
+    pub(super) fn expire(&mut self, trace: u8, now: Moment, key: &mut Key) -> Answer {
+        self.end(trace, now, key, |hold, state, charges_expired| {
+            (state == State::Open && hold.expires <= now.micros).then_some(hold.reported.filter(|_| charges_expired))
+        })
+    }
+
+    /// The end of a stream that broke, which no policy changes.
+    pub(super) fn break_off(
+        &mut self,
+        trace: u8,
+        stream: u8,
+        tokens: Option<Tokens>,
+        now: Moment,
+        key: &mut Key,
+    ) -> Answer {
+        self.end(trace, now, key, |hold, state, _| {
+            // Where it has expired meanwhile, it was delivered all the same.
+            let can_end = matches!(state, State::Open | State::Expired);
+            (can_end && hold.owner == stream).then(|| tokens.map_or(hold.reported, |tokens| Some(hold.with(tokens))))
+        })
+    }
+
+    /// Ends a reservation with what `of` says that it delivered, if it is time.
+    fn end(
+        &mut self,
+        trace: u8,
+        now: Moment,
+        key: &mut Key,
+        of: impl Fn(&Hold, State, bool) -> Option<Option<Tokens>>,
+    ) -> Answer {
+        let Some(entry) = self.entries.get(&trace) else { return Answer::NothingToEnd };
+        let Some(hold) = &entry.hold else { return Answer::WrongState };
+        let policy = self.policies[usize::from(entry.call.service)];
+        let Some(tokens) = of(hold, entry.state, policy.charges_expired) else {
+            return Answer::NothingToEnd;
+        };
+        let (had_reported, count) = (hold.reported, entry.call.count);
+        // No tokens are nothing that was delivered.
+        match tokens.filter(|tokens| tokens.all() > 0) {
+            Some(_) => {
+                self.note("a stream that nobody ends is charged", true);
+                let is_more = had_reported.map_or(0, |had| had.output) < tokens.map_or(0, |now| now.output);
+                self.note("a stream that broke had reported more", had_reported.is_some() && !is_more);
+                self.deliver(trace, Delivered { count, cost: None, tokens }, now, key)
+            }
+            None => {
+                self.note("what was reported is freed", had_reported.is_some());
+                self.let_go(trace, State::Expired, key);
+                Answer::Freed
+            }
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What streams report, and how that makes their holds grow.
+
+use super::{
+    Answer, Model, Moment,
+    keys::Key,
+    prices,
+    prices::Tokens,
+    reservations::{Delivered, Hold, State},
+};
+
+/// What a stream says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    pub trace: u8,
+    pub stream: u8,
+    pub takes_over: bool,
+    pub tokens: Option<Tokens>,
+    /// What the hold should cover.
+    pub target: Option<Tokens>,
+    pub ttl_minutes: u32,
+}
+
+impl Hold {
+    /// Tokens of which as much was output as any report had.
+    pub fn with(&self, tokens: Tokens) -> Tokens {
+        Tokens { output: self.reported.map_or(0, |before| before.output).max(tokens.output), ..tokens }
+    }
+}
+
+fn reported(hold: &Hold, is_exhausted: bool) -> Answer {
+    Answer::Reported {
+        free: hold.free,
+        amount: hold.amount,
+        tokens: hold.reported,
+        expires: hold.expires,
+        is_exhausted,
+    }
+}
+
+impl Model {
+    pub(super) fn report(&mut self, report: Report, now: Moment, key: &mut Key) -> Answer {
+        let Some(entry) = self.entries.get(&report.trace) else { return Answer::NotFound };
+        let Some(hold) = entry.hold.clone() else { return Answer::WrongState };
+        let (call, made) = (entry.call, entry.made);
+        if entry.state == State::Expired && hold.owner == report.stream {
+            self.note("a stream reports what has expired", true);
+            return reported(&hold, true);
+        }
+        if entry.state != State::Open {
+            return Answer::WrongState;
+        }
+        let tokens = report.tokens.filter(|tokens| tokens.all() > 0);
+        let is_priced = tokens.is_none() || entry.priced(Delivered { count: call.count, cost: None, tokens }).is_some();
+        let before = entry.held_tokens();
+        let (is_owner, is_late) = (hold.owner == report.stream, hold.expires <= now.micros);
+        if !report.takes_over && !is_owner {
+            self.note("a stream that was replaced reports", true);
+            return Answer::WrongState;
+        }
+        if !is_priced {
+            self.note("a report has no price", true);
+            return Answer::Invalid;
+        }
+        self.note("a stream takes over", !is_owner);
+        self.note("a report comes late", is_late);
+        if let Some(target) = report.target {
+            self.grow(report.trace, target, now, key);
+        }
+        let Some(hold) = self.hold_mut(report.trace) else { return Answer::WrongState };
+        hold.owner = report.stream;
+        hold.reported = tokens.map(|tokens| hold.with(tokens)).or(hold.reported);
+        hold.expires = now.micros + i64::from(report.ttl_minutes) * 60_000_000;
+        hold.longest = hold.longest.max(hold.expires);
+        let hold = hold.clone();
+        let held = self.entries[&report.trace].held_tokens();
+        key.take(call, made, [0, held - before, 0]);
+        let has_used_all = hold.reported.map_or(0, |tokens| i64::from(tokens.all())) >= held;
+        let is_exhausted = has_used_all && key.left(call, made, 1) == Some(0);
+        self.note("a key has no tokens left for a stream", is_exhausted);
+        reported(&hold, is_exhausted)
+    }
+
+    fn hold_mut(&mut self, trace: u8) -> Option<&mut Hold> {
+        self.entries.get_mut(&trace)?.hold.as_mut()
+    }
+
+    /// Holds one more unit, and one more millionth, for as long as the target asks for it and
+    /// anything is left.
+    fn grow(&mut self, trace: u8, target: Tokens, now: Moment, key: &mut Key) {
+        let entry = &self.entries[&trace];
+        let (call, made) = (entry.call, entry.made);
+        let delivered = Delivered { count: call.count, cost: None, tokens: Some(target) };
+        let (Some(held), Some((units, cost))) = (entry.hold.clone(), entry.priced(delivered)) else { return };
+        let mut free_left = self.free_left(made.month, call.service);
+        let mut free = held.free;
+        while free < units && free_left > 0 {
+            free += 1;
+            free_left -= 1;
+        }
+        let (_, wanted) = prices::split(units, cost, free);
+        let mut funds = self.balance - self.held();
+        let mut allowed = key.left(call, made, 2);
+        let mut amount = held.amount;
+        while amount < wanted && funds > 0 && allowed.is_none_or(|left| left > 0) {
+            amount += 1;
+            funds -= 1;
+            allowed = allowed.map(|left| left - 1);
+        }
+        key.take(call, made, [0, 0, amount - held.amount]);
+        if let Some(hold) = self.hold_mut(trace) {
+            (hold.free, hold.amount) = (free, amount);
+        }
+        self.note("free units are held with a stream", free > held.free);
+        self.note("a hold grows", amount > held.amount);
+        self.note("a hold grows as far as the balance", amount < wanted && funds <= 0);
+        self.note("a hold grows as far as the key", amount < wanted && allowed == Some(0));
+        self.note("a hold grows after midnight", amount > held.amount && made.day != now.day);
+    }
+}
