@@ -1,6 +1,7 @@
 //! The rule of a batch: loaded state and postings in, outcomes and writes out.
 //! Pure, so that both databases and the reference model of the tests share it.
 
+mod again;
 mod changes;
 mod recharge;
 mod reservation;
@@ -176,19 +177,21 @@ impl Book<'_> {
     /// Writes one record, or two for a charge that is partly free, and counts them.
     fn record(&mut self, entry: Entry<'_>) {
         let Entry { user, content, split, day, .. } = entry;
+        // The rest of a call that was charged in part may be no whole unit.
+        let is_paid = split.paid > 0 || !split.amount.is_zero();
         let main = Record {
             id: entry.ids.main.to_string(),
             service: content.service.clone(),
-            kind: if split.paid > 0 { RecordType::Balance } else { RecordType::Free },
+            kind: if is_paid { RecordType::Balance } else { RecordType::Free },
             amount: split.amount,
-            count: if split.paid > 0 { split.paid } else { split.free },
+            count: if is_paid { split.paid } else { split.free },
             created_at: entry.at,
             trace: Some(entry.trace.clone()),
             api_key: content.api_key.clone(),
             model: content.model.clone(),
             usage: content.usage,
         };
-        let mixed = split.free > 0 && split.paid > 0;
+        let mixed = split.free > 0 && is_paid;
         if mixed {
             let free_part = Record {
                 id: entry.ids.free_part.to_string(),
@@ -204,7 +207,7 @@ impl Book<'_> {
 
         let delta = self.usage.entry((user.clone(), day, content.service.clone())).or_default();
         delta.free_records += u32::from(split.free > 0);
-        delta.paid_records += u32::from(split.paid > 0);
+        delta.paid_records += u32::from(is_paid);
         let totals = Totals { free_count: split.free.into(), paid_count: split.paid.into(), amount: split.amount };
         delta.totals = [delta.totals, totals].into_iter().sum();
     }

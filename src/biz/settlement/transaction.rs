@@ -135,6 +135,8 @@ pub struct Reservation {
     pub reported: Option<Usage>,
     /// Once it is committed.
     pub delivered: Option<Delivered>,
+    /// Whether that is only what its stream had reported: who delivered it may know better.
+    pub is_provisional: bool,
 }
 
 impl Reservation {

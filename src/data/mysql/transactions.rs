@@ -140,7 +140,7 @@ const OF_CHARGES: [Optional; 6] = [
     QUOTA_UNIT,
 ];
 
-const OF_RESERVATIONS: [Optional; 4] = [
+const OF_RESERVATIONS: [Optional; 5] = [
     Optional {
         names: ", estimated_input_tokens, estimated_output_tokens",
         is_filled: |reservation| reservation.content.estimate.is_some(),
@@ -156,6 +156,11 @@ const OF_RESERVATIONS: [Optional; 4] = [
         names: ", shortfall",
         is_filled: |reservation| !reservation.shortfall.is_zero(),
         fill: |row, reservation| row.money(reservation.shortfall),
+    },
+    Optional {
+        names: ", is_provisional",
+        is_filled: is_provisional,
+        fill: |row, reservation| row.number(u8::from(is_provisional(reservation))),
     },
 ];
 
@@ -200,7 +205,7 @@ pub(super) fn write_reservations(statement: &mut Statement, writes: &[Reservatio
          record_id = VALUES(record_id), balance_after = VALUES(balance_after), \
          free_remaining_after = VALUES(free_remaining_after), commit_cost = VALUES(commit_cost), \
          held_free = VALUES(held_free), held_amount = VALUES(held_amount), expires_at = VALUES(expires_at), \
-         shortfall = VALUES(shortfall); ",
+         shortfall = VALUES(shortfall), is_provisional = VALUES(is_provisional); ",
     );
     let starts: Vec<_> = new.iter().filter(|(_, transaction, _)| transaction.status == Status::Pending).collect();
     if !starts.is_empty() {
@@ -253,6 +258,10 @@ fn put_reservations(statement: &mut Statement, rows: &[Written<'_>], end: &'stat
             }
         })
         .push(end);
+}
+
+fn is_provisional(transaction: &Transaction) -> bool {
+    transaction.reservation.as_ref().is_some_and(|reservation| reservation.is_provisional)
 }
 
 fn identity<'r, 's>(row: &'r mut StatementRow<'s>, transaction: &Transaction) -> &'r mut StatementRow<'s> {

@@ -32,7 +32,7 @@ const ONE: &str = "\
     cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, free_remaining_after, created_at, \
     held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, \
     price_version, input_price, cached_input_price, output_price, estimated_input_tokens, estimated_output_tokens, \
-    quota_unit, shortfall \
+    quota_unit, shortfall, is_provisional \
     FROM billing_transaction WHERE user_id = ? AND trace_id = ?";
 
 #[async_trait]
@@ -122,15 +122,15 @@ pub(super) fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrit
          input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, \
          free_remaining_after, created_at, quota_unit, price_version, input_price, cached_input_price, output_price, \
          held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, estimated_input_tokens, \
-         estimated_output_tokens, shortfall) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         estimated_output_tokens, shortfall, is_provisional) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
          ON CONFLICT DO UPDATE SET status = excluded.status, input_tokens = excluded.input_tokens, \
          output_tokens = excluded.output_tokens, cached_input_tokens = excluded.cached_input_tokens, \
          free_count = excluded.free_count, paid_count = excluded.paid_count, amount = excluded.amount, \
          record_id = excluded.record_id, balance_after = excluded.balance_after, \
          free_remaining_after = excluded.free_remaining_after, commit_cost = excluded.commit_cost, \
          held_free = excluded.held_free, held_amount = excluded.held_amount, expires_at = excluded.expires_at, \
-         shortfall = excluded.shortfall",
+         shortfall = excluded.shortfall, is_provisional = excluded.is_provisional",
     )?;
     for ReservationWrite { transaction, .. } in writes {
         let Some(reservation) = &transaction.reservation else { continue };
@@ -138,7 +138,7 @@ pub(super) fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrit
         let next = bind_shared(&mut upsert, transaction, reservation.usage())?;
         let estimate = transaction.content.estimate;
         let shortfall = Some(transaction.shortfall).filter(|shortfall| !shortfall.is_zero());
-        let values: [&dyn ToSql; 9] = [
+        let values: [&dyn ToSql; 10] = [
             &reservation.free,
             &reservation.amount.micros(),
             &reservation.full_cost.micros(),
@@ -148,6 +148,7 @@ pub(super) fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrit
             &estimate.map(|usage| usage.input_tokens),
             &estimate.map(|usage| usage.output_tokens),
             &shortfall.map(Money::micros),
+            &reservation.is_provisional.then_some(1),
         ];
         bind(&mut upsert, next, &values)?;
         upsert.raw_execute()?;
@@ -223,6 +224,7 @@ fn transaction_of(row: &impl Row) -> Result<Transaction, StoreError> {
                 Status::Committed => Some(Delivered { count: delivered_count, cost: optional_money(row, 21)?, usage }),
                 _ => None,
             },
+            is_provisional: row.integer(32)?.is_some_and(|flag| flag != 0),
         }),
     };
     Ok(Transaction {

@@ -1,7 +1,8 @@
 //! Streams that break, from either side: charged for what they delivered, once.
 
 use billing_service::service::proto::{
-    CommitReservationRequest, ReleaseReservationRequest, StreamFinish, billing_internal_service_client,
+    CommitReservationRequest, ListRecordsRequest, ReleaseReservationRequest, StreamFinish,
+    billing_internal_service_client,
 };
 use rstest::rstest;
 use serde_json::json;
@@ -238,6 +239,55 @@ async fn what_a_finish_can_not_be_charged_for_is_charged_as_counted(#[values(MyS
     let refused = gateway.finish(finish).await.unwrap_err();
     assert_eq!(code_of(&refused), (Code::InvalidArgument, "10009".into()));
     assert_charged_once(&service).await;
+}
+
+/// The gateway comes back when it is too late, and knows what was delivered since.
+#[rstest]
+#[tokio::test]
+async fn a_commit_after_the_break_charges_the_rest(#[values(MySql, Sqlite)] on: Backend) {
+    let (service, gateway) = delivering(on, SHORT_GRACE).await;
+    drop(gateway);
+    let broken = service.ended("s", "COMMITTED").await;
+    assert_eq!(broken.amount, 7.0);
+    let late = |tokens| CommitReservationRequest {
+        user_id: "u".into(),
+        trace_id: "s".into(),
+        usage: usage(3, 0, tokens),
+        ..Default::default()
+    };
+    let mut client = service.internal.clone();
+    let charged = client.commit_reservation(late(9)).await.unwrap().into_inner();
+    assert_eq!((charged.amount, charged.balance, charged.replayed), (12.0, 88.0, true));
+    assert_eq!(client.commit_reservation(late(9)).await.unwrap().into_inner(), charged);
+    let made = service.metered("s").await;
+    assert_eq!((made.amount, made.usage, made.record_id), (12.0, usage(3, 0, 9), broken.record_id));
+    let request = ListRecordsRequest { user_id: "u".into(), ..Default::default() };
+    let mut amounts: Vec<f64> = service.records(request).await.records.iter().map(|record| record.amount).collect();
+    amounts.sort_by(f64::total_cmp);
+    assert_eq!(amounts, [5.0, 7.0]);
+    // That was its last word.
+    let refused = client.commit_reservation(late(10)).await.unwrap_err();
+    assert_eq!(code_of(&refused), (Code::AlreadyExists, "10007".into()));
+    service.assert_nothing_is_held("u").await;
+}
+
+/// What was delivered up to the break stays charged.
+#[rstest]
+#[tokio::test]
+async fn a_commit_of_less_after_the_break_gives_nothing_back(#[values(MySql, Sqlite)] on: Backend) {
+    let (service, gateway) = delivering(on, SHORT_GRACE).await;
+    drop(gateway);
+    service.ended("s", "COMMITTED").await;
+    let late = CommitReservationRequest {
+        user_id: "u".into(),
+        trace_id: "s".into(),
+        usage: usage(3, 0, 2),
+        ..Default::default()
+    };
+    let charged = service.internal.clone().commit_reservation(late).await.unwrap().into_inner();
+    assert_eq!((charged.amount, charged.balance), (7.0, 93.0));
+    assert_eq!(service.account("u").await.balance, 93.0);
+    service.assert_nothing_is_held("u").await;
 }
 
 /// The service is killed, and started again: what was durable is charged by the sweep, or

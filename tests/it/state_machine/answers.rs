@@ -204,6 +204,8 @@ pub fn lines(model: &Model) -> Vec<Line> {
     let mut lines = Vec::new();
     for (trace, entry) in &model.entries {
         let (free, paid, amount, _) = entry.charged();
+        let rest = entry.rest.unwrap_or_default();
+        let (free, paid, amount) = (free - rest.0, paid - rest.1, amount - rest.2);
         let taken = entry.delivered.map_or(entry.call.tokens, |delivered| delivered.tokens);
         if free > 0 {
             // The tokens stand once, with what was paid where anything was.
@@ -212,6 +214,14 @@ pub fn lines(model: &Model) -> Vec<Line> {
         if paid > 0 {
             lines.push((*trace, true, paid, amount, taken, entry.made.micros));
         }
+        let (free, paid, amount) = rest;
+        if free > 0 {
+            lines.push((*trace, false, free, 0, None, entry.made.micros));
+        }
+        if paid > 0 || amount > 0 {
+            lines.push((*trace, true, paid, amount, None, entry.made.micros));
+        }
     }
+    lines.sort_unstable();
     lines
 }

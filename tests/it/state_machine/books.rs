@@ -134,9 +134,18 @@ impl Books {
         self.0.lock().unwrap().transactions.get(&(user.clone(), trace.clone())).cloned()
     }
 
+    /// With the tokens of their transactions, on the main records, as the databases read them.
     pub fn records(&self, user: &UserId) -> Vec<Record> {
         let tables = self.0.lock().unwrap();
-        tables.records.iter().filter(|new| new.user == *user).map(|new| new.record.clone()).collect()
+        let of_user = tables.records.iter().filter(|new| new.user == *user);
+        let read = |new: &NewRecord| {
+            let transaction = &tables.transactions[&(user.clone(), new.record.trace.clone().unwrap())];
+            let delivered = transaction.reservation.as_ref().and_then(|reservation| reservation.usage());
+            let usage = transaction.content.usage.or(delivered);
+            let is_main = transaction.record_id.to_string() == new.record.id;
+            Record { usage: usage.filter(|_| is_main), ..new.record.clone() }
+        };
+        of_user.map(read).collect()
     }
 
     pub fn daily(&self, user: &UserId) -> Vec<DailyUse> {

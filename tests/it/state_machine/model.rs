@@ -308,15 +308,7 @@ impl Model {
             replayed: false,
         };
         self.note("a charge in tokens is partly free", quoted.version.is_some() && free > 0 && amount > 0);
-        let entry = Entry {
-            call,
-            made: now,
-            state: State::Committed,
-            version: quoted.version,
-            hold: None,
-            delivered: None,
-            answer: Some(answer.clone()),
-        };
+        let entry = Entry { answer: Some(answer.clone()), ..Entry::new(call, now, State::Committed, quoted.version) };
         self.entries.insert(call.trace, entry);
         answer
     }

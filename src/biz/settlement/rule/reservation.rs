@@ -57,6 +57,7 @@ impl Book<'_> {
                 day: at.day,
                 reported: None,
                 delivered: None,
+                is_provisional: false,
             }),
             free: 0,
             paid: 0,
@@ -86,7 +87,7 @@ impl Book<'_> {
         let delivered = Delivered { count, cost: request.cost, usage: request.usage };
         match first.status {
             Status::Pending | Status::Expired => {}
-            Status::Committed => return replay_commit(request, &delivered, &first),
+            Status::Committed => return self.commit_again(request, delivered, &first, reservation),
             Status::Released => return Err(state("the reservation was released")),
         }
         self.deliver(&first, reservation, delivered, request.record_ids)
@@ -195,6 +196,7 @@ impl Book<'_> {
         let transaction = match usage.filter(|usage| usage.tokens() > 0) {
             Some(usage) => {
                 let delivered = Delivered::stream(&first, usage);
+                let reservation = Reservation { is_provisional: true, ..reservation };
                 self.deliver(&first, reservation, delivered, request.record_ids)?
             }
             None if first.status == Status::Expired => first,
@@ -287,15 +289,6 @@ fn replay_reserve(call: &Charge, first: &Transaction) -> Result<Outcome, Error> 
         return Err(state("the reservation was released"));
     }
     Ok(found(first, call.record_ids.main))
-}
-
-fn replay_commit(request: &Commit, delivered: &Delivered, first: &Transaction) -> Result<Outcome, Error> {
-    let before = first.reservation.as_ref().and_then(|reservation| reservation.delivered.as_ref());
-    let fields = before.map_or_else(|| vec!["rpc"], |before| delivered.differences(before));
-    if !fields.is_empty() {
-        return Err(conflict(fields));
-    }
-    Ok(found(first, request.record_ids.main))
 }
 
 pub(super) fn state(why: &str) -> Error {

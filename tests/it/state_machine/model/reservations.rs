@@ -27,6 +27,10 @@ pub struct Entry {
     pub delivered: Option<Delivered>,
     /// Once it is charged.
     pub answer: Option<Answer>,
+    /// Whether that is only for what was reported, and a commit may add to it.
+    pub is_provisional: bool,
+    /// What a commit added: free units, paid ones, and the amount.
+    pub rest: Option<(u32, u32, i64)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +56,20 @@ pub struct Delivered {
 }
 
 impl Entry {
+    pub fn new(call: Call, made: Moment, state: State, version: Option<VersionNumber>) -> Self {
+        Self {
+            call,
+            made,
+            state,
+            version,
+            hold: None,
+            delivered: None,
+            answer: None,
+            is_provisional: false,
+            rest: None,
+        }
+    }
+
     /// Free units, paid ones, what was charged for them and what was not.
     pub fn charged(&self) -> (u32, u32, i64, i64) {
         match self.answer {
@@ -106,15 +124,7 @@ impl Model {
         let expires = now.micros + i64::from(TTL_MINUTES) * 60_000_000;
         let (units, full) = (quoted.units, quoted.cost);
         let hold = Hold { free, amount, units, full, owner: stream, reported: None, expires, longest: expires };
-        let entry = Entry {
-            call,
-            made: now,
-            state: State::Open,
-            version: quoted.version,
-            hold: Some(hold),
-            delivered: None,
-            answer: None,
-        };
+        let entry = Entry { hold: Some(hold), ..Entry::new(call, now, State::Open, quoted.version) };
         self.entries.insert(call.trace, entry);
         Answer::Held { free, amount, replayed: false }
     }
@@ -138,6 +148,9 @@ impl Model {
         let delivered = Delivered { count, cost, tokens };
         match &entry.answer {
             Some(answer) if entry.delivered == Some(delivered) => answer.again(),
+            Some(_) if entry.is_provisional && entry.delivered.is_some_and(|before| before.count <= count) => {
+                self.deliver_rest(trace, delivered, key)
+            }
             Some(_) => Answer::Conflict,
             None => self.deliver(trace, delivered, now, key),
         }
@@ -195,6 +208,53 @@ impl Model {
         self.note_delivery(&entry, &after, now);
         self.entries.insert(trace, after);
         answer
+    }
+
+    /// Charges what was delivered beyond what was reported.
+    fn deliver_rest(&mut self, trace: u8, delivered: Delivered, key: &mut Key) -> Answer {
+        let mut entry = self.entries[&trace].clone();
+        let (Some(hold), Some((units, cost))) = (entry.hold.clone(), entry.priced(delivered)) else {
+            return Answer::Invalid;
+        };
+        let (made, call) = (entry.made, entry.call);
+        let (free, paid, amount, shortfall) = entry.charged();
+        let (mut rest_free, mut rest_paid) = (0, 0);
+        let free_left = self.free_left(made.month, call.service);
+        for _ in free + paid..units {
+            if rest_free < free_left {
+                rest_free += 1;
+            } else {
+                rest_paid += 1;
+            }
+        }
+        let all = free + paid + rest_free + rest_paid;
+        let due = prices::nearest(cost, paid + rest_paid, all) - amount - shortfall;
+        let limit = match self.policies[usize::from(call.service)].overrun {
+            Overrun::Charged => i64::MAX,
+            Overrun::Capped => hold.amount - amount,
+            Overrun::Spilled => (hold.amount - amount).max(self.balance - self.held()),
+        };
+        let rest = due.min(limit).max(0);
+        self.note("a commit knows better than a report", rest > 0);
+        self.balance -= rest;
+        self.overdrawn |= rest > 0 && self.balance < self.held();
+        let tokens = |delivered: Option<Delivered>| {
+            delivered.and_then(|delivered| delivered.tokens).map_or(0, |tokens| i64::from(tokens.all()))
+        };
+        key.take(call, made, [0, tokens(Some(delivered)) - tokens(entry.delivered), rest]);
+        let answer = Answer::Charged {
+            free: free + rest_free,
+            paid: paid + rest_paid,
+            amount: amount + rest,
+            shortfall: shortfall + due.max(0) - rest,
+            balance: self.balance,
+            free_left: free_left - rest_free,
+            replayed: false,
+        };
+        entry.rest = Some((rest_free, rest_paid, rest));
+        (entry.delivered, entry.answer, entry.is_provisional) = (Some(delivered), Some(answer.clone()), false);
+        self.entries.insert(trace, entry);
+        answer.again()
     }
 
     fn note_delivery(&mut self, before: &Entry, after: &Entry, now: Moment) {
@@ -281,7 +341,11 @@ impl Model {
                 self.note("a stream that nobody ends is charged", true);
                 let is_more = had_reported.map_or(0, |had| had.output) < tokens.map_or(0, |now| now.output);
                 self.note("a stream that broke had reported more", had_reported.is_some() && !is_more);
-                self.deliver(trace, Delivered { count, cost: None, tokens }, now, key)
+                let answer = self.deliver(trace, Delivered { count, cost: None, tokens }, now, key);
+                if let Some(entry) = self.entries.get_mut(&trace) {
+                    entry.is_provisional = answer != Answer::Invalid;
+                }
+                answer
             }
             None => {
                 self.note("what was reported is freed", had_reported.is_some());
