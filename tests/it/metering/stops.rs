@@ -116,7 +116,6 @@ async fn a_hold_grows_no_further_than_the_quota_of_its_key(#[values(MySql, Sqlit
         quota_type: "amount".into(),
         period: "month".into(),
         limit: Some(7.0),
-        ..Default::default()
     };
     service.internal.clone().set_api_key_quota(quota).await.unwrap();
     let open = ReserveQuotaRequest { api_key_id: "k".into(), ..stream("s", "rag", "dear", (1, 3)) };
