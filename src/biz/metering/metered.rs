@@ -232,3 +232,6 @@ impl Metered {
 fn more(usage: Usage, output_tokens: u32) -> Usage {
     Usage { output_tokens: usage.output_tokens.saturating_add(output_tokens), ..usage }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! Metering of streams: the output of a model is counted while it is delivered, made durable
 //! at short intervals, and charged once, however its stream ends.
 
+mod broken;
 mod metered;
 mod session;
 

@@ -3,7 +3,6 @@
 use std::{
     future::pending,
     pin::{Pin, pin},
-    time::Duration,
 };
 
 use chrono::TimeDelta;
@@ -13,27 +12,25 @@ use tokio::{
         OwnedSemaphorePermit,
         mpsc::{self, OwnedPermit},
     },
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Comparison, Ended, Event, Finish, Meter, News, metered::Metered};
+use super::{
+    Comparison, Ended, Event, Finish, Meter, News,
+    broken::{settle_broken, until_settled},
+    metered::Metered,
+};
 use crate::biz::{
     error::{Error, Invalid, Result},
     record::Usage,
     settlement::{
         engine::{Engine, Settled},
-        posting::{Cause, Expire, RecordIds, Report, Reserve},
+        posting::{Report, Reserve},
         transaction::Transaction,
     },
     tokens::{Encoding, StreamCounter},
 };
-
-/// Between two attempts to settle a stream that broke.
-const PAUSE: Duration = Duration::from_secs(1);
-/// Attempts that may fail as they should not.
-const MAX_DEFECTS: u32 = 5;
 
 /// What comes of a stream.
 type Events<'e> = Pin<&'e mut (dyn Stream<Item = Result<Event>> + Send)>;
@@ -114,10 +111,10 @@ impl Session {
     /// know; one that does not read is not waited for.
     pub async fn run(mut self, events: impl Stream<Item = Result<Event>> + Send, news: mpsc::Sender<News>) -> Ended {
         // A place for the last word, which must not get lost.
-        let Ok(last) = news.clone().reserve_owned().await else { return self.settle_broken(None).await };
+        let Ok(last) = news.clone().reserve_owned().await else { return self.broke(None).await };
         let _ = news.try_send(News::Opened(Box::new(self.reservation().clone()), self.is_reopened));
         let mut events = pin!(events.fuse());
-        let end = match self.meter(events.as_mut(), &news).await {
+        let end = match self.listen(events.as_mut(), &news).await {
             End::Broken(error) => self.read_on(events, error).await,
             end => end,
         };
@@ -129,7 +126,7 @@ impl Session {
             End::Finish(finish) => self.finish(finish, last).await,
             End::Broken(error) => {
                 last.send(News::Failed(error));
-                self.settle_broken(None).await
+                self.broke(None).await
             }
             End::Gone(error) => {
                 last.send(News::Failed(error));
@@ -138,7 +135,7 @@ impl Session {
         }
     }
 
-    async fn meter(&mut self, mut events: Events<'_>, news: &mpsc::Sender<News>) -> End {
+    async fn listen(&mut self, mut events: Events<'_>, news: &mpsc::Sender<News>) -> End {
         let Meter { settings, stop, .. } = self.meter.clone();
         let mut reporting = Reporting::default();
         let mut owes_state = false;
@@ -229,7 +226,7 @@ impl Session {
     /// Charges as the gateway says. While the outcome is unknown the very same is asked again,
     /// though the gateway is told at once: it was its last word.
     async fn finish(self, finish: Finish, last: OwnedPermit<News>) -> Ended {
-        let Meter { engine, stop, .. } = &self.meter;
+        let engine = &self.meter.engine;
         let commit = self.metered.commit(finish);
         let mut settled = engine.commit(commit.clone()).await;
         match &settled {
@@ -239,7 +236,7 @@ impl Session {
             Err(error) => {
                 last.send(News::Failed(error.clone()));
                 if matches!(error, Error::Overloaded(_)) {
-                    let again = until_settled(stop, self.deadline(), || engine.commit(commit.clone())).await;
+                    let again = until_settled(&self.meter, || engine.commit(commit.clone())).await;
                     settled = again.map_or(settled, Ok);
                 }
             }
@@ -247,44 +244,20 @@ impl Session {
         match settled {
             Ok(_) => Ended { finished: Some(settled), compared: self.compare(finish), settled: None },
             // What it asked can't be charged: then what was counted is.
-            Err(_) => self.settle_broken(Some(settled)).await,
+            Err(_) => self.broke(Some(settled)).await,
         }
+    }
+
+    /// Gives its place to others, and is settled.
+    async fn broke(self, finished: Option<Settled>) -> Ended {
+        let Session { meter, metered, place, .. } = self;
+        drop(place);
+        Ended { finished, settled: settle_broken(&meter, &metered).await, compared: None }
     }
 
     fn compare(&self, finish: Finish) -> Option<Comparison> {
         let model = self.reservation().content.model.as_ref();
         Comparison::new(model, self.metered.comparable()?, finish.usage?, finish.hidden_output_tokens)
-    }
-
-    /// By then the hold has run out, and the sweep has come.
-    fn deadline(&self) -> Instant {
-        Instant::now() + self.meter.settings.ttl.to_std().unwrap_or_default()
-    }
-
-    /// Makes what was delivered durable at once, waits for the stream to be opened again,
-    /// and charges it where it was not. What can't be settled until the hold expires, or until
-    /// the process ends, is left to the sweep.
-    async fn settle_broken(self, finished: Option<Result<(Transaction, bool)>>) -> Ended {
-        let deadline = self.deadline();
-        let Session { meter, metered, place, .. } = self;
-        let Meter { engine, settings, waiting, stop, .. } = &meter;
-        drop(place);
-        let left = Ended { finished, ..Ended::default() };
-        // Where too many wait already there is no grace.
-        let waits = waiting.try_acquire();
-        if waits.is_ok() {
-            let report = metered.report(settings.ttl, None);
-            if until_settled(stop, deadline, || engine.report(report.clone())).await.is_none()
-                || stop.run_until_cancelled(sleep(settings.grace)).await.is_none()
-            {
-                return left;
-            }
-        }
-        let Transaction { user, trace, record_id: stream, .. } = metered.reservation().clone();
-        let cause = Cause::Broken { stream, usage: metered.delivered() };
-        let expire = Expire { user, trace, cause, record_ids: RecordIds::fresh() };
-        let settled = until_settled(stop, deadline, || engine.expire(expire.clone())).await;
-        Ended { settled: settled.flatten(), ..left }
     }
 }
 
@@ -307,31 +280,6 @@ impl Reporting {
         let done = (*target, settled.await);
         self.0 = None;
         done
-    }
-}
-
-/// Tries again while the database does not answer; `None` when that was to no avail, or
-/// refused.
-async fn until_settled<T, F: Future<Output = Result<T>>>(
-    stop: &CancellationToken,
-    deadline: Instant,
-    attempt: impl Fn() -> F,
-) -> Option<T> {
-    let mut defects = 0;
-    loop {
-        let error = match attempt().await {
-            Ok(done) => return Some(done),
-            // Ended, or taken over.
-            Err(Error::TransactionState(_) | Error::TransactionNotFound(_)) => return None,
-            Err(error) => error,
-        };
-        defects += u32::from(matches!(error, Error::Internal(_)));
-        let may_pass = matches!(error, Error::Overloaded(_) | Error::Internal(_)) && defects < MAX_DEFECTS;
-        if !may_pass || stop.is_cancelled() || Instant::now() + PAUSE >= deadline {
-            tracing::warn!(%error, "a stream that broke is left to the sweep");
-            return None;
-        }
-        stop.run_until_cancelled(sleep(PAUSE)).await;
     }
 }
 

@@ -1,0 +1,177 @@
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use super::*;
+use crate::biz::{
+    catalog::QuotaUnit,
+    ids::{PriceVersionId, ServiceName, TraceId, UserId},
+    prices::{PriceVersion, TokenPrices},
+    settlement::transaction::ChargeContent,
+};
+
+const SETTINGS: Settings = Settings {
+    ttl: TimeDelta::minutes(10),
+    progress: Duration::from_secs(1),
+    grace: Duration::from_secs(5),
+    idle_timeout: Duration::from_secs(60),
+};
+
+fn yuan(amount: i64) -> Money {
+    Money::from_micros(amount * 1_000_000)
+}
+
+fn usage(input_tokens: u32, output_tokens: u32) -> Usage {
+    Usage { input_tokens, output_tokens, cached_input_tokens: 0 }
+}
+
+/// Three tokens of input are expected, each token costs a yuan, and so many are held.
+fn reserved(held: i64, reported: Option<Usage>) -> Transaction {
+    let dear = TokenPrices { input: yuan(1_000_000), cached_input: yuan(1_000_000), output: yuan(1_000_000) };
+    Transaction {
+        user: UserId::from_stored("u"),
+        trace: TraceId::from_stored("t"),
+        content: ChargeContent {
+            service: ServiceName::from_stored("llm"),
+            count: 1,
+            cost: None,
+            api_key: None,
+            model: None,
+            usage: None,
+            estimate: Some(usage(3, 20)),
+        },
+        status: Status::Pending,
+        quota_unit: QuotaUnit::Calls,
+        price_version: Some(PriceVersion { id: PriceVersionId::from_stored("v"), prices: dear }),
+        reservation: Some(Reservation {
+            free: 0,
+            amount: yuan(held),
+            full_cost: yuan(23),
+            expires_at: DateTime::<Utc>::UNIX_EPOCH,
+            day: DateTime::<Utc>::UNIX_EPOCH.date_naive(),
+            reported,
+            delivered: None,
+            is_provisional: false,
+        }),
+        free: 0,
+        paid: 0,
+        amount: Money::ZERO,
+        shortfall: Money::ZERO,
+        record_id: Uuid::nil(),
+        balance_after: Money::ZERO,
+        free_remaining_after: 0,
+        created_at: DateTime::UNIX_EPOCH,
+    }
+}
+
+/// A stream that has delivered so many tokens.
+fn metered(held: i64, counted: usize) -> Metered {
+    let mut metered = Metered::new(reserved(held, None));
+    metered.set_counted(counted);
+    metered
+}
+
+/// Sends the report that is due by `at`, which comes back with so much held; its target.
+fn report(metered: &mut Metered, at: Instant, held: i64) -> Option<Option<Usage>> {
+    let report = metered.due_report(at, &SETTINGS)?;
+    metered.set_reported(report.target, Ok((reserved(held, report.usage), false))).unwrap();
+    Some(report.target)
+}
+
+#[test]
+fn what_is_new_is_reported_once_in_an_interval() {
+    let mut metered = metered(23, 5);
+    let now = metered.reported_at;
+    assert_eq!(report(&mut metered, now, 23), None);
+    let later = now + SETTINGS.progress;
+    assert_eq!(report(&mut metered, later, 23), Some(None));
+    assert_eq!(metered.state().durable_output_tokens, 5);
+    assert_eq!(report(&mut metered, later + SETTINGS.progress * 10, 23), None, "nothing is new");
+    metered.set_counted(6);
+    assert_eq!(report(&mut metered, later + SETTINGS.progress, 23), Some(None));
+}
+
+#[test]
+fn a_hold_is_renewed_before_it_runs_out() {
+    let mut metered = metered(23, 0);
+    let half = metered.reported_at + Duration::from_secs(5 * 60);
+    assert_eq!(metered.next_report(&SETTINGS), Some(half));
+    // Also where progress is rarer than that.
+    let rare = Settings { progress: Duration::from_secs(3_600), ..SETTINGS };
+    metered.set_counted(1);
+    assert_eq!(metered.next_report(&rare), Some(half));
+}
+
+#[test]
+fn a_hold_that_gets_short_grows_at_once_and_then_waits() {
+    let mut metered = metered(23, 18);
+    let now = metered.reported_at;
+    // 18 and 3 are 21; half a step more is 24.
+    assert_eq!(report(&mut metered, now, 27), Some(Some(usage(3, 18 + 6))));
+    assert_eq!(report(&mut metered, now, 27), None, "covered");
+    metered.set_counted(21);
+    // It asked for 31, and there was nothing.
+    assert_eq!(report(&mut metered, now, 27), Some(Some(usage(3, 21 + 7))));
+    assert!(!metered.state().stop, "three more are covered");
+    assert_eq!(report(&mut metered, now, 27), None);
+    assert_eq!(report(&mut metered, now + SETTINGS.progress, 27), Some(Some(usage(3, 28))));
+}
+
+#[test]
+fn stop_is_said_when_another_token_is_not_covered_and_taken_back_when_it_is() {
+    let mut metered = metered(23, 20);
+    let now = metered.reported_at;
+    assert!(!metered.state().stop, "nobody was asked yet");
+    report(&mut metered, now, 23);
+    assert!(metered.state().stop);
+    assert_eq!(metered.comparable(), None, "the vendor may count on");
+    report(&mut metered, now + SETTINGS.progress, 40);
+    assert!(!metered.state().stop);
+}
+
+#[test]
+fn while_reports_fail_the_hold_is_all_there_is() {
+    let mut metered = metered(23, 5);
+    let now = metered.reported_at;
+    let outage = || Err(Error::Overloaded("down".into()));
+    metered.due_report(now + SETTINGS.progress, &SETTINGS).unwrap();
+    metered.set_reported(None, outage()).unwrap();
+    assert!(!metered.state().stop);
+    assert!(metered.due_report(now + SETTINGS.progress, &SETTINGS).is_none(), "not at once");
+    metered.set_counted(20);
+    assert!(metered.state().stop);
+    assert!(metered.due_report(now + SETTINGS.progress * 2, &SETTINGS).is_some());
+}
+
+#[test]
+fn the_vendor_takes_the_place_of_what_was_expected() {
+    let mut metered = metered(23, 4);
+    assert_eq!(metered.usage(), usage(3, 4));
+    metered.set_told(usage(0, 6)).unwrap();
+    assert_eq!(metered.usage(), usage(3, 6), "no input told");
+    metered.set_told(usage(9, 1)).unwrap();
+    assert_eq!(metered.usage(), usage(9, 4));
+    metered.set_told(usage(0, 0)).unwrap();
+    assert_eq!(metered.usage(), usage(9, 4), "nothing told");
+    metered.set_told(usage(u32::MAX, u32::MAX)).unwrap_err();
+    assert_eq!(metered.usage(), usage(9, 4), "not to be priced");
+}
+
+#[test]
+fn nothing_was_delivered_until_something_is_known() {
+    let mut metered = metered(23, 0);
+    assert_eq!(metered.delivered(), None);
+    metered.set_told(usage(9, 0)).unwrap();
+    assert_eq!(metered.delivered(), Some(usage(9, 0)));
+    // A stream that is opened again goes on from what was reported.
+    assert_eq!(Metered::new(reserved(23, Some(usage(9, 7)))).delivered(), Some(usage(9, 7)));
+}
+
+#[test]
+fn only_what_has_expired_can_still_be_charged() {
+    let mut metered = metered(23, 4);
+    metered.set_reported(None, Err(Error::TransactionState("taken over".into()))).unwrap_err();
+    assert!(metered.is_gone());
+    let expired = Transaction { status: Status::Expired, ..reserved(23, None) };
+    metered.set_reported(None, Ok((expired, true))).unwrap_err();
+    assert!(!metered.is_gone());
+}
