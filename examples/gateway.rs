@@ -3,7 +3,15 @@
 //!
 //! `cargo run --example gateway -- http://localhost:9107 USER SERVICE MODEL TRACE_ID < FILE`
 
-use std::{env::args, io::Read, thread};
+use std::{
+    env::args,
+    io::Read,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
 use anyhow::{Context, bail};
 use billing_service::service::proto::{
@@ -39,24 +47,20 @@ async fn main() -> anyhow::Result<()> {
     });
     let mut client = BillingInternalServiceClient::connect(server).await?;
     let mut replies = client.meter_stream(sent).await?.into_inner();
-    let mut is_delivering = false;
+    let must_stop = Arc::new(AtomicBool::new(false));
     while let Some(reply) = replies.message().await? {
         match reply.event {
             Some(Reply::Opened(opened)) => {
                 println!("opened: {} held", opened.amount);
                 // Nothing goes out to the user before this.
                 thread::spawn({
-                    let messages = messages.clone();
-                    move || deliver(&messages)
+                    let (messages, must_stop) = (messages.clone(), must_stop.clone());
+                    move || deliver(&messages, &must_stop)
                 });
-                is_delivering = true;
             }
             Some(Reply::State(state)) => {
                 println!("{state:?}");
-                if state.stop && is_delivering {
-                    is_delivering = false;
-                    messages.send(Message::Finish(StreamFinish::default())).await?;
-                }
+                must_stop.store(state.stop, Ordering::Relaxed);
             }
             Some(Reply::Finished(finished)) => {
                 println!("finished: {} charged, {} left", finished.amount, finished.balance)
@@ -67,11 +71,13 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sends chunks of a few bytes, wherever they end, and then what finishes the stream. Sending
-/// fails once it has ended.
-fn deliver(messages: &Sender<Message>) {
+/// Sends chunks of a few bytes, wherever they end, until there are no more or it must stop, and
+/// then what finishes the stream. Sending fails once it has ended.
+fn deliver(messages: &Sender<Message>, must_stop: &AtomicBool) {
     let mut chunk = [0; 16];
-    while let Ok(read @ 1..) = std::io::stdin().read(&mut chunk) {
+    while !must_stop.load(Ordering::Relaxed)
+        && let Ok(read @ 1..) = std::io::stdin().read(&mut chunk)
+    {
         if messages.blocking_send(Message::Output(chunk[..read].to_vec())).is_err() {
             return;
         }

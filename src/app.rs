@@ -164,12 +164,13 @@ impl App {
         let low = LowAccounts { store: store.clone(), thresholds, catalog, calendar, metrics };
         tokio::spawn(low.count_regularly(stop.clone()));
         let drain_timeout = limits.drain_timeout;
-        let limits = server::Limits { connections: limits.connections, drain_timeout };
+        let limits = server::Limits { connections: limits.connections, drain_timeout, connection_window: None };
+        let metering = server::Limits { connection_window: Some(server::METERING_WINDOW), ..limits };
         let public = server::public_app(parts.clone());
         let internal = server::internal_app(parts, health_service)?;
         let listeners = vec![
             tokio::spawn(server::serve(http, public, limits, stop.clone())),
-            tokio::spawn(server::serve(grpc, internal, limits, stop.clone())),
+            tokio::spawn(server::serve(grpc, internal, metering, stop.clone())),
         ];
         tracing::info!(%http_addr, %grpc_addr, "serving");
         Ok(Self {

@@ -4,12 +4,12 @@
 pub mod dsn;
 mod error;
 pub mod former_zone;
+mod marks;
 pub mod memory;
 mod migrations;
 pub mod mysql;
 pub mod payment;
 pub mod plan;
-mod quota_unit;
 pub mod redis;
 pub mod sqlite;
 pub mod vocabulary;

@@ -31,6 +31,8 @@ pub struct Limits {
     pub connections: usize,
     /// How long open requests may take once a stop was asked for.
     pub drain_timeout: Duration,
+    /// What of one HTTP/2 connection may wait to be read, in bytes; hyper's default when absent.
+    pub connection_window: Option<u32>,
 }
 
 /// A client that has not sent its first byte, or not all of its headers, by then is dropped.
@@ -40,11 +42,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Requests in flight on one HTTP/2 connection. h2 ends a connection on which too many
 /// small frames wait to be read, as under too much load they do; this many can't be.
 const MAX_STREAMS: u32 = 1_024;
-/// What of one connection may wait to be read. It is also what h2 counts those frames by: each
+/// The window of the port that meters streams. It is also what h2 counts those frames by: each
 /// takes 255 bytes of half of it. The messages of metered streams are that small, and a thousand
 /// streams that all wait a moment, as for the database, must not end their connection: this
 /// is room for sixteen of each.
-const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+pub const METERING_WINDOW: u32 = 8 * 1024 * 1024;
 
 /// The address by which this machine reaches what listens on `addr`: one that stands for
 /// all of its addresses is none to connect to.
@@ -67,7 +69,7 @@ pub async fn serve(listener: TcpListener, app: Router, limits: Limits, stop: Can
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(limits.connection_window)
         .max_concurrent_streams(MAX_STREAMS);
     let builder = Arc::new(builder);
     let graceful = GracefulShutdown::new();

@@ -21,7 +21,7 @@ use tonic_health::ServingStatus;
 
 use self::bounds::Bounds;
 pub use self::callback::Guard as CallbackGuard;
-pub use self::listener::{Limits, reachable, serve};
+pub use self::listener::{Limits, METERING_WINDOW, reachable, serve};
 pub use self::ops::Ops;
 use crate::{
     config::{Server, Style},

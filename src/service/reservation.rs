@@ -109,14 +109,15 @@ impl Api {
         settled
     }
 
-    /// What a reserved call took where nobody told: the input as it was estimated, and the
-    /// output as it is counted.
+    /// What a reserved call took where nobody tells: the input as its stream was told or it was
+    /// estimated, and the output as it is counted.
     async fn count_output(&self, commit: &Commit, output: Input) -> Result<record::Usage> {
         let found = self.transactions.transaction(&commit.user, &commit.trace).await?;
-        let content = found.ok_or_else(|| Error::TransactionNotFound(commit.trace.to_string()))?.content;
-        let ours = self.tokens.count(encoding_of(content.model.as_ref()), output).await?;
+        let found = found.ok_or_else(|| Error::TransactionNotFound(commit.trace.to_string()))?;
+        let ours = self.tokens.count(encoding_of(found.content.model.as_ref()), output).await?;
         let output_tokens = u32::try_from(ours).unwrap_or(u32::MAX);
-        Ok(record::Usage { output_tokens, ..content.estimate.unwrap_or_default() })
+        let reported = found.reservation.as_ref().and_then(|reservation| reservation.usage());
+        Ok(record::Usage { output_tokens, ..reported.or(found.content.estimate).unwrap_or_default() })
     }
 
     /// Counts the outcome of a commit, whoever asked for it.

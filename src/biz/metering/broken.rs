@@ -13,14 +13,17 @@ use crate::biz::{
     },
 };
 
-/// Between two attempts to settle one.
+/// Between the first two attempts to settle one; twice as long between the next, up to the longest.
 const PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long it is tried. What is lost then was delivered in an outage of a day.
+const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
 /// Attempts that may fail as they should not.
 const MAX_DEFECTS: u32 = 5;
 
 /// Makes what was delivered durable at once, waits for the stream to be opened again,
-/// and charges it where it was not. What can't be settled until the hold expires, or until
-/// the process ends, is left to the sweep.
+/// and charges it where it was not, also where the sweep came first. What can't be settled until
+/// the process ends is left to the sweep.
 pub(super) async fn settle_broken(meter: &Meter, metered: &Metered) -> Option<Transaction> {
     let Meter { engine, settings, waiting, stop, .. } = meter;
     // Where too many wait already there is no grace.
@@ -36,14 +39,14 @@ pub(super) async fn settle_broken(meter: &Meter, metered: &Metered) -> Option<Tr
     until_settled(meter, || engine.expire(expire.clone())).await?
 }
 
-/// Tries again while the database does not answer, as long as a hold lasts: then the sweep
-/// comes. `None` when that was to no avail, or refused.
+/// Tries again while the database does not answer. `None` when that was to no avail, or
+/// refused.
 pub(super) async fn until_settled<T, F: Future<Output = Result<T>>>(
-    Meter { settings, stop, .. }: &Meter,
+    Meter { stop, .. }: &Meter,
     attempt: impl Fn() -> F,
 ) -> Option<T> {
-    let deadline = Instant::now() + settings.ttl.to_std().unwrap_or_default();
-    let mut defects = 0;
+    let deadline = Instant::now() + PATIENCE;
+    let (mut defects, mut pause) = (0, PAUSE);
     loop {
         let error = match attempt().await {
             Ok(done) => return Some(done),
@@ -53,10 +56,11 @@ pub(super) async fn until_settled<T, F: Future<Output = Result<T>>>(
         };
         defects += u32::from(matches!(error, Error::Internal(_)));
         let may_pass = matches!(error, Error::Overloaded(_) | Error::Internal(_)) && defects < MAX_DEFECTS;
-        if !may_pass || stop.is_cancelled() || Instant::now() + PAUSE >= deadline {
-            tracing::warn!(%error, "a stream that broke is left to the sweep");
+        if !may_pass || stop.is_cancelled() || Instant::now() + pause >= deadline {
+            tracing::warn!(%error, "a stream that has ended is left to the sweep");
             return None;
         }
-        stop.run_until_cancelled(sleep(PAUSE)).await;
+        stop.run_until_cancelled(sleep(pause)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

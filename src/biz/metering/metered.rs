@@ -68,7 +68,12 @@ impl Metered {
     /// [`Error::Invalid`] for what can't be priced, and so could never be charged.
     pub fn set_told(&mut self, usage: Usage) -> Result<()> {
         self.amount(usage)?;
-        self.told = Some(usage).filter(|usage| usage.tokens() > 0).or(self.told);
+        self.told = match self.told {
+            _ if usage.tokens() == 0 => self.told,
+            // Some tell the output alone as it grows.
+            Some(before) if usage.input_tokens == 0 => Some(Usage { output_tokens: usage.output_tokens, ..before }),
+            _ => Some(usage),
+        };
         Ok(())
     }
 
@@ -78,7 +83,6 @@ impl Metered {
         // Of a stream that is opened again: as it was told before.
         let reported = self.held().and_then(|held| held.reported);
         let known = match self.told {
-            // Some tell the output alone as it grows.
             Some(told) if told.input_tokens == 0 => {
                 Usage { output_tokens: told.output_tokens, ..reported.unwrap_or(expected) }
             }
@@ -157,9 +161,9 @@ impl Metered {
     /// or has another stream. [`Self::is_gone`] tells whether it can still be charged.
     pub fn set_reported(&mut self, asked: Option<Usage>, settled: Settled) -> Result<()> {
         match settled {
-            Ok((transaction, _)) if transaction.status == Status::Expired => {
+            Ok((transaction, _)) if transaction.status != Status::Pending => {
                 self.reservation = transaction;
-                Err(Error::TransactionState("trace_id: the reservation has expired; open another stream".into()))
+                Err(Error::TransactionState("trace_id: the hold ran out; what was delivered is charged".into()))
             }
             Ok((transaction, is_exhausted)) => {
                 self.reservation = transaction;

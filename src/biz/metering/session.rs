@@ -3,6 +3,7 @@
 use std::{
     future::pending,
     pin::{Pin, pin},
+    time::Duration,
 };
 
 use chrono::TimeDelta;
@@ -85,8 +86,11 @@ pub struct Session {
     is_reopened: bool,
 }
 
-/// What can still be read of a stream that broke or must stop, in bytes of output.
+/// What can still be read of a stream that broke or must stop: bytes of output, and messages.
 const MAX_LEFT: usize = 1024 * 1024;
+const MAX_LEFT_MESSAGES: usize = 10_000;
+/// No stream lives longer, however often its gateway says that it does.
+const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3_600);
 
 /// What ends a stream.
 enum End {
@@ -138,9 +142,9 @@ impl Session {
     async fn listen(&mut self, mut events: Events<'_>, news: &mpsc::Sender<News>) -> End {
         let Meter { settings, stop, .. } = self.meter.clone();
         let mut reporting = Reporting::default();
-        let mut owes_state = false;
+        let (mut owes_state, ends_at) = (false, Instant::now() + LONGEST_LIFE);
         loop {
-            let idle_at = self.heard + settings.idle_timeout;
+            let idle_at = (self.heard + settings.idle_timeout).min(ends_at);
             let next_report = self.metered.next_report(&settings).filter(|_| !reporting.is_on_its_way());
             tokio::select! {
                 // What ends it first, then answers, then what comes: none of them starves
@@ -166,8 +170,9 @@ impl Session {
                     }
                 }
                 () = sleep_until(next_report.unwrap_or(idle_at).min(idle_at)) => {
-                    if self.heard + settings.idle_timeout <= Instant::now() {
-                        return End::Broken(Invalid::new("event", "nothing came for too long; send heartbeats").into());
+                    if idle_at <= Instant::now() {
+                        let why = "nothing came for too long, or it went on for a day; send heartbeats, and finish";
+                        return End::Broken(Invalid::new("event", why).into());
                     }
                 }
             }
@@ -194,7 +199,8 @@ impl Session {
     /// What had come already when the stream broke was delivered too, and may even finish it.
     async fn read_on(&mut self, mut events: Events<'_>, error: Error) -> End {
         let mut left = MAX_LEFT;
-        while let Some(Some(Ok(event))) = events.next().now_or_never() {
+        for _ in 0..MAX_LEFT_MESSAGES {
+            let Some(Some(Ok(event))) = events.next().now_or_never() else { break };
             if let Event::Output(chunk) = &event {
                 let Some(less) = left.checked_sub(chunk.len()) else { break };
                 left = less;

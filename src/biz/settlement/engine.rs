@@ -116,8 +116,8 @@ impl Engine {
     }
 
     /// Keeps what a stream has delivered so far, and makes its hold grow. Tells whether its API
-    /// key has no tokens left. An EXPIRED reservation came back because its hold ran out
-    /// first: then nothing was kept.
+    /// key has no tokens left. Where the hold ran out first, and nothing was kept, the reservation
+    /// is not PENDING.
     ///
     /// # Errors
     /// [`Error::TransactionNotFound`]; [`Error::TransactionState`] where the reservation has

@@ -134,8 +134,8 @@ pub struct Release {
     pub request: Uuid,
 }
 
-/// Ends a reservation that nobody ends: what was reported of its stream is charged, and a
-/// hold without a report is freed.
+/// Ends a reservation that nobody ends: what was reported of its stream is charged, unless the
+/// policy of its service frees it, and a hold without a report is freed.
 #[derive(Debug, Clone)]
 pub struct Expire {
     pub user: UserId,
@@ -252,7 +252,8 @@ pub enum Outcome {
         replayed: bool,
     },
     Reported {
-        /// PENDING, or EXPIRED where the sweep came first: then nothing was kept.
+        /// PENDING. Where the sweep came first EXPIRED, or COMMITTED by what had been reported:
+        /// then nothing was kept.
         transaction: Transaction,
         /// The API key has no tokens left for it.
         is_exhausted: bool,

@@ -82,7 +82,7 @@ impl Transaction {
 ///
 /// A charge is COMMITTED from the start. A reservation is PENDING while it holds
 /// something; from there, and from EXPIRED, it can be committed or released. COMMITTED
-/// and RELEASED are final.
+/// and RELEASED are final, but that a charge by what a stream reported can be added to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Status {
     Pending,
@@ -135,8 +135,18 @@ pub struct Reservation {
     pub reported: Option<Usage>,
     /// Once it is committed.
     pub delivered: Option<Delivered>,
-    /// Whether that is only what its stream had reported: who delivered it may know better.
-    pub is_provisional: bool,
+    pub charged_by: ChargedBy,
+}
+
+/// What a committed reservation was charged by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ChargedBy {
+    #[default]
+    Commit,
+    /// By what its stream had reported last: who delivered it may know better.
+    Report,
+    /// By that, and by a commit that knew better.
+    Both,
 }
 
 impl Reservation {
@@ -148,7 +158,7 @@ impl Reservation {
     /// `usage` with the output that was reported before, if that is more: a stream that
     /// was opened anew may not have got as far yet.
     pub fn with(&self, usage: Usage) -> Usage {
-        let before = self.reported.map_or(0, |reported| reported.output_tokens);
+        let before = self.usage().map_or(0, |reported| reported.output_tokens);
         Usage { output_tokens: usage.output_tokens.max(before), ..usage }
     }
 

@@ -37,8 +37,8 @@ pub use self::former::Settings;
 use super::{
     Store,
     error::{corrupt, store_error},
+    marks::{charged_by_number, charged_by_of, quota_unit_name, quota_unit_of},
     plan::{Announce, Plan},
-    quota_unit::{quota_unit_name, quota_unit_of},
 };
 use crate::biz::{error::StoreError, money::Money};
 

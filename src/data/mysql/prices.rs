@@ -21,11 +21,18 @@ impl PriceStore for MySqlStore {
         let rows = self.reader.fetch_all(query).await?;
         rows.iter()
             .map(|row| {
-                let effective_from: DateTime<Utc> = row.try_get(1).map_err(store_error)?;
-                Ok(StoredVersion::parse(&text(row, 0)?, effective_from, version_of(row)))
+                let effective_from = row.try_get::<DateTime<Utc>, _>(1).map_err(store_error);
+                let (model, effective_from) =
+                    text(row, 0).and_then(|model| Ok((model, effective_from?))).map_err(unread)?;
+                StoredVersion::parse(&model, effective_from, version_of(row))
             })
+            .map(Ok)
             .collect()
     }
+}
+
+fn unread(error: StoreError) -> Invalid {
+    Invalid::new("price_version", error.to_string())
 }
 
 fn version_of(row: &MySqlRow) -> Result<(String, TokenPrices), StoreError> {

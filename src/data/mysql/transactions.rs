@@ -10,7 +10,7 @@ use sqlx::Row;
 
 pub(super) use self::row::{COLUMNS, transaction_of, usage_of, uuid_of};
 use super::{
-    MySqlStore, number, quota_unit_name,
+    MySqlStore, charged_by_number, number, quota_unit_name,
     statement::{Row as StatementRow, Statement},
     store_error, text,
 };
@@ -158,9 +158,9 @@ const OF_RESERVATIONS: [Optional; 5] = [
         fill: |row, reservation| row.money(reservation.shortfall),
     },
     Optional {
-        names: ", is_provisional",
-        is_filled: is_provisional,
-        fill: |row, reservation| row.number(u8::from(is_provisional(reservation))),
+        names: ", charged_by",
+        is_filled: |reservation| charged_by_number(reservation).is_some(),
+        fill: |row, reservation| row.optional(charged_by_number(reservation), StatementRow::number),
     },
 ];
 
@@ -205,7 +205,7 @@ pub(super) fn write_reservations(statement: &mut Statement, writes: &[Reservatio
          record_id = VALUES(record_id), balance_after = VALUES(balance_after), \
          free_remaining_after = VALUES(free_remaining_after), commit_cost = VALUES(commit_cost), \
          held_free = VALUES(held_free), held_amount = VALUES(held_amount), expires_at = VALUES(expires_at), \
-         shortfall = VALUES(shortfall), is_provisional = VALUES(is_provisional); ",
+         shortfall = VALUES(shortfall), charged_by = VALUES(charged_by); ",
     );
     let starts: Vec<_> = new.iter().filter(|(_, transaction, _)| transaction.status == Status::Pending).collect();
     if !starts.is_empty() {
@@ -258,10 +258,6 @@ fn put_reservations(statement: &mut Statement, rows: &[Written<'_>], end: &'stat
             }
         })
         .push(end);
-}
-
-fn is_provisional(transaction: &Transaction) -> bool {
-    transaction.reservation.as_ref().is_some_and(|reservation| reservation.is_provisional)
 }
 
 fn identity<'r, 's>(row: &'r mut StatementRow<'s>, transaction: &Transaction) -> &'r mut StatementRow<'s> {

@@ -38,9 +38,9 @@ use self::writer::{Writer, writer_error};
 use super::{
     Store,
     error::{corrupt, store_error},
+    marks::{charged_by_number, charged_by_of, quota_unit_name, quota_unit_of},
     migrations,
     plan::{Announce, Plan},
-    quota_unit::{quota_unit_name, quota_unit_of},
 };
 use crate::biz::error::StoreError;
 

@@ -24,8 +24,19 @@ impl PriceStore for SqliteStore {
         .fetch_all(&self.reader)
         .await
         .map_err(store_error)?;
-        rows.iter().map(|row| Ok(StoredVersion::parse(&text(row, 0)?, instant(row, 1)?, version_of(row)))).collect()
+        rows.iter()
+            .map(|row| {
+                let key = text(row, 0).and_then(|model| Ok((model, instant(row, 1)?)));
+                let (model, effective_from) = key.map_err(unread)?;
+                StoredVersion::parse(&model, effective_from, version_of(row))
+            })
+            .map(Ok)
+            .collect()
     }
+}
+
+fn unread(error: StoreError) -> Invalid {
+    Invalid::new("price_version", error.to_string())
 }
 
 fn version_of(row: &SqliteRow) -> Result<(String, TokenPrices), StoreError> {

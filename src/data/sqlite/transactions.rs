@@ -8,7 +8,7 @@ use rusqlite::{Statement, ToSql, Transaction as Tx};
 use uuid::Uuid;
 
 use super::{
-    SqliteStore, corrupt, quota_unit_name, quota_unit_of,
+    SqliteStore, charged_by_number, charged_by_of, corrupt, quota_unit_name, quota_unit_of,
     row::{Row, day_of, instant, money, number, optional_money, optional_text, text},
     store_error,
     writer::{found, writer_error},
@@ -32,7 +32,7 @@ const ONE: &str = "\
     cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, free_remaining_after, created_at, \
     held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, \
     price_version, input_price, cached_input_price, output_price, estimated_input_tokens, estimated_output_tokens, \
-    quota_unit, shortfall, is_provisional \
+    quota_unit, shortfall, charged_by \
     FROM billing_transaction WHERE user_id = ? AND trace_id = ?";
 
 #[async_trait]
@@ -122,7 +122,7 @@ pub(super) fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrit
          input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, \
          free_remaining_after, created_at, quota_unit, price_version, input_price, cached_input_price, output_price, \
          held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, estimated_input_tokens, \
-         estimated_output_tokens, shortfall, is_provisional) \
+         estimated_output_tokens, shortfall, charged_by) \
          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
          ON CONFLICT DO UPDATE SET status = excluded.status, input_tokens = excluded.input_tokens, \
          output_tokens = excluded.output_tokens, cached_input_tokens = excluded.cached_input_tokens, \
@@ -130,7 +130,7 @@ pub(super) fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrit
          record_id = excluded.record_id, balance_after = excluded.balance_after, \
          free_remaining_after = excluded.free_remaining_after, commit_cost = excluded.commit_cost, \
          held_free = excluded.held_free, held_amount = excluded.held_amount, expires_at = excluded.expires_at, \
-         shortfall = excluded.shortfall, is_provisional = excluded.is_provisional",
+         shortfall = excluded.shortfall, charged_by = excluded.charged_by",
     )?;
     for ReservationWrite { transaction, .. } in writes {
         let Some(reservation) = &transaction.reservation else { continue };
@@ -148,7 +148,7 @@ pub(super) fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrit
             &estimate.map(|usage| usage.input_tokens),
             &estimate.map(|usage| usage.output_tokens),
             &shortfall.map(Money::micros),
-            &reservation.is_provisional.then_some(1),
+            &charged_by_number(transaction),
         ];
         bind(&mut upsert, next, &values)?;
         upsert.raw_execute()?;
@@ -224,7 +224,7 @@ fn transaction_of(row: &impl Row) -> Result<Transaction, StoreError> {
                 Status::Committed => Some(Delivered { count: delivered_count, cost: optional_money(row, 21)?, usage }),
                 _ => None,
             },
-            is_provisional: row.integer(32)?.is_some_and(|flag| flag != 0),
+            charged_by: charged_by_of(row.integer(32)?)?,
         }),
     };
     Ok(Transaction {

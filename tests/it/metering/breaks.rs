@@ -278,15 +278,43 @@ async fn a_commit_of_less_after_the_break_gives_nothing_back(#[values(MySql, Sql
     let (service, gateway) = delivering(on, SHORT_GRACE).await;
     drop(gateway);
     service.ended("s", "COMMITTED").await;
+    let late = |tokens| CommitReservationRequest {
+        user_id: "u".into(),
+        trace_id: "s".into(),
+        usage: usage(3, 0, tokens),
+        ..Default::default()
+    };
+    for _ in 0..2 {
+        let charged = service.internal.clone().commit_reservation(late(2)).await.unwrap().into_inner();
+        assert_eq!((charged.amount, charged.balance, charged.replayed), (7.0, 93.0, true));
+    }
+    assert_charged_once(&service).await;
+    // It was not its last word.
+    let charged = service.internal.clone().commit_reservation(late(5)).await.unwrap().into_inner();
+    assert_eq!((charged.amount, charged.balance), (8.0, 92.0));
+    service.assert_nothing_is_held("u").await;
+}
+
+/// The text alone says nothing of the input, which the vendor had told.
+#[rstest]
+#[tokio::test]
+async fn the_text_of_a_stream_that_broke_goes_with_the_input_that_was_told(#[values(MySql, Sqlite)] on: Backend) {
+    let (service, mut gateway) = delivering(on, SHORT_GRACE).await;
+    gateway.heartbeat(usage(30, 10, 0)).await;
+    gateway.state(|state| state.cost == 34.0).await;
+    drop(gateway);
+    assert_eq!(service.ended("s", "COMMITTED").await.amount, 34.0);
     let late = CommitReservationRequest {
         user_id: "u".into(),
         trace_id: "s".into(),
-        usage: usage(3, 0, 2),
+        output_text: Some(words(9)),
         ..Default::default()
     };
-    let charged = service.internal.clone().commit_reservation(late).await.unwrap().into_inner();
-    assert_eq!((charged.amount, charged.balance), (7.0, 93.0));
-    assert_eq!(service.account("u").await.balance, 93.0);
+    for _ in 0..2 {
+        let charged = service.internal.clone().commit_reservation(late.clone()).await.unwrap().into_inner();
+        assert_eq!((charged.amount, charged.balance), (39.0, 61.0));
+    }
+    assert_eq!(service.metered("s").await.usage, usage(30, 10, 9));
     service.assert_nothing_is_held("u").await;
 }
 

@@ -62,7 +62,9 @@ async fn what_the_vendor_tells_on_the_way_takes_the_place_of_the_estimate(#[valu
     assert_eq!(gateway.state(|state| state.output_tokens == 2).await.cost, 5.0);
     gateway.heartbeat(usage(7, 2, 1)).await;
     assert_eq!(gateway.state(|state| state.output_tokens == 1).await.cost, 8.0);
-    // Ours is more by now.
+    // The input that was told stays, and ours is more by now.
+    gateway.heartbeat(usage(0, 0, 3)).await;
+    assert_eq!(gateway.state(|state| state.output_tokens == 3).await.cost, 10.0);
     assert_eq!(gateway.deliver(0, 4).await.cost, 11.0);
     assert_eq!(gateway.finish(StreamFinish::default()).await.unwrap().amount, 11.0);
     assert_eq!(service.metered("s").await.usage, usage(7, 2, 4));

@@ -225,7 +225,11 @@ async fn a_malformed_answer_is_none(
         response
     };
     let app = Router::new().fallback(answer);
-    let limits = billing_service::server::Limits { connections: 10, drain_timeout: std::time::Duration::from_secs(1) };
+    let limits = billing_service::server::Limits {
+        connections: 10,
+        drain_timeout: std::time::Duration::from_secs(1),
+        connection_window: None,
+    };
     let peer = tokio::spawn(billing_service::server::serve(listener, app, limits, Default::default()));
     assert_it_fails_and_recovers(&service).await;
     peer.abort();
@@ -246,7 +250,11 @@ async fn the_trace_and_the_client_reach_payment_service(#[values(MySql, Sqlite)]
         response.headers_mut().insert("grpc-status", HeaderValue::from_static("14"));
         response
     };
-    let limits = billing_service::server::Limits { connections: 10, drain_timeout: std::time::Duration::from_secs(1) };
+    let limits = billing_service::server::Limits {
+        connections: 10,
+        drain_timeout: std::time::Duration::from_secs(1),
+        connection_window: None,
+    };
     let app = Router::new().fallback(answer);
     let peer = tokio::spawn(billing_service::server::serve(listener, app, limits, Default::default()));
     let service = with_payment_service_at(on, address).await;

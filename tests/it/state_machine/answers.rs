@@ -31,7 +31,9 @@ pub fn answer(step: &Step, outcome: &Outcome) -> Answer {
             Answer::Held { free: held.free, amount: held.amount.micros(), replayed: *replayed }
         }
         (Step::Report(_), Outcome::Reported { transaction, is_exhausted }) => {
-            assert!(matches!(transaction.status, Status::Pending | Status::Expired));
+            if transaction.status != Status::Pending {
+                return Answer::RanOut;
+            }
             let held = transaction.reservation.as_ref().unwrap();
             Answer::Reported {
                 free: held.free,
@@ -204,22 +206,24 @@ pub fn lines(model: &Model) -> Vec<Line> {
     let mut lines = Vec::new();
     for (trace, entry) in &model.entries {
         let (free, paid, amount, _) = entry.charged();
-        let rest = entry.rest.unwrap_or_default();
-        let (free, paid, amount) = (free - rest.0, paid - rest.1, amount - rest.2);
+        let mut first = (free, paid, amount);
+        for rest in &entry.rest {
+            first = (first.0 - rest.0, first.1 - rest.1, first.2 - rest.2);
+        }
+        let parts: Vec<_> = [first].into_iter().chain(entry.rest.iter().copied()).collect();
+        let is_paid = |part: &(u32, u32, i64)| part.1 > 0 || part.2 > 0;
+        // The tokens stand once, with what was paid where anything was.
+        let main = parts.iter().position(is_paid).unwrap_or(0);
         let taken = entry.delivered.map_or(entry.call.tokens, |delivered| delivered.tokens);
-        if free > 0 {
-            // The tokens stand once, with what was paid where anything was.
-            lines.push((*trace, false, free, 0, taken.filter(|_| paid == 0), entry.made.micros));
-        }
-        if paid > 0 {
-            lines.push((*trace, true, paid, amount, taken, entry.made.micros));
-        }
-        let (free, paid, amount) = rest;
-        if free > 0 {
-            lines.push((*trace, false, free, 0, None, entry.made.micros));
-        }
-        if paid > 0 || amount > 0 {
-            lines.push((*trace, true, paid, amount, None, entry.made.micros));
+        for (index, part) in parts.iter().enumerate() {
+            let &(free, paid, amount) = part;
+            let taken = taken.filter(|_| index == main);
+            if free > 0 {
+                lines.push((*trace, false, free, 0, taken.filter(|_| !is_paid(part)), entry.made.micros));
+            }
+            if is_paid(part) {
+                lines.push((*trace, true, paid, amount, taken, entry.made.micros));
+            }
         }
     }
     lines.sort_unstable();

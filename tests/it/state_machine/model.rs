@@ -108,14 +108,43 @@ impl Shared {
 /// What a step answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    Charged { free: u32, paid: u32, amount: i64, shortfall: i64, balance: i64, free_left: u32, replayed: bool },
-    Held { free: u32, amount: i64, replayed: bool },
-    Reported { free: u32, amount: i64, tokens: Option<Tokens>, expires: i64, is_exhausted: bool },
-    Released { replayed: bool },
+    Charged {
+        free: u32,
+        paid: u32,
+        amount: i64,
+        shortfall: i64,
+        balance: i64,
+        free_left: u32,
+        replayed: bool,
+    },
+    Held {
+        free: u32,
+        amount: i64,
+        replayed: bool,
+    },
+    Reported {
+        free: u32,
+        amount: i64,
+        tokens: Option<Tokens>,
+        expires: i64,
+        is_exhausted: bool,
+    },
+    /// Its hold, before it reported.
+    RanOut,
+    Released {
+        replayed: bool,
+    },
     Freed,
     NothingToEnd,
-    Adjusted { balance: i64, replayed: bool },
-    Order { state: OrderState, payment: Option<u8>, changed: bool },
+    Adjusted {
+        balance: i64,
+        replayed: bool,
+    },
+    Order {
+        state: OrderState,
+        payment: Option<u8>,
+        changed: bool,
+    },
     WrongAmount,
     Duplicate,
     Capped,

@@ -6,7 +6,7 @@ use crate::biz::{
     catalog::QuotaUnit,
     ids::{PriceVersionId, ServiceName, TraceId, UserId},
     prices::{PriceVersion, TokenPrices},
-    settlement::transaction::ChargeContent,
+    settlement::transaction::{ChargeContent, ChargedBy},
 };
 
 const SETTINGS: Settings = Settings {
@@ -50,7 +50,7 @@ fn reserved(held: i64, reported: Option<Usage>) -> Transaction {
             day: DateTime::<Utc>::UNIX_EPOCH.date_naive(),
             reported,
             delivered: None,
-            is_provisional: false,
+            charged_by: ChargedBy::Commit,
         }),
         free: 0,
         paid: 0,
@@ -150,10 +150,12 @@ fn the_vendor_takes_the_place_of_what_was_expected() {
     assert_eq!(metered.usage(), usage(3, 6), "no input told");
     metered.set_told(usage(9, 1)).unwrap();
     assert_eq!(metered.usage(), usage(9, 4));
+    metered.set_told(usage(0, 6)).unwrap();
+    assert_eq!(metered.usage(), usage(9, 6), "the input was told before");
     metered.set_told(usage(0, 0)).unwrap();
-    assert_eq!(metered.usage(), usage(9, 4), "nothing told");
+    assert_eq!(metered.usage(), usage(9, 6), "nothing told");
     metered.set_told(usage(u32::MAX, u32::MAX)).unwrap_err();
-    assert_eq!(metered.usage(), usage(9, 4), "not to be priced");
+    assert_eq!(metered.usage(), usage(9, 6), "not to be priced");
 }
 
 #[test]
@@ -167,7 +169,7 @@ fn nothing_was_delivered_until_something_is_known() {
 }
 
 #[test]
-fn only_what_has_expired_can_still_be_charged() {
+fn what_the_sweep_ended_can_still_be_charged() {
     let mut metered = metered(23, 4);
     metered.set_reported(None, Err(Error::TransactionState("taken over".into()))).unwrap_err();
     assert!(metered.is_gone());

@@ -1,20 +1,21 @@
-//! Commits of what is committed already: repeats, and those that know better than a report.
+//! Commits of what is committed already: repeats, and what is known better than a report.
 
 use super::{Book, Entry, conflict, found};
 use crate::biz::{
     charge::Split,
-    error::Error,
+    error::{Error, Invalid},
     key_quota::Take,
     money::Money,
     settlement::{
-        posting::{Commit, Outcome},
-        transaction::{ChargeContent, Delivered, Reservation, Transaction},
+        posting::{Commit, Outcome, RecordIds},
+        transaction::{ChargeContent, ChargedBy, Delivered, Reservation, Transaction},
     },
 };
 
 impl Book<'_> {
     /// The first outcome, for the same content. Where the service itself had charged what a
-    /// stream reported last, other content is what was really delivered: the rest of it is charged.
+    /// stream reported last, other content is what was really delivered: the rest of it is
+    /// charged, once.
     pub(super) fn commit_again(
         &mut self,
         request: &Commit,
@@ -22,71 +23,100 @@ impl Book<'_> {
         first: &Transaction,
         reservation: Reservation,
     ) -> Result<Outcome, Error> {
-        let before = reservation.delivered.as_ref();
-        let fields = before.map_or_else(|| vec!["rpc"], |before| delivered.differences(before));
+        let Some(before) = &reservation.delivered else { return Err(conflict(vec!["rpc"])) };
+        let delivered = match reservation.charged_by {
+            ChargedBy::Commit => delivered,
+            // What it does not say stands as it was reported.
+            ChargedBy::Report | ChargedBy::Both => Delivered {
+                count: delivered.count.max(before.count),
+                usage: delivered.usage.or(before.usage),
+                ..delivered
+            },
+        };
+        let fields = delivered.differences(before);
         if fields.is_empty() {
             return Ok(found(first, request.record_ids.main));
         }
-        // Fewer units than are charged would be a refund.
-        let is_less = before.is_some_and(|before| delivered.count < before.count);
-        if !reservation.is_provisional || is_less {
+        if reservation.charged_by != ChargedBy::Report {
             return Err(conflict(fields));
         }
-        let transaction = self.deliver_rest(request, delivered, first, reservation)?;
+        let transaction = self.deliver_rest(delivered, request.record_ids, first, reservation)?;
         Ok(Outcome::Settled { transaction, replayed: true })
     }
 
+    /// As [`Self::commit_again`], by the server that still had the stream when its hold ran out.
+    pub(super) fn report_again(
+        &mut self,
+        delivered: Delivered,
+        ids: RecordIds,
+        first: &Transaction,
+        reservation: Reservation,
+    ) -> Result<Transaction, Error> {
+        let rest = self.deliver_rest(delivered, ids, first, reservation)?;
+        // A commit may still know better.
+        let reservation = rest.reservation.clone().map(|held| Reservation { charged_by: ChargedBy::Report, ..held });
+        let transaction = Transaction { reservation, ..rest };
+        self.write(transaction.clone(), Some(first.status));
+        Ok(transaction)
+    }
+
     /// Charges what was delivered beyond what is charged, to the same day and month, and as the
-    /// service charges work beyond the hold. Nothing is given back: what was reported was
-    /// delivered too.
+    /// service charges work beyond the hold. Where that is nothing, nothing changes: what is
+    /// charged is never given back.
     fn deliver_rest(
         &mut self,
-        request: &Commit,
         delivered: Delivered,
+        ids: RecordIds,
         first: &Transaction,
         reservation: Reservation,
     ) -> Result<Transaction, Error> {
         let above_hold = self.batch.catalog.policy(&first.content.service).above_hold;
-        let (units, full_cost) = first.priced(&delivered)?;
-        let more = units.saturating_sub(first.free + first.paid);
+        let priced = first.priced(&delivered)?;
         let quota_key = (first.user.clone(), reservation.month(), first.content.service.clone());
         let (balance, quota) = self.held_account(&quota_key)?;
-        let free = more.min(quota.remaining());
-        let paid = more - free;
-        let due = full_cost.share(first.paid + paid, (first.free + first.paid + more).max(1));
-        let rest = due.minus(first.amount.plus(first.shortfall)).max(Money::ZERO);
+        let due = rest_of(first, priced, quota.remaining());
+        if due == NOTHING {
+            return Ok(first.clone());
+        }
         let left_of_hold = reservation.amount.minus(first.amount).max(Money::ZERO);
-        let amount = above_hold.charged(rest, left_of_hold, balance.available()).max(Money::ZERO);
-        balance.amount = balance.amount.minus(amount);
-        quota.used += free;
+        let amount = above_hold.charged(due.amount, left_of_hold, balance.available()).max(Money::ZERO);
+        balance.amount = balance
+            .amount
+            .checked_add(-amount)
+            .ok_or_else(|| Invalid::new("cost", format!("takes the balance below -{}", Money::MAX)))?;
+        quota.used += due.free;
         let (balance_after, free_remaining_after) = (balance.amount, quota.remaining());
-        if free > 0 {
+        if due.free > 0 {
             self.changed_quotas.insert(quota_key);
         }
 
+        let was_free = first.paid == 0 && first.amount.is_zero();
+        let is_paid = due.paid > 0 || !amount.is_zero();
         let transaction = Transaction {
-            free: first.free + free,
-            paid: first.paid + paid,
+            free: first.free + due.free,
+            paid: first.paid + due.paid,
             amount: first.amount.plus(amount),
-            shortfall: first.shortfall.plus(rest.minus(amount)),
+            shortfall: first.shortfall.plus(due.amount.minus(amount)),
+            // The balance record, where there is one now.
+            record_id: if was_free && is_paid { ids.main } else { first.record_id },
             balance_after,
             free_remaining_after,
             reservation: Some(Reservation {
                 delivered: Some(delivered.clone()),
-                is_provisional: false,
+                charged_by: ChargedBy::Both,
                 ..reservation.clone()
             }),
             ..first.clone()
         };
         let charged = Take::call(reservation.usage(), first.amount);
         self.count_end(first, reservation.day, Take::call(delivered.usage, transaction.amount) - charged);
-        if more > 0 || !amount.is_zero() {
+        if due.free > 0 || is_paid {
             self.record(Entry {
                 user: &first.user,
                 trace: &first.trace,
                 content: &ChargeContent { usage: delivered.usage, ..first.content.clone() },
-                split: Split { free, paid, amount },
-                ids: request.record_ids,
+                split: Split { amount, ..due },
+                ids,
                 day: reservation.day,
                 at: first.created_at,
             });
@@ -94,4 +124,17 @@ impl Book<'_> {
         self.write(transaction.clone(), Some(first.status));
         Ok(transaction)
     }
+}
+
+const NOTHING: Split = Split { free: 0, paid: 0, amount: Money::ZERO };
+
+/// What units that cost `full_cost` if none were free take beyond what `charged` has taken, or
+/// fell short of.
+fn rest_of(charged: &Transaction, (units, full_cost): (u32, Money), free_remaining: u32) -> Split {
+    let before = charged.free + charged.paid;
+    let more = units.saturating_sub(before);
+    let free = more.min(free_remaining);
+    let paid = more - free;
+    let due = full_cost.share(charged.paid + paid, (before + more).max(1));
+    Split { free, paid, amount: due.minus(charged.amount.plus(charged.shortfall)).max(Money::ZERO) }
 }

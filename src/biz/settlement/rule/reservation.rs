@@ -14,7 +14,7 @@ use crate::biz::{
     policy::OnExpiry,
     settlement::{
         posting::{Cause, Charge, Commit, Expire, Outcome, RecordIds, Release, Reserve},
-        transaction::{ChargeContent, Delivered, Reservation, Status, Transaction},
+        transaction::{ChargeContent, ChargedBy, Delivered, Reservation, Status, Transaction},
     },
 };
 
@@ -57,7 +57,7 @@ impl Book<'_> {
                 day: at.day,
                 reported: None,
                 delivered: None,
-                is_provisional: false,
+                charged_by: ChargedBy::Commit,
             }),
             free: 0,
             paid: 0,
@@ -179,13 +179,14 @@ impl Book<'_> {
             (Cause::Expired, Status::Pending) => reservation.expires_at <= self.batch.at.utc,
             // Where the sweep came first, the work was delivered all the same.
             (Cause::Broken { stream, .. }, Status::Pending | Status::Expired) => first.record_id == *stream,
+            (Cause::Broken { stream, .. }, Status::Committed) => is_charged_as_reported(&first, *stream),
             _ => false,
         };
         if !ends {
             return Ok(Outcome::Ended { transaction: None });
         }
         let usage = match request.cause {
-            Cause::Broken { usage, .. } => usage.map_or(reservation.reported, |usage| Some(reservation.with(usage))),
+            Cause::Broken { usage, .. } => usage.map(|usage| reservation.with(usage)).or(reservation.usage()),
             Cause::Expired => match self.batch.catalog.policy(&first.content.service).on_expiry {
                 OnExpiry::Commit => reservation.reported,
                 OnExpiry::Release => None,
@@ -196,9 +197,17 @@ impl Book<'_> {
         let transaction = match usage.filter(|usage| usage.tokens() > 0) {
             Some(usage) => {
                 let delivered = Delivered::stream(&first, usage);
-                let reservation = Reservation { is_provisional: true, ..reservation };
-                self.deliver(&first, reservation, delivered, request.record_ids)?
+                match first.status {
+                    Status::Committed => self.report_again(delivered, request.record_ids, &first, reservation)?,
+                    _ => {
+                        let reservation = Reservation { charged_by: ChargedBy::Report, ..reservation };
+                        // The stream stays known by the main record.
+                        let ids = RecordIds { main: first.record_id, ..request.record_ids };
+                        self.deliver(&first, reservation, delivered, ids)?
+                    }
+                }
             }
+            None if first.status == Status::Committed => first,
             None if first.status == Status::Expired => first,
             None => {
                 let transaction = Transaction { status: Status::Expired, ..first.clone() };
@@ -289,6 +298,12 @@ fn replay_reserve(call: &Charge, first: &Transaction) -> Result<Outcome, Error> 
         return Err(state("the reservation was released"));
     }
     Ok(found(first, call.record_ids.main))
+}
+
+/// Whether the service itself has charged what this stream had reported.
+pub(super) fn is_charged_as_reported(transaction: &Transaction, stream: uuid::Uuid) -> bool {
+    let charged_by = transaction.reservation.as_ref().map(|reservation| reservation.charged_by);
+    transaction.is_committed() && transaction.record_id == stream && charged_by == Some(ChargedBy::Report)
 }
 
 pub(super) fn state(why: &str) -> Error {

@@ -1,6 +1,9 @@
 //! Streams: what they report while they deliver, and how their holds grow with them.
 
-use super::{Book, reservation::state};
+use super::{
+    Book,
+    reservation::{is_charged_as_reported, state},
+};
 use crate::biz::{
     charge::{self, Split},
     error::Error,
@@ -22,6 +25,9 @@ impl Book<'_> {
             Status::Pending if is_its_own || request.takes_over => {}
             // The sweep came first. What it delivered is still charged when it ends.
             Status::Expired if is_its_own => return Ok(Outcome::Reported { transaction: first, is_exhausted: true }),
+            Status::Committed if is_charged_as_reported(&first, request.stream) => {
+                return Ok(Outcome::Reported { transaction: first, is_exhausted: true });
+            }
             Status::Pending => return Err(state("another stream meters the reservation")),
             Status::Expired => return Err(state("the reservation has expired; commit what it delivered")),
             Status::Committed => return Err(state("the reservation was committed")),

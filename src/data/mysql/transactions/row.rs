@@ -13,7 +13,9 @@ use crate::{
         record::Usage,
         settlement::transaction::{ChargeContent, Delivered, Reservation, Status, Transaction},
     },
-    data::mysql::{corrupt, money, number, optional_money, optional_text, quota_unit_of, store_error, text},
+    data::mysql::{
+        charged_by_of, corrupt, money, number, optional_money, optional_text, quota_unit_of, store_error, text,
+    },
 };
 
 /// What [`transaction_of`] reads, in its order.
@@ -21,7 +23,7 @@ pub(in super::super) const COLUMNS: &str = "user_id, trace_id, status, service_n
     input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, \
     free_remaining_after, created_at, held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, \
     price_version, input_price, cached_input_price, output_price, estimated_input_tokens, estimated_output_tokens, \
-    quota_unit, shortfall, is_provisional";
+    quota_unit, shortfall, charged_by";
 
 pub(in super::super) fn transaction_of(row: &MySqlRow) -> Result<Transaction, StoreError> {
     let status: Status = text(row, 2)?.parse().map_err(|_| corrupt("status"))?;
@@ -46,7 +48,7 @@ pub(in super::super) fn transaction_of(row: &MySqlRow) -> Result<Transaction, St
                 Status::Committed => Some(Delivered { count: delivered_count, cost: optional_money(row, 21)?, usage }),
                 _ => None,
             },
-            is_provisional: row.try_get::<Option<i8>, _>(32).map_err(store_error)?.unwrap_or(0) != 0,
+            charged_by: charged_by_of(row.try_get::<Option<i8>, _>(32).map_err(store_error)?.map(i64::from))?,
         }),
     };
     Ok(Transaction {

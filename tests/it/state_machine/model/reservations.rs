@@ -27,10 +27,14 @@ pub struct Entry {
     pub delivered: Option<Delivered>,
     /// Once it is charged.
     pub answer: Option<Answer>,
-    /// Whether that is only for what was reported, and a commit may add to it.
+    /// Whether that is only for what was reported, and a commit may add to it,
     pub is_provisional: bool,
-    /// What a commit added: free units, paid ones, and the amount.
-    pub rest: Option<(u32, u32, i64)>,
+    /// as one has.
+    pub was_added_to: bool,
+    /// Whether it is still known by the stream that reported.
+    pub has_stream: bool,
+    /// What was added to it: free units, paid ones, and the amount.
+    pub rest: Vec<(u32, u32, i64)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +70,9 @@ impl Entry {
             delivered: None,
             answer: None,
             is_provisional: false,
-            rest: None,
+            was_added_to: false,
+            has_stream: false,
+            rest: Vec::new(),
         }
     }
 
@@ -146,13 +152,22 @@ impl Model {
             Priced::PerUnit(_) | Priced::Calls => count.unwrap_or(entry.call.count),
         };
         let delivered = Delivered { count, cost, tokens };
-        match &entry.answer {
-            Some(answer) if entry.delivered == Some(delivered) => answer.again(),
-            Some(_) if entry.is_provisional && entry.delivered.is_some_and(|before| before.count <= count) => {
-                self.deliver_rest(trace, delivered, key)
-            }
-            Some(_) => Answer::Conflict,
-            None => self.deliver(trace, delivered, now, key),
+        let (Some(answer), Some(before)) = (&entry.answer, entry.delivered) else {
+            return self.deliver(trace, delivered, now, key);
+        };
+        let delivered = if entry.is_provisional || entry.was_added_to {
+            // What it does not say stands.
+            let (count, tokens) = (delivered.count.max(before.count), delivered.tokens.or(before.tokens));
+            Delivered { count, tokens, ..delivered }
+        } else {
+            delivered
+        };
+        if delivered == before {
+            answer.again()
+        } else if entry.is_provisional {
+            self.deliver_rest(trace, delivered, false, key).again()
+        } else {
+            Answer::Conflict
         }
     }
 
@@ -211,7 +226,7 @@ impl Model {
     }
 
     /// Charges what was delivered beyond what was reported.
-    fn deliver_rest(&mut self, trace: u8, delivered: Delivered, key: &mut Key) -> Answer {
+    fn deliver_rest(&mut self, trace: u8, delivered: Delivered, is_report: bool, key: &mut Key) -> Answer {
         let mut entry = self.entries[&trace].clone();
         let (Some(hold), Some((units, cost))) = (entry.hold.clone(), entry.priced(delivered)) else {
             return Answer::Invalid;
@@ -235,6 +250,13 @@ impl Model {
             Overrun::Spilled => (hold.amount - amount).max(self.balance - self.held()),
         };
         let rest = due.min(limit).max(0);
+        if let (0, 0, ..=0, Some(answer)) = (rest_free, rest_paid, due, &entry.answer) {
+            self.note("a commit knows of less than a report", true);
+            return answer.clone();
+        }
+        self.note("a rest falls short", rest < due);
+        self.note("a rest is partly free", rest_free > 0 && rest > 0);
+        self.note("a server knows better than the sweep", is_report && rest > 0);
         self.note("a commit knows better than a report", rest > 0);
         self.balance -= rest;
         self.overdrawn |= rest > 0 && self.balance < self.held();
@@ -251,10 +273,14 @@ impl Model {
             free_left: free_left - rest_free,
             replayed: false,
         };
-        entry.rest = Some((rest_free, rest_paid, rest));
-        (entry.delivered, entry.answer, entry.is_provisional) = (Some(delivered), Some(answer.clone()), false);
+        entry.rest.push((rest_free, rest_paid, rest));
+        // The balance record takes the place of the free one.
+        let (was_free, is_paid) = (paid == 0 && amount == 0, rest_paid > 0 || rest > 0);
+        entry.has_stream &= !(was_free && is_paid);
+        (entry.delivered, entry.answer) = (Some(delivered), Some(answer.clone()));
+        (entry.is_provisional, entry.was_added_to) = (is_report, !is_report);
         self.entries.insert(trace, entry);
-        answer.again()
+        answer
     }
 
     fn note_delivery(&mut self, before: &Entry, after: &Entry, now: Moment) {
@@ -313,11 +339,24 @@ impl Model {
         now: Moment,
         key: &mut Key,
     ) -> Answer {
+        if let Some((answer, mut delivered)) = self.charged_as_reported(trace, stream) {
+            let Some(tokens) = tokens.filter(|tokens| tokens.all() > 0) else { return answer };
+            let before = delivered.tokens.map_or(0, |before| before.output);
+            delivered.tokens = Some(Tokens { output: tokens.output.max(before), ..tokens });
+            return self.deliver_rest(trace, delivered, true, key);
+        }
         self.end(trace, now, key, |hold, state, _| {
             // Where it has expired meanwhile, it was delivered all the same.
             let can_end = matches!(state, State::Open | State::Expired);
             (can_end && hold.owner == stream).then(|| tokens.map_or(hold.reported, |tokens| Some(hold.with(tokens))))
         })
+    }
+
+    /// Where the sweep has charged what this stream had reported.
+    pub(super) fn charged_as_reported(&self, trace: u8, stream: u8) -> Option<(Answer, Delivered)> {
+        let entry = self.entries.get(&trace)?;
+        let is_its_own = entry.has_stream && entry.is_provisional && entry.hold.as_ref()?.owner == stream;
+        is_its_own.then_some((entry.answer.clone()?, entry.delivered?))
     }
 
     /// Ends a reservation with what `of` says that it delivered, if it is time.
@@ -331,6 +370,9 @@ impl Model {
         let Some(entry) = self.entries.get(&trace) else { return Answer::NothingToEnd };
         let Some(hold) = &entry.hold else { return Answer::WrongState };
         let policy = self.policies[usize::from(entry.call.service)];
+        if entry.state == State::Committed {
+            return Answer::NothingToEnd;
+        }
         let Some(tokens) = of(hold, entry.state, policy.charges_expired) else {
             return Answer::NothingToEnd;
         };
@@ -344,6 +386,7 @@ impl Model {
                 let answer = self.deliver(trace, Delivered { count, cost: None, tokens }, now, key);
                 if let Some(entry) = self.entries.get_mut(&trace) {
                     entry.is_provisional = answer != Answer::Invalid;
+                    entry.has_stream = entry.is_provisional;
                 }
                 answer
             }

@@ -44,7 +44,11 @@ impl Model {
         let (call, made) = (entry.call, entry.made);
         if entry.state == State::Expired && hold.owner == report.stream {
             self.note("a stream reports what has expired", true);
-            return reported(&hold, true);
+            return Answer::RanOut;
+        }
+        if self.charged_as_reported(report.trace, report.stream).is_some() {
+            self.note("a stream reports what was charged", true);
+            return Answer::RanOut;
         }
         if entry.state != State::Open {
             return Answer::WrongState;
