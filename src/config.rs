@@ -8,6 +8,7 @@ mod models;
 mod payment;
 mod rates;
 mod redis;
+mod server;
 mod values;
 
 use std::{collections::BTreeMap, fmt, num::NonZeroU32, path::Path, time::Duration};
@@ -20,6 +21,7 @@ pub use self::{
     payment::{CallbackAuth, PaymentService},
     rates::RateLimits,
     redis::{Redis, RedisMode},
+    server::{Server, Style},
 };
 use crate::biz::{
     catalog::{Catalog, Plan, Price},
@@ -51,63 +53,6 @@ pub enum Environment {
     Development,
     Staging,
     Production,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Server {
-    pub http: Http,
-    pub grpc: Grpc,
-    pub limits: ServerLimits,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Http {
-    #[serde(deserialize_with = "values::address")]
-    pub addr: String,
-    #[serde(deserialize_with = "values::duration")]
-    pub timeout: Duration,
-    #[serde(deserialize_with = "values::style")]
-    pub style: Style,
-    pub internal_routes: bool,
-}
-
-/// How REST replies are dressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Style {
-    /// The message itself, snake_case names.
-    #[default]
-    Plain,
-    /// lowerCamelCase names inside `{"success":true,"data":...}`.
-    Devshare,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Grpc {
-    #[serde(deserialize_with = "values::address")]
-    pub addr: String,
-    #[serde(deserialize_with = "values::duration")]
-    pub timeout: Duration,
-    /// Callers of the internal service must bring one of these; none: no check.
-    #[serde(deserialize_with = "values::secrets")]
-    pub internal_tokens: Vec<Secret>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ServerLimits {
-    #[serde(deserialize_with = "values::up_to_a_million")]
-    pub connections: usize,
-    #[serde(deserialize_with = "values::up_to_a_million")]
-    pub requests: usize,
-    #[serde(deserialize_with = "values::up_to_a_million")]
-    pub streams: usize,
-    #[serde(deserialize_with = "values::body_bytes")]
-    pub body_bytes: usize,
-    #[serde(deserialize_with = "values::duration")]
-    pub drain_timeout: Duration,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -321,35 +266,6 @@ impl Config {
     /// The configured token prices.
     pub fn price_book(&self) -> PriceBook {
         models::book(&self.billing.models)
-    }
-}
-
-impl Default for Http {
-    fn default() -> Self {
-        Self {
-            addr: "0.0.0.0:8107".into(),
-            timeout: Duration::from_secs(1),
-            style: Style::Plain,
-            internal_routes: false,
-        }
-    }
-}
-
-impl Default for Grpc {
-    fn default() -> Self {
-        Self { addr: "0.0.0.0:9107".into(), timeout: Duration::from_secs(1), internal_tokens: Vec::new() }
-    }
-}
-
-impl Default for ServerLimits {
-    fn default() -> Self {
-        Self {
-            connections: 10_000,
-            requests: 20_000,
-            streams: 10_000,
-            body_bytes: 1024 * 1024,
-            drain_timeout: Duration::from_secs(30),
-        }
     }
 }
 

@@ -42,13 +42,12 @@ impl Api {
     /// that opens it.
     pub fn meter_stream(
         self: Arc<Self>,
-        messages: Streaming<MeterStreamRequest>,
+        mut messages: Streaming<MeterStreamRequest>,
         fill: impl FnOnce(&mut ReserveQuotaRequest) -> Result<()> + Send + 'static,
     ) -> Replies {
         let (news, told) = mpsc::channel(REPLIES);
         let api = self.clone();
         self.tasks.spawn(async move {
-            let mut messages = messages;
             match api.open_stream(&mut messages, fill).await {
                 Ok(session) => {
                     let open = api.metrics.streams.open();
@@ -81,10 +80,7 @@ impl Api {
             Err(error) => Err(error),
         };
         underway.end();
-        self.count_reserve(&match &opened {
-            Ok(session) => Ok((session.reservation().clone(), session.is_reopened())),
-            Err(error) => Err(error.clone()),
-        });
+        self.count_reserve(opened.as_ref().map(Session::is_reopened));
         opened
     }
 
@@ -104,18 +100,16 @@ impl Api {
         if let Some(finished) = &ended.finished {
             self.count_commit(finished);
         }
-        ended.settled.iter().for_each(|settled| self.count_ended(settled));
+        ended.settled.into_iter().for_each(|settled| self.count_ended(settled));
         if let Some(compared) = ended.compared {
             self.metrics.streams.compare(compared);
         }
     }
-}
 
-impl Api {
     /// Counts what became of a reservation that nobody ended.
-    pub fn count_ended(&self, ended: &Transaction) {
+    pub fn count_ended(&self, ended: Transaction) {
         if ended.is_committed() {
-            self.count_commit(&Ok((ended.clone(), false)));
+            self.count_commit(&Ok((ended, false)));
         }
     }
 }

@@ -37,7 +37,7 @@ impl Api {
             Err(error) => Err(error),
         };
         underway.end();
-        self.count_reserve(&settled);
+        self.count_reserve(is_repeat(&settled));
         settled.map(|(transaction, replayed)| reserve_reply(&transaction, replayed))
     }
 
@@ -47,12 +47,12 @@ impl Api {
         self.engine.reserve(reserve).await
     }
 
-    /// Counts the outcome of a reserve, also of one that opens a stream.
-    pub(super) fn count_reserve(&self, settled: &Settled) {
-        self.count_repeat(settled);
-        match settled {
-            Ok((_, false)) => self.metrics.stream_pending_created.inc(),
-            Ok((_, true)) => {}
+    /// Counts the outcome of a reserve, also of one that opens a stream: whether it is a repeat.
+    pub(super) fn count_reserve(&self, outcome: std::result::Result<bool, &Error>) {
+        self.count_repeat(outcome);
+        match outcome {
+            Ok(false) => self.metrics.stream_pending_created.inc(),
+            Ok(true) => {}
             Err(error) => {
                 let reason = status::kind(error).reason.to_lowercase();
                 self.metrics.reserve_failure.with_label_values(&[&reason]).inc();
@@ -85,9 +85,9 @@ impl Api {
         settled.map(|(transaction, replayed)| commit_reply(&transaction, replayed))
     }
 
-    async fn commit(self: &Arc<Self>, request: CommitReservationRequest) -> Settled {
+    async fn commit(self: &Arc<Self>, mut request: CommitReservationRequest) -> Settled {
         let hidden = tokens("hidden_output_tokens", request.hidden_output_tokens)?;
-        let output = request.output_text.clone().map(|output| Input::text("output_text", output)).transpose()?;
+        let output = request.output_text.take().map(|output| Input::text("output_text", output)).transpose()?;
         let mut commit = parse_commit(request)?;
         let Some(output) = output else { return self.engine.commit(commit).await };
         let Some(usage) = commit.usage else {
@@ -99,7 +99,7 @@ impl Api {
             // Nobody waits for the comparison, and nothing depends on it.
             let (api, model) = (self.clone(), transaction.content.model.clone());
             self.tasks.spawn(async move {
-                if let Ok(ours) = api.tokens.count(encoding_of(model.as_ref()), output).await {
+                if let Ok(ours) = api.tokens.count(Encoding::of(model.as_ref()), output).await {
                     let ours = u32::try_from(ours).unwrap_or(u32::MAX);
                     let compared = Comparison::new(model.as_ref(), ours, usage, hidden);
                     compared.into_iter().for_each(|compared| api.metrics.streams.compare(compared));
@@ -114,7 +114,7 @@ impl Api {
     async fn count_output(&self, commit: &Commit, output: Input) -> Result<record::Usage> {
         let found = self.transactions.transaction(&commit.user, &commit.trace).await?;
         let found = found.ok_or_else(|| Error::TransactionNotFound(commit.trace.to_string()))?;
-        let ours = self.tokens.count(encoding_of(found.content.model.as_ref()), output).await?;
+        let ours = self.tokens.count(Encoding::of(found.content.model.as_ref()), output).await?;
         let output_tokens = u32::try_from(ours).unwrap_or(u32::MAX);
         let reported = found.reservation.as_ref().and_then(|reservation| reservation.usage());
         Ok(record::Usage { output_tokens, ..reported.or(found.content.estimate).unwrap_or_default() })
@@ -142,7 +142,7 @@ impl Api {
         };
         let settled = self.engine.release(release).await;
         self.time("release", started);
-        self.count_repeat(&settled);
+        self.count_repeat(is_repeat(&settled));
         let (_, replayed) = settled?;
         Ok(ReleaseReservationReply { success: true, replayed })
     }
@@ -158,17 +158,17 @@ impl Api {
         self.metrics.duration_ms.with_label_values(&[operation]).observe(started.elapsed().as_secs_f64() * 1000.0);
     }
 
-    fn count_repeat(&self, settled: &Settled) {
-        match settled {
-            Ok((_, true)) => self.metrics.idempotent_hit.inc(),
+    fn count_repeat(&self, outcome: std::result::Result<bool, &Error>) {
+        match outcome {
+            Ok(true) => self.metrics.idempotent_hit.inc(),
             Err(Error::IdempotencyConflict { .. }) => self.metrics.idempotent_conflict.inc(),
             _ => {}
         }
     }
 }
 
-fn encoding_of(model: Option<&ModelName>) -> Encoding {
-    model.map_or_else(Encoding::default, |model| Encoding::of_model(model.as_str()))
+fn is_repeat(settled: &Settled) -> std::result::Result<bool, &Error> {
+    settled.as_ref().map(|(_, replayed)| *replayed)
 }
 
 pub(super) fn reserve_reply(transaction: &Transaction, replayed: bool) -> ReserveQuotaReply {

@@ -14,7 +14,7 @@ use crate::biz::{
 impl Api {
     pub async fn count_tokens(&self, request: CountTokensRequest) -> Result<CountTokensReply> {
         let model = ModelName::parse_optional("model", &request.model)?;
-        let encoding = model.map_or_else(Encoding::default, |model| Encoding::of_model(model.as_str()));
+        let encoding = Encoding::of(model.as_ref());
         let input = match (request.text, request.messages) {
             (Some(_), messages) if !messages.is_empty() => {
                 return Err(Invalid::new("messages", "must be absent where text is given").into());

@@ -11,7 +11,7 @@ use crate::biz::{
     money::Money,
     record::Usage,
     settlement::{
-        engine::Settled,
+        engine::Reported,
         posting::{Commit, RecordIds, Report},
         transaction::{Reservation, Status, Transaction},
     },
@@ -159,8 +159,8 @@ impl Metered {
     /// # Errors
     /// [`Error::TransactionState`], [`Error::TransactionNotFound`]: the reservation has ended,
     /// or has another stream. [`Self::is_gone`] tells whether it can still be charged.
-    pub fn set_reported(&mut self, asked: Option<Usage>, settled: Settled) -> Result<()> {
-        match settled {
+    pub fn set_reported(&mut self, asked: Option<Usage>, reported: Reported) -> Result<()> {
+        match reported {
             Ok((transaction, _)) if transaction.status != Status::Pending => {
                 self.reservation = transaction;
                 Err(Error::TransactionState("trace_id: the hold ran out; what was delivered is charged".into()))

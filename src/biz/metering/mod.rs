@@ -12,11 +12,14 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    error::{Error, Result},
+    error::Error,
     ids::ModelName,
     money::Money,
     record::Usage,
-    settlement::{engine::Engine, transaction::Transaction},
+    settlement::{
+        engine::{Engine, Settled},
+        transaction::Transaction,
+    },
     tokens::{Encoding, TokenCounter},
 };
 
@@ -73,8 +76,8 @@ pub struct State {
 /// How a stream ended.
 #[derive(Debug, Default)]
 pub struct Ended {
-    /// What came of its finish, where it had one: its charge, and whether that was made already.
-    pub finished: Option<Result<(Transaction, bool)>>,
+    /// What came of its finish, where it had one.
+    pub finished: Option<Settled>,
     /// Where it broke: its charge, or the reservation that was freed. `None` also where
     /// another stream, a commit or a release came first, and where the sweep has to settle it.
     pub settled: Option<Transaction>,

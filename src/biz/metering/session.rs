@@ -26,7 +26,7 @@ use crate::biz::{
     error::{Error, Invalid, Result},
     record::Usage,
     settlement::{
-        engine::{Engine, Settled},
+        engine::{Engine, Reported, Settled},
         posting::{Report, Reserve},
         transaction::Transaction,
     },
@@ -61,9 +61,7 @@ impl Meter {
     pub async fn open(&self, reserve: Reserve, place: OwnedSemaphorePermit) -> Result<Session> {
         let (stream, ttl) = (reserve.call.record_ids.main, reserve.ttl);
         // Before anything is held: the vocabulary may have to be built.
-        let model = reserve.call.content.model.clone();
-        let encoding = model.map_or_else(Encoding::default, |model| Encoding::of_model(model.as_str()));
-        let counter = self.tokens.stream(encoding).await?;
+        let counter = self.tokens.stream(Encoding::of(reserve.call.content.model.as_ref())).await?;
         let (mut reservation, is_reopened) = self.engine.reserve(reserve).await?;
         if is_reopened {
             (reservation, _) = self.engine.report(take_over(&reservation, stream, ttl)).await?;
@@ -269,7 +267,7 @@ impl Session {
 
 /// The report that is on its way, if one is, with its target.
 #[derive(Default)]
-struct Reporting(Option<(Option<Usage>, BoxFuture<'static, Settled>)>);
+struct Reporting(Option<(Option<Usage>, BoxFuture<'static, Reported>)>);
 
 impl Reporting {
     fn is_on_its_way(&self) -> bool {
@@ -281,7 +279,7 @@ impl Reporting {
     }
 
     /// Waits for ever where none is on its way.
-    async fn done(&mut self) -> (Option<Usage>, Settled) {
+    async fn done(&mut self) -> (Option<Usage>, Reported) {
         let Some((target, settled)) = &mut self.0 else { return pending().await };
         let done = (*target, settled.await);
         self.0 = None;

@@ -52,6 +52,10 @@ pub struct Limits {
 /// A transaction, and whether it stood already before the request.
 pub type Settled = Result<(Transaction, bool)>;
 
+/// A reservation that a stream has reported on, and whether its API key has no tokens left.
+/// Where the hold ran out first, and nothing was kept, it is not PENDING.
+pub type Reported = Result<(Transaction, bool)>;
+
 /// Accepts postings and answers with their committed outcome.
 pub struct Engine {
     lanes: Vec<mpsc::Sender<Job>>,
@@ -115,14 +119,12 @@ impl Engine {
         self.settle(Posting::Reserve(reserve))
     }
 
-    /// Keeps what a stream has delivered so far, and makes its hold grow. Tells whether its API
-    /// key has no tokens left. Where the hold ran out first, and nothing was kept, the reservation
-    /// is not PENDING.
+    /// Keeps what a stream has delivered so far, and makes its hold grow.
     ///
     /// # Errors
     /// [`Error::TransactionNotFound`]; [`Error::TransactionState`] where the reservation has
     /// ended or another stream meters it; [`Error::Overloaded`], [`Error::Internal`].
-    pub fn report(&self, report: Report) -> impl Future<Output = Settled> + Send + 'static {
+    pub fn report(&self, report: Report) -> impl Future<Output = Reported> + Send + 'static {
         let outcome = self.post(Posting::Report(report));
         async {
             match outcome.await? {

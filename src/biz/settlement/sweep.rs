@@ -33,7 +33,7 @@ pub async fn sweep(
     store: &dyn TransactionStore,
     engine: &Engine,
     calendar: &Calendar,
-    on_ended: impl Fn(&Transaction),
+    on_ended: impl Fn(Transaction),
 ) -> Result<Swept> {
     let until = calendar.now().utc;
     let mut swept = Swept::default();
@@ -53,11 +53,11 @@ pub async fn sweep(
             match posted {
                 Ok(None) => {}
                 Ok(Some(ended)) => {
-                    on_ended(&ended);
                     match ended.status {
                         Status::Committed => swept.charged += 1,
                         _ => swept.freed += 1,
                     }
+                    on_ended(ended);
                 }
                 Err(error) => {
                     tracing::warn!(%error, trace_id = %trace, "an expired reservation could not be ended");

@@ -1,5 +1,7 @@
 //! Which encoding a model has.
 
+use crate::biz::ids::ModelName;
+
 /// How a family of models cuts text into tokens; named as tiktoken names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Encoding {
@@ -46,6 +48,11 @@ impl Encoding {
     /// matter, nor does case.
     pub fn of_model(model: &str) -> Self {
         Self::known(model).unwrap_or_default()
+    }
+
+    /// As [`Self::of_model`]; the default where no model is named.
+    pub fn of(model: Option<&ModelName>) -> Self {
+        model.map_or_else(Self::default, |model| Self::of_model(model.as_str()))
     }
 
     /// As [`Self::of_model`]; `None` for a model of no known family.

@@ -1,14 +1,17 @@
 //! Commits of what is committed already: repeats, and what is known better than a report.
 
-use super::{Book, Entry, conflict, found};
+use super::{
+    Book, conflict, found,
+    reservation::{debited, held_key},
+};
 use crate::biz::{
     charge::Split,
-    error::{Error, Invalid},
+    error::Error,
     key_quota::Take,
     money::Money,
     settlement::{
         posting::{Commit, Outcome, RecordIds},
-        transaction::{ChargeContent, ChargedBy, Delivered, Reservation, Transaction},
+        transaction::{ChargedBy, Delivered, Reservation, Transaction},
     },
 };
 
@@ -40,30 +43,15 @@ impl Book<'_> {
         if reservation.charged_by != ChargedBy::Report {
             return Err(conflict(fields));
         }
+        let reservation = Reservation { charged_by: ChargedBy::Both, ..reservation };
         let transaction = self.deliver_rest(delivered, request.record_ids, first, reservation)?;
         Ok(Outcome::Settled { transaction, replayed: true })
     }
 
-    /// As [`Self::commit_again`], by the server that still had the stream when its hold ran out.
-    pub(super) fn report_again(
-        &mut self,
-        delivered: Delivered,
-        ids: RecordIds,
-        first: &Transaction,
-        reservation: Reservation,
-    ) -> Result<Transaction, Error> {
-        let rest = self.deliver_rest(delivered, ids, first, reservation)?;
-        // A commit may still know better.
-        let reservation = rest.reservation.clone().map(|held| Reservation { charged_by: ChargedBy::Report, ..held });
-        let transaction = Transaction { reservation, ..rest };
-        self.write(transaction.clone(), Some(first.status));
-        Ok(transaction)
-    }
-
     /// Charges what was delivered beyond what is charged, to the same day and month, and as the
     /// service charges work beyond the hold. Where that is nothing, nothing changes: what is
-    /// charged is never given back.
-    fn deliver_rest(
+    /// charged is never given back. `reservation` says what it is charged by from now on.
+    pub(super) fn deliver_rest(
         &mut self,
         delivered: Delivered,
         ids: RecordIds,
@@ -72,7 +60,7 @@ impl Book<'_> {
     ) -> Result<Transaction, Error> {
         let above_hold = self.batch.catalog.policy(&first.content.service).above_hold;
         let priced = first.priced(&delivered)?;
-        let quota_key = (first.user.clone(), reservation.month(), first.content.service.clone());
+        let quota_key = held_key(first, &reservation);
         let (balance, quota) = self.held_account(&quota_key)?;
         let due = rest_of(first, priced, quota.remaining());
         if due == NOTHING {
@@ -80,10 +68,7 @@ impl Book<'_> {
         }
         let left_of_hold = reservation.amount.minus(first.amount).max(Money::ZERO);
         let amount = above_hold.charged(due.amount, left_of_hold, balance.available()).max(Money::ZERO);
-        balance.amount = balance
-            .amount
-            .checked_add(-amount)
-            .ok_or_else(|| Invalid::new("cost", format!("takes the balance below -{}", Money::MAX)))?;
+        balance.amount = debited(balance.amount, amount)?;
         quota.used += due.free;
         let (balance_after, free_remaining_after) = (balance.amount, quota.remaining());
         if due.free > 0 {
@@ -101,25 +86,13 @@ impl Book<'_> {
             record_id: if was_free && is_paid { ids.main } else { first.record_id },
             balance_after,
             free_remaining_after,
-            reservation: Some(Reservation {
-                delivered: Some(delivered.clone()),
-                charged_by: ChargedBy::Both,
-                ..reservation.clone()
-            }),
+            reservation: Some(Reservation { delivered: Some(delivered.clone()), ..reservation.clone() }),
             ..first.clone()
         };
         let charged = Take::call(reservation.usage(), first.amount);
         self.count_end(first, reservation.day, Take::call(delivered.usage, transaction.amount) - charged);
         if due.free > 0 || is_paid {
-            self.record(Entry {
-                user: &first.user,
-                trace: &first.trace,
-                content: &ChargeContent { usage: delivered.usage, ..first.content.clone() },
-                split: Split { amount, ..due },
-                ids,
-                day: reservation.day,
-                at: first.created_at,
-            });
+            self.record_delivered(first, delivered.usage, Split { amount, ..due }, ids);
         }
         self.write(transaction.clone(), Some(first.status));
         Ok(transaction)

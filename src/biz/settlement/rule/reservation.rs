@@ -1,6 +1,6 @@
 //! The states of a reservation: reserve, then commit, release or expire.
 
-use chrono::NaiveDate;
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
 use super::{Book, Entry, QuotaKey, conflict, found};
 use crate::biz::{
@@ -12,6 +12,7 @@ use crate::biz::{
     key_quota::{self, Take},
     money::Money,
     policy::OnExpiry,
+    record::Usage,
     settlement::{
         posting::{Cause, Charge, Commit, Expire, Outcome, RecordIds, Release, Reserve},
         transaction::{ChargeContent, ChargedBy, Delivered, Reservation, Status, Transaction},
@@ -27,10 +28,7 @@ impl Book<'_> {
             return replay_reserve(call, first);
         }
         let at = self.batch.at;
-        let expires_at = at
-            .utc
-            .checked_add_signed(request.ttl)
-            .ok_or_else(|| Error::Internal("the expiry is beyond the calendar".into()))?;
+        let expires_at = self.expiry(request.ttl)?;
         let quote = call.quote.as_ref().map_err(Error::clone)?;
         let quota_key = (call.user.clone(), at.month, call.content.service.clone());
         self.check_caps(&call.user)?;
@@ -104,7 +102,7 @@ impl Book<'_> {
     ) -> Result<Transaction, Error> {
         let above_hold = self.batch.catalog.policy(&first.content.service).above_hold;
         let (units, full_cost) = first.priced(&delivered)?;
-        let quota_key = (first.user.clone(), reservation.month(), first.content.service.clone());
+        let quota_key = held_key(first, &reservation);
         let (balance, quota) = self.held_account(&quota_key)?;
         let (mut new_balance, mut new_quota) = (*balance, *quota);
         if first.status == Status::Pending {
@@ -115,10 +113,7 @@ impl Book<'_> {
         let charged = above_hold.charged(due.amount, reservation.amount, new_balance.available());
         let split = Split { amount: charged, ..due };
         new_quota.used += split.free;
-        new_balance.amount = new_balance
-            .amount
-            .checked_add(-split.amount)
-            .ok_or_else(|| Invalid::new("cost", format!("takes the balance below -{}", Money::MAX)))?;
+        new_balance.amount = debited(new_balance.amount, split.amount)?;
         (*balance, *quota) = (new_balance, new_quota);
 
         let transaction = Transaction {
@@ -142,15 +137,7 @@ impl Book<'_> {
             _ => first.held_take(),
         };
         self.count_end(first, reservation.day, taken - held);
-        self.record(Entry {
-            user: &first.user,
-            trace: &first.trace,
-            content: &ChargeContent { usage: delivered.usage, ..first.content.clone() },
-            split,
-            ids,
-            day: reservation.day,
-            at: first.created_at,
-        });
+        self.record_delivered(first, delivered.usage, split, ids);
         self.write(transaction.clone(), Some(first.status));
         Ok(transaction)
     }
@@ -198,7 +185,7 @@ impl Book<'_> {
             Some(usage) => {
                 let delivered = Delivered::stream(&first, usage);
                 match first.status {
-                    Status::Committed => self.report_again(delivered, request.record_ids, &first, reservation)?,
+                    Status::Committed => self.deliver_rest(delivered, request.record_ids, &first, reservation)?,
                     _ => {
                         let reservation = Reservation { charged_by: ChargedBy::Report, ..reservation };
                         // The stream stays known by the main record.
@@ -207,8 +194,7 @@ impl Book<'_> {
                     }
                 }
             }
-            None if first.status == Status::Committed => first,
-            None if first.status == Status::Expired => first,
+            None if first.status != Status::Pending => first,
             None => {
                 let transaction = Transaction { status: Status::Expired, ..first.clone() };
                 self.let_go(&first, &reservation, transaction.clone())?;
@@ -218,10 +204,30 @@ impl Book<'_> {
         Ok(Outcome::Ended { transaction: Some(transaction) })
     }
 
+    /// When a hold ends that lasts so long from now on.
+    pub(super) fn expiry(&self, ttl: TimeDelta) -> Result<DateTime<Utc>, Error> {
+        let expires_at = self.batch.at.utc.checked_add_signed(ttl);
+        expires_at.ok_or_else(|| Error::Internal("the expiry is beyond the calendar".into()))
+    }
+
+    /// Writes the records of what a reservation delivered, as of its reserve.
+    pub(super) fn record_delivered(&mut self, first: &Transaction, usage: Option<Usage>, split: Split, ids: RecordIds) {
+        let day = first.reservation.as_ref().map_or(self.batch.at.day, |reservation| reservation.day);
+        self.record(Entry {
+            user: &first.user,
+            trace: &first.trace,
+            content: &ChargeContent { usage, ..first.content.clone() },
+            split,
+            ids,
+            day,
+            at: first.created_at,
+        });
+    }
+
     /// Frees what a reservation holds and writes its new state.
     fn let_go(&mut self, first: &Transaction, held: &Reservation, after: Transaction) -> Result<(), Error> {
         if first.status == Status::Pending {
-            let quota_key = (first.user.clone(), held.month(), first.content.service.clone());
+            let quota_key = held_key(first, held);
             let (balance, quota) = self.held_account(&quota_key)?;
             balance.held = balance.held.minus(held.amount);
             quota.held = quota.held.saturating_sub(held.free);
@@ -298,6 +304,17 @@ fn replay_reserve(call: &Charge, first: &Transaction) -> Result<Outcome, Error> 
         return Err(state("the reservation was released"));
     }
     Ok(found(first, call.record_ids.main))
+}
+
+/// The row of the quota that a reservation holds units of.
+pub(super) fn held_key(first: &Transaction, held: &Reservation) -> QuotaKey {
+    (first.user.clone(), held.month(), first.content.service.clone())
+}
+
+/// A balance after delivered work, below zero where it must.
+pub(super) fn debited(balance: Money, amount: Money) -> Result<Money, Error> {
+    let after = balance.checked_add(-amount);
+    after.ok_or_else(|| Invalid::new("cost", format!("takes the balance below -{}", Money::MAX)).into())
 }
 
 /// Whether the service itself has charged what this stream had reported.

@@ -2,7 +2,7 @@
 
 use super::{
     Book,
-    reservation::{is_charged_as_reported, state},
+    reservation::{held_key, is_charged_as_reported, state},
 };
 use crate::biz::{
     charge::{self, Split},
@@ -38,12 +38,7 @@ impl Book<'_> {
             // Or it could never be charged, and its hold never be freed.
             first.priced(&Delivered::stream(&first, usage))?;
         }
-        let expires_at = self
-            .batch
-            .at
-            .utc
-            .checked_add_signed(request.ttl)
-            .ok_or_else(|| Error::Internal("the expiry is beyond the calendar".into()))?;
+        let expires_at = self.expiry(request.ttl)?;
         let (free, amount) = match request.target {
             Some(target) => self.grow(&first, &reservation, target)?,
             None => (reservation.free, reservation.amount),
@@ -76,7 +71,7 @@ impl Book<'_> {
             return Ok((held.free, held.amount));
         };
         let allowed = self.left_of_key(first, QuotaType::Amount).map_or(Money::MAX, Money::from_micros);
-        let quota_key = (first.user.clone(), held.month(), first.content.service.clone());
+        let quota_key = held_key(first, held);
         let (balance, quota) = self.held_account(&quota_key)?;
 
         let Split { free, amount, .. } = charge::split(units, full_cost, quota.remaining().saturating_add(held.free));

@@ -1,0 +1,93 @@
+//! `server`: what listens where, and how much it takes on.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::{Secret, values};
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Server {
+    pub http: Http,
+    pub grpc: Grpc,
+    pub limits: ServerLimits,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    #[serde(deserialize_with = "values::address")]
+    pub addr: String,
+    #[serde(deserialize_with = "values::duration")]
+    pub timeout: Duration,
+    #[serde(deserialize_with = "values::style")]
+    pub style: Style,
+    pub internal_routes: bool,
+}
+
+/// How REST replies are dressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Style {
+    /// The message itself, snake_case names.
+    #[default]
+    Plain,
+    /// lowerCamelCase names inside `{"success":true,"data":...}`.
+    Devshare,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Grpc {
+    #[serde(deserialize_with = "values::address")]
+    pub addr: String,
+    #[serde(deserialize_with = "values::duration")]
+    pub timeout: Duration,
+    /// Callers of the internal service must bring one of these; none: no check.
+    #[serde(deserialize_with = "values::secrets")]
+    pub internal_tokens: Vec<Secret>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerLimits {
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub connections: usize,
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub requests: usize,
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub streams: usize,
+    #[serde(deserialize_with = "values::body_bytes")]
+    pub body_bytes: usize,
+    #[serde(deserialize_with = "values::duration")]
+    pub drain_timeout: Duration,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            addr: "0.0.0.0:8107".into(),
+            timeout: Duration::from_secs(1),
+            style: Style::Plain,
+            internal_routes: false,
+        }
+    }
+}
+
+impl Default for Grpc {
+    fn default() -> Self {
+        Self { addr: "0.0.0.0:9107".into(), timeout: Duration::from_secs(1), internal_tokens: Vec::new() }
+    }
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            requests: 20_000,
+            streams: 10_000,
+            body_bytes: 1024 * 1024,
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
