@@ -4,6 +4,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
 CONF ?= configs/local.yaml
+# The same random cases every time, so that a run fails for a change and not by chance: other
+# cases are for `make fuzz`.
+SEED ?= 1
+CASES ?= 20000
 DEBIAN_PACKAGES := mariadb-server redis-server chromium chromium-driver fonts-dejavu-core prometheus
 
 .PHONY: help
@@ -71,7 +75,11 @@ audit: build-cron ## Prove the books (CONF=configs/local.yaml)
 
 .PHONY: test
 test: deps ## Run every test, on private servers on free ports
-	cargo test --locked
+	PROPTEST_RNG_SEED=$(SEED) cargo test --locked
+
+.PHONY: fuzz
+fuzz: deps ## Play random histories that nobody has seen yet (CASES=20000)
+	PROPTEST_CASES=$(CASES) cargo test --locked --test it -- random
 
 .PHONY: screenshots
 screenshots: deps ## Take the pictures of the README anew, in a real browser
