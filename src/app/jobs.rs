@@ -45,7 +45,7 @@ pub(super) async fn sweep_regularly(
     let sweeping = async {
         loop {
             tokio::time::sleep(SWEEP_INTERVAL).await;
-            let sweep = sweep::sweep(&*store, &engine, &calendar, |ended| api.count_ended(ended));
+            let sweep = sweep::sweep(&*store, &engine, &calendar, |ended, effect| api.count_ended(ended, effect));
             match tokio::time::timeout(SWEEP_TIMEOUT, sweep).await {
                 Ok(Ok(Swept { freed: 0, charged: 0, failed: 0 })) => {}
                 Ok(Ok(Swept { freed, charged, failed })) => {
@@ -75,7 +75,7 @@ pub async fn sweep(
     let caches = caches::of_job(config);
     let catalog = Arc::new(config.catalog());
     let engine = Engine::start(store.clone(), caches.clone(), catalog, calendar.clone(), limits(config));
-    let swept = cut.run_until_cancelled(sweep::sweep(&*store, &engine, &calendar, |_| ())).await;
+    let swept = cut.run_until_cancelled(sweep::sweep(&*store, &engine, &calendar, |_, _| ())).await;
     engine.drain().await;
     caches::tell(&caches).await;
     Ok(swept.context("cut short")??)

@@ -22,6 +22,13 @@ pub struct Split {
     pub amount: Money,
 }
 
+impl Split {
+    /// Whether anything of it is paid: what is added to a charge may be an amount alone.
+    pub fn is_paid(self) -> bool {
+        self.paid > 0 || !self.amount.is_zero()
+    }
+}
+
 /// Splits `count` units, which would cost `cost` if none were free, between free
 /// quota and balance. The paid part costs `cost * paid / count`, to the nearest
 /// millionth.

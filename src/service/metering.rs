@@ -24,7 +24,7 @@ use crate::biz::{
     metering::{Ended, Event, Finish, News, Session, State},
     record,
     settlement::{
-        posting::Reserve,
+        posting::{Effect, Reserve},
         transaction::{Status, Transaction},
     },
 };
@@ -100,16 +100,18 @@ impl Api {
         if let Some(finished) = &ended.finished {
             self.count_commit(finished);
         }
-        ended.settled.into_iter().for_each(|settled| self.count_ended(settled));
+        if let Some((settled, effect)) = ended.settled {
+            self.count_ended(settled, effect);
+        }
         if let Some(compared) = ended.compared {
             self.metrics.streams.compare(compared);
         }
     }
 
     /// Counts what became of a reservation that nobody ended.
-    pub fn count_ended(&self, ended: Transaction) {
-        if ended.is_committed() {
-            self.count_commit(&Ok((ended, false)));
+    pub fn count_ended(&self, ended: Transaction, effect: Effect) {
+        if ended.is_committed() && effect != Effect::Found {
+            self.count_commit(&Ok((ended, effect)));
         }
     }
 }

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::biz::{
     catalog::Price,
+    charge::Split,
     error::{Error, Invalid, Result},
     ids::{ApiKeyId, ModelName, TraceId, UserId},
     quota::{Check, Decision, Verdict},
@@ -23,7 +24,7 @@ use crate::biz::{
     record,
     settlement::{
         engine::Settled,
-        posting::{Charge, RecordIds},
+        posting::{Charge, Effect, RecordIds},
         transaction::{ChargeContent, Transaction},
     },
 };
@@ -110,7 +111,7 @@ impl Api {
             };
             underway.end();
             self.count_deduct(&settled);
-            settled.map(|(transaction, replayed)| deduct_reply(transaction, replayed))
+            settled.map(|(transaction, effect)| deduct_reply(transaction, effect.is_repeat()))
         }
     }
 
@@ -146,12 +147,12 @@ impl Api {
     pub(super) fn count_deduct(&self, settled: &Settled) {
         let metrics = &self.metrics;
         match settled {
-            Ok((transaction, replayed)) => {
+            Ok((transaction, effect)) => {
                 metrics.deduct_success.inc();
-                if *replayed {
-                    metrics.idempotent_hit.inc();
-                } else {
-                    self.count_charge(transaction);
+                match effect {
+                    Effect::Made => self.count_charge(transaction, transaction.split()),
+                    Effect::Added { split, .. } => self.count_charge(transaction, *split),
+                    Effect::Found => metrics.idempotent_hit.inc(),
                 }
             }
             Err(error) => {
@@ -164,17 +165,17 @@ impl Api {
         }
     }
 
-    fn count_charge(&self, transaction: &Transaction) {
-        let kind = match (transaction.free, transaction.paid) {
-            (_, 0) => "free",
-            (0, _) => "balance",
+    fn count_charge(&self, transaction: &Transaction, split: Split) {
+        let kind = match (split.free, split.is_paid()) {
+            (_, false) => "free",
+            (0, true) => "balance",
             _ => "mixed",
         };
         let service = self.service_label(transaction.content.service.as_str());
         self.metrics.quota_deduct_total.with_label_values(&[service, kind]).inc();
-        if !transaction.amount.is_zero() {
+        if !split.amount.is_zero() {
             self.metrics.balance_total.with_label_values(&["deduct"]).inc();
-            self.metrics.balance_amount.with_label_values(&["deduct"]).inc_by(transaction.amount.to_wire());
+            self.metrics.balance_amount.with_label_values(&["deduct"]).inc_by(split.amount.to_wire());
         }
     }
 

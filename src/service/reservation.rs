@@ -23,7 +23,7 @@ use crate::biz::{
     record,
     settlement::{
         engine::Settled,
-        posting::{Commit, RecordIds, Release, Reserve},
+        posting::{Commit, Effect, RecordIds, Release, Reserve},
         transaction::{Status, Transaction},
     },
     tokens::{Encoding, Input},
@@ -38,7 +38,7 @@ impl Api {
         };
         underway.end();
         self.count_reserve(is_repeat(&settled));
-        settled.map(|(transaction, replayed)| reserve_reply(&transaction, replayed))
+        settled.map(|(transaction, effect)| reserve_reply(&transaction, effect.is_repeat()))
     }
 
     async fn reserve(&self, reserve: Reserve) -> Settled {
@@ -82,7 +82,7 @@ impl Api {
         let settled = self.commit(request).await;
         underway.end();
         self.count_commit(&settled);
-        settled.map(|(transaction, replayed)| commit_reply(&transaction, replayed))
+        settled.map(|(transaction, effect)| commit_reply(&transaction, effect.is_repeat()))
     }
 
     async fn commit(self: &Arc<Self>, mut request: CommitReservationRequest) -> Settled {
@@ -95,7 +95,7 @@ impl Api {
             return self.engine.commit(commit).await;
         };
         let settled = self.engine.commit(commit).await;
-        if let Ok((transaction, false)) = &settled {
+        if let Ok((transaction, Effect::Made)) = &settled {
             // Nobody waits for the comparison, and nothing depends on it.
             let (api, model) = (self.clone(), transaction.content.model.clone());
             self.tasks.spawn(async move {
@@ -124,11 +124,12 @@ impl Api {
     pub(super) fn count_commit(&self, settled: &Settled) {
         self.count_deduct(settled);
         match settled {
-            Ok((transaction, false)) => {
+            Ok((transaction, Effect::Made)) => {
                 self.metrics.stream_committed.inc();
                 self.metrics.streams.shortfall(transaction.shortfall);
             }
-            Ok((_, true)) => {}
+            Ok((_, Effect::Added { shortfall, .. })) => self.metrics.streams.shortfall(*shortfall),
+            Ok((_, Effect::Found)) => {}
             Err(_) => self.metrics.stream_failed.inc(),
         }
     }
@@ -143,8 +144,8 @@ impl Api {
         let settled = self.engine.release(release).await;
         self.time("release", started);
         self.count_repeat(is_repeat(&settled));
-        let (_, replayed) = settled?;
-        Ok(ReleaseReservationReply { success: true, replayed })
+        let (_, effect) = settled?;
+        Ok(ReleaseReservationReply { success: true, replayed: effect.is_repeat() })
     }
 
     pub async fn get_transaction(&self, request: GetTransactionRequest) -> Result<GetTransactionReply> {
@@ -168,7 +169,7 @@ impl Api {
 }
 
 fn is_repeat(settled: &Settled) -> std::result::Result<bool, &Error> {
-    settled.as_ref().map(|(_, replayed)| *replayed)
+    settled.as_ref().map(|(_, effect)| effect.is_repeat())
 }
 
 pub(super) fn reserve_reply(transaction: &Transaction, replayed: bool) -> ReserveQuotaReply {

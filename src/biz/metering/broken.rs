@@ -8,7 +8,7 @@ use super::{Meter, metered::Metered};
 use crate::biz::{
     error::{Error, Result},
     settlement::{
-        posting::{Cause, Expire, RecordIds},
+        posting::{Cause, Effect, Expire, RecordIds},
         transaction::Transaction,
     },
 };
@@ -24,7 +24,7 @@ const MAX_DEFECTS: u32 = 5;
 /// Makes what was delivered durable at once, waits for the stream to be opened again,
 /// and charges it where it was not, also where the sweep came first. What can't be settled until
 /// the process ends is left to the sweep.
-pub(super) async fn settle_broken(meter: &Meter, metered: &Metered) -> Option<Transaction> {
+pub(super) async fn settle_broken(meter: &Meter, metered: &Metered) -> Option<(Transaction, Effect)> {
     let Meter { engine, settings, waiting, stop, .. } = meter;
     // Where too many wait already there is no grace.
     let waits = waiting.try_acquire();

@@ -18,6 +18,7 @@ use super::{
     record::Usage,
     settlement::{
         engine::{Engine, Settled},
+        posting::Effect,
         transaction::Transaction,
     },
     tokens::{Encoding, TokenCounter},
@@ -80,7 +81,7 @@ pub struct Ended {
     pub finished: Option<Settled>,
     /// Where it broke: its charge, or the reservation that was freed. `None` also where
     /// another stream, a commit or a release came first, and where the sweep has to settle it.
-    pub settled: Option<Transaction>,
+    pub settled: Option<(Transaction, Effect)>,
     /// Where the vendor counted too.
     pub compared: Option<Comparison>,
 }

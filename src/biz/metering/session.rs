@@ -62,7 +62,8 @@ impl Meter {
         let (stream, ttl) = (reserve.call.record_ids.main, reserve.ttl);
         // Before anything is held: the vocabulary may have to be built.
         let counter = self.tokens.stream(Encoding::of(reserve.call.content.model.as_ref())).await?;
-        let (mut reservation, is_reopened) = self.engine.reserve(reserve).await?;
+        let (mut reservation, effect) = self.engine.reserve(reserve).await?;
+        let is_reopened = effect.is_repeat();
         if is_reopened {
             (reservation, _) = self.engine.report(take_over(&reservation, stream, ttl)).await?;
         }
@@ -234,8 +235,8 @@ impl Session {
         let commit = self.metered.commit(finish);
         let mut settled = engine.commit(commit.clone()).await;
         match &settled {
-            Ok((transaction, replayed)) => {
-                last.send(News::Finished(Box::new(transaction.clone()), *replayed));
+            Ok((transaction, effect)) => {
+                last.send(News::Finished(Box::new(transaction.clone()), effect.is_repeat()));
             }
             Err(error) => {
                 last.send(News::Failed(error.clone()));

@@ -22,7 +22,9 @@ use tokio_util::sync::CancellationToken;
 use self::lane::Lane;
 use super::{
     ledger::Ledger,
-    posting::{Adjusted, Adjustment, Charge, Commit, Expire, OrderUpdate, Outcome, Posting, Release, Report, Reserve},
+    posting::{
+        Adjusted, Adjustment, Charge, Commit, Effect, Expire, OrderUpdate, Outcome, Posting, Release, Report, Reserve,
+    },
     readers::Readers,
     transaction::Transaction,
 };
@@ -49,8 +51,8 @@ pub struct Limits {
     pub patience: Duration,
 }
 
-/// A transaction, and whether it stood already before the request.
-pub type Settled = Result<(Transaction, bool)>;
+/// A transaction, and what the request did for it.
+pub type Settled = Result<(Transaction, Effect)>;
 
 /// A reservation that a stream has reported on, and whether its API key has no tokens left.
 /// Where the hold ran out first, and nothing was kept, it is not PENDING.
@@ -159,11 +161,14 @@ impl Engine {
     /// # Errors
     /// [`Error::Invalid`] beyond the largest amounts, [`Error::Overloaded`],
     /// [`Error::Internal`].
-    pub fn expire(&self, expire: Expire) -> impl Future<Output = Result<Option<Transaction>>> + Send + 'static {
+    pub fn expire(
+        &self,
+        expire: Expire,
+    ) -> impl Future<Output = Result<Option<(Transaction, Effect)>>> + Send + 'static {
         let outcome = self.post(Posting::Expire(expire));
         async {
             match outcome.await? {
-                Outcome::Ended { transaction } => Ok(transaction),
+                Outcome::Ended { ended } => Ok(ended),
                 other => Err(unexpected(other)),
             }
         }
@@ -173,7 +178,7 @@ impl Engine {
         let outcome = self.post(posting);
         async {
             match outcome.await? {
-                Outcome::Settled { transaction, replayed } => Ok((transaction, replayed)),
+                Outcome::Settled { transaction, effect } => Ok((transaction, effect)),
                 other => Err(unexpected(other)),
             }
         }

@@ -9,6 +9,7 @@ use super::transaction::{ChargeContent, Transaction};
 use crate::biz::{
     calendar::BillingTime,
     catalog::Catalog,
+    charge::Split,
     error::Error,
     ids::{AdjustmentId, OrderId, PaymentId, TraceId, UserId},
     money::Money,
@@ -239,6 +240,24 @@ pub struct Adjusted {
     pub created_at: DateTime<Utc>,
 }
 
+/// What a posting did for the transaction that it answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// The transaction is where it is by it.
+    Made,
+    /// Nothing: it stood already.
+    Found,
+    /// Charged this beyond what stood.
+    Added { split: Split, shortfall: Money },
+}
+
+impl Effect {
+    /// Whether the transaction was settled before it.
+    pub fn is_repeat(self) -> bool {
+        self != Self::Made
+    }
+}
+
 /// What became of a posting. A refusal changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -249,7 +268,7 @@ pub enum Outcome {
     /// Of a charge, a reserve, a commit and a release.
     Settled {
         transaction: Transaction,
-        replayed: bool,
+        effect: Effect,
     },
     Reported {
         /// PENDING. Where the sweep came first EXPIRED, or COMMITTED by what had been reported:
@@ -260,7 +279,7 @@ pub enum Outcome {
     },
     Ended {
         /// EXPIRED or COMMITTED; `None` where there was nothing to end.
-        transaction: Option<Transaction>,
+        ended: Option<(Transaction, Effect)>,
     },
     Adjusted {
         adjusted: Adjusted,

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, NaiveDate, Utc};
 
 use super::{
-    posting::{Adjusted, Adjustment, Batch, Charge, Outcome, Posting, RecordIds},
+    posting::{Adjusted, Adjustment, Batch, Charge, Effect, Outcome, Posting, RecordIds},
     transaction::{ChargeContent, Status, Transaction},
 };
 use crate::biz::{
@@ -132,7 +132,7 @@ impl Book<'_> {
         });
         self.state.transactions.insert(key, transaction.clone());
         self.charges.push(transaction.clone());
-        Ok(Outcome::Settled { transaction, replayed: false })
+        Ok(Outcome::Settled { transaction, effect: Effect::Made })
     }
 
     /// Whether one more call may be made.
@@ -178,7 +178,7 @@ impl Book<'_> {
     fn record(&mut self, entry: Entry<'_>) {
         let Entry { user, content, split, day, .. } = entry;
         // The rest of a call that was charged in part may be no whole unit.
-        let is_paid = split.paid > 0 || !split.amount.is_zero();
+        let is_paid = split.is_paid();
         let main = Record {
             id: entry.ids.main.to_string(),
             service: content.service.clone(),
@@ -330,7 +330,8 @@ fn replay_charge(request: &Charge, first: &Transaction) -> Result<Outcome, Error
 
 /// A transaction that stands already; a replay unless `request` itself brought it there.
 fn found(first: &Transaction, request: uuid::Uuid) -> Outcome {
-    Outcome::Settled { transaction: first.clone(), replayed: first.record_id != request }
+    let effect = if first.record_id == request { Effect::Made } else { Effect::Found };
+    Outcome::Settled { transaction: first.clone(), effect }
 }
 
 fn conflict(fields: Vec<&'static str>) -> Error {

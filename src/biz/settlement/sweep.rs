@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 
 use super::{
     engine::Engine,
-    posting::{Cause, Expire, RecordIds},
+    posting::{Cause, Effect, Expire, RecordIds},
     transaction::{Due, Status, Transaction, TransactionStore},
 };
 use crate::biz::{calendar::Calendar, error::Result};
@@ -33,7 +33,7 @@ pub async fn sweep(
     store: &dyn TransactionStore,
     engine: &Engine,
     calendar: &Calendar,
-    on_ended: impl Fn(Transaction),
+    on_ended: impl Fn(Transaction, Effect),
 ) -> Result<Swept> {
     let until = calendar.now().utc;
     let mut swept = Swept::default();
@@ -52,12 +52,12 @@ pub async fn sweep(
         for (trace, posted) in posted.await {
             match posted {
                 Ok(None) => {}
-                Ok(Some(ended)) => {
+                Ok(Some((ended, effect))) => {
                     match ended.status {
                         Status::Committed => swept.charged += 1,
                         _ => swept.freed += 1,
                     }
-                    on_ended(ended);
+                    on_ended(ended, effect);
                 }
                 Err(error) => {
                     tracing::warn!(%error, trace_id = %trace, "an expired reservation could not be ended");

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::biz::{
     calendar::Month,
     catalog::QuotaUnit,
+    charge::Split,
     error::{Invalid, StoreError},
     ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
     key_quota::Take,
@@ -49,6 +50,11 @@ pub struct Transaction {
 impl Transaction {
     pub fn is_committed(&self) -> bool {
         self.status == Status::Committed
+    }
+
+    /// What it has charged so far.
+    pub fn split(&self) -> Split {
+        Split { free: self.free, paid: self.paid, amount: self.amount }
     }
 
     /// The units that were asked for.

@@ -3,14 +3,17 @@
 use billing_service::service::proto::{CommitReservationRequest, StreamFinish};
 use rstest::rstest;
 
-use super::{Gateway, MODELS, stream, usage, words};
+use super::{Gateway, MODELS, models_with, stream, usage, words};
 use crate::harness::{Backend, MySql, Service, Sqlite, wait::until};
 
 impl Service {
-    async fn metric(&self, name: &str) -> f64 {
+    /// One with labels begins when it is counted first.
+    pub async fn metric(&self, name: &str) -> f64 {
         let text = self.metrics().await;
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
+        match text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')) {
+            None if name.contains('{') => 0.0,
+            value => value.unwrap_or_else(|| panic!("no {name}")).parse().unwrap(),
+        }
     }
 }
 
@@ -82,4 +85,36 @@ async fn streams_are_counted(#[values(MySql, Sqlite)] on: Backend) {
     fails.finish(finish).await.unwrap_err();
     until("it is counted", async || service.metric("billing_stream_failed").await == 1.0).await;
     assert_eq!(service.metric("billing_deduct_failure{reason=\"invalid_argument\"}").await, 1.0);
+}
+
+/// A commit that knows more than a stream that broke: what it adds, once.
+#[rstest]
+#[tokio::test]
+async fn what_is_added_to_a_charge_is_counted(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, &models_with("billing.reservations", "{rag: {above_hold: cap}}")).await;
+    service.adjust("u", 100.0).await;
+    let (mut breaks, _) = Gateway::open(&service, stream("breaks", "rag", "dear", (3, 7))).await;
+    breaks.deliver(0, 4).await;
+    drop(breaks);
+    let charged = ["billing_balance_amount{operation=\"deduct\"}", "billing_shortfall_amount"];
+    let deducted = ["billing_quota_deduct_total{service=\"rag\",type=\"balance\"}", "billing_idempotent_hit"];
+    let counted = async || {
+        let mut values = Vec::new();
+        for name in charged.into_iter().chain(deducted).chain(["billing_stream_committed"]) {
+            values.push(service.metric(name).await);
+        }
+        values
+    };
+    until("the break is counted", async || counted().await == [7.0, 0.0, 1.0, 0.0, 1.0]).await;
+    let late = CommitReservationRequest {
+        user_id: "u".into(),
+        trace_id: "breaks".into(),
+        usage: usage(3, 0, 12),
+        ..Default::default()
+    };
+    for repeats in [0.0, 1.0] {
+        let charged = service.internal.clone().commit_reservation(late.clone()).await.unwrap().into_inner();
+        assert_eq!((charged.amount, charged.shortfall), (10.0, 5.0));
+        assert_eq!(counted().await, [10.0, 5.0, 2.0, repeats, 1.0]);
+    }
 }

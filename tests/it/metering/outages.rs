@@ -73,14 +73,15 @@ async fn a_stream_that_can_not_hold_more_is_told_to_stop(#[values(MySql, Sqlite)
 
 /// As after an outage that lasted longer than the hold, or by another server's clock.
 #[rstest]
-#[case::released("{rag: {on_expiry: release}}", "1 holds freed, 0 streams charged", "EXPIRED")]
-#[case::charged("{}", "0 holds freed, 1 streams charged", "COMMITTED")]
+#[case::released("{rag: {on_expiry: release}}", "1 holds freed, 0 streams charged", "EXPIRED", 8.0)]
+#[case::charged("{}", "0 holds freed, 1 streams charged", "COMMITTED", 1.0)]
 #[tokio::test]
 async fn a_stream_whose_hold_ran_out_is_charged_all_the_same(
     #[values(MySql, Sqlite)] on: Backend,
     #[case] policy: &'static str,
     #[case] swept: &str,
     #[case] status: &str,
+    #[case] charged_here: f64,
 ) {
     let (service, mut gateway) = delivering(on, policy).await;
     service.database.execute(&service.expired("s")).await;
@@ -91,6 +92,8 @@ async fn a_stream_whose_hold_ran_out_is_charged_all_the_same(
     until("all of it is charged", async || service.account("u").await.balance == 92.0).await;
     let made = service.metered("s").await;
     assert_eq!((made.status.as_str(), made.amount, made.usage), ("COMMITTED", 8.0, usage(3, 0, 5)));
+    let counted = async || service.metric("billing_balance_amount{operation=\"deduct\"}").await;
+    until("what it charged itself is counted", async || counted().await == charged_here).await;
     service.assert_nothing_is_held("u").await;
 }
 

@@ -23,12 +23,12 @@ fn tokens(usage: Usage) -> Tokens {
 
 pub fn answer(step: &Step, outcome: &Outcome) -> Answer {
     match (step, outcome) {
-        (Step::Charge(_) | Step::Commit { .. }, Outcome::Settled { transaction, replayed }) => {
-            charged(transaction, *replayed)
+        (Step::Charge(_) | Step::Commit { .. }, Outcome::Settled { transaction, effect }) => {
+            charged(transaction, effect.is_repeat())
         }
-        (Step::Reserve { .. }, Outcome::Settled { transaction, replayed }) => {
+        (Step::Reserve { .. }, Outcome::Settled { transaction, effect }) => {
             let held = transaction.reservation.as_ref().unwrap();
-            Answer::Held { free: held.free, amount: held.amount.micros(), replayed: *replayed }
+            Answer::Held { free: held.free, amount: held.amount.micros(), replayed: effect.is_repeat() }
         }
         (Step::Report(_), Outcome::Reported { transaction, is_exhausted }) => {
             if transaction.status != Status::Pending {
@@ -43,14 +43,14 @@ pub fn answer(step: &Step, outcome: &Outcome) -> Answer {
                 is_exhausted: *is_exhausted,
             }
         }
-        (Step::Release { .. }, Outcome::Settled { transaction, replayed }) => {
+        (Step::Release { .. }, Outcome::Settled { transaction, effect }) => {
             assert_eq!(transaction.status, Status::Released);
-            Answer::Released { replayed: *replayed }
+            Answer::Released { replayed: effect.is_repeat() }
         }
-        (Step::Expire { .. } | Step::Break { .. }, Outcome::Ended { transaction }) => match transaction {
+        (Step::Expire { .. } | Step::Break { .. }, Outcome::Ended { ended }) => match ended {
             None => Answer::NothingToEnd,
-            Some(transaction) if transaction.status == Status::Expired => Answer::Freed,
-            Some(transaction) => charged(transaction, false),
+            Some((transaction, _)) if transaction.status == Status::Expired => Answer::Freed,
+            Some((transaction, _)) => charged(transaction, false),
         },
         (Step::Adjust { .. }, Outcome::Adjusted { adjusted, replayed }) => {
             Answer::Adjusted { balance: adjusted.balance_after.micros(), replayed: *replayed }

@@ -23,7 +23,7 @@ use crate::biz::{
     settlement::{
         keys::Keys,
         ledger::Settlement,
-        posting::{Batch, RecordIds},
+        posting::{Batch, Effect, RecordIds},
         rule::{self, State},
         transaction::ChargeContent,
     },
@@ -149,11 +149,11 @@ fn charge(user: &str, trace: &str) -> Charge {
 #[tokio::test(start_paused = true)]
 async fn a_commit_whose_news_was_lost_is_found_and_is_no_replay() {
     let (engine, ledger) = engine([Fault::LostAfterCommit, Fault::LostAfterCommit]);
-    let (first, replayed) = engine.charge(charge("u", "t")).await.unwrap();
-    assert!(!replayed);
+    let (first, effect) = engine.charge(charge("u", "t")).await.unwrap();
+    assert_eq!(effect, Effect::Made);
     assert_eq!(*ledger.used.lock().unwrap(), 1);
-    let (again, replayed) = engine.charge(charge("u", "t")).await.unwrap();
-    assert!(replayed);
+    let (again, effect) = engine.charge(charge("u", "t")).await.unwrap();
+    assert_eq!(effect, Effect::Found);
     assert_eq!(again, first);
     assert_eq!(*ledger.used.lock().unwrap(), 1);
 }
@@ -187,7 +187,7 @@ async fn readers_are_told_what_changed_or_that_nobody_knows() {
 #[tokio::test(start_paused = true)]
 async fn a_deadlock_settles_the_batch_again() {
     let (engine, ledger) = engine([Fault::Conflict, Fault::Conflict, Fault::Conflict]);
-    assert!(!engine.charge(charge("u", "t")).await.unwrap().1);
+    assert_eq!(engine.charge(charge("u", "t")).await.unwrap().1, Effect::Made);
     assert_eq!(ledger.attempts.load(Ordering::SeqCst), 4);
     assert_eq!(*ledger.used.lock().unwrap(), 1);
 }
@@ -232,7 +232,7 @@ async fn a_commit_whose_news_was_lost_is_found_also_when_its_batch_is_singled_ou
     let (engine, ledger) = engine(faults);
     let calls = ["a", "b", "c"].map(|user| engine.charge(charge(user, "t")));
     for reply in futures_util::future::join_all(calls).await {
-        assert!(!reply.unwrap().1, "it is no replay");
+        assert_eq!(reply.unwrap().1, Effect::Made, "it is no replay");
     }
     assert_eq!(*ledger.used.lock().unwrap(), 3);
 }

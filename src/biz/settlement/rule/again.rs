@@ -10,7 +10,7 @@ use crate::biz::{
     key_quota::Take,
     money::Money,
     settlement::{
-        posting::{Commit, Outcome, RecordIds},
+        posting::{Commit, Effect, Outcome, RecordIds},
         transaction::{ChargedBy, Delivered, Reservation, Transaction},
     },
 };
@@ -44,8 +44,8 @@ impl Book<'_> {
             return Err(conflict(fields));
         }
         let reservation = Reservation { charged_by: ChargedBy::Both, ..reservation };
-        let transaction = self.deliver_rest(delivered, request.record_ids, first, reservation)?;
-        Ok(Outcome::Settled { transaction, replayed: true })
+        let (transaction, effect) = self.deliver_rest(delivered, request.record_ids, first, reservation)?;
+        Ok(Outcome::Settled { transaction, effect })
     }
 
     /// Charges what was delivered beyond what is charged, to the same day and month, and as the
@@ -57,17 +57,18 @@ impl Book<'_> {
         ids: RecordIds,
         first: &Transaction,
         reservation: Reservation,
-    ) -> Result<Transaction, Error> {
+    ) -> Result<(Transaction, Effect), Error> {
         let above_hold = self.batch.catalog.policy(&first.content.service).above_hold;
         let priced = first.priced(&delivered)?;
         let quota_key = held_key(first, &reservation);
         let (balance, quota) = self.held_account(&quota_key)?;
         let due = rest_of(first, priced, quota.remaining());
         if due == NOTHING {
-            return Ok(first.clone());
+            return Ok((first.clone(), Effect::Found));
         }
         let left_of_hold = reservation.amount.minus(first.amount).max(Money::ZERO);
         let amount = above_hold.charged(due.amount, left_of_hold, balance.available()).max(Money::ZERO);
+        let (split, shortfall) = (Split { amount, ..due }, due.amount.minus(amount));
         balance.amount = debited(balance.amount, amount)?;
         quota.used += due.free;
         let (balance_after, free_remaining_after) = (balance.amount, quota.remaining());
@@ -75,15 +76,13 @@ impl Book<'_> {
             self.changed_quotas.insert(quota_key);
         }
 
-        let was_free = first.paid == 0 && first.amount.is_zero();
-        let is_paid = due.paid > 0 || !amount.is_zero();
         let transaction = Transaction {
             free: first.free + due.free,
             paid: first.paid + due.paid,
             amount: first.amount.plus(amount),
-            shortfall: first.shortfall.plus(due.amount.minus(amount)),
+            shortfall: first.shortfall.plus(shortfall),
             // The balance record, where there is one now.
-            record_id: if was_free && is_paid { ids.main } else { first.record_id },
+            record_id: if split.is_paid() && !first.split().is_paid() { ids.main } else { first.record_id },
             balance_after,
             free_remaining_after,
             reservation: Some(Reservation { delivered: Some(delivered.clone()), ..reservation.clone() }),
@@ -91,11 +90,11 @@ impl Book<'_> {
         };
         let charged = Take::call(reservation.usage(), first.amount);
         self.count_end(first, reservation.day, Take::call(delivered.usage, transaction.amount) - charged);
-        if due.free > 0 || is_paid {
-            self.record_delivered(first, delivered.usage, Split { amount, ..due }, ids);
+        if split.free > 0 || split.is_paid() {
+            self.record_delivered(first, delivered.usage, split, ids);
         }
         self.write(transaction.clone(), Some(first.status));
-        Ok(transaction)
+        Ok((transaction, Effect::Added { split, shortfall }))
     }
 }
 

@@ -14,7 +14,7 @@ use crate::biz::{
     policy::OnExpiry,
     record::Usage,
     settlement::{
-        posting::{Cause, Charge, Commit, Expire, Outcome, RecordIds, Release, Reserve},
+        posting::{Cause, Charge, Commit, Effect, Expire, Outcome, RecordIds, Release, Reserve},
         transaction::{ChargeContent, ChargedBy, Delivered, Reservation, Status, Transaction},
     },
 };
@@ -71,7 +71,7 @@ impl Book<'_> {
         }
         self.count_call(&call.user, &call.content, take);
         self.write(transaction.clone(), None);
-        Ok(Outcome::Settled { transaction, replayed: false })
+        Ok(Outcome::Settled { transaction, effect: Effect::Made })
     }
 
     /// Charges what was delivered, in the period of the reserve. What the hold does not
@@ -89,7 +89,7 @@ impl Book<'_> {
             Status::Released => return Err(state("the reservation was released")),
         }
         self.deliver(&first, reservation, delivered, request.record_ids)
-            .map(|transaction| Outcome::Settled { transaction, replayed: false })
+            .map(|transaction| Outcome::Settled { transaction, effect: Effect::Made })
     }
 
     /// Charges a reservation that is PENDING or EXPIRED, and notes that.
@@ -151,7 +151,7 @@ impl Book<'_> {
         }
         let transaction = Transaction { status: Status::Released, record_id: request.request, ..first.clone() };
         self.let_go(&first, &reservation, transaction.clone())?;
-        Ok(Outcome::Settled { transaction, replayed: false })
+        Ok(Outcome::Settled { transaction, effect: Effect::Made })
     }
 
     /// Does nothing to a reservation that ended, is not past its expiry, or has another
@@ -159,7 +159,7 @@ impl Book<'_> {
     pub(super) fn expire(&mut self, request: &Expire) -> Result<Outcome, Error> {
         let (first, reservation) = match self.reservation(&request.user, &request.trace) {
             Ok(found) => found,
-            Err(Error::TransactionNotFound(_)) => return Ok(Outcome::Ended { transaction: None }),
+            Err(Error::TransactionNotFound(_)) => return Ok(Outcome::Ended { ended: None }),
             Err(error) => return Err(error),
         };
         let ends = match (&request.cause, first.status) {
@@ -170,7 +170,7 @@ impl Book<'_> {
             _ => false,
         };
         if !ends {
-            return Ok(Outcome::Ended { transaction: None });
+            return Ok(Outcome::Ended { ended: None });
         }
         let usage = match request.cause {
             Cause::Broken { usage, .. } => usage.map(|usage| reservation.with(usage)).or(reservation.usage()),
@@ -181,7 +181,7 @@ impl Book<'_> {
         };
         // No tokens are nothing that was delivered: most prices have no answer to them, and the
         // hold would never end.
-        let transaction = match usage.filter(|usage| usage.tokens() > 0) {
+        let ended = match usage.filter(|usage| usage.tokens() > 0) {
             Some(usage) => {
                 let delivered = Delivered::stream(&first, usage);
                 match first.status {
@@ -190,18 +190,18 @@ impl Book<'_> {
                         let reservation = Reservation { charged_by: ChargedBy::Report, ..reservation };
                         // The stream stays known by the main record.
                         let ids = RecordIds { main: first.record_id, ..request.record_ids };
-                        self.deliver(&first, reservation, delivered, ids)?
+                        (self.deliver(&first, reservation, delivered, ids)?, Effect::Made)
                     }
                 }
             }
-            None if first.status != Status::Pending => first,
+            None if first.status != Status::Pending => (first, Effect::Found),
             None => {
                 let transaction = Transaction { status: Status::Expired, ..first.clone() };
                 self.let_go(&first, &reservation, transaction.clone())?;
-                transaction
+                (transaction, Effect::Made)
             }
         };
-        Ok(Outcome::Ended { transaction: Some(transaction) })
+        Ok(Outcome::Ended { ended: Some(ended) })
     }
 
     /// When a hold ends that lasts so long from now on.
