@@ -88,11 +88,11 @@ impl Api {
     async fn commit(self: &Arc<Self>, mut request: CommitReservationRequest) -> Settled {
         let hidden = tokens("hidden_output_tokens", request.hidden_output_tokens)?;
         let output = request.output_text.take().map(|output| Input::text("output_text", output)).transpose()?;
-        let mut commit = parse_commit(request)?;
+        let commit = parse_commit(request)?;
         let Some(output) = output else { return self.engine.commit(commit).await };
-        let Some(usage) = commit.usage else {
-            commit.usage = Some(self.count_output(&commit, output).await?);
-            return self.engine.commit(commit).await;
+        // No tokens are what nobody told.
+        let Some(usage) = commit.usage.filter(|usage| usage.tokens() > 0) else {
+            return self.commit_output(commit, output).await;
         };
         let settled = self.engine.commit(commit).await;
         if let Ok((transaction, Effect::Made)) = &settled {
@@ -107,6 +107,16 @@ impl Api {
             });
         }
         settled
+    }
+
+    /// Counts and charges in a task of its own, as other charges go on when the caller goes away.
+    async fn commit_output(self: &Arc<Self>, commit: Commit, output: Input) -> Settled {
+        let api = self.clone();
+        let counting = self.tasks.spawn(async move {
+            let usage = Some(api.count_output(&commit, output).await?);
+            api.engine.commit(Commit { usage, is_counted: true, ..commit }).await
+        });
+        counting.await.map_err(|error| Error::Internal(format!("a commit ended abnormally: {error}")))?
     }
 
     /// What a reserved call took where nobody tells: the input as its stream was told or it was
@@ -208,6 +218,8 @@ fn parse_commit(request: CommitReservationRequest) -> Result<Commit> {
         count: request.count.map(count).transpose()?,
         cost: cost("cost", request.cost)?,
         usage: usage(request.usage)?,
+        is_counted: false,
+        stream: None,
         record_ids: RecordIds::fresh(),
     })
 }

@@ -192,6 +192,8 @@ impl Metered {
             count: finish.count,
             cost: finish.cost,
             usage,
+            is_counted: false,
+            stream: Some(self.reservation.record_id),
             record_ids: RecordIds::fresh(),
         }
     }

@@ -122,6 +122,11 @@ pub struct Commit {
     /// and without any the unit cost of the reserve.
     pub cost: Option<Money>,
     pub usage: Option<Usage>,
+    /// Whether the output of `usage` was counted of a text. A stream may have reported more,
+    /// for not all output is text.
+    pub is_counted: bool,
+    /// The stream that says so, if one does: it has to be the one that meters the reservation.
+    pub stream: Option<Uuid>,
     /// As [`Charge::record_ids`].
     pub record_ids: RecordIds,
 }

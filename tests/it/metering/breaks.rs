@@ -197,6 +197,50 @@ async fn the_newer_stream_takes_the_place_of_the_older(#[values(MySql, Sqlite)] 
     service.assert_nothing_is_held("u").await;
 }
 
+/// What the older one says last is not what was delivered.
+#[rstest]
+#[tokio::test]
+async fn a_stream_that_was_replaced_can_not_finish(#[values(MySql, Sqlite)] on: Backend) {
+    let (service, mut old) = delivering(on, SHORT_GRACE).await;
+    until("all is durable", async || service.metered("s").await.usage == usage(3, 0, 4)).await;
+    let (mut new, _) = Gateway::open(&service, stream("s", "rag", "dear", (3, 20))).await;
+    let refused = old.finish(StreamFinish { usage: usage(3, 0, 4), ..Default::default() }).await.unwrap_err();
+    assert_eq!(code_of(&refused), (Code::FailedPrecondition, "10011".into()));
+    new.deliver(0, 6).await;
+    assert_eq!(new.finish(StreamFinish::default()).await.unwrap().amount, 9.0);
+    assert_eq!(service.account("u").await.balance, 91.0);
+    service.assert_nothing_is_held("u").await;
+}
+
+/// Not all output is text: what the stream was told stays, whether or not it has ended.
+#[rstest]
+#[case::while_it_waits(LONG_GRACE, "PENDING")]
+#[case::when_it_is_charged(SHORT_GRACE, "COMMITTED")]
+#[tokio::test]
+async fn a_text_does_not_take_the_place_of_what_the_vendor_told(
+    #[values(MySql, Sqlite)] on: Backend,
+    #[case] streams: &str,
+    #[case] status: &str,
+) {
+    let (service, gateway) = delivering(on, streams).await;
+    gateway.heartbeat(usage(3, 0, 40)).await;
+    until("it is durable", async || service.metered("s").await.usage == usage(3, 0, 40)).await;
+    drop(gateway);
+    until("it broke", async || service.metered("s").await.status == status).await;
+    let commit = CommitReservationRequest {
+        user_id: "u".into(),
+        trace_id: "s".into(),
+        output_text: Some(words(5)),
+        ..Default::default()
+    };
+    for _ in 0..2 {
+        let charged = service.internal.clone().commit_reservation(commit.clone()).await.unwrap().into_inner();
+        assert_eq!((charged.amount, charged.balance), (43.0, 57.0));
+    }
+    assert_eq!(service.metered("s").await.usage, usage(3, 0, 40));
+    service.assert_nothing_is_held("u").await;
+}
+
 #[rstest]
 #[tokio::test]
 async fn another_stream_of_the_same_id_is_a_conflict(#[values(MySql, Sqlite)] on: Backend) {

@@ -1,11 +1,14 @@
 //! Streams that finish, counted by us or by the vendor.
 
+use std::time::Duration;
+
 use billing_service::service::proto::{CommitReservationRequest, StreamFinish};
 use rstest::rstest;
 use serde_json::json;
+use tonic::Request;
 
 use super::{Gateway, MODELS, stream, usage, words};
-use crate::harness::{Backend, MySql, Service, Sqlite};
+use crate::harness::{Backend, MySql, Service, Sqlite, wait::until};
 
 #[rstest]
 #[tokio::test]
@@ -137,6 +140,8 @@ async fn a_commit_counts_the_output_where_nobody_did(#[values(MySql, Sqlite)] on
     let commit = CommitReservationRequest {
         user_id: "u".into(),
         trace_id: "r".into(),
+        // No tokens at all are what nobody told.
+        usage: usage(0, 0, 0),
         output_text: Some(words(6)),
         ..Default::default()
     };
@@ -147,5 +152,29 @@ async fn a_commit_counts_the_output_where_nobody_did(#[values(MySql, Sqlite)] on
     let refused = client.commit_reservation(other).await.unwrap_err();
     assert!(refused.message().contains("usage"), "{refused}");
     assert_eq!(service.metered("r").await.usage, usage(3, 0, 6));
+    service.assert_nothing_is_held("u").await;
+}
+
+/// A text that takes half a second to count, for whose charge nobody waits.
+#[rstest]
+#[tokio::test]
+async fn a_commit_is_charged_though_its_caller_leaves_while_it_is_counted(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, MODELS).await;
+    service.adjust("u", 100.0).await;
+    service.internal.clone().reserve_quota(stream("r", "rag", "text-cheap", (3, 20))).await.unwrap();
+    let letters = (0..900_000u32).map(|at| char::from(b'a' + (at.wrapping_mul(2_654_435_769) >> 24) as u8 % 26));
+    let commit = CommitReservationRequest {
+        user_id: "u".into(),
+        trace_id: "r".into(),
+        output_text: Some(letters.collect()),
+        ..Default::default()
+    };
+    until("it is charged", async || {
+        let mut request = Request::new(commit.clone());
+        request.set_timeout(Duration::from_millis(100));
+        let _ = service.internal.clone().commit_reservation(request).await;
+        service.metered("r").await.status == "COMMITTED"
+    })
+    .await;
     service.assert_nothing_is_held("u").await;
 }

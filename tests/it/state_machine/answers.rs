@@ -23,7 +23,7 @@ fn tokens(usage: Usage) -> Tokens {
 
 pub fn answer(step: &Step, outcome: &Outcome) -> Answer {
     match (step, outcome) {
-        (Step::Charge(_) | Step::Commit { .. }, Outcome::Settled { transaction, effect }) => {
+        (Step::Charge(_) | Step::Commit(_), Outcome::Settled { transaction, effect }) => {
             charged(transaction, effect.is_repeat())
         }
         (Step::Reserve { .. }, Outcome::Settled { transaction, effect }) => {

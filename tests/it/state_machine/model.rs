@@ -31,12 +31,7 @@ pub enum Step {
         stream: u8,
     },
     Report(Report),
-    Commit {
-        trace: u8,
-        count: Option<u32>,
-        cost: Option<i64>,
-        tokens: Option<Tokens>,
-    },
+    Commit(Commit),
     Release {
         trace: u8,
     },
@@ -57,6 +52,19 @@ pub enum Step {
         order: u8,
         news: News,
     },
+}
+
+/// What was delivered of a reservation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Commit {
+    pub trace: u8,
+    pub count: Option<u32>,
+    pub cost: Option<i64>,
+    pub tokens: Option<Tokens>,
+    /// Whether the tokens were counted of a text.
+    pub is_counted: bool,
+    /// That says so.
+    pub stream: Option<u8>,
 }
 
 /// A call, to be charged or held.
@@ -286,7 +294,7 @@ impl Model {
             Step::Charge(call) => self.charge(*call, now, key),
             Step::Reserve { call, stream } => self.reserve(*call, *stream, now, key),
             Step::Report(report) => self.report(*report, now, key),
-            Step::Commit { trace, count, cost, tokens } => self.commit(*trace, *count, (*cost, *tokens), now, key),
+            Step::Commit(commit) => self.commit(*commit, now, key),
             Step::Release { trace } => self.release(*trace, key),
             Step::Expire { trace } => self.expire(*trace, now, key),
             Step::Break { trace, stream, tokens } => self.break_off(*trace, *stream, *tokens, now, key),

@@ -154,12 +154,14 @@ impl Postings<'_> {
                     ttl: TimeDelta::minutes((*ttl_minutes).into()),
                 })
             }
-            Step::Commit { trace: id, count, cost, tokens } => Posting::Commit(Commit {
+            Step::Commit(of) => Posting::Commit(Commit {
                 user,
-                trace: trace(*id),
-                count: *count,
-                cost: cost.map(Money::from_micros),
-                usage: tokens.map(usage),
+                trace: trace(of.trace),
+                count: of.count,
+                cost: of.cost.map(Money::from_micros),
+                usage: of.tokens.map(usage),
+                is_counted: of.is_counted,
+                stream: of.stream.map(|stream| stream_id(of.trace, stream)),
                 record_ids: RecordIds::fresh(),
             }),
             Step::Release { trace: id } => {

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::model::{Call, Caps, MODELS, News, ORDERS, Overrun, Policy, Report, SERVICES, Step, Tokens};
+use super::model::{Call, Caps, Commit, MODELS, News, ORDERS, Overrun, Policy, Report, SERVICES, Step, Tokens};
 
 pub const USERS: u8 = 2;
 
@@ -70,8 +70,9 @@ pub fn histories() -> impl Strategy<Value = History> {
 fn debt() -> [(u8, Step); 2] {
     let trace = u8::MAX;
     let call = Call { trace, service: 0, count: 1, cost: None, keyed: false, model: 0, tokens: None };
-    let commit = Step::Commit { trace, count: Some(2 * SERVICES[0].free_units), cost: Some(1_000), tokens: None };
-    [(0, Step::Reserve { call, stream: 0 }), (0, commit)]
+    let count = Some(2 * SERVICES[0].free_units);
+    let commit = Commit { trace, count, cost: Some(1_000), tokens: None, is_counted: false, stream: None };
+    [(0, Step::Reserve { call, stream: 0 }), (0, Step::Commit(commit))]
 }
 
 /// Places in a history, from its beginning to its end.
@@ -151,13 +152,21 @@ fn end(trace: BoxedStrategy<u8>) -> impl Strategy<Value = Step> {
     // Some so dear that they leave a debt.
     let cost = prop::option::weighted(0.4, prop_oneof![1 => 1..60i64, 1 => 60..400i64]);
     prop_oneof![
-        4 => (trace.clone(), prop::option::of(1..12u32), cost, some_tokens())
-            .prop_map(|(trace, count, cost, tokens)| Step::Commit { trace, count, cost, tokens }),
+        4 => (trace.clone(), prop::option::of(1..12u32), cost, some_tokens(), commits_by()).prop_map(
+            |(trace, count, cost, tokens, (is_counted, stream))| {
+                Step::Commit(Commit { trace, count, cost, tokens, is_counted, stream })
+            },
+        ),
         1 => trace.clone().prop_map(|trace| Step::Release { trace }),
         3 => trace.clone().prop_map(|trace| Step::Expire { trace }),
         2 => (trace, owner(), some_tokens())
             .prop_map(|(trace, stream, tokens)| Step::Break { trace, stream, tokens }),
     ]
+}
+
+/// Whether a text says what was delivered, or a stream, or neither.
+fn commits_by() -> impl Strategy<Value = (bool, Option<u8>)> {
+    prop_oneof![2 => Just((false, None)), 2 => Just((true, None)), 1 => owner().prop_map(|stream| (false, Some(stream)))]
 }
 
 fn call(trace: BoxedStrategy<u8>, service: BoxedStrategy<u8>) -> impl Strategy<Value = Call> {

@@ -2,7 +2,7 @@
 
 use super::{
     Book, conflict, found,
-    reservation::{debited, held_key},
+    reservation::{check_stream, debited, held_key},
 };
 use crate::biz::{
     charge::Split,
@@ -29,10 +29,10 @@ impl Book<'_> {
         let Some(before) = &reservation.delivered else { return Err(conflict(vec!["rpc"])) };
         let delivered = match reservation.charged_by {
             ChargedBy::Commit => delivered,
-            // What it does not say stands as it was reported.
+            // What it does not say stands as it was reported, and no tokens say nothing.
             ChargedBy::Report | ChargedBy::Both => Delivered {
                 count: delivered.count.max(before.count),
-                usage: delivered.usage.or(before.usage),
+                usage: delivered.usage.filter(|usage| usage.tokens() > 0).or(before.usage),
                 ..delivered
             },
         };
@@ -43,6 +43,7 @@ impl Book<'_> {
         if reservation.charged_by != ChargedBy::Report {
             return Err(conflict(fields));
         }
+        check_stream(request, first)?;
         let reservation = Reservation { charged_by: ChargedBy::Both, ..reservation };
         let (transaction, effect) = self.deliver_rest(delivered, request.record_ids, first, reservation)?;
         Ok(Outcome::Settled { transaction, effect })

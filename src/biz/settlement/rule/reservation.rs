@@ -84,12 +84,34 @@ impl Book<'_> {
         };
         let delivered = Delivered { count, cost: request.cost, usage: request.usage };
         match first.status {
-            Status::Pending | Status::Expired => {}
+            Status::Pending | Status::Expired => check_stream(request, &first)?,
             Status::Committed => return self.commit_again(request, delivered, &first, reservation),
             Status::Released => return Err(state("the reservation was released")),
         }
-        self.deliver(&first, reservation, delivered, request.record_ids)
-            .map(|transaction| Outcome::Settled { transaction, effect: Effect::Made })
+        let reported = reservation.reported.filter(|_| request.is_counted && request.cost.is_none());
+        let reported = reported.map(|reported| request.usage.map_or(reported, |usage| reservation.with(usage)));
+        let transaction = match reported.filter(|_| reported != request.usage) {
+            None => self.deliver(&first, reservation, delivered, request.record_ids)?,
+            // Its stream knew better, and is charged as when it breaks.
+            Some(usage) => {
+                let delivered = Delivered { usage: Some(usage), ..delivered };
+                self.deliver_reported(&first, reservation, delivered, request.record_ids)?
+            }
+        };
+        Ok(Outcome::Settled { transaction, effect: Effect::Made })
+    }
+
+    /// As [`Self::deliver`], for what a stream reported: the rest can still be added.
+    fn deliver_reported(
+        &mut self,
+        first: &Transaction,
+        reservation: Reservation,
+        delivered: Delivered,
+        ids: RecordIds,
+    ) -> Result<Transaction, Error> {
+        let reservation = Reservation { charged_by: ChargedBy::Report, ..reservation };
+        // The stream stays known by the main record.
+        self.deliver(first, reservation, delivered, RecordIds { main: first.record_id, ..ids })
     }
 
     /// Charges a reservation that is PENDING or EXPIRED, and notes that.
@@ -185,12 +207,15 @@ impl Book<'_> {
             Some(usage) => {
                 let delivered = Delivered::stream(&first, usage);
                 match first.status {
-                    Status::Committed => self.deliver_rest(delivered, request.record_ids, &first, reservation)?,
+                    Status::Committed => {
+                        // A text may have said how many units there were.
+                        let count = reservation.delivered.as_ref().map_or(delivered.count, |before| before.count);
+                        let delivered = Delivered { count, ..delivered };
+                        self.deliver_rest(delivered, request.record_ids, &first, reservation)?
+                    }
                     _ => {
-                        let reservation = Reservation { charged_by: ChargedBy::Report, ..reservation };
-                        // The stream stays known by the main record.
-                        let ids = RecordIds { main: first.record_id, ..request.record_ids };
-                        (self.deliver(&first, reservation, delivered, ids)?, Effect::Made)
+                        let ended = self.deliver_reported(&first, reservation, delivered, request.record_ids)?;
+                        (ended, Effect::Made)
                     }
                 }
             }
@@ -315,6 +340,14 @@ pub(super) fn held_key(first: &Transaction, held: &Reservation) -> QuotaKey {
 pub(super) fn debited(balance: Money, amount: Money) -> Result<Money, Error> {
     let after = balance.checked_add(-amount);
     after.ok_or_else(|| Invalid::new("cost", format!("takes the balance below -{}", Money::MAX)).into())
+}
+
+/// What a stream says of a reservation that another meters by now is not what was delivered.
+pub(super) fn check_stream(request: &Commit, first: &Transaction) -> Result<(), Error> {
+    match request.stream {
+        Some(stream) if stream != first.record_id => Err(state("another stream meters the reservation")),
+        _ => Ok(()),
+    }
 }
 
 /// Whether the service itself has charged what this stream had reported.

@@ -1,7 +1,7 @@
 //! Reservations: a hold, and then its end.
 
 use super::{
-    Answer, Call, Model, Moment, Overrun,
+    Answer, Call, Commit, Model, Moment, Overrun,
     keys::{Key, one_call},
     prices::{self, Priced, SERVICES, Tokens, VersionNumber},
 };
@@ -135,35 +135,46 @@ impl Model {
         Answer::Held { free, amount, replayed: false }
     }
 
-    pub(super) fn commit(
-        &mut self,
-        trace: u8,
-        count: Option<u32>,
-        (cost, tokens): (Option<i64>, Option<Tokens>),
-        now: Moment,
-        key: &mut Key,
-    ) -> Answer {
+    pub(super) fn commit(&mut self, commit: Commit, now: Moment, key: &mut Key) -> Answer {
+        let Commit { trace, count, cost, tokens, is_counted, stream } = commit;
         let Some(entry) = self.entries.get(&trace) else { return Answer::NotFound };
-        if entry.hold.is_none() || entry.state == State::Released {
+        let Some(hold) = entry.hold.as_ref().filter(|_| entry.state != State::Released) else {
             return Answer::WrongState;
-        }
+        };
+        let is_replaced = stream.is_some_and(|stream| stream != hold.owner);
         let count = match SERVICES[usize::from(entry.call.service)].priced {
             Priced::Tokens => entry.call.count,
             Priced::PerUnit(_) | Priced::Calls => count.unwrap_or(entry.call.count),
         };
         let delivered = Delivered { count, cost, tokens };
         let (Some(answer), Some(before)) = (&entry.answer, entry.delivered) else {
-            return self.deliver(trace, delivered, now, key);
+            if is_replaced {
+                self.note("a stream that was replaced commits", true);
+                return Answer::WrongState;
+            }
+            let more = hold.reported.filter(|_| is_counted && cost.is_none()).map(|had| match tokens {
+                Some(tokens) => Tokens { output: had.output.max(tokens.output), ..tokens },
+                None => had,
+            });
+            let Some(more) = more.filter(|more| Some(*more) != tokens) else {
+                return self.deliver(trace, delivered, now, key);
+            };
+            self.note("a text has less than its stream had reported", true);
+            return self.deliver_reported(trace, Delivered { tokens: Some(more), ..delivered }, now, key);
         };
         let delivered = if entry.is_provisional || entry.was_added_to {
-            // What it does not say stands.
-            let (count, tokens) = (delivered.count.max(before.count), delivered.tokens.or(before.tokens));
+            // What it does not say stands, and no tokens say nothing.
+            let tokens = delivered.tokens.filter(|tokens| tokens.all() > 0).or(before.tokens);
+            let count = delivered.count.max(before.count);
             Delivered { count, tokens, ..delivered }
         } else {
             delivered
         };
         if delivered == before {
             answer.again()
+        } else if entry.is_provisional && stream.is_some() && (is_replaced || !entry.has_stream) {
+            self.note("a stream that was replaced commits", true);
+            Answer::WrongState
         } else if entry.is_provisional {
             self.deliver_rest(trace, delivered, false, key).again()
         } else {
@@ -222,6 +233,16 @@ impl Model {
         after.answer = Some(answer.clone());
         self.note_delivery(&entry, &after, now);
         self.entries.insert(trace, after);
+        answer
+    }
+
+    /// Charges what a stream reported, to which more may be added.
+    fn deliver_reported(&mut self, trace: u8, delivered: Delivered, now: Moment, key: &mut Key) -> Answer {
+        let answer = self.deliver(trace, delivered, now, key);
+        if let Some(entry) = self.entries.get_mut(&trace) {
+            entry.is_provisional = answer != Answer::Invalid;
+            entry.has_stream = entry.is_provisional;
+        }
         answer
     }
 
@@ -383,12 +404,7 @@ impl Model {
                 self.note("a stream that nobody ends is charged", true);
                 let is_more = had_reported.map_or(0, |had| had.output) < tokens.map_or(0, |now| now.output);
                 self.note("a stream that broke had reported more", had_reported.is_some() && !is_more);
-                let answer = self.deliver(trace, Delivered { count, cost: None, tokens }, now, key);
-                if let Some(entry) = self.entries.get_mut(&trace) {
-                    entry.is_provisional = answer != Answer::Invalid;
-                    entry.has_stream = entry.is_provisional;
-                }
-                answer
+                self.deliver_reported(trace, Delivered { count, cost: None, tokens }, now, key)
             }
             None => {
                 self.note("what was reported is freed", had_reported.is_some());
