@@ -68,6 +68,16 @@ impl Api {
         messages: &mut Streaming<MeterStreamRequest>,
         fill: impl FnOnce(&mut ReserveQuotaRequest) -> Result<()>,
     ) -> Result<Session> {
+        let opened = self.try_open_stream(messages, fill).await;
+        self.count_reserve(opened.as_ref().map(Session::is_reopened));
+        opened
+    }
+
+    async fn try_open_stream(
+        &self,
+        messages: &mut Streaming<MeterStreamRequest>,
+        fill: impl FnOnce(&mut ReserveQuotaRequest) -> Result<()>,
+    ) -> Result<Session> {
         let place = self.meter.admit()?;
         let is_first = || Invalid::new("open", "must come first, and soon");
         let first = self.meter.unless_stopped(timeout(OPEN_TIMEOUT, messages.message())).await?;
@@ -80,7 +90,6 @@ impl Api {
             Err(error) => Err(error),
         };
         underway.end();
-        self.count_reserve(opened.as_ref().map(Session::is_reopened));
         opened
     }
 

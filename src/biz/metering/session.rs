@@ -113,8 +113,8 @@ impl Session {
     /// Meters until the stream ends, and settles it. Tells `news` what the gateway should
     /// know; one that does not read is not waited for.
     pub async fn run(mut self, events: impl Stream<Item = Result<Event>> + Send, news: mpsc::Sender<News>) -> Ended {
-        // A place for the last word, which must not get lost.
-        let Ok(last) = news.clone().reserve_owned().await else { return self.broke(None).await };
+        // A place for the last word, which must not get lost where anybody listens.
+        let last = LastWord(news.clone().reserve_owned().await.ok());
         let _ = news.try_send(News::Opened(Box::new(self.reservation().clone()), self.is_reopened));
         let mut events = pin!(events.fuse());
         let end = match self.listen(events.as_mut(), &news).await {
@@ -230,7 +230,7 @@ impl Session {
 
     /// Charges as the gateway says. While the outcome is unknown the very same is asked again,
     /// though the gateway is told at once: it was its last word.
-    async fn finish(self, finish: Finish, last: OwnedPermit<News>) -> Ended {
+    async fn finish(self, finish: Finish, last: LastWord) -> Ended {
         let engine = &self.meter.engine;
         let commit = self.metered.commit(finish);
         let mut settled = engine.commit(commit.clone()).await;
@@ -241,7 +241,8 @@ impl Session {
             Err(error) => {
                 last.send(News::Failed(error.clone()));
                 if matches!(error, Error::Overloaded(_)) {
-                    let again = until_settled(&self.meter, || engine.commit(commit.clone())).await;
+                    let Meter { stop, .. } = &self.meter;
+                    let again = until_settled(stop, engine.closed(), || engine.commit(commit.clone())).await;
                     settled = again.map_or(settled, Ok);
                 }
             }
@@ -285,6 +286,17 @@ impl Reporting {
         let done = (*target, settled.await);
         self.0 = None;
         done
+    }
+}
+
+/// The place for what a stream is told last, unless its gateway has gone.
+struct LastWord(Option<OwnedPermit<News>>);
+
+impl LastWord {
+    fn send(self, news: News) {
+        if let Some(place) = self.0 {
+            place.send(news);
+        }
     }
 }
 

@@ -217,6 +217,11 @@ impl Engine {
         }
     }
 
+    /// Cancelled when nothing more is accepted.
+    pub fn closed(&self) -> &CancellationToken {
+        &self.stop
+    }
+
     /// Settles what was accepted, accepts nothing more, and returns when all is answered.
     pub async fn drain(&self) {
         self.stop.cancel();

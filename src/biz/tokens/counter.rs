@@ -2,9 +2,12 @@
 
 use std::{num::NonZeroUsize, sync::Arc, thread, time::Duration};
 
-use tokio::{sync::Semaphore, task, time};
+use tokio::{
+    sync::{AcquireError, OwnedSemaphorePermit, Semaphore},
+    task, time,
+};
 
-use super::{Encoding, Input, StreamCounter, Vocabularies, Vocabulary};
+use super::{Encoding, Input, StreamCounter, Vocabularies};
 use crate::biz::error::{Error, Result};
 
 /// Up to here an input is counted where it is: that takes microseconds, and a third of a
@@ -37,22 +40,32 @@ impl TokenCounter {
         {
             return Ok(input.count(&*vocabulary));
         }
-        self.on_a_thread(encoding, move |vocabulary| input.count(&*vocabulary)).await
+        let place = self.admitted.clone().try_acquire_owned().map_err(|_| overloaded())?;
+        let places = (place, self.core().await?);
+        let vocabularies = self.vocabularies.clone();
+        on_a_thread(places, move || Ok(input.count(&*vocabularies.load(encoding)?))).await?
     }
 
-    /// A count that goes along with a stream.
+    /// A count that goes along with a stream. Streams are admitted elsewhere: however many
+    /// begin before the vocabulary is there, they wait for it.
     ///
     /// # Errors
-    /// As [`TokenCounter::count`].
+    /// [`Error::Overloaded`] where no core is free for long; [`Error::Internal`].
     pub async fn stream(&self, encoding: Encoding) -> Result<StreamCounter> {
-        match self.vocabularies.loaded(encoding) {
-            Some(vocabulary) => Ok(StreamCounter::new(vocabulary)),
-            None => self.on_a_thread(encoding, StreamCounter::new).await,
+        if let Some(vocabulary) = self.vocabularies.loaded(encoding) {
+            return Ok(StreamCounter::new(vocabulary));
         }
+        let core = self.core().await?;
+        // Another has built it meanwhile.
+        if let Some(vocabulary) = self.vocabularies.loaded(encoding) {
+            return Ok(StreamCounter::new(vocabulary));
+        }
+        let vocabularies = self.vocabularies.clone();
+        on_a_thread(core, move || Ok(StreamCounter::new(vocabularies.load(encoding)?))).await?
     }
 
-    /// Takes the next chunk of a stream; tells the tokens of it so far. Streams are admitted
-    /// elsewhere: a long chunk waits for a core.
+    /// Takes the next chunk of a stream; tells the tokens of it so far. A long chunk waits for
+    /// a core.
     ///
     /// # Errors
     /// [`Error::Internal`].
@@ -83,40 +96,46 @@ impl TokenCounter {
         if bytes <= IN_PLACE_BYTES {
             return Ok(work());
         }
-        let core = self.cores.clone().acquire_owned().await.map_err(|closed| Error::Internal(closed.to_string()))?;
-        let done = task::spawn_blocking(move || {
-            let _core = core;
-            work()
-        });
-        done.await.map_err(|failed| Error::Internal(format!("a count of tokens failed: {failed}")))
+        let core = self.cores.clone().acquire_owned().await.map_err(closed)?;
+        on_a_thread(core, work).await
     }
 
-    /// What has begun goes on when its caller goes away, and keeps its place until it ends.
-    async fn on_a_thread<T: Send + 'static>(
-        &self,
-        encoding: Encoding,
-        work: impl FnOnce(Arc<dyn Vocabulary>) -> T + Send + 'static,
-    ) -> Result<T> {
-        let overloaded = || Error::Overloaded("too many count tokens at once; retry later".into());
-        let place = self.admitted.clone().try_acquire_owned().map_err(|_| overloaded())?;
-        let core = time::timeout(PATIENCE, self.cores.clone().acquire_owned()).await.map_err(|_| overloaded())?;
-        let core = core.map_err(|closed| Error::Internal(closed.to_string()))?;
-        let vocabularies = self.vocabularies.clone();
-        let done = task::spawn_blocking(move || {
-            let _places = (place, core);
-            Ok(work(vocabularies.load(encoding)?))
-        });
-        done.await.map_err(|failed| Error::Internal(format!("a count of tokens failed: {failed}")))?
+    /// One of the cores, soon.
+    async fn core(&self) -> Result<OwnedSemaphorePermit> {
+        let core = time::timeout(PATIENCE, self.cores.clone().acquire_owned()).await;
+        core.map_err(|_| overloaded())?.map_err(closed)
     }
+}
+
+/// What has begun goes on when its caller goes away, and keeps its places until it ends.
+async fn on_a_thread<T: Send + 'static>(
+    places: impl Send + 'static,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    let done = task::spawn_blocking(move || {
+        let _places = places;
+        work()
+    });
+    done.await.map_err(|failed| Error::Internal(format!("a count of tokens failed: {failed}")))
+}
+
+fn overloaded() -> Error {
+    Error::Overloaded("too many count tokens at once; retry later".into())
+}
+
+fn closed(closed: AcquireError) -> Error {
+    Error::Internal(closed.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
-    use std::sync::{Mutex, PoisonError};
+    use std::sync::{Mutex, OnceLock, PoisonError};
+
+    use futures_util::future::join_all;
 
     use super::*;
-    use crate::biz::error::StoreError;
+    use crate::biz::{error::StoreError, tokens::Vocabulary};
 
     /// Counts bytes, and waits to be let go where the text says so.
     struct Gate {
@@ -189,6 +208,42 @@ mod tests {
         }
         assert!(arrived.try_iter().all(|id| id != thread::current().id()));
         assert_eq!(counter.admitted.available_permits(), MAX_ADMITTED);
+    }
+
+    /// Has what it builds only once it is built.
+    struct Slow {
+        gate: Arc<Gate>,
+        built: OnceLock<Arc<Gate>>,
+    }
+
+    impl Vocabularies for Slow {
+        fn loaded(&self, _encoding: Encoding) -> Option<Arc<dyn Vocabulary>> {
+            self.built.get().map(|gate| gate.clone() as Arc<dyn Vocabulary>)
+        }
+
+        fn load(&self, _encoding: Encoding) -> std::result::Result<Arc<dyn Vocabulary>, StoreError> {
+            let build = || {
+                self.gate.count("wait");
+                self.gate.clone()
+            };
+            Ok(self.built.get_or_init(build).clone())
+        }
+    }
+
+    #[tokio::test]
+    async fn streams_that_begin_together_wait_for_the_vocabulary() {
+        let ((arrivals, arrived), (go, leave)) = (channel(), channel());
+        let gate = Arc::new(Gate { arrivals: Mutex::new(arrivals), leave: Mutex::new(leave) });
+        let counter = TokenCounter::new(Arc::new(Slow { gate, built: OnceLock::new() }));
+        let streams = join_all((0..10 * MAX_ADMITTED).map(|_| counter.stream(Encoding::O200kBase)));
+        let building = task::spawn_blocking(move || {
+            arrived.recv().unwrap();
+            go.send(()).unwrap();
+            arrived
+        });
+        let (streams, arrived) = tokio::join!(streams, building);
+        assert!(streams.into_iter().all(|stream| stream.is_ok()));
+        assert_eq!(arrived.unwrap().try_iter().count(), 0, "it is built once");
     }
 
     #[tokio::test]

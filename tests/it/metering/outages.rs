@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use billing_service::service::proto::{StreamFinish, meter_stream_request::Event as Message};
+use billing_service::service::proto::{CountTokensRequest, StreamFinish, meter_stream_request::Event as Message};
 use futures_util::future::join_all;
 use rstest::rstest;
 use tonic::Code;
 
-use super::{Gateway, models_with, policies::sweep, stream, usage};
+use super::{Gateway, models_with, policies::sweep, stream, usage, words};
 use crate::harness::{Backend, MySql, Service, Sqlite, charge, code_of, lock::Lock, wait::until};
 
 /// Lanes give up soon.
@@ -94,6 +94,33 @@ async fn a_stream_whose_hold_ran_out_is_charged_all_the_same(
     assert_eq!((made.status.as_str(), made.amount, made.usage), ("COMMITTED", 8.0, usage(3, 0, 5)));
     let counted = async || service.metric("billing_balance_amount{operation=\"deduct\"}").await;
     until("what it charged itself is counted", async || counted().await == charged_here).await;
+    service.assert_nothing_is_held("u").await;
+}
+
+/// A gateway that does not wait for its reservation, and is gone before it is made.
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_came_before_a_reservation_was_made_is_charged(
+    #[values(MySql, Sqlite)] on: Backend,
+    #[values(None, Some(StreamFinish { cost: 1.5, ..Default::default() }))] finish: Option<StreamFinish>,
+) {
+    let service = Service::start_with(on, &impatient("{}")).await;
+    service.adjust("u", 100.0).await;
+    let lock = Lock::take(&service.database).await;
+    let gateway = Gateway::call(service.internal.clone()).await;
+    gateway.send(Message::Open(stream("s", "rag", "dear", (3, 20)))).await;
+    gateway.output(words(4)).await;
+    let amount = finish.as_ref().map_or(7.0, |finish| finish.cost);
+    if let Some(finish) = finish {
+        gateway.send(Message::Finish(finish)).await;
+    }
+    until("all of it is sent", async || gateway.messages.capacity() == gateway.messages.max_capacity()).await;
+    // What comes after it on the same connection is answered.
+    service.internal.clone().count_tokens(CountTokensRequest::default()).await.unwrap_err();
+    drop(gateway);
+    lock.release().await;
+    until("it is charged", async || service.account("u").await.balance == 100.0 - amount).await;
+    assert_eq!(service.metered("s").await.status, "COMMITTED");
     service.assert_nothing_is_held("u").await;
 }
 
