@@ -39,7 +39,7 @@ async fn keep_months(database: &Database, clock: &TestClock, months: u32) -> u64
 }
 
 async fn count(database: &Database, table: &str) -> usize {
-    database.rows(&["user_id"], &format!("FROM {table}")).await.len()
+    database.rows(&["COUNT(*)"], &format!("FROM {table}")).await[0][0].parse().unwrap()
 }
 
 /// Everything that the front end can read of a user's records, in every way.
@@ -217,6 +217,23 @@ impl app::cron::Display for Silent {
 #[rstest]
 #[tokio::test]
 async fn a_run_that_is_killed_loses_and_doubles_no_record(#[values(MySql, Sqlite)] on: Backend) {
+    let mut kills = 0;
+    // Where the process that kills has to wait for the machine, a run gets far at once.
+    for _ in 0..MAX_ATTEMPTS {
+        kills += move_and_kill(on).await;
+        if kills >= ENOUGH_KILLS {
+            return;
+        }
+    }
+    panic!("only {kills} kills");
+}
+
+const ENOUGH_KILLS: usize = 5;
+const MAX_ATTEMPTS: usize = 10;
+
+/// Moves records in runs that are killed when they have got further, until one comes to its
+/// end; how many were killed.
+async fn move_and_kill(on: Backend) -> usize {
     let service = Service::start(on).await;
     service.clock.set("2020-01-05T04:00:00Z");
     for user in 0..3 {
@@ -229,8 +246,9 @@ async fn a_run_that_is_killed_loses_and_doubles_no_record(#[values(MySql, Sqlite
     // Ends: each run moves a thousand records at least before it is killed.
     loop {
         let there = count(&service.database, "billing_record_archive").await;
-        let mut cron = std::process::Command::new(process::CRON)
-            .args(["--once", "archive-records", "-conf"])
+        // The process that kills comes first.
+        let mut cron = std::process::Command::new("nice")
+            .args(["-n", "10", process::CRON, "--once", "archive-records", "-conf"])
             .arg(&conf)
             .spawn()
             .unwrap();
@@ -252,9 +270,10 @@ async fn a_run_that_is_killed_loses_and_doubles_no_record(#[values(MySql, Sqlite
         assert_eq!(moved + left, 12_000, "after {kills} kills");
         assert_eq!(moved % 1_000, 0, "a transaction moves all of its records or none");
     }
-    assert!(kills >= 5, "{kills}");
+    println!("{kills} kills");
     assert_eq!(count(&service.database, "billing_record_archive").await, 12_000);
     service.assert_audit_is_clean().await;
+    kills
 }
 
 #[tokio::test]
