@@ -87,7 +87,7 @@ impl Town {
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checks_go_on_while_redis_is_killed_and_comes_back_empty(#[values(Single, Cluster, Sentinel)] on: Layout) {
-    let mut town = Town::on(on).await;
+    let mut town = Town::of(Servers::start_watchful(on).await).await;
     // What sentinels watch does not come back.
     for _ in 0..if on == Sentinel { 1 } else { 3 } {
         town.servers.kill_one().await;
@@ -141,7 +141,7 @@ async fn an_old_snapshot_is_not_believed() {
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checks_go_on_while_redis_stands_still(#[values(Single, Cluster, Sentinel)] on: Layout) {
-    let mut town = Town::on(on).await;
+    let mut town = Town::of(Servers::start_watchful(on).await).await;
     town.servers.stop_one();
     town.load.goes_on_for(Duration::from_secs(10)).await;
     town.servers.go_on().await;
