@@ -1,5 +1,7 @@
 //! Old records move to the archive, and nobody who reads records notices.
 
+use std::time::Duration;
+
 use billing_service::{
     app::{self, cron::Runner},
     biz::{
@@ -13,7 +15,9 @@ use billing_service::{
 };
 use rstest::rstest;
 
-use crate::harness::{Backend, Database, MySql, Service, Sqlite, TestClock, charge, process, progress::Unwatched};
+use crate::harness::{
+    Backend, Database, MySql, Service, Sqlite, TestClock, caller::Dice, charge, process, progress::Unwatched,
+};
 
 /// Charges of each month of 2026 up to November, each of which is 5 free and 5 paid units.
 async fn a_year(on: Backend) -> Service {
@@ -217,10 +221,10 @@ impl app::cron::Display for Silent {
 #[rstest]
 #[tokio::test]
 async fn a_run_that_is_killed_loses_and_doubles_no_record(#[values(MySql, Sqlite)] on: Backend) {
-    let mut kills = 0;
+    let (mut kills, mut dice) = (0, Dice(0));
     // Where the process that kills has to wait for the machine, a run gets far at once.
     for _ in 0..MAX_ATTEMPTS {
-        kills += move_and_kill(on).await;
+        kills += move_and_kill(on, &mut dice).await;
         if kills >= ENOUGH_KILLS {
             return;
         }
@@ -229,11 +233,13 @@ async fn a_run_that_is_killed_loses_and_doubles_no_record(#[values(MySql, Sqlite
 }
 
 const ENOUGH_KILLS: usize = 5;
+/// Milliseconds between a move that is seen and the kill: about what the next one takes.
+const LONGEST_WAIT: usize = 100;
 const MAX_ATTEMPTS: usize = 10;
 
 /// Moves records in runs that are killed when they have got further, until one comes to its
 /// end; how many were killed.
-async fn move_and_kill(on: Backend) -> usize {
+async fn move_and_kill(on: Backend, dice: &mut Dice) -> usize {
     let service = Service::start(on).await;
     service.clock.set("2020-01-05T04:00:00Z");
     for user in 0..3 {
@@ -260,6 +266,8 @@ async fn move_and_kill(on: Backend) -> usize {
             break;
         }
         kills += 1;
+        // In the middle of what comes next, or before it.
+        tokio::time::sleep(Duration::from_millis(dice.below(LONGEST_WAIT) as u64)).await;
         cron.kill().unwrap();
         cron.wait().unwrap();
         service.database.execute("DELETE FROM job_lease").await;
