@@ -1,5 +1,7 @@
 //! Old records move to the archive, and nobody who reads records notices.
 
+use std::time::Duration;
+
 use billing_service::{
     app::{self, cron::Runner},
     biz::{
@@ -13,7 +15,9 @@ use billing_service::{
 };
 use rstest::rstest;
 
-use crate::harness::{Backend, Database, MySql, Service, Sqlite, TestClock, charge, process, progress::Unwatched};
+use crate::harness::{
+    Backend, Database, MySql, Service, Sqlite, TestClock, caller::Dice, charge, process, progress::Unwatched,
+};
 
 /// Charges of each month of 2026 up to November, each of which is 5 free and 5 paid units.
 async fn a_year(on: Backend) -> Service {
@@ -39,7 +43,7 @@ async fn keep_months(database: &Database, clock: &TestClock, months: u32) -> u64
 }
 
 async fn count(database: &Database, table: &str) -> usize {
-    database.rows(&["user_id"], &format!("FROM {table}")).await.len()
+    database.rows(&["COUNT(*)"], &format!("FROM {table}")).await[0][0].parse().unwrap()
 }
 
 /// Everything that the front end can read of a user's records, in every way.
@@ -217,6 +221,25 @@ impl app::cron::Display for Silent {
 #[rstest]
 #[tokio::test]
 async fn a_run_that_is_killed_loses_and_doubles_no_record(#[values(MySql, Sqlite)] on: Backend) {
+    let (mut kills, mut dice) = (0, Dice(0));
+    // Where the process that kills has to wait for the machine, a run gets far at once.
+    for _ in 0..MAX_ATTEMPTS {
+        kills += move_and_kill(on, &mut dice).await;
+        if kills >= ENOUGH_KILLS {
+            return;
+        }
+    }
+    panic!("only {kills} kills");
+}
+
+const ENOUGH_KILLS: usize = 5;
+/// Milliseconds between a move that is seen and the kill: about what the next one takes.
+const LONGEST_WAIT: usize = 100;
+const MAX_ATTEMPTS: usize = 10;
+
+/// Moves records in runs that are killed when they have got further, until one comes to its
+/// end; how many were killed.
+async fn move_and_kill(on: Backend, dice: &mut Dice) -> usize {
     let service = Service::start(on).await;
     service.clock.set("2020-01-05T04:00:00Z");
     for user in 0..3 {
@@ -229,8 +252,9 @@ async fn a_run_that_is_killed_loses_and_doubles_no_record(#[values(MySql, Sqlite
     // Ends: each run moves a thousand records at least before it is killed.
     loop {
         let there = count(&service.database, "billing_record_archive").await;
-        let mut cron = std::process::Command::new(process::CRON)
-            .args(["--once", "archive-records", "-conf"])
+        // The process that kills comes first.
+        let mut cron = std::process::Command::new("nice")
+            .args(["-n", "10", process::CRON, "--once", "archive-records", "-conf"])
             .arg(&conf)
             .spawn()
             .unwrap();
@@ -242,6 +266,8 @@ async fn a_run_that_is_killed_loses_and_doubles_no_record(#[values(MySql, Sqlite
             break;
         }
         kills += 1;
+        // In the middle of what comes next, or before it.
+        tokio::time::sleep(Duration::from_millis(dice.below(LONGEST_WAIT) as u64)).await;
         cron.kill().unwrap();
         cron.wait().unwrap();
         service.database.execute("DELETE FROM job_lease").await;
@@ -252,9 +278,10 @@ async fn a_run_that_is_killed_loses_and_doubles_no_record(#[values(MySql, Sqlite
         assert_eq!(moved + left, 12_000, "after {kills} kills");
         assert_eq!(moved % 1_000, 0, "a transaction moves all of its records or none");
     }
-    assert!(kills >= 5, "{kills}");
+    println!("{kills} kills");
     assert_eq!(count(&service.database, "billing_record_archive").await, 12_000);
     service.assert_audit_is_clean().await;
+    kills
 }
 
 #[tokio::test]

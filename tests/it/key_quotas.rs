@@ -12,7 +12,7 @@ use rstest::rstest;
 use serde_json::json;
 use tonic::{Code, Status};
 
-use crate::harness::{Backend, MySql, Service, Sqlite, caller::Client, charge, code_of};
+use crate::harness::{Backend, MySql, Service, Sqlite, caller::Client, charge, code_of, traced};
 
 async fn bind(service: &Service, quota_type: &str, period: &str, limit: f64) {
     let request = SetApiKeyQuotaRequest {
@@ -169,7 +169,16 @@ async fn a_key_that_users_of_two_servers_share_is_bound_exactly(#[values(MySql, 
     let answers = join_all((0..800).map(|number| {
         let user = &users[number % users.len()];
         let mut client = if number % 2 == 0 { service.internal.clone() } else { other_client.clone() };
-        async move { client.deduct_quota(keyed(user, 1)).await }
+        async move {
+            for _ in 0..20 {
+                let answer = client.deduct_quota(traced(&format!("t{number}"), keyed(user, 1))).await;
+                // On a busy machine a lane may have waited too long for the key.
+                if !matches!(&answer, Err(status) if code_of(status).1 == "10014") {
+                    return answer;
+                }
+            }
+            panic!("no definite answer to the charge {number}");
+        }
     }));
     let (made, refused): (Vec<_>, Vec<_>) = answers.await.into_iter().partition(Result::is_ok);
     assert_eq!((made.len(), refused.len()), (300, 500));

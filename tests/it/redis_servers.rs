@@ -119,7 +119,7 @@ async fn a_cluster_shares_out_the_slots_and_takes_a_killed_node_back() {
 
 #[tokio::test]
 async fn a_cluster_is_whole_again_when_a_stopped_node_goes_on() {
-    let cluster = OwnCluster::start().await;
+    let cluster = OwnCluster::start_watchful().await;
     cluster.signal(2, "STOP");
     let mut connection = cluster.node(0).connection().await;
     until("the others miss it", async || {
@@ -134,7 +134,7 @@ async fn a_cluster_is_whole_again_when_a_stopped_node_goes_on() {
 
 #[tokio::test]
 async fn sentinels_make_the_replica_the_master_when_the_master_is_killed() {
-    let mut servers = OwnSentinel::start().await;
+    let mut servers = OwnSentinel::start_watchful().await;
     set(servers.master(), "copied").await;
     let mut connection = servers.master().connection().await;
     // Returns once the replica has it.

@@ -18,6 +18,21 @@ use crate::harness::{Backend, Database, MySql, Service, Sqlite, caller::Dice, ch
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A process that gets nowhere must not keep the test for ever.
 const MAX_STARTS: usize = 100;
+/// Where the process that kills has to wait for the machine, another gets far at once: then
+/// all is done once more.
+const MAX_ATTEMPTS: usize = 10;
+
+/// Kills on fresh databases until there were enough kills.
+async fn until_killed(enough: usize, kill: impl AsyncFn() -> usize) {
+    let mut kills = 0;
+    for _ in 0..MAX_ATTEMPTS {
+        kills += kill().await;
+        if kills >= enough {
+            return;
+        }
+    }
+    panic!("only {kills} kills");
+}
 
 /// Starts `--once JOB --resume` again and again, and kills each process as soon as it has
 /// got somewhere, until one comes to its end; what each of them printed, and how many
@@ -82,6 +97,11 @@ async fn charge_on(service: Arc<Service>, stop: CancellationToken, user_count: u
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reset_that_is_killed_at_every_chunk_opens_every_row_once(#[values(MySql, Sqlite)] on: Backend) {
+    until_killed(4, || reset_and_kill(on)).await;
+}
+
+/// Of 12 chunks.
+async fn reset_and_kill(on: Backend) -> usize {
     const USERS: usize = 12_000;
     let service = Arc::new(Service::start(on).await);
     users(&service.database, USERS).await;
@@ -92,7 +112,6 @@ async fn a_reset_that_is_killed_at_every_chunk_opens_every_row_once(#[values(MyS
     stop.cancel();
     let units = charging.await.unwrap();
     println!("{kills} kills, {units} units charged");
-    assert!(kills >= 4, "{kills} of 12 chunks: {printed:?}");
     assert_eq!(printed.last().unwrap(), &format!("reset-quotas: {USERS} users open, 0 failed\n"));
 
     let rows = service
@@ -111,11 +130,17 @@ async fn a_reset_that_is_killed_at_every_chunk_opens_every_row_once(#[values(MyS
     assert!(units > 0);
     assert_eq!(rows[0][5], units.to_string());
     service.assert_audit_is_clean().await;
+    kills
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_audit_that_is_killed_at_every_chunk_loses_no_difference(#[values(MySql, Sqlite)] on: Backend) {
+    until_killed(3, || audit_and_kill(on)).await;
+}
+
+/// Of 12 chunks.
+async fn audit_and_kill(on: Backend) -> usize {
     let database = migrated(Database::create(on).await).await;
     users(&database, 2_400).await;
     let one = if on == MySql { "1" } else { "1000000" };
@@ -125,9 +150,9 @@ async fn an_audit_that_is_killed_at_every_chunk_loses_no_difference(#[values(MyS
     let conf = database.config_file(&[]);
     let (printed, kills) = run_killed(&database, &conf, "audit").await;
     println!("{kills} kills");
-    assert!(kills >= 3, "{kills} of 12 chunks: {printed:?}");
     assert!(printed.last().unwrap().ends_with("audit: 2400 users, 25 differences\n"), "{printed:?}");
     let all = printed.concat();
     let told: BTreeSet<&str> = all.lines().filter(|line| line.contains("balance says 1, should be 0")).collect();
     assert_eq!(told.len(), 25, "{told:?}");
+    kills
 }

@@ -17,7 +17,7 @@ use prost::Message;
 use serde_json::Value;
 use tonic::{Request, Status};
 
-use super::{Backend, Database, Service};
+use super::{Backend, Database, Service, redis::Proxy};
 use crate::harness::wait::until;
 
 /// What callbacks are signed with.
@@ -38,6 +38,16 @@ impl Paying {
         let sandbox = sandbox(Switches::default()).await;
         let service = Service::start_on(Database::create(backend).await, &settings(&sandbox, changes)).await;
         Self { service, sandbox }
+    }
+
+    /// With a proxy between the service and payment-service.
+    pub async fn start_behind_proxy(backend: Backend) -> (Self, Proxy) {
+        let sandbox = sandbox(Switches::default()).await;
+        let proxy = Proxy::start(sandbox.addr.to_string()).await;
+        let address: &str = &format!("'{}'", proxy.addr());
+        let changes = settings(&sandbox, &[("payment_service.grpc_addr", address)]);
+        let service = Service::start_on(Database::create(backend).await, &changes).await;
+        (Self { service, sandbox }, proxy)
     }
 
     pub async fn try_recharge(&self, user: &str, amount: f64) -> Result<RechargeReply, Status> {
@@ -129,7 +139,9 @@ pub fn settings<'s>(sandbox: &Sandbox, changes: &[(&'s str, &'s str)]) -> Vec<(&
     // Settings live as long as the test.
     let address: &'static str = format!("'{}'", sandbox.addr).leak();
     let secrets: &'static str = format!("['{SECRET}']").leak();
-    let mut all = vec![("payment_service.grpc_addr", address), ("payment_service.callback_secrets", secrets)];
+    // A busy machine is no outage.
+    let patient = ("payment_service.timeout", "60s");
+    let mut all = vec![("payment_service.grpc_addr", address), ("payment_service.callback_secrets", secrets), patient];
     all.extend(changes);
     all
 }

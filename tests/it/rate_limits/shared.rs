@@ -1,6 +1,8 @@
 //! Limits that all processes keep together, in Redis and by its clock.
 
 use std::{
+    mem::replace,
+    pin::pin,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
@@ -17,6 +19,7 @@ use proptest::{collection, option, prelude::*, test_runner::TestCaseError};
 use redis::{AsyncCommands, aio::MultiplexedConnection, cmd};
 use rstest::rstest;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::{KEY_MINUTE, USER_MINUTE};
 use crate::{
@@ -92,19 +95,21 @@ async fn a_request_counts_to_user_and_key_or_to_none(#[values(Redis, Cluster, Se
 async fn nothing_is_kept_of_what_did_not_count_and_the_rest_until_it_has_run_out() {
     let server = OwnRedis::start().await;
     let redis = connect_to(settings_of(Mode::Single, vec![server.addr()], TTL)).await;
-    let limiter = RedisRateLimiter::new(redis, RateLimits { user: rates(0, 20, 0), api_key: rates(0, 0, 1) });
+    let limiter = RedisRateLimiter::new(redis, RateLimits { user: rates(0, 2, 0), api_key: rates(0, 0, 1) });
     let (user, other, key) = (fresh_user(), fresh_user(), ApiKeyId::from_stored("a{k}%"));
+    let begun = Instant::now();
     assert_eq!(seconds(&limiter, &user, Some(&key)).await, None);
     assert!(seconds(&limiter, &other, Some(&key)).await.is_some());
     let kept: Vec<String> = server.hashes("*").await.into_keys().collect();
     assert_eq!(kept, ["billing:{a%7Bk%7D%25}:key_rate".to_owned(), format!("billing:{{{user}}}:rate")]);
     let mut connection = server.connection().await;
-    let left: i64 = connection.pttl(&kept[0]).await.unwrap();
-    assert!((3_500_000..=3_600_000).contains(&left), "{left}");
-    until("a request out of 20 a minute is forgotten in three seconds", async || {
-        !connection.exists::<_, bool>(&kept[1]).await.unwrap()
-    })
-    .await;
+    // One of one an hour, and one of two a minute.
+    for (key, lasts) in kept.iter().zip([3_600_000, 30_000]) {
+        let left: i64 = connection.pttl(key).await.unwrap();
+        let passed = i64::try_from(begun.elapsed().as_millis()).unwrap();
+        // In whole milliseconds, and one more, so that none is missing.
+        assert!(left <= lasts + 1 && left + passed >= lasts - 1, "{left} of {lasts} after {passed}");
+    }
 }
 
 /// Rates, and requests, each some microseconds after the one before.
@@ -210,15 +215,28 @@ impl Server<'_> {
     }
 }
 
+/// What comes of `act`, and whether all servers shared limits all the while: who counts by
+/// itself says so for a second, and is asked more often.
+async fn watched<T>(servers: &[Server<'_>], act: impl Future<Output = T>) -> (T, bool) {
+    let mut act = pin!(act);
+    let (mut asked, mut is_shared) = (Instant::now(), true);
+    loop {
+        let outcome = timeout(Duration::from_millis(200), &mut act).await;
+        let before = replace(&mut asked, Instant::now());
+        let locals = join_all(servers.iter().map(Server::is_local)).await;
+        is_shared &= before.elapsed() < Duration::from_secs(1) && locals.iter().all(|is_local| !is_local);
+        if let Ok(outcome) = outcome {
+            return (outcome, is_shared);
+        }
+    }
+}
+
 /// What servers do while Redis answers them in time, which on a busy machine it does not
-/// always: then they count by themselves, for a second at least, and `act` is repeated with
-/// another number.
+/// always: then they count by themselves, and `act` is repeated with another number.
 async fn undisturbed<T>(servers: &[Server<'_>], act: impl AsyncFn(usize) -> T) -> T {
     for attempt in 0..30 {
-        let started = Instant::now();
-        let outcome = act(attempt).await;
-        let locals = join_all(servers.iter().map(Server::is_local)).await;
-        if started.elapsed() < Duration::from_secs(1) && locals.iter().all(|is_local| !is_local) {
+        let (outcome, is_shared) = watched(servers, act(attempt)).await;
+        if is_shared {
             return outcome;
         }
         // Lets them ask Redis again, and those who wait for the machine go on.
@@ -292,9 +310,14 @@ async fn while_redis_is_gone_every_process_keeps_limits_of_its_own_and_says_so()
         let mut allowed = 0;
         for _ in 0..6 {
             allowed += usize::from(server.is_allowed("meanwhile", "").await);
-            assert!(server.is_local().await);
         }
         assert_eq!(allowed, 3);
+        // It says so for a second, in which a busy machine may not get to ask.
+        until("the server says that it counts by itself", async || {
+            server.check("anybody", "").await;
+            server.is_local().await
+        })
+        .await;
     }
 
     redis.start_again().await;

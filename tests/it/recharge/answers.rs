@@ -12,7 +12,11 @@ use crate::harness::{
     payments::{Paying, success},
 };
 
-const IMPATIENT: (&str, &str) = ("payment_service.timeout", "1s");
+/// How long payment-service has to answer: where it will not, no longer than a busy machine
+/// takes for what comes before.
+fn timeout(switches: &Value) -> (&'static str, &'static str) {
+    ("payment_service.timeout", if switches["get_delay_ms"].is_null() { "60s" } else { "5s" })
+}
 
 #[rstest]
 #[case::late(json!({"get_delay_ms": 30_000}), "10006")]
@@ -27,7 +31,7 @@ async fn a_hint_is_not_confirmed_by_an_answer_that_is(
     #[case] switches: Value,
     #[case] error: &str,
 ) {
-    let paying = Paying::start_with(on, &[("payment_service.callback_auth", "confirm"), IMPATIENT]).await;
+    let paying = Paying::start_with(on, &[("payment_service.callback_auth", "confirm"), timeout(&switches)]).await;
     let opened = paying.recharge("u", 5.0).await;
     paying.switch(json!({"lose": true}));
     paying.press(&opened.payment_url, "SUCCESS").await;
@@ -58,8 +62,9 @@ async fn answers_without_sense_are_errors_of_their_orders(
     #[case] switches: Value,
 ) {
     let paying = paid_and_not_reported(on).await;
+    let timeout = timeout(&switches);
     paying.switch(switches);
-    let reconciled = reconcile_with(&paying, NEXT_DAY, &[IMPATIENT]).await.unwrap();
+    let reconciled = reconcile_with(&paying, NEXT_DAY, &[timeout]).await.unwrap();
     assert_eq!(reconciled, Reconciled { errors: ORDERS, ..Default::default() });
     assert_later_answers_credit(paying).await;
 }
@@ -70,8 +75,9 @@ async fn answers_without_sense_are_errors_of_their_orders(
 #[tokio::test]
 async fn no_answers_at_all_end_the_run(#[values(MySql, Sqlite)] on: Backend, #[case] switches: Value) {
     let paying = paid_and_not_reported(on).await;
+    let timeout = timeout(&switches);
     paying.switch(switches);
-    let error = reconcile_with(&paying, NEXT_DAY, &[IMPATIENT]).await.unwrap_err();
+    let error = reconcile_with(&paying, NEXT_DAY, &[timeout]).await.unwrap_err();
     assert!(error.to_string().contains("payment-service does not answer"), "{error}");
     assert_later_answers_credit(paying).await;
 }

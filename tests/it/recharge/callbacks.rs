@@ -244,15 +244,16 @@ async fn what_the_sandbox_gets_wrong_is_refused_and_credits_nothing(
 #[rstest]
 #[tokio::test]
 async fn a_report_may_come_before_the_payment_is_opened(#[values(MySql, Sqlite)] on: Backend) {
-    let paying = Paying::start(on).await;
-    let switches = json!({"pay_at_once": "SUCCESS", "create_delay_ms": 2_000});
-    paying.switch(switches);
+    let (paying, proxy) = Paying::start_behind_proxy(on).await;
+    paying.switch(json!({"pay_at_once": "SUCCESS"}));
+    proxy.stall_replies(true);
     let mut recharging = std::pin::pin!(paying.recharge("u", 5.0));
     let credited = until("it is credited", async || paying.service.account("u").await.balance == 5.0);
     tokio::select! {
         _ = &mut recharging => panic!("answered before the callback came"),
         () = credited => {}
     }
+    proxy.stall_replies(false);
     let reply = recharging.await;
     assert!(!reply.payment_url.is_empty());
     assert_eq!(paying.order(&reply.order_id).await.status, "success");

@@ -10,15 +10,19 @@ mod listing;
 mod outages;
 mod reconcile;
 
+use std::{pin::pin, time::Duration};
+
 use billing_service::service::proto::RechargeRequest;
 use http::StatusCode;
 use rstest::rstest;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use tonic::Code;
 
 use crate::harness::{
     Backend, Database, MySql, Service, Sqlite, code_of,
     payments::{Paying, press, settings},
+    redis::Proxy,
     wait::until,
 };
 
@@ -148,16 +152,21 @@ async fn without_a_payment_service_top_ups_are_refused() {
     assert_eq!(list["total"], 0);
 }
 
+/// Begins a top-up, and goes away while payment-service's answer is on its way.
+async fn begin_and_go_away(paying: &Paying, proxy: &Proxy) {
+    proxy.stall_replies(true);
+    tokio::select! {
+        _ = paying.try_recharge("u", 5.0) => panic!("answered before the caller went away"),
+        () = until("the order is there", async || !paying.orders("u").await.is_empty()) => {}
+    }
+}
+
 #[rstest]
 #[tokio::test]
 async fn a_caller_that_goes_away_leaves_an_order_with_its_payment(#[values(MySql, Sqlite)] on: Backend) {
-    let paying = Paying::start(on).await;
-    paying.switch(json!({"create_delay_ms": 2_000}));
-    let opened = async || !paying.orders("u").await.is_empty();
-    tokio::select! {
-        _ = paying.try_recharge("u", 5.0) => panic!("answered before the caller went away"),
-        () = until("the order is there", opened) => {}
-    }
+    let (paying, proxy) = Paying::start_behind_proxy(on).await;
+    begin_and_go_away(&paying, &proxy).await;
+    proxy.stall_replies(false);
     until("the order has its payment", async || !paying.orders("u").await[0].payment_order_id.is_empty()).await;
     let order = paying.orders("u").await.remove(0);
     paying.press(&order.payment_url, "SUCCESS").await;
@@ -168,13 +177,12 @@ async fn a_caller_that_goes_away_leaves_an_order_with_its_payment(#[values(MySql
 #[rstest]
 #[tokio::test]
 async fn a_stop_waits_for_the_top_up_of_a_caller_that_went_away(#[values(MySql, Sqlite)] on: Backend) {
-    let paying = Paying::start(on).await;
-    paying.switch(json!({"create_delay_ms": 2_000}));
-    tokio::select! {
-        _ = paying.try_recharge("u", 5.0) => panic!("answered before the caller went away"),
-        () = until("the order is there", async || !paying.orders("u").await.is_empty()) => {}
-    }
-    paying.service.app.stop().await;
+    let (paying, proxy) = Paying::start_behind_proxy(on).await;
+    begin_and_go_away(&paying, &proxy).await;
+    let mut stopping = pin!(paying.service.app.stop());
+    assert!(timeout(Duration::from_secs(2), &mut stopping).await.is_err(), "it waits for the payment");
+    proxy.stall_replies(false);
+    stopping.await;
     let noted = "FROM recharge_order WHERE user_id = 'u' AND payment_order_id IS NOT NULL";
     assert_eq!(paying.service.database.rows(&["status"], noted).await, [["pending"]]);
 }

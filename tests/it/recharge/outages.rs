@@ -56,8 +56,8 @@ async fn a_payment_that_is_not_opened_fails_its_order(
 #[rstest]
 #[tokio::test]
 async fn a_payment_that_was_opened_too_late_is_credited_when_it_is_paid(#[values(MySql, Sqlite)] on: Backend) {
-    let paying = Paying::start_with(on, &[("payment_service.timeout", "1s")]).await;
-    paying.recharge("warm", 1.0).await;
+    let paying = Paying::start_with(on, &[("payment_service.timeout", "5s")]).await;
+    paying.recharge("u", 1.0).await;
     paying.switch(json!({"create_delay_ms": 30_000}));
     let order = fails(&paying, "u").await;
     // The payment exists, and only the news of it was late.
@@ -86,11 +86,11 @@ async fn a_slow_answer_within_its_time_is_waited_for(#[values(MySql, Sqlite)] on
 #[rstest]
 #[tokio::test]
 async fn an_answer_that_takes_too_long_is_told_before_the_request_ends(#[values(MySql, Sqlite)] on: Backend) {
-    // As the defaults are to each other: payment-service may take longer than a request.
-    let timeouts =
-        [("server.http.timeout", "500ms"), ("server.grpc.timeout", "500ms"), ("payment_service.timeout", "1500ms")];
+    // As the defaults are to each other: payment-service may take longer than a request. Both
+    // are long enough for a busy machine to make the order and to fail it.
+    let timeouts = [("server.http.timeout", "6s"), ("server.grpc.timeout", "6s"), ("payment_service.timeout", "7s")];
     let paying = Paying::start_with(on, &timeouts).await;
-    paying.recharge("warm", 1.0).await;
+    paying.recharge("u", 1.0).await;
     paying.switch(json!({"create_delay_ms": 30_000}));
     fails(&paying, "u").await;
     paying.assert_books("u", 0.0).await;
@@ -101,7 +101,7 @@ async fn an_answer_that_takes_too_long_is_told_before_the_request_ends(#[values(
 async fn one_connection_serves_all_calls(#[values(MySql, Sqlite)] on: Backend) {
     let sandbox = crate::harness::payments::sandbox(Default::default()).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (service, behind) = (with_payment_service_at(on, listener.local_addr().unwrap()).await, sandbox.addr);
+    let (service, behind) = (with_payment_service_at(on, listener.local_addr().unwrap(), "60s").await, sandbox.addr);
     let (accepted, mut connections) = tokio::sync::mpsc::unbounded_channel();
     let line = tokio::spawn(async move {
         loop {
@@ -146,12 +146,13 @@ async fn a_payment_service_that_is_down_is_found_again_when_it_is_up(#[values(My
     paying.assert_books("u", 0.0).await;
 }
 
-/// Starts a service whose payment-service is at an address of the test's.
-async fn with_payment_service_at(on: Backend, address: std::net::SocketAddr) -> Service {
+/// Starts a service whose payment-service is at an address of the test's, and has so long to
+/// answer.
+async fn with_payment_service_at(on: Backend, address: std::net::SocketAddr, timeout: &str) -> Service {
     let address: &str = &format!("'{address}'");
     let changes = [
         ("payment_service.grpc_addr", address),
-        ("payment_service.timeout", "1s"),
+        ("payment_service.timeout", timeout),
         ("payment_service.callback_auth", "none"),
     ];
     Service::start_on(Database::create(on).await, &changes).await
@@ -181,7 +182,7 @@ async fn assert_it_fails_and_recovers(service: &Service) {
 #[tokio::test]
 async fn a_peer_is_no_payment_service(#[values(MySql, Sqlite)] on: Backend, #[case] says: &'static [u8]) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let service = with_payment_service_at(on, listener.local_addr().unwrap()).await;
+    let service = with_payment_service_at(on, listener.local_addr().unwrap(), "1s").await;
     let peer = tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -198,7 +199,7 @@ async fn a_peer_is_no_payment_service(#[values(MySql, Sqlite)] on: Backend, #[ca
 async fn a_peer_that_says_nothing_at_all_is_given_up(#[values(MySql, Sqlite)] on: Backend) {
     // Connections wait in the kernel's queue.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let service = with_payment_service_at(on, listener.local_addr().unwrap()).await;
+    let service = with_payment_service_at(on, listener.local_addr().unwrap(), "1s").await;
     assert_it_fails_and_recovers(&service).await;
 }
 
@@ -213,7 +214,7 @@ async fn a_malformed_answer_is_none(
     #[case] body: &'static [u8],
 ) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let service = with_payment_service_at(on, listener.local_addr().unwrap()).await;
+    let service = with_payment_service_at(on, listener.local_addr().unwrap(), "1s").await;
     let answer = async move || {
         let mut response = Response::new(axum::body::Body::from(body));
         let headers = response.headers_mut();
@@ -257,7 +258,7 @@ async fn the_trace_and_the_client_reach_payment_service(#[values(MySql, Sqlite)]
     };
     let app = Router::new().fallback(answer);
     let peer = tokio::spawn(billing_service::server::serve(listener, app, limits, Default::default()));
-    let service = with_payment_service_at(on, address).await;
+    let service = with_payment_service_at(on, address, "60s").await;
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let url = format!("http://{}/api/v1/billing/recharge", service.app.http_addr);
     let body = json!({"user_id": "1001", "amount": 19.9, "payment_method": "alipay"});

@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::harness::{
     redis::{Place, Proxy, shared},
-    wait::soon,
+    wait::{soon, until},
 };
 
 /// Long enough for bytes that flow to come through.
@@ -97,6 +97,23 @@ async fn nothing_flows_while_stalled_and_everything_after() {
 
     proxy.stall(false);
     assert_eq!(soon(stalled).await.unwrap(), Ok(2));
+}
+
+#[tokio::test]
+async fn requests_flow_while_replies_are_stalled() {
+    let (proxy, proxied, direct) = proxied().await;
+    let mut connection = proxied.connection().await;
+    // The script is known, so that running it is one request.
+    assert_eq!(increment(&mut connection).await, Ok(1));
+
+    proxy.stall_replies(true);
+    let mut unanswered = tokio::spawn(async move { increment(&mut connection).await });
+    let mut beside = direct.connection().await;
+    until("the request is carried out", async || beside.get::<_, i64>("counter").await == Ok(2)).await;
+    assert!(timeout(A_WHILE, &mut unanswered).await.is_err());
+
+    proxy.stall_replies(false);
+    assert_eq!(soon(unanswered).await.unwrap(), Ok(2));
 }
 
 #[tokio::test]

@@ -40,8 +40,9 @@ async fn filled() -> Database {
 }
 
 fn start(conf: &Path) -> Child {
-    Command::new(SERVER)
-        .args(["-conf", conf.to_str().unwrap(), "--migrate-only"])
+    // The process that kills comes first.
+    Command::new("nice")
+        .args(["-n", "10", SERVER, "-conf", conf.to_str().unwrap(), "--migrate-only"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -111,7 +112,13 @@ async fn an_upgrade_that_is_killed_in_every_stage_ends_as_one_that_is_not() {
     let expected = former::contents(&straight).await;
 
     let mut stages = BTreeSet::new();
-    for later in [0, 11] {
+    let count = |stages: &BTreeSet<String>, kind: &str| stages.iter().filter(|stage| stage.starts_with(kind)).count();
+    let is_enough = |stages: &_| count(stages, "columns") >= 5 && count(stages, "users") >= 5;
+    for (attempt, later) in [0, 11].into_iter().cycle().enumerate().take(MAX_ATTEMPTS) {
+        // A busy machine may miss many of them.
+        if attempt >= 2 && is_enough(&stages) {
+            break;
+        }
         let database = filled().await;
         let conf = database.config_file(&[]);
         for _ in 0..60 {
@@ -131,8 +138,7 @@ async fn an_upgrade_that_is_killed_in_every_stage_ends_as_one_that_is_not() {
         assert_eq!(found.len(), expected.len());
         database.assert_audit_is_clean().await;
     }
-    let of = |kind: &str| stages.iter().filter(|stage| stage.starts_with(kind)).count();
-    assert!(of("columns") >= 5 && of("users") >= 5, "{stages:?}");
+    assert!(is_enough(&stages), "{stages:?}");
 }
 
 /// Converted rows can't be told from others, so the zones are those of the beginning.

@@ -1,5 +1,7 @@
 //! A cluster of one test's own: three masters, each with a third of the slots.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use redis::{InfoDict, Value, cmd};
 
@@ -20,17 +22,21 @@ pub struct OwnCluster {
 }
 
 impl OwnCluster {
-    /// Returns once every node knows the others and serves its slots.
+    /// One that takes no node for failed that the machine keeps waiting. Returns once every
+    /// node knows the others and serves its slots.
     pub async fn start() -> Self {
-        let arguments = [
-            "--cluster-enabled",
-            "yes",
-            "--cluster-announce-ip",
-            "127.0.0.1",
-            // Short, and yet more than a busy machine keeps a node waiting.
-            "--cluster-node-timeout",
-            "2000",
-        ];
+        Self::start_missing_nodes_after(Duration::from_secs(60)).await
+    }
+
+    /// One that soon misses a node that stands still.
+    pub async fn start_watchful() -> Self {
+        Self::start_missing_nodes_after(Duration::from_secs(2)).await
+    }
+
+    async fn start_missing_nodes_after(silence: Duration) -> Self {
+        let silence = silence.as_millis().to_string();
+        let cluster = ["--cluster-enabled", "yes", "--cluster-announce-ip", "127.0.0.1"];
+        let arguments = [&cluster[..], &["--cluster-node-timeout", &silence]].concat();
         let port = || free_port_where(|port| is_free(port + BUS_PORTS_ABOVE));
         let nodes = join_all((0..NODES).map(|_| OwnRedis::start_on(port, &arguments))).await;
         let cluster = Self { nodes };

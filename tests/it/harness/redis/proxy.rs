@@ -39,9 +39,14 @@ struct Disturbances {
     connections: Mutex<JoinSet<()>>,
 }
 
+/// Ways of bytes.
+const REQUESTS: usize = 0;
+const REPLIES: usize = 1;
+
 #[derive(Clone, Copy, Default)]
 struct Orders {
-    stalled: bool,
+    /// Requests are held up, and replies.
+    stalled: [bool; 2],
     /// Connections that were accepted before the last of them are to be reset.
     resets: u64,
 }
@@ -82,7 +87,12 @@ impl Proxy {
 
     /// While true, no bytes flow either way, and nobody learns that the other has closed.
     pub fn stall(&self, stalled: bool) {
-        self.disturbances.orders.send_modify(|orders| orders.stalled = stalled);
+        self.disturbances.orders.send_modify(|orders| orders.stalled = [stalled; 2]);
+    }
+
+    /// While true, requests get through and no reply comes back.
+    pub fn stall_replies(&self, stalled: bool) {
+        self.disturbances.orders.send_modify(|orders| orders.stalled[REPLIES] = stalled);
     }
 
     /// While true, nobody listens; connections that are open stay so.
@@ -132,7 +142,7 @@ async fn serve(client: TcpStream, disturbances: Arc<Disturbances>, resets: u64) 
     client.set_nodelay(true).unwrap();
     server.set_nodelay(true).unwrap();
     let mut orders = disturbances.orders.subscribe();
-    let (requests, replies) = (orders.clone(), orders.clone());
+    let (requests, replies) = (Way(REQUESTS, orders.clone()), Way(REPLIES, orders.clone()));
     let reply_lost = AtomicBool::new(false);
     let before_request = || {
         if disturbances.reset_after_request.swap(false, Ordering::SeqCst) {
@@ -160,32 +170,37 @@ async fn serve(client: TcpStream, disturbances: Arc<Disturbances>, resets: u64) 
     }
 }
 
+/// One of the two ways, and the orders for both.
+struct Way(usize, watch::Receiver<Orders>);
+
+impl Way {
+    async fn until_flowing(&mut self) -> io::Result<()> {
+        let Self(way, orders) = self;
+        orders.wait_for(|orders| !orders.stalled[*way]).await.map(|_| ()).map_err(io::Error::other)
+    }
+}
+
 /// Passes bytes on until one side ends, or one piece must not pass.
-async fn pass(
-    from: &TcpStream,
-    to: &TcpStream,
-    mut orders: watch::Receiver<Orders>,
-    may_pass: impl Fn() -> bool,
-) -> End {
+async fn pass(from: &TcpStream, to: &TcpStream, mut way: Way, may_pass: impl Fn() -> bool) -> End {
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        let read = match read_some(from, &mut buffer, &mut orders).await {
+        let read = match read_some(from, &mut buffer, &mut way).await {
             Ok(0) | Err(_) => return End::Closed,
             Ok(read) => read,
         };
         if !may_pass() {
             return End::ReplyLost;
         }
-        if write_all(to, &buffer[..read], &mut orders).await.is_err() {
+        if write_all(to, &buffer[..read], &mut way).await.is_err() {
             return End::Closed;
         }
     }
 }
 
-async fn read_some(from: &TcpStream, buffer: &mut [u8], orders: &mut watch::Receiver<Orders>) -> io::Result<usize> {
+async fn read_some(from: &TcpStream, buffer: &mut [u8], way: &mut Way) -> io::Result<usize> {
     loop {
         from.readable().await?;
-        until_flowing(orders).await?;
+        way.until_flowing().await?;
         match from.try_read(buffer) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             read => return read,
@@ -193,13 +208,13 @@ async fn read_some(from: &TcpStream, buffer: &mut [u8], orders: &mut watch::Rece
     }
 }
 
-async fn write_all(to: &TcpStream, mut bytes: &[u8], orders: &mut watch::Receiver<Orders>) -> io::Result<()> {
+async fn write_all(to: &TcpStream, mut bytes: &[u8], way: &mut Way) -> io::Result<()> {
     while !bytes.is_empty() {
         to.writable().await?;
-        until_flowing(orders).await?;
+        way.until_flowing().await?;
         // Nobody can begin a stall while this is looked at, so nothing flows once one has begun.
-        let orders = orders.borrow();
-        if orders.stalled {
+        let orders = way.1.borrow();
+        if orders.stalled[way.0] {
             continue;
         }
         match to.try_write(bytes) {
@@ -208,10 +223,6 @@ async fn write_all(to: &TcpStream, mut bytes: &[u8], orders: &mut watch::Receive
         }
     }
     Ok(())
-}
-
-async fn until_flowing(orders: &mut watch::Receiver<Orders>) -> io::Result<()> {
-    orders.wait_for(|orders| !orders.stalled).await.map(|_| ()).map_err(io::Error::other)
 }
 
 /// Lets the server carry out what it was sent, and takes what it says to that.

@@ -23,14 +23,23 @@ pub struct OwnSentinel {
 }
 
 impl OwnSentinel {
-    /// Returns once every sentinel knows the replica and the other sentinels, so that a
-    /// failover can succeed.
+    /// Sentinels that take no master for dead that the machine keeps waiting. Returns once
+    /// every sentinel knows the replica and the other sentinels, so that a failover can succeed.
     pub async fn start() -> Self {
+        Self::start_missing_master_after(Duration::from_secs(60)).await
+    }
+
+    /// Sentinels that soon miss a master that is dead or stands still.
+    pub async fn start_watchful() -> Self {
+        Self::start_missing_master_after(Duration::from_millis(500)).await
+    }
+
+    async fn start_missing_master_after(silence: Duration) -> Self {
         // A replica need not wait for others that would share its first copy.
         let arguments = ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"];
         let nodes = [OwnRedis::start_with(&arguments).await, OwnRedis::start_with(&arguments).await];
         replicate(&nodes).await;
-        let command = |folder: &Path, port: u16| sentinel_command(folder, port, &nodes[0].addr());
+        let command = |folder: &Path, port: u16| sentinel_command(folder, port, &nodes[0].addr(), silence);
         let sentinels = join_all((0..SENTINELS).map(|_| OwnRedis::start_as(free_port, command))).await;
         until("sentinels know each other and the replica", async || {
             join_all(sentinels.iter().map(knows_all)).await.iter().all(|all| *all)
@@ -101,12 +110,12 @@ async fn replicate([master, replica]: &[OwnRedis; 2]) {
 }
 
 /// Writes the configuration of a sentinel, which keeps there what it learns.
-fn sentinel_command(folder: &Path, port: u16, master: &str) -> Vec<String> {
+fn sentinel_command(folder: &Path, port: u16, master: &str, silence: Duration) -> Vec<String> {
     let master = master.replace(':', " ");
     let quorum = SENTINELS / 2 + 1;
     let mut lines = format!("port {port}\nbind 127.0.0.1\ndir {}\n", folder.display());
     writeln!(lines, "sentinel monitor {MASTER_NAME} {master} {quorum}").unwrap();
-    writeln!(lines, "sentinel down-after-milliseconds {MASTER_NAME} 500").unwrap();
+    writeln!(lines, "sentinel down-after-milliseconds {MASTER_NAME} {}", silence.as_millis()).unwrap();
     writeln!(lines, "sentinel failover-timeout {MASTER_NAME} 3000").unwrap();
     let file = folder.join("sentinel.conf");
     std::fs::write(&file, lines).unwrap();

@@ -261,17 +261,24 @@ async fn a_server_that_forgets_its_scripts_loses_nothing(#[values(Redis, Cluster
 #[tokio::test]
 async fn an_entry_expires_however_often_it_changes(#[values(Redis, Cluster, Sentinel)] on: Backend) {
     let caches = Caches::start_with(on, Duration::from_millis(300)).await;
-    let (quiet, busy) = (fresh_user(), fresh_user());
-    caches.load(&account(&quiet, 1)).await;
-    caches.load(&account(&busy, 1)).await;
-    let mut version = 1;
-    until("both have expired", async || {
-        caches.apply(&[change(&busy, version, version + 1)]).await;
-        version += 1;
-        let quiet = look(&*caches.one, &user_of(&quiet)).await;
-        quiet.is_none() && look(&*caches.one, &user_of(&busy)).await.is_none()
-    })
-    .await;
-    // It was changed while it was there.
-    assert!(version > 2);
+    let mut was_changed = false;
+    // On a busy machine both may have expired before they are looked at.
+    for _ in 0..20 {
+        let (quiet, busy) = (fresh_user(), fresh_user());
+        caches.load(&account(&quiet, 1)).await;
+        caches.load(&account(&busy, 1)).await;
+        let mut version = 1;
+        until("both have expired", async || {
+            caches.apply(&[change(&busy, version, version + 1)]).await;
+            version += 1;
+            let busy = look(&*caches.one, &user_of(&busy)).await;
+            was_changed |= busy.is_some();
+            busy.is_none() && look(&*caches.one, &user_of(&quiet)).await.is_none()
+        })
+        .await;
+        if was_changed {
+            return;
+        }
+    }
+    panic!("none was changed while it was there");
 }

@@ -42,6 +42,15 @@ impl Servers {
         }
     }
 
+    /// Servers that soon miss one that is dead or stands still.
+    pub async fn start_watchful(layout: Layout) -> Self {
+        match layout {
+            Layout::Single => Self::Single(OwnRedis::start().await),
+            Layout::Cluster => Self::Cluster(OwnCluster::start_watchful().await),
+            Layout::Sentinel => Self::Sentinel(OwnSentinel::start_watchful().await),
+        }
+    }
+
     /// `data.redis`
     pub fn config(&self) -> String {
         match self {
