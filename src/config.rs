@@ -72,6 +72,9 @@ pub struct Database {
     pub max_connections: usize,
     #[serde(default = "default_connect_timeout", deserialize_with = "values::duration")]
     pub connect_timeout: Duration,
+    /// How long a statement waits for a free connection.
+    #[serde(default = "default_acquire_timeout", deserialize_with = "values::duration")]
+    pub acquire_timeout: Duration,
     /// Of which the times in a database of the former service are wall-clock times; `None`:
     /// as `source` says.
     #[serde(default, deserialize_with = "values::optional_timezone")]
@@ -293,6 +296,10 @@ fn default_connections() -> usize {
 
 fn default_connect_timeout() -> Duration {
     Duration::from_secs(30)
+}
+
+fn default_acquire_timeout() -> Duration {
+    Duration::from_secs(2)
 }
 
 fn default_max_recharge() -> Money {

@@ -29,8 +29,6 @@ const MYSQL_BATCH: usize = 512;
 const SQLITE_BATCH: usize = 4_000;
 /// SQLite has one writer: one lane makes the largest batches.
 const SQLITE_LANES: usize = 1;
-/// How long a statement waits for a free connection.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Batches that expect more repeats after one.
 const WARY_BATCHES: u32 = 32;
 /// How long a stop waits for the database to take its connections back.
@@ -144,7 +142,7 @@ async fn try_plan(config: &Config) -> Result<Plan, StoreError> {
     match database.driver {
         Driver::Mysql => {
             let options = dsn::mysql(source).map_err(StoreError::Failed)?;
-            mysql::plan(options, ACQUIRE_TIMEOUT, &settings(config)).await
+            mysql::plan(options, database.acquire_timeout, &settings(config)).await
         }
         Driver::Sqlite => sqlite::plan(dsn::sqlite(source).map_err(StoreError::Failed)?).await,
     }
@@ -166,18 +164,18 @@ async fn try_connect(config: &Config, announce: &Announce) -> Result<Arc<dyn Sto
             let limits = PoolLimits {
                 readers: database.max_connections,
                 writers: lanes(config) + SPARE_WRITERS,
-                acquire_timeout: ACQUIRE_TIMEOUT,
+                acquire_timeout: database.acquire_timeout,
                 wary_batches: WARY_BATCHES,
             };
             let options = dsn::mysql(source).map_err(StoreError::Failed)?;
-            mysql::bring_up_to_date(options.clone(), ACQUIRE_TIMEOUT, &settings(config), announce).await?;
+            mysql::bring_up_to_date(options.clone(), database.acquire_timeout, &settings(config), announce).await?;
             Arc::new(MySqlStore::new(options, limits))
         }
         Driver::Sqlite => {
             let options = dsn::sqlite(source).map_err(StoreError::Failed)?;
             let connections =
                 u32::try_from(database.max_connections).map_err(|error| StoreError::Failed(error.to_string()))?;
-            Arc::new(SqliteStore::connect(options, connections, ACQUIRE_TIMEOUT, announce).await?)
+            Arc::new(SqliteStore::connect(options, connections, database.acquire_timeout, announce).await?)
         }
     })
 }

@@ -90,7 +90,7 @@ impl Database {
             Sqlite => "sqlite",
         };
         let mut yaml = format!(
-            "data: {{database: {{driver: {driver}, source: '{}', max_connections: 8}}}}\n\
+            "data: {{database: {{driver: {driver}, source: '{}', max_connections: 8, acquire_timeout: 6s}}}}\n\
              server.http: {{addr: '127.0.0.1:0', timeout: 20s}}\n\
              server.grpc: {{addr: '127.0.0.1:0', timeout: 20s}}\n\
              billing.settlement: {{max_wait: 20s}}\n\
