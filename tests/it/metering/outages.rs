@@ -5,7 +5,7 @@ use futures_util::{future::join_all, poll};
 use rstest::rstest;
 use tonic::Code;
 
-use super::{Gateway, models_with, policies::sweep, stream, usage};
+use super::{Gateway, MODELS, models_with, policies::sweep, stream, usage};
 use crate::harness::{
     Backend, MySql, Service, Sqlite, charge, code_of,
     lock::Lock,
@@ -15,10 +15,20 @@ use crate::harness::{
 /// Lanes give up soon, though not on a database that is only slow.
 const IMPATIENT: (&str, &str) = ("billing.settlement", "{patience: 3s, max_wait: 20s}");
 
+/// Whatever a slow machine makes of the patience of lanes before the outage.
 async fn delivering(on: Backend, (key, value): (&str, &str)) -> (Service, Gateway) {
-    let service = Service::start_with(on, &models_with(key, value)).await;
+    let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 100.0).await;
-    let (mut gateway, _) = Gateway::open(&service, stream("s", "rag", "dear", (3, 20))).await;
+    service.app.stop().await;
+    let service = Service::start_on(service.database, &models_with(key, value)).await;
+    let mut opened = None;
+    until("the stream is open", async || {
+        let open = stream("s", "rag", "dear", (3, 20));
+        opened = Gateway::try_open(service.internal.clone(), open).await.ok();
+        opened.is_some()
+    })
+    .await;
+    let (mut gateway, _) = opened.unwrap();
     gateway.deliver_durably(0, 4).await;
     (service, gateway)
 }
@@ -69,7 +79,9 @@ async fn a_stream_that_can_not_hold_more_is_told_to_stop(#[values(MySql, Sqlite)
     gateway.state(|state| state.stop).await;
     lock.release().await;
     gateway.state(|state| !state.stop).await;
-    assert_eq!(gateway.finish(StreamFinish::default()).await.unwrap().amount, 23.0);
+    // On a slow machine it may be told that nobody knows.
+    let _ = gateway.finish(StreamFinish::default()).await;
+    assert_eq!(service.ended("s", "COMMITTED").await.amount, 23.0);
     service.assert_nothing_is_held("u").await;
 }
 
