@@ -56,12 +56,12 @@ async fn initializing_twice_creates_once(#[values(MySql, Sqlite)] on: Backend) {
 async fn quotas_begin_anew_with_the_month_of_the_billing_zone(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     // One second before midnight in Shanghai.
-    service.clock.set("2026-10-31T15:59:59Z");
+    service.clock.stop_at("2026-10-31T15:59:59Z".parse().unwrap());
     service.deduct(charge("u", "asset", 1000)).await;
     assert_eq!(service.check("u", "asset", 1).await.reason, "insufficient balance");
     assert_eq!(service.account("u").await.quotas[0].reset_month, "2026-10");
 
-    service.clock.set("2026-10-31T16:00:00Z");
+    service.clock.stop_at("2026-10-31T16:00:00Z".parse().unwrap());
     assert_eq!(service.deduct(charge("u", "asset", 10)).await.free_remaining, 990);
     let quota = &service.account("u").await.quotas[0];
     assert_eq!((quota.reset_month.as_str(), quota.used_quota), ("2026-11", 10));

@@ -3,11 +3,17 @@
 use std::time::Duration;
 
 use billing_service::service::proto::{CommitReservationRequest, ReserveQuotaRequest};
-use futures_util::future::join_all;
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use rstest::rstest;
 use tonic::Code;
 
-use crate::harness::{Backend, MySql, Service, Sqlite, charge, code_of, lock::Lock, traced};
+use crate::harness::{Backend, MySql, Service, Sqlite, charge, code_of, lock::Lock, traced, wait::soon};
+
+/// The service again, as `changes` make it.
+async fn restarted(service: Service, changes: &[(&str, &str)]) -> Service {
+    service.app.stop().await;
+    Service::start_on(service.database, changes).await
+}
 
 const ONE_SMALL_LANE: &[(&str, &str)] = &[
     ("billing.settlement", "{lanes: 1, queue: 10, batch: 5, max_wait: 30s, patience: 30s}"),
@@ -20,7 +26,7 @@ async fn a_full_lane_refuses_at_once_and_keeps_what_it_accepted(#[values(MySql, 
     let service = Service::start_with(on, ONE_SMALL_LANE).await;
     service.account("u").await;
     let lock = Lock::take(&service.database).await;
-    let calls: Vec<_> = (0..60)
+    let mut calls: FuturesUnordered<_> = (0..60)
         .map(|i| {
             let mut client = service.internal.clone();
             let request = traced(&format!("t{i}"), charge("u", "passport", 1));
@@ -29,16 +35,14 @@ async fn a_full_lane_refuses_at_once_and_keeps_what_it_accepted(#[values(MySql, 
         .collect();
     // The batch in flight holds one to five and the queue ten; the others are answered
     // while the lock is still held.
-    let refused = async {
-        while calls.iter().filter(|call| call.is_finished()).count() < 45 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), refused).await.expect("refused at once");
+    for _ in 0..45 {
+        let refused = soon(calls.next()).await.unwrap().unwrap().unwrap_err();
+        assert_eq!(code_of(&refused), (Code::Unavailable, "10014".into()));
+    }
     lock.release().await;
 
     let mut passed = 0;
-    for reply in join_all(calls).await {
+    while let Some(reply) = calls.next().await {
         match reply.unwrap() {
             Ok(_) => passed += 1,
             Err(refused) => assert_eq!(code_of(&refused), (Code::Unavailable, "10014".into())),
@@ -49,11 +53,15 @@ async fn a_full_lane_refuses_at_once_and_keeps_what_it_accepted(#[values(MySql, 
     service.assert_audit_is_clean().await;
 }
 
+/// Long enough for what nothing holds up, and shorter than any wait for a lock.
+const SHORT_DEADLINE: &[(&str, &str)] = &[("server.grpc.timeout", "1.5s")];
+
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_charge_outlives_its_caller_and_its_deadline(#[values(MySql, Sqlite)] on: Backend) {
-    let service = Service::start_with(on, &[("server.grpc.timeout", "0.2s")]).await;
+    let service = Service::start(on).await;
     service.account("u").await;
+    let service = restarted(service, SHORT_DEADLINE).await;
     let lock = Lock::take(&service.database).await;
 
     let late = service.try_deduct(traced("late", charge("u", "passport", 1))).await.unwrap_err();
@@ -77,6 +85,7 @@ async fn a_charge_outlives_its_caller_and_its_deadline(#[values(MySql, Sqlite)] 
     };
     assert!(retry(traced("late", charge("u", "passport", 1))).await.replayed);
     retry(traced("gone", charge("u", "passport", 2))).await;
+    let service = restarted(service, &[]).await;
     assert_eq!(service.state("u").await.1[0], 3);
     service.assert_audit_is_clean().await;
 }
@@ -84,7 +93,7 @@ async fn a_charge_outlives_its_caller_and_its_deadline(#[values(MySql, Sqlite)] 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_charge_that_is_not_answered_in_time_counts_as_a_failure(#[values(MySql, Sqlite)] on: Backend) {
-    let service = Service::start_with(on, &[("server.grpc.timeout", "0.2s")]).await;
+    let service = Service::start(on).await;
     let reserve = ReserveQuotaRequest {
         user_id: "u".into(),
         service_name: "passport".into(),
@@ -93,6 +102,7 @@ async fn a_charge_that_is_not_answered_in_time_counts_as_a_failure(#[values(MySq
         ..Default::default()
     };
     service.internal.clone().reserve_quota(reserve).await.unwrap();
+    let service = restarted(service, SHORT_DEADLINE).await;
     let lock = Lock::take(&service.database).await;
     service.try_deduct(charge("u", "passport", 1)).await.unwrap_err();
     let commit = CommitReservationRequest { user_id: "u".into(), trace_id: "stream".into(), ..Default::default() };

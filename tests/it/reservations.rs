@@ -242,6 +242,8 @@ async fn a_release_frees_the_hold_once_and_for_good(#[values(MySql, Sqlite)] on:
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_expired_hold_is_swept_and_a_late_commit_still_charges(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
+    // What is free begins anew with the month, which must not turn meanwhile.
+    service.clock.set("2026-11-20T04:00:00Z");
     service.paying_user("u", 1.0).await;
     service.reserve(hold("u", "late", "asset", 20)).await;
     let (made, expires) = (service.transaction("u", "late").await.created_at, held_until(&service, "late").await);

@@ -17,7 +17,7 @@ use crate::harness::{
 
 const SHORT_GRACE: &str = "{progress: 20ms, grace: 50ms, idle_timeout: 20s}";
 const LONG_GRACE: &str = "{progress: 20ms, grace: 60s, idle_timeout: 20s}";
-const IMPATIENT: &str = "{progress: 20ms, grace: 50ms, idle_timeout: 300ms}";
+const IMPATIENT: &str = "{progress: 20ms, grace: 50ms, idle_timeout: 3s}";
 
 /// A user with 100 yuan, and a stream that has delivered 4 tokens at 1 yuan each and 3 of input.
 async fn delivering(on: Backend, streams: &str) -> (Service, Gateway) {

@@ -1,25 +1,34 @@
 //! Streams while the database holds everything up, or their reservation ends without them.
 
-use std::time::Duration;
-
 use billing_service::service::proto::{CountTokensRequest, StreamFinish, meter_stream_request::Event as Message};
-use futures_util::future::join_all;
+use futures_util::{future::join_all, poll};
 use rstest::rstest;
 use tonic::Code;
 
-use super::{Gateway, models_with, policies::sweep, stream, usage, words};
-use crate::harness::{Backend, MySql, Service, Sqlite, charge, code_of, lock::Lock, wait::until};
+use super::{Gateway, MODELS, models_with, policies::sweep, stream, usage, words};
+use crate::harness::{
+    Backend, MySql, Service, Sqlite, charge, code_of,
+    lock::Lock,
+    wait::{soon, until},
+};
 
-/// Lanes give up soon.
-fn impatient(policy: &'static str) -> Vec<(&'static str, &'static str)> {
-    let settlement = ("billing.settlement", "{patience: 200ms, max_wait: 20s}");
-    [models_with("billing.reservations", policy), vec![settlement]].concat()
-}
+/// Lanes give up soon, though not on a database that is only slow.
+const IMPATIENT: (&str, &str) = ("billing.settlement", "{patience: 3s, max_wait: 20s}");
 
-async fn delivering(on: Backend, policy: &'static str) -> (Service, Gateway) {
-    let service = Service::start_with(on, &impatient(policy)).await;
+/// Whatever a slow machine makes of the patience of lanes before the outage.
+async fn delivering(on: Backend, (key, value): (&str, &str)) -> (Service, Gateway) {
+    let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 100.0).await;
-    let (mut gateway, _) = Gateway::open(&service, stream("s", "rag", "dear", (3, 20))).await;
+    service.app.stop().await;
+    let service = Service::start_on(service.database, &models_with(key, value)).await;
+    let mut opened = None;
+    until("the stream is open", async || {
+        let open = stream("s", "rag", "dear", (3, 20));
+        opened = Gateway::try_open(service.internal.clone(), open).await.ok();
+        opened.is_some()
+    })
+    .await;
+    let (mut gateway, _) = opened.unwrap();
     gateway.deliver_durably(0, 4).await;
     (service, gateway)
 }
@@ -28,7 +37,7 @@ async fn delivering(on: Backend, policy: &'static str) -> (Service, Gateway) {
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_finish_that_meets_an_outage_is_charged_as_it_was_said(#[values(MySql, Sqlite)] on: Backend) {
-    let (service, mut gateway) = delivering(on, "{}").await;
+    let (service, mut gateway) = delivering(on, IMPATIENT).await;
     let lock = Lock::take(&service.database).await;
     let finish = StreamFinish { usage: usage(5, 1, 2), cost: 1.5, ..Default::default() };
     let told = gateway.finish(finish).await.unwrap_err();
@@ -43,14 +52,17 @@ async fn a_finish_that_meets_an_outage_is_charged_as_it_was_said(#[values(MySql,
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_breaks_in_an_outage_is_charged_after_it(#[values(MySql, Sqlite)] on: Backend) {
-    let (service, mut gateway) = delivering(on, "{}").await;
+    let (service, mut gateway) = delivering(on, IMPATIENT).await;
     let lock = Lock::take(&service.database).await;
     // Counting goes on; nothing of it is durable.
     let state = gateway.deliver(4, 3).await;
     assert_eq!((state.output_tokens, state.durable_output_tokens), (7, 4));
     drop(gateway);
-    // Longer than a lane is patient: only who tries again can still pass.
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    // The lane has given up on what came with the second or before: only who tries again can still pass.
+    for _ in 0..2 {
+        let refused = service.try_deduct(charge("u", "passport", 1)).await.unwrap_err();
+        assert_eq!(code_of(&refused), (Code::Unavailable, "10014".into()));
+    }
     lock.release().await;
     assert_eq!(service.ended("s", "COMMITTED").await.usage, usage(3, 0, 7));
     service.assert_nothing_is_held("u").await;
@@ -60,14 +72,16 @@ async fn a_stream_that_breaks_in_an_outage_is_charged_after_it(#[values(MySql, S
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_can_not_hold_more_is_told_to_stop(#[values(MySql, Sqlite)] on: Backend) {
-    let (service, mut gateway) = delivering(on, "{}").await;
+    let (service, mut gateway) = delivering(on, IMPATIENT).await;
     let lock = Lock::take(&service.database).await;
     assert!(!gateway.deliver(4, 12).await.stop, "19 of 23");
     gateway.deliver(16, 4).await;
     gateway.state(|state| state.stop).await;
     lock.release().await;
     gateway.state(|state| !state.stop).await;
-    assert_eq!(gateway.finish(StreamFinish::default()).await.unwrap().amount, 23.0);
+    // On a slow machine it may be told that nobody knows.
+    let _ = gateway.finish(StreamFinish::default()).await;
+    assert_eq!(service.ended("s", "COMMITTED").await.amount, 23.0);
     service.assert_nothing_is_held("u").await;
 }
 
@@ -83,9 +97,10 @@ async fn a_stream_whose_hold_ran_out_is_charged_all_the_same(
     #[case] status: &str,
     #[case] charged_here: f64,
 ) {
+    let policy = ("billing.reservations", policy);
     let (service, mut gateway) = delivering(on, policy).await;
     service.database.execute(&service.expired("s")).await;
-    assert!(sweep(&service, &impatient(policy)).contains(swept));
+    assert!(sweep(&service, &models_with(policy.0, policy.1)).await.contains(swept));
     assert_eq!(service.metered("s").await.status, status);
     gateway.output(" hello").await;
     assert_eq!(code_of(&gateway.failure().await), (Code::FailedPrecondition, "10011".into()));
@@ -104,7 +119,7 @@ async fn what_came_before_a_reservation_was_made_is_charged(
     #[values(MySql, Sqlite)] on: Backend,
     #[values(None, Some(StreamFinish { cost: 1.5, ..Default::default() }))] finish: Option<StreamFinish>,
 ) {
-    let service = Service::start_with(on, &impatient("{}")).await;
+    let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 100.0).await;
     let lock = Lock::take(&service.database).await;
     let gateway = Gateway::call(service.internal.clone()).await;
@@ -140,7 +155,7 @@ async fn a_sweep_does_not_end_a_stream_that_waits(#[values(MySql, Sqlite)] on: B
     drop(gateway);
     let now = chrono::Utc::now().timestamp();
     until("it is renewed", async || service.metered("s").await.expires_at.unwrap().seconds > now).await;
-    assert!(sweep(&service, &changes).contains("0 holds freed, 0 streams charged"));
+    assert!(sweep(&service, &changes).await.contains("0 holds freed, 0 streams charged"));
     assert_eq!(service.metered("s").await.status, "PENDING");
 }
 
@@ -148,10 +163,26 @@ async fn a_sweep_does_not_end_a_stream_that_waits(#[values(MySql, Sqlite)] on: B
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_that_wait_do_not_end_their_connection(#[values(MySql, Sqlite)] on: Backend) {
-    let service = Service::start_with(on, &models_with("billing.settlement", "{patience: 20s, max_wait: 20s}")).await;
+    let patient = models_with("billing.settlement", "{batch: 1, patience: 60s, max_wait: 60s}");
+    let service = Service::start_with(on, &patient).await;
     service.adjust("u", 10_000.0).await;
     let lock = Lock::take(&service.database).await;
-    let streams = 200;
+    // SQLite waits five seconds for a lock. Charges that are ahead of the streams wait one after
+    // another, so that none of the streams is refused on a slow machine.
+    let mut ahead: Vec<_> = (0..6)
+        .map(|_| {
+            let mut client = service.internal.clone();
+            Box::pin(async move { client.deduct_quota(charge("u", "passport", 1)).await })
+        })
+        .collect();
+    for call in &mut ahead {
+        assert!(poll!(call).is_pending());
+    }
+    // Sent behind them on the same connection: when it is answered, they have arrived.
+    assert!(service.check("u", "passport", 1).await.allowed);
+    // An unread frame counts a little under 256 bytes: 2,200 of them fill half of the window
+    // of a megabyte that a connection has by default.
+    let (streams, messages) = (25, 120);
     let waiting = (0..streams).map(|number| {
         let client = service.internal.clone();
         async move {
@@ -161,22 +192,25 @@ async fn streams_that_wait_do_not_end_their_connection(#[values(MySql, Sqlite)] 
         }
     });
     let waiting = join_all(waiting).await;
-    for _ in 0..30 {
+    for _ in 0..messages {
         join_all(waiting.iter().map(|gateway| gateway.output(" hello"))).await;
-        // Or the client would send several at once, as one frame.
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        // When each is taken, or the client would send several at once, as one frame.
+        for Gateway { messages, .. } in &waiting {
+            drop(soon(messages.reserve_many(messages.max_capacity())).await.unwrap());
+        }
     }
     assert!(service.check("u", "passport", 1).await.allowed, "their connection serves others");
     lock.release().await;
+    join_all(ahead).await;
     let finishing = waiting.into_iter().map(async |mut gateway| {
         match gateway.next().await.unwrap() {
             super::Reply::Opened(_) => {}
             other => panic!("{other:?}"),
         }
-        gateway.state(|state| state.output_tokens == 30).await;
+        gateway.state(|state| state.output_tokens == messages).await;
         gateway.finish(StreamFinish::default()).await.unwrap().amount
     });
-    assert_eq!(join_all(finishing).await.iter().sum::<f64>(), f64::from(streams * 30));
-    assert_eq!(service.deduct(charge("u", "passport", 1)).await.balance, 10_000.0 - f64::from(streams * 30));
+    assert_eq!(join_all(finishing).await.iter().sum::<f64>(), f64::from(streams * messages));
+    assert_eq!(service.deduct(charge("u", "passport", 1)).await.balance, 10_000.0 - f64::from(streams * messages));
     service.assert_nothing_is_held("u").await;
 }

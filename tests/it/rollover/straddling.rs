@@ -16,7 +16,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use rstest::rstest;
 
-use crate::harness::{Backend, Database, MySql, Service, Sqlite, charge, traced};
+use crate::harness::{Backend, Database, MySql, Service, Sqlite, charge, traced, wait::until};
 
 /// When November begins in Shanghai.
 fn november() -> DateTime<Utc> {
@@ -48,17 +48,15 @@ fn commit(user: &str, trace: &str, count: i32) -> CommitReservationRequest {
 
 const CALLERS: usize = 32;
 
-/// Charges, batches and reservations, one after another, until it is well past midnight;
-/// the units they were charged.
+/// Charges, batches and reservations, one after another, the last of them begun well past
+/// midnight; the units they were charged.
 async fn call_over_midnight(service: Arc<Service>, number: usize, units: Arc<AtomicU64>) {
     let end = november() + TimeDelta::milliseconds(300);
     // Some have an account of their own, others share one.
     let user = if number.is_multiple_of(2) { "shared".to_owned() } else { format!("u{number}") };
     let mut internal = service.internal.clone();
     for call in 0.. {
-        if service.clock.now() > end {
-            return;
-        }
+        let begun = service.clock.now();
         let trace = format!("{number}-{call}");
         let charged = match call % 4 {
             0 => {
@@ -80,6 +78,9 @@ async fn call_over_midnight(service: Arc<Service>, number: usize, units: Arc<Ato
             }
         };
         units.fetch_add(charged as u64, Relaxed);
+        if begun > end {
+            return;
+        }
     }
 }
 
@@ -88,10 +89,13 @@ async fn call_over_midnight(service: Arc<Service>, number: usize, units: Arc<Ato
 async fn charges_while_the_month_turns_land_in_one_month_each(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, &[("billing.free_quotas.asset", "1000000")]).await;
     let service = Arc::new(service);
-    service.clock.set("2026-10-31T15:59:59.700Z");
+    let before = november() - TimeDelta::milliseconds(300);
+    service.clock.stop_at(before);
     let units = Arc::new(AtomicU64::new(0));
     let callers: Vec<_> =
         (0..CALLERS).map(|number| tokio::spawn(call_over_midnight(service.clone(), number, units.clone()))).collect();
+    until("some of October are charged", async || units.load(Relaxed) > 0).await;
+    service.clock.set(&before.to_rfc3339());
     for caller in join_all(callers).await {
         caller.unwrap();
     }
