@@ -201,10 +201,10 @@ impl App {
                 tracing::error!(%error, "a listener ended abnormally");
             }
         }
-        // Top-ups whose callers have gone, and streams, while there are lanes.
+        // Top-ups and texts whose callers have gone, and streams, while there are lanes.
         self.tasks.close();
         if tokio::time::timeout_at(deadline, self.tasks.wait()).await.is_err() {
-            tracing::warn!("top-ups or streams were still being settled when the drain timeout ran out");
+            tracing::warn!("top-ups, texts or streams were still being settled when the drain timeout ran out");
         }
         // Lanes give up in time, so this ends.
         self.engine.drain().await;

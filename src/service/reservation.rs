@@ -1,7 +1,11 @@
 //! Calls in two phases: reserve, then commit or release; and transactions by their id.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
@@ -28,6 +32,9 @@ use crate::biz::{
     },
     tokens::{Encoding, Input},
 };
+
+/// How long a reservation may take to read, for a count that no deadline of a request ends.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Api {
     pub async fn reserve_quota(&self, request: ReserveQuotaRequest) -> Result<ReserveQuotaReply> {
@@ -81,27 +88,31 @@ impl Api {
         let underway = Underway::begin(&self.metrics, Operation::Commit);
         let settled = self.commit(request).await;
         underway.end();
-        self.count_commit(&settled);
         settled.map(|(transaction, effect)| commit_reply(&transaction, effect.is_repeat()))
     }
 
-    async fn commit(self: &Arc<Self>, mut request: CommitReservationRequest) -> Settled {
-        let hidden = tokens("hidden_output_tokens", request.hidden_output_tokens)?;
-        let output = request.output_text.take().map(|output| Input::text("output_text", output)).transpose()?;
-        let commit = parse_commit(request)?;
-        let Some(output) = output else { return self.engine.commit(commit).await };
-        // No tokens are what nobody told.
-        let Some(usage) = commit.usage.filter(|usage| usage.tokens() > 0) else {
-            return self.commit_output(commit, output).await;
+    async fn commit(self: &Arc<Self>, request: CommitReservationRequest) -> Settled {
+        let settled = match parse_commit(request) {
+            Ok((commit, None)) => self.engine.commit(commit).await,
+            Ok((commit, Some(text))) => match commit.usage.filter(|usage| usage.tokens() > 0) {
+                Some(usage) => self.commit_and_compare(commit, text, usage).await,
+                // No tokens are what nobody told.
+                None => return self.commit_text(commit, text).await,
+            },
+            Err(error) => Err(error),
         };
+        self.count_commit(&settled);
+        settled
+    }
+
+    /// Compares the vendor's count with ours; nobody waits for that, and nothing depends on it.
+    async fn commit_and_compare(self: &Arc<Self>, commit: Commit, text: OutputText, usage: record::Usage) -> Settled {
         let settled = self.engine.commit(commit).await;
         if let Ok((transaction, Effect::Made)) = &settled {
-            // Nobody waits for the comparison, and nothing depends on it.
             let (api, model) = (self.clone(), transaction.content.model.clone());
             self.tasks.spawn(async move {
-                if let Ok(ours) = api.tokens.count(Encoding::of(model.as_ref()), output).await {
-                    let ours = u32::try_from(ours).unwrap_or(u32::MAX);
-                    let compared = Comparison::new(model.as_ref(), ours, usage, hidden);
+                if let Ok(ours) = api.count_output(model.as_ref(), text.output).await {
+                    let compared = Comparison::new(model.as_ref(), ours, usage, text.hidden_tokens);
                     compared.into_iter().for_each(|compared| api.metrics.streams.compare(compared));
                 }
             });
@@ -110,24 +121,30 @@ impl Api {
     }
 
     /// Counts and charges in a task of its own, as other charges go on when the caller goes away.
-    async fn commit_output(self: &Arc<Self>, commit: Commit, output: Input) -> Settled {
+    async fn commit_text(self: &Arc<Self>, commit: Commit, text: OutputText) -> Settled {
         let api = self.clone();
         let counting = self.tasks.spawn(async move {
-            let usage = Some(api.count_output(&commit, output).await?);
-            api.engine.commit(Commit { usage, is_counted: true, ..commit }).await
+            let settled = match api.count_reserved(&commit, text.output).await {
+                Ok(output) => api.engine.commit(Commit { counted_output: Some(output), ..commit }).await,
+                Err(error) => Err(error),
+            };
+            api.count_commit(&settled);
+            settled
         });
         counting.await.map_err(|error| Error::Internal(format!("a commit ended abnormally: {error}")))?
     }
 
-    /// What a reserved call took where nobody tells: the input as its stream was told or it was
-    /// estimated, and the output as it is counted.
-    async fn count_output(&self, commit: &Commit, output: Input) -> Result<record::Usage> {
-        let found = self.transactions.transaction(&commit.user, &commit.trace).await?;
+    /// Counts as the model of the reservation does.
+    async fn count_reserved(&self, commit: &Commit, output: Input) -> Result<u32> {
+        let found = timeout(READ_TIMEOUT, self.transactions.transaction(&commit.user, &commit.trace)).await;
+        let found = found.map_err(|_| Error::Overloaded("the database does not answer; retry later".into()))??;
         let found = found.ok_or_else(|| Error::TransactionNotFound(commit.trace.to_string()))?;
-        let ours = self.tokens.count(Encoding::of(found.content.model.as_ref()), output).await?;
-        let output_tokens = u32::try_from(ours).unwrap_or(u32::MAX);
-        let reported = found.reservation.as_ref().and_then(|reservation| reservation.usage());
-        Ok(record::Usage { output_tokens, ..reported.or(found.content.estimate).unwrap_or_default() })
+        self.count_output(found.content.model.as_ref(), output).await
+    }
+
+    async fn count_output(&self, model: Option<&ModelName>, output: Input) -> Result<u32> {
+        let tokens = self.tokens.count(Encoding::of(model), output).await?;
+        Ok(u32::try_from(tokens).unwrap_or(u32::MAX))
     }
 
     /// Counts the outcome of a commit, whoever asked for it.
@@ -211,17 +228,27 @@ pub(super) fn commit_reply(transaction: &Transaction, replayed: bool) -> CommitR
     }
 }
 
-fn parse_commit(request: CommitReservationRequest) -> Result<Commit> {
-    Ok(Commit {
+/// The text that a model has put out.
+struct OutputText {
+    output: Input,
+    /// Of the vendor's output those that are not in it.
+    hidden_tokens: u32,
+}
+
+fn parse_commit(request: CommitReservationRequest) -> Result<(Commit, Option<OutputText>)> {
+    let hidden_tokens = tokens("hidden_output_tokens", request.hidden_output_tokens)?;
+    let output = request.output_text.map(|output| Input::text("output_text", output)).transpose()?;
+    let commit = Commit {
         user: UserId::parse("user_id", &request.user_id)?,
         trace: TraceId::parse("trace_id", &request.trace_id)?,
         count: request.count.map(count).transpose()?,
         cost: cost("cost", request.cost)?,
         usage: usage(request.usage)?,
-        is_counted: false,
+        counted_output: None,
         stream: None,
         record_ids: RecordIds::fresh(),
-    })
+    };
+    Ok((commit, output.map(|output| OutputText { output, hidden_tokens })))
 }
 
 fn transaction_reply(transaction: Transaction) -> GetTransactionReply {

@@ -163,7 +163,9 @@ impl Metered {
         match reported {
             Ok((transaction, _)) if transaction.status != Status::Pending => {
                 self.reservation = transaction;
-                Err(Error::TransactionState("trace_id: the hold ran out; what was delivered is charged".into()))
+                Err(Error::TransactionState(
+                    "trace_id: the reservation has ended; what was delivered is charged".into(),
+                ))
             }
             Ok((transaction, is_exhausted)) => {
                 self.reservation = transaction;
@@ -192,7 +194,7 @@ impl Metered {
             count: finish.count,
             cost: finish.cost,
             usage,
-            is_counted: false,
+            counted_output: None,
             stream: Some(self.reservation.record_id),
             record_ids: RecordIds::fresh(),
         }

@@ -122,9 +122,10 @@ pub struct Commit {
     /// and without any the unit cost of the reserve.
     pub cost: Option<Money>,
     pub usage: Option<Usage>,
-    /// Whether the output of `usage` was counted of a text. A stream may have reported more,
-    /// for not all output is text.
-    pub is_counted: bool,
+    /// Tokens that were counted of the output, in place of `usage`. The input is as it was told
+    /// or estimated, and so is the output where its stream has reported more: not all of it is
+    /// text.
+    pub counted_output: Option<u32>,
     /// The stream that says so, if one does: it has to be the one that meters the reservation.
     pub stream: Option<Uuid>,
     /// As [`Charge::record_ids`].
@@ -250,7 +251,8 @@ pub struct Adjusted {
 pub enum Effect {
     /// The transaction is where it is by it.
     Made,
-    /// Nothing: it stood already.
+    /// Nothing: it stood already, by another posting or by the same, when what came of that was
+    /// lost and it left no mark of its own.
     Found,
     /// Charged this beyond what stood.
     Added { split: Split, shortfall: Money },
@@ -276,8 +278,8 @@ pub enum Outcome {
         effect: Effect,
     },
     Reported {
-        /// PENDING. Where the sweep came first EXPIRED, or COMMITTED by what had been reported:
-        /// then nothing was kept.
+        /// PENDING. Where the sweep came first EXPIRED, or COMMITTED by what had been reported,
+        /// by a text too: then nothing was kept.
         transaction: Transaction,
         /// The API key has no tokens left for it.
         is_exhausted: bool,

@@ -176,5 +176,6 @@ async fn a_commit_is_charged_though_its_caller_leaves_while_it_is_counted(#[valu
         service.metered("r").await.status == "COMMITTED"
     })
     .await;
+    until("it is counted", async || service.metric("billing_stream_committed").await == 1.0).await;
     service.assert_nothing_is_held("u").await;
 }

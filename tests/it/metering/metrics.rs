@@ -89,13 +89,20 @@ async fn streams_are_counted(#[values(MySql, Sqlite)] on: Backend) {
 
 /// A commit that knows more than a stream that broke: what it adds, once.
 #[rstest]
+#[case::within_the_hold(4, 2.0)]
+#[case::that_falls_short(7, 1.0)]
 #[tokio::test]
-async fn what_is_added_to_a_charge_is_counted(#[values(MySql, Sqlite)] on: Backend) {
+async fn what_is_added_to_a_charge_is_counted(
+    #[values(MySql, Sqlite)] on: Backend,
+    #[case] delivered: i32,
+    #[case] charges: f64,
+) {
     let service = Service::start_with(on, &models_with("billing.reservations", "{rag: {above_hold: cap}}")).await;
-    service.adjust("u", 100.0).await;
+    service.adjust("u", 10.0).await;
     let (mut breaks, _) = Gateway::open(&service, stream("breaks", "rag", "dear", (3, 7))).await;
-    breaks.deliver(0, 4).await;
+    breaks.deliver(0, delivered).await;
     drop(breaks);
+    let first = f64::from(3 + delivered);
     let charged = ["billing_balance_amount{operation=\"deduct\"}", "billing_shortfall_amount"];
     let deducted = ["billing_quota_deduct_total{service=\"rag\",type=\"balance\"}", "billing_idempotent_hit"];
     let counted = async || {
@@ -105,7 +112,7 @@ async fn what_is_added_to_a_charge_is_counted(#[values(MySql, Sqlite)] on: Backe
         }
         values
     };
-    until("the break is counted", async || counted().await == [7.0, 0.0, 1.0, 0.0, 1.0]).await;
+    until("the break is counted", async || counted().await == [first, 0.0, 1.0, 0.0, 1.0]).await;
     let late = CommitReservationRequest {
         user_id: "u".into(),
         trace_id: "breaks".into(),
@@ -115,6 +122,6 @@ async fn what_is_added_to_a_charge_is_counted(#[values(MySql, Sqlite)] on: Backe
     for repeats in [0.0, 1.0] {
         let charged = service.internal.clone().commit_reservation(late.clone()).await.unwrap().into_inner();
         assert_eq!((charged.amount, charged.shortfall), (10.0, 5.0));
-        assert_eq!(counted().await, [10.0, 5.0, 2.0, repeats, 1.0]);
+        assert_eq!(counted().await, [10.0, 5.0, charges, repeats, 1.0]);
     }
 }

@@ -61,8 +61,8 @@ pub struct Commit {
     pub count: Option<u32>,
     pub cost: Option<i64>,
     pub tokens: Option<Tokens>,
-    /// Whether the tokens were counted of a text.
-    pub is_counted: bool,
+    /// Output that was counted of a text, in place of the tokens.
+    pub text: Option<u32>,
     /// That says so.
     pub stream: Option<u8>,
 }

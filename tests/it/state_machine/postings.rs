@@ -160,7 +160,7 @@ impl Postings<'_> {
                 count: of.count,
                 cost: of.cost.map(Money::from_micros),
                 usage: of.tokens.map(usage),
-                is_counted: of.is_counted,
+                counted_output: of.text,
                 stream: of.stream.map(|stream| stream_id(of.trace, stream)),
                 record_ids: RecordIds::fresh(),
             }),

@@ -71,7 +71,7 @@ fn debt() -> [(u8, Step); 2] {
     let trace = u8::MAX;
     let call = Call { trace, service: 0, count: 1, cost: None, keyed: false, model: 0, tokens: None };
     let count = Some(2 * SERVICES[0].free_units);
-    let commit = Commit { trace, count, cost: Some(1_000), tokens: None, is_counted: false, stream: None };
+    let commit = Commit { trace, count, cost: Some(1_000), tokens: None, text: None, stream: None };
     [(0, Step::Reserve { call, stream: 0 }), (0, Step::Commit(commit))]
 }
 
@@ -153,8 +153,9 @@ fn end(trace: BoxedStrategy<u8>) -> impl Strategy<Value = Step> {
     let cost = prop::option::weighted(0.4, prop_oneof![1 => 1..60i64, 1 => 60..400i64]);
     prop_oneof![
         4 => (trace.clone(), prop::option::of(1..12u32), cost, some_tokens(), commits_by()).prop_map(
-            |(trace, count, cost, tokens, (is_counted, stream))| {
-                Step::Commit(Commit { trace, count, cost, tokens, is_counted, stream })
+            |(trace, count, cost, tokens, (text, stream))| {
+                let tokens = tokens.filter(|_| text.is_none());
+                Step::Commit(Commit { trace, count, cost, tokens, text, stream })
             },
         ),
         1 => trace.clone().prop_map(|trace| Step::Release { trace }),
@@ -165,8 +166,12 @@ fn end(trace: BoxedStrategy<u8>) -> impl Strategy<Value = Step> {
 }
 
 /// Whether a text says what was delivered, or a stream, or neither.
-fn commits_by() -> impl Strategy<Value = (bool, Option<u8>)> {
-    prop_oneof![2 => Just((false, None)), 2 => Just((true, None)), 1 => owner().prop_map(|stream| (false, Some(stream)))]
+fn commits_by() -> impl Strategy<Value = (Option<u32>, Option<u8>)> {
+    prop_oneof![
+        2 => Just((None, None)),
+        2 => (0..24u32).prop_map(|output| (Some(output), None)),
+        1 => owner().prop_map(|stream| (None, Some(stream))),
+    ]
 }
 
 fn call(trace: BoxedStrategy<u8>, service: BoxedStrategy<u8>) -> impl Strategy<Value = Call> {

@@ -31,7 +31,7 @@ impl Book<'_> {
             ChargedBy::Commit => delivered,
             // What it does not say stands as it was reported, and no tokens say nothing.
             ChargedBy::Report | ChargedBy::Both => Delivered {
-                count: delivered.count.max(before.count),
+                count: request.count.map_or(before.count, |_| delivered.count.max(before.count)),
                 usage: delivered.usage.filter(|usage| usage.tokens() > 0).or(before.usage),
                 ..delivered
             },

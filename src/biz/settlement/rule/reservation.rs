@@ -82,19 +82,26 @@ impl Book<'_> {
             QuotaUnit::Calls => request.count.unwrap_or(first.content.count),
             QuotaUnit::Tokens => first.content.count,
         };
-        let delivered = Delivered { count, cost: request.cost, usage: request.usage };
+        let usage = match request.counted_output {
+            Some(output_tokens) => {
+                let known = reservation.usage().or(first.content.estimate).unwrap_or_default();
+                Some(Usage { output_tokens, ..known })
+            }
+            None => request.usage,
+        };
+        let delivered = Delivered { count, cost: request.cost, usage };
         match first.status {
             Status::Pending | Status::Expired => check_stream(request, &first)?,
             Status::Committed => return self.commit_again(request, delivered, &first, reservation),
             Status::Released => return Err(state("the reservation was released")),
         }
-        let reported = reservation.reported.filter(|_| request.is_counted && request.cost.is_none());
-        let reported = reported.map(|reported| request.usage.map_or(reported, |usage| reservation.with(usage)));
-        let transaction = match reported.filter(|_| reported != request.usage) {
+        let counted = request.counted_output.filter(|_| request.cost.is_none());
+        let knew_better = |reported: &Usage| counted.is_some_and(|counted| counted < reported.output_tokens);
+        let transaction = match reservation.reported.filter(knew_better) {
             None => self.deliver(&first, reservation, delivered, request.record_ids)?,
-            // Its stream knew better, and is charged as when it breaks.
-            Some(usage) => {
-                let delivered = Delivered { usage: Some(usage), ..delivered };
+            // It is charged as when its stream breaks.
+            reported => {
+                let delivered = Delivered { usage: reported, ..delivered };
                 self.deliver_reported(&first, reservation, delivered, request.record_ids)?
             }
         };
@@ -350,7 +357,7 @@ pub(super) fn check_stream(request: &Commit, first: &Transaction) -> Result<(), 
     }
 }
 
-/// Whether the service itself has charged what this stream had reported.
+/// Whether what this stream had reported is charged, and it may add to that.
 pub(super) fn is_charged_as_reported(transaction: &Transaction, stream: uuid::Uuid) -> bool {
     let charged_by = transaction.reservation.as_ref().map(|reservation| reservation.charged_by);
     transaction.is_committed() && transaction.record_id == stream && charged_by == Some(ChargedBy::Report)

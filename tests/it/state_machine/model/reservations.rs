@@ -136,27 +136,29 @@ impl Model {
     }
 
     pub(super) fn commit(&mut self, commit: Commit, now: Moment, key: &mut Key) -> Answer {
-        let Commit { trace, count, cost, tokens, is_counted, stream } = commit;
+        let Commit { trace, cost, text, stream, .. } = commit;
         let Some(entry) = self.entries.get(&trace) else { return Answer::NotFound };
         let Some(hold) = entry.hold.as_ref().filter(|_| entry.state != State::Released) else {
             return Answer::WrongState;
         };
         let is_replaced = stream.is_some_and(|stream| stream != hold.owner);
-        let count = match SERVICES[usize::from(entry.call.service)].priced {
-            Priced::Tokens => entry.call.count,
-            Priced::PerUnit(_) | Priced::Calls => count.unwrap_or(entry.call.count),
+        let nothing = Tokens { input: 0, cached: 0, output: 0 };
+        let known = entry.delivered.map_or(hold.reported, |delivered| delivered.tokens).or(entry.call.tokens);
+        let tokens = match text {
+            Some(output) => Some(Tokens { output, ..known.unwrap_or(nothing) }),
+            None => commit.tokens,
         };
+        let of_units = !matches!(SERVICES[usize::from(entry.call.service)].priced, Priced::Tokens);
+        let told = commit.count.filter(|_| of_units);
+        let count = told.unwrap_or(entry.call.count);
         let delivered = Delivered { count, cost, tokens };
         let (Some(answer), Some(before)) = (&entry.answer, entry.delivered) else {
             if is_replaced {
                 self.note("a stream that was replaced commits", true);
                 return Answer::WrongState;
             }
-            let more = hold.reported.filter(|_| is_counted && cost.is_none()).map(|had| match tokens {
-                Some(tokens) => Tokens { output: had.output.max(tokens.output), ..tokens },
-                None => had,
-            });
-            let Some(more) = more.filter(|more| Some(*more) != tokens) else {
+            let is_less = |had: &Tokens| cost.is_none() && text.is_some_and(|output| output < had.output);
+            let Some(more) = hold.reported.filter(is_less) else {
                 return self.deliver(trace, delivered, now, key);
             };
             self.note("a text has less than its stream had reported", true);
@@ -165,7 +167,7 @@ impl Model {
         let delivered = if entry.is_provisional || entry.was_added_to {
             // What it does not say stands, and no tokens say nothing.
             let tokens = delivered.tokens.filter(|tokens| tokens.all() > 0).or(before.tokens);
-            let count = delivered.count.max(before.count);
+            let count = told.map_or(before.count, |count| count.max(before.count));
             Delivered { count, tokens, ..delivered }
         } else {
             delivered
