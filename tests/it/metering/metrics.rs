@@ -104,15 +104,17 @@ async fn what_is_added_to_a_charge_is_counted(
     drop(breaks);
     let first = f64::from(3 + delivered);
     let charged = ["billing_balance_amount{operation=\"deduct\"}", "billing_shortfall_amount"];
-    let deducted = ["billing_quota_deduct_total{service=\"rag\",type=\"balance\"}", "billing_idempotent_hit"];
+    let deducted =
+        ["balance", "free"].map(|kind| format!("billing_quota_deduct_total{{service=\"rag\",type=\"{kind}\"}}"));
+    let others = ["billing_idempotent_hit", "billing_stream_committed"];
     let counted = async || {
         let mut values = Vec::new();
-        for name in charged.into_iter().chain(deducted).chain(["billing_stream_committed"]) {
+        for name in charged.into_iter().chain(deducted.iter().map(String::as_str)).chain(others) {
             values.push(service.metric(name).await);
         }
         values
     };
-    until("the break is counted", async || counted().await == [first, 0.0, 1.0, 0.0, 1.0]).await;
+    until("the break is counted", async || counted().await == [first, 0.0, 1.0, 0.0, 0.0, 1.0]).await;
     let late = CommitReservationRequest {
         user_id: "u".into(),
         trace_id: "breaks".into(),
@@ -122,6 +124,6 @@ async fn what_is_added_to_a_charge_is_counted(
     for repeats in [0.0, 1.0] {
         let charged = service.internal.clone().commit_reservation(late.clone()).await.unwrap().into_inner();
         assert_eq!((charged.amount, charged.shortfall), (10.0, 5.0));
-        assert_eq!(counted().await, [10.0, 5.0, charges, repeats, 1.0]);
+        assert_eq!(counted().await, [10.0, 5.0, charges, 0.0, repeats, 1.0]);
     }
 }
