@@ -166,11 +166,9 @@ impl Api {
     }
 
     fn count_charge(&self, transaction: &Transaction, split: Split) {
-        if split.free == 0 && !split.is_paid() {
-            // All that was to be added fell short.
-            return;
-        }
         let kind = match (split.free, split.is_paid()) {
+            // All that was to be added fell short.
+            (0, false) => return,
             (_, false) => "free",
             (0, true) => "balance",
             _ => "mixed",

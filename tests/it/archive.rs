@@ -221,21 +221,12 @@ impl app::cron::Display for Silent {
 #[rstest]
 #[tokio::test]
 async fn a_run_that_is_killed_loses_and_doubles_no_record(#[values(MySql, Sqlite)] on: Backend) {
-    let (mut kills, mut dice) = (0, Dice(0));
-    // Where the process that kills has to wait for the machine, a run gets far at once.
-    for _ in 0..MAX_ATTEMPTS {
-        kills += move_and_kill(on, &mut dice).await;
-        if kills >= ENOUGH_KILLS {
-            return;
-        }
-    }
-    panic!("only {kills} kills");
+    let mut dice = Dice(0);
+    process::until_killed(5, async || move_and_kill(on, &mut dice).await).await;
 }
 
-const ENOUGH_KILLS: usize = 5;
 /// Milliseconds between a move that is seen and the kill: about what the next one takes.
 const LONGEST_WAIT: usize = 100;
-const MAX_ATTEMPTS: usize = 10;
 
 /// Moves records in runs that are killed when they have got further, until one comes to its
 /// end; how many were killed.

@@ -12,27 +12,12 @@ use rstest::rstest;
 use tokio_util::sync::CancellationToken;
 
 use super::{cron, end_lease, migrated, output_of, runs, stdout, users};
-use crate::harness::{Backend, Database, MySql, Service, Sqlite, caller::Dice, charge};
+use crate::harness::{Backend, Database, MySql, Service, Sqlite, caller::Dice, charge, process::until_killed};
 
 /// By then a process has got somewhere or ended.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A process that gets nowhere must not keep the test for ever.
 const MAX_STARTS: usize = 100;
-/// Where the process that kills has to wait for the machine, another gets far at once: then
-/// all is done once more.
-const MAX_ATTEMPTS: usize = 10;
-
-/// Kills on fresh databases until there were enough kills.
-async fn until_killed(enough: usize, kill: impl AsyncFn() -> usize) {
-    let mut kills = 0;
-    for _ in 0..MAX_ATTEMPTS {
-        kills += kill().await;
-        if kills >= enough {
-            return;
-        }
-    }
-    panic!("only {kills} kills");
-}
 
 /// Starts `--once JOB --resume` again and again, and kills each process as soon as it has
 /// got somewhere, until one comes to its end; what each of them printed, and how many

@@ -93,3 +93,19 @@ pub fn run(binary: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Ou
 
 pub const SERVER: &str = env!("CARGO_BIN_EXE_server");
 pub const CRON: &str = env!("CARGO_BIN_EXE_cron");
+
+/// Where the process that kills has to wait for the machine, another gets far at once: then
+/// all is done once more.
+const MAX_ATTEMPTS: usize = 10;
+
+/// Kills on fresh databases until there were enough kills; `kill` says how many there were.
+pub async fn until_killed(enough: usize, mut kill: impl AsyncFnMut() -> usize) {
+    let mut kills = 0;
+    for _ in 0..MAX_ATTEMPTS {
+        kills += kill().await;
+        if kills >= enough {
+            return;
+        }
+    }
+    panic!("only {kills} kills");
+}

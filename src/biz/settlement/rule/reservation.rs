@@ -78,18 +78,7 @@ impl Book<'_> {
     /// cover is charged by the policy of the service.
     pub(super) fn commit(&mut self, request: &Commit) -> Result<Outcome, Error> {
         let (first, reservation) = self.reservation(&request.user, &request.trace)?;
-        let count = match first.quota_unit {
-            QuotaUnit::Calls => request.count.unwrap_or(first.content.count),
-            QuotaUnit::Tokens => first.content.count,
-        };
-        let usage = match request.counted_output {
-            Some(output_tokens) => {
-                let known = reservation.usage().or(first.content.estimate).unwrap_or_default();
-                Some(Usage { output_tokens, ..known })
-            }
-            None => request.usage,
-        };
-        let delivered = Delivered { count, cost: request.cost, usage };
+        let delivered = delivered(request, &first, &reservation);
         match first.status {
             Status::Pending | Status::Expired => check_stream(request, &first)?,
             Status::Committed => return self.commit_again(request, delivered, &first, reservation),
@@ -347,6 +336,22 @@ pub(super) fn held_key(first: &Transaction, held: &Reservation) -> QuotaKey {
 pub(super) fn debited(balance: Money, amount: Money) -> Result<Money, Error> {
     let after = balance.checked_add(-amount);
     after.ok_or_else(|| Invalid::new("cost", format!("takes the balance below -{}", Money::MAX)).into())
+}
+
+/// What a commit says that was delivered, with what is known where it does not.
+fn delivered(request: &Commit, first: &Transaction, reservation: &Reservation) -> Delivered {
+    let count = match first.quota_unit {
+        QuotaUnit::Calls => request.count.unwrap_or(first.content.count),
+        QuotaUnit::Tokens => first.content.count,
+    };
+    let usage = match request.counted_output {
+        Some(output_tokens) => {
+            let known = reservation.usage().or(first.content.estimate).unwrap_or_default();
+            Some(Usage { output_tokens, ..known })
+        }
+        None => request.usage,
+    };
+    Delivered { count, cost: request.cost, usage }
 }
 
 /// What a stream says of a reservation that another meters by now is not what was delivered.
