@@ -53,9 +53,7 @@ impl Lane {
                 // the others stays bounded, and after an outage nothing is made that its
                 // caller has long given up.
                 if job.queued.elapsed() >= self.limits.max_wait {
-                    let _ = job.reply.send(Outcome::Refused(Error::Overloaded(
-                        "waited too long and was not made; retry later".into(),
-                    )));
+                    job.reply.refuse(Error::Overloaded("waited too long and was not made; retry later".into()));
                 } else {
                     postings.push(job.posting);
                     replies.push(job.reply);
@@ -66,8 +64,7 @@ impl Lane {
             }
             let outcomes = self.settle(postings).await;
             for (reply, outcome) in replies.into_iter().zip(outcomes) {
-                // A caller that went away needs no answer.
-                let _ = reply.send(outcome);
+                reply.send(outcome);
             }
         }
     }
