@@ -13,7 +13,7 @@ use crate::{
     config::{Config, Driver},
     data::{
         Store, dsn,
-        legacy_zone::FormerZone,
+        legacy_zone::LegacyZone,
         mysql::{self, MySqlStore, PoolLimits},
         plan::{Announce, Plan},
         sqlite::{self, SqliteStore},
@@ -151,7 +151,7 @@ async fn try_plan(config: &Config) -> Result<Plan, StoreError> {
 fn settings(config: &Config) -> mysql::Settings {
     let database = &config.data.database;
     mysql::Settings {
-        former_zone: FormerZone::new(database.source.reveal(), database.former_zone),
+        legacy_zone: LegacyZone::new(database.source.reveal(), database.legacy_zone),
         billing_zone: config.billing.timezone,
     }
 }

@@ -73,10 +73,10 @@ pub struct Database {
     /// How long a statement waits for a free connection.
     #[serde(default = "default_acquire_timeout", deserialize_with = "values::duration")]
     pub acquire_timeout: Duration,
-    /// Of which the times in a database of the former service are wall-clock times; `None`:
+    /// Of which the times in a database of the legacy service are wall-clock times; `None`:
     /// as `source` says.
     #[serde(default, deserialize_with = "values::optional_timezone")]
-    pub former_zone: Option<chrono_tz::Tz>,
+    pub legacy_zone: Option<chrono_tz::Tz>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,5 @@
 //! The design this service replaces, as a process of its own: a lock in Redis around
-//! one transaction per request, on the tables of the former service. It has the
+//! one transaction per request, on the tables of the legacy service. It has the
 //! transport, the pool and the prepared statements of the real thing, so that what
 //! differs is the design.
 
@@ -64,7 +64,7 @@ pub async fn serve(source: &str, redis: &str) -> anyhow::Result<ExitCode> {
 }
 
 /// Connections that are used again as they are. sqlx's own pool asks the server after
-/// each use whether it still lives, a round trip that the former design did not have.
+/// each use whether it still lives, a round trip that the baseline design did not have.
 struct Pool {
     idle: Mutex<Vec<MySqlConnection>>,
     places: Semaphore,

@@ -37,7 +37,7 @@ pub struct Evidence {
     pub recorded_count: i64,
     pub used_quotas: BTreeMap<(ServiceName, String), i64>,
     /// Used units that no record accounts for, of quotas that were taken over from the
-    /// former service; below zero where its records say more than it had counted.
+    /// legacy service; below zero where its records say more than it had counted.
     pub opened_quotas: BTreeMap<(ServiceName, String), i64>,
     /// What the account says is held, of the balance and of each quota above zero.
     pub held: Money,

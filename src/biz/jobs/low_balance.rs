@@ -40,7 +40,7 @@ pub struct Thresholds {
 pub struct LowCounts {
     pub balance: u64,
     /// By the service whose quota is low, in which whoever has none to begin with does not
-    /// count. Services without such users may be absent, and former services present.
+    /// count. Services without such users may be absent, and legacy services present.
     pub quotas: BTreeMap<ServiceName, u64>,
 }
 

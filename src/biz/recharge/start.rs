@@ -126,7 +126,7 @@ impl Recharges {
     }
 }
 
-/// `recharge_{user_id}_{unix seconds}_{suffix}`: as the former service made them, and
+/// `recharge_{user_id}_{unix seconds}_{suffix}`: as the legacy service made them, and
 /// with six hexadecimal digits so that two in a second differ. 63 characters at most.
 fn fresh_id(user: &UserId, now: BillingTime) -> OrderId {
     let seconds = now.utc.timestamp();

@@ -81,13 +81,13 @@ impl MySqlStore {
     }
 }
 
-/// Brings the schema up to date, that of the former service, too; `announce` is told the
+/// Brings the schema up to date, that of the legacy service, too; `announce` is told the
 /// plan before anything is changed.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`] while the server does not answer or another process does the
 /// same, [`StoreError::Failed`] when the server refuses, a migration fails, or what the
-/// former service left can't be taken over.
+/// legacy service left can't be taken over.
 pub async fn bring_up_to_date(
     options: MySqlConnectOptions,
     connect_timeout: Duration,
