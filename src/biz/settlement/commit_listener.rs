@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use crate::biz::check::cache::entry::{Change, Subject};
+use crate::biz::check::cache::entry::{CacheKey, Change};
 
 /// Told after a commit and before its callers are answered, so that who was answered reads
 /// what it wrote. Answers are waiting: these return at once.
@@ -12,8 +12,8 @@ pub trait Readers: Send + Sync + 'static {
     async fn committed(&self, changes: Vec<Change>);
 
     /// These changed, and nobody knows any more how.
-    async fn missed(&self, subjects: Vec<Subject>);
+    async fn missed(&self, cache_keys: Vec<CacheKey>);
 
     /// These may have changed, or may change yet.
-    async fn doubted(&self, subjects: Vec<Subject>);
+    async fn doubted(&self, cache_keys: Vec<CacheKey>);
 }

@@ -21,7 +21,7 @@ use redis::Value;
 use crate::{
     biz::{
         account::{Balance, Quota},
-        check::cache::entry::{AccountEntry, Change, Entry, Subject},
+        check::cache::entry::{AccountEntry, CacheKey, Change, Entry},
         limits::{
             caps::{Caps, Requests},
             key_quota::{KeyQuota, KeyQuotas, QuotaType},
@@ -61,18 +61,18 @@ pub(super) fn changed_fields(change: &Change) -> Vec<Field> {
     }
 }
 
-/// The entry of a subject, from the answer to HGETALL; `None` of an empty hash.
+/// The entry of a cache key, from the answer to HGETALL; `None` of an empty hash.
 ///
 /// # Errors
 /// [`StoreError::Failed`] for what is none of ours.
-pub(super) fn entry(subject: &Subject, answer: &Value) -> Result<Option<Entry>, StoreError> {
+pub(super) fn entry(cache_key: &CacheKey, answer: &Value) -> Result<Option<Entry>, StoreError> {
     let Value::Array(values) = answer else { return Err(corrupt("entry of the cache")) };
     if values.is_empty() {
         return Ok(None);
     }
-    Ok(Some(match subject {
-        Subject::User(user) => Entry::Account(user.clone(), account_of(values)?),
-        Subject::ApiKey(key) => Entry::ApiKey(key.clone(), key_quotas_of(key, values)?),
+    Ok(Some(match cache_key {
+        CacheKey::User(user) => Entry::Account(user.clone(), account_of(values)?),
+        CacheKey::ApiKey(key) => Entry::ApiKey(key.clone(), key_quotas_of(key, values)?),
     }))
 }
 

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     account_cache::AccountCache,
-    entry::{Change, Subject},
+    entry::{CacheKey, Change},
     single_flight::Loads,
     update_queue::Outbox,
 };
@@ -31,34 +31,34 @@ pub enum Trust {
     WhileFar(Duration),
 }
 
-/// How long a subject is read from the database whose last settlement has an unknown
+/// How long a cache key is read from the database whose last settlement has an unknown
 /// outcome: longer than a database takes to end it.
 const DOUBT: Duration = Duration::from_secs(60);
 
 /// How often they are forgotten in the shared cache meanwhile.
 const FORGET_AGAIN: Duration = Duration::from_secs(2);
-/// Subjects that are doubted one by one; with one more, all are.
+/// Cache keys that are doubted one by one; with one more, all are.
 const MAX_DOUBTS: usize = 100_000;
 
 /// What no cache can be believed about, and until when.
 #[derive(Default)]
 struct Doubts {
-    of: BTreeMap<Subject, Instant>,
+    of: BTreeMap<CacheKey, Instant>,
     of_all: Option<Instant>,
     forgotten_at: Option<Instant>,
 }
 
 impl Doubts {
-    fn add(&mut self, subjects: &[Subject], until: Instant) {
-        self.of.extend(subjects.iter().map(|subject| (subject.clone(), until)));
+    fn add(&mut self, cache_keys: &[CacheKey], until: Instant) {
+        self.of.extend(cache_keys.iter().map(|cache_key| (cache_key.clone(), until)));
         if self.of.len() > MAX_DOUBTS {
             self.of.clear();
             self.of_all = Some(until);
         }
     }
 
-    fn has(&self, subject: &Subject) -> bool {
-        self.of_all.is_some() || self.of.contains_key(subject)
+    fn has(&self, cache_key: &CacheKey) -> bool {
+        self.of_all.is_some() || self.of.contains_key(cache_key)
     }
 }
 
@@ -86,16 +86,16 @@ impl Caches {
         }
     }
 
-    /// Drops what is cached of subjects that were changed by other means than a settlement.
-    pub async fn forget(&self, subjects: &[Subject]) {
-        for subject in subjects {
-            self.loads.leave(subject);
+    /// Drops what is cached of cache keys that were changed by other means than a settlement.
+    pub async fn forget(&self, cache_keys: &[CacheKey]) {
+        for cache_key in cache_keys {
+            self.loads.leave(cache_key);
         }
         // First: who finds nothing waiting here finds it in the shared cache.
         if self.shared.is_some() {
-            self.outbox.forget(subjects);
+            self.outbox.forget(cache_keys);
         }
-        self.near.forget(subjects).await;
+        self.near.forget(cache_keys).await;
     }
 
     /// Empties the near cache: another process changed nobody knows what.
@@ -126,14 +126,14 @@ impl Caches {
         self.shared.is_none() && self.trust != Trust::Always
     }
 
-    /// Whether no cache can be believed about a subject.
-    pub(super) fn is_doubted(&self, subject: &Subject) -> bool {
-        self.has_doubts.load(Ordering::Acquire) && self.doubts().has(subject)
+    /// Whether no cache can be believed about a cache key.
+    pub(super) fn is_doubted(&self, cache_key: &CacheKey) -> bool {
+        self.has_doubts.load(Ordering::Acquire) && self.doubts().has(cache_key)
     }
 
-    /// Whether the shared cache can't be believed about a subject.
-    pub(super) fn is_late(&self, subject: &Subject) -> bool {
-        self.outbox.has(subject)
+    /// Whether the shared cache can't be believed about a cache key.
+    pub(super) fn is_late(&self, cache_key: &CacheKey) -> bool {
+        self.outbox.has(cache_key)
     }
 
     /// Ends the doubts that are old enough: by now the database decided.
@@ -141,7 +141,7 @@ impl Caches {
         let now = Instant::now();
         let (over, all_over) = {
             let doubts = self.doubts();
-            let over = doubts.of.iter().filter(|(_, until)| **until <= now).map(|(subject, _)| subject.clone());
+            let over = doubts.of.iter().filter(|(_, until)| **until <= now).map(|(cache_key, _)| cache_key.clone());
             (over.collect::<Vec<_>>(), doubts.of_all.is_some_and(|until| until <= now))
         };
         self.forget_doubted_again(now).await;
@@ -162,7 +162,7 @@ impl Caches {
 
     /// Others may have loaded what it was before the doubted settlement ended.
     async fn forget_doubted_again(&self, now: Instant) {
-        let again: Vec<Subject> = {
+        let again: Vec<CacheKey> = {
             let mut doubts = self.doubts();
             if doubts.of.is_empty() || doubts.forgotten_at.is_some_and(|at| now < at + FORGET_AGAIN) {
                 return;
@@ -184,7 +184,7 @@ impl Caches {
 impl Readers for Caches {
     async fn committed(&self, changes: Vec<Change>) {
         for change in &changes {
-            self.loads.leave(&change.subject());
+            self.loads.leave(&change.cache_key());
         }
         // First: who finds nothing waiting here finds it in the shared cache.
         if self.shared.is_some() {
@@ -193,17 +193,17 @@ impl Readers for Caches {
         self.near.apply(&changes).await;
     }
 
-    async fn missed(&self, subjects: Vec<Subject>) {
-        self.forget(&subjects).await;
+    async fn missed(&self, cache_keys: Vec<CacheKey>) {
+        self.forget(&cache_keys).await;
     }
 
-    async fn doubted(&self, subjects: Vec<Subject>) {
+    async fn doubted(&self, cache_keys: Vec<CacheKey>) {
         {
             let until = Instant::now() + DOUBT;
             let mut doubts = self.doubts();
-            doubts.add(&subjects, until);
+            doubts.add(&cache_keys, until);
             self.has_doubts.store(true, Ordering::Release);
         }
-        self.forget(&subjects).await;
+        self.forget(&cache_keys).await;
     }
 }

@@ -17,7 +17,7 @@ use crate::biz::{
 
 /// Whom an entry is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Subject {
+pub enum CacheKey {
     User(UserId),
     ApiKey(ApiKeyId),
 }
@@ -51,10 +51,10 @@ impl AccountEntry {
 }
 
 impl Entry {
-    pub fn subject(&self) -> Subject {
+    pub fn cache_key(&self) -> CacheKey {
         match self {
-            Self::Account(user, _) => Subject::User(user.clone()),
-            Self::ApiKey(key, _) => Subject::ApiKey(key.clone()),
+            Self::Account(user, _) => CacheKey::User(user.clone()),
+            Self::ApiKey(key, _) => CacheKey::ApiKey(key.clone()),
         }
     }
 
@@ -167,10 +167,10 @@ pub fn of_key(quotas: &KeyQuotas, key: &ApiKeyId) -> KeyQuotas {
 }
 
 impl Change {
-    pub fn subject(&self) -> Subject {
+    pub fn cache_key(&self) -> CacheKey {
         match self {
-            Self::Account(change) => Subject::User(change.user.clone()),
-            Self::ApiKey(change) => Subject::ApiKey(change.key.clone()),
+            Self::Account(change) => CacheKey::User(change.user.clone()),
+            Self::ApiKey(change) => CacheKey::ApiKey(change.key.clone()),
         }
     }
 

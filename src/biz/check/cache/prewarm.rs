@@ -6,7 +6,7 @@ use std::{num::NonZeroU32, time::Duration};
 
 use futures_util::future::join_all;
 
-use super::{ReadModel, entry::Subject};
+use super::{ReadModel, entry::CacheKey};
 use crate::biz::{
     account::{AccountStore, ActiveUsers},
     values::{calendar::Calendar, error::Result, ids::UserId},
@@ -38,8 +38,8 @@ pub async fn prewarm(
         let ActiveUsers { users, next } = store.active_users(since, last.as_ref()).await?;
         for some in users.chunks(TOGETHER) {
             let begun = tokio::time::Instant::now();
-            let subjects: Vec<Subject> = some.iter().cloned().map(Subject::User).collect();
-            let loads = join_all(subjects.iter().map(|subject| model.load(subject))).await;
+            let cache_keys: Vec<CacheKey> = some.iter().cloned().map(CacheKey::User).collect();
+            let loads = join_all(cache_keys.iter().map(|cache_key| model.load(cache_key))).await;
             loaded += loads.iter().filter(|load| load.is_ok()).count() as u64;
             tokio::time::sleep_until(begun + pause).await;
         }
@@ -132,15 +132,15 @@ mod tests {
 
     #[async_trait]
     impl AccountCache for Users {
-        async fn look(&self, _: &Subject) -> std::result::Result<Option<Found>, StoreError> {
+        async fn look(&self, _: &CacheKey) -> std::result::Result<Option<Found>, StoreError> {
             Ok(None)
         }
 
-        async fn look_all(&self, _: &[Subject]) -> std::result::Result<Vec<Option<Arc<Entry>>>, StoreError> {
+        async fn look_all(&self, _: &[CacheKey]) -> std::result::Result<Vec<Option<Arc<Entry>>>, StoreError> {
             Ok(Vec::new())
         }
 
-        async fn fence(&self, _: &Subject) -> std::result::Result<Fence, StoreError> {
+        async fn fence(&self, _: &CacheKey) -> std::result::Result<Fence, StoreError> {
             Ok(Fence(0))
         }
 
@@ -148,11 +148,11 @@ mod tests {
             Ok(())
         }
 
-        async fn apply(&self, _: &[Change]) -> Vec<Subject> {
+        async fn apply(&self, _: &[Change]) -> Vec<CacheKey> {
             Vec::new()
         }
 
-        async fn forget(&self, _: &[Subject]) -> Vec<Subject> {
+        async fn forget(&self, _: &[CacheKey]) -> Vec<CacheKey> {
             Vec::new()
         }
 

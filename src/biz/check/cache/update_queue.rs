@@ -1,5 +1,5 @@
 //! What the shared cache still has to be told. Until it was told, nobody here reads the
-//! subject from it: what it has may be older than what was committed.
+//! cache key from it: what it has may be older than what was committed.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,14 +18,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     account_cache::AccountCache,
-    entry::{Change, Subject},
+    entry::{CacheKey, Change},
 };
 
 /// Told at once.
 const CHUNK: usize = 256;
-/// Subjects that may wait; with one more, the cache forgets all it has.
+/// Cache keys that may wait; with one more, the cache forgets all it has.
 const MAX_WAITING: usize = 100_000;
-/// Changes of one subject that may wait and do not follow each other.
+/// Changes of one cache key that may wait and do not follow each other.
 const MAX_OF_ONE: usize = 16;
 /// Between two attempts at what could not be told.
 const RETRY: Duration = Duration::from_millis(250);
@@ -42,10 +42,10 @@ pub(super) struct Outbox {
 #[derive(Default)]
 struct Waiting {
     /// In order; those that follow each other are one.
-    changes: HashMap<Subject, Vec<Change>>,
+    changes: HashMap<CacheKey, Vec<Change>>,
     /// To be forgotten: changes were missed, or could not be told.
-    stale: HashSet<Subject>,
-    under_way: HashSet<Subject>,
+    stale: HashSet<CacheKey>,
+    under_way: HashSet<CacheKey>,
     /// Too much was missed to tell what.
     everything: bool,
     is_clearing: bool,
@@ -60,18 +60,18 @@ impl Waiting {
             && !self.is_clearing
     }
 
-    fn forget(&mut self, subject: Subject) {
-        self.changes.remove(&subject);
-        self.stale.insert(subject);
+    fn forget(&mut self, cache_key: CacheKey) {
+        self.changes.remove(&cache_key);
+        self.stale.insert(cache_key);
         self.bound();
     }
 
     fn change(&mut self, change: Change) {
-        let subject = change.subject();
-        if self.stale.contains(&subject) {
+        let cache_key = change.cache_key();
+        if self.stale.contains(&cache_key) {
             return;
         }
-        let changes = self.changes.entry(subject.clone()).or_default();
+        let changes = self.changes.entry(cache_key.clone()).or_default();
         match changes.pop() {
             None => changes.push(change),
             Some(last) => match last.then(&change) {
@@ -81,7 +81,7 @@ impl Waiting {
             },
         }
         if changes.len() > MAX_OF_ONE {
-            self.forget(subject);
+            self.forget(cache_key);
         } else {
             self.bound();
         }
@@ -101,8 +101,8 @@ impl Outbox {
         self.put(|waiting| changes.into_iter().for_each(|change| waiting.change(change)));
     }
 
-    pub fn forget(&self, subjects: &[Subject]) {
-        self.put(|waiting| subjects.iter().for_each(|subject| waiting.forget(subject.clone())));
+    pub fn forget(&self, cache_keys: &[CacheKey]) {
+        self.put(|waiting| cache_keys.iter().for_each(|cache_key| waiting.forget(cache_key.clone())));
     }
 
     /// Has the shared cache forget all it has.
@@ -110,17 +110,17 @@ impl Outbox {
         self.put(|waiting| waiting.everything = true);
     }
 
-    /// Whether the shared cache may have something older of this subject.
-    pub fn has(&self, subject: &Subject) -> bool {
+    /// Whether the shared cache may have something older of this cache key.
+    pub fn has(&self, cache_key: &CacheKey) -> bool {
         if !self.is_busy.load(Ordering::Acquire) {
             return false;
         }
         let waiting = self.lock();
         waiting.everything
             || waiting.is_clearing
-            || waiting.changes.contains_key(subject)
-            || waiting.stale.contains(subject)
-            || waiting.under_way.contains(subject)
+            || waiting.changes.contains_key(cache_key)
+            || waiting.stale.contains(cache_key)
+            || waiting.under_way.contains(cache_key)
     }
 
     fn put(&self, put: impl FnOnce(&mut Waiting)) {
@@ -161,16 +161,17 @@ impl Outbox {
     async fn tell_changes(&self, cache: &dyn AccountCache) -> bool {
         let changes: Vec<Change> = {
             let mut waiting = self.lock();
-            let subjects: Vec<Subject> = waiting.changes.keys().take(CHUNK).cloned().collect();
-            let changes = subjects.iter().filter_map(|subject| waiting.changes.remove(subject)).flatten().collect();
-            waiting.under_way.extend(subjects);
+            let cache_keys: Vec<CacheKey> = waiting.changes.keys().take(CHUNK).cloned().collect();
+            let changes =
+                cache_keys.iter().filter_map(|cache_key| waiting.changes.remove(cache_key)).flatten().collect();
+            waiting.under_way.extend(cache_keys);
             changes
         };
         if changes.is_empty() {
             return false;
         }
         let failed = cache.apply(&changes).await;
-        self.told(changes.iter().map(Change::subject), failed);
+        self.told(changes.iter().map(Change::cache_key), failed);
         true
     }
 
@@ -189,9 +190,9 @@ impl Outbox {
             waiting.everything |= !is_told;
             self.is_busy.store(!waiting.is_empty(), Ordering::Release);
         }
-        let stale: Vec<Subject> = {
+        let stale: Vec<CacheKey> = {
             let mut waiting = self.lock();
-            let stale: Vec<Subject> = waiting.stale.drain().collect();
+            let stale: Vec<CacheKey> = waiting.stale.drain().collect();
             waiting.under_way.extend(stale.iter().cloned());
             stale
         };
@@ -204,13 +205,13 @@ impl Outbox {
         is_told
     }
 
-    fn told(&self, subjects: impl Iterator<Item = Subject>, failed: Vec<Subject>) {
+    fn told(&self, cache_keys: impl Iterator<Item = CacheKey>, failed: Vec<CacheKey>) {
         let mut waiting = self.lock();
-        for subject in subjects {
-            waiting.under_way.remove(&subject);
+        for cache_key in cache_keys {
+            waiting.under_way.remove(&cache_key);
         }
-        for subject in failed {
-            waiting.forget(subject);
+        for cache_key in failed {
+            waiting.forget(cache_key);
         }
         self.is_busy.store(!waiting.is_empty(), Ordering::Release);
     }
@@ -269,15 +270,15 @@ mod tests {
 
     #[async_trait]
     impl AccountCache for Busy {
-        async fn look(&self, _: &Subject) -> Result<Option<Found>, StoreError> {
+        async fn look(&self, _: &CacheKey) -> Result<Option<Found>, StoreError> {
             Ok(None)
         }
 
-        async fn look_all(&self, _: &[Subject]) -> Result<Vec<Option<Arc<Entry>>>, StoreError> {
+        async fn look_all(&self, _: &[CacheKey]) -> Result<Vec<Option<Arc<Entry>>>, StoreError> {
             Ok(Vec::new())
         }
 
-        async fn fence(&self, _: &Subject) -> Result<Fence, StoreError> {
+        async fn fence(&self, _: &CacheKey) -> Result<Fence, StoreError> {
             Ok(Fence(0))
         }
 
@@ -285,16 +286,16 @@ mod tests {
             Ok(())
         }
 
-        async fn apply(&self, changes: &[Change]) -> Vec<Subject> {
+        async fn apply(&self, changes: &[Change]) -> Vec<CacheKey> {
             self.outbox.changed(vec![self.next()]);
             tokio::time::sleep(Duration::from_millis(1)).await;
-            if self.answers { Vec::new() } else { changes.iter().map(Change::subject).collect() }
+            if self.answers { Vec::new() } else { changes.iter().map(Change::cache_key).collect() }
         }
 
-        async fn forget(&self, subjects: &[Subject]) -> Vec<Subject> {
+        async fn forget(&self, cache_keys: &[CacheKey]) -> Vec<CacheKey> {
             self.forgets.notify_one();
             self.forgotten.fetch_add(1, Relaxed);
-            if self.answers { Vec::new() } else { subjects.to_vec() }
+            if self.answers { Vec::new() } else { cache_keys.to_vec() }
         }
 
         async fn clear(&self) -> Result<(), StoreError> {
@@ -305,7 +306,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_stale_is_forgotten_while_changes_have_no_end() {
         let cache = Busy::new(true);
-        let stale = Subject::User(UserId::from_stored("stale"));
+        let stale = CacheKey::User(UserId::from_stored("stale"));
         cache.outbox.changed(vec![cache.next()]);
         cache.outbox.forget(&[stale]);
         let stop = CancellationToken::new();

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Job, Limits};
 use crate::biz::{
     account::catalog::Catalog,
-    check::cache::entry::Subject,
+    check::cache::entry::CacheKey,
     settlement::{
         commit_listener::Readers,
         keys::Keys,
@@ -135,7 +135,7 @@ impl Lane {
             let is_final = matches!(error, StoreError::Failed(_)) || is_stuck;
             if is_final || Instant::now() + pause >= deadline {
                 if is_unsure {
-                    self.readers.doubted(subjects(batch, Vec::new())).await;
+                    self.readers.doubted(cache_keys(batch, Vec::new())).await;
                 }
                 return Err(error);
             }
@@ -148,7 +148,7 @@ impl Lane {
     /// Tells those who read what the batch changed.
     async fn publish(&self, batch: &Batch, settlement: Settlement, is_unsure: bool) -> Vec<Outcome> {
         if is_unsure {
-            self.readers.missed(subjects(batch, settlement.api_keys)).await;
+            self.readers.missed(cache_keys(batch, settlement.api_keys)).await;
         } else if !settlement.changes.is_empty() {
             self.readers.committed(settlement.changes).await;
         }
@@ -172,11 +172,11 @@ impl Lane {
 }
 
 /// Everything that a batch may change, with the API keys of the reservations that it ends.
-fn subjects(batch: &Batch, api_keys: Vec<ApiKeyId>) -> Vec<Subject> {
+fn cache_keys(batch: &Batch, api_keys: Vec<ApiKeyId>) -> Vec<CacheKey> {
     let keys = Keys::of(batch);
-    let users = keys.users.into_iter().cloned().map(Subject::User);
+    let users = keys.users.into_iter().cloned().map(CacheKey::User);
     let named = keys.api_keys.into_iter().cloned();
-    users.chain(named.chain(api_keys).map(Subject::ApiKey)).collect()
+    users.chain(named.chain(api_keys).map(CacheKey::ApiKey)).collect()
 }
 
 /// Conflicts after which a batch is not tried again as a whole: they pass, or one of its

@@ -17,7 +17,7 @@ use crate::biz::{
         catalog::{Plan, Price},
     },
     charge::quote::Quote,
-    check::cache::entry::{Change, Subject},
+    check::cache::entry::{CacheKey, Change},
     settlement::{
         keys::Keys,
         ledger::Settlement,
@@ -107,12 +107,12 @@ impl Readers for Heard {
         self.0.lock().unwrap().push("committed".into());
     }
 
-    async fn missed(&self, subjects: Vec<Subject>) {
-        self.0.lock().unwrap().push(format!("missed {subjects:?}"));
+    async fn missed(&self, cache_keys: Vec<CacheKey>) {
+        self.0.lock().unwrap().push(format!("missed {cache_keys:?}"));
     }
 
-    async fn doubted(&self, subjects: Vec<Subject>) {
-        self.0.lock().unwrap().push(format!("doubted {subjects:?}"));
+    async fn doubted(&self, cache_keys: Vec<CacheKey>) {
+        self.0.lock().unwrap().push(format!("doubted {cache_keys:?}"));
     }
 }
 

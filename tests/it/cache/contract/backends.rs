@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use billing_service::{
     biz::check::cache::{
         account_cache::{AccountCache, Fence, Found},
-        entry::{Change, Entry, Subject},
+        entry::{CacheKey, Change, Entry},
     },
     data::{
         memory::MemoryCache,
@@ -118,8 +118,8 @@ impl Caches {
         }
     }
 
-    pub async fn fence(&self, subject: &Subject) -> Fence {
-        self.one.fence(subject).await.unwrap()
+    pub async fn fence(&self, cache_key: &CacheKey) -> Fence {
+        self.one.fence(cache_key).await.unwrap()
     }
 
     /// Stores what was read behind a fence.
@@ -129,7 +129,7 @@ impl Caches {
 
     /// A load that nothing comes between.
     pub async fn load(&self, entry: &Entry) {
-        let fence = self.fence(&entry.subject()).await;
+        let fence = self.fence(&entry.cache_key()).await;
         self.store(fence, entry).await;
     }
 
@@ -138,9 +138,9 @@ impl Caches {
     }
 
     /// What both processes find.
-    pub async fn look(&self, subject: &Subject) -> Option<Entry> {
-        let found = look(&*self.one, subject).await;
-        assert_eq!(look(&*self.other, subject).await, found);
+    pub async fn look(&self, cache_key: &CacheKey) -> Option<Entry> {
+        let found = look(&*self.one, cache_key).await;
+        assert_eq!(look(&*self.other, cache_key).await, found);
         found
     }
 }
@@ -150,8 +150,8 @@ pub async fn store(cache: &dyn AccountCache, fence: Fence, entry: &Entry) {
     cache.store(fence, found).await.unwrap();
 }
 
-pub async fn look(cache: &dyn AccountCache, subject: &Subject) -> Option<Entry> {
-    cache.look(subject).await.unwrap().map(|found| (*found.entry).clone())
+pub async fn look(cache: &dyn AccountCache, cache_key: &CacheKey) -> Option<Entry> {
+    cache.look(cache_key).await.unwrap().map(|found| (*found.entry).clone())
 }
 
 /// A cache in Redis that can be used.

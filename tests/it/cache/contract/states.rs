@@ -7,7 +7,7 @@ use std::{
 
 use billing_service::biz::{
     account::{Balance, Quota},
-    check::cache::entry::{AccountChange, AccountEntry, Change, Entry, KeyChange, Subject},
+    check::cache::entry::{AccountChange, AccountEntry, CacheKey, Change, Entry, KeyChange},
     limits::{
         caps::{Caps, Requests},
         key_quota::{KeyQuota, KeyQuotas, Period, QuotaType},
@@ -89,10 +89,10 @@ pub fn key_change(key: &ApiKeyId, before: i64, after: i64) -> Change {
     Change::ApiKey(KeyChange::new(key, &quotas(key, before), quotas(key, after)))
 }
 
-pub fn user_of(user: &UserId) -> Subject {
-    Subject::User(user.clone())
+pub fn user_of(user: &UserId) -> CacheKey {
+    CacheKey::User(user.clone())
 }
 
-pub fn key_of(key: &ApiKeyId) -> Subject {
-    Subject::ApiKey(key.clone())
+pub fn key_of(key: &ApiKeyId) -> CacheKey {
+    CacheKey::ApiKey(key.clone())
 }

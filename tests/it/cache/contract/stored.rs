@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use billing_service::biz::{
     account::Quota,
-    check::cache::entry::{AccountChange, AccountEntry, Change, Entry, KeyChange, Subject},
+    check::cache::entry::{AccountChange, AccountEntry, CacheKey, Change, Entry, KeyChange},
     limits::key_quota::{KeyQuota, Period, QuotaType},
     values::ids::{ApiKeyId, UserId},
 };
@@ -86,7 +86,7 @@ async fn an_api_key_is_found_as_it_was_stored_whatever_its_name_is(
     }
     // None has come to lie over another.
     for entry in entries {
-        assert_eq!(caches.look(&entry.subject()).await, Some(entry));
+        assert_eq!(caches.look(&entry.cache_key()).await, Some(entry));
     }
 }
 
@@ -203,7 +203,7 @@ async fn changes_of_many_are_told_at_once(#[values(Memory, Redis, Cluster, Senti
     }
     let changes: Vec<Change> = users[20..].iter().map(|user| change(user, 1, 2)).collect();
     caches.apply(&changes).await;
-    let forgotten: Vec<Subject> = users[..30].iter().step_by(3).map(user_of).collect();
+    let forgotten: Vec<CacheKey> = users[..30].iter().step_by(3).map(user_of).collect();
     assert_eq!(caches.one.forget(&forgotten).await, vec![]);
     for (number, user) in users.iter().enumerate() {
         let expected = match number {
