@@ -28,7 +28,7 @@ use crate::{
         },
         values::error::{Error, Invalid, Result},
     },
-    metrics::in_flight::{Operation, Underway},
+    metrics::in_flight::{InFlight, Operation},
 };
 
 /// How long a stream may take to say what it is.
@@ -86,12 +86,12 @@ impl Api {
         let Ok(Ok(Some(MeterStreamRequest { event: Some(Message::Open(mut open)) }))) = first else {
             return Err(is_first().into());
         };
-        let underway = Underway::begin(&self.metrics, Operation::Reserve);
+        let in_flight = InFlight::begin(&self.metrics, Operation::Reserve);
         let opened = match fill(&mut open).and_then(|()| self.parse_reserve(open)) {
             Ok(reserve) => self.reserve_stream(reserve, place).await,
             Err(error) => Err(error),
         };
-        underway.end();
+        in_flight.end();
         opened
     }
 
