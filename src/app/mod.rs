@@ -40,7 +40,7 @@ use crate::{
 use self::{
     caches::{Keeper, Started},
     low_balance::LowAccounts,
-    ops_stats::Findings,
+    ops_stats::OpsStats,
     payments::Payments,
 };
 pub use self::{
@@ -160,8 +160,8 @@ impl App {
         };
         let caches = tokio::spawn(keeper.keep(settled.clone()));
         tokio::spawn(jobs::sweep_regularly(store.clone(), engine.clone(), calendar.clone(), api.clone(), stop.clone()));
-        let findings = Findings { store: store.clone(), calendar: calendar.clone(), metrics: metrics.clone() };
-        tokio::spawn(findings.read_regularly(stop.clone()));
+        let ops_stats = OpsStats { store: store.clone(), calendar: calendar.clone(), metrics: metrics.clone() };
+        tokio::spawn(ops_stats.read_regularly(stop.clone()));
         let thresholds = config.low_thresholds();
         let low = LowAccounts { store: store.clone(), thresholds, catalog, calendar, metrics };
         tokio::spawn(low.count_regularly(stop.clone()));

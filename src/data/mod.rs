@@ -20,7 +20,7 @@ use crate::biz::{
     account::{AccountStore, users::Users},
     charge::prices::PriceStore,
     jobs::{
-        archive::RecordArchive, audit::AuditStore, low_balance::LowStore, ops_stats::FindingStore, reset::QuotaRows,
+        archive::RecordArchive, audit::AuditStore, low_balance::LowStore, ops_stats::OpsStatsStore, reset::QuotaRows,
         rollup::RollupStore, runs::RunStore,
     },
     limits::{caps::LimitStore, key_quota::KeyQuotaStore},
@@ -38,7 +38,7 @@ pub trait Store:
     + TransactionStore
     + LimitStore
     + LowStore
-    + FindingStore
+    + OpsStatsStore
     + KeyQuotaStore
     + PriceStore
     + OrderStore

@@ -14,7 +14,7 @@ use prometheus::{
 };
 
 pub use self::{
-    cache::CacheMetrics, low_balance::LowMetrics, ops_stats::FindingMetrics, recharge::RechargeMetrics,
+    cache::CacheMetrics, low_balance::LowMetrics, ops_stats::OpsStatsMetrics, recharge::RechargeMetrics,
     streams::StreamMetrics,
 };
 
@@ -55,7 +55,7 @@ pub struct Metrics {
     pub rate_limit_local: IntGauge,
     pub recharge: RechargeMetrics,
     pub low: LowMetrics,
-    pub findings: FindingMetrics,
+    pub ops_stats: OpsStatsMetrics,
     pub cache: CacheMetrics,
     pub streams: StreamMetrics,
 }
@@ -126,7 +126,7 @@ impl Metrics {
             rate_limit_local,
             recharge: RechargeMetrics::new(&registry)?,
             low: LowMetrics::new(&registry)?,
-            findings: FindingMetrics::new(&registry)?,
+            ops_stats: OpsStatsMetrics::new(&registry)?,
             cache: CacheMetrics::new(&registry)?,
             streams: StreamMetrics::new(&registry)?,
             registry,
