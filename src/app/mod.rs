@@ -39,7 +39,7 @@ use crate::{
 
 use self::{
     caches::{Keeper, Started},
-    low_balance::LowAccounts,
+    low_balance::LowBalances,
     ops_stats::OpsStats,
     payments::Payments,
 };
@@ -163,7 +163,7 @@ impl App {
         let ops_stats = OpsStats { store: store.clone(), calendar: calendar.clone(), metrics: metrics.clone() };
         tokio::spawn(ops_stats.read_regularly(stop.clone()));
         let thresholds = config.low_thresholds();
-        let low = LowAccounts { store: store.clone(), thresholds, catalog, calendar, metrics };
+        let low = LowBalances { store: store.clone(), thresholds, catalog, calendar, metrics };
         tokio::spawn(low.count_regularly(stop.clone()));
         let drain_timeout = limits.drain_timeout;
         let limits = server::Limits { connections: limits.connections, drain_timeout, connection_window: None };

@@ -20,8 +20,8 @@ use crate::biz::{
     account::{AccountStore, users::Users},
     charge::prices::PriceStore,
     jobs::{
-        archive::RecordArchive, audit::AuditStore, low_balance::LowStore, ops_stats::OpsStatsStore, reset::QuotaRows,
-        rollup::RollupStore, runs::RunStore,
+        archive::RecordArchive, audit::AuditStore, low_balance::LowBalanceStore, ops_stats::OpsStatsStore,
+        reset::QuotaRows, rollup::RollupStore, runs::RunStore,
     },
     limits::{caps::LimitStore, key_quota::KeyQuotaStore},
     recharge::order::OrderStore,
@@ -37,7 +37,7 @@ pub trait Store:
     + Ledger
     + TransactionStore
     + LimitStore
-    + LowStore
+    + LowBalanceStore
     + OpsStatsStore
     + KeyQuotaStore
     + PriceStore

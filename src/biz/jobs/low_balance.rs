@@ -60,7 +60,7 @@ impl FromIterator<(Option<ServiceName>, u64)> for LowCounts {
 
 /// Where accounts are counted.
 #[async_trait]
-pub trait LowStore: Send + Sync + 'static {
+pub trait LowBalanceStore: Send + Sync + 'static {
     /// Counts the accounts that are low, by their quotas of `month`. It reads all of them,
     /// so the database itself ends it after `within`, also when the caller has gone.
     /// Nothing else waits for it.
