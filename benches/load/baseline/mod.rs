@@ -67,7 +67,7 @@ pub async fn serve(source: &str, redis: &str) -> anyhow::Result<ExitCode> {
 /// each use whether it still lives, a round trip that the baseline design did not have.
 struct Pool {
     idle: Mutex<Vec<MySqlConnection>>,
-    places: Semaphore,
+    permits: Semaphore,
 }
 
 impl Pool {
@@ -76,15 +76,15 @@ impl Pool {
         for _ in 0..CONNECTIONS {
             idle.push(MySqlConnection::connect_with(options).await?);
         }
-        Ok(Self { idle: Mutex::new(idle), places: Semaphore::new(CONNECTIONS) })
+        Ok(Self { idle: Mutex::new(idle), permits: Semaphore::new(CONNECTIONS) })
     }
 
     async fn charge(&self, request: &DeductQuotaRequest) -> Reply<DeductQuotaReply> {
-        let place = timeout(PATIENCE, self.places.acquire()).await;
-        let _place = place.ok().and_then(Result::ok).ok_or_else(|| Status::unavailable("no connection"))?;
+        let permit = timeout(PATIENCE, self.permits.acquire()).await;
+        let _permit = permit.ok().and_then(Result::ok).ok_or_else(|| Status::unavailable("no connection"))?;
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = idle().pop();
-        let mut connection = taken.ok_or_else(|| Status::internal("fewer connections than places"))?;
+        let mut connection = taken.ok_or_else(|| Status::internal("fewer connections than permits"))?;
         let charged = charge::charge(&mut connection, request).await;
         idle().push(connection);
         charged.map(Response::new)

@@ -42,8 +42,8 @@ impl Meter {
     /// # Errors
     /// [`Error::Overloaded`] when all are taken.
     pub fn admit(&self) -> Result<OwnedSemaphorePermit> {
-        let place = self.open.clone().try_acquire_owned();
-        place.map_err(|_| Error::Overloaded("too many streams are open; retry later".into()))
+        let permit = self.open.clone().try_acquire_owned();
+        permit.map_err(|_| Error::Overloaded("too many streams are open; retry later".into()))
     }
 
     /// What `work` comes to, unless the process is to stop.
@@ -58,7 +58,7 @@ impl Meter {
     ///
     /// # Errors
     /// Those of a reserve, and [`Error::TransactionState`] where the reservation has ended.
-    pub async fn open(&self, reserve: Reserve, place: OwnedSemaphorePermit) -> Result<Session> {
+    pub async fn open(&self, reserve: Reserve, permit: OwnedSemaphorePermit) -> Result<Session> {
         let (stream, ttl) = (reserve.call.record_ids.main, reserve.ttl);
         // Before anything is held: the vocabulary may have to be built.
         let counter = self.tokens.stream(Encoding::of(reserve.call.content.model.as_ref())).await?;
@@ -69,7 +69,7 @@ impl Meter {
         }
         let metered = Metered::new(reservation);
         let (meter, counter) = (self.clone(), Some(counter));
-        Ok(Session { meter, metered, counter, heard: Instant::now(), place, is_reopened })
+        Ok(Session { meter, metered, counter, heard: Instant::now(), permit, is_reopened })
     }
 }
 
@@ -81,7 +81,7 @@ pub struct Session {
     counter: Option<StreamCounter>,
     /// When the gateway was last heard of.
     heard: Instant,
-    place: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
     is_reopened: bool,
 }
 
@@ -157,8 +157,8 @@ impl Session {
                     }
                     owes_state = true;
                 }
-                Ok(place) = news.reserve(), if owes_state => {
-                    place.send(News::State(self.metered.state()));
+                Ok(permit) = news.reserve(), if owes_state => {
+                    permit.send(News::State(self.metered.state()));
                     owes_state = false;
                 }
                 event = events.next() => {
@@ -256,8 +256,8 @@ impl Session {
 
     /// Gives its place to others, and is settled.
     async fn broke(self, finished: Option<Settled>) -> Ended {
-        let Session { meter, metered, place, .. } = self;
-        drop(place);
+        let Session { meter, metered, permit, .. } = self;
+        drop(permit);
         Ended { finished, settled: settle_broken(&meter, &metered).await, compared: None }
     }
 
@@ -294,8 +294,8 @@ struct LastWord(Option<OwnedPermit<News>>);
 
 impl LastWord {
     fn send(self, news: News) {
-        if let Some(place) = self.0 {
-            place.send(news);
+        if let Some(permit) = self.0 {
+            permit.send(news);
         }
     }
 }

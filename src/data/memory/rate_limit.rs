@@ -71,19 +71,19 @@ impl MemoryRateLimiter {
 
     fn count(&self, cache_keys: Vec<CacheKey>) -> Option<Duration> {
         let cache_keys: Vec<(usize, CacheKey)> =
-            cache_keys.into_iter().map(|cache_key| (self.place(&cache_key), cache_key)).collect();
-        let places: BTreeSet<usize> = cache_keys.iter().map(|(place, _)| *place).collect();
+            cache_keys.into_iter().map(|cache_key| (self.index(&cache_key), cache_key)).collect();
+        let indices: BTreeSet<usize> = cache_keys.iter().map(|(index, _)| *index).collect();
         let mut shards: BTreeMap<usize, MutexGuard<'_, Shard>> =
-            places.into_iter().map(|place| (place, lock(&self.shards[place]))).collect();
+            indices.into_iter().map(|index| (index, lock(&self.shards[index]))).collect();
         // Under the locks, so that it never goes back for a cache key.
         let now = self.clock.instant().saturating_duration_since(self.started);
         let taken: Vec<Result<Level, Duration>> = cache_keys
             .iter()
-            .map(|(place, cache_key)| self.limits.of(cache_key).take(shards[place].level(cache_key), now))
+            .map(|(index, cache_key)| self.limits.of(cache_key).take(shards[index].level(cache_key), now))
             .collect();
         let wait = taken.iter().filter_map(|taken| taken.err()).max();
-        for ((place, cache_key), taken) in cache_keys.into_iter().zip(taken) {
-            if let Some(shard) = shards.get_mut(&place) {
+        for ((index, cache_key), taken) in cache_keys.into_iter().zip(taken) {
+            if let Some(shard) = shards.get_mut(&index) {
                 match taken {
                     Ok(level) if wait.is_none() => shard.put(cache_key, level),
                     _ => shard.touch(&cache_key),
@@ -94,7 +94,7 @@ impl MemoryRateLimiter {
         wait
     }
 
-    fn place(&self, cache_key: &CacheKey) -> usize {
+    fn index(&self, cache_key: &CacheKey) -> usize {
         // The remainder is below SHARDS.
         (self.hasher.hash_one(cache_key) % SHARDS as u64) as usize
     }

@@ -24,8 +24,8 @@ impl Loads {
         cache_key: &CacheKey,
         load: impl Future<Output = Result<Arc<Entry>>>,
     ) -> Result<Arc<Entry>> {
-        let place = Place { loads: self, cache_key, load: self.lock().entry(cache_key.clone()).or_default().clone() };
-        place.load.get_or_init(|| load).await.clone()
+        let waiter = Waiter { loads: self, cache_key, load: self.lock().entry(cache_key.clone()).or_default().clone() };
+        waiter.load.get_or_init(|| load).await.clone()
     }
 
     /// Has the next caller begin a load of its own: those under way may have read before a
@@ -41,13 +41,13 @@ impl Loads {
 
 /// One caller of a load. The first that leaves with its outcome takes it out, and the last
 /// one does in any case.
-struct Place<'a> {
+struct Waiter<'a> {
     loads: &'a Loads,
     cache_key: &'a CacheKey,
     load: Load,
 }
 
-impl Drop for Place<'_> {
+impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         let mut loads = self.loads.lock();
         let is_ours = loads.get(self.cache_key).is_some_and(|load| Arc::ptr_eq(load, &self.load));

@@ -40,10 +40,10 @@ impl TokenCounter {
         {
             return Ok(input.count(&*vocabulary));
         }
-        let place = self.admitted.clone().try_acquire_owned().map_err(|_| overloaded())?;
-        let places = (place, self.core().await?);
+        let permit = self.admitted.clone().try_acquire_owned().map_err(|_| overloaded())?;
+        let permits = (permit, self.core().await?);
         let vocabularies = self.vocabularies.clone();
-        on_a_thread(places, move || Ok(input.count(&*vocabularies.load(encoding)?))).await?
+        on_a_thread(permits, move || Ok(input.count(&*vocabularies.load(encoding)?))).await?
     }
 
     /// A count that goes along with a stream. Streams are admitted elsewhere: however many
@@ -109,11 +109,11 @@ impl TokenCounter {
 
 /// What has begun goes on when its caller goes away, and keeps its places until it ends.
 async fn on_a_thread<T: Send + 'static>(
-    places: impl Send + 'static,
+    permits: impl Send + 'static,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T> {
     let done = task::spawn_blocking(move || {
-        let _places = places;
+        let _permits = permits;
         work()
     });
     done.await.map_err(|failed| Error::Internal(format!("a count of tokens failed: {failed}")))
