@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     biz::{
-        metering::{Ended, Event, Finish, News, Session, State},
+        metering::{Ended, Event, Finish, Session, State, Update},
         reports::record,
         settlement::{
             posting::{Effect, Reserve},
@@ -47,21 +47,21 @@ impl Api {
         mut messages: Streaming<MeterStreamRequest>,
         fill: impl FnOnce(&mut ReserveQuotaRequest) -> Result<()> + Send + 'static,
     ) -> Replies {
-        let (news, told) = mpsc::channel(REPLIES);
+        let (updates, told) = mpsc::channel(REPLIES);
         let api = self.clone();
         self.tasks.spawn(async move {
             match api.open_stream(&mut messages, fill).await {
                 Ok(session) => {
                     let open = api.metrics.streams.open();
-                    let ended = session.run(events(messages), news).await;
+                    let ended = session.run(events(messages), updates).await;
                     api.count_stream(ended);
                     drop(open);
                 }
                 // The first news: there is room for it.
-                Err(error) => drop(news.try_send(News::Failed(error))),
+                Err(error) => drop(updates.try_send(Update::Failed(error))),
             }
         });
-        let told = stream::unfold(told, async |mut told: mpsc::Receiver<News>| Some((told.recv().await?, told)));
+        let told = stream::unfold(told, async |mut told: mpsc::Receiver<Update>| Some((told.recv().await?, told)));
         told.map(reply).boxed()
     }
 
@@ -161,12 +161,12 @@ fn parse_finish(finish: StreamFinish) -> Result<Finish> {
     })
 }
 
-fn reply(news: News) -> std::result::Result<MeterStreamReply, tonic::Status> {
-    let event = match news {
-        News::Opened(transaction, replayed) => Reply::Opened(reserve_reply(&transaction, replayed)),
-        News::State(state) => Reply::State(state_reply(state)),
-        News::Finished(transaction, replayed) => Reply::Finished(commit_reply(&transaction, replayed)),
-        News::Failed(error) => return Err(Error::into(error)),
+fn reply(update: Update) -> std::result::Result<MeterStreamReply, tonic::Status> {
+    let event = match update {
+        Update::Opened(transaction, replayed) => Reply::Opened(reserve_reply(&transaction, replayed)),
+        Update::State(state) => Reply::State(state_reply(state)),
+        Update::Finished(transaction, replayed) => Reply::Finished(commit_reply(&transaction, replayed)),
+        Update::Failed(error) => return Err(Error::into(error)),
     };
     Ok(MeterStreamReply { event: Some(event) })
 }

@@ -49,7 +49,7 @@ pub struct Finish {
 
 /// What a gateway is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
+pub enum Update {
     /// Its reservation, and whether that stood already.
     Opened(Box<Transaction>, bool),
     State(State),

@@ -18,7 +18,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    Comparison, Ended, Event, Finish, Meter, News,
+    Comparison, Ended, Event, Finish, Meter, Update,
     disconnect::{settle_broken, until_settled},
     metered::Metered,
 };
@@ -112,33 +112,37 @@ impl Session {
 
     /// Meters until the stream ends, and settles it. Tells `news` what the gateway should
     /// know; one that does not read is not waited for.
-    pub async fn run(mut self, events: impl Stream<Item = Result<Event>> + Send, news: mpsc::Sender<News>) -> Ended {
+    pub async fn run(
+        mut self,
+        events: impl Stream<Item = Result<Event>> + Send,
+        updates: mpsc::Sender<Update>,
+    ) -> Ended {
         // A place for the last word, which must not get lost where anybody listens.
-        let last = LastWord(news.clone().reserve_owned().await.ok());
-        let _ = news.try_send(News::Opened(Box::new(self.reservation().clone()), self.is_reopened));
+        let last = LastWord(updates.clone().reserve_owned().await.ok());
+        let _ = updates.try_send(Update::Opened(Box::new(self.reservation().clone()), self.is_reopened));
         let mut events = pin!(events.fuse());
-        let end = match self.listen(events.as_mut(), &news).await {
+        let end = match self.listen(events.as_mut(), &updates).await {
             End::Broken(error) => self.read_on(events, error).await,
             end => end,
         };
-        drop(news);
+        drop(updates);
         if let Err(error) = self.count_all().await {
             tracing::warn!(%error, trace_id = %self.reservation().trace, "the end of a stream was not counted");
         }
         match end {
             End::Finish(finish) => self.finish(finish, last).await,
             End::Broken(error) => {
-                last.send(News::Failed(error));
+                last.send(Update::Failed(error));
                 self.broke(None).await
             }
             End::Gone(error) => {
-                last.send(News::Failed(error));
+                last.send(Update::Failed(error));
                 Ended::default()
             }
         }
     }
 
-    async fn listen(&mut self, mut events: Events<'_>, news: &mpsc::Sender<News>) -> End {
+    async fn listen(&mut self, mut events: Events<'_>, updates: &mpsc::Sender<Update>) -> End {
         let Meter { settings, stop, .. } = self.meter.clone();
         let mut reporting = Reporting::default();
         let (mut owes_state, ends_at) = (false, Instant::now() + LONGEST_LIFE);
@@ -150,15 +154,15 @@ impl Session {
                 // another, for a report is looked after in each round.
                 biased;
                 () = stop.cancelled() => return End::Broken(stopping()),
-                () = news.closed() => return End::Broken(Error::Overloaded("the gateway has gone".into())),
+                () = updates.closed() => return End::Broken(Error::Overloaded("the gateway has gone".into())),
                 (asked, settled) = reporting.done() => {
                     if let Err(error) = self.metered.set_reported(asked, settled) {
                         return if self.metered.is_gone() { End::Gone(error) } else { End::Broken(error) };
                     }
                     owes_state = true;
                 }
-                Ok(permit) = news.reserve(), if owes_state => {
-                    permit.send(News::State(self.metered.state()));
+                Ok(permit) = updates.reserve(), if owes_state => {
+                    permit.send(Update::State(self.metered.state()));
                     owes_state = false;
                 }
                 event = events.next() => {
@@ -236,10 +240,10 @@ impl Session {
         let mut settled = engine.commit(commit.clone()).await;
         match &settled {
             Ok((transaction, effect)) => {
-                last.send(News::Finished(Box::new(transaction.clone()), effect.is_repeat()));
+                last.send(Update::Finished(Box::new(transaction.clone()), effect.is_repeat()));
             }
             Err(error) => {
-                last.send(News::Failed(error.clone()));
+                last.send(Update::Failed(error.clone()));
                 if matches!(error, Error::Overloaded(_)) {
                     let Meter { stop, .. } = &self.meter;
                     let again = until_settled(stop, engine.closed(), || engine.commit(commit.clone())).await;
@@ -290,12 +294,12 @@ impl Reporting {
 }
 
 /// The place for what a stream is told last, unless its gateway has gone.
-struct LastWord(Option<OwnedPermit<News>>);
+struct LastWord(Option<OwnedPermit<Update>>);
 
 impl LastWord {
-    fn send(self, news: News) {
+    fn send(self, update: Update) {
         if let Some(permit) = self.0 {
-            permit.send(news);
+            permit.send(update);
         }
     }
 }

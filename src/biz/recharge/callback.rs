@@ -7,7 +7,7 @@ use super::{
     order::{Order, OrderStatus},
 };
 use crate::biz::{
-    settlement::posting::{OrderNews, OrderUpdate},
+    settlement::posting::{OrderUpdate, PaymentUpdate},
     values::{
         error::{Error, Result},
         ids::{OrderId, PaymentId},
@@ -62,11 +62,11 @@ impl NoticedResult {
     }
 }
 
-impl From<NoticedResult> for OrderNews {
+impl From<NoticedResult> for PaymentUpdate {
     fn from(result: NoticedResult) -> Self {
         match result {
-            NoticedResult::Paid { payment, amount } => OrderNews::Paid { payment, amount },
-            NoticedResult::Failed { payment, amount } => OrderNews::Failed { payment, amount },
+            NoticedResult::Paid { payment, amount } => PaymentUpdate::Paid { payment, amount },
+            NoticedResult::Failed { payment, amount } => PaymentUpdate::Failed { payment, amount },
         }
     }
 }
@@ -124,25 +124,25 @@ impl Recharges {
     /// Settles an order by what payment-service says; `None` while that is undecided.
     async fn settle_by(&self, order: &Order, payment: &Payment) -> Result<Option<(Order, bool)>> {
         match self.news_of(payment)? {
-            Some(news) => self.update(order, news).await.map(Some),
+            Some(payment_update) => self.update(order, payment_update).await.map(Some),
             None => Ok(None),
         }
     }
 
     /// What a payment means for its order; `None` while it is undecided.
-    pub(super) fn news_of(&self, payment: &Payment) -> Result<Option<OrderNews>> {
+    pub(super) fn news_of(&self, payment: &Payment) -> Result<Option<PaymentUpdate>> {
         Ok(match payment.state {
             PaymentState::Pending => None,
             PaymentState::Paid => {
                 self.check_currency(&payment.currency)?;
-                Some(OrderNews::Paid { payment: payment.id.clone(), amount: payment.amount })
+                Some(PaymentUpdate::Paid { payment: payment.id.clone(), amount: payment.amount })
             }
-            PaymentState::Failed => Some(OrderNews::Failed { payment: Some(payment.id.clone()), amount: None }),
+            PaymentState::Failed => Some(PaymentUpdate::Failed { payment: Some(payment.id.clone()), amount: None }),
         })
     }
 
-    pub(super) async fn update(&self, order: &Order, news: OrderNews) -> Result<(Order, bool)> {
-        let update = OrderUpdate { user: order.user.clone(), order: order.id.clone(), news };
+    pub(super) async fn update(&self, order: &Order, payment_update: PaymentUpdate) -> Result<(Order, bool)> {
+        let update = OrderUpdate { user: order.user.clone(), order: order.id.clone(), payment_update };
         self.engine.update_order(update).await
     }
 }

@@ -22,14 +22,14 @@ const MAX_WANTED: usize = 20_000;
 #[derive(Default)]
 pub(super) struct Wanted {
     cache_keys: Mutex<HashSet<CacheKey>>,
-    news: Notify,
+    notify: Notify,
 }
 
 impl Wanted {
     pub fn want(&self, cache_key: &CacheKey) {
         let mut cache_keys = self.cache_keys.lock().unwrap_or_else(PoisonError::into_inner);
         if cache_keys.len() < MAX_WANTED && cache_keys.insert(cache_key.clone()) && cache_keys.len() == 1 {
-            self.news.notify_one();
+            self.notify.notify_one();
         }
     }
 
@@ -42,7 +42,7 @@ impl ReadModel {
     /// Reads anew what is wanted, as it comes, for ever.
     pub async fn refresh(&self) {
         loop {
-            self.wanted.news.notified().await;
+            self.wanted.notify.notified().await;
             tokio::time::sleep(GATHER).await;
             for chunk in self.wanted.take().chunks(CHUNK) {
                 self.refresh_some(chunk).await;

@@ -36,7 +36,7 @@ pub(super) struct Outbox {
     waiting: Mutex<Waiting>,
     /// Whether anything waits, to be asked without the lock.
     is_busy: AtomicBool,
-    news: Notify,
+    notify: Notify,
 }
 
 #[derive(Default)]
@@ -128,7 +128,7 @@ impl Outbox {
         put(&mut waiting);
         self.is_busy.store(!waiting.is_empty(), Ordering::Release);
         drop(waiting);
-        self.news.notify_one();
+        self.notify.notify_one();
     }
 
     /// Tells `cache` all there is, as it comes, until `stop`.
@@ -143,7 +143,7 @@ impl Outbox {
             if !told {
                 let retry = sleep_until(retry_at.unwrap_or_else(Instant::now));
                 tokio::select! {
-                    () = self.news.notified() => {}
+                    () = self.notify.notified() => {}
                     () = stop.cancelled() => return,
                     () = retry, if retry_at.is_some() => {}
                 }
