@@ -47,7 +47,7 @@ impl Api {
         mut messages: Streaming<MeterStreamRequest>,
         fill: impl FnOnce(&mut ReserveQuotaRequest) -> Result<()> + Send + 'static,
     ) -> Replies {
-        let (updates, told) = mpsc::channel(REPLIES);
+        let (updates, replies) = mpsc::channel(REPLIES);
         let api = self.clone();
         self.tasks.spawn(async move {
             match api.open_stream(&mut messages, fill).await {
@@ -61,8 +61,9 @@ impl Api {
                 Err(error) => drop(updates.try_send(Update::Failed(error))),
             }
         });
-        let told = stream::unfold(told, async |mut told: mpsc::Receiver<Update>| Some((told.recv().await?, told)));
-        told.map(reply).boxed()
+        let replies =
+            stream::unfold(replies, async |mut replies: mpsc::Receiver<Update>| Some((replies.recv().await?, replies)));
+        replies.map(reply).boxed()
     }
 
     async fn open_stream(
@@ -140,7 +141,7 @@ fn events(messages: Streaming<MeterStreamRequest>) -> impl Stream<Item = Result<
 fn event(message: Option<Message>) -> Result<Event> {
     match message {
         Some(Message::Output(output)) => Ok(Event::Output(output)),
-        Some(Message::Heartbeat(heartbeat)) => Ok(Event::Heartbeat(told(heartbeat.usage)?)),
+        Some(Message::Heartbeat(heartbeat)) => Ok(Event::Heartbeat(replies(heartbeat.usage)?)),
         Some(Message::Finish(finish)) => parse_finish(finish).map(Event::Finish),
         Some(Message::Open(_)) => Err(Invalid::new("open", "must come once").into()),
         None => Err(Invalid::new("event", "is none that this server knows").into()),
@@ -148,13 +149,13 @@ fn event(message: Option<Message>) -> Result<Event> {
 }
 
 /// Nobody means no tokens at all: they have other names where they came from.
-fn told(counted: Option<proto::Usage>) -> Result<Option<record::Usage>> {
+fn replies(counted: Option<proto::Usage>) -> Result<Option<record::Usage>> {
     Ok(usage(counted)?.filter(|usage| usage.tokens() > 0))
 }
 
 fn parse_finish(finish: StreamFinish) -> Result<Finish> {
     Ok(Finish {
-        usage: told(finish.usage)?,
+        usage: replies(finish.usage)?,
         cost: cost("cost", finish.cost)?,
         count: finish.count.map(count).transpose()?,
         hidden_output_tokens: tokens("hidden_output_tokens", finish.hidden_output_tokens)?,

@@ -144,7 +144,7 @@ pub struct Report {
 /// The name that the regular job is remembered by.
 pub const JOB: &str = "audit";
 /// Differences that are told; beyond it they are only counted.
-pub const MAX_TOLD: u64 = 1_000;
+pub const MAX_REPORTED: u64 = 1_000;
 /// Days that differ and are told, of the users read in one snapshot.
 pub const MAX_DAYS: u32 = 10_000;
 /// Users read in one snapshot.
@@ -170,7 +170,7 @@ pub async fn audit(store: &dyn AuditStore, progress: &dyn Progress) -> Result<Re
         let users = chunk.len() as u64;
         for difference in chunk.iter().flat_map(compare) {
             walked.counts[1] += 1;
-            if walked.counts[1] <= MAX_TOLD {
+            if walked.counts[1] <= MAX_REPORTED {
                 progress.tell(&difference.to_string());
                 differences.push(difference);
             }

@@ -191,7 +191,7 @@ impl Session {
     async fn take(&mut self, event: Option<Result<Event>>) -> Option<End> {
         let taken = match event {
             Some(Ok(Event::Output(chunk))) => self.count(chunk).await,
-            Some(Ok(Event::Heartbeat(told))) => told.map_or(Ok(()), |usage| self.metered.set_told(usage)),
+            Some(Ok(Event::Heartbeat(told))) => told.map_or(Ok(()), |usage| self.metered.set_upstream(usage)),
             Some(Ok(Event::Finish(finish))) => return Some(End::Finish(finish)),
             Some(Err(error)) => Err(error),
             None => Err(Invalid::new("event", "the stream ended without finish").into()),

@@ -54,7 +54,7 @@ const LOOKS: u32 = 5;
 /// Between two looks, doubling.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// Differences that are told in full.
-const MAX_TOLD: usize = 100;
+const MAX_REPORTED: usize = 100;
 
 /// An entry that is not as the database has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,7 +128,7 @@ impl Reconciler {
                 all.differing += 1;
                 all.by.amount = all.by.amount.plus(difference.by.amount);
                 all.by.units += difference.by.units;
-                if all.differences.len() < MAX_TOLD {
+                if all.differences.len() < MAX_REPORTED {
                     all.differences.push(difference);
                 }
             }

@@ -135,12 +135,12 @@ impl Outbox {
     pub async fn deliver(&self, cache: &dyn AccountCache, stop: &CancellationToken) {
         let mut retry_at = None;
         loop {
-            let told = self.tell_changes(cache).await;
+            let sent = self.send_changes(cache).await;
             // Between changes too: they may come without a pause.
             if retry_at.is_none_or(|at| Instant::now() >= at) {
-                retry_at = if self.tell_stale(cache).await { None } else { Some(Instant::now() + RETRY) };
+                retry_at = if self.send_invalidations(cache).await { None } else { Some(Instant::now() + RETRY) };
             }
-            if !told {
+            if !sent {
                 let retry = sleep_until(retry_at.unwrap_or_else(Instant::now));
                 tokio::select! {
                     () = self.notify.notified() => {}
@@ -153,12 +153,12 @@ impl Outbox {
 
     /// Tells what waits now, and returns whether the cache knows all of it.
     pub async fn flush(&self, cache: &dyn AccountCache) -> bool {
-        while self.tell_changes(cache).await {}
-        self.tell_stale(cache).await && self.lock().is_empty()
+        while self.send_changes(cache).await {}
+        self.send_invalidations(cache).await && self.lock().is_empty()
     }
 
     /// Tells some of the changes; false when there are none.
-    async fn tell_changes(&self, cache: &dyn AccountCache) -> bool {
+    async fn send_changes(&self, cache: &dyn AccountCache) -> bool {
         let changes: Vec<Change> = {
             let mut waiting = self.lock();
             let cache_keys: Vec<CacheKey> = waiting.changes.keys().take(CHUNK).cloned().collect();
@@ -171,23 +171,23 @@ impl Outbox {
             return false;
         }
         let failed = cache.apply(&changes).await;
-        self.told(changes.iter().map(Change::cache_key), failed);
+        self.delivered(changes.iter().map(Change::cache_key), failed);
         true
     }
 
     /// Tells what is to be forgotten; false when some of it could not be told.
-    async fn tell_stale(&self, cache: &dyn AccountCache) -> bool {
-        let mut is_told = true;
+    async fn send_invalidations(&self, cache: &dyn AccountCache) -> bool {
+        let mut is_sent = true;
         let clears = {
             let mut waiting = self.lock();
             waiting.is_clearing = std::mem::take(&mut waiting.everything);
             waiting.is_clearing
         };
         if clears {
-            is_told = cache.clear().await.is_ok();
+            is_sent = cache.clear().await.is_ok();
             let mut waiting = self.lock();
             waiting.is_clearing = false;
-            waiting.everything |= !is_told;
+            waiting.everything |= !is_sent;
             self.is_busy.store(!waiting.is_empty(), Ordering::Release);
         }
         let stale: Vec<CacheKey> = {
@@ -199,13 +199,13 @@ impl Outbox {
         for chunk in stale.chunks(CHUNK) {
             // In a cluster some may fail where others do not.
             let failed = cache.forget(chunk).await;
-            is_told &= failed.is_empty();
-            self.told(chunk.iter().cloned(), failed);
+            is_sent &= failed.is_empty();
+            self.delivered(chunk.iter().cloned(), failed);
         }
-        is_told
+        is_sent
     }
 
-    fn told(&self, cache_keys: impl Iterator<Item = CacheKey>, failed: Vec<CacheKey>) {
+    fn delivered(&self, cache_keys: impl Iterator<Item = CacheKey>, failed: Vec<CacheKey>) {
         let mut waiting = self.lock();
         for cache_key in cache_keys {
             waiting.under_way.remove(&cache_key);
