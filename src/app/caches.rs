@@ -125,7 +125,7 @@ impl Keeper {
                     self.caches.forget_near().await;
                 }
             }
-            self.caches.end_doubts().await;
+            self.caches.expire_uncertain().await;
         }
     }
 

@@ -123,7 +123,7 @@ impl AccountCache for MemoryCache {
             match change.apply(&found.entry) {
                 Applied::Next(entry) => found.entry = Arc::new(entry),
                 Applied::Known => {}
-                Applied::Missed => drop(shard.entries.pop(&cache_key)),
+                Applied::Gap => drop(shard.entries.pop(&cache_key)),
             }
         }
         Vec::new()

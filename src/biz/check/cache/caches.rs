@@ -19,7 +19,7 @@ use super::{
     single_flight::Loads,
     update_queue::Outbox,
 };
-use crate::biz::settlement::commit_listener::Readers;
+use crate::biz::settlement::commit_listener::CommitListener;
 
 /// How far the near cache is believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,25 +33,25 @@ pub enum Trust {
 
 /// How long a cache key is read from the database whose last settlement has an unknown
 /// outcome: longer than a database takes to end it.
-const DOUBT: Duration = Duration::from_secs(60);
+const UNCERTAIN_FOR: Duration = Duration::from_secs(60);
 
 /// How often they are forgotten in the shared cache meanwhile.
 const FORGET_AGAIN: Duration = Duration::from_secs(2);
 /// Cache keys that are doubted one by one; with one more, all are.
-const MAX_DOUBTS: usize = 100_000;
+const MAX_UNCERTAIN: usize = 100_000;
 
 /// What no cache can be believed about, and until when.
 #[derive(Default)]
-struct Doubts {
+struct UncertainKeys {
     of: BTreeMap<CacheKey, Instant>,
     of_all: Option<Instant>,
     forgotten_at: Option<Instant>,
 }
 
-impl Doubts {
+impl UncertainKeys {
     fn add(&mut self, cache_keys: &[CacheKey], until: Instant) {
         self.of.extend(cache_keys.iter().map(|cache_key| (cache_key.clone(), until)));
-        if self.of.len() > MAX_DOUBTS {
+        if self.of.len() > MAX_UNCERTAIN {
             self.of.clear();
             self.of_all = Some(until);
         }
@@ -69,8 +69,8 @@ pub struct Caches {
     pub(super) shared: Option<Arc<dyn AccountCache>>,
     pub(super) loads: Loads,
     outbox: Outbox,
-    doubts: Mutex<Doubts>,
-    has_doubts: AtomicBool,
+    uncertain: Mutex<UncertainKeys>,
+    has_uncertain: AtomicBool,
 }
 
 impl Caches {
@@ -81,8 +81,8 @@ impl Caches {
             shared,
             loads: Loads::default(),
             outbox: Outbox::default(),
-            doubts: Mutex::default(),
-            has_doubts: AtomicBool::new(false),
+            uncertain: Mutex::default(),
+            has_uncertain: AtomicBool::new(false),
         }
     }
 
@@ -127,8 +127,8 @@ impl Caches {
     }
 
     /// Whether no cache can be believed about a cache key.
-    pub(super) fn is_doubted(&self, cache_key: &CacheKey) -> bool {
-        self.has_doubts.load(Ordering::Acquire) && self.doubts().has(cache_key)
+    pub(super) fn is_uncertain(&self, cache_key: &CacheKey) -> bool {
+        self.has_uncertain.load(Ordering::Acquire) && self.uncertain().has(cache_key)
     }
 
     /// Whether the shared cache can't be believed about a cache key.
@@ -137,14 +137,14 @@ impl Caches {
     }
 
     /// Ends the doubts that are old enough: by now the database decided.
-    pub async fn end_doubts(&self) {
+    pub async fn expire_uncertain(&self) {
         let now = Instant::now();
         let (over, all_over) = {
-            let doubts = self.doubts();
-            let over = doubts.of.iter().filter(|(_, until)| **until <= now).map(|(cache_key, _)| cache_key.clone());
-            (over.collect::<Vec<_>>(), doubts.of_all.is_some_and(|until| until <= now))
+            let uncertain = self.uncertain();
+            let over = uncertain.of.iter().filter(|(_, until)| **until <= now).map(|(cache_key, _)| cache_key.clone());
+            (over.collect::<Vec<_>>(), uncertain.of_all.is_some_and(|until| until <= now))
         };
-        self.forget_doubted_again(now).await;
+        self.forget_uncertain_again(now).await;
         if over.is_empty() && !all_over {
             return;
         }
@@ -154,34 +154,34 @@ impl Caches {
             self.outbox.forget_all();
             self.forget_near().await;
         }
-        let mut doubts = self.doubts();
-        doubts.of.retain(|_, until| *until > now);
-        doubts.of_all = doubts.of_all.filter(|until| *until > now);
-        self.has_doubts.store(!doubts.of.is_empty() || doubts.of_all.is_some(), Ordering::Release);
+        let mut uncertain = self.uncertain();
+        uncertain.of.retain(|_, until| *until > now);
+        uncertain.of_all = uncertain.of_all.filter(|until| *until > now);
+        self.has_uncertain.store(!uncertain.of.is_empty() || uncertain.of_all.is_some(), Ordering::Release);
     }
 
     /// Others may have loaded what it was before the doubted settlement ended.
-    async fn forget_doubted_again(&self, now: Instant) {
+    async fn forget_uncertain_again(&self, now: Instant) {
         let again: Vec<CacheKey> = {
-            let mut doubts = self.doubts();
-            if doubts.of.is_empty() || doubts.forgotten_at.is_some_and(|at| now < at + FORGET_AGAIN) {
+            let mut uncertain = self.uncertain();
+            if uncertain.of.is_empty() || uncertain.forgotten_at.is_some_and(|at| now < at + FORGET_AGAIN) {
                 return;
             }
-            doubts.forgotten_at = Some(now);
-            doubts.of.keys().cloned().collect()
+            uncertain.forgotten_at = Some(now);
+            uncertain.of.keys().cloned().collect()
         };
         if self.shared.is_some() {
             self.outbox.forget(&again);
         }
     }
 
-    fn doubts(&self) -> MutexGuard<'_, Doubts> {
-        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn uncertain(&self) -> MutexGuard<'_, UncertainKeys> {
+        self.uncertain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[async_trait]
-impl Readers for Caches {
+impl CommitListener for Caches {
     async fn committed(&self, changes: Vec<Change>) {
         for change in &changes {
             self.loads.leave(&change.cache_key());
@@ -193,16 +193,16 @@ impl Readers for Caches {
         self.near.apply(&changes).await;
     }
 
-    async fn missed(&self, cache_keys: Vec<CacheKey>) {
+    async fn invalidate(&self, cache_keys: Vec<CacheKey>) {
         self.forget(&cache_keys).await;
     }
 
-    async fn doubted(&self, cache_keys: Vec<CacheKey>) {
+    async fn outcome_unknown(&self, cache_keys: Vec<CacheKey>) {
         {
-            let until = Instant::now() + DOUBT;
-            let mut doubts = self.doubts();
-            doubts.add(&cache_keys, until);
-            self.has_doubts.store(true, Ordering::Release);
+            let until = Instant::now() + UNCERTAIN_FOR;
+            let mut uncertain = self.uncertain();
+            uncertain.add(&cache_keys, until);
+            self.has_uncertain.store(true, Ordering::Release);
         }
         self.forget(&cache_keys).await;
     }

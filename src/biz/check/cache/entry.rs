@@ -150,7 +150,7 @@ pub enum Applied {
     /// The entry has the change already.
     Known,
     /// Changes between the two were missed: the entry can't be used any more.
-    Missed,
+    Gap,
 }
 
 impl KeyChange {
@@ -192,7 +192,7 @@ impl Change {
     pub fn apply(&self, entry: &Entry) -> Applied {
         let version = entry.version();
         if version != self.before() {
-            return if version.is_at_least(&self.after()) { Applied::Known } else { Applied::Missed };
+            return if version.is_at_least(&self.after()) { Applied::Known } else { Applied::Gap };
         }
         match (self, entry) {
             (Self::Account(change), Entry::Account(user, account)) => {
@@ -205,7 +205,7 @@ impl Change {
             (Self::ApiKey(change), Entry::ApiKey(key, _)) => {
                 Applied::Next(Entry::ApiKey(key.clone(), change.quotas.clone()))
             }
-            _ => Applied::Missed,
+            _ => Applied::Gap,
         }
     }
 
@@ -267,7 +267,7 @@ mod tests {
         assert_eq!(account.quota(month, &key("b").1).unwrap().used, 1);
         assert_eq!(next.version(), Version::Account(4));
         assert_eq!(change(2, "a", 2).apply(&entry(3, 1)), Applied::Known);
-        assert_eq!(change(4, "a", 2).apply(&entry(3, 1)), Applied::Missed);
+        assert_eq!(change(4, "a", 2).apply(&entry(3, 1)), Applied::Gap);
     }
 
     #[test]

@@ -165,7 +165,7 @@ impl ReadModel {
         }
         // Another may have loaded it while this one looked in vain.
         let loaded = self.caches.near.look(cache_key).await.ok().flatten();
-        let loaded = loaded.filter(|found| found.as_of >= begun && !self.caches.is_doubted(cache_key));
+        let loaded = loaded.filter(|found| found.as_of >= begun && !self.caches.is_uncertain(cache_key));
         match loaded.map(|found| found.entry).filter(&is_met) {
             Some(entry) => Ok(entry),
             None if matches!(looked, Looked::Unknown) => self.load_past_shared(cache_key).await,
@@ -190,7 +190,7 @@ impl ReadModel {
     async fn load_through(&self, cache_key: &CacheKey, shared: Option<&dyn AccountCache>) -> Result<Arc<Entry>> {
         let load = async {
             let load = async {
-                match self.caches.is_doubted(cache_key) {
+                match self.caches.is_uncertain(cache_key) {
                     true => self.read_database(cache_key).await,
                     false => self.load_alone(cache_key, shared).await,
                 }
@@ -232,7 +232,7 @@ impl ReadModel {
     }
 
     async fn look_near(&self, cache_key: &CacheKey) -> Option<Arc<Entry>> {
-        if self.caches.is_doubted(cache_key) {
+        if self.caches.is_uncertain(cache_key) {
             return None;
         }
         let found = self.caches.near.look(cache_key).await.ok().flatten()?;
@@ -254,13 +254,13 @@ impl ReadModel {
     async fn look_shared(&self, cache_key: &CacheKey) -> Looked {
         let Some(shared) = &self.caches.shared else { return Looked::Unknown };
         let fence = self.caches.near.fence(cache_key).await.ok();
-        if self.caches.is_late(cache_key) || self.caches.is_doubted(cache_key) {
+        if self.caches.is_late(cache_key) || self.caches.is_uncertain(cache_key) {
             return Looked::Unknown;
         }
         let as_of = Instant::now();
         let found = match shared.look(cache_key).await {
             Ok(Some(found)) => found,
-            Ok(None) => return Looked::Missed,
+            Ok(None) => return Looked::Absent,
             Err(_) => return Looked::Unknown,
         };
         self.sources.shared.fetch_add(1, Relaxed);
@@ -274,7 +274,7 @@ impl ReadModel {
 /// What the shared cache says.
 enum Looked {
     Found(Arc<Entry>),
-    Missed,
+    Absent,
     /// It does not answer, or may have something older than what was committed here.
     Unknown,
 }

@@ -10,7 +10,7 @@ use crate::biz::{
         caps::{Caps, LimitStore},
         key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
     },
-    settlement::commit_listener::Readers,
+    settlement::commit_listener::CommitListener,
     values::{
         calendar::BillingTime,
         error::StoreError,
@@ -43,7 +43,7 @@ impl<S: ?Sized + Send + Sync + 'static> Watched<S> {
             let done = tokio::time::timeout(DEADLINE, setting).await;
             let done = done.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())));
             match &done {
-                Err(StoreError::Unavailable(_)) => caches.doubted(vec![cache_key]).await,
+                Err(StoreError::Unavailable(_)) => caches.outcome_unknown(vec![cache_key]).await,
                 _ => caches.forget(&[cache_key]).await,
             }
             done

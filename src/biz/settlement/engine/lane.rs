@@ -11,7 +11,7 @@ use crate::biz::{
     account::catalog::Catalog,
     check::cache::entry::CacheKey,
     settlement::{
-        commit_listener::Readers,
+        commit_listener::CommitListener,
         keys::Keys,
         ledger::{Ledger, Settlement},
         posting::{Batch, Outcome, Posting},
@@ -26,7 +26,7 @@ use crate::biz::{
 #[derive(Clone)]
 pub(super) struct Lane {
     pub ledger: Arc<dyn Ledger>,
-    pub readers: Arc<dyn Readers>,
+    pub listener: Arc<dyn CommitListener>,
     pub catalog: Arc<Catalog>,
     pub calendar: Arc<Calendar>,
     pub limits: Limits,
@@ -135,7 +135,7 @@ impl Lane {
             let is_final = matches!(error, StoreError::Failed(_)) || is_stuck;
             if is_final || Instant::now() + pause >= deadline {
                 if is_unsure {
-                    self.readers.doubted(cache_keys(batch, Vec::new())).await;
+                    self.listener.outcome_unknown(cache_keys(batch, Vec::new())).await;
                 }
                 return Err(error);
             }
@@ -148,9 +148,9 @@ impl Lane {
     /// Tells those who read what the batch changed.
     async fn publish(&self, batch: &Batch, settlement: Settlement, is_unsure: bool) -> Vec<Outcome> {
         if is_unsure {
-            self.readers.missed(cache_keys(batch, settlement.api_keys)).await;
+            self.listener.invalidate(cache_keys(batch, settlement.api_keys)).await;
         } else if !settlement.changes.is_empty() {
-            self.readers.committed(settlement.changes).await;
+            self.listener.committed(settlement.changes).await;
         }
         settlement.outcomes
     }

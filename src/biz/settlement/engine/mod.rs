@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::lane::Lane;
 use super::{
-    commit_listener::Readers,
+    commit_listener::CommitListener,
     ledger::Ledger,
     posting::{
         Adjusted, Adjustment, Charge, Commit, Effect, Expire, OrderUpdate, Outcome, Posting, Release, Report, Reserve,
@@ -77,12 +77,12 @@ impl Engine {
     /// Starts the lanes on the current runtime.
     pub fn start(
         ledger: Arc<dyn Ledger>,
-        readers: Arc<dyn Readers>,
+        listener: Arc<dyn CommitListener>,
         catalog: Arc<Catalog>,
         calendar: Arc<Calendar>,
         limits: Limits,
     ) -> Self {
-        let lane = Lane { ledger, readers, catalog, calendar, limits };
+        let lane = Lane { ledger, listener, catalog, calendar, limits };
         let stop = CancellationToken::new();
         let (lanes, tasks) = (0..limits.lanes.max(1))
             .map(|_| {

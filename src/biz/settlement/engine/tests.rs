@@ -102,26 +102,26 @@ impl Ledger for ScriptedLedger {
 struct Heard(Mutex<Vec<String>>);
 
 #[async_trait]
-impl Readers for Heard {
+impl CommitListener for Heard {
     async fn committed(&self, _: Vec<Change>) {
         self.0.lock().unwrap().push("committed".into());
     }
 
-    async fn missed(&self, cache_keys: Vec<CacheKey>) {
+    async fn invalidate(&self, cache_keys: Vec<CacheKey>) {
         self.0.lock().unwrap().push(format!("missed {cache_keys:?}"));
     }
 
-    async fn doubted(&self, cache_keys: Vec<CacheKey>) {
+    async fn outcome_unknown(&self, cache_keys: Vec<CacheKey>) {
         self.0.lock().unwrap().push(format!("doubted {cache_keys:?}"));
     }
 }
 
 fn engine(faults: impl IntoIterator<Item = Fault>) -> (Engine, Arc<ScriptedLedger>) {
-    let (engine, ledger, _) = engine_with_readers(faults);
+    let (engine, ledger, _) = engine_with_listener(faults);
     (engine, ledger)
 }
 
-fn engine_with_readers(faults: impl IntoIterator<Item = Fault>) -> (Engine, Arc<ScriptedLedger>, Arc<Heard>) {
+fn engine_with_listener(faults: impl IntoIterator<Item = Fault>) -> (Engine, Arc<ScriptedLedger>, Arc<Heard>) {
     let ledger = Arc::new(ScriptedLedger { faults: Mutex::new(faults.into_iter().collect()), ..Default::default() });
     let plan = Plan { price: Price::Unit(Money::ZERO), free_quota: 1000, policy: Default::default() };
     let catalog = Catalog::new([(ServiceName::from_stored("s"), plan)]);
@@ -164,12 +164,12 @@ async fn a_commit_whose_news_was_lost_is_found_and_is_no_replay() {
 
 #[tokio::test(start_paused = true)]
 async fn readers_are_told_what_changed_or_that_nobody_knows() {
-    let (engine, _, heard) = engine_with_readers([]);
+    let (engine, _, heard) = engine_with_listener([]);
     engine.charge(charge("u", "t")).await.unwrap();
     engine.charge(charge("u", "t")).await.unwrap();
     assert_eq!(*heard.0.lock().unwrap(), ["committed"], "a replay changes nothing");
 
-    let (engine, _, heard) = engine_with_readers([Fault::LostAfterCommit]);
+    let (engine, _, heard) = engine_with_listener([Fault::LostAfterCommit]);
     engine.charge(charge("u", "t")).await.unwrap();
     assert_eq!(
         *heard.0.lock().unwrap(),
@@ -177,12 +177,12 @@ async fn readers_are_told_what_changed_or_that_nobody_knows() {
         "the commit was made by an attempt that told nothing of it"
     );
 
-    let (engine, _, heard) = engine_with_readers([Fault::Conflict]);
+    let (engine, _, heard) = engine_with_listener([Fault::Conflict]);
     engine.charge(charge("u", "t")).await.unwrap();
     assert_eq!(*heard.0.lock().unwrap(), ["committed"], "what was rolled back changed nothing");
 
     for fault in [Fault::Silence, Fault::Panic] {
-        let (engine, _, heard) = engine_with_readers([fault]);
+        let (engine, _, heard) = engine_with_listener([fault]);
         engine.charge(charge("u", "t")).await.unwrap_err();
         assert_eq!(*heard.0.lock().unwrap(), [r#"doubted [User("u")]"#]);
     }
