@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     account_cache::AccountCache,
     entry::{CacheKey, Change},
-    single_flight::Loads,
-    update_queue::Outbox,
+    single_flight::SingleFlight,
+    update_queue::UpdateQueue,
 };
 use crate::biz::settlement::commit_listener::CommitListener;
 
@@ -67,8 +67,8 @@ pub struct Caches {
     pub(super) near: Arc<dyn AccountCache>,
     pub(super) trust: Trust,
     pub(super) shared: Option<Arc<dyn AccountCache>>,
-    pub(super) loads: Loads,
-    outbox: Outbox,
+    pub(super) loads: SingleFlight,
+    update_queue: UpdateQueue,
     uncertain: Mutex<UncertainKeys>,
     has_uncertain: AtomicBool,
 }
@@ -79,8 +79,8 @@ impl Caches {
             near,
             trust,
             shared,
-            loads: Loads::default(),
-            outbox: Outbox::default(),
+            loads: SingleFlight::default(),
+            update_queue: UpdateQueue::default(),
             uncertain: Mutex::default(),
             has_uncertain: AtomicBool::new(false),
         }
@@ -93,7 +93,7 @@ impl Caches {
         }
         // First: who finds nothing waiting here finds it in the shared cache.
         if self.shared.is_some() {
-            self.outbox.forget(cache_keys);
+            self.update_queue.forget(cache_keys);
         }
         self.near.forget(cache_keys).await;
     }
@@ -108,7 +108,7 @@ impl Caches {
     /// Tells the shared cache what happens, until `stop`.
     pub async fn deliver(&self, stop: &CancellationToken) {
         match &self.shared {
-            Some(shared) => self.outbox.deliver(&**shared, stop).await,
+            Some(shared) => self.update_queue.deliver(&**shared, stop).await,
             None => stop.cancelled().await,
         }
     }
@@ -116,7 +116,7 @@ impl Caches {
     /// Tells the shared cache what is left to tell; false when it could not be told.
     pub async fn flush(&self) -> bool {
         match &self.shared {
-            Some(shared) => self.outbox.flush(&**shared).await,
+            Some(shared) => self.update_queue.flush(&**shared).await,
             None => true,
         }
     }
@@ -133,7 +133,7 @@ impl Caches {
 
     /// Whether the shared cache can't be believed about a cache key.
     pub(super) fn is_late(&self, cache_key: &CacheKey) -> bool {
-        self.outbox.has(cache_key)
+        self.update_queue.has(cache_key)
     }
 
     /// Ends the doubts that are old enough: by now the database decided.
@@ -151,7 +151,7 @@ impl Caches {
         // Forgotten before they are believed again.
         self.forget(&over).await;
         if all_over {
-            self.outbox.forget_all();
+            self.update_queue.forget_all();
             self.forget_near().await;
         }
         let mut uncertain = self.uncertain();
@@ -171,7 +171,7 @@ impl Caches {
             uncertain.of.keys().cloned().collect()
         };
         if self.shared.is_some() {
-            self.outbox.forget(&again);
+            self.update_queue.forget(&again);
         }
     }
 
@@ -188,7 +188,7 @@ impl CommitListener for Caches {
         }
         // First: who finds nothing waiting here finds it in the shared cache.
         if self.shared.is_some() {
-            self.outbox.changed(changes.clone());
+            self.update_queue.changed(changes.clone());
         }
         self.near.apply(&changes).await;
     }

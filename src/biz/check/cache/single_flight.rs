@@ -1,4 +1,4 @@
-//! Loads under way: who misses what another is loading already waits for that load.
+//! SingleFlight under way: who misses what another is loading already waits for that load.
 
 use std::{
     collections::HashMap,
@@ -14,9 +14,9 @@ type Load = Arc<OnceCell<Result<Arc<Entry>>>>;
 
 /// One load at a time of each cache key.
 #[derive(Default)]
-pub(super) struct Loads(Mutex<HashMap<CacheKey, Load>>);
+pub(super) struct SingleFlight(Mutex<HashMap<CacheKey, Load>>);
 
-impl Loads {
+impl SingleFlight {
     /// Waits for the load of this cache key that is under way, or makes it. When the caller
     /// that makes it goes away, another goes on with its own.
     pub async fn once(
@@ -42,7 +42,7 @@ impl Loads {
 /// One caller of a load. The first that leaves with its outcome takes it out, and the last
 /// one does in any case.
 struct Waiter<'a> {
-    loads: &'a Loads,
+    loads: &'a SingleFlight,
     cache_key: &'a CacheKey,
     load: Load,
 }
@@ -66,7 +66,7 @@ mod tests {
 
     #[tokio::test]
     async fn callers_share_a_load_and_its_outcome_is_not_kept() {
-        let (loads, cache_key) = (Loads::default(), CacheKey::User(UserId::from_stored("u")));
+        let (loads, cache_key) = (SingleFlight::default(), CacheKey::User(UserId::from_stored("u")));
         let made = std::sync::atomic::AtomicU32::new(0);
         let load = || async {
             tokio::task::yield_now().await;
@@ -81,7 +81,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_caller_that_goes_away_leaves_the_load_to_another() {
-        let (loads, cache_key) = (Arc::new(Loads::default()), CacheKey::User(UserId::from_stored("u")));
+        let (loads, cache_key) = (Arc::new(SingleFlight::default()), CacheKey::User(UserId::from_stored("u")));
         let mut first = Box::pin(loads.once(&cache_key, std::future::pending()));
         assert!(futures_util::poll!(&mut first).is_pending());
         let mut second = Box::pin(loads.once(&cache_key, async { Err(Error::Overloaded("mine".into())) }));

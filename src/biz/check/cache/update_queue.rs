@@ -32,7 +32,7 @@ const RETRY: Duration = Duration::from_millis(250);
 
 /// News for the shared cache.
 #[derive(Default)]
-pub(super) struct Outbox {
+pub(super) struct UpdateQueue {
     waiting: Mutex<Waiting>,
     /// Whether anything waits, to be asked without the lock.
     is_busy: AtomicBool,
@@ -96,7 +96,7 @@ impl Waiting {
     }
 }
 
-impl Outbox {
+impl UpdateQueue {
     pub fn changed(&self, changes: Vec<Change>) {
         self.put(|waiting| changes.into_iter().for_each(|change| waiting.change(change)));
     }
@@ -245,7 +245,7 @@ mod tests {
 
     /// There is news again whenever it was told some.
     struct Busy {
-        outbox: Arc<Outbox>,
+        update_queue: Arc<UpdateQueue>,
         version: AtomicI64,
         forgets: Notify,
         /// Whether it does what it is told.
@@ -255,8 +255,8 @@ mod tests {
 
     impl Busy {
         fn new(answers: bool) -> Self {
-            let (outbox, version, forgotten) = Default::default();
-            Self { outbox, version, forgets: Notify::new(), answers, forgotten }
+            let (update_queue, version, forgotten) = Default::default();
+            Self { update_queue, version, forgets: Notify::new(), answers, forgotten }
         }
 
         fn next(&self) -> Change {
@@ -287,7 +287,7 @@ mod tests {
         }
 
         async fn apply(&self, changes: &[Change]) -> Vec<CacheKey> {
-            self.outbox.changed(vec![self.next()]);
+            self.update_queue.changed(vec![self.next()]);
             tokio::time::sleep(Duration::from_millis(1)).await;
             if self.answers { Vec::new() } else { changes.iter().map(Change::cache_key).collect() }
         }
@@ -307,10 +307,10 @@ mod tests {
     async fn what_is_stale_is_forgotten_while_changes_have_no_end() {
         let cache = Busy::new(true);
         let stale = CacheKey::User(UserId::from_stored("stale"));
-        cache.outbox.changed(vec![cache.next()]);
-        cache.outbox.forget(&[stale]);
+        cache.update_queue.changed(vec![cache.next()]);
+        cache.update_queue.forget(&[stale]);
         let stop = CancellationToken::new();
-        let delivering = cache.outbox.deliver(&cache, &stop);
+        let delivering = cache.update_queue.deliver(&cache, &stop);
         let forgotten = tokio::time::timeout(Duration::from_secs(10), cache.forgets.notified());
         tokio::select! {
             () = delivering => panic!("it was not stopped"),
@@ -321,9 +321,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_cache_that_does_not_answer_is_not_told_all_that_is_stale_at_every_news() {
         let cache = Busy::new(false);
-        cache.outbox.changed(vec![cache.next()]);
+        cache.update_queue.changed(vec![cache.next()]);
         let stop = CancellationToken::new();
-        let delivering = cache.outbox.deliver(&cache, &stop);
+        let delivering = cache.update_queue.deliver(&cache, &stop);
         let _ = tokio::time::timeout(Duration::from_secs(1), delivering).await;
         assert!(cache.version.load(Relaxed) > 100);
         assert!((2..=20).contains(&cache.forgotten.load(Relaxed)), "{:?}", cache.forgotten);
