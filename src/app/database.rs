@@ -188,7 +188,7 @@ pub(super) fn limits(config: &Config) -> Limits {
         queue: settlement.queue,
         batch: batch(config),
         max_wait: settlement.max_wait,
-        patience: settlement.patience,
+        retry_timeout: settlement.retry_timeout,
     }
 }
 

@@ -139,7 +139,7 @@ pub struct Settlement {
     #[serde(deserialize_with = "values::duration")]
     pub max_wait: Duration,
     #[serde(deserialize_with = "values::duration")]
-    pub patience: Duration,
+    pub retry_timeout: Duration,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -277,7 +277,7 @@ impl Default for Settlement {
             queue: 8_192,
             batch: 0,
             max_wait: Duration::from_millis(500),
-            patience: Duration::from_secs(10),
+            retry_timeout: Duration::from_secs(10),
         }
     }
 }

@@ -35,7 +35,7 @@ use self::lock::Locks;
 /// Connections to the database, all open from the start.
 const CONNECTIONS: usize = 50;
 /// Slow answers are measured, not cut.
-const PATIENCE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Serves `DeductQuota` until told to stop; says where on standard error, in the words
 /// of the real server.
@@ -80,7 +80,7 @@ impl Pool {
     }
 
     async fn charge(&self, request: &DeductQuotaRequest) -> Reply<DeductQuotaReply> {
-        let permit = timeout(PATIENCE, self.permits.acquire()).await;
+        let permit = timeout(DEADLINE, self.permits.acquire()).await;
         let _permit = permit.ok().and_then(Result::ok).ok_or_else(|| Status::unavailable("no connection"))?;
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = idle().pop();

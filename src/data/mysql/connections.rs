@@ -51,7 +51,7 @@ struct Shared {
     permits: Arc<Semaphore>,
     /// The last one used is used next.
     idle: Mutex<Vec<Idle>>,
-    patience: Duration,
+    acquire_timeout: Duration,
 }
 
 struct Idle {
@@ -61,10 +61,10 @@ struct Idle {
 }
 
 impl Connections {
-    /// At most `size` at once; who finds none waits for `patience`. Connects when needed.
-    pub(super) fn new(options: MySqlConnectOptions, size: usize, patience: Duration) -> Self {
+    /// At most `size` at once; who finds none waits for `acquire_timeout`. Connects when needed.
+    pub(super) fn new(options: MySqlConnectOptions, size: usize, acquire_timeout: Duration) -> Self {
         let permits = Arc::new(Semaphore::new(size.max(1)));
-        Self(Arc::new(Shared { options, permits, idle: Mutex::default(), patience }))
+        Self(Arc::new(Shared { options, permits, idle: Mutex::default(), acquire_timeout }))
     }
 
     /// A connection that is in no transaction.
@@ -73,7 +73,7 @@ impl Connections {
     /// [`StoreError::Unavailable`] when none is free or made in time,
     /// [`StoreError::Failed`] when the server refuses.
     pub(super) async fn take(&self) -> Result<Lease, StoreError> {
-        timeout(self.0.patience, self.take_or_connect())
+        timeout(self.0.acquire_timeout, self.take_or_connect())
             .await
             .unwrap_or_else(|_| Err(StoreError::Unavailable("no connection in time".into())))
     }

@@ -166,7 +166,7 @@ mod tests {
         let calendar = Arc::new(Calendar::new(chrono_tz::UTC, SystemClock));
         let (catalog, seconds) = (Arc::new(Catalog::new([])), Duration::from_secs);
         let caches = Arc::new(Caches::new(users.clone(), Trust::Always, None));
-        let limits = Limits { lanes: 1, queue: 1, batch: 1, max_wait: seconds(1), patience: seconds(1) };
+        let limits = Limits { lanes: 1, queue: 1, batch: 1, max_wait: seconds(1), retry_timeout: seconds(1) };
         let engine = Arc::new(Engine::start(users.clone(), caches.clone(), catalog.clone(), calendar.clone(), limits));
         let accounts = Arc::new(Accounts::new(users.clone(), engine, catalog, calendar.clone()));
         let model = ReadModel::new(caches, accounts, users.clone());

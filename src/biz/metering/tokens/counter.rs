@@ -16,7 +16,7 @@ pub const IN_PLACE_BYTES: usize = 1_024;
 /// Counts of longer inputs at once, those that wait for a core included.
 pub const MAX_ADMITTED: usize = 64;
 /// How long one waits for a core.
-const PATIENCE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Counts tokens without keeping those who serve requests.
 pub struct TokenCounter {
@@ -102,7 +102,7 @@ impl TokenCounter {
 
     /// One of the cores, soon.
     async fn core(&self) -> Result<OwnedSemaphorePermit> {
-        let core = time::timeout(PATIENCE, self.cores.clone().acquire_owned()).await;
+        let core = time::timeout(DEADLINE, self.cores.clone().acquire_owned()).await;
         core.map_err(|_| overloaded())?.map_err(closed)
     }
 }

@@ -73,9 +73,9 @@ impl Lane {
     }
 
     /// An outcome for every posting, whatever happens to the batch, and within the
-    /// lane's patience.
+    /// lane's retry_timeout.
     async fn settle(&self, postings: Vec<Posting>) -> Vec<Outcome> {
-        let deadline = Instant::now() + self.limits.patience;
+        let deadline = Instant::now() + self.limits.retry_timeout;
         let batch = Arc::new(Batch { postings, at: self.calendar.now(), catalog: self.catalog.clone() });
         match self.attempt(&batch, deadline).await {
             Ok(outcomes) => outcomes,
@@ -96,7 +96,7 @@ impl Lane {
         let mut outage = None;
         for posting in &batch.postings {
             let alone = Batch { postings: vec![posting.clone()], at: batch.at, catalog: batch.catalog.clone() };
-            let limit = deadline.min(Instant::now() + SINGLE_PATIENCE);
+            let limit = deadline.min(Instant::now() + SINGLE_RETRY_TIMEOUT);
             let settled = match &outage {
                 Some(error) => Err(StoreError::clone(error)),
                 None => self.attempt(&Arc::new(alone), limit).await,
@@ -185,7 +185,7 @@ const MAX_CONFLICTS: u32 = 8;
 /// Nor after conflicts that took as long together.
 const LONG_CONFLICT: Duration = Duration::from_secs(1);
 /// How long a posting is tried that is settled alone because its batch was stuck.
-const SINGLE_PATIENCE: Duration = Duration::from_secs(1);
+const SINGLE_RETRY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two attempts at a batch, doubling from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);

@@ -50,7 +50,7 @@ pub struct Limits {
     /// How long a posting may wait in its lane.
     pub max_wait: Duration,
     /// How long a batch is tried while the database does not answer.
-    pub patience: Duration,
+    pub retry_timeout: Duration,
 }
 
 /// A transaction, and what the request did for it.

@@ -126,8 +126,13 @@ fn engine_with_listener(faults: impl IntoIterator<Item = Fault>) -> (Engine, Arc
     let plan = Plan { price: Price::Unit(Money::ZERO), free_quota: 1000, policy: Default::default() };
     let catalog = Catalog::new([(ServiceName::from_stored("s"), plan)]);
     let calendar = Calendar::new(chrono_tz::UTC, SystemClock);
-    let limits =
-        Limits { lanes: 1, queue: 100, batch: 10, max_wait: Duration::from_secs(1), patience: Duration::from_secs(5) };
+    let limits = Limits {
+        lanes: 1,
+        queue: 100,
+        batch: 10,
+        max_wait: Duration::from_secs(1),
+        retry_timeout: Duration::from_secs(5),
+    };
     let heard = Arc::new(Heard::default());
     (Engine::start(ledger.clone(), heard.clone(), catalog.into(), calendar.into(), limits), ledger, heard)
 }
@@ -216,7 +221,7 @@ async fn a_conflict_that_does_not_pass_is_its_own_posting_s_alone() {
     let passed: Vec<_> = replies.iter().map(Result::is_ok).collect();
     assert_eq!(passed, [true, false, true, true]);
     assert!(matches!(replies[1], Err(Error::Overloaded(_))));
-    assert!(started.elapsed() < Duration::from_secs(2), "others don't wait for the lane's patience to end");
+    assert!(started.elapsed() < Duration::from_secs(2), "others don't wait for the lane's retry_timeout to end");
     assert_eq!(*ledger.used.lock().unwrap(), 3);
 }
 
