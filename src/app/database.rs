@@ -30,7 +30,7 @@ const SQLITE_BATCH: usize = 4_000;
 /// SQLite has one writer: one lane makes the largest batches.
 const SQLITE_LANES: usize = 1;
 /// Batches that expect more repeats after one.
-const WARY_BATCHES: u32 = 32;
+const LOOKUP_ALL_BATCHES: u32 = 32;
 /// How long a stop waits for the database to take its connections back.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Connections beside the lanes' for transactions of other kinds.
@@ -165,7 +165,7 @@ async fn try_connect(config: &Config, announce: &Announce) -> Result<Arc<dyn Sto
                 readers: database.max_connections,
                 writers: lanes(config) + SPARE_WRITERS,
                 acquire_timeout: database.acquire_timeout,
-                wary_batches: WARY_BATCHES,
+                lookup_all_batches: LOOKUP_ALL_BATCHES,
             };
             let options = dsn::mysql(source).map_err(StoreError::Failed)?;
             mysql::bring_up_to_date(options.clone(), database.acquire_timeout, &settings(config), announce).await?;

@@ -41,8 +41,8 @@ pub struct MySqlStore {
     /// Transactions.
     writer: Connections,
     /// Batches that will still look all their ids up, and how many do so from a repeat on.
-    wary: AtomicU32,
-    wary_batches: u32,
+    lookup_all: AtomicU32,
+    lookup_all_batches: u32,
 }
 
 /// How many connections a store may hold, and how long one is waited for.
@@ -53,7 +53,7 @@ pub struct PoolLimits {
     pub acquire_timeout: Duration,
     /// After an id was met again, this many batches look all of theirs up before they
     /// insert: repeats come in swarms, as after an outage.
-    pub wary_batches: u32,
+    pub lookup_all_batches: u32,
 }
 
 /// What every connection begins with, so that the server's defaults do not matter.
@@ -75,8 +75,8 @@ impl MySqlStore {
             reader: Connections::new(options.clone(), limits.readers, limits.acquire_timeout),
             writer: Connections::new(options.clone(), limits.writers, limits.acquire_timeout),
             options,
-            wary: AtomicU32::new(0),
-            wary_batches: limits.wary_batches,
+            lookup_all: AtomicU32::new(0),
+            lookup_all_batches: limits.lookup_all_batches,
         }
     }
 }

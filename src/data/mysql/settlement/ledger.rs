@@ -46,8 +46,8 @@ impl Ledger for MySqlStore {
     async fn settle(&self, batch: &Batch) -> Result<Settlement, StoreError> {
         let keys = Keys::of(batch);
         let mut connection = self.writer.take().await?;
-        let wary = self.wary.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
-        let mut lookup = if wary { Lookup::All } else { Lookup::Ending };
+        let lookup_all = self.lookup_all.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
+        let mut lookup = if lookup_all { Lookup::All } else { Lookup::Ending };
         let mut created = BTreeSet::new();
         // Three times at most: accounts that were opened stay open, and what all
         // lookups find is not inserted.
@@ -75,7 +75,7 @@ impl Ledger for MySqlStore {
                 return Ok(writes.into_settlement(outcomes));
             }
             Statement::new("ROLLBACK").execute(&mut connection).await?;
-            self.wary.store(self.wary_batches, Relaxed);
+            self.lookup_all.store(self.lookup_all_batches, Relaxed);
             lookup = Lookup::All;
         }
         Err(StoreError::Conflict("another process settles the same ids".into()))
