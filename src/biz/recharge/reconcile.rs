@@ -50,7 +50,7 @@ impl Recharges {
     /// for the next run. [`Error::Overloaded`] or [`Error::Internal`] when the orders
     /// can't be read.
     pub async fn reconcile(&self, waits: Waits) -> Result<Reconciled> {
-        self.walk(waits, None).await
+        self.scan(waits, None).await
     }
 
     /// What [`Self::reconcile`] would do now, with `listed` of the orders at the most. Asks
@@ -60,12 +60,12 @@ impl Recharges {
     /// As [`Self::reconcile`].
     pub async fn preview(&self, waits: Waits, listed: usize) -> Result<Preview> {
         let mut list = List { orders: Vec::new(), room: listed };
-        let total = self.walk(waits, Some(&mut list)).await?;
+        let total = self.scan(waits, Some(&mut list)).await?;
         Ok(Preview { total, first: list.orders })
     }
 
     /// With a list, enters there what would become of the orders, and settles none.
-    async fn walk(&self, waits: Waits, mut list: Option<&mut List>) -> Result<Reconciled> {
+    async fn scan(&self, waits: Waits, mut list: Option<&mut List>) -> Result<Reconciled> {
         self.gateway()?;
         let now = self.calendar.now().utc;
         let (until, expired) = (now - waits.reconcile_after, now - waits.expire_after);

@@ -172,11 +172,11 @@ impl AccountCache for RedisCache {
     }
 }
 
-/// Walked node by node, in the order of their addresses: a position is a number of a node
+/// ScanPosition node by node, in the order of their addresses: a position is a number of a node
 /// and a cursor in it.
 #[async_trait]
 impl SharedCache for RedisCache {
-    async fn walk(&self, from: Option<String>) -> Result<(Vec<CacheKey>, Option<String>), StoreError> {
+    async fn scan(&self, from: Option<String>) -> Result<(Vec<CacheKey>, Option<String>), StoreError> {
         let nodes = self.topology.nodes();
         let (number, cursor) = match from.as_deref().and_then(|from| from.split_once(' ')) {
             Some((number, cursor)) => (number.parse().unwrap_or(0), cursor),

@@ -32,7 +32,7 @@ pub trait SharedCache: AccountCache {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    async fn walk(&self, from: Option<String>) -> Result<(Vec<CacheKey>, Option<String>), StoreError>;
+    async fn scan(&self, from: Option<String>) -> Result<(Vec<CacheKey>, Option<String>), StoreError>;
 
     /// Keeps what a comparison found.
     ///
@@ -111,7 +111,7 @@ impl Reconciler {
     pub async fn run(&self, repairs: bool) -> Result<Reconciled, StoreError> {
         let (mut all, mut from) = (Reconciled::default(), None);
         loop {
-            let (cache_keys, next) = self.cache.walk(from).await?;
+            let (cache_keys, next) = self.cache.scan(from).await?;
             let mut wrong = Vec::new();
             for some in cache_keys.chunks(TOGETHER) {
                 for difference in join_all(some.iter().map(|cache_key| self.compare(cache_key))).await {
