@@ -9,7 +9,7 @@ use std::{
 use anyhow::anyhow;
 
 use crate::{
-    biz::{settlement::engine::Limits, values::error::StoreError},
+    biz::{settlement::engine::LaneLimits, values::error::StoreError},
     config::{Config, Driver},
     data::{
         Store, dsn,
@@ -181,9 +181,9 @@ async fn try_connect(config: &Config, announce: &Announce) -> Result<Arc<dyn Sto
 }
 
 /// What the lanes take on.
-pub(super) fn limits(config: &Config) -> Limits {
+pub(super) fn limits(config: &Config) -> LaneLimits {
     let settlement = &config.billing.settlement;
-    Limits {
+    LaneLimits {
         lanes: lanes(config),
         queue: settlement.queue,
         batch: batch(config),

@@ -26,7 +26,7 @@ use crate::{
             Quotas,
             cache::{ReadModel, Watched},
         },
-        metering::{Meter, Settings, tokens::TokenCounter},
+        metering::{Meter, StreamTimeouts, tokens::TokenCounter},
         settlement::engine::Engine,
         values::calendar::{Calendar, Clock, SystemClock},
     },
@@ -104,7 +104,7 @@ impl App {
         let tokens = Arc::new(TokenCounter::new(Arc::new(EmbeddedVocabularies::default())));
         let reservation_ttl = TimeDelta::from_std(config.billing.reservation_ttl)?;
         let Streams { progress, grace, idle_timeout } = config.billing.streams;
-        let metering = Settings { ttl: reservation_ttl, progress, grace, idle_timeout };
+        let metering = StreamTimeouts { ttl: reservation_ttl, progress, grace, idle_timeout };
         let api = Arc::new(Api {
             quotas: Quotas::new(model.clone(), rates.clone(), catalog.clone(), quoter.clone(), calendar.clone()),
             quoter,

@@ -122,12 +122,12 @@ pub struct Billing {
     #[serde(default)]
     pub rate_limits: RateLimits,
     #[serde(default)]
-    pub settlement: Settlement,
+    pub settlement: SettlementConfig,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Settlement {
+pub struct SettlementConfig {
     /// 0: what suits the database.
     #[serde(deserialize_with = "values::lanes")]
     pub lanes: usize,
@@ -270,7 +270,7 @@ impl Config {
     }
 }
 
-impl Default for Settlement {
+impl Default for SettlementConfig {
     fn default() -> Self {
         Self {
             lanes: 0,

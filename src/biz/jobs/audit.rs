@@ -134,7 +134,7 @@ pub trait AuditStore: Users {
 
 /// What an audit found, the runs included that this one goes on from.
 #[derive(Debug, Default)]
-pub struct Report {
+pub struct AuditReport {
     pub users: u64,
     pub difference_count: u64,
     /// Those that this run told.
@@ -156,7 +156,7 @@ const USERS_AT_A_TIME: u32 = 200;
 /// # Errors
 /// [`StoreError::Unavailable`], also when the lease of the run is lost;
 /// [`StoreError::Failed`].
-pub async fn audit(store: &dyn AuditStore, progress: &dyn Progress) -> Result<Report, StoreError> {
+pub async fn audit(store: &dyn AuditStore, progress: &dyn Progress) -> Result<AuditReport, StoreError> {
     let mut scan = ScanPosition::<2>::of(progress);
     let mut differences = Vec::new();
     progress.expect(store.users_behind(scan.last.as_ref()).await?);
@@ -165,7 +165,7 @@ pub async fn audit(store: &dyn AuditStore, progress: &dyn Progress) -> Result<Re
         let chunk = store.evidence(scan.last.as_ref(), USERS_AT_A_TIME).await?;
         let Some(end) = chunk.last() else {
             let [users, difference_count] = scan.counts;
-            return Ok(Report { users, difference_count, differences });
+            return Ok(AuditReport { users, difference_count, differences });
         };
         let users = chunk.len() as u64;
         for difference in chunk.iter().flat_map(compare) {

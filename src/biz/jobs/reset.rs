@@ -119,7 +119,7 @@ pub struct Lacking {
 
 /// What a reset would do.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Preview {
+pub struct ResetPreview {
     pub users: u64,
     /// Of each month and service.
     pub lacking: Vec<(Month, ServiceName, Lacking)>,
@@ -134,12 +134,12 @@ pub async fn preview(
     catalog: &Catalog,
     calendar: &Calendar,
     progress: &dyn Progress,
-) -> Result<Preview, StoreError> {
+) -> Result<ResetPreview, StoreError> {
     let at = calendar.now();
     let each = opened(at).into_iter().flat_map(|month| catalog.iter().map(move |plan| (month, plan)));
     let each: Vec<(Month, (&ServiceName, Plan))> = each.collect();
     let lacking = each.iter().map(|(month, (service, _))| (*month, (*service).clone(), Lacking::default()));
-    let mut preview = Preview { users: 0, lacking: lacking.collect() };
+    let mut preview = ResetPreview { users: 0, lacking: lacking.collect() };
     let mut after = None;
     progress.expect(rows.users_behind(None).await?);
     // Ends: each chunk begins behind the last.

@@ -26,7 +26,7 @@ pub struct Notice {
 
 /// What became of an order through a report.
 #[derive(Debug)]
-pub struct Settlement {
+pub struct SettledOrder {
     pub order: Order,
     /// A repeat changes nothing.
     pub changed: bool,
@@ -34,7 +34,7 @@ pub struct Settlement {
     pub refusal: Option<Error>,
 }
 
-impl From<(Order, bool)> for Settlement {
+impl From<(Order, bool)> for SettledOrder {
     fn from((order, changed): (Order, bool)) -> Self {
         Self { order, changed, refusal: None }
     }
@@ -81,7 +81,7 @@ impl Recharges {
     /// [`Error::PaymentUnavailable`] when payment-service can't be asked or does not say
     /// the same yet; [`Error::Invalid`] beyond the largest balance,
     /// [`Error::Overloaded`], [`Error::Internal`].
-    pub async fn settle(&self, notice: Notice, believed: bool, trace: &TraceContext) -> Result<Settlement> {
+    pub async fn settle(&self, notice: Notice, believed: bool, trace: &TraceContext) -> Result<SettledOrder> {
         let found = in_time(self.orders.order(&notice.order)).await?;
         let order = found.ok_or_else(|| Error::OrderNotFound(notice.order.to_string()))?;
         if let Some(currency) = &notice.currency {
@@ -89,7 +89,7 @@ impl Recharges {
         }
         // A settled order does not change any more, whatever is said of it.
         if believed || order.status == OrderStatus::Success {
-            return self.update(&order, notice.result.into()).await.map(Settlement::from);
+            return self.update(&order, notice.result.into()).await.map(SettledOrder::from);
         }
         if notice.result.amount().is_some_and(|amount| amount != order.amount) {
             return Err(order.amount_mismatch());
@@ -98,7 +98,7 @@ impl Recharges {
     }
 
     /// Asks payment-service, and settles by its answer; then holds the hint against it.
-    async fn confirm(&self, order: &Order, hint: NoticedResult, trace: &TraceContext) -> Result<Settlement> {
+    async fn confirm(&self, order: &Order, hint: NoticedResult, trace: &TraceContext) -> Result<SettledOrder> {
         let asking = self.confirmations.try_acquire();
         let _asking = asking.map_err(|_| Error::Overloaded("too many callbacks wait for payment-service".into()))?;
         let not_confirmed = |why| Error::PaymentUnavailable(format!("it does not confirm the callback: {why}"));
@@ -118,7 +118,7 @@ impl Recharges {
             // It is settled now; a hint of another payment is refused.
             hint => self.update(&settled, hint.into()).await.err(),
         };
-        Ok(Settlement { order: settled, changed, refusal })
+        Ok(SettledOrder { order: settled, changed, refusal })
     }
 
     /// Settles an order by what payment-service says; `None` while that is undecided.

@@ -58,10 +58,10 @@ impl Recharges {
     ///
     /// # Errors
     /// As [`Self::reconcile`].
-    pub async fn preview(&self, waits: Waits, listed: usize) -> Result<Preview> {
+    pub async fn preview(&self, waits: Waits, listed: usize) -> Result<ReconcilePreview> {
         let mut list = List { orders: Vec::new(), room: listed };
         let total = self.scan(waits, Some(&mut list)).await?;
-        Ok(Preview { total, first: list.orders })
+        Ok(ReconcilePreview { total, first: list.orders })
     }
 
     /// With a list, enters there what would become of the orders, and settles none.
@@ -164,7 +164,7 @@ fn would_become(order: &Order, payment_update: &PaymentUpdate) -> Result<OrderSt
 
 /// What would become of the orders that are looked up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Preview {
+pub struct ReconcilePreview {
     pub total: Reconciled,
     /// The first orders, and the status each would have.
     pub first: Vec<(Order, OrderStatus)>,

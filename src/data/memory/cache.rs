@@ -16,7 +16,7 @@ use lru::LruCache;
 use crate::biz::{
     check::cache::{
         account_cache::{AccountCache, Fence, Found},
-        entry::{Applied, CacheKey, Change, Entry, Version},
+        entry::{Applied, CacheEntry, CacheKey, Change, Version},
     },
     values::error::StoreError,
 };
@@ -86,7 +86,7 @@ impl AccountCache for MemoryCache {
         Ok(self.shard(cache_key).entries.get(cache_key).cloned())
     }
 
-    async fn look_all(&self, cache_keys: &[CacheKey]) -> Result<Vec<Option<Arc<Entry>>>, StoreError> {
+    async fn look_all(&self, cache_keys: &[CacheKey]) -> Result<Vec<Option<Arc<CacheEntry>>>, StoreError> {
         let look = |cache_key: &CacheKey| self.shard(cache_key).entries.get(cache_key).map(|found| found.entry.clone());
         Ok(cache_keys.iter().map(look).collect())
     }

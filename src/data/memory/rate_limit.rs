@@ -43,13 +43,13 @@ pub struct MemoryRateLimiter {
 /// A part of the cache keys.
 struct Shard {
     room: usize,
-    cache_keys: HashMap<CacheKey, Entry>,
+    cache_keys: HashMap<CacheKey, Bucket>,
     /// By their last request, refused ones included; the one that is idle for longest first.
     by_use: BTreeMap<u64, CacheKey>,
     uses: u64,
 }
 
-struct Entry {
+struct Bucket {
     level: Level,
     used: u64,
 }
@@ -122,7 +122,7 @@ impl Shard {
             self.remove_first();
         }
         self.uses += 1;
-        if let Some(before) = self.cache_keys.insert(cache_key.clone(), Entry { level, used: self.uses }) {
+        if let Some(before) = self.cache_keys.insert(cache_key.clone(), Bucket { level, used: self.uses }) {
             self.by_use.remove(&before.used);
         }
         self.by_use.insert(self.uses, cache_key);

@@ -24,7 +24,7 @@ use super::{
 use crate::biz::{
     check::cache::{
         account_cache::{AccountCache, Fence, Found},
-        entry::{CacheKey, Change, Entry},
+        entry::{CacheEntry, CacheKey, Change},
         reconcile::{Distance, SharedCache},
     },
     values::error::StoreError,
@@ -99,13 +99,13 @@ impl AccountCache for RedisCache {
         Ok(hash::entry(cache_key, &answer)?.map(|entry| Found { entry: Arc::new(entry), as_of }))
     }
 
-    async fn look_all(&self, cache_keys: &[CacheKey]) -> Result<Vec<Option<Arc<Entry>>>, StoreError> {
+    async fn look_all(&self, cache_keys: &[CacheKey]) -> Result<Vec<Option<Arc<CacheEntry>>>, StoreError> {
         let (started, mut batch) = (Instant::now(), Batch::default());
         for cache_key in cache_keys {
             let key = keys::hash(cache_key);
             batch.add(&self.topology, cache_key.clone(), &key, scripts::CHECK.call(&[&key]));
         }
-        let mut found: HashMap<CacheKey, Arc<Entry>> = HashMap::new();
+        let mut found: HashMap<CacheKey, Arc<CacheEntry>> = HashMap::new();
         for (cache_key, answer) in batch.send(&self.topology, self.settings.write_timeout).await.answers {
             if let Ok(Some(entry)) = hash::entry(&cache_key, &answer) {
                 found.insert(cache_key, Arc::new(entry));

@@ -21,7 +21,7 @@ use redis::Value;
 use crate::{
     biz::{
         account::{Balance, Quota},
-        check::cache::entry::{AccountEntry, CacheKey, Change, Entry},
+        check::cache::entry::{AccountEntry, CacheEntry, CacheKey, Change},
         limits::{
             caps::{Caps, Requests},
             key_quota::{KeyQuota, KeyQuotas, QuotaType},
@@ -41,10 +41,10 @@ const NONE: &str = "-";
 pub(super) type Field = (String, String);
 
 /// All fields of an entry but its version.
-pub(super) fn fields(entry: &Entry) -> Vec<Field> {
+pub(super) fn fields(entry: &CacheEntry) -> Vec<Field> {
     match entry {
-        Entry::Account(_, account) => account_fields(&account.balance, account.requests.as_ref(), &account.quotas),
-        Entry::ApiKey(_, quotas) => key_fields(quotas),
+        CacheEntry::Account(_, account) => account_fields(&account.balance, account.requests.as_ref(), &account.quotas),
+        CacheEntry::ApiKey(_, quotas) => key_fields(quotas),
     }
 }
 
@@ -65,14 +65,14 @@ pub(super) fn changed_fields(change: &Change) -> Vec<Field> {
 ///
 /// # Errors
 /// [`StoreError::Failed`] for what is none of ours.
-pub(super) fn entry(cache_key: &CacheKey, answer: &Value) -> Result<Option<Entry>, StoreError> {
+pub(super) fn entry(cache_key: &CacheKey, answer: &Value) -> Result<Option<CacheEntry>, StoreError> {
     let Value::Array(values) = answer else { return Err(corrupt("entry of the cache")) };
     if values.is_empty() {
         return Ok(None);
     }
     Ok(Some(match cache_key {
-        CacheKey::User(user) => Entry::Account(user.clone(), account_of(values)?),
-        CacheKey::ApiKey(key) => Entry::ApiKey(key.clone(), key_quotas_of(key, values)?),
+        CacheKey::User(user) => CacheEntry::Account(user.clone(), account_of(values)?),
+        CacheKey::ApiKey(key) => CacheEntry::ApiKey(key.clone(), key_quotas_of(key, values)?),
     }))
 }
 

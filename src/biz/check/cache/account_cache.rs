@@ -4,13 +4,13 @@ use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 
-use super::entry::{CacheKey, Change, Entry};
+use super::entry::{CacheEntry, CacheKey, Change};
 use crate::biz::values::error::StoreError;
 
 /// A cached entry.
 #[derive(Debug, Clone)]
 pub struct Found {
-    pub entry: Arc<Entry>,
+    pub entry: Arc<CacheEntry>,
     /// It was true then, at the latest.
     pub as_of: Instant,
 }
@@ -31,7 +31,7 @@ pub trait AccountCache: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    async fn look_all(&self, cache_keys: &[CacheKey]) -> Result<Vec<Option<Arc<Entry>>>, StoreError>;
+    async fn look_all(&self, cache_keys: &[CacheKey]) -> Result<Vec<Option<Arc<CacheEntry>>>, StoreError>;
 
     /// To be put up before the state is read from the database.
     ///

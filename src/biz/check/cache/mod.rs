@@ -22,7 +22,7 @@ use std::{
 
 use self::{
     account_cache::{AccountCache, Found},
-    entry::{AccountEntry, CacheKey, Entry},
+    entry::{AccountEntry, CacheEntry, CacheKey},
     refresh::Wanted,
 };
 use crate::biz::{
@@ -77,7 +77,7 @@ impl Need<'_> {
         self.is_met_by_entry(&view.account)
     }
 
-    fn is_met_by_entry(self, entry: &Entry) -> bool {
+    fn is_met_by_entry(self, entry: &CacheEntry) -> bool {
         entry.account().is_some_and(|account| account.quota(self.month, self.service).is_some())
     }
 }
@@ -85,8 +85,8 @@ impl Need<'_> {
 /// What a check is decided on.
 #[derive(Debug, Clone)]
 pub struct View {
-    account: Arc<Entry>,
-    key: Option<Arc<Entry>>,
+    account: Arc<CacheEntry>,
+    key: Option<Arc<CacheEntry>>,
 }
 
 impl View {
@@ -138,7 +138,7 @@ impl ReadModel {
         let begun = Instant::now();
         let account = async {
             let cache_key = CacheKey::User(need.user.clone());
-            let is_met = |account: &Arc<Entry>| need.is_met_by_entry(account);
+            let is_met = |account: &Arc<CacheEntry>| need.is_met_by_entry(account);
             self.find(&cache_key, begun, is_met).await
         };
         let key = async {
@@ -155,8 +155,8 @@ impl ReadModel {
         &self,
         cache_key: &CacheKey,
         begun: Instant,
-        is_met: impl Fn(&Arc<Entry>) -> bool,
-    ) -> Result<Arc<Entry>> {
+        is_met: impl Fn(&Arc<CacheEntry>) -> bool,
+    ) -> Result<Arc<CacheEntry>> {
         let looked = self.look_shared(cache_key).await;
         if let Looked::Found(entry) = &looked
             && is_met(entry)
@@ -177,17 +177,17 @@ impl ReadModel {
     ///
     /// # Errors
     /// As [`Self::read`].
-    pub async fn load(&self, cache_key: &CacheKey) -> Result<Arc<Entry>> {
+    pub async fn load(&self, cache_key: &CacheKey) -> Result<Arc<CacheEntry>> {
         self.load_through(cache_key, self.caches.shared.as_deref()).await
     }
 
     /// As [`Self::load`], but for the shared cache: it would be waited for in vain, or has
     /// to hear of a change first.
-    async fn load_past_shared(&self, cache_key: &CacheKey) -> Result<Arc<Entry>> {
+    async fn load_past_shared(&self, cache_key: &CacheKey) -> Result<Arc<CacheEntry>> {
         self.load_through(cache_key, None).await
     }
 
-    async fn load_through(&self, cache_key: &CacheKey, shared: Option<&dyn AccountCache>) -> Result<Arc<Entry>> {
+    async fn load_through(&self, cache_key: &CacheKey, shared: Option<&dyn AccountCache>) -> Result<Arc<CacheEntry>> {
         let load = async {
             let load = async {
                 match self.caches.is_uncertain(cache_key) {
@@ -201,7 +201,7 @@ impl ReadModel {
         self.caches.loads.once(cache_key, load).await
     }
 
-    async fn load_alone(&self, cache_key: &CacheKey, cache: Option<&dyn AccountCache>) -> Result<Arc<Entry>> {
+    async fn load_alone(&self, cache_key: &CacheKey, cache: Option<&dyn AccountCache>) -> Result<Arc<CacheEntry>> {
         // An outage of a cache is no reason not to answer.
         let near = self.caches.near.fence(cache_key).await.ok();
         let shared = match cache {
@@ -220,18 +220,18 @@ impl ReadModel {
         Ok(found.entry)
     }
 
-    async fn read_database(&self, cache_key: &CacheKey) -> Result<Arc<Entry>> {
+    async fn read_database(&self, cache_key: &CacheKey) -> Result<Arc<CacheEntry>> {
         self.sources.database.fetch_add(1, Relaxed);
         Ok(Arc::new(match cache_key {
             CacheKey::User(user) => {
                 let (account, now) = self.accounts.get(user).await?;
-                Entry::Account(user.clone(), AccountEntry::new(account, now.month))
+                CacheEntry::Account(user.clone(), AccountEntry::new(account, now.month))
             }
-            CacheKey::ApiKey(key) => Entry::ApiKey(key.clone(), self.key_quotas.key_quotas(key).await?),
+            CacheKey::ApiKey(key) => CacheEntry::ApiKey(key.clone(), self.key_quotas.key_quotas(key).await?),
         }))
     }
 
-    async fn look_near(&self, cache_key: &CacheKey) -> Option<Arc<Entry>> {
+    async fn look_near(&self, cache_key: &CacheKey) -> Option<Arc<CacheEntry>> {
         if self.caches.is_uncertain(cache_key) {
             return None;
         }
@@ -273,7 +273,7 @@ impl ReadModel {
 
 /// What the shared cache says.
 enum Looked {
-    Found(Arc<Entry>),
+    Found(Arc<CacheEntry>),
     Absent,
     /// It does not answer, or may have something older than what was committed here.
     Unknown,

@@ -65,12 +65,12 @@ mod tests {
         check::cache::{
             Caches, Trust,
             account_cache::{AccountCache, Fence, Found},
-            entry::{Change, Entry},
+            entry::{CacheEntry, Change},
         },
         limits::key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
         settlement::{
-            engine::{Engine, Limits},
-            ledger::{Ledger, Settlement},
+            engine::{Engine, LaneLimits},
+            ledger::{Ledger, SettledBatch},
             posting::Batch,
         },
         values::{
@@ -114,7 +114,7 @@ mod tests {
 
     #[async_trait]
     impl Ledger for Users {
-        async fn settle(&self, _: &Batch) -> std::result::Result<Settlement, StoreError> {
+        async fn settle(&self, _: &Batch) -> std::result::Result<SettledBatch, StoreError> {
             Err(StoreError::Failed("nothing is settled here".into()))
         }
     }
@@ -136,7 +136,7 @@ mod tests {
             Ok(None)
         }
 
-        async fn look_all(&self, _: &[CacheKey]) -> std::result::Result<Vec<Option<Arc<Entry>>>, StoreError> {
+        async fn look_all(&self, _: &[CacheKey]) -> std::result::Result<Vec<Option<Arc<CacheEntry>>>, StoreError> {
             Ok(Vec::new())
         }
 
@@ -166,7 +166,7 @@ mod tests {
         let calendar = Arc::new(Calendar::new(chrono_tz::UTC, SystemClock));
         let (catalog, seconds) = (Arc::new(Catalog::new([])), Duration::from_secs);
         let caches = Arc::new(Caches::new(users.clone(), Trust::Always, None));
-        let limits = Limits { lanes: 1, queue: 1, batch: 1, max_wait: seconds(1), retry_timeout: seconds(1) };
+        let limits = LaneLimits { lanes: 1, queue: 1, batch: 1, max_wait: seconds(1), retry_timeout: seconds(1) };
         let engine = Arc::new(Engine::start(users.clone(), caches.clone(), catalog.clone(), calendar.clone(), limits));
         let accounts = Arc::new(Accounts::new(users.clone(), engine, catalog, calendar.clone()));
         let model = ReadModel::new(caches, accounts, users.clone());

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 
 use super::{
     account_cache::AccountCache,
-    entry::{AccountEntry, CacheKey, Entry},
+    entry::{AccountEntry, CacheEntry, CacheKey},
 };
 use crate::biz::{
     account::{Account, AccountStore, Quota},
@@ -183,27 +183,27 @@ impl Reconciler {
         Ok(Difference { cache_key: cache_key.clone(), by, cached: why, stored })
     }
 
-    async fn stored(&self, cache_key: &CacheKey) -> Result<Option<Entry>, StoreError> {
+    async fn stored(&self, cache_key: &CacheKey) -> Result<Option<CacheEntry>, StoreError> {
         Ok(match cache_key {
             CacheKey::User(user) => {
                 let month = self.calendar.now().month;
                 let account = self.accounts.account(user, month).await?;
-                account.map(|account: Account| Entry::Account(user.clone(), AccountEntry::new(account, month)))
+                account.map(|account: Account| CacheEntry::Account(user.clone(), AccountEntry::new(account, month)))
             }
-            CacheKey::ApiKey(key) => Some(Entry::ApiKey(key.clone(), self.key_quotas.key_quotas(key).await?)),
+            CacheKey::ApiKey(key) => Some(CacheEntry::ApiKey(key.clone(), self.key_quotas.key_quotas(key).await?)),
         })
     }
 }
 
-fn text(entry: Option<&Entry>) -> String {
+fn text(entry: Option<&CacheEntry>) -> String {
     entry.map_or_else(|| "nothing".into(), |entry| format!("{} {entry:?}", entry.version()))
 }
 
 /// Of the quotas those of this month are compared; a cached entry may not have them yet.
-fn distance(cached: &Entry, stored: Option<&Entry>, month: Month) -> Distance {
+fn distance(cached: &CacheEntry, stored: Option<&CacheEntry>, month: Month) -> Distance {
     match (cached, stored) {
-        (Entry::Account(_, cached), Some(Entry::Account(_, stored))) => accounts_apart(cached, stored, month),
-        (Entry::ApiKey(_, cached), Some(Entry::ApiKey(_, stored))) => {
+        (CacheEntry::Account(_, cached), Some(CacheEntry::Account(_, stored))) => accounts_apart(cached, stored, month),
+        (CacheEntry::ApiKey(_, cached), Some(CacheEntry::ApiKey(_, stored))) => {
             Distance { units: keys_apart(cached, stored), ..Default::default() }
         }
         _ => Distance { units: 1, ..Default::default() },

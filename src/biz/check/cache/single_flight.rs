@@ -7,10 +7,10 @@ use std::{
 
 use tokio::sync::OnceCell;
 
-use super::entry::{CacheKey, Entry};
+use super::entry::{CacheEntry, CacheKey};
 use crate::biz::values::error::Result;
 
-type Load = Arc<OnceCell<Result<Arc<Entry>>>>;
+type Load = Arc<OnceCell<Result<Arc<CacheEntry>>>>;
 
 /// One load at a time of each cache key.
 #[derive(Default)]
@@ -22,8 +22,8 @@ impl SingleFlight {
     pub async fn once(
         &self,
         cache_key: &CacheKey,
-        load: impl Future<Output = Result<Arc<Entry>>>,
-    ) -> Result<Arc<Entry>> {
+        load: impl Future<Output = Result<Arc<CacheEntry>>>,
+    ) -> Result<Arc<CacheEntry>> {
         let waiter = Waiter { loads: self, cache_key, load: self.lock().entry(cache_key.clone()).or_default().clone() };
         waiter.load.get_or_init(|| load).await.clone()
     }

@@ -238,7 +238,7 @@ mod tests {
         account::Balance,
         check::cache::{
             account_cache::{Fence, Found},
-            entry::{AccountChange, Entry},
+            entry::{AccountChange, CacheEntry},
         },
         values::{error::StoreError, ids::UserId, money::Money},
     };
@@ -274,7 +274,7 @@ mod tests {
             Ok(None)
         }
 
-        async fn look_all(&self, _: &[CacheKey]) -> Result<Vec<Option<Arc<Entry>>>, StoreError> {
+        async fn look_all(&self, _: &[CacheKey]) -> Result<Vec<Option<Arc<CacheEntry>>>, StoreError> {
             Ok(Vec::new())
         }
 

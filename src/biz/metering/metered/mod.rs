@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Finish, Settings, State};
+use super::{Finish, State, StreamTimeouts};
 use crate::biz::{
     reports::record::Usage,
     settlement::{
@@ -118,7 +118,7 @@ impl Metered {
     }
 
     /// The report that is due now.
-    pub fn due_report(&mut self, now: Instant, settings: &Settings) -> Option<Report> {
+    pub fn due_report(&mut self, now: Instant, settings: &StreamTimeouts) -> Option<Report> {
         (self.next_report(settings)? <= now).then(|| {
             self.reported_at = now;
             let target = Some(more(self.usage(), self.step())).filter(|_| self.wants_more());
@@ -127,7 +127,7 @@ impl Metered {
     }
 
     /// When the next report is due, as things are.
-    pub fn next_report(&self, settings: &Settings) -> Option<Instant> {
+    pub fn next_report(&self, settings: &StreamTimeouts) -> Option<Instant> {
         let next = self.reported_at + settings.progress;
         if self.wants_more() {
             // At once, unless that was no use a moment ago.

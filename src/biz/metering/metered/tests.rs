@@ -9,7 +9,7 @@ use crate::biz::{
     values::ids::{PriceVersionId, ServiceName, TraceId, UserId},
 };
 
-const SETTINGS: Settings = Settings {
+const SETTINGS: StreamTimeouts = StreamTimeouts {
     ttl: TimeDelta::minutes(10),
     progress: Duration::from_secs(1),
     grace: Duration::from_secs(5),
@@ -96,7 +96,7 @@ fn a_hold_is_renewed_before_it_runs_out() {
     let half = metered.reported_at + Duration::from_secs(5 * 60);
     assert_eq!(metered.next_report(&SETTINGS), Some(half));
     // Also where progress is rarer than that.
-    let rare = Settings { progress: Duration::from_secs(3_600), ..SETTINGS };
+    let rare = StreamTimeouts { progress: Duration::from_secs(3_600), ..SETTINGS };
     metered.set_counted(1);
     assert_eq!(metered.next_report(&rare), Some(half));
 }

@@ -6,14 +6,14 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Job, Limits};
+use super::{Job, LaneLimits};
 use crate::biz::{
     account::catalog::Catalog,
     check::cache::entry::CacheKey,
     settlement::{
         commit_listener::CommitListener,
         keys::Keys,
-        ledger::{Ledger, Settlement},
+        ledger::{Ledger, SettledBatch},
         posting::{Batch, Outcome, Posting},
     },
     values::{
@@ -29,7 +29,7 @@ pub(super) struct Lane {
     pub listener: Arc<dyn CommitListener>,
     pub catalog: Arc<Catalog>,
     pub calendar: Arc<Calendar>,
-    pub limits: Limits,
+    pub limits: LaneLimits,
 }
 
 impl Lane {
@@ -146,7 +146,7 @@ impl Lane {
     }
 
     /// Tells those who read what the batch changed.
-    async fn publish(&self, batch: &Batch, settlement: Settlement, is_unsure: bool) -> Vec<Outcome> {
+    async fn publish(&self, batch: &Batch, settlement: SettledBatch, is_unsure: bool) -> Vec<Outcome> {
         if is_unsure {
             self.listener.invalidate(cache_keys(batch, settlement.api_keys)).await;
         } else if !settlement.changes.is_empty() {
@@ -157,7 +157,7 @@ impl Lane {
 
     /// In a task of its own: a panic below costs one batch and not the lane, and a
     /// database that has gone silent is given up at the deadline, outcome unknown.
-    async fn try_once(&self, batch: &Arc<Batch>, deadline: Instant) -> std::result::Result<Settlement, StoreError> {
+    async fn try_once(&self, batch: &Arc<Batch>, deadline: Instant) -> std::result::Result<SettledBatch, StoreError> {
         let (ledger, batch) = (self.ledger.clone(), batch.clone());
         let mut task = tokio::spawn(async move { ledger.settle(&batch).await });
         match tokio::time::timeout_at(deadline, &mut task).await {

@@ -40,7 +40,7 @@ use crate::biz::{
 
 /// How much the engine takes on.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct LaneLimits {
     /// Lanes; each has at most one transaction in flight.
     pub lanes: usize,
     /// Postings that may wait in one lane before callers get OVERLOADED.
@@ -80,7 +80,7 @@ impl Engine {
         listener: Arc<dyn CommitListener>,
         catalog: Arc<Catalog>,
         calendar: Arc<Calendar>,
-        limits: Limits,
+        limits: LaneLimits,
     ) -> Self {
         let lane = Lane { ledger, listener, catalog, calendar, limits };
         let stop = CancellationToken::new();

@@ -20,7 +20,7 @@ use crate::biz::{
     check::cache::entry::{CacheKey, Change},
     settlement::{
         keys::Keys,
-        ledger::Settlement,
+        ledger::SettledBatch,
         posting::{Batch, Effect, RecordIds},
         rule::{self, State},
         transaction::ChargeContent,
@@ -54,7 +54,7 @@ struct ScriptedLedger {
 
 #[async_trait]
 impl Ledger for ScriptedLedger {
-    async fn settle(&self, batch: &Batch) -> std::result::Result<Settlement, StoreError> {
+    async fn settle(&self, batch: &Batch) -> std::result::Result<SettledBatch, StoreError> {
         self.attempts.fetch_add(1, Ordering::SeqCst);
         let fault = self.faults.lock().unwrap().pop_front();
         match fault {
@@ -92,7 +92,7 @@ impl Ledger for ScriptedLedger {
         }
         match fault {
             Some(Fault::LostAfterCommit) => Err(StoreError::Unavailable("connection lost".into())),
-            _ => Ok(Settlement { outcomes, changes: writes.changes, api_keys: writes.api_keys }),
+            _ => Ok(SettledBatch { outcomes, changes: writes.changes, api_keys: writes.api_keys }),
         }
     }
 }
@@ -126,7 +126,7 @@ fn engine_with_listener(faults: impl IntoIterator<Item = Fault>) -> (Engine, Arc
     let plan = Plan { price: Price::Unit(Money::ZERO), free_quota: 1000, policy: Default::default() };
     let catalog = Catalog::new([(ServiceName::from_stored("s"), plan)]);
     let calendar = Calendar::new(chrono_tz::UTC, SystemClock);
-    let limits = Limits {
+    let limits = LaneLimits {
         lanes: 1,
         queue: 100,
         batch: 10,

@@ -10,7 +10,7 @@ use crate::{
     biz::{
         settlement::{
             keys::Keys,
-            ledger::{Ledger, Settlement},
+            ledger::{Ledger, SettledBatch},
             posting::{Adjusted, AdjustmentContent, Batch, Outcome, Posting},
             rule::{self, NewRecord, State, UsageDelta, UsageKey, Writes},
         },
@@ -43,7 +43,7 @@ enum Lookup {
 impl Ledger for MySqlStore {
     /// Two round trips: begin, lock and load; write and commit. On every way out but
     /// a clean one the connection is closed, and the server rolls back.
-    async fn settle(&self, batch: &Batch) -> Result<Settlement, StoreError> {
+    async fn settle(&self, batch: &Batch) -> Result<SettledBatch, StoreError> {
         let keys = Keys::of(batch);
         let mut connection = self.writer.take().await?;
         let lookup_all = self.lookup_all.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();

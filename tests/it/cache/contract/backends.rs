@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use billing_service::{
     biz::check::cache::{
         account_cache::{AccountCache, Fence, Found},
-        entry::{CacheKey, Change, Entry},
+        entry::{CacheEntry, CacheKey, Change},
     },
     data::{
         memory::MemoryCache,
@@ -123,12 +123,12 @@ impl Caches {
     }
 
     /// Stores what was read behind a fence.
-    pub async fn store(&self, fence: Fence, entry: &Entry) {
+    pub async fn store(&self, fence: Fence, entry: &CacheEntry) {
         store(&*self.one, fence, entry).await;
     }
 
     /// A load that nothing comes between.
-    pub async fn load(&self, entry: &Entry) {
+    pub async fn load(&self, entry: &CacheEntry) {
         let fence = self.fence(&entry.cache_key()).await;
         self.store(fence, entry).await;
     }
@@ -138,19 +138,19 @@ impl Caches {
     }
 
     /// What both processes find.
-    pub async fn look(&self, cache_key: &CacheKey) -> Option<Entry> {
+    pub async fn look(&self, cache_key: &CacheKey) -> Option<CacheEntry> {
         let found = look(&*self.one, cache_key).await;
         assert_eq!(look(&*self.other, cache_key).await, found);
         found
     }
 }
 
-pub async fn store(cache: &dyn AccountCache, fence: Fence, entry: &Entry) {
+pub async fn store(cache: &dyn AccountCache, fence: Fence, entry: &CacheEntry) {
     let found = Found { entry: Arc::new(entry.clone()), as_of: Instant::now().into_std() };
     cache.store(fence, found).await.unwrap();
 }
 
-pub async fn look(cache: &dyn AccountCache, cache_key: &CacheKey) -> Option<Entry> {
+pub async fn look(cache: &dyn AccountCache, cache_key: &CacheKey) -> Option<CacheEntry> {
     cache.look(cache_key).await.unwrap().map(|found| (*found.entry).clone())
 }
 

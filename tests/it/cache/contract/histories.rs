@@ -8,7 +8,7 @@ use billing_service::biz::{
     account::Balance,
     check::cache::{
         account_cache::{AccountCache, Fence},
-        entry::{AccountChange, AccountEntry, CacheKey, Change, Entry, KeyChange},
+        entry::{AccountChange, AccountEntry, CacheEntry, CacheKey, Change, KeyChange},
     },
     limits::{
         caps::Requests,
@@ -101,13 +101,13 @@ struct Load {
     process: usize,
     cache_key: usize,
     fence: Fence,
-    read: Option<Entry>,
+    read: Option<CacheEntry>,
 }
 
 struct Play<'a> {
     caches: &'a Caches,
     /// All states of each cache key, the last of which the database has now.
-    states: [Vec<Entry>; CACHE_KEYS],
+    states: [Vec<CacheEntry>; CACHE_KEYS],
     /// The newest state of each cache key that the cache was told of.
     told: [usize; CACHE_KEYS],
     /// Whether limits were set without a new version: until that is told, an entry may mix both.
@@ -128,7 +128,7 @@ impl<'a> Play<'a> {
         if process == 0 { &*self.caches.one } else { &*self.caches.other }
     }
 
-    fn now(&self, cache_key: usize) -> &Entry {
+    fn now(&self, cache_key: usize) -> &CacheEntry {
         self.states[cache_key].last().unwrap()
     }
 
@@ -209,7 +209,7 @@ impl<'a> Play<'a> {
     fn read(&mut self, load: usize, month: usize) {
         let Some(load) = pick(&self.loads, load) else { return };
         let mut entry = self.now(self.loads[load].cache_key).clone();
-        if let Entry::Account(_, account) = &mut entry {
+        if let CacheEntry::Account(_, account) = &mut entry {
             account.quotas.retain(|(of, _), _| *of == MONTHS[month].parse().unwrap());
         }
         self.loads[load].read.get_or_insert(entry);
@@ -259,16 +259,16 @@ fn pick(loads: &[Load], load: usize) -> Option<usize> {
 }
 
 /// An account that has caps, and a quota of each month.
-fn open(user: &UserId) -> Entry {
+fn open(user: &UserId) -> CacheEntry {
     let quotas = MONTHS.map(|month| (row(month, "asset"), quota(0)));
     let requests = Some(requests(Some(9), None, 0));
-    Entry::Account(user.clone(), AccountEntry { balance: balance(1, 0, 0), requests, quotas: quotas.into() })
+    CacheEntry::Account(user.clone(), AccountEntry { balance: balance(1, 0, 0), requests, quotas: quotas.into() })
 }
 
 /// The next state, and the change that leads to it; what has no quota can't change.
-fn changed(entry: &Entry, what: u8) -> Option<(Entry, Change)> {
+fn changed(entry: &CacheEntry, what: u8) -> Option<(CacheEntry, Change)> {
     match entry {
-        Entry::Account(user, account) => {
+        CacheEntry::Account(user, account) => {
             let (mut next, before) = (account.clone(), account.balance.version);
             let amount = account.balance.amount.plus(Money::from_micros(i64::from(what) - 100));
             next.balance = Balance { amount, version: before + 1, ..account.balance };
@@ -283,27 +283,29 @@ fn changed(entry: &Entry, what: u8) -> Option<(Entry, Change)> {
             let quotas = written.map(|(row, quota)| (row.clone(), *quota)).collect();
             let requests = next.requests.filter(|_| what & 1 == 0);
             let change = AccountChange { user: user.clone(), before, balance: next.balance, requests, quotas };
-            Some((Entry::Account(user.clone(), next), Change::Account(change)))
+            Some((CacheEntry::Account(user.clone(), next), Change::Account(change)))
         }
-        Entry::ApiKey(key, quotas) => {
+        CacheEntry::ApiKey(key, quotas) => {
             let mut next = quotas.clone();
             for quota in next.values_mut().take(1 + usize::from(what) % 3) {
                 (quota.used, quota.version) = (quota.used + 1, quota.version + 1);
             }
             let change = KeyChange::new(key, quotas, next.clone());
-            (!next.is_empty()).then(|| (Entry::ApiKey(key.clone(), next), Change::ApiKey(change)))
+            (!next.is_empty()).then(|| (CacheEntry::ApiKey(key.clone(), next), Change::ApiKey(change)))
         }
     }
 }
 
 /// With other caps, or another set of quotas; a quota that comes anew began at `instant`.
-fn with_limits(entry: &Entry, what: u8, instant: i64) -> Entry {
+fn with_limits(entry: &CacheEntry, what: u8, instant: i64) -> CacheEntry {
     match entry {
-        Entry::Account(user, account) => {
+        CacheEntry::Account(user, account) => {
             let requests = (what & 1 == 0).then(|| requests(Some(what.into()), None, 0));
-            Entry::Account(user.clone(), AccountEntry { requests, ..account.clone() })
+            CacheEntry::Account(user.clone(), AccountEntry { requests, ..account.clone() })
         }
-        Entry::ApiKey(key, quotas) => Entry::ApiKey(key.clone(), with_quotas(key, quotas.clone(), what, instant)),
+        CacheEntry::ApiKey(key, quotas) => {
+            CacheEntry::ApiKey(key.clone(), with_quotas(key, quotas.clone(), what, instant))
+        }
     }
 }
 
@@ -321,9 +323,9 @@ fn with_quotas(key: &ApiKeyId, mut quotas: KeyQuotas, what: u8, instant: i64) ->
 }
 
 /// Whether an entry is a part of this state.
-fn is_of(found: &Entry, state: &Entry) -> bool {
+fn is_of(found: &CacheEntry, state: &CacheEntry) -> bool {
     match (found, state) {
-        (Entry::Account(_, found), Entry::Account(_, state)) => {
+        (CacheEntry::Account(_, found), CacheEntry::Account(_, state)) => {
             let quotas = found.quotas.iter().all(|(row, quota)| state.quotas.get(row) == Some(quota));
             (found.balance, found.requests, quotas) == (state.balance, state.requests, true)
         }
