@@ -24,7 +24,7 @@ struct Arguments {
     dry_run: bool,
     /// The zone that the times in a database of the legacy service are wall-clock times of,
     /// when loc of data.database.source does not say it.
-    #[arg(long, value_name = "ZONE")]
+    #[arg(long, alias = "former-zone", value_name = "ZONE")]
     legacy_zone: Option<chrono_tz::Tz>,
 }
 
