@@ -26,7 +26,8 @@ struct Arguments {
     /// Configuration file. The old form -conf works too.
     #[arg(long, default_value = "configs/config.yaml")]
     conf: PathBuf,
-    /// Run this job once, now, and exit. The exit code is 1 unless the job finds no errors.
+    /// Run this job once, now, and exit. The exit code is 1 if the job reports errors or
+    /// differences.
     #[arg(long, value_name = "JOB", value_parser = PossibleValuesParser::new(Job::ALL.map(Job::name)))]
     once: Option<String>,
     /// With --once: print the effects of the job, and change nothing.
