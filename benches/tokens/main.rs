@@ -7,7 +7,7 @@ use std::{hint::black_box, sync::Arc, time::Instant};
 
 use anyhow::anyhow;
 use billing_service::{
-    biz::tokens::{Encoding, StreamCounter, Vocabularies, Vocabulary},
+    biz::metering::tokens::{Encoding, StreamCounter, Vocabularies, Vocabulary},
     data::vocabulary::EmbeddedVocabularies,
 };
 

@@ -12,8 +12,8 @@ const CLAUSES: &str = "服务在提交之前先锁定账户 余额不足时整�
     孩子们在操场上放风筝 她把旧照片一张一张地夹进书里 模型的版本在生效时间之后才会使用";
 
 pub fn all() -> Vec<(&'static str, String)> {
-    let code =
-        [include_str!("../../src/app.rs"), include_str!("../../src/config.rs"), include_str!("main.rs")].concat();
+    let code = [include_str!("../../src/app/mod.rs"), include_str!("../../src/config/mod.rs"), include_str!("main.rs")]
+        .concat();
     let base64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     vec![
         ("English", english(BYTES)),

@@ -8,8 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     biz::{
-        calendar::Calendar,
-        read_model::{Caches, ReadModel, Trust, cache::AccountCache, prewarm::prewarm, reconcile::SharedCache},
+        check::cache::{
+            Caches, ReadModel, Trust, account_cache::AccountCache, prewarm::prewarm, reconcile::SharedCache,
+        },
+        values::calendar::Calendar,
     },
     config::{self, Config, Driver, RedisMode},
     data::{
@@ -17,7 +19,7 @@ use crate::{
         memory::MemoryCache,
         redis::{Mode, RedisCache, ScriptTimes, Settings},
     },
-    service::metrics::Metrics,
+    metrics::Metrics,
 };
 
 /// Accounts and API keys that the near cache keeps, about half a kilobyte each.

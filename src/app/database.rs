@@ -9,11 +9,11 @@ use std::{
 use anyhow::anyhow;
 
 use crate::{
-    biz::{error::StoreError, settlement::engine::Limits},
+    biz::{settlement::engine::Limits, values::error::StoreError},
     config::{Config, Driver},
     data::{
         Store, dsn,
-        former_zone::FormerZone,
+        legacy_zone::FormerZone,
         mysql::{self, MySqlStore, PoolLimits},
         plan::{Announce, Plan},
         sqlite::{self, SqliteStore},

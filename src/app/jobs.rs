@@ -9,8 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{caches, database::limits, payments};
 use crate::{
     biz::{
-        calendar::{Calendar, Clock},
-        read_model::{
+        check::cache::{
             Caches,
             reconcile::{Reconciled as CacheReconciled, Reconciler},
         },
@@ -22,6 +21,7 @@ use crate::{
             engine::Engine,
             sweep::{self, Swept},
         },
+        values::calendar::{Calendar, Clock},
     },
     config::Config,
     data::Store,

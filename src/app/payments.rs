@@ -6,9 +6,9 @@ use anyhow::{Context, anyhow};
 
 use crate::{
     biz::{
-        calendar::Calendar,
         recharge::{Recharges, Terms, gateway::PaymentGateway},
         settlement::engine::Engine,
+        values::calendar::Calendar,
     },
     config::{CallbackAuth, Config, PaymentService, Secret},
     data::{

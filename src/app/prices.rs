@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     biz::{
-        error::StoreError,
-        prices::{PriceStore, Prices},
+        charge::prices::{PriceStore, Prices},
+        values::error::StoreError,
     },
     config::Config,
     data::Store,

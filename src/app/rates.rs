@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::{
     biz::{
-        calendar::Clock,
-        rate_limit::{RateGuard, RateLimiter},
+        limits::rate_limit::{RateGuard, RateLimiter},
+        values::calendar::Clock,
     },
     config::Config,
     data::{

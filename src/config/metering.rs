@@ -7,8 +7,8 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::values;
 use crate::biz::{
-    ids::ServiceName,
-    policy::{AboveHold, OnExpiry, Policy},
+    charge::policy::{AboveHold, OnExpiry, Policy},
+    values::ids::ServiceName,
 };
 
 /// What one service does with its reservations.

@@ -10,10 +10,12 @@ use serde::{
 
 use super::values;
 use crate::biz::{
-    catalog::QuotaUnit,
-    ids::{ModelName, PriceVersionId, ServiceName},
-    money::Money,
-    prices::{PriceBook, PriceVersion, TokenPrices},
+    account::catalog::QuotaUnit,
+    charge::prices::{PriceBook, PriceVersion, TokenPrices},
+    values::{
+        ids::{ModelName, PriceVersionId, ServiceName},
+        money::Money,
+    },
 };
 
 /// Prices of one model per million tokens, from an instant on.

@@ -1,7 +1,7 @@
 use std::io::Write;
 
 use super::*;
-use crate::biz::catalog::QuotaUnit;
+use crate::biz::account::catalog::QuotaUnit;
 
 const EXISTING: &str = "
 server:
@@ -150,13 +150,13 @@ fn a_bad_key_or_value_is_named() {
 fn there_are_the_rate_limits_that_are_named_and_no_others() {
     let limits = |yaml: &str| {
         let config = read(&EXISTING.replace("balance_low_threshold: 10.0", yaml), &[]).unwrap();
-        crate::biz::rate_limit::RateLimits::from(config.billing.rate_limits)
+        crate::biz::limits::rate_limit::RateLimits::from(config.billing.rate_limits)
     };
     for none in ["balance_low_threshold: 1", "rate_limits: {}", "rate_limits: {user: {second: 0}, api_key: {}}"] {
         assert!(limits(none).is_empty(), "{none}");
     }
     let some = limits("rate_limits: {user: {second: 1, minute: 20}, api_key: {hour: 1000000}}");
-    let numbers = |rates: crate::biz::rate_limit::Rates| rates.limits().map(|limit| limit.map_or(0, u32::from));
+    let numbers = |rates: crate::biz::limits::rate_limit::Rates| rates.limits().map(|limit| limit.map_or(0, u32::from));
     assert_eq!((numbers(some.user), numbers(some.api_key)), ([1, 20, 0], [0, 0, 1_000_000]));
 }
 
@@ -227,7 +227,7 @@ fn models_have_a_version_or_a_list_of_them() {
     .unwrap();
     let book = config.price_book();
     let at = |model: &str, time: &str| {
-        let found = book.at(&crate::biz::ids::ModelName::from_stored(model), time.parse().unwrap());
+        let found = book.at(&crate::biz::values::ids::ModelName::from_stored(model), time.parse().unwrap());
         found.map(|version| format!("{} {}", version.id, version.prices))
     };
     assert_eq!(at("gpt-4.1", "1970-01-01T00:00:00Z").unwrap(), "config:2/0.5/8 2/0.5/8");

@@ -8,7 +8,11 @@ use serde::{Deserialize, Deserializer, de};
 use tracing::Level;
 
 use super::{CallbackAuth, Driver, Environment, LogFormat, RedisMode, Secret, Style};
-use crate::biz::{ids::ServiceName, low::Percent, money::Money, rate_limit::MAX_LIMIT};
+use crate::biz::{
+    jobs::low_balance::Percent,
+    limits::rate_limit::MAX_LIMIT,
+    values::{ids::ServiceName, money::Money},
+};
 
 /// `1s`, `0.2s`, `200ms`, `5m`, `1h`.
 pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

@@ -1,6 +1,6 @@
 //! Driver errors, mapped once: is it a conflict, an outage or a defect?
 
-use crate::biz::error::StoreError;
+use crate::biz::values::error::StoreError;
 
 pub(super) fn store_error(error: sqlx::Error) -> StoreError {
     let text = error.to_string();

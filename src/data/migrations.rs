@@ -12,7 +12,7 @@ use sqlx::{
 };
 
 use super::error::store_error;
-use crate::biz::error::StoreError;
+use crate::biz::values::error::StoreError;
 
 /// How long another process that migrates is waited for, before the caller decides
 /// whether to try again.

@@ -1,10 +1,10 @@
 //! The traits of `crate::biz`, implemented on MySQL-compatible databases and on SQLite;
 //! rate limits in the memory of the process, vocabularies in the binary.
 
+mod column_codes;
 pub mod dsn;
 mod error;
-pub mod former_zone;
-mod marks;
+pub mod legacy_zone;
 pub mod memory;
 mod migrations;
 pub mod mysql;
@@ -17,23 +17,17 @@ pub mod vocabulary;
 use async_trait::async_trait;
 
 use crate::biz::{
-    account::AccountStore,
-    archive::RecordArchive,
-    audit::AuditStore,
-    error::StoreError,
-    findings::FindingStore,
-    key_quota::KeyQuotaStore,
-    limit::LimitStore,
-    low::LowStore,
-    prices::PriceStore,
+    account::{AccountStore, users::Users},
+    charge::prices::PriceStore,
+    jobs::{
+        archive::RecordArchive, audit::AuditStore, low_balance::LowStore, ops_stats::FindingStore, reset::QuotaRows,
+        rollup::RollupStore, runs::RunStore,
+    },
+    limits::{caps::LimitStore, key_quota::KeyQuotaStore},
     recharge::order::OrderStore,
-    record::RecordStore,
-    reset::QuotaRows,
-    rollup::RollupStore,
-    runs::RunStore,
+    reports::{record::RecordStore, statistics::Statistics},
     settlement::{ledger::Ledger, transaction::TransactionStore},
-    statistics::Statistics,
-    users::Users,
+    values::error::StoreError,
 };
 
 /// A database that keeps everything the service owns.

@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 use tiktoken::CoreBpe;
 
 use crate::biz::{
-    error::StoreError,
-    tokens::{Encoding, Vocabularies, Vocabulary},
+    metering::tokens::{Encoding, Vocabularies, Vocabulary},
+    values::error::StoreError,
 };
 
 /// Each is unpacked when it is first needed, 27 MiB for o200k_base and 8 for cl100k_base,

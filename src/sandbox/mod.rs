@@ -10,7 +10,7 @@ mod notify;
 mod page;
 mod payment;
 mod payments;
-mod places;
+mod permits;
 mod public_url;
 mod switches;
 

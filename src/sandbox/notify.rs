@@ -19,7 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     callback::{Answer, Callback, Sender},
-    places::Places,
+    permits::Places,
     switches::Switches,
 };
 

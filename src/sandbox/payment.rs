@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use http::Uri;
 
 use crate::{
-    biz::{error::Invalid, money::Money},
+    biz::values::{error::Invalid, money::Money},
     data::payment::proto::{CreatePaymentRequest, PaymentMethod},
 };
 

@@ -14,7 +14,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 use super::is_grpc;
 use crate::{
-    biz::error::Error,
+    biz::values::error::Error,
     config::{Secret, Style},
     service::rest,
 };

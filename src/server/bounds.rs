@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 
 use super::{callback, is_grpc};
 use crate::{
-    biz::error::{Error, Invalid},
+    biz::values::error::{Error, Invalid},
     config::Style,
     service::rest::{self, RECHARGE_PATH},
 };

@@ -13,13 +13,13 @@ use axum::{
 
 use super::{auth, bounds::undecoded, is_grpc};
 use crate::{
-    biz::{
+    biz::values::{
         calendar::Calendar,
         error::{Error, Invalid, Result},
     },
     config::{CallbackAuth, Secret, Style},
+    metrics::Metrics,
     service::{
-        metrics::Metrics,
         origin::Believed,
         rest::{self, CALLBACK_PATH},
         signature::{self, Signature},

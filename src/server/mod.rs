@@ -20,19 +20,21 @@ use tonic::{server::NamedService, service::Routes};
 use tonic_health::ServingStatus;
 
 use self::bounds::Bounds;
-pub use self::callback::Guard as CallbackGuard;
-pub use self::listener::{Limits, METERING_WINDOW, reachable, serve};
-pub use self::ops::Ops;
+pub use self::{
+    callback::Guard as CallbackGuard,
+    listener::{Limits, METERING_WINDOW, reachable, serve},
+    ops::Ops,
+};
 use crate::{
     config::{Server, Style},
     service::{
+        errors::ErrorBody,
         grpc::Grpc,
         proto::{
             DESCRIPTORS, billing_internal_service_server::BillingInternalServiceServer,
             billing_service_server::BillingServiceServer,
         },
         rest::{self, Rest},
-        status::ErrorBody,
     },
 };
 

@@ -12,9 +12,9 @@ use http::{StatusCode, header::CONTENT_TYPE};
 use serde::Serialize;
 
 use crate::{
-    biz::rate_limit::RateGuard,
+    biz::limits::rate_limit::RateGuard,
     data::{Store, redis::RedisCache},
-    service::metrics::Metrics,
+    metrics::Metrics,
 };
 
 /// What the answers are made of.

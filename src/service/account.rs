@@ -7,17 +7,19 @@ use uuid::Uuid;
 use super::{
     Api,
     convert::int32,
-    limit::limits,
+    limits::limits,
     proto::{
         AdjustBalanceReply, AdjustBalanceRequest, FreeQuota, GetAccountReply, GetAccountRequest, InitializeUserReply,
         InitializeUserRequest,
     },
 };
 use crate::biz::{
-    error::{Error, Invalid, Result},
-    ids::{AdjustmentId, UserId},
-    money::Money,
     settlement::posting::{Adjustment, AdjustmentContent},
+    values::{
+        error::{Error, Invalid, Result},
+        ids::{AdjustmentId, UserId},
+        money::Money,
+    },
 };
 
 impl Api {

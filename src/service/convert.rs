@@ -4,11 +4,13 @@ use chrono::NaiveDate;
 
 use super::proto;
 use crate::biz::{
-    calendar::{DaySpan, parse_day},
-    error::{Invalid, Result},
-    money::Money,
-    quote::MAX_UNITS,
-    record::Usage,
+    charge::quote::MAX_UNITS,
+    reports::record::Usage,
+    values::{
+        calendar::{DaySpan, parse_day},
+        error::{Invalid, Result},
+        money::Money,
+    },
 };
 
 /// Units of one call, 1 to 1,000,000,000.

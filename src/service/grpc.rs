@@ -23,7 +23,7 @@ use super::{
         billing_service_server::BillingService,
     },
 };
-use crate::biz::error::Error;
+use crate::biz::values::error::Error;
 
 /// Both services of the contract.
 #[derive(Clone)]

@@ -17,16 +17,18 @@ use super::{
         meter_stream_reply::Event as Reply, meter_stream_request::Event as Message,
     },
     reservation::{commit_reply, reserve_reply},
-    underway::{Operation, Underway},
 };
-use crate::biz::{
-    error::{Error, Invalid, Result},
-    metering::{Ended, Event, Finish, News, Session, State},
-    record,
-    settlement::{
-        posting::{Effect, Reserve},
-        transaction::{Status, Transaction},
+use crate::{
+    biz::{
+        metering::{Ended, Event, Finish, News, Session, State},
+        reports::record,
+        settlement::{
+            posting::{Effect, Reserve},
+            transaction::{Status, Transaction},
+        },
+        values::error::{Error, Invalid, Result},
     },
+    metrics::in_flight::{Operation, Underway},
 };
 
 /// How long a stream may take to say what it is.

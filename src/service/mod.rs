@@ -2,26 +2,21 @@
 //! into codes. One method of [`Api`] per rpc; gRPC and REST both call these.
 
 mod account;
+mod charge;
 mod convert;
-mod export;
+pub mod errors;
 pub mod grpc;
 mod idempotency;
-mod limit;
+mod limits;
 mod metering;
-pub mod metrics;
 pub mod origin;
-mod paging;
-mod quota;
 mod recharge;
-mod records;
+mod reports;
 mod reservation;
 pub mod rest;
 pub mod signature;
-mod statistics;
-pub mod status;
 pub mod timestamp;
 mod tokens;
-mod underway;
 
 use std::sync::Arc;
 
@@ -29,25 +24,22 @@ use chrono::TimeDelta;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use self::metrics::Metrics;
-use crate::biz::{
-    account::Accounts,
-    calendar::Calendar,
-    catalog::Catalog,
-    key_quota::KeyQuotaStore,
-    limit::LimitStore,
-    metering::Meter,
-    quota::Quotas,
-    quote::Quoter,
-    rate_limit::RateGuard,
-    recharge::{Recharges, order::OrderStore},
-    record::RecordStore,
-    settlement::{engine::Engine, transaction::TransactionStore},
-    statistics::Statistics,
-    tokens::TokenCounter,
+use crate::{
+    biz::{
+        account::{Accounts, catalog::Catalog},
+        charge::quote::Quoter,
+        check::Quotas,
+        limits::{caps::LimitStore, key_quota::KeyQuotaStore, rate_limit::RateGuard},
+        metering::{Meter, tokens::TokenCounter},
+        recharge::{Recharges, order::OrderStore},
+        reports::{record::RecordStore, statistics::Statistics},
+        settlement::{engine::Engine, transaction::TransactionStore},
+        values::calendar::Calendar,
+    },
+    metrics::Metrics,
 };
 
-pub use self::export::MAX_EXPORTS;
+pub use self::reports::export::MAX_EXPORTS;
 
 /// The generated messages and services of `proto/billing/v1`.
 pub mod proto {

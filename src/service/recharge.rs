@@ -6,20 +6,22 @@ use super::{
     Api,
     convert::int32,
     origin::Origin,
-    paging::Page,
     proto::{
         GetRechargeOrderRequest, ListRechargeOrdersReply, ListRechargeOrdersRequest, RechargeCallbackReply,
         RechargeCallbackRequest, RechargeOrder, RechargeReply, RechargeRequest,
     },
+    reports::paging::Page,
 };
 use crate::biz::{
-    error::{Error, Invalid, Result},
-    ids::{OrderId, PaymentId, UserId},
-    money::Money,
     recharge::{
         callback::{Notice, NoticedResult, Settlement},
         order::{Order, OrderFilter, OrderStatus, PaymentMethod},
         start::NewRecharge,
+    },
+    values::{
+        error::{Error, Invalid, Result},
+        ids::{OrderId, PaymentId, UserId},
+        money::Money,
     },
 };
 

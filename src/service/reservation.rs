@@ -10,27 +10,33 @@ use uuid::Uuid;
 
 use super::{
     Api,
+    charge::{Call, Tokens},
     convert::{cost, count, estimate, int32, tokens, usage},
+    errors,
     proto::{
         CommitReservationReply, CommitReservationRequest, GetTransactionReply, GetTransactionRequest,
         ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, Usage,
     },
-    quota::{Call, Tokens},
-    status,
-    underway::{Operation, Underway},
 };
-use crate::biz::{
-    error::{Error, Result},
-    ids::{ApiKeyId, ModelName, TraceId, UserId},
-    metering::Comparison,
-    money::Money,
-    record,
-    settlement::{
-        engine::Settled,
-        posting::{Commit, Effect, RecordIds, Release, Reserve},
-        transaction::{Status, Transaction},
+use crate::{
+    biz::{
+        metering::{
+            Comparison,
+            tokens::{Encoding, Input},
+        },
+        reports::record,
+        settlement::{
+            engine::Settled,
+            posting::{Commit, Effect, RecordIds, Release, Reserve},
+            transaction::{Status, Transaction},
+        },
+        values::{
+            error::{Error, Result},
+            ids::{ApiKeyId, ModelName, TraceId, UserId},
+            money::Money,
+        },
     },
-    tokens::{Encoding, Input},
+    metrics::in_flight::{Operation, Underway},
 };
 
 /// How long a reservation may take to read, for a count that no deadline of a request ends.
@@ -61,7 +67,7 @@ impl Api {
             Ok(false) => self.metrics.stream_pending_created.inc(),
             Ok(true) => {}
             Err(error) => {
-                let reason = status::kind(error).reason.to_lowercase();
+                let reason = errors::kind(error).reason.to_lowercase();
                 self.metrics.reserve_failure.with_label_values(&[&reason]).inc();
             }
         }

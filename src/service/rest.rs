@@ -19,12 +19,12 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Api,
+    errors::{self, ErrorBody},
     idempotency::IdSource,
     origin::Origin,
-    status::{self, ErrorBody},
 };
 use crate::{
-    biz::error::{Error, Invalid, Result},
+    biz::values::error::{Error, Invalid, Result},
     config::Style,
 };
 
@@ -232,8 +232,8 @@ pub fn respond<R: Serialize>(style: Style, answer: Result<R>) -> Response {
 
 /// The response of an error.
 pub fn failure(style: Style, error: &Error) -> Response {
-    let mut response = dress_error(style, status::kind(error).http, ErrorBody::from(error));
-    if let Some(after) = status::retry_after(error) {
+    let mut response = dress_error(style, errors::kind(error).http, ErrorBody::from(error));
+    if let Some(after) = errors::retry_after(error) {
         let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }

@@ -6,9 +6,11 @@ use super::{
     proto::{self, CountTokensReply, CountTokensRequest},
 };
 use crate::biz::{
-    error::{Invalid, Result},
-    ids::ModelName,
-    tokens::{ChatMessage, Encoding, Input},
+    metering::tokens::{ChatMessage, Encoding, Input},
+    values::{
+        error::{Invalid, Result},
+        ids::ModelName,
+    },
 };
 
 impl Api {

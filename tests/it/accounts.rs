@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use billing_service::{
     app::App,
-    biz::calendar::Clock,
+    biz::values::calendar::Clock,
     service::proto::{
         AdjustBalanceRequest, CheckQuotaRequest, InitializeUserRequest,
         billing_internal_service_client::BillingInternalServiceClient,

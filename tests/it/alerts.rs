@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, process::Command};
 
 use billing_service::{
     app::{App, cron::Job},
-    service::metrics::FAILURES,
+    metrics::FAILURES,
 };
 use serde::Deserialize;
 

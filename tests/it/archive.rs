@@ -5,8 +5,8 @@ use std::time::Duration;
 use billing_service::{
     app::{self, cron::Runner},
     biz::{
-        archive::archive_records,
-        calendar::{Calendar, Clock},
+        jobs::archive::archive_records,
+        values::calendar::{Calendar, Clock},
     },
     service::proto::{
         BatchDeductQuotaRequest, CommitReservationRequest, DeductQuotaRequest, GetUsageRequest, ListRecordsReply,

@@ -2,7 +2,7 @@
 
 use billing_service::{
     app,
-    biz::rollup::{Rebuilt, rebuild_rollup},
+    biz::jobs::rollup::{Rebuilt, rebuild_rollup},
     service::proto::{DeductQuotaRequest, GetStatsSummaryRequest},
 };
 use rstest::rstest;

@@ -6,7 +6,10 @@ use async_trait::async_trait;
 
 use super::Job;
 use crate::{
-    biz::{error::StoreError, progress::Progress, runs::Run},
+    biz::{
+        jobs::{progress::Progress, runs::Run},
+        values::error::StoreError,
+    },
     data::Store,
 };
 

@@ -6,7 +6,7 @@ use anyhow::Context;
 use chrono::{DateTime, Timelike, Utc};
 use croner::{Cron, parser::CronParser};
 
-use crate::biz::audit;
+use crate::biz::jobs::audit;
 
 /// A regular job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,12 +7,14 @@ use super::{Job, Report, Runner};
 use crate::{
     app::jobs,
     biz::{
-        archive::{Archived, archive_records},
-        audit,
-        progress::Progress,
+        jobs::{
+            archive::{Archived, archive_records},
+            audit,
+            progress::Progress,
+            reset::{self, reset_quotas},
+            rollup::{Rebuilt, rebuild_rollup},
+        },
         recharge::order::OrderStatus,
-        reset::{self, reset_quotas},
-        rollup::{Rebuilt, rebuild_rollup},
         settlement::sweep,
     },
 };

@@ -11,7 +11,7 @@ use billing_service::{
         self,
         cron::{Job, Report, Runner},
     },
-    biz::{calendar::SystemClock, runs::LEASE},
+    biz::{jobs::runs::LEASE, values::calendar::SystemClock},
     command,
 };
 use clap::{Parser, builder::PossibleValuesParser};

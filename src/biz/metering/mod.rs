@@ -1,9 +1,10 @@
 //! Metering of streams: the output of a model is counted while it is delivered, made durable
 //! at short intervals, and charged once, however its stream ends.
 
-mod broken;
+mod disconnect;
 mod metered;
 mod session;
+pub mod tokens;
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,16 +13,14 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    error::Error,
-    ids::ModelName,
-    money::Money,
-    record::Usage,
+    metering::tokens::{Encoding, TokenCounter},
+    reports::record::Usage,
     settlement::{
         engine::{Engine, Settled},
         posting::Effect,
         transaction::Transaction,
     },
-    tokens::{Encoding, TokenCounter},
+    values::{error::Error, ids::ModelName, money::Money},
 };
 
 pub use self::session::Session;

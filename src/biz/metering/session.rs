@@ -19,18 +19,18 @@ use uuid::Uuid;
 
 use super::{
     Comparison, Ended, Event, Finish, Meter, News,
-    broken::{settle_broken, until_settled},
+    disconnect::{settle_broken, until_settled},
     metered::Metered,
 };
 use crate::biz::{
-    error::{Error, Invalid, Result},
-    record::Usage,
+    metering::tokens::{Encoding, StreamCounter},
+    reports::record::Usage,
     settlement::{
         engine::{Engine, Reported, Settled},
         posting::{Report, Reserve},
         transaction::Transaction,
     },
-    tokens::{Encoding, StreamCounter},
+    values::error::{Error, Invalid, Result},
 };
 
 /// What comes of a stream.

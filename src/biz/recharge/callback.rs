@@ -7,10 +7,12 @@ use super::{
     order::{Order, OrderStatus},
 };
 use crate::biz::{
-    error::{Error, Result},
-    ids::{OrderId, PaymentId},
-    money::Money,
     settlement::posting::{OrderNews, OrderUpdate},
+    values::{
+        error::{Error, Result},
+        ids::{OrderId, PaymentId},
+        money::Money,
+    },
 };
 
 /// A report of payment-service.

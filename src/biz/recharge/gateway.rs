@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use thiserror::Error;
 
 use super::order::PaymentMethod;
-use crate::biz::{
+use crate::biz::values::{
     ids::{OrderId, PaymentId, UserId},
     money::Money,
 };

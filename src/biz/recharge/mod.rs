@@ -21,10 +21,12 @@ use self::{
     order::OrderStore,
 };
 use super::{
-    calendar::Calendar,
-    error::{Error, Result, StoreError},
-    money::Money,
     settlement::engine::Engine,
+    values::{
+        calendar::Calendar,
+        error::{Error, Result, StoreError},
+        money::Money,
+    },
 };
 
 /// Callbacks that ask payment-service at once: whoever sends hints in masses must not make

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use crate::biz::{
+use crate::biz::values::{
     error::{Error, Invalid, StoreError},
     ids::{OrderId, PaymentId, UserId},
     money::Money,

@@ -10,8 +10,8 @@ use super::{
     order::{Made, Order, OrderStatus},
 };
 use crate::biz::{
-    error::{Error, Result},
     settlement::posting::OrderNews,
+    values::error::{Error, Result},
 };
 
 /// Orders that are looked up together: payment-service has other callers.

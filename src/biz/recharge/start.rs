@@ -11,11 +11,13 @@ use super::{
     order::{Order, OrderStatus, PaymentMethod},
 };
 use crate::biz::{
-    calendar::BillingTime,
-    error::{Error, Invalid, Result, StoreError},
-    ids::{OrderId, UserId},
-    money::Money,
     settlement::posting::OrderNews,
+    values::{
+        calendar::BillingTime,
+        error::{Error, Invalid, Result, StoreError},
+        ids::{OrderId, UserId},
+        money::Money,
+    },
 };
 
 /// A top-up as a user asks for it.
@@ -138,7 +140,7 @@ mod tests {
     use chrono::Utc;
 
     use super::*;
-    use crate::biz::calendar::{Calendar, SystemClock};
+    use crate::biz::values::calendar::{Calendar, SystemClock};
 
     #[test]
     fn the_longest_order_id_fits_its_column() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::posting::{Batch, Posting};
-use crate::biz::ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, ServiceName, TraceId, UserId};
+use crate::biz::values::ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, ServiceName, TraceId, UserId};
 
 /// The keys of a batch.
 #[derive(Debug, Default)]

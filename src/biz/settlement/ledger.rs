@@ -3,7 +3,10 @@
 use async_trait::async_trait;
 
 use super::posting::{Batch, Outcome};
-use crate::biz::{error::StoreError, ids::ApiKeyId, read_model::entry::Change};
+use crate::biz::{
+    check::cache::entry::Change,
+    values::{error::StoreError, ids::ApiKeyId},
+};
 
 /// What a transaction settled.
 #[derive(Debug, Default)]

@@ -4,12 +4,12 @@
 //! transaction: the store loads the state under lock, [`rule::settle`] decides,
 //! the store writes what it decided and commits; only then are callers answered.
 
-mod due;
+pub mod commit_listener;
 pub mod engine;
 pub mod keys;
 pub mod ledger;
 pub mod posting;
-pub mod readers;
+mod pricing;
 pub mod rule;
 pub mod sweep;
 pub mod transaction;

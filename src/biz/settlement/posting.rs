@@ -7,15 +7,16 @@ use uuid::Uuid;
 
 use super::transaction::{ChargeContent, Transaction};
 use crate::biz::{
-    calendar::BillingTime,
-    catalog::Catalog,
-    charge::Split,
-    error::Error,
-    ids::{AdjustmentId, OrderId, PaymentId, TraceId, UserId},
-    money::Money,
-    quote::Quote,
+    account::catalog::Catalog,
+    charge::{Split, quote::Quote},
     recharge::order::Order,
-    record::Usage,
+    reports::record::Usage,
+    values::{
+        calendar::BillingTime,
+        error::Error,
+        ids::{AdjustmentId, OrderId, PaymentId, TraceId, UserId},
+        money::Money,
+    },
 };
 
 /// One change of one account.

@@ -7,7 +7,7 @@ use super::{
     posting::{Cause, Effect, Expire, RecordIds},
     transaction::{Due, Status, Transaction, TransactionStore},
 };
-use crate::biz::{calendar::Calendar, error::Result};
+use crate::biz::values::{calendar::Calendar, error::Result};
 
 /// Reservations that are looked up and posted together.
 const CHUNK: u32 = 500;
@@ -28,7 +28,7 @@ pub struct Swept {
 /// `on_ended` of each.
 ///
 /// # Errors
-/// [`crate::biz::error::Error::Overloaded`] or Internal when the expired ones can't be read.
+/// [`crate::biz::values::error::Error::Overloaded`] or Internal when the expired ones can't be read.
 pub async fn sweep(
     store: &dyn TransactionStore,
     engine: &Engine,

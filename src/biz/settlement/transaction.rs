@@ -7,15 +7,16 @@ use chrono::{DateTime, NaiveDate, Utc};
 use uuid::Uuid;
 
 use crate::biz::{
-    calendar::Month,
-    catalog::QuotaUnit,
-    charge::Split,
-    error::{Invalid, StoreError},
-    ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
-    key_quota::Take,
-    money::Money,
-    prices::PriceVersion,
-    record::Usage,
+    account::catalog::QuotaUnit,
+    charge::{Split, prices::PriceVersion},
+    limits::key_quota::Take,
+    reports::record::Usage,
+    values::{
+        calendar::Month,
+        error::{Invalid, StoreError},
+        ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
+        money::Money,
+    },
 };
 
 /// One charge or reservation, as stored and as answered.

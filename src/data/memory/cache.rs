@@ -14,11 +14,11 @@ use async_trait::async_trait;
 use lru::LruCache;
 
 use crate::biz::{
-    error::StoreError,
-    read_model::{
-        cache::{AccountCache, Fence, Found},
+    check::cache::{
+        account_cache::{AccountCache, Fence, Found},
         entry::{Applied, Change, Entry, Subject, Version},
     },
+    values::error::StoreError,
 };
 
 const SHARDS: usize = 16;

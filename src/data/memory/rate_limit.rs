@@ -14,11 +14,13 @@ use std::{
 use async_trait::async_trait;
 
 use crate::biz::{
-    calendar::Clock,
-    error::StoreError,
-    ids::{ApiKeyId, UserId},
-    rate_limit::{Level, RateLimiter, RateLimits},
-    read_model::entry::Subject,
+    check::cache::entry::Subject,
+    limits::rate_limit::{Level, RateLimiter, RateLimits},
+    values::{
+        calendar::Clock,
+        error::StoreError,
+        ids::{ApiKeyId, UserId},
+    },
 };
 
 /// Subjects that are remembered at most. One takes about 250 bytes.
@@ -162,7 +164,7 @@ mod tests {
     use chrono::{DateTime, Utc};
 
     use super::*;
-    use crate::biz::rate_limit::Rates;
+    use crate::biz::limits::rate_limit::Rates;
 
     /// Stands still until it is moved, in milliseconds.
     struct Hand(Instant, AtomicU64);

@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use super::{SESSION, store_error};
-use crate::biz::error::StoreError;
+use crate::biz::values::error::StoreError;
 
 /// A connection that rested longer than this is tried before it is used.
 const FRESH: Duration = Duration::from_secs(1);

@@ -4,25 +4,16 @@
 //! collation arrive as bytes, so all text is decoded by [`text`]. Instants are bound
 //! as naive times: sqlx sends others as TIMESTAMP, which ends in 1970 and 2038.
 
-mod accounts;
-mod archive;
-mod audit;
+mod account;
 mod connections;
-mod findings;
-mod former;
-mod key_quotas;
-mod ledger;
+mod jobs;
+mod legacy;
 mod limits;
-mod low;
-mod orders;
 mod prices;
-mod reads;
-mod reset;
-mod rollup;
-mod runs;
+mod recharge;
+mod reports;
+mod settlement;
 mod statement;
-mod transactions;
-mod users;
 
 use std::{sync::atomic::AtomicU32, time::Duration};
 
@@ -33,14 +24,14 @@ use sqlx::{
 };
 
 use self::connections::Connections;
-pub use self::former::Settings;
+pub use self::legacy::Settings;
 use super::{
     Store,
+    column_codes::{charged_by_number, charged_by_of, quota_unit_name, quota_unit_of},
     error::{corrupt, store_error},
-    marks::{charged_by_number, charged_by_of, quota_unit_name, quota_unit_of},
     plan::{Announce, Plan},
 };
-use crate::biz::{error::StoreError, money::Money};
+use crate::biz::values::{error::StoreError, money::Money};
 
 /// A MySQL-compatible database.
 pub struct MySqlStore {
@@ -104,7 +95,7 @@ pub async fn bring_up_to_date(
     announce: &Announce,
 ) -> Result<(), StoreError> {
     let mut connection = connect_in_time(&options.disable_statement_logging(), connect_timeout).await?;
-    former::bring_up_to_date(&mut connection, settings, announce).await?;
+    legacy::bring_up_to_date(&mut connection, settings, announce).await?;
     connection.close().await.map_err(store_error)
 }
 
@@ -118,7 +109,7 @@ pub async fn plan(
     settings: &Settings,
 ) -> Result<Plan, StoreError> {
     let mut connection = connect_in_time(&options.disable_statement_logging(), connect_timeout).await?;
-    let plan = former::plan(&mut connection, settings).await?;
+    let plan = legacy::plan(&mut connection, settings).await?;
     connection.close().await.map_err(store_error)?;
     Ok(plan)
 }

@@ -6,8 +6,8 @@ use sqlx::{Row, mysql::MySqlRow};
 
 use super::{MySqlStore, money, optional_money, store_error, text};
 use crate::biz::{
-    error::{Invalid, StoreError},
-    prices::{MAX_STORED, PriceStore, StoredVersion, TokenPrices},
+    charge::prices::{MAX_STORED, PriceStore, StoredVersion, TokenPrices},
+    values::error::{Invalid, StoreError},
 };
 
 #[async_trait]

@@ -16,7 +16,7 @@ use futures_util::TryStreamExt;
 use sqlx::{AssertSqlSafe, Either, MySqlConnection, mysql::MySqlRow};
 
 use super::store_error;
-use crate::biz::{error::StoreError, money::Money};
+use crate::biz::values::{error::StoreError, money::Money};
 
 /// SQL text under construction.
 pub(super) struct Statement {

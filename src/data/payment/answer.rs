@@ -2,11 +2,13 @@
 
 use super::proto::{self, CreatePaymentReply, GetPaymentReply, PaymentStatus};
 use crate::biz::{
-    ids::{OrderId, PaymentId},
-    money::Money,
     recharge::{
         gateway::{OpenedPayment, Payment, PaymentError, PaymentState},
         order::PaymentMethod,
+    },
+    values::{
+        ids::{OrderId, PaymentId},
+        money::Money,
     },
 };
 

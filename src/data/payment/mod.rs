@@ -15,8 +15,8 @@ use tonic::{
 
 use self::proto::{CreatePaymentRequest, GetPaymentRequest, payment_client::PaymentClient};
 use crate::biz::{
-    ids::{OrderId, UserId},
     recharge::gateway::{NewPayment, OpenedPayment, Payment, PaymentError, PaymentGateway, TraceContext},
+    values::ids::{OrderId, UserId},
 };
 
 /// The generated messages and services of `proto/payment/v1`.

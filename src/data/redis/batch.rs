@@ -10,7 +10,7 @@ use super::{
     node::Node,
     topology::Topology,
 };
-use crate::biz::{error::StoreError, read_model::entry::Subject};
+use crate::biz::{check::cache::entry::Subject, values::error::StoreError};
 
 /// Commands by the server that has their keys.
 #[derive(Default)]

@@ -22,12 +22,12 @@ use super::{
     topology::Topology,
 };
 use crate::biz::{
-    error::StoreError,
-    read_model::{
-        cache::{AccountCache, Fence, Found},
+    check::cache::{
+        account_cache::{AccountCache, Fence, Found},
         entry::{Change, Entry, Subject},
         reconcile::{Distance, SharedCache},
     },
+    values::error::StoreError,
 };
 
 /// How long a load may take; later it is not stored.

@@ -21,12 +21,16 @@ use redis::Value;
 use crate::{
     biz::{
         account::{Balance, Quota},
-        calendar::Month,
-        error::StoreError,
-        ids::{ApiKeyId, ServiceName},
-        key_quota::{KeyQuota, KeyQuotas, QuotaType},
-        limit::{Caps, Requests},
-        read_model::entry::{AccountEntry, Change, Entry, Subject},
+        check::cache::entry::{AccountEntry, Change, Entry, Subject},
+        limits::{
+            caps::{Caps, Requests},
+            key_quota::{KeyQuota, KeyQuotas, QuotaType},
+        },
+        values::{
+            calendar::Month,
+            error::StoreError,
+            ids::{ApiKeyId, ServiceName},
+        },
     },
     data::error::corrupt,
 };

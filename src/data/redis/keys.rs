@@ -11,8 +11,8 @@
 //! | `billing:{N}:marker` | text: the run of the server whose entries are true, one for each node |
 
 use crate::biz::{
-    ids::{ApiKeyId, UserId},
-    read_model::entry::Subject,
+    check::cache::entry::Subject,
+    values::ids::{ApiKeyId, UserId},
 };
 
 /// Slots of a cluster.

@@ -14,7 +14,7 @@ use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, 
 use tokio_util::sync::CancellationToken;
 
 use super::scripts;
-use crate::biz::error::StoreError;
+use crate::biz::values::error::StoreError;
 
 pub(super) struct Link {
     connection: MultiplexedConnection,

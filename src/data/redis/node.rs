@@ -25,7 +25,7 @@ use super::{
     Settings, keys,
     link::{Lateness, Link},
 };
-use crate::biz::error::StoreError;
+use crate::biz::values::error::StoreError;
 
 /// Between two attempts to connect, doubling from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);

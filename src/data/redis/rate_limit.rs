@@ -8,10 +8,12 @@ use redis::Value;
 
 use super::{RedisCache, keys, node::unavailable, scripts};
 use crate::biz::{
-    error::StoreError,
-    ids::{ApiKeyId, UserId},
-    rate_limit::{PERIODS, RateLimiter, RateLimits, Rates},
-    read_model::entry::Subject,
+    check::cache::entry::Subject,
+    limits::rate_limit::{PERIODS, RateLimiter, RateLimits, Rates},
+    values::{
+        error::StoreError,
+        ids::{ApiKeyId, UserId},
+    },
 };
 
 /// The limiter in the Redis of a cache.

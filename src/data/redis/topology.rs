@@ -15,7 +15,7 @@ use super::{
     Mode, Settings, keys,
     node::{Node, Part, Place, open, text, unavailable},
 };
-use crate::biz::error::StoreError;
+use crate::biz::values::error::StoreError;
 
 /// How often a cluster is asked for its slots; also at once when a key has moved.
 const REFRESH: Duration = Duration::from_secs(1);

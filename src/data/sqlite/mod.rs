@@ -4,23 +4,14 @@
 //! The journal is a write-ahead log that is synced at every commit. Settlements, and
 //! new top-up orders, have one connection, see [`writer`]; everything else reads, from a pool.
 
-mod accounts;
-mod archive;
-mod audit;
-mod findings;
-mod key_quotas;
-mod ledger;
+mod account;
+mod jobs;
 mod limits;
-mod low;
-mod orders;
 mod prices;
-mod reads;
-mod reset;
-mod rollup;
+mod recharge;
+mod reports;
 mod row;
-mod runs;
-mod transactions;
-mod users;
+mod settlement;
 mod writer;
 
 use std::{
@@ -37,12 +28,12 @@ use sqlx::{
 use self::writer::{Writer, writer_error};
 use super::{
     Store,
+    column_codes::{charged_by_number, charged_by_of, quota_unit_name, quota_unit_of},
     error::{corrupt, store_error},
-    marks::{charged_by_number, charged_by_of, quota_unit_name, quota_unit_of},
     migrations,
     plan::{Announce, Plan},
 };
-use crate::biz::error::StoreError;
+use crate::biz::values::error::StoreError;
 
 /// A SQLite database file.
 pub struct SqliteStore {

@@ -9,8 +9,8 @@ use super::{
     store_error,
 };
 use crate::biz::{
-    error::{Invalid, StoreError},
-    prices::{MAX_STORED, PriceStore, StoredVersion, TokenPrices},
+    charge::prices::{MAX_STORED, PriceStore, StoredVersion, TokenPrices},
+    values::error::{Invalid, StoreError},
 };
 
 #[async_trait]

@@ -4,7 +4,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use sqlx::{Row as _, sqlite::SqliteRow};
 
 use super::{corrupt, store_error, writer::writer_error};
-use crate::biz::{error::StoreError, money::Money};
+use crate::biz::values::{error::StoreError, money::Money};
 
 /// A row by the positions of its columns.
 pub(super) trait Row {

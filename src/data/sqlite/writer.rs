@@ -13,7 +13,7 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags, Params, Row, Statement};
 
-use crate::{biz::error::StoreError, data::error::of_sqlite};
+use crate::{biz::values::error::StoreError, data::error::of_sqlite};
 
 /// The pages that many users share stay in memory, and those that one batch changes: what
 /// does not fit is written to the log before the commit, and often again.

@@ -24,7 +24,7 @@ use billing_service::{
         self,
         cron::{Beginning, Display, Runner},
     },
-    biz::calendar::Clock,
+    biz::values::calendar::Clock,
     config::Config,
 };
 use tokio_util::sync::CancellationToken;

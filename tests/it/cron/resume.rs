@@ -2,7 +2,7 @@
 
 use billing_service::{
     app::cron::{Beginning, Job, Report},
-    biz::calendar::Clock,
+    biz::values::calendar::Clock,
 };
 use rstest::rstest;
 use tokio_util::sync::CancellationToken;

@@ -28,8 +28,8 @@ use std::{
 use billing_service::{
     app::{self, App},
     biz::{
-        audit::{self, Report},
-        calendar::Clock,
+        jobs::audit::{self, Report},
+        values::calendar::Clock,
     },
     config::Config,
     service::proto::{

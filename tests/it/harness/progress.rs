@@ -1,7 +1,7 @@
 //! Progress that nobody watches.
 
 use async_trait::async_trait;
-use billing_service::biz::{error::StoreError, progress::Progress};
+use billing_service::biz::{jobs::progress::Progress, values::error::StoreError};
 
 /// Begins at the beginning, and keeps nothing.
 pub struct Unwatched;

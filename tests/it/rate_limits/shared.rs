@@ -9,8 +9,8 @@ use std::{
 
 use billing_service::{
     biz::{
-        ids::{ApiKeyId, UserId},
-        rate_limit::{Level, MAX_LIMIT, RateLimiter, RateLimits, Rates},
+        limits::rate_limit::{Level, MAX_LIMIT, RateLimiter, RateLimits, Rates},
+        values::ids::{ApiKeyId, UserId},
     },
     data::redis::{Mode, RedisRateLimiter},
 };
@@ -23,13 +23,13 @@ use tokio::time::timeout;
 
 use super::{KEY_MINUTE, USER_MINUTE};
 use crate::{
+    cache::contract::backends::{Backend, Caches, Cluster, Redis, Sentinel, connect, connect_to, settings_of},
     harness::{
         Database, MySql, Service,
         process::ServerProcess,
         redis::{OwnCluster, OwnRedis},
         wait::until,
     },
-    read_model::contract::backends::{Backend, Caches, Cluster, Redis, Sentinel, connect, connect_to, settings_of},
     state_machine::runner,
 };
 

@@ -2,7 +2,7 @@
 
 use billing_service::{
     app,
-    biz::{calendar::Clock, recharge::reconcile::Reconciled},
+    biz::{recharge::reconcile::Reconciled, values::calendar::Clock},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;

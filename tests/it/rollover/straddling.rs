@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use billing_service::{
-    biz::calendar::Clock,
+    biz::values::calendar::Clock,
     service::proto::{
         BatchDeductQuotaRequest, CommitReservationRequest, DeductQuotaRequest, ReleaseReservationRequest,
         ReserveQuotaRequest,

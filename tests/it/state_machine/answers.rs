@@ -1,13 +1,13 @@
 //! What the service answers and keeps, in the words of the model.
 
 use billing_service::biz::{
-    error::Error,
     recharge::order::{Order, OrderStatus},
-    record::{Record, RecordType, Usage},
+    reports::record::{Record, RecordType, Usage},
     settlement::{
         posting::Outcome,
         transaction::{Status, Transaction},
     },
+    values::error::Error,
 };
 use chrono::Datelike;
 use uuid::Uuid;

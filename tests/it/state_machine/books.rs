@@ -8,14 +8,16 @@ use std::{
 use async_trait::async_trait;
 use billing_service::biz::{
     account::{Balance, Quota},
-    audit::{DayBook, DifferingDay, Evidence},
-    calendar::{BillingTime, Month},
-    error::StoreError,
-    ids::{AdjustmentId, OrderId, TraceId, UserId},
-    key_quota::{KeyQuota, KeyQuotas, NewKeyQuota},
-    limit::{Caps, Requests},
+    jobs::audit::{DayBook, DifferingDay, Evidence},
+    limits::{
+        caps::{Caps, Requests},
+        key_quota::{KeyQuota, KeyQuotas, NewKeyQuota},
+    },
     recharge::order::{Order, OrderStatus},
-    record::{Record, RecordType},
+    reports::{
+        record::{Record, RecordType},
+        statistics::DailyUse,
+    },
     settlement::{
         keys::Keys,
         ledger::{Ledger, Settlement},
@@ -23,7 +25,11 @@ use billing_service::biz::{
         rule::{self, NewRecord, QuotaKey, State, TransactionKey, UsageDelta, UsageKey},
         transaction::{Status, Transaction},
     },
-    statistics::DailyUse,
+    values::{
+        calendar::{BillingTime, Month},
+        error::StoreError,
+        ids::{AdjustmentId, OrderId, TraceId, UserId},
+    },
 };
 
 /// Everything that the tables of a real store keep.

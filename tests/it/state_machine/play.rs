@@ -7,12 +7,16 @@ use std::{
 
 use billing_service::biz::{
     account::Account,
-    audit,
-    calendar::{BillingTime, Calendar, DaySpan, SystemClock},
-    key_quota::{NewKeyQuota, Period, QuotaType},
-    limit::Caps,
-    money::Money,
+    jobs::audit,
+    limits::{
+        caps::Caps,
+        key_quota::{NewKeyQuota, Period, QuotaType},
+    },
     settlement::posting::{Batch, Posting},
+    values::{
+        calendar::{BillingTime, Calendar, DaySpan, SystemClock},
+        money::Money,
+    },
 };
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use proptest::{prop_assert, prop_assert_eq, test_runner::TestCaseError};

@@ -3,21 +3,25 @@
 use std::sync::Arc;
 
 use billing_service::biz::{
-    calendar::{BillingTime, Calendar, Month},
-    catalog::{Catalog, Plan, Price, QuotaUnit},
-    ids::{AdjustmentId, ApiKeyId, ModelName, OrderId, PaymentId, PriceVersionId, ServiceName, TraceId, UserId},
-    money::Money,
-    policy::{AboveHold, OnExpiry},
-    prices::{PriceBook, PriceVersion, Prices, TokenPrices},
-    quote::{Ask, Quoter},
+    account::catalog::{Catalog, Plan, Price, QuotaUnit},
+    charge::{
+        policy::{AboveHold, OnExpiry},
+        prices::{PriceBook, PriceVersion, Prices, TokenPrices},
+        quote::{Ask, Quoter},
+    },
     recharge::order::{Order, OrderStatus},
-    record::Usage,
+    reports::record::Usage,
     settlement::{
         posting::{
             self, Adjustment, AdjustmentContent, Cause, Charge, Commit, Expire, OrderNews, OrderUpdate, Posting,
             RecordIds, Release, Reserve,
         },
         transaction::ChargeContent,
+    },
+    values::{
+        calendar::{BillingTime, Calendar, Month},
+        ids::{AdjustmentId, ApiKeyId, ModelName, OrderId, PaymentId, PriceVersionId, ServiceName, TraceId, UserId},
+        money::Money,
     },
 };
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
@@ -79,7 +83,7 @@ pub fn moment(at: BillingTime, start: DateTime<Utc>) -> Moment {
 }
 
 pub fn catalog(policies: &[Policy]) -> Catalog {
-    let policy = |policy: &Policy| billing_service::biz::policy::Policy {
+    let policy = |policy: &Policy| billing_service::biz::charge::policy::Policy {
         on_expiry: if policy.charges_expired { OnExpiry::Commit } else { OnExpiry::Release },
         above_hold: match policy.overrun {
             Overrun::Charged => AboveHold::Charge,

@@ -8,20 +8,26 @@ use std::{
 use billing_service::{
     biz::{
         account::{Account, Balance},
-        audit::Evidence,
-        calendar::{BillingTime, DaySpan},
-        ids::{ApiKeyId, OrderId, TraceId, UserId},
-        key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
-        limit::{Caps, LimitStore},
-        paging::PageStart,
+        jobs::audit::Evidence,
+        limits::{
+            caps::{Caps, LimitStore},
+            key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
+        },
         recharge::order::{Order, OrderStore},
-        record::{Record, RecordFilter},
+        reports::{
+            record::{Record, RecordFilter},
+            statistics::DailyUse,
+        },
         settlement::{
             ledger::Ledger,
             posting::{Batch, Outcome},
             transaction::{Due, Transaction},
         },
-        statistics::DailyUse,
+        values::{
+            calendar::{BillingTime, DaySpan},
+            ids::{ApiKeyId, OrderId, TraceId, UserId},
+            paging::PageStart,
+        },
     },
     data::Store,
 };

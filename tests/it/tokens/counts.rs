@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use billing_service::biz::tokens::Encoding;
+use billing_service::biz::metering::tokens::Encoding;
 
 use super::{CORPUS, vocabulary};
 

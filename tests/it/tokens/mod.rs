@@ -8,7 +8,7 @@ mod streams;
 use std::sync::{Arc, LazyLock};
 
 use billing_service::{
-    biz::tokens::{Encoding, Vocabularies, Vocabulary},
+    biz::metering::tokens::{Encoding, Vocabularies, Vocabulary},
     data::vocabulary::EmbeddedVocabularies,
 };
 use serde::Deserialize;

@@ -1,7 +1,7 @@
 //! CountTokens over both protocols.
 
 use billing_service::{
-    biz::tokens::{Encoding, MAX_BYTES, MAX_MESSAGES},
+    biz::metering::tokens::{Encoding, MAX_BYTES, MAX_MESSAGES},
     service::proto::{ChatMessage, CountTokensReply, CountTokensRequest},
 };
 use serde_json::{Value, json};

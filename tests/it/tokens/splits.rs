@@ -1,6 +1,6 @@
 //! The places at which texts are cut.
 
-use billing_service::biz::tokens::{Encoding, Vocabulary, is_split};
+use billing_service::biz::metering::tokens::{Encoding, Vocabulary, is_split};
 use proptest::prelude::*;
 
 use super::{CORPUS, vocabulary};

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use billing_service::biz::tokens::{Encoding, MAX_RUN_BYTES, StreamCounter, Vocabulary};
+use billing_service::biz::metering::tokens::{Encoding, MAX_RUN_BYTES, StreamCounter, Vocabulary};
 use proptest::{collection, prelude::*, sample};
 
 use super::{CORPUS, vocabulary};

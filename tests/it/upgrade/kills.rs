@@ -9,7 +9,7 @@ use std::{
 
 use sqlx::Row;
 
-use super::former::{self, Shape, errors, fingerprint, migrate, migrated};
+use super::legacy::{self, Shape, errors, fingerprint, migrate, migrated};
 use crate::harness::{Database, process::SERVER};
 
 const SHAPE: Shape = Shape { user: "uid", kind: "ENUM('balance','free')", payment: "payment_id" };
@@ -33,7 +33,7 @@ INSERT INTO recharge_order (order_id, uid, amount, payment_id, status, created_a
 ";
 
 async fn filled() -> Database {
-    let database = former::database("Europe/Berlin").await;
+    let database = legacy::database("Europe/Berlin").await;
     database.execute(&SHAPE.tables()).await;
     database.execute(ROWS).await;
     database
@@ -109,7 +109,7 @@ async fn an_upgrade_that_is_killed_in_every_stage_ends_as_one_that_is_not() {
     let straight = filled().await;
     migrated(&straight, &[]);
     straight.assert_audit_is_clean().await;
-    let expected = former::contents(&straight).await;
+    let expected = legacy::contents(&straight).await;
 
     let mut stages = BTreeSet::new();
     let count = |stages: &BTreeSet<String>, kind: &str| stages.iter().filter(|stage| stage.starts_with(kind)).count();
@@ -132,7 +132,7 @@ async fn an_upgrade_that_is_killed_in_every_stage_ends_as_one_that_is_not() {
         }
         assert!(migrated(&database, &[]).ends_with("the database is up to date\n"));
         // In parts: all of it would be too much to be printed.
-        let found = former::contents(&database).await;
+        let found = legacy::contents(&database).await;
         let different: Vec<_> = found.iter().zip(&expected).filter(|(found, expected)| found != expected).collect();
         assert!(different.is_empty(), "{:#?}", &different[..different.len().min(5)]);
         assert_eq!(found.len(), expected.len());
@@ -164,12 +164,12 @@ async fn an_upgrade_goes_on_in_the_zones_it_was_begun_with() {
     let printed = migrated(&database, &["--dry-run"]);
     assert!(printed.contains("an upgrade of it was begun, and goes on"), "{printed}");
     assert!(printed.contains("balances that remain: "), "{printed}");
-    former::assert_untouched(&database, &before).await;
+    legacy::assert_untouched(&database, &before).await;
 
     // Where the source says another by now, or does not say it, it is no matter.
-    former::set_loc(&mut database, "UTC");
+    legacy::set_loc(&mut database, "UTC");
     migrated(&database, &[]);
     let straight = filled().await;
     migrated(&straight, &[]);
-    assert!(former::contents(&database).await == former::contents(&straight).await);
+    assert!(legacy::contents(&database).await == legacy::contents(&straight).await);
 }

@@ -1,7 +1,7 @@
 //! A database of the service this one replaces becomes ours in place.
 
-mod former;
 mod kills;
+mod legacy;
 mod openings;
 mod plan;
 mod shapes;
@@ -58,7 +58,7 @@ INSERT INTO former_upgrade (id, former_zone, billing_zone, begun_at) VALUES (1, 
 
 #[tokio::test]
 async fn an_existing_database_keeps_every_row_and_goes_on() {
-    let database = former::database("UTC").await;
+    let database = legacy::database("UTC").await;
     database.execute(OLD_TABLES).await;
     database.execute(OLD_ROWS).await;
     // A first try that stopped half-way: MySQL commits at every change of a table.

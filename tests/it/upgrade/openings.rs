@@ -1,6 +1,6 @@
 //! What was set by hand becomes an opening entry, with the exact difference.
 
-use super::former::{self, PLAIN, migrated};
+use super::legacy::{self, PLAIN, migrated};
 use crate::harness::{Service, charge};
 
 /// Users whose accounts do not follow from their history, each in another way.
@@ -31,7 +31,7 @@ INSERT INTO free_quota (free_quota_id, user_id, service_name, total_quota, used_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_set_by_hand_becomes_an_opening_entry() {
-    let database = former::database("Asia/Shanghai").await;
+    let database = legacy::database("Asia/Shanghai").await;
     database.execute(&PLAIN.tables()).await;
     database.execute(BY_HAND).await;
     let printed = migrated(&database, &[]);
@@ -108,7 +108,7 @@ async fn what_was_set_by_hand_becomes_an_opening_entry() {
 /// The entry explains what was, and not what comes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_audit_finds_what_is_set_by_hand_afterwards() {
-    let database = former::database("Asia/Shanghai").await;
+    let database = legacy::database("Asia/Shanghai").await;
     database.execute(&PLAIN.tables()).await;
     database.execute(BY_HAND).await;
     migrated(&database, &[]);
@@ -131,7 +131,7 @@ async fn the_audit_finds_what_is_set_by_hand_afterwards() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_top_up_that_was_made_good_by_hand_is_not_looked_up_again() {
-    let database = former::database("Asia/Shanghai").await;
+    let database = legacy::database("Asia/Shanghai").await;
     database.execute(&PLAIN.tables()).await;
     // A key that the code of the former service stood in for.
     database
@@ -155,15 +155,15 @@ async fn a_top_up_that_was_made_good_by_hand_is_not_looked_up_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_that_is_restored_over_an_upgrade_is_refused() {
-    let database = former::database("Asia/Shanghai").await;
+    let database = legacy::database("Asia/Shanghai").await;
     database.execute(&PLAIN.tables()).await;
     migrated(&database, &[]);
     database.execute("DROP TABLE user_balance, free_quota, billing_record, recharge_order").await;
     database.execute(&PLAIN.tables()).await;
-    let before = former::fingerprint(&database).await;
+    let before = legacy::fingerprint(&database).await;
     for more in [&["--dry-run"][..], &[]] {
-        let refused = former::migrate(&database, more);
-        assert!(former::errors(&refused).contains("Restore it into an empty database"), "{}", former::errors(&refused));
-        former::assert_untouched(&database, &before).await;
+        let refused = legacy::migrate(&database, more);
+        assert!(legacy::errors(&refused).contains("Restore it into an empty database"), "{}", legacy::errors(&refused));
+        legacy::assert_untouched(&database, &before).await;
     }
 }

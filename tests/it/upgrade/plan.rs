@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 
-use super::former::{self, PLAIN, Shape, errors, fingerprint, migrate, migrated};
+use super::legacy::{self, PLAIN, Shape, errors, fingerprint, migrate, migrated};
 use crate::harness::{Backend, Database, MySql, Sqlite, process::CRON};
 
 const ROWS: &str = "
@@ -18,13 +18,13 @@ INSERT INTO billing_record (billing_record_id, uid, service_name, type, amount, 
 async fn dry_run(database: &Database) -> String {
     let before = fingerprint(database).await;
     let printed = migrated(database, &["--dry-run"]);
-    former::assert_untouched(database, &before).await;
+    legacy::assert_untouched(database, &before).await;
     printed
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dry_run_prints_the_plan_and_changes_nothing() {
-    let database = former::database("Asia/Shanghai").await;
+    let database = legacy::database("Asia/Shanghai").await;
     database.execute(&Shape { user: "uid", kind: "ENUM('balance','free')", payment: "payment_id" }.tables()).await;
     database.execute(ROWS).await;
     let printed = dry_run(&database).await;
@@ -52,12 +52,12 @@ async fn a_dry_run_prints_the_plan_and_changes_nothing() {
 
     // The same is printed before it is done, and nothing is left to do.
     assert_eq!(migrated(&database, &[]), format!("{expected}the database is up to date\n"));
-    let after = former::contents(&database).await;
+    let after = legacy::contents(&database).await;
     let again =
         "the database is this service's: there is nothing of the former service in it\nmigrations to run: none\n";
     assert_eq!(dry_run(&database).await, again);
     assert_eq!(migrated(&database, &[]), format!("{again}the database is up to date\n"));
-    assert_eq!(former::contents(&database).await, after);
+    assert_eq!(legacy::contents(&database).await, after);
 }
 
 #[rstest]
@@ -149,7 +149,7 @@ async fn an_empty_database_has_nothing_of_the_former_service(#[values(MySql, Sql
 #[case("CREATE TRIGGER t BEFORE UPDATE ON user_balance FOR EACH ROW SET NEW.version = 0", "there is the trigger t")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_taken_over_is_refused_untouched(#[case] sql: &str, #[case] why: &str) {
-    let database = former::database("UTC").await;
+    let database = legacy::database("UTC").await;
     database.execute(&PLAIN.tables()).await;
     database.execute(sql).await;
     let before = fingerprint(&database).await;
@@ -158,13 +158,13 @@ async fn what_cannot_be_taken_over_is_refused_untouched(#[case] sql: &str, #[cas
         assert_eq!(refused.status.code(), Some(1));
         let said = errors(&refused);
         assert!(said.contains("nothing was changed") && said.contains(why), "{said}");
-        former::assert_untouched(&database, &before).await;
+        legacy::assert_untouched(&database, &before).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_only_looks_takes_no_database_over() {
-    let database = former::database("UTC").await;
+    let database = legacy::database("UTC").await;
     database.execute(&PLAIN.tables()).await;
     let before = fingerprint(&database).await;
     let conf = database.config_file(&[]);
@@ -172,6 +172,6 @@ async fn who_only_looks_takes_no_database_over() {
         let refused = std::process::Command::new(CRON).args(arguments).arg("-conf").arg(&conf).output().unwrap();
         assert_eq!((refused.status.code(), refused.stdout.len()), (Some(1), 0), "{arguments:?}");
         assert!(String::from_utf8_lossy(&refused.stderr).contains("server --migrate-only"), "{refused:?}");
-        former::assert_untouched(&database, &before).await;
+        legacy::assert_untouched(&database, &before).await;
     }
 }

@@ -3,7 +3,7 @@
 use billing_service::service::proto::ListRecordsRequest;
 use rstest::rstest;
 
-use super::former::{self, Shape, migrated};
+use super::legacy::{self, Shape, migrated};
 use crate::harness::{Service, charge};
 
 fn rows(shape: Shape) -> String {
@@ -65,13 +65,13 @@ async fn every_shape_becomes_the_same(
     #[values("payment_id", "payment_order_id")] payment: &'static str,
 ) {
     let shape = Shape { user, kind, payment };
-    let database = former::database("Asia/Shanghai").await;
+    let database = legacy::database("Asia/Shanghai").await;
     database.execute(&shape.tables()).await;
     database.execute(&rows(shape)).await;
     let printed = migrated(&database, &[]);
     assert_eq!(printed.contains("uid becomes user_id"), user == "uid", "{printed}");
 
-    let found = former::contents(&database).await;
+    let found = legacy::contents(&database).await;
     let found: Vec<_> = found.iter().map(|row| row.join(" ")).filter(|row| !row.starts_with("_sqlx")).collect();
     assert_eq!(found, EXPECTED);
     database.assert_audit_is_clean().await;
@@ -88,8 +88,8 @@ async fn every_shape_becomes_the_same(
 /// Columns are looked at table by table.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tables_may_differ_among_themselves() {
-    let database = former::database("Asia/Shanghai").await;
-    let shape = Shape { kind: "ENUM('balance','free')", ..former::PLAIN };
+    let database = legacy::database("Asia/Shanghai").await;
+    let shape = Shape { kind: "ENUM('balance','free')", ..legacy::PLAIN };
     database.execute(&shape.tables()).await;
     database.execute(&rows(shape)).await;
     database.execute("ALTER TABLE free_quota RENAME COLUMN user_id TO uid").await;
@@ -113,13 +113,13 @@ async fn tables_may_differ_among_themselves() {
 /// A record's id keeps the collation that its table had, and lists read the archive, too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn records_are_listed_whatever_their_collation_was() {
-    let database = former::database("Asia/Shanghai").await;
-    database.execute(&former::PLAIN.tables()).await;
+    let database = legacy::database("Asia/Shanghai").await;
+    database.execute(&legacy::PLAIN.tables()).await;
     for table in ["user_balance", "free_quota", "billing_record", "recharge_order"] {
         let convert = format!("ALTER TABLE {table} CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci");
         database.execute(&convert).await;
     }
-    database.execute(&rows(former::PLAIN)).await;
+    database.execute(&rows(legacy::PLAIN)).await;
     migrated(&database, &[]);
     let service = Service::start_on(database, &[]).await;
     let all = ListRecordsRequest { user_id: "1001".into(), ..Default::default() };

@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 
-use super::former::{self, PLAIN, errors, migrate, migrated};
+use super::legacy::{self, PLAIN, errors, migrate, migrated};
 use crate::harness::{Service, charge};
 
 /// A record at each of the times, of a free unit; used quotas to match no month.
@@ -44,7 +44,7 @@ async fn times_become_utc_and_days_those_of_the_billing_zone(
     #[case] times: &[(&str, &str, &str)],
     #[values(false, true)] chosen: bool,
 ) {
-    let database = former::database(if chosen { "Asia/Kathmandu" } else { zone }).await;
+    let database = legacy::database(if chosen { "Asia/Kathmandu" } else { zone }).await;
     database.execute(&PLAIN.tables()).await;
     database.execute(&records(&times.iter().map(|(wall, ..)| *wall).collect::<Vec<_>>())).await;
     let wall = times[0].0;
@@ -93,7 +93,7 @@ async fn times_become_utc_and_days_those_of_the_billing_zone(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn times_that_are_missing_are_those_of_the_upgrade() {
-    let database = former::database("Asia/Shanghai").await;
+    let database = legacy::database("Asia/Shanghai").await;
     database.execute(&PLAIN.tables()).await;
     database
         .execute(
@@ -116,7 +116,7 @@ async fn times_that_are_missing_are_those_of_the_upgrade() {
 /// wall-clock times.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn timestamps_are_read_as_the_former_service_read_them() {
-    let mut database = former::database("Asia/Shanghai").await;
+    let mut database = legacy::database("Asia/Shanghai").await;
     database.execute(&PLAIN.tables()).await;
     database.execute("ALTER TABLE billing_record MODIFY created_at TIMESTAMP NULL").await;
     database
@@ -132,18 +132,18 @@ async fn timestamps_are_read_as_the_former_service_read_them() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unknown_zone_stops_the_upgrade_before_it_begins() {
-    let mut database = former::database("Asia/Nowhere").await;
+    let mut database = legacy::database("Asia/Nowhere").await;
     database.execute(&PLAIN.tables()).await;
-    let before = former::fingerprint(&database).await;
+    let before = legacy::fingerprint(&database).await;
     let refused = migrate(&database, &[]);
     assert_eq!(refused.status.code(), Some(1));
     let said = errors(&refused);
     assert!(said.contains("Asia/Nowhere") && said.contains("--former-zone"), "{said}");
-    former::assert_untouched(&database, &before).await;
+    legacy::assert_untouched(&database, &before).await;
     assert_eq!(migrate(&database, &["--former-zone", "Asia/Nowhere"]).status.code(), Some(2));
     // To a database that is ours it is nothing.
-    former::set_loc(&mut database, "UTC");
+    legacy::set_loc(&mut database, "UTC");
     migrated(&database, &[]);
-    former::set_loc(&mut database, "Asia/Nowhere");
+    legacy::set_loc(&mut database, "Asia/Nowhere");
     migrated(&database, &[]);
 }

@@ -3,10 +3,10 @@ use uuid::Uuid;
 
 use super::*;
 use crate::biz::{
-    catalog::QuotaUnit,
-    ids::{PriceVersionId, ServiceName, TraceId, UserId},
-    prices::{PriceVersion, TokenPrices},
+    account::catalog::QuotaUnit,
+    charge::prices::{PriceVersion, TokenPrices},
     settlement::transaction::{ChargeContent, ChargedBy},
+    values::ids::{PriceVersionId, ServiceName, TraceId, UserId},
 };
 
 const SETTINGS: Settings = Settings {

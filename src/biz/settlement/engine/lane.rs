@@ -8,16 +8,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Job, Limits};
 use crate::biz::{
-    calendar::Calendar,
-    catalog::Catalog,
-    error::{Error, StoreError},
-    ids::ApiKeyId,
-    read_model::entry::Subject,
+    account::catalog::Catalog,
+    check::cache::entry::Subject,
     settlement::{
+        commit_listener::Readers,
         keys::Keys,
         ledger::{Ledger, Settlement},
         posting::{Batch, Outcome, Posting},
-        readers::Readers,
+    },
+    values::{
+        calendar::Calendar,
+        error::{Error, StoreError},
+        ids::ApiKeyId,
     },
 };
 

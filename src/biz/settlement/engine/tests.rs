@@ -12,20 +12,24 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::biz::{
-    account::{Balance, Quota},
-    calendar::SystemClock,
-    catalog::{Plan, Price},
-    error::StoreError,
-    ids::{ServiceName, TraceId},
-    money::Money,
-    quote::Quote,
-    read_model::entry::{Change, Subject},
+    account::{
+        Balance, Quota,
+        catalog::{Plan, Price},
+    },
+    charge::quote::Quote,
+    check::cache::entry::{Change, Subject},
     settlement::{
         keys::Keys,
         ledger::Settlement,
         posting::{Batch, Effect, RecordIds},
         rule::{self, State},
         transaction::ChargeContent,
+    },
+    values::{
+        calendar::SystemClock,
+        error::StoreError,
+        ids::{ServiceName, TraceId},
+        money::Money,
     },
 };
 

@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::QuotaKey;
 use crate::biz::{
     account::{Balance, Quota},
-    ids::{ApiKeyId, UserId},
-    key_quota::{KeyQuota, KeyQuotas},
-    limit::Requests,
-    read_model::entry::{AccountChange, Change, KeyChange, of_key},
+    check::cache::entry::{AccountChange, Change, KeyChange, of_key},
+    limits::{
+        caps::Requests,
+        key_quota::{KeyQuota, KeyQuotas},
+    },
+    values::ids::{ApiKeyId, UserId},
 };
 
 /// A change for each account whose balance row is written. Every change of an account

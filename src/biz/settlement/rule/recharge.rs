@@ -2,11 +2,13 @@
 
 use super::Book;
 use crate::biz::{
-    error::{Error, Invalid},
-    ids::{OrderId, PaymentId},
-    money::Money,
     recharge::order::{Order, OrderStatus},
     settlement::posting::{OrderNews, OrderUpdate, Outcome},
+    values::{
+        error::{Error, Invalid},
+        ids::{OrderId, PaymentId},
+        money::Money,
+    },
 };
 
 impl Book<'_> {

@@ -4,18 +4,18 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
 use super::{Book, Entry, QuotaKey, conflict, found};
 use crate::biz::{
-    account::{Balance, Quota},
-    catalog::QuotaUnit,
-    charge::{self, Split},
-    error::{Error, Invalid},
-    ids::{TraceId, UserId},
-    key_quota::{self, Take},
-    money::Money,
-    policy::OnExpiry,
-    record::Usage,
+    account::{Balance, Quota, catalog::QuotaUnit},
+    charge::{self, Split, policy::OnExpiry},
+    limits::key_quota::{self, Take},
+    reports::record::Usage,
     settlement::{
         posting::{Cause, Charge, Commit, Effect, Expire, Outcome, RecordIds, Release, Reserve},
         transaction::{ChargeContent, ChargedBy, Delivered, Reservation, Status, Transaction},
+    },
+    values::{
+        error::{Error, Invalid},
+        ids::{TraceId, UserId},
+        money::Money,
     },
 };
 

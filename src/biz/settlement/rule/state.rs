@@ -6,20 +6,20 @@ use chrono::NaiveDate;
 
 use crate::biz::{
     account::{Balance, Quota},
-    calendar::Month,
-    ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, ServiceName, TraceId, UserId},
-    key_quota::KeyQuotas,
-    limit::Requests,
-    read_model::entry::Change,
+    check::cache::entry::Change,
+    limits::{caps::Requests, key_quota::KeyQuotas},
     recharge::order::Order,
-    record::Record,
+    reports::{record::Record, statistics::Totals},
     settlement::{
         keys::Keys,
         ledger::Settlement,
         posting::{Adjusted, Outcome},
         transaction::{Status, Transaction},
     },
-    statistics::Totals,
+    values::{
+        calendar::Month,
+        ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, ServiceName, TraceId, UserId},
+    },
 };
 
 /// What the store loaded under lock.

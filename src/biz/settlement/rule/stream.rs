@@ -6,14 +6,13 @@ use super::{
 };
 use crate::biz::{
     charge::{self, Split},
-    error::Error,
-    key_quota::{self, QuotaType},
-    money::Money,
-    record::Usage,
+    limits::key_quota::{self, QuotaType},
+    reports::record::Usage,
     settlement::{
         posting::{Outcome, Report},
         transaction::{Delivered, Reservation, Status, Transaction},
     },
+    values::{error::Error, money::Money},
 };
 
 impl Book<'_> {

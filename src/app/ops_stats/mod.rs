@@ -1,0 +1,65 @@
+//! Reads findings regularly, for the metrics.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    biz::{
+        jobs::ops_stats::{FindingStore, PENDING_FOR},
+        values::{calendar::Calendar, error::StoreError},
+    },
+    metrics::Metrics,
+};
+
+/// Between two readings, each of which takes two cheap queries.
+const PAUSE: Duration = Duration::from_secs(60);
+/// A query that takes longer is given up.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where findings are read, and where they show.
+pub(super) struct Findings {
+    pub store: Arc<dyn FindingStore>,
+    pub calendar: Arc<Calendar>,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Findings {
+    /// Reads now and then regularly, until `stop`. What can't be read stays as it was.
+    pub(super) async fn read_regularly(self, stop: CancellationToken) {
+        let reading = async {
+            loop {
+                if let Err(error) = in_time(self.read_audit()).await {
+                    tracing::warn!(%error, "what the last audit found could not be read");
+                }
+                if let Err(error) = in_time(self.count_pending()).await {
+                    tracing::warn!(%error, "old pending top-ups could not be counted");
+                }
+                sleep(PAUSE).await;
+            }
+        };
+        stop.run_until_cancelled(reading).await;
+    }
+
+    async fn read_audit(&self) -> Result<(), StoreError> {
+        if let Some(audit) = self.store.last_audit().await? {
+            self.metrics.findings.set_audit(&audit);
+        }
+        Ok(())
+    }
+
+    async fn count_pending(&self) -> Result<(), StoreError> {
+        let orders = self.store.count_pending(self.calendar.now().utc - PENDING_FOR).await?;
+        self.metrics.findings.set_pending(orders);
+        Ok(())
+    }
+}
+
+async fn in_time(reading: impl Future<Output = Result<(), StoreError>>) -> Result<(), StoreError> {
+    let late = |_| Err(StoreError::Unavailable(format!("no answer in {TIMEOUT:?}")));
+    timeout(TIMEOUT, reading).await.unwrap_or_else(late)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use super::*;
+use crate::biz::{jobs::ops_stats::FinishedAudit, values::calendar::SystemClock};
+
+/// What a query does.
+#[derive(Clone, Copy)]
+enum Answer {
+    Counts(u64),
+    Fails,
+    NeverComes,
+}
+use Answer::{Counts, Fails, NeverComes};
+
+/// Answers each query by turns; then it never does.
+#[derive(Default)]
+struct Script {
+    audits: Mutex<Vec<Answer>>,
+    pending: Mutex<Vec<Answer>>,
+}
+
+async fn next(answers: &Mutex<Vec<Answer>>) -> Result<u64, StoreError> {
+    let answer = answers.lock().unwrap().pop();
+    match answer.unwrap_or(NeverComes) {
+        Counts(count) => Ok(count),
+        Fails => Err(StoreError::Unavailable("down".into())),
+        NeverComes => std::future::pending().await,
+    }
+}
+
+#[async_trait]
+impl FindingStore for Script {
+    async fn last_audit(&self) -> Result<Option<FinishedAudit>, StoreError> {
+        let differences = next(&self.audits).await?;
+        Ok(Some(FinishedAudit { at: DateTime::UNIX_EPOCH, differences }))
+    }
+
+    async fn count_pending(&self, _: DateTime<Utc>) -> Result<u64, StoreError> {
+        next(&self.pending).await
+    }
+}
+
+fn reading(mut audits: Vec<Answer>, mut pending: Vec<Answer>) -> (Arc<Metrics>, Findings) {
+    audits.reverse();
+    pending.reverse();
+    let store = Arc::new(Script { audits: audits.into(), pending: pending.into() });
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let calendar = Arc::new(Calendar::new(chrono_tz::UTC, SystemClock));
+    (metrics.clone(), Findings { store, calendar, metrics })
+}
+
+/// The gauges of differences and of old pending top-ups.
+fn shown(metrics: &Metrics) -> [Option<u64>; 2] {
+    let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+    let find = |name| text.lines().find_map(|line| line.strip_prefix(name)).map(|count| count.parse().unwrap());
+    [find("billing_ledger_differences "), find("billing_recharge_pending_old ")]
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_stays_as_it_was_and_keeps_nothing_else_from_showing() {
+    let audits = vec![Fails, Counts(1), NeverComes, Counts(3)];
+    let pending = vec![Counts(5), Fails, Counts(6), NeverComes];
+    let (metrics, findings) = reading(audits, pending);
+    tokio::spawn(findings.read_regularly(CancellationToken::new()));
+    let mut seen = Vec::new();
+    // The third reading begins after 120 s and gives its first query up after 10.
+    for seconds in [1, 60, 70, 60] {
+        sleep(Duration::from_secs(seconds)).await;
+        seen.push(shown(&metrics));
+    }
+    assert_eq!(seen, [[None, Some(5)], [Some(1), Some(5)], [Some(1), Some(6)], [Some(3), Some(6)]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_a_reading_and_the_pause_between_two() {
+    for (audits, pending) in [(vec![], vec![]), (vec![Counts(0)], vec![Counts(0)])] {
+        let (_, findings) = reading(audits, pending);
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(findings.read_regularly(stop.clone()));
+        sleep(Duration::from_secs(1)).await;
+        stop.cancel();
+        timeout(Duration::from_secs(1), running).await.unwrap().unwrap();
+    }
+}

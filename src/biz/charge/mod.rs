@@ -1,0 +1,129 @@
+//! The rule of a charge: free quota first, then balance, all or nothing.
+
+pub mod policy;
+pub mod prices;
+pub mod quote;
+
+use super::values::{error::Error, money::Money};
+
+/// What an account can pay with, for one service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Funds {
+    /// Units of the service's free quota left this month.
+    pub free_remaining: u32,
+    /// What may be spent.
+    pub available: Money,
+}
+
+/// How a charge is paid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Split {
+    /// Units taken from the free quota.
+    pub free: u32,
+    /// Units paid from the balance.
+    pub paid: u32,
+    /// What the paid units cost.
+    pub amount: Money,
+}
+
+impl Split {
+    /// Whether anything of it is paid: what is added to a charge may be an amount alone.
+    pub fn is_paid(self) -> bool {
+        self.paid > 0 || !self.amount.is_zero()
+    }
+}
+
+/// Splits `count` units, which would cost `cost` if none were free, between free
+/// quota and balance. The paid part costs `cost * paid / count`, to the nearest
+/// millionth.
+///
+/// # Errors
+/// [`Error::InsufficientBalance`] when the balance does not cover the paid part.
+pub fn charge(count: u32, cost: Money, funds: Funds) -> Result<Split, Error> {
+    let split = split(count, cost, funds.free_remaining);
+    // Free calls go through whatever the balance, also after late commits have
+    // taken it below zero.
+    if !split.amount.is_zero() && split.amount > funds.available {
+        return Err(Error::InsufficientBalance { needed: split.amount, available: funds.available });
+    }
+    Ok(split)
+}
+
+/// The split alone, whether or not the balance covers it.
+pub fn split(count: u32, cost: Money, free_remaining: u32) -> Split {
+    let free = count.min(free_remaining);
+    let paid = count - free;
+    Split { free, paid, amount: cost.share(paid, count.max(1)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn funds(free_remaining: u32, available: &str) -> Funds {
+        Funds { free_remaining, available: available.parse().unwrap() }
+    }
+
+    fn yuan(text: &str) -> Money {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn free_quota_goes_first_and_the_balance_pays_the_rest() {
+        let split = charge(10, yuan("1"), funds(4, "0.6")).unwrap();
+        assert_eq!(split, Split { free: 4, paid: 6, amount: yuan("0.6") });
+    }
+
+    #[test]
+    fn a_charge_that_is_not_covered_takes_nothing() {
+        let refused = charge(10, yuan("1"), funds(4, "0.599999")).unwrap_err();
+        assert_eq!(refused, Error::InsufficientBalance { needed: yuan("0.6"), available: yuan("0.599999") });
+    }
+
+    #[test]
+    fn a_free_call_passes_with_a_balance_below_zero() {
+        assert!(charge(4, yuan("1"), funds(4, "-3")).is_ok());
+    }
+
+    proptest! {
+        /// The rule against a reference that counts unit by unit.
+        #[test]
+        fn the_rule_agrees_with_paying_unit_by_unit(
+            count in 1u32..200,
+            price in 0i64..1_000_000,
+            free in 0u32..300,
+            available in 0i64..100_000_000,
+        ) {
+            let (mut left, mut taken, mut paid) = (free, 0, 0);
+            for _ in 0..count {
+                if left > 0 { left -= 1; taken += 1 } else { paid += 1 }
+            }
+            let amount = i64::from(paid) * price;
+            let cost = Money::from_micros(price).times(count).unwrap();
+            let funds = Funds { free_remaining: free, available: Money::from_micros(available) };
+            match charge(count, cost, funds) {
+                Ok(split) => {
+                    prop_assert_eq!((split.free, split.paid), (taken, paid));
+                    prop_assert_eq!(split.amount.micros(), amount);
+                    prop_assert!(amount <= available);
+                }
+                Err(_) => prop_assert!(amount > available),
+            }
+        }
+
+        #[test]
+        fn nothing_is_charged_beyond_the_cost(
+            count in 1u32..=1_000_000_000,
+            cost in 0i64..=Money::MAX.micros(),
+            free in 0u32..=i32::MAX as u32,
+        ) {
+            let split = split(count, Money::from_micros(cost), free);
+            prop_assert_eq!(split.free + split.paid, count);
+            prop_assert!(split.amount.micros() <= cost && !split.amount.is_negative());
+            if split.paid == count {
+                prop_assert_eq!(split.amount.micros(), cost);
+            }
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Warms the caches: accounts that were active lately are loaded before they are asked for,
+//! so that a cold cache is no stampede on the database. It also mends what a process that
+//! was killed between a commit and its news left behind.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use futures_util::future::join_all;
+
+use super::{ReadModel, entry::Subject};
+use crate::biz::{
+    account::{AccountStore, ActiveUsers},
+    values::{calendar::Calendar, error::Result, ids::UserId},
+};
+
+/// Who was active within this time is expected again.
+const LATELY: chrono::TimeDelta = chrono::TimeDelta::hours(1);
+/// Between two lists, that nobody may be on.
+const PAGE_PAUSE: Duration = Duration::from_millis(20);
+/// Accounts that are loaded at once, a small part of what checks may load.
+const TOGETHER: usize = 8;
+
+/// Loads every account that was active lately, at most so many a second; tells how many.
+///
+/// # Errors
+/// [`crate::biz::values::error::Error::Overloaded`] or Internal when the users can't be listed. One
+/// that can't be loaded does not keep the others from it.
+pub async fn prewarm(
+    model: &ReadModel,
+    store: &dyn AccountStore,
+    calendar: &Calendar,
+    a_second: NonZeroU32,
+) -> Result<u64> {
+    let since = calendar.now().utc - LATELY;
+    let pause = Duration::from_secs(1) * TOGETHER as u32 / a_second.get();
+    let (mut loaded, mut last) = (0, None::<UserId>);
+    // Ends: each list begins behind the last.
+    loop {
+        let ActiveUsers { users, next } = store.active_users(since, last.as_ref()).await?;
+        for some in users.chunks(TOGETHER) {
+            let begun = tokio::time::Instant::now();
+            let subjects: Vec<Subject> = some.iter().cloned().map(Subject::User).collect();
+            let loads = join_all(subjects.iter().map(|subject| model.load(subject))).await;
+            loaded += loads.iter().filter(|load| load.is_ok()).count() as u64;
+            tokio::time::sleep_until(begun + pause).await;
+        }
+        tokio::time::sleep(PAGE_PAUSE).await;
+        match next {
+            Some(next) => last = Some(next),
+            None => return Ok(loaded),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use async_trait::async_trait;
+    use chrono::{DateTime, Utc};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::biz::{
+        account::{ACTIVE_PAGE, Account, Accounts, Balance, catalog::Catalog},
+        check::cache::{
+            Caches, Trust,
+            account_cache::{AccountCache, Fence, Found},
+            entry::{Change, Entry},
+        },
+        limits::key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
+        settlement::{
+            engine::{Engine, Limits},
+            ledger::{Ledger, Settlement},
+            posting::Batch,
+        },
+        values::{
+            calendar::{BillingTime, Month, SystemClock},
+            error::StoreError,
+            ids::ApiKeyId,
+        },
+    };
+
+    /// So many users in order, every third of whom was active lately; when each was loaded.
+    struct Users {
+        count: usize,
+        loaded: Mutex<Vec<(UserId, Instant)>>,
+        fails: fn(&UserId) -> bool,
+    }
+
+    #[async_trait]
+    impl AccountStore for Users {
+        async fn account(&self, user: &UserId, _: Month) -> std::result::Result<Option<Account>, StoreError> {
+            self.loaded.lock().unwrap().push((user.clone(), Instant::now()));
+            if (self.fails)(user) {
+                return Err(StoreError::Unavailable("this one".into()));
+            }
+            Ok(Some(Account { balance: Balance::default(), quotas: Default::default(), requests: None }))
+        }
+
+        async fn active_users(
+            &self,
+            since: DateTime<Utc>,
+            after: Option<&UserId>,
+        ) -> std::result::Result<ActiveUsers, StoreError> {
+            // A second behind the instant, and a second before it.
+            let all = (0..self.count).map(|number| {
+                let behind = if number % 3 == 0 { 1 } else { -1 };
+                (UserId::from_stored(format!("{number:06}")), since + chrono::TimeDelta::seconds(behind))
+            });
+            let page = all.filter(|(user, _)| after.is_none_or(|after| user.as_str() > after.as_str()));
+            Ok(ActiveUsers::of_page(page.take(ACTIVE_PAGE).collect(), since))
+        }
+    }
+
+    #[async_trait]
+    impl Ledger for Users {
+        async fn settle(&self, _: &Batch) -> std::result::Result<Settlement, StoreError> {
+            Err(StoreError::Failed("nothing is settled here".into()))
+        }
+    }
+
+    #[async_trait]
+    impl KeyQuotaStore for Users {
+        async fn set_key_quota(&self, _: &NewKeyQuota, _: BillingTime) -> std::result::Result<(), StoreError> {
+            Ok(())
+        }
+
+        async fn key_quotas(&self, _: &ApiKeyId) -> std::result::Result<KeyQuotas, StoreError> {
+            Ok(KeyQuotas::new())
+        }
+    }
+
+    #[async_trait]
+    impl AccountCache for Users {
+        async fn look(&self, _: &Subject) -> std::result::Result<Option<Found>, StoreError> {
+            Ok(None)
+        }
+
+        async fn look_all(&self, _: &[Subject]) -> std::result::Result<Vec<Option<Arc<Entry>>>, StoreError> {
+            Ok(Vec::new())
+        }
+
+        async fn fence(&self, _: &Subject) -> std::result::Result<Fence, StoreError> {
+            Ok(Fence(0))
+        }
+
+        async fn store(&self, _: Fence, _: Found) -> std::result::Result<(), StoreError> {
+            Ok(())
+        }
+
+        async fn apply(&self, _: &[Change]) -> Vec<Subject> {
+            Vec::new()
+        }
+
+        async fn forget(&self, _: &[Subject]) -> Vec<Subject> {
+            Vec::new()
+        }
+
+        async fn clear(&self) -> std::result::Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    async fn warm(users: Users, a_second: u32) -> (u64, Vec<(UserId, Instant)>) {
+        let users = Arc::new(users);
+        let calendar = Arc::new(Calendar::new(chrono_tz::UTC, SystemClock));
+        let (catalog, seconds) = (Arc::new(Catalog::new([])), Duration::from_secs);
+        let caches = Arc::new(Caches::new(users.clone(), Trust::Always, None));
+        let limits = Limits { lanes: 1, queue: 1, batch: 1, max_wait: seconds(1), patience: seconds(1) };
+        let engine = Arc::new(Engine::start(users.clone(), caches.clone(), catalog.clone(), calendar.clone(), limits));
+        let accounts = Arc::new(Accounts::new(users.clone(), engine, catalog, calendar.clone()));
+        let model = ReadModel::new(caches, accounts, users.clone());
+        let loaded = prewarm(&model, &*users, &calendar, a_second.try_into().unwrap()).await.unwrap();
+        let loads = users.loaded.lock().unwrap().clone();
+        (loaded, loads)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn active_accounts_are_loaded_once_and_not_faster_than_they_may() {
+        let users = Users { count: 7_000, loaded: Mutex::default(), fails: |_| false };
+        let (loaded, loads) = warm(users, 200).await;
+        let expected: Vec<String> = (0..7_000).step_by(3).map(|number| format!("{number:06}")).collect();
+        assert_eq!(loads.iter().map(|(user, _)| user.as_str()).collect::<Vec<_>>(), expected);
+        assert_eq!(loaded, expected.len() as u64);
+        for (begin, (_, at)) in loads.iter().enumerate() {
+            let within = loads[begin..].iter().take_while(|(_, other)| *other < *at + Duration::from_secs(1));
+            assert!(within.count() <= 200 + TOGETHER);
+        }
+        let took = loads[loads.len() - 1].1 - loads[0].1;
+        assert!((10..15).contains(&took.as_secs()), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_account_that_can_t_be_loaded_keeps_no_other_from_it() {
+        let users = Users { count: 30, loaded: Mutex::default(), fails: |user| user.as_str() == "000003" };
+        let (loaded, loads) = warm(users, 1_000).await;
+        assert_eq!((loaded, loads.len()), (9, 10));
+    }
+}

@@ -1,0 +1,247 @@
+//! Compares what the shared cache has with the database, and mends it. Nothing should ever
+//! differ; this is the proof, and the last resort.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures_util::future::join_all;
+
+use super::{
+    account_cache::AccountCache,
+    entry::{AccountEntry, Entry, Subject},
+};
+use crate::biz::{
+    account::{Account, AccountStore, Quota},
+    limits::{
+        caps::Requests,
+        key_quota::{KeyQuotaStore, KeyQuotas},
+    },
+    values::{
+        calendar::{Calendar, Month},
+        error::StoreError,
+        money::Money,
+    },
+};
+
+/// A cache whose entries can be walked, and that keeps the last report for all processes.
+#[async_trait]
+pub trait SharedCache: AccountCache {
+    /// Some of the subjects that have entries, from the beginning or from where the last
+    /// walk ended; and where to go on, if there are more. What is there all the while is
+    /// met at least once.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn walk(&self, from: Option<String>) -> Result<(Vec<Subject>, Option<String>), StoreError>;
+
+    /// Keeps what a comparison found.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn keep_difference(&self, difference: Distance) -> Result<(), StoreError>;
+
+    /// What the last comparison found; `None` before the first.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn difference(&self) -> Result<Option<Distance>, StoreError>;
+}
+
+/// Entries compared at once.
+const TOGETHER: usize = 16;
+/// How often an entry is looked at that differs: one that is being changed follows at once.
+const LOOKS: u32 = 5;
+/// Between two looks, doubling.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// Differences that are told in full.
+const MAX_TOLD: usize = 100;
+
+/// An entry that is not as the database has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    pub subject: Subject,
+    pub by: Distance,
+    pub cached: String,
+    pub stored: String,
+}
+
+/// How far two states are apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Distance {
+    /// Between balances, and between what is held of them.
+    pub amount: Money,
+    /// Of quotas, of counted calls and of limits.
+    pub units: u64,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { subject, by, cached, stored } = self;
+        write!(f, "{subject:?}: {} and {} units: cached {cached}, stored {stored}", by.amount, by.units)
+    }
+}
+
+/// What a comparison found.
+#[derive(Debug, Default)]
+pub struct Reconciled {
+    pub compared: u64,
+    pub differing: u64,
+    /// Those that were dropped from the cache, to be loaded again.
+    pub repaired: u64,
+    pub by: Distance,
+    /// The first of them.
+    pub differences: Vec<Difference>,
+}
+
+/// Compares entries with the database.
+pub struct Reconciler {
+    pub cache: Arc<dyn SharedCache>,
+    pub accounts: Arc<dyn AccountStore>,
+    pub key_quotas: Arc<dyn KeyQuotaStore>,
+    pub calendar: Arc<Calendar>,
+}
+
+impl Reconciler {
+    /// Walks all entries; where `repairs`, drops those that differ, and keeps the sum of the
+    /// differences for the metric.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the cache or the database does not answer,
+    /// [`StoreError::Failed`].
+    pub async fn run(&self, repairs: bool) -> Result<Reconciled, StoreError> {
+        let (mut all, mut from) = (Reconciled::default(), None);
+        loop {
+            let (subjects, next) = self.cache.walk(from).await?;
+            let mut wrong = Vec::new();
+            for some in subjects.chunks(TOGETHER) {
+                for difference in join_all(some.iter().map(|subject| self.compare(subject))).await {
+                    all.compared += 1;
+                    wrong.extend(difference?);
+                }
+            }
+            let subjects: Vec<Subject> = wrong.iter().map(|difference| difference.subject.clone()).collect();
+            if repairs && !subjects.is_empty() {
+                let left = self.cache.forget(&subjects).await;
+                all.repaired += (subjects.len() - left.len()) as u64;
+            }
+            for difference in wrong {
+                all.differing += 1;
+                all.by.amount = all.by.amount.plus(difference.by.amount);
+                all.by.units += difference.by.units;
+                if all.differences.len() < MAX_TOLD {
+                    all.differences.push(difference);
+                }
+            }
+            match next {
+                Some(next) => from = Some(next),
+                None => break,
+            }
+        }
+        if repairs {
+            self.cache.keep_difference(all.by).await?;
+        }
+        Ok(all)
+    }
+
+    /// Something differs when the cache does not follow: in all looks it is the same, and
+    /// never what the database has after it.
+    async fn compare(&self, subject: &Subject) -> Result<Option<Difference>, StoreError> {
+        let (mut first, mut pause) = (None, FIRST_PAUSE);
+        for look in 1.. {
+            let cached = match self.cache.look(subject).await {
+                Ok(Some(cached)) => cached,
+                Ok(None) => return Ok(None),
+                Err(StoreError::Failed(why)) => return Ok(Some(self.unreadable(subject, why).await?)),
+                Err(error) => return Err(error),
+            };
+            let stored = self.stored(subject).await?;
+            let by = distance(&cached.entry, stored.as_ref(), self.calendar.now().month);
+            if by == Distance::default()
+                && stored.as_ref().is_some_and(|stored| stored.version() == cached.entry.version())
+            {
+                return Ok(None);
+            }
+            let first = first.get_or_insert_with(|| cached.entry.clone());
+            if *first != cached.entry {
+                // It follows: it is changed all the time.
+                return Ok(None);
+            }
+            if look == LOOKS {
+                let (cached, stored) = (text(Some(&*cached.entry)), text(stored.as_ref()));
+                return Ok(Some(Difference { subject: subject.clone(), by, cached, stored }));
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        Ok(None)
+    }
+
+    /// Nobody can tell how far an entry is off that is none of ours.
+    async fn unreadable(&self, subject: &Subject, why: String) -> Result<Difference, StoreError> {
+        let by = Distance { units: 1, ..Default::default() };
+        let stored = text(self.stored(subject).await?.as_ref());
+        Ok(Difference { subject: subject.clone(), by, cached: why, stored })
+    }
+
+    async fn stored(&self, subject: &Subject) -> Result<Option<Entry>, StoreError> {
+        Ok(match subject {
+            Subject::User(user) => {
+                let month = self.calendar.now().month;
+                let account = self.accounts.account(user, month).await?;
+                account.map(|account: Account| Entry::Account(user.clone(), AccountEntry::new(account, month)))
+            }
+            Subject::ApiKey(key) => Some(Entry::ApiKey(key.clone(), self.key_quotas.key_quotas(key).await?)),
+        })
+    }
+}
+
+fn text(entry: Option<&Entry>) -> String {
+    entry.map_or_else(|| "nothing".into(), |entry| format!("{} {entry:?}", entry.version()))
+}
+
+/// Of the quotas those of this month are compared; a cached entry may not have them yet.
+fn distance(cached: &Entry, stored: Option<&Entry>, month: Month) -> Distance {
+    match (cached, stored) {
+        (Entry::Account(_, cached), Some(Entry::Account(_, stored))) => accounts_apart(cached, stored, month),
+        (Entry::ApiKey(_, cached), Some(Entry::ApiKey(_, stored))) => {
+            Distance { units: keys_apart(cached, stored), ..Default::default() }
+        }
+        _ => Distance { units: 1, ..Default::default() },
+    }
+}
+
+fn accounts_apart(cached: &AccountEntry, stored: &AccountEntry, month: Month) -> Distance {
+    let amount = |one: Money, other: Money| Money::from_micros(one.micros().abs_diff(other.micros()).cast_signed());
+    let amounts = amount(cached.balance.amount, stored.balance.amount);
+    let held = amount(cached.balance.held, stored.balance.held);
+    let quotas = cached.quotas.iter().filter(|((of, _), _)| *of == month);
+    let units = quotas.map(|(key, cached)| {
+        let stored = stored.quotas.get(key).copied().unwrap_or_default();
+        let apart = |of: fn(&Quota) -> u32| u64::from(of(cached).abs_diff(of(&stored)));
+        apart(|quota| quota.total) + apart(|quota| quota.used) + apart(|quota| quota.held)
+    });
+    let units = units.sum::<u64>() + requests_apart(cached.requests.as_ref(), stored.requests.as_ref());
+    Distance { amount: amounts.plus(held), units }
+}
+
+fn requests_apart(cached: Option<&Requests>, stored: Option<&Requests>) -> u64 {
+    match (cached, stored) {
+        (None, None) => 0,
+        (Some(cached), Some(stored)) if cached == stored => 0,
+        (Some(cached), Some(stored)) => {
+            let counted = cached.daily.abs_diff(stored.daily) + cached.monthly.abs_diff(stored.monthly);
+            u64::from(counted).max(1)
+        }
+        _ => 1,
+    }
+}
+
+fn keys_apart(cached: &KeyQuotas, stored: &KeyQuotas) -> u64 {
+    let kinds = cached.keys().chain(stored.keys().filter(|row| !cached.contains_key(*row)));
+    let apart = kinds.map(|row| match (cached.get(row), stored.get(row)) {
+        (Some(one), Some(other)) if one == other => 0,
+        (Some(one), Some(other)) => one.used.abs_diff(other.used).max(1),
+        _ => 1,
+    });
+    apart.sum()
+}

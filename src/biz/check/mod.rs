@@ -1,0 +1,232 @@
+//! CheckQuota: would a call be covered? Decides by the rule that charges it.
+
+pub mod cache;
+
+use std::sync::Arc;
+
+use futures_util::future::join;
+
+use super::{
+    account::catalog::{Catalog, Price},
+    charge::{
+        self, Funds, Split,
+        quote::{Ask, ESTIMATE, Quote, Quoter},
+    },
+    check::cache::{Need, ReadModel, Trust, View, entry::AccountEntry},
+    limits::{
+        key_quota::{self, Take},
+        rate_limit::RateGuard,
+    },
+    reports::record::Usage,
+    values::{
+        calendar::{BillingTime, Calendar},
+        error::{Error, Result},
+        ids::{ApiKeyId, ModelName, ServiceName, UserId},
+        money::Money,
+    },
+};
+
+/// A call that may be made.
+#[derive(Debug, Clone)]
+pub struct Check {
+    pub user: UserId,
+    pub service: String,
+    pub count: u32,
+    /// Of all units if none were free; what the service asks when absent.
+    pub cost: Option<Money>,
+    pub api_key: Option<ApiKeyId>,
+    pub model: Option<ModelName>,
+    /// As estimated.
+    pub usage: Option<Usage>,
+}
+
+/// The answer, with what it was decided on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    pub decision: Decision,
+    /// Before the call.
+    pub free_remaining: u32,
+    pub balance: Money,
+    /// What the call would take from the balance.
+    pub amount: Money,
+    /// Calls that are left of this day and this month, where they are capped.
+    pub daily_remaining: Option<u32>,
+    pub monthly_remaining: Option<u32>,
+}
+
+/// Who pays, or what forbids the call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// The free quota covers all of it.
+    Free,
+    /// A part would be paid.
+    Balance,
+    /// The error that the charge would meet.
+    Refused(Error),
+}
+
+/// The quota check.
+pub struct Quotas {
+    accounts: Arc<ReadModel>,
+    rates: Arc<RateGuard>,
+    catalog: Arc<Catalog>,
+    quoter: Arc<Quoter>,
+    calendar: Arc<Calendar>,
+}
+
+/// An account is far from its limits when it could make the same call this many times over.
+/// What other processes charge it in the fifth of a second for which they may go unnoticed
+/// is far less.
+const FAR: u32 = 1_000;
+
+/// Before and after a month that turns while the account is opened.
+const READS: u32 = 2;
+
+impl Quotas {
+    pub fn new(
+        accounts: Arc<ReadModel>,
+        rates: Arc<RateGuard>,
+        catalog: Arc<Catalog>,
+        quoter: Arc<Quoter>,
+        calendar: Arc<Calendar>,
+    ) -> Self {
+        Self { accounts, rates, catalog, quoter, calendar }
+    }
+
+    /// Decides on the committed state, changing nothing but opening a new account and
+    /// counting the request. Where other processes charge too, the state of an account that
+    /// is far from every limit may be a little older.
+    ///
+    /// # Errors
+    /// [`Error::UnknownService`], [`Error::Invalid`], [`Error::Overloaded`],
+    /// [`Error::Internal`]. A call that is not covered is a verdict, not an error.
+    pub async fn check(&self, check: &Check) -> Result<Verdict> {
+        let (service, plan) = self.catalog.find(&check.service)?;
+        let ask = Ask {
+            count: check.count,
+            cost: check.cost,
+            model: check.model.as_ref(),
+            usage: check.usage,
+            tokens_field: ESTIMATE,
+        };
+        let quote = self.quoter.quote(plan, ask)?;
+        let list_price = match plan.price {
+            Price::Unit(price) => price.times(check.count).unwrap_or(Money::MAX),
+            // Calls of a model differ by as much as they like: no number of these is far.
+            Price::Model(_) => Money::MAX,
+        };
+        // At once, so that with Redis both are one round trip.
+        let rates = self.rates.take(&check.user, check.api_key.as_ref());
+        let (within_rates, verdict) = join(rates, self.verdict(check, service, (quote, list_price))).await;
+        let verdict = verdict?;
+        Ok(match within_rates {
+            Ok(()) => verdict,
+            Err(refusal) => Verdict { decision: Decision::Refused(refusal), ..verdict },
+        })
+    }
+
+    async fn verdict(
+        &self,
+        check: &Check,
+        service: &ServiceName,
+        (Quote { units, cost, .. }, list_price): (Quote, Money),
+    ) -> Result<Verdict> {
+        for _ in 0..READS {
+            let call = Call { check, service, units, cost, list_price, now: self.calendar.now() };
+            let need = Need { user: &check.user, key: check.api_key.as_ref(), service, month: call.now.month };
+            if let Some((view, trust)) = self.accounts.near(need).await
+                && let Some(verdict) = call.decide_near(&view, trust)?
+            {
+                self.accounts.answered_near();
+                return Ok(verdict);
+            }
+            let view = self.accounts.read(need).await?;
+            if need.is_met_by(&view) {
+                return call.decide(&view);
+            }
+        }
+        Err(Error::Internal(format!("account of {} is not open after opening it", check.user)))
+    }
+}
+
+/// A check whose call is known in full.
+struct Call<'c> {
+    check: &'c Check,
+    service: &'c ServiceName,
+    units: u32,
+    /// Of all units if none were free.
+    cost: Money,
+    /// What they cost without a figure of the caller's: other calls may cost as much.
+    list_price: Money,
+    now: BillingTime,
+}
+
+impl Call<'_> {
+    /// The verdict on a near state; `None` when that is not enough to tell.
+    fn decide_near(&self, view: &View, trust: Trust) -> Result<Option<Verdict>> {
+        let verdict = self.decide(view)?;
+        let is_sure = match trust {
+            Trust::Always => true,
+            Trust::WhileFar(_) => self.is_far(view, &verdict)?,
+        };
+        Ok(is_sure.then_some(verdict))
+    }
+
+    /// Whether the verdict is the same for all that [`FAR`] such calls take together.
+    fn is_far(&self, view: &View, verdict: &Verdict) -> Result<bool> {
+        let counts = [verdict.daily_remaining, verdict.monthly_remaining];
+        if counts.into_iter().flatten().any(|left| left < FAR) {
+            return Ok(false);
+        }
+        let (Some(count), Some(cost)) = (self.units.checked_mul(FAR), self.cost.max(self.list_price).times(FAR)) else {
+            return Ok(false);
+        };
+        let tokens = Take::call(self.check.usage, Money::ZERO).tokens.saturating_mul(FAR.into());
+        let all = self.covered(view, (count, cost), Take { requests: FAR.into(), tokens, amount: Money::ZERO })?;
+        Ok(match (&verdict.decision, &all) {
+            (Decision::Refused(_), _) | (_, Err(_)) => false,
+            (Decision::Free, Ok(split)) => split.paid == 0,
+            (Decision::Balance, Ok(split)) => split.free == 0,
+        })
+    }
+
+    fn decide(&self, view: &View) -> Result<Verdict> {
+        let account = view.account()?;
+        let free_remaining = self.free_remaining(account);
+        let (daily_remaining, monthly_remaining) =
+            account.requests.map_or((None, None), |requests| requests.left(self.now));
+        let take = Take::call(self.check.usage, Money::ZERO);
+        let decision = match self.covered(view, (self.units, self.cost), take)? {
+            Ok(split) if split.paid == 0 => Decision::Free,
+            Ok(_) => Decision::Balance,
+            Err(refusal) => Decision::Refused(refusal),
+        };
+        Ok(Verdict {
+            decision,
+            free_remaining,
+            balance: account.balance.amount,
+            amount: charge::split(self.units, self.cost, free_remaining).amount,
+            daily_remaining,
+            monthly_remaining,
+        })
+    }
+
+    /// Every state that is decided on has the quota.
+    fn free_remaining(&self, account: &AccountEntry) -> u32 {
+        account.quota(self.now.month, self.service).map_or(0, |quota| quota.remaining())
+    }
+
+    /// The split of so many units, or the error that their charge would meet; `take` is what
+    /// they take of their key's requests and tokens.
+    fn covered(&self, view: &View, (count, cost): (u32, Money), take: Take) -> Result<Result<Split>> {
+        let account = view.account()?;
+        let funds = Funds { free_remaining: self.free_remaining(account), available: account.balance.available() };
+        let capped = account.requests.map_or(Ok(()), |requests| requests.check(self.now));
+        let mut covered = capped.and_then(|()| charge::charge(count, cost, funds));
+        if let (Ok(split), Some(key), Some(quotas)) = (&covered, &self.check.api_key, view.key_quotas()) {
+            let take = Take { amount: split.amount, ..take };
+            covered = key_quota::check(quotas, key, take, self.now).and(covered);
+        }
+        Ok(covered)
+    }
+}

@@ -1,0 +1,11 @@
+//! Work behind the requests: scheduled jobs with their runs and checkpoints, and the counts that
+//! operators watch.
+
+pub mod archive;
+pub mod audit;
+pub mod low_balance;
+pub mod ops_stats;
+pub mod progress;
+pub mod reset;
+pub mod rollup;
+pub mod runs;

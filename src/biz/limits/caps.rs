@@ -1,0 +1,194 @@
+//! Request caps: how many calls a user may make in a day and in a month of the billing
+//! zone, whoever pays for them. A charge is one call, however many units it has; so is a
+//! reservation, until it is released or expires.
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+use chrono::{DateTime, NaiveDate, Utc};
+
+use crate::biz::values::{
+    calendar::{BillingTime, Month},
+    error::{Error, StoreError},
+    ids::UserId,
+};
+
+/// The caps of a user; `None` where there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Caps {
+    pub daily: Option<u32>,
+    pub monthly: Option<u32>,
+}
+
+/// The caps of a user, and the calls of the last day in which there were any and of the
+/// month of that day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Requests {
+    pub caps: Caps,
+    /// When counting began; what was made before does not count.
+    pub since: DateTime<Utc>,
+    pub day: NaiveDate,
+    pub daily: u32,
+    pub monthly: u32,
+}
+
+/// What forbids a call although somebody would pay for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    Daily,
+    Monthly,
+    /// A quota of the API key.
+    ApiKey,
+    /// A rate limit of the user or the API key.
+    Rate {
+        /// When a repeat would be admitted if nobody else made a request. Above zero.
+        retry_after: Duration,
+    },
+}
+
+impl fmt::Display for Limit {
+    /// As the contract words it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Daily => "daily limit",
+            Self::Monthly => "monthly limit",
+            Self::ApiKey => "api key quota",
+            Self::Rate { .. } => "rate limit",
+        })
+    }
+}
+
+impl Requests {
+    /// Caps from an instant on, with no calls yet.
+    pub fn new(caps: Caps, at: BillingTime) -> Self {
+        Self { caps, since: at.utc, day: at.day, daily: 0, monthly: 0 }
+    }
+
+    /// The calls of this day and of this month. Where the clock of another server is
+    /// ahead, its day has begun for all.
+    pub fn used(&self, at: BillingTime) -> (u32, u32) {
+        let daily = if self.day >= at.day { self.daily } else { 0 };
+        let monthly = if Month::of(self.day) >= at.month { self.monthly } else { 0 };
+        (daily, monthly)
+    }
+
+    /// The calls that are left of this day and of this month, where they are capped.
+    pub fn left(&self, at: BillingTime) -> (Option<u32>, Option<u32>) {
+        let (daily, monthly) = self.used(at);
+        (self.caps.daily.map(|cap| cap.saturating_sub(daily)), self.caps.monthly.map(|cap| cap.saturating_sub(monthly)))
+    }
+
+    /// Whether one more call may be made.
+    ///
+    /// # Errors
+    /// [`Error::InsufficientQuota`] names the cap that is reached.
+    pub fn check(&self, at: BillingTime) -> Result<(), Error> {
+        match self.left(at) {
+            (Some(0), _) => Err(Error::InsufficientQuota(Limit::Daily)),
+            (_, Some(0)) => Err(Error::InsufficientQuota(Limit::Monthly)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts a call that is made now.
+    pub fn add(&mut self, at: BillingTime) {
+        self.add_to(at.day.max(self.day));
+    }
+
+    /// Counts a reserved call after all, that was made at an instant of a day: to the month
+    /// alone where the day is over, and not at all where the month is over too.
+    pub fn add_late(&mut self, day: NaiveDate, made: DateTime<Utc>) {
+        if made >= self.since {
+            self.add_to(day);
+        }
+    }
+
+    fn add_to(&mut self, day: NaiveDate) {
+        if day > self.day {
+            if Month::of(day) != Month::of(self.day) {
+                self.monthly = 0;
+            }
+            (self.day, self.daily) = (day, 0);
+        }
+        self.monthly += u32::from(Month::of(day) == Month::of(self.day));
+        self.daily += u32::from(day == self.day);
+    }
+
+    /// Takes back a reserved call, made at an instant of a day, that nothing came of.
+    pub fn take_back(&mut self, day: NaiveDate, made: DateTime<Utc>) {
+        if made < self.since {
+            return;
+        }
+        self.monthly = self.monthly.saturating_sub(u32::from(Month::of(day) == Month::of(self.day)));
+        self.daily = self.daily.saturating_sub(u32::from(day == self.day));
+    }
+}
+
+/// Where caps are set.
+#[async_trait]
+pub trait LimitStore: Send + Sync + 'static {
+    /// Sets the caps of a user from the next call on. Calls that are counted stay counted,
+    /// until both caps are taken away.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: they may be set or not; [`StoreError::Conflict`],
+    /// [`StoreError::Failed`].
+    async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) -> Result<(), StoreError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::biz::values::calendar::{Calendar, SystemClock};
+
+    fn at(day: &str) -> BillingTime {
+        let calendar = Calendar::new(chrono_tz::UTC, SystemClock);
+        calendar.at(format!("{day}T12:00:00Z").parse().unwrap())
+    }
+
+    fn requests(daily: u32, monthly: u32) -> Requests {
+        Requests::new(Caps { daily: Some(daily), monthly: Some(monthly) }, at("2026-11-30"))
+    }
+
+    #[test]
+    fn the_cap_that_is_reached_is_named_and_ends_with_its_period() {
+        let mut requests = requests(2, 3);
+        for _ in 0..2 {
+            requests.check(at("2026-11-30")).unwrap();
+            requests.add(at("2026-11-30"));
+        }
+        assert_eq!(requests.check(at("2026-11-30")), Err(Error::InsufficientQuota(Limit::Daily)));
+        requests.add(at("2026-11-30"));
+        assert_eq!(requests.left(at("2026-11-30")), (Some(0), Some(0)));
+        assert_eq!(requests.left(at("2026-12-01")), (Some(2), Some(3)));
+        requests.add(at("2026-12-01"));
+        assert_eq!(requests.left(at("2026-12-01")), (Some(1), Some(2)));
+    }
+
+    #[test]
+    fn a_late_call_counts_to_its_own_period_and_only_if_it_was_made_since() {
+        let mut requests = requests(5, 5);
+        let late = |day: &str| (at(day).day, at("2026-12-02").utc);
+        let add = |requests: &mut Requests, (day, made)| requests.add_late(day, made);
+        requests.add(at("2026-12-02"));
+        add(&mut requests, late("2026-12-01"));
+        assert_eq!(requests.used(at("2026-12-02")), (1, 2));
+        add(&mut requests, late("2026-11-30"));
+        requests.take_back(at("2026-11-30").day, at("2026-12-02").utc);
+        requests.take_back(at("2026-12-01").day, at("2026-12-02").utc);
+        assert_eq!(requests.used(at("2026-12-02")), (1, 1));
+        let before = at("2026-11-29").utc;
+        requests.take_back(at("2026-12-02").day, before);
+        requests.add_late(at("2026-12-02").day, before);
+        assert_eq!(requests.used(at("2026-12-02")), (1, 1));
+    }
+
+    #[test]
+    fn a_server_whose_clock_is_behind_is_bound_too() {
+        let mut requests = requests(1, 1);
+        requests.add(at("2026-12-01"));
+        assert_eq!(requests.check(at("2026-11-30")), Err(Error::InsufficientQuota(Limit::Daily)));
+        requests.add(at("2026-11-30"));
+        assert_eq!(requests.used(at("2026-12-01")), (2, 2));
+    }
+}

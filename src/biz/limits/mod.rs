@@ -1,0 +1,5 @@
+//! Limits beside money: caps of users, quotas of API keys, and rate limits.
+
+pub mod caps;
+pub mod key_quota;
+pub mod rate_limit;

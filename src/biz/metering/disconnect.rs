@@ -1,0 +1,136 @@
+//! What becomes of a stream that broke.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::{Meter, metered::Metered};
+use crate::biz::{
+    settlement::{
+        posting::{Cause, Effect, Expire, RecordIds},
+        transaction::Transaction,
+    },
+    values::error::{Error, Result},
+};
+
+/// Between the first two attempts to settle one; twice as long between the next, up to the longest.
+const PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long it is tried. What is lost then was delivered in an outage of a day.
+const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
+/// Attempts that may fail as they should not.
+const MAX_DEFECTS: u32 = 5;
+
+/// Makes what was delivered durable at once, waits for the stream to be opened again,
+/// and charges it where it was not, also where the sweep came first. What can't be settled until
+/// the lanes close is left to the sweep.
+pub(super) async fn settle_broken(meter: &Meter, metered: &Metered) -> Option<(Transaction, Effect)> {
+    let Meter { engine, settings, waiting, stop, .. } = meter;
+    // Where too many wait already there is no grace.
+    let waits = waiting.try_acquire();
+    if waits.is_ok() {
+        let report = metered.report(settings.ttl, None);
+        until_settled(stop, engine.closed(), || engine.report(report.clone())).await?;
+        stop.run_until_cancelled(sleep(settings.grace)).await?;
+    }
+    let Transaction { user, trace, record_id: stream, .. } = metered.reservation().clone();
+    let cause = Cause::Broken { stream, usage: metered.delivered() };
+    let expire = Expire { user, trace, cause, record_ids: RecordIds::fresh() };
+    until_settled(stop, engine.closed(), || engine.expire(expire.clone())).await?
+}
+
+/// Tries again while the database does not answer, and until the lanes are `closed`: when the
+/// server is to `stop`, not less but sooner. `None` when that was to no avail, or refused.
+pub(super) async fn until_settled<T, F: Future<Output = Result<T>>>(
+    stop: &CancellationToken,
+    closed: &CancellationToken,
+    attempt: impl Fn() -> F,
+) -> Option<T> {
+    let deadline = Instant::now() + PATIENCE;
+    let (mut defects, mut pause) = (0, PAUSE);
+    loop {
+        let error = match attempt().await {
+            Ok(done) => return Some(done),
+            // Ended, or taken over.
+            Err(Error::TransactionState(_) | Error::TransactionNotFound(_)) => return None,
+            Err(error) => error,
+        };
+        defects += u32::from(matches!(error, Error::Internal(_)));
+        let may_pass = matches!(error, Error::Overloaded(_) | Error::Internal(_)) && defects < MAX_DEFECTS;
+        if !may_pass || closed.is_cancelled() || Instant::now() + pause >= deadline {
+            tracing::warn!(%error, "a stream that has ended is left to the sweep");
+            return None;
+        }
+        if stop.is_cancelled() {
+            closed.run_until_cancelled(sleep(PAUSE)).await;
+        } else {
+            stop.run_until_cancelled(sleep(pause)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    async fn tried(outage: Duration, stop: &CancellationToken, closed: &CancellationToken) -> (Option<Instant>, u32) {
+        let (attempts, over) = (Cell::new(0), Instant::now() + outage);
+        let attempt = async || {
+            attempts.set(attempts.get() + 1);
+            match Instant::now() {
+                now if now < over => Err(Error::Overloaded("an outage".into())),
+                now => Ok(now),
+            }
+        };
+        (until_settled(stop, closed, attempt).await, attempts.get())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_of_hours_is_waited_for_with_ever_longer_pauses() {
+        let (begun, never) = (Instant::now(), CancellationToken::new());
+        let (settled, attempts) = tried(Duration::from_secs(3 * 3_600), &never, &never).await;
+        assert!(settled.unwrap() - begun < Duration::from_secs(3 * 3_600) + LONGEST_PAUSE);
+        assert!(attempts < 400, "{attempts}");
+        let (settled, _) = tried(PATIENCE + LONGEST_PAUSE, &never, &never).await;
+        assert_eq!(settled, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_stops_tries_until_its_lanes_close() {
+        let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
+        stop.cancel();
+        let begun = Instant::now();
+        let (settled, _) = tried(Duration::from_secs(20), &stop, &closed).await;
+        assert!(settled.unwrap() - begun <= Duration::from_secs(20) + PAUSE, "it has no time for long pauses");
+        let closing = async {
+            sleep(Duration::from_secs(25)).await;
+            closed.cancel();
+        };
+        let ((settled, _), ()) = tokio::join!(tried(PATIENCE, &stop, &closed), closing);
+        assert_eq!(settled, None);
+        assert!(begun.elapsed() < Duration::from_secs(47));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_refused_is_not_tried_again() {
+        let never = CancellationToken::new();
+        let attempts = Cell::new(0);
+        for (error, expected) in [
+            (Error::TransactionState("ended".into()), 1),
+            (Error::TransactionNotFound("gone".into()), 1),
+            (Error::Internal("a defect".into()), MAX_DEFECTS),
+        ] {
+            attempts.set(0);
+            let attempt = async || {
+                attempts.set(attempts.get() + 1);
+                Err::<(), _>(error.clone())
+            };
+            assert_eq!(until_settled(&never, &never, attempt).await, None);
+            assert_eq!(attempts.get(), expected, "{error}");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! One stream's account: what it has come to, what of that is durable, what its hold covers,
+//! and when that has to be written again.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Finish, Settings, State};
+use crate::biz::{
+    reports::record::Usage,
+    settlement::{
+        engine::Reported,
+        posting::{Commit, RecordIds, Report},
+        transaction::{Reservation, Status, Transaction},
+    },
+    values::{
+        error::{Error, Result},
+        money::Money,
+    },
+};
+
+/// The most output, in tokens, that a hold runs ahead of a stream.
+const LARGEST_STEP: u32 = 4_096;
+
+pub(super) struct Metered {
+    /// As it was last committed.
+    reservation: Transaction,
+    /// Counted of the output by us.
+    counted: u32,
+    /// Counted by the model's vendor, so far.
+    told: Option<Usage>,
+    /// The hold got less than it was last asked to cover.
+    is_short: bool,
+    /// The API key has no tokens left.
+    is_exhausted: bool,
+    /// When a report was last sent.
+    reported_at: Instant,
+    /// Whether it failed, and must not be tried again at once.
+    has_failed: bool,
+    /// Whether the gateway was ever told to stop.
+    has_stopped: bool,
+}
+
+impl Metered {
+    pub fn new(reservation: Transaction) -> Self {
+        Self {
+            reservation,
+            counted: 0,
+            told: None,
+            is_short: false,
+            is_exhausted: false,
+            has_stopped: false,
+            reported_at: Instant::now(),
+            has_failed: false,
+        }
+    }
+
+    pub fn set_counted(&mut self, output_tokens: usize) {
+        self.counted = u32::try_from(output_tokens).unwrap_or(u32::MAX);
+    }
+
+    /// Our count, where it can be compared with the vendor's: of all the output, if any came.
+    pub fn comparable(&self) -> Option<u32> {
+        Some(self.counted).filter(|counted| *counted > 0 && !self.has_stopped)
+    }
+
+    /// Takes what the vendor has counted, unless it is nothing at all.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for what can't be priced, and so could never be charged.
+    pub fn set_told(&mut self, usage: Usage) -> Result<()> {
+        self.amount(usage)?;
+        self.told = match self.told {
+            _ if usage.tokens() == 0 => self.told,
+            // Some tell the output alone as it grows.
+            Some(before) if usage.input_tokens == 0 => Some(Usage { output_tokens: usage.output_tokens, ..before }),
+            _ => Some(usage),
+        };
+        Ok(())
+    }
+
+    /// What the stream has come to. Until the vendor tells, the input is as estimated.
+    pub fn usage(&self) -> Usage {
+        let expected = Usage { output_tokens: 0, ..self.reservation.content.estimate.unwrap_or_default() };
+        // Of a stream that is opened again: as it was told before.
+        let reported = self.held().and_then(|held| held.reported);
+        let known = match self.told {
+            Some(told) if told.input_tokens == 0 => {
+                Usage { output_tokens: told.output_tokens, ..reported.unwrap_or(expected) }
+            }
+            Some(told) => told,
+            None => reported.unwrap_or(expected),
+        };
+        let usage = Usage { output_tokens: known.output_tokens.max(self.counted), ..known };
+        self.held().map_or(usage, |held| held.with(usage))
+    }
+
+    /// As [`Self::usage`]; `None` as long as nothing was delivered.
+    pub fn delivered(&self) -> Option<Usage> {
+        let usage = self.usage();
+        let is_known = self.told.is_some() || self.held().is_some_and(|held| held.reported.is_some());
+        (usage.output_tokens > 0 || is_known).then_some(usage)
+    }
+
+    pub fn state(&mut self) -> State {
+        // While nothing can be held, nobody knows whether there is more.
+        let is_used_up = (self.is_short || self.has_failed) && !self.is_covered(more(self.usage(), 1));
+        let stop = is_used_up || self.is_exhausted;
+        self.has_stopped |= stop;
+        let durable = self.held().and_then(|held| held.reported).unwrap_or_default();
+        State {
+            output_tokens: self.usage().output_tokens,
+            durable_output_tokens: durable.output_tokens,
+            amount: self.amount(self.usage()).unwrap_or(Money::MAX),
+            held: self.held().map_or(Money::ZERO, |held| held.amount),
+            stop,
+        }
+    }
+
+    /// The report that is due now.
+    pub fn due_report(&mut self, now: Instant, settings: &Settings) -> Option<Report> {
+        (self.next_report(settings)? <= now).then(|| {
+            self.reported_at = now;
+            let target = Some(more(self.usage(), self.step())).filter(|_| self.wants_more());
+            self.report(settings.ttl, target)
+        })
+    }
+
+    /// When the next report is due, as things are.
+    pub fn next_report(&self, settings: &Settings) -> Option<Instant> {
+        let next = self.reported_at + settings.progress;
+        if self.wants_more() {
+            // At once, unless that was no use a moment ago.
+            return Some(if self.is_short || self.has_failed { next } else { self.reported_at });
+        }
+        // The hold must not expire while the stream lives.
+        let half = (settings.ttl / 2).to_std().unwrap_or(Duration::MAX);
+        let renewal = self.reported_at.checked_add(half);
+        let durable = self.held().and_then(|held| held.reported);
+        if self.has_failed || self.delivered() != durable {
+            return Some(renewal.map_or(next, |renewal| renewal.min(next)));
+        }
+        renewal
+    }
+
+    /// What is to be kept of the stream, and held for it.
+    pub fn report(&self, ttl: chrono::TimeDelta, target: Option<Usage>) -> Report {
+        Report {
+            user: self.reservation.user.clone(),
+            trace: self.reservation.trace.clone(),
+            stream: self.reservation.record_id,
+            takes_over: false,
+            usage: self.delivered(),
+            target,
+            ttl,
+        }
+    }
+
+    /// Takes what came of a report. `asked` is its target.
+    ///
+    /// # Errors
+    /// [`Error::TransactionState`], [`Error::TransactionNotFound`]: the reservation has ended,
+    /// or has another stream. [`Self::is_gone`] tells whether it can still be charged.
+    pub fn set_reported(&mut self, asked: Option<Usage>, reported: Reported) -> Result<()> {
+        match reported {
+            Ok((transaction, _)) if transaction.status != Status::Pending => {
+                self.reservation = transaction;
+                Err(Error::TransactionState(
+                    "trace_id: the reservation has ended; what was delivered is charged".into(),
+                ))
+            }
+            Ok((transaction, is_exhausted)) => {
+                self.reservation = transaction;
+                self.has_failed = false;
+                self.is_exhausted = is_exhausted;
+                self.is_short = asked.is_some_and(|asked| !self.is_covered(asked));
+                Ok(())
+            }
+            Err(error @ (Error::TransactionState(_) | Error::TransactionNotFound(_))) => Err(error),
+            Err(error) => {
+                // Once an outage: all streams meet it, each again and again.
+                if !self.has_failed {
+                    tracing::warn!(%error, trace_id = %self.reservation.trace, "a stream's progress is not kept yet");
+                }
+                self.has_failed = true;
+                Ok(())
+            }
+        }
+    }
+
+    pub fn commit(&self, finish: Finish) -> Commit {
+        let usage = finish.usage.or_else(|| Some(self.usage()).filter(|usage| usage.tokens() > 0));
+        Commit {
+            user: self.reservation.user.clone(),
+            trace: self.reservation.trace.clone(),
+            count: finish.count,
+            cost: finish.cost,
+            usage,
+            counted_output: None,
+            stream: Some(self.reservation.record_id),
+            record_ids: RecordIds::fresh(),
+        }
+    }
+
+    /// Whether an error of a report leaves nothing to settle.
+    pub fn is_gone(&self) -> bool {
+        self.reservation.status == Status::Pending
+    }
+
+    pub fn reservation(&self) -> &Transaction {
+        &self.reservation
+    }
+
+    fn held(&self) -> Option<&Reservation> {
+        self.reservation.reservation.as_ref()
+    }
+
+    /// Whether the hold should grow: it does not cover the next half step.
+    fn wants_more(&self) -> bool {
+        !self.is_covered(more(self.usage(), self.step().div_ceil(2)))
+    }
+
+    fn is_covered(&self, usage: Usage) -> bool {
+        let held = self.held().map_or(Money::ZERO, |held| held.amount);
+        self.amount(usage).is_ok_and(|amount| amount <= held)
+    }
+
+    fn amount(&self, usage: Usage) -> Result<Money> {
+        if usage.tokens() == 0 {
+            return Ok(Money::ZERO);
+        }
+        Ok(self.reservation.so_far(usage)?.amount)
+    }
+
+    /// How far a hold that grows runs ahead: by a quarter of the output so far. It is not to
+    /// take from others what the stream may never come to, nor to grow with each word.
+    fn step(&self) -> u32 {
+        (self.usage().output_tokens / 4 + 2).min(LARGEST_STEP)
+    }
+}
+
+fn more(usage: Usage, output_tokens: u32) -> Usage {
+    Usage { output_tokens: usage.output_tokens.saturating_add(output_tokens), ..usage }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,274 @@
+//! Who counts when: long inputs on threads of their own, a bounded number at once.
+
+use std::{num::NonZeroUsize, sync::Arc, thread, time::Duration};
+
+use tokio::{
+    sync::{AcquireError, OwnedSemaphorePermit, Semaphore},
+    task, time,
+};
+
+use super::{Encoding, Input, StreamCounter, Vocabularies};
+use crate::biz::values::error::{Error, Result};
+
+/// Up to here an input is counted where it is: that takes microseconds, and a third of a
+/// millisecond at the worst, where handing it to another thread takes tens of microseconds.
+pub const IN_PLACE_BYTES: usize = 1_024;
+/// Counts of longer inputs at once, those that wait for a core included.
+pub const MAX_ADMITTED: usize = 64;
+/// How long one waits for a core.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Counts tokens without keeping those who serve requests.
+pub struct TokenCounter {
+    vocabularies: Arc<dyn Vocabularies>,
+    admitted: Arc<Semaphore>,
+    /// A permit for each core.
+    cores: Arc<Semaphore>,
+}
+
+impl TokenCounter {
+    pub fn new(vocabularies: Arc<dyn Vocabularies>) -> Self {
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Self { vocabularies, admitted: Arc::new(Semaphore::new(MAX_ADMITTED)), cores: Arc::new(Semaphore::new(cores)) }
+    }
+
+    /// # Errors
+    /// [`Error::Overloaded`] where too many count at once; [`Error::Internal`].
+    pub async fn count(&self, encoding: Encoding, input: Input) -> Result<usize> {
+        if input.bytes() <= IN_PLACE_BYTES
+            && let Some(vocabulary) = self.vocabularies.loaded(encoding)
+        {
+            return Ok(input.count(&*vocabulary));
+        }
+        let place = self.admitted.clone().try_acquire_owned().map_err(|_| overloaded())?;
+        let places = (place, self.core().await?);
+        let vocabularies = self.vocabularies.clone();
+        on_a_thread(places, move || Ok(input.count(&*vocabularies.load(encoding)?))).await?
+    }
+
+    /// A count that goes along with a stream. Streams are admitted elsewhere: however many
+    /// begin before the vocabulary is there, they wait for it.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] where no core is free for long; [`Error::Internal`].
+    pub async fn stream(&self, encoding: Encoding) -> Result<StreamCounter> {
+        if let Some(vocabulary) = self.vocabularies.loaded(encoding) {
+            return Ok(StreamCounter::new(vocabulary));
+        }
+        let core = self.core().await?;
+        // Another has built it meanwhile.
+        if let Some(vocabulary) = self.vocabularies.loaded(encoding) {
+            return Ok(StreamCounter::new(vocabulary));
+        }
+        let vocabularies = self.vocabularies.clone();
+        on_a_thread(core, move || Ok(StreamCounter::new(vocabularies.load(encoding)?))).await?
+    }
+
+    /// Takes the next chunk of a stream; tells the tokens of it so far. A long chunk waits for
+    /// a core.
+    ///
+    /// # Errors
+    /// [`Error::Internal`].
+    pub async fn push(&self, mut counter: StreamCounter, chunk: Vec<u8>) -> Result<(StreamCounter, usize)> {
+        let bytes = chunk.len() + counter.unsettled_bytes();
+        self.in_place_or_not(bytes, move || {
+            counter.push(&chunk);
+            let short = counter.unsettled_bytes() <= IN_PLACE_BYTES;
+            let tokens = if short { counter.count() } else { counter.running() };
+            (counter, tokens)
+        })
+        .await
+    }
+
+    /// Tokens of a stream that has ended.
+    ///
+    /// # Errors
+    /// [`Error::Internal`].
+    pub async fn finish(&self, counter: StreamCounter) -> Result<usize> {
+        self.in_place_or_not(counter.unsettled_bytes(), move || counter.finish()).await
+    }
+
+    async fn in_place_or_not<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        if bytes <= IN_PLACE_BYTES {
+            return Ok(work());
+        }
+        let core = self.cores.clone().acquire_owned().await.map_err(closed)?;
+        on_a_thread(core, work).await
+    }
+
+    /// One of the cores, soon.
+    async fn core(&self) -> Result<OwnedSemaphorePermit> {
+        let core = time::timeout(PATIENCE, self.cores.clone().acquire_owned()).await;
+        core.map_err(|_| overloaded())?.map_err(closed)
+    }
+}
+
+/// What has begun goes on when its caller goes away, and keeps its places until it ends.
+async fn on_a_thread<T: Send + 'static>(
+    places: impl Send + 'static,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    let done = task::spawn_blocking(move || {
+        let _places = places;
+        work()
+    });
+    done.await.map_err(|failed| Error::Internal(format!("a count of tokens failed: {failed}")))
+}
+
+fn overloaded() -> Error {
+    Error::Overloaded("too many count tokens at once; retry later".into())
+}
+
+fn closed(closed: AcquireError) -> Error {
+    Error::Internal(closed.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::sync::{Mutex, OnceLock, PoisonError};
+
+    use futures_util::future::join_all;
+
+    use super::*;
+    use crate::biz::{metering::tokens::Vocabulary, values::error::StoreError};
+
+    /// Counts bytes, and waits to be let go where the text says so.
+    struct Gate {
+        arrivals: Mutex<Sender<thread::ThreadId>>,
+        leave: Mutex<Receiver<()>>,
+    }
+
+    impl Vocabulary for Gate {
+        fn count(&self, text: &str) -> usize {
+            if text.starts_with("wait") {
+                self.arrivals.lock().unwrap().send(thread::current().id()).unwrap();
+                self.leave.lock().unwrap_or_else(PoisonError::into_inner).recv().unwrap();
+            }
+            assert!(!text.starts_with("fail"), "asked to");
+            text.len()
+        }
+    }
+
+    struct One(Arc<Gate>);
+
+    impl Vocabularies for One {
+        fn loaded(&self, encoding: Encoding) -> Option<Arc<dyn Vocabulary>> {
+            self.load(encoding).ok()
+        }
+
+        fn load(&self, encoding: Encoding) -> std::result::Result<Arc<dyn Vocabulary>, StoreError> {
+            match encoding {
+                Encoding::Cl100kBase => Err(StoreError::Failed("not here".into())),
+                _ => Ok(self.0.clone()),
+            }
+        }
+    }
+
+    fn gated() -> (Arc<TokenCounter>, Receiver<thread::ThreadId>, Sender<()>) {
+        let ((arrivals, arrived), (go, leave)) = (channel(), channel());
+        let gate = Gate { arrivals: Mutex::new(arrivals), leave: Mutex::new(leave) };
+        (Arc::new(TokenCounter::new(Arc::new(One(Arc::new(gate))))), arrived, go)
+    }
+
+    fn text(start: &str, bytes: usize) -> Input {
+        Input::text("text", format!("{start:.<bytes$}")).unwrap()
+    }
+
+    async fn until(condition: impl Fn() -> bool) {
+        let waited = time::timeout(Duration::from_secs(20), async {
+            while !condition() {
+                task::yield_now().await;
+            }
+        });
+        waited.await.expect("it comes to that");
+    }
+
+    #[tokio::test]
+    async fn long_inputs_leave_the_thread_of_their_caller_free_and_are_bounded() {
+        let (counter, arrived, go) = gated();
+        let waiting: Vec<_> = (0..MAX_ADMITTED)
+            .map(|_| {
+                let counter = counter.clone();
+                tokio::spawn(async move { counter.count(Encoding::O200kBase, text("wait", 2_000)).await })
+            })
+            .collect();
+        // On a runtime of one thread this can only be if none of them keeps it.
+        until(|| counter.admitted.available_permits() == 0).await;
+        let refused = counter.count(Encoding::O200kBase, text("", 2_000)).await.unwrap_err();
+        assert!(matches!(refused, Error::Overloaded(_)), "{refused}");
+        assert_eq!(counter.count(Encoding::O200kBase, text("", IN_PLACE_BYTES)).await.unwrap(), IN_PLACE_BYTES);
+        (0..MAX_ADMITTED).for_each(|_| go.send(()).unwrap());
+        for one in waiting {
+            assert_eq!(one.await.unwrap().unwrap(), 2_000);
+        }
+        assert!(arrived.try_iter().all(|id| id != thread::current().id()));
+        assert_eq!(counter.admitted.available_permits(), MAX_ADMITTED);
+    }
+
+    /// Has what it builds only once it is built.
+    struct Slow {
+        gate: Arc<Gate>,
+        built: OnceLock<Arc<Gate>>,
+    }
+
+    impl Vocabularies for Slow {
+        fn loaded(&self, _encoding: Encoding) -> Option<Arc<dyn Vocabulary>> {
+            self.built.get().map(|gate| gate.clone() as Arc<dyn Vocabulary>)
+        }
+
+        fn load(&self, _encoding: Encoding) -> std::result::Result<Arc<dyn Vocabulary>, StoreError> {
+            let build = || {
+                self.gate.count("wait");
+                self.gate.clone()
+            };
+            Ok(self.built.get_or_init(build).clone())
+        }
+    }
+
+    #[tokio::test]
+    async fn streams_that_begin_together_wait_for_the_vocabulary() {
+        let ((arrivals, arrived), (go, leave)) = (channel(), channel());
+        let gate = Arc::new(Gate { arrivals: Mutex::new(arrivals), leave: Mutex::new(leave) });
+        let counter = TokenCounter::new(Arc::new(Slow { gate, built: OnceLock::new() }));
+        let streams = join_all((0..10 * MAX_ADMITTED).map(|_| counter.stream(Encoding::O200kBase)));
+        let building = task::spawn_blocking(move || {
+            arrived.recv().unwrap();
+            go.send(()).unwrap();
+            arrived
+        });
+        let (streams, arrived) = tokio::join!(streams, building);
+        assert!(streams.into_iter().all(|stream| stream.is_ok()));
+        assert_eq!(arrived.unwrap().try_iter().count(), 0, "it is built once");
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_goes_away_does_not_free_its_place_early() {
+        let (counter, arrived, go) = gated();
+        let count = tokio::spawn({
+            let counter = counter.clone();
+            async move { counter.count(Encoding::O200kBase, text("wait", 2_000)).await }
+        });
+        let arrived = task::spawn_blocking(move || arrived.recv());
+        arrived.await.unwrap().unwrap();
+        count.abort();
+        assert!(count.await.unwrap_err().is_cancelled());
+        assert_eq!(counter.admitted.available_permits(), MAX_ADMITTED - 1);
+        go.send(()).unwrap();
+        until(|| counter.admitted.available_permits() == MAX_ADMITTED).await;
+    }
+
+    #[tokio::test]
+    async fn what_fails_is_an_error_and_frees_its_place() {
+        let (counter, _arrived, _go) = gated();
+        for (encoding, start) in [(Encoding::O200kBase, "fail"), (Encoding::Cl100kBase, "")] {
+            let error = counter.count(encoding, text(start, 2_000)).await.unwrap_err();
+            assert!(matches!(error, Error::Internal(_)), "{error}");
+        }
+        assert_eq!(counter.admitted.available_permits(), MAX_ADMITTED);
+    }
+}

@@ -1,0 +1,4 @@
+//! What front ends read: consumption records and statistics.
+
+pub mod record;
+pub mod statistics;

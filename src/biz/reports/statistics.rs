@@ -1,0 +1,61 @@
+//! Use per service and day, read from the daily rollup and never from the records.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use chrono::NaiveDate;
+
+use crate::biz::values::{
+    calendar::DaySpan,
+    error::StoreError,
+    ids::{ServiceName, UserId},
+    money::Money,
+};
+
+/// Units and money, of a day or of many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    pub free_count: u64,
+    pub paid_count: u64,
+    pub amount: Money,
+}
+
+impl Totals {
+    pub fn total_count(&self) -> u64 {
+        self.free_count.saturating_add(self.paid_count)
+    }
+}
+
+impl std::iter::Sum for Totals {
+    fn sum<I: Iterator<Item = Totals>>(all: I) -> Totals {
+        all.fold(Totals::default(), |sum, one| Totals {
+            free_count: sum.free_count.saturating_add(one.free_count),
+            paid_count: sum.paid_count.saturating_add(one.paid_count),
+            amount: [sum.amount, one.amount].into_iter().sum(),
+        })
+    }
+}
+
+/// Use of one service on one day.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DailyUse {
+    pub service: ServiceName,
+    pub day: NaiveDate,
+    pub totals: Totals,
+}
+
+/// Reads the rollup.
+#[async_trait]
+pub trait Statistics: Send + Sync + 'static {
+    /// Totals per service over the days of `span`, or over all days.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn totals(&self, user: &UserId, span: Option<DaySpan>) -> Result<BTreeMap<ServiceName, Totals>, StoreError>;
+
+    /// The days of `span` with any use, by service and day.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn daily(&self, user: &UserId, span: DaySpan) -> Result<Vec<DailyUse>, StoreError>;
+}

@@ -1,0 +1,19 @@
+//! Who reads what settlement writes, and has to hear of it.
+
+use async_trait::async_trait;
+
+use crate::biz::check::cache::entry::{Change, Subject};
+
+/// Told after a commit and before its callers are answered, so that who was answered reads
+/// what it wrote. Answers are waiting: these return at once.
+#[async_trait]
+pub trait Readers: Send + Sync + 'static {
+    /// This changed.
+    async fn committed(&self, changes: Vec<Change>);
+
+    /// These changed, and nobody knows any more how.
+    async fn missed(&self, subjects: Vec<Subject>);
+
+    /// These may have changed, or may change yet.
+    async fn doubted(&self, subjects: Vec<Subject>);
+}

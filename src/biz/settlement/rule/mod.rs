@@ -1,0 +1,350 @@
+//! The rule of a batch: loaded state and postings in, outcomes and writes out.
+//! Pure, so that both databases and the reference model of the tests share it.
+
+mod changes;
+mod recharge;
+mod recommit;
+mod reservation;
+mod state;
+mod stream;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, NaiveDate, Utc};
+
+use super::{
+    posting::{Adjusted, Adjustment, Batch, Charge, Effect, Outcome, Posting, RecordIds},
+    transaction::{ChargeContent, Status, Transaction},
+};
+use crate::biz::{
+    account::{Balance, Quota},
+    charge::{self, Funds, Split, quote::Quote},
+    limits::key_quota::{self, KeyQuota, KeyQuotas, QuotaType, Take},
+    reports::{
+        record::{Record, RecordType},
+        statistics::Totals,
+    },
+    values::{
+        error::{Error, Invalid},
+        ids::{ApiKeyId, OrderId, TraceId, UserId},
+        money::Money,
+    },
+};
+
+pub use self::state::{NewRecord, QuotaKey, ReservationWrite, State, TransactionKey, UsageDelta, UsageKey, Writes};
+
+/// Decides a batch in arrival order. Every account of the batch is open in `state`.
+pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
+    let mut book = Book {
+        batch,
+        state,
+        charges: Vec::new(),
+        records: Vec::new(),
+        adjustments: Vec::new(),
+        changed: BTreeSet::new(),
+        changed_quotas: BTreeSet::new(),
+        changed_requests: BTreeSet::new(),
+        changed_key_quotas: BTreeSet::new(),
+        changed_reservations: BTreeMap::new(),
+        changed_orders: BTreeSet::new(),
+        usage: BTreeMap::new(),
+    };
+    let outcomes = batch
+        .postings
+        .iter()
+        .map(|posting| match posting {
+            // Told once: a second opening in the same batch finds the account there.
+            Posting::Open(user) => Ok(Outcome::Opened { created: book.state.created.remove(user) }),
+            Posting::Charge(charge) => book.charge(charge),
+            Posting::Reserve(reserve) => book.reserve(reserve),
+            Posting::Report(report) => book.report(report),
+            Posting::Commit(commit) => book.commit(commit),
+            Posting::Release(release) => book.release(release),
+            Posting::Expire(expire) => book.expire(expire),
+            Posting::Adjust(adjustment) => book.adjust(adjustment),
+            Posting::UpdateOrder(update) => book.update_order(update),
+        })
+        .map(|outcome| outcome.unwrap_or_else(Outcome::Refused))
+        .collect();
+    (outcomes, book.into_writes())
+}
+
+/// The state as the batch goes on, and what has to be written of it.
+struct Book<'a> {
+    batch: &'a Batch,
+    state: State,
+    charges: Vec<Transaction>,
+    records: Vec<NewRecord>,
+    adjustments: Vec<Adjusted>,
+    changed: BTreeSet<UserId>,
+    changed_quotas: BTreeSet<QuotaKey>,
+    changed_requests: BTreeSet<UserId>,
+    changed_key_quotas: BTreeSet<(ApiKeyId, QuotaType)>,
+    /// With their status before the batch.
+    changed_reservations: BTreeMap<TransactionKey, Option<Status>>,
+    changed_orders: BTreeSet<OrderId>,
+    usage: BTreeMap<UsageKey, UsageDelta>,
+}
+
+impl Book<'_> {
+    fn charge(&mut self, request: &Charge) -> Result<Outcome, Error> {
+        let key = (request.user.clone(), request.trace.clone());
+        if let Some(first) = self.state.transactions.get(&key) {
+            return replay_charge(request, first);
+        }
+        let quote = request.quote.as_ref().map_err(Error::clone)?;
+        let quota_key = (request.user.clone(), self.batch.at.month, request.content.service.clone());
+        self.check_caps(&request.user)?;
+        let split = self.cover(quote, &quota_key)?;
+        let take = Take::call(request.content.usage, split.amount);
+        self.check_key(&request.content, take)?;
+
+        let (balance, quota) = self.account(&quota_key)?;
+        quota.used += split.free;
+        balance.amount = balance.amount.minus(split.amount);
+        let transaction = Transaction {
+            user: request.user.clone(),
+            trace: request.trace.clone(),
+            content: request.content.clone(),
+            status: Status::Committed,
+            quota_unit: quote.quota_unit,
+            price_version: quote.version.clone().filter(|_| request.content.cost.is_none()),
+            reservation: None,
+            free: split.free,
+            paid: split.paid,
+            amount: split.amount,
+            shortfall: Money::ZERO,
+            record_id: request.record_ids.main,
+            balance_after: balance.amount,
+            free_remaining_after: quota.remaining(),
+            created_at: self.batch.at.utc,
+        };
+        if split.free > 0 {
+            self.changed_quotas.insert(quota_key);
+        }
+        self.count_call(&request.user, &request.content, take);
+        self.changed.insert(request.user.clone());
+        self.record(Entry {
+            user: &request.user,
+            trace: &request.trace,
+            content: &request.content,
+            split,
+            ids: request.record_ids,
+            day: self.batch.at.day,
+            at: self.batch.at.utc,
+        });
+        self.state.transactions.insert(key, transaction.clone());
+        self.charges.push(transaction.clone());
+        Ok(Outcome::Settled { transaction, effect: Effect::Made })
+    }
+
+    /// Whether one more call may be made.
+    fn check_caps(&self, user: &UserId) -> Result<(), Error> {
+        self.state.requests.get(user).map_or(Ok(()), |requests| requests.check(self.batch.at))
+    }
+
+    /// Counts a call that is made now, to the caps of its user and the quotas of its key.
+    fn count_call(&mut self, user: &UserId, call: &ChargeContent, take: Take) {
+        if let Some(requests) = self.state.requests.get_mut(user) {
+            requests.add(self.batch.at);
+            self.changed_requests.insert(user.clone());
+        }
+        if let Some(key) = &call.api_key {
+            self.changed_key_quotas.extend(key_quota::count(&mut self.state.key_quotas, key, self.batch.at, take));
+        }
+    }
+
+    /// Whether the API key of a call may take it.
+    fn check_key(&self, call: &ChargeContent, take: Take) -> Result<(), Error> {
+        match &call.api_key {
+            Some(key) => key_quota::check(&self.state.key_quotas, key, take, self.batch.at),
+            None => Ok(()),
+        }
+    }
+
+    /// How a call is paid, or held, from what is left.
+    fn cover(&mut self, quote: &Quote, key: &QuotaKey) -> Result<Split, Error> {
+        let (balance, quota) = self.account(key)?;
+        let funds = Funds { free_remaining: quota.remaining(), available: balance.available() };
+        charge::charge(quote.units, quote.cost, funds)
+    }
+
+    /// Balance and quota of an account, which the store has loaded.
+    fn account(&mut self, key: &QuotaKey) -> Result<(&mut Balance, &mut Quota), Error> {
+        let lacks = |what: &str| Error::Internal(format!("{what} of {} was not loaded", key.0));
+        let balance = self.state.balances.get_mut(&key.0).ok_or_else(|| lacks("the balance"))?;
+        let quota = self.state.quotas.get_mut(key).ok_or_else(|| lacks("a quota"))?;
+        Ok((balance, quota))
+    }
+
+    /// Writes one record, or two for a charge that is partly free, and counts them.
+    fn record(&mut self, entry: Entry<'_>) {
+        let Entry { user, content, split, day, .. } = entry;
+        // The rest of a call that was charged in part may be no whole unit.
+        let is_paid = split.is_paid();
+        let main = Record {
+            id: entry.ids.main.to_string(),
+            service: content.service.clone(),
+            kind: if is_paid { RecordType::Balance } else { RecordType::Free },
+            amount: split.amount,
+            count: if is_paid { split.paid } else { split.free },
+            created_at: entry.at,
+            trace: Some(entry.trace.clone()),
+            api_key: content.api_key.clone(),
+            model: content.model.clone(),
+            usage: content.usage,
+        };
+        let mixed = split.free > 0 && is_paid;
+        if mixed {
+            let free_part = Record {
+                id: entry.ids.free_part.to_string(),
+                kind: RecordType::Free,
+                amount: Money::ZERO,
+                count: split.free,
+                usage: None,
+                ..main.clone()
+            };
+            self.records.push(NewRecord { user: user.clone(), day, record: free_part });
+        }
+        self.records.push(NewRecord { user: user.clone(), day, record: main });
+
+        let delta = self.usage.entry((user.clone(), day, content.service.clone())).or_default();
+        delta.free_records += u32::from(split.free > 0);
+        delta.paid_records += u32::from(is_paid);
+        let totals = Totals { free_count: split.free.into(), paid_count: split.paid.into(), amount: split.amount };
+        delta.totals = [delta.totals, totals].into_iter().sum();
+    }
+
+    fn adjust(&mut self, request: &Adjustment) -> Result<Outcome, Error> {
+        let key = (request.user.clone(), request.id.clone());
+        if let Some(first) = self.state.adjustments.get(&key) {
+            return replay_adjustment(request, first);
+        }
+        let balance = self
+            .state
+            .balances
+            .get_mut(&request.user)
+            .ok_or_else(|| Error::Internal(format!("the balance of {} was not loaded", request.user)))?;
+        let amount = request.content.amount;
+        let after = balance
+            .amount
+            .checked_add(amount)
+            .ok_or_else(|| Invalid::new("amount", format!("takes the balance beyond {}", Money::MAX)))?;
+        if amount.is_negative() && after < balance.held {
+            return Err(Error::InsufficientBalance { needed: -amount, available: balance.available() });
+        }
+        balance.amount = after;
+        let adjusted = Adjusted {
+            user: request.user.clone(),
+            id: request.id.clone(),
+            content: request.content.clone(),
+            request: request.request,
+            balance_after: after,
+            created_at: self.batch.at.utc,
+        };
+        self.changed.insert(request.user.clone());
+        self.state.adjustments.insert(key, adjusted.clone());
+        self.adjustments.push(adjusted.clone());
+        Ok(Outcome::Adjusted { adjusted, replayed: false })
+    }
+
+    fn into_writes(self) -> Writes {
+        let Book { mut state, charges, records, adjustments, .. } = self;
+        let mut orders = std::mem::take(&mut state.orders);
+        let balances: Vec<_> = self
+            .changed
+            .into_iter()
+            .filter_map(|user| {
+                let balance = *state.balances.get(&user)?;
+                Some((user, Balance { version: balance.version + 1, ..balance }))
+            })
+            .collect();
+        let quotas: Vec<_> = self
+            .changed_quotas
+            .into_iter()
+            .filter_map(|key| {
+                let quota = *state.quotas.get(&key)?;
+                Some((key, quota))
+            })
+            .collect();
+        let requests: Vec<_> = self
+            .changed_requests
+            .into_iter()
+            .filter_map(|user| {
+                let requests = *state.requests.get(&user)?;
+                Some((user, requests))
+            })
+            .collect();
+        let api_keys: BTreeSet<ApiKeyId> = state.key_quotas.keys().map(|(key, _)| key.clone()).collect();
+        let key_quotas: KeyQuotas = self
+            .changed_key_quotas
+            .iter()
+            .filter_map(|row| {
+                let quota = *state.key_quotas.get(row)?;
+                Some((row.clone(), KeyQuota { version: quota.version + 1, ..quota }))
+            })
+            .collect();
+        let mut changes = changes::of_accounts(&balances, &quotas, &requests);
+        changes.extend(changes::of_keys(&state.key_quotas, &key_quotas));
+        let reservations = self.changed_reservations.into_iter().filter_map(|(key, was)| {
+            let transaction = state.transactions.get(&key)?.clone();
+            Some(ReservationWrite { transaction, was })
+        });
+        let orders = self.changed_orders.into_iter().filter_map(|id| orders.remove(&id));
+        Writes {
+            charges,
+            reservations: reservations.collect(),
+            records,
+            adjustments,
+            orders: orders.collect(),
+            balances,
+            quotas,
+            requests,
+            key_quotas,
+            usage: self.usage.into_iter().collect(),
+            changes,
+            api_keys: api_keys.into_iter().collect(),
+        }
+    }
+}
+
+/// A charge on its way into the records.
+struct Entry<'a> {
+    user: &'a UserId,
+    trace: &'a TraceId,
+    content: &'a ChargeContent,
+    split: Split,
+    ids: RecordIds,
+    day: NaiveDate,
+    at: DateTime<Utc>,
+}
+
+fn replay_charge(request: &Charge, first: &Transaction) -> Result<Outcome, Error> {
+    if first.reservation.is_some() {
+        return Err(conflict(vec!["rpc"]));
+    }
+    let fields = request.content.differences(&first.content);
+    if !fields.is_empty() {
+        return Err(conflict(fields));
+    }
+    // The same record id: this very request, found again after a lost commit.
+    Ok(found(first, request.record_ids.main))
+}
+
+/// A transaction that stands already; a replay unless `request` itself brought it there.
+fn found(first: &Transaction, request: uuid::Uuid) -> Outcome {
+    let effect = if first.record_id == request { Effect::Made } else { Effect::Found };
+    Outcome::Settled { transaction: first.clone(), effect }
+}
+
+fn conflict(fields: Vec<&'static str>) -> Error {
+    Error::IdempotencyConflict { id_field: "trace_id", fields }
+}
+
+fn replay_adjustment(request: &Adjustment, first: &Adjusted) -> Result<Outcome, Error> {
+    let fields = request.content.differences(&first.content);
+    if !fields.is_empty() {
+        return Err(Error::IdempotencyConflict { id_field: "adjustment_id", fields });
+    }
+    Ok(Outcome::Adjusted { adjusted: first.clone(), replayed: first.request != request.request })
+}

@@ -1,0 +1,112 @@
+//! Commits of what is committed already: repeats, and what is known better than a report.
+
+use super::{
+    Book, conflict, found,
+    reservation::{check_stream, debited, held_key},
+};
+use crate::biz::{
+    charge::Split,
+    limits::key_quota::Take,
+    settlement::{
+        posting::{Commit, Effect, Outcome, RecordIds},
+        transaction::{ChargedBy, Delivered, Reservation, Transaction},
+    },
+    values::{error::Error, money::Money},
+};
+
+impl Book<'_> {
+    /// The first outcome, for the same content. Where the service itself had charged what a
+    /// stream reported last, other content is what was really delivered: the rest of it is
+    /// charged, once.
+    pub(super) fn commit_again(
+        &mut self,
+        request: &Commit,
+        delivered: Delivered,
+        first: &Transaction,
+        reservation: Reservation,
+    ) -> Result<Outcome, Error> {
+        let Some(before) = &reservation.delivered else { return Err(conflict(vec!["rpc"])) };
+        let delivered = match reservation.charged_by {
+            ChargedBy::Commit => delivered,
+            // What it does not say stands as it was reported, and no tokens say nothing.
+            ChargedBy::Report | ChargedBy::Both => Delivered {
+                count: request.count.map_or(before.count, |_| delivered.count.max(before.count)),
+                usage: delivered.usage.filter(|usage| usage.tokens() > 0).or(before.usage),
+                ..delivered
+            },
+        };
+        let fields = delivered.differences(before);
+        if fields.is_empty() {
+            return Ok(found(first, request.record_ids.main));
+        }
+        if reservation.charged_by != ChargedBy::Report {
+            return Err(conflict(fields));
+        }
+        check_stream(request, first)?;
+        let reservation = Reservation { charged_by: ChargedBy::Both, ..reservation };
+        let (transaction, effect) = self.deliver_rest(delivered, request.record_ids, first, reservation)?;
+        Ok(Outcome::Settled { transaction, effect })
+    }
+
+    /// Charges what was delivered beyond what is charged, to the same day and month, and as the
+    /// service charges work beyond the hold. Where that is nothing, nothing changes: what is
+    /// charged is never given back. `reservation` says what it is charged by from now on.
+    pub(super) fn deliver_rest(
+        &mut self,
+        delivered: Delivered,
+        ids: RecordIds,
+        first: &Transaction,
+        reservation: Reservation,
+    ) -> Result<(Transaction, Effect), Error> {
+        let above_hold = self.batch.catalog.policy(&first.content.service).above_hold;
+        let priced = first.priced(&delivered)?;
+        let quota_key = held_key(first, &reservation);
+        let (balance, quota) = self.held_account(&quota_key)?;
+        let due = rest_of(first, priced, quota.remaining());
+        if due == NOTHING {
+            return Ok((first.clone(), Effect::Found));
+        }
+        let left_of_hold = reservation.amount.minus(first.amount).max(Money::ZERO);
+        let amount = above_hold.charged(due.amount, left_of_hold, balance.available()).max(Money::ZERO);
+        let (split, shortfall) = (Split { amount, ..due }, due.amount.minus(amount));
+        balance.amount = debited(balance.amount, amount)?;
+        quota.used += due.free;
+        let (balance_after, free_remaining_after) = (balance.amount, quota.remaining());
+        if due.free > 0 {
+            self.changed_quotas.insert(quota_key);
+        }
+
+        let transaction = Transaction {
+            free: first.free + due.free,
+            paid: first.paid + due.paid,
+            amount: first.amount.plus(amount),
+            shortfall: first.shortfall.plus(shortfall),
+            // The balance record, where there is one now.
+            record_id: if split.is_paid() && !first.split().is_paid() { ids.main } else { first.record_id },
+            balance_after,
+            free_remaining_after,
+            reservation: Some(Reservation { delivered: Some(delivered.clone()), ..reservation.clone() }),
+            ..first.clone()
+        };
+        let charged = Take::call(reservation.usage(), first.amount);
+        self.count_end(first, reservation.day, Take::call(delivered.usage, transaction.amount) - charged);
+        if split.free > 0 || split.is_paid() {
+            self.record_delivered(first, delivered.usage, split, ids);
+        }
+        self.write(transaction.clone(), Some(first.status));
+        Ok((transaction, Effect::Added { split, shortfall }))
+    }
+}
+
+const NOTHING: Split = Split { free: 0, paid: 0, amount: Money::ZERO };
+
+/// What units that cost `full_cost` if none were free take beyond what `charged` has taken, or
+/// fell short of.
+fn rest_of(charged: &Transaction, (units, full_cost): (u32, Money), free_remaining: u32) -> Split {
+    let before = charged.free + charged.paid;
+    let more = units.saturating_sub(before);
+    let free = more.min(free_remaining);
+    let paid = more - free;
+    let due = full_cost.share(charged.paid + paid, (before + more).max(1));
+    Split { free, paid, amount: due.minus(charged.amount.plus(charged.shortfall)).max(Money::ZERO) }
+}

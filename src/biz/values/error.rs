@@ -1,0 +1,89 @@
+//! What can go wrong, in the caller's terms. The codes and statuses each of these
+//! has on the wire stand in one table, `crate::service::errors`.
+
+use thiserror::Error;
+
+/// An error a caller gets. Nothing was changed when one is returned, except where
+/// the variant says that the outcome is unknown.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Error {
+    #[error("balance is not enough: {needed} needed, {available} available")]
+    InsufficientBalance { needed: crate::biz::values::money::Money, available: crate::biz::values::money::Money },
+    #[error("the {0} is reached")]
+    InsufficientQuota(crate::biz::limits::caps::Limit),
+    #[error("order {0} not found")]
+    OrderNotFound(String),
+    #[error("{0}")]
+    DuplicateRecharge(String),
+    #[error("{0}")]
+    AmountMismatch(String),
+    #[error("payment is unavailable: {0}")]
+    PaymentUnavailable(String),
+    /// The id was used before with other content.
+    #[error("{id_field} was used before with other content; these fields differ: {}", fields.join(", "))]
+    IdempotencyConflict { id_field: &'static str, fields: Vec<&'static str> },
+    #[error("service_name: unknown service {0:?}")]
+    UnknownService(String),
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    #[error("transaction {0} not found")]
+    TransactionNotFound(String),
+    #[error("{0}")]
+    TransactionState(String),
+    #[error("{0}")]
+    Unauthenticated(String),
+    #[error("{0}")]
+    PermissionDenied(String),
+    /// Too busy, or the database does not answer. When a charge was already
+    /// accepted its outcome is unknown; a retry with the same id finds it.
+    #[error("{0}")]
+    Overloaded(String),
+    /// Logged where it is turned into a reply; callers never see the text.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+/// A result in the caller's terms.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A value that breaks a rule: which field, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{field}: {why}")]
+pub struct Invalid {
+    pub field: String,
+    pub why: String,
+}
+
+impl Invalid {
+    pub fn new(field: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { field: field.into(), why: why.into() }
+    }
+}
+
+/// A failure of the storage below the traits of this layer.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum StoreError {
+    /// The transaction was rolled back and would likely pass a second time:
+    /// deadlock, lock timeout, failed certification.
+    #[error("conflict with another transaction: {0}")]
+    Conflict(String),
+    /// It does not answer, or the connection was lost. During a commit
+    /// the outcome is unknown.
+    #[error("unavailable: {0}")]
+    Unavailable(String),
+    /// Anything else: a defect, or data that does not fit.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Conflict(_) | StoreError::Unavailable(_) => {
+                tracing::warn!(%error, "storage did not answer");
+                Error::Overloaded("the database does not answer; retry later".into())
+            }
+            StoreError::Failed(why) => Error::Internal(why),
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! The configuration: a YAML file, each key of which the environment can override.
+//!
+//! `configs/*.yaml` document every key. An unknown key or a bad value is an error
+//! that names the key.
+
+mod metering;
+mod models;
+mod payment;
+mod rates;
+mod redis;
+mod server;
+mod values;
+
+use std::{collections::BTreeMap, fmt, num::NonZeroU32, path::Path, time::Duration};
+
+use anyhow::{Context, anyhow, bail};
+use serde::Deserialize;
+
+pub use self::{
+    metering::Streams,
+    payment::{CallbackAuth, PaymentService},
+    rates::RateLimits,
+    redis::{Redis, RedisMode},
+    server::{Server, Style},
+};
+use crate::biz::{
+    account::catalog::{Catalog, Plan, Price},
+    charge::{policy::Policy, prices::PriceBook},
+    jobs::low_balance::{Percent, Thresholds},
+    values::{ids::ServiceName, money::Money},
+};
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where this runs; `None` where the file does not say.
+    #[serde(default, deserialize_with = "values::environment")]
+    pub environment: Option<Environment>,
+    #[serde(default)]
+    pub server: Server,
+    pub data: Data,
+    pub billing: Billing,
+    pub payment_service: Option<PaymentService>,
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// What is at stake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Environment {
+    Development,
+    Staging,
+    Production,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    pub database: Database,
+    pub redis: Option<Redis>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    #[serde(deserialize_with = "values::driver")]
+    pub driver: Driver,
+    pub source: Secret,
+    #[serde(default = "default_connections", deserialize_with = "values::up_to_a_thousand")]
+    pub max_connections: usize,
+    #[serde(default = "default_connect_timeout", deserialize_with = "values::duration")]
+    pub connect_timeout: Duration,
+    /// How long a statement waits for a free connection.
+    #[serde(default = "default_acquire_timeout", deserialize_with = "values::duration")]
+    pub acquire_timeout: Duration,
+    /// Of which the times in a database of the former service are wall-clock times; `None`:
+    /// as `source` says.
+    #[serde(default, deserialize_with = "values::optional_timezone")]
+    pub former_zone: Option<chrono_tz::Tz>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    Mysql,
+    Sqlite,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Billing {
+    #[serde(default, deserialize_with = "values::prices")]
+    pub prices: BTreeMap<String, Money>,
+    /// The services that are priced by model, with what their free quotas count.
+    #[serde(default, deserialize_with = "models::model_services")]
+    pub model_services: BTreeMap<String, models::Counts>,
+    #[serde(default, deserialize_with = "models::models")]
+    pub models: BTreeMap<String, models::Versions>,
+    #[serde(default = "default_price_refresh", deserialize_with = "values::duration")]
+    pub price_refresh: Duration,
+    #[serde(default)]
+    pub free_quotas: BTreeMap<String, values::FreeQuota>,
+    #[serde(default = "default_balance_low", deserialize_with = "values::amount")]
+    pub balance_low_threshold: Money,
+    #[serde(default = "default_quota_low", deserialize_with = "values::percent")]
+    pub quota_low_percent_threshold: Percent,
+    #[serde(default = "default_timezone", deserialize_with = "values::timezone")]
+    pub timezone: chrono_tz::Tz,
+    #[serde(default = "default_currency", deserialize_with = "values::currency")]
+    pub currency: String,
+    #[serde(default = "default_reservation_ttl", deserialize_with = "values::reservation_ttl")]
+    pub reservation_ttl: Duration,
+    #[serde(default = "default_max_recharge", deserialize_with = "values::amount")]
+    pub max_recharge: Money,
+    /// Months before this one whose records stay where they were written; `None`: all.
+    #[serde(default, deserialize_with = "values::months")]
+    pub record_months: Option<NonZeroU32>,
+    /// By service; the default policy for those that are not named.
+    #[serde(default, deserialize_with = "metering::reservations")]
+    pub reservations: BTreeMap<String, metering::Reservations>,
+    #[serde(default)]
+    pub streams: metering::Streams,
+    #[serde(default)]
+    pub rate_limits: RateLimits,
+    #[serde(default)]
+    pub settlement: Settlement,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settlement {
+    /// 0: what suits the database.
+    #[serde(deserialize_with = "values::lanes")]
+    pub lanes: usize,
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub queue: usize,
+    /// 0: what suits the database.
+    #[serde(deserialize_with = "values::batch")]
+    pub batch: usize,
+    #[serde(deserialize_with = "values::duration")]
+    pub max_wait: Duration,
+    #[serde(deserialize_with = "values::duration")]
+    pub patience: Duration,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    #[serde(deserialize_with = "values::log_level")]
+    pub level: tracing::Level,
+    #[serde(deserialize_with = "values::log_format")]
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// A text that must not be printed.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself; mind where it goes.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Config {
+    /// Reads `path` and the environment.
+    ///
+    /// # Errors
+    /// Names the file or the key, and what is wrong with it.
+    pub fn load(path: &Path) -> anyhow::Result<Self> {
+        let environment = config::Environment::with_prefix("BILLING").prefix_separator("__").separator("__");
+        Self::read(path, environment)
+    }
+
+    fn read(path: &Path, environment: config::Environment) -> anyhow::Result<Self> {
+        if !path.is_file() {
+            bail!("config file {} not found", path.display());
+        }
+        let merged = config::Config::builder()
+            .add_source(config::File::from(path).format(config::FileFormat::Yaml))
+            .add_source(environment)
+            .build()
+            .with_context(|| format!("config file {}", path.display()))?;
+        let config: Config = serde_path_to_error::deserialize(merged).map_err(|error| {
+            let key = error.path().to_string();
+            let why = match error.into_inner() {
+                // The cause alone: its own path repeats ours.
+                config::ConfigError::At { error, .. } => error.to_string(),
+                other => other.to_string(),
+            };
+            if key == "." { anyhow!("config: {why}") } else { anyhow!("config key {key}: {why}") }
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// What no single key can tell.
+    fn check(&self) -> anyhow::Result<()> {
+        let Billing { prices, model_services, .. } = &self.billing;
+        if prices.is_empty() && model_services.is_empty() {
+            bail!("config key billing.prices: names no service");
+        }
+        for name in model_services.keys() {
+            if prices.contains_key(name) {
+                bail!("config key billing.model_services.{name}: the service has a price in billing.prices");
+            }
+        }
+        for name in self.billing.free_quotas.keys() {
+            if !prices.contains_key(name) && !model_services.contains_key(name) {
+                bail!("config key billing.free_quotas.{name}: the service has no price in billing.prices");
+            }
+        }
+        for name in self.billing.reservations.keys() {
+            if !prices.contains_key(name) && !model_services.contains_key(name) {
+                bail!("config key billing.reservations.{name}: the service has no price in billing.prices");
+            }
+        }
+        if let Some(redis) = &self.data.redis {
+            redis.check()?;
+        }
+        if let Some(payment) = &self.payment_service {
+            payment.check()?;
+            if payment.sandbox && self.environment == Some(Environment::Production) {
+                bail!(
+                    "config key payment_service.sandbox: plays payment-service, which environment: production forbids"
+                );
+            }
+        }
+        let source = self.data.database.source.reveal();
+        let understood = match self.data.database.driver {
+            Driver::Mysql => crate::data::dsn::mysql(source).map(|_| ()),
+            Driver::Sqlite => crate::data::dsn::sqlite(source).map(|_| ()),
+        };
+        understood.map_err(|why| anyhow!("config key data.database.source: {why}"))?;
+        Ok(())
+    }
+
+    /// Below what accounts are reported as low.
+    pub fn low_thresholds(&self) -> Thresholds {
+        Thresholds { balance: self.billing.balance_low_threshold, quota: self.billing.quota_low_percent_threshold }
+    }
+
+    /// The services that can be billed.
+    pub fn catalog(&self) -> Catalog {
+        let by_unit = self.billing.prices.iter().map(|(name, price)| (name, Price::Unit(*price)));
+        let by_model = self.billing.model_services.iter().map(|(name, counts)| (name, Price::Model(counts.0)));
+        Catalog::new(by_unit.chain(by_model).map(|(name, price)| {
+            let free_quota = self.billing.free_quotas.get(name).map_or(0, |quota| quota.units());
+            let policy = self.billing.reservations.get(name).copied().map(Policy::from).unwrap_or_default();
+            (ServiceName::from_stored(name.as_str()), Plan { price, free_quota, policy })
+        }))
+    }
+
+    /// The configured token prices.
+    pub fn price_book(&self) -> PriceBook {
+        models::book(&self.billing.models)
+    }
+}
+
+impl Default for Settlement {
+    fn default() -> Self {
+        Self {
+            lanes: 0,
+            queue: 8_192,
+            batch: 0,
+            max_wait: Duration::from_millis(500),
+            patience: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: tracing::Level::INFO, format: LogFormat::Text }
+    }
+}
+
+fn default_connections() -> usize {
+    16
+}
+
+fn default_connect_timeout() -> Duration {
+    Duration::from_secs(30)
+}
+
+fn default_acquire_timeout() -> Duration {
+    Duration::from_secs(2)
+}
+
+fn default_max_recharge() -> Money {
+    Money::from_micros(999_999_990_000)
+}
+
+fn default_balance_low() -> Money {
+    Money::from_micros(10_000_000)
+}
+
+fn default_quota_low() -> Percent {
+    Percent::from_hundredths(2_000)
+}
+
+fn default_timezone() -> chrono_tz::Tz {
+    chrono_tz::Asia::Shanghai
+}
+
+fn default_price_refresh() -> Duration {
+    Duration::from_secs(10)
+}
+
+fn default_reservation_ttl() -> Duration {
+    Duration::from_secs(600)
+}
+
+fn default_currency() -> String {
+    "CNY".into()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,44 @@
+//! What the units of a transaction are and what it was charged by, as both databases keep it.
+
+use super::error::corrupt;
+use crate::biz::{
+    account::catalog::QuotaUnit,
+    settlement::transaction::{ChargedBy, Transaction},
+    values::error::StoreError,
+};
+
+const TOKENS: &str = "tokens";
+
+/// NULL for calls, as in all rows that are older than prices by model.
+pub(super) fn quota_unit_name(transaction: &Transaction) -> Option<&'static str> {
+    match transaction.quota_unit {
+        QuotaUnit::Calls => None,
+        QuotaUnit::Tokens => Some(TOKENS),
+    }
+}
+
+pub(super) fn quota_unit_of(stored: Option<&str>) -> Result<QuotaUnit, StoreError> {
+    match stored {
+        None => Ok(QuotaUnit::Calls),
+        Some(TOKENS) => Ok(QuotaUnit::Tokens),
+        Some(_) => Err(corrupt("quota_unit")),
+    }
+}
+
+/// NULL for what a commit alone charged.
+pub(super) fn charged_by_number(transaction: &Transaction) -> Option<u8> {
+    match transaction.reservation.as_ref()?.charged_by {
+        ChargedBy::Commit => None,
+        ChargedBy::Report => Some(1),
+        ChargedBy::Both => Some(2),
+    }
+}
+
+pub(super) fn charged_by_of(stored: Option<i64>) -> Result<ChargedBy, StoreError> {
+    match stored {
+        None => Ok(ChargedBy::Commit),
+        Some(1) => Ok(ChargedBy::Report),
+        Some(2) => Ok(ChargedBy::Both),
+        Some(_) => Err(corrupt("charged_by")),
+    }
+}

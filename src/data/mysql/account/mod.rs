@@ -1,0 +1,4 @@
+//! Accounts on MySQL and MariaDB.
+
+pub mod accounts;
+pub mod users;

@@ -1,0 +1,95 @@
+//! The archive of old records, filled a chunk at a time.
+
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sqlx::{MySqlConnection, Row, mysql::MySqlRow};
+
+use crate::{
+    biz::{
+        account::users::UserSpan,
+        jobs::archive::RecordArchive,
+        values::{error::StoreError, ids::UserId},
+    },
+    data::mysql::{MySqlStore, number, statement::Statement, store_error, text},
+};
+
+/// The longest rest after a transaction.
+const LONGEST_REST: Duration = Duration::from_secs(1);
+/// Of both tables.
+const COLUMNS: &str = "billing_record_id, user_id, service_name, type, amount, count, created_at, usage_date, trace_id";
+
+#[async_trait]
+impl RecordArchive for MySqlStore {
+    async fn users_with_old(&self, users: &UserSpan, before: DateTime<Utc>) -> Result<Vec<UserId>, StoreError> {
+        // The first record of each user, which the key begins with: no other is read.
+        let query = sqlx::query(
+            "SELECT user_id FROM billing_record WHERE user_id > ? AND user_id <= ? \
+             GROUP BY user_id HAVING MIN(created_at) < ?",
+        );
+        let query = query.bind(users.after()).bind(users.last.as_str()).bind(before.naive_utc());
+        let rows = self.reader.fetch_all(query).await?;
+        rows.iter().map(|row| Ok(UserId::from_stored(text(row, 0)?))).collect()
+    }
+
+    async fn archive(&self, users: &[UserId], before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
+        let begun = Instant::now();
+        let mut keys = Statement::new("SELECT user_id, created_at, billing_record_id FROM billing_record WHERE ");
+        old_of(&mut keys, users, before);
+        keys.push(" ORDER BY user_id, created_at, billing_record_id LIMIT ").number(limit);
+        let mut connection = self.writer.take().await?;
+        let rows: Vec<MySqlRow> = keys.fetch(&mut connection).await?.into_iter().flatten().collect();
+        let Some(last) = rows.last() else {
+            connection.give_back();
+            return Ok(0);
+        };
+        Statement::new("START TRANSACTION").execute(&mut connection).await?;
+        let mut copy = Statement::new("INSERT INTO billing_record_archive (");
+        copy.push(COLUMNS).push(") SELECT ").push(COLUMNS).push(" FROM billing_record WHERE ");
+        let copied = moved(&mut connection, copy, (users, before), last).await?;
+        let delete = Statement::new("DELETE FROM billing_record WHERE ");
+        let deleted = moved(&mut connection, delete, (users, before), last).await?;
+        // A late commit writes records of an old day: one that came between the two must
+        // not be deleted uncopied.
+        if copied != deleted {
+            return Err(StoreError::Conflict("old records were written meanwhile".into()));
+        }
+        Statement::new("COMMIT").execute(&mut connection).await?;
+        connection.give_back();
+        // Half of the disk's time is left to others.
+        tokio::time::sleep(begun.elapsed().min(LONGEST_REST)).await;
+        // One that was written late since the keys were read is among them.
+        Ok(copied)
+    }
+
+    async fn count_old(&self, users: &[UserId], before: DateTime<Utc>) -> Result<u64, StoreError> {
+        let mut count = Statement::new("SELECT COUNT(*) FROM billing_record WHERE ");
+        old_of(&mut count, users, before);
+        let mut connection = self.reader.take().await?;
+        let sets = count.fetch(&mut connection).await?;
+        connection.give_back();
+        sets.iter().flatten().next().map_or(Ok(0), |row| number(row, 0))
+    }
+}
+
+/// Old records of some users: a range of the key for each.
+fn old_of(statement: &mut Statement, users: &[UserId], before: DateTime<Utc>) {
+    statement.push("user_id IN (").texts(users.iter().map(UserId::as_str)).push(") AND created_at < ").instant(before);
+}
+
+/// Runs a statement on the old records up to the key of `last`; on how many.
+async fn moved(
+    connection: &mut MySqlConnection,
+    mut statement: Statement,
+    (users, before): (&[UserId], DateTime<Utc>),
+    last: &MySqlRow,
+) -> Result<u64, StoreError> {
+    let (user, id) = (text(last, 0)?, text(last, 2)?);
+    let at: DateTime<Utc> = last.try_get(1).map_err(store_error)?;
+    old_of(&mut statement, users, before);
+    statement.push(" AND (user_id < ").texts([user.as_str()]).push(" OR user_id = ").texts([user.as_str()]);
+    statement.push(" AND (created_at < ").instant(at).push(" OR created_at = ").instant(at);
+    statement.push(" AND billing_record_id <= ").texts([id.as_str()]).push("))");
+    statement.execute_counting(connection).await
+}

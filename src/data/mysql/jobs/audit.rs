@@ -1,0 +1,213 @@
+//! The books of many users, read in one snapshot.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use sqlx::{Connection, MySql, Row, Transaction, mysql::MySqlRow};
+
+use super::rollup::differing_days;
+use crate::{
+    biz::{
+        jobs::audit::{AuditStore, Evidence, MAX_DAYS},
+        values::{
+            error::StoreError,
+            ids::{ServiceName, UserId},
+        },
+    },
+    data::mysql::{MySqlStore, money, number, statement::Statement, store_error, text},
+};
+
+#[async_trait]
+impl AuditStore for MySqlStore {
+    async fn evidence(&self, after: Option<&UserId>, limit: u32) -> Result<Vec<Evidence>, StoreError> {
+        let mut connection = self.writer.take().await?;
+        // For the next transaction alone: all of it sees one moment.
+        sqlx::raw_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            .execute(&mut *connection)
+            .await
+            .map_err(store_error)?;
+        let mut snapshot = connection
+            .begin_with("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
+            .await
+            .map_err(store_error)?;
+        let evidence = read(&mut snapshot, after, limit).await?;
+        snapshot.rollback().await.map_err(store_error)?;
+        connection.give_back();
+        Ok(evidence)
+    }
+}
+
+/// Every user that any book knows, also those without an account.
+const USERS: &str = "\
+    (SELECT user_id FROM user_balance WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
+    (SELECT DISTINCT user_id FROM free_quota WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
+    (SELECT DISTINCT user_id FROM billing_record WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
+    (SELECT DISTINCT user_id FROM billing_record_archive WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
+    (SELECT DISTINCT user_id FROM billing_transaction WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
+    (SELECT DISTINCT user_id FROM usage_daily WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
+    (SELECT DISTINCT user_id FROM balance_adjustment WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
+    (SELECT DISTINCT user_id FROM quota_opening WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
+    (SELECT DISTINCT user_id FROM recharge_order WHERE status = 'success' AND user_id > ? ORDER BY user_id LIMIT ?) \
+    ORDER BY user_id LIMIT ?";
+/// How many tables [`USERS`] looks into.
+const USER_TABLES: usize = 9;
+
+async fn read(
+    snapshot: &mut Transaction<'_, MySql>,
+    after: Option<&UserId>,
+    limit: u32,
+) -> Result<Vec<Evidence>, StoreError> {
+    let after = after.map_or("", UserId::as_str);
+    let mut users = sqlx::query(USERS);
+    for _ in 0..USER_TABLES {
+        users = users.bind(after).bind(limit);
+    }
+    let rows = users.bind(limit).fetch_all(&mut **snapshot).await.map_err(store_error)?;
+    let mut all = BTreeMap::new();
+    for row in &rows {
+        let user = UserId::from_stored(text(row, 0)?);
+        all.insert(user.clone(), Evidence::of(user));
+    }
+    let (Some(first), Some(last)) = (all.keys().next().cloned(), all.keys().next_back().cloned()) else {
+        return Ok(Vec::new());
+    };
+
+    for (sql, note) in BOOKS {
+        let rows = sqlx::query(*sql)
+            .bind(first.as_str())
+            .bind(last.as_str())
+            .fetch_all(&mut **snapshot)
+            .await
+            .map_err(store_error)?;
+        for row in &rows {
+            if let Some(evidence) = all.get_mut(&UserId::from_stored(text(row, 0)?)) {
+                note(evidence, row)?;
+            }
+        }
+    }
+    let of_these = |statement: &mut Statement| {
+        statement.push("user_id BETWEEN ").texts([first.as_str()]).push(" AND ").texts([last.as_str()]);
+    };
+    for (user, day) in differing_days(snapshot, of_these, MAX_DAYS).await? {
+        if let Some(evidence) = all.get_mut(&user) {
+            evidence.differing_days.push(day);
+        }
+    }
+    Ok(all.into_values().collect())
+}
+
+type Note = fn(&mut Evidence, &MySqlRow) -> Result<(), StoreError>;
+
+/// What a table of records says of each month, and how much of it belongs to transactions.
+macro_rules! records_of {
+    ($table:literal) => {
+        concat!(
+            "SELECT user_id, service_name, DATE_FORMAT(usage_date, '%Y-%m') AS month, \
+             CAST(SUM(IF(type = 1, count, 0)) AS SIGNED), SUM(amount), \
+             CAST(SUM(IF(trace_id IS NULL, 0, count)) AS SIGNED), SUM(IF(trace_id IS NULL, 0, amount)) FROM ",
+            $table,
+            " WHERE user_id BETWEEN ? AND ? GROUP BY user_id, service_name, month"
+        )
+    };
+}
+
+/// What each book says about the users from one to another, and where it is noted.
+const BOOKS: &[(&str, Note)] = &[
+    ("SELECT user_id, balance, held FROM user_balance WHERE user_id BETWEEN ? AND ?", |evidence, row| {
+        evidence.balance = Some(money(row, 1)?);
+        evidence.held = money(row, 2)?;
+        Ok(())
+    }),
+    (
+        "SELECT user_id, SUM(amount) FROM recharge_order \
+         WHERE status = 'success' AND user_id BETWEEN ? AND ? GROUP BY user_id",
+        |evidence, row| {
+            evidence.recharged = money(row, 1)?;
+            Ok(())
+        },
+    ),
+    (
+        "SELECT user_id, SUM(amount) FROM balance_adjustment WHERE user_id BETWEEN ? AND ? GROUP BY user_id",
+        |evidence, row| {
+            evidence.adjusted = money(row, 1)?;
+            Ok(())
+        },
+    ),
+    (
+        "SELECT user_id, SUM(amount), CAST(SUM(free_count + paid_count) AS SIGNED) FROM billing_transaction \
+         WHERE status = 'COMMITTED' AND user_id BETWEEN ? AND ? GROUP BY user_id",
+        |evidence, row| {
+            evidence.settled_amount = money(row, 1)?;
+            evidence.settled_count = number(row, 2)?;
+            Ok(())
+        },
+    ),
+    (
+        "SELECT user_id, service_name, reset_month, used_quota FROM free_quota \
+         WHERE used_quota <> 0 AND user_id BETWEEN ? AND ?",
+        |evidence, row| {
+            let key = (ServiceName::from_stored(text(row, 1)?), text(row, 2)?);
+            evidence.used_quotas.insert(key, number(row, 3)?);
+            Ok(())
+        },
+    ),
+    (
+        "SELECT user_id, service_name, reset_month, units FROM quota_opening WHERE user_id BETWEEN ? AND ?",
+        |evidence, row| {
+            let key = (ServiceName::from_stored(text(row, 1)?), text(row, 2)?);
+            evidence.opened_quotas.insert(key, row.try_get(3).map_err(store_error)?);
+            Ok(())
+        },
+    ),
+    (
+        "SELECT user_id, service_name, reset_month, held_quota FROM free_quota \
+         WHERE held_quota <> 0 AND user_id BETWEEN ? AND ?",
+        |evidence, row| {
+            let key = (ServiceName::from_stored(text(row, 1)?), text(row, 2)?);
+            evidence.held_quotas.insert(key, number(row, 3)?);
+            Ok(())
+        },
+    ),
+    (
+        "SELECT user_id, service_name, DATE_FORMAT(usage_date, '%Y-%m') AS month, CAST(SUM(held_free) AS SIGNED), SUM(held_amount) \
+         FROM billing_transaction WHERE status = 'PENDING' AND user_id BETWEEN ? AND ? \
+         GROUP BY user_id, service_name, month",
+        note_reservations,
+    ),
+    // Found where they expire, but for streams that reported, which stand where they began:
+    // those alone are looked for among all.
+    (
+        "SELECT t.user_id, COUNT(*) FROM billing_transaction t \
+         LEFT JOIN reservation_expiry e ON e.expires_at = t.expires_at AND e.user_id = t.user_id \
+         AND e.trace_id = t.trace_id \
+         WHERE t.status = 'PENDING' AND e.user_id IS NULL AND t.user_id BETWEEN ? AND ? \
+         AND (t.user_id, t.trace_id) NOT IN (SELECT user_id, trace_id FROM reservation_expiry) GROUP BY t.user_id",
+        |evidence, row| {
+            evidence.stranded = number(row, 1)?;
+            Ok(())
+        },
+    ),
+    (records_of!("billing_record"), note_records),
+    (records_of!("billing_record_archive"), note_records),
+];
+
+fn note_reservations(evidence: &mut Evidence, row: &MySqlRow) -> Result<(), StoreError> {
+    let free = number(row, 3)?;
+    if free > 0 {
+        evidence.reserved_quotas.insert((ServiceName::from_stored(text(row, 1)?), text(row, 2)?), free);
+    }
+    evidence.reserved = evidence.reserved.plus(money(row, 4)?);
+    Ok(())
+}
+
+fn note_records(evidence: &mut Evidence, row: &MySqlRow) -> Result<(), StoreError> {
+    let free: i64 = number(row, 3)?;
+    if free != 0 {
+        let month = (ServiceName::from_stored(text(row, 1)?), text(row, 2)?);
+        *evidence.free_units.entry(month).or_default() += free;
+    }
+    evidence.charged = evidence.charged.plus(money(row, 4)?);
+    evidence.recorded_count += number::<i64, _>(row, 5)?;
+    evidence.recorded_amount = evidence.recorded_amount.plus(money(row, 6)?);
+    Ok(())
+}

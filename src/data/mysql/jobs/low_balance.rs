@@ -1,0 +1,49 @@
+//! Counts of low accounts.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::Connection;
+
+use crate::{
+    biz::{
+        jobs::low_balance::{LowCounts, LowStore, Percent, Thresholds},
+        values::{calendar::Month, error::StoreError, ids::ServiceName},
+    },
+    data::mysql::{MySqlStore, connections, number, optional_text, statement::Statement, store_error},
+};
+
+#[async_trait]
+impl LowStore for MySqlStore {
+    async fn count_low(&self, thresholds: Thresholds, month: Month, within: Duration) -> Result<LowCounts, StoreError> {
+        // Of its own, so that it takes none from the requests.
+        let mut connection = connections::connect(&self.options).await?;
+        let sets = count(thresholds, month, within).fetch(&mut connection).await?;
+        connection.close().await.map_err(store_error)?;
+        let counted = sets
+            .iter()
+            .flatten()
+            .map(|row| Ok((optional_text(row, 0)?.map(ServiceName::from_stored), number(row, 1)?)));
+        counted.collect()
+    }
+}
+
+/// The server does not notice that a caller has gone before it answers, so it is told the
+/// time limit: MariaDB before the statement, and MySQL in a hint. Each takes what is meant for
+/// the other as a comment, or as the same limit again.
+fn count(thresholds: Thresholds, month: Month, within: Duration) -> Statement {
+    // Nothing would be no limit.
+    let within_ms = u32::try_from(within.as_millis()).unwrap_or(u32::MAX).max(1);
+    let mut count = Statement::new("/*M! SET STATEMENT max_statement_time = ");
+    count.number(within_ms);
+    count.push(" / 1000 FOR */ SELECT /*+ MAX_EXECUTION_TIME(");
+    count.number(within_ms);
+    count.push(") */ NULL, COUNT(*) FROM user_balance WHERE balance - held < ");
+    count.money(thresholds.balance);
+    count.push(" UNION ALL SELECT service_name, COUNT(*) FROM free_quota WHERE reset_month = ");
+    count.texts([month.to_string().as_str()]);
+    count.push(" AND total_quota > 0 AND (total_quota - used_quota - held_quota) * ");
+    count.number(Percent::WHOLE).push(" < total_quota * ").number(thresholds.quota.hundredths());
+    count.push(" GROUP BY service_name");
+    count
+}

@@ -1,0 +1,148 @@
+//! The daily rollup, compared with the records and made anew from them.
+
+use async_trait::async_trait;
+use sqlx::{MySqlConnection, Row, mysql::MySqlRow};
+
+use crate::{
+    biz::{
+        account::users::UserSpan,
+        jobs::{
+            audit::{DayBook, DifferingDay},
+            rollup::RollupStore,
+        },
+        values::{
+            error::StoreError,
+            ids::{ServiceName, UserId},
+        },
+    },
+    data::mysql::{MySqlStore, corrupt, money, statement::Statement, store_error, text},
+};
+
+const TABLES: [&str; 2] = ["billing_record", "billing_record_archive"];
+
+#[async_trait]
+impl RollupStore for MySqlStore {
+    async fn differing(&self, users: &UserSpan) -> Result<Vec<UserId>, StoreError> {
+        let of_span = |statement: &mut Statement| {
+            statement.push("user_id > ").texts([users.after()]).push(" AND user_id <= ").texts([users.last.as_str()]);
+        };
+        let mut statement = Statement::new("SELECT DISTINCT user_id FROM (SELECT user_id");
+        differing(&mut statement, of_span);
+        statement.push(") days ORDER BY user_id");
+        let mut connection = self.reader.take().await?;
+        let sets = statement.fetch(&mut connection).await?;
+        connection.give_back();
+        sets.iter().flatten().map(|row| Ok(UserId::from_stored(text(row, 0)?))).collect()
+    }
+
+    /// The lock of the account comes first: nothing is settled for the user until the commit,
+    /// which would otherwise fail on the rows that settlements write meanwhile.
+    async fn rebuild(&self, user: &UserId) -> Result<(), StoreError> {
+        let this = |statement: &mut Statement| {
+            statement.push("user_id = ").texts([user.as_str()]);
+        };
+        let mut statement = Statement::new("START TRANSACTION; SELECT user_id FROM user_balance WHERE ");
+        this(&mut statement);
+        statement.push(" FOR UPDATE; DELETE FROM usage_daily WHERE ");
+        this(&mut statement);
+        statement.push(
+            "; INSERT INTO usage_daily \
+             (user_id, usage_date, service_name, free_count, paid_count, amount, free_records, paid_records) \
+             SELECT user_id, usage_date, service_name",
+        );
+        for (_, sum, _) in COLUMNS {
+            statement.push(", ").push(sum);
+        }
+        statement.push(" FROM (");
+        for (index, table) in TABLES.into_iter().enumerate() {
+            statement.push(if index == 0 { "" } else { " UNION ALL " });
+            statement.push("SELECT user_id, usage_date, service_name, type, count, amount FROM ").push(table);
+            statement.push(" WHERE ");
+            this(&mut statement);
+        }
+        statement.push(") records GROUP BY user_id, usage_date, service_name; COMMIT");
+        let mut connection = self.writer.take().await?;
+        statement.execute(&mut connection).await?;
+        connection.give_back();
+        Ok(())
+    }
+}
+
+/// The columns of the rollup, and what each is of the records.
+const COLUMNS: [(&str, &str, &str); 5] = [
+    ("free_count", "SUM(IF(type = 1, count, 0))", "recorded_free_count"),
+    ("paid_count", "SUM(IF(type = 2, count, 0))", "recorded_paid_count"),
+    ("amount", "SUM(amount)", "recorded_amount"),
+    ("free_records", "SUM(type = 1)", "recorded_free_records"),
+    ("paid_records", "SUM(type = 2)", "recorded_paid_records"),
+];
+
+/// The days of the users that `of` says on which the rollup does not say what the records
+/// do, in key order; so many at most.
+pub async fn differing_days(
+    connection: &mut MySqlConnection,
+    of: impl Fn(&mut Statement),
+    limit: u32,
+) -> Result<Vec<(UserId, DifferingDay)>, StoreError> {
+    let mut statement = Statement::new("SELECT user_id, service_name, usage_date");
+    for (column, ..) in COLUMNS {
+        statement.push(", SUM(").push(column).push(")");
+    }
+    for (.., recorded) in COLUMNS {
+        statement.push(", SUM(").push(recorded).push(")");
+    }
+    differing(&mut statement, of);
+    statement.push(" ORDER BY user_id, usage_date, service_name LIMIT ").number(limit);
+    let sets = statement.fetch(connection).await?;
+    sets.iter().flatten().map(differing_day).collect()
+}
+
+/// From where the days are read that differ, by user, day and service.
+fn differing(statement: &mut Statement, of: impl Fn(&mut Statement)) {
+    statement.push(" FROM (SELECT user_id, usage_date, service_name");
+    for (column, ..) in COLUMNS {
+        statement.push(", ").push(column);
+    }
+    for (.., recorded) in COLUMNS {
+        statement.push(", 0 AS ").push(recorded);
+    }
+    statement.push(" FROM usage_daily WHERE ");
+    of(statement);
+    for table in TABLES {
+        statement.push(" UNION ALL SELECT user_id, usage_date, service_name, 0, 0, 0, 0, 0");
+        for (_, sum, _) in COLUMNS {
+            statement.push(", ").push(sum);
+        }
+        statement.push(" FROM ").push(table).push(" WHERE ");
+        of(statement);
+        statement.push(" GROUP BY user_id, usage_date, service_name");
+    }
+    statement.push(") books GROUP BY user_id, usage_date, service_name HAVING FALSE");
+    for (column, _, recorded) in COLUMNS {
+        statement.push(" OR SUM(").push(column).push(") <> SUM(").push(recorded).push(")");
+    }
+}
+
+fn differing_day(row: &MySqlRow) -> Result<(UserId, DifferingDay), StoreError> {
+    let day = DifferingDay {
+        service: ServiceName::from_stored(text(row, 1)?),
+        day: row.try_get(2).map_err(store_error)?,
+        rollup: book(row, 3)?,
+        records: book(row, 8)?,
+    };
+    Ok((UserId::from_stored(text(row, 0)?), day))
+}
+
+fn book(row: &MySqlRow, first: usize) -> Result<DayBook, StoreError> {
+    let units = |column| {
+        let sum: rust_decimal::Decimal = row.try_get(column).map_err(store_error)?;
+        i64::try_from(sum).map_err(|_| corrupt("number"))
+    };
+    Ok(DayBook {
+        free_count: units(first)?,
+        paid_count: units(first + 1)?,
+        amount: money(row, first + 2)?,
+        free_records: units(first + 3)?,
+        paid_records: units(first + 4)?,
+    })
+}

@@ -1,0 +1,86 @@
+//! Runs of jobs: rows of `job_run`, and of `job_lease`.
+
+use async_trait::async_trait;
+use sqlx::Row;
+
+use crate::{
+    biz::{
+        jobs::runs::{Begun, LEASE, REMEMBERED, Run, RunStore},
+        values::error::StoreError,
+    },
+    data::mysql::{MySqlStore, optional_text, store_error},
+};
+
+#[async_trait]
+impl RunStore for MySqlStore {
+    async fn begin_run(&self, run: &Run) -> Result<Begun, StoreError> {
+        // First, so that who only looks keeps nobody from running the job.
+        let done = sqlx::query("SELECT 1 FROM job_run WHERE job = ? AND period = ? AND finished_at IS NOT NULL")
+            .bind(run.job)
+            .bind(run.key());
+        if !self.reader.fetch_all(done).await?.is_empty() {
+            return Ok(Begun::Done);
+        }
+        let lease = sqlx::query("INSERT IGNORE INTO job_lease (job, owner, ends_at) VALUES (?, '', '1970-01-02')");
+        self.reader.execute(lease.bind(run.job)).await?;
+        let take = sqlx::query(
+            "UPDATE job_lease SET owner = ?, ends_at = UTC_TIMESTAMP(6) + INTERVAL ? SECOND \
+             WHERE job = ? AND (ends_at <= UTC_TIMESTAMP(6) OR owner = ?)",
+        );
+        let take = take.bind(&run.owner).bind(LEASE.as_secs()).bind(run.job).bind(&run.owner);
+        if self.reader.execute(take).await? == 0 {
+            return Ok(Begun::Elsewhere);
+        }
+        // Nobody else begins a run of the job while the lease is ours.
+        if let Some(began) = run.shared_period() {
+            let undo = sqlx::query(
+                "DELETE FROM job_run WHERE job = ? AND period LIKE CONCAT(?, ' %') AND period NOT LIKE CONCAT(?, '%')",
+            );
+            self.reader.execute(undo.bind(run.job).bind(began).bind(&run.period)).await?;
+        }
+        let begin = sqlx::query("INSERT IGNORE INTO job_run (job, period, started_at) VALUES (?, ?, UTC_TIMESTAMP(6))");
+        self.reader.execute(begin.bind(run.job).bind(run.key())).await?;
+        let find = sqlx::query("SELECT position, finished_at IS NOT NULL FROM job_run WHERE job = ? AND period = ?");
+        let rows = self.reader.fetch_all(find.bind(run.job).bind(run.key())).await?;
+        let row = rows.first().ok_or_else(|| StoreError::Failed("a run that was begun is not there".into()))?;
+        let is_done: i64 = row.try_get(1).map_err(store_error)?;
+        if is_done == 0 {
+            return Ok(Begun::Ours { position: optional_text(row, 0)? });
+        }
+        self.give_lease_back(run).await?;
+        Ok(Begun::Done)
+    }
+
+    async fn renew_run(&self, run: &Run, position: Option<&str>) -> Result<bool, StoreError> {
+        let renew = sqlx::query(
+            "UPDATE job_lease l LEFT JOIN job_run r ON r.job = l.job AND r.period = ? \
+             SET l.ends_at = UTC_TIMESTAMP(6) + INTERVAL ? SECOND, r.position = COALESCE(?, r.position) \
+             WHERE l.job = ? AND l.owner = ? AND l.ends_at > UTC_TIMESTAMP(6)",
+        );
+        let renew = renew.bind(run.key()).bind(LEASE.as_secs()).bind(position).bind(run.job).bind(&run.owner);
+        Ok(self.reader.execute(renew).await? > 0)
+    }
+
+    async fn end_run(&self, run: &Run, is_done: bool) -> Result<(), StoreError> {
+        if is_done {
+            let end = if run.is_by_hand {
+                sqlx::query("DELETE FROM job_run WHERE job = ? AND period LIKE '% by hand'").bind(run.job)
+            } else {
+                let end = "UPDATE job_run SET finished_at = UTC_TIMESTAMP(6) WHERE job = ? AND period = ?";
+                sqlx::query(end).bind(run.job).bind(run.key())
+            };
+            self.reader.execute(end).await?;
+            let forget =
+                sqlx::query("DELETE FROM job_run WHERE job = ? AND started_at < UTC_TIMESTAMP(6) - INTERVAL ? SECOND");
+            self.reader.execute(forget.bind(run.job).bind(REMEMBERED.as_secs())).await?;
+        }
+        self.give_lease_back(run).await
+    }
+}
+
+impl MySqlStore {
+    async fn give_lease_back(&self, run: &Run) -> Result<(), StoreError> {
+        let end = sqlx::query("UPDATE job_lease SET ends_at = UTC_TIMESTAMP(6) WHERE job = ? AND owner = ?");
+        self.reader.execute(end.bind(run.job).bind(&run.owner)).await.map(|_| ())
+    }
+}

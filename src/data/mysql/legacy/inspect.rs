@@ -1,0 +1,125 @@
+//! What is there: whose database it is, and the columns of its tables.
+
+use std::collections::BTreeMap;
+
+use sqlx::{MySqlConnection, Row};
+
+use super::super::{optional_text, store_error, text};
+use crate::biz::values::error::StoreError;
+
+/// The tables that the former service has, too.
+pub(super) const TABLES: [&str; 4] = ["user_balance", "free_quota", "billing_record", "recharge_order"];
+
+/// Whose database it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Of nobody yet.
+    Empty,
+    /// Of the former service, or half-way from it to ours.
+    Former,
+    Ours,
+}
+
+/// The four tables as they are.
+pub(super) struct Shape {
+    pub(super) kind: Kind,
+    /// Whether there is a table of the progress of an upgrade.
+    pub(super) has_progress: bool,
+    pub(super) tables: BTreeMap<&'static str, Table>,
+}
+
+pub(super) struct Table {
+    /// Only InnoDB knows transactions.
+    pub(super) engine: String,
+    /// By their names in small letters: in any case they are the same.
+    pub(super) columns: BTreeMap<String, Column>,
+}
+
+#[derive(Debug)]
+pub(super) struct Column {
+    /// Such as `enum`.
+    pub(super) data_type: String,
+    /// Such as `enum('free','balance')`.
+    pub(super) full_type: String,
+    pub(super) is_nullable: bool,
+    /// Whether an insert may leave it out.
+    pub(super) has_default: bool,
+    /// Whether the database numbers its rows.
+    pub(super) is_counted: bool,
+    pub(super) is_in_primary_key: bool,
+    /// Of text, in characters.
+    pub(super) length: Option<i64>,
+    /// Of numbers.
+    pub(super) scale: Option<i64>,
+}
+
+impl Table {
+    pub(super) fn has(&self, column: &str) -> bool {
+        self.columns.contains_key(column)
+    }
+
+    /// The column of user ids, by either of its names.
+    pub(super) fn user(&self) -> &'static str {
+        if self.has("uid") { "uid" } else { "user_id" }
+    }
+}
+
+impl Column {
+    pub(super) fn is_text(&self) -> bool {
+        matches!(self.data_type.as_str(), "char" | "varchar" | "tinytext" | "text" | "mediumtext" | "enum")
+    }
+
+    pub(super) fn is_whole_number(&self) -> bool {
+        matches!(self.data_type.as_str(), "tinyint" | "smallint" | "mediumint" | "int" | "bigint")
+    }
+}
+
+/// Looks at the tables, by one query.
+pub(super) async fn shape(connection: &mut MySqlConnection) -> Result<Shape, StoreError> {
+    let rows = sqlx::query(
+        "SELECT c.table_name, LOWER(column_name), LOWER(data_type), column_type, is_nullable = 'YES', \
+         column_default IS NOT NULL OR is_nullable = 'YES' OR extra LIKE '%auto_increment%' \
+         OR extra LIKE '%GENERATED%', \
+         CAST(character_maximum_length AS SIGNED), CAST(numeric_scale AS SIGNED), COALESCE(t.engine, ''), \
+         extra LIKE '%auto_increment%', column_key = 'PRI' \
+         FROM information_schema.columns c \
+         JOIN information_schema.tables t ON t.table_schema = c.table_schema AND t.table_name = c.table_name \
+         WHERE c.table_schema = DATABASE() AND t.table_type = 'BASE TABLE' AND c.table_name IN \
+         ('user_balance', 'free_quota', 'billing_record', 'recharge_order', 'former_upgrade')",
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(store_error)?;
+    let mut shape = Shape { kind: Kind::Empty, has_progress: false, tables: BTreeMap::new() };
+    for row in &rows {
+        let name = text(row, 0)?;
+        let Some(table) = TABLES.into_iter().find(|table| *table == name) else {
+            shape.has_progress = true;
+            continue;
+        };
+        let is_true = |at: usize| row.try_get::<i64, _>(at).map(|flag| flag != 0).map_err(store_error);
+        let column = Column {
+            data_type: text(row, 2)?,
+            full_type: text(row, 3)?,
+            is_nullable: is_true(4)?,
+            has_default: is_true(5)?,
+            is_counted: is_true(9)?,
+            is_in_primary_key: is_true(10)?,
+            length: row.try_get(6).map_err(store_error)?,
+            scale: row.try_get(7).map_err(store_error)?,
+        };
+        let name = optional_text(row, 1)?.unwrap_or_default();
+        let engine = text(row, 8)?;
+        let table = shape.tables.entry(table).or_insert_with(|| Table { engine, columns: BTreeMap::new() });
+        table.columns.insert(name, column);
+    }
+    // The last step of an upgrade, and of making the tables: see
+    // `users::forbid_records_without_a_day`.
+    let day = shape.tables.get("billing_record").and_then(|table| table.columns.get("usage_date"));
+    shape.kind = match day {
+        Some(day) if !day.is_nullable => Kind::Ours,
+        _ if shape.tables.is_empty() => Kind::Empty,
+        _ => Kind::Former,
+    };
+    Ok(shape)
+}

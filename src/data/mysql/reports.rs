@@ -1,0 +1,174 @@
+//! Lists and statistics.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use chrono::{DateTime, NaiveDate, Utc};
+use sqlx::{MySql, QueryBuilder, Row, mysql::MySqlRow};
+
+use super::{MySqlStore, corrupt, money, number, optional_text, settlement::transactions::usage_of, store_error, text};
+use crate::biz::{
+    reports::{
+        record::{Counted, Record, RecordFilter, RecordStore, RecordType},
+        statistics::{DailyUse, Statistics, Totals},
+    },
+    values::{
+        calendar::DaySpan,
+        error::StoreError,
+        ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
+        paging::PageStart,
+    },
+};
+
+/// The last second that DATETIME holds.
+pub(super) const LAST: DateTime<Utc> = match DateTime::from_timestamp(253_402_300_799, 0) {
+    Some(last) => last,
+    None => DateTime::UNIX_EPOCH,
+};
+
+/// The newest records of one table that a list may need. The first condition on the cursor
+/// is the range that the key is searched by.
+macro_rules! newest_of {
+    ($table:literal) => {
+        concat!(
+            "(SELECT user_id, billing_record_id, service_name, type, amount, count, created_at, trace_id FROM ",
+            $table,
+            " WHERE user_id = ? AND (? IS NULL OR service_name = ?) AND (? IS NULL OR type = ?) \
+             AND created_at >= ? AND created_at < ? AND created_at <= ? AND (created_at < ? OR billing_record_id < ?) \
+             ORDER BY created_at DESC, billing_record_id DESC LIMIT ?)"
+        )
+    };
+}
+
+/// In one statement the two tables are read as of one moment, so that a record that moves
+/// between them is in one of the two. Keys, model and tokens stand in the transaction; they
+/// belong to its main record.
+const LIST: &str = concat!(
+    "SELECT r.billing_record_id, r.service_name, r.type, r.amount, r.count, r.created_at, r.trace_id, \
+     t.api_key_id, t.model, t.input_tokens, t.output_tokens, t.cached_input_tokens, t.record_id FROM (",
+    newest_of!("billing_record"),
+    " UNION ALL ",
+    newest_of!("billing_record_archive"),
+    " ORDER BY created_at DESC, billing_record_id DESC LIMIT ? OFFSET ?) r \
+     LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
+     ORDER BY r.created_at DESC, r.billing_record_id DESC"
+);
+
+#[async_trait]
+impl RecordStore for MySqlStore {
+    async fn records(
+        &self,
+        filter: &RecordFilter,
+        between: Option<(DateTime<Utc>, DateTime<Utc>)>,
+        start: &PageStart,
+        limit: u32,
+    ) -> Result<Vec<Record>, StoreError> {
+        // The ends of what DATETIME holds stand in for absent bounds.
+        let (from, before) = between.unwrap_or((DateTime::UNIX_EPOCH, LAST));
+        let (offset, after, after_id) = match start {
+            PageStart::Offset(offset) => (*offset, LAST, ""),
+            PageStart::After(cursor) => (0, cursor.created_at, cursor.id.as_str()),
+        };
+        let (service, kind) = (filter.service.as_ref().map(ServiceName::as_str), filter.kind.map(|kind| kind as i32));
+        let mut query = sqlx::query(LIST);
+        // For each of the two tables.
+        for _ in 0..2 {
+            query = query
+                .bind(filter.user.as_str())
+                .bind(service)
+                .bind(service)
+                .bind(kind)
+                .bind(kind)
+                .bind(from.naive_utc())
+                .bind(before.naive_utc())
+                .bind(after.naive_utc())
+                .bind(after.naive_utc())
+                .bind(after_id)
+                .bind(offset + limit);
+        }
+        let rows = self.reader.fetch_all(query.bind(limit).bind(offset)).await?;
+        rows.iter().map(record_of).collect()
+    }
+
+    async fn count_records(&self, filter: &RecordFilter) -> Result<Counted, StoreError> {
+        let counted = match filter.kind {
+            None => "free_records + paid_records",
+            Some(RecordType::Free) => "free_records",
+            Some(RecordType::Balance) => "paid_records",
+        };
+        let mut query = QueryBuilder::<MySql>::new("SELECT CAST(COALESCE(SUM(");
+        query.push(counted).push("), 0) AS SIGNED), MIN(usage_date), MAX(usage_date) FROM usage_daily WHERE ");
+        query.push(counted).push(" > 0 AND user_id = ");
+        query.push_bind(filter.user.as_str().to_owned());
+        if let Some(service) = &filter.service {
+            query.push(" AND service_name = ").push_bind(service.as_str().to_owned());
+        }
+        if let Some(span) = filter.days {
+            query.push(" AND usage_date BETWEEN ").push_bind(span.first).push(" AND ").push_bind(span.last);
+        }
+        let rows = self.reader.fetch_all(query.build()).await?;
+        let Some(row) = rows.first() else { return Ok(Counted { records: 0, days: None }) };
+        let (first, last): (Option<NaiveDate>, Option<NaiveDate>) =
+            (row.try_get(1).map_err(store_error)?, row.try_get(2).map_err(store_error)?);
+        let days = first.zip(last).map(|(first, last)| DaySpan { first, last });
+        Ok(Counted { records: number(row, 0)?, days })
+    }
+}
+
+#[async_trait]
+impl Statistics for MySqlStore {
+    async fn totals(&self, user: &UserId, span: Option<DaySpan>) -> Result<BTreeMap<ServiceName, Totals>, StoreError> {
+        let mut query = QueryBuilder::<MySql>::new(
+            "SELECT service_name, CAST(SUM(free_count) AS SIGNED), CAST(SUM(paid_count) AS SIGNED), SUM(amount) \
+             FROM usage_daily WHERE user_id = ",
+        );
+        query.push_bind(user.as_str().to_owned());
+        if let Some(span) = span {
+            query.push(" AND usage_date BETWEEN ").push_bind(span.first).push(" AND ").push_bind(span.last);
+        }
+        query.push(" GROUP BY service_name");
+        let rows = self.reader.fetch_all(query.build()).await?;
+        rows.iter().map(|row| Ok((ServiceName::from_stored(text(row, 0)?), totals_of(row, 1)?))).collect()
+    }
+
+    async fn daily(&self, user: &UserId, span: DaySpan) -> Result<Vec<DailyUse>, StoreError> {
+        let query = sqlx::query(
+            "SELECT service_name, usage_date, free_count, paid_count, amount FROM usage_daily \
+             WHERE user_id = ? AND usage_date BETWEEN ? AND ? ORDER BY service_name, usage_date",
+        )
+        .bind(user.as_str())
+        .bind(span.first)
+        .bind(span.last);
+        let rows = self.reader.fetch_all(query).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(DailyUse {
+                    service: ServiceName::from_stored(text(row, 0)?),
+                    day: row.try_get(1).map_err(store_error)?,
+                    totals: totals_of(row, 2)?,
+                })
+            })
+            .collect()
+    }
+}
+
+fn totals_of(row: &MySqlRow, first: usize) -> Result<Totals, StoreError> {
+    Ok(Totals { free_count: number(row, first)?, paid_count: number(row, first + 1)?, amount: money(row, first + 2)? })
+}
+
+fn record_of(row: &MySqlRow) -> Result<Record, StoreError> {
+    let id = text(row, 0)?;
+    let is_main = optional_text(row, 12)?.is_some_and(|main| main == id);
+    Ok(Record {
+        service: ServiceName::from_stored(text(row, 1)?),
+        kind: RecordType::from_number(number(row, 2)?).ok_or_else(|| corrupt("record type"))?,
+        amount: money(row, 3)?,
+        count: number(row, 4)?,
+        created_at: row.try_get(5).map_err(store_error)?,
+        trace: optional_text(row, 6)?.map(TraceId::from_stored),
+        api_key: optional_text(row, 7)?.map(ApiKeyId::from_stored),
+        model: optional_text(row, 8)?.map(ModelName::from_stored),
+        usage: if is_main { usage_of(row, 9)? } else { None },
+        id,
+    })
+}

@@ -1,0 +1,186 @@
+//! Accounts: one row of `user_balance`, and a row of `free_quota` per service and month.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use rusqlite::{Transaction, params};
+use uuid::Uuid;
+
+use crate::{
+    biz::{
+        account::{ACTIVE_PAGE, Account, AccountStore, ActiveUsers, Balance, Quota, catalog::Catalog},
+        settlement::{
+            keys::Keys,
+            rule::{QuotaKey, State},
+        },
+        values::{
+            calendar::{BillingTime, Month},
+            error::StoreError,
+            ids::{ServiceName, UserId},
+        },
+    },
+    data::sqlite::{
+        SqliteStore, corrupt,
+        limits::caps,
+        row::{Row, instant, money, number, optional_text, text},
+        store_error,
+        writer::{found, writer_error},
+    },
+};
+
+#[async_trait]
+impl AccountStore for SqliteStore {
+    async fn account(&self, user: &UserId, month: Month) -> Result<Option<Account>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT b.balance, b.held, b.version, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
+             l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used, l.created_at \
+             FROM user_balance b LEFT JOIN tenant_quota l ON l.user_id = b.user_id \
+             LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ? \
+             WHERE b.user_id = ?",
+        )
+        .bind(month.to_string())
+        .bind(user.as_str())
+        .fetch_all(&self.reader)
+        .await
+        .map_err(store_error)?;
+        let Some(first) = rows.first() else {
+            return Ok(None);
+        };
+        let (balance, requests) = (balance_of(first, 0)?, caps::requests_of(first, 7)?);
+        let mut account = Account { balance, quotas: BTreeMap::new(), requests };
+        for row in &rows {
+            if let Some(service) = optional_text(row, 3)? {
+                account.quotas.insert(ServiceName::from_stored(service), quota_of(row, 4)?);
+            }
+        }
+        Ok(Some(account))
+    }
+
+    async fn active_users(&self, since: DateTime<Utc>, after: Option<&UserId>) -> Result<ActiveUsers, StoreError> {
+        let rows =
+            sqlx::query("SELECT user_id, updated_at FROM user_balance WHERE user_id > ? ORDER BY user_id LIMIT ?")
+                .bind(after.map_or("", |user| user.as_str()))
+                .bind(ACTIVE_PAGE as i64)
+                .fetch_all(&self.reader)
+                .await
+                .map_err(store_error)?;
+        let user = |row| Ok((UserId::from_stored(text(row, 0)?), instant(row, 1)?));
+        Ok(ActiveUsers::of_page(rows.iter().map(user).collect::<Result<_, StoreError>>()?, since))
+    }
+}
+
+/// Creates the rows that `users` lack; the writer's transaction keeps others out.
+pub fn insert_missing(
+    transaction: &Transaction<'_>,
+    users: &BTreeSet<UserId>,
+    at: BillingTime,
+    catalog: &Catalog,
+) -> rusqlite::Result<()> {
+    let mut balance = transaction.prepare_cached(
+        "INSERT INTO user_balance (user_balance_id, user_id, balance, version, created_at, updated_at) \
+         VALUES (?1, ?2, 0, 0, ?3, ?3) ON CONFLICT DO NOTHING",
+    )?;
+    let mut quota = transaction.prepare_cached(
+        "INSERT INTO free_quota \
+         (free_quota_id, user_id, service_name, total_quota, used_quota, reset_month, created_at, updated_at) \
+         VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?6) ON CONFLICT DO NOTHING",
+    )?;
+    let (now, month) = (at.utc.timestamp_micros(), at.month.to_string());
+    for user in users {
+        balance.execute(params![Uuid::now_v7().to_string(), user.as_str(), now])?;
+        for (service, plan) in catalog.iter() {
+            let id = Uuid::now_v7().to_string();
+            quota.execute(params![id, user.as_str(), service.as_str(), plan.free_quota, month, now])?;
+        }
+    }
+    Ok(())
+}
+
+/// Loads the balances of the batch and the quotas that it needs.
+pub fn load_accounts(
+    transaction: &Transaction<'_>,
+    keys: &Keys<'_>,
+    month: Month,
+    state: &mut State,
+) -> Result<(), StoreError> {
+    let mut find = transaction
+        .prepare_cached("SELECT balance, held, version FROM user_balance WHERE user_id = ?")
+        .map_err(writer_error)?;
+    for &user in &keys.users {
+        if let Some(balance) = found(&mut find, [user.as_str()], |row| balance_of(row, 0))? {
+            state.balances.insert(user.clone(), balance);
+        }
+    }
+    let mut find = transaction
+        .prepare_cached(
+            "SELECT total_quota, used_quota, held_quota FROM free_quota \
+             WHERE user_id = ? AND reset_month = ? AND service_name = ?",
+        )
+        .map_err(writer_error)?;
+    let stored_month = month.to_string();
+    for &(user, service) in &keys.quotas {
+        let key = [user.as_str(), &stored_month, service.as_str()];
+        if let Some(quota) = found(&mut find, key, |row| quota_of(row, 0))? {
+            state.quotas.insert((user.clone(), month, service.clone()), quota);
+        }
+    }
+    // A reservation holds the quota of the month it was made in.
+    let mut find = transaction
+        .prepare_cached(
+            "SELECT q.total_quota, q.used_quota, q.held_quota, q.reset_month, q.service_name \
+             FROM billing_transaction t CROSS JOIN free_quota q ON q.user_id = t.user_id \
+             AND q.reset_month = substr(t.usage_date, 1, 7) AND q.service_name = t.service_name \
+             WHERE t.user_id = ? AND t.trace_id = ?",
+        )
+        .map_err(writer_error)?;
+    for &(user, trace) in &keys.ending {
+        let held = found(&mut find, [user.as_str(), trace.as_str()], |row| {
+            let month = text(row, 3)?.parse().map_err(|_| corrupt("month"))?;
+            Ok(((user.clone(), month, ServiceName::from_stored(text(row, 4)?)), quota_of(row, 0)?))
+        })?;
+        state.quotas.extend(held);
+    }
+    Ok(())
+}
+
+pub fn set_balances(
+    transaction: &Transaction<'_>,
+    balances: &[(UserId, Balance)],
+    at: BillingTime,
+) -> rusqlite::Result<()> {
+    let mut update = transaction.prepare_cached(
+        "UPDATE user_balance SET balance = ?, held = ?, version = ?, updated_at = ? WHERE user_id = ?",
+    )?;
+    let now = at.utc.timestamp_micros();
+    for (user, balance) in balances {
+        update.execute(params![balance.amount.micros(), balance.held.micros(), balance.version, now, user.as_str()])?;
+    }
+    Ok(())
+}
+
+pub fn set_quotas(
+    transaction: &Transaction<'_>,
+    quotas: &[(QuotaKey, Quota)],
+    at: BillingTime,
+) -> rusqlite::Result<()> {
+    let mut update = transaction.prepare_cached(
+        "UPDATE free_quota SET used_quota = ?, held_quota = ?, updated_at = ? \
+         WHERE user_id = ? AND reset_month = ? AND service_name = ?",
+    )?;
+    let now = at.utc.timestamp_micros();
+    for ((user, month, service), quota) in quotas {
+        update.execute(params![quota.used, quota.held, now, user.as_str(), month.to_string(), service.as_str()])?;
+    }
+    Ok(())
+}
+
+/// Three columns from `first` on.
+fn balance_of(row: &impl Row, first: usize) -> Result<Balance, StoreError> {
+    Ok(Balance { amount: money(row, first)?, held: money(row, first + 1)?, version: number(row, first + 2)? })
+}
+
+/// Three columns from `first` on.
+fn quota_of(row: &impl Row, first: usize) -> Result<Quota, StoreError> {
+    Ok(Quota { total: number(row, first)?, used: number(row, first + 1)?, held: number(row, first + 2)? })
+}

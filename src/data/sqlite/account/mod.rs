@@ -1,0 +1,4 @@
+//! Accounts on SQLite.
+
+pub mod accounts;
+pub mod users;

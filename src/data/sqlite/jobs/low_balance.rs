@@ -1,0 +1,52 @@
+//! Counts of low accounts.
+
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use sqlx::{Connection, SqliteConnection};
+
+use crate::{
+    biz::{
+        jobs::low_balance::{LowCounts, LowStore, Percent, Thresholds},
+        values::{calendar::Month, error::StoreError, ids::ServiceName},
+    },
+    data::sqlite::{
+        SqliteStore,
+        row::{number, optional_text},
+        store_error,
+    },
+};
+
+/// Instructions of SQLite between two looks at the time: a fraction of a millisecond.
+const INSTRUCTIONS: i32 = 10_000;
+
+#[async_trait]
+impl LowStore for SqliteStore {
+    async fn count_low(&self, thresholds: Thresholds, month: Month, within: Duration) -> Result<LowCounts, StoreError> {
+        // Of its own: the handler would end what others do on the connection later.
+        let mut connection =
+            SqliteConnection::connect_with(&self.reader.connect_options()).await.map_err(store_error)?;
+        let began = Instant::now();
+        connection
+            .lock_handle()
+            .await
+            .map_err(store_error)?
+            .set_progress_handler(INSTRUCTIONS, move || began.elapsed() < within);
+        let rows = sqlx::query(
+            "SELECT NULL, COUNT(*) FROM user_balance WHERE balance - held < ?1 \
+             UNION ALL SELECT service_name, COUNT(*) FROM free_quota WHERE reset_month = ?2 AND total_quota > 0 \
+             AND (total_quota - used_quota - held_quota) * ?3 < total_quota * ?4 GROUP BY service_name",
+        )
+        .bind(thresholds.balance.micros())
+        .bind(month.to_string())
+        .bind(Percent::WHOLE)
+        .bind(thresholds.quota.hundredths())
+        .fetch_all(&mut connection)
+        .await
+        .map_err(store_error)?;
+        connection.close().await.map_err(store_error)?;
+        let counted =
+            rows.iter().map(|row| Ok((optional_text(row, 0)?.map(ServiceName::from_stored), number(row, 1)?)));
+        counted.collect()
+    }
+}

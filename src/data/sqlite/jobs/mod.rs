@@ -1,0 +1,9 @@
+//! Scheduled jobs and operators' counts on SQLite.
+
+pub mod archive;
+pub mod audit;
+pub mod low_balance;
+pub mod ops_stats;
+pub mod reset;
+pub mod rollup;
+pub mod runs;

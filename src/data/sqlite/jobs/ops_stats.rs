@@ -1,0 +1,44 @@
+//! Findings: rows of `job_run` and `recharge_order`.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use crate::{
+    biz::{
+        jobs::{
+            audit,
+            ops_stats::{FindingStore, FinishedAudit},
+        },
+        recharge::order::OrderStatus,
+        values::error::StoreError,
+    },
+    data::sqlite::{
+        SqliteStore, corrupt,
+        row::{instant, number, optional_text},
+        store_error,
+    },
+};
+
+#[async_trait]
+impl FindingStore for SqliteStore {
+    async fn last_audit(&self) -> Result<Option<FinishedAudit>, StoreError> {
+        let last = sqlx::query(
+            "SELECT finished_at, position FROM job_run WHERE job = ? AND finished_at IS NOT NULL \
+             ORDER BY finished_at DESC LIMIT 1",
+        );
+        let row = last.bind(audit::JOB).fetch_optional(&self.reader).await.map_err(store_error)?;
+        let finished = row.map(|row| {
+            let position = optional_text(&row, 1)?;
+            let differences = audit::differences_at(position.as_deref()).ok_or_else(|| corrupt("position"))?;
+            Ok(FinishedAudit { at: instant(&row, 0)?, differences })
+        });
+        finished.transpose()
+    }
+
+    async fn count_pending(&self, made_before: DateTime<Utc>) -> Result<u64, StoreError> {
+        let count = sqlx::query("SELECT COUNT(*) FROM recharge_order WHERE status = ? AND created_at < ?")
+            .bind(OrderStatus::Pending.name())
+            .bind(made_before.timestamp_micros());
+        number(&count.fetch_one(&self.reader).await.map_err(store_error)?, 0)
+    }
+}

@@ -1,0 +1,124 @@
+//! The daily rollup, compared with the records and made anew from them.
+
+use async_trait::async_trait;
+use rusqlite::{Connection, TransactionBehavior};
+use sqlx::{SqliteConnection, sqlite::SqliteRow};
+
+use crate::{
+    biz::{
+        account::users::UserSpan,
+        jobs::{
+            audit::{DayBook, DifferingDay},
+            rollup::RollupStore,
+        },
+        values::{
+            error::StoreError,
+            ids::{ServiceName, UserId},
+        },
+    },
+    data::sqlite::{
+        SqliteStore,
+        row::{day_of, money, number, text},
+        store_error,
+        writer::writer_error,
+    },
+};
+
+/// From where the days of some users are read that the rollup does not tell as the records
+/// do, by user, day and service.
+macro_rules! differing {
+    ($users:literal) => {
+        concat!(
+            " FROM (\
+             SELECT user_id, usage_date, service_name, free_count, paid_count, amount, free_records, paid_records, \
+             0 AS recorded_free_count, 0 AS recorded_paid_count, 0 AS recorded_amount, 0 AS recorded_free_records, \
+             0 AS recorded_paid_records FROM usage_daily WHERE ",
+            $users,
+            " UNION ALL SELECT user_id, usage_date, service_name, 0, 0, 0, 0, 0, iif(type = 1, count, 0), \
+             iif(type = 2, count, 0), amount, type = 1, type = 2 FROM billing_record WHERE ",
+            $users,
+            " UNION ALL SELECT user_id, usage_date, service_name, 0, 0, 0, 0, 0, iif(type = 1, count, 0), \
+             iif(type = 2, count, 0), amount, type = 1, type = 2 FROM billing_record_archive WHERE ",
+            $users,
+            ") GROUP BY user_id, usage_date, service_name \
+             HAVING SUM(free_count) <> SUM(recorded_free_count) OR SUM(paid_count) <> SUM(recorded_paid_count) \
+             OR SUM(amount) <> SUM(recorded_amount) OR SUM(free_records) <> SUM(recorded_free_records) \
+             OR SUM(paid_records) <> SUM(recorded_paid_records)"
+        )
+    };
+}
+
+const DIFFERING_USERS: &str = concat!(
+    "SELECT DISTINCT user_id FROM (SELECT user_id",
+    differing!("user_id > ?1 AND user_id <= ?2"),
+    ") ORDER BY user_id"
+);
+const DIFFERING_DAYS: &str = concat!(
+    "SELECT user_id, service_name, usage_date, SUM(free_count), SUM(paid_count), SUM(amount), SUM(free_records), \
+     SUM(paid_records), SUM(recorded_free_count), SUM(recorded_paid_count), SUM(recorded_amount), \
+     SUM(recorded_free_records), SUM(recorded_paid_records)",
+    differing!("user_id BETWEEN ?1 AND ?2"),
+    " ORDER BY user_id, usage_date, service_name LIMIT ?3"
+);
+
+const REBUILD: &str = "\
+    INSERT INTO usage_daily \
+    (user_id, usage_date, service_name, free_count, paid_count, amount, free_records, paid_records) \
+    SELECT user_id, usage_date, service_name, SUM(iif(type = 1, count, 0)), SUM(iif(type = 2, count, 0)), \
+    SUM(amount), SUM(type = 1), SUM(type = 2) FROM \
+    (SELECT user_id, usage_date, service_name, type, count, amount FROM billing_record WHERE user_id = ?1 UNION ALL \
+    SELECT user_id, usage_date, service_name, type, count, amount FROM billing_record_archive WHERE user_id = ?1) \
+    GROUP BY user_id, usage_date, service_name";
+
+#[async_trait]
+impl RollupStore for SqliteStore {
+    async fn differing(&self, users: &UserSpan) -> Result<Vec<UserId>, StoreError> {
+        let query = sqlx::query(DIFFERING_USERS).bind(users.after()).bind(users.last.as_str());
+        let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
+        rows.iter().map(|row| Ok(UserId::from_stored(text(row, 0)?))).collect()
+    }
+
+    async fn rebuild(&self, user: &UserId) -> Result<(), StoreError> {
+        let user = user.clone();
+        self.writer.run_and_rest(move |connection| rebuild(connection, &user).map_err(writer_error)).await
+    }
+}
+
+fn rebuild(connection: &mut Connection, user: &UserId) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.prepare_cached("DELETE FROM usage_daily WHERE user_id = ?")?.execute([user.as_str()])?;
+    transaction.prepare_cached(REBUILD)?.execute([user.as_str()])?;
+    transaction.commit()
+}
+
+/// The days of the users from one to another on which the rollup does not say what the
+/// records do, in key order; so many at most.
+pub async fn differing_days(
+    connection: &mut SqliteConnection,
+    first: &UserId,
+    last: &UserId,
+    limit: u32,
+) -> Result<Vec<(UserId, DifferingDay)>, StoreError> {
+    let query = sqlx::query(DIFFERING_DAYS).bind(first.as_str()).bind(last.as_str()).bind(limit);
+    let rows = query.fetch_all(connection).await.map_err(store_error)?;
+    let differing_day = |row: &SqliteRow| {
+        let day = DifferingDay {
+            service: ServiceName::from_stored(text(row, 1)?),
+            day: day_of(row, 2)?,
+            rollup: book(row, 3)?,
+            records: book(row, 8)?,
+        };
+        Ok((UserId::from_stored(text(row, 0)?), day))
+    };
+    rows.iter().map(differing_day).collect()
+}
+
+fn book(row: &SqliteRow, first: usize) -> Result<DayBook, StoreError> {
+    Ok(DayBook {
+        free_count: number(row, first)?,
+        paid_count: number(row, first + 1)?,
+        amount: money(row, first + 2)?,
+        free_records: number(row, first + 3)?,
+        paid_records: number(row, first + 4)?,
+    })
+}

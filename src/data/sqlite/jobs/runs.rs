@@ -1,0 +1,122 @@
+//! Runs of jobs: rows of `job_run`, and of `job_lease`.
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+
+use crate::{
+    biz::{
+        jobs::runs::{Begun, LEASE, REMEMBERED, Run, RunStore},
+        values::error::StoreError,
+    },
+    data::sqlite::{SqliteStore, writer::writer_error},
+};
+
+/// Now, in microseconds, by the clock of the machine that all processes on the file share.
+const NOW: &str = "CAST(unixepoch('subsec') * 1000000 AS INTEGER)";
+
+#[async_trait]
+impl RunStore for SqliteStore {
+    async fn begin_run(&self, run: &Run) -> Result<Begun, StoreError> {
+        let run = run.clone();
+        self.writer.run(move |connection| begin(connection, &run).map_err(writer_error)).await
+    }
+
+    async fn renew_run(&self, run: &Run, position: Option<&str>) -> Result<bool, StoreError> {
+        let (run, position) = (run.clone(), position.map(str::to_owned));
+        let renew = self.writer.run(move |connection| {
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(writer_error)?;
+            let renewed = transaction
+                .execute(
+                    &format!(
+                        "UPDATE job_lease SET ends_at = {NOW} + ? WHERE job = ? AND owner = ? AND ends_at > {NOW}"
+                    ),
+                    params![LEASE.as_micros() as i64, run.job, run.owner],
+                )
+                .map_err(writer_error)?;
+            if renewed > 0
+                && let Some(position) = position
+            {
+                transaction
+                    .execute(
+                        "UPDATE job_run SET position = ? WHERE job = ? AND period = ?",
+                        params![position, run.job, run.key()],
+                    )
+                    .map_err(writer_error)?;
+            }
+            transaction.commit().map_err(writer_error)?;
+            Ok(renewed > 0)
+        });
+        renew.await
+    }
+
+    async fn end_run(&self, run: &Run, is_done: bool) -> Result<(), StoreError> {
+        let run = run.clone();
+        self.writer.run(move |connection| end(connection, &run, is_done).map_err(writer_error)).await
+    }
+}
+
+fn begin(connection: &mut Connection, run: &Run) -> rusqlite::Result<Begun> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction
+        .execute("INSERT INTO job_lease (job, owner, ends_at) VALUES (?, '', 0) ON CONFLICT DO NOTHING", [run.job])?;
+    let is_done: Option<bool> = transaction
+        .query_row(
+            "SELECT finished_at IS NOT NULL FROM job_run WHERE job = ? AND period = ?",
+            params![run.job, run.key()],
+            |row| row.get(0),
+        )
+        .optional()?;
+    let taken = transaction.execute(
+        &format!(
+            "UPDATE job_lease SET owner = ?1, ends_at = {NOW} + ?2 WHERE job = ?3 AND (ends_at <= {NOW} OR owner = ?1)"
+        ),
+        params![run.owner, LEASE.as_micros() as i64, run.job],
+    )?;
+    if taken == 0 {
+        return Ok(Begun::Elsewhere);
+    }
+    if is_done == Some(true) {
+        return Ok(Begun::Done);
+    }
+    if let Some(began) = run.shared_period() {
+        transaction.execute(
+            "DELETE FROM job_run WHERE job = ?1 AND period LIKE ?2 || ' %' AND period NOT LIKE ?3 || '%'",
+            params![run.job, began, run.period],
+        )?;
+    }
+    transaction.execute(
+        &format!("INSERT INTO job_run (job, period, started_at) VALUES (?, ?, {NOW}) ON CONFLICT DO NOTHING"),
+        params![run.job, run.key()],
+    )?;
+    let position = transaction.query_row(
+        "SELECT position FROM job_run WHERE job = ? AND period = ?",
+        params![run.job, run.key()],
+        |row| row.get(0),
+    )?;
+    transaction.commit()?;
+    Ok(Begun::Ours { position })
+}
+
+fn end(connection: &mut Connection, run: &Run, is_done: bool) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if is_done {
+        if run.is_by_hand {
+            transaction.execute("DELETE FROM job_run WHERE job = ? AND period LIKE '% by hand'", [run.job])?;
+        } else {
+            transaction.execute(
+                &format!("UPDATE job_run SET finished_at = {NOW} WHERE job = ? AND period = ?"),
+                params![run.job, run.key()],
+            )?;
+        }
+        transaction.execute(
+            &format!("DELETE FROM job_run WHERE job = ? AND started_at < {NOW} - ?"),
+            params![run.job, REMEMBERED.as_micros() as i64],
+        )?;
+    }
+    transaction.execute(
+        &format!("UPDATE job_lease SET ends_at = {NOW} WHERE job = ? AND owner = ?"),
+        params![run.job, run.owner],
+    )?;
+    transaction.commit()
+}

@@ -1,0 +1,98 @@
+//! Quotas of API keys: rows of `api_key_quota`.
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use rusqlite::{Transaction, params};
+
+use crate::{
+    biz::{
+        limits::key_quota::{KeyQuota, KeyQuotaStore, KeyQuotas, NewKeyQuota, QuotaType},
+        settlement::{keys::Keys, rule::State},
+        values::{calendar::BillingTime, error::StoreError, ids::ApiKeyId},
+    },
+    data::sqlite::{
+        SqliteStore, corrupt,
+        row::{Row, day_of, instant, text},
+        store_error,
+        writer::writer_error,
+    },
+};
+
+/// As [`add`] reads them.
+const OF_KEY: &str = "\
+    SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version FROM api_key_quota \
+    WHERE api_key_id = ?";
+
+#[async_trait]
+impl KeyQuotaStore for SqliteStore {
+    async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime) -> Result<(), StoreError> {
+        let (quota, now) = (quota.clone(), at.utc.timestamp_micros());
+        let set = self.writer.run(move |connection| {
+            let (key, kind) = (quota.key.as_str(), quota.kind.name());
+            let done = match quota.limit {
+                Some(limit) => connection.execute(
+                    "INSERT INTO api_key_quota \
+                     (api_key_id, quota_type, period, quota_limit, usage_date, created_at, updated_at) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6) ON CONFLICT DO UPDATE SET period = excluded.period, \
+                     quota_limit = excluded.quota_limit, version = version + 1, updated_at = excluded.updated_at",
+                    params![key, kind, quota.period.name(), limit, at.day.to_string(), now],
+                ),
+                None => connection
+                    .execute("DELETE FROM api_key_quota WHERE api_key_id = ? AND quota_type = ?", params![key, kind]),
+            };
+            done.map_err(writer_error)
+        });
+        set.await.map(|_| ())
+    }
+
+    async fn key_quotas(&self, key: &ApiKeyId) -> Result<KeyQuotas, StoreError> {
+        let rows = sqlx::query(OF_KEY).bind(key.as_str()).fetch_all(&self.reader).await.map_err(store_error)?;
+        let mut quotas = KeyQuotas::new();
+        rows.iter().try_for_each(|row| add(&mut quotas, row))?;
+        Ok(quotas)
+    }
+}
+
+/// Loads the quotas of the batch's keys; the transactions that end are loaded already.
+pub fn load(transaction: &Transaction<'_>, keys: &Keys<'_>, state: &mut State) -> Result<(), StoreError> {
+    let ending = keys.ending.iter().filter_map(|(user, trace)| {
+        let transaction = state.transactions.get(&((*user).clone(), (*trace).clone()))?;
+        transaction.content.api_key.as_ref()
+    });
+    let all: BTreeSet<&ApiKeyId> = keys.api_keys.iter().copied().chain(ending).collect();
+    let mut find = transaction.prepare_cached(OF_KEY).map_err(writer_error)?;
+    for key in all {
+        let mut rows = find.query([key.as_str()]).map_err(writer_error)?;
+        while let Some(row) = rows.next().map_err(writer_error)? {
+            add(&mut state.key_quotas, row)?;
+        }
+    }
+    Ok(())
+}
+
+fn add(quotas: &mut KeyQuotas, row: &impl Row) -> Result<(), StoreError> {
+    let kind: QuotaType = text(row, 1)?.parse().map_err(|_| corrupt("quota type"))?;
+    let quota = KeyQuota {
+        period: text(row, 2)?.parse().map_err(|_| corrupt("period"))?,
+        limit: row.integer(3)?.ok_or_else(|| corrupt("quota"))?,
+        used: row.integer(4)?.ok_or_else(|| corrupt("quota"))?,
+        day: day_of(row, 5)?,
+        since: instant(row, 6)?,
+        version: row.integer(7)?.ok_or_else(|| corrupt("version"))?,
+    };
+    quotas.insert((ApiKeyId::from_stored(text(row, 0)?), kind), quota);
+    Ok(())
+}
+
+pub fn set_used(transaction: &Transaction<'_>, quotas: &KeyQuotas, at: BillingTime) -> rusqlite::Result<()> {
+    let mut update = transaction.prepare_cached(
+        "UPDATE api_key_quota SET used = ?, usage_date = ?, version = version + 1, updated_at = ? \
+         WHERE api_key_id = ? AND quota_type = ?",
+    )?;
+    let now = at.utc.timestamp_micros();
+    for ((key, kind), quota) in quotas {
+        update.execute(params![quota.used, quota.day.to_string(), now, key.as_str(), kind.name()])?;
+    }
+    Ok(())
+}

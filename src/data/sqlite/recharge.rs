@@ -1,0 +1,157 @@
+//! Top-up orders: rows of `recharge_order`.
+
+use async_trait::async_trait;
+use rusqlite::{Transaction, params};
+
+use super::{
+    SqliteStore, corrupt,
+    row::{Row, instant, money, number, optional_text, text},
+    store_error,
+    writer::{found, writer_error},
+};
+use crate::biz::{
+    recharge::order::{Made, Order, OrderFilter, OrderStatus, OrderStore, PaymentMethod},
+    settlement::{keys::Keys, rule::State},
+    values::{
+        error::StoreError,
+        ids::{OrderId, PaymentId, UserId},
+        paging::PageStart,
+    },
+};
+
+/// Orders, as [`order_of`] reads them; conditions follow.
+macro_rules! select {
+    ($conditions:literal) => {
+        concat!(
+            "SELECT order_id, user_id, amount, payment_method, status, payment_order_id, payment_url, created_at, \
+             updated_at FROM recharge_order WHERE ",
+            $conditions
+        )
+    };
+}
+
+#[async_trait]
+impl OrderStore for SqliteStore {
+    async fn create_order(&self, order: &Order) -> Result<bool, StoreError> {
+        let order = order.clone();
+        let created = self.writer.run(move |connection| {
+            connection
+                .execute(
+                    "INSERT INTO recharge_order (order_id, user_id, amount, payment_method, status, payment_order_id, \
+                     payment_url, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) \
+                     ON CONFLICT (order_id) DO NOTHING",
+                    params![
+                        order.id.as_str(),
+                        order.user.as_str(),
+                        order.amount.micros(),
+                        order.method.map(PaymentMethod::name),
+                        order.status.name(),
+                        order.payment.as_ref().map(PaymentId::as_str),
+                        order.payment_url,
+                        order.created_at.timestamp_micros(),
+                        order.updated_at.timestamp_micros(),
+                    ],
+                )
+                .map_err(writer_error)
+        });
+        created.await.map(|rows| rows == 1)
+    }
+
+    async fn order(&self, id: &OrderId) -> Result<Option<Order>, StoreError> {
+        let query = sqlx::query(select!("order_id = ?")).bind(id.as_str());
+        let row = query.fetch_optional(&self.reader).await.map_err(store_error)?;
+        row.as_ref().map(order_of).transpose()
+    }
+
+    async fn orders(&self, filter: &OrderFilter, start: &PageStart, limit: u32) -> Result<Vec<Order>, StoreError> {
+        let (offset, after, after_id) = match start {
+            PageStart::Offset(offset) => (*offset, i64::MAX, ""),
+            PageStart::After(cursor) => (0, cursor.created_at.timestamp_micros(), cursor.id.as_str()),
+        };
+        let query = sqlx::query(select!(
+            "user_id = ?1 AND (?2 IS NULL OR status = ?2) AND (created_at, order_id) < (?3, ?4) \
+             ORDER BY created_at DESC, order_id DESC LIMIT ?5 OFFSET ?6"
+        ))
+        .bind(filter.user.as_str())
+        .bind(filter.status.map(OrderStatus::name))
+        .bind(after)
+        .bind(after_id)
+        .bind(limit)
+        .bind(offset);
+        let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
+        rows.iter().map(order_of).collect()
+    }
+
+    async fn count_orders(&self, filter: &OrderFilter) -> Result<u64, StoreError> {
+        let query =
+            sqlx::query("SELECT COUNT(*) FROM recharge_order WHERE user_id = ?1 AND (?2 IS NULL OR status = ?2)")
+                .bind(filter.user.as_str())
+                .bind(filter.status.map(OrderStatus::name));
+        number(&query.fetch_one(&self.reader).await.map_err(store_error)?, 0)
+    }
+
+    async fn orders_made(&self, made: &Made, after: Option<&Order>, limit: u32) -> Result<Vec<Order>, StoreError> {
+        let (from, after_id) = after.map_or((made.from, ""), |last| (last.created_at, last.id.as_str()));
+        let query = sqlx::query(select!(
+            "status = ? AND created_at <= ? AND (created_at, order_id) > (?, ?) ORDER BY created_at, order_id LIMIT ?"
+        ))
+        .bind(made.status.name())
+        .bind(made.until.timestamp_micros())
+        .bind(from.timestamp_micros())
+        .bind(after_id)
+        .bind(limit);
+        let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
+        rows.iter().map(order_of).collect()
+    }
+}
+
+/// Loads the orders of the batch, and which of its payments an order has already.
+pub(super) fn load(transaction: &Transaction<'_>, keys: &Keys<'_>, state: &mut State) -> Result<(), StoreError> {
+    let mut find = transaction.prepare_cached(select!("order_id = ?")).map_err(writer_error)?;
+    for &id in &keys.orders {
+        if let Some(order) = found(&mut find, [id.as_str()], |row| order_of(row))? {
+            state.orders.insert(id.clone(), order);
+        }
+    }
+    let mut find = transaction
+        .prepare_cached("SELECT order_id FROM recharge_order WHERE payment_order_id = ?")
+        .map_err(writer_error)?;
+    for &payment in &keys.payments {
+        if let Some(order) = found(&mut find, [payment.as_str()], |row| text(row, 0))? {
+            state.payments.insert(payment.clone(), OrderId::from_stored(order));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn update(transaction: &Transaction<'_>, orders: &[Order]) -> rusqlite::Result<()> {
+    let mut update = transaction.prepare_cached(
+        "UPDATE recharge_order SET status = ?, payment_order_id = ?, payment_url = ?, updated_at = ? \
+         WHERE order_id = ?",
+    )?;
+    for order in orders {
+        update.execute(params![
+            order.status.name(),
+            order.payment.as_ref().map(PaymentId::as_str),
+            order.payment_url,
+            order.updated_at.timestamp_micros(),
+            order.id.as_str(),
+        ])?;
+    }
+    Ok(())
+}
+
+fn order_of(row: &impl Row) -> Result<Order, StoreError> {
+    let method = optional_text(row, 3)?.map(|name| name.parse().map_err(|_| corrupt("payment method"))).transpose()?;
+    Ok(Order {
+        id: OrderId::from_stored(text(row, 0)?),
+        user: UserId::from_stored(text(row, 1)?),
+        amount: money(row, 2)?,
+        method,
+        status: text(row, 4)?.parse().map_err(|_| corrupt("order status"))?,
+        payment: optional_text(row, 5)?.map(PaymentId::from_stored),
+        payment_url: optional_text(row, 6)?,
+        created_at: instant(row, 7)?,
+        updated_at: instant(row, 8)?,
+    })
+}

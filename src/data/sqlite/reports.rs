@@ -1,0 +1,180 @@
+//! Lists and statistics.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sqlx::sqlite::SqliteRow;
+
+use super::{
+    SqliteStore, corrupt,
+    row::{day_of, instant, money, number, optional_text, text},
+    settlement::transactions::usage_of,
+    store_error,
+};
+use crate::biz::{
+    reports::{
+        record::{Counted, Record, RecordFilter, RecordStore, RecordType},
+        statistics::{DailyUse, Statistics, Totals},
+    },
+    values::{
+        calendar::DaySpan,
+        error::StoreError,
+        ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
+        paging::PageStart,
+    },
+};
+
+/// The records of one table that a list may have.
+macro_rules! records_of {
+    ($table:literal) => {
+        concat!(
+            "SELECT user_id, billing_record_id, service_name, type, amount, count, created_at, trace_id FROM ",
+            $table,
+            " WHERE user_id = ?1 AND (?2 IS NULL OR service_name = ?2) AND (?3 IS NULL OR type = ?3) \
+             AND created_at >= ?4 AND created_at < ?5 AND (created_at, billing_record_id) < (?6, ?7)"
+        )
+    };
+}
+
+/// Read from both tables in the order of their keys, so that it ends with the last that is
+/// wanted. Keys, model and tokens stand in the transaction; they belong to its main record.
+const LIST: &str = concat!(
+    "SELECT r.billing_record_id, r.service_name, r.type, r.amount, r.count, r.created_at, r.trace_id, \
+     t.api_key_id, t.model, t.input_tokens, t.output_tokens, t.cached_input_tokens, t.record_id FROM (",
+    records_of!("billing_record"),
+    " UNION ALL ",
+    records_of!("billing_record_archive"),
+    " ORDER BY created_at DESC, billing_record_id DESC LIMIT ?8 OFFSET ?9) r \
+     LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
+     ORDER BY r.created_at DESC, r.billing_record_id DESC"
+);
+
+#[async_trait]
+impl RecordStore for SqliteStore {
+    async fn records(
+        &self,
+        filter: &RecordFilter,
+        between: Option<(DateTime<Utc>, DateTime<Utc>)>,
+        start: &PageStart,
+        limit: u32,
+    ) -> Result<Vec<Record>, StoreError> {
+        let (from, before) = match between {
+            Some((from, before)) => (from.timestamp_micros(), before.timestamp_micros()),
+            None => (i64::MIN, i64::MAX),
+        };
+        let (offset, after, after_id) = match start {
+            PageStart::Offset(offset) => (*offset, i64::MAX, ""),
+            PageStart::After(cursor) => (0, cursor.created_at.timestamp_micros(), cursor.id.as_str()),
+        };
+        let rows = sqlx::query(LIST)
+            .bind(filter.user.as_str())
+            .bind(filter.service.as_ref().map(ServiceName::as_str))
+            .bind(filter.kind.map(|kind| kind as i32))
+            .bind(from)
+            .bind(before)
+            .bind(after)
+            .bind(after_id)
+            .bind(limit)
+            .bind(offset)
+            .fetch_all(&self.reader)
+            .await
+            .map_err(store_error)?;
+        rows.iter().map(record_of).collect()
+    }
+
+    async fn count_records(&self, filter: &RecordFilter) -> Result<Counted, StoreError> {
+        let (first, last) = bounds(filter.days);
+        let row = sqlx::query(
+            "SELECT COALESCE(SUM(records), 0), MIN(usage_date), MAX(usage_date) FROM (\
+             SELECT usage_date, CASE ?2 WHEN 1 THEN free_records WHEN 2 THEN paid_records \
+             ELSE free_records + paid_records END AS records \
+             FROM usage_daily WHERE user_id = ?1 AND usage_date BETWEEN ?4 AND ?5 \
+             AND (?3 IS NULL OR service_name = ?3)) WHERE records > 0",
+        )
+        .bind(filter.user.as_str())
+        .bind(filter.kind.map_or(0, |kind| kind as i32))
+        .bind(filter.service.as_ref().map(ServiceName::as_str))
+        .bind(first)
+        .bind(last)
+        .fetch_one(&self.reader)
+        .await
+        .map_err(store_error)?;
+        let records = number(&row, 0)?;
+        let days = match records {
+            0 => None,
+            _ => Some(DaySpan { first: day_of(&row, 1)?, last: day_of(&row, 2)? }),
+        };
+        Ok(Counted { records, days })
+    }
+}
+
+#[async_trait]
+impl Statistics for SqliteStore {
+    async fn totals(&self, user: &UserId, span: Option<DaySpan>) -> Result<BTreeMap<ServiceName, Totals>, StoreError> {
+        let (first, last) = bounds(span);
+        let rows = sqlx::query(
+            "SELECT service_name, SUM(free_count), SUM(paid_count), SUM(amount) FROM usage_daily \
+             WHERE user_id = ? AND usage_date BETWEEN ? AND ? GROUP BY service_name",
+        )
+        .bind(user.as_str())
+        .bind(first)
+        .bind(last)
+        .fetch_all(&self.reader)
+        .await
+        .map_err(store_error)?;
+        rows.iter().map(|row| Ok((ServiceName::from_stored(text(row, 0)?), totals_of(row, 1)?))).collect()
+    }
+
+    async fn daily(&self, user: &UserId, span: DaySpan) -> Result<Vec<DailyUse>, StoreError> {
+        let (first, last) = bounds(Some(span));
+        let rows = sqlx::query(
+            "SELECT service_name, usage_date, free_count, paid_count, amount FROM usage_daily \
+             WHERE user_id = ? AND usage_date BETWEEN ? AND ? ORDER BY service_name, usage_date",
+        )
+        .bind(user.as_str())
+        .bind(first)
+        .bind(last)
+        .fetch_all(&self.reader)
+        .await
+        .map_err(store_error)?;
+        rows.iter()
+            .map(|row| {
+                Ok(DailyUse {
+                    service: ServiceName::from_stored(text(row, 0)?),
+                    day: day_of(row, 1)?,
+                    totals: totals_of(row, 2)?,
+                })
+            })
+            .collect()
+    }
+}
+
+/// The days as they are stored; everything when there is no span.
+fn bounds(span: Option<DaySpan>) -> (String, String) {
+    match span {
+        Some(span) => (span.first.to_string(), span.last.to_string()),
+        None => ("0000-00-00".into(), "9999-12-31".into()),
+    }
+}
+
+fn totals_of(row: &SqliteRow, first: usize) -> Result<Totals, StoreError> {
+    Ok(Totals { free_count: number(row, first)?, paid_count: number(row, first + 1)?, amount: money(row, first + 2)? })
+}
+
+fn record_of(row: &SqliteRow) -> Result<Record, StoreError> {
+    let id = text(row, 0)?;
+    let is_main = optional_text(row, 12)?.is_some_and(|main| main == id);
+    Ok(Record {
+        service: ServiceName::from_stored(text(row, 1)?),
+        kind: RecordType::from_number(number(row, 2)?).ok_or_else(|| corrupt("record type"))?,
+        amount: money(row, 3)?,
+        count: number(row, 4)?,
+        created_at: instant(row, 5)?,
+        trace: optional_text(row, 6)?.map(TraceId::from_stored),
+        api_key: optional_text(row, 7)?.map(ApiKeyId::from_stored),
+        model: optional_text(row, 8)?.map(ModelName::from_stored),
+        usage: if is_main { usage_of(row, 9)? } else { None },
+        id,
+    })
+}

@@ -1,0 +1,174 @@
+//! One settlement transaction: load, decide, write, commit.
+
+use async_trait::async_trait;
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+
+use super::transactions::{self, uuid_of};
+use crate::{
+    biz::{
+        settlement::{
+            keys::Keys,
+            ledger::{Ledger, Settlement},
+            posting::{Adjusted, AdjustmentContent, Batch},
+            rule::{self, NewRecord, State, UsageDelta, UsageKey, Writes},
+        },
+        values::{
+            calendar::BillingTime,
+            error::StoreError,
+            ids::{AdjustmentId, TraceId, UserId},
+        },
+    },
+    data::sqlite::{
+        SqliteStore,
+        account::accounts,
+        limits::{caps, key_quotas},
+        recharge,
+        row::{Row, instant, money, text},
+        writer::{found, writer_error},
+    },
+};
+
+#[async_trait]
+impl Ledger for SqliteStore {
+    async fn settle(&self, batch: &Batch) -> Result<Settlement, StoreError> {
+        let batch = batch.clone();
+        self.writer.run(move |connection| settle(connection, &batch)).await
+    }
+}
+
+fn settle(connection: &mut Connection, batch: &Batch) -> Result<Settlement, StoreError> {
+    let keys = Keys::of(batch);
+    // Immediate: the write lock from the first statement on. A transaction that
+    // upgrades later fails at once instead of waiting.
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(writer_error)?;
+    let mut state = State::default();
+    accounts::load_accounts(&transaction, &keys, batch.at.month, &mut state)?;
+    let unopened = state.unopened(&keys, batch.at.month);
+    if !unopened.is_empty() {
+        state.created = unopened.iter().filter(|user| !state.balances.contains_key(user)).cloned().collect();
+        accounts::insert_missing(&transaction, &unopened, batch.at, &batch.catalog).map_err(writer_error)?;
+        accounts::load_accounts(&transaction, &keys, batch.at.month, &mut state)?;
+    }
+    state.transactions = transactions::load(&transaction, &keys.transactions)?;
+    load_adjustments(&transaction, &keys, &mut state)?;
+    recharge::load(&transaction, &keys, &mut state)?;
+    caps::load(&transaction, &keys, &mut state)?;
+    key_quotas::load(&transaction, &keys, &mut state)?;
+    let (outcomes, writes) = rule::settle(batch, state);
+    if writes.is_empty() && unopened.is_empty() {
+        transaction.rollback().map_err(writer_error)?;
+        return Ok(writes.into_settlement(outcomes));
+    }
+    write(&transaction, &writes, batch.at).map_err(writer_error)?;
+    // Whatever goes wrong during a commit, its outcome is unknown.
+    transaction.commit().map_err(|error| StoreError::Unavailable(format!("during commit: {error}")))?;
+    Ok(writes.into_settlement(outcomes))
+}
+
+/// Finds which adjustments of the batch are settled already.
+fn load_adjustments(transaction: &Transaction<'_>, keys: &Keys<'_>, state: &mut State) -> Result<(), StoreError> {
+    let mut find = transaction
+        .prepare_cached(
+            "SELECT user_id, adjustment_id, amount, reason, operator, request_id, balance_after, created_at \
+             FROM balance_adjustment WHERE user_id = ? AND adjustment_id = ?",
+        )
+        .map_err(writer_error)?;
+    for &(user, id) in &keys.adjustments {
+        if let Some(settled) = found(&mut find, [user.as_str(), id.as_str()], |row| adjusted_of(row))? {
+            state.adjustments.insert((user.clone(), id.clone()), settled);
+        }
+    }
+    Ok(())
+}
+
+/// Writes what the rule decided, table by table.
+fn write(transaction: &Transaction<'_>, writes: &Writes, at: BillingTime) -> rusqlite::Result<()> {
+    transactions::insert_charges(transaction, &writes.charges)?;
+    transactions::write_reservations(transaction, &writes.reservations)?;
+    insert_records(transaction, &writes.records)?;
+    add_usage(transaction, &writes.usage)?;
+    accounts::set_quotas(transaction, &writes.quotas, at)?;
+    insert_adjustments(transaction, &writes.adjustments)?;
+    recharge::update(transaction, &writes.orders)?;
+    caps::set_used(transaction, &writes.requests, at)?;
+    key_quotas::set_used(transaction, &writes.key_quotas, at)?;
+    accounts::set_balances(transaction, &writes.balances, at)
+}
+
+fn insert_records(transaction: &Transaction<'_>, records: &[NewRecord]) -> rusqlite::Result<()> {
+    let mut insert = transaction.prepare_cached(
+        "INSERT INTO billing_record \
+         (billing_record_id, user_id, service_name, type, amount, count, trace_id, created_at, usage_date) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )?;
+    for NewRecord { user, day, record } in records {
+        insert.execute(params![
+            record.id,
+            user.as_str(),
+            record.service.as_str(),
+            record.kind as i32,
+            record.amount.micros(),
+            record.count,
+            record.trace.as_ref().map(TraceId::as_str),
+            record.created_at.timestamp_micros(),
+            day.to_string(),
+        ])?;
+    }
+    Ok(())
+}
+
+fn add_usage(transaction: &Transaction<'_>, usage: &[(UsageKey, UsageDelta)]) -> rusqlite::Result<()> {
+    let mut upsert = transaction.prepare_cached(
+        "INSERT INTO usage_daily \
+         (user_id, usage_date, service_name, free_count, paid_count, amount, free_records, paid_records) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?) \
+         ON CONFLICT DO UPDATE SET free_count = free_count + excluded.free_count, \
+         paid_count = paid_count + excluded.paid_count, amount = amount + excluded.amount, \
+         free_records = free_records + excluded.free_records, paid_records = paid_records + excluded.paid_records",
+    )?;
+    for ((user, day, service), delta) in usage {
+        upsert.execute(params![
+            user.as_str(),
+            day.to_string(),
+            service.as_str(),
+            delta.totals.free_count,
+            delta.totals.paid_count,
+            delta.totals.amount.micros(),
+            delta.free_records,
+            delta.paid_records,
+        ])?;
+    }
+    Ok(())
+}
+
+fn insert_adjustments(transaction: &Transaction<'_>, adjustments: &[Adjusted]) -> rusqlite::Result<()> {
+    let mut insert = transaction.prepare_cached(
+        "INSERT INTO balance_adjustment \
+         (user_id, adjustment_id, amount, reason, operator, request_id, balance_after, created_at) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+    )?;
+    for adjusted in adjustments {
+        insert.execute(params![
+            adjusted.user.as_str(),
+            adjusted.id.as_str(),
+            adjusted.content.amount.micros(),
+            adjusted.content.reason,
+            adjusted.content.operator,
+            adjusted.request.to_string(),
+            adjusted.balance_after.micros(),
+            adjusted.created_at.timestamp_micros(),
+        ])?;
+    }
+    Ok(())
+}
+
+fn adjusted_of(row: &impl Row) -> Result<Adjusted, StoreError> {
+    Ok(Adjusted {
+        user: UserId::from_stored(text(row, 0)?),
+        id: AdjustmentId::from_stored(text(row, 1)?),
+        content: AdjustmentContent { amount: money(row, 2)?, reason: text(row, 3)?, operator: text(row, 4)? },
+        request: uuid_of(text(row, 5)?)?,
+        balance_after: money(row, 6)?,
+        created_at: instant(row, 7)?,
+    })
+}

@@ -1,0 +1,47 @@
+//! How many users are low. As anybody's query would find them: nothing here grows by one
+//! when a caller meets a low account.
+
+use chrono::{DateTime, Utc};
+use prometheus::{IntGaugeVec, Opts, Registry};
+
+use super::gauge;
+use crate::biz::{account::catalog::Catalog, jobs::low_balance::LowCounts};
+
+/// Vectors all of them, so that nothing shows before the first count: zero would say that
+/// nobody is low.
+pub struct LowMetrics {
+    balance_users: IntGaugeVec,
+    /// By service.
+    quota_users: IntGaugeVec,
+    counted_timestamp_seconds: IntGaugeVec,
+}
+
+impl LowMetrics {
+    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let gauges = |name, help, labels: &[&str]| {
+            let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(gauges.clone()))?;
+            Ok::<_, prometheus::Error>(gauges)
+        };
+        Ok(Self {
+            balance_users: gauges("billing_low_balance_users", "Users whose spendable balance is low", &[])?,
+            quota_users: gauges("billing_low_quota_users", "Users whose free quota of the month is low", &["service"])?,
+            counted_timestamp_seconds: gauges(
+                "billing_low_counted_timestamp_seconds",
+                "When low users were last counted, in seconds since 1970",
+                &[],
+            )?,
+        })
+    }
+
+    /// What was counted at an instant; of the services, those of the catalog.
+    pub fn set(&self, counts: &LowCounts, catalog: &Catalog, at: DateTime<Utc>) {
+        let none: [&str; 0] = [];
+        self.balance_users.with_label_values(&none).set(gauge(counts.balance));
+        for service in catalog.services() {
+            let users = counts.quotas.get(service).copied().unwrap_or_default();
+            self.quota_users.with_label_values(&[service.as_str()]).set(gauge(users));
+        }
+        self.counted_timestamp_seconds.with_label_values(&none).set(at.timestamp());
+    }
+}

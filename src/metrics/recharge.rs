@@ -1,0 +1,102 @@
+//! What is counted of top-ups.
+
+use std::time::Duration;
+
+use prometheus::{CounterVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
+
+use crate::biz::{
+    recharge::{
+        callback::Settlement,
+        gateway::OpenedPayment,
+        order::{Order, OrderStatus},
+    },
+    values::{
+        error::{Error, Result},
+        money::Money,
+    },
+};
+
+/// Buckets in seconds, beyond the deadline of a call to payment-service.
+const SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+pub struct RechargeMetrics {
+    /// Callbacks by what they did: success (credited), failed, repeated, refused, error
+    /// (could not be settled now).
+    total: IntCounterVec,
+    /// By status of the order: pending (asked for), success (credited), failed.
+    amount: CounterVec,
+    /// By operation: recharge, callback.
+    duration_seconds: HistogramVec,
+    /// Orders by the status they came into: pending, success, failed.
+    order_total: IntCounterVec,
+    order_create_duration_seconds: Histogram,
+    failed_total: IntCounter,
+}
+
+impl RechargeMetrics {
+    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let opts = |name, help| HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+        let metrics = Self {
+            total: IntCounterVec::new(Opts::new("billing_recharge_total", "Callbacks of top-ups"), &["status"])?,
+            amount: CounterVec::new(Opts::new("billing_recharge_amount", "Amounts of top-ups"), &["status"])?,
+            duration_seconds: HistogramVec::new(
+                opts("billing_recharge_duration_seconds", "Time of an operation on top-ups"),
+                &["operation"],
+            )?,
+            order_total: IntCounterVec::new(Opts::new("billing_recharge_order_total", "Orders"), &["status"])?,
+            order_create_duration_seconds: Histogram::with_opts(opts(
+                "billing_recharge_order_create_duration_seconds",
+                "Time until an order has its payment",
+            ))?,
+            failed_total: IntCounter::new("billing_recharge_failed_total", "Top-ups that failed")?,
+        };
+        registry.register(Box::new(metrics.total.clone()))?;
+        registry.register(Box::new(metrics.amount.clone()))?;
+        registry.register(Box::new(metrics.duration_seconds.clone()))?;
+        registry.register(Box::new(metrics.order_total.clone()))?;
+        registry.register(Box::new(metrics.order_create_duration_seconds.clone()))?;
+        registry.register(Box::new(metrics.failed_total.clone()))?;
+        Ok(metrics)
+    }
+
+    /// Counts a top-up that was asked for, where it made an order.
+    pub fn count_start(&self, made: &Result<(Order, Result<OpenedPayment>)>, took: Duration) {
+        self.duration_seconds.with_label_values(&["recharge"]).observe(took.as_secs_f64());
+        let Ok((order, opened)) = made else { return };
+        self.order_create_duration_seconds.observe(took.as_secs_f64());
+        self.count_order(if opened.is_ok() { OrderStatus::Pending } else { OrderStatus::Failed }, order.amount);
+    }
+
+    /// Counts a callback by its answer, and the order by what became of it.
+    pub fn count_callback(&self, settled: &Result<Settlement>, took: Duration) {
+        self.duration_seconds.with_label_values(&["callback"]).observe(took.as_secs_f64());
+        if let Ok(Settlement { order, changed: true, .. }) = settled {
+            self.count_order(order.status, order.amount);
+        }
+        let answer = match settled {
+            Ok(Settlement { refusal: Some(refusal), .. }) => Err(refusal),
+            Ok(settled) => Ok(settled),
+            Err(error) => Err(error),
+        };
+        let what = match answer {
+            Ok(Settlement { order, changed: true, .. }) => order.status.name(),
+            Ok(_) => "repeated",
+            Err(Error::Overloaded(_) | Error::PaymentUnavailable(_) | Error::Internal(_)) => "error",
+            Err(_) => "refused",
+        };
+        self.total.with_label_values(&[what]).inc();
+    }
+
+    /// Counts a callback that named no order, or did not prove who sent it.
+    pub fn count_refused(&self) {
+        self.total.with_label_values(&["refused"]).inc();
+    }
+
+    fn count_order(&self, status: OrderStatus, amount: Money) {
+        self.order_total.with_label_values(&[status.name()]).inc();
+        self.amount.with_label_values(&[status.name()]).inc_by(amount.to_wire());
+        if status == OrderStatus::Failed {
+            self.failed_total.inc();
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The one table of errors: code, reason, gRPC status and HTTP status side by side.
+
+use std::{collections::HashMap, time::Duration};
+
+use http::StatusCode;
+use serde::Serialize;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::biz::{limits::caps::Limit, values::error::Error};
+
+/// The `domain` of google.rpc.ErrorInfo.
+pub const DOMAIN: &str = "billing-service";
+
+/// How one kind of error shows on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    pub error_code: &'static str,
+    pub reason: &'static str,
+    pub grpc: Code,
+    pub http: StatusCode,
+}
+
+/// The table.
+pub fn kind(error: &Error) -> Kind {
+    let (error_code, reason, grpc, http) = match error {
+        Error::InsufficientBalance { .. } => ("10001", "INSUFFICIENT_BALANCE", Code::FailedPrecondition, 400),
+        Error::InsufficientQuota(_) => ("10002", "INSUFFICIENT_QUOTA", Code::ResourceExhausted, 429),
+        Error::OrderNotFound(_) => ("10003", "ORDER_NOT_FOUND", Code::NotFound, 404),
+        Error::DuplicateRecharge(_) => ("10004", "DUPLICATE_RECHARGE", Code::AlreadyExists, 409),
+        Error::AmountMismatch(_) => ("10005", "AMOUNT_MISMATCH", Code::InvalidArgument, 400),
+        Error::PaymentUnavailable(_) => ("10006", "PAYMENT_UNAVAILABLE", Code::Unavailable, 503),
+        Error::IdempotencyConflict { .. } => ("10007", "IDEMPOTENCY_CONFLICT", Code::AlreadyExists, 409),
+        Error::UnknownService(_) => ("10008", "UNKNOWN_SERVICE", Code::InvalidArgument, 400),
+        Error::Invalid(_) => ("10009", "INVALID_ARGUMENT", Code::InvalidArgument, 400),
+        Error::TransactionNotFound(_) => ("10010", "TRANSACTION_NOT_FOUND", Code::NotFound, 404),
+        Error::TransactionState(_) => ("10011", "TRANSACTION_STATE", Code::FailedPrecondition, 409),
+        Error::Unauthenticated(_) => ("10012", "UNAUTHENTICATED", Code::Unauthenticated, 401),
+        Error::PermissionDenied(_) => ("10013", "PERMISSION_DENIED", Code::PermissionDenied, 403),
+        Error::Overloaded(_) => ("10014", "OVERLOADED", Code::Unavailable, 503),
+        Error::Internal(_) => ("10099", "INTERNAL", Code::Internal, 500),
+    };
+    Kind {
+        error_code,
+        reason,
+        grpc,
+        // Every number above is a status.
+        http: StatusCode::from_u16(http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+    }
+}
+
+/// What the caller may read. Internal errors say nothing; they are logged here, once.
+pub fn message(error: &Error) -> String {
+    match error {
+        Error::Internal(why) => {
+            tracing::error!(%why, "internal error");
+            "internal error".into()
+        }
+        other => other.to_string(),
+    }
+}
+
+/// When a retry of what a rate limit refused would be admitted.
+pub fn retry_after(error: &Error) -> Option<Duration> {
+    match error {
+        Error::InsufficientQuota(Limit::Rate { retry_after }) => Some(*retry_after),
+        _ => None,
+    }
+}
+
+/// As [`retry_after`], in milliseconds, rounded up.
+pub fn retry_after_ms(error: &Error) -> Option<i32> {
+    retry_after(error).map(|after| i32::try_from(after.as_micros().div_ceil(1_000)).unwrap_or(i32::MAX))
+}
+
+/// The code, the field for errors that blame one, and when to retry for those that say.
+fn metadata(error: &Error) -> HashMap<String, String> {
+    let mut metadata = HashMap::from([("error_code".to_owned(), kind(error).error_code.to_owned())]);
+    match error {
+        Error::Invalid(invalid) => {
+            metadata.insert("field".into(), invalid.field.clone());
+        }
+        Error::UnknownService(_) => {
+            metadata.insert("field".into(), "service_name".into());
+        }
+        Error::IdempotencyConflict { fields, .. } => {
+            metadata.insert("fields".into(), fields.join(","));
+        }
+        _ => {}
+    }
+    if let Some(retry_after_ms) = retry_after_ms(error) {
+        metadata.insert("retry_after_ms".into(), retry_after_ms.to_string());
+    }
+    metadata
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let kind = kind(&error);
+        let mut details = ErrorDetails::with_error_info(kind.reason, DOMAIN, metadata(&error));
+        if let Some(retry_after) = retry_after(&error) {
+            details.set_retry_info(Some(retry_after));
+        }
+        Status::with_error_details(kind.grpc, message(&error), details)
+    }
+}
+
+/// The JSON body of an error.
+#[derive(Debug, Serialize)]
+pub struct ErrorBody {
+    pub code: u16,
+    pub reason: &'static str,
+    pub message: String,
+    pub metadata: HashMap<String, String>,
+}
+
+impl From<&Error> for ErrorBody {
+    fn from(error: &Error) -> Self {
+        let kind = kind(error);
+        Self { code: kind.http.as_u16(), reason: kind.reason, message: message(error), metadata: metadata(error) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::biz::values::error::Invalid;
+
+    /// The table of the contract, row by row.
+    #[test]
+    fn every_error_has_the_code_and_statuses_of_the_contract() {
+        let text = || "x".to_owned();
+        let money = crate::biz::values::money::Money::ZERO;
+        let all = [
+            (Error::InsufficientBalance { needed: money, available: money }, "10001 INSUFFICIENT_BALANCE 9 400"),
+            (Error::InsufficientQuota(crate::biz::limits::caps::Limit::Daily), "10002 INSUFFICIENT_QUOTA 8 429"),
+            (Error::OrderNotFound(text()), "10003 ORDER_NOT_FOUND 5 404"),
+            (Error::DuplicateRecharge(text()), "10004 DUPLICATE_RECHARGE 6 409"),
+            (Error::AmountMismatch(text()), "10005 AMOUNT_MISMATCH 3 400"),
+            (Error::PaymentUnavailable(text()), "10006 PAYMENT_UNAVAILABLE 14 503"),
+            (
+                Error::IdempotencyConflict { id_field: "trace_id", fields: vec!["cost"] },
+                "10007 IDEMPOTENCY_CONFLICT 6 409",
+            ),
+            (Error::UnknownService(text()), "10008 UNKNOWN_SERVICE 3 400"),
+            (Error::Invalid(Invalid::new("count", "x")), "10009 INVALID_ARGUMENT 3 400"),
+            (Error::TransactionNotFound(text()), "10010 TRANSACTION_NOT_FOUND 5 404"),
+            (Error::TransactionState(text()), "10011 TRANSACTION_STATE 9 409"),
+            (Error::Unauthenticated(text()), "10012 UNAUTHENTICATED 16 401"),
+            (Error::PermissionDenied(text()), "10013 PERMISSION_DENIED 7 403"),
+            (Error::Overloaded(text()), "10014 OVERLOADED 14 503"),
+            (Error::Internal(text()), "10099 INTERNAL 13 500"),
+        ];
+        for (error, row) in all {
+            let kind = kind(&error);
+            let shown = format!("{} {} {} {}", kind.error_code, kind.reason, kind.grpc as i32, kind.http.as_u16());
+            assert_eq!(shown, row);
+            let status = Status::from(error);
+            let info = status.get_error_details();
+            let info = info.error_info().unwrap();
+            assert_eq!((info.reason.as_str(), info.metadata["error_code"].as_str()), (kind.reason, kind.error_code));
+        }
+    }
+
+    #[test]
+    fn an_internal_error_leaks_no_detail() {
+        let status = Status::from(Error::Internal("table billing_record is gone".into()));
+        assert!(!format!("{status:?}").contains("billing_record"));
+    }
+}

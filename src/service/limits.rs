@@ -1,0 +1,105 @@
+//! Caps of users and quotas of API keys: set and shown.
+
+use super::{
+    Api,
+    convert::int32,
+    proto::{
+        ApiKeyQuota, ApiKeyQuotas, GetApiKeyQuotaRequest, SetApiKeyQuotaRequest, SetUserLimitsReply,
+        SetUserLimitsRequest, UserLimits,
+    },
+};
+use crate::biz::{
+    limits::{
+        caps::{Caps, Requests},
+        key_quota::{KeyQuota, NewKeyQuota, QuotaType},
+    },
+    values::{
+        calendar::BillingTime,
+        error::{Invalid, Result},
+        ids::{ApiKeyId, UserId},
+        money::Money,
+    },
+};
+
+/// Of requests and tokens; a wire double carries it exactly.
+const MAX_COUNT: f64 = 1e12;
+
+impl Api {
+    pub async fn set_user_limits(&self, request: SetUserLimitsRequest) -> Result<SetUserLimitsReply> {
+        let user = UserId::parse("user_id", &request.user_id)?;
+        let caps = Caps {
+            daily: request.daily_limit.map(|cap| limit("daily_limit", cap)).transpose()?,
+            monthly: request.monthly_limit.map(|cap| limit("monthly_limit", cap)).transpose()?,
+        };
+        self.limits.set_caps(&user, caps, self.calendar.now()).await?;
+        let (account, now) = self.accounts.get(&user).await?;
+        Ok(SetUserLimitsReply { success: true, limits: account.requests.map(|requests| limits(requests, now)) })
+    }
+
+    pub async fn set_api_key_quota(&self, request: SetApiKeyQuotaRequest) -> Result<ApiKeyQuotas> {
+        let key = ApiKeyId::parse("api_key_id", &request.api_key_id)?;
+        let kind: QuotaType = request.quota_type.parse()?;
+        let limit = request.limit.map(|limit| quota_limit(kind, limit)).transpose()?;
+        let quota = NewKeyQuota { key: key.clone(), kind, period: request.period.parse()?, limit };
+        self.key_quotas.set_key_quota(&quota, self.calendar.now()).await?;
+        self.show_key_quotas(key).await
+    }
+
+    pub async fn get_api_key_quota(&self, request: GetApiKeyQuotaRequest) -> Result<ApiKeyQuotas> {
+        self.show_key_quotas(ApiKeyId::parse("api_key_id", &request.api_key_id)?).await
+    }
+
+    async fn show_key_quotas(&self, key: ApiKeyId) -> Result<ApiKeyQuotas> {
+        let (quotas, now) = (self.key_quotas.key_quotas(&key).await?, self.calendar.now());
+        let quotas = quotas.into_iter().map(|((_, kind), quota)| key_quota(kind, quota, now)).collect();
+        Ok(ApiKeyQuotas { api_key_id: key.to_string(), quotas })
+    }
+}
+
+fn key_quota(kind: QuotaType, quota: KeyQuota, now: BillingTime) -> ApiKeyQuota {
+    let shown = |units: i64| match kind {
+        QuotaType::Amount => Money::from_micros(units).to_wire(),
+        QuotaType::Requests | QuotaType::Tokens => units as f64,
+    };
+    ApiKeyQuota {
+        quota_type: kind.to_string(),
+        period: quota.period.name().into(),
+        limit: shown(quota.limit),
+        used: shown(quota.used(now)),
+        remaining: shown(quota.remaining(now)),
+    }
+}
+
+/// Requests and tokens by their number, an amount in millionths.
+fn quota_limit(kind: QuotaType, limit: f64) -> Result<i64> {
+    match kind {
+        QuotaType::Amount => {
+            let amount = Money::from_wire("limit", limit)?;
+            if amount.is_negative() {
+                return Err(Invalid::new("limit", "must not be negative").into());
+            }
+            Ok(amount.micros())
+        }
+        // NaN is in no range.
+        QuotaType::Requests | QuotaType::Tokens if (0.0..=MAX_COUNT).contains(&limit) && limit.fract() == 0.0 => {
+            Ok(limit as i64)
+        }
+        QuotaType::Requests | QuotaType::Tokens => {
+            Err(Invalid::new("limit", format!("must be a whole number, 0 to {MAX_COUNT}")).into())
+        }
+    }
+}
+
+fn limit(field: &str, cap: i32) -> Result<u32> {
+    u32::try_from(cap).map_err(|_| Invalid::new(field, "must not be negative").into())
+}
+
+pub(super) fn limits(requests: Requests, now: BillingTime) -> UserLimits {
+    let (daily, monthly) = requests.used(now);
+    UserLimits {
+        daily_limit: requests.caps.daily.map(int32),
+        monthly_limit: requests.caps.monthly.map(int32),
+        daily_used: int32(daily),
+        monthly_used: int32(monthly),
+    }
+}

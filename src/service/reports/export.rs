@@ -1,0 +1,170 @@
+//! The export of consumption records as CSV: read page by page as the caller takes it, so
+//! that its length costs no memory.
+
+use std::{io, sync::Arc, time::Duration};
+
+use axum::body::Bytes;
+use futures_util::{Stream, stream};
+use tokio::sync::mpsc;
+
+use crate::{
+    biz::{
+        reports::record::{Record, RecordFilter, RecordType},
+        values::{
+            error::{Error, Invalid, Result},
+            paging::{Cursor, PageStart},
+        },
+    },
+    service::{Api, proto::ListRecordsRequest},
+};
+
+/// Exports at once; more would take the database from those who wait for it.
+pub const MAX_EXPORTS: usize = 8;
+/// Records that are read at once.
+const PAGE: u32 = 5_000;
+/// How long an export may take.
+const LIMIT: Duration = Duration::from_secs(600);
+
+const COLUMNS: [&str; 12] = [
+    "id",
+    "created_at",
+    "service_name",
+    "type",
+    "amount",
+    "count",
+    "trace_id",
+    "api_key_id",
+    "model",
+    "input_tokens",
+    "output_tokens",
+    "cached_input_tokens",
+];
+
+/// An export under way.
+struct Export {
+    api: Arc<Api>,
+    filter: RecordFilter,
+    /// Where the next page begins; `None` at the end.
+    next: Option<PageStart>,
+}
+
+impl Api {
+    /// All records that the request's filters let through, newest first, with a line of
+    /// column names. The first page is read before this returns.
+    ///
+    /// # Errors
+    /// As [`Api::list_records`]; [`Error::Overloaded`] where too many export at once. What
+    /// fails later breaks the stream off.
+    pub async fn export_records(
+        self: &Arc<Self>,
+        request: ListRecordsRequest,
+    ) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + 'static> {
+        if request.page != 0 || request.page_size != 0 || !request.page_token.is_empty() {
+            return Err(Invalid::new("page", "is of no use here: an export has all records").into());
+        }
+        let place = self.exports.clone().try_acquire_owned();
+        let place = place.map_err(|_| Error::Overloaded("too many exports at once; retry later".into()))?;
+        let mut filter = self.record_filter(&request)?;
+        let mut next = Some(PageStart::Offset(0));
+        if filter.is_narrow() {
+            filter.days = self.records.count_records(&filter).await?.days;
+            next = next.filter(|_| filter.days.is_some());
+        }
+        let mut export = Export { api: self.clone(), filter, next };
+        let mut first = csv_of([COLUMNS].into_iter())?;
+        first.extend(export.page().await?.unwrap_or_default());
+        let (pages, taken) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let _place = place;
+            // Whether its caller takes it or not, it ends.
+            if tokio::time::timeout(LIMIT, export.send(first, &pages)).await.is_err() {
+                tracing::warn!("an export took too long and was broken off");
+            }
+        });
+        Ok(stream::unfold(Some(taken), async |taken| {
+            let mut taken = taken?;
+            match taken.recv().await {
+                Some(Page::Lines(lines)) => Some((Ok(lines), Some(taken))),
+                Some(Page::End) => None,
+                // A file that ends early must not look whole.
+                None => Some((Err(io::Error::other("the export was broken off")), None)),
+            }
+        }))
+    }
+}
+
+/// What is sent of an export.
+enum Page {
+    Lines(Bytes),
+    End,
+}
+
+impl Export {
+    /// Sends the pages as they are taken, `first` before all; without an end where it fails
+    /// or nobody takes them any more.
+    async fn send(&mut self, first: Vec<u8>, pages: &mpsc::Sender<Page>) {
+        let mut lines = first;
+        loop {
+            if pages.send(Page::Lines(lines.into())).await.is_err() {
+                return;
+            }
+            lines = match self.page().await {
+                Ok(Some(lines)) => lines,
+                Ok(None) => return drop(pages.send(Page::End).await),
+                Err(error) => {
+                    tracing::warn!(%error, "an export was broken off");
+                    return;
+                }
+            };
+        }
+    }
+
+    /// The lines of the next page; `None` behind the last.
+    async fn page(&mut self) -> Result<Option<Vec<u8>>> {
+        let Some(start) = self.next.take() else { return Ok(None) };
+        let between = self.filter.days.map(|days| self.api.calendar.bounds(days));
+        let records = self.api.records.records(&self.filter, between, &start, PAGE).await?;
+        if records.len() == PAGE as usize {
+            let last = records.last();
+            self.next = last.map(|last| PageStart::After(Cursor { created_at: last.created_at, id: last.id.clone() }));
+        }
+        csv_of(records.iter().map(cells)).map(Some)
+    }
+}
+
+/// What callers chose themselves must be no formula where the file is opened.
+fn harmless(text: Option<&str>) -> String {
+    let text = text.unwrap_or_default();
+    if text.starts_with(['=', '+', '-', '@']) { format!("'{text}") } else { text.to_owned() }
+}
+
+fn csv_of<C: AsRef<[u8]>, const N: usize>(lines: impl Iterator<Item = [C; N]>) -> Result<Vec<u8>> {
+    let failed = |error: csv::Error| Error::Internal(format!("writing CSV: {error}"));
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for line in lines {
+        writer.write_record(line).map_err(failed)?;
+    }
+    writer.into_inner().map_err(|error| Error::Internal(format!("writing CSV: {error}")))
+}
+
+fn cells(record: &Record) -> [String; COLUMNS.len()] {
+    let usage = record.usage.unwrap_or_default();
+    let kind = match record.kind {
+        RecordType::Free => "free",
+        RecordType::Balance => "balance",
+    };
+    [
+        record.id.clone(),
+        record.created_at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true),
+        record.service.to_string(),
+        kind.into(),
+        record.amount.to_string(),
+        record.count.to_string(),
+        harmless(record.trace.as_ref().map(|trace| trace.as_str())),
+        harmless(record.api_key.as_ref().map(|key| key.as_str())),
+        harmless(record.model.as_ref().map(|model| model.as_str())),
+        usage.input_tokens.to_string(),
+        usage.output_tokens.to_string(),
+        usage.cached_input_tokens.to_string(),
+    ]
+}

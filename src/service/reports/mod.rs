@@ -1,0 +1,6 @@
+//! Records, statistics, usage series and exports.
+
+pub mod export;
+pub mod paging;
+pub mod records;
+pub mod statistics;

@@ -1,0 +1,97 @@
+//! The list of consumption records.
+
+use chrono::{Days, NaiveDate};
+
+use super::paging::Page;
+use crate::{
+    biz::{
+        reports::record::{Record, RecordFilter, RecordType},
+        values::{
+            calendar::{DaySpan, parse_day},
+            error::{Invalid, Result},
+            ids::UserId,
+        },
+    },
+    service::{
+        Api,
+        convert::{int32, span},
+        proto::{BillingRecord, ListRecordsReply, ListRecordsRequest},
+    },
+};
+
+impl Api {
+    pub async fn list_records(&self, request: ListRecordsRequest) -> Result<ListRecordsReply> {
+        let page = Page::parse(request.page, request.page_size, &request.page_token)?;
+        let filter = self.record_filter(&request)?;
+        let between = filter.days.map(|days| self.calendar.bounds(days));
+        // One more than the page tells whether there is another.
+        let size = page.size + 1;
+        let (records, counted) = if filter.is_narrow() {
+            let counted = self.records.count_records(&filter).await?;
+            let records = match counted.days {
+                Some(days) => {
+                    let between = Some(self.calendar.bounds(days));
+                    self.records.records(&filter, between, &page.start, size).await?
+                }
+                None => Vec::new(),
+            };
+            (records, counted)
+        } else {
+            futures_util::try_join!(
+                self.records.records(&filter, between, &page.start, size),
+                self.records.count_records(&filter),
+            )?
+        };
+        let (records, next_page_token) = page.cut(&records, |record| (record.created_at, &record.id));
+        let total = int32(counted.records);
+        Ok(ListRecordsReply { records: records.iter().map(record).collect(), total, next_page_token })
+    }
+
+    pub fn record_filter(&self, request: &ListRecordsRequest) -> Result<RecordFilter> {
+        let service = self.optional_service(&request.service_name)?;
+        let kind = match request.r#type {
+            0 => None,
+            number => Some(
+                RecordType::from_number(number)
+                    .ok_or_else(|| Invalid::new("type", "must be 1 for free quota, 2 for balance, or 0 for both"))?,
+            ),
+        };
+        Ok(RecordFilter {
+            user: UserId::parse("user_id", &request.user_id)?,
+            service,
+            kind,
+            days: self.record_days(&request.from, &request.to)?,
+        })
+    }
+
+    /// Without `from` all that was, without `to` all there is.
+    fn record_days(&self, from: &str, to: &str) -> Result<Option<DaySpan>> {
+        if from.is_empty() && to.is_empty() {
+            return Ok(None);
+        }
+        // A record of the next second may be of the next day.
+        let tomorrow = self.calendar.now().day + Days::new(1);
+        // A beginning in the future is an empty list and no error.
+        let last = parse_day("from", from).map_or(tomorrow, |from| from.max(tomorrow));
+        span(from, to, last, |_| NaiveDate::default()).map(Some)
+    }
+}
+
+fn record(record: &Record) -> BillingRecord {
+    let usage = record.usage.unwrap_or_default();
+    let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
+    BillingRecord {
+        id: record.id.clone(),
+        service_name: record.service.to_string(),
+        r#type: record.kind as i32,
+        amount: record.amount.to_wire(),
+        count: int32(record.count),
+        created_at: Some(record.created_at.into()),
+        trace_id: text(record.trace.as_ref().map(|trace| trace.as_str())),
+        api_key_id: text(record.api_key.as_ref().map(|key| key.as_str())),
+        model: text(record.model.as_ref().map(|model| model.as_str())),
+        input_tokens: int32(usage.input_tokens),
+        output_tokens: int32(usage.output_tokens),
+        cached_input_tokens: int32(usage.cached_input_tokens),
+    }
+}

@@ -1,0 +1,228 @@
+//! The caches, each on servers that the tests of this process share.
+
+use std::{sync::Arc, time::Duration};
+
+use billing_service::{
+    biz::check::cache::{
+        account_cache::{AccountCache, Fence, Found},
+        entry::{Change, Entry, Subject},
+    },
+    data::{
+        memory::MemoryCache,
+        redis::{Mode, RedisCache, Settings},
+    },
+};
+use tokio::{
+    sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Instant,
+};
+
+pub use self::Backend::{Cluster, Memory, Redis, Sentinel};
+use crate::harness::{
+    redis::{OwnCluster, OwnRedis, OwnSentinel},
+    wait::until,
+};
+
+/// Where a cache is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    Memory,
+    Redis,
+    Cluster,
+    Sentinel,
+}
+
+/// Longer than any entry has to live here.
+const TTL: Duration = Duration::from_secs(600);
+/// A busy machine is no outage.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+static SINGLE: OnceCell<OwnRedis> = OnceCell::const_new();
+static CLUSTER: OnceCell<OwnCluster> = OnceCell::const_new();
+static SENTINEL: OnceCell<OwnSentinel> = OnceCell::const_new();
+/// One for each server: who empties it is alone there.
+static TURNS: [RwLock<()>; 3] = [const { RwLock::const_new(()) }; 3];
+
+#[expect(dead_code, reason = "held until the test ends")]
+enum Turn {
+    Own,
+    Shared(RwLockReadGuard<'static, ()>),
+    Alone(RwLockWriteGuard<'static, ()>),
+}
+
+/// The caches of two processes on one server; in memory both are one.
+pub struct Caches {
+    backend: Backend,
+    pub one: Arc<dyn AccountCache>,
+    pub other: Arc<dyn AccountCache>,
+    _turn: Turn,
+}
+
+impl Caches {
+    /// Beside other tests.
+    pub async fn start(backend: Backend) -> Self {
+        Self::start_with(backend, TTL).await
+    }
+
+    pub async fn start_with(backend: Backend, ttl: Duration) -> Self {
+        prepare(backend).await;
+        let turn = match turn_of(backend) {
+            Some(lock) => Turn::Shared(lock.read().await),
+            None => Turn::Own,
+        };
+        Self::on(backend, ttl, turn).await
+    }
+
+    /// While no other test uses the server.
+    pub async fn start_alone(backend: Backend) -> Self {
+        prepare(backend).await;
+        let turn = match turn_of(backend) {
+            Some(lock) => Turn::Alone(lock.write().await),
+            None => Turn::Own,
+        };
+        Self::on(backend, TTL, turn).await
+    }
+
+    async fn on(backend: Backend, ttl: Duration, turn: Turn) -> Self {
+        let (one, other): (Arc<dyn AccountCache>, Arc<dyn AccountCache>) = match settings(backend, ttl) {
+            Some(_) => (connect(backend, ttl).await, connect(backend, ttl).await),
+            None => {
+                let memory = Arc::new(MemoryCache::new(10_000));
+                (memory.clone(), memory)
+            }
+        };
+        Self { backend, one, other, _turn: turn }
+    }
+
+    /// What the server does when somebody flushes it; memory is cleared. Only when alone.
+    pub async fn flush(&self) {
+        match self.backend {
+            Memory => self.one.clear().await.unwrap(),
+            Redis => SINGLE.get().unwrap().flushall().await,
+            Cluster => CLUSTER.get().unwrap().flushall().await,
+            Sentinel => SENTINEL.get().unwrap().master().flushall().await,
+        }
+        if self.backend != Memory {
+            // Who connects next would find that the server has lost all, and empty it.
+            drop(connect(self.backend, TTL).await);
+        }
+    }
+
+    /// Has the server forget its scripts. Only when alone.
+    pub async fn forget_scripts(&self) {
+        match self.backend {
+            Memory => {}
+            Redis => SINGLE.get().unwrap().script_flush().await,
+            Cluster => CLUSTER.get().unwrap().script_flush().await,
+            Sentinel => SENTINEL.get().unwrap().master().script_flush().await,
+        }
+    }
+
+    pub async fn fence(&self, subject: &Subject) -> Fence {
+        self.one.fence(subject).await.unwrap()
+    }
+
+    /// Stores what was read behind a fence.
+    pub async fn store(&self, fence: Fence, entry: &Entry) {
+        store(&*self.one, fence, entry).await;
+    }
+
+    /// A load that nothing comes between.
+    pub async fn load(&self, entry: &Entry) {
+        let fence = self.fence(&entry.subject()).await;
+        self.store(fence, entry).await;
+    }
+
+    pub async fn apply(&self, changes: &[Change]) {
+        assert_eq!(self.one.apply(changes).await, vec![]);
+    }
+
+    /// What both processes find.
+    pub async fn look(&self, subject: &Subject) -> Option<Entry> {
+        let found = look(&*self.one, subject).await;
+        assert_eq!(look(&*self.other, subject).await, found);
+        found
+    }
+}
+
+pub async fn store(cache: &dyn AccountCache, fence: Fence, entry: &Entry) {
+    let found = Found { entry: Arc::new(entry.clone()), as_of: Instant::now().into_std() };
+    cache.store(fence, found).await.unwrap();
+}
+
+pub async fn look(cache: &dyn AccountCache, subject: &Subject) -> Option<Entry> {
+    cache.look(subject).await.unwrap().map(|found| (*found.entry).clone())
+}
+
+/// A cache in Redis that can be used.
+pub async fn connect_to(settings: Settings) -> Arc<RedisCache> {
+    let cache = Arc::new(RedisCache::start(settings, Box::new(|_, _| {})));
+    until("the cache is connected", async || cache.is_up()).await;
+    cache
+}
+
+/// Of servers at these addresses.
+pub fn settings_of(mode: Mode, addrs: Vec<String>, ttl: Duration) -> Settings {
+    let (username, password, db) = Default::default();
+    Settings { mode, addrs, username, password, db, check_timeout: TIMEOUT, write_timeout: TIMEOUT, keeps: true, ttl }
+}
+
+/// Connected to the servers that tests share.
+pub async fn connect(backend: Backend, ttl: Duration) -> Arc<RedisCache> {
+    connect_to(settings(backend, ttl).unwrap()).await
+}
+
+fn settings(backend: Backend, ttl: Duration) -> Option<Settings> {
+    Some(match backend {
+        Memory => return None,
+        Redis => settings_of(Mode::Single, vec![SINGLE.get()?.addr()], ttl),
+        Cluster => settings_of(Mode::Cluster, CLUSTER.get()?.addrs(), ttl),
+        Sentinel => {
+            let servers = SENTINEL.get()?;
+            let master = servers.master_name().to_owned();
+            settings_of(Mode::Sentinel { master }, servers.sentinel_addrs(), ttl)
+        }
+    })
+}
+
+fn turn_of(backend: Backend) -> Option<&'static RwLock<()>> {
+    match backend {
+        Memory => None,
+        Redis => Some(&TURNS[0]),
+        Cluster => Some(&TURNS[1]),
+        Sentinel => Some(&TURNS[2]),
+    }
+}
+
+/// Starts the servers, once. The first who connects empties them, which must not happen
+/// while anybody uses them.
+pub async fn prepare(backend: Backend) {
+    match backend {
+        Memory => {}
+        Redis => {
+            let start = async || {
+                let server = OwnRedis::start().await;
+                drop(connect_to(settings_of(Mode::Single, vec![server.addr()], TTL)).await);
+                server
+            };
+            SINGLE.get_or_init(start).await;
+        }
+        Cluster => {
+            let start = async || {
+                let servers = OwnCluster::start().await;
+                drop(connect_to(settings_of(Mode::Cluster, servers.addrs(), TTL)).await);
+                servers
+            };
+            CLUSTER.get_or_init(start).await;
+        }
+        Sentinel => {
+            let start = async || {
+                let servers = OwnSentinel::start().await;
+                let mode = Mode::Sentinel { master: servers.master_name().to_owned() };
+                drop(connect_to(settings_of(mode, servers.sentinel_addrs(), TTL)).await);
+                servers
+            };
+            SENTINEL.get_or_init(start).await;
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! Random histories: loads, commits of two processes, what is set beside them, losses; in
+//! any order in which they can happen. No entry is ever older than what its cache was
+//! told, and once all is told, every entry is as the database has it.
+
+use std::collections::VecDeque;
+
+use billing_service::biz::{
+    account::Balance,
+    check::cache::{
+        account_cache::{AccountCache, Fence},
+        entry::{AccountChange, AccountEntry, Change, Entry, KeyChange, Subject},
+    },
+    limits::{
+        caps::Requests,
+        key_quota::{KeyQuota, KeyQuotas, QuotaType},
+    },
+    values::{
+        ids::{ApiKeyId, UserId},
+        money::Money,
+    },
+};
+use proptest::{collection, prelude::*, test_runner::TestCaseError};
+use rstest::rstest;
+
+use super::{
+    backends::{Backend, Caches, Cluster, Memory, Redis, Sentinel, look, store},
+    states::*,
+};
+use crate::state_machine::runner;
+
+/// Two users and an API key.
+const SUBJECTS: usize = 3;
+const PROCESSES: usize = 2;
+const MONTHS: [&str; 2] = [NOVEMBER, DECEMBER];
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// A process commits a change, and will tell of it.
+    Commit {
+        process: usize,
+        subject: usize,
+        what: u8,
+    },
+    /// A process sets limits, and will have what is cached forgotten.
+    Set {
+        process: usize,
+        subject: usize,
+        what: u8,
+    },
+    /// A process tells the first of what it has to tell of a subject, or the first two as one.
+    Tell {
+        process: usize,
+        subject: usize,
+        merged: bool,
+    },
+    Fence {
+        process: usize,
+        subject: usize,
+    },
+    /// Some load that is under way reads the database, of accounts one month.
+    Read {
+        load: usize,
+        month: usize,
+    },
+    /// Some load that has read is stored.
+    Store {
+        load: usize,
+    },
+    Forget {
+        process: usize,
+        subject: usize,
+    },
+    Flush,
+    ForgetScripts,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let (process, subject) = (0..PROCESSES, 0..SUBJECTS);
+    let of = (process, subject).boxed();
+    let step = prop_oneof![
+        20 => (of.clone(), any::<u8>()).prop_map(|((process, subject), what)| Step::Commit { process, subject, what }),
+        3 => (of.clone(), any::<u8>()).prop_map(|((process, subject), what)| Step::Set { process, subject, what }),
+        20 => (of.clone(), any::<bool>()).prop_map(|((process, subject), merged)| Step::Tell { process, subject, merged }),
+        15 => of.clone().prop_map(|(process, subject)| Step::Fence { process, subject }),
+        15 => (0..9_usize, 0..MONTHS.len()).prop_map(|(load, month)| Step::Read { load, month }),
+        15 => (0..9_usize).prop_map(|load| Step::Store { load }),
+        2 => of.prop_map(|(process, subject)| Step::Forget { process, subject }),
+        1 => Just(Step::Flush),
+        1 => Just(Step::ForgetScripts),
+    ];
+    collection::vec(step, 1..80)
+}
+
+/// What a process has yet to tell of a subject.
+enum News {
+    Changed(Change),
+    Forget,
+}
+
+struct Load {
+    process: usize,
+    subject: usize,
+    fence: Fence,
+    read: Option<Entry>,
+}
+
+struct Play<'a> {
+    caches: &'a Caches,
+    /// All states of each subject, the last of which the database has now.
+    states: [Vec<Entry>; SUBJECTS],
+    /// The newest state of each subject that the cache was told of.
+    told: [usize; SUBJECTS],
+    /// Whether limits were set without a new version: until that is told, an entry may mix both.
+    was_set: [bool; SUBJECTS],
+    news: [[VecDeque<News>; SUBJECTS]; PROCESSES],
+    loads: Vec<Load>,
+    instants: i64,
+}
+
+impl<'a> Play<'a> {
+    fn new(caches: &'a Caches) -> Self {
+        let states = [open(&fresh_user()), open(&fresh_user()), api_key(&fresh_key(), 1)].map(|state| vec![state]);
+        let (told, was_set, news, loads) = Default::default();
+        Self { caches, states, told, was_set, news, loads, instants: 1 }
+    }
+
+    fn cache(&self, process: usize) -> &'a dyn AccountCache {
+        if process == 0 { &*self.caches.one } else { &*self.caches.other }
+    }
+
+    fn now(&self, subject: usize) -> &Entry {
+        self.states[subject].last().unwrap()
+    }
+
+    fn subject(&self, subject: usize) -> Subject {
+        self.now(subject).subject()
+    }
+
+    async fn step(&mut self, step: Step) {
+        match step {
+            Step::Commit { process, subject, what } => self.commit(process, subject, what),
+            Step::Set { process, subject, what } => self.set(process, subject, what),
+            Step::Tell { process, subject, merged } => drop(self.tell(process, subject, merged).await),
+            Step::Fence { process, subject } => {
+                let fence = self.cache(process).fence(&self.subject(subject)).await.unwrap();
+                self.loads.push(Load { process, subject, fence, read: None });
+            }
+            Step::Read { load, month } => self.read(load, month),
+            Step::Store { load } => self.store(load).await,
+            Step::Forget { process, subject } => self.forget(process, subject).await,
+            Step::Flush => self.caches.flush().await,
+            Step::ForgetScripts => self.caches.forget_scripts().await,
+        }
+    }
+
+    fn commit(&mut self, process: usize, subject: usize, what: u8) {
+        let Some((next, change)) = changed(self.now(subject), what) else { return };
+        self.states[subject].push(next);
+        // What will be forgotten anyway need not be told.
+        let news = &mut self.news[process][subject];
+        if !matches!(news.front(), Some(News::Forget)) {
+            news.push_back(News::Changed(change));
+        }
+    }
+
+    fn set(&mut self, process: usize, subject: usize, what: u8) {
+        self.instants += 1;
+        let next = with_limits(self.now(subject), what, self.instants);
+        self.was_set[subject] |= next.version() == self.now(subject).version();
+        self.states[subject].push(next);
+        self.news[process][subject] = VecDeque::from([News::Forget]);
+    }
+
+    /// False when there was nothing to tell.
+    async fn tell(&mut self, process: usize, subject: usize, merged: bool) -> bool {
+        let news = &mut self.news[process][subject];
+        let change = match news.pop_front() {
+            None => return false,
+            Some(News::Forget) => None,
+            Some(News::Changed(first)) => match news.front() {
+                Some(News::Changed(second)) if merged => {
+                    let both = first.then(second);
+                    news.pop_front();
+                    both
+                }
+                _ => Some(first),
+            },
+        };
+        match change {
+            Some(change) => {
+                assert_eq!(self.cache(process).apply(std::slice::from_ref(&change)).await, vec![]);
+                let version = change.after();
+                let state = self.states[subject].iter().position(|state| state.version() == version).unwrap();
+                self.told[subject] = self.told[subject].max(state);
+            }
+            // Another process changed it between the two.
+            None => {
+                self.news[process][subject].clear();
+                self.forget(process, subject).await;
+            }
+        }
+        true
+    }
+
+    async fn forget(&mut self, process: usize, subject: usize) {
+        assert_eq!(self.cache(process).forget(&[self.subject(subject)]).await, vec![]);
+    }
+
+    fn read(&mut self, load: usize, month: usize) {
+        let Some(load) = pick(&self.loads, load) else { return };
+        let mut entry = self.now(self.loads[load].subject).clone();
+        if let Entry::Account(_, account) = &mut entry {
+            account.quotas.retain(|(of, _), _| *of == MONTHS[month].parse().unwrap());
+        }
+        self.loads[load].read.get_or_insert(entry);
+    }
+
+    async fn store(&mut self, load: usize) {
+        let Some(load) = pick(&self.loads, load).filter(|load| self.loads[*load].read.is_some()) else { return };
+        let Load { process, fence, read, .. } = self.loads.swap_remove(load);
+        store(self.cache(process), fence, &read.unwrap()).await;
+    }
+
+    /// No entry is older than the news of it, and each was true once.
+    async fn assert_not_stale(&self, process: usize) -> Result<(), TestCaseError> {
+        for subject in 0..SUBJECTS {
+            let Some(found) = look(self.cache(process), &self.subject(subject)).await else { continue };
+            let states = &self.states[subject];
+            // Limits that were set leave an account its version.
+            let newest = states.iter().rposition(|state| state.version() == found.version());
+            prop_assert!(newest.is_some_and(|newest| newest >= self.told[subject]), "{found:?} of {states:#?}");
+            let is_true = |state| is_of(&found, state);
+            prop_assert!(self.was_set[subject] || states.iter().any(is_true), "{found:?} of {states:#?}");
+        }
+        Ok(())
+    }
+
+    /// What is cached is what the database has; tells how many entries there are.
+    async fn assert_current(&self) -> Result<usize, TestCaseError> {
+        let mut cached = 0;
+        for subject in 0..SUBJECTS {
+            let Some(found) = self.caches.look(&self.subject(subject)).await else { continue };
+            let stored = self.now(subject);
+            prop_assert!(is_of(&found, stored), "cached {found:?}, stored {stored:?}");
+            cached += 1;
+        }
+        Ok(cached)
+    }
+
+    async fn tell_all(&mut self) {
+        for (process, subject) in (0..PROCESSES).flat_map(|process| (0..SUBJECTS).map(move |of| (process, of))) {
+            while self.tell(process, subject, false).await {}
+        }
+    }
+}
+
+fn pick(loads: &[Load], load: usize) -> Option<usize> {
+    (!loads.is_empty()).then(|| load % loads.len())
+}
+
+/// An account that has caps, and a quota of each month.
+fn open(user: &UserId) -> Entry {
+    let quotas = MONTHS.map(|month| (row(month, "asset"), quota(0)));
+    let requests = Some(requests(Some(9), None, 0));
+    Entry::Account(user.clone(), AccountEntry { balance: balance(1, 0, 0), requests, quotas: quotas.into() })
+}
+
+/// The next state, and the change that leads to it; what has no quota can't change.
+fn changed(entry: &Entry, what: u8) -> Option<(Entry, Change)> {
+    match entry {
+        Entry::Account(user, account) => {
+            let (mut next, before) = (account.clone(), account.balance.version);
+            let amount = account.balance.amount.plus(Money::from_micros(i64::from(what) - 100));
+            next.balance = Balance { amount, version: before + 1, ..account.balance };
+            if let Some(counted) = next.requests.as_mut().filter(|_| what & 1 == 0) {
+                *counted = Requests { daily: counted.daily + 1, monthly: counted.monthly + 1, ..*counted };
+            }
+            let months = MONTHS.iter().enumerate().filter(|(number, _)| what >> (number + 1) & 1 == 1);
+            for (_, month) in months {
+                next.quotas.get_mut(&row(month, "asset")).unwrap().used += 1;
+            }
+            let written = next.quotas.iter().filter(|(row, quota)| account.quotas[row] != **quota);
+            let quotas = written.map(|(row, quota)| (row.clone(), *quota)).collect();
+            let requests = next.requests.filter(|_| what & 1 == 0);
+            let change = AccountChange { user: user.clone(), before, balance: next.balance, requests, quotas };
+            Some((Entry::Account(user.clone(), next), Change::Account(change)))
+        }
+        Entry::ApiKey(key, quotas) => {
+            let mut next = quotas.clone();
+            for quota in next.values_mut().take(1 + usize::from(what) % 3) {
+                (quota.used, quota.version) = (quota.used + 1, quota.version + 1);
+            }
+            let change = KeyChange::new(key, quotas, next.clone());
+            (!next.is_empty()).then(|| (Entry::ApiKey(key.clone(), next), Change::ApiKey(change)))
+        }
+    }
+}
+
+/// With other caps, or another set of quotas; a quota that comes anew began at `instant`.
+fn with_limits(entry: &Entry, what: u8, instant: i64) -> Entry {
+    match entry {
+        Entry::Account(user, account) => {
+            let requests = (what & 1 == 0).then(|| requests(Some(what.into()), None, 0));
+            Entry::Account(user.clone(), AccountEntry { requests, ..account.clone() })
+        }
+        Entry::ApiKey(key, quotas) => Entry::ApiKey(key.clone(), with_quotas(key, quotas.clone(), what, instant)),
+    }
+}
+
+fn with_quotas(key: &ApiKeyId, mut quotas: KeyQuotas, what: u8, instant: i64) -> KeyQuotas {
+    let row = (key.clone(), QuotaType::ALL[usize::from(what) % 3]);
+    match quotas.get_mut(&row) {
+        Some(_) if what & 4 == 0 => drop(quotas.remove(&row)),
+        Some(quota) => (quota.limit, quota.version) = (quota.limit + 1, quota.version + 1),
+        None => {
+            let quota = KeyQuota { since: at(instant), ..key_quota(1) };
+            quotas.insert(row, quota);
+        }
+    }
+    quotas
+}
+
+/// Whether an entry is a part of this state.
+fn is_of(found: &Entry, state: &Entry) -> bool {
+    match (found, state) {
+        (Entry::Account(_, found), Entry::Account(_, state)) => {
+            let quotas = found.quotas.iter().all(|(row, quota)| state.quotas.get(row) == Some(quota));
+            (found.balance, found.requests, quotas) == (state.balance, state.requests, true)
+        }
+        _ => found == state,
+    }
+}
+
+async fn play(caches: &Caches, steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let mut play = Play::new(caches);
+    for (number, step) in steps.into_iter().enumerate() {
+        play.step(step).await;
+        play.assert_not_stale(number % PROCESSES).await?;
+    }
+    play.tell_all().await;
+    play.assert_current().await?;
+    // Loads that took until now.
+    while !play.loads.is_empty() {
+        play.read(0, 0);
+        play.store(0).await;
+        play.assert_current().await?;
+    }
+    for subject in 0..SUBJECTS {
+        caches.load(play.now(subject)).await;
+    }
+    prop_assert_eq!(play.assert_current().await?, SUBJECTS);
+    Ok(())
+}
+
+#[rstest]
+#[case(Memory, 2_000)]
+#[case(Redis, 60)]
+#[case(Cluster, 30)]
+#[case(Sentinel, 30)]
+fn no_history_makes_a_cache_wrong(#[case] on: Backend, #[case] cases: u32) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let caches = runtime.block_on(Caches::start_alone(on));
+    runner(cases).run(&steps(), |steps| runtime.block_on(play(&caches, steps))).unwrap();
+}

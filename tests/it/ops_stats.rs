@@ -1,0 +1,141 @@
+//! The gauges of what the last audit found, and of top-ups that stay pending.
+
+use billing_service::{
+    app::{self, App, cron::Job},
+    biz::{
+        recharge::order::{Order, OrderStatus},
+        values::{
+            ids::{OrderId, UserId},
+            money::Money,
+        },
+    },
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use rstest::rstest;
+
+use crate::{
+    cron::{Counted, migrated, runner, users},
+    harness::{Backend, Database, MySql, Sqlite, TestClock, wait::until},
+};
+
+/// What a server shows that starts now: the differences that the last audit found, when it
+/// was finished, and the old top-ups.
+async fn shown(database: &Database, clock: &TestClock) -> (Option<u64>, Option<i64>, u64) {
+    let server = App::start_with_clock(database.config(&[]), clock.clone()).await.unwrap();
+    let url = format!("http://{}/metrics", server.grpc_addr);
+    let mut text = String::new();
+    // Top-ups are counted last.
+    until("findings are read", async || {
+        text = reqwest::get(&url).await.unwrap().text().await.unwrap();
+        text.contains("\nbilling_recharge_pending_old ")
+    })
+    .await;
+    server.stop().await;
+    let find = |name| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    (
+        find("billing_ledger_differences").map(|count| count.parse().unwrap()),
+        find("billing_ledger_audited_timestamp_seconds").map(|at| at.parse().unwrap()),
+        find("billing_recharge_pending_old").unwrap().parse().unwrap(),
+    )
+}
+
+/// An audit as cron makes it, of the period that it is at `instant`; the end of its report,
+/// unless it is cut short.
+async fn audit(database: &Database, instant: &str, watched: Counted) -> Option<String> {
+    let clock = TestClock::real();
+    clock.set(instant);
+    let runner = runner(database.config(&[]), &clock, watched.stop.clone()).await;
+    let report = runner.run_due(Job::Audit, &watched).await.ok()?.expect("it was not run yet");
+    report.lines.last().cloned()
+}
+
+async fn differences(database: &Database) -> Option<u64> {
+    shown(database, &TestClock::real()).await.0
+}
+
+async fn set_balances(database: &Database, balance: u32, users: &str) {
+    database.execute(&format!("UPDATE user_balance SET balance = {balance} WHERE user_id IN ({users})")).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn only_an_audit_of_the_schedule_that_ends_changes_what_shows(#[values(MySql, Sqlite)] on: Backend) {
+    let database = migrated(Database::create(on).await).await;
+    users(&database, 300).await;
+    assert_eq!(differences(&database).await, None, "nobody has looked yet");
+    set_balances(&database, 1, "'user00000', 'user00299'").await;
+    // After the chunk in which there is one of the two.
+    let cut = audit(&database, "2026-11-20T04:00:00Z", Counted::cut_after(1)).await;
+    assert_eq!((cut, differences(&database).await), (None, None));
+    let ended = audit(&database, "2026-11-20T04:00:00Z", Counted::all()).await;
+    assert_eq!(ended.unwrap(), "audit: 300 users, 2 differences", "it went on");
+    assert_eq!(differences(&database).await, Some(2));
+
+    set_balances(&database, 0, "'user00000', 'user00299'").await;
+    let clock = TestClock::real();
+    clock.set("2026-11-21T04:00:00Z");
+    let by_hand = runner(database.config(&[]), &clock, Counted::all().stop).await;
+    let report = by_hand.run_now(Job::Audit, false, &Counted::all()).await.unwrap().unwrap();
+    assert_eq!(report.lines, ["audit: 300 users, 0 differences"]);
+    let cut = audit(&database, "2026-11-21T04:00:00Z", Counted::cut_after(1)).await;
+    assert_eq!((cut, differences(&database).await), (None, Some(2)));
+    audit(&database, "2026-11-21T04:00:00Z", Counted::all()).await.unwrap();
+    assert_eq!(differences(&database).await, Some(0));
+}
+
+#[rstest]
+#[tokio::test]
+async fn what_shows_is_of_the_audit_that_finished_last_with_the_time_of_its_end(#[values(MySql, Sqlite)] on: Backend) {
+    let database = migrated(Database::create(on).await).await;
+    let ends = ["2026-11-19T19:31:05Z", "2026-11-20T19:31:05Z"].map(|end| end.parse::<DateTime<Utc>>().unwrap());
+    for (end, position) in ends.iter().zip(["'200 7 u'", "NULL"]) {
+        let finished = match on {
+            MySql => format!("'{}'", end.format("%F %T")),
+            Sqlite => end.timestamp_micros().to_string(),
+        };
+        let values = format!("('audit', '{finished}', {position}, {finished}, {finished})").replace("''", "'");
+        let columns = "(job, period, position, started_at, finished_at)";
+        database.execute(&format!("INSERT INTO job_run {columns} VALUES {values}")).await;
+    }
+    // There was nobody to audit in the later one.
+    let clock = TestClock::real();
+    assert_eq!(shown(&database, &clock).await, (Some(0), Some(ends[1].timestamp()), 0));
+    database.execute("DELETE FROM job_run WHERE position IS NULL").await;
+    assert_eq!(shown(&database, &clock).await, (Some(7), Some(ends[0].timestamp()), 0));
+    database.execute("UPDATE job_run SET position = 'nonsense'").await;
+    assert_eq!(shown(&database, &clock).await, (None, None, 0), "what can't be read is not taken for clean");
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_top_up_is_old_when_it_is_pending_for_more_than_an_hour(#[values(MySql, Sqlite)] on: Backend) {
+    let database = Database::create(on).await;
+    let store = app::connect(&database.config(&[])).await.unwrap();
+    let now: DateTime<Utc> = "2026-11-21T12:00:00Z".parse().unwrap();
+    let clock = TestClock::real();
+    clock.stop_at(now);
+    let hour = TimeDelta::hours(1);
+    let statuses = [OrderStatus::Pending, OrderStatus::Success, OrderStatus::Failed, OrderStatus::Expired];
+    for (number, status) in statuses.into_iter().enumerate() {
+        for (age, made_at) in [("new", now), ("at", now - hour), ("old", now - hour - TimeDelta::microseconds(1))] {
+            let order = Order {
+                id: OrderId::from_stored(format!("recharge_u_{number}_{age}")),
+                user: UserId::from_stored("u"),
+                amount: Money::from_micros(5_000_000),
+                method: None,
+                status,
+                payment: None,
+                payment_url: None,
+                created_at: made_at,
+                updated_at: made_at,
+            };
+            assert!(store.create_order(&order).await.unwrap());
+        }
+    }
+    store.close().await;
+    assert_eq!(shown(&database, &clock).await.2, 1);
+    clock.stop_at(now + TimeDelta::seconds(1));
+    assert_eq!(shown(&database, &clock).await.2, 2);
+    database.execute("UPDATE recharge_order SET status = 'expired'").await;
+    assert_eq!(shown(&database, &clock).await.2, 0);
+}
