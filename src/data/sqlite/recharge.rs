@@ -11,7 +11,12 @@ use super::{
 };
 use crate::biz::{
     recharge::order::{Made, Order, OrderFilter, OrderStatus, OrderStore, PaymentMethod},
-    settlement::{keys::Keys, rule::State},
+    settlement::{
+        keys::Keys,
+        ledger::LeftOut,
+        posting::{Batch, OrderUpdate, Posting},
+        rule::State,
+    },
     values::{
         error::StoreError,
         ids::{OrderId, PaymentId, UserId},
@@ -106,10 +111,17 @@ impl OrderStore for SqliteStore {
 }
 
 /// Loads the orders of the batch, and which of its payments an order has already.
-pub(super) fn load(transaction: &Transaction<'_>, keys: &Keys<'_>, state: &mut State) -> Result<(), StoreError> {
+pub(super) fn load(
+    transaction: &Transaction<'_>,
+    batch: &Batch,
+    keys: &Keys<'_>,
+    (state, left_out): (&mut State, &mut LeftOut),
+) -> Result<(), StoreError> {
     let mut find = transaction.prepare_cached(select!("order_id = ?")).map_err(writer_error)?;
-    for &id in &keys.orders {
-        if let Some(order) = found(&mut find, [id.as_str()], |row| order_of(row))? {
+    for posting in &batch.postings {
+        let Posting::UpdateOrder(OrderUpdate { user, order: id, .. }) = posting else { continue };
+        let order = found(&mut find, [id.as_str()], |row| order_of(row));
+        if let Some(order) = left_out.decoded(user, "recharge_order", order)?.flatten() {
             state.orders.insert(id.clone(), order);
         }
     }

@@ -20,7 +20,7 @@ use billing_service::biz::{
     },
     settlement::{
         keys::Keys,
-        ledger::{Ledger, SettledBatch},
+        ledger::{Ledger, LeftOut, Lock, SettledBatch},
         posting::{Adjusted, Batch},
         rule::{self, NewRecord, QuotaKey, State, TransactionKey, UsageDelta, UsageKey},
         transaction::{Status, Transaction},
@@ -51,7 +51,7 @@ struct Tables {
 
 #[async_trait]
 impl Ledger for Books {
-    async fn settle(&self, batch: &Batch) -> Result<SettledBatch, StoreError> {
+    async fn settle(&self, batch: &Batch, _: Option<&Lock>) -> Result<SettledBatch, StoreError> {
         let mut tables = self.0.lock().unwrap();
         let keys = Keys::of(batch);
         for user in &keys.users {
@@ -100,7 +100,7 @@ impl Ledger for Books {
             row.free_records += delta.free_records;
             row.paid_records += delta.paid_records;
         }
-        Ok(SettledBatch { outcomes, changes: writes.changes, api_keys: writes.api_keys })
+        Ok(writes.into_settlement(outcomes, LeftOut::default()))
     }
 }
 

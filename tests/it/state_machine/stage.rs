@@ -62,7 +62,7 @@ pub trait Stage {
 
 impl Stage for Books {
     async fn settle(&self, batch: &Batch) -> Vec<Outcome> {
-        Ledger::settle(self, batch).await.unwrap().outcomes
+        Ledger::settle(self, batch, None).await.unwrap().outcomes
     }
 
     async fn account(&self, user: &UserId, number: u32) -> Account {
@@ -116,7 +116,7 @@ impl Stage for Books {
 
 impl Stage for Arc<dyn Store> {
     async fn settle(&self, batch: &Batch) -> Vec<Outcome> {
-        Ledger::settle(&**self, batch).await.unwrap().outcomes
+        Ledger::settle(&**self, batch, None).await.unwrap().outcomes
     }
 
     async fn account(&self, user: &UserId, number: u32) -> Account {

@@ -5,7 +5,9 @@
 //! shares locks, statements and the commit among all that wait.
 
 mod lane;
+mod parking;
 mod reply;
+mod settler;
 
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
@@ -20,7 +22,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{lane::Lane, reply::Reply};
+use self::{lane::Lane, parking::Parking, reply::Reply, settler::Settler};
 use super::{
     commit_listener::CommitListener,
     ledger::Ledger,
@@ -48,8 +50,23 @@ pub struct LaneLimits {
     pub batch: usize,
     /// How long a posting may wait in its lane.
     pub max_wait: Duration,
-    /// How long a batch is tried while the database does not answer.
+    /// How long a batch is tried while the database does not answer, and how long a posting
+    /// waits for a lock that another transaction holds.
     pub retry_timeout: Duration,
+    pub parking: ParkingLimits,
+}
+
+/// How much waits beside the lanes for locks that other transactions hold.
+#[derive(Debug, Clone, Copy)]
+pub struct ParkingLimits {
+    /// Accounts that wait at once; callers of one more get OVERLOADED.
+    pub accounts: usize,
+    /// Postings of one waiting account; its callers beyond it get OVERLOADED.
+    pub postings: usize,
+    /// Transactions that wait at once, each on a connection of its own.
+    pub connections: usize,
+    /// How long the postings of an account are refused that the database cannot settle.
+    pub quarantine: Duration,
 }
 
 /// A transaction, and what the request did for it.
@@ -62,13 +79,24 @@ pub type Reported = Result<(Transaction, bool)>;
 /// Accepts postings and answers with their committed outcome.
 pub struct Engine {
     lanes: Vec<mpsc::Sender<Job>>,
+    parking: Arc<Parking>,
     stop: CancellationToken,
     tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
 }
 
+/// A posting that waits to be settled.
 struct Job {
     posting: Posting,
+    ticket: Ticket,
+}
+
+/// The caller's side of a posting.
+struct Ticket {
     queued: Instant,
+    /// When the posting is given up. Set by its lane.
+    deadline: Instant,
+    /// Whether an attempt may have committed the posting unnoticed.
+    is_unsure: bool,
     reply: Reply,
 }
 
@@ -81,7 +109,9 @@ impl Engine {
         calendar: Arc<Calendar>,
         limits: LaneLimits,
     ) -> Self {
-        let lane = Lane { ledger, listener, catalog, calendar, limits };
+        let settler = Settler { ledger, listener, catalog, calendar };
+        let parking = Arc::new(Parking::new(settler.clone(), limits));
+        let lane = Lane { settler, parking: parking.clone(), limits };
         let stop = CancellationToken::new();
         let (lanes, tasks) = (0..limits.lanes.max(1))
             .map(|_| {
@@ -89,7 +119,7 @@ impl Engine {
                 (sender, tokio::spawn(lane.clone().run(jobs, stop.clone())))
             })
             .unzip();
-        Self { lanes, stop, tasks: std::sync::Mutex::new(tasks) }
+        Self { lanes, parking, stop, tasks: std::sync::Mutex::new(tasks) }
     }
 
     /// Opens the account of a user ahead of the first call; tells whether it is new.
@@ -198,6 +228,7 @@ impl Engine {
                 tracing::error!(%error, "a settlement lane ended abnormally");
             }
         }
+        self.parking.drain().await;
     }
 
     /// Queues the posting before it returns, so that postings keep the order of the calls.
@@ -208,7 +239,9 @@ impl Engine {
     ) -> impl Future<Output = Result<T>> + Send + use<T> {
         let lane = &self.lanes[lane_of(posting.user(), self.lanes.len())];
         let (sender, answer) = oneshot::channel();
-        let job = Job { posting, queued: Instant::now(), reply: reply(sender) };
+        let now = Instant::now();
+        let ticket = Ticket { queued: now, deadline: now, is_unsure: false, reply: reply(sender) };
+        let job = Job { posting, ticket };
         let queued = lane.try_send(job).map_err(|refused| {
             Error::Overloaded(match refused {
                 mpsc::error::TrySendError::Full(_) => "too many charges are waiting; retry later".into(),
