@@ -1,5 +1,5 @@
-//! What is cached: an account with its caps, and the quotas of an API key; and how a
-//! committed change makes the next entry of one.
+//! The cache entries: an account with its caps, and the quotas of an API key. A committed
+//! [`Change`] turns an entry into the next one.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -15,22 +15,22 @@ use crate::biz::{
     },
 };
 
-/// Whom an entry is about.
+/// The owner of an entry.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CacheKey {
     User(UserId),
     ApiKey(ApiKeyId),
 }
 
-/// A committed state, as the database had it.
+/// A committed state of the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CacheEntry {
     Account(UserId, AccountEntry),
-    /// Of a key without quotas too, so that nobody has to ask again.
+    /// Also for a key without quotas, so that the database is not asked again.
     ApiKey(ApiKeyId, KeyQuotas),
 }
 
-/// An account. Quotas of other months may be there, and are as true.
+/// An account. It may also hold quotas of other months, which are equally current.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountEntry {
     pub balance: Balance,
@@ -44,7 +44,7 @@ impl AccountEntry {
         Self { balance: account.balance, requests: account.requests, quotas }
     }
 
-    /// `None` where it is not known, as before the month was opened.
+    /// `None` if it is not known, for example because the month is not open yet.
     pub fn quota(&self, month: Month, service: &ServiceName) -> Option<Quota> {
         self.quotas.get(&(month, service.clone())).copied()
     }
@@ -80,12 +80,13 @@ impl CacheEntry {
     }
 }
 
-/// Which of two states is the newer.
+/// The version of a state, to compare two states.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Version {
-    /// Grows with every change of the account.
+    /// A number that grows with every change of the account.
     Account(i64),
-    /// Tells two states of a key apart, and not which came first: rows come and go.
+    /// A text that differs between two states of an API key. It has no order, because rows of
+    /// quotas are added and removed.
     ApiKey(String),
 }
 
@@ -98,7 +99,7 @@ impl Version {
         Self::ApiKey(if rows.is_empty() { "none".into() } else { rows.join(",") })
     }
 
-    /// Whether a state of this version is certainly not older than one of the other.
+    /// Whether this version is known to be equal to or newer than the other.
     pub fn is_at_least(&self, other: &Version) -> bool {
         match (self, other) {
             (Self::Account(own), Self::Account(other)) => own >= other,
@@ -116,26 +117,26 @@ impl fmt::Display for Version {
     }
 }
 
-/// What a committed settlement changed. It makes a new entry of the one it began with,
-/// and of no other.
+/// The effect of a committed settlement on one entry. It applies only to the entry with the
+/// version that the settlement started from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     Account(AccountChange),
     ApiKey(KeyChange),
 }
 
-/// As it is now; what is not named stayed as it was.
+/// The state after the settlement. Absent quotas and requests are unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountChange {
     pub user: UserId,
-    /// The version of the account before.
+    /// The version of the account before the change.
     pub before: i64,
     pub balance: Balance,
     pub requests: Option<Requests>,
     pub quotas: BTreeMap<(Month, ServiceName), Quota>,
 }
 
-/// As it is now, all of it.
+/// All quotas of the API key after the settlement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyChange {
     pub key: ApiKeyId,
@@ -143,24 +144,24 @@ pub struct KeyChange {
     pub quotas: KeyQuotas,
 }
 
-/// What a change makes of an entry.
+/// The result of applying a change to an entry.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Applied {
     Next(CacheEntry),
-    /// The entry has the change already.
+    /// The entry already includes the change.
     Known,
-    /// Changes between the two were missed: the entry can't be used any more.
+    /// A change in between is missing, so the entry must be dropped.
     Gap,
 }
 
 impl KeyChange {
-    /// Of a key whose quotas were `before`.
+    /// The change of an API key from the quotas `before` to `quotas`.
     pub fn new(key: &ApiKeyId, before: &KeyQuotas, quotas: KeyQuotas) -> Self {
         Self { key: key.clone(), before: Version::of_key(before), quotas }
     }
 }
 
-/// The quotas of one key among those of many.
+/// The quotas of one API key out of those of several.
 pub fn of_key(quotas: &KeyQuotas, key: &ApiKeyId) -> KeyQuotas {
     let kinds = QuotaType::ALL.into_iter().map(|kind| (key.clone(), kind));
     kinds.filter_map(|row| quotas.get(&row).map(|quota| (row, *quota))).collect()
@@ -188,7 +189,7 @@ impl Change {
         }
     }
 
-    /// The rule of the cache: `quota_deduct.lua` is the same in Redis.
+    /// The rule by which a cache applies a change. `quota_deduct.lua` is the same rule in Redis.
     pub fn apply(&self, entry: &CacheEntry) -> Applied {
         let version = entry.version();
         if version != self.before() {
@@ -209,7 +210,7 @@ impl Change {
         }
     }
 
-    /// This change and the one that followed it, as one; `None` when others came between.
+    /// Merges this change with the next one; `None` if a change in between is missing.
     pub fn then(&self, later: &Change) -> Option<Change> {
         if later.before() != self.after() {
             return None;

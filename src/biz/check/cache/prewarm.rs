@@ -1,6 +1,6 @@
-//! Warms the caches: accounts that were active lately are loaded before they are asked for,
-//! so that a cold cache is no stampede on the database. It also mends what a process that
-//! was killed between a commit and its news left behind.
+//! Warms the caches: loads recently active accounts before a check needs them, so that a cold
+//! cache does not send all checks to the database at once. The warm-up also repairs stale
+//! entries of a process that was killed between a commit and its cache update.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -12,18 +12,18 @@ use crate::biz::{
     values::{calendar::Calendar, error::Result, ids::UserId},
 };
 
-/// Who was active within this time is expected again.
+/// Users that were active within this time are loaded.
 const LATELY: chrono::TimeDelta = chrono::TimeDelta::hours(1);
-/// Between two lists, that nobody may be on.
+/// Pause between two pages, because a page may hold no active user.
 const PAGE_PAUSE: Duration = Duration::from_millis(20);
-/// Accounts that are loaded at once, a small part of what checks may load.
+/// Accounts loaded concurrently: few, to leave the database to checks.
 const TOGETHER: usize = 8;
 
-/// SingleFlight every account that was active lately, at most so many a second; tells how many.
+/// Loads every recently active account, at most `a_second` per second, and returns the number
+/// of loaded accounts. An account that can't be loaded is skipped.
 ///
 /// # Errors
-/// [`crate::biz::values::error::Error::Overloaded`] or Internal when the users can't be listed. One
-/// that can't be loaded does not keep the others from it.
+/// [`crate::biz::values::error::Error::Overloaded`] or Internal if the users can't be listed.
 pub async fn prewarm(
     model: &ReadModel,
     store: &dyn AccountStore,
@@ -33,7 +33,7 @@ pub async fn prewarm(
     let since = calendar.now().utc - LATELY;
     let pause = Duration::from_secs(1) * TOGETHER as u32 / a_second.get();
     let (mut loaded, mut last) = (0, None::<UserId>);
-    // Ends: each list begins behind the last.
+    // Ends, because each page begins after the last one.
     loop {
         let ActiveUsers { users, next } = store.active_users(since, last.as_ref()).await?;
         for some in users.chunks(TOGETHER) {
@@ -80,7 +80,7 @@ mod tests {
         },
     };
 
-    /// So many users in order, every third of whom was active lately; when each was loaded.
+    /// `count` users in order, of which every third was active recently; and the time of each load.
     struct Users {
         count: usize,
         loaded: Mutex<Vec<(UserId, Instant)>>,
@@ -102,7 +102,7 @@ mod tests {
             since: DateTime<Utc>,
             after: Option<&UserId>,
         ) -> std::result::Result<ActiveUsers, StoreError> {
-            // A second behind the instant, and a second before it.
+            // One second after `since`, or one second before it.
             let all = (0..self.count).map(|number| {
                 let behind = if number % 3 == 0 { 1 } else { -1 };
                 (UserId::from_stored(format!("{number:06}")), since + chrono::TimeDelta::seconds(behind))

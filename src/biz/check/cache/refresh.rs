@@ -1,5 +1,5 @@
-//! Entries of the near cache that are in use are read anew before they are too old, many in
-//! one round trip. A check that met an old one would make a round trip of its own.
+//! Refreshes near entries in use before they are too old, many in one round trip to the shared
+//! cache. Without it, each check that finds an old entry makes a round trip of its own.
 
 use std::{
     collections::HashSet,
@@ -11,14 +11,15 @@ use tokio::sync::Notify;
 
 use super::{ReadModel, account_cache::Found, entry::CacheKey};
 
-/// What is wanted within this time goes together.
+/// Time to gather cache keys for one round trip.
 const GATHER: Duration = Duration::from_millis(10);
-/// Read at once, at most.
+/// Most entries of one round trip.
 const CHUNK: usize = 512;
-/// Entries that may wait; the others get too old, and are read one by one.
+/// Most cache keys that wait for a refresh. Further entries become too old and are read one by
+/// one.
 const MAX_WANTED: usize = 20_000;
 
-/// The entries that are wanted again.
+/// The cache keys that wait for a refresh.
 #[derive(Default)]
 pub(super) struct Wanted {
     cache_keys: Mutex<HashSet<CacheKey>>,
@@ -39,7 +40,7 @@ impl Wanted {
 }
 
 impl ReadModel {
-    /// Reads anew what is wanted, as it comes, for ever.
+    /// Refreshes the waiting cache keys, without an end.
     pub async fn refresh(&self) {
         loop {
             self.wanted.notify.notified().await;
@@ -50,12 +51,12 @@ impl ReadModel {
         }
     }
 
-    /// What can't be read now is read when it is next asked for.
+    /// Refreshes some entries. An entry that can't be read is left to the next check.
     async fn refresh_some(&self, cache_keys: &[CacheKey]) {
         let Some(shared) = &self.caches.shared else { return };
         let (mut timely, mut fences) = (Vec::new(), Vec::new());
         for cache_key in cache_keys {
-            // In this order: see [`ReadModel::look_shared`].
+            // The fence comes first; [`ReadModel::look_shared`] says why.
             if let Ok(fence) = self.caches.near.fence(cache_key).await
                 && !self.caches.is_late(cache_key)
             {
