@@ -1,26 +1,26 @@
-//! The zone that the times of the legacy service are wall-clock times of: its driver
-//! stored them as `loc` of its source told it to.
+//! The time zone of the times in a legacy database. The legacy service stored wall-clock times in
+//! the zone that `loc` of its database source names.
 
 use std::path::Path;
 
 use chrono::{Offset, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
 
-/// What times in a database of the legacy service mean.
+/// The meaning of the times in a legacy database.
 #[derive(Debug, Clone)]
 pub struct LegacyZone {
-    /// The zone, or why it is not known.
+    /// The zone, or the reason why it is unknown.
     pub zone: Result<Tz, String>,
-    /// Where it was found.
+    /// The source of the zone, for people.
     pub found: String,
-    /// Whether an operator named it, and not only the source.
+    /// Whether an operator named the zone in the configuration or as an option.
     pub is_chosen: bool,
-    /// `time_zone` of the legacy service's sessions, as SQL, when its source set one.
+    /// `time_zone` of the legacy service's sessions, as SQL, if its source sets one.
     pub session: Option<String>,
 }
 
 impl LegacyZone {
-    /// That of a source, unless `chosen` overrides it.
+    /// The zone of a source, unless `chosen` overrides it.
     pub fn new(source: &str, chosen: Option<Tz>) -> Self {
         let session = parameter(source, "time_zone");
         if let Some(zone) = chosen {
@@ -46,7 +46,7 @@ fn is_url(source: &str) -> bool {
     source.starts_with("mysql://") || source.starts_with("mariadb://")
 }
 
-/// A parameter of a source in the Go driver's form; URLs have none of these.
+/// A parameter of a source in the form of the Go driver; a URL has none.
 fn parameter(source: &str, name: &str) -> Option<String> {
     if is_url(source) {
         return None;
@@ -57,7 +57,7 @@ fn parameter(source: &str, name: &str) -> Option<String> {
     pairs.find(|(found, _)| *found == name).map(|(_, value)| unescape(value))
 }
 
-/// `%2F` as `/`; what is no escape stays as it is.
+/// Decodes escapes such as `%2F`; invalid escapes stay unchanged.
 fn unescape(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
@@ -65,8 +65,8 @@ fn unescape(text: &str) -> String {
         let escaped =
             (byte == b'%').then(|| tail.get(..2)).flatten().and_then(|digits| std::str::from_utf8(digits).ok());
         match escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(meant) => {
-                bytes.push(meant);
+            Some(decoded) => {
+                bytes.push(decoded);
                 rest = tail.get(2..).unwrap_or_default();
             }
             None => {
@@ -78,7 +78,7 @@ fn unescape(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// As Go finds it: by `TZ`, else by /etc/localtime, and UTC where there is none.
+/// The zone of this machine by the rules of Go: `TZ`, else /etc/localtime, else UTC.
 fn of_machine() -> Result<Tz, String> {
     let advice = "this machine's zone has no name that is known; name the legacy service's";
     match std::env::var("TZ") {
@@ -91,8 +91,8 @@ fn of_machine() -> Result<Tz, String> {
         Err(_) => {
             let name = iana_time_zone::get_timezone().map_err(|error| format!("{error}: {advice}"))?;
             let zone: Tz = name.parse().map_err(|_| format!("{name:?}: {advice}"))?;
-            // Only the name of /etc/localtime is read; Go reads what it holds, which is
-            // another where a container has the file of its host.
+            // This code reads the name of /etc/localtime, and Go reads its content. They differ
+            // in a container that mounts the file of its host.
             if keeps_time_of(zone) {
                 Ok(zone)
             } else {
@@ -102,7 +102,7 @@ fn of_machine() -> Result<Tz, String> {
     }
 }
 
-/// Whether the machine's clocks go by a zone, now and around the year.
+/// Whether the machine's local time has the offsets of `zone`, now and over the last year.
 fn keeps_time_of(zone: Tz) -> bool {
     (0..24).all(|half_months| {
         let at = Utc::now().naive_utc() - TimeDelta::days(15 * half_months);
