@@ -28,12 +28,12 @@ impl LegacyZone {
             return Self { zone: Ok(zone), found, is_chosen: true, session };
         }
         if is_url(source) {
-            let why = "a URL does not say in which zone the legacy service stored its times; name it".into();
+            let why = "a URL does not name the zone of the legacy service".into();
             return Self { zone: Err(why), found: "data.database.source is a URL".into(), is_chosen: false, session };
         }
         let (zone, found) = match parameter(source, "loc").as_deref() {
-            None | Some("" | "UTC") => (Ok(Tz::UTC), "data.database.source names no other".to_owned()),
-            Some("Local") => (of_machine(), "loc=Local in data.database.source: this machine's".to_owned()),
+            None | Some("" | "UTC") => (Ok(Tz::UTC), "data.database.source sets no loc".to_owned()),
+            Some("Local") => (of_machine(), "loc=Local in data.database.source, the zone of this machine".to_owned()),
             Some(name) => {
                 (name.parse().map_err(|_| format!("no zone is named {name:?}")), "loc in data.database.source".into())
             }
@@ -80,24 +80,20 @@ fn unescape(text: &str) -> String {
 
 /// The zone of this machine by the rules of Go: `TZ`, else /etc/localtime, else UTC.
 fn of_machine() -> Result<Tz, String> {
-    let advice = "this machine's zone has no name that is known; name the legacy service's";
+    let unknown = "the zone of this machine is unknown";
     match std::env::var("TZ") {
         Ok(name) => {
             let name = name.trim_start_matches(':');
             let name = name.split_once("zoneinfo/").map_or(name, |(_, name)| name);
-            if name.is_empty() { Ok(Tz::UTC) } else { name.parse().map_err(|_| format!("TZ is {name:?}: {advice}")) }
+            if name.is_empty() { Ok(Tz::UTC) } else { name.parse().map_err(|_| format!("{unknown}: TZ is {name:?}")) }
         }
         Err(_) if !Path::new("/etc/localtime").exists() => Ok(Tz::UTC),
         Err(_) => {
-            let name = iana_time_zone::get_timezone().map_err(|error| format!("{error}: {advice}"))?;
-            let zone: Tz = name.parse().map_err(|_| format!("{name:?}: {advice}"))?;
+            let name = iana_time_zone::get_timezone().map_err(|error| format!("{unknown}: {error}"))?;
+            let zone: Tz = name.parse().map_err(|_| format!("{unknown}: no zone is named {name:?}"))?;
             // This code reads the name of /etc/localtime, and Go reads its content. They differ
             // in a container that mounts the file of its host.
-            if keeps_time_of(zone) {
-                Ok(zone)
-            } else {
-                Err(format!("/etc/localtime is not that of {name:?}: {advice}"))
-            }
+            if keeps_time_of(zone) { Ok(zone) } else { Err(format!("{unknown}: /etc/localtime differs from {name:?}")) }
         }
     }
 }
