@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_go_form_of_an_existing_config_is_understood() {
+    fn a_source_in_the_form_of_go_is_parsed() {
         let options =
             mysql("root:pass:w@rd/1@tcp(db.internal:3307)/billing_service?charset=utf8mb4&parseTime=True&loc=Local")
                 .unwrap();
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ledger_in_memory_is_refused() {
+    fn a_database_in_memory_is_refused() {
         assert!(sqlite("sqlite::memory:").is_err());
         assert!(sqlite("").is_err());
         assert!(sqlite("data/billing.db").is_ok());
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mysql_source_is_no_name_of_a_file() {
+    fn a_mysql_source_is_refused_as_a_sqlite_file() {
         for source in ["root@tcp(127.0.0.1:3306)/billing", "root@unix(/run/socket)/billing", "mysql://root@db/billing"]
         {
             assert!(super::sqlite(source).unwrap_err().contains("driver is sqlite"), "{source}");

@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn the_zone_is_that_of_loc() {
+    fn loc_sets_the_zone() {
         let source = "root:a/b?loc=x@tcp(127.0.0.1:3306)/billing?charset=utf8mb4&parseTime=True";
         assert_eq!(zone_of(source), Ok(Tz::UTC));
         assert_eq!(zone_of(&format!("{source}&loc=UTC")), Ok(Tz::UTC));
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chosen_zone_comes_before_loc() {
+    fn a_chosen_zone_overrides_loc() {
         let chosen =
             LegacyZone::new("root@tcp(db)/billing?loc=UTC&time_zone=%27%2B08%3A00%27", Some(Tz::Europe__Berlin));
         assert_eq!(chosen.zone, Ok(Tz::Europe__Berlin));
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_escape_stays() {
+    fn an_invalid_escape_stays_unchanged() {
         assert_eq!(unescape("a%2Fb%zz%4"), "a/b%zz%4");
     }
 }

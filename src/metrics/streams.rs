@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_answer_says_nothing() {
+    fn few_tokens_show_full_accuracy() {
         let mut compared = nothing();
         assert_eq!(compared.add(9, 10), 100.0);
         assert_eq!(compared.add(0, 9_989), 100.0);
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn old_errors_are_forgotten() {
+    fn old_comparisons_are_dropped() {
         let mut compared = nothing();
         compared.add(0, 100_000);
         let last = (0..WINDOW).map(|_| compared.add(1_000, 1_000)).last();

@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_two_callbacks_the_first_waits_for_the_second_while_the_switch_is_on() {
+    async fn with_reorder_the_first_of_two_callbacks_waits_for_the_second() {
         let notifier = notifier();
         assert!(matches!(notifier.turn(), Turn::Now));
         notifier.set_reorder(true);
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn none_is_held_back_once_the_switch_is_off() {
+    async fn without_reorder_no_callback_is_held_back() {
         let notifier = notifier();
         notifier.set_reorder(true);
         let paired = held(notifier.turn());
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_callback_that_is_always_refused_is_given_up_after_so_many_attempts() {
+    async fn a_refused_callback_is_given_up_after_2000_attempts() {
         let (notifier, begun) = (notifier(), Instant::now());
         notifier.queue(callback("http://127.0.0.1:1/callback".into()), &Switches::default());
         notifier.idle().await;
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_callback_that_nobody_answers_is_given_up_after_so_much_time() {
+    async fn an_unanswered_callback_is_given_up_after_6_hours() {
         let (notifier, begun) = (notifier(), Instant::now());
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/callback", silent.local_addr().unwrap());

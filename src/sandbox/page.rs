@@ -205,7 +205,7 @@ mod tests {
     /// WCAG 2 asks for a contrast of 4.5 for text, and of 3 for the focus ring, which has the
     /// colour `--link`.
     #[test]
-    fn what_the_page_says_can_be_read_in_both_schemes() {
+    fn the_page_has_enough_contrast_in_both_colour_schemes() {
         let (light, rest) = STYLE.split_once("@media").unwrap();
         let (dark, _) = rest.split_once("* {").unwrap();
         for scheme in [light, dark] {

@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_breaks_a_rule_is_refused_by_name() {
+    fn an_invalid_order_is_refused_with_the_name_of_its_field() {
         assert!(Order::parse(request()).is_ok());
         for (field, bad) in [
             ("order_id", CreatePaymentRequest { order_id: String::new(), ..request() }),

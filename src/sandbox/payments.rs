@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_payments_are_forgotten_beyond_the_capacity() {
+    fn beyond_the_capacity_the_oldest_payments_are_dropped() {
         let payments = Payments::new(2);
         let ids: Vec<_> = ["a", "b", "c"].map(|id| payments.open(order(id)).unwrap().id).into();
         assert!(payments.by_id(&ids[0]).is_none() && payments.by_order("a").is_none());
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_is_the_end() {
+    fn a_paid_payment_stays_paid() {
         let payments = Payments::new(2);
         let id = payments.open(order("a")).unwrap().id;
         for outcome in [Outcome::Failed, Outcome::Failed, Outcome::Success] {

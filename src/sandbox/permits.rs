@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_destination_does_not_take_the_places_of_the_others() {
+    async fn one_destination_does_not_block_the_others() {
         let permits = Permits::new();
         let taken = take(&permits, "silent:80", TO_ONE).await;
         let mut next = Box::pin(permits.take("silent:80"));
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn destinations_that_nobody_uses_are_forgotten() {
+    async fn unused_destinations_are_removed() {
         let permits = Permits::new();
         let taken = take(&permits, "silent:80", TO_ONE).await;
         for number in 0..10_000 {

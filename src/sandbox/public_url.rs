@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_public_url_is_one_of_the_web() {
+    fn a_public_url_is_http_or_https() {
         for (good, base) in [
             ("http://pay.example", "http://pay.example"),
             ("https://pay.example/", "https://pay.example"),
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn without_one_a_pay_page_is_where_this_machine_reaches_it() {
+    fn the_default_public_url_is_the_listener_on_this_machine() {
         for (listens, base) in [("10.1.2.3:80", "http://10.1.2.3:80"), ("[::]:9101", "http://[::1]:9101")] {
             assert_eq!(PublicUrl::local(listens.parse().unwrap()).to_string(), base);
         }

@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_outage_of_hours_is_waited_for_with_ever_longer_pauses() {
+    async fn an_outage_of_hours_is_survived_with_longer_pauses() {
         let (begun, never) = (Instant::now(), CancellationToken::new());
         let (settled, attempts) = tried(Duration::from_secs(3 * 3_600), &never, &never).await;
         assert!(settled.unwrap() - begun < Duration::from_secs(3 * 3_600) + LONGEST_PAUSE);
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_stops_tries_until_its_lanes_close() {
+    async fn a_stopping_server_retries_until_its_lanes_close() {
         let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
         stop.cancel();
         let begun = Instant::now();
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_refused_is_not_tried_again() {
+    async fn a_refusal_is_not_retried() {
         let never = CancellationToken::new();
         let attempts = Cell::new(0);
         for (error, expected) in [

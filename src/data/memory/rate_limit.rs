@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_counts_to_user_and_key_or_to_none() {
+    async fn a_request_counts_for_both_user_and_key_or_for_none() {
         let limiter = Limiter::new(2, 3, 100);
         assert_eq!(limiter.seconds("u", Some("k")).await, None);
         assert_eq!(limiter.seconds("u", Some("k")).await, None);
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_has_run_out_is_forgotten() {
+    async fn empty_buckets_are_removed() {
         let limiter = Limiter::new(1, 0, 100_000);
         for user in 0..1_000 {
             limiter.seconds(&format!("u{user}"), Some("k")).await;
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_there_is_no_room_the_idle_go_first() {
+    async fn the_longest_idle_bucket_is_removed_first() {
         let limiter = Limiter::new(1, 0, 160);
         limiter.seconds("busy", None).await;
         limiter.seconds("idle", None).await;
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn many_threads_are_admitted_as_often_as_there_may_be() {
+    fn many_threads_together_keep_the_limit() {
         let limiter = Limiter::new(1_000, 700, 100);
         let cache_keys = |user: &str| {
             let (user, key) = (UserId::from_stored(user), ApiKeyId::from_stored("k"));

@@ -76,14 +76,14 @@ mod tests {
     }
 
     #[test]
-    fn a_page_or_else_the_content_of_a_qr_code_is_where_the_user_pays() {
+    fn the_payment_url_is_the_pay_page_or_the_content_of_a_qr_code() {
         assert_eq!(opened(reply("p-1", "https://pay/p-1")).unwrap().url, "https://pay/p-1");
         let code = CreatePaymentReply { pay_code: "weixin://wxpay/x".into(), ..reply("p-1", "") };
         assert_eq!(opened(code).unwrap().url, "weixin://wxpay/x");
     }
 
     #[test]
-    fn an_answer_that_nobody_could_pay_by_is_none() {
+    fn a_reply_without_a_payment_url_is_unusable() {
         let long = format!("https://{}", "x".repeat(MAX_URL));
         for (id, url) in [
             ("", "https://pay"),
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_payment_of_another_order_is_no_answer() {
+    fn the_payment_of_another_order_is_refused() {
         let order = OrderId::from_stored("o-1");
         let reply = |order_id: &str, status| GetPaymentReply {
             payment_id: "p-1".into(),

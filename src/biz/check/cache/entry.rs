@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_applies_to_the_state_it_began_with_alone() {
+    fn a_change_applies_only_to_the_version_it_started_from() {
         let Applied::Next(next) = change(3, "a", 2).apply(&entry(3, 1)) else { panic!("not applied") };
         let account = next.account().unwrap();
         let month = key("a").0;
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_that_follow_each_other_are_one() {
+    fn consecutive_changes_are_merged() {
         let both = change(3, "a", 2).then(&change(4, "b", 7)).unwrap();
         let Applied::Next(next) = both.apply(&entry(3, 1)) else { panic!("not applied") };
         let used = |service: &str| next.account().unwrap().quota(key(service).0, &key(service).1).unwrap().used;

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn active_accounts_are_loaded_once_and_not_faster_than_they_may() {
+    async fn active_accounts_are_loaded_once_at_the_given_rate() {
         let users = Users { count: 7_000, loaded: Mutex::default(), fails: |_| false };
         let (loaded, loads) = warm(users, 200).await;
         let expected: Vec<String> = (0..7_000).step_by(3).map(|number| format!("{number:06}")).collect();
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_account_that_can_t_be_loaded_keeps_no_other_from_it() {
+    async fn an_account_that_fails_to_load_is_skipped() {
         let users = Users { count: 30, loaded: Mutex::default(), fails: |user| user.as_str() == "000003" };
         let (loaded, loads) = warm(users, 1_000).await;
         assert_eq!((loaded, loads.len()), (9, 10));

@@ -66,7 +66,7 @@ mod tests {
     use crate::biz::values::{error::Error, ids::UserId};
 
     #[tokio::test]
-    async fn callers_share_a_load_and_its_outcome_is_not_kept() {
+    async fn callers_share_a_load_and_its_outcome_is_not_cached() {
         let (loads, cache_key) = (SingleFlight::default(), CacheKey::User(UserId::from_stored("u")));
         let made = std::sync::atomic::AtomicU32::new(0);
         let load = || async {
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_that_goes_away_leaves_the_load_to_another() {
+    async fn a_cancelled_caller_leaves_the_load_to_another() {
         let (loads, cache_key) = (Arc::new(SingleFlight::default()), CacheKey::User(UserId::from_stored("u")));
         let mut first = Box::pin(loads.once(&cache_key, std::future::pending()));
         assert!(futures_util::poll!(&mut first).is_pending());

@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_stale_is_forgotten_while_changes_have_no_end() {
+    async fn stale_keys_are_invalidated_during_endless_changes() {
         let cache = Busy::new(true);
         let stale = CacheKey::User(UserId::from_stored("stale"));
         cache.update_queue.changed(vec![cache.next()]);
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_cache_that_does_not_answer_is_not_told_all_that_is_stale_at_every_news() {
+    async fn invalidations_of_a_silent_cache_are_not_resent_with_every_change() {
         let cache = Busy::new(false);
         cache.update_queue.changed(vec![cache.next()]);
         let stop = CancellationToken::new();

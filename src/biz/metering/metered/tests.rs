@@ -78,7 +78,7 @@ fn report(metered: &mut Metered, at: Instant, held: i64) -> Option<Option<Usage>
 }
 
 #[test]
-fn what_is_new_is_reported_once_in_an_interval() {
+fn new_output_is_reported_once_per_interval() {
     let mut metered = metered(23, 5);
     let now = metered.reported_at;
     assert_eq!(report(&mut metered, now, 23), None);
@@ -102,7 +102,7 @@ fn a_hold_is_renewed_before_it_runs_out() {
 }
 
 #[test]
-fn a_hold_that_gets_short_grows_at_once_and_then_waits() {
+fn a_short_hold_grows_at_once_and_then_waits() {
     let mut metered = metered(23, 18);
     let now = metered.reported_at;
     // 18 output and 3 input tokens are 21; half a step more is 24.
@@ -117,7 +117,7 @@ fn a_hold_that_gets_short_grows_at_once_and_then_waits() {
 }
 
 #[test]
-fn stop_is_said_when_another_token_is_not_covered_and_taken_back_when_it_is() {
+fn stop_is_set_while_another_token_is_not_covered() {
     let mut metered = metered(23, 20);
     let now = metered.reported_at;
     assert!(!metered.state().stop, "no report was sent yet");
@@ -129,7 +129,7 @@ fn stop_is_said_when_another_token_is_not_covered_and_taken_back_when_it_is() {
 }
 
 #[test]
-fn while_reports_fail_the_hold_is_all_there_is() {
+fn while_reports_fail_the_hold_is_the_limit() {
     let mut metered = metered(23, 5);
     let now = metered.reported_at;
     let outage = || Err(Error::Overloaded("down".into()));
@@ -143,7 +143,7 @@ fn while_reports_fail_the_hold_is_all_there_is() {
 }
 
 #[test]
-fn the_vendor_takes_the_place_of_what_was_expected() {
+fn the_usage_of_the_vendor_replaces_the_estimate() {
     let mut metered = metered(23, 4);
     assert_eq!(metered.usage(), usage(3, 4));
     metered.set_upstream(usage(0, 6)).unwrap();
@@ -159,7 +159,7 @@ fn the_vendor_takes_the_place_of_what_was_expected() {
 }
 
 #[test]
-fn nothing_was_delivered_until_something_is_known() {
+fn nothing_is_delivered_until_a_count_is_known() {
     let mut metered = metered(23, 0);
     assert_eq!(metered.delivered(), None);
     metered.set_upstream(usage(9, 0)).unwrap();
@@ -169,7 +169,7 @@ fn nothing_was_delivered_until_something_is_known() {
 }
 
 #[test]
-fn what_the_sweep_ended_can_still_be_charged() {
+fn a_stream_that_the_sweep_ended_can_still_be_charged() {
     let mut metered = metered(23, 4);
     metered.set_reported(None, Err(Error::TransactionState("taken over".into()))).unwrap_err();
     assert!(metered.is_gone());

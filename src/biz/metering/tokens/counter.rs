@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn long_inputs_leave_the_thread_of_their_caller_free_and_are_bounded() {
+    async fn long_inputs_run_on_other_threads_in_a_bounded_number() {
         let (counter, arrived, go) = gated();
         let waiting: Vec<_> = (0..MAX_ADMITTED)
             .map(|_| {
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_that_goes_away_does_not_free_its_place_early() {
+    async fn a_cancelled_count_keeps_its_permit_until_it_ends() {
         let (counter, arrived, go) = gated();
         let count = tokio::spawn({
             let counter = counter.clone();
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_fails_is_an_error_and_frees_its_place() {
+    async fn a_failed_count_is_an_error_and_frees_its_permit() {
         let (counter, _arrived, _go) = gated();
         for (encoding, start) in [(Encoding::O200kBase, "fail"), (Encoding::Cl100kBase, "")] {
             let error = counter.count(encoding, text(start, 2_000)).await.unwrap_err();
