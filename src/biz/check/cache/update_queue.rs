@@ -48,7 +48,7 @@ struct Waiting {
     changes: HashMap<CacheKey, Vec<Change>>,
     /// Keys to invalidate, because changes are missing or could not be sent.
     stale: HashSet<CacheKey>,
-    under_way: HashSet<CacheKey>,
+    in_flight: HashSet<CacheKey>,
     /// Invalidate the whole cache, because too many updates waited.
     everything: bool,
     is_clearing: bool,
@@ -58,7 +58,7 @@ impl Waiting {
     fn is_empty(&self) -> bool {
         self.changes.is_empty()
             && self.stale.is_empty()
-            && self.under_way.is_empty()
+            && self.in_flight.is_empty()
             && !self.everything
             && !self.is_clearing
     }
@@ -123,7 +123,7 @@ impl UpdateQueue {
             || waiting.is_clearing
             || waiting.changes.contains_key(cache_key)
             || waiting.stale.contains(cache_key)
-            || waiting.under_way.contains(cache_key)
+            || waiting.in_flight.contains(cache_key)
     }
 
     fn put(&self, put: impl FnOnce(&mut Waiting)) {
@@ -167,7 +167,7 @@ impl UpdateQueue {
             let cache_keys: Vec<CacheKey> = waiting.changes.keys().take(CHUNK).cloned().collect();
             let changes =
                 cache_keys.iter().filter_map(|cache_key| waiting.changes.remove(cache_key)).flatten().collect();
-            waiting.under_way.extend(cache_keys);
+            waiting.in_flight.extend(cache_keys);
             changes
         };
         if changes.is_empty() {
@@ -196,7 +196,7 @@ impl UpdateQueue {
         let stale: Vec<CacheKey> = {
             let mut waiting = self.lock();
             let stale: Vec<CacheKey> = waiting.stale.drain().collect();
-            waiting.under_way.extend(stale.iter().cloned());
+            waiting.in_flight.extend(stale.iter().cloned());
             stale
         };
         for chunk in stale.chunks(CHUNK) {
@@ -211,7 +211,7 @@ impl UpdateQueue {
     fn delivered(&self, cache_keys: impl Iterator<Item = CacheKey>, failed: Vec<CacheKey>) {
         let mut waiting = self.lock();
         for cache_key in cache_keys {
-            waiting.under_way.remove(&cache_key);
+            waiting.in_flight.remove(&cache_key);
         }
         for cache_key in failed {
             waiting.forget(cache_key);
