@@ -25,7 +25,7 @@ use std::{
 use self::{
     account_cache::{AccountCache, Found},
     entry::{AccountEntry, CacheEntry, CacheKey},
-    refresh::Wanted,
+    refresh::RefreshQueue,
 };
 use crate::biz::{
     account::Accounts,
@@ -52,7 +52,7 @@ pub struct ReadModel {
     caches: Arc<Caches>,
     accounts: Arc<Accounts>,
     key_quotas: Arc<dyn KeyQuotaStore>,
-    wanted: Wanted,
+    refresh_queue: RefreshQueue,
     sources: Sources,
 }
 
@@ -107,7 +107,7 @@ impl View {
 
 impl ReadModel {
     pub fn new(caches: Arc<Caches>, accounts: Arc<Accounts>, key_quotas: Arc<dyn KeyQuotaStore>) -> Self {
-        Self { caches, accounts, key_quotas, wanted: Wanted::default(), sources: Sources::default() }
+        Self { caches, accounts, key_quotas, refresh_queue: RefreshQueue::default(), sources: Sources::default() }
     }
 
     pub fn sources(&self) -> &Sources {
@@ -246,7 +246,7 @@ impl ReadModel {
             Trust::WhileFar(limit) => {
                 let age = found.as_of.elapsed();
                 if age * 2 > limit && self.caches.shared.is_some() {
-                    self.wanted.want(cache_key);
+                    self.refresh_queue.add(cache_key);
                 }
                 (age <= limit).then_some(found.entry)
             }

@@ -17,19 +17,19 @@ const GATHER: Duration = Duration::from_millis(10);
 const CHUNK: usize = 512;
 /// Most cache keys that wait for a refresh. Further entries become too old and are read one by
 /// one.
-const MAX_WANTED: usize = 20_000;
+const MAX_WAITING: usize = 20_000;
 
 /// The cache keys that wait for a refresh.
 #[derive(Default)]
-pub(super) struct Wanted {
+pub(super) struct RefreshQueue {
     cache_keys: Mutex<HashSet<CacheKey>>,
     notify: Notify,
 }
 
-impl Wanted {
-    pub fn want(&self, cache_key: &CacheKey) {
+impl RefreshQueue {
+    pub fn add(&self, cache_key: &CacheKey) {
         let mut cache_keys = self.cache_keys.lock().unwrap_or_else(PoisonError::into_inner);
-        if cache_keys.len() < MAX_WANTED && cache_keys.insert(cache_key.clone()) && cache_keys.len() == 1 {
+        if cache_keys.len() < MAX_WAITING && cache_keys.insert(cache_key.clone()) && cache_keys.len() == 1 {
             self.notify.notify_one();
         }
     }
@@ -43,9 +43,9 @@ impl ReadModel {
     /// Refreshes the waiting cache keys, without an end.
     pub async fn refresh(&self) {
         loop {
-            self.wanted.notify.notified().await;
+            self.refresh_queue.notify.notified().await;
             tokio::time::sleep(GATHER).await;
-            for chunk in self.wanted.take().chunks(CHUNK) {
+            for chunk in self.refresh_queue.take().chunks(CHUNK) {
                 self.refresh_some(chunk).await;
             }
         }
