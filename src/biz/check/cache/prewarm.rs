@@ -13,13 +13,13 @@ use crate::biz::{
 };
 
 /// Users that were active within this time are loaded.
-const LATELY: chrono::TimeDelta = chrono::TimeDelta::hours(1);
+const ACTIVE_WITHIN: chrono::TimeDelta = chrono::TimeDelta::hours(1);
 /// Pause between two pages, because a page may hold no active user.
 const PAGE_PAUSE: Duration = Duration::from_millis(20);
 /// Accounts loaded concurrently: few, to leave the database to checks.
-const TOGETHER: usize = 8;
+const CONCURRENT_LOADS: usize = 8;
 
-/// Loads every recently active account, at most `a_second` per second, and returns the number
+/// Loads every recently active account, at most `per_second` per second, and returns the number
 /// of loaded accounts. An account that can't be loaded is skipped.
 ///
 /// # Errors
@@ -28,15 +28,15 @@ pub async fn prewarm(
     model: &ReadModel,
     store: &dyn AccountStore,
     calendar: &Calendar,
-    a_second: NonZeroU32,
+    per_second: NonZeroU32,
 ) -> Result<u64> {
-    let since = calendar.now().utc - LATELY;
-    let pause = Duration::from_secs(1) * TOGETHER as u32 / a_second.get();
+    let since = calendar.now().utc - ACTIVE_WITHIN;
+    let pause = Duration::from_secs(1) * CONCURRENT_LOADS as u32 / per_second.get();
     let (mut loaded, mut last) = (0, None::<UserId>);
     // Ends, because each page begins after the last one.
     loop {
         let ActiveUsers { users, next } = store.active_users(since, last.as_ref()).await?;
-        for some in users.chunks(TOGETHER) {
+        for some in users.chunks(CONCURRENT_LOADS) {
             let begun = tokio::time::Instant::now();
             let cache_keys: Vec<CacheKey> = some.iter().cloned().map(CacheKey::User).collect();
             let loads = join_all(cache_keys.iter().map(|cache_key| model.load(cache_key))).await;
@@ -161,7 +161,7 @@ mod tests {
         }
     }
 
-    async fn warm(users: Users, a_second: u32) -> (u64, Vec<(UserId, Instant)>) {
+    async fn warm(users: Users, per_second: u32) -> (u64, Vec<(UserId, Instant)>) {
         let users = Arc::new(users);
         let calendar = Arc::new(Calendar::new(chrono_tz::UTC, SystemClock));
         let (catalog, seconds) = (Arc::new(Catalog::new([])), Duration::from_secs);
@@ -170,7 +170,7 @@ mod tests {
         let engine = Arc::new(Engine::start(users.clone(), caches.clone(), catalog.clone(), calendar.clone(), limits));
         let accounts = Arc::new(Accounts::new(users.clone(), engine, catalog, calendar.clone()));
         let model = ReadModel::new(caches, accounts, users.clone());
-        let loaded = prewarm(&model, &*users, &calendar, a_second.try_into().unwrap()).await.unwrap();
+        let loaded = prewarm(&model, &*users, &calendar, per_second.try_into().unwrap()).await.unwrap();
         let loads = users.loaded.lock().unwrap().clone();
         (loaded, loads)
     }
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(loaded, expected.len() as u64);
         for (begin, (_, at)) in loads.iter().enumerate() {
             let within = loads[begin..].iter().take_while(|(_, other)| *other < *at + Duration::from_secs(1));
-            assert!(within.count() <= 200 + TOGETHER);
+            assert!(within.count() <= 200 + CONCURRENT_LOADS);
         }
         let took = loads[loads.len() - 1].1 - loads[0].1;
         assert!((10..15).contains(&took.as_secs()), "{took:?}");
