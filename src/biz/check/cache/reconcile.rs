@@ -49,9 +49,9 @@ pub trait SharedCache: AccountCache {
 }
 
 /// Entries compared concurrently.
-const TOGETHER: usize = 16;
+const CONCURRENT_READS: usize = 16;
 /// Reads of a differing entry. An entry that is only late has caught up by then.
-const LOOKS: u32 = 5;
+const READS: u32 = 5;
 /// Pause between the first two reads; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// Most differences that are reported in full.
@@ -113,7 +113,7 @@ impl Reconciler {
         loop {
             let (cache_keys, next) = self.cache.scan(from).await?;
             let mut wrong = Vec::new();
-            for some in cache_keys.chunks(TOGETHER) {
+            for some in cache_keys.chunks(CONCURRENT_READS) {
                 for difference in join_all(some.iter().map(|cache_key| self.compare(cache_key))).await {
                     all.compared += 1;
                     wrong.extend(difference?);
@@ -147,7 +147,7 @@ impl Reconciler {
     /// differs from the database read after it.
     async fn compare(&self, cache_key: &CacheKey) -> Result<Option<Difference>, StoreError> {
         let (mut first, mut pause) = (None, FIRST_PAUSE);
-        for look in 1.. {
+        for read in 1.. {
             let cached = match self.cache.look(cache_key).await {
                 Ok(Some(cached)) => cached,
                 Ok(None) => return Ok(None),
@@ -166,7 +166,7 @@ impl Reconciler {
                 // The entry changes, so updates do reach the cache.
                 return Ok(None);
             }
-            if look == LOOKS {
+            if read == READS {
                 let (cached, stored) = (text(Some(&*cached.entry)), text(stored.as_ref()));
                 return Ok(Some(Difference { cache_key: cache_key.clone(), by, cached, stored }));
             }
