@@ -69,7 +69,7 @@ impl Meter {
         }
         let metered = Metered::new(reservation);
         let (meter, counter) = (self.clone(), Some(counter));
-        Ok(Session { meter, metered, counter, heard: Instant::now(), permit, is_reopened })
+        Ok(Session { meter, metered, counter, last_message_at: Instant::now(), permit, is_reopened })
     }
 }
 
@@ -80,7 +80,7 @@ pub struct Session {
     /// Absent only while a chunk is counted.
     counter: Option<StreamCounter>,
     /// The time of the gateway's last message.
-    heard: Instant,
+    last_message_at: Instant,
     permit: OwnedSemaphorePermit,
     is_reopened: bool,
 }
@@ -118,7 +118,7 @@ impl Session {
         updates: mpsc::Sender<Update>,
     ) -> Ended {
         // Room for the last message is reserved at the start, so that it can always be sent.
-        let last = LastWord(updates.clone().reserve_owned().await.ok());
+        let last = LastMessage(updates.clone().reserve_owned().await.ok());
         let _ = updates.try_send(Update::Opened(Box::new(self.reservation().clone()), self.is_reopened));
         let mut events = pin!(events.fuse());
         let end = match self.listen(events.as_mut(), &updates).await {
@@ -133,7 +133,7 @@ impl Session {
             End::Finish(finish) => self.finish(finish, last).await,
             End::Broken(error) => {
                 last.send(Update::Failed(error));
-                self.broke(None).await
+                self.end_broken(None).await
             }
             End::Gone(error) => {
                 last.send(Update::Failed(error));
@@ -147,8 +147,8 @@ impl Session {
         let mut reporting = Reporting::default();
         let (mut owes_state, ends_at) = (false, Instant::now() + LONGEST_LIFE);
         loop {
-            let idle_at = (self.heard + settings.idle_timeout).min(ends_at);
-            let next_report = self.metered.next_report(&settings).filter(|_| !reporting.is_on_its_way());
+            let idle_at = (self.last_message_at + settings.idle_timeout).min(ends_at);
+            let next_report = self.metered.next_report(&settings).filter(|_| !reporting.is_in_flight());
             tokio::select! {
                 // In order: the end of the stream, replies, messages. No branch starves another,
                 // because each round also checks whether a report is due.
@@ -166,7 +166,7 @@ impl Session {
                     owes_state = false;
                 }
                 event = events.next() => {
-                    self.heard = Instant::now();
+                    self.last_message_at = Instant::now();
                     owes_state = true;
                     if let Some(end) = self.take(event).await {
                         return end;
@@ -179,7 +179,7 @@ impl Session {
                     }
                 }
             }
-            if !reporting.is_on_its_way()
+            if !reporting.is_in_flight()
                 && let Some(report) = self.metered.due_report(Instant::now(), &settings)
             {
                 reporting.send(&self.meter.engine, report);
@@ -238,7 +238,7 @@ impl Session {
 
     /// Charges as the gateway's finish says. If the outcome is unknown, the gateway is told so at
     /// once, and the same commit is retried, because the gateway has no further message.
-    async fn finish(self, finish: Finish, last: LastWord) -> Ended {
+    async fn finish(self, finish: Finish, last: LastMessage) -> Ended {
         let engine = &self.meter.engine;
         let commit = self.metered.commit(finish);
         let mut settled = engine.commit(commit.clone()).await;
@@ -258,12 +258,12 @@ impl Session {
         match settled {
             Ok(_) => Ended { finished: Some(settled), compared: self.compare(finish), settled: None },
             // The finish was refused, so the counted tokens are charged.
-            Err(_) => self.broke(Some(settled)).await,
+            Err(_) => self.end_broken(Some(settled)).await,
         }
     }
 
     /// Frees the permit, and settles the stream as broken.
-    async fn broke(self, finished: Option<Settled>) -> Ended {
+    async fn end_broken(self, finished: Option<Settled>) -> Ended {
         let Session { meter, metered, permit, .. } = self;
         drop(permit);
         Ended { finished, settled: settle_broken(&meter, &metered).await, compared: None }
@@ -280,7 +280,7 @@ impl Session {
 struct Reporting(Option<(Option<Usage>, BoxFuture<'static, Reported>)>);
 
 impl Reporting {
-    fn is_on_its_way(&self) -> bool {
+    fn is_in_flight(&self) -> bool {
         self.0.is_some()
     }
 
@@ -298,9 +298,9 @@ impl Reporting {
 }
 
 /// Room for the last message to the gateway; `None` if the gateway has gone.
-struct LastWord(Option<OwnedPermit<Update>>);
+struct LastMessage(Option<OwnedPermit<Update>>);
 
-impl LastWord {
+impl LastMessage {
     fn send(self, update: Update) {
         if let Some(permit) = self.0 {
             permit.send(update);
