@@ -78,7 +78,7 @@ pub(super) fn marker(owns: impl Fn(u16) -> bool) -> Option<String> {
 }
 
 /// A key in the slot of a marker that never exists.
-pub(super) fn nothing_beside(marker: &str) -> String {
+pub(super) fn absent_key_beside(marker: &str) -> String {
     format!("{marker}:nothing")
 }
 

@@ -288,7 +288,7 @@ async fn run_of(link: &Link, budget: Duration) -> Result<String, StoreError> {
 /// Checks that entries can be dropped; otherwise stale entries would stay readable. A server may
 /// answer reads and refuse writes, for example with a full disk or too few replicas.
 async fn prove_writable(link: &Link, marker: &str, budget: Duration) -> Result<(), StoreError> {
-    call(link, redis::cmd("UNLINK").arg(keys::nothing_beside(marker)), budget).await.map(|_| ())
+    call(link, redis::cmd("UNLINK").arg(keys::absent_key_beside(marker)), budget).await.map(|_| ())
 }
 
 /// Drops all entries and the fences of all loads in flight. Entries that other processes store
