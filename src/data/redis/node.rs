@@ -47,7 +47,7 @@ pub(super) enum Location {
 }
 
 /// The role of a server in the deployment.
-pub(super) struct Part {
+pub(super) struct Role {
     pub marker: String,
     /// Whether another server had its slots before, so that its last writes may be missing.
     pub takes_over: bool,
@@ -69,8 +69,8 @@ pub(super) struct Node {
 
 impl Node {
     /// Starts to connect in the background, until `stop`.
-    pub fn start(location: Location, settings: Arc<Settings>, part: Part, stop: CancellationToken) -> Arc<Self> {
-        let Part { marker, takes_over, cold } = part;
+    pub fn start(location: Location, settings: Arc<Settings>, role: Role, stop: CancellationToken) -> Arc<Self> {
+        let Role { marker, takes_over, cold } = role;
         let node = Arc::new(Self {
             location,
             settings,

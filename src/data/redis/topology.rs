@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Mode, Settings, keys,
-    node::{Location, Node, Part, open, text, unavailable},
+    node::{Location, Node, Role, open, text, unavailable},
 };
 use crate::biz::values::error::StoreError;
 
@@ -45,8 +45,8 @@ impl Topology {
     pub fn start(settings: Arc<Settings>, cold: Arc<Notify>, stop: CancellationToken) -> Self {
         let one = |location| {
             let marker = keys::marker(|_| true).unwrap_or_default();
-            let part = Part { marker, takes_over: false, cold: cold.clone() };
-            Topology::One(Node::start(location, settings.clone(), part, stop.child_token()))
+            let role = Role { marker, takes_over: false, cold: cold.clone() };
+            Topology::One(Node::start(location, settings.clone(), role, stop.child_token()))
         };
         match &settings.mode {
             Mode::Single => one(Location::Fixed(settings.addrs.first().cloned().unwrap_or_default())),
@@ -169,9 +169,9 @@ impl Cluster {
                 }
                 None => {
                     let takes_over = !old.nodes.is_empty();
-                    let part = Part { marker, takes_over, cold: self.cold.clone() };
+                    let role = Role { marker, takes_over, cold: self.cold.clone() };
                     let location = Location::Fixed(address.clone());
-                    Node::start(location, self.settings.clone(), part, self.stop.child_token())
+                    Node::start(location, self.settings.clone(), role, self.stop.child_token())
                 }
             };
             nodes.insert(address.clone(), node);
