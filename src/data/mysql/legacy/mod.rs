@@ -58,7 +58,7 @@ pub(super) async fn bring_up_to_date(
     migrations::lock_mysql(connection).await?;
     // Closing the connection releases the lock.
     let shape = inspect::shape(connection).await?;
-    let found = look(connection, settings, shape).await?;
+    let found = inspect_and_plan(connection, settings, shape).await?;
     announce(&found.plan);
     match &found.shape.kind {
         Kind::Ours => migrations::run_mysql(connection).await?,
@@ -77,7 +77,7 @@ pub(super) async fn bring_up_to_date(
 /// The plan of [`bring_up_to_date`]. Changes nothing.
 pub(super) async fn plan(connection: &mut MySqlConnection, settings: &Settings) -> Result<Plan, StoreError> {
     let shape = inspect::shape(connection).await?;
-    Ok(look(connection, settings, shape).await?.plan)
+    Ok(inspect_and_plan(connection, settings, shape).await?.plan)
 }
 
 /// The state of the database, and the plan for it.
@@ -98,7 +98,11 @@ struct Reading {
     begun: Option<Begun>,
 }
 
-async fn look(connection: &mut MySqlConnection, settings: &Settings, shape: Shape) -> Result<Found, StoreError> {
+async fn inspect_and_plan(
+    connection: &mut MySqlConnection,
+    settings: &Settings,
+    shape: Shape,
+) -> Result<Found, StoreError> {
     let pending = migrations::pending_mysql(connection).await?;
     let mut plan = Plan::default();
     let legacy = match shape.kind {
