@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use prometheus::{IntGaugeVec, Opts, Registry};
 
-use super::gauge;
+use super::scale::gauge;
 use crate::biz::{account::catalog::Catalog, jobs::low_balance::LowCounts};
 
 /// All gauges are vectors, so that they are absent before the first count. A zero would mean that

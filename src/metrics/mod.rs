@@ -6,6 +6,7 @@ pub mod in_flight;
 mod low_balance;
 mod ops_stats;
 mod recharge;
+mod scale;
 mod streams;
 
 use prometheus::{
@@ -13,15 +14,13 @@ use prometheus::{
     TextEncoder,
 };
 
+use self::scale::SECONDS;
 pub use self::{
     cache::CacheMetrics, low_balance::LowBalanceMetrics, ops_stats::OpsStatsMetrics, recharge::RechargeMetrics,
     streams::StreamMetrics,
 };
 
-/// Buckets in seconds, from a cache hit to a timeout.
-const SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
-
-/// Reason of a charge that was not settled in time, or refused because the queue was full.
+/// Reason of a charge that was not settled in time, or for which there was no room.
 pub const OVERLOADED: &str = "overloaded";
 /// Reasons of charges that fail because of the service. All other reasons are refusals, which the
 /// caller or the user causes.
@@ -145,9 +144,4 @@ impl Metrics {
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
     }
-}
-
-/// A count as the value of a gauge.
-fn gauge(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -2,7 +2,7 @@
 
 use prometheus::{IntGaugeVec, Opts, Registry};
 
-use super::gauge;
+use super::scale::gauge;
 use crate::biz::jobs::ops_stats::FinishedAudit;
 
 /// All gauges are vectors, so that they are absent before the first read. A zero would mean that

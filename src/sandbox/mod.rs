@@ -14,11 +14,13 @@ mod payment;
 mod payments;
 mod permits;
 mod public_url;
+mod switch_routes;
 mod switches;
+mod till;
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -41,13 +43,7 @@ pub use self::{
     public_url::PublicUrl,
     switches::{Create, Get, MAX_DELAY_MS, MAX_DUPLICATES, PayAtOnce, Switches},
 };
-use self::{
-    callback::{Callback, Sender},
-    grpc::Rpcs,
-    notify::Notifier,
-    payment::{Order, Outcome, Payment},
-    payments::{Payments, Tried},
-};
+use self::{callback::Sender, grpc::Rpcs, notify::Notifier, payments::Payments, till::Till};
 use crate::{config::Secret, data::payment::proto::payment_server::PaymentServer, server};
 
 /// The default listen address, which is that of payment-service.
@@ -143,65 +139,12 @@ impl Sandbox {
     }
 }
 
-/// Opens payments, pays them, and queues their callbacks.
-struct Till {
-    payments: Payments,
-    notifier: Arc<Notifier>,
-    switches: Mutex<Switches>,
-    public_url: PublicUrl,
-}
-
-impl Till {
-    /// `None` if the order already has a payment.
-    fn open(&self, order: Order) -> Option<Payment> {
-        let payment = self.payments.open(order)?;
-        tracing::info!(order_id = payment.order.id, payment_id = payment.id, "payment opened");
-        if let Some(outcome) = self.switches().pay_at_once.outcome() {
-            self.pay(&payment.id, outcome);
-        }
-        Some(payment)
-    }
-
-    /// Records the outcome of a payment attempt and queues its callback to billing.
-    fn pay(&self, id: &str, outcome: Outcome) -> Tried {
-        let tried = self.payments.pay(id, outcome);
-        if let Tried::Counts(payment) = &tried {
-            tracing::info!(
-                order_id = payment.order.id,
-                payment_id = id,
-                outcome = outcome.as_str(),
-                "payment attempted"
-            );
-            let switches = self.switches();
-            self.notifier.queue(Callback::new(payment, outcome, &switches), &switches);
-        }
-        tried
-    }
-
-    fn pay_url(&self, id: &str) -> String {
-        format!("{}/pay/{id}", self.public_url)
-    }
-
-    fn switches(&self) -> Switches {
-        *self.switches.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set_switches(&self, switches: Switches) {
-        let mut now = self.switches.lock().unwrap_or_else(PoisonError::into_inner);
-        *now = switches;
-        // Under the lock, so that two concurrent changes reach the notifier in the same order.
-        self.notifier.set_reorder(switches.reorder);
-        drop(now);
-        tracing::info!(?switches, "switches changed");
-    }
-}
-
 fn routes(till: Arc<Till>) -> Router {
     let rpcs = PaymentServer::new(Rpcs(till.clone())).max_decoding_message_size(MAX_BODY_BYTES);
     Routes::new(rpcs)
         .into_axum_router()
         .reset_fallback()
-        .merge(page::routes().merge(switches::routes()).with_state(till))
+        .merge(page::routes().merge(switch_routes::routes()).with_state(till))
         .route("/health", get(health))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn(in_time))

@@ -4,7 +4,7 @@ use std::{fmt, net::SocketAddr, str::FromStr};
 
 use http::Uri;
 
-use crate::{biz::values::error::Invalid, server};
+use crate::{biz::values::invalid::Invalid, server};
 
 /// `http` or `https`, an authority, and an optional path, without a slash at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,21 +1,14 @@
-//! The switches of injected faults, and the route that changes them at run time.
+//! What goes wrong on purpose.
 //!
 //! A switch of callbacks acts on callbacks that are queued after the change. Switching
 //! `reorder` off sends the callbacks that it holds back.
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{str::FromStr, time::Duration};
 
-use axum::{
-    Json, Router,
-    extract::State,
-    response::{IntoResponse, Response},
-    routing::get,
-};
-use http::StatusCode;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Map, Value};
 
-use super::{Till, payment::Outcome};
+use super::payment::Outcome;
 
 /// The longest delay of each switch.
 pub const MAX_DELAY_MS: u64 = 60_000;
@@ -159,25 +152,5 @@ fn duplicates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Erro
         Ok(copies)
     } else {
         Err(de::Error::custom(format!("duplicates must be at most {MAX_DUPLICATES}")))
-    }
-}
-
-pub(super) fn routes() -> Router<Arc<Till>> {
-    Router::new().route("/switches", get(read).put(change))
-}
-
-async fn read(State(till): State<Arc<Till>>) -> Json<Switches> {
-    Json(till.switches())
-}
-
-/// Sets all switches; those that the body does not name are off. The content type is ignored,
-/// so that plain `curl -X PUT -d` works.
-async fn change(State(till): State<Arc<Till>>, body: String) -> Response {
-    match body.parse() {
-        Ok(switches) => {
-            till.set_switches(switches);
-            Json(switches).into_response()
-        }
-        Err(error) => (StatusCode::BAD_REQUEST, format!("switches: {error}\n")).into_response(),
     }
 }

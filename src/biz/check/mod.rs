@@ -18,7 +18,6 @@ use super::{
         key_quota::{self, Take},
         rate_limit::RateGuard,
     },
-    reports::record::Usage,
     values::{
         calendar::{BillingTime, Calendar},
         error::{Error, Result},
@@ -26,6 +25,7 @@ use super::{
         money::Money,
     },
 };
+use crate::biz::values::usage::Usage;
 
 /// A call to check.
 #[derive(Debug, Clone)]

@@ -2,141 +2,14 @@
 //! durable at short intervals, and charges it once, however the stream ends.
 
 mod disconnect;
+mod events;
+mod meter;
 mod metered;
 mod session;
 pub mod tokens;
 
-use std::{sync::Arc, time::Duration};
-
-use chrono::TimeDelta;
-use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
-
-use super::{
-    metering::tokens::{Encoding, TokenCounter},
-    reports::record::Usage,
-    settlement::{
-        engine::{Engine, Settled},
-        posting::Effect,
-        transaction::Transaction,
-    },
-    values::{error::Error, ids::ModelName, money::Money},
+pub use self::{
+    events::{Comparison, Ended, Event, Finish, State, Update},
+    meter::{Meter, StreamTimeouts},
+    session::Session,
 };
-
-pub use self::session::Session;
-
-/// A message of the gateway about its stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// Delivered output; may end inside a character.
-    Output(Vec<u8>),
-    /// A sign of life, with the vendor's usage so far, if known.
-    Heartbeat(Option<Usage>),
-    Finish(Finish),
-}
-
-/// The gateway's request to finish its stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Finish {
-    /// The vendor's usage; our own count when absent.
-    pub usage: Option<Usage>,
-    /// Cost and count, as in a commit.
-    pub cost: Option<Money>,
-    pub count: Option<u32>,
-    /// Output tokens of the vendor that are in no text, such as reasoning.
-    pub hidden_output_tokens: u32,
-}
-
-/// A message to the gateway.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Update {
-    /// The reservation, and whether it existed already.
-    Opened(Box<Transaction>, bool),
-    State(State),
-    /// The charge, and whether it is a replay.
-    Finished(Box<Transaction>, bool),
-    /// The stream has ended, with the reason.
-    Failed(Error),
-}
-
-/// The current figures of a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct State {
-    pub output_tokens: u32,
-    /// Tokens that are charged even if the process is killed.
-    pub durable_output_tokens: u32,
-    /// The amount that the stream charges to the balance so far.
-    pub amount: Money,
-    /// The amount held on the balance for the stream.
-    pub held: Money,
-    /// The gateway must stop: the hold does not cover another token and can't grow.
-    pub stop: bool,
-}
-
-/// The end of a stream.
-#[derive(Debug, Default)]
-pub struct Ended {
-    /// The outcome of the gateway's finish, if there was one.
-    pub finished: Option<Settled>,
-    /// Of a broken stream: the charge, or the released reservation. `None` also if another
-    /// stream, a commit or a release came first, or if the stream is left to the sweep.
-    pub settled: Option<(Transaction, Effect)>,
-    /// Present if the vendor counted too.
-    pub compared: Option<Comparison>,
-}
-
-/// Two counts of the same output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Comparison {
-    pub ours: u32,
-    pub vendors: u32,
-}
-
-impl Comparison {
-    /// Compares without the vendor's hidden tokens. `None` for a model of unknown encoding, whose
-    /// count is only an estimate.
-    pub fn new(model: Option<&ModelName>, ours: u32, vendors: Usage, hidden_output_tokens: u32) -> Option<Self> {
-        Encoding::known(model?.as_str())?;
-        Some(Self { ours, vendors: vendors.output_tokens.saturating_sub(hidden_output_tokens) })
-    }
-}
-
-/// The time limits of streams.
-#[derive(Debug, Clone, Copy)]
-pub struct StreamTimeouts {
-    /// Lifetime of a hold without a report.
-    pub ttl: TimeDelta,
-    /// Interval at which new output is made durable.
-    pub progress: Duration,
-    /// Time in which a broken stream can be opened again before it is charged.
-    pub grace: Duration,
-    /// A stream without a message for this time counts as broken.
-    pub idle_timeout: Duration,
-}
-
-/// The state that all streams share.
-#[derive(Clone)]
-pub struct Meter {
-    engine: Arc<Engine>,
-    tokens: Arc<TokenCounter>,
-    settings: StreamTimeouts,
-    /// One permit for each open stream.
-    open: Arc<Semaphore>,
-    /// One permit for each broken stream that waits to be opened again.
-    waiting: Arc<Semaphore>,
-    stop: CancellationToken,
-}
-
-impl Meter {
-    /// Meters at most `streams` streams at once, until `stop`.
-    pub fn new(
-        engine: Arc<Engine>,
-        tokens: Arc<TokenCounter>,
-        settings: StreamTimeouts,
-        streams: usize,
-        stop: CancellationToken,
-    ) -> Self {
-        let (open, waiting) = (Arc::new(Semaphore::new(streams)), Arc::new(Semaphore::new(streams)));
-        Self { engine, tokens, settings, open, waiting, stop }
-    }
-}

@@ -2,6 +2,7 @@
 //! call and reopened after a loss. Every call has a deadline that includes its retries.
 
 mod answer;
+pub mod proto;
 
 use std::time::Duration;
 
@@ -19,13 +20,7 @@ use crate::biz::{
     values::ids::{OrderId, UserId},
 };
 
-/// The generated messages and services of `proto/payment/v1`.
-pub mod proto {
-    #![allow(clippy::all, missing_docs, reason = "generated code; its lints depend on the generators")]
-    tonic::include_proto!("payment.v1");
-}
-
-/// Pause before the first retry; it doubles.
+/// Between two attempts at a call that may be repeated, doubling.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Most attempts of one call, within its deadline.
 const ATTEMPTS: u32 = 3;

@@ -10,7 +10,7 @@ use super::{
     node::Node,
     topology::Topology,
 };
-use crate::biz::{check::cache::entry::CacheKey, values::error::StoreError};
+use crate::biz::values::{cache_key::CacheKey, error::StoreError};
 
 /// Commands, grouped by the server that owns their keys.
 #[derive(Default)]

@@ -10,9 +10,9 @@
 //! | `billing:difference` | text: the difference of the last comparison with the database, an amount and units |
 //! | `billing:{N}:marker` | text: the id of the server run that has current entries; one per node |
 
-use crate::biz::{
-    check::cache::entry::CacheKey,
-    values::ids::{ApiKeyId, UserId},
+use crate::biz::values::{
+    cache_key::CacheKey,
+    ids::{ApiKeyId, UserId},
 };
 
 /// Slots of a cluster.

@@ -24,13 +24,14 @@ use std::{
 
 use self::{
     account_cache::{AccountCache, Found},
-    entry::{AccountEntry, CacheEntry, CacheKey},
-    refresh::RefreshQueue,
+    entry::{AccountEntry, CacheEntry},
+    refresh::Wanted,
 };
 use crate::biz::{
-    account::Accounts,
     limits::key_quota::{KeyQuotaStore, KeyQuotas},
+    settlement::accounts::Accounts,
     values::{
+        cache_key::CacheKey,
         calendar::Month,
         error::{Error, Result},
         ids::{ApiKeyId, ServiceName, UserId},
@@ -128,7 +129,12 @@ impl ReadModel {
         Some((View { account, key }, self.caches.trust))
     }
 
-    /// Counts a check that was answered from the near cache.
+    /// Reads the entries of the near cache that are in use anew, for ever.
+    pub async fn refresh(&self) {
+        self.wanted.refresh(&self.caches).await;
+    }
+
+    /// Counts a check that the near cache has answered.
     pub fn answered_near(&self) {
         self.sources.near.fetch_add(1, Relaxed);
     }

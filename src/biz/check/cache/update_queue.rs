@@ -18,10 +18,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    account_cache::AccountCache,
-    entry::{CacheKey, Change},
-};
+use super::account_cache::AccountCache;
+use crate::biz::{settlement::change::Change, values::cache_key::CacheKey};
 
 /// Most updates of one round trip.
 const CHUNK: usize = 256;
@@ -241,8 +239,9 @@ mod tests {
         account::Balance,
         check::cache::{
             account_cache::{Fence, Found},
-            entry::{AccountChange, CacheEntry},
+            entry::CacheEntry,
         },
+        settlement::change::AccountChange,
         values::{error::StoreError, ids::UserId, money::Money},
     };
 

@@ -1,7 +1,7 @@
 //! The input of a count, its bounds, and the rule of a chat's overhead.
 
 use super::Vocabulary;
-use crate::biz::values::error::{Invalid, Result};
+use crate::biz::values::{error::Result, invalid::Invalid};
 
 /// Longest input in bytes, all its strings together. The largest request
 /// (`server.limits.body_bytes`) is often smaller.

@@ -6,8 +6,7 @@ mod counter;
 mod encoding;
 mod split;
 mod stream;
-
-use std::sync::Arc;
+mod vocabulary;
 
 pub use self::{
     chat::{ChatMessage, Input, MAX_BYTES, MAX_MESSAGES},
@@ -15,24 +14,5 @@ pub use self::{
     encoding::Encoding,
     split::is_split,
     stream::{MAX_RUN_BYTES, StreamCounter},
+    vocabulary::{Vocabularies, Vocabulary},
 };
-use crate::biz::values::error::StoreError;
-
-/// The tokens of one encoding.
-pub trait Vocabulary: Send + Sync {
-    /// The number of tokens of `text` by tiktoken; names of special tokens count as ordinary
-    /// text. Takes time in proportion to the text, so long texts belong on a blocking thread.
-    fn count(&self, text: &str) -> usize;
-}
-
-/// The source of vocabularies. They are large, and built at first use.
-pub trait Vocabularies: Send + Sync + 'static {
-    /// The vocabulary, if [`Vocabularies::load`] has built it. Does not block.
-    fn loaded(&self, encoding: Encoding) -> Option<Arc<dyn Vocabulary>>;
-
-    /// The vocabulary, built at the first call. Building blocks for a part of a second.
-    ///
-    /// # Errors
-    /// [`StoreError::Failed`]: this build does not include the vocabulary.
-    fn load(&self, encoding: Encoding) -> Result<Arc<dyn Vocabulary>, StoreError>;
-}

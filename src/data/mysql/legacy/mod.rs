@@ -13,52 +13,48 @@
 //! and continues from there.
 
 mod check;
+mod chunk;
 mod columns;
 mod inspect;
 mod openings;
+mod options;
 mod plan;
 mod progress;
+mod reading;
+mod session;
 mod times;
 mod users;
 
 use chrono::Utc;
-use chrono_tz::Tz;
-use sqlx::{AssertSqlSafe, MySqlConnection};
+use sqlx::MySqlConnection;
 
+pub use self::options::UpgradeOptions;
 use self::{
     inspect::{Kind, Shape},
     plan::Books,
-    progress::Begun,
+    reading::Reading,
+    session::{LIMITS, OUR_ZONE, execute, in_zone, refused},
     times::Times,
 };
-use super::store_error;
 use crate::{
     biz::values::error::StoreError,
     data::{
-        legacy_zone::LegacyZone,
         migrations,
-        plan::{Announce, Plan},
+        plan::{Announce, UpgradePlan},
     },
 };
 
-/// The settings of bringing a schema up to date.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    pub legacy_zone: LegacyZone,
-    pub billing_zone: Tz,
-}
-
-/// Brings the schema up to date, one process at a time. `announce` receives the plan before
-/// anything is changed.
+/// Brings the schema up to date, one process at a time. `announce` is told the plan
+/// before anything is changed.
 pub(super) async fn bring_up_to_date(
     connection: &mut MySqlConnection,
-    settings: &Settings,
+    options: &UpgradeOptions,
     announce: &Announce,
 ) -> Result<(), StoreError> {
     migrations::lock_mysql(connection).await?;
     // Closing the connection releases the lock.
     let shape = inspect::shape(connection).await?;
-    let found = inspect_and_plan(connection, settings, shape).await?;
+    let found = look(connection, options, shape).await?;
     announce(&found.plan);
     match &found.shape.kind {
         Kind::Ours => migrations::run_mysql(connection).await?,
@@ -74,39 +70,32 @@ pub(super) async fn bring_up_to_date(
     Ok(())
 }
 
-/// The plan of [`bring_up_to_date`]. Changes nothing.
-pub(super) async fn plan(connection: &mut MySqlConnection, settings: &Settings) -> Result<Plan, StoreError> {
+/// What [`bring_up_to_date`] would do. Changes nothing.
+pub(super) async fn plan(
+    connection: &mut MySqlConnection,
+    options: &UpgradeOptions,
+) -> Result<UpgradePlan, StoreError> {
     let shape = inspect::shape(connection).await?;
-    Ok(inspect_and_plan(connection, settings, shape).await?.plan)
+    Ok(look(connection, options, shape).await?.plan)
 }
 
-/// The state of the database, and the plan for it.
-struct Found {
+/// What was found, and what is to be done about it.
+struct Inspection {
     shape: Shape,
-    plan: Plan,
-    /// Present for a legacy database.
+    plan: UpgradePlan,
+    /// Of a database of the legacy service.
     legacy: Option<Reading>,
 }
 
-/// The settings for reading legacy rows.
-struct Reading {
-    zone: Tz,
-    billing_zone: Tz,
-    /// `time_zone` of the legacy sessions, as SQL. In it, TIMESTAMP columns show the stored times.
-    session: String,
-    times: Times,
-    begun: Option<Begun>,
-}
-
-async fn inspect_and_plan(
+async fn look(
     connection: &mut MySqlConnection,
-    settings: &Settings,
+    options: &UpgradeOptions,
     shape: Shape,
-) -> Result<Found, StoreError> {
+) -> Result<Inspection, StoreError> {
     let pending = migrations::pending_mysql(connection).await?;
-    let mut plan = Plan::default();
+    let mut plan = UpgradePlan::default();
     let legacy = match shape.kind {
-        Kind::Legacy => Some(read_legacy(connection, settings, &shape, (&pending, &mut plan)).await?),
+        Kind::Legacy => Some(read_legacy(connection, options, &shape, (&pending, &mut plan)).await?),
         Kind::Ours => {
             plan.lines.push("the database is this service's; it has no legacy tables".into());
             None
@@ -117,33 +106,33 @@ async fn inspect_and_plan(
         }
     };
     plan.add_migrations(&pending);
-    Ok(Found { shape, plan, legacy })
+    Ok(Inspection { shape, plan, legacy })
 }
 
 /// Reads everything that the conversion depends on, and refuses a database that can't be
 /// converted.
 async fn read_legacy(
     connection: &mut MySqlConnection,
-    settings: &Settings,
+    options: &UpgradeOptions,
     shape: &Shape,
-    (pending, plan): (&[&str], &mut Plan),
+    (pending, plan): (&[&str], &mut UpgradePlan),
 ) -> Result<Reading, StoreError> {
     execute(connection, LIMITS).await?;
     let begun = if shape.has_progress { progress::begun(connection).await? } else { None };
     let zone = match &begun {
-        Some(begun) => begun.legacy_zone(settings)?,
-        None => settings.legacy_zone.zone.clone().map_err(|why| {
+        Some(begun) => begun.legacy_zone(options)?,
+        None => options.legacy_zone.zone.clone().map_err(|why| {
             refused(&[format!(
-                "the time zone of the legacy times is unknown ({}): {why}; set data.database.legacy_zone or --legacy-zone",
-                settings.legacy_zone.found
+                "the zone of its times is not known ({}): {why} with data.database.legacy_zone or --legacy-zone",
+                options.legacy_zone.found
             )])
         })?,
     };
-    let billing_zone = begun.as_ref().map_or(Ok(settings.billing_zone), |begun| begun.billing_zone(settings))?;
+    let billing_zone = begun.as_ref().map_or(Ok(options.billing_zone), |begun| begun.billing_zone(options))?;
     let reading = Reading {
         zone,
         billing_zone,
-        session: settings.legacy_zone.session.clone().unwrap_or_else(|| "@@GLOBAL.time_zone".into()),
+        session: options.legacy_zone.session.clone().unwrap_or_else(|| "@@GLOBAL.time_zone".into()),
         times: Times::new(zone, billing_zone, Utc::now()),
         begun,
     };
@@ -157,12 +146,12 @@ async fn read_legacy(
         ]));
     }
     let books = Books::read(connection, shape, &reading).await?;
-    plan::describe(plan, shape, &reading, &settings.legacy_zone.found, &books);
+    plan::describe(plan, shape, &reading, &options.legacy_zone.found, &books);
     in_zone(connection, OUR_ZONE).await?;
     Ok(reading)
 }
 
-async fn take_over(connection: &mut MySqlConnection, found: &Found) -> Result<(), StoreError> {
+async fn take_over(connection: &mut MySqlConnection, found: &Inspection) -> Result<(), StoreError> {
     let Some(reading) = &found.legacy else { return Ok(()) };
     if reading.begun.is_none() {
         progress::begin(connection, reading.zone, reading.billing_zone).await?;
@@ -176,27 +165,4 @@ async fn take_over(connection: &mut MySqlConnection, found: &Found) -> Result<()
     users::take_over(connection, reading).await?;
     users::forbid_records_without_a_day(connection).await?;
     progress::forget(connection).await
-}
-
-/// A conversion has no time limit per statement, and sorts large tables. It waits for a table that
-/// another session locks for 60 seconds.
-const LIMITS: &str = "SET SESSION lock_wait_timeout = 60, sort_buffer_size = 33554432 /*M! , max_statement_time = 0 */ \
-    /*!50708 , max_execution_time = 0 */";
-const OUR_ZONE: &str = "'+00:00'";
-
-/// Sets the session's zone, in which TIMESTAMP columns are shown. `zone` is SQL.
-async fn in_zone(connection: &mut MySqlConnection, zone: &str) -> Result<(), StoreError> {
-    execute(connection, format!("SET SESSION time_zone = {zone}")).await
-}
-
-/// The error of a refused conversion.
-fn refused(reasons: &[String]) -> StoreError {
-    StoreError::Failed(format!(
-        "the legacy tables can't be converted; nothing was changed:\n  {}",
-        reasons.join("\n  ")
-    ))
-}
-
-async fn execute(connection: &mut MySqlConnection, sql: impl Into<String>) -> Result<(), StoreError> {
-    sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(connection).await.map(|_| ()).map_err(store_error)
 }

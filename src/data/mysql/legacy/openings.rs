@@ -6,8 +6,8 @@
 
 use sqlx::{AssertSqlSafe, MySqlConnection};
 
-use super::{super::store_error, users::Chunk};
-use crate::biz::values::error::StoreError;
+use super::chunk::Chunk;
+use crate::{biz::values::error::StoreError, data::error::store_error};
 
 /// Adds an account for every user in any of the tables.
 const ACCOUNTS: &str = "\

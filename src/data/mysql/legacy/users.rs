@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row};
 
-use super::{
-    super::{optional_text, store_error},
-    Reading, execute, openings, progress,
+use super::{chunk::Chunk, openings, progress, reading::Reading, session::execute};
+use crate::{
+    biz::values::error::StoreError,
+    data::{error::store_error, mysql::row::optional_text},
 };
-use crate::biz::values::error::StoreError;
 
 /// Limits of one transaction: users, and records. The records of the last user may exceed it.
 const USERS: u32 = 500;
@@ -20,13 +20,7 @@ const SHOW_EVERY: Duration = Duration::from_secs(5);
 /// The tables that users are read from; in each, a key starts with the user id.
 const TABLES: [&str; 4] = ["user_balance", "free_quota", "billing_record", "recharge_order"];
 
-/// A range of users in key order, including both ends.
-pub(super) struct Chunk {
-    pub(super) first: String,
-    pub(super) last: String,
-}
-
-/// Converts all users that are not converted yet.
+/// Takes over every user who is not yet.
 pub(super) async fn take_over(connection: &mut MySqlConnection, reading: &Reading) -> Result<(), StoreError> {
     let statements = statements(reading);
     let mut last = reading.begun.as_ref().and_then(|begun| begun.last_user.clone());
