@@ -11,7 +11,7 @@ pub struct UpgradePlan {
 }
 
 impl UpgradePlan {
-    /// The numbered migrations that are still to run; none is no work.
+    /// Adds a line with the migrations that will run.
     pub(super) fn add_migrations(&mut self, pending: &[&str]) {
         self.has_work |= !pending.is_empty();
         let pending = if pending.is_empty() { "none".to_owned() } else { pending.join(", ") };
@@ -25,5 +25,5 @@ impl fmt::Display for UpgradePlan {
     }
 }
 
-/// Told the plan before anything is changed.
+/// A callback that receives the plan before anything is changed.
 pub type Announce = dyn Fn(&UpgradePlan) + Send + Sync;

@@ -20,7 +20,7 @@ pub use self::{
     streams::StreamMetrics,
 };
 
-/// Reason of a charge that was not settled in time, or for which there was no room.
+/// Reason of a charge that was not settled in time, or refused because the queue was full.
 pub const OVERLOADED: &str = "overloaded";
 /// Reasons of charges that fail because of the service. All other reasons are refusals, which the
 /// caller or the user causes.

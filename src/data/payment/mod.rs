@@ -20,7 +20,7 @@ use crate::biz::{
     values::ids::{OrderId, UserId},
 };
 
-/// Between two attempts at a call that may be repeated, doubling.
+/// Pause before the first retry; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Most attempts of one call, within its deadline.
 const ATTEMPTS: u32 = 3;

@@ -44,7 +44,7 @@ pub struct RedisCache {
 }
 
 impl RedisCache {
-    /// Connects in the background, and stays connected until it is dropped.
+    /// Starts to connect in the background. The cache stays connected until it is dropped.
     pub fn start(settings: RedisSettings, times: ScriptTimes) -> Self {
         let (settings, cold, stop) = (Arc::new(settings), Arc::new(Notify::new()), CancellationToken::new());
         let topology = Topology::start(settings.clone(), cold.clone(), stop.clone());

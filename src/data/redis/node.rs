@@ -68,9 +68,9 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// Connects, and stays connected until it is dropped or `stop`.
-    pub fn start(location: Location, settings: Arc<RedisSettings>, part: Part, stop: CancellationToken) -> Arc<Self> {
-        let Part { marker, takes_over, cold } = part;
+    /// Starts to connect in the background, until `stop`.
+    pub fn start(location: Location, settings: Arc<RedisSettings>, role: Role, stop: CancellationToken) -> Arc<Self> {
+        let Role { marker, takes_over, cold } = role;
         let node = Arc::new(Self {
             location,
             settings,

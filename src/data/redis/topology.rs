@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     RedisLayout, RedisSettings, keys,
-    node::{Location, Node, Part, open, text, unavailable},
+    node::{Location, Node, Role, open, text, unavailable},
 };
 use crate::biz::values::error::StoreError;
 

@@ -14,7 +14,7 @@ use crate::biz::{
     },
 };
 
-/// A committed state, as the database had it.
+/// A committed state of the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CacheEntry {
     Account(UserId, AccountEntry),
@@ -71,7 +71,7 @@ impl CacheEntry {
         }
     }
 
-    /// The rule of the cache: `quota_deduct.lua` is the same in Redis.
+    /// The rule by which a cache applies a change. `quota_deduct.lua` is the same rule in Redis.
     pub fn apply(&self, change: &Change) -> Applied {
         let version = self.version();
         if version != change.before() {
@@ -93,7 +93,7 @@ impl CacheEntry {
     }
 }
 
-/// What a change makes of an entry.
+/// The result of applying a change to an entry.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Applied {
     Next(CacheEntry),
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_applies_to_the_state_it_began_with_alone() {
+    fn a_change_applies_only_to_the_version_it_started_from() {
         let Applied::Next(next) = entry(3, 1).apply(&change(3, "a", 2)) else { panic!("not applied") };
         let account = next.account().unwrap();
         let month = key("a").0;

@@ -25,7 +25,7 @@ use std::{
 use self::{
     account_cache::{AccountCache, Found},
     entry::{AccountEntry, CacheEntry},
-    refresh::Wanted,
+    refresh::RefreshQueue,
 };
 use crate::biz::{
     limits::key_quota::{KeyQuotaStore, KeyQuotas},
@@ -129,12 +129,12 @@ impl ReadModel {
         Some((View { account, key }, self.caches.trust))
     }
 
-    /// Reads the entries of the near cache that are in use anew, for ever.
+    /// Refreshes the near entries in use, without an end.
     pub async fn refresh(&self) {
-        self.wanted.refresh(&self.caches).await;
+        self.refresh_queue.refresh(&self.caches).await;
     }
 
-    /// Counts a check that the near cache has answered.
+    /// Counts a check that was answered from the near cache.
     pub fn answered_near(&self) {
         self.sources.near.fetch_add(1, Relaxed);
     }

@@ -39,7 +39,7 @@ impl RefreshQueue {
         self.cache_keys.lock().unwrap_or_else(PoisonError::into_inner).drain().collect()
     }
 
-    /// Reads anew what is wanted, as it comes, for ever.
+    /// Refreshes the waiting cache keys, without an end.
     pub async fn refresh(&self, caches: &Caches) {
         loop {
             self.notify.notified().await;
@@ -51,12 +51,12 @@ impl RefreshQueue {
     }
 }
 
-/// What can't be read now is read when it is next asked for.
+/// Refreshes some entries. An entry that can't be read is left to the next check.
 async fn refresh_some(caches: &Caches, cache_keys: &[CacheKey]) {
     let Some(shared) = &caches.shared else { return };
     let (mut timely, mut fences) = (Vec::new(), Vec::new());
     for cache_key in cache_keys {
-        // In this order: see `ReadModel::look_shared`.
+        // The fence comes first; `ReadModel::look_shared` says why.
         if let Ok(fence) = caches.near.fence(cache_key).await
             && !caches.is_late(cache_key)
         {

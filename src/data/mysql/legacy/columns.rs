@@ -16,9 +16,9 @@ use super::{
 };
 use crate::{biz::values::error::StoreError, data::error::store_error};
 
-/// A change of one table.
+/// A change of a legacy table.
 pub(super) struct ColumnChange {
-    /// For people.
+    /// Description for the plan.
     pub(super) what: String,
     /// Clauses of ALTER TABLE, one statement each.
     alter: Vec<String>,
@@ -35,7 +35,7 @@ impl ColumnChange {
 const TYPES: &str = "enum('free','balance')";
 const UTF8: &str = "CHARACTER SET utf8mb4";
 
-/// What is to be changed of a table.
+/// The changes that a table needs.
 pub(super) fn changes(name: &str, table: &Table) -> Vec<ColumnChange> {
     let mut changes = Vec::new();
     if !table.engine.eq_ignore_ascii_case("InnoDB") {

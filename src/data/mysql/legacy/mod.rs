@@ -44,8 +44,8 @@ use crate::{
     },
 };
 
-/// Brings the schema up to date, one process at a time. `announce` is told the plan
-/// before anything is changed.
+/// Brings the schema up to date, one process at a time. `announce` receives the plan before
+/// anything is changed.
 pub(super) async fn bring_up_to_date(
     connection: &mut MySqlConnection,
     options: &UpgradeOptions,
@@ -70,7 +70,7 @@ pub(super) async fn bring_up_to_date(
     Ok(())
 }
 
-/// What [`bring_up_to_date`] would do. Changes nothing.
+/// The plan of [`bring_up_to_date`]. Changes nothing.
 pub(super) async fn plan(
     connection: &mut MySqlConnection,
     options: &UpgradeOptions,
@@ -79,11 +79,11 @@ pub(super) async fn plan(
     Ok(look(connection, options, shape).await?.plan)
 }
 
-/// What was found, and what is to be done about it.
+/// The state of the database, and the plan for it.
 struct Inspection {
     shape: Shape,
     plan: UpgradePlan,
-    /// Of a database of the legacy service.
+    /// Present for a legacy database.
     legacy: Option<Reading>,
 }
 
@@ -123,7 +123,7 @@ async fn read_legacy(
         Some(begun) => begun.legacy_zone(options)?,
         None => options.legacy_zone.zone.clone().map_err(|why| {
             refused(&[format!(
-                "the zone of its times is not known ({}): {why} with data.database.legacy_zone or --legacy-zone",
+                "the time zone of the legacy times is unknown ({}): {why}; set data.database.legacy_zone or --legacy-zone",
                 options.legacy_zone.found
             )])
         })?,

@@ -191,7 +191,7 @@ async fn pending(connection: &mut MySqlConnection, remaining: &Remaining<'_>) ->
     Ok((row.try_get(0).map_err(store_error)?, sum.normalize()))
 }
 
-/// Says what will be done.
+/// Adds the lines of the conversion to the plan.
 pub(super) fn describe(plan: &mut UpgradePlan, shape: &Shape, reading: &Reading, found: &str, books: &Books) {
     plan.has_work = true;
     let lines = &mut plan.lines;

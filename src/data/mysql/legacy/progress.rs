@@ -23,7 +23,8 @@ pub(super) struct UpgradeProgress {
 }
 
 impl UpgradeProgress {
-    /// The zone that it reads times in. Those that were converted can't be read in another.
+    /// The zone of the legacy times. It can't change during a conversion, because the times of
+    /// some users are converted already.
     pub(super) fn legacy_zone(&self, options: &UpgradeOptions) -> Result<Tz, StoreError> {
         match &options.legacy_zone.zone {
             Ok(zone) if options.legacy_zone.is_chosen && zone.name() != self.legacy_zone => {
@@ -33,7 +34,7 @@ impl UpgradeProgress {
         }
     }
 
-    /// The zone that it gives days in.
+    /// The zone of the billing days.
     pub(super) fn billing_zone(&self, options: &UpgradeOptions) -> Result<Tz, StoreError> {
         if options.billing_zone.name() == self.billing_zone {
             return Ok(options.billing_zone);
@@ -53,7 +54,7 @@ fn other_zone(of: &str, begun: &str, now: Tz) -> StoreError {
     ))
 }
 
-/// Nothing, when it was not begun.
+/// The progress of a conversion; `None` before it begins.
 pub(super) async fn begun(connection: &mut MySqlConnection) -> Result<Option<UpgradeProgress>, StoreError> {
     let row = sqlx::query("SELECT legacy_zone, billing_zone, last_user FROM former_upgrade")
         .fetch_optional(connection)

@@ -20,7 +20,7 @@ const SHOW_EVERY: Duration = Duration::from_secs(5);
 /// The tables that users are read from; in each, a key starts with the user id.
 const TABLES: [&str; 4] = ["user_balance", "free_quota", "billing_record", "recharge_order"];
 
-/// Takes over every user who is not yet.
+/// Converts all users that are not converted yet.
 pub(super) async fn take_over(connection: &mut MySqlConnection, reading: &Reading) -> Result<(), StoreError> {
     let statements = statements(reading);
     let mut last = reading.begun.as_ref().and_then(|begun| begun.last_user.clone());
