@@ -48,7 +48,7 @@ impl Supervised {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // An own process group, because the terminal's Ctrl-C would end the shell first.
+            // A process group of its own, because the terminal's Ctrl-C would end the shell first.
             .process_group(0)
             .spawn()
             .context("starting sh")?;
