@@ -97,7 +97,8 @@ async fn a_lock_that_another_session_holds_costs_its_own_account_alone(#[case] r
 
     let holder = Holder::lock(&service.database, rows).await;
     let mut client = service.internal.clone();
-    let commit = CommitReservationRequest { user_id: "locked".into(), trace_id: "reserved".into(), ..Default::default() };
+    let commit =
+        CommitReservationRequest { user_id: "locked".into(), trace_id: "reserved".into(), ..Default::default() };
     let commit = tokio::spawn(async move { client.commit_reservation(commit).await });
     let mut calls = Vec::new();
     for round in 0..3 {

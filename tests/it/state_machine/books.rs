@@ -13,14 +13,15 @@ use billing_service::biz::{
         caps::{Caps, Requests},
         key_quota::{KeyQuota, KeyQuotas, NewKeyQuota},
     },
-    recharge::order::{Order, OrderStatus},
     reports::{
         record::{Record, RecordType},
         statistics::DailyUse,
     },
     settlement::{
         keys::Keys,
-        ledger::{Ledger, LeftOut, Lock, SettledBatch},
+        ledger::{Ledger, SettledBatch},
+        lock::{LeftOut, Lock},
+        order::{Order, OrderStatus},
         posting::{Adjusted, Batch},
         rule::{self, NewRecord, QuotaKey, State, TransactionKey, UsageDelta, UsageKey},
         transaction::{Status, Transaction},
@@ -100,7 +101,8 @@ impl Ledger for Books {
             row.free_records += delta.free_records;
             row.paid_records += delta.paid_records;
         }
-        Ok(writes.into_settlement(outcomes, LeftOut::default()))
+        let (changes, api_keys, left_out) = (writes.changes, writes.api_keys, LeftOut::default());
+        Ok(SettledBatch { outcomes, changes, api_keys, left_out })
     }
 }
 

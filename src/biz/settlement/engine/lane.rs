@@ -6,7 +6,7 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Job, LaneLimits,
+    job::{Job, LaneLimits},
     parking::Parking,
     settler::{Settler, given_up, pauses},
 };

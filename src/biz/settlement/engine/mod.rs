@@ -4,6 +4,7 @@
 //! collects, so an idle service answers in one transaction's time and a busy one
 //! shares locks, statements and the commit among all that wait.
 
+mod job;
 mod lane;
 mod parking;
 mod reply;
@@ -12,7 +13,6 @@ mod settler;
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     sync::Arc,
-    time::Duration,
 };
 
 use tokio::{
@@ -22,7 +22,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{lane::Lane, parking::Parking, reply::Reply, settler::Settler};
+use self::{
+    job::{Job, Ticket},
+    lane::Lane,
+    parking::Parking,
+    reply::Reply,
+    settler::Settler,
+};
+pub use self::{
+    job::{LaneLimits, ParkingLimits},
+    reply::{Reported, Settled},
+};
 use super::{
     commit_listener::CommitListener,
     ledger::Ledger,
@@ -31,7 +41,7 @@ use super::{
 };
 use crate::biz::{
     account::catalog::Catalog,
-    recharge::order::Order,
+    settlement::order::Order,
     values::{
         calendar::Calendar,
         error::{Error, Result},
@@ -39,65 +49,12 @@ use crate::biz::{
     },
 };
 
-/// How much the engine takes on.
-#[derive(Debug, Clone, Copy)]
-pub struct LaneLimits {
-    /// Lanes; each has at most one transaction in flight.
-    pub lanes: usize,
-    /// Postings that may wait in one lane before callers get OVERLOADED.
-    pub queue: usize,
-    /// Postings in one transaction at most.
-    pub batch: usize,
-    /// How long a posting may wait in its lane.
-    pub max_wait: Duration,
-    /// How long a batch is tried while the database does not answer, and how long a posting
-    /// waits for a lock that another transaction holds.
-    pub retry_timeout: Duration,
-    pub parking: ParkingLimits,
-}
-
-/// How much waits beside the lanes for locks that other transactions hold.
-#[derive(Debug, Clone, Copy)]
-pub struct ParkingLimits {
-    /// Accounts that wait at once; callers of one more get OVERLOADED.
-    pub accounts: usize,
-    /// Postings of one waiting account; its callers beyond it get OVERLOADED.
-    pub postings: usize,
-    /// Transactions that wait at once, each on a connection of its own.
-    pub connections: usize,
-    /// How long the postings of an account are refused that the database cannot settle.
-    pub quarantine: Duration,
-}
-
-/// A transaction, and what the request did for it.
-pub type Settled = Result<(Transaction, Effect)>;
-
-/// A reservation that a stream has reported on, and whether its API key has no tokens left.
-/// Where the hold ran out first, and nothing was kept, it is not PENDING.
-pub type Reported = Result<(Transaction, bool)>;
-
 /// Accepts postings and answers with their committed outcome.
 pub struct Engine {
     lanes: Vec<mpsc::Sender<Job>>,
     parking: Arc<Parking>,
     stop: CancellationToken,
     tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
-}
-
-/// A posting that waits to be settled.
-struct Job {
-    posting: Posting,
-    ticket: Ticket,
-}
-
-/// The caller's side of a posting.
-struct Ticket {
-    queued: Instant,
-    /// When the posting is given up. Set by its lane.
-    deadline: Instant,
-    /// Whether an attempt may have committed the posting unnoticed.
-    is_unsure: bool,
-    reply: Reply,
 }
 
 impl Engine {

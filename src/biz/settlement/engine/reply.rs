@@ -2,15 +2,21 @@
 
 use tokio::sync::oneshot;
 
-use super::{Reported, Settled};
 use crate::biz::{
-    recharge::order::Order,
     settlement::{
+        order::Order,
         posting::{Adjusted, Effect, Outcome},
         transaction::Transaction,
     },
     values::error::{Error, Result},
 };
+
+/// A transaction, and what the request did for it.
+pub type Settled = Result<(Transaction, Effect)>;
+
+/// A reservation that a stream has reported on, and whether its API key has no tokens left.
+/// Where the hold ran out first, and nothing was kept, it is not PENDING.
+pub type Reported = Result<(Transaction, bool)>;
 
 /// The channel that answers a posting.
 pub(super) enum Reply {

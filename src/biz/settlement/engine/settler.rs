@@ -7,14 +7,15 @@ use tokio::time::Instant;
 
 use crate::biz::{
     account::catalog::Catalog,
-    check::cache::entry::CacheKey,
     settlement::{
         commit_listener::CommitListener,
         keys::Keys,
-        ledger::{Ledger, Lock, SettledBatch},
+        ledger::{Ledger, SettledBatch},
+        lock::Lock,
         posting::{Batch, Posting},
     },
     values::{
+        cache_key::CacheKey,
         calendar::Calendar,
         error::{Error, StoreError},
         ids::ApiKeyId,

@@ -6,6 +6,7 @@ use std::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -18,15 +19,17 @@ use crate::biz::{
         catalog::{Plan, Price},
     },
     charge::quote::Quote,
-    check::cache::entry::{CacheKey, Change},
     settlement::{
+        change::Change,
         keys::Keys,
-        ledger::{LeftOut, Lock, Obstacle, SettledBatch},
+        ledger::SettledBatch,
+        lock::{LeftOut, Lock, Obstacle},
         posting::{Batch, Effect, RecordIds},
         rule::{self, State},
         transaction::ChargeContent,
     },
     values::{
+        cache_key::CacheKey,
         calendar::SystemClock,
         error::StoreError,
         ids::{ServiceName, TraceId},

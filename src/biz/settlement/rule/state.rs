@@ -6,13 +6,14 @@ use chrono::NaiveDate;
 
 use crate::biz::{
     account::{Balance, Quota},
-    check::cache::entry::Change,
     limits::{caps::Requests, key_quota::KeyQuotas},
-    recharge::order::Order,
     reports::{record::Record, statistics::Totals},
     settlement::{
+        change::Change,
         keys::Keys,
-        ledger::{LeftOut, SettledBatch},
+        ledger::SettledBatch,
+        lock::LeftOut,
+        order::Order,
         posting::{Adjusted, Outcome, Posting},
         transaction::{Status, Transaction},
     },

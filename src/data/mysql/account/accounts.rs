@@ -12,7 +12,7 @@ use crate::{
         account::{ACTIVE_PAGE, Account, AccountStore, ActiveUsers, Balance, Quota, catalog::Catalog},
         settlement::{
             keys::Keys,
-            ledger::LeftOut,
+            lock::LeftOut,
             rule::{QuotaKey, State},
         },
         values::{
@@ -21,9 +21,14 @@ use crate::{
             ids::{ServiceName, UserId},
         },
     },
-    data::mysql::{
-        MySqlStore, corrupt, limits::caps, money, number, optional_text, settlement::LockMode, statement::Statement,
-        store_error, text,
+    data::{
+        error::{corrupt, store_error},
+        mysql::{
+            MySqlStore,
+            limits::caps,
+            row::{money, number, optional_text, text},
+            statement::{LockMode, Statement},
+        },
     },
 };
 

@@ -9,7 +9,14 @@ use crate::{
         settlement::keys::Keys,
         values::{calendar::BillingTime, error::StoreError, ids::ApiKeyId},
     },
-    data::mysql::{MySqlStore, corrupt, settlement::LockMode, statement::Statement, store_error, text},
+    data::{
+        error::{corrupt, store_error},
+        mysql::{
+            MySqlStore,
+            row::text,
+            statement::{LockMode, Statement},
+        },
+    },
 };
 
 #[async_trait]

@@ -3,44 +3,30 @@
 use std::{borrow::Cow, collections::BTreeSet, sync::atomic::Ordering::Relaxed};
 
 use async_trait::async_trait;
-use sqlx::{Row, mysql::MySqlRow};
 
 use super::{
-    load::{Loaded, load},
-    transactions::{insert_charges, uuid_of, write_reservations},
+    load::{Loaded, Lookup, load},
+    transactions::{insert_charges, write_reservations},
 };
 use crate::{
     biz::{
         settlement::{
             keys::Keys,
-            ledger::{Ledger, Lock, SettledBatch},
-            posting::{Adjusted, AdjustmentContent, Batch, Outcome, Posting},
+            ledger::{Ledger, SettledBatch},
+            lock::Lock,
+            posting::{Adjusted, Batch, Outcome, Posting},
             rule::{self, NewRecord, UsageDelta, UsageKey, Writes},
         },
-        values::{
-            calendar::BillingTime,
-            error::StoreError,
-            ids::{AdjustmentId, TraceId, UserId},
-        },
+        values::{calendar::BillingTime, error::StoreError, ids::TraceId},
     },
     data::mysql::{
         MySqlStore,
         account::accounts,
         limits::{caps, key_quotas},
-        money, recharge,
+        recharge,
         statement::{Row as StatementRow, Statement},
-        store_error, text,
     },
 };
-
-/// Which transactions are looked up before the rule decides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lookup {
-    /// Those that end, which must be there. The others are taken for new: when one is
-    /// not, its insert fails.
-    Ending,
-    All,
-}
 
 #[async_trait]
 impl Ledger for MySqlStore {
@@ -191,15 +177,4 @@ fn insert_adjustments(statement: &mut Statement, adjustments: &[Adjusted]) {
                 .instant(adjusted.created_at);
         })
         .push("; ");
-}
-
-pub(super) fn adjusted_of(row: &MySqlRow) -> Result<Adjusted, StoreError> {
-    Ok(Adjusted {
-        user: UserId::from_stored(text(row, 0)?),
-        id: AdjustmentId::from_stored(text(row, 1)?),
-        content: AdjustmentContent { amount: money(row, 2)?, reason: text(row, 3)?, operator: text(row, 4)? },
-        request: uuid_of(text(row, 5)?)?,
-        balance_after: money(row, 6)?,
-        created_at: row.try_get(7).map_err(store_error)?,
-    })
 }

@@ -5,34 +5,42 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sqlx::{MySqlConnection, mysql::MySqlRow};
+use sqlx::{MySqlConnection, Row, mysql::MySqlRow};
 
-use super::{
-    LockMode,
-    ledger::{Lookup, adjusted_of},
-    transactions::{self, transaction_of},
-};
+use super::transactions::{self, transaction_of, uuid_of};
 use crate::{
     biz::{
         settlement::{
             keys::Keys,
-            ledger::{LeftOut, Lock, Obstacle},
-            posting::{Batch, Posting},
+            lock::{LeftOut, Lock, Obstacle},
+            posting::{Adjusted, AdjustmentContent, Batch, Posting},
             rule::State,
         },
         values::{
             error::StoreError,
-            ids::{ApiKeyId, UserId},
+            ids::{AdjustmentId, ApiKeyId, UserId},
         },
     },
-    data::mysql::{
-        account::accounts,
-        limits::{caps, key_quotas},
-        recharge,
-        statement::Statement,
-        text,
+    data::{
+        error::store_error,
+        mysql::{
+            account::accounts,
+            limits::{caps, key_quotas},
+            recharge,
+            row::{money, text},
+            statement::{LockMode, Statement},
+        },
     },
 };
+
+/// Which transactions are looked up before the rule decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lookup {
+    /// Those that end, which must be there. The others are taken for new: when one is
+    /// not, its insert fails.
+    Ending,
+    All,
+}
 
 /// What a batch is decided on.
 #[derive(Default)]
@@ -228,4 +236,15 @@ impl Loaded {
         }
         Ok(())
     }
+}
+
+fn adjusted_of(row: &MySqlRow) -> Result<Adjusted, StoreError> {
+    Ok(Adjusted {
+        user: UserId::from_stored(text(row, 0)?),
+        id: AdjustmentId::from_stored(text(row, 1)?),
+        content: AdjustmentContent { amount: money(row, 2)?, reason: text(row, 3)?, operator: text(row, 4)? },
+        request: uuid_of(text(row, 5)?)?,
+        balance_after: money(row, 6)?,
+        created_at: row.try_get(7).map_err(store_error)?,
+    })
 }

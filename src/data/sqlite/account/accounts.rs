@@ -12,7 +12,7 @@ use crate::{
         account::{ACTIVE_PAGE, Account, AccountStore, ActiveUsers, Balance, Quota, catalog::Catalog},
         settlement::{
             keys::Keys,
-            ledger::LeftOut,
+            lock::LeftOut,
             rule::{QuotaKey, State},
         },
         values::{
@@ -21,12 +21,14 @@ use crate::{
             ids::{ServiceName, UserId},
         },
     },
-    data::sqlite::{
-        SqliteStore, corrupt,
-        limits::caps,
-        row::{Row, instant, money, number, optional_text, text},
-        store_error,
-        writer::{found, writer_error},
+    data::{
+        error::{corrupt, store_error},
+        sqlite::{
+            SqliteStore,
+            limits::caps,
+            row::{Row, instant, money, number, optional_text, text},
+            writer::{found, writer_error},
+        },
     },
 };
 

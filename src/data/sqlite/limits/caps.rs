@@ -6,7 +6,7 @@ use rusqlite::{Transaction, params};
 use crate::{
     biz::{
         limits::caps::{Caps, LimitStore, Requests},
-        settlement::{keys::Keys, ledger::LeftOut, rule::State},
+        settlement::{keys::Keys, lock::LeftOut, rule::State},
         values::{calendar::BillingTime, error::StoreError, ids::UserId},
     },
     data::sqlite::{

@@ -8,14 +8,16 @@ use rusqlite::{Statement, Transaction, params};
 use crate::{
     biz::{
         limits::key_quota::{KeyQuota, KeyQuotaStore, KeyQuotas, NewKeyQuota, QuotaType},
-        settlement::{ledger::LeftOut, posting::Batch, rule::State},
+        settlement::{lock::LeftOut, posting::Batch, rule::State},
         values::{calendar::BillingTime, error::StoreError, ids::ApiKeyId},
     },
-    data::sqlite::{
-        SqliteStore, corrupt,
-        row::{Row, day_of, instant, text},
-        store_error,
-        writer::writer_error,
+    data::{
+        error::{corrupt, store_error},
+        sqlite::{
+            SqliteStore,
+            row::{Row, day_of, instant, text},
+            writer::writer_error,
+        },
     },
 };
 

@@ -10,7 +10,8 @@ use crate::{
     biz::{
         settlement::{
             keys::Keys,
-            ledger::{Ledger, LeftOut, Lock, SettledBatch},
+            ledger::{Ledger, SettledBatch},
+            lock::{LeftOut, Lock},
             posting::{Adjusted, AdjustmentContent, Batch},
             rule::{self, NewRecord, State, UsageDelta, UsageKey, Writes},
         },

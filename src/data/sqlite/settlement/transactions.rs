@@ -11,9 +11,8 @@ use crate::{
     biz::{
         account::catalog::QuotaUnit,
         charge::prices::{PriceVersion, TokenPrices},
-        reports::record::Usage,
         settlement::{
-            ledger::LeftOut,
+            lock::LeftOut,
             rule::{ReservationWrite, State},
             transaction::{ChargeContent, Delivered, Due, Reservation, Status, Transaction, TransactionStore},
         },
@@ -21,13 +20,17 @@ use crate::{
             error::StoreError,
             ids::{ApiKeyId, ModelName, PriceVersionId, ServiceName, TraceId, UserId},
             money::Money,
+            usage::Usage,
         },
     },
-    data::sqlite::{
-        SqliteStore, charged_by_number, charged_by_of, corrupt, quota_unit_name, quota_unit_of,
-        row::{Row, day_of, instant, money, number, optional_money, optional_text, text},
-        store_error,
-        writer::{found, writer_error},
+    data::{
+        column_codes::{charged_by_number, charged_by_of, quota_unit_name, quota_unit_of},
+        error::{corrupt, store_error},
+        sqlite::{
+            SqliteStore,
+            row::{Row, day_of, instant, money, number, optional_money, optional_text, text},
+            writer::{found, writer_error},
+        },
     },
 };
 

@@ -29,13 +29,14 @@ use self::{
     quarantine::{Quarantine, Standing},
     queues::{Entry, Queues},
 };
-use super::{
-    Job, LaneLimits, Ticket,
+use crate::biz::settlement::engine::{
+    job::{Job, LaneLimits, Ticket},
     settler::{Settler, given_up, pauses},
 };
 use crate::biz::{
     settlement::{
-        ledger::{Lock, Obstacle, SettledBatch},
+        ledger::SettledBatch,
+        lock::{Lock, Obstacle},
         posting::Batch,
     },
     values::{

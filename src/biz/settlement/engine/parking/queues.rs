@@ -7,8 +7,13 @@ use std::collections::{HashMap, VecDeque};
 
 use tokio::time::Instant;
 
-use super::super::{Job, ParkingLimits};
-use crate::biz::{settlement::ledger::Lock, values::ids::UserId};
+use crate::biz::{
+    settlement::{
+        engine::job::{Job, ParkingLimits},
+        lock::Lock,
+    },
+    values::ids::UserId,
+};
 
 pub(super) struct Queues {
     limits: ParkingLimits,

@@ -11,7 +11,7 @@ use super::super::{
 };
 use crate::biz::{
     settlement::{
-        ledger::Lock,
+        lock::Lock,
         posting::{Charge, Effect},
     },
     values::{
