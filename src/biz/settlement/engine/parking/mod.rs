@@ -17,6 +17,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use tokio::{
@@ -44,6 +45,10 @@ use crate::biz::{
         ids::UserId,
     },
 };
+
+/// How long a turn at a lock may take. Databases give a wait for a lock up after two seconds,
+/// so a turn ends with a definite answer, unless the database has gone silent.
+const TURN_TIMEOUT: Duration = Duration::from_secs(4);
 
 pub(super) struct Parking {
     settler: Settler,
@@ -217,7 +222,7 @@ impl Parking {
 
     /// Settles jobs once; those that were not settled go back.
     async fn settle(self: &Arc<Self>, lock: &Lock, jobs: Vec<Job>) -> Turn {
-        let deadline = jobs.iter().map(|job| job.ticket.deadline).min().unwrap_or_else(Instant::now);
+        let deadline = Instant::now() + TURN_TIMEOUT;
         let (postings, mut tickets): (Vec<_>, Vec<_>) = jobs.into_iter().map(|job| (job.posting, job.ticket)).unzip();
         let batch = self.settler.batch(postings);
         let mut is_unsure = tickets.iter().any(|ticket| ticket.is_unsure);
