@@ -121,7 +121,8 @@ pub async fn load(
     if skips {
         for row in &next()? {
             let user = UserId::from_stored(text(row, 0)?);
-            if !state.requests.contains_key(&user) {
+            // A user may have caps and no account yet.
+            if state.balances.contains_key(&user) && !state.requests.contains_key(&user) {
                 left_out.insert(&user, Obstacle::Locked(Lock::Account(user.clone())));
             }
         }
