@@ -6,7 +6,7 @@ use anyhow::Context;
 use chrono::TimeDelta;
 use tokio_util::sync::CancellationToken;
 
-use super::{caches, core::Core, database::limits, low_balance::LowAccounts, ops_stats::Findings, payments};
+use super::{caches, core::Core, database::limits, low_balance::LowBalances, ops_stats::OpsStats, payments};
 use crate::{
     biz::{
         check::cache::{
@@ -15,7 +15,7 @@ use crate::{
         },
         recharge::{
             Recharges,
-            reconcile::{Preview, Reconciled, Waits},
+            reconcile::{ReconcilePreview, Reconciled, Waits},
         },
         settlement::{
             engine::Engine,
@@ -39,9 +39,9 @@ pub(super) fn spawn_regular(config: &Config, core: &Core) {
     let Core { store, engine, catalog, calendar, metrics, stop, .. } = core;
     let observer = core.observer.clone();
     tokio::spawn(sweep_regularly(store.clone(), engine.clone(), calendar.clone(), observer, stop.clone()));
-    let findings = Findings { store: store.clone(), calendar: calendar.clone(), metrics: metrics.clone() };
-    tokio::spawn(findings.read_regularly(stop.clone()));
-    let low = LowAccounts {
+    let ops_stats = OpsStats { store: store.clone(), calendar: calendar.clone(), metrics: metrics.clone() };
+    tokio::spawn(ops_stats.read_regularly(stop.clone()));
+    let low = LowBalances {
         store: store.clone(),
         thresholds: config.low_thresholds(),
         catalog: catalog.clone(),
@@ -124,7 +124,7 @@ pub(super) async fn preview_recharges(
     store: Arc<dyn Store>,
     clock: impl Clock,
     listed: usize,
-) -> anyhow::Result<Preview> {
+) -> anyhow::Result<ReconcilePreview> {
     let job = RechargeJob::new(config, store, clock)?;
     let preview = job.recharges.preview(job.waits, listed).await;
     job.engine.drain().await;

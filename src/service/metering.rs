@@ -26,7 +26,7 @@ use super::{
 use crate::{
     biz::{
         limits::rate_limit::RateGuard,
-        metering::{Ended, Event, Finish, Meter, News, Session, State},
+        metering::{Ended, Event, Finish, Meter, Session, State, Update},
         reports::record,
         settlement::{
             posting::Reserve,
@@ -76,12 +76,12 @@ impl StreamService {
                     drop(open);
                 }
                 // The first update: there is room for it.
-                Err(error) => drop(updates.try_send(News::Failed(error))),
+                Err(error) => drop(updates.try_send(Update::Failed(error))),
             }
         };
         self.tasks.spawn(metering.in_current_span());
         let replies =
-            stream::unfold(replies, async |mut replies: mpsc::Receiver<News>| Some((replies.recv().await?, replies)));
+            stream::unfold(replies, async |mut replies: mpsc::Receiver<Update>| Some((replies.recv().await?, replies)));
         // Replies are made while the body is written, when the request has been left.
         let span = Span::current();
         let failed = move |error| {
@@ -159,7 +159,7 @@ fn events(messages: Streaming<MeterStreamRequest>) -> impl Stream<Item = Result<
 fn event(message: Option<Message>) -> Result<Event> {
     match message {
         Some(Message::Output(output)) => Ok(Event::Output(output)),
-        Some(Message::Heartbeat(heartbeat)) => Ok(Event::Heartbeat(told(heartbeat.usage)?)),
+        Some(Message::Heartbeat(heartbeat)) => Ok(Event::Heartbeat(replies(heartbeat.usage)?)),
         Some(Message::Finish(finish)) => parse_finish(finish).map(Event::Finish),
         Some(Message::Open(_)) => Err(Invalid::new("open", "must come once").into()),
         None => Err(Invalid::new("event", "is none that this server knows").into()),
@@ -167,25 +167,25 @@ fn event(message: Option<Message>) -> Result<Event> {
 }
 
 /// Nobody means no tokens at all: they have other names where they came from.
-fn told(counted: Option<proto::Usage>) -> Result<Option<record::Usage>> {
+fn replies(counted: Option<proto::Usage>) -> Result<Option<record::Usage>> {
     Ok(usage(counted)?.filter(|usage| usage.tokens() > 0))
 }
 
 fn parse_finish(finish: StreamFinish) -> Result<Finish> {
     Ok(Finish {
-        usage: told(finish.usage)?,
+        usage: replies(finish.usage)?,
         cost: cost("cost", finish.cost)?,
         count: finish.count.map(count).transpose()?,
         hidden_output_tokens: tokens("hidden_output_tokens", finish.hidden_output_tokens)?,
     })
 }
 
-fn reply(update: News) -> Result<MeterStreamReply> {
+fn reply(update: Update) -> Result<MeterStreamReply> {
     let event = match update {
-        News::Opened(transaction, replayed) => Reply::Opened(reserve_reply(&transaction, replayed)),
-        News::State(state) => Reply::State(state_reply(state)),
-        News::Finished(transaction, replayed) => Reply::Finished(commit_reply(&transaction, replayed)),
-        News::Failed(error) => return Err(error),
+        Update::Opened(transaction, replayed) => Reply::Opened(reserve_reply(&transaction, replayed)),
+        Update::State(state) => Reply::State(state_reply(state)),
+        Update::Finished(transaction, replayed) => Reply::Finished(commit_reply(&transaction, replayed)),
+        Update::Failed(error) => return Err(error),
     };
     Ok(MeterStreamReply { event: Some(event) })
 }

@@ -18,7 +18,7 @@ use crate::{
     biz::{
         recharge::{
             Recharges,
-            callback::{Notice, NoticedResult, Settlement},
+            callback::{Notice, NoticedResult, SettledOrder},
             order::{Order, OrderFilter, OrderStore, PaymentMethod},
             start::NewRecharge,
         },
@@ -69,7 +69,7 @@ impl RechargeService {
         let order = notice.order.clone();
         let settled = self.recharges.settle(notice, origin.is_believed, &origin.trace).await;
         self.metrics.recharge.count_callback(&settled, started.elapsed());
-        if let Ok(Settlement { order: settled, changed: true, .. }) = &settled {
+        if let Ok(SettledOrder { order: settled, changed: true, .. }) = &settled {
             tracing::info!(%order, status = %settled.status, "a callback settled an order");
         }
         let refusal = settled.map_or_else(Some, |settled| settled.refusal);
