@@ -11,7 +11,7 @@ use super::{
 use crate::{
     biz::{
         check::{Quotas, cache::Watched},
-        metering::{Meter, Settings},
+        metering::{Meter, StreamTimeouts},
     },
     config::{Config, Streams},
     service::{
@@ -73,7 +73,7 @@ fn limits(core: &Core) -> LimitService {
 
 fn streams(config: &Config, core: &Core, calls: Arc<CallParser>, ttl: TimeDelta) -> StreamService {
     let Streams { progress, grace, idle_timeout } = config.billing.streams;
-    let timeouts = Settings { ttl, progress, grace, idle_timeout };
+    let timeouts = StreamTimeouts { ttl, progress, grace, idle_timeout };
     let most = config.server.limits.streams;
     StreamService {
         calls,
