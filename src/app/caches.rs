@@ -154,7 +154,7 @@ impl Keeper {
         loop {
             match prewarm(&self.model, &*self.store, &self.calendar, PREWARM_A_SECOND).await {
                 Ok(accounts) => tracing::info!(accounts, "warmed the caches"),
-                Err(error) => tracing::warn!(%error, "the caches were not warmed"),
+                Err(error) => tracing::warn!(error = %error.in_full(), "the caches were not warmed"),
             }
             match &self.redis {
                 Some(redis) => redis.found_cold().await,

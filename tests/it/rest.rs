@@ -1,6 +1,6 @@
 //! The REST face: names, numbers, styles, routes.
 
-use billing_service::service::proto::DESCRIPTORS;
+use billing_service::service::{proto::DESCRIPTORS, routes::rest_rpc};
 use prost_reflect::{DescriptorPool, DynamicMessage, Value as Reflected};
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -179,18 +179,20 @@ async fn every_http_rule_of_the_descriptors_has_a_route() {
         let rule = options.get_extension(&http).as_message().unwrap().clone();
         assert!(rule.has_field_by_name("get") || rule.has_field_by_name("post"), "{} has no rule", method.full_name());
         if let Some(Reflected::List(more)) = rule.get_field_by_name("additional_bindings").as_deref() {
-            rules.extend(more.iter().map(|binding| binding.as_message().unwrap().clone()));
+            let more = more.iter().map(|binding| binding.as_message().unwrap().clone());
+            rules.extend(more.map(|rule| (method.name().to_owned(), rule)));
         }
-        rules.push(rule);
+        rules.push((method.name().to_owned(), rule));
     }
     assert_eq!(rules.len(), 24);
-    for rule in rules {
+    for (rpc, rule) in rules {
         let text =
             |rule: &DynamicMessage, name: &str| rule.get_field_by_name(name).unwrap().as_str().unwrap().to_owned();
         let (method, path) = match text(&rule, "get") {
             get if get.is_empty() => (reqwest::Method::POST, text(&rule, "post")),
             get => (reqwest::Method::GET, get),
         };
+        assert_eq!(rest_rpc(&method, &path), Some(rpc.as_str()), "the name of {path} in logs");
         let host = if path.starts_with("/internal/") { service.app.grpc_addr } else { service.app.http_addr };
         let url = format!("http://{host}{}", path.replace("{user_id}", "u").replace("{trace_id}", "t"));
         let response = service.http.request(method.clone(), url).send().await.unwrap();
