@@ -4,7 +4,10 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use prometheus::{Gauge, HistogramVec, IntCounterVec, IntGauge, Registry};
 
-use super::registration::{counters, histograms, milliseconds};
+use super::{
+    registration::{counters, histograms},
+    scale::milliseconds,
+};
 use crate::biz::{check::cache::Sources, values::money::Money};
 
 pub struct CacheMetrics {

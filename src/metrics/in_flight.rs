@@ -2,26 +2,7 @@
 
 use std::time::Instant;
 
-use super::charges::ChargeMetrics;
-
-/// What charges or holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Operation {
-    Deduct,
-    Reserve,
-    Commit,
-}
-
-impl Operation {
-    /// The label of the operation.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Deduct => "deduct",
-            Self::Reserve => "reserve",
-            Self::Commit => "commit",
-        }
-    }
-}
+use super::charges::{ChargeMetrics, Operation};
 
 /// One operation, from the call to its outcome. When the deadline of the request ends, or the
 /// caller goes away, it is dropped without an outcome and counts as a failure: the caller

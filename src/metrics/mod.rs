@@ -5,21 +5,26 @@ mod cache;
 mod charges;
 mod checks;
 mod in_flight;
+mod labels;
 mod low_balance;
+mod observer;
 mod operations;
 mod ops_stats;
 mod recharge;
 mod registration;
+mod scale;
 mod streams;
 
 use prometheus::{Encoder, IntGauge, Registry, TextEncoder};
 
 pub use self::{
     cache::CacheMetrics,
-    charges::{ChargeObserver, FAILURES, Outcome},
+    charges::Operation,
     checks::CheckMetrics,
-    in_flight::{InFlight, Operation},
+    in_flight::InFlight,
+    labels::{FAILURES, Failure},
     low_balance::LowBalanceMetrics,
+    observer::{ChargeObserver, Outcome},
     ops_stats::OpsStatsMetrics,
     recharge::RechargeMetrics,
     streams::StreamMetrics,
@@ -28,10 +33,6 @@ use self::{
     charges::ChargeMetrics,
     operations::{BalanceMetrics, OperationTimes},
 };
-use crate::biz::{account::catalog::Catalog, values::error::Error};
-
-/// Reason of a charge that was not settled in time, or for which there was no room.
-pub const OVERLOADED: &str = "overloaded";
 
 pub struct Metrics {
     registry: Registry,
@@ -85,29 +86,4 @@ impl Metrics {
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
     }
-}
-
-/// An error as metrics count it.
-#[derive(Debug, Clone, Copy)]
-pub struct Failure<'e> {
-    pub error: &'e Error,
-    /// As in the error table.
-    pub reason: &'static str,
-}
-
-impl Failure<'_> {
-    /// The reason as a label.
-    pub fn label(&self) -> String {
-        self.reason.to_lowercase()
-    }
-}
-
-/// A label from a bounded set, whatever callers send.
-fn service_label<'a>(catalog: &'a Catalog, service: &str) -> &'a str {
-    catalog.find(service).map_or("unknown", |(known, _)| known.as_str())
-}
-
-/// A count as a gauge has it.
-fn gauge(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -9,11 +9,8 @@ use super::{
     registration::{amounts, counter, counters, histogram, histograms},
 };
 use crate::biz::{
-    recharge::{
-        callback::SettledOrder,
-        gateway::OpenedPayment,
-        order::{Order, OrderStatus},
-    },
+    recharge::{callback::SettledOrder, gateway::OpenedPayment},
+    settlement::order::{Order, OrderStatus},
     values::{
         error::{Error, Result},
         money::Money,

@@ -12,7 +12,7 @@ use axum::{
 use http::{HeaderMap, header::AUTHORIZATION};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::request::Refusal;
+use super::span::Refusal;
 use crate::{
     biz::values::error::Error,
     config::{Secret, Style},

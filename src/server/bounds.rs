@@ -8,11 +8,10 @@ use axum::{
     response::Response,
 };
 use tokio::sync::Semaphore;
-use tonic::{Code, Status};
 
-use super::request::Refusal;
+use super::{request::undecoded, span::Refusal};
 use crate::{
-    biz::values::error::{Error, Invalid},
+    biz::values::{error::Error, invalid::Invalid},
     config::Style,
     service::routes::{is_callback, starts_recharge},
 };
@@ -53,10 +52,4 @@ fn explain_undecoded(response: Response, refusal: Refusal) -> Response {
         Some(status) => refusal.answer(&Invalid::new("body", status.message()).into()),
         None => response,
     }
-}
-
-/// The answer of tonic to a message that it could not decode.
-pub fn undecoded(response: &Response) -> Option<Status> {
-    Status::from_header_map(response.headers())
-        .filter(|status| matches!(status.code(), Code::Internal | Code::OutOfRange) && status.details().is_empty())
 }

@@ -11,11 +11,16 @@ use axum::{
     response::Response,
 };
 
-use super::{auth, bounds::undecoded, is_grpc, request::Refusal};
+use super::{
+    auth,
+    request::{is_grpc, undecoded},
+    span::Refusal,
+};
 use crate::{
     biz::values::{
         calendar::Calendar,
-        error::{Error, Invalid, Result},
+        error::{Error, Result},
+        invalid::Invalid,
     },
     config::{CallbackAuth, Secret, Style},
     metrics::Metrics,

@@ -6,6 +6,7 @@ mod callback;
 mod listener;
 mod ops;
 mod request;
+mod span;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -15,12 +16,12 @@ use axum::{
     middleware,
     response::Response,
 };
-use http::{StatusCode, header::CONTENT_TYPE};
+use http::StatusCode;
 use tokio::sync::Semaphore;
 use tonic::{server::NamedService, service::Routes};
 use tonic_health::ServingStatus;
 
-use self::bounds::Bounds;
+use self::{bounds::Bounds, request::is_grpc};
 pub use self::{
     callback::CallbackGuard,
     listener::{ListenerLimits, METERING_WINDOW, reachable, serve},
@@ -124,11 +125,7 @@ fn complete(routes: Router, style: Style) -> Router {
     routes
         .fallback(async move |request: Request| not_found(style, &request))
         .method_not_allowed_fallback(async move || wrong_method(style))
-        .layer(middleware::from_fn(request::identify))
-}
-
-fn is_grpc(request: &Request) -> bool {
-    request.headers().get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+        .layer(middleware::from_fn(span::identify))
 }
 
 fn not_found(style: Style, request: &Request) -> Response {

@@ -20,7 +20,10 @@ use crate::{
             engine::{Engine, Settled},
             transaction::Transaction,
         },
-        values::error::{Error, Invalid, Result},
+        values::{
+            error::{Error, Result},
+            invalid::Invalid,
+        },
     },
     metrics::{ChargeObserver, Operation, Outcome},
 };

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName};
 
 use super::request::TRACE_ID;
-use crate::biz::values::error::{Invalid, Result};
+use crate::biz::values::{error::Result, invalid::Invalid};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 

@@ -27,12 +27,11 @@ use crate::{
     biz::{
         limits::rate_limit::RateGuard,
         metering::{Ended, Event, Finish, Meter, Session, State, Update},
-        reports::record,
         settlement::{
             posting::Reserve,
             transaction::{Status, TransactionStore},
         },
-        values::error::{Invalid, Result},
+        values::{error::Result, invalid::Invalid, usage::Usage},
     },
     metrics::{ChargeObserver, Operation},
 };
@@ -159,21 +158,21 @@ fn events(messages: Streaming<MeterStreamRequest>) -> impl Stream<Item = Result<
 fn event(message: Option<Message>) -> Result<Event> {
     match message {
         Some(Message::Output(output)) => Ok(Event::Output(output)),
-        Some(Message::Heartbeat(heartbeat)) => Ok(Event::Heartbeat(replies(heartbeat.usage)?)),
+        Some(Message::Heartbeat(heartbeat)) => Ok(Event::Heartbeat(vendor_usage(heartbeat.usage)?)),
         Some(Message::Finish(finish)) => parse_finish(finish).map(Event::Finish),
         Some(Message::Open(_)) => Err(Invalid::new("open", "must come once").into()),
         None => Err(Invalid::new("event", "is none that this server knows").into()),
     }
 }
 
-/// Nobody means no tokens at all: they have other names where they came from.
-fn replies(counted: Option<proto::Usage>) -> Result<Option<record::Usage>> {
+/// The count of the model's vendor; no tokens at all are no count.
+fn vendor_usage(counted: Option<proto::Usage>) -> Result<Option<Usage>> {
     Ok(usage(counted)?.filter(|usage| usage.tokens() > 0))
 }
 
 fn parse_finish(finish: StreamFinish) -> Result<Finish> {
     Ok(Finish {
-        usage: replies(finish.usage)?,
+        usage: vendor_usage(finish.usage)?,
         cost: cost("cost", finish.cost)?,
         count: finish.count.map(count).transpose()?,
         hidden_output_tokens: tokens("hidden_output_tokens", finish.hidden_output_tokens)?,

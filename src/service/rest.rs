@@ -26,7 +26,10 @@ use super::{
     routes::{CALLBACK_PATH, RECHARGE_PATH},
 };
 use crate::{
-    biz::values::error::{Error, Invalid, Result},
+    biz::values::{
+        error::{Error, Result},
+        invalid::Invalid,
+    },
     config::Style,
 };
 

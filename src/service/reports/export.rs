@@ -14,15 +14,14 @@ use crate::{
         reports::record::{Record, RecordFilter, RecordStore, RecordType},
         values::{
             calendar::Calendar,
-            error::{Error, Invalid, Result},
+            error::{Error, Result},
+            invalid::Invalid,
             paging::{Cursor, PageStart},
         },
     },
     service::proto::ListRecordsRequest,
 };
 
-/// Exports at once; more would take the database from those who wait for it.
-pub(super) const MAX_EXPORTS: usize = 8;
 /// Records that are read at once.
 const PAGE: u32 = 5_000;
 /// How long an export may take.
