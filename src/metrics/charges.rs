@@ -12,7 +12,7 @@ use super::{
 };
 use crate::biz::values::error::Error;
 
-/// What charges or holds.
+/// An operation that charges or holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     Deduct,
@@ -36,9 +36,9 @@ pub struct ChargeMetrics {
     pub(super) deduct_total: IntCounterVec,
     pub(super) deduct_duration_seconds: Histogram,
     pub(super) deduct_success: IntCounter,
-    /// By reason, as in the error table, in lower case; [`FAILURES`] and refusals.
+    /// By reason of the error table in lower case: [`FAILURES`] and refusals.
     pub(super) deduct_failure: IntCounterVec,
-    /// As [`Self::deduct_failure`], of reserves and of streams that open.
+    /// As [`Self::deduct_failure`], for reserves and openings of streams.
     pub(super) reserve_failure: IntCounterVec,
     pub(super) idempotent_hit: IntCounter,
     pub(super) idempotent_conflict: IntCounter,
@@ -58,7 +58,7 @@ impl ChargeMetrics {
         let deduct_failure = counters(registry, "billing_deduct_failure", "Charges refused or failed", &["reason"])?;
         let reserve_failure = counters(registry, "billing_reserve_failure", "Reserves refused or failed", &["reason"])?;
         for reason in FAILURES {
-            // Shown from the start: a rate does not see the step to a counter's first value.
+            // Created at the start, because rate() misses the step from no value to the first one.
             deduct_failure.with_label_values(&[reason]);
             reserve_failure.with_label_values(&[reason]);
         }

@@ -2,10 +2,10 @@
 
 use crate::biz::{account::catalog::Catalog, values::error::Error};
 
-/// Reason of a charge that was not settled in time, or for which there was no room.
+/// Reason of a charge that was not settled in time, or refused because the queue was full.
 pub(super) const OVERLOADED: &str = "overloaded";
-/// Reasons for which a charge fails by the service's own doing. All others are refusals,
-/// which the caller or the user brought about.
+/// Reasons of charges that fail because of the service. All other reasons are refusals, which the
+/// caller or the user causes.
 pub const FAILURES: [&str; 2] = [OVERLOADED, "internal"];
 
 /// An error as metrics count it.

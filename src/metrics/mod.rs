@@ -1,5 +1,5 @@
-//! Metrics, under the names that dashboards already use. No label holds a user id, and a
-//! service label only ever holds a configured service.
+//! All metrics, with the names that existing dashboards use. No label holds a user id, and a
+//! service label holds only configured services.
 
 mod cache;
 mod charges;
@@ -37,7 +37,7 @@ use self::{
 pub struct Metrics {
     registry: Registry,
     charges: ChargeMetrics,
-    /// 1 while limits are kept per process although a shared limiter is configured.
+    /// 1 while a shared limiter is configured, but each process counts its own requests.
     rate_limit_local: IntGauge,
     pub checks: CheckMetrics,
     pub recharge: RechargeMetrics,
@@ -48,8 +48,10 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// Creates and registers all metrics.
+    ///
     /// # Errors
-    /// A name or label that prometheus refuses; the names are fixed, so only a defect.
+    /// The registry refuses a name or a label. They are constant, so only a defect can cause it.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         let (times, balances) = (OperationTimes::new(&registry)?, BalanceMetrics::new(&registry)?);
@@ -71,15 +73,15 @@ impl Metrics {
         })
     }
 
-    /// Shows whether rate limits are kept per process although a shared limiter is configured.
+    /// Shows whether each process counts its own requests although a shared limiter is configured.
     pub fn set_rate_limit_local(&self, is_local: bool) {
         self.rate_limit_local.set(is_local.into());
     }
 
-    /// The text format of Prometheus.
+    /// All metrics in the text format of Prometheus.
     ///
     /// # Errors
-    /// A metric that can't be encoded; only a defect.
+    /// A metric can't be encoded, which only a defect can cause.
     pub fn render(&self) -> prometheus::Result<Vec<u8>> {
         self.streams.refresh();
         let mut text = Vec::new();
