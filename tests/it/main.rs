@@ -12,6 +12,7 @@ mod charges;
 mod concurrency;
 mod crash;
 mod cron;
+mod documents;
 mod export;
 mod harness;
 mod idempotency;
