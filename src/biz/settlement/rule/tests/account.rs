@@ -23,8 +23,8 @@ use crate::biz::{
     reports::record::{Record, RecordType, Usage},
     settlement::{
         posting::{
-            Adjustment, AdjustmentContent, Batch, Cause, Charge, Commit, Effect, Expire, OrderNews, OrderUpdate,
-            Outcome, Posting, RecordIds, Release, Report, Reserve,
+            Adjustment, AdjustmentContent, Batch, Cause, Charge, Commit, Effect, Expire, OrderUpdate, Outcome,
+            PaymentUpdate, Posting, RecordIds, Release, Report, Reserve,
         },
         transaction::{ChargeContent, Status, Transaction},
     },
@@ -322,8 +322,8 @@ pub fn adjust(id: &str, amount: &str) -> Posting {
     })
 }
 
-pub fn update_order(news: OrderNews) -> Posting {
-    Posting::UpdateOrder(OrderUpdate { user: user(), order: OrderId::from_stored("o"), news })
+pub fn update_order(payment_update: PaymentUpdate) -> Posting {
+    Posting::UpdateOrder(OrderUpdate { user: user(), order: OrderId::from_stored("o"), payment_update })
 }
 
 fn answer(outcome: &Outcome) -> String {

@@ -3,7 +3,7 @@
 use super::account::{Call, TestAccount, adjust, commit, expire, release, report, units, update_order};
 use crate::biz::settlement::{
     keys::Keys,
-    posting::{OrderNews, Posting},
+    posting::{PaymentUpdate, Posting},
     rule::State,
 };
 
@@ -37,9 +37,11 @@ fn a_call_needs_the_quota_of_its_service_and_an_opening_needs_all() {
 #[test]
 fn adjustments_orders_and_payments_are_looked_for() {
     let account = TestAccount::with("0");
-    let opened =
-        OrderNews::Opened { payment: crate::biz::values::ids::PaymentId::from_stored("p"), url: "https://pay".into() };
-    let batch = account.batch([adjust("a", "1"), update_order(opened), update_order(OrderNews::Expired)]);
+    let opened = PaymentUpdate::Opened {
+        payment: crate::biz::values::ids::PaymentId::from_stored("p"),
+        url: "https://pay".into(),
+    };
+    let batch = account.batch([adjust("a", "1"), update_order(opened), update_order(PaymentUpdate::Expired)]);
     let keys = Keys::of(&batch);
     assert_eq!((keys.accounts.len(), keys.quotas.len()), (1, 0));
     assert_eq!((keys.adjustments.len(), keys.orders.len(), keys.payments.len()), (1, 1, 1));

@@ -3,24 +3,24 @@
 use super::account::{TestAccount, update_order, yuan};
 use crate::biz::{
     recharge::order::OrderStatus::{self, Expired, Failed, Pending, Success},
-    settlement::posting::{OrderNews, OrderUpdate, Posting},
+    settlement::posting::{OrderUpdate, PaymentUpdate, Posting},
     values::ids::{OrderId, PaymentId},
 };
 
-fn opened(payment: &str) -> OrderNews {
-    OrderNews::Opened { payment: PaymentId::from_stored(payment), url: "https://pay".into() }
+fn opened(payment: &str) -> PaymentUpdate {
+    PaymentUpdate::Opened { payment: PaymentId::from_stored(payment), url: "https://pay".into() }
 }
 
-fn paid(payment: &str, amount: &str) -> OrderNews {
-    OrderNews::Paid { payment: PaymentId::from_stored(payment), amount: yuan(amount) }
+fn paid(payment: &str, amount: &str) -> PaymentUpdate {
+    PaymentUpdate::Paid { payment: PaymentId::from_stored(payment), amount: yuan(amount) }
 }
 
-fn failed(payment: Option<&str>, amount: Option<&str>) -> OrderNews {
-    OrderNews::Failed { payment: payment.map(PaymentId::from_stored), amount: amount.map(yuan) }
+fn failed(payment: Option<&str>, amount: Option<&str>) -> PaymentUpdate {
+    PaymentUpdate::Failed { payment: payment.map(PaymentId::from_stored), amount: amount.map(yuan) }
 }
 
 /// An order over 20 in a state with a payment, the update, the answer, and the balance after.
-type Case = (OrderStatus, Option<&'static str>, OrderNews, &'static str, &'static str);
+type Case = (OrderStatus, Option<&'static str>, PaymentUpdate, &'static str, &'static str);
 
 fn check(cases: impl IntoIterator<Item = Case>) {
     for (status, payment, update, answer, balance) in cases {
@@ -94,9 +94,9 @@ fn a_payment_fails_unless_it_came_in() {
 #[test]
 fn an_order_expires_while_it_waits() {
     check([
-        (Pending, Some("p1"), OrderNews::Expired, "expired, p1", "0"),
-        (Failed, None, OrderNews::Expired, "unchanged: failed, no payment", "0"),
-        (Success, Some("p1"), OrderNews::Expired, "unchanged: success, p1", "20"),
+        (Pending, Some("p1"), PaymentUpdate::Expired, "expired, p1", "0"),
+        (Failed, None, PaymentUpdate::Expired, "unchanged: failed, no payment", "0"),
+        (Success, Some("p1"), PaymentUpdate::Expired, "unchanged: success, p1", "20"),
     ]);
 }
 
@@ -116,7 +116,7 @@ fn a_payment_that_an_order_gave_up_stays_its_own_until_the_batch_is_over() {
     account.keep_order_of("other", Pending, None);
     let of_other = |update| {
         let order = OrderId::from_stored("other");
-        Posting::UpdateOrder(OrderUpdate { user: super::account::user(), order, news: update })
+        Posting::UpdateOrder(OrderUpdate { user: super::account::user(), order, payment_update: update })
     };
     let answers = account.settle_all([update_order(paid("p2", "20")), of_other(paid("p1", "20"))]);
     assert_eq!(answers, ["success, p2", "refused: payment_order_id: p1 belongs to another order"]);

@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::{
     keys::KEY_LIMITS,
-    orders::{News, ORDERS, OrderState, Payments, order_amount},
+    orders::{ORDERS, OrderState, OrderStep, Payments, order_amount},
     prices::{MODELS, Priced, SERVICES, Service, Tokens},
-    reservations::{Entry, State, TTL_MINUTES},
+    reservations::{RecordEntry, State, TTL_MINUTES},
     streams::Report,
 };
 use self::{
@@ -50,7 +50,7 @@ pub enum Step {
     },
     Order {
         order: u8,
-        news: News,
+        order_step: OrderStep,
     },
 }
 
@@ -299,7 +299,7 @@ impl Model {
             Step::Expire { trace } => self.expire(*trace, now, key),
             Step::Break { trace, stream, tokens } => self.break_off(*trace, *stream, *tokens, now, key),
             Step::Adjust { id, amount } => self.adjust(*id, *amount),
-            Step::Order { order, news } => self.order(*order, *news, &mut shared.payments),
+            Step::Order { order, order_step } => self.order(*order, *order_step, &mut shared.payments),
         }
     }
 
@@ -345,7 +345,8 @@ impl Model {
             replayed: false,
         };
         self.note("a charge in tokens is partly free", quoted.version.is_some() && free > 0 && amount > 0);
-        let entry = Entry { answer: Some(answer.clone()), ..Entry::new(call, now, State::Committed, quoted.version) };
+        let entry =
+            RecordEntry { answer: Some(answer.clone()), ..Entry::new(call, now, State::Committed, quoted.version) };
         self.entries.insert(call.trace, entry);
         answer
     }
