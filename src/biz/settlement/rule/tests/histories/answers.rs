@@ -4,7 +4,7 @@ use chrono::Datelike;
 use uuid::Uuid;
 
 use super::{
-    model::{Answer, Call, Model, OrderState, RecordEntry, State, Step, Tokens},
+    model::{Answer, Call, Entry, Model, OrderState, State, Step, Tokens},
     postings::{stream_id, version_id},
 };
 use crate::biz::{

@@ -13,7 +13,7 @@ pub use self::{
     keys::KEY_LIMITS,
     orders::{ORDERS, OrderState, OrderStep, Payments, order_amount},
     prices::{MODELS, Priced, SERVICES, Service, Tokens},
-    reservations::{RecordEntry, State, TTL_MINUTES},
+    reservations::{Entry, State, TTL_MINUTES},
     streams::Report,
 };
 use self::{
@@ -345,8 +345,7 @@ impl Model {
             replayed: false,
         };
         self.note("a charge in tokens is partly free", quoted.version.is_some() && free > 0 && amount > 0);
-        let entry =
-            RecordEntry { answer: Some(answer.clone()), ..Entry::new(call, now, State::Committed, quoted.version) };
+        let entry = Entry { answer: Some(answer.clone()), ..Entry::new(call, now, State::Committed, quoted.version) };
         self.entries.insert(call.trace, entry);
         answer
     }

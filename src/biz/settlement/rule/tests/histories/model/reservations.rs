@@ -16,7 +16,7 @@ pub enum State {
 
 /// A charge or a reservation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RecordEntry {
+pub struct Entry {
     pub call: Call,
     pub made: Moment,
     pub state: State,
@@ -59,7 +59,7 @@ pub struct Delivered {
     pub tokens: Option<Tokens>,
 }
 
-impl RecordEntry {
+impl Entry {
     pub fn new(call: Call, made: Moment, state: State, version: Option<VersionNumber>) -> Self {
         Self {
             call,
@@ -130,7 +130,7 @@ impl Model {
         let expires = now.micros + i64::from(TTL_MINUTES) * 60_000_000;
         let (units, full) = (quoted.units, quoted.cost);
         let hold = Hold { free, amount, units, full, owner: stream, reported: None, expires, longest: expires };
-        let entry = RecordEntry { hold: Some(hold), ..Entry::new(call, now, State::Open, quoted.version) };
+        let entry = Entry { hold: Some(hold), ..Entry::new(call, now, State::Open, quoted.version) };
         self.entries.insert(call.trace, entry);
         Answer::Held { free, amount, replayed: false }
     }
@@ -306,7 +306,7 @@ impl Model {
         answer
     }
 
-    fn note_delivery(&mut self, before: &RecordEntry, after: &RecordEntry, now: Moment) {
+    fn note_delivery(&mut self, before: &Entry, after: &Entry, now: Moment) {
         let (free, _, amount, shortfall) = after.charged();
         let Some(hold) = &before.hold else { return };
         let overrun = self.policies[usize::from(before.call.service)].overrun;
