@@ -4,7 +4,7 @@ use std::{cell::RefCell, collections::BTreeMap};
 
 use super::{
     books::Books,
-    histories::{histories, play, runner},
+    histories::{cases, histories, play, runner},
 };
 
 /// What some histories must have, or they would prove less than they say.
@@ -46,12 +46,13 @@ const RARE: [&str; 35] = [
     "what was delivered has nothing to be priced by",
 ];
 
+const CASES: u32 = 10_000;
+
 #[test]
 fn random_histories_follow_the_model_in_memory() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let seen: RefCell<BTreeMap<&str, u32>> = RefCell::default();
-    let cases = 10_000;
-    runner(cases)
+    runner(CASES)
         .run(&histories(), |history| {
             for rare in runtime.block_on(play(&Books::default(), "u", &history))? {
                 *seen.borrow_mut().entry(rare).or_default() += 1;
@@ -61,7 +62,9 @@ fn random_histories_follow_the_model_in_memory() {
         .unwrap();
     let seen = seen.into_inner();
     println!("{seen:#?}");
-    for rare in RARE {
+    // Fewer, as for mutants, are too few to have all of them.
+    let cases = cases(CASES);
+    for rare in RARE.iter().filter(|_| cases >= CASES) {
         let histories = seen.get(rare).copied().unwrap_or(0);
         assert!(histories >= cases / 1_000, "{rare}: in {histories} histories");
     }

@@ -24,13 +24,16 @@ pub use self::{
     steps::{USERS, histories},
 };
 
-/// Runs so many cases, or more where the environment asks for more.
-pub fn runner(cases: u32) -> TestRunner {
-    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(0);
-    let cases = cases.max(asked);
+/// So many cases, or as many as `PROPTEST_CASES` asks for.
+pub fn cases(usual: u32) -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|asked| asked.parse().ok()).unwrap_or(usual)
+}
+
+/// Runs so many cases, or as many as `PROPTEST_CASES` asks for.
+pub fn runner(usual: u32) -> TestRunner {
     // Half the time of a case goes into the choices otherwise.
     let rng_algorithm = RngAlgorithm::XorShift;
-    TestRunner::new(Config { cases, rng_algorithm, failure_persistence: None, ..Config::default() })
+    TestRunner::new(Config { cases: cases(usual), rng_algorithm, failure_persistence: None, ..Config::default() })
 }
 
 /// A clock that stands still, at the instant of the batch.
