@@ -4,13 +4,13 @@ use std::fmt;
 
 /// A plan, in lines for people.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Plan {
+pub struct UpgradePlan {
     pub lines: Vec<String>,
     /// Whether there is anything to do.
     pub has_work: bool,
 }
 
-impl Plan {
+impl UpgradePlan {
     /// The numbered migrations that are still to run; none is no work.
     pub(super) fn add_migrations(&mut self, pending: &[&str]) {
         self.has_work |= !pending.is_empty();
@@ -19,11 +19,11 @@ impl Plan {
     }
 }
 
-impl fmt::Display for Plan {
+impl fmt::Display for UpgradePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.lines.iter().try_for_each(|line| writeln!(f, "{line}"))
     }
 }
 
 /// Told the plan before anything is changed.
-pub type Announce = dyn Fn(&Plan) + Send + Sync;
+pub type Announce = dyn Fn(&UpgradePlan) + Send + Sync;

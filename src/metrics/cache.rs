@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use prometheus::{Gauge, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
 
-use super::SECONDS;
+use super::scale::SECONDS;
 use crate::biz::check::cache::Sources;
 
 pub struct CacheMetrics {

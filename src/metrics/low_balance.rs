@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use prometheus::{IntGaugeVec, Opts, Registry};
 
-use super::gauge;
+use super::scale::gauge;
 use crate::biz::{account::catalog::Catalog, jobs::low_balance::LowCounts};
 
 /// Vectors all of them, so that nothing shows before the first count: zero would say that

@@ -6,6 +6,7 @@ pub mod in_flight;
 mod low_balance;
 mod ops_stats;
 mod recharge;
+mod scale;
 mod streams;
 
 use prometheus::{
@@ -13,13 +14,11 @@ use prometheus::{
     TextEncoder,
 };
 
+use self::scale::SECONDS;
 pub use self::{
     cache::CacheMetrics, low_balance::LowBalanceMetrics, ops_stats::OpsStatsMetrics, recharge::RechargeMetrics,
     streams::StreamMetrics,
 };
-
-/// Buckets in seconds, from a cache hit to a timeout.
-const SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
 
 /// Reason of a charge that was not settled in time, or for which there was no room.
 pub const OVERLOADED: &str = "overloaded";
@@ -143,9 +142,4 @@ impl Metrics {
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
     }
-}
-
-/// A count as a gauge has it.
-fn gauge(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }

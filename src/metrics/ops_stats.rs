@@ -2,7 +2,7 @@
 
 use prometheus::{IntGaugeVec, Opts, Registry};
 
-use super::gauge;
+use super::scale::gauge;
 use crate::biz::jobs::ops_stats::FinishedAudit;
 
 /// Vectors all of them, so that nothing shows before it was read: zero would say that all is

@@ -5,11 +5,8 @@ use std::time::Duration;
 use prometheus::{CounterVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
 
 use crate::biz::{
-    recharge::{
-        callback::SettledOrder,
-        gateway::OpenedPayment,
-        order::{Order, OrderStatus},
-    },
+    recharge::{callback::SettledOrder, gateway::OpenedPayment},
+    settlement::order::{Order, OrderStatus},
     values::{
         error::{Error, Result},
         money::Money,

@@ -6,9 +6,9 @@ use tokio::time::sleep;
 use tonic::{Request, Response, Status};
 
 use super::{
-    Till,
     payment::{Order, Outcome, Payment},
     switches::{Create, Get},
+    till::Till,
 };
 use crate::data::payment::proto::{
     CreatePaymentReply, CreatePaymentRequest, GetPaymentReply, GetPaymentRequest, PaymentStatus, payment_server,

@@ -12,11 +12,13 @@ mod payment;
 mod payments;
 mod permits;
 mod public_url;
+mod switch_routes;
 mod switches;
+mod till;
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -39,13 +41,7 @@ pub use self::{
     public_url::PublicUrl,
     switches::{Create, Get, MAX_DELAY_MS, MAX_DUPLICATES, PayAtOnce, Switches},
 };
-use self::{
-    callback::{Callback, Sender},
-    grpc::Rpcs,
-    notify::Notifier,
-    payment::{Order, Outcome, Payment},
-    payments::{Payments, Tried},
-};
+use self::{callback::Sender, grpc::Rpcs, notify::Notifier, payments::Payments, till::Till};
 use crate::{config::Secret, data::payment::proto::payment_server::PaymentServer, server};
 
 /// Where payment-service listens when nothing else is said.
@@ -142,60 +138,12 @@ impl Sandbox {
     }
 }
 
-/// Where payments are opened and paid.
-struct Till {
-    payments: Payments,
-    notifier: Arc<Notifier>,
-    switches: Mutex<Switches>,
-    public_url: PublicUrl,
-}
-
-impl Till {
-    /// `None` where the order has a payment.
-    fn open(&self, order: Order) -> Option<Payment> {
-        let payment = self.payments.open(order)?;
-        tracing::info!(order_id = payment.order.id, payment_id = payment.id, "payment opened");
-        if let Some(outcome) = self.switches().pay_at_once.outcome() {
-            self.pay(&payment.id, outcome);
-        }
-        Some(payment)
-    }
-
-    /// Pays, or fails to, and tells billing.
-    fn pay(&self, id: &str, outcome: Outcome) -> Tried {
-        let tried = self.payments.pay(id, outcome);
-        if let Tried::Counts(payment) = &tried {
-            tracing::info!(order_id = payment.order.id, payment_id = id, outcome = outcome.as_str(), "payment tried");
-            let switches = self.switches();
-            self.notifier.queue(Callback::new(payment, outcome, &switches), &switches);
-        }
-        tried
-    }
-
-    fn pay_url(&self, id: &str) -> String {
-        format!("{}/pay/{id}", self.public_url)
-    }
-
-    fn switches(&self) -> Switches {
-        *self.switches.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set_switches(&self, switches: Switches) {
-        let mut now = self.switches.lock().unwrap_or_else(PoisonError::into_inner);
-        *now = switches;
-        // Under the lock: of two changes at once, the same one must be the last there.
-        self.notifier.set_reorder(switches.reorder);
-        drop(now);
-        tracing::info!(?switches, "switches changed");
-    }
-}
-
 fn routes(till: Arc<Till>) -> Router {
     let rpcs = PaymentServer::new(Rpcs(till.clone())).max_decoding_message_size(MAX_BODY_BYTES);
     Routes::new(rpcs)
         .into_axum_router()
         .reset_fallback()
-        .merge(page::routes().merge(switches::routes()).with_state(till))
+        .merge(page::routes().merge(switch_routes::routes()).with_state(till))
         .route("/health", get(health))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn(in_time))

@@ -18,9 +18,9 @@ use http::{
 use serde::Deserialize;
 
 use super::{
-    Till,
     payment::{Outcome, Payment},
     payments::Tried,
+    till::Till,
 };
 
 const STYLE: &str = include_str!("page.css");

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use http::Uri;
 
 use crate::{
-    biz::values::{error::Invalid, money::Money},
+    biz::values::{invalid::Invalid, money::Money},
     data::payment::proto::{CreatePaymentRequest, PaymentMethod},
 };
 

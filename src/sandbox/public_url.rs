@@ -4,7 +4,7 @@ use std::{fmt, net::SocketAddr, str::FromStr};
 
 use http::Uri;
 
-use crate::{biz::values::error::Invalid, server};
+use crate::{biz::values::invalid::Invalid, server};
 
 /// `http` or `https`, an authority, and perhaps a path; no slash at its end.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,21 +1,14 @@
-//! What goes wrong on purpose, and the route that changes it at run time.
+//! What goes wrong on purpose.
 //!
 //! What concerns a callback acts on callbacks that are queued after the change; those that
 //! `reorder` holds back go out when it is switched off.
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{str::FromStr, time::Duration};
 
-use axum::{
-    Json, Router,
-    extract::State,
-    response::{IntoResponse, Response},
-    routing::get,
-};
-use http::StatusCode;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Map, Value};
 
-use super::{Till, payment::Outcome};
+use super::payment::Outcome;
 
 /// Of every delay.
 pub const MAX_DELAY_MS: u64 = 60_000;
@@ -156,25 +149,5 @@ fn duplicates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Erro
         Ok(copies)
     } else {
         Err(de::Error::custom(format!("duplicates is at most {MAX_DUPLICATES}")))
-    }
-}
-
-pub(super) fn routes() -> Router<Arc<Till>> {
-    Router::new().route("/switches", get(read).put(change))
-}
-
-async fn read(State(till): State<Arc<Till>>) -> Json<Switches> {
-    Json(till.switches())
-}
-
-/// All of them at once: what the body does not name is off. The content type does not
-/// matter, so that `curl -X PUT -d` will do.
-async fn change(State(till): State<Arc<Till>>, body: String) -> Response {
-    match body.parse() {
-        Ok(switches) => {
-            till.set_switches(switches);
-            Json(switches).into_response()
-        }
-        Err(error) => (StatusCode::BAD_REQUEST, format!("switches: {error}\n")).into_response(),
     }
 }

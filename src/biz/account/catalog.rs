@@ -3,12 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::biz::{
-    charge::policy::Policy,
-    values::{
-        error::{Error, Invalid},
-        ids::ServiceName,
-        money::Money,
-    },
+    account::policy::Policy,
+    values::{error::Error, ids::ServiceName, invalid::Invalid, money::Money},
 };
 
 /// Price and free quota of one service.
@@ -79,7 +75,7 @@ impl Catalog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::biz::charge::policy::AboveHold;
+    use crate::biz::account::policy::AboveHold;
 
     #[test]
     fn a_service_is_found_by_its_name_and_no_other_is_free() {

@@ -5,13 +5,7 @@ use std::sync::Arc;
 use super::prices::{PriceVersion, Prices};
 use crate::biz::{
     account::catalog::{Plan, Price, QuotaUnit},
-    reports::record::Usage,
-    values::{
-        calendar::Calendar,
-        error::{Invalid, Result},
-        ids::ModelName,
-        money::Money,
-    },
+    values::{calendar::Calendar, error::Result, ids::ModelName, invalid::Invalid, money::Money, usage::Usage},
 };
 
 /// Units of one call at the most, calls and tokens alike.
@@ -116,11 +110,11 @@ pub fn token_units(field: &str, usage: Usage) -> std::result::Result<u32, Invali
 mod tests {
     use super::*;
     use crate::biz::{
-        account::catalog::QuotaUnit::{Calls, Tokens},
-        charge::{
+        account::{
+            catalog::QuotaUnit::{Calls, Tokens},
             policy::Policy,
-            prices::{PriceBook, TokenPrices},
         },
+        charge::prices::{PriceBook, TokenPrices},
         values::{calendar::SystemClock, ids::PriceVersionId},
     };
 

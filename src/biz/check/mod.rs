@@ -17,7 +17,6 @@ use super::{
         key_quota::{self, Take},
         rate_limit::RateGuard,
     },
-    reports::record::Usage,
     values::{
         calendar::{BillingTime, Calendar},
         error::{Error, Result},
@@ -25,6 +24,7 @@ use super::{
         money::Money,
     },
 };
+use crate::biz::values::usage::Usage;
 
 /// A call that may be made.
 #[derive(Debug, Clone)]

@@ -24,13 +24,16 @@ use super::{
 };
 use crate::biz::{
     metering::tokens::{Encoding, StreamCounter},
-    reports::record::Usage,
     settlement::{
         engine::{Engine, Reported, Settled},
         posting::{Report, Reserve},
         transaction::Transaction,
     },
-    values::error::{Error, Invalid, Result},
+    values::{
+        error::{Error, Result},
+        invalid::Invalid,
+        usage::Usage,
+    },
 };
 
 /// What comes of a stream.

@@ -16,9 +16,10 @@ use lru::LruCache;
 use crate::biz::{
     check::cache::{
         account_cache::{AccountCache, Fence, Found},
-        entry::{Applied, CacheEntry, CacheKey, Change, Version},
+        entry::{Applied, CacheEntry},
     },
-    values::error::StoreError,
+    settlement::change::{Change, Version},
+    values::{cache_key::CacheKey, error::StoreError},
 };
 
 const SHARDS: usize = 16;
@@ -120,7 +121,7 @@ impl AccountCache for MemoryCache {
             let mut shard = self.shard(&cache_key);
             shard.overtake(&cache_key, change.after());
             let Some(found) = shard.entries.peek_mut(&cache_key) else { continue };
-            match change.apply(&found.entry) {
+            match found.entry.apply(change) {
                 Applied::Next(entry) => found.entry = Arc::new(entry),
                 Applied::Known => {}
                 Applied::Gap => drop(shard.entries.pop(&cache_key)),

@@ -14,9 +14,9 @@ use std::{
 use async_trait::async_trait;
 
 use crate::biz::{
-    check::cache::entry::CacheKey,
     limits::rate_limit::{Level, RateLimiter, RateLimits},
     values::{
+        cache_key::CacheKey,
         calendar::Clock,
         error::StoreError,
         ids::{ApiKeyId, UserId},

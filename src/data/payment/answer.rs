@@ -2,10 +2,8 @@
 
 use super::proto::{self, CreatePaymentReply, GetPaymentReply, PaymentStatus};
 use crate::biz::{
-    recharge::{
-        gateway::{OpenedPayment, Payment, PaymentError, PaymentState},
-        order::PaymentMethod,
-    },
+    recharge::gateway::{OpenedPayment, Payment, PaymentError, PaymentState},
+    settlement::order::PaymentMethod,
     values::{
         ids::{OrderId, PaymentId},
         money::Money,

@@ -2,6 +2,7 @@
 //! it was lost. Every call has a deadline, retries included.
 
 mod answer;
+pub mod proto;
 
 use std::time::Duration;
 
@@ -18,12 +19,6 @@ use crate::biz::{
     recharge::gateway::{NewPayment, OpenedPayment, Payment, PaymentError, PaymentGateway, TraceContext},
     values::ids::{OrderId, UserId},
 };
-
-/// The generated messages and services of `proto/payment/v1`.
-pub mod proto {
-    #![allow(clippy::all, missing_docs, reason = "generated code; what it trips over depends on the generators")]
-    tonic::include_proto!("payment.v1");
-}
 
 /// Between two attempts at a call that may be repeated, doubling.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);

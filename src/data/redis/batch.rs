@@ -10,7 +10,7 @@ use super::{
     node::Node,
     topology::Topology,
 };
-use crate::biz::{check::cache::entry::CacheKey, values::error::StoreError};
+use crate::biz::values::{cache_key::CacheKey, error::StoreError};
 
 /// Commands by the server that has their keys.
 #[derive(Default)]

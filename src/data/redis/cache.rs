@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    ScriptTimes, Settings,
+    RedisSettings, ScriptTimes,
     batch::Batch,
     hash, keys,
     link::{Link, Refusal},
@@ -24,10 +24,11 @@ use super::{
 use crate::biz::{
     check::cache::{
         account_cache::{AccountCache, Fence, Found},
-        entry::{CacheEntry, CacheKey, Change},
+        entry::CacheEntry,
         reconcile::{Distance, SharedCache},
     },
-    values::error::StoreError,
+    settlement::change::Change,
+    values::{cache_key::CacheKey, error::StoreError},
 };
 
 /// How long a load may take; later it is not stored.
@@ -35,7 +36,7 @@ const FENCE_MS: u64 = 10_000;
 
 /// The cache in Redis.
 pub struct RedisCache {
-    settings: Arc<Settings>,
+    settings: Arc<RedisSettings>,
     topology: Topology,
     times: ScriptTimes,
     cold: Arc<Notify>,
@@ -44,7 +45,7 @@ pub struct RedisCache {
 
 impl RedisCache {
     /// Connects in the background, and stays connected until it is dropped.
-    pub fn start(settings: Settings, times: ScriptTimes) -> Self {
+    pub fn start(settings: RedisSettings, times: ScriptTimes) -> Self {
         let (settings, cold, stop) = (Arc::new(settings), Arc::new(Notify::new()), CancellationToken::new());
         let topology = Topology::start(settings.clone(), cold.clone(), stop.clone());
         Self { settings, topology, times, cold, stop }

@@ -21,12 +21,14 @@ use redis::Value;
 use crate::{
     biz::{
         account::{Balance, Quota},
-        check::cache::entry::{AccountEntry, CacheEntry, CacheKey, Change},
+        check::cache::entry::{AccountEntry, CacheEntry},
         limits::{
             caps::{Caps, Requests},
             key_quota::{KeyQuota, KeyQuotas, QuotaType},
         },
+        settlement::change::Change,
         values::{
+            cache_key::CacheKey,
             calendar::Month,
             error::StoreError,
             ids::{ApiKeyId, ServiceName},

@@ -10,9 +10,9 @@
 //! | `billing:difference` | text: what the last comparison with the database found: an amount, and units |
 //! | `billing:{N}:marker` | text: the run of the server whose entries are true, one for each node |
 
-use crate::biz::{
-    check::cache::entry::CacheKey,
-    values::ids::{ApiKeyId, UserId},
+use crate::biz::values::{
+    cache_key::CacheKey,
+    ids::{ApiKeyId, UserId},
 };
 
 /// Slots of a cluster.

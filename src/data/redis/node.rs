@@ -22,7 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Settings, keys,
+    RedisSettings, keys,
     link::{Lateness, Link},
 };
 use crate::biz::values::error::StoreError;
@@ -57,7 +57,7 @@ pub(super) struct Part {
 
 pub(super) struct Node {
     location: Location,
-    settings: Arc<Settings>,
+    settings: Arc<RedisSettings>,
     marker: RwLock<String>,
     link: RwLock<Option<Arc<Link>>>,
     last_run: Mutex<Option<String>>,
@@ -69,7 +69,7 @@ pub(super) struct Node {
 
 impl Node {
     /// Connects, and stays connected until it is dropped or `stop`.
-    pub fn start(location: Location, settings: Arc<Settings>, part: Part, stop: CancellationToken) -> Arc<Self> {
+    pub fn start(location: Location, settings: Arc<RedisSettings>, part: Part, stop: CancellationToken) -> Arc<Self> {
         let Part { marker, takes_over, cold } = part;
         let node = Arc::new(Self {
             location,
@@ -243,7 +243,7 @@ impl Node {
 /// Opens a connection. Sentinels have no logical databases, and their own users.
 pub(super) async fn open(
     address: &str,
-    settings: &Settings,
+    settings: &RedisSettings,
     is_data: bool,
 ) -> Result<MultiplexedConnection, StoreError> {
     let (host, port) = address.rsplit_once(':').ok_or_else(|| unavailable("an address without a port"))?;

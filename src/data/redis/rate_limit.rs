@@ -8,9 +8,9 @@ use redis::Value;
 
 use super::{RedisCache, keys, node::unavailable, scripts};
 use crate::biz::{
-    check::cache::entry::CacheKey,
     limits::rate_limit::{PERIODS, RateLimiter, RateLimits, Rates},
     values::{
+        cache_key::CacheKey,
         error::StoreError,
         ids::{ApiKeyId, UserId},
     },

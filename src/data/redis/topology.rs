@@ -12,7 +12,7 @@ use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Mode, Settings, keys,
+    RedisLayout, RedisSettings, keys,
     node::{Location, Node, Part, open, text, unavailable},
 };
 use crate::biz::values::error::StoreError;
@@ -27,7 +27,7 @@ pub(super) enum Topology {
 
 /// The masters of a cluster.
 pub(super) struct Cluster {
-    settings: Arc<Settings>,
+    settings: Arc<RedisSettings>,
     map: RwLock<Arc<Map>>,
     moved: Notify,
     cold: Arc<Notify>,
@@ -42,18 +42,18 @@ struct Map {
 }
 
 impl Topology {
-    pub fn start(settings: Arc<Settings>, cold: Arc<Notify>, stop: CancellationToken) -> Self {
+    pub fn start(settings: Arc<RedisSettings>, cold: Arc<Notify>, stop: CancellationToken) -> Self {
         let one = |location| {
             let marker = keys::marker(|_| true).unwrap_or_default();
             let part = Part { marker, takes_over: false, cold: cold.clone() };
             Topology::One(Node::start(location, settings.clone(), part, stop.child_token()))
         };
-        match &settings.mode {
-            Mode::Single => one(Location::Fixed(settings.addrs.first().cloned().unwrap_or_default())),
-            Mode::Sentinel { master } => {
+        match &settings.layout {
+            RedisLayout::Single => one(Location::Fixed(settings.addrs.first().cloned().unwrap_or_default())),
+            RedisLayout::Sentinel { master } => {
                 one(Location::Sentinel { sentinels: settings.addrs.clone(), master: master.clone() })
             }
-            Mode::Cluster => {
+            RedisLayout::Cluster => {
                 let (map, moved) = Default::default();
                 let cluster = Arc::new(Cluster { settings: settings.clone(), map, moved, cold, stop });
                 tokio::spawn({

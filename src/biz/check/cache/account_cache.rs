@@ -4,8 +4,11 @@ use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 
-use super::entry::{CacheEntry, CacheKey, Change};
-use crate::biz::values::error::StoreError;
+use super::entry::CacheEntry;
+use crate::biz::{
+    settlement::change::Change,
+    values::{cache_key::CacheKey, error::StoreError},
+};
 
 /// A cached entry.
 #[derive(Debug, Clone)]

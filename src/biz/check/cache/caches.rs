@@ -13,13 +13,11 @@ use std::{
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    account_cache::AccountCache,
-    entry::{CacheKey, Change},
-    single_flight::SingleFlight,
-    update_queue::UpdateQueue,
+use super::{account_cache::AccountCache, single_flight::SingleFlight, update_queue::UpdateQueue};
+use crate::biz::{
+    settlement::{change::Change, commit_listener::CommitListener},
+    values::cache_key::CacheKey,
 };
-use crate::biz::settlement::commit_listener::CommitListener;
 
 /// How far the near cache is believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,13 +22,14 @@ use std::{
 
 use self::{
     account_cache::{AccountCache, Found},
-    entry::{AccountEntry, CacheEntry, CacheKey},
+    entry::{AccountEntry, CacheEntry},
     refresh::Wanted,
 };
 use crate::biz::{
-    account::Accounts,
     limits::key_quota::{KeyQuotaStore, KeyQuotas},
+    settlement::accounts::Accounts,
     values::{
+        cache_key::CacheKey,
         calendar::Month,
         error::{Error, Result},
         ids::{ApiKeyId, ServiceName, UserId},
@@ -122,6 +123,11 @@ impl ReadModel {
             None => None,
         };
         Some((View { account, key }, self.caches.trust))
+    }
+
+    /// Reads the entries of the near cache that are in use anew, for ever.
+    pub async fn refresh(&self) {
+        self.wanted.refresh(&self.caches).await;
     }
 
     /// Counts a check that the near cache has answered.

@@ -6,10 +6,10 @@ use std::{num::NonZeroU32, time::Duration};
 
 use futures_util::future::join_all;
 
-use super::{ReadModel, entry::CacheKey};
+use super::ReadModel;
 use crate::biz::{
     account::{AccountStore, ActiveUsers},
-    values::{calendar::Calendar, error::Result, ids::UserId},
+    values::{cache_key::CacheKey, calendar::Calendar, error::Result, ids::UserId},
 };
 
 /// Who was active within this time is expected again.
@@ -61,14 +61,16 @@ mod tests {
 
     use super::*;
     use crate::biz::{
-        account::{ACTIVE_PAGE, Account, Accounts, Balance, catalog::Catalog},
+        account::{ACTIVE_PAGE, Account, Balance, catalog::Catalog},
         check::cache::{
             Caches, Trust,
             account_cache::{AccountCache, Fence, Found},
-            entry::{CacheEntry, Change},
+            entry::CacheEntry,
         },
         limits::key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
         settlement::{
+            accounts::Accounts,
+            change::Change,
             engine::{Engine, LaneLimits},
             ledger::{Ledger, SettledBatch},
             posting::Batch,

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 
 use super::{
     account_cache::AccountCache,
-    entry::{AccountEntry, CacheEntry, CacheKey},
+    entry::{AccountEntry, CacheEntry},
 };
 use crate::biz::{
     account::{Account, AccountStore, Quota},
@@ -17,6 +17,7 @@ use crate::biz::{
         key_quota::{KeyQuotaStore, KeyQuotas},
     },
     values::{
+        cache_key::CacheKey,
         calendar::{Calendar, Month},
         error::StoreError,
         money::Money,

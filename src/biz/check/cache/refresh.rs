@@ -9,7 +9,8 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{ReadModel, account_cache::Found, entry::CacheKey};
+use super::{account_cache::Found, caches::Caches};
+use crate::biz::values::cache_key::CacheKey;
 
 /// What is wanted within this time goes together.
 const GATHER: Duration = Duration::from_millis(10);
@@ -36,39 +37,37 @@ impl Wanted {
     fn take(&self) -> Vec<CacheKey> {
         self.cache_keys.lock().unwrap_or_else(PoisonError::into_inner).drain().collect()
     }
-}
 
-impl ReadModel {
     /// Reads anew what is wanted, as it comes, for ever.
-    pub async fn refresh(&self) {
+    pub async fn refresh(&self, caches: &Caches) {
         loop {
-            self.wanted.notify.notified().await;
+            self.notify.notified().await;
             tokio::time::sleep(GATHER).await;
-            for chunk in self.wanted.take().chunks(CHUNK) {
-                self.refresh_some(chunk).await;
+            for chunk in self.take().chunks(CHUNK) {
+                refresh_some(caches, chunk).await;
             }
         }
     }
+}
 
-    /// What can't be read now is read when it is next asked for.
-    async fn refresh_some(&self, cache_keys: &[CacheKey]) {
-        let Some(shared) = &self.caches.shared else { return };
-        let (mut timely, mut fences) = (Vec::new(), Vec::new());
-        for cache_key in cache_keys {
-            // In this order: see [`ReadModel::look_shared`].
-            if let Ok(fence) = self.caches.near.fence(cache_key).await
-                && !self.caches.is_late(cache_key)
-            {
-                timely.push(cache_key.clone());
-                fences.push(fence);
-            }
+/// What can't be read now is read when it is next asked for.
+async fn refresh_some(caches: &Caches, cache_keys: &[CacheKey]) {
+    let Some(shared) = &caches.shared else { return };
+    let (mut timely, mut fences) = (Vec::new(), Vec::new());
+    for cache_key in cache_keys {
+        // In this order: see `ReadModel::look_shared`.
+        if let Ok(fence) = caches.near.fence(cache_key).await
+            && !caches.is_late(cache_key)
+        {
+            timely.push(cache_key.clone());
+            fences.push(fence);
         }
-        let as_of = Instant::now();
-        let Ok(found) = shared.look_all(&timely).await else { return };
-        for (fence, entry) in fences.into_iter().zip(found) {
-            if let Some(entry) = entry {
-                let _ = self.caches.near.store(fence, Found { entry, as_of }).await;
-            }
+    }
+    let as_of = Instant::now();
+    let Ok(found) = shared.look_all(&timely).await else { return };
+    for (fence, entry) in fences.into_iter().zip(found) {
+        if let Some(entry) = entry {
+            let _ = caches.near.store(fence, Found { entry, as_of }).await;
         }
     }
 }

@@ -7,8 +7,8 @@ use std::{
 
 use tokio::sync::OnceCell;
 
-use super::entry::{CacheEntry, CacheKey};
-use crate::biz::values::error::Result;
+use super::entry::CacheEntry;
+use crate::biz::values::{cache_key::CacheKey, error::Result};
 
 type Load = Arc<OnceCell<Result<Arc<CacheEntry>>>>;
 

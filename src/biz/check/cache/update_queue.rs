@@ -16,10 +16,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    account_cache::AccountCache,
-    entry::{CacheKey, Change},
-};
+use super::account_cache::AccountCache;
+use crate::biz::{settlement::change::Change, values::cache_key::CacheKey};
 
 /// Told at once.
 const CHUNK: usize = 256;
@@ -238,8 +236,9 @@ mod tests {
         account::Balance,
         check::cache::{
             account_cache::{Fence, Found},
-            entry::{AccountChange, CacheEntry},
+            entry::CacheEntry,
         },
+        settlement::change::AccountChange,
         values::{error::StoreError, ids::UserId, money::Money},
     };
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{caches::Caches, entry::CacheKey};
+use super::caches::Caches;
 use crate::biz::{
     limits::{
         caps::{Caps, LimitStore},
@@ -12,6 +12,7 @@ use crate::biz::{
     },
     settlement::commit_listener::CommitListener,
     values::{
+        cache_key::CacheKey,
         calendar::BillingTime,
         error::StoreError,
         ids::{ApiKeyId, UserId},

@@ -7,7 +7,6 @@ use tokio::time::Instant;
 
 use super::{Finish, State, StreamTimeouts};
 use crate::biz::{
-    reports::record::Usage,
     settlement::{
         engine::Reported,
         posting::{Commit, RecordIds, Report},
@@ -16,6 +15,7 @@ use crate::biz::{
     values::{
         error::{Error, Result},
         money::Money,
+        usage::Usage,
     },
 };
 

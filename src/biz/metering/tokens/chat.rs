@@ -1,7 +1,7 @@
 //! What is counted, its bounds, and the rule of a chat's overhead.
 
 use super::Vocabulary;
-use crate::biz::values::error::{Invalid, Result};
+use crate::biz::values::{error::Result, invalid::Invalid};
 
 /// Longest input, all its strings together; the largest request (`server.limits.body_bytes`)
 /// is often less.

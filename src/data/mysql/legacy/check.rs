@@ -3,11 +3,16 @@
 use sqlx::{AssertSqlSafe, MySqlConnection, Row};
 
 use super::{
-    super::{optional_text, store_error, text},
     inspect::{Shape, TABLES, Table},
-    refused,
+    session::refused,
 };
-use crate::biz::values::error::StoreError;
+use crate::{
+    biz::values::error::StoreError,
+    data::{
+        error::store_error,
+        mysql::row::{optional_text, text},
+    },
+};
 
 /// Columns without which a table says nothing; users have two names.
 const NEEDED: [(&str, &[&str]); 4] = [

@@ -10,21 +10,21 @@ use chrono_tz::Tz;
 use sqlx::MySqlConnection;
 
 use super::{
-    super::store_error,
-    OUR_ZONE, Reading, execute, in_zone,
     inspect::{Column, Shape, Table},
+    reading::Reading,
+    session::{OUR_ZONE, execute, in_zone},
 };
-use crate::biz::values::error::StoreError;
+use crate::{biz::values::error::StoreError, data::error::store_error};
 
 /// A change of one table.
-pub(super) struct Change {
+pub(super) struct ColumnChange {
     /// For people.
     pub(super) what: String,
     /// Clauses of ALTER TABLE, one statement each.
     alter: Vec<String>,
 }
 
-impl Change {
+impl ColumnChange {
     fn new(what: String, alter: String) -> Self {
         Self { what, alter: vec![alter] }
     }
@@ -36,10 +36,10 @@ const TYPES: &str = "enum('free','balance')";
 const UTF8: &str = "CHARACTER SET utf8mb4";
 
 /// What is to be changed of a table.
-pub(super) fn changes(name: &str, table: &Table) -> Vec<Change> {
+pub(super) fn changes(name: &str, table: &Table) -> Vec<ColumnChange> {
     let mut changes = Vec::new();
     if !table.engine.eq_ignore_ascii_case("InnoDB") {
-        changes.push(Change::new(format!("{} becomes InnoDB", table.engine), "ENGINE = InnoDB".into()));
+        changes.push(ColumnChange::new(format!("{} becomes InnoDB", table.engine), "ENGINE = InnoDB".into()));
     }
     for (column, found) in &table.columns {
         changes.extend(of_column(column, found));
@@ -58,15 +58,15 @@ pub(super) fn changes(name: &str, table: &Table) -> Vec<Change> {
     ] {
         let has_it = table.has(column) || column == "payment_order_id" && table.has("payment_id");
         if of == name && !has_it {
-            changes.push(Change::new(format!("{column} is added"), format!("ADD COLUMN {column} {kind}")));
+            changes.push(ColumnChange::new(format!("{column} is added"), format!("ADD COLUMN {column} {kind}")));
         }
     }
     changes
 }
 
-fn of_column(column: &str, found: &Column) -> Option<Change> {
+fn of_column(column: &str, found: &Column) -> Option<ColumnChange> {
     let was = &found.full_type;
-    let rename = |to| Change::new(format!("{column} becomes {to}"), format!("RENAME COLUMN {column} TO {to}"));
+    let rename = |to| ColumnChange::new(format!("{column} becomes {to}"), format!("RENAME COLUMN {column} TO {to}"));
     match column {
         "uid" => Some(rename("user_id")),
         "payment_id" => {
@@ -75,23 +75,23 @@ fn of_column(column: &str, found: &Column) -> Option<Change> {
             Some(change)
         }
         "payment_order_id" if !found.is_nullable => {
-            Some(Change::new(format!("{column} may be NULL"), payments_may_lack()))
+            Some(ColumnChange::new(format!("{column} may be NULL"), payments_may_lack()))
         }
         // By name first: the numbers of an enum are those of its own order.
         "type" if found.is_text() => {
             let by_name = format!("MODIFY type ENUM('free','balance') {UTF8} NOT NULL");
             let by_number = "MODIFY type TINYINT NOT NULL".to_owned();
             let alter = if *was == TYPES { vec![by_number] } else { vec![by_name, by_number] };
-            Some(Change { what: format!("type {was} becomes TINYINT, free 1, balance 2"), alter })
+            Some(ColumnChange { what: format!("type {was} becomes TINYINT, free 1, balance 2"), alter })
         }
         // Ids that the database counted are texts like all others.
         "user_balance_id" | "free_quota_id" | "billing_record_id" if found.is_whole_number() => {
             let text = format!("MODIFY {column} VARCHAR(36) {UTF8} NOT NULL");
-            Some(Change::new(format!("{column} {was} becomes VARCHAR(36)"), text))
+            Some(ColumnChange::new(format!("{column} {was} becomes VARCHAR(36)"), text))
         }
         "created_at" | "updated_at" if found.data_type == "timestamp" => {
             let plain = format!("MODIFY {column} DATETIME(6) NULL");
-            Some(Change::new(format!("{column} {was} becomes DATETIME"), plain))
+            Some(ColumnChange::new(format!("{column} {was} becomes DATETIME"), plain))
         }
         _ => None,
     }

@@ -4,8 +4,13 @@ use std::collections::BTreeMap;
 
 use sqlx::{MySqlConnection, Row};
 
-use super::super::{optional_text, store_error, text};
-use crate::biz::values::error::StoreError;
+use crate::{
+    biz::values::error::StoreError,
+    data::{
+        error::store_error,
+        mysql::row::{optional_text, text},
+    },
+};
 
 /// The tables that the legacy service has, too.
 pub(super) const TABLES: [&str; 4] = ["user_balance", "free_quota", "billing_record", "recharge_order"];

@@ -5,8 +5,8 @@
 
 use sqlx::{AssertSqlSafe, MySqlConnection};
 
-use super::{super::store_error, users::Chunk};
-use crate::biz::values::error::StoreError;
+use super::chunk::Chunk;
+use crate::{biz::values::error::StoreError, data::error::store_error};
 
 /// An account for everybody whom a table knows.
 const ACCOUNTS: &str = "\

@@ -5,12 +5,14 @@ use rust_decimal::Decimal;
 use sqlx::{AssertSqlSafe, MySqlConnection, Row, mysql::MySqlRow};
 
 use super::{
-    super::{store_error, text},
-    Reading,
     columns::changes,
     inspect::{Shape, TABLES, Table},
+    reading::Reading,
 };
-use crate::{biz::values::error::StoreError, data::plan::Plan};
+use crate::{
+    biz::values::error::StoreError,
+    data::{error::store_error, mysql::row::text, plan::UpgradePlan},
+};
 
 /// What the tables hold, and how much of it does not follow from their history.
 pub(super) struct Books {
@@ -189,7 +191,7 @@ async fn pending(connection: &mut MySqlConnection, remaining: &Remaining<'_>) ->
 }
 
 /// Says what will be done.
-pub(super) fn describe(plan: &mut Plan, shape: &Shape, reading: &Reading, found: &str, books: &Books) {
+pub(super) fn describe(plan: &mut UpgradePlan, shape: &Shape, reading: &Reading, found: &str, books: &Books) {
     plan.has_work = true;
     let lines = &mut plan.lines;
     let last = match &reading.begun {

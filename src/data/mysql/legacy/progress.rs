@@ -4,26 +4,29 @@
 use chrono_tz::Tz;
 use sqlx::MySqlConnection;
 
-use super::{
-    super::{optional_text, store_error, text},
-    Settings, execute,
+use super::{options::UpgradeOptions, session::execute};
+use crate::{
+    biz::values::error::StoreError,
+    data::{
+        error::store_error,
+        mysql::row::{optional_text, text},
+    },
 };
-use crate::biz::values::error::StoreError;
 
 /// An upgrade that was begun, perhaps by another process.
 #[derive(Debug)]
-pub(super) struct Begun {
+pub(super) struct UpgradeProgress {
     legacy_zone: String,
     billing_zone: String,
     /// Everything of the users up to this one, in key order, is done.
     pub(super) last_user: Option<String>,
 }
 
-impl Begun {
+impl UpgradeProgress {
     /// The zone that it reads times in. Those that were converted can't be read in another.
-    pub(super) fn legacy_zone(&self, settings: &Settings) -> Result<Tz, StoreError> {
-        match &settings.legacy_zone.zone {
-            Ok(zone) if settings.legacy_zone.is_chosen && zone.name() != self.legacy_zone => {
+    pub(super) fn legacy_zone(&self, options: &UpgradeOptions) -> Result<Tz, StoreError> {
+        match &options.legacy_zone.zone {
+            Ok(zone) if options.legacy_zone.is_chosen && zone.name() != self.legacy_zone => {
                 Err(other_zone("data.database.legacy_zone or --legacy-zone", &self.legacy_zone, *zone))
             }
             _ => parse(&self.legacy_zone),
@@ -31,11 +34,11 @@ impl Begun {
     }
 
     /// The zone that it gives days in.
-    pub(super) fn billing_zone(&self, settings: &Settings) -> Result<Tz, StoreError> {
-        if settings.billing_zone.name() == self.billing_zone {
-            return Ok(settings.billing_zone);
+    pub(super) fn billing_zone(&self, options: &UpgradeOptions) -> Result<Tz, StoreError> {
+        if options.billing_zone.name() == self.billing_zone {
+            return Ok(options.billing_zone);
         }
-        Err(other_zone("billing.timezone", &self.billing_zone, settings.billing_zone))
+        Err(other_zone("billing.timezone", &self.billing_zone, options.billing_zone))
     }
 }
 
@@ -51,13 +54,17 @@ fn other_zone(of: &str, begun: &str, now: Tz) -> StoreError {
 }
 
 /// Nothing, when it was not begun.
-pub(super) async fn begun(connection: &mut MySqlConnection) -> Result<Option<Begun>, StoreError> {
+pub(super) async fn begun(connection: &mut MySqlConnection) -> Result<Option<UpgradeProgress>, StoreError> {
     let row = sqlx::query("SELECT legacy_zone, billing_zone, last_user FROM former_upgrade")
         .fetch_optional(connection)
         .await
         .map_err(store_error)?;
     row.map(|row| {
-        Ok(Begun { legacy_zone: text(&row, 0)?, billing_zone: text(&row, 1)?, last_user: optional_text(&row, 2)? })
+        Ok(UpgradeProgress {
+            legacy_zone: text(&row, 0)?,
+            billing_zone: text(&row, 1)?,
+            last_user: optional_text(&row, 2)?,
+        })
     })
     .transpose()
 }

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row};
 
-use super::{
-    super::{optional_text, store_error},
-    Reading, execute, openings, progress,
+use super::{chunk::Chunk, openings, progress, reading::Reading, session::execute};
+use crate::{
+    biz::values::error::StoreError,
+    data::{error::store_error, mysql::row::optional_text},
 };
-use crate::biz::values::error::StoreError;
 
 /// Users in one transaction, and records of these before the last one's.
 const USERS: u32 = 500;
@@ -19,12 +19,6 @@ const RECORDS: u32 = 10_000;
 const SHOW_EVERY: Duration = Duration::from_secs(5);
 /// Where users are found: by the first column of a key in each.
 const TABLES: [&str; 4] = ["user_balance", "free_quota", "billing_record", "recharge_order"];
-
-/// The users from one to another in key order, both included.
-pub(super) struct Chunk {
-    pub(super) first: String,
-    pub(super) last: String,
-}
 
 /// Takes over every user who is not yet.
 pub(super) async fn take_over(connection: &mut MySqlConnection, reading: &Reading) -> Result<(), StoreError> {

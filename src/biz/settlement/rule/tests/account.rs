@@ -8,9 +8,11 @@ use uuid::Uuid;
 
 use super::books::Books;
 use crate::biz::{
-    account::catalog::{Catalog, Plan, Price, QuotaUnit},
-    charge::{
+    account::{
+        catalog::{Catalog, Plan, Price, QuotaUnit},
         policy::Policy,
+    },
+    charge::{
         prices::{PriceBook, PriceVersion, Prices, TokenPrices},
         quote::{Ask, Quoter},
     },
@@ -19,9 +21,9 @@ use crate::biz::{
         caps::Caps,
         key_quota::{NewKeyQuota, Period, QuotaType},
     },
-    recharge::order::{Order, OrderStatus},
-    reports::record::{Record, RecordType, Usage},
+    reports::record::{Record, RecordType},
     settlement::{
+        order::{Order, OrderStatus},
         posting::{
             Adjustment, AdjustmentContent, Batch, Cause, Charge, Commit, Effect, Expire, OrderUpdate, Outcome,
             PaymentUpdate, Posting, RecordIds, Release, Report, Reserve,
@@ -32,6 +34,7 @@ use crate::biz::{
         calendar::{BillingTime, Calendar, SystemClock},
         ids::{AdjustmentId, ApiKeyId, ModelName, OrderId, PaymentId, PriceVersionId, ServiceName, TraceId, UserId},
         money::Money,
+        usage::Usage,
     },
 };
 

@@ -19,13 +19,13 @@ use crate::biz::{
         caps::{Caps, Requests},
         key_quota::{KeyQuota, KeyQuotas, NewKeyQuota},
     },
-    recharge::order::{Order, OrderStatus},
     reports::{
         record::{Record, RecordType},
         statistics::DailyUse,
     },
     settlement::{
         keys::Keys,
+        order::{Order, OrderStatus},
         posting::{Adjusted, Batch, Outcome},
         rule::{self, NewRecord, QuotaKey, State, TransactionKey, UsageDelta, UsageKey},
         transaction::{Status, Transaction},

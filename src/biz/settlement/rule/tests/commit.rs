@@ -6,7 +6,7 @@ use super::account::{
     Call, TTL, TestAccount, commit, commit_of, expire, release, report, stream, tokens, units, usage, yuan,
 };
 use crate::biz::{
-    charge::policy::{AboveHold, Policy},
+    account::policy::{AboveHold, Policy},
     limits::key_quota::{Period, QuotaType},
     settlement::{posting::Commit, transaction::ChargedBy},
 };

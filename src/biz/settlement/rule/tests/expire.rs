@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 
 use super::account::{TTL, TestAccount, break_off, commit, expire, release, reported, tokens, units, usage};
 use crate::biz::{
-    charge::policy::{OnExpiry, Policy},
+    account::policy::{OnExpiry, Policy},
     settlement::posting::Posting,
 };
 

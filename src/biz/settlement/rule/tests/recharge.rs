@@ -2,8 +2,10 @@
 
 use super::account::{TestAccount, update_order, yuan};
 use crate::biz::{
-    recharge::order::OrderStatus::{self, Expired, Failed, Pending, Success},
-    settlement::posting::{OrderUpdate, PaymentUpdate, Posting},
+    settlement::{
+        order::OrderStatus::{self, Expired, Failed, Pending, Success},
+        posting::{OrderUpdate, PaymentUpdate, Posting},
+    },
     values::ids::{OrderId, PaymentId},
 };
 

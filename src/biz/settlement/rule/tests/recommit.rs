@@ -5,7 +5,7 @@ use super::account::{
     TTL, TestAccount, break_off, calls, commit, commit_with, expire, reported, stream, tokens, usage, yuan,
 };
 use crate::biz::{
-    charge::policy::{AboveHold, Policy},
+    account::policy::{AboveHold, Policy},
     settlement::posting::Commit,
 };
 

@@ -7,8 +7,8 @@ use super::account::{
 };
 use crate::biz::{
     limits::key_quota::{Period, QuotaType},
-    reports::record::Usage,
     settlement::posting::{Posting, Report},
+    values::usage::Usage,
 };
 
 /// Holds 2 free units.

@@ -8,13 +8,13 @@ use super::{
     postings::{stream_id, version_id},
 };
 use crate::biz::{
-    recharge::order::{Order, OrderStatus},
-    reports::record::{Record, RecordType, Usage},
+    reports::record::{Record, RecordType},
     settlement::{
+        order::{Order, OrderStatus},
         posting::Outcome,
         transaction::{Status, Transaction},
     },
-    values::error::Error,
+    values::{error::Error, usage::Usage},
 };
 
 fn tokens(usage: Usage) -> Tokens {

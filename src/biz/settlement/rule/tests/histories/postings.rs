@@ -13,15 +13,16 @@ use super::{
     },
 };
 use crate::biz::{
-    account::catalog::{Catalog, Plan, Price, QuotaUnit},
-    charge::{
+    account::{
+        catalog::{Catalog, Plan, Price, QuotaUnit},
         policy::{AboveHold, OnExpiry},
+    },
+    charge::{
         prices::{PriceBook, PriceVersion, Prices, TokenPrices},
         quote::{Ask, Quoter},
     },
-    recharge::order::{Order, OrderStatus},
-    reports::record::Usage,
     settlement::{
+        order::{Order, OrderStatus},
         posting::{
             self, Adjustment, AdjustmentContent, Cause, Charge, Commit, Expire, OrderUpdate, PaymentUpdate, Posting,
             RecordIds, Release, Reserve,
@@ -32,6 +33,7 @@ use crate::biz::{
         calendar::{BillingTime, Calendar, Month},
         ids::{AdjustmentId, ApiKeyId, ModelName, OrderId, PaymentId, PriceVersionId, ServiceName, TraceId, UserId},
         money::Money,
+        usage::Usage,
     },
 };
 
@@ -85,7 +87,7 @@ pub fn moment(at: BillingTime, start: DateTime<Utc>) -> Moment {
 }
 
 pub fn catalog(policies: &[Policy]) -> Catalog {
-    let policy = |policy: &Policy| crate::biz::charge::policy::Policy {
+    let policy = |policy: &Policy| crate::biz::account::policy::Policy {
         on_expiry: if policy.charges_expired { OnExpiry::Commit } else { OnExpiry::Release },
         above_hold: match policy.overrun {
             Overrun::Charged => AboveHold::Charge,

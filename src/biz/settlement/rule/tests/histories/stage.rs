@@ -11,9 +11,9 @@ use crate::biz::{
         caps::Caps,
         key_quota::{KeyQuotas, NewKeyQuota},
     },
-    recharge::order::Order,
     reports::{record::Record, statistics::DailyUse},
     settlement::{
+        order::Order,
         posting::{Batch, Outcome},
         transaction::Transaction,
     },
