@@ -8,6 +8,9 @@ CONF ?= configs/local.yaml
 # cases are for `make fuzz`.
 SEED ?= 1
 CASES ?= 20000
+# The files that `make mutants` breaks, and the part of the mutants that it takes.
+MUTATE ?= src/biz/**/*.rs
+SHARD ?= 0/1
 DEBIAN_PACKAGES := mariadb-server redis-server chromium chromium-driver fonts-dejavu-core prometheus
 
 .PHONY: help
@@ -77,9 +80,25 @@ audit: build-cron ## Prove the books (CONF=configs/local.yaml)
 test: deps ## Run every test, on private servers on free ports
 	PROPTEST_RNG_SEED=$(SEED) cargo test --locked
 
+# The tests that need an installed server are left out by name, and fail if they are not.
+.PHONY: test-fast
+test-fast: export PROPTEST_RNG_SEED = $(SEED)
+test-fast: export BILLING_TEST_FAST = 1
+test-fast: ## Run the tests of the library and of SQLite, which need nothing installed
+	@run="test"; if cargo nextest --version > /dev/null 2>&1; then run="nextest run"; fi; set -x; \
+	  cargo $$run --locked --lib --test it -- $(patsubst %,--skip %,$(shell grep -v '^\#' tests/it/needs-servers))
+
 .PHONY: fuzz
 fuzz: deps ## Play random histories that nobody has seen yet (CASES=20000)
-	PROPTEST_CASES=$(CASES) cargo test --locked --test it -- random
+	PROPTEST_CASES=$(CASES) cargo test --locked --lib --test it -- random
+
+# Few random cases, or every mutant would take minutes. `.cargo/mutants.toml` has the rest.
+.PHONY: mutants
+mutants: export PROPTEST_RNG_SEED = $(SEED)
+mutants: export PROPTEST_CASES = 200
+mutants: ## Break the business rules one by one, and see the library's tests fail (MUTATE='src/biz/charge/**' SHARD=0/6)
+	@command -v cargo-mutants > /dev/null || { echo "install it: cargo install --locked cargo-mutants"; exit 1; }
+	cargo mutants --jobs 1 --output target $(foreach glob,$(MUTATE),--file '$(glob)') --sharding round-robin --shard $(SHARD)
 
 .PHONY: screenshots
 screenshots: deps ## Take the pictures of docs/api.md again, in a real browser
