@@ -39,3 +39,6 @@ mod state_machine;
 mod statistics;
 mod tokens;
 mod upgrade;
+
+// The histories of `state_machine` are the library's own files, and name this `crate::biz`.
+use billing_service::biz;
