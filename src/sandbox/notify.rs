@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::{
     sync::{Semaphore, oneshot},
     task::JoinSet,
@@ -23,8 +24,12 @@ use super::{
     switches::Switches,
 };
 
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Between two attempts at one callback.
+const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(50))
+    .with_max_delay(Duration::from_millis(1_500))
+    .without_max_times()
+    .with_jitter();
 /// Of one callback. A billing that refuses connections has it for about an hour.
 const MAX_ATTEMPTS: u32 = 2_000;
 /// Of one callback, waits for a place included; an attempt that nobody answers takes ten
@@ -184,7 +189,7 @@ impl Notifier {
 
     /// Whether it was answered.
     async fn try_until_answered(&self, callback: &Callback) -> bool {
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = BACKOFF.build();
         for number in 1..=MAX_ATTEMPTS {
             let Ok(permit) = self.permits.take(callback.destination()).await else {
                 return false;
@@ -196,8 +201,8 @@ impl Notifier {
             if is_final {
                 return true;
             }
+            let Some(pause) = pauses.next() else { return false };
             sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
         false
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -15,8 +16,11 @@ use crate::biz::{
 };
 
 /// Between the first two attempts to settle one; twice as long between the next, up to the longest.
+/// Jitter makes each up to twice as long.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const BACKOFF: ExponentialBuilder =
+    ExponentialBuilder::new().with_min_delay(PAUSE).with_max_delay(LONGEST_PAUSE).without_max_times().with_jitter();
 /// How long it is tried. What is lost then was delivered in an outage of a day.
 const DEADLINE: Duration = Duration::from_secs(24 * 3_600);
 /// Attempts that may fail as they should not.
@@ -48,7 +52,7 @@ pub(super) async fn until_settled<T, F: Future<Output = Result<T>>>(
     attempt: impl Fn() -> F,
 ) -> Option<T> {
     let deadline = Instant::now() + DEADLINE;
-    let (mut defects, mut pause) = (0, PAUSE);
+    let (mut defects, mut pauses) = (0, BACKOFF.build());
     loop {
         let error = match attempt().await {
             Ok(done) => return Some(done),
@@ -58,16 +62,12 @@ pub(super) async fn until_settled<T, F: Future<Output = Result<T>>>(
         };
         defects += u32::from(matches!(error, Error::Internal(_)));
         let may_pass = matches!(error, Error::Overloaded(_) | Error::Internal(_)) && defects < MAX_DEFECTS;
+        let (pause, interrupt) = if stop.is_cancelled() { (PAUSE, closed) } else { (pauses.next()?, stop) };
         if !may_pass || closed.is_cancelled() || Instant::now() + pause >= deadline {
             tracing::warn!(%error, "a stream that has ended is left to the sweep");
             return None;
         }
-        if stop.is_cancelled() {
-            closed.run_until_cancelled(sleep(PAUSE)).await;
-        } else {
-            stop.run_until_cancelled(sleep(pause)).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
+        interrupt.run_until_cancelled(sleep(pause)).await;
     }
 }
 
@@ -93,7 +93,7 @@ mod tests {
     async fn an_outage_of_hours_is_waited_for_with_ever_longer_pauses() {
         let (begun, never) = (Instant::now(), CancellationToken::new());
         let (settled, attempts) = tried(Duration::from_secs(3 * 3_600), &never, &never).await;
-        assert!(settled.unwrap() - begun < Duration::from_secs(3 * 3_600) + LONGEST_PAUSE);
+        assert!(settled.unwrap() - begun < Duration::from_secs(3 * 3_600) + 2 * LONGEST_PAUSE);
         assert!(attempts < 400, "{attempts}");
         let (settled, _) = tried(DEADLINE + LONGEST_PAUSE, &never, &never).await;
         assert_eq!(settled, None);

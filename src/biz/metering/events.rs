@@ -33,7 +33,7 @@ pub struct Finish {
 pub enum Update {
     /// Its reservation, and whether that stood already.
     Opened(Box<Transaction>, bool),
-    State(State),
+    State(MeterState),
     /// Its charge, and whether that was made already.
     Finished(Box<Transaction>, bool),
     /// The stream has ended, and why.
@@ -42,7 +42,7 @@ pub enum Update {
 
 /// What a stream comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct State {
+pub struct MeterState {
     pub output_tokens: u32,
     /// Those that are charged even if the process is killed.
     pub durable_output_tokens: u32,

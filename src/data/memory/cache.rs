@@ -27,7 +27,7 @@ const SHARDS: usize = 16;
 /// them are told that they came too late.
 const MAX_LOADS: usize = 1_024;
 
-impl Shard {
+impl CacheShard {
     /// A state came by: a load of an older one must not be stored any more.
     fn overtake(&mut self, cache_key: &CacheKey, version: Version) {
         let Some(load) = self.loads.get_mut(cache_key) else { return };
@@ -43,17 +43,17 @@ impl Shard {
 
 /// A bounded cache; what was not used for longest goes first.
 pub struct MemoryCache {
-    shards: Vec<Mutex<Shard>>,
+    shards: Vec<Mutex<CacheShard>>,
     hasher: RandomState,
     tokens: AtomicU64,
 }
 
-struct Shard {
+struct CacheShard {
     entries: LruCache<CacheKey, Found>,
-    loads: HashMap<CacheKey, Load>,
+    loads: HashMap<CacheKey, PendingLoad>,
 }
 
-struct Load {
+struct PendingLoad {
     fence: Fence,
     /// The newest state that came by since it began.
     newest: Option<Version>,
@@ -63,7 +63,7 @@ impl MemoryCache {
     /// Keeps about `entries` entries.
     pub fn new(entries: usize) -> Self {
         let room = NonZeroUsize::MIN.saturating_add(entries / SHARDS);
-        let shard = || Mutex::new(Shard { entries: LruCache::new(room), loads: HashMap::new() });
+        let shard = || Mutex::new(CacheShard { entries: LruCache::new(room), loads: HashMap::new() });
         Self {
             shards: std::iter::repeat_with(shard).take(SHARDS).collect(),
             hasher: RandomState::new(),
@@ -71,13 +71,13 @@ impl MemoryCache {
         }
     }
 
-    fn shard(&self, cache_key: &CacheKey) -> MutexGuard<'_, Shard> {
+    fn shard(&self, cache_key: &CacheKey) -> MutexGuard<'_, CacheShard> {
         let number = self.hasher.hash_one(cache_key) % SHARDS as u64;
         lock(&self.shards[number as usize])
     }
 }
 
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+fn lock(shard: &Mutex<CacheShard>) -> MutexGuard<'_, CacheShard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -98,7 +98,7 @@ impl AccountCache for MemoryCache {
         if shard.loads.len() >= MAX_LOADS {
             shard.loads.clear();
         }
-        shard.loads.insert(cache_key.clone(), Load { fence, newest: None });
+        shard.loads.insert(cache_key.clone(), PendingLoad { fence, newest: None });
         Ok(fence)
     }
 

@@ -14,7 +14,7 @@ use crate::biz::values::{cache_key::CacheKey, error::StoreError};
 
 /// Commands by the server that has their keys.
 #[derive(Default)]
-pub(super) struct Batch {
+pub(super) struct CommandBatch {
     groups: Vec<Group>,
     /// Those whose server is not known.
     unsent: Vec<CacheKey>,
@@ -34,7 +34,7 @@ pub(super) struct Answered {
     pub failed: Vec<CacheKey>,
 }
 
-impl Batch {
+impl CommandBatch {
     /// Adds a command about a key of a cache key.
     pub fn add(&mut self, topology: &Topology, cache_key: CacheKey, key: &str, command: Cmd) {
         let Ok(node) = topology.node_of(key) else {

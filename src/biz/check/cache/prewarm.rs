@@ -19,7 +19,7 @@ const PAGE_PAUSE: Duration = Duration::from_millis(20);
 /// Accounts that are loaded at once, a small part of what checks may load.
 const TOGETHER: usize = 8;
 
-/// SingleFlight every account that was active lately, at most so many a second; tells how many.
+/// Loads every account that was active lately, at most so many a second; tells how many.
 ///
 /// # Errors
 /// [`crate::biz::values::error::Error::Overloaded`] or Internal when the users can't be listed. One

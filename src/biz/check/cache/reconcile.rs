@@ -4,6 +4,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_util::future::join_all;
 
 use super::{
@@ -51,15 +52,16 @@ pub trait SharedCache: AccountCache {
 /// Entries compared at once.
 const TOGETHER: usize = 16;
 /// How often an entry is looked at that differs: one that is being changed follows at once.
-const LOOKS: u32 = 5;
-/// Between two looks, doubling.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LOOKS: usize = 5;
+/// Between two looks.
+const BACKOFF: ExponentialBuilder =
+    ExponentialBuilder::new().with_min_delay(Duration::from_millis(20)).with_max_times(LOOKS - 1).with_jitter();
 /// Differences that are told in full.
 const MAX_REPORTED: usize = 100;
 
 /// An entry that is not as the database has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
+pub struct CacheDifference {
     pub cache_key: CacheKey,
     pub by: Distance,
     pub cached: String,
@@ -75,7 +77,7 @@ pub struct Distance {
     pub units: u64,
 }
 
-impl fmt::Display for Difference {
+impl fmt::Display for CacheDifference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { cache_key, by, cached, stored } = self;
         write!(f, "{cache_key:?}: {} and {} units: cached {cached}, stored {stored}", by.amount, by.units)
@@ -84,14 +86,14 @@ impl fmt::Display for Difference {
 
 /// What a comparison found.
 #[derive(Debug, Default)]
-pub struct Reconciled {
+pub struct ReconciledCache {
     pub compared: u64,
     pub differing: u64,
     /// Those that were dropped from the cache, to be loaded again.
     pub repaired: u64,
     pub by: Distance,
     /// The first of them.
-    pub differences: Vec<Difference>,
+    pub differences: Vec<CacheDifference>,
 }
 
 /// Compares entries with the database.
@@ -109,8 +111,8 @@ impl Reconciler {
     /// # Errors
     /// [`StoreError::Unavailable`] when the cache or the database does not answer,
     /// [`StoreError::Failed`].
-    pub async fn run(&self, repairs: bool) -> Result<Reconciled, StoreError> {
-        let (mut all, mut from) = (Reconciled::default(), None);
+    pub async fn run(&self, repairs: bool) -> Result<ReconciledCache, StoreError> {
+        let (mut all, mut from) = (ReconciledCache::default(), None);
         loop {
             let (cache_keys, next) = self.cache.scan(from).await?;
             let mut wrong = Vec::new();
@@ -146,9 +148,9 @@ impl Reconciler {
 
     /// Something differs when the cache does not follow: in all looks it is the same, and
     /// never what the database has after it.
-    async fn compare(&self, cache_key: &CacheKey) -> Result<Option<Difference>, StoreError> {
-        let (mut first, mut pause) = (None, FIRST_PAUSE);
-        for look in 1.. {
+    async fn compare(&self, cache_key: &CacheKey) -> Result<Option<CacheDifference>, StoreError> {
+        let (mut first, mut pauses) = (None, BACKOFF.build());
+        loop {
             let cached = match self.cache.look(cache_key).await {
                 Ok(Some(cached)) => cached,
                 Ok(None) => return Ok(None),
@@ -167,21 +169,19 @@ impl Reconciler {
                 // It follows: it is changed all the time.
                 return Ok(None);
             }
-            if look == LOOKS {
+            let Some(pause) = pauses.next() else {
                 let (cached, stored) = (text(Some(&*cached.entry)), text(stored.as_ref()));
-                return Ok(Some(Difference { cache_key: cache_key.clone(), by, cached, stored }));
-            }
+                return Ok(Some(CacheDifference { cache_key: cache_key.clone(), by, cached, stored }));
+            };
             tokio::time::sleep(pause).await;
-            pause *= 2;
         }
-        Ok(None)
     }
 
     /// Nobody can tell how far an entry is off that is none of ours.
-    async fn unreadable(&self, cache_key: &CacheKey, why: String) -> Result<Difference, StoreError> {
+    async fn unreadable(&self, cache_key: &CacheKey, why: String) -> Result<CacheDifference, StoreError> {
         let by = Distance { units: 1, ..Default::default() };
         let stored = text(self.stored(cache_key).await?.as_ref());
-        Ok(Difference { cache_key: cache_key.clone(), by, cached: why, stored })
+        Ok(CacheDifference { cache_key: cache_key.clone(), by, cached: why, stored })
     }
 
     async fn stored(&self, cache_key: &CacheKey) -> Result<Option<CacheEntry>, StoreError> {

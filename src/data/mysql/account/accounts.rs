@@ -1,8 +1,9 @@
 //! Accounts: one row of `user_balance`, and a row of `free_quota` per service and month.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use async_trait::async_trait;
+use backon::{ExponentialBuilder, RetryableWithContext};
 use chrono::{DateTime, Utc};
 use sqlx::{MySqlConnection, mysql::MySqlRow};
 use uuid::Uuid;
@@ -28,8 +29,12 @@ use crate::{
     },
 };
 
-/// Opening is a pair of statements that commit by themselves; losing a deadlock repeats them this often.
-const OPEN_ATTEMPTS: u32 = 5;
+/// Opening is a pair of statements that commit by themselves. They are repeated after a deadlock.
+const OPEN_BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(2))
+    .with_max_delay(Duration::from_millis(50))
+    .with_max_times(4)
+    .with_jitter();
 /// Rows of one insert: about a megabyte, a fraction of the smallest packet limit in use.
 const MAX_QUOTA_ROWS: usize = 8_000;
 
@@ -63,8 +68,8 @@ impl AccountStore for MySqlStore {
 /// Creates what is missing of the users' accounts: a zero balance, and the quota
 /// rows of the month for every service. Existing rows stay as they are, and
 /// concurrent calls do not collide. `connection` is in no transaction.
-pub async fn open(
-    connection: &mut MySqlConnection,
+pub async fn open<'c>(
+    mut connection: &'c mut MySqlConnection,
     users: &BTreeSet<UserId>,
     at: BillingTime,
     catalog: &Catalog,
@@ -72,13 +77,14 @@ pub async fn open(
     let users: Vec<&UserId> = users.iter().collect();
     let services = catalog.services().count().max(1);
     for chunk in users.chunks((MAX_QUOTA_ROWS / services).max(1)) {
-        let mut attempt = 1;
-        loop {
-            match insert_missing(connection, chunk, at, catalog).await {
-                Err(StoreError::Conflict(_)) if attempt < OPEN_ATTEMPTS => attempt += 1,
-                done => break done?,
-            }
-        }
+        let attempt = |connection: &'c mut MySqlConnection| async move {
+            let done = insert_missing(&mut *connection, chunk, at, catalog).await;
+            (connection, done)
+        };
+        let opening = attempt.retry(OPEN_BACKOFF).context(connection);
+        let (returned, done) = opening.when(|error| matches!(error, StoreError::Conflict(_))).await;
+        connection = returned;
+        done?;
     }
     Ok(())
 }
