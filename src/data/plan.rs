@@ -1,4 +1,4 @@
-//! What bringing a database up to date will do, said before it is done.
+//! The plan of bringing a database up to date, shown before it is carried out.
 
 use std::fmt;
 
@@ -6,12 +6,12 @@ use std::fmt;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UpgradePlan {
     pub lines: Vec<String>,
-    /// Whether there is anything to do.
+    /// Whether the plan changes anything.
     pub has_work: bool,
 }
 
 impl UpgradePlan {
-    /// The numbered migrations that are still to run; none is no work.
+    /// Adds a line with the migrations that will run.
     pub(super) fn add_migrations(&mut self, pending: &[&str]) {
         self.has_work |= !pending.is_empty();
         let pending = if pending.is_empty() { "none".to_owned() } else { pending.join(", ") };
@@ -25,5 +25,5 @@ impl fmt::Display for UpgradePlan {
     }
 }
 
-/// Told the plan before anything is changed.
+/// A callback that receives the plan before anything is changed.
 pub type Announce = dyn Fn(&UpgradePlan) + Send + Sync;

@@ -20,8 +20,8 @@ async fn read(State(till): State<Arc<Till>>) -> Json<Switches> {
     Json(till.switches())
 }
 
-/// All of them at once: what the body does not name is off. The content type does not
-/// matter, so that `curl -X PUT -d` will do.
+/// Sets all switches; those that the body does not name are off. The content type is ignored,
+/// so that plain `curl -X PUT -d` works.
 async fn change(State(till): State<Arc<Till>>, body: String) -> Response {
     match body.parse() {
         Ok(switches) => {

@@ -1,4 +1,4 @@
-//! Opens payments and has them paid.
+//! The till: opens payments, records their outcomes, and queues callbacks.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,7 +11,7 @@ use super::{
     switches::Switches,
 };
 
-/// Where payments are opened and paid.
+/// Opens payments, pays them, and queues their callbacks.
 pub(super) struct Till {
     pub payments: Payments,
     pub notifier: Arc<Notifier>,
@@ -20,7 +20,7 @@ pub(super) struct Till {
 }
 
 impl Till {
-    /// `None` where the order has a payment.
+    /// `None` if the order already has a payment.
     pub fn open(&self, order: Order) -> Option<Payment> {
         let payment = self.payments.open(order)?;
         tracing::info!(order_id = payment.order.id, payment_id = payment.id, "payment opened");
@@ -30,11 +30,16 @@ impl Till {
         Some(payment)
     }
 
-    /// Pays, or fails to, and tells billing.
+    /// Records the outcome of a payment attempt and queues its callback to billing.
     pub fn pay(&self, id: &str, outcome: Outcome) -> Tried {
         let tried = self.payments.pay(id, outcome);
         if let Tried::Counts(payment) = &tried {
-            tracing::info!(order_id = payment.order.id, payment_id = id, outcome = outcome.as_str(), "payment tried");
+            tracing::info!(
+                order_id = payment.order.id,
+                payment_id = id,
+                outcome = outcome.as_str(),
+                "payment attempted"
+            );
             let switches = self.switches();
             self.notifier.queue(Callback::new(payment, outcome, &switches), &switches);
         }
@@ -52,7 +57,7 @@ impl Till {
     pub fn set_switches(&self, switches: Switches) {
         let mut now = self.switches.lock().unwrap_or_else(PoisonError::into_inner);
         *now = switches;
-        // Under the lock: of two changes at once, the same one must be the last there.
+        // Under the lock, so that two concurrent changes reach the notifier in the same order.
         self.notifier.set_reorder(switches.reorder);
         drop(now);
         tracing::info!(?switches, "switches changed");

@@ -6,63 +6,63 @@ use crate::biz::{
     values::{error::Error, ids::ModelName, money::Money, usage::Usage},
 };
 
-/// What a gateway says of its stream.
+/// A message of the gateway about its stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Output as it is delivered; may end inside a character.
+    /// Delivered output; may end inside a character.
     Output(Vec<u8>),
-    /// It lives. With what the model's vendor has told of it so far.
+    /// A sign of life, with the vendor's usage so far, if known.
     Heartbeat(Option<Usage>),
     Finish(Finish),
 }
 
-/// The end of a stream, as its gateway wishes it.
+/// The gateway's request to finish its stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Finish {
-    /// The vendor's count; what we counted when absent.
+    /// The vendor's usage; our own count when absent.
     pub usage: Option<Usage>,
-    /// As in a commit.
+    /// Cost and count, as in a commit.
     pub cost: Option<Money>,
     pub count: Option<u32>,
-    /// The part of the vendor's output that is in no text.
+    /// Output tokens of the vendor that are in no text, such as reasoning.
     pub hidden_output_tokens: u32,
 }
 
-/// What a gateway is told.
+/// A message to the gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Update {
-    /// Its reservation, and whether that stood already.
+    /// The reservation, and whether it existed already.
     Opened(Box<Transaction>, bool),
     State(MeterState),
-    /// Its charge, and whether that was made already.
+    /// The charge, and whether it is a replay.
     Finished(Box<Transaction>, bool),
-    /// The stream has ended, and why.
+    /// The stream has ended, with the reason.
     Failed(Error),
 }
 
-/// What a stream comes to.
+/// The current figures of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MeterState {
     pub output_tokens: u32,
-    /// Those that are charged even if the process is killed.
+    /// Tokens that are charged even if the process is killed.
     pub durable_output_tokens: u32,
-    /// What of the balance it takes.
+    /// The amount that the stream charges to the balance so far.
     pub amount: Money,
-    /// What of it is held.
+    /// The amount held on the balance for the stream.
     pub held: Money,
-    /// The hold does not cover another token, and can't grow.
+    /// The gateway must stop: the hold does not cover another token and can't grow.
     pub stop: bool,
 }
 
-/// How a stream ended.
+/// The end of a stream.
 #[derive(Debug, Default)]
 pub struct Ended {
-    /// What came of its finish, where it had one.
+    /// The outcome of the gateway's finish, if there was one.
     pub finished: Option<Settled>,
-    /// Where it broke: its charge, or the reservation that was freed. `None` also where
-    /// another stream, a commit or a release came first, and where the sweep has to settle it.
+    /// Of a broken stream: the charge, or the released reservation. `None` also if another
+    /// stream, a commit or a release came first, or if the stream is left to the sweep.
     pub settled: Option<(Transaction, Effect)>,
-    /// Where the vendor counted too.
+    /// Present if the vendor counted too.
     pub compared: Option<Comparison>,
 }
 
@@ -74,8 +74,8 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// The part of the vendor's output that is in no text left out. `None` for a model whose
-    /// encoding is not known: ours is only a stand-in there.
+    /// Compares without the vendor's hidden tokens. `None` for a model of unknown encoding, whose
+    /// count is only an estimate.
     pub fn new(model: Option<&ModelName>, ours: u32, vendors: Usage, hidden_output_tokens: u32) -> Option<Self> {
         Encoding::known(model?.as_str())?;
         Some(Self { ours, vendors: vendors.output_tokens.saturating_sub(hidden_output_tokens) })

@@ -9,34 +9,34 @@ use tokio_util::sync::CancellationToken;
 use super::tokens::TokenCounter;
 use crate::biz::settlement::engine::Engine;
 
-/// How streams are metered.
+/// The time limits of streams.
 #[derive(Debug, Clone, Copy)]
 pub struct StreamTimeouts {
-    /// How long a hold lasts that is not reported on.
+    /// Lifetime of a hold without a report.
     pub ttl: TimeDelta,
-    /// How often what is new of a stream is made durable.
+    /// Interval at which new output is made durable.
     pub progress: Duration,
-    /// How long a stream that broke can be opened again.
+    /// Time in which a broken stream can be opened again before it is charged.
     pub grace: Duration,
-    /// A stream that is silent for so long has broken.
+    /// A stream without a message for this time counts as broken.
     pub idle_timeout: Duration,
 }
 
-/// What all streams share.
+/// The state that all streams share.
 #[derive(Clone)]
 pub struct Meter {
     pub(super) engine: Arc<Engine>,
     pub(super) tokens: Arc<TokenCounter>,
     pub(super) settings: StreamTimeouts,
-    /// A place for each stream that is open.
+    /// One permit for each open stream.
     pub(super) open: Arc<Semaphore>,
-    /// And for each that broke and waits.
+    /// One permit for each broken stream that waits to be opened again.
     pub(super) waiting: Arc<Semaphore>,
     pub(super) stop: CancellationToken,
 }
 
 impl Meter {
-    /// For so many streams at once, until `stop`.
+    /// Meters at most `streams` streams at once, until `stop`.
     pub fn new(
         engine: Arc<Engine>,
         tokens: Arc<TokenCounter>,

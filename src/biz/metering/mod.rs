@@ -1,5 +1,5 @@
-//! Metering of streams: the output of a model is counted while it is delivered, made durable
-//! at short intervals, and charged once, however its stream ends.
+//! Metering of streams: counts the output of a model while it is delivered, makes the count
+//! durable at short intervals, and charges it once, however the stream ends.
 
 mod disconnect;
 mod events;

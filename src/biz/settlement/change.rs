@@ -16,12 +16,13 @@ use crate::biz::{
     },
 };
 
-/// Which of two states is the newer.
+/// The version of a state, to compare two states.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Version {
-    /// Grows with every change of the account.
+    /// A number that grows with every change of the account.
     Account(i64),
-    /// Tells two states of a key apart, and not which came first: rows come and go.
+    /// A text that differs between two states of an API key. It has no order, because rows of
+    /// quotas are added and removed.
     ApiKey(String),
 }
 
@@ -34,7 +35,7 @@ impl Version {
         Self::ApiKey(if rows.is_empty() { "none".into() } else { rows.join(",") })
     }
 
-    /// Whether a state of this version is certainly not older than one of the other.
+    /// Whether this version is known to be equal to or newer than the other.
     pub fn is_at_least(&self, other: &Version) -> bool {
         match (self, other) {
             (Self::Account(own), Self::Account(other)) => own >= other,
@@ -52,26 +53,26 @@ impl fmt::Display for Version {
     }
 }
 
-/// What a committed settlement changed. It makes a new entry of the one it began with,
-/// and of no other.
+/// The effect of a committed settlement on one entry. It applies only to the entry with the
+/// version that the settlement started from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     Account(AccountChange),
     ApiKey(KeyChange),
 }
 
-/// As it is now; what is not named stayed as it was.
+/// The state after the settlement. Absent quotas and requests are unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountChange {
     pub user: UserId,
-    /// The version of the account before.
+    /// The version of the account before the change.
     pub before: i64,
     pub balance: Balance,
     pub requests: Option<Requests>,
     pub quotas: BTreeMap<(Month, ServiceName), Quota>,
 }
 
-/// As it is now, all of it.
+/// All quotas of the API key after the settlement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyChange {
     pub key: ApiKeyId,
@@ -80,13 +81,13 @@ pub struct KeyChange {
 }
 
 impl KeyChange {
-    /// Of a key whose quotas were `before`.
+    /// The change of an API key from the quotas `before` to `quotas`.
     pub fn new(key: &ApiKeyId, before: &KeyQuotas, quotas: KeyQuotas) -> Self {
         Self { key: key.clone(), before: Version::of_key(before), quotas }
     }
 }
 
-/// The quotas of one key among those of many.
+/// The quotas of one API key out of those of several.
 pub fn of_key(quotas: &KeyQuotas, key: &ApiKeyId) -> KeyQuotas {
     let kinds = QuotaType::ALL.into_iter().map(|kind| (key.clone(), kind));
     kinds.filter_map(|row| quotas.get(&row).map(|quota| (row, *quota))).collect()
@@ -114,7 +115,7 @@ impl Change {
         }
     }
 
-    /// This change and the one that followed it, as one; `None` when others came between.
+    /// Merges this change with the next one; `None` if a change in between is missing.
     pub fn then(&self, later: &Change) -> Option<Change> {
         if later.before() != self.after() {
             return None;

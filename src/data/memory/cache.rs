@@ -1,4 +1,5 @@
-//! The cache of one process. Entries and the fences of loads, in shards by cache key.
+//! The near cache in the memory of one process: entries, and fences of loads, in shards by cache
+//! key.
 
 use std::{
     collections::HashMap,
@@ -23,25 +24,25 @@ use crate::biz::{
 };
 
 const SHARDS: usize = 16;
-/// Loads in a shard that have neither stored nor been overtaken; with one more, all of
-/// them are told that they came too late.
+/// Most fences in a shard. One more clears them all, and the loads of the cleared fences do not
+/// store their entries.
 const MAX_LOADS: usize = 1_024;
 
 impl CacheShard {
-    /// A state came by: a load of an older one must not be stored any more.
+    /// Records a newer state, so that a load in flight does not store an older one.
     fn overtake(&mut self, cache_key: &CacheKey, version: Version) {
         let Some(load) = self.loads.get_mut(cache_key) else { return };
         match &load.newest {
             Some(newest) if version.is_at_least(newest) => load.newest = Some(version),
             Some(newest) if newest.is_at_least(&version) => {}
-            // Nobody can tell which is the newer.
+            // The two versions can't be ordered, so the load must not store.
             Some(_) => drop(self.loads.remove(cache_key)),
             None => load.newest = Some(version),
         }
     }
 }
 
-/// A bounded cache; what was not used for longest goes first.
+/// A bounded cache. The least recently used entry is dropped first.
 pub struct MemoryCache {
     shards: Vec<Mutex<CacheShard>>,
     hasher: RandomState,
@@ -55,12 +56,12 @@ struct CacheShard {
 
 struct PendingLoad {
     fence: Fence,
-    /// The newest state that came by since it began.
+    /// The newest version that was applied since the load began.
     newest: Option<Version>,
 }
 
 impl MemoryCache {
-    /// Keeps about `entries` entries.
+    /// A cache of about `entries` entries.
     pub fn new(entries: usize) -> Self {
         let room = NonZeroUsize::MIN.saturating_add(entries / SHARDS);
         let shard = || Mutex::new(CacheShard { entries: LruCache::new(room), loads: HashMap::new() });

@@ -1,6 +1,6 @@
-//! The cache that all processes share: entries in Redis, read and changed by scripts that
-//! touch one slot each. Redis may be slow, down, emptied or older than it was: then these
-//! fail at once, and who called asks the database.
+//! The shared cache and the shared rate limits: entries in Redis, which scripts read and change.
+//! Each script touches one slot. If Redis is slow, down, emptied or restored from an old
+//! snapshot, calls fail at once, and the caller reads the database.
 
 mod batch;
 mod cache;

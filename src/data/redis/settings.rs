@@ -1,39 +1,39 @@
-//! The place of Redis and the times that are allowed to it.
+//! The settings of Redis.
 
 use std::{fmt, time::Duration};
 
-/// Where Redis is, and how long it is waited for.
+/// The location of Redis, the login, and the time limits.
 pub struct RedisSettings {
     pub layout: RedisLayout,
-    /// Host and port of the server, of the sentinels, or of some nodes of the cluster.
+    /// `host:port` of the server, of the sentinels, or of some nodes of the cluster.
     pub addrs: Vec<String>,
     pub username: Option<String>,
     pub password: Option<String>,
-    /// Logical database; a cluster has none but 0.
+    /// Logical database; 0 for a cluster.
     pub db: i64,
-    /// Of what a check waits for.
+    /// Time limit of commands that a check waits for.
     pub check_timeout: Duration,
-    /// Of anything else.
+    /// Time limit of all other commands.
     pub write_timeout: Duration,
-    /// Whether this process empties and marks servers whose entries may be old, and warms
-    /// them. Another leaves such servers alone.
+    /// Whether this process empties, marks and warms servers whose entries may be stale. If not,
+    /// it does not use such servers.
     pub keeps: bool,
-    /// How long an entry is believed without being read from the database again.
+    /// Lifetime of an entry.
     pub ttl: Duration,
 }
 
-/// How Redis is laid out.
+/// The deployment of Redis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RedisLayout {
     Single,
-    /// One master at a time, which the sentinels know by this name.
+    /// One master, which the sentinels know by this name.
     Sentinel {
         master: String,
     },
     Cluster,
 }
 
-/// Who is told how long each script took.
+/// A callback that receives the name and the duration of each script call.
 pub type ScriptTimes = Box<dyn Fn(&'static str, Duration) + Send + Sync>;
 
 impl fmt::Debug for RedisSettings {

@@ -107,7 +107,7 @@ pub async fn plan(options: SqliteConnectOptions) -> Result<UpgradePlan, StoreErr
 /// The legacy service never ran on SQLite.
 fn planned(pending: &[&str]) -> UpgradePlan {
     let mut plan = UpgradePlan::default();
-    plan.lines.push("the database is a SQLite file: there is nothing of the legacy service in it".into());
+    plan.lines.push("the database is a SQLite file; it has no legacy tables".into());
     plan.add_migrations(pending);
     plan
 }

@@ -71,7 +71,7 @@ async fn limiters_of_one_redis_admit_together_as_many_as_there_may_be(#[values(R
 
 #[rstest]
 #[tokio::test]
-async fn a_request_counts_to_user_and_key_or_to_none(#[values(Redis, Cluster, Sentinel)] on: Backend) {
+async fn a_request_counts_for_both_user_and_key_or_for_none(#[values(Redis, Cluster, Sentinel)] on: Backend) {
     let _turn = Caches::start(on).await;
     let limits = RateLimits { user: rates(0, 0, 2), api_key: rates(0, 0, 3) };
     let limiter = RedisRateLimiter::new(connect(on, TTL).await, limits);

@@ -1,5 +1,5 @@
-//! What is cached: an account with its caps, and the quotas of an API key; and how a
-//! committed change makes the next entry of one.
+//! The cache entries: an account with its caps, and the quotas of an API key. A committed
+//! [`Change`] turns an entry into the next one.
 
 use std::collections::BTreeMap;
 
@@ -14,15 +14,15 @@ use crate::biz::{
     },
 };
 
-/// A committed state, as the database had it.
+/// A committed state of the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CacheEntry {
     Account(UserId, AccountEntry),
-    /// Of a key without quotas too, so that nobody has to ask again.
+    /// Also for a key without quotas, so that the database is not asked again.
     ApiKey(ApiKeyId, KeyQuotas),
 }
 
-/// An account. Quotas of other months may be there, and are as true.
+/// An account. It may also hold quotas of other months, which are equally current.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountEntry {
     pub balance: Balance,
@@ -36,7 +36,7 @@ impl AccountEntry {
         Self { balance: account.balance, requests: account.requests, quotas }
     }
 
-    /// `None` where it is not known, as before the month was opened.
+    /// `None` if it is not known, for example because the month is not open yet.
     pub fn quota(&self, month: Month, service: &ServiceName) -> Option<Quota> {
         self.quotas.get(&(month, service.clone())).copied()
     }
@@ -71,7 +71,7 @@ impl CacheEntry {
         }
     }
 
-    /// The rule of the cache: `quota_deduct.lua` is the same in Redis.
+    /// The rule by which a cache applies a change. `quota_deduct.lua` is the same rule in Redis.
     pub fn apply(&self, change: &Change) -> Applied {
         let version = self.version();
         if version != change.before() {
@@ -93,13 +93,13 @@ impl CacheEntry {
     }
 }
 
-/// What a change makes of an entry.
+/// The result of applying a change to an entry.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Applied {
     Next(CacheEntry),
-    /// The entry has the change already.
+    /// The entry already includes the change.
     Known,
-    /// Changes between the two were missed: the entry can't be used any more.
+    /// A change in between is missing, so the entry must be dropped.
     Gap,
 }
 
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_applies_to_the_state_it_began_with_alone() {
+    fn a_change_applies_only_to_the_version_it_started_from() {
         let Applied::Next(next) = entry(3, 1).apply(&change(3, "a", 2)) else { panic!("not applied") };
         let account = next.account().unwrap();
         let month = key("a").0;
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_that_follow_each_other_are_one() {
+    fn consecutive_changes_are_merged() {
         let both = change(3, "a", 2).then(&change(4, "b", 7)).unwrap();
         let Applied::Next(next) = entry(3, 1).apply(&both) else { panic!("not applied") };
         let used = |service: &str| next.account().unwrap().quota(key(service).0, &key(service).1).unwrap().used;

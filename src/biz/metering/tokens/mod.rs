@@ -1,5 +1,5 @@
-//! Tokens of language models: which encoding a model has, what a text or a chat counts,
-//! and a count that goes along with a stream. Vocabularies come through [`Vocabularies`].
+//! Tokens of language models: the encoding of each model, the count of a text or a chat, and the
+//! running count of a stream. [`Vocabularies`] provides the vocabularies.
 
 mod chat;
 mod counter;

@@ -1,4 +1,4 @@
-//! The tokens of an encoding, which the binary or a test provides.
+//! The interface of the vocabularies, which the binary or a test provides.
 
 use std::sync::Arc;
 
@@ -7,19 +7,19 @@ use crate::biz::values::error::StoreError;
 
 /// The tokens of one encoding.
 pub trait Vocabulary: Send + Sync {
-    /// How many tokens tiktoken makes of `text`, strings of special tokens taken as
-    /// ordinary text. Takes time in proportion to the text, hence not on threads that others wait for.
+    /// The number of tokens of `text` by tiktoken; names of special tokens count as ordinary
+    /// text. Takes time in proportion to the text, so long texts belong on a blocking thread.
     fn count(&self, text: &str) -> usize;
 }
 
-/// Where vocabularies come from. They are large, and built when they are first needed.
+/// The source of vocabularies. They are large, and built at first use.
 pub trait Vocabularies: Send + Sync + 'static {
-    /// What [`Vocabularies::load`] has built, at once.
+    /// The vocabulary, if [`Vocabularies::load`] has built it. Does not block.
     fn loaded(&self, encoding: Encoding) -> Option<Arc<dyn Vocabulary>>;
 
-    /// Builds it unless that was done; takes a part of a second.
+    /// The vocabulary, built at the first call. Building blocks for a part of a second.
     ///
     /// # Errors
-    /// [`StoreError::Failed`]: this build does not have it.
+    /// [`StoreError::Failed`]: this build does not include the vocabulary.
     fn load(&self, encoding: Encoding) -> Result<Arc<dyn Vocabulary>, StoreError>;
 }

@@ -1,6 +1,6 @@
-//! A part of the users of the legacy service.
+//! A chunk of legacy users, which one transaction converts.
 
-/// The users from one to another in key order, both included.
+/// A range of users in key order, including both ends.
 pub(super) struct Chunk {
     pub(super) first: String,
     pub(super) last: String,

@@ -1,13 +1,16 @@
-//! Brings a database up to date, also one of the service this one replaces, which becomes
-//! ours in place.
+//! Brings a MySQL database up to date, and converts a legacy database in place.
 //!
-//! What the legacy service left differs from place to place, so it is looked at first
-//! (`inspect`), refused if it can't be taken over (`check`), and told in a plan (`plan`).
-//! Then its columns get our names and types (`columns`), the numbered migrations run, and
-//! every user's times, days, rollup and opening entries are written (`users`,
-//! `openings`), as the zones have it (`times`). MySQL commits at every change of a table,
-//! so each of these looks at what is there, or at `former_upgrade` (`progress`), and goes
-//! on where a process that was killed stopped.
+//! Legacy databases differ, so the conversion has these steps:
+//! 1. inspect the tables (`inspect`), refuse those that can't be converted (`check`), and print
+//!    the plan (`plan`);
+//! 2. give the columns the names and types of this service (`columns`);
+//! 3. run the numbered migrations;
+//! 4. for each user, convert the times (`times`), and write billing days, rollup and opening
+//!    entries (`users`, `openings`).
+//!
+//! MySQL commits at every change of a table, so a conversion can be killed half-way. Each step
+//! looks at the current state of the tables, or at the progress in `former_upgrade` (`progress`),
+//! and continues from there.
 
 mod check;
 mod chunk;
@@ -41,15 +44,15 @@ use crate::{
     },
 };
 
-/// Brings the schema up to date, one process at a time. `announce` is told the plan
-/// before anything is changed.
+/// Brings the schema up to date, one process at a time. `announce` receives the plan before
+/// anything is changed.
 pub(super) async fn bring_up_to_date(
     connection: &mut MySqlConnection,
     options: &UpgradeOptions,
     announce: &Announce,
 ) -> Result<(), StoreError> {
     migrations::lock_mysql(connection).await?;
-    // The lock goes with the connection.
+    // Closing the connection releases the lock.
     let shape = inspect::shape(connection).await?;
     let found = look(connection, options, shape).await?;
     announce(&found.plan);
@@ -67,7 +70,7 @@ pub(super) async fn bring_up_to_date(
     Ok(())
 }
 
-/// What [`bring_up_to_date`] would do. Changes nothing.
+/// The plan of [`bring_up_to_date`]. Changes nothing.
 pub(super) async fn plan(
     connection: &mut MySqlConnection,
     options: &UpgradeOptions,
@@ -76,11 +79,11 @@ pub(super) async fn plan(
     Ok(look(connection, options, shape).await?.plan)
 }
 
-/// What was found, and what is to be done about it.
+/// The state of the database, and the plan for it.
 struct Inspection {
     shape: Shape,
     plan: UpgradePlan,
-    /// Of a database of the legacy service.
+    /// Present for a legacy database.
     legacy: Option<Reading>,
 }
 
@@ -94,11 +97,11 @@ async fn look(
     let legacy = match shape.kind {
         Kind::Legacy => Some(read_legacy(connection, options, &shape, (&pending, &mut plan)).await?),
         Kind::Ours => {
-            plan.lines.push("the database is this service's: there is nothing of the legacy service in it".into());
+            plan.lines.push("the database is this service's; it has no legacy tables".into());
             None
         }
         Kind::Empty => {
-            plan.lines.push("the database has none of the tables: there is nothing of the legacy service in it".into());
+            plan.lines.push("the database is new; it has no legacy tables".into());
             None
         }
     };
@@ -106,7 +109,8 @@ async fn look(
     Ok(Inspection { shape, plan, legacy })
 }
 
-/// Reads all that decides whether and how, before anything is changed.
+/// Reads everything that the conversion depends on, and refuses a database that can't be
+/// converted.
 async fn read_legacy(
     connection: &mut MySqlConnection,
     options: &UpgradeOptions,
@@ -119,7 +123,7 @@ async fn read_legacy(
         Some(begun) => begun.legacy_zone(options)?,
         None => options.legacy_zone.zone.clone().map_err(|why| {
             refused(&[format!(
-                "the zone of its times is not known ({}): {why} with data.database.legacy_zone or --legacy-zone",
+                "the time zone of the legacy times is unknown ({}): {why}; set data.database.legacy_zone or --legacy-zone",
                 options.legacy_zone.found
             )])
         })?,
@@ -135,9 +139,11 @@ async fn read_legacy(
     in_zone(connection, &reading.session).await?;
     check::refusals(connection, shape, reading.begun.is_some()).await?;
     if reading.begun.is_none() && !pending.contains(&migrations::FIRST_OWN) {
-        return Err(refused(&["the tables are the legacy service's, but its upgrade was made before: a backup was \
-            restored over it. Restore it into an empty database"
-            .into()]));
+        return Err(refused(&[
+            "the tables are legacy tables, but the migrations have run already, because a backup was \
+        restored over a converted database: restore it into an empty database"
+                .into(),
+        ]));
     }
     let books = Books::read(connection, shape, &reading).await?;
     plan::describe(plan, shape, &reading, &options.legacy_zone.found, &books);
@@ -150,7 +156,7 @@ async fn take_over(connection: &mut MySqlConnection, found: &Inspection) -> Resu
     if reading.begun.is_none() {
         progress::begin(connection, reading.zone, reading.billing_zone).await?;
     }
-    // Whoever has users done has had the columns done before, and has times in UTC now.
+    // Once users are done, the columns are done too, and their times are UTC already.
     if reading.begun.as_ref().is_none_or(|begun| begun.last_user.is_none()) {
         columns::normalise(connection, &found.shape, reading).await?;
     }

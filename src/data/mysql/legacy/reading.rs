@@ -1,14 +1,14 @@
-//! The zones and times by which the rows of the legacy service are read.
+//! The settings for reading legacy rows.
 
 use chrono_tz::Tz;
 
 use super::{progress::UpgradeProgress, times::Times};
 
-/// How the rows of the legacy service are read.
+/// The zones, the time conversion and the progress with which legacy rows are read.
 pub(super) struct Reading {
     pub(super) zone: Tz,
     pub(super) billing_zone: Tz,
-    /// Its sessions' `time_zone`, as SQL: in which TIMESTAMP columns show what it stored.
+    /// `time_zone` of the legacy sessions, as SQL. In it, TIMESTAMP columns show the stored times.
     pub(super) session: String,
     pub(super) times: Times,
     pub(super) begun: Option<UpgradeProgress>,
