@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     biz::{
-        metering::{Ended, Event, Finish, Session, State, Update},
+        metering::{Ended, Event, Finish, MeterState, Session, Update},
         settlement::{
             posting::{Effect, Reserve},
             transaction::{Status, Transaction},
@@ -175,7 +175,7 @@ fn reply(update: Update) -> std::result::Result<MeterStreamReply, tonic::Status>
     Ok(MeterStreamReply { event: Some(event) })
 }
 
-fn state_reply(state: State) -> StreamState {
+fn state_reply(state: MeterState) -> StreamState {
     StreamState {
         output_tokens: int32(state.output_tokens),
         durable_output_tokens: int32(state.durable_output_tokens),
