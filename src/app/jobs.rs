@@ -11,11 +11,11 @@ use crate::{
     biz::{
         check::cache::{
             Caches,
-            reconcile::{Reconciled as CacheReconciled, Reconciler},
+            reconcile::{ReconciledCache, Reconciler},
         },
         recharge::{
             Recharges,
-            reconcile::{ReconcilePreview, Reconciled, Waits},
+            reconcile::{ReconcilePreview, ReconciledOrders, Waits},
         },
         settlement::{
             engine::Engine,
@@ -107,7 +107,7 @@ pub async fn reconcile_recharges(
     store: Arc<dyn Store>,
     clock: impl Clock,
     cut: &CancellationToken,
-) -> anyhow::Result<Reconciled> {
+) -> anyhow::Result<ReconciledOrders> {
     let job = RechargeJob::new(config, store, clock)?;
     let reconciled = cut.run_until_cancelled(job.recharges.reconcile(job.waits)).await;
     job.engine.drain().await;
@@ -166,7 +166,7 @@ pub async fn reconcile_cache(
     store: Arc<dyn Store>,
     clock: impl Clock,
     is_dry_run: bool,
-) -> anyhow::Result<Option<CacheReconciled>> {
+) -> anyhow::Result<Option<ReconciledCache>> {
     let Some(redis) = &config.data.redis else { return Ok(None) };
     let redis = caches::connect(redis, false, Box::new(|_, _| {}));
     anyhow::ensure!(caches::until_up(&redis).await, "config key data.redis: no answer");

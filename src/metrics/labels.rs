@@ -23,7 +23,7 @@ impl Failure<'_> {
     }
 }
 
-/// The service where it is in the catalog, whatever callers send.
+/// The name of the service if it is in the catalog, or `unknown`. Callers may send any text.
 pub(super) fn service_label<'a>(catalog: &'a Catalog, service: &str) -> &'a str {
     catalog.find(service).map_or("unknown", |(known, _)| known.as_str())
 }

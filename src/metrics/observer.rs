@@ -1,4 +1,4 @@
-//! Counts the outcomes of charges: the handle of services, and of jobs that only count.
+//! Counts the outcomes of charges. Services and jobs that only count hold a [`ChargeObserver`].
 
 use std::{sync::Arc, time::Duration};
 
@@ -57,7 +57,7 @@ impl ChargeObserver {
 
     fn count_charge(&self, transaction: &Transaction, split: Split) {
         let kind = match (split.free, split.is_paid()) {
-            // All that was to be added fell short.
+            // All of the addition fell short.
             (0, false) => return,
             (_, false) => "free",
             (0, true) => "balance",
@@ -81,7 +81,7 @@ impl ChargeObserver {
         }
     }
 
-    /// Counts the outcome of a commit, whoever asked for it.
+    /// Counts the outcome of a commit, by a caller, a stream or the sweep.
     pub fn count_commit(&self, outcome: Outcome<'_>) {
         match &outcome {
             Ok((transaction, Effect::Made)) => {

@@ -27,8 +27,8 @@ pub struct Bounds {
 }
 
 /// Answers OVERLOADED at once when too many requests are open, and when `next` takes
-/// too long. What a late one had begun goes on: a charge that was accepted is
-/// settled, and a retry with its id finds it.
+/// too long. The work of a late request goes on: an accepted charge is settled, and a
+/// retry with the same id finds it.
 pub async fn enforce(State(bounds): State<Bounds>, request: Request, next: Next) -> Response {
     let refusal = Refusal::of(&request, bounds.style);
     let starts_recharge = starts_recharge(&request);

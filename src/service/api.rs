@@ -7,7 +7,7 @@ use super::{
     recharge::RechargeService, reports::ReportService, reservation::ReservationService, tokens::TokenService,
 };
 
-/// Every rpc of the contract, whatever the transport, by feature.
+/// Every rpc of the contract, by feature. gRPC and REST both call it.
 pub struct Api {
     pub accounts: AccountService,
     pub checks: CheckService,

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     biz::{
         limits::rate_limit::RateGuard,
-        metering::{Ended, Event, Finish, Meter, Session, State, Update},
+        metering::{Ended, Event, Finish, Meter, MeterState, Session, Update},
         settlement::{
             posting::Reserve,
             transaction::{Status, TransactionStore},
@@ -56,8 +56,8 @@ pub struct StreamService {
 }
 
 impl StreamService {
-    /// Meters a stream on its own, whatever becomes of its caller. `fill` completes the message
-    /// that opens it; `request_id` names the request where it fails.
+    /// Meters a stream in a task of its own, which goes on when the caller goes away. `fill` completes
+    /// the opening message; `request_id` names the request if the stream fails.
     pub fn meter_stream(
         self: &Arc<Self>,
         mut messages: Streaming<MeterStreamRequest>,
@@ -145,12 +145,12 @@ impl StreamService {
     }
 }
 
-/// Ends with the messages; whoever takes them ends with the first error.
+/// The events of the messages. Readers stop at the first error.
 fn events(messages: Streaming<MeterStreamRequest>) -> impl Stream<Item = Result<Event>> + Send {
     stream::unfold(messages, async |mut messages| match messages.message().await {
         Ok(Some(message)) => Some((event(message.event), messages)),
         Ok(None) => None,
-        // Too large, not to be decoded, or the connection broke; then nobody hears of it.
+        // The message is too large or can't be decoded, or the connection broke.
         Err(status) => Some((Err(Invalid::new("event", status.message()).into()), messages)),
     })
 }
@@ -189,7 +189,7 @@ fn reply(update: Update) -> Result<MeterStreamReply> {
     Ok(MeterStreamReply { event: Some(event) })
 }
 
-fn state_reply(state: State) -> StreamState {
+fn state_reply(state: MeterState) -> StreamState {
     StreamState {
         output_tokens: int32(state.output_tokens),
         durable_output_tokens: int32(state.durable_output_tokens),

@@ -90,7 +90,7 @@ impl ReservationService {
             Ok((commit, None)) => self.engine.commit(commit).await,
             Ok((commit, Some(text))) => match commit.usage.filter(|usage| usage.tokens() > 0) {
                 Some(usage) => self.commit_and_compare(commit, text, usage).await,
-                // No tokens are what nobody told.
+                // Zero tokens are no count of the vendor.
                 None => return self.commit_text(commit, text).await,
             },
             Err(error) => Err(error),
@@ -99,7 +99,7 @@ impl ReservationService {
         settled
     }
 
-    /// Compares the vendor's count with ours; nobody waits for that, and nothing depends on it.
+    /// Commits, then compares the vendor's count with ours in the background.
     async fn commit_and_compare(self: &Arc<Self>, commit: Commit, text: OutputText, usage: usage::Usage) -> Settled {
         let settled = self.engine.commit(commit).await;
         if let Ok((transaction, Effect::Made)) = &settled {
@@ -115,7 +115,7 @@ impl ReservationService {
         settled
     }
 
-    /// Counts and charges in a task of its own, as other charges go on when the caller goes away.
+    /// Counts and charges in a task of its own, which goes on when the caller goes away.
     async fn commit_text(self: &Arc<Self>, commit: Commit, text: OutputText) -> Settled {
         let service = self.clone();
         let counting = async move {

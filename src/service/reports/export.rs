@@ -80,7 +80,7 @@ impl ReportService {
         let (pages, taken) = mpsc::channel(1);
         let sending = async move {
             let _permit = permit;
-            // Whether its caller takes it or not, it ends.
+            // A caller that does not read must not keep the permit.
             if tokio::time::timeout(LIMIT, export.send(first, &pages)).await.is_err() {
                 tracing::warn!("an export took too long and was broken off");
             }

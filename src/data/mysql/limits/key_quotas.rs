@@ -1,17 +1,16 @@
 //! Quotas of API keys: rows of `api_key_quota`.
 
 use async_trait::async_trait;
-use sqlx::{Row, mysql::MySqlRow};
 
 use crate::{
     biz::{
-        limits::key_quota::{KeyQuota, KeyQuotaStore, KeyQuotas, NewKeyQuota, QuotaType},
+        limits::key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
         settlement::keys::Keys,
         values::{calendar::BillingTime, error::StoreError, ids::ApiKeyId},
     },
     data::{
-        error::{corrupt, store_error},
-        mysql::{MySqlStore, row::text, statement::Statement},
+        mysql::{MySqlStore, statement::Statement},
+        rows::key_quota,
     },
 };
 
@@ -54,7 +53,7 @@ impl KeyQuotaStore for MySqlStore {
         )
         .bind(key.as_str().as_bytes());
         let mut quotas = KeyQuotas::new();
-        add(&mut quotas, &self.reader.fetch_all(query).await?)?;
+        self.reader.fetch_all(query).await?.iter().try_for_each(|row| key_quota::add(&mut quotas, row))?;
         Ok(quotas)
     }
 }
@@ -81,23 +80,6 @@ pub fn lock_of_ending(statement: &mut Statement, keys: &Keys<'_>) {
         )
         .pairs(&keys.ending)
         .push(") ORDER BY k.api_key_id, k.quota_type FOR UPDATE; ");
-}
-
-/// The rows of [`lock`] and of [`lock_of_ending`].
-pub fn add(quotas: &mut KeyQuotas, rows: &[MySqlRow]) -> Result<(), StoreError> {
-    for row in rows {
-        let kind: QuotaType = text(row, 1)?.parse().map_err(|_| corrupt("quota type"))?;
-        let quota = KeyQuota {
-            period: text(row, 2)?.parse().map_err(|_| corrupt("period"))?,
-            limit: row.try_get(3).map_err(store_error)?,
-            used: row.try_get(4).map_err(store_error)?,
-            day: row.try_get(5).map_err(store_error)?,
-            since: row.try_get(6).map_err(store_error)?,
-            version: row.try_get(7).map_err(store_error)?,
-        };
-        quotas.insert((ApiKeyId::from_stored(text(row, 0)?), kind), quota);
-    }
-    Ok(())
 }
 
 /// The rows are there, and locked.

@@ -3,32 +3,30 @@
 use std::{collections::BTreeSet, sync::atomic::Ordering::Relaxed};
 
 use async_trait::async_trait;
-use sqlx::{MySqlConnection, Row, mysql::MySqlRow};
+use sqlx::MySqlConnection;
 
-use super::transactions::{self, insert_charges, transaction_of, uuid_of, write_reservations};
+use super::transactions::{self, insert_charges, write_reservations};
 use crate::{
     biz::{
         settlement::{
             keys::Keys,
             ledger::{Ledger, SettledBatch},
-            posting::{Adjusted, AdjustmentContent, Batch, Outcome, Posting},
+            posting::{Adjusted, Batch, Outcome, Posting},
             rule::{self, NewRecord, State, UsageDelta, UsageKey, Writes},
         },
-        values::{
-            calendar::BillingTime,
-            error::StoreError,
-            ids::{AdjustmentId, TraceId, UserId},
-        },
+        values::{calendar::BillingTime, error::StoreError, ids::TraceId},
     },
     data::{
-        error::store_error,
         mysql::{
             MySqlStore,
             account::accounts,
             limits::{caps, key_quotas},
             recharge,
-            row::{money, text},
             statement::{Row as StatementRow, Statement},
+        },
+        rows::{
+            key_quota,
+            transaction::{adjusted_of, transaction_of},
         },
     },
 };
@@ -164,10 +162,10 @@ async fn load(
         recharge::add_locked(&mut state, &next()?, &next()?)?;
     }
     if !keys.api_keys.is_empty() {
-        key_quotas::add(&mut state.key_quotas, &next()?)?;
+        next()?.iter().try_for_each(|row| key_quota::add(&mut state.key_quotas, row))?;
     }
     if !keys.ending.is_empty() {
-        key_quotas::add(&mut state.key_quotas, &next()?)?;
+        next()?.iter().try_for_each(|row| key_quota::add(&mut state.key_quotas, row))?;
     }
     Ok(state)
 }
@@ -266,15 +264,4 @@ fn insert_adjustments(statement: &mut Statement, adjustments: &[Adjusted]) {
                 .instant(adjusted.created_at);
         })
         .push("; ");
-}
-
-fn adjusted_of(row: &MySqlRow) -> Result<Adjusted, StoreError> {
-    Ok(Adjusted {
-        user: UserId::from_stored(text(row, 0)?),
-        id: AdjustmentId::from_stored(text(row, 1)?),
-        content: AdjustmentContent { amount: money(row, 2)?, reason: text(row, 3)?, operator: text(row, 4)? },
-        request: uuid_of(text(row, 5)?)?,
-        balance_after: money(row, 6)?,
-        created_at: row.try_get(7).map_err(store_error)?,
-    })
 }
