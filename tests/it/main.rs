@@ -12,6 +12,7 @@ mod charges;
 mod concurrency;
 mod crash;
 mod cron;
+mod documents;
 mod export;
 mod harness;
 mod idempotency;
@@ -29,6 +30,7 @@ mod rate_limits;
 mod recharge;
 mod records;
 mod redis_servers;
+mod request_ids;
 mod reservations;
 mod rest;
 mod rollover;
@@ -39,3 +41,6 @@ mod state_machine;
 mod statistics;
 mod tokens;
 mod upgrade;
+
+// The histories of `state_machine` are the library's own files, and name this `crate::biz`.
+use billing_service::biz;

@@ -108,7 +108,7 @@ pub(super) fn given_up(is_unsure: bool, why: &'static str) -> Error {
         true => Error::Overloaded(
             "the database does not answer and the outcome is unknown; retry with the same id to learn it".into(),
         ),
-        false => Error::Overloaded(format!("{why}; nothing was made; retry later")),
+        false => Error::Overloaded(format!("{why}; nothing was made; retry later").into()),
     }
 }
 

@@ -1,21 +1,19 @@
 //! Quotas of API keys: rows of `api_key_quota`.
 
 use async_trait::async_trait;
-use sqlx::{Row, mysql::MySqlRow};
 
 use crate::{
     biz::{
-        limits::key_quota::{KeyQuota, KeyQuotaStore, KeyQuotas, NewKeyQuota, QuotaType},
+        limits::key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
         settlement::keys::Keys,
         values::{calendar::BillingTime, error::StoreError, ids::ApiKeyId},
     },
     data::{
-        error::{corrupt, store_error},
         mysql::{
             MySqlStore,
-            row::text,
             statement::{LockMode, Statement},
         },
+        rows::key_quota,
     },
 };
 
@@ -57,8 +55,9 @@ impl KeyQuotaStore for MySqlStore {
              WHERE api_key_id = ?",
         )
         .bind(key.as_str().as_bytes());
-        let rows = self.reader.fetch_all(query).await?;
-        rows.iter().map(|row| Ok((key_of(row)?, quota_of(row)?))).collect()
+        let mut quotas = KeyQuotas::new();
+        self.reader.fetch_all(query).await?.iter().try_for_each(|row| key_quota::add(&mut quotas, row))?;
+        Ok(quotas)
     }
 }
 
@@ -110,24 +109,6 @@ fn of_batch(statement: &mut Statement, keys: &Keys<'_>) {
         .push(" ORDER BY api_key_id LIMIT ")
         .number(count as u64)
         .push(") named STRAIGHT_JOIN api_key_quota k ON k.api_key_id = named.api_key_id");
-}
-
-/// A row of `api_key_quota` by its key.
-pub fn key_of(row: &MySqlRow) -> Result<(ApiKeyId, QuotaType), StoreError> {
-    let kind = text(row, 1)?.parse().map_err(|_| corrupt("quota type"))?;
-    Ok((ApiKeyId::from_stored(text(row, 0)?), kind))
-}
-
-/// A row of [`lock`], without its key.
-pub fn quota_of(row: &MySqlRow) -> Result<KeyQuota, StoreError> {
-    Ok(KeyQuota {
-        period: text(row, 2)?.parse().map_err(|_| corrupt("period"))?,
-        limit: row.try_get(3).map_err(store_error)?,
-        used: row.try_get(4).map_err(store_error)?,
-        day: row.try_get(5).map_err(store_error)?,
-        since: row.try_get(6).map_err(store_error)?,
-        version: row.try_get(7).map_err(store_error)?,
-    })
 }
 
 /// The rows are there, and locked.

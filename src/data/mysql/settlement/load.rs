@@ -5,30 +5,34 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sqlx::{MySqlConnection, Row, mysql::MySqlRow};
+use sqlx::{MySqlConnection, mysql::MySqlRow};
 
-use super::transactions::{self, transaction_of, uuid_of};
+use super::transactions;
 use crate::{
     biz::{
         settlement::{
             keys::Keys,
             lock::{LeftOut, Lock, Obstacle},
-            posting::{Adjusted, AdjustmentContent, Batch, Posting},
+            posting::{Batch, Posting},
             rule::State,
         },
         values::{
             error::StoreError,
-            ids::{AdjustmentId, ApiKeyId, UserId},
+            ids::{ApiKeyId, UserId},
         },
     },
     data::{
-        error::store_error,
         mysql::{
             account::accounts,
             limits::{caps, key_quotas},
             recharge,
-            row::{money, text},
             statement::{LockMode, Statement},
+        },
+        row::Columns,
+        rows::{
+            account::user_of,
+            key_quota,
+            transaction::{adjusted_of, transaction_of},
         },
     },
 };
@@ -120,7 +124,7 @@ pub async fn load(
     accounts::add_locked(state, left_out, batch.at.month, &next()?)?;
     if skips {
         for row in &next()? {
-            let user = UserId::from_stored(text(row, 0)?);
+            let user = user_of(row)?;
             // A user may have caps and no account yet.
             if state.balances.contains_key(&user) && !state.requests.contains_key(&user) {
                 left_out.insert(&user, Obstacle::Locked(Lock::Account(user.clone())));
@@ -132,7 +136,7 @@ pub async fn load(
     }
     if !transactions.is_empty() {
         for row in &next()? {
-            let user = UserId::from_stored(text(row, 0)?);
+            let user = user_of(row)?;
             let Some(known) = left_out.decoded(&user, "billing_transaction", transaction_of(row))? else { continue };
             // Of an account that another process opened a moment ago, and that is not locked.
             if state.balances.contains_key(&user) {
@@ -142,7 +146,7 @@ pub async fn load(
     }
     if !keys.adjustments.is_empty() {
         for row in &next()? {
-            let user = UserId::from_stored(text(row, 0)?);
+            let user = user_of(row)?;
             if let Some(settled) = left_out.decoded(&user, "balance_adjustment", adjusted_of(row))? {
                 state.adjustments.insert((user, settled.id.clone()), settled);
             }
@@ -169,10 +173,10 @@ impl Loaded {
         let mut obstacles: BTreeMap<ApiKeyId, Obstacle> = BTreeMap::new();
         let mut found = BTreeSet::new();
         for row in locked {
-            let key = ApiKeyId::from_stored(text(row, 0)?);
-            found.insert((key.clone(), text(row, 1)?));
-            match key_quotas::key_of(row).and_then(|key| Ok((key, key_quotas::quota_of(row)?))) {
-                Ok((key, quota)) => drop(self.state.key_quotas.insert(key, quota)),
+            let key = ApiKeyId::from_stored(row.text(0)?);
+            found.insert((key.clone(), row.text(1)?));
+            match key_quota::add(&mut self.state.key_quotas, row) {
+                Ok(()) => {}
                 Err(StoreError::Failed(why)) => {
                     obstacles.insert(key, Obstacle::Unreadable(format!("api_key_quota: {why}")));
                 }
@@ -180,8 +184,8 @@ impl Loaded {
             }
         }
         for row in present {
-            let key = ApiKeyId::from_stored(text(row, 0)?);
-            if !found.contains(&(key.clone(), text(row, 1)?)) {
+            let key = ApiKeyId::from_stored(row.text(0)?);
+            if !found.contains(&(key.clone(), row.text(1)?)) {
                 obstacles.entry(key.clone()).or_insert(Obstacle::Locked(Lock::ApiKey(key)));
             }
         }
@@ -227,7 +231,7 @@ impl Loaded {
             }
         }
         for row in sets.next().iter().flatten() {
-            let id = text(row, 0)?;
+            let id = row.text(0)?;
             let of_order =
                 |posting: &&Posting| matches!(posting, Posting::UpdateOrder(update) if update.order.as_str() == id);
             for posting in batch.postings.iter().filter(of_order) {
@@ -237,15 +241,4 @@ impl Loaded {
         }
         Ok(())
     }
-}
-
-fn adjusted_of(row: &MySqlRow) -> Result<Adjusted, StoreError> {
-    Ok(Adjusted {
-        user: UserId::from_stored(text(row, 0)?),
-        id: AdjustmentId::from_stored(text(row, 1)?),
-        content: AdjustmentContent { amount: money(row, 2)?, reason: text(row, 3)?, operator: text(row, 4)? },
-        request: uuid_of(text(row, 5)?)?,
-        balance_after: money(row, 6)?,
-        created_at: row.try_get(7).map_err(store_error)?,
-    })
 }

@@ -9,10 +9,12 @@ use crate::{
         settlement::{keys::Keys, lock::LeftOut, rule::State},
         values::{calendar::BillingTime, error::StoreError, ids::UserId},
     },
-    data::sqlite::{
-        SqliteStore,
-        row::{Row, day_of, instant, number},
-        writer::{found, writer_error},
+    data::{
+        rows::account::requests_of,
+        sqlite::{
+            SqliteStore,
+            writer::{found, writer_error},
+        },
     },
 };
 
@@ -71,18 +73,4 @@ pub fn set_used(
         update.execute(params![day, requests.daily, requests.monthly, now, user.as_str()])?;
     }
     Ok(())
-}
-
-/// Six columns from `first` on, all of them NULL for a user without caps.
-pub fn requests_of(row: &impl Row, first: usize) -> Result<Option<Requests>, StoreError> {
-    if row.string(first)?.is_none() {
-        return Ok(None);
-    }
-    let caps = Caps { daily: optional_number(row, first + 1)?, monthly: optional_number(row, first + 2)? };
-    let (since, day) = (instant(row, first + 5)?, day_of(row, first)?);
-    Ok(Some(Requests { caps, since, day, daily: number(row, first + 3)?, monthly: number(row, first + 4)? }))
-}
-
-fn optional_number(row: &impl Row, column: usize) -> Result<Option<u32>, StoreError> {
-    row.integer(column)?.map(|_| number(row, column)).transpose()
 }

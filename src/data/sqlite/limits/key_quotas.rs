@@ -7,21 +7,18 @@ use rusqlite::{Statement, Transaction, params};
 
 use crate::{
     biz::{
-        limits::key_quota::{KeyQuota, KeyQuotaStore, KeyQuotas, NewKeyQuota, QuotaType},
+        limits::key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
         settlement::{lock::LeftOut, posting::Batch, rule::State},
         values::{calendar::BillingTime, error::StoreError, ids::ApiKeyId},
     },
     data::{
-        error::{corrupt, store_error},
-        sqlite::{
-            SqliteStore,
-            row::{Row, day_of, instant, text},
-            writer::writer_error,
-        },
+        error::store_error,
+        rows::key_quota,
+        sqlite::{SqliteStore, writer::writer_error},
     },
 };
 
-/// As [`add`] reads them.
+/// As [`key_quota::add`] reads them.
 const OF_KEY: &str = "\
     SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version FROM api_key_quota \
     WHERE api_key_id = ?";
@@ -51,7 +48,7 @@ impl KeyQuotaStore for SqliteStore {
     async fn key_quotas(&self, key: &ApiKeyId) -> Result<KeyQuotas, StoreError> {
         let rows = sqlx::query(OF_KEY).bind(key.as_str()).fetch_all(&self.reader).await.map_err(store_error)?;
         let mut quotas = KeyQuotas::new();
-        rows.iter().try_for_each(|row| add(&mut quotas, row))?;
+        rows.iter().try_for_each(|row| key_quota::add(&mut quotas, row))?;
         Ok(quotas)
     }
 }
@@ -79,22 +76,8 @@ pub fn load(
 fn load_key(find: &mut Statement<'_>, key: &ApiKeyId, quotas: &mut KeyQuotas) -> Result<(), StoreError> {
     let mut rows = find.query([key.as_str()]).map_err(writer_error)?;
     while let Some(row) = rows.next().map_err(writer_error)? {
-        add(quotas, row)?;
+        key_quota::add(quotas, row)?;
     }
-    Ok(())
-}
-
-fn add(quotas: &mut KeyQuotas, row: &impl Row) -> Result<(), StoreError> {
-    let kind: QuotaType = text(row, 1)?.parse().map_err(|_| corrupt("quota type"))?;
-    let quota = KeyQuota {
-        period: text(row, 2)?.parse().map_err(|_| corrupt("period"))?,
-        limit: row.integer(3)?.ok_or_else(|| corrupt("quota"))?,
-        used: row.integer(4)?.ok_or_else(|| corrupt("quota"))?,
-        day: day_of(row, 5)?,
-        since: instant(row, 6)?,
-        version: row.integer(7)?.ok_or_else(|| corrupt("version"))?,
-    };
-    quotas.insert((ApiKeyId::from_stored(text(row, 0)?), kind), quota);
     Ok(())
 }
 

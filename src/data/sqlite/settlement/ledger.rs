@@ -5,29 +5,27 @@ use std::borrow::Cow;
 use async_trait::async_trait;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
-use super::transactions::{self, uuid_of};
+use super::transactions;
 use crate::{
     biz::{
         settlement::{
             keys::Keys,
             ledger::{Ledger, SettledBatch},
             lock::{LeftOut, Lock},
-            posting::{Adjusted, AdjustmentContent, Batch},
+            posting::{Adjusted, Batch},
             rule::{self, NewRecord, State, UsageDelta, UsageKey, Writes},
         },
-        values::{
-            calendar::BillingTime,
-            error::StoreError,
-            ids::{AdjustmentId, TraceId, UserId},
-        },
+        values::{calendar::BillingTime, error::StoreError, ids::TraceId},
     },
-    data::sqlite::{
-        SqliteStore,
-        account::accounts,
-        limits::{caps, key_quotas},
-        recharge,
-        row::{Row, instant, money, text},
-        writer::{found, writer_error},
+    data::{
+        rows::transaction::adjusted_of,
+        sqlite::{
+            SqliteStore,
+            account::accounts,
+            limits::{caps, key_quotas},
+            recharge,
+            writer::{found, writer_error},
+        },
     },
 };
 
@@ -171,15 +169,4 @@ fn insert_adjustments(transaction: &Transaction<'_>, adjustments: &[Adjusted]) -
         ])?;
     }
     Ok(())
-}
-
-fn adjusted_of(row: &impl Row) -> Result<Adjusted, StoreError> {
-    Ok(Adjusted {
-        user: UserId::from_stored(text(row, 0)?),
-        id: AdjustmentId::from_stored(text(row, 1)?),
-        content: AdjustmentContent { amount: money(row, 2)?, reason: text(row, 3)?, operator: text(row, 4)? },
-        request: uuid_of(text(row, 5)?)?,
-        balance_after: money(row, 6)?,
-        created_at: instant(row, 7)?,
-    })
 }
