@@ -126,6 +126,11 @@ impl Take {
     pub fn call(usage: Option<Usage>, amount: Money) -> Self {
         // The sum of two 32-bit numbers.
         let tokens = usage.map_or(0, |usage| usage.tokens() as i64);
+        Self::of_tokens(tokens, amount)
+    }
+
+    /// Of one call that takes so many tokens.
+    pub fn of_tokens(tokens: i64, amount: Money) -> Self {
         Self { requests: 1, tokens, amount }
     }
 

@@ -88,8 +88,11 @@ impl Book<'_> {
             reservation: Some(Reservation { delivered: Some(delivered.clone()), ..reservation.clone() }),
             ..first.clone()
         };
-        let charged = Take::call(reservation.usage(), first.amount);
-        self.count_end(first, reservation.day, Take::call(delivered.usage, transaction.amount) - charged);
+        let take = |charged: &Transaction, usage| {
+            Take::of_tokens(charged.taken_tokens(charged.free + charged.paid, usage), charged.amount)
+        };
+        let more = take(&transaction, delivered.usage) - take(first, reservation.usage());
+        self.count_end(first, reservation.day, more);
         if split.free > 0 || split.is_paid() {
             self.record_delivered(first, delivered.usage, split, ids);
         }

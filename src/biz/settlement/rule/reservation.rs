@@ -149,7 +149,7 @@ impl Book<'_> {
         if split.free > 0 || reservation.free > 0 {
             self.changed_quotas.insert(quota_key);
         }
-        let taken = Take::call(delivered.usage, split.amount);
+        let taken = Take::of_tokens(first.taken_tokens(units, delivered.usage), split.amount);
         let held = match first.status {
             Status::Expired => Take::default(),
             _ => first.held_take(),
