@@ -38,3 +38,4 @@ mod state_machine;
 mod statistics;
 mod tokens;
 mod upgrade;
+mod values;
