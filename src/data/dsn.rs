@@ -63,7 +63,7 @@ fn at_address(options: MySqlConnectOptions, address: &str) -> Result<MySqlConnec
 
 /// Parameters of the Go driver. Those that only steer that driver are accepted and
 /// mean nothing here: times are always UTC, always decoded, and every wait is bounded.
-/// What `loc` and `time_zone` say of the former service's times is read by `former_zone`.
+/// What `loc` and `time_zone` say of the legacy service's times is read by `legacy_zone`.
 fn with_parameter(options: MySqlConnectOptions, parameter: &str) -> Result<MySqlConnectOptions, String> {
     let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
     match name {
