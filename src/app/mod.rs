@@ -42,6 +42,7 @@ use self::{
     low_balance::LowBalances,
     ops_stats::OpsStats,
     payments::Payments,
+    prices::PriceReader,
 };
 pub use self::{
     database::{close, connect, connect_announcing, connect_existing, connect_unchanged, plan},
@@ -90,7 +91,8 @@ impl App {
         let engine = Arc::new(Engine::start(store.clone(), caches.clone(), catalog.clone(), calendar.clone(), lanes));
         let accounts = Arc::new(Accounts::new(store.clone(), engine.clone(), catalog.clone(), calendar.clone()));
         let stop = CancellationToken::new();
-        let prices = prices::start(&config, store.clone(), stop.clone()).await?;
+        let reader = PriceReader { store: store.clone(), calendar: calendar.clone(), metrics: metrics.clone() };
+        let prices = prices::start(&config, reader, stop.clone()).await?;
         let quoter = Arc::new(Quoter::new(prices, calendar.clone()));
         let rates = rates::guard(&config, redis.clone(), clock);
         let http = listen("server.http.addr", &config.server.http.addr).await?;

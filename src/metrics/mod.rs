@@ -5,6 +5,7 @@ mod cache;
 pub mod in_flight;
 mod low_balance;
 mod ops_stats;
+mod prices;
 mod recharge;
 mod streams;
 
@@ -14,8 +15,8 @@ use prometheus::{
 };
 
 pub use self::{
-    cache::CacheMetrics, low_balance::LowBalanceMetrics, ops_stats::OpsStatsMetrics, recharge::RechargeMetrics,
-    streams::StreamMetrics,
+    cache::CacheMetrics, low_balance::LowBalanceMetrics, ops_stats::OpsStatsMetrics, prices::PriceMetrics,
+    recharge::RechargeMetrics, streams::StreamMetrics,
 };
 
 /// Buckets in seconds, from a cache hit to a timeout.
@@ -58,6 +59,7 @@ pub struct Metrics {
     pub ops_stats: OpsStatsMetrics,
     pub cache: CacheMetrics,
     pub streams: StreamMetrics,
+    pub prices: PriceMetrics,
 }
 
 impl Metrics {
@@ -129,6 +131,7 @@ impl Metrics {
             ops_stats: OpsStatsMetrics::new(&registry)?,
             cache: CacheMetrics::new(&registry)?,
             streams: StreamMetrics::new(&registry)?,
+            prices: PriceMetrics::new(&registry)?,
             registry,
         })
     }

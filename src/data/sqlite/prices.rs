@@ -1,45 +1,75 @@
 //! Token prices: rows of `price_version`.
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use sqlx::sqlite::SqliteRow;
 
 use super::{
     SqliteStore,
-    row::{instant, money, optional_money, text},
+    row::{Row, instant, money, optional_money, text},
     store_error,
 };
-use crate::biz::{
-    charge::prices::{MAX_STORED, PriceStore, StoredVersion, TokenPrices},
-    values::error::{Invalid, StoreError},
+use crate::{
+    biz::{
+        charge::prices::{PAGE, PriceStore, StoredVersion, TokenPrices},
+        values::error::{Invalid, StoreError},
+    },
+    data::error::corrupt,
 };
+
+/// A page of the versions in force, from behind a model on.
+const IN_FORCE: &str = "\
+    SELECT p.model, p.effective_from, p.version_id, p.input_price, p.cached_input_price, p.output_price \
+    FROM (SELECT model, MAX(effective_from) AS since FROM price_version WHERE model > ? AND effective_from <= ? \
+    GROUP BY model ORDER BY model LIMIT ?) f \
+    CROSS JOIN price_version p ON p.model = f.model AND p.effective_from = f.since ORDER BY p.model";
+
+/// A page of the versions to come, from behind a model and an instant on.
+const TO_COME: &str = "\
+    SELECT model, effective_from, version_id, input_price, cached_input_price, output_price FROM price_version \
+    WHERE (model, effective_from) > (?, ?) AND effective_from > ? ORDER BY model, effective_from LIMIT ?";
 
 #[async_trait]
 impl PriceStore for SqliteStore {
-    async fn price_versions(&self) -> Result<Vec<Result<StoredVersion, Invalid>>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT model, effective_from, version_id, input_price, cached_input_price, output_price \
-             FROM price_version LIMIT ?",
-        )
-        .bind(MAX_STORED as u32 + 1)
-        .fetch_all(&self.reader)
-        .await
-        .map_err(store_error)?;
-        rows.iter()
-            .map(|row| {
-                let key = text(row, 0).and_then(|model| Ok((model, instant(row, 1)?)));
-                let (model, effective_from) = key.map_err(unread)?;
-                StoredVersion::parse(&model, effective_from, version_of(row))
-            })
-            .map(Ok)
-            .collect()
+    async fn price_versions(&self, from: DateTime<Utc>) -> Result<Vec<Result<StoredVersion, Invalid>>, StoreError> {
+        let from = from.timestamp_micros();
+        let mut versions = Vec::new();
+        // Each page begins behind the one before: both loops end with the table.
+        let mut behind = Some((String::new(), from));
+        while let Some((model, _)) = behind {
+            let page = sqlx::query(IN_FORCE).bind(model).bind(from).bind(PAGE).fetch_all(&self.reader);
+            behind = add_page(&mut versions, &page.await.map_err(store_error)?)?;
+        }
+        behind = Some((String::new(), from));
+        while let Some((model, instant)) = behind {
+            let page = sqlx::query(TO_COME).bind(model).bind(instant).bind(from).bind(PAGE).fetch_all(&self.reader);
+            behind = add_page(&mut versions, &page.await.map_err(store_error)?)?;
+        }
+        Ok(versions)
     }
 }
 
-fn unread(error: StoreError) -> Invalid {
-    Invalid::new("price_version", error.to_string())
+/// Tells behind which row the next page begins, if there may be one.
+fn add_page(
+    versions: &mut Vec<Result<StoredVersion, Invalid>>,
+    rows: &[SqliteRow],
+) -> Result<Option<(String, i64)>, StoreError> {
+    versions.extend(rows.iter().map(version_of));
+    rows.last().filter(|_| rows.len() == PAGE as usize).map(key_of).transpose()
 }
 
-fn version_of(row: &SqliteRow) -> Result<(String, TokenPrices), StoreError> {
+/// As it is stored: the instant of a row that is refused may be none.
+fn key_of(row: &SqliteRow) -> Result<(String, i64), StoreError> {
+    Ok((text(row, 0)?, row.integer(1)?.ok_or_else(|| corrupt("time"))?))
+}
+
+fn version_of(row: &SqliteRow) -> Result<StoredVersion, Invalid> {
+    let key = text(row, 0).and_then(|model| Ok((model, instant(row, 1)?)));
+    let (model, effective_from) = key.map_err(|error| Invalid::new("price_version", error.to_string()))?;
+    StoredVersion::parse(&model, effective_from, prices_of(row))
+}
+
+fn prices_of(row: &SqliteRow) -> Result<(String, TokenPrices), StoreError> {
     let input = money(row, 3)?;
     let cached_input = optional_money(row, 4)?.unwrap_or(input);
     Ok((text(row, 2)?, TokenPrices { input, cached_input, output: money(row, 5)? }))

@@ -15,7 +15,7 @@ use crate::biz::{
     },
 };
 
-pub use self::live::{MAX_STORED, PriceStore, Prices, StoredVersion};
+pub use self::live::{PAGE, PriceStore, Prices, StoredVersion};
 
 /// Prices of one model, per million tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
