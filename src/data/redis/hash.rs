@@ -11,7 +11,7 @@
 //! | field of an API key | value |
 //! | --- | --- |
 //! | `version` | tells states apart |
-//! | `requests`, `tokens`, `amount` | period, limit, used, since (microseconds), day, version of the row; where there is such a quota, else none |
+//! | `requests`, `tokens`, `amount` | period, limit, used in it, since (microseconds), day, version of the row, used in the day, in its month and in all; where there is such a quota, else none |
 
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -24,7 +24,7 @@ use crate::{
         check::cache::entry::{AccountEntry, CacheEntry, CacheKey, Change},
         limits::{
             caps::{Caps, Requests},
-            key_quota::{KeyQuota, KeyQuotas, QuotaType},
+            key_quota::{KeyQuota, KeyQuotas, QuotaType, Taken},
         },
         values::{
             calendar::Month,
@@ -108,9 +108,10 @@ fn account_fields(
 
 fn key_fields(quotas: &KeyQuotas) -> Vec<Field> {
     let field = |((_, kind), quota): (&(ApiKeyId, QuotaType), &KeyQuota)| {
-        let KeyQuota { period, limit, used, since, day, version } = quota;
-        let since = since.timestamp_micros();
-        (kind.to_string(), format!("{} {limit} {used} {since} {day} {version}", period.name()))
+        let KeyQuota { period, limit, taken, since, day, version } = quota;
+        let (used, since, Taken { day: of_day, month, total }) = (taken.of(*period), since.timestamp_micros(), *taken);
+        let text = format!("{} {limit} {used} {since} {day} {version} {of_day} {month} {total}", period.name());
+        (kind.to_string(), text)
     };
     quotas.iter().map(field).collect()
 }
@@ -161,11 +162,17 @@ fn key_quotas_of(key: &ApiKeyId, values: &[Value]) -> Result<KeyQuotas, StoreErr
         if text == NONE {
             continue;
         }
-        let [period, limit, used, since, day, version] = parts(text)?;
+        let [period, limit, used, since, day, version, of_day, month, total] = parts(text)?;
+        let period = value(period)?;
+        let taken = match total {
+            // As an earlier release has it: checks need no more.
+            "" => Taken::default().with(period, value(used)?),
+            total => Taken { day: value(of_day)?, month: value(month)?, total: value(total)? },
+        };
         let quota = KeyQuota {
-            period: value(period)?,
+            period,
             limit: value(limit)?,
-            used: value(used)?,
+            taken,
             since: instant(since)?,
             day: value(day)?,
             version: value(version)?,

@@ -1,13 +1,14 @@
 //! Quotas of API keys: rows of `api_key_quota`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use rusqlite::{Transaction, params};
+use sqlx::sqlite::SqliteRow;
 
 use crate::{
     biz::{
-        limits::key_quota::{KeyQuota, KeyQuotaStore, KeyQuotas, NewKeyQuota, QuotaType},
+        limits::key_quota::{KeyQuota, KeyQuotaStore, KeyQuotas, KnownSince, NewKeyQuota, Period, QuotaType, Taken},
         settlement::{keys::Keys, rule::State},
         values::{calendar::BillingTime, error::StoreError, ids::ApiKeyId},
     },
@@ -21,8 +22,8 @@ use crate::{
 
 /// As [`add`] reads them.
 const OF_KEY: &str = "\
-    SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version FROM api_key_quota \
-    WHERE api_key_id = ?";
+    SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version, used_day, used_month, \
+    used_total FROM api_key_quota WHERE api_key_id = ?";
 
 #[async_trait]
 impl KeyQuotaStore for SqliteStore {
@@ -34,7 +35,9 @@ impl KeyQuotaStore for SqliteStore {
                 Some(limit) => connection.execute(
                     "INSERT INTO api_key_quota \
                      (api_key_id, quota_type, period, quota_limit, usage_date, created_at, updated_at) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6) ON CONFLICT DO UPDATE SET period = excluded.period, \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6) ON CONFLICT DO UPDATE SET \
+                     used = CASE excluded.period WHEN period THEN used WHEN 'day' THEN used_day \
+                     WHEN 'month' THEN used_month ELSE used_total END, period = excluded.period, \
                      quota_limit = excluded.quota_limit, version = version + 1, updated_at = excluded.updated_at",
                     params![key, kind, quota.period.name(), limit, at.day.to_string(), now],
                 ),
@@ -51,6 +54,19 @@ impl KeyQuotaStore for SqliteStore {
         let mut quotas = KeyQuotas::new();
         rows.iter().try_for_each(|row| add(&mut quotas, row))?;
         Ok(quotas)
+    }
+
+    async fn known_since(&self, key: &ApiKeyId) -> Result<BTreeMap<QuotaType, KnownSince>, StoreError> {
+        let query = sqlx::query(
+            "SELECT quota_type, COALESCE(day_since, created_at), COALESCE(month_since, created_at), \
+             COALESCE(total_since, created_at) FROM api_key_quota WHERE api_key_id = ?",
+        );
+        let rows = query.bind(key.as_str()).fetch_all(&self.reader).await.map_err(store_error)?;
+        let known = |row: &SqliteRow| {
+            let kind = text(row, 0)?.parse().map_err(|_| corrupt("quota type"))?;
+            Ok((kind, KnownSince { day: instant(row, 1)?, month: instant(row, 2)?, total: instant(row, 3)? }))
+        };
+        rows.iter().map(known).collect()
     }
 }
 
@@ -73,13 +89,16 @@ pub fn load(transaction: &Transaction<'_>, keys: &Keys<'_>, state: &mut State) -
 
 fn add(quotas: &mut KeyQuotas, row: &impl Row) -> Result<(), StoreError> {
     let kind: QuotaType = text(row, 1)?.parse().map_err(|_| corrupt("quota type"))?;
+    let period: Period = text(row, 2)?.parse().map_err(|_| corrupt("period"))?;
+    let count = |column| row.integer(column)?.ok_or_else(|| corrupt("quota"));
+    let taken = Taken { day: count(8)?, month: count(9)?, total: count(10)? };
     let quota = KeyQuota {
-        period: text(row, 2)?.parse().map_err(|_| corrupt("period"))?,
-        limit: row.integer(3)?.ok_or_else(|| corrupt("quota"))?,
-        used: row.integer(4)?.ok_or_else(|| corrupt("quota"))?,
+        period,
+        limit: count(3)?,
+        taken: taken.with(period, count(4)?),
         day: day_of(row, 5)?,
         since: instant(row, 6)?,
-        version: row.integer(7)?.ok_or_else(|| corrupt("version"))?,
+        version: count(7)?,
     };
     quotas.insert((ApiKeyId::from_stored(text(row, 0)?), kind), quota);
     Ok(())
@@ -87,12 +106,13 @@ fn add(quotas: &mut KeyQuotas, row: &impl Row) -> Result<(), StoreError> {
 
 pub fn set_used(transaction: &Transaction<'_>, quotas: &KeyQuotas, at: BillingTime) -> rusqlite::Result<()> {
     let mut update = transaction.prepare_cached(
-        "UPDATE api_key_quota SET used = ?, usage_date = ?, version = version + 1, updated_at = ? \
-         WHERE api_key_id = ? AND quota_type = ?",
+        "UPDATE api_key_quota SET used = ?, used_day = ?, used_month = ?, used_total = ?, usage_date = ?, \
+         version = version + 1, updated_at = ? WHERE api_key_id = ? AND quota_type = ?",
     )?;
     let now = at.utc.timestamp_micros();
     for ((key, kind), quota) in quotas {
-        update.execute(params![quota.used, quota.day.to_string(), now, key.as_str(), kind.name()])?;
+        let (used, Taken { day, month, total }) = (quota.taken.of(quota.period), quota.taken);
+        update.execute(params![used, day, month, total, quota.day.to_string(), now, key.as_str(), kind.name()])?;
     }
     Ok(())
 }
