@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 
 use super::{
     Api,
-    convert::{cost, count, estimate, int32, usage},
+    convert::{cost, count, estimate, int32, int64, usage},
     errors,
     proto::{
         BatchDeductQuotaReply, BatchDeductQuotaRequest, BatchDeductQuotaResult, CheckQuotaReply, CheckQuotaRequest,
@@ -15,7 +15,6 @@ use super::{
 };
 use crate::{
     biz::{
-        account::catalog::Price,
         charge::{
             Split,
             quote::{Ask, ESTIMATE},
@@ -29,7 +28,7 @@ use crate::{
         },
         values::{
             error::{Error, Invalid, Result},
-            ids::{ApiKeyId, ModelName, TraceId, UserId},
+            ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
         },
     },
     metrics::in_flight::{InFlight, Operation},
@@ -124,7 +123,12 @@ impl Api {
     /// A call to charge, or to hold.
     pub(super) fn parse_call(&self, call: Call<'_>) -> Result<Charge> {
         let user = UserId::parse("user_id", call.user_id)?;
-        let (service, plan) = self.catalog.find(call.service_name)?;
+        let found = self.catalog.find(call.service_name);
+        let service = match &found {
+            Ok((service, _)) => (*service).clone(),
+            // The charges of a service that is not configured any more are repeated all the same.
+            Err(unknown) => ServiceName::parse("service_name", call.service_name).map_err(|_| unknown.clone())?,
+        };
         let count = count(call.count)?;
         let cost = cost("cost", call.cost)?;
         let trace = TraceId::parse_optional("trace_id", call.trace_id)?.unwrap_or_else(TraceId::fresh);
@@ -135,16 +139,16 @@ impl Api {
             Tokens::Estimated(estimate) => (None, estimate, ESTIMATE),
         };
         let ask = Ask { count, cost, model: model.as_ref(), usage: usage.or(estimate), tokens_field };
-        let quote = self.quoter.quote(plan, ask);
-        if call.trace_id.is_empty() || matches!(plan.price, Price::Unit(_)) {
-            // No repeat of anything, or the same each time: there is nothing to look for.
+        let quote = found.and_then(|(_, plan)| self.quoter.quote(plan, ask));
+        if call.trace_id.is_empty() {
+            // No repeat of anything: there is nothing to look for.
             quote.as_ref().map_err(Error::clone)?;
         }
         Ok(Charge {
             user,
             trace,
             quote,
-            content: ChargeContent { service: service.clone(), count, cost, api_key, model, usage, estimate },
+            content: ChargeContent { service, count, cost, api_key, model, usage, estimate },
             record_ids: RecordIds::fresh(),
         })
     }
@@ -242,6 +246,7 @@ fn check_reply(verdict: Verdict) -> CheckQuotaReply {
         estimated_cost: verdict.amount.to_wire(),
         error_code: error_code.into(),
         retry_after_ms,
+        free_remaining_units: int64(verdict.free_remaining),
     }
 }
 
@@ -255,5 +260,6 @@ fn deduct_reply(transaction: Transaction, replayed: bool) -> DeductQuotaReply {
         balance: transaction.balance_after.to_wire(),
         free_remaining: int32(transaction.free_remaining_after),
         replayed,
+        free_remaining_units: int64(transaction.free_remaining_after),
     }
 }

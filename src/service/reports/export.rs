@@ -64,7 +64,7 @@ impl Api {
         }
         let place = self.exports.clone().try_acquire_owned();
         let place = place.map_err(|_| Error::Overloaded("too many exports at once; retry later".into()))?;
-        let mut filter = self.record_filter(&request)?;
+        let mut filter = self.record_filter(&request).await?;
         let mut next = Some(PageStart::Offset(0));
         if filter.is_narrow() {
             filter.days = self.records.count_records(&filter).await?.days;
