@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{
     Api,
-    convert::int32,
+    convert::{int32, int64},
     limits::limits,
     proto::{
         AdjustBalanceReply, AdjustBalanceRequest, FreeQuota, GetAccountReply, GetAccountRequest, InitializeUserReply,
@@ -25,7 +25,7 @@ use crate::biz::{
 impl Api {
     pub async fn get_account(&self, request: GetAccountRequest) -> Result<GetAccountReply> {
         let user = UserId::parse("user_id", &request.user_id)?;
-        let (account, now) = self.accounts.get(&user).await?;
+        let (account, now) = self.accounts.peek(&user).await?;
         let quotas = account
             .quotas
             .iter()
@@ -35,6 +35,9 @@ impl Api {
                 used_quota: int32(quota.used),
                 reset_month: now.month.to_string(),
                 held_quota: int32(quota.held),
+                total_units: int64(quota.total),
+                used_units: int64(quota.used),
+                held_units: int64(quota.held),
             })
             .collect();
         Ok(GetAccountReply {

@@ -23,14 +23,14 @@ use super::{
 /// Free units of one service in one month.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Quota {
-    pub total: u32,
-    pub used: u32,
+    pub total: u64,
+    pub used: u64,
     /// Reserved, neither used nor freed yet.
-    pub held: u32,
+    pub held: u64,
 }
 
 impl Quota {
-    pub fn remaining(&self) -> u32 {
+    pub fn remaining(&self) -> u64 {
         self.total.saturating_sub(self.used).saturating_sub(self.held)
     }
 }
@@ -54,7 +54,7 @@ impl Balance {
 }
 
 /// The committed state of an account.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Account {
     pub balance: Balance,
     pub quotas: BTreeMap<ServiceName, Quota>,
@@ -147,6 +147,21 @@ impl Accounts {
             self.engine.open(user.clone()).await?;
         }
         Err(Error::Internal(format!("account of {user} is not open after opening it")))
+    }
+
+    /// The user's account this month and when that was, as it would be opened, without opening
+    /// it: a read makes no rows.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`], [`Error::Internal`].
+    pub async fn peek(&self, user: &UserId) -> Result<(Account, BillingTime)> {
+        let now = self.calendar.now();
+        let mut account = self.store.account(user, now.month).await?.unwrap_or_default();
+        for (service, plan) in self.catalog.iter() {
+            let quota = Quota { total: plan.free_quota, ..Quota::default() };
+            account.quotas.entry(service.clone()).or_insert(quota);
+        }
+        Ok((account, now))
     }
 
     /// Opens the account ahead of the first call; tells whether it is new.

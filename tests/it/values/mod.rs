@@ -2,7 +2,11 @@
 //! services that change.
 
 mod key_tokens;
+mod large;
 mod least_amount;
+mod periods;
+mod reads;
+mod retired;
 
 use billing_service::service::proto::{
     ApiKeyQuota, CommitReservationRequest, DeductQuotaRequest, GetApiKeyQuotaRequest, ReserveQuotaRequest,
