@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{
     Api,
     charge::{Call, Tokens},
-    convert::{cost, count, estimate, int32, tokens, usage},
+    convert::{cost, count, estimate, int32, int64, tokens, usage},
     errors,
     proto::{
         CommitReservationReply, CommitReservationRequest, GetTransactionReply, GetTransactionRequest,
@@ -231,6 +231,7 @@ pub(super) fn commit_reply(transaction: &Transaction, replayed: bool) -> CommitR
         free_remaining: int32(transaction.free_remaining_after),
         replayed,
         shortfall: transaction.shortfall.to_wire(),
+        free_remaining_units: int64(transaction.free_remaining_after),
     }
 }
 

@@ -45,7 +45,7 @@ pub struct Check {
 pub struct Verdict {
     pub decision: Decision,
     /// Before the call.
-    pub free_remaining: u32,
+    pub free_remaining: u64,
     pub balance: Money,
     /// What the call would take from the balance.
     pub amount: Money,
@@ -212,7 +212,7 @@ impl Call<'_> {
     }
 
     /// Every state that is decided on has the quota.
-    fn free_remaining(&self, account: &AccountEntry) -> u32 {
+    fn free_remaining(&self, account: &AccountEntry) -> u64 {
         account.quota(self.now.month, self.service).map_or(0, |quota| quota.remaining())
     }
 

@@ -44,7 +44,7 @@ pub struct Transaction {
     pub record_id: Uuid,
     /// State of the account right after the charge.
     pub balance_after: Money,
-    pub free_remaining_after: u32,
+    pub free_remaining_after: u64,
     pub created_at: DateTime<Utc>,
 }
 

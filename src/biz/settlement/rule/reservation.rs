@@ -37,7 +37,7 @@ impl Book<'_> {
         self.check_key(&call.content, take)?;
         let (balance, quota) = self.account(&quota_key)?;
 
-        quota.held += split.free;
+        quota.held += u64::from(split.free);
         balance.held = balance.held.plus(split.amount);
         let transaction = Transaction {
             user: call.user.clone(),
@@ -125,12 +125,12 @@ impl Book<'_> {
         let (mut new_balance, mut new_quota) = (*balance, *quota);
         if first.status == Status::Pending {
             new_balance.held = new_balance.held.minus(reservation.amount);
-            new_quota.held = new_quota.held.saturating_sub(reservation.free);
+            new_quota.held = new_quota.held.saturating_sub(reservation.free.into());
         }
         let due = charge::split(units, full_cost, new_quota.remaining());
         let charged = above_hold.charged(due.amount, reservation.amount, new_balance.available());
         let split = Split { amount: charged, ..due };
-        new_quota.used += split.free;
+        new_quota.used += u64::from(split.free);
         new_balance.amount = debited(new_balance.amount, split.amount)?;
         (*balance, *quota) = (new_balance, new_quota);
 
@@ -251,7 +251,7 @@ impl Book<'_> {
             let quota_key = held_key(first, held);
             let (balance, quota) = self.held_account(&quota_key)?;
             balance.held = balance.held.minus(held.amount);
-            quota.held = quota.held.saturating_sub(held.free);
+            quota.held = quota.held.saturating_sub(held.free.into());
             if held.free > 0 {
                 self.changed_quotas.insert(quota_key);
             }

@@ -23,7 +23,7 @@ use crate::{
 /// What [`transaction_of`] reads, in its order.
 pub const COLUMNS: &str = "user_id, trace_id, status, service_name, count, cost, api_key_id, model, \
     input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, \
-    free_remaining_after, created_at, held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, \
+    COALESCE(free_remaining_large, free_remaining_after), created_at, held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, \
     price_version, input_price, cached_input_price, output_price, estimated_input_tokens, estimated_output_tokens, \
     quota_unit, shortfall, charged_by";
 
