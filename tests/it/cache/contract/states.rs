@@ -78,7 +78,7 @@ pub fn change(user: &UserId, before: i64, after: i64) -> Change {
 }
 
 pub fn key_quota(version: i64) -> KeyQuota {
-    let taken = Taken { day: version * 3, month: version * 4, total: version * 5 };
+    let taken = Taken { day: version, month: version * 2, total: version * 3 };
     KeyQuota { period: Period::Day, limit: 1_000_000, taken, since: at(0), day: day(), version }
 }
 
