@@ -17,7 +17,7 @@ use crate::{
     data::{
         Store,
         memory::MemoryCache,
-        redis::{Mode, RedisCache, ScriptTimes, Settings},
+        redis::{RedisCache, RedisLayout, RedisSettings, ScriptTimes},
     },
     metrics::Metrics,
 };
@@ -66,13 +66,13 @@ pub(super) fn of_server(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Resu
 
 /// Connects in the background. A server `keeps` what is in Redis; jobs only use it.
 pub(super) fn connect(redis: &config::Redis, keeps: bool, times: ScriptTimes) -> Arc<RedisCache> {
-    let mode = match redis.mode {
-        RedisMode::Single => Mode::Single,
-        RedisMode::Sentinel => Mode::Sentinel { master: redis.master.clone() },
-        RedisMode::Cluster => Mode::Cluster,
+    let layout = match redis.mode {
+        RedisMode::Single => RedisLayout::Single,
+        RedisMode::Sentinel => RedisLayout::Sentinel { master: redis.master.clone() },
+        RedisMode::Cluster => RedisLayout::Cluster,
     };
-    let settings = Settings {
-        mode,
+    let settings = RedisSettings {
+        layout,
         addrs: redis.addrs.clone(),
         username: redis.username.clone(),
         password: redis.password.as_ref().map(|password| password.reveal().to_owned()),

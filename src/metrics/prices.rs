@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
 
-use super::gauge;
+use super::scale::gauge;
 
 pub struct PriceMetrics {
     rows_refused: IntGauge,

@@ -12,6 +12,7 @@ mod charges;
 mod concurrency;
 mod crash;
 mod cron;
+mod documents;
 mod export;
 mod harness;
 mod idempotency;
@@ -39,3 +40,6 @@ mod statistics;
 mod tokens;
 mod upgrade;
 mod values;
+
+// The histories of `state_machine` are the library's own files, and name this `crate::biz`.
+use billing_service::biz;

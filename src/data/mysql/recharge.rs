@@ -4,18 +4,27 @@ use async_trait::async_trait;
 use sqlx::{MySql, QueryBuilder, Row, mysql::MySqlRow};
 
 use super::{
-    MySqlStore, corrupt, money, number, optional_text,
+    MySqlStore,
     reports::LAST,
     statement::{Row as StatementRow, Statement},
-    store_error, text,
 };
-use crate::biz::{
-    recharge::order::{Made, Order, OrderFilter, OrderStatus, OrderStore, PaymentMethod},
-    settlement::{keys::Keys, rule::State},
-    values::{
-        error::StoreError,
-        ids::{OrderId, PaymentId, UserId},
-        paging::PageStart,
+use crate::{
+    biz::{
+        recharge::order::{Made, OrderFilter, OrderStore},
+        settlement::{
+            keys::Keys,
+            order::{Order, OrderStatus, PaymentMethod},
+            rule::State,
+        },
+        values::{
+            error::StoreError,
+            ids::{OrderId, PaymentId, UserId},
+            paging::PageStart,
+        },
+    },
+    data::{
+        error::{corrupt, store_error},
+        mysql::row::{money, number, optional_text, text},
     },
 };
 

@@ -7,14 +7,13 @@ use sqlx::sqlite::SqliteRow;
 use super::{
     SqliteStore,
     row::{Row, instant, money, optional_money, text},
-    store_error,
 };
 use crate::{
     biz::{
         charge::prices::{PAGE, PriceStore, StoredVersion, TokenPrices},
-        values::error::{Invalid, StoreError},
+        values::{error::StoreError, invalid::Invalid},
     },
-    data::error::corrupt,
+    data::error::{corrupt, store_error},
 };
 
 /// A page of the versions in force, from behind a model on.

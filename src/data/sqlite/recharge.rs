@@ -4,19 +4,25 @@ use async_trait::async_trait;
 use rusqlite::{Transaction, params};
 
 use super::{
-    SqliteStore, corrupt,
+    SqliteStore,
     row::{Row, instant, money, number, optional_text, text},
-    store_error,
     writer::{found, writer_error},
 };
-use crate::biz::{
-    recharge::order::{Made, Order, OrderFilter, OrderStatus, OrderStore, PaymentMethod},
-    settlement::{keys::Keys, rule::State},
-    values::{
-        error::StoreError,
-        ids::{OrderId, PaymentId, UserId},
-        paging::PageStart,
+use crate::{
+    biz::{
+        recharge::order::{Made, OrderFilter, OrderStore},
+        settlement::{
+            keys::Keys,
+            order::{Order, OrderStatus, PaymentMethod},
+            rule::State,
+        },
+        values::{
+            error::StoreError,
+            ids::{OrderId, PaymentId, UserId},
+            paging::PageStart,
+        },
     },
+    data::error::{corrupt, store_error},
 };
 
 /// Orders, as [`order_of`] reads them; conditions follow.

@@ -1,6 +1,6 @@
 //! What loses to another transaction is done again.
 
-use super::values::error::StoreError;
+use crate::biz::values::error::StoreError;
 
 /// So often at the most.
 const ATTEMPTS: u32 = 5;

@@ -7,15 +7,14 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, Utc};
 
-use super::caps::Limit;
-use crate::biz::{
-    reports::record::Usage,
-    values::{
-        calendar::{BillingTime, Month},
-        error::{Error, Invalid, StoreError},
-        ids::ApiKeyId,
-        money::Money,
-    },
+use crate::biz::values::{
+    calendar::{BillingTime, Month},
+    error::{Error, StoreError},
+    ids::ApiKeyId,
+    invalid::Invalid,
+    limit::Limit,
+    money::Money,
+    usage::Usage,
 };
 
 /// What a quota counts.
@@ -344,81 +343,4 @@ pub trait KeyQuotaStore: Send + Sync + 'static {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::biz::values::calendar::{Calendar, SystemClock};
-
-    fn at(day: &str) -> BillingTime {
-        Calendar::new(chrono_tz::UTC, SystemClock).at(format!("{day}T12:00:00Z").parse().unwrap())
-    }
-
-    #[test]
-    fn a_quota_begins_anew_with_its_period() {
-        for (period, next_day, next_month) in [(Period::Day, 0, 0), (Period::Month, 5, 0), (Period::Total, 5, 5)] {
-            let mut quota = KeyQuota {
-                period,
-                limit: 9,
-                taken: Taken::default(),
-                since: at("2026-11-29").utc,
-                day: at("2026-11-29").day,
-                version: 0,
-            };
-            quota.add(at("2026-11-29").day, 5);
-            assert_eq!(quota.used(at("2026-11-29")), 5);
-            assert_eq!(quota.used(at("2026-11-30")), next_day, "{period:?}");
-            assert_eq!(quota.used(at("2026-12-01")), next_month, "{period:?}");
-        }
-    }
-
-    #[test]
-    fn what_comes_late_counts_to_its_own_period() {
-        let mut quota = KeyQuota {
-            period: Period::Day,
-            limit: 9,
-            taken: Taken { day: 3, month: 3, total: 3 },
-            since: at("2026-11-29").utc,
-            day: at("2026-11-30").day,
-            version: 0,
-        };
-        quota.add(at("2026-11-29").day, -2);
-        quota.add(at("2026-11-29").day, 4);
-        assert_eq!(quota.used(at("2026-11-30")), 3);
-        quota.period = Period::Month;
-        quota.add(at("2026-11-29").day, 3);
-        assert_eq!((quota.used(at("2026-11-30")), quota.remaining(at("2026-11-30"))), (8, 1));
-        quota.add(at("2026-10-31").day, 4);
-        assert_eq!(quota.taken, Taken { day: 3, month: 8, total: 12 });
-    }
-
-    #[test]
-    fn every_period_is_counted_whatever_that_of_the_quota_is() {
-        for period in Period::ALL {
-            let (since, day) = (at("2026-11-01").utc, at("2026-11-01").day);
-            let mut quota = KeyQuota { period, limit: 99, taken: Taken::default(), since, day, version: 0 };
-            for (day, taken) in [("2026-11-29", 60), ("2026-11-30", 20), ("2026-11-30", -5)] {
-                quota.add(at(day).day, taken);
-            }
-            assert_eq!(quota.taken, Taken { day: 15, month: 75, total: 75 });
-            quota.add(at("2026-12-01").day, 1);
-            assert_eq!(quota.taken, Taken { day: 1, month: 1, total: 76 });
-        }
-    }
-
-    #[test]
-    fn a_call_that_takes_nothing_of_a_quota_is_not_bound_by_it() {
-        let key = ApiKeyId::from_stored("k");
-        let empty = KeyQuota {
-            period: Period::Total,
-            limit: 0,
-            taken: Taken::default(),
-            since: at("2026-11-30").utc,
-            day: at("2026-11-30").day,
-            version: 0,
-        };
-        let quotas = KeyQuotas::from([((key.clone(), QuotaType::Amount), empty)]);
-        let free = Take::call(None, Money::ZERO);
-        assert_eq!(check(&quotas, &key, free, at("2026-11-30")), Ok(()));
-        let paid = Take::call(None, Money::from_micros(1));
-        assert_eq!(check(&quotas, &key, paid, at("2026-11-30")), Err(Error::InsufficientQuota(Limit::ApiKey)));
-    }
-}
+mod tests;

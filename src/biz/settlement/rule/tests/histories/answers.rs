@@ -1,20 +1,20 @@
 //! What the service answers and keeps, in the words of the model.
 
-use billing_service::biz::{
-    recharge::order::{Order, OrderStatus},
-    reports::record::{Record, RecordType, Usage},
-    settlement::{
-        posting::Outcome,
-        transaction::{Status, Transaction},
-    },
-    values::error::Error,
-};
 use chrono::Datelike;
 use uuid::Uuid;
 
 use super::{
     model::{Answer, Call, Entry, Model, OrderState, State, Step, Tokens},
     postings::{stream_id, version_id},
+};
+use crate::biz::{
+    reports::record::{Record, RecordType},
+    settlement::{
+        order::{Order, OrderStatus},
+        posting::Outcome,
+        transaction::{Status, Transaction},
+    },
+    values::{error::Error, usage::Usage},
 };
 
 fn tokens(usage: Usage) -> Tokens {
