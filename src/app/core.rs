@@ -59,7 +59,8 @@ impl Core {
         let engine = Arc::new(Engine::start(store.clone(), caches.clone(), catalog.clone(), calendar.clone(), lanes));
         let accounts = Arc::new(Accounts::new(store.clone(), engine.clone(), catalog.clone(), calendar.clone()));
         let stop = CancellationToken::new();
-        let prices = prices::start(config, store.clone(), stop.clone()).await?;
+        let reader = prices::PriceReader { store: store.clone(), calendar: calendar.clone(), metrics: metrics.clone() };
+        let prices = prices::start(config, reader, stop.clone()).await?;
         Ok(Self {
             observer: ChargeObserver::new(metrics.clone(), catalog.clone()),
             model: Arc::new(ReadModel::new(caches.clone(), accounts.clone(), store.clone())),

@@ -106,7 +106,7 @@ fn a_bad_key_or_value_is_named() {
         ("passport: 10000", "passport: -1", "billing.free_quotas.passport"),
         ("passport: 10000", "passport: 1.9", "billing.free_quotas.passport"),
         ("billing:\n", "log: {level: verbose}\nbilling:\n", "log.level"),
-        ("passport: 10000", "passport: 2147483648", "billing.free_quotas.passport"),
+        ("passport: 10000", "passport: 100000000000001", "billing.free_quotas.passport"),
         ("passport: 10000", "passprt: 10000", "billing.free_quotas.passprt"),
         ("quota_low_percent_threshold: 20.0", "quota_low_percent_threshold: 120", "quota_low_percent_threshold"),
         ("balance_low_threshold: 10.0", "timezone: Mars/Olympus", "billing.timezone"),

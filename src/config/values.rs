@@ -158,21 +158,23 @@ pub(super) fn prices<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTree
     Ok(prices.into_iter().map(|(name, amount)| (name, amount.0)).collect())
 }
 
-/// Units a month, as far as the tables hold them.
+/// Units a month.
 #[derive(Debug, Clone, Copy)]
-pub struct FreeQuota(u32);
+pub struct FreeQuota(u64);
 
 impl FreeQuota {
-    pub fn units(self) -> u32 {
+    /// Ten thousand times as many, which the counts of low quotas multiply, fit 64 bits.
+    pub const MAX: usize = 100_000_000_000_000;
+
+    pub fn units(self) -> u64 {
         self.0
     }
 }
 
 impl<'de> Deserialize<'de> for FreeQuota {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        const MAX: usize = i32::MAX as usize;
-        let units = whole(deserializer, 0, MAX)?;
-        u32::try_from(units).map(Self).map_err(de::Error::custom)
+        let units = whole(deserializer, 0, Self::MAX)?;
+        u64::try_from(units).map(Self).map_err(de::Error::custom)
     }
 }
 

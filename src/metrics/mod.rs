@@ -10,6 +10,7 @@ mod low_balance;
 mod observer;
 mod operations;
 mod ops_stats;
+mod prices;
 mod recharge;
 mod registration;
 mod scale;
@@ -26,6 +27,7 @@ pub use self::{
     low_balance::LowBalanceMetrics,
     observer::{ChargeObserver, Outcome},
     ops_stats::OpsStatsMetrics,
+    prices::PriceMetrics,
     recharge::RechargeMetrics,
     streams::StreamMetrics,
 };
@@ -45,6 +47,7 @@ pub struct Metrics {
     pub ops_stats: OpsStatsMetrics,
     pub cache: CacheMetrics,
     pub streams: StreamMetrics,
+    pub prices: PriceMetrics,
 }
 
 impl Metrics {
@@ -69,6 +72,7 @@ impl Metrics {
             ops_stats: OpsStatsMetrics::new(&registry)?,
             cache: CacheMetrics::new(&registry)?,
             streams: StreamMetrics::new(&registry)?,
+            prices: PriceMetrics::new(&registry)?,
             registry,
         })
     }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use uuid::Uuid;
 
 use super::{
-    convert::int32,
+    convert::{int32, int64},
     limits::limits,
     proto::{
         AdjustBalanceReply, AdjustBalanceRequest, FreeQuota, GetAccountReply, GetAccountRequest, InitializeUserReply,
@@ -46,7 +46,7 @@ impl AccountService {
 
     pub async fn get_account(&self, request: GetAccountRequest) -> Result<GetAccountReply> {
         let user = UserId::parse("user_id", &request.user_id)?;
-        let (account, now) = self.accounts.get(&user).await?;
+        let (account, now) = self.accounts.peek(&user).await?;
         let quotas = account
             .quotas
             .iter()
@@ -56,6 +56,9 @@ impl AccountService {
                 used_quota: int32(quota.used),
                 reset_month: now.month.to_string(),
                 held_quota: int32(quota.held),
+                total_units: int64(quota.total),
+                used_units: int64(quota.used),
+                held_units: int64(quota.held),
             })
             .collect();
         Ok(GetAccountReply {

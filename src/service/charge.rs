@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 
 use super::{
     call::CallParser,
-    convert::int32,
+    convert::{int32, int64},
     errors,
     proto::{
         BatchDeductQuotaReply, BatchDeductQuotaRequest, BatchDeductQuotaResult, DeductQuotaReply, DeductQuotaRequest,
@@ -108,5 +108,6 @@ fn deduct_reply(transaction: Transaction, replayed: bool) -> DeductQuotaReply {
         balance: transaction.balance_after.to_wire(),
         free_remaining: int32(transaction.free_remaining_after),
         replayed,
+        free_remaining_units: int64(transaction.free_remaining_after),
     }
 }

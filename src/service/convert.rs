@@ -77,9 +77,15 @@ pub fn span(
     Ok(DaySpan { first, last })
 }
 
-/// Counts of replies are 32 bits wide; what does not fit shows as the largest.
+/// The first counts of replies are 32 bits wide; what does not fit shows as the largest there,
+/// and exactly in [`int64`] beside it.
 pub fn int32(value: impl TryInto<i32>) -> i32 {
     value.try_into().unwrap_or(i32::MAX)
+}
+
+/// A count in full.
+pub fn int64(value: u64) -> i64 {
+    value.try_into().unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::{
 use crate::biz::{
     limits::{
         caps::{Caps, LimitStore, Requests},
-        key_quota::{KeyQuota, KeyQuotaStore, NewKeyQuota, QuotaType},
+        key_quota::{KeyQuota, KeyQuotaStore, NewKeyQuota, Period, QuotaType},
     },
     settlement::accounts::Accounts,
     values::{
@@ -70,8 +70,22 @@ impl LimitService {
     }
 
     async fn show_key_quotas(&self, key: ApiKeyId) -> Result<ApiKeyQuotas> {
-        let (quotas, now) = (self.key_quotas.key_quotas(&key).await?, self.calendar.now());
-        let quotas = quotas.into_iter().map(|((_, kind), quota)| key_quota(kind, quota, now)).collect();
+        let (quotas, known) = (self.key_quotas.key_quotas(&key).await?, self.key_quotas.known_since(&key).await?);
+        let now = self.calendar.now();
+        let shown = |((_, kind), quota): ((ApiKeyId, QuotaType), KeyQuota)| {
+            let known = known.get(&kind).map_or(quota.since, |known| known.of(quota.period));
+            let begins = match quota.period {
+                Period::Day => self.calendar.start_of(now.day),
+                Period::Month => self.calendar.start_of(now.month.first_day()),
+                Period::Total => quota.since,
+            };
+            ApiKeyQuota {
+                used_since: Some(known.max(begins).into()),
+                used_is_partial: known > begins,
+                ..key_quota(kind, quota, now)
+            }
+        };
+        let quotas = quotas.into_iter().map(shown).collect();
         Ok(ApiKeyQuotas { api_key_id: key.to_string(), quotas })
     }
 }
@@ -87,6 +101,7 @@ fn key_quota(kind: QuotaType, quota: KeyQuota, now: BillingTime) -> ApiKeyQuota 
         limit: shown(quota.limit),
         used: shown(quota.used(now)),
         remaining: shown(quota.remaining(now)),
+        ..Default::default()
     }
 }
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     call::CallParser,
     charge::outcome,
-    convert::{cost, count, int32, tokens, usage},
+    convert::{cost, count, int32, int64, tokens, usage},
     errors,
     proto::{
         CommitReservationReply, CommitReservationRequest, GetTransactionReply, GetTransactionRequest,
@@ -194,6 +194,7 @@ pub(super) fn commit_reply(transaction: &Transaction, replayed: bool) -> CommitR
         free_remaining: int32(transaction.free_remaining_after),
         replayed,
         shortfall: transaction.shortfall.to_wire(),
+        free_remaining_units: int64(transaction.free_remaining_after),
     }
 }
 

@@ -41,6 +41,7 @@ mod state_machine;
 mod statistics;
 mod tokens;
 mod upgrade;
+mod values;
 
 // The histories of `state_machine` are the library's own files, and name this `crate::biz`.
 use billing_service::biz;

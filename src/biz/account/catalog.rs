@@ -12,7 +12,7 @@ use crate::biz::{
 pub struct Plan {
     pub price: Price,
     /// Units a user gets free each month.
-    pub free_quota: u32,
+    pub free_quota: u64,
     /// What becomes of its reservations.
     pub policy: Policy,
 }

@@ -23,14 +23,14 @@ use super::{
 /// Free units of one service in one month.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Quota {
-    pub total: u32,
-    pub used: u32,
+    pub total: u64,
+    pub used: u64,
     /// Reserved, neither used nor freed yet.
-    pub held: u32,
+    pub held: u64,
 }
 
 impl Quota {
-    pub fn remaining(&self) -> u32 {
+    pub fn remaining(&self) -> u64 {
         self.total.saturating_sub(self.used).saturating_sub(self.held)
     }
 }
@@ -54,7 +54,7 @@ impl Balance {
 }
 
 /// The committed state of an account.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Account {
     pub balance: Balance,
     pub quotas: BTreeMap<ServiceName, Quota>,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::engine::Engine;
 use crate::biz::{
-    account::{Account, AccountStore, catalog::Catalog},
+    account::{Account, AccountStore, Quota, catalog::Catalog},
     values::{
         calendar::{BillingTime, Calendar},
         error::{Error, Result},
@@ -49,6 +49,21 @@ impl Accounts {
             self.engine.open(user.clone()).await?;
         }
         Err(Error::Internal(format!("account of {user} is not open after opening it")))
+    }
+
+    /// The user's account this month and when that was, as it would be opened, without opening
+    /// it: a read makes no rows.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`], [`Error::Internal`].
+    pub async fn peek(&self, user: &UserId) -> Result<(Account, BillingTime)> {
+        let now = self.calendar.now();
+        let mut account = self.store.account(user, now.month).await?.unwrap_or_default();
+        for (service, plan) in self.catalog.iter() {
+            let quota = Quota { total: plan.free_quota, ..Quota::default() };
+            account.quotas.entry(service.clone()).or_insert(quota);
+        }
+        Ok((account, now))
     }
 
     /// Opens the account ahead of the first call; tells whether it is new.

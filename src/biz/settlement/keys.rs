@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::posting::{Batch, Posting};
+use super::posting::{Batch, Charge, Posting};
 use crate::biz::values::ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, ServiceName, TraceId, UserId};
 
 /// The keys of a batch.
@@ -33,33 +33,39 @@ impl<'a> Keys<'a> {
         for posting in &batch.postings {
             let user = posting.user();
             keys.users.insert(user);
-            if !matches!(posting, Posting::Report(_) | Posting::Commit(_) | Posting::Release(_) | Posting::Expire(_)) {
-                keys.accounts.insert(user);
-            }
             match posting {
-                Posting::Open(_) => keys.quotas.extend(batch.catalog.services().map(|service| (user, service))),
-                Posting::Charge(call) => {
-                    keys.quotas.insert((user, &call.content.service));
-                    keys.transactions.insert((user, &call.trace));
-                    keys.api_keys.extend(&call.content.api_key);
+                Posting::Open(_) => {
+                    keys.accounts.insert(user);
+                    keys.quotas.extend(batch.catalog.services().map(|service| (user, service)));
                 }
-                Posting::Reserve(reserve) => {
-                    keys.quotas.insert((user, &reserve.call.content.service));
-                    keys.transactions.insert((user, &reserve.call.trace));
-                    keys.api_keys.extend(&reserve.call.content.api_key);
-                }
+                Posting::Charge(call) => keys.call(call),
+                Posting::Reserve(reserve) => keys.call(&reserve.call),
                 Posting::Report(report) => keys.end(user, &report.trace),
                 Posting::Commit(commit) => keys.end(user, &commit.trace),
                 Posting::Release(release) => keys.end(user, &release.trace),
                 Posting::Expire(expire) => keys.end(user, &expire.trace),
-                Posting::Adjust(adjustment) => drop(keys.adjustments.insert((user, &adjustment.id))),
+                Posting::Adjust(adjustment) => {
+                    keys.accounts.insert(user);
+                    keys.adjustments.insert((user, &adjustment.id));
+                }
                 Posting::UpdateOrder(update) => {
+                    keys.accounts.insert(user);
                     keys.orders.insert(&update.order);
                     keys.payments.extend(update.payment_update.payment());
                 }
             }
         }
         keys
+    }
+
+    /// Without a quote a call is refused unless it repeats another, and opens no account.
+    fn call(&mut self, call: &'a Charge) {
+        self.transactions.insert((&call.user, &call.trace));
+        if call.quote.is_ok() {
+            self.accounts.insert(&call.user);
+            self.quotas.insert((&call.user, &call.content.service));
+            self.api_keys.extend(&call.content.api_key);
+        }
     }
 
     fn end(&mut self, user: &'a UserId, trace: &'a TraceId) {

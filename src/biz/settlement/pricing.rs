@@ -42,7 +42,8 @@ impl Transaction {
     /// As [`Self::priced`].
     pub fn so_far(&self, usage: Usage) -> Result<Split, Error> {
         let (units, full_cost) = self.priced(&Delivered::stream(self, usage))?;
-        Ok(charge::split(units, full_cost, self.reservation.as_ref().map_or(0, |reservation| reservation.free)))
+        let held_free = self.reservation.as_ref().map_or(0, |reservation| reservation.free.into());
+        Ok(charge::split(units, full_cost, held_free))
     }
 }
 

@@ -45,7 +45,7 @@ pub struct Transaction {
     pub record_id: Uuid,
     /// State of the account right after the charge.
     pub balance_after: Money,
-    pub free_remaining_after: u32,
+    pub free_remaining_after: u64,
     pub created_at: DateTime<Utc>,
 }
 
@@ -71,8 +71,24 @@ impl Transaction {
     /// came already.
     pub fn held_take(&self) -> Take {
         let Some(reservation) = &self.reservation else { return Take::default() };
-        let tokens = [self.content.estimate, reservation.reported].into_iter().flatten();
-        Take::call(tokens.max_by_key(Usage::tokens), reservation.amount)
+        Take::of_tokens(self.held_tokens(), reservation.amount)
+    }
+
+    fn held_tokens(&self) -> i64 {
+        let reported = self.reservation.as_ref().and_then(|reservation| reservation.reported);
+        let tokens = [self.content.estimate, reported].into_iter().flatten().map(|usage| usage.tokens());
+        tokens.max().and_then(|tokens| i64::try_from(tokens).ok()).unwrap_or(0)
+    }
+
+    /// The tokens that a commit of so many units takes of the quotas of its API key: as many as
+    /// the free quota counts, where that counts tokens. Elsewhere the delivered ones; where the
+    /// commit names none, the held ones stand.
+    pub fn taken_tokens(&self, units: u32, usage: Option<Usage>) -> i64 {
+        match (self.quota_unit, usage.filter(|usage| usage.tokens() > 0)) {
+            (QuotaUnit::Tokens, _) => units.into(),
+            (QuotaUnit::Calls, Some(usage)) => i64::try_from(usage.tokens()).unwrap_or(i64::MAX),
+            (QuotaUnit::Calls, None) => self.held_tokens(),
+        }
     }
 
     /// The version that its amount follows from, or while it is pending its hold.

@@ -103,7 +103,8 @@ impl Money {
     }
 
     /// The share `part / whole` of this amount, to the nearest millionth, halves
-    /// away from zero. `whole` is at least 1 and `part` at most `whole`.
+    /// away from zero; a share of something is never nothing. `whole` is at least 1 and
+    /// `part` at most `whole`.
     pub fn share(self, part: u32, whole: u32) -> Self {
         // The product of an i64 by part/whole <= 1 fits an i64 again.
         Self(self.ratio(part, whole) as i64)
@@ -118,7 +119,10 @@ impl Money {
     fn ratio(self, part: u32, whole: u32) -> i128 {
         let (whole, product) = (i128::from(whole), i128::from(self.0) * i128::from(part));
         let half = whole / 2 * product.signum();
-        (product + half) / whole
+        match (product + half) / whole {
+            0 => product.signum(),
+            rounded => rounded,
+        }
     }
 }
 
@@ -213,9 +217,17 @@ mod tests {
     fn a_share_rounds_halves_away_from_zero() {
         assert_eq!(money("0.1").share(2, 3), money("0.066667"));
         assert_eq!(money("0.000001").share(1, 2), money("0.000001"));
-        assert_eq!(money("0.000001").share(1, 3), Money::ZERO);
         assert_eq!(money("-0.000001").share(1, 2), money("-0.000001"));
         assert_eq!(Money::MAX.share(1_000_000_000, 1_000_000_000), Money::MAX);
+    }
+
+    #[test]
+    fn a_share_of_something_is_never_nothing() {
+        assert_eq!(money("0.000001").share(1, 3), money("0.000001"));
+        assert_eq!(money("0.000001").scaled(1, 1_000_000_000), Some(money("0.000001")));
+        assert_eq!(money("-0.000001").share(1, 1_000_000_000), money("-0.000001"));
+        assert_eq!(money("1").share(0, 3), Money::ZERO);
+        assert_eq!(Money::ZERO.scaled(7, 3), Some(Money::ZERO));
     }
 
     #[test]

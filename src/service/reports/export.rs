@@ -67,7 +67,7 @@ impl ReportService {
         }
         let permit = self.exports.clone().try_acquire_owned();
         let permit = permit.map_err(|_| Error::Overloaded("too many exports at once; retry later".into()))?;
-        let mut filter = self.record_filter(&request)?;
+        let mut filter = self.record_filter(&request).await?;
         let mut next = Some(PageStart::Offset(0));
         if filter.is_narrow() {
             filter.days = self.records.count_records(&filter).await?.days;

@@ -14,7 +14,7 @@ use crate::{
         },
     },
     service::{
-        convert::{int32, span},
+        convert::{int32, int64, span},
         proto::{BillingRecord, ListRecordsReply, ListRecordsRequest},
     },
 };
@@ -22,7 +22,7 @@ use crate::{
 impl ReportService {
     pub async fn list_records(&self, request: ListRecordsRequest) -> Result<ListRecordsReply> {
         let page = Page::parse(request.page, request.page_size, &request.page_token)?;
-        let filter = self.record_filter(&request)?;
+        let filter = self.record_filter(&request).await?;
         let between = filter.days.map(|days| self.calendar.bounds(days));
         // One more than the page tells whether there is another.
         let size = page.size + 1;
@@ -43,12 +43,17 @@ impl ReportService {
             )?
         };
         let (records, next_page_token) = page.cut(&records, |record| (record.created_at, &record.id));
-        let total = int32(counted.records);
-        Ok(ListRecordsReply { records: records.iter().map(record).collect(), total, next_page_token })
+        Ok(ListRecordsReply {
+            records: records.iter().map(record).collect(),
+            total: int32(counted.records),
+            next_page_token,
+            total_records: int64(counted.records),
+        })
     }
 
-    pub(super) fn record_filter(&self, request: &ListRecordsRequest) -> Result<RecordFilter> {
-        let service = self.optional_service(&request.service_name)?;
+    pub(super) async fn record_filter(&self, request: &ListRecordsRequest) -> Result<RecordFilter> {
+        let user = UserId::parse("user_id", &request.user_id)?;
+        let service = self.service_filter(&user, &request.service_name).await?;
         let kind = match request.r#type {
             0 => None,
             number => Some(
@@ -56,12 +61,7 @@ impl ReportService {
                     .ok_or_else(|| Invalid::new("type", "must be 1 for free quota, 2 for balance, or 0 for both"))?,
             ),
         };
-        Ok(RecordFilter {
-            user: UserId::parse("user_id", &request.user_id)?,
-            service,
-            kind,
-            days: self.record_days(&request.from, &request.to)?,
-        })
+        Ok(RecordFilter { user, service, kind, days: self.record_days(&request.from, &request.to)? })
     }
 
     /// Without `from` all that was, without `to` all there is.

@@ -24,7 +24,7 @@ const TOKENS_PER_PRICE: u128 = 1_000_000;
 
 impl TokenPrices {
     /// What a call costs: added up exactly and then rounded once, to the nearest millionth,
-    /// halves up.
+    /// halves up. A call that costs more than nothing costs at least a millionth.
     ///
     /// # Errors
     /// Names `usage` where more input was cached than there was, and where the cost is more
@@ -39,7 +39,8 @@ impl TokenPrices {
         // Three products of 63 and 32 bits.
         let exact: u128 =
             parts.iter().map(|(price, tokens)| u128::from(price.micros().unsigned_abs()) * u128::from(*tokens)).sum();
-        i64::try_from((exact + TOKENS_PER_PRICE / 2) / TOKENS_PER_PRICE)
+        let rounded = (exact + TOKENS_PER_PRICE / 2) / TOKENS_PER_PRICE;
+        i64::try_from(rounded.max(exact.min(1)))
             .ok()
             .map(Money::from_micros)
             .filter(|cost| *cost <= Money::MAX)
@@ -120,8 +121,19 @@ mod tests {
         // Three times 0.4 millionths, each of which alone would be nothing.
         assert_eq!(cost(prices("0.4", "0.4", "0.4"), usage(2, 1, 1)), "0.000001");
         assert_eq!(cost(prices("0.5", "0", "0"), usage(1, 0, 0)), "0.000001");
-        assert_eq!(cost(prices("0.499999", "0", "0"), usage(1, 0, 0)), "0");
+        assert_eq!(cost(prices("0", "0", "1.499999"), usage(0, 0, 1)), "0.000001");
         assert_eq!(cost(prices("0", "0", "1.5"), usage(0, 0, 1)), "0.000002");
+    }
+
+    #[test]
+    fn tokens_that_cost_more_than_nothing_cost_at_least_a_millionth() {
+        assert_eq!(cost(prices("0.15", "0.15", "0"), usage(3, 0, 0)), "0.000001");
+        assert_eq!(cost(prices("0.000001", "0", "0"), usage(1, 0, 0)), "0.000001");
+        assert_eq!(cost(prices("0", "0.000001", "0"), usage(1, 1, 0)), "0.000001");
+        for free in [usage(1_000_000, 0, 0), usage(0, 0, 0)] {
+            assert_eq!(cost(prices("0", "0", "0"), free), "0");
+        }
+        assert_eq!(cost(prices("1", "0", "1"), usage(5, 5, 0)), "0");
     }
 
     #[test]
@@ -151,9 +163,12 @@ mod tests {
         }
     }
 
-    /// The nearest whole number to `numerator / 1000000` from below or above, found without
-    /// the rounding under test.
+    /// The nearest whole number to `numerator / 1000000` from below or above, but 1 for less
+    /// than a half, found without the rounding under test.
     fn is_nearest(micros: i64, numerator: u128) -> bool {
+        if (1..500_000).contains(&numerator) {
+            return micros == 1;
+        }
         let doubled = 2 * numerator;
         let (low, high) = (2 * i128::from(micros) - 1, 2 * i128::from(micros) + 1);
         let scaled = |half: i128| half * 1_000_000;

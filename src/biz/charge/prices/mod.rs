@@ -5,5 +5,5 @@ mod live;
 
 pub use self::{
     book::{PriceBook, PriceVersion, TokenPrices},
-    live::{MAX_STORED, PriceStore, Prices, StoredVersion},
+    live::{PAGE, PriceStore, Prices, StoredVersion},
 };

@@ -67,7 +67,7 @@ pub enum Period {
 }
 
 impl Period {
-    const ALL: [Self; 3] = [Self::Day, Self::Month, Self::Total];
+    pub const ALL: [Self; 3] = [Self::Day, Self::Month, Self::Total];
 
     /// As in the tables and on the wire.
     pub fn name(self) -> &'static str {
@@ -98,18 +98,70 @@ impl FromStr for Period {
     }
 }
 
-/// A quota of a key, and what of it was taken in the period of the last day on which
-/// anything was. Requests and tokens are counted, amounts are in millionths.
+/// A quota of a key. Requests and tokens are counted, amounts are in millionths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyQuota {
     pub period: Period,
     pub limit: i64,
-    pub used: i64,
+    pub taken: Taken,
     /// When counting began; what was made before does not count.
     pub since: DateTime<Utc>,
+    /// The last day on which anything was taken.
     pub day: NaiveDate,
     /// Grows with every change of the quota.
     pub version: i64,
+}
+
+/// What was taken of a quota on the last day on which anything was, in the month of that day,
+/// and in all. Each is counted whatever the period of the quota is, so that another period can
+/// take its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Taken {
+    pub day: i64,
+    pub month: i64,
+    pub total: i64,
+}
+
+impl Taken {
+    pub fn of(self, period: Period) -> i64 {
+        match period {
+            Period::Day => self.day,
+            Period::Month => self.month,
+            Period::Total => self.total,
+        }
+    }
+
+    /// With another count of one period.
+    pub fn with(mut self, period: Period, taken: i64) -> Self {
+        *self.of_mut(period) = taken;
+        self
+    }
+
+    fn of_mut(&mut self, period: Period) -> &mut i64 {
+        match period {
+            Period::Day => &mut self.day,
+            Period::Month => &mut self.month,
+            Period::Total => &mut self.total,
+        }
+    }
+}
+
+/// Since when what was taken in each period is known in full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownSince {
+    pub day: DateTime<Utc>,
+    pub month: DateTime<Utc>,
+    pub total: DateTime<Utc>,
+}
+
+impl KnownSince {
+    pub fn of(self, period: Period) -> DateTime<Utc> {
+        match period {
+            Period::Day => self.day,
+            Period::Month => self.month,
+            Period::Total => self.total,
+        }
+    }
 }
 
 /// What a call takes of each quota of its key, or gives back where it is below zero.
@@ -125,6 +177,11 @@ impl Take {
     pub fn call(usage: Option<Usage>, amount: Money) -> Self {
         // The sum of two 32-bit numbers.
         let tokens = usage.map_or(0, |usage| usage.tokens() as i64);
+        Self::of_tokens(tokens, amount)
+    }
+
+    /// Of one call that takes so many tokens.
+    pub fn of_tokens(tokens: i64, amount: Money) -> Self {
         Self { requests: 1, tokens, amount }
     }
 
@@ -153,7 +210,8 @@ impl KeyQuota {
     /// What is taken in the current period. Where the clock of another server is ahead,
     /// its period has begun for all.
     pub fn used(&self, at: BillingTime) -> i64 {
-        if self.day >= at.day || self.period.is_same(self.day, at.day) { self.used } else { 0 }
+        let is_current = self.day >= at.day || self.period.is_same(self.day, at.day);
+        if is_current { self.taken.of(self.period) } else { 0 }
     }
 
     pub fn remaining(&self, at: BillingTime) -> i64 {
@@ -163,14 +221,17 @@ impl KeyQuota {
     /// Counts what a call of `day` takes or gives back. A period that is over does not
     /// matter any more.
     fn add(&mut self, day: NaiveDate, taken: i64) {
-        if !self.period.is_same(self.day, day) {
-            if day < self.day {
-                return;
+        for period in Period::ALL {
+            let count = self.taken.of_mut(period);
+            if !period.is_same(self.day, day) {
+                if day < self.day {
+                    continue;
+                }
+                *count = 0;
             }
-            self.used = 0;
+            *count = count.saturating_add(taken).max(0);
         }
         self.day = self.day.max(day);
-        self.used = self.used.saturating_add(taken).max(0);
     }
 }
 
@@ -205,7 +266,7 @@ pub fn left(
     // As it is counted: not what is older than the quota, nor to a period that is over.
     let is_over = day < quota.day && !quota.period.is_same(day, quota.day);
     (made >= quota.since && !is_over).then(|| {
-        let used = if quota.period.is_same(day, quota.day) { quota.used } else { 0 };
+        let used = if quota.period.is_same(day, quota.day) { quota.taken.of(quota.period) } else { 0 };
         quota.limit.saturating_sub(used).max(0)
     })
 }
@@ -261,7 +322,7 @@ pub struct NewKeyQuota {
 #[async_trait]
 pub trait KeyQuotaStore: Send + Sync + 'static {
     /// Sets a quota from the next call on. What was taken of it before stays taken, where
-    /// there was one.
+    /// there was one, and of another period what was taken in that.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`]: it may be set or not; [`StoreError::Conflict`],
@@ -273,6 +334,12 @@ pub trait KeyQuotaStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn key_quotas(&self, key: &ApiKeyId) -> Result<KeyQuotas, StoreError>;
+
+    /// Since when the counts of the quotas of a key are known in full.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn known_since(&self, key: &ApiKeyId) -> Result<BTreeMap<QuotaType, KnownSince>, StoreError>;
 }
 
 #[cfg(test)]

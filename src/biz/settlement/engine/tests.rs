@@ -118,7 +118,7 @@ impl Ledger for ScriptedLedger {
         let used = *self.used.lock().unwrap();
         let keys = Keys::of(batch);
         let quota = |(user, service): &(&UserId, &ServiceName)| {
-            (((*user).clone(), batch.at.month, (*service).clone()), Quota { total: 1000, used, held: 0 })
+            (((*user).clone(), batch.at.month, (*service).clone()), Quota { total: 1000, used: used.into(), held: 0 })
         };
         let state = State {
             balances: keys.users.iter().map(|user| ((*user).clone(), Balance::default())).collect(),

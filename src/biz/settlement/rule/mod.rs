@@ -103,7 +103,7 @@ impl Book<'_> {
         self.check_key(&request.content, take)?;
 
         let (balance, quota) = self.account(&quota_key)?;
-        quota.used += split.free;
+        quota.used += u64::from(split.free);
         balance.amount = balance.amount.minus(split.amount);
         let transaction = Transaction {
             user: request.user.clone(),

@@ -5,7 +5,7 @@ use super::{
     reservation::{check_stream, debited, held_key},
 };
 use crate::biz::{
-    charge::Split,
+    charge::{self, Split},
     limits::key_quota::Take,
     settlement::{
         posting::{Commit, Effect, Outcome, RecordIds},
@@ -70,7 +70,7 @@ impl Book<'_> {
         let amount = above_hold.charged(due.amount, left_of_hold, balance.available()).max(Money::ZERO);
         let (split, shortfall) = (Split { amount, ..due }, due.amount.minus(amount));
         balance.amount = debited(balance.amount, amount)?;
-        quota.used += due.free;
+        quota.used += u64::from(due.free);
         let (balance_after, free_remaining_after) = (balance.amount, quota.remaining());
         if due.free > 0 {
             self.changed_quotas.insert(quota_key);
@@ -88,8 +88,11 @@ impl Book<'_> {
             reservation: Some(Reservation { delivered: Some(delivered.clone()), ..reservation.clone() }),
             ..first.clone()
         };
-        let charged = Take::call(reservation.usage(), first.amount);
-        self.count_end(first, reservation.day, Take::call(delivered.usage, transaction.amount) - charged);
+        let take = |charged: &Transaction, usage| {
+            Take::of_tokens(charged.taken_tokens(charged.free + charged.paid, usage), charged.amount)
+        };
+        let more = take(&transaction, delivered.usage) - take(first, reservation.usage());
+        self.count_end(first, reservation.day, more);
         if split.free > 0 || split.is_paid() {
             self.record_delivered(first, delivered.usage, split, ids);
         }
@@ -102,10 +105,10 @@ const NOTHING: Split = Split { free: 0, paid: 0, amount: Money::ZERO };
 
 /// What units that cost `full_cost` if none were free take beyond what `charged` has taken, or
 /// fell short of.
-fn rest_of(charged: &Transaction, (units, full_cost): (u32, Money), free_remaining: u32) -> Split {
+fn rest_of(charged: &Transaction, (units, full_cost): (u32, Money), free_remaining: u64) -> Split {
     let before = charged.free + charged.paid;
     let more = units.saturating_sub(before);
-    let free = more.min(free_remaining);
+    let free = charge::free_part(more, free_remaining);
     let paid = more - free;
     let due = full_cost.share(charged.paid + paid, (before + more).max(1));
     Split { free, paid, amount: due.minus(charged.amount.plus(charged.shortfall)).max(Money::ZERO) }

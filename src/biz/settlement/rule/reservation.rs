@@ -38,7 +38,7 @@ impl Book<'_> {
         self.check_key(&call.content, take)?;
         let (balance, quota) = self.account(&quota_key)?;
 
-        quota.held += split.free;
+        quota.held += u64::from(split.free);
         balance.held = balance.held.plus(split.amount);
         let transaction = Transaction {
             user: call.user.clone(),
@@ -126,12 +126,12 @@ impl Book<'_> {
         let (mut new_balance, mut new_quota) = (*balance, *quota);
         if first.status == Status::Pending {
             new_balance.held = new_balance.held.minus(reservation.amount);
-            new_quota.held = new_quota.held.saturating_sub(reservation.free);
+            new_quota.held = new_quota.held.saturating_sub(reservation.free.into());
         }
         let due = charge::split(units, full_cost, new_quota.remaining());
         let charged = above_hold.charged(due.amount, reservation.amount, new_balance.available());
         let split = Split { amount: charged, ..due };
-        new_quota.used += split.free;
+        new_quota.used += u64::from(split.free);
         new_balance.amount = debited(new_balance.amount, split.amount)?;
         (*balance, *quota) = (new_balance, new_quota);
 
@@ -150,7 +150,7 @@ impl Book<'_> {
         if split.free > 0 || reservation.free > 0 {
             self.changed_quotas.insert(quota_key);
         }
-        let taken = Take::call(delivered.usage, split.amount);
+        let taken = Take::of_tokens(first.taken_tokens(units, delivered.usage), split.amount);
         let held = match first.status {
             Status::Expired => Take::default(),
             _ => first.held_take(),
@@ -252,7 +252,7 @@ impl Book<'_> {
             let quota_key = held_key(first, held);
             let (balance, quota) = self.held_account(&quota_key)?;
             balance.held = balance.held.minus(held.amount);
-            quota.held = quota.held.saturating_sub(held.free);
+            quota.held = quota.held.saturating_sub(held.free.into());
             if held.free > 0 {
                 self.changed_quotas.insert(quota_key);
             }

@@ -72,10 +72,11 @@ impl Book<'_> {
         let quota_key = held_key(first, held);
         let (balance, quota) = self.held_account(&quota_key)?;
 
-        let Split { free, amount, .. } = charge::split(units, full_cost, quota.remaining().saturating_add(held.free));
+        let Split { free, amount, .. } =
+            charge::split(units, full_cost, quota.remaining().saturating_add(held.free.into()));
         let free = free.max(held.free);
         let more = amount.minus(held.amount).min(balance.available()).min(allowed).max(Money::ZERO);
-        quota.held += free - held.free;
+        quota.held += u64::from(free - held.free);
         balance.held = balance.held.plus(more);
         if free > held.free {
             self.changed_quotas.insert(quota_key);

@@ -31,7 +31,7 @@ use crate::{
 /// As [`transaction_of`] reads them.
 pub const COLUMNS: &str = "user_id, trace_id, status, service_name, count, cost, api_key_id, model, \
     input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, \
-    free_remaining_after, created_at, held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, \
+    COALESCE(free_remaining_large, free_remaining_after), created_at, held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, \
     price_version, input_price, cached_input_price, output_price, estimated_input_tokens, estimated_output_tokens, \
     quota_unit, shortfall, charged_by";
 
@@ -116,7 +116,14 @@ const QUOTA_UNIT: Optional = Optional {
     fill: |row, transaction| row.optional(quota_unit_name(transaction), StatementRow::text),
 };
 
-const OF_CHARGES: [Optional; 6] = [
+/// Beyond what `free_remaining_after` holds.
+const FREE_REMAINING: Optional = Optional {
+    names: ", free_remaining_large",
+    is_filled: |transaction| large_remaining(transaction).is_some(),
+    fill: |row, transaction| row.optional(large_remaining(transaction), StatementRow::number),
+};
+
+const OF_CHARGES: [Optional; 7] = [
     Optional {
         names: ", cost",
         is_filled: |charge| charge.content.cost.is_some(),
@@ -139,9 +146,10 @@ const OF_CHARGES: [Optional; 6] = [
     },
     PRICE_VERSION,
     QUOTA_UNIT,
+    FREE_REMAINING,
 ];
 
-const OF_RESERVATIONS: [Optional; 5] = [
+const OF_RESERVATIONS: [Optional; 6] = [
     Optional {
         names: ", estimated_input_tokens, estimated_output_tokens",
         is_filled: |reservation| reservation.content.estimate.is_some(),
@@ -153,6 +161,7 @@ const OF_RESERVATIONS: [Optional; 5] = [
     },
     PRICE_VERSION,
     QUOTA_UNIT,
+    FREE_REMAINING,
     Optional {
         names: ", shortfall",
         is_filled: |reservation| !reservation.shortfall.is_zero(),
@@ -204,7 +213,8 @@ pub fn write_reservations(statement: &mut Statement, writes: &[ReservationWrite]
          output_tokens = VALUES(output_tokens), cached_input_tokens = VALUES(cached_input_tokens), \
          free_count = VALUES(free_count), paid_count = VALUES(paid_count), amount = VALUES(amount), \
          record_id = VALUES(record_id), balance_after = VALUES(balance_after), \
-         free_remaining_after = VALUES(free_remaining_after), commit_cost = VALUES(commit_cost), \
+         free_remaining_after = VALUES(free_remaining_after), \
+         free_remaining_large = VALUES(free_remaining_large), commit_cost = VALUES(commit_cost), \
          held_free = VALUES(held_free), held_amount = VALUES(held_amount), expires_at = VALUES(expires_at), \
          shortfall = VALUES(shortfall), charged_by = VALUES(charged_by); ",
     );
@@ -271,8 +281,12 @@ fn outcome<'r, 's>(row: &'r mut StatementRow<'s>, transaction: &Transaction) -> 
         .money(transaction.amount)
         .text(&transaction.record_id.to_string())
         .money(transaction.balance_after)
-        .number(transaction.free_remaining_after)
+        .number(i32::try_from(transaction.free_remaining_after).unwrap_or(i32::MAX))
         .instant(transaction.created_at)
+}
+
+fn large_remaining(transaction: &Transaction) -> Option<u64> {
+    Some(transaction.free_remaining_after).filter(|remaining| i32::try_from(*remaining).is_err())
 }
 
 fn tokens<'r, 's>(row: &'r mut StatementRow<'s>, usage: Option<Usage>) -> &'r mut StatementRow<'s> {

@@ -46,7 +46,7 @@ impl QuotaRows for SqliteStore {
              LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ? AND q.service_name = ? \
              WHERE b.user_id > ? AND b.user_id <= ?",
         )
-        .bind(plan.free_quota)
+        .bind(i64::try_from(plan.free_quota).unwrap_or(i64::MAX))
         .bind(month.to_string())
         .bind(service.as_str())
         .bind(users.after())

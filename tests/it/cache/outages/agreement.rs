@@ -75,7 +75,8 @@ impl Tables {
         for row in database.rows(&columns, "FROM tenant_quota").await {
             enter(&row[0], "requests", row[1..].join(" "));
         }
-        let columns = ["api_key_id", "quota_type", "period", "quota_limit", "used", since, "usage_date", "version"];
+        let of_row = ["api_key_id", "quota_type", "period", "quota_limit", "used", since, "usage_date", "version"];
+        let columns = [&of_row[..], &["used_day", "used_month", "used_total"]].concat();
         for row in database.rows(&columns, "FROM api_key_quota ORDER BY api_key_id, quota_type").await {
             let quotas = keys.entry(format!("billing:{{{}}}:api_key", row[0])).or_default();
             quotas.insert(row[1].clone(), row[2..].join(" "));

@@ -17,7 +17,7 @@ use crate::biz::{
     jobs::audit::{DayBook, DifferingDay, Evidence},
     limits::{
         caps::{Caps, Requests},
-        key_quota::{KeyQuota, KeyQuotas, NewKeyQuota},
+        key_quota::{KeyQuota, KeyQuotas, NewKeyQuota, Taken},
     },
     reports::{
         record::{Record, RecordType},
@@ -122,7 +122,8 @@ impl Books {
 
     pub fn keep_key_quota(&self, new: &NewKeyQuota, at: BillingTime) {
         let limit = new.limit.unwrap();
-        let quota = KeyQuota { period: new.period, limit, used: 0, since: at.utc, day: at.day, version: 0 };
+        let quota =
+            KeyQuota { period: new.period, limit, taken: Taken::default(), since: at.utc, day: at.day, version: 0 };
         self.0.lock().unwrap().key_quotas.insert((new.key.clone(), new.kind), quota);
     }
 
@@ -182,10 +183,10 @@ impl Books {
         for ((_, month, service), quota) in tables.quotas.iter().filter(|((owner, ..), _)| owner == user) {
             let key = (service.clone(), month.to_string());
             if quota.used > 0 {
-                evidence.used_quotas.insert(key.clone(), quota.used.into());
+                evidence.used_quotas.insert(key.clone(), quota.used.try_into().unwrap());
             }
             if quota.held > 0 {
-                evidence.held_quotas.insert(key, quota.held.into());
+                evidence.held_quotas.insert(key, quota.held.try_into().unwrap());
             }
         }
         for transaction in tables.transactions.values().filter(|transaction| transaction.user == *user) {

@@ -80,7 +80,7 @@ fn charged(transaction: &Transaction, replayed: bool) -> Answer {
         amount: transaction.amount.micros(),
         shortfall: transaction.shortfall.micros(),
         balance: transaction.balance_after.micros(),
-        free_left: transaction.free_remaining_after,
+        free_left: transaction.free_remaining_after.try_into().unwrap(),
         replayed,
     }
 }

@@ -178,9 +178,9 @@ impl<'h, S: Stage> Play<'h, S> {
                 prop_assert!(nothing || calls == expected, "{:?} is {:?}", calls, expected);
                 for of in 0..SERVICES.len() as u8 {
                     let quota = quotas.get(&service(of)).copied().unwrap_or_default();
-                    let expected = (model.used(*month, of), model.held_free(*month, of));
+                    let expected = (model.used(*month, of).into(), model.held_free(*month, of).into());
                     prop_assert_eq!((quota.used, quota.held), expected);
-                    prop_assert!(quota.used + quota.held <= SERVICES[usize::from(of)].free_units);
+                    prop_assert!(quota.used + quota.held <= SERVICES[usize::from(of)].free_units.into());
                 }
             }
         }

@@ -101,7 +101,7 @@ pub fn catalog(policies: &[Policy]) -> Catalog {
             Priced::Calls => Price::Model(QuotaUnit::Calls),
             Priced::Tokens => Price::Model(QuotaUnit::Tokens),
         },
-        free_quota: of.free_units,
+        free_quota: of.free_units.into(),
         policy: policy(with),
     };
     Catalog::new(

@@ -8,6 +8,11 @@ pub const KEY_LIMITS: [i64; 3] = [6, 90, 60];
 /// Requests, tokens and money.
 pub type Take = [i64; 3];
 
+/// What the end of a reservation takes that comes to so many tokens.
+pub fn one_end(tokens: i64, amount: i64) -> Take {
+    [1, tokens, amount]
+}
+
 /// What a call takes.
 pub fn one_call(tokens: Option<super::Tokens>, amount: i64) -> Take {
     [1, tokens.map_or(0, |tokens| tokens.all().into()), amount]

@@ -92,7 +92,9 @@ pub fn cost_of(tokens: Option<Tokens>, (model, number): VersionNumber) -> Option
         millionths -= 1_000_000;
         cost += 1;
     }
-    Some(if millionths >= 500_000 { cost + 1 } else { cost })
+    // What costs more than nothing is never rounded to nothing.
+    let is_next = millionths >= 500_000 || (cost == 0 && millionths > 0);
+    Some(if is_next { cost + 1 } else { cost })
 }
 
 /// A call before it is known who pays.
@@ -138,8 +140,10 @@ pub fn split(units: u32, cost: i64, free_left: u32) -> (u32, i64) {
     (free, nearest(cost, paid, units))
 }
 
-/// `cost * part / whole` to the nearest, halves up.
+/// `cost * part / whole` to the nearest, halves up; what is more than nothing is at least one.
 pub fn nearest(cost: i64, part: u32, whole: u32) -> i64 {
     let (cost, part, whole) = (i128::from(cost), i128::from(part), i128::from(whole));
-    i64::try_from((2 * cost * part + whole) / (2 * whole)).unwrap()
+    let nearest = (2 * cost * part + whole) / (2 * whole);
+    let least = i128::from(cost > 0 && part > 0);
+    i64::try_from(nearest.max(least)).unwrap()
 }

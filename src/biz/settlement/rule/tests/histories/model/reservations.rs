@@ -2,7 +2,7 @@
 
 use super::{
     Answer, Call, Commit, Model, Moment, Overrun,
-    keys::{Key, one_call},
+    keys::{Key, one_call, one_end},
     prices::{self, Priced, SERVICES, Tokens, VersionNumber},
 };
 
@@ -88,6 +88,16 @@ impl Entry {
     pub fn held_tokens(&self) -> i64 {
         let reported = self.hold.as_ref().and_then(|hold| hold.reported);
         [self.call.tokens, reported].into_iter().flatten().map(|tokens| i64::from(tokens.all())).max().unwrap_or(0)
+    }
+
+    /// What its end takes of the tokens of its key: where its units are tokens those, else the
+    /// delivered ones, or those it held where none were told.
+    fn taken_tokens(&self, units: u32, tokens: Option<Tokens>) -> i64 {
+        if matches!(SERVICES[usize::from(self.call.service)].priced, Priced::Tokens) {
+            return units.into();
+        }
+        let told = tokens.map(Tokens::all).filter(|tokens| *tokens > 0);
+        told.map_or_else(|| self.held_tokens(), i64::from)
     }
 
     /// The units that were delivered, and what all of them cost if none were free; `None`
@@ -218,7 +228,7 @@ impl Model {
         if entry.state == State::Open {
             key.give_back(call, made, [1, entry.held_tokens(), hold.amount]);
         }
-        key.take(call, made, one_call(delivered.tokens, amount));
+        key.take(call, made, one_end(entry.taken_tokens(units, delivered.tokens), amount));
         self.balance -= amount;
         // What was held until now is there, and beyond it nobody spills into what others hold.
         let may_overdraw = overrun == Overrun::Charged || entry.state != State::Open;
@@ -283,10 +293,8 @@ impl Model {
         self.note("a commit knows better than a report", rest > 0);
         self.balance -= rest;
         self.overdrawn |= rest > 0 && self.balance < self.held();
-        let tokens = |delivered: Option<Delivered>| {
-            delivered.and_then(|delivered| delivered.tokens).map_or(0, |tokens| i64::from(tokens.all()))
-        };
-        key.take(call, made, [0, tokens(Some(delivered)) - tokens(entry.delivered), rest]);
+        let before = entry.taken_tokens(free + paid, entry.delivered.and_then(|delivered| delivered.tokens));
+        key.take(call, made, [0, entry.taken_tokens(all, delivered.tokens) - before, rest]);
         let answer = Answer::Charged {
             free: free + rest_free,
             paid: paid + rest_paid,
