@@ -21,8 +21,8 @@ use serde::Deserialize;
 pub use self::{
     choices::{CallbackAuth, Driver, Environment, LogFormat, RedisMode, Style},
     metering::Streams,
-    payment::PaymentService,
-    rates::RateLimits,
+    payment::PaymentServiceConfig,
+    rates::RateLimitsConfig,
     redis::Redis,
     secret::Secret,
     server::Server,
@@ -47,7 +47,7 @@ pub struct Config {
     pub server: Server,
     pub data: Data,
     pub billing: Billing,
-    pub payment_service: Option<PaymentService>,
+    pub payment_service: Option<PaymentServiceConfig>,
     #[serde(default)]
     pub log: Log,
 }
@@ -113,7 +113,7 @@ pub struct Billing {
     #[serde(default)]
     pub streams: metering::Streams,
     #[serde(default)]
-    pub rate_limits: RateLimits,
+    pub rate_limits: RateLimitsConfig,
     #[serde(default)]
     pub settlement: SettlementConfig,
 }

@@ -30,6 +30,7 @@ mod rate_limits;
 mod recharge;
 mod records;
 mod redis_servers;
+mod request_ids;
 mod reservations;
 mod rest;
 mod rollover;

@@ -124,7 +124,7 @@ impl Recharges {
                     outages.extend(matches!(error, PaymentError::Unavailable(_)).then_some(error));
                     text
                 }
-                Err(NotSettled::Refused(error)) => error.to_string(),
+                Err(NotSettled::Refused(error)) => error.in_full().to_string(),
             };
             tracing::warn!(order = %order.id, error, "an order could not be settled");
             total.errors += 1;

@@ -35,7 +35,7 @@ const MAX_ANSWER: usize = 64 * 1024;
 
 /// The address of payment-service, and the URLs of every payment.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct GatewaySettings {
     /// `host:port`.
     pub address: String,
     /// Time limit of each call, including retries.
@@ -47,17 +47,17 @@ pub struct Settings {
 }
 
 /// A client of payment-service.
-pub struct PaymentService {
+pub struct GrpcPaymentGateway {
     client: PaymentClient<Channel>,
-    settings: Settings,
+    settings: GatewaySettings,
 }
 
-impl PaymentService {
+impl GrpcPaymentGateway {
     /// Creates a client, which connects at the first call.
     ///
     /// # Errors
     /// The address is invalid.
-    pub fn new(settings: Settings) -> Result<Self, tonic::transport::Error> {
+    pub fn new(settings: GatewaySettings) -> Result<Self, tonic::transport::Error> {
         let endpoint = Endpoint::from_shared(format!("http://{}", settings.address))?
             .connect_timeout(settings.timeout)
             .tcp_nodelay(true)
@@ -95,7 +95,7 @@ impl PaymentService {
 }
 
 #[async_trait]
-impl PaymentGateway for PaymentService {
+impl PaymentGateway for GrpcPaymentGateway {
     async fn open(&self, payment: &NewPayment, trace: &TraceContext) -> Result<OpenedPayment, PaymentError> {
         let amount = payment.amount.to_hundredths();
         let message = CreatePaymentRequest {
