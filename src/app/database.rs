@@ -10,7 +10,10 @@ use anyhow::anyhow;
 use backon::{ExponentialBuilder, Retryable};
 
 use crate::{
-    biz::{settlement::engine::LaneLimits, values::error::StoreError},
+    biz::{
+        settlement::engine::{LaneLimits, ParkingLimits},
+        values::error::StoreError,
+    },
     config::{Config, Driver},
     data::{
         Store, dsn,
@@ -165,6 +168,7 @@ async fn try_connect(config: &Config, announce: &Announce) -> Result<Arc<dyn Sto
             let limits = PoolLimits {
                 readers: database.max_connections,
                 writers: lanes(config) + SPARE_WRITERS,
+                waiters: config.billing.settlement.parked_connections,
                 acquire_timeout: database.acquire_timeout,
                 lookup_all_batches: LOOKUP_ALL_BATCHES,
             };
@@ -190,6 +194,12 @@ pub(super) fn limits(config: &Config) -> LaneLimits {
         batch: batch(config),
         max_wait: settlement.max_wait,
         retry_timeout: settlement.retry_timeout,
+        parking: ParkingLimits {
+            accounts: settlement.parked_accounts,
+            postings: settlement.parked_postings,
+            connections: settlement.parked_connections,
+            quarantine: settlement.quarantine,
+        },
     }
 }
 

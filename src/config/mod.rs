@@ -133,6 +133,15 @@ pub struct SettlementConfig {
     pub max_wait: Duration,
     #[serde(alias = "patience", deserialize_with = "values::duration")]
     pub retry_timeout: Duration,
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub parked_accounts: usize,
+    /// Of one account.
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub parked_postings: usize,
+    #[serde(deserialize_with = "values::up_to_a_thousand")]
+    pub parked_connections: usize,
+    #[serde(deserialize_with = "values::duration")]
+    pub quarantine: Duration,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -247,6 +256,10 @@ impl Default for SettlementConfig {
             batch: 0,
             max_wait: Duration::from_millis(500),
             retry_timeout: Duration::from_secs(10),
+            parked_accounts: 1_000,
+            parked_postings: 1_000,
+            parked_connections: 8,
+            quarantine: Duration::from_secs(10),
         }
     }
 }

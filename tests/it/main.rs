@@ -36,6 +36,7 @@ mod rest;
 mod rollover;
 mod rollup;
 mod sandbox;
+mod stalls;
 mod state_machine;
 mod statistics;
 mod tokens;

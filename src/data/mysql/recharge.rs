@@ -6,19 +6,20 @@ use sqlx::{MySql, QueryBuilder, mysql::MySqlRow};
 use super::{
     MySqlStore,
     reports::LAST,
-    statement::{Row as StatementRow, Statement},
+    statement::{LockMode, Row as StatementRow, Statement},
 };
 use crate::{
     biz::{
         recharge::order::{Made, OrderFilter, OrderStore},
         settlement::{
             keys::Keys,
+            lock::LeftOut,
             order::{Order, PaymentMethod},
             rule::State,
         },
         values::{
             error::StoreError,
-            ids::{OrderId, PaymentId},
+            ids::{OrderId, PaymentId, UserId},
             paging::PageStart,
         },
     },
@@ -108,13 +109,14 @@ fn restrict(query: &mut QueryBuilder<MySql>, filter: &OrderFilter) {
 
 /// Locks the orders of the batch, and finds which of its payments an order has already.
 /// Their accounts are locked before, so no two batches lock them in different orders.
-pub(super) fn lock(statement: &mut Statement, keys: &Keys<'_>) {
+pub(super) fn lock(statement: &mut Statement, keys: &Keys<'_>, mode: LockMode) {
     statement
         .push("SELECT ")
         .push(COLUMNS)
         .push(" FROM recharge_order WHERE order_id IN (")
         .texts(keys.orders.iter().map(|order| order.as_str()))
-        .push(") ORDER BY order_id FOR UPDATE; ")
+        .push(") ORDER BY order_id")
+        .push(mode.suffix())
         // NULL is in no list, and keeps an empty one from being an error.
         .push("SELECT payment_order_id, order_id FROM recharge_order WHERE payment_order_id IN (NULL, ")
         .texts(if keys.payments.is_empty() { vec![""] } else { keys.payments.iter().map(|id| id.as_str()).collect() })
@@ -122,15 +124,30 @@ pub(super) fn lock(statement: &mut Statement, keys: &Keys<'_>) {
 }
 
 /// The rows of the two statements of [`lock`].
-pub(super) fn add_locked(state: &mut State, orders: &[MySqlRow], payments: &[MySqlRow]) -> Result<(), StoreError> {
-    for order in orders {
-        let order = order_of(order)?;
-        state.orders.insert(order.id.clone(), order);
+pub(super) fn add_locked(
+    state: &mut State,
+    left_out: &mut LeftOut,
+    orders: &[MySqlRow],
+    payments: &[MySqlRow],
+) -> Result<(), StoreError> {
+    for row in orders {
+        let user = UserId::from_stored(row.text(1)?);
+        if let Some(order) = left_out.decoded(&user, "recharge_order", order_of(row))? {
+            state.orders.insert(order.id.clone(), order);
+        }
     }
     for row in payments {
         state.payments.insert(PaymentId::from_stored(row.text(0)?), OrderId::from_stored(row.text(1)?));
     }
     Ok(())
+}
+
+/// Reads which of some orders there are, whoever holds their locks.
+pub(super) fn read_present(statement: &mut Statement, orders: &[&OrderId]) {
+    statement
+        .push("SELECT order_id FROM recharge_order WHERE order_id IN (")
+        .texts(orders.iter().map(|order| order.as_str()))
+        .push("); ");
 }
 
 /// Plain updates: an upsert would change the order that has the payment already, instead

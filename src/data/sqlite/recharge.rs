@@ -12,7 +12,9 @@ use crate::{
         recharge::order::{Made, OrderFilter, OrderStore},
         settlement::{
             keys::Keys,
+            lock::LeftOut,
             order::{Order, OrderStatus, PaymentMethod},
+            posting::{Batch, OrderUpdate, Posting},
             rule::State,
         },
         values::{
@@ -111,10 +113,17 @@ impl OrderStore for SqliteStore {
 }
 
 /// Loads the orders of the batch, and which of its payments an order has already.
-pub(super) fn load(transaction: &Transaction<'_>, keys: &Keys<'_>, state: &mut State) -> Result<(), StoreError> {
+pub(super) fn load(
+    transaction: &Transaction<'_>,
+    batch: &Batch,
+    keys: &Keys<'_>,
+    (state, left_out): (&mut State, &mut LeftOut),
+) -> Result<(), StoreError> {
     let mut find = transaction.prepare_cached(select!("order_id = ?")).map_err(writer_error)?;
-    for &id in &keys.orders {
-        if let Some(order) = found(&mut find, [id.as_str()], |row| order_of(row))? {
+    for posting in &batch.postings {
+        let Posting::UpdateOrder(OrderUpdate { user, order: id, .. }) = posting else { continue };
+        let order = found(&mut find, [id.as_str()], |row| order_of(row));
+        if let Some(order) = left_out.decoded(user, "recharge_order", order)?.flatten() {
             state.orders.insert(id.clone(), order);
         }
     }

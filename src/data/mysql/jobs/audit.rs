@@ -140,6 +140,27 @@ const BOOKS: &[(&str, Note<MySqlRow>)] = &[
          AND (t.user_id, t.trace_id) NOT IN (SELECT user_id, trace_id FROM reservation_expiry) GROUP BY t.user_id",
         audit::note_stranded,
     ),
+    (
+        "SELECT user_id, CONCAT('balance with version ', version) FROM user_balance WHERE (version < 0) AND user_id BETWEEN ? AND ? LIMIT 10000",
+        audit::note_unreadable,
+    ),
+    (
+        "SELECT user_id, CONCAT('quota of ', service_name, ' in ', reset_month, ' with total ', total_quota, ', used ', used_quota, ', held ', held_quota) \
+         FROM free_quota WHERE (total_quota < 0 OR used_quota < 0 OR held_quota < 0) AND user_id BETWEEN ? AND ? LIMIT 10000",
+        audit::note_unreadable,
+    ),
+    (
+        "SELECT user_id, CONCAT('caps with daily_limit ', COALESCE(daily_limit, 'NULL'), ', monthly_limit ', COALESCE(monthly_limit, 'NULL'), ', daily_used ', daily_used, ', monthly_used ', monthly_used) \
+         FROM tenant_quota WHERE (daily_limit < 0 OR monthly_limit < 0 OR daily_used < 0 OR monthly_used < 0) \
+         AND user_id BETWEEN ? AND ? LIMIT 10000",
+        audit::note_unreadable,
+    ),
+    (
+        "SELECT user_id, CONCAT('transaction ', trace_id, ' with status ', status, ', count ', count, ', free ', free_count, ', paid ', paid_count) \
+         FROM billing_transaction WHERE (count < 0 OR free_count < 0 OR paid_count < 0 \
+         OR status NOT IN ('PENDING', 'COMMITTED', 'RELEASED', 'EXPIRED')) AND user_id BETWEEN ? AND ? LIMIT 10000",
+        audit::note_unreadable,
+    ),
     (records_of!("billing_record"), audit::note_records),
     (records_of!("billing_record_archive"), audit::note_records),
 ];

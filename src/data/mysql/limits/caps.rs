@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use crate::{
     biz::{
         limits::caps::{Caps, LimitStore, Requests},
+        settlement::keys::Keys,
         values::{calendar::BillingTime, error::StoreError, ids::UserId},
     },
     data::mysql::{
@@ -46,6 +47,14 @@ fn set(user: &UserId, caps: Caps, at: BillingTime) -> Statement {
              version = version + 1, updated_at = VALUES(updated_at)",
         );
     upsert
+}
+
+/// Reads which users have caps, whoever holds the locks of the rows.
+pub fn read_present(statement: &mut Statement, keys: &Keys<'_>) {
+    statement
+        .push("SELECT user_id FROM tenant_quota WHERE user_id IN (")
+        .texts(keys.users.iter().map(|user| user.as_str()))
+        .push("); ");
 }
 
 /// The rows are there, and locked with their accounts.

@@ -9,7 +9,10 @@ use crate::{
         values::{calendar::BillingTime, error::StoreError, ids::ApiKeyId},
     },
     data::{
-        mysql::{MySqlStore, statement::Statement},
+        mysql::{
+            MySqlStore,
+            statement::{LockMode, Statement},
+        },
         rows::key_quota,
     },
 };
@@ -58,28 +61,54 @@ impl KeyQuotaStore for MySqlStore {
     }
 }
 
-/// Locks the quotas of the keys that the batch's calls are made with. Accounts are locked
-/// before them, so that no two batches wait for each other.
-pub fn lock(statement: &mut Statement, keys: &Keys<'_>) {
-    statement
-        .push(
-            "SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version FROM api_key_quota \
-             WHERE api_key_id IN (",
-        )
-        .texts(keys.api_keys.iter().map(|key| key.as_str()))
-        .push(") ORDER BY api_key_id, quota_type FOR UPDATE; ");
+/// Locks the quotas of the keys that the calls of the batch are made with, and of the keys of
+/// the reservations that end, in key order: transactions that wait for several keys wait in
+/// the same order.
+pub fn lock(statement: &mut Statement, keys: &Keys<'_>, mode: LockMode) {
+    statement.push(
+        "SELECT k.api_key_id, k.quota_type, k.period, k.quota_limit, k.used, k.usage_date, k.created_at, k.version",
+    );
+    of_batch(statement, keys);
+    statement.push(mode.suffix());
 }
 
-/// As [`lock`], of the keys that reservations were made with which end.
-pub fn lock_of_ending(statement: &mut Statement, keys: &Keys<'_>) {
+/// Reads which quotas the keys of [`lock`] have, whoever holds their locks.
+pub fn read_present(statement: &mut Statement, keys: &Keys<'_>) {
+    statement.push("SELECT k.api_key_id, k.quota_type");
+    of_batch(statement, keys);
+    statement.push("; ");
+}
+
+/// Waits for the quotas of one key.
+pub fn wait_for(statement: &mut Statement, key: &ApiKeyId) {
     statement
-        .push(
-            "SELECT k.api_key_id, k.quota_type, k.period, k.quota_limit, k.used, k.usage_date, k.created_at, k.version \
-             FROM billing_transaction t STRAIGHT_JOIN api_key_quota k ON k.api_key_id = t.api_key_id \
-             WHERE (t.user_id, t.trace_id) IN (",
-        )
+        .push("SELECT 1 FROM api_key_quota WHERE api_key_id = ")
+        .texts([key.as_str()])
+        .push(" ORDER BY quota_type FOR UPDATE; ");
+}
+
+/// The keys of reservations stand in their transactions, which are read without a lock. The
+/// limit keeps the order of the list, by which rows are then locked one after the other.
+fn of_batch(statement: &mut Statement, keys: &Keys<'_>) {
+    if keys.ending.is_empty() {
+        statement
+            .push(" FROM api_key_quota k WHERE k.api_key_id IN (")
+            .texts(keys.api_keys.iter().map(|key| key.as_str()))
+            .push(") ORDER BY k.api_key_id, k.quota_type");
+        return;
+    }
+    statement
+        .push(" FROM (SELECT api_key_id FROM billing_transaction WHERE api_key_id IS NOT NULL AND (user_id, trace_id) IN (")
         .pairs(&keys.ending)
-        .push(") ORDER BY k.api_key_id, k.quota_type FOR UPDATE; ");
+        .push(")");
+    for key in &keys.api_keys {
+        statement.push(" UNION SELECT ").texts([key.as_str()]);
+    }
+    let count = keys.ending.len() + keys.api_keys.len();
+    statement
+        .push(" ORDER BY api_key_id LIMIT ")
+        .number(count as u64)
+        .push(") named STRAIGHT_JOIN api_key_quota k ON k.api_key_id = named.api_key_id");
 }
 
 /// The rows are there, and locked.

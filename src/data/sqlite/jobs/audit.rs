@@ -115,6 +115,27 @@ const BOOKS: &[(&str, Note<SqliteRow>)] = &[
          GROUP BY user_id, service_name, month",
         audit::note_reservations,
     ),
+    (
+        "SELECT user_id, 'balance with version ' || version FROM user_balance WHERE (version < 0 OR typeof(version) NOT IN ('integer', 'null')) AND user_id BETWEEN ? AND ? LIMIT 10000",
+        audit::note_unreadable,
+    ),
+    (
+        "SELECT user_id, 'quota of ' || service_name || ' in ' || reset_month || ' with total ' || total_quota || ', used ' || used_quota || ', held ' || held_quota \
+         FROM free_quota WHERE (total_quota < 0 OR typeof(total_quota) NOT IN ('integer', 'null') OR used_quota < 0 OR typeof(used_quota) NOT IN ('integer', 'null') OR held_quota < 0 OR typeof(held_quota) NOT IN ('integer', 'null')) AND user_id BETWEEN ? AND ? LIMIT 10000",
+        audit::note_unreadable,
+    ),
+    (
+        "SELECT user_id, 'caps with daily_limit ' || COALESCE(daily_limit, 'NULL') || ', monthly_limit ' || COALESCE(monthly_limit, 'NULL') || ', daily_used ' || daily_used || ', monthly_used ' || monthly_used \
+         FROM tenant_quota WHERE (daily_limit < 0 OR typeof(daily_limit) NOT IN ('integer', 'null') OR monthly_limit < 0 OR typeof(monthly_limit) NOT IN ('integer', 'null') OR daily_used < 0 OR typeof(daily_used) NOT IN ('integer', 'null') OR monthly_used < 0 OR typeof(monthly_used) NOT IN ('integer', 'null')) \
+         AND user_id BETWEEN ? AND ? LIMIT 10000",
+        audit::note_unreadable,
+    ),
+    (
+        "SELECT user_id, 'transaction ' || trace_id || ' with status ' || status || ', count ' || count || ', free ' || free_count || ', paid ' || paid_count \
+         FROM billing_transaction WHERE (count < 0 OR typeof(count) NOT IN ('integer', 'null') OR free_count < 0 OR typeof(free_count) NOT IN ('integer', 'null') OR paid_count < 0 OR typeof(paid_count) NOT IN ('integer', 'null') \
+         OR status NOT IN ('PENDING', 'COMMITTED', 'RELEASED', 'EXPIRED')) AND user_id BETWEEN ? AND ? LIMIT 10000",
+        audit::note_unreadable,
+    ),
     (records_of!("billing_record"), audit::note_records),
     (records_of!("billing_record_archive"), audit::note_records),
 ];

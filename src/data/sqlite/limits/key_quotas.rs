@@ -1,14 +1,14 @@
 //! Quotas of API keys: rows of `api_key_quota`.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use rusqlite::{Transaction, params};
+use rusqlite::{Statement, Transaction, params};
 
 use crate::{
     biz::{
         limits::key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
-        settlement::{keys::Keys, rule::State},
+        settlement::{lock::LeftOut, posting::Batch, rule::State},
         values::{calendar::BillingTime, error::StoreError, ids::ApiKeyId},
     },
     data::{
@@ -54,18 +54,29 @@ impl KeyQuotaStore for SqliteStore {
 }
 
 /// Loads the quotas of the batch's keys; the transactions that end are loaded already.
-pub fn load(transaction: &Transaction<'_>, keys: &Keys<'_>, state: &mut State) -> Result<(), StoreError> {
-    let ending = keys.ending.iter().filter_map(|(user, trace)| {
-        let transaction = state.transactions.get(&((*user).clone(), (*trace).clone()))?;
-        transaction.content.api_key.as_ref()
-    });
-    let all: BTreeSet<&ApiKeyId> = keys.api_keys.iter().copied().chain(ending).collect();
+pub fn load(
+    transaction: &Transaction<'_>,
+    batch: &Batch,
+    (state, left_out): (&mut State, &mut LeftOut),
+) -> Result<(), StoreError> {
     let mut find = transaction.prepare_cached(OF_KEY).map_err(writer_error)?;
-    for key in all {
-        let mut rows = find.query([key.as_str()]).map_err(writer_error)?;
-        while let Some(row) = rows.next().map_err(writer_error)? {
-            key_quota::add(&mut state.key_quotas, row)?;
-        }
+    let mut known: BTreeMap<ApiKeyId, Result<(), StoreError>> = BTreeMap::new();
+    for posting in &batch.postings {
+        let Some(key) = state.api_key_of(posting).cloned() else { continue };
+        let loaded = match known.get(&key) {
+            Some(loaded) => loaded.clone(),
+            None => load_key(&mut find, &key, &mut state.key_quotas),
+        };
+        left_out.decoded(posting.user(), "api_key_quota", loaded.clone())?;
+        known.insert(key, loaded);
+    }
+    Ok(())
+}
+
+fn load_key(find: &mut Statement<'_>, key: &ApiKeyId, quotas: &mut KeyQuotas) -> Result<(), StoreError> {
+    let mut rows = find.query([key.as_str()]).map_err(writer_error)?;
+    while let Some(row) = rows.next().map_err(writer_error)? {
+        key_quota::add(quotas, row)?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Charges and reservations: rows of `billing_transaction`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -9,7 +9,8 @@ use rusqlite::{Statement, ToSql, Transaction as Tx};
 use crate::{
     biz::{
         settlement::{
-            rule::{ReservationWrite, TransactionKey},
+            lock::LeftOut,
+            rule::{ReservationWrite, State},
             transaction::{Due, Transaction, TransactionStore},
         },
         values::{
@@ -84,15 +85,16 @@ impl TransactionStore for SqliteStore {
 pub fn load(
     transaction: &Tx<'_>,
     keys: &BTreeSet<(&UserId, &TraceId)>,
-) -> Result<HashMap<TransactionKey, Transaction>, StoreError> {
+    (state, left_out): (&mut State, &mut LeftOut),
+) -> Result<(), StoreError> {
     let mut find = transaction.prepare_cached(ONE).map_err(writer_error)?;
-    let mut known = HashMap::new();
     for &(user, trace) in keys {
-        if let Some(one) = found(&mut find, [user.as_str(), trace.as_str()], |row| transaction_of(row))? {
-            known.insert((user.clone(), trace.clone()), one);
+        let one = found(&mut find, [user.as_str(), trace.as_str()], |row| transaction_of(row));
+        if let Some(one) = left_out.decoded(user, "billing_transaction", one)?.flatten() {
+            state.transactions.insert((user.clone(), trace.clone()), one);
         }
     }
-    Ok(known)
+    Ok(())
 }
 
 /// Rows of charges, which hold nothing: what only reservations have stays NULL.
