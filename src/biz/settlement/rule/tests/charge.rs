@@ -62,7 +62,8 @@ fn a_call_without_a_price_is_refused() {
 fn a_repeat_with_other_content_names_the_fields_that_differ() {
     let account = TestAccount::with("5");
     account.charge(tokens(1, 1));
-    let changes: [(&str, fn(&mut Charge)); 6] = [
+    type Change = fn(&mut Charge);
+    let changes: [(&str, Change); 6] = [
         ("service_name", |charge| charge.content.service = ServiceName::from_stored("calls")),
         ("count", |charge| charge.content.count = 2),
         ("cost", |charge| charge.content.cost = Some(yuan("1"))),
