@@ -1,4 +1,4 @@
-//! Wiring: the one place that names concrete types.
+//! Wiring: the only module that names concrete types of all layers.
 
 mod caches;
 pub mod cron;
@@ -55,7 +55,7 @@ pub struct App {
     listeners: Vec<JoinHandle<()>>,
     health: tonic_health::server::HealthReporter,
     engine: Arc<Engine>,
-    /// Cancelled when nothing is settled any more.
+    /// Cancelled after the last settlement.
     settled: CancellationToken,
     caches: JoinHandle<()>,
     store: Arc<dyn Store>,
@@ -68,7 +68,7 @@ impl App {
     /// Connects, migrates, and listens on both ports.
     ///
     /// # Errors
-    /// The database does not answer in time or refuses, or an address is taken.
+    /// The database is unavailable or refuses the login, or an address is in use.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         Self::start_with_clock(config, SystemClock).await
     }
@@ -145,7 +145,7 @@ impl App {
         let (health, health_service) = server::grpc_health();
         server::report_health(&health, ServingStatus::Serving).await;
         if config.server.grpc.internal_tokens.is_empty() {
-            tracing::warn!(%grpc_addr, "server.grpc.internal_tokens is empty: whoever reaches this port may charge and adjust accounts");
+            tracing::warn!(%grpc_addr, "server.grpc.internal_tokens is empty; every client of this port may charge and adjust accounts");
         }
 
         let settled = CancellationToken::new();
@@ -190,8 +190,8 @@ impl App {
         })
     }
 
-    /// Stops without losing an answer: no new connections, open requests finish,
-    /// accepted charges settle, connections to the database close.
+    /// Stops without the loss of an accepted request: refuses new connections, finishes open
+    /// requests, settles accepted charges, and closes the connections to the database.
     pub async fn stop(self) {
         tracing::info!("stopping");
         let deadline = Instant::now() + self.drain_timeout;
@@ -199,19 +199,19 @@ impl App {
         self.stop.cancel();
         for listener in self.listeners {
             if let Err(error) = listener.await {
-                tracing::error!(%error, "a listener ended abnormally");
+                tracing::error!(%error, "listener ended abnormally");
             }
         }
-        // Top-ups and texts whose callers have gone, and streams, while there are lanes.
+        // Streams, and top-ups and texts of callers that have gone, still need the lanes.
         self.tasks.close();
         if tokio::time::timeout_at(deadline, self.tasks.wait()).await.is_err() {
-            tracing::warn!("top-ups, texts or streams were still being settled when the drain timeout ran out");
+            tracing::warn!("drain timeout passed with top-ups, texts or streams unsettled");
         }
-        // Lanes give up in time, so this ends.
+        // The lanes have a deadline, so this ends.
         self.engine.drain().await;
         self.settled.cancel();
         if let Err(error) = self.caches.await {
-            tracing::error!(%error, "the keeping of the caches ended abnormally");
+            tracing::error!(%error, "upkeep of the caches ended abnormally");
         }
         if let Some(sandbox) = self.payments.sandbox {
             sandbox.stop().await;

@@ -1,4 +1,4 @@
-//! The price book in use: read at the start, and again while the server runs.
+//! Reads the price book at the start, and again at intervals while the server runs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,14 +14,14 @@ use crate::{
     data::Store,
 };
 
-/// A read that takes longer, as over a connection that went silent, is given up.
+/// Deadline of a read, for example over a connection that went silent.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The configured versions, and those of the database where a service is priced by model.
-/// Those are read again regularly until `stop`, so that a new one needs no restart.
+/// The configured price versions and, if a service is priced by model, the versions in the
+/// database. The database is read again at intervals until `stop`, so a new version needs no restart.
 ///
 /// # Errors
-/// The versions of the database can't be read.
+/// The table `price_version` can't be read.
 pub(super) async fn start(
     config: &Config,
     store: Arc<dyn Store>,
@@ -51,17 +51,17 @@ async fn refresh_regularly(
             match read(&prices, &*store).await {
                 Ok(found) => {
                     if failed {
-                        tracing::info!("the table price_version is read again");
+                        tracing::info!("table price_version readable again");
                     }
                     if found != unusable {
                         tell(&found);
                     }
                     (failed, unusable) = (false, found);
                 }
-                // Told once an outage: the prices that are known go on.
+                // Logged once per outage. The last prices stay in use.
                 Err(why) => {
                     if !failed {
-                        tracing::error!(%why, "the table price_version can't be read");
+                        tracing::error!(%why, "table price_version unreadable; the last prices stay in use");
                     }
                     failed = true;
                 }
@@ -76,9 +76,9 @@ async fn read(prices: &Prices, store: &dyn PriceStore) -> Result<Vec<String>, St
     read.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())))
 }
 
-/// The rows that are no versions. Their models have no price as long as they would be in force.
+/// Logs the invalid rows. The model of such a row has no price while the row would be in force.
 fn tell(unusable: &[String]) {
     for row in unusable {
-        tracing::error!(%row, "a row of price_version can't be used");
+        tracing::error!(%row, "invalid row in price_version; its model has no price meanwhile");
     }
 }

@@ -1,4 +1,4 @@
-//! What each job does in a run, and what it says in a dry run: one line each.
+//! Performs each job, in a run or as a dry run, and writes the lines of its report.
 
 use anyhow::anyhow;
 use tokio_util::sync::CancellationToken;
@@ -18,12 +18,12 @@ use crate::{
     },
 };
 
-/// Holds and orders that a dry run names.
+/// Most reservations and orders that a dry run lists.
 const LISTED: usize = 20;
 
 impl Runner {
-    /// Ends soon after `cut`. Jobs that settle see to that themselves: Redis is told of what
-    /// they did. The others may be dropped anywhere.
+    /// Performs a job. It ends soon after `cut`. Jobs that settle handle `cut` themselves, because
+    /// they still send their updates to Redis. The others may be dropped at any await.
     pub(super) async fn perform(
         &self,
         job: Job,
@@ -41,14 +41,15 @@ impl Runner {
         }
     }
 
-    /// What [`Self::perform`] would do. Changes nothing, and may be dropped anywhere.
+    /// Reports the changes that [`Self::perform`] would make. Changes nothing, and may be dropped
+    /// at any await.
     pub(super) async fn preview(&self, job: Job, progress: &dyn Progress) -> anyhow::Result<Report> {
         match job {
             Job::ResetQuotas => self.preview_reset(progress).await,
             Job::ExpireReservations => self.preview_expire().await,
             Job::ReconcileRecharges => self.preview_recharges().await,
             Job::ReconcileCache => self.compare_cache(true).await,
-            // It only reads.
+            // The audit only reads.
             Job::Audit => self.audit(progress).await,
             Job::ArchiveRecords => self.archive(true, progress).await,
             Job::RebuildRollup => self.rebuild_rollup(true, progress).await,
@@ -58,7 +59,8 @@ impl Runner {
     async fn reset(&self, progress: &dyn Progress) -> anyhow::Result<Report> {
         let reset = reset_quotas(&*self.store, &self.config.catalog(), &self.calendar, progress).await?;
         let sum = format!("reset-quotas: {} users open, {} failed", reset.users, reset.failed);
-        // Done, for another try would fail as well, but not well: somebody should look at it.
+        // The period is done, because another run would fail too. The report is not good, so that
+        // an operator looks at the failed users.
         Ok(Report { lines: vec![sum], is_good: reset.failed == 0 })
     }
 
@@ -149,7 +151,8 @@ impl Runner {
         Ok(Report { lines: vec![line], is_good: true })
     }
 
-    /// What [`Job::ReconcileCache`] finds, and mends unless this is a dry run.
+    /// Reports the differences of [`Job::ReconcileCache`], and removes the entries unless this is a
+    /// dry run.
     async fn compare_cache(&self, is_dry_run: bool) -> anyhow::Result<Report> {
         let clock = self.clock.clone();
         let Some(found) = jobs::reconcile_cache(&self.config, self.store.clone(), clock, is_dry_run).await? else {
