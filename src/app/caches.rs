@@ -64,7 +64,7 @@ pub(super) fn of_server(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Resu
     Ok(Started { caches: Arc::new(Caches::new(near, trust, shared)), redis })
 }
 
-/// Connects in the background. A server `keeps` the entries in Redis; a job only uses them.
+/// Connects in the background. A server `keeps` what is in Redis; jobs only use it.
 pub(super) fn connect(redis: &config::Redis, keeps: bool, times: ScriptTimes) -> Arc<RedisCache> {
     let layout = match redis.mode {
         RedisMode::Single => RedisLayout::Single,
@@ -142,8 +142,8 @@ impl Keeper {
         }
         loop {
             match prewarm(&self.model, &*self.store, &self.calendar, PREWARM_A_SECOND).await {
-                Ok(accounts) => tracing::info!(accounts, "caches warmed"),
-                Err(error) => tracing::warn!(%error, "warm-up of the caches failed; checks read the database"),
+                Ok(accounts) => tracing::info!(accounts, "warmed the caches"),
+                Err(error) => tracing::warn!(%error, "the caches were not warmed"),
             }
             match &self.redis {
                 Some(redis) => redis.found_cold().await,
@@ -187,8 +187,8 @@ pub(super) async fn until_up(redis: &RedisCache) -> bool {
     tokio::time::timeout(START_TIMEOUT, up).await.is_ok()
 }
 
-/// The caches of a job. A job reads no cache, but it must send its updates to the shared cache of the
-/// servers.
+/// Of a job beside the servers: it reads nothing, and the cache that they share has to hear
+/// of what it changes.
 pub(super) fn of_job(config: &Config) -> Arc<Caches> {
     let redis =
         config.data.redis.as_ref().map(|redis| connect(redis, false, Box::new(|_, _| {})) as Arc<dyn AccountCache>);

@@ -46,8 +46,8 @@ const CONNECT_BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .without_max_times()
     .with_jitter();
 
-/// Connects to the configured database and migrates its schema. While the database is unavailable,
-/// retries for `data.database.connect_timeout`.
+/// Connects to the configured database and brings its schema up to date. While it
+/// does not answer, tries again for `data.database.connect_timeout`.
 ///
 /// # Errors
 /// The last error, with the config key to check.

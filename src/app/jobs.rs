@@ -34,8 +34,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// remaining reservations.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Ends expired reservations at intervals, so that a server needs no cron. Parallel sweeps end each
-/// reservation once.
+/// Ends expired reservations where no cron runs. Several sweeps at once end each of them once.
 pub(super) async fn sweep_regularly(
     store: Arc<dyn Store>,
     engine: Arc<Engine>,
@@ -50,10 +49,10 @@ pub(super) async fn sweep_regularly(
             match tokio::time::timeout(SWEEP_TIMEOUT, sweep).await {
                 Ok(Ok(Swept { freed: 0, charged: 0, failed: 0 })) => {}
                 Ok(Ok(Swept { freed, charged, failed })) => {
-                    tracing::info!(freed, charged, failed, "expired reservations ended");
+                    tracing::info!(freed, charged, failed, "ended expired reservations");
                 }
                 Ok(Err(error)) => tracing::warn!(%error, "expired reservations could not be read"),
-                Err(_) => tracing::warn!("sweep of expired reservations timed out; the next sweep continues"),
+                Err(_) => tracing::warn!("the sweep of expired reservations took too long"),
             }
         }
     };

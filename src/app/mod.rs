@@ -55,7 +55,7 @@ pub struct App {
     listeners: Vec<JoinHandle<()>>,
     health: tonic_health::server::HealthReporter,
     engine: Arc<Engine>,
-    /// Cancelled after the last settlement.
+    /// Cancelled when nothing is settled any more.
     settled: CancellationToken,
     caches: JoinHandle<()>,
     store: Arc<dyn Store>,
@@ -145,7 +145,7 @@ impl App {
         let (health, health_service) = server::grpc_health();
         server::report_health(&health, ServingStatus::Serving).await;
         if config.server.grpc.internal_tokens.is_empty() {
-            tracing::warn!(%grpc_addr, "server.grpc.internal_tokens is empty; every client of this port may charge and adjust accounts");
+            tracing::warn!(%grpc_addr, "server.grpc.internal_tokens is empty: whoever reaches this port may charge and adjust accounts");
         }
 
         let settled = CancellationToken::new();
@@ -202,12 +202,12 @@ impl App {
                 tracing::error!(%error, "listener ended abnormally");
             }
         }
-        // Streams, and top-ups and texts of callers that have gone, still need the lanes.
+        // Top-ups and texts whose callers have gone, and streams, while there are lanes.
         self.tasks.close();
         if tokio::time::timeout_at(deadline, self.tasks.wait()).await.is_err() {
-            tracing::warn!("drain timeout passed with top-ups, texts or streams unsettled");
+            tracing::warn!("top-ups, texts or streams were still being settled when the drain timeout ran out");
         }
-        // The lanes have a deadline, so this ends.
+        // Lanes give up in time, so this ends.
         self.engine.drain().await;
         self.settled.cancel();
         if let Err(error) = self.caches.await {

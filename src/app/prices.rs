@@ -17,11 +17,11 @@ use crate::{
 /// Deadline of a read, for example over a connection that went silent.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The configured price versions and, if a service is priced by model, the versions in the
-/// database. The database is read again at intervals until `stop`, so a new version needs no restart.
+/// The configured versions, and those of the database where a service is priced by model.
+/// Those are read again regularly until `stop`, so that a new one needs no restart.
 ///
 /// # Errors
-/// The table `price_version` can't be read.
+/// The versions of the database can't be read.
 pub(super) async fn start(
     config: &Config,
     store: Arc<dyn Store>,
@@ -76,9 +76,9 @@ async fn read(prices: &Prices, store: &dyn PriceStore) -> Result<Vec<String>, St
     read.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())))
 }
 
-/// Logs the invalid rows. The model of such a row has no price while the row would be in force.
+/// The rows that are no versions. Their models have no price as long as they would be in force.
 fn tell(unusable: &[String]) {
     for row in unusable {
-        tracing::error!(%row, "invalid row in price_version; its model has no price meanwhile");
+        tracing::error!(%row, "a row of price_version can't be used");
     }
 }

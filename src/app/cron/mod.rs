@@ -33,7 +33,7 @@ use crate::{
 /// The report of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// The lines that were not displayed during the run. The last line is the summary.
+    /// What was not told while it ran; the last one sums it up.
     pub lines: Vec<String>,
     /// Whether the run found no errors.
     pub is_good: bool,
@@ -116,7 +116,7 @@ impl Runner {
     /// Runs a job unless its period is done or another process runs the job; `None` then.
     ///
     /// # Errors
-    /// The run failed, was interrupted or took too long. The period can be run again.
+    /// The run failed, was cut short or took too long: it is begun again later.
     pub async fn run_due(&self, job: Job, display: &dyn Display) -> anyhow::Result<Option<Report>> {
         let run = Run { job: job.name(), period: self.period(job)?, is_by_hand: false, owner: owner() };
         self.run(job, run, true, display).await
@@ -136,7 +136,7 @@ impl Runner {
     /// Reports the changes that a job would make now. Changes nothing, and takes no lease.
     ///
     /// # Errors
-    /// A server that the job needs is unavailable, or the process stops.
+    /// What the job asks does not answer, or the process is asked to stop.
     pub async fn dry_run(&self, job: Job, display: &dyn Display) -> anyhow::Result<Report> {
         let progress = DryProgress { job, display };
         let preview = self.preview(job, &progress);

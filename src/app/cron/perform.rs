@@ -41,8 +41,7 @@ impl Runner {
         }
     }
 
-    /// Reports the changes that [`Self::perform`] would make. Changes nothing, and may be dropped
-    /// at any await.
+    /// What [`Self::perform`] would do. Changes nothing, and may be dropped anywhere.
     pub(super) async fn preview(&self, job: Job, progress: &dyn Progress) -> anyhow::Result<Report> {
         match job {
             Job::ResetQuotas => self.preview_reset(progress).await,
@@ -59,8 +58,7 @@ impl Runner {
     async fn reset(&self, progress: &dyn Progress) -> anyhow::Result<Report> {
         let reset = reset_quotas(&*self.store, &self.config.catalog(), &self.calendar, progress).await?;
         let sum = format!("reset-quotas: {} users open, {} failed", reset.users, reset.failed);
-        // The period is done, because another run would fail too. The report is not good, so that
-        // an operator looks at the failed users.
+        // Done, for another try would fail as well, but not well: somebody should look at it.
         Ok(Report { lines: vec![sum], is_good: reset.failed == 0 })
     }
 
@@ -151,8 +149,7 @@ impl Runner {
         Ok(Report { lines: vec![line], is_good: true })
     }
 
-    /// Reports the differences of [`Job::ReconcileCache`], and removes the entries unless this is a
-    /// dry run.
+    /// What [`Job::ReconcileCache`] finds, and mends unless this is a dry run.
     async fn compare_cache(&self, is_dry_run: bool) -> anyhow::Result<Report> {
         let clock = self.clock.clone();
         let Some(found) = jobs::reconcile_cache(&self.config, self.store.clone(), clock, is_dry_run).await? else {
