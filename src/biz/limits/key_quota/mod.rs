@@ -1,6 +1,6 @@
-//! Quotas of API keys: how many requests, how many tokens, or how much money the calls of a
-//! key may take in a day, in a month, or in all. What a reservation holds counts as taken;
-//! work that was delivered counts even beyond the quota.
+//! Quotas of API keys: the most requests, tokens or money that the calls of a key may take per day,
+//! per month or in total. The hold of a reservation counts as taken. Delivered work counts even
+//! beyond the quota.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -17,20 +17,20 @@ use crate::biz::values::{
     usage::Usage,
 };
 
-/// What a quota counts.
+/// The kind of a quota.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum QuotaType {
     Requests,
-    /// Input and output together.
+    /// The sum of input and output tokens.
     Tokens,
-    /// What is taken from the balance.
+    /// Money taken from the balance, in millionths.
     Amount,
 }
 
 impl QuotaType {
     pub const ALL: [Self; 3] = [Self::Requests, Self::Tokens, Self::Amount];
 
-    /// As in the tables and on the wire.
+    /// The name in the tables and on the wire.
     pub fn name(self) -> &'static str {
         match self {
             Self::Requests => "requests",
@@ -57,19 +57,19 @@ impl fmt::Display for QuotaType {
     }
 }
 
-/// When a quota begins anew, in the billing zone.
+/// The period of a quota, in the billing zone. The used amount starts at zero in each period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Period {
     Day,
     Month,
-    /// Never.
+    /// One period without an end.
     Total,
 }
 
 impl Period {
     const ALL: [Self; 3] = [Self::Day, Self::Month, Self::Total];
 
-    /// As in the tables and on the wire.
+    /// The name in the tables and on the wire.
     pub fn name(self) -> &'static str {
         match self {
             Self::Day => "day",
@@ -108,7 +108,7 @@ pub struct KeyQuota {
     /// When counting began; what was made before does not count.
     pub since: DateTime<Utc>,
     pub day: NaiveDate,
-    /// Grows with every change of the quota.
+    /// Increases with every change of the quota.
     pub version: i64,
 }
 
@@ -121,9 +121,9 @@ pub struct Take {
 }
 
 impl Take {
-    /// Of one call.
+    /// The amount of one call.
     pub fn call(usage: Option<Usage>, amount: Money) -> Self {
-        // The sum of two 32-bit numbers.
+        // The sum of two 32-bit numbers fits.
         let tokens = usage.map_or(0, |usage| usage.tokens() as i64);
         Self { requests: 1, tokens, amount }
     }
@@ -150,8 +150,8 @@ impl std::ops::Sub for Take {
 }
 
 impl KeyQuota {
-    /// What is taken in the current period. Where the clock of another server is ahead,
-    /// its period has begun for all.
+    /// The amount used in the current period. If the clock of another server is ahead and has begun
+    /// the next period, that period counts for all servers.
     pub fn used(&self, at: BillingTime) -> i64 {
         if self.day >= at.day || self.period.is_same(self.day, at.day) { self.used } else { 0 }
     }
@@ -160,8 +160,8 @@ impl KeyQuota {
         self.limit.saturating_sub(self.used(at)).max(0)
     }
 
-    /// Counts what a call of `day` takes or gives back. A period that is over does not
-    /// matter any more.
+    /// Counts an amount that a call of `day` takes or gives back. Calls of a past period do not
+    /// count.
     fn add(&mut self, day: NaiveDate, taken: i64) {
         if !self.period.is_same(self.day, day) {
             if day < self.day {
@@ -174,13 +174,13 @@ impl KeyQuota {
     }
 }
 
-/// The quotas of some keys.
+/// Quotas of API keys, by key and type.
 pub type KeyQuotas = BTreeMap<(ApiKeyId, QuotaType), KeyQuota>;
 
-/// Whether a call of a key may be made.
+/// Checks that a call of a key is within its quotas.
 ///
 /// # Errors
-/// [`Error::InsufficientQuota`].
+/// [`Error::InsufficientQuota`] with [`Limit::ApiKey`].
 pub fn check(quotas: &KeyQuotas, key: &ApiKeyId, take: Take, at: BillingTime) -> Result<(), Error> {
     for kind in QuotaType::ALL {
         if let Some(quota) = quotas.get(&(key.clone(), kind)) {
@@ -193,8 +193,8 @@ pub fn check(quotas: &KeyQuotas, key: &ApiKeyId, take: Take, at: BillingTime) ->
     Ok(())
 }
 
-/// What a reservation that was made at an instant of a day may still take of a quota of its key;
-/// `None` where nothing binds it.
+/// The amount that a reservation, made on `day` at `made`, may still take from a quota of its key;
+/// `None` if no quota applies to the reservation.
 pub fn left(
     quotas: &KeyQuotas,
     key: Option<&ApiKeyId>,
@@ -202,7 +202,8 @@ pub fn left(
     (day, made): (NaiveDate, DateTime<Utc>),
 ) -> Option<i64> {
     let quota = quotas.get(&(key?.clone(), kind))?;
-    // As it is counted: not what is older than the quota, nor to a period that is over.
+    // As in `count_end`: a reservation that is older than the quota, or of a past period, does not
+    // count.
     let is_over = day < quota.day && !quota.period.is_same(day, quota.day);
     (made >= quota.since && !is_over).then(|| {
         let used = if quota.period.is_same(day, quota.day) { quota.used } else { 0 };
@@ -210,12 +211,12 @@ pub fn left(
     })
 }
 
-/// Counts what a call of a key takes that is made now; tells which quotas that changed.
+/// Counts a call of a key that is made now. Returns the changed quotas.
 pub fn count(quotas: &mut KeyQuotas, key: &ApiKeyId, at: BillingTime, take: Take) -> Vec<(ApiKeyId, QuotaType)> {
     change(quotas, key, take, |quota, taken| quota.add(at.day.max(quota.day), taken))
 }
 
-/// As [`count`], for the end of a reservation that was made at an instant of a day.
+/// As [`count`], for the end of a reservation that was made on `day` at `made`.
 pub fn count_end(
     quotas: &mut KeyQuotas,
     key: &ApiKeyId,
@@ -247,25 +248,25 @@ fn change(
     changed
 }
 
-/// A quota as it is set.
+/// A quota to set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewKeyQuota {
     pub key: ApiKeyId,
     pub kind: QuotaType,
     pub period: Period,
-    /// `None` takes the quota away.
+    /// `None` removes the quota.
     pub limit: Option<i64>,
 }
 
-/// Where quotas of keys are set and read.
+/// Stores and reads the quotas of API keys.
 #[async_trait]
 pub trait KeyQuotaStore: Send + Sync + 'static {
     /// Sets a quota from the next call on. What was taken of it before stays taken, where
     /// there was one.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]: it may be set or not; [`StoreError::Conflict`],
-    /// [`StoreError::Failed`].
+    /// [`StoreError::Unavailable`]: the outcome is unknown; a repeat is safe.
+    /// [`StoreError::Conflict`]: nothing was set. [`StoreError::Failed`].
     async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime) -> Result<(), StoreError>;
 
     /// The quotas of a key.
