@@ -1,4 +1,4 @@
-//! The beginning of a top-up: an order, and its payment.
+//! Starts a top-up: creates the order, and opens its payment.
 
 use std::net::IpAddr;
 
@@ -23,29 +23,29 @@ use crate::biz::{
     },
 };
 
-/// A top-up as a user asks for it.
+/// A user's request for a top-up.
 #[derive(Debug, Clone)]
 pub struct NewRecharge {
     pub user: UserId,
     pub amount: Money,
     pub method: PaymentMethod,
-    /// The account's when absent.
+    /// `None` means the currency of the account.
     pub currency: Option<String>,
-    /// Of the user, where known.
+    /// The address of the user, if known.
     pub client_ip: Option<IpAddr>,
 }
 
-/// Ids that are tried before giving up; a second is already unheard of.
+/// Attempts to find an unused order id. Even a second attempt is very rare.
 const ID_ATTEMPTS: u32 = 3;
 
 impl Recharges {
-    /// Makes an order and opens its payment. Once begun it must go on to its end, also when
-    /// the caller goes away: a payment that was opened is to stand in its order.
+    /// Creates an order and opens its payment. The future must run to its end even if the caller
+    /// goes away, so that an opened payment is stored with its order.
     ///
     /// # Errors
-    /// Without an order: [`Error::Invalid`], [`Error::PaymentUnavailable`] where no
-    /// payment-service is configured, [`Error::Overloaded`], [`Error::Internal`]. With
-    /// one, which is failed then: [`Error::PaymentUnavailable`], inside.
+    /// No order was created: [`Error::Invalid`], [`Error::PaymentUnavailable`] if payment-service
+    /// is not configured, [`Error::Overloaded`], [`Error::Internal`]. An order was created and has
+    /// failed: the inner [`Error::PaymentUnavailable`].
     pub async fn start(&self, request: NewRecharge, trace: &TraceContext) -> Result<(Order, Result<OpenedPayment>)> {
         self.check(&request)?;
         let gateway = self.gateway()?;
@@ -61,14 +61,14 @@ impl Recharges {
         let opened = match gateway.open(&payment, trace).await {
             Ok(opened) => self.note_opened(&order, &opened).await.map(|()| opened),
             Err(error) => {
-                tracing::warn!(order = %order.id, %error, "no payment was opened");
+                tracing::warn!(order = %order.id, %error, "payment not opened; the order fails");
                 Err(error.into())
             }
         };
         if opened.is_err() {
-            // Should a payment have been opened all the same, and be paid, it is credited.
+            // If a payment was opened after all and is paid, the failed order is still credited.
             if let Err(error) = self.update(&order, PaymentUpdate::Failed { payment: None, amount: None }).await {
-                tracing::warn!(order = %order.id, %error, "the order stays pending until it is reconciled");
+                tracing::warn!(order = %order.id, %error, "order not marked as failed; reconcile-recharges settles it");
             }
         }
         Ok((order, opened))
@@ -112,8 +112,8 @@ impl Recharges {
         Err(Error::Overloaded("no order id was free; retry".into()))
     }
 
-    /// Keeps the payment with its order. Only one that another order has is refused:
-    /// without this note a payment is credited as well.
+    /// Stores the payment with its order. A payment of another order is refused. Other errors are
+    /// only logged, because the payment is credited without this note too.
     async fn note_opened(&self, order: &Order, opened: &OpenedPayment) -> Result<()> {
         let payment_update = PaymentUpdate::Opened { payment: opened.id.clone(), url: opened.url.clone() };
         match self.update(order, payment_update).await {
@@ -122,18 +122,18 @@ impl Recharges {
                 Err(Error::PaymentUnavailable(format!("payment-service opened no payment of its own: {why}")))
             }
             Err(error) => {
-                tracing::warn!(order = %order.id, %error, "the payment is not noted with its order");
+                tracing::warn!(order = %order.id, %error, "payment not stored with its order; it is credited all the same");
                 Ok(())
             }
         }
     }
 }
 
-/// `recharge_{user_id}_{unix seconds}_{suffix}`: as the legacy service made them, and
-/// with six hexadecimal digits so that two in a second differ. 63 characters at most.
+/// A new order id, `recharge_{user_id}_{unix seconds}_{suffix}`, at most 63 characters: the format of
+/// the legacy service and six hexadecimal digits, so that two ids of one second differ.
 fn fresh_id(user: &UserId, now: BillingTime) -> OrderId {
     let seconds = now.utc.timestamp();
-    // The last bytes of an id are random, the first ones are the time.
+    // The last bytes of a version 7 UUID are random; the first ones are the time.
     let [.., a, b, c] = Uuid::now_v7().into_bytes();
     OrderId::from_stored(format!("recharge_{user}_{seconds}_{a:02x}{b:02x}{c:02x}"))
 }

@@ -1,4 +1,4 @@
-//! What settlement needs of a database.
+//! The interface of settlement to the database.
 
 use async_trait::async_trait;
 
@@ -8,29 +8,29 @@ use crate::biz::{
     values::{error::StoreError, ids::ApiKeyId},
 };
 
-/// What a transaction settled.
+/// The result of a committed transaction.
 #[derive(Debug, Default)]
 pub struct SettledBatch {
-    /// One for each posting, in order.
+    /// The outcome of each posting, in order.
     pub outcomes: Vec<Outcome>,
-    /// What is committed and was not before.
+    /// The changes that this transaction committed.
     pub changes: Vec<Change>,
-    /// Every key whose quotas were at stake.
+    /// Every API key whose quotas the batch may have changed.
     pub api_keys: Vec<ApiKeyId>,
 }
 
 /// Settles batches, each in one transaction.
 #[async_trait]
 pub trait Ledger: Send + Sync + 'static {
-    /// Loads the accounts of the batch under lock, has [`super::rule::settle`]
-    /// decide, writes what it decided, and commits. Returns only after the commit.
+    /// Loads the accounts of the batch under lock, calls [`super::rule::settle`], writes its
+    /// decision, and commits. Returns only after the commit.
     ///
-    /// Settling the same batch again is safe: what had committed is found by its
-    /// ids and answered as it was.
+    /// The same batch may be settled again: postings that had committed are found by their ids, and
+    /// get their first answer.
     ///
     /// # Errors
     /// [`StoreError::Conflict`]: nothing was written.
-    /// [`StoreError::Unavailable`]: the outcome is unknown; settle again to learn it.
-    /// [`StoreError::Failed`]: nothing was written, and it would fail again.
+    /// [`StoreError::Unavailable`]: the outcome is unknown; settle the batch again.
+    /// [`StoreError::Failed`]: nothing was written, and a retry would fail too.
     async fn settle(&self, batch: &Batch) -> Result<SettledBatch, StoreError>;
 }
