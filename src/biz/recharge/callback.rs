@@ -90,7 +90,7 @@ impl Recharges {
         if let Some(currency) = &notice.currency {
             self.check_currency(currency)?;
         }
-        // A credited order is final, so a hint can't change it.
+        // A settled order does not change any more, whatever is said of it.
         if believed || order.status == OrderStatus::Success {
             return self.update(&order, notice.result.into()).await.map(SettledOrder::from);
         }

@@ -18,7 +18,7 @@ use crate::biz::{
 pub struct NewPayment {
     pub order: OrderId,
     pub user: UserId,
-    /// A whole number of hundredths of `currency`.
+    /// In whole hundredths of `currency`.
     pub amount: Money,
     pub currency: String,
     pub method: PaymentMethod,

@@ -27,14 +27,14 @@ pub struct Made {
     pub until: DateTime<Utc>,
 }
 
-/// Creates and reads orders. Only settlement changes them.
+/// Where orders are made and read. They are changed only by settlement.
 #[async_trait]
 pub trait OrderStore: Send + Sync + 'static {
-    /// Stores a new order; `false` if its id is in use.
+    /// Keeps a new order; `false` when its id is taken.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]: the outcome is unknown. [`StoreError::Conflict`]: the order is
-    /// not stored. [`StoreError::Failed`].
+    /// [`StoreError::Unavailable`]: it may be kept or not. [`StoreError::Conflict`]: it is
+    /// not kept. [`StoreError::Failed`].
     async fn create_order(&self, order: &Order) -> Result<bool, StoreError>;
 
     /// # Errors

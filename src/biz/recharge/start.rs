@@ -35,17 +35,17 @@ pub struct NewRecharge {
     pub client_ip: Option<IpAddr>,
 }
 
-/// Attempts to find an unused order id. Even a second attempt is very rare.
+/// Ids that are tried before giving up; a second is already unheard of.
 const ID_ATTEMPTS: u32 = 3;
 
 impl Recharges {
-    /// Creates an order and opens its payment. The future must run to its end even if the caller
-    /// goes away, so that an opened payment is stored with its order.
+    /// Makes an order and opens its payment. Once begun it must go on to its end, also when
+    /// the caller goes away: a payment that was opened is to stand in its order.
     ///
     /// # Errors
-    /// No order was created: [`Error::Invalid`], [`Error::PaymentUnavailable`] if payment-service
-    /// is not configured, [`Error::Overloaded`], [`Error::Internal`]. An order was created and has
-    /// failed: the inner [`Error::PaymentUnavailable`].
+    /// Without an order: [`Error::Invalid`], [`Error::PaymentUnavailable`] where no
+    /// payment-service is configured, [`Error::Overloaded`], [`Error::Internal`]. With
+    /// one, which is failed then: [`Error::PaymentUnavailable`], inside.
     pub async fn start(&self, request: NewRecharge, trace: &TraceContext) -> Result<(Order, Result<OpenedPayment>)> {
         self.check(&request)?;
         let gateway = self.gateway()?;
@@ -66,9 +66,9 @@ impl Recharges {
             }
         };
         if opened.is_err() {
-            // If a payment was opened after all and is paid, the failed order is still credited.
+            // Should a payment have been opened all the same, and be paid, it is credited.
             if let Err(error) = self.update(&order, PaymentUpdate::Failed { payment: None, amount: None }).await {
-                tracing::warn!(order = %order.id, %error, "order not marked as failed; reconcile-recharges settles it");
+                tracing::warn!(order = %order.id, %error, "the order stays pending until it is reconciled");
             }
         }
         Ok((order, opened))
@@ -112,8 +112,8 @@ impl Recharges {
         Err(Error::Overloaded("no order id was free; retry".into()))
     }
 
-    /// Stores the payment with its order. A payment of another order is refused. Other errors are
-    /// only logged, because the payment is credited without this note too.
+    /// Keeps the payment with its order. Only one that another order has is refused:
+    /// without this note a payment is credited as well.
     async fn note_opened(&self, order: &Order, opened: &OpenedPayment) -> Result<()> {
         let payment_update = PaymentUpdate::Opened { payment: opened.id.clone(), url: opened.url.clone() };
         match self.update(order, payment_update).await {
@@ -122,7 +122,7 @@ impl Recharges {
                 Err(Error::PaymentUnavailable(format!("payment-service opened no payment of its own: {why}")))
             }
             Err(error) => {
-                tracing::warn!(order = %order.id, %error, "payment not stored with its order; it is credited all the same");
+                tracing::warn!(order = %order.id, %error, "the payment is not noted with its order");
                 Ok(())
             }
         }

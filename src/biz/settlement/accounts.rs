@@ -51,7 +51,7 @@ impl Accounts {
         Err(Error::Internal(format!("account of {user} is not open after opening it")))
     }
 
-    /// Opens the account ahead of the first call. Returns whether it is new.
+    /// Opens the account ahead of the first call; tells whether it is new.
     ///
     /// # Errors
     /// [`Error::Overloaded`], [`Error::Internal`].

@@ -11,7 +11,7 @@ use crate::biz::{
 /// The result of a committed transaction.
 #[derive(Debug, Default)]
 pub struct SettledBatch {
-    /// The outcome of each posting, in order.
+    /// One for each posting, in order.
     pub outcomes: Vec<Outcome>,
     /// The changes that this transaction committed.
     pub changes: Vec<Change>,
@@ -25,12 +25,12 @@ pub trait Ledger: Send + Sync + 'static {
     /// Loads the accounts of the batch under lock, calls [`super::rule::settle`], writes its
     /// decision, and commits. Returns only after the commit.
     ///
-    /// The same batch may be settled again: postings that had committed are found by their ids, and
-    /// get their first answer.
+    /// Settling the same batch again is safe: what had committed is found by its
+    /// ids and answered as it was.
     ///
     /// # Errors
     /// [`StoreError::Conflict`]: nothing was written.
-    /// [`StoreError::Unavailable`]: the outcome is unknown; settle the batch again.
-    /// [`StoreError::Failed`]: nothing was written, and a retry would fail too.
+    /// [`StoreError::Unavailable`]: the outcome is unknown; settle again to learn it.
+    /// [`StoreError::Failed`]: nothing was written, and it would fail again.
     async fn settle(&self, batch: &Batch) -> Result<SettledBatch, StoreError>;
 }

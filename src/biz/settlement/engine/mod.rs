@@ -1,8 +1,8 @@
-//! What postings go to: the lanes, each of which settles what waits for its users.
+//! The engine: sends each posting to the lane of its user, and returns the outcome.
 //!
-//! No timer gathers a batch. While one transaction is in flight the next batch
-//! collects, so an idle service answers in one transaction's time and a busy one
-//! shares locks, statements and the commit among all that wait.
+//! No timer gathers a batch. While one transaction is in flight, the next batch collects. An idle
+//! service therefore answers after one transaction, and a busy one shares locks, statements and the
+//! commit among all waiting postings.
 
 mod lane;
 
@@ -38,11 +38,11 @@ use crate::biz::{
     },
 };
 
-/// A transaction, and what the request did for it.
+/// A transaction, and the effect of the request on it.
 pub type Settled = Result<(Transaction, Effect)>;
 
-/// A reservation that a stream has reported on, and whether its API key has no tokens left.
-/// Where the hold ran out first, and nothing was kept, it is not PENDING.
+/// The reservation of a stream after a report, and whether its API key has no tokens left. If the
+/// reservation had ended before, it is not PENDING and the report was not stored.
 pub type Reported = Result<(Transaction, bool)>;
 
 /// Accepts postings and answers with their committed outcome.
@@ -72,7 +72,7 @@ impl Engine {
         Self { lanes, stop, tasks: std::sync::Mutex::new(tasks) }
     }
 
-    /// Opens the account of a user ahead of the first call; tells whether it is new.
+    /// Opens the account of a user ahead of the first call. Returns whether it is new.
     ///
     /// # Errors
     /// [`Error::Overloaded`], [`Error::Internal`].
@@ -83,9 +83,9 @@ impl Engine {
         }
     }
 
-    /// Charges a call; it is queued when this returns. Once accepted it is settled
-    /// even if the caller goes away; a retry with the same trace id then finds the
-    /// outcome. Tells whether it had been charged before.
+    /// Charges a call. The posting is in the queue when this returns, before the future is polled. An
+    /// accepted posting is settled even if the caller goes away; a retry with the same trace id then
+    /// finds the outcome. The effect says whether the call had been charged before.
     ///
     /// # Errors
     /// [`Error::InsufficientBalance`], [`Error::IdempotencyConflict`],
@@ -94,7 +94,7 @@ impl Engine {
         self.settle(Posting::Charge(charge))
     }
 
-    /// Holds what a call may take.
+    /// Holds the expected cost of a call.
     ///
     /// # Errors
     /// As [`Self::charge`].
@@ -102,11 +102,11 @@ impl Engine {
         self.settle(Posting::Reserve(reserve))
     }
 
-    /// Keeps what a stream has delivered so far, and makes its hold grow.
+    /// Stores the usage that a stream has delivered so far, and increases its hold.
     ///
     /// # Errors
-    /// [`Error::TransactionNotFound`]; [`Error::TransactionState`] where the reservation has
-    /// ended or another stream meters it; [`Error::Overloaded`], [`Error::Internal`].
+    /// [`Error::TransactionNotFound`]; [`Error::TransactionState`] if the reservation has ended or
+    /// has another stream; [`Error::Overloaded`], [`Error::Internal`].
     pub fn report(&self, report: Report) -> impl Future<Output = Reported> + Send + 'static {
         let outcome = self.post(Posting::Report(report));
         async {
@@ -117,7 +117,7 @@ impl Engine {
         }
     }
 
-    /// Charges what a reserved call delivered.
+    /// Charges the delivered work of a reserved call.
     ///
     /// # Errors
     /// [`Error::TransactionNotFound`], [`Error::TransactionState`],
@@ -136,8 +136,8 @@ impl Engine {
         self.settle(Posting::Release(release))
     }
 
-    /// Ends a reservation that nobody ends; tells what became of it, and nothing where it
-    /// held nothing any more.
+    /// Ends a reservation without a commit or release. Returns the ended reservation; `None` if it
+    /// had already ended.
     ///
     /// # Errors
     /// [`Error::Invalid`] beyond the largest amounts, [`Error::Overloaded`],
@@ -165,7 +165,7 @@ impl Engine {
         }
     }
 
-    /// Credits or debits a balance. Tells whether it had been done before.
+    /// Credits or debits a balance. The flag says whether this is a replay.
     ///
     /// # Errors
     /// [`Error::InsufficientBalance`], [`Error::IdempotencyConflict`],
@@ -181,8 +181,8 @@ impl Engine {
         }
     }
 
-    /// Moves a top-up order, and credits it once it is paid; queued when this returns.
-    /// Tells whether anything changed.
+    /// Updates a top-up order, and credits it once it is paid. The posting is in the queue when this
+    /// returns. The flag says whether anything changed.
     ///
     /// # Errors
     /// [`Error::OrderNotFound`], [`Error::AmountMismatch`], [`Error::DuplicateRecharge`],
@@ -198,12 +198,12 @@ impl Engine {
         }
     }
 
-    /// Cancelled when nothing more is accepted.
+    /// Cancelled when the engine stops accepting postings.
     pub fn closed(&self) -> &CancellationToken {
         &self.stop
     }
 
-    /// Settles what was accepted, accepts nothing more, and returns when all is answered.
+    /// Stops accepting postings, settles the accepted ones, and returns after the last answer.
     pub async fn drain(&self) {
         self.stop.cancel();
         let tasks = match self.tasks.lock() {
@@ -212,7 +212,7 @@ impl Engine {
         };
         for task in tasks {
             if let Err(error) = task.await {
-                tracing::error!(%error, "a settlement lane ended abnormally");
+                tracing::error!(%error, "settlement lane ended abnormally");
             }
         }
     }
@@ -236,7 +236,7 @@ impl Engine {
     }
 }
 
-/// A user always has the same lane, so that one account has one writer per process.
+/// The lane of a user is always the same, so each account has one writer per process.
 fn lane_of(user: &UserId, lanes: usize) -> usize {
     let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(user);
     (hash % lanes as u64) as usize
