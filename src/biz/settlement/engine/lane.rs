@@ -1,5 +1,5 @@
-//! A lane settles the waiting postings of its users, one batch after another, and notifies the caches
-//! of the changes.
+//! One lane: settles what waits for its users, one batch after another, and tells those who
+//! read of what it changed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,18 +25,18 @@ use crate::biz::{
     },
 };
 
-/// The limits of the engine.
+/// How much the engine takes on.
 #[derive(Debug, Clone, Copy)]
 pub struct LaneLimits {
-    /// Number of lanes. Each has at most one transaction in flight.
+    /// Lanes; each has at most one transaction in flight.
     pub lanes: usize,
-    /// Most postings that wait in one lane. Further callers get OVERLOADED.
+    /// Postings that may wait in one lane before callers get OVERLOADED.
     pub queue: usize,
-    /// Most postings in one transaction.
+    /// Postings in one transaction at most.
     pub batch: usize,
-    /// Longest wait of a posting in its lane.
+    /// How long a posting may wait in its lane.
     pub max_wait: Duration,
-    /// Time for which a batch is retried while the database is unavailable.
+    /// How long a batch is tried while the database does not answer.
     pub retry_timeout: Duration,
 }
 
@@ -57,7 +57,7 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// Settles postings until `stop`, and then the remaining ones.
+    /// Settles what comes, until there is nothing left after `stop`.
     pub async fn run(self, mut jobs: mpsc::Receiver<Job>, stop: CancellationToken) {
         let mut waiting = Vec::new();
         loop {
@@ -73,9 +73,9 @@ impl Lane {
             }
             let (mut postings, mut replies) = (Vec::with_capacity(taken), Vec::with_capacity(taken));
             for job in waiting.drain(..) {
-                // A posting that has waited too long is refused before any attempt. Under
-                // overload the wait of the others stays bounded. After an outage no posting
-                // is settled whose caller has long given up.
+                // What waited too long is refused untried: under too much load the wait of
+                // the others stays bounded, and after an outage nothing is made that its
+                // caller has long given up.
                 if job.queued.elapsed() >= self.limits.max_wait {
                     let _ = job.reply.send(Outcome::Refused(Error::Overloaded(
                         "waited too long and was not made; retry later".into(),
@@ -90,31 +90,31 @@ impl Lane {
             }
             let outcomes = self.settle(postings).await;
             for (reply, outcome) in replies.into_iter().zip(outcomes) {
-                // The caller may have gone away.
+                // A caller that went away needs no answer.
                 let _ = reply.send(outcome);
             }
         }
     }
 
-    /// Returns an outcome for every posting, even if the batch fails, within the lane's
-    /// `retry_timeout`.
+    /// An outcome for every posting, whatever happens to the batch, and within the
+    /// lane's retry_timeout.
     async fn settle(&self, postings: Vec<Posting>) -> Vec<Outcome> {
         let deadline = Instant::now() + self.limits.retry_timeout;
         let batch = Arc::new(Batch { postings, at: self.calendar.now(), catalog: self.catalog.clone() });
         match self.attempt(&batch, deadline).await {
             Ok(outcomes) => outcomes,
             Err(error @ (StoreError::Failed(_) | StoreError::Conflict(_))) if batch.postings.len() > 1 => {
-                // A posting that the database can't store must not fail the others.
-                tracing::error!(%error, batch = batch.postings.len(), "batch failed; settling its postings one by one");
+                // One posting that the database cannot take must not fail the others.
+                tracing::error!(%error, batch = batch.postings.len(), "a batch failed; settling its postings one by one");
                 self.settle_one_by_one(&batch, deadline).await
             }
             Err(error) => batch.postings.iter().map(|_| Outcome::Refused(given_up(error.clone()))).collect(),
         }
     }
 
-    /// As [`Self::settle`], with one transaction per posting. An outage ends all remaining postings.
-    /// A posting that only takes long, for example behind a lock of another process, fails alone
-    /// after [`SINGLE_RETRY_TIMEOUT`].
+    /// As [`Self::settle`]; an outage stands for all postings behind it. One that only
+    /// takes long, as behind a lock that another process does not let go, has a time of
+    /// its own.
     async fn settle_one_by_one(&self, batch: &Batch, deadline: Instant) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(batch.postings.len());
         let mut outage = None;
@@ -139,11 +139,11 @@ impl Lane {
         outcomes
     }
 
-    /// Settles a batch, with retries. A retry is safe, because ids that have committed are found and
-    /// not charged twice.
+    /// Settles a batch, again and again while that is safe and may help. It is safe
+    /// because ids already committed are found and not charged twice.
     async fn attempt(&self, batch: &Arc<Batch>, deadline: Instant) -> std::result::Result<Vec<Outcome>, StoreError> {
         let (mut pause, mut conflicts, started) = (FIRST_PAUSE, 0, Instant::now());
-        // Whether an attempt may have committed.
+        // Whether an attempt may have committed and nobody knows what.
         let mut is_unsure = false;
         loop {
             let error = match self.try_once(batch, deadline).await {
@@ -169,7 +169,7 @@ impl Lane {
         }
     }
 
-    /// Notifies the caches of the changes of the batch.
+    /// Tells those who read what the batch changed.
     async fn publish(&self, batch: &Batch, settlement: SettledBatch, is_unsure: bool) -> Vec<Outcome> {
         if is_unsure {
             self.listener.invalidate(cache_keys(batch, settlement.api_keys)).await;
@@ -179,8 +179,8 @@ impl Lane {
         settlement.outcomes
     }
 
-    /// Settles a batch once, in a task of its own. A panic then fails the batch and not the lane. A
-    /// database that went silent is given up at the deadline, with an unknown outcome.
+    /// In a task of its own: a panic below costs one batch and not the lane, and a
+    /// database that has gone silent is given up at the deadline, outcome unknown.
     async fn try_once(&self, batch: &Arc<Batch>, deadline: Instant) -> std::result::Result<SettledBatch, StoreError> {
         let (ledger, batch) = (self.ledger.clone(), batch.clone());
         let mut task = tokio::spawn(async move { ledger.settle(&batch).await });
@@ -195,7 +195,7 @@ impl Lane {
     }
 }
 
-/// All cache keys that a batch may change, with the API keys of the reservations that it ends.
+/// Everything that a batch may change, with the API keys of the reservations that it ends.
 fn cache_keys(batch: &Batch, api_keys: Vec<ApiKeyId>) -> Vec<CacheKey> {
     let keys = Keys::of(batch);
     let users = keys.users.into_iter().cloned().map(CacheKey::User);
@@ -203,14 +203,14 @@ fn cache_keys(batch: &Batch, api_keys: Vec<ApiKeyId>) -> Vec<CacheKey> {
     users.chain(named.chain(api_keys).map(CacheKey::ApiKey)).collect()
 }
 
-/// Most conflicts of a batch. After them its postings are settled one by one, because one of them may
-/// never succeed.
+/// Conflicts after which a batch is not tried again as a whole: they pass, or one of its
+/// postings will never pass.
 const MAX_CONFLICTS: u32 = 8;
-/// Longest total time of conflicts of a batch, with the same effect.
+/// Nor after conflicts that took as long together.
 const LONG_CONFLICT: Duration = Duration::from_secs(1);
-/// Time for which a posting is retried alone after its batch failed.
+/// How long a posting is tried that is settled alone because its batch was stuck.
 const SINGLE_RETRY_TIMEOUT: Duration = Duration::from_secs(1);
-/// Pauses between attempts at a batch: the first one, doubled up to the longest one.
+/// Between two attempts at a batch, doubling from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
@@ -218,7 +218,7 @@ fn given_up(error: StoreError) -> Error {
     match error {
         StoreError::Failed(why) => Error::Internal(why),
         StoreError::Conflict(_) | StoreError::Unavailable(_) => {
-            tracing::error!(%error, "batch given up; its callers get OVERLOADED");
+            tracing::error!(%error, "gave up on a batch");
             Error::Overloaded(
                 "the database does not answer and the outcome is unknown; retry with the same id to learn it".into(),
             )

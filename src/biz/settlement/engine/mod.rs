@@ -38,11 +38,11 @@ use crate::biz::{
     },
 };
 
-/// A transaction, and the effect of the request on it.
+/// A transaction, and what the request did for it.
 pub type Settled = Result<(Transaction, Effect)>;
 
-/// The reservation of a stream after a report, and whether its API key has no tokens left. If the
-/// reservation had ended before, it is not PENDING and the report was not stored.
+/// A reservation that a stream has reported on, and whether its API key has no tokens left.
+/// Where the hold ran out first, and nothing was kept, it is not PENDING.
 pub type Reported = Result<(Transaction, bool)>;
 
 /// Accepts postings and answers with their committed outcome.

@@ -100,8 +100,8 @@ impl Book<'_> {
 
 const NOTHING: Split = Split { free: 0, paid: 0, amount: Money::ZERO };
 
-/// The units and amount beyond the charge and shortfall of `charged`. `full_cost` is the cost of all
-/// units without free quota.
+/// What units that cost `full_cost` if none were free take beyond what `charged` has taken, or
+/// fell short of.
 fn rest_of(charged: &Transaction, (units, full_cost): (u32, Money), free_remaining: u32) -> Split {
     let before = charged.free + charged.paid;
     let more = units.saturating_sub(before);

@@ -91,7 +91,7 @@ pub struct Writes {
 }
 
 impl Writes {
-    /// The result of the batch after the commit.
+    /// What is left of it after the commit.
     pub fn into_settlement(self, outcomes: Vec<Outcome>) -> SettledBatch {
         SettledBatch { outcomes, changes: self.changes, api_keys: self.api_keys }
     }
