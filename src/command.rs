@@ -1,4 +1,4 @@
-//! What the binaries share: arguments, logs, and the way they end.
+//! Shared parts of the binaries: arguments, logs, signals and exit codes.
 
 use std::{ffi::OsString, io::IsTerminal, path::Path, process::ExitCode};
 
@@ -8,8 +8,7 @@ use tracing_subscriber::{EnvFilter, fmt, fmt::MakeWriter, layer::SubscriberExt, 
 
 use crate::config::{Config, Log, LogFormat};
 
-/// The arguments of the process, with `-conf` as the legacy service has it turned
-/// into `--conf`.
+/// The arguments of the process. `-conf`, the form of the legacy service, becomes `--conf`.
 pub fn arguments() -> impl Iterator<Item = OsString> {
     std::env::args_os().map(|argument| match argument.to_str() {
         Some(text) if text == "-conf" || text.starts_with("-conf=") => format!("-{text}").into(),
@@ -17,15 +16,15 @@ pub fn arguments() -> impl Iterator<Item = OsString> {
     })
 }
 
-/// Reads the configuration and starts the logs it asks for, on standard error.
+/// Reads the configuration, and starts the configured logs on standard error.
 ///
 /// # Errors
-/// As [`Config::load`], and for a `RUST_LOG` that is no filter.
+/// As [`Config::load`], and for a malformed `RUST_LOG`.
 pub fn prepare(conf: &Path) -> anyhow::Result<Config> {
     prepare_with(conf, std::io::stderr)
 }
 
-/// As [`prepare`], for a process that has its own way to write to standard error.
+/// As [`prepare`], with `stderr` as the writer of the logs.
 ///
 /// # Errors
 /// As [`prepare`].
@@ -35,7 +34,7 @@ pub fn prepare_with(conf: &Path, stderr: impl Stderr) -> anyhow::Result<Config> 
     Ok(config)
 }
 
-/// What writes to standard error.
+/// A writer to standard error.
 pub trait Stderr: for<'w> MakeWriter<'w> + Send + Sync + 'static {}
 
 impl<W: for<'w> MakeWriter<'w> + Send + Sync + 'static> Stderr for W {}
@@ -57,7 +56,7 @@ fn init_logs(log: &Log, stderr: impl Stderr) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Completes at SIGTERM or SIGINT; the signals are caught from the call on.
+/// A future that completes at SIGTERM or SIGINT. The signals are caught from this call on.
 ///
 /// # Errors
 /// The signals can't be caught.
@@ -71,7 +70,7 @@ pub fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     })
 }
 
-/// The exit code of a finished command; an error is printed first.
+/// The exit code of a finished command. Prints its error, if any.
 pub fn exit_code(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

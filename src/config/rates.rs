@@ -1,4 +1,4 @@
-//! `billing.rate_limits`: what users and API keys may ask for in a second, a minute and an hour.
+//! `billing.rate_limits`: the most requests of users and API keys per second, minute and hour.
 
 use std::num::NonZeroU32;
 
@@ -10,13 +10,13 @@ use crate::biz::limits::rate_limit;
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RateLimits {
-    /// Of each user.
+    /// The limits of each user.
     pub user: Rates,
-    /// Of each API key, whoever uses it.
+    /// The limits of each API key, for all its users together.
     pub api_key: Rates,
 }
 
-/// Requests in a window; 0 in the file: no limit.
+/// Most requests in a window; 0 in the file means no limit.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rates {
