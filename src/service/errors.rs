@@ -1,4 +1,4 @@
-//! The one table of errors: code, reason, gRPC status and HTTP status side by side.
+//! The table of errors: code, reason, gRPC status and HTTP status of each.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::biz::values::{error::Error, limit::Limit};
 /// The `domain` of google.rpc.ErrorInfo.
 pub const DOMAIN: &str = "billing-service";
 
-/// How one kind of error shows on the wire.
+/// The form of an error on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kind {
     pub error_code: &'static str,
@@ -44,12 +44,12 @@ pub fn kind(error: &Error) -> Kind {
         error_code,
         reason,
         grpc,
-        // Every number above is a status.
+        // Every number in the table is a valid status.
         http: StatusCode::from_u16(http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
     }
 }
 
-/// What the caller may read. Internal errors say nothing; they are logged here, once.
+/// The message for the caller. The text of an internal error is not sent; it is logged here, once.
 pub fn message(error: &Error) -> String {
     match error {
         Error::Internal(why) => {
@@ -60,7 +60,7 @@ pub fn message(error: &Error) -> String {
     }
 }
 
-/// When a retry of what a rate limit refused would be admitted.
+/// The time until a request that a rate limit refused would be admitted.
 pub fn retry_after(error: &Error) -> Option<Duration> {
     match error {
         Error::InsufficientQuota(Limit::Rate { retry_after }) => Some(*retry_after),
@@ -73,7 +73,7 @@ pub fn retry_after_ms(error: &Error) -> Option<i32> {
     retry_after(error).map(|after| i32::try_from(after.as_micros().div_ceil(1_000)).unwrap_or(i32::MAX))
 }
 
-/// The code, the field for errors that blame one, and when to retry for those that say.
+/// The code and, if the error has them, the field and the time until a retry.
 fn metadata(error: &Error) -> HashMap<String, String> {
     let mut metadata = HashMap::from([("error_code".to_owned(), kind(error).error_code.to_owned())]);
     match error {

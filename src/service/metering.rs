@@ -1,4 +1,4 @@
-//! MeterStream: the messages of a stream into events, and what it comes to into replies.
+//! MeterStream: converts the messages of a stream to events, and its state to replies.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -34,17 +34,17 @@ use crate::{
     metrics::in_flight::{InFlight, Operation},
 };
 
-/// How long a stream may take to say what it is.
+/// Deadline of the first message of a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Replies that wait for a gateway to read them; beyond that the newest state stands for all.
+/// Most replies that wait for a slow gateway. Beyond them only the newest state is sent.
 const REPLIES: usize = 8;
 
 /// The replies of one stream.
 pub type Replies = Pin<Box<dyn Stream<Item = std::result::Result<MeterStreamReply, tonic::Status>> + Send>>;
 
 impl Api {
-    /// Meters a stream on its own, whatever becomes of its caller. `fill` completes the message
-    /// that opens it.
+    /// Meters a stream in a task of its own, which continues if the caller goes away. `fill` completes
+    /// the opening message.
     pub fn meter_stream(
         self: Arc<Self>,
         mut messages: Streaming<MeterStreamRequest>,
@@ -60,7 +60,7 @@ impl Api {
                     api.count_stream(ended);
                     drop(open);
                 }
-                // The first news: there is room for it.
+                // This is the first update, so the channel has room.
                 Err(error) => drop(updates.try_send(Update::Failed(error))),
             }
         });
@@ -102,7 +102,7 @@ impl Api {
     async fn reserve_stream(&self, reserve: Reserve, place: OwnedSemaphorePermit) -> Result<Session> {
         let call = &reserve.call;
         if let Err(refusal) = self.rates.take(&call.user, call.content.api_key.as_ref()).await {
-            // A stream that is opened again was admitted before, and loses money if it waits.
+            // A reopened stream was admitted before, and its delivery goes on unmetered while it waits.
             let found = self.transactions.transaction(&call.user, &call.trace).await?;
             if found.is_none_or(|found| found.status != Status::Pending) {
                 return Err(refusal);
@@ -123,7 +123,7 @@ impl Api {
         }
     }
 
-    /// Counts what became of a reservation that nobody ended.
+    /// Counts the end of a reservation without a commit or release.
     pub fn count_ended(&self, ended: Transaction, effect: Effect) {
         if ended.is_committed() && effect != Effect::Found {
             self.count_commit(&Ok((ended, effect)));
@@ -131,12 +131,13 @@ impl Api {
     }
 }
 
-/// Ends with the messages; whoever takes them ends with the first error.
+/// The events of a stream. It ends with the messages; the reader stops at the first error.
 fn events(messages: Streaming<MeterStreamRequest>) -> impl Stream<Item = Result<Event>> + Send {
     stream::unfold(messages, async |mut messages| match messages.message().await {
         Ok(Some(message)) => Some((event(message.event), messages)),
         Ok(None) => None,
-        // Too large, not to be decoded, or the connection broke; then nobody hears of it.
+        // The message is too large or malformed, or the connection broke. A broken connection gets
+        // no reply.
         Err(status) => Some((Err(Invalid::new("event", status.message()).into()), messages)),
     })
 }
@@ -151,7 +152,7 @@ fn event(message: Option<Message>) -> Result<Event> {
     }
 }
 
-/// Nobody means no tokens at all: they have other names where they came from.
+/// Converts counted tokens. Zero tokens count as absent.
 fn replies(counted: Option<proto::Usage>) -> Result<Option<usage::Usage>> {
     Ok(usage(counted)?.filter(|usage| usage.tokens() > 0))
 }

@@ -1,5 +1,5 @@
-//! The wire contract: requests into domain values, outcomes into replies, errors
-//! into codes. One method of [`Api`] per rpc; gRPC and REST both call these.
+//! The wire contract: converts requests to domain values, outcomes to replies, and errors to codes.
+//! [`Api`] has one method per rpc, which gRPC and REST both call.
 
 mod account;
 mod charge;
@@ -47,11 +47,11 @@ pub mod proto {
     tonic::include_proto!("billing.v1");
     include!(concat!(env!("OUT_DIR"), "/billing.v1.serde.rs"));
 
-    /// The encoded descriptors, for reflection and for tests of the routes.
+    /// The encoded descriptors, for reflection and the tests of the routes.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/billing_descriptor.bin"));
 }
 
-/// Every rpc of the contract, whatever the transport.
+/// The rpcs of the contract, independent of the transport.
 pub struct Api {
     pub accounts: Arc<Accounts>,
     pub quotas: Quotas,
@@ -74,8 +74,8 @@ pub struct Api {
     pub currency: String,
     /// A permit for each export of records.
     pub exports: Arc<Semaphore>,
-    /// What goes on when its caller goes away.
+    /// Tasks that continue when their caller goes away.
     pub tasks: TaskTracker,
-    /// How long a reservation holds what it took.
+    /// Lifetime of a reservation's hold.
     pub reservation_ttl: TimeDelta,
 }

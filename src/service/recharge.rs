@@ -1,4 +1,4 @@
-//! Top-ups: started, reported, looked up.
+//! The rpcs of top-ups: start, callback and list.
 
 use std::time::Instant;
 
@@ -28,7 +28,7 @@ use crate::biz::{
 };
 
 impl Api {
-    /// In a task of its own, which goes on when the caller goes away.
+    /// Starts a top-up in a task of its own, which continues when the caller goes away.
     pub async fn recharge(&self, request: RechargeRequest, origin: Origin) -> Result<RechargeReply> {
         let started = Instant::now();
         let recharge = parse_recharge(request, &origin)?;
@@ -54,7 +54,7 @@ impl Api {
         let settled = self.recharges.settle(notice, origin.is_believed, &origin.trace).await;
         self.metrics.recharge.count_callback(&settled, started.elapsed());
         if let Ok(SettledOrder { order: settled, changed: true, .. }) = &settled {
-            tracing::info!(%order, status = %settled.status, "a callback settled an order");
+            tracing::info!(%order, status = %settled.status, "order settled by a callback");
             if settled.status == OrderStatus::Success {
                 self.metrics.balance_total.with_label_values(&["recharge"]).inc();
                 self.metrics.balance_amount.with_label_values(&["recharge"]).inc_by(settled.amount.to_wire());
@@ -64,15 +64,15 @@ impl Api {
         match refusal {
             None => Ok(RechargeCallbackReply { success: true }),
             Some(error) => {
-                tracing::warn!(%order, %error, "a callback was refused");
+                tracing::warn!(%order, %error, "callback refused");
                 Err(error)
             }
         }
     }
 
-    /// Counts and logs a callback that is refused before it names an order.
+    /// Counts and logs a callback that is refused before its order is known.
     pub fn count_refused_callback(&self, error: &Error) {
-        tracing::warn!(%error, "a callback was refused");
+        tracing::warn!(%error, "callback refused");
         self.metrics.recharge.count_refused();
     }
 

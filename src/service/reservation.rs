@@ -1,4 +1,4 @@
-//! Calls in two phases: reserve, then commit or release; and transactions by their id.
+//! The rpcs of reservations (reserve, commit, release) and of transactions by their id.
 
 use std::{
     sync::Arc,
@@ -39,7 +39,8 @@ use crate::{
     metrics::in_flight::{InFlight, Operation},
 };
 
-/// How long a reservation may take to read, for a count that no deadline of a request ends.
+/// Deadline of the read of a reservation before its text is counted. The count runs beyond the
+/// request.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Api {
@@ -55,12 +56,12 @@ impl Api {
     }
 
     async fn reserve(&self, reserve: Reserve) -> Settled {
-        // Repeats count too: that one is a repeat is known only when it is settled.
+        // Repeats count too, because only settlement recognises a repeat.
         self.rates.take(&reserve.call.user, reserve.call.content.api_key.as_ref()).await?;
         self.engine.reserve(reserve).await
     }
 
-    /// Counts the outcome of a reserve, also of one that opens a stream: whether it is a repeat.
+    /// Counts the outcome of a reserve, also for a stream. The flag says whether it is a repeat.
     pub(super) fn count_reserve(&self, outcome: std::result::Result<bool, &Error>) {
         self.count_repeat(outcome);
         match outcome {
@@ -102,7 +103,7 @@ impl Api {
             Ok((commit, None)) => self.engine.commit(commit).await,
             Ok((commit, Some(text))) => match commit.usage.filter(|usage| usage.tokens() > 0) {
                 Some(usage) => self.commit_and_compare(commit, text, usage).await,
-                // No tokens are what nobody told.
+                // Zero tokens count as absent.
                 None => return self.commit_text(commit, text).await,
             },
             Err(error) => Err(error),
@@ -111,7 +112,7 @@ impl Api {
         settled
     }
 
-    /// Compares the vendor's count with ours; nobody waits for that, and nothing depends on it.
+    /// Compares the vendor's count with ours in the background, for the metrics.
     async fn commit_and_compare(self: &Arc<Self>, commit: Commit, text: OutputText, usage: usage::Usage) -> Settled {
         let settled = self.engine.commit(commit).await;
         if let Ok((transaction, Effect::Made)) = &settled {
@@ -126,7 +127,7 @@ impl Api {
         settled
     }
 
-    /// Counts and charges in a task of its own, as other charges go on when the caller goes away.
+    /// Counts the text and charges it in a task of its own, which continues when the caller goes away.
     async fn commit_text(self: &Arc<Self>, commit: Commit, text: OutputText) -> Settled {
         let api = self.clone();
         let counting = self.tasks.spawn(async move {
@@ -140,7 +141,7 @@ impl Api {
         counting.await.map_err(|error| Error::Internal(format!("a commit ended abnormally: {error}")))?
     }
 
-    /// Counts as the model of the reservation does.
+    /// Counts the tokens of a text by the model of the reservation.
     async fn count_reserved(&self, commit: &Commit, output: Input) -> Result<u32> {
         let found = timeout(READ_TIMEOUT, self.transactions.transaction(&commit.user, &commit.trace)).await;
         let found = found.map_err(|_| Error::Overloaded("the database does not answer; retry later".into()))??;
@@ -153,7 +154,7 @@ impl Api {
         Ok(u32::try_from(tokens).unwrap_or(u32::MAX))
     }
 
-    /// Counts the outcome of a commit, whoever asked for it.
+    /// Counts the outcome of a commit, from a request or a stream.
     pub(super) fn count_commit(&self, settled: &Settled) {
         self.count_deduct(settled);
         match settled {
@@ -234,10 +235,10 @@ pub(super) fn commit_reply(transaction: &Transaction, replayed: bool) -> CommitR
     }
 }
 
-/// The text that a model has put out.
+/// The output text of a model.
 struct OutputText {
     output: Input,
-    /// Of the vendor's output those that are not in it.
+    /// The output tokens of the vendor that are not in the text.
     hidden_tokens: u32,
 }
 

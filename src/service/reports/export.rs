@@ -1,5 +1,5 @@
-//! The export of consumption records as CSV: read page by page as the caller takes it, so
-//! that its length costs no memory.
+//! The export of consumption records as CSV. Pages are read as the caller receives them, so the memory
+//! does not depend on the length.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -19,11 +19,11 @@ use crate::{
     service::{Api, proto::ListRecordsRequest},
 };
 
-/// Exports at once; more would take the database from those who wait for it.
+/// Most exports at once, because other requests need the database too.
 pub const MAX_EXPORTS: usize = 8;
-/// Records that are read at once.
+/// Records of one page.
 const PAGE: u32 = 5_000;
-/// How long an export may take.
+/// Deadline of an export.
 const LIMIT: Duration = Duration::from_secs(600);
 
 const COLUMNS: [&str; 12] = [
@@ -41,11 +41,11 @@ const COLUMNS: [&str; 12] = [
     "cached_input_tokens",
 ];
 
-/// An export under way.
+/// An export in progress.
 struct Export {
     api: Arc<Api>,
     filter: RecordFilter,
-    /// Where the next page begins; `None` at the end.
+    /// The begin of the next page; `None` at the end.
     next: Option<PageStart>,
 }
 
@@ -77,9 +77,9 @@ impl Api {
         let (pages, taken) = mpsc::channel(1);
         tokio::spawn(async move {
             let _place = place;
-            // Whether its caller takes it or not, it ends.
+            // The deadline also ends an export whose caller stops reading.
             if tokio::time::timeout(LIMIT, export.send(first, &pages)).await.is_err() {
-                tracing::warn!("an export took too long and was broken off");
+                tracing::warn!("export timed out; stream aborted");
             }
         });
         Ok(stream::unfold(Some(taken), async |taken| {
@@ -87,14 +87,14 @@ impl Api {
             match taken.recv().await {
                 Some(Page::Lines(lines)) => Some((Ok(lines), Some(taken))),
                 Some(Page::End) => None,
-                // A file that ends early must not look whole.
+                // An incomplete file must not look complete, so the stream ends with an error.
                 None => Some((Err(io::Error::other("the export was broken off")), None)),
             }
         }))
     }
 }
 
-/// What is sent of an export.
+/// A part of an export.
 enum Page {
     Lines(Bytes),
     End,
@@ -113,14 +113,14 @@ impl Export {
                 Ok(Some(lines)) => lines,
                 Ok(None) => return drop(pages.send(Page::End).await),
                 Err(error) => {
-                    tracing::warn!(%error, "an export was broken off");
+                    tracing::warn!(%error, "export failed; stream aborted");
                     return;
                 }
             };
         }
     }
 
-    /// The lines of the next page; `None` behind the last.
+    /// The lines of the next page; `None` after the last one.
     async fn page(&mut self) -> Result<Option<Vec<u8>>> {
         let Some(start) = self.next.take() else { return Ok(None) };
         let between = self.filter.days.map(|days| self.api.calendar.bounds(days));
@@ -133,7 +133,7 @@ impl Export {
     }
 }
 
-/// What callers chose themselves must be no formula where the file is opened.
+/// Escapes a text of a caller, so that a spreadsheet does not run it as a formula.
 fn harmless(text: Option<&str>) -> String {
     let text = text.unwrap_or_default();
     if text.starts_with(['=', '+', '-', '@']) { format!("'{text}") } else { text.to_owned() }

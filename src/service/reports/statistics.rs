@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// Days of a usage series when none are asked for.
+/// Days of a usage series if the request names none.
 const DEFAULT_DAYS: u64 = 30;
 
 impl Api {
@@ -80,8 +80,8 @@ impl Api {
         })
     }
 
-    /// A series for each configured service, and for each that is no longer
-    /// configured but was used in these days.
+    /// A series for each configured service, and for each service that is no longer configured but
+    /// was used in these days.
     pub async fn get_usage(&self, request: GetUsageRequest) -> Result<GetUsageReply> {
         let user = UserId::parse("user_id", &request.user_id)?;
         let only = self.optional_service(&request.service_name)?;
@@ -122,7 +122,7 @@ impl Api {
         Ok(span)
     }
 
-    /// Empty stands for all services.
+    /// Parses a service name. An empty name means all services.
     pub fn optional_service(&self, name: &str) -> Result<Option<ServiceName>> {
         match name {
             "" => Ok(None),
