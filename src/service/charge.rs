@@ -138,7 +138,7 @@ impl Api {
         let ask = Ask { count, cost, model: model.as_ref(), usage: usage.or(estimate), tokens_field };
         let quote = self.quoter.quote(plan, ask);
         if call.trace_id.is_empty() || matches!(plan.price, Price::Unit(_)) {
-            // Without an id of the caller there is no earlier outcome to find.
+            // A call without an id is no repeat. At a unit price a first call would have failed too.
             quote.as_ref().map_err(Error::clone)?;
         }
         Ok(Charge {

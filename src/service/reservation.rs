@@ -112,7 +112,7 @@ impl Api {
         settled
     }
 
-    /// Compares the vendor's count with ours in the background, for the metrics.
+    /// Commits, and compares the vendor's count with ours in the background, for the metrics.
     async fn commit_and_compare(self: &Arc<Self>, commit: Commit, text: OutputText, usage: usage::Usage) -> Settled {
         let settled = self.engine.commit(commit).await;
         if let Ok((transaction, Effect::Made)) = &settled {

@@ -17,7 +17,7 @@ use crate::{
 /// Notes one row of a book, whose first column is the user.
 pub type Note<R> = fn(&mut Evidence, &R) -> Result<(), StoreError>;
 
-/// The evidence on each of some users.
+/// The evidence of several users.
 pub struct Books(BTreeMap<UserId, Evidence>);
 
 impl Books {
@@ -115,7 +115,7 @@ pub fn note_reservations(evidence: &mut Evidence, row: &impl Columns) -> Result<
     Ok(())
 }
 
-/// How many reservations the sweep will not find.
+/// The number of reservations that the sweep will not find.
 pub fn note_stranded(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
     evidence.stranded = row.number(1)?;
     Ok(())

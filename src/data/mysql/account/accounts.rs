@@ -29,7 +29,8 @@ use crate::{
     },
 };
 
-/// Opening is a pair of statements that commit by themselves. They are repeated after a deadlock.
+/// Pauses between attempts to open accounts. The two statements commit by themselves, and are
+/// repeated after a deadlock.
 const OPEN_BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(2))
     .with_max_delay(Duration::from_millis(50))
@@ -65,9 +66,9 @@ impl AccountStore for MySqlStore {
     }
 }
 
-/// Creates what is missing of the users' accounts: a zero balance, and the quota
-/// rows of the month for every service. Existing rows stay as they are, and
-/// concurrent calls do not collide. `connection` is in no transaction.
+/// Creates the missing rows of the users' accounts: a zero balance, and the quota rows of the month
+/// for every service. Existing rows stay as they are, and concurrent calls do not conflict.
+/// `connection` must be in no transaction.
 pub async fn open<'c>(
     mut connection: &'c mut MySqlConnection,
     users: &BTreeSet<UserId>,
@@ -128,7 +129,7 @@ pub fn lock(statement: &mut Statement, keys: &Keys<'_>, month: Month) {
              FROM user_balance b LEFT JOIN tenant_quota l ON l.user_id = b.user_id LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ",
         )
         .texts([month.to_string().as_str()])
-        // NULL is in no list, and keeps an empty one from being an error.
+        // NULL matches nothing, and keeps an empty list valid.
         .push(" AND q.service_name IN (NULL, ")
         .texts(if services.is_empty() { BTreeSet::from([""]) } else { services })
         .push(") WHERE b.user_id IN (")
@@ -136,7 +137,7 @@ pub fn lock(statement: &mut Statement, keys: &Keys<'_>, month: Month) {
         .push(") ORDER BY b.user_id FOR UPDATE; ");
 }
 
-/// The rows of [`lock`]: one for each quota of an account, and one for an account without.
+/// Adds the rows of [`lock`]: one for each quota of an account, or one for an account without quotas.
 pub fn add_locked(state: &mut State, month: Month, rows: &[MySqlRow]) -> Result<(), StoreError> {
     for row in rows {
         let user = user_of(row)?;
@@ -151,7 +152,7 @@ pub fn add_locked(state: &mut State, month: Month, rows: &[MySqlRow]) -> Result<
     Ok(())
 }
 
-/// Reads the quotas that reservations hold: those of the months they were made in.
+/// Reads the quotas that reservations hold, which belong to the months of the reserves.
 pub fn read_held_quotas(statement: &mut Statement, keys: &Keys<'_>) {
     statement
         .push(
@@ -164,7 +165,7 @@ pub fn read_held_quotas(statement: &mut Statement, keys: &Keys<'_>) {
         .push("); ");
 }
 
-/// The rows of [`read_held_quotas`].
+/// Adds the rows of [`read_held_quotas`].
 pub fn add_held_quotas(state: &mut State, rows: &[MySqlRow]) -> Result<(), StoreError> {
     for row in rows {
         let month = row.text(1)?.parse().map_err(|_| corrupt("month"))?;
@@ -174,7 +175,7 @@ pub fn add_held_quotas(state: &mut State, rows: &[MySqlRow]) -> Result<(), Store
     Ok(())
 }
 
-/// The rows are there and locked: the insert is only a way to update many rows to
+/// Updates balance rows. The rows exist and are locked; the insert only serves to update many rows to
 /// different values in one statement.
 pub fn set_balances(statement: &mut Statement, balances: &[(UserId, Balance)]) {
     statement

@@ -1,4 +1,4 @@
-//! Request caps: rows of `tenant_quota`.
+//! Request caps, in the table `tenant_quota`.
 
 use async_trait::async_trait;
 
@@ -48,7 +48,7 @@ fn set(user: &UserId, caps: Caps, at: BillingTime) -> Statement {
     upsert
 }
 
-/// The rows are there, and locked with their accounts.
+/// Updates the counts. The rows exist, and are locked with their accounts.
 pub fn set_used(statement: &mut Statement, requests: &[(UserId, Requests)], at: BillingTime) {
     statement
         .push(

@@ -1,4 +1,4 @@
-//! Quotas of API keys: rows of `api_key_quota`.
+//! Quotas of API keys, in the table `api_key_quota`.
 
 use async_trait::async_trait;
 
@@ -70,7 +70,7 @@ pub fn lock(statement: &mut Statement, keys: &Keys<'_>) {
         .push(") ORDER BY api_key_id, quota_type FOR UPDATE; ");
 }
 
-/// As [`lock`], of the keys that reservations were made with which end.
+/// As [`lock`], for the API keys of ending reservations.
 pub fn lock_of_ending(statement: &mut Statement, keys: &Keys<'_>) {
     statement
         .push(
@@ -82,7 +82,7 @@ pub fn lock_of_ending(statement: &mut Statement, keys: &Keys<'_>) {
         .push(") ORDER BY k.api_key_id, k.quota_type FOR UPDATE; ");
 }
 
-/// The rows are there, and locked.
+/// Updates the used amounts. The rows exist and are locked.
 pub fn set_used(statement: &mut Statement, quotas: &KeyQuotas, at: BillingTime) {
     statement
         .push(

@@ -1,4 +1,4 @@
-//! Quotas of API keys: rows of `api_key_quota`.
+//! Quotas of API keys, in the table `api_key_quota`.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// As [`key_quota::add`] reads them.
+/// The quotas of a key, in the columns of [`key_quota::add`].
 const OF_KEY: &str = "\
     SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version FROM api_key_quota \
     WHERE api_key_id = ?";
@@ -53,7 +53,7 @@ impl KeyQuotaStore for SqliteStore {
     }
 }
 
-/// Loads the quotas of the batch's keys; the transactions that end are loaded already.
+/// Loads the quotas of the batch's API keys. The ending transactions must be loaded before.
 pub fn load(transaction: &Transaction<'_>, keys: &Keys<'_>, state: &mut State) -> Result<(), StoreError> {
     let ending = keys.ending.iter().filter_map(|(user, trace)| {
         let transaction = state.transactions.get(&((*user).clone(), (*trace).clone()))?;
