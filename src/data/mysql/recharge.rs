@@ -1,4 +1,4 @@
-//! Top-up orders: rows of `recharge_order`.
+//! Top-up orders, in the table `recharge_order`.
 
 use async_trait::async_trait;
 use sqlx::{MySql, QueryBuilder, mysql::MySqlRow};
@@ -25,7 +25,7 @@ use crate::{
     data::{row::Columns, rows::order::order_of},
 };
 
-/// What [`order_of`] reads, in its order.
+/// The columns of [`order_of`].
 const COLUMNS: &str = "order_id, user_id, amount, payment_method, status, payment_order_id, payment_url, \
     created_at, updated_at";
 
@@ -64,7 +64,7 @@ impl OrderStore for MySqlStore {
         };
         let mut query = select();
         restrict(&mut query, filter);
-        // The first condition is the range that the key is searched by.
+        // The first condition limits the range of the key; the second one is exact.
         query.push(" AND created_at <= ").push_bind(after.naive_utc());
         query.push(" AND (created_at < ").push_bind(after.naive_utc());
         query.push(" OR order_id < ").push_bind(after_id);
@@ -115,13 +115,13 @@ pub(super) fn lock(statement: &mut Statement, keys: &Keys<'_>) {
         .push(" FROM recharge_order WHERE order_id IN (")
         .texts(keys.orders.iter().map(|order| order.as_str()))
         .push(") ORDER BY order_id FOR UPDATE; ")
-        // NULL is in no list, and keeps an empty one from being an error.
+        // NULL matches nothing, and keeps an empty list valid.
         .push("SELECT payment_order_id, order_id FROM recharge_order WHERE payment_order_id IN (NULL, ")
         .texts(if keys.payments.is_empty() { vec![""] } else { keys.payments.iter().map(|id| id.as_str()).collect() })
         .push("); ");
 }
 
-/// The rows of the two statements of [`lock`].
+/// Adds the rows of the two statements of [`lock`].
 pub(super) fn add_locked(state: &mut State, orders: &[MySqlRow], payments: &[MySqlRow]) -> Result<(), StoreError> {
     for order in orders {
         let order = order_of(order)?;

@@ -31,33 +31,33 @@ use crate::{
     },
 };
 
-/// Which transactions are looked up before the rule decides.
+/// The transactions that are looked up before the rule decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lookup {
-    /// Those that end, which must be there. The others are taken for new: when one is
-    /// not, its insert fails.
+    /// The ending reservations, which must exist. The other ids are assumed to be new; the insert of
+    /// an existing id fails.
     Ending,
     All,
 }
 
 #[async_trait]
 impl Ledger for MySqlStore {
-    /// Two round trips: begin, lock and load; write and commit. On every way out but
-    /// a clean one the connection is closed, and the server rolls back.
+    /// Takes two round trips: begin, lock and load; write and commit. After any error the connection
+    /// is closed, and the server rolls back.
     async fn settle(&self, batch: &Batch) -> Result<SettledBatch, StoreError> {
         let keys = Keys::of(batch);
         let mut connection = self.writer.take().await?;
         let lookup_all = self.lookup_all.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
         let mut lookup = if lookup_all { Lookup::All } else { Lookup::Ending };
         let mut created = BTreeSet::new();
-        // Three times at most: accounts that were opened stay open, and what all
-        // lookups find is not inserted.
+        // At most three attempts: opened accounts stay open, and ids that the full look-up finds
+        // are not inserted.
         for _ in 0..3 {
             let mut state = load(&mut connection, batch, &keys, lookup).await?;
             let unopened = state.unopened(&keys, batch.at.month);
             if !unopened.is_empty() {
-                // A missing row can't be locked, and inserting one out of order here
-                // could deadlock with another batch: let go, open, begin again.
+                // A missing row can't be locked, and an insert out of order could deadlock with
+                // another batch. So this gives the locks back, opens the accounts and begins again.
                 Statement::new("ROLLBACK").execute(&mut connection).await?;
                 created = unopened.iter().filter(|user| !state.balances.contains_key(user)).cloned().collect();
                 accounts::open(&mut connection, &unopened, batch.at, &batch.catalog).await?;
@@ -83,15 +83,15 @@ impl Ledger for MySqlStore {
     }
 }
 
-/// Whether a posting that may have passed before was refused unsought: then its first
-/// outcome stands.
+/// Whether a posting was refused without a look-up of its id, although an earlier attempt may have
+/// committed. The first outcome then counts.
 fn refused_as_new(batch: &Batch, outcomes: &[Outcome]) -> bool {
     let is_unsought = |posting: &Posting| matches!(posting, Posting::Charge(_) | Posting::Reserve(_));
     let mut settled = batch.postings.iter().zip(outcomes);
     settled.any(|(posting, outcome)| is_unsought(posting) && matches!(outcome, Outcome::Refused(_)))
 }
 
-/// Begins, locks the accounts, and finds which ids of the batch are known already.
+/// Begins, locks the accounts, and loads the stored ids of the batch.
 async fn load(
     connection: &mut MySqlConnection,
     batch: &Batch,
@@ -135,7 +135,7 @@ async fn load(
         key_quotas::lock_of_ending(&mut statement, keys);
     }
 
-    // In the order of the statements above, the first of which has no rows.
+    // The sets are in the order of the statements above. The first statement has no rows.
     let mut sets = statement.fetch(connection).await?.into_iter().skip(1);
     let mut next = || sets.next().ok_or_else(|| StoreError::Failed("a statement had no result".into()));
     let mut state = State::default();
@@ -146,7 +146,8 @@ async fn load(
     if !transactions.is_empty() {
         for row in &next()? {
             let known = transaction_of(row)?;
-            // Of an account that another process opened a moment ago, and that is not locked.
+            // A transaction of an account that another process has just opened is skipped, because
+            // the account is not locked.
             if state.balances.contains_key(&known.user) {
                 state.transactions.insert((known.user.clone(), known.trace.clone()), known);
             }
@@ -170,8 +171,8 @@ async fn load(
     Ok(state)
 }
 
-/// Writes what the rule decided, one statement a table. The commit comes last and is
-/// only reached when all before it passed.
+/// Writes the decision of the rule, with one statement per table. The commit is the last statement, and
+/// only runs if all others succeeded.
 fn write_and_commit(writes: &Writes, at: BillingTime) -> Statement {
     let mut statement = Statement::new("");
     if !writes.charges.is_empty() {
