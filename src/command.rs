@@ -56,7 +56,7 @@ fn init_logs(log: &Log, stderr: impl Stderr) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A future that completes at SIGTERM or SIGINT. The signals are caught from this call on.
+/// Completes at SIGTERM or SIGINT; the signals are caught from the call on.
 ///
 /// # Errors
 /// The signals can't be caught.

@@ -72,8 +72,8 @@ pub struct Database {
     /// Longest wait of a statement for a free connection.
     #[serde(default = "default_acquire_timeout", deserialize_with = "values::duration")]
     pub acquire_timeout: Duration,
-    /// The zone of the wall-clock times in a database of the legacy service; `None` means the zone in
-    /// `source`.
+    /// Of which the times in a database of the legacy service are wall-clock times; `None`:
+    /// as `source` says.
     #[serde(default, alias = "former_zone", deserialize_with = "values::optional_timezone")]
     pub legacy_zone: Option<chrono_tz::Tz>,
 }

@@ -10,9 +10,9 @@ use crate::biz::limits::rate_limit;
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RateLimits {
-    /// The limits of each user.
+    /// Of each user.
     pub user: Rates,
-    /// The limits of each API key, for all its users together.
+    /// Of each API key, whoever uses it.
     pub api_key: Rates,
 }
 

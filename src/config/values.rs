@@ -158,7 +158,7 @@ pub(super) fn prices<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTree
     Ok(prices.into_iter().map(|(name, amount)| (name, amount.0)).collect())
 }
 
-/// Free units per month, up to the range of the tables' columns.
+/// Units a month, as far as the tables hold them.
 #[derive(Debug, Clone, Copy)]
 pub struct FreeQuota(u32);
 

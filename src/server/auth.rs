@@ -1,5 +1,5 @@
-//! Checks the tokens of callers of the internal service. Without configured tokens every caller of
-//! the port is accepted, for closed networks.
+//! Who may call the internal service: everybody on a closed network, or whoever
+//! brings one of the configured tokens.
 
 use std::sync::Arc;
 

@@ -27,8 +27,9 @@ pub struct Bounds {
     pub style: Style,
 }
 
-/// Answers OVERLOADED if too many requests are open, or if `next` exceeds the deadline. The work of a
-/// late request continues: an accepted charge is settled, and a retry with its id finds it.
+/// Answers OVERLOADED at once when too many requests are open, and when `next` takes
+/// too long. What a late one had begun goes on: a charge that was accepted is
+/// settled, and a retry with its id finds it.
 pub async fn enforce(State(bounds): State<Bounds>, request: Request, next: Next) -> Response {
     let grpc = is_grpc(&request);
     let starts_recharge = starts_recharge(&request);
@@ -46,8 +47,8 @@ pub async fn enforce(State(bounds): State<Bounds>, request: Request, next: Next)
     if grpc { Status::from(error).into_http() } else { rest::failure(bounds.style, &error) }
 }
 
-/// Adds the contract's error to the reply to a gRPC request that could not be decoded or was too
-/// large. tonic answers such requests itself, without details.
+/// Gives a gRPC request that could not be decoded, or was too large, the error of the
+/// contract. tonic answers these before any code of ours, without details.
 pub async fn explain_undecoded(response: Response) -> Response {
     match undecoded(&response) {
         Some(status) => Status::from(Error::from(Invalid::new("body", status.message()))).into_http(),

@@ -59,7 +59,7 @@ pub fn protect<S: Clone + Send + Sync + 'static>(
     }
 }
 
-/// Marks a callback as believed or not, or refuses it.
+/// Marks a callback with whether it is believed, or refuses it.
 async fn check(State((guard, style)): State<(Guard, Style)>, request: Request, next: Next) -> Response {
     let grpc = is_grpc(&request);
     let refused = |error: &dyn std::fmt::Display| {

@@ -1,5 +1,5 @@
-//! Recognises the protocol and the rpc of a request by its header and path, and the replies of tonic to
-//! requests that it could not decode.
+//! The protocol and the rpc of a request, by its header and path, and the replies of tonic to
+//! requests that it did not understand.
 
 use axum::{extract::Request, response::Response};
 use http::header::CONTENT_TYPE;
@@ -26,7 +26,7 @@ pub fn starts_recharge(request: &Request) -> bool {
     matches!(request.uri().path(), RECHARGE_PATH | GRPC_RECHARGE_PATH)
 }
 
-/// The status in tonic's reply to a message that it could not decode.
+/// The answer of tonic to a message that it could not decode.
 pub fn undecoded(response: &Response) -> Option<Status> {
     Status::from_header_map(response.headers())
         .filter(|status| matches!(status.code(), Code::Internal | Code::OutOfRange) && status.details().is_empty())

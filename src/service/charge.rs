@@ -1,4 +1,4 @@
-//! The rpcs of checks and charges.
+//! Checks and charges.
 
 use std::time::Instant;
 
@@ -67,7 +67,7 @@ impl Api {
         self.quotas.check(&check).await
     }
 
-    /// Queues every item before the wait for the first outcome, so that the items share batches.
+    /// Queues every item before it waits for the first, so that they share batches.
     pub async fn batch_deduct_quota(&self, request: BatchDeductQuotaRequest) -> Result<BatchDeductQuotaReply> {
         let items = request.items.len();
         if !(1..=MAX_ITEMS).contains(&items) {
@@ -122,7 +122,7 @@ impl Api {
         }
     }
 
-    /// Parses a call to charge or to hold.
+    /// A call to charge, or to hold.
     pub(super) fn parse_call(&self, call: Call<'_>) -> Result<Charge> {
         let user = UserId::parse("user_id", call.user_id)?;
         let (service, plan) = self.catalog.find(call.service_name)?;
@@ -138,7 +138,7 @@ impl Api {
         let ask = Ask { count, cost, model: model.as_ref(), usage: usage.or(estimate), tokens_field };
         let quote = self.quoter.quote(plan, ask);
         if call.trace_id.is_empty() || matches!(plan.price, Price::Unit(_)) {
-            // A call without an id is no repeat. At a unit price a first call would have failed too.
+            // No repeat of anything, or the same each time: there is nothing to look for.
             quote.as_ref().map_err(Error::clone)?;
         }
         Ok(Charge {
@@ -150,7 +150,7 @@ impl Api {
         })
     }
 
-    /// Counts the outcome of a charge or a commit.
+    /// Counts the outcome of a charge, made at once or by a commit.
     pub(super) fn count_deduct(&self, settled: &Settled) {
         let metrics = &self.metrics;
         match settled {
@@ -174,7 +174,7 @@ impl Api {
 
     fn count_charge(&self, transaction: &Transaction, split: Split) {
         let kind = match (split.free, split.is_paid()) {
-            // The whole addition is a shortfall.
+            // All that was to be added fell short.
             (0, false) => return,
             (_, false) => "free",
             (0, true) => "balance",
@@ -188,7 +188,7 @@ impl Api {
         }
     }
 
-    /// A metric label for a service. Unknown names share one label, so that the set is bounded.
+    /// A label from a bounded set, whatever callers send.
     fn service_label<'a>(&'a self, service: &'a str) -> &'a str {
         match self.catalog.find(service) {
             Ok((known, _)) => known.as_str(),
@@ -197,7 +197,7 @@ impl Api {
     }
 }
 
-/// The description of a call in DeductQuota and ReserveQuota.
+/// What DeductQuota and ReserveQuota say of a call.
 pub(super) struct Call<'r> {
     pub user_id: &'r str,
     pub service_name: &'r str,
@@ -211,13 +211,13 @@ pub(super) struct Call<'r> {
 
 /// The tokens of a call.
 pub(super) enum Tokens {
-    /// Of a call that was made.
+    /// It was made.
     Used(Option<usage::Usage>),
-    /// Of a call that will be made.
+    /// It is about to be.
     Estimated(Option<usage::Usage>),
 }
 
-/// The reason of a check, in the words of the contract.
+/// The reason of a check, as the contract words it.
 fn reason(decision: &Decision) -> String {
     match decision {
         Decision::Free => "free".into(),

@@ -77,7 +77,7 @@ pub fn span(
     Ok(DaySpan { first, last })
 }
 
-/// Converts a count to the 32 bits of replies. A larger count becomes the largest 32-bit number.
+/// Counts of replies are 32 bits wide; what does not fit shows as the largest.
 pub fn int32(value: impl TryInto<i32>) -> i32 {
     value.try_into().unwrap_or(i32::MAX)
 }

@@ -49,7 +49,7 @@ pub fn kind(error: &Error) -> Kind {
     }
 }
 
-/// The message for the caller. The text of an internal error is not sent; it is logged here, once.
+/// What the caller may read. Internal errors say nothing; they are logged here, once.
 pub fn message(error: &Error) -> String {
     match error {
         Error::Internal(why) => {
@@ -60,7 +60,7 @@ pub fn message(error: &Error) -> String {
     }
 }
 
-/// The time until a request that a rate limit refused would be admitted.
+/// When a retry of what a rate limit refused would be admitted.
 pub fn retry_after(error: &Error) -> Option<Duration> {
     match error {
         Error::InsufficientQuota(Limit::Rate { retry_after }) => Some(*retry_after),
@@ -73,7 +73,7 @@ pub fn retry_after_ms(error: &Error) -> Option<i32> {
     retry_after(error).map(|after| i32::try_from(after.as_micros().div_ceil(1_000)).unwrap_or(i32::MAX))
 }
 
-/// The code and, if the error has them, the field and the time until a retry.
+/// The code, the field for errors that blame one, and when to retry for those that say.
 fn metadata(error: &Error) -> HashMap<String, String> {
     let mut metadata = HashMap::from([("error_code".to_owned(), kind(error).error_code.to_owned())]);
     match error {

@@ -163,7 +163,7 @@ fn with_origin<M>(request: Request<M>) -> (Origin, M) {
     (Origin::of(&metadata.into_headers(), &extensions), message)
 }
 
-/// Takes the id from the metadata if the message has none.
+/// Takes an id that the message lacks from the metadata.
 fn fill_id(metadata: MetadataMap, source: IdSource, id: &mut String) -> Result<(), Error> {
     if id.is_empty()
         && let Some(other) = source.read(&metadata.into_headers())?

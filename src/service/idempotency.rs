@@ -1,4 +1,4 @@
-//! Idempotency ids in HTTP headers and gRPC metadata, beside the message.
+//! Ids that stand beside the message instead of in it: headers and gRPC metadata.
 
 use http::{HeaderMap, HeaderName};
 
@@ -19,8 +19,8 @@ pub enum IdSource {
     Reservation,
     /// `adjustment_id`, from Idempotency-Key only, because a tracing id changes with each attempt.
     AdjustmentId,
-    /// Each item has its own id. One Idempotency-Key for all items is refused: if it were ignored, a
-    /// retry would charge twice.
+    /// Each item has its own: one Idempotency-Key for all of them would be ignored,
+    /// and a retry would charge twice.
     Items,
 }
 
@@ -37,7 +37,7 @@ impl IdSource {
     /// The id in `headers`.
     ///
     /// # Errors
-    /// Two different ids, an id that is not text, or an id for an rpc that accepts none.
+    /// Two ids that differ, an id that is not text, or one where none can be taken.
     pub fn read(self, headers: &HeaderMap) -> Result<Option<&str>> {
         match self {
             Self::None => Ok(None),
@@ -62,7 +62,7 @@ impl IdSource {
     }
 }
 
-/// The single value of a header; `None` if it is absent or empty.
+/// The one value of a header; nothing when it is absent or empty.
 fn value<'h>(headers: &'h HeaderMap, name: &HeaderName, field: &str) -> Result<Option<&'h str>> {
     let mut found = None;
     for value in headers.get_all(name) {

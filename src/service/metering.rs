@@ -43,8 +43,8 @@ const REPLIES: usize = 8;
 pub type Replies = Pin<Box<dyn Stream<Item = std::result::Result<MeterStreamReply, tonic::Status>> + Send>>;
 
 impl Api {
-    /// Meters a stream in a task of its own, which continues if the caller goes away. `fill` completes
-    /// the opening message.
+    /// Meters a stream on its own, whatever becomes of its caller. `fill` completes the message
+    /// that opens it.
     pub fn meter_stream(
         self: Arc<Self>,
         mut messages: Streaming<MeterStreamRequest>,
@@ -60,7 +60,7 @@ impl Api {
                     api.count_stream(ended);
                     drop(open);
                 }
-                // This is the first update, so the channel has room.
+                // The first news: there is room for it.
                 Err(error) => drop(updates.try_send(Update::Failed(error))),
             }
         });
@@ -123,7 +123,7 @@ impl Api {
         }
     }
 
-    /// Counts the end of a reservation without a commit or release.
+    /// Counts what became of a reservation that nobody ended.
     pub fn count_ended(&self, ended: Transaction, effect: Effect) {
         if ended.is_committed() && effect != Effect::Found {
             self.count_commit(&Ok((ended, effect)));
@@ -131,13 +131,12 @@ impl Api {
     }
 }
 
-/// The events of a stream. It ends with the messages; the reader stops at the first error.
+/// Ends with the messages; whoever takes them ends with the first error.
 fn events(messages: Streaming<MeterStreamRequest>) -> impl Stream<Item = Result<Event>> + Send {
     stream::unfold(messages, async |mut messages| match messages.message().await {
         Ok(Some(message)) => Some((event(message.event), messages)),
         Ok(None) => None,
-        // The message is too large or malformed, or the connection broke. A broken connection gets
-        // no reply.
+        // Too large, not to be decoded, or the connection broke; then nobody hears of it.
         Err(status) => Some((Err(Invalid::new("event", status.message()).into()), messages)),
     })
 }
@@ -152,7 +151,7 @@ fn event(message: Option<Message>) -> Result<Event> {
     }
 }
 
-/// Converts counted tokens. Zero tokens count as absent.
+/// Nobody means no tokens at all: they have other names where they came from.
 fn replies(counted: Option<proto::Usage>) -> Result<Option<usage::Usage>> {
     Ok(usage(counted)?.filter(|usage| usage.tokens() > 0))
 }

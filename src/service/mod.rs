@@ -1,5 +1,5 @@
-//! The wire contract: converts requests to domain values, outcomes to replies, and errors to codes.
-//! [`Api`] has one method per rpc, which gRPC and REST both call.
+//! The wire contract: requests into domain values, outcomes into replies, errors
+//! into codes. One method of [`Api`] per rpc; gRPC and REST both call these.
 
 mod account;
 mod charge;
@@ -51,7 +51,7 @@ pub mod proto {
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/billing_descriptor.bin"));
 }
 
-/// The rpcs of the contract, independent of the transport.
+/// Every rpc of the contract, whatever the transport.
 pub struct Api {
     pub accounts: Arc<Accounts>,
     pub quotas: Quotas,
@@ -74,8 +74,8 @@ pub struct Api {
     pub currency: String,
     /// A permit for each export of records.
     pub exports: Arc<Semaphore>,
-    /// Tasks that continue when their caller goes away.
+    /// What goes on when its caller goes away.
     pub tasks: TaskTracker,
-    /// Lifetime of a reservation's hold.
+    /// How long a reservation holds what it took.
     pub reservation_ttl: TimeDelta,
 }

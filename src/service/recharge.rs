@@ -28,7 +28,7 @@ use crate::biz::{
 };
 
 impl Api {
-    /// Starts a top-up in a task of its own, which continues when the caller goes away.
+    /// In a task of its own, which goes on when the caller goes away.
     pub async fn recharge(&self, request: RechargeRequest, origin: Origin) -> Result<RechargeReply> {
         let started = Instant::now();
         let recharge = parse_recharge(request, &origin)?;
@@ -54,7 +54,7 @@ impl Api {
         let settled = self.recharges.settle(notice, origin.is_believed, &origin.trace).await;
         self.metrics.recharge.count_callback(&settled, started.elapsed());
         if let Ok(SettledOrder { order: settled, changed: true, .. }) = &settled {
-            tracing::info!(%order, status = %settled.status, "order settled by a callback");
+            tracing::info!(%order, status = %settled.status, "a callback settled an order");
             if settled.status == OrderStatus::Success {
                 self.metrics.balance_total.with_label_values(&["recharge"]).inc();
                 self.metrics.balance_amount.with_label_values(&["recharge"]).inc_by(settled.amount.to_wire());

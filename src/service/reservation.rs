@@ -61,7 +61,7 @@ impl Api {
         self.engine.reserve(reserve).await
     }
 
-    /// Counts the outcome of a reserve, also for a stream. The flag says whether it is a repeat.
+    /// Counts the outcome of a reserve, also of one that opens a stream: whether it is a repeat.
     pub(super) fn count_reserve(&self, outcome: std::result::Result<bool, &Error>) {
         self.count_repeat(outcome);
         match outcome {
@@ -103,7 +103,7 @@ impl Api {
             Ok((commit, None)) => self.engine.commit(commit).await,
             Ok((commit, Some(text))) => match commit.usage.filter(|usage| usage.tokens() > 0) {
                 Some(usage) => self.commit_and_compare(commit, text, usage).await,
-                // Zero tokens count as absent.
+                // No tokens are what nobody told.
                 None => return self.commit_text(commit, text).await,
             },
             Err(error) => Err(error),
@@ -112,7 +112,7 @@ impl Api {
         settled
     }
 
-    /// Commits, and compares the vendor's count with ours in the background, for the metrics.
+    /// Compares the vendor's count with ours; nobody waits for that, and nothing depends on it.
     async fn commit_and_compare(self: &Arc<Self>, commit: Commit, text: OutputText, usage: usage::Usage) -> Settled {
         let settled = self.engine.commit(commit).await;
         if let Ok((transaction, Effect::Made)) = &settled {
@@ -127,7 +127,7 @@ impl Api {
         settled
     }
 
-    /// Counts the text and charges it in a task of its own, which continues when the caller goes away.
+    /// Counts and charges in a task of its own, as other charges go on when the caller goes away.
     async fn commit_text(self: &Arc<Self>, commit: Commit, text: OutputText) -> Settled {
         let api = self.clone();
         let counting = self.tasks.spawn(async move {
@@ -154,7 +154,7 @@ impl Api {
         Ok(u32::try_from(tokens).unwrap_or(u32::MAX))
     }
 
-    /// Counts the outcome of a commit, from a request or a stream.
+    /// Counts the outcome of a commit, whoever asked for it.
     pub(super) fn count_commit(&self, settled: &Settled) {
         self.count_deduct(settled);
         match settled {

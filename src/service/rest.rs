@@ -56,9 +56,9 @@ macro_rules! rpc {
 
 type PathResult = std::result::Result<RawPathParams, RawPathParamsRejection>;
 
-/// The path of the callback of payment-service.
+/// Where payment-service reports.
 pub const CALLBACK_PATH: &str = "/internal/v1/billing/callback";
-/// The path that starts a top-up.
+/// Where top-ups start.
 pub const RECHARGE_PATH: &str = "/api/v1/billing/recharge";
 
 /// The routes of BillingService.
@@ -102,7 +102,7 @@ pub fn callback_route() -> Router<Rest> {
     Router::new().route(CALLBACK_PATH, post(recharge_callback))
 }
 
-/// The export. CSV has no envelope in any style; errors have the envelope of the style.
+/// Whatever the style: CSV has no envelope. Errors have the style's.
 async fn export_records(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
     let answer = match message(path, request, IdSource::None).await {
         Ok(message) => rest.api.export_records(message).await,
@@ -141,7 +141,7 @@ async fn recharge_callback(State(rest): State<Rest>, path: PathResult, request: 
     respond(rest.style, answer)
 }
 
-/// Builds the request message.
+/// The request message.
 async fn message<M: DeserializeOwned>(path: PathResult, request: Request, id: IdSource) -> Result<M> {
     let path = path.map_err(|rejection| Invalid::new("path", rejection.body_text()))?;
     let header_id = id.read(request.headers()).map(|id| id.map(str::to_owned));
@@ -221,7 +221,7 @@ fn set_once(fields: &mut Map<String, Value>, name: &str, value: &str) -> Result<
     }
 }
 
-/// The response of an answer, in the given style.
+/// Dresses an answer as the style asks.
 pub fn respond<R: Serialize>(style: Style, answer: Result<R>) -> Response {
     match (answer, style) {
         (Ok(reply), Style::Plain) => Json(reply).into_response(),

@@ -36,16 +36,16 @@ pub enum Error {
     Unauthenticated(String),
     #[error("{0}")]
     PermissionDenied(String),
-    /// The service is overloaded, or the database is unavailable. The outcome of an accepted charge
-    /// is unknown; a retry with the same id finds it.
+    /// Too busy, or the database does not answer. When a charge was already
+    /// accepted its outcome is unknown; a retry with the same id finds it.
     #[error("{0}")]
     Overloaded(String),
-    /// A defect or bad data. The text is logged and never sent to callers.
+    /// Logged where it is turned into a reply; callers never see the text.
     #[error("internal error: {0}")]
     Internal(String),
 }
 
-/// A result with an error for the caller.
+/// A result in the caller's terms.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// A failure of the storage below the traits of this layer.
@@ -68,7 +68,7 @@ impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Conflict(_) | StoreError::Unavailable(_) => {
-                tracing::warn!(%error, "storage unavailable");
+                tracing::warn!(%error, "storage did not answer");
                 Error::Overloaded("the database does not answer; retry later".into())
             }
             StoreError::Failed(why) => Error::Internal(why),

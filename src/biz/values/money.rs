@@ -77,7 +77,7 @@ impl Money {
         Some(Self(micros)).filter(|amount| amount.0.unsigned_abs() <= Self::MAX.0.unsigned_abs())
     }
 
-    /// In hundredths; `None` if it is not a whole number of hundredths.
+    /// In hundredths; `None` where it is not a whole number of them.
     pub fn to_hundredths(self) -> Option<i64> {
         (self.0 % MICROS_PER_HUNDREDTH == 0).then_some(self.0 / MICROS_PER_HUNDREDTH)
     }

@@ -120,7 +120,7 @@ impl Connections {
             }
             Err(error) => {
                 if matches!(error, StoreError::Unavailable(_)) {
-                    // The server restarted or another took over, so the other connections are dead too.
+                    // The server restarted, or another took over: the others are dead too.
                     self.0.idle().clear();
                 }
                 Err(error)
@@ -128,7 +128,7 @@ impl Connections {
         }
     }
 
-    /// Runs one statement that commits by itself. Returns the number of matched rows.
+    /// Runs one statement that commits by itself; how many rows it matched.
     ///
     /// # Errors
     /// As [`Self::fetch_all`].
@@ -139,7 +139,7 @@ impl Connections {
         Ok(done.rows_affected())
     }
 
-    /// Closes the pool and its idle connections.
+    /// Lets nobody take a connection any more, and closes those at rest.
     pub(super) async fn close(&self) {
         self.0.permits.close();
         let idle = std::mem::take(&mut *self.0.idle());

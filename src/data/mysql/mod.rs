@@ -37,7 +37,7 @@ pub struct MySqlStore {
     reader: Connections,
     /// Connections for transactions.
     writer: Connections,
-    /// Remaining batches that look up all ids, and the number of such batches after a repeat.
+    /// Batches that will still look all their ids up, and how many do so from a repeat on.
     lookup_all: AtomicU32,
     lookup_all_batches: u32,
 }

@@ -115,13 +115,13 @@ pub(super) fn lock(statement: &mut Statement, keys: &Keys<'_>) {
         .push(" FROM recharge_order WHERE order_id IN (")
         .texts(keys.orders.iter().map(|order| order.as_str()))
         .push(") ORDER BY order_id FOR UPDATE; ")
-        // NULL matches nothing, and keeps an empty list valid.
+        // NULL is in no list, and keeps an empty one from being an error.
         .push("SELECT payment_order_id, order_id FROM recharge_order WHERE payment_order_id IN (NULL, ")
         .texts(if keys.payments.is_empty() { vec![""] } else { keys.payments.iter().map(|id| id.as_str()).collect() })
         .push("); ");
 }
 
-/// Adds the rows of the two statements of [`lock`].
+/// The rows of the two statements of [`lock`].
 pub(super) fn add_locked(state: &mut State, orders: &[MySqlRow], payments: &[MySqlRow]) -> Result<(), StoreError> {
     for order in orders {
         let order = order_of(order)?;

@@ -115,7 +115,7 @@ pub fn note_reservations(evidence: &mut Evidence, row: &impl Columns) -> Result<
     Ok(())
 }
 
-/// The number of reservations that the sweep will not find.
+/// How many reservations the sweep will not find.
 pub fn note_stranded(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
     evidence.stranded = row.number(1)?;
     Ok(())

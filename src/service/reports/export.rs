@@ -19,9 +19,9 @@ use crate::{
     service::{Api, proto::ListRecordsRequest},
 };
 
-/// Most exports at once, because other requests need the database too.
+/// Exports at once; more would take the database from those who wait for it.
 pub const MAX_EXPORTS: usize = 8;
-/// Records of one page.
+/// Records that are read at once.
 const PAGE: u32 = 5_000;
 /// Deadline of an export.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -77,7 +77,7 @@ impl Api {
         let (pages, taken) = mpsc::channel(1);
         tokio::spawn(async move {
             let _place = place;
-            // The deadline also ends an export whose caller stops reading.
+            // Whether its caller takes it or not, it ends.
             if tokio::time::timeout(LIMIT, export.send(first, &pages)).await.is_err() {
                 tracing::warn!("export timed out; stream aborted");
             }
@@ -87,14 +87,14 @@ impl Api {
             match taken.recv().await {
                 Some(Page::Lines(lines)) => Some((Ok(lines), Some(taken))),
                 Some(Page::End) => None,
-                // An incomplete file must not look complete, so the stream ends with an error.
+                // A file that ends early must not look whole.
                 None => Some((Err(io::Error::other("the export was broken off")), None)),
             }
         }))
     }
 }
 
-/// A part of an export.
+/// What is sent of an export.
 enum Page {
     Lines(Bytes),
     End,
@@ -113,7 +113,7 @@ impl Export {
                 Ok(Some(lines)) => lines,
                 Ok(None) => return drop(pages.send(Page::End).await),
                 Err(error) => {
-                    tracing::warn!(%error, "export failed; stream aborted");
+                    tracing::warn!(%error, "an export was broken off");
                     return;
                 }
             };

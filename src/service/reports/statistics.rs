@@ -122,7 +122,7 @@ impl Api {
         Ok(span)
     }
 
-    /// Parses a service name. An empty name means all services.
+    /// Empty stands for all services.
     pub fn optional_service(&self, name: &str) -> Result<Option<ServiceName>> {
         match name {
             "" => Ok(None),

@@ -129,7 +129,7 @@ pub fn lock(statement: &mut Statement, keys: &Keys<'_>, month: Month) {
              FROM user_balance b LEFT JOIN tenant_quota l ON l.user_id = b.user_id LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ",
         )
         .texts([month.to_string().as_str()])
-        // NULL matches nothing, and keeps an empty list valid.
+        // NULL is in no list, and keeps an empty one from being an error.
         .push(" AND q.service_name IN (NULL, ")
         .texts(if services.is_empty() { BTreeSet::from([""]) } else { services })
         .push(") WHERE b.user_id IN (")
@@ -137,7 +137,7 @@ pub fn lock(statement: &mut Statement, keys: &Keys<'_>, month: Month) {
         .push(") ORDER BY b.user_id FOR UPDATE; ");
 }
 
-/// Adds the rows of [`lock`]: one for each quota of an account, or one for an account without quotas.
+/// The rows of [`lock`]: one for each quota of an account, and one for an account without.
 pub fn add_locked(state: &mut State, month: Month, rows: &[MySqlRow]) -> Result<(), StoreError> {
     for row in rows {
         let user = user_of(row)?;
@@ -165,7 +165,7 @@ pub fn read_held_quotas(statement: &mut Statement, keys: &Keys<'_>) {
         .push("); ");
 }
 
-/// Adds the rows of [`read_held_quotas`].
+/// The rows of [`read_held_quotas`].
 pub fn add_held_quotas(state: &mut State, rows: &[MySqlRow]) -> Result<(), StoreError> {
     for row in rows {
         let month = row.text(1)?.parse().map_err(|_| corrupt("month"))?;
@@ -175,7 +175,7 @@ pub fn add_held_quotas(state: &mut State, rows: &[MySqlRow]) -> Result<(), Store
     Ok(())
 }
 
-/// Updates balance rows. The rows exist and are locked; the insert only serves to update many rows to
+/// The rows are there and locked: the insert is only a way to update many rows to
 /// different values in one statement.
 pub fn set_balances(statement: &mut Statement, balances: &[(UserId, Balance)]) {
     statement

@@ -20,7 +20,7 @@ use crate::{
 impl AuditStore for MySqlStore {
     async fn evidence(&self, after: Option<&UserId>, limit: u32) -> Result<Vec<Evidence>, StoreError> {
         let mut connection = self.writer.take().await?;
-        // The setting applies to the next transaction only, which then sees one snapshot.
+        // For the next transaction alone: all of it sees one moment.
         sqlx::raw_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             .execute(&mut *connection)
             .await

@@ -48,7 +48,7 @@ fn set(user: &UserId, caps: Caps, at: BillingTime) -> Statement {
     upsert
 }
 
-/// Updates the counts. The rows exist, and are locked with their accounts.
+/// The rows are there, and locked with their accounts.
 pub fn set_used(statement: &mut Statement, requests: &[(UserId, Requests)], at: BillingTime) {
     statement
         .push(

@@ -70,7 +70,7 @@ pub fn lock(statement: &mut Statement, keys: &Keys<'_>) {
         .push(") ORDER BY api_key_id, quota_type FOR UPDATE; ");
 }
 
-/// As [`lock`], for the API keys of ending reservations.
+/// As [`lock`], of the keys that reservations were made with which end.
 pub fn lock_of_ending(statement: &mut Statement, keys: &Keys<'_>) {
     statement
         .push(

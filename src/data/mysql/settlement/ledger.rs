@@ -31,19 +31,19 @@ use crate::{
     },
 };
 
-/// The transactions that are looked up before the rule decides.
+/// Which transactions are looked up before the rule decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lookup {
-    /// The ending reservations, which must exist. The other ids are assumed to be new; the insert of
-    /// an existing id fails.
+    /// Those that end, which must be there. The others are taken for new: when one is
+    /// not, its insert fails.
     Ending,
     All,
 }
 
 #[async_trait]
 impl Ledger for MySqlStore {
-    /// Takes two round trips: begin, lock and load; write and commit. After any error the connection
-    /// is closed, and the server rolls back.
+    /// Two round trips: begin, lock and load; write and commit. On every way out but
+    /// a clean one the connection is closed, and the server rolls back.
     async fn settle(&self, batch: &Batch) -> Result<SettledBatch, StoreError> {
         let keys = Keys::of(batch);
         let mut connection = self.writer.take().await?;
@@ -91,7 +91,7 @@ fn refused_as_new(batch: &Batch, outcomes: &[Outcome]) -> bool {
     settled.any(|(posting, outcome)| is_unsought(posting) && matches!(outcome, Outcome::Refused(_)))
 }
 
-/// Begins, locks the accounts, and loads the stored ids of the batch.
+/// Begins, locks the accounts, and finds which ids of the batch are known already.
 async fn load(
     connection: &mut MySqlConnection,
     batch: &Batch,
@@ -135,7 +135,7 @@ async fn load(
         key_quotas::lock_of_ending(&mut statement, keys);
     }
 
-    // The sets are in the order of the statements above. The first statement has no rows.
+    // In the order of the statements above, the first of which has no rows.
     let mut sets = statement.fetch(connection).await?.into_iter().skip(1);
     let mut next = || sets.next().ok_or_else(|| StoreError::Failed("a statement had no result".into()));
     let mut state = State::default();
@@ -146,8 +146,7 @@ async fn load(
     if !transactions.is_empty() {
         for row in &next()? {
             let known = transaction_of(row)?;
-            // A transaction of an account that another process has just opened is skipped, because
-            // the account is not locked.
+            // Of an account that another process opened a moment ago, and that is not locked.
             if state.balances.contains_key(&known.user) {
                 state.transactions.insert((known.user.clone(), known.trace.clone()), known);
             }
@@ -171,8 +170,8 @@ async fn load(
     Ok(state)
 }
 
-/// Writes the decision of the rule, with one statement per table. The commit is the last statement, and
-/// only runs if all others succeeded.
+/// Writes what the rule decided, one statement a table. The commit comes last and is
+/// only reached when all before it passed.
 fn write_and_commit(writes: &Writes, at: BillingTime) -> Statement {
     let mut statement = Statement::new("");
     if !writes.charges.is_empty() {

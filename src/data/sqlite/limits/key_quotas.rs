@@ -53,7 +53,7 @@ impl KeyQuotaStore for SqliteStore {
     }
 }
 
-/// Loads the quotas of the batch's API keys. The ending transactions must be loaded before.
+/// Loads the quotas of the batch's keys; the transactions that end are loaded already.
 pub fn load(transaction: &Transaction<'_>, keys: &Keys<'_>, state: &mut State) -> Result<(), StoreError> {
     let ending = keys.ending.iter().filter_map(|(user, trace)| {
         let transaction = state.transactions.get(&((*user).clone(), (*trace).clone()))?;

@@ -63,7 +63,7 @@ fn settle(connection: &mut Connection, batch: &Batch) -> Result<SettledBatch, St
     Ok(writes.into_settlement(outcomes))
 }
 
-/// Loads the settled adjustments of the batch.
+/// Finds which adjustments of the batch are settled already.
 fn load_adjustments(transaction: &Transaction<'_>, keys: &Keys<'_>, state: &mut State) -> Result<(), StoreError> {
     let mut find = transaction
         .prepare_cached(

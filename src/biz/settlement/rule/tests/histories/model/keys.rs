@@ -8,7 +8,7 @@ pub const KEY_LIMITS: [i64; 3] = [6, 90, 60];
 /// An amount of requests, tokens and money.
 pub type Take = [i64; 3];
 
-/// The amount that a call takes.
+/// What a call takes.
 pub fn one_call(tokens: Option<super::Tokens>, amount: i64) -> Take {
     [1, tokens.map_or(0, |tokens| tokens.all().into()), amount]
 }
