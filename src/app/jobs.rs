@@ -1,4 +1,4 @@
-//! What runs beside the requests: in cron, and some of it in every server.
+//! Work beside the requests: the jobs of cron, and the sweep that also runs in every server.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,10 +28,10 @@ use crate::{
     metrics::ChargeObserver,
 };
 
-/// How often a server ends the reservations that are past their expiry; cron does so too.
+/// Interval at which a server ends the reservations that are past their expiry. Cron does so too.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
-/// A sweep that takes longer, as over a connection that went silent, is given up; what it
-/// ended stays ended, and the next one goes on.
+/// Deadline of a sweep, for example over a connection that went silent. The next sweep ends the
+/// remaining reservations.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Starts the jobs that every server runs beside its requests, until it stops.
@@ -76,9 +76,9 @@ pub(super) async fn sweep_regularly(
     stop.run_until_cancelled(sweeping).await;
 }
 
-/// Ends the reservations that are past their expiry, through lanes of its own: the locks of
-/// the database arbitrate between these and a server's. Ends soon after `cut`, when Redis
-/// was told what is settled.
+/// Ends the reservations that are past their expiry, through lanes of its own. The locks of the
+/// database order the postings of these lanes and of the servers' lanes. Returns soon after `cut`,
+/// once the updates are sent to Redis.
 ///
 /// # Errors
 /// The expired reservations can't be read.
@@ -98,10 +98,10 @@ pub async fn sweep(
     Ok(swept.context("cut short")??)
 }
 
-/// Looks up the top-ups that stay pending, and settles them, through lanes of its own.
+/// Looks up pending top-ups at payment-service, and settles them through lanes of its own.
 ///
 /// # Errors
-/// payment-service is not configured or does not answer, or the orders can't be read.
+/// payment-service is not configured or unavailable, or the orders can't be read.
 pub async fn reconcile_recharges(
     config: &Config,
     store: Arc<dyn Store>,
@@ -115,7 +115,7 @@ pub async fn reconcile_recharges(
     Ok(reconciled.context("cut short")??)
 }
 
-/// What [`reconcile_recharges`] would do, with `listed` of the orders at the most.
+/// Counts the outcomes that [`reconcile_recharges`] would have, and lists at most `listed` orders.
 ///
 /// # Errors
 /// As [`reconcile_recharges`].
@@ -131,7 +131,7 @@ pub(super) async fn preview_recharges(
     Ok(preview?)
 }
 
-/// Top-ups as a job settles them.
+/// The parts that a job needs to settle top-ups.
 struct RechargeJob {
     recharges: Recharges,
     waits: Waits,
@@ -156,11 +156,11 @@ impl RechargeJob {
     }
 }
 
-/// Compares what Redis has with the database, and drops from it what differs unless this is
-/// a dry run; `None` where there is no Redis.
+/// Compares the entries in Redis with the database, and removes the entries that differ unless this
+/// is a dry run; `None` if Redis is not configured.
 ///
 /// # Errors
-/// Redis or the database does not answer.
+/// Redis or the database is unavailable.
 pub async fn reconcile_cache(
     config: &Config,
     store: Arc<dyn Store>,

@@ -1,7 +1,7 @@
-//! The configuration: a YAML file, each key of which the environment can override.
+//! The configuration: a YAML file, whose keys the environment can override.
 //!
-//! `configs/*.yaml` document every key. An unknown key or a bad value is an error
-//! that names the key.
+//! `configs/*.yaml` document every key. An unknown key or an invalid value is an error that names the
+//! key.
 
 mod choices;
 mod metering;
@@ -40,7 +40,7 @@ use crate::biz::{
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Where this runs; `None` where the file does not say.
+    /// The environment of the deployment; `None` if the file does not set it.
     #[serde(default, deserialize_with = "choices::environment")]
     pub environment: Option<Environment>,
     #[serde(default)]
@@ -69,7 +69,7 @@ pub struct Database {
     pub max_connections: usize,
     #[serde(default = "default_connect_timeout", deserialize_with = "values::duration")]
     pub connect_timeout: Duration,
-    /// How long a statement waits for a free connection.
+    /// Longest wait of a statement for a free connection.
     #[serde(default = "default_acquire_timeout", deserialize_with = "values::duration")]
     pub acquire_timeout: Duration,
     /// Of which the times in a database of the legacy service are wall-clock times; `None`:
@@ -83,7 +83,7 @@ pub struct Database {
 pub struct Billing {
     #[serde(default, deserialize_with = "values::prices")]
     pub prices: BTreeMap<String, Money>,
-    /// The services that are priced by model, with what their free quotas count.
+    /// The services that are priced by model, with the unit of their free quotas.
     #[serde(default, deserialize_with = "models::model_services")]
     pub model_services: BTreeMap<String, models::Counts>,
     #[serde(default, deserialize_with = "models::models")]
@@ -104,10 +104,10 @@ pub struct Billing {
     pub reservation_ttl: Duration,
     #[serde(default = "default_max_recharge", deserialize_with = "values::amount")]
     pub max_recharge: Money,
-    /// Months before this one whose records stay where they were written; `None`: all.
+    /// Months before this one whose records are not archived; `None` archives no records.
     #[serde(default, deserialize_with = "values::months")]
     pub record_months: Option<NonZeroU32>,
-    /// By service; the default policy for those that are not named.
+    /// The policies by service. Other services have the default policy.
     #[serde(default, deserialize_with = "metering::reservations")]
     pub reservations: BTreeMap<String, metering::Reservations>,
     #[serde(default)]
@@ -121,12 +121,12 @@ pub struct Billing {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SettlementConfig {
-    /// 0: what suits the database.
+    /// 0 means the default of the database.
     #[serde(deserialize_with = "values::lanes")]
     pub lanes: usize,
     #[serde(deserialize_with = "values::up_to_a_million")]
     pub queue: usize,
-    /// 0: what suits the database.
+    /// 0 means the default of the database.
     #[serde(deserialize_with = "values::batch")]
     pub batch: usize,
     #[serde(deserialize_with = "values::duration")]
@@ -157,7 +157,7 @@ impl Config {
     /// Reads `path` and the environment.
     ///
     /// # Errors
-    /// Names the file or the key, and what is wrong with it.
+    /// The file or the key, and its defect.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
         let environment = config::Environment::with_prefix("BILLING").prefix_separator("__").separator("__");
         Self::read(path, environment)
@@ -175,7 +175,7 @@ impl Config {
         let config: Config = serde_path_to_error::deserialize(merged).map_err(|error| {
             let key = error.path().to_string();
             let why = match error.into_inner() {
-                // The cause alone: its own path repeats ours.
+                // The cause without its path, which our message already has.
                 config::ConfigError::At { error, .. } => error.to_string(),
                 other => other.to_string(),
             };
@@ -185,7 +185,7 @@ impl Config {
         Ok(config)
     }
 
-    /// What no single key can tell.
+    /// Checks the rules that involve several keys.
     fn check(&self) -> anyhow::Result<()> {
         let Billing { prices, model_services, .. } = &self.billing;
         if prices.is_empty() && model_services.is_empty() {
@@ -226,12 +226,12 @@ impl Config {
         Ok(())
     }
 
-    /// Below what accounts are reported as low.
+    /// The thresholds below which accounts are reported as low.
     pub fn low_thresholds(&self) -> Thresholds {
         Thresholds { balance: self.billing.balance_low_threshold, quota: self.billing.quota_low_percent_threshold }
     }
 
-    /// The services that can be billed.
+    /// The billable services.
     pub fn catalog(&self) -> Catalog {
         let by_unit = self.billing.prices.iter().map(|(name, price)| (name, Price::Unit(*price)));
         let by_model = self.billing.model_services.iter().map(|(name, counts)| (name, Price::Model(counts.0)));

@@ -255,8 +255,7 @@ fn models_have_a_version_or_a_list_of_them() {
     assert_eq!((price("llm"), price("chat")), (by_model(QuotaUnit::Tokens), by_model(QuotaUnit::Calls)));
 }
 
-/// The paths of all keys that the configuration has, found by asking for one that it has not: the
-/// refusal of an unknown key lists the known ones.
+/// The paths of all keys of the configuration. The error for an unknown key lists the known ones.
 fn known_keys() -> BTreeSet<String> {
     let (mut found, mut open) = (BTreeSet::new(), vec![Vec::<String>::new()]);
     while let Some(path) = open.pop() {

@@ -1,4 +1,4 @@
-//! Accounts: read, opened, adjusted.
+//! The rpcs of accounts: read, open and adjust.
 
 use std::{sync::Arc, time::Instant};
 
@@ -106,7 +106,7 @@ fn adjustment(request: AdjustBalanceRequest) -> Result<Adjustment> {
     Ok(Adjustment { user, id, content: AdjustmentContent { amount, reason, operator }, request: Uuid::now_v7() })
 }
 
-/// Text for people: `min` to `max` characters, none of them a control character.
+/// Checks a text for people: `min` to `max` characters without control characters.
 fn free_text(field: &str, text: String, min: usize, max: usize) -> Result<String> {
     let length = text.chars().count();
     let blank = min > 0 && text.trim().is_empty();

@@ -28,7 +28,7 @@ use crate::{
     metrics::{ChargeObserver, Operation, Outcome},
 };
 
-/// Items of one batch at most.
+/// Most items of one batch.
 const MAX_ITEMS: usize = 1_000;
 
 /// Makes charges.
@@ -43,7 +43,7 @@ impl ChargeService {
         Self { calls, engine, observer }
     }
 
-    /// Parses and queues at once; the future waits for the outcome.
+    /// Parses and queues the charge at once. The future waits for the outcome.
     pub fn deduct_quota(
         &self,
         request: DeductQuotaRequest,

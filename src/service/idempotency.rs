@@ -7,17 +7,17 @@ use crate::biz::values::{error::Result, invalid::Invalid};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// What an rpc does with such an id.
+/// The field of an rpc that such an id fills.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdSource {
-    /// The rpc needs none.
+    /// The rpc has no id.
     None,
     /// `trace_id`, from x-trace-id or Idempotency-Key.
     TraceId,
-    /// `trace_id` of a reservation that is to end, from x-trace-id alone: an
-    /// Idempotency-Key would be the call's own.
+    /// `trace_id` of a reservation that ends, from x-trace-id only. An Idempotency-Key would be the
+    /// id of this call and not of the reservation.
     Reservation,
-    /// `adjustment_id`, from Idempotency-Key alone: a tracing id is new with each try.
+    /// `adjustment_id`, from Idempotency-Key only, because a tracing id changes with each attempt.
     AdjustmentId,
     /// Each item has its own: one Idempotency-Key for all of them would be ignored,
     /// and a retry would charge twice.
@@ -25,7 +25,7 @@ pub enum IdSource {
 }
 
 impl IdSource {
-    /// The request field that the id belongs in.
+    /// The request field of the id.
     pub fn field(self) -> Option<&'static str> {
         match self {
             Self::None | Self::Items => None,
@@ -34,7 +34,7 @@ impl IdSource {
         }
     }
 
-    /// The id that `headers` carry.
+    /// The id in `headers`.
     ///
     /// # Errors
     /// Two ids that differ, an id that is not text, or one where none can be taken.

@@ -1,4 +1,4 @@
-//! Top-ups: started, reported, looked up.
+//! The rpcs of top-ups: start, callback and list.
 
 use std::{sync::Arc, time::Instant};
 
@@ -78,15 +78,15 @@ impl RechargeService {
         match refusal {
             None => Ok(RechargeCallbackReply { success: true }),
             Some(error) => {
-                tracing::warn!(%order, %error, "a callback was refused");
+                tracing::warn!(%order, %error, "callback refused");
                 Err(error)
             }
         }
     }
 
-    /// Counts and logs a callback that is refused before it names an order.
+    /// Counts and logs a callback that is refused before its order is known.
     pub fn count_refused_callback(&self, error: &Error) {
-        tracing::warn!(%error, "a callback was refused");
+        tracing::warn!(%error, "callback refused");
         self.metrics.recharge.count_refused();
     }
 

@@ -1,4 +1,4 @@
-//! Repeats of a step that lost to another transaction.
+//! Retries a step after a conflict with another transaction.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use backon::{ExponentialBuilder, Retryable};
 
 use crate::biz::values::error::StoreError;
 
-/// Attempts at one step.
+/// Most attempts at one step.
 const ATTEMPTS: u32 = 5;
 const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(5))
@@ -14,10 +14,11 @@ const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_max_times(ATTEMPTS as usize - 1)
     .with_jitter();
 
-/// Repeats a step that changes nothing where it conflicts, until it does not conflict.
+/// Retries a step while it conflicts, with backoff and [`ATTEMPTS`] attempts at most. A step that
+/// conflicts must have changed nothing.
 ///
 /// # Errors
-/// The last conflict, and every other error at once.
+/// The conflict of the last attempt, or the first other error.
 pub async fn unless_conflict<T, F>(attempt: impl Fn() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,

@@ -1,4 +1,4 @@
-//! Where top-up orders are made and read.
+//! The store of top-up orders.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -12,7 +12,7 @@ use crate::biz::{
     },
 };
 
-/// Which orders to list.
+/// The orders to list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OrderFilter {
     pub user: UserId,
@@ -47,14 +47,14 @@ pub trait OrderStore: Send + Sync + 'static {
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn orders(&self, filter: &OrderFilter, start: &PageStart, limit: u32) -> Result<Vec<Order>, StoreError>;
 
-    /// How many orders match.
+    /// The number of orders that match.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn count_orders(&self, filter: &OrderFilter) -> Result<u64, StoreError>;
 
-    /// Orders in a status that were made between two instants, both included, the oldest
-    /// first, from behind `after` on, `limit` at most.
+    /// At most `limit` orders of a status that were created between two instants, both included.
+    /// They begin after `after`, oldest first.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].

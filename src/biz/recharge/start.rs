@@ -1,4 +1,4 @@
-//! The beginning of a top-up: an order, and its payment.
+//! Starts a top-up: creates the order, and opens its payment.
 
 use std::net::IpAddr;
 
@@ -23,15 +23,15 @@ use crate::biz::{
     },
 };
 
-/// A top-up as a user asks for it.
+/// A user's request for a top-up.
 #[derive(Debug, Clone)]
 pub struct NewRecharge {
     pub user: UserId,
     pub amount: Money,
     pub method: PaymentMethod,
-    /// The account's when absent.
+    /// `None` means the currency of the account.
     pub currency: Option<String>,
-    /// Of the user, where known.
+    /// The address of the user, if known.
     pub client_ip: Option<IpAddr>,
 }
 
@@ -61,7 +61,7 @@ impl Recharges {
         let opened = match gateway.open(&payment, trace).await {
             Ok(opened) => self.note_opened(&order, &opened).await.map(|()| opened),
             Err(error) => {
-                tracing::warn!(order = %order.id, %error, "no payment was opened");
+                tracing::warn!(order = %order.id, %error, "payment not opened; the order fails");
                 Err(error.into())
             }
         };
@@ -129,11 +129,11 @@ impl Recharges {
     }
 }
 
-/// `recharge_{user_id}_{unix seconds}_{suffix}`: as the legacy service made them, and
-/// with six hexadecimal digits so that two in a second differ. 63 characters at most.
+/// A new order id, `recharge_{user_id}_{unix seconds}_{suffix}`, at most 63 characters: the format of
+/// the legacy service and six hexadecimal digits, so that two ids of one second differ.
 fn fresh_id(user: &UserId, now: BillingTime) -> OrderId {
     let seconds = now.utc.timestamp();
-    // The last bytes of an id are random, the first ones are the time.
+    // The last bytes of a version 7 UUID are random; the first ones are the time.
     let [.., a, b, c] = Uuid::now_v7().into_bytes();
     OrderId::from_stored(format!("recharge_{user}_{seconds}_{a:02x}{b:02x}{c:02x}"))
 }

@@ -1,10 +1,8 @@
-//! A bounded set of connections, each of which is used again only when its last user
-//! said that it left it clean.
+//! A bounded pool of connections. A connection is reused only if its last user gave it back clean.
 //!
-//! sqlx's own pool takes every connection back and then asks the server whether it
-//! still lives; that, and the rollback that a cancelled transaction needs, are two
-//! round trips to each use. Here a connection whose user failed or was cancelled is
-//! closed instead, whatever state it is in, and the server ends its transaction.
+//! The pool of sqlx takes every connection back, rolls a cancelled transaction back, and pings the
+//! server: two round trips per use. This pool closes a connection whose user failed or was cancelled,
+//! and the server then ends the transaction.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -24,25 +22,25 @@ use tokio::{
 
 use crate::{biz::values::error::StoreError, data::error::store_error};
 
-/// What every connection begins with, so that the server's defaults do not matter.
-/// Read committed: no gap locks, and what is read after the account's lock is what
-/// its last holder committed. Strict: a value that does not fit is an error and never
-/// cut to size. A process that froze, or a machine that went without a word, does not
-/// hold its locks for hours; MySQL can only be told so of idle connections. And no list
-/// of keys is made into a subquery, which would lock in another order.
+/// The settings of every connection, so that the server's defaults do not matter.
+/// - Read committed: no gap locks, and a read after the account's lock sees the last commit.
+/// - Strict mode: a value that does not fit is an error and is never truncated.
+/// - Time limits: a frozen process or lost machine does not hold its locks for hours. MySQL has such
+///   a limit for idle connections only.
+/// - No list of keys becomes a subquery, which would lock in another order.
 const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
     SET SESSION sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', \
     autocommit = 1, innodb_lock_wait_timeout = 2, wait_timeout = 30 \
     /*M! , idle_transaction_timeout = 5, in_predicate_conversion_threshold = 0 */";
 
-/// A connection that rested longer than this is tried before it is used.
+/// Idle time after which a connection is tested before its use.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long the trial may take.
+/// Deadline of the test.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(1);
-/// An older connection is replaced, so that load follows a changed cluster.
+/// Age at which a connection is replaced, so that the load follows changes of a cluster.
 const LIFETIME: Duration = Duration::from_secs(30 * 60);
 
-/// A connection with the settings of all.
+/// Opens a connection with the common settings.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Failed`].
@@ -52,14 +50,14 @@ pub(super) async fn connect(options: &MySqlConnectOptions) -> Result<MySqlConnec
     Ok(connection)
 }
 
-/// The connections of one purpose.
+/// A pool of connections for one purpose.
 #[derive(Clone)]
 pub(super) struct Connections(Arc<Shared>);
 
 struct Shared {
     options: MySqlConnectOptions,
     permits: Arc<Semaphore>,
-    /// The last one used is used next.
+    /// Idle connections. The last used one is used next.
     idle: Mutex<Vec<Idle>>,
     acquire_timeout: Duration,
 }
@@ -71,7 +69,8 @@ struct Idle {
 }
 
 impl Connections {
-    /// At most `size` at once; who finds none waits for `acquire_timeout`. Connects when needed.
+    /// A pool of at most `size` connections, which are opened when needed. A caller waits for a free
+    /// one for `acquire_timeout` at most.
     pub(super) fn new(options: MySqlConnectOptions, size: usize, acquire_timeout: Duration) -> Self {
         let permits = Arc::new(Semaphore::new(size.max(1)));
         Self(Arc::new(Shared { options, permits, idle: Mutex::default(), acquire_timeout }))
@@ -80,8 +79,8 @@ impl Connections {
     /// A connection that is in no transaction.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when none is free or made in time,
-    /// [`StoreError::Failed`] when the server refuses.
+    /// [`StoreError::Unavailable`]: no connection was free or opened in time.
+    /// [`StoreError::Failed`]: the server refuses.
     pub(super) async fn take(&self) -> Result<Lease, StoreError> {
         timeout(self.0.acquire_timeout, self.take_or_connect())
             .await
@@ -93,7 +92,7 @@ impl Connections {
         let permit = permit.map_err(|_| StoreError::Unavailable("the store is closed".into()))?;
         let lease = |connection, made| Lease { connection, made, shared: self.0.clone(), _permit: permit };
         loop {
-            // Not in the loop's head: the lock would last for its body.
+            // A lock in the loop's head would last for its body.
             let rested = self.0.idle().pop();
             let Some(mut idle) = rested else { break };
             if idle.made.elapsed() > LIFETIME {
@@ -145,7 +144,7 @@ impl Connections {
         self.0.permits.close();
         let idle = std::mem::take(&mut *self.0.idle());
         for Idle { connection, .. } in idle {
-            // It may have died at rest.
+            // An idle connection may be dead.
             let _ = connection.close().await;
         }
     }
@@ -166,11 +165,12 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// For the next user: its statements have ended, and it is in no transaction.
+    /// Returns the connection to the pool. Its statements must have ended, without an open
+    /// transaction.
     pub(super) fn give_back(self) {
         let Lease { connection, made, shared, _permit } = self;
         let mut idle = shared.idle();
-        // Under the lock, so that closing finds it or it finds the store closed.
+        // Under the lock, so that `close` finds the connection or this sees the closed pool.
         if !shared.permits.is_closed() {
             idle.push(Idle { connection, made, since: Instant::now() });
         }

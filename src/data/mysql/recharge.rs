@@ -1,4 +1,4 @@
-//! Top-up orders: rows of `recharge_order`.
+//! Top-up orders, in the table `recharge_order`.
 
 use async_trait::async_trait;
 use sqlx::{MySql, QueryBuilder, mysql::MySqlRow};
@@ -26,7 +26,7 @@ use crate::{
     data::{row::Columns, rows::order::order_of},
 };
 
-/// What [`order_of`] reads, in its order.
+/// The columns of [`order_of`].
 const COLUMNS: &str = "order_id, user_id, amount, payment_method, status, payment_order_id, payment_url, \
     created_at, updated_at";
 
@@ -65,7 +65,7 @@ impl OrderStore for MySqlStore {
         };
         let mut query = select();
         restrict(&mut query, filter);
-        // The first condition is the range that the key is searched by.
+        // The first condition limits the range of the key; the second one is exact.
         query.push(" AND created_at <= ").push_bind(after.naive_utc());
         query.push(" AND (created_at < ").push_bind(after.naive_utc());
         query.push(" OR order_id < ").push_bind(after_id);

@@ -20,7 +20,7 @@ pub fn order_of(row: &impl Columns) -> Result<Order, StoreError> {
         amount: row.money(2)?,
         method: method.transpose()?,
         status: row.text(4)?.parse().map_err(|_| corrupt("order status"))?,
-        // The legacy service left it empty.
+        // The legacy service wrote an empty text for a missing payment.
         payment: row.optional_text(5)?.filter(|id| !id.is_empty()).map(PaymentId::from_stored),
         payment_url: row.optional_text(6)?,
         created_at: row.time(7)?,

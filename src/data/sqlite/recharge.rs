@@ -1,4 +1,4 @@
-//! Top-up orders: rows of `recharge_order`.
+//! Top-up orders, in the table `recharge_order`.
 
 use async_trait::async_trait;
 use rusqlite::{Transaction, params};
@@ -26,7 +26,7 @@ use crate::{
     data::{error::store_error, row::Columns, rows::order::order_of},
 };
 
-/// Orders, as [`order_of`] reads them; conditions follow.
+/// Selects orders in the columns of [`order_of`]; conditions follow.
 macro_rules! select {
     ($conditions:literal) => {
         concat!(

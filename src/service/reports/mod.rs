@@ -1,4 +1,4 @@
-//! Records, statistics, usage series and exports.
+//! The rpcs of records, statistics, usage series and exports.
 
 pub mod export;
 pub mod paging;

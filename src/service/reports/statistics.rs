@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// Days of a usage series when none are asked for.
+/// Days of a usage series if the request names none.
 const DEFAULT_DAYS: u64 = 30;
 
 impl ReportService {
@@ -87,8 +87,8 @@ impl ReportService {
         })
     }
 
-    /// A series for each configured service, and for each that is no longer
-    /// configured but was used in these days.
+    /// A series for each configured service, and for each service that is no longer configured but
+    /// was used in these days.
     pub async fn get_usage(&self, request: GetUsageRequest) -> Result<GetUsageReply> {
         let user = UserId::parse("user_id", &request.user_id)?;
         let only = self.service_filter(&user, &request.service_name).await?;

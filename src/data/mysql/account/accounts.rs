@@ -33,7 +33,8 @@ use crate::{
     },
 };
 
-/// Opening is a pair of statements that commit by themselves. They are repeated after a deadlock.
+/// Pauses between attempts to open accounts. The two statements commit by themselves, and are
+/// repeated after a deadlock.
 const OPEN_BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(2))
     .with_max_delay(Duration::from_millis(50))
@@ -69,9 +70,9 @@ impl AccountStore for MySqlStore {
     }
 }
 
-/// Creates what is missing of the users' accounts: a zero balance, and the quota
-/// rows of the month for every service. Existing rows stay as they are, and
-/// concurrent calls do not collide. `connection` is in no transaction.
+/// Creates the missing rows of the users' accounts: a zero balance, and the quota rows of the month
+/// for every service. Existing rows stay as they are, and concurrent calls do not conflict.
+/// `connection` must be in no transaction.
 pub async fn open<'c>(
     mut connection: &'c mut MySqlConnection,
     users: &BTreeSet<UserId>,
@@ -200,7 +201,7 @@ pub fn add_locked(
     Ok(())
 }
 
-/// Reads the quotas that reservations hold: those of the months they were made in.
+/// Reads the quotas that reservations hold, which belong to the months of the reserves.
 pub fn read_held_quotas(statement: &mut Statement, keys: &Keys<'_>) {
     statement
         .push(

@@ -1,4 +1,4 @@
-//! The archive of old records, filled a chunk at a time.
+//! Moves old records to the archive, one chunk at a time.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// The longest rest after a transaction.
+/// Longest pause after a transaction.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 /// Of both tables.
 const COLUMNS: &str = "billing_record_id, user_id, service_name, type, amount, count, created_at, usage_date, trace_id";
@@ -27,7 +27,7 @@ const COLUMNS: &str = "billing_record_id, user_id, service_name, type, amount, c
 #[async_trait]
 impl RecordArchive for MySqlStore {
     async fn users_with_old(&self, users: &UserSpan, before: DateTime<Utc>) -> Result<Vec<UserId>, StoreError> {
-        // The first record of each user, which the key begins with: no other is read.
+        // The query reads only the first record of each user, by the key.
         let query = sqlx::query(
             "SELECT user_id FROM billing_record WHERE user_id > ? AND user_id <= ? \
              GROUP BY user_id HAVING MIN(created_at) < ?",
@@ -61,9 +61,9 @@ impl RecordArchive for MySqlStore {
         }
         Statement::new("COMMIT").execute(&mut connection).await?;
         connection.give_back();
-        // Half of the disk's time is left to others.
+        // The pause is as long as the work, so that half of the disk's time is free for others.
         tokio::time::sleep(begun.elapsed().min(LONGEST_REST)).await;
-        // One that was written late since the keys were read is among them.
+        // The number includes records that were written since the keys were read.
         Ok(copied)
     }
 

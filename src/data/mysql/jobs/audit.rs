@@ -1,4 +1,4 @@
-//! The books of many users, read in one snapshot.
+//! Reads the books of many users in one snapshot.
 
 use async_trait::async_trait;
 use sqlx::{Connection, MySql, Transaction, mysql::MySqlRow};
@@ -36,7 +36,7 @@ impl AuditStore for MySqlStore {
     }
 }
 
-/// Every user that any book knows, also those without an account.
+/// All users in any book, with or without an account.
 const USERS: &str = "\
     (SELECT user_id FROM user_balance WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM free_quota WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
@@ -48,7 +48,7 @@ const USERS: &str = "\
     (SELECT DISTINCT user_id FROM quota_opening WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM recharge_order WHERE status = 'success' AND user_id > ? ORDER BY user_id LIMIT ?) \
     ORDER BY user_id LIMIT ?";
-/// How many tables [`USERS`] looks into.
+/// Number of tables in [`USERS`].
 const USER_TABLES: usize = 9;
 
 async fn read(
@@ -93,7 +93,7 @@ macro_rules! records_of {
     };
 }
 
-/// What each book says about the users from one to another, and where it is noted.
+/// The query of each book for a range of users, and the function that notes its rows.
 const BOOKS: &[(&str, Note<MySqlRow>)] = &[
     ("SELECT user_id, balance, held FROM user_balance WHERE user_id BETWEEN ? AND ?", audit::note_balance),
     (

@@ -1,4 +1,4 @@
-//! The daily rollup, compared with the records and made anew from them.
+//! Compares the daily rollup with the records, and rebuilds it.
 
 use async_trait::async_trait;
 use sqlx::MySqlConnection;

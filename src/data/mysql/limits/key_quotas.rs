@@ -1,4 +1,4 @@
-//! Quotas of API keys: rows of `api_key_quota`.
+//! Quotas of API keys, in the table `api_key_quota`.
 
 use std::collections::BTreeMap;
 
@@ -126,7 +126,7 @@ fn of_batch(statement: &mut Statement, keys: &Keys<'_>) {
         .push(") named STRAIGHT_JOIN api_key_quota k ON k.api_key_id = named.api_key_id");
 }
 
-/// The rows are there, and locked.
+/// Updates the used amounts. The rows exist and are locked.
 pub fn set_used(statement: &mut Statement, quotas: &KeyQuotas, at: BillingTime) {
     statement
         .push(
