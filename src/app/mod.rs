@@ -125,7 +125,7 @@ impl App {
             metrics: metrics.clone(),
             tasks: tasks.clone(),
             exports: Arc::new(Semaphore::new(MAX_EXPORTS)),
-            currency: config.billing.currency.clone(),
+            currency: config.billing.currency,
             reservation_ttl,
         });
 

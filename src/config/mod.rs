@@ -27,7 +27,7 @@ use crate::biz::{
     account::catalog::{Catalog, Plan, Price},
     charge::{policy::Policy, prices::PriceBook},
     jobs::low_balance::{Percent, Thresholds},
-    values::{ids::ServiceName, money::Money},
+    values::{currency::Currency, ids::ServiceName, money::Money},
 };
 
 #[derive(Debug, Clone, Deserialize)]
@@ -106,7 +106,7 @@ pub struct Billing {
     #[serde(default = "default_timezone", deserialize_with = "values::timezone")]
     pub timezone: chrono_tz::Tz,
     #[serde(default = "default_currency", deserialize_with = "values::currency")]
-    pub currency: String,
+    pub currency: Currency,
     #[serde(default = "default_reservation_ttl", deserialize_with = "values::reservation_ttl")]
     pub reservation_ttl: Duration,
     #[serde(default = "default_max_recharge", deserialize_with = "values::amount")]
@@ -201,6 +201,7 @@ impl Config {
                 config::ConfigError::At { error, .. } => error.to_string(),
                 other => other.to_string(),
             };
+            let why = without_text(why);
             if key == "." { anyhow!("config: {why}") } else { anyhow!("config key {key}: {why}") }
         })?;
         config.check()?;
@@ -270,6 +271,16 @@ impl Config {
     }
 }
 
+/// The error of a key that has a text where something else belongs, without the text: a URL
+/// with a password may stand where a section belongs.
+fn without_text(why: String) -> String {
+    let (Some(start), Some(end)) = (why.find("string \""), why.rfind("\", expected ")) else { return why };
+    match (why.get(..start), why.get(end + 1..)) {
+        (Some(before), Some(after)) if start < end => format!("{before}a text{after}"),
+        _ => why,
+    }
+}
+
 impl Default for Settlement {
     fn default() -> Self {
         Self {
@@ -324,8 +335,8 @@ fn default_reservation_ttl() -> Duration {
     Duration::from_secs(600)
 }
 
-fn default_currency() -> String {
-    "CNY".into()
+fn default_currency() -> Currency {
+    Currency::CNY
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ impl Callback {
             // Fifteen digits at most, so its shortest decimal form is the amount exactly.
             amount: amount.to_money().to_wire(),
             status: outcome.as_str().into(),
-            currency: order.currency.clone(),
+            currency: order.amount.currency().to_string(),
         };
         Self { to: order.notify_url.clone(), message, forged: switches.forge }
     }

@@ -77,15 +77,15 @@ fn title(payment: &Payment) -> String {
         Some(Outcome::Success) => "Paid",
         Some(Outcome::Failed) => "Failed:",
     };
-    format!("{status} {} {}", payment.order.amount, payment.order.currency)
+    format!("{status} {} {}", payment.order.amount, payment.order.amount.currency())
 }
 
 /// What the page says of a payment. Texts of others are escaped here.
 fn body(payment: &Payment) -> String {
     let order = &payment.order;
     let subject = if order.subject.is_empty() { "Payment" } else { &order.subject };
-    let (subject, order_id, currency) = (Escaped(subject), Escaped(&order.id), Escaped(&order.currency));
-    let (amount, method) = (order.amount, order.method.words());
+    let (subject, order_id) = (Escaped(subject), Escaped(&order.id));
+    let (amount, currency, method) = (order.amount, order.amount.currency(), order.method.words());
     let status = match payment.outcome {
         None => "<dd>Waiting for payment</dd>",
         Some(Outcome::Success) => "<dd class=\"paid\">Paid</dd>",

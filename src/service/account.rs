@@ -42,7 +42,7 @@ impl Api {
             balance: account.balance.amount.to_wire(),
             quotas,
             held: account.balance.held.to_wire(),
-            currency: self.currency.clone(),
+            currency: self.currency.to_string(),
             limits: account.requests.map(|requests| limits(requests, now)),
         })
     }

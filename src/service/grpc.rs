@@ -168,7 +168,7 @@ fn fill_id(metadata: MetadataMap, source: IdSource, id: &mut String) -> Result<(
     if id.is_empty()
         && let Some(other) = source.read(&metadata.into_headers())?
     {
-        *id = other.to_owned();
+        *id = other.into_owned();
     }
     Ok(())
 }

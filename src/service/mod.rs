@@ -34,7 +34,7 @@ use crate::{
         recharge::{Recharges, order::OrderStore},
         reports::{record::RecordStore, statistics::Statistics},
         settlement::{engine::Engine, transaction::TransactionStore},
-        values::calendar::Calendar,
+        values::{calendar::Calendar, currency::Currency},
     },
     metrics::Metrics,
 };
@@ -71,7 +71,7 @@ pub struct Api {
     pub calendar: Arc<Calendar>,
     pub metrics: Arc<Metrics>,
     /// ISO 4217 code of every amount.
-    pub currency: String,
+    pub currency: Currency,
     /// A permit for each export of records.
     pub exports: Arc<Semaphore>,
     /// What goes on when its caller goes away.

@@ -107,7 +107,7 @@ impl Api {
             order_id: order.id.to_string(),
             user_id: order.user.to_string(),
             amount: order.amount.to_wire(),
-            currency: self.currency.clone(),
+            currency: self.currency.to_string(),
             payment_method: order.method.map(PaymentMethod::name).unwrap_or_default().to_owned(),
             status: order.status.to_string(),
             payment_order_id: order.payment.as_ref().map(PaymentId::to_string).unwrap_or_default(),

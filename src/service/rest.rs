@@ -1,7 +1,7 @@
 //! The contract over REST: path, query and body become the request message by the
 //! proto3 JSON rules, and the reply message becomes the body.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -141,7 +141,7 @@ async fn recharge_callback(State(rest): State<Rest>, path: PathResult, request: 
 /// The request message.
 async fn message<M: DeserializeOwned>(path: PathResult, request: Request, id: IdSource) -> Result<M> {
     let path = path.map_err(|rejection| Invalid::new("path", rejection.body_text()))?;
-    let header_id = id.read(request.headers()).map(|id| id.map(str::to_owned));
+    let header_id = id.read(request.headers()).map(|id| id.map(Cow::into_owned));
     let mut fields =
         if request.method() == Method::POST { body_fields(request).await? } else { query_fields(&request)? };
     for (name, value) in &path {

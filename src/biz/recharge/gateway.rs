@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use super::order::PaymentMethod;
 use crate::biz::values::{
+    currency::Currency,
     ids::{OrderId, PaymentId, UserId},
     money::Money,
 };
@@ -16,9 +17,9 @@ use crate::biz::values::{
 pub struct NewPayment {
     pub order: OrderId,
     pub user: UserId,
-    /// In whole hundredths of `currency`.
+    /// In whole minor units of `currency`.
     pub amount: Money,
-    pub currency: String,
+    pub currency: Currency,
     pub method: PaymentMethod,
     /// Of the user, where known.
     pub client_ip: Option<IpAddr>,
@@ -36,7 +37,8 @@ pub struct OpenedPayment {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Payment {
     pub id: PaymentId,
-    pub amount: Money,
+    /// In minor units of `currency`.
+    pub minor_amount: i64,
     pub currency: String,
     pub state: PaymentState,
 }

@@ -24,6 +24,7 @@ use super::{
     settlement::engine::Engine,
     values::{
         calendar::Calendar,
+        currency::Currency,
         error::{Error, Result, StoreError},
         money::Money,
     },
@@ -51,8 +52,9 @@ pub struct Recharges {
 /// What a top-up may be.
 #[derive(Debug, Clone)]
 pub struct Terms {
-    /// ISO 4217 code of every account.
-    pub currency: String,
+    /// Of every account.
+    pub currency: Currency,
+    /// In whole minor units of the currency.
     pub max_amount: Money,
 }
 
@@ -74,7 +76,7 @@ impl Recharges {
 
     /// Every account has one currency, and a payment in another is worth something else.
     fn check_currency(&self, currency: &str) -> Result<()> {
-        if currency.eq_ignore_ascii_case(&self.terms.currency) {
+        if currency.eq_ignore_ascii_case(self.terms.currency.code()) {
             return Ok(());
         }
         Err(Error::AmountMismatch(format!("currency: the order is in {}", self.terms.currency)))

@@ -51,7 +51,7 @@ impl Recharges {
             order: order.id.clone(),
             user: request.user,
             amount: request.amount,
-            currency: self.terms.currency.clone(),
+            currency: self.terms.currency,
             method: request.method,
             client_ip: request.client_ip,
         };
@@ -77,10 +77,8 @@ impl Recharges {
         if amount <= Money::ZERO || amount > *max_amount {
             return Err(Invalid::new("amount", format!("must be above 0 and at most {max_amount}")).into());
         }
-        if amount.to_hundredths().is_none() {
-            return Err(Invalid::new("amount", "must have at most 2 decimal places").into());
-        }
-        if request.currency.as_ref().is_some_and(|asked| asked != currency) {
+        currency.check_places("amount", amount)?;
+        if request.currency.as_ref().is_some_and(|asked| asked != currency.code()) {
             return Err(Invalid::new("currency", format!("must be {currency}, as the account")).into());
         }
         Ok(())

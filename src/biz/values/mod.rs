@@ -2,6 +2,7 @@
 //! another part of `biz`.
 
 pub mod calendar;
+pub mod currency;
 pub mod error;
 pub mod ids;
 pub mod money;

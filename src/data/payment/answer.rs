@@ -6,10 +6,7 @@ use crate::biz::{
         gateway::{OpenedPayment, Payment, PaymentError, PaymentState},
         order::PaymentMethod,
     },
-    values::{
-        ids::{OrderId, PaymentId},
-        money::Money,
-    },
+    values::ids::{OrderId, PaymentId},
 };
 
 /// As wide as the column of the orders.
@@ -47,7 +44,7 @@ pub(super) fn payment(reply: GetPaymentReply, order: &OrderId) -> Result<Payment
     };
     Ok(Payment {
         id: payment_id(&reply.payment_id)?,
-        amount: Money::from_hundredths(reply.amount).ok_or_else(|| nonsense("the amount"))?,
+        minor_amount: reply.amount,
         currency: reply.currency,
         state,
     })
@@ -110,7 +107,7 @@ mod tests {
         };
         assert!(payment(reply("o-2", 2), &order).is_err());
         let paid = payment(reply("o-1", 2), &order).unwrap();
-        assert_eq!((paid.amount.to_string().as_str(), paid.state), ("19.99", PaymentState::Paid));
+        assert_eq!((paid.minor_amount, paid.state), (1_999, PaymentState::Paid));
         // A status that this version does not know decides nothing.
         assert_eq!(payment(reply("o-1", 77), &order).unwrap().state, PaymentState::Pending);
     }
