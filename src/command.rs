@@ -8,7 +8,7 @@ use tracing_subscriber::{EnvFilter, fmt, fmt::MakeWriter, layer::SubscriberExt, 
 
 use crate::config::{Config, Log, LogFormat};
 
-/// The arguments of the process, with `-conf` as the former service has it turned
+/// The arguments of the process, with `-conf` as the legacy service has it turned
 /// into `--conf`.
 pub fn arguments() -> impl Iterator<Item = OsString> {
     std::env::args_os().map(|argument| match argument.to_str() {

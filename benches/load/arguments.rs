@@ -41,10 +41,10 @@ pub struct Arguments {
     /// Passed by `cargo bench`.
     #[arg(long, hide = true)]
     pub bench: bool,
-    /// Serve the former design on this database instead; the benchmark starts itself so.
+    /// Serve the baseline design on this database instead; the benchmark starts itself so.
     #[arg(long, hide = true)]
     pub baseline_server: Option<String>,
-    /// The Redis of the former design.
+    /// The Redis of the baseline design.
     #[arg(long, hide = true)]
     pub baseline_redis: Option<String>,
 }

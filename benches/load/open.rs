@@ -40,13 +40,13 @@ pub async fn run(
     seed: u64,
 ) -> anyhow::Result<Slice> {
     let recorder = Arc::new(Recorder::new(window, Counting::Due)?);
-    let places = Arc::new(Semaphore::new(MOST_OPEN as usize));
-    let sender = send(scenario, target.clone(), (window, rate), seed, (recorder.clone(), places.clone()));
+    let permits = Arc::new(Semaphore::new(MOST_OPEN as usize));
+    let sender = send(scenario, target.clone(), (window, rate), seed, (recorder.clone(), permits.clone()));
     let sending = tokio::spawn(sender);
     let usage = measure(target, window).await?;
     let (due, missed) = sending.await?;
     let _all =
-        timeout(CALL_TIMEOUT * 2, places.acquire_many(MOST_OPEN)).await.context("calls did not end in time")??;
+        timeout(CALL_TIMEOUT * 2, permits.acquire_many(MOST_OPEN)).await.context("calls did not end in time")??;
     let seconds = window.until.duration_since(window.from).as_secs_f64();
     Ok(Slice { seconds, tally: recorder.total()?, usage, due, missed })
 }
@@ -57,7 +57,7 @@ fn send(
     target: Arc<Target>,
     (window, rate): (Window, f64),
     seed: u64,
-    (recorder, places): (Arc<Recorder>, Arc<Semaphore>),
+    (recorder, permits): (Arc<Recorder>, Arc<Semaphore>),
 ) -> impl Future<Output = (u64, u64)> + use<> {
     let (operation, user_count) = (scenario.operation, scenario.users);
     async move {
@@ -74,14 +74,14 @@ fn send(
             }
             let within = u64::from(window.contains(due));
             due_count += within;
-            if let Ok(place) = places.clone().try_acquire_owned() {
+            if let Ok(permit) = permits.clone().try_acquire_owned() {
                 let caller = number as usize;
                 let (channel, recorder) = (target.channel(caller), recorder.clone());
                 let mut users = Users::new(user_count, seed, u64::from(number));
                 tokio::spawn(async move {
                     let outcome = operation.call(&channel, &mut users).await;
                     recorder.record(caller, due, outcome);
-                    drop(place);
+                    drop(permit);
                 });
             } else {
                 missed += within;

@@ -1,4 +1,4 @@
-//! A private Redis for checks, and for the locks of the former design: its own port, nothing
+//! A private Redis for checks, and for the locks of the baseline design: its own port, nothing
 //! on disk.
 
 use std::{ffi::OsStr, path::Path};

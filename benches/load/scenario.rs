@@ -9,7 +9,7 @@ use crate::{arguments::Arguments, operation::Operation};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum System {
-    /// The former design on MariaDB.
+    /// The baseline design on MariaDB.
     Baseline,
     Mysql,
     Sqlite,

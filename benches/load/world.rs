@@ -154,7 +154,7 @@ log: {{level: info, format: json}}
     )
 }
 
-/// Makes the tables of the former service, with every user in them, and serves on them.
+/// Makes the tables of the legacy service, with every user in them, and serves on them.
 async fn start_baseline(source: String, database: u32, redis: &Redis) -> anyhow::Result<Target> {
     eprintln!("starting the baseline");
     let mut connection = connect(&source).await?;

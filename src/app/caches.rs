@@ -35,9 +35,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the gauges of the caches are brought up to date.
 const SHOW_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a process that ends tries to tell the shared cache what it changed.
-const TELL_TIMEOUT: Duration = Duration::from_secs(2);
+const SEND_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two attempts at that.
-const TELL_PAUSE: Duration = Duration::from_millis(20);
+const SEND_PAUSE: Duration = Duration::from_millis(20);
 /// How often an embedded database is asked whether another process, such as cron, changed it.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -103,7 +103,7 @@ impl Keeper {
             // What is under way when it is to stop may hang.
             let late = async {
                 stop.cancelled().await;
-                sleep(TELL_TIMEOUT).await;
+                sleep(SEND_TIMEOUT).await;
             };
             tokio::select! {
                 () = self.caches.deliver(&stop) => tell(&self.caches).await,
@@ -125,7 +125,7 @@ impl Keeper {
                     self.caches.forget_near().await;
                 }
             }
-            self.caches.end_doubts().await;
+            self.caches.expire_uncertain().await;
         }
     }
 
@@ -197,12 +197,12 @@ pub(super) fn of_job(config: &Config) -> Arc<Caches> {
 /// Tells the shared cache what this process changed. A job may be done before it has a
 /// connection.
 pub(super) async fn tell(caches: &Caches) {
-    let told = async {
+    let sent = async {
         while !caches.flush().await {
-            sleep(TELL_PAUSE).await;
+            sleep(SEND_PAUSE).await;
         }
     };
-    if tokio::time::timeout(TELL_TIMEOUT, told).await.is_err() {
+    if tokio::time::timeout(SEND_TIMEOUT, sent).await.is_err() {
         tracing::warn!("the cache does not answer; reconcile-cache mends what it has missed");
     }
 }

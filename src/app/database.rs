@@ -9,11 +9,11 @@ use std::{
 use anyhow::anyhow;
 
 use crate::{
-    biz::{settlement::engine::Limits, values::error::StoreError},
+    biz::{settlement::engine::LaneLimits, values::error::StoreError},
     config::{Config, Driver},
     data::{
         Store, dsn,
-        legacy_zone::FormerZone,
+        legacy_zone::LegacyZone,
         mysql::{self, MySqlStore, PoolLimits},
         plan::{Announce, Plan},
         sqlite::{self, SqliteStore},
@@ -30,7 +30,7 @@ const SQLITE_BATCH: usize = 4_000;
 /// SQLite has one writer: one lane makes the largest batches.
 const SQLITE_LANES: usize = 1;
 /// Batches that expect more repeats after one.
-const WARY_BATCHES: u32 = 32;
+const LOOKUP_ALL_BATCHES: u32 = 32;
 /// How long a stop waits for the database to take its connections back.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Connections beside the lanes' for transactions of other kinds.
@@ -151,7 +151,7 @@ async fn try_plan(config: &Config) -> Result<Plan, StoreError> {
 fn settings(config: &Config) -> mysql::Settings {
     let database = &config.data.database;
     mysql::Settings {
-        former_zone: FormerZone::new(database.source.reveal(), database.former_zone),
+        legacy_zone: LegacyZone::new(database.source.reveal(), database.legacy_zone),
         billing_zone: config.billing.timezone,
     }
 }
@@ -165,7 +165,7 @@ async fn try_connect(config: &Config, announce: &Announce) -> Result<Arc<dyn Sto
                 readers: database.max_connections,
                 writers: lanes(config) + SPARE_WRITERS,
                 acquire_timeout: database.acquire_timeout,
-                wary_batches: WARY_BATCHES,
+                lookup_all_batches: LOOKUP_ALL_BATCHES,
             };
             let options = dsn::mysql(source).map_err(StoreError::Failed)?;
             mysql::bring_up_to_date(options.clone(), database.acquire_timeout, &settings(config), announce).await?;
@@ -181,14 +181,14 @@ async fn try_connect(config: &Config, announce: &Announce) -> Result<Arc<dyn Sto
 }
 
 /// What the lanes take on.
-pub(super) fn limits(config: &Config) -> Limits {
+pub(super) fn limits(config: &Config) -> LaneLimits {
     let settlement = &config.billing.settlement;
-    Limits {
+    LaneLimits {
         lanes: lanes(config),
         queue: settlement.queue,
         batch: batch(config),
         max_wait: settlement.max_wait,
-        patience: settlement.patience,
+        retry_timeout: settlement.retry_timeout,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
         },
         recharge::{
             Recharges,
-            reconcile::{Preview, Reconciled, Waits},
+            reconcile::{ReconcilePreview, Reconciled, Waits},
         },
         settlement::{
             engine::Engine,
@@ -107,7 +107,7 @@ pub(super) async fn preview_recharges(
     store: Arc<dyn Store>,
     clock: impl Clock,
     listed: usize,
-) -> anyhow::Result<Preview> {
+) -> anyhow::Result<ReconcilePreview> {
     let job = RechargeJob::new(config, store, clock)?;
     let preview = job.recharges.preview(job.waits, listed).await;
     job.engine.drain().await;

@@ -26,7 +26,7 @@ use crate::{
             Quotas,
             cache::{ReadModel, Watched},
         },
-        metering::{Meter, Settings, tokens::TokenCounter},
+        metering::{Meter, StreamTimeouts, tokens::TokenCounter},
         settlement::engine::Engine,
         values::calendar::{Calendar, Clock, SystemClock},
     },
@@ -39,8 +39,8 @@ use crate::{
 
 use self::{
     caches::{Keeper, Started},
-    low_balance::LowAccounts,
-    ops_stats::Findings,
+    low_balance::LowBalances,
+    ops_stats::OpsStats,
     payments::Payments,
 };
 pub use self::{
@@ -104,7 +104,7 @@ impl App {
         let tokens = Arc::new(TokenCounter::new(Arc::new(EmbeddedVocabularies::default())));
         let reservation_ttl = TimeDelta::from_std(config.billing.reservation_ttl)?;
         let Streams { progress, grace, idle_timeout } = config.billing.streams;
-        let metering = Settings { ttl: reservation_ttl, progress, grace, idle_timeout };
+        let metering = StreamTimeouts { ttl: reservation_ttl, progress, grace, idle_timeout };
         let api = Arc::new(Api {
             quotas: Quotas::new(model.clone(), rates.clone(), catalog.clone(), quoter.clone(), calendar.clone()),
             quoter,
@@ -160,10 +160,10 @@ impl App {
         };
         let caches = tokio::spawn(keeper.keep(settled.clone()));
         tokio::spawn(jobs::sweep_regularly(store.clone(), engine.clone(), calendar.clone(), api.clone(), stop.clone()));
-        let findings = Findings { store: store.clone(), calendar: calendar.clone(), metrics: metrics.clone() };
-        tokio::spawn(findings.read_regularly(stop.clone()));
+        let ops_stats = OpsStats { store: store.clone(), calendar: calendar.clone(), metrics: metrics.clone() };
+        tokio::spawn(ops_stats.read_regularly(stop.clone()));
         let thresholds = config.low_thresholds();
-        let low = LowAccounts { store: store.clone(), thresholds, catalog, calendar, metrics };
+        let low = LowBalances { store: store.clone(), thresholds, catalog, calendar, metrics };
         tokio::spawn(low.count_regularly(stop.clone()));
         let drain_timeout = limits.drain_timeout;
         let limits = server::Limits { connections: limits.connections, drain_timeout, connection_window: None };

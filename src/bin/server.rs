@@ -15,17 +15,17 @@ struct Arguments {
     /// Configuration file; -conf works too.
     #[arg(long, default_value = "configs/config.yaml")]
     conf: PathBuf,
-    /// Print what is to be done to the database, that of the former service, too; bring it
+    /// Print what is to be done to the database, that of the legacy service, too; bring it
     /// up to date, and exit.
     #[arg(long)]
     migrate_only: bool,
     /// With --migrate-only: only print it, and change nothing.
     #[arg(long, requires = "migrate_only")]
     dry_run: bool,
-    /// The zone that the times in a database of the former service are wall-clock times of,
+    /// The zone that the times in a database of the legacy service are wall-clock times of,
     /// when loc of data.database.source does not say it.
     #[arg(long, value_name = "ZONE")]
-    former_zone: Option<chrono_tz::Tz>,
+    legacy_zone: Option<chrono_tz::Tz>,
 }
 
 fn main() -> ExitCode {
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
 async fn run() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse_from(command::arguments());
     let mut config = command::prepare(&arguments.conf)?;
-    config.data.database.former_zone = arguments.former_zone.or(config.data.database.former_zone);
+    config.data.database.legacy_zone = arguments.legacy_zone.or(config.data.database.legacy_zone);
     if arguments.dry_run {
         print!("{}", app::plan(&config).await?);
         return Ok(ExitCode::SUCCESS);

@@ -73,10 +73,10 @@ pub struct Database {
     /// How long a statement waits for a free connection.
     #[serde(default = "default_acquire_timeout", deserialize_with = "values::duration")]
     pub acquire_timeout: Duration,
-    /// Of which the times in a database of the former service are wall-clock times; `None`:
+    /// Of which the times in a database of the legacy service are wall-clock times; `None`:
     /// as `source` says.
     #[serde(default, deserialize_with = "values::optional_timezone")]
-    pub former_zone: Option<chrono_tz::Tz>,
+    pub legacy_zone: Option<chrono_tz::Tz>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,12 +122,12 @@ pub struct Billing {
     #[serde(default)]
     pub rate_limits: RateLimits,
     #[serde(default)]
-    pub settlement: Settlement,
+    pub settlement: SettlementConfig,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Settlement {
+pub struct SettlementConfig {
     /// 0: what suits the database.
     #[serde(deserialize_with = "values::lanes")]
     pub lanes: usize,
@@ -139,7 +139,7 @@ pub struct Settlement {
     #[serde(deserialize_with = "values::duration")]
     pub max_wait: Duration,
     #[serde(deserialize_with = "values::duration")]
-    pub patience: Duration,
+    pub retry_timeout: Duration,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -281,14 +281,14 @@ fn without_text(why: String) -> String {
     }
 }
 
-impl Default for Settlement {
+impl Default for SettlementConfig {
     fn default() -> Self {
         Self {
             lanes: 0,
             queue: 8_192,
             batch: 0,
             max_wait: Duration::from_millis(500),
-            patience: Duration::from_secs(10),
+            retry_timeout: Duration::from_secs(10),
         }
     }
 }

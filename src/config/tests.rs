@@ -54,7 +54,7 @@ fn the_environment_overrides_every_kind_of_key() {
         &[
             ("BILLING__DATA__DATABASE__SOURCE", "u:12345@tcp(db:3306)/other"),
             ("BILLING__DATA__DATABASE__MAX_CONNECTIONS", "3"),
-            ("BILLING__DATA__DATABASE__FORMER_ZONE", "Europe/Berlin"),
+            ("BILLING__DATA__DATABASE__LEGACY_ZONE", "Europe/Berlin"),
             ("BILLING__BILLING__PRICES__PASSPORT", "0.020001"),
             ("BILLING__BILLING__QUOTA_LOW_PERCENT_THRESHOLD", "2.29"),
             ("BILLING__SERVER__HTTP__TIMEOUT", "1.5s"),
@@ -66,7 +66,7 @@ fn the_environment_overrides_every_kind_of_key() {
     .unwrap();
     assert!(config.data.database.source.reveal().ends_with("/other"));
     assert_eq!(config.data.database.max_connections, 3);
-    assert_eq!(config.data.database.former_zone, Some(chrono_tz::Europe::Berlin));
+    assert_eq!(config.data.database.legacy_zone, Some(chrono_tz::Europe::Berlin));
     assert_eq!(config.server.grpc.internal_tokens[1].reveal(), "fedcba9876543210");
     assert_eq!(config.billing.prices["passport"].to_string(), "0.020001");
     assert_eq!(config.billing.quota_low_percent_threshold.hundredths(), 229);
@@ -97,7 +97,7 @@ fn a_bad_key_or_value_is_named() {
         ("passport: 10000", "passprt: 10000", "billing.free_quotas.passprt"),
         ("quota_low_percent_threshold: 20.0", "quota_low_percent_threshold: 120", "quota_low_percent_threshold"),
         ("balance_low_threshold: 10.0", "timezone: Mars/Olympus", "billing.timezone"),
-        ("driver: mysql", "driver: mysql\n    former_zone: Local", "data.database.former_zone"),
+        ("driver: mysql", "driver: mysql\n    legacy_zone: Local", "data.database.legacy_zone"),
         ("balance_low_threshold: 10.0", "currency: yuan", "billing.currency"),
         ("balance_low_threshold: 10.0", "currency: cny", "billing.currency"),
         ("balance_low_threshold: 10.0", "currency: ABC", "billing.currency"),

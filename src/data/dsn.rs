@@ -59,13 +59,16 @@ fn at_address(options: MySqlConnectOptions, address: &str) -> Result<MySqlConnec
             Ok(options.host(host).port(port))
         }
         ("unix", path) if !path.is_empty() => Ok(options.socket(path)),
-        _ => Err("has no address after the @ such as tcp(host:port) or unix(/path); a password stands before the @".into()),
+        _ => {
+            Err("has no address after the @ such as tcp(host:port) or unix(/path); a password stands before the @"
+                .into())
+        }
     }
 }
 
 /// Parameters of the Go driver. Those that only steer that driver are accepted and
 /// mean nothing here: times are always UTC, always decoded, and every wait is bounded.
-/// What `loc` and `time_zone` say of the former service's times is read by `former_zone`.
+/// What `loc` and `time_zone` say of the legacy service's times is read by `legacy_zone`.
 fn with_parameter(options: MySqlConnectOptions, parameter: &str) -> Result<MySqlConnectOptions, String> {
     let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
     match name {

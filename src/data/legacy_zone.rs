@@ -1,4 +1,4 @@
-//! The zone that the times of the former service are wall-clock times of: its driver
+//! The zone that the times of the legacy service are wall-clock times of: its driver
 //! stored them as `loc` of its source told it to.
 
 use std::path::Path;
@@ -6,29 +6,29 @@ use std::path::Path;
 use chrono::{Offset, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
 
-/// What times in a database of the former service mean.
+/// What times in a database of the legacy service mean.
 #[derive(Debug, Clone)]
-pub struct FormerZone {
+pub struct LegacyZone {
     /// The zone, or why it is not known.
     pub zone: Result<Tz, String>,
     /// Where it was found.
     pub found: String,
     /// Whether an operator named it, and not only the source.
     pub is_chosen: bool,
-    /// `time_zone` of the former service's sessions, as SQL, when its source set one.
+    /// `time_zone` of the legacy service's sessions, as SQL, when its source set one.
     pub session: Option<String>,
 }
 
-impl FormerZone {
+impl LegacyZone {
     /// That of a source, unless `chosen` overrides it.
     pub fn new(source: &str, chosen: Option<Tz>) -> Self {
         let session = parameter(source, "time_zone");
         if let Some(zone) = chosen {
-            let found = "data.database.former_zone or --former-zone".into();
+            let found = "data.database.legacy_zone or --legacy-zone".into();
             return Self { zone: Ok(zone), found, is_chosen: true, session };
         }
         if is_url(source) {
-            let why = "a URL does not say in which zone the former service stored its times; name it".into();
+            let why = "a URL does not say in which zone the legacy service stored its times; name it".into();
             return Self { zone: Err(why), found: "data.database.source is a URL".into(), is_chosen: false, session };
         }
         let (zone, found) = match parameter(source, "loc").as_deref() {
@@ -80,7 +80,7 @@ fn unescape(text: &str) -> String {
 
 /// As Go finds it: by `TZ`, else by /etc/localtime, and UTC where there is none.
 fn of_machine() -> Result<Tz, String> {
-    let advice = "this machine's zone has no name that is known; name the former service's";
+    let advice = "this machine's zone has no name that is known; name the legacy service's";
     match std::env::var("TZ") {
         Ok(name) => {
             let name = name.trim_start_matches(':');
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     fn zone_of(source: &str) -> Result<Tz, String> {
-        FormerZone::new(source, None).zone
+        LegacyZone::new(source, None).zone
     }
 
     #[test]
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn a_chosen_zone_comes_before_loc() {
         let chosen =
-            FormerZone::new("root@tcp(db)/billing?loc=UTC&time_zone=%27%2B08%3A00%27", Some(Tz::Europe__Berlin));
+            LegacyZone::new("root@tcp(db)/billing?loc=UTC&time_zone=%27%2B08%3A00%27", Some(Tz::Europe__Berlin));
         assert_eq!(chosen.zone, Ok(Tz::Europe__Berlin));
         assert_eq!(chosen.session.as_deref(), Some("'+08:00'"));
     }

@@ -45,7 +45,7 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0013_shortfalls"),
 ];
 
-/// The first that changes what the former service left.
+/// The first that changes what the legacy service left.
 pub(super) const FIRST_OWN: &str = "0002_exact_amounts_clustered_keys";
 
 /// Waits for the right to change a MySQL schema, which one process has at a time. It goes

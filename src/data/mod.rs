@@ -20,8 +20,8 @@ use crate::biz::{
     account::{AccountStore, users::Users},
     charge::prices::PriceStore,
     jobs::{
-        archive::RecordArchive, audit::AuditStore, low_balance::LowStore, ops_stats::FindingStore, reset::QuotaRows,
-        rollup::RollupStore, runs::RunStore,
+        archive::RecordArchive, audit::AuditStore, low_balance::LowBalanceStore, ops_stats::OpsStatsStore,
+        reset::QuotaRows, rollup::RollupStore, runs::RunStore,
     },
     limits::{caps::LimitStore, key_quota::KeyQuotaStore},
     recharge::order::OrderStore,
@@ -37,8 +37,8 @@ pub trait Store:
     + Ledger
     + TransactionStore
     + LimitStore
-    + LowStore
-    + FindingStore
+    + LowBalanceStore
+    + OpsStatsStore
     + KeyQuotaStore
     + PriceStore
     + OrderStore

@@ -16,14 +16,14 @@ pub enum Operation {
 /// caller goes away, it is dropped without one and counts as a failure: what a caller is
 /// told then is OVERLOADED, and an outage in which nobody waits for the outcome would
 /// otherwise show in no metric.
-pub struct Underway<'m> {
+pub struct InFlight<'m> {
     metrics: &'m Metrics,
     operation: Operation,
     started: Instant,
     has_outcome: bool,
 }
 
-impl<'m> Underway<'m> {
+impl<'m> InFlight<'m> {
     pub fn begin(metrics: &'m Metrics, operation: Operation) -> Self {
         Self { metrics, operation, started: Instant::now(), has_outcome: false }
     }
@@ -34,7 +34,7 @@ impl<'m> Underway<'m> {
     }
 }
 
-impl Drop for Underway<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         let (metrics, seconds) = (self.metrics, self.started.elapsed().as_secs_f64());
         let name = match self.operation {

@@ -9,14 +9,14 @@ use crate::biz::{account::catalog::Catalog, jobs::low_balance::LowCounts};
 
 /// Vectors all of them, so that nothing shows before the first count: zero would say that
 /// nobody is low.
-pub struct LowMetrics {
+pub struct LowBalanceMetrics {
     balance_users: IntGaugeVec,
     /// By service.
     quota_users: IntGaugeVec,
     counted_timestamp_seconds: IntGaugeVec,
 }
 
-impl LowMetrics {
+impl LowBalanceMetrics {
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let gauges = |name, help, labels: &[&str]| {
             let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;

@@ -14,7 +14,7 @@ use prometheus::{
 };
 
 pub use self::{
-    cache::CacheMetrics, low_balance::LowMetrics, ops_stats::FindingMetrics, recharge::RechargeMetrics,
+    cache::CacheMetrics, low_balance::LowBalanceMetrics, ops_stats::OpsStatsMetrics, recharge::RechargeMetrics,
     streams::StreamMetrics,
 };
 
@@ -54,8 +54,8 @@ pub struct Metrics {
     /// 1 while limits are kept per process although a shared limiter is configured.
     pub rate_limit_local: IntGauge,
     pub recharge: RechargeMetrics,
-    pub low: LowMetrics,
-    pub findings: FindingMetrics,
+    pub low: LowBalanceMetrics,
+    pub ops_stats: OpsStatsMetrics,
     pub cache: CacheMetrics,
     pub streams: StreamMetrics,
 }
@@ -125,8 +125,8 @@ impl Metrics {
             stream_failed: counter("billing_stream_failed", "Commits of reservations that were refused or failed")?,
             rate_limit_local,
             recharge: RechargeMetrics::new(&registry)?,
-            low: LowMetrics::new(&registry)?,
-            findings: FindingMetrics::new(&registry)?,
+            low: LowBalanceMetrics::new(&registry)?,
+            ops_stats: OpsStatsMetrics::new(&registry)?,
             cache: CacheMetrics::new(&registry)?,
             streams: StreamMetrics::new(&registry)?,
             registry,

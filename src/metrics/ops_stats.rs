@@ -7,13 +7,13 @@ use crate::biz::jobs::ops_stats::FinishedAudit;
 
 /// Vectors all of them, so that nothing shows before it was read: zero would say that all is
 /// well.
-pub struct FindingMetrics {
+pub struct OpsStatsMetrics {
     ledger_differences: IntGaugeVec,
     ledger_audited_timestamp_seconds: IntGaugeVec,
     recharge_pending_old: IntGaugeVec,
 }
 
-impl FindingMetrics {
+impl OpsStatsMetrics {
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let gauges = |name, help| {
             let gauges = IntGaugeVec::new(Opts::new(name, help), &[])?;

@@ -6,7 +6,7 @@ use prometheus::{CounterVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
 
 use crate::biz::{
     recharge::{
-        callback::Settlement,
+        callback::SettledOrder,
         gateway::OpenedPayment,
         order::{Order, OrderStatus},
     },
@@ -68,18 +68,18 @@ impl RechargeMetrics {
     }
 
     /// Counts a callback by its answer, and the order by what became of it.
-    pub fn count_callback(&self, settled: &Result<Settlement>, took: Duration) {
+    pub fn count_callback(&self, settled: &Result<SettledOrder>, took: Duration) {
         self.duration_seconds.with_label_values(&["callback"]).observe(took.as_secs_f64());
-        if let Ok(Settlement { order, changed: true, .. }) = settled {
+        if let Ok(SettledOrder { order, changed: true, .. }) = settled {
             self.count_order(order.status, order.amount);
         }
         let answer = match settled {
-            Ok(Settlement { refusal: Some(refusal), .. }) => Err(refusal),
+            Ok(SettledOrder { refusal: Some(refusal), .. }) => Err(refusal),
             Ok(settled) => Ok(settled),
             Err(error) => Err(error),
         };
         let what = match answer {
-            Ok(Settlement { order, changed: true, .. }) => order.status.name(),
+            Ok(SettledOrder { order, changed: true, .. }) => order.status.name(),
             Ok(_) => "repeated",
             Err(Error::Overloaded(_) | Error::PaymentUnavailable(_) | Error::Internal(_)) => "error",
             Err(_) => "refused",

@@ -19,7 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     callback::{Answer, Callback, Sender},
-    permits::Places,
+    permits::Permits,
     switches::Switches,
 };
 
@@ -51,7 +51,7 @@ pub struct Attempt {
 pub struct Notifier {
     sender: Sender,
     waiting: Arc<Semaphore>,
-    places: Places,
+    permits: Permits,
     /// While the switch is on.
     reorder: Mutex<Option<Reorder>>,
     log: Mutex<VecDeque<Attempt>>,
@@ -92,7 +92,7 @@ impl Notifier {
         Self {
             sender,
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
-            places: Places::new(),
+            permits: Permits::new(),
             reorder: Mutex::default(),
             log: Mutex::default(),
             tasks,
@@ -108,7 +108,7 @@ impl Notifier {
             tracing::info!(order_id, "the callback is lost, as the switch says");
             return;
         }
-        let Ok(places) = self.waiting.clone().try_acquire_many_owned(switches.copies()) else {
+        let Ok(permits) = self.waiting.clone().try_acquire_many_owned(switches.copies()) else {
             tracing::warn!(order_id, "the callback is lost: too many others wait");
             return;
         };
@@ -117,7 +117,7 @@ impl Notifier {
         let sending = async move {
             sleep(delay).await;
             this.send_in_turn(Arc::new(callback), copies, turn).await;
-            drop(places);
+            drop(permits);
         };
         self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(sending));
     }
@@ -186,11 +186,11 @@ impl Notifier {
     async fn try_until_answered(&self, callback: &Callback) -> bool {
         let mut pause = FIRST_PAUSE;
         for number in 1..=MAX_ATTEMPTS {
-            let Ok(place) = self.places.take(callback.destination()).await else {
+            let Ok(permit) = self.permits.take(callback.destination()).await else {
                 return false;
             };
             let answer = self.sender.send(callback).await;
-            drop(place);
+            drop(permit);
             let is_final = answer.is_final();
             self.record(callback, number, answer);
             if is_final {

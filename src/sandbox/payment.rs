@@ -123,8 +123,8 @@ impl Amount {
 /// With the places of its currency, as users read amounts.
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (places, unit) = (self.currency.places() as usize, 10_i64.pow(self.currency.places()));
-        match places {
+        let (permits, unit) = (self.currency.permits() as usize, 10_i64.pow(self.currency.permits()));
+        match permits {
             0 => write!(f, "{}", self.minor),
             _ => write!(f, "{}.{:0places$}", self.minor / unit, self.minor % unit),
         }
@@ -239,7 +239,8 @@ mod tests {
 
     #[test]
     fn an_amount_has_the_places_of_its_currency() {
-        for (minor, code, shown) in [(1_234, "CNY", "12.34"), (80, "JPY", "80"), (1_005, "KWD", "1.005"), (1, "USD", "0.01")]
+        for (minor, code, shown) in
+            [(1_234, "CNY", "12.34"), (80, "JPY", "80"), (1_005, "KWD", "1.005"), (1, "USD", "0.01")]
         {
             assert_eq!(Amount::parse(minor, Currency::parse(code).unwrap()).unwrap().to_string(), shown);
         }

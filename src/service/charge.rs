@@ -32,7 +32,7 @@ use crate::{
             ids::{ApiKeyId, ModelName, TraceId, UserId},
         },
     },
-    metrics::in_flight::{Operation, Underway},
+    metrics::in_flight::{InFlight, Operation},
 };
 
 /// Items of one batch at most.
@@ -98,7 +98,7 @@ impl Api {
         &self,
         request: DeductQuotaRequest,
     ) -> impl Future<Output = Result<DeductQuotaReply>> + Send + '_ {
-        let underway = Underway::begin(&self.metrics, Operation::Deduct);
+        let in_flight = InFlight::begin(&self.metrics, Operation::Deduct);
         let call = self.parse_call(Call {
             user_id: &request.user_id,
             service_name: &request.service_name,
@@ -115,7 +115,7 @@ impl Api {
                 Ok(outcome) => outcome.await,
                 Err(error) => Err(error),
             };
-            underway.end();
+            in_flight.end();
             self.count_deduct(&settled);
             settled.map(|(transaction, effect)| deduct_reply(transaction, effect.is_repeat()))
         }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     biz::{
-        metering::{Ended, Event, Finish, News, Session, State},
+        metering::{Ended, Event, Finish, Session, State, Update},
         reports::record,
         settlement::{
             posting::{Effect, Reserve},
@@ -28,7 +28,7 @@ use crate::{
         },
         values::error::{Error, Invalid, Result},
     },
-    metrics::in_flight::{Operation, Underway},
+    metrics::in_flight::{InFlight, Operation},
 };
 
 /// How long a stream may take to say what it is.
@@ -47,22 +47,23 @@ impl Api {
         mut messages: Streaming<MeterStreamRequest>,
         fill: impl FnOnce(&mut ReserveQuotaRequest) -> Result<()> + Send + 'static,
     ) -> Replies {
-        let (news, told) = mpsc::channel(REPLIES);
+        let (updates, replies) = mpsc::channel(REPLIES);
         let api = self.clone();
         self.tasks.spawn(async move {
             match api.open_stream(&mut messages, fill).await {
                 Ok(session) => {
                     let open = api.metrics.streams.open();
-                    let ended = session.run(events(messages), news).await;
+                    let ended = session.run(events(messages), updates).await;
                     api.count_stream(ended);
                     drop(open);
                 }
                 // The first news: there is room for it.
-                Err(error) => drop(news.try_send(News::Failed(error))),
+                Err(error) => drop(updates.try_send(Update::Failed(error))),
             }
         });
-        let told = stream::unfold(told, async |mut told: mpsc::Receiver<News>| Some((told.recv().await?, told)));
-        told.map(reply).boxed()
+        let replies =
+            stream::unfold(replies, async |mut replies: mpsc::Receiver<Update>| Some((replies.recv().await?, replies)));
+        replies.map(reply).boxed()
     }
 
     async fn open_stream(
@@ -86,12 +87,12 @@ impl Api {
         let Ok(Ok(Some(MeterStreamRequest { event: Some(Message::Open(mut open)) }))) = first else {
             return Err(is_first().into());
         };
-        let underway = Underway::begin(&self.metrics, Operation::Reserve);
+        let in_flight = InFlight::begin(&self.metrics, Operation::Reserve);
         let opened = match fill(&mut open).and_then(|()| self.parse_reserve(open)) {
             Ok(reserve) => self.reserve_stream(reserve, place).await,
             Err(error) => Err(error),
         };
-        underway.end();
+        in_flight.end();
         opened
     }
 
@@ -140,7 +141,7 @@ fn events(messages: Streaming<MeterStreamRequest>) -> impl Stream<Item = Result<
 fn event(message: Option<Message>) -> Result<Event> {
     match message {
         Some(Message::Output(output)) => Ok(Event::Output(output)),
-        Some(Message::Heartbeat(heartbeat)) => Ok(Event::Heartbeat(told(heartbeat.usage)?)),
+        Some(Message::Heartbeat(heartbeat)) => Ok(Event::Heartbeat(replies(heartbeat.usage)?)),
         Some(Message::Finish(finish)) => parse_finish(finish).map(Event::Finish),
         Some(Message::Open(_)) => Err(Invalid::new("open", "must come once").into()),
         None => Err(Invalid::new("event", "is none that this server knows").into()),
@@ -148,25 +149,25 @@ fn event(message: Option<Message>) -> Result<Event> {
 }
 
 /// Nobody means no tokens at all: they have other names where they came from.
-fn told(counted: Option<proto::Usage>) -> Result<Option<record::Usage>> {
+fn replies(counted: Option<proto::Usage>) -> Result<Option<record::Usage>> {
     Ok(usage(counted)?.filter(|usage| usage.tokens() > 0))
 }
 
 fn parse_finish(finish: StreamFinish) -> Result<Finish> {
     Ok(Finish {
-        usage: told(finish.usage)?,
+        usage: replies(finish.usage)?,
         cost: cost("cost", finish.cost)?,
         count: finish.count.map(count).transpose()?,
         hidden_output_tokens: tokens("hidden_output_tokens", finish.hidden_output_tokens)?,
     })
 }
 
-fn reply(news: News) -> std::result::Result<MeterStreamReply, tonic::Status> {
-    let event = match news {
-        News::Opened(transaction, replayed) => Reply::Opened(reserve_reply(&transaction, replayed)),
-        News::State(state) => Reply::State(state_reply(state)),
-        News::Finished(transaction, replayed) => Reply::Finished(commit_reply(&transaction, replayed)),
-        News::Failed(error) => return Err(Error::into(error)),
+fn reply(update: Update) -> std::result::Result<MeterStreamReply, tonic::Status> {
+    let event = match update {
+        Update::Opened(transaction, replayed) => Reply::Opened(reserve_reply(&transaction, replayed)),
+        Update::State(state) => Reply::State(state_reply(state)),
+        Update::Finished(transaction, replayed) => Reply::Finished(commit_reply(&transaction, replayed)),
+        Update::Failed(error) => return Err(Error::into(error)),
     };
     Ok(MeterStreamReply { event: Some(event) })
 }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::biz::{
     recharge::{
-        callback::{Notice, NoticedResult, Settlement},
+        callback::{Notice, NoticedResult, SettledOrder},
         order::{Order, OrderFilter, OrderStatus, PaymentMethod},
         start::NewRecharge,
     },
@@ -51,7 +51,7 @@ impl Api {
         let order = notice.order.clone();
         let settled = self.recharges.settle(notice, origin.is_believed, &origin.trace).await;
         self.metrics.recharge.count_callback(&settled, started.elapsed());
-        if let Ok(Settlement { order: settled, changed: true, .. }) = &settled {
+        if let Ok(SettledOrder { order: settled, changed: true, .. }) = &settled {
             tracing::info!(%order, status = %settled.status, "a callback settled an order");
             if settled.status == OrderStatus::Success {
                 self.metrics.balance_total.with_label_values(&["recharge"]).inc();

@@ -36,7 +36,7 @@ use crate::{
             money::Money,
         },
     },
-    metrics::in_flight::{Operation, Underway},
+    metrics::in_flight::{InFlight, Operation},
 };
 
 /// How long a reservation may take to read, for a count that no deadline of a request ends.
@@ -44,12 +44,12 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Api {
     pub async fn reserve_quota(&self, request: ReserveQuotaRequest) -> Result<ReserveQuotaReply> {
-        let underway = Underway::begin(&self.metrics, Operation::Reserve);
+        let in_flight = InFlight::begin(&self.metrics, Operation::Reserve);
         let settled = match self.parse_reserve(request) {
             Ok(reserve) => self.reserve(reserve).await,
             Err(error) => Err(error),
         };
-        underway.end();
+        in_flight.end();
         self.count_reserve(is_repeat(&settled));
         settled.map(|(transaction, effect)| reserve_reply(&transaction, effect.is_repeat()))
     }
@@ -91,9 +91,9 @@ impl Api {
         self: &Arc<Self>,
         request: CommitReservationRequest,
     ) -> Result<CommitReservationReply> {
-        let underway = Underway::begin(&self.metrics, Operation::Commit);
+        let in_flight = InFlight::begin(&self.metrics, Operation::Commit);
         let settled = self.commit(request).await;
-        underway.end();
+        in_flight.end();
         settled.map(|(transaction, effect)| commit_reply(&transaction, effect.is_repeat()))
     }
 

@@ -125,7 +125,7 @@ async fn servers_show_every_metric_that_the_rules_ask_for() {
     let server = App::start_with_clock(service.database.config(&[]), service.clock.clone()).await.unwrap();
     let url = format!("http://{}/metrics", server.grpc_addr);
     let mut text = String::new();
-    until("accounts are counted and findings read", async || {
+    until("accounts are counted and ops_stats read", async || {
         text = reqwest::get(&url).await.unwrap().text().await.unwrap();
         text.contains("\nbilling_low_counted_") && text.contains("\nbilling_recharge_pending_old ")
     })

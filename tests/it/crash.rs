@@ -52,12 +52,13 @@ async fn every_acknowledged_charge_survives_kills_of_the_server(#[values(MySql, 
 #[case::given_up("0.1s", true)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_acknowledged_charge_survives_kills_of_the_database(
-    #[case] patience: &str,
+    #[case] retry_timeout: &str,
     #[case] callers_notice: bool,
 ) {
     let mut mariadb = OwnServer::start().await;
     let database = Database::on(mariadb.create_database().await);
-    let conf = database.config_file(&[("server.grpc.timeout", "0.3s"), ("billing.settlement.patience", patience)]);
+    let conf =
+        database.config_file(&[("server.grpc.timeout", "0.3s"), ("billing.settlement.retry_timeout", retry_timeout)]);
     let server = ServerProcess::start_beside(&conf).await;
     let mut load = Load::start(&[&server.grpc]).await;
     for _ in 0..rounds(20).div_ceil(2) {
@@ -114,13 +115,13 @@ async fn connections_killed_under_load_lose_and_double_nothing() {
     load.finish().await.assert_kept_in(&database).await;
 }
 
-/// First under a patience of the lanes so short that transactions are given up in the
+/// First under a retry_timeout of the lanes so short that transactions are given up in the
 /// middle as well; then, as that server need not come to an answer, on another.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_aborted_calls_leave_no_connection_inside_a_transaction(#[values(MySql, Sqlite)] on: Backend) {
     let database = Database::create(on).await;
-    let conf = database.config_file(&[("billing.settlement.patience", "0.02s")]);
+    let conf = database.config_file(&[("billing.settlement.retry_timeout", "0.02s")]);
     let server = ServerProcess::start_beside(&conf).await;
     let abandoned = abandon_calls(&server.grpc, 10_000).await;
     assert_no_transaction_stays_open(&database).await;

@@ -136,7 +136,7 @@ async fn services_without_quota_or_configuration_have_no_low_users(#[values(MySq
     service.deduct(charge("u", "asset", 10)).await;
     service.deduct(charge("u", "passport", 10)).await;
     service.deduct(charge("u", "retired", 10)).await;
-    // As the books of the former service may have it.
+    // As the books of the legacy service may have it.
     service.database.execute("UPDATE free_quota SET total_quota = 0 WHERE service_name = 'passport'").await;
     let mut expected = low(0, [0, 0, 0]);
     expected.insert("retired".into(), 1);

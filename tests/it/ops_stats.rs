@@ -25,7 +25,7 @@ async fn shown(database: &Database, clock: &TestClock) -> (Option<u64>, Option<i
     let url = format!("http://{}/metrics", server.grpc_addr);
     let mut text = String::new();
     // Top-ups are counted last.
-    until("findings are read", async || {
+    until("ops_stats are read", async || {
         text = reqwest::get(&url).await.unwrap().text().await.unwrap();
         text.contains("\nbilling_recharge_pending_old ")
     })

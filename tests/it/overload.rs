@@ -16,7 +16,7 @@ async fn restarted(service: Service, changes: &[(&str, &str)]) -> Service {
 }
 
 const ONE_SMALL_LANE: &[(&str, &str)] = &[
-    ("billing.settlement", "{lanes: 1, queue: 10, batch: 5, max_wait: 30s, patience: 30s}"),
+    ("billing.settlement", "{lanes: 1, queue: 10, batch: 5, max_wait: 30s, retry_timeout: 30s}"),
     ("server.grpc.timeout", "30s"),
 ];
 

@@ -96,7 +96,8 @@ async fn an_outage_shows_in_readiness_and_as_overload_and_never_as_missing_data(
     let server = OwnServer::start().await;
     let database = Database::on(server.create_database().await);
     // Short, and yet more than a busy machine takes while the database answers.
-    let changes = [("billing.settlement.patience", "4s"), ("server.grpc.timeout", "8s"), ("server.http.timeout", "8s")];
+    let changes =
+        [("billing.settlement.retry_timeout", "4s"), ("server.grpc.timeout", "8s"), ("server.http.timeout", "8s")];
     let service = Service::start_on(database, &changes).await;
     service.adjust("u", 1.0).await;
     // It accepts connections and says nothing: worse than a refusal.

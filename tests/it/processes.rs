@@ -172,7 +172,7 @@ async fn what_was_acknowledged_survives_a_kill(#[values(MySql, Sqlite)] on: Back
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_was_full_stops_charges_only_while_it_is() {
     let database = Database::create(Sqlite).await;
-    let conf = database.config_file(&[("billing.settlement.patience", "5s")]);
+    let conf = database.config_file(&[("billing.settlement.retry_timeout", "5s")]);
     let server = ServerProcess::start(&conf);
     let charge = |i: usize| json!({"user_id": "u", "service_name": "passport", "count": 1, "trace_id": i.to_string()});
     let path = "/internal/v1/billing/deduct";

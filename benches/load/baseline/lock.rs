@@ -12,7 +12,7 @@ use uuid::Uuid;
 /// Outlives any transaction that is still going to commit.
 const EXPIRY_MS: u64 = 60_000;
 /// How long a request waits for its turn.
-const PATIENCE: Duration = Duration::from_secs(25);
+const DEADLINE: Duration = Duration::from_secs(25);
 /// The first pause between attempts, doubled up to the last. Shorter ones cost a hot user
 /// more in attempts than they gain; longer ones leave the lock unused.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -53,7 +53,7 @@ impl Locks {
         let held = Held { key: format!("billing:lock:{{{user}}}"), token: Uuid::now_v7().to_string() };
         let mut set = redis::cmd("SET");
         set.arg(&held.key).arg(&held.token).arg("NX").arg("PX").arg(EXPIRY_MS);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + DEADLINE;
         let mut pause = PAUSE;
         while Instant::now() < deadline {
             let taken: Option<String> = set.query_async(&mut self.connection.clone()).await.map_err(failed)?;

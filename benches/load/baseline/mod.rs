@@ -1,5 +1,5 @@
 //! The design this service replaces, as a process of its own: a lock in Redis around
-//! one transaction per request, on the tables of the former service. It has the
+//! one transaction per request, on the tables of the legacy service. It has the
 //! transport, the pool and the prepared statements of the real thing, so that what
 //! differs is the design.
 
@@ -35,7 +35,7 @@ use self::lock::Locks;
 /// Connections to the database, all open from the start.
 const CONNECTIONS: usize = 50;
 /// Slow answers are measured, not cut.
-const PATIENCE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Serves `DeductQuota` until told to stop; says where on standard error, in the words
 /// of the real server.
@@ -64,10 +64,10 @@ pub async fn serve(source: &str, redis: &str) -> anyhow::Result<ExitCode> {
 }
 
 /// Connections that are used again as they are. sqlx's own pool asks the server after
-/// each use whether it still lives, a round trip that the former design did not have.
+/// each use whether it still lives, a round trip that the baseline design did not have.
 struct Pool {
     idle: Mutex<Vec<MySqlConnection>>,
-    places: Semaphore,
+    permits: Semaphore,
 }
 
 impl Pool {
@@ -76,15 +76,15 @@ impl Pool {
         for _ in 0..CONNECTIONS {
             idle.push(MySqlConnection::connect_with(options).await?);
         }
-        Ok(Self { idle: Mutex::new(idle), places: Semaphore::new(CONNECTIONS) })
+        Ok(Self { idle: Mutex::new(idle), permits: Semaphore::new(CONNECTIONS) })
     }
 
     async fn charge(&self, request: &DeductQuotaRequest) -> Reply<DeductQuotaReply> {
-        let place = timeout(PATIENCE, self.places.acquire()).await;
-        let _place = place.ok().and_then(Result::ok).ok_or_else(|| Status::unavailable("no connection"))?;
+        let permit = timeout(DEADLINE, self.permits.acquire()).await;
+        let _permit = permit.ok().and_then(Result::ok).ok_or_else(|| Status::unavailable("no connection"))?;
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = idle().pop();
-        let mut connection = taken.ok_or_else(|| Status::internal("fewer connections than places"))?;
+        let mut connection = taken.ok_or_else(|| Status::internal("fewer connections than permits"))?;
         let charged = charge::charge(&mut connection, request).await;
         idle().push(connection);
         charged.map(Response::new)

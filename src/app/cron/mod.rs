@@ -140,8 +140,8 @@ impl Runner {
     /// What the job asks does not answer, or the process is asked to stop.
     pub async fn dry_run(&self, job: Job, display: &dyn Display) -> anyhow::Result<Report> {
         let progress = DryProgress { job, display };
-        let rehearsing = self.rehearse(job, &progress);
-        self.stop.run_until_cancelled(rehearsing).await.unwrap_or_else(|| Err(anyhow!("cut short")))
+        let preview = self.preview(job, &progress);
+        self.stop.run_until_cancelled(preview).await.unwrap_or_else(|| Err(anyhow!("cut short")))
     }
 
     async fn run(&self, job: Job, run: Run, resumes: bool, display: &dyn Display) -> anyhow::Result<Option<Report>> {

@@ -43,7 +43,7 @@ impl Runner {
     }
 
     /// What [`Self::perform`] would do. Changes nothing, and may be dropped anywhere.
-    pub(super) async fn rehearse(&self, job: Job, progress: &dyn Progress) -> anyhow::Result<Report> {
+    pub(super) async fn preview(&self, job: Job, progress: &dyn Progress) -> anyhow::Result<Report> {
         match job {
             Job::ResetQuotas => self.preview_reset(progress).await,
             Job::ExpireReservations => self.preview_expire().await,

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     biz::{
         account::catalog::Catalog,
-        jobs::low_balance::{LowStore, Thresholds},
+        jobs::low_balance::{LowBalanceStore, Thresholds},
         values::{calendar::Calendar, error::StoreError},
     },
     metrics::Metrics,
@@ -22,15 +22,15 @@ const SHARE: u32 = 20;
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What is counted, and where it shows.
-pub(super) struct LowAccounts {
-    pub store: Arc<dyn LowStore>,
+pub(super) struct LowBalances {
+    pub store: Arc<dyn LowBalanceStore>,
     pub thresholds: Thresholds,
     pub catalog: Arc<Catalog>,
     pub calendar: Arc<Calendar>,
     pub metrics: Arc<Metrics>,
 }
 
-impl LowAccounts {
+impl LowBalances {
     /// Counts now and then regularly, until `stop`. What can't be counted stays as it was.
     pub(super) async fn count_regularly(self, stop: CancellationToken) {
         let counting = async {

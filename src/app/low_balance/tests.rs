@@ -22,7 +22,7 @@ struct Script {
 }
 
 #[async_trait]
-impl LowStore for Script {
+impl LowBalanceStore for Script {
     async fn count_low(&self, _: Thresholds, _: Month, _: Duration) -> Result<LowCounts, StoreError> {
         self.asked.lock().unwrap().push(self.start.elapsed().as_secs());
         let answer = self.answers.lock().unwrap().pop();
@@ -33,11 +33,11 @@ impl LowStore for Script {
     }
 }
 
-fn counting(mut answers: Vec<(u64, Option<u64>)>) -> (Arc<Script>, Arc<Metrics>, LowAccounts) {
+fn counting(mut answers: Vec<(u64, Option<u64>)>) -> (Arc<Script>, Arc<Metrics>, LowBalances) {
     answers.reverse();
     let store = Arc::new(Script { answers: answers.into(), asked: Mutex::default(), start: Instant::now() });
     let metrics = Arc::new(Metrics::new().unwrap());
-    let accounts = LowAccounts {
+    let accounts = LowBalances {
         store: store.clone(),
         thresholds: Thresholds { balance: Money::ZERO, quota: Percent::from_hundredths(0) },
         catalog: Arc::new(Catalog::new([(

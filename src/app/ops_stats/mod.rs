@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     biz::{
-        jobs::ops_stats::{FindingStore, PENDING_FOR},
+        jobs::ops_stats::{OpsStatsStore, PENDING_FOR},
         values::{calendar::Calendar, error::StoreError},
     },
     metrics::Metrics,
@@ -19,13 +19,13 @@ const PAUSE: Duration = Duration::from_secs(60);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where findings are read, and where they show.
-pub(super) struct Findings {
-    pub store: Arc<dyn FindingStore>,
+pub(super) struct OpsStats {
+    pub store: Arc<dyn OpsStatsStore>,
     pub calendar: Arc<Calendar>,
     pub metrics: Arc<Metrics>,
 }
 
-impl Findings {
+impl OpsStats {
     /// Reads now and then regularly, until `stop`. What can't be read stays as it was.
     pub(super) async fn read_regularly(self, stop: CancellationToken) {
         let reading = async {
@@ -44,14 +44,14 @@ impl Findings {
 
     async fn read_audit(&self) -> Result<(), StoreError> {
         if let Some(audit) = self.store.last_audit().await? {
-            self.metrics.findings.set_audit(&audit);
+            self.metrics.ops_stats.set_audit(&audit);
         }
         Ok(())
     }
 
     async fn count_pending(&self) -> Result<(), StoreError> {
         let orders = self.store.count_pending(self.calendar.now().utc - PENDING_FOR).await?;
-        self.metrics.findings.set_pending(orders);
+        self.metrics.ops_stats.set_pending(orders);
         Ok(())
     }
 }

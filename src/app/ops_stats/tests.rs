@@ -32,7 +32,7 @@ async fn next(answers: &Mutex<Vec<Answer>>) -> Result<u64, StoreError> {
 }
 
 #[async_trait]
-impl FindingStore for Script {
+impl OpsStatsStore for Script {
     async fn last_audit(&self) -> Result<Option<FinishedAudit>, StoreError> {
         let differences = next(&self.audits).await?;
         Ok(Some(FinishedAudit { at: DateTime::UNIX_EPOCH, differences }))
@@ -43,13 +43,13 @@ impl FindingStore for Script {
     }
 }
 
-fn reading(mut audits: Vec<Answer>, mut pending: Vec<Answer>) -> (Arc<Metrics>, Findings) {
+fn reading(mut audits: Vec<Answer>, mut pending: Vec<Answer>) -> (Arc<Metrics>, OpsStats) {
     audits.reverse();
     pending.reverse();
     let store = Arc::new(Script { audits: audits.into(), pending: pending.into() });
     let metrics = Arc::new(Metrics::new().unwrap());
     let calendar = Arc::new(Calendar::new(chrono_tz::UTC, SystemClock));
-    (metrics.clone(), Findings { store, calendar, metrics })
+    (metrics.clone(), OpsStats { store, calendar, metrics })
 }
 
 /// The gauges of differences and of old pending top-ups.
@@ -63,8 +63,8 @@ fn shown(metrics: &Metrics) -> [Option<u64>; 2] {
 async fn what_cannot_be_read_stays_as_it_was_and_keeps_nothing_else_from_showing() {
     let audits = vec![Fails, Counts(1), NeverComes, Counts(3)];
     let pending = vec![Counts(5), Fails, Counts(6), NeverComes];
-    let (metrics, findings) = reading(audits, pending);
-    tokio::spawn(findings.read_regularly(CancellationToken::new()));
+    let (metrics, ops_stats) = reading(audits, pending);
+    tokio::spawn(ops_stats.read_regularly(CancellationToken::new()));
     let mut seen = Vec::new();
     // The third reading begins after 120 s and gives its first query up after 10.
     for seconds in [1, 60, 70, 60] {
@@ -77,9 +77,9 @@ async fn what_cannot_be_read_stays_as_it_was_and_keeps_nothing_else_from_showing
 #[tokio::test(start_paused = true)]
 async fn a_stop_ends_a_reading_and_the_pause_between_two() {
     for (audits, pending) in [(vec![], vec![]), (vec![Counts(0)], vec![Counts(0)])] {
-        let (_, findings) = reading(audits, pending);
+        let (_, ops_stats) = reading(audits, pending);
         let stop = CancellationToken::new();
-        let running = tokio::spawn(findings.read_regularly(stop.clone()));
+        let running = tokio::spawn(ops_stats.read_regularly(stop.clone()));
         sleep(Duration::from_secs(1)).await;
         stop.cancel();
         timeout(Duration::from_secs(1), running).await.unwrap().unwrap();

@@ -20,21 +20,21 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// later, here or elsewhere.
 pub async fn run(runner: Arc<Runner>, screen: Screen, stop: CancellationToken) -> anyhow::Result<()> {
     let mut scheduler = JobScheduler::new().await?;
-    let places = Arc::new(Places::new());
+    let permits = Arc::new(Permits::new());
     let zone = runner.zone();
     for (job, schedule) in runner.scheduled() {
         tracing::info!(%job, schedule, "scheduled");
-        let (runner, screen, places) = (runner.clone(), screen.clone(), places.clone());
+        let (runner, screen, permits) = (runner.clone(), screen.clone(), permits.clone());
         let trigger = tokio_cron_scheduler::Job::new_async_tz(schedule, zone, move |_, _| {
-            Box::pin(run_due(runner.clone(), screen.clone(), places.clone(), job))
+            Box::pin(run_due(runner.clone(), screen.clone(), permits.clone(), job))
         });
         scheduler.add(trigger?).await?;
     }
     let catch_up = {
-        let (runner, screen, places) = (runner.clone(), screen.clone(), places.clone());
+        let (runner, screen, permits) = (runner.clone(), screen.clone(), permits.clone());
         move || {
             for (job, _) in runner.scheduled() {
-                tokio::spawn(run_due(runner.clone(), screen.clone(), places.clone(), job));
+                tokio::spawn(run_due(runner.clone(), screen.clone(), permits.clone(), job));
             }
         }
     };
@@ -45,14 +45,14 @@ pub async fn run(runner: Arc<Runner>, screen: Screen, stop: CancellationToken) -
     tracing::info!(%zone, "waiting for the schedules");
     stop.cancelled().await;
     scheduler.shutdown().await?;
-    places.until_free().await;
+    permits.until_free().await;
     Ok(())
 }
 
 /// One run at a time of each job in this process.
-struct Places(Vec<Arc<Semaphore>>);
+struct Permits(Vec<Arc<Semaphore>>);
 
-impl Places {
+impl Permits {
     fn new() -> Self {
         Self(Job::ALL.iter().map(|_| Arc::new(Semaphore::new(1))).collect())
     }
@@ -65,8 +65,8 @@ impl Places {
     /// Waits until the runs have ended, for a bounded time.
     async fn until_free(&self) {
         let free = async {
-            for place in &self.0 {
-                let _ = place.acquire().await;
+            for permit in &self.0 {
+                let _ = permit.acquire().await;
             }
         };
         if tokio::time::timeout(STOP_TIMEOUT, free).await.is_err() {
@@ -75,8 +75,8 @@ impl Places {
     }
 }
 
-async fn run_due(runner: Arc<Runner>, screen: Screen, places: Arc<Places>, job: Job) {
-    let Ok(_place) = places.of(job).try_acquire_owned() else { return };
+async fn run_due(runner: Arc<Runner>, screen: Screen, permits: Arc<Permits>, job: Job) {
+    let Ok(_permit) = permits.of(job).try_acquire_owned() else { return };
     let ran = runner.run_due(job, &screen.show(job, Begins::OnSchedule)).await;
     match ran {
         Ok(None) => {}

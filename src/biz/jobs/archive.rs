@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use super::progress::{Progress, Walked};
+use super::progress::{Progress, ScanPosition};
 use crate::biz::{
     account::users::{UserSpan, Users},
     retry::unless_conflict,
@@ -71,18 +71,18 @@ pub async fn archive_records(
 ) -> Result<Archived, StoreError> {
     let first_kept = (0..months.get()).fold(calendar.now().month, |month, _| month.previous());
     let before = calendar.start_of(first_kept.first_day());
-    let mut walked = Walked::<1>::of(progress);
-    progress.expect(store.users_behind(walked.last.as_ref()).await?);
+    let mut scan = ScanPosition::<1>::of(progress);
+    progress.expect(store.users_behind(scan.last.as_ref()).await?);
     // Ends: each span begins behind the last.
-    while let Some((span, users)) = store.span(walked.last.as_ref(), USERS_AT_ONCE).await? {
+    while let Some((span, users)) = store.span(scan.last.as_ref(), USERS_AT_ONCE).await? {
         for some in store.users_with_old(&span, before).await?.chunks(MOVED_TOGETHER) {
-            walked.counts[0] +=
+            scan.counts[0] +=
                 if is_dry_run { store.count_old(some, before).await? } else { move_all(store, some, before).await? };
         }
-        walked.last = Some(span.last);
-        progress.reached(&walked.to_string(), users).await?;
+        scan.last = Some(span.last);
+        progress.reached(&scan.to_string(), users).await?;
     }
-    Ok(Archived { records: walked.counts[0], first_kept })
+    Ok(Archived { records: scan.counts[0], first_kept })
 }
 
 /// Moves the old records of some users.

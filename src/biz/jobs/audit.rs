@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, fmt};
 use async_trait::async_trait;
 use chrono::NaiveDate;
 
-use super::progress::{Progress, Walked};
+use super::progress::{Progress, ScanPosition};
 use crate::biz::{
     account::users::Users,
     values::{
@@ -37,7 +37,7 @@ pub struct Evidence {
     pub recorded_count: i64,
     pub used_quotas: BTreeMap<(ServiceName, String), i64>,
     /// Used units that no record accounts for, of quotas that were taken over from the
-    /// former service; below zero where its records say more than it had counted.
+    /// legacy service; below zero where its records say more than it had counted.
     pub opened_quotas: BTreeMap<(ServiceName, String), i64>,
     /// What the account says is held, of the balance and of each quota above zero.
     pub held: Money,
@@ -134,7 +134,7 @@ pub trait AuditStore: Users {
 
 /// What an audit found, the runs included that this one goes on from.
 #[derive(Debug, Default)]
-pub struct Report {
+pub struct AuditReport {
     pub users: u64,
     pub difference_count: u64,
     /// Those that this run told.
@@ -144,7 +144,7 @@ pub struct Report {
 /// The name that the regular job is remembered by.
 pub const JOB: &str = "audit";
 /// Differences that are told; beyond it they are only counted.
-pub const MAX_TOLD: u64 = 1_000;
+pub const MAX_REPORTED: u64 = 1_000;
 /// Days that differ and are told, of the users read in one snapshot.
 pub const MAX_DAYS: u32 = 10_000;
 /// Users read in one snapshot.
@@ -156,36 +156,36 @@ const USERS_AT_A_TIME: u32 = 200;
 /// # Errors
 /// [`StoreError::Unavailable`], also when the lease of the run is lost;
 /// [`StoreError::Failed`].
-pub async fn audit(store: &dyn AuditStore, progress: &dyn Progress) -> Result<Report, StoreError> {
-    let mut walked = Walked::<2>::of(progress);
+pub async fn audit(store: &dyn AuditStore, progress: &dyn Progress) -> Result<AuditReport, StoreError> {
+    let mut scan = ScanPosition::<2>::of(progress);
     let mut differences = Vec::new();
-    progress.expect(store.users_behind(walked.last.as_ref()).await?);
+    progress.expect(store.users_behind(scan.last.as_ref()).await?);
     // Ends: each chunk begins behind the last.
     loop {
-        let chunk = store.evidence(walked.last.as_ref(), USERS_AT_A_TIME).await?;
+        let chunk = store.evidence(scan.last.as_ref(), USERS_AT_A_TIME).await?;
         let Some(end) = chunk.last() else {
-            let [users, difference_count] = walked.counts;
-            return Ok(Report { users, difference_count, differences });
+            let [users, difference_count] = scan.counts;
+            return Ok(AuditReport { users, difference_count, differences });
         };
         let users = chunk.len() as u64;
         for difference in chunk.iter().flat_map(compare) {
-            walked.counts[1] += 1;
-            if walked.counts[1] <= MAX_TOLD {
+            scan.counts[1] += 1;
+            if scan.counts[1] <= MAX_REPORTED {
                 progress.tell(&difference.to_string());
                 differences.push(difference);
             }
         }
-        walked.counts[0] += users;
-        walked.last = Some(end.user.clone());
-        progress.reached(&walked.to_string(), users).await?;
+        scan.counts[0] += users;
+        scan.last = Some(end.user.clone());
+        progress.reached(&scan.to_string(), users).await?;
     }
 }
 
 /// How many differences an audit had found when it got to a position; `None` where that is no
 /// position of an audit.
 pub fn differences_at(position: Option<&str>) -> Option<u64> {
-    let walked = position.map_or_else(|| Some(Walked::begin()), Walked::<2>::read);
-    walked.map(|walked| walked.counts[1])
+    let scan = position.map_or_else(|| Some(ScanPosition::begin()), ScanPosition::<2>::read);
+    scan.map(|scan| scan.counts[1])
 }
 
 /// The differences in one user's books.

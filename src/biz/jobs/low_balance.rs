@@ -40,7 +40,7 @@ pub struct Thresholds {
 pub struct LowCounts {
     pub balance: u64,
     /// By the service whose quota is low, in which whoever has none to begin with does not
-    /// count. Services without such users may be absent, and former services present.
+    /// count. Services without such users may be absent, and legacy services present.
     pub quotas: BTreeMap<ServiceName, u64>,
 }
 
@@ -60,7 +60,7 @@ impl FromIterator<(Option<ServiceName>, u64)> for LowCounts {
 
 /// Where accounts are counted.
 #[async_trait]
-pub trait LowStore: Send + Sync + 'static {
+pub trait LowBalanceStore: Send + Sync + 'static {
     /// Counts the accounts that are low, by their quotas of `month`. It reads all of them,
     /// so the database itself ends it after `within`, also when the caller has gone.
     /// Nothing else waits for it.

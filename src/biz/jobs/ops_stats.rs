@@ -19,7 +19,7 @@ pub struct FinishedAudit {
 
 /// Where findings are read.
 #[async_trait]
-pub trait FindingStore: Send + Sync + 'static {
+pub trait OpsStatsStore: Send + Sync + 'static {
     /// The audit that was finished last. Those that go on or were cut short have not seen
     /// all books, and those by hand are told to whoever makes them: neither counts.
     ///

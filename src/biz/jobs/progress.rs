@@ -34,12 +34,12 @@ pub trait Progress: Send + Sync {
 /// Where a walk through all users got to: what it counted, and the last user. Written
 /// `1000 0 user`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Walked<const N: usize> {
+pub struct ScanPosition<const N: usize> {
     pub counts: [u64; N],
     pub last: Option<UserId>,
 }
 
-impl<const N: usize> Walked<N> {
+impl<const N: usize> ScanPosition<N> {
     /// The beginning where `progress` has no position, or one that is none of such a walk.
     pub fn of(progress: &dyn Progress) -> Self {
         let read = progress.position().and_then(|position| Self::read(&position));
@@ -62,7 +62,7 @@ impl<const N: usize> Walked<N> {
     }
 }
 
-impl<const N: usize> fmt::Display for Walked<N> {
+impl<const N: usize> fmt::Display for ScanPosition<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.counts.iter().try_for_each(|count| write!(f, "{count} "))?;
         f.write_str(self.last.as_ref().map_or("", UserId::as_str))
@@ -75,10 +75,10 @@ mod tests {
 
     #[test]
     fn a_walk_goes_on_where_it_was() {
-        let walked = Walked { counts: [1_000, 3], last: Some(UserId::from_stored("with space".to_owned())) };
-        assert_eq!(Walked::read(&walked.to_string()), Some(walked));
+        let scan = ScanPosition { counts: [1_000, 3], last: Some(UserId::from_stored("with space".to_owned())) };
+        assert_eq!(ScanPosition::read(&scan.to_string()), Some(scan));
         for bad in ["", "user", "1 user", "1 -1 user", "1 2"] {
-            assert_eq!(Walked::<2>::read(bad), None, "{bad}");
+            assert_eq!(ScanPosition::<2>::read(bad), None, "{bad}");
         }
     }
 }

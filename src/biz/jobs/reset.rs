@@ -4,7 +4,7 @@
 
 use async_trait::async_trait;
 
-use super::progress::{Progress, Walked};
+use super::progress::{Progress, ScanPosition};
 use crate::biz::{
     account::{
         catalog::{Catalog, Plan},
@@ -76,7 +76,7 @@ pub async fn reset_quotas(
 ) -> Result<Reset, StoreError> {
     let at = calendar.now();
     let plans: Vec<(&ServiceName, Plan)> = catalog.iter().collect();
-    let Walked { counts: [users, failed], last: mut after } = walked(progress, at.month);
+    let ScanPosition { counts: [users, failed], last: mut after } = scan_position(progress, at.month);
     let mut reset = Reset { users, failed };
     progress.expect(rows.users_behind(after.as_ref()).await?);
     // Ends: each chunk begins behind the last.
@@ -93,19 +93,19 @@ pub async fn reset_quotas(
             }
         }
         after = Some(span.last);
-        let walked = Walked { counts: [reset.users, reset.failed], last: after.clone() };
-        progress.reached(&format!("{} {walked}", at.month), users).await?;
+        let scan = ScanPosition { counts: [reset.users, reset.failed], last: after.clone() };
+        progress.reached(&format!("{} {scan}", at.month), users).await?;
     }
     Ok(reset)
 }
 
 /// Where a reset of this month got to, written `2026-11 1000 0 user`: before users open, users
 /// failed and the last user stands the month. What is of another month begins anew.
-fn walked(progress: &dyn Progress, month: Month) -> Walked<2> {
+fn scan_position(progress: &dyn Progress, month: Month) -> ScanPosition<2> {
     let position = progress.position();
     let of_month = position.as_deref().and_then(|position| position.split_once(' '));
     let this_month = of_month.filter(|(of, _)| *of == month.to_string());
-    this_month.and_then(|(_, position)| Walked::read(position)).unwrap_or_else(Walked::begin)
+    this_month.and_then(|(_, position)| ScanPosition::read(position)).unwrap_or_else(ScanPosition::begin)
 }
 
 /// What rows of one month of one service are not as a reset would leave them.
@@ -119,7 +119,7 @@ pub struct Lacking {
 
 /// What a reset would do.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Preview {
+pub struct ResetPreview {
     pub users: u64,
     /// Of each month and service.
     pub lacking: Vec<(Month, ServiceName, Lacking)>,
@@ -134,12 +134,12 @@ pub async fn preview(
     catalog: &Catalog,
     calendar: &Calendar,
     progress: &dyn Progress,
-) -> Result<Preview, StoreError> {
+) -> Result<ResetPreview, StoreError> {
     let at = calendar.now();
     let each = opened(at).into_iter().flat_map(|month| catalog.iter().map(move |plan| (month, plan)));
     let each: Vec<(Month, (&ServiceName, Plan))> = each.collect();
     let lacking = each.iter().map(|(month, (service, _))| (*month, (*service).clone(), Lacking::default()));
-    let mut preview = Preview { users: 0, lacking: lacking.collect() };
+    let mut preview = ResetPreview { users: 0, lacking: lacking.collect() };
     let mut after = None;
     progress.expect(rows.users_behind(None).await?);
     // Ends: each chunk begins behind the last.

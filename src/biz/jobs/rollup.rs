@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 
-use super::progress::{Progress, Walked};
+use super::progress::{Progress, ScanPosition};
 use crate::biz::{
     account::users::{UserSpan, Users},
     retry::unless_conflict,
@@ -50,10 +50,10 @@ pub async fn rebuild_rollup(
     is_dry_run: bool,
     progress: &dyn Progress,
 ) -> Result<Rebuilt, StoreError> {
-    let mut walked = Walked::<2>::of(progress);
-    progress.expect(store.users_behind(walked.last.as_ref()).await?);
+    let mut scan = ScanPosition::<2>::of(progress);
+    progress.expect(store.users_behind(scan.last.as_ref()).await?);
     // Ends: each span begins behind the last.
-    while let Some((span, users)) = store.span(walked.last.as_ref(), USERS_AT_ONCE).await? {
+    while let Some((span, users)) = store.span(scan.last.as_ref(), USERS_AT_ONCE).await? {
         let differing = store.differing(&span).await?;
         if !is_dry_run {
             // Each alone: whoever is charged meanwhile waits for no other's records.
@@ -61,11 +61,11 @@ pub async fn rebuild_rollup(
                 unless_conflict(|| store.rebuild(user)).await?;
             }
         }
-        walked.counts[0] += users;
-        walked.counts[1] += differing.len() as u64;
-        walked.last = Some(span.last);
-        progress.reached(&walked.to_string(), users).await?;
+        scan.counts[0] += users;
+        scan.counts[1] += differing.len() as u64;
+        scan.last = Some(span.last);
+        progress.reached(&scan.to_string(), users).await?;
     }
-    let [users, differing] = walked.counts;
+    let [users, differing] = scan.counts;
     Ok(Rebuilt { users, differing })
 }

@@ -18,7 +18,7 @@ use crate::biz::{
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long it is tried. What is lost then was delivered in an outage of a day.
-const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
+const DEADLINE: Duration = Duration::from_secs(24 * 3_600);
 /// Attempts that may fail as they should not.
 const MAX_DEFECTS: u32 = 5;
 
@@ -47,7 +47,7 @@ pub(super) async fn until_settled<T, F: Future<Output = Result<T>>>(
     closed: &CancellationToken,
     attempt: impl Fn() -> F,
 ) -> Option<T> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + DEADLINE;
     let (mut defects, mut pause) = (0, PAUSE);
     loop {
         let error = match attempt().await {
@@ -95,7 +95,7 @@ mod tests {
         let (settled, attempts) = tried(Duration::from_secs(3 * 3_600), &never, &never).await;
         assert!(settled.unwrap() - begun < Duration::from_secs(3 * 3_600) + LONGEST_PAUSE);
         assert!(attempts < 400, "{attempts}");
-        let (settled, _) = tried(PATIENCE + LONGEST_PAUSE, &never, &never).await;
+        let (settled, _) = tried(DEADLINE + LONGEST_PAUSE, &never, &never).await;
         assert_eq!(settled, None);
     }
 
@@ -110,7 +110,7 @@ mod tests {
             sleep(Duration::from_secs(25)).await;
             closed.cancel();
         };
-        let ((settled, _), ()) = tokio::join!(tried(PATIENCE, &stop, &closed), closing);
+        let ((settled, _), ()) = tokio::join!(tried(DEADLINE, &stop, &closed), closing);
         assert_eq!(settled, None);
         assert!(begun.elapsed() < Duration::from_secs(47));
     }

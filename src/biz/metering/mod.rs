@@ -49,7 +49,7 @@ pub struct Finish {
 
 /// What a gateway is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
+pub enum Update {
     /// Its reservation, and whether that stood already.
     Opened(Box<Transaction>, bool),
     State(State),
@@ -103,7 +103,7 @@ impl Comparison {
 
 /// How streams are metered.
 #[derive(Debug, Clone, Copy)]
-pub struct Settings {
+pub struct StreamTimeouts {
     /// How long a hold lasts that is not reported on.
     pub ttl: TimeDelta,
     /// How often what is new of a stream is made durable.
@@ -119,7 +119,7 @@ pub struct Settings {
 pub struct Meter {
     engine: Arc<Engine>,
     tokens: Arc<TokenCounter>,
-    settings: Settings,
+    settings: StreamTimeouts,
     /// A place for each stream that is open.
     open: Arc<Semaphore>,
     /// And for each that broke and waits.
@@ -132,7 +132,7 @@ impl Meter {
     pub fn new(
         engine: Arc<Engine>,
         tokens: Arc<TokenCounter>,
-        settings: Settings,
+        settings: StreamTimeouts,
         streams: usize,
         stop: CancellationToken,
     ) -> Self {

@@ -18,7 +18,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    Comparison, Ended, Event, Finish, Meter, News,
+    Comparison, Ended, Event, Finish, Meter, Update,
     disconnect::{settle_broken, until_settled},
     metered::Metered,
 };
@@ -42,8 +42,8 @@ impl Meter {
     /// # Errors
     /// [`Error::Overloaded`] when all are taken.
     pub fn admit(&self) -> Result<OwnedSemaphorePermit> {
-        let place = self.open.clone().try_acquire_owned();
-        place.map_err(|_| Error::Overloaded("too many streams are open; retry later".into()))
+        let permit = self.open.clone().try_acquire_owned();
+        permit.map_err(|_| Error::Overloaded("too many streams are open; retry later".into()))
     }
 
     /// What `work` comes to, unless the process is to stop.
@@ -58,7 +58,7 @@ impl Meter {
     ///
     /// # Errors
     /// Those of a reserve, and [`Error::TransactionState`] where the reservation has ended.
-    pub async fn open(&self, reserve: Reserve, place: OwnedSemaphorePermit) -> Result<Session> {
+    pub async fn open(&self, reserve: Reserve, permit: OwnedSemaphorePermit) -> Result<Session> {
         let (stream, ttl) = (reserve.call.record_ids.main, reserve.ttl);
         // Before anything is held: the vocabulary may have to be built.
         let counter = self.tokens.stream(Encoding::of(reserve.call.content.model.as_ref())).await?;
@@ -69,7 +69,7 @@ impl Meter {
         }
         let metered = Metered::new(reservation);
         let (meter, counter) = (self.clone(), Some(counter));
-        Ok(Session { meter, metered, counter, heard: Instant::now(), place, is_reopened })
+        Ok(Session { meter, metered, counter, heard: Instant::now(), permit, is_reopened })
     }
 }
 
@@ -81,7 +81,7 @@ pub struct Session {
     counter: Option<StreamCounter>,
     /// When the gateway was last heard of.
     heard: Instant,
-    place: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
     is_reopened: bool,
 }
 
@@ -112,33 +112,37 @@ impl Session {
 
     /// Meters until the stream ends, and settles it. Tells `news` what the gateway should
     /// know; one that does not read is not waited for.
-    pub async fn run(mut self, events: impl Stream<Item = Result<Event>> + Send, news: mpsc::Sender<News>) -> Ended {
+    pub async fn run(
+        mut self,
+        events: impl Stream<Item = Result<Event>> + Send,
+        updates: mpsc::Sender<Update>,
+    ) -> Ended {
         // A place for the last word, which must not get lost where anybody listens.
-        let last = LastWord(news.clone().reserve_owned().await.ok());
-        let _ = news.try_send(News::Opened(Box::new(self.reservation().clone()), self.is_reopened));
+        let last = LastWord(updates.clone().reserve_owned().await.ok());
+        let _ = updates.try_send(Update::Opened(Box::new(self.reservation().clone()), self.is_reopened));
         let mut events = pin!(events.fuse());
-        let end = match self.listen(events.as_mut(), &news).await {
+        let end = match self.listen(events.as_mut(), &updates).await {
             End::Broken(error) => self.read_on(events, error).await,
             end => end,
         };
-        drop(news);
+        drop(updates);
         if let Err(error) = self.count_all().await {
             tracing::warn!(%error, trace_id = %self.reservation().trace, "the end of a stream was not counted");
         }
         match end {
             End::Finish(finish) => self.finish(finish, last).await,
             End::Broken(error) => {
-                last.send(News::Failed(error));
+                last.send(Update::Failed(error));
                 self.broke(None).await
             }
             End::Gone(error) => {
-                last.send(News::Failed(error));
+                last.send(Update::Failed(error));
                 Ended::default()
             }
         }
     }
 
-    async fn listen(&mut self, mut events: Events<'_>, news: &mpsc::Sender<News>) -> End {
+    async fn listen(&mut self, mut events: Events<'_>, updates: &mpsc::Sender<Update>) -> End {
         let Meter { settings, stop, .. } = self.meter.clone();
         let mut reporting = Reporting::default();
         let (mut owes_state, ends_at) = (false, Instant::now() + LONGEST_LIFE);
@@ -150,15 +154,15 @@ impl Session {
                 // another, for a report is looked after in each round.
                 biased;
                 () = stop.cancelled() => return End::Broken(stopping()),
-                () = news.closed() => return End::Broken(Error::Overloaded("the gateway has gone".into())),
+                () = updates.closed() => return End::Broken(Error::Overloaded("the gateway has gone".into())),
                 (asked, settled) = reporting.done() => {
                     if let Err(error) = self.metered.set_reported(asked, settled) {
                         return if self.metered.is_gone() { End::Gone(error) } else { End::Broken(error) };
                     }
                     owes_state = true;
                 }
-                Ok(place) = news.reserve(), if owes_state => {
-                    place.send(News::State(self.metered.state()));
+                Ok(permit) = updates.reserve(), if owes_state => {
+                    permit.send(Update::State(self.metered.state()));
                     owes_state = false;
                 }
                 event = events.next() => {
@@ -187,7 +191,7 @@ impl Session {
     async fn take(&mut self, event: Option<Result<Event>>) -> Option<End> {
         let taken = match event {
             Some(Ok(Event::Output(chunk))) => self.count(chunk).await,
-            Some(Ok(Event::Heartbeat(told))) => told.map_or(Ok(()), |usage| self.metered.set_told(usage)),
+            Some(Ok(Event::Heartbeat(told))) => told.map_or(Ok(()), |usage| self.metered.set_upstream(usage)),
             Some(Ok(Event::Finish(finish))) => return Some(End::Finish(finish)),
             Some(Err(error)) => Err(error),
             None => Err(Invalid::new("event", "the stream ended without finish").into()),
@@ -236,10 +240,10 @@ impl Session {
         let mut settled = engine.commit(commit.clone()).await;
         match &settled {
             Ok((transaction, effect)) => {
-                last.send(News::Finished(Box::new(transaction.clone()), effect.is_repeat()));
+                last.send(Update::Finished(Box::new(transaction.clone()), effect.is_repeat()));
             }
             Err(error) => {
-                last.send(News::Failed(error.clone()));
+                last.send(Update::Failed(error.clone()));
                 if matches!(error, Error::Overloaded(_)) {
                     let Meter { stop, .. } = &self.meter;
                     let again = until_settled(stop, engine.closed(), || engine.commit(commit.clone())).await;
@@ -256,8 +260,8 @@ impl Session {
 
     /// Gives its place to others, and is settled.
     async fn broke(self, finished: Option<Settled>) -> Ended {
-        let Session { meter, metered, place, .. } = self;
-        drop(place);
+        let Session { meter, metered, permit, .. } = self;
+        drop(permit);
         Ended { finished, settled: settle_broken(&meter, &metered).await, compared: None }
     }
 
@@ -290,12 +294,12 @@ impl Reporting {
 }
 
 /// The place for what a stream is told last, unless its gateway has gone.
-struct LastWord(Option<OwnedPermit<News>>);
+struct LastWord(Option<OwnedPermit<Update>>);
 
 impl LastWord {
-    fn send(self, news: News) {
-        if let Some(place) = self.0 {
-            place.send(news);
+    fn send(self, update: Update) {
+        if let Some(permit) = self.0 {
+            permit.send(update);
         }
     }
 }

@@ -7,7 +7,7 @@ use super::{
     order::{Order, OrderStatus},
 };
 use crate::biz::{
-    settlement::posting::{OrderNews, OrderUpdate},
+    settlement::posting::{OrderUpdate, PaymentUpdate},
     values::{
         error::{Error, Result},
         ids::{OrderId, PaymentId},
@@ -26,7 +26,7 @@ pub struct Notice {
 
 /// What became of an order through a report.
 #[derive(Debug)]
-pub struct Settlement {
+pub struct SettledOrder {
     pub order: Order,
     /// A repeat changes nothing.
     pub changed: bool,
@@ -34,7 +34,7 @@ pub struct Settlement {
     pub refusal: Option<Error>,
 }
 
-impl From<(Order, bool)> for Settlement {
+impl From<(Order, bool)> for SettledOrder {
     fn from((order, changed): (Order, bool)) -> Self {
         Self { order, changed, refusal: None }
     }
@@ -62,11 +62,11 @@ impl NoticedResult {
     }
 }
 
-impl From<NoticedResult> for OrderNews {
+impl From<NoticedResult> for PaymentUpdate {
     fn from(result: NoticedResult) -> Self {
         match result {
-            NoticedResult::Paid { payment, amount } => OrderNews::Paid { payment, amount },
-            NoticedResult::Failed { payment, amount } => OrderNews::Failed { payment, amount },
+            NoticedResult::Paid { payment, amount } => PaymentUpdate::Paid { payment, amount },
+            NoticedResult::Failed { payment, amount } => PaymentUpdate::Failed { payment, amount },
         }
     }
 }
@@ -81,7 +81,7 @@ impl Recharges {
     /// [`Error::PaymentUnavailable`] when payment-service can't be asked or does not say
     /// the same yet; [`Error::Invalid`] beyond the largest balance,
     /// [`Error::Overloaded`], [`Error::Internal`].
-    pub async fn settle(&self, notice: Notice, believed: bool, trace: &TraceContext) -> Result<Settlement> {
+    pub async fn settle(&self, notice: Notice, believed: bool, trace: &TraceContext) -> Result<SettledOrder> {
         let found = in_time(self.orders.order(&notice.order)).await?;
         let order = found.ok_or_else(|| Error::OrderNotFound(notice.order.to_string()))?;
         if let Some(currency) = &notice.currency {
@@ -92,7 +92,7 @@ impl Recharges {
         }
         // A settled order does not change any more, whatever is said of it.
         if believed || order.status == OrderStatus::Success {
-            return self.update(&order, notice.result.into()).await.map(Settlement::from);
+            return self.update(&order, notice.result.into()).await.map(SettledOrder::from);
         }
         if notice.result.amount().is_some_and(|amount| amount != order.amount) {
             return Err(order.amount_mismatch());
@@ -101,7 +101,7 @@ impl Recharges {
     }
 
     /// Asks payment-service, and settles by its answer; then holds the hint against it.
-    async fn confirm(&self, order: &Order, hint: NoticedResult, trace: &TraceContext) -> Result<Settlement> {
+    async fn confirm(&self, order: &Order, hint: NoticedResult, trace: &TraceContext) -> Result<SettledOrder> {
         let asking = self.confirmations.try_acquire();
         let _asking = asking.map_err(|_| Error::Overloaded("too many callbacks wait for payment-service".into()))?;
         let not_confirmed = |why| Error::PaymentUnavailable(format!("it does not confirm the callback: {why}"));
@@ -121,33 +121,33 @@ impl Recharges {
             // It is settled now; a hint of another payment is refused.
             hint => self.update(&settled, hint.into()).await.err(),
         };
-        Ok(Settlement { order: settled, changed, refusal })
+        Ok(SettledOrder { order: settled, changed, refusal })
     }
 
     /// Settles an order by what payment-service says; `None` while that is undecided.
     async fn settle_by(&self, order: &Order, payment: &Payment) -> Result<Option<(Order, bool)>> {
         match self.news_of(payment)? {
-            Some(news) => self.update(order, news).await.map(Some),
+            Some(payment_update) => self.update(order, payment_update).await.map(Some),
             None => Ok(None),
         }
     }
 
     /// What a payment means for its order; `None` while it is undecided.
-    pub(super) fn news_of(&self, payment: &Payment) -> Result<Option<OrderNews>> {
+    pub(super) fn news_of(&self, payment: &Payment) -> Result<Option<PaymentUpdate>> {
         Ok(match payment.state {
             PaymentState::Pending => None,
             PaymentState::Paid => {
                 self.check_currency(&payment.currency)?;
                 let amount = self.terms.currency.from_minor(payment.minor_amount);
                 let amount = amount.ok_or_else(|| PaymentError::Senseless("the amount of the payment".into()))?;
-                Some(OrderNews::Paid { payment: payment.id.clone(), amount })
+                Some(PaymentUpdate::Paid { payment: payment.id.clone(), amount })
             }
-            PaymentState::Failed => Some(OrderNews::Failed { payment: Some(payment.id.clone()), amount: None }),
+            PaymentState::Failed => Some(PaymentUpdate::Failed { payment: Some(payment.id.clone()), amount: None }),
         })
     }
 
-    pub(super) async fn update(&self, order: &Order, news: OrderNews) -> Result<(Order, bool)> {
-        let update = OrderUpdate { user: order.user.clone(), order: order.id.clone(), news };
+    pub(super) async fn update(&self, order: &Order, payment_update: PaymentUpdate) -> Result<(Order, bool)> {
+        let update = OrderUpdate { user: order.user.clone(), order: order.id.clone(), payment_update };
         self.engine.update_order(update).await
     }
 }

@@ -18,7 +18,7 @@ pub struct Order {
     pub id: OrderId,
     pub user: UserId,
     pub amount: Money,
-    /// `None` on orders of the former service.
+    /// `None` on orders of the legacy service.
     pub method: Option<PaymentMethod>,
     pub status: OrderStatus,
     /// Once payment-service has given it; no two orders have the same.

@@ -10,7 +10,7 @@ use super::{
     order::{Made, Order, OrderStatus},
 };
 use crate::biz::{
-    settlement::posting::OrderNews,
+    settlement::posting::PaymentUpdate,
     values::error::{Error, Result},
 };
 
@@ -50,7 +50,7 @@ impl Recharges {
     /// for the next run. [`Error::Overloaded`] or [`Error::Internal`] when the orders
     /// can't be read.
     pub async fn reconcile(&self, waits: Waits) -> Result<Reconciled> {
-        self.walk(waits, None).await
+        self.scan(waits, None).await
     }
 
     /// What [`Self::reconcile`] would do now, with `listed` of the orders at the most. Asks
@@ -58,14 +58,14 @@ impl Recharges {
     ///
     /// # Errors
     /// As [`Self::reconcile`].
-    pub async fn preview(&self, waits: Waits, listed: usize) -> Result<Preview> {
+    pub async fn preview(&self, waits: Waits, listed: usize) -> Result<ReconcilePreview> {
         let mut list = List { orders: Vec::new(), room: listed };
-        let total = self.walk(waits, Some(&mut list)).await?;
-        Ok(Preview { total, first: list.orders })
+        let total = self.scan(waits, Some(&mut list)).await?;
+        Ok(ReconcilePreview { total, first: list.orders })
     }
 
     /// With a list, enters there what would become of the orders, and settles none.
-    async fn walk(&self, waits: Waits, mut list: Option<&mut List>) -> Result<Reconciled> {
+    async fn scan(&self, waits: Waits, mut list: Option<&mut List>) -> Result<Reconciled> {
         self.gateway()?;
         let now = self.calendar.now().utc;
         let (until, expired) = (now - waits.reconcile_after, now - waits.expire_after);
@@ -137,34 +137,34 @@ impl Recharges {
         settles: bool,
     ) -> std::result::Result<OrderStatus, NotSettled> {
         let payment = self.gateway()?.payment_of(&order.id, &TraceContext::default()).await?;
-        let news = match payment {
+        let payment_update = match payment {
             Some(payment) => self.news_of(&payment)?,
             None => None,
         };
-        let news = news.or(expires.then_some(OrderNews::Expired));
-        match news {
+        let payment_update = payment_update.or(expires.then_some(PaymentUpdate::Expired));
+        match payment_update {
             None => Ok(order.status),
-            Some(news) if settles => Ok(self.update(order, news).await?.0.status),
-            Some(news) => Ok(would_become(order, &news)?),
+            Some(payment_update) if settles => Ok(self.update(order, payment_update).await?.0.status),
+            Some(payment_update) => Ok(would_become(order, &payment_update)?),
         }
     }
 }
 
 /// As the rule of orders has it, which knows more: whether another order has the payment,
 /// and what the order became meanwhile.
-fn would_become(order: &Order, news: &OrderNews) -> Result<OrderStatus> {
-    match news {
-        OrderNews::Paid { amount, .. } if *amount != order.amount => Err(order.amount_mismatch()),
-        OrderNews::Paid { .. } => Ok(OrderStatus::Success),
-        OrderNews::Failed { .. } => Ok(OrderStatus::Failed),
-        OrderNews::Expired if order.status == OrderStatus::Pending => Ok(OrderStatus::Expired),
-        OrderNews::Expired | OrderNews::Opened { .. } => Ok(order.status),
+fn would_become(order: &Order, payment_update: &PaymentUpdate) -> Result<OrderStatus> {
+    match payment_update {
+        PaymentUpdate::Paid { amount, .. } if *amount != order.amount => Err(order.amount_mismatch()),
+        PaymentUpdate::Paid { .. } => Ok(OrderStatus::Success),
+        PaymentUpdate::Failed { .. } => Ok(OrderStatus::Failed),
+        PaymentUpdate::Expired if order.status == OrderStatus::Pending => Ok(OrderStatus::Expired),
+        PaymentUpdate::Expired | PaymentUpdate::Opened { .. } => Ok(order.status),
     }
 }
 
 /// What would become of the orders that are looked up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Preview {
+pub struct ReconcilePreview {
     pub total: Reconciled,
     /// The first orders, and the status each would have.
     pub first: Vec<(Order, OrderStatus)>,

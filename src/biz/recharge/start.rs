@@ -11,7 +11,7 @@ use super::{
     order::{Order, OrderStatus, PaymentMethod},
 };
 use crate::biz::{
-    settlement::posting::OrderNews,
+    settlement::posting::PaymentUpdate,
     values::{
         calendar::BillingTime,
         error::{Error, Invalid, Result, StoreError},
@@ -64,7 +64,7 @@ impl Recharges {
         };
         if opened.is_err() {
             // Should a payment have been opened all the same, and be paid, it is credited.
-            if let Err(error) = self.update(&order, OrderNews::Failed { payment: None, amount: None }).await {
+            if let Err(error) = self.update(&order, PaymentUpdate::Failed { payment: None, amount: None }).await {
                 tracing::warn!(order = %order.id, %error, "the order stays pending until it is reconciled");
             }
         }
@@ -110,8 +110,8 @@ impl Recharges {
     /// Keeps the payment with its order. Only one that another order has is refused:
     /// without this note a payment is credited as well.
     async fn note_opened(&self, order: &Order, opened: &OpenedPayment) -> Result<()> {
-        let news = OrderNews::Opened { payment: opened.id.clone(), url: opened.url.clone() };
-        match self.update(order, news).await {
+        let payment_update = PaymentUpdate::Opened { payment: opened.id.clone(), url: opened.url.clone() };
+        match self.update(order, payment_update).await {
             Ok(_) => Ok(()),
             Err(Error::DuplicateRecharge(why)) => {
                 Err(Error::PaymentUnavailable(format!("payment-service opened no payment of its own: {why}")))
@@ -124,7 +124,7 @@ impl Recharges {
     }
 }
 
-/// `recharge_{user_id}_{unix seconds}_{suffix}`: as the former service made them, and
+/// `recharge_{user_id}_{unix seconds}_{suffix}`: as the legacy service made them, and
 /// with six hexadecimal digits so that two in a second differ. 63 characters at most.
 fn fresh_id(user: &UserId, now: BillingTime) -> OrderId {
     let seconds = now.utc.timestamp();

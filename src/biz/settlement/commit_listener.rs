@@ -2,18 +2,18 @@
 
 use async_trait::async_trait;
 
-use crate::biz::check::cache::entry::{Change, Subject};
+use crate::biz::check::cache::entry::{CacheKey, Change};
 
 /// Told after a commit and before its callers are answered, so that who was answered reads
 /// what it wrote. Answers are waiting: these return at once.
 #[async_trait]
-pub trait Readers: Send + Sync + 'static {
+pub trait CommitListener: Send + Sync + 'static {
     /// This changed.
     async fn committed(&self, changes: Vec<Change>);
 
     /// These changed, and nobody knows any more how.
-    async fn missed(&self, subjects: Vec<Subject>);
+    async fn invalidate(&self, cache_keys: Vec<CacheKey>);
 
     /// These may have changed, or may change yet.
-    async fn doubted(&self, subjects: Vec<Subject>);
+    async fn outcome_unknown(&self, cache_keys: Vec<CacheKey>);
 }

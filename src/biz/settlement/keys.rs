@@ -55,7 +55,7 @@ impl<'a> Keys<'a> {
                 Posting::Adjust(adjustment) => drop(keys.adjustments.insert((user, &adjustment.id))),
                 Posting::UpdateOrder(update) => {
                     keys.orders.insert(&update.order);
-                    keys.payments.extend(update.news.payment());
+                    keys.payments.extend(update.payment_update.payment());
                 }
             }
         }

@@ -10,7 +10,7 @@ use crate::biz::{
 
 /// What a transaction settled.
 #[derive(Debug, Default)]
-pub struct Settlement {
+pub struct SettledBatch {
     /// One for each posting, in order.
     pub outcomes: Vec<Outcome>,
     /// What is committed and was not before.
@@ -32,5 +32,5 @@ pub trait Ledger: Send + Sync + 'static {
     /// [`StoreError::Conflict`]: nothing was written.
     /// [`StoreError::Unavailable`]: the outcome is unknown; settle again to learn it.
     /// [`StoreError::Failed`]: nothing was written, and it would fail again.
-    async fn settle(&self, batch: &Batch) -> Result<Settlement, StoreError>;
+    async fn settle(&self, batch: &Batch) -> Result<SettledBatch, StoreError>;
 }

@@ -200,12 +200,12 @@ impl AdjustmentContent {
 pub struct OrderUpdate {
     pub user: UserId,
     pub order: OrderId,
-    pub news: OrderNews,
+    pub payment_update: PaymentUpdate,
 }
 
 /// What payment-service did with a top-up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum OrderNews {
+pub enum PaymentUpdate {
     /// It opened a payment, which waits for the user.
     Opened { payment: PaymentId, url: String },
     /// The money is in.
@@ -216,7 +216,7 @@ pub enum OrderNews {
     Expired,
 }
 
-impl OrderNews {
+impl PaymentUpdate {
     /// The payment it is about.
     pub fn payment(&self) -> Option<&PaymentId> {
         match self {

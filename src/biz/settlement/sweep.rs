@@ -76,7 +76,7 @@ pub async fn sweep(
 
 /// What a sweep would do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Preview {
+pub struct SweepPreview {
     /// Reservations that would be ended.
     pub holds: u64,
     /// The first of them, which expired first.
@@ -87,9 +87,9 @@ pub struct Preview {
 ///
 /// # Errors
 /// As [`sweep`].
-pub async fn preview(store: &dyn TransactionStore, calendar: &Calendar, listed: usize) -> Result<Preview> {
+pub async fn preview(store: &dyn TransactionStore, calendar: &Calendar, listed: usize) -> Result<SweepPreview> {
     let until = calendar.now().utc;
-    let mut preview = Preview::default();
+    let mut preview = SweepPreview::default();
     let mut last: Option<Due> = None;
     // Ends: each chunk begins behind the last, and new holds expire later than `until`.
     loop {

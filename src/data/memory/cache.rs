@@ -1,4 +1,4 @@
-//! The cache of one process. Entries and the fences of loads, in shards by subject.
+//! The cache of one process. Entries and the fences of loads, in shards by cache key.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use lru::LruCache;
 use crate::biz::{
     check::cache::{
         account_cache::{AccountCache, Fence, Found},
-        entry::{Applied, Change, Entry, Subject, Version},
+        entry::{Applied, CacheEntry, CacheKey, Change, Version},
     },
     values::error::StoreError,
 };
@@ -28,13 +28,13 @@ const MAX_LOADS: usize = 1_024;
 
 impl Shard {
     /// A state came by: a load of an older one must not be stored any more.
-    fn overtake(&mut self, subject: &Subject, version: Version) {
-        let Some(load) = self.loads.get_mut(subject) else { return };
+    fn overtake(&mut self, cache_key: &CacheKey, version: Version) {
+        let Some(load) = self.loads.get_mut(cache_key) else { return };
         match &load.newest {
             Some(newest) if version.is_at_least(newest) => load.newest = Some(version),
             Some(newest) if newest.is_at_least(&version) => {}
             // Nobody can tell which is the newer.
-            Some(_) => drop(self.loads.remove(subject)),
+            Some(_) => drop(self.loads.remove(cache_key)),
             None => load.newest = Some(version),
         }
     }
@@ -48,8 +48,8 @@ pub struct MemoryCache {
 }
 
 struct Shard {
-    entries: LruCache<Subject, Found>,
-    loads: HashMap<Subject, Load>,
+    entries: LruCache<CacheKey, Found>,
+    loads: HashMap<CacheKey, Load>,
 }
 
 struct Load {
@@ -70,8 +70,8 @@ impl MemoryCache {
         }
     }
 
-    fn shard(&self, subject: &Subject) -> MutexGuard<'_, Shard> {
-        let number = self.hasher.hash_one(subject) % SHARDS as u64;
+    fn shard(&self, cache_key: &CacheKey) -> MutexGuard<'_, Shard> {
+        let number = self.hasher.hash_one(cache_key) % SHARDS as u64;
         lock(&self.shards[number as usize])
     }
 }
@@ -82,58 +82,58 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 
 #[async_trait]
 impl AccountCache for MemoryCache {
-    async fn look(&self, subject: &Subject) -> Result<Option<Found>, StoreError> {
-        Ok(self.shard(subject).entries.get(subject).cloned())
+    async fn look(&self, cache_key: &CacheKey) -> Result<Option<Found>, StoreError> {
+        Ok(self.shard(cache_key).entries.get(cache_key).cloned())
     }
 
-    async fn look_all(&self, subjects: &[Subject]) -> Result<Vec<Option<Arc<Entry>>>, StoreError> {
-        let look = |subject: &Subject| self.shard(subject).entries.get(subject).map(|found| found.entry.clone());
-        Ok(subjects.iter().map(look).collect())
+    async fn look_all(&self, cache_keys: &[CacheKey]) -> Result<Vec<Option<Arc<CacheEntry>>>, StoreError> {
+        let look = |cache_key: &CacheKey| self.shard(cache_key).entries.get(cache_key).map(|found| found.entry.clone());
+        Ok(cache_keys.iter().map(look).collect())
     }
 
-    async fn fence(&self, subject: &Subject) -> Result<Fence, StoreError> {
+    async fn fence(&self, cache_key: &CacheKey) -> Result<Fence, StoreError> {
         let fence = Fence(self.tokens.fetch_add(1, Relaxed).into());
-        let mut shard = self.shard(subject);
+        let mut shard = self.shard(cache_key);
         if shard.loads.len() >= MAX_LOADS {
             shard.loads.clear();
         }
-        shard.loads.insert(subject.clone(), Load { fence, newest: None });
+        shard.loads.insert(cache_key.clone(), Load { fence, newest: None });
         Ok(fence)
     }
 
     async fn store(&self, fence: Fence, found: Found) -> Result<(), StoreError> {
-        let (subject, version) = (found.entry.subject(), found.entry.version());
-        let mut shard = self.shard(&subject);
-        if shard.loads.get(&subject).is_none_or(|load| load.fence != fence) {
+        let (cache_key, version) = (found.entry.cache_key(), found.entry.version());
+        let mut shard = self.shard(&cache_key);
+        if shard.loads.get(&cache_key).is_none_or(|load| load.fence != fence) {
             return Ok(());
         }
-        let newest = shard.loads.remove(&subject).and_then(|load| load.newest);
+        let newest = shard.loads.remove(&cache_key).and_then(|load| load.newest);
         if newest.is_none_or(|newest| version.is_at_least(&newest)) {
-            shard.entries.put(subject, found);
+            shard.entries.put(cache_key, found);
         }
         Ok(())
     }
 
-    async fn apply(&self, changes: &[Change]) -> Vec<Subject> {
+    async fn apply(&self, changes: &[Change]) -> Vec<CacheKey> {
         for change in changes {
-            let subject = change.subject();
-            let mut shard = self.shard(&subject);
-            shard.overtake(&subject, change.after());
-            let Some(found) = shard.entries.peek_mut(&subject) else { continue };
+            let cache_key = change.cache_key();
+            let mut shard = self.shard(&cache_key);
+            shard.overtake(&cache_key, change.after());
+            let Some(found) = shard.entries.peek_mut(&cache_key) else { continue };
             match change.apply(&found.entry) {
                 Applied::Next(entry) => found.entry = Arc::new(entry),
                 Applied::Known => {}
-                Applied::Missed => drop(shard.entries.pop(&subject)),
+                Applied::Gap => drop(shard.entries.pop(&cache_key)),
             }
         }
         Vec::new()
     }
 
-    async fn forget(&self, subjects: &[Subject]) -> Vec<Subject> {
-        for subject in subjects {
-            let mut shard = self.shard(subject);
-            shard.loads.remove(subject);
-            shard.entries.pop(subject);
+    async fn forget(&self, cache_keys: &[CacheKey]) -> Vec<CacheKey> {
+        for cache_key in cache_keys {
+            let mut shard = self.shard(cache_key);
+            shard.loads.remove(cache_key);
+            shard.entries.pop(cache_key);
         }
         Vec::new()
     }

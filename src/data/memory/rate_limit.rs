@@ -1,7 +1,7 @@
 //! The rate limiter of one process: how full the buckets of each user and API key are,
-//! for as long as there is anything in them, and for a bounded number of subjects.
+//! for as long as there is anything in them, and for a bounded number of cache keys.
 //!
-//! Subjects are spread over shards, each with a lock of its own. A request of a user and a
+//! Cache keys are spread over shards, each with a lock of its own. A request of a user and a
 //! key locks both their shards, the lower one first, so that it counts to both or to none.
 
 use std::{
@@ -14,7 +14,7 @@ use std::{
 use async_trait::async_trait;
 
 use crate::biz::{
-    check::cache::entry::Subject,
+    check::cache::entry::CacheKey,
     limits::rate_limit::{Level, RateLimiter, RateLimits},
     values::{
         calendar::Clock,
@@ -23,11 +23,11 @@ use crate::biz::{
     },
 };
 
-/// Subjects that are remembered at most. One takes about 250 bytes.
-const SUBJECTS: usize = 100_000;
+/// Cache keys that are remembered at most. One takes about 250 bytes.
+const CACHE_KEYS: usize = 100_000;
 const SHARDS: usize = 16;
 
-/// How many idle subjects a request removes at most. Above one, so that they go faster
+/// How many idle cache keys a request removes at most. Above one, so that they go faster
 /// than new ones come.
 const REMOVED_AT_ONCE: usize = 2;
 
@@ -40,53 +40,53 @@ pub struct MemoryRateLimiter {
     started: Instant,
 }
 
-/// A part of the subjects.
+/// A part of the cache keys.
 struct Shard {
     room: usize,
-    subjects: HashMap<Subject, Entry>,
+    cache_keys: HashMap<CacheKey, Bucket>,
     /// By their last request, refused ones included; the one that is idle for longest first.
-    by_use: BTreeMap<u64, Subject>,
+    by_use: BTreeMap<u64, CacheKey>,
     uses: u64,
 }
 
-struct Entry {
+struct Bucket {
     level: Level,
     used: u64,
 }
 
 impl MemoryRateLimiter {
     pub fn new(limits: RateLimits, clock: Arc<dyn Clock>) -> Self {
-        Self::with_room(limits, clock, SUBJECTS)
+        Self::with_room(limits, clock, CACHE_KEYS)
     }
 
-    fn with_room(limits: RateLimits, clock: Arc<dyn Clock>, subjects: usize) -> Self {
+    fn with_room(limits: RateLimits, clock: Arc<dyn Clock>, cache_keys: usize) -> Self {
         Self {
             limits,
-            shards: (0..SHARDS).map(|_| Mutex::new(Shard::new(subjects.div_ceil(SHARDS)))).collect(),
+            shards: (0..SHARDS).map(|_| Mutex::new(Shard::new(cache_keys.div_ceil(SHARDS)))).collect(),
             hasher: RandomState::new(),
             started: clock.instant(),
             clock,
         }
     }
 
-    fn count(&self, subjects: Vec<Subject>) -> Option<Duration> {
-        let subjects: Vec<(usize, Subject)> =
-            subjects.into_iter().map(|subject| (self.place(&subject), subject)).collect();
-        let places: BTreeSet<usize> = subjects.iter().map(|(place, _)| *place).collect();
+    fn count(&self, cache_keys: Vec<CacheKey>) -> Option<Duration> {
+        let cache_keys: Vec<(usize, CacheKey)> =
+            cache_keys.into_iter().map(|cache_key| (self.index(&cache_key), cache_key)).collect();
+        let indices: BTreeSet<usize> = cache_keys.iter().map(|(index, _)| *index).collect();
         let mut shards: BTreeMap<usize, MutexGuard<'_, Shard>> =
-            places.into_iter().map(|place| (place, lock(&self.shards[place]))).collect();
-        // Under the locks, so that it never goes back for a subject.
+            indices.into_iter().map(|index| (index, lock(&self.shards[index]))).collect();
+        // Under the locks, so that it never goes back for a cache key.
         let now = self.clock.instant().saturating_duration_since(self.started);
-        let taken: Vec<Result<Level, Duration>> = subjects
+        let taken: Vec<Result<Level, Duration>> = cache_keys
             .iter()
-            .map(|(place, subject)| self.limits.of(subject).take(shards[place].level(subject), now))
+            .map(|(index, cache_key)| self.limits.of(cache_key).take(shards[index].level(cache_key), now))
             .collect();
         let wait = taken.iter().filter_map(|taken| taken.err()).max();
-        for ((place, subject), taken) in subjects.into_iter().zip(taken) {
-            if let Some(shard) = shards.get_mut(&place) {
+        for ((index, cache_key), taken) in cache_keys.into_iter().zip(taken) {
+            if let Some(shard) = shards.get_mut(&index) {
                 match taken {
-                    Ok(level) if wait.is_none() => shard.put(subject, level),
-                    _ => shard.touch(&subject),
+                    Ok(level) if wait.is_none() => shard.put(cache_key, level),
+                    _ => shard.touch(&cache_key),
                 }
                 shard.remove_idle(&self.limits, now);
             }
@@ -94,52 +94,52 @@ impl MemoryRateLimiter {
         wait
     }
 
-    fn place(&self, subject: &Subject) -> usize {
+    fn index(&self, cache_key: &CacheKey) -> usize {
         // The remainder is below SHARDS.
-        (self.hasher.hash_one(subject) % SHARDS as u64) as usize
+        (self.hasher.hash_one(cache_key) % SHARDS as u64) as usize
     }
 }
 
 #[async_trait]
 impl RateLimiter for MemoryRateLimiter {
     async fn take(&self, user: &UserId, key: Option<&ApiKeyId>) -> Result<Option<Duration>, StoreError> {
-        Ok(self.count(self.limits.subjects(user, key)))
+        Ok(self.count(self.limits.cache_keys(user, key)))
     }
 }
 
 impl Shard {
     fn new(room: usize) -> Self {
-        Self { room, subjects: HashMap::new(), by_use: BTreeMap::new(), uses: 0 }
+        Self { room, cache_keys: HashMap::new(), by_use: BTreeMap::new(), uses: 0 }
     }
 
-    fn level(&self, subject: &Subject) -> Level {
-        self.subjects.get(subject).map_or_else(Level::default, |entry| entry.level)
+    fn level(&self, cache_key: &CacheKey) -> Level {
+        self.cache_keys.get(cache_key).map_or_else(Level::default, |entry| entry.level)
     }
 
-    /// Remembers a level; where there is no room, the subject that is idle for longest goes.
-    fn put(&mut self, subject: Subject, level: Level) {
-        if !self.subjects.contains_key(&subject) && self.subjects.len() >= self.room {
+    /// Remembers a level; where there is no room, the cache key that is idle for longest goes.
+    fn put(&mut self, cache_key: CacheKey, level: Level) {
+        if !self.cache_keys.contains_key(&cache_key) && self.cache_keys.len() >= self.room {
             self.remove_first();
         }
         self.uses += 1;
-        if let Some(before) = self.subjects.insert(subject.clone(), Entry { level, used: self.uses }) {
+        if let Some(before) = self.cache_keys.insert(cache_key.clone(), Bucket { level, used: self.uses }) {
             self.by_use.remove(&before.used);
         }
-        self.by_use.insert(self.uses, subject);
+        self.by_use.insert(self.uses, cache_key);
     }
 
-    /// Keeps a subject from being taken for idle, so that it can't wait for room to be made of it.
-    fn touch(&mut self, subject: &Subject) {
-        if let Some(entry) = self.subjects.get(subject) {
-            self.put(subject.clone(), entry.level);
+    /// Keeps a cache key from being taken for idle, so that it can't wait for room to be made of it.
+    fn touch(&mut self, cache_key: &CacheKey) {
+        if let Some(entry) = self.cache_keys.get(cache_key) {
+            self.put(cache_key.clone(), entry.level);
         }
     }
 
-    /// Removes the next subjects of which nothing is left.
+    /// Removes the next cache keys of which nothing is left.
     fn remove_idle(&mut self, limits: &RateLimits, now: Duration) {
         for _ in 0..REMOVED_AT_ONCE {
-            let first = self.by_use.first_key_value().map(|(_, subject)| subject);
-            if !first.is_some_and(|subject| limits.of(subject).has_run_out(self.level(subject), now)) {
+            let first = self.by_use.first_key_value().map(|(_, cache_key)| cache_key);
+            if !first.is_some_and(|cache_key| limits.of(cache_key).has_run_out(self.level(cache_key), now)) {
                 break;
             }
             self.remove_first();
@@ -147,8 +147,8 @@ impl Shard {
     }
 
     fn remove_first(&mut self) {
-        if let Some((_, subject)) = self.by_use.pop_first() {
-            self.subjects.remove(&subject);
+        if let Some((_, cache_key)) = self.by_use.pop_first() {
+            self.cache_keys.remove(&cache_key);
         }
     }
 }
@@ -203,8 +203,8 @@ mod tests {
             shards
                 .map(|shard| {
                     let shard = lock(shard);
-                    assert_eq!(shard.subjects.len(), shard.by_use.len());
-                    shard.subjects.len()
+                    assert_eq!(shard.cache_keys.len(), shard.by_use.len());
+                    shard.cache_keys.len()
                 })
                 .sum()
         }
@@ -256,11 +256,11 @@ mod tests {
     #[test]
     fn many_threads_are_admitted_as_often_as_there_may_be() {
         let limiter = Limiter::new(1_000, 700, 100);
-        let subjects = |user: &str| {
+        let cache_keys = |user: &str| {
             let (user, key) = (UserId::from_stored(user), ApiKeyId::from_stored("k"));
-            limiter.limiter.limits.subjects(&user, Some(&key))
+            limiter.limiter.limits.cache_keys(&user, Some(&key))
         };
-        let admitted = |user: &str| (0..500).filter(|_| limiter.limiter.count(subjects(user)).is_none()).count();
+        let admitted = |user: &str| (0..500).filter(|_| limiter.limiter.count(cache_keys(user)).is_none()).count();
         let admitted: usize = std::thread::scope(|scope| {
             let threads: Vec<_> = ["a", "b", "c", "a"].map(|user| scope.spawn(move || admitted(user))).into();
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()

@@ -48,10 +48,10 @@ pub(super) struct Connections(Arc<Shared>);
 
 struct Shared {
     options: MySqlConnectOptions,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     /// The last one used is used next.
     idle: Mutex<Vec<Idle>>,
-    patience: Duration,
+    acquire_timeout: Duration,
 }
 
 struct Idle {
@@ -61,10 +61,10 @@ struct Idle {
 }
 
 impl Connections {
-    /// At most `size` at once; who finds none waits for `patience`. Connects when needed.
-    pub(super) fn new(options: MySqlConnectOptions, size: usize, patience: Duration) -> Self {
-        let places = Arc::new(Semaphore::new(size.max(1)));
-        Self(Arc::new(Shared { options, places, idle: Mutex::default(), patience }))
+    /// At most `size` at once; who finds none waits for `acquire_timeout`. Connects when needed.
+    pub(super) fn new(options: MySqlConnectOptions, size: usize, acquire_timeout: Duration) -> Self {
+        let permits = Arc::new(Semaphore::new(size.max(1)));
+        Self(Arc::new(Shared { options, permits, idle: Mutex::default(), acquire_timeout }))
     }
 
     /// A connection that is in no transaction.
@@ -73,15 +73,15 @@ impl Connections {
     /// [`StoreError::Unavailable`] when none is free or made in time,
     /// [`StoreError::Failed`] when the server refuses.
     pub(super) async fn take(&self) -> Result<Lease, StoreError> {
-        timeout(self.0.patience, self.take_or_connect())
+        timeout(self.0.acquire_timeout, self.take_or_connect())
             .await
             .unwrap_or_else(|_| Err(StoreError::Unavailable("no connection in time".into())))
     }
 
     async fn take_or_connect(&self) -> Result<Lease, StoreError> {
-        let place = self.0.places.clone().acquire_owned().await;
-        let place = place.map_err(|_| StoreError::Unavailable("the store is closed".into()))?;
-        let lease = |connection, made| Lease { connection, made, shared: self.0.clone(), _place: place };
+        let permit = self.0.permits.clone().acquire_owned().await;
+        let permit = permit.map_err(|_| StoreError::Unavailable("the store is closed".into()))?;
+        let lease = |connection, made| Lease { connection, made, shared: self.0.clone(), _permit: permit };
         loop {
             // Not in the loop's head: the lock would last for its body.
             let rested = self.0.idle().pop();
@@ -132,7 +132,7 @@ impl Connections {
 
     /// Lets nobody take a connection any more, and closes those at rest.
     pub(super) async fn close(&self) {
-        self.0.places.close();
+        self.0.permits.close();
         let idle = std::mem::take(&mut *self.0.idle());
         for Idle { connection, .. } in idle {
             // It may have died at rest.
@@ -152,16 +152,16 @@ pub(super) struct Lease {
     connection: MySqlConnection,
     made: Instant,
     shared: Arc<Shared>,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Lease {
     /// For the next user: its statements have ended, and it is in no transaction.
     pub(super) fn give_back(self) {
-        let Lease { connection, made, shared, _place } = self;
+        let Lease { connection, made, shared, _permit } = self;
         let mut idle = shared.idle();
         // Under the lock, so that closing finds it or it finds the store closed.
-        if !shared.places.is_closed() {
+        if !shared.permits.is_closed() {
             idle.push(Idle { connection, made, since: Instant::now() });
         }
     }

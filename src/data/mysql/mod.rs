@@ -41,8 +41,8 @@ pub struct MySqlStore {
     /// Transactions.
     writer: Connections,
     /// Batches that will still look all their ids up, and how many do so from a repeat on.
-    wary: AtomicU32,
-    wary_batches: u32,
+    lookup_all: AtomicU32,
+    lookup_all_batches: u32,
 }
 
 /// How many connections a store may hold, and how long one is waited for.
@@ -53,7 +53,7 @@ pub struct PoolLimits {
     pub acquire_timeout: Duration,
     /// After an id was met again, this many batches look all of theirs up before they
     /// insert: repeats come in swarms, as after an outage.
-    pub wary_batches: u32,
+    pub lookup_all_batches: u32,
 }
 
 /// What every connection begins with, so that the server's defaults do not matter.
@@ -75,19 +75,19 @@ impl MySqlStore {
             reader: Connections::new(options.clone(), limits.readers, limits.acquire_timeout),
             writer: Connections::new(options.clone(), limits.writers, limits.acquire_timeout),
             options,
-            wary: AtomicU32::new(0),
-            wary_batches: limits.wary_batches,
+            lookup_all: AtomicU32::new(0),
+            lookup_all_batches: limits.lookup_all_batches,
         }
     }
 }
 
-/// Brings the schema up to date, that of the former service, too; `announce` is told the
+/// Brings the schema up to date, that of the legacy service, too; `announce` is told the
 /// plan before anything is changed.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`] while the server does not answer or another process does the
 /// same, [`StoreError::Failed`] when the server refuses, a migration fails, or what the
-/// former service left can't be taken over.
+/// legacy service left can't be taken over.
 pub async fn bring_up_to_date(
     options: MySqlConnectOptions,
     connect_timeout: Duration,

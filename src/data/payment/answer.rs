@@ -42,12 +42,7 @@ pub(super) fn payment(reply: GetPaymentReply, order: &OrderId) -> Result<Payment
         PaymentStatus::Failed | PaymentStatus::Closed => PaymentState::Failed,
         PaymentStatus::Pending | PaymentStatus::Unspecified => PaymentState::Pending,
     };
-    Ok(Payment {
-        id: payment_id(&reply.payment_id)?,
-        minor_amount: reply.amount,
-        currency: reply.currency,
-        state,
-    })
+    Ok(Payment { id: payment_id(&reply.payment_id)?, minor_amount: reply.amount, currency: reply.currency, state })
 }
 
 fn payment_id(id: &str) -> Result<PaymentId, PaymentError> {

@@ -1,4 +1,4 @@
-//! One command for each of some subjects, those of one server in one round trip.
+//! One command for each of some cache keys, those of one server in one round trip.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,35 +10,35 @@ use super::{
     node::Node,
     topology::Topology,
 };
-use crate::biz::{check::cache::entry::Subject, values::error::StoreError};
+use crate::biz::{check::cache::entry::CacheKey, values::error::StoreError};
 
 /// Commands by the server that has their keys.
 #[derive(Default)]
 pub(super) struct Batch {
     groups: Vec<Group>,
     /// Those whose server is not known.
-    unsent: Vec<Subject>,
+    unsent: Vec<CacheKey>,
 }
 
 struct Group {
     node: Arc<Node>,
-    subjects: Vec<Subject>,
+    cache_keys: Vec<CacheKey>,
     commands: Pipeline,
 }
 
 /// What became of a batch.
 #[derive(Default)]
 pub(super) struct Answered {
-    pub answers: Vec<(Subject, Value)>,
+    pub answers: Vec<(CacheKey, Value)>,
     /// Those whose command may not have been carried out.
-    pub failed: Vec<Subject>,
+    pub failed: Vec<CacheKey>,
 }
 
 impl Batch {
-    /// Adds a command about a key of a subject.
-    pub fn add(&mut self, topology: &Topology, subject: Subject, key: &str, command: Cmd) {
+    /// Adds a command about a key of a cache key.
+    pub fn add(&mut self, topology: &Topology, cache_key: CacheKey, key: &str, command: Cmd) {
         let Ok(node) = topology.node_of(key) else {
-            self.unsent.push(subject);
+            self.unsent.push(cache_key);
             return;
         };
         // There are few servers.
@@ -46,12 +46,12 @@ impl Batch {
         let group = match known {
             Some(group) => group,
             None => {
-                self.groups.push(Group { node, subjects: Vec::new(), commands: redis::pipe() });
+                self.groups.push(Group { node, cache_keys: Vec::new(), commands: redis::pipe() });
                 let Some(group) = self.groups.last_mut() else { return };
                 group
             }
         };
-        group.subjects.push(subject);
+        group.cache_keys.push(cache_key);
         group.commands.add_command(command);
     }
 
@@ -68,20 +68,20 @@ impl Batch {
 
 impl Group {
     async fn send(self, topology: &Topology, budget: Duration) -> Answered {
-        let Ok(link) = self.node.link() else { return Answered { failed: self.subjects, ..Answered::default() } };
+        let Ok(link) = self.node.link() else { return Answered { failed: self.cache_keys, ..Answered::default() } };
         let Ok(answers) = self.answers(&link, budget).await else {
-            return Answered { failed: self.subjects, ..Answered::default() };
+            return Answered { failed: self.cache_keys, ..Answered::default() };
         };
         let mut answered = Answered::default();
-        for (subject, answer) in self.subjects.into_iter().zip(answers) {
+        for (cache_key, answer) in self.cache_keys.into_iter().zip(answers) {
             match answer {
                 Value::ServerError(error) => {
                     if link.refused(&RedisError::from(error)) == Refusal::Moved {
                         topology.has_moved();
                     }
-                    answered.failed.push(subject);
+                    answered.failed.push(cache_key);
                 }
-                answer => answered.answers.push((subject, answer)),
+                answer => answered.answers.push((cache_key, answer)),
             }
         }
         answered

@@ -24,7 +24,7 @@ use super::{
 use crate::biz::{
     check::cache::{
         account_cache::{AccountCache, Fence, Found},
-        entry::{Change, Entry, Subject},
+        entry::{CacheEntry, CacheKey, Change},
         reconcile::{Distance, SharedCache},
     },
     values::error::StoreError,
@@ -93,31 +93,31 @@ impl RedisCache {
 
 #[async_trait]
 impl AccountCache for RedisCache {
-    async fn look(&self, subject: &Subject) -> Result<Option<Found>, StoreError> {
+    async fn look(&self, cache_key: &CacheKey) -> Result<Option<Found>, StoreError> {
         let as_of = Instant::now();
-        let answer = self.run(&scripts::CHECK, &[&keys::hash(subject)], &[]).await?;
-        Ok(hash::entry(subject, &answer)?.map(|entry| Found { entry: Arc::new(entry), as_of }))
+        let answer = self.run(&scripts::CHECK, &[&keys::hash(cache_key)], &[]).await?;
+        Ok(hash::entry(cache_key, &answer)?.map(|entry| Found { entry: Arc::new(entry), as_of }))
     }
 
-    async fn look_all(&self, subjects: &[Subject]) -> Result<Vec<Option<Arc<Entry>>>, StoreError> {
+    async fn look_all(&self, cache_keys: &[CacheKey]) -> Result<Vec<Option<Arc<CacheEntry>>>, StoreError> {
         let (started, mut batch) = (Instant::now(), Batch::default());
-        for subject in subjects {
-            let key = keys::hash(subject);
-            batch.add(&self.topology, subject.clone(), &key, scripts::CHECK.call(&[&key]));
+        for cache_key in cache_keys {
+            let key = keys::hash(cache_key);
+            batch.add(&self.topology, cache_key.clone(), &key, scripts::CHECK.call(&[&key]));
         }
-        let mut found: HashMap<Subject, Arc<Entry>> = HashMap::new();
-        for (subject, answer) in batch.send(&self.topology, self.settings.write_timeout).await.answers {
-            if let Ok(Some(entry)) = hash::entry(&subject, &answer) {
-                found.insert(subject, Arc::new(entry));
+        let mut found: HashMap<CacheKey, Arc<CacheEntry>> = HashMap::new();
+        for (cache_key, answer) in batch.send(&self.topology, self.settings.write_timeout).await.answers {
+            if let Ok(Some(entry)) = hash::entry(&cache_key, &answer) {
+                found.insert(cache_key, Arc::new(entry));
             }
         }
         (self.times)(scripts::CHECK.name, started.elapsed());
-        Ok(subjects.iter().map(|subject| found.remove(subject)).collect())
+        Ok(cache_keys.iter().map(|cache_key| found.remove(cache_key)).collect())
     }
 
-    async fn fence(&self, subject: &Subject) -> Result<Fence, StoreError> {
+    async fn fence(&self, cache_key: &CacheKey) -> Result<Fence, StoreError> {
         let fence = Fence(Uuid::now_v7().as_u128());
-        let key = keys::fence(&keys::hash(subject));
+        let key = keys::fence(&keys::hash(cache_key));
         let link = self.link_of(&key)?;
         let mut set = redis::cmd("SET");
         set.arg(key).arg(token(fence)).arg("PX").arg(FENCE_MS);
@@ -126,36 +126,36 @@ impl AccountCache for RedisCache {
     }
 
     async fn store(&self, fence: Fence, found: Found) -> Result<(), StoreError> {
-        let key = keys::hash(&found.entry.subject());
+        let key = keys::hash(&found.entry.cache_key());
         let mut arguments = vec![token(fence), found.entry.version().to_string(), self.ttl_ms().to_string()];
         arguments.extend(hash::fields(&found.entry).into_iter().flat_map(<[String; 2]>::from));
         self.run(&scripts::LOAD, &[&key, &keys::fence(&key)], &arguments).await.map(|_| ())
     }
 
-    async fn apply(&self, changes: &[Change]) -> Vec<Subject> {
+    async fn apply(&self, changes: &[Change]) -> Vec<CacheKey> {
         let (started, mut batch) = (Instant::now(), Batch::default());
         for change in changes {
-            let subject = change.subject();
-            let key = keys::hash(&subject);
+            let cache_key = change.cache_key();
+            let key = keys::hash(&cache_key);
             let mut call = scripts::DEDUCT.call(&[&key, &keys::fence(&key)]);
             call.arg(change.before().to_string()).arg(change.after().to_string());
             for (field, value) in hash::changed_fields(change) {
                 call.arg(field).arg(value);
             }
-            batch.add(&self.topology, subject, &key, call);
+            batch.add(&self.topology, cache_key, &key, call);
         }
         let failed = batch.send(&self.topology, self.settings.write_timeout).await.failed;
         (self.times)(scripts::DEDUCT.name, started.elapsed());
         failed
     }
 
-    async fn forget(&self, subjects: &[Subject]) -> Vec<Subject> {
+    async fn forget(&self, cache_keys: &[CacheKey]) -> Vec<CacheKey> {
         let mut batch = Batch::default();
-        for subject in subjects {
-            let key = keys::hash(subject);
+        for cache_key in cache_keys {
+            let key = keys::hash(cache_key);
             let mut unlink = redis::cmd("UNLINK");
             unlink.arg(&key).arg(keys::fence(&key));
-            batch.add(&self.topology, subject.clone(), &key, unlink);
+            batch.add(&self.topology, cache_key.clone(), &key, unlink);
         }
         batch.send(&self.topology, self.settings.write_timeout).await.failed
     }
@@ -172,11 +172,11 @@ impl AccountCache for RedisCache {
     }
 }
 
-/// Walked node by node, in the order of their addresses: a position is a number of a node
+/// ScanPosition node by node, in the order of their addresses: a position is a number of a node
 /// and a cursor in it.
 #[async_trait]
 impl SharedCache for RedisCache {
-    async fn walk(&self, from: Option<String>) -> Result<(Vec<Subject>, Option<String>), StoreError> {
+    async fn scan(&self, from: Option<String>) -> Result<(Vec<CacheKey>, Option<String>), StoreError> {
         let nodes = self.topology.nodes();
         let (number, cursor) = match from.as_deref().and_then(|from| from.split_once(' ')) {
             Some((number, cursor)) => (number.parse().unwrap_or(0), cursor),
@@ -184,13 +184,13 @@ impl SharedCache for RedisCache {
         };
         let node = nodes.get(number).ok_or_else(|| unavailable("no node is known"))?;
         let (next, found) = node::scan(&*node.link()?, keys::HASHES, cursor, self.settings.write_timeout).await?;
-        let subjects = found.iter().filter_map(|key| keys::subject_of(key)).collect();
+        let cache_keys = found.iter().filter_map(|key| keys::cache_key_of(key)).collect();
         let next = match (next.as_str(), number + 1 < nodes.len()) {
             ("0", true) => Some(format!("{} 0", number + 1)),
             ("0", false) => None,
             (cursor, _) => Some(format!("{number} {cursor}")),
         };
-        Ok((subjects, next))
+        Ok((cache_keys, next))
     }
 
     async fn keep_difference(&self, difference: Distance) -> Result<(), StoreError> {

@@ -21,7 +21,7 @@ use redis::Value;
 use crate::{
     biz::{
         account::{Balance, Quota},
-        check::cache::entry::{AccountEntry, Change, Entry, Subject},
+        check::cache::entry::{AccountEntry, CacheEntry, CacheKey, Change},
         limits::{
             caps::{Caps, Requests},
             key_quota::{KeyQuota, KeyQuotas, QuotaType},
@@ -41,10 +41,10 @@ const NONE: &str = "-";
 pub(super) type Field = (String, String);
 
 /// All fields of an entry but its version.
-pub(super) fn fields(entry: &Entry) -> Vec<Field> {
+pub(super) fn fields(entry: &CacheEntry) -> Vec<Field> {
     match entry {
-        Entry::Account(_, account) => account_fields(&account.balance, account.requests.as_ref(), &account.quotas),
-        Entry::ApiKey(_, quotas) => key_fields(quotas),
+        CacheEntry::Account(_, account) => account_fields(&account.balance, account.requests.as_ref(), &account.quotas),
+        CacheEntry::ApiKey(_, quotas) => key_fields(quotas),
     }
 }
 
@@ -61,18 +61,18 @@ pub(super) fn changed_fields(change: &Change) -> Vec<Field> {
     }
 }
 
-/// The entry of a subject, from the answer to HGETALL; `None` of an empty hash.
+/// The entry of a cache key, from the answer to HGETALL; `None` of an empty hash.
 ///
 /// # Errors
 /// [`StoreError::Failed`] for what is none of ours.
-pub(super) fn entry(subject: &Subject, answer: &Value) -> Result<Option<Entry>, StoreError> {
+pub(super) fn entry(cache_key: &CacheKey, answer: &Value) -> Result<Option<CacheEntry>, StoreError> {
     let Value::Array(values) = answer else { return Err(corrupt("entry of the cache")) };
     if values.is_empty() {
         return Ok(None);
     }
-    Ok(Some(match subject {
-        Subject::User(user) => Entry::Account(user.clone(), account_of(values)?),
-        Subject::ApiKey(key) => Entry::ApiKey(key.clone(), key_quotas_of(key, values)?),
+    Ok(Some(match cache_key {
+        CacheKey::User(user) => CacheEntry::Account(user.clone(), account_of(values)?),
+        CacheKey::ApiKey(key) => CacheEntry::ApiKey(key.clone(), key_quotas_of(key, values)?),
     }))
 }
 

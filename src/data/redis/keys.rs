@@ -11,7 +11,7 @@
 //! | `billing:{N}:marker` | text: the run of the server whose entries are true, one for each node |
 
 use crate::biz::{
-    check::cache::entry::Subject,
+    check::cache::entry::CacheKey,
     values::ids::{ApiKeyId, UserId},
 };
 
@@ -30,11 +30,11 @@ const ACCOUNT: &str = ":account";
 const API_KEY: &str = ":api_key";
 const FENCE: &str = ":fence";
 
-/// The hash of a subject.
-pub(super) fn hash(subject: &Subject) -> String {
-    match subject {
-        Subject::User(user) => format!("billing:{{{user}}}{ACCOUNT}"),
-        Subject::ApiKey(key) => format!("billing:{{{}}}{API_KEY}", escaped(key.as_str())),
+/// The hash of a cache key.
+pub(super) fn hash(cache_key: &CacheKey) -> String {
+    match cache_key {
+        CacheKey::User(user) => format!("billing:{{{user}}}{ACCOUNT}"),
+        CacheKey::ApiKey(key) => format!("billing:{{{}}}{API_KEY}", escaped(key.as_str())),
     }
 }
 
@@ -44,27 +44,27 @@ pub(super) fn fence(hash: &str) -> String {
 }
 
 pub(super) fn is_hash(key: &str) -> bool {
-    subject_of(key).is_some()
+    cache_key_of(key).is_some()
 }
 
 pub(super) fn is_fence(key: &str) -> bool {
     key.strip_suffix(FENCE).is_some_and(is_hash)
 }
 
-/// The buckets of a subject.
-pub(super) fn rate(subject: &Subject) -> String {
-    match subject {
-        Subject::User(user) => format!("billing:{{{user}}}:rate"),
-        Subject::ApiKey(key) => format!("billing:{{{}}}:key_rate", escaped(key.as_str())),
+/// The buckets of a cache key.
+pub(super) fn rate(cache_key: &CacheKey) -> String {
+    match cache_key {
+        CacheKey::User(user) => format!("billing:{{{user}}}:rate"),
+        CacheKey::ApiKey(key) => format!("billing:{{{}}}:key_rate", escaped(key.as_str())),
     }
 }
 
 /// Whose hash it is, if it is one.
-pub(super) fn subject_of(key: &str) -> Option<Subject> {
+pub(super) fn cache_key_of(key: &str) -> Option<CacheKey> {
     let (owner, kind) = key.strip_prefix("billing:{")?.rsplit_once('}')?;
     match kind {
-        ACCOUNT => UserId::parse("user_id", owner).ok().map(Subject::User),
-        API_KEY => ApiKeyId::parse("api_key_id", &unescaped(owner)).ok().map(Subject::ApiKey),
+        ACCOUNT => UserId::parse("user_id", owner).ok().map(CacheKey::User),
+        API_KEY => ApiKeyId::parse("api_key_id", &unescaped(owner)).ok().map(CacheKey::ApiKey),
         _ => None,
     }
 }
@@ -104,16 +104,16 @@ mod tests {
     #[test]
     fn the_keys_of_a_subject_are_in_one_slot_and_lead_back_to_it() {
         for key in ["k", "}{", "{a}b", "%7B", "a%", " "] {
-            let subject = Subject::ApiKey(ApiKeyId::from_stored(key));
-            let hash = hash(&subject);
+            let cache_key = CacheKey::ApiKey(ApiKeyId::from_stored(key));
+            let hash = hash(&cache_key);
             assert_eq!(slot(&hash), slot(&fence(&hash)), "{key}");
-            assert_eq!(subject_of(&hash), Some(subject), "{key}");
-            assert_eq!(subject_of(&fence(&hash)), None);
+            assert_eq!(cache_key_of(&hash), Some(cache_key), "{key}");
+            assert_eq!(cache_key_of(&fence(&hash)), None);
             assert_eq!((is_fence(&fence(&hash)), is_fence(&hash)), (true, false), "{key}");
         }
-        let user = Subject::User(UserId::from_stored("a:b@c"));
+        let user = CacheKey::User(UserId::from_stored("a:b@c"));
         assert_eq!(hash(&user), "billing:{a:b@c}:account");
-        assert_eq!(subject_of(&hash(&user)), Some(user));
+        assert_eq!(cache_key_of(&hash(&user)), Some(user));
     }
 
     #[test]

@@ -39,7 +39,7 @@ const SCAN_COUNT: usize = 1_000;
 
 /// Where a server is.
 #[derive(Debug, Clone)]
-pub(super) enum Place {
+pub(super) enum Location {
     /// Host and port.
     Fixed(String),
     /// The master of this name, as these sentinels have it.
@@ -56,7 +56,7 @@ pub(super) struct Part {
 }
 
 pub(super) struct Node {
-    place: Place,
+    location: Location,
     settings: Arc<Settings>,
     marker: RwLock<String>,
     link: RwLock<Option<Arc<Link>>>,
@@ -69,10 +69,10 @@ pub(super) struct Node {
 
 impl Node {
     /// Connects, and stays connected until it is dropped or `stop`.
-    pub fn start(place: Place, settings: Arc<Settings>, part: Part, stop: CancellationToken) -> Arc<Self> {
+    pub fn start(location: Location, settings: Arc<Settings>, part: Part, stop: CancellationToken) -> Arc<Self> {
         let Part { marker, takes_over, cold } = part;
         let node = Arc::new(Self {
-            place,
+            location,
             settings,
             marker: RwLock::new(marker),
             link: RwLock::default(),
@@ -91,9 +91,9 @@ impl Node {
 
     /// As it was configured; that of a master behind sentinels is not known here.
     pub fn address(&self) -> &str {
-        match &self.place {
-            Place::Fixed(address) => address,
-            Place::Sentinel { .. } => "",
+        match &self.location {
+            Location::Fixed(address) => address,
+            Location::Sentinel { .. } => "",
         }
     }
 
@@ -125,21 +125,21 @@ impl Node {
         loop {
             match self.connect().await {
                 Ok(link) => {
-                    tracing::info!(place = ?self.place, "connected to redis");
+                    tracing::info!(location = ?self.location, "connected to redis");
                     let link = Arc::new(link);
                     *self.link.write().unwrap_or_else(PoisonError::into_inner) = Some(link.clone());
                     let why = self.watch(&link).await;
                     link.end();
                     *self.link.write().unwrap_or_else(PoisonError::into_inner) = None;
-                    tracing::warn!(place = ?self.place, why, "redis does not answer; the database does");
+                    tracing::warn!(location = ?self.location, why, "redis does not answer; the database does");
                     (pause, last_error) = (FIRST_PAUSE, String::new());
                 }
                 Err(error) => {
                     let error = error.to_string();
                     if error == last_error {
-                        tracing::debug!(place = ?self.place, error, "redis can't be used");
+                        tracing::debug!(location = ?self.location, error, "redis can't be used");
                     } else {
-                        tracing::warn!(place = ?self.place, error, "redis can't be used");
+                        tracing::warn!(location = ?self.location, error, "redis can't be used");
                     }
                     last_error = error;
                     sleep(pause).await;
@@ -152,9 +152,9 @@ impl Node {
     /// A link to a server whose entries are true.
     async fn connect(&self) -> Result<Link, StoreError> {
         let budget = self.settings.write_timeout;
-        let address = match &self.place {
-            Place::Fixed(address) => address.clone(),
-            Place::Sentinel { sentinels, master } => self.ask_sentinels(sentinels, master).await?,
+        let address = match &self.location {
+            Location::Fixed(address) => address.clone(),
+            Location::Sentinel { sentinels, master } => self.ask_sentinels(sentinels, master).await?,
         };
         let connection = timeout(budget * 2, open(&address, &self.settings, true)).await;
         let connection = connection.map_err(|_| unavailable("no connection in time"))??;
@@ -189,7 +189,7 @@ impl Node {
                 () = sleep(PULSE) => {}
             }
             // A master that was replaced takes it for ten seconds that it still is one.
-            if let Place::Sentinel { sentinels, master } = &self.place
+            if let Location::Sentinel { sentinels, master } = &self.location
                 && self.ask_sentinels(sentinels, master).await.is_ok_and(|address| address != link.address)
             {
                 return "another is the master";
@@ -209,7 +209,7 @@ impl Node {
                     let mark = redis::cmd("SET").arg(&marker).arg(&link.run).arg("GET").to_owned();
                     match call(link, &mark, budget).await.map(|before| text(&before)) {
                         Ok(None) => {
-                            tracing::warn!(place = ?self.place, "redis was emptied");
+                            tracing::warn!(location = ?self.location, "redis was emptied");
                             self.cold.notify_one();
                         }
                         Ok(Some(_)) => {}

@@ -1,4 +1,4 @@
--- Counts a request to the buckets of a subject, if every window has room for it: GCRA, the
+-- Counts a request to the buckets of a cache_key, if every window has room for it: GCRA, the
 -- same rule as biz::rate_limit. A request fills a bucket by the period of its window in
 -- microseconds, N drain from it each microsecond, and it holds N times the period.
 --

@@ -8,7 +8,7 @@ use redis::Value;
 
 use super::{RedisCache, keys, node::unavailable, scripts};
 use crate::biz::{
-    check::cache::entry::Subject,
+    check::cache::entry::CacheKey,
     limits::rate_limit::{PERIODS, RateLimiter, RateLimits, Rates},
     values::{
         error::StoreError,
@@ -27,16 +27,16 @@ impl RedisRateLimiter {
         Self { redis, limits }
     }
 
-    async fn take_of(&self, subject: Option<&Subject>) -> Result<Option<Duration>, StoreError> {
-        match subject {
-            Some(subject) => self.run("take", subject).await,
+    async fn take_of(&self, cache_key: Option<&CacheKey>) -> Result<Option<Duration>, StoreError> {
+        match cache_key {
+            Some(cache_key) => self.run("take", cache_key).await,
             None => Ok(None),
         }
     }
 
-    async fn run(&self, what: &str, subject: &Subject) -> Result<Option<Duration>, StoreError> {
-        let arguments: Vec<String> = [what.to_owned()].into_iter().chain(windows(self.limits.of(subject))).collect();
-        let answer = self.redis.run(&scripts::RATE, &[&keys::rate(subject)], &arguments).await?;
+    async fn run(&self, what: &str, cache_key: &CacheKey) -> Result<Option<Duration>, StoreError> {
+        let arguments: Vec<String> = [what.to_owned()].into_iter().chain(windows(self.limits.of(cache_key))).collect();
+        let answer = self.redis.run(&scripts::RATE, &[&keys::rate(cache_key)], &arguments).await?;
         let Value::Int(wait) = answer else { return Err(unavailable("a time was expected")) };
         Ok(u64::try_from(wait).ok().filter(|wait| *wait > 0).map(Duration::from_micros))
     }
@@ -47,16 +47,16 @@ impl RateLimiter for RedisRateLimiter {
     /// Users and keys are in different slots, and are asked at once. What only one of them
     /// has room for is returned to it; until then, some other request may miss its place.
     async fn take(&self, user: &UserId, key: Option<&ApiKeyId>) -> Result<Option<Duration>, StoreError> {
-        let subjects = self.limits.subjects(user, key);
-        let (one, other) = join(self.take_of(subjects.first()), self.take_of(subjects.get(1))).await;
+        let cache_keys = self.limits.cache_keys(user, key);
+        let (one, other) = join(self.take_of(cache_keys.first()), self.take_of(cache_keys.get(1))).await;
         let (one, other) = (one?, other?);
-        let counted = match (&subjects[..], one, other) {
+        let counted = match (&cache_keys[..], one, other) {
             ([user, _], None, Some(_)) => Some(user),
             ([_, key], Some(_), None) => Some(key),
             _ => None,
         };
-        if let Some(subject) = counted {
-            self.run("return", subject).await?;
+        if let Some(cache_key) = counted {
+            self.run("return", cache_key).await?;
         }
         Ok(one.max(other))
     }

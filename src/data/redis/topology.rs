@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Mode, Settings, keys,
-    node::{Node, Part, Place, open, text, unavailable},
+    node::{Location, Node, Part, open, text, unavailable},
 };
 use crate::biz::values::error::StoreError;
 
@@ -43,15 +43,15 @@ struct Map {
 
 impl Topology {
     pub fn start(settings: Arc<Settings>, cold: Arc<Notify>, stop: CancellationToken) -> Self {
-        let one = |place| {
+        let one = |location| {
             let marker = keys::marker(|_| true).unwrap_or_default();
             let part = Part { marker, takes_over: false, cold: cold.clone() };
-            Topology::One(Node::start(place, settings.clone(), part, stop.child_token()))
+            Topology::One(Node::start(location, settings.clone(), part, stop.child_token()))
         };
         match &settings.mode {
-            Mode::Single => one(Place::Fixed(settings.addrs.first().cloned().unwrap_or_default())),
+            Mode::Single => one(Location::Fixed(settings.addrs.first().cloned().unwrap_or_default())),
             Mode::Sentinel { master } => {
-                one(Place::Sentinel { sentinels: settings.addrs.clone(), master: master.clone() })
+                one(Location::Sentinel { sentinels: settings.addrs.clone(), master: master.clone() })
             }
             Mode::Cluster => {
                 let (map, moved) = Default::default();
@@ -170,8 +170,8 @@ impl Cluster {
                 None => {
                     let takes_over = !old.nodes.is_empty();
                     let part = Part { marker, takes_over, cold: self.cold.clone() };
-                    let place = Place::Fixed(address.clone());
-                    Node::start(place, self.settings.clone(), part, self.stop.child_token())
+                    let location = Location::Fixed(address.clone());
+                    Node::start(location, self.settings.clone(), part, self.stop.child_token())
                 }
             };
             nodes.insert(address.clone(), node);

@@ -105,10 +105,10 @@ pub async fn plan(options: SqliteConnectOptions) -> Result<Plan, StoreError> {
     Ok(planned(&pending))
 }
 
-/// The former service never ran on SQLite.
+/// The legacy service never ran on SQLite.
 fn planned(pending: &[&str]) -> Plan {
     let mut plan = Plan::default();
-    plan.lines.push("the database is a SQLite file: there is nothing of the former service in it".into());
+    plan.lines.push("the database is a SQLite file: there is nothing of the legacy service in it".into());
     plan.add_migrations(pending);
     plan
 }

@@ -15,7 +15,7 @@ use super::{cron, end_lease, migrated, output_of, runs, stdout, users};
 use crate::harness::{Backend, Database, MySql, Service, Sqlite, caller::Dice, charge, process::until_killed};
 
 /// By then a process has got somewhere or ended.
-const PATIENCE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(30);
 /// A process that gets nowhere must not keep the test for ever.
 const MAX_STARTS: usize = 100;
 
@@ -47,7 +47,7 @@ async fn run_killed(database: &Database, conf: &Path, job: &str) -> (Vec<String>
 
 /// False when the process ended before it got further.
 async fn got_further(database: &Database, running: &mut Child, job: &str, position: &mut String) -> bool {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + DEADLINE;
     loop {
         if let Some(kept) = kept_position(database, job).await
             && kept != *position

@@ -93,7 +93,7 @@ impl Caller {
             self.attempts.in_flight.fetch_add(1, SeqCst);
             let answer = tokio::time::timeout(ANSWER, call(client)).await;
             self.attempts.in_flight.fetch_sub(1, SeqCst);
-            let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the caller's own patience")));
+            let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the caller's own retry_timeout")));
             let unknown = match answer {
                 Ok(reply) => return (Ok(reply.into_inner()), retried),
                 Err(status) => status,

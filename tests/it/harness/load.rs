@@ -22,7 +22,7 @@ const SHARED_USERS: usize = 12;
 /// Charges of one batch.
 const BATCH: usize = 20;
 /// What a test waits for comes by then.
-const PATIENCE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 pub struct Load {
     caller: Caller,
@@ -62,7 +62,7 @@ impl Load {
         let mut count = self.caller.books.acknowledged.subscribe();
         let enough = *count.borrow() + more;
         tokio::select! {
-            reached = tokio::time::timeout(PATIENCE, count.wait_for(|count| *count >= enough)) => {
+            reached = tokio::time::timeout(DEADLINE, count.wait_for(|count| *count >= enough)) => {
                 reached.expect("charges go on").unwrap();
             }
             Some(ended) = self.running.join_next() => {
@@ -91,7 +91,7 @@ impl Load {
                 ended.unwrap();
             }
         };
-        tokio::time::timeout(PATIENCE, finished).await.expect("every request comes to its answer");
+        tokio::time::timeout(DEADLINE, finished).await.expect("every request comes to its answer");
         for charges in self.caller.books.all().chunks(500) {
             self.caller.charge_batch(charges.to_vec()).await;
         }

@@ -28,7 +28,7 @@ use std::{
 use billing_service::{
     app::{self, App},
     biz::{
-        jobs::audit::{self, Report},
+        jobs::audit::{self, AuditReport},
         values::calendar::Clock,
     },
     config::Config,
@@ -121,7 +121,7 @@ impl Database {
     }
 
     /// Audits the books, as `cron --once audit` does.
-    pub async fn audit(&self) -> Report {
+    pub async fn audit(&self) -> AuditReport {
         let store = app::connect(&self.config(&[])).await.unwrap();
         let report = audit::audit(&*store, &progress::Unwatched).await.unwrap();
         store.close().await;

@@ -66,8 +66,8 @@ impl Paying {
         self.try_recharge(user, amount).await.unwrap()
     }
 
-    /// An order as the former service left it, of long ago and still pending.
-    pub async fn former_order(&self, order_id: &str, user: &str, amount: i64) {
+    /// An order as the legacy service left it, of long ago and still pending.
+    pub async fn legacy_order(&self, order_id: &str, user: &str, amount: i64) {
         let database = &self.service.database;
         let (amount, time) = match database.backend {
             Backend::MySql => (amount.to_string(), "'2026-11-01 00:00:00'"),

@@ -13,9 +13,9 @@ use crate::harness::{
 };
 
 /// Lanes give up soon, though not on a database that is only slow.
-const IMPATIENT: (&str, &str) = ("billing.settlement", "{patience: 3s, max_wait: 20s}");
+const IMPATIENT: (&str, &str) = ("billing.settlement", "{retry_timeout: 3s, max_wait: 20s}");
 
-/// Whatever a slow machine makes of the patience of lanes before the outage.
+/// Whatever a slow machine makes of the retry_timeout of lanes before the outage.
 async fn delivering(on: Backend, (key, value): (&str, &str)) -> (Service, Gateway) {
     let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 100.0).await;
@@ -163,7 +163,7 @@ async fn a_sweep_does_not_end_a_stream_that_waits(#[values(MySql, Sqlite)] on: B
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_that_wait_do_not_end_their_connection(#[values(MySql, Sqlite)] on: Backend) {
-    let patient = models_with("billing.settlement", "{batch: 1, patience: 60s, max_wait: 60s}");
+    let patient = models_with("billing.settlement", "{batch: 1, retry_timeout: 60s, max_wait: 60s}");
     let service = Service::start_with(on, &patient).await;
     service.adjust("u", 10_000.0).await;
     let lock = Lock::take(&service.database).await;

@@ -316,9 +316,9 @@ async fn money_that_no_balance_can_hold_waits_outside(#[values(MySql, Sqlite)] o
 
 #[rstest]
 #[tokio::test]
-async fn an_order_of_the_former_service_is_credited(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_order_of_the_legacy_service_is_credited(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
-    paying.former_order("recharge_1001_1793491200", "1001", 25).await;
+    paying.legacy_order("recharge_1001_1793491200", "1001", 25).await;
     let order = paying.order("recharge_1001_1793491200").await;
     assert_eq!((order.payment_method.as_str(), order.payment_url.as_str()), ("", ""));
     paying.notify(success("recharge_1001_1793491200", "p-1", 25.0)).await.unwrap();

@@ -113,7 +113,7 @@ async fn what_was_paid_at_the_second_try_is_found_too(#[values(MySql, Sqlite)] o
 #[tokio::test]
 async fn an_order_that_payment_service_never_saw_expires(#[values(MySql, Sqlite)] on: Backend) {
     let paying = lossy(on).await;
-    paying.former_order("recharge_u_1793491200", "u", 25).await;
+    paying.legacy_order("recharge_u_1793491200", "u", 25).await;
     assert_eq!(reconcile(&paying, SOON).await.unwrap(), Reconciled { expired: 1, ..Default::default() });
     assert_eq!(paying.order("recharge_u_1793491200").await.status, "expired");
     paying.assert_books("u", 0.0).await;

@@ -20,7 +20,7 @@ use billing_service::biz::{
     },
     settlement::{
         keys::Keys,
-        ledger::{Ledger, Settlement},
+        ledger::{Ledger, SettledBatch},
         posting::{Adjusted, Batch},
         rule::{self, NewRecord, QuotaKey, State, TransactionKey, UsageDelta, UsageKey},
         transaction::{Status, Transaction},
@@ -51,7 +51,7 @@ struct Tables {
 
 #[async_trait]
 impl Ledger for Books {
-    async fn settle(&self, batch: &Batch) -> Result<Settlement, StoreError> {
+    async fn settle(&self, batch: &Batch) -> Result<SettledBatch, StoreError> {
         let mut tables = self.0.lock().unwrap();
         let keys = Keys::of(batch);
         for user in &keys.users {
@@ -100,7 +100,7 @@ impl Ledger for Books {
             row.free_records += delta.free_records;
             row.paid_records += delta.paid_records;
         }
-        Ok(Settlement { outcomes, changes: writes.changes, api_keys: writes.api_keys })
+        Ok(SettledBatch { outcomes, changes: writes.changes, api_keys: writes.api_keys })
     }
 }
 

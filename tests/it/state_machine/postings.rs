@@ -13,7 +13,7 @@ use billing_service::biz::{
     reports::record::Usage,
     settlement::{
         posting::{
-            self, Adjustment, AdjustmentContent, Cause, Charge, Commit, Expire, OrderNews, OrderUpdate, Posting,
+            self, Adjustment, AdjustmentContent, Cause, Charge, Commit, Expire, OrderUpdate, PaymentUpdate, Posting,
             RecordIds, Release, Reserve,
         },
         transaction::ChargeContent,
@@ -28,7 +28,7 @@ use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::model::{
-    Call, MODELS, Moment, News, Overrun, Policy, Priced, Report, SERVICES, Service, Step, TTL_MINUTES, Tokens,
+    Call, MODELS, Moment, OrderStep, Overrun, Policy, Priced, Report, SERVICES, Service, Step, TTL_MINUTES, Tokens,
     order_amount,
 };
 use crate::harness::TestClock;
@@ -189,10 +189,10 @@ impl Postings<'_> {
                 },
                 request: Uuid::now_v7(),
             }),
-            Step::Order { order, news } => Posting::UpdateOrder(OrderUpdate {
+            Step::Order { order, order_step } => Posting::UpdateOrder(OrderUpdate {
                 user,
                 order: order_id(self.case, number, *order),
-                news: order_news(self.case, *order, *news),
+                payment_update: payment_update(self.case, *order, *order_step),
             }),
         }
     }
@@ -243,17 +243,19 @@ pub fn new_order(case: &str, number: u8, order: u8, at: DateTime<Utc>) -> Order 
     }
 }
 
-fn order_news(case: &str, order: u8, news: News) -> OrderNews {
+fn payment_update(case: &str, order: u8, order_step: OrderStep) -> PaymentUpdate {
     let amount = |is_wrong| Money::from_micros(order_amount(order) + i64::from(is_wrong));
-    match news {
-        News::Opened { payment } => OrderNews::Opened { payment: payment_id(case, payment), url: "https://pay".into() },
-        News::Paid { payment, wrong_amount } => {
-            OrderNews::Paid { payment: payment_id(case, payment), amount: amount(wrong_amount) }
+    match order_step {
+        OrderStep::Opened { payment } => {
+            PaymentUpdate::Opened { payment: payment_id(case, payment), url: "https://pay".into() }
         }
-        News::Failed { payment, wrong_amount } => OrderNews::Failed {
+        OrderStep::Paid { payment, wrong_amount } => {
+            PaymentUpdate::Paid { payment: payment_id(case, payment), amount: amount(wrong_amount) }
+        }
+        OrderStep::Failed { payment, wrong_amount } => PaymentUpdate::Failed {
             payment: payment.map(|payment| payment_id(case, payment)),
             amount: wrong_amount.then(|| amount(true)),
         },
-        News::Expired => OrderNews::Expired,
+        OrderStep::Expired => PaymentUpdate::Expired,
     }
 }

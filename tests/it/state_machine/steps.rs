@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::model::{Call, Caps, Commit, MODELS, News, ORDERS, Overrun, Policy, Report, SERVICES, Step, Tokens};
+use super::model::{Call, Caps, Commit, MODELS, ORDERS, OrderStep, Overrun, Policy, Report, SERVICES, Step, Tokens};
 
 pub const USERS: u8 = 2;
 
@@ -130,7 +130,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => end(trace()),
         2 => (0..5u8, prop_oneof![-30..0i64, 1..60i64]).prop_map(|(id, amount)| Step::Adjust { id, amount }),
         // One number more than there are orders.
-        3 => (0..=ORDERS, news()).prop_map(|(order, news)| Step::Order { order, news }),
+        3 => (0..=ORDERS, order_step()).prop_map(|(order, order_step)| Step::Order { order, order_step }),
     ]
 }
 
@@ -220,14 +220,14 @@ fn tokens(most: u32) -> impl Strategy<Value = Tokens> {
 }
 
 /// Few payments, so that orders and users meet in them.
-fn news() -> impl Strategy<Value = News> {
+fn order_step() -> impl Strategy<Value = OrderStep> {
     let payment = || 0..4u8;
     let wrong_amount = || prop::bool::weighted(0.1);
     prop_oneof![
-        2 => payment().prop_map(|payment| News::Opened { payment }),
-        4 => (payment(), wrong_amount()).prop_map(|(payment, wrong_amount)| News::Paid { payment, wrong_amount }),
+        2 => payment().prop_map(|payment| OrderStep::Opened { payment }),
+        4 => (payment(), wrong_amount()).prop_map(|(payment, wrong_amount)| OrderStep::Paid { payment, wrong_amount }),
         2 => (prop::option::of(payment()), wrong_amount())
-            .prop_map(|(payment, wrong_amount)| News::Failed { payment, wrong_amount }),
-        1 => Just(News::Expired),
+            .prop_map(|(payment, wrong_amount)| OrderStep::Failed { payment, wrong_amount }),
+        1 => Just(OrderStep::Expired),
     ]
 }

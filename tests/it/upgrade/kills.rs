@@ -155,7 +155,7 @@ async fn an_upgrade_goes_on_in_the_zones_it_was_begun_with() {
     }
     assert!(stage(&database).await.starts_with("users"), "{}", stage(&database).await);
     let before = fingerprint(&database).await;
-    let refused = migrate(&database, &["--former-zone", "Asia/Tokyo"]);
+    let refused = migrate(&database, &["--legacy-zone", "Asia/Tokyo"]);
     assert!(errors(&refused).contains("begun with Europe/Berlin"), "{}", errors(&refused));
     let billing = database.config_file(&[("billing.timezone", "Europe/Berlin")]);
     let arguments = ["-conf", billing.to_str().unwrap(), "--migrate-only"];

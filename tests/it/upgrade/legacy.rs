@@ -1,4 +1,4 @@
-//! Databases as the former service left them, in each of the shapes that are out there.
+//! Databases as the legacy service left them, in each of the shapes that are out there.
 
 use std::process::Output;
 

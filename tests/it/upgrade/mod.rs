@@ -51,9 +51,9 @@ VALUES (1, '0001_existing_tables', FALSE, X'00', -1);
 ALTER TABLE user_balance MODIFY user_id VARCHAR(36) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
     DROP PRIMARY KEY, ADD PRIMARY KEY (user_id);
 ALTER TABLE billing_record ADD COLUMN usage_date DATE NULL, ADD COLUMN trace_id VARBINARY(128) NULL;
-CREATE TABLE former_upgrade (id TINYINT PRIMARY KEY, former_zone VARCHAR(64) NOT NULL, billing_zone VARCHAR(64) NOT NULL,
+CREATE TABLE former_upgrade (id TINYINT PRIMARY KEY, legacy_zone VARCHAR(64) NOT NULL, billing_zone VARCHAR(64) NOT NULL,
     begun_at DATETIME(6) NOT NULL, last_user VARCHAR(36) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NULL);
-INSERT INTO former_upgrade (id, former_zone, billing_zone, begun_at) VALUES (1, 'UTC', 'Asia/Shanghai', '2026-11-20');
+INSERT INTO former_upgrade (id, legacy_zone, billing_zone, begun_at) VALUES (1, 'UTC', 'Asia/Shanghai', '2026-11-20');
 ";
 
 #[tokio::test]

@@ -133,7 +133,7 @@ async fn the_audit_finds_what_is_set_by_hand_afterwards() {
 async fn a_top_up_that_was_made_good_by_hand_is_not_looked_up_again() {
     let database = legacy::database("Asia/Shanghai").await;
     database.execute(&PLAIN.tables()).await;
-    // A key that the code of the former service stood in for.
+    // A key that the code of the legacy service stood in for.
     database
         .execute(
             "INSERT INTO user_balance (user_balance_id, user_id, balance) VALUES ('1', 'by-hand', 100), ('2', 'open', 1);

@@ -33,7 +33,7 @@ async fn a_dry_run_prints_the_plan_and_changes_nothing() {
     migrations.sort();
     let migrations: Vec<_> = migrations.iter().map(|path| path.file_stem().unwrap().to_str().unwrap()).collect();
     let expected = format!(
-        "the database is the former service's, and becomes this one's in place; every row is kept\n\
+        "the database is the legacy service's, and becomes this one's in place; every row is kept\n\
          user_balance: 2 rows; uid becomes user_id\n\
          free_quota: 1 rows; uid becomes user_id\n\
          billing_record: 1 rows; type enum('balance','free') becomes TINYINT, free 1, balance 2; uid becomes user_id\n\
@@ -54,7 +54,7 @@ async fn a_dry_run_prints_the_plan_and_changes_nothing() {
     assert_eq!(migrated(&database, &[]), format!("{expected}the database is up to date\n"));
     let after = legacy::contents(&database).await;
     let again =
-        "the database is this service's: there is nothing of the former service in it\nmigrations to run: none\n";
+        "the database is this service's: there is nothing of the legacy service in it\nmigrations to run: none\n";
     assert_eq!(dry_run(&database).await, again);
     assert_eq!(migrated(&database, &[]), format!("{again}the database is up to date\n"));
     assert_eq!(legacy::contents(&database).await, after);
@@ -62,17 +62,17 @@ async fn a_dry_run_prints_the_plan_and_changes_nothing() {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_empty_database_has_nothing_of_the_former_service(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_empty_database_has_nothing_of_the_legacy_service(#[values(MySql, Sqlite)] on: Backend) {
     let database = Database::create(on).await;
     let printed = if on == MySql { dry_run(&database).await } else { migrated(&database, &["--dry-run"]) };
-    assert!(printed.contains("there is nothing of the former service in it"), "{printed}");
+    assert!(printed.contains("there is nothing of the legacy service in it"), "{printed}");
     assert!(printed.contains("migrations to run: 0001_existing_tables, "), "{printed}");
     if on == Sqlite {
         assert!(!std::path::Path::new(&database.source).exists());
     }
     migrated(&database, &[]);
     let printed = migrated(&database, &["--dry-run"]);
-    assert!(printed.contains("there is nothing of the former service in it"), "{printed}");
+    assert!(printed.contains("there is nothing of the legacy service in it"), "{printed}");
     assert!(printed.ends_with("migrations to run: none\n"), "{printed}");
     let conf = database.config_file(&[]);
     let alone = crate::harness::process::run(

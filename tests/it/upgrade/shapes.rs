@@ -1,4 +1,4 @@
-//! Whatever shape the former tables have, the same comes of the same rows.
+//! Whatever shape the legacy tables have, the same comes of the same rows.
 
 use billing_service::service::proto::ListRecordsRequest;
 use rstest::rstest;
@@ -46,7 +46,7 @@ const EXPECTED: &[&str] = &[
     "usage_daily 1001 2026-11-01 passport 3 0 0.000000 1 0",
     "usage_daily even 2026-11-02 payment 0 1 0.120000 0 1",
     "balance_adjustment minus opening -3.200000 \
-     Opening entry: the part of the former balance that no top-up and no record explains upgrade -3.200000 now",
+     Opening entry: the part of the legacy balance that no top-up and no record explains upgrade -3.200000 now",
 ];
 
 #[rstest]

@@ -1,4 +1,4 @@
-//! Times of the former service are wall-clock times of its zone.
+//! Times of the legacy service are wall-clock times of its zone.
 
 use rstest::rstest;
 
@@ -57,7 +57,7 @@ async fn times_become_utc_and_days_those_of_the_billing_zone(
          updated_at) VALUES ('q', 'u', 'asset', 1000, 0, '2026-11', '{wall}', '{wall}')"
     );
     database.execute(&order).await;
-    let choice = ["--former-zone", zone];
+    let choice = ["--legacy-zone", zone];
     let printed = migrated(&database, if chosen { &choice } else { &[] });
     assert!(printed.contains(&format!("wall-clock times of {zone} (")), "{printed}");
     assert!(printed.contains(&format!("{wall} becomes {} UTC", times[0].1)), "{printed}");
@@ -84,7 +84,7 @@ async fn times_become_utc_and_days_those_of_the_billing_zone(
     service.clock.set("2026-11-21T00:00:00Z");
     let of_november = times.iter().filter(|(.., day)| day.starts_with("2026-11")).count();
     let reply = service.deduct(charge("u", "asset", 1)).await;
-    // The former quota said that none of them were counted.
+    // The legacy quota said that none of them were counted.
     assert_eq!(reply.free_remaining, 999, "{of_november}");
     let (_, stats) = service.get("/api/v1/billing/stats/month?user_id=u").await;
     assert_eq!(stats["free_count"], of_november + 1);
@@ -112,10 +112,10 @@ async fn times_that_are_missing_are_those_of_the_upgrade() {
     database.assert_audit_is_clean().await;
 }
 
-/// Such columns keep instants, but hold what the former service's session made of its
+/// Such columns keep instants, but hold what the legacy service's session made of its
 /// wall-clock times.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn timestamps_are_read_as_the_former_service_read_them() {
+async fn timestamps_are_read_as_the_legacy_service_read_them() {
     let mut database = legacy::database("Asia/Shanghai").await;
     database.execute(&PLAIN.tables()).await;
     database.execute("ALTER TABLE billing_record MODIFY created_at TIMESTAMP NULL").await;
@@ -138,9 +138,9 @@ async fn an_unknown_zone_stops_the_upgrade_before_it_begins() {
     let refused = migrate(&database, &[]);
     assert_eq!(refused.status.code(), Some(1));
     let said = errors(&refused);
-    assert!(said.contains("Asia/Nowhere") && said.contains("--former-zone"), "{said}");
+    assert!(said.contains("Asia/Nowhere") && said.contains("--legacy-zone"), "{said}");
     legacy::assert_untouched(&database, &before).await;
-    assert_eq!(migrate(&database, &["--former-zone", "Asia/Nowhere"]).status.code(), Some(2));
+    assert_eq!(migrate(&database, &["--legacy-zone", "Asia/Nowhere"]).status.code(), Some(2));
     // To a database that is ours it is nothing.
     legacy::set_loc(&mut database, "UTC");
     migrated(&database, &[]);

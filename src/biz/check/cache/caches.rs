@@ -15,11 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     account_cache::AccountCache,
-    entry::{Change, Subject},
-    single_flight::Loads,
-    update_queue::Outbox,
+    entry::{CacheKey, Change},
+    single_flight::SingleFlight,
+    update_queue::UpdateQueue,
 };
-use crate::biz::settlement::commit_listener::Readers;
+use crate::biz::settlement::commit_listener::CommitListener;
 
 /// How far the near cache is believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,34 +31,34 @@ pub enum Trust {
     WhileFar(Duration),
 }
 
-/// How long a subject is read from the database whose last settlement has an unknown
+/// How long a cache key is read from the database whose last settlement has an unknown
 /// outcome: longer than a database takes to end it.
-const DOUBT: Duration = Duration::from_secs(60);
+const UNCERTAIN_FOR: Duration = Duration::from_secs(60);
 
 /// How often they are forgotten in the shared cache meanwhile.
 const FORGET_AGAIN: Duration = Duration::from_secs(2);
-/// Subjects that are doubted one by one; with one more, all are.
-const MAX_DOUBTS: usize = 100_000;
+/// Cache keys that are doubted one by one; with one more, all are.
+const MAX_UNCERTAIN: usize = 100_000;
 
 /// What no cache can be believed about, and until when.
 #[derive(Default)]
-struct Doubts {
-    of: BTreeMap<Subject, Instant>,
+struct UncertainKeys {
+    of: BTreeMap<CacheKey, Instant>,
     of_all: Option<Instant>,
     forgotten_at: Option<Instant>,
 }
 
-impl Doubts {
-    fn add(&mut self, subjects: &[Subject], until: Instant) {
-        self.of.extend(subjects.iter().map(|subject| (subject.clone(), until)));
-        if self.of.len() > MAX_DOUBTS {
+impl UncertainKeys {
+    fn add(&mut self, cache_keys: &[CacheKey], until: Instant) {
+        self.of.extend(cache_keys.iter().map(|cache_key| (cache_key.clone(), until)));
+        if self.of.len() > MAX_UNCERTAIN {
             self.of.clear();
             self.of_all = Some(until);
         }
     }
 
-    fn has(&self, subject: &Subject) -> bool {
-        self.of_all.is_some() || self.of.contains_key(subject)
+    fn has(&self, cache_key: &CacheKey) -> bool {
+        self.of_all.is_some() || self.of.contains_key(cache_key)
     }
 }
 
@@ -67,10 +67,10 @@ pub struct Caches {
     pub(super) near: Arc<dyn AccountCache>,
     pub(super) trust: Trust,
     pub(super) shared: Option<Arc<dyn AccountCache>>,
-    pub(super) loads: Loads,
-    outbox: Outbox,
-    doubts: Mutex<Doubts>,
-    has_doubts: AtomicBool,
+    pub(super) loads: SingleFlight,
+    update_queue: UpdateQueue,
+    uncertain: Mutex<UncertainKeys>,
+    has_uncertain: AtomicBool,
 }
 
 impl Caches {
@@ -79,23 +79,23 @@ impl Caches {
             near,
             trust,
             shared,
-            loads: Loads::default(),
-            outbox: Outbox::default(),
-            doubts: Mutex::default(),
-            has_doubts: AtomicBool::new(false),
+            loads: SingleFlight::default(),
+            update_queue: UpdateQueue::default(),
+            uncertain: Mutex::default(),
+            has_uncertain: AtomicBool::new(false),
         }
     }
 
-    /// Drops what is cached of subjects that were changed by other means than a settlement.
-    pub async fn forget(&self, subjects: &[Subject]) {
-        for subject in subjects {
-            self.loads.leave(subject);
+    /// Drops what is cached of cache keys that were changed by other means than a settlement.
+    pub async fn forget(&self, cache_keys: &[CacheKey]) {
+        for cache_key in cache_keys {
+            self.loads.leave(cache_key);
         }
         // First: who finds nothing waiting here finds it in the shared cache.
         if self.shared.is_some() {
-            self.outbox.forget(subjects);
+            self.update_queue.forget(cache_keys);
         }
-        self.near.forget(subjects).await;
+        self.near.forget(cache_keys).await;
     }
 
     /// Empties the near cache: another process changed nobody knows what.
@@ -108,7 +108,7 @@ impl Caches {
     /// Tells the shared cache what happens, until `stop`.
     pub async fn deliver(&self, stop: &CancellationToken) {
         match &self.shared {
-            Some(shared) => self.outbox.deliver(&**shared, stop).await,
+            Some(shared) => self.update_queue.deliver(&**shared, stop).await,
             None => stop.cancelled().await,
         }
     }
@@ -116,7 +116,7 @@ impl Caches {
     /// Tells the shared cache what is left to tell; false when it could not be told.
     pub async fn flush(&self) -> bool {
         match &self.shared {
-            Some(shared) => self.outbox.flush(&**shared).await,
+            Some(shared) => self.update_queue.flush(&**shared).await,
             None => true,
         }
     }
@@ -126,84 +126,84 @@ impl Caches {
         self.shared.is_none() && self.trust != Trust::Always
     }
 
-    /// Whether no cache can be believed about a subject.
-    pub(super) fn is_doubted(&self, subject: &Subject) -> bool {
-        self.has_doubts.load(Ordering::Acquire) && self.doubts().has(subject)
+    /// Whether no cache can be believed about a cache key.
+    pub(super) fn is_uncertain(&self, cache_key: &CacheKey) -> bool {
+        self.has_uncertain.load(Ordering::Acquire) && self.uncertain().has(cache_key)
     }
 
-    /// Whether the shared cache can't be believed about a subject.
-    pub(super) fn is_late(&self, subject: &Subject) -> bool {
-        self.outbox.has(subject)
+    /// Whether the shared cache can't be believed about a cache key.
+    pub(super) fn is_late(&self, cache_key: &CacheKey) -> bool {
+        self.update_queue.has(cache_key)
     }
 
     /// Ends the doubts that are old enough: by now the database decided.
-    pub async fn end_doubts(&self) {
+    pub async fn expire_uncertain(&self) {
         let now = Instant::now();
         let (over, all_over) = {
-            let doubts = self.doubts();
-            let over = doubts.of.iter().filter(|(_, until)| **until <= now).map(|(subject, _)| subject.clone());
-            (over.collect::<Vec<_>>(), doubts.of_all.is_some_and(|until| until <= now))
+            let uncertain = self.uncertain();
+            let over = uncertain.of.iter().filter(|(_, until)| **until <= now).map(|(cache_key, _)| cache_key.clone());
+            (over.collect::<Vec<_>>(), uncertain.of_all.is_some_and(|until| until <= now))
         };
-        self.forget_doubted_again(now).await;
+        self.forget_uncertain_again(now).await;
         if over.is_empty() && !all_over {
             return;
         }
         // Forgotten before they are believed again.
         self.forget(&over).await;
         if all_over {
-            self.outbox.forget_all();
+            self.update_queue.forget_all();
             self.forget_near().await;
         }
-        let mut doubts = self.doubts();
-        doubts.of.retain(|_, until| *until > now);
-        doubts.of_all = doubts.of_all.filter(|until| *until > now);
-        self.has_doubts.store(!doubts.of.is_empty() || doubts.of_all.is_some(), Ordering::Release);
+        let mut uncertain = self.uncertain();
+        uncertain.of.retain(|_, until| *until > now);
+        uncertain.of_all = uncertain.of_all.filter(|until| *until > now);
+        self.has_uncertain.store(!uncertain.of.is_empty() || uncertain.of_all.is_some(), Ordering::Release);
     }
 
     /// Others may have loaded what it was before the doubted settlement ended.
-    async fn forget_doubted_again(&self, now: Instant) {
-        let again: Vec<Subject> = {
-            let mut doubts = self.doubts();
-            if doubts.of.is_empty() || doubts.forgotten_at.is_some_and(|at| now < at + FORGET_AGAIN) {
+    async fn forget_uncertain_again(&self, now: Instant) {
+        let again: Vec<CacheKey> = {
+            let mut uncertain = self.uncertain();
+            if uncertain.of.is_empty() || uncertain.forgotten_at.is_some_and(|at| now < at + FORGET_AGAIN) {
                 return;
             }
-            doubts.forgotten_at = Some(now);
-            doubts.of.keys().cloned().collect()
+            uncertain.forgotten_at = Some(now);
+            uncertain.of.keys().cloned().collect()
         };
         if self.shared.is_some() {
-            self.outbox.forget(&again);
+            self.update_queue.forget(&again);
         }
     }
 
-    fn doubts(&self) -> MutexGuard<'_, Doubts> {
-        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn uncertain(&self) -> MutexGuard<'_, UncertainKeys> {
+        self.uncertain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[async_trait]
-impl Readers for Caches {
+impl CommitListener for Caches {
     async fn committed(&self, changes: Vec<Change>) {
         for change in &changes {
-            self.loads.leave(&change.subject());
+            self.loads.leave(&change.cache_key());
         }
         // First: who finds nothing waiting here finds it in the shared cache.
         if self.shared.is_some() {
-            self.outbox.changed(changes.clone());
+            self.update_queue.changed(changes.clone());
         }
         self.near.apply(&changes).await;
     }
 
-    async fn missed(&self, subjects: Vec<Subject>) {
-        self.forget(&subjects).await;
+    async fn invalidate(&self, cache_keys: Vec<CacheKey>) {
+        self.forget(&cache_keys).await;
     }
 
-    async fn doubted(&self, subjects: Vec<Subject>) {
+    async fn outcome_unknown(&self, cache_keys: Vec<CacheKey>) {
         {
-            let until = Instant::now() + DOUBT;
-            let mut doubts = self.doubts();
-            doubts.add(&subjects, until);
-            self.has_doubts.store(true, Ordering::Release);
+            let until = Instant::now() + UNCERTAIN_FOR;
+            let mut uncertain = self.uncertain();
+            uncertain.add(&cache_keys, until);
+            self.has_uncertain.store(true, Ordering::Release);
         }
-        self.forget(&subjects).await;
+        self.forget(&cache_keys).await;
     }
 }

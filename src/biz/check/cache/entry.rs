@@ -17,14 +17,14 @@ use crate::biz::{
 
 /// Whom an entry is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Subject {
+pub enum CacheKey {
     User(UserId),
     ApiKey(ApiKeyId),
 }
 
 /// A committed state, as the database had it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Entry {
+pub enum CacheEntry {
     Account(UserId, AccountEntry),
     /// Of a key without quotas too, so that nobody has to ask again.
     ApiKey(ApiKeyId, KeyQuotas),
@@ -50,11 +50,11 @@ impl AccountEntry {
     }
 }
 
-impl Entry {
-    pub fn subject(&self) -> Subject {
+impl CacheEntry {
+    pub fn cache_key(&self) -> CacheKey {
         match self {
-            Self::Account(user, _) => Subject::User(user.clone()),
-            Self::ApiKey(key, _) => Subject::ApiKey(key.clone()),
+            Self::Account(user, _) => CacheKey::User(user.clone()),
+            Self::ApiKey(key, _) => CacheKey::ApiKey(key.clone()),
         }
     }
 
@@ -146,11 +146,11 @@ pub struct KeyChange {
 /// What a change makes of an entry.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Applied {
-    Next(Entry),
+    Next(CacheEntry),
     /// The entry has the change already.
     Known,
     /// Changes between the two were missed: the entry can't be used any more.
-    Missed,
+    Gap,
 }
 
 impl KeyChange {
@@ -167,10 +167,10 @@ pub fn of_key(quotas: &KeyQuotas, key: &ApiKeyId) -> KeyQuotas {
 }
 
 impl Change {
-    pub fn subject(&self) -> Subject {
+    pub fn cache_key(&self) -> CacheKey {
         match self {
-            Self::Account(change) => Subject::User(change.user.clone()),
-            Self::ApiKey(change) => Subject::ApiKey(change.key.clone()),
+            Self::Account(change) => CacheKey::User(change.user.clone()),
+            Self::ApiKey(change) => CacheKey::ApiKey(change.key.clone()),
         }
     }
 
@@ -189,23 +189,23 @@ impl Change {
     }
 
     /// The rule of the cache: `quota_deduct.lua` is the same in Redis.
-    pub fn apply(&self, entry: &Entry) -> Applied {
+    pub fn apply(&self, entry: &CacheEntry) -> Applied {
         let version = entry.version();
         if version != self.before() {
-            return if version.is_at_least(&self.after()) { Applied::Known } else { Applied::Missed };
+            return if version.is_at_least(&self.after()) { Applied::Known } else { Applied::Gap };
         }
         match (self, entry) {
-            (Self::Account(change), Entry::Account(user, account)) => {
+            (Self::Account(change), CacheEntry::Account(user, account)) => {
                 let mut account = account.clone();
                 account.balance = change.balance;
                 account.requests = change.requests.or(account.requests);
                 account.quotas.extend(change.quotas.iter().map(|(key, quota)| (key.clone(), *quota)));
-                Applied::Next(Entry::Account(user.clone(), account))
+                Applied::Next(CacheEntry::Account(user.clone(), account))
             }
-            (Self::ApiKey(change), Entry::ApiKey(key, _)) => {
-                Applied::Next(Entry::ApiKey(key.clone(), change.quotas.clone()))
+            (Self::ApiKey(change), CacheEntry::ApiKey(key, _)) => {
+                Applied::Next(CacheEntry::ApiKey(key.clone(), change.quotas.clone()))
             }
-            _ => Applied::Missed,
+            _ => Applied::Gap,
         }
     }
 
@@ -242,10 +242,13 @@ mod tests {
         ("2026-11".parse().unwrap(), ServiceName::from_stored(service))
     }
 
-    fn entry(version: i64, used: u32) -> Entry {
+    fn entry(version: i64, used: u32) -> CacheEntry {
         let quota = Quota { total: 10, used, held: 0 };
         let quotas = BTreeMap::from([(key("a"), quota), (key("b"), quota)]);
-        Entry::Account(UserId::from_stored("u"), AccountEntry { balance: balance(version, 5), requests: None, quotas })
+        CacheEntry::Account(
+            UserId::from_stored("u"),
+            AccountEntry { balance: balance(version, 5), requests: None, quotas },
+        )
     }
 
     fn change(before: i64, service: &str, used: u32) -> Change {
@@ -267,7 +270,7 @@ mod tests {
         assert_eq!(account.quota(month, &key("b").1).unwrap().used, 1);
         assert_eq!(next.version(), Version::Account(4));
         assert_eq!(change(2, "a", 2).apply(&entry(3, 1)), Applied::Known);
-        assert_eq!(change(4, "a", 2).apply(&entry(3, 1)), Applied::Missed);
+        assert_eq!(change(4, "a", 2).apply(&entry(3, 1)), Applied::Gap);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use std::{
 
 use self::{
     account_cache::{AccountCache, Found},
-    entry::{AccountEntry, Entry, Subject},
+    entry::{AccountEntry, CacheEntry, CacheKey},
     refresh::Wanted,
 };
 use crate::biz::{
@@ -77,7 +77,7 @@ impl Need<'_> {
         self.is_met_by_entry(&view.account)
     }
 
-    fn is_met_by_entry(self, entry: &Entry) -> bool {
+    fn is_met_by_entry(self, entry: &CacheEntry) -> bool {
         entry.account().is_some_and(|account| account.quota(self.month, self.service).is_some())
     }
 }
@@ -85,8 +85,8 @@ impl Need<'_> {
 /// What a check is decided on.
 #[derive(Debug, Clone)]
 pub struct View {
-    account: Arc<Entry>,
-    key: Option<Arc<Entry>>,
+    account: Arc<CacheEntry>,
+    key: Option<Arc<CacheEntry>>,
 }
 
 impl View {
@@ -113,12 +113,12 @@ impl ReadModel {
 
     /// What the near cache has, with whether it may be believed near a limit too.
     pub async fn near(&self, need: Need<'_>) -> Option<(View, Trust)> {
-        let account = self.look_near(&Subject::User(need.user.clone())).await?;
+        let account = self.look_near(&CacheKey::User(need.user.clone())).await?;
         if !need.is_met_by_entry(&account) {
             return None;
         }
         let key = match need.key {
-            Some(key) => Some(self.look_near(&Subject::ApiKey(key.clone())).await?),
+            Some(key) => Some(self.look_near(&CacheKey::ApiKey(key.clone())).await?),
             None => None,
         };
         Some((View { account, key }, self.caches.trust))
@@ -137,13 +137,13 @@ impl ReadModel {
     pub async fn read(&self, need: Need<'_>) -> Result<View> {
         let begun = Instant::now();
         let account = async {
-            let subject = Subject::User(need.user.clone());
-            let is_met = |account: &Arc<Entry>| need.is_met_by_entry(account);
-            self.find(&subject, begun, is_met).await
+            let cache_key = CacheKey::User(need.user.clone());
+            let is_met = |account: &Arc<CacheEntry>| need.is_met_by_entry(account);
+            self.find(&cache_key, begun, is_met).await
         };
         let key = async {
             let Some(key) = need.key else { return Ok(None) };
-            self.find(&Subject::ApiKey(key.clone()), begun, |_| true).await.map(Some)
+            self.find(&CacheKey::ApiKey(key.clone()), begun, |_| true).await.map(Some)
         };
         // At once, so that both are one round trip.
         let (account, key) = tokio::join!(account, key);
@@ -153,63 +153,63 @@ impl ReadModel {
     /// From the shared cache, or from the database.
     async fn find(
         &self,
-        subject: &Subject,
+        cache_key: &CacheKey,
         begun: Instant,
-        is_met: impl Fn(&Arc<Entry>) -> bool,
-    ) -> Result<Arc<Entry>> {
-        let looked = self.look_shared(subject).await;
+        is_met: impl Fn(&Arc<CacheEntry>) -> bool,
+    ) -> Result<Arc<CacheEntry>> {
+        let looked = self.look_shared(cache_key).await;
         if let Looked::Found(entry) = &looked
             && is_met(entry)
         {
             return Ok(entry.clone());
         }
         // Another may have loaded it while this one looked in vain.
-        let loaded = self.caches.near.look(subject).await.ok().flatten();
-        let loaded = loaded.filter(|found| found.as_of >= begun && !self.caches.is_doubted(subject));
+        let loaded = self.caches.near.look(cache_key).await.ok().flatten();
+        let loaded = loaded.filter(|found| found.as_of >= begun && !self.caches.is_uncertain(cache_key));
         match loaded.map(|found| found.entry).filter(&is_met) {
             Some(entry) => Ok(entry),
-            None if matches!(looked, Looked::Unknown) => self.load_past_shared(subject).await,
-            None => self.load(subject).await,
+            None if matches!(looked, Looked::Unknown) => self.load_past_shared(cache_key).await,
+            None => self.load(cache_key).await,
         }
     }
 
-    /// Reads a subject from the database into the caches.
+    /// Reads a cache key from the database into the caches.
     ///
     /// # Errors
     /// As [`Self::read`].
-    pub async fn load(&self, subject: &Subject) -> Result<Arc<Entry>> {
-        self.load_through(subject, self.caches.shared.as_deref()).await
+    pub async fn load(&self, cache_key: &CacheKey) -> Result<Arc<CacheEntry>> {
+        self.load_through(cache_key, self.caches.shared.as_deref()).await
     }
 
     /// As [`Self::load`], but for the shared cache: it would be waited for in vain, or has
     /// to hear of a change first.
-    async fn load_past_shared(&self, subject: &Subject) -> Result<Arc<Entry>> {
-        self.load_through(subject, None).await
+    async fn load_past_shared(&self, cache_key: &CacheKey) -> Result<Arc<CacheEntry>> {
+        self.load_through(cache_key, None).await
     }
 
-    async fn load_through(&self, subject: &Subject, shared: Option<&dyn AccountCache>) -> Result<Arc<Entry>> {
+    async fn load_through(&self, cache_key: &CacheKey, shared: Option<&dyn AccountCache>) -> Result<Arc<CacheEntry>> {
         let load = async {
             let load = async {
-                match self.caches.is_doubted(subject) {
-                    true => self.read_database(subject).await,
-                    false => self.load_alone(subject, shared).await,
+                match self.caches.is_uncertain(cache_key) {
+                    true => self.read_database(cache_key).await,
+                    false => self.load_alone(cache_key, shared).await,
                 }
             };
             let late = |_| Err(Error::Overloaded("the database does not answer; retry later".into()));
             tokio::time::timeout(LOAD_DEADLINE, load).await.unwrap_or_else(late)
         };
-        self.caches.loads.once(subject, load).await
+        self.caches.loads.once(cache_key, load).await
     }
 
-    async fn load_alone(&self, subject: &Subject, cache: Option<&dyn AccountCache>) -> Result<Arc<Entry>> {
+    async fn load_alone(&self, cache_key: &CacheKey, cache: Option<&dyn AccountCache>) -> Result<Arc<CacheEntry>> {
         // An outage of a cache is no reason not to answer.
-        let near = self.caches.near.fence(subject).await.ok();
+        let near = self.caches.near.fence(cache_key).await.ok();
         let shared = match cache {
-            Some(shared) => shared.fence(subject).await.ok(),
+            Some(shared) => shared.fence(cache_key).await.ok(),
             None => None,
         };
         let as_of = Instant::now();
-        let entry = self.read_database(subject).await?;
+        let entry = self.read_database(cache_key).await?;
         let found = Found { entry, as_of };
         if let (Some(fence), Some(cache)) = (shared, cache) {
             let _ = cache.store(fence, found.clone()).await;
@@ -220,28 +220,28 @@ impl ReadModel {
         Ok(found.entry)
     }
 
-    async fn read_database(&self, subject: &Subject) -> Result<Arc<Entry>> {
+    async fn read_database(&self, cache_key: &CacheKey) -> Result<Arc<CacheEntry>> {
         self.sources.database.fetch_add(1, Relaxed);
-        Ok(Arc::new(match subject {
-            Subject::User(user) => {
+        Ok(Arc::new(match cache_key {
+            CacheKey::User(user) => {
                 let (account, now) = self.accounts.get(user).await?;
-                Entry::Account(user.clone(), AccountEntry::new(account, now.month))
+                CacheEntry::Account(user.clone(), AccountEntry::new(account, now.month))
             }
-            Subject::ApiKey(key) => Entry::ApiKey(key.clone(), self.key_quotas.key_quotas(key).await?),
+            CacheKey::ApiKey(key) => CacheEntry::ApiKey(key.clone(), self.key_quotas.key_quotas(key).await?),
         }))
     }
 
-    async fn look_near(&self, subject: &Subject) -> Option<Arc<Entry>> {
-        if self.caches.is_doubted(subject) {
+    async fn look_near(&self, cache_key: &CacheKey) -> Option<Arc<CacheEntry>> {
+        if self.caches.is_uncertain(cache_key) {
             return None;
         }
-        let found = self.caches.near.look(subject).await.ok().flatten()?;
+        let found = self.caches.near.look(cache_key).await.ok().flatten()?;
         match self.caches.trust {
             Trust::Always => (found.as_of.elapsed() < NEAR_TTL).then_some(found.entry),
             Trust::WhileFar(limit) => {
                 let age = found.as_of.elapsed();
                 if age * 2 > limit && self.caches.shared.is_some() {
-                    self.wanted.want(subject);
+                    self.wanted.want(cache_key);
                 }
                 (age <= limit).then_some(found.entry)
             }
@@ -251,16 +251,16 @@ impl ReadModel {
     /// The fence comes before the question whether the shared cache knows all that was
     /// committed here: what is committed later meets the fence, and what was before is known
     /// there, or waits to be told.
-    async fn look_shared(&self, subject: &Subject) -> Looked {
+    async fn look_shared(&self, cache_key: &CacheKey) -> Looked {
         let Some(shared) = &self.caches.shared else { return Looked::Unknown };
-        let fence = self.caches.near.fence(subject).await.ok();
-        if self.caches.is_late(subject) || self.caches.is_doubted(subject) {
+        let fence = self.caches.near.fence(cache_key).await.ok();
+        if self.caches.is_late(cache_key) || self.caches.is_uncertain(cache_key) {
             return Looked::Unknown;
         }
         let as_of = Instant::now();
-        let found = match shared.look(subject).await {
+        let found = match shared.look(cache_key).await {
             Ok(Some(found)) => found,
-            Ok(None) => return Looked::Missed,
+            Ok(None) => return Looked::Absent,
             Err(_) => return Looked::Unknown,
         };
         self.sources.shared.fetch_add(1, Relaxed);
@@ -273,8 +273,8 @@ impl ReadModel {
 
 /// What the shared cache says.
 enum Looked {
-    Found(Arc<Entry>),
-    Missed,
+    Found(Arc<CacheEntry>),
+    Absent,
     /// It does not answer, or may have something older than what was committed here.
     Unknown,
 }

@@ -6,7 +6,7 @@ use std::{num::NonZeroU32, time::Duration};
 
 use futures_util::future::join_all;
 
-use super::{ReadModel, entry::Subject};
+use super::{ReadModel, entry::CacheKey};
 use crate::biz::{
     account::{AccountStore, ActiveUsers},
     values::{calendar::Calendar, error::Result, ids::UserId},
@@ -19,7 +19,7 @@ const PAGE_PAUSE: Duration = Duration::from_millis(20);
 /// Accounts that are loaded at once, a small part of what checks may load.
 const TOGETHER: usize = 8;
 
-/// Loads every account that was active lately, at most so many a second; tells how many.
+/// SingleFlight every account that was active lately, at most so many a second; tells how many.
 ///
 /// # Errors
 /// [`crate::biz::values::error::Error::Overloaded`] or Internal when the users can't be listed. One
@@ -38,8 +38,8 @@ pub async fn prewarm(
         let ActiveUsers { users, next } = store.active_users(since, last.as_ref()).await?;
         for some in users.chunks(TOGETHER) {
             let begun = tokio::time::Instant::now();
-            let subjects: Vec<Subject> = some.iter().cloned().map(Subject::User).collect();
-            let loads = join_all(subjects.iter().map(|subject| model.load(subject))).await;
+            let cache_keys: Vec<CacheKey> = some.iter().cloned().map(CacheKey::User).collect();
+            let loads = join_all(cache_keys.iter().map(|cache_key| model.load(cache_key))).await;
             loaded += loads.iter().filter(|load| load.is_ok()).count() as u64;
             tokio::time::sleep_until(begun + pause).await;
         }
@@ -65,12 +65,12 @@ mod tests {
         check::cache::{
             Caches, Trust,
             account_cache::{AccountCache, Fence, Found},
-            entry::{Change, Entry},
+            entry::{CacheEntry, Change},
         },
         limits::key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
         settlement::{
-            engine::{Engine, Limits},
-            ledger::{Ledger, Settlement},
+            engine::{Engine, LaneLimits},
+            ledger::{Ledger, SettledBatch},
             posting::Batch,
         },
         values::{
@@ -114,7 +114,7 @@ mod tests {
 
     #[async_trait]
     impl Ledger for Users {
-        async fn settle(&self, _: &Batch) -> std::result::Result<Settlement, StoreError> {
+        async fn settle(&self, _: &Batch) -> std::result::Result<SettledBatch, StoreError> {
             Err(StoreError::Failed("nothing is settled here".into()))
         }
     }
@@ -132,15 +132,15 @@ mod tests {
 
     #[async_trait]
     impl AccountCache for Users {
-        async fn look(&self, _: &Subject) -> std::result::Result<Option<Found>, StoreError> {
+        async fn look(&self, _: &CacheKey) -> std::result::Result<Option<Found>, StoreError> {
             Ok(None)
         }
 
-        async fn look_all(&self, _: &[Subject]) -> std::result::Result<Vec<Option<Arc<Entry>>>, StoreError> {
+        async fn look_all(&self, _: &[CacheKey]) -> std::result::Result<Vec<Option<Arc<CacheEntry>>>, StoreError> {
             Ok(Vec::new())
         }
 
-        async fn fence(&self, _: &Subject) -> std::result::Result<Fence, StoreError> {
+        async fn fence(&self, _: &CacheKey) -> std::result::Result<Fence, StoreError> {
             Ok(Fence(0))
         }
 
@@ -148,11 +148,11 @@ mod tests {
             Ok(())
         }
 
-        async fn apply(&self, _: &[Change]) -> Vec<Subject> {
+        async fn apply(&self, _: &[Change]) -> Vec<CacheKey> {
             Vec::new()
         }
 
-        async fn forget(&self, _: &[Subject]) -> Vec<Subject> {
+        async fn forget(&self, _: &[CacheKey]) -> Vec<CacheKey> {
             Vec::new()
         }
 
@@ -166,7 +166,7 @@ mod tests {
         let calendar = Arc::new(Calendar::new(chrono_tz::UTC, SystemClock));
         let (catalog, seconds) = (Arc::new(Catalog::new([])), Duration::from_secs);
         let caches = Arc::new(Caches::new(users.clone(), Trust::Always, None));
-        let limits = Limits { lanes: 1, queue: 1, batch: 1, max_wait: seconds(1), patience: seconds(1) };
+        let limits = LaneLimits { lanes: 1, queue: 1, batch: 1, max_wait: seconds(1), retry_timeout: seconds(1) };
         let engine = Arc::new(Engine::start(users.clone(), caches.clone(), catalog.clone(), calendar.clone(), limits));
         let accounts = Arc::new(Accounts::new(users.clone(), engine, catalog, calendar.clone()));
         let model = ReadModel::new(caches, accounts, users.clone());

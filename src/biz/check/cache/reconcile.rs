@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 
 use super::{
     account_cache::AccountCache,
-    entry::{AccountEntry, Entry, Subject},
+    entry::{AccountEntry, CacheEntry, CacheKey},
 };
 use crate::biz::{
     account::{Account, AccountStore, Quota},
@@ -26,13 +26,13 @@ use crate::biz::{
 /// A cache whose entries can be walked, and that keeps the last report for all processes.
 #[async_trait]
 pub trait SharedCache: AccountCache {
-    /// Some of the subjects that have entries, from the beginning or from where the last
+    /// Some of the cache keys that have entries, from the beginning or from where the last
     /// walk ended; and where to go on, if there are more. What is there all the while is
     /// met at least once.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    async fn walk(&self, from: Option<String>) -> Result<(Vec<Subject>, Option<String>), StoreError>;
+    async fn scan(&self, from: Option<String>) -> Result<(Vec<CacheKey>, Option<String>), StoreError>;
 
     /// Keeps what a comparison found.
     ///
@@ -54,12 +54,12 @@ const LOOKS: u32 = 5;
 /// Between two looks, doubling.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// Differences that are told in full.
-const MAX_TOLD: usize = 100;
+const MAX_REPORTED: usize = 100;
 
 /// An entry that is not as the database has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    pub subject: Subject,
+    pub cache_key: CacheKey,
     pub by: Distance,
     pub cached: String,
     pub stored: String,
@@ -76,8 +76,8 @@ pub struct Distance {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { subject, by, cached, stored } = self;
-        write!(f, "{subject:?}: {} and {} units: cached {cached}, stored {stored}", by.amount, by.units)
+        let Self { cache_key, by, cached, stored } = self;
+        write!(f, "{cache_key:?}: {} and {} units: cached {cached}, stored {stored}", by.amount, by.units)
     }
 }
 
@@ -111,24 +111,24 @@ impl Reconciler {
     pub async fn run(&self, repairs: bool) -> Result<Reconciled, StoreError> {
         let (mut all, mut from) = (Reconciled::default(), None);
         loop {
-            let (subjects, next) = self.cache.walk(from).await?;
+            let (cache_keys, next) = self.cache.scan(from).await?;
             let mut wrong = Vec::new();
-            for some in subjects.chunks(TOGETHER) {
-                for difference in join_all(some.iter().map(|subject| self.compare(subject))).await {
+            for some in cache_keys.chunks(TOGETHER) {
+                for difference in join_all(some.iter().map(|cache_key| self.compare(cache_key))).await {
                     all.compared += 1;
                     wrong.extend(difference?);
                 }
             }
-            let subjects: Vec<Subject> = wrong.iter().map(|difference| difference.subject.clone()).collect();
-            if repairs && !subjects.is_empty() {
-                let left = self.cache.forget(&subjects).await;
-                all.repaired += (subjects.len() - left.len()) as u64;
+            let cache_keys: Vec<CacheKey> = wrong.iter().map(|difference| difference.cache_key.clone()).collect();
+            if repairs && !cache_keys.is_empty() {
+                let left = self.cache.forget(&cache_keys).await;
+                all.repaired += (cache_keys.len() - left.len()) as u64;
             }
             for difference in wrong {
                 all.differing += 1;
                 all.by.amount = all.by.amount.plus(difference.by.amount);
                 all.by.units += difference.by.units;
-                if all.differences.len() < MAX_TOLD {
+                if all.differences.len() < MAX_REPORTED {
                     all.differences.push(difference);
                 }
             }
@@ -145,16 +145,16 @@ impl Reconciler {
 
     /// Something differs when the cache does not follow: in all looks it is the same, and
     /// never what the database has after it.
-    async fn compare(&self, subject: &Subject) -> Result<Option<Difference>, StoreError> {
+    async fn compare(&self, cache_key: &CacheKey) -> Result<Option<Difference>, StoreError> {
         let (mut first, mut pause) = (None, FIRST_PAUSE);
         for look in 1.. {
-            let cached = match self.cache.look(subject).await {
+            let cached = match self.cache.look(cache_key).await {
                 Ok(Some(cached)) => cached,
                 Ok(None) => return Ok(None),
-                Err(StoreError::Failed(why)) => return Ok(Some(self.unreadable(subject, why).await?)),
+                Err(StoreError::Failed(why)) => return Ok(Some(self.unreadable(cache_key, why).await?)),
                 Err(error) => return Err(error),
             };
-            let stored = self.stored(subject).await?;
+            let stored = self.stored(cache_key).await?;
             let by = distance(&cached.entry, stored.as_ref(), self.calendar.now().month);
             if by == Distance::default()
                 && stored.as_ref().is_some_and(|stored| stored.version() == cached.entry.version())
@@ -168,7 +168,7 @@ impl Reconciler {
             }
             if look == LOOKS {
                 let (cached, stored) = (text(Some(&*cached.entry)), text(stored.as_ref()));
-                return Ok(Some(Difference { subject: subject.clone(), by, cached, stored }));
+                return Ok(Some(Difference { cache_key: cache_key.clone(), by, cached, stored }));
             }
             tokio::time::sleep(pause).await;
             pause *= 2;
@@ -177,33 +177,33 @@ impl Reconciler {
     }
 
     /// Nobody can tell how far an entry is off that is none of ours.
-    async fn unreadable(&self, subject: &Subject, why: String) -> Result<Difference, StoreError> {
+    async fn unreadable(&self, cache_key: &CacheKey, why: String) -> Result<Difference, StoreError> {
         let by = Distance { units: 1, ..Default::default() };
-        let stored = text(self.stored(subject).await?.as_ref());
-        Ok(Difference { subject: subject.clone(), by, cached: why, stored })
+        let stored = text(self.stored(cache_key).await?.as_ref());
+        Ok(Difference { cache_key: cache_key.clone(), by, cached: why, stored })
     }
 
-    async fn stored(&self, subject: &Subject) -> Result<Option<Entry>, StoreError> {
-        Ok(match subject {
-            Subject::User(user) => {
+    async fn stored(&self, cache_key: &CacheKey) -> Result<Option<CacheEntry>, StoreError> {
+        Ok(match cache_key {
+            CacheKey::User(user) => {
                 let month = self.calendar.now().month;
                 let account = self.accounts.account(user, month).await?;
-                account.map(|account: Account| Entry::Account(user.clone(), AccountEntry::new(account, month)))
+                account.map(|account: Account| CacheEntry::Account(user.clone(), AccountEntry::new(account, month)))
             }
-            Subject::ApiKey(key) => Some(Entry::ApiKey(key.clone(), self.key_quotas.key_quotas(key).await?)),
+            CacheKey::ApiKey(key) => Some(CacheEntry::ApiKey(key.clone(), self.key_quotas.key_quotas(key).await?)),
         })
     }
 }
 
-fn text(entry: Option<&Entry>) -> String {
+fn text(entry: Option<&CacheEntry>) -> String {
     entry.map_or_else(|| "nothing".into(), |entry| format!("{} {entry:?}", entry.version()))
 }
 
 /// Of the quotas those of this month are compared; a cached entry may not have them yet.
-fn distance(cached: &Entry, stored: Option<&Entry>, month: Month) -> Distance {
+fn distance(cached: &CacheEntry, stored: Option<&CacheEntry>, month: Month) -> Distance {
     match (cached, stored) {
-        (Entry::Account(_, cached), Some(Entry::Account(_, stored))) => accounts_apart(cached, stored, month),
-        (Entry::ApiKey(_, cached), Some(Entry::ApiKey(_, stored))) => {
+        (CacheEntry::Account(_, cached), Some(CacheEntry::Account(_, stored))) => accounts_apart(cached, stored, month),
+        (CacheEntry::ApiKey(_, cached), Some(CacheEntry::ApiKey(_, stored))) => {
             Distance { units: keys_apart(cached, stored), ..Default::default() }
         }
         _ => Distance { units: 1, ..Default::default() },

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{ReadModel, account_cache::Found, entry::Subject};
+use super::{ReadModel, account_cache::Found, entry::CacheKey};
 
 /// What is wanted within this time goes together.
 const GATHER: Duration = Duration::from_millis(10);
@@ -21,20 +21,20 @@ const MAX_WANTED: usize = 20_000;
 /// The entries that are wanted again.
 #[derive(Default)]
 pub(super) struct Wanted {
-    subjects: Mutex<HashSet<Subject>>,
-    news: Notify,
+    cache_keys: Mutex<HashSet<CacheKey>>,
+    notify: Notify,
 }
 
 impl Wanted {
-    pub fn want(&self, subject: &Subject) {
-        let mut subjects = self.subjects.lock().unwrap_or_else(PoisonError::into_inner);
-        if subjects.len() < MAX_WANTED && subjects.insert(subject.clone()) && subjects.len() == 1 {
-            self.news.notify_one();
+    pub fn want(&self, cache_key: &CacheKey) {
+        let mut cache_keys = self.cache_keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if cache_keys.len() < MAX_WANTED && cache_keys.insert(cache_key.clone()) && cache_keys.len() == 1 {
+            self.notify.notify_one();
         }
     }
 
-    fn take(&self) -> Vec<Subject> {
-        self.subjects.lock().unwrap_or_else(PoisonError::into_inner).drain().collect()
+    fn take(&self) -> Vec<CacheKey> {
+        self.cache_keys.lock().unwrap_or_else(PoisonError::into_inner).drain().collect()
     }
 }
 
@@ -42,7 +42,7 @@ impl ReadModel {
     /// Reads anew what is wanted, as it comes, for ever.
     pub async fn refresh(&self) {
         loop {
-            self.wanted.news.notified().await;
+            self.wanted.notify.notified().await;
             tokio::time::sleep(GATHER).await;
             for chunk in self.wanted.take().chunks(CHUNK) {
                 self.refresh_some(chunk).await;
@@ -51,15 +51,15 @@ impl ReadModel {
     }
 
     /// What can't be read now is read when it is next asked for.
-    async fn refresh_some(&self, subjects: &[Subject]) {
+    async fn refresh_some(&self, cache_keys: &[CacheKey]) {
         let Some(shared) = &self.caches.shared else { return };
         let (mut timely, mut fences) = (Vec::new(), Vec::new());
-        for subject in subjects {
+        for cache_key in cache_keys {
             // In this order: see [`ReadModel::look_shared`].
-            if let Ok(fence) = self.caches.near.fence(subject).await
-                && !self.caches.is_late(subject)
+            if let Ok(fence) = self.caches.near.fence(cache_key).await
+                && !self.caches.is_late(cache_key)
             {
-                timely.push(subject.clone());
+                timely.push(cache_key.clone());
                 fences.push(fence);
             }
         }

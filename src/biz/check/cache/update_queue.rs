@@ -1,5 +1,5 @@
 //! What the shared cache still has to be told. Until it was told, nobody here reads the
-//! subject from it: what it has may be older than what was committed.
+//! cache key from it: what it has may be older than what was committed.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,34 +18,34 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     account_cache::AccountCache,
-    entry::{Change, Subject},
+    entry::{CacheKey, Change},
 };
 
 /// Told at once.
 const CHUNK: usize = 256;
-/// Subjects that may wait; with one more, the cache forgets all it has.
+/// Cache keys that may wait; with one more, the cache forgets all it has.
 const MAX_WAITING: usize = 100_000;
-/// Changes of one subject that may wait and do not follow each other.
+/// Changes of one cache key that may wait and do not follow each other.
 const MAX_OF_ONE: usize = 16;
 /// Between two attempts at what could not be told.
 const RETRY: Duration = Duration::from_millis(250);
 
 /// News for the shared cache.
 #[derive(Default)]
-pub(super) struct Outbox {
+pub(super) struct UpdateQueue {
     waiting: Mutex<Waiting>,
     /// Whether anything waits, to be asked without the lock.
     is_busy: AtomicBool,
-    news: Notify,
+    notify: Notify,
 }
 
 #[derive(Default)]
 struct Waiting {
     /// In order; those that follow each other are one.
-    changes: HashMap<Subject, Vec<Change>>,
+    changes: HashMap<CacheKey, Vec<Change>>,
     /// To be forgotten: changes were missed, or could not be told.
-    stale: HashSet<Subject>,
-    under_way: HashSet<Subject>,
+    stale: HashSet<CacheKey>,
+    under_way: HashSet<CacheKey>,
     /// Too much was missed to tell what.
     everything: bool,
     is_clearing: bool,
@@ -60,18 +60,18 @@ impl Waiting {
             && !self.is_clearing
     }
 
-    fn forget(&mut self, subject: Subject) {
-        self.changes.remove(&subject);
-        self.stale.insert(subject);
+    fn forget(&mut self, cache_key: CacheKey) {
+        self.changes.remove(&cache_key);
+        self.stale.insert(cache_key);
         self.bound();
     }
 
     fn change(&mut self, change: Change) {
-        let subject = change.subject();
-        if self.stale.contains(&subject) {
+        let cache_key = change.cache_key();
+        if self.stale.contains(&cache_key) {
             return;
         }
-        let changes = self.changes.entry(subject.clone()).or_default();
+        let changes = self.changes.entry(cache_key.clone()).or_default();
         match changes.pop() {
             None => changes.push(change),
             Some(last) => match last.then(&change) {
@@ -81,7 +81,7 @@ impl Waiting {
             },
         }
         if changes.len() > MAX_OF_ONE {
-            self.forget(subject);
+            self.forget(cache_key);
         } else {
             self.bound();
         }
@@ -96,13 +96,13 @@ impl Waiting {
     }
 }
 
-impl Outbox {
+impl UpdateQueue {
     pub fn changed(&self, changes: Vec<Change>) {
         self.put(|waiting| changes.into_iter().for_each(|change| waiting.change(change)));
     }
 
-    pub fn forget(&self, subjects: &[Subject]) {
-        self.put(|waiting| subjects.iter().for_each(|subject| waiting.forget(subject.clone())));
+    pub fn forget(&self, cache_keys: &[CacheKey]) {
+        self.put(|waiting| cache_keys.iter().for_each(|cache_key| waiting.forget(cache_key.clone())));
     }
 
     /// Has the shared cache forget all it has.
@@ -110,17 +110,17 @@ impl Outbox {
         self.put(|waiting| waiting.everything = true);
     }
 
-    /// Whether the shared cache may have something older of this subject.
-    pub fn has(&self, subject: &Subject) -> bool {
+    /// Whether the shared cache may have something older of this cache key.
+    pub fn has(&self, cache_key: &CacheKey) -> bool {
         if !self.is_busy.load(Ordering::Acquire) {
             return false;
         }
         let waiting = self.lock();
         waiting.everything
             || waiting.is_clearing
-            || waiting.changes.contains_key(subject)
-            || waiting.stale.contains(subject)
-            || waiting.under_way.contains(subject)
+            || waiting.changes.contains_key(cache_key)
+            || waiting.stale.contains(cache_key)
+            || waiting.under_way.contains(cache_key)
     }
 
     fn put(&self, put: impl FnOnce(&mut Waiting)) {
@@ -128,22 +128,22 @@ impl Outbox {
         put(&mut waiting);
         self.is_busy.store(!waiting.is_empty(), Ordering::Release);
         drop(waiting);
-        self.news.notify_one();
+        self.notify.notify_one();
     }
 
     /// Tells `cache` all there is, as it comes, until `stop`.
     pub async fn deliver(&self, cache: &dyn AccountCache, stop: &CancellationToken) {
         let mut retry_at = None;
         loop {
-            let told = self.tell_changes(cache).await;
+            let sent = self.send_changes(cache).await;
             // Between changes too: they may come without a pause.
             if retry_at.is_none_or(|at| Instant::now() >= at) {
-                retry_at = if self.tell_stale(cache).await { None } else { Some(Instant::now() + RETRY) };
+                retry_at = if self.send_invalidations(cache).await { None } else { Some(Instant::now() + RETRY) };
             }
-            if !told {
+            if !sent {
                 let retry = sleep_until(retry_at.unwrap_or_else(Instant::now));
                 tokio::select! {
-                    () = self.news.notified() => {}
+                    () = self.notify.notified() => {}
                     () = stop.cancelled() => return,
                     () = retry, if retry_at.is_some() => {}
                 }
@@ -153,64 +153,65 @@ impl Outbox {
 
     /// Tells what waits now, and returns whether the cache knows all of it.
     pub async fn flush(&self, cache: &dyn AccountCache) -> bool {
-        while self.tell_changes(cache).await {}
-        self.tell_stale(cache).await && self.lock().is_empty()
+        while self.send_changes(cache).await {}
+        self.send_invalidations(cache).await && self.lock().is_empty()
     }
 
     /// Tells some of the changes; false when there are none.
-    async fn tell_changes(&self, cache: &dyn AccountCache) -> bool {
+    async fn send_changes(&self, cache: &dyn AccountCache) -> bool {
         let changes: Vec<Change> = {
             let mut waiting = self.lock();
-            let subjects: Vec<Subject> = waiting.changes.keys().take(CHUNK).cloned().collect();
-            let changes = subjects.iter().filter_map(|subject| waiting.changes.remove(subject)).flatten().collect();
-            waiting.under_way.extend(subjects);
+            let cache_keys: Vec<CacheKey> = waiting.changes.keys().take(CHUNK).cloned().collect();
+            let changes =
+                cache_keys.iter().filter_map(|cache_key| waiting.changes.remove(cache_key)).flatten().collect();
+            waiting.under_way.extend(cache_keys);
             changes
         };
         if changes.is_empty() {
             return false;
         }
         let failed = cache.apply(&changes).await;
-        self.told(changes.iter().map(Change::subject), failed);
+        self.delivered(changes.iter().map(Change::cache_key), failed);
         true
     }
 
     /// Tells what is to be forgotten; false when some of it could not be told.
-    async fn tell_stale(&self, cache: &dyn AccountCache) -> bool {
-        let mut is_told = true;
+    async fn send_invalidations(&self, cache: &dyn AccountCache) -> bool {
+        let mut is_sent = true;
         let clears = {
             let mut waiting = self.lock();
             waiting.is_clearing = std::mem::take(&mut waiting.everything);
             waiting.is_clearing
         };
         if clears {
-            is_told = cache.clear().await.is_ok();
+            is_sent = cache.clear().await.is_ok();
             let mut waiting = self.lock();
             waiting.is_clearing = false;
-            waiting.everything |= !is_told;
+            waiting.everything |= !is_sent;
             self.is_busy.store(!waiting.is_empty(), Ordering::Release);
         }
-        let stale: Vec<Subject> = {
+        let stale: Vec<CacheKey> = {
             let mut waiting = self.lock();
-            let stale: Vec<Subject> = waiting.stale.drain().collect();
+            let stale: Vec<CacheKey> = waiting.stale.drain().collect();
             waiting.under_way.extend(stale.iter().cloned());
             stale
         };
         for chunk in stale.chunks(CHUNK) {
             // In a cluster some may fail where others do not.
             let failed = cache.forget(chunk).await;
-            is_told &= failed.is_empty();
-            self.told(chunk.iter().cloned(), failed);
+            is_sent &= failed.is_empty();
+            self.delivered(chunk.iter().cloned(), failed);
         }
-        is_told
+        is_sent
     }
 
-    fn told(&self, subjects: impl Iterator<Item = Subject>, failed: Vec<Subject>) {
+    fn delivered(&self, cache_keys: impl Iterator<Item = CacheKey>, failed: Vec<CacheKey>) {
         let mut waiting = self.lock();
-        for subject in subjects {
-            waiting.under_way.remove(&subject);
+        for cache_key in cache_keys {
+            waiting.under_way.remove(&cache_key);
         }
-        for subject in failed {
-            waiting.forget(subject);
+        for cache_key in failed {
+            waiting.forget(cache_key);
         }
         self.is_busy.store(!waiting.is_empty(), Ordering::Release);
     }
@@ -237,14 +238,14 @@ mod tests {
         account::Balance,
         check::cache::{
             account_cache::{Fence, Found},
-            entry::{AccountChange, Entry},
+            entry::{AccountChange, CacheEntry},
         },
         values::{error::StoreError, ids::UserId, money::Money},
     };
 
     /// There is news again whenever it was told some.
     struct Busy {
-        outbox: Arc<Outbox>,
+        update_queue: Arc<UpdateQueue>,
         version: AtomicI64,
         forgets: Notify,
         /// Whether it does what it is told.
@@ -254,8 +255,8 @@ mod tests {
 
     impl Busy {
         fn new(answers: bool) -> Self {
-            let (outbox, version, forgotten) = Default::default();
-            Self { outbox, version, forgets: Notify::new(), answers, forgotten }
+            let (update_queue, version, forgotten) = Default::default();
+            Self { update_queue, version, forgets: Notify::new(), answers, forgotten }
         }
 
         fn next(&self) -> Change {
@@ -269,15 +270,15 @@ mod tests {
 
     #[async_trait]
     impl AccountCache for Busy {
-        async fn look(&self, _: &Subject) -> Result<Option<Found>, StoreError> {
+        async fn look(&self, _: &CacheKey) -> Result<Option<Found>, StoreError> {
             Ok(None)
         }
 
-        async fn look_all(&self, _: &[Subject]) -> Result<Vec<Option<Arc<Entry>>>, StoreError> {
+        async fn look_all(&self, _: &[CacheKey]) -> Result<Vec<Option<Arc<CacheEntry>>>, StoreError> {
             Ok(Vec::new())
         }
 
-        async fn fence(&self, _: &Subject) -> Result<Fence, StoreError> {
+        async fn fence(&self, _: &CacheKey) -> Result<Fence, StoreError> {
             Ok(Fence(0))
         }
 
@@ -285,16 +286,16 @@ mod tests {
             Ok(())
         }
 
-        async fn apply(&self, changes: &[Change]) -> Vec<Subject> {
-            self.outbox.changed(vec![self.next()]);
+        async fn apply(&self, changes: &[Change]) -> Vec<CacheKey> {
+            self.update_queue.changed(vec![self.next()]);
             tokio::time::sleep(Duration::from_millis(1)).await;
-            if self.answers { Vec::new() } else { changes.iter().map(Change::subject).collect() }
+            if self.answers { Vec::new() } else { changes.iter().map(Change::cache_key).collect() }
         }
 
-        async fn forget(&self, subjects: &[Subject]) -> Vec<Subject> {
+        async fn forget(&self, cache_keys: &[CacheKey]) -> Vec<CacheKey> {
             self.forgets.notify_one();
             self.forgotten.fetch_add(1, Relaxed);
-            if self.answers { Vec::new() } else { subjects.to_vec() }
+            if self.answers { Vec::new() } else { cache_keys.to_vec() }
         }
 
         async fn clear(&self) -> Result<(), StoreError> {
@@ -305,11 +306,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_stale_is_forgotten_while_changes_have_no_end() {
         let cache = Busy::new(true);
-        let stale = Subject::User(UserId::from_stored("stale"));
-        cache.outbox.changed(vec![cache.next()]);
-        cache.outbox.forget(&[stale]);
+        let stale = CacheKey::User(UserId::from_stored("stale"));
+        cache.update_queue.changed(vec![cache.next()]);
+        cache.update_queue.forget(&[stale]);
         let stop = CancellationToken::new();
-        let delivering = cache.outbox.deliver(&cache, &stop);
+        let delivering = cache.update_queue.deliver(&cache, &stop);
         let forgotten = tokio::time::timeout(Duration::from_secs(10), cache.forgets.notified());
         tokio::select! {
             () = delivering => panic!("it was not stopped"),
@@ -320,9 +321,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_cache_that_does_not_answer_is_not_told_all_that_is_stale_at_every_news() {
         let cache = Busy::new(false);
-        cache.outbox.changed(vec![cache.next()]);
+        cache.update_queue.changed(vec![cache.next()]);
         let stop = CancellationToken::new();
-        let delivering = cache.outbox.deliver(&cache, &stop);
+        let delivering = cache.update_queue.deliver(&cache, &stop);
         let _ = tokio::time::timeout(Duration::from_secs(1), delivering).await;
         assert!(cache.version.load(Relaxed) > 100);
         assert!((2..=20).contains(&cache.forgotten.load(Relaxed)), "{:?}", cache.forgotten);

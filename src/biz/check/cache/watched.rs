@@ -4,13 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{caches::Caches, entry::Subject};
+use super::{caches::Caches, entry::CacheKey};
 use crate::biz::{
     limits::{
         caps::{Caps, LimitStore},
         key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
     },
-    settlement::commit_listener::Readers,
+    settlement::commit_listener::CommitListener,
     values::{
         calendar::BillingTime,
         error::StoreError,
@@ -34,7 +34,7 @@ impl<S: ?Sized + Send + Sync + 'static> Watched<S> {
 
     /// Sets in a task of its own: once it is set the caches hear of it, also when the
     /// caller has gone away.
-    async fn set<F>(&self, subject: Subject, set: impl FnOnce(Arc<S>) -> F) -> Result<(), StoreError>
+    async fn set<F>(&self, cache_key: CacheKey, set: impl FnOnce(Arc<S>) -> F) -> Result<(), StoreError>
     where
         F: Future<Output = Result<(), StoreError>> + Send + 'static,
     {
@@ -43,8 +43,8 @@ impl<S: ?Sized + Send + Sync + 'static> Watched<S> {
             let done = tokio::time::timeout(DEADLINE, setting).await;
             let done = done.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())));
             match &done {
-                Err(StoreError::Unavailable(_)) => caches.doubted(vec![subject]).await,
-                _ => caches.forget(&[subject]).await,
+                Err(StoreError::Unavailable(_)) => caches.outcome_unknown(vec![cache_key]).await,
+                _ => caches.forget(&[cache_key]).await,
             }
             done
         });
@@ -56,7 +56,7 @@ impl<S: ?Sized + Send + Sync + 'static> Watched<S> {
 impl<S: LimitStore + ?Sized> LimitStore for Watched<S> {
     async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) -> Result<(), StoreError> {
         let user = user.clone();
-        self.set(Subject::User(user.clone()), |store| async move { store.set_caps(&user, caps, at).await }).await
+        self.set(CacheKey::User(user.clone()), |store| async move { store.set_caps(&user, caps, at).await }).await
     }
 }
 
@@ -64,8 +64,8 @@ impl<S: LimitStore + ?Sized> LimitStore for Watched<S> {
 impl<S: KeyQuotaStore + ?Sized> KeyQuotaStore for Watched<S> {
     async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime) -> Result<(), StoreError> {
         let quota = quota.clone();
-        let subject = Subject::ApiKey(quota.key.clone());
-        self.set(subject, |store| async move { store.set_key_quota(&quota, at).await }).await
+        let cache_key = CacheKey::ApiKey(quota.key.clone());
+        self.set(cache_key, |store| async move { store.set_key_quota(&quota, at).await }).await
     }
 
     async fn key_quotas(&self, key: &ApiKeyId) -> Result<KeyQuotas, StoreError> {

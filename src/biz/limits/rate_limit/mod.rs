@@ -18,7 +18,7 @@ use async_trait::async_trait;
 
 pub use self::guard::RateGuard;
 use crate::biz::{
-    check::cache::entry::Subject,
+    check::cache::entry::CacheKey,
     values::{
         error::StoreError,
         ids::{ApiKeyId, UserId},
@@ -32,7 +32,7 @@ pub const MAX_LIMIT: u32 = 1_000_000;
 /// Microseconds of a second, a minute and an hour, in the order of [`Rates::limits`].
 pub const PERIODS: [u64; 3] = [1_000_000, 60_000_000, 3_600_000_000];
 
-/// Requests of one subject; `None` where they are not limited. At most [`MAX_LIMIT`] each.
+/// Requests of one cache key; `None` where they are not limited. At most [`MAX_LIMIT`] each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rates {
     pub second: Option<NonZeroU32>,
@@ -47,7 +47,7 @@ pub struct RateLimits {
     pub api_key: Rates,
 }
 
-/// How full the buckets of a subject are. Empty ones are those of a subject that is not known.
+/// How full the buckets of a cache key are. Empty ones are those of a cache key that is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Level {
     /// When they were this full, in microseconds of the clock of whoever keeps it.
@@ -107,19 +107,19 @@ impl RateLimits {
         *self == Self::default()
     }
 
-    /// What a subject may make.
-    pub fn of(&self, subject: &Subject) -> &Rates {
-        match subject {
-            Subject::User(_) => &self.user,
-            Subject::ApiKey(_) => &self.api_key,
+    /// What a cache key may make.
+    pub fn of(&self, cache_key: &CacheKey) -> &Rates {
+        match cache_key {
+            CacheKey::User(_) => &self.user,
+            CacheKey::ApiKey(_) => &self.api_key,
         }
     }
 
-    /// The subjects that a request counts to, those without limits left out.
-    pub fn subjects(&self, user: &UserId, key: Option<&ApiKeyId>) -> Vec<Subject> {
-        let user = Some(Subject::User(user.clone()));
-        let key = key.map(|key| Subject::ApiKey(key.clone()));
-        user.into_iter().chain(key).filter(|subject| !self.of(subject).is_empty()).collect()
+    /// The cache keys that a request counts to, those without limits left out.
+    pub fn cache_keys(&self, user: &UserId, key: Option<&ApiKeyId>) -> Vec<CacheKey> {
+        let user = Some(CacheKey::User(user.clone()));
+        let key = key.map(|key| CacheKey::ApiKey(key.clone()));
+        user.into_iter().chain(key).filter(|cache_key| !self.of(cache_key).is_empty()).collect()
     }
 }
 

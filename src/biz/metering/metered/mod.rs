@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Finish, Settings, State};
+use super::{Finish, State, StreamTimeouts};
 use crate::biz::{
     reports::record::Usage,
     settlement::{
@@ -28,7 +28,7 @@ pub(super) struct Metered {
     /// Counted of the output by us.
     counted: u32,
     /// Counted by the model's vendor, so far.
-    told: Option<Usage>,
+    upstream: Option<Usage>,
     /// The hold got less than it was last asked to cover.
     is_short: bool,
     /// The API key has no tokens left.
@@ -46,7 +46,7 @@ impl Metered {
         Self {
             reservation,
             counted: 0,
-            told: None,
+            upstream: None,
             is_short: false,
             is_exhausted: false,
             has_stopped: false,
@@ -68,10 +68,10 @@ impl Metered {
     ///
     /// # Errors
     /// [`Error::Invalid`] for what can't be priced, and so could never be charged.
-    pub fn set_told(&mut self, usage: Usage) -> Result<()> {
+    pub fn set_upstream(&mut self, usage: Usage) -> Result<()> {
         self.amount(usage)?;
-        self.told = match self.told {
-            _ if usage.tokens() == 0 => self.told,
+        self.upstream = match self.upstream {
+            _ if usage.tokens() == 0 => self.upstream,
             // Some tell the output alone as it grows.
             Some(before) if usage.input_tokens == 0 => Some(Usage { output_tokens: usage.output_tokens, ..before }),
             _ => Some(usage),
@@ -84,11 +84,11 @@ impl Metered {
         let expected = Usage { output_tokens: 0, ..self.reservation.content.estimate.unwrap_or_default() };
         // Of a stream that is opened again: as it was told before.
         let reported = self.held().and_then(|held| held.reported);
-        let known = match self.told {
-            Some(told) if told.input_tokens == 0 => {
-                Usage { output_tokens: told.output_tokens, ..reported.unwrap_or(expected) }
+        let known = match self.upstream {
+            Some(upstream) if upstream.input_tokens == 0 => {
+                Usage { output_tokens: upstream.output_tokens, ..reported.unwrap_or(expected) }
             }
-            Some(told) => told,
+            Some(upstream) => upstream,
             None => reported.unwrap_or(expected),
         };
         let usage = Usage { output_tokens: known.output_tokens.max(self.counted), ..known };
@@ -98,7 +98,7 @@ impl Metered {
     /// As [`Self::usage`]; `None` as long as nothing was delivered.
     pub fn delivered(&self) -> Option<Usage> {
         let usage = self.usage();
-        let is_known = self.told.is_some() || self.held().is_some_and(|held| held.reported.is_some());
+        let is_known = self.upstream.is_some() || self.held().is_some_and(|held| held.reported.is_some());
         (usage.output_tokens > 0 || is_known).then_some(usage)
     }
 
@@ -118,7 +118,7 @@ impl Metered {
     }
 
     /// The report that is due now.
-    pub fn due_report(&mut self, now: Instant, settings: &Settings) -> Option<Report> {
+    pub fn due_report(&mut self, now: Instant, settings: &StreamTimeouts) -> Option<Report> {
         (self.next_report(settings)? <= now).then(|| {
             self.reported_at = now;
             let target = Some(more(self.usage(), self.step())).filter(|_| self.wants_more());
@@ -127,7 +127,7 @@ impl Metered {
     }
 
     /// When the next report is due, as things are.
-    pub fn next_report(&self, settings: &Settings) -> Option<Instant> {
+    pub fn next_report(&self, settings: &StreamTimeouts) -> Option<Instant> {
         let next = self.reported_at + settings.progress;
         if self.wants_more() {
             // At once, unless that was no use a moment ago.

@@ -9,7 +9,7 @@ use crate::biz::{
     values::ids::{PriceVersionId, ServiceName, TraceId, UserId},
 };
 
-const SETTINGS: Settings = Settings {
+const SETTINGS: StreamTimeouts = StreamTimeouts {
     ttl: TimeDelta::minutes(10),
     progress: Duration::from_secs(1),
     grace: Duration::from_secs(5),
@@ -96,7 +96,7 @@ fn a_hold_is_renewed_before_it_runs_out() {
     let half = metered.reported_at + Duration::from_secs(5 * 60);
     assert_eq!(metered.next_report(&SETTINGS), Some(half));
     // Also where progress is rarer than that.
-    let rare = Settings { progress: Duration::from_secs(3_600), ..SETTINGS };
+    let rare = StreamTimeouts { progress: Duration::from_secs(3_600), ..SETTINGS };
     metered.set_counted(1);
     assert_eq!(metered.next_report(&rare), Some(half));
 }
@@ -146,15 +146,15 @@ fn while_reports_fail_the_hold_is_all_there_is() {
 fn the_vendor_takes_the_place_of_what_was_expected() {
     let mut metered = metered(23, 4);
     assert_eq!(metered.usage(), usage(3, 4));
-    metered.set_told(usage(0, 6)).unwrap();
-    assert_eq!(metered.usage(), usage(3, 6), "no input told");
-    metered.set_told(usage(9, 1)).unwrap();
+    metered.set_upstream(usage(0, 6)).unwrap();
+    assert_eq!(metered.usage(), usage(3, 6), "no input upstream");
+    metered.set_upstream(usage(9, 1)).unwrap();
     assert_eq!(metered.usage(), usage(9, 4));
-    metered.set_told(usage(0, 6)).unwrap();
-    assert_eq!(metered.usage(), usage(9, 6), "the input was told before");
-    metered.set_told(usage(0, 0)).unwrap();
-    assert_eq!(metered.usage(), usage(9, 6), "nothing told");
-    metered.set_told(usage(u32::MAX, u32::MAX)).unwrap_err();
+    metered.set_upstream(usage(0, 6)).unwrap();
+    assert_eq!(metered.usage(), usage(9, 6), "the input was upstream before");
+    metered.set_upstream(usage(0, 0)).unwrap();
+    assert_eq!(metered.usage(), usage(9, 6), "nothing upstream");
+    metered.set_upstream(usage(u32::MAX, u32::MAX)).unwrap_err();
     assert_eq!(metered.usage(), usage(9, 6), "not to be priced");
 }
 
@@ -162,7 +162,7 @@ fn the_vendor_takes_the_place_of_what_was_expected() {
 fn nothing_was_delivered_until_something_is_known() {
     let mut metered = metered(23, 0);
     assert_eq!(metered.delivered(), None);
-    metered.set_told(usage(9, 0)).unwrap();
+    metered.set_upstream(usage(9, 0)).unwrap();
     assert_eq!(metered.delivered(), Some(usage(9, 0)));
     // A stream that is opened again goes on from what was reported.
     assert_eq!(Metered::new(reserved(23, Some(usage(9, 7)))).delivered(), Some(usage(9, 7)));

@@ -16,7 +16,7 @@ pub const IN_PLACE_BYTES: usize = 1_024;
 /// Counts of longer inputs at once, those that wait for a core included.
 pub const MAX_ADMITTED: usize = 64;
 /// How long one waits for a core.
-const PATIENCE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Counts tokens without keeping those who serve requests.
 pub struct TokenCounter {
@@ -40,10 +40,10 @@ impl TokenCounter {
         {
             return Ok(input.count(&*vocabulary));
         }
-        let place = self.admitted.clone().try_acquire_owned().map_err(|_| overloaded())?;
-        let places = (place, self.core().await?);
+        let permit = self.admitted.clone().try_acquire_owned().map_err(|_| overloaded())?;
+        let permits = (permit, self.core().await?);
         let vocabularies = self.vocabularies.clone();
-        on_a_thread(places, move || Ok(input.count(&*vocabularies.load(encoding)?))).await?
+        on_a_thread(permits, move || Ok(input.count(&*vocabularies.load(encoding)?))).await?
     }
 
     /// A count that goes along with a stream. Streams are admitted elsewhere: however many
@@ -102,18 +102,18 @@ impl TokenCounter {
 
     /// One of the cores, soon.
     async fn core(&self) -> Result<OwnedSemaphorePermit> {
-        let core = time::timeout(PATIENCE, self.cores.clone().acquire_owned()).await;
+        let core = time::timeout(DEADLINE, self.cores.clone().acquire_owned()).await;
         core.map_err(|_| overloaded())?.map_err(closed)
     }
 }
 
 /// What has begun goes on when its caller goes away, and keeps its places until it ends.
 async fn on_a_thread<T: Send + 'static>(
-    places: impl Send + 'static,
+    permits: impl Send + 'static,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T> {
     let done = task::spawn_blocking(move || {
-        let _places = places;
+        let _permits = permits;
         work()
     });
     done.await.map_err(|failed| Error::Internal(format!("a count of tokens failed: {failed}")))

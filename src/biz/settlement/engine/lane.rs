@@ -6,14 +6,14 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Job, Limits};
+use super::{Job, LaneLimits};
 use crate::biz::{
     account::catalog::Catalog,
-    check::cache::entry::Subject,
+    check::cache::entry::CacheKey,
     settlement::{
-        commit_listener::Readers,
+        commit_listener::CommitListener,
         keys::Keys,
-        ledger::{Ledger, Settlement},
+        ledger::{Ledger, SettledBatch},
         posting::{Batch, Outcome, Posting},
     },
     values::{
@@ -26,10 +26,10 @@ use crate::biz::{
 #[derive(Clone)]
 pub(super) struct Lane {
     pub ledger: Arc<dyn Ledger>,
-    pub readers: Arc<dyn Readers>,
+    pub listener: Arc<dyn CommitListener>,
     pub catalog: Arc<Catalog>,
     pub calendar: Arc<Calendar>,
-    pub limits: Limits,
+    pub limits: LaneLimits,
 }
 
 impl Lane {
@@ -73,9 +73,9 @@ impl Lane {
     }
 
     /// An outcome for every posting, whatever happens to the batch, and within the
-    /// lane's patience.
+    /// lane's retry_timeout.
     async fn settle(&self, postings: Vec<Posting>) -> Vec<Outcome> {
-        let deadline = Instant::now() + self.limits.patience;
+        let deadline = Instant::now() + self.limits.retry_timeout;
         let batch = Arc::new(Batch { postings, at: self.calendar.now(), catalog: self.catalog.clone() });
         match self.attempt(&batch, deadline).await {
             Ok(outcomes) => outcomes,
@@ -96,7 +96,7 @@ impl Lane {
         let mut outage = None;
         for posting in &batch.postings {
             let alone = Batch { postings: vec![posting.clone()], at: batch.at, catalog: batch.catalog.clone() };
-            let limit = deadline.min(Instant::now() + SINGLE_PATIENCE);
+            let limit = deadline.min(Instant::now() + SINGLE_RETRY_TIMEOUT);
             let settled = match &outage {
                 Some(error) => Err(StoreError::clone(error)),
                 None => self.attempt(&Arc::new(alone), limit).await,
@@ -135,7 +135,7 @@ impl Lane {
             let is_final = matches!(error, StoreError::Failed(_)) || is_stuck;
             if is_final || Instant::now() + pause >= deadline {
                 if is_unsure {
-                    self.readers.doubted(subjects(batch, Vec::new())).await;
+                    self.listener.outcome_unknown(cache_keys(batch, Vec::new())).await;
                 }
                 return Err(error);
             }
@@ -146,18 +146,18 @@ impl Lane {
     }
 
     /// Tells those who read what the batch changed.
-    async fn publish(&self, batch: &Batch, settlement: Settlement, is_unsure: bool) -> Vec<Outcome> {
+    async fn publish(&self, batch: &Batch, settlement: SettledBatch, is_unsure: bool) -> Vec<Outcome> {
         if is_unsure {
-            self.readers.missed(subjects(batch, settlement.api_keys)).await;
+            self.listener.invalidate(cache_keys(batch, settlement.api_keys)).await;
         } else if !settlement.changes.is_empty() {
-            self.readers.committed(settlement.changes).await;
+            self.listener.committed(settlement.changes).await;
         }
         settlement.outcomes
     }
 
     /// In a task of its own: a panic below costs one batch and not the lane, and a
     /// database that has gone silent is given up at the deadline, outcome unknown.
-    async fn try_once(&self, batch: &Arc<Batch>, deadline: Instant) -> std::result::Result<Settlement, StoreError> {
+    async fn try_once(&self, batch: &Arc<Batch>, deadline: Instant) -> std::result::Result<SettledBatch, StoreError> {
         let (ledger, batch) = (self.ledger.clone(), batch.clone());
         let mut task = tokio::spawn(async move { ledger.settle(&batch).await });
         match tokio::time::timeout_at(deadline, &mut task).await {
@@ -172,11 +172,11 @@ impl Lane {
 }
 
 /// Everything that a batch may change, with the API keys of the reservations that it ends.
-fn subjects(batch: &Batch, api_keys: Vec<ApiKeyId>) -> Vec<Subject> {
+fn cache_keys(batch: &Batch, api_keys: Vec<ApiKeyId>) -> Vec<CacheKey> {
     let keys = Keys::of(batch);
-    let users = keys.users.into_iter().cloned().map(Subject::User);
+    let users = keys.users.into_iter().cloned().map(CacheKey::User);
     let named = keys.api_keys.into_iter().cloned();
-    users.chain(named.chain(api_keys).map(Subject::ApiKey)).collect()
+    users.chain(named.chain(api_keys).map(CacheKey::ApiKey)).collect()
 }
 
 /// Conflicts after which a batch is not tried again as a whole: they pass, or one of its
@@ -185,7 +185,7 @@ const MAX_CONFLICTS: u32 = 8;
 /// Nor after conflicts that took as long together.
 const LONG_CONFLICT: Duration = Duration::from_secs(1);
 /// How long a posting is tried that is settled alone because its batch was stuck.
-const SINGLE_PATIENCE: Duration = Duration::from_secs(1);
+const SINGLE_RETRY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two attempts at a batch, doubling from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);

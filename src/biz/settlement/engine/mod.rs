@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::lane::Lane;
 use super::{
-    commit_listener::Readers,
+    commit_listener::CommitListener,
     ledger::Ledger,
     posting::{
         Adjusted, Adjustment, Charge, Commit, Effect, Expire, OrderUpdate, Outcome, Posting, Release, Report, Reserve,
@@ -40,7 +40,7 @@ use crate::biz::{
 
 /// How much the engine takes on.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct LaneLimits {
     /// Lanes; each has at most one transaction in flight.
     pub lanes: usize,
     /// Postings that may wait in one lane before callers get OVERLOADED.
@@ -50,7 +50,7 @@ pub struct Limits {
     /// How long a posting may wait in its lane.
     pub max_wait: Duration,
     /// How long a batch is tried while the database does not answer.
-    pub patience: Duration,
+    pub retry_timeout: Duration,
 }
 
 /// A transaction, and what the request did for it.
@@ -77,12 +77,12 @@ impl Engine {
     /// Starts the lanes on the current runtime.
     pub fn start(
         ledger: Arc<dyn Ledger>,
-        readers: Arc<dyn Readers>,
+        listener: Arc<dyn CommitListener>,
         catalog: Arc<Catalog>,
         calendar: Arc<Calendar>,
-        limits: Limits,
+        limits: LaneLimits,
     ) -> Self {
-        let lane = Lane { ledger, readers, catalog, calendar, limits };
+        let lane = Lane { ledger, listener, catalog, calendar, limits };
         let stop = CancellationToken::new();
         let (lanes, tasks) = (0..limits.lanes.max(1))
             .map(|_| {

@@ -17,10 +17,10 @@ use crate::biz::{
         catalog::{Plan, Price},
     },
     charge::quote::Quote,
-    check::cache::entry::{Change, Subject},
+    check::cache::entry::{CacheKey, Change},
     settlement::{
         keys::Keys,
-        ledger::Settlement,
+        ledger::SettledBatch,
         posting::{Batch, Effect, RecordIds},
         rule::{self, State},
         transaction::ChargeContent,
@@ -54,7 +54,7 @@ struct ScriptedLedger {
 
 #[async_trait]
 impl Ledger for ScriptedLedger {
-    async fn settle(&self, batch: &Batch) -> std::result::Result<Settlement, StoreError> {
+    async fn settle(&self, batch: &Batch) -> std::result::Result<SettledBatch, StoreError> {
         self.attempts.fetch_add(1, Ordering::SeqCst);
         let fault = self.faults.lock().unwrap().pop_front();
         match fault {
@@ -92,7 +92,7 @@ impl Ledger for ScriptedLedger {
         }
         match fault {
             Some(Fault::LostAfterCommit) => Err(StoreError::Unavailable("connection lost".into())),
-            _ => Ok(Settlement { outcomes, changes: writes.changes, api_keys: writes.api_keys }),
+            _ => Ok(SettledBatch { outcomes, changes: writes.changes, api_keys: writes.api_keys }),
         }
     }
 }
@@ -102,32 +102,37 @@ impl Ledger for ScriptedLedger {
 struct Heard(Mutex<Vec<String>>);
 
 #[async_trait]
-impl Readers for Heard {
+impl CommitListener for Heard {
     async fn committed(&self, _: Vec<Change>) {
         self.0.lock().unwrap().push("committed".into());
     }
 
-    async fn missed(&self, subjects: Vec<Subject>) {
-        self.0.lock().unwrap().push(format!("missed {subjects:?}"));
+    async fn invalidate(&self, cache_keys: Vec<CacheKey>) {
+        self.0.lock().unwrap().push(format!("missed {cache_keys:?}"));
     }
 
-    async fn doubted(&self, subjects: Vec<Subject>) {
-        self.0.lock().unwrap().push(format!("doubted {subjects:?}"));
+    async fn outcome_unknown(&self, cache_keys: Vec<CacheKey>) {
+        self.0.lock().unwrap().push(format!("doubted {cache_keys:?}"));
     }
 }
 
 fn engine(faults: impl IntoIterator<Item = Fault>) -> (Engine, Arc<ScriptedLedger>) {
-    let (engine, ledger, _) = engine_with_readers(faults);
+    let (engine, ledger, _) = engine_with_listener(faults);
     (engine, ledger)
 }
 
-fn engine_with_readers(faults: impl IntoIterator<Item = Fault>) -> (Engine, Arc<ScriptedLedger>, Arc<Heard>) {
+fn engine_with_listener(faults: impl IntoIterator<Item = Fault>) -> (Engine, Arc<ScriptedLedger>, Arc<Heard>) {
     let ledger = Arc::new(ScriptedLedger { faults: Mutex::new(faults.into_iter().collect()), ..Default::default() });
     let plan = Plan { price: Price::Unit(Money::ZERO), free_quota: 1000, policy: Default::default() };
     let catalog = Catalog::new([(ServiceName::from_stored("s"), plan)]);
     let calendar = Calendar::new(chrono_tz::UTC, SystemClock);
-    let limits =
-        Limits { lanes: 1, queue: 100, batch: 10, max_wait: Duration::from_secs(1), patience: Duration::from_secs(5) };
+    let limits = LaneLimits {
+        lanes: 1,
+        queue: 100,
+        batch: 10,
+        max_wait: Duration::from_secs(1),
+        retry_timeout: Duration::from_secs(5),
+    };
     let heard = Arc::new(Heard::default());
     (Engine::start(ledger.clone(), heard.clone(), catalog.into(), calendar.into(), limits), ledger, heard)
 }
@@ -164,12 +169,12 @@ async fn a_commit_whose_news_was_lost_is_found_and_is_no_replay() {
 
 #[tokio::test(start_paused = true)]
 async fn readers_are_told_what_changed_or_that_nobody_knows() {
-    let (engine, _, heard) = engine_with_readers([]);
+    let (engine, _, heard) = engine_with_listener([]);
     engine.charge(charge("u", "t")).await.unwrap();
     engine.charge(charge("u", "t")).await.unwrap();
     assert_eq!(*heard.0.lock().unwrap(), ["committed"], "a replay changes nothing");
 
-    let (engine, _, heard) = engine_with_readers([Fault::LostAfterCommit]);
+    let (engine, _, heard) = engine_with_listener([Fault::LostAfterCommit]);
     engine.charge(charge("u", "t")).await.unwrap();
     assert_eq!(
         *heard.0.lock().unwrap(),
@@ -177,12 +182,12 @@ async fn readers_are_told_what_changed_or_that_nobody_knows() {
         "the commit was made by an attempt that told nothing of it"
     );
 
-    let (engine, _, heard) = engine_with_readers([Fault::Conflict]);
+    let (engine, _, heard) = engine_with_listener([Fault::Conflict]);
     engine.charge(charge("u", "t")).await.unwrap();
     assert_eq!(*heard.0.lock().unwrap(), ["committed"], "what was rolled back changed nothing");
 
     for fault in [Fault::Silence, Fault::Panic] {
-        let (engine, _, heard) = engine_with_readers([fault]);
+        let (engine, _, heard) = engine_with_listener([fault]);
         engine.charge(charge("u", "t")).await.unwrap_err();
         assert_eq!(*heard.0.lock().unwrap(), [r#"doubted [User("u")]"#]);
     }
@@ -216,7 +221,7 @@ async fn a_conflict_that_does_not_pass_is_its_own_posting_s_alone() {
     let passed: Vec<_> = replies.iter().map(Result::is_ok).collect();
     assert_eq!(passed, [true, false, true, true]);
     assert!(matches!(replies[1], Err(Error::Overloaded(_))));
-    assert!(started.elapsed() < Duration::from_secs(2), "others don't wait for the lane's patience to end");
+    assert!(started.elapsed() < Duration::from_secs(2), "others don't wait for the lane's retry_timeout to end");
     assert_eq!(*ledger.used.lock().unwrap(), 3);
 }
 

@@ -124,7 +124,7 @@ impl Book<'_> {
         }
         self.count_call(&request.user, &request.content, take);
         self.changed.insert(request.user.clone());
-        self.record(Entry {
+        self.record(RecordEntry {
             user: &request.user,
             trace: &request.trace,
             content: &request.content,
@@ -178,8 +178,8 @@ impl Book<'_> {
     }
 
     /// Writes one record, or two for a charge that is partly free, and counts them.
-    fn record(&mut self, entry: Entry<'_>) {
-        let Entry { user, content, split, day, .. } = entry;
+    fn record(&mut self, entry: RecordEntry<'_>) {
+        let RecordEntry { user, content, split, day, .. } = entry;
         // The rest of a call that was charged in part may be no whole unit.
         let is_paid = split.is_paid();
         let main = Record {
@@ -309,7 +309,7 @@ impl Book<'_> {
 }
 
 /// A charge on its way into the records.
-struct Entry<'a> {
+struct RecordEntry<'a> {
     user: &'a UserId,
     trace: &'a TraceId,
     content: &'a ChargeContent,

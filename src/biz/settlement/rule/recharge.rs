@@ -3,7 +3,7 @@
 use super::Book;
 use crate::biz::{
     recharge::order::{Order, OrderStatus},
-    settlement::posting::{OrderNews, OrderUpdate, Outcome},
+    settlement::posting::{OrderUpdate, Outcome, PaymentUpdate},
     values::{
         error::{Error, Invalid},
         ids::{OrderId, PaymentId},
@@ -15,14 +15,14 @@ impl Book<'_> {
     pub(super) fn update_order(&mut self, update: &OrderUpdate) -> Result<Outcome, Error> {
         let found = self.state.orders.get(&update.order);
         let order = found.ok_or_else(|| Error::OrderNotFound(update.order.to_string()))?.clone();
-        if let Some(payment) = update.news.payment() {
+        if let Some(payment) = update.payment_update.payment() {
             self.check_payment(&order.id, payment)?;
         }
-        let changed = match &update.news {
-            OrderNews::Opened { payment, url } => opened(&order, payment, url),
-            OrderNews::Paid { payment, amount } => self.paid(&order, payment, *amount)?,
-            OrderNews::Failed { payment, amount } => failed(&order, payment.as_ref(), *amount)?,
-            OrderNews::Expired => expired(&order),
+        let changed = match &update.payment_update {
+            PaymentUpdate::Opened { payment, url } => opened(&order, payment, url),
+            PaymentUpdate::Paid { payment, amount } => self.paid(&order, payment, *amount)?,
+            PaymentUpdate::Failed { payment, amount } => failed(&order, payment.as_ref(), *amount)?,
+            PaymentUpdate::Expired => expired(&order),
         };
         let Some(changed) = changed else { return Ok(Outcome::OrderUpdated { order, changed: false }) };
         let order = Order { updated_at: self.batch.at.utc, ..changed };

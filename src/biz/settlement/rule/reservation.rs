@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
-use super::{Book, Entry, QuotaKey, conflict, found};
+use super::{Book, QuotaKey, RecordEntry, conflict, found};
 use crate::biz::{
     account::{Balance, Quota, catalog::QuotaUnit},
     charge::{self, Split, policy::OnExpiry},
@@ -234,7 +234,7 @@ impl Book<'_> {
     /// Writes the records of what a reservation delivered, as of its reserve.
     pub(super) fn record_delivered(&mut self, first: &Transaction, usage: Option<Usage>, split: Split, ids: RecordIds) {
         let day = first.reservation.as_ref().map_or(self.batch.at.day, |reservation| reservation.day);
-        self.record(Entry {
+        self.record(RecordEntry {
             user: &first.user,
             trace: &first.trace,
             content: &ChargeContent { usage, ..first.content.clone() },

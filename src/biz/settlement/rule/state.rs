@@ -12,7 +12,7 @@ use crate::biz::{
     reports::{record::Record, statistics::Totals},
     settlement::{
         keys::Keys,
-        ledger::Settlement,
+        ledger::SettledBatch,
         posting::{Adjusted, Outcome},
         transaction::{Status, Transaction},
     },
@@ -92,8 +92,8 @@ pub struct Writes {
 
 impl Writes {
     /// What is left of it after the commit.
-    pub fn into_settlement(self, outcomes: Vec<Outcome>) -> Settlement {
-        Settlement { outcomes, changes: self.changes, api_keys: self.api_keys }
+    pub fn into_settlement(self, outcomes: Vec<Outcome>) -> SettledBatch {
+        SettledBatch { outcomes, changes: self.changes, api_keys: self.api_keys }
     }
 
     /// Whether there is nothing to write, as in a batch of refusals, replays and openings.

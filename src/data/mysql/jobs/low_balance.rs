@@ -7,14 +7,14 @@ use sqlx::Connection;
 
 use crate::{
     biz::{
-        jobs::low_balance::{LowCounts, LowStore, Percent, Thresholds},
+        jobs::low_balance::{LowBalanceStore, LowCounts, Percent, Thresholds},
         values::{calendar::Month, error::StoreError, ids::ServiceName},
     },
     data::mysql::{MySqlStore, connections, number, optional_text, statement::Statement, store_error},
 };
 
 #[async_trait]
-impl LowStore for MySqlStore {
+impl LowBalanceStore for MySqlStore {
     async fn count_low(&self, thresholds: Thresholds, month: Month, within: Duration) -> Result<LowCounts, StoreError> {
         // Of its own, so that it takes none from the requests.
         let mut connection = connections::connect(&self.options).await?;

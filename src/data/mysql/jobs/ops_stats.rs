@@ -1,4 +1,4 @@
-//! Findings: rows of `job_run` and `recharge_order`.
+//! OpsStats: rows of `job_run` and `recharge_order`.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -8,7 +8,7 @@ use crate::{
     biz::{
         jobs::{
             audit,
-            ops_stats::{FindingStore, FinishedAudit},
+            ops_stats::{FinishedAudit, OpsStatsStore},
         },
         recharge::order::OrderStatus,
         values::error::StoreError,
@@ -17,7 +17,7 @@ use crate::{
 };
 
 #[async_trait]
-impl FindingStore for MySqlStore {
+impl OpsStatsStore for MySqlStore {
     async fn last_audit(&self) -> Result<Option<FinishedAudit>, StoreError> {
         let last = sqlx::query(
             "SELECT finished_at, position FROM job_run WHERE job = ? AND finished_at IS NOT NULL \

@@ -88,9 +88,9 @@ pub(super) async fn refusals(
 fn of_columns(shape: &Shape) -> Vec<String> {
     let mut reasons = Vec::new();
     for (name, table) in &shape.tables {
-        for [former, ours] in [["uid", "user_id"], ["payment_id", "payment_order_id"]] {
-            if table.has(former) && table.has(ours) {
-                reasons.push(format!("{name} has both {former} and {ours}: drop the one that is not in use"));
+        for [legacy, ours] in [["uid", "user_id"], ["payment_id", "payment_order_id"]] {
+            if table.has(legacy) && table.has(ours) {
+                reasons.push(format!("{name} has both {legacy} and {ours}: drop the one that is not in use"));
             }
         }
         if !table.has("user_id") && !table.has("uid") {

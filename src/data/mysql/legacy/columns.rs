@@ -1,8 +1,8 @@
-//! The former service's columns under our names and with our types, before the numbered
+//! The legacy service's columns under our names and with our types, before the numbered
 //! migrations run, which take both for granted.
 //!
 //! Each change follows from what is there, so that it is made once however often this
-//! runs. What is to be filled in is filled in the former service's own terms: times by its
+//! runs. What is to be filled in is filled in the legacy service's own terms: times by its
 //! clocks, because all of them are converted later.
 
 use chrono::{NaiveDateTime, TimeZone, Utc};
@@ -111,7 +111,7 @@ pub(super) async fn normalise(
     for (name, table) in &shape.tables {
         for change in changes(name, table) {
             for alter in &change.alter {
-                tracing::info!(table = name, change = change.what, "changing a table of the former service");
+                tracing::info!(table = name, change = change.what, "changing a table of the legacy service");
                 execute(connection, format!("ALTER TABLE {name} {alter}")).await?;
             }
         }
@@ -125,7 +125,7 @@ pub(super) async fn normalise(
     Ok(())
 }
 
-/// One payment pays for one order, which the former service's tables may have left to its code.
+/// One payment pays for one order, which the legacy service's tables may have left to its code.
 pub(super) async fn ensure_one_order_a_payment(connection: &mut MySqlConnection) -> Result<(), StoreError> {
     let unique = sqlx::query(
         "SELECT 1 FROM information_schema.statistics WHERE table_schema = DATABASE() \
@@ -142,7 +142,7 @@ fn wall_clock(zone: Tz) -> NaiveDateTime {
     zone.from_utc_datetime(&Utc::now().naive_utc()).naive_local()
 }
 
-/// The former service ignored spaces at the end, and keys of ours do too; elsewhere two
+/// The legacy service ignored spaces at the end, and keys of ours do too; elsewhere two
 /// texts that differ in them are two.
 async fn trim(connection: &mut MySqlConnection, name: &str) -> Result<(), StoreError> {
     let columns: &[&str] = match name {

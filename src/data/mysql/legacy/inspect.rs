@@ -7,7 +7,7 @@ use sqlx::{MySqlConnection, Row};
 use super::super::{optional_text, store_error, text};
 use crate::biz::values::error::StoreError;
 
-/// The tables that the former service has, too.
+/// The tables that the legacy service has, too.
 pub(super) const TABLES: [&str; 4] = ["user_balance", "free_quota", "billing_record", "recharge_order"];
 
 /// Whose database it is.
@@ -15,8 +15,8 @@ pub(super) const TABLES: [&str; 4] = ["user_balance", "free_quota", "billing_rec
 pub(super) enum Kind {
     /// Of nobody yet.
     Empty,
-    /// Of the former service, or half-way from it to ours.
-    Former,
+    /// Of the legacy service, or half-way from it to ours.
+    Legacy,
     Ours,
 }
 
@@ -119,7 +119,7 @@ pub(super) async fn shape(connection: &mut MySqlConnection) -> Result<Shape, Sto
     shape.kind = match day {
         Some(day) if !day.is_nullable => Kind::Ours,
         _ if shape.tables.is_empty() => Kind::Empty,
-        _ => Kind::Former,
+        _ => Kind::Legacy,
     };
     Ok(shape)
 }

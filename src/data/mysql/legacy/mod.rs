@@ -1,7 +1,7 @@
 //! Brings a database up to date, also one of the service this one replaces, which becomes
 //! ours in place.
 //!
-//! What the former service left differs from place to place, so it is looked at first
+//! What the legacy service left differs from place to place, so it is looked at first
 //! (`inspect`), refused if it can't be taken over (`check`), and told in a plan (`plan`).
 //! Then its columns get our names and types (`columns`), the numbered migrations run, and
 //! every user's times, days, rollup and opening entries are written (`users`,
@@ -32,7 +32,7 @@ use super::store_error;
 use crate::{
     biz::values::error::StoreError,
     data::{
-        legacy_zone::FormerZone,
+        legacy_zone::LegacyZone,
         migrations,
         plan::{Announce, Plan},
     },
@@ -41,7 +41,7 @@ use crate::{
 /// What bringing a schema up to date has to know beside the database.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    pub former_zone: FormerZone,
+    pub legacy_zone: LegacyZone,
     pub billing_zone: Tz,
 }
 
@@ -63,7 +63,7 @@ pub(super) async fn bring_up_to_date(
             migrations::run_mysql(connection).await?;
             users::forbid_records_without_a_day(connection).await?;
         }
-        Kind::Former => take_over(connection, &found).await?,
+        Kind::Legacy => take_over(connection, &found).await?,
     }
     if found.shape.has_progress {
         progress::forget(connection).await?;
@@ -81,11 +81,11 @@ pub(super) async fn plan(connection: &mut MySqlConnection, settings: &Settings) 
 struct Found {
     shape: Shape,
     plan: Plan,
-    /// Of a database of the former service.
-    former: Option<Reading>,
+    /// Of a database of the legacy service.
+    legacy: Option<Reading>,
 }
 
-/// How the rows of the former service are read.
+/// How the rows of the legacy service are read.
 struct Reading {
     zone: Tz,
     billing_zone: Tz,
@@ -98,23 +98,23 @@ struct Reading {
 async fn look(connection: &mut MySqlConnection, settings: &Settings, shape: Shape) -> Result<Found, StoreError> {
     let pending = migrations::pending_mysql(connection).await?;
     let mut plan = Plan::default();
-    let former = match shape.kind {
-        Kind::Former => Some(read_former(connection, settings, &shape, (&pending, &mut plan)).await?),
+    let legacy = match shape.kind {
+        Kind::Legacy => Some(read_legacy(connection, settings, &shape, (&pending, &mut plan)).await?),
         Kind::Ours => {
-            plan.lines.push("the database is this service's: there is nothing of the former service in it".into());
+            plan.lines.push("the database is this service's: there is nothing of the legacy service in it".into());
             None
         }
         Kind::Empty => {
-            plan.lines.push("the database has none of the tables: there is nothing of the former service in it".into());
+            plan.lines.push("the database has none of the tables: there is nothing of the legacy service in it".into());
             None
         }
     };
     plan.add_migrations(&pending);
-    Ok(Found { shape, plan, former })
+    Ok(Found { shape, plan, legacy })
 }
 
 /// Reads all that decides whether and how, before anything is changed.
-async fn read_former(
+async fn read_legacy(
     connection: &mut MySqlConnection,
     settings: &Settings,
     shape: &Shape,
@@ -123,11 +123,11 @@ async fn read_former(
     execute(connection, LIMITS).await?;
     let begun = if shape.has_progress { progress::begun(connection).await? } else { None };
     let zone = match &begun {
-        Some(begun) => begun.former_zone(settings)?,
-        None => settings.former_zone.zone.clone().map_err(|why| {
+        Some(begun) => begun.legacy_zone(settings)?,
+        None => settings.legacy_zone.zone.clone().map_err(|why| {
             refused(&[format!(
-                "the zone of its times is not known ({}): {why} with data.database.former_zone or --former-zone",
-                settings.former_zone.found
+                "the zone of its times is not known ({}): {why} with data.database.legacy_zone or --legacy-zone",
+                settings.legacy_zone.found
             )])
         })?,
     };
@@ -135,25 +135,25 @@ async fn read_former(
     let reading = Reading {
         zone,
         billing_zone,
-        session: settings.former_zone.session.clone().unwrap_or_else(|| "@@GLOBAL.time_zone".into()),
+        session: settings.legacy_zone.session.clone().unwrap_or_else(|| "@@GLOBAL.time_zone".into()),
         times: Times::new(zone, billing_zone, Utc::now()),
         begun,
     };
     in_zone(connection, &reading.session).await?;
     check::refusals(connection, shape, reading.begun.is_some()).await?;
     if reading.begun.is_none() && !pending.contains(&migrations::FIRST_OWN) {
-        return Err(refused(&["the tables are the former service's, but its upgrade was made before: a backup was \
+        return Err(refused(&["the tables are the legacy service's, but its upgrade was made before: a backup was \
             restored over it. Restore it into an empty database"
             .into()]));
     }
     let books = Books::read(connection, shape, &reading).await?;
-    plan::describe(plan, shape, &reading, &settings.former_zone.found, &books);
+    plan::describe(plan, shape, &reading, &settings.legacy_zone.found, &books);
     in_zone(connection, OUR_ZONE).await?;
     Ok(reading)
 }
 
 async fn take_over(connection: &mut MySqlConnection, found: &Found) -> Result<(), StoreError> {
-    let Some(reading) = &found.former else { return Ok(()) };
+    let Some(reading) = &found.legacy else { return Ok(()) };
     if reading.begun.is_none() {
         progress::begin(connection, reading.zone, reading.billing_zone).await?;
     }
@@ -182,7 +182,7 @@ async fn in_zone(connection: &mut MySqlConnection, zone: &str) -> Result<(), Sto
 /// Why a database stays as it is.
 fn refused(reasons: &[String]) -> StoreError {
     StoreError::Failed(format!(
-        "the former service's tables can't be taken over, and nothing was changed:\n  {}",
+        "the legacy service's tables can't be taken over, and nothing was changed:\n  {}",
         reasons.join("\n  ")
     ))
 }

@@ -22,7 +22,7 @@ const BALANCES: &str = "\
     INSERT INTO balance_adjustment \
     (user_id, adjustment_id, amount, reason, operator, request_id, balance_after, created_at) \
     SELECT user_id, 'opening', SUM(difference), \
-        'Opening entry: the part of the former balance that no top-up and no record explains', \
+        'Opening entry: the part of the legacy balance that no top-up and no record explains', \
         'upgrade', UUID(), SUM(balance), UTC_TIMESTAMP(6) FROM ( \
         SELECT user_id, balance AS difference, balance FROM user_balance WHERE user_id BETWEEN ? AND ? UNION ALL \
         SELECT user_id, -amount, 0 FROM recharge_order WHERE status = 'success' AND user_id BETWEEN ? AND ? UNION ALL \

@@ -33,7 +33,7 @@ struct Differences {
 }
 
 impl Books {
-    /// Counts and adds up, in the former service's own tables.
+    /// Counts and adds up, in the legacy service's own tables.
     pub(super) async fn read(
         connection: &mut MySqlConnection,
         shape: &Shape,
@@ -194,12 +194,12 @@ pub(super) fn describe(plan: &mut Plan, shape: &Shape, reading: &Reading, found:
     let lines = &mut plan.lines;
     let last = match &reading.begun {
         Some(begun) => {
-            lines.push("the database is the former service's: an upgrade of it was begun, and goes on".into());
+            lines.push("the database is the legacy service's: an upgrade of it was begun, and goes on".into());
             begun.last_user.as_ref()
         }
         None => {
             lines.push(
-                "the database is the former service's, and becomes this one's in place; every row is kept".into(),
+                "the database is the legacy service's, and becomes this one's in place; every row is kept".into(),
             );
             None
         }

@@ -13,7 +13,7 @@ use crate::biz::values::error::StoreError;
 /// An upgrade that was begun, perhaps by another process.
 #[derive(Debug)]
 pub(super) struct Begun {
-    former_zone: String,
+    legacy_zone: String,
     billing_zone: String,
     /// Everything of the users up to this one, in key order, is done.
     pub(super) last_user: Option<String>,
@@ -21,12 +21,12 @@ pub(super) struct Begun {
 
 impl Begun {
     /// The zone that it reads times in. Those that were converted can't be read in another.
-    pub(super) fn former_zone(&self, settings: &Settings) -> Result<Tz, StoreError> {
-        match &settings.former_zone.zone {
-            Ok(zone) if settings.former_zone.is_chosen && zone.name() != self.former_zone => {
-                Err(other_zone("data.database.former_zone or --former-zone", &self.former_zone, *zone))
+    pub(super) fn legacy_zone(&self, settings: &Settings) -> Result<Tz, StoreError> {
+        match &settings.legacy_zone.zone {
+            Ok(zone) if settings.legacy_zone.is_chosen && zone.name() != self.legacy_zone => {
+                Err(other_zone("data.database.legacy_zone or --legacy-zone", &self.legacy_zone, *zone))
             }
-            _ => parse(&self.former_zone),
+            _ => parse(&self.legacy_zone),
         }
     }
 
@@ -52,23 +52,23 @@ fn other_zone(of: &str, begun: &str, now: Tz) -> StoreError {
 
 /// Nothing, when it was not begun.
 pub(super) async fn begun(connection: &mut MySqlConnection) -> Result<Option<Begun>, StoreError> {
-    let row = sqlx::query("SELECT former_zone, billing_zone, last_user FROM former_upgrade")
+    let row = sqlx::query("SELECT legacy_zone, billing_zone, last_user FROM former_upgrade")
         .fetch_optional(connection)
         .await
         .map_err(store_error)?;
     row.map(|row| {
-        Ok(Begun { former_zone: text(&row, 0)?, billing_zone: text(&row, 1)?, last_user: optional_text(&row, 2)? })
+        Ok(Begun { legacy_zone: text(&row, 0)?, billing_zone: text(&row, 1)?, last_user: optional_text(&row, 2)? })
     })
     .transpose()
 }
 
 /// Remembers the zones before the first change, so that all of it is made in the same.
-pub(super) async fn begin(connection: &mut MySqlConnection, former: Tz, billing: Tz) -> Result<(), StoreError> {
+pub(super) async fn begin(connection: &mut MySqlConnection, legacy: Tz, billing: Tz) -> Result<(), StoreError> {
     execute(
         connection,
         "CREATE TABLE IF NOT EXISTS former_upgrade (
             id           TINYINT     NOT NULL PRIMARY KEY,
-            former_zone  VARCHAR(64) NOT NULL,
+            legacy_zone  VARCHAR(64) NOT NULL,
             billing_zone VARCHAR(64) NOT NULL,
             begun_at     DATETIME(6) NOT NULL,
             last_user    VARCHAR(36) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NULL
@@ -76,9 +76,9 @@ pub(super) async fn begin(connection: &mut MySqlConnection, former: Tz, billing:
     )
     .await?;
     sqlx::query(
-        "INSERT INTO former_upgrade (id, former_zone, billing_zone, begun_at) VALUES (1, ?, ?, UTC_TIMESTAMP(6))",
+        "INSERT INTO former_upgrade (id, legacy_zone, billing_zone, begun_at) VALUES (1, ?, ?, UTC_TIMESTAMP(6))",
     )
-    .bind(former.name())
+    .bind(legacy.name())
     .bind(billing.name())
     .execute(connection)
     .await

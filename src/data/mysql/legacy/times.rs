@@ -1,4 +1,4 @@
-//! Wall-clock times of the former service as instants, and the billing days of these.
+//! Wall-clock times of the legacy service as instants, and the billing days of these.
 //!
 //! SQL does not know the zones, so it gets them as a list of spans of wall-clock time,
 //! each with how far UTC and the billing zone are away from it.
@@ -13,9 +13,9 @@ const FIRST_DAY: NaiveDate = match NaiveDate::from_ymd_opt(1970, 1, 2) {
     None => NaiveDate::MIN,
 };
 
-/// How the former service's times are read.
+/// How the legacy service's times are read.
 pub(super) struct Times {
-    former: Tz,
+    legacy: Tz,
     billing: Tz,
     /// Newest first, so that SQL finds the span of a late time early.
     spans: Vec<Span>,
@@ -36,21 +36,21 @@ struct Shifts {
 
 impl Times {
     /// Of times until a while after `now`.
-    pub(super) fn new(former: Tz, billing: Tz, now: DateTime<Utc>) -> Self {
+    pub(super) fn new(legacy: Tz, billing: Tz, now: DateTime<Utc>) -> Self {
         let from = (FIRST_DAY + Days::new(1)).and_time(NaiveTime::MIN);
         let until = now.naive_utc() + Duration::days(366);
-        let mut starts = starts(former, billing, from, until);
+        let mut starts = starts(legacy, billing, from, until);
         starts.push(from);
         starts.sort_unstable();
         let mut spans: Vec<Span> = Vec::new();
         for start in starts.into_iter().filter(|start| *start >= from) {
-            let shifts = shifts(former, billing, start);
+            let shifts = shifts(legacy, billing, start);
             if spans.last().is_none_or(|last| last.shifts != shifts) {
                 spans.push(Span { from: start, shifts });
             }
         }
         spans.reverse();
-        Self { former, billing, spans }
+        Self { legacy, billing, spans }
     }
 
     /// Whether wall-clock times are UTC already.
@@ -60,7 +60,7 @@ impl Times {
 
     /// The instant that `wall` is.
     pub(super) fn instant(&self, wall: NaiveDateTime) -> DateTime<Utc> {
-        if wall.date() <= FIRST_DAY { wall.and_utc() } else { instant(self.former, wall) }
+        if wall.date() <= FIRST_DAY { wall.and_utc() } else { instant(self.legacy, wall) }
     }
 
     /// SQL of the instant that the wall-clock time in `column` is, as a time in UTC.
@@ -83,7 +83,7 @@ impl Times {
     }
 }
 
-/// The instant that the former service read from a stored wall-clock time, so that it
+/// The instant that the legacy service read from a stored wall-clock time, so that it
 /// shows the same one before and after. Where the clocks go back a time comes twice, and
 /// where they go forward one never comes: like Go's `time.Date`, this takes the offset
 /// that holds at the instant which the first guess leads to.
@@ -92,8 +92,8 @@ fn instant(zone: Tz, wall: NaiveDateTime) -> DateTime<Utc> {
     (wall - Duration::seconds(offset(zone, guess))).and_utc()
 }
 
-fn shifts(former: Tz, billing: Tz, wall: NaiveDateTime) -> Shifts {
-    let utc = instant(former, wall).naive_utc();
+fn shifts(legacy: Tz, billing: Tz, wall: NaiveDateTime) -> Shifts {
+    let utc = instant(legacy, wall).naive_utc();
     let to_utc = (utc - wall).num_seconds();
     Shifts { to_utc, to_billing: to_utc + offset(billing, utc) }
 }
@@ -104,15 +104,15 @@ fn offset(zone: Tz, utc: NaiveDateTime) -> i64 {
 }
 
 /// Every wall-clock time at which the shifts may change, in any order.
-fn starts(former: Tz, billing: Tz, from: NaiveDateTime, until: NaiveDateTime) -> Vec<NaiveDateTime> {
+fn starts(legacy: Tz, billing: Tz, from: NaiveDateTime, until: NaiveDateTime) -> Vec<NaiveDateTime> {
     let mut starts = Vec::new();
-    for zone in [former, billing] {
+    for zone in [legacy, billing] {
         for change in changes(zone, from - Duration::days(2), until) {
-            // By the clocks of the former zone, as they are on both sides of the change.
+            // By the clocks of the legacy zone, as they are on both sides of the change.
             starts.push(change);
             for near in [change - Duration::days(1), change - Duration::seconds(1), change, change + Duration::days(1)]
             {
-                starts.push(change + Duration::seconds(offset(former, near)));
+                starts.push(change + Duration::seconds(offset(legacy, near)));
             }
         }
     }
@@ -166,15 +166,15 @@ mod tests {
     #[test]
     fn every_wall_clock_time_is_in_the_span_of_its_shifts() {
         let now = "2026-11-21T00:00:00Z".parse().unwrap();
-        for former in ZONES.map(zone) {
+        for legacy in ZONES.map(zone) {
             for billing in ["UTC", "Asia/Shanghai", "America/Santiago", "Australia/Lord_Howe"].map(zone) {
-                let times = Times::new(former, billing, now);
-                assert!(times.spans.len() < 1200, "{former} {billing}: {}", times.spans.len());
+                let times = Times::new(legacy, billing, now);
+                assert!(times.spans.len() < 1200, "{legacy} {billing}: {}", times.spans.len());
                 // The last year finely, and all before in steps that meet every hour of the day.
                 let (mut wall, end) = (wall("1970-01-03T00:00:00"), wall("2027-02-01T00:00:00"));
                 while wall < end {
                     let at = times.spans.partition_point(|span| span.from > wall);
-                    assert_eq!(times.spans[at].shifts, shifts(former, billing, wall), "{former} {billing} {wall}");
+                    assert_eq!(times.spans[at].shifts, shifts(legacy, billing, wall), "{legacy} {billing} {wall}");
                     wall += Duration::minutes(if wall.date() > FIRST_DAY + Days::new(365 * 56) { 15 } else { 1997 });
                 }
             }

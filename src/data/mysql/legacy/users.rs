@@ -1,4 +1,4 @@
-//! The rows of the former service, some users at a time: times become UTC, records get
+//! The rows of the legacy service, some users at a time: times become UTC, records get
 //! their billing days, and the rollup and the opening entries are written. A transaction
 //! does all of it for its users, and says so in `former_upgrade`: nothing is done twice.
 
@@ -43,7 +43,7 @@ pub(super) async fn take_over(connection: &mut MySqlConnection, reading: &Readin
         chunks += 1;
         if shown.elapsed() >= SHOW_EVERY {
             shown = Instant::now();
-            tracing::info!(chunks, last_user = chunk.last, "taking over the users of the former service");
+            tracing::info!(chunks, last_user = chunk.last, "taking over the users of the legacy service");
         }
         last = Some(chunk.last);
     }
@@ -111,7 +111,7 @@ pub(super) async fn forbid_records_without_a_day(connection: &mut MySqlConnectio
     let late: i64 = row.await.and_then(|row| row.try_get(0)).map_err(store_error)?;
     if late > 0 {
         return Err(StoreError::Failed(format!(
-            "the former service wrote {late} records while its tables were taken over: stop it, restore the backup, \
+            "the legacy service wrote {late} records while its tables were taken over: stop it, restore the backup, \
              and begin again"
         )));
     }

@@ -10,7 +10,7 @@ use crate::{
     biz::{
         settlement::{
             keys::Keys,
-            ledger::{Ledger, Settlement},
+            ledger::{Ledger, SettledBatch},
             posting::{Adjusted, AdjustmentContent, Batch, Outcome, Posting},
             rule::{self, NewRecord, State, UsageDelta, UsageKey, Writes},
         },
@@ -43,11 +43,11 @@ enum Lookup {
 impl Ledger for MySqlStore {
     /// Two round trips: begin, lock and load; write and commit. On every way out but
     /// a clean one the connection is closed, and the server rolls back.
-    async fn settle(&self, batch: &Batch) -> Result<Settlement, StoreError> {
+    async fn settle(&self, batch: &Batch) -> Result<SettledBatch, StoreError> {
         let keys = Keys::of(batch);
         let mut connection = self.writer.take().await?;
-        let wary = self.wary.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
-        let mut lookup = if wary { Lookup::All } else { Lookup::Ending };
+        let lookup_all = self.lookup_all.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
+        let mut lookup = if lookup_all { Lookup::All } else { Lookup::Ending };
         let mut created = BTreeSet::new();
         // Three times at most: accounts that were opened stay open, and what all
         // lookups find is not inserted.
@@ -75,7 +75,7 @@ impl Ledger for MySqlStore {
                 return Ok(writes.into_settlement(outcomes));
             }
             Statement::new("ROLLBACK").execute(&mut connection).await?;
-            self.wary.store(self.wary_batches, Relaxed);
+            self.lookup_all.store(self.lookup_all_batches, Relaxed);
             lookup = Lookup::All;
         }
         Err(StoreError::Conflict("another process settles the same ids".into()))

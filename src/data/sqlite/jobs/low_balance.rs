@@ -7,7 +7,7 @@ use sqlx::{Connection, SqliteConnection};
 
 use crate::{
     biz::{
-        jobs::low_balance::{LowCounts, LowStore, Percent, Thresholds},
+        jobs::low_balance::{LowBalanceStore, LowCounts, Percent, Thresholds},
         values::{calendar::Month, error::StoreError, ids::ServiceName},
     },
     data::sqlite::{
@@ -21,7 +21,7 @@ use crate::{
 const INSTRUCTIONS: i32 = 10_000;
 
 #[async_trait]
-impl LowStore for SqliteStore {
+impl LowBalanceStore for SqliteStore {
     async fn count_low(&self, thresholds: Thresholds, month: Month, within: Duration) -> Result<LowCounts, StoreError> {
         // Of its own: the handler would end what others do on the connection later.
         let mut connection =

@@ -8,7 +8,7 @@ use crate::{
     biz::{
         settlement::{
             keys::Keys,
-            ledger::{Ledger, Settlement},
+            ledger::{Ledger, SettledBatch},
             posting::{Adjusted, AdjustmentContent, Batch},
             rule::{self, NewRecord, State, UsageDelta, UsageKey, Writes},
         },
@@ -30,13 +30,13 @@ use crate::{
 
 #[async_trait]
 impl Ledger for SqliteStore {
-    async fn settle(&self, batch: &Batch) -> Result<Settlement, StoreError> {
+    async fn settle(&self, batch: &Batch) -> Result<SettledBatch, StoreError> {
         let batch = batch.clone();
         self.writer.run(move |connection| settle(connection, &batch)).await
     }
 }
 
-fn settle(connection: &mut Connection, batch: &Batch) -> Result<Settlement, StoreError> {
+fn settle(connection: &mut Connection, batch: &Batch) -> Result<SettledBatch, StoreError> {
     let keys = Keys::of(batch);
     // Immediate: the write lock from the first statement on. A transaction that
     // upgrades later fails at once instead of waiting.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use billing_service::{
     biz::check::cache::{
         account_cache::{AccountCache, Fence, Found},
-        entry::{Change, Entry, Subject},
+        entry::{CacheEntry, CacheKey, Change},
     },
     data::{
         memory::MemoryCache,
@@ -118,18 +118,18 @@ impl Caches {
         }
     }
 
-    pub async fn fence(&self, subject: &Subject) -> Fence {
-        self.one.fence(subject).await.unwrap()
+    pub async fn fence(&self, cache_key: &CacheKey) -> Fence {
+        self.one.fence(cache_key).await.unwrap()
     }
 
     /// Stores what was read behind a fence.
-    pub async fn store(&self, fence: Fence, entry: &Entry) {
+    pub async fn store(&self, fence: Fence, entry: &CacheEntry) {
         store(&*self.one, fence, entry).await;
     }
 
     /// A load that nothing comes between.
-    pub async fn load(&self, entry: &Entry) {
-        let fence = self.fence(&entry.subject()).await;
+    pub async fn load(&self, entry: &CacheEntry) {
+        let fence = self.fence(&entry.cache_key()).await;
         self.store(fence, entry).await;
     }
 
@@ -138,20 +138,20 @@ impl Caches {
     }
 
     /// What both processes find.
-    pub async fn look(&self, subject: &Subject) -> Option<Entry> {
-        let found = look(&*self.one, subject).await;
-        assert_eq!(look(&*self.other, subject).await, found);
+    pub async fn look(&self, cache_key: &CacheKey) -> Option<CacheEntry> {
+        let found = look(&*self.one, cache_key).await;
+        assert_eq!(look(&*self.other, cache_key).await, found);
         found
     }
 }
 
-pub async fn store(cache: &dyn AccountCache, fence: Fence, entry: &Entry) {
+pub async fn store(cache: &dyn AccountCache, fence: Fence, entry: &CacheEntry) {
     let found = Found { entry: Arc::new(entry.clone()), as_of: Instant::now().into_std() };
     cache.store(fence, found).await.unwrap();
 }
 
-pub async fn look(cache: &dyn AccountCache, subject: &Subject) -> Option<Entry> {
-    cache.look(subject).await.unwrap().map(|found| (*found.entry).clone())
+pub async fn look(cache: &dyn AccountCache, cache_key: &CacheKey) -> Option<CacheEntry> {
+    cache.look(cache_key).await.unwrap().map(|found| (*found.entry).clone())
 }
 
 /// A cache in Redis that can be used.

@@ -8,7 +8,7 @@ use billing_service::biz::{
     account::Balance,
     check::cache::{
         account_cache::{AccountCache, Fence},
-        entry::{AccountChange, AccountEntry, Change, Entry, KeyChange, Subject},
+        entry::{AccountChange, AccountEntry, CacheEntry, CacheKey, Change, KeyChange},
     },
     limits::{
         caps::Requests,
@@ -29,7 +29,7 @@ use super::{
 use crate::state_machine::runner;
 
 /// Two users and an API key.
-const SUBJECTS: usize = 3;
+const CACHE_KEYS: usize = 3;
 const PROCESSES: usize = 2;
 const MONTHS: [&str; 2] = [NOVEMBER, DECEMBER];
 
@@ -38,24 +38,24 @@ enum Step {
     /// A process commits a change, and will tell of it.
     Commit {
         process: usize,
-        subject: usize,
+        cache_key: usize,
         what: u8,
     },
     /// A process sets limits, and will have what is cached forgotten.
     Set {
         process: usize,
-        subject: usize,
+        cache_key: usize,
         what: u8,
     },
-    /// A process tells the first of what it has to tell of a subject, or the first two as one.
+    /// A process tells the first of what it has to tell of a cache key, or the first two as one.
     Tell {
         process: usize,
-        subject: usize,
+        cache_key: usize,
         merged: bool,
     },
     Fence {
         process: usize,
-        subject: usize,
+        cache_key: usize,
     },
     /// Some load that is under way reads the database, of accounts one month.
     Read {
@@ -68,30 +68,30 @@ enum Step {
     },
     Forget {
         process: usize,
-        subject: usize,
+        cache_key: usize,
     },
     Flush,
     ForgetScripts,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let (process, subject) = (0..PROCESSES, 0..SUBJECTS);
-    let of = (process, subject).boxed();
+    let (process, cache_key) = (0..PROCESSES, 0..CACHE_KEYS);
+    let of = (process, cache_key).boxed();
     let step = prop_oneof![
-        20 => (of.clone(), any::<u8>()).prop_map(|((process, subject), what)| Step::Commit { process, subject, what }),
-        3 => (of.clone(), any::<u8>()).prop_map(|((process, subject), what)| Step::Set { process, subject, what }),
-        20 => (of.clone(), any::<bool>()).prop_map(|((process, subject), merged)| Step::Tell { process, subject, merged }),
-        15 => of.clone().prop_map(|(process, subject)| Step::Fence { process, subject }),
+        20 => (of.clone(), any::<u8>()).prop_map(|((process, cache_key), what)| Step::Commit { process, cache_key, what }),
+        3 => (of.clone(), any::<u8>()).prop_map(|((process, cache_key), what)| Step::Set { process, cache_key, what }),
+        20 => (of.clone(), any::<bool>()).prop_map(|((process, cache_key), merged)| Step::Tell { process, cache_key, merged }),
+        15 => of.clone().prop_map(|(process, cache_key)| Step::Fence { process, cache_key }),
         15 => (0..9_usize, 0..MONTHS.len()).prop_map(|(load, month)| Step::Read { load, month }),
         15 => (0..9_usize).prop_map(|load| Step::Store { load }),
-        2 => of.prop_map(|(process, subject)| Step::Forget { process, subject }),
+        2 => of.prop_map(|(process, cache_key)| Step::Forget { process, cache_key }),
         1 => Just(Step::Flush),
         1 => Just(Step::ForgetScripts),
     ];
     collection::vec(step, 1..80)
 }
 
-/// What a process has yet to tell of a subject.
+/// What a process has yet to tell of a cache key.
 enum News {
     Changed(Change),
     Forget,
@@ -99,20 +99,20 @@ enum News {
 
 struct Load {
     process: usize,
-    subject: usize,
+    cache_key: usize,
     fence: Fence,
-    read: Option<Entry>,
+    read: Option<CacheEntry>,
 }
 
 struct Play<'a> {
     caches: &'a Caches,
-    /// All states of each subject, the last of which the database has now.
-    states: [Vec<Entry>; SUBJECTS],
-    /// The newest state of each subject that the cache was told of.
-    told: [usize; SUBJECTS],
+    /// All states of each cache key, the last of which the database has now.
+    states: [Vec<CacheEntry>; CACHE_KEYS],
+    /// The newest state of each cache key that the cache was told of.
+    told: [usize; CACHE_KEYS],
     /// Whether limits were set without a new version: until that is told, an entry may mix both.
-    was_set: [bool; SUBJECTS],
-    news: [[VecDeque<News>; SUBJECTS]; PROCESSES],
+    was_set: [bool; CACHE_KEYS],
+    news: [[VecDeque<News>; CACHE_KEYS]; PROCESSES],
     loads: Vec<Load>,
     instants: i64,
 }
@@ -128,52 +128,52 @@ impl<'a> Play<'a> {
         if process == 0 { &*self.caches.one } else { &*self.caches.other }
     }
 
-    fn now(&self, subject: usize) -> &Entry {
-        self.states[subject].last().unwrap()
+    fn now(&self, cache_key: usize) -> &CacheEntry {
+        self.states[cache_key].last().unwrap()
     }
 
-    fn subject(&self, subject: usize) -> Subject {
-        self.now(subject).subject()
+    fn cache_key(&self, cache_key: usize) -> CacheKey {
+        self.now(cache_key).cache_key()
     }
 
     async fn step(&mut self, step: Step) {
         match step {
-            Step::Commit { process, subject, what } => self.commit(process, subject, what),
-            Step::Set { process, subject, what } => self.set(process, subject, what),
-            Step::Tell { process, subject, merged } => drop(self.tell(process, subject, merged).await),
-            Step::Fence { process, subject } => {
-                let fence = self.cache(process).fence(&self.subject(subject)).await.unwrap();
-                self.loads.push(Load { process, subject, fence, read: None });
+            Step::Commit { process, cache_key, what } => self.commit(process, cache_key, what),
+            Step::Set { process, cache_key, what } => self.set(process, cache_key, what),
+            Step::Tell { process, cache_key, merged } => drop(self.tell(process, cache_key, merged).await),
+            Step::Fence { process, cache_key } => {
+                let fence = self.cache(process).fence(&self.cache_key(cache_key)).await.unwrap();
+                self.loads.push(Load { process, cache_key, fence, read: None });
             }
             Step::Read { load, month } => self.read(load, month),
             Step::Store { load } => self.store(load).await,
-            Step::Forget { process, subject } => self.forget(process, subject).await,
+            Step::Forget { process, cache_key } => self.forget(process, cache_key).await,
             Step::Flush => self.caches.flush().await,
             Step::ForgetScripts => self.caches.forget_scripts().await,
         }
     }
 
-    fn commit(&mut self, process: usize, subject: usize, what: u8) {
-        let Some((next, change)) = changed(self.now(subject), what) else { return };
-        self.states[subject].push(next);
+    fn commit(&mut self, process: usize, cache_key: usize, what: u8) {
+        let Some((next, change)) = changed(self.now(cache_key), what) else { return };
+        self.states[cache_key].push(next);
         // What will be forgotten anyway need not be told.
-        let news = &mut self.news[process][subject];
+        let news = &mut self.news[process][cache_key];
         if !matches!(news.front(), Some(News::Forget)) {
             news.push_back(News::Changed(change));
         }
     }
 
-    fn set(&mut self, process: usize, subject: usize, what: u8) {
+    fn set(&mut self, process: usize, cache_key: usize, what: u8) {
         self.instants += 1;
-        let next = with_limits(self.now(subject), what, self.instants);
-        self.was_set[subject] |= next.version() == self.now(subject).version();
-        self.states[subject].push(next);
-        self.news[process][subject] = VecDeque::from([News::Forget]);
+        let next = with_limits(self.now(cache_key), what, self.instants);
+        self.was_set[cache_key] |= next.version() == self.now(cache_key).version();
+        self.states[cache_key].push(next);
+        self.news[process][cache_key] = VecDeque::from([News::Forget]);
     }
 
     /// False when there was nothing to tell.
-    async fn tell(&mut self, process: usize, subject: usize, merged: bool) -> bool {
-        let news = &mut self.news[process][subject];
+    async fn tell(&mut self, process: usize, cache_key: usize, merged: bool) -> bool {
+        let news = &mut self.news[process][cache_key];
         let change = match news.pop_front() {
             None => return false,
             Some(News::Forget) => None,
@@ -190,26 +190,26 @@ impl<'a> Play<'a> {
             Some(change) => {
                 assert_eq!(self.cache(process).apply(std::slice::from_ref(&change)).await, vec![]);
                 let version = change.after();
-                let state = self.states[subject].iter().position(|state| state.version() == version).unwrap();
-                self.told[subject] = self.told[subject].max(state);
+                let state = self.states[cache_key].iter().position(|state| state.version() == version).unwrap();
+                self.told[cache_key] = self.told[cache_key].max(state);
             }
             // Another process changed it between the two.
             None => {
-                self.news[process][subject].clear();
-                self.forget(process, subject).await;
+                self.news[process][cache_key].clear();
+                self.forget(process, cache_key).await;
             }
         }
         true
     }
 
-    async fn forget(&mut self, process: usize, subject: usize) {
-        assert_eq!(self.cache(process).forget(&[self.subject(subject)]).await, vec![]);
+    async fn forget(&mut self, process: usize, cache_key: usize) {
+        assert_eq!(self.cache(process).forget(&[self.cache_key(cache_key)]).await, vec![]);
     }
 
     fn read(&mut self, load: usize, month: usize) {
         let Some(load) = pick(&self.loads, load) else { return };
-        let mut entry = self.now(self.loads[load].subject).clone();
-        if let Entry::Account(_, account) = &mut entry {
+        let mut entry = self.now(self.loads[load].cache_key).clone();
+        if let CacheEntry::Account(_, account) = &mut entry {
             account.quotas.retain(|(of, _), _| *of == MONTHS[month].parse().unwrap());
         }
         self.loads[load].read.get_or_insert(entry);
@@ -223,14 +223,14 @@ impl<'a> Play<'a> {
 
     /// No entry is older than the news of it, and each was true once.
     async fn assert_not_stale(&self, process: usize) -> Result<(), TestCaseError> {
-        for subject in 0..SUBJECTS {
-            let Some(found) = look(self.cache(process), &self.subject(subject)).await else { continue };
-            let states = &self.states[subject];
+        for cache_key in 0..CACHE_KEYS {
+            let Some(found) = look(self.cache(process), &self.cache_key(cache_key)).await else { continue };
+            let states = &self.states[cache_key];
             // Limits that were set leave an account its version.
             let newest = states.iter().rposition(|state| state.version() == found.version());
-            prop_assert!(newest.is_some_and(|newest| newest >= self.told[subject]), "{found:?} of {states:#?}");
+            prop_assert!(newest.is_some_and(|newest| newest >= self.told[cache_key]), "{found:?} of {states:#?}");
             let is_true = |state| is_of(&found, state);
-            prop_assert!(self.was_set[subject] || states.iter().any(is_true), "{found:?} of {states:#?}");
+            prop_assert!(self.was_set[cache_key] || states.iter().any(is_true), "{found:?} of {states:#?}");
         }
         Ok(())
     }
@@ -238,9 +238,9 @@ impl<'a> Play<'a> {
     /// What is cached is what the database has; tells how many entries there are.
     async fn assert_current(&self) -> Result<usize, TestCaseError> {
         let mut cached = 0;
-        for subject in 0..SUBJECTS {
-            let Some(found) = self.caches.look(&self.subject(subject)).await else { continue };
-            let stored = self.now(subject);
+        for cache_key in 0..CACHE_KEYS {
+            let Some(found) = self.caches.look(&self.cache_key(cache_key)).await else { continue };
+            let stored = self.now(cache_key);
             prop_assert!(is_of(&found, stored), "cached {found:?}, stored {stored:?}");
             cached += 1;
         }
@@ -248,8 +248,8 @@ impl<'a> Play<'a> {
     }
 
     async fn tell_all(&mut self) {
-        for (process, subject) in (0..PROCESSES).flat_map(|process| (0..SUBJECTS).map(move |of| (process, of))) {
-            while self.tell(process, subject, false).await {}
+        for (process, cache_key) in (0..PROCESSES).flat_map(|process| (0..CACHE_KEYS).map(move |of| (process, of))) {
+            while self.tell(process, cache_key, false).await {}
         }
     }
 }
@@ -259,16 +259,16 @@ fn pick(loads: &[Load], load: usize) -> Option<usize> {
 }
 
 /// An account that has caps, and a quota of each month.
-fn open(user: &UserId) -> Entry {
+fn open(user: &UserId) -> CacheEntry {
     let quotas = MONTHS.map(|month| (row(month, "asset"), quota(0)));
     let requests = Some(requests(Some(9), None, 0));
-    Entry::Account(user.clone(), AccountEntry { balance: balance(1, 0, 0), requests, quotas: quotas.into() })
+    CacheEntry::Account(user.clone(), AccountEntry { balance: balance(1, 0, 0), requests, quotas: quotas.into() })
 }
 
 /// The next state, and the change that leads to it; what has no quota can't change.
-fn changed(entry: &Entry, what: u8) -> Option<(Entry, Change)> {
+fn changed(entry: &CacheEntry, what: u8) -> Option<(CacheEntry, Change)> {
     match entry {
-        Entry::Account(user, account) => {
+        CacheEntry::Account(user, account) => {
             let (mut next, before) = (account.clone(), account.balance.version);
             let amount = account.balance.amount.plus(Money::from_micros(i64::from(what) - 100));
             next.balance = Balance { amount, version: before + 1, ..account.balance };
@@ -283,27 +283,29 @@ fn changed(entry: &Entry, what: u8) -> Option<(Entry, Change)> {
             let quotas = written.map(|(row, quota)| (row.clone(), *quota)).collect();
             let requests = next.requests.filter(|_| what & 1 == 0);
             let change = AccountChange { user: user.clone(), before, balance: next.balance, requests, quotas };
-            Some((Entry::Account(user.clone(), next), Change::Account(change)))
+            Some((CacheEntry::Account(user.clone(), next), Change::Account(change)))
         }
-        Entry::ApiKey(key, quotas) => {
+        CacheEntry::ApiKey(key, quotas) => {
             let mut next = quotas.clone();
             for quota in next.values_mut().take(1 + usize::from(what) % 3) {
                 (quota.used, quota.version) = (quota.used + 1, quota.version + 1);
             }
             let change = KeyChange::new(key, quotas, next.clone());
-            (!next.is_empty()).then(|| (Entry::ApiKey(key.clone(), next), Change::ApiKey(change)))
+            (!next.is_empty()).then(|| (CacheEntry::ApiKey(key.clone(), next), Change::ApiKey(change)))
         }
     }
 }
 
 /// With other caps, or another set of quotas; a quota that comes anew began at `instant`.
-fn with_limits(entry: &Entry, what: u8, instant: i64) -> Entry {
+fn with_limits(entry: &CacheEntry, what: u8, instant: i64) -> CacheEntry {
     match entry {
-        Entry::Account(user, account) => {
+        CacheEntry::Account(user, account) => {
             let requests = (what & 1 == 0).then(|| requests(Some(what.into()), None, 0));
-            Entry::Account(user.clone(), AccountEntry { requests, ..account.clone() })
+            CacheEntry::Account(user.clone(), AccountEntry { requests, ..account.clone() })
         }
-        Entry::ApiKey(key, quotas) => Entry::ApiKey(key.clone(), with_quotas(key, quotas.clone(), what, instant)),
+        CacheEntry::ApiKey(key, quotas) => {
+            CacheEntry::ApiKey(key.clone(), with_quotas(key, quotas.clone(), what, instant))
+        }
     }
 }
 
@@ -321,9 +323,9 @@ fn with_quotas(key: &ApiKeyId, mut quotas: KeyQuotas, what: u8, instant: i64) ->
 }
 
 /// Whether an entry is a part of this state.
-fn is_of(found: &Entry, state: &Entry) -> bool {
+fn is_of(found: &CacheEntry, state: &CacheEntry) -> bool {
     match (found, state) {
-        (Entry::Account(_, found), Entry::Account(_, state)) => {
+        (CacheEntry::Account(_, found), CacheEntry::Account(_, state)) => {
             let quotas = found.quotas.iter().all(|(row, quota)| state.quotas.get(row) == Some(quota));
             (found.balance, found.requests, quotas) == (state.balance, state.requests, true)
         }
@@ -345,10 +347,10 @@ async fn play(caches: &Caches, steps: Vec<Step>) -> Result<(), TestCaseError> {
         play.store(0).await;
         play.assert_current().await?;
     }
-    for subject in 0..SUBJECTS {
-        caches.load(play.now(subject)).await;
+    for cache_key in 0..CACHE_KEYS {
+        caches.load(play.now(cache_key)).await;
     }
-    prop_assert_eq!(play.assert_current().await?, SUBJECTS);
+    prop_assert_eq!(play.assert_current().await?, CACHE_KEYS);
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use billing_service::biz::{
     account::{Balance, Quota},
-    check::cache::entry::{AccountChange, AccountEntry, Change, Entry, KeyChange, Subject},
+    check::cache::entry::{AccountChange, AccountEntry, CacheEntry, CacheKey, Change, KeyChange},
     limits::{
         caps::{Caps, Requests},
         key_quota::{KeyQuota, KeyQuotas, Period, QuotaType},
@@ -61,14 +61,19 @@ pub fn requests(daily: Option<u32>, monthly: Option<u32>, made: u32) -> Requests
 }
 
 /// An account of this version, with a quota of November.
-pub fn account(user: &UserId, version: i64) -> Entry {
+pub fn account(user: &UserId, version: i64) -> CacheEntry {
     let quotas = BTreeMap::from([(row(NOVEMBER, "asset"), quota(version as u32))]);
-    Entry::Account(user.clone(), AccountEntry { balance: balance(version, version * 10, 0), requests: None, quotas })
+    CacheEntry::Account(
+        user.clone(),
+        AccountEntry { balance: balance(version, version * 10, 0), requests: None, quotas },
+    )
 }
 
 /// What makes an account of a version one of a later version.
 pub fn change(user: &UserId, before: i64, after: i64) -> Change {
-    let Entry::Account(user, AccountEntry { balance, requests, quotas }) = account(user, after) else { unreachable!() };
+    let CacheEntry::Account(user, AccountEntry { balance, requests, quotas }) = account(user, after) else {
+        unreachable!()
+    };
     Change::Account(AccountChange { user, before, balance, requests, quotas })
 }
 
@@ -77,8 +82,8 @@ pub fn key_quota(version: i64) -> KeyQuota {
 }
 
 /// A key whose calls are limited, of this version.
-pub fn api_key(key: &ApiKeyId, version: i64) -> Entry {
-    Entry::ApiKey(key.clone(), quotas(key, version))
+pub fn api_key(key: &ApiKeyId, version: i64) -> CacheEntry {
+    CacheEntry::ApiKey(key.clone(), quotas(key, version))
 }
 
 pub fn quotas(key: &ApiKeyId, version: i64) -> KeyQuotas {
@@ -89,10 +94,10 @@ pub fn key_change(key: &ApiKeyId, before: i64, after: i64) -> Change {
     Change::ApiKey(KeyChange::new(key, &quotas(key, before), quotas(key, after)))
 }
 
-pub fn user_of(user: &UserId) -> Subject {
-    Subject::User(user.clone())
+pub fn user_of(user: &UserId) -> CacheKey {
+    CacheKey::User(user.clone())
 }
 
-pub fn key_of(key: &ApiKeyId) -> Subject {
-    Subject::ApiKey(key.clone())
+pub fn key_of(key: &ApiKeyId) -> CacheKey {
+    CacheKey::ApiKey(key.clone())
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use billing_service::biz::{
     account::Quota,
-    check::cache::entry::{AccountChange, AccountEntry, Change, Entry, KeyChange, Subject},
+    check::cache::entry::{AccountChange, AccountEntry, CacheEntry, CacheKey, Change, KeyChange},
     limits::key_quota::{KeyQuota, Period, QuotaType},
     values::ids::{ApiKeyId, UserId},
 };
@@ -55,7 +55,7 @@ async fn an_account_is_found_as_it_was_stored(#[values(Memory, Redis, Cluster, S
     for account in accounts() {
         let user = fresh_user();
         assert_eq!(caches.look(&user_of(&user)).await, None);
-        let entry = Entry::Account(user.clone(), account);
+        let entry = CacheEntry::Account(user.clone(), account);
         caches.load(&entry).await;
         assert_eq!(caches.look(&user_of(&user)).await, Some(entry));
     }
@@ -78,15 +78,15 @@ async fn an_api_key_is_found_as_it_was_stored_whatever_its_name_is(
     let entries = names.iter().flat_map(|name| (0..=3).map(move |first| (name, first))).map(|(name, first)| {
         let key = ApiKeyId::from_stored(format!("{name}{first}{n}"));
         let quotas = kinds[first..].iter().map(|(kind, quota)| ((key.clone(), *kind), KeyQuota { ..*quota }));
-        Entry::ApiKey(key.clone(), quotas.collect())
+        CacheEntry::ApiKey(key.clone(), quotas.collect())
     });
-    let entries: Vec<Entry> = entries.collect();
+    let entries: Vec<CacheEntry> = entries.collect();
     for entry in &entries {
         caches.load(entry).await;
     }
     // None has come to lie over another.
     for entry in entries {
-        assert_eq!(caches.look(&entry.subject()).await, Some(entry));
+        assert_eq!(caches.look(&entry.cache_key()).await, Some(entry));
     }
 }
 
@@ -109,7 +109,7 @@ async fn what_a_load_brings_replaces_all_there_was(#[values(Memory, Redis, Clust
     let caches = Caches::start(on).await;
     let user = fresh_user();
     for account in accounts().into_iter().rev() {
-        let entry = Entry::Account(user.clone(), account);
+        let entry = CacheEntry::Account(user.clone(), account);
         caches.load(&entry).await;
         assert_eq!(caches.look(&user_of(&user)).await, Some(entry));
     }
@@ -127,7 +127,7 @@ async fn a_change_makes_the_next_entry_of_the_one_it_began_with(
         requests: Some(requests(Some(10), None, 1)),
         quotas: BTreeMap::from([(row(NOVEMBER, "asset"), quota(7)), (row(NOVEMBER, "passport"), quota(8))]),
     };
-    caches.load(&Entry::Account(user.clone(), first.clone())).await;
+    caches.load(&CacheEntry::Account(user.clone(), first.clone())).await;
     // The longer text of a number would come first among texts.
     let change = AccountChange {
         user: user.clone(),
@@ -140,14 +140,14 @@ async fn a_change_makes_the_next_entry_of_the_one_it_began_with(
     let mut expected = first;
     expected.balance = change.balance;
     expected.quotas.extend(change.quotas.clone());
-    assert_eq!(caches.look(&user_of(&user)).await, Some(Entry::Account(user.clone(), expected.clone())));
+    assert_eq!(caches.look(&user_of(&user)).await, Some(CacheEntry::Account(user.clone(), expected.clone())));
 
     let counted = Some(requests(Some(10), None, 2));
     let change =
         AccountChange { before: 10, balance: balance(12, 0, 0), requests: counted, quotas: BTreeMap::new(), ..change };
     caches.apply(&[Change::Account(change)]).await;
     let expected = AccountEntry { balance: balance(12, 0, 0), requests: counted, ..expected };
-    assert_eq!(caches.look(&user_of(&user)).await, Some(Entry::Account(user, expected)));
+    assert_eq!(caches.look(&user_of(&user)).await, Some(CacheEntry::Account(user, expected)));
 }
 
 #[rstest]
@@ -156,9 +156,9 @@ async fn a_change_of_an_api_key_names_all_its_quotas(#[values(Memory, Redis, Clu
     let caches = Caches::start(on).await;
     let key = fresh_key();
     let all = |version| QuotaType::ALL.map(|kind| ((key.clone(), kind), key_quota(version))).into_iter().collect();
-    caches.load(&Entry::ApiKey(key.clone(), all(1))).await;
+    caches.load(&CacheEntry::ApiKey(key.clone(), all(1))).await;
     caches.apply(&[Change::ApiKey(KeyChange::new(&key, &all(1), all(2)))]).await;
-    assert_eq!(caches.look(&key_of(&key)).await, Some(Entry::ApiKey(key.clone(), all(2))));
+    assert_eq!(caches.look(&key_of(&key)).await, Some(CacheEntry::ApiKey(key.clone(), all(2))));
     // Those that it does not name are gone.
     caches.apply(&[Change::ApiKey(KeyChange::new(&key, &all(2), quotas(&key, 3)))]).await;
     assert_eq!(caches.look(&key_of(&key)).await, Some(api_key(&key, 3)));
@@ -203,7 +203,7 @@ async fn changes_of_many_are_told_at_once(#[values(Memory, Redis, Cluster, Senti
     }
     let changes: Vec<Change> = users[20..].iter().map(|user| change(user, 1, 2)).collect();
     caches.apply(&changes).await;
-    let forgotten: Vec<Subject> = users[..30].iter().step_by(3).map(user_of).collect();
+    let forgotten: Vec<CacheKey> = users[..30].iter().step_by(3).map(user_of).collect();
     assert_eq!(caches.one.forget(&forgotten).await, vec![]);
     for (number, user) in users.iter().enumerate() {
         let expected = match number {

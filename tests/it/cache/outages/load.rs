@@ -34,7 +34,7 @@ const OF_EACH_KIND: usize = 2;
 /// Between two steps of a caller.
 const STEP: Duration = Duration::from_millis(10);
 /// What is waited for comes by then.
-const PATIENCE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(60);
 /// What the contract promises of checks: the time below which 99 of 100 are answered.
 const P99: Duration = Duration::from_millis(100);
 /// Within which 99 of 100 reads of an account are answered, which know nothing of Redis. What
@@ -135,7 +135,7 @@ impl Load {
         let mut charges = self.books.acknowledged.subscribe();
         let enough = *charges.borrow() + 60;
         tokio::select! {
-            reached = timeout(PATIENCE, charges.wait_for(|charges| *charges >= enough)) => {
+            reached = timeout(DEADLINE, charges.wait_for(|charges| *charges >= enough)) => {
                 reached.expect("charges go on").unwrap();
             }
             Some(ended) = self.running.join_next() => {
@@ -164,7 +164,7 @@ impl Load {
     pub async fn stop(&mut self) -> Vec<Account> {
         self.stop.cancel();
         let mut accounts = Vec::new();
-        while let Some(ended) = timeout(PATIENCE, self.running.join_next()).await.expect("every call is answered") {
+        while let Some(ended) = timeout(DEADLINE, self.running.join_next()).await.expect("every call is answered") {
             accounts.extend(ended.unwrap());
         }
         accounts

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::{
     keys::KEY_LIMITS,
-    orders::{News, ORDERS, OrderState, Payments, order_amount},
+    orders::{ORDERS, OrderState, OrderStep, Payments, order_amount},
     prices::{MODELS, Priced, SERVICES, Service, Tokens},
     reservations::{Entry, State, TTL_MINUTES},
     streams::Report,
@@ -50,7 +50,7 @@ pub enum Step {
     },
     Order {
         order: u8,
-        news: News,
+        order_step: OrderStep,
     },
 }
 
@@ -299,7 +299,7 @@ impl Model {
             Step::Expire { trace } => self.expire(*trace, now, key),
             Step::Break { trace, stream, tokens } => self.break_off(*trace, *stream, *tokens, now, key),
             Step::Adjust { id, amount } => self.adjust(*id, *amount),
-            Step::Order { order, news } => self.order(*order, *news, &mut shared.payments),
+            Step::Order { order, order_step } => self.order(*order, *order_step, &mut shared.payments),
         }
     }
 

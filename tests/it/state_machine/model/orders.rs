@@ -6,14 +6,14 @@ use super::{Answer, Model};
 
 /// What payment-service says of a top-up order. Payments are numbered over all users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News {
+pub enum OrderStep {
     Opened { payment: u8 },
     Paid { payment: u8, wrong_amount: bool },
     Failed { payment: Option<u8>, wrong_amount: bool },
     Expired,
 }
 
-impl News {
+impl OrderStep {
     fn payment(self) -> Option<u8> {
         match self {
             Self::Opened { payment } | Self::Paid { payment, .. } => Some(payment),
@@ -56,30 +56,30 @@ impl Payments {
 }
 
 impl Model {
-    pub(super) fn order(&mut self, order: u8, news: News, payments: &mut Payments) -> Answer {
+    pub(super) fn order(&mut self, order: u8, order_step: OrderStep, payments: &mut Payments) -> Answer {
         let Some((state, payment)) = self.orders.get(usize::from(order)).copied() else { return Answer::NotFound };
         let me = (self.user, order);
-        if news.payment().is_some_and(|named| payments.taken.get(&named).is_some_and(|owner| *owner != me)) {
+        if order_step.payment().is_some_and(|named| payments.taken.get(&named).is_some_and(|owner| *owner != me)) {
             return Answer::Duplicate;
         }
-        if let News::Paid { wrong_amount: true, .. } | News::Failed { wrong_amount: true, .. } = news {
+        if let OrderStep::Paid { wrong_amount: true, .. } | OrderStep::Failed { wrong_amount: true, .. } = order_step {
             return Answer::WrongAmount;
         }
         let is_other = |named: Option<u8>| named.is_some() && named != payment;
-        let (new_state, new_payment) = match (news, state) {
-            (News::Paid { .. } | News::Failed { .. }, OrderState::Paid) if is_other(news.payment()) => {
+        let (new_state, new_payment) = match (order_step, state) {
+            (OrderStep::Paid { .. } | OrderStep::Failed { .. }, OrderState::Paid) if is_other(order_step.payment()) => {
                 return Answer::Duplicate;
             }
             (_, OrderState::Paid) => (state, payment),
-            (News::Paid { payment, .. }, _) => {
+            (OrderStep::Paid { payment, .. }, _) => {
                 self.balance += order_amount(order);
                 (OrderState::Paid, Some(payment))
             }
-            (News::Failed { payment: named, .. }, OrderState::Pending | OrderState::Expired) => {
+            (OrderStep::Failed { payment: named, .. }, OrderState::Pending | OrderState::Expired) => {
                 (OrderState::Failed, payment.or(named))
             }
-            (News::Opened { payment: opened }, OrderState::Pending) => (state, payment.or(Some(opened))),
-            (News::Expired, OrderState::Pending) => (OrderState::Expired, payment),
+            (OrderStep::Opened { payment: opened }, OrderState::Pending) => (state, payment.or(Some(opened))),
+            (OrderStep::Expired, OrderState::Pending) => (OrderState::Expired, payment),
             _ => (state, payment),
         };
         let changed = (new_state, new_payment) != (state, payment);
