@@ -82,7 +82,7 @@ fuzz: deps ## Play random histories that nobody has seen yet (CASES=20000)
 	PROPTEST_CASES=$(CASES) cargo test --locked --test it -- random
 
 .PHONY: screenshots
-screenshots: deps ## Take the pictures of the README anew, in a real browser
+screenshots: deps ## Take the pictures of docs/api.md again, in a real browser
 	BILLING_SCREENSHOTS=docs cargo test --locked --test it -- a_user_pays_with_a_click
 
 .PHONY: bench

@@ -74,7 +74,7 @@ impl App {
         Self::start_with_clock(config, SystemClock).await
     }
 
-    /// As [`App::start`], telling the time by `clock`.
+    /// As [`App::start`], with the time of `clock`.
     ///
     /// # Errors
     /// As [`App::start`].

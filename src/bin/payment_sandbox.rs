@@ -1,4 +1,4 @@
-//! Plays payment-service for development and tests.
+//! Simulates payment-service for development and tests.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -10,31 +10,32 @@ use billing_service::{
 };
 use clap::{Parser, value_parser};
 
-/// Plays payment-service for development and tests: no money moves.
+/// Simulates payment-service for development and tests. No money moves.
 #[derive(Parser)]
 #[command(name = "payment-sandbox")]
 struct Arguments {
-    /// Configuration file, for payment_service.grpc_addr and callback_secrets; -conf works too.
+    /// Configuration file. The sandbox uses payment_service.grpc_addr and callback_secrets.
+    /// The old form -conf works too.
     #[arg(long, default_value = "configs/local.yaml")]
     conf: PathBuf,
-    /// Listen here instead of at payment_service.grpc_addr.
+    /// Address to listen on, in place of payment_service.grpc_addr.
     #[arg(long, value_name = "HOST:PORT")]
     addr: Option<String>,
-    /// The base of pay pages, as browsers reach them: http(s)://HOST[:PORT][/PATH].
+    /// Base URL of the payment pages for browsers: http(s)://HOST[:PORT][/PATH].
     #[arg(long, value_name = "URL")]
     public_url: Option<PublicUrl>,
-    /// What goes wrong on purpose, as PUT /switches takes it: '{"pay_at_once":"SUCCESS"}'.
-    /// What it does not name is off; GET /switches names all. Callbacks that billing refuses
-    /// come of wrong_amount, and of forge where billing asks for signatures.
+    /// Faults to inject, in the JSON of PUT /switches, such as '{"pay_at_once":"SUCCESS"}'.
+    /// Switches that are not named are off; GET /switches lists all. The billing service
+    /// refuses callbacks with wrong_amount, and forged ones if it requires signatures.
     #[arg(long, value_name = "JSON", default_value = "{}")]
     switches: Switches,
-    /// Lose every callback.
+    /// Drop every callback.
     #[arg(long)]
     lose: bool,
-    /// Extra copies of each callback.
+    /// Number of extra copies of each callback.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(..=i64::from(MAX_DUPLICATES)))]
     duplicates: Option<u32>,
-    /// Milliseconds before each callback.
+    /// Delay before each callback, in milliseconds.
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(..=MAX_DELAY_MS))]
     callback_delay_ms: Option<u64>,
 }
@@ -48,7 +49,7 @@ async fn run() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse_from(command::arguments());
     let config = command::prepare(&arguments.conf)?;
     if config.environment == Some(Environment::Production) {
-        bail!("config key environment: is production, where nothing may play payment-service");
+        bail!("config key environment: payment-sandbox does not run in production");
     }
     let stop = command::stop_signal()?;
     let sandbox = Sandbox::start(options(arguments, &config)).await?;

@@ -12,19 +12,18 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "server")]
 struct Arguments {
-    /// Configuration file; -conf works too.
+    /// Configuration file. The old form -conf works too.
     #[arg(long, default_value = "configs/config.yaml")]
     conf: PathBuf,
-    /// Print what is to be done to the database, that of the legacy service, too; bring it
-    /// up to date, and exit.
+    /// Print the migration plan, apply it, and exit.
     #[arg(long)]
     migrate_only: bool,
-    /// With --migrate-only: only print it, and change nothing.
+    /// With --migrate-only: print the plan, change nothing, and exit.
     #[arg(long, requires = "migrate_only")]
     dry_run: bool,
-    /// The zone that the times in a database of the legacy service are wall-clock times of,
-    /// when loc of data.database.source does not say it.
-    #[arg(long, value_name = "ZONE")]
+    /// Time zone of the times in a legacy database. Needed when loc in data.database.source
+    /// does not name it.
+    #[arg(long, alias = "former-zone", value_name = "ZONE")]
     legacy_zone: Option<chrono_tz::Tz>,
 }
 

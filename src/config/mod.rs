@@ -75,7 +75,7 @@ pub struct Database {
     pub acquire_timeout: Duration,
     /// Of which the times in a database of the legacy service are wall-clock times; `None`:
     /// as `source` says.
-    #[serde(default, deserialize_with = "values::optional_timezone")]
+    #[serde(default, alias = "former_zone", deserialize_with = "values::optional_timezone")]
     pub legacy_zone: Option<chrono_tz::Tz>,
 }
 
@@ -138,7 +138,7 @@ pub struct SettlementConfig {
     pub batch: usize,
     #[serde(deserialize_with = "values::duration")]
     pub max_wait: Duration,
-    #[serde(deserialize_with = "values::duration")]
+    #[serde(alias = "patience", deserialize_with = "values::duration")]
     pub retry_timeout: Duration,
 }
 

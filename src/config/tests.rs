@@ -35,6 +35,19 @@ fn read(yaml: &str, environment: &[(&str, &str)]) -> anyhow::Result<Config> {
 }
 
 #[test]
+fn older_key_names_are_still_read_and_conflict_with_the_newer_ones() {
+    let older = EXISTING
+        .replace("    driver: mysql", "    driver: mysql\n    former_zone: Europe/Berlin")
+        .replace("billing:\n", "billing:\n  settlement: {patience: 7s}\n");
+    let config = read(&older, &[]).unwrap();
+    assert_eq!(config.data.database.legacy_zone, Some(chrono_tz::Europe::Berlin));
+    assert_eq!(config.billing.settlement.retry_timeout, Duration::from_secs(7));
+    let both = older.replace("patience: 7s", "patience: 7s, retry_timeout: 7s");
+    let refused = format!("{:#}", read(&both, &[]).unwrap_err());
+    assert!(refused.contains("retry_timeout"), "{refused}");
+}
+
+#[test]
 fn an_existing_file_works_unchanged() {
     let config = read(EXISTING, &[]).unwrap();
     assert_eq!(config.server.http.timeout, Duration::from_secs(1));

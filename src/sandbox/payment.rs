@@ -123,8 +123,8 @@ impl Amount {
 /// With the places of its currency, as users read amounts.
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (permits, unit) = (self.currency.permits() as usize, 10_i64.pow(self.currency.permits()));
-        match permits {
+        let (places, unit) = (self.currency.places() as usize, 10_i64.pow(self.currency.places()));
+        match places {
             0 => write!(f, "{}", self.minor),
             _ => write!(f, "{}.{:0places$}", self.minor / unit, self.minor % unit),
         }

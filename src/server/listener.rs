@@ -84,7 +84,7 @@ pub async fn serve(listener: TcpListener, app: Router, limits: Limits, stop: Can
         tokio::spawn(async move {
             // Held as long as the connection lives.
             let _place = place;
-            if !tells_its_protocol(&stream, &stop).await {
+            if !shows_its_protocol(&stream, &stop).await {
                 return;
             }
             let service = TowerToHyperService::new(app.map_request(move |mut request: Request<Incoming>| {
@@ -125,12 +125,12 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (OwnedSemaph
     }
 }
 
-/// Waits until the protocol can be told: hyper-util's detection of it has no timeout
-/// of its own, and would wait for ever on a client that sends nothing, or only the
-/// beginning of HTTP/2's preface.
-async fn tells_its_protocol(stream: &TcpStream, stop: &CancellationToken) -> bool {
+/// Waits until the first bytes show the protocol. hyper-util's detection has no timeout of its
+/// own: it would wait for ever on a client that sends nothing, or only the beginning of HTTP/2's
+/// preface.
+async fn shows_its_protocol(stream: &TcpStream, stop: &CancellationToken) -> bool {
     const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    let telling = async {
+    let detection = async {
         let mut start = [0; PREFACE.len()];
         let mut pause = Duration::from_millis(10);
         loop {
@@ -144,7 +144,7 @@ async fn tells_its_protocol(stream: &TcpStream, stop: &CancellationToken) -> boo
         }
     };
     tokio::select! {
-        told = timeout(HEADER_TIMEOUT, telling) => told.unwrap_or(false),
+        shown = timeout(HEADER_TIMEOUT, detection) => shown.unwrap_or(false),
         () = stop.cancelled() => false,
     }
 }

@@ -68,12 +68,12 @@ impl Job {
     pub fn description(self) -> &'static str {
         match self {
             Self::ResetQuotas => "open this month and the next for every user",
-            Self::ExpireReservations => "free the holds of reservations that are past their expiry",
+            Self::ExpireReservations => "end expired reservations",
             Self::ReconcileRecharges => "look up pending top-ups at payment-service, and settle them",
-            Self::ReconcileCache => "compare Redis with the database, and drop from it what differs",
+            Self::ReconcileCache => "compare Redis with the database, and remove the entries that differ",
             Self::Audit => "prove that balances, quotas and rollups follow from their history; exit 1 if not",
             Self::ArchiveRecords => "move records older than billing.record_months to the archive",
-            Self::RebuildRollup => "make the daily rollup anew from the records where it differs",
+            Self::RebuildRollup => "recreate the daily rollup from the records where it differs",
         }
     }
 

@@ -1,4 +1,4 @@
-//! Reads findings regularly, for the metrics.
+//! Reads the operations' figures of the database regularly, for the metrics.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// A query that takes longer is given up.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where findings are read, and where they show.
+/// Reads the figures from `store` and shows them in `metrics`.
 pub(super) struct OpsStats {
     pub store: Arc<dyn OpsStatsStore>,
     pub calendar: Arc<Calendar>,

@@ -1,4 +1,4 @@
-//! Jobs beside the service: run one now, or all on their schedules.
+//! The jobs of the service: runs one job at once, or all jobs on their schedules.
 
 mod schedules;
 mod screen;
@@ -19,23 +19,25 @@ use tokio_util::sync::CancellationToken;
 
 use self::screen::{Begins, Screen};
 
-/// Runs the jobs of the billing service on their schedules, or one of them now.
+/// Runs the jobs of the billing service on their schedules, or one job at once.
 #[derive(Parser)]
 #[command(name = "cron")]
 struct Arguments {
-    /// Configuration file; -conf works too.
+    /// Configuration file. The old form -conf works too.
     #[arg(long, default_value = "configs/config.yaml")]
     conf: PathBuf,
-    /// Run this job now and exit.
+    /// Run this job once, now, and exit. The exit code is 1 if the job reports errors or
+    /// differences.
     #[arg(long, value_name = "JOB", value_parser = PossibleValuesParser::new(Job::ALL.map(Job::name)))]
     once: Option<String>,
-    /// With --once: say what the job would do, and change nothing.
+    /// With --once: print the effects of the job, and change nothing.
     #[arg(long, requires = "once")]
     dry_run: bool,
-    /// With --once: go on where the last run by hand got to, if it was cut short.
+    /// With --once: continue from the checkpoint of the last run by hand, if that run was
+    /// interrupted.
     #[arg(long, requires = "once", conflicts_with = "dry_run")]
     resume: bool,
-    /// Print the jobs and when they run next, and exit.
+    /// Print each job with its schedule and its next run, and exit.
     #[arg(long, conflicts_with = "once")]
     list: bool,
 }
@@ -50,17 +52,17 @@ async fn run() -> anyhow::Result<ExitCode> {
     let screen = Screen::default();
     let config = Arc::new(command::prepare_with(&arguments.conf, screen.clone())?);
     let once = match &arguments.once {
-        Some(name) => Some(Job::ALL.into_iter().find(|job| job.name() == name).context("an unknown job")?),
+        Some(name) => Some(Job::ALL.into_iter().find(|job| job.name() == name).context("unknown job")?),
         None => None,
     };
-    // Caught before it says that it waits.
+    // Signals are caught before the log says that cron waits for them.
     let stop_signal = command::stop_signal()?;
     let store = if arguments.list || arguments.dry_run {
         app::connect_unchanged(&config).await?
     } else if once.is_some() {
         app::connect_existing(&config).await?
     } else {
-        // It may run beside a server that is about to make its first database.
+        // A server may be creating the database at the same time.
         app::connect(&config).await?
     };
     let stop = CancellationToken::new();
@@ -79,11 +81,14 @@ async fn run() -> anyhow::Result<ExitCode> {
                 runner.dry_run(job, &shown).await.map(Some)
             } else {
                 let ran = runner.run_now(job, arguments.resume, &shown).await;
-                if shown.has_progress() { ran.context("not finished; --resume goes on where it got to") } else { ran }
+                if shown.has_progress() { ran.context("the run was interrupted; --resume continues it") } else { ran }
             };
             drop(shown);
             let Some(report) = report? else {
-                bail!("{job} runs elsewhere at the moment, or did and died less than {} s ago", LEASE.as_secs())
+                bail!(
+                    "{job} is running in another process, or such a process died less than {} s ago; try again later",
+                    LEASE.as_secs()
+                )
             };
             print(&screen, &report)
         }

@@ -1,4 +1,4 @@
-//! All jobs on their schedules.
+//! Runs all jobs on their schedules.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,15 +9,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::screen::{Begins, Screen};
 
-/// Runs that were missed, as by a process that died, are caught up with this often; the
-/// schedules themselves are exact.
+/// Schedule of the catch-up: it starts runs that were missed, for example because a process
+/// died. The schedules of the jobs themselves are exact.
 const CATCH_UP_SCHEDULE: &str = "15 * * * * *";
 
-/// How long runs may take to end when the process is asked to stop.
+/// Time that open runs have to stop after SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs until asked to stop, beginning with what was missed. Runs that are cut short go on
-/// later, here or elsewhere.
+/// Runs until `stop`, starting with missed runs. An interrupted run continues later, here or
+/// in another process.
 pub async fn run(runner: Arc<Runner>, screen: Screen, stop: CancellationToken) -> anyhow::Result<()> {
     let mut scheduler = JobScheduler::new().await?;
     let permits = Arc::new(Permits::new());
@@ -70,7 +70,7 @@ impl Permits {
             }
         };
         if tokio::time::timeout(STOP_TIMEOUT, free).await.is_err() {
-            tracing::warn!("a run did not end in time");
+            tracing::warn!("a job run did not stop in time");
         }
     }
 }
@@ -84,9 +84,9 @@ async fn run_due(runner: Arc<Runner>, screen: Screen, permits: Arc<Permits>, job
             report.lines.iter().for_each(|line| screen.print(line));
             if !report.is_good {
                 let sum = report.lines.last().map(String::as_str).unwrap_or_default();
-                tracing::error!(%job, sum, "the run found what should not be");
+                tracing::error!(%job, sum, "job finished with errors");
             }
         }
-        Err(error) => tracing::error!(%error, %job, "the run did not come to its end, and goes on later"),
+        Err(error) => tracing::error!(%error, %job, "job run did not finish; a later run continues it"),
     }
 }

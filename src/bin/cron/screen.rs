@@ -1,5 +1,5 @@
-//! What people see: reports on standard output; on standard error logs, and how far long
-//! runs have got, which is a bar on a terminal and otherwise a log line now and then.
+//! Output for people. Reports go to standard output; logs and the progress of long runs go to
+//! standard error. Progress is a bar on a terminal, and otherwise a log line every five seconds.
 
 use std::{
     io::{self, Write},
@@ -14,8 +14,8 @@ use billing_service::app::cron::{Beginning, Display, Job};
 use indicatif::{MultiProgress, ProgressBar, ProgressFinish, ProgressStyle};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Where bars, logs and reports meet without writing into each other. Where standard error
-/// is no terminal, bars are not drawn.
+/// Keeps bars, logs and reports from writing into each other. Bars are not drawn unless
+/// standard error is a terminal.
 #[derive(Clone, Default)]
 pub struct Screen {
     bars: MultiProgress,
@@ -60,33 +60,33 @@ impl Write for Screen {
     }
 }
 
-/// Who began a run.
+/// The origin of a run.
 pub enum Begins {
     OnSchedule,
     ByHand { resumes: bool },
 }
 
-/// One run as it is shown.
+/// The progress of one run on the screen.
 pub struct Shown {
     screen: Screen,
     job: Job,
     begins: Begins,
-    /// Of a job that says how much there is to do.
+    /// Present once the job has announced its number of items.
     bar: OnceLock<ProgressBar>,
     expected: AtomicU64,
     done: AtomicU64,
     begun: Instant,
-    /// Seconds after `begun` at which it was last shown.
+    /// Seconds from `begun` to the last log line.
     shown: AtomicU64,
 }
 
 /// Seconds between two log lines.
 const SHOW_EVERY: u64 = 5;
-/// The clock of a bar goes on beside a chunk that takes long.
+/// Time between two updates of the clock in a bar, which runs on during a long chunk.
 const TICK: Duration = Duration::from_secs(1);
 
 impl Shown {
-    /// Whether the job tells how far it gets, so that another run can go on from there.
+    /// Whether the job saves checkpoints, from which another run can continue.
     pub fn has_progress(&self) -> bool {
         self.bar.get().is_some()
     }
@@ -96,15 +96,17 @@ impl Display for Shown {
     fn begins(&self, from: Beginning) {
         let says = match (&self.begins, from) {
             (Begins::OnSchedule, Beginning::Resumed) => {
-                tracing::info!(job = %self.job, "going on where the last run got to");
+                tracing::info!(job = %self.job, "continuing from the checkpoint of the last run");
                 return;
             }
-            (Begins::ByHand { .. }, Beginning::Resumed) => "going on where the last run by hand got to",
+            (Begins::ByHand { .. }, Beginning::Resumed) => "continuing from the checkpoint of the last run by hand",
             (Begins::ByHand { .. }, Beginning::Anew) => {
-                "a run by hand was cut short, and this one begins anew; --resume goes on there, \
-                 until this one has done its first part"
+                "starting over, although the last run by hand was interrupted; --resume continues \
+                 that run until this one saves its first checkpoint"
             }
-            (Begins::ByHand { resumes: true }, Beginning::First) => "there is nothing to go on from: begins anew",
+            (Begins::ByHand { resumes: true }, Beginning::First) => {
+                "no checkpoint to continue from; starting from the beginning"
+            }
             _ => return,
         };
         self.screen.bars.suspend(|| eprintln!("{}: {says}", self.job));

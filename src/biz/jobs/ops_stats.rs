@@ -17,7 +17,7 @@ pub struct FinishedAudit {
     pub differences: u64,
 }
 
-/// Where findings are read.
+/// Reads the figures that operators are alerted to.
 #[async_trait]
 pub trait OpsStatsStore: Send + Sync + 'static {
     /// The audit that was finished last. Those that go on or were cut short have not seen

@@ -200,13 +200,13 @@ async fn the_command_says_that_it_could_go_on() {
     users(&database, 700).await;
     let conf = database.config_file(&[("log.level", "error")]);
     let nothing = run(cron(&conf, &["--once", "audit", "--resume"])).await;
-    assert_eq!(stderr(&nothing), "audit: there is nothing to go on from: begins anew\n");
+    assert_eq!(stderr(&nothing), "audit: no checkpoint to continue from; starting from the beginning\n");
     cut_short(&database, &TestClock::real(), Job::Audit).await;
     let anew = run(cron(&conf, &["--once", "audit"])).await;
-    assert!(stderr(&anew).contains("--resume goes on there"), "{}", stderr(&anew));
+    assert!(stderr(&anew).contains("--resume continues that run"), "{}", stderr(&anew));
     cut_short(&database, &TestClock::real(), Job::Audit).await;
     let resumed = run(cron(&conf, &["--once", "audit", "--resume"])).await;
-    assert_eq!(stderr(&resumed), "audit: going on where the last run by hand got to\n");
+    assert_eq!(stderr(&resumed), "audit: continuing from the checkpoint of the last run by hand\n");
     assert_eq!(super::stdout(&resumed), "audit: 700 users, 0 differences\n");
     let done = run(cron(&conf, &["--once", "audit"])).await;
     assert_eq!((stderr(&done).as_str(), done.status.code()), ("", Some(0)));

@@ -29,7 +29,7 @@ async fn who_holds_the_lease_is_not_disturbed_until_it_ends(#[values(MySql, Sqli
     assert_eq!(runner.run_now(Job::Audit, false, &Counted::all()).await.unwrap(), None);
     let once = run(cron(&database.config_file(&[]), &["--once", "audit"])).await;
     assert_eq!(once.status.code(), Some(1));
-    assert!(stderr(&once).contains("audit runs elsewhere"));
+    assert!(stderr(&once).contains("audit is running in another process"));
     // Its holder died.
     end_lease(&database, "audit").await;
     assert!(runner.run_due(Job::Audit, &Counted::all()).await.unwrap().is_some());
@@ -119,7 +119,7 @@ async fn a_cron_that_is_stopped_in_the_middle_ends_at_once_and_the_next_goes_on(
         let next = output_of(next).await;
         assert_eq!(next.status.code(), Some(0), "{}", stderr(&next));
         assert!(stdout(&next).contains("reset-quotas: 12000 users open, 0 failed"), "{}", stdout(&next));
-        assert!(stderr(&next).contains("going on where"), "{}", stderr(&next));
+        assert!(stderr(&next).contains("continuing from the checkpoint"), "{}", stderr(&next));
         undo(&database).await;
     }
 }

@@ -37,7 +37,7 @@ const UNCERTAIN_FOR: Duration = Duration::from_secs(60);
 
 /// How often they are forgotten in the shared cache meanwhile.
 const FORGET_AGAIN: Duration = Duration::from_secs(2);
-/// Cache keys that are doubted one by one; with one more, all are.
+/// Uncertain keys that are kept one by one; with one more, every key is uncertain.
 const MAX_UNCERTAIN: usize = 100_000;
 
 /// What no cache can be believed about, and until when.
@@ -160,7 +160,7 @@ impl Caches {
         self.has_uncertain.store(!uncertain.of.is_empty() || uncertain.of_all.is_some(), Ordering::Release);
     }
 
-    /// Others may have loaded what it was before the doubted settlement ended.
+    /// Others may have loaded what it was before the settlement with the unknown outcome ended.
     async fn forget_uncertain_again(&self, now: Instant) {
         let again: Vec<CacheKey> = {
             let mut uncertain = self.uncertain();

@@ -97,7 +97,7 @@ impl Ledger for ScriptedLedger {
     }
 }
 
-/// What the readers were told, in a word each.
+/// The calls that the listener received, one word each.
 #[derive(Default)]
 struct Heard(Mutex<Vec<String>>);
 
@@ -108,11 +108,11 @@ impl CommitListener for Heard {
     }
 
     async fn invalidate(&self, cache_keys: Vec<CacheKey>) {
-        self.0.lock().unwrap().push(format!("missed {cache_keys:?}"));
+        self.0.lock().unwrap().push(format!("invalidate {cache_keys:?}"));
     }
 
     async fn outcome_unknown(&self, cache_keys: Vec<CacheKey>) {
-        self.0.lock().unwrap().push(format!("doubted {cache_keys:?}"));
+        self.0.lock().unwrap().push(format!("unknown {cache_keys:?}"));
     }
 }
 
@@ -178,7 +178,7 @@ async fn readers_are_told_what_changed_or_that_nobody_knows() {
     engine.charge(charge("u", "t")).await.unwrap();
     assert_eq!(
         *heard.0.lock().unwrap(),
-        [r#"missed [User("u")]"#],
+        [r#"invalidate [User("u")]"#],
         "the commit was made by an attempt that told nothing of it"
     );
 
@@ -189,7 +189,7 @@ async fn readers_are_told_what_changed_or_that_nobody_knows() {
     for fault in [Fault::Silence, Fault::Panic] {
         let (engine, _, heard) = engine_with_listener([fault]);
         engine.charge(charge("u", "t")).await.unwrap_err();
-        assert_eq!(*heard.0.lock().unwrap(), [r#"doubted [User("u")]"#]);
+        assert_eq!(*heard.0.lock().unwrap(), [r#"unknown [User("u")]"#]);
     }
 }
 
