@@ -6,7 +6,11 @@ use anyhow::Context;
 use chrono::TimeDelta;
 use tokio_util::sync::CancellationToken;
 
-use super::{caches, database::limits, payments};
+use super::{
+    caches,
+    database::{self, limits},
+    payments,
+};
 use crate::{
     biz::{
         check::cache::{
@@ -72,7 +76,7 @@ pub async fn sweep(
     cut: &CancellationToken,
 ) -> anyhow::Result<Swept> {
     let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
-    let caches = caches::of_job(config);
+    let caches = caches::of_job(config, &database::identity(config, &*store).await?);
     let catalog = Arc::new(config.catalog());
     let engine = Engine::start(store.clone(), caches.clone(), catalog, calendar.clone(), limits(config));
     let swept = cut.run_until_cancelled(sweep::sweep(&*store, &engine, &calendar, |_, _| ())).await;
@@ -91,7 +95,7 @@ pub async fn reconcile_recharges(
     clock: impl Clock,
     cut: &CancellationToken,
 ) -> anyhow::Result<Reconciled> {
-    let job = RechargeJob::new(config, store, clock)?;
+    let job = RechargeJob::new(config, store, clock).await?;
     let reconciled = cut.run_until_cancelled(job.recharges.reconcile(job.waits)).await;
     job.engine.drain().await;
     caches::tell(&job.caches).await;
@@ -108,7 +112,7 @@ pub(super) async fn preview_recharges(
     clock: impl Clock,
     listed: usize,
 ) -> anyhow::Result<ReconcilePreview> {
-    let job = RechargeJob::new(config, store, clock)?;
+    let job = RechargeJob::new(config, store, clock).await?;
     let preview = job.recharges.preview(job.waits, listed).await;
     job.engine.drain().await;
     Ok(preview?)
@@ -123,7 +127,7 @@ struct RechargeJob {
 }
 
 impl RechargeJob {
-    fn new(config: &Config, store: Arc<dyn Store>, clock: impl Clock) -> anyhow::Result<Self> {
+    async fn new(config: &Config, store: Arc<dyn Store>, clock: impl Clock) -> anyhow::Result<Self> {
         let Some(payment) = &config.payment_service else { anyhow::bail!("config key payment_service: is missing") };
         let waits = Waits {
             reconcile_after: TimeDelta::from_std(payment.reconcile_after)?,
@@ -132,7 +136,7 @@ impl RechargeJob {
         let gateway = payments::gateway(payment, payments::Addresses::of(payment))?;
         let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
         let catalog = Arc::new(config.catalog());
-        let caches = caches::of_job(config);
+        let caches = caches::of_job(config, &database::identity(config, &*store).await?);
         let engine = Arc::new(Engine::start(store.clone(), caches.clone(), catalog, calendar.clone(), limits(config)));
         let recharges = payments::recharges(config, store, engine.clone(), calendar, Some(gateway));
         Ok(Self { recharges, waits, engine, caches })
@@ -151,7 +155,8 @@ pub async fn reconcile_cache(
     is_dry_run: bool,
 ) -> anyhow::Result<Option<CacheReconciled>> {
     let Some(redis) = &config.data.redis else { return Ok(None) };
-    let redis = caches::connect(redis, false, Box::new(|_, _| {}));
+    let database = database::identity(config, &*store).await?;
+    let redis = caches::connect(redis, &database, false, Box::new(|_, _| {}));
     anyhow::ensure!(caches::until_up(&redis).await, "config key data.redis: no answer");
     let reconciler = Reconciler {
         cache: redis,

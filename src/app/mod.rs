@@ -84,7 +84,8 @@ impl App {
         let catalog = Arc::new(config.catalog());
         let calendar = Arc::new(Calendar::new(config.billing.timezone, clock.clone()));
         let metrics = Arc::new(Metrics::new()?);
-        let Started { caches, redis } = caches::of_server(&config, &metrics)?;
+        let Started { caches, redis } =
+            caches::of_server(&config, &database::identity(&config, &*store).await?, &metrics)?;
         caches::wait_for(redis.as_deref()).await;
         let lanes = database::limits(&config);
         let engine = Arc::new(Engine::start(store.clone(), caches.clone(), catalog.clone(), calendar.clone(), lanes));

@@ -7,6 +7,8 @@
 pub mod account;
 pub mod charge;
 pub mod check;
+pub mod clock_skew;
+pub mod identity;
 pub mod jobs;
 pub mod limits;
 pub mod metering;

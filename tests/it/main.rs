@@ -15,6 +15,7 @@ mod cron;
 mod export;
 mod harness;
 mod idempotency;
+mod identity;
 mod key_quotas;
 mod layers;
 mod limits;

@@ -1,14 +1,18 @@
-//! Every key there is in Redis. The braces around the owner put all keys of a user, and all
-//! of an API key, into one slot of a cluster.
+//! Every key there is in Redis. All of them begin with the id of the database, so that several
+//! deployments can share one Redis and none reads, counts or drops entries of another. The
+//! braces around the owner put all keys of a user, and all of an API key, into one slot of a
+//! cluster.
 //!
 //! | key | what |
 //! | --- | --- |
-//! | `billing:{USER}:account` | hash: the account, see [`super::hash`] |
-//! | `billing:{API KEY}:api_key` | hash: the quotas of the API key |
+//! | `billing:ID:{USER}:account` | hash: the account, see [`super::hash`] |
+//! | `billing:ID:{API KEY}:api_key` | hash: the quotas of the API key |
 //! | the same with `:fence` behind | text: a load that is under way, see `quota_load.lua` |
-//! | `billing:{USER}:rate`, `billing:{API KEY}:key_rate` | hash: buckets, see `rate_limit.lua` |
-//! | `billing:difference` | text: what the last comparison with the database found: an amount, and units |
-//! | `billing:{N}:marker` | text: the run of the server whose entries are true, one for each node |
+//! | `billing:ID:{USER}:rate`, `billing:ID:{API KEY}:key_rate` | hash: buckets, see `rate_limit.lua` |
+//! | `billing:ID:difference` | text: what the last comparison with the database found: an amount, and units |
+//! | `billing:ID:{N}:marker` | text: the run of the server whose entries are true, one for each node |
+
+use uuid::Uuid;
 
 use crate::biz::{
     check::cache::entry::CacheKey,
@@ -18,62 +22,82 @@ use crate::biz::{
 /// Slots of a cluster.
 pub(super) const SLOTS: u16 = 16_384;
 
-/// Matches more than the hashes; [`is_hash`] tells.
-pub(super) const HASHES: &str = "billing:{*}:a*";
-/// Matches all fences; [`is_fence`] tells.
-pub(super) const FENCES: &str = "billing:{*}:a*:fence";
-
-/// What the last comparison with the database found.
-pub(super) const DIFFERENCE: &str = "billing:difference";
-
 const ACCOUNT: &str = ":account";
 const API_KEY: &str = ":api_key";
 const FENCE: &str = ":fence";
 
-/// The hash of a cache key.
-pub(super) fn hash(cache_key: &CacheKey) -> String {
-    match cache_key {
-        CacheKey::User(user) => format!("billing:{{{user}}}{ACCOUNT}"),
-        CacheKey::ApiKey(key) => format!("billing:{{{}}}{API_KEY}", escaped(key.as_str())),
+/// The keys of one database.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    prefix: String,
+}
+
+impl Keys {
+    pub fn of(database: Uuid) -> Self {
+        Self { prefix: format!("billing:{database}:") }
+    }
+
+    /// Matches more than the hashes; [`Self::is_hash`] tells.
+    pub fn hashes(&self) -> String {
+        format!("{}{{*}}:a*", self.prefix)
+    }
+
+    /// Matches all fences; [`Self::is_fence`] tells.
+    pub fn fences(&self) -> String {
+        format!("{}{{*}}:a*{FENCE}", self.prefix)
+    }
+
+    /// What the last comparison with the database found.
+    pub fn difference(&self) -> String {
+        format!("{}difference", self.prefix)
+    }
+
+    /// The hash of a cache key.
+    pub fn hash(&self, cache_key: &CacheKey) -> String {
+        match cache_key {
+            CacheKey::User(user) => format!("{}{{{user}}}{ACCOUNT}", self.prefix),
+            CacheKey::ApiKey(key) => format!("{}{{{}}}{API_KEY}", self.prefix, escaped(key.as_str())),
+        }
+    }
+
+    pub fn is_hash(&self, key: &str) -> bool {
+        self.cache_key_of(key).is_some()
+    }
+
+    pub fn is_fence(&self, key: &str) -> bool {
+        key.strip_suffix(FENCE).is_some_and(|hash| self.is_hash(hash))
+    }
+
+    /// The buckets of a cache key.
+    pub fn rate(&self, cache_key: &CacheKey) -> String {
+        match cache_key {
+            CacheKey::User(user) => format!("{}{{{user}}}:rate", self.prefix),
+            CacheKey::ApiKey(key) => format!("{}{{{}}}:key_rate", self.prefix, escaped(key.as_str())),
+        }
+    }
+
+    /// Whose hash it is, if it is one of this database.
+    pub fn cache_key_of(&self, key: &str) -> Option<CacheKey> {
+        let (owner, kind) = key.strip_prefix(&self.prefix)?.strip_prefix('{')?.rsplit_once('}')?;
+        match kind {
+            ACCOUNT => UserId::parse("user_id", owner).ok().map(CacheKey::User),
+            API_KEY => ApiKeyId::parse("api_key_id", &unescaped(owner)).ok().map(CacheKey::ApiKey),
+            _ => None,
+        }
+    }
+
+    /// The marker of a node that owns the slots for which `owns` is true; `None` when it owns
+    /// none.
+    pub fn marker(&self, owns: impl Fn(u16) -> bool) -> Option<String> {
+        // Each slot has some small number that leads to it.
+        let mut markers = (0..u32::from(SLOTS) * 16).map(|number| format!("{}{{{number}}}:marker", self.prefix));
+        markers.find(|marker| owns(slot(marker)))
     }
 }
 
 /// The fence before a hash.
 pub(super) fn fence(hash: &str) -> String {
     format!("{hash}{FENCE}")
-}
-
-pub(super) fn is_hash(key: &str) -> bool {
-    cache_key_of(key).is_some()
-}
-
-pub(super) fn is_fence(key: &str) -> bool {
-    key.strip_suffix(FENCE).is_some_and(is_hash)
-}
-
-/// The buckets of a cache key.
-pub(super) fn rate(cache_key: &CacheKey) -> String {
-    match cache_key {
-        CacheKey::User(user) => format!("billing:{{{user}}}:rate"),
-        CacheKey::ApiKey(key) => format!("billing:{{{}}}:key_rate", escaped(key.as_str())),
-    }
-}
-
-/// Whose hash it is, if it is one.
-pub(super) fn cache_key_of(key: &str) -> Option<CacheKey> {
-    let (owner, kind) = key.strip_prefix("billing:{")?.rsplit_once('}')?;
-    match kind {
-        ACCOUNT => UserId::parse("user_id", owner).ok().map(CacheKey::User),
-        API_KEY => ApiKeyId::parse("api_key_id", &unescaped(owner)).ok().map(CacheKey::ApiKey),
-        _ => None,
-    }
-}
-
-/// The marker of a node that owns the slots for which `owns` is true; `None` when it owns none.
-pub(super) fn marker(owns: impl Fn(u16) -> bool) -> Option<String> {
-    // Each slot has some small number that leads to it.
-    let mut markers = (0..u32::from(SLOTS) * 16).map(|number| format!("billing:{{{number}}}:marker"));
-    markers.find(|marker| owns(slot(marker)))
 }
 
 /// A key in the slot of a marker that is never there.
@@ -101,19 +125,39 @@ fn unescaped(key: &str) -> String {
 mod tests {
     use super::*;
 
+    const ID: &str = "01980000-0000-7000-8000-00000000000a";
+
+    fn keys() -> Keys {
+        Keys::of(ID.parse().unwrap())
+    }
+
     #[test]
-    fn the_keys_of_a_subject_are_in_one_slot_and_lead_back_to_it() {
+    fn the_keys_of_an_owner_are_in_one_slot_and_lead_back_to_it() {
+        let keys = keys();
         for key in ["k", "}{", "{a}b", "%7B", "a%", " "] {
             let cache_key = CacheKey::ApiKey(ApiKeyId::from_stored(key));
-            let hash = hash(&cache_key);
+            let hash = keys.hash(&cache_key);
             assert_eq!(slot(&hash), slot(&fence(&hash)), "{key}");
-            assert_eq!(cache_key_of(&hash), Some(cache_key), "{key}");
-            assert_eq!(cache_key_of(&fence(&hash)), None);
-            assert_eq!((is_fence(&fence(&hash)), is_fence(&hash)), (true, false), "{key}");
+            assert_eq!(slot(&hash), slot(&keys.rate(&cache_key)), "{key}");
+            assert_eq!(keys.cache_key_of(&hash), Some(cache_key), "{key}");
+            assert_eq!(keys.cache_key_of(&fence(&hash)), None);
+            assert_eq!((keys.is_fence(&fence(&hash)), keys.is_fence(&hash)), (true, false), "{key}");
         }
         let user = CacheKey::User(UserId::from_stored("a:b@c"));
-        assert_eq!(hash(&user), "billing:{a:b@c}:account");
-        assert_eq!(cache_key_of(&hash(&user)), Some(user));
+        assert_eq!(keys.hash(&user), format!("billing:{ID}:{{a:b@c}}:account"));
+        assert_eq!(slot(&keys.hash(&user)), slot("a:b@c"));
+        assert_eq!(keys.cache_key_of(&keys.hash(&user)), Some(user));
+    }
+
+    #[test]
+    fn the_keys_of_another_database_are_none_of_this() {
+        let (keys, other) = (keys(), Keys::of(Uuid::nil()));
+        let user = CacheKey::User(UserId::from_stored("u"));
+        assert_eq!(keys.cache_key_of(&other.hash(&user)), None);
+        assert!(!keys.is_fence(&fence(&other.hash(&user))));
+        assert_ne!((keys.difference(), keys.rate(&user)), (other.difference(), other.rate(&user)));
+        // Nor are those of releases without an id.
+        assert_eq!(keys.cache_key_of("billing:{u}:account"), None);
     }
 
     #[test]
@@ -125,8 +169,8 @@ mod tests {
 
     #[test]
     fn every_node_has_a_marker_of_its_own() {
-        let marker = marker(|slot| slot == 16_000).unwrap();
+        let marker = keys().marker(|slot| slot == 16_000).unwrap();
         assert_eq!(slot(&marker), 16_000);
-        assert_eq!(super::marker(|_| false), None);
+        assert_eq!(keys().marker(|_| false), None);
     }
 }

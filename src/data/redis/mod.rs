@@ -1,6 +1,6 @@
 //! The cache that all processes share: entries in Redis, read and changed by scripts that
 //! touch one slot each. Redis may be slow, down, emptied or older than it was: then these
-//! fail at once, and who called asks the database.
+//! fail at once, and who called asks the database. Several databases may share one Redis.
 
 mod batch;
 mod cache;
@@ -14,10 +14,14 @@ mod topology;
 
 use std::{fmt, time::Duration};
 
+use uuid::Uuid;
+
 pub use self::{cache::RedisCache, rate_limit::RedisRateLimiter};
 
 /// Where Redis is, and how long it is waited for.
 pub struct Settings {
+    /// The id of the database whose entries these are; every key has it.
+    pub database: Uuid,
     pub mode: Mode,
     /// Host and port of the server, of the sentinels, or of some nodes of the cluster.
     pub addrs: Vec<String>,

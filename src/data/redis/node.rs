@@ -22,7 +22,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Settings, keys,
+    Settings,
+    keys::{self, Keys},
     link::{Lateness, Link},
 };
 use crate::biz::values::error::StoreError;
@@ -58,6 +59,7 @@ pub(super) struct Part {
 pub(super) struct Node {
     location: Location,
     settings: Arc<Settings>,
+    keys: Keys,
     marker: RwLock<String>,
     link: RwLock<Option<Arc<Link>>>,
     last_run: Mutex<Option<String>>,
@@ -73,6 +75,7 @@ impl Node {
         let Part { marker, takes_over, cold } = part;
         let node = Arc::new(Self {
             location,
+            keys: Keys::of(settings.database),
             settings,
             marker: RwLock::new(marker),
             link: RwLock::default(),
@@ -171,7 +174,9 @@ impl Node {
             if !self.settings.keeps {
                 return Err(unavailable("its entries are not known to be true; a server has to see to it"));
             }
-            timeout(PURGE_TIMEOUT, purge(&link, budget)).await.map_err(|_| unavailable("not emptied in time"))??;
+            timeout(PURGE_TIMEOUT, purge(&link, &self.keys, budget))
+                .await
+                .map_err(|_| unavailable("not emptied in time"))??;
             call(&link, redis::cmd("SET").arg(&marker).arg(&run), budget).await?;
             // Others may have emptied it too, after the first of them warmed it.
             self.cold.notify_one();
@@ -285,15 +290,20 @@ async fn prove_writable(link: &Link, marker: &str, budget: Duration) -> Result<(
     call(link, redis::cmd("UNLINK").arg(keys::nothing_beside(marker)), budget).await.map(|_| ())
 }
 
-/// Drops every entry and every load under way. What others store meanwhile may go too, and
+/// Drops every entry and every load under way, those of this database alone. What others store meanwhile may go too, and
 /// is loaded again.
-pub(super) async fn purge(link: &Link, budget: Duration) -> Result<(), StoreError> {
+pub(super) async fn purge(link: &Link, keys: &Keys, budget: Duration) -> Result<(), StoreError> {
     // Fences first: a load that began before stores its entry until then, or never.
-    drop_all(link, keys::FENCES, keys::is_fence, budget).await?;
-    drop_all(link, keys::HASHES, keys::is_hash, budget).await
+    drop_all(link, &keys.fences(), |key| keys.is_fence(key), budget).await?;
+    drop_all(link, &keys.hashes(), |key| keys.is_hash(key), budget).await
 }
 
-async fn drop_all(link: &Link, pattern: &str, is_one: fn(&str) -> bool, budget: Duration) -> Result<(), StoreError> {
+async fn drop_all(
+    link: &Link,
+    pattern: &str,
+    is_one: impl Fn(&str) -> bool,
+    budget: Duration,
+) -> Result<(), StoreError> {
     let mut cursor = "0".to_owned();
     loop {
         let (next, mut found) = scan(link, pattern, &cursor, budget).await?;

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures_util::future::join;
 use redis::Value;
 
-use super::{RedisCache, keys, node::unavailable, scripts};
+use super::{RedisCache, node::unavailable, scripts};
 use crate::biz::{
     check::cache::entry::CacheKey,
     limits::rate_limit::{PERIODS, RateLimiter, RateLimits, Rates},
@@ -36,7 +36,7 @@ impl RedisRateLimiter {
 
     async fn run(&self, what: &str, cache_key: &CacheKey) -> Result<Option<Duration>, StoreError> {
         let arguments: Vec<String> = [what.to_owned()].into_iter().chain(windows(self.limits.of(cache_key))).collect();
-        let answer = self.redis.run(&scripts::RATE, &[&keys::rate(cache_key)], &arguments).await?;
+        let answer = self.redis.run(&scripts::RATE, &[&self.redis.keys.rate(cache_key)], &arguments).await?;
         let Value::Int(wait) = answer else { return Err(unavailable("a time was expected")) };
         Ok(u64::try_from(wait).ok().filter(|wait| *wait > 0).map(Duration::from_micros))
     }

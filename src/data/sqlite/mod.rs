@@ -5,6 +5,7 @@
 //! new top-up orders, have one connection, see [`writer`]; everything else reads, from a pool.
 
 mod account;
+mod identity;
 mod jobs;
 mod limits;
 mod prices;

@@ -164,7 +164,18 @@ pub async fn connect_to(settings: Settings) -> Arc<RedisCache> {
 /// Of servers at these addresses.
 pub fn settings_of(mode: Mode, addrs: Vec<String>, ttl: Duration) -> Settings {
     let (username, password, db) = Default::default();
-    Settings { mode, addrs, username, password, db, check_timeout: TIMEOUT, write_timeout: TIMEOUT, keeps: true, ttl }
+    Settings {
+        database: uuid::Uuid::nil(),
+        mode,
+        addrs,
+        username,
+        password,
+        db,
+        check_timeout: TIMEOUT,
+        write_timeout: TIMEOUT,
+        keeps: true,
+        ttl,
+    }
 }
 
 /// Connected to the servers that tests share.
