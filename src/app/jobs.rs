@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     caches,
+    clock_watch::ClockWatch,
     database::{self, limits},
     payments,
 };
@@ -39,28 +40,41 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Ends expired reservations where no cron runs. Several sweeps at once end each of them once.
-pub(super) async fn sweep_regularly(
-    store: Arc<dyn Store>,
-    engine: Arc<Engine>,
-    calendar: Arc<Calendar>,
-    api: Arc<Api>,
-    stop: CancellationToken,
-) {
-    let sweeping = async {
-        loop {
-            tokio::time::sleep(SWEEP_INTERVAL).await;
-            let sweep = sweep::sweep(&*store, &engine, &calendar, |ended, effect| api.count_ended(ended, effect));
-            match tokio::time::timeout(SWEEP_TIMEOUT, sweep).await {
-                Ok(Ok(Swept { freed: 0, charged: 0, failed: 0 })) => {}
-                Ok(Ok(Swept { freed, charged, failed })) => {
-                    tracing::info!(freed, charged, failed, "ended expired reservations");
+pub(super) struct Sweeper {
+    pub store: Arc<dyn Store>,
+    pub engine: Arc<Engine>,
+    pub calendar: Arc<Calendar>,
+    pub api: Arc<Api>,
+    pub watch: ClockWatch,
+}
+
+impl Sweeper {
+    /// Until `stop`. Before each sweep the clock is measured: one that is ahead would end holds
+    /// that have not expired.
+    pub(super) async fn sweep_regularly(self, stop: CancellationToken) {
+        let sweeping = async {
+            loop {
+                tokio::time::sleep(SWEEP_INTERVAL).await;
+                if self.watch.agrees().await {
+                    self.sweep().await;
                 }
-                Ok(Err(error)) => tracing::warn!(%error, "expired reservations could not be read"),
-                Err(_) => tracing::warn!("the sweep of expired reservations took too long"),
             }
+        };
+        stop.run_until_cancelled(sweeping).await;
+    }
+
+    async fn sweep(&self) {
+        let count = |ended, effect| self.api.count_ended(ended, effect);
+        let sweep = sweep::sweep(&*self.store, &self.engine, &self.calendar, count);
+        match tokio::time::timeout(SWEEP_TIMEOUT, sweep).await {
+            Ok(Ok(Swept { freed: 0, charged: 0, failed: 0 })) => {}
+            Ok(Ok(Swept { freed, charged, failed })) => {
+                tracing::info!(freed, charged, failed, "ended expired reservations");
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "expired reservations could not be read"),
+            Err(_) => tracing::warn!("the sweep of expired reservations took too long"),
         }
-    };
-    stop.run_until_cancelled(sweeping).await;
+    }
 }
 
 /// Ends the reservations that are past their expiry, through lanes of its own: the locks of

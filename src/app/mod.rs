@@ -1,6 +1,7 @@
 //! Wiring: the one place that names concrete types.
 
 mod caches;
+mod clock_watch;
 pub mod cron;
 mod database;
 mod jobs;
@@ -10,7 +11,11 @@ mod payments;
 mod prices;
 mod rates;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use anyhow::Context;
 use chrono::TimeDelta;
@@ -39,11 +44,14 @@ use crate::{
 
 use self::{
     caches::{Keeper, Started},
+    clock_watch::ClockWatch,
+    jobs::Sweeper,
     low_balance::LowBalances,
     ops_stats::OpsStats,
     payments::Payments,
 };
 pub use self::{
+    clock_watch::ensure_clock_agrees,
     database::{close, connect, connect_announcing, connect_existing, connect_unchanged, plan},
     jobs::{reconcile_cache, reconcile_recharges, sweep},
 };
@@ -81,9 +89,11 @@ impl App {
     pub async fn start_with_clock(config: Config, clock: impl Clock) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(clock);
         let store = connect(&config).await?;
+        let skew = ensure_clock_agrees(&config, &*store, &*clock).await?;
         let catalog = Arc::new(config.catalog());
         let calendar = Arc::new(Calendar::new(config.billing.timezone, clock.clone()));
         let metrics = Arc::new(Metrics::new()?);
+        metrics.clock_skew_seconds.set(skew.ahead.as_seconds_f64());
         let Started { caches, redis } =
             caches::of_server(&config, &database::identity(&config, &*store).await?, &metrics)?;
         caches::wait_for(redis.as_deref()).await;
@@ -93,7 +103,7 @@ impl App {
         let stop = CancellationToken::new();
         let prices = prices::start(&config, store.clone(), stop.clone()).await?;
         let quoter = Arc::new(Quoter::new(prices, calendar.clone()));
-        let rates = rates::guard(&config, redis.clone(), clock);
+        let rates = rates::guard(&config, redis.clone(), clock.clone());
         let http = listen("server.http.addr", &config.server.http.addr).await?;
         let grpc = listen("server.grpc.addr", &config.server.grpc.addr).await?;
         let (http_addr, grpc_addr) = (http.local_addr()?, grpc.local_addr()?);
@@ -160,7 +170,21 @@ impl App {
             metrics: metrics.clone(),
         };
         let caches = tokio::spawn(keeper.keep(settled.clone()));
-        tokio::spawn(jobs::sweep_regularly(store.clone(), engine.clone(), calendar.clone(), api.clone(), stop.clone()));
+        let watch = ClockWatch {
+            database: store.clone(),
+            clock,
+            max: config.data.database.max_clock_skew,
+            metrics: metrics.clone(),
+            is_beyond: AtomicBool::new(false),
+        };
+        let sweeper = Sweeper {
+            store: store.clone(),
+            engine: engine.clone(),
+            calendar: calendar.clone(),
+            api: api.clone(),
+            watch,
+        };
+        tokio::spawn(sweeper.sweep_regularly(stop.clone()));
         let ops_stats = OpsStats { store: store.clone(), calendar: calendar.clone(), metrics: metrics.clone() };
         tokio::spawn(ops_stats.read_regularly(stop.clone()));
         let thresholds = config.low_thresholds();

@@ -119,6 +119,10 @@ pub(super) fn recharges(
     gateway: Option<Arc<dyn PaymentGateway>>,
 ) -> Recharges {
     let currency = config.billing.currency;
-    let terms = Terms { currency, max_amount: currency.floor(config.billing.max_recharge) };
+    let terms = Terms {
+        currency,
+        max_amount: currency.floor(config.billing.max_recharge),
+        payment_timeout: config.payment_service.as_ref().map_or(Duration::ZERO, |payment| payment.timeout),
+    };
     Recharges::new(store, engine, calendar, gateway, terms)
 }

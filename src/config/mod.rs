@@ -73,6 +73,9 @@ pub struct Database {
     /// How long a statement waits for a free connection.
     #[serde(default = "default_acquire_timeout", deserialize_with = "values::duration")]
     pub acquire_timeout: Duration,
+    /// How far the clock of this process may be from the database's.
+    #[serde(default = "default_max_clock_skew", deserialize_with = "values::duration")]
+    pub max_clock_skew: Duration,
     /// Of which the times in a database of the legacy service are wall-clock times; `None`:
     /// as `source` says.
     #[serde(default, alias = "former_zone", deserialize_with = "values::optional_timezone")]
@@ -309,6 +312,10 @@ fn default_connect_timeout() -> Duration {
 
 fn default_acquire_timeout() -> Duration {
     Duration::from_secs(2)
+}
+
+fn default_max_clock_skew() -> Duration {
+    Duration::from_secs(5)
 }
 
 fn default_max_recharge() -> Money {

@@ -9,8 +9,8 @@ mod recharge;
 mod streams;
 
 use prometheus::{
-    CounterVec, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    CounterVec, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder,
 };
 
 pub use self::{
@@ -53,6 +53,8 @@ pub struct Metrics {
     pub stream_failed: IntCounter,
     /// 1 while limits are kept per process although a shared limiter is configured.
     pub rate_limit_local: IntGauge,
+    /// How far this process's clock is ahead of the database's.
+    pub clock_skew_seconds: Gauge,
     pub recharge: RechargeMetrics,
     pub low: LowBalanceMetrics,
     pub ops_stats: OpsStatsMetrics,
@@ -99,6 +101,11 @@ impl Metrics {
             "1 while rate limits are kept per process because the shared limiter is unavailable",
         )?;
         registry.register(Box::new(rate_limit_local.clone()))?;
+        let clock_skew_seconds = Gauge::new(
+            "billing_clock_skew_seconds",
+            "How far the clock of this server is ahead of the clock of the database",
+        )?;
+        registry.register(Box::new(clock_skew_seconds.clone()))?;
         let deduct_failure = counters("billing_deduct_failure", "Charges refused or failed", &["reason"])?;
         let reserve_failure = counters("billing_reserve_failure", "Reserves refused or failed", &["reason"])?;
         for reason in FAILURES {
@@ -124,6 +131,7 @@ impl Metrics {
             stream_committed: counter("billing_stream_committed", "Reservations committed")?,
             stream_failed: counter("billing_stream_failed", "Commits of reservations that were refused or failed")?,
             rate_limit_local,
+            clock_skew_seconds,
             recharge: RechargeMetrics::new(&registry)?,
             low: LowBalanceMetrics::new(&registry)?,
             ops_stats: OpsStatsMetrics::new(&registry)?,

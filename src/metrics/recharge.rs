@@ -5,11 +5,7 @@ use std::time::Duration;
 use prometheus::{CounterVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
 
 use crate::biz::{
-    recharge::{
-        callback::SettledOrder,
-        gateway::OpenedPayment,
-        order::{Order, OrderStatus},
-    },
+    recharge::{callback::SettledOrder, order::OrderStatus, start::Started},
     values::{
         error::{Error, Result},
         money::Money,
@@ -60,11 +56,11 @@ impl RechargeMetrics {
     }
 
     /// Counts a top-up that was asked for, where it made an order.
-    pub fn count_start(&self, made: &Result<(Order, Result<OpenedPayment>)>, took: Duration) {
+    pub fn count_start(&self, made: &Result<Started>, took: Duration) {
         self.duration_seconds.with_label_values(&["recharge"]).observe(took.as_secs_f64());
-        let Ok((order, opened)) = made else { return };
+        let Ok(Started { order, page, is_new: true }) = made else { return };
         self.order_create_duration_seconds.observe(took.as_secs_f64());
-        self.count_order(if opened.is_ok() { OrderStatus::Pending } else { OrderStatus::Failed }, order.amount);
+        self.count_order(if page.is_ok() { OrderStatus::Pending } else { OrderStatus::Failed }, order.amount);
     }
 
     /// Counts a callback by its answer, and the order by what became of it.

@@ -42,7 +42,9 @@ impl BillingService for Grpc {
     }
 
     async fn recharge(&self, request: Request<RechargeRequest>) -> Reply<RechargeReply> {
-        let (origin, message) = with_origin(request);
+        let metadata = request.metadata().clone();
+        let (origin, mut message) = with_origin(request);
+        fill_id(metadata, IdSource::RechargeKey, &mut message.idempotency_key)?;
         reply(self.0.recharge(message, origin).await)
     }
 

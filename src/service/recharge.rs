@@ -16,11 +16,11 @@ use crate::biz::{
     recharge::{
         callback::{Notice, NoticedResult, SettledOrder},
         order::{Order, OrderFilter, OrderStatus, PaymentMethod},
-        start::NewRecharge,
+        start::{NewRecharge, Started},
     },
     values::{
         error::{Error, Invalid, Result},
-        ids::{OrderId, PaymentId, UserId},
+        ids::{IdempotencyKey, OrderId, PaymentId, UserId},
         money::Money,
     },
 };
@@ -37,8 +37,8 @@ impl Api {
             made
         });
         let made = starting.await.map_err(|error| Error::Internal(format!("a top-up ended abnormally: {error}")))?;
-        let (order, opened) = made?;
-        Ok(RechargeReply { order_id: order.id.to_string(), payment_url: opened?.url })
+        let Started { order, page, .. } = made?;
+        Ok(RechargeReply { order_id: order.id.to_string(), payment_url: page? })
     }
 
     pub async fn recharge_callback(
@@ -125,6 +125,7 @@ fn parse_recharge(request: RechargeRequest, origin: &Origin) -> Result<NewRechar
         method: request.payment_method.parse()?,
         currency: given(request.currency),
         client_ip: origin.client_ip,
+        idempotency_key: IdempotencyKey::parse_optional("idempotency_key", &request.idempotency_key)?,
     })
 }
 

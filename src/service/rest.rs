@@ -119,7 +119,7 @@ async fn export_records(State(rest): State<Rest>, path: PathResult, request: Req
 
 async fn recharge(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
     let origin = Origin::of(request.headers(), request.extensions());
-    let answer = match message(path, request, IdSource::None).await {
+    let answer = match message(path, request, IdSource::RechargeKey).await {
         Ok(message) => rest.api.recharge(message, origin).await,
         Err(error) => Err(error),
     };

@@ -10,6 +10,7 @@ pub mod callback;
 pub mod gateway;
 pub mod order;
 pub mod reconcile;
+mod repeat;
 pub mod start;
 
 use std::{sync::Arc, time::Duration};
@@ -56,6 +57,8 @@ pub struct Terms {
     pub currency: Currency,
     /// In whole minor units of the currency.
     pub max_amount: Money,
+    /// Of one call to payment-service.
+    pub payment_timeout: Duration,
 }
 
 impl Recharges {

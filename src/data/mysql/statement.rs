@@ -19,6 +19,7 @@ use super::store_error;
 use crate::biz::values::{error::StoreError, money::Money};
 
 /// SQL text under construction.
+#[derive(Clone)]
 pub(super) struct Statement {
     sql: String,
 }

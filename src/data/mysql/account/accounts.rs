@@ -116,6 +116,17 @@ async fn insert_missing(
     insert.execute(connection).await
 }
 
+/// Locks the account row of a user, which is made where there is none: a missing row can't be
+/// locked.
+pub fn lock_or_create(statement: &mut Statement, user: &UserId, at: DateTime<Utc>) {
+    statement
+        .push("INSERT INTO user_balance (user_balance_id, user_id, balance, version, created_at, updated_at) VALUES ")
+        .rows([user], |row, user| {
+            row.text(&Uuid::now_v7().to_string()).text(user.as_str()).number(0).number(0).instant(at).instant(at);
+        })
+        .push(" ON DUPLICATE KEY UPDATE version = version; ");
+}
+
 /// Locks the accounts in key order, and reads them with their caps and the quotas of `month` that the
 /// batch needs. The balance row is the lock of the whole account: its quotas are locked
 /// only because this way they are read as they are now, and not as they were when the
