@@ -10,6 +10,7 @@ mod bad_input;
 mod cache;
 mod charges;
 mod concurrency;
+mod connections;
 mod crash;
 mod cron;
 mod export;

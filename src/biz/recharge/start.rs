@@ -47,7 +47,7 @@ pub struct Started {
 
 /// Orders that are tried to be made: a second is for a request with the same key at the same
 /// time, and an id that is taken is unheard of.
-const ORDER_ATTEMPTS: u32 = 3;
+const ORDER_ATTEMPTS: u32 = 5;
 
 impl Recharges {
     /// Makes an order and opens its payment; a repeat of a key gets the first one. Once begun

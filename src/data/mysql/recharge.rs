@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use sqlx::{MySql, MySqlConnection, QueryBuilder, Row, mysql::MySqlRow};
+use uuid::Uuid;
 
 use super::{
     MySqlStore,
@@ -31,11 +32,12 @@ const COLUMNS: &str = "order_id, user_id, amount, payment_method, status, paymen
 #[async_trait]
 impl OrderStore for MySqlStore {
     async fn create_order(&self, order: &Order, replaces: Option<&OrderId>) -> Result<Created, StoreError> {
-        let (mut connection, balance, pending) = self.lock_account(order).await?;
+        let lock = Uuid::now_v7();
+        let (mut connection, balance, pending) = self.lock_account(order, lock).await?;
         let created = if fits(balance, pending, order.amount) {
             match replaces {
                 Some(replaced) if !pass_key_on(&mut connection, replaced, order).await? => Created::Taken,
-                _ if insert_and_commit(order).execute_unless_taken(&mut connection).await? => Created::Kept,
+                _ if insert_and_commit(order, lock).execute_unless_taken(&mut connection).await? => Created::Kept,
                 _ => Created::Taken,
             }
         } else {
@@ -103,10 +105,10 @@ impl MySqlStore {
     /// Begins a transaction that has the account of a new order to itself, as every change of
     /// the balance and every other new order of the user do; the balance, and the sum of the
     /// pending orders.
-    async fn lock_account(&self, order: &Order) -> Result<(Lease, Money, Money), StoreError> {
+    async fn lock_account(&self, order: &Order, lock: Uuid) -> Result<(Lease, Money, Money), StoreError> {
         let first = self.writer.take_with(|connection| {
             let mut statement = Statement::new("START TRANSACTION; ");
-            accounts::lock_or_create(&mut statement, &order.user, order.created_at);
+            accounts::lock_or_make(&mut statement, &order.user, lock, order.created_at);
             statement.push("SELECT balance FROM user_balance WHERE user_id = ").texts([order.user.as_str()]);
             statement.push("; SELECT SUM(amount) FROM recharge_order WHERE status = 'pending' AND user_id = ");
             statement.texts([order.user.as_str()]);
@@ -129,7 +131,7 @@ async fn pass_key_on(connection: &mut MySqlConnection, replaced: &OrderId, order
     update.execute_counting(connection).await.map(|rows| rows == 1)
 }
 
-fn insert_and_commit(order: &Order) -> Statement {
+fn insert_and_commit(order: &Order, lock: Uuid) -> Statement {
     let mut insert = Statement::new("INSERT INTO recharge_order (");
     insert.push(COLUMNS).push(") VALUES ").rows([order], |row, order| {
         row.text(order.id.as_str())
@@ -143,7 +145,9 @@ fn insert_and_commit(order: &Order) -> Statement {
             .instant(order.updated_at)
             .optional(order.idempotency_key.as_ref().map(IdempotencyKey::as_str), StatementRow::text);
     });
-    insert.push("; COMMIT");
+    insert.push("; ");
+    accounts::drop_if_made(&mut insert, &order.user, lock);
+    insert.push("COMMIT");
     insert
 }
 

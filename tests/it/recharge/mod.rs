@@ -6,9 +6,11 @@ mod auth;
 mod browser;
 mod callbacks;
 mod crash;
+mod currencies;
 mod listing;
 mod outages;
 mod reconcile;
+mod repeats;
 
 use std::{pin::pin, time::Duration};
 
