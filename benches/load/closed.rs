@@ -1,4 +1,4 @@
-//! Closed loop: every caller makes its next call when it has the answer to the last.
+//! Closed loop: each caller sends its next call after the answer to the last one.
 
 use std::{sync::Arc, time::Instant};
 
@@ -19,7 +19,7 @@ use crate::{
 /// Runs `scenario` on `target` through `window`.
 ///
 /// # Errors
-/// A process has gone, or a caller does not come to its end.
+/// A process has ended, or a caller does not end.
 pub async fn run(scenario: &Scenario, target: &Target, window: Window, seed: u64) -> anyhow::Result<Slice> {
     let recorder = Arc::new(Recorder::new(window, Counting::Ended)?);
     let mut callers = JoinSet::new();
@@ -44,7 +44,7 @@ pub async fn run(scenario: &Scenario, target: &Target, window: Window, seed: u64
     Ok(Slice { seconds, tally: recorder.total()?, usage, due: 0, missed: 0 })
 }
 
-/// What the processes use during `window`.
+/// The CPU time and memory of the processes during `window`.
 pub async fn measure(target: &Target, window: Window) -> anyhow::Result<Usage> {
     sleep_until(window.from.into()).await;
     target.processes.forget_peak()?;

@@ -18,7 +18,7 @@ use crate::{
     data::{
         Store,
         memory::MemoryCache,
-        redis::{Mode, RedisCache, ScriptTimes, Settings},
+        redis::{RedisCache, RedisLayout, RedisSettings, ScriptTimes},
     },
     metrics::Metrics,
 };
@@ -67,14 +67,14 @@ pub(super) fn of_server(config: &Config, database: &Identity, metrics: &Arc<Metr
 
 /// Connects in the background. A server `keeps` what is in Redis; jobs only use it.
 pub(super) fn connect(redis: &config::Redis, database: &Identity, keeps: bool, times: ScriptTimes) -> Arc<RedisCache> {
-    let mode = match redis.mode {
-        RedisMode::Single => Mode::Single,
-        RedisMode::Sentinel => Mode::Sentinel { master: redis.master.clone() },
-        RedisMode::Cluster => Mode::Cluster,
+    let layout = match redis.mode {
+        RedisMode::Single => RedisLayout::Single,
+        RedisMode::Sentinel => RedisLayout::Sentinel { master: redis.master.clone() },
+        RedisMode::Cluster => RedisLayout::Cluster,
     };
-    let settings = Settings {
+    let settings = RedisSettings {
         database: database.id,
-        mode,
+        layout,
         addrs: redis.addrs.clone(),
         username: redis.username.clone(),
         password: redis.password.as_ref().map(|password| password.reveal().to_owned()),

@@ -15,7 +15,7 @@ use crate::{
         Store, dsn,
         legacy_zone::LegacyZone,
         mysql::{self, MySqlStore, PoolLimits},
-        plan::{Announce, Plan},
+        plan::{Announce, UpgradePlan},
         sqlite::{self, SqliteStore},
     },
 };
@@ -100,7 +100,7 @@ fn check_identity(config: &Config, database: &Identity) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// As [`connect`].
-pub async fn plan(config: &Config) -> anyhow::Result<Plan> {
+pub async fn plan(config: &Config) -> anyhow::Result<UpgradePlan> {
     patiently(config, || try_plan(config)).await
 }
 
@@ -173,7 +173,7 @@ pub async fn connect_unchanged(config: &Config) -> anyhow::Result<Arc<dyn Store>
     connect(config).await
 }
 
-async fn try_plan(config: &Config) -> Result<Plan, StoreError> {
+async fn try_plan(config: &Config) -> Result<UpgradePlan, StoreError> {
     let database = &config.data.database;
     let source = database.source.reveal();
     match database.driver {
@@ -185,9 +185,9 @@ async fn try_plan(config: &Config) -> Result<Plan, StoreError> {
     }
 }
 
-fn settings(config: &Config) -> mysql::Settings {
+fn settings(config: &Config) -> mysql::UpgradeOptions {
     let database = &config.data.database;
-    mysql::Settings {
+    mysql::UpgradeOptions {
         legacy_zone: LegacyZone::new(database.source.reveal(), database.legacy_zone),
         billing_zone: config.billing.timezone,
     }

@@ -25,14 +25,13 @@ use tonic_health::ServingStatus;
 
 use crate::{
     biz::{
-        account::Accounts,
         charge::quote::Quoter,
         check::{
             Quotas,
             cache::{ReadModel, Watched},
         },
         metering::{Meter, StreamTimeouts, tokens::TokenCounter},
-        settlement::engine::Engine,
+        settlement::{accounts::Accounts, engine::Engine},
         values::calendar::{Calendar, Clock, SystemClock},
     },
     config::{Config, Streams},

@@ -3,29 +3,36 @@
 //! `configs/*.yaml` document every key. An unknown key or a bad value is an error
 //! that names the key.
 
+mod choices;
 mod metering;
 mod models;
 mod payment;
 mod rates;
 mod redis;
+mod secret;
 mod server;
 mod values;
 
-use std::{collections::BTreeMap, fmt, num::NonZeroU32, path::Path, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU32, path::Path, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
 
 pub use self::{
+    choices::{CallbackAuth, Driver, Environment, LogFormat, RedisMode, Style},
     metering::Streams,
-    payment::{CallbackAuth, PaymentService},
+    payment::PaymentService,
     rates::RateLimits,
-    redis::{Redis, RedisMode},
-    server::{Server, Style},
+    redis::Redis,
+    secret::Secret,
+    server::Server,
 };
 use crate::biz::{
-    account::catalog::{Catalog, Plan, Price},
-    charge::{policy::Policy, prices::PriceBook},
+    account::{
+        catalog::{Catalog, Plan, Price},
+        policy::Policy,
+    },
+    charge::prices::PriceBook,
     jobs::low_balance::{Percent, Thresholds},
     values::{currency::Currency, ids::ServiceName, money::Money},
 };
@@ -34,7 +41,7 @@ use crate::biz::{
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where this runs; `None` where the file does not say.
-    #[serde(default, deserialize_with = "values::environment")]
+    #[serde(default, deserialize_with = "choices::environment")]
     pub environment: Option<Environment>,
     #[serde(default)]
     pub server: Server,
@@ -43,14 +50,6 @@ pub struct Config {
     pub payment_service: Option<PaymentService>,
     #[serde(default)]
     pub log: Log,
-}
-
-/// What is at stake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Environment {
-    Development,
-    Staging,
-    Production,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -63,7 +62,7 @@ pub struct Data {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Database {
-    #[serde(deserialize_with = "values::driver")]
+    #[serde(deserialize_with = "choices::driver")]
     pub driver: Driver,
     pub source: Secret,
     #[serde(default = "default_connections", deserialize_with = "values::up_to_a_thousand")]
@@ -80,12 +79,6 @@ pub struct Database {
     /// as `source` says.
     #[serde(default, alias = "former_zone", deserialize_with = "values::optional_timezone")]
     pub legacy_zone: Option<chrono_tz::Tz>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Driver {
-    Mysql,
-    Sqlite,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -148,34 +141,10 @@ pub struct SettlementConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    #[serde(deserialize_with = "values::log_level")]
+    #[serde(deserialize_with = "choices::log_level")]
     pub level: tracing::Level,
-    #[serde(deserialize_with = "values::log_format")]
+    #[serde(deserialize_with = "choices::log_format")]
     pub format: LogFormat,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    Text,
-    Json,
-}
-
-/// A text that must not be printed.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text itself; mind where it goes.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
 }
 
 impl Config {

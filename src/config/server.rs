@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Secret, values};
+use super::{
+    choices::{self, Style},
+    secret::Secret,
+    values,
+};
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -21,19 +25,9 @@ pub struct Http {
     pub addr: String,
     #[serde(deserialize_with = "values::duration")]
     pub timeout: Duration,
-    #[serde(deserialize_with = "values::style")]
+    #[serde(deserialize_with = "choices::style")]
     pub style: Style,
     pub internal_routes: bool,
-}
-
-/// How REST replies are dressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Style {
-    /// The message itself, snake_case names.
-    #[default]
-    Plain,
-    /// lowerCamelCase names inside `{"success":true,"data":...}`.
-    Devshare,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -1,10 +1,10 @@
-//! Charges and reserves under way, timed and counted however they end.
+//! Times charges and reserves in flight, and counts those that end without an outcome.
 
 use std::time::Instant;
 
 use super::{Metrics, OVERLOADED};
 
-/// What charges or holds.
+/// An operation that charges or holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     Deduct,
@@ -12,10 +12,10 @@ pub enum Operation {
     Commit,
 }
 
-/// One of them, from the call to its outcome. When the deadline of the request ends, or the
-/// caller goes away, it is dropped without one and counts as a failure: what a caller is
-/// told then is OVERLOADED, and an outage in which nobody waits for the outcome would
-/// otherwise show in no metric.
+/// One operation, from the call to its outcome. If the deadline of the request passes, or the
+/// caller goes away, it is dropped without an outcome and counts as a failure with the reason
+/// `overloaded`, the error that the caller gets. Otherwise an outage in which all callers give up
+/// would show in no metric.
 pub struct InFlight<'m> {
     metrics: &'m Metrics,
     operation: Operation,
@@ -28,7 +28,7 @@ impl<'m> InFlight<'m> {
         Self { metrics, operation, started: Instant::now(), has_outcome: false }
     }
 
-    /// It ends with an outcome, which the caller of this counts.
+    /// Ends the operation with an outcome, which the caller counts.
     pub fn end(mut self) {
         self.has_outcome = true;
     }

@@ -1,11 +1,12 @@
-//! What is counted, under the names that dashboards already use. No label holds a
-//! user id, and a service label only ever holds a configured service.
+//! All metrics, with the names that existing dashboards use. No label holds a user id, and a
+//! service label holds only configured services.
 
 mod cache;
 pub mod in_flight;
 mod low_balance;
 mod ops_stats;
 mod recharge;
+mod scale;
 mod streams;
 
 use prometheus::{
@@ -13,23 +14,21 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use self::scale::SECONDS;
 pub use self::{
     cache::CacheMetrics, low_balance::LowBalanceMetrics, ops_stats::OpsStatsMetrics, recharge::RechargeMetrics,
     streams::StreamMetrics,
 };
 
-/// Buckets in seconds, from a cache hit to a timeout.
-const SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
-
-/// Reason of a charge that was not settled in time, or for which there was no room.
+/// Reason of a charge that was not settled in time, or refused because the queue was full.
 pub const OVERLOADED: &str = "overloaded";
-/// Reasons for which a charge fails by the service's own doing. All others are refusals,
-/// which the caller or the user brought about.
+/// Reasons of charges that fail because of the service. All other reasons are refusals, which the
+/// caller or the user causes.
 pub const FAILURES: [&str; 2] = [OVERLOADED, "internal"];
 
 pub struct Metrics {
     registry: Registry,
-    /// By service and result: free, balance, or the refusal's reason in lower case.
+    /// By service and result: free, balance, or the reason of the refusal in lower case.
     pub quota_check_total: IntCounterVec,
     pub quota_check_duration_seconds: Histogram,
     pub quota_check_duration_ms: Histogram,
@@ -38,20 +37,20 @@ pub struct Metrics {
     pub quota_deduct_duration_seconds: Histogram,
     /// By operation: check, deduct, reserve, commit, release, adjust.
     pub duration_ms: HistogramVec,
-    /// By operation: deduct (commits too), recharge, adjust_credit, adjust_debit.
+    /// By operation: deduct (includes commits), recharge, adjust_credit, adjust_debit.
     pub balance_total: IntCounterVec,
     pub balance_amount: CounterVec,
     pub deduct_success: IntCounter,
-    /// By reason, as in the error table, in lower case; [`FAILURES`] and refusals.
+    /// By reason of the error table in lower case: [`FAILURES`] and refusals.
     pub deduct_failure: IntCounterVec,
-    /// As [`Self::deduct_failure`], of reserves and of streams that open.
+    /// As [`Self::deduct_failure`], for reserves and openings of streams.
     pub reserve_failure: IntCounterVec,
     pub idempotent_hit: IntCounter,
     pub idempotent_conflict: IntCounter,
     pub stream_pending_created: IntCounter,
     pub stream_committed: IntCounter,
     pub stream_failed: IntCounter,
-    /// 1 while limits are kept per process although a shared limiter is configured.
+    /// 1 while a shared limiter is configured, but each process counts its own requests.
     pub rate_limit_local: IntGauge,
     /// How far this process's clock is ahead of the database's.
     pub clock_skew_seconds: Gauge,
@@ -63,8 +62,10 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// Creates and registers all metrics.
+    ///
     /// # Errors
-    /// A name or label that prometheus refuses; the names are fixed, so only a defect.
+    /// The registry refuses a name or a label. They are constant, so only a defect can cause it.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         let millis: Vec<f64> = SECONDS.iter().map(|seconds| seconds * 1000.0).collect();
@@ -109,7 +110,7 @@ impl Metrics {
         let deduct_failure = counters("billing_deduct_failure", "Charges refused or failed", &["reason"])?;
         let reserve_failure = counters("billing_reserve_failure", "Reserves refused or failed", &["reason"])?;
         for reason in FAILURES {
-            // Shown from the start: a rate does not see the step to a counter's first value.
+            // Created at the start, because rate() misses the step from no value to the first one.
             deduct_failure.with_label_values(&[reason]);
             reserve_failure.with_label_values(&[reason]);
         }
@@ -141,19 +142,14 @@ impl Metrics {
         })
     }
 
-    /// The text format of Prometheus.
+    /// All metrics in the text format of Prometheus.
     ///
     /// # Errors
-    /// A metric that can't be encoded; only a defect.
+    /// A metric can't be encoded, which only a defect can cause.
     pub fn render(&self) -> prometheus::Result<Vec<u8>> {
         self.streams.refresh();
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
     }
-}
-
-/// A count as a gauge has it.
-fn gauge(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }

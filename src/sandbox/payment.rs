@@ -1,15 +1,15 @@
-//! One payment: the order that billing asked to be paid, and what became of it.
+//! One payment: the order from billing and the outcome.
 
 use std::{fmt, sync::Arc};
 
 use http::Uri;
 
 use crate::{
-    biz::values::{currency::Currency, error::Invalid, money::Money},
+    biz::values::{currency::Currency, invalid::Invalid, money::Money},
     data::payment::proto::{CreatePaymentRequest, PaymentMethod},
 };
 
-/// Characters, as billing's table has room for.
+/// Characters, all ASCII: the size of the column in billing's table.
 const MAX_ORDER_ID: usize = 64;
 const MAX_SUBJECT: usize = 256;
 const MAX_URL: usize = 2_048;
@@ -22,11 +22,11 @@ pub struct Payment {
     pub outcome: Option<Outcome>,
 }
 
-/// How a try to pay ended.
+/// The result of an attempt to pay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Success,
-    /// May be followed by a success: the user can try again.
+    /// A success may follow, because the user can try again.
     Failed,
 }
 
@@ -44,7 +44,7 @@ impl Outcome {
     }
 }
 
-/// What is to be paid, and whom it concerns.
+/// The order: amount, method, and the URLs of user and billing.
 #[derive(Debug)]
 pub struct Order {
     pub id: String,
@@ -57,7 +57,7 @@ pub struct Order {
 
 impl Order {
     /// # Errors
-    /// The first field that breaks a rule, and the rule.
+    /// The first invalid field and its rule.
     pub fn parse(request: CreatePaymentRequest) -> Result<Self, Invalid> {
         let method = Method::parse(request.method())?;
         let id = request.order_id;
@@ -120,7 +120,7 @@ impl Amount {
     }
 }
 
-/// With the places of its currency, as users read amounts.
+/// The decimal places of the currency, as on the pay page.
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (places, unit) = (self.currency.places() as usize, 10_i64.pow(self.currency.places()));
@@ -148,7 +148,7 @@ impl Method {
         }
     }
 
-    /// As users know it.
+    /// The name on the pay page.
     pub fn words(self) -> &'static str {
         match self {
             Self::Alipay => "Alipay",
@@ -158,12 +158,12 @@ impl Method {
     }
 }
 
-/// Where callbacks go.
+/// The destination of callbacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotifyUrl {
-    /// JSON is posted to it.
+    /// Receives the callback as a POST of JSON.
     Http(Uri),
-    /// `http://host:port` of a server of the rpc; written grpc://host:port.
+    /// `http://host:port` of a server of the RechargeCallback rpc. In requests: `grpc://host:port`.
     Grpc(Uri),
 }
 
@@ -174,7 +174,7 @@ impl NotifyUrl {
         let uri: Uri = text.parse().ok().filter(|_| text.len() <= MAX_URL).ok_or_else(|| invalid(FORMS))?;
         match (uri.scheme_str(), uri.authority()) {
             (Some("http"), Some(_)) => Ok(Self::Http(uri)),
-            (Some("https"), _) => Err(invalid("the sandbox calls back over plain HTTP only: give http:// instead")),
+            (Some("https"), _) => Err(invalid("the sandbox sends callbacks over plain HTTP only: use http://")),
             (Some("grpc"), Some(server)) if server.port().is_some() && uri.path() == "/" && uri.query().is_none() => {
                 let server = format!("http://{server}").parse().map_err(|_| invalid(FORMS))?;
                 Ok(Self::Grpc(server))
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_breaks_a_rule_is_refused_by_name() {
+    fn an_invalid_order_is_refused_with_the_name_of_its_field() {
         assert!(Order::parse(request()).is_ok());
         for (field, bad) in [
             ("order_id", CreatePaymentRequest { order_id: String::new(), ..request() }),
@@ -254,7 +254,7 @@ mod tests {
         ) {
             let amount = Amount::parse(minor, Currency::parse(code).unwrap()).unwrap();
             prop_assert_eq!(amount.to_string().parse::<Money>().unwrap(), amount.to_money());
-            // As JSON has it.
+            // The amount in the JSON of a callback.
             let json = serde_json::to_string(&amount.to_money().to_wire()).unwrap();
             prop_assert_eq!(json.parse::<f64>().unwrap(), amount.to_money().to_wire());
         }

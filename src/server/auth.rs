@@ -12,7 +12,7 @@ use axum::{
 use http::{HeaderMap, header::AUTHORIZATION};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::is_grpc;
+use super::request::is_grpc;
 use crate::{
     biz::values::error::Error,
     config::{Secret, Style},

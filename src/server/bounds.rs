@@ -8,13 +8,13 @@ use axum::{
     response::Response,
 };
 use tokio::sync::Semaphore;
-use tonic::{Code, Status};
+use tonic::Status;
 
-use super::{callback, is_grpc};
+use super::request::{is_callback, is_grpc, starts_recharge, undecoded};
 use crate::{
-    biz::values::error::{Error, Invalid},
+    biz::values::{error::Error, invalid::Invalid},
     config::Style,
-    service::rest::{self, RECHARGE_PATH},
+    service::rest,
 };
 
 /// The bounds of one port.
@@ -27,16 +27,13 @@ pub struct Bounds {
     pub style: Style,
 }
 
-/// The path of the rpc over gRPC.
-const GRPC_RECHARGE_PATH: &str = "/billing.v1.BillingService/Recharge";
-
 /// Answers OVERLOADED at once when too many requests are open, and when `next` takes
 /// too long. What a late one had begun goes on: a charge that was accepted is
 /// settled, and a retry with its id finds it.
 pub async fn enforce(State(bounds): State<Bounds>, request: Request, next: Next) -> Response {
     let grpc = is_grpc(&request);
-    let starts_recharge = matches!(request.uri().path(), RECHARGE_PATH | GRPC_RECHARGE_PATH);
-    let asks_payment_service = starts_recharge || callback::is_callback(&request);
+    let starts_recharge = starts_recharge(&request);
+    let asks_payment_service = starts_recharge || is_callback(&request);
     let timeout = bounds.timeout + if asks_payment_service { bounds.payment_timeout } else { Duration::ZERO };
     let answer = match bounds.requests.try_acquire() {
         Ok(_open) => match tokio::time::timeout(timeout, next.run(request)).await {
@@ -57,10 +54,4 @@ pub async fn explain_undecoded(response: Response) -> Response {
         Some(status) => Status::from(Error::from(Invalid::new("body", status.message()))).into_http(),
         None => response,
     }
-}
-
-/// The answer of tonic to a message that it could not decode.
-pub fn undecoded(response: &Response) -> Option<Status> {
-    Status::from_header_map(response.headers())
-        .filter(|status| matches!(status.code(), Code::Internal | Code::OutOfRange) && status.details().is_empty())
 }

@@ -11,23 +11,24 @@ use axum::{
     response::Response,
 };
 
-use super::{auth, bounds::undecoded, is_grpc};
+use super::{
+    auth,
+    request::{is_grpc, undecoded},
+};
 use crate::{
     biz::values::{
         calendar::Calendar,
-        error::{Error, Invalid, Result},
+        error::{Error, Result},
+        invalid::Invalid,
     },
     config::{CallbackAuth, Secret, Style},
     metrics::Metrics,
     service::{
         origin::Believed,
-        rest::{self, CALLBACK_PATH},
+        rest,
         signature::{self, Signature},
     },
 };
-
-/// The path of the rpc over gRPC.
-pub const GRPC_PATH: &str = "/billing.v1.BillingInternalService/RechargeCallback";
 
 /// Many times as large as a callback ever is.
 const MAX_BYTES: usize = 64 * 1024;
@@ -41,11 +42,6 @@ pub struct Guard {
     pub secrets: Arc<[Secret]>,
     pub calendar: Arc<Calendar>,
     pub metrics: Arc<Metrics>,
-}
-
-/// Whether this is a callback, on either protocol.
-pub fn is_callback(request: &Request) -> bool {
-    matches!(request.uri().path(), CALLBACK_PATH | GRPC_PATH)
 }
 
 /// Puts the check before the routes of callbacks. payment-service has secrets of its own:

@@ -5,6 +5,7 @@ mod bounds;
 mod callback;
 mod listener;
 mod ops;
+mod request;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -14,12 +15,15 @@ use axum::{
     middleware,
     response::Response,
 };
-use http::{StatusCode, header::CONTENT_TYPE};
+use http::StatusCode;
 use tokio::sync::Semaphore;
 use tonic::{server::NamedService, service::Routes};
 use tonic_health::ServingStatus;
 
-use self::bounds::Bounds;
+use self::{
+    bounds::Bounds,
+    request::{GRPC_CALLBACK_PATH, is_grpc},
+};
 pub use self::{
     callback::Guard as CallbackGuard,
     listener::{Limits, METERING_WINDOW, reachable, serve},
@@ -94,7 +98,7 @@ pub fn internal_app(
         .into_axum_router()
         .reset_fallback();
     // The one rpc that proves by itself who calls; its path goes before the others'.
-    let callback = Router::new().route_service(callback::GRPC_PATH, internal.clone());
+    let callback = Router::new().route_service(GRPC_CALLBACK_PATH, internal.clone());
     let guarded = Routes::new(internal).into_axum_router().reset_fallback();
     let routes = auth::protect(rest::internal_routes(), tokens, style)
         .merge(callback::protect(rest::callback_route(), callbacks, tokens, style))
@@ -123,10 +127,6 @@ fn with_fallbacks(routes: Router, style: Style) -> Router {
     routes
         .fallback(async move |request: Request| not_found(style, &request))
         .method_not_allowed_fallback(async move || wrong_method(style))
-}
-
-fn is_grpc(request: &Request) -> bool {
-    request.headers().get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 fn not_found(style: Style, request: &Request) -> Response {

@@ -16,8 +16,9 @@ use super::{
 use crate::biz::{
     settlement::posting::{Adjustment, AdjustmentContent},
     values::{
-        error::{Error, Invalid, Result},
+        error::{Error, Result},
         ids::{AdjustmentId, UserId},
+        invalid::Invalid,
         money::Money,
     },
 };

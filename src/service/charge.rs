@@ -21,15 +21,16 @@ use crate::{
             quote::{Ask, ESTIMATE},
         },
         check::{Check, Decision, Verdict},
-        reports::record,
         settlement::{
             engine::Settled,
             posting::{Charge, Effect, RecordIds},
             transaction::{ChargeContent, Transaction},
         },
         values::{
-            error::{Error, Invalid, Result},
+            error::{Error, Result},
             ids::{ApiKeyId, ModelName, TraceId, UserId},
+            invalid::Invalid,
+            usage,
         },
     },
     metrics::in_flight::{InFlight, Operation},
@@ -211,9 +212,9 @@ pub(super) struct Call<'r> {
 /// The tokens of a call.
 pub(super) enum Tokens {
     /// It was made.
-    Used(Option<record::Usage>),
+    Used(Option<usage::Usage>),
     /// It is about to be.
-    Estimated(Option<record::Usage>),
+    Estimated(Option<usage::Usage>),
 }
 
 /// The reason of a check, as the contract words it.

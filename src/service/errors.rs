@@ -7,7 +7,7 @@ use serde::Serialize;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::biz::{limits::caps::Limit, values::error::Error};
+use crate::biz::values::{error::Error, limit::Limit};
 
 /// The `domain` of google.rpc.ErrorInfo.
 pub const DOMAIN: &str = "billing-service";
@@ -124,7 +124,7 @@ impl From<&Error> for ErrorBody {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::biz::values::error::Invalid;
+    use crate::biz::values::invalid::Invalid;
 
     /// The table of the contract, row by row.
     #[test]
@@ -133,7 +133,7 @@ mod tests {
         let money = crate::biz::values::money::Money::ZERO;
         let all = [
             (Error::InsufficientBalance { needed: money, available: money }, "10001 INSUFFICIENT_BALANCE 9 400"),
-            (Error::InsufficientQuota(crate::biz::limits::caps::Limit::Daily), "10002 INSUFFICIENT_QUOTA 8 429"),
+            (Error::InsufficientQuota(crate::biz::values::limit::Limit::Daily), "10002 INSUFFICIENT_QUOTA 8 429"),
             (Error::OrderNotFound(text()), "10003 ORDER_NOT_FOUND 5 404"),
             (Error::DuplicateRecharge(text()), "10004 DUPLICATE_RECHARGE 6 409"),
             (Error::AmountMismatch(text()), "10005 AMOUNT_MISMATCH 3 400"),

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName};
 
-use crate::biz::values::error::{Invalid, Result};
+use crate::biz::values::{error::Result, invalid::Invalid};
 
 const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");

@@ -15,8 +15,9 @@ use crate::biz::{
     },
     values::{
         calendar::BillingTime,
-        error::{Invalid, Result},
+        error::Result,
         ids::{ApiKeyId, UserId},
+        invalid::Invalid,
         money::Money,
     },
 };

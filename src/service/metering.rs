@@ -21,12 +21,15 @@ use super::{
 use crate::{
     biz::{
         metering::{Ended, Event, Finish, Session, State, Update},
-        reports::record,
         settlement::{
             posting::{Effect, Reserve},
             transaction::{Status, Transaction},
         },
-        values::error::{Error, Invalid, Result},
+        values::{
+            error::{Error, Result},
+            invalid::Invalid,
+            usage,
+        },
     },
     metrics::in_flight::{InFlight, Operation},
 };
@@ -149,7 +152,7 @@ fn event(message: Option<Message>) -> Result<Event> {
 }
 
 /// Nobody means no tokens at all: they have other names where they came from.
-fn replies(counted: Option<proto::Usage>) -> Result<Option<record::Usage>> {
+fn replies(counted: Option<proto::Usage>) -> Result<Option<usage::Usage>> {
     Ok(usage(counted)?.filter(|usage| usage.tokens() > 0))
 }
 

@@ -26,14 +26,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     biz::{
-        account::{Accounts, catalog::Catalog},
+        account::catalog::Catalog,
         charge::quote::Quoter,
         check::Quotas,
         limits::{caps::LimitStore, key_quota::KeyQuotaStore, rate_limit::RateGuard},
         metering::{Meter, tokens::TokenCounter},
         recharge::{Recharges, order::OrderStore},
         reports::{record::RecordStore, statistics::Statistics},
-        settlement::{engine::Engine, transaction::TransactionStore},
+        settlement::{accounts::Accounts, engine::Engine, transaction::TransactionStore},
         values::{calendar::Calendar, currency::Currency},
     },
     metrics::Metrics,

@@ -15,12 +15,14 @@ use super::{
 use crate::biz::{
     recharge::{
         callback::{Notice, NoticedResult, SettledOrder},
-        order::{Order, OrderFilter, OrderStatus, PaymentMethod},
+        order::OrderFilter,
         start::{NewRecharge, Started},
     },
+    settlement::order::{Order, OrderStatus, PaymentMethod},
     values::{
-        error::{Error, Invalid, Result},
+        error::{Error, Result},
         ids::{IdempotencyKey, OrderId, PaymentId, UserId},
+        invalid::Invalid,
         money::Money,
     },
 };

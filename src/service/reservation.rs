@@ -24,7 +24,6 @@ use crate::{
             Comparison,
             tokens::{Encoding, Input},
         },
-        reports::record,
         settlement::{
             engine::Settled,
             posting::{Commit, Effect, RecordIds, Release, Reserve},
@@ -34,6 +33,7 @@ use crate::{
             error::{Error, Result},
             ids::{ApiKeyId, ModelName, TraceId, UserId},
             money::Money,
+            usage,
         },
     },
     metrics::in_flight::{InFlight, Operation},
@@ -112,7 +112,7 @@ impl Api {
     }
 
     /// Compares the vendor's count with ours; nobody waits for that, and nothing depends on it.
-    async fn commit_and_compare(self: &Arc<Self>, commit: Commit, text: OutputText, usage: record::Usage) -> Settled {
+    async fn commit_and_compare(self: &Arc<Self>, commit: Commit, text: OutputText, usage: usage::Usage) -> Settled {
         let settled = self.engine.commit(commit).await;
         if let Ok((transaction, Effect::Made)) = &settled {
             let (api, model) = (self.clone(), transaction.content.model.clone());
@@ -269,7 +269,7 @@ fn transaction_reply(transaction: Transaction) -> GetTransactionReply {
         cost: transaction.content.cost.unwrap_or_default().to_wire(),
         api_key_id: transaction.content.api_key.as_ref().map(ApiKeyId::to_string).unwrap_or_default(),
         model: transaction.content.model.as_ref().map(ModelName::to_string).unwrap_or_default(),
-        usage: usage.map(|record::Usage { input_tokens, output_tokens, cached_input_tokens }| Usage {
+        usage: usage.map(|usage::Usage { input_tokens, output_tokens, cached_input_tokens }| Usage {
             input_tokens: int32(input_tokens),
             output_tokens: int32(output_tokens),
             cached_input_tokens: int32(cached_input_tokens),

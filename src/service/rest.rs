@@ -24,7 +24,10 @@ use super::{
     origin::Origin,
 };
 use crate::{
-    biz::values::error::{Error, Invalid, Result},
+    biz::values::{
+        error::{Error, Result},
+        invalid::Invalid,
+    },
     config::Style,
 };
 

@@ -7,10 +7,7 @@ use super::{
 };
 use crate::biz::{
     metering::tokens::{ChatMessage, Encoding, Input},
-    values::{
-        error::{Invalid, Result},
-        ids::ModelName,
-    },
+    values::{error::Result, ids::ModelName, invalid::Invalid},
 };
 
 impl Api {

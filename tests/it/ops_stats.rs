@@ -3,7 +3,8 @@
 use billing_service::{
     app::{self, App, cron::Job},
     biz::{
-        recharge::order::{Created, Order, OrderStatus},
+        recharge::order::Created,
+        settlement::order::{Order, OrderStatus},
         values::{
             ids::{OrderId, UserId},
             money::Money,

@@ -3,12 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::biz::{
-    charge::policy::Policy,
-    values::{
-        error::{Error, Invalid},
-        ids::ServiceName,
-        money::Money,
-    },
+    account::policy::Policy,
+    values::{error::Error, ids::ServiceName, invalid::Invalid, money::Money},
 };
 
 /// Price and free quota of one service.

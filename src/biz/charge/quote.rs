@@ -5,13 +5,7 @@ use std::sync::Arc;
 use super::prices::{PriceVersion, Prices};
 use crate::biz::{
     account::catalog::{Plan, Price, QuotaUnit},
-    reports::record::Usage,
-    values::{
-        calendar::Calendar,
-        error::{Invalid, Result},
-        ids::ModelName,
-        money::Money,
-    },
+    values::{calendar::Calendar, error::Result, ids::ModelName, invalid::Invalid, money::Money, usage::Usage},
 };
 
 /// Units of one call at the most, calls and tokens alike.

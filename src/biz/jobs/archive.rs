@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use super::progress::{Progress, ScanPosition};
 use crate::biz::{
     account::users::{UserSpan, Users},
-    retry::repeat,
+    jobs::retry::repeat,
     values::{
         calendar::{Calendar, Month},
         error::StoreError,

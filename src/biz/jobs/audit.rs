@@ -13,7 +13,7 @@ use chrono::NaiveDate;
 use super::progress::{Progress, ScanPosition};
 use crate::biz::{
     account::users::Users,
-    retry::repeat,
+    jobs::retry::repeat,
     values::{
         error::StoreError,
         ids::{ServiceName, UserId},

@@ -10,7 +10,7 @@ use crate::biz::{
         catalog::{Catalog, Plan},
         users::{UserSpan, Users},
     },
-    retry::repeat,
+    jobs::retry::repeat,
     values::{
         calendar::{BillingTime, Calendar, Month},
         error::StoreError,

@@ -2,8 +2,6 @@
 //! zone, whoever pays for them. A charge is one call, however many units it has; so is a
 //! reservation, until it is released or expires.
 
-use std::{fmt, time::Duration};
-
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, Utc};
 
@@ -11,6 +9,7 @@ use crate::biz::values::{
     calendar::{BillingTime, Month},
     error::{Error, StoreError},
     ids::UserId,
+    limit::Limit,
 };
 
 /// The caps of a user; `None` where there is none.
@@ -30,32 +29,6 @@ pub struct Requests {
     pub day: NaiveDate,
     pub daily: u32,
     pub monthly: u32,
-}
-
-/// What forbids a call although somebody would pay for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
-    Daily,
-    Monthly,
-    /// A quota of the API key.
-    ApiKey,
-    /// A rate limit of the user or the API key.
-    Rate {
-        /// When a repeat would be admitted if nobody else made a request. Above zero.
-        retry_after: Duration,
-    },
-}
-
-impl fmt::Display for Limit {
-    /// As the contract words it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Daily => "daily limit",
-            Self::Monthly => "monthly limit",
-            Self::ApiKey => "api key quota",
-            Self::Rate { .. } => "rate limit",
-        })
-    }
 }
 
 impl Requests {

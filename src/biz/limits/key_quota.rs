@@ -7,15 +7,14 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, Utc};
 
-use super::caps::Limit;
-use crate::biz::{
-    reports::record::Usage,
-    values::{
-        calendar::{BillingTime, Month},
-        error::{Error, Invalid, StoreError},
-        ids::ApiKeyId,
-        money::Money,
-    },
+use crate::biz::values::{
+    calendar::{BillingTime, Month},
+    error::{Error, StoreError},
+    ids::ApiKeyId,
+    invalid::Invalid,
+    limit::Limit,
+    money::Money,
+    usage::Usage,
 };
 
 /// What a quota counts.

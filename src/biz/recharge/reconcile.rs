@@ -7,10 +7,13 @@ use super::{
     Recharges,
     gateway::{PaymentError, TraceContext},
     in_time,
-    order::{Made, Order, OrderStatus},
+    order::Made,
 };
 use crate::biz::{
-    settlement::posting::PaymentUpdate,
+    settlement::{
+        order::{Order, OrderStatus},
+        posting::PaymentUpdate,
+    },
     values::error::{Error, Result},
 };
 

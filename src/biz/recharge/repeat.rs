@@ -13,11 +13,13 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Recharges, in_time,
-    order::{Order, OrderStatus},
     start::{NewRecharge, Started},
 };
 use crate::biz::{
-    settlement::posting::PaymentUpdate,
+    settlement::{
+        order::{Order, OrderStatus},
+        posting::PaymentUpdate,
+    },
     values::{
         error::{Error, Result},
         ids::IdempotencyKey,

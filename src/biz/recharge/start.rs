@@ -8,15 +8,19 @@ use super::{
     Recharges, Terms,
     gateway::{NewPayment, OpenedPayment, TraceContext},
     in_time,
-    order::{Created, Order, OrderStatus, PaymentMethod},
+    order::Created,
     repeat::First,
 };
 use crate::biz::{
-    settlement::posting::PaymentUpdate,
+    settlement::{
+        order::{Order, OrderStatus, PaymentMethod},
+        posting::PaymentUpdate,
+    },
     values::{
         calendar::BillingTime,
-        error::{Error, Invalid, Result, StoreError},
+        error::{Error, Result, StoreError},
         ids::{IdempotencyKey, OrderId, UserId},
+        invalid::Invalid,
         money::Money,
     },
 };

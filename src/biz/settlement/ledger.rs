@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::posting::{Batch, Outcome};
 use crate::biz::{
-    check::cache::entry::Change,
+    settlement::change::Change,
     values::{error::StoreError, ids::ApiKeyId},
 };
 

@@ -9,13 +9,13 @@ use super::transaction::{ChargeContent, Transaction};
 use crate::biz::{
     account::catalog::Catalog,
     charge::{Split, quote::Quote},
-    recharge::order::Order,
-    reports::record::Usage,
+    settlement::order::Order,
     values::{
         calendar::BillingTime,
         error::Error,
         ids::{AdjustmentId, OrderId, PaymentId, TraceId, UserId},
         money::Money,
+        usage::Usage,
     },
 };
 

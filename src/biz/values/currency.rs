@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{error::Invalid, money::Money};
+use super::{invalid::Invalid, money::Money};
 
 /// A currency whose minor unit has six places at most, as [`Money`] has.
 #[derive(Clone, Copy, PartialEq, Eq)]

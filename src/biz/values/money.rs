@@ -4,7 +4,7 @@ use std::{fmt, iter::Sum, str::FromStr};
 
 use rust_decimal::Decimal;
 
-use super::error::Invalid;
+use crate::biz::values::invalid::Invalid;
 
 /// An amount of money to six decimal places, held as whole millionths.
 ///

@@ -4,11 +4,14 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::Row;
 
-use super::{MySqlStore, corrupt, store_error, text};
-use crate::biz::{
-    clock_skew::DatabaseClock,
-    identity::{Identity, IdentityStore},
-    values::error::StoreError,
+use super::{MySqlStore, row::text};
+use crate::{
+    biz::{
+        clock_skew::DatabaseClock,
+        identity::{Identity, IdentityStore},
+        values::error::StoreError,
+    },
+    data::error::{corrupt, store_error},
 };
 
 #[async_trait]

@@ -4,10 +4,16 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::{Row, mysql::MySqlRow};
 
-use super::{MySqlStore, money, optional_money, store_error, text};
-use crate::biz::{
-    charge::prices::{MAX_STORED, PriceStore, StoredVersion, TokenPrices},
-    values::error::{Invalid, StoreError},
+use super::MySqlStore;
+use crate::{
+    biz::{
+        charge::prices::{MAX_STORED, PriceStore, StoredVersion, TokenPrices},
+        values::{error::StoreError, invalid::Invalid},
+    },
+    data::{
+        error::store_error,
+        mysql::row::{money, optional_money, text},
+    },
 };
 
 #[async_trait]

@@ -9,19 +9,27 @@ use super::{
     MySqlStore,
     account::accounts,
     connections::Lease,
-    corrupt, money, number, optional_text,
     reports::LAST,
     statement::{Row as StatementRow, Statement},
-    store_error, text,
 };
-use crate::biz::{
-    recharge::order::{Created, Made, Order, OrderFilter, OrderStatus, OrderStore, PaymentMethod, fits},
-    settlement::{keys::Keys, rule::State},
-    values::{
-        error::StoreError,
-        ids::{IdempotencyKey, OrderId, PaymentId, UserId},
-        money::Money,
-        paging::PageStart,
+use crate::{
+    biz::{
+        recharge::order::{Created, Made, OrderFilter, OrderStore, fits},
+        settlement::{
+            keys::Keys,
+            order::{Order, OrderStatus, PaymentMethod},
+            rule::State,
+        },
+        values::{
+            error::StoreError,
+            ids::{IdempotencyKey, OrderId, PaymentId, UserId},
+            money::Money,
+            paging::PageStart,
+        },
+    },
+    data::{
+        error::{corrupt, store_error},
+        mysql::row::{money, number, optional_text, text},
     },
 };
 

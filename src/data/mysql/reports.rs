@@ -6,17 +6,23 @@ use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, Utc};
 use sqlx::{MySql, QueryBuilder, Row, mysql::MySqlRow};
 
-use super::{MySqlStore, corrupt, money, number, optional_text, settlement::transactions::usage_of, store_error, text};
-use crate::biz::{
-    reports::{
-        record::{Counted, Record, RecordFilter, RecordStore, RecordType},
-        statistics::{DailyUse, Statistics, Totals},
+use super::{MySqlStore, settlement::transactions::usage_of};
+use crate::{
+    biz::{
+        reports::{
+            record::{Counted, Record, RecordFilter, RecordStore, RecordType},
+            statistics::{DailyUse, Statistics, Totals},
+        },
+        values::{
+            calendar::DaySpan,
+            error::StoreError,
+            ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
+            paging::PageStart,
+        },
     },
-    values::{
-        calendar::DaySpan,
-        error::StoreError,
-        ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
-        paging::PageStart,
+    data::{
+        error::{corrupt, store_error},
+        mysql::row::{money, number, optional_text, text},
     },
 };
 

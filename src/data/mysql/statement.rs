@@ -15,8 +15,10 @@ use chrono::{DateTime, NaiveDate, Utc};
 use futures_util::TryStreamExt;
 use sqlx::{AssertSqlSafe, Either, MySqlConnection, mysql::MySqlRow};
 
-use super::store_error;
-use crate::biz::values::{error::StoreError, money::Money};
+use crate::{
+    biz::values::{error::StoreError, money::Money},
+    data::error::store_error,
+};
 
 /// SQL text under construction.
 #[derive(Clone)]

@@ -1,22 +1,21 @@
-//! Every key there is in Redis. All of them begin with the id of the database, so that several
-//! deployments can share one Redis and none reads, counts or drops entries of another. The
-//! braces around the owner put all keys of a user, and all of an API key, into one slot of a
-//! cluster.
+//! All keys in Redis. Each begins with the id of the database: several deployments share one
+//! Redis, and none reads, counts or drops entries of another. The braces around the owner put all
+//! keys of a user, and all keys of an API key, into one slot of a cluster.
 //!
-//! | key | what |
+//! | key | value |
 //! | --- | --- |
 //! | `billing:ID:{USER}:account` | hash: the account, see [`super::hash`] |
 //! | `billing:ID:{API KEY}:api_key` | hash: the quotas of the API key |
-//! | the same with `:fence` behind | text: a load that is under way, see `quota_load.lua` |
+//! | the same with the suffix `:fence` | text: the fence of a load in flight, see `quota_load.lua` |
 //! | `billing:ID:{USER}:rate`, `billing:ID:{API KEY}:key_rate` | hash: buckets, see `rate_limit.lua` |
-//! | `billing:ID:difference` | text: what the last comparison with the database found: an amount, and units |
-//! | `billing:ID:{N}:marker` | text: the run of the server whose entries are true, one for each node |
+//! | `billing:ID:difference` | text: the difference of the last comparison with the database, an amount and units |
+//! | `billing:ID:{N}:marker` | text: the id of the server run that has current entries; one per node |
 
 use uuid::Uuid;
 
-use crate::biz::{
-    check::cache::entry::CacheKey,
-    values::ids::{ApiKeyId, UserId},
+use crate::biz::values::{
+    cache_key::CacheKey,
+    ids::{ApiKeyId, UserId},
 };
 
 /// Slots of a cluster.
@@ -37,17 +36,17 @@ impl Keys {
         Self { prefix: format!("billing:{database}:") }
     }
 
-    /// Matches more than the hashes; [`Self::is_hash`] tells.
+    /// SCAN pattern of the hashes. It also matches other keys; [`Self::is_hash`] filters them.
     pub fn hashes(&self) -> String {
         format!("{}{{*}}:a*", self.prefix)
     }
 
-    /// Matches all fences; [`Self::is_fence`] tells.
+    /// SCAN pattern of the fences. It also matches other keys; [`Self::is_fence`] filters them.
     pub fn fences(&self) -> String {
         format!("{}{{*}}:a*{FENCE}", self.prefix)
     }
 
-    /// What the last comparison with the database found.
+    /// The difference that the last comparison with the database found.
     pub fn difference(&self) -> String {
         format!("{}difference", self.prefix)
     }
@@ -76,7 +75,7 @@ impl Keys {
         }
     }
 
-    /// Whose hash it is, if it is one of this database.
+    /// The cache key of a hash; `None` if the key is no hash of this database.
     pub fn cache_key_of(&self, key: &str) -> Option<CacheKey> {
         let (owner, kind) = key.strip_prefix(&self.prefix)?.strip_prefix('{')?.rsplit_once('}')?;
         match kind {
@@ -86,33 +85,33 @@ impl Keys {
         }
     }
 
-    /// The marker of a node that owns the slots for which `owns` is true; `None` when it owns
-    /// none.
+    /// The marker of a node that owns the slots for which `owns` is true; `None` for a node without
+    /// slots.
     pub fn marker(&self, owns: impl Fn(u16) -> bool) -> Option<String> {
-        // Each slot has some small number that leads to it.
+        // For each slot there is a small number whose marker hashes to it.
         let mut markers = (0..u32::from(SLOTS) * 16).map(|number| format!("{}{{{number}}}:marker", self.prefix));
         markers.find(|marker| owns(slot(marker)))
     }
 }
 
-/// The fence before a hash.
+/// The fence of a hash.
 pub(super) fn fence(hash: &str) -> String {
     format!("{hash}{FENCE}")
 }
 
-/// A key in the slot of a marker that is never there.
-pub(super) fn nothing_beside(marker: &str) -> String {
+/// A key in the slot of a marker that never exists.
+pub(super) fn absent_key_beside(marker: &str) -> String {
     format!("{marker}:nothing")
 }
 
-/// The slot of a key, as the specification of Redis Cluster has it.
+/// The slot of a key. Source: the Redis Cluster specification.
 pub(super) fn slot(key: &str) -> u16 {
     let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
     let hashed = tag.filter(|tag| !tag.is_empty()).unwrap_or(key);
     crc16::State::<crc16::XMODEM>::calculate(hashed.as_bytes()) % SLOTS
 }
 
-/// Without braces, which would move a key's hash and its fence apart.
+/// An API key without braces, because braces could put its hash and its fence into two slots.
 fn escaped(key: &str) -> String {
     key.replace('%', "%25").replace('{', "%7B").replace('}', "%7D")
 }
@@ -132,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_keys_of_an_owner_are_in_one_slot_and_lead_back_to_it() {
+    fn the_keys_of_a_cache_key_are_in_one_slot_and_lead_back_to_it() {
         let keys = keys();
         for key in ["k", "}{", "{a}b", "%7B", "a%", " "] {
             let cache_key = CacheKey::ApiKey(ApiKeyId::from_stored(key));

@@ -4,11 +4,14 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use rusqlite::{OptionalExtension, params};
 
-use super::{SqliteStore, corrupt, writer::writer_error};
-use crate::biz::{
-    clock_skew::DatabaseClock,
-    identity::{Identity, IdentityStore},
-    values::error::StoreError,
+use super::{SqliteStore, writer::writer_error};
+use crate::{
+    biz::{
+        clock_skew::DatabaseClock,
+        identity::{Identity, IdentityStore},
+        values::error::StoreError,
+    },
+    data::error::corrupt,
 };
 
 #[async_trait]

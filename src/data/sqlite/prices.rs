@@ -6,11 +6,13 @@ use sqlx::sqlite::SqliteRow;
 use super::{
     SqliteStore,
     row::{instant, money, optional_money, text},
-    store_error,
 };
-use crate::biz::{
-    charge::prices::{MAX_STORED, PriceStore, StoredVersion, TokenPrices},
-    values::error::{Invalid, StoreError},
+use crate::{
+    biz::{
+        charge::prices::{MAX_STORED, PriceStore, StoredVersion, TokenPrices},
+        values::{error::StoreError, invalid::Invalid},
+    },
+    data::error::store_error,
 };
 
 #[async_trait]

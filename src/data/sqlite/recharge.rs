@@ -4,20 +4,26 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::{
-    SqliteStore, corrupt,
+    SqliteStore,
     row::{Row, instant, money, number, optional_text, text},
-    store_error,
     writer::{found, writer_error},
 };
-use crate::biz::{
-    recharge::order::{Created, Made, Order, OrderFilter, OrderStatus, OrderStore, PaymentMethod, fits},
-    settlement::{keys::Keys, rule::State},
-    values::{
-        error::StoreError,
-        ids::{IdempotencyKey, OrderId, PaymentId, UserId},
-        money::Money,
-        paging::PageStart,
+use crate::{
+    biz::{
+        recharge::order::{Created, Made, OrderFilter, OrderStore, fits},
+        settlement::{
+            keys::Keys,
+            order::{Order, OrderStatus, PaymentMethod},
+            rule::State,
+        },
+        values::{
+            error::StoreError,
+            ids::{IdempotencyKey, OrderId, PaymentId, UserId},
+            money::Money,
+            paging::PageStart,
+        },
     },
+    data::error::{corrupt, store_error},
 };
 
 /// Orders, as [`order_of`] reads them; conditions follow.

@@ -7,22 +7,24 @@ use chrono::{DateTime, Utc};
 use sqlx::sqlite::SqliteRow;
 
 use super::{
-    SqliteStore, corrupt,
+    SqliteStore,
     row::{day_of, instant, money, number, optional_text, text},
     settlement::transactions::usage_of,
-    store_error,
 };
-use crate::biz::{
-    reports::{
-        record::{Counted, Record, RecordFilter, RecordStore, RecordType},
-        statistics::{DailyUse, Statistics, Totals},
+use crate::{
+    biz::{
+        reports::{
+            record::{Counted, Record, RecordFilter, RecordStore, RecordType},
+            statistics::{DailyUse, Statistics, Totals},
+        },
+        values::{
+            calendar::DaySpan,
+            error::StoreError,
+            ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
+            paging::PageStart,
+        },
     },
-    values::{
-        calendar::DaySpan,
-        error::StoreError,
-        ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
-        paging::PageStart,
-    },
+    data::error::{corrupt, store_error},
 };
 
 /// The records of one table that a list may have.

@@ -3,8 +3,11 @@
 use chrono::{DateTime, NaiveDate, Utc};
 use sqlx::{Row as _, sqlite::SqliteRow};
 
-use super::{corrupt, store_error, writer::writer_error};
-use crate::biz::values::{error::StoreError, money::Money};
+use super::writer::writer_error;
+use crate::{
+    biz::values::{error::StoreError, money::Money},
+    data::error::{corrupt, store_error},
+};
 
 /// A row by the positions of its columns.
 pub(super) trait Row {

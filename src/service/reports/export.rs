@@ -11,7 +11,8 @@ use crate::{
     biz::{
         reports::record::{Record, RecordFilter, RecordType},
         values::{
-            error::{Error, Invalid, Result},
+            error::{Error, Result},
+            invalid::Invalid,
             paging::{Cursor, PageStart},
         },
     },

@@ -1,13 +1,13 @@
 //! What the service answers and keeps, in the words of the model.
 
 use billing_service::biz::{
-    recharge::order::{Order, OrderStatus},
-    reports::record::{Record, RecordType, Usage},
+    reports::record::{Record, RecordType},
     settlement::{
+        order::{Order, OrderStatus},
         posting::Outcome,
         transaction::{Status, Transaction},
     },
-    values::error::Error,
+    values::{error::Error, usage::Usage},
 };
 use chrono::Datelike;
 use uuid::Uuid;

@@ -13,7 +13,6 @@ use billing_service::biz::{
         caps::{Caps, Requests},
         key_quota::{KeyQuota, KeyQuotas, NewKeyQuota},
     },
-    recharge::order::{Order, OrderStatus},
     reports::{
         record::{Record, RecordType},
         statistics::DailyUse,
@@ -21,6 +20,7 @@ use billing_service::biz::{
     settlement::{
         keys::Keys,
         ledger::{Ledger, SettledBatch},
+        order::{Order, OrderStatus},
         posting::{Adjusted, Batch},
         rule::{self, NewRecord, QuotaKey, State, TransactionKey, UsageDelta, UsageKey},
         transaction::{Status, Transaction},

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use billing_service::biz::{
-    account::catalog::{Catalog, Plan, Price, QuotaUnit},
-    charge::{
+    account::{
+        catalog::{Catalog, Plan, Price, QuotaUnit},
         policy::{AboveHold, OnExpiry},
+    },
+    charge::{
         prices::{PriceBook, PriceVersion, Prices, TokenPrices},
         quote::{Ask, Quoter},
     },
-    recharge::order::{Order, OrderStatus},
-    reports::record::Usage,
     settlement::{
+        order::{Order, OrderStatus},
         posting::{
             self, Adjustment, AdjustmentContent, Cause, Charge, Commit, Expire, OrderUpdate, PaymentUpdate, Posting,
             RecordIds, Release, Reserve,
@@ -22,6 +23,7 @@ use billing_service::biz::{
         calendar::{BillingTime, Calendar, Month},
         ids::{AdjustmentId, ApiKeyId, ModelName, OrderId, PaymentId, PriceVersionId, ServiceName, TraceId, UserId},
         money::Money,
+        usage::Usage,
     },
 };
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
@@ -83,7 +85,7 @@ pub fn moment(at: BillingTime, start: DateTime<Utc>) -> Moment {
 }
 
 pub fn catalog(policies: &[Policy]) -> Catalog {
-    let policy = |policy: &Policy| billing_service::biz::charge::policy::Policy {
+    let policy = |policy: &Policy| billing_service::biz::account::policy::Policy {
         on_expiry: if policy.charges_expired { OnExpiry::Commit } else { OnExpiry::Release },
         above_hold: match policy.overrun {
             Overrun::Charged => AboveHold::Charge,

@@ -13,13 +13,14 @@ use billing_service::{
             caps::{Caps, LimitStore},
             key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
         },
-        recharge::order::{Created, Order, OrderStore},
+        recharge::order::{Created, OrderStore},
         reports::{
             record::{Record, RecordFilter},
             statistics::DailyUse,
         },
         settlement::{
             ledger::Ledger,
+            order::Order,
             posting::{Batch, Outcome},
             transaction::{Due, Transaction},
         },

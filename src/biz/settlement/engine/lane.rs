@@ -3,13 +3,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{Job, LaneLimits};
 use crate::biz::{
     account::catalog::Catalog,
-    check::cache::entry::CacheKey,
     settlement::{
         commit_listener::CommitListener,
         keys::Keys,
@@ -17,11 +18,34 @@ use crate::biz::{
         posting::{Batch, Outcome, Posting},
     },
     values::{
+        cache_key::CacheKey,
         calendar::Calendar,
         error::{Error, StoreError},
         ids::ApiKeyId,
     },
 };
+
+/// How much the engine takes on.
+#[derive(Debug, Clone, Copy)]
+pub struct LaneLimits {
+    /// Lanes; each has at most one transaction in flight.
+    pub lanes: usize,
+    /// Postings that may wait in one lane before callers get OVERLOADED.
+    pub queue: usize,
+    /// Postings in one transaction at most.
+    pub batch: usize,
+    /// How long a posting may wait in its lane.
+    pub max_wait: Duration,
+    /// How long a batch is tried while the database does not answer.
+    pub retry_timeout: Duration,
+}
+
+/// A posting that waits in a lane, and its caller.
+pub(super) struct Job {
+    pub posting: Posting,
+    pub queued: Instant,
+    pub reply: oneshot::Sender<Outcome>,
+}
 
 #[derive(Clone)]
 pub(super) struct Lane {

@@ -9,7 +9,6 @@ mod lane;
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     sync::Arc,
-    time::Duration,
 };
 
 use tokio::{
@@ -19,7 +18,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::lane::Lane;
+pub use self::lane::LaneLimits;
+use self::lane::{Job, Lane};
 use super::{
     commit_listener::CommitListener,
     ledger::Ledger,
@@ -30,28 +30,13 @@ use super::{
 };
 use crate::biz::{
     account::catalog::Catalog,
-    recharge::order::Order,
+    settlement::order::Order,
     values::{
         calendar::Calendar,
         error::{Error, Result},
         ids::UserId,
     },
 };
-
-/// How much the engine takes on.
-#[derive(Debug, Clone, Copy)]
-pub struct LaneLimits {
-    /// Lanes; each has at most one transaction in flight.
-    pub lanes: usize,
-    /// Postings that may wait in one lane before callers get OVERLOADED.
-    pub queue: usize,
-    /// Postings in one transaction at most.
-    pub batch: usize,
-    /// How long a posting may wait in its lane.
-    pub max_wait: Duration,
-    /// How long a batch is tried while the database does not answer.
-    pub retry_timeout: Duration,
-}
 
 /// A transaction, and what the request did for it.
 pub type Settled = Result<(Transaction, Effect)>;
@@ -65,12 +50,6 @@ pub struct Engine {
     lanes: Vec<mpsc::Sender<Job>>,
     stop: CancellationToken,
     tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
-}
-
-struct Job {
-    posting: Posting,
-    queued: Instant,
-    reply: oneshot::Sender<Outcome>,
 }
 
 impl Engine {

@@ -6,6 +6,7 @@ use std::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -17,8 +18,8 @@ use crate::biz::{
         catalog::{Plan, Price},
     },
     charge::quote::Quote,
-    check::cache::entry::{CacheKey, Change},
     settlement::{
+        change::Change,
         keys::Keys,
         ledger::SettledBatch,
         posting::{Batch, Effect, RecordIds},
@@ -26,6 +27,7 @@ use crate::biz::{
         transaction::ChargeContent,
     },
     values::{
+        cache_key::CacheKey,
         calendar::SystemClock,
         error::StoreError,
         ids::{ServiceName, TraceId},

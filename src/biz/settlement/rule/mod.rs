@@ -25,8 +25,9 @@ use crate::biz::{
         statistics::Totals,
     },
     values::{
-        error::{Error, Invalid},
+        error::Error,
         ids::{ApiKeyId, OrderId, TraceId, UserId},
+        invalid::Invalid,
         money::Money,
     },
 };

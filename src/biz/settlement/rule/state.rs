@@ -6,13 +6,13 @@ use chrono::NaiveDate;
 
 use crate::biz::{
     account::{Balance, Quota},
-    check::cache::entry::Change,
     limits::{caps::Requests, key_quota::KeyQuotas},
-    recharge::order::Order,
     reports::{record::Record, statistics::Totals},
     settlement::{
+        change::Change,
         keys::Keys,
         ledger::SettledBatch,
+        order::Order,
         posting::{Adjusted, Outcome},
         transaction::{Status, Transaction},
     },

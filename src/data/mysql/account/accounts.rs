@@ -20,8 +20,14 @@ use crate::{
             ids::{ServiceName, UserId},
         },
     },
-    data::mysql::{
-        MySqlStore, corrupt, limits::caps, money, number, optional_text, statement::Statement, store_error, text,
+    data::{
+        error::{corrupt, store_error},
+        mysql::{
+            MySqlStore,
+            limits::caps,
+            row::{money, number, optional_text, text},
+            statement::Statement,
+        },
     },
 };
 

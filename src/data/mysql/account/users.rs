@@ -7,7 +7,10 @@ use crate::{
         account::users::{UserSpan, Users},
         values::{error::StoreError, ids::UserId},
     },
-    data::mysql::{MySqlStore, number, optional_text},
+    data::mysql::{
+        MySqlStore,
+        row::{number, optional_text},
+    },
 };
 
 #[async_trait]

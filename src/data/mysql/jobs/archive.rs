@@ -13,7 +13,14 @@ use crate::{
         jobs::archive::RecordArchive,
         values::{error::StoreError, ids::UserId},
     },
-    data::mysql::{MySqlStore, number, statement::Statement, store_error, text},
+    data::{
+        error::store_error,
+        mysql::{
+            MySqlStore,
+            row::{number, text},
+            statement::Statement,
+        },
+    },
 };
 
 /// The longest rest after a transaction.

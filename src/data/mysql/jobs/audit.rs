@@ -15,7 +15,14 @@ use crate::{
             ids::{ServiceName, UserId},
         },
     },
-    data::mysql::{MySqlStore, money, number, statement::Statement, store_error, text},
+    data::{
+        error::store_error,
+        mysql::{
+            MySqlStore,
+            row::{money, number, text},
+            statement::Statement,
+        },
+    },
 };
 
 #[async_trait]

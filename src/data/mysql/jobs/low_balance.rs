@@ -10,7 +10,14 @@ use crate::{
         jobs::low_balance::{LowBalanceStore, LowCounts, Percent, Thresholds},
         values::{calendar::Month, error::StoreError, ids::ServiceName},
     },
-    data::mysql::{MySqlStore, connections, number, optional_text, statement::Statement, store_error},
+    data::{
+        error::store_error,
+        mysql::{
+            MySqlStore, connections,
+            row::{number, optional_text},
+            statement::Statement,
+        },
+    },
 };
 
 #[async_trait]

@@ -10,10 +10,16 @@ use crate::{
             audit,
             ops_stats::{FinishedAudit, OpsStatsStore},
         },
-        recharge::order::OrderStatus,
+        settlement::order::OrderStatus,
         values::error::StoreError,
     },
-    data::mysql::{MySqlStore, corrupt, number, optional_text, store_error},
+    data::{
+        error::{corrupt, store_error},
+        mysql::{
+            MySqlStore,
+            row::{number, optional_text},
+        },
+    },
 };
 
 #[async_trait]

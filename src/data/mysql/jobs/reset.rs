@@ -13,7 +13,10 @@ use crate::{
             ids::ServiceName,
         },
     },
-    data::mysql::{MySqlStore, statement::Statement, store_error},
+    data::{
+        error::store_error,
+        mysql::{MySqlStore, statement::Statement},
+    },
 };
 
 #[async_trait]

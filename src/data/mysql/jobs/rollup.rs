@@ -15,7 +15,14 @@ use crate::{
             ids::{ServiceName, UserId},
         },
     },
-    data::mysql::{MySqlStore, corrupt, money, statement::Statement, store_error, text},
+    data::{
+        error::{corrupt, store_error},
+        mysql::{
+            MySqlStore,
+            row::{money, text},
+            statement::Statement,
+        },
+    },
 };
 
 const TABLES: [&str; 2] = ["billing_record", "billing_record_archive"];

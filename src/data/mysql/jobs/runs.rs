@@ -8,7 +8,10 @@ use crate::{
         jobs::runs::{Begun, LEASE, REMEMBERED, Run, RunStore},
         values::error::StoreError,
     },
-    data::mysql::{MySqlStore, optional_text, store_error},
+    data::{
+        error::store_error,
+        mysql::{MySqlStore, row::optional_text},
+    },
 };
 
 #[async_trait]

@@ -9,10 +9,13 @@ use crate::{
         limits::caps::{Caps, LimitStore, Requests},
         values::{calendar::BillingTime, error::StoreError, ids::UserId},
     },
-    data::mysql::{
-        MySqlStore, number,
-        statement::{Row as StatementRow, Statement},
-        store_error,
+    data::{
+        error::store_error,
+        mysql::{
+            MySqlStore,
+            row::number,
+            statement::{Row as StatementRow, Statement},
+        },
     },
 };
 

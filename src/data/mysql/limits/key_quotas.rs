@@ -9,7 +9,10 @@ use crate::{
         settlement::keys::Keys,
         values::{calendar::BillingTime, error::StoreError, ids::ApiKeyId},
     },
-    data::mysql::{MySqlStore, corrupt, statement::Statement, store_error, text},
+    data::{
+        error::{corrupt, store_error},
+        mysql::{MySqlStore, row::text, statement::Statement},
+    },
 };
 
 #[async_trait]

@@ -20,13 +20,16 @@ use crate::{
             ids::{AdjustmentId, TraceId, UserId},
         },
     },
-    data::mysql::{
-        MySqlStore,
-        account::accounts,
-        limits::{caps, key_quotas},
-        money, recharge,
-        statement::{Row as StatementRow, Statement},
-        store_error, text,
+    data::{
+        error::store_error,
+        mysql::{
+            MySqlStore,
+            account::accounts,
+            limits::{caps, key_quotas},
+            recharge,
+            row::{money, text},
+            statement::{Row as StatementRow, Statement},
+        },
     },
 };
 

@@ -20,12 +20,14 @@ use crate::{
             ids::{ServiceName, UserId},
         },
     },
-    data::sqlite::{
-        SqliteStore, corrupt,
-        limits::caps,
-        row::{Row, instant, money, number, optional_text, text},
-        store_error,
-        writer::{found, writer_error},
+    data::{
+        error::{corrupt, store_error},
+        sqlite::{
+            SqliteStore,
+            limits::caps,
+            row::{Row, instant, money, number, optional_text, text},
+            writer::{found, writer_error},
+        },
     },
 };
 

@@ -7,10 +7,12 @@ use crate::{
         account::users::{UserSpan, Users},
         values::{error::StoreError, ids::UserId},
     },
-    data::sqlite::{
-        SqliteStore,
-        row::{number, optional_text},
-        store_error,
+    data::{
+        error::store_error,
+        sqlite::{
+            SqliteStore,
+            row::{number, optional_text},
+        },
     },
 };
 

@@ -10,11 +10,13 @@ use crate::{
         jobs::archive::RecordArchive,
         values::{error::StoreError, ids::UserId},
     },
-    data::sqlite::{
-        SqliteStore,
-        row::{number, text},
-        store_error,
-        writer::writer_error,
+    data::{
+        error::store_error,
+        sqlite::{
+            SqliteStore,
+            row::{number, text},
+            writer::writer_error,
+        },
     },
 };
 

@@ -14,10 +14,12 @@ use crate::{
             ids::{ServiceName, UserId},
         },
     },
-    data::sqlite::{
-        SqliteStore,
-        row::{money, number, text},
-        store_error,
+    data::{
+        error::store_error,
+        sqlite::{
+            SqliteStore,
+            row::{money, number, text},
+        },
     },
 };
 

@@ -10,10 +10,12 @@ use crate::{
         jobs::low_balance::{LowBalanceStore, LowCounts, Percent, Thresholds},
         values::{calendar::Month, error::StoreError, ids::ServiceName},
     },
-    data::sqlite::{
-        SqliteStore,
-        row::{number, optional_text},
-        store_error,
+    data::{
+        error::store_error,
+        sqlite::{
+            SqliteStore,
+            row::{number, optional_text},
+        },
     },
 };
 

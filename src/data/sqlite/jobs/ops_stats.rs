@@ -9,13 +9,15 @@ use crate::{
             audit,
             ops_stats::{FinishedAudit, OpsStatsStore},
         },
-        recharge::order::OrderStatus,
+        settlement::order::OrderStatus,
         values::error::StoreError,
     },
-    data::sqlite::{
-        SqliteStore, corrupt,
-        row::{instant, number, optional_text},
-        store_error,
+    data::{
+        error::{corrupt, store_error},
+        sqlite::{
+            SqliteStore,
+            row::{instant, number, optional_text},
+        },
     },
 };
 

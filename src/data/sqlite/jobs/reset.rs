@@ -13,7 +13,10 @@ use crate::{
             ids::ServiceName,
         },
     },
-    data::sqlite::{SqliteStore, row::number, store_error, writer::writer_error},
+    data::{
+        error::store_error,
+        sqlite::{SqliteStore, row::number, writer::writer_error},
+    },
 };
 
 #[async_trait]

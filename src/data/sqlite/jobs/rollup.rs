@@ -16,11 +16,13 @@ use crate::{
             ids::{ServiceName, UserId},
         },
     },
-    data::sqlite::{
-        SqliteStore,
-        row::{day_of, money, number, text},
-        store_error,
-        writer::writer_error,
+    data::{
+        error::store_error,
+        sqlite::{
+            SqliteStore,
+            row::{day_of, money, number, text},
+            writer::writer_error,
+        },
     },
 };
 

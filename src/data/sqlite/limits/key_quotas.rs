@@ -11,11 +11,13 @@ use crate::{
         settlement::{keys::Keys, rule::State},
         values::{calendar::BillingTime, error::StoreError, ids::ApiKeyId},
     },
-    data::sqlite::{
-        SqliteStore, corrupt,
-        row::{Row, day_of, instant, text},
-        store_error,
-        writer::writer_error,
+    data::{
+        error::{corrupt, store_error},
+        sqlite::{
+            SqliteStore,
+            row::{Row, day_of, instant, text},
+            writer::writer_error,
+        },
     },
 };
 

@@ -11,7 +11,6 @@ use crate::{
     biz::{
         account::catalog::QuotaUnit,
         charge::prices::{PriceVersion, TokenPrices},
-        reports::record::Usage,
         settlement::{
             rule::{ReservationWrite, TransactionKey},
             transaction::{ChargeContent, Delivered, Due, Reservation, Status, Transaction, TransactionStore},
@@ -20,13 +19,17 @@ use crate::{
             error::StoreError,
             ids::{ApiKeyId, ModelName, PriceVersionId, ServiceName, TraceId, UserId},
             money::Money,
+            usage::Usage,
         },
     },
-    data::sqlite::{
-        SqliteStore, charged_by_number, charged_by_of, corrupt, quota_unit_name, quota_unit_of,
-        row::{Row, day_of, instant, money, number, optional_money, optional_text, text},
-        store_error,
-        writer::{found, writer_error},
+    data::{
+        column_codes::{charged_by_number, charged_by_of, quota_unit_name, quota_unit_of},
+        error::{corrupt, store_error},
+        sqlite::{
+            SqliteStore,
+            row::{Row, day_of, instant, money, number, optional_money, optional_text, text},
+            writer::{found, writer_error},
+        },
     },
 };
 

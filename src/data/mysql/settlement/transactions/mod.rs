@@ -12,7 +12,6 @@ pub use self::row::{COLUMNS, transaction_of, usage_of, uuid_of};
 use crate::{
     biz::{
         charge::prices::PriceVersion,
-        reports::record::Usage,
         settlement::{
             rule::ReservationWrite,
             transaction::{Due, Reservation, Status, Transaction, TransactionStore},
@@ -20,12 +19,17 @@ use crate::{
         values::{
             error::StoreError,
             ids::{ApiKeyId, ModelName, TraceId, UserId},
+            usage::Usage,
         },
     },
-    data::mysql::{
-        MySqlStore, charged_by_number, number, quota_unit_name,
-        statement::{Row as StatementRow, Statement},
-        store_error, text,
+    data::{
+        column_codes::{charged_by_number, quota_unit_name},
+        error::store_error,
+        mysql::{
+            MySqlStore,
+            row::{number, text},
+            statement::{Row as StatementRow, Statement},
+        },
     },
 };
 

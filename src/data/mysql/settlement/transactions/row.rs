@@ -8,15 +8,17 @@ use crate::{
     biz::{
         account::catalog::QuotaUnit,
         charge::prices::{PriceVersion, TokenPrices},
-        reports::record::Usage,
         settlement::transaction::{ChargeContent, Delivered, Reservation, Status, Transaction},
         values::{
             error::StoreError,
             ids::{ApiKeyId, ModelName, PriceVersionId, ServiceName, TraceId, UserId},
+            usage::Usage,
         },
     },
-    data::mysql::{
-        charged_by_of, corrupt, money, number, optional_money, optional_text, quota_unit_of, store_error, text,
+    data::{
+        column_codes::{charged_by_of, quota_unit_of},
+        error::{corrupt, store_error},
+        mysql::row::{money, number, optional_money, optional_text, text},
     },
 };
 

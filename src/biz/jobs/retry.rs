@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::values::error::StoreError;
+use crate::biz::values::error::StoreError;
 
 /// So often at the most.
 const ATTEMPTS: u32 = 5;
