@@ -32,13 +32,14 @@ async fn a_start_with_another_currency_or_zone_is_refused_by_the_key(
     let before = database.identity().await;
     let conf = database.config_file(&[(key, other)]);
     let conf = conf.to_str().unwrap();
+    // Those that end by themselves come first.
     for (binary, arguments) in [
-        (SERVER, &["-conf", conf][..]),
-        (SERVER, &["-conf", conf, "--migrate-only"]),
-        (CRON, &["-conf", conf]),
+        (SERVER, &["-conf", conf, "--migrate-only"][..]),
         (CRON, &["-conf", conf, "--once", "audit"]),
         (CRON, &["-conf", conf, "--once", "audit", "--dry-run"]),
         (CRON, &["-conf", conf, "--list"]),
+        (CRON, &["-conf", conf]),
+        (SERVER, &["-conf", conf]),
     ] {
         let refused = run(binary, arguments, &[]);
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
