@@ -8,6 +8,9 @@ CONF ?= configs/local.yaml
 # random seeds.
 SEED ?= 1
 CASES ?= 20000
+# The files that `make mutants` changes, and the part of the mutants that one run takes.
+MUTATE ?= src/biz/**/*.rs
+SHARD ?= 0/1
 DEBIAN_PACKAGES := mariadb-server redis-server chromium chromium-driver fonts-dejavu-core prometheus
 
 .PHONY: help
@@ -76,9 +79,25 @@ audit: build-cron ## Audit the books (CONF=configs/local.yaml)
 test: deps ## Run all tests, on private servers on free ports
 	PROPTEST_RNG_SEED=$(SEED) cargo test --locked
 
+# Tests that need an installed server are skipped by name. With BILLING_TEST_FAST they fail.
+.PHONY: test-fast
+test-fast: export PROPTEST_RNG_SEED = $(SEED)
+test-fast: export BILLING_TEST_FAST = 1
+test-fast: ## Run the library tests and the SQLite tests; they need nothing installed
+	@run="test"; if cargo nextest --version > /dev/null 2>&1; then run="nextest run"; fi; set -x; \
+	  cargo $$run --locked --lib --test it -- $(patsubst %,--skip %,$(shell grep -v '^\#' tests/it/needs-servers))
+
 .PHONY: fuzz
 fuzz: deps ## Test new random histories (CASES=20000)
-	PROPTEST_CASES=$(CASES) cargo test --locked --test it -- random
+	PROPTEST_CASES=$(CASES) cargo test --locked --lib --test it -- random
+
+# A few random cases, so that a mutant takes seconds. `.cargo/mutants.toml` has the other settings.
+.PHONY: mutants
+mutants: export PROPTEST_RNG_SEED = $(SEED)
+mutants: export PROPTEST_CASES = 200
+mutants: ## Change the business rules and count the changes that no test notices (SHARD=0/6)
+	@command -v cargo-mutants > /dev/null || { echo "install it: cargo install --locked cargo-mutants"; exit 1; }
+	cargo mutants --jobs 1 --output target $(foreach glob,$(MUTATE),--file '$(glob)') --sharding round-robin --shard $(SHARD)
 
 .PHONY: screenshots
 screenshots: deps ## Take the screenshots of docs/api.md in a real browser

@@ -68,7 +68,7 @@ impl ClockWatch {
             tracing::debug!("the database does not tell its time");
             return !self.is_beyond.load(Relaxed);
         };
-        self.metrics.clock_skew_seconds.set(skew.ahead.as_seconds_f64());
+        self.metrics.show_clock_skew(skew);
         let is_beyond = skew.is_beyond(self.max);
         match (self.is_beyond.swap(is_beyond, Relaxed), is_beyond) {
             (false, true) => tracing::error!(

@@ -9,18 +9,21 @@ use tokio_util::sync::CancellationToken;
 use super::{
     caches,
     clock_watch::ClockWatch,
+    core::Core,
     database::{self, limits},
+    low_balance::LowBalances,
+    ops_stats::OpsStats,
     payments,
 };
 use crate::{
     biz::{
         check::cache::{
             Caches,
-            reconcile::{Reconciled as CacheReconciled, Reconciler},
+            reconcile::{ReconciledCache, Reconciler},
         },
         recharge::{
             Recharges,
-            reconcile::{ReconcilePreview, Reconciled, Waits},
+            reconcile::{ReconcilePreview, ReconciledOrders, Waits},
         },
         settlement::{
             engine::Engine,
@@ -30,7 +33,7 @@ use crate::{
     },
     config::Config,
     data::Store,
-    service::Api,
+    metrics::ChargeObserver,
 };
 
 /// How often a server ends the reservations that are past their expiry; cron does so too.
@@ -39,19 +42,39 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// ended stays ended, and the next one goes on.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Starts the jobs that every server runs beside its requests, until it stops.
+pub(super) fn spawn_regular(config: &Config, core: &Core) {
+    let Core { store, engine, catalog, calendar, metrics, stop, .. } = core;
+    let observer = core.observer.clone();
+    let (store, engine, calendar) = (store.clone(), engine.clone(), calendar.clone());
+    let sweeper = Sweeper { store, engine, calendar, observer, watch: core.clock_watch(config) };
+    tokio::spawn(sweeper.sweep_regularly(stop.clone()));
+    let Core { store, calendar, .. } = core;
+    let ops_stats = OpsStats { store: store.clone(), calendar: calendar.clone(), metrics: metrics.clone() };
+    tokio::spawn(ops_stats.read_regularly(stop.clone()));
+    let low = LowBalances {
+        store: store.clone(),
+        thresholds: config.low_thresholds(),
+        catalog: catalog.clone(),
+        calendar: calendar.clone(),
+        metrics: metrics.clone(),
+    };
+    tokio::spawn(low.count_regularly(stop.clone()));
+}
+
 /// Ends expired reservations where no cron runs. Several sweeps at once end each of them once.
-pub(super) struct Sweeper {
-    pub store: Arc<dyn Store>,
-    pub engine: Arc<Engine>,
-    pub calendar: Arc<Calendar>,
-    pub api: Arc<Api>,
-    pub watch: ClockWatch,
+struct Sweeper {
+    store: Arc<dyn Store>,
+    engine: Arc<Engine>,
+    calendar: Arc<Calendar>,
+    observer: ChargeObserver,
+    watch: ClockWatch,
 }
 
 impl Sweeper {
     /// Until `stop`. Before each sweep the clock is measured: one that is ahead would end holds
     /// that have not expired.
-    pub(super) async fn sweep_regularly(self, stop: CancellationToken) {
+    async fn sweep_regularly(self, stop: CancellationToken) {
         let sweeping = async {
             loop {
                 tokio::time::sleep(SWEEP_INTERVAL).await;
@@ -64,14 +87,14 @@ impl Sweeper {
     }
 
     async fn sweep(&self) {
-        let count = |ended, effect| self.api.count_ended(ended, effect);
+        let count = |ended, effect| self.observer.count_ended(&ended, effect);
         let sweep = sweep::sweep(&*self.store, &self.engine, &self.calendar, count);
         match tokio::time::timeout(SWEEP_TIMEOUT, sweep).await {
             Ok(Ok(Swept { freed: 0, charged: 0, failed: 0 })) => {}
             Ok(Ok(Swept { freed, charged, failed })) => {
                 tracing::info!(freed, charged, failed, "ended expired reservations");
             }
-            Ok(Err(error)) => tracing::warn!(%error, "expired reservations could not be read"),
+            Ok(Err(error)) => tracing::warn!(error = %error.in_full(), "expired reservations could not be read"),
             Err(_) => tracing::warn!("the sweep of expired reservations took too long"),
         }
     }
@@ -108,7 +131,7 @@ pub async fn reconcile_recharges(
     store: Arc<dyn Store>,
     clock: impl Clock,
     cut: &CancellationToken,
-) -> anyhow::Result<Reconciled> {
+) -> anyhow::Result<ReconciledOrders> {
     let job = RechargeJob::new(config, store, clock).await?;
     let reconciled = cut.run_until_cancelled(job.recharges.reconcile(job.waits)).await;
     job.engine.drain().await;
@@ -167,7 +190,7 @@ pub async fn reconcile_cache(
     store: Arc<dyn Store>,
     clock: impl Clock,
     is_dry_run: bool,
-) -> anyhow::Result<Option<CacheReconciled>> {
+) -> anyhow::Result<Option<ReconciledCache>> {
     let Some(redis) = &config.data.redis else { return Ok(None) };
     let database = database::identity(config, &*store).await?;
     let redis = caches::connect(redis, &database, false, Box::new(|_, _| {}));

@@ -13,6 +13,7 @@ mod concurrency;
 mod connections;
 mod crash;
 mod cron;
+mod documents;
 mod export;
 mod harness;
 mod idempotency;
@@ -31,12 +32,17 @@ mod rate_limits;
 mod recharge;
 mod records;
 mod redis_servers;
+mod request_ids;
 mod reservations;
 mod rest;
 mod rollover;
 mod rollup;
 mod sandbox;
+mod stalls;
 mod state_machine;
 mod statistics;
 mod tokens;
 mod upgrade;
+
+// The histories of `state_machine` are the library's own files, and name this `crate::biz`.
+use billing_service::biz;

@@ -33,7 +33,7 @@ use crate::{
 
 /// What a run has to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
+pub struct JobReport {
     /// What was not told while it ran; the last one sums it up.
     pub lines: Vec<String>,
     /// Whether all is as it should be.
@@ -119,7 +119,7 @@ impl Runner {
     ///
     /// # Errors
     /// The run failed, was cut short or took too long: it is begun again later.
-    pub async fn run_due(&self, job: Job, display: &dyn Display) -> anyhow::Result<Option<Report>> {
+    pub async fn run_due(&self, job: Job, display: &dyn Display) -> anyhow::Result<Option<JobReport>> {
         let run = Run { job: job.name(), period: self.period(job)?, is_by_hand: false, owner: owner() };
         self.run(job, run, true, display).await
     }
@@ -130,7 +130,7 @@ impl Runner {
     ///
     /// # Errors
     /// As [`Self::run_due`].
-    pub async fn run_now(&self, job: Job, resumes: bool, display: &dyn Display) -> anyhow::Result<Option<Report>> {
+    pub async fn run_now(&self, job: Job, resumes: bool, display: &dyn Display) -> anyhow::Result<Option<JobReport>> {
         let run = Run { job: job.name(), period: self.period(job)?, is_by_hand: true, owner: owner() };
         self.run(job, run, resumes, display).await
     }
@@ -139,14 +139,14 @@ impl Runner {
     ///
     /// # Errors
     /// What the job asks does not answer, or the process is asked to stop.
-    pub async fn dry_run(&self, job: Job, display: &dyn Display) -> anyhow::Result<Report> {
+    pub async fn dry_run(&self, job: Job, display: &dyn Display) -> anyhow::Result<JobReport> {
         ensure_clock_agrees(&self.config, &*self.store, &*self.clock).await?;
         let progress = DryProgress { job, display };
         let preview = self.preview(job, &progress);
         self.stop.run_until_cancelled(preview).await.unwrap_or_else(|| Err(anyhow!("cut short")))
     }
 
-    async fn run(&self, job: Job, run: Run, resumes: bool, display: &dyn Display) -> anyhow::Result<Option<Report>> {
+    async fn run(&self, job: Job, run: Run, resumes: bool, display: &dyn Display) -> anyhow::Result<Option<JobReport>> {
         ensure_clock_agrees(&self.config, &*self.store, &*self.clock).await?;
         let Begun::Ours { position } = self.store.begin_run(&run).await? else { return Ok(None) };
         display.begins(match (&position, resumes) {

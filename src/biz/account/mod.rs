@@ -109,3 +109,31 @@ impl ActiveUsers {
         Self { users: active.map(|(user, _)| user).collect(), next }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn held_units_and_amounts_are_not_there_to_be_used() {
+        let quota = |used, held| Quota { total: 9, used, held }.remaining();
+        // A quota that was lowered has nothing left.
+        assert_eq!([quota(0, 0), quota(3, 4), quota(9, 0), quota(9, 1), quota(10, 0)], [9, 2, 0, 0, 0]);
+        let balance = Balance { amount: Money::from_micros(5), held: Money::from_micros(7), version: 0 };
+        assert_eq!(balance.available(), Money::from_micros(-2));
+    }
+
+    #[test]
+    fn a_page_of_users_has_those_that_changed_and_the_next_begins_behind_its_last() {
+        let page = |users: usize| {
+            let user = |number: usize| UserId::from_stored(format!("u{number}"));
+            (0..users)
+                .map(move |number| (user(number), DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(number as i64)))
+        };
+        let since = DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(998);
+        let short = ActiveUsers::of_page(page(ACTIVE_PAGE - 1).collect(), since);
+        assert_eq!((short.users.len(), short.next), (1, None));
+        let full = ActiveUsers::of_page(page(ACTIVE_PAGE).collect(), since);
+        assert_eq!((full.users.len(), full.next), (2, Some(UserId::from_stored("u999"))));
+    }
+}

@@ -1,37 +1,33 @@
-//! What loses to another transaction, or its connection, is done again.
+//! Repeats of a step that lost to another transaction, or lost its connection.
 
 use std::time::Duration;
 
+use backon::{ExponentialBuilder, Retryable};
+
 use crate::biz::values::error::StoreError;
 
-/// So often at the most.
-const ATTEMPTS: u32 = 5;
+/// Attempts at one step, over some seconds.
+const ATTEMPTS: u32 = 8;
+const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(20))
+    .with_max_delay(Duration::from_secs(2))
+    .with_max_times(ATTEMPTS as usize - 1)
+    .with_jitter();
 
-/// Before an attempt after an outage, doubling.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-
-/// Does what may be repeated until it neither conflicts nor meets an outage: where a process
-/// stood still for long, its connections are gone. Ends after some seconds.
+/// Repeats a step that may be done twice until it neither conflicts nor meets an outage: a process
+/// that stood still for long has lost its connections.
 ///
 /// # Errors
-/// The last conflict or outage, and at once whatever else there is.
+/// The last conflict or outage, and every other error at once.
 pub async fn repeat<T, F>(attempt: impl Fn() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
-    let mut pause = FIRST_PAUSE;
-    for _ in 1..ATTEMPTS {
-        match attempt().await {
-            Err(StoreError::Conflict(_)) => {}
-            Err(StoreError::Unavailable(why)) => {
-                tracing::warn!(why, "the database does not answer; a step of a job is repeated");
-                tokio::time::sleep(pause).await;
-                pause *= 2;
-            }
-            done => return done,
-        }
-    }
-    attempt().await
+    attempt
+        .retry(BACKOFF)
+        .when(|error| matches!(error, StoreError::Conflict(_) | StoreError::Unavailable(_)))
+        .notify(|error, _| tracing::warn!(%error, "a step of a job is repeated"))
+        .await
 }
 
 #[cfg(test)]

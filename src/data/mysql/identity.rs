@@ -2,16 +2,15 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::Row;
 
-use super::{MySqlStore, row::text};
+use super::MySqlStore;
 use crate::{
     biz::{
         clock_skew::DatabaseClock,
         identity::{Identity, IdentityStore},
         values::error::StoreError,
     },
-    data::error::{corrupt, store_error},
+    data::{error::corrupt, row::Columns},
 };
 
 #[async_trait]
@@ -33,8 +32,8 @@ impl MySqlStore {
     async fn known_identity(&self) -> Result<Option<Identity>, StoreError> {
         let rows = self.reader.fetch_all(sqlx::query("SELECT id, currency, time_zone FROM database_identity")).await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        let id = text(row, 0)?.parse().map_err(|_| corrupt("id of the database, which must be a UUID,"))?;
-        Ok(Some(Identity { id, currency: text(row, 1)?, time_zone: text(row, 2)? }))
+        let id = row.text(0)?.parse().map_err(|_| corrupt("id of the database, which must be a UUID,"))?;
+        Ok(Some(Identity { id, currency: row.text(1)?, time_zone: row.text(2)? }))
     }
 }
 
@@ -42,7 +41,7 @@ impl MySqlStore {
 impl DatabaseClock for MySqlStore {
     async fn database_time(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
         let rows = self.reader.fetch_all(sqlx::query("SELECT UTC_TIMESTAMP(6)")).await?;
-        let time = rows.first().map(|row| row.try_get(0).map_err(store_error)).transpose()?;
+        let time = rows.first().map(|row| row.time(0)).transpose()?;
         time.map(Some).ok_or_else(|| corrupt("time of the database"))
     }
 }

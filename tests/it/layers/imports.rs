@@ -22,7 +22,7 @@ pub struct Known {
 pub struct Sources(BTreeMap<Module, Known>);
 
 impl Sources {
-    /// Reads a tree whose root is `lib.rs`. Binaries and files of tests are left out.
+    /// Reads a tree whose root is `lib.rs`. Binaries, and files and folders of tests, are left out.
     pub fn read(root: &Path) -> Self {
         let mut texts = BTreeMap::new();
         let mut folders = vec![root.to_owned()];
@@ -30,7 +30,7 @@ impl Sources {
             for entry in fs::read_dir(folder).unwrap() {
                 let path = entry.unwrap().path();
                 if path.is_dir() {
-                    folders.extend((!path.ends_with("bin")).then_some(path));
+                    folders.extend((!path.ends_with("bin") && !path.ends_with("tests")).then_some(path));
                 } else if path.extension().is_some_and(|ending| ending == "rs") && !path.ends_with("tests.rs") {
                     texts.insert(module_of(path.strip_prefix(root).unwrap()), fs::read_to_string(&path).unwrap());
                 }

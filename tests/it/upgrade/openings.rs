@@ -163,7 +163,7 @@ async fn a_backup_that_is_restored_over_an_upgrade_is_refused() {
     let before = legacy::fingerprint(&database).await;
     for more in [&["--dry-run"][..], &[]] {
         let refused = legacy::migrate(&database, more);
-        assert!(legacy::errors(&refused).contains("Restore it into an empty database"), "{}", legacy::errors(&refused));
+        assert!(legacy::errors(&refused).contains("restore it into an empty database"), "{}", legacy::errors(&refused));
         legacy::assert_untouched(&database, &before).await;
     }
 }

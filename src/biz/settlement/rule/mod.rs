@@ -7,6 +7,8 @@ mod recommit;
 mod reservation;
 mod state;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! Where histories are played: the rule in memory, and the real databases.
+//! The real databases, as a stage for histories.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,90 +34,14 @@ use billing_service::{
 };
 use chrono::{DateTime, Utc};
 
-use super::{
-    books::Books,
-    model::SERVICES,
-    postings::{month, service, user},
-    steps::USERS,
-};
+use super::histories::{Stage, USERS, postings::month};
 
 /// More than any history has, and than all histories have due at once.
 const ALL: u32 = 10_000;
 
-pub trait Stage {
-    async fn settle(&self, batch: &Batch) -> Vec<Outcome>;
-    /// With its quotas of a month; an empty one where there is none.
-    async fn account(&self, user: &UserId, month: u32) -> Account;
-    async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime);
-    async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime);
-    async fn key_quotas(&self, key: &ApiKeyId) -> KeyQuotas;
-    async fn keep_order(&self, order: &Order);
-    async fn order(&self, id: &OrderId) -> Option<Order>;
-    async fn transaction(&self, user: &UserId, trace: &TraceId) -> Option<Transaction>;
-    async fn records(&self, user: &UserId) -> Vec<Record>;
-    async fn daily(&self, user: &UserId, span: DaySpan) -> Vec<DailyUse>;
-    /// What a sweep would find; `None` where there is none.
-    async fn due(&self, until: DateTime<Utc>) -> Option<BTreeSet<(UserId, TraceId)>>;
-    async fn evidence(&self, case: &str) -> Vec<Evidence>;
-}
-
-impl Stage for Books {
-    async fn settle(&self, batch: &Batch) -> Vec<Outcome> {
-        Ledger::settle(self, batch).await.unwrap().outcomes
-    }
-
-    async fn account(&self, user: &UserId, number: u32) -> Account {
-        let month = month(number);
-        let services = (0..SERVICES.len() as u8).map(service);
-        let quotas = services.filter_map(|of| Some((of.clone(), Books::quota(self, &(user.clone(), month, of))?)));
-        let requests = Books::requests(self, user);
-        Account { balance: Books::balance(self, user), quotas: quotas.collect(), requests }
-    }
-
-    async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) {
-        Books::set_caps(self, user, caps, at);
-    }
-
-    async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime) {
-        self.keep_key_quota(quota, at);
-    }
-
-    async fn key_quotas(&self, _: &ApiKeyId) -> KeyQuotas {
-        Books::key_quotas(self)
-    }
-
-    async fn keep_order(&self, order: &Order) {
-        Books::keep_order(self, order);
-    }
-
-    async fn order(&self, id: &OrderId) -> Option<Order> {
-        Books::order(self, id)
-    }
-
-    async fn transaction(&self, user: &UserId, trace: &TraceId) -> Option<Transaction> {
-        Books::transaction(self, user, trace)
-    }
-
-    async fn records(&self, user: &UserId) -> Vec<Record> {
-        Books::records(self, user)
-    }
-
-    async fn daily(&self, user: &UserId, _: DaySpan) -> Vec<DailyUse> {
-        Books::daily(self, user)
-    }
-
-    async fn due(&self, _: DateTime<Utc>) -> Option<BTreeSet<(UserId, TraceId)>> {
-        None
-    }
-
-    async fn evidence(&self, case: &str) -> Vec<Evidence> {
-        (0..USERS).map(|number| Books::evidence(self, &user(case, number))).collect()
-    }
-}
-
 impl Stage for Arc<dyn Store> {
     async fn settle(&self, batch: &Batch) -> Vec<Outcome> {
-        Ledger::settle(&**self, batch).await.unwrap().outcomes
+        Ledger::settle(&**self, batch, None).await.unwrap().outcomes
     }
 
     async fn account(&self, user: &UserId, number: u32) -> Account {

@@ -1,6 +1,13 @@
 //! What the service answers and keeps, in the words of the model.
 
-use billing_service::biz::{
+use chrono::Datelike;
+use uuid::Uuid;
+
+use super::{
+    model::{Answer, Call, Entry, Model, OrderState, State, Step, Tokens},
+    postings::{stream_id, version_id},
+};
+use crate::biz::{
     reports::record::{Record, RecordType},
     settlement::{
         order::{Order, OrderStatus},
@@ -8,13 +15,6 @@ use billing_service::biz::{
         transaction::{Status, Transaction},
     },
     values::{error::Error, usage::Usage},
-};
-use chrono::Datelike;
-use uuid::Uuid;
-
-use super::{
-    model::{Answer, Call, Entry, Model, OrderState, State, Step, Tokens},
-    postings::{stream_id, version_id},
 };
 
 fn tokens(usage: Usage) -> Tokens {

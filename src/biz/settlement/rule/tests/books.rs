@@ -1,13 +1,19 @@
 //! A ledger in memory: the rule of the service on maps, without a database.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Mutex,
 };
 
-use async_trait::async_trait;
-use billing_service::biz::{
-    account::{Balance, Quota},
+use chrono::{DateTime, Utc};
+
+use super::histories::{
+    Stage, USERS,
+    model::SERVICES,
+    postings::{month, service, user},
+};
+use crate::biz::{
+    account::{Account, Balance, Quota},
     jobs::audit::{DayBook, DifferingDay, Evidence},
     limits::{
         caps::{Caps, Requests},
@@ -19,16 +25,14 @@ use billing_service::biz::{
     },
     settlement::{
         keys::Keys,
-        ledger::{Ledger, SettledBatch},
         order::{Order, OrderStatus},
-        posting::{Adjusted, Batch},
+        posting::{Adjusted, Batch, Outcome},
         rule::{self, NewRecord, QuotaKey, State, TransactionKey, UsageDelta, UsageKey},
         transaction::{Status, Transaction},
     },
     values::{
-        calendar::{BillingTime, Month},
-        error::StoreError,
-        ids::{AdjustmentId, OrderId, TraceId, UserId},
+        calendar::{BillingTime, DaySpan, Month},
+        ids::{AdjustmentId, ApiKeyId, OrderId, TraceId, UserId},
     },
 };
 
@@ -49,9 +53,9 @@ struct Tables {
     usage: BTreeMap<UsageKey, UsageDelta>,
 }
 
-#[async_trait]
-impl Ledger for Books {
-    async fn settle(&self, batch: &Batch) -> Result<SettledBatch, StoreError> {
+impl Books {
+    /// Settles a batch as a database does in one transaction.
+    pub fn settle(&self, batch: &Batch) -> Vec<Outcome> {
         let mut tables = self.0.lock().unwrap();
         let keys = Keys::of(batch);
         for user in &keys.users {
@@ -100,11 +104,9 @@ impl Ledger for Books {
             row.free_records += delta.free_records;
             row.paid_records += delta.paid_records;
         }
-        Ok(SettledBatch { outcomes, changes: writes.changes, api_keys: writes.api_keys })
+        outcomes
     }
-}
 
-impl Books {
     pub fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) {
         let mut tables = self.0.lock().unwrap();
         if caps == Caps::default() {
@@ -232,5 +234,59 @@ impl Books {
         let paid = |order: &&Order| order.user == *user && order.status == OrderStatus::Success;
         evidence.recharged = tables.orders.values().filter(paid).map(|order| order.amount).sum();
         evidence
+    }
+}
+
+impl Stage for Books {
+    async fn settle(&self, batch: &Batch) -> Vec<Outcome> {
+        Books::settle(self, batch)
+    }
+
+    async fn account(&self, user: &UserId, number: u32) -> Account {
+        let month = month(number);
+        let services = (0..SERVICES.len() as u8).map(service);
+        let quotas = services.filter_map(|of| Some((of.clone(), Books::quota(self, &(user.clone(), month, of))?)));
+        let requests = Books::requests(self, user);
+        Account { balance: Books::balance(self, user), quotas: quotas.collect(), requests }
+    }
+
+    async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) {
+        Books::set_caps(self, user, caps, at);
+    }
+
+    async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime) {
+        self.keep_key_quota(quota, at);
+    }
+
+    async fn key_quotas(&self, _: &ApiKeyId) -> KeyQuotas {
+        Books::key_quotas(self)
+    }
+
+    async fn keep_order(&self, order: &Order) {
+        Books::keep_order(self, order);
+    }
+
+    async fn order(&self, id: &OrderId) -> Option<Order> {
+        Books::order(self, id)
+    }
+
+    async fn transaction(&self, user: &UserId, trace: &TraceId) -> Option<Transaction> {
+        Books::transaction(self, user, trace)
+    }
+
+    async fn records(&self, user: &UserId) -> Vec<Record> {
+        Books::records(self, user)
+    }
+
+    async fn daily(&self, user: &UserId, _: DaySpan) -> Vec<DailyUse> {
+        Books::daily(self, user)
+    }
+
+    async fn due(&self, _: DateTime<Utc>) -> Option<BTreeSet<(UserId, TraceId)>> {
+        None
+    }
+
+    async fn evidence(&self, case: &str) -> Vec<Evidence> {
+        (0..USERS).map(|number| Books::evidence(self, &user(case, number))).collect()
     }
 }

@@ -2,7 +2,17 @@
 
 use std::sync::Arc;
 
-use billing_service::biz::{
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
+use uuid::Uuid;
+
+use super::{
+    StoppedClock,
+    model::{
+        Call, MODELS, Moment, OrderStep, Overrun, Policy, Priced, Report, SERVICES, Service, Step, TTL_MINUTES, Tokens,
+        order_amount,
+    },
+};
+use crate::biz::{
     account::{
         catalog::{Catalog, Plan, Price, QuotaUnit},
         policy::{AboveHold, OnExpiry},
@@ -26,14 +36,6 @@ use billing_service::biz::{
         usage::Usage,
     },
 };
-use chrono::{DateTime, Datelike, TimeDelta, Utc};
-use uuid::Uuid;
-
-use super::model::{
-    Call, MODELS, Moment, OrderStep, Overrun, Policy, Priced, Report, SERVICES, Service, Step, TTL_MINUTES, Tokens,
-    order_amount,
-};
-use crate::harness::TestClock;
 
 pub fn user(case: &str, user: u8) -> UserId {
     UserId::from_stored(format!("{case}-{user}"))
@@ -85,7 +87,7 @@ pub fn moment(at: BillingTime, start: DateTime<Utc>) -> Moment {
 }
 
 pub fn catalog(policies: &[Policy]) -> Catalog {
-    let policy = |policy: &Policy| billing_service::biz::account::policy::Policy {
+    let policy = |policy: &Policy| crate::biz::account::policy::Policy {
         on_expiry: if policy.charges_expired { OnExpiry::Commit } else { OnExpiry::Release },
         above_hold: match policy.overrun {
             Overrun::Charged => AboveHold::Charge,
@@ -108,7 +110,7 @@ pub fn catalog(policies: &[Policy]) -> Catalog {
 }
 
 /// Prices calls as the service does, at the time of `clock`.
-pub fn quoter(start: DateTime<Utc>, clock: TestClock) -> Quoter {
+pub fn quoter(start: DateTime<Utc>, clock: StoppedClock) -> Quoter {
     let mut book = PriceBook::default();
     for (number, versions) in (0u8..).zip(MODELS) {
         for (place, version) in versions.iter().enumerate() {

@@ -5,7 +5,18 @@ use std::{
     sync::Arc,
 };
 
-use billing_service::biz::{
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
+use proptest::{prop_assert, prop_assert_eq, test_runner::TestCaseError};
+
+use super::{
+    StoppedClock,
+    answers::{Stored, answer, line, lines, order_state},
+    model::{Answer, KEY_LIMITS, Model, Moment, ORDERS, SERVICES, Shared, State, Step},
+    postings::{Postings, api_key, catalog, moment, new_order, order_id, quoter, service, trace, user},
+    stage::Stage,
+    steps::{History, Round, USERS},
+};
+use crate::biz::{
     account::Account,
     jobs::audit,
     limits::{
@@ -18,17 +29,6 @@ use billing_service::biz::{
         money::Money,
     },
 };
-use chrono::{DateTime, Datelike, TimeDelta, Utc};
-use proptest::{prop_assert, prop_assert_eq, test_runner::TestCaseError};
-
-use super::{
-    answers::{Stored, answer, line, lines, order_state},
-    model::{Answer, KEY_LIMITS, Model, Moment, ORDERS, SERVICES, Shared, State, Step},
-    postings::{Postings, api_key, catalog, moment, new_order, order_id, quoter, service, trace, user},
-    stage::Stage,
-    steps::{History, Round, USERS},
-};
-use crate::harness::TestClock;
 
 type Played<T = ()> = Result<T, TestCaseError>;
 
@@ -51,7 +51,7 @@ struct Play<'h, S> {
     postings: Postings<'h>,
     calendar: Calendar,
     /// By which calls are priced.
-    clock: TestClock,
+    clock: StoppedClock,
     start: DateTime<Utc>,
     at: BillingTime,
     months: BTreeSet<u32>,
@@ -73,7 +73,7 @@ impl<'h, S: Stage> Play<'h, S> {
     async fn begin(stage: &'h S, case: &'h str, history: &History) -> Self {
         let calendar = Calendar::new(chrono_tz::Asia::Shanghai, SystemClock);
         let start: DateTime<Utc> = history.start.parse().unwrap();
-        let (at, clock) = (calendar.at(start), TestClock::real());
+        let (at, clock) = (calendar.at(start), StoppedClock::at(start));
         let amounts = if history.daily_amount { Period::Day } else { Period::Total };
         let periods = [Period::Day, Period::Month, amounts];
         for ((kind, period), limit) in QuotaType::ALL.into_iter().zip(periods).zip(KEY_LIMITS) {
@@ -104,7 +104,7 @@ impl<'h, S: Stage> Play<'h, S> {
     /// No two rounds happen at the same instant.
     fn pass(&mut self, minutes: u32) {
         let now = self.at.utc + TimeDelta::minutes(minutes.into()) + TimeDelta::milliseconds(1);
-        self.clock.stop_at(now);
+        self.clock.set(now);
         self.at = self.calendar.at(now);
         self.months.insert(self.moment().month);
     }
