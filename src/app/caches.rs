@@ -11,6 +11,7 @@ use crate::{
         check::cache::{
             Caches, ReadModel, Trust, account_cache::AccountCache, prewarm::prewarm, reconcile::SharedCache,
         },
+        database::identity::Identity,
         values::calendar::Calendar,
     },
     config::{self, Config, Driver, RedisMode},
@@ -47,10 +48,10 @@ pub(super) struct Started {
     pub redis: Option<Arc<RedisCache>>,
 }
 
-pub(super) fn of_server(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Started> {
+pub(super) fn of_server(config: &Config, database: &Identity, metrics: &Arc<Metrics>) -> anyhow::Result<Started> {
     let redis = config.data.redis.as_ref().map(|redis| {
         let metrics = metrics.clone();
-        connect(redis, true, Box::new(move |script, took| metrics.cache.time_script(script, took)))
+        connect(redis, database, true, Box::new(move |script, took| metrics.cache.time_script(script, took)))
     });
     if redis.is_some() {
         metrics.cache.show_shared()?;
@@ -65,13 +66,14 @@ pub(super) fn of_server(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Resu
 }
 
 /// Connects in the background. A server `keeps` what is in Redis; jobs only use it.
-pub(super) fn connect(redis: &config::Redis, keeps: bool, times: ScriptTimes) -> Arc<RedisCache> {
+pub(super) fn connect(redis: &config::Redis, database: &Identity, keeps: bool, times: ScriptTimes) -> Arc<RedisCache> {
     let layout = match redis.mode {
         RedisMode::Single => RedisLayout::Single,
         RedisMode::Sentinel => RedisLayout::Sentinel { master: redis.master.clone() },
         RedisMode::Cluster => RedisLayout::Cluster,
     };
     let settings = RedisSettings {
+        database: database.id,
         layout,
         addrs: redis.addrs.clone(),
         username: redis.username.clone(),
@@ -189,9 +191,12 @@ pub(super) async fn until_up(redis: &RedisCache) -> bool {
 
 /// Of a job beside the servers: it reads nothing, and the cache that they share has to hear
 /// of what it changes.
-pub(super) fn of_job(config: &Config) -> Arc<Caches> {
-    let redis =
-        config.data.redis.as_ref().map(|redis| connect(redis, false, Box::new(|_, _| {})) as Arc<dyn AccountCache>);
+pub(super) fn of_job(config: &Config, database: &Identity) -> Arc<Caches> {
+    let redis = config
+        .data
+        .redis
+        .as_ref()
+        .map(|redis| connect(redis, database, false, Box::new(|_, _| {})) as Arc<dyn AccountCache>);
     Arc::new(Caches::new(Arc::new(MemoryCache::new(0)), Trust::WhileFar(Duration::ZERO), redis))
 }
 

@@ -11,10 +11,11 @@ use backon::{ExponentialBuilder, Retryable};
 
 use crate::{
     biz::{
+        database::identity::Identity,
         settlement::engine::{LaneLimits, ParkingLimits},
         values::error::StoreError,
     },
-    config::{Config, Driver},
+    config::{Billing, Config, Driver},
     data::{
         Store, dsn,
         legacy_zone::LegacyZone,
@@ -50,7 +51,8 @@ const CONNECT_BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_jitter();
 
 /// Connects to the configured database and brings its schema up to date. While it
-/// does not answer, tries again for `data.database.connect_timeout`.
+/// does not answer, tries again for `data.database.connect_timeout`. A database of another
+/// currency or time zone is refused.
 ///
 /// # Errors
 /// The last error, with the config key to check.
@@ -69,7 +71,43 @@ pub async fn connect(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
 /// # Errors
 /// As [`connect`].
 pub async fn connect_announcing(config: &Config, announce: &Announce) -> anyhow::Result<Arc<dyn Store>> {
-    patiently(config, || try_connect(config, announce)).await
+    let (store, identity) = patiently(config, || async {
+        let store = try_connect(config, announce).await?;
+        let identity = identity(config, &*store).await?;
+        Ok((store, identity))
+    })
+    .await?;
+    if let Err(refusal) = check_identity(config, &identity) {
+        close(&*store).await;
+        return Err(refusal);
+    }
+    Ok(store)
+}
+
+/// The identity of a database; one that has none learns the configured currency and zone.
+///
+/// # Errors
+/// [`StoreError::Unavailable`], [`StoreError::Failed`].
+pub(super) async fn identity(config: &Config, store: &dyn Store) -> Result<Identity, StoreError> {
+    let Billing { currency, timezone, .. } = config.billing;
+    store.identity(&Identity::fresh(currency, timezone)).await
+}
+
+/// Amounts in another currency, or days of another zone, would mean something else.
+fn check_identity(config: &Config, database: &Identity) -> anyhow::Result<()> {
+    let (currency, zone) = (config.billing.currency.code(), config.billing.timezone.name());
+    for (key, configured, kept, of_what) in [
+        ("billing.currency", currency, &database.currency, "all amounts"),
+        ("billing.timezone", zone, &database.time_zone, "all days and months"),
+    ] {
+        if configured != kept {
+            anyhow::bail!(
+                "config key {key}: is {configured}, and {of_what} in this database are of {kept}; set {key} to {kept}, \
+                 or name another database in data.database.source"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The migration plan of [`connect`]. Changes nothing.

@@ -1,6 +1,7 @@
 //! Wiring: the only module that names concrete types of all layers.
 
 mod caches;
+mod clock_watch;
 mod core;
 pub mod cron;
 mod database;
@@ -19,14 +20,15 @@ use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 
+pub use self::{
+    clock_watch::ensure_clock_agrees,
+    database::{close, connect, connect_announcing, connect_existing, connect_unchanged, plan},
+    jobs::{reconcile_cache, reconcile_recharges, sweep},
+};
 use self::{
     core::Core,
     payments::Payments,
     ports::{Ports, Served},
-};
-pub use self::{
-    database::{close, connect, connect_announcing, connect_existing, connect_unchanged, plan},
-    jobs::{reconcile_cache, reconcile_recharges, sweep},
 };
 use crate::{
     biz::values::calendar::{Clock, SystemClock},

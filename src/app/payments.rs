@@ -119,6 +119,11 @@ pub(super) fn recharges(
     calendar: Arc<Calendar>,
     gateway: Option<Arc<dyn PaymentGateway>>,
 ) -> Recharges {
-    let terms = Terms { currency: config.billing.currency.clone(), max_amount: config.billing.max_recharge };
+    let currency = config.billing.currency;
+    let terms = Terms {
+        currency,
+        max_amount: currency.floor(config.billing.max_recharge),
+        payment_timeout: config.payment_service.as_ref().map_or(Duration::ZERO, |payment| payment.timeout),
+    };
     Recharges::new(store, engine, calendar, gateway, terms)
 }

@@ -7,6 +7,7 @@
 pub mod account;
 pub mod charge;
 pub mod check;
+pub mod database;
 pub mod jobs;
 pub mod limits;
 pub mod metering;

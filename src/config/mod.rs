@@ -34,7 +34,7 @@ use crate::biz::{
     },
     charge::prices::PriceBook,
     jobs::low_balance::{Percent, Thresholds},
-    values::{ids::ServiceName, money::Money},
+    values::{currency::Currency, ids::ServiceName, money::Money},
 };
 
 #[derive(Debug, Clone, Deserialize)]
@@ -72,6 +72,9 @@ pub struct Database {
     /// Longest wait of a statement for a free connection.
     #[serde(default = "default_acquire_timeout", deserialize_with = "values::duration")]
     pub acquire_timeout: Duration,
+    /// How far the clock of this process may be from the database's.
+    #[serde(default = "default_max_clock_skew", deserialize_with = "values::duration")]
+    pub max_clock_skew: Duration,
     /// Of which the times in a database of the legacy service are wall-clock times; `None`:
     /// as `source` says.
     #[serde(default, alias = "former_zone", deserialize_with = "values::optional_timezone")]
@@ -99,7 +102,7 @@ pub struct Billing {
     #[serde(default = "default_timezone", deserialize_with = "values::timezone")]
     pub timezone: chrono_tz::Tz,
     #[serde(default = "default_currency", deserialize_with = "values::currency")]
-    pub currency: String,
+    pub currency: Currency,
     #[serde(default = "default_reservation_ttl", deserialize_with = "values::reservation_ttl")]
     pub reservation_ttl: Duration,
     #[serde(default = "default_max_recharge", deserialize_with = "values::amount")]
@@ -179,6 +182,7 @@ impl Config {
                 config::ConfigError::At { error, .. } => error.to_string(),
                 other => other.to_string(),
             };
+            let why = without_text(why);
             if key == "." { anyhow!("config: {why}") } else { anyhow!("config key {key}: {why}") }
         })?;
         config.check()?;
@@ -248,6 +252,16 @@ impl Config {
     }
 }
 
+/// The error of a key that has a text where something else belongs, without the text: a URL
+/// with a password may stand where a section belongs.
+fn without_text(why: String) -> String {
+    let (Some(start), Some(end)) = (why.find("string \""), why.rfind("\", expected ")) else { return why };
+    match (why.get(..start), why.get(end + 1..)) {
+        (Some(before), Some(after)) if start < end => format!("{before}a text{after}"),
+        _ => why,
+    }
+}
+
 impl Default for SettlementConfig {
     fn default() -> Self {
         Self {
@@ -282,6 +296,10 @@ fn default_acquire_timeout() -> Duration {
     Duration::from_secs(2)
 }
 
+fn default_max_clock_skew() -> Duration {
+    Duration::from_secs(5)
+}
+
 fn default_max_recharge() -> Money {
     Money::from_micros(999_999_990_000)
 }
@@ -306,8 +324,8 @@ fn default_reservation_ttl() -> Duration {
     Duration::from_secs(600)
 }
 
-fn default_currency() -> String {
-    "CNY".into()
+fn default_currency() -> Currency {
+    Currency::CNY
 }
 
 #[cfg(test)]

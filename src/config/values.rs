@@ -10,7 +10,7 @@ use super::secret::Secret;
 use crate::biz::{
     jobs::low_balance::Percent,
     limits::rate_limit::MAX_LIMIT,
-    values::{ids::ServiceName, money::Money},
+    values::{currency::Currency, ids::ServiceName, money::Money},
 };
 
 /// `1s`, `0.2s`, `200ms`, `5m`, `1h`.
@@ -46,10 +46,19 @@ pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Stri
     let text = String::deserialize(deserializer)?;
     let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
     match port {
+        _ if has_login(&text) => Err(de::Error::custom(format!("is {URL_AS_ADDRESS} 0.0.0.0:8107"))),
         Some(_) if text.starts_with(':') => Ok(format!("0.0.0.0{text}")),
         Some(_) => Ok(text),
         None => Err(de::Error::custom(format!("{text:?} is not an address such as 0.0.0.0:8107"))),
     }
+}
+
+/// How the error of a URL goes on, which shows nothing of it.
+const URL_AS_ADDRESS: &str = "a URL or has a login; name the host and the port alone, such as";
+
+/// Whether a text is no address but may have a password in it.
+fn has_login(text: &str) -> bool {
+    text.contains("://") || text.contains('@')
 }
 
 /// One address, several in a list, or several in a text with commas.
@@ -62,6 +71,10 @@ pub(super) fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ve
     let is_address = |text: &String| {
         text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
     };
+    if texts.iter().any(|text| has_login(text)) {
+        let why = format!("is {URL_AS_ADDRESS} 127.0.0.1:6379; username, password and db are keys beside it");
+        return Err(de::Error::custom(why));
+    }
     match texts.iter().find(|text| !is_address(text)) {
         Some(wrong) => Err(de::Error::custom(format!("{wrong:?} is not an address such as 127.0.0.1:6379"))),
         None => Ok(texts),
@@ -196,13 +209,10 @@ pub(super) fn optional_timezone<'de, D: Deserializer<'de>>(deserializer: D) -> R
     timezone(deserializer).map(Some)
 }
 
-pub(super) fn currency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+pub(super) fn currency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Currency, D::Error> {
     let code = String::deserialize(deserializer)?;
-    if code.len() == 3 && code.bytes().all(|byte| byte.is_ascii_uppercase()) {
-        Ok(code)
-    } else {
-        Err(de::Error::custom(format!("{code:?} is not a currency code such as CNY")))
-    }
+    Currency::parse(&code)
+        .ok_or_else(|| de::Error::custom(format!("{code:?} is no currency code of ISO 4217 such as CNY, JPY or KWD")))
 }
 
 /// A list, or a text with commas, the form in the environment. Errors never contain the secrets.

@@ -20,6 +20,7 @@ use crate::{
             posting::{Adjustment, AdjustmentContent},
         },
         values::{
+            currency::Currency,
             error::Result,
             ids::{AdjustmentId, UserId},
             invalid::Invalid,
@@ -35,12 +36,12 @@ pub struct AccountService {
     engine: Arc<Engine>,
     observer: ChargeObserver,
     /// ISO 4217 code of every amount.
-    currency: String,
+    currency: Currency,
 }
 
 impl AccountService {
-    /// `currency` is the ISO 4217 code of every amount.
-    pub fn new(accounts: Arc<Accounts>, engine: Arc<Engine>, observer: ChargeObserver, currency: String) -> Self {
+    /// `currency` is that of every amount.
+    pub fn new(accounts: Arc<Accounts>, engine: Arc<Engine>, observer: ChargeObserver, currency: Currency) -> Self {
         Self { accounts, engine, observer, currency }
     }
 
@@ -66,7 +67,7 @@ impl AccountService {
             balance: account.balance.amount.to_wire(),
             quotas,
             held: account.balance.held.to_wire(),
-            currency: self.currency.clone(),
+            currency: self.currency.to_string(),
             limits: account.requests.map(|requests| limits(requests, now)),
         })
     }

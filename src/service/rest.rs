@@ -131,7 +131,7 @@ async fn batch_deduct(State(rest): State<Rest>, path: PathResult, request: Reque
 async fn recharge(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
     let replier = Replier::of(rest.style, &request);
     let origin = Origin::of(request.headers(), request.extensions());
-    let answer = match message(path, request, IdSource::None).await {
+    let answer = match message(path, request, IdSource::RechargeKey).await {
         Ok(message) => rest.api.recharges.recharge(message, origin).await,
         Err(error) => Err(error),
     };

@@ -21,6 +21,7 @@ use self::{
     display::{DryProgress, RunProgress},
     job::{period_began, schedule},
 };
+use super::ensure_clock_agrees;
 use crate::{
     biz::{
         jobs::runs::{Begun, LEASE, Run},
@@ -138,12 +139,14 @@ impl Runner {
     /// # Errors
     /// What the job asks does not answer, or the process is asked to stop.
     pub async fn dry_run(&self, job: Job, display: &dyn Display) -> anyhow::Result<JobReport> {
+        ensure_clock_agrees(&self.config, &*self.store, &*self.clock).await?;
         let progress = DryProgress { job, display };
         let preview = self.preview(job, &progress);
         self.stop.run_until_cancelled(preview).await.unwrap_or_else(|| Err(anyhow!("cut short")))
     }
 
     async fn run(&self, job: Job, run: Run, resumes: bool, display: &dyn Display) -> anyhow::Result<Option<JobReport>> {
+        ensure_clock_agrees(&self.config, &*self.store, &*self.clock).await?;
         let Begun::Ours { position } = self.store.begin_run(&run).await? else { return Ok(None) };
         display.begins(match (&position, resumes) {
             (Some(_), true) => Beginning::Resumed,

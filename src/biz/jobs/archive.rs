@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use super::progress::{Progress, ScanPosition};
 use crate::biz::{
     account::users::{UserSpan, Users},
-    jobs::retry::unless_conflict,
+    jobs::retry::repeat,
     values::{
         calendar::{Calendar, Month},
         error::StoreError,
@@ -75,10 +75,13 @@ pub async fn archive_records(
     let mut scan = ScanPosition::<1>::of(progress);
     progress.expect(store.users_behind(scan.last.as_ref()).await?);
     // Ends: each span begins behind the last.
-    while let Some((span, users)) = store.span(scan.last.as_ref(), USERS_AT_ONCE).await? {
-        for some in store.users_with_old(&span, before).await?.chunks(MOVED_TOGETHER) {
-            scan.counts[0] +=
-                if is_dry_run { store.count_old(some, before).await? } else { move_all(store, some, before).await? };
+    while let Some((span, users)) = repeat(|| store.span(scan.last.as_ref(), USERS_AT_ONCE)).await? {
+        for some in repeat(|| store.users_with_old(&span, before)).await?.chunks(MOVED_TOGETHER) {
+            scan.counts[0] += if is_dry_run {
+                repeat(|| store.count_old(some, before)).await?
+            } else {
+                move_all(store, some, before).await?
+            };
         }
         scan.last = Some(span.last);
         progress.reached(&scan.to_string(), users).await?;
@@ -94,7 +97,7 @@ async fn move_all(
 ) -> Result<u64, StoreError> {
     let mut moved = 0;
     loop {
-        let count = unless_conflict(|| store.archive(users, before, RECORDS_AT_ONCE)).await?;
+        let count = repeat(|| store.archive(users, before, RECORDS_AT_ONCE)).await?;
         moved += count;
         if count < u64::from(RECORDS_AT_ONCE) {
             return Ok(moved);

@@ -15,6 +15,7 @@ use chrono::NaiveDate;
 use super::progress::{Progress, ScanPosition};
 use crate::biz::{
     account::users::Users,
+    jobs::retry::repeat,
     values::{
         error::StoreError,
         ids::{ServiceName, UserId},
@@ -166,7 +167,7 @@ pub async fn audit(store: &dyn AuditStore, progress: &dyn Progress) -> Result<Au
     progress.expect(store.users_behind(scan.last.as_ref()).await?);
     // Ends, because each chunk begins after the last one.
     loop {
-        let chunk = store.evidence(scan.last.as_ref(), USERS_AT_A_TIME).await?;
+        let chunk = repeat(|| store.evidence(scan.last.as_ref(), USERS_AT_A_TIME)).await?;
         let Some(end) = chunk.last() else {
             let [users, difference_count] = scan.counts;
             return Ok(AuditReport { users, difference_count, differences });

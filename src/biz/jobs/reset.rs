@@ -10,7 +10,7 @@ use crate::biz::{
         catalog::{Catalog, Plan},
         users::{UserSpan, Users},
     },
-    jobs::retry::unless_conflict,
+    jobs::retry::repeat,
     values::{
         calendar::{BillingTime, Calendar, Month},
         error::StoreError,
@@ -80,11 +80,11 @@ pub async fn reset_quotas(
     let mut reset = Reset { users, failed };
     progress.expect(rows.users_behind(after.as_ref()).await?);
     // Ends: each chunk begins behind the last.
-    while let Some((span, users)) = rows.span(after.as_ref(), CHUNK).await? {
+    while let Some((span, users)) = repeat(|| rows.span(after.as_ref(), CHUNK)).await? {
         if calendar.now().month != at.month {
             return Err(StoreError::Unavailable("the month has turned; another run opens the next ones".into()));
         }
-        match unless_conflict(|| rows.open_months(&span, &plans, at)).await {
+        match repeat(|| rows.open_months(&span, &plans, at)).await {
             Ok(()) => reset.users += users,
             Err(error @ StoreError::Unavailable(_)) => return Err(error),
             Err(error) => {
@@ -143,9 +143,9 @@ pub async fn preview(
     let mut after = None;
     progress.expect(rows.users_behind(None).await?);
     // Ends: each chunk begins behind the last.
-    while let Some((span, users)) = rows.span(after.as_ref(), CHUNK).await? {
+    while let Some((span, users)) = repeat(|| rows.span(after.as_ref(), CHUNK)).await? {
         for ((month, plan), (_, _, sum)) in each.iter().zip(&mut preview.lacking) {
-            let lacking = rows.lacking(&span, *month, *plan).await?;
+            let lacking = repeat(|| rows.lacking(&span, *month, *plan)).await?;
             sum.rows += lacking.rows;
             // The reset does not change totals of the current month.
             sum.totals += if *month > at.month { lacking.totals } else { 0 };
@@ -168,13 +168,13 @@ async fn one_by_one(
     progress: &dyn Progress,
 ) -> Result<(), StoreError> {
     let mut after = span.after.clone();
-    while let Some((alone, _)) = rows.span(after.as_ref(), 1).await? {
+    while let Some((alone, _)) = repeat(|| rows.span(after.as_ref(), 1)).await? {
         if alone.last.as_str() > span.last.as_str() {
             return Ok(());
         }
         let mut failed = None;
         for plan in plans {
-            match unless_conflict(|| rows.open_months(&alone, std::slice::from_ref(plan), at)).await {
+            match repeat(|| rows.open_months(&alone, std::slice::from_ref(plan), at)).await {
                 Ok(()) => {}
                 Err(error @ StoreError::Unavailable(_)) => return Err(error),
                 Err(error) => failed = Some(error),

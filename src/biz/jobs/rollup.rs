@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use super::progress::{Progress, ScanPosition};
 use crate::biz::{
     account::users::{UserSpan, Users},
-    jobs::retry::unless_conflict,
+    jobs::retry::repeat,
     values::{error::StoreError, ids::UserId},
 };
 
@@ -51,12 +51,12 @@ pub async fn rebuild_rollup(
     let mut scan = ScanPosition::<2>::of(progress);
     progress.expect(store.users_behind(scan.last.as_ref()).await?);
     // Ends: each span begins behind the last.
-    while let Some((span, users)) = store.span(scan.last.as_ref(), USERS_AT_ONCE).await? {
-        let differing = store.differing(&span).await?;
+    while let Some((span, users)) = repeat(|| store.span(scan.last.as_ref(), USERS_AT_ONCE)).await? {
+        let differing = repeat(|| store.differing(&span)).await?;
         if !is_dry_run {
             // One transaction per user, so that a charge waits for the rebuild of its own user only.
             for user in &differing {
-                unless_conflict(|| store.rebuild(user)).await?;
+                repeat(|| store.rebuild(user)).await?;
             }
         }
         scan.counts[0] += users;

@@ -2,7 +2,7 @@
 
 use super::{
     Recharges,
-    gateway::{Payment, PaymentState, TraceContext},
+    gateway::{Payment, PaymentError, PaymentState, TraceContext},
     in_time,
 };
 use crate::biz::{
@@ -90,6 +90,9 @@ impl Recharges {
         if let Some(currency) = &notice.currency {
             self.check_currency(currency)?;
         }
+        if let Some(amount) = notice.result.amount() {
+            self.terms.currency.check_places("amount", amount)?;
+        }
         // A settled order does not change any more, whatever is said of it.
         if believed || order.status == OrderStatus::Success {
             return self.update(&order, notice.result.into()).await.map(SettledOrder::from);
@@ -138,7 +141,9 @@ impl Recharges {
             PaymentState::Pending => None,
             PaymentState::Paid => {
                 self.check_currency(&payment.currency)?;
-                Some(PaymentUpdate::Paid { payment: payment.id.clone(), amount: payment.amount })
+                let amount = self.terms.currency.from_minor(payment.minor_amount);
+                let amount = amount.ok_or_else(|| PaymentError::Senseless("the amount of the payment".into()))?;
+                Some(PaymentUpdate::Paid { payment: payment.id.clone(), amount })
             }
             PaymentState::Failed => Some(PaymentUpdate::Failed { payment: Some(payment.id.clone()), amount: None }),
         })

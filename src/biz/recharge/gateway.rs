@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::biz::{
     settlement::order::PaymentMethod,
     values::{
+        currency::Currency,
         ids::{OrderId, PaymentId, UserId},
         money::Money,
     },
@@ -18,9 +19,9 @@ use crate::biz::{
 pub struct NewPayment {
     pub order: OrderId,
     pub user: UserId,
-    /// In whole hundredths of `currency`.
+    /// In whole minor units of `currency`.
     pub amount: Money,
-    pub currency: String,
+    pub currency: Currency,
     pub method: PaymentMethod,
     /// The address of the user, if known.
     pub client_ip: Option<IpAddr>,
@@ -38,7 +39,8 @@ pub struct OpenedPayment {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Payment {
     pub id: PaymentId,
-    pub amount: Money,
+    /// In minor units of `currency`.
+    pub minor_amount: i64,
     pub currency: String,
     pub state: PaymentState,
 }

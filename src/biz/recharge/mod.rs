@@ -10,6 +10,7 @@ pub mod callback;
 pub mod gateway;
 pub mod order;
 pub mod reconcile;
+mod repeat;
 pub mod start;
 
 use std::{sync::Arc, time::Duration};
@@ -24,6 +25,7 @@ use super::{
     settlement::engine::Engine,
     values::{
         calendar::Calendar,
+        currency::Currency,
         error::{Error, Result, StoreError},
         money::Money,
     },
@@ -50,9 +52,12 @@ pub struct Recharges {
 /// The limits of a top-up.
 #[derive(Debug, Clone)]
 pub struct Terms {
-    /// ISO 4217 code of every account.
-    pub currency: String,
+    /// Of every account.
+    pub currency: Currency,
+    /// In whole minor units of the currency.
     pub max_amount: Money,
+    /// Of one call to payment-service.
+    pub payment_timeout: Duration,
 }
 
 impl Recharges {
@@ -73,7 +78,7 @@ impl Recharges {
 
     /// All accounts have one currency. A payment in another currency has another value.
     fn check_currency(&self, currency: &str) -> Result<()> {
-        if currency.eq_ignore_ascii_case(&self.terms.currency) {
+        if currency.eq_ignore_ascii_case(self.terms.currency.code()) {
             return Ok(());
         }
         Err(Error::AmountMismatch(format!("currency: the order is in {}", self.terms.currency)))

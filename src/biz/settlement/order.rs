@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use crate::biz::values::{
     error::Error,
-    ids::{OrderId, PaymentId, UserId},
+    ids::{IdempotencyKey, OrderId, PaymentId, UserId},
     invalid::Invalid,
     money::Money,
 };
@@ -24,6 +24,8 @@ pub struct Order {
     pub payment: Option<PaymentId>,
     /// The page on which the user pays.
     pub payment_url: Option<String>,
+    /// The key of the request that made the order, if it had one; unique per user.
+    pub idempotency_key: Option<IdempotencyKey>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
 }

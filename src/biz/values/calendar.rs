@@ -15,6 +15,11 @@ pub trait Clock: Send + Sync + 'static {
     fn instant(&self) -> Instant {
         Instant::now()
     }
+
+    /// Whether it must agree with the clock of the database: one that a test moves need not.
+    fn is_of_machine(&self) -> bool {
+        false
+    }
 }
 
 impl Clock for Arc<dyn Clock> {
@@ -25,6 +30,10 @@ impl Clock for Arc<dyn Clock> {
     fn instant(&self) -> Instant {
         (**self).instant()
     }
+
+    fn is_of_machine(&self) -> bool {
+        (**self).is_of_machine()
+    }
 }
 
 /// The machine's clock.
@@ -33,6 +42,10 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now(&self) -> DateTime<Utc> {
         Utc::now()
+    }
+
+    fn is_of_machine(&self) -> bool {
+        true
     }
 }
 

@@ -73,6 +73,10 @@ identifier!(
     AdjustmentId, 128, is_printable, "printable ASCII characters"
 );
 identifier!(
+    /// The id that makes a top-up idempotent, scoped to its user.
+    IdempotencyKey, 128, is_printable, "printable ASCII characters"
+);
+identifier!(
     /// The API key a call was made with.
     ApiKeyId, 128, is_printable, "printable ASCII characters"
 );

@@ -14,7 +14,6 @@ use crate::biz::values::invalid::Invalid;
 pub struct Money(i64);
 
 const MICROS_PER_UNIT: i64 = 1_000_000;
-const MICROS_PER_HUNDREDTH: i64 = MICROS_PER_UNIT / 100;
 const PLACES: usize = 6;
 
 impl Money {
@@ -69,17 +68,6 @@ impl Money {
 
     pub fn to_decimal(self) -> Decimal {
         Decimal::new(self.0, PLACES as u32).normalize()
-    }
-
-    /// From hundredths, as payment-service counts (fen); `None` beyond ±[`Money::MAX`].
-    pub fn from_hundredths(hundredths: i64) -> Option<Self> {
-        let micros = hundredths.checked_mul(MICROS_PER_HUNDREDTH)?;
-        Some(Self(micros)).filter(|amount| amount.0.unsigned_abs() <= Self::MAX.0.unsigned_abs())
-    }
-
-    /// In hundredths; `None` where it is not a whole number of them.
-    pub fn to_hundredths(self) -> Option<i64> {
-        (self.0 % MICROS_PER_HUNDREDTH == 0).then_some(self.0 / MICROS_PER_HUNDREDTH)
     }
 
     /// The sum, or `None` beyond ±[`Money::MAX`].
@@ -275,18 +263,6 @@ mod tests {
         fn amounts_survive_the_wire(micros in -Money::MAX.0..=Money::MAX.0) {
             let amount = Money(micros);
             prop_assert_eq!(Money::from_wire("amount", amount.to_wire()).unwrap(), amount);
-        }
-    }
-
-    #[test]
-    fn hundredths_are_exact_or_none() {
-        assert_eq!(Money::from_hundredths(1_999).unwrap().to_string(), "19.99");
-        assert_eq!("19.99".parse::<Money>().unwrap().to_hundredths(), Some(1_999));
-        assert_eq!("19.999".parse::<Money>().unwrap().to_hundredths(), None);
-        assert_eq!(Money::from_hundredths(i64::MAX), None);
-        assert_eq!(Money::from_hundredths(99_999_999_999).unwrap().to_string(), "999999999.99");
-        for too_much in [100_000_000_000, -100_000_000_000] {
-            assert_eq!(Money::from_hundredths(too_much), None);
         }
     }
 }

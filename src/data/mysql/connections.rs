@@ -10,8 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::{FutureExt, future::BoxFuture};
 use sqlx::{
-    Connection, MySql, MySqlConnection,
+    Connection, Execute, MySql, MySqlConnection, SqlStr,
     mysql::{MySqlArguments, MySqlConnectOptions, MySqlRow},
     query::Query,
 };
@@ -20,6 +21,7 @@ use tokio::{
     time::timeout,
 };
 
+use super::statement::Statement;
 use crate::{biz::values::error::StoreError, data::error::store_error};
 
 /// The settings of every connection, so that the server's defaults do not matter.
@@ -87,10 +89,48 @@ impl Connections {
             .unwrap_or_else(|_| Err(StoreError::Unavailable("no connection in time".into())))
     }
 
+    /// A connection, and the answer to what is asked first on it. A connection that was closed
+    /// at rest, as by `wait_timeout` or a restart of the server, is replaced once: `first` may
+    /// be done twice, and must commit nothing or be repeatable.
+    ///
+    /// # Errors
+    /// As [`Self::take`], and those of `first`.
+    pub(super) async fn take_with<T>(
+        &self,
+        first: impl for<'c> Fn(&'c mut MySqlConnection) -> BoxFuture<'c, Result<T, StoreError>>,
+    ) -> Result<(Lease, T), StoreError> {
+        let mut lease = self.take().await?;
+        let answer = match first(&mut lease).await {
+            Err(StoreError::Unavailable(_)) if lease.was_at_rest => {
+                // The server restarted, or another took over: the others are dead too.
+                self.0.idle().clear();
+                drop(lease);
+                lease = self.take().await?;
+                first(&mut lease).await
+            }
+            answer => answer,
+        };
+        match answer {
+            Ok(answer) => Ok((lease, answer)),
+            Err(error) => {
+                if matches!(error, StoreError::Unavailable(_)) {
+                    self.0.idle().clear();
+                }
+                Err(error)
+            }
+        }
+    }
+
     async fn take_or_connect(&self) -> Result<Lease, StoreError> {
         let permit = self.0.permits.clone().acquire_owned().await;
         let permit = permit.map_err(|_| StoreError::Unavailable("the store is closed".into()))?;
-        let lease = |connection, made| Lease { connection, made, shared: self.0.clone(), _permit: permit };
+        let lease = |connection, made, was_at_rest| Lease {
+            connection,
+            made,
+            was_at_rest,
+            shared: self.0.clone(),
+            _permit: permit,
+        };
         loop {
             // A lock in the loop's head would last for its body.
             let rested = self.0.idle().pop();
@@ -101,42 +141,63 @@ impl Connections {
             let lives = idle.since.elapsed() < FRESH
                 || matches!(timeout(TRIAL_TIMEOUT, idle.connection.ping()).await, Ok(Ok(())));
             if lives {
-                return Ok(lease(idle.connection, idle.made));
+                return Ok(lease(idle.connection, idle.made, true));
             }
         }
-        Ok(lease(connect(&self.0.options).await?, Instant::now()))
+        Ok(lease(connect(&self.0.options).await?, Instant::now(), false))
     }
 
-    /// All rows of one query that commits by itself.
+    /// All rows of one query that commits by itself, and may be repeated.
     ///
     /// # Errors
     /// As [`Self::take`], and those of the query.
     pub(super) async fn fetch_all(&self, query: Query<'_, MySql, MySqlArguments>) -> Result<Vec<MySqlRow>, StoreError> {
-        let mut lease = self.take().await?;
-        match query.fetch_all(&mut *lease).await.map_err(store_error) {
-            Ok(rows) => {
-                lease.give_back();
-                Ok(rows)
-            }
-            Err(error) => {
-                if matches!(error, StoreError::Unavailable(_)) {
-                    // The server restarted, or another took over: the others are dead too.
-                    self.0.idle().clear();
-                }
-                Err(error)
-            }
-        }
+        let (sql, arguments) = parts(query)?;
+        let (lease, rows) = self
+            .take_with(|connection| {
+                let query = sqlx::query_with(sql.clone(), arguments.clone());
+                async move { query.fetch_all(connection).await.map_err(store_error) }.boxed()
+            })
+            .await?;
+        lease.give_back();
+        Ok(rows)
     }
 
-    /// Runs one statement that commits by itself; how many rows it matched.
+    /// Runs one statement that commits by itself, and may be repeated; how many rows it matched.
     ///
     /// # Errors
     /// As [`Self::fetch_all`].
     pub(super) async fn execute(&self, query: Query<'_, MySql, MySqlArguments>) -> Result<u64, StoreError> {
-        let mut lease = self.take().await?;
-        let done = query.execute(&mut *lease).await.map_err(store_error)?;
+        let (sql, arguments) = parts(query)?;
+        let (lease, done) = self
+            .take_with(|connection| {
+                let query = sqlx::query_with(sql.clone(), arguments.clone());
+                async move { query.execute(connection).await.map_err(store_error) }.boxed()
+            })
+            .await?;
         lease.give_back();
         Ok(done.rows_affected())
+    }
+
+    /// As [`Self::fetch_all`], of statements whose length varies; the rows of each.
+    ///
+    /// # Errors
+    /// As [`Self::fetch_all`].
+    pub(super) async fn fetch(&self, statement: Statement) -> Result<Vec<Vec<MySqlRow>>, StoreError> {
+        let fetched = self.take_with(|connection| statement.clone().fetch(connection).boxed());
+        let (lease, sets) = fetched.await?;
+        lease.give_back();
+        Ok(sets)
+    }
+
+    /// Runs statements that leave no transaction open, and may be repeated.
+    ///
+    /// # Errors
+    /// As [`Self::fetch_all`].
+    pub(super) async fn run(&self, statement: Statement) -> Result<(), StoreError> {
+        let (lease, ()) = self.take_with(|connection| statement.clone().execute(connection).boxed()).await?;
+        lease.give_back();
+        Ok(())
     }
 
     /// Lets nobody take a connection any more, and closes those at rest.
@@ -150,6 +211,12 @@ impl Connections {
     }
 }
 
+/// A query that can be made again.
+fn parts(mut query: Query<'_, MySql, MySqlArguments>) -> Result<(SqlStr, MySqlArguments), StoreError> {
+    let arguments = query.take_arguments().map_err(|error| StoreError::Failed(error.to_string()))?;
+    Ok((query.sql(), arguments.unwrap_or_default()))
+}
+
 impl Shared {
     fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
@@ -160,6 +227,8 @@ impl Shared {
 pub(super) struct Lease {
     connection: MySqlConnection,
     made: Instant,
+    /// Whether it was used before, and may have been closed since.
+    was_at_rest: bool,
     shared: Arc<Shared>,
     _permit: OwnedSemaphorePermit,
 }
@@ -168,7 +237,7 @@ impl Lease {
     /// Returns the connection to the pool. Its statements must have ended, without an open
     /// transaction.
     pub(super) fn give_back(self) {
-        let Lease { connection, made, shared, _permit } = self;
+        let Lease { connection, made, shared, .. } = self;
         let mut idle = shared.idle();
         // Under the lock, so that `close` finds the connection or this sees the closed pool.
         if !shared.permits.is_closed() {

@@ -6,6 +6,7 @@
 
 mod account;
 mod connections;
+mod identity;
 mod jobs;
 mod legacy;
 mod limits;

@@ -20,6 +20,7 @@ use crate::{
 };
 
 /// SQL text under construction.
+#[derive(Clone)]
 pub(super) struct Statement {
     sql: String,
 }

@@ -5,6 +5,7 @@
 //! connection, see [`writer`]; reads use a pool.
 
 mod account;
+mod identity;
 mod jobs;
 mod limits;
 mod prices;

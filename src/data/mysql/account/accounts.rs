@@ -120,6 +120,23 @@ async fn insert_missing(
     insert.execute(connection).await
 }
 
+/// Locks the account row of a user. A missing row can't be locked: for the transaction it is
+/// made, with this id, and [`drop_if_made`] takes it away again.
+pub fn lock_or_make(statement: &mut Statement, user: &UserId, id: Uuid, at: DateTime<Utc>) {
+    statement
+        .push("INSERT INTO user_balance (user_balance_id, user_id, balance, version, created_at, updated_at) VALUES ")
+        .rows([user], |row, user| {
+            row.text(&id.to_string()).text(user.as_str()).number(0).number(0).instant(at).instant(at);
+        })
+        .push(" ON DUPLICATE KEY UPDATE version = version; ");
+}
+
+/// Takes the row away that [`lock_or_make`] made; its lock lasts until the commit.
+pub fn drop_if_made(statement: &mut Statement, user: &UserId, id: Uuid) {
+    statement.push("DELETE FROM user_balance WHERE user_id = ").texts([user.as_str()]);
+    statement.push(" AND user_balance_id = ").texts([id.to_string().as_str()]).push("; ");
+}
+
 /// Locks the accounts in key order, and reads them with their caps and the quotas of `month` that the
 /// batch needs. The balance row is the lock of the whole account: its quotas are locked
 /// only because this way they are read as they are now, and not as they were when the

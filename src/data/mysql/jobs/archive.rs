@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use futures_util::FutureExt;
 use sqlx::{MySqlConnection, mysql::MySqlRow};
 
 use crate::{
@@ -42,8 +43,9 @@ impl RecordArchive for MySqlStore {
         let mut keys = Statement::new("SELECT user_id, created_at, billing_record_id FROM billing_record WHERE ");
         old_of(&mut keys, users, before);
         keys.push(" ORDER BY user_id, created_at, billing_record_id LIMIT ").number(limit);
-        let mut connection = self.writer.take().await?;
-        let rows: Vec<MySqlRow> = keys.fetch(&mut connection).await?.into_iter().flatten().collect();
+        let first = self.writer.take_with(|connection| keys.clone().fetch(connection).boxed());
+        let (mut connection, sets) = first.await?;
+        let rows: Vec<MySqlRow> = sets.into_iter().flatten().collect();
         let Some(last) = rows.last() else {
             connection.give_back();
             return Ok(0);
@@ -70,9 +72,7 @@ impl RecordArchive for MySqlStore {
     async fn count_old(&self, users: &[UserId], before: DateTime<Utc>) -> Result<u64, StoreError> {
         let mut count = Statement::new("SELECT COUNT(*) FROM billing_record WHERE ");
         old_of(&mut count, users, before);
-        let mut connection = self.reader.take().await?;
-        let sets = count.fetch(&mut connection).await?;
-        connection.give_back();
+        let sets = self.reader.fetch(count).await?;
         sets.iter().flatten().next().map_or(Ok(0), |row| row.number(0))
     }
 }

@@ -1,6 +1,7 @@
 //! Reads the books of many users in one snapshot.
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
 use sqlx::{Connection, MySql, Transaction, mysql::MySqlRow};
 
 use super::rollup::differing_days;
@@ -19,12 +20,10 @@ use crate::{
 #[async_trait]
 impl AuditStore for MySqlStore {
     async fn evidence(&self, after: Option<&UserId>, limit: u32) -> Result<Vec<Evidence>, StoreError> {
-        let mut connection = self.writer.take().await?;
         // For the next transaction alone: all of it sees one moment.
-        sqlx::raw_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            .execute(&mut *connection)
-            .await
-            .map_err(store_error)?;
+        let level = Statement::new("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ");
+        let (mut connection, ()) =
+            self.writer.take_with(|connection| level.clone().execute(connection).boxed()).await?;
         let mut snapshot = connection
             .begin_with("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
             .await

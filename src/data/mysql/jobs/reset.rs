@@ -36,10 +36,7 @@ impl QuotaRows for MySqlStore {
             }
         }
         statement.push("COMMIT");
-        let mut connection = self.writer.take().await?;
-        statement.execute(&mut connection).await?;
-        connection.give_back();
-        Ok(())
+        self.writer.run(statement).await
     }
 
     async fn lacking(

@@ -48,10 +48,7 @@ impl KeyQuotaStore for MySqlStore {
                 delete
             }
         };
-        let mut connection = self.reader.take().await?;
-        statement.execute(&mut connection).await?;
-        connection.give_back();
-        Ok(())
+        self.reader.run(statement).await
     }
 
     async fn key_quotas(&self, key: &ApiKeyId) -> Result<KeyQuotas, StoreError> {

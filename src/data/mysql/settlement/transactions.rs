@@ -44,9 +44,7 @@ impl TransactionStore for MySqlStore {
             .push(" FROM billing_transaction WHERE (user_id, trace_id) IN (")
             .pairs([&(user, trace)])
             .push(")");
-        let mut connection = self.reader.take().await?;
-        let sets = statement.fetch(&mut connection).await?;
-        connection.give_back();
+        let sets = self.reader.fetch(statement).await?;
         sets.first().and_then(|rows| rows.first()).map(transaction_of).transpose()
     }
 
@@ -90,10 +88,7 @@ impl TransactionStore for MySqlStore {
                 .push("; ");
         }
         statement.push("COMMIT");
-        let mut connection = self.writer.take().await?;
-        statement.execute(&mut connection).await?;
-        connection.give_back();
-        Ok(())
+        self.writer.run(statement).await
     }
 }
 

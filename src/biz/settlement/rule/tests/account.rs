@@ -252,6 +252,7 @@ impl TestAccount {
             status,
             payment: payment.map(PaymentId::from_stored),
             payment_url: None,
+            idempotency_key: None,
             created_at: DateTime::<Utc>::UNIX_EPOCH,
             updated_at: DateTime::<Utc>::UNIX_EPOCH,
         });

@@ -242,6 +242,7 @@ pub fn new_order(case: &str, number: u8, order: u8, at: DateTime<Utc>) -> Order 
         status: OrderStatus::Pending,
         payment: None,
         payment_url: None,
+        idempotency_key: None,
         created_at: at,
         updated_at: at,
     }
