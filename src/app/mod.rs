@@ -34,7 +34,7 @@ use crate::{
     data::{Store, vocabulary::EmbeddedVocabularies},
     metrics::Metrics,
     server::{self, CallbackGuard, Ops, Parts},
-    service::{Api, MAX_EXPORTS, rest::Rest},
+    service::{Api, MAX_EXPORTS, json::UnknownPolicy, rest::Rest},
 };
 
 use self::{
@@ -138,7 +138,11 @@ impl App {
         };
         let parts = Parts {
             config: &config.server,
-            rest: Rest { api: api.clone(), style: config.server.http.style },
+            rest: Rest {
+                api: api.clone(),
+                style: config.server.http.style,
+                unknown: UnknownPolicy::new(config.server.http.unknown_fields, metrics.clone()),
+            },
             ops: Ops { store: store.clone(), metrics: metrics.clone(), rates, redis: redis.clone() },
             callbacks,
             payment_timeout: payments.timeout,

@@ -21,7 +21,7 @@ pub use self::{
     payment::{CallbackAuth, PaymentService},
     rates::RateLimits,
     redis::{Redis, RedisMode},
-    server::{Server, Style},
+    server::{Server, Style, UnknownFields},
 };
 use crate::biz::{
     account::catalog::{Catalog, Plan, Price},

@@ -24,6 +24,19 @@ pub struct Http {
     #[serde(deserialize_with = "values::style")]
     pub style: Style,
     pub internal_routes: bool,
+    #[serde(deserialize_with = "values::unknown_fields")]
+    pub unknown_fields: UnknownFields,
+}
+
+/// The treatment of members and query parameters that a message does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UnknownFields {
+    Ignore,
+    /// Counts and logs.
+    #[default]
+    Warn,
+    /// Refuses the request.
+    Reject,
 }
 
 /// How REST replies are dressed.
@@ -70,6 +83,7 @@ impl Default for Http {
             timeout: Duration::from_secs(1),
             style: Style::Plain,
             internal_routes: false,
+            unknown_fields: UnknownFields::Warn,
         }
     }
 }

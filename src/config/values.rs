@@ -7,7 +7,7 @@ use config::ValueKind;
 use serde::{Deserialize, Deserializer, de};
 use tracing::Level;
 
-use super::{CallbackAuth, Driver, Environment, LogFormat, RedisMode, Secret, Style};
+use super::{CallbackAuth, Driver, Environment, LogFormat, RedisMode, Secret, Style, UnknownFields};
 use crate::biz::{
     jobs::low_balance::Percent,
     limits::rate_limit::MAX_LIMIT,
@@ -158,6 +158,12 @@ pub(super) fn callback_auth<'de, D: Deserializer<'de>>(deserializer: D) -> Resul
 
 pub(super) fn style<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Style, D::Error> {
     choice(deserializer, &[("plain", Style::Plain), ("devshare", Style::Devshare)])
+}
+
+pub(super) fn unknown_fields<'de, D: Deserializer<'de>>(deserializer: D) -> Result<UnknownFields, D::Error> {
+    let choices =
+        [("ignore", UnknownFields::Ignore), ("warn", UnknownFields::Warn), ("reject", UnknownFields::Reject)];
+    choice(deserializer, &choices)
 }
 
 pub(super) fn log_format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LogFormat, D::Error> {

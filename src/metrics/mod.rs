@@ -6,6 +6,7 @@ pub mod in_flight;
 mod low_balance;
 mod ops_stats;
 mod recharge;
+mod requests;
 mod streams;
 
 use prometheus::{
@@ -15,7 +16,7 @@ use prometheus::{
 
 pub use self::{
     cache::CacheMetrics, low_balance::LowBalanceMetrics, ops_stats::OpsStatsMetrics, recharge::RechargeMetrics,
-    streams::StreamMetrics,
+    requests::RequestMetrics, streams::StreamMetrics,
 };
 
 /// Buckets in seconds, from a cache hit to a timeout.
@@ -58,6 +59,7 @@ pub struct Metrics {
     pub ops_stats: OpsStatsMetrics,
     pub cache: CacheMetrics,
     pub streams: StreamMetrics,
+    pub requests: RequestMetrics,
 }
 
 impl Metrics {
@@ -129,6 +131,7 @@ impl Metrics {
             ops_stats: OpsStatsMetrics::new(&registry)?,
             cache: CacheMetrics::new(&registry)?,
             streams: StreamMetrics::new(&registry)?,
+            requests: RequestMetrics::new(&registry)?,
             registry,
         })
     }

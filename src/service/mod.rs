@@ -7,6 +7,7 @@ mod convert;
 pub mod errors;
 pub mod grpc;
 mod idempotency;
+pub mod json;
 mod limits;
 mod metering;
 pub mod origin;

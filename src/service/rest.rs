@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     body::{Body, Bytes},
-    extract::{FromRequest, Query, RawPathParams, Request, State, rejection::RawPathParamsRejection},
+    extract::{FromRequest, MatchedPath, Query, RawPathParams, Request, State, rejection::RawPathParamsRejection},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -14,6 +14,7 @@ use http::{
     HeaderValue, Method, StatusCode,
     header::{CONTENT_DISPOSITION, CONTENT_TYPE, RETRY_AFTER},
 };
+use prost_reflect::MessageDescriptor;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
@@ -21,6 +22,7 @@ use super::{
     Api,
     errors::{self, ErrorBody},
     idempotency::IdSource,
+    json::{self as request_json, UnknownNames, UnknownPolicy, WRONG_VALUE},
     origin::Origin,
 };
 use crate::{
@@ -33,6 +35,7 @@ use crate::{
 pub struct Rest {
     pub api: Arc<Api>,
     pub style: Style,
+    pub unknown: UnknownPolicy,
 }
 
 /// The handler of one rpc, and where it takes an idempotency id from.
@@ -42,7 +45,7 @@ macro_rules! rpc {
     };
     ($method:ident, $id:expr) => {
         async |State(rest): State<Rest>, path: PathResult, request: Request| {
-            let answer = match message(path, request, $id).await {
+            let answer = match message(&rest, path, request, $id).await {
                 Ok(message) => rest.api.$method(message).await,
                 Err(error) => Err(error),
             };
@@ -101,7 +104,7 @@ pub fn callback_route() -> Router<Rest> {
 
 /// Whatever the style: CSV has no envelope. Errors have the style's.
 async fn export_records(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
-    let answer = match message(path, request, IdSource::None).await {
+    let answer = match message(&rest, path, request, IdSource::None).await {
         Ok(message) => rest.api.export_records(message).await,
         Err(error) => Err(error),
     };
@@ -119,7 +122,7 @@ async fn export_records(State(rest): State<Rest>, path: PathResult, request: Req
 
 async fn recharge(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
     let origin = Origin::of(request.headers(), request.extensions());
-    let answer = match message(path, request, IdSource::None).await {
+    let answer = match message(&rest, path, request, IdSource::None).await {
         Ok(message) => rest.api.recharge(message, origin).await,
         Err(error) => Err(error),
     };
@@ -128,7 +131,7 @@ async fn recharge(State(rest): State<Rest>, path: PathResult, request: Request) 
 
 async fn recharge_callback(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
     let origin = Origin::of(request.headers(), request.extensions());
-    let answer = match message(path, request, IdSource::None).await {
+    let answer = match message(&rest, path, request, IdSource::None).await {
         Ok(message) => rest.api.recharge_callback(message, origin).await,
         Err(error) => {
             rest.api.count_refused_callback(&error);
@@ -139,82 +142,85 @@ async fn recharge_callback(State(rest): State<Rest>, path: PathResult, request: 
 }
 
 /// The request message.
-async fn message<M: DeserializeOwned>(path: PathResult, request: Request, id: IdSource) -> Result<M> {
+async fn message<M>(rest: &Rest, path: PathResult, request: Request, id: IdSource) -> Result<M>
+where
+    M: DeserializeOwned + prost::Name,
+{
     let path = path.map_err(|rejection| Invalid::new("path", rejection.body_text()))?;
+    let message = request_json::descriptor::<M>();
+    let message = message.ok_or_else(|| Error::Internal(format!("{} has no descriptor", M::full_name())))?;
     let header_id = id.read(request.headers()).map(|id| id.map(str::to_owned));
-    let mut fields =
-        if request.method() == Method::POST { body_fields(request).await? } else { query_fields(&request)? };
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let mut unknown = UnknownNames::default();
+    let mut fields = if request.method() == Method::POST {
+        // The body is all of the message; the query has nothing to add.
+        query_pairs(&request)?.into_iter().for_each(|(name, _)| unknown.add(|| name));
+        body_fields(request, &message, &mut unknown).await?
+    } else {
+        query_fields(&request, &message, &mut unknown)?
+    };
     for (name, value) in &path {
-        set_once(&mut fields, name, value)?;
+        set_once(&mut fields, name, value.into())?;
     }
-    let names = id.field().map(|field| [field.to_owned(), lower_camel_case(field)]).unwrap_or_default();
-    let given = names.iter().any(|name| fields.get(name).is_some_and(|value| value != ""));
-    if !given && let Some(header_id) = header_id? {
-        names.iter().for_each(|name| drop(fields.remove(name)));
-        let [field, _] = names;
-        fields.insert(field, header_id.into());
+    if let Some(field) = id.field()
+        && fields.get(field).is_none_or(|value| value == "")
+        && let Some(header_id) = header_id?
+    {
+        fields.insert(field.to_owned(), header_id.into());
     }
+    rest.unknown.apply(route.as_ref().map_or("", MatchedPath::as_str), &unknown)?;
     serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| {
         match error.path().to_string() {
-            // The message as a whole: a field under two names.
+            // The message as a whole.
             whole if whole == "." => Invalid::new("body", error.into_inner().to_string()).into(),
-            field => Invalid::new(field, "has the wrong type or is out of range").into(),
+            field => Invalid::new(field, WRONG_VALUE).into(),
         }
     })
 }
 
-async fn body_fields(request: Request) -> Result<Map<String, Value>> {
+async fn body_fields(
+    request: Request,
+    message: &MessageDescriptor,
+    unknown: &mut UnknownNames,
+) -> Result<Map<String, Value>> {
     let body =
         Bytes::from_request(request, &()).await.map_err(|rejection| Invalid::new("body", rejection.body_text()))?;
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(Map::new());
     }
-    match serde_json::from_slice(&body) {
-        Ok(Value::Object(fields)) => Ok(fields.into_iter().filter_map(proto3_field).collect()),
-        Ok(_) => Err(Invalid::new("body", "must be a JSON object").into()),
-        Err(error) => Err(Invalid::new("body", format!("is not JSON: {error}")).into()),
-    }
+    request_json::object(&body, message, unknown)
 }
 
-fn proto3_field((name, value): (String, Value)) -> Option<(String, Value)> {
-    Some((name, proto3_value(value)?))
-}
-
-/// proto3 JSON takes null for an absent field, and 1.0 or 1e3 for a whole number.
-fn proto3_value(value: Value) -> Option<Value> {
-    /// Up to here every whole double is one integer.
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    match value {
-        Value::Null => None,
-        Value::Object(fields) => Some(Value::Object(fields.into_iter().filter_map(proto3_field).collect())),
-        // An item is never absent: null stays, and is an error that names its place.
-        Value::Array(items) => Some(items.into_iter().map(|item| proto3_value(item).unwrap_or(Value::Null)).collect()),
-        Value::Number(number) => match number.as_f64() {
-            Some(whole) if number.is_f64() && whole.fract() == 0.0 && whole.abs() <= EXACT => {
-                Some(Value::from(whole as i64))
-            }
-            _ => Some(Value::Number(number)),
-        },
-        other => Some(other),
-    }
-}
-
-fn query_fields(request: &Request) -> Result<Map<String, Value>> {
-    let pairs: Query<Vec<(String, String)>> =
-        Query::try_from_uri(request.uri()).map_err(|rejection| Invalid::new("query", rejection.body_text()))?;
+fn query_fields(
+    request: &Request,
+    message: &MessageDescriptor,
+    unknown: &mut UnknownNames,
+) -> Result<Map<String, Value>> {
     let mut fields = Map::new();
-    for (name, value) in &pairs.0 {
-        set_once(&mut fields, name, value)?;
+    for (name, text) in query_pairs(request)? {
+        // An empty parameter is an absent one: number fields have no empty text.
+        match request_json::parameter(message, &name, &text) {
+            Ok(None) => unknown.add(|| name),
+            _ if text.is_empty() => {}
+            Ok(Some((field, value))) => set_once(&mut fields, &field, value)?,
+            Err(error) => return Err(error),
+        }
     }
-    // An empty parameter is an absent one: number fields have no empty text.
-    fields.retain(|_, value| value != "");
     Ok(fields)
 }
 
-fn set_once(fields: &mut Map<String, Value>, name: &str, value: &str) -> Result<()> {
-    match fields.insert(name.to_owned(), value.into()) {
-        Some(other) if other != value => Err(Invalid::new(name, "is given twice with different values").into()),
-        _ => Ok(()),
+fn query_pairs(request: &Request) -> Result<Vec<(String, String)>> {
+    let pairs = Query::try_from_uri(request.uri());
+    Ok(pairs.map(|Query(pairs)| pairs).map_err(|rejection| Invalid::new("query", rejection.body_text()))?)
+}
+
+fn set_once(fields: &mut Map<String, Value>, name: &str, value: Value) -> Result<()> {
+    match fields.get(name) {
+        Some(other) if *other != value => Err(Invalid::new(name, "is given twice with different values").into()),
+        _ => {
+            fields.insert(name.to_owned(), value);
+            Ok(())
+        }
     }
 }
 
