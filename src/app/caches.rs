@@ -6,6 +6,7 @@ use futures_util::FutureExt;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::core::Core;
 use crate::{
     biz::{
         check::cache::{
@@ -96,6 +97,17 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
+    pub(super) fn new(core: &Core) -> Self {
+        Self {
+            caches: core.caches.clone(),
+            redis: core.redis.clone(),
+            model: core.model.clone(),
+            store: core.store.clone(),
+            calendar: core.calendar.clone(),
+            metrics: core.metrics.clone(),
+        }
+    }
+
     /// Until `stop`, which comes when nothing is settled any more.
     pub(super) async fn keep(self, stop: CancellationToken) {
         let keeping = async { tokio::join!(self.watch(), self.keep_warm(), self.model.refresh(), self.show()) };
@@ -156,9 +168,9 @@ impl Keeper {
         loop {
             self.metrics.cache.count_reads(self.model.sources());
             if let Some(redis) = &self.redis {
-                self.metrics.cache.redis_up.set(redis.is_up().into());
+                self.metrics.cache.set_redis_up(redis.is_up());
                 if let Ok(Some(difference)) = redis.difference().await {
-                    self.metrics.cache.redis_db_diff.set(difference.amount.to_wire() + difference.units as f64);
+                    self.metrics.cache.set_redis_difference(difference.amount, difference.units);
                 }
             }
             sleep(SHOW_INTERVAL).await;

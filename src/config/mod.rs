@@ -18,8 +18,8 @@ use serde::Deserialize;
 
 pub use self::{
     metering::Streams,
-    payment::{CallbackAuth, PaymentService},
-    rates::RateLimits,
+    payment::{CallbackAuth, PaymentServiceConfig},
+    rates::RateLimitsConfig,
     redis::{Redis, RedisMode},
     server::{Server, Style, UnknownFields},
 };
@@ -40,7 +40,7 @@ pub struct Config {
     pub server: Server,
     pub data: Data,
     pub billing: Billing,
-    pub payment_service: Option<PaymentService>,
+    pub payment_service: Option<PaymentServiceConfig>,
     #[serde(default)]
     pub log: Log,
 }
@@ -120,7 +120,7 @@ pub struct Billing {
     #[serde(default)]
     pub streams: metering::Streams,
     #[serde(default)]
-    pub rate_limits: RateLimits,
+    pub rate_limits: RateLimitsConfig,
     #[serde(default)]
     pub settlement: SettlementConfig,
 }

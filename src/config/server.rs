@@ -9,14 +9,14 @@ use super::{Secret, values};
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Server {
-    pub http: Http,
-    pub grpc: Grpc,
+    pub http: HttpPort,
+    pub grpc: GrpcPort,
     pub limits: ServerLimits,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Http {
+pub struct HttpPort {
     #[serde(deserialize_with = "values::address")]
     pub addr: String,
     #[serde(deserialize_with = "values::duration")]
@@ -51,7 +51,7 @@ pub enum Style {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Grpc {
+pub struct GrpcPort {
     #[serde(deserialize_with = "values::address")]
     pub addr: String,
     #[serde(deserialize_with = "values::duration")]
@@ -76,7 +76,7 @@ pub struct ServerLimits {
     pub drain_timeout: Duration,
 }
 
-impl Default for Http {
+impl Default for HttpPort {
     fn default() -> Self {
         Self {
             addr: "0.0.0.0:8107".into(),
@@ -88,7 +88,7 @@ impl Default for Http {
     }
 }
 
-impl Default for Grpc {
+impl Default for GrpcPort {
     fn default() -> Self {
         Self { addr: "0.0.0.0:9107".into(), timeout: Duration::from_secs(1), internal_tokens: Vec::new() }
     }

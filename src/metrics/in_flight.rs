@@ -1,8 +1,8 @@
-//! Charges and reserves under way, timed and counted however they end.
+//! Charges, reserves and commits in flight: timed and counted however they end.
 
 use std::time::Instant;
 
-use super::{Metrics, OVERLOADED};
+use super::charges::ChargeMetrics;
 
 /// What charges or holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,19 +12,30 @@ pub enum Operation {
     Commit,
 }
 
-/// One of them, from the call to its outcome. When the deadline of the request ends, or the
-/// caller goes away, it is dropped without one and counts as a failure: what a caller is
-/// told then is OVERLOADED, and an outage in which nobody waits for the outcome would
-/// otherwise show in no metric.
+impl Operation {
+    /// The label of the operation.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Deduct => "deduct",
+            Self::Reserve => "reserve",
+            Self::Commit => "commit",
+        }
+    }
+}
+
+/// One operation, from the call to its outcome. When the deadline of the request ends, or the
+/// caller goes away, it is dropped without an outcome and counts as a failure: the caller
+/// reads OVERLOADED then, and an outage in which nobody waits for the outcome would otherwise
+/// show in no metric.
 pub struct InFlight<'m> {
-    metrics: &'m Metrics,
+    metrics: &'m ChargeMetrics,
     operation: Operation,
     started: Instant,
     has_outcome: bool,
 }
 
 impl<'m> InFlight<'m> {
-    pub fn begin(metrics: &'m Metrics, operation: Operation) -> Self {
+    pub(super) fn begin(metrics: &'m ChargeMetrics, operation: Operation) -> Self {
         Self { metrics, operation, started: Instant::now(), has_outcome: false }
     }
 
@@ -36,27 +47,9 @@ impl<'m> InFlight<'m> {
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        let (metrics, seconds) = (self.metrics, self.started.elapsed().as_secs_f64());
-        let name = match self.operation {
-            Operation::Deduct => "deduct",
-            Operation::Reserve => "reserve",
-            Operation::Commit => "commit",
-        };
-        metrics.duration_ms.with_label_values(&[name]).observe(seconds * 1000.0);
-        if self.operation == Operation::Deduct {
-            metrics.quota_deduct_duration_seconds.observe(seconds);
-        }
+        self.metrics.observe(self.operation, self.started.elapsed());
         if !self.has_outcome {
-            match self.operation {
-                Operation::Deduct => &metrics.deduct_failure,
-                Operation::Reserve => &metrics.reserve_failure,
-                Operation::Commit => {
-                    metrics.stream_failed.inc();
-                    &metrics.deduct_failure
-                }
-            }
-            .with_label_values(&[OVERLOADED])
-            .inc();
+            self.metrics.count_abandoned(self.operation);
         }
     }
 }

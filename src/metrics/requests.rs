@@ -1,6 +1,8 @@
 //! Requests of both protocols.
 
-use prometheus::{IntCounterVec, Opts, Registry};
+use prometheus::{IntCounterVec, Registry};
+
+use super::registration::counters;
 
 pub struct RequestMetrics {
     /// By route, as the router has it.
@@ -9,12 +11,14 @@ pub struct RequestMetrics {
 
 impl RequestMetrics {
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let unknown_fields = IntCounterVec::new(
-            Opts::new("billing_unknown_fields_total", "Members and query parameters that no message has"),
-            &["route"],
-        )?;
-        registry.register(Box::new(unknown_fields.clone()))?;
-        Ok(Self { unknown_fields })
+        Ok(Self {
+            unknown_fields: counters(
+                registry,
+                "billing_unknown_fields_total",
+                "Members and query parameters that no message has",
+                &["route"],
+            )?,
+        })
     }
 
     /// Counts the unknown fields of one request.

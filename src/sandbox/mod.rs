@@ -43,8 +43,8 @@ use self::{
     callback::{Callback, Sender},
     grpc::Rpcs,
     notify::Notifier,
-    payment::{Order, Outcome, Payment},
-    payments::{Payments, Tried},
+    payment::{PaymentOutcome, SandboxOrder, SandboxPayment},
+    payments::{SandboxPayments, Tried},
 };
 use crate::{config::Secret, data::payment::proto::payment_server::PaymentServer, server};
 
@@ -99,13 +99,16 @@ impl Sandbox {
         let notifier = Arc::new(Notifier::new(Sender::new(secret), stop.clone()));
         notifier.set_reorder(switches.reorder);
         let till = Arc::new(Till {
-            payments: Payments::new(MAX_PAYMENTS),
+            payments: SandboxPayments::new(MAX_PAYMENTS),
             notifier,
             switches: Mutex::new(switches),
             public_url: public_url.unwrap_or_else(|| PublicUrl::local(addr)),
         });
-        let limits =
-            server::Limits { connections: MAX_CONNECTIONS, drain_timeout: DRAIN_TIMEOUT, connection_window: None };
+        let limits = server::ListenerLimits {
+            connections: MAX_CONNECTIONS,
+            drain_timeout: DRAIN_TIMEOUT,
+            connection_window: None,
+        };
         let listener = tokio::spawn(server::serve(listener, routes(till.clone()), limits, stop.clone()));
         tracing::info!(%addr, "payment-sandbox serving");
         Ok(Self { addr, till, stop, listener })
@@ -144,7 +147,7 @@ impl Sandbox {
 
 /// Where payments are opened and paid.
 struct Till {
-    payments: Payments,
+    payments: SandboxPayments,
     notifier: Arc<Notifier>,
     switches: Mutex<Switches>,
     public_url: PublicUrl,
@@ -152,7 +155,7 @@ struct Till {
 
 impl Till {
     /// `None` where the order has a payment.
-    fn open(&self, order: Order) -> Option<Payment> {
+    fn open(&self, order: SandboxOrder) -> Option<SandboxPayment> {
         let payment = self.payments.open(order)?;
         tracing::info!(order_id = payment.order.id, payment_id = payment.id, "payment opened");
         if let Some(outcome) = self.switches().pay_at_once.outcome() {
@@ -162,7 +165,7 @@ impl Till {
     }
 
     /// Pays, or fails to, and tells billing.
-    fn pay(&self, id: &str, outcome: Outcome) -> Tried {
+    fn pay(&self, id: &str, outcome: PaymentOutcome) -> Tried {
         let tried = self.payments.pay(id, outcome);
         if let Tried::Counts(payment) = &tried {
             tracing::info!(order_id = payment.order.id, payment_id = id, outcome = outcome.as_str(), "payment tried");

@@ -240,7 +240,7 @@ mod tests {
     use super::*;
     use crate::{
         data::payment::proto::{CreatePaymentRequest, PaymentMethod},
-        sandbox::payment::{Order, Outcome, Payment},
+        sandbox::payment::{PaymentOutcome, SandboxOrder, SandboxPayment},
     };
 
     fn notifier() -> Arc<Notifier> {
@@ -256,8 +256,9 @@ mod tests {
             notify_url,
             ..Default::default()
         };
-        let payment = Payment { id: "p".into(), order: Arc::new(Order::parse(request).unwrap()), outcome: None };
-        Callback::new(&payment, Outcome::Success, &Switches::default())
+        let payment =
+            SandboxPayment { id: "p".into(), order: Arc::new(SandboxOrder::parse(request).unwrap()), outcome: None };
+        Callback::new(&payment, PaymentOutcome::Success, &Switches::default())
     }
 
     fn held(turn: Turn) -> Hold {

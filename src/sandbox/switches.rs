@@ -15,7 +15,7 @@ use http::StatusCode;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Map, Value};
 
-use super::{Till, payment::Outcome};
+use super::{Till, payment::PaymentOutcome};
 
 /// Of every delay.
 pub const MAX_DELAY_MS: u64 = 60_000;
@@ -102,11 +102,11 @@ pub enum PayAtOnce {
 }
 
 impl PayAtOnce {
-    pub fn outcome(self) -> Option<Outcome> {
+    pub fn outcome(self) -> Option<PaymentOutcome> {
         match self {
             Self::No => None,
-            Self::Success => Some(Outcome::Success),
-            Self::Failed => Some(Outcome::Failed),
+            Self::Success => Some(PaymentOutcome::Success),
+            Self::Failed => Some(PaymentOutcome::Failed),
         }
     }
 }

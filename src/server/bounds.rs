@@ -10,11 +10,11 @@ use axum::{
 use tokio::sync::Semaphore;
 use tonic::{Code, Status};
 
-use super::{callback, is_grpc};
+use super::request::Refusal;
 use crate::{
     biz::values::error::{Error, Invalid},
     config::Style,
-    service::rest::{self, RECHARGE_PATH},
+    service::routes::{is_callback, starts_recharge},
 };
 
 /// The bounds of one port.
@@ -27,34 +27,30 @@ pub struct Bounds {
     pub style: Style,
 }
 
-/// The path of the rpc over gRPC.
-const GRPC_RECHARGE_PATH: &str = "/billing.v1.BillingService/Recharge";
-
 /// Answers OVERLOADED at once when too many requests are open, and when `next` takes
 /// too long. What a late one had begun goes on: a charge that was accepted is
 /// settled, and a retry with its id finds it.
 pub async fn enforce(State(bounds): State<Bounds>, request: Request, next: Next) -> Response {
-    let grpc = is_grpc(&request);
-    let starts_recharge = matches!(request.uri().path(), RECHARGE_PATH | GRPC_RECHARGE_PATH);
-    let asks_payment_service = starts_recharge || callback::is_callback(&request);
+    let refusal = Refusal::of(&request, bounds.style);
+    let starts_recharge = starts_recharge(&request);
+    let asks_payment_service = starts_recharge || is_callback(&request);
     let timeout = bounds.timeout + if asks_payment_service { bounds.payment_timeout } else { Duration::ZERO };
     let answer = match bounds.requests.try_acquire() {
         Ok(_open) => match tokio::time::timeout(timeout, next.run(request)).await {
-            Ok(response) => return response,
+            Ok(response) => return explain_undecoded(response, refusal),
             Err(_) if starts_recharge => "took too long, and the outcome is unknown; look at the orders before a retry",
             Err(_) => "took too long, and the outcome is unknown; a retry with the same id finds it",
         },
         Err(_) => "too many requests are open; retry later",
     };
-    let error = Error::Overloaded(answer.into());
-    if grpc { Status::from(error).into_http() } else { rest::failure(bounds.style, &error) }
+    refusal.answer(&Error::Overloaded(answer.into()))
 }
 
 /// Gives a gRPC request that could not be decoded, or was too large, the error of the
 /// contract. tonic answers these before any code of ours, without details.
-pub async fn explain_undecoded(response: Response) -> Response {
+fn explain_undecoded(response: Response, refusal: Refusal) -> Response {
     match undecoded(&response) {
-        Some(status) => Status::from(Error::from(Invalid::new("body", status.message()))).into_http(),
+        Some(status) => refusal.answer(&Invalid::new("body", status.message()).into()),
         None => response,
     }
 }

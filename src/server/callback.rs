@@ -11,7 +11,7 @@ use axum::{
     response::Response,
 };
 
-use super::{auth, bounds::undecoded, is_grpc};
+use super::{auth, bounds::undecoded, is_grpc, request::Refusal};
 use crate::{
     biz::values::{
         calendar::Calendar,
@@ -21,13 +21,9 @@ use crate::{
     metrics::Metrics,
     service::{
         origin::Believed,
-        rest::{self, CALLBACK_PATH},
         signature::{self, Signature},
     },
 };
-
-/// The path of the rpc over gRPC.
-pub const GRPC_PATH: &str = "/billing.v1.BillingInternalService/RechargeCallback";
 
 /// Many times as large as a callback ever is.
 const MAX_BYTES: usize = 64 * 1024;
@@ -36,23 +32,18 @@ const FRAME_BYTES: usize = 5;
 
 /// How callbacks are believed.
 #[derive(Clone)]
-pub struct Guard {
+pub struct CallbackGuard {
     pub auth: CallbackAuth,
     pub secrets: Arc<[Secret]>,
     pub calendar: Arc<Calendar>,
     pub metrics: Arc<Metrics>,
 }
 
-/// Whether this is a callback, on either protocol.
-pub fn is_callback(request: &Request) -> bool {
-    matches!(request.uri().path(), CALLBACK_PATH | GRPC_PATH)
-}
-
 /// Puts the check before the routes of callbacks. payment-service has secrets of its own:
 /// only where it proves nothing it needs a token as other callers do.
 pub fn protect<S: Clone + Send + Sync + 'static>(
     routes: Router<S>,
-    guard: &Guard,
+    guard: &CallbackGuard,
     tokens: &[Secret],
     style: Style,
 ) -> Router<S> {
@@ -64,8 +55,8 @@ pub fn protect<S: Clone + Send + Sync + 'static>(
 }
 
 /// Marks a callback with whether it is believed, or refuses it.
-async fn check(State((guard, style)): State<(Guard, Style)>, request: Request, next: Next) -> Response {
-    let grpc = is_grpc(&request);
+async fn check(State((guard, style)): State<(CallbackGuard, Style)>, request: Request, next: Next) -> Response {
+    let refusal = Refusal::of(&request, style);
     let refused = |error: &dyn std::fmt::Display| {
         tracing::warn!(%error, "a callback was refused");
         guard.metrics.recharge.count_refused();
@@ -78,14 +69,14 @@ async fn check(State((guard, style)): State<(Guard, Style)>, request: Request, n
             }
             response
         }
-        Err(refusal) => {
-            refused(&refusal);
-            if grpc { tonic::Status::from(refusal).into_http() } else { rest::failure(style, &refusal) }
+        Err(error) => {
+            refused(&error);
+            refusal.answer(&error)
         }
     }
 }
 
-impl Guard {
+impl CallbackGuard {
     async fn admit(&self, mut request: Request) -> Result<Request> {
         let believed = match self.auth {
             CallbackAuth::None => true,

@@ -5,6 +5,7 @@ mod bounds;
 mod callback;
 mod listener;
 mod ops;
+mod request;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -21,8 +22,8 @@ use tonic_health::ServingStatus;
 
 use self::bounds::Bounds;
 pub use self::{
-    callback::Guard as CallbackGuard,
-    listener::{Limits, METERING_WINDOW, reachable, serve},
+    callback::CallbackGuard,
+    listener::{ListenerLimits, METERING_WINDOW, reachable, serve},
     ops::Ops,
 };
 use crate::{
@@ -35,6 +36,7 @@ use crate::{
             billing_service_server::BillingServiceServer,
         },
         rest::{self, Rest},
+        routes::GRPC_CALLBACK_PATH,
     },
 };
 
@@ -63,7 +65,7 @@ pub fn public_app(parts: Parts<'_>) -> Router {
         ));
     }
     let bounded = bound(routes.with_state(rest.clone()), &parts, config.http.timeout, style);
-    with_fallbacks(bounded.merge(ops::health(parts.ops)), style)
+    complete(bounded.merge(ops::health(parts.ops)), style)
 }
 
 /// The internal port: gRPC, its health and reflection, internal REST, liveness and metrics.
@@ -94,17 +96,16 @@ pub fn internal_app(
         .into_axum_router()
         .reset_fallback();
     // The one rpc that proves by itself who calls; its path goes before the others'.
-    let callback = Router::new().route_service(callback::GRPC_PATH, internal.clone());
+    let callback = Router::new().route_service(GRPC_CALLBACK_PATH, internal.clone());
     let guarded = Routes::new(internal).into_axum_router().reset_fallback();
     let routes = auth::protect(rest::internal_routes(), tokens, style)
         .merge(callback::protect(rest::callback_route(), callbacks, tokens, style))
         .with_state(rest)
         .merge(auth::protect(guarded, tokens, style))
         .merge(callback::protect(callback, callbacks, tokens, style))
-        .merge(open)
-        .layer(middleware::map_response(bounds::explain_undecoded));
+        .merge(open);
     let bounded = bound(routes, &parts, config.grpc.timeout, style);
-    Ok(with_fallbacks(bounded.merge(ops::health(parts.ops.clone())).merge(ops::metrics(parts.ops)), style))
+    Ok(complete(bounded.merge(ops::health(parts.ops.clone())).merge(ops::metrics(parts.ops)), style))
 }
 
 /// Limits bodies, requests at once, and the time of each. Health and metrics stay
@@ -118,11 +119,12 @@ fn bound(routes: Router, parts: &Parts<'_>, timeout: Duration, style: Style) -> 
         .layer(middleware::from_fn_with_state(bounds, bounds::enforce))
 }
 
-/// Answers for paths and methods that do not exist.
-fn with_fallbacks(routes: Router, style: Style) -> Router {
+/// Answers for paths and methods that do not exist, and the span around every request.
+fn complete(routes: Router, style: Style) -> Router {
     routes
         .fallback(async move |request: Request| not_found(style, &request))
         .method_not_allowed_fallback(async move || wrong_method(style))
+        .layer(middleware::from_fn(request::identify))
 }
 
 fn is_grpc(request: &Request) -> bool {

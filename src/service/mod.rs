@@ -1,46 +1,36 @@
 //! The wire contract: requests into domain values, outcomes into replies, errors
-//! into codes. One method of [`Api`] per rpc; gRPC and REST both call these.
+//! into codes. One service per feature with one method per rpc; gRPC and REST both call these.
 
 mod account;
+mod call;
 mod charge;
+mod check;
 mod convert;
 pub mod errors;
 pub mod grpc;
 mod idempotency;
 pub mod json;
 mod limits;
+mod message;
 mod metering;
 pub mod origin;
 mod recharge;
 mod reports;
+pub mod request;
 mod reservation;
 pub mod rest;
+pub mod routes;
 pub mod signature;
 pub mod timestamp;
 mod tokens;
 
 use std::sync::Arc;
 
-use chrono::TimeDelta;
-use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
-
-use crate::{
-    biz::{
-        account::{Accounts, catalog::Catalog},
-        charge::quote::Quoter,
-        check::Quotas,
-        limits::{caps::LimitStore, key_quota::KeyQuotaStore, rate_limit::RateGuard},
-        metering::{Meter, tokens::TokenCounter},
-        recharge::{Recharges, order::OrderStore},
-        reports::{record::RecordStore, statistics::Statistics},
-        settlement::{engine::Engine, transaction::TransactionStore},
-        values::calendar::Calendar,
-    },
-    metrics::Metrics,
+pub use self::{
+    account::AccountService, call::CallParser, charge::ChargeService, check::CheckService, limits::LimitService,
+    metering::StreamService, recharge::RechargeService, reports::ReportService, reservation::ReservationService,
+    tokens::TokenService,
 };
-
-pub use self::reports::export::MAX_EXPORTS;
 
 /// The generated messages and services of `proto/billing/v1`.
 pub mod proto {
@@ -52,31 +42,15 @@ pub mod proto {
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/billing_descriptor.bin"));
 }
 
-/// Every rpc of the contract, whatever the transport.
+/// Every rpc of the contract, whatever the transport, by feature.
 pub struct Api {
-    pub accounts: Arc<Accounts>,
-    pub quotas: Quotas,
-    pub quoter: Arc<Quoter>,
-    pub rates: Arc<RateGuard>,
-    pub engine: Arc<Engine>,
-    pub recharges: Arc<Recharges>,
-    pub orders: Arc<dyn OrderStore>,
-    pub limits: Arc<dyn LimitStore>,
-    pub key_quotas: Arc<dyn KeyQuotaStore>,
-    pub records: Arc<dyn RecordStore>,
-    pub transactions: Arc<dyn TransactionStore>,
-    pub statistics: Arc<dyn Statistics>,
-    pub tokens: Arc<TokenCounter>,
-    pub meter: Meter,
-    pub catalog: Arc<Catalog>,
-    pub calendar: Arc<Calendar>,
-    pub metrics: Arc<Metrics>,
-    /// ISO 4217 code of every amount.
-    pub currency: String,
-    /// A permit for each export of records.
-    pub exports: Arc<Semaphore>,
-    /// What goes on when its caller goes away.
-    pub tasks: TaskTracker,
-    /// How long a reservation holds what it took.
-    pub reservation_ttl: TimeDelta,
+    pub accounts: AccountService,
+    pub checks: CheckService,
+    pub charges: ChargeService,
+    pub reservations: Arc<ReservationService>,
+    pub limits: LimitService,
+    pub streams: Arc<StreamService>,
+    pub tokens: TokenService,
+    pub recharges: RechargeService,
+    pub reports: ReportService,
 }

@@ -40,7 +40,7 @@ const MAX_ANSWER: usize = 64 * 1024;
 
 /// How payment-service is reached, and what it is told of every payment.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct GatewaySettings {
     /// `host:port`.
     pub address: String,
     /// Of each call.
@@ -52,17 +52,17 @@ pub struct Settings {
 }
 
 /// A client of payment-service.
-pub struct PaymentService {
+pub struct GrpcPaymentGateway {
     client: PaymentClient<Channel>,
-    settings: Settings,
+    settings: GatewaySettings,
 }
 
-impl PaymentService {
+impl GrpcPaymentGateway {
     /// Connects at the first call.
     ///
     /// # Errors
     /// An address that is none.
-    pub fn new(settings: Settings) -> Result<Self, tonic::transport::Error> {
+    pub fn new(settings: GatewaySettings) -> Result<Self, tonic::transport::Error> {
         let endpoint = Endpoint::from_shared(format!("http://{}", settings.address))?
             .connect_timeout(settings.timeout)
             .tcp_nodelay(true)
@@ -104,7 +104,7 @@ impl PaymentService {
 }
 
 #[async_trait]
-impl PaymentGateway for PaymentService {
+impl PaymentGateway for GrpcPaymentGateway {
     async fn open(&self, payment: &NewPayment, trace: &TraceContext) -> Result<OpenedPayment, PaymentError> {
         let amount = payment.amount.to_hundredths();
         let message = CreatePaymentRequest {

@@ -49,13 +49,16 @@ pub fn object(body: &[u8], message: &MessageDescriptor, unknown: &mut UnknownNam
     }
 }
 
-/// The value of a query parameter or a part of a path, for the field it names; nothing where the
-/// message has no such field. An empty parameter is an absent one.
+/// The name of the field that a query parameter names, with the value; nothing where the message
+/// has no such field. The value of an empty parameter is null: number fields have no empty text.
 ///
 /// # Errors
 /// A number that is none.
 pub fn parameter(message: &MessageDescriptor, name: &str, text: &str) -> Result<Option<(String, Value)>> {
     let Some(field) = field_of(message, name) else { return Ok(None) };
+    if text.is_empty() {
+        return Ok(Some((field.name().to_owned(), Value::Null)));
+    }
     let value = text_value(&field.kind(), text).ok_or_else(|| Invalid::new(field.name(), WRONG_VALUE))?;
     Ok(Some((field.name().to_owned(), value)))
 }

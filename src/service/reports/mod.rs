@@ -4,3 +4,43 @@ pub mod export;
 pub mod paging;
 pub mod records;
 pub mod statistics;
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use self::export::MAX_EXPORTS;
+use crate::biz::{
+    account::catalog::Catalog,
+    reports::{record::RecordStore, statistics::Statistics},
+    values::{calendar::Calendar, error::Result, ids::ServiceName},
+};
+
+/// Reports on charges that were made.
+pub struct ReportService {
+    records: Arc<dyn RecordStore>,
+    statistics: Arc<dyn Statistics>,
+    catalog: Arc<Catalog>,
+    calendar: Arc<Calendar>,
+    /// A permit for each export.
+    exports: Arc<Semaphore>,
+}
+
+impl ReportService {
+    pub fn new(
+        records: Arc<dyn RecordStore>,
+        statistics: Arc<dyn Statistics>,
+        catalog: Arc<Catalog>,
+        calendar: Arc<Calendar>,
+    ) -> Self {
+        Self { records, statistics, catalog, calendar, exports: Arc::new(Semaphore::new(MAX_EXPORTS)) }
+    }
+
+    /// Empty stands for all services.
+    fn optional_service(&self, name: &str) -> Result<Option<ServiceName>> {
+        match name {
+            "" => Ok(None),
+            name => Ok(Some(self.catalog.find(name)?.0.clone())),
+        }
+    }
+}

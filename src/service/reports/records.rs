@@ -2,7 +2,7 @@
 
 use chrono::{Days, NaiveDate};
 
-use super::paging::Page;
+use super::{ReportService, paging::Page};
 use crate::{
     biz::{
         reports::record::{Record, RecordFilter, RecordType},
@@ -13,13 +13,12 @@ use crate::{
         },
     },
     service::{
-        Api,
         convert::{int32, span},
         proto::{BillingRecord, ListRecordsReply, ListRecordsRequest},
     },
 };
 
-impl Api {
+impl ReportService {
     pub async fn list_records(&self, request: ListRecordsRequest) -> Result<ListRecordsReply> {
         let page = Page::parse(request.page, request.page_size, &request.page_token)?;
         let filter = self.record_filter(&request)?;
@@ -47,7 +46,7 @@ impl Api {
         Ok(ListRecordsReply { records: records.iter().map(record).collect(), total, next_page_token })
     }
 
-    pub fn record_filter(&self, request: &ListRecordsRequest) -> Result<RecordFilter> {
+    pub(super) fn record_filter(&self, request: &ListRecordsRequest) -> Result<RecordFilter> {
         let service = self.optional_service(&request.service_name)?;
         let kind = match request.r#type {
             0 => None,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{Days, NaiveDate};
 
+use super::ReportService;
 use crate::{
     biz::{
         reports::statistics::Totals,
@@ -14,7 +15,6 @@ use crate::{
         },
     },
     service::{
-        Api,
         convert::{MAX_DAYS, int32, span},
         proto::{
             GetStatsMonthRequest, GetStatsReply, GetStatsSummaryReply, GetStatsSummaryRequest, GetStatsTodayRequest,
@@ -26,7 +26,7 @@ use crate::{
 /// Days of a usage series when none are asked for.
 const DEFAULT_DAYS: u64 = 30;
 
-impl Api {
+impl ReportService {
     pub async fn get_stats_today(&self, request: GetStatsTodayRequest) -> Result<GetStatsReply> {
         let today = self.calendar.now().day;
         let span = DaySpan { first: today, last: today };
@@ -119,14 +119,6 @@ impl Api {
             return Err(Invalid::new("from", format!("must be at most {MAX_DAYS} days before to")).into());
         }
         Ok(span)
-    }
-
-    /// Empty stands for all services.
-    pub fn optional_service(&self, name: &str) -> Result<Option<ServiceName>> {
-        match name {
-            "" => Ok(None),
-            name => Ok(Some(self.catalog.find(name)?.0.clone())),
-        }
     }
 }
 
