@@ -1,8 +1,10 @@
 //! Transport: what listens where, and what surrounds the routes of the service layer.
 
+mod arrival;
 mod auth;
 mod bounds;
 mod callback;
+mod content;
 mod listener;
 mod ops;
 mod request;
@@ -17,7 +19,7 @@ use axum::{
 };
 use http::{StatusCode, header::CONTENT_TYPE};
 use tokio::sync::Semaphore;
-use tonic::{server::NamedService, service::Routes};
+use tonic::{codec::CompressionEncoding::Gzip, server::NamedService, service::Routes};
 use tonic_health::ServingStatus;
 
 use self::bounds::Bounds;
@@ -64,6 +66,7 @@ pub fn public_app(parts: Parts<'_>) -> Router {
             style,
         ));
     }
+    let routes = content::rest(routes, style, config.limits.body_bytes);
     let bounded = bound(routes.with_state(rest.clone()), &parts, config.http.timeout, style);
     complete(bounded.merge(ops::health(parts.ops)), style)
 }
@@ -88,22 +91,30 @@ pub fn internal_app(
             // So that clients can show the details of errors.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    let internal = BillingInternalServiceServer::new(api.clone()).max_decoding_message_size(limit);
-    let open = Routes::new(BillingServiceServer::new(api).max_decoding_message_size(limit))
-        .add_service(health)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
+    let internal = BillingInternalServiceServer::new(api.clone())
+        .max_decoding_message_size(limit)
+        .accept_compressed(Gzip)
+        .send_compressed(Gzip);
+    let public = BillingServiceServer::new(api)
+        .max_decoding_message_size(limit)
+        .accept_compressed(Gzip)
+        .send_compressed(Gzip);
+    let open = Routes::new(public)
+        .add_service(health.accept_compressed(Gzip).send_compressed(Gzip))
+        .add_service(reflection().build_v1()?.accept_compressed(Gzip).send_compressed(Gzip))
+        .add_service(reflection().build_v1alpha()?.accept_compressed(Gzip).send_compressed(Gzip))
         .into_axum_router()
         .reset_fallback();
     // The one rpc that proves by itself who calls; its path goes before the others'.
     let callback = Router::new().route_service(GRPC_CALLBACK_PATH, internal.clone());
     let guarded = Routes::new(internal).into_axum_router().reset_fallback();
-    let routes = auth::protect(rest::internal_routes(), tokens, style)
+    let json = auth::protect(rest::internal_routes(), tokens, style)
         .merge(callback::protect(rest::callback_route(), callbacks, tokens, style))
-        .with_state(rest)
-        .merge(auth::protect(guarded, tokens, style))
+        .with_state(rest);
+    let calls = auth::protect(guarded, tokens, style)
         .merge(callback::protect(callback, callbacks, tokens, style))
         .merge(open);
+    let routes = content::rest(json, style, limit).merge(content::grpc(calls));
     let bounded = bound(routes, &parts, config.grpc.timeout, style);
     Ok(complete(bounded.merge(ops::health(parts.ops.clone())).merge(ops::metrics(parts.ops)), style))
 }

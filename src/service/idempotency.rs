@@ -3,7 +3,10 @@
 use http::{HeaderMap, HeaderName};
 
 use super::request::TRACE_ID;
-use crate::biz::values::error::{Invalid, Result};
+use crate::biz::values::{
+    error::{Invalid, Result},
+    ids::TraceId,
+};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -31,6 +34,13 @@ impl IdSource {
             Self::None | Self::Items => None,
             Self::TraceId | Self::Reservation => Some("trace_id"),
             Self::AdjustmentId => Some("adjustment_id"),
+        }
+    }
+
+    /// Gives a charge without an id a fresh one: an error of an unknown outcome names it.
+    pub fn complete(self, id: &mut String) {
+        if self == Self::TraceId && id.is_empty() {
+            *id = TraceId::fresh().to_string();
         }
     }
 

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::{
     idempotency::IdSource,
     json::{self, UnknownNames, UnknownPolicy, WRONG_VALUE},
-    request::note_trace_id,
+    request::{RequestId, note_trace_id},
 };
 use crate::biz::values::error::{Error, Invalid, Result};
 
@@ -36,6 +36,7 @@ where
     let message = json::descriptor::<M>();
     let message = message.ok_or_else(|| Error::Internal(format!("{} has no descriptor", M::full_name())))?;
     let headers = std::mem::take(request.headers_mut());
+    let request_id = RequestId::beside(request.extensions());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let mut unknown = UnknownNames::default();
     let mut fields = if request.method() == Method::POST {
@@ -49,10 +50,18 @@ where
         set_once(&mut fields, name, value.into())?;
     }
     if let Some(field) = id.field()
-        && fields.get(field).is_none_or(|value| value == "")
-        && let Some(header_id) = id.read(&headers)?
+        && let Value::String(own) = fields.entry(field).or_insert_with(|| String::new().into())
     {
-        fields.insert(field.to_owned(), header_id.into());
+        if own.is_empty()
+            && let Some(header_id) = id.read(&headers)?
+        {
+            *own = header_id.to_owned();
+        }
+        id.complete(own);
+        request_id.note_retry_id(field, own);
+    }
+    if id == IdSource::Items {
+        id.read(&headers)?;
     }
     if let Some(Value::String(trace_id)) = fields.get("trace_id") {
         note_trace_id(&headers, trace_id);
