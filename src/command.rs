@@ -57,16 +57,32 @@ fn init_logs(log: &Log, stderr: impl Stderr) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Completes at SIGTERM or SIGINT; the signals are caught from the call on.
+/// The meaning of SIGHUP, which a terminal sends when it closes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hangup {
+    /// Nothing, for a service.
+    Ignored,
+    /// As SIGTERM, for a command that somebody watches.
+    Stops,
+}
+
+/// Completes at SIGTERM or SIGINT; these signals and SIGHUP are caught from the call on.
 ///
 /// # Errors
 /// The signals can't be caught.
-pub fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+pub fn stop_signal(on_hangup: Hangup) -> anyhow::Result<impl Future<Output = ()>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hangup = signal(SignalKind::hangup())?;
     Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
+                _ = hangup.recv() => match on_hangup {
+                    Hangup::Ignored => tracing::info!("SIGHUP ignored; a restart reads the configuration again"),
+                    Hangup::Stops => return,
+                },
+            }
         }
     })
 }

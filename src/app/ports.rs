@@ -79,6 +79,8 @@ fn parts<'c>(config: &'c Server, core: &Core, api: Api, payments: &Payments) -> 
             metrics: core.metrics.clone(),
             rates: core.rates.clone(),
             redis: core.redis.clone(),
+            engine: core.engine.clone(),
+            was_ready: Arc::new(true.into()),
         },
         callbacks: CallbackGuard {
             auth: payments.callback_auth,

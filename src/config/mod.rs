@@ -3,6 +3,7 @@
 //! `configs/*.yaml` document every key. An unknown key or a bad value is an error
 //! that names the key.
 
+mod cron;
 mod metering;
 mod models;
 mod payment;
@@ -41,6 +42,8 @@ pub struct Config {
     pub data: Data,
     pub billing: Billing,
     pub payment_service: Option<PaymentServiceConfig>,
+    #[serde(default)]
+    pub cron: cron::CronConfig,
     #[serde(default)]
     pub log: Log,
 }

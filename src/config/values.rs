@@ -53,6 +53,11 @@ pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Stri
     }
 }
 
+/// As [`address`], where there may be none.
+pub(super) fn optional_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    address(deserializer).map(Some)
+}
+
 /// One address, several in a list, or several in a text with commas.
 pub(super) fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let texts: Vec<String> = match config::Value::deserialize(deserializer)?.kind {
@@ -161,8 +166,7 @@ pub(super) fn style<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Style,
 }
 
 pub(super) fn unknown_fields<'de, D: Deserializer<'de>>(deserializer: D) -> Result<UnknownFields, D::Error> {
-    let choices =
-        [("ignore", UnknownFields::Ignore), ("warn", UnknownFields::Warn), ("reject", UnknownFields::Reject)];
+    let choices = [("ignore", UnknownFields::Ignore), ("warn", UnknownFields::Warn), ("reject", UnknownFields::Reject)];
     choice(deserializer, &choices)
 }
 

@@ -48,7 +48,8 @@ impl ChargeMetrics {
         times: OperationTimes,
     ) -> prometheus::Result<Self> {
         let deduct_failure = counters(registry, "billing_deduct_failure", "Charges refused or failed", &["reason"])?;
-        let reserve_failure = counters(registry, "billing_reserve_failure", "Reserves refused or failed", &["reason"])?;
+        let reserve_failure =
+            counters(registry, "billing_reserve_failure_total", "Reserves refused or failed", &["reason"])?;
         for reason in FAILURES {
             // Shown from the start: a rate does not see the step to a counter's first value.
             deduct_failure.with_label_values(&[reason]);

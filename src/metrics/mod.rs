@@ -5,9 +5,11 @@ mod cache;
 mod charges;
 mod checks;
 mod in_flight;
+mod jobs;
 mod low_balance;
 mod operations;
 mod ops_stats;
+mod process;
 mod recharge;
 mod registration;
 mod requests;
@@ -20,6 +22,7 @@ pub use self::{
     charges::{ChargeObserver, FAILURES, Outcome},
     checks::CheckMetrics,
     in_flight::{InFlight, Operation},
+    jobs::{JobMetrics, RunEnd},
     low_balance::LowBalanceMetrics,
     ops_stats::OpsStatsMetrics,
     recharge::RechargeMetrics,
@@ -47,6 +50,7 @@ pub struct Metrics {
     pub cache: CacheMetrics,
     pub streams: StreamMetrics,
     pub requests: RequestMetrics,
+    pub jobs: JobMetrics,
 }
 
 impl Metrics {
@@ -54,6 +58,7 @@ impl Metrics {
     /// A name or label that prometheus refuses; the names are fixed, so only a defect.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
+        registry.register(Box::new(process::ProcessCollector::new()?))?;
         let (times, balances) = (OperationTimes::new(&registry)?, BalanceMetrics::new(&registry)?);
         let rate_limit_local = registration::gauge(
             &registry,
@@ -70,6 +75,7 @@ impl Metrics {
             cache: CacheMetrics::new(&registry)?,
             streams: StreamMetrics::new(&registry)?,
             requests: RequestMetrics::new(&registry)?,
+            jobs: JobMetrics::new(&registry)?,
             registry,
         })
     }

@@ -94,6 +94,14 @@ impl RechargeMetrics {
         self.total.with_label_values(&[what]).inc();
     }
 
+    /// Counts an order that a look-up at payment-service has brought into `status`.
+    pub fn count_reconciled(&self, order: &Order, status: OrderStatus) {
+        self.count_order(status, order.amount);
+        if status == OrderStatus::Success {
+            self.balances.count("recharge", order.amount);
+        }
+    }
+
     /// Counts a callback that named no order, or did not prove who sent it.
     pub fn count_refused(&self) {
         self.total.with_label_values(&["refused"]).inc();

@@ -174,7 +174,8 @@ mod tests {
         for grpc in ["application/grpc", "application/grpc+proto", "application/grpc; x=y"] {
             assert!(is_grpc_proto(&HeaderValue::from_static(grpc)), "{grpc}");
         }
-        for other in ["application/grpc-web", "application/grpc-web+proto", "application/grpc+json", "application/json"] {
+        for other in ["application/grpc-web", "application/grpc-web+proto", "application/grpc+json", "application/json"]
+        {
             assert!(!is_grpc_proto(&HeaderValue::from_static(other)), "{other}");
         }
     }

@@ -5,6 +5,7 @@ mod auth;
 mod bounds;
 mod callback;
 mod content;
+mod counted;
 mod listener;
 mod ops;
 mod request;
@@ -26,10 +27,11 @@ use self::bounds::Bounds;
 pub use self::{
     callback::CallbackGuard,
     listener::{ListenerLimits, METERING_WINDOW, reachable, serve},
-    ops::Ops,
+    ops::{Ops, metrics_alone},
 };
 use crate::{
     config::{Server, Style},
+    metrics::Metrics,
     service::{
         errors::ErrorBody,
         grpc::Grpc,
@@ -68,7 +70,7 @@ pub fn public_app(parts: Parts<'_>) -> Router {
     }
     let routes = content::rest(routes, style, config.limits.body_bytes);
     let bounded = bound(routes.with_state(rest.clone()), &parts, config.http.timeout, style);
-    complete(bounded.merge(ops::health(parts.ops)), style)
+    complete(bounded.merge(ops::health(parts.ops.clone())), &parts.ops.metrics, style)
 }
 
 /// The internal port: gRPC, its health and reflection, internal REST, liveness and metrics.
@@ -95,10 +97,8 @@ pub fn internal_app(
         .max_decoding_message_size(limit)
         .accept_compressed(Gzip)
         .send_compressed(Gzip);
-    let public = BillingServiceServer::new(api)
-        .max_decoding_message_size(limit)
-        .accept_compressed(Gzip)
-        .send_compressed(Gzip);
+    let public =
+        BillingServiceServer::new(api).max_decoding_message_size(limit).accept_compressed(Gzip).send_compressed(Gzip);
     let open = Routes::new(public)
         .add_service(health.accept_compressed(Gzip).send_compressed(Gzip))
         .add_service(reflection().build_v1()?.accept_compressed(Gzip).send_compressed(Gzip))
@@ -111,12 +111,12 @@ pub fn internal_app(
     let json = auth::protect(rest::internal_routes(), tokens, style)
         .merge(callback::protect(rest::callback_route(), callbacks, tokens, style))
         .with_state(rest);
-    let calls = auth::protect(guarded, tokens, style)
-        .merge(callback::protect(callback, callbacks, tokens, style))
-        .merge(open);
+    let calls =
+        auth::protect(guarded, tokens, style).merge(callback::protect(callback, callbacks, tokens, style)).merge(open);
     let routes = content::rest(json, style, limit).merge(content::grpc(calls));
     let bounded = bound(routes, &parts, config.grpc.timeout, style);
-    Ok(complete(bounded.merge(ops::health(parts.ops.clone())).merge(ops::metrics(parts.ops)), style))
+    let ops = ops::health(parts.ops.clone()).merge(ops::metrics(parts.ops.clone()));
+    Ok(complete(bounded.merge(ops), &parts.ops.metrics, style))
 }
 
 /// Limits bodies, requests at once, and the time of each. Health and metrics stay
@@ -130,11 +130,13 @@ fn bound(routes: Router, parts: &Parts<'_>, timeout: Duration, style: Style) -> 
         .layer(middleware::from_fn_with_state(bounds, bounds::enforce))
 }
 
-/// Answers for paths and methods that do not exist, and the span around every request.
-fn complete(routes: Router, style: Style) -> Router {
+/// Answers for paths and methods that do not exist, the count of every request, and the span
+/// around it.
+fn complete(routes: Router, metrics: &Arc<Metrics>, style: Style) -> Router {
     routes
         .fallback(async move |request: Request| not_found(style, &request))
         .method_not_allowed_fallback(async move || wrong_method(style))
+        .layer(middleware::from_fn_with_state(metrics.clone(), counted::count))
         .layer(middleware::from_fn(request::identify))
 }
 

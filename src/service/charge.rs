@@ -83,11 +83,7 @@ impl ChargeService {
 }
 
 /// `fresh` is the trace id of an item that came without one.
-fn item_result(
-    reply: Result<DeductQuotaReply>,
-    fresh: Option<&str>,
-    request_id: &RequestId,
-) -> BatchDeductQuotaResult {
+fn item_result(reply: Result<DeductQuotaReply>, fresh: Option<&str>, request_id: &RequestId) -> BatchDeductQuotaResult {
     match reply {
         Ok(reply) => BatchDeductQuotaResult { reply: Some(reply), error: None },
         Err(error) => {

@@ -38,19 +38,30 @@ pub struct Reconciled {
     pub errors: u64,
 }
 
+/// Gets an order with the status that it has come into.
+pub type OnSettled<'f> = &'f (dyn Fn(&Order, OrderStatus) + Sync);
+
+/// What a scan does with the orders that it looks up.
+enum Treatment<'t> {
+    Settle(OnSettled<'t>),
+    /// Enters the status that an order would have, and settles none.
+    List(&'t mut List),
+}
+
 impl Recharges {
     /// Looks up every order that has been pending for long: credits it, fails it, leaves
     /// it, or lets it expire when it is old and payment-service says that nobody paid.
     /// Without an answer nothing expires: the money may be in. Failed orders are looked
     /// up too, until they are as old: a payment may be tried again. Any number of runs at
-    /// once, beside callbacks, credit once.
+    /// once, beside callbacks, credit once. `on_settled` gets every order whose status has
+    /// changed.
     ///
     /// # Errors
     /// [`Error::PaymentUnavailable`] when payment-service does not answer; the rest waits
     /// for the next run. [`Error::Overloaded`] or [`Error::Internal`] when the orders
     /// can't be read.
-    pub async fn reconcile(&self, waits: Waits) -> Result<Reconciled> {
-        self.scan(waits, None).await
+    pub async fn reconcile(&self, waits: Waits, on_settled: OnSettled<'_>) -> Result<Reconciled> {
+        self.scan(waits, Treatment::Settle(on_settled)).await
     }
 
     /// What [`Self::reconcile`] would do now, with `listed` of the orders at the most. Asks
@@ -60,12 +71,11 @@ impl Recharges {
     /// As [`Self::reconcile`].
     pub async fn preview(&self, waits: Waits, listed: usize) -> Result<ReconcilePreview> {
         let mut list = List { orders: Vec::new(), room: listed };
-        let total = self.scan(waits, Some(&mut list)).await?;
+        let total = self.scan(waits, Treatment::List(&mut list)).await?;
         Ok(ReconcilePreview { total, first: list.orders })
     }
 
-    /// With a list, enters there what would become of the orders, and settles none.
-    async fn scan(&self, waits: Waits, mut list: Option<&mut List>) -> Result<Reconciled> {
+    async fn scan(&self, waits: Waits, mut treatment: Treatment<'_>) -> Result<Reconciled> {
         self.gateway()?;
         let now = self.calendar.now().utc;
         let (until, expired) = (now - waits.reconcile_after, now - waits.expire_after);
@@ -78,7 +88,7 @@ impl Recharges {
             loop {
                 let chunk = in_time(self.orders.orders_made(&made, last.as_ref(), CHUNK)).await?;
                 let Some(end) = chunk.last().cloned() else { break };
-                if let Some(outage) = self.reconcile_chunk(&chunk, expired, &mut total, list.as_deref_mut()).await {
+                if let Some(outage) = self.reconcile_chunk(&chunk, expired, &mut total, &mut treatment).await {
                     tracing::warn!(?total, "stopped, because payment-service does not answer");
                     return Err(outage.into());
                 }
@@ -95,17 +105,19 @@ impl Recharges {
         orders: &[Order],
         expired: DateTime<Utc>,
         total: &mut Reconciled,
-        mut list: Option<&mut List>,
+        treatment: &mut Treatment<'_>,
     ) -> Option<PaymentError> {
-        let settles = list.is_none();
+        let settles = matches!(treatment, Treatment::Settle(_));
         let looked_up = orders.iter().map(|order| self.look_up(order, order.created_at <= expired, settles));
         let looked_up = join_all(looked_up).await;
         let mut outages = Vec::new();
         for (order, after) in orders.iter().zip(looked_up) {
             let error = match after {
                 Ok(after) => {
-                    if let Some(list) = &mut list {
-                        list.enter(order, after);
+                    match treatment {
+                        Treatment::List(list) => list.enter(order, after),
+                        Treatment::Settle(on_settled) if order.status != after => on_settled(order, after),
+                        Treatment::Settle(_) => {}
                     }
                     match after {
                         OrderStatus::Success => total.credited += 1,

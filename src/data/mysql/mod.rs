@@ -127,13 +127,29 @@ impl Store for MySqlStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.reader.fetch_all(sqlx::query("SELECT 1")).await.map(|_| ())
+        // A table, because a node of a cluster that lost its majority answers SELECT 1. The
+        // settings are numbers or words, by the server's version.
+        let rows = self.reader.fetch_all(sqlx::query(
+            "SELECT CAST(@@GLOBAL.read_only AS CHAR), CAST(@@GLOBAL.innodb_read_only AS CHAR), \
+             (SELECT COUNT(*) FROM (SELECT 1 FROM user_balance LIMIT 1) found)",
+        ));
+        for row in rows.await? {
+            if !(is_off(&row, 0)? && is_off(&row, 1)?) {
+                return Err(StoreError::Unavailable("the database is read-only".into()));
+            }
+        }
+        Ok(())
     }
 
     async fn close(&self) {
         self.writer.close().await;
         self.reader.close().await;
     }
+}
+
+/// Whether a setting of the server is off.
+fn is_off(row: &MySqlRow, column: usize) -> Result<bool, StoreError> {
+    Ok(matches!(text(row, column)?.as_str(), "0" | "OFF"))
 }
 
 /// Text of any collation; `None` for NULL.

@@ -11,7 +11,7 @@ mod unknown;
 use std::{collections::HashSet, fmt, sync::LazyLock};
 
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 pub use self::unknown::{UnknownNames, UnknownPolicy};
@@ -59,7 +59,7 @@ pub fn parameter(message: &MessageDescriptor, name: &str, text: &str) -> Result<
     if text.is_empty() {
         return Ok(Some((field.name().to_owned(), Value::Null)));
     }
-    let value = text_value(&field.kind(), text).ok_or_else(|| Invalid::new(field.name(), WRONG_VALUE))?;
+    let value = text_value(&field.kind(), text).ok_or_else(|| Invalid::new(name, WRONG_VALUE))?;
     Ok(Some((field.name().to_owned(), value)))
 }
 
@@ -219,10 +219,11 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
                 Expected::Scalar(_) | Expected::Unknown => None,
             };
             let member = field.as_ref().map_or_else(|| name.clone(), |field| field.name().to_owned());
-            reader.path.push(Step::Member(member.clone()));
             if !seen.insert(member.clone()) {
+                reader.path.push(Step::Member(member));
                 return Err(reader.fail("comes twice"));
             }
+            reader.path.push(Step::Member(name));
             if field.is_none() && matches!(expected, Expected::Message(_)) {
                 let path = reader.path();
                 reader.unknown.add(|| path);

@@ -5,7 +5,8 @@ use crate::service::proto::{AdjustBalanceRequest, BatchDeductQuotaRequest, Deduc
 
 fn read<M: prost::Name>(body: &str) -> std::result::Result<(Value, Vec<String>), String> {
     let mut unknown = UnknownNames::default();
-    let fields = object(body.as_bytes(), &descriptor::<M>().unwrap(), &mut unknown).map_err(|error| error.to_string())?;
+    let fields =
+        object(body.as_bytes(), &descriptor::<M>().unwrap(), &mut unknown).map_err(|error| error.to_string())?;
     Ok((Value::Object(fields), unknown.names().to_vec()))
 }
 
@@ -20,7 +21,8 @@ fn a_member_that_comes_twice_is_named_at_any_depth() {
         (r#"{"note":1,"note":2}"#, "note"),
         (r#"{"note":{"a":[{"b":1},{"b":1,"b":2}]}}"#, "note.a[1].b"),
     ] {
-        let error = if member == "amount" { read::<AdjustBalanceRequest>(body) } else { read::<DeductQuotaRequest>(body) };
+        let error =
+            if member == "amount" { read::<AdjustBalanceRequest>(body) } else { read::<DeductQuotaRequest>(body) };
         assert_eq!(error.unwrap_err(), format!("{member}: comes twice"), "{body}");
     }
     let batch = r#"{"items":[{"count":1},{"count":1,"usage":{"output_tokens":1},"count":2}]}"#;

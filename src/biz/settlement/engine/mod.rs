@@ -219,6 +219,11 @@ impl Engine {
         }
     }
 
+    /// Postings that wait in each lane.
+    pub fn waiting(&self) -> Vec<usize> {
+        self.lanes.iter().map(|lane| lane.max_capacity() - lane.capacity()).collect()
+    }
+
     /// Cancelled when nothing more is accepted.
     pub fn closed(&self) -> &CancellationToken {
         &self.stop
