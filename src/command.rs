@@ -30,6 +30,9 @@ pub fn prepare(conf: &Path) -> anyhow::Result<Config> {
 /// # Errors
 /// As [`prepare`].
 pub fn prepare_with(conf: &Path, stderr: impl Stderr) -> anyhow::Result<Config> {
+    // From here on a terminal that closes does not kill the process, whatever it does: once
+    // listened to, the signal has lost its default action.
+    signal(SignalKind::hangup()).context("SIGHUP")?;
     let config = Config::load(conf)?;
     init_logs(&config.log, stderr)?;
     Ok(config)

@@ -18,7 +18,7 @@ use axum::{
     middleware,
     response::Response,
 };
-use http::{StatusCode, header::CONTENT_TYPE};
+use http::{StatusCode, Version, header::CONTENT_TYPE};
 use tokio::sync::Semaphore;
 use tonic::{codec::CompressionEncoding::Gzip, server::NamedService, service::Routes};
 use tonic_health::ServingStatus;
@@ -145,7 +145,7 @@ fn is_grpc(request: &Request) -> bool {
 }
 
 fn not_found(style: Style, request: &Request) -> Response {
-    if is_grpc(request) {
+    if is_grpc(request) && request.version() == Version::HTTP_2 {
         return tonic::Status::unimplemented(format!("no rpc {}", request.uri().path())).into_http();
     }
     plain_error(style, StatusCode::NOT_FOUND, "NOT_FOUND", "no such path")

@@ -253,7 +253,7 @@ async fn a_file_that_can_not_be_written_is_named_at_once_with_the_reason() {
     let database = Database::create(Sqlite).await;
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("file"), "").unwrap();
-    for (path, reason) in [("file/billing.db", "Not a directory"), ("", "Is a directory")] {
+    for (path, reason) in [("file/billing.db", "File exists"), ("", "Is a directory")] {
         let source = folder.path().join(path).display().to_string();
         // For as long as a database is waited for, the test would not end.
         let changes = [("data.database.source", source.as_str()), ("data.database.connect_timeout", "1h")];
