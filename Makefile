@@ -4,10 +4,13 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
 CONF ?= configs/local.yaml
-# The same random cases every time, so that a run fails for a change and not by chance: other
-# cases are for `make fuzz`.
+# A fixed seed, so that a test run fails because of a change and not by chance. `make fuzz` uses
+# random seeds.
 SEED ?= 1
 CASES ?= 20000
+# The files that `make mutants` changes, and the part of the mutants that one run takes.
+MUTATE ?= src/biz/**/*.rs
+SHARD ?= 0/1
 DEBIAN_PACKAGES := mariadb-server redis-server chromium chromium-driver fonts-dejavu-core prometheus
 
 .PHONY: help
@@ -18,10 +21,9 @@ help: ## List the targets
 init: deps ## Install what the tests need and fetch the crates
 	cargo fetch --locked
 
-# The servers are only installed, never used as services: tests start their own.
-# policy-rc.d keeps the packages from starting them.
+# Tests start private servers. policy-rc.d keeps the packages from starting services.
 .PHONY: deps
-deps: ## Install MariaDB, Redis, Chromium and promtool (Debian packages) when they are missing
+deps: ## Install MariaDB, Redis, Chromium and promtool (Debian packages), if missing
 	@if ! { command -v mariadbd && command -v mariadb-install-db && command -v redis-server && command -v chromedriver && command -v promtool; } > /dev/null; then \
 	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	  $$sudo apt-get update -qq; \
@@ -40,25 +42,25 @@ build: ## Build bin/server, bin/cron and bin/payment-sandbox
 	@install target/release/server target/release/cron target/release/payment-sandbox bin/
 
 .PHONY: build-cron
-build-cron: ## Build bin/cron alone
+build-cron: ## Build only bin/cron
 	cargo build --release --locked --bin cron
 	@mkdir -p bin
 	@install target/release/cron bin/
 
 .PHONY: run
-run: build ## Serve on 8107 and 9107 (CONF=configs/local.yaml)
+run: build ## Run the server on ports 8107 (HTTP) and 9107 (gRPC) (CONF=configs/local.yaml)
 	bin/server -conf $(CONF)
 
 .PHONY: run-cron
-run-cron: build-cron ## Run the schedules (CONF=configs/local.yaml)
+run-cron: build-cron ## Run cron with all schedules (CONF=configs/local.yaml)
 	bin/cron -conf $(CONF)
 
 .PHONY: run-sandbox
-run-sandbox: build ## Play payment-service on 9101 (CONF=configs/local.yaml)
+run-sandbox: build ## Run a simulated payment-service on port 9101 (CONF=configs/local.yaml)
 	bin/payment-sandbox -conf $(CONF)
 
 .PHONY: run-all
-run-all: build ## Run cron in the background and the server in front, logs in logs/
+run-all: build ## Run cron in the background and the server in the foreground, logs in logs/
 	@mkdir -p logs
 	@bin/cron -conf $(CONF) > logs/cron.log 2>&1 & echo $$! > logs/cron.pid; \
 	  bin/server -conf $(CONF) > >(tee -a logs/server.log) 2>&1 & echo $$! > logs/server.pid; \
@@ -66,23 +68,39 @@ run-all: build ## Run cron in the background and the server in front, logs in lo
 	  wait $$(cat logs/server.pid)
 
 .PHONY: stop-all
-stop-all: ## Stop what run-all started
+stop-all: ## Stop the processes of run-all
 	@for pid in $$(cat logs/server.pid logs/cron.pid 2> /dev/null); do kill $$pid 2> /dev/null || true; done
 
 .PHONY: audit
-audit: build-cron ## Prove the books (CONF=configs/local.yaml)
+audit: build-cron ## Audit the books (CONF=configs/local.yaml)
 	bin/cron -conf $(CONF) --once audit
 
 .PHONY: test
-test: deps ## Run every test, on private servers on free ports
+test: deps ## Run all tests, on private servers on free ports
 	PROPTEST_RNG_SEED=$(SEED) cargo test --locked
 
+# Tests that need an installed server are skipped by name. With BILLING_TEST_FAST they fail.
+.PHONY: test-fast
+test-fast: export PROPTEST_RNG_SEED = $(SEED)
+test-fast: export BILLING_TEST_FAST = 1
+test-fast: ## Run the library tests and the SQLite tests; they need nothing installed
+	@run="test"; if cargo nextest --version > /dev/null 2>&1; then run="nextest run"; fi; set -x; \
+	  cargo $$run --locked --lib --test it -- $(patsubst %,--skip %,$(shell grep -v '^\#' tests/it/needs-servers))
+
 .PHONY: fuzz
-fuzz: deps ## Play random histories that nobody has seen yet (CASES=20000)
-	PROPTEST_CASES=$(CASES) cargo test --locked --test it -- random
+fuzz: deps ## Test new random histories (CASES=20000)
+	PROPTEST_CASES=$(CASES) cargo test --locked --lib --test it -- random
+
+# A few random cases, so that a mutant takes seconds. `.cargo/mutants.toml` has the other settings.
+.PHONY: mutants
+mutants: export PROPTEST_RNG_SEED = $(SEED)
+mutants: export PROPTEST_CASES = 200
+mutants: ## Change the business rules and count the changes that no test notices (SHARD=0/6)
+	@command -v cargo-mutants > /dev/null || { echo "install it: cargo install --locked cargo-mutants"; exit 1; }
+	cargo mutants --jobs 1 --output target $(foreach glob,$(MUTATE),--file '$(glob)') --sharding round-robin --shard $(SHARD)
 
 .PHONY: screenshots
-screenshots: deps ## Take the pictures of docs/api.md again, in a real browser
+screenshots: deps ## Take the screenshots of docs/api.md in a real browser
 	BILLING_SCREENSHOTS=docs cargo test --locked --test it -- a_user_pays_with_a_click
 
 .PHONY: bench
@@ -90,24 +108,24 @@ bench: deps ## Measure under load, on private servers (BENCH='--rounds 1 --only 
 	cargo bench --locked --bench load -- $(BENCH)
 
 .PHONY: bench-data
-bench-data: deps ## Make a million users with ten million records to measure on, once (8 GB)
+bench-data: deps ## Create data for bench-size, once: a million users, ten million records (8 GB)
 	cargo bench --locked --bench size -- --data-only $(BENCH)
 
 .PHONY: bench-size
-bench-size: deps ## Measure on them, beside little data (BENCH='--only reads,audit')
+bench-size: deps ## Measure with the data of bench-data and with little data (BENCH='--only reads,audit')
 	cargo bench --locked --bench size -- $(BENCH)
 
 .PHONY: bench-tokens
-bench-tokens: ## Measure the counting of tokens
+bench-tokens: ## Measure token counting
 	cargo bench --locked --bench tokens
 
 .PHONY: check
-check: ## Formatting, lints, and licences and advisories where cargo-deny is installed
+check: ## Check formatting and lints, and with cargo-deny also bans, licences and sources
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	@if command -v cargo-deny > /dev/null; then cargo deny --log-level error check bans licenses sources; \
 	  else echo "cargo-deny is not installed; skipping bans, licences and sources"; fi
 
 .PHONY: clean
-clean: ## Remove what was built and measured on; data/ stays
+clean: ## Remove builds and benchmark data; data/ stays
 	rm -rf target bin

@@ -1,6 +1,6 @@
-//! Compiles `proto/` to Rust: messages and services (prost, tonic), the proto3 JSON form
-//! of the billing contract (pbjson) and the descriptor set that reflection serves. protox
-//! is the protoc, so a machine needs nothing but the Rust toolchain.
+//! Compiles `proto/` to Rust: messages and services (prost, tonic), the proto3 JSON form of the
+//! billing contract (pbjson), and the descriptor set for gRPC reflection. protox takes the place of
+//! protoc, so the build needs only the Rust toolchain.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
@@ -8,12 +8,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let billing = compile("billing/v1/billing.proto")?;
-    // Encoded by the compiler itself: prost's types would drop the HTTP rules.
+    // Encoded by protox, because prost's types would drop the HTTP rules.
     let encoded = billing.encode_file_descriptor_set();
     fs::write(out.join("billing_descriptor.bin"), &encoded)?;
 
     tonic_prost_build::configure()
-        // Without this the path below is taken already, by prost-types.
+        // Required for the extern_path below; otherwise prost-types takes the path.
         .compile_well_known_types(true)
         .extern_path(".google.protobuf.Timestamp", "crate::service::timestamp::Timestamp")
         .compile_fds_with_config(billing.file_descriptor_set(), named())?;
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .ignore_unknown_fields()
         .build(&[".billing.v1"])?;
 
-    // Apart, because reflection must not list what others serve.
+    // Compiled separately, because reflection must not list the services of payment-service.
     let payment = compile("payment/v1/payment.proto")?;
     tonic_prost_build::configure().compile_fds(payment.file_descriptor_set())?;
     Ok(())

@@ -1,5 +1,5 @@
-//! The gateway's side of MeterStream: standard input stands for the output of a model, and
-//! what the service says of it is printed. It stops delivering when it is told to.
+//! The gateway's side of MeterStream. Standard input stands for the output of a model. The example
+//! prints the replies of the service, and stops delivering when the service asks for it.
 //!
 //! `cargo run --example gateway -- http://localhost:9107 USER SERVICE MODEL TRACE_ID < FILE`
 
@@ -25,15 +25,15 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let mut arguments = args().skip(1);
-    let mut next = |what: &str| arguments.next().with_context(|| format!("{what} is missing"));
-    let server = next("the server")?;
+    let mut next = |name: &str| arguments.next().with_context(|| format!("{name} is missing"));
+    let server = next("argument SERVER")?;
     let open = ReserveQuotaRequest {
-        user_id: next("the user")?,
-        service_name: next("the service")?,
-        model: next("the model")?,
-        trace_id: next("the trace id")?,
+        user_id: next("argument USER")?,
+        service_name: next("argument SERVICE")?,
+        model: next("argument MODEL")?,
+        trace_id: next("argument TRACE_ID")?,
         count: 1,
-        // Of the prompt as CountTokens counts it, and the most that the model may answer.
+        // The prompt as CountTokens counts it, and the longest answer of the model.
         estimated_input_tokens: 100,
         estimated_output_tokens: 200,
         ..Default::default()
@@ -52,7 +52,7 @@ async fn main() -> anyhow::Result<()> {
         match reply.event {
             Some(Reply::Opened(opened)) => {
                 println!("opened: {} held", opened.amount);
-                // Nothing goes out to the user before this.
+                // Output is delivered to the user only after the reservation.
                 thread::spawn({
                     let (messages, must_stop) = (messages.clone(), must_stop.clone());
                     move || deliver(&messages, &must_stop)
@@ -65,14 +65,14 @@ async fn main() -> anyhow::Result<()> {
             Some(Reply::Finished(finished)) => {
                 println!("finished: {} charged, {} left", finished.amount, finished.balance)
             }
-            None => bail!("a reply of a newer server"),
+            None => bail!("unknown reply; the server is newer than this example"),
         }
     }
     Ok(())
 }
 
-/// Sends chunks of a few bytes, wherever they end, until there are no more or it must stop, and
-/// then what finishes the stream. Sending fails once it has ended.
+/// Sends chunks of a few bytes until the input ends or the service asks to stop, and then the
+/// finish. A chunk may end inside a character. Sending fails once the stream has ended.
 fn deliver(messages: &Sender<Message>, must_stop: &AtomicBool) {
     let mut chunk = [0; 16];
     while !must_stop.load(Ordering::Relaxed)

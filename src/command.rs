@@ -1,12 +1,12 @@
 //! What the binaries share: arguments, logs, and the way they end.
 
-use std::{ffi::OsString, io::IsTerminal, path::Path, process::ExitCode};
+use std::{ffi::OsString, path::Path, process::ExitCode};
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::{EnvFilter, fmt, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::fmt::MakeWriter;
 
-use crate::config::{Config, Log, LogFormat};
+use crate::{config::Config, logs};
 
 /// The arguments of the process, with `-conf` as the legacy service has it turned
 /// into `--conf`.
@@ -32,9 +32,9 @@ pub fn prepare(conf: &Path) -> anyhow::Result<Config> {
 pub fn prepare_with(conf: &Path, stderr: impl Stderr) -> anyhow::Result<Config> {
     // From here on a terminal that closes does not kill the process, whatever it does: once
     // listened to, the signal has lost its default action.
-    signal(SignalKind::hangup()).context("SIGHUP")?;
+    drop(signal(SignalKind::hangup()).context("SIGHUP")?);
     let config = Config::load(conf)?;
-    init_logs(&config.log, stderr)?;
+    logs::init(&config.log, stderr)?;
     Ok(config)
 }
 
@@ -42,23 +42,6 @@ pub fn prepare_with(conf: &Path, stderr: impl Stderr) -> anyhow::Result<Config> 
 pub trait Stderr: for<'w> MakeWriter<'w> + Send + Sync + 'static {}
 
 impl<W: for<'w> MakeWriter<'w> + Send + Sync + 'static> Stderr for W {}
-
-/// `RUST_LOG` overrides the configured level.
-fn init_logs(log: &Log, stderr: impl Stderr) -> anyhow::Result<()> {
-    let filter = match std::env::var("RUST_LOG") {
-        Ok(filter) => EnvFilter::try_new(filter).context("RUST_LOG")?,
-        Err(_) => EnvFilter::new(log.level.as_str()),
-    };
-    let registry = tracing_subscriber::registry().with(filter);
-    match log.format {
-        LogFormat::Text => {
-            let colours = std::io::stderr().is_terminal();
-            registry.with(fmt::layer().with_ansi(colours).with_writer(stderr)).init();
-        }
-        LogFormat::Json => registry.with(fmt::layer().json().with_writer(stderr)).init(),
-    }
-    Ok(())
-}
 
 /// The meaning of SIGHUP, which a terminal sends when it closes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

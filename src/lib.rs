@@ -1,14 +1,15 @@
 //! Balances, free quotas and charges of a developer platform.
 //!
-//! Three layers: [`service`] speaks the wire contract, [`biz`] holds the rules and
-//! [`data`] the databases; [`server`] is the transport around them and [`app`]
-//! wires one to the other. [`sandbox`] plays payment-service for development and tests.
+//! Three layers: [`service`] implements the wire contract, [`biz`] the rules, and [`data`] the
+//! storage. [`server`] is the transport, and [`app`] wires the layers together. [`sandbox`]
+//! simulates payment-service for development and tests.
 
 pub mod app;
 pub mod biz;
 pub mod command;
 pub mod config;
 pub mod data;
+mod logs;
 pub mod metrics;
 pub mod sandbox;
 pub mod server;

@@ -5,43 +5,43 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::ensure;
 use clap::Parser;
 
-/// Measures the service under load, beside the design it replaces.
+/// Measures the service under load, next to the design that it replaces.
 #[derive(Debug, Parser)]
 #[command(name = "load")]
 pub struct Arguments {
-    /// How often every scenario is run, in turn; rates are medians over the rounds.
+    /// Number of rounds. Each round runs every scenario; rates are medians over the rounds.
     #[arg(long, default_value_t = 3)]
     pub rounds: usize,
-    /// Measured seconds of one scenario in one round; half a second of warm-up is added.
+    /// Measured seconds per scenario and round, after half a second of warm-up.
     #[arg(long, default_value_t = 4.0)]
     pub seconds: f64,
-    /// Scenarios to run: parts of their names, such as `mysql.deduct` or `hot`.
+    /// Scenarios to run, by parts of their names, such as `mysql.deduct` or `hot`.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub only: Vec<String>,
-    /// Nothing on SQLite.
+    /// Skip the scenarios on SQLite.
     #[arg(long)]
     pub skip_sqlite: bool,
-    /// Nothing on MariaDB, and hence no baseline.
+    /// Skip the scenarios on MariaDB, including the baseline.
     #[arg(long)]
     pub skip_mysql: bool,
-    /// Send at this rate, whatever the answers, and measure from the instant each call
-    /// was due. Needs --only.
+    /// Open loop: send this many calls per second, independent of the answers, and measure from
+    /// the time at which each call is due. Needs --only.
     #[arg(long, value_name = "RATE", requires = "only")]
     pub open: Option<f64>,
-    /// Of the order in which callers pick users.
+    /// Seed of the order in which callers pick users.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Where the numbers go for machines to read.
+    /// File for the results as JSON.
     #[arg(long, value_name = "FILE", default_value = "target/bench/load.json")]
     pub json: PathBuf,
-    /// Where the databases are made; the temporary folder when absent.
+    /// Folder of the databases; by default the temporary folder.
     #[arg(long, value_name = "FOLDER")]
     pub folder: Option<PathBuf>,
 
     /// Passed by `cargo bench`.
     #[arg(long, hide = true)]
     pub bench: bool,
-    /// Serve the baseline design on this database instead; the benchmark starts itself so.
+    /// Serve the baseline design on this database. The benchmark starts itself with it.
     #[arg(long, hide = true)]
     pub baseline_server: Option<String>,
     /// The Redis of the baseline design.
@@ -50,8 +50,10 @@ pub struct Arguments {
 }
 
 impl Arguments {
+    /// Checks the bounds of the options.
+    ///
     /// # Errors
-    /// A value out of bounds.
+    /// A value is out of bounds.
     pub fn check(&self) -> anyhow::Result<()> {
         ensure!((1..=1_000).contains(&self.rounds), "--rounds must be 1 to 1,000");
         ensure!((0.1..=3_600.0).contains(&self.seconds), "--seconds must be 0.1 to 3,600");

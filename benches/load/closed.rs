@@ -1,4 +1,4 @@
-//! Closed loop: every caller makes its next call when it has the answer to the last.
+//! Closed loop: each caller sends its next call after the answer to the last one.
 
 use std::{sync::Arc, time::Instant};
 
@@ -9,9 +9,10 @@ use tokio::{
 };
 
 use crate::{
+    locked::Locked,
     measure::{Counting, Recorder, Slice, Window},
     operation::{CALL_TIMEOUT, Users},
-    scenario::Scenario,
+    scenario::{LOCKED, Scenario},
     usage::Usage,
     world::Target,
 };
@@ -19,9 +20,10 @@ use crate::{
 /// Runs `scenario` on `target` through `window`.
 ///
 /// # Errors
-/// A process has gone, or a caller does not come to its end.
+/// A process has ended, or a caller does not end.
 pub async fn run(scenario: &Scenario, target: &Target, window: Window, seed: u64) -> anyhow::Result<Slice> {
     let recorder = Arc::new(Recorder::new(window, Counting::Ended)?);
+    let locked = if scenario.shape == LOCKED { Some(Locked::hold(target).await?) } else { None };
     let mut callers = JoinSet::new();
     for caller in 0..scenario.callers {
         let channel = target.channel(caller);
@@ -40,11 +42,14 @@ pub async fn run(scenario: &Scenario, target: &Target, window: Window, seed: u64
     }
     let usage = measure(target, window).await?;
     timeout(CALL_TIMEOUT * 2, callers.join_all()).await.context("callers did not end in time")?;
+    if let Some(locked) = locked {
+        locked.release().await?;
+    }
     let seconds = window.until.duration_since(window.from).as_secs_f64();
     Ok(Slice { seconds, tally: recorder.total()?, usage, due: 0, missed: 0 })
 }
 
-/// What the processes use during `window`.
+/// The CPU time and memory of the processes during `window`.
 pub async fn measure(target: &Target, window: Window) -> anyhow::Result<Usage> {
     sleep_until(window.from.into()).await;
     target.processes.forget_peak()?;

@@ -1,4 +1,4 @@
-//! Where and when the numbers come from, so that they can be judged later.
+//! The context of the results: time, commit, machine and settings.
 
 use std::{path::Path, process::Command};
 
@@ -13,15 +13,15 @@ use crate::{
 #[derive(Serialize)]
 pub struct Context {
     pub date: String,
-    /// With `-dirty` when there were changes beside it.
+    /// With `-dirty` if the work tree has changes.
     pub commit: String,
     pub cores: usize,
     pub processor: String,
     pub kernel: String,
-    /// Of the databases.
+    /// The folder of the databases.
     pub folder: String,
     pub filesystem: String,
-    /// What one append and sync to disk takes there, in microseconds.
+    /// Time of one append with a sync to disk in that folder, in microseconds.
     pub sync_micros: f64,
     pub mariadb: Option<MariaDbSettings>,
     pub rounds: usize,
@@ -66,7 +66,7 @@ impl Context {
             self.sync_micros
         );
         if self.filesystem == "tmpfs" {
-            text.push_str("WARNING: that is memory; --folder names one on a disk\n");
+            text.push_str("WARNING: tmpfs is memory; use --folder with a folder on a disk\n");
         }
         if let Some(mariadb) = &self.mariadb {
             text.push_str(&format!(
@@ -84,7 +84,7 @@ impl Context {
     }
 }
 
-/// What `program` prints; `unknown` when it fails.
+/// The output of `program`; `unknown` if it fails.
 fn output(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().ok().filter(|output| output.status.success());
     output.map_or_else(|| "unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())

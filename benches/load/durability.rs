@@ -1,4 +1,4 @@
-//! Proof that commits go to disk: the settings of MariaDB, and the price of a sync.
+//! Checks that commits go to disk: the settings of MariaDB, and the time of a sync.
 
 use std::{fs::File, io::Write, path::Path, time::Instant};
 
@@ -9,7 +9,7 @@ use sqlx::{Connection, MySqlConnection};
 
 use crate::measure::median;
 
-/// Version and settings that durability hangs on, as MariaDB reports them.
+/// The version and the durability settings that MariaDB reports.
 #[derive(Debug, Clone, Serialize)]
 pub struct MariaDbSettings {
     pub version: String,
@@ -22,13 +22,15 @@ pub struct MariaDbSettings {
 const SETTINGS: &str = "SELECT VERSION(), CAST(@@innodb_flush_log_at_trx_commit AS SIGNED), \
     CAST(@@innodb_flush_method AS CHAR), CAST(@@innodb_doublewrite AS CHAR), CAST(@@innodb_buffer_pool_size AS SIGNED)";
 
+/// Reads the settings.
+///
 /// # Errors
-/// MariaDB would not sync every commit.
+/// MariaDB does not sync every commit.
 pub async fn mariadb_settings(source: &str) -> anyhow::Result<MariaDbSettings> {
     let mut connection = connect(source).await?;
     let (version, flush_log_at_trx_commit, flush_method, doublewrite, buffer_pool_bytes) =
         sqlx::query_as(SETTINGS).fetch_one(&mut connection).await?;
-    ensure!(flush_log_at_trx_commit == 1, "innodb_flush_log_at_trx_commit is {flush_log_at_trx_commit} and not 1");
+    ensure!(flush_log_at_trx_commit == 1, "innodb_flush_log_at_trx_commit is {flush_log_at_trx_commit}; it must be 1");
     Ok(MariaDbSettings { version, flush_log_at_trx_commit, flush_method, doublewrite, buffer_pool_bytes })
 }
 
@@ -41,10 +43,10 @@ pub async fn connect(source: &str) -> anyhow::Result<MySqlConnection> {
     Ok(MySqlConnection::connect_with(&options).await?)
 }
 
-/// The median time of an append that is synced, in `folder`.
+/// The median time of an append with a sync in `folder`, in microseconds.
 ///
 /// # Errors
-/// It can't be written.
+/// The folder can't be written.
 pub fn sync_micros(folder: &Path) -> std::io::Result<f64> {
     let mut file = File::create(folder.join("sync"))?;
     let mut times = Vec::new();

@@ -1,14 +1,15 @@
-//! Load benchmark of the service, beside the design it replaces: real processes, real
-//! gRPC on loopback, private databases that sync every commit to disk.
+//! Load benchmark of the service, next to the design that it replaces. It uses real processes, real
+//! gRPC on loopback, and private databases that sync every commit to disk.
 //!
-//! Every round runs every scenario for some seconds in turn, so that whatever else the
-//! machine does meets all of them alike. `make bench BENCH=--help` lists the options.
+//! Every round runs every scenario for some seconds, so that other work of the machine affects all
+//! scenarios alike. `make bench BENCH=--help` lists the options.
 
 mod arguments;
 mod baseline;
 mod closed;
 mod context;
 mod durability;
+mod locked;
 #[path = "../../tests/it/harness/mariadb.rs"]
 #[allow(
     dead_code,
@@ -47,7 +48,7 @@ use clap::Parser;
 
 use self::{arguments::Arguments, scratch::Scratch};
 
-/// Work on blocking threads that an interrupt finds under way.
+/// Time that blocking threads have to end after an interrupt.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
@@ -61,7 +62,7 @@ fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         return runtime.block_on(baseline::serve(source, redis));
     }
     if !arguments.bench {
-        // Such as `cargo test --all-targets`, which runs every benchmark for a moment.
+        // `cargo test --all-targets` runs every benchmark without --bench.
         println!("nothing measured: run `make bench`");
         return Ok(ExitCode::SUCCESS);
     }

@@ -1,4 +1,4 @@
-//! What is counted while a scenario runs: finished items, latencies, errors.
+//! The counts of a running scenario: finished items, latencies and errors.
 
 use std::{
     collections::BTreeMap,
@@ -10,15 +10,15 @@ use hdrhistogram::Histogram;
 
 use crate::{operation::Outcome, usage::Usage};
 
-/// Latencies in microseconds, to three digits, up to two minutes.
+/// Latencies in microseconds, with three digits, up to two minutes.
 type Latencies = Histogram<u64>;
 
 const LONGEST_MICROS: u64 = 120_000_000;
 const DIGITS: u8 = 3;
-/// Tallies that callers share, so that they seldom meet at one.
+/// Tallies, several so that callers seldom wait for the same lock.
 const SHARDS: usize = 8;
 
-/// The measured part of a run; before it is warm-up.
+/// The measured time of a run, after the warm-up.
 #[derive(Debug, Clone, Copy)]
 pub struct Window {
     pub from: Instant,
@@ -36,19 +36,19 @@ impl Window {
     }
 }
 
-/// Which calls the latencies and errors are those of.
+/// The calls whose latencies and errors are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Counting {
     /// Calls that ended in the window.
     Ended,
-    /// Calls that were due in the window, whenever they ended: one that waits for long
-    /// must not drop out of the picture.
+    /// Calls that were due in the window, also if they end later, so that slow calls are
+    /// counted.
     Due,
 }
 
-/// The sums of one slice of one scenario.
+/// The counts of one slice of one scenario.
 pub struct Tally {
-    /// Done within the window.
+    /// Items done in the window.
     pub items: u64,
     pub latencies: Latencies,
     pub errors: BTreeMap<String, u64>,
@@ -76,13 +76,13 @@ impl Tally {
         self.errors.values().sum()
     }
 
-    /// A latency in milliseconds; 0 when there were none.
+    /// A quantile of the latencies in milliseconds; 0 without latencies.
     pub fn quantile_ms(&self, quantile: f64) -> f64 {
         self.latencies.value_at_quantile(quantile) as f64 / 1_000.0
     }
 }
 
-/// Takes outcomes from many callers at once.
+/// Records the outcomes of many concurrent callers.
 pub struct Recorder {
     window: Window,
     counting: Counting,
@@ -95,7 +95,7 @@ impl Recorder {
         Ok(Self { window, counting, shards })
     }
 
-    /// Counts a call that was due at `due` and has ended now. `caller` spreads the work.
+    /// Counts a call that was due at `due` and has ended now. `caller` selects the shard.
     pub fn record(&self, caller: usize, due: Instant, outcome: Outcome) {
         let now = Instant::now();
         let ended_within = self.window.contains(now);
@@ -136,8 +136,7 @@ pub struct Slice {
     pub seconds: f64,
     pub tally: Tally,
     pub usage: Usage,
-    /// Calls that were due, and those of them that were not even sent because too many
-    /// were open; of open loops only.
+    /// Calls due, and calls due but not sent because too many were open. Zero in closed loops.
     pub due: u64,
     pub missed: u64,
 }
@@ -148,7 +147,7 @@ impl Slice {
     }
 }
 
-/// The middle one of `values`, or the mean of the middle two; 0 of none.
+/// The middle of `values`, or the mean of the middle two; 0 without values.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

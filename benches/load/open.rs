@@ -1,5 +1,5 @@
-//! Open loop: calls are due at a fixed rate, whatever becomes of the earlier ones, and
-//! are measured from the instant they were due, so that waiting to be sent counts.
+//! Open loop: calls are due at a fixed rate, independent of earlier calls. Latencies count from the
+//! time at which a call is due, so that a wait before the send counts.
 
 use std::{
     sync::Arc,
@@ -21,18 +21,18 @@ use crate::{
     world::Target,
 };
 
-/// Calls open at once; one more that is due is missed. Above what the server accepts
-/// (`server.limits.requests` and its lanes), so that it is the server that refuses.
+/// Most open calls; a further due call is missed. More than the server accepts
+/// (`server.limits.requests` and its lanes), so that the server is the one that refuses.
 const MOST_OPEN: u32 = 40_000;
-/// How often it is looked which calls are due.
+/// Pause while no call is due.
 const TICK: Duration = Duration::from_millis(1);
-/// Calls sent in a row when many are due, before others get their turn.
+/// Calls sent in a row before the task yields.
 const BURST: u32 = 64;
 
 /// Runs the operation of `scenario` on `target` at `rate` calls a second through `window`.
 ///
 /// # Errors
-/// A process has gone, or calls do not come to their ends.
+/// A process has ended, or calls do not end.
 pub async fn run(
     scenario: &Scenario,
     target: &Arc<Target>,
@@ -51,7 +51,7 @@ pub async fn run(
     Ok(Slice { seconds, tally: recorder.total()?, usage, due, missed })
 }
 
-/// Sends until the window ends; how many calls were due in it, and how many were missed.
+/// Sends until the window ends. Returns the numbers of due and of missed calls in the window.
 fn send(
     scenario: &Scenario,
     target: Arc<Target>,

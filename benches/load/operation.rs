@@ -1,4 +1,4 @@
-//! The calls that are measured. A new one is a variant, and an arm in [`Operation::call`].
+//! The measured calls. To add one, add a variant and an arm in [`Operation::call`].
 
 use std::time::Duration;
 
@@ -13,38 +13,37 @@ use uuid::Uuid;
 
 use crate::stream::meter;
 
-/// Longer than any server waits, so that it is the one to answer.
+/// Longer than the server's deadline, so that the server answers first.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(40);
 
 const SERVICE: &str = "passport";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// An rpc that does nothing: what transport and machine allow at most.
+    /// An rpc that does nothing: the upper bound of transport and machine.
     Empty,
     Deduct,
-    /// Charges in one call.
+    /// Several charges in one call.
     Batch {
         items: u32,
     },
-    /// Of so many units.
+    /// A check of `count` units.
     Check {
         count: i32,
     },
-    /// A reserve and its commit, one after the other: one pair is one call.
+    /// A reserve and its commit, one after the other. One pair is one call.
     Pair,
-    /// A metered stream of so many chunks, with so many milliseconds between them: one chunk is
-    /// one item.
+    /// A metered stream of `chunks` chunks with a pause between them. One chunk is one item.
     Stream {
         chunks: u32,
         pause_ms: u64,
     },
 }
 
-/// What became of a call.
+/// The outcome of a call.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// Items done: one, or those of a batch.
+    /// Items done: one, or the items of a batch.
     pub items: u64,
     /// A description of each failure.
     pub errors: Vec<String>,
@@ -60,7 +59,7 @@ impl Operation {
         }
     }
 
-    /// Makes one call, for users that `users` picks.
+    /// Makes one call for users from `users`.
     pub async fn call(self, channel: &Channel, users: &mut Users) -> Outcome {
         let result = match self {
             Operation::Empty => empty(channel).await,
@@ -74,7 +73,7 @@ impl Operation {
     }
 }
 
-/// One item done, when the server says so.
+/// One item done, if the server reports success.
 fn one(success: bool) -> Outcome {
     if success {
         Outcome { items: 1, errors: Vec::new() }
@@ -148,7 +147,7 @@ fn timed<T>(message: T) -> Request<T> {
     request
 }
 
-/// Code and reason of an error, or the beginning of its message.
+/// Code and reason of an error, or the start of its message.
 fn describe(status: &Status) -> String {
     match status.get_error_details().error_info() {
         Some(info) => {
@@ -159,24 +158,31 @@ fn describe(status: &Status) -> String {
     }
 }
 
-/// Picks users in an order that is random, and the same in every run.
+/// Picks users in a random order that is the same in every run.
 #[derive(Debug, Clone, Copy)]
 pub struct Users {
+    first: u64,
     count: u64,
     state: u64,
 }
 
 impl Users {
-    /// Of the first `count` users; every `stream` of a `seed` has an order of its own.
+    /// Picks from the first `count` users. Each `stream` of a `seed` has its own order.
     pub fn new(count: u32, seed: u64, stream: u64) -> Self {
         Self {
+            first: 0,
             count: u64::from(count.max(1)),
             state: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(stream << 32),
         }
     }
 
+    /// One user again and again.
+    pub fn only(number: u32) -> Self {
+        Self { first: number.into(), count: 1, state: 0 }
+    }
+
     fn pick(&mut self) -> String {
-        user((self.random() % self.count) as u32)
+        user((self.first + self.random() % self.count) as u32)
     }
 
     /// SplitMix64 (Steele, Lea, Flood 2014).
@@ -189,7 +195,7 @@ impl Users {
     }
 }
 
-/// The name of a user.
+/// The id of a user.
 pub fn user(number: u32) -> String {
     format!("u{number:05}")
 }

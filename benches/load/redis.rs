@@ -1,11 +1,11 @@
-//! A private Redis for checks, and for the locks of the baseline design: its own port, nothing
-//! on disk.
+//! A private Redis for checks and for the locks of the baseline design. It has its own port, and
+//! stores nothing on disk.
 
 use std::{ffi::OsStr, path::Path};
 
 use crate::{private_server::free_port, supervised::Supervised};
 
-/// Other processes look for free ports too.
+/// Attempts to start, because another process may take the free port first.
 const ATTEMPTS: usize = 5;
 
 pub struct Redis {

@@ -1,4 +1,4 @@
-//! Slices into numbers, and the numbers into JSON.
+//! Turns slices into results, and writes the results as JSON.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -16,7 +16,7 @@ use crate::{
 pub struct Report {
     pub context: Context,
     pub rows: Vec<Row>,
-    /// What `cron --once audit` said of each database.
+    /// The report of `cron --once audit` for each database.
     pub audits: Vec<String>,
 }
 
@@ -31,19 +31,19 @@ pub struct Row {
     pub users: u32,
     pub rate: Rate,
     pub latency: Latency,
-    /// Microseconds for each item done.
+    /// CPU microseconds per item.
     pub cpu_per_item: Cpu,
-    /// After the last round.
+    /// Memory of the server after the last round.
     pub memory: Memory,
     pub open_loop: Option<OpenLoop>,
     pub errors: BTreeMap<String, u64>,
-    /// Times the rate of the baseline with the same callers and users.
+    /// Rate relative to the baseline with the same callers and users.
     pub to_baseline: Option<f64>,
-    /// Times the rate of the empty rpc.
+    /// Rate relative to the empty rpc.
     pub to_empty: Option<f64>,
 }
 
-/// Items done a second.
+/// Items per second.
 #[derive(Serialize)]
 pub struct Rate {
     pub median: f64,
@@ -51,7 +51,7 @@ pub struct Rate {
     pub max: f64,
 }
 
-/// Of the calls that succeeded, over all rounds, in milliseconds.
+/// Latency of the successful calls over all rounds, in milliseconds.
 #[derive(Serialize)]
 pub struct Latency {
     pub p50: f64,
@@ -59,20 +59,20 @@ pub struct Latency {
     pub p999: f64,
 }
 
-/// Calls, over all rounds.
+/// Calls of an open loop over all rounds.
 #[derive(Serialize)]
 pub struct OpenLoop {
-    /// Calls due a second.
+    /// Calls due per second.
     pub rate: f64,
     pub due: u64,
-    /// Due, and not sent, because too many were open.
+    /// Calls due but not sent, because too many were open.
     pub missed: u64,
     pub accepted: u64,
 }
 
 impl Row {
     /// # Errors
-    /// Only by a defect of the histogram.
+    /// The histogram fails, which only a defect can cause.
     pub fn new(scenario: &Scenario, slices: &[Slice], open: Option<f64>) -> anyhow::Result<Self> {
         let mut total = Tally::new()?;
         slices.iter().try_for_each(|slice| total.add(&slice.tally))?;
@@ -123,10 +123,10 @@ impl Report {
     pub fn new(context: Context, mut rows: Vec<Row>, audits: Vec<String>) -> Self {
         let rates: BTreeMap<(System, &str), f64> =
             rows.iter().map(|row| ((row.system, row.shape), row.rate.median)).collect();
-        // The rate of an open loop is given, and says nothing.
+        // The rate of an open loop is an input, so a ratio has no meaning.
         for row in rows.iter_mut().filter(|row| row.open_loop.is_none()) {
             let to = |key| rates.get(&key).filter(|rate| **rate > 0.0).map(|rate| row.rate.median / rate);
-            // The baseline serves no empty rpc; its transport is the same.
+            // The baseline has no empty rpc, but the same transport.
             let empty = if row.system == System::Baseline { System::Mysql } else { row.system };
             row.to_empty = to((empty, EMPTY)).filter(|_| row.shape != EMPTY);
             row.to_baseline = to((System::Baseline, row.shape)).filter(|_| row.system != System::Baseline);
@@ -134,8 +134,8 @@ impl Report {
         Self { context, rows, audits }
     }
 
-    /// Errors where there should be none: in closed loops, and others than OVERLOADED
-    /// under more load than the service takes.
+    /// Unexpected errors: all errors in closed loops, and errors other than OVERLOADED in open
+    /// loops.
     pub fn failures(&self) -> Vec<String> {
         let expected = |row: &Row, error: &str| row.open_loop.is_some() && error.ends_with("OVERLOADED");
         let failures = self.rows.iter().flat_map(|row| {

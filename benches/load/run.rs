@@ -1,4 +1,4 @@
-//! One run: start everything, measure in rounds, audit the books, report.
+//! One run: starts the servers, measures in rounds, audits the books, and reports.
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
@@ -17,11 +17,13 @@ use crate::{
     world::{Target, World},
 };
 
-/// Not measured, before every slice.
+/// Unmeasured time before every slice.
 const WARM_UP: Duration = Duration::from_millis(500);
 
+/// Runs the benchmark.
+///
 /// # Errors
-/// Something does not start, ends early, or does not balance its books.
+/// A process does not start or ends early, or an audit finds differences.
 pub async fn run(arguments: &Arguments, scratch: &Scratch) -> anyhow::Result<ExitCode> {
     let plan = Plan::new(arguments)?;
     let world = World::start(&plan, scratch).await?;
@@ -72,7 +74,7 @@ async fn measure(
     round: usize,
 ) -> anyhow::Result<Slice> {
     let window = Window::after(WARM_UP, arguments.slice());
-    // Another order of users in every round.
+    // A different order of users in every round.
     let seed = arguments.seed.wrapping_add(round as u64);
     match arguments.open {
         Some(rate) => open::run(scenario, target, (window, rate), seed).await,
@@ -81,7 +83,7 @@ async fn measure(
     .with_context(|| scenario.name())
 }
 
-/// Twice the rate that the busiest closed loop has reached.
+/// Measures at twice the rate of the closed loop [`BUSIEST`].
 async fn overload(
     arguments: &Arguments,
     world: &World,
@@ -89,7 +91,7 @@ async fn overload(
     (system, slices): (System, &[Vec<Slice>]),
 ) -> anyhow::Result<Row> {
     let busiest = plan.scenarios.iter().position(|one| one.system == system && one.shape == BUSIEST);
-    let busiest = busiest.context("overload has no closed loop to go by")?;
+    let busiest = busiest.context("overload needs the closed loop batch-50")?;
     let rates: Vec<f64> = slices[busiest].iter().map(Slice::rate).collect();
     let scenario = Scenario { shape: OVERLOAD, ..plan.scenarios[busiest].clone() };
     let rate = (median(&rates) * 2.0 / f64::from(scenario.operation.items())).max(1.0);

@@ -1,11 +1,11 @@
-//! The list of what is measured. A new scenario is a line in [`SHAPES`].
+//! The scenarios. To add one, add a line in [`SHAPES`].
 
 use anyhow::ensure;
 use serde::Serialize;
 
 use crate::{arguments::Arguments, operation::Operation};
 
-/// What is called.
+/// The measured system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum System {
@@ -25,7 +25,7 @@ impl System {
     }
 }
 
-/// Callers and users of one operation, and whether the baseline is measured with it.
+/// An operation with its numbers of callers and users. `baseline`: also measured on the baseline.
 struct Shape {
     name: &'static str,
     operation: Operation,
@@ -34,7 +34,7 @@ struct Shape {
     baseline: bool,
 }
 
-/// Every shape there is. `hot` is one user, `spread` are many.
+/// All shapes. `hot` means one user, and `spread` many users.
 const SHAPES: &[Shape] = &[
     shape(EMPTY, Operation::Empty, 100, 1, false),
     shape("deduct-lone", Operation::Deduct, 1, 1_000, true),
@@ -42,14 +42,16 @@ const SHAPES: &[Shape] = &[
     shape("deduct-100-hot", Operation::Deduct, 100, 1, true),
     shape("deduct-1000-spread", Operation::Deduct, 1_000, 10_000, true),
     shape("deduct-1000-hot", Operation::Deduct, 1_000, 1, false),
+    shape("deduct-50-spread", Operation::Deduct, 50, 220, false),
+    shape(LOCKED, Operation::Deduct, 50, 220, false),
     shape("batch-500", Operation::Batch { items: 500 }, 8, 1_000, false),
     shape(BUSIEST, Operation::Batch { items: 50 }, 64, 10_000, false),
     shape("check", Operation::Check { count: 1 }, 100, 1_000, false),
-    // So many units are no thousandth of what the users have: each is read from Redis.
+    // The users have less than a thousand times these units, so each check reads Redis.
     shape("check-near-limit", Operation::Check { count: 20 }, 100, 1_000, false),
     shape("reserve-commit", Operation::Pair, 100, 1_000, false),
     shape("stream-chunks", Operation::Stream { chunks: 500, pause_ms: 0 }, 100, 1_000, false),
-    // Twenty tokens a second each.
+    // Twenty tokens per second and stream.
     shape("stream-paced", Operation::Stream { chunks: 20, pause_ms: 50 }, 1_000, 1_000, false),
 ];
 
@@ -57,14 +59,17 @@ const fn shape(name: &'static str, operation: Operation, callers: usize, users: 
     Shape { name, operation, callers, users, baseline }
 }
 
-/// The shape that the others are compared to.
+/// The shape that other shapes are compared with.
 pub const EMPTY: &str = "empty";
-/// The shape whose rate overload is twice. Batches, because with a call for each charge
-/// the callers, on the same cores, could not send twice what the service takes.
+/// The shape that overload doubles. It uses batches, because with one call per charge the
+/// callers, on the same cores, could not send twice the rate that the service reaches.
 pub const BUSIEST: &str = "batch-50";
-/// Twice the rate that [`BUSIEST`] reached, whatever the answers.
+/// As `deduct-50-spread`, while another session holds the row of one more user, who is charged
+/// once a second: the two are to be alike.
+pub const LOCKED: &str = "deduct-50-locked";
+/// An open loop at twice the rate of [`BUSIEST`].
 pub const OVERLOAD: &str = "overload";
-/// Users that any shape may call.
+/// Number of users in the databases.
 pub const USERS: u32 = 10_000;
 
 /// One shape on one system.
@@ -83,45 +88,50 @@ impl Scenario {
     }
 }
 
-/// What one run measures.
+/// The scenarios of one run.
 pub struct Plan {
-    /// In the order of a round: the systems of one shape side by side.
+    /// In the order of a round: for each shape, one system after the other.
     pub scenarios: Vec<Scenario>,
     /// Systems to overload at the end.
     pub overload: Vec<System>,
 }
 
 impl Plan {
-    /// What `arguments` ask for.
+    /// The scenarios that `arguments` select.
     ///
     /// # Errors
-    /// Nothing fits.
+    /// No scenario matches.
     pub fn new(arguments: &Arguments) -> anyhow::Result<Self> {
         let systems: Vec<System> = [System::Baseline, System::Mysql, System::Sqlite]
             .into_iter()
             .filter(|system| if *system == System::Sqlite { !arguments.skip_sqlite } else { !arguments.skip_mysql })
             .collect();
-        let wanted = |system: System, shape: &str| {
+        let is_selected = |system: System, shape: &str| {
             let name = format!("{}.{shape}", system.name());
             arguments.only.is_empty() || arguments.only.iter().any(|part| name.contains(part.as_str()))
         };
         let overload: Vec<System> = systems
             .iter()
             .copied()
-            .filter(|&system| system != System::Baseline && wanted(system, OVERLOAD) && arguments.open.is_none())
+            .filter(|&system| system != System::Baseline && is_selected(system, OVERLOAD) && arguments.open.is_none())
             .collect();
         let mut scenarios = Vec::new();
         for shape in SHAPES {
             for &system in &systems {
-                let exists = shape.baseline || system != System::Baseline;
+                let exists = match system {
+                    System::Baseline => shape.baseline,
+                    System::Mysql => true,
+                    // One writer at a time: there are no locks of rows.
+                    System::Sqlite => shape.name != LOCKED,
+                };
                 let needed = shape.name == BUSIEST && overload.contains(&system);
-                if exists && (needed || wanted(system, shape.name)) {
+                if exists && (needed || is_selected(system, shape.name)) {
                     let &Shape { name, operation, callers, users, .. } = shape;
                     scenarios.push(Scenario { system, shape: name, operation, callers, users });
                 }
             }
         }
-        ensure!(!scenarios.is_empty(), "no scenario has a name with {}", arguments.only.join(" or "));
+        ensure!(!scenarios.is_empty(), "no scenario name contains {}", arguments.only.join(" or "));
         Ok(Self { scenarios, overload })
     }
 

@@ -1,5 +1,4 @@
-//! The folder that everything of one run lives in, removed at the end with whatever
-//! still works in it.
+//! The folder of one run. At the end, it is removed, and processes that still use it are killed.
 
 use std::{
     os::unix::process::CommandExt,
@@ -11,8 +10,8 @@ use std::{
 use anyhow::Context;
 use tempfile::TempDir;
 
-/// Removes the folder when this process was killed before it could: the pipe to its
-/// input breaks. The processes that use the folder end by the same means, a moment before.
+/// A shell that removes the folder if this process is killed: its standard input is a pipe, which
+/// closes. The processes that use the folder end in the same way, a moment earlier.
 const JANITOR: &str = r#"cat > /dev/null; sleep 1; rm -rf "$1""#;
 
 pub struct Scratch {
@@ -21,8 +20,8 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// A folder of its own in `parent`, or in the temporary folder. Temporary files of
-    /// this process go there too, the data of its MariaDB among them.
+    /// Creates a folder in `parent`, or in the temporary folder. Temporary files of this process
+    /// go there too, including the data of MariaDB.
     pub fn create(parent: Option<&Path>) -> anyhow::Result<Self> {
         let mut builder = tempfile::Builder::new();
         builder.prefix("billing-bench-");
@@ -30,8 +29,8 @@ impl Scratch {
             Some(parent) => builder.tempdir_in(std::path::absolute(parent)?),
             None => builder.tempdir(),
         };
-        let folder = folder.context("no temporary folder")?;
-        // Fails only when it was set before.
+        let folder = folder.context("creating the temporary folder")?;
+        // Fails only if it is already set.
         let _ = tempfile::env::override_temp_dir(folder.path());
         let janitor = Command::new("sh")
             .args(["-c", JANITOR, "sh"])
@@ -39,7 +38,7 @@ impl Scratch {
             .stdin(Stdio::piped())
             .process_group(0)
             .spawn()
-            .context("sh does not start")?;
+            .context("starting sh")?;
         Ok(Self { folder, janitor })
     }
 
@@ -47,7 +46,7 @@ impl Scratch {
         self.folder.path()
     }
 
-    /// A folder in it.
+    /// Creates a folder in the scratch folder.
     pub fn folder(&self, name: &str) -> anyhow::Result<PathBuf> {
         let path = self.path().join(name);
         std::fs::create_dir(&path).with_context(|| path.display().to_string())?;
@@ -56,8 +55,9 @@ impl Scratch {
 }
 
 impl Drop for Scratch {
-    /// Ctrl-C on a terminal goes to the whole process group, and so ends the shell that
-    /// should have ended MariaDB. Whoever still names this folder is ours.
+    /// Removes the janitor, and kills processes that still use the folder. Ctrl-C on a terminal
+    /// goes to the whole process group, so it may end the shell that supervises MariaDB. A process
+    /// with this folder in its arguments belongs to this run.
     fn drop(&mut self) {
         let _ = self.janitor.kill();
         let _ = self.janitor.wait();
@@ -72,7 +72,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Processes with `folder` in their arguments; a zombie has none any more.
+/// Processes with `folder` in their arguments. A zombie has no arguments.
 fn processes_naming(folder: &Path) -> Vec<u32> {
     let folder = folder.display().to_string();
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };

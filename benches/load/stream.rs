@@ -1,4 +1,4 @@
-//! A metered stream, as its gateway sees it.
+//! The gateway's side of a metered stream.
 
 use std::time::Duration;
 
@@ -15,42 +15,42 @@ use tokio::{
 use tonic::{Status, transport::Channel};
 use uuid::Uuid;
 
-/// Tokens of one chunk.
+/// One chunk, which is one token.
 const CHUNK: &str = " token";
 
-/// Opens a stream for `user`, delivers `chunks` of a token, each when the one before was
-/// answered and `pause` has passed, and finishes it. How many chunks were counted.
+/// Opens a stream for `user`, sends `chunks` chunks of one token, and finishes the stream. Each
+/// chunk is sent after the answer to the previous one and a pause. Returns the number of chunks.
 ///
 /// # Errors
-/// The stream fails, or ends as it should not.
+/// The stream fails, or ends without a finish.
 pub async fn meter(channel: &Channel, user: String, chunks: u32, pause: Duration) -> Result<u64, Status> {
     let (messages, sent) = mpsc::channel(4);
     let sent = unfold(sent, async |mut sent: Receiver<Message>| {
         let event = sent.recv().await;
         event.map(|event| (MeterStreamRequest { event: Some(event) }, sent))
     });
-    let say = async |event| messages.send(event).await.map_err(|_| Status::aborted("the stream has ended"));
-    say(Message::Open(open(user, chunks))).await?;
+    let send = async |event| messages.send(event).await.map_err(|_| Status::aborted("the stream has ended"));
+    send(Message::Open(open(user, chunks))).await?;
     let mut replies = BillingInternalServiceClient::new(channel.clone()).meter_stream(sent).await?.into_inner();
     let mut counted = 0;
     while let Some(reply) = replies.message().await? {
         let is_counted = match reply.event {
             Some(Reply::Opened(_)) => true,
-            // The news of a report come by themselves.
+            // A report also causes a state, which does not count another chunk.
             Some(Reply::State(state)) => state.output_tokens == counted,
             Some(Reply::Finished(_)) => return Ok(u64::from(chunks)),
             None => return Err(Status::unknown("an empty reply")),
         };
         if is_counted && counted == chunks as i32 {
-            say(Message::Finish(StreamFinish::default())).await?;
-            // Nothing is counted any more.
+            send(Message::Finish(StreamFinish::default())).await?;
+            // Matches no further state.
             counted = i32::MAX;
         } else if is_counted {
-            // Of no time it would still be a millisecond.
+            // Even a sleep of zero takes a millisecond.
             if !pause.is_zero() {
                 sleep(pause).await;
             }
-            say(Message::Output(CHUNK.into())).await?;
+            send(Message::Output(CHUNK.into())).await?;
             counted += 1;
         }
     }

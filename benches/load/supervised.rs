@@ -1,4 +1,4 @@
-//! A process that ends when this one does, however it goes.
+//! A process that ends when this process ends, also if this one is killed.
 
 use std::{
     collections::VecDeque,
@@ -12,8 +12,8 @@ use std::{
 
 use anyhow::{Context, anyhow};
 
-/// Runs a command under a shell that says its process id, and ends it when the pipe to
-/// the shell's input breaks.
+/// A shell that runs a command, prints its process id, and kills it when the pipe to the shell's
+/// standard input closes.
 const SUPERVISED: &str = r#"
 "$@" >&2 &
 process=$!
@@ -25,9 +25,9 @@ kill -9 "$process"
 wait "$process"
 "#;
 
-/// How long a process may take to say that it is ready.
+/// Time limit for a process to become ready.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// Lines of a log that are kept to explain a failure.
+/// Lines of the log that an error shows.
 const KEPT_LINES: usize = 20;
 
 pub struct Supervised {
@@ -36,10 +36,11 @@ pub struct Supervised {
 }
 
 impl Supervised {
-    /// Starts `command` and waits for the line of its output that `ready` understands.
+    /// Starts `command` and waits for the first line of its standard error for which `ready`
+    /// returns a value.
     ///
     /// # Errors
-    /// It ends, or takes too long; with what it said last.
+    /// The process ends or takes too long. The error shows its last lines.
     pub fn start<T>(command: &[&OsStr], ready: impl Fn(&str) -> Option<T>) -> anyhow::Result<(Self, T)> {
         let mut supervisor = Command::new("sh")
             .args(["-c", SUPERVISED, "sh"])
@@ -47,17 +48,17 @@ impl Supervised {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // Out of reach of the terminal's Ctrl-C, which would end the shell first.
+            // A process group of its own, because the terminal's Ctrl-C would end the shell first.
             .process_group(0)
             .spawn()
-            .context("sh does not start")?;
-        let (said, errors) = (supervisor.stdout.take(), supervisor.stderr.take());
+            .context("starting sh")?;
+        let (output, errors) = (supervisor.stdout.take(), supervisor.stderr.take());
         let mut started = Self { supervisor, pid: 0 };
         let mut pid = String::new();
-        BufReader::new(said.context("no output")?).take(20).read_line(&mut pid)?;
-        started.pid = pid.trim().parse().with_context(|| format!("a process id and not {pid:?}"))?;
+        BufReader::new(output.context("no output")?).take(20).read_line(&mut pid)?;
+        started.pid = pid.trim().parse().with_context(|| format!("sh printed {pid:?} in place of a process id"))?;
         let answer = wait_ready(errors.context("no output")?, ready)
-            .with_context(|| format!("{} does not start", command[0].display()))?;
+            .with_context(|| format!("{} did not start", command[0].display()))?;
         Ok((started, answer))
     }
 
@@ -77,14 +78,14 @@ fn wait_ready<T>(errors: ChildStderr, ready: impl Fn(&str) -> Option<T>) -> anyh
     let (sender, lines) = mpsc::sync_channel(KEPT_LINES);
     let log = Arc::new(Mutex::new(VecDeque::new()));
     let kept = log.clone();
-    // Reads to the end, or the process would stop at a full pipe.
+    // Reads to the end, because the process would block on a full pipe.
     std::thread::spawn(move || {
         for line in BufReader::new(errors).lines().map_while(Result::ok) {
             let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
             kept.truncate(KEPT_LINES - 1);
             kept.push_front(line.clone());
             drop(kept);
-            // Nobody listens any more once the process is ready.
+            // Fails once the process is ready and the receiver is gone.
             let _ = sender.send(line);
         }
     });
@@ -93,8 +94,8 @@ fn wait_ready<T>(errors: ChildStderr, ready: impl Fn(&str) -> Option<T>) -> anyh
         let left = deadline.saturating_duration_since(Instant::now());
         let Ok(line) = lines.recv_timeout(left) else {
             let log = log.lock().unwrap_or_else(PoisonError::into_inner);
-            let said: Vec<&str> = log.iter().rev().map(String::as_str).collect();
-            return Err(anyhow!("it said:\n{}", said.join("\n")));
+            let last_lines: Vec<&str> = log.iter().rev().map(String::as_str).collect();
+            return Err(anyhow!("its last lines:\n{}", last_lines.join("\n")));
         };
         if let Some(answer) = ready(&line) {
             return Ok(answer);

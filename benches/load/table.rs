@@ -1,4 +1,4 @@
-//! The numbers as aligned text.
+//! The results as a text table.
 
 use crate::report::Row;
 
@@ -7,18 +7,18 @@ const HEADINGS: [&str; 17] = [
     "client", "RSS MiB", "peak", "x base", "x empty",
 ];
 
-/// One line a row, and below them what became of open loops and which errors there were.
+/// One line per row, followed by the calls of open loops and the errors.
 pub fn render(rows: &[Row]) -> String {
     let mut cells = vec![HEADINGS.map(str::to_owned).to_vec()];
     cells.extend(rows.iter().map(line));
     let mut text = align(&cells);
     text.push_str(
-        "server, db, redis, client: CPU microseconds an item; x: times the rate of the baseline, of the empty rpc\n",
+        "server, db, redis, client: CPU microseconds per item; x base, x empty: rate relative to baseline and empty rpc\n",
     );
     for row in rows {
         if let Some(open) = &row.open_loop {
             text.push_str(&format!(
-                "{}: {:.0} calls/s due, {} in all: {} accepted, {} refused, {} not sent for want of places\n",
+                "{}: {:.0} calls/s due, {} in total: {} accepted, {} refused, {} not sent (too many open)\n",
                 row.name,
                 open.rate,
                 open.due,
@@ -58,7 +58,7 @@ fn line(row: &Row) -> Vec<String> {
     ]
 }
 
-/// The first column to the left, the others to the right.
+/// Aligns the first column to the left, and the others to the right.
 fn align(lines: &[Vec<String>]) -> String {
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(String::len).max().unwrap_or(0);

@@ -1,4 +1,4 @@
-//! What processes use, from `/proc`: processor time and memory.
+//! CPU time and memory of processes, from `/proc`.
 
 use std::ops::Sub;
 
@@ -13,21 +13,21 @@ pub struct Processes {
     pub redis: Option<u32>,
 }
 
-/// Processor time in microseconds, user and system.
+/// User and system CPU time in microseconds.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Cpu {
     pub server: f64,
     pub database: f64,
     pub redis: f64,
-    /// This process, which calls.
+    /// This process, which makes the calls.
     pub client: f64,
 }
 
-/// Of the server, in MiB.
+/// Memory of the server in MiB.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Memory {
     pub resident: f64,
-    /// The most it ever had.
+    /// The peak since the last reset.
     pub peak: f64,
 }
 
@@ -38,8 +38,10 @@ pub struct Usage {
 }
 
 impl Processes {
+    /// The CPU time so far.
+    ///
     /// # Errors
-    /// One of them has gone.
+    /// A process has ended.
     pub fn cpu(&self) -> anyhow::Result<Cpu> {
         let optional = |pid: Option<u32>| pid.map_or(Ok(0.0), cpu_micros);
         Ok(Cpu {
@@ -50,8 +52,10 @@ impl Processes {
         })
     }
 
+    /// The current and the peak memory of the server.
+    ///
     /// # Errors
-    /// The server has gone.
+    /// The server has ended.
     pub fn memory(&self) -> anyhow::Result<Memory> {
         let path = format!("/proc/{}/status", self.server);
         let status = std::fs::read_to_string(&path).context(path)?;
@@ -63,10 +67,10 @@ impl Processes {
         Ok(Memory { resident: mib("VmRSS:")?, peak: mib("VmHWM:")? })
     }
 
-    /// Lets the next peak be that of the next slice.
+    /// Resets the peak of the server's memory.
     ///
     /// # Errors
-    /// The server has gone.
+    /// The server has ended.
     pub fn forget_peak(&self) -> anyhow::Result<()> {
         /// Resets the peak of the resident set; see proc(5).
         const RESET_PEAK: &str = "5";
@@ -89,14 +93,14 @@ impl Sub for Cpu {
 }
 
 fn cpu_micros(pid: u32) -> anyhow::Result<f64> {
-    /// Linux counts in hundredths of a second for user space, whatever its timer.
+    /// Linux reports CPU time to user space in hundredths of a second.
     const MICROS_PER_TICK: f64 = 10_000.0;
     let path = format!("/proc/{pid}/stat");
     let stat = std::fs::read_to_string(&path).context(path)?;
-    // The name in parentheses may hold anything; the state after it is the third field,
-    // user time the 14th, system time the 15th.
+    // The name in parentheses may contain any character. The state after it is field 3, user
+    // time is field 14, and system time is field 15.
     let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().skip(11));
     let ticks: Vec<f64> = fields.into_iter().flatten().take(2).filter_map(|field| field.parse().ok()).collect();
-    anyhow::ensure!(ticks.len() == 2, "process {pid} has no processor time");
+    anyhow::ensure!(ticks.len() == 2, "process {pid} has no CPU time in /proc");
     Ok(ticks.iter().sum::<f64>() * MICROS_PER_TICK)
 }

@@ -1,4 +1,4 @@
-//! Everything that a run starts: databases, servers, users with money, connections.
+//! The databases, servers, users and connections of a run.
 
 use std::{
     collections::BTreeMap,
@@ -33,18 +33,20 @@ use crate::{
 
 /// HTTP/2 connections to each server; callers share them.
 const CHANNELS: usize = 8;
-/// Users credited at once.
+/// Users credited concurrently.
 const CREDITORS: usize = 200;
-/// What every user begins with: more than a run can spend.
+/// The balance of every user at the start: more than a run can spend.
 const CREDIT: u32 = 1_000_000;
-/// How long an audit may take, for `timeout`.
+/// Time limit of an audit, for the command `timeout`.
 const AUDIT_SECONDS: &str = "600";
 
-/// A server under test, with what stands behind it.
+/// A server under test, with its database and Redis.
 pub struct Target {
     pub processes: Processes,
     channels: Vec<Channel>,
     conf: Option<PathBuf>,
+    /// `data.database.source`.
+    pub source: String,
     _server: Supervised,
 }
 
@@ -54,38 +56,38 @@ impl Target {
         self.channels[caller % self.channels.len()].clone()
     }
 
-    /// Runs `cron --once audit` on its database; what it prints. `None` for the
-    /// baseline, whose books can't be proved.
+    /// Runs `cron --once audit` on the database, and returns its output. `None` for the baseline,
+    /// whose books can't be audited.
     ///
     /// # Errors
-    /// The books do not balance, or the audit fails.
+    /// The audit finds differences, or fails.
     pub async fn audit(&self) -> anyhow::Result<Option<String>> {
         let Some(conf) = self.conf.clone() else { return Ok(None) };
         let audit = move || {
             let cron = env!("CARGO_BIN_EXE_cron");
             Command::new("timeout").args([AUDIT_SECONDS, cron, "--once", "audit", "-conf"]).arg(conf).output()
         };
-        let output = spawn_blocking(audit).await?.context("cron does not start")?;
+        let output = spawn_blocking(audit).await?.context("starting cron")?;
         let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         let errors = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "the audit fails ({}): {printed}\n{errors}", output.status);
+        ensure!(output.status.success(), "the audit failed ({}): {printed}\n{errors}", output.status);
         Ok(Some(printed))
     }
 }
 
 pub struct World {
     pub targets: BTreeMap<System, Arc<Target>>,
-    /// The settings of MariaDB, where it runs.
+    /// The settings of MariaDB, if it runs.
     pub mariadb: Option<MariaDbSettings>,
     _redis: Option<Redis>,
     _mariadb: Option<OwnServer>,
 }
 
 impl World {
-    /// Starts what `plan` needs.
+    /// Starts the databases and servers that `plan` needs.
     ///
     /// # Errors
-    /// Something does not start, or MariaDB would not sync its commits.
+    /// A process does not start, or MariaDB does not sync its commits.
     pub async fn start(plan: &Plan, scratch: &Scratch) -> anyhow::Result<Self> {
         let mut world = Self { targets: BTreeMap::new(), mariadb: None, _redis: None, _mariadb: None };
         if plan.needs(System::Baseline) || plan.needs(System::Mysql) {
@@ -131,10 +133,11 @@ async fn start_server(
     credit(&channels).await?;
     let (database, redis) = servers.map(|(database, redis)| (database, redis.pid())).unzip();
     let processes = Processes { server: server.pid(), database, redis };
-    Ok(Target { processes, channels, conf: Some(conf), _server: server })
+    Ok(Target { processes, channels, conf: Some(conf), source, _server: server })
 }
 
-/// As deployed, but for free ports, and for timeouts that let slow answers be measured.
+/// The configuration of a deployment, with free ports, and with long timeouts, so that slow answers
+/// are measured and not cut.
 fn configuration(system: System, source: &str, redis: Option<&Redis>) -> String {
     let redis = redis.map_or_else(String::new, |redis| format!("  redis: {{addr: '{}'}}\n", redis.addr()));
     format!(
@@ -154,7 +157,7 @@ log: {{level: info, format: json}}
     )
 }
 
-/// Makes the tables of the legacy service, with every user in them, and serves on them.
+/// Creates the tables of the legacy service with all users, and starts the baseline on them.
 async fn start_baseline(source: String, database: u32, redis: &Redis) -> anyhow::Result<Target> {
     eprintln!("starting the baseline");
     let mut connection = connect(&source).await?;
@@ -171,10 +174,10 @@ async fn start_baseline(source: String, database: u32, redis: &Redis) -> anyhow:
     ];
     let (server, channels) = start_process(&command).await?;
     let processes = Processes { server: server.pid(), database: Some(database), redis: Some(redis.pid()) };
-    Ok(Target { processes, channels, conf: None, _server: server })
+    Ok(Target { processes, channels, conf: None, source, _server: server })
 }
 
-/// Starts a server that says where it serves, and connects to it.
+/// Starts a server that logs its address, and connects to it.
 async fn start_process(command: &[&OsStr]) -> anyhow::Result<(Supervised, Vec<Channel>)> {
     let command: Vec<_> = command.iter().map(|&part| part.to_owned()).collect();
     let start = move || {
@@ -194,7 +197,7 @@ async fn start_process(command: &[&OsStr]) -> anyhow::Result<(Supervised, Vec<Ch
     Ok((server, channels))
 }
 
-/// Gives every user money, which opens the accounts.
+/// Credits every user, which opens the accounts.
 async fn credit(channels: &[Channel]) -> anyhow::Result<()> {
     let next = Arc::new(AtomicU32::new(0));
     let mut creditors = JoinSet::new();

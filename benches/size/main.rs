@@ -1,7 +1,7 @@
-//! Benchmark of size: what years of data and a million users cost, beside what little data
-//! costs. Real processes on a private MariaDB, whose data are made once and kept.
+//! Benchmark of size: the cost of a million users and ten million records, compared with little
+//! data. It uses real processes on a private MariaDB, whose data are created once and kept.
 //!
-//! `make bench-data` makes the data, `make bench-size` measures.
+//! `make bench-data` creates the data, and `make bench-size` measures.
 
 mod arguments;
 mod data;
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if !arguments.bench {
-        // Such as `cargo test --all-targets`, which runs every benchmark for a moment.
+        // `cargo test --all-targets` runs every benchmark without --bench.
         println!("nothing measured: run `make bench-size`");
         return Ok(ExitCode::SUCCESS);
     }
@@ -63,10 +63,10 @@ async fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 async fn run(arguments: &Arguments, mariadb: &MariaDb, folder: &Path) -> anyhow::Result<()> {
     let large = Size::new(arguments.users, arguments.records, arguments.seed);
     let small = Size::new(SMALL_USERS, SMALL_RECORDS, arguments.seed);
-    let wanted = [large, small];
-    if !Size::are_in(folder, &wanted) {
-        make(mariadb, folder, &wanted).await?;
-        Size::note(folder, &wanted)?;
+    let sizes = [large, small];
+    if !Size::are_in(folder, &sizes) {
+        make(mariadb, folder, &sizes).await?;
+        Size::note(folder, &sizes)?;
     }
     if arguments.data_only {
         return Ok(());
@@ -74,47 +74,47 @@ async fn run(arguments: &Arguments, mariadb: &MariaDb, folder: &Path) -> anyhow:
     for database in [LARGE, SMALL] {
         process::migrate(&process::configure(mariadb, database, folder)?).await?;
     }
-    let [large, small] = &wanted;
+    let [large, small] = &sizes;
     let mut context = Context { mariadb, folder, large, small, report: Report::default() };
-    let is_wanted = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|part| name.contains(part));
+    let is_selected = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|part| name.contains(part));
     measure::put_back(&context).await?;
-    if is_wanted("reset") {
+    if is_selected("reset") {
         measure::reset_quotas(&mut context).await?;
     }
-    if is_wanted("archive") {
+    if is_selected("archive") {
         measure::archive(&mut context).await?;
     }
-    if is_wanted("reads") {
+    if is_selected("reads") {
         measure::reads(&mut context).await?;
     }
-    if is_wanted("pages") {
+    if is_selected("pages") {
         measure::pages(&mut context).await?;
     }
-    if is_wanted("export") {
+    if is_selected("export") {
         measure::export(&mut context).await?;
     }
     measure::put_back(&context).await?;
-    if is_wanted("audit") {
+    if is_selected("audit") {
         measure::audit(&mut context).await?;
     }
-    if is_wanted("rollup") {
+    if is_selected("rollup") {
         measure::rebuild_rollup(&mut context).await?;
     }
     context.report.write(&arguments.json)?;
-    ensure!(context.report.is_good(), "some numbers are not what they should be");
+    ensure!(context.report.is_good(), "some results are out of their bounds; see NOT above");
     Ok(())
 }
 
-/// Makes the databases anew.
+/// Creates the databases again.
 async fn make(mariadb: &MariaDb, folder: &Path, sizes: &[Size; 2]) -> anyhow::Result<()> {
     for (database, size) in [LARGE, SMALL].into_iter().zip(sizes) {
-        eprintln!("making {} users with {} records", size.users, size.records);
+        eprintln!("creating {} users with {} records", size.users, size.records);
         let mut connection = MySqlConnection::connect(&mariadb.url("")).await?;
         let create = format!("DROP DATABASE IF EXISTS {database}; CREATE DATABASE {database} CHARACTER SET utf8mb4");
         sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut connection).await?;
         let conf = process::configure(mariadb, database, folder)?;
         process::migrate(&conf).await?;
-        // What is lost in a crash is made again.
+        // No sync per commit, because data lost in a crash are created again.
         sqlx::raw_sql("SET GLOBAL innodb_flush_log_at_trx_commit = 0").execute(&mut connection).await?;
         data::fill(mariadb, database, size, folder).await?;
         sqlx::raw_sql("SET GLOBAL innodb_flush_log_at_trx_commit = 1").execute(&mut connection).await?;

@@ -1,4 +1,4 @@
-//! A private MariaDB whose data stay when it ends.
+//! A private MariaDB whose data are kept.
 
 use std::{
     fs::{self, File},
@@ -12,7 +12,7 @@ use sqlx::Connection;
 
 use crate::private_server::{PrivateServer, free_port};
 
-/// How long it may take to start, recovery included, and to end.
+/// Time limits of start, including recovery, and of stop.
 const START_TIMEOUT: Duration = Duration::from_secs(300);
 const STOP_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -23,14 +23,14 @@ pub struct MariaDb {
 }
 
 impl MariaDb {
-    /// Starts on the data in `folder`, which are made if there are none.
+    /// Starts MariaDB on the data in `folder`, which are created if they are missing.
     ///
     /// # Errors
     /// Another run uses the folder, or the server does not start.
     pub async fn start(folder: &Path) -> anyhow::Result<Self> {
         fs::create_dir_all(folder)?;
         let lock = File::create(folder.join("lock"))?;
-        lock.try_lock().with_context(|| format!("{} is in use", folder.display()))?;
+        lock.try_lock().with_context(|| format!("{} is in use by another run", folder.display()))?;
         let (data, own) = (folder.join("mariadb"), PrivateServer::folder_for("size"));
         let tmp = folder.join("tmp");
         fs::create_dir_all(&tmp)?;
@@ -56,14 +56,14 @@ impl MariaDb {
         let deadline = Instant::now() + START_TIMEOUT;
         while sqlx::MySqlConnection::connect(&mariadb.url("")).await.is_err() {
             if Instant::now() > deadline || mariadb.process.has_ended() {
-                bail!("mariadbd does not start: {}", mariadb.process.log());
+                bail!("mariadbd did not start: {}", mariadb.process.log());
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         Ok(mariadb)
     }
 
-    /// For a connection of the benchmark's own.
+    /// The URL of a database for the benchmark's own connections.
     pub fn url(&self, database: &str) -> String {
         format!("mysql://root@127.0.0.1:{}/{database}", self.port)
     }
@@ -73,15 +73,15 @@ impl MariaDb {
         format!("root@tcp(127.0.0.1:{})/{database}", self.port)
     }
 
-    /// Ends it in order, so that the next run finds its data as they are.
+    /// Shuts MariaDB down cleanly, so that the next run needs no recovery.
     ///
     /// # Errors
-    /// It does not end in time.
+    /// MariaDB does not end in time.
     pub async fn stop(self) -> anyhow::Result<()> {
         self.process.signal("TERM");
         let deadline = Instant::now() + STOP_TIMEOUT;
         while !self.process.has_ended() {
-            ensure!(Instant::now() < deadline, "mariadbd does not end");
+            ensure!(Instant::now() < deadline, "mariadbd did not end in time");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         Ok(())
@@ -94,7 +94,7 @@ fn install(data: &Path, tmp: &Path) -> anyhow::Result<()> {
         .arg(format!("--datadir={}", data.display()))
         .env("TMPDIR", tmp)
         .output()
-        .context("mariadb-install-db does not run; `make deps` installs it")?;
+        .context("mariadb-install-db did not run; install it with `make deps`")?;
     ensure!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The service's own processes: a server on a database, and runs of jobs.
+//! The processes of the service: a server on a database, and runs of jobs.
 
 use std::{
     ffi::OsStr,
@@ -14,13 +14,13 @@ use tokio::task::spawn_blocking;
 
 use crate::{mariadb::MariaDb, supervised::Supervised};
 
-/// How often the memory of a run is looked at.
+/// Interval at which the memory of a run is read.
 const WATCH: Duration = Duration::from_millis(20);
 
-/// Writes the configuration of the service on a database.
+/// Writes the configuration of the service for a database.
 ///
 /// # Errors
-/// It can't be written.
+/// The file can't be written.
 pub fn configure(mariadb: &MariaDb, database: &str, folder: &Path) -> anyhow::Result<PathBuf> {
     let conf = folder.join(format!("{database}.yaml"));
     let text = format!(
@@ -40,7 +40,7 @@ log: {{level: info, format: json}}
     Ok(conf)
 }
 
-/// A server, and where it serves.
+/// A server with its addresses.
 pub struct Server {
     pub http: String,
     pub grpc: String,
@@ -48,8 +48,10 @@ pub struct Server {
 }
 
 impl Server {
+    /// Starts a server.
+    ///
     /// # Errors
-    /// It does not start.
+    /// The server does not start.
     pub async fn start(conf: &Path) -> anyhow::Result<Self> {
         let conf = conf.to_owned();
         let start = move || {
@@ -65,17 +67,18 @@ impl Server {
         Ok(Self { http, grpc, process })
     }
 
-    /// The most memory it had since [`Self::forget_peak`], in MiB; right after that what it
-    /// has.
+    /// Peak memory since [`Self::forget_peak`], in MiB; right after it, the current memory.
     ///
     /// # Errors
-    /// It has gone.
+    /// The server has ended.
     pub fn peak(&self) -> anyhow::Result<f64> {
-        peak_of(self.process.pid()).context("the server has gone")
+        peak_of(self.process.pid()).context("the server has ended")
     }
 
+    /// Resets the peak memory.
+    ///
     /// # Errors
-    /// It has gone.
+    /// The server has ended.
     pub fn forget_peak(&self) -> anyhow::Result<()> {
         /// Resets the peak of the resident set; see proc(5).
         const RESET_PEAK: &str = "5";
@@ -83,19 +86,19 @@ impl Server {
     }
 }
 
-/// What a run to the end took.
+/// The result of a finished run.
 pub struct Took {
     pub time: Duration,
-    /// The most memory it had, in MiB.
+    /// Peak memory in MiB.
     pub peak: f64,
-    /// The last line that it printed.
-    pub said: String,
+    /// The last line of its output.
+    pub last_line: String,
 }
 
 /// Runs a job by hand.
 ///
 /// # Errors
-/// It fails.
+/// The job fails.
 pub async fn run_job(job: &str, conf: &Path, settings: &[(&str, &str)]) -> anyhow::Result<Took> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cron"));
     command.args(["--once", job, "-conf"]).arg(conf).envs(settings.iter().copied());
@@ -105,7 +108,7 @@ pub async fn run_job(job: &str, conf: &Path, settings: &[(&str, &str)]) -> anyho
 /// Brings the schema of a database up to date.
 ///
 /// # Errors
-/// It fails.
+/// The migration fails.
 pub async fn migrate(conf: &Path) -> anyhow::Result<()> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
     command.args(["--migrate-only", "-conf"]).arg(conf);
@@ -125,7 +128,7 @@ async fn run(mut command: Command) -> anyhow::Result<Took> {
         let output = child.wait_with_output()?;
         let printed = String::from_utf8_lossy(&output.stdout);
         ensure!(output.status.success(), "{}: {printed}", output.status);
-        Ok(Took { time, peak, said: printed.lines().last().unwrap_or_default().to_owned() })
+        Ok(Took { time, peak, last_line: printed.lines().last().unwrap_or_default().to_owned() })
     };
     spawn_blocking(run).await?
 }

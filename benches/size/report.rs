@@ -1,15 +1,15 @@
-//! The numbers: for people, beside what they should be, and for machines.
+//! The results: as text with their bounds, and as JSON.
 
 use std::path::Path;
 
 use serde::Serialize;
 
-/// Which side of its bound a number should be on.
+/// The expected range of a result.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub enum Bound {
     Below(f64),
     Above(f64),
-    /// Told, and not held against anything.
+    /// No bound; only reported.
     None,
 }
 
@@ -27,7 +27,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Adds a number, and shows it.
+    /// Adds a result, and prints it.
     pub fn add(&mut self, name: impl Into<String>, value: f64, unit: &'static str, bound: Bound) {
         let number = Number { name: name.into(), value, unit, bound };
         let verdict = match bound {
@@ -41,7 +41,7 @@ impl Report {
         self.numbers.push(number);
     }
 
-    /// Whether every number is on the right side of its bound.
+    /// Whether all results are within their bounds.
     pub fn is_good(&self) -> bool {
         self.numbers.iter().all(|number| match number.bound {
             Bound::Below(most) => number.value < most,
@@ -50,7 +50,7 @@ impl Report {
         })
     }
 
-    /// Writes it for machines.
+    /// Writes the results as JSON.
     ///
     /// # Errors
     /// The file can't be written.
@@ -62,9 +62,9 @@ impl Report {
     }
 }
 
-/// The value that a share of all values is below; the slice is sorted by this.
+/// The quantile `share` of `values`. Sorts the slice.
 pub fn quantile(values: &mut [f64], share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
-    let place = (values.len() as f64 * share) as usize;
-    values.get(place.min(values.len().saturating_sub(1))).copied().unwrap_or_default()
+    let index = (values.len() as f64 * share) as usize;
+    values.get(index.min(values.len().saturating_sub(1))).copied().unwrap_or_default()
 }

@@ -1,5 +1,5 @@
-//! Benchmark of counting tokens: megabytes a second for usual texts, for texts that never repeat
-//! themselves and for the worst, whole and as a stream. `make bench-tokens`.
+//! Benchmark of token counting, in megabytes per second: usual texts, random texts and worst cases,
+//! as a whole and as a stream. Run it with `make bench-tokens`.
 
 mod texts;
 
@@ -12,12 +12,12 @@ use billing_service::{
 };
 
 const ROUNDS: usize = 9;
-/// Of a stream: about what a gateway delivers at once.
+/// Chunk size of a stream, close to that of a gateway.
 const CHUNK_BYTES: usize = 24;
 
 fn main() -> anyhow::Result<()> {
     if !std::env::args().any(|argument| argument == "--bench") {
-        // Such as `cargo test --all-targets`, which runs every benchmark for a moment.
+        // `cargo test --all-targets` runs every benchmark without --bench.
         println!("nothing measured: run `make bench-tokens`");
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! The texts that are measured, a megabyte each.
+//! The measured texts, a megabyte each.
 
 const BYTES: usize = 1024 * 1024;
 
@@ -53,7 +53,7 @@ fn made_of(bytes: usize, mut piece: impl FnMut(&mut Random) -> String) -> String
     text
 }
 
-/// xorshift: the same texts every time.
+/// A xorshift generator with a fixed seed, so that the texts are the same in every run.
 struct Random(u64);
 
 impl Random {

@@ -6,7 +6,6 @@ use futures_util::FutureExt;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::core::Core;
 use crate::{
     biz::{
         check::cache::{
@@ -18,7 +17,7 @@ use crate::{
     data::{
         Store,
         memory::MemoryCache,
-        redis::{Mode, RedisCache, ScriptTimes, Settings},
+        redis::{RedisCache, RedisLayout, RedisSettings, ScriptTimes},
     },
     metrics::Metrics,
 };
@@ -67,13 +66,13 @@ pub(super) fn of_server(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Resu
 
 /// Connects in the background. A server `keeps` what is in Redis; jobs only use it.
 pub(super) fn connect(redis: &config::Redis, keeps: bool, times: ScriptTimes) -> Arc<RedisCache> {
-    let mode = match redis.mode {
-        RedisMode::Single => Mode::Single,
-        RedisMode::Sentinel => Mode::Sentinel { master: redis.master.clone() },
-        RedisMode::Cluster => Mode::Cluster,
+    let layout = match redis.mode {
+        RedisMode::Single => RedisLayout::Single,
+        RedisMode::Sentinel => RedisLayout::Sentinel { master: redis.master.clone() },
+        RedisMode::Cluster => RedisLayout::Cluster,
     };
-    let settings = Settings {
-        mode,
+    let settings = RedisSettings {
+        layout,
         addrs: redis.addrs.clone(),
         username: redis.username.clone(),
         password: redis.password.as_ref().map(|password| password.reveal().to_owned()),
@@ -97,17 +96,6 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn new(core: &Core) -> Self {
-        Self {
-            caches: core.caches.clone(),
-            redis: core.redis.clone(),
-            model: core.model.clone(),
-            store: core.store.clone(),
-            calendar: core.calendar.clone(),
-            metrics: core.metrics.clone(),
-        }
-    }
-
     /// Until `stop`, which comes when nothing is settled any more.
     pub(super) async fn keep(self, stop: CancellationToken) {
         let keeping = async { tokio::join!(self.watch(), self.keep_warm(), self.model.refresh(), self.show()) };
@@ -154,7 +142,7 @@ impl Keeper {
         loop {
             match prewarm(&self.model, &*self.store, &self.calendar, PREWARM_A_SECOND).await {
                 Ok(accounts) => tracing::info!(accounts, "warmed the caches"),
-                Err(error) => tracing::warn!(%error, "the caches were not warmed"),
+                Err(error) => tracing::warn!(error = %error.in_full(), "the caches were not warmed"),
             }
             match &self.redis {
                 Some(redis) => redis.found_cold().await,

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    caches::{self, Started},
+    caches::{self, Keeper, Started},
     connect, database, prices, rates,
 };
 use crate::{
     biz::{
-        account::{Accounts, catalog::Catalog},
+        account::catalog::Catalog,
         charge::quote::Quoter,
         check::cache::{Caches, ReadModel},
         limits::rate_limit::RateGuard,
         metering::tokens::TokenCounter,
-        settlement::engine::Engine,
+        settlement::{accounts::Accounts, engine::Engine},
         values::calendar::{Calendar, Clock},
     },
     config::Config,
@@ -77,5 +77,17 @@ impl Core {
             accounts,
             stop,
         })
+    }
+
+    /// Keeps the caches true and warm.
+    pub fn keeper(&self) -> Keeper {
+        Keeper {
+            caches: self.caches.clone(),
+            redis: self.redis.clone(),
+            model: self.model.clone(),
+            store: self.store.clone(),
+            calendar: self.calendar.clone(),
+            metrics: self.metrics.clone(),
+        }
     }
 }

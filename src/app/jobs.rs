@@ -11,15 +11,15 @@ use crate::{
     biz::{
         check::cache::{
             Caches,
-            reconcile::{Reconciled as CacheReconciled, Reconciler},
+            reconcile::{ReconciledCache, Reconciler},
         },
         recharge::{
             Recharges,
-            order::Order,
-            reconcile::{ReconcilePreview, Reconciled, Waits},
+            reconcile::{ReconcilePreview, ReconciledOrders, Waits},
         },
         settlement::{
             engine::Engine,
+            order::Order,
             sweep::{self, Swept},
             transaction::Transaction,
         },
@@ -123,7 +123,7 @@ pub async fn reconcile_recharges(
     store: Arc<dyn Store>,
     clock: impl Clock,
     cut: &CancellationToken,
-) -> anyhow::Result<Reconciled> {
+) -> anyhow::Result<ReconciledOrders> {
     reconcile_recharges_counting(config, store, clock, cut, None).await
 }
 
@@ -134,7 +134,7 @@ pub(super) async fn reconcile_recharges_counting(
     clock: impl Clock,
     cut: &CancellationToken,
     metrics: Option<&Arc<Metrics>>,
-) -> anyhow::Result<Reconciled> {
+) -> anyhow::Result<ReconciledOrders> {
     let job = RechargeJob::new(config, store, clock)?;
     let on_settled = |order: &Order, status| {
         metrics.into_iter().for_each(|metrics| metrics.recharge.count_reconciled(order, status));
@@ -196,7 +196,7 @@ pub async fn reconcile_cache(
     store: Arc<dyn Store>,
     clock: impl Clock,
     is_dry_run: bool,
-) -> anyhow::Result<Option<CacheReconciled>> {
+) -> anyhow::Result<Option<ReconciledCache>> {
     let Some(redis) = &config.data.redis else { return Ok(None) };
     let redis = caches::connect(redis, false, Box::new(|_, _| {}));
     anyhow::ensure!(caches::until_up(&redis).await, "config key data.redis: no answer");

@@ -67,7 +67,7 @@ impl App {
         let payments = payments::start(&config, grpc_addr).await?;
         let api = services::api(&config, &core, &payments)?;
         let settled = CancellationToken::new();
-        let caches = tokio::spawn(caches::Keeper::new(&core).keep(settled.clone()));
+        let caches = tokio::spawn(core.keeper().keep(settled.clone()));
         jobs::spawn_regular(&config, &core);
         let served = ports.serve(&config, &core, api, &payments).await?;
         let drain_timeout = config.server.limits.drain_timeout;

@@ -63,7 +63,7 @@ pub(super) async fn start(config: &Config, grpc_addr: SocketAddr) -> anyhow::Res
     if callback_auth == CallbackAuth::None {
         tracing::warn!(
             %grpc_addr,
-            "payment_service.callback_auth is none: whoever reaches the callback may credit pending orders"
+            "payment_service.callback_auth is none: every caller that reaches the callback may credit pending orders"
         );
     }
     let mut at = Addresses::of(payment);

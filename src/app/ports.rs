@@ -1,4 +1,5 @@
-//! The two ports: bound first, served when all behind them is there.
+//! The two ports. They are bound early, so that a taken address stops the start, and served when
+//! all parts behind them run.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -28,7 +29,7 @@ pub(super) struct Served {
 
 impl Ports {
     /// # Errors
-    /// An address that is none, or is taken.
+    /// An address is invalid or taken.
     pub async fn bind(config: &Server) -> anyhow::Result<Self> {
         let http = listen("server.http.addr", &config.http.addr).await?;
         let grpc = listen("server.grpc.addr", &config.grpc.addr).await?;
@@ -39,12 +40,12 @@ impl Ports {
     /// Serves until the server stops.
     ///
     /// # Errors
-    /// Descriptors that reflection can't read; only a defect.
+    /// Reflection can't read the descriptors, which only a defect can cause.
     pub async fn serve(self, config: &Config, core: &Core, api: Api, payments: &Payments) -> anyhow::Result<Served> {
         let Self { http, grpc, http_addr, grpc_addr } = self;
         let server = &config.server;
         if server.grpc.internal_tokens.is_empty() {
-            tracing::warn!(%grpc_addr, "server.grpc.internal_tokens is empty: whoever reaches this port may charge and adjust accounts");
+            tracing::warn!(%grpc_addr, "server.grpc.internal_tokens is empty: every caller that reaches this port may charge and adjust accounts");
         }
         let (health, health_service) = server::grpc_health();
         server::report_health(&health, ServingStatus::Serving).await;

@@ -12,6 +12,5 @@ pub mod limits;
 pub mod metering;
 pub mod recharge;
 pub mod reports;
-pub mod retry;
 pub mod settlement;
 pub mod values;

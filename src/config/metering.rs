@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Deserializer, de};
 
-use super::values;
+use super::{choices, values};
 use crate::biz::{
-    charge::policy::{AboveHold, OnExpiry, Policy},
+    account::policy::{AboveHold, OnExpiry, Policy},
     values::ids::ServiceName,
 };
 
@@ -28,12 +28,12 @@ impl From<Reservations> for Policy {
 }
 
 fn on_expiry<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OnExpiry, D::Error> {
-    values::choice(deserializer, &[("commit", OnExpiry::Commit), ("release", OnExpiry::Release)])
+    choices::choice(deserializer, &[("commit", OnExpiry::Commit), ("release", OnExpiry::Release)])
 }
 
 fn above_hold<'de, D: Deserializer<'de>>(deserializer: D) -> Result<AboveHold, D::Error> {
     let policies = [("charge", AboveHold::Charge), ("cap", AboveHold::Cap), ("spill", AboveHold::Spill)];
-    values::choice(deserializer, &policies)
+    choices::choice(deserializer, &policies)
 }
 
 pub(super) fn reservations<'de, D: Deserializer<'de>>(

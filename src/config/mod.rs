@@ -3,30 +3,37 @@
 //! `configs/*.yaml` document every key. An unknown key or a bad value is an error
 //! that names the key.
 
+mod choices;
 mod cron;
 mod metering;
 mod models;
 mod payment;
 mod rates;
 mod redis;
+mod secret;
 mod server;
 mod values;
 
-use std::{collections::BTreeMap, fmt, num::NonZeroU32, path::Path, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU32, path::Path, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
 
 pub use self::{
+    choices::{CallbackAuth, Driver, Environment, LogFormat, RedisMode, Style, UnknownFields},
     metering::Streams,
-    payment::{CallbackAuth, PaymentServiceConfig},
+    payment::PaymentServiceConfig,
     rates::RateLimitsConfig,
-    redis::{Redis, RedisMode},
-    server::{Server, Style, UnknownFields},
+    redis::Redis,
+    secret::Secret,
+    server::Server,
 };
 use crate::biz::{
-    account::catalog::{Catalog, Plan, Price},
-    charge::{policy::Policy, prices::PriceBook},
+    account::{
+        catalog::{Catalog, Plan, Price},
+        policy::Policy,
+    },
+    charge::prices::PriceBook,
     jobs::low_balance::{Percent, Thresholds},
     values::{ids::ServiceName, money::Money},
 };
@@ -35,7 +42,7 @@ use crate::biz::{
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where this runs; `None` where the file does not say.
-    #[serde(default, deserialize_with = "values::environment")]
+    #[serde(default, deserialize_with = "choices::environment")]
     pub environment: Option<Environment>,
     #[serde(default)]
     pub server: Server,
@@ -48,14 +55,6 @@ pub struct Config {
     pub log: Log,
 }
 
-/// What is at stake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Environment {
-    Development,
-    Staging,
-    Production,
-}
-
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
@@ -66,7 +65,7 @@ pub struct Data {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Database {
-    #[serde(deserialize_with = "values::driver")]
+    #[serde(deserialize_with = "choices::driver")]
     pub driver: Driver,
     pub source: Secret,
     #[serde(default = "default_connections", deserialize_with = "values::up_to_a_thousand")]
@@ -80,12 +79,6 @@ pub struct Database {
     /// as `source` says.
     #[serde(default, alias = "former_zone", deserialize_with = "values::optional_timezone")]
     pub legacy_zone: Option<chrono_tz::Tz>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Driver {
-    Mysql,
-    Sqlite,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -143,39 +136,24 @@ pub struct SettlementConfig {
     pub max_wait: Duration,
     #[serde(alias = "patience", deserialize_with = "values::duration")]
     pub retry_timeout: Duration,
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub parked_accounts: usize,
+    /// Of one account.
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub parked_postings: usize,
+    #[serde(deserialize_with = "values::up_to_a_thousand")]
+    pub parked_connections: usize,
+    #[serde(deserialize_with = "values::duration")]
+    pub quarantine: Duration,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    #[serde(deserialize_with = "values::log_level")]
+    #[serde(deserialize_with = "choices::log_level")]
     pub level: tracing::Level,
-    #[serde(deserialize_with = "values::log_format")]
+    #[serde(deserialize_with = "choices::log_format")]
     pub format: LogFormat,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    Text,
-    Json,
-}
-
-/// A text that must not be printed.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text itself; mind where it goes.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
 }
 
 impl Config {
@@ -281,6 +259,10 @@ impl Default for SettlementConfig {
             batch: 0,
             max_wait: Duration::from_millis(500),
             retry_timeout: Duration::from_secs(10),
+            parked_accounts: 1_000,
+            parked_postings: 1_000,
+            parked_connections: 8,
+            quarantine: Duration::from_secs(10),
         }
     }
 }

@@ -8,7 +8,7 @@ use serde::{
     de::{self, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use super::values;
+use super::{choices, values};
 use crate::biz::{
     account::catalog::QuotaUnit,
     charge::prices::{PriceBook, PriceVersion, TokenPrices},
@@ -100,7 +100,7 @@ pub struct Counts(pub QuotaUnit);
 impl<'de> Deserialize<'de> for Counts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let units = [("calls", QuotaUnit::Calls), ("tokens", QuotaUnit::Tokens)];
-        values::choice(deserializer, &units).map(Self)
+        choices::choice(deserializer, &units).map(Self)
     }
 }
 

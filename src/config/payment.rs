@@ -5,7 +5,11 @@ use std::time::Duration;
 use anyhow::bail;
 use serde::Deserialize;
 
-use super::{Secret, values};
+use super::{
+    choices::{self, CallbackAuth},
+    secret::Secret,
+    values,
+};
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,7 +26,7 @@ pub struct PaymentServiceConfig {
     #[serde(default)]
     pub sandbox: bool,
     /// `None`: as [`Self::callback_auth`] says.
-    #[serde(default, rename = "callback_auth", deserialize_with = "values::callback_auth")]
+    #[serde(default, rename = "callback_auth", deserialize_with = "choices::callback_auth")]
     pub chosen_callback_auth: Option<CallbackAuth>,
     /// The one callbacks are signed with, and while it is changed the other one.
     #[serde(default, deserialize_with = "values::callback_secrets")]
@@ -50,17 +54,6 @@ impl PaymentServiceConfig {
         let by_secrets = if self.callback_secrets.is_empty() { CallbackAuth::Confirm } else { CallbackAuth::Signed };
         self.chosen_callback_auth.unwrap_or(by_secrets)
     }
-}
-
-/// What makes a callback of payment-service believable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CallbackAuth {
-    /// A signature with one of the secrets.
-    Signed,
-    /// Nothing: it is a hint to ask payment-service.
-    Confirm,
-    /// Nothing is asked; for tests and closed networks.
-    None,
 }
 
 fn default_payment_timeout() -> Duration {

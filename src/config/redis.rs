@@ -5,7 +5,11 @@ use std::time::Duration;
 use anyhow::bail;
 use serde::Deserialize;
 
-use super::{Secret, values};
+use super::{
+    choices::{self, RedisMode},
+    secret::Secret,
+    values,
+};
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -13,7 +17,7 @@ pub struct Redis {
     /// Of the server, of the sentinels, or of some nodes of the cluster.
     #[serde(rename = "addr", deserialize_with = "values::addresses")]
     pub addrs: Vec<String>,
-    #[serde(default, deserialize_with = "values::redis_mode")]
+    #[serde(default, deserialize_with = "choices::redis_mode")]
     pub mode: RedisMode,
     /// The name that the sentinels know the master by.
     #[serde(default)]
@@ -32,15 +36,6 @@ pub struct Redis {
     pub check_timeout: Duration,
     #[serde(default = "default_ttl", deserialize_with = "values::duration")]
     pub ttl: Duration,
-}
-
-/// How Redis is laid out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum RedisMode {
-    #[default]
-    Single,
-    Sentinel,
-    Cluster,
 }
 
 impl Redis {

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Secret, values};
+use super::{
+    choices::{self, Style, UnknownFields},
+    secret::Secret,
+    values,
+};
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -21,32 +25,11 @@ pub struct HttpPort {
     pub addr: String,
     #[serde(deserialize_with = "values::duration")]
     pub timeout: Duration,
-    #[serde(deserialize_with = "values::style")]
+    #[serde(deserialize_with = "choices::style")]
     pub style: Style,
     pub internal_routes: bool,
-    #[serde(deserialize_with = "values::unknown_fields")]
+    #[serde(deserialize_with = "choices::unknown_fields")]
     pub unknown_fields: UnknownFields,
-}
-
-/// The treatment of members and query parameters that a message does not have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum UnknownFields {
-    Ignore,
-    /// Counts and logs.
-    #[default]
-    Warn,
-    /// Refuses the request.
-    Reject,
-}
-
-/// How REST replies are dressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Style {
-    /// The message itself, snake_case names.
-    #[default]
-    Plain,
-    /// lowerCamelCase names inside `{"success":true,"data":...}`.
-    Devshare,
 }
 
 #[derive(Debug, Clone, Deserialize)]

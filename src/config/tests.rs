@@ -1,4 +1,4 @@
-use std::io::Write;
+use std::{collections::BTreeSet, io::Write};
 
 use super::*;
 use crate::biz::account::catalog::QuotaUnit;
@@ -253,4 +253,54 @@ fn models_have_a_version_or_a_list_of_them() {
     let price = |service: &str| catalog.find(service).unwrap().1.price;
     let by_model = |unit| Price::Model(unit);
     assert_eq!((price("llm"), price("chat")), (by_model(QuotaUnit::Tokens), by_model(QuotaUnit::Calls)));
+}
+
+/// The paths of all keys that the configuration has, found by asking for one that it has not: the
+/// refusal of an unknown key lists the known ones.
+fn known_keys() -> BTreeSet<String> {
+    let (mut found, mut open) = (BTreeSet::new(), vec![Vec::<String>::new()]);
+    while let Some(path) = open.pop() {
+        let mut value = serde_json::json!({"no_such_key": 1});
+        for part in path.iter().rev() {
+            value = serde_json::json!({part: value});
+        }
+        let refused = serde_path_to_error::deserialize::<_, Config>(value).map(drop).unwrap_err().to_string();
+        let Some((_, names)) = refused.split_once("unknown field `no_such_key`, expected ") else { continue };
+        for name in names.split('`').skip(1).step_by(2) {
+            let path: Vec<String> = path.iter().cloned().chain([name.to_owned()]).collect();
+            found.insert(path.join("."));
+            open.push(path);
+        }
+    }
+    found
+}
+
+/// The paths of all keys in a YAML file, those in comments of the form `# key: value` included.
+fn written_keys(yaml: &str) -> BTreeSet<String> {
+    let (mut found, mut path) = (BTreeSet::new(), Vec::<(usize, String)>::new());
+    for line in yaml.lines() {
+        let bare = line.trim_start().trim_start_matches("# ");
+        let indent = line.find(|letter: char| letter != ' ' && letter != '#').unwrap_or(0);
+        // `# key:` of a comment stands where the key itself would stand, two columns on.
+        let indent = if line.trim_start().starts_with('#') { indent.saturating_sub(2) } else { indent };
+        let Some((key, _)) = bare.split_once(':') else { continue };
+        if key.is_empty() || !key.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_') {
+            continue;
+        }
+        path.retain(|(outer, _)| *outer < indent);
+        path.push((indent, key.to_owned()));
+        found.insert(path.iter().map(|(_, key)| key.as_str()).collect::<Vec<_>>().join("."));
+    }
+    found
+}
+
+#[test]
+fn every_config_key_is_in_the_example() {
+    let example = include_str!("../../configs/config.yaml");
+    let older = ["data.database.former_zone", "billing.settlement.patience"];
+    let (known, written) = (known_keys(), written_keys(example));
+    assert!(known.len() > 60, "{known:?}");
+    let missing: Vec<_> =
+        known.iter().filter(|key| !written.contains(*key) && !older.contains(&key.as_str())).collect();
+    assert!(missing.is_empty(), "not in configs/config.yaml: {missing:?}");
 }

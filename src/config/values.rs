@@ -5,9 +5,8 @@ use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 use chrono::{DateTime, Datelike, Utc};
 use config::ValueKind;
 use serde::{Deserialize, Deserializer, de};
-use tracing::Level;
 
-use super::{CallbackAuth, Driver, Environment, LogFormat, RedisMode, Secret, Style, UnknownFields};
+use super::secret::Secret;
 use crate::biz::{
     jobs::low_balance::Percent,
     limits::rate_limit::MAX_LIMIT,
@@ -74,15 +73,6 @@ pub(super) fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ve
     }
 }
 
-pub(super) fn redis_mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RedisMode, D::Error> {
-    match String::deserialize(deserializer)?.as_str() {
-        "single" => Ok(RedisMode::Single),
-        "sentinel" => Ok(RedisMode::Sentinel),
-        "cluster" => Ok(RedisMode::Cluster),
-        other => Err(de::Error::custom(format!("{other:?} is none of single, sentinel, cluster"))),
-    }
-}
-
 pub(super) fn redis_db<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
     whole(deserializer, 0, usize::from(u16::MAX)).map(|db| db as u16)
 }
@@ -129,60 +119,6 @@ pub(super) fn rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 pub(super) fn months<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NonZeroU32>, D::Error> {
     let months = whole(deserializer, 0, 1_200)?;
     u32::try_from(months).map(NonZeroU32::new).map_err(de::Error::custom)
-}
-
-/// One of a few words.
-pub(super) fn choice<'de, D: Deserializer<'de>, T: Copy>(
-    deserializer: D,
-    choices: &[(&str, T)],
-) -> Result<T, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
-        let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
-        de::Error::custom(format!("{text:?} is not one of {}", words.join(", ")))
-    })
-}
-
-pub(super) fn driver<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Driver, D::Error> {
-    choice(deserializer, &[("mysql", Driver::Mysql), ("sqlite", Driver::Sqlite)])
-}
-
-pub(super) fn environment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Environment>, D::Error> {
-    let environments = [
-        ("development", Environment::Development),
-        ("staging", Environment::Staging),
-        ("production", Environment::Production),
-    ];
-    choice(deserializer, &environments).map(Some)
-}
-
-pub(super) fn callback_auth<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<CallbackAuth>, D::Error> {
-    let ways = [("signed", CallbackAuth::Signed), ("confirm", CallbackAuth::Confirm), ("none", CallbackAuth::None)];
-    choice(deserializer, &ways).map(Some)
-}
-
-pub(super) fn style<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Style, D::Error> {
-    choice(deserializer, &[("plain", Style::Plain), ("devshare", Style::Devshare)])
-}
-
-pub(super) fn unknown_fields<'de, D: Deserializer<'de>>(deserializer: D) -> Result<UnknownFields, D::Error> {
-    let choices = [("ignore", UnknownFields::Ignore), ("warn", UnknownFields::Warn), ("reject", UnknownFields::Reject)];
-    choice(deserializer, &choices)
-}
-
-pub(super) fn log_format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LogFormat, D::Error> {
-    choice(deserializer, &[("text", LogFormat::Text), ("json", LogFormat::Json)])
-}
-
-pub(super) fn log_level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Level, D::Error> {
-    let levels = [
-        ("error", Level::ERROR),
-        ("warn", Level::WARN),
-        ("info", Level::INFO),
-        ("debug", Level::DEBUG),
-        ("trace", Level::TRACE),
-    ];
-    choice(deserializer, &levels)
 }
 
 /// A number of YAML by its shortest decimal form, or a text.

@@ -1,4 +1,4 @@
-//! What the units of a transaction are and what it was charged by, as both databases keep it.
+//! The codes of the columns `quota_unit` and `charged_by` of a transaction, in both databases.
 
 use super::error::corrupt;
 use crate::biz::{
@@ -9,7 +9,7 @@ use crate::biz::{
 
 const TOKENS: &str = "tokens";
 
-/// NULL for calls, as in all rows that are older than prices by model.
+/// NULL means calls, as in all rows that are older than prices by model.
 pub(super) fn quota_unit_name(transaction: &Transaction) -> Option<&'static str> {
     match transaction.quota_unit {
         QuotaUnit::Calls => None,
@@ -25,7 +25,7 @@ pub(super) fn quota_unit_of(stored: Option<&str>) -> Result<QuotaUnit, StoreErro
     }
 }
 
-/// NULL for what a commit alone charged.
+/// NULL means that a commit alone made the charge.
 pub(super) fn charged_by_number(transaction: &Transaction) -> Option<u8> {
     match transaction.reservation.as_ref()?.charged_by {
         ChargedBy::Commit => None,

@@ -1,5 +1,5 @@
-//! `data.database.source`: URLs, and the Go driver's form that existing
-//! configurations have, `user:password@tcp(host:port)/database?parameters`.
+//! Parses `data.database.source`: a URL, or the form of the Go driver in existing
+//! configurations, `user:password@tcp(host:port)/database?parameters`.
 
 use std::str::FromStr;
 
@@ -11,12 +11,12 @@ use sqlx::{
 /// Connect options of a MySQL source.
 ///
 /// # Errors
-/// What is wrong with `source`; never its password.
+/// The defect of `source`, without its password.
 pub fn mysql(source: &str) -> Result<MySqlConnectOptions, String> {
     if source.starts_with("mysql://") || source.starts_with("mariadb://") {
         return MySqlConnectOptions::from_str(source).map_err(|error| format!("is not a MySQL URL: {error}"));
     }
-    // The password may hold any of the separators: take the last ones.
+    // The password may contain the separators, so the last ones count.
     let (address, database) =
         source.rsplit_once('/').ok_or("must be user:password@tcp(host:port)/database or a mysql:// URL")?;
     let (credentials, address) = address.rsplit_once('@').unwrap_or(("", address));
@@ -26,7 +26,7 @@ pub fn mysql(source: &str) -> Result<MySqlConnectOptions, String> {
     };
     let (database, parameters) = database.split_once('?').unwrap_or((database, ""));
     if database.is_empty() {
-        return Err("names no database".into());
+        return Err("names no database; add /DATABASE".into());
     }
 
     let mut options = MySqlConnectOptions::new().database(database);
@@ -44,38 +44,38 @@ pub fn mysql(source: &str) -> Result<MySqlConnectOptions, String> {
 }
 
 fn at_address(options: MySqlConnectOptions, address: &str) -> Result<MySqlConnectOptions, String> {
-    let (network, place) = match address.split_once('(') {
+    let (network, location) = match address.split_once('(') {
         Some((network, rest)) => (network, rest.strip_suffix(')').ok_or("has an unclosed parenthesis")?),
         None => (address, ""),
     };
-    match (network, place) {
+    match (network, location) {
         ("" | "tcp", "") => Ok(options.host("127.0.0.1").port(3306)),
-        ("tcp", place) => {
-            let (host, port) = place.rsplit_once(':').unwrap_or((place, "3306"));
+        ("tcp", location) => {
+            let (host, port) = location.rsplit_once(':').unwrap_or((location, "3306"));
             let host = host.trim_start_matches('[').trim_end_matches(']');
-            let port = port.parse().map_err(|_| format!("has a bad port {port:?}"))?;
+            let port = port.parse().map_err(|_| format!("has an invalid port {port:?}"))?;
             Ok(options.host(host).port(port))
         }
         ("unix", path) if !path.is_empty() => Ok(options.socket(path)),
-        _ => Err(format!("has an unknown network {network:?}; known are tcp and unix")),
+        _ => Err(format!("has an unknown network {network:?}; use tcp or unix")),
     }
 }
 
-/// Parameters of the Go driver. Those that only steer that driver are accepted and
-/// mean nothing here: times are always UTC, always decoded, and every wait is bounded.
-/// What `loc` and `time_zone` say of the legacy service's times is read by `legacy_zone`.
+/// A parameter of the Go driver. Parameters that only configure that driver are accepted and
+/// ignored: this service always stores UTC, decodes times, and bounds every wait.
+/// `legacy_zone` reads `loc` and `time_zone`, which set the zone of the legacy service's times.
 fn with_parameter(options: MySqlConnectOptions, parameter: &str) -> Result<MySqlConnectOptions, String> {
     let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
     match name {
-        // The driver takes a list and uses the first; ours always speaks utf8mb4.
+        // The Go driver uses the first of a list; the connections here always use utf8mb4.
         "charset" if value.split(',').all(|set| matches!(set, "utf8mb4" | "utf8")) => Ok(options),
-        "charset" => Err(format!("has charset {value:?}; utf8mb4 is supported")),
+        "charset" => Err(format!("has charset {value:?}; use utf8mb4")),
         "tls" => match value {
             "false" => Ok(options.ssl_mode(MySqlSslMode::Disabled)),
             "true" => Ok(options.ssl_mode(MySqlSslMode::VerifyIdentity)),
             "skip-verify" => Ok(options.ssl_mode(MySqlSslMode::Required)),
             "preferred" => Ok(options.ssl_mode(MySqlSslMode::Preferred)),
-            _ => Err(format!("has tls {value:?}; known are true, false, skip-verify, preferred")),
+            _ => Err(format!("has tls {value:?}; use true, false, skip-verify or preferred")),
         },
         "parseTime"
         | "loc"
@@ -93,24 +93,24 @@ fn with_parameter(options: MySqlConnectOptions, parameter: &str) -> Result<MySql
         | "rejectReadOnly"
         | "multiStatements"
         | "time_zone" => Ok(options),
-        _ => Err(format!("has an unknown parameter {name:?}")),
+        _ => Err(format!("has an unknown parameter {name:?}; remove it")),
     }
 }
 
 /// Connect options of a SQLite source: a path, or a `sqlite:` URL.
 ///
 /// # Errors
-/// What is wrong with `source`.
+/// The defect of `source`.
 pub fn sqlite(source: &str) -> Result<SqliteConnectOptions, String> {
     if source.trim().is_empty() {
-        return Err("names no file".into());
+        return Err("names no file; give a path".into());
     }
     if source.contains("@tcp(") || source.contains("@unix(") || source.contains("://") && !source.starts_with("sqlite:")
     {
-        return Err("names a MySQL database, and data.database.driver is sqlite".into());
+        return Err("names a MySQL database, but data.database.driver is sqlite".into());
     }
     if source.contains(":memory:") || source.contains("mode=memory") {
-        return Err("is in memory, and a charge must survive a restart; name a file".into());
+        return Err("is in memory, but charges must survive a restart; name a file".into());
     }
     if source.starts_with("sqlite:") {
         return SqliteConnectOptions::from_str(source).map_err(|error| format!("is not a SQLite URL: {error}"));
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_go_form_of_an_existing_config_is_understood() {
+    fn a_source_in_the_form_of_go_is_parsed() {
         let options =
             mysql("root:pass:w@rd/1@tcp(db.internal:3307)/billing_service?charset=utf8mb4&parseTime=True&loc=Local")
                 .unwrap();
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ledger_in_memory_is_refused() {
+    fn a_database_in_memory_is_refused() {
         assert!(sqlite("sqlite::memory:").is_err());
         assert!(sqlite("").is_err());
         assert!(sqlite("data/billing.db").is_ok());
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mysql_source_is_no_name_of_a_file() {
+    fn a_mysql_source_is_refused_as_a_sqlite_file() {
         for source in ["root@tcp(127.0.0.1:3306)/billing", "root@unix(/run/socket)/billing", "mysql://root@db/billing"]
         {
             assert!(super::sqlite(source).unwrap_err().contains("driver is sqlite"), "{source}");

@@ -1,4 +1,4 @@
-//! Driver errors, mapped once: is it a conflict, an outage or a defect?
+//! Maps driver errors to [`StoreError`]: a conflict, an outage, or a defect.
 
 use crate::biz::values::error::StoreError;
 
@@ -27,13 +27,12 @@ fn of_mysql(number: u16, text: String) -> StoreError {
         // Lock wait timeout; deadlock, or certification failed on Galera; rolled back by
         // group replication; write conflict on TiDB.
         1205 | 1213 | 3101 | 9007 => StoreError::Conflict(text),
-        // A key taken meanwhile by another process: a second look finds it.
+        // Another process inserted the key in the meantime; a retry finds it.
         1062 => StoreError::Conflict(text),
-        // The disk is full or fails, or the commit itself did.
+        // The disk is full or fails, or the commit failed.
         1021 | 1026 | 1030 | 1114 | 1180 => StoreError::Unavailable(text),
-        // Too many connections, out of resources, shutting down, cluster node not
-        // ready, read-only after a failover, statement or connection killed, a time limit
-        // of the server's.
+        // Too many connections, out of resources, shutting down, cluster node not ready,
+        // read-only after a failover, statement or connection killed, a time limit of the server.
         1040 | 1041 | 1047 | 1053 | 1203 | 1226 | 1290 | 1317 | 1792 | 1836 | 1927 | 1969 | 3024 | 3100 | 4031 => {
             StoreError::Unavailable(text)
         }
@@ -42,7 +41,8 @@ fn of_mysql(number: u16, text: String) -> StoreError {
 }
 
 pub(super) fn of_sqlite(code: Option<i32>, text: String) -> StoreError {
-    // A key taken meanwhile: PRIMARYKEY, UNIQUE. Other constraints are defects.
+    // PRIMARYKEY, UNIQUE: another process inserted the key in the meantime. Other constraints are
+    // defects.
     if matches!(code, Some(1555 | 2067)) {
         return StoreError::Conflict(text);
     }
@@ -56,7 +56,7 @@ pub(super) fn of_sqlite(code: Option<i32>, text: String) -> StoreError {
     }
 }
 
-/// A stored value that the domain does not know.
+/// An error for a stored value that the domain does not know; `what` names the column or field.
 pub(super) fn corrupt(what: &str) -> StoreError {
     StoreError::Failed(format!("stored {what} is not valid"))
 }

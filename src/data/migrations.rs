@@ -14,8 +14,8 @@ use sqlx::{
 use super::error::store_error;
 use crate::biz::values::error::StoreError;
 
-/// How long another process that migrates is waited for, before the caller decides
-/// whether to try again.
+/// Longest wait for another process that migrates, in seconds. The caller decides whether to
+/// retry.
 const LOCK_SECONDS: u32 = 5;
 
 /// Name, MySQL text, SQLite text.
@@ -45,23 +45,23 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0013_shortfalls"),
 ];
 
-/// The first that changes what the legacy service left.
+/// The first migration that changes the legacy tables.
 pub(super) const FIRST_OWN: &str = "0002_exact_amounts_clustered_keys";
 
-/// Waits for the right to change a MySQL schema, which one process has at a time. It goes
-/// with the connection.
+/// Waits for the lock of schema changes, which one process holds at a time. Closing the
+/// connection releases it.
 pub(super) async fn lock_mysql(connection: &mut MySqlConnection) -> Result<(), StoreError> {
-    // Such names belong to the whole server; 64 characters at most.
+    // Lock names are shared by the whole server, and have at most 64 characters.
     let locked = sqlx::query("SELECT COALESCE(GET_LOCK(CONCAT('billing.', MD5(DATABASE())), ?), 0)")
         .bind(LOCK_SECONDS)
         .fetch_one(connection)
         .await;
     match locked {
         Ok(row) if row.try_get::<i64, _>(0).map_err(store_error)? == 1 => Ok(()),
-        Ok(_) => Err(StoreError::Unavailable("another process is migrating".into())),
-        // Not supported on some clusters; there one process migrates first (README).
+        Ok(_) => Err(StoreError::Unavailable("another process is migrating the database; retry later".into())),
+        // Some clusters have no GET_LOCK; there, one process must migrate first (docs/operations.md).
         Err(sqlx::Error::Database(error)) => {
-            tracing::warn!(%error, "migrating without a lock");
+            tracing::warn!(%error, "GET_LOCK failed; migrating without a lock");
             Ok(())
         }
         Err(error) => Err(store_error(error)),
@@ -70,10 +70,11 @@ pub(super) async fn lock_mysql(connection: &mut MySqlConnection) -> Result<(), S
 
 /// Runs the numbered migrations that a MySQL schema lacks; the caller holds the lock.
 ///
-/// MySQL commits at every change of a table, so a migration can stop half-way. Each
-/// is written to be run again; what sqlx remembers of an unfinished one is removed.
+/// MySQL commits at every change of a table, so a migration can stop half-way. Every migration
+/// can be run again. The row of an unfinished one in `_sqlx_migrations` is deleted first,
+/// because sqlx refuses to go on with it.
 pub(super) async fn run_mysql(connection: &mut MySqlConnection) -> Result<(), StoreError> {
-    if remembers_mysql(connection).await? {
+    if has_history_mysql(connection).await? {
         sqlx::raw_sql("DELETE FROM _sqlx_migrations WHERE success = FALSE")
             .execute(&mut *connection)
             .await
@@ -84,7 +85,7 @@ pub(super) async fn run_mysql(connection: &mut MySqlConnection) -> Result<(), St
 
 /// The migrations that a MySQL schema lacks. Changes nothing.
 pub(super) async fn pending_mysql(connection: &mut MySqlConnection) -> Result<Vec<&'static str>, StoreError> {
-    if !remembers_mysql(connection).await? {
+    if !has_history_mysql(connection).await? {
         return Ok(pending(&[]));
     }
     let rows = sqlx::query("SELECT version FROM _sqlx_migrations WHERE success = TRUE").fetch_all(connection).await;
@@ -93,19 +94,19 @@ pub(super) async fn pending_mysql(connection: &mut MySqlConnection) -> Result<Ve
     pending_after(&done.map_err(store_error)?)
 }
 
-async fn remembers_mysql(connection: &mut MySqlConnection) -> Result<bool, StoreError> {
-    let remembers = sqlx::query(
+async fn has_history_mysql(connection: &mut MySqlConnection) -> Result<bool, StoreError> {
+    let history = sqlx::query(
         "SELECT COUNT(*) FROM information_schema.tables \
          WHERE table_schema = DATABASE() AND table_name = '_sqlx_migrations'",
     )
     .fetch_one(connection)
     .await
     .map_err(store_error)?;
-    Ok(remembers.try_get::<i64, _>(0).map_err(store_error)? > 0)
+    Ok(history.try_get::<i64, _>(0).map_err(store_error)? > 0)
 }
 
-/// Brings a SQLite schema up to date, one process at a time: `lock` is a file beside
-/// the database's. Each migration is one transaction.
+/// Brings a SQLite schema up to date, one process at a time: `lock` is a lock file next to the
+/// database file. Each migration is one transaction.
 pub(super) async fn run_sqlite(connection: &mut SqliteConnection, lock: &Path) -> Result<(), StoreError> {
     let file =
         File::create(lock).map_err(|error| StoreError::Failed(format!("can't write {}: {error}", lock.display())))?;
@@ -117,16 +118,16 @@ pub(super) async fn run_sqlite(connection: &mut SqliteConnection, lock: &Path) -
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     run(migrator(|(_, _, sqlite)| sqlite), connection).await
-    // The lock goes with the file handle.
+    // Dropping the file handle releases the lock.
 }
 
 /// The migrations that a SQLite schema lacks. Changes nothing.
 pub(super) async fn pending_sqlite(connection: &mut SqliteConnection) -> Result<Vec<&'static str>, StoreError> {
-    let remembers = sqlx::query("SELECT COUNT(*) FROM sqlite_schema WHERE name = '_sqlx_migrations'")
+    let history = sqlx::query("SELECT COUNT(*) FROM sqlite_schema WHERE name = '_sqlx_migrations'")
         .fetch_one(&mut *connection)
         .await
         .map_err(store_error)?;
-    if remembers.try_get::<i64, _>(0).map_err(store_error)? == 0 {
+    if history.try_get::<i64, _>(0).map_err(store_error)? == 0 {
         return Ok(pending(&[]));
     }
     let rows = sqlx::query("SELECT version FROM _sqlx_migrations WHERE success = TRUE").fetch_all(connection).await;
@@ -147,7 +148,7 @@ fn pending_after(done: &[i64]) -> Result<Vec<&'static str>, StoreError> {
     }
 }
 
-/// Those whose versions are not in `done`.
+/// The names of the migrations whose versions are not in `done`.
 pub(super) fn pending(done: &[i64]) -> Vec<&'static str> {
     PAIRS.iter().zip(1..).filter(|(_, version)| !done.contains(version)).map(|(pair, _)| pair.0).collect()
 }

@@ -1,5 +1,6 @@
-//! The traits of `crate::biz`, implemented on MySQL-compatible databases and on SQLite;
-//! rate limits in the memory of the process, vocabularies in the binary.
+//! Implements the traits of `crate::biz`: stores on MySQL-compatible databases and on SQLite,
+//! caches and rate limits in Redis and in memory, the client of payment-service, and the
+//! embedded token vocabularies.
 
 mod column_codes;
 pub mod dsn;
@@ -11,6 +12,8 @@ pub mod mysql;
 pub mod payment;
 pub mod plan;
 pub mod redis;
+mod row;
+mod rows;
 pub mod sqlite;
 pub mod vocabulary;
 
@@ -30,7 +33,7 @@ use crate::biz::{
     values::error::StoreError,
 };
 
-/// A database that keeps everything the service owns.
+/// A database of all durable state of the service.
 #[async_trait]
 pub trait Store:
     AccountStore
@@ -51,14 +54,14 @@ pub trait Store:
     + RecordArchive
     + RollupStore
 {
-    /// Whether another process changed the database since this was asked last. Only an
-    /// embedded database can tell; any other says no.
+    /// Whether another process has changed the database since the last call. Only SQLite can
+    /// tell; MySQL always returns false.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn was_changed_elsewhere(&self) -> Result<bool, StoreError>;
 
-    /// Whether the database answers and takes writes.
+    /// Checks that the database answers and takes writes.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].

@@ -1,4 +1,4 @@
-//! The vocabularies of tiktoken, which are part of the binary: nothing is downloaded.
+//! The vocabularies of tiktoken. They are part of the binary, so nothing is downloaded.
 
 use std::sync::{Arc, OnceLock};
 
@@ -9,8 +9,8 @@ use crate::biz::{
     values::error::StoreError,
 };
 
-/// Each is unpacked when it is first needed, 27 MiB for o200k_base and 8 for cl100k_base,
-/// and kept.
+/// Vocabularies that are unpacked at first use and kept: 27 MiB for o200k_base, and 8 MiB for
+/// cl100k_base.
 #[derive(Default)]
 pub struct EmbeddedVocabularies {
     o200k: OnceLock<Arc<Embedded>>,
@@ -26,10 +26,10 @@ impl Vocabulary for Embedded {
 }
 
 impl EmbeddedVocabularies {
-    /// The place of an encoding, and what the library calls it.
-    fn place(&self, encoding: Encoding) -> (&OnceLock<Arc<Embedded>>, &'static str) {
+    /// The cell of an encoding, and the library's name of the vocabulary.
+    fn cell(&self, encoding: Encoding) -> (&OnceLock<Arc<Embedded>>, &'static str) {
         match encoding {
-            // The same tokens but for special ones, which nobody asks for here.
+            // They differ only in special tokens, which are not used here.
             Encoding::O200kBase | Encoding::O200kHarmony => (&self.o200k, "o200k_base"),
             Encoding::Cl100kBase => (&self.cl100k, "cl100k_base"),
         }
@@ -38,14 +38,14 @@ impl EmbeddedVocabularies {
 
 impl Vocabularies for EmbeddedVocabularies {
     fn loaded(&self, encoding: Encoding) -> Option<Arc<dyn Vocabulary>> {
-        self.place(encoding).0.get().map(|vocabulary| vocabulary.clone() as Arc<dyn Vocabulary>)
+        self.cell(encoding).0.get().map(|vocabulary| vocabulary.clone() as Arc<dyn Vocabulary>)
     }
 
     fn load(&self, encoding: Encoding) -> Result<Arc<dyn Vocabulary>, StoreError> {
-        let (place, name) = self.place(encoding);
+        let (cell, name) = self.cell(encoding);
         let Some(tokenizer) = tiktoken::get_encoding(name) else {
-            return Err(StoreError::Failed(format!("there is no vocabulary {name}")));
+            return Err(StoreError::Failed(format!("vocabulary {name} is not part of this build")));
         };
-        Ok(place.get_or_init(|| Arc::new(Embedded(tokenizer))).clone())
+        Ok(cell.get_or_init(|| Arc::new(Embedded(tokenizer))).clone())
     }
 }

@@ -1,20 +1,23 @@
-//! How checks are served, and how the shared cache does.
+//! Metrics of checks and of the shared cache.
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use prometheus::{Gauge, HistogramVec, IntCounterVec, IntGauge, Registry};
 
-use super::registration::{counters, histograms, milliseconds};
+use super::{
+    registration::{counters, histograms},
+    scale::milliseconds,
+};
 use crate::biz::{check::cache::Sources, values::money::Money};
 
 pub struct CacheMetrics {
-    /// By script: each call of one, and each pipeline of changes.
+    /// By script; one observation per call, or per pipeline of changes. Milliseconds.
     script_ms: HistogramVec,
-    /// 1 while every server of the shared cache answers; absent without one.
+    /// 1 while all servers of the shared cache answer; absent without a shared cache.
     redis_up: IntGauge,
-    /// What differed between Redis and the database when they were last compared.
+    /// Sum of the differences that the last comparison of Redis and database found.
     redis_db_diff: Gauge,
-    /// By source: near (memory), redis, database. A check with an API key may count twice.
+    /// By source: near (memory), redis, database. A check with an API key may count as two reads.
     reads: IntCounterVec,
     registry: Registry,
 }
@@ -37,10 +40,10 @@ impl CacheMetrics {
         Ok(Self { script_ms, redis_up, redis_db_diff, reads, registry: registry.clone() })
     }
 
-    /// Has the gauges of the shared cache show: there is one.
+    /// Registers the gauges of the shared cache. Call it only if there is one.
     ///
     /// # Errors
-    /// A name that prometheus refuses; only a defect.
+    /// The registry refuses a name, which only a defect can cause.
     pub fn show_shared(&self) -> prometheus::Result<()> {
         self.registry.register(Box::new(self.redis_up.clone()))?;
         self.registry.register(Box::new(self.redis_db_diff.clone()))
@@ -60,7 +63,7 @@ impl CacheMetrics {
         self.script_ms.with_label_values(&[script]).observe(took.as_secs_f64() * 1000.0);
     }
 
-    /// Brings the counts of reads up to date.
+    /// Updates the read counters to `sources`.
     pub fn count_reads(&self, sources: &Sources) {
         for (source, total) in [("near", &sources.near), ("redis", &sources.shared), ("database", &sources.database)] {
             let counter = self.reads.with_label_values(&[source]);

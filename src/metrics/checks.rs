@@ -5,9 +5,10 @@ use std::time::Duration;
 use prometheus::{Histogram, IntCounterVec, Registry, Result};
 
 use super::{
+    labels::service_label,
     operations::OperationTimes,
-    registration::{SECONDS, counters, histogram, milliseconds},
-    service_label,
+    registration::{counters, histogram},
+    scale::{SECONDS, milliseconds},
 };
 use crate::biz::account::catalog::Catalog;
 

@@ -1,32 +1,13 @@
-//! Charges, reserves and commits in flight: timed and counted however they end.
+//! Times charges and reserves in flight, and counts those that end without an outcome.
 
 use std::time::Instant;
 
-use super::charges::ChargeMetrics;
+use super::charges::{ChargeMetrics, Operation};
 
-/// What charges or holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Operation {
-    Deduct,
-    Reserve,
-    Commit,
-}
-
-impl Operation {
-    /// The label of the operation.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Deduct => "deduct",
-            Self::Reserve => "reserve",
-            Self::Commit => "commit",
-        }
-    }
-}
-
-/// One operation, from the call to its outcome. When the deadline of the request ends, or the
-/// caller goes away, it is dropped without an outcome and counts as a failure: the caller
-/// reads OVERLOADED then, and an outage in which nobody waits for the outcome would otherwise
-/// show in no metric.
+/// One operation, from the call to its outcome. If the deadline of the request passes, or the
+/// caller goes away, it is dropped without an outcome and counts as a failure with the reason
+/// `overloaded`, the error that the caller gets. Otherwise an outage in which all callers give up
+/// would show in no metric.
 pub struct InFlight<'m> {
     metrics: &'m ChargeMetrics,
     operation: Operation,
@@ -39,7 +20,7 @@ impl<'m> InFlight<'m> {
         Self { metrics, operation, started: Instant::now(), has_outcome: false }
     }
 
-    /// It ends with an outcome, which the caller of this counts.
+    /// Ends the operation with an outcome, which the caller counts.
     pub fn end(mut self) {
         self.has_outcome = true;
     }

@@ -1,14 +1,14 @@
-//! How many users are low. As anybody's query would find them: nothing here grows by one
-//! when a caller meets a low account.
+//! Numbers of users with a low balance or a low free quota. A job counts them in the database;
+//! charges and checks do not change them.
 
 use chrono::{DateTime, Utc};
 use prometheus::{IntGaugeVec, Opts, Registry};
 
-use super::gauge;
+use super::scale::gauge;
 use crate::biz::{account::catalog::Catalog, jobs::low_balance::LowCounts};
 
-/// Vectors all of them, so that nothing shows before the first count: zero would say that
-/// nobody is low.
+/// All gauges are vectors, so that they are absent before the first count. A zero would mean that
+/// no user is low.
 pub struct LowBalanceMetrics {
     balance_users: IntGaugeVec,
     /// By service.
@@ -34,7 +34,7 @@ impl LowBalanceMetrics {
         })
     }
 
-    /// What was counted at an instant; of the services, those of the catalog.
+    /// Sets the counts of the instant `at`, for the services of the catalog.
     pub fn set(&self, counts: &LowCounts, catalog: &Catalog, at: DateTime<Utc>) {
         let none: [&str; 0] = [];
         self.balance_users.with_label_values(&none).set(gauge(counts.balance));

@@ -1,29 +1,34 @@
-//! Metrics, under the names that dashboards already use. No label holds a user id, and a
-//! service label only ever holds a configured service.
+//! All metrics, with the names that existing dashboards use. No label holds a user id, and a
+//! service label holds only configured services.
 
 mod cache;
 mod charges;
 mod checks;
 mod in_flight;
 mod jobs;
+mod labels;
 mod low_balance;
+mod observer;
 mod operations;
 mod ops_stats;
 mod process;
 mod recharge;
 mod registration;
 mod requests;
+mod scale;
 mod streams;
 
 use prometheus::{Encoder, IntGauge, Registry, TextEncoder};
 
 pub use self::{
     cache::CacheMetrics,
-    charges::{ChargeObserver, FAILURES, Outcome},
+    charges::Operation,
     checks::CheckMetrics,
-    in_flight::{InFlight, Operation},
+    in_flight::InFlight,
     jobs::{JobMetrics, RunEnd},
+    labels::{FAILURES, Failure},
     low_balance::LowBalanceMetrics,
+    observer::{ChargeObserver, Outcome},
     ops_stats::OpsStatsMetrics,
     recharge::RechargeMetrics,
     requests::RequestMetrics,
@@ -33,15 +38,11 @@ use self::{
     charges::ChargeMetrics,
     operations::{BalanceMetrics, OperationTimes},
 };
-use crate::biz::{account::catalog::Catalog, values::error::Error};
-
-/// Reason of a charge that was not settled in time, or for which there was no room.
-pub const OVERLOADED: &str = "overloaded";
 
 pub struct Metrics {
     registry: Registry,
     charges: ChargeMetrics,
-    /// 1 while limits are kept per process although a shared limiter is configured.
+    /// 1 while a shared limiter is configured, but each process counts its own requests.
     rate_limit_local: IntGauge,
     pub checks: CheckMetrics,
     pub recharge: RechargeMetrics,
@@ -54,8 +55,10 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// Creates and registers all metrics.
+    ///
     /// # Errors
-    /// A name or label that prometheus refuses; the names are fixed, so only a defect.
+    /// The registry refuses a name or a label. They are constant, so only a defect can cause it.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         registry.register(Box::new(process::ProcessCollector::new()?))?;
@@ -80,44 +83,19 @@ impl Metrics {
         })
     }
 
-    /// Shows whether rate limits are kept per process although a shared limiter is configured.
+    /// Shows whether each process counts its own requests although a shared limiter is configured.
     pub fn set_rate_limit_local(&self, is_local: bool) {
         self.rate_limit_local.set(is_local.into());
     }
 
-    /// The text format of Prometheus.
+    /// All metrics in the text format of Prometheus.
     ///
     /// # Errors
-    /// A metric that can't be encoded; only a defect.
+    /// A metric can't be encoded, which only a defect can cause.
     pub fn render(&self) -> prometheus::Result<Vec<u8>> {
         self.streams.refresh();
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
     }
-}
-
-/// An error as metrics count it.
-#[derive(Debug, Clone, Copy)]
-pub struct Failure<'e> {
-    pub error: &'e Error,
-    /// As in the error table.
-    pub reason: &'static str,
-}
-
-impl Failure<'_> {
-    /// The reason as a label.
-    pub fn label(&self) -> String {
-        self.reason.to_lowercase()
-    }
-}
-
-/// A label from a bounded set, whatever callers send.
-fn service_label<'a>(catalog: &'a Catalog, service: &str) -> &'a str {
-    catalog.find(service).map_or("unknown", |(known, _)| known.as_str())
-}
-
-/// A count as a gauge has it.
-fn gauge(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }

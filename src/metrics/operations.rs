@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use prometheus::{CounterVec, HistogramVec, IntCounterVec, Registry, Result};
 
-use super::registration::{amounts, counters, histograms, milliseconds};
+use super::{
+    registration::{amounts, counters, histograms},
+    scale::milliseconds,
+};
 use crate::biz::values::money::Money;
 
 /// `billing_duration_ms` by operation: check, deduct, reserve, commit, release, adjust.

@@ -1,12 +1,12 @@
-//! What only the database knows and operators are alerted to.
+//! Operations' figures from the database, for alerts.
 
 use prometheus::{IntGaugeVec, Opts, Registry};
 
-use super::gauge;
+use super::scale::gauge;
 use crate::biz::jobs::ops_stats::FinishedAudit;
 
-/// Vectors all of them, so that nothing shows before it was read: zero would say that all is
-/// well.
+/// All gauges are vectors, so that they are absent before the first read. A zero would mean that
+/// all is well.
 pub struct OpsStatsMetrics {
     ledger_differences: IntGaugeVec,
     ledger_audited_timestamp_seconds: IntGaugeVec,
@@ -36,13 +36,13 @@ impl OpsStatsMetrics {
         })
     }
 
-    /// What the last audit found, and when.
+    /// Sets the differences and the time of the last finished audit.
     pub fn set_audit(&self, audit: &FinishedAudit) {
         self.ledger_differences.with_label_values::<&str>(&[]).set(gauge(audit.differences));
         self.ledger_audited_timestamp_seconds.with_label_values::<&str>(&[]).set(audit.at.timestamp());
     }
 
-    /// How many top-ups have been pending for long.
+    /// Sets the number of top-ups that have been pending for long.
     pub fn set_pending(&self, orders: u64) {
         self.recharge_pending_old.with_label_values::<&str>(&[]).set(gauge(orders));
     }

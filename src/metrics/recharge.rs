@@ -1,4 +1,4 @@
-//! What is counted of top-ups.
+//! Metrics of top-ups.
 
 use std::time::Duration;
 
@@ -9,29 +9,25 @@ use super::{
     registration::{amounts, counter, counters, histogram, histograms},
 };
 use crate::biz::{
-    recharge::{
-        callback::SettledOrder,
-        gateway::OpenedPayment,
-        order::{Order, OrderStatus},
-    },
+    recharge::{callback::SettledOrder, gateway::OpenedPayment},
+    settlement::order::{Order, OrderStatus},
     values::{
         error::{Error, Result},
         money::Money,
     },
 };
 
-/// Buckets in seconds, beyond the deadline of a call to payment-service.
+/// Buckets in seconds. The last one exceeds the deadline of a call to payment-service.
 const SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 pub struct RechargeMetrics {
-    /// Callbacks by what they did: success (credited), failed, repeated, refused, error
-    /// (could not be settled now).
+    /// Callbacks by result: success (credited), failed, repeated, refused, error (not settled).
     total: IntCounterVec,
-    /// By status of the order: pending (asked for), success (credited), failed.
+    /// Amounts by status of the order: pending (requested), success (credited), failed.
     amount: CounterVec,
     /// By operation: recharge, callback.
     duration_seconds: HistogramVec,
-    /// Orders by the status they came into: pending, success, failed.
+    /// Orders by the status that they reach: pending, success, failed.
     order_total: IntCounterVec,
     order_create_duration_seconds: Histogram,
     failed_total: IntCounter,
@@ -63,7 +59,7 @@ impl RechargeMetrics {
         })
     }
 
-    /// Counts a top-up that was asked for, where it made an order.
+    /// Counts a requested top-up and its order, if it made one.
     pub fn count_start(&self, made: &Result<(Order, Result<OpenedPayment>)>, took: Duration) {
         self.duration_seconds.with_label_values(&["recharge"]).observe(took.as_secs_f64());
         let Ok((order, opened)) = made else { return };
@@ -71,7 +67,7 @@ impl RechargeMetrics {
         self.count_order(if opened.is_ok() { OrderStatus::Pending } else { OrderStatus::Failed }, order.amount);
     }
 
-    /// Counts a callback by its answer, and the order by what became of it.
+    /// Counts a callback by its result, and the order by its new status.
     pub fn count_callback(&self, settled: &Result<SettledOrder>, took: Duration) {
         self.duration_seconds.with_label_values(&["callback"]).observe(took.as_secs_f64());
         if let Ok(SettledOrder { order, changed: true, .. }) = settled {
@@ -85,13 +81,13 @@ impl RechargeMetrics {
             Ok(settled) => Ok(settled),
             Err(error) => Err(error),
         };
-        let what = match answer {
+        let result = match answer {
             Ok(SettledOrder { order, changed: true, .. }) => order.status.name(),
             Ok(_) => "repeated",
             Err(Error::Overloaded(_) | Error::PaymentUnavailable(_) | Error::Internal(_)) => "error",
             Err(_) => "refused",
         };
-        self.total.with_label_values(&[what]).inc();
+        self.total.with_label_values(&[result]).inc();
     }
 
     /// Counts an order that a look-up at payment-service has brought into `status`.
@@ -102,7 +98,7 @@ impl RechargeMetrics {
         }
     }
 
-    /// Counts a callback that named no order, or did not prove who sent it.
+    /// Counts a callback that names no order, or has no valid signature.
     pub fn count_refused(&self) {
         self.total.with_label_values(&["refused"]).inc();
     }

@@ -4,15 +4,6 @@ use prometheus::{
     CounterVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, Result,
 };
 
-/// Buckets in seconds, from a cache hit to a timeout.
-pub(super) const SECONDS: &[f64] =
-    &[0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
-
-/// [`SECONDS`] in milliseconds.
-pub(super) fn milliseconds() -> Vec<f64> {
-    SECONDS.iter().map(|seconds| seconds * 1000.0).collect()
-}
-
 pub(super) fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter> {
     let counter = IntCounter::new(name, help)?;
     registry.register(Box::new(counter.clone()))?;

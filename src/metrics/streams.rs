@@ -1,4 +1,4 @@
-//! Streams: how many are open, how right our counts are, what was not charged.
+//! Metrics of streams: open streams, the accuracy of token counts, and uncharged amounts.
 
 use std::{
     collections::VecDeque,
@@ -10,11 +10,11 @@ use prometheus::{Counter, Gauge, IntGauge, Registry};
 
 use crate::biz::{metering::Comparison, values::money::Money};
 
-/// The accuracy is that of so many calls, the last that could be compared,
+/// The accuracy covers this many comparisons, the latest ones.
 const WINDOW: usize = 1_000;
-/// none of them older than this: without traffic, a bad hour is not to last for ever.
+/// Comparisons older than this are dropped, so that a bad hour ends even without traffic.
 const WINDOW_AGE: Duration = Duration::from_secs(3_600);
-/// Of fewer tokens it says nothing: one word in a short answer would be ten percent.
+/// With fewer tokens, the accuracy is shown as 100: in a short answer, one word is ten percent.
 const LEAST_TOKENS: u64 = 10_000;
 
 pub struct StreamMetrics {
@@ -44,7 +44,7 @@ impl StreamMetrics {
         Ok(Self { open, accuracy_pct, shortfall, window: Mutex::default() })
     }
 
-    /// Counts a stream until what it returns is dropped.
+    /// Counts an open stream until the returned guard is dropped.
     pub fn open(&self) -> impl Drop + use<> {
         self.open.inc();
         OpenStream(self.open.clone())
@@ -58,7 +58,7 @@ impl StreamMetrics {
         self.window.lock().unwrap_or_else(PoisonError::into_inner).add(compared, Instant::now());
     }
 
-    /// Shows the accuracy as it is now.
+    /// Updates the gauge of the accuracy.
     pub(super) fn refresh(&self) {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         self.accuracy_pct.set(window.accuracy_pct(Instant::now()));
@@ -73,7 +73,7 @@ impl Drop for OpenStream {
     }
 }
 
-/// The last comparisons, with their sums.
+/// The latest comparisons, with their sums.
 #[derive(Default)]
 struct Window {
     compared: VecDeque<(Instant, Comparison)>,
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_answer_says_nothing() {
+    fn few_tokens_show_full_accuracy() {
         let mut compared = nothing();
         assert_eq!(compared.add(9, 10), 100.0);
         assert_eq!(compared.add(0, 9_989), 100.0);
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn old_errors_are_forgotten() {
+    fn old_comparisons_are_dropped() {
         let mut compared = nothing();
         compared.add(0, 100_000);
         let last = (0..WINDOW).map(|_| compared.add(1_000, 1_000)).last();

@@ -1,5 +1,6 @@
-//! A callback, and one try to send it: JSON over HTTP or the rpc of billing's contract,
-//! signed anew each time, as a signature holds for a few minutes only.
+//! A callback and one attempt to send it, as JSON over HTTP or as the RechargeCallback rpc of
+//! the billing contract. Each attempt is signed anew, because a signature is valid for a few
+//! minutes only.
 
 use std::time::Duration;
 
@@ -27,19 +28,19 @@ use crate::{
     },
 };
 
-/// Of one try, up to the status of the answer.
+/// Time limit of one attempt, up to the status of the answer.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Of the body of an answer. One that is longer or takes longer is not read to its end,
-/// and its connection is dropped.
+/// Limits of the body of an answer: its size, and the time to read it. Beyond them the
+/// connection is dropped.
 const MAX_BODY_BYTES: usize = 4 * 1024;
 const BODY_DEADLINE: Duration = Duration::from_secs(1);
-/// Connections of HTTP that wait to be used again.
+/// Idle HTTP connections kept for each destination.
 const IDLE_CONNECTIONS: usize = 64;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
-/// What a forged callback is signed with.
+/// The secret that signs a forged callback.
 const FORGED_SECRET: &str = "a secret that nobody else has";
 
-/// What became of a payment, on its way to billing.
+/// The outcome of a payment, addressed to the billing service.
 pub struct Callback {
     to: NotifyUrl,
     message: RechargeCallbackRequest,
@@ -53,7 +54,8 @@ impl Callback {
         let message = RechargeCallbackRequest {
             order_id: order.id.clone(),
             payment_order_id: payment.id.clone(),
-            // Fifteen digits at most, so its shortest decimal form is the amount exactly.
+            // An amount has at most 15 digits, so the shortest decimal form of the double is exactly
+            // the amount.
             amount: amount.to_money().to_wire(),
             status: outcome.as_str().into(),
             currency: order.currency.clone(),
@@ -69,25 +71,26 @@ impl Callback {
         &self.message.status
     }
 
-    /// The authority it is sent to.
+    /// Host and port of the notify URL.
     pub fn destination(&self) -> &str {
         let (NotifyUrl::Http(uri) | NotifyUrl::Grpc(uri)) = &self.to;
         uri.authority().map_or("", |authority| authority.as_str())
     }
 }
 
-/// What came of one try.
+/// The result of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// The status.
+    /// HTTP status.
     Http(u16),
     Grpc(Code),
-    /// There was none, and why.
+    /// No answer, with the reason.
     Missing(String),
 }
 
 impl Answer {
-    /// Whether billing has made up its mind. Otherwise it is told again.
+    /// Whether billing accepted or refused the callback for good. Any other answer means that
+    /// the callback is sent again.
     pub fn is_final(&self) -> bool {
         match self {
             Self::Http(status) => match status {
@@ -96,7 +99,7 @@ impl Answer {
             },
             Self::Grpc(code) => !matches!(
                 code,
-                // A cancelled one is of the connection's making.
+                // The connection, not billing, cancels a call.
                 Code::Cancelled
                     | Code::Unknown
                     | Code::DeadlineExceeded
@@ -112,7 +115,7 @@ impl Answer {
 /// Sends callbacks.
 pub struct Sender {
     http: Client<HttpConnector, Body>,
-    /// `None`: unsigned.
+    /// `None`: callbacks are unsigned.
     secret: Option<Secret>,
 }
 
@@ -128,7 +131,8 @@ impl Sender {
         Self { http, secret }
     }
 
-    /// Tries once, for ten seconds at most, and one more for the body of an answer.
+    /// Makes one attempt: at most 10 seconds up to the status of the answer, and 1 second for its
+    /// body.
     pub async fn send(&self, callback: &Callback) -> Answer {
         let answer = match &callback.to {
             NotifyUrl::Http(url) => match in_time(self.post(url, callback)).await {
@@ -168,12 +172,12 @@ impl Sender {
     }
 }
 
-async fn in_time<T>(trying: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    timeout(DEADLINE, trying).await.unwrap_or_else(|_| Err(anyhow!("no answer in time")))
+async fn in_time<T>(attempt: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    timeout(DEADLINE, attempt).await.unwrap_or_else(|_| Err(anyhow!("no answer in time")))
 }
 
-/// The status is the answer, whatever becomes of the body. Read to its end, the connection
-/// can be used again.
+/// Reads the body to its end so that the connection can be reused. The status counts even if
+/// the body fails.
 async fn status_of(response: http::Response<Body>) -> u16 {
     let (head, body) = response.into_parts();
     let _ = timeout(BODY_DEADLINE, to_bytes(body, MAX_BODY_BYTES)).await;

@@ -1,4 +1,4 @@
-//! The rpcs of `payment.v1`, as billing calls them.
+//! The rpcs of `payment.v1`, which billing calls.
 
 use std::sync::Arc;
 
@@ -6,9 +6,9 @@ use tokio::time::sleep;
 use tonic::{Request, Response, Status};
 
 use super::{
-    Till,
     payment::{PaymentOutcome, SandboxOrder, SandboxPayment},
     switches::{Create, Get},
+    till::Till,
 };
 use crate::data::payment::proto::{
     CreatePaymentReply, CreatePaymentRequest, GetPaymentReply, GetPaymentRequest, PaymentStatus, payment_server,
@@ -41,14 +41,14 @@ impl Rpcs {
         let switches = self.0.switches();
         match switches.create {
             Create::Normal | Create::GarbageReply => {}
-            Create::Refuse => return Err(Status::failed_precondition("refused, as the switch says")),
-            Create::Unavailable => return Err(Status::unavailable("unavailable, as the switch says")),
+            Create::Refuse => return Err(Status::failed_precondition("refused by the switch")),
+            Create::Unavailable => return Err(Status::unavailable("unavailable by the switch")),
         }
         let order = SandboxOrder::parse(request).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
         let order_id = order.id.clone();
         let payment = self.0.open(order).ok_or_else(|| {
-            tracing::info!(order_id, "the order has a payment already");
-            Status::already_exists("order_id: the order has a payment already")
+            tracing::info!(order_id, "order already has a payment");
+            Status::already_exists("order_id: this order already has a payment")
         })?;
         let mut reply = CreatePaymentReply { status: PaymentStatus::Pending.into(), ..Default::default() };
         if switches.create != Create::GarbageReply {
@@ -62,16 +62,16 @@ impl Rpcs {
         let switch = self.0.switches().get;
         match switch {
             Get::Normal | Get::WrongOrder | Get::WrongAmount | Get::WrongCurrency => {}
-            Get::Refuse => return Err(Status::failed_precondition("refused, as the switch says")),
-            Get::Unavailable => return Err(Status::unavailable("unavailable, as the switch says")),
+            Get::Refuse => return Err(Status::failed_precondition("refused by the switch")),
+            Get::Unavailable => return Err(Status::unavailable("unavailable by the switch")),
         }
         let payments = &self.0.payments;
         let payment = match (request.order_id.as_str(), request.payment_id.as_str()) {
-            ("", "") => return Err(Status::invalid_argument("payment_id or order_id: one must be given")),
+            ("", "") => return Err(Status::invalid_argument("payment_id or order_id: one is required")),
             ("", id) => payments.by_id(id),
             (order_id, _) => payments.by_order(order_id),
         };
-        payment.map(|payment| bent(reply(payment), switch)).ok_or_else(|| Status::not_found("there is no such payment"))
+        payment.map(|payment| with_fault(reply(payment), switch)).ok_or_else(|| Status::not_found("payment not found"))
     }
 }
 
@@ -90,8 +90,8 @@ fn reply(payment: SandboxPayment) -> GetPaymentReply {
     }
 }
 
-/// Made wrong, as the switch says.
-fn bent(mut reply: GetPaymentReply, switch: Get) -> GetPaymentReply {
+/// Injects the fault of the switch into a reply.
+fn with_fault(mut reply: GetPaymentReply, switch: Get) -> GetPaymentReply {
     match switch {
         Get::Normal | Get::Refuse | Get::Unavailable => {}
         Get::WrongOrder => reply.order_id.insert_str(0, "not-"),

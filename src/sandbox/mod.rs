@@ -1,8 +1,10 @@
-//! payment-sandbox: plays payment-service for development and tests, over its real
+//! payment-sandbox: simulates payment-service for development and tests, over its real
 //! contract. Payments live in memory, and no money moves.
 //!
-//! One port speaks gRPC (`payment.v1.Payment`) and HTTP: `/pay/{payment_id}`, the page on
-//! which a payment is paid; `/switches`, what goes wrong on purpose; `/health`.
+//! One port serves gRPC (`payment.v1.Payment`) and HTTP:
+//! - `/pay/{payment_id}`: the pay page, on which a user pays;
+//! - `/switches`: the faults to inject;
+//! - `/health`.
 
 mod callback;
 mod grpc;
@@ -12,11 +14,13 @@ mod payment;
 mod payments;
 mod permits;
 mod public_url;
+mod switch_routes;
 mod switches;
+mod till;
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -39,35 +43,28 @@ pub use self::{
     public_url::PublicUrl,
     switches::{Create, Get, MAX_DELAY_MS, MAX_DUPLICATES, PayAtOnce, Switches},
 };
-use self::{
-    callback::{Callback, Sender},
-    grpc::Rpcs,
-    notify::Notifier,
-    payment::{PaymentOutcome, SandboxOrder, SandboxPayment},
-    payments::{SandboxPayments, Tried},
-};
+use self::{callback::Sender, grpc::Rpcs, notify::Notifier, payments::SandboxPayments, till::Till};
 use crate::{config::Secret, data::payment::proto::payment_server::PaymentServer, server};
 
-/// Where payment-service listens when nothing else is said.
+/// The default listen address, which is that of payment-service.
 pub const DEFAULT_ADDR: &str = "127.0.0.1:9101";
 
 const MAX_PAYMENTS: usize = 100_000;
 const MAX_CONNECTIONS: usize = 10_000;
 const MAX_BODY_BYTES: usize = 64 * 1024;
-/// Of a request: the longest delay that the switches make, and some time to answer.
+/// Time limit of a request: the longest delay that the switches allow, and 10 seconds to answer.
 const REQUEST_DEADLINE: Duration = Duration::from_millis(MAX_DELAY_MS + 10_000);
-/// What is still open after it is abandoned: there is nothing to lose.
+/// Time that open requests have to finish at shutdown. Short, because nothing here is durable.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone)]
 pub struct Options {
     /// `host:port`; port 0 takes a free one.
     pub addr: String,
-    /// Callbacks are signed with it; `None`: unsigned.
+    /// Signs the callbacks; `None`: callbacks are unsigned.
     pub secret: Option<Secret>,
     pub switches: Switches,
-    /// The base of pay pages, as the user's browser reaches them. `None`: the address
-    /// that is listened on.
+    /// Base URL of pay pages for the user's browser. `None`: the listen address.
     pub public_url: Option<PublicUrl>,
 }
 
@@ -86,10 +83,10 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Listens.
+    /// Listens on `options.addr`.
     ///
     /// # Errors
-    /// The address is taken or none.
+    /// The address is invalid or already in use.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         let Options { addr, secret, switches, public_url } = options;
         let listener =
@@ -118,78 +115,30 @@ impl Sandbox {
         self.till.switches()
     }
 
-    /// Replaces all of them, for callbacks that are queued from now on. Without `reorder`
-    /// those that are held back go out.
+    /// Replaces all switches. Those of callbacks act on callbacks that are queued later.
+    /// Switching `reorder` off sends the callbacks that it holds back.
     pub fn set_switches(&self, switches: Switches) {
         self.till.set_switches(switches);
     }
 
-    /// The latest attempts to call back, the oldest first; 10,000 at most.
+    /// The last 10,000 callback attempts, oldest first.
     pub fn callbacks(&self) -> Vec<Attempt> {
         self.till.notifier.log()
     }
 
-    /// Completes when every callback has been answered, lost or given up, the last of which
-    /// takes 2,000 attempts or 6 hours.
+    /// Completes when every callback has been answered, dropped or given up. A callback is given
+    /// up after 2,000 attempts or 6 hours.
     pub async fn idle(&self) {
         self.till.notifier.idle().await;
     }
 
-    /// Stops at once; callbacks that are not answered yet are lost.
+    /// Stops at once. Callbacks without an answer are lost.
     pub async fn stop(self) {
         self.stop.cancel();
         if let Err(error) = self.listener.await {
-            tracing::error!(%error, "the sandbox's listener ended abnormally");
+            tracing::error!(%error, "sandbox listener ended abnormally");
         }
         self.till.notifier.idle().await;
-    }
-}
-
-/// Where payments are opened and paid.
-struct Till {
-    payments: SandboxPayments,
-    notifier: Arc<Notifier>,
-    switches: Mutex<Switches>,
-    public_url: PublicUrl,
-}
-
-impl Till {
-    /// `None` where the order has a payment.
-    fn open(&self, order: SandboxOrder) -> Option<SandboxPayment> {
-        let payment = self.payments.open(order)?;
-        tracing::info!(order_id = payment.order.id, payment_id = payment.id, "payment opened");
-        if let Some(outcome) = self.switches().pay_at_once.outcome() {
-            self.pay(&payment.id, outcome);
-        }
-        Some(payment)
-    }
-
-    /// Pays, or fails to, and tells billing.
-    fn pay(&self, id: &str, outcome: PaymentOutcome) -> Tried {
-        let tried = self.payments.pay(id, outcome);
-        if let Tried::Counts(payment) = &tried {
-            tracing::info!(order_id = payment.order.id, payment_id = id, outcome = outcome.as_str(), "payment tried");
-            let switches = self.switches();
-            self.notifier.queue(Callback::new(payment, outcome, &switches), &switches);
-        }
-        tried
-    }
-
-    fn pay_url(&self, id: &str) -> String {
-        format!("{}/pay/{id}", self.public_url)
-    }
-
-    fn switches(&self) -> Switches {
-        *self.switches.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set_switches(&self, switches: Switches) {
-        let mut now = self.switches.lock().unwrap_or_else(PoisonError::into_inner);
-        *now = switches;
-        // Under the lock: of two changes at once, the same one must be the last there.
-        self.notifier.set_reorder(switches.reorder);
-        drop(now);
-        tracing::info!(?switches, "switches changed");
     }
 }
 
@@ -198,7 +147,7 @@ fn routes(till: Arc<Till>) -> Router {
     Routes::new(rpcs)
         .into_axum_router()
         .reset_fallback()
-        .merge(page::routes().merge(switches::routes()).with_state(till))
+        .merge(page::routes().merge(switch_routes::routes()).with_state(till))
         .route("/health", get(health))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn(in_time))

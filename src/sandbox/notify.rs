@@ -1,8 +1,10 @@
-//! Tells billing what became of payments, each callback again and again until it is
-//! answered, or given up after 2,000 attempts or 6 hours. They go out side by side, those of
-//! one payment too: billing must do with any order. One waits for others only where the
-//! switch `reorder` says so, or when too many attempts are under way ([`super::places`]).
-//! What was not sent when the sandbox stops is lost.
+//! Sends the outcome of payments to billing. Each callback is retried until billing answers it,
+//! and given up after 2,000 attempts or 6 hours.
+//!
+//! Callbacks are sent concurrently, also those of one payment, because billing must accept them
+//! in any order. A callback waits for another one only while the switch `reorder` is on, or when
+//! too many attempts are in flight ([`super::permits`]). Callbacks that are not sent when the
+//! sandbox stops are lost.
 
 use std::{
     collections::VecDeque,
@@ -10,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::{
     sync::{Semaphore, oneshot},
     task::JoinSet,
@@ -23,27 +26,31 @@ use super::{
     switches::Switches,
 };
 
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Of one callback. A billing that refuses connections has it for about an hour.
+/// Pauses between two attempts of one callback.
+const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(50))
+    .with_max_delay(Duration::from_millis(1_500))
+    .without_max_times()
+    .with_jitter();
+/// Attempts of one callback. If billing refuses connections, they last over an hour.
 const MAX_ATTEMPTS: u32 = 2_000;
-/// Of one callback, waits for a place included; an attempt that nobody answers takes ten
-/// seconds.
+/// Time limit of one callback, including the waits for a permit. An attempt without an answer
+/// takes 10 seconds.
 const MAX_TIME: Duration = Duration::from_hours(6);
-/// Copies of callbacks that are not answered yet; beyond these, callbacks are lost.
+/// Copies of callbacks that wait for an answer; a callback beyond them is lost.
 const MAX_WAITING: usize = 100_000;
-/// How long a callback is held back at most; then it goes, whatever became of the next one.
+/// Longest time that a callback is held back, also without a next one.
 const MAX_HOLD: Duration = Duration::from_secs(60);
-/// Attempts that are remembered.
+/// Attempts that the log keeps.
 const MAX_LOG: usize = 10_000;
 
-/// One try to send a callback.
+/// One attempt to send a callback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
     pub order_id: String,
     /// SUCCESS or FAILED.
     pub status: String,
-    /// From 1, counted for each copy of the callback.
+    /// Number of the attempt, from 1, for each copy of the callback.
     pub number: u32,
     pub answer: Answer,
 }
@@ -52,33 +59,34 @@ pub struct Notifier {
     sender: Sender,
     waiting: Arc<Semaphore>,
     permits: Permits,
-    /// While the switch is on.
+    /// Present while the switch `reorder` is on.
     reorder: Mutex<Option<Reorder>>,
     log: Mutex<VecDeque<Attempt>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
-/// From one switching on to the next switching off.
+/// State of the switch `reorder` from the moment it is on until it is off.
 #[derive(Default)]
 struct Reorder {
-    /// The callback that is held back and has no next one yet.
+    /// The callback that is held back and still waits for a next one.
     held: Option<oneshot::Sender<()>>,
-    /// Cancelled when it is switched off.
+    /// Cancelled when the switch goes off.
     off: CancellationToken,
 }
 
-/// A callback's place in the order of things.
+/// The order in which a callback is sent.
 enum Turn {
     Now,
     AfterNext(Hold),
-    /// To be dropped when this one has been answered or given up: it lets go of the other.
+    /// Sent ahead of another callback. The sender is dropped once this callback has been
+    /// answered or given up; that releases the other one.
     AheadOf(oneshot::Sender<()>),
 }
 
-/// What a callback is held back by.
+/// Holds a callback back until the next one is done, or the switch is off.
 struct Hold {
-    /// Ends when the other end is dropped.
+    /// Completes when its sender is dropped.
     next: oneshot::Receiver<()>,
     off: CancellationToken,
 }
@@ -87,7 +95,7 @@ impl Notifier {
     /// Sends until `stop`.
     pub fn new(sender: Sender, stop: CancellationToken) -> Self {
         let tasks = TaskTracker::new();
-        // It can be waited for at any time; tasks may still be added.
+        // A closed tracker can be waited for at any time and still accepts tasks.
         tasks.close();
         Self {
             sender,
@@ -100,16 +108,16 @@ impl Notifier {
         }
     }
 
-    /// Queues a callback, and what the switches make of it. Whether it is held back is for
-    /// [`Self::set_reorder`] to say.
+    /// Queues a callback with the copies, the delay or the loss that the switches ask for.
+    /// `reorder` is taken from [`Self::set_reorder`], not from `switches`.
     pub fn queue(self: &Arc<Self>, callback: Callback, switches: &Switches) {
         let order_id = callback.order_id();
         if switches.lose {
-            tracing::info!(order_id, "the callback is lost, as the switch says");
+            tracing::info!(order_id, "callback dropped by the switch");
             return;
         }
         let Ok(permits) = self.waiting.clone().try_acquire_many_owned(switches.copies()) else {
-            tracing::warn!(order_id, "the callback is lost: too many others wait");
+            tracing::warn!(order_id, "callback dropped: too many callbacks waiting");
             return;
         };
         let turn = self.turn();
@@ -122,7 +130,8 @@ impl Notifier {
         self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(sending));
     }
 
-    /// Whether every other callback is held back. Switched off, those that are go.
+    /// Switches `reorder`: while it is on, every other callback is held back. Switching it off
+    /// sends the callbacks that are held back.
     pub fn set_reorder(&self, on: bool) {
         let mut reorder = lock(&self.reorder);
         if on {
@@ -132,23 +141,23 @@ impl Notifier {
         }
     }
 
-    /// The latest attempts, the oldest first.
+    /// The latest attempts, oldest first.
     pub fn log(&self) -> Vec<Attempt> {
         lock(&self.log).iter().cloned().collect()
     }
 
-    /// Completes when no callback is under way.
+    /// Completes when no callback is in flight.
     pub async fn idle(&self) {
         self.tasks.wait().await;
     }
 
-    /// Of two callbacks the first is held back, and the second goes ahead of it. Decided
-    /// under the lock that the switch takes, so that none is held back once it is off.
+    /// Holds back the first of two callbacks and sends the second ahead of it. Runs under the
+    /// lock of the switch, so that no callback is held back once the switch is off.
     fn turn(&self) -> Turn {
         let mut reorder = lock(&self.reorder);
         let Some(reorder) = reorder.as_mut() else { return Turn::Now };
         match reorder.held.take() {
-            // Closed: it waited for too long, and has gone.
+            // A closed one waited for too long and has been sent.
             Some(held) if !held.is_closed() => Turn::AheadOf(held),
             _ => {
                 let (held, next) = oneshot::channel();
@@ -178,13 +187,13 @@ impl Notifier {
     async fn send(self: Arc<Self>, callback: Arc<Callback>) {
         let answered = timeout(MAX_TIME, self.try_until_answered(&callback)).await;
         if answered != Ok(true) {
-            tracing::warn!(order_id = callback.order_id(), "gave up on the callback");
+            tracing::warn!(order_id = callback.order_id(), "callback given up");
         }
     }
 
-    /// Whether it was answered.
+    /// Returns whether billing answered.
     async fn try_until_answered(&self, callback: &Callback) -> bool {
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = BACKOFF.build();
         for number in 1..=MAX_ATTEMPTS {
             let Ok(permit) = self.permits.take(callback.destination()).await else {
                 return false;
@@ -196,8 +205,8 @@ impl Notifier {
             if is_final {
                 return true;
             }
+            let Some(pause) = pauses.next() else { return false };
             sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
         false
     }
@@ -206,7 +215,7 @@ impl Notifier {
         let (order_id, status) = (callback.order_id(), callback.status());
         match (answer.is_final(), number) {
             (true, _) => tracing::info!(order_id, status, number, ?answer, "callback answered"),
-            (false, 1) => tracing::warn!(order_id, status, ?answer, "callback not answered; it will be sent again"),
+            (false, 1) => tracing::warn!(order_id, status, ?answer, "callback not answered; retrying"),
             (false, _) => tracing::debug!(order_id, status, number, ?answer, "callback not answered"),
         }
         let attempt = Attempt { order_id: order_id.into(), status: status.into(), number, answer };
@@ -264,19 +273,19 @@ mod tests {
     fn held(turn: Turn) -> Hold {
         match turn {
             Turn::AfterNext(hold) => hold,
-            Turn::Now | Turn::AheadOf(_) => panic!("it is not held back"),
+            Turn::Now | Turn::AheadOf(_) => panic!("the callback is not held back"),
         }
     }
 
     #[tokio::test]
-    async fn of_two_callbacks_the_first_waits_for_the_second_while_the_switch_is_on() {
+    async fn with_reorder_the_first_of_two_callbacks_waits_for_the_second() {
         let notifier = notifier();
         assert!(matches!(notifier.turn(), Turn::Now));
         notifier.set_reorder(true);
         let mut first = Box::pin(held(notifier.turn()).wait());
         let second = notifier.turn();
         assert!(matches!(second, Turn::AheadOf(_)));
-        // Switched on again, it goes on.
+        // A second "on" changes nothing.
         notifier.set_reorder(true);
         assert!((&mut first).now_or_never().is_none());
         drop(second);
@@ -284,7 +293,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn none_is_held_back_once_the_switch_is_off() {
+    async fn without_reorder_no_callback_is_held_back() {
         let notifier = notifier();
         notifier.set_reorder(true);
         let paired = held(notifier.turn());
@@ -293,9 +302,9 @@ mod tests {
         notifier.set_reorder(false);
         assert!(paired.wait().now_or_never().is_some());
         assert!(alone.wait().now_or_never().is_some());
-        // Even where its switches were read before.
+        // Also a callback whose switches were read before.
         assert!(matches!(notifier.turn(), Turn::Now));
-        // Nor does one of before take part when it is on again.
+        // A callback from before the pause is not paired with a new one.
         notifier.set_reorder(true);
         assert!(held(notifier.turn()).wait().now_or_never().is_none());
     }
@@ -311,11 +320,11 @@ mod tests {
         assert_eq!(begun.elapsed().as_secs(), 60);
         let alone = held(notifier.turn());
         alone.wait().await;
-        assert!(matches!(notifier.turn(), Turn::AfterNext(_)), "the one before it has gone");
+        assert!(matches!(notifier.turn(), Turn::AfterNext(_)), "the callback before it has been sent");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_callback_that_is_always_refused_is_given_up_after_so_many_attempts() {
+    async fn a_refused_callback_is_given_up_after_2000_attempts() {
         let (notifier, begun) = (notifier(), Instant::now());
         notifier.queue(callback("http://127.0.0.1:1/callback".into()), &Switches::default());
         notifier.idle().await;
@@ -325,7 +334,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_callback_that_nobody_answers_is_given_up_after_so_much_time() {
+    async fn an_unanswered_callback_is_given_up_after_6_hours() {
         let (notifier, begun) = (notifier(), Instant::now());
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/callback", silent.local_addr().unwrap());

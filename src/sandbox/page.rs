@@ -1,4 +1,4 @@
-//! The pay page, and the form on it that pays.
+//! The pay page and its form.
 
 use std::{
     fmt::{self, Write},
@@ -18,9 +18,9 @@ use http::{
 use serde::Deserialize;
 
 use super::{
-    Till,
     payment::{PaymentOutcome, SandboxPayment},
     payments::Tried,
+    till::Till,
 };
 
 const STYLE: &str = include_str!("page.css");
@@ -55,7 +55,7 @@ async fn pay(
         return unchanged(StatusCode::BAD_REQUEST, "The form field <code>result</code> must be SUCCESS or FAILED.");
     };
     match till.pay(&id, outcome) {
-        // Relative, so that it holds behind a proxy too, whatever its paths.
+        // A relative location also works behind a proxy that maps paths.
         Tried::Counts(_) | Tried::PaidBefore => (StatusCode::SEE_OTHER, [(LOCATION, id)]).into_response(),
         Tried::Unknown => unknown(),
     }
@@ -80,7 +80,7 @@ fn title(payment: &SandboxPayment) -> String {
     format!("{status} {} {}", payment.order.amount, payment.order.currency)
 }
 
-/// What the page says of a payment. Texts of others are escaped here.
+/// The body of the page of a payment. Texts from the order are escaped here.
 fn body(payment: &SandboxPayment) -> String {
     let order = &payment.order;
     let subject = if order.subject.is_empty() { "Payment" } else { &order.subject };
@@ -104,7 +104,7 @@ fn body(payment: &SandboxPayment) -> String {
     )
 }
 
-/// Buttons while it can be paid, and the way back once it was tried.
+/// The buttons while the payment is unpaid, and the link back after the first attempt.
 fn actions(payment: &SandboxPayment) -> String {
     let mut html = String::new();
     if payment.outcome != Some(PaymentOutcome::Success) {
@@ -118,14 +118,14 @@ fn actions(payment: &SandboxPayment) -> String {
     let url = &payment.order.return_url;
     if payment.outcome.is_some() && is_web(url) {
         html.push_str("<p class=\"back\"><a rel=\"noreferrer\" href=\"");
-        // Into a text nothing fails.
+        // Writing into a String can't fail.
         let _ = write!(html, "{}", Escaped(url));
         html.push_str("\">Back to where you came from</a></p>\n");
     }
     html
 }
 
-/// Whether it may be a link: `javascript:` must not.
+/// Whether a URL may be a link: http and https only, so that `javascript:` never is one.
 fn is_web(url: &str) -> bool {
     let begins = |scheme: &str| url.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
     begins("https://") || begins("http://")
@@ -157,7 +157,7 @@ fn page(status: StatusCode, title: &str, body: &str) -> Response {
     (status, headers, Html(html)).into_response()
 }
 
-/// A text as HTML shows it, inside an element or a quoted attribute.
+/// A text escaped for an HTML element or a quoted attribute.
 struct Escaped<'t>(&'t str);
 
 impl fmt::Display for Escaped<'_> {
@@ -190,7 +190,7 @@ mod tests {
         }
     }
 
-    /// As WCAG 2 has it, of a colour such as #fff or #1c2430.
+    /// Relative luminance, by WCAG 2, of a colour such as #fff or #1c2430.
     fn luminance(colour: &str) -> f64 {
         let digits = &colour[1..];
         let width = digits.len() / 3;
@@ -202,9 +202,10 @@ mod tests {
         0.2126 * channel(0) + 0.7152 * channel(1) + 0.0722 * channel(2)
     }
 
-    /// 4.5 is what text needs, and 3 the ring around what has the focus, a `--link` too.
+    /// WCAG 2 asks for a contrast of 4.5 for text, and of 3 for the focus ring, which has the
+    /// colour `--link`.
     #[test]
-    fn what_the_page_says_can_be_read_in_both_schemes() {
+    fn the_page_has_enough_contrast_in_both_colour_schemes() {
         let (light, rest) = STYLE.split_once("@media").unwrap();
         let (dark, _) = rest.split_once("* {").unwrap();
         for scheme in [light, dark] {
@@ -218,7 +219,7 @@ mod tests {
                 assert!(contrast >= 4.5, "{name}: {contrast:.2} in {scheme}");
             }
         }
-        // What has its own colour has it from these.
+        // Rules outside the palette use no literal colours, except the banner and the button.
         let own = STYLE.lines().filter(|line| !line.starts_with(".banner") && !line.starts_with("button {"));
         let own = own.filter(|line| !line.trim_start().starts_with("--"));
         assert!(!own.collect::<String>().contains('#'));

@@ -1,15 +1,15 @@
-//! One payment: the order that billing asked to be paid, and what became of it.
+//! One payment: the order from billing and the outcome.
 
 use std::{fmt, sync::Arc};
 
 use http::Uri;
 
 use crate::{
-    biz::values::{error::Invalid, money::Money},
+    biz::values::{invalid::Invalid, money::Money},
     data::payment::proto::{CreatePaymentRequest, PaymentMethod},
 };
 
-/// Characters, as billing's table has room for.
+/// Characters, all ASCII: the size of the column in billing's table.
 const MAX_ORDER_ID: usize = 64;
 const MAX_SUBJECT: usize = 256;
 const MAX_URL: usize = 2_048;
@@ -22,11 +22,11 @@ pub struct SandboxPayment {
     pub outcome: Option<PaymentOutcome>,
 }
 
-/// How a try to pay ended.
+/// The result of an attempt to pay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PaymentOutcome {
     Success,
-    /// May be followed by a success: the user can try again.
+    /// A success may follow, because the user can try again.
     Failed,
 }
 
@@ -44,7 +44,7 @@ impl PaymentOutcome {
     }
 }
 
-/// What is to be paid, and whom it concerns.
+/// The order: amount, method, and the URLs of user and billing.
 #[derive(Debug)]
 pub struct SandboxOrder {
     pub id: String,
@@ -59,7 +59,7 @@ pub struct SandboxOrder {
 
 impl SandboxOrder {
     /// # Errors
-    /// The first field that breaks a rule, and the rule.
+    /// The first invalid field and its rule.
     pub fn parse(request: CreatePaymentRequest) -> Result<Self, Invalid> {
         let method = Method::parse(request.method())?;
         let id = request.order_id;
@@ -93,7 +93,7 @@ pub struct Fen(i64);
 
 impl Fen {
     const MICROS: i64 = 10_000;
-    /// What [`Money`] holds.
+    /// The largest amount of [`Money`].
     const MAX: i64 = Money::MAX.micros() / Self::MICROS;
 
     fn parse(fen: i64) -> Result<Self, Invalid> {
@@ -117,7 +117,7 @@ impl Fen {
     }
 }
 
-/// With two places, as users read amounts.
+/// Two decimal places, as on the pay page.
 impl fmt::Display for Fen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{:02}", self.0 / 100, self.0 % 100)
@@ -141,7 +141,7 @@ impl Method {
         }
     }
 
-    /// As users know it.
+    /// The name on the pay page.
     pub fn words(self) -> &'static str {
         match self {
             Self::Alipay => "Alipay",
@@ -151,12 +151,12 @@ impl Method {
     }
 }
 
-/// Where callbacks go.
+/// The destination of callbacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotifyUrl {
-    /// JSON is posted to it.
+    /// Receives the callback as a POST of JSON.
     Http(Uri),
-    /// `http://host:port` of a server of the rpc; written grpc://host:port.
+    /// `http://host:port` of a server of the RechargeCallback rpc. In requests: `grpc://host:port`.
     Grpc(Uri),
 }
 
@@ -167,7 +167,7 @@ impl NotifyUrl {
         let uri: Uri = text.parse().ok().filter(|_| text.len() <= MAX_URL).ok_or_else(|| invalid(FORMS))?;
         match (uri.scheme_str(), uri.authority()) {
             (Some("http"), Some(_)) => Ok(Self::Http(uri)),
-            (Some("https"), _) => Err(invalid("the sandbox calls back over plain HTTP only: give http:// instead")),
+            (Some("https"), _) => Err(invalid("the sandbox sends callbacks over plain HTTP only: use http://")),
             (Some("grpc"), Some(server)) if server.port().is_some() && uri.path() == "/" && uri.query().is_none() => {
                 let server = format!("http://{server}").parse().map_err(|_| invalid(FORMS))?;
                 Ok(Self::Grpc(server))
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_breaks_a_rule_is_refused_by_name() {
+    fn an_invalid_order_is_refused_with_the_name_of_its_field() {
         assert!(SandboxOrder::parse(request()).is_ok());
         for (field, bad) in [
             ("order_id", CreatePaymentRequest { order_id: String::new(), ..request() }),
@@ -235,7 +235,7 @@ mod tests {
         fn hundredths_become_the_amount_exactly(fen in 1..=Fen::MAX) {
             let amount = Fen::parse(fen).unwrap();
             prop_assert_eq!(amount.to_string().parse::<Money>().unwrap(), amount.to_money());
-            // As JSON has it.
+            // The amount in the JSON of a callback.
             let json = serde_json::to_string(&amount.to_money().to_wire()).unwrap();
             prop_assert_eq!(json.parse::<Money>().unwrap(), amount.to_money());
         }

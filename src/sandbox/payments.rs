@@ -1,4 +1,4 @@
-//! The payments, in memory: a bounded number of them, the oldest forgotten first.
+//! The payments in memory: a bounded number, the oldest dropped first.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,12 +21,12 @@ struct Kept {
     oldest_first: VecDeque<String>,
 }
 
-/// What a try to pay did.
+/// The effect of an attempt to pay.
 #[derive(Debug)]
 pub enum Tried {
-    /// It counts; here is the payment as it is now.
+    /// The attempt counts. Holds the payment after it.
     Counts(SandboxPayment),
-    /// Nothing: what is paid stays paid.
+    /// No effect, because the payment is already paid.
     PaidBefore,
     Unknown,
 }
@@ -37,7 +37,7 @@ impl SandboxPayments {
         Self { capacity, kept: Mutex::default() }
     }
 
-    /// Opens the payment of `order`; `None` where it has one.
+    /// Opens the payment of `order`; `None` if the order already has one.
     pub fn open(&self, order: SandboxOrder) -> Option<SandboxPayment> {
         let mut kept = self.lock();
         if kept.id_of_order.contains_key(&order.id) {
@@ -63,7 +63,7 @@ impl SandboxPayments {
         kept.by_id.get(kept.id_of_order.get(order_id)?).cloned()
     }
 
-    /// The user tries to pay.
+    /// Records an attempt of the user to pay.
     pub fn pay(&self, id: &str, outcome: PaymentOutcome) -> Tried {
         let mut kept = self.lock();
         match kept.by_id.get_mut(id) {
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_payments_are_forgotten_beyond_the_capacity() {
+    fn beyond_the_capacity_the_oldest_payments_are_dropped() {
         let payments = SandboxPayments::new(2);
         let ids: Vec<_> = ["a", "b", "c"].map(|id| payments.open(order(id)).unwrap().id).into();
         assert!(payments.by_id(&ids[0]).is_none() && payments.by_order("a").is_none());
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_is_the_end() {
+    fn a_paid_payment_stays_paid() {
         let payments = SandboxPayments::new(2);
         let id = payments.open(order("a")).unwrap().id;
         for outcome in [PaymentOutcome::Failed, PaymentOutcome::Failed, PaymentOutcome::Success] {

@@ -1,5 +1,5 @@
-//! How many attempts to call back may be under way, in all and to one destination: a
-//! destination that swallows callbacks must not take the places of the others.
+//! Limits callback attempts in flight, in total and per destination, so that a destination that
+//! never answers can't block the others.
 
 use std::{
     collections::HashMap,
@@ -9,17 +9,17 @@ use std::{
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 const IN_ALL: usize = 512;
-/// Enough for all copies of a callback at once. It takes four silent destinations to
-/// make the others wait.
+/// Enough for all copies of a callback at once. Only four silent destinations together make
+/// the others wait.
 const TO_ONE: usize = 128;
 
 pub struct Permits {
     in_all: Arc<Semaphore>,
-    /// By authority; those that nobody uses are forgotten before the map grows.
+    /// By authority. Unused entries are removed before the map grows.
     to_one: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
-/// Free again when dropped.
+/// One attempt in flight; released when dropped.
 #[derive(Debug)]
 pub struct Permit {
     _in_all: OwnedSemaphorePermit,
@@ -31,12 +31,12 @@ impl Permits {
         Self { in_all: Arc::new(Semaphore::new(IN_ALL)), to_one: Mutex::default() }
     }
 
-    /// Waits for a place, in turn. `authority` is the destination.
+    /// Waits for a permit, first come, first served. `authority` is the destination.
     ///
     /// # Errors
-    /// None: the semaphores are never closed.
+    /// Never, because the semaphores are never closed.
     pub async fn take(&self, authority: &str) -> Result<Permit, AcquireError> {
-        // The narrower one first: who waits for it takes no place of the others.
+        // The destination's permit first: an attempt that waits for it holds no total permit.
         let to_one = self.to_one(authority).acquire_owned().await?;
         let in_all = self.in_all.clone().acquire_owned().await?;
         Ok(Permit { _in_all: in_all, _to_one: to_one })
@@ -48,7 +48,7 @@ impl Permits {
             return permits.clone();
         }
         if known.len() == known.capacity() {
-            // Whoever has a place or waits for one holds on to its semaphore.
+            // An attempt that holds or awaits a permit also holds the semaphore.
             known.retain(|_, permits| Arc::strong_count(permits) > 1);
         }
         let permits = Arc::new(Semaphore::new(TO_ONE));
@@ -72,13 +72,13 @@ mod tests {
         taken
     }
 
-    /// Not constrained: a task that took many would seem to wait.
+    /// Unconstrained, because tokio makes a task yield after many permits, which looks like a wait.
     fn at_once(taking: impl Future<Output = Result<Permit, AcquireError>>) -> Option<Permit> {
         unconstrained(taking).now_or_never().map(Result::unwrap)
     }
 
     #[tokio::test]
-    async fn one_destination_does_not_take_the_places_of_the_others() {
+    async fn one_destination_does_not_block_the_others() {
         let permits = Permits::new();
         let taken = take(&permits, "silent:80", TO_ONE).await;
         let mut next = Box::pin(permits.take("silent:80"));
@@ -101,14 +101,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn destinations_that_nobody_uses_are_forgotten() {
+    async fn unused_destinations_are_removed() {
         let permits = Permits::new();
         let taken = take(&permits, "silent:80", TO_ONE).await;
         for number in 0..10_000 {
             drop(permits.take(&format!("quick-{number}:80")).await.unwrap());
         }
         assert!(permits.to_one.lock().unwrap().len() < 100);
-        // What is used is not.
+        // A destination in use is kept.
         assert!(at_once(permits.take("silent:80")).is_none());
         drop(taken);
     }

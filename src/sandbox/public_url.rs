@@ -1,17 +1,17 @@
-//! The base of pay pages, as users' browsers reach them.
+//! The base URL of pay pages for users' browsers.
 
 use std::{fmt, net::SocketAddr, str::FromStr};
 
 use http::Uri;
 
-use crate::{biz::values::error::Invalid, server};
+use crate::{biz::values::invalid::Invalid, server};
 
-/// `http` or `https`, an authority, and perhaps a path; no slash at its end.
+/// `http` or `https`, an authority, and an optional path, without a slash at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicUrl(String);
 
 impl PublicUrl {
-    /// As a browser on this machine reaches a listener.
+    /// The URL of a listener for a browser on this machine.
     pub fn local(listener: SocketAddr) -> Self {
         Self(format!("http://{}", server::reachable(listener)))
     }
@@ -25,7 +25,7 @@ impl FromStr for PublicUrl {
         let uri: Uri = text.parse().map_err(|_| invalid())?;
         let is_web = matches!(uri.scheme_str(), Some("http" | "https"));
         let has_host = uri.host().is_some_and(|host| !host.is_empty());
-        // Whatever comes behind these would end the path of a page.
+        // The path of a page is appended, so the base can't have a query or a fragment.
         if is_web && has_host && !text.contains(['?', '#']) {
             Ok(Self(text.trim_end_matches('/').to_owned()))
         } else {
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_public_url_is_one_of_the_web() {
+    fn a_public_url_is_http_or_https() {
         for (good, base) in [
             ("http://pay.example", "http://pay.example"),
             ("https://pay.example/", "https://pay.example"),
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn without_one_a_pay_page_is_where_this_machine_reaches_it() {
+    fn the_default_public_url_is_the_listener_on_this_machine() {
         for (listens, base) in [("10.1.2.3:80", "http://10.1.2.3:80"), ("[::]:9101", "http://[::1]:9101")] {
             assert_eq!(PublicUrl::local(listens.parse().unwrap()).to_string(), base);
         }

@@ -1,44 +1,37 @@
-//! What goes wrong on purpose, and the route that changes it at run time.
+//! What goes wrong on purpose.
 //!
-//! What concerns a callback acts on callbacks that are queued after the change; those that
-//! `reorder` holds back go out when it is switched off.
+//! A switch of callbacks acts on callbacks that are queued after the change. Switching
+//! `reorder` off sends the callbacks that it holds back.
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{str::FromStr, time::Duration};
 
-use axum::{
-    Json, Router,
-    extract::State,
-    response::{IntoResponse, Response},
-    routing::get,
-};
-use http::StatusCode;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Map, Value};
 
-use super::{Till, payment::PaymentOutcome};
+use super::payment::PaymentOutcome;
 
-/// Of every delay.
+/// The longest delay of each switch.
 pub const MAX_DELAY_MS: u64 = 60_000;
-/// Extra copies of one callback.
+/// The most extra copies of one callback.
 pub const MAX_DUPLICATES: u32 = 100;
 
-/// All off by default, and always set together: `PUT /switches` and `set_switches` switch
-/// off what they do not name. Values beyond the bounds are refused where they are read, and
-/// cut where code sets them.
+/// All switches are off by default and set together: `PUT /switches` and `set_switches` turn
+/// off the switches that they do not name. JSON with a value out of bounds is refused; a value
+/// set by code is cut to the bound.
 ///
-/// Callbacks that billing refuses come of `wrong_amount`, and of `forge` where billing asks
-/// for signatures (`payment_service.callback_auth: signed`): elsewhere it looks at none.
+/// Billing refuses callbacks with `wrong_amount`. It refuses callbacks with `forge` only if it
+/// requires signatures (`payment_service.callback_auth: signed`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Switches {
     pub create: Create,
-    /// The payment exists at once and can be paid; the reply comes late.
+    /// Delays the reply. The payment exists and can be paid at once.
     #[serde(deserialize_with = "delay_ms")]
     pub create_delay_ms: u64,
     pub get: Get,
     #[serde(deserialize_with = "delay_ms")]
     pub get_delay_ms: u64,
-    /// A payment is paid as soon as it exists: its callback may overtake the reply of
+    /// Pays a payment as soon as it exists. The callback may arrive before the reply of
     /// CreatePayment.
     pub pay_at_once: PayAtOnce,
     #[serde(deserialize_with = "delay_ms")]
@@ -46,33 +39,32 @@ pub struct Switches {
     /// Extra copies of each callback, sent at the same time.
     #[serde(deserialize_with = "duplicates")]
     pub duplicates: u32,
-    /// Callbacks are not sent at all.
+    /// Drops every callback.
     pub lose: bool,
-    /// Every other callback is held back until the next one has been answered or given up,
-    /// for a minute at most.
+    /// Holds back every other callback until the next one has been answered or given up, for a
+    /// minute at most.
     pub reorder: bool,
-    /// Callbacks are signed with a wrong secret, which concerns a billing that asks for
-    /// signatures.
+    /// Signs callbacks with a wrong secret. No effect if billing does not require signatures.
     pub forge: bool,
-    /// Callbacks say one hundredth too much.
+    /// Adds one hundredth to the amount of callbacks.
     pub wrong_amount: bool,
 }
 
-/// How CreatePayment answers.
+/// The answer of CreatePayment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Create {
     #[default]
     Normal,
-    /// FAILED_PRECONDITION, and there is no payment.
+    /// FAILED_PRECONDITION; creates no payment.
     Refuse,
-    /// UNAVAILABLE, and there is no payment.
+    /// UNAVAILABLE; creates no payment.
     Unavailable,
-    /// The payment is made, and the reply has neither its id nor its page.
+    /// Creates the payment, and leaves out its id and pay page in the reply.
     GarbageReply,
 }
 
-/// How GetPayment answers.
+/// The answer of GetPayment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Get {
@@ -84,9 +76,9 @@ pub enum Get {
     Unavailable,
     /// The reply names another order.
     WrongOrder,
-    /// The reply says one hundredth too much.
+    /// The amount of the reply is one hundredth too high.
     WrongAmount,
-    /// The reply says USD, or CNY where that is right.
+    /// The currency of the reply is USD, or CNY if USD is right.
     WrongCurrency,
 }
 
@@ -124,18 +116,18 @@ impl Switches {
         delay(self.callback_delay_ms)
     }
 
-    /// Of each callback, the first one included.
+    /// Copies of each callback, including the first.
     pub fn copies(&self) -> u32 {
         1 + self.duplicates.min(MAX_DUPLICATES)
     }
 }
 
-/// From a JSON object; what it does not name is off.
+/// From a JSON object; switches that it does not name are off.
 impl FromStr for Switches {
     type Err = serde_json::Error;
 
     fn from_str(json: &str) -> Result<Self, Self::Err> {
-        // An object first: a list would do for the struct.
+        // Parsed as an object first, because serde would also read the struct from a list.
         let object: Map<String, Value> = serde_json::from_str(json)?;
         serde_json::from_value(object.into())
     }
@@ -147,7 +139,11 @@ fn delay(ms: u64) -> Duration {
 
 fn delay_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     let ms = u64::deserialize(deserializer)?;
-    if ms <= MAX_DELAY_MS { Ok(ms) } else { Err(de::Error::custom(format!("a delay is at most {MAX_DELAY_MS} ms"))) }
+    if ms <= MAX_DELAY_MS {
+        Ok(ms)
+    } else {
+        Err(de::Error::custom(format!("a delay must be at most {MAX_DELAY_MS} ms")))
+    }
 }
 
 fn duplicates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
@@ -155,26 +151,6 @@ fn duplicates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Erro
     if copies <= MAX_DUPLICATES {
         Ok(copies)
     } else {
-        Err(de::Error::custom(format!("duplicates is at most {MAX_DUPLICATES}")))
-    }
-}
-
-pub(super) fn routes() -> Router<Arc<Till>> {
-    Router::new().route("/switches", get(read).put(change))
-}
-
-async fn read(State(till): State<Arc<Till>>) -> Json<Switches> {
-    Json(till.switches())
-}
-
-/// All of them at once: what the body does not name is off. The content type does not
-/// matter, so that `curl -X PUT -d` will do.
-async fn change(State(till): State<Arc<Till>>, body: String) -> Response {
-    match body.parse() {
-        Ok(switches) => {
-            till.set_switches(switches);
-            Json(switches).into_response()
-        }
-        Err(error) => (StatusCode::BAD_REQUEST, format!("switches: {error}\n")).into_response(),
+        Err(de::Error::custom(format!("duplicates must be at most {MAX_DUPLICATES}")))
     }
 }

@@ -1,5 +1,5 @@
-//! Who may call the internal service: everybody on a closed network, or whoever
-//! brings one of the configured tokens.
+//! The token check of the internal service. Without configured tokens every caller
+//! is admitted, as on a closed network.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use axum::{
 use http::{HeaderMap, header::AUTHORIZATION};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::request::Refusal;
+use super::span::Refusal;
 use crate::{
     biz::values::error::Error,
     config::{Secret, Style},

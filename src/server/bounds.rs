@@ -8,11 +8,10 @@ use axum::{
     response::Response,
 };
 use tokio::sync::Semaphore;
-use tonic::{Code, Status};
 
-use super::{arrival::Arrival, request::Refusal};
+use super::{arrival::Arrival, request::undecoded, span::Refusal};
 use crate::{
-    biz::values::error::{Error, Invalid},
+    biz::values::{error::Error, invalid::Invalid},
     config::Style,
     service::routes::{is_callback, starts_recharge},
 };
@@ -28,8 +27,8 @@ pub struct Bounds {
 }
 
 /// Answers OVERLOADED at once when too many requests are open, and when `next` takes
-/// too long. What a late one had begun goes on: a charge that was accepted is
-/// settled, and a retry with its id finds it.
+/// too long. The work of a late request goes on: an accepted charge is settled, and a
+/// retry with the same id finds it.
 pub async fn enforce(State(bounds): State<Bounds>, request: Request, next: Next) -> Response {
     let refusal = Refusal::of(&request, bounds.style);
     let starts_recharge = starts_recharge(&request);
@@ -56,12 +55,4 @@ fn explain_undecoded(response: Response, refusal: Refusal) -> Response {
         Some(status) => refusal.answer(&Invalid::new("body", status.message()).into()),
         None => response,
     }
-}
-
-/// The answer of tonic to a message that it could not decode.
-pub fn undecoded(response: &Response) -> Option<Status> {
-    Status::from_header_map(response.headers()).filter(|status| {
-        let codes = [Code::Internal, Code::OutOfRange, Code::ResourceExhausted];
-        codes.contains(&status.code()) && status.details().is_empty()
-    })
 }

@@ -11,11 +11,17 @@ use axum::{
     response::Response,
 };
 
-use super::{auth, bounds::undecoded, content::gunzip, is_grpc, request::Refusal};
+use super::{
+    auth,
+    content::gunzip,
+    request::{is_grpc, undecoded},
+    span::Refusal,
+};
 use crate::{
     biz::values::{
         calendar::Calendar,
-        error::{Error, Invalid, Result},
+        error::{Error, Result},
+        invalid::Invalid,
     },
     config::{CallbackAuth, Secret, Style},
     metrics::Metrics,

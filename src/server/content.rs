@@ -17,7 +17,7 @@ use http::{
     header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
 };
 
-use super::plain_error;
+use super::http_error::http_error;
 use crate::config::Style;
 
 #[derive(Clone, Copy)]
@@ -63,7 +63,7 @@ async fn check_grpc(request: Request, next: Next) -> Response {
     let style = Style::Plain;
     if request.version() != Version::HTTP_2 {
         let message = "gRPC needs HTTP/2; over HTTP/1.1 there are the routes of REST";
-        return plain_error(style, StatusCode::HTTP_VERSION_NOT_SUPPORTED, "HTTP_VERSION_NOT_SUPPORTED", message);
+        return http_error(style, StatusCode::HTTP_VERSION_NOT_SUPPORTED, "HTTP_VERSION_NOT_SUPPORTED", message);
     }
     if !request.headers().get(CONTENT_TYPE).is_some_and(is_grpc_proto) {
         return unsupported(style, "the Content-Type of a call must be application/grpc");
@@ -72,7 +72,7 @@ async fn check_grpc(request: Request, next: Next) -> Response {
 }
 
 fn unsupported(style: Style, message: &str) -> Response {
-    plain_error(style, StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", message)
+    http_error(style, StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", message)
 }
 
 /// The type without its parameters, in lower case.

@@ -17,7 +17,7 @@ use axum::{
 use http::{HeaderMap, StatusCode};
 use hyper::body::{Frame, SizeHint};
 
-use super::is_grpc;
+use super::request::is_grpc;
 use crate::{
     metrics::Metrics,
     service::routes::{known_grpc_rpc, rest_rpc},

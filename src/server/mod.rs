@@ -6,11 +6,13 @@ mod bounds;
 mod callback;
 mod content;
 mod counted;
+mod http_error;
 mod listener;
 mod ops;
 mod request;
+mod span;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -18,12 +20,12 @@ use axum::{
     middleware,
     response::Response,
 };
-use http::{StatusCode, Version, header::CONTENT_TYPE};
+use http::{StatusCode, Version};
 use tokio::sync::Semaphore;
 use tonic::{codec::CompressionEncoding::Gzip, server::NamedService, service::Routes};
 use tonic_health::ServingStatus;
 
-use self::bounds::Bounds;
+use self::{bounds::Bounds, http_error::http_error, request::is_grpc};
 pub use self::{
     callback::CallbackGuard,
     listener::{ListenerLimits, METERING_WINDOW, reachable, serve},
@@ -33,7 +35,6 @@ use crate::{
     config::{Server, Style},
     metrics::Metrics,
     service::{
-        errors::ErrorBody,
         grpc::Grpc,
         proto::{
             DESCRIPTORS, billing_internal_service_server::BillingInternalServiceServer,
@@ -137,28 +138,18 @@ fn complete(routes: Router, metrics: &Arc<Metrics>, style: Style) -> Router {
         .fallback(async move |request: Request| not_found(style, &request))
         .method_not_allowed_fallback(async move || wrong_method(style))
         .layer(middleware::from_fn_with_state(metrics.clone(), counted::count))
-        .layer(middleware::from_fn(request::identify))
-}
-
-fn is_grpc(request: &Request) -> bool {
-    request.headers().get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+        .layer(middleware::from_fn(span::identify))
 }
 
 fn not_found(style: Style, request: &Request) -> Response {
     if is_grpc(request) && request.version() == Version::HTTP_2 {
         return tonic::Status::unimplemented(format!("no rpc {}", request.uri().path())).into_http();
     }
-    plain_error(style, StatusCode::NOT_FOUND, "NOT_FOUND", "no such path")
+    http_error(style, StatusCode::NOT_FOUND, "NOT_FOUND", "no such path")
 }
 
 fn wrong_method(style: Style) -> Response {
-    plain_error(style, StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "the path exists, with another method")
-}
-
-/// Errors of HTTP itself, in the shape of the contract's errors but without its codes.
-fn plain_error(style: Style, status: StatusCode, reason: &'static str, message: &str) -> Response {
-    let body = ErrorBody { code: status.as_u16(), reason, message: message.to_owned(), metadata: HashMap::new() };
-    rest::dress_error(style, status, body)
+    http_error(style, StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "the path exists, with another method")
 }
 
 /// The gRPC health service, and the handle that tells it we are stopping.

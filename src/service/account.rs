@@ -14,14 +14,15 @@ use super::{
 };
 use crate::{
     biz::{
-        account::Accounts,
         settlement::{
+            accounts::Accounts,
             engine::Engine,
             posting::{Adjustment, AdjustmentContent},
         },
         values::{
-            error::{Invalid, Result},
+            error::Result,
             ids::{AdjustmentId, UserId},
+            invalid::Invalid,
             money::Money,
         },
     },

@@ -11,7 +11,6 @@ use super::{
 use crate::biz::{
     account::catalog::{Catalog, Price},
     charge::quote::{Ask, ESTIMATE, Quoter},
-    reports::record,
     settlement::{
         posting::{Charge, RecordIds, Reserve},
         transaction::ChargeContent,
@@ -19,6 +18,7 @@ use crate::biz::{
     values::{
         error::{Error, Result},
         ids::{ApiKeyId, ModelName, TraceId, UserId},
+        usage::Usage,
     },
 };
 
@@ -105,7 +105,7 @@ struct Call<'r> {
 /// The tokens of a call.
 enum Tokens {
     /// The call was made.
-    Used(Option<record::Usage>),
+    Used(Option<Usage>),
     /// The call is about to be made.
-    Estimated(Option<record::Usage>),
+    Estimated(Option<Usage>),
 }

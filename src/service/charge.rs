@@ -21,8 +21,9 @@ use crate::{
             transaction::Transaction,
         },
         values::{
-            error::{Error, Invalid, Result},
+            error::{Error, Result},
             ids::TraceId,
+            invalid::Invalid,
         },
     },
     metrics::{ChargeObserver, Operation, Outcome},

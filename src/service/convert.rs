@@ -5,11 +5,12 @@ use chrono::NaiveDate;
 use super::proto;
 use crate::biz::{
     charge::quote::MAX_UNITS,
-    reports::record::Usage,
     values::{
         calendar::{DaySpan, parse_day},
-        error::{Invalid, Result},
+        error::Result,
+        invalid::Invalid,
         money::Money,
+        usage::Usage,
     },
 };
 

@@ -9,7 +9,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use super::request::RequestId;
 use crate::{
-    biz::{limits::caps::Limit, values::error::Error},
+    biz::values::{error::Error, limit::Limit},
     metrics::Failure,
 };
 
@@ -168,7 +168,7 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-    use crate::{biz::values::error::Invalid, service::request::REQUEST_ID};
+    use crate::{biz::values::invalid::Invalid, service::request::REQUEST_ID};
 
     fn request() -> RequestId {
         RequestId::of(&[(REQUEST_ID, HeaderValue::from_static("r-1"))].into_iter().collect())
@@ -181,7 +181,7 @@ mod tests {
         let money = crate::biz::values::money::Money::ZERO;
         let all = [
             (Error::InsufficientBalance { needed: money, available: money }, "10001 INSUFFICIENT_BALANCE 9 400"),
-            (Error::InsufficientQuota(crate::biz::limits::caps::Limit::Daily), "10002 INSUFFICIENT_QUOTA 8 429"),
+            (Error::InsufficientQuota(crate::biz::values::limit::Limit::Daily), "10002 INSUFFICIENT_QUOTA 8 429"),
             (Error::OrderNotFound(text()), "10003 ORDER_NOT_FOUND 5 404"),
             (Error::DuplicateRecharge(text()), "10004 DUPLICATE_RECHARGE 6 409"),
             (Error::AmountMismatch(text()), "10005 AMOUNT_MISMATCH 3 400"),

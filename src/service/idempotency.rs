@@ -3,10 +3,7 @@
 use http::{HeaderMap, HeaderName};
 
 use super::request::TRACE_ID;
-use crate::biz::values::{
-    error::{Invalid, Result},
-    ids::TraceId,
-};
+use crate::biz::values::{error::Result, ids::TraceId, invalid::Invalid};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 

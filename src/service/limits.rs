@@ -10,15 +10,16 @@ use super::{
     },
 };
 use crate::biz::{
-    account::Accounts,
     limits::{
         caps::{Caps, LimitStore, Requests},
         key_quota::{KeyQuota, KeyQuotaStore, NewKeyQuota, QuotaType},
     },
+    settlement::accounts::Accounts,
     values::{
         calendar::{BillingTime, Calendar},
-        error::{Invalid, Result},
+        error::Result,
         ids::{ApiKeyId, UserId},
+        invalid::Invalid,
         money::Money,
     },
 };

@@ -15,7 +15,10 @@ use super::{
     json::{self, UnknownNames, UnknownPolicy, WRONG_VALUE},
     request::{RequestId, note_trace_id},
 };
-use crate::biz::values::error::{Error, Invalid, Result};
+use crate::biz::values::{
+    error::{Error, Result},
+    invalid::Invalid,
+};
 
 pub(super) type PathResult = std::result::Result<RawPathParams, RawPathParamsRejection>;
 

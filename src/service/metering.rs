@@ -26,13 +26,12 @@ use super::{
 use crate::{
     biz::{
         limits::rate_limit::RateGuard,
-        metering::{Ended, Event, Finish, Meter, Session, State, Update},
-        reports::record,
+        metering::{Ended, Event, Finish, Meter, MeterState, Session, Update},
         settlement::{
             posting::Reserve,
             transaction::{Status, TransactionStore},
         },
-        values::error::{Invalid, Result},
+        values::{error::Result, invalid::Invalid, usage::Usage},
     },
     metrics::{ChargeObserver, Operation},
 };
@@ -57,8 +56,8 @@ pub struct StreamService {
 }
 
 impl StreamService {
-    /// Meters a stream on its own, whatever becomes of its caller. `fill` completes the message
-    /// that opens it; `request_id` names the request where it fails.
+    /// Meters a stream in a task of its own, which goes on when the caller goes away. `fill` completes
+    /// the opening message; `request_id` names the request if the stream fails.
     pub fn meter_stream(
         self: &Arc<Self>,
         mut messages: Streaming<MeterStreamRequest>,
@@ -146,12 +145,12 @@ impl StreamService {
     }
 }
 
-/// Ends with the messages; whoever takes them ends with the first error.
+/// The events of the messages. Readers stop at the first error.
 fn events(messages: Streaming<MeterStreamRequest>) -> impl Stream<Item = Result<Event>> + Send {
     stream::unfold(messages, async |mut messages| match messages.message().await {
         Ok(Some(message)) => Some((event(message.event), messages)),
         Ok(None) => None,
-        // Too large, not to be decoded, or the connection broke; then nobody hears of it.
+        // The message is too large or can't be decoded, or the connection broke.
         Err(status) => Some((Err(Invalid::new("event", status.message()).into()), messages)),
     })
 }
@@ -159,21 +158,21 @@ fn events(messages: Streaming<MeterStreamRequest>) -> impl Stream<Item = Result<
 fn event(message: Option<Message>) -> Result<Event> {
     match message {
         Some(Message::Output(output)) => Ok(Event::Output(output)),
-        Some(Message::Heartbeat(heartbeat)) => Ok(Event::Heartbeat(replies(heartbeat.usage)?)),
+        Some(Message::Heartbeat(heartbeat)) => Ok(Event::Heartbeat(vendor_usage(heartbeat.usage)?)),
         Some(Message::Finish(finish)) => parse_finish(finish).map(Event::Finish),
         Some(Message::Open(_)) => Err(Invalid::new("open", "must come once").into()),
         None => Err(Invalid::new("event", "is none that this server knows").into()),
     }
 }
 
-/// Nobody means no tokens at all: they have other names where they came from.
-fn replies(counted: Option<proto::Usage>) -> Result<Option<record::Usage>> {
+/// The count of the model's vendor; no tokens at all are no count.
+fn vendor_usage(counted: Option<proto::Usage>) -> Result<Option<Usage>> {
     Ok(usage(counted)?.filter(|usage| usage.tokens() > 0))
 }
 
 fn parse_finish(finish: StreamFinish) -> Result<Finish> {
     Ok(Finish {
-        usage: replies(finish.usage)?,
+        usage: vendor_usage(finish.usage)?,
         cost: cost("cost", finish.cost)?,
         count: finish.count.map(count).transpose()?,
         hidden_output_tokens: tokens("hidden_output_tokens", finish.hidden_output_tokens)?,
@@ -190,7 +189,7 @@ fn reply(update: Update) -> Result<MeterStreamReply> {
     Ok(MeterStreamReply { event: Some(event) })
 }
 
-fn state_reply(state: State) -> StreamState {
+fn state_reply(state: MeterState) -> StreamState {
     StreamState {
         output_tokens: int32(state.output_tokens),
         durable_output_tokens: int32(state.durable_output_tokens),

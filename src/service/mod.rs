@@ -2,6 +2,7 @@
 //! into codes. One service per feature with one method per rpc; gRPC and REST both call these.
 
 mod account;
+mod api;
 mod call;
 mod charge;
 mod check;
@@ -24,12 +25,10 @@ pub mod signature;
 pub mod timestamp;
 mod tokens;
 
-use std::sync::Arc;
-
 pub use self::{
-    account::AccountService, call::CallParser, charge::ChargeService, check::CheckService, limits::LimitService,
-    metering::StreamService, recharge::RechargeService, reports::ReportService, reservation::ReservationService,
-    tokens::TokenService,
+    account::AccountService, api::Api, call::CallParser, charge::ChargeService, check::CheckService,
+    limits::LimitService, metering::StreamService, recharge::RechargeService, reports::ReportService,
+    reservation::ReservationService, tokens::TokenService,
 };
 
 /// The generated messages and services of `proto/billing/v1`.
@@ -40,17 +39,4 @@ pub mod proto {
 
     /// The encoded descriptors, for reflection and for tests of the routes.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/billing_descriptor.bin"));
-}
-
-/// Every rpc of the contract, whatever the transport, by feature.
-pub struct Api {
-    pub accounts: AccountService,
-    pub checks: CheckService,
-    pub charges: ChargeService,
-    pub reservations: Arc<ReservationService>,
-    pub limits: LimitService,
-    pub streams: Arc<StreamService>,
-    pub tokens: TokenService,
-    pub recharges: RechargeService,
-    pub reports: ReportService,
 }

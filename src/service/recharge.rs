@@ -19,12 +19,14 @@ use crate::{
         recharge::{
             Recharges,
             callback::{Notice, NoticedResult, SettledOrder},
-            order::{Order, OrderFilter, OrderStore, PaymentMethod},
+            order::{OrderFilter, OrderStore},
             start::NewRecharge,
         },
+        settlement::order::{Order, PaymentMethod},
         values::{
-            error::{Error, Invalid, Result},
+            error::{Error, Result},
             ids::{OrderId, PaymentId, UserId},
+            invalid::Invalid,
             money::Money,
         },
     },

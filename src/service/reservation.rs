@@ -27,7 +27,6 @@ use crate::{
             Comparison,
             tokens::{Encoding, Input, TokenCounter},
         },
-        reports::record,
         settlement::{
             engine::{Engine, Settled},
             posting::{Commit, Effect, RecordIds, Release, Reserve},
@@ -37,6 +36,7 @@ use crate::{
             error::{Error, Result},
             ids::{ApiKeyId, ModelName, TraceId, UserId},
             money::Money,
+            usage,
         },
     },
     metrics::{ChargeObserver, Operation},
@@ -90,7 +90,7 @@ impl ReservationService {
             Ok((commit, None)) => self.engine.commit(commit).await,
             Ok((commit, Some(text))) => match commit.usage.filter(|usage| usage.tokens() > 0) {
                 Some(usage) => self.commit_and_compare(commit, text, usage).await,
-                // No tokens are what nobody told.
+                // Zero tokens are no count of the vendor.
                 None => return self.commit_text(commit, text).await,
             },
             Err(error) => Err(error),
@@ -99,8 +99,8 @@ impl ReservationService {
         settled
     }
 
-    /// Compares the vendor's count with ours; nobody waits for that, and nothing depends on it.
-    async fn commit_and_compare(self: &Arc<Self>, commit: Commit, text: OutputText, usage: record::Usage) -> Settled {
+    /// Commits, then compares the vendor's count with ours in the background.
+    async fn commit_and_compare(self: &Arc<Self>, commit: Commit, text: OutputText, usage: usage::Usage) -> Settled {
         let settled = self.engine.commit(commit).await;
         if let Ok((transaction, Effect::Made)) = &settled {
             let (service, model) = (self.clone(), transaction.content.model.clone());
@@ -115,7 +115,7 @@ impl ReservationService {
         settled
     }
 
-    /// Counts and charges in a task of its own, as other charges go on when the caller goes away.
+    /// Counts and charges in a task of its own, which goes on when the caller goes away.
     async fn commit_text(self: &Arc<Self>, commit: Commit, text: OutputText) -> Settled {
         let service = self.clone();
         let counting = async move {
@@ -232,7 +232,7 @@ fn transaction_reply(transaction: Transaction) -> GetTransactionReply {
         cost: transaction.content.cost.unwrap_or_default().to_wire(),
         api_key_id: transaction.content.api_key.as_ref().map(ApiKeyId::to_string).unwrap_or_default(),
         model: transaction.content.model.as_ref().map(ModelName::to_string).unwrap_or_default(),
-        usage: usage.map(|record::Usage { input_tokens, output_tokens, cached_input_tokens }| Usage {
+        usage: usage.map(|usage::Usage { input_tokens, output_tokens, cached_input_tokens }| Usage {
             input_tokens: int32(input_tokens),
             output_tokens: int32(output_tokens),
             cached_input_tokens: int32(cached_input_tokens),

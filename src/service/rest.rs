@@ -98,7 +98,7 @@ pub fn callback_route() -> Router<Rest> {
     Router::new().route(CALLBACK_PATH, post(recharge_callback))
 }
 
-/// Whatever the style: CSV has no envelope. Errors have the style's.
+/// CSV has no envelope in any style. Errors have the envelope of the style.
 async fn export_records(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
     let replier = Replier::of(rest.style, &request);
     let answer = match message(&rest.unknown, path, request, IdSource::None).await {

@@ -8,10 +8,7 @@ use super::{
 };
 use crate::biz::{
     metering::tokens::{ChatMessage, Encoding, Input, TokenCounter},
-    values::{
-        error::{Invalid, Result},
-        ids::ModelName,
-    },
+    values::{error::Result, ids::ModelName, invalid::Invalid},
 };
 
 /// Counts tokens.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::{
     cron::{Counted, runner},
-    harness::{MySql, Service, wait::until},
+    harness::{MySql, Service, private_server::needs_installed, wait::until},
 };
 
 const RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/alerts.yaml");
@@ -73,6 +73,7 @@ fn metrics_in(expr: &str) -> BTreeSet<String> {
 }
 
 fn promtool(arguments: &[&str]) {
+    needs_installed("promtool");
     let output = Command::new("promtool").args(arguments).output().expect("`make deps` installs promtool");
     let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
     assert!(output.status.success(), "promtool {arguments:?}: {said}");

@@ -12,6 +12,7 @@ mod charges;
 mod concurrency;
 mod crash;
 mod cron;
+mod documents;
 mod export;
 mod harness;
 mod idempotency;
@@ -30,15 +31,20 @@ mod ready;
 mod recharge;
 mod records;
 mod redis_servers;
+mod request_ids;
 mod reservations;
 mod rest;
 mod rollover;
 mod rollup;
 mod sandbox;
 mod scrape;
+mod stalls;
 mod state_machine;
 mod statistics;
 mod tokens;
 mod unknown_outcomes;
 mod upgrade;
 mod wire;
+
+// The histories of `state_machine` are the library's own files, and name this `crate::biz`.
+use billing_service::biz;

@@ -3,7 +3,7 @@
 use billing_service::{
     app::{self, App, cron::Job},
     biz::{
-        recharge::order::{Order, OrderStatus},
+        settlement::order::{Order, OrderStatus},
         values::{
             ids::{OrderId, UserId},
             money::Money,

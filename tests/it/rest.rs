@@ -1,11 +1,10 @@
 //! The REST face: names, numbers, styles, routes.
 
-use billing_service::service::proto::DESCRIPTORS;
-use prost_reflect::{DescriptorPool, DynamicMessage, Value as Reflected};
+use billing_service::service::routes::rest_rpc;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::harness::{Backend, MySql, Service, Sqlite};
+use crate::harness::{Backend, MySql, Service, Sqlite, contract::rpcs};
 
 #[rstest]
 #[tokio::test]
@@ -161,36 +160,22 @@ async fn each_route_answers_its_own_rpc(#[values(MySql, Sqlite)] on: Backend) {
     assert_eq!(opened, json!({"success": true, "created": true}));
 }
 
+#[test]
+fn every_route_has_the_name_of_its_rpc_in_logs() {
+    for rpc in rpcs() {
+        for (method, path) in rpc.routes {
+            assert_eq!(rest_rpc(&method, &path), Some(rpc.name.as_str()), "{method} {path}");
+        }
+    }
+}
+
 /// Reads the google.api.http rules out of the descriptors and calls each route.
 #[tokio::test]
 async fn every_http_rule_of_the_descriptors_has_a_route() {
     let service = Service::start(Sqlite).await;
-    let pool = DescriptorPool::decode(DESCRIPTORS).unwrap();
-    let http = pool.get_extension_by_name("google.api.http").unwrap();
-    let mut rules = Vec::new();
-    for method in
-        pool.services().filter(|s| s.package_name() == "billing.v1").flat_map(|s| s.methods().collect::<Vec<_>>())
-    {
-        if method.is_client_streaming() {
-            // Nothing that goes both ways at once can be a request of HTTP.
-            continue;
-        }
-        let options = method.options();
-        let rule = options.get_extension(&http).as_message().unwrap().clone();
-        assert!(rule.has_field_by_name("get") || rule.has_field_by_name("post"), "{} has no rule", method.full_name());
-        if let Some(Reflected::List(more)) = rule.get_field_by_name("additional_bindings").as_deref() {
-            rules.extend(more.iter().map(|binding| binding.as_message().unwrap().clone()));
-        }
-        rules.push(rule);
-    }
-    assert_eq!(rules.len(), 24);
-    for rule in rules {
-        let text =
-            |rule: &DynamicMessage, name: &str| rule.get_field_by_name(name).unwrap().as_str().unwrap().to_owned();
-        let (method, path) = match text(&rule, "get") {
-            get if get.is_empty() => (reqwest::Method::POST, text(&rule, "post")),
-            get => (reqwest::Method::GET, get),
-        };
+    let rpcs = rpcs();
+    assert!(rpcs.iter().all(|rpc| rpc.routes.is_empty() == rpc.is_client_streaming));
+    for (method, path) in rpcs.into_iter().flat_map(|rpc| rpc.routes) {
         let host = if path.starts_with("/internal/") { service.app.grpc_addr } else { service.app.http_addr };
         let url = format!("http://{host}{}", path.replace("{user_id}", "u").replace("{trace_id}", "t"));
         let response = service.http.request(method.clone(), url).send().await.unwrap();

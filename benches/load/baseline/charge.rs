@@ -7,7 +7,7 @@ use sqlx::{Connection, MySqlConnection};
 use tonic::Status;
 use uuid::Uuid;
 
-/// 0.01 a unit, and the free units of a month, as the service is configured with.
+/// The price per unit (0.01) and the free units per month, as in the configuration of the service.
 const PRICE: Decimal = Decimal::from_parts(1, 0, 0, false, 2);
 const FREE_UNITS: i32 = 10_000;
 
@@ -28,7 +28,7 @@ const PAID: i8 = 2;
 /// Charges `request`: free quota first, then balance.
 ///
 /// # Errors
-/// The balance is not enough, or the database fails.
+/// The balance is too low, or the database fails.
 pub async fn charge(
     connection: &mut MySqlConnection,
     request: &DeductQuotaRequest,
@@ -46,7 +46,7 @@ pub async fn charge(
     let paid = request.count - free;
     let amount = PRICE * Decimal::from(paid);
     if amount > balance {
-        return Err(Status::failed_precondition("balance is not enough"));
+        return Err(Status::failed_precondition("insufficient balance"));
     }
 
     let mut record_id = String::new();
@@ -73,7 +73,7 @@ pub async fn charge(
     })
 }
 
-/// Id, total and used units of this month's quota, which is made when the month is new.
+/// Id, total and used units of this month's quota, which is created if it does not exist.
 async fn lock_quota(
     connection: &mut MySqlConnection,
     request: &DeductQuotaRequest,
@@ -94,13 +94,13 @@ async fn lock_quota(
     lock().fetch_one(connection).await
 }
 
-/// Writes a record of `(type, amount, count)`; its id.
+/// Writes a record of `(type, amount, count)`, and returns its id.
 async fn record(
     connection: &mut MySqlConnection,
     request: &DeductQuotaRequest,
     (kind, amount, count): (i8, Decimal, i32),
 ) -> Result<String, sqlx::Error> {
-    // Ordered by time, which spares the primary key random inserts.
+    // Ordered by time, so that inserts go to the end of the primary key.
     let id = Uuid::now_v7().to_string();
     sqlx::query(INSERT_RECORD)
         .bind(&id)

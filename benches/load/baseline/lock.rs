@@ -9,15 +9,15 @@ use tokio::time::{Instant, sleep};
 use tonic::Status;
 use uuid::Uuid;
 
-/// Outlives any transaction that is still going to commit.
+/// TTL of a lock in milliseconds: longer than any transaction.
 const EXPIRY_MS: u64 = 60_000;
-/// How long a request waits for its turn.
+/// Longest wait for a lock.
 const DEADLINE: Duration = Duration::from_secs(25);
-/// The first pause between attempts, doubled up to the last. Shorter ones cost a hot user
-/// more in attempts than they gain; longer ones leave the lock unused.
+/// Pauses between attempts: doubling from the first to the longest. Shorter pauses cost a hot user
+/// more attempts than they gain; longer pauses leave the lock unused.
 const PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(32);
-/// A slow answer is measured, not cut.
+/// Long, so that slow answers are measured and not cut.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The locks of all users, over one connection that requests share.
@@ -27,17 +27,19 @@ pub struct Locks {
     unlock: Script,
 }
 
-/// A lock that is held.
+/// A held lock.
 pub struct Held {
     key: String,
     token: String,
 }
 
 impl Locks {
+    /// Connects to Redis.
+    ///
     /// # Errors
     /// Redis does not answer.
     pub async fn connect(url: &str) -> anyhow::Result<Self> {
-        // Without it, replies wait for acknowledgements that are delayed.
+        // Without nodelay, commands wait for delayed acknowledgements.
         let tcp = TcpSettings::default().set_nodelay(true);
         let client = Client::open(url.into_connection_info()?.set_tcp_settings(tcp))?;
         let config = AsyncConnectionConfig::new().set_response_timeout(Some(RESPONSE_TIMEOUT));
@@ -45,10 +47,10 @@ impl Locks {
         Ok(Self { connection, unlock: Script::new(include_str!("unlock.lua")) })
     }
 
-    /// Waits for the lock of `user`, asking again after pauses of random length.
+    /// Waits for the lock of `user`, with random pauses between attempts.
     ///
     /// # Errors
-    /// The lock stays taken for too long, or Redis fails.
+    /// The lock is not free in time, or Redis fails.
     pub async fn lock(&self, user: &str) -> Result<Held, Status> {
         let held = Held { key: format!("billing:lock:{{{user}}}"), token: Uuid::now_v7().to_string() };
         let mut set = redis::cmd("SET");
@@ -63,9 +65,11 @@ impl Locks {
             sleep(pause.mul_f64(0.5 + random_fraction())).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        Err(Status::unavailable("the user is locked"))
+        Err(Status::unavailable("the lock of the user is not free; retry later"))
     }
 
+    /// Releases a lock.
+    ///
     /// # Errors
     /// Redis fails.
     pub async fn unlock(&self, held: Held) -> Result<(), Status> {
@@ -79,7 +83,7 @@ fn failed(error: redis::RedisError) -> Status {
     Status::internal(format!("redis: {error}"))
 }
 
-/// From 0 to 1.
+/// A random number from 0 to 1.
 fn random_fraction() -> f64 {
     let [.., high, low] = Uuid::now_v7().into_bytes();
     f64::from(u16::from_be_bytes([high, low])) / f64::from(u16::MAX)

@@ -1,7 +1,6 @@
-//! The design this service replaces, as a process of its own: a lock in Redis around
-//! one transaction per request, on the tables of the legacy service. It has the
-//! transport, the pool and the prepared statements of the real thing, so that what
-//! differs is the design.
+//! The design that this service replaces, as a process of its own: a lock in Redis around one
+//! transaction per request, on the tables of the legacy service. Transport, pool and prepared
+//! statements are the same as in the service, so that only the design differs.
 
 mod charge;
 mod lock;
@@ -34,11 +33,11 @@ use self::lock::Locks;
 
 /// Connections to the database, all open from the start.
 const CONNECTIONS: usize = 50;
-/// Slow answers are measured, not cut.
+/// Long, so that slow answers are measured and not cut.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Serves `DeductQuota` until told to stop; says where on standard error, in the words
-/// of the real server.
+/// Serves `DeductQuota` until SIGTERM. Logs its address on standard error in the form of the real
+/// server.
 ///
 /// # Errors
 /// MariaDB or Redis does not answer.
@@ -51,7 +50,8 @@ pub async fn serve(source: &str, redis: &str) -> anyhow::Result<ExitCode> {
     let serving =
         serde_json::json!({"fields": {"message": "serving", "grpc_addr": listener.local_addr()?.to_string()}});
     eprintln!("{serving}");
-    let limits = server::Limits { connections: 1_000, drain_timeout: Duration::from_secs(1), connection_window: None };
+    let limits =
+        server::ListenerLimits { connections: 1_000, drain_timeout: Duration::from_secs(1), connection_window: None };
     let stop = CancellationToken::new();
     let stopping = stop.clone();
     let signal = command::stop_signal()?;
@@ -63,8 +63,8 @@ pub async fn serve(source: &str, redis: &str) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Connections that are used again as they are. sqlx's own pool asks the server after
-/// each use whether it still lives, a round trip that the baseline design did not have.
+/// A pool that reuses connections without a ping. The pool of sqlx pings the server after each use,
+/// a round trip that the baseline design did not have.
 struct Pool {
     idle: Mutex<Vec<MySqlConnection>>,
     permits: Semaphore,

@@ -1,7 +1,8 @@
--- Lets go of a lock, unless it has expired and somebody else holds it by now.
+-- Releases a lock, unless it has expired and another owner holds it.
+--
 -- KEYS[1]  the lock
--- ARGV[1]  the token it was taken with
--- Reply    1 when it was held, otherwise 0
+-- ARGV[1]  the token of the owner
+-- reply    integer: 1 if the owner held the lock, otherwise 0
 if redis.call('GET', KEYS[1]) == ARGV[1] then
     return redis.call('DEL', KEYS[1])
 end

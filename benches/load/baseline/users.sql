@@ -1,4 +1,4 @@
--- The users of a run, as AdjustBalance makes them on the service itself.
+-- The users of a run, with the balance that AdjustBalance gives them on the real service.
 
 INSERT INTO user_balance (user_balance_id, user_id, balance)
 SELECT UUID(), CONCAT('u', LPAD(seq, 5, '0')), 1000000 FROM seq_0_to_9999;

@@ -1,8 +1,8 @@
-//! The books of one user: charges of the last twelve months, and everything that follows
-//! from them, so that the audit of the data is clean.
+//! The books of one user: charges of the last twelve months, with matching balances, quotas,
+//! rollup and orders, so that an audit finds no difference.
 //!
-//! Most users have a dozen charges in one month. One in 5,000 has thousands, over all
-//! months, and the first user has a twentieth of all, in the last full month.
+//! Most users have about ten charges in one month. One user in 5,000 has thousands, spread over all
+//! months. The first user has a twentieth of all charges, in the last full month.
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -14,14 +14,14 @@ use super::{Size, seeded::Seeded};
 /// Name, price in millionths, free units a month.
 pub const SERVICES: [(&str, i64, i64); 3] =
     [("asset", 50_000, 1_000), ("passport", 10_000, 10_000), ("payment", 100_000, 1_000)];
-/// Hours that midnight in Asia/Shanghai is ahead of that of UTC.
+/// Offset of Asia/Shanghai from UTC in hours.
 const ZONE_HOURS: i64 = 8;
-/// Of 100 charges so many are free, as long as there is quota.
+/// Percentage of free charges, while there is quota.
 const FREE_PERCENT: u64 = 70;
 const ONE_IN_HEAVY: u64 = 5_000;
 const MICROS_PER_DAY: u64 = 86_400_000_000;
 
-/// Rows as LOAD DATA reads them, a text for each table.
+/// Rows in the format of LOAD DATA, one text per table.
 #[derive(Default)]
 pub struct Rows {
     pub user_balance: String,
@@ -32,26 +32,26 @@ pub struct Rows {
     pub recharge_order: String,
 }
 
-/// What a user is called; in the order of the numbers.
+/// The id of a user. Ids sort by number.
 pub fn user_id(number: u64) -> String {
     format!("user{number:08}")
 }
 
 impl Size {
-    /// How many users, behind the first, have thousands of charges.
+    /// Number of users after the first that have thousands of charges.
     pub fn heavy_users(&self) -> u64 {
         self.users / ONE_IN_HEAVY + 1
     }
 }
 
-/// How many charges a user has.
+/// Number of charges of a user.
 pub fn charges_of(number: u64, size: &Size) -> u64 {
     let heavy = size.heavy_users();
     let (first, of_heavy) = (size.records / 20, size.records / 5);
     match number {
         0 => first,
         number if number <= heavy => of_heavy / heavy,
-        // Spread so that all of them have what is left.
+        // The rest of the records, spread evenly.
         number => {
             let (rest, users) = (size.records - first - of_heavy / heavy * heavy, size.users - 1 - heavy);
             let before = u128::from(number - 1 - heavy) * u128::from(rest) / u128::from(users);
@@ -78,7 +78,7 @@ pub fn write(rows: &mut Rows, number: u64, size: &Size) -> std::fmt::Result {
     charges.sort_unstable();
     let mut used: BTreeMap<(String, &str), i64> = BTreeMap::new();
     let mut daily: BTreeMap<(NaiveDate, &str), Day> = BTreeMap::new();
-    // So much is paid in at the beginning.
+    // The top-up at the beginning covers all charges.
     let paid_in = i64::try_from(charges.len()).unwrap_or(i64::MAX) * 1_000_000 + 5_000_000;
     let mut balance = paid_in;
     for (day, micros) in charges {
@@ -130,7 +130,7 @@ pub fn write(rows: &mut Rows, number: u64, size: &Size) -> std::fmt::Result {
     )
 }
 
-/// The day and the instant within it of each charge.
+/// The day of each charge, and the time on that day in microseconds.
 fn days(number: u64, size: &Size, seeded: &mut Seeded) -> Vec<(NaiveDate, u64)> {
     let count = charges_of(number, size);
     let is_heavy = (1..=size.heavy_users()).contains(&number);
@@ -143,7 +143,7 @@ fn days(number: u64, size: &Size, seeded: &mut Seeded) -> Vec<(NaiveDate, u64)> 
                 _ => own_month,
             };
             let month = size.month - Months::new(back);
-            // Of the month that goes on, only days that are over on its second.
+            // Of the current month, only the first day.
             let days = if back == 0 { 1 } else { days_in(month) };
             (month + Days::new(seeded.below(days)), seeded.below(MICROS_PER_DAY))
         })
@@ -163,7 +163,7 @@ fn time(at: DateTime<Utc>) -> impl std::fmt::Display {
     at.format("%Y-%m-%d %H:%M:%S%.6f")
 }
 
-/// As the service makes them: in the order of time.
+/// A record id in the order of time, as the service generates them.
 fn record_id(at: DateTime<Utc>, seeded: &mut Seeded) -> Uuid {
     let mut random = [0; 10];
     random[..8].copy_from_slice(&seeded.next().to_le_bytes());

@@ -1,5 +1,4 @@
-//! Fills the tables of a database: files of rows in the order of their keys, which the
-//! server reads itself.
+//! Fills the tables of a database with LOAD DATA, from files with rows in key order.
 
 use std::path::Path;
 
@@ -13,10 +12,10 @@ use super::{
 };
 use crate::mariadb::MariaDb;
 
-/// Users whose rows are written to files at once.
+/// Users per set of files.
 const CHUNK: u64 = 50_000;
 
-/// Table, columns, and what is the same in all rows.
+/// Table, columns of the file, and a SET clause for all rows.
 const TABLES: [(&str, &str, &str); 6] = [
     ("user_balance", "user_id, balance, created_at, updated_at", ""),
     ("free_quota", "user_id, service_name, total_quota, used_quota, reset_month", ""),
@@ -48,9 +47,9 @@ const TABLES: [(&str, &str, &str); 6] = [
 /// # Errors
 /// The database refuses, or the disk is full.
 pub async fn fill(mariadb: &MariaDb, database: &str, size: &Size, scratch: &Path) -> anyhow::Result<()> {
-    let mut made = 0;
-    while made < size.users {
-        let (first, last) = (made, (made + CHUNK).min(size.users));
+    let mut created = 0;
+    while created < size.users {
+        let (first, last) = (created, (created + CHUNK).min(size.users));
         let for_rows = size.clone();
         let rows = spawn_blocking(move || {
             let mut rows = Rows::default();
@@ -76,8 +75,8 @@ pub async fn fill(mariadb: &MariaDb, database: &str, size: &Size, scratch: &Path
             });
         }
         loading.join_all().await.into_iter().collect::<anyhow::Result<Vec<()>>>()?;
-        made = last;
-        eprint!("\r{made} of {} users ", size.users);
+        created = last;
+        eprint!("\r{created} of {} users ", size.users);
     }
     eprintln!();
     let mut connection = MySqlConnection::connect(&mariadb.url(database)).await?;
@@ -88,7 +87,7 @@ pub async fn fill(mariadb: &MariaDb, database: &str, size: &Size, scratch: &Path
     Ok(connection.close().await?)
 }
 
-/// Leaves the quota rows that the data was made with, and none that were opened since.
+/// Restores the quota rows of the created data, and removes rows that were opened since.
 ///
 /// # Errors
 /// The database refuses.

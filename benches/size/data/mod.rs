@@ -1,4 +1,4 @@
-//! The data that is measured on: made once from a seed, and kept for later runs.
+//! The data of the benchmark: created once from a seed, and kept for later runs.
 
 mod books;
 mod load;
@@ -15,38 +15,38 @@ pub use self::{
     seeded::Seeded,
 };
 
-/// Changes whenever the generator does, so that data of an older one is made anew.
+/// Version of the generator. A new version creates the data again.
 const GENERATOR: u32 = 2;
 
-/// What decides all of the data.
+/// The parameters that determine the data.
 #[derive(Debug, Clone)]
 pub struct Size {
     pub users: u64,
     pub records: u64,
     pub seed: u64,
-    /// The first day of the month that it was made in; charges end on it.
+    /// The first day of the month in which the data were created. Charges end on this day.
     pub month: NaiveDate,
-    /// Of the generator that made it.
+    /// The version of the generator.
     #[expect(dead_code, reason = "compared as text")]
     generator: u32,
 }
 
 impl Size {
     pub fn new(users: u64, records: u64, seed: u64) -> Self {
-        // As the billing zone has it.
+        // Today in the billing zone, Asia/Shanghai.
         let today = (Utc::now() + TimeDelta::hours(8)).date_naive();
         Self { users, records, seed, month: today.with_day(1).unwrap_or(today), generator: GENERATOR }
     }
 
-    /// Whether a folder was filled to the end with such data.
+    /// Whether a folder holds complete data of these sizes.
     pub fn are_in(folder: &Path, sizes: &[Self]) -> bool {
         std::fs::read_to_string(Self::file(folder)).is_ok_and(|noted| noted == format!("{sizes:?}"))
     }
 
-    /// Says what a folder holds.
+    /// Marks a folder as filled with data of these sizes.
     ///
     /// # Errors
-    /// It can't be written.
+    /// The file can't be written.
     pub fn note(folder: &Path, sizes: &[Self]) -> anyhow::Result<()> {
         let file = Self::file(folder);
         std::fs::write(&file, format!("{sizes:?}")).with_context(|| file.display().to_string())

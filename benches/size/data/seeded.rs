@@ -1,11 +1,11 @@
-//! Numbers that look random and are the same for the same seed.
+//! Pseudorandom numbers from a seed.
 
-/// SplitMix64: small, and good enough to spread data with. (Steele, Lea, Flood: "Fast
-/// splittable pseudorandom number generators", 2014)
+/// SplitMix64, which is small and good enough to spread data. Source: Steele, Lea, Flood, "Fast
+/// splittable pseudorandom number generators", 2014.
 pub struct Seeded(u64);
 
 impl Seeded {
-    /// The numbers of one item among many.
+    /// The numbers of one item.
     pub fn of(seed: u64, item: u64) -> Self {
         let mut seeded = Self(seed ^ item.wrapping_mul(0xd134_2543_de82_ef95));
         seeded.next();
@@ -20,7 +20,7 @@ impl Seeded {
         mixed ^ (mixed >> 31)
     }
 
-    /// Below `bound`, which is above 0.
+    /// A number below `bound`, which must be above 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }

@@ -1,5 +1,5 @@
-//! Old records move to the archive while charges go on, and back again afterwards, so that
-//! the data stay as they were made.
+//! Moves old records to the archive during charges. Afterwards the records are moved back, so that
+//! the data stay unchanged.
 
 use std::{
     sync::{
@@ -23,12 +23,12 @@ use crate::{
 
 const CALLERS: usize = 50;
 const WARM_UP: Duration = Duration::from_secs(5);
-/// How long charges are measured alone.
+/// Time of the measurement of charges without the job.
 const ALONE: Duration = Duration::from_secs(10);
-/// Of the twelve months there are, the oldest moves.
+/// Months to keep, so that the oldest month of the data moves.
 const KEPT_MONTHS: &str = "10";
 
-/// Records of the oldest month for those who are charged: they are among those that move.
+/// Adds records of the oldest month for the charged users, so that the job moves their records too.
 const OLD_RECORDS: &str = "INSERT INTO billing_record \
     (billing_record_id, user_id, service_name, type, amount, count, created_at, usage_date) \
     SELECT old.billing_record_id, account.user_id, old.service_name, 1, 0, 1, old.created_at, old.usage_date \
@@ -43,14 +43,14 @@ const PUT_BACK: &str = "INSERT INTO billing_record \
     DELETE FROM billing_record WHERE user_id LIKE 'load%'; DELETE FROM usage_daily WHERE user_id LIKE 'load%'; \
     DELETE FROM billing_transaction WHERE user_id LIKE 'load%'";
 
-/// Moves them; what is measured behind this reads both tables.
+/// Measures the archive job beside charges. Later measurements read both tables.
 ///
 /// # Errors
 /// A charge or the job fails.
 pub async fn archive(context: &mut Context<'_>) -> anyhow::Result<()> {
     let conf = configure(context.mariadb, LARGE, context.folder)?;
     let server = Server::start(&conf).await?;
-    // Opens the accounts, and warms up.
+    // The warm-up opens the accounts.
     let charges = Charges::start(&server);
     tokio::time::sleep(WARM_UP).await;
     charges.stop().await?;
@@ -85,7 +85,7 @@ pub async fn archive(context: &mut Context<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Leaves the data as they were made, also after a run that was interrupted.
+/// Restores the created data, also after an interrupted run.
 ///
 /// # Errors
 /// The database refuses.
@@ -95,7 +95,7 @@ pub async fn put_back(context: &Context<'_>) -> anyhow::Result<()> {
     Ok(connection.close().await?)
 }
 
-/// Callers who charge without a pause.
+/// Callers that charge without a pause.
 struct Charges {
     callers: JoinSet<anyhow::Result<Vec<f64>>>,
     stop: Arc<AtomicBool>,
@@ -126,7 +126,7 @@ impl Charges {
         Self { callers, stop }
     }
 
-    /// The milliseconds of all charges.
+    /// Stops the callers, and returns the latencies of all charges in milliseconds.
     async fn stop(self) -> anyhow::Result<Vec<f64>> {
         self.stop.store(true, Ordering::Relaxed);
         let times: anyhow::Result<Vec<Vec<f64>>> = self.callers.join_all().await.into_iter().collect();

@@ -1,4 +1,4 @@
-//! The records of one month of the user who has most, as CSV.
+//! The CSV export of one month, for the user with the most records.
 
 use std::time::Instant;
 
@@ -12,8 +12,10 @@ use crate::{
     report::Bound,
 };
 
+/// Measures the export.
+///
 /// # Errors
-/// The export breaks off, or lacks records.
+/// The export ends early, or lacks records.
 pub async fn export(context: &mut Context<'_>) -> anyhow::Result<()> {
     let server = Server::start(&configure(context.mariadb, LARGE, context.folder)?).await?;
     let month = context.large.month;

@@ -1,4 +1,4 @@
-//! What is measured, each a file.
+//! The measurements, one per file.
 
 mod archive;
 mod export;
@@ -18,11 +18,11 @@ pub use self::{
     reads::reads,
 };
 
-/// The database of the size that is asked for, and that of little data.
+/// The databases of the requested size and of little data.
 pub const LARGE: &str = "large";
 pub const SMALL: &str = "small";
 
-/// What the measurements share.
+/// The state that the measurements share.
 pub struct Context<'c> {
     pub mariadb: &'c MariaDb,
     pub folder: &'c Path,

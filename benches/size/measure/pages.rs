@@ -1,4 +1,4 @@
-//! The first and the thousandth page of the records of the user who has most, in turn.
+//! The first and the thousandth page of records, alternating, for the user with the most records.
 
 use std::time::Instant;
 
@@ -16,8 +16,10 @@ use crate::{
 const CALLS: usize = 1_000;
 const DEEP: usize = 1_000;
 
+/// Measures the pages.
+///
 /// # Errors
-/// The server does not start, or there are not as many pages.
+/// The server does not start, or there are too few pages.
 pub async fn pages(context: &mut Context<'_>) -> anyhow::Result<()> {
     let server = Server::start(&configure(context.mariadb, LARGE, context.folder)?).await?;
     let mut client = BillingServiceClient::connect(server.grpc.clone()).await?;

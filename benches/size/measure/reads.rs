@@ -1,4 +1,4 @@
-//! What the front end reads of an account, with much data and with little, in turn.
+//! The reads of the front end, alternating between much data and little data.
 
 use std::time::Instant;
 
@@ -15,19 +15,21 @@ use crate::{
     report::{Bound, quantile},
 };
 
-/// Calls of each kind to each database.
+/// Calls of each kind per database.
 const CALLS: usize = 2_000;
 
 const KINDS: [&str; 6] = ["account", "stats today", "stats month", "stats summary", "usage", "records"];
 
+/// Measures the reads.
+///
 /// # Errors
-/// A server does not start, or refuses.
+/// A server does not start, or refuses a call.
 pub async fn reads(context: &mut Context<'_>) -> anyhow::Result<()> {
     let mut clients = Vec::new();
     let mut servers = Vec::new();
     for database in [LARGE, SMALL] {
         let conf = configure(context.mariadb, database, context.folder)?;
-        // Or the first look at an account would open its month.
+        // Open the month of all accounts first; otherwise the first read would open it.
         run_job("reset-quotas", &conf, &[]).await?;
         let server = Server::start(&conf).await?;
         clients.push(BillingServiceClient::connect(server.grpc.clone()).await?);
@@ -35,7 +37,7 @@ pub async fn reads(context: &mut Context<'_>) -> anyhow::Result<()> {
     }
     let sizes = [context.large, context.small];
     for whose in ["users", "heavy users"] {
-        // Of each kind, of each database.
+        // The times by kind and by database.
         let mut times = vec![[const { Vec::new() }; 2]; KINDS.len()];
         let mut seeded = Seeded::of(context.large.seed, 1);
         for call in 0..CALLS + CALLS / 10 {

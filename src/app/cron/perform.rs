@@ -14,8 +14,7 @@ use crate::{
             reset::{self, reset_quotas},
             rollup::{Rebuilt, rebuild_rollup},
         },
-        recharge::order::OrderStatus,
-        settlement::sweep,
+        settlement::{order::OrderStatus, sweep},
     },
 };
 

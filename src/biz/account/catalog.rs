@@ -3,12 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::biz::{
-    charge::policy::Policy,
-    values::{
-        error::{Error, Invalid},
-        ids::ServiceName,
-        money::Money,
-    },
+    account::policy::Policy,
+    values::{error::Error, ids::ServiceName, invalid::Invalid, money::Money},
 };
 
 /// Price and free quota of one service.
@@ -73,5 +69,28 @@ impl Catalog {
 
     pub fn services(&self) -> impl Iterator<Item = &ServiceName> {
         self.0.keys()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::biz::account::policy::AboveHold;
+
+    #[test]
+    fn a_service_is_found_by_its_name_and_no_other_is_free() {
+        let service = ServiceName::from_stored("asset");
+        let policy = Policy { above_hold: AboveHold::Cap, ..Policy::default() };
+        let plan = Plan { price: Price::Unit("0.05".parse().unwrap()), free_quota: 7, policy };
+        let catalog = Catalog::new([(service.clone(), plan)]);
+        assert_eq!(catalog.find("asset"), Ok((&service, plan)));
+        assert_eq!(catalog.find("Asset"), Err(Error::UnknownService("Asset".into())));
+        assert_eq!(catalog.find("").unwrap_err().to_string(), "service_name: is required");
+        assert_eq!(catalog.find(&"x".repeat(65)), Err(Error::UnknownService("x".repeat(64))));
+        assert_eq!(catalog.iter().collect::<Vec<_>>(), [(&service, plan)]);
+        assert_eq!(catalog.services().collect::<Vec<_>>(), [&service]);
+        // What is not configured any more may still have reservations.
+        assert_eq!(catalog.policy(&service), policy);
+        assert_eq!(catalog.policy(&ServiceName::from_stored("gone")), Policy::default());
     }
 }

@@ -1,20 +1,20 @@
 //! A user's account: the balance and one month's free quotas.
 
 pub mod catalog;
+pub mod policy;
 pub mod users;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
+use self::catalog::Catalog;
 use super::{
-    account::catalog::Catalog,
     limits::caps::Requests,
-    settlement::engine::Engine,
     values::{
-        calendar::{BillingTime, Calendar, Month},
-        error::{Error, Result, StoreError},
+        calendar::Month,
+        error::StoreError,
         ids::{ServiceName, UserId},
         money::Money,
     },
@@ -110,50 +110,30 @@ impl ActiveUsers {
     }
 }
 
-/// Before opening, after it, and once more for a month that turned in between.
-const READS: u32 = 3;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Reads accounts, and opens them on first sight.
-pub struct Accounts {
-    store: Arc<dyn AccountStore>,
-    engine: Arc<Engine>,
-    catalog: Arc<Catalog>,
-    calendar: Arc<Calendar>,
-}
-
-impl Accounts {
-    pub fn new(
-        store: Arc<dyn AccountStore>,
-        engine: Arc<Engine>,
-        catalog: Arc<Catalog>,
-        calendar: Arc<Calendar>,
-    ) -> Self {
-        Self { store, engine, catalog, calendar }
+    #[test]
+    fn held_units_and_amounts_are_not_there_to_be_used() {
+        let quota = |used, held| Quota { total: 9, used, held }.remaining();
+        // A quota that was lowered has nothing left.
+        assert_eq!([quota(0, 0), quota(3, 4), quota(9, 0), quota(9, 1), quota(10, 0)], [9, 2, 0, 0, 0]);
+        let balance = Balance { amount: Money::from_micros(5), held: Money::from_micros(7), version: 0 };
+        assert_eq!(balance.available(), Money::from_micros(-2));
     }
 
-    /// The user's account this month and when that was, with a quota for every service. A new user
-    /// gets an empty account.
-    ///
-    /// # Errors
-    /// [`Error::Overloaded`], [`Error::Internal`].
-    pub async fn get(&self, user: &UserId) -> Result<(Account, BillingTime)> {
-        for _ in 0..READS {
-            let now = self.calendar.now();
-            if let Some(account) = self.store.account(user, now.month).await?
-                && account.is_open_for(&self.catalog)
-            {
-                return Ok((account, now));
-            }
-            self.engine.open(user.clone()).await?;
-        }
-        Err(Error::Internal(format!("account of {user} is not open after opening it")))
-    }
-
-    /// Opens the account ahead of the first call; tells whether it is new.
-    ///
-    /// # Errors
-    /// [`Error::Overloaded`], [`Error::Internal`].
-    pub async fn initialize(&self, user: &UserId) -> Result<bool> {
-        self.engine.open(user.clone()).await
+    #[test]
+    fn a_page_of_users_has_those_that_changed_and_the_next_begins_behind_its_last() {
+        let page = |users: usize| {
+            let user = |number: usize| UserId::from_stored(format!("u{number}"));
+            (0..users)
+                .map(move |number| (user(number), DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(number as i64)))
+        };
+        let since = DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(998);
+        let short = ActiveUsers::of_page(page(ACTIVE_PAGE - 1).collect(), since);
+        assert_eq!((short.users.len(), short.next), (1, None));
+        let full = ActiveUsers::of_page(page(ACTIVE_PAGE).collect(), since);
+        assert_eq!((full.users.len(), full.next), (2, Some(UserId::from_stored("u999"))));
     }
 }

@@ -1,6 +1,5 @@
 //! The rule of a charge: free quota first, then balance, all or nothing.
 
-pub mod policy;
 pub mod prices;
 pub mod quote;
 

@@ -5,13 +5,7 @@ use std::sync::Arc;
 use super::prices::{PriceVersion, Prices};
 use crate::biz::{
     account::catalog::{Plan, Price, QuotaUnit},
-    reports::record::Usage,
-    values::{
-        calendar::Calendar,
-        error::{Invalid, Result},
-        ids::ModelName,
-        money::Money,
-    },
+    values::{calendar::Calendar, error::Result, ids::ModelName, invalid::Invalid, money::Money, usage::Usage},
 };
 
 /// Units of one call at the most, calls and tokens alike.
@@ -110,4 +104,109 @@ pub fn token_units(field: &str, usage: Usage) -> std::result::Result<u32, Invali
         .ok()
         .filter(|tokens| (1..=MAX_UNITS).contains(tokens))
         .ok_or_else(|| Invalid::new(field, format!("must be 1 to {MAX_UNITS} tokens, input and output together")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::biz::{
+        account::{
+            catalog::QuotaUnit::{Calls, Tokens},
+            policy::Policy,
+        },
+        charge::prices::{PriceBook, TokenPrices},
+        values::{calendar::SystemClock, ids::PriceVersionId},
+    };
+
+    fn yuan(text: &str) -> Money {
+        text.parse().unwrap()
+    }
+
+    fn usage(input_tokens: u32, cached_input_tokens: u32, output_tokens: u32) -> Option<Usage> {
+        Some(Usage { input_tokens, cached_input_tokens, output_tokens })
+    }
+
+    /// One call.
+    const CALL: Ask<'_> = Ask { count: 1, cost: None, model: None, usage: None, tokens_field: "usage" };
+
+    /// The units, the cost and whether a version prices them, of a call of the model `m`. A million
+    /// of its tokens cost 1, cached ones 0.5, and those of the output 2.
+    fn quote(price: Price, ask: Ask<'_>) -> std::result::Result<(u32, Money, bool), String> {
+        quote_of("m", price, ask)
+    }
+
+    fn quote_of(model: &str, price: Price, ask: Ask<'_>) -> std::result::Result<(u32, Money, bool), String> {
+        let prices = TokenPrices { input: yuan("1"), cached_input: yuan("0.5"), output: yuan("2") };
+        let version = PriceVersion { id: PriceVersionId::from_stored("v"), prices };
+        let mut book = PriceBook::default();
+        book.set(ModelName::from_stored("m"), chrono::DateTime::UNIX_EPOCH, Ok(version));
+        let calendar = Calendar::new(chrono_tz::UTC, SystemClock);
+        let quoter = Quoter::new(Arc::new(Prices::new(book)), Arc::new(calendar));
+        let plan = Plan { price, free_quota: 0, policy: Policy::default() };
+        let model = ModelName::parse_optional("model", model).unwrap();
+        let quote = quoter.quote(plan, Ask { model: model.as_ref(), ..ask }).map_err(|error| error.to_string())?;
+        Ok((quote.units, quote.cost, quote.version.is_some()))
+    }
+
+    #[test]
+    fn each_unit_costs_the_price_of_its_service_unless_the_call_names_a_cost() {
+        let price = Price::Unit(yuan("0.1"));
+        assert_eq!(quote(price, Ask { count: 3, ..CALL }), Ok((3, yuan("0.3"), false)));
+        assert_eq!(quote(price, Ask { count: 3, cost: Some(yuan("7")), ..CALL }), Ok((3, yuan("7"), false)));
+        let dear = Price::Unit(Money::MAX);
+        let refused = "count: times the price 999999999.999999 is more than 999999999.999999";
+        assert_eq!(quote(dear, Ask { count: 2, ..CALL }), Err(refused.into()));
+        assert_eq!(quote(dear, CALL), Ok((1, Money::MAX, false)));
+    }
+
+    #[test]
+    fn a_model_prices_the_tokens_of_a_call_and_the_units_are_calls_or_tokens() {
+        let ask = Ask { count: 3, usage: usage(2_000_000, 1_000_000, 1_000_000), ..CALL };
+        assert_eq!(quote(Price::Model(Calls), ask), Ok((3, yuan("3.5"), true)));
+        assert_eq!(quote(Price::Model(Tokens), ask), Ok((3_000_000, yuan("3.5"), true)));
+    }
+
+    #[test]
+    fn a_call_that_its_model_prices_needs_tokens_whatever_it_costs() {
+        for (unit, cost, usage) in [
+            (Calls, None, None),
+            (Calls, None, usage(0, 0, 0)),
+            (Tokens, None, None),
+            (Tokens, Some(yuan("7")), None),
+            (Tokens, Some(yuan("7")), usage(0, 0, 0)),
+        ] {
+            let refused = "usage: is required: the service is priced by model";
+            assert_eq!(quote(Price::Model(unit), Ask { cost, usage, ..CALL }), Err(refused.into()));
+        }
+        // A cost takes the place of the prices, and where units are calls nothing else asks for tokens.
+        assert_eq!(quote(Price::Model(Calls), Ask { cost: Some(yuan("7")), ..CALL }), Ok((1, yuan("7"), true)));
+    }
+
+    #[test]
+    fn a_call_that_its_model_prices_needs_a_model_with_prices_or_a_cost() {
+        let (price, ask) = (Price::Model(Tokens), Ask { usage: usage(1, 0, 1), ..CALL });
+        let required = "model: is required: the service is priced by model";
+        assert_eq!(quote_of("", price, ask), Err(required.into()));
+        assert_eq!(quote_of("other", price, ask), Err("model: \"other\" has no price".into()));
+        for (model, has_version) in [("", false), ("other", false), ("m", true)] {
+            let with_cost = Ask { cost: Some(yuan("7")), ..ask };
+            assert_eq!(quote_of(model, price, with_cost), Ok((2, yuan("7"), has_version)));
+        }
+    }
+
+    #[test]
+    fn the_field_that_the_tokens_came_from_is_to_blame() {
+        let ask = Ask { usage: usage(1, 2, 1), tokens_field: ESTIMATE, ..CALL };
+        let refused = "estimated_input_tokens: must be at most input_tokens";
+        assert_eq!(quote(Price::Model(Tokens), ask), Err(refused.into()));
+    }
+
+    #[test]
+    fn a_call_has_a_billion_units_at_the_most() {
+        let of = |input_tokens| token_units("usage", Usage { input_tokens, ..Usage::default() });
+        assert_eq!((of(1), of(MAX_UNITS)), (Ok(1), Ok(MAX_UNITS)));
+        for refused in [0, MAX_UNITS + 1, u32::MAX] {
+            assert_eq!(of(refused).unwrap_err().field, "usage");
+        }
+    }
 }

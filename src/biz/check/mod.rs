@@ -1,4 +1,5 @@
-//! CheckQuota: would a call be covered? Decides by the rule that charges it.
+//! CheckQuota: tells whether a call would be covered. It decides by the rule of
+//! [`super::charge`], which also charges the call.
 
 pub mod cache;
 
@@ -17,7 +18,6 @@ use super::{
         key_quota::{self, Take},
         rate_limit::RateGuard,
     },
-    reports::record::Usage,
     values::{
         calendar::{BillingTime, Calendar},
         error::{Error, Result},
@@ -25,43 +25,44 @@ use super::{
         money::Money,
     },
 };
+use crate::biz::values::usage::Usage;
 
-/// A call that may be made.
+/// A call to check.
 #[derive(Debug, Clone)]
 pub struct Check {
     pub user: UserId,
     pub service: String,
     pub count: u32,
-    /// Of all units if none were free; what the service asks when absent.
+    /// Cost of all units if none were free; the price of the service when absent.
     pub cost: Option<Money>,
     pub api_key: Option<ApiKeyId>,
     pub model: Option<ModelName>,
-    /// As estimated.
+    /// Estimated tokens.
     pub usage: Option<Usage>,
 }
 
-/// The answer, with what it was decided on.
+/// The decision and the state that it is based on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     pub decision: Decision,
-    /// Before the call.
+    /// Free units before the call.
     pub free_remaining: u32,
     pub balance: Money,
-    /// What the call would take from the balance.
+    /// The amount that the call would charge to the balance.
     pub amount: Money,
-    /// Calls that are left of this day and this month, where they are capped.
+    /// Calls left today and this month; `None` without a cap.
     pub daily_remaining: Option<u32>,
     pub monthly_remaining: Option<u32>,
 }
 
-/// Who pays, or what forbids the call.
+/// The source of the payment, or the refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// The free quota covers all of it.
     Free,
-    /// A part would be paid.
+    /// The balance pays for a part or all of it.
     Balance,
-    /// The error that the charge would meet.
+    /// The error that the charge would return.
     Refused(Error),
 }
 
@@ -74,12 +75,11 @@ pub struct Quotas {
     calendar: Arc<Calendar>,
 }
 
-/// An account is far from its limits when it could make the same call this many times over.
-/// What other processes charge it in the fifth of a second for which they may go unnoticed
-/// is far less.
+/// An account is far from its limits if it could make the same call this many times. A near
+/// entry may be a fifth of a second old; other processes charge far fewer calls in that time.
 const FAR: u32 = 1_000;
 
-/// Before and after a month that turns while the account is opened.
+/// Two reads, because the month may turn while the account is opened.
 const READS: u32 = 2;
 
 impl Quotas {
@@ -93,9 +93,9 @@ impl Quotas {
         Self { accounts, rates, catalog, quoter, calendar }
     }
 
-    /// Decides on the committed state, changing nothing but opening a new account and
-    /// counting the request. Where other processes charge too, the state of an account that
-    /// is far from every limit may be a little older.
+    /// Decides on the committed state. The only changes are that a new account is opened and that
+    /// the request counts toward the rate limits. If other processes charge too, the state of an
+    /// account that is far from every limit may be slightly stale.
     ///
     /// # Errors
     /// [`Error::UnknownService`], [`Error::Invalid`], [`Error::Overloaded`],
@@ -112,10 +112,10 @@ impl Quotas {
         let quote = self.quoter.quote(plan, ask)?;
         let list_price = match plan.price {
             Price::Unit(price) => price.times(check.count).unwrap_or(Money::MAX),
-            // Calls of a model differ by as much as they like: no number of these is far.
+            // The cost of a call to a model has no bound, so such an account is never far.
             Price::Model(_) => Money::MAX,
         };
-        // At once, so that with Redis both are one round trip.
+        // Concurrent, so that with Redis both take one round trip.
         let rates = self.rates.take(&check.user, check.api_key.as_ref());
         let (within_rates, verdict) = join(rates, self.verdict(check, service, (quote, list_price))).await;
         let verdict = verdict?;
@@ -145,24 +145,25 @@ impl Quotas {
                 return call.decide(&view);
             }
         }
-        Err(Error::Internal(format!("account of {} is not open after opening it", check.user)))
+        Err(Error::Internal(format!("account of {} has no quota of this month after it was opened", check.user)))
     }
 }
 
-/// A check whose call is known in full.
+/// A check with its quote and the time of the decision.
 struct Call<'c> {
     check: &'c Check,
     service: &'c ServiceName,
     units: u32,
-    /// Of all units if none were free.
+    /// Cost of all units if none were free.
     cost: Money,
-    /// What they cost without a figure of the caller's: other calls may cost as much.
+    /// Cost of the units at the price of the service. Other calls may cost this much, even if the
+    /// caller gives a lower cost for this one.
     list_price: Money,
     now: BillingTime,
 }
 
 impl Call<'_> {
-    /// The verdict on a near state; `None` when that is not enough to tell.
+    /// The verdict on a near entry; `None` if that entry is not reliable enough.
     fn decide_near(&self, view: &View, trust: Trust) -> Result<Option<Verdict>> {
         let verdict = self.decide(view)?;
         let is_sure = match trust {
@@ -172,7 +173,7 @@ impl Call<'_> {
         Ok(is_sure.then_some(verdict))
     }
 
-    /// Whether the verdict is the same for all that [`FAR`] such calls take together.
+    /// Whether the verdict would be the same for [`FAR`] such calls together.
     fn is_far(&self, view: &View, verdict: &Verdict) -> Result<bool> {
         let counts = [verdict.daily_remaining, verdict.monthly_remaining];
         if counts.into_iter().flatten().any(|left| left < FAR) {
@@ -211,13 +212,13 @@ impl Call<'_> {
         })
     }
 
-    /// Every state that is decided on has the quota.
+    /// Free units left. The quota is present, because [`Need::is_met_by`] asks for it.
     fn free_remaining(&self, account: &AccountEntry) -> u32 {
         account.quota(self.now.month, self.service).map_or(0, |quota| quota.remaining())
     }
 
-    /// The split of so many units, or the error that their charge would meet; `take` is what
-    /// they take of their key's requests and tokens.
+    /// The split of `count` units, or the error that their charge would return. `take` is their
+    /// use of the API key's requests and tokens.
     fn covered(&self, view: &View, (count, cost): (u32, Money), take: Take) -> Result<Result<Split>> {
         let account = view.account()?;
         let funds = Funds { free_remaining: self.free_remaining(account), available: account.balance.available() };

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use super::progress::{Progress, ScanPosition};
 use crate::biz::{
     account::users::{UserSpan, Users},
-    retry::unless_conflict,
+    jobs::retry::unless_conflict,
     values::{
         calendar::{Calendar, Month},
         error::StoreError,

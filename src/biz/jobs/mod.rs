@@ -7,5 +7,6 @@ pub mod low_balance;
 pub mod ops_stats;
 pub mod progress;
 pub mod reset;
+mod retry;
 pub mod rollup;
 pub mod runs;

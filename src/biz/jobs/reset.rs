@@ -10,7 +10,7 @@ use crate::biz::{
         catalog::{Catalog, Plan},
         users::{UserSpan, Users},
     },
-    retry::unless_conflict,
+    jobs::retry::unless_conflict,
     values::{
         calendar::{BillingTime, Calendar, Month},
         error::StoreError,

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use super::progress::{Progress, ScanPosition};
 use crate::biz::{
     account::users::{UserSpan, Users},
-    retry::unless_conflict,
+    jobs::retry::unless_conflict,
     values::{error::StoreError, ids::UserId},
 };
 

@@ -2,8 +2,6 @@
 //! zone, whoever pays for them. A charge is one call, however many units it has; so is a
 //! reservation, until it is released or expires.
 
-use std::{fmt, time::Duration};
-
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, Utc};
 
@@ -11,6 +9,7 @@ use crate::biz::values::{
     calendar::{BillingTime, Month},
     error::{Error, StoreError},
     ids::UserId,
+    limit::Limit,
 };
 
 /// The caps of a user; `None` where there is none.
@@ -30,32 +29,6 @@ pub struct Requests {
     pub day: NaiveDate,
     pub daily: u32,
     pub monthly: u32,
-}
-
-/// What forbids a call although somebody would pay for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
-    Daily,
-    Monthly,
-    /// A quota of the API key.
-    ApiKey,
-    /// A rate limit of the user or the API key.
-    Rate {
-        /// When a repeat would be admitted if nobody else made a request. Above zero.
-        retry_after: Duration,
-    },
-}
-
-impl fmt::Display for Limit {
-    /// As the contract words it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Daily => "daily limit",
-            Self::Monthly => "monthly limit",
-            Self::ApiKey => "api key quota",
-            Self::Rate { .. } => "rate limit",
-        })
-    }
 }
 
 impl Requests {
@@ -138,6 +111,8 @@ pub trait LimitStore: Send + Sync + 'static {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::biz::values::calendar::{Calendar, SystemClock};
 
@@ -190,5 +165,33 @@ mod tests {
         assert_eq!(requests.check(at("2026-11-30")), Err(Error::InsufficientQuota(Limit::Daily)));
         requests.add(at("2026-11-30"));
         assert_eq!(requests.used(at("2026-12-01")), (2, 2));
+    }
+
+    #[test]
+    fn the_cap_of_a_month_outlasts_its_days() {
+        let mut requests = Requests::new(Caps { daily: None, monthly: Some(1) }, at("2026-11-29"));
+        requests.add(at("2026-11-29"));
+        assert_eq!(requests.left(at("2026-11-30")), (None, Some(0)));
+        assert_eq!(requests.check(at("2026-11-30")), Err(Error::InsufficientQuota(Limit::Monthly)));
+        assert_eq!(requests.check(at("2026-12-01")), Ok(()));
+    }
+
+    #[test]
+    fn a_call_counts_that_was_made_at_the_instant_of_the_caps() {
+        let (mut requests, now) = (requests(5, 5), at("2026-11-30"));
+        requests.add_late(now.day, now.utc);
+        assert_eq!(requests.used(now), (1, 1));
+        requests.take_back(now.day, now.utc);
+        assert_eq!(requests.used(now), (0, 0));
+        // Nothing is left to be taken back, as where the caps were set anew.
+        requests.take_back(now.day, now.utc);
+        assert_eq!(requests.used(now), (0, 0));
+    }
+
+    #[test]
+    fn limits_have_the_names_of_the_contract() {
+        let rate = Limit::Rate { retry_after: Duration::from_secs(1) };
+        let names = [Limit::Daily, Limit::Monthly, Limit::ApiKey, rate].map(|limit| limit.to_string());
+        assert_eq!(names, ["daily limit", "monthly limit", "api key quota", "rate limit"]);
     }
 }

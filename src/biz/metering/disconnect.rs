@@ -1,7 +1,8 @@
-//! What becomes of a stream that broke.
+//! The settlement of a broken stream.
 
 use std::time::Duration;
 
+use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -14,20 +15,24 @@ use crate::biz::{
     values::error::{Error, Result},
 };
 
-/// Between the first two attempts to settle one; twice as long between the next, up to the longest.
+/// Pauses between two attempts to settle: doubling from the first to the longest. Jitter makes a
+/// pause up to twice as long.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// How long it is tried. What is lost then was delivered in an outage of a day.
+const BACKOFF: ExponentialBuilder =
+    ExponentialBuilder::new().with_min_delay(PAUSE).with_max_delay(LONGEST_PAUSE).without_max_times().with_jitter();
+/// Time limit of the attempts. Output that was delivered during a longer outage may be lost.
 const DEADLINE: Duration = Duration::from_secs(24 * 3_600);
-/// Attempts that may fail as they should not.
+/// Most attempts that may fail with an internal error.
 const MAX_DEFECTS: u32 = 5;
 
-/// Makes what was delivered durable at once, waits for the stream to be opened again,
-/// and charges it where it was not, also where the sweep came first. What can't be settled until
-/// the lanes close is left to the sweep.
+/// Settles a broken stream: makes the delivered tokens durable at once, waits for the stream to
+/// be opened again, and charges the stream if it was not. It also charges a stream whose
+/// reservation the sweep has ended. A stream that can't be settled before the lanes close is
+/// left to the sweep.
 pub(super) async fn settle_broken(meter: &Meter, metered: &Metered) -> Option<(Transaction, Effect)> {
     let Meter { engine, settings, waiting, stop, .. } = meter;
-    // Where too many wait already there is no grace.
+    // If too many broken streams wait already, this one gets no grace.
     let waits = waiting.try_acquire();
     if waits.is_ok() {
         let report = metered.report(settings.ttl, None);
@@ -40,34 +45,30 @@ pub(super) async fn settle_broken(meter: &Meter, metered: &Metered) -> Option<(T
     until_settled(stop, engine.closed(), || engine.expire(expire.clone())).await?
 }
 
-/// Tries again while the database does not answer, and until the lanes are `closed`: when the
-/// server is to `stop`, not less but sooner. `None` when that was to no avail, or refused.
+/// Retries while the database is down, until the lanes are `closed`. Once the server is asked to
+/// `stop`, the pauses are short. `None` if the attempt is refused, or no retry succeeded.
 pub(super) async fn until_settled<T, F: Future<Output = Result<T>>>(
     stop: &CancellationToken,
     closed: &CancellationToken,
     attempt: impl Fn() -> F,
 ) -> Option<T> {
     let deadline = Instant::now() + DEADLINE;
-    let (mut defects, mut pause) = (0, PAUSE);
+    let (mut defects, mut pauses) = (0, BACKOFF.build());
     loop {
         let error = match attempt().await {
             Ok(done) => return Some(done),
-            // Ended, or taken over.
+            // The reservation has ended, or another stream took it over.
             Err(Error::TransactionState(_) | Error::TransactionNotFound(_)) => return None,
             Err(error) => error,
         };
         defects += u32::from(matches!(error, Error::Internal(_)));
         let may_pass = matches!(error, Error::Overloaded(_) | Error::Internal(_)) && defects < MAX_DEFECTS;
+        let (pause, interrupt) = if stop.is_cancelled() { (PAUSE, closed) } else { (pauses.next()?, stop) };
         if !may_pass || closed.is_cancelled() || Instant::now() + pause >= deadline {
-            tracing::warn!(%error, "a stream that has ended is left to the sweep");
+            tracing::warn!(%error, "stream not settled; leaving it to the sweep");
             return None;
         }
-        if stop.is_cancelled() {
-            closed.run_until_cancelled(sleep(PAUSE)).await;
-        } else {
-            stop.run_until_cancelled(sleep(pause)).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
+        interrupt.run_until_cancelled(sleep(pause)).await;
     }
 }
 
@@ -90,22 +91,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_outage_of_hours_is_waited_for_with_ever_longer_pauses() {
+    async fn an_outage_of_hours_is_survived_with_longer_pauses() {
         let (begun, never) = (Instant::now(), CancellationToken::new());
         let (settled, attempts) = tried(Duration::from_secs(3 * 3_600), &never, &never).await;
-        assert!(settled.unwrap() - begun < Duration::from_secs(3 * 3_600) + LONGEST_PAUSE);
+        assert!(settled.unwrap() - begun < Duration::from_secs(3 * 3_600) + 2 * LONGEST_PAUSE);
         assert!(attempts < 400, "{attempts}");
         let (settled, _) = tried(DEADLINE + LONGEST_PAUSE, &never, &never).await;
         assert_eq!(settled, None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_stops_tries_until_its_lanes_close() {
+    async fn a_stopping_server_retries_until_its_lanes_close() {
         let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
         stop.cancel();
         let begun = Instant::now();
         let (settled, _) = tried(Duration::from_secs(20), &stop, &closed).await;
-        assert!(settled.unwrap() - begun <= Duration::from_secs(20) + PAUSE, "it has no time for long pauses");
+        assert!(settled.unwrap() - begun <= Duration::from_secs(20) + PAUSE, "pauses are short while stopping");
         let closing = async {
             sleep(Duration::from_secs(25)).await;
             closed.cancel();
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_refused_is_not_tried_again() {
+    async fn a_refusal_is_not_retried() {
         let never = CancellationToken::new();
         let attempts = Cell::new(0);
         for (error, expected) in [

@@ -24,29 +24,32 @@ use super::{
 };
 use crate::biz::{
     metering::tokens::{Encoding, StreamCounter},
-    reports::record::Usage,
     settlement::{
         engine::{Engine, Reported, Settled},
         posting::{Report, Reserve},
         transaction::Transaction,
     },
-    values::error::{Error, Invalid, Result},
+    values::{
+        error::{Error, Result},
+        invalid::Invalid,
+        usage::Usage,
+    },
 };
 
-/// What comes of a stream.
+/// The messages of a stream.
 type Events<'e> = Pin<&'e mut (dyn Stream<Item = Result<Event>> + Send)>;
 
 impl Meter {
-    /// A place for a stream.
+    /// A permit for a stream.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] when all are taken.
+    /// [`Error::Overloaded`] if too many streams are open.
     pub fn admit(&self) -> Result<OwnedSemaphorePermit> {
         let permit = self.open.clone().try_acquire_owned();
         permit.map_err(|_| Error::Overloaded("too many streams are open; retry later".into()))
     }
 
-    /// What `work` comes to, unless the process is to stop.
+    /// The result of `work`, unless the process is asked to stop.
     ///
     /// # Errors
     /// [`Error::Overloaded`].
@@ -54,13 +57,13 @@ impl Meter {
         self.stop.run_until_cancelled(work).await.ok_or_else(stopping)
     }
 
-    /// Reserves, or finds the reservation of a stream that broke and takes it over.
+    /// Opens a stream: makes its reservation, or takes over the reservation of a broken stream.
     ///
     /// # Errors
-    /// Those of a reserve, and [`Error::TransactionState`] where the reservation has ended.
+    /// The errors of a reserve, and [`Error::TransactionState`] if the reservation has ended.
     pub async fn open(&self, reserve: Reserve, permit: OwnedSemaphorePermit) -> Result<Session> {
         let (stream, ttl) = (reserve.call.record_ids.main, reserve.ttl);
-        // Before anything is held: the vocabulary may have to be built.
+        // Before the reserve, because building the vocabulary may fail or take long.
         let counter = self.tokens.stream(Encoding::of(reserve.call.content.model.as_ref())).await?;
         let (mut reservation, effect) = self.engine.reserve(reserve).await?;
         let is_reopened = effect.is_repeat();
@@ -69,56 +72,56 @@ impl Meter {
         }
         let metered = Metered::new(reservation);
         let (meter, counter) = (self.clone(), Some(counter));
-        Ok(Session { meter, metered, counter, heard: Instant::now(), permit, is_reopened })
+        Ok(Session { meter, metered, counter, last_message_at: Instant::now(), permit, is_reopened })
     }
 }
 
-/// A stream that is open.
+/// An open stream.
 pub struct Session {
     meter: Meter,
     metered: Metered,
-    /// Absent only while it counts.
+    /// Absent only while a chunk is counted.
     counter: Option<StreamCounter>,
-    /// When the gateway was last heard of.
-    heard: Instant,
+    /// The time of the gateway's last message.
+    last_message_at: Instant,
     permit: OwnedSemaphorePermit,
     is_reopened: bool,
 }
 
-/// What can still be read of a stream that broke or must stop: bytes of output, and messages.
+/// Limits of reading on after a stream broke: bytes of output, and messages.
 const MAX_LEFT: usize = 1024 * 1024;
 const MAX_LEFT_MESSAGES: usize = 10_000;
-/// No stream lives longer, however often its gateway says that it does.
+/// Longest life of a stream, also with heartbeats.
 const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3_600);
 
-/// What ends a stream.
+/// The end of listening to a stream.
 enum End {
     Finish(Finish),
     Broken(Error),
-    /// The reservation has ended, or has another stream.
+    /// The reservation has ended, or another stream took it over.
     Gone(Error),
 }
 
 impl Session {
-    /// As it was last committed.
+    /// The reservation as last committed.
     pub fn reservation(&self) -> &Transaction {
         self.metered.reservation()
     }
 
-    /// Whether it takes the place of a stream that broke.
+    /// Whether this stream took over the reservation of a broken one.
     pub fn is_reopened(&self) -> bool {
         self.is_reopened
     }
 
-    /// Meters until the stream ends, and settles it. Tells `news` what the gateway should
-    /// know; one that does not read is not waited for.
+    /// Meters the stream until it ends, and settles it. Sends messages for the gateway to
+    /// `updates`, and does not wait for a gateway that does not read them.
     pub async fn run(
         mut self,
         events: impl Stream<Item = Result<Event>> + Send,
         updates: mpsc::Sender<Update>,
     ) -> Ended {
-        // A place for the last word, which must not get lost where anybody listens.
-        let last = LastWord(updates.clone().reserve_owned().await.ok());
+        // Room for the last message is reserved at the start, so that it can always be sent.
+        let last = LastMessage(updates.clone().reserve_owned().await.ok());
         let _ = updates.try_send(Update::Opened(Box::new(self.reservation().clone()), self.is_reopened));
         let mut events = pin!(events.fuse());
         let end = match self.listen(events.as_mut(), &updates).await {
@@ -127,13 +130,13 @@ impl Session {
         };
         drop(updates);
         if let Err(error) = self.count_all().await {
-            tracing::warn!(%error, trace_id = %self.reservation().trace, "the end of a stream was not counted");
+            tracing::warn!(%error, trace_id = %self.reservation().trace, "end of a stream not counted");
         }
         match end {
             End::Finish(finish) => self.finish(finish, last).await,
             End::Broken(error) => {
                 last.send(Update::Failed(error));
-                self.broke(None).await
+                self.end_broken(None).await
             }
             End::Gone(error) => {
                 last.send(Update::Failed(error));
@@ -147,14 +150,14 @@ impl Session {
         let mut reporting = Reporting::default();
         let (mut owes_state, ends_at) = (false, Instant::now() + LONGEST_LIFE);
         loop {
-            let idle_at = (self.heard + settings.idle_timeout).min(ends_at);
-            let next_report = self.metered.next_report(&settings).filter(|_| !reporting.is_on_its_way());
+            let idle_at = (self.last_message_at + settings.idle_timeout).min(ends_at);
+            let next_report = self.metered.next_report(&settings).filter(|_| !reporting.is_in_flight());
             tokio::select! {
-                // What ends it first, then answers, then what comes: none of them starves
-                // another, for a report is looked after in each round.
+                // In order: the end of the stream, replies, messages. No branch starves another,
+                // because each round also checks whether a report is due.
                 biased;
                 () = stop.cancelled() => return End::Broken(stopping()),
-                () = updates.closed() => return End::Broken(Error::Overloaded("the gateway has gone".into())),
+                () = updates.closed() => return End::Broken(Error::Overloaded("the gateway has closed the stream; open it again".into())),
                 (asked, settled) = reporting.done() => {
                     if let Err(error) = self.metered.set_reported(asked, settled) {
                         return if self.metered.is_gone() { End::Gone(error) } else { End::Broken(error) };
@@ -166,7 +169,7 @@ impl Session {
                     owes_state = false;
                 }
                 event = events.next() => {
-                    self.heard = Instant::now();
+                    self.last_message_at = Instant::now();
                     owes_state = true;
                     if let Some(end) = self.take(event).await {
                         return end;
@@ -174,12 +177,12 @@ impl Session {
                 }
                 () = sleep_until(next_report.unwrap_or(idle_at).min(idle_at)) => {
                     if idle_at <= Instant::now() {
-                        let why = "nothing came for too long, or it went on for a day; send heartbeats, and finish";
+                        let why = "no message for too long, or open for a day; send heartbeats, and finish the stream";
                         return End::Broken(Invalid::new("event", why).into());
                     }
                 }
             }
-            if !reporting.is_on_its_way()
+            if !reporting.is_in_flight()
                 && let Some(report) = self.metered.due_report(Instant::now(), &settings)
             {
                 reporting.send(&self.meter.engine, report);
@@ -187,19 +190,22 @@ impl Session {
         }
     }
 
-    /// Takes what came of the stream; tells whether that ends it.
+    /// Handles the next message. Returns the end of the stream, if the message ends it.
     async fn take(&mut self, event: Option<Result<Event>>) -> Option<End> {
         let taken = match event {
             Some(Ok(Event::Output(chunk))) => self.count(chunk).await,
-            Some(Ok(Event::Heartbeat(told))) => told.map_or(Ok(()), |usage| self.metered.set_upstream(usage)),
+            Some(Ok(Event::Heartbeat(usage))) => usage.map_or(Ok(()), |usage| self.metered.set_upstream(usage)),
             Some(Ok(Event::Finish(finish))) => return Some(End::Finish(finish)),
             Some(Err(error)) => Err(error),
-            None => Err(Invalid::new("event", "the stream ended without finish").into()),
+            None => {
+                Err(Invalid::new("event", "the stream ended without finish; open it again, and send finish").into())
+            }
         };
         taken.err().map(End::Broken)
     }
 
-    /// What had come already when the stream broke was delivered too, and may even finish it.
+    /// Handles the messages that had arrived when the stream broke: their output was delivered,
+    /// and one of them may finish the stream.
     async fn read_on(&mut self, mut events: Events<'_>, error: Error) -> End {
         let mut left = MAX_LEFT;
         for _ in 0..MAX_LEFT_MESSAGES {
@@ -216,14 +222,15 @@ impl Session {
     }
 
     async fn count(&mut self, chunk: Vec<u8>) -> Result<()> {
-        let counter = self.counter.take().ok_or_else(|| Error::Internal("a stream lost its count".into()))?;
+        let counter =
+            self.counter.take().ok_or_else(|| Error::Internal("the token counter of the stream is missing".into()))?;
         let (counter, tokens) = self.meter.tokens.push(counter, chunk).await?;
         self.metered.set_counted(tokens);
         self.counter = Some(counter);
         Ok(())
     }
 
-    /// Counts what no cut was found in yet, and a character that will never be complete.
+    /// Counts the rest of the text, and an incomplete character at its end.
     async fn count_all(&mut self) -> Result<()> {
         if let Some(counter) = self.counter.take() {
             let tokens = self.meter.tokens.finish(counter).await?;
@@ -232,9 +239,9 @@ impl Session {
         Ok(())
     }
 
-    /// Charges as the gateway says. While the outcome is unknown the very same is asked again,
-    /// though the gateway is told at once: it was its last word.
-    async fn finish(self, finish: Finish, last: LastWord) -> Ended {
+    /// Charges as the gateway's finish says. If the outcome is unknown, the gateway is told so at
+    /// once, and the same commit is retried, because the gateway has no further message.
+    async fn finish(self, finish: Finish, last: LastMessage) -> Ended {
         let engine = &self.meter.engine;
         let commit = self.metered.commit(finish);
         let mut settled = engine.commit(commit.clone()).await;
@@ -253,13 +260,13 @@ impl Session {
         }
         match settled {
             Ok(_) => Ended { finished: Some(settled), compared: self.compare(finish), settled: None },
-            // What it asked can't be charged: then what was counted is.
-            Err(_) => self.broke(Some(settled)).await,
+            // The finish was refused, so the counted tokens are charged.
+            Err(_) => self.end_broken(Some(settled)).await,
         }
     }
 
-    /// Gives its place to others, and is settled.
-    async fn broke(self, finished: Option<Settled>) -> Ended {
+    /// Frees the permit, and settles the stream as broken.
+    async fn end_broken(self, finished: Option<Settled>) -> Ended {
         let Session { meter, metered, permit, .. } = self;
         drop(permit);
         Ended { finished, settled: settle_broken(&meter, &metered).await, compared: None }
@@ -271,12 +278,12 @@ impl Session {
     }
 }
 
-/// The report that is on its way, if one is, with its target.
+/// The report in flight, if any, with its target.
 #[derive(Default)]
 struct Reporting(Option<(Option<Usage>, BoxFuture<'static, Reported>)>);
 
 impl Reporting {
-    fn is_on_its_way(&self) -> bool {
+    fn is_in_flight(&self) -> bool {
         self.0.is_some()
     }
 
@@ -284,7 +291,7 @@ impl Reporting {
         self.0 = Some((report.target, engine.report(report).boxed()));
     }
 
-    /// Waits for ever where none is on its way.
+    /// Completes with the report in flight; never completes without one.
     async fn done(&mut self) -> (Option<Usage>, Reported) {
         let Some((target, settled)) = &mut self.0 else { return pending().await };
         let done = (*target, settled.await);
@@ -293,10 +300,10 @@ impl Reporting {
     }
 }
 
-/// The place for what a stream is told last, unless its gateway has gone.
-struct LastWord(Option<OwnedPermit<Update>>);
+/// Room for the last message to the gateway; `None` if the gateway has gone.
+struct LastMessage(Option<OwnedPermit<Update>>);
 
-impl LastWord {
+impl LastMessage {
     fn send(self, update: Update) {
         if let Some(permit) = self.0 {
             permit.send(update);

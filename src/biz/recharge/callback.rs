@@ -4,10 +4,12 @@ use super::{
     Recharges,
     gateway::{Payment, PaymentState, TraceContext},
     in_time,
-    order::{Order, OrderStatus},
 };
 use crate::biz::{
-    settlement::posting::{OrderUpdate, PaymentUpdate},
+    settlement::{
+        order::{Order, OrderStatus},
+        posting::{OrderUpdate, PaymentUpdate},
+    },
     values::{
         error::{Error, Result},
         ids::{OrderId, PaymentId},

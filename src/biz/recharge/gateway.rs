@@ -5,10 +5,12 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use thiserror::Error;
 
-use super::order::PaymentMethod;
-use crate::biz::values::{
-    ids::{OrderId, PaymentId, UserId},
-    money::Money,
+use crate::biz::{
+    settlement::order::PaymentMethod,
+    values::{
+        ids::{OrderId, PaymentId, UserId},
+        money::Money,
+    },
 };
 
 /// A payment to be opened.

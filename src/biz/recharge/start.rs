@@ -8,14 +8,17 @@ use super::{
     Recharges, Terms,
     gateway::{NewPayment, OpenedPayment, TraceContext},
     in_time,
-    order::{Order, OrderStatus, PaymentMethod},
 };
 use crate::biz::{
-    settlement::posting::PaymentUpdate,
+    settlement::{
+        order::{Order, OrderStatus, PaymentMethod},
+        posting::PaymentUpdate,
+    },
     values::{
         calendar::BillingTime,
-        error::{Error, Invalid, Result, StoreError},
+        error::{Error, Result, StoreError},
         ids::{OrderId, UserId},
+        invalid::Invalid,
         money::Money,
     },
 };

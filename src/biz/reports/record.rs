@@ -9,6 +9,7 @@ use crate::biz::values::{
     ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
     money::Money,
     paging::PageStart,
+    usage::Usage,
 };
 
 /// Where the units of a record came from. The numbers are those of the wire and the tables.
@@ -25,22 +26,6 @@ impl RecordType {
             2 => Some(Self::Balance),
             _ => None,
         }
-    }
-}
-
-/// Tokens of one model call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Usage {
-    pub input_tokens: u32,
-    pub output_tokens: u32,
-    /// The part of the input that came from the model's cache.
-    pub cached_input_tokens: u32,
-}
-
-impl Usage {
-    /// Input and output together.
-    pub fn tokens(&self) -> u64 {
-        u64::from(self.input_tokens) + u64::from(self.output_tokens)
     }
 }
 

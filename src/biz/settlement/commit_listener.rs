@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use crate::biz::check::cache::entry::{CacheKey, Change};
+use crate::biz::{settlement::change::Change, values::cache_key::CacheKey};
 
 /// Told after a commit and before its callers are answered, so that who was answered reads
 /// what it wrote. Answers are waiting: these return at once.

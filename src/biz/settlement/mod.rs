@@ -4,10 +4,14 @@
 //! transaction: the store loads the state under lock, [`rule::settle`] decides,
 //! the store writes what it decided and commits; only then are callers answered.
 
+pub mod accounts;
+pub mod change;
 pub mod commit_listener;
 pub mod engine;
 pub mod keys;
 pub mod ledger;
+pub mod lock;
+pub mod order;
 pub mod posting;
 mod pricing;
 pub mod rule;

@@ -4,11 +4,7 @@ use super::transaction::{Delivered, Transaction};
 use crate::biz::{
     account::catalog::QuotaUnit,
     charge::{self, Split, quote::token_units},
-    reports::record::Usage,
-    values::{
-        error::{Error, Invalid},
-        money::Money,
-    },
+    values::{error::Error, invalid::Invalid, money::Money, usage::Usage},
 };
 
 impl Transaction {

@@ -10,12 +10,13 @@ use crate::biz::{
     account::catalog::QuotaUnit,
     charge::{Split, prices::PriceVersion},
     limits::key_quota::Take,
-    reports::record::Usage,
     values::{
         calendar::Month,
-        error::{Invalid, StoreError},
+        error::StoreError,
         ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
+        invalid::Invalid,
         money::Money,
+        usage::Usage,
     },
 };
 

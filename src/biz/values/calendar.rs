@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, sync::Arc, time::Instant};
 use chrono::{DateTime, Datelike, Days, Duration, NaiveDate, NaiveDateTime, TimeZone, Timelike, Utc};
 use chrono_tz::Tz;
 
-use super::error::Invalid;
+use crate::biz::values::invalid::Invalid;
 
 /// Where "now" comes from, so that tests can move it.
 pub trait Clock: Send + Sync + 'static {

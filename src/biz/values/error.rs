@@ -5,14 +5,16 @@ use std::fmt;
 
 use thiserror::Error;
 
+use super::{invalid::Invalid, limit::Limit, money::Money};
+
 /// An error a caller gets. Nothing was changed when one is returned, except where
 /// the variant says that the outcome is unknown.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Error {
     #[error("balance is not enough: {needed} needed, {available} available")]
-    InsufficientBalance { needed: crate::biz::values::money::Money, available: crate::biz::values::money::Money },
+    InsufficientBalance { needed: Money, available: Money },
     #[error("the {0} is reached")]
-    InsufficientQuota(crate::biz::limits::caps::Limit),
+    InsufficientQuota(Limit),
     #[error("order {0} not found")]
     OrderNotFound(String),
     #[error("{0}")]
@@ -95,20 +97,6 @@ impl From<&str> for Overload {
 
 /// A result in the caller's terms.
 pub type Result<T> = std::result::Result<T, Error>;
-
-/// A value that breaks a rule: which field, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{field}: {why}")]
-pub struct Invalid {
-    pub field: String,
-    pub why: String,
-}
-
-impl Invalid {
-    pub fn new(field: impl Into<String>, why: impl Into<String>) -> Self {
-        Self { field: field.into(), why: why.into() }
-    }
-}
 
 /// A failure of the storage below the traits of this layer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

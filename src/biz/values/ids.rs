@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::error::Invalid;
+use crate::biz::values::invalid::Invalid;
 
 /// Defines an identifier: a shared string whose content `$check` has accepted.
 macro_rules! identifier {

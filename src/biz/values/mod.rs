@@ -1,8 +1,12 @@
-//! Values that every rule uses: amounts, times, ids, pages and errors. Nothing here depends on
-//! another part of `biz`.
+//! Values that every rule uses: amounts, times, ids, token counts, pages and errors. Nothing here
+//! depends on another part of `biz`.
 
+pub mod cache_key;
 pub mod calendar;
 pub mod error;
 pub mod ids;
+pub mod invalid;
+pub mod limit;
 pub mod money;
 pub mod paging;
+pub mod usage;

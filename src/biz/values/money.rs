@@ -4,7 +4,7 @@ use std::{fmt, iter::Sum, str::FromStr};
 
 use rust_decimal::Decimal;
 
-use super::error::Invalid;
+use crate::biz::values::invalid::Invalid;
 
 /// An amount of money to six decimal places, held as whole millionths.
 ///
@@ -219,8 +219,33 @@ mod tests {
     }
 
     #[test]
+    fn sums_and_products_end_at_the_largest_amount() {
+        let (one, most) = (Money(1), Money::MAX);
+        assert_eq!(money("1.5").checked_add(money("2.5")), Some(money("4")));
+        assert_eq!((most.minus(one).checked_add(one), most.checked_add(one)), (Some(most), None));
+        assert_eq!(((-most).plus(one).checked_add(-one), (-most).checked_add(-one)), (Some(-most), None));
+        assert_eq!((money("0.1").times(3), most.times(1), most.times(2)), (Some(money("0.3")), Some(most), None));
+        assert_eq!((most.scaled(1, 1), most.scaled(1_000_001, 1_000_000)), (Some(most), None));
+        assert_eq!(((-most).scaled(2, 2), money("3").scaled(5, 3)), (Some(-most), Some(money("5"))));
+        assert_eq!([money("1"), money("-3"), most].into_iter().sum::<Money>(), most.minus(money("2")));
+    }
+
+    #[test]
+    fn an_amount_is_below_zero_at_zero_or_above() {
+        let signs = [Money(-1), Money::ZERO, Money(1)].map(|amount| (amount.is_negative(), amount.is_zero()));
+        assert_eq!(signs, [(true, false), (false, true), (false, false)]);
+        assert_eq!((-money("2"), format!("{:?}", money("-0.5"))), (money("-2"), "-0.5".into()));
+    }
+
+    #[test]
+    fn a_decimal_of_more_places_is_no_amount() {
+        assert_eq!(Money::from_decimal(Decimal::new(15, 1)), Some(money("1.5")));
+        assert_eq!(Money::from_decimal(Decimal::new(1, 7)), None);
+    }
+
+    #[test]
     fn text_that_is_no_amount_is_refused() {
-        for bad in ["", "-", ".5", "1e3", "1,5", "+1", "1.0000001", "1000000000", "٣"] {
+        for bad in ["", "-", ".5", "1e3", "1,5", "+1", "1.0000001", "1000000000", "٣", "9999999999999999999"] {
             assert!(bad.parse::<Money>().is_err(), "{bad:?}");
         }
     }
@@ -246,6 +271,9 @@ mod tests {
         assert_eq!("19.99".parse::<Money>().unwrap().to_hundredths(), Some(1_999));
         assert_eq!("19.999".parse::<Money>().unwrap().to_hundredths(), None);
         assert_eq!(Money::from_hundredths(i64::MAX), None);
-        assert_eq!(Money::from_hundredths(100_000_000_000), None);
+        assert_eq!(Money::from_hundredths(99_999_999_999).unwrap().to_string(), "999999999.99");
+        for too_much in [100_000_000_000, -100_000_000_000] {
+            assert_eq!(Money::from_hundredths(too_much), None);
+        }
     }
 }

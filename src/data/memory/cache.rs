@@ -1,4 +1,5 @@
-//! The cache of one process. Entries and the fences of loads, in shards by cache key.
+//! The near cache in the memory of one process: entries, and fences of loads, in shards by cache
+//! key.
 
 use std::{
     collections::HashMap,
@@ -16,53 +17,54 @@ use lru::LruCache;
 use crate::biz::{
     check::cache::{
         account_cache::{AccountCache, Fence, Found},
-        entry::{Applied, CacheEntry, CacheKey, Change, Version},
+        entry::{Applied, CacheEntry},
     },
-    values::error::StoreError,
+    settlement::change::{Change, Version},
+    values::{cache_key::CacheKey, error::StoreError},
 };
 
 const SHARDS: usize = 16;
-/// Loads in a shard that have neither stored nor been overtaken; with one more, all of
-/// them are told that they came too late.
+/// Most fences in a shard. One more clears them all, and the loads of the cleared fences do not
+/// store their entries.
 const MAX_LOADS: usize = 1_024;
 
-impl Shard {
-    /// A state came by: a load of an older one must not be stored any more.
+impl CacheShard {
+    /// Records a newer state, so that a load in flight does not store an older one.
     fn overtake(&mut self, cache_key: &CacheKey, version: Version) {
         let Some(load) = self.loads.get_mut(cache_key) else { return };
         match &load.newest {
             Some(newest) if version.is_at_least(newest) => load.newest = Some(version),
             Some(newest) if newest.is_at_least(&version) => {}
-            // Nobody can tell which is the newer.
+            // The two versions can't be ordered, so the load must not store.
             Some(_) => drop(self.loads.remove(cache_key)),
             None => load.newest = Some(version),
         }
     }
 }
 
-/// A bounded cache; what was not used for longest goes first.
+/// A bounded cache. The least recently used entry is dropped first.
 pub struct MemoryCache {
-    shards: Vec<Mutex<Shard>>,
+    shards: Vec<Mutex<CacheShard>>,
     hasher: RandomState,
     tokens: AtomicU64,
 }
 
-struct Shard {
+struct CacheShard {
     entries: LruCache<CacheKey, Found>,
-    loads: HashMap<CacheKey, Load>,
+    loads: HashMap<CacheKey, PendingLoad>,
 }
 
-struct Load {
+struct PendingLoad {
     fence: Fence,
-    /// The newest state that came by since it began.
+    /// The newest version that was applied since the load began.
     newest: Option<Version>,
 }
 
 impl MemoryCache {
-    /// Keeps about `entries` entries.
+    /// A cache of about `entries` entries.
     pub fn new(entries: usize) -> Self {
         let room = NonZeroUsize::MIN.saturating_add(entries / SHARDS);
-        let shard = || Mutex::new(Shard { entries: LruCache::new(room), loads: HashMap::new() });
+        let shard = || Mutex::new(CacheShard { entries: LruCache::new(room), loads: HashMap::new() });
         Self {
             shards: std::iter::repeat_with(shard).take(SHARDS).collect(),
             hasher: RandomState::new(),
@@ -70,13 +72,13 @@ impl MemoryCache {
         }
     }
 
-    fn shard(&self, cache_key: &CacheKey) -> MutexGuard<'_, Shard> {
+    fn shard(&self, cache_key: &CacheKey) -> MutexGuard<'_, CacheShard> {
         let number = self.hasher.hash_one(cache_key) % SHARDS as u64;
         lock(&self.shards[number as usize])
     }
 }
 
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+fn lock(shard: &Mutex<CacheShard>) -> MutexGuard<'_, CacheShard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -97,7 +99,7 @@ impl AccountCache for MemoryCache {
         if shard.loads.len() >= MAX_LOADS {
             shard.loads.clear();
         }
-        shard.loads.insert(cache_key.clone(), Load { fence, newest: None });
+        shard.loads.insert(cache_key.clone(), PendingLoad { fence, newest: None });
         Ok(fence)
     }
 
@@ -120,7 +122,7 @@ impl AccountCache for MemoryCache {
             let mut shard = self.shard(&cache_key);
             shard.overtake(&cache_key, change.after());
             let Some(found) = shard.entries.peek_mut(&cache_key) else { continue };
-            match change.apply(&found.entry) {
+            match found.entry.apply(change) {
                 Applied::Next(entry) => found.entry = Arc::new(entry),
                 Applied::Known => {}
                 Applied::Gap => drop(shard.entries.pop(&cache_key)),

@@ -1,4 +1,5 @@
-//! Traits of `crate::biz` implemented in the memory of this process: bounded, and lost with it.
+//! Implements traits of `crate::biz` in the memory of this process. The memory is bounded, and its
+//! content is lost with the process.
 
 mod cache;
 mod rate_limit;

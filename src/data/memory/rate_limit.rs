@@ -1,8 +1,8 @@
-//! The rate limiter of one process: how full the buckets of each user and API key are,
-//! for as long as there is anything in them, and for a bounded number of cache keys.
+//! The rate limiter of one process. It keeps the levels of the buckets of each user and API key
+//! until they are empty, for a bounded number of cache keys.
 //!
-//! Cache keys are spread over shards, each with a lock of its own. A request of a user and a
-//! key locks both their shards, the lower one first, so that it counts to both or to none.
+//! Cache keys are spread over shards, each with its own lock. A request of a user and an API key
+//! locks both shards, the lower one first, so that the request counts for both or for none.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -14,37 +14,37 @@ use std::{
 use async_trait::async_trait;
 
 use crate::biz::{
-    check::cache::entry::CacheKey,
     limits::rate_limit::{Level, RateLimiter, RateLimits},
     values::{
+        cache_key::CacheKey,
         calendar::Clock,
         error::StoreError,
         ids::{ApiKeyId, UserId},
     },
 };
 
-/// Cache keys that are remembered at most. One takes about 250 bytes.
+/// Most cache keys in memory. One takes about 250 bytes.
 const CACHE_KEYS: usize = 100_000;
 const SHARDS: usize = 16;
 
-/// How many idle cache keys a request removes at most. Above one, so that they go faster
-/// than new ones come.
+/// Most idle cache keys that a request removes. More than one, so that idle keys go faster than
+/// new ones come.
 const REMOVED_AT_ONCE: usize = 2;
 
-/// See the module.
+/// The limiter; see the module.
 pub struct MemoryRateLimiter {
     limits: RateLimits,
-    shards: Vec<Mutex<Shard>>,
+    shards: Vec<Mutex<BucketShard>>,
     hasher: RandomState,
     clock: Arc<dyn Clock>,
     started: Instant,
 }
 
-/// A part of the cache keys.
-struct Shard {
+/// The buckets of a part of the cache keys.
+struct BucketShard {
     room: usize,
     cache_keys: HashMap<CacheKey, Bucket>,
-    /// By their last request, refused ones included; the one that is idle for longest first.
+    /// Cache keys by their last request, including refused ones; the longest idle first.
     by_use: BTreeMap<u64, CacheKey>,
     uses: u64,
 }
@@ -62,7 +62,7 @@ impl MemoryRateLimiter {
     fn with_room(limits: RateLimits, clock: Arc<dyn Clock>, cache_keys: usize) -> Self {
         Self {
             limits,
-            shards: (0..SHARDS).map(|_| Mutex::new(Shard::new(cache_keys.div_ceil(SHARDS)))).collect(),
+            shards: (0..SHARDS).map(|_| Mutex::new(BucketShard::new(cache_keys.div_ceil(SHARDS)))).collect(),
             hasher: RandomState::new(),
             started: clock.instant(),
             clock,
@@ -73,9 +73,9 @@ impl MemoryRateLimiter {
         let cache_keys: Vec<(usize, CacheKey)> =
             cache_keys.into_iter().map(|cache_key| (self.index(&cache_key), cache_key)).collect();
         let indices: BTreeSet<usize> = cache_keys.iter().map(|(index, _)| *index).collect();
-        let mut shards: BTreeMap<usize, MutexGuard<'_, Shard>> =
+        let mut shards: BTreeMap<usize, MutexGuard<'_, BucketShard>> =
             indices.into_iter().map(|index| (index, lock(&self.shards[index]))).collect();
-        // Under the locks, so that it never goes back for a cache key.
+        // Read under the locks, so that time never goes back for a cache key.
         let now = self.clock.instant().saturating_duration_since(self.started);
         let taken: Vec<Result<Level, Duration>> = cache_keys
             .iter()
@@ -107,7 +107,7 @@ impl RateLimiter for MemoryRateLimiter {
     }
 }
 
-impl Shard {
+impl BucketShard {
     fn new(room: usize) -> Self {
         Self { room, cache_keys: HashMap::new(), by_use: BTreeMap::new(), uses: 0 }
     }
@@ -116,7 +116,7 @@ impl Shard {
         self.cache_keys.get(cache_key).map_or_else(Level::default, |entry| entry.level)
     }
 
-    /// Remembers a level; where there is no room, the cache key that is idle for longest goes.
+    /// Keeps a level. If the shard is full, the longest idle cache key is removed.
     fn put(&mut self, cache_key: CacheKey, level: Level) {
         if !self.cache_keys.contains_key(&cache_key) && self.cache_keys.len() >= self.room {
             self.remove_first();
@@ -128,14 +128,15 @@ impl Shard {
         self.by_use.insert(self.uses, cache_key);
     }
 
-    /// Keeps a cache key from being taken for idle, so that it can't wait for room to be made of it.
+    /// Marks a cache key as used by a refused request. Otherwise a client that keeps asking could
+    /// have its bucket removed as idle.
     fn touch(&mut self, cache_key: &CacheKey) {
         if let Some(entry) = self.cache_keys.get(cache_key) {
             self.put(cache_key.clone(), entry.level);
         }
     }
 
-    /// Removes the next cache keys of which nothing is left.
+    /// Removes the longest idle cache keys whose buckets are empty.
     fn remove_idle(&mut self, limits: &RateLimits, now: Duration) {
         for _ in 0..REMOVED_AT_ONCE {
             let first = self.by_use.first_key_value().map(|(_, cache_key)| cache_key);
@@ -153,7 +154,7 @@ impl Shard {
     }
 }
 
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+fn lock(shard: &Mutex<BucketShard>) -> MutexGuard<'_, BucketShard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -166,7 +167,7 @@ mod tests {
     use super::*;
     use crate::biz::limits::rate_limit::Rates;
 
-    /// Stands still until it is moved, in milliseconds.
+    /// A clock that a test moves, in milliseconds.
     struct Hand(Instant, AtomicU64);
 
     impl Clock for Hand {
@@ -211,14 +212,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_counts_to_user_and_key_or_to_none() {
+    async fn a_request_counts_for_both_user_and_key_or_for_none() {
         let limiter = Limiter::new(2, 3, 100);
         assert_eq!(limiter.seconds("u", Some("k")).await, None);
         assert_eq!(limiter.seconds("u", Some("k")).await, None);
-        // Refused by the user's limit, so the key has one left.
+        // Refused by the user's limit, so the API key has one request left.
         assert_eq!(limiter.seconds("u", Some("k")).await, Some(30));
         assert_eq!(limiter.seconds("another", Some("k")).await, None);
-        // Refused by the key's, so this user has one left too.
+        // Refused by the API key's limit, so this user has one request left.
         assert_eq!(limiter.seconds("another", Some("k")).await, Some(20));
         assert_eq!(limiter.seconds("another", None).await, None);
         assert_eq!(limiter.seconds("another", Some("k")).await, Some(30));
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_has_run_out_is_forgotten() {
+    async fn empty_buckets_are_removed() {
         let limiter = Limiter::new(1, 0, 100_000);
         for user in 0..1_000 {
             limiter.seconds(&format!("u{user}"), Some("k")).await;
@@ -241,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_there_is_no_room_the_idle_go_first() {
+    async fn the_longest_idle_bucket_is_removed_first() {
         let limiter = Limiter::new(1, 0, 160);
         limiter.seconds("busy", None).await;
         limiter.seconds("idle", None).await;
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn many_threads_are_admitted_as_often_as_there_may_be() {
+    fn many_threads_together_keep_the_limit() {
         let limiter = Limiter::new(1_000, 700, 100);
         let cache_keys = |user: &str| {
             let (user, key) = (UserId::from_stored(user), ApiKeyId::from_stored("k"));

@@ -22,8 +22,18 @@ use tokio::{
     time::timeout,
 };
 
-use super::{SESSION, store_error};
-use crate::biz::values::error::StoreError;
+use crate::{biz::values::error::StoreError, data::error::store_error};
+
+/// What every connection begins with, so that the server's defaults do not matter.
+/// Read committed: no gap locks, and what is read after the account's lock is what
+/// its last holder committed. Strict: a value that does not fit is an error and never
+/// cut to size. A process that froze, or a machine that went without a word, does not
+/// hold its locks for hours; MySQL can only be told so of idle connections. And no list
+/// of keys is made into a subquery, which would lock in another order.
+const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
+    SET SESSION sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', \
+    autocommit = 1, innodb_lock_wait_timeout = 2, wait_timeout = 30 \
+    /*M! , idle_transaction_timeout = 5, in_predicate_conversion_threshold = 0 */";
 
 /// A connection that rested longer than this is tried before it is used.
 const FRESH: Duration = Duration::from_secs(1);

@@ -1,13 +1,14 @@
 //! Token prices: rows of `price_version`.
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
-use sqlx::{Row, mysql::MySqlRow};
 
-use super::{MySqlStore, money, optional_money, store_error, text};
-use crate::biz::{
-    charge::prices::{MAX_STORED, PriceStore, StoredVersion, TokenPrices},
-    values::error::{Invalid, StoreError},
+use super::MySqlStore;
+use crate::{
+    biz::{
+        charge::prices::{MAX_STORED, PriceStore, StoredVersion},
+        values::{error::StoreError, invalid::Invalid},
+    },
+    data::rows::price::stored_version_of,
 };
 
 #[async_trait]
@@ -19,24 +20,6 @@ impl PriceStore for MySqlStore {
         )
         .bind(MAX_STORED as u32 + 1);
         let rows = self.reader.fetch_all(query).await?;
-        rows.iter()
-            .map(|row| {
-                let effective_from = row.try_get::<DateTime<Utc>, _>(1).map_err(store_error);
-                let (model, effective_from) =
-                    text(row, 0).and_then(|model| Ok((model, effective_from?))).map_err(unread)?;
-                StoredVersion::parse(&model, effective_from, version_of(row))
-            })
-            .map(Ok)
-            .collect()
+        Ok(rows.iter().map(stored_version_of).collect())
     }
-}
-
-fn unread(error: StoreError) -> Invalid {
-    Invalid::new("price_version", error.to_string())
-}
-
-fn version_of(row: &MySqlRow) -> Result<(String, TokenPrices), StoreError> {
-    let input = money(row, 3)?;
-    let cached_input = optional_money(row, 4)?.unwrap_or(input);
-    Ok((text(row, 2)?, TokenPrices { input, cached_input, output: money(row, 5)? }))
 }

@@ -15,8 +15,10 @@ use chrono::{DateTime, NaiveDate, Utc};
 use futures_util::TryStreamExt;
 use sqlx::{AssertSqlSafe, Either, MySqlConnection, mysql::MySqlRow};
 
-use super::store_error;
-use crate::biz::values::{error::StoreError, money::Money};
+use crate::{
+    biz::values::{error::StoreError, money::Money},
+    data::error::store_error,
+};
 
 /// SQL text under construction.
 pub(super) struct Statement {
@@ -125,6 +127,24 @@ impl Statement {
 
     async fn run(self, connection: &mut MySqlConnection) -> sqlx::Result<()> {
         sqlx::raw_sql(AssertSqlSafe(self.sql)).execute(connection).await.map(|_| ())
+    }
+}
+
+/// Whether a locking read waits for the locks that other transactions hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LockMode {
+    Wait,
+    /// Rows that others hold are missing from the result.
+    Skip,
+}
+
+impl LockMode {
+    /// The end of a locking read.
+    pub(super) fn suffix(self) -> &'static str {
+        match self {
+            Self::Wait => " FOR UPDATE; ",
+            Self::Skip => " FOR UPDATE SKIP LOCKED; ",
+        }
     }
 }
 

@@ -1,18 +1,16 @@
-//! What payment-service says, into domain values.
+//! Converts replies of payment-service to domain values.
 
 use super::proto::{self, CreatePaymentReply, GetPaymentReply, PaymentStatus};
 use crate::biz::{
-    recharge::{
-        gateway::{OpenedPayment, Payment, PaymentError, PaymentState},
-        order::PaymentMethod,
-    },
+    recharge::gateway::{OpenedPayment, Payment, PaymentError, PaymentState},
+    settlement::order::PaymentMethod,
     values::{
         ids::{OrderId, PaymentId},
         money::Money,
     },
 };
 
-/// As wide as the column of the orders.
+/// Bytes; the size of the column in the orders.
 const MAX_URL: usize = 2_048;
 
 pub(super) fn method(method: PaymentMethod) -> proto::PaymentMethod {
@@ -23,7 +21,7 @@ pub(super) fn method(method: PaymentMethod) -> proto::PaymentMethod {
     }
 }
 
-/// A payment that the user can be sent to.
+/// The opened payment. Fails if the reply has no usable URL.
 pub(super) fn opened(reply: CreatePaymentReply) -> Result<OpenedPayment, PaymentError> {
     if matches!(reply.status(), PaymentStatus::Failed | PaymentStatus::Closed) {
         return Err(PaymentError::Refused("the payment failed at once".into()));
@@ -31,7 +29,7 @@ pub(super) fn opened(reply: CreatePaymentReply) -> Result<OpenedPayment, Payment
     let id = payment_id(&reply.payment_id)?;
     let url = if reply.pay_url.is_empty() { reply.pay_code } else { reply.pay_url };
     if !(1..=MAX_URL).contains(&url.len()) || !url.bytes().all(|byte| byte.is_ascii_graphic()) || is_script(&url) {
-        return Err(nonsense("the address of the payment"));
+        return Err(nonsense("the payment URL"));
     }
     Ok(OpenedPayment { id, url })
 }
@@ -57,7 +55,7 @@ fn payment_id(id: &str) -> Result<PaymentId, PaymentError> {
     PaymentId::parse("payment_id", id).map_err(|_| nonsense("the id of the payment"))
 }
 
-/// A browser would run these in the front end's own page.
+/// Whether a browser would run the URL as a script in the page of the front end.
 fn is_script(url: &str) -> bool {
     let scheme = url.split(':').next().unwrap_or_default();
     ["javascript", "data", "vbscript"].iter().any(|script| scheme.eq_ignore_ascii_case(script))
@@ -76,14 +74,14 @@ mod tests {
     }
 
     #[test]
-    fn a_page_or_else_the_content_of_a_qr_code_is_where_the_user_pays() {
+    fn the_payment_url_is_the_pay_page_or_the_content_of_a_qr_code() {
         assert_eq!(opened(reply("p-1", "https://pay/p-1")).unwrap().url, "https://pay/p-1");
         let code = CreatePaymentReply { pay_code: "weixin://wxpay/x".into(), ..reply("p-1", "") };
         assert_eq!(opened(code).unwrap().url, "weixin://wxpay/x");
     }
 
     #[test]
-    fn an_answer_that_nobody_could_pay_by_is_none() {
+    fn a_reply_without_a_payment_url_is_unusable() {
         let long = format!("https://{}", "x".repeat(MAX_URL));
         for (id, url) in [
             ("", "https://pay"),
@@ -99,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_payment_of_another_order_is_no_answer() {
+    fn the_payment_of_another_order_is_refused() {
         let order = OrderId::from_stored("o-1");
         let reply = |order_id: &str, status| GetPaymentReply {
             payment_id: "p-1".into(),
@@ -111,7 +109,7 @@ mod tests {
         assert!(payment(reply("o-2", 2), &order).is_err());
         let paid = payment(reply("o-1", 2), &order).unwrap();
         assert_eq!((paid.amount.to_string().as_str(), paid.state), ("19.99", PaymentState::Paid));
-        // A status that this version does not know decides nothing.
+        // An unknown status counts as pending.
         assert_eq!(payment(reply("o-1", 77), &order).unwrap().state, PaymentState::Pending);
     }
 }

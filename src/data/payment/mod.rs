@@ -1,11 +1,13 @@
-//! payment-service, over gRPC: one connection, made at the first call and again whenever
-//! it was lost. Every call has a deadline, retries included.
+//! The client of payment-service, over gRPC. It has one connection, which is opened at the first
+//! call and reopened after a loss. Every call has a deadline that includes its retries.
 
 mod answer;
+pub mod proto;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
+use backon::{ExponentialBuilder, Retryable};
 use tokio::time::{Instant, timeout_at};
 use tonic::{
     Code, Request, Response, Status,
@@ -19,35 +21,28 @@ use crate::biz::{
     values::ids::{OrderId, UserId},
 };
 
-/// The generated messages and services of `proto/payment/v1`.
-pub mod proto {
-    #![allow(clippy::all, missing_docs, reason = "generated code; what it trips over depends on the generators")]
-    tonic::include_proto!("payment.v1");
-}
-
-/// Between two attempts at a call that may be repeated, doubling.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// Attempts at one call, within its deadline.
-const ATTEMPTS: u32 = 3;
-/// A connection that stays silent this long after a question whether it lives is given up.
+/// Pauses between the attempts of one call, three at most, within its deadline.
+const BACKOFF: ExponentialBuilder =
+    ExponentialBuilder::new().with_min_delay(Duration::from_millis(100)).with_max_times(2).with_jitter();
+/// Interval of HTTP/2 keep-alive pings, and the wait for an answer before the connection is closed.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// What users read where they pay.
+/// The title on the pay page.
 const SUBJECT: &str = "Account top-up";
-/// Characters of a refusal that are kept.
+/// Characters of a refusal that are kept in the error.
 const MAX_REASON: usize = 200;
-/// Larger than any answer that makes sense.
+/// Largest reply in bytes, far above any valid one.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// How payment-service is reached, and what it is told of every payment.
+/// The address of payment-service, and the URLs of every payment.
 #[derive(Debug, Clone)]
 pub struct GatewaySettings {
     /// `host:port`.
     pub address: String,
-    /// Of each call.
+    /// Time limit of each call, including retries.
     pub timeout: Duration,
-    /// Where the user goes afterwards.
+    /// The page to which the user returns.
     pub return_url: String,
-    /// Where results are reported.
+    /// The URL that receives the results.
     pub notify_url: String,
 }
 
@@ -58,10 +53,10 @@ pub struct GrpcPaymentGateway {
 }
 
 impl GrpcPaymentGateway {
-    /// Connects at the first call.
+    /// Creates a client, which connects at the first call.
     ///
     /// # Errors
-    /// An address that is none.
+    /// The address is invalid.
     pub fn new(settings: GatewaySettings) -> Result<Self, tonic::transport::Error> {
         let endpoint = Endpoint::from_shared(format!("http://{}", settings.address))?
             .connect_timeout(settings.timeout)
@@ -72,13 +67,13 @@ impl GrpcPaymentGateway {
         Ok(Self { client, settings })
     }
 
-    /// Calls until there is an answer, or an error after which `may_repeat` says no.
+    /// Calls with retries. An error for which `may_retry` is false is returned at once.
     async fn call<M, R, F>(
         &self,
         message: M,
         trace: &TraceContext,
         send: impl Fn(PaymentClient<Channel>, Request<M>) -> F,
-        may_repeat: fn(&Status) -> bool,
+        may_retry: fn(&Status) -> bool,
     ) -> Result<R, Status>
     where
         M: Clone,
@@ -86,20 +81,16 @@ impl GrpcPaymentGateway {
         F: Future<Output = Result<Response<R>, Status>> + Send + 'static,
     {
         let deadline = Instant::now() + self.settings.timeout;
-        let mut pause = FIRST_PAUSE;
-        for attempt in 1.. {
+        let attempt = || {
             let request = request(message.clone(), trace, deadline.saturating_duration_since(Instant::now()));
-            let error = match within(deadline, send(self.client.clone(), request)).await {
-                Ok(response) => return Ok(response.into_inner()),
-                Err(error) => error,
-            };
-            if attempt == ATTEMPTS || !may_repeat(&error) || Instant::now() + pause >= deadline {
-                return Err(error);
-            }
-            tokio::time::sleep(pause).await;
-            pause *= 2;
-        }
-        Err(Status::internal("no attempt was made"))
+            within(deadline, send(self.client.clone(), request))
+        };
+        let response = attempt
+            .retry(BACKOFF)
+            .when(may_retry)
+            .adjust(|_, pause| pause.filter(|pause| Instant::now() + *pause < deadline))
+            .await?;
+        Ok(response.into_inner())
     }
 }
 
@@ -118,7 +109,7 @@ impl PaymentGateway for GrpcPaymentGateway {
             notify_url: self.settings.notify_url.clone(),
             client_ip: payment.client_ip.map(|ip| ip.to_string()).unwrap_or_default(),
         };
-        // The contract does not say that a repeat finds the first payment.
+        // A retry could open a second payment, so only an unsent call is retried.
         let send = |mut client: PaymentClient<_>, request| async move { client.create_payment(request).await };
         let reply = self.call(message, trace, send, was_not_sent).await.map_err(payment_error)?;
         answer::opened(reply)
@@ -135,7 +126,7 @@ impl PaymentGateway for GrpcPaymentGateway {
     }
 }
 
-/// The id where it is a number, and no other user's: 007 is not 7.
+/// The user id as a number; 0 if the number would not print as the same id, such as 007.
 fn number_of(user: &UserId) -> u64 {
     let number = user.as_str().parse().ok();
     number.filter(|number: &u64| number.to_string() == user.as_str()).unwrap_or(0)
@@ -145,7 +136,7 @@ fn request<M>(message: M, trace: &TraceContext, timeout: Duration) -> Request<M>
     let mut request = Request::new(message);
     request.set_timeout(timeout);
     for (name, value) in [("traceparent", &trace.parent), ("tracestate", &trace.state)] {
-        // What is no header value can't have come in one.
+        // An invalid value can't have come from a header, so it is left out.
         if let Some(Ok(value)) = value.as_ref().map(|value| MetadataValue::try_from(value.as_str())) {
             request.metadata_mut().insert(name, value);
         }
@@ -153,8 +144,8 @@ fn request<M>(message: M, trace: &TraceContext, timeout: Duration) -> Request<M>
     request
 }
 
-/// In a task of its own: tonic 0.14 panics at some malformed answers, such as details
-/// that are not base64, and that must not take an order down with it.
+/// Runs a call in a task of its own, because tonic 0.14 panics at some malformed replies, such as
+/// details that are not base64. The task contains the panic.
 async fn within<R: Send + 'static>(
     deadline: Instant,
     call: impl Future<Output = Result<R, Status>> + Send + 'static,
@@ -162,15 +153,15 @@ async fn within<R: Send + 'static>(
     let mut task = tokio::spawn(call);
     match timeout_at(deadline, &mut task).await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(_)) => Err(Status::unknown("the answer can't be read")),
+        Ok(Err(_)) => Err(Status::unknown("malformed reply of payment-service")),
         Err(_) => {
             task.abort();
-            Err(Status::deadline_exceeded("no answer in time"))
+            Err(Status::deadline_exceeded("payment-service did not answer in time"))
         }
     }
 }
 
-/// Whether there was not even a connection to send it on.
+/// Whether the call was not sent, because there was no connection.
 fn was_not_sent(status: &Status) -> bool {
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
@@ -182,7 +173,7 @@ fn was_not_sent(status: &Status) -> bool {
     false
 }
 
-/// Whether a question may be answered when it is put again.
+/// Whether a retry of a read may succeed.
 fn is_outage(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Aborted) || was_not_sent(status)
 }
@@ -201,7 +192,7 @@ fn payment_error(status: Status) -> PaymentError {
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::ResourceExhausted | Code::Aborted => {
             PaymentError::Unavailable(why)
         }
-        // Of the transport, which names its cause.
+        // An error with a source comes from the transport.
         _ if std::error::Error::source(&status).is_some() => PaymentError::Unavailable(why),
         _ => PaymentError::Senseless(why),
     }

@@ -1,4 +1,4 @@
-//! One command for each of some cache keys, those of one server in one round trip.
+//! A batch of commands, one per cache key. The commands of one server share a round trip.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,13 +10,13 @@ use super::{
     node::Node,
     topology::Topology,
 };
-use crate::biz::{check::cache::entry::CacheKey, values::error::StoreError};
+use crate::biz::values::{cache_key::CacheKey, error::StoreError};
 
-/// Commands by the server that has their keys.
+/// Commands, grouped by the server that owns their keys.
 #[derive(Default)]
-pub(super) struct Batch {
+pub(super) struct CommandBatch {
     groups: Vec<Group>,
-    /// Those whose server is not known.
+    /// Cache keys whose server is unknown.
     unsent: Vec<CacheKey>,
 }
 
@@ -26,22 +26,22 @@ struct Group {
     commands: Pipeline,
 }
 
-/// What became of a batch.
+/// The results of a batch.
 #[derive(Default)]
 pub(super) struct Answered {
     pub answers: Vec<(CacheKey, Value)>,
-    /// Those whose command may not have been carried out.
+    /// Cache keys whose command may not have been executed.
     pub failed: Vec<CacheKey>,
 }
 
-impl Batch {
-    /// Adds a command about a key of a cache key.
+impl CommandBatch {
+    /// Adds the command of a cache key. `key` is its Redis key.
     pub fn add(&mut self, topology: &Topology, cache_key: CacheKey, key: &str, command: Cmd) {
         let Ok(node) = topology.node_of(key) else {
             self.unsent.push(cache_key);
             return;
         };
-        // There are few servers.
+        // A linear search, because there are few servers.
         let known = self.groups.iter_mut().find(|group| Arc::ptr_eq(&group.node, &node));
         let group = match known {
             Some(group) => group,
@@ -87,8 +87,8 @@ impl Group {
         answered
     }
 
-    /// Where the server has forgotten the scripts, all is sent again behind them: what was
-    /// carried out is known the second time.
+    /// Sends the commands. If the server has lost the scripts, they are loaded and all commands
+    /// are sent again; a change that was applied the first time is 'known' the second time.
     async fn answers(&self, link: &Link, budget: Duration) -> Result<Vec<Value>, StoreError> {
         let answers = link.call_all(&self.commands, budget).await?;
         let lacks_script = |answer: &Value| matches!(answer, Value::ServerError(error) if error.code() == "NOSCRIPT");

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    ScriptTimes, Settings,
-    batch::Batch,
+    RedisSettings, ScriptTimes,
+    batch::CommandBatch,
     hash, keys,
     link::{Link, Refusal},
     node::{self, text, unavailable},
@@ -24,18 +24,19 @@ use super::{
 use crate::biz::{
     check::cache::{
         account_cache::{AccountCache, Fence, Found},
-        entry::{CacheEntry, CacheKey, Change},
+        entry::CacheEntry,
         reconcile::{Distance, SharedCache},
     },
-    values::error::StoreError,
+    settlement::change::Change,
+    values::{cache_key::CacheKey, error::StoreError},
 };
 
-/// How long a load may take; later it is not stored.
+/// Lifetime of a fence in milliseconds. A slower load does not store its entry.
 const FENCE_MS: u64 = 10_000;
 
-/// The cache in Redis.
+/// The shared cache in Redis.
 pub struct RedisCache {
-    settings: Arc<Settings>,
+    settings: Arc<RedisSettings>,
     topology: Topology,
     times: ScriptTimes,
     cold: Arc<Notify>,
@@ -43,19 +44,19 @@ pub struct RedisCache {
 }
 
 impl RedisCache {
-    /// Connects in the background, and stays connected until it is dropped.
-    pub fn start(settings: Settings, times: ScriptTimes) -> Self {
+    /// Starts to connect in the background. The cache stays connected until it is dropped.
+    pub fn start(settings: RedisSettings, times: ScriptTimes) -> Self {
         let (settings, cold, stop) = (Arc::new(settings), Arc::new(Notify::new()), CancellationToken::new());
         let topology = Topology::start(settings.clone(), cold.clone(), stop.clone());
         Self { settings, topology, times, cold, stop }
     }
 
-    /// Waits until this process finds that a server has lost its entries.
+    /// Completes when this process finds that a server has lost its entries.
     pub async fn found_cold(&self) {
         self.cold.notified().await;
     }
 
-    /// Whether every server there is answers.
+    /// Whether every known server is connected.
     pub fn is_up(&self) -> bool {
         let nodes = self.topology.nodes();
         !nodes.is_empty() && nodes.iter().all(|node| node.link().is_ok())
@@ -83,10 +84,10 @@ impl RedisCache {
         })
     }
 
-    /// An account lives no longer than the time it may, and not all of them end at once.
+    /// TTL of an entry, shortened by up to a tenth, so that entries do not all expire at once.
     fn ttl_ms(&self) -> u64 {
         let ttl = self.settings.ttl.as_millis() as u64;
-        // A tenth of it, by the last bits of a random id.
+        // The last bits of a random id select the part of the tenth.
         ttl - (Uuid::now_v7().as_u128() % 1_024) as u64 * (ttl / 10) / 1_024
     }
 }
@@ -100,7 +101,7 @@ impl AccountCache for RedisCache {
     }
 
     async fn look_all(&self, cache_keys: &[CacheKey]) -> Result<Vec<Option<Arc<CacheEntry>>>, StoreError> {
-        let (started, mut batch) = (Instant::now(), Batch::default());
+        let (started, mut batch) = (Instant::now(), CommandBatch::default());
         for cache_key in cache_keys {
             let key = keys::hash(cache_key);
             batch.add(&self.topology, cache_key.clone(), &key, scripts::CHECK.call(&[&key]));
@@ -133,7 +134,7 @@ impl AccountCache for RedisCache {
     }
 
     async fn apply(&self, changes: &[Change]) -> Vec<CacheKey> {
-        let (started, mut batch) = (Instant::now(), Batch::default());
+        let (started, mut batch) = (Instant::now(), CommandBatch::default());
         for change in changes {
             let cache_key = change.cache_key();
             let key = keys::hash(&cache_key);
@@ -150,7 +151,7 @@ impl AccountCache for RedisCache {
     }
 
     async fn forget(&self, cache_keys: &[CacheKey]) -> Vec<CacheKey> {
-        let mut batch = Batch::default();
+        let mut batch = CommandBatch::default();
         for cache_key in cache_keys {
             let key = keys::hash(cache_key);
             let mut unlink = redis::cmd("UNLINK");
@@ -163,7 +164,7 @@ impl AccountCache for RedisCache {
     async fn clear(&self) -> Result<(), StoreError> {
         let nodes = self.topology.nodes();
         if nodes.is_empty() {
-            return Err(unavailable("no node is known"));
+            return Err(unavailable("no redis node is known"));
         }
         for node in nodes {
             node::purge(&*node.link()?, self.settings.write_timeout.max(Duration::from_secs(1))).await?;
@@ -172,8 +173,8 @@ impl AccountCache for RedisCache {
     }
 }
 
-/// ScanPosition node by node, in the order of their addresses: a position is a number of a node
-/// and a cursor in it.
+/// Scans node by node, in the order of their addresses. A position is the number of a node and
+/// its SCAN cursor.
 #[async_trait]
 impl SharedCache for RedisCache {
     async fn scan(&self, from: Option<String>) -> Result<(Vec<CacheKey>, Option<String>), StoreError> {
@@ -182,7 +183,7 @@ impl SharedCache for RedisCache {
             Some((number, cursor)) => (number.parse().unwrap_or(0), cursor),
             None => (0, "0"),
         };
-        let node = nodes.get(number).ok_or_else(|| unavailable("no node is known"))?;
+        let node = nodes.get(number).ok_or_else(|| unavailable("no redis node is known"))?;
         let (next, found) = node::scan(&*node.link()?, keys::HASHES, cursor, self.settings.write_timeout).await?;
         let cache_keys = found.iter().filter_map(|key| keys::cache_key_of(key)).collect();
         let next = match (next.as_str(), number + 1 < nodes.len()) {

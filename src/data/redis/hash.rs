@@ -1,17 +1,17 @@
-//! Entries as hashes, readable for people. Amounts are decimals, several values of one
-//! field are separated by spaces, and `-` is none.
+//! The hash of an entry, in a form that people can read. Amounts are decimals, several values of
+//! one field are separated by spaces, and `-` means none.
 //!
 //! | field of an account | value |
 //! | --- | --- |
-//! | `version` | that of `user_balance` |
+//! | `version` | the version of the row in `user_balance` |
 //! | `balance`, `held` | amounts |
-//! | `requests` | since (microseconds), day, calls of it, calls of its month, daily cap, monthly cap; where there are caps |
+//! | `requests` | since (microseconds), day, calls of that day, calls of its month, daily cap, monthly cap; absent without caps |
 //! | `quota:MONTH:SERVICE` | total, used, held |
 //!
 //! | field of an API key | value |
 //! | --- | --- |
-//! | `version` | tells states apart |
-//! | `requests`, `tokens`, `amount` | period, limit, used, since (microseconds), day, version of the row; where there is such a quota, else none |
+//! | `version` | a text that differs between two states |
+//! | `requests`, `tokens`, `amount` | period, limit, used, since (microseconds), day, version of the row; absent or `-` without such a quota |
 
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -21,12 +21,14 @@ use redis::Value;
 use crate::{
     biz::{
         account::{Balance, Quota},
-        check::cache::entry::{AccountEntry, CacheEntry, CacheKey, Change},
+        check::cache::entry::{AccountEntry, CacheEntry},
         limits::{
             caps::{Caps, Requests},
             key_quota::{KeyQuota, KeyQuotas, QuotaType},
         },
+        settlement::change::Change,
         values::{
+            cache_key::CacheKey,
             calendar::Month,
             error::StoreError,
             ids::{ApiKeyId, ServiceName},
@@ -40,7 +42,7 @@ const NONE: &str = "-";
 /// A field and its value.
 pub(super) type Field = (String, String);
 
-/// All fields of an entry but its version.
+/// All fields of an entry, without its version.
 pub(super) fn fields(entry: &CacheEntry) -> Vec<Field> {
     match entry {
         CacheEntry::Account(_, account) => account_fields(&account.balance, account.requests.as_ref(), &account.quotas),
@@ -48,7 +50,7 @@ pub(super) fn fields(entry: &CacheEntry) -> Vec<Field> {
     }
 }
 
-/// The fields that a change sets, but for the version.
+/// The fields that a change sets, without the version.
 pub(super) fn changed_fields(change: &Change) -> Vec<Field> {
     match change {
         Change::Account(change) => account_fields(&change.balance, change.requests.as_ref(), &change.quotas),
@@ -61,10 +63,10 @@ pub(super) fn changed_fields(change: &Change) -> Vec<Field> {
     }
 }
 
-/// The entry of a cache key, from the answer to HGETALL; `None` of an empty hash.
+/// Parses the entry of a cache key from the reply to HGETALL; `None` for an empty hash.
 ///
 /// # Errors
-/// [`StoreError::Failed`] for what is none of ours.
+/// [`StoreError::Failed`] for a malformed entry.
 pub(super) fn entry(cache_key: &CacheKey, answer: &Value) -> Result<Option<CacheEntry>, StoreError> {
     let Value::Array(values) = answer else { return Err(corrupt("entry of the cache")) };
     if values.is_empty() {
@@ -76,7 +78,7 @@ pub(super) fn entry(cache_key: &CacheKey, answer: &Value) -> Result<Option<Cache
     }))
 }
 
-/// The fields and their values.
+/// The pairs of fields and values.
 fn pairs(values: &[Value]) -> impl Iterator<Item = (&str, &str)> {
     values.chunks_exact(2).filter_map(|pair| Some((text_of(&pair[0])?, text_of(&pair[1])?)))
 }
@@ -178,7 +180,7 @@ fn key_quotas_of(key: &ApiKeyId, values: &[Value]) -> Result<KeyQuotas, StoreErr
 fn parts<const N: usize>(text: &str) -> Result<[&str; N], StoreError> {
     let mut split = text.split(' ');
     let parts = std::array::from_fn(|_| split.next().unwrap_or_default());
-    // A part that is missing is no value, and one too many is none of ours.
+    // A missing part is empty and fails to parse; an extra part is an error here.
     if split.next().is_some() { Err(corrupt("entry of the cache")) } else { Ok(parts) }
 }
 

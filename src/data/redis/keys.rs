@@ -1,29 +1,29 @@
-//! Every key there is in Redis. The braces around the owner put all keys of a user, and all
-//! of an API key, into one slot of a cluster.
+//! All keys in Redis. The braces around the owner put all keys of a user, and all keys of an API
+//! key, into one slot of a cluster.
 //!
-//! | key | what |
+//! | key | value |
 //! | --- | --- |
 //! | `billing:{USER}:account` | hash: the account, see [`super::hash`] |
 //! | `billing:{API KEY}:api_key` | hash: the quotas of the API key |
-//! | the same with `:fence` behind | text: a load that is under way, see `quota_load.lua` |
+//! | the same with the suffix `:fence` | text: the fence of a load in flight, see `quota_load.lua` |
 //! | `billing:{USER}:rate`, `billing:{API KEY}:key_rate` | hash: buckets, see `rate_limit.lua` |
-//! | `billing:difference` | text: what the last comparison with the database found: an amount, and units |
-//! | `billing:{N}:marker` | text: the run of the server whose entries are true, one for each node |
+//! | `billing:difference` | text: the difference of the last comparison with the database, an amount and units |
+//! | `billing:{N}:marker` | text: the id of the server run that has current entries; one per node |
 
-use crate::biz::{
-    check::cache::entry::CacheKey,
-    values::ids::{ApiKeyId, UserId},
+use crate::biz::values::{
+    cache_key::CacheKey,
+    ids::{ApiKeyId, UserId},
 };
 
 /// Slots of a cluster.
 pub(super) const SLOTS: u16 = 16_384;
 
-/// Matches more than the hashes; [`is_hash`] tells.
+/// SCAN pattern of the hashes. It also matches other keys; [`is_hash`] filters them.
 pub(super) const HASHES: &str = "billing:{*}:a*";
-/// Matches all fences; [`is_fence`] tells.
+/// SCAN pattern of the fences. It also matches other keys; [`is_fence`] filters them.
 pub(super) const FENCES: &str = "billing:{*}:a*:fence";
 
-/// What the last comparison with the database found.
+/// The difference that the last comparison with the database found.
 pub(super) const DIFFERENCE: &str = "billing:difference";
 
 const ACCOUNT: &str = ":account";
@@ -38,7 +38,7 @@ pub(super) fn hash(cache_key: &CacheKey) -> String {
     }
 }
 
-/// The fence before a hash.
+/// The fence of a hash.
 pub(super) fn fence(hash: &str) -> String {
     format!("{hash}{FENCE}")
 }
@@ -59,7 +59,7 @@ pub(super) fn rate(cache_key: &CacheKey) -> String {
     }
 }
 
-/// Whose hash it is, if it is one.
+/// The cache key of a hash; `None` if the key is no hash.
 pub(super) fn cache_key_of(key: &str) -> Option<CacheKey> {
     let (owner, kind) = key.strip_prefix("billing:{")?.rsplit_once('}')?;
     match kind {
@@ -69,26 +69,27 @@ pub(super) fn cache_key_of(key: &str) -> Option<CacheKey> {
     }
 }
 
-/// The marker of a node that owns the slots for which `owns` is true; `None` when it owns none.
+/// The marker of a node that owns the slots for which `owns` is true; `None` for a node without
+/// slots.
 pub(super) fn marker(owns: impl Fn(u16) -> bool) -> Option<String> {
-    // Each slot has some small number that leads to it.
+    // For each slot there is a small number whose marker hashes to it.
     let mut markers = (0..u32::from(SLOTS) * 16).map(|number| format!("billing:{{{number}}}:marker"));
     markers.find(|marker| owns(slot(marker)))
 }
 
-/// A key in the slot of a marker that is never there.
-pub(super) fn nothing_beside(marker: &str) -> String {
+/// A key in the slot of a marker that never exists.
+pub(super) fn absent_key_beside(marker: &str) -> String {
     format!("{marker}:nothing")
 }
 
-/// The slot of a key, as the specification of Redis Cluster has it.
+/// The slot of a key. Source: the Redis Cluster specification.
 pub(super) fn slot(key: &str) -> u16 {
     let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
     let hashed = tag.filter(|tag| !tag.is_empty()).unwrap_or(key);
     crc16::State::<crc16::XMODEM>::calculate(hashed.as_bytes()) % SLOTS
 }
 
-/// Without braces, which would move a key's hash and its fence apart.
+/// An API key without braces, because braces could put its hash and its fence into two slots.
 fn escaped(key: &str) -> String {
     key.replace('%', "%25").replace('{', "%7B").replace('}', "%7D")
 }
@@ -102,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_keys_of_a_subject_are_in_one_slot_and_lead_back_to_it() {
+    fn the_keys_of_a_cache_key_are_in_one_slot_and_lead_back_to_it() {
         for key in ["k", "}{", "{a}b", "%7B", "a%", " "] {
             let cache_key = CacheKey::ApiKey(ApiKeyId::from_stored(key));
             let hash = hash(&cache_key);

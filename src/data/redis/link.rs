@@ -1,6 +1,8 @@
-//! One connection to one run of one server. It ends with the first sign that the server does
-//! not answer: a circuit breaker that costs nobody a second wait. While it answers, but late,
-//! callers of the service are not kept waiting either, and what they need not wait for goes on.
+//! One connection to one run of one server, with two circuit breakers.
+//!
+//! The link ends at the first sign that the server does not answer, so that only one command
+//! waits in vain. While the server answers late, commands that a caller waits for fail at once,
+//! and background commands continue.
 
 use std::{
     sync::{
@@ -18,34 +20,34 @@ use crate::biz::values::error::StoreError;
 
 pub(super) struct Link {
     connection: MultiplexedConnection,
-    /// Of the server.
+    /// `host:port` of the server.
     pub address: String,
-    /// The server's id of its own run: another after every restart.
+    /// The run id of the server, which changes at every restart.
     pub run: String,
     ended: CancellationToken,
     born: Instant,
-    /// Milliseconds after `born` at which the last answer came.
+    /// Milliseconds from `born` to the last answer.
     answered: AtomicU64,
     lateness: Arc<Lateness>,
 }
 
-/// How late the answers are that callers of the service wait for: of a server, whatever
-/// becomes of its links.
+/// The slow-server breaker: counts late answers to commands that callers wait for. It belongs to
+/// the server and outlives the links.
 #[derive(Default)]
 pub(super) struct Lateness {
-    /// In a row.
+    /// Late answers in a row.
     late: AtomicU32,
-    /// When another caller may wait.
+    /// The time from which one more caller may wait.
     wait_again_at: Mutex<Option<Instant>>,
 }
 
-/// Answers in a row that make a server a slow one.
+/// Late answers in a row after which a server counts as slow.
 const MANY_LATE: u32 = 3;
-/// How often a caller waits to learn whether a slow server still is one.
+/// Interval at which one caller waits, to find out whether the server is still slow.
 const SLOW_PAUSE: Duration = Duration::from_secs(1);
 
 impl Lateness {
-    /// While answers are late, true for one caller each time.
+    /// Whether a caller may wait. While the server is slow, true once per [`SLOW_PAUSE`].
     fn may_wait(&self) -> bool {
         if self.late.load(Relaxed) < MANY_LATE {
             return true;
@@ -72,12 +74,12 @@ impl Lateness {
     }
 }
 
-/// What the server said of a command that it did not carry out.
+/// The reason why the server did not execute a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// The scripts are not known (any more).
+    /// The server does not know the scripts, or has lost them.
     NoScript,
-    /// The key is another node's.
+    /// Another node owns the key.
     Moved,
     /// Anything else.
     Other,
@@ -93,23 +95,23 @@ impl Link {
         self.ended.is_cancelled()
     }
 
-    /// Waits until it has ended.
+    /// Waits until the link has ended.
     pub async fn ended(&self) {
         self.ended.cancelled().await;
     }
 
-    /// Ends it for all who use it.
+    /// Ends the link for all its users.
     pub fn end(&self) {
         self.ended.cancel();
     }
 
-    /// As [`Self::call`], where a caller of the service waits.
+    /// As [`Self::call`], for a command that a caller of the service waits for.
     ///
     /// # Errors
-    /// As [`Self::call`]; at once while the server is slow.
+    /// As [`Self::call`]; fails at once while the server is slow.
     pub async fn call_awaited(&self, command: &Cmd, budget: Duration) -> Result<Value, (Refusal, StoreError)> {
         if !self.lateness.may_wait() {
-            return Err((Refusal::Other, StoreError::Unavailable("answers are late".into())));
+            return Err((Refusal::Other, StoreError::Unavailable("redis answers too slowly".into())));
         }
         let asked = Instant::now();
         let answer = self.call(command, budget).await;
@@ -121,10 +123,10 @@ impl Link {
         answer
     }
 
-    /// The answer to one command; scripts that the server forgot are loaded again.
+    /// The answer to one command. Loads the scripts again if the server has lost them.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]; [`StoreError::Failed`] where the server refuses for good.
+    /// [`StoreError::Unavailable`]; [`StoreError::Failed`] if a retry would be refused too.
     pub async fn call(&self, command: &Cmd, budget: Duration) -> Result<Value, (Refusal, StoreError)> {
         match self.within(budget, self.send(command)).await {
             Err((Refusal::NoScript, _)) => {
@@ -135,15 +137,16 @@ impl Link {
         }
     }
 
-    /// What the server refuses is a value of its own.
+    /// Sends one command. A refusal of the server comes back as an error.
     async fn send(&self, command: &Cmd) -> RedisResult<Value> {
         self.connection.clone().send_packed_command(command).await.and_then(Value::extract_error)
     }
 
-    /// The answers to some commands in one round trip, in order; refusals are among them.
+    /// The answers to several commands in one round trip, in order. Refusals are among the
+    /// answers.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]: nobody knows which were carried out.
+    /// [`StoreError::Unavailable`]: the outcome of all commands is unknown.
     pub async fn call_all(&self, commands: &Pipeline, budget: Duration) -> Result<Vec<Value>, StoreError> {
         let mut connection = self.connection.clone();
         let count = commands.cmd_iter().count();
@@ -155,7 +158,7 @@ impl Link {
         let answers = self.call_all(&scripts::load(), budget).await.map_err(|error| (Refusal::Other, error))?;
         match answers.iter().find(|answer| matches!(answer, Value::ServerError(_))) {
             None => Ok(()),
-            Some(refused) => Err((Refusal::Other, StoreError::Unavailable(format!("no scripts: {refused:?}")))),
+            Some(refused) => Err((Refusal::Other, StoreError::Unavailable(format!("scripts not loaded: {refused:?}")))),
         }
     }
 
@@ -165,14 +168,14 @@ impl Link {
         answer: impl Future<Output = RedisResult<T>>,
     ) -> Result<T, (Refusal, StoreError)> {
         if self.has_ended() {
-            return Err((Refusal::Other, StoreError::Unavailable("the connection has ended".into())));
+            return Err((Refusal::Other, StoreError::Unavailable("the connection to redis has ended".into())));
         }
         let answer = tokio::select! {
             biased;
             answer = tokio::time::timeout(budget, answer) => answer,
-            // Another was not answered: neither will be this.
+            // Another command got no answer, so this one will get none either.
             () = self.ended() => {
-                return Err((Refusal::Other, StoreError::Unavailable("the connection has ended".into())));
+                return Err((Refusal::Other, StoreError::Unavailable("the connection to redis has ended".into())));
             }
         };
         match answer {
@@ -182,21 +185,22 @@ impl Link {
             }
             Ok(Err(error)) => {
                 let (refusal, why) = (self.refused(&error), error.to_string());
-                // Another try meets the same: such as a key of another kind, or no memory.
+                // A retry would fail too, for example on a key of another type or without memory.
                 let is_final = refusal == Refusal::Other && !self.has_ended();
                 Err((refusal, if is_final { StoreError::Failed(why) } else { StoreError::Unavailable(why) }))
             }
             Err(_) => {
-                // On a busy machine an answer may be late while others come.
+                // End the link only if no other answer came during the budget: on a busy machine a
+                // single answer may be late.
                 if self.age().saturating_sub(self.answered.load(Relaxed)) >= budget.as_millis() as u64 {
                     self.end();
                 }
-                Err((Refusal::Other, StoreError::Unavailable("no answer in time".into())))
+                Err((Refusal::Other, StoreError::Unavailable("redis did not answer in time".into())))
             }
         }
     }
 
-    /// Sorts an error, and ends the link unless it may still serve.
+    /// Classifies an error, and ends the link if it can't be used any more.
     pub fn refused(&self, error: &RedisError) -> Refusal {
         match error.kind() {
             ErrorKind::Server(ServerErrorKind::NoScript) => Refusal::NoScript,

@@ -1,16 +1,17 @@
-//! One server, connected for as long as it answers.
+//! One server, connected while it answers.
 //!
-//! What is in a server is true only if nobody missed to tell it anything. A server that was
-//! restarted may have an older state than it had, from a snapshot; one that took over from
-//! another may lack its last writes. Both show as another run: each run that serves bears
-//! the id of the run whose entries are in it, its marker. Where that is not its own, or
-//! where this process used another run before, all entries go before any is read.
+//! The entries of a server are current only if it has received every update. A restarted server
+//! may have loaded an old snapshot. A replica that became the master may lack the last writes.
+//! Both have a new run id. The marker, a key in the server, holds the run id that its entries
+//! belong to. If the marker differs from the run id, or if this process used another run before,
+//! all entries are dropped before any is read.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
+use backon::{BackoffBuilder, ExponentialBuilder};
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, Value,
     aio::MultiplexedConnection, io::tcp::TcpSettings,
@@ -22,61 +23,64 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Settings, keys,
+    RedisSettings, keys,
     link::{Lateness, Link},
 };
 use crate::biz::values::error::StoreError;
 
-/// Between two attempts to connect, doubling from the first to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// How often a server is asked whether it is there and has its entries.
+/// Pauses between two attempts to connect. The attempts never end.
+const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(50))
+    .with_max_delay(Duration::from_millis(700))
+    .without_max_times()
+    .with_jitter();
+/// Interval of the health checks.
 const PULSE: Duration = Duration::from_millis(500);
-/// How long it may take to empty a server: all its keys are looked at, those of others too.
+/// Time limit of emptying a server. It scans all keys, including those of other services.
 const PURGE_TIMEOUT: Duration = Duration::from_secs(600);
-/// Keys that are looked at, and dropped, at once.
+/// Keys scanned, and dropped, per round trip.
 const SCAN_COUNT: usize = 1_000;
 
-/// Where a server is.
+/// The location of a server.
 #[derive(Debug, Clone)]
 pub(super) enum Location {
-    /// Host and port.
+    /// `host:port`.
     Fixed(String),
-    /// The master of this name, as these sentinels have it.
+    /// The master of this name, whose address the sentinels know.
     Sentinel { sentinels: Vec<String>, master: String },
 }
 
-/// The part of a server in what there is.
-pub(super) struct Part {
+/// The role of a server in the deployment.
+pub(super) struct Role {
     pub marker: String,
-    /// Whether another server had its slots before: its last writes may be missing.
+    /// Whether another server had its slots before, so that its last writes may be missing.
     pub takes_over: bool,
-    /// Told whenever a server has lost its entries.
+    /// Notified when a server has lost its entries.
     pub cold: Arc<Notify>,
 }
 
 pub(super) struct Node {
     location: Location,
-    settings: Arc<Settings>,
+    settings: Arc<RedisSettings>,
     marker: RwLock<String>,
     link: RwLock<Option<Arc<Link>>>,
     last_run: Mutex<Option<String>>,
     lateness: Arc<Lateness>,
-    /// Told whenever this process finds that a server has lost its entries.
+    /// Notified when this process finds that a server has lost its entries.
     cold: Arc<Notify>,
     stop: CancellationToken,
 }
 
 impl Node {
-    /// Connects, and stays connected until it is dropped or `stop`.
-    pub fn start(location: Location, settings: Arc<Settings>, part: Part, stop: CancellationToken) -> Arc<Self> {
-        let Part { marker, takes_over, cold } = part;
+    /// Starts to connect in the background, until `stop`.
+    pub fn start(location: Location, settings: Arc<RedisSettings>, role: Role, stop: CancellationToken) -> Arc<Self> {
+        let Role { marker, takes_over, cold } = role;
         let node = Arc::new(Self {
             location,
             settings,
             marker: RwLock::new(marker),
             link: RwLock::default(),
-            // No run has this id, so that the first one counts as another.
+            // No run has an empty id, so the first run counts as a new one.
             last_run: Mutex::new(takes_over.then(String::new)),
             lateness: Arc::default(),
             cold,
@@ -89,7 +93,7 @@ impl Node {
         node
     }
 
-    /// As it was configured; that of a master behind sentinels is not known here.
+    /// The configured address; empty for a master behind sentinels.
     pub fn address(&self) -> &str {
         match &self.location {
             Location::Fixed(address) => address,
@@ -104,10 +108,10 @@ impl Node {
     /// The connection, unless it has failed.
     pub fn link(&self) -> Result<Arc<Link>, StoreError> {
         let link = self.link.read().unwrap_or_else(PoisonError::into_inner).clone();
-        link.filter(|link| !link.has_ended()).ok_or_else(|| StoreError::Unavailable("not connected to redis".into()))
+        link.filter(|link| !link.has_ended()).ok_or_else(|| StoreError::Unavailable("redis is not connected".into()))
     }
 
-    /// Names the marker anew, after slots have moved.
+    /// Sets the marker after slots have moved.
     pub fn set_marker(&self, marker: String) {
         *self.marker.write().unwrap_or_else(PoisonError::into_inner) = marker;
     }
@@ -121,7 +125,7 @@ impl Node {
     }
 
     async fn keep_connected(&self) {
-        let (mut pause, mut last_error) = (FIRST_PAUSE, String::new());
+        let (mut pauses, mut last_error) = (BACKOFF.build(), String::new());
         loop {
             match self.connect().await {
                 Ok(link) => {
@@ -131,25 +135,24 @@ impl Node {
                     let why = self.watch(&link).await;
                     link.end();
                     *self.link.write().unwrap_or_else(PoisonError::into_inner) = None;
-                    tracing::warn!(location = ?self.location, why, "redis does not answer; the database does");
-                    (pause, last_error) = (FIRST_PAUSE, String::new());
+                    tracing::warn!(location = ?self.location, why, "redis unavailable; reading from the database");
+                    (pauses, last_error) = (BACKOFF.build(), String::new());
                 }
                 Err(error) => {
                     let error = error.to_string();
                     if error == last_error {
-                        tracing::debug!(location = ?self.location, error, "redis can't be used");
+                        tracing::debug!(location = ?self.location, error, "redis not usable; retrying");
                     } else {
-                        tracing::warn!(location = ?self.location, error, "redis can't be used");
+                        tracing::warn!(location = ?self.location, error, "redis not usable; retrying");
                     }
                     last_error = error;
-                    sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    sleep(pauses.next().unwrap_or(PULSE)).await;
                 }
             }
         }
     }
 
-    /// A link to a server whose entries are true.
+    /// Connects, and drops all entries if they may be stale.
     async fn connect(&self) -> Result<Link, StoreError> {
         let budget = self.settings.write_timeout;
         let address = match &self.location {
@@ -157,7 +160,7 @@ impl Node {
             Location::Sentinel { sentinels, master } => self.ask_sentinels(sentinels, master).await?,
         };
         let connection = timeout(budget * 2, open(&address, &self.settings, true)).await;
-        let connection = connection.map_err(|_| unavailable("no connection in time"))??;
+        let connection = connection.map_err(|_| unavailable("redis did not accept a connection in time"))??;
         let info = Link::new(connection.clone(), address.clone(), String::new(), self.lateness.clone());
         let run = run_of(&info, budget).await?;
         let link = Link::new(connection, address, run.clone(), self.lateness.clone());
@@ -169,51 +172,56 @@ impl Node {
         let used = self.last_run().clone();
         if text(&marked).as_deref() != Some(&*run) || used.is_some_and(|used| used != run) {
             if !self.settings.keeps {
-                return Err(unavailable("its entries are not known to be true; a server has to see to it"));
+                return Err(unavailable(
+                    "redis entries may be stale; start a billing server, which empties and marks redis",
+                ));
             }
-            timeout(PURGE_TIMEOUT, purge(&link, budget)).await.map_err(|_| unavailable("not emptied in time"))??;
+            timeout(PURGE_TIMEOUT, purge(&link, budget))
+                .await
+                .map_err(|_| unavailable("redis was not emptied in time"))??;
             call(&link, redis::cmd("SET").arg(&marker).arg(&run), budget).await?;
-            // Others may have emptied it too, after the first of them warmed it.
+            // Several processes may empty the server, one after another process has warmed it, so
+            // each of them warms it again.
             self.cold.notify_one();
         }
         *self.last_run() = Some(run);
         Ok(link)
     }
 
-    /// Returns why a link can't be used any more.
+    /// Checks the health of a link until it fails, and returns the reason.
     async fn watch(&self, link: &Link) -> &'static str {
         let budget = self.settings.write_timeout;
         loop {
             tokio::select! {
-                () = link.ended() => return "a command had no answer",
+                () = link.ended() => return "a command got no answer",
                 () = sleep(PULSE) => {}
             }
-            // A master that was replaced takes it for ten seconds that it still is one.
+            // A replaced master takes up to ten seconds to notice, so the sentinels are asked.
             if let Location::Sentinel { sentinels, master } = &self.location
                 && self.ask_sentinels(sentinels, master).await.is_ok_and(|address| address != link.address)
             {
-                return "another is the master";
+                return "another server is the master";
             }
             let marker = self.marker();
             if prove_writable(link, &marker, budget).await.is_err() {
-                return "it takes no changes";
+                return "the server refuses writes";
             }
             let Ok(marked) = call(link, redis::cmd("GET").arg(&marker), budget).await else {
-                return "it was asked and did not answer";
+                return "the health check got no answer";
             };
             match text(&marked) {
                 Some(run) if run == link.run => {}
-                Some(_) => return "its entries were replaced",
-                None if !self.settings.keeps => return "it was emptied",
+                Some(_) => return "the marker is another run's",
+                None if !self.settings.keeps => return "the server was emptied",
                 None => {
                     let mark = redis::cmd("SET").arg(&marker).arg(&link.run).arg("GET").to_owned();
                     match call(link, &mark, budget).await.map(|before| text(&before)) {
                         Ok(None) => {
-                            tracing::warn!(location = ?self.location, "redis was emptied");
+                            tracing::warn!(location = ?self.location, "redis emptied; warming it");
                             self.cold.notify_one();
                         }
                         Ok(Some(_)) => {}
-                        Err(_) => return "it was asked and did not answer",
+                        Err(_) => return "the health check got no answer",
                     }
                 }
             }
@@ -224,7 +232,7 @@ impl Node {
         let budget = self.settings.write_timeout;
         let ask = redis::cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(master).to_owned();
         for sentinel in sentinels {
-            // One that does not answer must not keep the next from being asked.
+            // Each sentinel has its own time limit, so that a silent one does not block the next.
             let asked = timeout(budget, async {
                 let mut connection = open(sentinel, &self.settings, false).await?;
                 connection.send_packed_command(&ask).await.map_err(|error| unavailable(error.to_string()))
@@ -236,18 +244,19 @@ impl Node {
                 return Ok(format!("{host}:{port}"));
             }
         }
-        Err(unavailable(format!("no sentinel knows the master {master}")))
+        Err(unavailable(format!("no sentinel knows the master {master}; check data.redis")))
     }
 }
 
-/// Opens a connection. Sentinels have no logical databases, and their own users.
+/// Opens a connection. `is_data` is false for a sentinel, which has no logical databases and its
+/// own users.
 pub(super) async fn open(
     address: &str,
-    settings: &Settings,
+    settings: &RedisSettings,
     is_data: bool,
 ) -> Result<MultiplexedConnection, StoreError> {
-    let (host, port) = address.rsplit_once(':').ok_or_else(|| unavailable("an address without a port"))?;
-    let port = port.parse().map_err(|_| unavailable("an address without a port"))?;
+    let (host, port) = address.rsplit_once(':').ok_or_else(|| unavailable("a redis address has no valid port"))?;
+    let port = port.parse().map_err(|_| unavailable("a redis address has no valid port"))?;
     let address = ConnectionAddr::Tcp(host.trim_matches(['[', ']']).to_owned(), port);
     let info: ConnectionInfo = address.into_connection_info().map_err(|error| unavailable(error.to_string()))?;
     let mut login = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
@@ -260,35 +269,35 @@ pub(super) async fn open(
             login = login.set_password(password);
         }
     }
-    // Else small commands wait for the acknowledgement of those before.
+    // Without nodelay, a small command waits for the acknowledgement of the one before.
     let info = info.set_redis_settings(login).set_tcp_settings(TcpSettings::default().set_nodelay(true));
-    // Deadlines are set by who calls.
+    // Callers set the deadlines.
     let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
     let client = Client::open(info).map_err(|error| unavailable(error.to_string()))?;
     client.get_multiplexed_async_connection_with_config(&config).await.map_err(|error| unavailable(error.to_string()))
 }
 
-/// The id of the run, of a master.
+/// The run id of a master.
 async fn run_of(link: &Link, budget: Duration) -> Result<String, StoreError> {
     let info = call(link, redis::cmd("INFO").arg("server").arg("replication"), budget).await?;
     let info = text(&info).unwrap_or_default();
     let line = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
     if line("role:") != Some("master") {
-        return Err(unavailable("it is no master"));
+        return Err(unavailable("the server is not a master"));
     }
-    line("run_id:").map(str::to_owned).ok_or_else(|| unavailable("it does not tell its run"))
+    line("run_id:").map(str::to_owned).ok_or_else(|| unavailable("the server reports no run_id"))
 }
 
-/// That entries can be dropped: otherwise what is read may be old, and nobody could help
-/// it. A server may answer and take no changes, as with a full disk or too few replicas.
+/// Checks that entries can be dropped; otherwise stale entries would stay readable. A server may
+/// answer reads and refuse writes, for example with a full disk or too few replicas.
 async fn prove_writable(link: &Link, marker: &str, budget: Duration) -> Result<(), StoreError> {
-    call(link, redis::cmd("UNLINK").arg(keys::nothing_beside(marker)), budget).await.map(|_| ())
+    call(link, redis::cmd("UNLINK").arg(keys::absent_key_beside(marker)), budget).await.map(|_| ())
 }
 
-/// Drops every entry and every load under way. What others store meanwhile may go too, and
-/// is loaded again.
+/// Drops all entries and the fences of all loads in flight. Entries that other processes store
+/// in the meantime may be dropped too, and are loaded again.
 pub(super) async fn purge(link: &Link, budget: Duration) -> Result<(), StoreError> {
-    // Fences first: a load that began before stores its entry until then, or never.
+    // Fences first: a load that began earlier has stored its entry by then, or never does.
     drop_all(link, keys::FENCES, keys::is_fence, budget).await?;
     drop_all(link, keys::HASHES, keys::is_hash, budget).await
 }
@@ -305,7 +314,7 @@ async fn drop_all(link: &Link, pattern: &str, is_one: fn(&str) -> bool, budget: 
         if !found.is_empty() {
             let answers = link.call_all(&drop, budget.max(Duration::from_secs(1))).await?;
             if let Some(refused) = answers.iter().find(|answer| matches!(answer, Value::ServerError(_))) {
-                return Err(unavailable(format!("not emptied: {refused:?}")));
+                return Err(unavailable(format!("redis was not emptied: {refused:?}")));
             }
         }
         if next == "0" {
@@ -315,7 +324,7 @@ async fn drop_all(link: &Link, pattern: &str, is_one: fn(&str) -> bool, budget: 
     }
 }
 
-/// Some keys that match a pattern, and where to go on; the end is at "0".
+/// One SCAN page: the next cursor ("0" at the end), and the keys that match the pattern.
 pub(super) async fn scan(
     link: &Link,
     pattern: &str,
@@ -329,9 +338,9 @@ pub(super) async fn scan(
             [next, Value::Array(found)] => {
                 Ok((text(next).unwrap_or_else(|| "0".into()), found.iter().filter_map(text).collect()))
             }
-            _ => Err(unavailable("a scan without sense")),
+            _ => Err(unavailable("malformed SCAN reply")),
         },
-        _ => Err(unavailable("a scan without sense")),
+        _ => Err(unavailable("malformed SCAN reply")),
     }
 }
 

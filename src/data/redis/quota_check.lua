@@ -1,5 +1,5 @@
--- Reads an entry, and changes nothing.
+-- Reads an entry.
 --
 -- KEYS[1]  the hash of an account or of an API key
--- reply    its fields and values in turn; empty when it is not cached
+-- reply    array of alternating fields and values; empty if the entry is not cached
 return redis.call('HGETALL', KEYS[1])

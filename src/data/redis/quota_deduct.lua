@@ -1,15 +1,18 @@
--- Applies a committed change to the entry it was made to, and to no other: an entry that
--- has it already stays, and one that has missed a change in between goes.
+-- Applies a committed change to an entry, if the entry has the version from which the settlement
+-- started. An entry that already includes the change stays as it is. An entry that lacks an
+-- earlier change is dropped. The rule is the same as Change::apply.
 --
--- KEYS[1]  the hash
--- KEYS[2]  its fence, see quota_load.lua
--- ARGV[1]  the version before the change
--- ARGV[2]  the version after it
--- ARGV[3]  and on: fields and values in turn, as they are after it
--- reply    'applied', 'known', 'missed', 'absent', or 'full' where there is no memory for it
+-- KEYS[1]    the hash of an account or of an API key
+-- KEYS[2]    its fence, see quota_load.lua
+-- ARGV[1]    the version before the change
+-- ARGV[2]    the version after the change
+-- ARGV[3..]  alternating fields and values after the change
+-- reply      string: 'applied'; 'known' (the entry includes the change); 'missed' (an earlier
+--            change is missing, entry dropped); 'absent' (not cached); 'full' (no memory,
+--            entry dropped)
 --
--- Versions of accounts are numbers that grow. Those of API keys are texts, of which only
--- equal ones can be compared.
+-- The version of an account is a growing number. The version of an API key is a text without
+-- an order, so two of them are either equal or not comparable.
 
 local before, after = ARGV[1], ARGV[2]
 
@@ -19,14 +22,14 @@ local function at_least(one, other)
     return a ~= nil and b ~= nil and a >= b
 end
 
--- A load of an older state must not be stored any more.
+-- Put the version into the fence, so that a load in flight can't store an older state.
 local fence = redis.call('GET', KEYS[2])
 if fence then
     local token, newest = string.match(fence, '^(%S+) ?(.*)$')
     if newest == '' or at_least(after, newest) then
         redis.call('SET', KEYS[2], token .. ' ' .. after, 'KEEPTTL')
     elseif not at_least(newest, after) then
-        -- Nobody can tell which is the newer.
+        -- The versions can't be ordered, so no load in flight may store.
         redis.call('DEL', KEYS[2])
     end
 end

@@ -1,14 +1,17 @@
--- Stores a state that was read from the database behind a fence: a token that the loader
--- put up before it read. The fence is gone, or another's, when the state may be old; and it
--- names the newest version that came by since.
+-- Stores a state that was read from the database, if the fence still allows it.
 --
--- KEYS[1]  the hash
--- KEYS[2]  its fence: the token, and behind a space a version, if any came by
--- ARGV[1]  the token of this load
--- ARGV[2]  the version of the state
--- ARGV[3]  milliseconds until it is forgotten
--- ARGV[4]  and on: fields and values in turn
--- reply    'stored', 'late', or 'full' where there is no memory for it
+-- The loader sets a fence with a token of its own before it reads. A later load replaces the
+-- fence, an invalidation deletes it, and quota_deduct.lua writes the newest applied version
+-- into it. The state may be stale, and is not stored, if the fence is gone, has another token,
+-- or names a newer version.
+--
+-- KEYS[1]    the hash of an account or of an API key
+-- KEYS[2]    its fence: the token, then a space and the newest applied version, if any
+-- ARGV[1]    the token of this load
+-- ARGV[2]    the version of the state
+-- ARGV[3]    TTL of the entry in milliseconds
+-- ARGV[4..]  alternating fields and values
+-- reply      string: 'stored'; 'late' (not stored, see above); 'full' (no memory)
 
 local version = ARGV[2]
 

@@ -1,18 +1,19 @@
--- Counts a request to the buckets of a cache_key, if every window has room for it: GCRA, the
--- same rule as biz::rate_limit. A request fills a bucket by the period of its window in
--- microseconds, N drain from it each microsecond, and it holds N times the period.
+-- Counts a request in the buckets of a user or an API key, if every window has room for it.
+-- The rule is GCRA, the same as in biz::limits::rate_limit: with limit N, a request adds the
+-- period of the window (microseconds) to the bucket, each microsecond drains N, and the bucket
+-- holds N times the period.
 --
--- KEYS[1]  the hash of the buckets: at (microseconds of this server's clock), and how full
---          the windows `s`, `m` and `h` were then
--- ARGV[1]  'take', or 'return' for a request that was counted and shall not count after all
--- ARGV[2]  and on: name, limit and period (microseconds) of each window in turn
--- reply    0 when it was counted, or returned; else the microseconds until it would be
---          counted, and nothing was
+-- KEYS[1]    the hash of the buckets: `at` (microseconds of this server's clock), and the levels
+--            of the windows `s`, `m` and `h` at that time
+-- ARGV[1]    'take' to count a request, or 'return' to undo one that was counted
+-- ARGV[2..]  name, limit and period (microseconds) of each window in turn
+-- reply      integer: 0 if the request was counted or returned; otherwise the microseconds until
+--            a retry would be counted, and nothing is changed
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local at = tonumber(redis.call('HGET', KEYS[1], 'at')) or now
--- Where the clock has gone back, no time has passed.
+-- If the clock went back, no time has passed.
 local elapsed = math.max(now - at, 0)
 
 local wait, full, fields = 0, 0, { 'at', string.format('%.0f', math.max(at, now)) }
@@ -36,6 +37,7 @@ if full == 0 then
     return 0
 end
 redis.call('HSET', KEYS[1], unpack(fields))
--- By then all of them are empty: it is counted from the beginning of this millisecond.
+-- All buckets are empty by then. One more millisecond, because Redis counts the TTL from the
+-- start of the current one.
 redis.call('PEXPIRE', KEYS[1], math.ceil(full / 1000) + 1)
 return 0

@@ -1,4 +1,4 @@
-//! Rate limits that all processes share, by the clock of Redis.
+//! Rate limits that all processes share. The clock of Redis counts.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,15 +8,15 @@ use redis::Value;
 
 use super::{RedisCache, keys, node::unavailable, scripts};
 use crate::biz::{
-    check::cache::entry::CacheKey,
     limits::rate_limit::{PERIODS, RateLimiter, RateLimits, Rates},
     values::{
+        cache_key::CacheKey,
         error::StoreError,
         ids::{ApiKeyId, UserId},
     },
 };
 
-/// The limiter in the Redis of a cache.
+/// The rate limiter in the Redis of the shared cache.
 pub struct RedisRateLimiter {
     redis: Arc<RedisCache>,
     limits: RateLimits,
@@ -34,18 +34,20 @@ impl RedisRateLimiter {
         }
     }
 
-    async fn run(&self, what: &str, cache_key: &CacheKey) -> Result<Option<Duration>, StoreError> {
-        let arguments: Vec<String> = [what.to_owned()].into_iter().chain(windows(self.limits.of(cache_key))).collect();
+    async fn run(&self, action: &str, cache_key: &CacheKey) -> Result<Option<Duration>, StoreError> {
+        let arguments: Vec<String> =
+            [action.to_owned()].into_iter().chain(windows(self.limits.of(cache_key))).collect();
         let answer = self.redis.run(&scripts::RATE, &[&keys::rate(cache_key)], &arguments).await?;
-        let Value::Int(wait) = answer else { return Err(unavailable("a time was expected")) };
+        let Value::Int(wait) = answer else { return Err(unavailable("malformed reply of rate_limit.lua")) };
         Ok(u64::try_from(wait).ok().filter(|wait| *wait > 0).map(Duration::from_micros))
     }
 }
 
 #[async_trait]
 impl RateLimiter for RedisRateLimiter {
-    /// Users and keys are in different slots, and are asked at once. What only one of them
-    /// has room for is returned to it; until then, some other request may miss its place.
+    /// User and API key are in different slots, so two scripts run concurrently. If only one of
+    /// them counts the request, that count is returned. Until then, another request may be refused
+    /// for it.
     async fn take(&self, user: &UserId, key: Option<&ApiKeyId>) -> Result<Option<Duration>, StoreError> {
         let cache_keys = self.limits.cache_keys(user, key);
         let (one, other) = join(self.take_of(cache_keys.first()), self.take_of(cache_keys.get(1))).await;

@@ -1,13 +1,13 @@
-//! The scripts, called by their hash.
+//! The Lua scripts, called by their hash.
 
 use std::sync::LazyLock;
 
 use redis::{Cmd, Pipeline, Script};
 
-/// A script, and the name it is measured by.
+/// A script with the name of its metric.
 pub(super) struct Named {
     pub name: &'static str,
-    /// Whether a caller of the service waits for it.
+    /// Whether a caller of the service waits for the script.
     pub is_awaited: bool,
     code: &'static str,
     script: LazyLock<Script>,
@@ -30,7 +30,7 @@ pub(super) static RATE: Named = script!("rate_limit", true);
 pub(super) static LOAD: Named = script!("quota_load", true);
 
 impl Named {
-    /// The call of a script; arguments follow.
+    /// The EVALSHA command with its keys; the caller appends the arguments.
     pub fn call(&self, keys: &[&str]) -> Cmd {
         let mut call = redis::cmd("EVALSHA");
         call.arg(self.script.get_hash()).arg(keys.len()).arg(keys);
@@ -38,7 +38,7 @@ impl Named {
     }
 }
 
-/// Has a server know all of them.
+/// The commands that load all scripts into a server.
 pub(super) fn load() -> Pipeline {
     let mut load = redis::pipe();
     for script in [&CHECK, &DEDUCT, &LOAD, &RATE] {

@@ -1,5 +1,5 @@
-//! Which server has a key: the only one, the master that sentinels name, or the node of a
-//! cluster that owns the key's slot.
+//! Finds the server of a key: the only server, the master that the sentinels name, or the cluster
+//! node that owns the slot of the key.
 
 use std::{
     collections::HashMap,
@@ -12,12 +12,12 @@ use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Mode, Settings, keys,
-    node::{Location, Node, Part, open, text, unavailable},
+    RedisLayout, RedisSettings, keys,
+    node::{Location, Node, Role, open, text, unavailable},
 };
 use crate::biz::values::error::StoreError;
 
-/// How often a cluster is asked for its slots; also at once when a key has moved.
+/// Interval at which a cluster is asked for its slots. It is asked at once when a key has moved.
 const REFRESH: Duration = Duration::from_secs(1);
 
 pub(super) enum Topology {
@@ -27,7 +27,7 @@ pub(super) enum Topology {
 
 /// The masters of a cluster.
 pub(super) struct Cluster {
-    settings: Arc<Settings>,
+    settings: Arc<RedisSettings>,
     map: RwLock<Arc<Map>>,
     moved: Notify,
     cold: Arc<Notify>,
@@ -36,24 +36,24 @@ pub(super) struct Cluster {
 
 #[derive(Default)]
 struct Map {
-    /// First and last slot, and their node.
+    /// First slot, last slot, and their node.
     ranges: Vec<(u16, u16, Arc<Node>)>,
     nodes: HashMap<String, Arc<Node>>,
 }
 
 impl Topology {
-    pub fn start(settings: Arc<Settings>, cold: Arc<Notify>, stop: CancellationToken) -> Self {
+    pub fn start(settings: Arc<RedisSettings>, cold: Arc<Notify>, stop: CancellationToken) -> Self {
         let one = |location| {
             let marker = keys::marker(|_| true).unwrap_or_default();
-            let part = Part { marker, takes_over: false, cold: cold.clone() };
-            Topology::One(Node::start(location, settings.clone(), part, stop.child_token()))
+            let role = Role { marker, takes_over: false, cold: cold.clone() };
+            Topology::One(Node::start(location, settings.clone(), role, stop.child_token()))
         };
-        match &settings.mode {
-            Mode::Single => one(Location::Fixed(settings.addrs.first().cloned().unwrap_or_default())),
-            Mode::Sentinel { master } => {
+        match &settings.layout {
+            RedisLayout::Single => one(Location::Fixed(settings.addrs.first().cloned().unwrap_or_default())),
+            RedisLayout::Sentinel { master } => {
                 one(Location::Sentinel { sentinels: settings.addrs.clone(), master: master.clone() })
             }
-            Mode::Cluster => {
+            RedisLayout::Cluster => {
                 let (map, moved) = Default::default();
                 let cluster = Arc::new(Cluster { settings: settings.clone(), map, moved, cold, stop });
                 tokio::spawn({
@@ -65,22 +65,22 @@ impl Topology {
         }
     }
 
-    /// The node that has a key.
+    /// The node of a key.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when none is known.
+    /// [`StoreError::Unavailable`] if no known node has its slot.
     pub fn node_of(&self, key: &str) -> Result<Arc<Node>, StoreError> {
         match self {
             Self::One(node) => Ok(node.clone()),
             Self::Cluster(cluster) => {
                 let (map, slot) = (cluster.map(), keys::slot(key));
                 let owner = map.ranges.iter().find(|(first, last, _)| (*first..=*last).contains(&slot));
-                owner.map(|(.., node)| node.clone()).ok_or_else(|| unavailable("no node has the slot"))
+                owner.map(|(.., node)| node.clone()).ok_or_else(|| unavailable("no redis node has the slot"))
             }
         }
     }
 
-    /// Every node that has keys, always in the same order; none while a cluster is not known.
+    /// All nodes with slots, in a fixed order; empty until the cluster has answered once.
     pub fn nodes(&self) -> Vec<Arc<Node>> {
         match self {
             Self::One(node) => vec![node.clone()],
@@ -93,7 +93,7 @@ impl Topology {
         }
     }
 
-    /// Asks for the slots anew: a key was not where it should be.
+    /// Asks for the slots again, because a key was on another node.
     pub fn has_moved(&self) {
         if let Self::Cluster(cluster) = self {
             cluster.moved.notify_one();
@@ -107,20 +107,20 @@ impl Cluster {
     }
 
     async fn keep_current(&self) {
-        let mut tells = true;
+        let mut was_answered = true;
         loop {
             match self.ask().await {
                 Ok(ranges) => {
                     self.renew(&ranges);
-                    tells = true;
+                    was_answered = true;
                 }
-                Err(error) if tells => {
-                    tracing::warn!(%error, "the redis cluster does not tell its slots");
-                    tells = false;
+                Err(error) if was_answered => {
+                    tracing::warn!(%error, "redis cluster slots unknown; retrying");
+                    was_answered = false;
                 }
                 Err(_) => {}
             }
-            // Not more often: a slot may take a while to move.
+            // At most this often, because a slot may take a while to move.
             tokio::time::sleep(REFRESH / 10).await;
             tokio::select! {
                 () = self.moved.notified() => {}
@@ -129,7 +129,7 @@ impl Cluster {
         }
     }
 
-    /// Slots and the addresses of their masters, from the first node that tells.
+    /// Slots and the addresses of their masters, from the first node that answers.
     async fn ask(&self) -> Result<Vec<(u16, u16, String)>, StoreError> {
         let known: Vec<String> = self.map().nodes.keys().cloned().collect();
         for address in known.iter().chain(&self.settings.addrs) {
@@ -146,7 +146,7 @@ impl Cluster {
                 return Ok(ranges);
             }
         }
-        Err(unavailable("no node of the cluster answers"))
+        Err(unavailable("no node of the redis cluster answers"))
     }
 
     fn renew(&self, ranges: &[(u16, u16, String)]) {
@@ -169,9 +169,9 @@ impl Cluster {
                 }
                 None => {
                     let takes_over = !old.nodes.is_empty();
-                    let part = Part { marker, takes_over, cold: self.cold.clone() };
+                    let role = Role { marker, takes_over, cold: self.cold.clone() };
                     let location = Location::Fixed(address.clone());
-                    Node::start(location, self.settings.clone(), part, self.stop.child_token())
+                    Node::start(location, self.settings.clone(), role, self.stop.child_token())
                 }
             };
             nodes.insert(address.clone(), node);
@@ -187,7 +187,7 @@ impl Cluster {
     }
 }
 
-/// The answer to CLUSTER SLOTS; a master without a host is the one that was asked.
+/// Parses the reply to CLUSTER SLOTS. A master without a host is the node that was asked.
 fn slots(answer: &Value, asked: &str) -> Option<Vec<(u16, u16, String)>> {
     let Value::Array(ranges) = answer else { return None };
     let range = |range: &Value| {

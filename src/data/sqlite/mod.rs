@@ -31,10 +31,9 @@ use sqlx::{
 use self::writer::{Writer, writer_error};
 use super::{
     Store,
-    column_codes::{charged_by_number, charged_by_of, quota_unit_name, quota_unit_of},
-    error::{corrupt, store_error},
+    error::store_error,
     migrations,
-    plan::{Announce, Plan},
+    plan::{Announce, UpgradePlan},
 };
 use crate::biz::values::error::StoreError;
 
@@ -106,7 +105,7 @@ fn ensure_writable(file: &Path) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// As [`SqliteStore::connect`].
-pub async fn plan(options: SqliteConnectOptions) -> Result<Plan, StoreError> {
+pub async fn plan(options: SqliteConnectOptions) -> Result<UpgradePlan, StoreError> {
     if !options.get_filename().exists() {
         return Ok(planned(&migrations::pending(&[])));
     }
@@ -121,9 +120,9 @@ pub async fn plan(options: SqliteConnectOptions) -> Result<Plan, StoreError> {
 }
 
 /// The legacy service never ran on SQLite.
-fn planned(pending: &[&str]) -> Plan {
-    let mut plan = Plan::default();
-    plan.lines.push("the database is a SQLite file: there is nothing of the legacy service in it".into());
+fn planned(pending: &[&str]) -> UpgradePlan {
+    let mut plan = UpgradePlan::default();
+    plan.lines.push("the database is a SQLite file; it has no legacy tables".into());
     plan.add_migrations(pending);
     plan
 }

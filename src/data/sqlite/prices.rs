@@ -1,16 +1,14 @@
 //! Token prices: rows of `price_version`.
 
 use async_trait::async_trait;
-use sqlx::sqlite::SqliteRow;
 
-use super::{
-    SqliteStore,
-    row::{instant, money, optional_money, text},
-    store_error,
-};
-use crate::biz::{
-    charge::prices::{MAX_STORED, PriceStore, StoredVersion, TokenPrices},
-    values::error::{Invalid, StoreError},
+use super::SqliteStore;
+use crate::{
+    biz::{
+        charge::prices::{MAX_STORED, PriceStore, StoredVersion},
+        values::{error::StoreError, invalid::Invalid},
+    },
+    data::{error::store_error, rows::price::stored_version_of},
 };
 
 #[async_trait]
@@ -24,23 +22,6 @@ impl PriceStore for SqliteStore {
         .fetch_all(&self.reader)
         .await
         .map_err(store_error)?;
-        rows.iter()
-            .map(|row| {
-                let key = text(row, 0).and_then(|model| Ok((model, instant(row, 1)?)));
-                let (model, effective_from) = key.map_err(unread)?;
-                StoredVersion::parse(&model, effective_from, version_of(row))
-            })
-            .map(Ok)
-            .collect()
+        Ok(rows.iter().map(stored_version_of).collect())
     }
-}
-
-fn unread(error: StoreError) -> Invalid {
-    Invalid::new("price_version", error.to_string())
-}
-
-fn version_of(row: &SqliteRow) -> Result<(String, TokenPrices), StoreError> {
-    let input = money(row, 3)?;
-    let cached_input = optional_money(row, 4)?.unwrap_or(input);
-    Ok((text(row, 2)?, TokenPrices { input, cached_input, output: money(row, 5)? }))
 }

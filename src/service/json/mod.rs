@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 
 pub use self::unknown::{UnknownNames, UnknownPolicy};
 use super::proto::DESCRIPTORS;
-use crate::biz::values::error::{Invalid, Result};
+use crate::biz::values::{error::Result, invalid::Invalid};
 
 /// The error of a value that its field does not take.
 pub const WRONG_VALUE: &str = "has the wrong type or is out of range";

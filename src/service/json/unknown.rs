@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    biz::values::error::{Invalid, Result},
+    biz::values::{error::Result, invalid::Invalid},
     config::UnknownFields,
     metrics::Metrics,
 };

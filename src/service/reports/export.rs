@@ -15,15 +15,14 @@ use crate::{
         reports::record::{Record, RecordFilter, RecordStore, RecordType},
         values::{
             calendar::Calendar,
-            error::{Error, Invalid, Result},
+            error::{Error, Result},
+            invalid::Invalid,
             paging::{Cursor, PageStart},
         },
     },
     service::proto::ListRecordsRequest,
 };
 
-/// Exports at once; more would take the database from those who wait for it.
-pub(super) const MAX_EXPORTS: usize = 8;
 /// Records that are read at once.
 const PAGE: u32 = 5_000;
 /// How long an export may take.
@@ -83,7 +82,7 @@ impl ReportService {
         let (pages, taken) = mpsc::channel(1);
         let sending = async move {
             let _permit = permit;
-            // Whether its caller takes it or not, it ends.
+            // A caller that does not read must not keep the permit.
             if tokio::time::timeout(LIMIT, export.send(first, &pages)).await.is_err() {
                 tracing::warn!("an export took too long and was broken off");
             }

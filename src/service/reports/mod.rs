@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use self::export::MAX_EXPORTS;
 use crate::biz::{
     account::catalog::Catalog,
     reports::{record::RecordStore, statistics::Statistics},
     values::{calendar::Calendar, error::Result, ids::ServiceName},
 };
+
+/// Exports at once; more would take the database from those who wait for it.
+const MAX_EXPORTS: usize = 8;
 
 /// Reports on charges that were made.
 pub struct ReportService {

@@ -4,7 +4,8 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
 
 use crate::biz::values::{
-    error::{Invalid, Result},
+    error::Result,
+    invalid::Invalid,
     paging::{Cursor, PageStart},
 };
 

@@ -8,8 +8,9 @@ use crate::{
         reports::record::{Record, RecordFilter, RecordType},
         values::{
             calendar::{DaySpan, parse_day},
-            error::{Invalid, Result},
+            error::Result,
             ids::UserId,
+            invalid::Invalid,
         },
     },
     service::{

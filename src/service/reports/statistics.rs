@@ -10,8 +10,9 @@ use crate::{
         reports::statistics::Totals,
         values::{
             calendar::{DaySpan, parse_day},
-            error::{Invalid, Result},
+            error::Result,
             ids::{ServiceName, UserId},
+            invalid::Invalid,
         },
     },
     service::{

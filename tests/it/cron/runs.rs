@@ -103,7 +103,7 @@ async fn a_cron_that_is_stopped_in_the_middle_ends_at_once_and_the_next_goes_on(
     let conf = database.config_file(&[]);
     for by_hand in [false, true] {
         let (stopped, position) = stop_in_the_middle(&database, &conf, by_hand).await;
-        let (code, said) = if by_hand { (1, "--resume goes on") } else { (0, "goes on later") };
+        let (code, said) = if by_hand { (1, "--resume continues it") } else { (0, "a later run continues it") };
         assert_eq!(stopped.status.code(), Some(code), "{}", stderr(&stopped));
         assert!(stderr(&stopped).contains(said), "{}", stderr(&stopped));
         let opened: usize = position.split(' ').nth(1).unwrap().parse().unwrap();

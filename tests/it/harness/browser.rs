@@ -10,6 +10,8 @@ use std::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
+use super::private_server::needs_installed;
+
 /// The name that the protocol gives to references of elements.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
@@ -26,6 +28,7 @@ pub struct Browser {
 impl Browser {
     /// Opens a window of a phone's size.
     pub async fn open() -> Self {
+        needs_installed("chromedriver");
         let folder = tempfile::tempdir().unwrap();
         let mut driver = Command::new("chromedriver")
             .arg("--port=0")

@@ -11,7 +11,7 @@ use std::{
 
 use sqlx::{AssertSqlSafe, Connection};
 
-use super::private_server::{PrivateServer, free_port};
+use super::private_server::{PrivateServer, free_port, needs_installed};
 
 const ATTEMPTS: usize = 5;
 
@@ -100,6 +100,7 @@ fn start(options: &[&str]) -> Server {
 }
 
 fn start_on(port: u16, options: &[&str]) -> Server {
+    needs_installed("mariadb-install-db");
     let folder = PrivateServer::folder_for("mariadb");
     let (data, tmp) = (folder.join("data"), folder.join("tmp"));
     std::fs::create_dir(&tmp).unwrap();

@@ -4,6 +4,7 @@ pub mod abandon;
 pub mod books;
 pub mod browser;
 pub mod caller;
+pub mod contract;
 pub mod load;
 pub mod lock;
 pub mod mariadb;

@@ -41,6 +41,12 @@ rm -rf "$FOLDER"
 /// How long a killed process may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Fails a test of `make test-fast`, which has to run where nothing is installed.
+pub fn needs_installed(program: &str) {
+    let is_fast = std::env::var_os("BILLING_TEST_FAST").is_some();
+    assert!(!is_fast, "the test needs {program}: add its name to tests/it/needs-servers");
+}
+
 pub struct PrivateServer {
     folder: PathBuf,
     /// Nothing reaps a server that has ended before the next one starts: the number stays
@@ -59,6 +65,7 @@ impl PrivateServer {
 
     /// Runs a command, and owns the folder from now on.
     pub fn start<T: AsRef<OsStr>>(folder: PathBuf, command: &[T]) -> Self {
+        needs_installed(&command[0].as_ref().to_string_lossy());
         let mut supervisor = Command::new("sh")
             .args(["-c", SUPERVISED, "sh"])
             .args(command)

@@ -12,7 +12,7 @@ use billing_service::{
         limits::rate_limit::{Level, MAX_LIMIT, RateLimiter, RateLimits, Rates},
         values::ids::{ApiKeyId, UserId},
     },
-    data::redis::{Mode, RedisRateLimiter},
+    data::redis::{RedisLayout, RedisRateLimiter},
 };
 use futures_util::future::join_all;
 use proptest::{collection, option, prelude::*, test_runner::TestCaseError};
@@ -71,7 +71,7 @@ async fn limiters_of_one_redis_admit_together_as_many_as_there_may_be(#[values(R
 
 #[rstest]
 #[tokio::test]
-async fn a_request_counts_to_user_and_key_or_to_none(#[values(Redis, Cluster, Sentinel)] on: Backend) {
+async fn a_request_counts_for_both_user_and_key_or_for_none(#[values(Redis, Cluster, Sentinel)] on: Backend) {
     let _turn = Caches::start(on).await;
     let limits = RateLimits { user: rates(0, 0, 2), api_key: rates(0, 0, 3) };
     let limiter = RedisRateLimiter::new(connect(on, TTL).await, limits);
@@ -94,7 +94,7 @@ async fn a_request_counts_to_user_and_key_or_to_none(#[values(Redis, Cluster, Se
 #[tokio::test]
 async fn nothing_is_kept_of_what_did_not_count_and_the_rest_until_it_has_run_out() {
     let server = OwnRedis::start().await;
-    let redis = connect_to(settings_of(Mode::Single, vec![server.addr()], TTL)).await;
+    let redis = connect_to(settings_of(RedisLayout::Single, vec![server.addr()], TTL)).await;
     let limiter = RedisRateLimiter::new(redis, RateLimits { user: rates(0, 2, 0), api_key: rates(0, 0, 1) });
     let (user, other, key) = (fresh_user(), fresh_user(), ApiKeyId::from_stored("a{k}%"));
     let begun = Instant::now();
@@ -177,7 +177,7 @@ fn the_script_decides_as_the_rule_does() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (server, redis, mut connection) = runtime.block_on(async {
         let server = OwnRedis::start().await;
-        let redis = connect_to(settings_of(Mode::Single, vec![server.addr()], TTL)).await;
+        let redis = connect_to(settings_of(RedisLayout::Single, vec![server.addr()], TTL)).await;
         let connection = server.connection().await;
         (server, redis, connection)
     });

@@ -163,7 +163,7 @@ async fn an_order_has_one_payment() {
 }
 
 #[tokio::test]
-async fn what_breaks_a_rule_is_refused_by_name() {
+async fn an_invalid_order_is_refused_with_the_name_of_its_field() {
     let town = Town::new(Switches::default()).await;
     let order = || town.order("o");
     for (field, bad) in [

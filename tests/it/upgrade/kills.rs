@@ -156,14 +156,14 @@ async fn an_upgrade_goes_on_in_the_zones_it_was_begun_with() {
     assert!(stage(&database).await.starts_with("users"), "{}", stage(&database).await);
     let before = fingerprint(&database).await;
     let refused = migrate(&database, &["--legacy-zone", "Asia/Tokyo"]);
-    assert!(errors(&refused).contains("begun with Europe/Berlin"), "{}", errors(&refused));
+    assert!(errors(&refused).contains("began with Europe/Berlin"), "{}", errors(&refused));
     let billing = database.config_file(&[("billing.timezone", "Europe/Berlin")]);
     let arguments = ["-conf", billing.to_str().unwrap(), "--migrate-only"];
     let refused = crate::harness::process::run(SERVER, &arguments, &[]);
-    assert!(errors(&refused).contains("begun with Asia/Shanghai"), "{}", errors(&refused));
+    assert!(errors(&refused).contains("began with Asia/Shanghai"), "{}", errors(&refused));
     let printed = migrated(&database, &["--dry-run"]);
-    assert!(printed.contains("an upgrade of it was begun, and goes on"), "{printed}");
-    assert!(printed.contains("balances that remain: "), "{printed}");
+    assert!(printed.contains("its conversion has begun, and continues"), "{printed}");
+    assert!(printed.contains("remaining balances: "), "{printed}");
     legacy::assert_untouched(&database, &before).await;
 
     // Where the source says another by now, or does not say it, it is no matter.

@@ -90,11 +90,11 @@ async fn what_was_set_by_hand_becomes_an_opening_entry() {
     database.assert_audit_is_clean().await;
 
     // The plan said so before.
-    let balances = "balances: 11, of which 8 do not follow from their recharges and records and get \
-                    opening entries, +100000055.4934 and -100000007.98 in sum\n";
+    let balances = "balances: 11; 8 do not match their recharges and records and get \
+                    opening entries, +100000055.4934 and -100000007.98 in total\n";
     assert!(printed.contains(balances), "{printed}");
-    let quotas = "used quotas: 7, of which 5 do not follow from their free records of the month and get \
-                  opening entries, +1002 and -36 in sum\n";
+    let quotas = "used quotas: 7; 5 do not match their free records of the month and get \
+                  opening entries, +1002 and -36 in total\n";
     assert!(printed.contains(quotas), "{printed}");
 
     let service = Service::start_on(database, &[]).await;
@@ -143,7 +143,7 @@ async fn a_top_up_that_was_made_good_by_hand_is_not_looked_up_again() {
         )
         .await;
     let printed = migrated(&database, &[]);
-    assert!(printed.contains("pending top-ups: 3, of 255.01 in sum"), "{printed}");
+    assert!(printed.contains("pending top-ups: 3, 255.01 in total"), "{printed}");
     let states = database.rows(&["order_id", "status"], "FROM recharge_order ORDER BY order_id").await;
     let states: Vec<_> = states.iter().map(|row| row.join(" ")).collect();
     assert_eq!(states, ["o1 expired", "o2 pending", "o3 pending", "o4 success"]);
@@ -163,7 +163,7 @@ async fn a_backup_that_is_restored_over_an_upgrade_is_refused() {
     let before = legacy::fingerprint(&database).await;
     for more in [&["--dry-run"][..], &[]] {
         let refused = legacy::migrate(&database, more);
-        assert!(legacy::errors(&refused).contains("Restore it into an empty database"), "{}", legacy::errors(&refused));
+        assert!(legacy::errors(&refused).contains("restore it into an empty database"), "{}", legacy::errors(&refused));
         legacy::assert_untouched(&database, &before).await;
     }
 }

@@ -33,18 +33,18 @@ async fn a_dry_run_prints_the_plan_and_changes_nothing() {
     migrations.sort();
     let migrations: Vec<_> = migrations.iter().map(|path| path.file_stem().unwrap().to_str().unwrap()).collect();
     let expected = format!(
-        "the database is the legacy service's, and becomes this one's in place; every row is kept\n\
+        "the database is the legacy service's; it is converted in place, and every row is kept\n\
          user_balance: 2 rows; uid becomes user_id\n\
          free_quota: 1 rows; uid becomes user_id\n\
          billing_record: 1 rows; type enum('balance','free') becomes TINYINT, free 1, balance 2; uid becomes user_id\n\
          recharge_order: 1 rows; payment_id becomes payment_order_id; uid becomes user_id\n\
-         times are wall-clock times of Asia/Shanghai (loc in data.database.source) and become UTC; days are those of \
+         times: wall-clock times of Asia/Shanghai (loc in data.database.source) become UTC; billing days are those of \
          Asia/Shanghai\n\
          for example, created_at of billing_record r1: 2026-10-31 23:59:59 becomes 2026-10-31 15:59:59 UTC\n\
-         balances: 2, of which 1 do not follow from their recharges and records and get opening entries, +2.5 and -0 in \
-         sum\n\
-         used quotas: 1, of which 1 do not follow from their free records of the month and get opening \
-         entries, +4 and -0 in sum\n\
+         balances: 2; 1 do not match their recharges and records and get opening entries, +2.5 and -0 in \
+         total\n\
+         used quotas: 1; 1 do not match their free records of the month and get opening \
+         entries, +4 and -0 in total\n\
          migrations to run: {}\n",
         migrations.join(", ")
     );
@@ -53,8 +53,7 @@ async fn a_dry_run_prints_the_plan_and_changes_nothing() {
     // The same is printed before it is done, and nothing is left to do.
     assert_eq!(migrated(&database, &[]), format!("{expected}the database is up to date\n"));
     let after = legacy::contents(&database).await;
-    let again =
-        "the database is this service's: there is nothing of the legacy service in it\nmigrations to run: none\n";
+    let again = "the database is this service's; it has no legacy tables\nmigrations to run: none\n";
     assert_eq!(dry_run(&database).await, again);
     assert_eq!(migrated(&database, &[]), format!("{again}the database is up to date\n"));
     assert_eq!(legacy::contents(&database).await, after);
@@ -65,14 +64,14 @@ async fn a_dry_run_prints_the_plan_and_changes_nothing() {
 async fn an_empty_database_has_nothing_of_the_legacy_service(#[values(MySql, Sqlite)] on: Backend) {
     let database = Database::create(on).await;
     let printed = if on == MySql { dry_run(&database).await } else { migrated(&database, &["--dry-run"]) };
-    assert!(printed.contains("there is nothing of the legacy service in it"), "{printed}");
+    assert!(printed.contains("it has no legacy tables"), "{printed}");
     assert!(printed.contains("migrations to run: 0001_existing_tables, "), "{printed}");
     if on == Sqlite {
         assert!(!std::path::Path::new(&database.source).exists());
     }
     migrated(&database, &[]);
     let printed = migrated(&database, &["--dry-run"]);
-    assert!(printed.contains("there is nothing of the legacy service in it"), "{printed}");
+    assert!(printed.contains("it has no legacy tables"), "{printed}");
     assert!(printed.ends_with("migrations to run: none\n"), "{printed}");
     let conf = database.config_file(&[]);
     let alone = crate::harness::process::run(
@@ -90,55 +89,61 @@ async fn an_empty_database_has_nothing_of_the_legacy_service(#[values(MySql, Sql
 #[case("ALTER TABLE free_quota DROP KEY uk_user_service_month, DROP COLUMN user_id", "free_quota has neither user_id")]
 #[case("ALTER TABLE billing_record MODIFY created_at BIGINT", "billing_record.created_at is bigint")]
 #[case("ALTER TABLE user_balance MODIFY balance DOUBLE", "user_balance.balance is double")]
-#[case("ALTER TABLE user_balance ADD COLUMN tier INT NOT NULL", "user_balance.tier is not known to this service")]
-#[case("INSERT INTO billing_record VALUES ('r', 'u', 'asset', 3, 0, 1, NULL)", "1 of billing_record have type \"3\"")]
-#[case("INSERT INTO billing_record VALUES ('r', 'u', 'asset', NULL, 0, 1, NULL)", "1 of billing_record have no type")]
+#[case("ALTER TABLE user_balance ADD COLUMN tier INT NOT NULL", "user_balance.tier is unknown to this service")]
+#[case(
+    "INSERT INTO billing_record VALUES ('r', 'u', 'asset', 3, 0, 1, NULL)",
+    "1 rows of billing_record have type \"3\""
+)]
+#[case(
+    "INSERT INTO billing_record VALUES ('r', 'u', 'asset', NULL, 0, 1, NULL)",
+    "1 rows of billing_record have no type"
+)]
 #[case(
     "ALTER TABLE billing_record MODIFY type ENUM('free','gift'); \
      INSERT INTO billing_record VALUES ('r', 'u', 'asset', 'gift', 0, 1, NULL), ('s', 'u', 'asset', 'gift', 0, 1, NULL)",
-    "2 of billing_record have type \"gift\""
+    "2 rows of billing_record have type \"gift\""
 )]
 #[case(
     "ALTER TABLE billing_record MODIFY type VARCHAR(10); INSERT INTO billing_record VALUES ('r', 'u', 'asset', '1', 0, 1, NULL)",
-    "1 of billing_record have type \"1\""
+    "1 rows of billing_record have type \"1\""
 )]
 #[case("INSERT INTO billing_record VALUES ('r', 'u', 'asset', 1, 0, -1, NULL)", "have a count below zero")]
-#[case("INSERT INTO billing_record VALUES ('r', NULL, 'asset', 1, 0, 1, NULL)", "1 of billing_record have no user_id")]
+#[case(
+    "INSERT INTO billing_record VALUES ('r', NULL, 'asset', 1, 0, 1, NULL)",
+    "1 rows of billing_record have no user_id"
+)]
 #[case(
     "INSERT INTO free_quota VALUES ('q', 'u', 'asset', 5, -1, '2026-10', NULL, NULL)",
-    "1 of free_quota have a used_quota below zero: raise total_quota"
+    "1 rows of free_quota have a used_quota below zero: raise total_quota"
 )]
 #[case(
     "ALTER TABLE user_balance DROP KEY user_id; \
      INSERT INTO user_balance VALUES ('a', 'u', 1, 0, NULL, NULL), ('b', 'u ', 1, 0, NULL, NULL)",
-    "1 of user_id are in user_balance more than once"
+    "1 values of user_id are in user_balance more than once"
 )]
 #[case(
     "ALTER TABLE recharge_order MODIFY user_id VARCHAR(64); \
      INSERT INTO recharge_order VALUES ('o', REPEAT('u', 37), 1, '', 'success', NULL, NULL)",
-    "1 of recharge_order have a user_id of more than 36 characters"
+    "1 rows of recharge_order have a user_id of more than 36 characters"
 )]
-#[case(
-    "ALTER TABLE billing_record ADD FOREIGN KEY (user_id) REFERENCES user_balance (user_id)",
-    "there is the foreign key"
-)]
+#[case("ALTER TABLE billing_record ADD FOREIGN KEY (user_id) REFERENCES user_balance (user_id)", "drop foreign key ")]
 #[case(
     "INSERT INTO recharge_order VALUES ('o', 'u', 1, '', 'paid', NULL, NULL)",
-    "1 of recharge_order have another status than"
+    "1 rows of recharge_order have a status other than"
 )]
 #[case(
     "INSERT INTO recharge_order VALUES ('o', 'u', 1, 'p', 'success', NULL, NULL), ('q', 'u', 1, 'p ', 'success', NULL, NULL)",
-    "1 of payment_order_id of recharge_order pay for more than one order"
+    "1 values of payment_order_id are in more than one recharge_order"
 )]
 #[case(
     "ALTER TABLE user_balance ADD COLUMN deleted_at DATETIME NULL; \
      INSERT INTO user_balance (user_balance_id, user_id, balance, deleted_at) VALUES ('a', 'u', 100, '2026-01-01')",
-    "1 of user_balance are marked as deleted by deleted_at"
+    "1 rows of user_balance are marked as deleted by deleted_at"
 )]
 #[case(
     "ALTER TABLE free_quota MODIFY total_quota BIGINT; \
      INSERT INTO free_quota VALUES ('q', 'u', 'asset', 2147483648, 0, '2026-10', NULL, NULL)",
-    "1 of free_quota have a total_quota above 2147483647"
+    "1 rows of free_quota have a total_quota above 2147483647"
 )]
 #[case(
     "ALTER TABLE user_balance DROP PRIMARY KEY, ADD COLUMN id BIGINT AUTO_INCREMENT PRIMARY KEY",
@@ -146,7 +151,7 @@ async fn an_empty_database_has_nothing_of_the_legacy_service(#[values(MySql, Sql
 )]
 #[case("ALTER TABLE billing_record DROP PRIMARY KEY", "billing_record has no primary key")]
 #[case("ALTER TABLE billing_record ADD COLUMN trace_id VARCHAR(64)", "billing_record has a trace_id, which")]
-#[case("CREATE TRIGGER t BEFORE UPDATE ON user_balance FOR EACH ROW SET NEW.version = 0", "there is the trigger t")]
+#[case("CREATE TRIGGER t BEFORE UPDATE ON user_balance FOR EACH ROW SET NEW.version = 0", "drop trigger t")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_taken_over_is_refused_untouched(#[case] sql: &str, #[case] why: &str) {
     let database = legacy::database("UTC").await;

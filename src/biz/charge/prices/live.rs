@@ -7,8 +7,9 @@ use chrono::{DateTime, Utc};
 
 use super::{PriceBook, PriceVersion, TokenPrices};
 use crate::biz::values::{
-    error::{Invalid, StoreError},
+    error::StoreError,
     ids::{ModelName, PriceVersionId},
+    invalid::Invalid,
     money::Money,
 };
 

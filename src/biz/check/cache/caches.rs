@@ -1,5 +1,5 @@
-//! The caches of this process: a near one in its memory, and, where there is one, the one
-//! it shares with other processes. Settlement tells them what it committed.
+//! The two caches: the near cache in the memory of this process, and the optional shared cache
+//! (Redis). Settlement notifies both of its commits through [`CommitListener`].
 
 use std::{
     collections::BTreeMap,
@@ -13,34 +13,32 @@ use std::{
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    account_cache::AccountCache,
-    entry::{CacheKey, Change},
-    single_flight::SingleFlight,
-    update_queue::UpdateQueue,
+use super::{account_cache::AccountCache, single_flight::SingleFlight, update_queue::UpdateQueue};
+use crate::biz::{
+    settlement::{change::Change, commit_listener::CommitListener},
+    values::cache_key::CacheKey,
 };
-use crate::biz::settlement::commit_listener::CommitListener;
 
-/// How far the near cache is believed.
+/// The conditions under which a near entry is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
-    /// Every change comes by here, or empties it.
+    /// At any age: every change of an account reaches the near cache or empties it.
     Always,
-    /// Other processes change accounts too: as long ago as this at the most, and only of
-    /// accounts that are far from every limit.
+    /// Up to this age, and only for accounts that are far from every limit, because other
+    /// processes change accounts too.
     WhileFar(Duration),
 }
 
-/// How long a cache key is read from the database whose last settlement has an unknown
-/// outcome: longer than a database takes to end it.
+/// Time that an uncertain key, whose last settlement has an unknown outcome, is read from the
+/// database. It is longer than a database takes to commit or roll back.
 const UNCERTAIN_FOR: Duration = Duration::from_secs(60);
 
-/// How often they are forgotten in the shared cache meanwhile.
+/// Interval at which uncertain keys are invalidated again in the shared cache.
 const FORGET_AGAIN: Duration = Duration::from_secs(2);
-/// Uncertain keys that are kept one by one; with one more, every key is uncertain.
+/// Most uncertain keys that are kept one by one; beyond it, every key is uncertain.
 const MAX_UNCERTAIN: usize = 100_000;
 
-/// What no cache can be believed about, and until when.
+/// The cache keys that must be read from the database, with the end of that time.
 #[derive(Default)]
 struct UncertainKeys {
     of: BTreeMap<CacheKey, Instant>,
@@ -86,26 +84,28 @@ impl Caches {
         }
     }
 
-    /// Drops what is cached of cache keys that were changed by other means than a settlement.
+    /// Invalidates cache keys that changed by other means than a settlement.
     pub async fn forget(&self, cache_keys: &[CacheKey]) {
         for cache_key in cache_keys {
             self.loads.leave(cache_key);
         }
-        // First: who finds nothing waiting here finds it in the shared cache.
+        // Before the near cache: once the near entry is gone, readers ask the shared cache, unless
+        // the key is in the queue.
         if self.shared.is_some() {
             self.update_queue.forget(cache_keys);
         }
         self.near.forget(cache_keys).await;
     }
 
-    /// Empties the near cache: another process changed nobody knows what.
+    /// Empties the near cache, because another process changed the database and the changed
+    /// accounts are not known.
     pub async fn forget_near(&self) {
         if let Err(error) = self.near.clear().await {
-            tracing::error!(%error, "the near cache was not emptied");
+            tracing::error!(%error, "near cache not emptied; entries may be stale");
         }
     }
 
-    /// Tells the shared cache what happens, until `stop`.
+    /// Sends updates to the shared cache until `stop`.
     pub async fn deliver(&self, stop: &CancellationToken) {
         match &self.shared {
             Some(shared) => self.update_queue.deliver(&**shared, stop).await,
@@ -113,7 +113,7 @@ impl Caches {
         }
     }
 
-    /// Tells the shared cache what is left to tell; false when it could not be told.
+    /// Sends the waiting updates to the shared cache; false if some could not be sent.
     pub async fn flush(&self) -> bool {
         match &self.shared {
             Some(shared) => self.update_queue.flush(&**shared).await,
@@ -121,22 +121,23 @@ impl Caches {
         }
     }
 
-    /// Whether nothing is kept for long: there is no use in loading ahead.
+    /// Whether entries expire so soon that a warm-up is useless.
     pub fn forgets_soon(&self) -> bool {
         self.shared.is_none() && self.trust != Trust::Always
     }
 
-    /// Whether no cache can be believed about a cache key.
+    /// Whether a cache key must be read from the database, because its last settlement has an
+    /// unknown outcome.
     pub(super) fn is_uncertain(&self, cache_key: &CacheKey) -> bool {
         self.has_uncertain.load(Ordering::Acquire) && self.uncertain().has(cache_key)
     }
 
-    /// Whether the shared cache can't be believed about a cache key.
+    /// Whether the entry in the shared cache may be stale, because an update waits in the queue.
     pub(super) fn is_late(&self, cache_key: &CacheKey) -> bool {
         self.update_queue.has(cache_key)
     }
 
-    /// Ends the doubts that are old enough: by now the database decided.
+    /// Ends the uncertainty of keys whose time is over: the database has committed or rolled back.
     pub async fn expire_uncertain(&self) {
         let now = Instant::now();
         let (over, all_over) = {
@@ -148,7 +149,7 @@ impl Caches {
         if over.is_empty() && !all_over {
             return;
         }
-        // Forgotten before they are believed again.
+        // Invalidated before caches are used for them again.
         self.forget(&over).await;
         if all_over {
             self.update_queue.forget_all();
@@ -160,7 +161,8 @@ impl Caches {
         self.has_uncertain.store(!uncertain.of.is_empty() || uncertain.of_all.is_some(), Ordering::Release);
     }
 
-    /// Others may have loaded what it was before the settlement with the unknown outcome ended.
+    /// Invalidates uncertain keys again, because another process may have loaded the state from
+    /// before the settlement with the unknown outcome ended.
     async fn forget_uncertain_again(&self, now: Instant) {
         let again: Vec<CacheKey> = {
             let mut uncertain = self.uncertain();
@@ -186,7 +188,8 @@ impl CommitListener for Caches {
         for change in &changes {
             self.loads.leave(&change.cache_key());
         }
-        // First: who finds nothing waiting here finds it in the shared cache.
+        // Before the near cache: once the near entry is gone, readers ask the shared cache, unless
+        // the key is in the queue.
         if self.shared.is_some() {
             self.update_queue.changed(changes.clone());
         }

@@ -1,6 +1,8 @@
-//! What checks read: the committed state of an account and of an API key, from the nearest
-//! place that surely has it. The database is the truth, and caches only save the way to it:
-//! whatever becomes of them, checks go on and are right.
+//! The read model of checks: the committed state of an account and of an API key.
+//!
+//! A read goes to the near cache, then to the shared cache, then to the database, and stops at
+//! the first that is known to be current. The database is the source of truth. If a cache is
+//! slow, empty or down, checks read the database and stay correct.
 
 pub mod account_cache;
 mod caches;
@@ -22,13 +24,14 @@ use std::{
 
 use self::{
     account_cache::{AccountCache, Found},
-    entry::{AccountEntry, CacheEntry, CacheKey},
-    refresh::Wanted,
+    entry::{AccountEntry, CacheEntry},
+    refresh::RefreshQueue,
 };
 use crate::biz::{
-    account::Accounts,
     limits::key_quota::{KeyQuotaStore, KeyQuotas},
+    settlement::accounts::Accounts,
     values::{
+        cache_key::CacheKey,
         calendar::Month,
         error::{Error, Result},
         ids::{ApiKeyId, ServiceName, UserId},
@@ -40,21 +43,21 @@ pub use self::{
     watched::Watched,
 };
 
-/// How long a load may take, on which other callers may wait.
+/// Time limit of a load. Other callers may wait for the same load.
 const LOAD_DEADLINE: Duration = Duration::from_secs(5);
-/// The last resort of the near cache, where it is believed otherwise.
+/// Age limit of near entries under [`Trust::Always`]: it bounds the effect of a defect.
 const NEAR_TTL: Duration = Duration::from_secs(600);
 
-/// Reads for checks.
+/// Reads accounts and API keys for checks.
 pub struct ReadModel {
     caches: Arc<Caches>,
     accounts: Arc<Accounts>,
     key_quotas: Arc<dyn KeyQuotaStore>,
-    wanted: Wanted,
+    refresh_queue: RefreshQueue,
     sources: Sources,
 }
 
-/// Where reads were answered from, so far.
+/// Reads since the start, by the source of the answer.
 #[derive(Debug, Default)]
 pub struct Sources {
     pub near: AtomicU64,
@@ -62,7 +65,7 @@ pub struct Sources {
     pub database: AtomicU64,
 }
 
-/// What a check has to know.
+/// The state that a check needs.
 #[derive(Debug, Clone, Copy)]
 pub struct Need<'c> {
     pub user: &'c UserId,
@@ -72,7 +75,8 @@ pub struct Need<'c> {
 }
 
 impl Need<'_> {
-    /// An account that was not opened yet, or not yet this month, lacks the quota.
+    /// Whether the view has the quota of the service for the month. An account that is not open,
+    /// or not open this month, lacks it.
     pub fn is_met_by(self, view: &View) -> bool {
         self.is_met_by_entry(&view.account)
     }
@@ -82,7 +86,7 @@ impl Need<'_> {
     }
 }
 
-/// What a check is decided on.
+/// The state that a check decides on.
 #[derive(Debug, Clone)]
 pub struct View {
     account: Arc<CacheEntry>,
@@ -91,12 +95,12 @@ pub struct View {
 
 impl View {
     /// # Errors
-    /// [`Error::Internal`] when a cache has mixed up its entries.
+    /// [`Error::Internal`] if the cache returned an entry of another kind.
     pub fn account(&self) -> Result<&AccountEntry> {
-        self.account.account().ok_or_else(|| Error::Internal("an entry of another kind".into()))
+        self.account.account().ok_or_else(|| Error::Internal("the cache returned an entry of another kind".into()))
     }
 
-    /// Of the API key, if the call has one.
+    /// The quotas of the API key, if the call has one.
     pub fn key_quotas(&self) -> Option<&KeyQuotas> {
         self.key.as_ref().and_then(|entry| entry.key_quotas())
     }
@@ -104,14 +108,15 @@ impl View {
 
 impl ReadModel {
     pub fn new(caches: Arc<Caches>, accounts: Arc<Accounts>, key_quotas: Arc<dyn KeyQuotaStore>) -> Self {
-        Self { caches, accounts, key_quotas, wanted: Wanted::default(), sources: Sources::default() }
+        Self { caches, accounts, key_quotas, refresh_queue: RefreshQueue::default(), sources: Sources::default() }
     }
 
     pub fn sources(&self) -> &Sources {
         &self.sources
     }
 
-    /// What the near cache has, with whether it may be believed near a limit too.
+    /// The near entries, with the conditions under which they may be used. `None` if one is
+    /// missing or too old.
     pub async fn near(&self, need: Need<'_>) -> Option<(View, Trust)> {
         let account = self.look_near(&CacheKey::User(need.user.clone())).await?;
         if !need.is_met_by_entry(&account) {
@@ -124,13 +129,18 @@ impl ReadModel {
         Some((View { account, key }, self.caches.trust))
     }
 
-    /// Counts a check that the near cache has answered.
+    /// Refreshes the near entries in use, without an end.
+    pub async fn refresh(&self) {
+        self.refresh_queue.refresh(&self.caches).await;
+    }
+
+    /// Counts a check that was answered from the near cache.
     pub fn answered_near(&self) {
         self.sources.near.fetch_add(1, Relaxed);
     }
 
-    /// What is committed now, as far as this and every reachable process knows. Opens a new
-    /// account.
+    /// The state as committed by this process and by every process that shares the cache. Opens a
+    /// new account.
     ///
     /// # Errors
     /// [`Error::Overloaded`], [`Error::Internal`].
@@ -145,12 +155,13 @@ impl ReadModel {
             let Some(key) = need.key else { return Ok(None) };
             self.find(&CacheKey::ApiKey(key.clone()), begun, |_| true).await.map(Some)
         };
-        // At once, so that both are one round trip.
+        // Concurrent, so that both take one round trip.
         let (account, key) = tokio::join!(account, key);
         Ok(View { account: account?, key: key? })
     }
 
-    /// From the shared cache, or from the database.
+    /// Reads an entry from the shared cache or from the database. `is_met` tells whether an entry
+    /// is enough for the check.
     async fn find(
         &self,
         cache_key: &CacheKey,
@@ -163,7 +174,7 @@ impl ReadModel {
         {
             return Ok(entry.clone());
         }
-        // Another may have loaded it while this one looked in vain.
+        // Another caller may have loaded the entry in the meantime.
         let loaded = self.caches.near.look(cache_key).await.ok().flatten();
         let loaded = loaded.filter(|found| found.as_of >= begun && !self.caches.is_uncertain(cache_key));
         match loaded.map(|found| found.entry).filter(&is_met) {
@@ -181,8 +192,8 @@ impl ReadModel {
         self.load_through(cache_key, self.caches.shared.as_deref()).await
     }
 
-    /// As [`Self::load`], but for the shared cache: it would be waited for in vain, or has
-    /// to hear of a change first.
+    /// As [`Self::load`], without the shared cache: Redis is unavailable, or it has not applied a
+    /// waiting change yet.
     async fn load_past_shared(&self, cache_key: &CacheKey) -> Result<Arc<CacheEntry>> {
         self.load_through(cache_key, None).await
     }
@@ -195,14 +206,14 @@ impl ReadModel {
                     false => self.load_alone(cache_key, shared).await,
                 }
             };
-            let late = |_| Err(Error::Overloaded("the database does not answer; retry later".into()));
+            let late = |_| Err(Error::Overloaded("the database did not answer in time; retry later".into()));
             tokio::time::timeout(LOAD_DEADLINE, load).await.unwrap_or_else(late)
         };
         self.caches.loads.once(cache_key, load).await
     }
 
     async fn load_alone(&self, cache_key: &CacheKey, cache: Option<&dyn AccountCache>) -> Result<Arc<CacheEntry>> {
-        // An outage of a cache is no reason not to answer.
+        // A cache that is down must not fail the read.
         let near = self.caches.near.fence(cache_key).await.ok();
         let shared = match cache {
             Some(shared) => shared.fence(cache_key).await.ok(),
@@ -241,16 +252,18 @@ impl ReadModel {
             Trust::WhileFar(limit) => {
                 let age = found.as_of.elapsed();
                 if age * 2 > limit && self.caches.shared.is_some() {
-                    self.wanted.want(cache_key);
+                    self.refresh_queue.add(cache_key);
                 }
                 (age <= limit).then_some(found.entry)
             }
         }
     }
 
-    /// The fence comes before the question whether the shared cache knows all that was
-    /// committed here: what is committed later meets the fence, and what was before is known
-    /// there, or waits to be told.
+    /// Reads an entry from the shared cache into the near cache.
+    ///
+    /// The near fence is set before the update queue is asked. A change that is committed after
+    /// the fence revokes it. A change that was committed before is in the shared cache, or still
+    /// in the queue.
     async fn look_shared(&self, cache_key: &CacheKey) -> Looked {
         let Some(shared) = &self.caches.shared else { return Looked::Unknown };
         let fence = self.caches.near.fence(cache_key).await.ok();
@@ -271,10 +284,10 @@ impl ReadModel {
     }
 }
 
-/// What the shared cache says.
+/// The answer of the shared cache.
 enum Looked {
     Found(Arc<CacheEntry>),
     Absent,
-    /// It does not answer, or may have something older than what was committed here.
+    /// The shared cache is unavailable, or its entry may be older than a commit of this process.
     Unknown,
 }

@@ -1,42 +1,42 @@
-//! Warms the caches: accounts that were active lately are loaded before they are asked for,
-//! so that a cold cache is no stampede on the database. It also mends what a process that
-//! was killed between a commit and its news left behind.
+//! Warms the caches: loads recently active accounts before a check needs them, so that a cold
+//! cache does not send all checks to the database at once. The warm-up also repairs stale
+//! entries of a process that was killed between a commit and its cache update.
 
 use std::{num::NonZeroU32, time::Duration};
 
 use futures_util::future::join_all;
 
-use super::{ReadModel, entry::CacheKey};
+use super::ReadModel;
 use crate::biz::{
     account::{AccountStore, ActiveUsers},
-    values::{calendar::Calendar, error::Result, ids::UserId},
+    values::{cache_key::CacheKey, calendar::Calendar, error::Result, ids::UserId},
 };
 
-/// Who was active within this time is expected again.
-const LATELY: chrono::TimeDelta = chrono::TimeDelta::hours(1);
-/// Between two lists, that nobody may be on.
+/// Users that were active within this time are loaded.
+const ACTIVE_WITHIN: chrono::TimeDelta = chrono::TimeDelta::hours(1);
+/// Pause between two pages, because a page may hold no active user.
 const PAGE_PAUSE: Duration = Duration::from_millis(20);
-/// Accounts that are loaded at once, a small part of what checks may load.
-const TOGETHER: usize = 8;
+/// Accounts loaded concurrently: few, to leave the database to checks.
+const CONCURRENT_LOADS: usize = 8;
 
-/// SingleFlight every account that was active lately, at most so many a second; tells how many.
+/// Loads every recently active account, at most `per_second` per second, and returns the number
+/// of loaded accounts. An account that can't be loaded is skipped.
 ///
 /// # Errors
-/// [`crate::biz::values::error::Error::Overloaded`] or Internal when the users can't be listed. One
-/// that can't be loaded does not keep the others from it.
+/// [`crate::biz::values::error::Error::Overloaded`] or Internal if the users can't be listed.
 pub async fn prewarm(
     model: &ReadModel,
     store: &dyn AccountStore,
     calendar: &Calendar,
-    a_second: NonZeroU32,
+    per_second: NonZeroU32,
 ) -> Result<u64> {
-    let since = calendar.now().utc - LATELY;
-    let pause = Duration::from_secs(1) * TOGETHER as u32 / a_second.get();
+    let since = calendar.now().utc - ACTIVE_WITHIN;
+    let pause = Duration::from_secs(1) * CONCURRENT_LOADS as u32 / per_second.get();
     let (mut loaded, mut last) = (0, None::<UserId>);
-    // Ends: each list begins behind the last.
+    // Ends, because each page begins after the last one.
     loop {
         let ActiveUsers { users, next } = store.active_users(since, last.as_ref()).await?;
-        for some in users.chunks(TOGETHER) {
+        for some in users.chunks(CONCURRENT_LOADS) {
             let begun = tokio::time::Instant::now();
             let cache_keys: Vec<CacheKey> = some.iter().cloned().map(CacheKey::User).collect();
             let loads = join_all(cache_keys.iter().map(|cache_key| model.load(cache_key))).await;
@@ -61,16 +61,19 @@ mod tests {
 
     use super::*;
     use crate::biz::{
-        account::{ACTIVE_PAGE, Account, Accounts, Balance, catalog::Catalog},
+        account::{ACTIVE_PAGE, Account, Balance, catalog::Catalog},
         check::cache::{
             Caches, Trust,
             account_cache::{AccountCache, Fence, Found},
-            entry::{CacheEntry, Change},
+            entry::CacheEntry,
         },
         limits::key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
         settlement::{
-            engine::{Engine, LaneLimits},
+            accounts::Accounts,
+            change::Change,
+            engine::{Engine, LaneLimits, ParkingLimits},
             ledger::{Ledger, SettledBatch},
+            lock::Lock,
             posting::Batch,
         },
         values::{
@@ -80,7 +83,7 @@ mod tests {
         },
     };
 
-    /// So many users in order, every third of whom was active lately; when each was loaded.
+    /// `count` users in order, of which every third was active recently; and the time of each load.
     struct Users {
         count: usize,
         loaded: Mutex<Vec<(UserId, Instant)>>,
@@ -102,7 +105,7 @@ mod tests {
             since: DateTime<Utc>,
             after: Option<&UserId>,
         ) -> std::result::Result<ActiveUsers, StoreError> {
-            // A second behind the instant, and a second before it.
+            // One second after `since`, or one second before it.
             let all = (0..self.count).map(|number| {
                 let behind = if number % 3 == 0 { 1 } else { -1 };
                 (UserId::from_stored(format!("{number:06}")), since + chrono::TimeDelta::seconds(behind))
@@ -114,7 +117,7 @@ mod tests {
 
     #[async_trait]
     impl Ledger for Users {
-        async fn settle(&self, _: &Batch) -> std::result::Result<SettledBatch, StoreError> {
+        async fn settle(&self, _: &Batch, _: Option<&Lock>) -> std::result::Result<SettledBatch, StoreError> {
             Err(StoreError::Failed("nothing is settled here".into()))
         }
     }
@@ -161,22 +164,24 @@ mod tests {
         }
     }
 
-    async fn warm(users: Users, a_second: u32) -> (u64, Vec<(UserId, Instant)>) {
+    async fn warm(users: Users, per_second: u32) -> (u64, Vec<(UserId, Instant)>) {
         let users = Arc::new(users);
         let calendar = Arc::new(Calendar::new(chrono_tz::UTC, SystemClock));
         let (catalog, seconds) = (Arc::new(Catalog::new([])), Duration::from_secs);
         let caches = Arc::new(Caches::new(users.clone(), Trust::Always, None));
-        let limits = LaneLimits { lanes: 1, queue: 1, batch: 1, max_wait: seconds(1), retry_timeout: seconds(1) };
+        let parking = ParkingLimits { accounts: 1, postings: 1, connections: 1, quarantine: seconds(1) };
+        let limits =
+            LaneLimits { lanes: 1, queue: 1, batch: 1, max_wait: seconds(1), retry_timeout: seconds(1), parking };
         let engine = Arc::new(Engine::start(users.clone(), caches.clone(), catalog.clone(), calendar.clone(), limits));
         let accounts = Arc::new(Accounts::new(users.clone(), engine, catalog, calendar.clone()));
         let model = ReadModel::new(caches, accounts, users.clone());
-        let loaded = prewarm(&model, &*users, &calendar, a_second.try_into().unwrap()).await.unwrap();
+        let loaded = prewarm(&model, &*users, &calendar, per_second.try_into().unwrap()).await.unwrap();
         let loads = users.loaded.lock().unwrap().clone();
         (loaded, loads)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn active_accounts_are_loaded_once_and_not_faster_than_they_may() {
+    async fn active_accounts_are_loaded_once_at_the_given_rate() {
         let users = Users { count: 7_000, loaded: Mutex::default(), fails: |_| false };
         let (loaded, loads) = warm(users, 200).await;
         let expected: Vec<String> = (0..7_000).step_by(3).map(|number| format!("{number:06}")).collect();
@@ -184,14 +189,14 @@ mod tests {
         assert_eq!(loaded, expected.len() as u64);
         for (begin, (_, at)) in loads.iter().enumerate() {
             let within = loads[begin..].iter().take_while(|(_, other)| *other < *at + Duration::from_secs(1));
-            assert!(within.count() <= 200 + TOGETHER);
+            assert!(within.count() <= 200 + CONCURRENT_LOADS);
         }
         let took = loads[loads.len() - 1].1 - loads[0].1;
         assert!((10..15).contains(&took.as_secs()), "{took:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_account_that_can_t_be_loaded_keeps_no_other_from_it() {
+    async fn an_account_that_fails_to_load_is_skipped() {
         let users = Users { count: 30, loaded: Mutex::default(), fails: |user| user.as_str() == "000003" };
         let (loaded, loads) = warm(users, 1_000).await;
         assert_eq!((loaded, loads.len()), (9, 10));

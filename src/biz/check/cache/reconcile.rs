@@ -1,14 +1,15 @@
-//! Compares what the shared cache has with the database, and mends it. Nothing should ever
-//! differ; this is the proof, and the last resort.
+//! Compares the shared cache with the database and repairs it. A difference is a defect; the
+//! comparison proves that there is none, and is the last means to remove one.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_util::future::join_all;
 
 use super::{
     account_cache::AccountCache,
-    entry::{AccountEntry, CacheEntry, CacheKey},
+    entry::{AccountEntry, CacheEntry},
 };
 use crate::biz::{
     account::{Account, AccountStore, Quota},
@@ -17,80 +18,83 @@ use crate::biz::{
         key_quota::{KeyQuotaStore, KeyQuotas},
     },
     values::{
+        cache_key::CacheKey,
         calendar::{Calendar, Month},
         error::StoreError,
         money::Money,
     },
 };
 
-/// A cache whose entries can be walked, and that keeps the last report for all processes.
+/// A shared cache whose entries can be listed, and that keeps the last difference for all
+/// processes.
 #[async_trait]
 pub trait SharedCache: AccountCache {
-    /// Some of the cache keys that have entries, from the beginning or from where the last
-    /// walk ended; and where to go on, if there are more. What is there all the while is
-    /// met at least once.
+    /// One page of the cache keys that have entries, and the position of the next page, if any.
+    /// `from` is such a position; `None` starts at the beginning. An entry that exists during the
+    /// whole scan is returned at least once.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
     async fn scan(&self, from: Option<String>) -> Result<(Vec<CacheKey>, Option<String>), StoreError>;
 
-    /// Keeps what a comparison found.
+    /// Saves the difference that a comparison found.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
     async fn keep_difference(&self, difference: Distance) -> Result<(), StoreError>;
 
-    /// What the last comparison found; `None` before the first.
+    /// The difference that the last comparison found; `None` before the first.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
     async fn difference(&self) -> Result<Option<Distance>, StoreError>;
 }
 
-/// Entries compared at once.
-const TOGETHER: usize = 16;
-/// How often an entry is looked at that differs: one that is being changed follows at once.
-const LOOKS: u32 = 5;
-/// Between two looks, doubling.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-/// Differences that are told in full.
+/// Entries compared concurrently.
+const CONCURRENT_READS: usize = 16;
+/// Reads of a differing entry. An entry that is only late has caught up by then.
+const READS: usize = 5;
+/// Pauses between two reads.
+const BACKOFF: ExponentialBuilder =
+    ExponentialBuilder::new().with_min_delay(Duration::from_millis(20)).with_max_times(READS - 1).with_jitter();
+/// Most differences that are reported in full.
 const MAX_REPORTED: usize = 100;
 
-/// An entry that is not as the database has it.
+/// An entry that differs from the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
+pub struct CacheDifference {
     pub cache_key: CacheKey,
     pub by: Distance,
     pub cached: String,
     pub stored: String,
 }
 
-/// How far two states are apart.
+/// The distance of two states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Distance {
-    /// Between balances, and between what is held of them.
+    /// Sum of the differences of balance and held amount.
     pub amount: Money,
-    /// Of quotas, of counted calls and of limits.
+    /// Sum of the differences of quotas, counted calls and limits.
     pub units: u64,
 }
 
-impl fmt::Display for Difference {
+impl fmt::Display for CacheDifference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { cache_key, by, cached, stored } = self;
         write!(f, "{cache_key:?}: {} and {} units: cached {cached}, stored {stored}", by.amount, by.units)
     }
 }
 
-/// What a comparison found.
+/// The result of a comparison.
 #[derive(Debug, Default)]
-pub struct Reconciled {
+pub struct ReconciledCache {
     pub compared: u64,
     pub differing: u64,
-    /// Those that were dropped from the cache, to be loaded again.
+    /// Differing entries that were dropped from the cache.
     pub repaired: u64,
     pub by: Distance,
-    /// The first of them.
-    pub differences: Vec<Difference>,
+    /// The first differences.
+    pub differences: Vec<CacheDifference>,
 }
 
 /// Compares entries with the database.
@@ -102,18 +106,17 @@ pub struct Reconciler {
 }
 
 impl Reconciler {
-    /// Walks all entries; where `repairs`, drops those that differ, and keeps the sum of the
-    /// differences for the metric.
+    /// Compares all entries. With `repairs`, drops the entries that differ and saves the sum of
+    /// the differences for the metric.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when the cache or the database does not answer,
-    /// [`StoreError::Failed`].
-    pub async fn run(&self, repairs: bool) -> Result<Reconciled, StoreError> {
-        let (mut all, mut from) = (Reconciled::default(), None);
+    /// [`StoreError::Unavailable`] if the cache or the database is down; [`StoreError::Failed`].
+    pub async fn run(&self, repairs: bool) -> Result<ReconciledCache, StoreError> {
+        let (mut all, mut from) = (ReconciledCache::default(), None);
         loop {
             let (cache_keys, next) = self.cache.scan(from).await?;
             let mut wrong = Vec::new();
-            for some in cache_keys.chunks(TOGETHER) {
+            for some in cache_keys.chunks(CONCURRENT_READS) {
                 for difference in join_all(some.iter().map(|cache_key| self.compare(cache_key))).await {
                     all.compared += 1;
                     wrong.extend(difference?);
@@ -143,11 +146,11 @@ impl Reconciler {
         Ok(all)
     }
 
-    /// Something differs when the cache does not follow: in all looks it is the same, and
-    /// never what the database has after it.
-    async fn compare(&self, cache_key: &CacheKey) -> Result<Option<Difference>, StoreError> {
-        let (mut first, mut pause) = (None, FIRST_PAUSE);
-        for look in 1.. {
+    /// An entry differs if the cache does not catch up: all reads return the same entry, and each
+    /// differs from the database read after it.
+    async fn compare(&self, cache_key: &CacheKey) -> Result<Option<CacheDifference>, StoreError> {
+        let (mut first, mut pauses) = (None, BACKOFF.build());
+        loop {
             let cached = match self.cache.look(cache_key).await {
                 Ok(Some(cached)) => cached,
                 Ok(None) => return Ok(None),
@@ -163,24 +166,23 @@ impl Reconciler {
             }
             let first = first.get_or_insert_with(|| cached.entry.clone());
             if *first != cached.entry {
-                // It follows: it is changed all the time.
+                // The entry changes, so updates do reach the cache.
                 return Ok(None);
             }
-            if look == LOOKS {
+            let Some(pause) = pauses.next() else {
                 let (cached, stored) = (text(Some(&*cached.entry)), text(stored.as_ref()));
-                return Ok(Some(Difference { cache_key: cache_key.clone(), by, cached, stored }));
-            }
+                return Ok(Some(CacheDifference { cache_key: cache_key.clone(), by, cached, stored }));
+            };
             tokio::time::sleep(pause).await;
-            pause *= 2;
         }
-        Ok(None)
     }
 
-    /// Nobody can tell how far an entry is off that is none of ours.
-    async fn unreadable(&self, cache_key: &CacheKey, why: String) -> Result<Difference, StoreError> {
+    /// The difference of an entry that can't be parsed. Its distance is unknown and counts as one
+    /// unit.
+    async fn unreadable(&self, cache_key: &CacheKey, why: String) -> Result<CacheDifference, StoreError> {
         let by = Distance { units: 1, ..Default::default() };
         let stored = text(self.stored(cache_key).await?.as_ref());
-        Ok(Difference { cache_key: cache_key.clone(), by, cached: why, stored })
+        Ok(CacheDifference { cache_key: cache_key.clone(), by, cached: why, stored })
     }
 
     async fn stored(&self, cache_key: &CacheKey) -> Result<Option<CacheEntry>, StoreError> {
@@ -199,7 +201,7 @@ fn text(entry: Option<&CacheEntry>) -> String {
     entry.map_or_else(|| "nothing".into(), |entry| format!("{} {entry:?}", entry.version()))
 }
 
-/// Of the quotas those of this month are compared; a cached entry may not have them yet.
+/// Compares the quotas of `month` that the cached entry has; it may lack some.
 fn distance(cached: &CacheEntry, stored: Option<&CacheEntry>, month: Month) -> Distance {
     match (cached, stored) {
         (CacheEntry::Account(_, cached), Some(CacheEntry::Account(_, stored))) => accounts_apart(cached, stored, month),

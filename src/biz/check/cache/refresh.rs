@@ -1,5 +1,5 @@
-//! Entries of the near cache that are in use are read anew before they are too old, many in
-//! one round trip. A check that met an old one would make a round trip of its own.
+//! Refreshes near entries in use before they are too old, many in one round trip to the shared
+//! cache. Without it, each check that finds an old entry makes a round trip of its own.
 
 use std::{
     collections::HashSet,
@@ -9,26 +9,28 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{ReadModel, account_cache::Found, entry::CacheKey};
+use super::{account_cache::Found, caches::Caches};
+use crate::biz::values::cache_key::CacheKey;
 
-/// What is wanted within this time goes together.
+/// Time to gather cache keys for one round trip.
 const GATHER: Duration = Duration::from_millis(10);
-/// Read at once, at most.
+/// Most entries of one round trip.
 const CHUNK: usize = 512;
-/// Entries that may wait; the others get too old, and are read one by one.
-const MAX_WANTED: usize = 20_000;
+/// Most cache keys that wait for a refresh. Further entries become too old and are read one by
+/// one.
+const MAX_WAITING: usize = 20_000;
 
-/// The entries that are wanted again.
+/// The cache keys that wait for a refresh.
 #[derive(Default)]
-pub(super) struct Wanted {
+pub(super) struct RefreshQueue {
     cache_keys: Mutex<HashSet<CacheKey>>,
     notify: Notify,
 }
 
-impl Wanted {
-    pub fn want(&self, cache_key: &CacheKey) {
+impl RefreshQueue {
+    pub fn add(&self, cache_key: &CacheKey) {
         let mut cache_keys = self.cache_keys.lock().unwrap_or_else(PoisonError::into_inner);
-        if cache_keys.len() < MAX_WANTED && cache_keys.insert(cache_key.clone()) && cache_keys.len() == 1 {
+        if cache_keys.len() < MAX_WAITING && cache_keys.insert(cache_key.clone()) && cache_keys.len() == 1 {
             self.notify.notify_one();
         }
     }
@@ -36,39 +38,37 @@ impl Wanted {
     fn take(&self) -> Vec<CacheKey> {
         self.cache_keys.lock().unwrap_or_else(PoisonError::into_inner).drain().collect()
     }
-}
 
-impl ReadModel {
-    /// Reads anew what is wanted, as it comes, for ever.
-    pub async fn refresh(&self) {
+    /// Refreshes the waiting cache keys, without an end.
+    pub async fn refresh(&self, caches: &Caches) {
         loop {
-            self.wanted.notify.notified().await;
+            self.notify.notified().await;
             tokio::time::sleep(GATHER).await;
-            for chunk in self.wanted.take().chunks(CHUNK) {
-                self.refresh_some(chunk).await;
+            for chunk in self.take().chunks(CHUNK) {
+                refresh_some(caches, chunk).await;
             }
         }
     }
+}
 
-    /// What can't be read now is read when it is next asked for.
-    async fn refresh_some(&self, cache_keys: &[CacheKey]) {
-        let Some(shared) = &self.caches.shared else { return };
-        let (mut timely, mut fences) = (Vec::new(), Vec::new());
-        for cache_key in cache_keys {
-            // In this order: see [`ReadModel::look_shared`].
-            if let Ok(fence) = self.caches.near.fence(cache_key).await
-                && !self.caches.is_late(cache_key)
-            {
-                timely.push(cache_key.clone());
-                fences.push(fence);
-            }
+/// Refreshes some entries. An entry that can't be read is left to the next check.
+async fn refresh_some(caches: &Caches, cache_keys: &[CacheKey]) {
+    let Some(shared) = &caches.shared else { return };
+    let (mut timely, mut fences) = (Vec::new(), Vec::new());
+    for cache_key in cache_keys {
+        // The fence comes first; `ReadModel::look_shared` says why.
+        if let Ok(fence) = caches.near.fence(cache_key).await
+            && !caches.is_late(cache_key)
+        {
+            timely.push(cache_key.clone());
+            fences.push(fence);
         }
-        let as_of = Instant::now();
-        let Ok(found) = shared.look_all(&timely).await else { return };
-        for (fence, entry) in fences.into_iter().zip(found) {
-            if let Some(entry) = entry {
-                let _ = self.caches.near.store(fence, Found { entry, as_of }).await;
-            }
+    }
+    let as_of = Instant::now();
+    let Ok(found) = shared.look_all(&timely).await else { return };
+    for (fence, entry) in fences.into_iter().zip(found) {
+        if let Some(entry) = entry {
+            let _ = caches.near.store(fence, Found { entry, as_of }).await;
         }
     }
 }

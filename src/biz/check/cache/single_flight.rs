@@ -1,4 +1,5 @@
-//! SingleFlight under way: who misses what another is loading already waits for that load.
+//! Loads in flight. A caller that misses an entry waits for the load of another caller, if
+//! there is one.
 
 use std::{
     collections::HashMap,
@@ -7,8 +8,8 @@ use std::{
 
 use tokio::sync::OnceCell;
 
-use super::entry::{CacheEntry, CacheKey};
-use crate::biz::values::error::Result;
+use super::entry::CacheEntry;
+use crate::biz::values::{cache_key::CacheKey, error::Result};
 
 type Load = Arc<OnceCell<Result<Arc<CacheEntry>>>>;
 
@@ -17,8 +18,8 @@ type Load = Arc<OnceCell<Result<Arc<CacheEntry>>>>;
 pub(super) struct SingleFlight(Mutex<HashMap<CacheKey, Load>>);
 
 impl SingleFlight {
-    /// Waits for the load of this cache key that is under way, or makes it. When the caller
-    /// that makes it goes away, another goes on with its own.
+    /// Waits for the load of this cache key that is in flight, or runs `load`. If the caller that
+    /// runs the load is cancelled, another caller runs its own.
     pub async fn once(
         &self,
         cache_key: &CacheKey,
@@ -28,8 +29,8 @@ impl SingleFlight {
         waiter.load.get_or_init(|| load).await.clone()
     }
 
-    /// Has the next caller begin a load of its own: those under way may have read before a
-    /// change that is known now.
+    /// Makes the next caller start a load of its own. A load in flight may have read the state
+    /// from before a change that is known now.
     pub fn leave(&self, cache_key: &CacheKey) {
         self.lock().remove(cache_key);
     }
@@ -39,8 +40,8 @@ impl SingleFlight {
     }
 }
 
-/// One caller of a load. The first that leaves with its outcome takes it out, and the last
-/// one does in any case.
+/// One caller of a load. The first caller that leaves after the load is done removes it from
+/// the map. The last caller removes it in any case.
 struct Waiter<'a> {
     loads: &'a SingleFlight,
     cache_key: &'a CacheKey,
@@ -51,7 +52,7 @@ impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         let mut loads = self.loads.lock();
         let is_ours = loads.get(self.cache_key).is_some_and(|load| Arc::ptr_eq(load, &self.load));
-        // The map's and this one.
+        // One reference of the map and one of this waiter.
         let is_last = Arc::strong_count(&self.load) <= 2;
         if is_ours && (self.load.initialized() || is_last) {
             loads.remove(self.cache_key);
@@ -65,7 +66,7 @@ mod tests {
     use crate::biz::values::{error::Error, ids::UserId};
 
     #[tokio::test]
-    async fn callers_share_a_load_and_its_outcome_is_not_kept() {
+    async fn callers_share_a_load_and_its_outcome_is_not_cached() {
         let (loads, cache_key) = (SingleFlight::default(), CacheKey::User(UserId::from_stored("u")));
         let made = std::sync::atomic::AtomicU32::new(0);
         let load = || async {
@@ -80,7 +81,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_that_goes_away_leaves_the_load_to_another() {
+    async fn a_cancelled_caller_leaves_the_load_to_another() {
         let (loads, cache_key) = (Arc::new(SingleFlight::default()), CacheKey::User(UserId::from_stored("u")));
         let mut first = Box::pin(loads.once(&cache_key, std::future::pending()));
         assert!(futures_util::poll!(&mut first).is_pending());

@@ -1,5 +1,7 @@
-//! What the shared cache still has to be told. Until it was told, nobody here reads the
-//! cache key from it: what it has may be older than what was committed.
+//! Updates that wait to be sent to the shared cache. While an update of a cache key waits, this
+//! process does not read that key from the shared cache, because the entry there may be stale.
+//!
+//! The queue is in memory: an update that was not sent when the process dies is lost.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,37 +18,36 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    account_cache::AccountCache,
-    entry::{CacheKey, Change},
-};
+use super::account_cache::AccountCache;
+use crate::biz::{settlement::change::Change, values::cache_key::CacheKey};
 
-/// Told at once.
+/// Most updates of one round trip.
 const CHUNK: usize = 256;
-/// Cache keys that may wait; with one more, the cache forgets all it has.
+/// Most cache keys that may wait; beyond it, the whole cache is invalidated.
 const MAX_WAITING: usize = 100_000;
-/// Changes of one cache key that may wait and do not follow each other.
+/// Most changes of one cache key that may wait and can't be merged; beyond it, the key is
+/// invalidated.
 const MAX_OF_ONE: usize = 16;
-/// Between two attempts at what could not be told.
+/// Pause before failed updates are sent again.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// News for the shared cache.
+/// The queue of updates for the shared cache.
 #[derive(Default)]
 pub(super) struct UpdateQueue {
     waiting: Mutex<Waiting>,
-    /// Whether anything waits, to be asked without the lock.
+    /// Whether an update waits or is in flight; read without the lock.
     is_busy: AtomicBool,
     notify: Notify,
 }
 
 #[derive(Default)]
 struct Waiting {
-    /// In order; those that follow each other are one.
+    /// Changes in order; consecutive changes are merged.
     changes: HashMap<CacheKey, Vec<Change>>,
-    /// To be forgotten: changes were missed, or could not be told.
+    /// Keys to invalidate, because changes are missing or could not be sent.
     stale: HashSet<CacheKey>,
-    under_way: HashSet<CacheKey>,
-    /// Too much was missed to tell what.
+    in_flight: HashSet<CacheKey>,
+    /// Invalidate the whole cache, because too many updates waited.
     everything: bool,
     is_clearing: bool,
 }
@@ -55,7 +56,7 @@ impl Waiting {
     fn is_empty(&self) -> bool {
         self.changes.is_empty()
             && self.stale.is_empty()
-            && self.under_way.is_empty()
+            && self.in_flight.is_empty()
             && !self.everything
             && !self.is_clearing
     }
@@ -76,7 +77,7 @@ impl Waiting {
             None => changes.push(change),
             Some(last) => match last.then(&change) {
                 Some(both) => changes.push(both),
-                // Another process changed it in between.
+                // Another process made a change in between.
                 None => changes.extend([last, change]),
             },
         }
@@ -89,7 +90,7 @@ impl Waiting {
 
     fn bound(&mut self) {
         if self.changes.len() + self.stale.len() > MAX_WAITING {
-            tracing::warn!("the cache has missed too much; all of it will be forgotten");
+            tracing::warn!("too many cache updates waiting; invalidating the whole shared cache");
             (self.changes, self.stale) = Default::default();
             self.everything = true;
         }
@@ -105,12 +106,12 @@ impl UpdateQueue {
         self.put(|waiting| cache_keys.iter().for_each(|cache_key| waiting.forget(cache_key.clone())));
     }
 
-    /// Has the shared cache forget all it has.
+    /// Invalidates the whole shared cache.
     pub fn forget_all(&self) {
         self.put(|waiting| waiting.everything = true);
     }
 
-    /// Whether the shared cache may have something older of this cache key.
+    /// Whether the entry of this cache key in the shared cache may be stale.
     pub fn has(&self, cache_key: &CacheKey) -> bool {
         if !self.is_busy.load(Ordering::Acquire) {
             return false;
@@ -120,7 +121,7 @@ impl UpdateQueue {
             || waiting.is_clearing
             || waiting.changes.contains_key(cache_key)
             || waiting.stale.contains(cache_key)
-            || waiting.under_way.contains(cache_key)
+            || waiting.in_flight.contains(cache_key)
     }
 
     fn put(&self, put: impl FnOnce(&mut Waiting)) {
@@ -131,12 +132,12 @@ impl UpdateQueue {
         self.notify.notify_one();
     }
 
-    /// Tells `cache` all there is, as it comes, until `stop`.
+    /// Sends updates to `cache` as they come, until `stop`.
     pub async fn deliver(&self, cache: &dyn AccountCache, stop: &CancellationToken) {
         let mut retry_at = None;
         loop {
             let sent = self.send_changes(cache).await;
-            // Between changes too: they may come without a pause.
+            // Also between changes, because changes may come without a pause.
             if retry_at.is_none_or(|at| Instant::now() >= at) {
                 retry_at = if self.send_invalidations(cache).await { None } else { Some(Instant::now() + RETRY) };
             }
@@ -151,20 +152,20 @@ impl UpdateQueue {
         }
     }
 
-    /// Tells what waits now, and returns whether the cache knows all of it.
+    /// Sends all waiting updates, and returns whether the queue is empty afterwards.
     pub async fn flush(&self, cache: &dyn AccountCache) -> bool {
         while self.send_changes(cache).await {}
         self.send_invalidations(cache).await && self.lock().is_empty()
     }
 
-    /// Tells some of the changes; false when there are none.
+    /// Sends some of the changes; false if there are none.
     async fn send_changes(&self, cache: &dyn AccountCache) -> bool {
         let changes: Vec<Change> = {
             let mut waiting = self.lock();
             let cache_keys: Vec<CacheKey> = waiting.changes.keys().take(CHUNK).cloned().collect();
             let changes =
                 cache_keys.iter().filter_map(|cache_key| waiting.changes.remove(cache_key)).flatten().collect();
-            waiting.under_way.extend(cache_keys);
+            waiting.in_flight.extend(cache_keys);
             changes
         };
         if changes.is_empty() {
@@ -175,7 +176,7 @@ impl UpdateQueue {
         true
     }
 
-    /// Tells what is to be forgotten; false when some of it could not be told.
+    /// Sends the invalidations; false if some could not be sent.
     async fn send_invalidations(&self, cache: &dyn AccountCache) -> bool {
         let mut is_sent = true;
         let clears = {
@@ -193,11 +194,11 @@ impl UpdateQueue {
         let stale: Vec<CacheKey> = {
             let mut waiting = self.lock();
             let stale: Vec<CacheKey> = waiting.stale.drain().collect();
-            waiting.under_way.extend(stale.iter().cloned());
+            waiting.in_flight.extend(stale.iter().cloned());
             stale
         };
         for chunk in stale.chunks(CHUNK) {
-            // In a cluster some may fail where others do not.
+            // In a cluster, one node may fail while others answer.
             let failed = cache.forget(chunk).await;
             is_sent &= failed.is_empty();
             self.delivered(chunk.iter().cloned(), failed);
@@ -208,7 +209,7 @@ impl UpdateQueue {
     fn delivered(&self, cache_keys: impl Iterator<Item = CacheKey>, failed: Vec<CacheKey>) {
         let mut waiting = self.lock();
         for cache_key in cache_keys {
-            waiting.under_way.remove(&cache_key);
+            waiting.in_flight.remove(&cache_key);
         }
         for cache_key in failed {
             waiting.forget(cache_key);
@@ -238,17 +239,18 @@ mod tests {
         account::Balance,
         check::cache::{
             account_cache::{Fence, Found},
-            entry::{AccountChange, CacheEntry},
+            entry::CacheEntry,
         },
+        settlement::change::AccountChange,
         values::{error::StoreError, ids::UserId, money::Money},
     };
 
-    /// There is news again whenever it was told some.
+    /// A cache that queues another change with every change it receives.
     struct Busy {
         update_queue: Arc<UpdateQueue>,
         version: AtomicI64,
         forgets: Notify,
-        /// Whether it does what it is told.
+        /// Whether updates succeed.
         answers: bool,
         forgotten: AtomicI64,
     }
@@ -261,7 +263,7 @@ mod tests {
 
         fn next(&self) -> Change {
             let before = self.version.fetch_add(1, Relaxed);
-            // In an outage each is another user's.
+            // In an outage each change has a user of its own, so changes are not merged.
             let user = UserId::from_stored(if self.answers { "busy".to_owned() } else { format!("u{before}") });
             let balance = Balance { amount: Money::ZERO, held: Money::ZERO, version: before + 1 };
             Change::Account(AccountChange { user, before, balance, requests: None, quotas: BTreeMap::new() })
@@ -304,7 +306,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_stale_is_forgotten_while_changes_have_no_end() {
+    async fn stale_keys_are_invalidated_during_endless_changes() {
         let cache = Busy::new(true);
         let stale = CacheKey::User(UserId::from_stored("stale"));
         cache.update_queue.changed(vec![cache.next()]);
@@ -313,13 +315,13 @@ mod tests {
         let delivering = cache.update_queue.deliver(&cache, &stop);
         let forgotten = tokio::time::timeout(Duration::from_secs(10), cache.forgets.notified());
         tokio::select! {
-            () = delivering => panic!("it was not stopped"),
-            in_time = forgotten => in_time.expect("it is forgotten in between"),
+            () = delivering => panic!("the delivery ended without a stop"),
+            in_time = forgotten => in_time.expect("the stale key is invalidated between changes"),
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_cache_that_does_not_answer_is_not_told_all_that_is_stale_at_every_news() {
+    async fn invalidations_of_a_silent_cache_are_not_resent_with_every_change() {
         let cache = Busy::new(false);
         cache.update_queue.changed(vec![cache.next()]);
         let stop = CancellationToken::new();

@@ -1,10 +1,10 @@
-//! The stores in which limits are set, watched: what was set is no longer cached as it was.
+//! Stores of limits that invalidate the caches when a limit is set.
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{caches::Caches, entry::CacheKey};
+use super::caches::Caches;
 use crate::biz::{
     limits::{
         caps::{Caps, LimitStore},
@@ -12,16 +12,17 @@ use crate::biz::{
     },
     settlement::commit_listener::CommitListener,
     values::{
+        cache_key::CacheKey,
         calendar::BillingTime,
         error::StoreError,
         ids::{ApiKeyId, UserId},
     },
 };
 
-/// How long setting may take; whoever asked for it has given up long before.
+/// Time limit of setting a limit. It is longer than the deadline of a request.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Sets limits, and has the caches forget those they had.
+/// Sets limits in a store, and invalidates their cache keys.
 pub struct Watched<S: ?Sized> {
     store: Arc<S>,
     caches: Arc<Caches>,
@@ -32,8 +33,8 @@ impl<S: ?Sized + Send + Sync + 'static> Watched<S> {
         Self { store, caches }
     }
 
-    /// Sets in a task of its own: once it is set the caches hear of it, also when the
-    /// caller has gone away.
+    /// Sets a limit in a task of its own, so that the caches are invalidated even if the caller
+    /// is cancelled.
     async fn set<F>(&self, cache_key: CacheKey, set: impl FnOnce(Arc<S>) -> F) -> Result<(), StoreError>
     where
         F: Future<Output = Result<(), StoreError>> + Send + 'static,

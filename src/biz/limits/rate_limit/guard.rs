@@ -10,13 +10,11 @@ use std::{
 };
 
 use super::{RateLimiter, RateLimits};
-use crate::biz::{
-    limits::caps::Limit,
-    values::{
-        calendar::Clock,
-        error::Error,
-        ids::{ApiKeyId, UserId},
-    },
+use crate::biz::values::{
+    calendar::Clock,
+    error::Error,
+    ids::{ApiKeyId, UserId},
+    limit::Limit,
 };
 
 /// Microseconds for which one request that the shared limiter did not count says that it

@@ -17,12 +17,10 @@ use std::{num::NonZeroU32, time::Duration};
 use async_trait::async_trait;
 
 pub use self::guard::RateGuard;
-use crate::biz::{
-    check::cache::entry::CacheKey,
-    values::{
-        error::StoreError,
-        ids::{ApiKeyId, UserId},
-    },
+use crate::biz::values::{
+    cache_key::CacheKey,
+    error::StoreError,
+    ids::{ApiKeyId, UserId},
 };
 
 /// The largest limit. A bucket then holds 3.6e15, which is exact even in the doubles that

@@ -1,13 +1,12 @@
-//! One stream's account: what it has come to, what of that is durable, what its hold covers,
-//! and when that has to be written again.
+//! The figures of one stream: its usage, the durable part of it, the cover of its hold, and the
+//! time of the next report.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Finish, State, StreamTimeouts};
+use super::{Finish, MeterState, StreamTimeouts};
 use crate::biz::{
-    reports::record::Usage,
     settlement::{
         engine::Reported,
         posting::{Commit, RecordIds, Report},
@@ -16,28 +15,29 @@ use crate::biz::{
     values::{
         error::{Error, Result},
         money::Money,
+        usage::Usage,
     },
 };
 
-/// The most output, in tokens, that a hold runs ahead of a stream.
+/// The most output tokens that a hold covers in advance.
 const LARGEST_STEP: u32 = 4_096;
 
 pub(super) struct Metered {
-    /// As it was last committed.
+    /// The reservation as last committed.
     reservation: Transaction,
-    /// Counted of the output by us.
+    /// Output tokens of our own count.
     counted: u32,
-    /// Counted by the model's vendor, so far.
+    /// Usage of the vendor's count, so far.
     upstream: Option<Usage>,
-    /// The hold got less than it was last asked to cover.
+    /// The last report held less than its target.
     is_short: bool,
     /// The API key has no tokens left.
     is_exhausted: bool,
-    /// When a report was last sent.
+    /// The time of the last report.
     reported_at: Instant,
-    /// Whether it failed, and must not be tried again at once.
+    /// Whether the last report failed. The next one waits for the interval.
     has_failed: bool,
-    /// Whether the gateway was ever told to stop.
+    /// Whether the gateway was ever asked to stop.
     has_stopped: bool,
 }
 
@@ -59,30 +59,31 @@ impl Metered {
         self.counted = u32::try_from(output_tokens).unwrap_or(u32::MAX);
     }
 
-    /// Our count, where it can be compared with the vendor's: of all the output, if any came.
+    /// Our count, if it can be compared with the vendor's: it must not be zero, and must cover
+    /// all output. After a stop, the vendor may have counted more.
     pub fn comparable(&self) -> Option<u32> {
         Some(self.counted).filter(|counted| *counted > 0 && !self.has_stopped)
     }
 
-    /// Takes what the vendor has counted, unless it is nothing at all.
+    /// Sets the vendor's usage; a usage of zero is ignored.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for what can't be priced, and so could never be charged.
+    /// [`Error::Invalid`] for a usage that can't be priced and so could never be charged.
     pub fn set_upstream(&mut self, usage: Usage) -> Result<()> {
         self.amount(usage)?;
         self.upstream = match self.upstream {
             _ if usage.tokens() == 0 => self.upstream,
-            // Some tell the output alone as it grows.
+            // Some vendors report only the output while it grows.
             Some(before) if usage.input_tokens == 0 => Some(Usage { output_tokens: usage.output_tokens, ..before }),
             _ => Some(usage),
         };
         Ok(())
     }
 
-    /// What the stream has come to. Until the vendor tells, the input is as estimated.
+    /// The usage of the stream. The input is the estimate until the vendor reports it.
     pub fn usage(&self) -> Usage {
         let expected = Usage { output_tokens: 0, ..self.reservation.content.estimate.unwrap_or_default() };
-        // Of a stream that is opened again: as it was told before.
+        // A stream that was opened again continues from its last report.
         let reported = self.held().and_then(|held| held.reported);
         let known = match self.upstream {
             Some(upstream) if upstream.input_tokens == 0 => {
@@ -95,20 +96,20 @@ impl Metered {
         self.held().map_or(usage, |held| held.with(usage))
     }
 
-    /// As [`Self::usage`]; `None` as long as nothing was delivered.
+    /// As [`Self::usage`]; `None` while nothing is delivered.
     pub fn delivered(&self) -> Option<Usage> {
         let usage = self.usage();
         let is_known = self.upstream.is_some() || self.held().is_some_and(|held| held.reported.is_some());
         (usage.output_tokens > 0 || is_known).then_some(usage)
     }
 
-    pub fn state(&mut self) -> State {
-        // While nothing can be held, nobody knows whether there is more.
+    pub fn state(&mut self) -> MeterState {
+        // While reports fail, the hold can't grow, so its end counts as the end of the balance.
         let is_used_up = (self.is_short || self.has_failed) && !self.is_covered(more(self.usage(), 1));
         let stop = is_used_up || self.is_exhausted;
         self.has_stopped |= stop;
         let durable = self.held().and_then(|held| held.reported).unwrap_or_default();
-        State {
+        MeterState {
             output_tokens: self.usage().output_tokens,
             durable_output_tokens: durable.output_tokens,
             amount: self.amount(self.usage()).unwrap_or(Money::MAX),
@@ -117,7 +118,7 @@ impl Metered {
         }
     }
 
-    /// The report that is due now.
+    /// The report that is due at `now`, if any.
     pub fn due_report(&mut self, now: Instant, settings: &StreamTimeouts) -> Option<Report> {
         (self.next_report(settings)? <= now).then(|| {
             self.reported_at = now;
@@ -126,11 +127,11 @@ impl Metered {
         })
     }
 
-    /// When the next report is due, as things are.
+    /// The time of the next report in the current state.
     pub fn next_report(&self, settings: &StreamTimeouts) -> Option<Instant> {
         let next = self.reported_at + settings.progress;
         if self.wants_more() {
-            // At once, unless that was no use a moment ago.
+            // At once, unless the last report failed or could not hold enough.
             return Some(if self.is_short || self.has_failed { next } else { self.reported_at });
         }
         // The hold must not expire while the stream lives.
@@ -143,7 +144,7 @@ impl Metered {
         renewal
     }
 
-    /// What is to be kept of the stream, and held for it.
+    /// A report that makes the usage durable, and asks for a hold up to `target`.
     pub fn report(&self, ttl: chrono::TimeDelta, target: Option<Usage>) -> Report {
         Report {
             user: self.reservation.user.clone(),
@@ -156,17 +157,17 @@ impl Metered {
         }
     }
 
-    /// Takes what came of a report. `asked` is its target.
+    /// Takes the result of a report. `asked` is its target.
     ///
     /// # Errors
-    /// [`Error::TransactionState`], [`Error::TransactionNotFound`]: the reservation has ended,
-    /// or has another stream. [`Self::is_gone`] tells whether it can still be charged.
+    /// [`Error::TransactionState`], [`Error::TransactionNotFound`]: the reservation has ended, or
+    /// another stream took it over. [`Self::is_gone`] tells whether it can still be charged.
     pub fn set_reported(&mut self, asked: Option<Usage>, reported: Reported) -> Result<()> {
         match reported {
             Ok((transaction, _)) if transaction.status != Status::Pending => {
                 self.reservation = transaction;
                 Err(Error::TransactionState(
-                    "trace_id: the reservation has ended; what was delivered is charged".into(),
+                    "trace_id: the reservation has ended; the delivered tokens are charged".into(),
                 ))
             }
             Ok((transaction, is_exhausted)) => {
@@ -178,9 +179,9 @@ impl Metered {
             }
             Err(error @ (Error::TransactionState(_) | Error::TransactionNotFound(_))) => Err(error),
             Err(error) => {
-                // Once an outage: all streams meet it, each again and again.
+                // Logged once per outage and stream, because each stream retries.
                 if !self.has_failed {
-                    tracing::warn!(%error, trace_id = %self.reservation.trace, "a stream's progress is not kept yet");
+                    tracing::warn!(%error, trace_id = %self.reservation.trace, "progress of a stream not durable yet; retrying");
                 }
                 self.has_failed = true;
                 Ok(())
@@ -202,7 +203,7 @@ impl Metered {
         }
     }
 
-    /// Whether an error of a report leaves nothing to settle.
+    /// Whether the error of a report leaves nothing for this stream to settle.
     pub fn is_gone(&self) -> bool {
         self.reservation.status == Status::Pending
     }
@@ -215,7 +216,7 @@ impl Metered {
         self.reservation.reservation.as_ref()
     }
 
-    /// Whether the hold should grow: it does not cover the next half step.
+    /// Whether the hold should grow, because it does not cover the next half step.
     fn wants_more(&self) -> bool {
         !self.is_covered(more(self.usage(), self.step().div_ceil(2)))
     }
@@ -232,8 +233,9 @@ impl Metered {
         Ok(self.reservation.so_far(usage)?.amount)
     }
 
-    /// How far a hold that grows runs ahead: by a quarter of the output so far. It is not to
-    /// take from others what the stream may never come to, nor to grow with each word.
+    /// The output tokens that a growing hold covers in advance: a quarter of the output so far.
+    /// More would hold balance that the stream may never use; less would grow the hold with each
+    /// word.
     fn step(&self) -> u32 {
         (self.usage().output_tokens / 4 + 2).min(LARGEST_STEP)
     }

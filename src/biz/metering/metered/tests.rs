@@ -24,7 +24,7 @@ fn usage(input_tokens: u32, output_tokens: u32) -> Usage {
     Usage { input_tokens, output_tokens, cached_input_tokens: 0 }
 }
 
-/// Three tokens of input are expected, each token costs a yuan, and so many are held.
+/// A reservation of an estimated 3 input tokens at one yuan a token, with `held` yuan held.
 fn reserved(held: i64, reported: Option<Usage>) -> Transaction {
     let dear = TokenPrices { input: yuan(1_000_000), cached_input: yuan(1_000_000), output: yuan(1_000_000) };
     Transaction {
@@ -63,14 +63,14 @@ fn reserved(held: i64, reported: Option<Usage>) -> Transaction {
     }
 }
 
-/// A stream that has delivered so many tokens.
+/// A stream with `counted` delivered tokens.
 fn metered(held: i64, counted: usize) -> Metered {
     let mut metered = Metered::new(reserved(held, None));
     metered.set_counted(counted);
     metered
 }
 
-/// Sends the report that is due by `at`, which comes back with so much held; its target.
+/// Sends the report that is due by `at`, and answers it with `held` yuan held. Returns its target.
 fn report(metered: &mut Metered, at: Instant, held: i64) -> Option<Option<Usage>> {
     let report = metered.due_report(at, &SETTINGS)?;
     metered.set_reported(report.target, Ok((reserved(held, report.usage), false))).unwrap();
@@ -78,7 +78,7 @@ fn report(metered: &mut Metered, at: Instant, held: i64) -> Option<Option<Usage>
 }
 
 #[test]
-fn what_is_new_is_reported_once_in_an_interval() {
+fn new_output_is_reported_once_per_interval() {
     let mut metered = metered(23, 5);
     let now = metered.reported_at;
     assert_eq!(report(&mut metered, now, 23), None);
@@ -95,21 +95,21 @@ fn a_hold_is_renewed_before_it_runs_out() {
     let mut metered = metered(23, 0);
     let half = metered.reported_at + Duration::from_secs(5 * 60);
     assert_eq!(metered.next_report(&SETTINGS), Some(half));
-    // Also where progress is rarer than that.
+    // Also if the report interval is longer than that.
     let rare = StreamTimeouts { progress: Duration::from_secs(3_600), ..SETTINGS };
     metered.set_counted(1);
     assert_eq!(metered.next_report(&rare), Some(half));
 }
 
 #[test]
-fn a_hold_that_gets_short_grows_at_once_and_then_waits() {
+fn a_short_hold_grows_at_once_and_then_waits() {
     let mut metered = metered(23, 18);
     let now = metered.reported_at;
-    // 18 and 3 are 21; half a step more is 24.
+    // 18 output and 3 input tokens are 21; half a step more is 24.
     assert_eq!(report(&mut metered, now, 27), Some(Some(usage(3, 18 + 6))));
     assert_eq!(report(&mut metered, now, 27), None, "covered");
     metered.set_counted(21);
-    // It asked for 31, and there was nothing.
+    // The report asks for 31, and the hold stays at 27.
     assert_eq!(report(&mut metered, now, 27), Some(Some(usage(3, 21 + 7))));
     assert!(!metered.state().stop, "three more are covered");
     assert_eq!(report(&mut metered, now, 27), None);
@@ -117,10 +117,10 @@ fn a_hold_that_gets_short_grows_at_once_and_then_waits() {
 }
 
 #[test]
-fn stop_is_said_when_another_token_is_not_covered_and_taken_back_when_it_is() {
+fn stop_is_set_while_another_token_is_not_covered() {
     let mut metered = metered(23, 20);
     let now = metered.reported_at;
-    assert!(!metered.state().stop, "nobody was asked yet");
+    assert!(!metered.state().stop, "no report was sent yet");
     report(&mut metered, now, 23);
     assert!(metered.state().stop);
     assert_eq!(metered.comparable(), None, "the vendor may count on");
@@ -129,7 +129,7 @@ fn stop_is_said_when_another_token_is_not_covered_and_taken_back_when_it_is() {
 }
 
 #[test]
-fn while_reports_fail_the_hold_is_all_there_is() {
+fn while_reports_fail_the_hold_is_the_limit() {
     let mut metered = metered(23, 5);
     let now = metered.reported_at;
     let outage = || Err(Error::Overloaded("down".into()));
@@ -143,33 +143,33 @@ fn while_reports_fail_the_hold_is_all_there_is() {
 }
 
 #[test]
-fn the_vendor_takes_the_place_of_what_was_expected() {
+fn the_usage_of_the_vendor_replaces_the_estimate() {
     let mut metered = metered(23, 4);
     assert_eq!(metered.usage(), usage(3, 4));
     metered.set_upstream(usage(0, 6)).unwrap();
-    assert_eq!(metered.usage(), usage(3, 6), "no input upstream");
+    assert_eq!(metered.usage(), usage(3, 6), "the vendor reported no input");
     metered.set_upstream(usage(9, 1)).unwrap();
     assert_eq!(metered.usage(), usage(9, 4));
     metered.set_upstream(usage(0, 6)).unwrap();
-    assert_eq!(metered.usage(), usage(9, 6), "the input was upstream before");
+    assert_eq!(metered.usage(), usage(9, 6), "the vendor reported the input before");
     metered.set_upstream(usage(0, 0)).unwrap();
-    assert_eq!(metered.usage(), usage(9, 6), "nothing upstream");
+    assert_eq!(metered.usage(), usage(9, 6), "a usage of zero is ignored");
     metered.set_upstream(usage(u32::MAX, u32::MAX)).unwrap_err();
-    assert_eq!(metered.usage(), usage(9, 6), "not to be priced");
+    assert_eq!(metered.usage(), usage(9, 6), "a usage that can't be priced is refused");
 }
 
 #[test]
-fn nothing_was_delivered_until_something_is_known() {
+fn nothing_is_delivered_until_a_count_is_known() {
     let mut metered = metered(23, 0);
     assert_eq!(metered.delivered(), None);
     metered.set_upstream(usage(9, 0)).unwrap();
     assert_eq!(metered.delivered(), Some(usage(9, 0)));
-    // A stream that is opened again goes on from what was reported.
+    // A stream that is opened again continues from its last report.
     assert_eq!(Metered::new(reserved(23, Some(usage(9, 7)))).delivered(), Some(usage(9, 7)));
 }
 
 #[test]
-fn what_the_sweep_ended_can_still_be_charged() {
+fn a_stream_that_the_sweep_ended_can_still_be_charged() {
     let mut metered = metered(23, 4);
     metered.set_reported(None, Err(Error::TransactionState("taken over".into()))).unwrap_err();
     assert!(metered.is_gone());

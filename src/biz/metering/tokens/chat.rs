@@ -1,17 +1,17 @@
-//! What is counted, its bounds, and the rule of a chat's overhead.
+//! The input of a count, its bounds, and the rule of a chat's overhead.
 
 use super::Vocabulary;
-use crate::biz::values::error::{Invalid, Result};
+use crate::biz::values::{error::Result, invalid::Invalid};
 
-/// Longest input, all its strings together; the largest request (`server.limits.body_bytes`)
-/// is often less.
+/// Longest input in bytes, all its strings together. The largest request
+/// (`server.limits.body_bytes`) is often smaller.
 pub const MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Most messages of a chat.
 pub const MAX_MESSAGES: usize = 10_000;
 
-// The format that chat models read wraps each message in markers and has the reply begun
-// for them. OpenAI's cookbook ("How to count tokens with tiktoken") measures that as three
-// tokens a message, one more for a name, and three for the start of the reply; role, content
+// The prompt format of chat models wraps each message in markers and ends with the start of the
+// reply. Source: OpenAI's cookbook ("How to count tokens with tiktoken"). It measures three
+// tokens per message, one more for a name, and three for the start of the reply. Role, content
 // and name count as text.
 const PER_MESSAGE: usize = 3;
 const PER_NAME: usize = 1;
@@ -25,7 +25,7 @@ pub struct ChatMessage {
     pub name: Option<String>,
 }
 
-/// What is to be counted, within bounds.
+/// A text or a chat to count, within bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Input(Parts);
 
@@ -37,17 +37,18 @@ enum Parts {
 
 impl Input {
     /// # Errors
-    /// Names `field` where the text is longer than [`MAX_BYTES`].
+    /// [`Invalid`] that names `field` if the text is longer than [`MAX_BYTES`].
     pub fn text(field: &'static str, text: String) -> Result<Self> {
         check_bytes(field, text.len())?;
         Ok(Self(Parts::Text(text)))
     }
 
     /// # Errors
-    /// `messages` are more than [`MAX_MESSAGES`], longer than [`MAX_BYTES`], or one has no role.
+    /// [`Invalid`] if there are more than [`MAX_MESSAGES`] messages, if they are longer than
+    /// [`MAX_BYTES`], or if a message has no role.
     pub fn chat(messages: Vec<ChatMessage>) -> Result<Self> {
         if messages.len() > MAX_MESSAGES {
-            return Err(Invalid::new("messages", format!("must be at most {MAX_MESSAGES}")).into());
+            return Err(Invalid::new("messages", format!("must be at most {MAX_MESSAGES} messages")).into());
         }
         if let Some(index) = messages.iter().position(|message| message.role.is_empty()) {
             return Err(Invalid::new(format!("messages[{index}].role"), "is required").into());

@@ -1,4 +1,5 @@
-//! Who counts when: long inputs on threads of their own, a bounded number at once.
+//! The scheduling of counts: short inputs are counted in place, long ones on blocking threads, a
+//! bounded number at once.
 
 use std::{num::NonZeroUsize, sync::Arc, thread, time::Duration};
 
@@ -10,19 +11,19 @@ use tokio::{
 use super::{Encoding, Input, StreamCounter, Vocabularies};
 use crate::biz::values::error::{Error, Result};
 
-/// Up to here an input is counted where it is: that takes microseconds, and a third of a
-/// millisecond at the worst, where handing it to another thread takes tens of microseconds.
+/// Longest input, in bytes, that is counted in place. That takes microseconds, at worst a third
+/// of a millisecond; a switch to another thread takes tens of microseconds.
 pub const IN_PLACE_BYTES: usize = 1_024;
-/// Counts of longer inputs at once, those that wait for a core included.
+/// Most counts of longer inputs at once, including those that wait for a core.
 pub const MAX_ADMITTED: usize = 64;
-/// How long one waits for a core.
+/// Longest wait for a core.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Counts tokens without keeping those who serve requests.
+/// Counts tokens without blocking the threads that serve requests.
 pub struct TokenCounter {
     vocabularies: Arc<dyn Vocabularies>,
     admitted: Arc<Semaphore>,
-    /// A permit for each core.
+    /// One permit for each core.
     cores: Arc<Semaphore>,
 }
 
@@ -32,8 +33,10 @@ impl TokenCounter {
         Self { vocabularies, admitted: Arc::new(Semaphore::new(MAX_ADMITTED)), cores: Arc::new(Semaphore::new(cores)) }
     }
 
+    /// The number of tokens of an input.
+    ///
     /// # Errors
-    /// [`Error::Overloaded`] where too many count at once; [`Error::Internal`].
+    /// [`Error::Overloaded`] if too many counts run at once; [`Error::Internal`].
     pub async fn count(&self, encoding: Encoding, input: Input) -> Result<usize> {
         if input.bytes() <= IN_PLACE_BYTES
             && let Some(vocabulary) = self.vocabularies.loaded(encoding)
@@ -46,17 +49,17 @@ impl TokenCounter {
         on_a_thread(permits, move || Ok(input.count(&*vocabularies.load(encoding)?))).await?
     }
 
-    /// A count that goes along with a stream. Streams are admitted elsewhere: however many
-    /// begin before the vocabulary is there, they wait for it.
+    /// A running count of a stream. The number of streams is limited elsewhere, so all streams
+    /// that begin before the vocabulary is built wait for it.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] where no core is free for long; [`Error::Internal`].
+    /// [`Error::Overloaded`] if no core is free in time; [`Error::Internal`].
     pub async fn stream(&self, encoding: Encoding) -> Result<StreamCounter> {
         if let Some(vocabulary) = self.vocabularies.loaded(encoding) {
             return Ok(StreamCounter::new(vocabulary));
         }
         let core = self.core().await?;
-        // Another has built it meanwhile.
+        // Another stream may have built the vocabulary in the meantime.
         if let Some(vocabulary) = self.vocabularies.loaded(encoding) {
             return Ok(StreamCounter::new(vocabulary));
         }
@@ -64,8 +67,8 @@ impl TokenCounter {
         on_a_thread(core, move || Ok(StreamCounter::new(vocabularies.load(encoding)?))).await?
     }
 
-    /// Takes the next chunk of a stream; tells the tokens of it so far. A long chunk waits for
-    /// a core.
+    /// Adds the next chunk of a stream, and returns the tokens of the stream so far. A long chunk
+    /// waits for a core.
     ///
     /// # Errors
     /// [`Error::Internal`].
@@ -80,7 +83,7 @@ impl TokenCounter {
         .await
     }
 
-    /// Tokens of a stream that has ended.
+    /// The tokens of a stream that has ended.
     ///
     /// # Errors
     /// [`Error::Internal`].
@@ -100,14 +103,15 @@ impl TokenCounter {
         on_a_thread(core, work).await
     }
 
-    /// One of the cores, soon.
+    /// Waits for a core, for [`DEADLINE`] at most.
     async fn core(&self) -> Result<OwnedSemaphorePermit> {
         let core = time::timeout(DEADLINE, self.cores.clone().acquire_owned()).await;
         core.map_err(|_| overloaded())?.map_err(closed)
     }
 }
 
-/// What has begun goes on when its caller goes away, and keeps its places until it ends.
+/// Runs `work` on a blocking thread. If the caller is cancelled, the work still runs to its end
+/// and keeps its permits until then.
 async fn on_a_thread<T: Send + 'static>(
     permits: impl Send + 'static,
     work: impl FnOnce() -> T + Send + 'static,
@@ -116,11 +120,11 @@ async fn on_a_thread<T: Send + 'static>(
         let _permits = permits;
         work()
     });
-    done.await.map_err(|failed| Error::Internal(format!("a count of tokens failed: {failed}")))
+    done.await.map_err(|failed| Error::Internal(format!("token count failed: {failed}")))
 }
 
 fn overloaded() -> Error {
-    Error::Overloaded("too many count tokens at once; retry later".into())
+    Error::Overloaded("too many token counts at once; retry later".into())
 }
 
 fn closed(closed: AcquireError) -> Error {
@@ -137,7 +141,8 @@ mod tests {
     use super::*;
     use crate::biz::{metering::tokens::Vocabulary, values::error::StoreError};
 
-    /// Counts bytes, and waits to be let go where the text says so.
+    /// Counts bytes. A text that starts with "wait" blocks until the test releases it; one that
+    /// starts with "fail" panics.
     struct Gate {
         arrivals: Mutex<Sender<thread::ThreadId>>,
         leave: Mutex<Receiver<()>>,
@@ -185,11 +190,11 @@ mod tests {
                 task::yield_now().await;
             }
         });
-        waited.await.expect("it comes to that");
+        waited.await.expect("the condition holds in time");
     }
 
     #[tokio::test]
-    async fn long_inputs_leave_the_thread_of_their_caller_free_and_are_bounded() {
+    async fn long_inputs_run_on_other_threads_in_a_bounded_number() {
         let (counter, arrived, go) = gated();
         let waiting: Vec<_> = (0..MAX_ADMITTED)
             .map(|_| {
@@ -197,7 +202,7 @@ mod tests {
                 tokio::spawn(async move { counter.count(Encoding::O200kBase, text("wait", 2_000)).await })
             })
             .collect();
-        // On a runtime of one thread this can only be if none of them keeps it.
+        // On a runtime of one thread, this ends only if no count blocks that thread.
         until(|| counter.admitted.available_permits() == 0).await;
         let refused = counter.count(Encoding::O200kBase, text("", 2_000)).await.unwrap_err();
         assert!(matches!(refused, Error::Overloaded(_)), "{refused}");
@@ -210,7 +215,7 @@ mod tests {
         assert_eq!(counter.admitted.available_permits(), MAX_ADMITTED);
     }
 
-    /// Has what it builds only once it is built.
+    /// A vocabulary that blocks while it is built.
     struct Slow {
         gate: Arc<Gate>,
         built: OnceLock<Arc<Gate>>,
@@ -247,7 +252,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_that_goes_away_does_not_free_its_place_early() {
+    async fn a_cancelled_count_keeps_its_permit_until_it_ends() {
         let (counter, arrived, go) = gated();
         let count = tokio::spawn({
             let counter = counter.clone();
@@ -263,7 +268,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_fails_is_an_error_and_frees_its_place() {
+    async fn a_failed_count_is_an_error_and_frees_its_permit() {
         let (counter, _arrived, _go) = gated();
         for (encoding, start) in [(Encoding::O200kBase, "fail"), (Encoding::Cl100kBase, "")] {
             let error = counter.count(encoding, text(start, 2_000)).await.unwrap_err();

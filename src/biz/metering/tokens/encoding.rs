@@ -1,24 +1,24 @@
-//! Which encoding a model has.
+//! The encoding of each model.
 
 use crate::biz::values::ids::ModelName;
 
-/// How a family of models cuts text into tokens; named as tiktoken names it.
+/// The token encoding of a family of models, with tiktoken's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Encoding {
-    /// GPT-4o and everything after it, and models that are not known.
+    /// GPT-4o and later models; the default for unknown models.
     #[default]
     O200kBase,
-    /// gpt-oss. It differs from o200k_base in special tokens alone, and those count as text.
+    /// gpt-oss. It differs from o200k_base only in special tokens, which count as text here.
     O200kHarmony,
-    /// GPT-4, GPT-3.5 and the embeddings.
+    /// GPT-4, GPT-3.5 and the embedding models.
     Cl100kBase,
 }
 
 use Encoding::{Cl100kBase, O200kBase, O200kHarmony};
 
-/// Families of models, as in tiktoken's own table (`tiktoken/model.py`, 0.14) but for those
-/// that OpenAI has switched off. A family is the name itself, or what goes on with `-`, `.`
-/// or `@`: gpt-4-turbo is of gpt-4, gpt-4o is not.
+/// Families of models. Source: tiktoken's table (`tiktoken/model.py`, 0.14), without the models
+/// that OpenAI has switched off. A model belongs to a family if its name is the family's, or
+/// continues it with `-`, `.` or `@`: gpt-4-turbo belongs to gpt-4, and gpt-4o does not.
 const FAMILIES: [(&str, Encoding); 17] = [
     ("gpt-5", O200kBase),
     ("gpt-4.5", O200kBase),
@@ -42,15 +42,15 @@ const FAMILIES: [(&str, Encoding); 17] = [
 impl Encoding {
     pub const ALL: [Self; 3] = [O200kBase, O200kHarmony, Cl100kBase];
 
-    /// Of `model`, or the default: most models of other vendors have vocabularies of about
-    /// the size of o200k_base, and none of them publishes one for tiktoken. A gateway's
-    /// vendor before the name (`openai/gpt-4o`) and the `ft:` of a tuned model don't
-    /// matter, nor does case.
+    /// The encoding of `model`, or the default for an unknown model. Most models of other vendors
+    /// have vocabularies of about the size of o200k_base, and none is published for tiktoken. The
+    /// vendor prefix of a gateway (`openai/gpt-4o`), the `ft:` of a tuned model, and case are
+    /// ignored.
     pub fn of_model(model: &str) -> Self {
         Self::known(model).unwrap_or_default()
     }
 
-    /// As [`Self::of_model`]; the default where no model is named.
+    /// As [`Self::of_model`]; the default for `None`.
     pub fn of(model: Option<&ModelName>) -> Self {
         model.map_or_else(Self::default, |model| Self::of_model(model.as_str()))
     }
@@ -72,7 +72,7 @@ impl Encoding {
 }
 
 fn is_of(name: &str, family: &str) -> bool {
-    // gpt-4.1 and gpt-4.5 are no GPT-4; they stand before it in the table.
+    // gpt-4.1 and gpt-4.5 do not belong to gpt-4, so they stand before it in the table.
     name.strip_prefix(family).is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '.', '@']))
 }
 

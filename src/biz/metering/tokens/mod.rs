@@ -1,13 +1,12 @@
-//! Tokens of language models: which encoding a model has, what a text or a chat counts,
-//! and a count that goes along with a stream. Vocabularies come through [`Vocabularies`].
+//! Tokens of language models: the encoding of each model, the count of a text or a chat, and the
+//! running count of a stream. [`Vocabularies`] provides the vocabularies.
 
 mod chat;
 mod counter;
 mod encoding;
 mod split;
 mod stream;
-
-use std::sync::Arc;
+mod vocabulary;
 
 pub use self::{
     chat::{ChatMessage, Input, MAX_BYTES, MAX_MESSAGES},
@@ -15,24 +14,5 @@ pub use self::{
     encoding::Encoding,
     split::is_split,
     stream::{MAX_RUN_BYTES, StreamCounter},
+    vocabulary::{Vocabularies, Vocabulary},
 };
-use crate::biz::values::error::StoreError;
-
-/// The tokens of one encoding.
-pub trait Vocabulary: Send + Sync {
-    /// How many tokens tiktoken makes of `text`, strings of special tokens taken as
-    /// ordinary text. Takes time in proportion to the text, hence not on threads that others wait for.
-    fn count(&self, text: &str) -> usize;
-}
-
-/// Where vocabularies come from. They are large, and built when they are first needed.
-pub trait Vocabularies: Send + Sync + 'static {
-    /// What [`Vocabularies::load`] has built, at once.
-    fn loaded(&self, encoding: Encoding) -> Option<Arc<dyn Vocabulary>>;
-
-    /// Builds it unless that was done; takes a part of a second.
-    ///
-    /// # Errors
-    /// [`StoreError::Failed`]: this build does not have it.
-    fn load(&self, encoding: Encoding) -> Result<Arc<dyn Vocabulary>, StoreError>;
-}

@@ -1,40 +1,42 @@
-//! A count that goes along with a stream.
+//! The running count of a stream.
 //!
-//! It keeps the tokens up to the last place where the text can be cut ([`is_split`]), and
-//! the text after it, which is a word or two of most texts. Each byte is counted once when it
-//! is settled, and text that can't be cut a few times over while it grows.
+//! The counter keeps the number of tokens up to the last position at which the text can be cut
+//! ([`is_split`]), and the text after it, which is a word or two in most texts. Each byte is
+//! counted once when it is settled. Text without a cut is counted again a few times while it
+//! grows.
 
 use std::{str, sync::Arc};
 
 use super::{Vocabulary, is_split};
 
-/// The longest text that is kept because it can't be cut, such as one letter a million times.
-/// What is longer is cut there, wherever the chunks end; each of these cuts may
-/// count a token or two too many, and no text up to this length has one.
+/// The longest text that is kept without a cut, such as one letter a million times. A longer text
+/// is cut at this length, independent of its chunks. Each such cut may count a token or two too
+/// many; shorter texts are counted exactly.
 pub const MAX_RUN_BYTES: usize = 1024 * 1024;
 
-/// What the rest may grow by before it is counted again: this, or a quarter of it.
+/// The rest is counted again after it has grown by this many bytes, or by a quarter if that is
+/// more.
 const RECOUNT_BYTES: usize = 64;
 
-/// Counts a text that comes in chunks, which may end inside a character. Bytes that
-/// are no UTF-8 count as what `String::from_utf8_lossy` makes of the whole.
+/// Counts a text that comes in chunks, which may end inside a character. Invalid UTF-8 counts as
+/// `String::from_utf8_lossy` of the whole text.
 ///
-/// A push takes time in proportion to its chunk; at the end of a long text that could not be
-/// cut, to all of that ([`StreamCounter::unsettled_bytes`]).
+/// A push takes time in proportion to its chunk, and at times to the text without a cut
+/// ([`StreamCounter::unsettled_bytes`]).
 pub struct StreamCounter {
     vocabulary: Arc<dyn Vocabulary>,
     /// Tokens before `rest`.
     settled: usize,
-    /// Text that nothing is settled of.
+    /// Text that is not settled yet.
     rest: String,
     last: Option<char>,
-    /// Bytes since the text could be cut last.
+    /// Bytes since the last cut.
     run: usize,
-    /// Tokens of `rest` when it was counted last.
+    /// Tokens of `rest` at its last count.
     rest_tokens: usize,
-    /// How long `rest` may get before it is counted again.
+    /// Length of `rest` in bytes at which it is counted again.
     recount_at: usize,
-    /// The beginning of a character: three bytes at the most.
+    /// The start of an incomplete character, at most three bytes.
     partial: Vec<u8>,
 }
 
@@ -52,7 +54,7 @@ impl StreamCounter {
         }
     }
 
-    /// Takes the next chunk.
+    /// Adds the next chunk.
     pub fn push(&mut self, chunk: &[u8]) {
         let joined;
         let mut bytes = chunk;
@@ -76,19 +78,19 @@ impl StreamCounter {
         }
     }
 
-    /// Tokens of the text so far, at no cost: what came since the rest was counted last,
-    /// 64 bytes or a quarter of it, is left out.
+    /// Tokens of the text so far, in constant time. Leaves out the text since the last count of
+    /// the rest: 64 bytes, or a quarter of the rest.
     pub fn running(&self) -> usize {
         self.settled + self.rest_tokens
     }
 
-    /// Tokens of the text so far, but for a character that is not complete. Counts the
-    /// rest ([`StreamCounter::unsettled_bytes`]).
+    /// Tokens of the text so far, without an incomplete character. Counts the rest
+    /// ([`StreamCounter::unsettled_bytes`]).
     pub fn count(&self) -> usize {
         self.settled + self.vocabulary.count(&self.rest)
     }
 
-    /// Of the text that a cut is still awaited in; at most [`MAX_RUN_BYTES`] beyond a chunk.
+    /// Bytes of the rest, which has no cut yet; at most [`MAX_RUN_BYTES`] plus a chunk.
     pub fn unsettled_bytes(&self) -> usize {
         self.rest.len()
     }
@@ -102,13 +104,13 @@ impl StreamCounter {
     }
 
     fn push_text(&mut self, text: &str) {
-        // From where `text` is not in `rest` yet, and up to where it can be cut.
+        // `start`: the part of `text` that is not in `rest` yet. `cut`: the last cut.
         let (mut start, mut cut) = (0, None);
         for (at, character) in text.char_indices() {
             if self.last.is_some_and(|last| is_split(last, character)) {
                 (cut, self.run) = (Some(at), 0);
             } else if self.run + character.len_utf8() > MAX_RUN_BYTES {
-                // A cut that is not safe must stay one: it depends on the text alone.
+                // An unsafe cut is settled at once, so that it depends on the text alone.
                 self.settle(&text[start..at]);
                 (start, cut, self.run) = (at, None, 0);
             }
@@ -122,7 +124,7 @@ impl StreamCounter {
         self.rest.push_str(&text[start..]);
     }
 
-    /// Settles the rest and `more` after it.
+    /// Settles the rest followed by `more`.
     fn settle(&mut self, more: &str) {
         self.rest.push_str(more);
         self.settled += self.vocabulary.count(&self.rest);
@@ -136,7 +138,7 @@ impl StreamCounter {
     }
 }
 
-/// Whether more bytes could make a character of these, which are none.
+/// Whether these invalid bytes are the start of a character.
 fn is_incomplete(bytes: &[u8]) -> bool {
     !bytes.is_empty() && str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
 }

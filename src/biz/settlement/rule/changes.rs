@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::QuotaKey;
 use crate::biz::{
     account::{Balance, Quota},
-    check::cache::entry::{AccountChange, Change, KeyChange, of_key},
     limits::{
         caps::Requests,
         key_quota::{KeyQuota, KeyQuotas},
     },
+    settlement::change::{AccountChange, Change, KeyChange, of_key},
     values::ids::{ApiKeyId, UserId},
 };
 

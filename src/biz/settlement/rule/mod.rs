@@ -7,6 +7,8 @@ mod recommit;
 mod reservation;
 mod state;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,8 +27,9 @@ use crate::biz::{
         statistics::Totals,
     },
     values::{
-        error::{Error, Invalid},
+        error::Error,
         ids::{ApiKeyId, OrderId, TraceId, UserId},
+        invalid::Invalid,
         money::Money,
     },
 };

@@ -2,11 +2,14 @@
 
 use super::Book;
 use crate::biz::{
-    recharge::order::{Order, OrderStatus},
-    settlement::posting::{OrderUpdate, Outcome, PaymentUpdate},
+    settlement::{
+        order::{Order, OrderStatus},
+        posting::{OrderUpdate, Outcome, PaymentUpdate},
+    },
     values::{
-        error::{Error, Invalid},
+        error::Error,
         ids::{OrderId, PaymentId},
+        invalid::Invalid,
         money::Money,
     },
 };

@@ -4,18 +4,19 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
 use super::{Book, QuotaKey, RecordEntry, conflict, found};
 use crate::biz::{
-    account::{Balance, Quota, catalog::QuotaUnit},
-    charge::{self, Split, policy::OnExpiry},
+    account::{Balance, Quota, catalog::QuotaUnit, policy::OnExpiry},
+    charge::{self, Split},
     limits::key_quota::{self, Take},
-    reports::record::Usage,
     settlement::{
         posting::{Cause, Charge, Commit, Effect, Expire, Outcome, RecordIds, Release, Reserve},
         transaction::{ChargeContent, ChargedBy, Delivered, Reservation, Status, Transaction},
     },
     values::{
-        error::{Error, Invalid},
+        error::Error,
         ids::{TraceId, UserId},
+        invalid::Invalid,
         money::Money,
+        usage::Usage,
     },
 };
 

@@ -7,12 +7,11 @@ use super::{
 use crate::biz::{
     charge::{self, Split},
     limits::key_quota::{self, QuotaType},
-    reports::record::Usage,
     settlement::{
         posting::{Outcome, Report},
         transaction::{Delivered, Reservation, Status, Transaction},
     },
-    values::{error::Error, money::Money},
+    values::{error::Error, money::Money, usage::Usage},
 };
 
 impl Book<'_> {

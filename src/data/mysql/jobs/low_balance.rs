@@ -8,9 +8,13 @@ use sqlx::Connection;
 use crate::{
     biz::{
         jobs::low_balance::{LowBalanceStore, LowCounts, Percent, Thresholds},
-        values::{calendar::Month, error::StoreError, ids::ServiceName},
+        values::{calendar::Month, error::StoreError},
     },
-    data::mysql::{MySqlStore, connections, number, optional_text, statement::Statement, store_error},
+    data::{
+        error::store_error,
+        mysql::{MySqlStore, connections, statement::Statement},
+        rows::jobs::low_count_of,
+    },
 };
 
 #[async_trait]
@@ -20,11 +24,7 @@ impl LowBalanceStore for MySqlStore {
         let mut connection = connections::connect(&self.options).await?;
         let sets = count(thresholds, month, within).fetch(&mut connection).await?;
         connection.close().await.map_err(store_error)?;
-        let counted = sets
-            .iter()
-            .flatten()
-            .map(|row| Ok((optional_text(row, 0)?.map(ServiceName::from_stored), number(row, 1)?)));
-        counted.collect()
+        sets.iter().flatten().map(low_count_of).collect()
     }
 }
 

@@ -1,45 +1,45 @@
-//! The legacy service's columns under our names and with our types, before the numbered
-//! migrations run, which take both for granted.
+//! Gives the legacy columns the names and types of this service. The numbered migrations, which
+//! run afterwards, rely on both.
 //!
-//! Each change follows from what is there, so that it is made once however often this
-//! runs. What is to be filled in is filled in the legacy service's own terms: times by its
-//! clocks, because all of them are converted later.
+//! Each change follows from the current state of the columns, so a second run changes nothing.
+//! Missing times are filled in as wall-clock times of the legacy service, because all times are
+//! converted later.
 
 use chrono::{NaiveDateTime, TimeZone, Utc};
 use chrono_tz::Tz;
 use sqlx::MySqlConnection;
 
 use super::{
-    super::store_error,
-    OUR_ZONE, Reading, execute, in_zone,
     inspect::{Column, Shape, Table},
+    reading::Reading,
+    session::{OUR_ZONE, execute, in_zone},
 };
-use crate::biz::values::error::StoreError;
+use crate::{biz::values::error::StoreError, data::error::store_error};
 
-/// A change of one table.
-pub(super) struct Change {
-    /// For people.
+/// A change of a legacy table.
+pub(super) struct ColumnChange {
+    /// Description for the plan.
     pub(super) what: String,
     /// Clauses of ALTER TABLE, one statement each.
     alter: Vec<String>,
 }
 
-impl Change {
+impl ColumnChange {
     fn new(what: String, alter: String) -> Self {
         Self { what, alter: vec![alter] }
     }
 }
 
-/// The names of free quota and balance in the order of their numbers. From here a change
-/// to TINYINT makes 1 and 2 of them.
+/// The type names in the order of their numbers, so that a change to TINYINT turns them into 1
+/// and 2.
 const TYPES: &str = "enum('free','balance')";
 const UTF8: &str = "CHARACTER SET utf8mb4";
 
-/// What is to be changed of a table.
-pub(super) fn changes(name: &str, table: &Table) -> Vec<Change> {
+/// The changes that a table needs.
+pub(super) fn changes(name: &str, table: &Table) -> Vec<ColumnChange> {
     let mut changes = Vec::new();
     if !table.engine.eq_ignore_ascii_case("InnoDB") {
-        changes.push(Change::new(format!("{} becomes InnoDB", table.engine), "ENGINE = InnoDB".into()));
+        changes.push(ColumnChange::new(format!("{} becomes InnoDB", table.engine), "ENGINE = InnoDB".into()));
     }
     for (column, found) in &table.columns {
         changes.extend(of_column(column, found));
@@ -58,15 +58,15 @@ pub(super) fn changes(name: &str, table: &Table) -> Vec<Change> {
     ] {
         let has_it = table.has(column) || column == "payment_order_id" && table.has("payment_id");
         if of == name && !has_it {
-            changes.push(Change::new(format!("{column} is added"), format!("ADD COLUMN {column} {kind}")));
+            changes.push(ColumnChange::new(format!("{column} is added"), format!("ADD COLUMN {column} {kind}")));
         }
     }
     changes
 }
 
-fn of_column(column: &str, found: &Column) -> Option<Change> {
+fn of_column(column: &str, found: &Column) -> Option<ColumnChange> {
     let was = &found.full_type;
-    let rename = |to| Change::new(format!("{column} becomes {to}"), format!("RENAME COLUMN {column} TO {to}"));
+    let rename = |to| ColumnChange::new(format!("{column} becomes {to}"), format!("RENAME COLUMN {column} TO {to}"));
     match column {
         "uid" => Some(rename("user_id")),
         "payment_id" => {
@@ -75,23 +75,23 @@ fn of_column(column: &str, found: &Column) -> Option<Change> {
             Some(change)
         }
         "payment_order_id" if !found.is_nullable => {
-            Some(Change::new(format!("{column} may be NULL"), payments_may_lack()))
+            Some(ColumnChange::new(format!("{column} may be NULL"), payments_may_lack()))
         }
-        // By name first: the numbers of an enum are those of its own order.
+        // Reordered by name first, because the numbers of an ENUM follow its own order.
         "type" if found.is_text() => {
             let by_name = format!("MODIFY type ENUM('free','balance') {UTF8} NOT NULL");
             let by_number = "MODIFY type TINYINT NOT NULL".to_owned();
             let alter = if *was == TYPES { vec![by_number] } else { vec![by_name, by_number] };
-            Some(Change { what: format!("type {was} becomes TINYINT, free 1, balance 2"), alter })
+            Some(ColumnChange { what: format!("type {was} becomes TINYINT, free 1, balance 2"), alter })
         }
-        // Ids that the database counted are texts like all others.
+        // Ids of AUTO_INCREMENT columns become texts, as all other ids.
         "user_balance_id" | "free_quota_id" | "billing_record_id" if found.is_whole_number() => {
             let text = format!("MODIFY {column} VARCHAR(36) {UTF8} NOT NULL");
-            Some(Change::new(format!("{column} {was} becomes VARCHAR(36)"), text))
+            Some(ColumnChange::new(format!("{column} {was} becomes VARCHAR(36)"), text))
         }
         "created_at" | "updated_at" if found.data_type == "timestamp" => {
             let plain = format!("MODIFY {column} DATETIME(6) NULL");
-            Some(Change::new(format!("{column} {was} becomes DATETIME"), plain))
+            Some(ColumnChange::new(format!("{column} {was} becomes DATETIME"), plain))
         }
         _ => None,
     }
@@ -101,7 +101,7 @@ fn payments_may_lack() -> String {
     format!("MODIFY payment_order_id VARCHAR(64) {UTF8} NULL")
 }
 
-/// Makes the changes of every table, and fills what is empty.
+/// Changes all tables, and fills in missing times.
 pub(super) async fn normalise(
     connection: &mut MySqlConnection,
     shape: &Shape,
@@ -111,7 +111,7 @@ pub(super) async fn normalise(
     for (name, table) in &shape.tables {
         for change in changes(name, table) {
             for alter in &change.alter {
-                tracing::info!(table = name, change = change.what, "changing a table of the legacy service");
+                tracing::info!(table = name, change = change.what, "legacy table changing");
                 execute(connection, format!("ALTER TABLE {name} {alter}")).await?;
             }
         }
@@ -125,7 +125,8 @@ pub(super) async fn normalise(
     Ok(())
 }
 
-/// One payment pays for one order, which the legacy service's tables may have left to its code.
+/// Adds a unique key, so that a payment pays for one order. The legacy service may have ensured
+/// that in its code only.
 pub(super) async fn ensure_one_order_a_payment(connection: &mut MySqlConnection) -> Result<(), StoreError> {
     let unique = sqlx::query(
         "SELECT 1 FROM information_schema.statistics WHERE table_schema = DATABASE() \
@@ -142,8 +143,8 @@ fn wall_clock(zone: Tz) -> NaiveDateTime {
     zone.from_utc_datetime(&Utc::now().naive_utc()).naive_local()
 }
 
-/// The legacy service ignored spaces at the end, and keys of ours do too; elsewhere two
-/// texts that differ in them are two.
+/// Removes spaces at the end of keys. The legacy service ignored them; in this service two texts
+/// that differ in them may count as two.
 async fn trim(connection: &mut MySqlConnection, name: &str) -> Result<(), StoreError> {
     let columns: &[&str] = match name {
         "free_quota" => &["user_id", "service_name", "reset_month"],
@@ -151,15 +152,15 @@ async fn trim(connection: &mut MySqlConnection, name: &str) -> Result<(), StoreE
         _ => &["user_id"],
     };
     let set: Vec<_> = columns.iter().map(|column| format!("{column} = RTRIM({column})")).collect();
-    let wanted: Vec<_> = columns.iter().map(|column| format!("{column} LIKE '% '")).collect();
-    // Or the database would say that the row was changed just now.
+    let matches: Vec<_> = columns.iter().map(|column| format!("{column} LIKE '% '")).collect();
+    // Otherwise MySQL sets updated_at to the current time.
     let kept = if name == "billing_record" { "" } else { ", updated_at = updated_at" };
-    execute(connection, format!("UPDATE {name} SET {}{kept} WHERE {}", set.join(", "), wanted.join(" OR "))).await
+    execute(connection, format!("UPDATE {name} SET {}{kept} WHERE {}", set.join(", "), matches.join(" OR "))).await
 }
 
-/// A row without a time gets that of the upgrade; a record the first day of all.
+/// Fills in missing times: a row gets the time of the conversion, and a record gets 1970-01-02.
 async fn fill_times(connection: &mut MySqlConnection, name: &str, now: NaiveDateTime) -> Result<(), StoreError> {
-    // Go's zero time is stored as zeros.
+    // Go stores its zero time as zeros.
     let is_missing = |column| format!("({column} IS NULL OR {column} < '1970-01-02 00:00:00')");
     let [created, updated] = ["created_at", "updated_at"].map(is_missing);
     let sql = if name == "billing_record" {

@@ -1,37 +1,40 @@
-//! What is there: whose database it is, and the columns of its tables.
+//! Inspects a database: its owner, and the columns of its tables.
 
 use std::collections::BTreeMap;
 
 use sqlx::{MySqlConnection, Row};
 
-use super::super::{optional_text, store_error, text};
-use crate::biz::values::error::StoreError;
+use crate::{
+    biz::values::error::StoreError,
+    data::{error::store_error, row::Columns},
+};
 
-/// The tables that the legacy service has, too.
+/// The tables that the legacy service also has.
 pub(super) const TABLES: [&str; 4] = ["user_balance", "free_quota", "billing_record", "recharge_order"];
 
-/// Whose database it is.
+/// The owner of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Of nobody yet.
+    /// None of the tables exists.
     Empty,
-    /// Of the legacy service, or half-way from it to ours.
+    /// The legacy service; the conversion may have begun.
     Legacy,
+    /// This service.
     Ours,
 }
 
-/// The four tables as they are.
+/// The current state of the four tables.
 pub(super) struct Shape {
     pub(super) kind: Kind,
-    /// Whether there is a table of the progress of an upgrade.
+    /// Whether the progress table of a conversion exists.
     pub(super) has_progress: bool,
     pub(super) tables: BTreeMap<&'static str, Table>,
 }
 
 pub(super) struct Table {
-    /// Only InnoDB knows transactions.
+    /// The storage engine. Only InnoDB has transactions.
     pub(super) engine: String,
-    /// By their names in small letters: in any case they are the same.
+    /// Columns by lower-case name, because MySQL ignores the case of column names.
     pub(super) columns: BTreeMap<String, Column>,
 }
 
@@ -44,12 +47,12 @@ pub(super) struct Column {
     pub(super) is_nullable: bool,
     /// Whether an insert may leave it out.
     pub(super) has_default: bool,
-    /// Whether the database numbers its rows.
+    /// Whether the column is AUTO_INCREMENT.
     pub(super) is_counted: bool,
     pub(super) is_in_primary_key: bool,
-    /// Of text, in characters.
+    /// Length of a text in characters.
     pub(super) length: Option<i64>,
-    /// Of numbers.
+    /// Decimal places of a number.
     pub(super) scale: Option<i64>,
 }
 
@@ -58,7 +61,7 @@ impl Table {
         self.columns.contains_key(column)
     }
 
-    /// The column of user ids, by either of its names.
+    /// The column of user ids, which is `uid` or `user_id`.
     pub(super) fn user(&self) -> &'static str {
         if self.has("uid") { "uid" } else { "user_id" }
     }
@@ -74,7 +77,7 @@ impl Column {
     }
 }
 
-/// Looks at the tables, by one query.
+/// Reads the state of the tables in one query.
 pub(super) async fn shape(connection: &mut MySqlConnection) -> Result<Shape, StoreError> {
     let rows = sqlx::query(
         "SELECT c.table_name, LOWER(column_name), LOWER(data_type), column_type, is_nullable = 'YES', \
@@ -92,15 +95,15 @@ pub(super) async fn shape(connection: &mut MySqlConnection) -> Result<Shape, Sto
     .map_err(store_error)?;
     let mut shape = Shape { kind: Kind::Empty, has_progress: false, tables: BTreeMap::new() };
     for row in &rows {
-        let name = text(row, 0)?;
+        let name = row.text(0)?;
         let Some(table) = TABLES.into_iter().find(|table| *table == name) else {
             shape.has_progress = true;
             continue;
         };
         let is_true = |at: usize| row.try_get::<i64, _>(at).map(|flag| flag != 0).map_err(store_error);
         let column = Column {
-            data_type: text(row, 2)?,
-            full_type: text(row, 3)?,
+            data_type: row.text(2)?,
+            full_type: row.text(3)?,
             is_nullable: is_true(4)?,
             has_default: is_true(5)?,
             is_counted: is_true(9)?,
@@ -108,12 +111,12 @@ pub(super) async fn shape(connection: &mut MySqlConnection) -> Result<Shape, Sto
             length: row.try_get(6).map_err(store_error)?,
             scale: row.try_get(7).map_err(store_error)?,
         };
-        let name = optional_text(row, 1)?.unwrap_or_default();
-        let engine = text(row, 8)?;
+        let name = row.optional_text(1)?.unwrap_or_default();
+        let engine = row.text(8)?;
         let table = shape.tables.entry(table).or_insert_with(|| Table { engine, columns: BTreeMap::new() });
         table.columns.insert(name, column);
     }
-    // The last step of an upgrade, and of making the tables: see
+    // The NOT NULL day is the last step of a conversion, and of creating the tables; see
     // `users::forbid_records_without_a_day`.
     let day = shape.tables.get("billing_record").and_then(|table| table.columns.get("usage_date"));
     shape.kind = match day {

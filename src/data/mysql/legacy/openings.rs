@@ -1,14 +1,15 @@
-//! What of a balance or a used quota does not follow from its history, as it was often set
-//! by hand: an opening entry says by how much, so that the audit is clean from then on.
+//! Opening entries. Some legacy balances and used quotas do not match their history, for example
+//! because they were set by hand. An opening entry records the difference, so that the audit
+//! finds none.
 //!
-//! It is computed as the audit computes it, from our tables after the migrations.
+//! The difference is computed as in the audit, from the tables after the migrations.
 
 use sqlx::{AssertSqlSafe, MySqlConnection};
 
-use super::{super::store_error, users::Chunk};
-use crate::biz::values::error::StoreError;
+use super::chunk::Chunk;
+use crate::{biz::values::error::StoreError, data::error::store_error};
 
-/// An account for everybody whom a table knows.
+/// Adds an account for every user in any of the tables.
 const ACCOUNTS: &str = "\
     INSERT INTO user_balance (user_id, balance, version, created_at, updated_at) \
     SELECT known.user_id, 0, 0, UTC_TIMESTAMP(6), UTC_TIMESTAMP(6) FROM ( \
@@ -17,7 +18,7 @@ const ACCOUNTS: &str = "\
         SELECT user_id FROM recharge_order WHERE user_id BETWEEN ? AND ?) known \
     LEFT JOIN user_balance account ON account.user_id = known.user_id WHERE account.user_id IS NULL";
 
-/// Balance − (successful recharges + adjustments − charged amounts).
+/// Adds balance − (successful recharges + adjustments − charged amounts), where it is not zero.
 const BALANCES: &str = "\
     INSERT INTO balance_adjustment \
     (user_id, adjustment_id, amount, reason, operator, request_id, balance_after, created_at) \
@@ -30,7 +31,7 @@ const BALANCES: &str = "\
         SELECT user_id, amount, 0 FROM usage_daily WHERE user_id BETWEEN ? AND ?) history \
     GROUP BY user_id HAVING SUM(difference) <> 0";
 
-/// Used quota − the free records of its month.
+/// Adds used quota − free units of its month, where it is not zero.
 const QUOTAS: &str = "\
     INSERT INTO quota_opening (user_id, reset_month, service_name, units, created_at) \
     SELECT user_id, reset_month, service_name, SUM(units), UTC_TIMESTAMP(6) FROM ( \
@@ -40,16 +41,16 @@ const QUOTAS: &str = "\
         -free_count FROM usage_daily WHERE free_count <> 0 AND user_id BETWEEN ? AND ?) history \
     GROUP BY user_id, reset_month, service_name HAVING SUM(units) <> 0";
 
-/// Orders whose callback was lost were often made good by hand. Where the balance is that much
-/// above its history, one that stays pending is not looked up any more: payment-service
-/// would say that it is paid, and it would credit once more.
+/// Expires pending orders that may have been credited by hand, because their callback was lost. An
+/// order counts as such if its user's opening entry is at least its amount. If it stayed pending,
+/// payment-service could report it as paid, and it would be credited twice.
 const PERHAPS_MADE_GOOD: &str = "\
     UPDATE recharge_order paid JOIN balance_adjustment opening \
         ON opening.user_id = paid.user_id AND opening.adjustment_id = 'opening' AND opening.amount >= paid.amount \
     SET paid.status = 'expired', paid.updated_at = paid.updated_at \
     WHERE paid.status = 'pending' AND paid.user_id BETWEEN ? AND ?";
 
-/// Writes the openings of the users of a chunk, whose rollup is there.
+/// Writes the opening entries of a chunk of users, whose rollup is already written.
 pub(super) async fn write(connection: &mut MySqlConnection, chunk: &Chunk) -> Result<(), StoreError> {
     for sql in [ACCOUNTS, BALANCES, QUOTAS, PERHAPS_MADE_GOOD] {
         let mut query = sqlx::query(AssertSqlSafe(sql));

@@ -1,29 +1,32 @@
-//! The plan of an upgrade, in lines for people.
+//! The plan of a conversion, in lines for people.
 
 use chrono::NaiveDateTime;
 use rust_decimal::Decimal;
 use sqlx::{AssertSqlSafe, MySqlConnection, Row, mysql::MySqlRow};
 
 use super::{
-    super::{store_error, text},
-    Reading,
     columns::changes,
     inspect::{Shape, TABLES, Table},
+    reading::Reading,
 };
-use crate::{biz::values::error::StoreError, data::plan::Plan};
+use crate::{
+    biz::values::error::StoreError,
+    data::{error::store_error, plan::UpgradePlan, row::Columns},
+};
 
-/// What the tables hold, and how much of it does not follow from their history.
+/// The content of the legacy tables, and its differences from the history.
 pub(super) struct Books {
     rows: Vec<(&'static str, i64)>,
-    /// A record: id and time.
+    /// Id and time of one record.
     example: Option<(String, NaiveDateTime)>,
     balances: Differences,
     quotas: Differences,
-    /// Top-ups that nobody has reported: how many, and their sum.
+    /// Number and sum of the pending top-ups.
     pending: (i64, Decimal),
 }
 
-/// Of how many accounts how many differ, and by how much in sum, upwards and downwards.
+/// The number of accounts (`of`), the number that differ (`found`), and the sums of positive and
+/// negative differences.
 #[derive(Default)]
 struct Differences {
     of: i64,
@@ -33,7 +36,7 @@ struct Differences {
 }
 
 impl Books {
-    /// Counts and adds up, in the legacy service's own tables.
+    /// Counts and adds up the rows of the legacy tables.
     pub(super) async fn read(
         connection: &mut MySqlConnection,
         shape: &Shape,
@@ -56,13 +59,13 @@ impl Books {
     }
 }
 
-/// The rows of the users who are still to be taken over.
+/// The rows of the users that are not converted yet.
 struct Remaining<'a> {
     shape: &'a Shape,
     reading: &'a Reading,
 }
 
-/// Text as it compares afterwards.
+/// SQL of a text as it compares after the conversion.
 fn key(column: &str) -> String {
     format!("CONVERT(RTRIM({column}) USING utf8mb4) COLLATE utf8mb4_bin")
 }
@@ -121,8 +124,8 @@ impl Remaining<'_> {
     }
 }
 
-/// Adds up the parts of each account. There may be as many accounts as records: sorting
-/// them takes a third of the time that a table of them on disk does.
+/// Adds up the parts of each account. There may be as many accounts as records, so the query asks
+/// for sorting (SQL_BIG_RESULT), which takes a third of the time of a temporary table on disk.
 async fn differences(
     connection: &mut MySqlConnection,
     parts: Vec<String>,
@@ -145,7 +148,7 @@ async fn differences(
     Ok(Differences { of: count(0)?, found: count(1)?, above: sum(2)?, below: sum(3)? })
 }
 
-/// Binds the last user to each of the parts, where there is one.
+/// Runs a query. Binds the last converted user, if any, to each of the parts.
 async fn fetch(
     connection: &mut MySqlConnection,
     sql: String,
@@ -174,7 +177,7 @@ async fn example(
     if row.try_get::<i64, _>(2).map_err(store_error)? == 0 {
         return Ok(None);
     }
-    Ok(Some((text(&row, 0)?, row.try_get(1).map_err(store_error)?)))
+    Ok(Some((row.text(0)?, row.try_get(1).map_err(store_error)?)))
 }
 
 async fn pending(connection: &mut MySqlConnection, remaining: &Remaining<'_>) -> Result<(i64, Decimal), StoreError> {
@@ -188,44 +191,42 @@ async fn pending(connection: &mut MySqlConnection, remaining: &Remaining<'_>) ->
     Ok((row.try_get(0).map_err(store_error)?, sum.normalize()))
 }
 
-/// Says what will be done.
-pub(super) fn describe(plan: &mut Plan, shape: &Shape, reading: &Reading, found: &str, books: &Books) {
+/// Adds the lines of the conversion to the plan.
+pub(super) fn describe(plan: &mut UpgradePlan, shape: &Shape, reading: &Reading, found: &str, books: &Books) {
     plan.has_work = true;
     let lines = &mut plan.lines;
     let last = match &reading.begun {
         Some(begun) => {
-            lines.push("the database is the legacy service's: an upgrade of it was begun, and goes on".into());
+            lines.push("the database is the legacy service's; its conversion has begun, and continues".into());
             begun.last_user.as_ref()
         }
         None => {
-            lines.push(
-                "the database is the legacy service's, and becomes this one's in place; every row is kept".into(),
-            );
+            lines.push("the database is the legacy service's; it is converted in place, and every row is kept".into());
             None
         }
     };
     for (name, rows) in &books.rows {
         let changes = shape.tables.get(name).map(|table| changes(name, table)).unwrap_or_default();
         let changes: Vec<_> = changes.into_iter().map(|change| change.what).collect();
-        let changes = if changes.is_empty() { "no column changes its name".to_owned() } else { changes.join("; ") };
+        let changes = if changes.is_empty() { "no column changes".to_owned() } else { changes.join("; ") };
         lines.push(format!("{name}: {rows} rows; {changes}"));
     }
     let (zone, billing) = (reading.zone, reading.billing_zone);
-    let why = if reading.begun.is_some() { "as it was begun" } else { found };
-    lines.push(format!("times are wall-clock times of {zone} ({why}) and become UTC; days are those of {billing}"));
+    let why = if reading.begun.is_some() { "set when the conversion began" } else { found };
+    lines.push(format!("times: wall-clock times of {zone} ({why}) become UTC; billing days are those of {billing}"));
     if let Some((id, wall)) = &books.example {
         let utc = reading.times.instant(*wall);
         let utc = utc.naive_utc();
         lines.push(format!("for example, created_at of billing_record {id}: {wall} becomes {utc} UTC"));
     }
-    let of = if last.is_some() { " that remain" } else { "" };
-    describe_differences(lines, &format!("balances{of}"), "recharges and records", &books.balances);
-    describe_differences(lines, &format!("used quotas{of}"), "free records of the month", &books.quotas);
+    let remaining = if last.is_some() { "remaining " } else { "" };
+    describe_differences(lines, &format!("{remaining}balances"), "recharges and records", &books.balances);
+    describe_differences(lines, &format!("{remaining}used quotas"), "free records of the month", &books.quotas);
     let (count, sum) = books.pending;
     if count > 0 {
         lines.push(format!(
-            "pending top-ups{of}: {count}, of {sum} in sum; those that an opening entry of their user would cover \
-             expire, because they may have been made good by hand; payment-service is asked about the others"
+            "{remaining}pending top-ups: {count}, {sum} in total; a top-up that an opening entry of its user covers \
+            expires, because it may have been credited by hand; the others are looked up at payment-service"
         ));
     }
 }
@@ -233,12 +234,12 @@ pub(super) fn describe(plan: &mut Plan, shape: &Shape, reading: &Reading, found:
 fn describe_differences(lines: &mut Vec<String>, what: &str, history: &str, differences: &Differences) {
     let Differences { of, found, above, below } = differences;
     lines.push(if *found == 0 {
-        format!("{what}: {of}, all of which follow from their {history}")
+        format!("{what}: {of}; all match their {history}")
     } else {
         let below = below.abs();
         format!(
-            "{what}: {of}, of which {found} do not follow from their {history} and get opening entries, \
-             +{above} and -{below} in sum"
+            "{what}: {of}; {found} do not match their {history} and get opening entries, \
+            +{above} and -{below} in total"
         )
     });
 }

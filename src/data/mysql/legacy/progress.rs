@@ -1,68 +1,69 @@
-//! How far an upgrade has got: the row of `former_upgrade`, which is there while one is
-//! under way.
+//! The progress of a conversion: the row of `former_upgrade`, a table that exists during the
+//! conversion.
 
 use chrono_tz::Tz;
 use sqlx::MySqlConnection;
 
-use super::{
-    super::{optional_text, store_error, text},
-    Settings, execute,
+use super::{options::UpgradeOptions, session::execute};
+use crate::{
+    biz::values::error::StoreError,
+    data::{error::store_error, row::Columns},
 };
-use crate::biz::values::error::StoreError;
 
-/// An upgrade that was begun, perhaps by another process.
+/// A conversion that has begun, possibly in another process.
 #[derive(Debug)]
-pub(super) struct Begun {
+pub(super) struct UpgradeProgress {
     legacy_zone: String,
     billing_zone: String,
-    /// Everything of the users up to this one, in key order, is done.
+    /// All users up to this one, in key order, are converted.
     pub(super) last_user: Option<String>,
 }
 
-impl Begun {
-    /// The zone that it reads times in. Those that were converted can't be read in another.
-    pub(super) fn legacy_zone(&self, settings: &Settings) -> Result<Tz, StoreError> {
-        match &settings.legacy_zone.zone {
-            Ok(zone) if settings.legacy_zone.is_chosen && zone.name() != self.legacy_zone => {
+impl UpgradeProgress {
+    /// The zone of the legacy times. It can't change during a conversion, because the times of
+    /// some users are converted already.
+    pub(super) fn legacy_zone(&self, options: &UpgradeOptions) -> Result<Tz, StoreError> {
+        match &options.legacy_zone.zone {
+            Ok(zone) if options.legacy_zone.is_chosen && zone.name() != self.legacy_zone => {
                 Err(other_zone("data.database.legacy_zone or --legacy-zone", &self.legacy_zone, *zone))
             }
             _ => parse(&self.legacy_zone),
         }
     }
 
-    /// The zone that it gives days in.
-    pub(super) fn billing_zone(&self, settings: &Settings) -> Result<Tz, StoreError> {
-        if settings.billing_zone.name() == self.billing_zone {
-            return Ok(settings.billing_zone);
+    /// The zone of the billing days.
+    pub(super) fn billing_zone(&self, options: &UpgradeOptions) -> Result<Tz, StoreError> {
+        if options.billing_zone.name() == self.billing_zone {
+            return Ok(options.billing_zone);
         }
-        Err(other_zone("billing.timezone", &self.billing_zone, settings.billing_zone))
+        Err(other_zone("billing.timezone", &self.billing_zone, options.billing_zone))
     }
 }
 
 fn parse(zone: &str) -> Result<Tz, StoreError> {
-    zone.parse().map_err(|_| StoreError::Failed(format!("former_upgrade names an unknown zone {zone:?}")))
+    zone.parse().map_err(|_| StoreError::Failed(format!("the table former_upgrade names an unknown zone {zone:?}")))
 }
 
 fn other_zone(of: &str, begun: &str, now: Tz) -> StoreError {
     StoreError::Failed(format!(
-        "{of} is {now}, but this upgrade was begun with {begun} and can only go on with it: set it back to {begun}, \
-         or restore the backup and begin again"
+        "{of} is {now}, but the conversion began with {begun}: set it back to {begun}, or restore the backup and \
+        begin again"
     ))
 }
 
-/// Nothing, when it was not begun.
-pub(super) async fn begun(connection: &mut MySqlConnection) -> Result<Option<Begun>, StoreError> {
+/// The progress of a conversion; `None` before it begins.
+pub(super) async fn begun(connection: &mut MySqlConnection) -> Result<Option<UpgradeProgress>, StoreError> {
     let row = sqlx::query("SELECT legacy_zone, billing_zone, last_user FROM former_upgrade")
         .fetch_optional(connection)
         .await
         .map_err(store_error)?;
     row.map(|row| {
-        Ok(Begun { legacy_zone: text(&row, 0)?, billing_zone: text(&row, 1)?, last_user: optional_text(&row, 2)? })
+        Ok(UpgradeProgress { legacy_zone: row.text(0)?, billing_zone: row.text(1)?, last_user: row.optional_text(2)? })
     })
     .transpose()
 }
 
-/// Remembers the zones before the first change, so that all of it is made in the same.
+/// Saves the zones before the first change, so that the whole conversion uses them.
 pub(super) async fn begin(connection: &mut MySqlConnection, legacy: Tz, billing: Tz) -> Result<(), StoreError> {
     execute(
         connection,
@@ -86,8 +87,9 @@ pub(super) async fn begin(connection: &mut MySqlConnection, legacy: Tz, billing:
     .map_err(store_error)
 }
 
-/// Within the transaction that did it: everything of the users behind `before` up to `last`
-/// is done. Only once: on a cluster the lock may be of one node alone.
+/// Saves that the users after `before` up to `last` are converted, in the transaction that
+/// converted them. Fails if another process has converted them; on a cluster, the lock may
+/// cover one node only.
 pub(super) async fn reached(
     connection: &mut MySqlConnection,
     before: Option<&str>,
@@ -95,10 +97,14 @@ pub(super) async fn reached(
 ) -> Result<(), StoreError> {
     let reached = sqlx::query("UPDATE former_upgrade SET last_user = ? WHERE id = 1 AND last_user <=> ?");
     let rows = reached.bind(last).bind(before).execute(connection).await.map_err(store_error)?.rows_affected();
-    if rows == 1 { Ok(()) } else { Err(StoreError::Failed("another process takes the same users over".into())) }
+    if rows == 1 {
+        Ok(())
+    } else {
+        Err(StoreError::Failed("another process converts the same users; stop all but one, and start it again".into()))
+    }
 }
 
-/// The upgrade is finished, which the schema says by then.
+/// Drops the progress after the conversion. The schema shows by then that it is finished.
 pub(super) async fn forget(connection: &mut MySqlConnection) -> Result<(), StoreError> {
     execute(connection, "DROP TABLE IF EXISTS former_upgrade").await
 }

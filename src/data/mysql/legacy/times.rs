@@ -1,23 +1,23 @@
-//! Wall-clock times of the legacy service as instants, and the billing days of these.
+//! Converts wall-clock times of the legacy service to instants and to billing days.
 //!
-//! SQL does not know the zones, so it gets them as a list of spans of wall-clock time,
-//! each with how far UTC and the billing zone are away from it.
+//! MySQL may not know the zones, so the SQL contains them as a list of spans of wall-clock time,
+//! each with its shifts to UTC and to the billing zone.
 
 use chrono::{DateTime, Days, Duration, NaiveDate, NaiveDateTime, NaiveTime, Offset, TimeZone, Utc};
 use chrono_tz::Tz;
 
-/// A record without a time is of this day, which the migrations write and which is of no
-/// zone; whatever is before the next one is taken to be UTC.
+/// The day of a record without a time, which the migrations write. Times up to the end of this day
+/// count as UTC, because they belong to no zone.
 const FIRST_DAY: NaiveDate = match NaiveDate::from_ymd_opt(1970, 1, 2) {
     Some(day) => day,
     None => NaiveDate::MIN,
 };
 
-/// How the legacy service's times are read.
+/// The conversion of the legacy times.
 pub(super) struct Times {
     legacy: Tz,
     billing: Tz,
-    /// Newest first, so that SQL finds the span of a late time early.
+    /// Newest first, because most times are recent, and SQL tries the spans in order.
     spans: Vec<Span>,
 }
 
@@ -27,7 +27,7 @@ struct Span {
     shifts: Shifts,
 }
 
-/// Seconds from a wall-clock time to the same instant by other clocks.
+/// Seconds to add to a wall-clock time for the same instant in UTC and in the billing zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Shifts {
     to_utc: i64,
@@ -35,7 +35,7 @@ struct Shifts {
 }
 
 impl Times {
-    /// Of times until a while after `now`.
+    /// The conversion of times up to a year after `now`.
     pub(super) fn new(legacy: Tz, billing: Tz, now: DateTime<Utc>) -> Self {
         let from = (FIRST_DAY + Days::new(1)).and_time(NaiveTime::MIN);
         let until = now.naive_utc() + Duration::days(366);
@@ -53,22 +53,22 @@ impl Times {
         Self { legacy, billing, spans }
     }
 
-    /// Whether wall-clock times are UTC already.
+    /// Whether the legacy times are UTC already.
     pub(super) fn are_utc(&self) -> bool {
         self.spans.iter().all(|span| span.shifts.to_utc == 0)
     }
 
-    /// The instant that `wall` is.
+    /// The instant of the wall-clock time `wall`.
     pub(super) fn instant(&self, wall: NaiveDateTime) -> DateTime<Utc> {
         if wall.date() <= FIRST_DAY { wall.and_utc() } else { instant(self.legacy, wall) }
     }
 
-    /// SQL of the instant that the wall-clock time in `column` is, as a time in UTC.
+    /// SQL that converts the wall-clock time in `column` to UTC.
     pub(super) fn utc_sql(&self, column: &str) -> String {
         self.case(column, 0, |shifts| shifts.to_utc)
     }
 
-    /// SQL of the time by the billing zone's clock at the wall-clock time in `column`.
+    /// SQL that converts the wall-clock time in `column` to a time of the billing zone.
     pub(super) fn billing_sql(&self, column: &str) -> String {
         let first_day = offset(self.billing, FIRST_DAY.and_time(NaiveTime::MIN));
         self.case(column, first_day, |shifts| shifts.to_billing)
@@ -83,10 +83,9 @@ impl Times {
     }
 }
 
-/// The instant that the legacy service read from a stored wall-clock time, so that it
-/// shows the same one before and after. Where the clocks go back a time comes twice, and
-/// where they go forward one never comes: like Go's `time.Date`, this takes the offset
-/// that holds at the instant which the first guess leads to.
+/// The instant that the legacy service read from a stored wall-clock time, so that the conversion
+/// does not change it. A time may occur twice, when the clocks go back, or never, when they go
+/// forward. As Go's `time.Date`, this uses the offset at the instant of the first guess.
 fn instant(zone: Tz, wall: NaiveDateTime) -> DateTime<Utc> {
     let guess = wall - Duration::seconds(offset(zone, wall));
     (wall - Duration::seconds(offset(zone, guess))).and_utc()
@@ -98,17 +97,17 @@ fn shifts(legacy: Tz, billing: Tz, wall: NaiveDateTime) -> Shifts {
     Shifts { to_utc, to_billing: to_utc + offset(billing, utc) }
 }
 
-/// Seconds that the clocks of `zone` are ahead of UTC at `utc`.
+/// Offset of `zone` from UTC at `utc`, in seconds.
 fn offset(zone: Tz, utc: NaiveDateTime) -> i64 {
     zone.offset_from_utc_datetime(&utc).fix().local_minus_utc().into()
 }
 
-/// Every wall-clock time at which the shifts may change, in any order.
+/// All wall-clock times at which the shifts may change, in any order.
 fn starts(legacy: Tz, billing: Tz, from: NaiveDateTime, until: NaiveDateTime) -> Vec<NaiveDateTime> {
     let mut starts = Vec::new();
     for zone in [legacy, billing] {
         for change in changes(zone, from - Duration::days(2), until) {
-            // By the clocks of the legacy zone, as they are on both sides of the change.
+            // In wall-clock time of the legacy zone, with the offsets before and after the change.
             starts.push(change);
             for near in [change - Duration::days(1), change - Duration::seconds(1), change, change + Duration::days(1)]
             {
@@ -119,12 +118,12 @@ fn starts(legacy: Tz, billing: Tz, from: NaiveDateTime, until: NaiveDateTime) ->
     starts
 }
 
-/// The instants at which the clocks of `zone` change.
+/// The instants at which the offset of `zone` changes.
 fn changes(zone: Tz, from: NaiveDateTime, until: NaiveDateTime) -> Vec<NaiveDateTime> {
     let mut changes = Vec::new();
     let mut before = from;
     while before < until {
-        // No zone changes its clocks twice in such a time.
+        // No zone changes its offset twice in 12 hours.
         let after = before + Duration::hours(12);
         if offset(zone, before) != offset(zone, after) {
             let (mut low, mut high) = (before, after);
@@ -170,7 +169,7 @@ mod tests {
             for billing in ["UTC", "Asia/Shanghai", "America/Santiago", "Australia/Lord_Howe"].map(zone) {
                 let times = Times::new(legacy, billing, now);
                 assert!(times.spans.len() < 1200, "{legacy} {billing}: {}", times.spans.len());
-                // The last year finely, and all before in steps that meet every hour of the day.
+                // The last year in steps of 15 minutes; before it in steps that reach every hour of the day.
                 let (mut wall, end) = (wall("1970-01-03T00:00:00"), wall("2027-02-01T00:00:00"));
                 while wall < end {
                     let at = times.spans.partition_point(|span| span.from > wall);
@@ -181,10 +180,10 @@ mod tests {
         }
     }
 
-    /// As `time.Date` of Go's library works out an offset: that at the time as if it were
-    /// UTC, and where that leads across a change of the clocks, that on its other side.
+    /// Source: `time.Date` of Go. It takes the offset at the time read as UTC; if the result lies
+    /// across a change of the offset, it takes the offset on the other side.
     #[test]
-    fn times_that_come_twice_or_never_are_read_as_go_reads_them() {
+    fn times_that_occur_twice_or_never_are_read_as_in_go() {
         for (name, local, utc) in [
             ("Europe/Berlin", "2026-10-25T01:59:59", "2026-10-24T23:59:59Z"),
             ("Europe/Berlin", "2026-10-25T02:30:00", "2026-10-25T01:30:00Z"),

@@ -1,32 +1,26 @@
-//! The rows of the legacy service, some users at a time: times become UTC, records get
-//! their billing days, and the rollup and the opening entries are written. A transaction
-//! does all of it for its users, and says so in `former_upgrade`: nothing is done twice.
+//! Converts the legacy rows in chunks of users: times become UTC, records get their billing days,
+//! and the rollup and the opening entries are written. One transaction does all of it for a chunk
+//! and saves the progress in `former_upgrade`, so nothing is done twice.
 
 use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row};
 
-use super::{
-    super::{optional_text, store_error},
-    Reading, execute, openings, progress,
+use super::{chunk::Chunk, openings, progress, reading::Reading, session::execute};
+use crate::{
+    biz::values::error::StoreError,
+    data::{error::store_error, row::Columns},
 };
-use crate::biz::values::error::StoreError;
 
-/// Users in one transaction, and records of these before the last one's.
+/// Limits of one transaction: users, and records. The records of the last user may exceed it.
 const USERS: u32 = 500;
 const RECORDS: u32 = 10_000;
-/// How often it is logged how far it has got.
+/// Interval of the progress log.
 const SHOW_EVERY: Duration = Duration::from_secs(5);
-/// Where users are found: by the first column of a key in each.
+/// The tables that users are read from; in each, a key starts with the user id.
 const TABLES: [&str; 4] = ["user_balance", "free_quota", "billing_record", "recharge_order"];
 
-/// The users from one to another in key order, both included.
-pub(super) struct Chunk {
-    pub(super) first: String,
-    pub(super) last: String,
-}
-
-/// Takes over every user who is not yet.
+/// Converts all users that are not converted yet.
 pub(super) async fn take_over(connection: &mut MySqlConnection, reading: &Reading) -> Result<(), StoreError> {
     let statements = statements(reading);
     let mut last = reading.begun.as_ref().and_then(|begun| begun.last_user.clone());
@@ -43,18 +37,18 @@ pub(super) async fn take_over(connection: &mut MySqlConnection, reading: &Readin
         chunks += 1;
         if shown.elapsed() >= SHOW_EVERY {
             shown = Instant::now();
-            tracing::info!(chunks, last_user = chunk.last, "taking over the users of the legacy service");
+            tracing::info!(chunks, last_user = chunk.last, "legacy users converting");
         }
         last = Some(chunk.last);
     }
     Ok(())
 }
 
-/// What is done to the rows of a chunk, whose bounds are the two parameters of each.
+/// The SQL statements for a chunk. Each has two parameters: the first and the last user.
 fn statements(reading: &Reading) -> Vec<String> {
     let times = &reading.times;
     let range = "WHERE user_id BETWEEN ? AND ?";
-    // Assigned from left to right: the day is read from the time as it was.
+    // MySQL assigns from left to right, so the day is computed from the old time.
     let mut set = format!("usage_date = DATE({})", times.billing_sql("created_at"));
     let mut statements = Vec::new();
     if !times.are_utc() {
@@ -75,7 +69,7 @@ fn statements(reading: &Reading) -> Vec<String> {
     statements
 }
 
-/// The next users behind `last`, at most so many, and of so many records.
+/// The next chunk after the user `last`: at most [`USERS`] users, with about [`RECORDS`] records.
 async fn next(connection: &mut MySqlConnection, last: Option<&str>) -> Result<Option<Chunk>, StoreError> {
     let behind = if last.is_some() { "WHERE user_id > ?" } else { "" };
     let parts =
@@ -89,7 +83,7 @@ async fn next(connection: &mut MySqlConnection, last: Option<&str>) -> Result<Op
         query = query.bind(last);
     }
     let row = query.fetch_one(&mut *connection).await.map_err(store_error)?;
-    let (Some(first), Some(mut last)) = (optional_text(&row, 0)?, optional_text(&row, 1)?) else { return Ok(None) };
+    let (Some(first), Some(mut last)) = (row.optional_text(0)?, row.optional_text(1)?) else { return Ok(None) };
     let full = sqlx::query(
         "SELECT user_id FROM billing_record WHERE user_id BETWEEN ? AND ? ORDER BY user_id LIMIT 1 OFFSET ?",
     )
@@ -100,18 +94,18 @@ async fn next(connection: &mut MySqlConnection, last: Option<&str>) -> Result<Op
     .await
     .map_err(store_error)?;
     if let Some(row) = full {
-        last = optional_text(&row, 0)?.unwrap_or(last);
+        last = row.optional_text(0)?.unwrap_or(last);
     }
     Ok(Some(Chunk { first, last }))
 }
 
-/// The last step: with it the database is ours.
+/// The last step of a conversion. It marks the database as this service's.
 pub(super) async fn forbid_records_without_a_day(connection: &mut MySqlConnection) -> Result<(), StoreError> {
     let row = sqlx::query("SELECT COUNT(*) FROM billing_record WHERE usage_date IS NULL").fetch_one(&mut *connection);
     let late: i64 = row.await.and_then(|row| row.try_get(0)).map_err(store_error)?;
     if late > 0 {
         return Err(StoreError::Failed(format!(
-            "the legacy service wrote {late} records while its tables were taken over: stop it, restore the backup, \
+            "the legacy service wrote {late} records during the conversion: stop it, restore the backup, \
              and begin again"
         )));
     }

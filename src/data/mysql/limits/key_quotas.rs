@@ -1,15 +1,20 @@
 //! Quotas of API keys: rows of `api_key_quota`.
 
 use async_trait::async_trait;
-use sqlx::{Row, mysql::MySqlRow};
 
 use crate::{
     biz::{
-        limits::key_quota::{KeyQuota, KeyQuotaStore, KeyQuotas, NewKeyQuota, QuotaType},
+        limits::key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
         settlement::keys::Keys,
         values::{calendar::BillingTime, error::StoreError, ids::ApiKeyId},
     },
-    data::mysql::{MySqlStore, corrupt, statement::Statement, store_error, text},
+    data::{
+        mysql::{
+            MySqlStore,
+            statement::{LockMode, Statement},
+        },
+        rows::key_quota,
+    },
 };
 
 #[async_trait]
@@ -51,50 +56,59 @@ impl KeyQuotaStore for MySqlStore {
         )
         .bind(key.as_str().as_bytes());
         let mut quotas = KeyQuotas::new();
-        add(&mut quotas, &self.reader.fetch_all(query).await?)?;
+        self.reader.fetch_all(query).await?.iter().try_for_each(|row| key_quota::add(&mut quotas, row))?;
         Ok(quotas)
     }
 }
 
-/// Locks the quotas of the keys that the batch's calls are made with. Accounts are locked
-/// before them, so that no two batches wait for each other.
-pub fn lock(statement: &mut Statement, keys: &Keys<'_>) {
-    statement
-        .push(
-            "SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version FROM api_key_quota \
-             WHERE api_key_id IN (",
-        )
-        .texts(keys.api_keys.iter().map(|key| key.as_str()))
-        .push(") ORDER BY api_key_id, quota_type FOR UPDATE; ");
+/// Locks the quotas of the keys that the calls of the batch are made with, and of the keys of
+/// the reservations that end, in key order: transactions that wait for several keys wait in
+/// the same order.
+pub fn lock(statement: &mut Statement, keys: &Keys<'_>, mode: LockMode) {
+    statement.push(
+        "SELECT k.api_key_id, k.quota_type, k.period, k.quota_limit, k.used, k.usage_date, k.created_at, k.version",
+    );
+    of_batch(statement, keys);
+    statement.push(mode.suffix());
 }
 
-/// As [`lock`], of the keys that reservations were made with which end.
-pub fn lock_of_ending(statement: &mut Statement, keys: &Keys<'_>) {
-    statement
-        .push(
-            "SELECT k.api_key_id, k.quota_type, k.period, k.quota_limit, k.used, k.usage_date, k.created_at, k.version \
-             FROM billing_transaction t STRAIGHT_JOIN api_key_quota k ON k.api_key_id = t.api_key_id \
-             WHERE (t.user_id, t.trace_id) IN (",
-        )
-        .pairs(&keys.ending)
-        .push(") ORDER BY k.api_key_id, k.quota_type FOR UPDATE; ");
+/// Reads which quotas the keys of [`lock`] have, whoever holds their locks.
+pub fn read_present(statement: &mut Statement, keys: &Keys<'_>) {
+    statement.push("SELECT k.api_key_id, k.quota_type");
+    of_batch(statement, keys);
+    statement.push("; ");
 }
 
-/// The rows of [`lock`] and of [`lock_of_ending`].
-pub fn add(quotas: &mut KeyQuotas, rows: &[MySqlRow]) -> Result<(), StoreError> {
-    for row in rows {
-        let kind: QuotaType = text(row, 1)?.parse().map_err(|_| corrupt("quota type"))?;
-        let quota = KeyQuota {
-            period: text(row, 2)?.parse().map_err(|_| corrupt("period"))?,
-            limit: row.try_get(3).map_err(store_error)?,
-            used: row.try_get(4).map_err(store_error)?,
-            day: row.try_get(5).map_err(store_error)?,
-            since: row.try_get(6).map_err(store_error)?,
-            version: row.try_get(7).map_err(store_error)?,
-        };
-        quotas.insert((ApiKeyId::from_stored(text(row, 0)?), kind), quota);
+/// Waits for the quotas of one key.
+pub fn wait_for(statement: &mut Statement, key: &ApiKeyId) {
+    statement
+        .push("SELECT 1 FROM api_key_quota WHERE api_key_id = ")
+        .texts([key.as_str()])
+        .push(" ORDER BY quota_type FOR UPDATE; ");
+}
+
+/// The keys of reservations stand in their transactions, which are read without a lock. The
+/// limit keeps the order of the list, by which rows are then locked one after the other.
+fn of_batch(statement: &mut Statement, keys: &Keys<'_>) {
+    if keys.ending.is_empty() {
+        statement
+            .push(" FROM api_key_quota k WHERE k.api_key_id IN (")
+            .texts(keys.api_keys.iter().map(|key| key.as_str()))
+            .push(") ORDER BY k.api_key_id, k.quota_type");
+        return;
     }
-    Ok(())
+    statement
+        .push(" FROM (SELECT api_key_id FROM billing_transaction WHERE api_key_id IS NOT NULL AND (user_id, trace_id) IN (")
+        .pairs(&keys.ending)
+        .push(")");
+    for key in &keys.api_keys {
+        statement.push(" UNION SELECT ").texts([key.as_str()]);
+    }
+    let count = keys.ending.len() + keys.api_keys.len();
+    statement
+        .push(" ORDER BY api_key_id LIMIT ")
+        .number(count as u64)
+        .push(") named STRAIGHT_JOIN api_key_quota k ON k.api_key_id = named.api_key_id");
 }
 
 /// The rows are there, and locked.

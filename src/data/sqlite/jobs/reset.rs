@@ -13,7 +13,11 @@ use crate::{
             ids::ServiceName,
         },
     },
-    data::sqlite::{SqliteStore, row::number, store_error, writer::writer_error},
+    data::{
+        error::store_error,
+        rows::jobs::lacking_of,
+        sqlite::{SqliteStore, writer::writer_error},
+    },
 };
 
 #[async_trait]
@@ -50,7 +54,7 @@ impl QuotaRows for SqliteStore {
         .fetch_one(&self.reader)
         .await
         .map_err(store_error)?;
-        Ok(Lacking { rows: number(&row, 0)?, totals: number(&row, 1)? })
+        lacking_of(&row)
     }
 }
 

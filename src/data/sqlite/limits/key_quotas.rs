@@ -1,25 +1,24 @@
 //! Quotas of API keys: rows of `api_key_quota`.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use rusqlite::{Transaction, params};
+use rusqlite::{Statement, Transaction, params};
 
 use crate::{
     biz::{
-        limits::key_quota::{KeyQuota, KeyQuotaStore, KeyQuotas, NewKeyQuota, QuotaType},
-        settlement::{keys::Keys, rule::State},
+        limits::key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
+        settlement::{lock::LeftOut, posting::Batch, rule::State},
         values::{calendar::BillingTime, error::StoreError, ids::ApiKeyId},
     },
-    data::sqlite::{
-        SqliteStore, corrupt,
-        row::{Row, day_of, instant, text},
-        store_error,
-        writer::writer_error,
+    data::{
+        error::store_error,
+        rows::key_quota,
+        sqlite::{SqliteStore, writer::writer_error},
     },
 };
 
-/// As [`add`] reads them.
+/// As [`key_quota::add`] reads them.
 const OF_KEY: &str = "\
     SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version FROM api_key_quota \
     WHERE api_key_id = ?";
@@ -49,39 +48,36 @@ impl KeyQuotaStore for SqliteStore {
     async fn key_quotas(&self, key: &ApiKeyId) -> Result<KeyQuotas, StoreError> {
         let rows = sqlx::query(OF_KEY).bind(key.as_str()).fetch_all(&self.reader).await.map_err(store_error)?;
         let mut quotas = KeyQuotas::new();
-        rows.iter().try_for_each(|row| add(&mut quotas, row))?;
+        rows.iter().try_for_each(|row| key_quota::add(&mut quotas, row))?;
         Ok(quotas)
     }
 }
 
 /// Loads the quotas of the batch's keys; the transactions that end are loaded already.
-pub fn load(transaction: &Transaction<'_>, keys: &Keys<'_>, state: &mut State) -> Result<(), StoreError> {
-    let ending = keys.ending.iter().filter_map(|(user, trace)| {
-        let transaction = state.transactions.get(&((*user).clone(), (*trace).clone()))?;
-        transaction.content.api_key.as_ref()
-    });
-    let all: BTreeSet<&ApiKeyId> = keys.api_keys.iter().copied().chain(ending).collect();
+pub fn load(
+    transaction: &Transaction<'_>,
+    batch: &Batch,
+    (state, left_out): (&mut State, &mut LeftOut),
+) -> Result<(), StoreError> {
     let mut find = transaction.prepare_cached(OF_KEY).map_err(writer_error)?;
-    for key in all {
-        let mut rows = find.query([key.as_str()]).map_err(writer_error)?;
-        while let Some(row) = rows.next().map_err(writer_error)? {
-            add(&mut state.key_quotas, row)?;
-        }
+    let mut known: BTreeMap<ApiKeyId, Result<(), StoreError>> = BTreeMap::new();
+    for posting in &batch.postings {
+        let Some(key) = state.api_key_of(posting).cloned() else { continue };
+        let loaded = match known.get(&key) {
+            Some(loaded) => loaded.clone(),
+            None => load_key(&mut find, &key, &mut state.key_quotas),
+        };
+        left_out.decoded(posting.user(), "api_key_quota", loaded.clone())?;
+        known.insert(key, loaded);
     }
     Ok(())
 }
 
-fn add(quotas: &mut KeyQuotas, row: &impl Row) -> Result<(), StoreError> {
-    let kind: QuotaType = text(row, 1)?.parse().map_err(|_| corrupt("quota type"))?;
-    let quota = KeyQuota {
-        period: text(row, 2)?.parse().map_err(|_| corrupt("period"))?,
-        limit: row.integer(3)?.ok_or_else(|| corrupt("quota"))?,
-        used: row.integer(4)?.ok_or_else(|| corrupt("quota"))?,
-        day: day_of(row, 5)?,
-        since: instant(row, 6)?,
-        version: row.integer(7)?.ok_or_else(|| corrupt("version"))?,
-    };
-    quotas.insert((ApiKeyId::from_stored(text(row, 0)?), kind), quota);
+fn load_key(find: &mut Statement<'_>, key: &ApiKeyId, quotas: &mut KeyQuotas) -> Result<(), StoreError> {
+    let mut rows = find.query([key.as_str()]).map_err(writer_error)?;
+    while let Some(row) = rows.next().map_err(writer_error)? {
+        key_quota::add(quotas, row)?;
+    }
     Ok(())
 }
 

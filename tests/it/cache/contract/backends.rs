@@ -3,13 +3,17 @@
 use std::{sync::Arc, time::Duration};
 
 use billing_service::{
-    biz::check::cache::{
-        account_cache::{AccountCache, Fence, Found},
-        entry::{CacheEntry, CacheKey, Change},
+    biz::{
+        check::cache::{
+            account_cache::{AccountCache, Fence, Found},
+            entry::CacheEntry,
+        },
+        settlement::change::Change,
+        values::cache_key::CacheKey,
     },
     data::{
         memory::MemoryCache,
-        redis::{Mode, RedisCache, Settings},
+        redis::{RedisCache, RedisLayout, RedisSettings},
     },
 };
 use tokio::{
@@ -155,16 +159,26 @@ pub async fn look(cache: &dyn AccountCache, cache_key: &CacheKey) -> Option<Cach
 }
 
 /// A cache in Redis that can be used.
-pub async fn connect_to(settings: Settings) -> Arc<RedisCache> {
+pub async fn connect_to(settings: RedisSettings) -> Arc<RedisCache> {
     let cache = Arc::new(RedisCache::start(settings, Box::new(|_, _| {})));
     until("the cache is connected", async || cache.is_up()).await;
     cache
 }
 
 /// Of servers at these addresses.
-pub fn settings_of(mode: Mode, addrs: Vec<String>, ttl: Duration) -> Settings {
+pub fn settings_of(layout: RedisLayout, addrs: Vec<String>, ttl: Duration) -> RedisSettings {
     let (username, password, db) = Default::default();
-    Settings { mode, addrs, username, password, db, check_timeout: TIMEOUT, write_timeout: TIMEOUT, keeps: true, ttl }
+    RedisSettings {
+        layout,
+        addrs,
+        username,
+        password,
+        db,
+        check_timeout: TIMEOUT,
+        write_timeout: TIMEOUT,
+        keeps: true,
+        ttl,
+    }
 }
 
 /// Connected to the servers that tests share.
@@ -172,15 +186,15 @@ pub async fn connect(backend: Backend, ttl: Duration) -> Arc<RedisCache> {
     connect_to(settings(backend, ttl).unwrap()).await
 }
 
-fn settings(backend: Backend, ttl: Duration) -> Option<Settings> {
+fn settings(backend: Backend, ttl: Duration) -> Option<RedisSettings> {
     Some(match backend {
         Memory => return None,
-        Redis => settings_of(Mode::Single, vec![SINGLE.get()?.addr()], ttl),
-        Cluster => settings_of(Mode::Cluster, CLUSTER.get()?.addrs(), ttl),
+        Redis => settings_of(RedisLayout::Single, vec![SINGLE.get()?.addr()], ttl),
+        Cluster => settings_of(RedisLayout::Cluster, CLUSTER.get()?.addrs(), ttl),
         Sentinel => {
             let servers = SENTINEL.get()?;
             let master = servers.master_name().to_owned();
-            settings_of(Mode::Sentinel { master }, servers.sentinel_addrs(), ttl)
+            settings_of(RedisLayout::Sentinel { master }, servers.sentinel_addrs(), ttl)
         }
     })
 }
@@ -202,7 +216,7 @@ pub async fn prepare(backend: Backend) {
         Redis => {
             let start = async || {
                 let server = OwnRedis::start().await;
-                drop(connect_to(settings_of(Mode::Single, vec![server.addr()], TTL)).await);
+                drop(connect_to(settings_of(RedisLayout::Single, vec![server.addr()], TTL)).await);
                 server
             };
             SINGLE.get_or_init(start).await;
@@ -210,7 +224,7 @@ pub async fn prepare(backend: Backend) {
         Cluster => {
             let start = async || {
                 let servers = OwnCluster::start().await;
-                drop(connect_to(settings_of(Mode::Cluster, servers.addrs(), TTL)).await);
+                drop(connect_to(settings_of(RedisLayout::Cluster, servers.addrs(), TTL)).await);
                 servers
             };
             CLUSTER.get_or_init(start).await;
@@ -218,8 +232,8 @@ pub async fn prepare(backend: Backend) {
         Sentinel => {
             let start = async || {
                 let servers = OwnSentinel::start().await;
-                let mode = Mode::Sentinel { master: servers.master_name().to_owned() };
-                drop(connect_to(settings_of(mode, servers.sentinel_addrs(), TTL)).await);
+                let layout = RedisLayout::Sentinel { master: servers.master_name().to_owned() };
+                drop(connect_to(settings_of(layout, servers.sentinel_addrs(), TTL)).await);
                 servers
             };
             SENTINEL.get_or_init(start).await;

@@ -8,13 +8,15 @@ use billing_service::biz::{
     account::Balance,
     check::cache::{
         account_cache::{AccountCache, Fence},
-        entry::{AccountChange, AccountEntry, CacheEntry, CacheKey, Change, KeyChange},
+        entry::{AccountEntry, CacheEntry},
     },
     limits::{
         caps::Requests,
         key_quota::{KeyQuota, KeyQuotas, QuotaType},
     },
+    settlement::change::{AccountChange, Change, KeyChange},
     values::{
+        cache_key::CacheKey,
         ids::{ApiKeyId, UserId},
         money::Money,
     },

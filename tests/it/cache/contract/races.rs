@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use billing_service::{biz::check::cache::account_cache::AccountCache, data::redis::Mode};
+use billing_service::{biz::check::cache::account_cache::AccountCache, data::redis::RedisLayout};
 use rstest::rstest;
 
 use super::{
@@ -140,7 +140,7 @@ async fn changes_of_a_shared_api_key_leave_no_stale_entry_in_whatever_order_they
 #[tokio::test]
 async fn a_load_that_began_before_a_server_went_back_in_time_is_not_stored() {
     let mut server = OwnRedis::start().await;
-    let settings = || settings_of(Mode::Single, vec![server.addr()], Duration::from_secs(600));
+    let settings = || settings_of(RedisLayout::Single, vec![server.addr()], Duration::from_secs(600));
     let (cache, loader) = (connect_to(settings()).await, connect_to(settings()).await);
     let (user, key) = (fresh_user(), fresh_key());
     let fence = loader.fence(&user_of(&user)).await.unwrap();
@@ -159,7 +159,7 @@ async fn a_load_that_began_before_a_server_went_back_in_time_is_not_stored() {
 #[tokio::test]
 async fn a_server_that_has_become_a_replica_is_left_until_it_is_a_master() {
     let server = OwnRedis::start().await;
-    let cache = connect_to(settings_of(Mode::Single, vec![server.addr()], Duration::from_secs(600))).await;
+    let cache = connect_to(settings_of(RedisLayout::Single, vec![server.addr()], Duration::from_secs(600))).await;
     let mut connection = server.connection().await;
     let nobody = ["REPLICAOF", "127.0.0.1", "1"];
     let () = redis::cmd(nobody[0]).arg(&nobody[1..]).query_async(&mut connection).await.unwrap();

@@ -7,12 +7,14 @@ use std::{
 
 use billing_service::biz::{
     account::{Balance, Quota},
-    check::cache::entry::{AccountChange, AccountEntry, CacheEntry, CacheKey, Change, KeyChange},
+    check::cache::entry::{AccountEntry, CacheEntry},
     limits::{
         caps::{Caps, Requests},
         key_quota::{KeyQuota, KeyQuotas, Period, QuotaType},
     },
+    settlement::change::{AccountChange, Change, KeyChange},
     values::{
+        cache_key::CacheKey,
         calendar::Month,
         ids::{ApiKeyId, ServiceName, UserId},
         money::Money,

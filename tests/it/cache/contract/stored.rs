@@ -4,9 +4,13 @@ use std::{collections::BTreeMap, time::Duration};
 
 use billing_service::biz::{
     account::Quota,
-    check::cache::entry::{AccountChange, AccountEntry, CacheEntry, CacheKey, Change, KeyChange},
+    check::cache::entry::{AccountEntry, CacheEntry},
     limits::key_quota::{KeyQuota, Period, QuotaType},
-    values::ids::{ApiKeyId, UserId},
+    settlement::change::{AccountChange, Change, KeyChange},
+    values::{
+        cache_key::CacheKey,
+        ids::{ApiKeyId, UserId},
+    },
 };
 use rstest::rstest;
 

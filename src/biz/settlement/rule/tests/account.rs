@@ -1,0 +1,383 @@
+//! One account in memory, for small cases: it settles one posting at a time, and answers and
+//! states are short texts.
+
+use std::{fmt::Write as _, sync::Arc};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use super::books::Books;
+use crate::biz::{
+    account::{
+        catalog::{Catalog, Plan, Price, QuotaUnit},
+        policy::Policy,
+    },
+    charge::{
+        prices::{PriceBook, PriceVersion, Prices, TokenPrices},
+        quote::{Ask, Quoter},
+    },
+    jobs::audit,
+    limits::{
+        caps::Caps,
+        key_quota::{NewKeyQuota, Period, QuotaType},
+    },
+    reports::record::{Record, RecordType},
+    settlement::{
+        order::{Order, OrderStatus},
+        posting::{
+            Adjustment, AdjustmentContent, Batch, Cause, Charge, Commit, Effect, Expire, OrderUpdate, Outcome,
+            PaymentUpdate, Posting, RecordIds, Release, Report, Reserve,
+        },
+        transaction::{ChargeContent, Status, Transaction},
+    },
+    values::{
+        calendar::{BillingTime, Calendar, SystemClock},
+        ids::{AdjustmentId, ApiKeyId, ModelName, OrderId, PaymentId, PriceVersionId, ServiceName, TraceId, UserId},
+        money::Money,
+        usage::Usage,
+    },
+};
+
+/// How long a hold lasts.
+pub const TTL: TimeDelta = TimeDelta::minutes(10);
+
+pub fn yuan(text: &str) -> Money {
+    text.parse().unwrap()
+}
+
+pub fn user() -> UserId {
+    UserId::from_stored("u")
+}
+
+pub fn trace() -> TraceId {
+    TraceId::from_stored("t")
+}
+
+pub fn key() -> ApiKeyId {
+    ApiKeyId::from_stored("k")
+}
+
+pub fn stream(number: u128) -> Uuid {
+    Uuid::from_u128(number)
+}
+
+pub fn usage(input_tokens: u32, output_tokens: u32) -> Usage {
+    Usage { input_tokens, output_tokens, cached_input_tokens: 0 }
+}
+
+/// A call of a service. Each has 4 free units a month.
+#[derive(Debug, Clone, Copy)]
+pub struct Call {
+    pub service: &'static str,
+    pub count: u32,
+    pub cost: Option<&'static str>,
+    pub usage: Option<Usage>,
+    pub is_keyed: bool,
+}
+
+/// Of `units`: each costs 1.
+pub fn units(count: u32) -> Call {
+    Call { service: "units", count, cost: None, usage: None, is_keyed: false }
+}
+
+/// Of `tokens`, whose units are tokens: one of input costs 1, cached 0.5, and of output 2.
+pub fn tokens(input: u32, output: u32) -> Call {
+    Call { service: "tokens", usage: Some(usage(input, output)), ..units(1) }
+}
+
+/// Of `calls`, where each call is a unit, at the prices of `tokens`.
+pub fn calls(count: u32, input: u32, output: u32) -> Call {
+    Call { service: "calls", usage: Some(usage(input, output)), ..units(count) }
+}
+
+/// The books of one user, and of one API key.
+pub struct TestAccount {
+    pub books: Books,
+    catalog: Arc<Catalog>,
+    calendar: Calendar,
+    quoter: Quoter,
+    pub at: BillingTime,
+}
+
+impl TestAccount {
+    /// With a balance, at noon of the last day of November in the billing zone.
+    pub fn with(balance: &str) -> Self {
+        Self::with_policy(balance, Policy::default())
+    }
+
+    pub fn with_policy(balance: &str, policy: Policy) -> Self {
+        let calendar = || Calendar::new(chrono_tz::Asia::Shanghai, SystemClock);
+        let at = calendar().at("2026-11-30T04:00:00Z".parse().unwrap());
+        let plan = |price| Plan { price, free_quota: 4, policy };
+        let (by_call, by_token) = (Price::Model(QuotaUnit::Calls), Price::Model(QuotaUnit::Tokens));
+        let services = [("units", Price::Unit(yuan("1"))), ("calls", by_call), ("tokens", by_token)];
+        let catalog = services.map(|(name, price)| (ServiceName::from_stored(name), plan(price)));
+        let million = |price: &str| Money::from_micros(yuan(price).micros() * 1_000_000);
+        let prices = TokenPrices { input: million("1"), cached_input: million("0.5"), output: million("2") };
+        let version = PriceVersion { id: PriceVersionId::from_stored("v"), prices };
+        let mut book = PriceBook::default();
+        book.set(ModelName::from_stored("m"), DateTime::UNIX_EPOCH, Ok(version));
+        let account = Self {
+            books: Books::default(),
+            catalog: Arc::new(Catalog::new(catalog)),
+            calendar: calendar(),
+            quoter: Quoter::new(Arc::new(Prices::new(book)), Arc::new(calendar())),
+            at,
+        };
+        if balance != "0" {
+            account.settle(adjust("opening", balance));
+        }
+        account
+    }
+
+    pub fn pass(&mut self, time: TimeDelta) {
+        self.at = self.calendar.at(self.at.utc + time);
+    }
+
+    /// What a batch of one posting answers.
+    pub fn settle(&self, posting: impl Into<Posting>) -> String {
+        answer(&self.outcomes([posting.into()])[0])
+    }
+
+    /// What each posting of a batch answers.
+    pub fn settle_all<const N: usize>(&self, postings: [Posting; N]) -> [String; N] {
+        let outcomes = self.outcomes(postings);
+        std::array::from_fn(|index| answer(&outcomes[index]))
+    }
+
+    fn outcomes<const N: usize>(&self, postings: [Posting; N]) -> Vec<Outcome> {
+        self.books.settle(&self.batch(postings))
+    }
+
+    pub fn batch<const N: usize>(&self, postings: [Posting; N]) -> Batch {
+        Batch { postings: postings.into(), at: self.at, catalog: self.catalog.clone() }
+    }
+
+    /// Settles a call, under the trace id of all cases.
+    pub fn charge(&self, call: Call) -> String {
+        self.settle(self.charge_of(call))
+    }
+
+    pub fn charge_of(&self, call: Call) -> Charge {
+        self.posting(call, call.usage, None)
+    }
+
+    /// Holds a call, metered by the first stream.
+    pub fn reserve(&self, call: Call) -> String {
+        self.settle(self.reserve_of(call))
+    }
+
+    pub fn reserve_of(&self, call: Call) -> Reserve {
+        let charge = self.posting(call, None, call.usage);
+        let record_ids = RecordIds { main: stream(1), ..charge.record_ids };
+        Reserve { call: Charge { record_ids, ..charge }, ttl: TTL }
+    }
+
+    fn posting(&self, call: Call, taken: Option<Usage>, estimate: Option<Usage>) -> Charge {
+        let (service, plan) = self.catalog.find(call.service).unwrap();
+        let (model, cost) = (ModelName::from_stored("m"), call.cost.map(yuan));
+        let ask =
+            Ask { count: call.count, cost, model: Some(&model), usage: taken.or(estimate), tokens_field: "usage" };
+        Charge {
+            user: user(),
+            trace: trace(),
+            quote: self.quoter.quote(plan, ask),
+            content: ChargeContent {
+                service: service.clone(),
+                count: call.count,
+                cost,
+                api_key: call.is_keyed.then(key),
+                model: Some(model),
+                usage: taken,
+                estimate,
+            },
+            record_ids: RecordIds::fresh(),
+        }
+    }
+
+    pub fn set_key_quota(&self, kind: QuotaType, period: Period, limit: i64) {
+        self.books.keep_key_quota(&NewKeyQuota { key: key(), kind, period, limit: Some(limit) }, self.at);
+    }
+
+    pub fn set_daily_cap(&self, cap: u32) {
+        self.books.set_caps(&user(), Caps { daily: Some(cap), monthly: None }, self.at);
+    }
+
+    /// What is taken of a quota of the API key.
+    pub fn key_used(&self, kind: QuotaType) -> i64 {
+        self.books.key_quotas()[&(key(), kind)].used(self.at)
+    }
+
+    /// The balance, and the free units of `units` in this month.
+    pub fn state(&self) -> String {
+        self.state_of("units")
+    }
+
+    pub fn state_of(&self, service: &str) -> String {
+        assert_eq!(audit::compare(&self.books.evidence(&user())), []);
+        let balance = self.books.balance(&user());
+        let row = (user(), self.at.month, ServiceName::from_stored(service));
+        let quota = self.books.quota(&row).unwrap_or_default();
+        format!("balance {}, held {}; free {}, held {}", balance.amount, balance.held, quota.used, quota.held)
+    }
+
+    /// The records, in the order of their kinds.
+    pub fn records(&self) -> Vec<String> {
+        let mut records = self.books.records(&user());
+        records.sort_by_key(|record| record.kind);
+        let text = |record: &Record| {
+            let kind = if record.kind == RecordType::Free { "free" } else { "paid" };
+            let tokens = record.usage.map_or(0, |usage| usage.tokens());
+            format!("{} {kind} for {}, {tokens} tokens", record.count, record.amount)
+        };
+        records.iter().map(text).collect()
+    }
+
+    pub fn transaction(&self) -> Transaction {
+        self.books.transaction(&user(), &trace()).unwrap()
+    }
+
+    /// An order over 20, in a state and with a payment.
+    pub fn keep_order(&self, status: OrderStatus, payment: Option<&str>) {
+        self.keep_order_of("o", status, payment);
+    }
+
+    pub fn keep_order_of(&self, id: &str, status: OrderStatus, payment: Option<&str>) {
+        self.books.keep_order(&Order {
+            id: OrderId::from_stored(id),
+            user: user(),
+            amount: yuan("20"),
+            method: None,
+            status,
+            payment: payment.map(PaymentId::from_stored),
+            payment_url: None,
+            created_at: DateTime::<Utc>::UNIX_EPOCH,
+            updated_at: DateTime::<Utc>::UNIX_EPOCH,
+        });
+    }
+}
+
+macro_rules! postings {
+    ($($kind:ident),*) => {
+        $(impl From<$kind> for Posting {
+            fn from(posting: $kind) -> Self {
+                Posting::$kind(posting)
+            }
+        })*
+    };
+}
+
+postings!(Charge, Reserve, Report, Commit, Release, Expire);
+
+/// As reserved.
+pub fn commit() -> Commit {
+    Commit {
+        user: user(),
+        trace: trace(),
+        count: None,
+        cost: None,
+        usage: None,
+        counted_output: None,
+        stream: None,
+        record_ids: RecordIds::fresh(),
+    }
+}
+
+/// Of so many units.
+pub fn commit_of(count: u32) -> Commit {
+    Commit { count: Some(count), ..commit() }
+}
+
+/// Of these tokens.
+pub fn commit_with(input: u32, output: u32) -> Commit {
+    Commit { usage: Some(usage(input, output)), ..commit() }
+}
+
+/// Of the first stream, which has delivered these tokens.
+pub fn reported(input: u32, output: u32) -> Report {
+    Report { usage: Some(usage(input, output)), ..report() }
+}
+
+/// Of the first stream, which has delivered nothing and asks for no more.
+pub fn report() -> Report {
+    Report { user: user(), trace: trace(), stream: stream(1), takes_over: false, usage: None, target: None, ttl: TTL }
+}
+
+pub fn release() -> Release {
+    Release { user: user(), trace: trace(), request: Uuid::now_v7() }
+}
+
+pub fn expire() -> Expire {
+    Expire { user: user(), trace: trace(), cause: Cause::Expired, record_ids: RecordIds::fresh() }
+}
+
+/// The end of a stream that broke.
+pub fn break_off(number: u128, usage: Option<Usage>) -> Expire {
+    Expire { cause: Cause::Broken { stream: stream(number), usage }, ..expire() }
+}
+
+pub fn adjust(id: &str, amount: &str) -> Posting {
+    Posting::Adjust(Adjustment {
+        user: user(),
+        id: AdjustmentId::from_stored(id),
+        content: AdjustmentContent { amount: yuan(amount), reason: "a case".into(), operator: String::new() },
+        request: Uuid::now_v7(),
+    })
+}
+
+pub fn update_order(payment_update: PaymentUpdate) -> Posting {
+    Posting::UpdateOrder(OrderUpdate { user: user(), order: OrderId::from_stored("o"), payment_update })
+}
+
+fn answer(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Opened { created } => format!("created: {created}"),
+        Outcome::Settled { transaction, effect } => with_effect(transaction, *effect),
+        Outcome::Reported { transaction, is_exhausted } => {
+            let mut text = of_transaction(transaction);
+            if *is_exhausted {
+                text.push_str(", exhausted");
+            }
+            text
+        }
+        Outcome::Ended { ended: None } => "nothing to end".into(),
+        Outcome::Ended { ended: Some((transaction, effect)) } => with_effect(transaction, *effect),
+        Outcome::Adjusted { adjusted, replayed } => {
+            format!("{}balance {}", if *replayed { "found: " } else { "" }, adjusted.balance_after)
+        }
+        Outcome::OrderUpdated { order, changed } => {
+            let payment = order.payment.as_ref().map_or("no payment", |payment| payment.as_str());
+            format!("{}{}, {payment}", if *changed { "" } else { "unchanged: " }, order.status)
+        }
+        Outcome::Refused(error) => format!("refused: {error}"),
+    }
+}
+
+fn with_effect(transaction: &Transaction, effect: Effect) -> String {
+    match effect {
+        Effect::Made => of_transaction(transaction),
+        Effect::Found => format!("found: {}", of_transaction(transaction)),
+        Effect::Added { split, shortfall } => {
+            let added = format!("{} free, {} paid for {}, {shortfall} short", split.free, split.paid, split.amount);
+            format!("added {added}: {}", of_transaction(transaction))
+        }
+    }
+}
+
+fn of_transaction(transaction: &Transaction) -> String {
+    let Transaction { free, paid, amount, shortfall, .. } = transaction;
+    match (transaction.status, &transaction.reservation) {
+        (Status::Pending, Some(hold)) => {
+            let mut text = format!("holds {} free and {}", hold.free, hold.amount);
+            if let Some(reported) = hold.reported {
+                write!(text, ", reported {} + {}", reported.input_tokens, reported.output_tokens).unwrap();
+            }
+            text
+        }
+        (Status::Committed, _) => {
+            let short = if shortfall.is_zero() { String::new() } else { format!(", {shortfall} short") };
+            format!("charged {free} free, {paid} paid for {amount}{short}")
+        }
+        (status, _) => status.name().to_lowercase(),
+    }
+}

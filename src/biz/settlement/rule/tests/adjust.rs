@@ -1,0 +1,51 @@
+//! Credits and debits of an operator.
+
+use super::account::{TestAccount, adjust, units};
+
+#[test]
+fn an_adjustment_credits_or_debits_once() {
+    let account = TestAccount::with("0");
+    assert_eq!(account.settle(adjust("a", "5")), "balance 5");
+    assert_eq!(account.settle(adjust("a", "5")), "found: balance 5");
+    assert_eq!(account.settle(adjust("b", "-2")), "balance 3");
+    assert_eq!(account.state(), "balance 3, held 0; free 0, held 0");
+    let conflict = "refused: adjustment_id was used before with other content; these fields differ: amount";
+    assert_eq!(account.settle(adjust("a", "4")), conflict);
+}
+
+#[test]
+fn the_very_request_is_no_repeat() {
+    let account = TestAccount::with("0");
+    let adjustment = adjust("a", "5");
+    assert_eq!(account.settle(adjustment.clone()), "balance 5");
+    assert_eq!(account.settle(adjustment), "balance 5");
+    assert_eq!(account.state(), "balance 5, held 0; free 0, held 0");
+}
+
+#[test]
+fn a_debit_leaves_what_is_held() {
+    let account = TestAccount::with("5");
+    account.reserve(units(6));
+    assert_eq!(
+        account.settle(adjust("a", "-3.000001")),
+        "refused: balance is not enough: 3.000001 needed, 3 available"
+    );
+    assert_eq!(account.settle(adjust("a", "-3")), "balance 2");
+}
+
+#[test]
+fn a_credit_goes_to_a_balance_below_zero_too() {
+    let account = TestAccount::with("0");
+    account.reserve(units(4));
+    account.settle(super::account::commit_of(8));
+    assert_eq!(account.state(), "balance -4, held 0; free 4, held 0");
+    assert_eq!(account.settle(adjust("a", "1")), "balance -3");
+}
+
+#[test]
+fn no_balance_goes_beyond_the_largest_amount() {
+    let account = TestAccount::with("0.000001");
+    let refused = "refused: amount: takes the balance beyond 999999999.999999";
+    assert_eq!(account.settle(adjust("a", "999999999.999999")), refused);
+    assert_eq!(account.settle(adjust("a", "999999999.999998")), "balance 999999999.999999");
+}

@@ -1,0 +1,292 @@
+//! A ledger in memory: the rule of the service on maps, without a database.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Mutex,
+};
+
+use chrono::{DateTime, Utc};
+
+use super::histories::{
+    Stage, USERS,
+    model::SERVICES,
+    postings::{month, service, user},
+};
+use crate::biz::{
+    account::{Account, Balance, Quota},
+    jobs::audit::{DayBook, DifferingDay, Evidence},
+    limits::{
+        caps::{Caps, Requests},
+        key_quota::{KeyQuota, KeyQuotas, NewKeyQuota},
+    },
+    reports::{
+        record::{Record, RecordType},
+        statistics::DailyUse,
+    },
+    settlement::{
+        keys::Keys,
+        order::{Order, OrderStatus},
+        posting::{Adjusted, Batch, Outcome},
+        rule::{self, NewRecord, QuotaKey, State, TransactionKey, UsageDelta, UsageKey},
+        transaction::{Status, Transaction},
+    },
+    values::{
+        calendar::{BillingTime, DaySpan, Month},
+        ids::{AdjustmentId, ApiKeyId, OrderId, TraceId, UserId},
+    },
+};
+
+/// Everything that the tables of a real store keep.
+#[derive(Default)]
+pub struct Books(Mutex<Tables>);
+
+#[derive(Default)]
+struct Tables {
+    balances: BTreeMap<UserId, Balance>,
+    quotas: BTreeMap<QuotaKey, Quota>,
+    requests: BTreeMap<UserId, Requests>,
+    key_quotas: KeyQuotas,
+    transactions: HashMap<TransactionKey, Transaction>,
+    adjustments: HashMap<(UserId, AdjustmentId), Adjusted>,
+    orders: HashMap<OrderId, Order>,
+    records: Vec<NewRecord>,
+    usage: BTreeMap<UsageKey, UsageDelta>,
+}
+
+impl Books {
+    /// Settles a batch as a database does in one transaction.
+    pub fn settle(&self, batch: &Batch) -> Vec<Outcome> {
+        let mut tables = self.0.lock().unwrap();
+        let keys = Keys::of(batch);
+        for user in &keys.users {
+            tables.balances.entry((*user).clone()).or_default();
+        }
+        for (user, service) in &keys.quotas {
+            let (_, plan) = batch.catalog.find(service.as_str()).unwrap();
+            let key = ((*user).clone(), batch.at.month, (*service).clone());
+            tables.quotas.entry(key).or_insert(Quota { total: plan.free_quota, used: 0, held: 0 });
+        }
+        let state = State {
+            balances: tables.balances.clone(),
+            quotas: tables.quotas.clone(),
+            requests: tables.requests.clone(),
+            key_quotas: tables.key_quotas.clone(),
+            created: Default::default(),
+            transactions: tables.transactions.clone(),
+            adjustments: tables.adjustments.clone(),
+            orders: tables.orders.clone(),
+            payments: tables
+                .orders
+                .values()
+                .filter_map(|order| Some((order.payment.clone()?, order.id.clone())))
+                .collect(),
+        };
+        let (outcomes, writes) = rule::settle(batch, state);
+        tables.balances.extend(writes.balances);
+        tables.quotas.extend(writes.quotas);
+        tables.requests.extend(writes.requests);
+        tables.key_quotas.extend(writes.key_quotas);
+        let reservations = writes.reservations.into_iter().map(|write| write.transaction);
+        for transaction in writes.charges.into_iter().chain(reservations) {
+            let key = (transaction.user.clone(), transaction.trace.clone());
+            tables.transactions.insert(key, transaction);
+        }
+        for adjusted in writes.adjustments {
+            tables.adjustments.insert((adjusted.user.clone(), adjusted.id.clone()), adjusted);
+        }
+        for order in writes.orders {
+            tables.orders.insert(order.id.clone(), order);
+        }
+        tables.records.extend(writes.records);
+        for (key, delta) in writes.usage {
+            let row = tables.usage.entry(key).or_default();
+            row.totals = [row.totals, delta.totals].into_iter().sum();
+            row.free_records += delta.free_records;
+            row.paid_records += delta.paid_records;
+        }
+        outcomes
+    }
+
+    pub fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) {
+        let mut tables = self.0.lock().unwrap();
+        if caps == Caps::default() {
+            tables.requests.remove(user);
+        } else {
+            tables.requests.entry(user.clone()).or_insert(Requests::new(caps, at)).caps = caps;
+        }
+    }
+
+    pub fn requests(&self, user: &UserId) -> Option<Requests> {
+        self.0.lock().unwrap().requests.get(user).copied()
+    }
+
+    pub fn keep_key_quota(&self, new: &NewKeyQuota, at: BillingTime) {
+        let limit = new.limit.unwrap();
+        let quota = KeyQuota { period: new.period, limit, used: 0, since: at.utc, day: at.day, version: 0 };
+        self.0.lock().unwrap().key_quotas.insert((new.key.clone(), new.kind), quota);
+    }
+
+    pub fn keep_order(&self, order: &Order) {
+        self.0.lock().unwrap().orders.insert(order.id.clone(), order.clone());
+    }
+
+    pub fn order(&self, id: &OrderId) -> Option<Order> {
+        self.0.lock().unwrap().orders.get(id).cloned()
+    }
+
+    pub fn key_quotas(&self) -> KeyQuotas {
+        self.0.lock().unwrap().key_quotas.clone()
+    }
+
+    pub fn transaction(&self, user: &UserId, trace: &TraceId) -> Option<Transaction> {
+        self.0.lock().unwrap().transactions.get(&(user.clone(), trace.clone())).cloned()
+    }
+
+    /// With the tokens of their transactions, on the main records, as the databases read them.
+    pub fn records(&self, user: &UserId) -> Vec<Record> {
+        let tables = self.0.lock().unwrap();
+        let of_user = tables.records.iter().filter(|new| new.user == *user);
+        let read = |new: &NewRecord| {
+            let transaction = &tables.transactions[&(user.clone(), new.record.trace.clone().unwrap())];
+            let delivered = transaction.reservation.as_ref().and_then(|reservation| reservation.usage());
+            let usage = transaction.content.usage.or(delivered);
+            let is_main = transaction.record_id.to_string() == new.record.id;
+            Record { usage: usage.filter(|_| is_main), ..new.record.clone() }
+        };
+        of_user.map(read).collect()
+    }
+
+    pub fn daily(&self, user: &UserId) -> Vec<DailyUse> {
+        let tables = self.0.lock().unwrap();
+        let of_user = tables.usage.iter().filter(|((owner, ..), _)| owner == user);
+        let daily = of_user.map(|((_, day, service), row)| (service.clone(), *day, row.totals));
+        daily.map(|(service, day, totals)| DailyUse { service, day, totals }).collect()
+    }
+
+    pub fn balance(&self, user: &UserId) -> Balance {
+        self.0.lock().unwrap().balances.get(user).copied().unwrap_or_default()
+    }
+
+    pub fn quota(&self, key: &QuotaKey) -> Option<Quota> {
+        self.0.lock().unwrap().quotas.get(key).copied()
+    }
+
+    /// What an audit reads of a user.
+    pub fn evidence(&self, user: &UserId) -> Evidence {
+        let tables = self.0.lock().unwrap();
+        let mut evidence = Evidence::of(user.clone());
+        let balance = tables.balances.get(user).copied().unwrap_or_default();
+        (evidence.balance, evidence.held) = (Some(balance.amount), balance.held);
+        let of_user = |adjusted: &&Adjusted| adjusted.user == *user;
+        evidence.adjusted = tables.adjustments.values().filter(of_user).map(|adjusted| adjusted.content.amount).sum();
+        for ((_, month, service), quota) in tables.quotas.iter().filter(|((owner, ..), _)| owner == user) {
+            let key = (service.clone(), month.to_string());
+            if quota.used > 0 {
+                evidence.used_quotas.insert(key.clone(), quota.used.into());
+            }
+            if quota.held > 0 {
+                evidence.held_quotas.insert(key, quota.held.into());
+            }
+        }
+        for transaction in tables.transactions.values().filter(|transaction| transaction.user == *user) {
+            evidence.settled_amount = evidence.settled_amount.plus(transaction.amount);
+            evidence.settled_count += i64::from(transaction.free + transaction.paid);
+            if let (Status::Pending, Some(held)) = (transaction.status, &transaction.reservation) {
+                evidence.reserved = evidence.reserved.plus(held.amount);
+                if held.free > 0 {
+                    let key = (transaction.content.service.clone(), held.month().to_string());
+                    *evidence.reserved_quotas.entry(key).or_default() += i64::from(held.free);
+                }
+            }
+        }
+        let mut days = BTreeMap::new();
+        for NewRecord { day, record, .. } in tables.records.iter().filter(|new| new.user == *user) {
+            evidence.recorded_amount = evidence.recorded_amount.plus(record.amount);
+            evidence.recorded_count += i64::from(record.count);
+            evidence.charged = evidence.charged.plus(record.amount);
+            let book: &mut DayBook = days.entry((record.service.clone(), *day)).or_default();
+            let count = i64::from(record.count);
+            book.amount = book.amount.plus(record.amount);
+            match record.kind {
+                RecordType::Free => {
+                    let month = (record.service.clone(), Month::of(*day).to_string());
+                    *evidence.free_units.entry(month).or_default() += count;
+                    (book.free_count, book.free_records) = (book.free_count + count, book.free_records + 1);
+                }
+                RecordType::Balance => {
+                    (book.paid_count, book.paid_records) = (book.paid_count + count, book.paid_records + 1);
+                }
+            }
+        }
+        for ((_, day, service), row) in tables.usage.iter().filter(|((owner, ..), _)| owner == user) {
+            let records = days.remove(&(service.clone(), *day)).unwrap_or_default();
+            let rollup = DayBook {
+                free_count: row.totals.free_count.try_into().unwrap(),
+                paid_count: row.totals.paid_count.try_into().unwrap(),
+                amount: row.totals.amount,
+                free_records: row.free_records.into(),
+                paid_records: row.paid_records.into(),
+            };
+            let day = DifferingDay { service: service.clone(), day: *day, rollup, records };
+            evidence.differing_days.extend((rollup != records).then_some(day));
+        }
+        assert!(days.is_empty(), "no rollup has {days:?}");
+        let paid = |order: &&Order| order.user == *user && order.status == OrderStatus::Success;
+        evidence.recharged = tables.orders.values().filter(paid).map(|order| order.amount).sum();
+        evidence
+    }
+}
+
+impl Stage for Books {
+    async fn settle(&self, batch: &Batch) -> Vec<Outcome> {
+        Books::settle(self, batch)
+    }
+
+    async fn account(&self, user: &UserId, number: u32) -> Account {
+        let month = month(number);
+        let services = (0..SERVICES.len() as u8).map(service);
+        let quotas = services.filter_map(|of| Some((of.clone(), Books::quota(self, &(user.clone(), month, of))?)));
+        let requests = Books::requests(self, user);
+        Account { balance: Books::balance(self, user), quotas: quotas.collect(), requests }
+    }
+
+    async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) {
+        Books::set_caps(self, user, caps, at);
+    }
+
+    async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime) {
+        self.keep_key_quota(quota, at);
+    }
+
+    async fn key_quotas(&self, _: &ApiKeyId) -> KeyQuotas {
+        Books::key_quotas(self)
+    }
+
+    async fn keep_order(&self, order: &Order) {
+        Books::keep_order(self, order);
+    }
+
+    async fn order(&self, id: &OrderId) -> Option<Order> {
+        Books::order(self, id)
+    }
+
+    async fn transaction(&self, user: &UserId, trace: &TraceId) -> Option<Transaction> {
+        Books::transaction(self, user, trace)
+    }
+
+    async fn records(&self, user: &UserId) -> Vec<Record> {
+        Books::records(self, user)
+    }
+
+    async fn daily(&self, user: &UserId, _: DaySpan) -> Vec<DailyUse> {
+        Books::daily(self, user)
+    }
+
+    async fn due(&self, _: DateTime<Utc>) -> Option<BTreeSet<(UserId, TraceId)>> {
+        None
+    }
+
+    async fn evidence(&self, case: &str) -> Vec<Evidence> {
+        (0..USERS).map(|number| Books::evidence(self, &user(case, number))).collect()
+    }
+}

@@ -1,0 +1,57 @@
+//! Random histories of accounts against a reference model: every answer, balance and quota
+//! equals the model's after every batch, and the books audit clean.
+//!
+//! The library's tests play them in memory, and `tests/it/state_machine` includes this folder
+//! to play them on the databases. `crate::biz` is the same in both.
+
+mod answers;
+pub mod model;
+mod play;
+pub mod postings;
+mod stage;
+mod steps;
+
+use std::sync::{Arc, Mutex};
+
+use chrono::{DateTime, Utc};
+use proptest::test_runner::{Config, RngAlgorithm, TestRunner};
+
+use crate::biz::values::calendar::Clock;
+
+pub use self::{
+    play::play,
+    stage::Stage,
+    steps::{USERS, histories},
+};
+
+/// So many cases, or as many as `PROPTEST_CASES` asks for.
+pub fn cases(usual: u32) -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|asked| asked.parse().ok()).unwrap_or(usual)
+}
+
+/// Runs so many cases, or as many as `PROPTEST_CASES` asks for.
+pub fn runner(usual: u32) -> TestRunner {
+    // Half the time of a case goes into the choices otherwise.
+    let rng_algorithm = RngAlgorithm::XorShift;
+    TestRunner::new(Config { cases: cases(usual), rng_algorithm, failure_persistence: None, ..Config::default() })
+}
+
+/// A clock that stands still, at the instant of the batch.
+#[derive(Clone)]
+pub struct StoppedClock(Arc<Mutex<DateTime<Utc>>>);
+
+impl StoppedClock {
+    pub fn at(instant: DateTime<Utc>) -> Self {
+        Self(Arc::new(Mutex::new(instant)))
+    }
+
+    pub fn set(&self, instant: DateTime<Utc>) {
+        *self.0.lock().unwrap() = instant;
+    }
+}
+
+impl Clock for StoppedClock {
+    fn now(&self) -> DateTime<Utc> {
+        *self.0.lock().unwrap()
+    }
+}

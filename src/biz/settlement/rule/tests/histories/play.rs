@@ -1,0 +1,270 @@
+//! Plays a history on a stage, and compares it with the model after every batch.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
+use proptest::{prop_assert, prop_assert_eq, test_runner::TestCaseError};
+
+use super::{
+    StoppedClock,
+    answers::{Stored, answer, line, lines, order_state},
+    model::{Answer, KEY_LIMITS, Model, Moment, ORDERS, SERVICES, Shared, State, Step},
+    postings::{Postings, api_key, catalog, moment, new_order, order_id, quoter, service, trace, user},
+    stage::Stage,
+    steps::{History, Round, USERS},
+};
+use crate::biz::{
+    account::Account,
+    jobs::audit,
+    limits::{
+        caps::Caps,
+        key_quota::{NewKeyQuota, Period, QuotaType},
+    },
+    settlement::posting::{Batch, Posting},
+    values::{
+        calendar::{BillingTime, Calendar, DaySpan, SystemClock},
+        money::Money,
+    },
+};
+
+type Played<T = ()> = Result<T, TestCaseError>;
+
+/// Plays one history, and tells which of the rare things happened in it.
+pub async fn play(stage: &impl Stage, case: &str, history: &History) -> Played<BTreeSet<&'static str>> {
+    let mut play = Play::begin(stage, case, history).await;
+    for round in &history.rounds {
+        play.round(round).await?;
+        play.compare().await?;
+    }
+    play.compare_all().await?;
+    play.close().await?;
+    play.compare().await?;
+    play.compare_all().await?;
+    Ok(play.models.into_iter().flat_map(|model| model.seen).collect())
+}
+
+struct Play<'h, S> {
+    stage: &'h S,
+    postings: Postings<'h>,
+    calendar: Calendar,
+    /// By which calls are priced.
+    clock: StoppedClock,
+    start: DateTime<Utc>,
+    at: BillingTime,
+    months: BTreeSet<u32>,
+    models: Vec<Model>,
+    shared: Shared,
+}
+
+/// No server ends a stream twice in one batch. Settled again, the first end would deliver more
+/// than before, as by then the second is known.
+fn breaks_a_stream_twice(steps: &[(u8, Step)]) -> bool {
+    let mut broken = BTreeSet::new();
+    steps.iter().any(|(number, step)| match step {
+        Step::Break { trace, stream, .. } => !broken.insert((number, trace, stream)),
+        _ => false,
+    })
+}
+
+impl<'h, S: Stage> Play<'h, S> {
+    async fn begin(stage: &'h S, case: &'h str, history: &History) -> Self {
+        let calendar = Calendar::new(chrono_tz::Asia::Shanghai, SystemClock);
+        let start: DateTime<Utc> = history.start.parse().unwrap();
+        let (at, clock) = (calendar.at(start), StoppedClock::at(start));
+        let amounts = if history.daily_amount { Period::Day } else { Period::Total };
+        let periods = [Period::Day, Period::Month, amounts];
+        for ((kind, period), limit) in QuotaType::ALL.into_iter().zip(periods).zip(KEY_LIMITS) {
+            let quota = NewKeyQuota { key: api_key(case), kind, period, limit: Some(limit) };
+            stage.set_key_quota(&quota, at).await;
+        }
+        for (number, order) in (0..USERS).flat_map(|number| (0..ORDERS).map(move |order| (number, order))) {
+            stage.keep_order(&new_order(case, number, order, start)).await;
+        }
+        let catalog = Arc::new(catalog(&history.policies));
+        Self {
+            stage,
+            postings: Postings { case, catalog, quoter: quoter(start, clock.clone()) },
+            calendar,
+            clock,
+            start,
+            at,
+            months: BTreeSet::new(),
+            models: (0..USERS).map(|number| Model::of(number, history.policies)).collect(),
+            shared: Shared::new(history.daily_amount),
+        }
+    }
+
+    fn moment(&self) -> Moment {
+        moment(self.at, self.start)
+    }
+
+    /// No two rounds happen at the same instant.
+    fn pass(&mut self, minutes: u32) {
+        let now = self.at.utc + TimeDelta::minutes(minutes.into()) + TimeDelta::milliseconds(1);
+        self.clock.set(now);
+        self.at = self.calendar.at(now);
+        self.months.insert(self.moment().month);
+    }
+
+    async fn round(&mut self, round: &Round) -> Played {
+        self.pass(round.minutes);
+        if let Some((number, caps)) = round.caps {
+            let cap = |cap: usize| u32::try_from(cap).unwrap();
+            let (daily, monthly) = caps.map(|(daily, monthly)| (cap(daily), cap(monthly))).unzip();
+            self.stage.set_caps(&user(self.postings.case, number), Caps { daily, monthly }, self.at).await;
+            let moment = self.moment();
+            self.models[usize::from(number)].set_caps(caps, moment);
+        }
+        let postings: Vec<_> = round.steps.iter().map(|(number, step)| self.postings.of(*number, step)).collect();
+        let last = postings.last().cloned();
+        let (answers, expected) = self.settle(postings.clone(), &round.steps).await;
+        prop_assert_eq!(&answers, &expected);
+        let may_pass_now = match round.steps.last() {
+            // What another order had when the batch began is free once it is over.
+            Some((_, Step::Order { .. })) => answers.last() == Some(&Answer::Duplicate),
+            _ => false,
+        };
+        if round.answer_is_lost && !breaks_a_stream_twice(&round.steps) {
+            // The engine settles the same batch again. What had passed is found, and is no
+            // replay to the service; the model knows of no batches and calls it one.
+            let (mut answers, mut expected) = self.settle(postings, &round.steps).await;
+            answers.iter_mut().chain(&mut expected).for_each(Answer::forget_replay);
+            prop_assert_eq!(answers, expected);
+        }
+        if let (true, Some(last), Some(step)) = (round.is_repeated, last, round.steps.last()) {
+            let before = self.books();
+            let (mut answers, mut expected) = self.settle(vec![last], std::slice::from_ref(step)).await;
+            answers.iter_mut().chain(&mut expected).for_each(Answer::forget_replay);
+            prop_assert_eq!(answers, expected);
+            prop_assert!(may_pass_now || self.books() == before, "{:?} is {:?}", self.books(), before);
+        }
+        Ok(())
+    }
+
+    /// What the stage and the model answer.
+    async fn settle(&mut self, postings: Vec<Posting>, steps: &[(u8, Step)]) -> (Vec<Answer>, Vec<Answer>) {
+        let batch = Batch { postings, at: self.at, catalog: self.postings.catalog.clone() };
+        let outcomes = self.stage.settle(&batch).await;
+        let answers = steps.iter().zip(&outcomes).map(|((_, step), outcome)| answer(step, outcome)).collect();
+        let (now, shared) = (self.moment(), &mut self.shared);
+        let models = &mut self.models;
+        let expected =
+            steps.iter().map(|(number, step)| models[usize::from(*number)].step(step, now, shared)).collect();
+        self.shared.payments.end_batch();
+        (answers, expected)
+    }
+
+    /// All that must not change without a reason.
+    fn books(&self) -> (Vec<Model>, [i64; 3]) {
+        (self.models.iter().map(Model::without_notes).collect(), self.shared.key.used(self.moment()))
+    }
+
+    /// Accounts, caps and quotas; and the audit.
+    async fn compare(&self) -> Played {
+        let (case, moment) = (self.postings.case, self.moment());
+        for (number, model) in (0u8..).zip(&self.models) {
+            let user = user(case, number);
+            for month in &self.months {
+                let Account { balance, quotas, requests } = self.stage.account(&user, *month).await;
+                prop_assert_eq!((balance.amount.micros(), balance.held.micros()), (model.balance, model.held()));
+                prop_assert!(model.overdrawn || balance.available() >= Money::ZERO);
+                let calls = requests.map(|requests| requests.used(self.at));
+                let expected = model.calls(moment).map(|(daily, monthly)| (daily as u32, monthly as u32));
+                // A user of whom nothing is known but caps has no account yet.
+                let nothing = calls.is_none() && expected == Some((0, 0));
+                prop_assert!(nothing || calls == expected, "{:?} is {:?}", calls, expected);
+                for of in 0..SERVICES.len() as u8 {
+                    let quota = quotas.get(&service(of)).copied().unwrap_or_default();
+                    let expected = (model.used(*month, of), model.held_free(*month, of));
+                    prop_assert_eq!((quota.used, quota.held), expected);
+                    prop_assert!(quota.used + quota.held <= SERVICES[usize::from(of)].free_units);
+                }
+            }
+        }
+        let key = api_key(case);
+        let quotas = self.stage.key_quotas(&key).await;
+        let used = QuotaType::ALL.map(|kind| quotas[&(key.clone(), kind)].used(self.at));
+        prop_assert_eq!(used, self.shared.key.used(moment));
+        for evidence in self.stage.evidence(case).await {
+            prop_assert_eq!(audit::compare(&evidence), vec![]);
+        }
+        Ok(())
+    }
+
+    /// Every transaction, record, order and day, and what a sweep would find.
+    async fn compare_all(&self) -> Played {
+        for (number, model) in (0u8..).zip(&self.models) {
+            let user = user(self.postings.case, number);
+            for (id, entry) in &model.entries {
+                let stored = self.stage.transaction(&user, &trace(*id)).await;
+                prop_assert_eq!(stored.as_ref().map(Stored::from), Some(Stored::from(entry)));
+            }
+            let mut records: Vec<_> = self.stage.records(&user).await.iter().map(line).collect();
+            records.sort_unstable();
+            prop_assert_eq!(records, lines(model));
+
+            for order in 0..ORDERS {
+                let stored = self.stage.order(&order_id(self.postings.case, number, order)).await.unwrap();
+                prop_assert_eq!(order_state(&stored), model.orders[usize::from(order)]);
+            }
+
+            let span = DaySpan { first: self.calendar.at(self.start).day, last: self.at.day };
+            let days = self.stage.daily(&user, span).await.into_iter().map(|of| {
+                let totals = of.totals;
+                (
+                    (of.day.num_days_from_ce(), of.service),
+                    (totals.free_count, totals.paid_count, totals.amount.micros()),
+                )
+            });
+            let mut expected = BTreeMap::new();
+            for entry in model.entries.values().filter(|entry| entry.state == State::Committed) {
+                let (free, paid, amount, _) = entry.charged();
+                let totals: &mut (u64, u64, i64) =
+                    expected.entry((entry.made.day, service(entry.call.service))).or_default();
+                *totals = (totals.0 + u64::from(free), totals.1 + u64::from(paid), totals.2 + amount);
+            }
+            prop_assert_eq!(days.collect::<BTreeMap<_, _>>(), expected);
+        }
+        let Some(due) = self.stage.due(self.at.utc).await else { return Ok(()) };
+        let now = self.at.utc.timestamp_micros();
+        for (number, model) in (0u8..).zip(&self.models) {
+            for (id, entry) in &model.entries {
+                let is_listed = due.contains(&(user(self.postings.case, number), trace(*id)));
+                let hold = entry.hold.as_ref().filter(|_| entry.state == State::Open);
+                let is_due = hold.is_some_and(|hold| hold.expires <= now);
+                // A report that makes a hold shorter may be seen as late as it was to end before.
+                let may_wait = hold.is_some_and(|hold| hold.longest > now);
+                prop_assert!(is_listed == is_due || (is_due && may_wait), "{:?} of {:?}", is_listed, entry);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets every reservation expire, frees what can't be charged even so, and finds nothing
+    /// held any more.
+    async fn close(&mut self) -> Played {
+        self.pass(60);
+        for ending in [|trace| Step::Expire { trace }, |trace| Step::Release { trace }] {
+            let steps = (0u8..).zip(&self.models).flat_map(|(number, model)| {
+                let open = model.entries.iter().filter(|(_, entry)| entry.state == State::Open);
+                open.map(move |(id, _)| (number, ending(*id)))
+            });
+            let steps: Vec<_> = steps.collect();
+            if steps.is_empty() {
+                break;
+            }
+            let postings = steps.iter().map(|(number, step)| self.postings.of(*number, step)).collect();
+            let (answers, expected) = self.settle(postings, &steps).await;
+            prop_assert_eq!(answers, expected);
+        }
+        for number in 0..USERS {
+            let user = user(self.postings.case, number);
+            let account = self.stage.account(&user, self.moment().month).await;
+            prop_assert_eq!(account.balance.held, Money::ZERO);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,265 @@
+//! Steps of the model as postings, and its numbers as ids.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
+use uuid::Uuid;
+
+use super::{
+    StoppedClock,
+    model::{
+        Call, MODELS, Moment, OrderStep, Overrun, Policy, Priced, Report, SERVICES, Service, Step, TTL_MINUTES, Tokens,
+        order_amount,
+    },
+};
+use crate::biz::{
+    account::{
+        catalog::{Catalog, Plan, Price, QuotaUnit},
+        policy::{AboveHold, OnExpiry},
+    },
+    charge::{
+        prices::{PriceBook, PriceVersion, Prices, TokenPrices},
+        quote::{Ask, Quoter},
+    },
+    settlement::{
+        order::{Order, OrderStatus},
+        posting::{
+            self, Adjustment, AdjustmentContent, Cause, Charge, Commit, Expire, OrderUpdate, PaymentUpdate, Posting,
+            RecordIds, Release, Reserve,
+        },
+        transaction::ChargeContent,
+    },
+    values::{
+        calendar::{BillingTime, Calendar, Month},
+        ids::{AdjustmentId, ApiKeyId, ModelName, OrderId, PaymentId, PriceVersionId, ServiceName, TraceId, UserId},
+        money::Money,
+        usage::Usage,
+    },
+};
+
+pub fn user(case: &str, user: u8) -> UserId {
+    UserId::from_stored(format!("{case}-{user}"))
+}
+
+pub fn api_key(case: &str) -> ApiKeyId {
+    ApiKeyId::from_stored(format!("key-{case}"))
+}
+
+pub fn service(service: u8) -> ServiceName {
+    ServiceName::from_stored(format!("s{service}"))
+}
+
+pub fn trace(trace: u8) -> TraceId {
+    TraceId::from_stored(format!("t{trace}"))
+}
+
+/// Few streams, which reserve, report and take over under the same ids again and again.
+pub fn stream_id(trace: u8, stream: u8) -> Uuid {
+    Uuid::from_u128(u128::from(trace) << 8 | u128::from(stream))
+}
+
+fn model(model: u8) -> ModelName {
+    ModelName::from_stored(format!("m{model}"))
+}
+
+pub fn order_id(case: &str, user: u8, order: u8) -> OrderId {
+    OrderId::from_stored(format!("order-{case}-{user}-{order}"))
+}
+
+fn payment_id(case: &str, payment: u8) -> PaymentId {
+    PaymentId::from_stored(format!("pay-{case}-{payment}"))
+}
+
+/// The month that a number of the model means.
+pub fn month(number: u32) -> Month {
+    format!("{:04}-{:02}", number / 12, number % 12 + 1).parse().unwrap()
+}
+
+/// The moment of the model that an instant is.
+pub fn moment(at: BillingTime, start: DateTime<Utc>) -> Moment {
+    let months = at.day.year() * 12 + i32::try_from(at.day.month0()).unwrap();
+    Moment {
+        month: u32::try_from(months).unwrap(),
+        day: at.day.num_days_from_ce(),
+        micros: at.utc.timestamp_micros(),
+        minute: u32::try_from((at.utc - start).num_minutes()).unwrap(),
+    }
+}
+
+pub fn catalog(policies: &[Policy]) -> Catalog {
+    let policy = |policy: &Policy| crate::biz::account::policy::Policy {
+        on_expiry: if policy.charges_expired { OnExpiry::Commit } else { OnExpiry::Release },
+        above_hold: match policy.overrun {
+            Overrun::Charged => AboveHold::Charge,
+            Overrun::Capped => AboveHold::Cap,
+            Overrun::Spilled => AboveHold::Spill,
+        },
+    };
+    let plan = |of: &Service, with: &Policy| Plan {
+        price: match of.priced {
+            Priced::PerUnit(price) => Price::Unit(Money::from_micros(price)),
+            Priced::Calls => Price::Model(QuotaUnit::Calls),
+            Priced::Tokens => Price::Model(QuotaUnit::Tokens),
+        },
+        free_quota: of.free_units,
+        policy: policy(with),
+    };
+    Catalog::new(
+        (0u8..).zip(SERVICES.iter().zip(policies)).map(|(number, (of, with))| (service(number), plan(of, with))),
+    )
+}
+
+/// Prices calls as the service does, at the time of `clock`.
+pub fn quoter(start: DateTime<Utc>, clock: StoppedClock) -> Quoter {
+    let mut book = PriceBook::default();
+    for (number, versions) in (0u8..).zip(MODELS) {
+        for (place, version) in versions.iter().enumerate() {
+            let [input, cached_input, output] = version.prices.map(Money::from_micros);
+            let prices = TokenPrices { input, cached_input, output };
+            let version_id = PriceVersionId::from_stored(version_id(number, place));
+            let from = start + TimeDelta::minutes(version.from_minute.into());
+            book.set(model(number), from, Ok(PriceVersion { id: version_id, prices }));
+        }
+    }
+    Quoter::new(Arc::new(Prices::new(book)), Arc::new(Calendar::new(chrono_tz::Asia::Shanghai, clock)))
+}
+
+pub fn version_id(model: u8, place: usize) -> String {
+    format!("m{model}-v{place}")
+}
+
+fn usage(tokens: Tokens) -> Usage {
+    Usage { input_tokens: tokens.input, output_tokens: tokens.output, cached_input_tokens: tokens.cached }
+}
+
+/// Makes postings of the steps of one history.
+pub struct Postings<'h> {
+    pub case: &'h str,
+    pub catalog: Arc<Catalog>,
+    pub quoter: Quoter,
+}
+
+impl Postings<'_> {
+    pub fn of(&self, number: u8, step: &Step) -> Posting {
+        let user = user(self.case, number);
+        match step {
+            Step::Charge(call) => {
+                Posting::Charge(self.call(user, *call, RecordIds::fresh(), (call.tokens.map(usage), None)))
+            }
+            Step::Reserve { call, stream } => {
+                let ids = RecordIds { main: stream_id(call.trace, *stream), ..RecordIds::fresh() };
+                let call = self.call(user, *call, ids, (None, call.tokens.map(usage)));
+                Posting::Reserve(Reserve { call, ttl: TimeDelta::minutes(TTL_MINUTES.into()) })
+            }
+            Step::Report(Report { trace: id, stream, takes_over, tokens, target, ttl_minutes }) => {
+                Posting::Report(posting::Report {
+                    user,
+                    trace: trace(*id),
+                    stream: stream_id(*id, *stream),
+                    takes_over: *takes_over,
+                    usage: tokens.map(usage),
+                    target: target.map(usage),
+                    ttl: TimeDelta::minutes((*ttl_minutes).into()),
+                })
+            }
+            Step::Commit(of) => Posting::Commit(Commit {
+                user,
+                trace: trace(of.trace),
+                count: of.count,
+                cost: of.cost.map(Money::from_micros),
+                usage: of.tokens.map(usage),
+                counted_output: of.text,
+                stream: of.stream.map(|stream| stream_id(of.trace, stream)),
+                record_ids: RecordIds::fresh(),
+            }),
+            Step::Release { trace: id } => {
+                Posting::Release(Release { user, trace: trace(*id), request: Uuid::now_v7() })
+            }
+            Step::Expire { trace: id } => {
+                let (cause, record_ids) = (Cause::Expired, RecordIds::fresh());
+                Posting::Expire(Expire { user, trace: trace(*id), cause, record_ids })
+            }
+            Step::Break { trace: id, stream, tokens } => {
+                let cause = Cause::Broken { stream: stream_id(*id, *stream), usage: tokens.map(usage) };
+                Posting::Expire(Expire { user, trace: trace(*id), cause, record_ids: RecordIds::fresh() })
+            }
+            Step::Adjust { id, amount } => Posting::Adjust(Adjustment {
+                user,
+                id: AdjustmentId::from_stored(format!("a{id}")),
+                content: AdjustmentContent {
+                    amount: Money::from_micros(*amount),
+                    reason: "random".into(),
+                    operator: String::new(),
+                },
+                request: Uuid::now_v7(),
+            }),
+            Step::Order { order, order_step } => Posting::UpdateOrder(OrderUpdate {
+                user,
+                order: order_id(self.case, number, *order),
+                payment_update: payment_update(self.case, *order, *order_step),
+            }),
+        }
+    }
+
+    /// A call with the tokens that it took, or may take.
+    fn call(
+        &self,
+        user: UserId,
+        call: Call,
+        record_ids: RecordIds,
+        (taken, estimate): (Option<Usage>, Option<Usage>),
+    ) -> Charge {
+        let (service, model) = (service(call.service), model(call.model));
+        let cost = call.cost.map(Money::from_micros);
+        let (_, plan) = self.catalog.find(service.as_str()).unwrap();
+        let usage = taken.or(estimate);
+        let ask = Ask { count: call.count, cost, model: Some(&model), usage, tokens_field: "usage" };
+        Charge {
+            user,
+            trace: trace(call.trace),
+            quote: self.quoter.quote(plan, ask),
+            content: ChargeContent {
+                service,
+                count: call.count,
+                cost,
+                api_key: call.keyed.then(|| api_key(self.case)),
+                model: Some(model),
+                usage: taken,
+                estimate,
+            },
+            record_ids,
+        }
+    }
+}
+
+/// An order as it begins.
+pub fn new_order(case: &str, number: u8, order: u8, at: DateTime<Utc>) -> Order {
+    Order {
+        id: order_id(case, number, order),
+        user: user(case, number),
+        amount: Money::from_micros(order_amount(order)),
+        method: None,
+        status: OrderStatus::Pending,
+        payment: None,
+        payment_url: None,
+        created_at: at,
+        updated_at: at,
+    }
+}
+
+fn payment_update(case: &str, order: u8, order_step: OrderStep) -> PaymentUpdate {
+    let amount = |is_wrong| Money::from_micros(order_amount(order) + i64::from(is_wrong));
+    match order_step {
+        OrderStep::Opened { payment } => {
+            PaymentUpdate::Opened { payment: payment_id(case, payment), url: "https://pay".into() }
+        }
+        OrderStep::Paid { payment, wrong_amount } => {
+            PaymentUpdate::Paid { payment: payment_id(case, payment), amount: amount(wrong_amount) }
+        }
+        OrderStep::Failed { payment, wrong_amount } => PaymentUpdate::Failed {
+            payment: payment.map(|payment| payment_id(case, payment)),
+            amount: wrong_amount.then(|| amount(true)),
+        },
+        OrderStep::Expired => PaymentUpdate::Expired,
+    }
+}

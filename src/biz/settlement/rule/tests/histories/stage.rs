@@ -1,0 +1,41 @@
+//! Where histories are played: the rule in memory, or a real database.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+
+use crate::biz::{
+    account::Account,
+    jobs::audit::Evidence,
+    limits::{
+        caps::Caps,
+        key_quota::{KeyQuotas, NewKeyQuota},
+    },
+    reports::{record::Record, statistics::DailyUse},
+    settlement::{
+        order::Order,
+        posting::{Batch, Outcome},
+        transaction::Transaction,
+    },
+    values::{
+        calendar::{BillingTime, DaySpan},
+        ids::{ApiKeyId, OrderId, TraceId, UserId},
+    },
+};
+
+pub trait Stage {
+    async fn settle(&self, batch: &Batch) -> Vec<Outcome>;
+    /// With its quotas of a month; an empty one where there is none.
+    async fn account(&self, user: &UserId, month: u32) -> Account;
+    async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime);
+    async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime);
+    async fn key_quotas(&self, key: &ApiKeyId) -> KeyQuotas;
+    async fn keep_order(&self, order: &Order);
+    async fn order(&self, id: &OrderId) -> Option<Order>;
+    async fn transaction(&self, user: &UserId, trace: &TraceId) -> Option<Transaction>;
+    async fn records(&self, user: &UserId) -> Vec<Record>;
+    async fn daily(&self, user: &UserId, span: DaySpan) -> Vec<DailyUse>;
+    /// What a sweep would find; `None` where there is none.
+    async fn due(&self, until: DateTime<Utc>) -> Option<BTreeSet<(UserId, TraceId)>>;
+    async fn evidence(&self, case: &str) -> Vec<Evidence>;
+}

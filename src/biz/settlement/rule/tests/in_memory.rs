@@ -1,0 +1,71 @@
+//! Random histories against the reference model, in memory.
+
+use std::{cell::RefCell, collections::BTreeMap};
+
+use super::{
+    books::Books,
+    histories::{cases, histories, play, runner},
+};
+
+/// What some histories must have, or they would prove less than they say.
+const RARE: [&str; 35] = [
+    "a stream that was replaced reports",
+    "a stream that was replaced commits",
+    "a text has less than its stream had reported",
+    "a stream takes over",
+    "a report comes late",
+    "a hold grows",
+    "a hold grows as far as the balance",
+    "a hold grows as far as the key",
+    "a hold grows after midnight",
+    "free units are held with a stream",
+    "a stream that nobody ends is charged",
+    "a stream that broke had reported more",
+    "what was reported is freed",
+    "a commit knows better than a report",
+    "a commit knows of less than a report",
+    "a rest falls short",
+    "a rest is partly free",
+    "a stream reports what was charged",
+    "a server knows better than the sweep",
+    "a stream reports what has expired",
+    "a key has no tokens left for a stream",
+    "what expired is charged late",
+    "a capped commit falls short",
+    "a spilled commit falls short",
+    "a commit spills",
+    "a spill meets a debt",
+    "a commit overdraws",
+    "a stream goes on after midnight",
+    "a stream goes on after the end of the month",
+    "tokens are partly free",
+    "a charge in tokens is partly free",
+    "prices changed since the reserve",
+    "a cost takes the place of the prices",
+    "a call has nothing to be priced by",
+    "what was delivered has nothing to be priced by",
+];
+
+const CASES: u32 = 10_000;
+
+#[test]
+fn random_histories_follow_the_model_in_memory() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let seen: RefCell<BTreeMap<&str, u32>> = RefCell::default();
+    runner(CASES)
+        .run(&histories(), |history| {
+            for rare in runtime.block_on(play(&Books::default(), "u", &history))? {
+                *seen.borrow_mut().entry(rare).or_default() += 1;
+            }
+            Ok(())
+        })
+        .unwrap();
+    let seen = seen.into_inner();
+    println!("{seen:#?}");
+    // Fewer, as for mutants, are too few to have all of them.
+    let cases = cases(CASES);
+    for rare in RARE.iter().filter(|_| cases >= CASES) {
+        let histories = seen.get(rare).copied().unwrap_or(0);
+        assert!(histories >= cases / 1_000, "{rare}: in {histories} histories");
+    }
+}

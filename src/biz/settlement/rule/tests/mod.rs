@@ -1,0 +1,18 @@
+//! The rule by small named cases, a file for each of its files, and by random histories.
+
+mod account;
+mod adjust;
+mod books;
+mod charge;
+mod commit;
+mod expire;
+mod histories;
+mod in_memory;
+mod keys;
+mod pricing;
+mod recharge;
+mod recommit;
+mod release;
+mod reserve;
+mod stream;
+mod writes;

@@ -1,0 +1,100 @@
+//! What a batch writes: every row that changed, once, and nothing else.
+
+use super::account::{Call, TestAccount, adjust, commit, key, trace, units, user, yuan};
+use crate::biz::{
+    account::{Balance, Quota},
+    limits::{
+        caps::{Caps, Requests},
+        key_quota::{KeyQuota, Period, QuotaType},
+    },
+    settlement::{
+        posting::{Outcome, Posting},
+        rule::{self, State},
+        transaction::Status,
+    },
+    values::{error::Error, ids::ServiceName},
+};
+
+/// A user with a balance of 5, caps, and a key with a quota of requests.
+fn loaded(account: &TestAccount) -> State {
+    let mut state = State::default();
+    state.balances.insert(user(), Balance { amount: yuan("5"), version: 7, ..Balance::default() });
+    for service in ["units", "calls", "tokens"] {
+        let row = (user(), account.at.month, ServiceName::from_stored(service));
+        state.quotas.insert(row, Quota { total: 4, used: 0, held: 0 });
+    }
+    let caps = Caps { daily: Some(9), monthly: None };
+    state.requests.insert(user(), Requests::new(caps, account.at));
+    let quota =
+        KeyQuota { period: Period::Total, limit: 9, used: 0, since: account.at.utc, day: account.at.day, version: 3 };
+    state.key_quotas.insert((key(), QuotaType::Requests), quota);
+    state
+}
+
+#[test]
+fn the_rows_of_a_charge_are_written_once_and_their_versions_grow() {
+    let account = TestAccount::with("0");
+    let charge = account.charge_of(Call { is_keyed: true, ..units(6) });
+    let batch = account.batch([charge.into(), adjust("a", "1"), adjust("b", "1")]);
+    let (_, writes) = rule::settle(&batch, loaded(&account));
+    let balance = writes.balances.iter().map(|(_, balance)| (balance.amount, balance.version));
+    assert_eq!(balance.collect::<Vec<_>>(), [(yuan("5"), 8)]);
+    let quotas = writes.quotas.iter().map(|((_, _, service), quota)| (service.as_str(), quota.used));
+    assert_eq!(quotas.collect::<Vec<_>>(), [("units", 4)]);
+    assert_eq!(writes.requests.iter().map(|(_, requests)| requests.daily).collect::<Vec<_>>(), [1]);
+    let keys = writes.key_quotas.values().map(|quota| (quota.used, quota.version));
+    assert_eq!(keys.collect::<Vec<_>>(), [(1, 4)]);
+    assert_eq!((writes.charges.len(), writes.records.len(), writes.adjustments.len()), (1, 2, 2));
+    let usage = writes.usage.iter().map(|(_, day)| (day.free_records, day.paid_records, day.totals.amount));
+    assert_eq!(usage.collect::<Vec<_>>(), [(1, 1, yuan("2"))]);
+    // One change of the account and one of the key, for those that read them.
+    assert_eq!((writes.changes.len(), writes.api_keys.len()), (2, 1));
+    assert!(!writes.is_empty());
+}
+
+#[test]
+fn refusals_and_openings_write_nothing() {
+    let account = TestAccount::with("0");
+    let batch = account.batch([Posting::Open(user()), account.charge_of(units(99)).into(), commit().into()]);
+    let (_, writes) = rule::settle(&batch, loaded(&account));
+    assert!(writes.is_empty());
+    let is_silent = writes.records.is_empty() && writes.quotas.is_empty() && writes.usage.is_empty();
+    assert!(is_silent && writes.changes.is_empty());
+}
+
+#[test]
+fn what_begins_and_ends_in_one_batch_is_written_as_new() {
+    let account = TestAccount::with("0");
+    let reserve = || Posting::Reserve(account.reserve_of(units(6)));
+    let (_, writes) = rule::settle(&account.batch([reserve(), commit().into()]), loaded(&account));
+    let written = writes.reservations.iter().map(|write| (write.transaction.status, write.was));
+    assert_eq!(written.collect::<Vec<_>>(), [(Status::Committed, None)]);
+
+    let (_, writes) = rule::settle(&account.batch([reserve()]), loaded(&account));
+    let mut state = loaded(&account);
+    let reserved = writes.reservations.into_iter().next().unwrap().transaction;
+    state.transactions.insert((user(), trace()), reserved);
+    let (_, writes) = rule::settle(&account.batch([commit().into()]), state);
+    assert_eq!(writes.reservations[0].was, Some(Status::Pending));
+    assert!(!writes.is_empty());
+}
+
+#[test]
+fn an_account_that_a_batch_opens_is_new_once() {
+    let account = TestAccount::with("0");
+    let mut state = loaded(&account);
+    state.created.insert(user());
+    let (outcomes, _) = rule::settle(&account.batch([Posting::Open(user()), Posting::Open(user())]), state);
+    assert_eq!(outcomes, [Outcome::Opened { created: true }, Outcome::Opened { created: false }]);
+}
+
+#[test]
+fn an_account_that_was_not_loaded_is_an_error_and_never_an_empty_one() {
+    let account = TestAccount::with("0");
+    for posting in [account.charge_of(units(1)).into(), adjust("a", "1")] {
+        let (outcomes, writes) = rule::settle(&account.batch([posting]), State::default());
+        let not_loaded = Outcome::Refused(Error::Internal("the balance of u was not loaded".into()));
+        assert_eq!(outcomes, [not_loaded]);
+        assert!(writes.is_empty());
+    }
+}

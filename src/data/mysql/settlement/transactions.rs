@@ -1,0 +1,289 @@
+//! Charges and reservations: rows of `billing_transaction`, and a row of
+//! `reservation_expiry` for each reservation until the sweep has seen it ended. Commits
+//! leave that row alone: in this one table users would meet, and wait for each other.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use crate::{
+    biz::{
+        charge::prices::PriceVersion,
+        settlement::{
+            rule::ReservationWrite,
+            transaction::{Due, Reservation, Status, Transaction, TransactionStore},
+        },
+        values::{
+            error::StoreError,
+            ids::{ApiKeyId, ModelName, TraceId, UserId},
+            usage::Usage,
+        },
+    },
+    data::{
+        column_codes::{charged_by_number, quota_unit_name},
+        mysql::{
+            MySqlStore,
+            statement::{Row as StatementRow, Statement},
+        },
+        rows::transaction::{due_of, transaction_of},
+    },
+};
+
+/// As [`transaction_of`] reads them.
+pub const COLUMNS: &str = "user_id, trace_id, status, service_name, count, cost, api_key_id, model, \
+    input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, \
+    free_remaining_after, created_at, held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, \
+    price_version, input_price, cached_input_price, output_price, estimated_input_tokens, estimated_output_tokens, \
+    quota_unit, shortfall, charged_by";
+
+#[async_trait]
+impl TransactionStore for MySqlStore {
+    async fn transaction(&self, user: &UserId, trace: &TraceId) -> Result<Option<Transaction>, StoreError> {
+        let mut statement = Statement::new("SELECT ");
+        statement
+            .push(COLUMNS)
+            .push(" FROM billing_transaction WHERE (user_id, trace_id) IN (")
+            .pairs([&(user, trace)])
+            .push(")");
+        let mut connection = self.reader.take().await?;
+        let sets = statement.fetch(&mut connection).await?;
+        connection.give_back();
+        sets.first().and_then(|rows| rows.first()).map(transaction_of).transpose()
+    }
+
+    async fn due(&self, until: DateTime<Utc>, after: Option<&Due>, limit: u32) -> Result<Vec<Due>, StoreError> {
+        let (after_time, after_user, after_trace) = match after {
+            Some(due) => (due.expires_at, due.user.as_str(), due.trace.as_str()),
+            None => (DateTime::UNIX_EPOCH, "", ""),
+        };
+        let query = sqlx::query(
+            "SELECT e.expires_at, e.user_id, e.trace_id, COALESCE(t.status, '') = 'PENDING' \
+             FROM reservation_expiry e \
+             LEFT JOIN billing_transaction t ON t.user_id = e.user_id AND t.trace_id = e.trace_id \
+             WHERE e.expires_at >= ? AND e.expires_at <= ? AND (e.expires_at, e.user_id, e.trace_id) > (?, ?, ?) \
+             AND NOT (COALESCE(t.status, '') = 'PENDING' AND t.expires_at > ?) \
+             ORDER BY e.expires_at, e.user_id, e.trace_id LIMIT ?",
+        )
+        .bind(after_time.naive_utc())
+        .bind(until.naive_utc())
+        .bind(after_time.naive_utc())
+        .bind(after_user)
+        .bind(after_trace.as_bytes())
+        // A stream's hold lasts longer with each report; it stays listed where it began.
+        .bind(until.naive_utc())
+        .bind(limit);
+        let rows = self.reader.fetch_all(query).await?;
+        rows.iter().map(due_of).collect()
+    }
+
+    async fn forget(&self, ended: &[Due]) -> Result<(), StoreError> {
+        // One statement a row: of a list the optimizer may make a scan, which waits for
+        // whatever others are inserting.
+        let mut statement = Statement::new("START TRANSACTION; ");
+        for due in ended {
+            statement
+                .push("DELETE FROM reservation_expiry WHERE expires_at = ")
+                .instant(due.expires_at)
+                .push(" AND user_id = ")
+                .texts([due.user.as_str()])
+                .push(" AND trace_id = ")
+                .texts([due.trace.as_str()])
+                .push("; ");
+        }
+        statement.push("COMMIT");
+        let mut connection = self.writer.take().await?;
+        statement.execute(&mut connection).await?;
+        connection.give_back();
+        Ok(())
+    }
+}
+
+/// A column that few transactions fill; named only where one of them does.
+struct Optional {
+    names: &'static str,
+    is_filled: fn(&Transaction) -> bool,
+    fill: for<'r, 's> fn(&'r mut StatementRow<'s>, &Transaction) -> &'r mut StatementRow<'s>,
+}
+
+const PRICE_VERSION: Optional = Optional {
+    names: ", price_version, input_price, cached_input_price, output_price",
+    is_filled: |transaction| transaction.price_version.is_some(),
+    fill: |row, transaction| price_version(row, transaction.price_version.as_ref()),
+};
+
+const QUOTA_UNIT: Optional = Optional {
+    names: ", quota_unit",
+    is_filled: |transaction| quota_unit_name(transaction).is_some(),
+    fill: |row, transaction| row.optional(quota_unit_name(transaction), StatementRow::text),
+};
+
+const OF_CHARGES: [Optional; 6] = [
+    Optional {
+        names: ", cost",
+        is_filled: |charge| charge.content.cost.is_some(),
+        fill: |row, charge| row.optional(charge.content.cost, StatementRow::money),
+    },
+    Optional {
+        names: ", api_key_id",
+        is_filled: |charge| charge.content.api_key.is_some(),
+        fill: |row, charge| row.optional(charge.content.api_key.as_ref().map(ApiKeyId::as_str), StatementRow::text),
+    },
+    Optional {
+        names: ", model",
+        is_filled: |charge| charge.content.model.is_some(),
+        fill: |row, charge| row.optional(charge.content.model.as_ref().map(ModelName::as_str), StatementRow::text),
+    },
+    Optional {
+        names: ", input_tokens, output_tokens, cached_input_tokens",
+        is_filled: |charge| charge.content.usage.is_some(),
+        fill: |row, charge| tokens(row, charge.content.usage),
+    },
+    PRICE_VERSION,
+    QUOTA_UNIT,
+];
+
+const OF_RESERVATIONS: [Optional; 5] = [
+    Optional {
+        names: ", estimated_input_tokens, estimated_output_tokens",
+        is_filled: |reservation| reservation.content.estimate.is_some(),
+        fill: |row, reservation| {
+            let estimate = reservation.content.estimate;
+            row.optional(estimate.map(|usage| usage.input_tokens), StatementRow::number)
+                .optional(estimate.map(|usage| usage.output_tokens), StatementRow::number)
+        },
+    },
+    PRICE_VERSION,
+    QUOTA_UNIT,
+    Optional {
+        names: ", shortfall",
+        is_filled: |reservation| !reservation.shortfall.is_zero(),
+        fill: |row, reservation| row.money(reservation.shortfall),
+    },
+    Optional {
+        names: ", charged_by",
+        is_filled: |reservation| charged_by_number(reservation).is_some(),
+        fill: |row, reservation| row.optional(charged_by_number(reservation), StatementRow::number),
+    },
+];
+
+/// Rows of charges. Every value costs parsing, so those that are the default, and those
+/// that only reservations have, are left out.
+pub fn insert_charges(statement: &mut Statement, charges: &[Transaction]) {
+    let filled: Vec<_> = OF_CHARGES.iter().filter(|column| charges.iter().any(column.is_filled)).collect();
+    statement.push(
+        "INSERT INTO billing_transaction (user_id, trace_id, service_name, count, free_count, paid_count, amount, \
+         record_id, balance_after, free_remaining_after, created_at",
+    );
+    for column in &filled {
+        statement.push(column.names);
+    }
+    statement
+        .push(") VALUES ")
+        .rows(charges, |row, charge| {
+            identity(row, charge).number(charge.content.count);
+            outcome(row, charge);
+            for column in &filled {
+                (column.fill)(row, charge);
+            }
+        })
+        .push("; ");
+}
+
+/// Rows of reservations, new or with their new state, and their places among those
+/// that can expire.
+pub fn write_reservations(statement: &mut Statement, writes: &[ReservationWrite]) {
+    let all = writes
+        .iter()
+        .filter_map(|write| Some((write.was, &write.transaction, write.transaction.reservation.as_ref()?)));
+    let (changed, new): (Vec<_>, Vec<_>) = all.partition(|(was, ..)| was.is_some());
+    // Plainly, so that an id which is taken is noticed.
+    put_reservations(statement, &new, "; ");
+    put_reservations(
+        statement,
+        &changed,
+        " ON DUPLICATE KEY UPDATE status = VALUES(status), input_tokens = VALUES(input_tokens), \
+         output_tokens = VALUES(output_tokens), cached_input_tokens = VALUES(cached_input_tokens), \
+         free_count = VALUES(free_count), paid_count = VALUES(paid_count), amount = VALUES(amount), \
+         record_id = VALUES(record_id), balance_after = VALUES(balance_after), \
+         free_remaining_after = VALUES(free_remaining_after), commit_cost = VALUES(commit_cost), \
+         held_free = VALUES(held_free), held_amount = VALUES(held_amount), expires_at = VALUES(expires_at), \
+         shortfall = VALUES(shortfall), charged_by = VALUES(charged_by); ",
+    );
+    let starts: Vec<_> = new.iter().filter(|(_, transaction, _)| transaction.status == Status::Pending).collect();
+    if !starts.is_empty() {
+        statement
+            .push("INSERT INTO reservation_expiry (expires_at, user_id, trace_id) VALUES ")
+            .rows(starts, |row, (_, transaction, reservation)| {
+                row.instant(reservation.expires_at).text(transaction.user.as_str()).text(transaction.trace.as_str());
+            })
+            .push("; ");
+    }
+}
+
+type Written<'w> = (Option<Status>, &'w Transaction, &'w Reservation);
+
+fn put_reservations(statement: &mut Statement, rows: &[Written<'_>], end: &'static str) {
+    if rows.is_empty() {
+        return;
+    }
+    let is_filled = |column: &&Optional| rows.iter().any(|(_, transaction, _)| (column.is_filled)(transaction));
+    let filled: Vec<_> = OF_RESERVATIONS.iter().filter(is_filled).collect();
+    statement.push(
+        "INSERT INTO billing_transaction (user_id, trace_id, service_name, count, free_count, paid_count, amount, \
+             record_id, balance_after, free_remaining_after, created_at, status, cost, api_key_id, model, \
+             input_tokens, output_tokens, cached_input_tokens, held_free, held_amount, full_cost, commit_cost, \
+             usage_date, expires_at",
+    );
+    for column in &filled {
+        statement.push(column.names);
+    }
+    statement
+        .push(") VALUES ")
+        .rows(rows, |row, (_, transaction, reservation)| {
+            let content = &transaction.content;
+            let delivered = reservation.delivered.as_ref();
+            identity(row, transaction).number(content.count);
+            outcome(row, transaction)
+                .text(transaction.status.name())
+                .optional(content.cost, StatementRow::money)
+                .optional(content.api_key.as_ref().map(ApiKeyId::as_str), StatementRow::text)
+                .optional(content.model.as_ref().map(ModelName::as_str), StatementRow::text);
+            tokens(row, reservation.usage())
+                .number(reservation.free)
+                .money(reservation.amount)
+                .money(reservation.full_cost)
+                .optional(delivered.and_then(|delivered| delivered.cost), StatementRow::money)
+                .day(reservation.day)
+                .instant(reservation.expires_at);
+            for column in &filled {
+                (column.fill)(row, transaction);
+            }
+        })
+        .push(end);
+}
+
+fn identity<'r, 's>(row: &'r mut StatementRow<'s>, transaction: &Transaction) -> &'r mut StatementRow<'s> {
+    row.text(transaction.user.as_str()).text(transaction.trace.as_str()).text(transaction.content.service.as_str())
+}
+
+fn outcome<'r, 's>(row: &'r mut StatementRow<'s>, transaction: &Transaction) -> &'r mut StatementRow<'s> {
+    row.number(transaction.free)
+        .number(transaction.paid)
+        .money(transaction.amount)
+        .text(&transaction.record_id.to_string())
+        .money(transaction.balance_after)
+        .number(transaction.free_remaining_after)
+        .instant(transaction.created_at)
+}
+
+fn tokens<'r, 's>(row: &'r mut StatementRow<'s>, usage: Option<Usage>) -> &'r mut StatementRow<'s> {
+    row.optional(usage.map(|usage| usage.input_tokens), StatementRow::number)
+        .optional(usage.map(|usage| usage.output_tokens), StatementRow::number)
+        .optional(usage.map(|usage| usage.cached_input_tokens), StatementRow::number)
+}
+
+fn price_version<'r, 's>(row: &'r mut StatementRow<'s>, version: Option<&PriceVersion>) -> &'r mut StatementRow<'s> {
+    row.optional(version.map(|version| version.id.as_str()), StatementRow::text)
+        .optional(version.map(|version| version.prices.input), StatementRow::money)
+        .optional(version.map(|version| version.prices.cached_input), StatementRow::money)
+        .optional(version.map(|version| version.prices.output), StatementRow::money)
+}

@@ -1,0 +1,98 @@
+//! The real databases, as a stage for histories.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use billing_service::{
+    biz::{
+        account::{Account, Balance},
+        jobs::audit::Evidence,
+        limits::{
+            caps::{Caps, LimitStore},
+            key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
+        },
+        recharge::order::OrderStore,
+        reports::{
+            record::{Record, RecordFilter},
+            statistics::DailyUse,
+        },
+        settlement::{
+            ledger::Ledger,
+            order::Order,
+            posting::{Batch, Outcome},
+            transaction::{Due, Transaction},
+        },
+        values::{
+            calendar::{BillingTime, DaySpan},
+            ids::{ApiKeyId, OrderId, TraceId, UserId},
+            paging::PageStart,
+        },
+    },
+    data::Store,
+};
+use chrono::{DateTime, Utc};
+
+use super::histories::{Stage, USERS, postings::month};
+
+/// More than any history has, and than all histories have due at once.
+const ALL: u32 = 10_000;
+
+impl Stage for Arc<dyn Store> {
+    async fn settle(&self, batch: &Batch) -> Vec<Outcome> {
+        Ledger::settle(&**self, batch, None).await.unwrap().outcomes
+    }
+
+    async fn account(&self, user: &UserId, number: u32) -> Account {
+        let account = (**self).account(user, month(number)).await.unwrap();
+        account.unwrap_or_else(|| Account { balance: Balance::default(), quotas: BTreeMap::new(), requests: None })
+    }
+
+    async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) {
+        LimitStore::set_caps(&**self, user, caps, at).await.unwrap();
+    }
+
+    async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime) {
+        KeyQuotaStore::set_key_quota(&**self, quota, at).await.unwrap();
+    }
+
+    async fn key_quotas(&self, key: &ApiKeyId) -> KeyQuotas {
+        KeyQuotaStore::key_quotas(&**self, key).await.unwrap()
+    }
+
+    async fn keep_order(&self, order: &Order) {
+        assert!(self.create_order(order).await.unwrap());
+    }
+
+    async fn order(&self, id: &OrderId) -> Option<Order> {
+        OrderStore::order(&**self, id).await.unwrap()
+    }
+
+    async fn transaction(&self, user: &UserId, trace: &TraceId) -> Option<Transaction> {
+        (**self).transaction(user, trace).await.unwrap()
+    }
+
+    async fn records(&self, user: &UserId) -> Vec<Record> {
+        let filter = RecordFilter { user: user.clone(), service: None, kind: None, days: None };
+        (**self).records(&filter, None, &PageStart::Offset(0), ALL).await.unwrap()
+    }
+
+    async fn daily(&self, user: &UserId, span: DaySpan) -> Vec<DailyUse> {
+        (**self).daily(user, span).await.unwrap()
+    }
+
+    async fn due(&self, until: DateTime<Utc>) -> Option<BTreeSet<(UserId, TraceId)>> {
+        let due = (**self).due(until, None, ALL).await.unwrap();
+        let (pending, ended): (Vec<_>, Vec<Due>) = due.into_iter().partition(|due| due.is_pending);
+        if !ended.is_empty() {
+            self.forget(&ended).await.unwrap();
+        }
+        Some(pending.into_iter().map(|due| (due.user, due.trace)).collect())
+    }
+
+    async fn evidence(&self, case: &str) -> Vec<Evidence> {
+        let all = (**self).evidence(Some(&UserId::from_stored(format!("{case}-"))), USERS.into()).await.unwrap();
+        all.into_iter().filter(|evidence| evidence.user.as_str().starts_with(case)).collect()
+    }
+}
