@@ -2,6 +2,7 @@
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
+use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -28,6 +29,9 @@ pub fn prepare(conf: &Path) -> anyhow::Result<Config> {
 /// # Errors
 /// As [`prepare`].
 pub fn prepare_with(conf: &Path, stderr: impl Stderr) -> anyhow::Result<Config> {
+    // From here on a terminal that closes does not kill the process, whatever it does: once
+    // listened to, the signal has lost its default action.
+    drop(signal(SignalKind::hangup()).context("SIGHUP")?);
     let config = Config::load(conf)?;
     logs::init(&config.log, stderr)?;
     Ok(config)
@@ -38,16 +42,32 @@ pub trait Stderr: for<'w> MakeWriter<'w> + Send + Sync + 'static {}
 
 impl<W: for<'w> MakeWriter<'w> + Send + Sync + 'static> Stderr for W {}
 
-/// Completes at SIGTERM or SIGINT; the signals are caught from the call on.
+/// The meaning of SIGHUP, which a terminal sends when it closes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hangup {
+    /// Nothing, for a service.
+    Ignored,
+    /// As SIGTERM, for a command that somebody watches.
+    Stops,
+}
+
+/// Completes at SIGTERM or SIGINT; these signals and SIGHUP are caught from the call on.
 ///
 /// # Errors
 /// The signals can't be caught.
-pub fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+pub fn stop_signal(on_hangup: Hangup) -> anyhow::Result<impl Future<Output = ()>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hangup = signal(SignalKind::hangup())?;
     Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
+                _ = hangup.recv() => match on_hangup {
+                    Hangup::Ignored => tracing::info!("SIGHUP ignored; a restart reads the configuration again"),
+                    Hangup::Stops => return,
+                },
+            }
         }
     })
 }

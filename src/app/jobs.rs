@@ -27,13 +27,15 @@ use crate::{
         },
         settlement::{
             engine::Engine,
+            order::Order,
             sweep::{self, Swept},
+            transaction::Transaction,
         },
         values::calendar::{Calendar, Clock},
     },
     config::Config,
     data::Store,
-    metrics::ChargeObserver,
+    metrics::{ChargeObserver, Metrics},
 };
 
 /// Interval at which a server ends the reservations that are past their expiry. Cron does so too.
@@ -112,11 +114,25 @@ pub async fn sweep(
     clock: impl Clock,
     cut: &CancellationToken,
 ) -> anyhow::Result<Swept> {
+    sweep_counting(config, store, clock, cut, None).await
+}
+
+/// As [`sweep`], for a process whose metrics are read.
+pub(super) async fn sweep_counting(
+    config: &Config,
+    store: Arc<dyn Store>,
+    clock: impl Clock,
+    cut: &CancellationToken,
+    metrics: Option<&Arc<Metrics>>,
+) -> anyhow::Result<Swept> {
     let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
     let caches = caches::of_job(config, &database::identity(config, &*store).await?);
     let catalog = Arc::new(config.catalog());
+    let observer = metrics.map(|metrics| ChargeObserver::new(metrics.clone(), catalog.clone()));
     let engine = Engine::start(store.clone(), caches.clone(), catalog, calendar.clone(), limits(config));
-    let swept = cut.run_until_cancelled(sweep::sweep(&*store, &engine, &calendar, |_, _| ())).await;
+    let on_ended =
+        |ended: Transaction, effect| observer.iter().for_each(|observer| observer.count_ended(&ended, effect));
+    let swept = cut.run_until_cancelled(sweep::sweep(&*store, &engine, &calendar, on_ended)).await;
     engine.drain().await;
     caches::tell(&caches).await;
     Ok(swept.context("cut short")??)
@@ -132,8 +148,22 @@ pub async fn reconcile_recharges(
     clock: impl Clock,
     cut: &CancellationToken,
 ) -> anyhow::Result<ReconciledOrders> {
+    reconcile_recharges_counting(config, store, clock, cut, None).await
+}
+
+/// As [`reconcile_recharges`], for a process whose metrics are read.
+pub(super) async fn reconcile_recharges_counting(
+    config: &Config,
+    store: Arc<dyn Store>,
+    clock: impl Clock,
+    cut: &CancellationToken,
+    metrics: Option<&Arc<Metrics>>,
+) -> anyhow::Result<ReconciledOrders> {
     let job = RechargeJob::new(config, store, clock).await?;
-    let reconciled = cut.run_until_cancelled(job.recharges.reconcile(job.waits)).await;
+    let on_settled = |order: &Order, status| {
+        metrics.into_iter().for_each(|metrics| metrics.recharge.count_reconciled(order, status));
+    };
+    let reconciled = cut.run_until_cancelled(job.recharges.reconcile(job.waits, &on_settled)).await;
     job.engine.drain().await;
     caches::tell(&job.caches).await;
     Ok(reconciled.context("cut short")??)

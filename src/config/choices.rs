@@ -42,6 +42,17 @@ pub enum Style {
     Devshare,
 }
 
+/// The treatment of members and query parameters that a message does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UnknownFields {
+    Ignore,
+    /// Counts and logs.
+    #[default]
+    Warn,
+    /// Refuses the request.
+    Reject,
+}
+
 /// The proof that a callback comes from payment-service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallbackAuth {
@@ -94,6 +105,11 @@ pub(super) fn callback_auth<'de, D: Deserializer<'de>>(deserializer: D) -> Resul
 
 pub(super) fn style<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Style, D::Error> {
     choice(deserializer, &[("plain", Style::Plain), ("devshare", Style::Devshare)])
+}
+
+pub(super) fn unknown_fields<'de, D: Deserializer<'de>>(deserializer: D) -> Result<UnknownFields, D::Error> {
+    let choices = [("ignore", UnknownFields::Ignore), ("warn", UnknownFields::Warn), ("reject", UnknownFields::Reject)];
+    choice(deserializer, &choices)
 }
 
 pub(super) fn log_format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LogFormat, D::Error> {

@@ -4,6 +4,7 @@
 //! key.
 
 mod choices;
+mod cron;
 mod metering;
 mod models;
 mod payment;
@@ -19,7 +20,7 @@ use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
 
 pub use self::{
-    choices::{CallbackAuth, Driver, Environment, LogFormat, RedisMode, Style},
+    choices::{CallbackAuth, Driver, Environment, LogFormat, RedisMode, Style, UnknownFields},
     metering::Streams,
     payment::PaymentServiceConfig,
     rates::RateLimitsConfig,
@@ -48,6 +49,8 @@ pub struct Config {
     pub data: Data,
     pub billing: Billing,
     pub payment_service: Option<PaymentServiceConfig>,
+    #[serde(default)]
+    pub cron: cron::CronConfig,
     #[serde(default)]
     pub log: Log,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{
-    choices::{self, Style},
+    choices::{self, Style, UnknownFields},
     secret::Secret,
     values,
 };
@@ -28,6 +28,8 @@ pub struct HttpPort {
     #[serde(deserialize_with = "choices::style")]
     pub style: Style,
     pub internal_routes: bool,
+    #[serde(deserialize_with = "choices::unknown_fields")]
+    pub unknown_fields: UnknownFields,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -64,6 +66,7 @@ impl Default for HttpPort {
             timeout: Duration::from_secs(1),
             style: Style::Plain,
             internal_routes: false,
+            unknown_fields: UnknownFields::Warn,
         }
     }
 }

@@ -53,6 +53,11 @@ pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Stri
     }
 }
 
+/// As [`address`], where there may be none.
+pub(super) fn optional_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    address(deserializer).map(Some)
+}
+
 /// How the error of a URL goes on, which shows nothing of it.
 const URL_AS_ADDRESS: &str = "a URL or has a login; name the host and the port alone, such as";
 

@@ -65,10 +65,10 @@ pub trait Store:
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn was_changed_elsewhere(&self) -> Result<bool, StoreError>;
 
-    /// Checks that the database answers.
+    /// Checks that the database answers and takes writes.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`].
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn ping(&self) -> Result<(), StoreError>;
 
     /// Waits for running statements and closes every connection.

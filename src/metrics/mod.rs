@@ -5,14 +5,17 @@ mod cache;
 mod charges;
 mod checks;
 mod in_flight;
+mod jobs;
 mod labels;
 mod low_balance;
 mod observer;
 mod operations;
 mod ops_stats;
 mod prices;
+mod process;
 mod recharge;
 mod registration;
+mod requests;
 mod scale;
 mod streams;
 
@@ -23,12 +26,14 @@ pub use self::{
     charges::Operation,
     checks::CheckMetrics,
     in_flight::InFlight,
+    jobs::{JobMetrics, RunEnd},
     labels::{FAILURES, Failure},
     low_balance::LowBalanceMetrics,
     observer::{ChargeObserver, Outcome},
     ops_stats::OpsStatsMetrics,
     prices::PriceMetrics,
     recharge::RechargeMetrics,
+    requests::RequestMetrics,
     streams::StreamMetrics,
 };
 use self::{
@@ -51,6 +56,8 @@ pub struct Metrics {
     pub cache: CacheMetrics,
     pub streams: StreamMetrics,
     pub prices: PriceMetrics,
+    pub requests: RequestMetrics,
+    pub jobs: JobMetrics,
 }
 
 impl Metrics {
@@ -60,6 +67,7 @@ impl Metrics {
     /// The registry refuses a name or a label. They are constant, so only a defect can cause it.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
+        registry.register(Box::new(process::ProcessCollector::new()?))?;
         let (times, balances) = (OperationTimes::new(&registry)?, BalanceMetrics::new(&registry)?);
         let rate_limit_local = registration::gauge(
             &registry,
@@ -82,6 +90,8 @@ impl Metrics {
             cache: CacheMetrics::new(&registry)?,
             streams: StreamMetrics::new(&registry)?,
             prices: PriceMetrics::new(&registry)?,
+            requests: RequestMetrics::new(&registry)?,
+            jobs: JobMetrics::new(&registry)?,
             registry,
         })
     }

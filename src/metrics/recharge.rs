@@ -10,7 +10,7 @@ use super::{
 };
 use crate::biz::{
     recharge::{callback::SettledOrder, start::Started},
-    settlement::order::OrderStatus,
+    settlement::order::{Order, OrderStatus},
     values::{
         error::{Error, Result},
         money::Money,
@@ -88,6 +88,14 @@ impl RechargeMetrics {
             Err(_) => "refused",
         };
         self.total.with_label_values(&[result]).inc();
+    }
+
+    /// Counts an order that a look-up at payment-service has brought into `status`.
+    pub fn count_reconciled(&self, order: &Order, status: OrderStatus) {
+        self.count_order(status, order.amount);
+        if status == OrderStatus::Success {
+            self.balances.count("recharge", order.amount);
+        }
     }
 
     /// Counts a callback that names no order, or has no valid signature.

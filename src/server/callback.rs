@@ -13,6 +13,7 @@ use axum::{
 
 use super::{
     auth,
+    content::gunzip,
     request::{is_grpc, undecoded},
     span::Refusal,
 };
@@ -105,20 +106,28 @@ impl CallbackGuard {
         let signature = Signature::parse(header, self.calendar.now().utc).map_err(unauthenticated)?;
         let body = to_bytes(body, MAX_BYTES).await;
         let body = body.map_err(|error| Error::from(Invalid::new("body", error.to_string())))?;
-        let message =
-            if grpc { framed(&body).ok_or_else(|| Invalid::new("body", "is no gRPC message"))? } else { &body };
+        let is_gzip = head.headers.get("grpc-encoding").is_some_and(|coding| coding == "gzip");
+        let message = if grpc { framed(&body, is_gzip) } else { Some(body.clone()) };
+        let message = message.ok_or_else(|| Invalid::new("body", "is no gRPC message"))?;
         let secrets = self.secrets.iter().map(Secret::reveal);
-        signature.verify(secrets, message).map_err(unauthenticated)?;
+        signature.verify(secrets, &message).map_err(unauthenticated)?;
         Ok(Request::from_parts(head, Body::from(body)))
     }
 }
 
-/// The message of a unary call without its frame; `None` if it is compressed or malformed.
-fn framed(body: &Bytes) -> Option<&[u8]> {
+/// The one message of a unary call, decompressed.
+fn framed(body: &Bytes, is_gzip: bool) -> Option<Bytes> {
     let (frame, message) = body.split_at_checked(FRAME_BYTES)?;
-    let [0, length @ ..] = frame else { return None };
+    let [flag, length @ ..] = frame else { return None };
     let length = u32::from_be_bytes(length.try_into().ok()?);
-    (usize::try_from(length) == Ok(message.len())).then_some(message)
+    if usize::try_from(length) != Ok(message.len()) {
+        return None;
+    }
+    match flag {
+        0 => Some(body.slice(FRAME_BYTES..)),
+        1 if is_gzip => gunzip(message, MAX_BYTES).ok(),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -126,8 +135,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_callback_is_one_whole_message_and_not_compressed() {
-        let message = |frame: &'static [u8]| framed(&Bytes::from_static(frame)).map(<[u8]>::to_vec);
+    fn a_callback_is_one_whole_message() {
+        let message = |frame: &'static [u8]| framed(&Bytes::from_static(frame), false).map(|bytes| bytes.to_vec());
         assert_eq!(message(b"\0\0\0\0\x02ab"), Some(b"ab".to_vec()));
         assert_eq!(message(b"\0\0\0\0\0"), Some(Vec::new()));
         let compressed = b"\x01\0\0\0\x02ab";
@@ -135,5 +144,19 @@ mod tests {
         for bad in [&b""[..], b"\0\0\0\0", b"\0\0\0\0\x02a", b"\0\0\0\0\x01ab", compressed, two] {
             assert_eq!(message(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_compressed_callback_is_read_in_the_coding_that_it_names_and_no_further_than_its_bound() {
+        let framed_gzip = |content: &[u8], is_gzip| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            std::io::Write::write_all(&mut encoder, content).unwrap();
+            let message = encoder.finish().unwrap();
+            let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+            framed(&[&[1][..], &length, &message].concat().into(), is_gzip)
+        };
+        assert_eq!(framed_gzip(b"ab", true), Some(Bytes::from_static(b"ab")));
+        assert_eq!(framed_gzip(b"ab", false), None);
+        assert_eq!(framed_gzip(&[0; MAX_BYTES + 1], true), None);
     }
 }

@@ -1,6 +1,12 @@
 //! The endpoints for operators and orchestrators: liveness, readiness and metrics.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
@@ -12,7 +18,7 @@ use http::{StatusCode, header::CONTENT_TYPE};
 use serde::Serialize;
 
 use crate::{
-    biz::limits::rate_limit::RateGuard,
+    biz::{limits::rate_limit::RateGuard, settlement::engine::Engine, values::error::StoreError},
     data::{Store, redis::RedisCache},
     metrics::Metrics,
 };
@@ -24,6 +30,9 @@ pub struct Ops {
     pub metrics: Arc<Metrics>,
     pub rates: Arc<RateGuard>,
     pub redis: Option<Arc<RedisCache>>,
+    pub engine: Arc<Engine>,
+    /// What `/ready` said last, so that a change is logged once.
+    pub was_ready: Arc<AtomicBool>,
 }
 
 #[derive(Serialize)]
@@ -41,7 +50,7 @@ const SERVICE: &str = "billing-service";
 /// Deadline of the database's answer. Without an answer the service is not ready.
 const READY_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// `/health`: the process is alive. `/ready`: the database answers.
+/// `/health`: the process is alive. `/ready`: the database answers and takes writes.
 pub fn health(ops: Ops) -> Router {
     Router::new()
         .route("/health", get(async || Json(Health { status: "UP", service: SERVICE, redis: None })))
@@ -54,11 +63,18 @@ pub fn metrics(ops: Ops) -> Router {
 }
 
 async fn ready(State(ops): State<Ops>) -> Response {
-    let database = match tokio::time::timeout(READY_TIMEOUT, ops.store.ping()).await {
-        Ok(Ok(())) => "UP",
-        Ok(Err(_)) | Err(_) => "DOWN",
+    let answer = tokio::time::timeout(READY_TIMEOUT, ops.store.ping()).await;
+    let answer = answer.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())));
+    let was_ready = ops.was_ready.swap(answer.is_ok(), Relaxed);
+    let (database, status) = match answer {
+        Ok(()) => ("UP", StatusCode::OK),
+        Err(error) => {
+            if was_ready {
+                tracing::warn!(%error, "not ready");
+            }
+            ("DOWN", StatusCode::SERVICE_UNAVAILABLE)
+        }
     };
-    let status = if database == "UP" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let redis = ops.redis.map(|redis| if redis.is_up() { "UP" } else { "DOWN" });
     let body = Health { status: database, service: SERVICE, redis };
     (status, Json(body)).into_response()
@@ -66,7 +82,17 @@ async fn ready(State(ops): State<Ops>) -> Response {
 
 async fn render(State(ops): State<Ops>) -> Response {
     ops.metrics.set_rate_limit_local(ops.rates.is_local());
-    match ops.metrics.render() {
+    ops.metrics.requests.set_lane_queues(&ops.engine.waiting());
+    text_of(&ops.metrics)
+}
+
+/// `/metrics` of a process that serves nothing else.
+pub fn metrics_alone(metrics: Arc<Metrics>) -> Router {
+    Router::new().route("/metrics", get(async move || text_of(&metrics)))
+}
+
+fn text_of(metrics: &Metrics) -> Response {
+    match metrics.render() {
         Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "metrics could not be rendered");

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
+use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -170,6 +171,9 @@ impl BillingInternalService for Grpc {
     }
 }
 
+/// Bytes from which a reply is compressed for a client that accepts gzip.
+const WORTH_COMPRESSING: usize = 1024;
+
 /// One call: its metadata, and the id that an internal error names.
 struct Call {
     headers: HeaderMap,
@@ -205,14 +209,23 @@ impl Call {
         {
             *id = other.into_owned();
         }
+        source.complete(id);
+        if let Some(field) = source.field() {
+            self.id.note_retry_id(field, id);
+        }
         if source.field() == Some("trace_id") {
             note_trace_id(&self.headers, id);
         }
         Ok(())
     }
 
-    fn reply<T>(&self, result: Result<T, Error>) -> Reply<T> {
-        result.map(Response::new).map_err(|error| self.fail(&error))
+    fn reply<T: Message>(&self, result: Result<T, Error>) -> Reply<T> {
+        let mut reply = Response::new(result.map_err(|error| self.fail(&error))?);
+        if reply.get_ref().encoded_len() < WORTH_COMPRESSING {
+            // Nearly every client accepts gzip. A small message only grows, and costs time.
+            reply.disable_compression();
+        }
+        Ok(reply)
     }
 
     fn fail(&self, error: &Error) -> Status {

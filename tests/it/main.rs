@@ -29,6 +29,7 @@ mod ports;
 mod prices;
 mod processes;
 mod rate_limits;
+mod ready;
 mod recharge;
 mod records;
 mod redis_servers;
@@ -38,12 +39,15 @@ mod rest;
 mod rollover;
 mod rollup;
 mod sandbox;
+mod scrape;
 mod stalls;
 mod state_machine;
 mod statistics;
 mod tokens;
+mod unknown_outcomes;
 mod upgrade;
 mod values;
+mod wire;
 
 // The histories of `state_machine` are the library's own files, and name this `crate::biz`.
 use billing_service::biz;

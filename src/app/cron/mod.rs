@@ -4,9 +4,14 @@
 
 mod display;
 mod job;
+mod metrics;
 mod perform;
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::anyhow;
 use chrono::{DateTime, Utc};
@@ -16,6 +21,7 @@ use uuid::Uuid;
 pub use self::{
     display::{Beginning, Display},
     job::Job,
+    metrics::serve_metrics,
 };
 use self::{
     display::{DryProgress, RunProgress},
@@ -29,6 +35,7 @@ use crate::{
     },
     config::Config,
     data::Store,
+    metrics::{Metrics, RunEnd},
 };
 
 /// The report of a run.
@@ -58,12 +65,19 @@ pub struct Runner {
     clock: Arc<dyn Clock>,
     calendar: Calendar,
     stop: CancellationToken,
+    /// Where somebody reads them.
+    metrics: Option<Arc<Metrics>>,
 }
 
 impl Runner {
     pub fn new(config: Arc<Config>, store: Arc<dyn Store>, clock: Arc<dyn Clock>, stop: CancellationToken) -> Self {
         let calendar = Calendar::new(config.billing.timezone, clock.clone());
-        Self { config, store, clock, calendar, stop }
+        Self { config, store, clock, calendar, stop, metrics: None }
+    }
+
+    /// Counts the runs, and what they settle, in `metrics`.
+    pub fn counting(self, metrics: Option<Arc<Metrics>>) -> Self {
+        Self { metrics, ..self }
     }
 
     /// The scheduled jobs that apply to the configuration, with their schedules.
@@ -148,6 +162,7 @@ impl Runner {
     async fn run(&self, job: Job, run: Run, resumes: bool, display: &dyn Display) -> anyhow::Result<Option<JobReport>> {
         ensure_clock_agrees(&self.config, &*self.store, &*self.clock).await?;
         let Begun::Ours { position } = self.store.begin_run(&run).await? else { return Ok(None) };
+        let started = Instant::now();
         display.begins(match (&position, resumes) {
             (Some(_), true) => Beginning::Resumed,
             (Some(_), false) => Beginning::Anew,
@@ -177,7 +192,18 @@ impl Runner {
         if let Err(error) = self.store.end_run(&run, done.is_ok()).await {
             tracing::warn!(%error, %job, "release of the lease failed; the lease expires by itself");
         }
+        self.count(job, &done, started.elapsed());
         done.map(Some)
+    }
+
+    fn count(&self, job: Job, done: &anyhow::Result<JobReport>, took: Duration) {
+        let Some(metrics) = &self.metrics else { return };
+        let end = match done {
+            Ok(report) if report.is_good => RunEnd::Good,
+            Ok(_) => RunEnd::Bad,
+            Err(_) => RunEnd::Unfinished,
+        };
+        metrics.jobs.count(job.name(), end, took, self.calendar.now().utc);
     }
 
     /// Returns when another process has the lease.

@@ -78,7 +78,9 @@ impl Runner {
     }
 
     async fn expire(&self, cut: &CancellationToken) -> anyhow::Result<JobReport> {
-        let swept = jobs::sweep(&self.config, self.store.clone(), self.clock.clone(), cut).await?;
+        let swept =
+            jobs::sweep_counting(&self.config, self.store.clone(), self.clock.clone(), cut, self.metrics.as_ref())
+                .await?;
         let line = format!(
             "expire-reservations: {} holds freed, {} streams charged, {} failed",
             swept.freed, swept.charged, swept.failed
@@ -97,7 +99,14 @@ impl Runner {
     }
 
     async fn settle_recharges(&self, cut: &CancellationToken) -> anyhow::Result<JobReport> {
-        let done = jobs::reconcile_recharges(&self.config, self.store.clone(), self.clock.clone(), cut).await?;
+        let done = jobs::reconcile_recharges_counting(
+            &self.config,
+            self.store.clone(),
+            self.clock.clone(),
+            cut,
+            self.metrics.as_ref(),
+        )
+        .await?;
         let line = format!(
             "reconcile-recharges: {} credited, {} failed, {} expired, {} left, {} errors",
             done.credited, done.failed, done.expired, done.left, done.errors

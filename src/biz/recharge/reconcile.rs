@@ -42,17 +42,28 @@ pub struct ReconciledOrders {
     pub errors: u64,
 }
 
+/// Gets an order with the status that it has come into.
+pub type OnSettled<'f> = &'f (dyn Fn(&Order, OrderStatus) + Sync);
+
+/// What a scan does with the orders that it looks up.
+enum Treatment<'t> {
+    Settle(OnSettled<'t>),
+    /// Enters the status that an order would have, and settles none.
+    List(&'t mut List),
+}
+
 impl Recharges {
     /// Looks up every order that has been pending for long, and credits it, fails it or leaves it.
     /// An old order expires if payment-service answers that it is not paid. Without an answer no order
     /// expires, because it may be paid. Failed orders are looked up too, up to the same age, because
     /// the user may have tried again. Parallel runs and callbacks credit an order once.
+    /// `on_settled` gets every order whose status has changed.
     ///
     /// # Errors
     /// [`Error::PaymentUnavailable`]: payment-service is unavailable; the next run looks up the
     /// remaining orders. [`Error::Overloaded`] or [`Error::Internal`]: the orders can't be read.
-    pub async fn reconcile(&self, waits: Waits) -> Result<ReconciledOrders> {
-        self.scan(waits, None).await
+    pub async fn reconcile(&self, waits: Waits, on_settled: OnSettled<'_>) -> Result<ReconciledOrders> {
+        self.scan(waits, Treatment::Settle(on_settled)).await
     }
 
     /// Counts the outcomes that [`Self::reconcile`] would have now, and lists at most `listed`
@@ -62,12 +73,11 @@ impl Recharges {
     /// As [`Self::reconcile`].
     pub async fn preview(&self, waits: Waits, listed: usize) -> Result<ReconcilePreview> {
         let mut list = List { orders: Vec::new(), room: listed };
-        let total = self.scan(waits, Some(&mut list)).await?;
+        let total = self.scan(waits, Treatment::List(&mut list)).await?;
         Ok(ReconcilePreview { total, first: list.orders })
     }
 
-    /// With a list, lists the outcomes and settles no order.
-    async fn scan(&self, waits: Waits, mut list: Option<&mut List>) -> Result<ReconciledOrders> {
+    async fn scan(&self, waits: Waits, mut treatment: Treatment<'_>) -> Result<ReconciledOrders> {
         self.gateway()?;
         let now = self.calendar.now().utc;
         let (until, expired) = (now - waits.reconcile_after, now - waits.expire_after);
@@ -80,7 +90,7 @@ impl Recharges {
             loop {
                 let chunk = in_time(self.orders.orders_made(&made, last.as_ref(), CHUNK)).await?;
                 let Some(end) = chunk.last().cloned() else { break };
-                if let Some(outage) = self.reconcile_chunk(&chunk, expired, &mut total, list.as_deref_mut()).await {
+                if let Some(outage) = self.reconcile_chunk(&chunk, expired, &mut total, &mut treatment).await {
                     tracing::warn!(?total, "payment-service unavailable; the next run continues");
                     return Err(outage.into());
                 }
@@ -97,17 +107,19 @@ impl Recharges {
         orders: &[Order],
         expired: DateTime<Utc>,
         total: &mut ReconciledOrders,
-        mut list: Option<&mut List>,
+        treatment: &mut Treatment<'_>,
     ) -> Option<PaymentError> {
-        let settles = list.is_none();
+        let settles = matches!(treatment, Treatment::Settle(_));
         let looked_up = orders.iter().map(|order| self.look_up(order, order.created_at <= expired, settles));
         let looked_up = join_all(looked_up).await;
         let mut outages = Vec::new();
         for (order, after) in orders.iter().zip(looked_up) {
             let error = match after {
                 Ok(after) => {
-                    if let Some(list) = &mut list {
-                        list.enter(order, after);
+                    match treatment {
+                        Treatment::List(list) => list.enter(order, after),
+                        Treatment::Settle(on_settled) if order.status != after => on_settled(order, after),
+                        Treatment::Settle(_) => {}
                     }
                     match after {
                         OrderStatus::Success => total.credited += 1,

@@ -20,7 +20,10 @@ mod statement;
 use std::{sync::atomic::AtomicU32, time::Duration};
 
 use async_trait::async_trait;
-use sqlx::{ConnectOptions, Connection, MySqlConnection, mysql::MySqlConnectOptions};
+use sqlx::{
+    ConnectOptions, Connection, MySqlConnection,
+    mysql::{MySqlConnectOptions, MySqlRow},
+};
 
 use self::connections::Connections;
 pub use self::legacy::UpgradeOptions;
@@ -28,6 +31,7 @@ use super::{
     Store,
     error::store_error,
     plan::{Announce, UpgradePlan},
+    row::Columns,
 };
 use crate::biz::values::error::StoreError;
 
@@ -119,7 +123,18 @@ impl Store for MySqlStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.reader.fetch_all(sqlx::query("SELECT 1")).await.map(|_| ())
+        // A table, because a node of a cluster that lost its majority answers SELECT 1. The
+        // settings are numbers or words, by the server's version.
+        let rows = self.reader.fetch_all(sqlx::query(
+            "SELECT CAST(@@GLOBAL.read_only AS CHAR), CAST(@@GLOBAL.innodb_read_only AS CHAR), \
+             (SELECT COUNT(*) FROM (SELECT 1 FROM user_balance LIMIT 1) found)",
+        ));
+        for row in rows.await? {
+            if !(is_off(&row, 0)? && is_off(&row, 1)?) {
+                return Err(StoreError::Unavailable("the database is read-only".into()));
+            }
+        }
+        Ok(())
     }
 
     async fn close(&self) {
@@ -127,4 +142,9 @@ impl Store for MySqlStore {
         self.waiter.close().await;
         self.reader.close().await;
     }
+}
+
+/// Whether a setting of the server is off.
+fn is_off(row: &MySqlRow, column: usize) -> Result<bool, StoreError> {
+    Ok(matches!(row.text(column)?.as_str(), "0" | "OFF"))
 }

@@ -16,6 +16,9 @@ mod settlement;
 mod writer;
 
 use std::{
+    fs::{File, OpenOptions},
+    io,
+    path::Path,
     sync::atomic::{AtomicI64, Ordering::Relaxed},
     time::Duration,
 };
@@ -51,8 +54,8 @@ impl SqliteStore {
     /// schema up to date; `announce` is told the plan before.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]: the file can't be opened. [`StoreError::Failed`]: a migration
-    /// failed.
+    /// [`StoreError::Failed`] when the file or its folder can't be written, or a migration
+    /// fails; [`StoreError::Unavailable`] while the disk is full or another process migrates.
     pub async fn connect(
         options: SqliteConnectOptions,
         readers: u32,
@@ -62,8 +65,9 @@ impl SqliteStore {
         let folder = options.get_filename().parent().filter(|folder| !folder.as_os_str().is_empty());
         if let Some(folder) = folder {
             std::fs::create_dir_all(folder)
-                .map_err(|error| StoreError::Unavailable(format!("{}: {error}", folder.display())))?;
+                .map_err(|error| StoreError::Failed(format!("can't create {}: {error}", folder.display())))?;
         }
+        ensure_writable(options.get_filename())?;
         let options = options
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
@@ -90,6 +94,14 @@ impl SqliteStore {
     }
 }
 
+/// SQLite tells only that it can't open a file, and not why.
+fn ensure_writable(file: &Path) -> Result<(), StoreError> {
+    match OpenOptions::new().read(true).write(true).create(true).truncate(false).open(file) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(StoreError::Failed(format!("can't write {}: {error}", file.display()))),
+    }
+}
+
 /// The migration plan of [`SqliteStore::connect`]. Changes nothing.
 ///
 /// # Errors
@@ -98,6 +110,9 @@ pub async fn plan(options: SqliteConnectOptions) -> Result<UpgradePlan, StoreErr
     if !options.get_filename().exists() {
         return Ok(planned(&migrations::pending(&[])));
     }
+    let unreadable =
+        |error: io::Error| StoreError::Failed(format!("can't read {}: {error}", options.get_filename().display()));
+    File::open(options.get_filename()).map_err(unreadable)?;
     let options = options.read_only(true).create_if_missing(false);
     let mut connection = sqlx::SqliteConnection::connect_with(&options).await.map_err(store_error)?;
     let pending = migrations::pending_sqlite(&mut connection).await?;
@@ -132,7 +147,8 @@ impl Store for SqliteStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("SELECT 1").execute(&self.reader).await.map_err(store_error).map(|_| ())
+        sqlx::query("SELECT 1").execute(&self.reader).await.map_err(store_error)?;
+        self.writer.ensure_writable().await
     }
 
     async fn close(&self) {

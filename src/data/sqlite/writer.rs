@@ -7,7 +7,7 @@
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -32,10 +32,20 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 /// Size of the cache of prepared statements, above the number of statements.
 const STATEMENTS: usize = 32;
 
+/// For this long a write proves that writes can be made.
+const PROOF: Duration = Duration::from_secs(1);
+
+/// How long a trial may take to tell.
+const TRIAL_TIMEOUT: Duration = Duration::from_millis(300);
+
 #[derive(Clone)]
 pub(super) struct Writer {
     /// `None` after the close.
     connection: Arc<Mutex<Option<Connection>>>,
+    /// When a write was committed last; `None` after one that failed for the disk or the file.
+    written: Arc<Mutex<Option<Instant>>>,
+    /// One trial at a time.
+    trial: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Writer {
@@ -45,7 +55,8 @@ impl Writer {
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     pub fn open(file: &Path, busy_timeout: Duration) -> Result<Self, StoreError> {
         let connection = open(file, busy_timeout).map_err(writer_error)?;
-        Ok(Self { connection: Arc::new(Mutex::new(Some(connection))) })
+        let connection = Arc::new(Mutex::new(Some(connection)));
+        Ok(Self { connection, written: Arc::default(), trial: Arc::default() })
     }
 
     /// Runs `work` on the connection, on a thread that may block. `work` runs to its end even if the
@@ -59,11 +70,20 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
     {
-        let connection = self.connection.clone();
+        let (connection, written) = (self.connection.clone(), self.written.clone());
         let done = tokio::task::spawn_blocking(move || {
             // A panic has rolled its transaction back before the lock was released.
             match connection.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-                Some(connection) => work(connection),
+                Some(connection) => {
+                    let before = connection.total_changes();
+                    let done = work(connection);
+                    match &done {
+                        Ok(_) if connection.total_changes() > before => note(&written, Some(Instant::now())),
+                        Err(StoreError::Unavailable(_)) => note(&written, None),
+                        Ok(_) | Err(_) => {}
+                    }
+                    done
+                }
                 None => Err(StoreError::Unavailable("the database is closed".into())),
             }
         });
@@ -86,6 +106,38 @@ impl Writer {
         done
     }
 
+    /// Whether writes can be made. Those that were just made tell; without them, as in an idle
+    /// service or after one that failed, one page is written on trial. A trial that waits for
+    /// other writers tells nothing against the file.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    pub async fn ensure_writable(&self) -> Result<(), StoreError> {
+        match tokio::time::timeout(TRIAL_TIMEOUT, self.write_on_trial()).await {
+            Ok(Err(StoreError::Conflict(_))) | Err(_) => Ok(()),
+            Ok(tried) => tried,
+        }
+    }
+
+    async fn write_on_trial(&self) -> Result<(), StoreError> {
+        let trial = self.trial.clone().lock_owned().await;
+        if lock(&self.written).is_some_and(|at| at.elapsed() < PROOF) {
+            return Ok(());
+        }
+        let written = self.written.clone();
+        self.run(move |connection| {
+            // Until the end of the work, also when nobody waits for it any more.
+            let _trial = trial;
+            // Written whether it changes or not. Nothing reads it.
+            let version: i64 =
+                connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(writer_error)?;
+            connection.pragma_update(None, "user_version", version).map_err(writer_error)?;
+            note(&written, Some(Instant::now()));
+            Ok(())
+        })
+        .await
+    }
+
     /// Waits for the running work, and closes the connection.
     pub async fn close(&self) {
         let connection = self.connection.clone();
@@ -96,6 +148,14 @@ impl Writer {
             tracing::error!(%error, "writing connection not closed");
         }
     }
+}
+
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn note(written: &Mutex<Option<Instant>>, at: Option<Instant>) {
+    *lock(written) = at;
 }
 
 fn open(file: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
@@ -142,5 +202,35 @@ mod tests {
         assert_eq!(setting("wal_autocheckpoint"), CHECKPOINT_PAGES);
         assert_eq!(setting("journal_size_limit"), LOG_BYTES);
         assert_eq!(setting("cache_size"), -CACHE_KIB);
+    }
+
+    #[tokio::test]
+    async fn a_trial_of_writing_does_not_take_another_writer_for_a_fault() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("billing.db");
+        std::fs::File::create(&file).unwrap();
+        let writer = Writer::open(&file, Duration::from_secs(1)).unwrap();
+        let other = open(&file, Duration::ZERO).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert_eq!(writer.ensure_writable().await, Ok(()));
+        other.execute_batch("ROLLBACK").unwrap();
+        assert_eq!(writer.write_on_trial().await, Ok(()));
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert_eq!(writer.write_on_trial().await, Ok(()), "the last trial is proof enough");
+    }
+
+    #[tokio::test]
+    async fn a_write_that_failed_for_the_file_ends_the_proof_of_the_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("billing.db");
+        std::fs::File::create(&file).unwrap();
+        let writer = Writer::open(&file, Duration::ZERO).unwrap();
+        let write =
+            |sql: &'static str| writer.run(move |connection| connection.execute_batch(sql).map_err(writer_error));
+        write("CREATE TABLE t (x INTEGER); INSERT INTO t VALUES (1); PRAGMA query_only = ON").await.unwrap();
+        assert!(lock(&writer.written).is_some());
+        assert!(matches!(write("INSERT INTO t VALUES (2)").await, Err(StoreError::Unavailable(_))));
+        assert!(lock(&writer.written).is_none());
+        assert!(matches!(writer.ensure_writable().await, Err(StoreError::Unavailable(_))));
     }
 }

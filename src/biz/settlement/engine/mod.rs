@@ -168,6 +168,11 @@ impl Engine {
         self.post(Posting::UpdateOrder(update), Reply::OrderUpdated)
     }
 
+    /// Postings that wait in each lane.
+    pub fn waiting(&self) -> Vec<usize> {
+        self.lanes.iter().map(|lane| lane.max_capacity() - lane.capacity()).collect()
+    }
+
     /// Cancelled when the engine stops accepting postings.
     pub fn closed(&self) -> &CancellationToken {
         &self.stop
