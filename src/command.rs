@@ -1,4 +1,4 @@
-//! What the binaries share: arguments, logs, and the way they end.
+//! Shared parts of the binaries: arguments, logs, signals and exit codes.
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
@@ -7,8 +7,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::{config::Config, logs};
 
-/// The arguments of the process, with `-conf` as the legacy service has it turned
-/// into `--conf`.
+/// The arguments of the process. `-conf`, the form of the legacy service, becomes `--conf`.
 pub fn arguments() -> impl Iterator<Item = OsString> {
     std::env::args_os().map(|argument| match argument.to_str() {
         Some(text) if text == "-conf" || text.starts_with("-conf=") => format!("-{text}").into(),
@@ -16,15 +15,15 @@ pub fn arguments() -> impl Iterator<Item = OsString> {
     })
 }
 
-/// Reads the configuration and starts the logs it asks for, on standard error.
+/// Reads the configuration, and starts the configured logs on standard error.
 ///
 /// # Errors
-/// As [`Config::load`], and for a `RUST_LOG` that is no filter.
+/// As [`Config::load`], and for a malformed `RUST_LOG`.
 pub fn prepare(conf: &Path) -> anyhow::Result<Config> {
     prepare_with(conf, std::io::stderr)
 }
 
-/// As [`prepare`], for a process that has its own way to write to standard error.
+/// As [`prepare`], with `stderr` as the writer of the logs.
 ///
 /// # Errors
 /// As [`prepare`].
@@ -34,7 +33,7 @@ pub fn prepare_with(conf: &Path, stderr: impl Stderr) -> anyhow::Result<Config> 
     Ok(config)
 }
 
-/// What writes to standard error.
+/// A writer to standard error.
 pub trait Stderr: for<'w> MakeWriter<'w> + Send + Sync + 'static {}
 
 impl<W: for<'w> MakeWriter<'w> + Send + Sync + 'static> Stderr for W {}
@@ -53,7 +52,7 @@ pub fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     })
 }
 
-/// The exit code of a finished command; an error is printed first.
+/// The exit code of a finished command. Prints its error, if any.
 pub fn exit_code(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -1,9 +1,9 @@
-//! The keys that take one of a few words.
+//! The config keys whose value is one of a few words.
 
 use serde::{Deserialize, Deserializer, de};
 use tracing::Level;
 
-/// What is at stake.
+/// The environment of the deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Environment {
     Development,
@@ -23,7 +23,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// How Redis is laid out.
+/// The topology of Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RedisMode {
     #[default]
@@ -32,28 +32,28 @@ pub enum RedisMode {
     Cluster,
 }
 
-/// How REST replies are dressed.
+/// The style of REST replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Style {
-    /// The message itself, snake_case names.
+    /// The message itself, with snake_case names.
     #[default]
     Plain,
     /// lowerCamelCase names inside `{"success":true,"data":...}`.
     Devshare,
 }
 
-/// What makes a callback of payment-service believable.
+/// The proof that a callback comes from payment-service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallbackAuth {
-    /// A signature with one of the secrets.
+    /// A signature under one of the secrets.
     Signed,
-    /// Nothing: it is a hint to ask payment-service.
+    /// None. A callback is a hint, and payment-service is asked.
     Confirm,
-    /// Nothing is asked; for tests and closed networks.
+    /// None, and every callback counts. For tests and closed networks.
     None,
 }
 
-/// One of a few words.
+/// Parses one of a few words. The error lists them.
 pub(super) fn choice<'de, D: Deserializer<'de>, T: Copy>(
     deserializer: D,
     choices: &[(&str, T)],

@@ -1,4 +1,4 @@
-//! `server`: what listens where, and how much it takes on.
+//! `server`: the listeners and their limits.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub struct GrpcPort {
     pub addr: String,
     #[serde(deserialize_with = "values::duration")]
     pub timeout: Duration,
-    /// Callers of the internal service must bring one of these; none: no check.
+    /// Callers of the internal service must send one of these tokens. An empty list means no check.
     #[serde(deserialize_with = "values::secrets")]
     pub internal_tokens: Vec<Secret>,
 }

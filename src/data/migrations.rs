@@ -43,6 +43,10 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0011_quota_openings"),
     pair!("0012_price_versions"),
     pair!("0013_shortfalls"),
+    pair!("0014_recharge_keys"),
+    pair!("0015_database_identity"),
+    pair!("0016_large_counts"),
+    pair!("0017_key_quota_periods"),
 ];
 
 /// The first migration that changes the legacy tables.

@@ -22,6 +22,8 @@ use async_trait::async_trait;
 use crate::biz::{
     account::{AccountStore, users::Users},
     charge::prices::PriceStore,
+    database::clock_skew::DatabaseClock,
+    database::identity::IdentityStore,
     jobs::{
         archive::RecordArchive, audit::AuditStore, low_balance::LowBalanceStore, ops_stats::OpsStatsStore,
         reset::QuotaRows, rollup::RollupStore, runs::RunStore,
@@ -37,6 +39,8 @@ use crate::biz::{
 #[async_trait]
 pub trait Store:
     AccountStore
+    + DatabaseClock
+    + IdentityStore
     + Ledger
     + TransactionStore
     + LimitStore

@@ -1,4 +1,4 @@
-//! Bounds of a request: how many at once, and how long one may take.
+//! The bounds of a port: the most requests at once, and the deadline of a request.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::{
 pub struct Bounds {
     pub requests: Arc<Semaphore>,
     pub timeout: Duration,
-    /// As long as payment-service may take, for those who wait for it.
+    /// The additional time of requests that wait for payment-service.
     pub payment_timeout: Duration,
     pub style: Style,
 }

@@ -1,5 +1,5 @@
-//! Who reports of a top-up: proven by a signature over the message as it was sent, before
-//! any of it is parsed.
+//! Checks the sender of a callback, by a signature over the bytes of the message. The check comes
+//! before the message is parsed.
 
 use std::sync::Arc;
 
@@ -30,12 +30,12 @@ use crate::{
     },
 };
 
-/// Many times as large as a callback ever is.
+/// Largest callback in bytes, far above any valid one.
 const MAX_BYTES: usize = 64 * 1024;
-/// A byte of flags and four of length before a message of gRPC.
+/// Bytes before a gRPC message: one of flags and four of length.
 const FRAME_BYTES: usize = 5;
 
-/// How callbacks are believed.
+/// The check of callbacks.
 #[derive(Clone)]
 pub struct CallbackGuard {
     pub auth: CallbackAuth,
@@ -44,8 +44,8 @@ pub struct CallbackGuard {
     pub metrics: Arc<Metrics>,
 }
 
-/// Puts the check before the routes of callbacks. payment-service has secrets of its own:
-/// only where it proves nothing it needs a token as other callers do.
+/// Adds the check to the routes of callbacks. payment-service has its own secrets. It needs a token,
+/// like other callers, only if `payment_service.callback_auth` is none.
 pub fn protect<S: Clone + Send + Sync + 'static>(
     routes: Router<S>,
     guard: &CallbackGuard,
@@ -63,7 +63,7 @@ pub fn protect<S: Clone + Send + Sync + 'static>(
 async fn check(State((guard, style)): State<(CallbackGuard, Style)>, request: Request, next: Next) -> Response {
     let refusal = Refusal::of(&request, style);
     let refused = |error: &dyn std::fmt::Display| {
-        tracing::warn!(%error, "a callback was refused");
+        tracing::warn!(%error, "callback refused");
         guard.metrics.recharge.count_refused();
     };
     match guard.admit(request).await {
@@ -101,7 +101,7 @@ impl CallbackGuard {
         let (head, body) = request.into_parts();
         let header = head.headers.get(signature::HEADER).and_then(|value| value.to_str().ok());
         let header = header.ok_or_else(|| unauthenticated("sign the callback"))?;
-        // What is no signature, or an old one, is refused before its body is read.
+        // A malformed or old signature is refused before the body is read.
         let signature = Signature::parse(header, self.calendar.now().utc).map_err(unauthenticated)?;
         let body = to_bytes(body, MAX_BYTES).await;
         let body = body.map_err(|error| Error::from(Invalid::new("body", error.to_string())))?;
@@ -113,7 +113,7 @@ impl CallbackGuard {
     }
 }
 
-/// The one message of a unary call, not compressed.
+/// The message of a unary call without its frame; `None` if it is compressed or malformed.
 fn framed(body: &Bytes) -> Option<&[u8]> {
     let (frame, message) = body.split_at_checked(FRAME_BYTES)?;
     let [0, length @ ..] = frame else { return None };

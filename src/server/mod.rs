@@ -1,4 +1,4 @@
-//! Transport: what listens where, and what surrounds the routes of the service layer.
+//! Transport: the two ports, and the middleware around the routes of the service layer.
 
 mod auth;
 mod bounds;
@@ -41,14 +41,14 @@ use crate::{
     },
 };
 
-/// What both ports are made of.
+/// The parts of both ports.
 #[derive(Clone)]
 pub struct Parts<'c> {
     pub config: &'c Server,
     pub rest: Rest,
     pub ops: Ops,
     pub callbacks: CallbackGuard,
-    /// How long payment-service may take.
+    /// Deadline of a call to payment-service.
     pub payment_timeout: Duration,
 }
 
@@ -72,12 +72,12 @@ pub fn public_app(parts: Parts<'_>) -> Router {
 /// The internal port: gRPC, its health and reflection, internal REST, liveness and metrics.
 ///
 /// # Errors
-/// Descriptors that reflection can't read; only a defect.
+/// Reflection can't read the descriptors, which is a defect.
 pub fn internal_app(
     parts: Parts<'_>,
     health: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
 ) -> anyhow::Result<Router> {
-    // The style is the front end's; the gateway's port keeps the plain one.
+    // The configured style is for front ends. The internal port has the plain style.
     let style = Style::Plain;
     let Parts { config, ref rest, ref callbacks, .. } = parts;
     let (rest, api) = (Rest { style, ..rest.clone() }, Grpc(rest.api.clone()));
@@ -86,7 +86,7 @@ pub fn internal_app(
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            // So that clients can show the details of errors.
+            // Reflection includes the type of error details, so that clients can decode them.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let internal = BillingInternalServiceServer::new(api.clone()).max_decoding_message_size(limit);
@@ -96,7 +96,7 @@ pub fn internal_app(
         .add_service(reflection().build_v1alpha()?)
         .into_axum_router()
         .reset_fallback();
-    // The one rpc that proves by itself who calls; its path goes before the others'.
+    // The callback proves its sender itself, so its path comes before the token check.
     let callback = Router::new().route_service(GRPC_CALLBACK_PATH, internal.clone());
     let guarded = Routes::new(internal).into_axum_router().reset_fallback();
     let routes = auth::protect(rest::internal_routes(), tokens, style)
@@ -109,8 +109,8 @@ pub fn internal_app(
     Ok(complete(bounded.merge(ops::health(parts.ops.clone())).merge(ops::metrics(parts.ops)), style))
 }
 
-/// Limits bodies, requests at once, and the time of each. Health and metrics stay
-/// outside: a busy server is not a dead one.
+/// Limits the body size, the requests at once, and the time of each. Health and metrics have no such
+/// limits, so that an overloaded server does not look dead.
 fn bound(routes: Router, parts: &Parts<'_>, timeout: Duration, style: Style) -> Router {
     let limits = &parts.config.limits;
     let requests = Arc::new(Semaphore::new(limits.requests));
@@ -139,13 +139,13 @@ fn wrong_method(style: Style) -> Response {
     plain_error(style, StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "the path exists, with another method")
 }
 
-/// Errors of HTTP itself, in the shape of the contract's errors but without its codes.
+/// An HTTP error in the form of the contract's errors, without a code of the contract.
 fn plain_error(style: Style, status: StatusCode, reason: &'static str, message: &str) -> Response {
     let body = ErrorBody { code: status.as_u16(), reason, message: message.to_owned(), metadata: HashMap::new() };
     rest::dress_error(style, status, body)
 }
 
-/// The gRPC health service, and the handle that tells it we are stopping.
+/// The gRPC health service, and the handle that sets its status.
 pub fn grpc_health() -> (
     tonic_health::server::HealthReporter,
     tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
@@ -153,7 +153,7 @@ pub fn grpc_health() -> (
     tonic_health::server::health_reporter()
 }
 
-/// Sets every name that gRPC health answers for: the server as a whole and each service.
+/// Sets the status of every name in gRPC health: the server as a whole and each service.
 pub async fn report_health(reporter: &tonic_health::server::HealthReporter, status: ServingStatus) {
     for name in ["", BillingServiceServer::<Grpc>::NAME, BillingInternalServiceServer::<Grpc>::NAME] {
         reporter.set_service_status(name, status).await;

@@ -1,4 +1,4 @@
-//! What operators and orchestrators ask: liveness, readiness, metrics.
+//! The endpoints for operators and orchestrators: liveness, readiness and metrics.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
     metrics::Metrics,
 };
 
-/// What the answers are made of.
+/// The sources of the answers.
 #[derive(Clone)]
 pub struct Ops {
     pub store: Arc<dyn Store>,
@@ -30,17 +30,18 @@ pub struct Ops {
 struct Health {
     status: &'static str,
     service: &'static str,
-    /// Where there is one; while it is down checks are slower, and nothing else.
+    /// The state of Redis, if it is configured. A lost Redis only makes checks slower, so the service
+    /// stays ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     redis: Option<&'static str>,
 }
 
 const SERVICE: &str = "billing-service";
 
-/// A database that takes longer than this to answer is not ready.
+/// Deadline of the database's answer. Without an answer the service is not ready.
 const READY_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// `/health`: the process lives. `/ready`: the database answers.
+/// `/health`: the process is alive. `/ready`: the database answers.
 pub fn health(ops: Ops) -> Router {
     Router::new()
         .route("/health", get(async || Json(Health { status: "UP", service: SERVICE, redis: None })))
@@ -68,7 +69,7 @@ async fn render(State(ops): State<Ops>) -> Response {
     match ops.metrics.render() {
         Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {
-            tracing::error!(%error, "metrics can't be rendered");
+            tracing::error!(%error, "metrics could not be rendered");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }

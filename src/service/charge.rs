@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 
 use super::{
     call::CallParser,
-    convert::int32,
+    convert::{int32, int64},
     errors,
     proto::{
         BatchDeductQuotaReply, BatchDeductQuotaRequest, BatchDeductQuotaResult, DeductQuotaReply, DeductQuotaRequest,
@@ -28,7 +28,7 @@ use crate::{
     metrics::{ChargeObserver, Operation, Outcome},
 };
 
-/// Items of one batch at most.
+/// Most items of one batch.
 const MAX_ITEMS: usize = 1_000;
 
 /// Makes charges.
@@ -43,7 +43,7 @@ impl ChargeService {
         Self { calls, engine, observer }
     }
 
-    /// Parses and queues at once; the future waits for the outcome.
+    /// Parses and queues the charge at once. The future waits for the outcome.
     pub fn deduct_quota(
         &self,
         request: DeductQuotaRequest,
@@ -108,5 +108,6 @@ fn deduct_reply(transaction: Transaction, replayed: bool) -> DeductQuotaReply {
         balance: transaction.balance_after.to_wire(),
         free_remaining: int32(transaction.free_remaining_after),
         replayed,
+        free_remaining_units: int64(transaction.free_remaining_after),
     }
 }

@@ -1,4 +1,4 @@
-//! The one table of errors: code, reason, gRPC status and HTTP status side by side.
+//! The table of errors: code, reason, gRPC status and HTTP status of each.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
 /// The `domain` of google.rpc.ErrorInfo.
 pub const DOMAIN: &str = "billing-service";
 
-/// How one kind of error shows on the wire.
+/// The form of an error on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kind {
     pub error_code: &'static str,
@@ -48,7 +48,7 @@ pub fn kind(error: &Error) -> Kind {
         error_code,
         reason,
         grpc,
-        // Every number above is a status.
+        // Every number in the table is a valid status.
         http: StatusCode::from_u16(http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
     }
 }

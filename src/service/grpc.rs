@@ -41,7 +41,9 @@ impl BillingService for Grpc {
     }
 
     async fn recharge(&self, request: Request<RechargeRequest>) -> Reply<RechargeReply> {
-        let (origin, call, message) = Call::with_origin(request);
+        let (origin, call, mut message) = Call::with_origin(request);
+        let filled = call.fill_id(IdSource::RechargeKey, &mut message.idempotency_key);
+        filled.map_err(|error| call.fail(&error))?;
         call.reply(self.0.recharges.recharge(message, origin).await)
     }
 
@@ -201,7 +203,7 @@ impl Call {
         if id.is_empty()
             && let Some(other) = source.read(&self.headers)?
         {
-            *id = other.to_owned();
+            *id = other.into_owned();
         }
         if source.field() == Some("trace_id") {
             note_trace_id(&self.headers, id);

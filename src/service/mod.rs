@@ -35,6 +35,6 @@ pub mod proto {
     tonic::include_proto!("billing.v1");
     include!(concat!(env!("OUT_DIR"), "/billing.v1.serde.rs"));
 
-    /// The encoded descriptors, for reflection and for tests of the routes.
+    /// The encoded descriptors, for reflection and the tests of the routes.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/billing_descriptor.bin"));
 }

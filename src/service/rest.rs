@@ -1,5 +1,5 @@
-//! The contract over REST: path, query and body become the request message by the
-//! proto3 JSON rules, and the reply message becomes the body.
+//! The contract over REST. Path, query and body become the request message by the proto3 JSON rules,
+//! and the reply message becomes the body.
 
 use std::sync::Arc;
 
@@ -33,14 +33,14 @@ use crate::{
     config::Style,
 };
 
-/// What a handler needs.
+/// The state of the handlers.
 #[derive(Clone)]
 pub struct Rest {
     pub api: Arc<Api>,
     pub style: Style,
 }
 
-/// The handler of one rpc, and where it takes an idempotency id from.
+/// The handler of one rpc, and the source of its idempotency id.
 macro_rules! rpc {
     ($feature:ident.$method:ident) => {
         rpc!($feature.$method, IdSource::None)
@@ -75,7 +75,7 @@ pub fn public_routes() -> Router<Rest> {
         .route("/api/v1/billing/usage", get(rpc!(reports.get_usage)))
 }
 
-/// The routes of BillingInternalService, but for [`callback_route`].
+/// The routes of BillingInternalService, except [`callback_route`].
 pub fn internal_routes() -> Router<Rest> {
     Router::new()
         .route("/internal/v1/billing/check", post(rpc!(checks.check_quota)))
@@ -131,7 +131,7 @@ async fn batch_deduct(State(rest): State<Rest>, path: PathResult, request: Reque
 async fn recharge(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
     let replier = Replier::of(rest.style, &request);
     let origin = Origin::of(request.headers(), request.extensions());
-    let answer = match message(path, request, IdSource::None).await {
+    let answer = match message(path, request, IdSource::RechargeKey).await {
         Ok(message) => rest.api.recharges.recharge(message, origin).await,
         Err(error) => Err(error),
     };
@@ -172,7 +172,7 @@ async fn message<M: DeserializeOwned>(path: PathResult, mut request: Request, id
     }
     serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| {
         match error.path().to_string() {
-            // The message as a whole: a field under two names.
+            // The error concerns the whole message, such as a field under two names.
             whole if whole == "." => Invalid::new("body", error.into_inner().to_string()).into(),
             field => Invalid::new(field, "has the wrong type or is out of range").into(),
         }
@@ -196,14 +196,14 @@ fn proto3_field((name, value): (String, Value)) -> Option<(String, Value)> {
     Some((name, proto3_value(value)?))
 }
 
-/// proto3 JSON takes null for an absent field, and 1.0 or 1e3 for a whole number.
+/// Applies two rules of proto3 JSON: null means an absent field, and 1.0 or 1e3 is a whole number.
 fn proto3_value(value: Value) -> Option<Value> {
-    /// Up to here every whole double is one integer.
+    /// Up to this number every whole double is exactly one integer.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     match value {
         Value::Null => None,
         Value::Object(fields) => Some(Value::Object(fields.into_iter().filter_map(proto3_field).collect())),
-        // An item is never absent: null stays, and is an error that names its place.
+        // An item of a list is never absent, so null stays and gives an error with its index.
         Value::Array(items) => Some(items.into_iter().map(|item| proto3_value(item).unwrap_or(Value::Null)).collect()),
         Value::Number(number) => match number.as_f64() {
             Some(whole) if number.is_f64() && whole.fract() == 0.0 && whole.abs() <= EXACT => {
@@ -222,7 +222,7 @@ fn query_fields(request: &Request) -> Result<Map<String, Value>> {
     for (name, value) in &pairs.0 {
         set_once(&mut fields, name, value)?;
     }
-    // An empty parameter is an absent one: number fields have no empty text.
+    // An empty parameter counts as absent, because a number can't be an empty text.
     fields.retain(|_, value| value != "");
     Ok(fields)
 }
@@ -274,7 +274,8 @@ impl Replier {
     }
 }
 
-/// An error as the style asks; those without a code of the contract show their HTTP status.
+/// The response of an error body, in the given style. An error without a code of the contract has its
+/// HTTP status as the code.
 pub fn dress_error(style: Style, status: StatusCode, body: ErrorBody) -> Response {
     match style {
         Style::Plain => (status, Json(body)).into_response(),
@@ -286,7 +287,8 @@ pub fn dress_error(style: Style, status: StatusCode, body: ErrorBody) -> Respons
     }
 }
 
-/// No message of the contract has a map, so every object key is a field name.
+/// Converts all object keys to lowerCamelCase. The messages of the contract have no maps, so every key
+/// is a field name.
 fn camel_case_names(value: Value) -> Value {
     match value {
         Value::Object(fields) => {

@@ -10,12 +10,14 @@ mod bad_input;
 mod cache;
 mod charges;
 mod concurrency;
+mod connections;
 mod crash;
 mod cron;
 mod documents;
 mod export;
 mod harness;
 mod idempotency;
+mod identity;
 mod key_quotas;
 mod layers;
 mod limits;
@@ -36,10 +38,12 @@ mod rest;
 mod rollover;
 mod rollup;
 mod sandbox;
+mod stalls;
 mod state_machine;
 mod statistics;
 mod tokens;
 mod upgrade;
+mod values;
 
 // The histories of `state_machine` are the library's own files, and name this `crate::biz`.
 use billing_service::biz;

@@ -65,6 +65,7 @@ async fn run() -> anyhow::Result<ExitCode> {
         // A server may be creating the database at the same time.
         app::connect(&config).await?
     };
+    app::ensure_clock_agrees(&config, &*store, &SystemClock).await?;
     let stop = CancellationToken::new();
     let runner = Arc::new(Runner::new(config, store.clone(), Arc::new(SystemClock), stop.clone()));
     tokio::spawn({

@@ -6,6 +6,7 @@
 
 mod account;
 mod connections;
+mod identity;
 mod jobs;
 mod legacy;
 mod limits;
@@ -33,33 +34,38 @@ use crate::biz::values::error::StoreError;
 /// A MySQL-compatible database.
 pub struct MySqlStore {
     options: MySqlConnectOptions,
-    /// Single statements that commit by themselves.
+    /// Connections for single statements that commit by themselves.
     reader: Connections,
-    /// Transactions.
+    /// Connections for transactions.
     writer: Connections,
+    /// Transactions that wait for a lock that others hold.
+    waiter: Connections,
     /// Batches that will still look all their ids up, and how many do so from a repeat on.
     lookup_all: AtomicU32,
     lookup_all_batches: u32,
 }
 
-/// How many connections a store may hold, and how long one is waited for.
+/// The number of connections of a store, and the longest wait for one.
 #[derive(Debug, Clone, Copy)]
 pub struct PoolLimits {
     pub readers: usize,
     pub writers: usize,
+    /// Settlements that wait for a lock at once.
+    pub waiters: usize,
     pub acquire_timeout: Duration,
-    /// After an id was met again, this many batches look all of theirs up before they
-    /// insert: repeats come in swarms, as after an outage.
+    /// Number of batches after a repeated id that look up all ids before they insert, because retries
+    /// arrive in bursts, for example after an outage.
     pub lookup_all_batches: u32,
 }
 
 impl MySqlStore {
-    /// A store on a schema that is up to date, see [`bring_up_to_date`]. Connects when needed.
+    /// A store on a schema that is up to date, see [`bring_up_to_date`]. Connects at the first use.
     pub fn new(options: MySqlConnectOptions, limits: PoolLimits) -> Self {
         let options = options.disable_statement_logging();
         Self {
             reader: Connections::new(options.clone(), limits.readers, limits.acquire_timeout),
             writer: Connections::new(options.clone(), limits.writers, limits.acquire_timeout),
+            waiter: Connections::new(options.clone(), limits.waiters, limits.acquire_timeout),
             options,
             lookup_all: AtomicU32::new(0),
             lookup_all_batches: limits.lookup_all_batches,
@@ -67,13 +73,13 @@ impl MySqlStore {
     }
 }
 
-/// Brings the schema up to date, that of the legacy service, too; `announce` is told the
-/// plan before anything is changed.
+/// Migrates the schema, also from the legacy service. Calls `announce` with the plan before any
+/// change.
 ///
 /// # Errors
-/// [`StoreError::Unavailable`] while the server does not answer or another process does the
-/// same, [`StoreError::Failed`] when the server refuses, a migration fails, or what the
-/// legacy service left can't be taken over.
+/// [`StoreError::Unavailable`]: the server is unavailable, or another process migrates.
+/// [`StoreError::Failed`]: the server refuses, a migration failed, or the data of the legacy service
+/// can't be converted.
 pub async fn bring_up_to_date(
     options: MySqlConnectOptions,
     connect_timeout: Duration,
@@ -85,7 +91,7 @@ pub async fn bring_up_to_date(
     connection.close().await.map_err(store_error)
 }
 
-/// What [`bring_up_to_date`] would do. Changes nothing.
+/// The plan of [`bring_up_to_date`]. Changes nothing.
 ///
 /// # Errors
 /// As [`bring_up_to_date`].
@@ -118,6 +124,7 @@ impl Store for MySqlStore {
 
     async fn close(&self) {
         self.writer.close().await;
+        self.waiter.close().await;
         self.reader.close().await;
     }
 }

@@ -17,7 +17,7 @@ use crate::{
 /// Notes one row of a book, whose first column is the user.
 pub type Note<R> = fn(&mut Evidence, &R) -> Result<(), StoreError>;
 
-/// The evidence on each of some users.
+/// The evidence of several users.
 pub struct Books(BTreeMap<UserId, Evidence>);
 
 impl Books {
@@ -37,7 +37,11 @@ impl Books {
     pub fn note<R: Columns>(&mut self, rows: &[R], note: Note<R>) -> Result<(), StoreError> {
         for row in rows {
             if let Some(evidence) = self.0.get_mut(&user_of(row)?) {
-                note(evidence, row)?;
+                // One row that cannot be read does not end the audit of all others.
+                match note(evidence, row) {
+                    Err(StoreError::Failed(why)) => evidence.unreadable.push(why),
+                    noted => noted?,
+                }
             }
         }
         Ok(())
@@ -112,6 +116,12 @@ pub fn note_reservations(evidence: &mut Evidence, row: &impl Columns) -> Result<
         evidence.reserved_quotas.insert(month_of(row)?, free);
     }
     evidence.reserved = evidence.reserved.plus(row.money(4)?);
+    Ok(())
+}
+
+/// The description of a row that settlement cannot read.
+pub fn note_unreadable(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
+    evidence.unreadable.push(row.text(1)?);
     Ok(())
 }
 

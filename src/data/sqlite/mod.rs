@@ -1,10 +1,11 @@
-//! The store on SQLite: the embedded default, nothing to install.
+//! The store on SQLite, the embedded default without an installation.
 //!
 //! Amounts are whole millionths and times microseconds since 1970, both INTEGER.
-//! The journal is a write-ahead log that is synced at every commit. Settlements, and
-//! new top-up orders, have one connection, see [`writer`]; everything else reads, from a pool.
+//! The journal is a write-ahead log that is synced at every commit. All writes go through one
+//! connection, see [`writer`]; reads use a pool.
 
 mod account;
+mod identity;
 mod jobs;
 mod limits;
 mod prices;
@@ -38,11 +39,11 @@ use crate::biz::values::error::StoreError;
 pub struct SqliteStore {
     reader: SqlitePool,
     writer: Writer,
-    /// Of the writer, when it was last asked.
+    /// The last data version of the writing connection.
     data_version: AtomicI64,
 }
 
-/// Another process, such as cron, may hold the write lock this long.
+/// Longest wait for the write lock, which another process such as cron may hold.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl SqliteStore {
@@ -50,8 +51,8 @@ impl SqliteStore {
     /// schema up to date; `announce` is told the plan before.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when the file can't be opened,
-    /// [`StoreError::Failed`] when a migration fails.
+    /// [`StoreError::Unavailable`]: the file can't be opened. [`StoreError::Failed`]: a migration
+    /// failed.
     pub async fn connect(
         options: SqliteConnectOptions,
         readers: u32,
@@ -89,7 +90,7 @@ impl SqliteStore {
     }
 }
 
-/// What [`SqliteStore::connect`] would do to the schema. Changes nothing.
+/// The migration plan of [`SqliteStore::connect`]. Changes nothing.
 ///
 /// # Errors
 /// As [`SqliteStore::connect`].
@@ -104,7 +105,8 @@ pub async fn plan(options: SqliteConnectOptions) -> Result<UpgradePlan, StoreErr
     Ok(planned(&pending))
 }
 
-/// The legacy service never ran on SQLite.
+/// The plan of the pending migrations. The legacy service never ran on SQLite, so no legacy data is
+/// converted.
 fn planned(pending: &[&str]) -> UpgradePlan {
     let mut plan = UpgradePlan::default();
     plan.lines.push("the database is a SQLite file; it has no legacy tables".into());
@@ -112,7 +114,7 @@ fn planned(pending: &[&str]) -> UpgradePlan {
     plan
 }
 
-/// Changes with every commit of another connection.
+/// The data version, which changes with every commit of another connection.
 async fn data_version(writer: &Writer) -> Result<i64, StoreError> {
     let version = writer
         .run(|connection| connection.pragma_query_value(None, "data_version", |row| row.get(0)).map_err(writer_error));
@@ -121,7 +123,8 @@ async fn data_version(writer: &Writer) -> Result<i64, StoreError> {
 
 #[async_trait]
 impl Store for SqliteStore {
-    /// The writer's data version changes with every commit but its own.
+    /// Compares the data version of the writing connection, which changes with every commit of
+    /// another connection.
     async fn was_changed_elsewhere(&self) -> Result<bool, StoreError> {
         let version = data_version(&self.writer).await?;
         let last = self.data_version.swap(version, Relaxed);

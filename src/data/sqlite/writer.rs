@@ -1,5 +1,5 @@
-//! The writing connection: one, because SQLite has one writer at a time, so that waiting
-//! is a queue and not a lock.
+//! The writing connection. SQLite has one writer at a time, so one connection makes waiting a queue
+//! and not a lock.
 //!
 //! A settlement runs hundreds of small statements. They run on the thread that has the
 //! connection, one prepared statement a row; a driver that sends each to a thread of its
@@ -15,32 +15,31 @@ use rusqlite::{Connection, OpenFlags, Params, Row, Statement};
 
 use crate::{biz::values::error::StoreError, data::error::of_sqlite};
 
-/// The pages that many users share stay in memory, and those that one batch changes: what
-/// does not fit is written to the log before the commit, and often again.
+/// Size of the page cache. It keeps the pages that many users share and the pages that a batch changes.
+/// A page that does not fit is written to the log before the commit, and often again.
 const CACHE_KIB: i64 = 32 * 1024;
 
-/// Pages of the log, 64 MiB, after which a commit copies them to the database. A page that
-/// changed often is copied once, so a longer log is less work; the file is used again from
-/// its beginning.
+/// Pages of the log, 64 MiB, after which a commit copies them to the database. A page that changed
+/// often is copied once, so a longer log is less work. The file is then reused from its beginning.
 const CHECKPOINT_PAGES: i64 = 16 * 1024;
 
-/// What is left of a log that grew longer, because a reader kept it from being copied.
+/// Size to which a longer log is truncated. The log grows while a reader blocks the copy.
 const LOG_BYTES: i64 = 128 * 1024 * 1024;
 
-/// The longest rest of a job between two chunks.
+/// Longest pause of a job between two chunks.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
-/// More than the statements that there are.
+/// Size of the cache of prepared statements, above the number of statements.
 const STATEMENTS: usize = 32;
 
 #[derive(Clone)]
 pub(super) struct Writer {
-    /// `None` once it is closed.
+    /// `None` after the close.
     connection: Arc<Mutex<Option<Connection>>>,
 }
 
 impl Writer {
-    /// Opens a database that exists.
+    /// Opens an existing database.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
@@ -49,12 +48,12 @@ impl Writer {
         Ok(Self { connection: Arc::new(Mutex::new(Some(connection))) })
     }
 
-    /// Does `work` on the connection, on a thread where it may block. It goes on to its
-    /// end when the caller is gone.
+    /// Runs `work` on the connection, on a thread that may block. `work` runs to its end even if the
+    /// caller goes away.
     ///
     /// # Errors
-    /// Those of `work`; [`StoreError::Unavailable`] after [`Self::close`];
-    /// [`StoreError::Failed`] when it panics.
+    /// The errors of `work`; [`StoreError::Unavailable`] after [`Self::close`];
+    /// [`StoreError::Failed`] if `work` panics.
     pub async fn run<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -62,7 +61,7 @@ impl Writer {
     {
         let connection = self.connection.clone();
         let done = tokio::task::spawn_blocking(move || {
-            // A panic rolled its transaction back before it let go.
+            // A panic has rolled its transaction back before the lock was released.
             match connection.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
                 Some(connection) => work(connection),
                 None => Err(StoreError::Unavailable("the database is closed".into())),
@@ -71,8 +70,8 @@ impl Writer {
         done.await.map_err(|error| StoreError::Failed(format!("writing panicked: {error}")))?
     }
 
-    /// As [`Self::run`], for jobs that write chunk after chunk: keeps as long a rest
-    /// afterwards, for others wait for the lock of the file by looking now and then.
+    /// As [`Self::run`], for jobs that write many chunks. Pauses afterwards for as long as `work`
+    /// took, because other processes poll for the lock of the file.
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -87,14 +86,14 @@ impl Writer {
         done
     }
 
-    /// Waits for what is running, and closes.
+    /// Waits for the running work, and closes the connection.
     pub async fn close(&self) {
         let connection = self.connection.clone();
         let closed = tokio::task::spawn_blocking(move || {
             drop(connection.lock().unwrap_or_else(PoisonError::into_inner).take());
         });
         if let Err(error) = closed.await {
-            tracing::error!(%error, "the writing connection was not closed");
+            tracing::error!(%error, "writing connection not closed");
         }
     }
 }
@@ -112,7 +111,7 @@ fn open(file: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Reads the row that a statement finds; it has one at most.
+/// Reads the row of a statement that returns at most one.
 pub(super) fn found<T>(
     statement: &mut Statement<'_>,
     key: impl Params,

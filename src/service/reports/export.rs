@@ -1,5 +1,5 @@
-//! The export of consumption records as CSV: read page by page as the caller takes it, so
-//! that its length costs no memory.
+//! The export of consumption records as CSV. Pages are read as the caller receives them, so the memory
+//! does not depend on the length.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ use crate::{
 
 /// Records that are read at once.
 const PAGE: u32 = 5_000;
-/// How long an export may take.
+/// Deadline of an export.
 const LIMIT: Duration = Duration::from_secs(600);
 
 const COLUMNS: [&str; 12] = [
@@ -42,12 +42,12 @@ const COLUMNS: [&str; 12] = [
     "cached_input_tokens",
 ];
 
-/// An export under way.
+/// An export in progress.
 struct Export {
     store: Arc<dyn RecordStore>,
     calendar: Arc<Calendar>,
     filter: RecordFilter,
-    /// Where the next page begins; `None` at the end.
+    /// The begin of the next page; `None` at the end.
     next: Option<PageStart>,
 }
 
@@ -67,7 +67,7 @@ impl ReportService {
         }
         let permit = self.exports.clone().try_acquire_owned();
         let permit = permit.map_err(|_| Error::Overloaded("too many exports at once; retry later".into()))?;
-        let mut filter = self.record_filter(&request)?;
+        let mut filter = self.record_filter(&request).await?;
         let mut next = Some(PageStart::Offset(0));
         if filter.is_narrow() {
             filter.days = self.records.count_records(&filter).await?.days;
@@ -82,7 +82,7 @@ impl ReportService {
             let _permit = permit;
             // A caller that does not read must not keep the permit.
             if tokio::time::timeout(LIMIT, export.send(first, &pages)).await.is_err() {
-                tracing::warn!("an export took too long and was broken off");
+                tracing::warn!("export timed out; stream aborted");
             }
         };
         tokio::spawn(sending.in_current_span());
@@ -124,7 +124,7 @@ impl Export {
         }
     }
 
-    /// The lines of the next page; `None` behind the last.
+    /// The lines of the next page; `None` after the last one.
     async fn page(&mut self) -> Result<Option<Vec<u8>>> {
         let Some(start) = self.next.take() else { return Ok(None) };
         let between = self.filter.days.map(|days| self.calendar.bounds(days));
@@ -137,7 +137,7 @@ impl Export {
     }
 }
 
-/// What callers chose themselves must be no formula where the file is opened.
+/// Escapes a text of a caller, so that a spreadsheet does not run it as a formula.
 fn harmless(text: Option<&str>) -> String {
     let text = text.unwrap_or_default();
     if text.starts_with(['=', '+', '-', '@']) { format!("'{text}") } else { text.to_owned() }

@@ -1,4 +1,4 @@
-//! What a batch is decided on, and what has to be written of it.
+//! The loaded state of a batch, and its writes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -12,8 +12,9 @@ use crate::biz::{
         change::Change,
         keys::Keys,
         ledger::SettledBatch,
+        lock::LeftOut,
         order::Order,
-        posting::{Adjusted, Outcome},
+        posting::{Adjusted, Outcome, Posting},
         transaction::{Status, Transaction},
     },
     values::{
@@ -22,24 +23,24 @@ use crate::biz::{
     },
 };
 
-/// What the store loaded under lock.
+/// The state that the store loaded under lock.
 #[derive(Debug, Default)]
 pub struct State {
     pub balances: BTreeMap<UserId, Balance>,
     pub quotas: BTreeMap<QuotaKey, Quota>,
-    /// Of the users that have caps.
+    /// The caps and counts of the users that have caps.
     pub requests: BTreeMap<UserId, Requests>,
-    /// Of the API keys that have some.
+    /// The quotas of the API keys that have quotas.
     pub key_quotas: KeyQuotas,
-    /// Those of the users that had no account when the settlement began.
+    /// The users of the batch that had no account when the settlement began.
     pub created: BTreeSet<UserId>,
-    /// Those of the batch's trace ids that are known already.
+    /// The stored transactions of the batch's trace ids.
     pub transactions: HashMap<TransactionKey, Transaction>,
-    /// Those of the batch's adjustment ids that are settled already.
+    /// The settled adjustments of the batch's adjustment ids.
     pub adjustments: HashMap<(UserId, AdjustmentId), Adjusted>,
-    /// Those of the batch's orders that there are.
+    /// The stored orders of the batch.
     pub orders: HashMap<OrderId, Order>,
-    /// Those of the batch's payments that an order has already, and which.
+    /// The order of each of the batch's payments that an order already has.
     pub payments: HashMap<PaymentId, OrderId>,
 }
 
@@ -61,12 +62,27 @@ impl State {
             .map(|(user, _)| *user);
         without_balance.chain(without_quota).cloned().collect()
     }
+
+    /// The API key of a posting: that of its call, or of the reservation that it ends.
+    pub fn api_key_of<'a>(&'a self, posting: &'a Posting) -> Option<&'a ApiKeyId> {
+        let trace = match posting {
+            Posting::Charge(call) => return call.content.api_key.as_ref(),
+            Posting::Reserve(reserve) => return reserve.call.content.api_key.as_ref(),
+            Posting::Report(report) => &report.trace,
+            Posting::Commit(commit) => &commit.trace,
+            Posting::Release(release) => &release.trace,
+            Posting::Expire(expire) => &expire.trace,
+            Posting::Open(_) | Posting::Adjust(_) | Posting::UpdateOrder(_) => return None,
+        };
+        let ending = self.transactions.get(&(posting.user().clone(), trace.clone()))?;
+        ending.content.api_key.as_ref()
+    }
 }
 
-/// Everything a transaction has to write, in key order where order matters.
+/// All rows that a transaction must write. Rows that are locked are in key order.
 #[derive(Debug, Default)]
 pub struct Writes {
-    /// New transactions that hold nothing.
+    /// New transactions without a hold.
     pub charges: Vec<Transaction>,
     /// Reservations, new or changed.
     pub reservations: Vec<ReservationWrite>,
@@ -82,35 +98,35 @@ pub struct Writes {
     pub requests: Vec<(UserId, Requests)>,
     /// Every quota of an API key that changed.
     pub key_quotas: KeyQuotas,
-    /// What the daily rollup grows by.
+    /// The increments of the daily rollup.
     pub usage: Vec<(UsageKey, UsageDelta)>,
-    /// All of it that checks read.
+    /// The changes of the state that the caches keep.
     pub changes: Vec<Change>,
-    /// Every key whose quotas were at stake.
+    /// Every API key whose quotas the batch may have changed.
     pub api_keys: Vec<ApiKeyId>,
 }
 
 impl Writes {
     /// What is left of it after the commit.
-    pub fn into_settlement(self, outcomes: Vec<Outcome>) -> SettledBatch {
-        SettledBatch { outcomes, changes: self.changes, api_keys: self.api_keys }
+    pub fn into_settlement(self, outcomes: Vec<Outcome>, left_out: LeftOut) -> SettledBatch {
+        SettledBatch { outcomes, changes: self.changes, api_keys: self.api_keys, left_out }
     }
 
-    /// Whether there is nothing to write, as in a batch of refusals, replays and openings.
+    /// Whether there is nothing to write, as for a batch of refusals, replays and openings.
     pub fn is_empty(&self) -> bool {
         self.balances.is_empty() && self.orders.is_empty() && self.reservations.is_empty()
     }
 }
 
-/// A reservation to be written.
+/// A reservation to write.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ReservationWrite {
     pub transaction: Transaction,
-    /// Before the batch; `None` for a new one.
+    /// The status before the batch; `None` for a new reservation.
     pub was: Option<Status>,
 }
 
-/// A record to be written, with the billing day it counts to.
+/// A record to write, with its billing day.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NewRecord {
     pub user: UserId,
@@ -118,7 +134,7 @@ pub struct NewRecord {
     pub record: Record,
 }
 
-/// Growth of one row of the daily rollup.
+/// The increment of one row of the daily rollup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct UsageDelta {
     pub totals: Totals,

@@ -13,6 +13,7 @@ use crate::{
         account::{ACTIVE_PAGE, Account, AccountStore, ActiveUsers, Balance, Quota, catalog::Catalog},
         settlement::{
             keys::Keys,
+            lock::LeftOut,
             rule::{QuotaKey, State},
         },
         values::{
@@ -23,13 +24,17 @@ use crate::{
     },
     data::{
         error::corrupt,
-        mysql::{MySqlStore, statement::Statement},
+        mysql::{
+            MySqlStore,
+            statement::{LockMode, Statement},
+        },
         row::Columns,
         rows::account::{account_of, balance_of, change_of, quota_of, requests_of, user_of},
     },
 };
 
-/// Opening is a pair of statements that commit by themselves. They are repeated after a deadlock.
+/// Pauses between attempts to open accounts. The two statements commit by themselves, and are
+/// repeated after a deadlock.
 const OPEN_BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(2))
     .with_max_delay(Duration::from_millis(50))
@@ -65,9 +70,9 @@ impl AccountStore for MySqlStore {
     }
 }
 
-/// Creates what is missing of the users' accounts: a zero balance, and the quota
-/// rows of the month for every service. Existing rows stay as they are, and
-/// concurrent calls do not collide. `connection` is in no transaction.
+/// Creates the missing rows of the users' accounts: a zero balance, and the quota rows of the month
+/// for every service. Existing rows stay as they are, and concurrent calls do not conflict.
+/// `connection` must be in no transaction.
 pub async fn open<'c>(
     mut connection: &'c mut MySqlConnection,
     users: &BTreeSet<UserId>,
@@ -115,43 +120,105 @@ async fn insert_missing(
     insert.execute(connection).await
 }
 
+/// Locks the account row of a user. A missing row can't be locked: for the transaction it is
+/// made, with this id, and [`drop_if_made`] takes it away again.
+pub fn lock_or_make(statement: &mut Statement, user: &UserId, id: Uuid, at: DateTime<Utc>) {
+    statement
+        .push("INSERT INTO user_balance (user_balance_id, user_id, balance, version, created_at, updated_at) VALUES ")
+        .rows([user], |row, user| {
+            row.text(&id.to_string()).text(user.as_str()).number(0).number(0).instant(at).instant(at);
+        })
+        .push(" ON DUPLICATE KEY UPDATE version = version; ");
+}
+
+/// Takes the row away that [`lock_or_make`] made; its lock lasts until the commit.
+pub fn drop_if_made(statement: &mut Statement, user: &UserId, id: Uuid) {
+    statement.push("DELETE FROM user_balance WHERE user_id = ").texts([user.as_str()]);
+    statement.push(" AND user_balance_id = ").texts([id.to_string().as_str()]).push("; ");
+}
+
 /// Locks the accounts in key order, and reads them with their caps and the quotas of `month` that the
 /// batch needs. The balance row is the lock of the whole account: its quotas are locked
 /// only because this way they are read as they are now, and not as they were when the
 /// statement began to wait.
-pub fn lock(statement: &mut Statement, keys: &Keys<'_>, month: Month) {
-    let services: BTreeSet<&str> = keys.quotas.iter().map(|(_, service)| service.as_str()).collect();
+pub fn lock(statement: &mut Statement, keys: &Keys<'_>, month: Month, mode: LockMode) {
     statement
         .push(
             "SELECT b.user_id, b.balance, b.held, b.version, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
              l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used, l.created_at \
              FROM user_balance b LEFT JOIN tenant_quota l ON l.user_id = b.user_id LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ",
         )
-        .texts([month.to_string().as_str()])
+        .texts([month.to_string().as_str()]);
+    of_services(statement, keys);
+    statement
+        .push(" WHERE b.user_id IN (")
+        .texts(keys.users.iter().map(|user| user.as_str()))
+        .push(") ORDER BY b.user_id")
+        .push(mode.suffix());
+}
+
+fn of_services(statement: &mut Statement, keys: &Keys<'_>) {
+    let services: BTreeSet<&str> = keys.quotas.iter().map(|(_, service)| service.as_str()).collect();
+    statement
         // NULL is in no list, and keeps an empty one from being an error.
         .push(" AND q.service_name IN (NULL, ")
         .texts(if services.is_empty() { BTreeSet::from([""]) } else { services })
-        .push(") WHERE b.user_id IN (")
-        .texts(keys.users.iter().map(|user| user.as_str()))
-        .push(") ORDER BY b.user_id FOR UPDATE; ");
+        .push(")");
+}
+
+/// Reads which rows of some of the accounts there are, whoever holds their locks.
+pub fn read_present(statement: &mut Statement, users: &BTreeSet<&UserId>, keys: &Keys<'_>, month: Month) {
+    statement
+        .push(
+            "SELECT b.user_id, q.service_name FROM user_balance b \
+             LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ",
+        )
+        .texts([month.to_string().as_str()]);
+    of_services(statement, keys);
+    statement.push(" WHERE b.user_id IN (").texts(users.iter().map(|user| user.as_str())).push("); ");
+}
+
+/// The users of the rows of [`read_present`] that [`lock`] did not find.
+pub fn locked_by_others(state: &State, month: Month, rows: &[MySqlRow]) -> Result<BTreeSet<UserId>, StoreError> {
+    let mut users = BTreeSet::new();
+    for row in rows {
+        let user = user_of(row)?;
+        let has_quota = match row.optional_text(1)? {
+            Some(service) => state.quotas.contains_key(&(user.clone(), month, ServiceName::from_stored(service))),
+            None => true,
+        };
+        if !has_quota || !state.balances.contains_key(&user) {
+            users.insert(user);
+        }
+    }
+    Ok(users)
 }
 
 /// The rows of [`lock`]: one for each quota of an account, and one for an account without.
-pub fn add_locked(state: &mut State, month: Month, rows: &[MySqlRow]) -> Result<(), StoreError> {
+pub fn add_locked(
+    state: &mut State,
+    left_out: &mut LeftOut,
+    month: Month,
+    rows: &[MySqlRow],
+) -> Result<(), StoreError> {
     for row in rows {
         let user = user_of(row)?;
-        if let Some(service) = row.optional_text(4)? {
-            state.quotas.insert((user.clone(), month, ServiceName::from_stored(service)), quota_of(row, 5)?);
+        if let Some(service) = row.optional_text(4)?
+            && let Some(quota) = left_out.decoded(&user, "free_quota", quota_of(row, 5))?
+        {
+            state.quotas.insert((user.clone(), month, ServiceName::from_stored(service)), quota);
         }
-        if let Some(requests) = requests_of(row, 8)? {
+        if let Some(requests) = left_out.decoded(&user, "tenant_quota", requests_of(row, 8))?.flatten() {
             state.requests.insert(user.clone(), requests);
         }
-        state.balances.insert(user, balance_of(row, 1)?);
+        if let Some(balance) = left_out.decoded(&user, "user_balance", balance_of(row, 1))? {
+            state.balances.insert(user, balance);
+        }
     }
     Ok(())
 }
 
-/// Reads the quotas that reservations hold: those of the months they were made in.
+/// Reads the quotas that reservations hold, which belong to the months of the reserves.
 pub fn read_held_quotas(statement: &mut Statement, keys: &Keys<'_>) {
     statement
         .push(
@@ -165,13 +232,19 @@ pub fn read_held_quotas(statement: &mut Statement, keys: &Keys<'_>) {
 }
 
 /// The rows of [`read_held_quotas`].
-pub fn add_held_quotas(state: &mut State, rows: &[MySqlRow]) -> Result<(), StoreError> {
+pub fn add_held_quotas(state: &mut State, left_out: &mut LeftOut, rows: &[MySqlRow]) -> Result<(), StoreError> {
     for row in rows {
-        let month = row.text(1)?.parse().map_err(|_| corrupt("month"))?;
-        let key = (user_of(row)?, month, ServiceName::from_stored(row.text(2)?));
-        state.quotas.insert(key, quota_of(row, 3)?);
+        let user = user_of(row)?;
+        if let Some((month, service, quota)) = left_out.decoded(&user, "free_quota", held_quota_of(row))? {
+            state.quotas.insert((user, month, service), quota);
+        }
     }
     Ok(())
+}
+
+fn held_quota_of(row: &MySqlRow) -> Result<(Month, ServiceName, Quota), StoreError> {
+    let month = row.text(1)?.parse().map_err(|_| corrupt("month"))?;
+    Ok((month, ServiceName::from_stored(row.text(2)?), quota_of(row, 3)?))
 }
 
 /// The rows are there and locked: the insert is only a way to update many rows to

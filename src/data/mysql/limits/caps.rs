@@ -1,10 +1,11 @@
-//! Request caps: rows of `tenant_quota`.
+//! Request caps, in the table `tenant_quota`.
 
 use async_trait::async_trait;
 
 use crate::{
     biz::{
         limits::caps::{Caps, LimitStore, Requests},
+        settlement::keys::Keys,
         values::{calendar::BillingTime, error::StoreError, ids::UserId},
     },
     data::mysql::{
@@ -16,10 +17,7 @@ use crate::{
 #[async_trait]
 impl LimitStore for MySqlStore {
     async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) -> Result<(), StoreError> {
-        let mut connection = self.reader.take().await?;
-        set(user, caps, at).execute(&mut connection).await?;
-        connection.give_back();
-        Ok(())
+        self.reader.run(set(user, caps, at)).await
     }
 }
 
@@ -46,6 +44,14 @@ fn set(user: &UserId, caps: Caps, at: BillingTime) -> Statement {
              version = version + 1, updated_at = VALUES(updated_at)",
         );
     upsert
+}
+
+/// Reads which users have caps, whoever holds the locks of the rows.
+pub fn read_present(statement: &mut Statement, keys: &Keys<'_>) {
+    statement
+        .push("SELECT user_id FROM tenant_quota WHERE user_id IN (")
+        .texts(keys.users.iter().map(|user| user.as_str()))
+        .push("); ");
 }
 
 /// The rows are there, and locked with their accounts.

@@ -1,15 +1,20 @@
-//! Quotas of API keys: rows of `api_key_quota`.
+//! Quotas of API keys, in the table `api_key_quota`.
+
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 
 use crate::{
     biz::{
-        limits::key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
+        limits::key_quota::{KeyQuota, KeyQuotaStore, KeyQuotas, KnownSince, NewKeyQuota, QuotaType},
         settlement::keys::Keys,
         values::{calendar::BillingTime, error::StoreError, ids::ApiKeyId},
     },
     data::{
-        mysql::{MySqlStore, statement::Statement},
+        mysql::{
+            MySqlStore,
+            statement::{LockMode, Statement},
+        },
         rows::key_quota,
     },
 };
@@ -29,7 +34,10 @@ impl KeyQuotaStore for MySqlStore {
                         row.day(at.day).instant(at.utc).instant(at.utc);
                     })
                     .push(
-                        " ON DUPLICATE KEY UPDATE period = VALUES(period), quota_limit = VALUES(quota_limit), \
+                        // From left to right: the period is still the former one where used is set.
+                        " ON DUPLICATE KEY UPDATE used = CASE VALUES(period) WHEN period THEN used \
+                         WHEN 'day' THEN used_day WHEN 'month' THEN used_month ELSE used_total END, \
+                         period = VALUES(period), quota_limit = VALUES(quota_limit), \
                          version = version + 1, updated_at = VALUES(updated_at)",
                     );
                 upsert
@@ -40,15 +48,12 @@ impl KeyQuotaStore for MySqlStore {
                 delete
             }
         };
-        let mut connection = self.reader.take().await?;
-        statement.execute(&mut connection).await?;
-        connection.give_back();
-        Ok(())
+        self.reader.run(statement).await
     }
 
     async fn key_quotas(&self, key: &ApiKeyId) -> Result<KeyQuotas, StoreError> {
         let query = sqlx::query(
-            "SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version FROM api_key_quota \
+            "SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version, used_day, used_month, used_total FROM api_key_quota \
              WHERE api_key_id = ?",
         )
         .bind(key.as_str().as_bytes());
@@ -56,45 +61,85 @@ impl KeyQuotaStore for MySqlStore {
         self.reader.fetch_all(query).await?.iter().try_for_each(|row| key_quota::add(&mut quotas, row))?;
         Ok(quotas)
     }
+
+    async fn known_since(&self, key: &ApiKeyId) -> Result<BTreeMap<QuotaType, KnownSince>, StoreError> {
+        let query = sqlx::query(
+            "SELECT quota_type, COALESCE(day_since, created_at), COALESCE(month_since, created_at), \
+             COALESCE(total_since, created_at) FROM api_key_quota WHERE api_key_id = ?",
+        )
+        .bind(key.as_str().as_bytes());
+        self.reader.fetch_all(query).await?.iter().map(key_quota::known_since_of).collect()
+    }
 }
 
-/// Locks the quotas of the keys that the batch's calls are made with. Accounts are locked
-/// before them, so that no two batches wait for each other.
-pub fn lock(statement: &mut Statement, keys: &Keys<'_>) {
-    statement
-        .push(
-            "SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version FROM api_key_quota \
-             WHERE api_key_id IN (",
-        )
-        .texts(keys.api_keys.iter().map(|key| key.as_str()))
-        .push(") ORDER BY api_key_id, quota_type FOR UPDATE; ");
+/// Locks the quotas of the keys that the calls of the batch are made with, and of the keys of
+/// the reservations that end, in key order: transactions that wait for several keys wait in
+/// the same order.
+pub fn lock(statement: &mut Statement, keys: &Keys<'_>, mode: LockMode) {
+    statement.push(
+        "SELECT k.api_key_id, k.quota_type, k.period, k.quota_limit, k.used, k.usage_date, k.created_at, k.version, \
+         k.used_day, k.used_month, k.used_total",
+    );
+    of_batch(statement, keys);
+    statement.push(mode.suffix());
 }
 
-/// As [`lock`], of the keys that reservations were made with which end.
-pub fn lock_of_ending(statement: &mut Statement, keys: &Keys<'_>) {
+/// Reads which quotas the keys of [`lock`] have, whoever holds their locks.
+pub fn read_present(statement: &mut Statement, keys: &Keys<'_>) {
+    statement.push("SELECT k.api_key_id, k.quota_type");
+    of_batch(statement, keys);
+    statement.push("; ");
+}
+
+/// Waits for the quotas of one key.
+pub fn wait_for(statement: &mut Statement, key: &ApiKeyId) {
     statement
-        .push(
-            "SELECT k.api_key_id, k.quota_type, k.period, k.quota_limit, k.used, k.usage_date, k.created_at, k.version \
-             FROM billing_transaction t STRAIGHT_JOIN api_key_quota k ON k.api_key_id = t.api_key_id \
-             WHERE (t.user_id, t.trace_id) IN (",
-        )
+        .push("SELECT 1 FROM api_key_quota WHERE api_key_id = ")
+        .texts([key.as_str()])
+        .push(" ORDER BY quota_type FOR UPDATE; ");
+}
+
+/// The keys of reservations stand in their transactions, which are read without a lock. The
+/// limit keeps the order of the list, by which rows are then locked one after the other.
+fn of_batch(statement: &mut Statement, keys: &Keys<'_>) {
+    if keys.ending.is_empty() {
+        statement
+            .push(" FROM api_key_quota k WHERE k.api_key_id IN (")
+            .texts(keys.api_keys.iter().map(|key| key.as_str()))
+            .push(") ORDER BY k.api_key_id, k.quota_type");
+        return;
+    }
+    statement
+        .push(" FROM (SELECT api_key_id FROM billing_transaction WHERE api_key_id IS NOT NULL AND (user_id, trace_id) IN (")
         .pairs(&keys.ending)
-        .push(") ORDER BY k.api_key_id, k.quota_type FOR UPDATE; ");
+        .push(")");
+    for key in &keys.api_keys {
+        statement.push(" UNION SELECT ").texts([key.as_str()]);
+    }
+    let count = keys.ending.len() + keys.api_keys.len();
+    statement
+        .push(" ORDER BY api_key_id LIMIT ")
+        .number(count as u64)
+        .push(") named STRAIGHT_JOIN api_key_quota k ON k.api_key_id = named.api_key_id");
 }
 
-/// The rows are there, and locked.
+/// Updates the used amounts. The rows exist and are locked.
 pub fn set_used(statement: &mut Statement, quotas: &KeyQuotas, at: BillingTime) {
     statement
         .push(
             "INSERT INTO api_key_quota \
-             (api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, updated_at) VALUES ",
+             (api_key_id, quota_type, period, quota_limit, used, used_day, used_month, used_total, usage_date, \
+             created_at, updated_at) VALUES ",
         )
         .rows(quotas, |row, ((key, kind), quota)| {
-            row.text(key.as_str()).text(kind.name()).text(quota.period.name()).number(quota.limit).number(quota.used);
+            let KeyQuota { period, limit, taken, .. } = quota;
+            row.text(key.as_str()).text(kind.name()).text(period.name()).number(*limit).number(taken.of(*period));
+            row.number(taken.day).number(taken.month).number(taken.total);
             row.day(quota.day).instant(at.utc).instant(at.utc);
         })
         .push(
-            " ON DUPLICATE KEY UPDATE used = VALUES(used), usage_date = VALUES(usage_date), version = version + 1, \
+            " ON DUPLICATE KEY UPDATE used = VALUES(used), used_day = VALUES(used_day), \
+             used_month = VALUES(used_month), used_total = VALUES(used_total), usage_date = VALUES(usage_date), version = version + 1, \
              updated_at = VALUES(updated_at); ",
         );
 }

@@ -12,6 +12,7 @@ use crate::{
         account::{ACTIVE_PAGE, Account, AccountStore, ActiveUsers, Balance, Quota, catalog::Catalog},
         settlement::{
             keys::Keys,
+            lock::LeftOut,
             rule::{QuotaKey, State},
         },
         values::{
@@ -62,7 +63,7 @@ impl AccountStore for SqliteStore {
     }
 }
 
-/// Creates the rows that `users` lack; the writer's transaction keeps others out.
+/// Creates the missing rows of `users`. The writer's transaction excludes other writers.
 pub fn insert_missing(
     transaction: &Transaction<'_>,
     users: &BTreeSet<UserId>,
@@ -94,13 +95,14 @@ pub fn load_accounts(
     transaction: &Transaction<'_>,
     keys: &Keys<'_>,
     month: Month,
-    state: &mut State,
+    (state, left_out): (&mut State, &mut LeftOut),
 ) -> Result<(), StoreError> {
     let mut find = transaction
         .prepare_cached("SELECT balance, held, version FROM user_balance WHERE user_id = ?")
         .map_err(writer_error)?;
     for &user in &keys.users {
-        if let Some(balance) = found(&mut find, [user.as_str()], |row| balance_of(row, 0))? {
+        let balance = found(&mut find, [user.as_str()], |row| balance_of(row, 0));
+        if let Some(balance) = left_out.decoded(user, "user_balance", balance)?.flatten() {
             state.balances.insert(user.clone(), balance);
         }
     }
@@ -113,11 +115,12 @@ pub fn load_accounts(
     let stored_month = month.to_string();
     for &(user, service) in &keys.quotas {
         let key = [user.as_str(), &stored_month, service.as_str()];
-        if let Some(quota) = found(&mut find, key, |row| quota_of(row, 0))? {
+        let quota = found(&mut find, key, |row| quota_of(row, 0));
+        if let Some(quota) = left_out.decoded(user, "free_quota", quota)?.flatten() {
             state.quotas.insert((user.clone(), month, service.clone()), quota);
         }
     }
-    // A reservation holds the quota of the month it was made in.
+    // A reservation holds the quota of the month of its reserve.
     let mut find = transaction
         .prepare_cached(
             "SELECT q.total_quota, q.used_quota, q.held_quota, q.reset_month, q.service_name \
@@ -130,8 +133,8 @@ pub fn load_accounts(
         let held = found(&mut find, [user.as_str(), trace.as_str()], |row| {
             let month = row.text(3)?.parse().map_err(|_| corrupt("month"))?;
             Ok(((user.clone(), month, ServiceName::from_stored(row.text(4)?)), quota_of(row, 0)?))
-        })?;
-        state.quotas.extend(held);
+        });
+        state.quotas.extend(left_out.decoded(user, "free_quota", held)?.flatten());
     }
     Ok(())
 }

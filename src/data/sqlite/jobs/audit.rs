@@ -1,4 +1,4 @@
-//! The books of many users, read in one snapshot.
+//! Reads the books of many users in one snapshot.
 
 use async_trait::async_trait;
 use sqlx::{Sqlite, Transaction, sqlite::SqliteRow};
@@ -19,7 +19,7 @@ use crate::{
 #[async_trait]
 impl AuditStore for SqliteStore {
     async fn evidence(&self, after: Option<&UserId>, limit: u32) -> Result<Vec<Evidence>, StoreError> {
-        // A read transaction of a write-ahead log sees one moment.
+        // With a write-ahead log, a read transaction sees one snapshot.
         let mut snapshot = self.reader.begin().await.map_err(store_error)?;
         let evidence = read(&mut snapshot, after, limit).await?;
         snapshot.rollback().await.map_err(store_error)?;
@@ -27,7 +27,7 @@ impl AuditStore for SqliteStore {
     }
 }
 
-/// Every user that any book knows, also those without an account.
+/// All users in any book, with or without an account.
 const USERS: &str = "\
     SELECT user_id FROM user_balance WHERE user_id > ?1 UNION \
     SELECT user_id FROM free_quota WHERE user_id > ?1 UNION \
@@ -78,7 +78,7 @@ macro_rules! records_of {
     };
 }
 
-/// What each book says about the users from one to another, and where it is noted.
+/// The query of each book for a range of users, and the function that notes its rows.
 const BOOKS: &[(&str, Note<SqliteRow>)] = &[
     ("SELECT user_id, balance, held FROM user_balance WHERE user_id BETWEEN ? AND ?", audit::note_balance),
     (
@@ -114,6 +114,27 @@ const BOOKS: &[(&str, Note<SqliteRow>)] = &[
          FROM billing_transaction WHERE status = 'PENDING' AND user_id BETWEEN ? AND ? \
          GROUP BY user_id, service_name, month",
         audit::note_reservations,
+    ),
+    (
+        "SELECT user_id, 'balance with version ' || version FROM user_balance WHERE (version < 0 OR typeof(version) NOT IN ('integer', 'null')) AND user_id BETWEEN ? AND ? LIMIT 10000",
+        audit::note_unreadable,
+    ),
+    (
+        "SELECT user_id, 'quota of ' || service_name || ' in ' || reset_month || ' with total ' || total_quota || ', used ' || used_quota || ', held ' || held_quota \
+         FROM free_quota WHERE (total_quota < 0 OR typeof(total_quota) NOT IN ('integer', 'null') OR used_quota < 0 OR typeof(used_quota) NOT IN ('integer', 'null') OR held_quota < 0 OR typeof(held_quota) NOT IN ('integer', 'null')) AND user_id BETWEEN ? AND ? LIMIT 10000",
+        audit::note_unreadable,
+    ),
+    (
+        "SELECT user_id, 'caps with daily_limit ' || COALESCE(daily_limit, 'NULL') || ', monthly_limit ' || COALESCE(monthly_limit, 'NULL') || ', daily_used ' || daily_used || ', monthly_used ' || monthly_used \
+         FROM tenant_quota WHERE (daily_limit < 0 OR typeof(daily_limit) NOT IN ('integer', 'null') OR monthly_limit < 0 OR typeof(monthly_limit) NOT IN ('integer', 'null') OR daily_used < 0 OR typeof(daily_used) NOT IN ('integer', 'null') OR monthly_used < 0 OR typeof(monthly_used) NOT IN ('integer', 'null')) \
+         AND user_id BETWEEN ? AND ? LIMIT 10000",
+        audit::note_unreadable,
+    ),
+    (
+        "SELECT user_id, 'transaction ' || trace_id || ' with status ' || status || ', count ' || count || ', free ' || free_count || ', paid ' || paid_count \
+         FROM billing_transaction WHERE (count < 0 OR typeof(count) NOT IN ('integer', 'null') OR free_count < 0 OR typeof(free_count) NOT IN ('integer', 'null') OR paid_count < 0 OR typeof(paid_count) NOT IN ('integer', 'null') \
+         OR status NOT IN ('PENDING', 'COMMITTED', 'RELEASED', 'EXPIRED')) AND user_id BETWEEN ? AND ? LIMIT 10000",
+        audit::note_unreadable,
     ),
     (records_of!("billing_record"), audit::note_records),
     (records_of!("billing_record_archive"), audit::note_records),

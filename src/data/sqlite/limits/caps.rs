@@ -1,4 +1,4 @@
-//! Request caps: rows of `tenant_quota`.
+//! Request caps, in the table `tenant_quota`.
 
 use async_trait::async_trait;
 use rusqlite::{Transaction, params};
@@ -6,7 +6,7 @@ use rusqlite::{Transaction, params};
 use crate::{
     biz::{
         limits::caps::{Caps, LimitStore, Requests},
-        settlement::{keys::Keys, rule::State},
+        settlement::{keys::Keys, lock::LeftOut, rule::State},
         values::{calendar::BillingTime, error::StoreError, ids::UserId},
     },
     data::{
@@ -41,15 +41,20 @@ impl LimitStore for SqliteStore {
 }
 
 /// Loads the caps of the batch's users.
-pub fn load(transaction: &Transaction<'_>, keys: &Keys<'_>, state: &mut State) -> Result<(), StoreError> {
+pub fn load(
+    transaction: &Transaction<'_>,
+    keys: &Keys<'_>,
+    (state, left_out): (&mut State, &mut LeftOut),
+) -> Result<(), StoreError> {
     let mut find = transaction
         .prepare_cached(
             "SELECT usage_date, daily_limit, monthly_limit, daily_used, monthly_used, created_at FROM tenant_quota WHERE user_id = ?",
         )
         .map_err(writer_error)?;
     for &user in &keys.users {
-        let requests = found(&mut find, [user.as_str()], |row| requests_of(row, 0))?;
-        state.requests.extend(requests.flatten().map(|requests| (user.clone(), requests)));
+        let requests = found(&mut find, [user.as_str()], |row| requests_of(row, 0));
+        let requests = left_out.decoded(user, "tenant_quota", requests)?.flatten().flatten();
+        state.requests.extend(requests.map(|requests| (user.clone(), requests)));
     }
     Ok(())
 }

@@ -1,14 +1,14 @@
-//! Quotas of API keys: rows of `api_key_quota`.
+//! Quotas of API keys, in the table `api_key_quota`.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use rusqlite::{Transaction, params};
+use rusqlite::{Statement, Transaction, params};
 
 use crate::{
     biz::{
-        limits::key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
-        settlement::{keys::Keys, rule::State},
+        limits::key_quota::{KeyQuotaStore, KeyQuotas, KnownSince, NewKeyQuota, QuotaType, Taken},
+        settlement::{lock::LeftOut, posting::Batch, rule::State},
         values::{calendar::BillingTime, error::StoreError, ids::ApiKeyId},
     },
     data::{
@@ -18,10 +18,10 @@ use crate::{
     },
 };
 
-/// As [`key_quota::add`] reads them.
+/// The quotas of a key, in the columns of [`key_quota::add`].
 const OF_KEY: &str = "\
-    SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version FROM api_key_quota \
-    WHERE api_key_id = ?";
+    SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version, used_day, used_month, \
+    used_total FROM api_key_quota WHERE api_key_id = ?";
 
 #[async_trait]
 impl KeyQuotaStore for SqliteStore {
@@ -33,7 +33,9 @@ impl KeyQuotaStore for SqliteStore {
                 Some(limit) => connection.execute(
                     "INSERT INTO api_key_quota \
                      (api_key_id, quota_type, period, quota_limit, usage_date, created_at, updated_at) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6) ON CONFLICT DO UPDATE SET period = excluded.period, \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6) ON CONFLICT DO UPDATE SET \
+                     used = CASE excluded.period WHEN period THEN used WHEN 'day' THEN used_day \
+                     WHEN 'month' THEN used_month ELSE used_total END, period = excluded.period, \
                      quota_limit = excluded.quota_limit, version = version + 1, updated_at = excluded.updated_at",
                     params![key, kind, quota.period.name(), limit, at.day.to_string(), now],
                 ),
@@ -51,33 +53,54 @@ impl KeyQuotaStore for SqliteStore {
         rows.iter().try_for_each(|row| key_quota::add(&mut quotas, row))?;
         Ok(quotas)
     }
+
+    async fn known_since(&self, key: &ApiKeyId) -> Result<BTreeMap<QuotaType, KnownSince>, StoreError> {
+        let query = sqlx::query(
+            "SELECT quota_type, COALESCE(day_since, created_at), COALESCE(month_since, created_at), \
+             COALESCE(total_since, created_at) FROM api_key_quota WHERE api_key_id = ?",
+        );
+        let rows = query.bind(key.as_str()).fetch_all(&self.reader).await.map_err(store_error)?;
+        rows.iter().map(key_quota::known_since_of).collect()
+    }
 }
 
 /// Loads the quotas of the batch's keys; the transactions that end are loaded already.
-pub fn load(transaction: &Transaction<'_>, keys: &Keys<'_>, state: &mut State) -> Result<(), StoreError> {
-    let ending = keys.ending.iter().filter_map(|(user, trace)| {
-        let transaction = state.transactions.get(&((*user).clone(), (*trace).clone()))?;
-        transaction.content.api_key.as_ref()
-    });
-    let all: BTreeSet<&ApiKeyId> = keys.api_keys.iter().copied().chain(ending).collect();
+pub fn load(
+    transaction: &Transaction<'_>,
+    batch: &Batch,
+    (state, left_out): (&mut State, &mut LeftOut),
+) -> Result<(), StoreError> {
     let mut find = transaction.prepare_cached(OF_KEY).map_err(writer_error)?;
-    for key in all {
-        let mut rows = find.query([key.as_str()]).map_err(writer_error)?;
-        while let Some(row) = rows.next().map_err(writer_error)? {
-            key_quota::add(&mut state.key_quotas, row)?;
-        }
+    let mut known: BTreeMap<ApiKeyId, Result<(), StoreError>> = BTreeMap::new();
+    for posting in &batch.postings {
+        let Some(key) = state.api_key_of(posting).cloned() else { continue };
+        let loaded = match known.get(&key) {
+            Some(loaded) => loaded.clone(),
+            None => load_key(&mut find, &key, &mut state.key_quotas),
+        };
+        left_out.decoded(posting.user(), "api_key_quota", loaded.clone())?;
+        known.insert(key, loaded);
+    }
+    Ok(())
+}
+
+fn load_key(find: &mut Statement<'_>, key: &ApiKeyId, quotas: &mut KeyQuotas) -> Result<(), StoreError> {
+    let mut rows = find.query([key.as_str()]).map_err(writer_error)?;
+    while let Some(row) = rows.next().map_err(writer_error)? {
+        key_quota::add(quotas, row)?;
     }
     Ok(())
 }
 
 pub fn set_used(transaction: &Transaction<'_>, quotas: &KeyQuotas, at: BillingTime) -> rusqlite::Result<()> {
     let mut update = transaction.prepare_cached(
-        "UPDATE api_key_quota SET used = ?, usage_date = ?, version = version + 1, updated_at = ? \
-         WHERE api_key_id = ? AND quota_type = ?",
+        "UPDATE api_key_quota SET used = ?, used_day = ?, used_month = ?, used_total = ?, usage_date = ?, \
+         version = version + 1, updated_at = ? WHERE api_key_id = ? AND quota_type = ?",
     )?;
     let now = at.utc.timestamp_micros();
     for ((key, kind), quota) in quotas {
-        update.execute(params![quota.used, quota.day.to_string(), now, key.as_str(), kind.name()])?;
+        let (used, Taken { day, month, total }) = (quota.taken.of(quota.period), quota.taken);
+        update.execute(params![used, day, month, total, quota.day.to_string(), now, key.as_str(), kind.name()])?;
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! One settlement transaction: load, decide, write, commit.
 
+use std::borrow::Cow;
+
 use async_trait::async_trait;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
@@ -9,6 +11,7 @@ use crate::{
         settlement::{
             keys::Keys,
             ledger::{Ledger, SettledBatch},
+            lock::{LeftOut, Lock},
             posting::{Adjusted, Batch},
             rule::{self, NewRecord, State, UsageDelta, UsageKey, Writes},
         },
@@ -28,7 +31,8 @@ use crate::{
 
 #[async_trait]
 impl Ledger for SqliteStore {
-    async fn settle(&self, batch: &Batch) -> Result<SettledBatch, StoreError> {
+    /// There is one writer, so no account is ever locked by another settlement.
+    async fn settle(&self, batch: &Batch, _: Option<&Lock>) -> Result<SettledBatch, StoreError> {
         let batch = batch.clone();
         self.writer.run(move |connection| settle(connection, &batch)).await
     }
@@ -36,35 +40,41 @@ impl Ledger for SqliteStore {
 
 fn settle(connection: &mut Connection, batch: &Batch) -> Result<SettledBatch, StoreError> {
     let keys = Keys::of(batch);
-    // Immediate: the write lock from the first statement on. A transaction that
-    // upgrades later fails at once instead of waiting.
+    // Immediate takes the write lock at the first statement. A transaction that upgrades
+    // later would fail at once instead of a wait.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(writer_error)?;
-    let mut state = State::default();
-    accounts::load_accounts(&transaction, &keys, batch.at.month, &mut state)?;
-    let unopened = state.unopened(&keys, batch.at.month);
+    let (mut state, mut left_out) = (State::default(), LeftOut::default());
+    accounts::load_accounts(&transaction, &keys, batch.at.month, (&mut state, &mut left_out))?;
+    let mut unopened = state.unopened(&keys, batch.at.month);
+    unopened.retain(|user| !left_out.contains(user));
     if !unopened.is_empty() {
         state.created = unopened.iter().filter(|user| !state.balances.contains_key(user)).cloned().collect();
         accounts::insert_missing(&transaction, &unopened, batch.at, &batch.catalog).map_err(writer_error)?;
-        accounts::load_accounts(&transaction, &keys, batch.at.month, &mut state)?;
+        accounts::load_accounts(&transaction, &keys, batch.at.month, (&mut state, &mut left_out))?;
     }
-    state.transactions = transactions::load(&transaction, &keys.transactions)?;
-    load_adjustments(&transaction, &keys, &mut state)?;
-    recharge::load(&transaction, &keys, &mut state)?;
-    caps::load(&transaction, &keys, &mut state)?;
-    key_quotas::load(&transaction, &keys, &mut state)?;
-    let (outcomes, writes) = rule::settle(batch, state);
+    transactions::load(&transaction, &keys.transactions, (&mut state, &mut left_out))?;
+    load_adjustments(&transaction, &keys, (&mut state, &mut left_out))?;
+    recharge::load(&transaction, batch, &keys, (&mut state, &mut left_out))?;
+    caps::load(&transaction, &keys, (&mut state, &mut left_out))?;
+    key_quotas::load(&transaction, batch, (&mut state, &mut left_out))?;
+    let batch = if left_out.is_empty() { Cow::Borrowed(batch) } else { Cow::Owned(batch.without(&left_out)) };
+    let (outcomes, writes) = rule::settle(&batch, state);
     if writes.is_empty() && unopened.is_empty() {
         transaction.rollback().map_err(writer_error)?;
-        return Ok(writes.into_settlement(outcomes));
+        return Ok(writes.into_settlement(outcomes, left_out));
     }
     write(&transaction, &writes, batch.at).map_err(writer_error)?;
-    // Whatever goes wrong during a commit, its outcome is unknown.
+    // After any error of the commit its outcome is unknown.
     transaction.commit().map_err(|error| StoreError::Unavailable(format!("during commit: {error}")))?;
-    Ok(writes.into_settlement(outcomes))
+    Ok(writes.into_settlement(outcomes, left_out))
 }
 
 /// Finds which adjustments of the batch are settled already.
-fn load_adjustments(transaction: &Transaction<'_>, keys: &Keys<'_>, state: &mut State) -> Result<(), StoreError> {
+fn load_adjustments(
+    transaction: &Transaction<'_>,
+    keys: &Keys<'_>,
+    (state, left_out): (&mut State, &mut LeftOut),
+) -> Result<(), StoreError> {
     let mut find = transaction
         .prepare_cached(
             "SELECT user_id, adjustment_id, amount, reason, operator, request_id, balance_after, created_at \
@@ -72,14 +82,15 @@ fn load_adjustments(transaction: &Transaction<'_>, keys: &Keys<'_>, state: &mut 
         )
         .map_err(writer_error)?;
     for &(user, id) in &keys.adjustments {
-        if let Some(settled) = found(&mut find, [user.as_str(), id.as_str()], |row| adjusted_of(row))? {
+        let settled = found(&mut find, [user.as_str(), id.as_str()], |row| adjusted_of(row));
+        if let Some(settled) = left_out.decoded(user, "balance_adjustment", settled)?.flatten() {
             state.adjustments.insert((user.clone(), id.clone()), settled);
         }
     }
     Ok(())
 }
 
-/// Writes what the rule decided, table by table.
+/// Writes the decision of the rule, table by table.
 fn write(transaction: &Transaction<'_>, writes: &Writes, at: BillingTime) -> rusqlite::Result<()> {
     transactions::insert_charges(transaction, &writes.charges)?;
     transactions::write_reservations(transaction, &writes.reservations)?;
