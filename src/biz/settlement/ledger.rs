@@ -32,9 +32,9 @@ pub trait Ledger: Send + Sync + 'static {
     ///
     /// Without `wait_for` the transaction waits for no lock: an account whose rows, or whose
     /// API key, another transaction holds is left out. With the lock of an API key, the
-    /// transaction first waits for that lock while it holds nothing, and then for no other.
-    /// With the lock of an account, which is the only one of the batch, the transaction waits
-    /// for every lock that it needs. So no two transactions wait for each other.
+    /// transaction begins when that lock is free, and then waits for none. With the lock of an
+    /// account, which is the only one of the batch, the transaction waits for every lock that
+    /// it needs, in one order. So no two transactions wait for each other.
     ///
     /// Settling the same batch again is safe: what had committed is found by its
     /// ids and answered as it was.
