@@ -1,12 +1,11 @@
 //! What the binaries share: arguments, logs, and the way they end.
 
-use std::{ffi::OsString, io::IsTerminal, path::Path, process::ExitCode};
+use std::{ffi::OsString, path::Path, process::ExitCode};
 
-use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::{EnvFilter, fmt, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::fmt::MakeWriter;
 
-use crate::config::{Config, Log, LogFormat};
+use crate::{config::Config, logs};
 
 /// The arguments of the process, with `-conf` as the legacy service has it turned
 /// into `--conf`.
@@ -31,7 +30,7 @@ pub fn prepare(conf: &Path) -> anyhow::Result<Config> {
 /// As [`prepare`].
 pub fn prepare_with(conf: &Path, stderr: impl Stderr) -> anyhow::Result<Config> {
     let config = Config::load(conf)?;
-    init_logs(&config.log, stderr)?;
+    logs::init(&config.log, stderr)?;
     Ok(config)
 }
 
@@ -39,23 +38,6 @@ pub fn prepare_with(conf: &Path, stderr: impl Stderr) -> anyhow::Result<Config> 
 pub trait Stderr: for<'w> MakeWriter<'w> + Send + Sync + 'static {}
 
 impl<W: for<'w> MakeWriter<'w> + Send + Sync + 'static> Stderr for W {}
-
-/// `RUST_LOG` overrides the configured level.
-fn init_logs(log: &Log, stderr: impl Stderr) -> anyhow::Result<()> {
-    let filter = match std::env::var("RUST_LOG") {
-        Ok(filter) => EnvFilter::try_new(filter).context("RUST_LOG")?,
-        Err(_) => EnvFilter::new(log.level.as_str()),
-    };
-    let registry = tracing_subscriber::registry().with(filter);
-    match log.format {
-        LogFormat::Text => {
-            let colours = std::io::stderr().is_terminal();
-            registry.with(fmt::layer().with_ansi(colours).with_writer(stderr)).init();
-        }
-        LogFormat::Json => registry.with(fmt::layer().json().with_writer(stderr)).init(),
-    }
-    Ok(())
-}
 
 /// Completes at SIGTERM or SIGINT; the signals are caught from the call on.
 ///

@@ -9,6 +9,7 @@ pub mod biz;
 pub mod command;
 pub mod config;
 pub mod data;
+mod logs;
 pub mod metrics;
 pub mod sandbox;
 pub mod server;

@@ -9,9 +9,10 @@ use tokio::{
 };
 
 use crate::{
+    locked::Locked,
     measure::{Counting, Recorder, Slice, Window},
     operation::{CALL_TIMEOUT, Users},
-    scenario::Scenario,
+    scenario::{LOCKED, Scenario},
     usage::Usage,
     world::Target,
 };
@@ -22,6 +23,7 @@ use crate::{
 /// A process has ended, or a caller does not end.
 pub async fn run(scenario: &Scenario, target: &Target, window: Window, seed: u64) -> anyhow::Result<Slice> {
     let recorder = Arc::new(Recorder::new(window, Counting::Ended)?);
+    let locked = if scenario.shape == LOCKED { Some(Locked::hold(target).await?) } else { None };
     let mut callers = JoinSet::new();
     for caller in 0..scenario.callers {
         let channel = target.channel(caller);
@@ -40,6 +42,9 @@ pub async fn run(scenario: &Scenario, target: &Target, window: Window, seed: u64
     }
     let usage = measure(target, window).await?;
     timeout(CALL_TIMEOUT * 2, callers.join_all()).await.context("callers did not end in time")?;
+    if let Some(locked) = locked {
+        locked.release().await?;
+    }
     let seconds = window.until.duration_since(window.from).as_secs_f64();
     Ok(Slice { seconds, tally: recorder.total()?, usage, due: 0, missed: 0 })
 }

@@ -161,6 +161,7 @@ fn describe(status: &Status) -> String {
 /// Picks users in a random order that is the same in every run.
 #[derive(Debug, Clone, Copy)]
 pub struct Users {
+    first: u64,
     count: u64,
     state: u64,
 }
@@ -169,13 +170,19 @@ impl Users {
     /// Picks from the first `count` users. Each `stream` of a `seed` has its own order.
     pub fn new(count: u32, seed: u64, stream: u64) -> Self {
         Self {
+            first: 0,
             count: u64::from(count.max(1)),
             state: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(stream << 32),
         }
     }
 
+    /// One user again and again.
+    pub fn only(number: u32) -> Self {
+        Self { first: number.into(), count: 1, state: 0 }
+    }
+
     fn pick(&mut self) -> String {
-        user((self.random() % self.count) as u32)
+        user((self.first + self.random() % self.count) as u32)
     }
 
     /// SplitMix64 (Steele, Lea, Flood 2014).

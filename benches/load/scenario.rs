@@ -42,6 +42,8 @@ const SHAPES: &[Shape] = &[
     shape("deduct-100-hot", Operation::Deduct, 100, 1, true),
     shape("deduct-1000-spread", Operation::Deduct, 1_000, 10_000, true),
     shape("deduct-1000-hot", Operation::Deduct, 1_000, 1, false),
+    shape("deduct-50-spread", Operation::Deduct, 50, 220, false),
+    shape(LOCKED, Operation::Deduct, 50, 220, false),
     shape("batch-500", Operation::Batch { items: 500 }, 8, 1_000, false),
     shape(BUSIEST, Operation::Batch { items: 50 }, 64, 10_000, false),
     shape("check", Operation::Check { count: 1 }, 100, 1_000, false),
@@ -62,6 +64,9 @@ pub const EMPTY: &str = "empty";
 /// The shape that overload doubles. It uses batches, because with one call per charge the
 /// callers, on the same cores, could not send twice the rate that the service reaches.
 pub const BUSIEST: &str = "batch-50";
+/// As `deduct-50-spread`, while another session holds the row of one more user, who is charged
+/// once a second: the two are to be alike.
+pub const LOCKED: &str = "deduct-50-locked";
 /// An open loop at twice the rate of [`BUSIEST`].
 pub const OVERLOAD: &str = "overload";
 /// Number of users in the databases.
@@ -113,7 +118,12 @@ impl Plan {
         let mut scenarios = Vec::new();
         for shape in SHAPES {
             for &system in &systems {
-                let exists = shape.baseline || system != System::Baseline;
+                let exists = match system {
+                    System::Baseline => shape.baseline,
+                    System::Mysql => true,
+                    // One writer at a time: there are no locks of rows.
+                    System::Sqlite => shape.name != LOCKED,
+                };
                 let needed = shape.name == BUSIEST && overload.contains(&system);
                 if exists && (needed || is_selected(system, shape.name)) {
                     let &Shape { name, operation, callers, users, .. } = shape;

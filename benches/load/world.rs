@@ -45,6 +45,8 @@ pub struct Target {
     pub processes: Processes,
     channels: Vec<Channel>,
     conf: Option<PathBuf>,
+    /// `data.database.source`.
+    pub source: String,
     _server: Supervised,
 }
 
@@ -131,7 +133,7 @@ async fn start_server(
     credit(&channels).await?;
     let (database, redis) = servers.map(|(database, redis)| (database, redis.pid())).unzip();
     let processes = Processes { server: server.pid(), database, redis };
-    Ok(Target { processes, channels, conf: Some(conf), _server: server })
+    Ok(Target { processes, channels, conf: Some(conf), source, _server: server })
 }
 
 /// The configuration of a deployment, with free ports, and with long timeouts, so that slow answers
@@ -172,7 +174,7 @@ async fn start_baseline(source: String, database: u32, redis: &Redis) -> anyhow:
     ];
     let (server, channels) = start_process(&command).await?;
     let processes = Processes { server: server.pid(), database: Some(database), redis: Some(redis.pid()) };
-    Ok(Target { processes, channels, conf: None, _server: server })
+    Ok(Target { processes, channels, conf: None, source, _server: server })
 }
 
 /// Starts a server that logs its address, and connects to it.

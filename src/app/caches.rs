@@ -142,7 +142,7 @@ impl Keeper {
         loop {
             match prewarm(&self.model, &*self.store, &self.calendar, PREWARM_A_SECOND).await {
                 Ok(accounts) => tracing::info!(accounts, "warmed the caches"),
-                Err(error) => tracing::warn!(%error, "the caches were not warmed"),
+                Err(error) => tracing::warn!(error = %error.in_full(), "the caches were not warmed"),
             }
             match &self.redis {
                 Some(redis) => redis.found_cold().await,
@@ -156,9 +156,9 @@ impl Keeper {
         loop {
             self.metrics.cache.count_reads(self.model.sources());
             if let Some(redis) = &self.redis {
-                self.metrics.cache.redis_up.set(redis.is_up().into());
+                self.metrics.cache.set_redis_up(redis.is_up());
                 if let Ok(Some(difference)) = redis.difference().await {
-                    self.metrics.cache.redis_db_diff.set(difference.amount.to_wire() + difference.units as f64);
+                    self.metrics.cache.set_redis_difference(difference.amount, difference.units);
                 }
             }
             sleep(SHOW_INTERVAL).await;

@@ -7,9 +7,13 @@ use std::{
 };
 
 use anyhow::anyhow;
+use backon::{ExponentialBuilder, Retryable};
 
 use crate::{
-    biz::{settlement::engine::LaneLimits, values::error::StoreError},
+    biz::{
+        settlement::engine::{LaneLimits, ParkingLimits},
+        values::error::StoreError,
+    },
     config::{Config, Driver},
     data::{
         Store, dsn,
@@ -35,6 +39,13 @@ const LOOKUP_ALL_BATCHES: u32 = 32;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Connections beside the lanes' for transactions of other kinds.
 const SPARE_WRITERS: usize = 2;
+
+/// Between attempts to connect.
+const CONNECT_BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(100))
+    .with_max_delay(Duration::from_secs(3))
+    .without_max_times()
+    .with_jitter();
 
 /// Connects to the configured database and brings its schema up to date. While it
 /// does not answer, tries again for `data.database.connect_timeout`.
@@ -72,25 +83,18 @@ async fn patiently<T, F>(config: &Config, attempt: impl Fn() -> F) -> anyhow::Re
 where
     F: Future<Output = Result<T, StoreError>>,
 {
-    let database = &config.data.database;
-    let deadline = Instant::now() + database.connect_timeout;
-    let mut pause = Duration::from_millis(100);
-    loop {
-        let error = match attempt().await {
-            Ok(done) => return Ok(done),
-            Err(StoreError::Failed(why)) => return Err(anyhow!("config key data.database: {why}")),
-            Err(error) => error,
-        };
-        if Instant::now() + pause > deadline {
-            return Err(anyhow!(
-                "config key data.database.source: gave up after {:?}: {error}",
-                database.connect_timeout
-            ));
-        }
-        tracing::warn!(%error, "the database does not answer; trying again in {pause:?}");
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(3));
-    }
+    let timeout = config.data.database.connect_timeout;
+    let deadline = Instant::now() + timeout;
+    attempt
+        .retry(CONNECT_BACKOFF)
+        .when(|error| !matches!(error, StoreError::Failed(_)))
+        .adjust(|_, pause| pause.filter(|pause| Instant::now() + *pause <= deadline))
+        .notify(|error, pause| tracing::warn!(%error, "the database does not answer; trying again in {pause:.1?}"))
+        .await
+        .map_err(|error| match error {
+            StoreError::Failed(why) => anyhow!("config key data.database: {why}"),
+            error => anyhow!("config key data.database.source: gave up after {timeout:?}: {error}"),
+        })
 }
 
 /// Closes the connections of `store`, unless the database has gone silent.
@@ -164,6 +168,7 @@ async fn try_connect(config: &Config, announce: &Announce) -> Result<Arc<dyn Sto
             let limits = PoolLimits {
                 readers: database.max_connections,
                 writers: lanes(config) + SPARE_WRITERS,
+                waiters: config.billing.settlement.parked_connections,
                 acquire_timeout: database.acquire_timeout,
                 lookup_all_batches: LOOKUP_ALL_BATCHES,
             };
@@ -189,6 +194,12 @@ pub(super) fn limits(config: &Config) -> LaneLimits {
         batch: batch(config),
         max_wait: settlement.max_wait,
         retry_timeout: settlement.retry_timeout,
+        parking: ParkingLimits {
+            accounts: settlement.parked_accounts,
+            postings: settlement.parked_postings,
+            connections: settlement.parked_connections,
+            quarantine: settlement.quarantine,
+        },
     }
 }
 

@@ -6,16 +6,16 @@ use anyhow::Context;
 use chrono::TimeDelta;
 use tokio_util::sync::CancellationToken;
 
-use super::{caches, database::limits, payments};
+use super::{caches, core::Core, database::limits, low_balance::LowBalances, ops_stats::OpsStats, payments};
 use crate::{
     biz::{
         check::cache::{
             Caches,
-            reconcile::{Reconciled as CacheReconciled, Reconciler},
+            reconcile::{ReconciledCache, Reconciler},
         },
         recharge::{
             Recharges,
-            reconcile::{ReconcilePreview, Reconciled, Waits},
+            reconcile::{ReconcilePreview, ReconciledOrders, Waits},
         },
         settlement::{
             engine::Engine,
@@ -25,7 +25,7 @@ use crate::{
     },
     config::Config,
     data::Store,
-    service::Api,
+    metrics::ChargeObserver,
 };
 
 /// How often a server ends the reservations that are past their expiry; cron does so too.
@@ -34,24 +34,41 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// ended stays ended, and the next one goes on.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Starts the jobs that every server runs beside its requests, until it stops.
+pub(super) fn spawn_regular(config: &Config, core: &Core) {
+    let Core { store, engine, catalog, calendar, metrics, stop, .. } = core;
+    let observer = core.observer.clone();
+    tokio::spawn(sweep_regularly(store.clone(), engine.clone(), calendar.clone(), observer, stop.clone()));
+    let ops_stats = OpsStats { store: store.clone(), calendar: calendar.clone(), metrics: metrics.clone() };
+    tokio::spawn(ops_stats.read_regularly(stop.clone()));
+    let low = LowBalances {
+        store: store.clone(),
+        thresholds: config.low_thresholds(),
+        catalog: catalog.clone(),
+        calendar: calendar.clone(),
+        metrics: metrics.clone(),
+    };
+    tokio::spawn(low.count_regularly(stop.clone()));
+}
+
 /// Ends expired reservations where no cron runs. Several sweeps at once end each of them once.
 pub(super) async fn sweep_regularly(
     store: Arc<dyn Store>,
     engine: Arc<Engine>,
     calendar: Arc<Calendar>,
-    api: Arc<Api>,
+    observer: ChargeObserver,
     stop: CancellationToken,
 ) {
     let sweeping = async {
         loop {
             tokio::time::sleep(SWEEP_INTERVAL).await;
-            let sweep = sweep::sweep(&*store, &engine, &calendar, |ended, effect| api.count_ended(ended, effect));
+            let sweep = sweep::sweep(&*store, &engine, &calendar, |ended, effect| observer.count_ended(&ended, effect));
             match tokio::time::timeout(SWEEP_TIMEOUT, sweep).await {
                 Ok(Ok(Swept { freed: 0, charged: 0, failed: 0 })) => {}
                 Ok(Ok(Swept { freed, charged, failed })) => {
                     tracing::info!(freed, charged, failed, "ended expired reservations");
                 }
-                Ok(Err(error)) => tracing::warn!(%error, "expired reservations could not be read"),
+                Ok(Err(error)) => tracing::warn!(error = %error.in_full(), "expired reservations could not be read"),
                 Err(_) => tracing::warn!("the sweep of expired reservations took too long"),
             }
         }
@@ -90,7 +107,7 @@ pub async fn reconcile_recharges(
     store: Arc<dyn Store>,
     clock: impl Clock,
     cut: &CancellationToken,
-) -> anyhow::Result<Reconciled> {
+) -> anyhow::Result<ReconciledOrders> {
     let job = RechargeJob::new(config, store, clock)?;
     let reconciled = cut.run_until_cancelled(job.recharges.reconcile(job.waits)).await;
     job.engine.drain().await;
@@ -149,7 +166,7 @@ pub async fn reconcile_cache(
     store: Arc<dyn Store>,
     clock: impl Clock,
     is_dry_run: bool,
-) -> anyhow::Result<Option<CacheReconciled>> {
+) -> anyhow::Result<Option<ReconciledCache>> {
     let Some(redis) = &config.data.redis else { return Ok(None) };
     let redis = caches::connect(redis, false, Box::new(|_, _| {}));
     anyhow::ensure!(caches::until_up(&redis).await, "config key data.redis: no answer");

@@ -10,14 +10,14 @@ use crate::{
         settlement::engine::Engine,
         values::calendar::Calendar,
     },
-    config::{CallbackAuth, Config, PaymentService, Secret},
+    config::{CallbackAuth, Config, PaymentServiceConfig, Secret},
     data::{
         Store,
-        payment::{self, Settings},
+        payment::{self, GatewaySettings},
     },
     sandbox::{self, Sandbox},
     server,
-    service::rest::CALLBACK_PATH,
+    service::routes::CALLBACK_PATH,
 };
 
 /// What the server has of payment-service.
@@ -39,7 +39,7 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
-    pub fn of(payment: &PaymentService) -> Self {
+    pub fn of(payment: &PaymentServiceConfig) -> Self {
         Self { service: payment.grpc_addr.clone(), notify_url: payment.notify_url.clone() }
     }
 }
@@ -63,7 +63,7 @@ pub(super) async fn start(config: &Config, grpc_addr: SocketAddr) -> anyhow::Res
     if callback_auth == CallbackAuth::None {
         tracing::warn!(
             %grpc_addr,
-            "payment_service.callback_auth is none: whoever reaches the callback may credit pending orders"
+            "payment_service.callback_auth is none: every caller that reaches the callback may credit pending orders"
         );
     }
     let mut at = Addresses::of(payment);
@@ -89,7 +89,7 @@ pub(super) async fn start(config: &Config, grpc_addr: SocketAddr) -> anyhow::Res
     })
 }
 
-async fn start_sandbox(payment: &PaymentService) -> anyhow::Result<Sandbox> {
+async fn start_sandbox(payment: &PaymentServiceConfig) -> anyhow::Result<Sandbox> {
     let options = sandbox::Options {
         addr: payment.grpc_addr.clone(),
         secret: payment.callback_secrets.first().cloned(),
@@ -100,14 +100,14 @@ async fn start_sandbox(payment: &PaymentService) -> anyhow::Result<Sandbox> {
     Ok(sandbox)
 }
 
-pub(super) fn gateway(payment: &PaymentService, at: Addresses) -> anyhow::Result<Arc<dyn PaymentGateway>> {
-    let settings = Settings {
+pub(super) fn gateway(payment: &PaymentServiceConfig, at: Addresses) -> anyhow::Result<Arc<dyn PaymentGateway>> {
+    let settings = GatewaySettings {
         address: at.service,
         timeout: payment.timeout,
         return_url: payment.return_url.clone(),
         notify_url: at.notify_url,
     };
-    let client = payment::PaymentService::new(settings);
+    let client = payment::GrpcPaymentGateway::new(settings);
     Ok(Arc::new(client.map_err(|error| anyhow!("config key payment_service.grpc_addr: {error}"))?))
 }
 

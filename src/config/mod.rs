@@ -21,8 +21,8 @@ use serde::Deserialize;
 pub use self::{
     choices::{CallbackAuth, Driver, Environment, LogFormat, RedisMode, Style},
     metering::Streams,
-    payment::PaymentService,
-    rates::RateLimits,
+    payment::PaymentServiceConfig,
+    rates::RateLimitsConfig,
     redis::Redis,
     secret::Secret,
     server::Server,
@@ -47,7 +47,7 @@ pub struct Config {
     pub server: Server,
     pub data: Data,
     pub billing: Billing,
-    pub payment_service: Option<PaymentService>,
+    pub payment_service: Option<PaymentServiceConfig>,
     #[serde(default)]
     pub log: Log,
 }
@@ -113,7 +113,7 @@ pub struct Billing {
     #[serde(default)]
     pub streams: metering::Streams,
     #[serde(default)]
-    pub rate_limits: RateLimits,
+    pub rate_limits: RateLimitsConfig,
     #[serde(default)]
     pub settlement: SettlementConfig,
 }
@@ -133,6 +133,15 @@ pub struct SettlementConfig {
     pub max_wait: Duration,
     #[serde(alias = "patience", deserialize_with = "values::duration")]
     pub retry_timeout: Duration,
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub parked_accounts: usize,
+    /// Of one account.
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub parked_postings: usize,
+    #[serde(deserialize_with = "values::up_to_a_thousand")]
+    pub parked_connections: usize,
+    #[serde(deserialize_with = "values::duration")]
+    pub quarantine: Duration,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -247,6 +256,10 @@ impl Default for SettlementConfig {
             batch: 0,
             max_wait: Duration::from_millis(500),
             retry_timeout: Duration::from_secs(10),
+            parked_accounts: 1_000,
+            parked_postings: 1_000,
+            parked_connections: 8,
+            quarantine: Duration::from_secs(10),
         }
     }
 }

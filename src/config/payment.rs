@@ -13,7 +13,7 @@ use super::{
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PaymentService {
+pub struct PaymentServiceConfig {
     #[serde(deserialize_with = "values::address")]
     pub grpc_addr: String,
     #[serde(default = "default_payment_timeout", deserialize_with = "values::duration")]
@@ -37,7 +37,7 @@ pub struct PaymentService {
     pub expire_after: Duration,
 }
 
-impl PaymentService {
+impl PaymentServiceConfig {
     /// What no single key can tell.
     pub(super) fn check(&self) -> anyhow::Result<()> {
         if self.callback_auth() == CallbackAuth::Signed && self.callback_secrets.is_empty() {

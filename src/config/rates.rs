@@ -9,17 +9,17 @@ use crate::biz::limits::rate_limit;
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct RateLimits {
+pub struct RateLimitsConfig {
     /// Of each user.
-    pub user: Rates,
+    pub user: RatesConfig,
     /// Of each API key, whoever uses it.
-    pub api_key: Rates,
+    pub api_key: RatesConfig,
 }
 
 /// Requests in a window; 0 in the file: no limit.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Rates {
+pub struct RatesConfig {
     #[serde(deserialize_with = "values::rate")]
     pub second: Option<NonZeroU32>,
     #[serde(deserialize_with = "values::rate")]
@@ -28,14 +28,14 @@ pub struct Rates {
     pub hour: Option<NonZeroU32>,
 }
 
-impl From<RateLimits> for rate_limit::RateLimits {
-    fn from(limits: RateLimits) -> Self {
+impl From<RateLimitsConfig> for rate_limit::RateLimits {
+    fn from(limits: RateLimitsConfig) -> Self {
         Self { user: limits.user.into(), api_key: limits.api_key.into() }
     }
 }
 
-impl From<Rates> for rate_limit::Rates {
-    fn from(Rates { second, minute, hour }: Rates) -> Self {
+impl From<RatesConfig> for rate_limit::Rates {
+    fn from(RatesConfig { second, minute, hour }: RatesConfig) -> Self {
         Self { second, minute, hour }
     }
 }

@@ -13,14 +13,14 @@ use super::{
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Server {
-    pub http: Http,
-    pub grpc: Grpc,
+    pub http: HttpPort,
+    pub grpc: GrpcPort,
     pub limits: ServerLimits,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Http {
+pub struct HttpPort {
     #[serde(deserialize_with = "values::address")]
     pub addr: String,
     #[serde(deserialize_with = "values::duration")]
@@ -32,7 +32,7 @@ pub struct Http {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Grpc {
+pub struct GrpcPort {
     #[serde(deserialize_with = "values::address")]
     pub addr: String,
     #[serde(deserialize_with = "values::duration")]
@@ -57,7 +57,7 @@ pub struct ServerLimits {
     pub drain_timeout: Duration,
 }
 
-impl Default for Http {
+impl Default for HttpPort {
     fn default() -> Self {
         Self {
             addr: "0.0.0.0:8107".into(),
@@ -68,7 +68,7 @@ impl Default for Http {
     }
 }
 
-impl Default for Grpc {
+impl Default for GrpcPort {
     fn default() -> Self {
         Self { addr: "0.0.0.0:9107".into(), timeout: Duration::from_secs(1), internal_tokens: Vec::new() }
     }

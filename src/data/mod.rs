@@ -12,6 +12,8 @@ pub mod mysql;
 pub mod payment;
 pub mod plan;
 pub mod redis;
+mod row;
+mod rows;
 pub mod sqlite;
 pub mod vocabulary;
 

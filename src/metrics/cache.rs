@@ -2,18 +2,21 @@
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
-use prometheus::{Gauge, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Gauge, HistogramVec, IntCounterVec, IntGauge, Registry};
 
-use super::scale::SECONDS;
-use crate::biz::check::cache::Sources;
+use super::{
+    registration::{counters, histograms},
+    scale::milliseconds,
+};
+use crate::biz::{check::cache::Sources, values::money::Money};
 
 pub struct CacheMetrics {
     /// By script; one observation per call, or per pipeline of changes. Milliseconds.
     script_ms: HistogramVec,
     /// 1 while all servers of the shared cache answer; absent without a shared cache.
-    pub redis_up: IntGauge,
+    redis_up: IntGauge,
     /// Sum of the differences that the last comparison of Redis and database found.
-    pub redis_db_diff: Gauge,
+    redis_db_diff: Gauge,
     /// By source: near (memory), redis, database. A check with an API key may count as two reads.
     reads: IntCounterVec,
     registry: Registry,
@@ -21,16 +24,14 @@ pub struct CacheMetrics {
 
 impl CacheMetrics {
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let millis = SECONDS.iter().map(|seconds| seconds * 1000.0).collect();
-        let script_ms = HistogramVec::new(
-            HistogramOpts::new("redis_lua_script_duration_ms", "Time of a script in Redis in milliseconds")
-                .buckets(millis),
+        let script_ms = histograms(
+            registry,
+            "redis_lua_script_duration_ms",
+            "Time of a script in Redis in milliseconds",
             &["script"],
+            milliseconds(),
         )?;
-        let reads =
-            IntCounterVec::new(Opts::new("billing_check_reads_total", "Where checks read accounts"), &["source"])?;
-        registry.register(Box::new(script_ms.clone()))?;
-        registry.register(Box::new(reads.clone()))?;
+        let reads = counters(registry, "billing_check_reads_total", "Where checks read accounts", &["source"])?;
         let redis_up = IntGauge::new("billing_redis_up", "1 while the shared cache answers")?;
         let redis_db_diff = Gauge::new(
             "quota_redis_db_diff",
@@ -46,6 +47,16 @@ impl CacheMetrics {
     pub fn show_shared(&self) -> prometheus::Result<()> {
         self.registry.register(Box::new(self.redis_up.clone()))?;
         self.registry.register(Box::new(self.redis_db_diff.clone()))
+    }
+
+    /// Shows whether every server of the shared cache answers.
+    pub fn set_redis_up(&self, is_up: bool) {
+        self.redis_up.set(is_up.into());
+    }
+
+    /// Shows by how much Redis differed from the database: an amount and units.
+    pub fn set_redis_difference(&self, amount: Money, units: u64) {
+        self.redis_db_diff.set(amount.to_wire() + units as f64);
     }
 
     pub fn time_script(&self, script: &str, took: Duration) {

@@ -2,29 +2,21 @@
 
 use std::time::Instant;
 
-use super::{Metrics, OVERLOADED};
-
-/// An operation that charges or holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Operation {
-    Deduct,
-    Reserve,
-    Commit,
-}
+use super::charges::{ChargeMetrics, Operation};
 
 /// One operation, from the call to its outcome. If the deadline of the request passes, or the
 /// caller goes away, it is dropped without an outcome and counts as a failure with the reason
 /// `overloaded`, the error that the caller gets. Otherwise an outage in which all callers give up
 /// would show in no metric.
 pub struct InFlight<'m> {
-    metrics: &'m Metrics,
+    metrics: &'m ChargeMetrics,
     operation: Operation,
     started: Instant,
     has_outcome: bool,
 }
 
 impl<'m> InFlight<'m> {
-    pub fn begin(metrics: &'m Metrics, operation: Operation) -> Self {
+    pub(super) fn begin(metrics: &'m ChargeMetrics, operation: Operation) -> Self {
         Self { metrics, operation, started: Instant::now(), has_outcome: false }
     }
 
@@ -36,27 +28,9 @@ impl<'m> InFlight<'m> {
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        let (metrics, seconds) = (self.metrics, self.started.elapsed().as_secs_f64());
-        let name = match self.operation {
-            Operation::Deduct => "deduct",
-            Operation::Reserve => "reserve",
-            Operation::Commit => "commit",
-        };
-        metrics.duration_ms.with_label_values(&[name]).observe(seconds * 1000.0);
-        if self.operation == Operation::Deduct {
-            metrics.quota_deduct_duration_seconds.observe(seconds);
-        }
+        self.metrics.observe(self.operation, self.started.elapsed());
         if !self.has_outcome {
-            match self.operation {
-                Operation::Deduct => &metrics.deduct_failure,
-                Operation::Reserve => &metrics.reserve_failure,
-                Operation::Commit => {
-                    metrics.stream_failed.inc();
-                    &metrics.deduct_failure
-                }
-            }
-            .with_label_values(&[OVERLOADED])
-            .inc();
+            self.metrics.count_abandoned(self.operation);
         }
     }
 }

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
-use prometheus::{CounterVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{CounterVec, Histogram, HistogramVec, IntCounter, IntCounterVec, Registry};
 
+use super::{
+    operations::BalanceMetrics,
+    registration::{amounts, counter, counters, histogram, histograms},
+};
 use crate::biz::{
     recharge::{callback::SettledOrder, gateway::OpenedPayment},
     settlement::order::{Order, OrderStatus},
@@ -27,32 +31,32 @@ pub struct RechargeMetrics {
     order_total: IntCounterVec,
     order_create_duration_seconds: Histogram,
     failed_total: IntCounter,
+    balances: BalanceMetrics,
 }
 
 impl RechargeMetrics {
-    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let opts = |name, help| HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
-        let metrics = Self {
-            total: IntCounterVec::new(Opts::new("billing_recharge_total", "Callbacks of top-ups"), &["status"])?,
-            amount: CounterVec::new(Opts::new("billing_recharge_amount", "Amounts of top-ups"), &["status"])?,
-            duration_seconds: HistogramVec::new(
-                opts("billing_recharge_duration_seconds", "Time of an operation on top-ups"),
+    pub(super) fn new(registry: &Registry, balances: BalanceMetrics) -> prometheus::Result<Self> {
+        let seconds = || SECONDS.to_vec();
+        Ok(Self {
+            total: counters(registry, "billing_recharge_total", "Callbacks of top-ups", &["status"])?,
+            amount: amounts(registry, "billing_recharge_amount", "Amounts of top-ups", &["status"])?,
+            duration_seconds: histograms(
+                registry,
+                "billing_recharge_duration_seconds",
+                "Time of an operation on top-ups",
                 &["operation"],
+                seconds(),
             )?,
-            order_total: IntCounterVec::new(Opts::new("billing_recharge_order_total", "Orders"), &["status"])?,
-            order_create_duration_seconds: Histogram::with_opts(opts(
+            order_total: counters(registry, "billing_recharge_order_total", "Orders", &["status"])?,
+            order_create_duration_seconds: histogram(
+                registry,
                 "billing_recharge_order_create_duration_seconds",
                 "Time until an order has its payment",
-            ))?,
-            failed_total: IntCounter::new("billing_recharge_failed_total", "Top-ups that failed")?,
-        };
-        registry.register(Box::new(metrics.total.clone()))?;
-        registry.register(Box::new(metrics.amount.clone()))?;
-        registry.register(Box::new(metrics.duration_seconds.clone()))?;
-        registry.register(Box::new(metrics.order_total.clone()))?;
-        registry.register(Box::new(metrics.order_create_duration_seconds.clone()))?;
-        registry.register(Box::new(metrics.failed_total.clone()))?;
-        Ok(metrics)
+                seconds(),
+            )?,
+            failed_total: counter(registry, "billing_recharge_failed_total", "Top-ups that failed")?,
+            balances,
+        })
     }
 
     /// Counts a requested top-up and its order, if it made one.
@@ -68,6 +72,9 @@ impl RechargeMetrics {
         self.duration_seconds.with_label_values(&["callback"]).observe(took.as_secs_f64());
         if let Ok(SettledOrder { order, changed: true, .. }) = settled {
             self.count_order(order.status, order.amount);
+            if order.status == OrderStatus::Success {
+                self.balances.count("recharge", order.amount);
+            }
         }
         let answer = match settled {
             Ok(SettledOrder { refusal: Some(refusal), .. }) => Err(refusal),

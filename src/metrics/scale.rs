@@ -8,3 +8,8 @@ pub(super) const SECONDS: &[f64] =
 pub(super) fn gauge(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
+
+/// [`SECONDS`] in milliseconds.
+pub(super) fn milliseconds() -> Vec<f64> {
+    SECONDS.iter().map(|seconds| seconds * 1000.0).collect()
+}

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tonic::{Code, metadata::AsciiMetadataValue, transport::Endpoint};
 
 use super::{
-    payment::{NotifyUrl, Outcome, Payment},
+    payment::{NotifyUrl, PaymentOutcome, SandboxPayment},
     switches::Switches,
 };
 use crate::{
@@ -48,7 +48,7 @@ pub struct Callback {
 }
 
 impl Callback {
-    pub fn new(payment: &Payment, outcome: Outcome, switches: &Switches) -> Self {
+    pub fn new(payment: &SandboxPayment, outcome: PaymentOutcome, switches: &Switches) -> Self {
         let order = &payment.order;
         let amount = if switches.wrong_amount { order.amount.one_more() } else { order.amount };
         let message = RechargeCallbackRequest {

@@ -6,7 +6,7 @@ use tokio::time::sleep;
 use tonic::{Request, Response, Status};
 
 use super::{
-    payment::{Order, Outcome, Payment},
+    payment::{PaymentOutcome, SandboxOrder, SandboxPayment},
     switches::{Create, Get},
     till::Till,
 };
@@ -44,7 +44,7 @@ impl Rpcs {
             Create::Refuse => return Err(Status::failed_precondition("refused by the switch")),
             Create::Unavailable => return Err(Status::unavailable("unavailable by the switch")),
         }
-        let order = Order::parse(request).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
+        let order = SandboxOrder::parse(request).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
         let order_id = order.id.clone();
         let payment = self.0.open(order).ok_or_else(|| {
             tracing::info!(order_id, "order already has a payment");
@@ -75,11 +75,11 @@ impl Rpcs {
     }
 }
 
-fn reply(payment: Payment) -> GetPaymentReply {
+fn reply(payment: SandboxPayment) -> GetPaymentReply {
     let status = match payment.outcome {
         None => PaymentStatus::Pending,
-        Some(Outcome::Success) => PaymentStatus::Success,
-        Some(Outcome::Failed) => PaymentStatus::Failed,
+        Some(PaymentOutcome::Success) => PaymentStatus::Success,
+        Some(PaymentOutcome::Failed) => PaymentStatus::Failed,
     };
     GetPaymentReply {
         payment_id: payment.id,

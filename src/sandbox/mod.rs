@@ -43,7 +43,7 @@ pub use self::{
     public_url::PublicUrl,
     switches::{Create, Get, MAX_DELAY_MS, MAX_DUPLICATES, PayAtOnce, Switches},
 };
-use self::{callback::Sender, grpc::Rpcs, notify::Notifier, payments::Payments, till::Till};
+use self::{callback::Sender, grpc::Rpcs, notify::Notifier, payments::SandboxPayments, till::Till};
 use crate::{config::Secret, data::payment::proto::payment_server::PaymentServer, server};
 
 /// The default listen address, which is that of payment-service.
@@ -96,13 +96,16 @@ impl Sandbox {
         let notifier = Arc::new(Notifier::new(Sender::new(secret), stop.clone()));
         notifier.set_reorder(switches.reorder);
         let till = Arc::new(Till {
-            payments: Payments::new(MAX_PAYMENTS),
+            payments: SandboxPayments::new(MAX_PAYMENTS),
             notifier,
             switches: Mutex::new(switches),
             public_url: public_url.unwrap_or_else(|| PublicUrl::local(addr)),
         });
-        let limits =
-            server::Limits { connections: MAX_CONNECTIONS, drain_timeout: DRAIN_TIMEOUT, connection_window: None };
+        let limits = server::ListenerLimits {
+            connections: MAX_CONNECTIONS,
+            drain_timeout: DRAIN_TIMEOUT,
+            connection_window: None,
+        };
         let listener = tokio::spawn(server::serve(listener, routes(till.clone()), limits, stop.clone()));
         tracing::info!(%addr, "payment-sandbox serving");
         Ok(Self { addr, till, stop, listener })

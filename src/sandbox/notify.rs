@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::{
     sync::{Semaphore, oneshot},
     task::JoinSet,
@@ -25,10 +26,13 @@ use super::{
     switches::Switches,
 };
 
-/// Pauses between two attempts: doubling from the first to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Attempts of one callback. If billing refuses connections, they last about an hour.
+/// Pauses between two attempts of one callback.
+const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(50))
+    .with_max_delay(Duration::from_millis(1_500))
+    .without_max_times()
+    .with_jitter();
+/// Attempts of one callback. If billing refuses connections, they last over an hour.
 const MAX_ATTEMPTS: u32 = 2_000;
 /// Time limit of one callback, including the waits for a permit. An attempt without an answer
 /// takes 10 seconds.
@@ -189,7 +193,7 @@ impl Notifier {
 
     /// Returns whether billing answered.
     async fn try_until_answered(&self, callback: &Callback) -> bool {
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = BACKOFF.build();
         for number in 1..=MAX_ATTEMPTS {
             let Ok(permit) = self.permits.take(callback.destination()).await else {
                 return false;
@@ -201,8 +205,8 @@ impl Notifier {
             if is_final {
                 return true;
             }
+            let Some(pause) = pauses.next() else { return false };
             sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
         false
     }
@@ -245,7 +249,7 @@ mod tests {
     use super::*;
     use crate::{
         data::payment::proto::{CreatePaymentRequest, PaymentMethod},
-        sandbox::payment::{Order, Outcome, Payment},
+        sandbox::payment::{PaymentOutcome, SandboxOrder, SandboxPayment},
     };
 
     fn notifier() -> Arc<Notifier> {
@@ -261,8 +265,9 @@ mod tests {
             notify_url,
             ..Default::default()
         };
-        let payment = Payment { id: "p".into(), order: Arc::new(Order::parse(request).unwrap()), outcome: None };
-        Callback::new(&payment, Outcome::Success, &Switches::default())
+        let payment =
+            SandboxPayment { id: "p".into(), order: Arc::new(SandboxOrder::parse(request).unwrap()), outcome: None };
+        Callback::new(&payment, PaymentOutcome::Success, &Switches::default())
     }
 
     fn held(turn: Turn) -> Hold {

@@ -18,7 +18,7 @@ use http::{
 use serde::Deserialize;
 
 use super::{
-    payment::{Outcome, Payment},
+    payment::{PaymentOutcome, SandboxPayment},
     payments::Tried,
     till::Till,
 };
@@ -51,7 +51,7 @@ async fn pay(
                    as <code>curl -d</code> sends it and <code>curl -F</code> does not.";
         return unchanged(StatusCode::UNSUPPORTED_MEDIA_TYPE, why);
     }
-    let Some(outcome) = form.ok().and_then(|Form(choice)| Outcome::parse(&choice.result)) else {
+    let Some(outcome) = form.ok().and_then(|Form(choice)| PaymentOutcome::parse(&choice.result)) else {
         return unchanged(StatusCode::BAD_REQUEST, "The form field <code>result</code> must be SUCCESS or FAILED.");
     };
     match till.pay(&id, outcome) {
@@ -71,25 +71,25 @@ fn unknown() -> Response {
     page(StatusCode::NOT_FOUND, "No such payment", body)
 }
 
-fn title(payment: &Payment) -> String {
+fn title(payment: &SandboxPayment) -> String {
     let status = match payment.outcome {
         None => "Pay",
-        Some(Outcome::Success) => "Paid",
-        Some(Outcome::Failed) => "Failed:",
+        Some(PaymentOutcome::Success) => "Paid",
+        Some(PaymentOutcome::Failed) => "Failed:",
     };
     format!("{status} {} {}", payment.order.amount, payment.order.currency)
 }
 
 /// The body of the page of a payment. Texts from the order are escaped here.
-fn body(payment: &Payment) -> String {
+fn body(payment: &SandboxPayment) -> String {
     let order = &payment.order;
     let subject = if order.subject.is_empty() { "Payment" } else { &order.subject };
     let (subject, order_id, currency) = (Escaped(subject), Escaped(&order.id), Escaped(&order.currency));
     let (amount, method) = (order.amount, order.method.words());
     let status = match payment.outcome {
         None => "<dd>Waiting for payment</dd>",
-        Some(Outcome::Success) => "<dd class=\"paid\">Paid</dd>",
-        Some(Outcome::Failed) => "<dd class=\"failed\">Failed; you can try again</dd>",
+        Some(PaymentOutcome::Success) => "<dd class=\"paid\">Paid</dd>",
+        Some(PaymentOutcome::Failed) => "<dd class=\"failed\">Failed; you can try again</dd>",
     };
     let actions = actions(payment);
     format!(
@@ -105,9 +105,9 @@ fn body(payment: &Payment) -> String {
 }
 
 /// The buttons while the payment is unpaid, and the link back after the first attempt.
-fn actions(payment: &Payment) -> String {
+fn actions(payment: &SandboxPayment) -> String {
     let mut html = String::new();
-    if payment.outcome != Some(Outcome::Success) {
+    if payment.outcome != Some(PaymentOutcome::Success) {
         html.push_str(
             "<form method=\"post\">\n\
              <button name=\"result\" value=\"SUCCESS\">Pay</button>\n\

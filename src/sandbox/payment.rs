@@ -15,22 +15,22 @@ const MAX_SUBJECT: usize = 256;
 const MAX_URL: usize = 2_048;
 
 #[derive(Debug, Clone)]
-pub struct Payment {
+pub struct SandboxPayment {
     pub id: String,
-    pub order: Arc<Order>,
+    pub order: Arc<SandboxOrder>,
     /// `None` until the user has tried to pay.
-    pub outcome: Option<Outcome>,
+    pub outcome: Option<PaymentOutcome>,
 }
 
 /// The result of an attempt to pay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum PaymentOutcome {
     Success,
     /// A success may follow, because the user can try again.
     Failed,
 }
 
-impl Outcome {
+impl PaymentOutcome {
     /// SUCCESS or FAILED, in any case.
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Success, Self::Failed].into_iter().find(|outcome| text.eq_ignore_ascii_case(outcome.as_str()))
@@ -46,7 +46,7 @@ impl Outcome {
 
 /// The order: amount, method, and the URLs of user and billing.
 #[derive(Debug)]
-pub struct Order {
+pub struct SandboxOrder {
     pub id: String,
     pub amount: Fen,
     /// ISO 4217.
@@ -57,7 +57,7 @@ pub struct Order {
     pub notify_url: NotifyUrl,
 }
 
-impl Order {
+impl SandboxOrder {
     /// # Errors
     /// The first invalid field and its rule.
     pub fn parse(request: CreatePaymentRequest) -> Result<Self, Invalid> {
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn an_invalid_order_is_refused_with_the_name_of_its_field() {
-        assert!(Order::parse(request()).is_ok());
+        assert!(SandboxOrder::parse(request()).is_ok());
         for (field, bad) in [
             ("order_id", CreatePaymentRequest { order_id: String::new(), ..request() }),
             ("order_id", CreatePaymentRequest { order_id: "x".repeat(65), ..request() }),
@@ -210,7 +210,7 @@ mod tests {
             ("subject", CreatePaymentRequest { subject: "主".repeat(257), ..request() }),
             ("return_url", CreatePaymentRequest { return_url: "x".repeat(2_049), ..request() }),
         ] {
-            assert_eq!(Order::parse(bad.clone()).unwrap_err().field, field, "{bad:?}");
+            assert_eq!(SandboxOrder::parse(bad.clone()).unwrap_err().field, field, "{bad:?}");
         }
     }
 

@@ -7,16 +7,16 @@ use std::{
 
 use uuid::Uuid;
 
-use super::payment::{Order, Outcome, Payment};
+use super::payment::{PaymentOutcome, SandboxOrder, SandboxPayment};
 
-pub struct Payments {
+pub struct SandboxPayments {
     capacity: usize,
     kept: Mutex<Kept>,
 }
 
 #[derive(Default)]
 struct Kept {
-    by_id: HashMap<String, Payment>,
+    by_id: HashMap<String, SandboxPayment>,
     id_of_order: HashMap<String, String>,
     oldest_first: VecDeque<String>,
 }
@@ -25,20 +25,20 @@ struct Kept {
 #[derive(Debug)]
 pub enum Tried {
     /// The attempt counts. Holds the payment after it.
-    Counts(Payment),
+    Counts(SandboxPayment),
     /// No effect, because the payment is already paid.
     PaidBefore,
     Unknown,
 }
 
-impl Payments {
+impl SandboxPayments {
     /// Keeps the latest `capacity` payments.
     pub fn new(capacity: usize) -> Self {
         Self { capacity, kept: Mutex::default() }
     }
 
     /// Opens the payment of `order`; `None` if the order already has one.
-    pub fn open(&self, order: Order) -> Option<Payment> {
+    pub fn open(&self, order: SandboxOrder) -> Option<SandboxPayment> {
         let mut kept = self.lock();
         if kept.id_of_order.contains_key(&order.id) {
             return None;
@@ -47,28 +47,28 @@ impl Payments {
             kept.forget_oldest();
         }
         let id = format!("pay_{}", Uuid::now_v7().simple());
-        let payment = Payment { id: id.clone(), order: Arc::new(order), outcome: None };
+        let payment = SandboxPayment { id: id.clone(), order: Arc::new(order), outcome: None };
         kept.id_of_order.insert(payment.order.id.clone(), id.clone());
         kept.by_id.insert(id.clone(), payment.clone());
         kept.oldest_first.push_back(id);
         Some(payment)
     }
 
-    pub fn by_id(&self, id: &str) -> Option<Payment> {
+    pub fn by_id(&self, id: &str) -> Option<SandboxPayment> {
         self.lock().by_id.get(id).cloned()
     }
 
-    pub fn by_order(&self, order_id: &str) -> Option<Payment> {
+    pub fn by_order(&self, order_id: &str) -> Option<SandboxPayment> {
         let kept = self.lock();
         kept.by_id.get(kept.id_of_order.get(order_id)?).cloned()
     }
 
     /// Records an attempt of the user to pay.
-    pub fn pay(&self, id: &str, outcome: Outcome) -> Tried {
+    pub fn pay(&self, id: &str, outcome: PaymentOutcome) -> Tried {
         let mut kept = self.lock();
         match kept.by_id.get_mut(id) {
             None => Tried::Unknown,
-            Some(Payment { outcome: Some(Outcome::Success), .. }) => Tried::PaidBefore,
+            Some(SandboxPayment { outcome: Some(PaymentOutcome::Success), .. }) => Tried::PaidBefore,
             Some(payment) => {
                 payment.outcome = Some(outcome);
                 Tried::Counts(payment.clone())
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
     use crate::data::payment::proto::{CreatePaymentRequest, PaymentMethod};
 
-    fn order(id: &str) -> Order {
+    fn order(id: &str) -> SandboxOrder {
         let request = CreatePaymentRequest {
             order_id: id.into(),
             amount: 1,
@@ -103,12 +103,12 @@ mod tests {
             notify_url: "grpc://127.0.0.1:9107".into(),
             ..Default::default()
         };
-        Order::parse(request).unwrap()
+        SandboxOrder::parse(request).unwrap()
     }
 
     #[test]
     fn beyond_the_capacity_the_oldest_payments_are_dropped() {
-        let payments = Payments::new(2);
+        let payments = SandboxPayments::new(2);
         let ids: Vec<_> = ["a", "b", "c"].map(|id| payments.open(order(id)).unwrap().id).into();
         assert!(payments.by_id(&ids[0]).is_none() && payments.by_order("a").is_none());
         assert_eq!(payments.by_order("b").unwrap().id, ids[1]);
@@ -122,15 +122,15 @@ mod tests {
 
     #[test]
     fn a_paid_payment_stays_paid() {
-        let payments = Payments::new(2);
+        let payments = SandboxPayments::new(2);
         let id = payments.open(order("a")).unwrap().id;
-        for outcome in [Outcome::Failed, Outcome::Failed, Outcome::Success] {
+        for outcome in [PaymentOutcome::Failed, PaymentOutcome::Failed, PaymentOutcome::Success] {
             assert!(matches!(payments.pay(&id, outcome), Tried::Counts(now) if now.outcome == Some(outcome)));
         }
-        for outcome in [Outcome::Failed, Outcome::Success] {
+        for outcome in [PaymentOutcome::Failed, PaymentOutcome::Success] {
             assert!(matches!(payments.pay(&id, outcome), Tried::PaidBefore));
         }
-        assert_eq!(payments.by_id(&id).unwrap().outcome, Some(Outcome::Success));
-        assert!(matches!(payments.pay("pay_0", Outcome::Success), Tried::Unknown));
+        assert_eq!(payments.by_id(&id).unwrap().outcome, Some(PaymentOutcome::Success));
+        assert!(matches!(payments.pay("pay_0", PaymentOutcome::Success), Tried::Unknown));
     }
 }

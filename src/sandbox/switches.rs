@@ -8,7 +8,7 @@ use std::{str::FromStr, time::Duration};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Map, Value};
 
-use super::payment::Outcome;
+use super::payment::PaymentOutcome;
 
 /// The longest delay of each switch.
 pub const MAX_DELAY_MS: u64 = 60_000;
@@ -94,11 +94,11 @@ pub enum PayAtOnce {
 }
 
 impl PayAtOnce {
-    pub fn outcome(self) -> Option<Outcome> {
+    pub fn outcome(self) -> Option<PaymentOutcome> {
         match self {
             Self::No => None,
-            Self::Success => Some(Outcome::Success),
-            Self::Failed => Some(Outcome::Failed),
+            Self::Success => Some(PaymentOutcome::Success),
+            Self::Failed => Some(PaymentOutcome::Failed),
         }
     }
 }

@@ -5,15 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{
     callback::Callback,
     notify::Notifier,
-    payment::{Order, Outcome, Payment},
-    payments::{Payments, Tried},
+    payment::{PaymentOutcome, SandboxOrder, SandboxPayment},
+    payments::{SandboxPayments, Tried},
     public_url::PublicUrl,
     switches::Switches,
 };
 
 /// Opens payments, pays them, and queues their callbacks.
 pub(super) struct Till {
-    pub payments: Payments,
+    pub payments: SandboxPayments,
     pub notifier: Arc<Notifier>,
     pub switches: Mutex<Switches>,
     pub public_url: PublicUrl,
@@ -21,7 +21,7 @@ pub(super) struct Till {
 
 impl Till {
     /// `None` if the order already has a payment.
-    pub fn open(&self, order: Order) -> Option<Payment> {
+    pub fn open(&self, order: SandboxOrder) -> Option<SandboxPayment> {
         let payment = self.payments.open(order)?;
         tracing::info!(order_id = payment.order.id, payment_id = payment.id, "payment opened");
         if let Some(outcome) = self.switches().pay_at_once.outcome() {
@@ -31,7 +31,7 @@ impl Till {
     }
 
     /// Records the outcome of a payment attempt and queues its callback to billing.
-    pub fn pay(&self, id: &str, outcome: Outcome) -> Tried {
+    pub fn pay(&self, id: &str, outcome: PaymentOutcome) -> Tried {
         let tried = self.payments.pay(id, outcome);
         if let Tried::Counts(payment) = &tried {
             tracing::info!(

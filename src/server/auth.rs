@@ -1,5 +1,5 @@
-//! Who may call the internal service: everybody on a closed network, or whoever
-//! brings one of the configured tokens.
+//! The token check of the internal service. Without configured tokens every caller
+//! is admitted, as on a closed network.
 
 use std::sync::Arc;
 
@@ -12,11 +12,10 @@ use axum::{
 use http::{HeaderMap, header::AUTHORIZATION};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::request::is_grpc;
+use super::span::Refusal;
 use crate::{
     biz::values::error::Error,
     config::{Secret, Style},
-    service::rest,
 };
 
 /// Puts the check before `routes`, if there are tokens to check. It runs before any
@@ -30,12 +29,12 @@ pub fn protect<S: Clone + Send + Sync + 'static>(routes: Router<S>, tokens: &[Se
 }
 
 async fn check(State((tokens, style)): State<(Arc<[Secret]>, Style)>, request: Request, next: Next) -> Response {
-    let refusal = match bearer(request.headers()) {
+    let error = match bearer(request.headers()) {
         None => Error::Unauthenticated("send header authorization: Bearer <token>".into()),
         Some(token) if is_known(token, &tokens) => return next.run(request).await,
         Some(_) => Error::Unauthenticated("the token is not valid".into()),
     };
-    if is_grpc(&request) { tonic::Status::from(refusal).into_http() } else { rest::failure(style, &refusal) }
+    Refusal::of(&request, style).answer(&error)
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {

@@ -8,13 +8,12 @@ use axum::{
     response::Response,
 };
 use tokio::sync::Semaphore;
-use tonic::Status;
 
-use super::request::{is_callback, is_grpc, starts_recharge, undecoded};
+use super::{request::undecoded, span::Refusal};
 use crate::{
     biz::values::{error::Error, invalid::Invalid},
     config::Style,
-    service::rest,
+    service::routes::{is_callback, starts_recharge},
 };
 
 /// The bounds of one port.
@@ -28,30 +27,29 @@ pub struct Bounds {
 }
 
 /// Answers OVERLOADED at once when too many requests are open, and when `next` takes
-/// too long. What a late one had begun goes on: a charge that was accepted is
-/// settled, and a retry with its id finds it.
+/// too long. The work of a late request goes on: an accepted charge is settled, and a
+/// retry with the same id finds it.
 pub async fn enforce(State(bounds): State<Bounds>, request: Request, next: Next) -> Response {
-    let grpc = is_grpc(&request);
+    let refusal = Refusal::of(&request, bounds.style);
     let starts_recharge = starts_recharge(&request);
     let asks_payment_service = starts_recharge || is_callback(&request);
     let timeout = bounds.timeout + if asks_payment_service { bounds.payment_timeout } else { Duration::ZERO };
     let answer = match bounds.requests.try_acquire() {
         Ok(_open) => match tokio::time::timeout(timeout, next.run(request)).await {
-            Ok(response) => return response,
+            Ok(response) => return explain_undecoded(response, refusal),
             Err(_) if starts_recharge => "took too long, and the outcome is unknown; look at the orders before a retry",
             Err(_) => "took too long, and the outcome is unknown; a retry with the same id finds it",
         },
         Err(_) => "too many requests are open; retry later",
     };
-    let error = Error::Overloaded(answer.into());
-    if grpc { Status::from(error).into_http() } else { rest::failure(bounds.style, &error) }
+    refusal.answer(&Error::Overloaded(answer.into()))
 }
 
 /// Gives a gRPC request that could not be decoded, or was too large, the error of the
 /// contract. tonic answers these before any code of ours, without details.
-pub async fn explain_undecoded(response: Response) -> Response {
+fn explain_undecoded(response: Response, refusal: Refusal) -> Response {
     match undecoded(&response) {
-        Some(status) => Status::from(Error::from(Invalid::new("body", status.message()))).into_http(),
+        Some(status) => refusal.answer(&Invalid::new("body", status.message()).into()),
         None => response,
     }
 }

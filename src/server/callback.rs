@@ -14,6 +14,7 @@ use axum::{
 use super::{
     auth,
     request::{is_grpc, undecoded},
+    span::Refusal,
 };
 use crate::{
     biz::values::{
@@ -25,7 +26,6 @@ use crate::{
     metrics::Metrics,
     service::{
         origin::Believed,
-        rest,
         signature::{self, Signature},
     },
 };
@@ -37,7 +37,7 @@ const FRAME_BYTES: usize = 5;
 
 /// How callbacks are believed.
 #[derive(Clone)]
-pub struct Guard {
+pub struct CallbackGuard {
     pub auth: CallbackAuth,
     pub secrets: Arc<[Secret]>,
     pub calendar: Arc<Calendar>,
@@ -48,7 +48,7 @@ pub struct Guard {
 /// only where it proves nothing it needs a token as other callers do.
 pub fn protect<S: Clone + Send + Sync + 'static>(
     routes: Router<S>,
-    guard: &Guard,
+    guard: &CallbackGuard,
     tokens: &[Secret],
     style: Style,
 ) -> Router<S> {
@@ -60,8 +60,8 @@ pub fn protect<S: Clone + Send + Sync + 'static>(
 }
 
 /// Marks a callback with whether it is believed, or refuses it.
-async fn check(State((guard, style)): State<(Guard, Style)>, request: Request, next: Next) -> Response {
-    let grpc = is_grpc(&request);
+async fn check(State((guard, style)): State<(CallbackGuard, Style)>, request: Request, next: Next) -> Response {
+    let refusal = Refusal::of(&request, style);
     let refused = |error: &dyn std::fmt::Display| {
         tracing::warn!(%error, "a callback was refused");
         guard.metrics.recharge.count_refused();
@@ -74,14 +74,14 @@ async fn check(State((guard, style)): State<(Guard, Style)>, request: Request, n
             }
             response
         }
-        Err(refusal) => {
-            refused(&refusal);
-            if grpc { tonic::Status::from(refusal).into_http() } else { rest::failure(style, &refusal) }
+        Err(error) => {
+            refused(&error);
+            refusal.answer(&error)
         }
     }
 }
 
-impl Guard {
+impl CallbackGuard {
     async fn admit(&self, mut request: Request) -> Result<Request> {
         let believed = match self.auth {
             CallbackAuth::None => true,

@@ -27,7 +27,7 @@ use crate::service::origin::Peer;
 
 /// Bounds of one port.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct ListenerLimits {
     pub connections: usize,
     /// How long open requests may take once a stop was asked for.
     pub drain_timeout: Duration,
@@ -61,7 +61,7 @@ pub fn reachable(mut addr: SocketAddr) -> SocketAddr {
 }
 
 /// Serves `app` until `stop`, then lets open requests finish.
-pub async fn serve(listener: TcpListener, app: Router, limits: Limits, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, app: Router, limits: ListenerLimits, stop: CancellationToken) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder

@@ -6,6 +6,7 @@ mod callback;
 mod listener;
 mod ops;
 mod request;
+mod span;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -20,13 +21,10 @@ use tokio::sync::Semaphore;
 use tonic::{server::NamedService, service::Routes};
 use tonic_health::ServingStatus;
 
-use self::{
-    bounds::Bounds,
-    request::{GRPC_CALLBACK_PATH, is_grpc},
-};
+use self::{bounds::Bounds, request::is_grpc};
 pub use self::{
-    callback::Guard as CallbackGuard,
-    listener::{Limits, METERING_WINDOW, reachable, serve},
+    callback::CallbackGuard,
+    listener::{ListenerLimits, METERING_WINDOW, reachable, serve},
     ops::Ops,
 };
 use crate::{
@@ -39,6 +37,7 @@ use crate::{
             billing_service_server::BillingServiceServer,
         },
         rest::{self, Rest},
+        routes::GRPC_CALLBACK_PATH,
     },
 };
 
@@ -67,7 +66,7 @@ pub fn public_app(parts: Parts<'_>) -> Router {
         ));
     }
     let bounded = bound(routes.with_state(rest.clone()), &parts, config.http.timeout, style);
-    with_fallbacks(bounded.merge(ops::health(parts.ops)), style)
+    complete(bounded.merge(ops::health(parts.ops)), style)
 }
 
 /// The internal port: gRPC, its health and reflection, internal REST, liveness and metrics.
@@ -105,10 +104,9 @@ pub fn internal_app(
         .with_state(rest)
         .merge(auth::protect(guarded, tokens, style))
         .merge(callback::protect(callback, callbacks, tokens, style))
-        .merge(open)
-        .layer(middleware::map_response(bounds::explain_undecoded));
+        .merge(open);
     let bounded = bound(routes, &parts, config.grpc.timeout, style);
-    Ok(with_fallbacks(bounded.merge(ops::health(parts.ops.clone())).merge(ops::metrics(parts.ops)), style))
+    Ok(complete(bounded.merge(ops::health(parts.ops.clone())).merge(ops::metrics(parts.ops)), style))
 }
 
 /// Limits bodies, requests at once, and the time of each. Health and metrics stay
@@ -122,11 +120,12 @@ fn bound(routes: Router, parts: &Parts<'_>, timeout: Duration, style: Style) -> 
         .layer(middleware::from_fn_with_state(bounds, bounds::enforce))
 }
 
-/// Answers for paths and methods that do not exist.
-fn with_fallbacks(routes: Router, style: Style) -> Router {
+/// Answers for paths and methods that do not exist, and the span around every request.
+fn complete(routes: Router, style: Style) -> Router {
     routes
         .fallback(async move |request: Request| not_found(style, &request))
         .method_not_allowed_fallback(async move || wrong_method(style))
+        .layer(middleware::from_fn(span::identify))
 }
 
 fn not_found(style: Style, request: &Request) -> Response {

@@ -64,7 +64,7 @@ async fn ready(State(ops): State<Ops>) -> Response {
 }
 
 async fn render(State(ops): State<Ops>) -> Response {
-    ops.metrics.rate_limit_local.set(ops.rates.is_local().into());
+    ops.metrics.set_rate_limit_local(ops.rates.is_local());
     match ops.metrics.render() {
         Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {

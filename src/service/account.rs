@@ -1,11 +1,10 @@
 //! Accounts: read, opened, adjusted.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use uuid::Uuid;
 
 use super::{
-    Api,
     convert::{int32, int64},
     limits::limits,
     proto::{
@@ -13,17 +12,38 @@ use super::{
         InitializeUserRequest,
     },
 };
-use crate::biz::{
-    settlement::posting::{Adjustment, AdjustmentContent},
-    values::{
-        error::{Error, Result},
-        ids::{AdjustmentId, UserId},
-        invalid::Invalid,
-        money::Money,
+use crate::{
+    biz::{
+        settlement::{
+            accounts::Accounts,
+            engine::Engine,
+            posting::{Adjustment, AdjustmentContent},
+        },
+        values::{
+            error::Result,
+            ids::{AdjustmentId, UserId},
+            invalid::Invalid,
+            money::Money,
+        },
     },
+    metrics::ChargeObserver,
 };
 
-impl Api {
+/// Shows, opens and adjusts accounts.
+pub struct AccountService {
+    accounts: Arc<Accounts>,
+    engine: Arc<Engine>,
+    observer: ChargeObserver,
+    /// ISO 4217 code of every amount.
+    currency: String,
+}
+
+impl AccountService {
+    /// `currency` is the ISO 4217 code of every amount.
+    pub fn new(accounts: Arc<Accounts>, engine: Arc<Engine>, observer: ChargeObserver, currency: String) -> Self {
+        Self { accounts, engine, observer, currency }
+    }
+
     pub async fn get_account(&self, request: GetAccountRequest) -> Result<GetAccountReply> {
         let user = UserId::parse("user_id", &request.user_id)?;
         let (account, now) = self.accounts.peek(&user).await?;
@@ -62,13 +82,8 @@ impl Api {
         let adjustment = adjustment(request)?;
         let amount = adjustment.content.amount;
         let adjusted = self.engine.adjust(adjustment).await;
-        self.metrics.duration_ms.with_label_values(&["adjust"]).observe(started.elapsed().as_secs_f64() * 1000.0);
-        match &adjusted {
-            Ok((_, true)) => self.metrics.idempotent_hit.inc(),
-            Ok((_, false)) => self.count_adjustment(amount),
-            Err(Error::IdempotencyConflict { .. }) => self.metrics.idempotent_conflict.inc(),
-            Err(_) => {}
-        }
+        let is_repeat = adjusted.as_ref().map(|(_, is_repeat)| *is_repeat);
+        self.observer.count_adjustment(is_repeat, amount, started.elapsed());
         let (adjusted, replayed) = adjusted?;
         Ok(AdjustBalanceReply {
             success: true,
@@ -76,13 +91,6 @@ impl Api {
             balance: adjusted.balance_after.to_wire(),
             replayed,
         })
-    }
-
-    fn count_adjustment(&self, amount: Money) {
-        let operation = if amount.is_negative() { "adjust_debit" } else { "adjust_credit" };
-        self.metrics.balance_total.with_label_values(&[operation]).inc();
-        let size = if amount.is_negative() { -amount } else { amount };
-        self.metrics.balance_amount.with_label_values(&[operation]).inc_by(size.to_wire());
     }
 }
 

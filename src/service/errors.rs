@@ -7,7 +7,11 @@ use serde::Serialize;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::biz::values::{error::Error, limit::Limit};
+use super::request::RequestId;
+use crate::{
+    biz::values::{error::Error, limit::Limit},
+    metrics::Failure,
+};
 
 /// The `domain` of google.rpc.ErrorInfo.
 pub const DOMAIN: &str = "billing-service";
@@ -49,14 +53,29 @@ pub fn kind(error: &Error) -> Kind {
     }
 }
 
-/// What the caller may read. Internal errors say nothing; they are logged here, once.
+/// The text for the caller. Internal errors say nothing; [`log`] has their text.
 pub fn message(error: &Error) -> String {
     match error {
-        Error::Internal(why) => {
-            tracing::error!(%why, "internal error");
-            "internal error".into()
-        }
+        Error::Internal(_) => "internal error".into(),
         other => other.to_string(),
+    }
+}
+
+/// The error as metrics count it.
+pub fn failure(error: &Error) -> Failure<'_> {
+    Failure { error, reason: kind(error).reason }
+}
+
+/// Logs an error that its reply does not explain. Whatever turns an outcome into a reply calls
+/// this once.
+pub fn log(error: &Error, request: &RequestId) {
+    match error {
+        Error::Internal(why) => tracing::error!(%why, request_id = request.as_str(), "internal error"),
+        other => {
+            if let Some(cause) = other.cause() {
+                tracing::warn!(error = %cause, request_id = request.as_str(), "storage did not answer");
+            }
+        }
     }
 }
 
@@ -73,8 +92,9 @@ pub fn retry_after_ms(error: &Error) -> Option<i32> {
     retry_after(error).map(|after| i32::try_from(after.as_micros().div_ceil(1_000)).unwrap_or(i32::MAX))
 }
 
-/// The code, the field for errors that blame one, and when to retry for those that say.
-fn metadata(error: &Error) -> HashMap<String, String> {
+/// The code, the field for errors that blame one, when to retry for those that say, and for
+/// an internal error its request.
+fn metadata(error: &Error, request: &RequestId) -> HashMap<String, String> {
     let mut metadata = HashMap::from([("error_code".to_owned(), kind(error).error_code.to_owned())]);
     match error {
         Error::Invalid(invalid) => {
@@ -86,6 +106,9 @@ fn metadata(error: &Error) -> HashMap<String, String> {
         Error::IdempotencyConflict { fields, .. } => {
             metadata.insert("fields".into(), fields.join(","));
         }
+        Error::Internal(_) => {
+            metadata.insert("request_id".into(), request.as_str().to_owned());
+        }
         _ => {}
     }
     if let Some(retry_after_ms) = retry_after_ms(error) {
@@ -94,15 +117,14 @@ fn metadata(error: &Error) -> HashMap<String, String> {
     metadata
 }
 
-impl From<Error> for Status {
-    fn from(error: Error) -> Self {
-        let kind = kind(&error);
-        let mut details = ErrorDetails::with_error_info(kind.reason, DOMAIN, metadata(&error));
-        if let Some(retry_after) = retry_after(&error) {
-            details.set_retry_info(Some(retry_after));
-        }
-        Status::with_error_details(kind.grpc, message(&error), details)
+/// The gRPC status of an error.
+pub fn status(error: &Error, request: &RequestId) -> Status {
+    let kind = kind(error);
+    let mut details = ErrorDetails::with_error_info(kind.reason, DOMAIN, metadata(error, request));
+    if let Some(retry_after) = retry_after(error) {
+        details.set_retry_info(Some(retry_after));
     }
+    Status::with_error_details(kind.grpc, message(error), details)
 }
 
 /// The JSON body of an error.
@@ -114,17 +136,28 @@ pub struct ErrorBody {
     pub metadata: HashMap<String, String>,
 }
 
-impl From<&Error> for ErrorBody {
-    fn from(error: &Error) -> Self {
+impl ErrorBody {
+    pub fn new(error: &Error, request: &RequestId) -> Self {
         let kind = kind(error);
-        Self { code: kind.http.as_u16(), reason: kind.reason, message: message(error), metadata: metadata(error) }
+        Self {
+            code: kind.http.as_u16(),
+            reason: kind.reason,
+            message: message(error),
+            metadata: metadata(error, request),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
-    use crate::biz::values::invalid::Invalid;
+    use crate::{biz::values::invalid::Invalid, service::request::REQUEST_ID};
+
+    fn request() -> RequestId {
+        RequestId::of(&[(REQUEST_ID, HeaderValue::from_static("r-1"))].into_iter().collect())
+    }
 
     /// The table of the contract, row by row.
     #[test]
@@ -148,14 +181,14 @@ mod tests {
             (Error::TransactionState(text()), "10011 TRANSACTION_STATE 9 409"),
             (Error::Unauthenticated(text()), "10012 UNAUTHENTICATED 16 401"),
             (Error::PermissionDenied(text()), "10013 PERMISSION_DENIED 7 403"),
-            (Error::Overloaded(text()), "10014 OVERLOADED 14 503"),
+            (Error::Overloaded(text().into()), "10014 OVERLOADED 14 503"),
             (Error::Internal(text()), "10099 INTERNAL 13 500"),
         ];
         for (error, row) in all {
             let kind = kind(&error);
             let shown = format!("{} {} {} {}", kind.error_code, kind.reason, kind.grpc as i32, kind.http.as_u16());
             assert_eq!(shown, row);
-            let status = Status::from(error);
+            let status = status(&error, &request());
             let info = status.get_error_details();
             let info = info.error_info().unwrap();
             assert_eq!((info.reason.as_str(), info.metadata["error_code"].as_str()), (kind.reason, kind.error_code));
@@ -163,8 +196,17 @@ mod tests {
     }
 
     #[test]
-    fn an_internal_error_leaks_no_detail() {
-        let status = Status::from(Error::Internal("table billing_record is gone".into()));
-        assert!(!format!("{status:?}").contains("billing_record"));
+    fn an_internal_error_leaks_no_detail_and_names_its_request() {
+        let error = Error::Internal("table billing_record is gone".into());
+        let (status, body) = (status(&error, &request()), ErrorBody::new(&error, &request()));
+        assert!(!format!("{status:?} {body:?}").contains("billing_record"));
+        assert_eq!(status.get_error_details().error_info().unwrap().metadata["request_id"], "r-1");
+        assert_eq!(body.metadata["request_id"], "r-1");
+    }
+
+    #[test]
+    fn an_error_with_a_text_of_its_own_does_not_name_its_request() {
+        let error = Error::OrderNotFound("x".into());
+        assert_eq!(ErrorBody::new(&error, &request()).metadata.get("request_id"), None);
     }
 }

@@ -1,11 +1,12 @@
-//! The contract over gRPC: each rpc passes its message to [`Api`].
+//! The contract over gRPC: each rpc passes its message to its feature of [`Api`].
 
 use std::sync::Arc;
 
-use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+use http::HeaderMap;
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Api,
+    Api, errors,
     idempotency::IdSource,
     metering::Replies,
     origin::Origin,
@@ -22,6 +23,7 @@ use super::{
         SetUserLimitsRequest, billing_internal_service_server::BillingInternalService,
         billing_service_server::BillingService,
     },
+    request::{RequestId, note_trace_id},
 };
 use crate::biz::values::error::Error;
 
@@ -31,144 +33,188 @@ pub struct Grpc(pub Arc<Api>);
 
 type Reply<T> = Result<Response<T>, Status>;
 
-fn reply<T>(result: Result<T, Error>) -> Reply<T> {
-    Ok(Response::new(result?))
-}
-
 #[tonic::async_trait]
 impl BillingService for Grpc {
     async fn get_account(&self, request: Request<GetAccountRequest>) -> Reply<GetAccountReply> {
-        reply(self.0.get_account(request.into_inner()).await)
+        let (call, message) = Call::of(request);
+        call.reply(self.0.accounts.get_account(message).await)
     }
 
     async fn recharge(&self, request: Request<RechargeRequest>) -> Reply<RechargeReply> {
-        let (origin, message) = with_origin(request);
-        reply(self.0.recharge(message, origin).await)
+        let (origin, call, message) = Call::with_origin(request);
+        call.reply(self.0.recharges.recharge(message, origin).await)
     }
 
     async fn get_recharge_order(&self, request: Request<GetRechargeOrderRequest>) -> Reply<RechargeOrder> {
-        reply(self.0.get_recharge_order(request.into_inner()).await)
+        let (call, message) = Call::of(request);
+        call.reply(self.0.recharges.get_recharge_order(message).await)
     }
 
     async fn list_recharge_orders(
         &self,
         request: Request<ListRechargeOrdersRequest>,
     ) -> Reply<ListRechargeOrdersReply> {
-        reply(self.0.list_recharge_orders(request.into_inner()).await)
+        let (call, message) = Call::of(request);
+        call.reply(self.0.recharges.list_recharge_orders(message).await)
     }
 
     async fn list_records(&self, request: Request<ListRecordsRequest>) -> Reply<ListRecordsReply> {
-        reply(self.0.list_records(request.into_inner()).await)
+        let (call, message) = Call::of(request);
+        call.reply(self.0.reports.list_records(message).await)
     }
 
     async fn get_stats_today(&self, request: Request<GetStatsTodayRequest>) -> Reply<GetStatsReply> {
-        reply(self.0.get_stats_today(request.into_inner()).await)
+        let (call, message) = Call::of(request);
+        call.reply(self.0.reports.get_stats_today(message).await)
     }
 
     async fn get_stats_month(&self, request: Request<GetStatsMonthRequest>) -> Reply<GetStatsReply> {
-        reply(self.0.get_stats_month(request.into_inner()).await)
+        let (call, message) = Call::of(request);
+        call.reply(self.0.reports.get_stats_month(message).await)
     }
 
     async fn get_stats_summary(&self, request: Request<GetStatsSummaryRequest>) -> Reply<GetStatsSummaryReply> {
-        reply(self.0.get_stats_summary(request.into_inner()).await)
+        let (call, message) = Call::of(request);
+        call.reply(self.0.reports.get_stats_summary(message).await)
     }
 
     async fn get_usage(&self, request: Request<GetUsageRequest>) -> Reply<GetUsageReply> {
-        reply(self.0.get_usage(request.into_inner()).await)
+        let (call, message) = Call::of(request);
+        call.reply(self.0.reports.get_usage(message).await)
     }
 }
 
 #[tonic::async_trait]
 impl BillingInternalService for Grpc {
     async fn check_quota(&self, request: Request<CheckQuotaRequest>) -> Reply<CheckQuotaReply> {
-        reply(self.0.check_quota(request.into_inner()).await)
+        let (call, message) = Call::of(request);
+        call.reply(self.0.checks.check_quota(message).await)
     }
 
     async fn deduct_quota(&self, request: Request<DeductQuotaRequest>) -> Reply<DeductQuotaReply> {
-        let (metadata, _, mut message) = request.into_parts();
-        fill_id(metadata, IdSource::TraceId, &mut message.trace_id)?;
-        reply(self.0.deduct_quota(message).await)
+        let (call, message) = Call::with_id(request, IdSource::TraceId, |message| &mut message.trace_id)?;
+        call.reply(self.0.charges.deduct_quota(message).await)
     }
 
     async fn batch_deduct_quota(&self, request: Request<BatchDeductQuotaRequest>) -> Reply<BatchDeductQuotaReply> {
-        let (metadata, _, message) = request.into_parts();
-        IdSource::Items.read(&metadata.into_headers())?;
-        reply(self.0.batch_deduct_quota(message).await)
+        let (call, message) = Call::of(request);
+        IdSource::Items.read(&call.headers).map_err(|error| call.fail(&error))?;
+        call.reply(self.0.charges.batch_deduct_quota(message, &call.id).await)
     }
 
     async fn reserve_quota(&self, request: Request<ReserveQuotaRequest>) -> Reply<ReserveQuotaReply> {
-        let (metadata, _, mut message) = request.into_parts();
-        fill_id(metadata, IdSource::TraceId, &mut message.trace_id)?;
-        reply(self.0.reserve_quota(message).await)
+        let (call, message) = Call::with_id(request, IdSource::TraceId, |message| &mut message.trace_id)?;
+        call.reply(self.0.reservations.reserve_quota(message).await)
     }
 
     async fn commit_reservation(&self, request: Request<CommitReservationRequest>) -> Reply<CommitReservationReply> {
-        let (metadata, _, mut message) = request.into_parts();
-        fill_id(metadata, IdSource::Reservation, &mut message.trace_id)?;
-        reply(self.0.commit_reservation(message).await)
+        let (call, message) = Call::with_id(request, IdSource::Reservation, |message| &mut message.trace_id)?;
+        call.reply(self.0.reservations.commit_reservation(message).await)
     }
 
     async fn release_reservation(&self, request: Request<ReleaseReservationRequest>) -> Reply<ReleaseReservationReply> {
-        let (metadata, _, mut message) = request.into_parts();
-        fill_id(metadata, IdSource::Reservation, &mut message.trace_id)?;
-        reply(self.0.release_reservation(message).await)
+        let (call, message) = Call::with_id(request, IdSource::Reservation, |message| &mut message.trace_id)?;
+        call.reply(self.0.reservations.release_reservation(message).await)
     }
 
     async fn get_transaction(&self, request: Request<GetTransactionRequest>) -> Reply<GetTransactionReply> {
-        reply(self.0.get_transaction(request.into_inner()).await)
+        let (call, message) = Call::of(request);
+        note_trace_id(&call.headers, &message.trace_id);
+        call.reply(self.0.reservations.get_transaction(message).await)
     }
 
     async fn recharge_callback(&self, request: Request<RechargeCallbackRequest>) -> Reply<RechargeCallbackReply> {
-        let (origin, message) = with_origin(request);
-        reply(self.0.recharge_callback(message, origin).await)
+        let (origin, call, message) = Call::with_origin(request);
+        call.reply(self.0.recharges.recharge_callback(message, origin).await)
     }
 
     async fn initialize_user(&self, request: Request<InitializeUserRequest>) -> Reply<InitializeUserReply> {
-        reply(self.0.initialize_user(request.into_inner()).await)
+        let (call, message) = Call::of(request);
+        call.reply(self.0.accounts.initialize_user(message).await)
     }
 
     async fn set_user_limits(&self, request: Request<SetUserLimitsRequest>) -> Reply<SetUserLimitsReply> {
-        reply(self.0.set_user_limits(request.into_inner()).await)
+        let (call, message) = Call::of(request);
+        call.reply(self.0.limits.set_user_limits(message).await)
     }
 
     async fn set_api_key_quota(&self, request: Request<SetApiKeyQuotaRequest>) -> Reply<ApiKeyQuotas> {
-        reply(self.0.set_api_key_quota(request.into_inner()).await)
+        let (call, message) = Call::of(request);
+        call.reply(self.0.limits.set_api_key_quota(message).await)
     }
 
     async fn get_api_key_quota(&self, request: Request<GetApiKeyQuotaRequest>) -> Reply<ApiKeyQuotas> {
-        reply(self.0.get_api_key_quota(request.into_inner()).await)
+        let (call, message) = Call::of(request);
+        call.reply(self.0.limits.get_api_key_quota(message).await)
     }
 
     async fn adjust_balance(&self, request: Request<AdjustBalanceRequest>) -> Reply<AdjustBalanceReply> {
-        let (metadata, _, mut message) = request.into_parts();
-        fill_id(metadata, IdSource::AdjustmentId, &mut message.adjustment_id)?;
-        reply(self.0.adjust_balance(message).await)
+        let (call, message) = Call::with_id(request, IdSource::AdjustmentId, |message| &mut message.adjustment_id)?;
+        call.reply(self.0.accounts.adjust_balance(message).await)
     }
 
     type MeterStreamStream = Replies;
 
     async fn meter_stream(&self, request: Request<Streaming<MeterStreamRequest>>) -> Reply<Replies> {
-        let (metadata, _, messages) = request.into_parts();
-        let fill = move |open: &mut ReserveQuotaRequest| fill_id(metadata, IdSource::TraceId, &mut open.trace_id);
-        Ok(Response::new(self.0.clone().meter_stream(messages, fill)))
+        let (call, messages) = Call::of(request);
+        let id = call.id.clone();
+        let fill = move |open: &mut ReserveQuotaRequest| call.fill_id(IdSource::TraceId, &mut open.trace_id);
+        Ok(Response::new(self.0.streams.meter_stream(messages, fill, id)))
     }
 
     async fn count_tokens(&self, request: Request<CountTokensRequest>) -> Reply<CountTokensReply> {
-        reply(self.0.count_tokens(request.into_inner()).await)
+        let (call, message) = Call::of(request);
+        call.reply(self.0.tokens.count_tokens(message).await)
     }
 }
 
-fn with_origin<M>(request: Request<M>) -> (Origin, M) {
-    let (metadata, extensions, message) = request.into_parts();
-    (Origin::of(&metadata.into_headers(), &extensions), message)
+/// One call: its metadata, and the id that an internal error names.
+struct Call {
+    headers: HeaderMap,
+    id: RequestId,
 }
 
-/// Takes an id that the message lacks from the metadata.
-fn fill_id(metadata: MetadataMap, source: IdSource, id: &mut String) -> Result<(), Error> {
-    if id.is_empty()
-        && let Some(other) = source.read(&metadata.into_headers())?
-    {
-        *id = other.to_owned();
+impl Call {
+    fn of<M>(request: Request<M>) -> (Self, M) {
+        let (metadata, extensions, message) = request.into_parts();
+        (Self { headers: metadata.into_headers(), id: RequestId::beside(&extensions) }, message)
     }
-    Ok(())
+
+    fn with_origin<M>(request: Request<M>) -> (Origin, Self, M) {
+        let (metadata, extensions, message) = request.into_parts();
+        let headers = metadata.into_headers();
+        (Origin::of(&headers, &extensions), Self { headers, id: RequestId::beside(&extensions) }, message)
+    }
+
+    /// Takes an id that the message lacks from the metadata.
+    fn with_id<M>(
+        request: Request<M>,
+        source: IdSource,
+        field: impl FnOnce(&mut M) -> &mut String,
+    ) -> Result<(Self, M), Status> {
+        let (call, mut message) = Self::of(request);
+        call.fill_id(source, field(&mut message)).map_err(|error| call.fail(&error))?;
+        Ok((call, message))
+    }
+
+    fn fill_id(&self, source: IdSource, id: &mut String) -> Result<(), Error> {
+        if id.is_empty()
+            && let Some(other) = source.read(&self.headers)?
+        {
+            *id = other.to_owned();
+        }
+        if source.field() == Some("trace_id") {
+            note_trace_id(&self.headers, id);
+        }
+        Ok(())
+    }
+
+    fn reply<T>(&self, result: Result<T, Error>) -> Reply<T> {
+        result.map(Response::new).map_err(|error| self.fail(&error))
+    }
+
+    fn fail(&self, error: &Error) -> Status {
+        errors::log(error, &self.id);
+        errors::status(error, &self.id)
+    }
 }

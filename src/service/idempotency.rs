@@ -2,9 +2,9 @@
 
 use http::{HeaderMap, HeaderName};
 
+use super::request::TRACE_ID;
 use crate::biz::values::{error::Result, invalid::Invalid};
 
-const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// What an rpc does with such an id.

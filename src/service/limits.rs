@@ -1,7 +1,8 @@
 //! Caps of users and quotas of API keys: set and shown.
 
+use std::sync::Arc;
+
 use super::{
-    Api,
     convert::int32,
     proto::{
         ApiKeyQuota, ApiKeyQuotas, GetApiKeyQuotaRequest, SetApiKeyQuotaRequest, SetUserLimitsReply,
@@ -10,11 +11,12 @@ use super::{
 };
 use crate::biz::{
     limits::{
-        caps::{Caps, Requests},
-        key_quota::{KeyQuota, NewKeyQuota, Period, QuotaType},
+        caps::{Caps, LimitStore, Requests},
+        key_quota::{KeyQuota, KeyQuotaStore, NewKeyQuota, Period, QuotaType},
     },
+    settlement::accounts::Accounts,
     values::{
-        calendar::BillingTime,
+        calendar::{BillingTime, Calendar},
         error::Result,
         ids::{ApiKeyId, UserId},
         invalid::Invalid,
@@ -25,7 +27,24 @@ use crate::biz::{
 /// Of requests and tokens; a wire double carries it exactly.
 const MAX_COUNT: f64 = 1e12;
 
-impl Api {
+/// Sets and shows caps of users and quotas of API keys.
+pub struct LimitService {
+    limits: Arc<dyn LimitStore>,
+    key_quotas: Arc<dyn KeyQuotaStore>,
+    accounts: Arc<Accounts>,
+    calendar: Arc<Calendar>,
+}
+
+impl LimitService {
+    pub fn new(
+        limits: Arc<dyn LimitStore>,
+        key_quotas: Arc<dyn KeyQuotaStore>,
+        accounts: Arc<Accounts>,
+        calendar: Arc<Calendar>,
+    ) -> Self {
+        Self { limits, key_quotas, accounts, calendar }
+    }
+
     pub async fn set_user_limits(&self, request: SetUserLimitsRequest) -> Result<SetUserLimitsReply> {
         let user = UserId::parse("user_id", &request.user_id)?;
         let caps = Caps {

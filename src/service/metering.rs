@@ -7,31 +7,33 @@ use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
     time::timeout,
 };
+use tokio_util::task::TaskTracker;
 use tonic::Streaming;
+use tracing::{Instrument, Span};
 
 use super::{
-    Api,
+    call::CallParser,
+    charge::outcome,
     convert::{cost, count, int32, tokens, usage},
+    errors,
     proto::{
         self, MeterStreamReply, MeterStreamRequest, ReserveQuotaRequest, StreamFinish, StreamState,
         meter_stream_reply::Event as Reply, meter_stream_request::Event as Message,
     },
+    request::RequestId,
     reservation::{commit_reply, reserve_reply},
 };
 use crate::{
     biz::{
-        metering::{Ended, Event, Finish, Session, State, Update},
+        limits::rate_limit::RateGuard,
+        metering::{Ended, Event, Finish, Meter, MeterState, Session, Update},
         settlement::{
-            posting::{Effect, Reserve},
-            transaction::{Status, Transaction},
+            posting::Reserve,
+            transaction::{Status, TransactionStore},
         },
-        values::{
-            error::{Error, Result},
-            invalid::Invalid,
-            usage,
-        },
+        values::{error::Result, invalid::Invalid, usage::Usage},
     },
-    metrics::in_flight::{InFlight, Operation},
+    metrics::{ChargeObserver, Operation},
 };
 
 /// How long a stream may take to say what it is.
@@ -42,31 +44,50 @@ const REPLIES: usize = 8;
 /// The replies of one stream.
 pub type Replies = Pin<Box<dyn Stream<Item = std::result::Result<MeterStreamReply, tonic::Status>> + Send>>;
 
-impl Api {
-    /// Meters a stream on its own, whatever becomes of its caller. `fill` completes the message
-    /// that opens it.
+/// Meters streams.
+pub struct StreamService {
+    pub calls: Arc<CallParser>,
+    pub rates: Arc<RateGuard>,
+    pub meter: Meter,
+    pub transactions: Arc<dyn TransactionStore>,
+    pub observer: ChargeObserver,
+    /// Streams that go on when their callers go away.
+    pub tasks: TaskTracker,
+}
+
+impl StreamService {
+    /// Meters a stream in a task of its own, which goes on when the caller goes away. `fill` completes
+    /// the opening message; `request_id` names the request if the stream fails.
     pub fn meter_stream(
-        self: Arc<Self>,
+        self: &Arc<Self>,
         mut messages: Streaming<MeterStreamRequest>,
         fill: impl FnOnce(&mut ReserveQuotaRequest) -> Result<()> + Send + 'static,
+        request_id: RequestId,
     ) -> Replies {
         let (updates, replies) = mpsc::channel(REPLIES);
-        let api = self.clone();
-        self.tasks.spawn(async move {
-            match api.open_stream(&mut messages, fill).await {
+        let service = self.clone();
+        let metering = async move {
+            match service.open_stream(&mut messages, fill).await {
                 Ok(session) => {
-                    let open = api.metrics.streams.open();
+                    let open = service.observer.open_stream();
                     let ended = session.run(events(messages), updates).await;
-                    api.count_stream(ended);
+                    service.count_stream(ended);
                     drop(open);
                 }
-                // The first news: there is room for it.
+                // The first update: there is room for it.
                 Err(error) => drop(updates.try_send(Update::Failed(error))),
             }
-        });
+        };
+        self.tasks.spawn(metering.in_current_span());
         let replies =
             stream::unfold(replies, async |mut replies: mpsc::Receiver<Update>| Some((replies.recv().await?, replies)));
-        replies.map(reply).boxed()
+        // Replies are made while the body is written, when the request has been left.
+        let span = Span::current();
+        let failed = move |error| {
+            span.in_scope(|| errors::log(&error, &request_id));
+            errors::status(&error, &request_id)
+        };
+        replies.map(move |update| reply(update).map_err(&failed)).boxed()
     }
 
     async fn open_stream(
@@ -75,7 +96,7 @@ impl Api {
         fill: impl FnOnce(&mut ReserveQuotaRequest) -> Result<()>,
     ) -> Result<Session> {
         let opened = self.try_open_stream(messages, fill).await;
-        self.count_reserve(opened.as_ref().map(Session::is_reopened));
+        self.observer.count_reserve(opened.as_ref().map(Session::is_reopened).map_err(errors::failure));
         opened
     }
 
@@ -84,22 +105,22 @@ impl Api {
         messages: &mut Streaming<MeterStreamRequest>,
         fill: impl FnOnce(&mut ReserveQuotaRequest) -> Result<()>,
     ) -> Result<Session> {
-        let place = self.meter.admit()?;
+        let permit = self.meter.admit()?;
         let is_first = || Invalid::new("open", "must come first, and soon");
         let first = self.meter.unless_stopped(timeout(OPEN_TIMEOUT, messages.message())).await?;
         let Ok(Ok(Some(MeterStreamRequest { event: Some(Message::Open(mut open)) }))) = first else {
             return Err(is_first().into());
         };
-        let in_flight = InFlight::begin(&self.metrics, Operation::Reserve);
-        let opened = match fill(&mut open).and_then(|()| self.parse_reserve(open)) {
-            Ok(reserve) => self.reserve_stream(reserve, place).await,
+        let in_flight = self.observer.begin(Operation::Reserve);
+        let opened = match fill(&mut open).and_then(|()| self.calls.reserve(open)) {
+            Ok(reserve) => self.reserve_stream(reserve, permit).await,
             Err(error) => Err(error),
         };
         in_flight.end();
         opened
     }
 
-    async fn reserve_stream(&self, reserve: Reserve, place: OwnedSemaphorePermit) -> Result<Session> {
+    async fn reserve_stream(&self, reserve: Reserve, permit: OwnedSemaphorePermit) -> Result<Session> {
         let call = &reserve.call;
         if let Err(refusal) = self.rates.take(&call.user, call.content.api_key.as_ref()).await {
             // A stream that is opened again was admitted before, and loses money if it waits.
@@ -108,35 +129,28 @@ impl Api {
                 return Err(refusal);
             }
         }
-        self.meter.open(reserve, place).await
+        self.meter.open(reserve, permit).await
     }
 
     fn count_stream(&self, ended: Ended) {
         if let Some(finished) = &ended.finished {
-            self.count_commit(finished);
+            self.observer.count_commit(outcome(finished));
         }
-        if let Some((settled, effect)) = ended.settled {
-            self.count_ended(settled, effect);
+        if let Some((settled, effect)) = &ended.settled {
+            self.observer.count_ended(settled, *effect);
         }
         if let Some(compared) = ended.compared {
-            self.metrics.streams.compare(compared);
-        }
-    }
-
-    /// Counts what became of a reservation that nobody ended.
-    pub fn count_ended(&self, ended: Transaction, effect: Effect) {
-        if ended.is_committed() && effect != Effect::Found {
-            self.count_commit(&Ok((ended, effect)));
+            self.observer.count_comparison(compared);
         }
     }
 }
 
-/// Ends with the messages; whoever takes them ends with the first error.
+/// The events of the messages. Readers stop at the first error.
 fn events(messages: Streaming<MeterStreamRequest>) -> impl Stream<Item = Result<Event>> + Send {
     stream::unfold(messages, async |mut messages| match messages.message().await {
         Ok(Some(message)) => Some((event(message.event), messages)),
         Ok(None) => None,
-        // Too large, not to be decoded, or the connection broke; then nobody hears of it.
+        // The message is too large or can't be decoded, or the connection broke.
         Err(status) => Some((Err(Invalid::new("event", status.message()).into()), messages)),
     })
 }
@@ -144,38 +158,38 @@ fn events(messages: Streaming<MeterStreamRequest>) -> impl Stream<Item = Result<
 fn event(message: Option<Message>) -> Result<Event> {
     match message {
         Some(Message::Output(output)) => Ok(Event::Output(output)),
-        Some(Message::Heartbeat(heartbeat)) => Ok(Event::Heartbeat(replies(heartbeat.usage)?)),
+        Some(Message::Heartbeat(heartbeat)) => Ok(Event::Heartbeat(vendor_usage(heartbeat.usage)?)),
         Some(Message::Finish(finish)) => parse_finish(finish).map(Event::Finish),
         Some(Message::Open(_)) => Err(Invalid::new("open", "must come once").into()),
         None => Err(Invalid::new("event", "is none that this server knows").into()),
     }
 }
 
-/// Nobody means no tokens at all: they have other names where they came from.
-fn replies(counted: Option<proto::Usage>) -> Result<Option<usage::Usage>> {
+/// The count of the model's vendor; no tokens at all are no count.
+fn vendor_usage(counted: Option<proto::Usage>) -> Result<Option<Usage>> {
     Ok(usage(counted)?.filter(|usage| usage.tokens() > 0))
 }
 
 fn parse_finish(finish: StreamFinish) -> Result<Finish> {
     Ok(Finish {
-        usage: replies(finish.usage)?,
+        usage: vendor_usage(finish.usage)?,
         cost: cost("cost", finish.cost)?,
         count: finish.count.map(count).transpose()?,
         hidden_output_tokens: tokens("hidden_output_tokens", finish.hidden_output_tokens)?,
     })
 }
 
-fn reply(update: Update) -> std::result::Result<MeterStreamReply, tonic::Status> {
+fn reply(update: Update) -> Result<MeterStreamReply> {
     let event = match update {
         Update::Opened(transaction, replayed) => Reply::Opened(reserve_reply(&transaction, replayed)),
         Update::State(state) => Reply::State(state_reply(state)),
         Update::Finished(transaction, replayed) => Reply::Finished(commit_reply(&transaction, replayed)),
-        Update::Failed(error) => return Err(Error::into(error)),
+        Update::Failed(error) => return Err(error),
     };
     Ok(MeterStreamReply { event: Some(event) })
 }
 
-fn state_reply(state: State) -> StreamState {
+fn state_reply(state: MeterState) -> StreamState {
     StreamState {
         output_tokens: int32(state.output_tokens),
         durable_output_tokens: int32(state.durable_output_tokens),

@@ -1,8 +1,11 @@
 //! The wire contract: requests into domain values, outcomes into replies, errors
-//! into codes. One method of [`Api`] per rpc; gRPC and REST both call these.
+//! into codes. One service per feature with one method per rpc; gRPC and REST both call these.
 
 mod account;
+mod api;
+mod call;
 mod charge;
+mod check;
 mod convert;
 pub mod errors;
 pub mod grpc;
@@ -12,34 +15,19 @@ mod metering;
 pub mod origin;
 mod recharge;
 mod reports;
+pub mod request;
 mod reservation;
 pub mod rest;
+pub mod routes;
 pub mod signature;
 pub mod timestamp;
 mod tokens;
 
-use std::sync::Arc;
-
-use chrono::TimeDelta;
-use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
-
-use crate::{
-    biz::{
-        account::catalog::Catalog,
-        charge::quote::Quoter,
-        check::Quotas,
-        limits::{caps::LimitStore, key_quota::KeyQuotaStore, rate_limit::RateGuard},
-        metering::{Meter, tokens::TokenCounter},
-        recharge::{Recharges, order::OrderStore},
-        reports::{record::RecordStore, statistics::Statistics},
-        settlement::{accounts::Accounts, engine::Engine, transaction::TransactionStore},
-        values::calendar::Calendar,
-    },
-    metrics::Metrics,
+pub use self::{
+    account::AccountService, api::Api, call::CallParser, charge::ChargeService, check::CheckService,
+    limits::LimitService, metering::StreamService, recharge::RechargeService, reports::ReportService,
+    reservation::ReservationService, tokens::TokenService,
 };
-
-pub use self::reports::export::MAX_EXPORTS;
 
 /// The generated messages and services of `proto/billing/v1`.
 pub mod proto {
@@ -49,33 +37,4 @@ pub mod proto {
 
     /// The encoded descriptors, for reflection and for tests of the routes.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/billing_descriptor.bin"));
-}
-
-/// Every rpc of the contract, whatever the transport.
-pub struct Api {
-    pub accounts: Arc<Accounts>,
-    pub quotas: Quotas,
-    pub quoter: Arc<Quoter>,
-    pub rates: Arc<RateGuard>,
-    pub engine: Arc<Engine>,
-    pub recharges: Arc<Recharges>,
-    pub orders: Arc<dyn OrderStore>,
-    pub limits: Arc<dyn LimitStore>,
-    pub key_quotas: Arc<dyn KeyQuotaStore>,
-    pub records: Arc<dyn RecordStore>,
-    pub transactions: Arc<dyn TransactionStore>,
-    pub statistics: Arc<dyn Statistics>,
-    pub tokens: Arc<TokenCounter>,
-    pub meter: Meter,
-    pub catalog: Arc<Catalog>,
-    pub calendar: Arc<Calendar>,
-    pub metrics: Arc<Metrics>,
-    /// ISO 4217 code of every amount.
-    pub currency: String,
-    /// A permit for each export of records.
-    pub exports: Arc<Semaphore>,
-    /// What goes on when its caller goes away.
-    pub tasks: TaskTracker,
-    /// How long a reservation holds what it took.
-    pub reservation_ttl: TimeDelta,
 }

@@ -1,9 +1,11 @@
 //! Top-ups: started, reported, looked up.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
+
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use super::{
-    Api,
     convert::int32,
     origin::Origin,
     proto::{
@@ -12,32 +14,48 @@ use super::{
     },
     reports::paging::Page,
 };
-use crate::biz::{
-    recharge::{
-        callback::{Notice, NoticedResult, SettledOrder},
-        order::OrderFilter,
-        start::NewRecharge,
+use crate::{
+    biz::{
+        recharge::{
+            Recharges,
+            callback::{Notice, NoticedResult, SettledOrder},
+            order::{OrderFilter, OrderStore},
+            start::NewRecharge,
+        },
+        settlement::order::{Order, PaymentMethod},
+        values::{
+            error::{Error, Result},
+            ids::{OrderId, PaymentId, UserId},
+            invalid::Invalid,
+            money::Money,
+        },
     },
-    settlement::order::{Order, OrderStatus, PaymentMethod},
-    values::{
-        error::{Error, Result},
-        ids::{OrderId, PaymentId, UserId},
-        invalid::Invalid,
-        money::Money,
-    },
+    metrics::Metrics,
 };
 
-impl Api {
+/// Starts top-ups, settles them by callbacks, and shows their orders.
+pub struct RechargeService {
+    pub recharges: Arc<Recharges>,
+    pub orders: Arc<dyn OrderStore>,
+    pub metrics: Arc<Metrics>,
+    /// ISO 4217 code of every amount.
+    pub currency: String,
+    /// Top-ups that go on when their callers go away.
+    pub tasks: TaskTracker,
+}
+
+impl RechargeService {
     /// In a task of its own, which goes on when the caller goes away.
     pub async fn recharge(&self, request: RechargeRequest, origin: Origin) -> Result<RechargeReply> {
         let started = Instant::now();
         let recharge = parse_recharge(request, &origin)?;
         let (recharges, metrics) = (self.recharges.clone(), self.metrics.clone());
-        let starting = self.tasks.spawn(async move {
+        let starting = async move {
             let made = recharges.start(recharge, &origin.trace).await;
             metrics.recharge.count_start(&made, started.elapsed());
             made
-        });
+        };
+        let starting = self.tasks.spawn(starting.in_current_span());
         let made = starting.await.map_err(|error| Error::Internal(format!("a top-up ended abnormally: {error}")))?;
         let (order, opened) = made?;
         Ok(RechargeReply { order_id: order.id.to_string(), payment_url: opened?.url })
@@ -55,10 +73,6 @@ impl Api {
         self.metrics.recharge.count_callback(&settled, started.elapsed());
         if let Ok(SettledOrder { order: settled, changed: true, .. }) = &settled {
             tracing::info!(%order, status = %settled.status, "a callback settled an order");
-            if settled.status == OrderStatus::Success {
-                self.metrics.balance_total.with_label_values(&["recharge"]).inc();
-                self.metrics.balance_amount.with_label_values(&["recharge"]).inc_by(settled.amount.to_wire());
-            }
         }
         let refusal = settled.map_or_else(Some, |settled| settled.refusal);
         match refusal {

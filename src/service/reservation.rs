@@ -6,12 +6,14 @@ use std::{
 };
 
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{
-    Api,
-    charge::{Call, Tokens},
-    convert::{cost, count, estimate, int32, int64, tokens, usage},
+    call::CallParser,
+    charge::outcome,
+    convert::{cost, count, int32, int64, tokens, usage},
     errors,
     proto::{
         CommitReservationReply, CommitReservationRequest, GetTransactionReply, GetTransactionRequest,
@@ -20,14 +22,15 @@ use super::{
 };
 use crate::{
     biz::{
+        limits::rate_limit::RateGuard,
         metering::{
             Comparison,
-            tokens::{Encoding, Input},
+            tokens::{Encoding, Input, TokenCounter},
         },
         settlement::{
-            engine::Settled,
+            engine::{Engine, Settled},
             posting::{Commit, Effect, RecordIds, Release, Reserve},
-            transaction::{Status, Transaction},
+            transaction::{Status, Transaction, TransactionStore},
         },
         values::{
             error::{Error, Result},
@@ -36,21 +39,33 @@ use crate::{
             usage,
         },
     },
-    metrics::in_flight::{InFlight, Operation},
+    metrics::{ChargeObserver, Operation},
 };
 
 /// How long a reservation may take to read, for a count that no deadline of a request ends.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-impl Api {
+/// Makes, commits and releases reservations.
+pub struct ReservationService {
+    pub calls: Arc<CallParser>,
+    pub rates: Arc<RateGuard>,
+    pub engine: Arc<Engine>,
+    pub transactions: Arc<dyn TransactionStore>,
+    pub tokens: Arc<TokenCounter>,
+    pub observer: ChargeObserver,
+    /// Commits that go on when their callers go away.
+    pub tasks: TaskTracker,
+}
+
+impl ReservationService {
     pub async fn reserve_quota(&self, request: ReserveQuotaRequest) -> Result<ReserveQuotaReply> {
-        let in_flight = InFlight::begin(&self.metrics, Operation::Reserve);
-        let settled = match self.parse_reserve(request) {
+        let in_flight = self.observer.begin(Operation::Reserve);
+        let settled = match self.calls.reserve(request) {
             Ok(reserve) => self.reserve(reserve).await,
             Err(error) => Err(error),
         };
         in_flight.end();
-        self.count_reserve(is_repeat(&settled));
+        self.observer.count_reserve(is_repeat(&settled).map_err(errors::failure));
         settled.map(|(transaction, effect)| reserve_reply(&transaction, effect.is_repeat()))
     }
 
@@ -60,38 +75,11 @@ impl Api {
         self.engine.reserve(reserve).await
     }
 
-    /// Counts the outcome of a reserve, also of one that opens a stream: whether it is a repeat.
-    pub(super) fn count_reserve(&self, outcome: std::result::Result<bool, &Error>) {
-        self.count_repeat(outcome);
-        match outcome {
-            Ok(false) => self.metrics.stream_pending_created.inc(),
-            Ok(true) => {}
-            Err(error) => {
-                let reason = errors::kind(error).reason.to_lowercase();
-                self.metrics.reserve_failure.with_label_values(&[&reason]).inc();
-            }
-        }
-    }
-
-    pub(super) fn parse_reserve(&self, request: ReserveQuotaRequest) -> Result<Reserve> {
-        let call = self.parse_call(Call {
-            user_id: &request.user_id,
-            service_name: &request.service_name,
-            count: request.count,
-            cost: request.cost,
-            trace_id: &request.trace_id,
-            api_key_id: &request.api_key_id,
-            model: &request.model,
-            tokens: estimate(request.estimated_input_tokens, request.estimated_output_tokens).map(Tokens::Estimated),
-        })?;
-        Ok(Reserve { call, ttl: self.reservation_ttl })
-    }
-
     pub async fn commit_reservation(
         self: &Arc<Self>,
         request: CommitReservationRequest,
     ) -> Result<CommitReservationReply> {
-        let in_flight = InFlight::begin(&self.metrics, Operation::Commit);
+        let in_flight = self.observer.begin(Operation::Commit);
         let settled = self.commit(request).await;
         in_flight.end();
         settled.map(|(transaction, effect)| commit_reply(&transaction, effect.is_repeat()))
@@ -102,41 +90,43 @@ impl Api {
             Ok((commit, None)) => self.engine.commit(commit).await,
             Ok((commit, Some(text))) => match commit.usage.filter(|usage| usage.tokens() > 0) {
                 Some(usage) => self.commit_and_compare(commit, text, usage).await,
-                // No tokens are what nobody told.
+                // Zero tokens are no count of the vendor.
                 None => return self.commit_text(commit, text).await,
             },
             Err(error) => Err(error),
         };
-        self.count_commit(&settled);
+        self.observer.count_commit(outcome(&settled));
         settled
     }
 
-    /// Compares the vendor's count with ours; nobody waits for that, and nothing depends on it.
+    /// Commits, then compares the vendor's count with ours in the background.
     async fn commit_and_compare(self: &Arc<Self>, commit: Commit, text: OutputText, usage: usage::Usage) -> Settled {
         let settled = self.engine.commit(commit).await;
         if let Ok((transaction, Effect::Made)) = &settled {
-            let (api, model) = (self.clone(), transaction.content.model.clone());
-            self.tasks.spawn(async move {
-                if let Ok(ours) = api.count_output(model.as_ref(), text.output).await {
+            let (service, model) = (self.clone(), transaction.content.model.clone());
+            let comparing = async move {
+                if let Ok(ours) = service.count_output(model.as_ref(), text.output).await {
                     let compared = Comparison::new(model.as_ref(), ours, usage, text.hidden_tokens);
-                    compared.into_iter().for_each(|compared| api.metrics.streams.compare(compared));
+                    compared.into_iter().for_each(|compared| service.observer.count_comparison(compared));
                 }
-            });
+            };
+            self.tasks.spawn(comparing.in_current_span());
         }
         settled
     }
 
-    /// Counts and charges in a task of its own, as other charges go on when the caller goes away.
+    /// Counts and charges in a task of its own, which goes on when the caller goes away.
     async fn commit_text(self: &Arc<Self>, commit: Commit, text: OutputText) -> Settled {
-        let api = self.clone();
-        let counting = self.tasks.spawn(async move {
-            let settled = match api.count_reserved(&commit, text.output).await {
-                Ok(output) => api.engine.commit(Commit { counted_output: Some(output), ..commit }).await,
+        let service = self.clone();
+        let counting = async move {
+            let settled = match service.count_reserved(&commit, text.output).await {
+                Ok(output) => service.engine.commit(Commit { counted_output: Some(output), ..commit }).await,
                 Err(error) => Err(error),
             };
-            api.count_commit(&settled);
+            service.observer.count_commit(outcome(&settled));
             settled
-        });
+        };
+        let counting = self.tasks.spawn(counting.in_current_span());
         counting.await.map_err(|error| Error::Internal(format!("a commit ended abnormally: {error}")))?
     }
 
@@ -153,20 +143,6 @@ impl Api {
         Ok(u32::try_from(tokens).unwrap_or(u32::MAX))
     }
 
-    /// Counts the outcome of a commit, whoever asked for it.
-    pub(super) fn count_commit(&self, settled: &Settled) {
-        self.count_deduct(settled);
-        match settled {
-            Ok((transaction, Effect::Made)) => {
-                self.metrics.stream_committed.inc();
-                self.metrics.streams.shortfall(transaction.shortfall);
-            }
-            Ok((_, Effect::Added { shortfall, .. })) => self.metrics.streams.shortfall(*shortfall),
-            Ok((_, Effect::Found)) => {}
-            Err(_) => self.metrics.stream_failed.inc(),
-        }
-    }
-
     pub async fn release_reservation(&self, request: ReleaseReservationRequest) -> Result<ReleaseReservationReply> {
         let started = Instant::now();
         let release = Release {
@@ -175,8 +151,7 @@ impl Api {
             request: Uuid::now_v7(),
         };
         let settled = self.engine.release(release).await;
-        self.time("release", started);
-        self.count_repeat(is_repeat(&settled));
+        self.observer.count_release(is_repeat(&settled), started.elapsed());
         let (_, effect) = settled?;
         Ok(ReleaseReservationReply { success: true, replayed: effect.is_repeat() })
     }
@@ -186,18 +161,6 @@ impl Api {
         let trace = TraceId::parse("trace_id", &request.trace_id)?;
         let found = self.transactions.transaction(&user, &trace).await?;
         found.map(transaction_reply).ok_or_else(|| Error::TransactionNotFound(trace.to_string()))
-    }
-
-    fn time(&self, operation: &str, started: Instant) {
-        self.metrics.duration_ms.with_label_values(&[operation]).observe(started.elapsed().as_secs_f64() * 1000.0);
-    }
-
-    fn count_repeat(&self, outcome: std::result::Result<bool, &Error>) {
-        match outcome {
-            Ok(true) => self.metrics.idempotent_hit.inc(),
-            Err(Error::IdempotencyConflict { .. }) => self.metrics.idempotent_conflict.inc(),
-            _ => {}
-        }
     }
 }
 

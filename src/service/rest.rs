@@ -22,6 +22,8 @@ use super::{
     errors::{self, ErrorBody},
     idempotency::IdSource,
     origin::Origin,
+    request::{RequestId, note_trace_id},
+    routes::{CALLBACK_PATH, RECHARGE_PATH},
 };
 use crate::{
     biz::values::{
@@ -40,61 +42,57 @@ pub struct Rest {
 
 /// The handler of one rpc, and where it takes an idempotency id from.
 macro_rules! rpc {
-    ($method:ident) => {
-        rpc!($method, IdSource::None)
+    ($feature:ident.$method:ident) => {
+        rpc!($feature.$method, IdSource::None)
     };
-    ($method:ident, $id:expr) => {
+    ($feature:ident.$method:ident, $id:expr) => {
         async |State(rest): State<Rest>, path: PathResult, request: Request| {
+            let replier = Replier::of(rest.style, &request);
             let answer = match message(path, request, $id).await {
-                Ok(message) => rest.api.$method(message).await,
+                Ok(message) => rest.api.$feature.$method(message).await,
                 Err(error) => Err(error),
             };
-            respond(rest.style, answer)
+            replier.respond(answer)
         }
     };
 }
 
 type PathResult = std::result::Result<RawPathParams, RawPathParamsRejection>;
 
-/// Where payment-service reports.
-pub const CALLBACK_PATH: &str = "/internal/v1/billing/callback";
-/// Where top-ups start.
-pub const RECHARGE_PATH: &str = "/api/v1/billing/recharge";
-
 /// The routes of BillingService.
 pub fn public_routes() -> Router<Rest> {
     Router::new()
-        .route("/api/v1/billing/account", get(rpc!(get_account)))
-        .route("/api/v1/billing/account/{user_id}", get(rpc!(get_account)))
+        .route("/api/v1/billing/account", get(rpc!(accounts.get_account)))
+        .route("/api/v1/billing/account/{user_id}", get(rpc!(accounts.get_account)))
         .route(RECHARGE_PATH, post(recharge))
-        .route("/api/v1/billing/recharge/{order_id}", get(rpc!(get_recharge_order)))
-        .route("/api/v1/billing/recharges", get(rpc!(list_recharge_orders)))
-        .route("/api/v1/billing/records", get(rpc!(list_records)))
+        .route("/api/v1/billing/recharge/{order_id}", get(rpc!(recharges.get_recharge_order)))
+        .route("/api/v1/billing/recharges", get(rpc!(recharges.list_recharge_orders)))
+        .route("/api/v1/billing/records", get(rpc!(reports.list_records)))
         .route("/api/v1/billing/records.csv", get(export_records))
-        .route("/api/v1/billing/stats/today", get(rpc!(get_stats_today)))
-        .route("/api/v1/billing/stats/month", get(rpc!(get_stats_month)))
-        .route("/api/v1/billing/stats/summary", get(rpc!(get_stats_summary)))
-        .route("/api/v1/billing/usage", get(rpc!(get_usage)))
+        .route("/api/v1/billing/stats/today", get(rpc!(reports.get_stats_today)))
+        .route("/api/v1/billing/stats/month", get(rpc!(reports.get_stats_month)))
+        .route("/api/v1/billing/stats/summary", get(rpc!(reports.get_stats_summary)))
+        .route("/api/v1/billing/usage", get(rpc!(reports.get_usage)))
 }
 
 /// The routes of BillingInternalService, but for [`callback_route`].
 pub fn internal_routes() -> Router<Rest> {
     Router::new()
-        .route("/internal/v1/billing/check", post(rpc!(check_quota)))
-        .route("/internal/v1/billing/deduct", post(rpc!(deduct_quota, IdSource::TraceId)))
-        .route("/internal/v1/billing/deduct/batch", post(rpc!(batch_deduct_quota, IdSource::Items)))
-        .route("/internal/v1/billing/reserve", post(rpc!(reserve_quota, IdSource::TraceId)))
-        .route("/internal/v1/billing/commit", post(rpc!(commit_reservation, IdSource::Reservation)))
-        .route("/internal/v1/billing/release", post(rpc!(release_reservation, IdSource::Reservation)))
-        .route("/internal/v1/billing/transactions/{user_id}/{trace_id}", get(rpc!(get_transaction)))
-        .route("/internal/v1/billing/users", post(rpc!(initialize_user)))
-        .route("/internal/v1/billing/users/{user_id}/limits", post(rpc!(set_user_limits)))
+        .route("/internal/v1/billing/check", post(rpc!(checks.check_quota)))
+        .route("/internal/v1/billing/deduct", post(rpc!(charges.deduct_quota, IdSource::TraceId)))
+        .route("/internal/v1/billing/deduct/batch", post(batch_deduct))
+        .route("/internal/v1/billing/reserve", post(rpc!(reservations.reserve_quota, IdSource::TraceId)))
+        .route("/internal/v1/billing/commit", post(rpc!(reservations.commit_reservation, IdSource::Reservation)))
+        .route("/internal/v1/billing/release", post(rpc!(reservations.release_reservation, IdSource::Reservation)))
+        .route("/internal/v1/billing/transactions/{user_id}/{trace_id}", get(rpc!(reservations.get_transaction)))
+        .route("/internal/v1/billing/users", post(rpc!(accounts.initialize_user)))
+        .route("/internal/v1/billing/users/{user_id}/limits", post(rpc!(limits.set_user_limits)))
         .route(
             "/internal/v1/billing/api-keys/{api_key_id}/quota",
-            get(rpc!(get_api_key_quota)).post(rpc!(set_api_key_quota)),
+            get(rpc!(limits.get_api_key_quota)).post(rpc!(limits.set_api_key_quota)),
         )
-        .route("/internal/v1/billing/adjust", post(rpc!(adjust_balance, IdSource::AdjustmentId)))
-        .route("/internal/v1/billing/tokens/count", post(rpc!(count_tokens)))
+        .route("/internal/v1/billing/adjust", post(rpc!(accounts.adjust_balance, IdSource::AdjustmentId)))
+        .route("/internal/v1/billing/tokens/count", post(rpc!(tokens.count_tokens)))
 }
 
 /// The route that payment-service calls.
@@ -102,10 +100,11 @@ pub fn callback_route() -> Router<Rest> {
     Router::new().route(CALLBACK_PATH, post(recharge_callback))
 }
 
-/// Whatever the style: CSV has no envelope. Errors have the style's.
+/// CSV has no envelope in any style. Errors have the envelope of the style.
 async fn export_records(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
+    let replier = Replier::of(rest.style, &request);
     let answer = match message(path, request, IdSource::None).await {
-        Ok(message) => rest.api.export_records(message).await,
+        Ok(message) => rest.api.reports.export_records(message).await,
         Err(error) => Err(error),
     };
     match answer {
@@ -116,35 +115,46 @@ async fn export_records(State(rest): State<Rest>, path: PathResult, request: Req
             ];
             (headers, Body::from_stream(lines)).into_response()
         }
-        Err(error) => failure(rest.style, &error),
+        Err(error) => replier.fail(&error),
     }
 }
 
-async fn recharge(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
-    let origin = Origin::of(request.headers(), request.extensions());
-    let answer = match message(path, request, IdSource::None).await {
-        Ok(message) => rest.api.recharge(message, origin).await,
+async fn batch_deduct(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
+    let replier = Replier::of(rest.style, &request);
+    let answer = match message(path, request, IdSource::Items).await {
+        Ok(message) => rest.api.charges.batch_deduct_quota(message, &replier.id).await,
         Err(error) => Err(error),
     };
-    respond(rest.style, answer)
+    replier.respond(answer)
+}
+
+async fn recharge(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
+    let replier = Replier::of(rest.style, &request);
+    let origin = Origin::of(request.headers(), request.extensions());
+    let answer = match message(path, request, IdSource::None).await {
+        Ok(message) => rest.api.recharges.recharge(message, origin).await,
+        Err(error) => Err(error),
+    };
+    replier.respond(answer)
 }
 
 async fn recharge_callback(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
+    let replier = Replier::of(rest.style, &request);
     let origin = Origin::of(request.headers(), request.extensions());
     let answer = match message(path, request, IdSource::None).await {
-        Ok(message) => rest.api.recharge_callback(message, origin).await,
+        Ok(message) => rest.api.recharges.recharge_callback(message, origin).await,
         Err(error) => {
-            rest.api.count_refused_callback(&error);
+            rest.api.recharges.count_refused_callback(&error);
             Err(error)
         }
     };
-    respond(rest.style, answer)
+    replier.respond(answer)
 }
 
 /// The request message.
-async fn message<M: DeserializeOwned>(path: PathResult, request: Request, id: IdSource) -> Result<M> {
+async fn message<M: DeserializeOwned>(path: PathResult, mut request: Request, id: IdSource) -> Result<M> {
     let path = path.map_err(|rejection| Invalid::new("path", rejection.body_text()))?;
-    let header_id = id.read(request.headers()).map(|id| id.map(str::to_owned));
+    let headers = std::mem::take(request.headers_mut());
     let mut fields =
         if request.method() == Method::POST { body_fields(request).await? } else { query_fields(&request)? };
     for (name, value) in &path {
@@ -152,10 +162,13 @@ async fn message<M: DeserializeOwned>(path: PathResult, request: Request, id: Id
     }
     let names = id.field().map(|field| [field.to_owned(), lower_camel_case(field)]).unwrap_or_default();
     let given = names.iter().any(|name| fields.get(name).is_some_and(|value| value != ""));
-    if !given && let Some(header_id) = header_id? {
+    if !given && let Some(header_id) = id.read(&headers)? {
         names.iter().for_each(|name| drop(fields.remove(name)));
         let [field, _] = names;
         fields.insert(field, header_id.into());
+    }
+    if let Some(Value::String(trace_id)) = fields.get("trace_id").or_else(|| fields.get("traceId")) {
+        note_trace_id(&headers, trace_id);
     }
     serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| {
         match error.path().to_string() {
@@ -221,26 +234,44 @@ fn set_once(fields: &mut Map<String, Value>, name: &str, value: &str) -> Result<
     }
 }
 
-/// Dresses an answer as the style asks.
-pub fn respond<R: Serialize>(style: Style, answer: Result<R>) -> Response {
-    match (answer, style) {
-        (Ok(reply), Style::Plain) => Json(reply).into_response(),
-        (Ok(reply), Style::Devshare) => match serde_json::to_value(reply) {
-            Ok(data) => Json(json!({"success": true, "data": camel_case_names(data)})).into_response(),
-            Err(error) => failure(style, &Error::Internal(error.to_string())),
-        },
-        (Err(error), _) => failure(style, &error),
-    }
+/// Writes the reply to one request.
+pub struct Replier {
+    style: Style,
+    /// An internal error names it.
+    id: RequestId,
 }
 
-/// The response of an error.
-pub fn failure(style: Style, error: &Error) -> Response {
-    let mut response = dress_error(style, errors::kind(error).http, ErrorBody::from(error));
-    if let Some(after) = errors::retry_after(error) {
-        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+impl Replier {
+    pub fn new(style: Style, id: RequestId) -> Self {
+        Self { style, id }
     }
-    response
+
+    fn of(style: Style, request: &Request) -> Self {
+        Self::new(style, RequestId::beside(request.extensions()))
+    }
+
+    /// Dresses an answer as the style asks.
+    fn respond<R: Serialize>(&self, answer: Result<R>) -> Response {
+        match (answer, self.style) {
+            (Ok(reply), Style::Plain) => Json(reply).into_response(),
+            (Ok(reply), Style::Devshare) => match serde_json::to_value(reply) {
+                Ok(data) => Json(json!({"success": true, "data": camel_case_names(data)})).into_response(),
+                Err(error) => self.fail(&Error::Internal(error.to_string())),
+            },
+            (Err(error), _) => self.fail(&error),
+        }
+    }
+
+    /// The response of an error, which is logged where the response does not explain it.
+    pub fn fail(&self, error: &Error) -> Response {
+        errors::log(error, &self.id);
+        let mut response = dress_error(self.style, errors::kind(error).http, ErrorBody::new(error, &self.id));
+        if let Some(after) = errors::retry_after(error) {
+            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
 }
 
 /// An error as the style asks; those without a code of the contract show their HTTP status.

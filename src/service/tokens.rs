@@ -1,16 +1,26 @@
 //! Tokens of a text or a chat.
 
+use std::sync::Arc;
+
 use super::{
-    Api,
     convert::int32,
     proto::{self, CountTokensReply, CountTokensRequest},
 };
 use crate::biz::{
-    metering::tokens::{ChatMessage, Encoding, Input},
+    metering::tokens::{ChatMessage, Encoding, Input, TokenCounter},
     values::{error::Result, ids::ModelName, invalid::Invalid},
 };
 
-impl Api {
+/// Counts tokens.
+pub struct TokenService {
+    tokens: Arc<TokenCounter>,
+}
+
+impl TokenService {
+    pub fn new(tokens: Arc<TokenCounter>) -> Self {
+        Self { tokens }
+    }
+
     pub async fn count_tokens(&self, request: CountTokensRequest) -> Result<CountTokensReply> {
         let model = ModelName::parse_optional("model", &request.model)?;
         let encoding = Encoding::of(model.as_ref());

@@ -132,7 +132,7 @@ async fn an_outage_shows_in_readiness_and_as_overload_and_never_as_missing_data(
 #[tokio::test(start_paused = true)]
 async fn a_client_that_goes_silent_is_dropped() {
     let app = axum::Router::new();
-    let limits = billing_service::server::Limits {
+    let limits = billing_service::server::ListenerLimits {
         connections: 10,
         drain_timeout: Duration::from_secs(1),
         connection_window: None,

@@ -1,5 +1,6 @@
 //! The REST face: names, numbers, styles, routes.
 
+use billing_service::service::routes::rest_rpc;
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -159,6 +160,15 @@ async fn each_route_answers_its_own_rpc(#[values(MySql, Sqlite)] on: Backend) {
     assert_eq!((&records["records"][0]["count"], &records["total"]), (&json!(5), &json!(2)));
     let (_, opened) = service.post("/internal/v1/billing/users", r#"{"user_id":"v"}"#).await;
     assert_eq!(opened, json!({"success": true, "created": true}));
+}
+
+#[test]
+fn every_route_has_the_name_of_its_rpc_in_logs() {
+    for rpc in rpcs() {
+        for (method, path) in rpc.routes {
+            assert_eq!(rest_rpc(&method, &path), Some(rpc.name.as_str()), "{method} {path}");
+        }
+    }
 }
 
 /// Reads the google.api.http rules out of the descriptors and calls each route.

@@ -50,7 +50,8 @@ pub async fn serve(source: &str, redis: &str) -> anyhow::Result<ExitCode> {
     let serving =
         serde_json::json!({"fields": {"message": "serving", "grpc_addr": listener.local_addr()?.to_string()}});
     eprintln!("{serving}");
-    let limits = server::Limits { connections: 1_000, drain_timeout: Duration::from_secs(1), connection_window: None };
+    let limits =
+        server::ListenerLimits { connections: 1_000, drain_timeout: Duration::from_secs(1), connection_window: None };
     let stop = CancellationToken::new();
     let stopping = stop.clone();
     let signal = command::stop_signal()?;

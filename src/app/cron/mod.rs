@@ -32,7 +32,7 @@ use crate::{
 
 /// What a run has to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
+pub struct JobReport {
     /// What was not told while it ran; the last one sums it up.
     pub lines: Vec<String>,
     /// Whether all is as it should be.
@@ -118,7 +118,7 @@ impl Runner {
     ///
     /// # Errors
     /// The run failed, was cut short or took too long: it is begun again later.
-    pub async fn run_due(&self, job: Job, display: &dyn Display) -> anyhow::Result<Option<Report>> {
+    pub async fn run_due(&self, job: Job, display: &dyn Display) -> anyhow::Result<Option<JobReport>> {
         let run = Run { job: job.name(), period: self.period(job)?, is_by_hand: false, owner: owner() };
         self.run(job, run, true, display).await
     }
@@ -129,7 +129,7 @@ impl Runner {
     ///
     /// # Errors
     /// As [`Self::run_due`].
-    pub async fn run_now(&self, job: Job, resumes: bool, display: &dyn Display) -> anyhow::Result<Option<Report>> {
+    pub async fn run_now(&self, job: Job, resumes: bool, display: &dyn Display) -> anyhow::Result<Option<JobReport>> {
         let run = Run { job: job.name(), period: self.period(job)?, is_by_hand: true, owner: owner() };
         self.run(job, run, resumes, display).await
     }
@@ -138,13 +138,13 @@ impl Runner {
     ///
     /// # Errors
     /// What the job asks does not answer, or the process is asked to stop.
-    pub async fn dry_run(&self, job: Job, display: &dyn Display) -> anyhow::Result<Report> {
+    pub async fn dry_run(&self, job: Job, display: &dyn Display) -> anyhow::Result<JobReport> {
         let progress = DryProgress { job, display };
         let preview = self.preview(job, &progress);
         self.stop.run_until_cancelled(preview).await.unwrap_or_else(|| Err(anyhow!("cut short")))
     }
 
-    async fn run(&self, job: Job, run: Run, resumes: bool, display: &dyn Display) -> anyhow::Result<Option<Report>> {
+    async fn run(&self, job: Job, run: Run, resumes: bool, display: &dyn Display) -> anyhow::Result<Option<JobReport>> {
         let Begun::Ours { position } = self.store.begin_run(&run).await? else { return Ok(None) };
         display.begins(match (&position, resumes) {
             (Some(_), true) => Beginning::Resumed,

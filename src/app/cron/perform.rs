@@ -3,7 +3,7 @@
 use anyhow::anyhow;
 use tokio_util::sync::CancellationToken;
 
-use super::{Job, Report, Runner};
+use super::{Job, JobReport, Runner};
 use crate::{
     app::jobs,
     biz::{
@@ -29,7 +29,7 @@ impl Runner {
         job: Job,
         progress: &dyn Progress,
         cut: &CancellationToken,
-    ) -> anyhow::Result<Report> {
+    ) -> anyhow::Result<JobReport> {
         match job {
             Job::ResetQuotas => unless(cut, self.reset(progress)).await,
             Job::ExpireReservations => self.expire(cut).await,
@@ -42,7 +42,7 @@ impl Runner {
     }
 
     /// What [`Self::perform`] would do. Changes nothing, and may be dropped anywhere.
-    pub(super) async fn preview(&self, job: Job, progress: &dyn Progress) -> anyhow::Result<Report> {
+    pub(super) async fn preview(&self, job: Job, progress: &dyn Progress) -> anyhow::Result<JobReport> {
         match job {
             Job::ResetQuotas => self.preview_reset(progress).await,
             Job::ExpireReservations => self.preview_expire().await,
@@ -55,14 +55,14 @@ impl Runner {
         }
     }
 
-    async fn reset(&self, progress: &dyn Progress) -> anyhow::Result<Report> {
+    async fn reset(&self, progress: &dyn Progress) -> anyhow::Result<JobReport> {
         let reset = reset_quotas(&*self.store, &self.config.catalog(), &self.calendar, progress).await?;
         let sum = format!("reset-quotas: {} users open, {} failed", reset.users, reset.failed);
         // Done, for another try would fail as well, but not well: somebody should look at it.
-        Ok(Report { lines: vec![sum], is_good: reset.failed == 0 })
+        Ok(JobReport { lines: vec![sum], is_good: reset.failed == 0 })
     }
 
-    async fn preview_reset(&self, progress: &dyn Progress) -> anyhow::Result<Report> {
+    async fn preview_reset(&self, progress: &dyn Progress) -> anyhow::Result<JobReport> {
         let preview = reset::preview(&*self.store, &self.config.catalog(), &self.calendar, progress).await?;
         let each = preview.lacking.iter().map(|(month, service, lacking)| {
             let (rows, totals) = (lacking.rows, lacking.totals);
@@ -74,38 +74,38 @@ impl Runner {
             .fold((0, 0), |(rows, totals), (_, _, lacking)| (rows + lacking.rows, totals + lacking.totals));
         let users = preview.users;
         let sum = format!("reset-quotas: {users} users, {rows} rows would be written, {totals} totals changed");
-        Ok(Report { lines: each.chain([sum]).collect(), is_good: true })
+        Ok(JobReport { lines: each.chain([sum]).collect(), is_good: true })
     }
 
-    async fn expire(&self, cut: &CancellationToken) -> anyhow::Result<Report> {
+    async fn expire(&self, cut: &CancellationToken) -> anyhow::Result<JobReport> {
         let swept = jobs::sweep(&self.config, self.store.clone(), self.clock.clone(), cut).await?;
         let line = format!(
             "expire-reservations: {} holds freed, {} streams charged, {} failed",
             swept.freed, swept.charged, swept.failed
         );
-        Ok(Report { lines: vec![line], is_good: swept.failed == 0 })
+        Ok(JobReport { lines: vec![line], is_good: swept.failed == 0 })
     }
 
-    async fn preview_expire(&self) -> anyhow::Result<Report> {
+    async fn preview_expire(&self) -> anyhow::Result<JobReport> {
         let preview = sweep::preview(&*self.store, &self.calendar, LISTED).await?;
         let each = preview.first.iter().map(|due| {
             let expired = due.expires_at.format("%Y-%m-%dT%H:%M:%S%.6fZ");
             format!("expire-reservations: user {}, trace_id {}, expired at {expired}", due.user, due.trace)
         });
         let sum = format!("expire-reservations: {} reservations would be ended", preview.holds);
-        Ok(Report { lines: each.chain([sum]).collect(), is_good: true })
+        Ok(JobReport { lines: each.chain([sum]).collect(), is_good: true })
     }
 
-    async fn settle_recharges(&self, cut: &CancellationToken) -> anyhow::Result<Report> {
+    async fn settle_recharges(&self, cut: &CancellationToken) -> anyhow::Result<JobReport> {
         let done = jobs::reconcile_recharges(&self.config, self.store.clone(), self.clock.clone(), cut).await?;
         let line = format!(
             "reconcile-recharges: {} credited, {} failed, {} expired, {} left, {} errors",
             done.credited, done.failed, done.expired, done.left, done.errors
         );
-        Ok(Report { lines: vec![line], is_good: done.errors == 0 })
+        Ok(JobReport { lines: vec![line], is_good: done.errors == 0 })
     }
 
-    async fn preview_recharges(&self) -> anyhow::Result<Report> {
+    async fn preview_recharges(&self) -> anyhow::Result<JobReport> {
         let (store, clock) = (self.store.clone(), self.clock.clone());
         let preview = jobs::preview_recharges(&self.config, store, clock, LISTED).await?;
         let each = preview.first.iter().map(|(order, after)| {
@@ -121,51 +121,51 @@ impl Runner {
             "reconcile-recharges: {} would be credited, {} failed, {} expired, {} left, {} errors",
             sum.credited, sum.failed, sum.expired, sum.left, sum.errors
         );
-        Ok(Report { lines: each.chain([sum]).collect(), is_good: preview.total.errors == 0 })
+        Ok(JobReport { lines: each.chain([sum]).collect(), is_good: preview.total.errors == 0 })
     }
 
-    async fn audit(&self, progress: &dyn Progress) -> anyhow::Result<Report> {
+    async fn audit(&self, progress: &dyn Progress) -> anyhow::Result<JobReport> {
         let report = audit::audit(&*self.store, progress).await?;
         let sum = format!("audit: {} users, {} differences", report.users, report.difference_count);
-        Ok(Report { lines: vec![sum], is_good: report.difference_count == 0 })
+        Ok(JobReport { lines: vec![sum], is_good: report.difference_count == 0 })
     }
 
-    async fn archive(&self, is_dry_run: bool, progress: &dyn Progress) -> anyhow::Result<Report> {
+    async fn archive(&self, is_dry_run: bool, progress: &dyn Progress) -> anyhow::Result<JobReport> {
         let Some(months) = self.config.billing.record_months else {
             let line = "archive-records: billing.record_months is not configured; all records stay".into();
-            return Ok(Report { lines: vec![line], is_good: true });
+            return Ok(JobReport { lines: vec![line], is_good: true });
         };
         let Archived { records, first_kept } =
             archive_records(&*self.store, &self.calendar, months, is_dry_run, progress).await?;
         let verb = if is_dry_run { "would be moved" } else { "moved" };
         let line = format!("archive-records: {records} records from before {first_kept} {verb}");
-        Ok(Report { lines: vec![line], is_good: true })
+        Ok(JobReport { lines: vec![line], is_good: true })
     }
 
-    async fn rebuild_rollup(&self, is_dry_run: bool, progress: &dyn Progress) -> anyhow::Result<Report> {
+    async fn rebuild_rollup(&self, is_dry_run: bool, progress: &dyn Progress) -> anyhow::Result<JobReport> {
         let Rebuilt { users, differing } = rebuild_rollup(&*self.store, is_dry_run, progress).await?;
         let verb = if is_dry_run { "would be rebuilt" } else { "rebuilt" };
         let line = format!("rebuild-rollup: {users} users, {differing} differing, {verb}");
-        Ok(Report { lines: vec![line], is_good: true })
+        Ok(JobReport { lines: vec![line], is_good: true })
     }
 
     /// What [`Job::ReconcileCache`] finds, and mends unless this is a dry run.
-    async fn compare_cache(&self, is_dry_run: bool) -> anyhow::Result<Report> {
+    async fn compare_cache(&self, is_dry_run: bool) -> anyhow::Result<JobReport> {
         let clock = self.clock.clone();
         let Some(found) = jobs::reconcile_cache(&self.config, self.store.clone(), clock, is_dry_run).await? else {
             let line = "reconcile-cache: data.redis is not configured; there is nothing to compare".into();
-            return Ok(Report { lines: vec![line], is_good: true });
+            return Ok(JobReport { lines: vec![line], is_good: true });
         };
         let differences = found.differences.iter().map(ToString::to_string);
         let (compared, differing, repaired) = (found.compared, found.differing, found.repaired);
         let sum = format!("reconcile-cache: {compared} compared, {differing} differing, {repaired} repaired");
-        Ok(Report { lines: differences.chain([sum]).collect(), is_good: repaired == differing })
+        Ok(JobReport { lines: differences.chain([sum]).collect(), is_good: repaired == differing })
     }
 }
 
 async fn unless(
     cut: &CancellationToken,
-    running: impl Future<Output = anyhow::Result<Report>>,
-) -> anyhow::Result<Report> {
+    running: impl Future<Output = anyhow::Result<JobReport>>,
+) -> anyhow::Result<JobReport> {
     cut.run_until_cancelled(running).await.unwrap_or_else(|| Err(anyhow!("cut short")))
 }

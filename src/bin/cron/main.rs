@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use billing_service::{
     app::{
         self,
-        cron::{Job, Report, Runner},
+        cron::{Job, JobReport, Runner},
     },
     biz::{jobs::runs::LEASE, values::calendar::SystemClock},
     command,
@@ -116,7 +116,7 @@ fn list(runner: &Runner) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(screen: &Screen, report: &Report) -> ExitCode {
+fn print(screen: &Screen, report: &JobReport) -> ExitCode {
     report.lines.iter().for_each(|line| screen.print(line));
     if report.is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -53,6 +53,8 @@ pub struct Evidence {
     /// The days on which rollup and records do not agree, [`MAX_DAYS`] at most of all users
     /// that are read together. All their days are too many to be read.
     pub differing_days: Vec<DifferingDay>,
+    /// Rows that settlement cannot read, with their values: the account is quarantined for them.
+    pub unreadable: Vec<String>,
 }
 
 impl Evidence {
@@ -76,6 +78,7 @@ impl Evidence {
             charged: Money::ZERO,
             free_units: BTreeMap::new(),
             differing_days: Vec::new(),
+            unreadable: Vec::new(),
         }
     }
 }
@@ -197,6 +200,9 @@ pub fn compare(evidence: &Evidence) -> Vec<Difference> {
         }
     };
 
+    for row in &evidence.unreadable {
+        expect("stored row".into(), row.clone(), "one that settlement can read".into());
+    }
     let balance: Money = [evidence.recharged, evidence.adjusted, -evidence.charged].into_iter().sum();
     let says = evidence.balance.map_or("no account".into(), |balance| balance.to_string());
     expect("balance".into(), says, balance.to_string());

@@ -1,25 +1,28 @@
-//! What loses to another transaction is done again.
+//! Repeats of a step that lost to another transaction.
+
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
 
 use crate::biz::values::error::StoreError;
 
-/// So often at the most.
+/// Attempts at one step.
 const ATTEMPTS: u32 = 5;
+const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(5))
+    .with_max_delay(Duration::from_millis(100))
+    .with_max_times(ATTEMPTS as usize - 1)
+    .with_jitter();
 
-/// Does what changes nothing where it conflicts, until it does not.
+/// Repeats a step that changes nothing where it conflicts, until it does not conflict.
 ///
 /// # Errors
-/// The last conflict, and at once whatever else there is.
+/// The last conflict, and every other error at once.
 pub async fn unless_conflict<T, F>(attempt: impl Fn() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
-    for _ in 1..ATTEMPTS {
-        match attempt().await {
-            Err(StoreError::Conflict(_)) => {}
-            done => return done,
-        }
-    }
-    attempt().await
+    attempt.retry(BACKOFF).when(|error| matches!(error, StoreError::Conflict(_))).await
 }
 
 #[cfg(test)]
@@ -39,7 +42,7 @@ mod tests {
         (done.await, attempts.get())
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn conflicts_alone_are_tried_again_and_not_for_ever() {
         assert_eq!(outcome(ATTEMPTS - 1, Ok(())).await, (Ok(()), ATTEMPTS));
         let down = StoreError::Unavailable("down".into());

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -14,9 +15,12 @@ use crate::biz::{
     values::error::{Error, Result},
 };
 
-/// Pauses between two attempts to settle: doubling from the first to the longest.
+/// Pauses between two attempts to settle: doubling from the first to the longest. Jitter makes a
+/// pause up to twice as long.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const BACKOFF: ExponentialBuilder =
+    ExponentialBuilder::new().with_min_delay(PAUSE).with_max_delay(LONGEST_PAUSE).without_max_times().with_jitter();
 /// Time limit of the attempts. Output that was delivered during a longer outage may be lost.
 const DEADLINE: Duration = Duration::from_secs(24 * 3_600);
 /// Most attempts that may fail with an internal error.
@@ -49,7 +53,7 @@ pub(super) async fn until_settled<T, F: Future<Output = Result<T>>>(
     attempt: impl Fn() -> F,
 ) -> Option<T> {
     let deadline = Instant::now() + DEADLINE;
-    let (mut defects, mut pause) = (0, PAUSE);
+    let (mut defects, mut pauses) = (0, BACKOFF.build());
     loop {
         let error = match attempt().await {
             Ok(done) => return Some(done),
@@ -59,16 +63,12 @@ pub(super) async fn until_settled<T, F: Future<Output = Result<T>>>(
         };
         defects += u32::from(matches!(error, Error::Internal(_)));
         let may_pass = matches!(error, Error::Overloaded(_) | Error::Internal(_)) && defects < MAX_DEFECTS;
+        let (pause, interrupt) = if stop.is_cancelled() { (PAUSE, closed) } else { (pauses.next()?, stop) };
         if !may_pass || closed.is_cancelled() || Instant::now() + pause >= deadline {
             tracing::warn!(%error, "stream not settled; leaving it to the sweep");
             return None;
         }
-        if stop.is_cancelled() {
-            closed.run_until_cancelled(sleep(PAUSE)).await;
-        } else {
-            stop.run_until_cancelled(sleep(pause)).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
+        interrupt.run_until_cancelled(sleep(pause)).await;
     }
 }
 
@@ -94,7 +94,7 @@ mod tests {
     async fn an_outage_of_hours_is_survived_with_longer_pauses() {
         let (begun, never) = (Instant::now(), CancellationToken::new());
         let (settled, attempts) = tried(Duration::from_secs(3 * 3_600), &never, &never).await;
-        assert!(settled.unwrap() - begun < Duration::from_secs(3 * 3_600) + LONGEST_PAUSE);
+        assert!(settled.unwrap() - begun < Duration::from_secs(3 * 3_600) + 2 * LONGEST_PAUSE);
         assert!(attempts < 400, "{attempts}");
         let (settled, _) = tried(DEADLINE + LONGEST_PAUSE, &never, &never).await;
         assert_eq!(settled, None);

@@ -33,7 +33,7 @@ pub struct Finish {
 pub enum Update {
     /// The reservation, and whether it existed already.
     Opened(Box<Transaction>, bool),
-    State(State),
+    State(MeterState),
     /// The charge, and whether it is a replay.
     Finished(Box<Transaction>, bool),
     /// The stream has ended, with the reason.
@@ -42,7 +42,7 @@ pub enum Update {
 
 /// The current figures of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct State {
+pub struct MeterState {
     pub output_tokens: u32,
     /// Tokens that are charged even if the process is killed.
     pub durable_output_tokens: u32,

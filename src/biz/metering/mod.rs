@@ -9,7 +9,7 @@ mod session;
 pub mod tokens;
 
 pub use self::{
-    events::{Comparison, Ended, Event, Finish, State, Update},
+    events::{Comparison, Ended, Event, Finish, MeterState, Update},
     meter::{Meter, StreamTimeouts},
     session::Session,
 };

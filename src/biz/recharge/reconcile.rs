@@ -31,7 +31,7 @@ pub struct Waits {
 
 /// What became of the orders that were looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Reconciled {
+pub struct ReconciledOrders {
     pub credited: u64,
     pub failed: u64,
     pub expired: u64,
@@ -52,7 +52,7 @@ impl Recharges {
     /// [`Error::PaymentUnavailable`] when payment-service does not answer; the rest waits
     /// for the next run. [`Error::Overloaded`] or [`Error::Internal`] when the orders
     /// can't be read.
-    pub async fn reconcile(&self, waits: Waits) -> Result<Reconciled> {
+    pub async fn reconcile(&self, waits: Waits) -> Result<ReconciledOrders> {
         self.scan(waits, None).await
     }
 
@@ -68,11 +68,11 @@ impl Recharges {
     }
 
     /// With a list, enters there what would become of the orders, and settles none.
-    async fn scan(&self, waits: Waits, mut list: Option<&mut List>) -> Result<Reconciled> {
+    async fn scan(&self, waits: Waits, mut list: Option<&mut List>) -> Result<ReconciledOrders> {
         self.gateway()?;
         let now = self.calendar.now().utc;
         let (until, expired) = (now - waits.reconcile_after, now - waits.expire_after);
-        let mut total = Reconciled::default();
+        let mut total = ReconciledOrders::default();
         let pending = Made { status: OrderStatus::Pending, from: DateTime::UNIX_EPOCH, until };
         let failed = Made { status: OrderStatus::Failed, from: expired, until };
         for made in [pending, failed] {
@@ -97,7 +97,7 @@ impl Recharges {
         &self,
         orders: &[Order],
         expired: DateTime<Utc>,
-        total: &mut Reconciled,
+        total: &mut ReconciledOrders,
         mut list: Option<&mut List>,
     ) -> Option<PaymentError> {
         let settles = list.is_none();
@@ -124,7 +124,7 @@ impl Recharges {
                     outages.extend(matches!(error, PaymentError::Unavailable(_)).then_some(error));
                     text
                 }
-                Err(NotSettled::Refused(error)) => error.to_string(),
+                Err(NotSettled::Refused(error)) => error.in_full().to_string(),
             };
             tracing::warn!(order = %order.id, error, "an order could not be settled");
             total.errors += 1;
@@ -168,7 +168,7 @@ fn would_become(order: &Order, payment_update: &PaymentUpdate) -> Result<OrderSt
 /// What would become of the orders that are looked up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReconcilePreview {
-    pub total: Reconciled,
+    pub total: ReconciledOrders,
     /// The first orders, and the status each would have.
     pub first: Vec<(Order, OrderStatus)>,
 }

@@ -2,7 +2,10 @@
 
 use async_trait::async_trait;
 
-use super::posting::{Batch, Outcome};
+use super::{
+    lock::{LeftOut, Lock},
+    posting::{Batch, Outcome},
+};
 use crate::biz::{
     settlement::change::Change,
     values::{error::StoreError, ids::ApiKeyId},
@@ -11,12 +14,14 @@ use crate::biz::{
 /// What a transaction settled.
 #[derive(Debug, Default)]
 pub struct SettledBatch {
-    /// One for each posting, in order.
+    /// One for each posting of the accounts that are not left out, in order.
     pub outcomes: Vec<Outcome>,
     /// What is committed and was not before.
     pub changes: Vec<Change>,
     /// Every key whose quotas were at stake.
     pub api_keys: Vec<ApiKeyId>,
+    /// The accounts of the batch that the transaction did not touch.
+    pub left_out: LeftOut,
 }
 
 /// Settles batches, each in one transaction.
@@ -25,6 +30,12 @@ pub trait Ledger: Send + Sync + 'static {
     /// Loads the accounts of the batch under lock, has [`super::rule::settle`]
     /// decide, writes what it decided, and commits. Returns only after the commit.
     ///
+    /// Without `wait_for` the transaction waits for no lock: an account whose rows, or whose
+    /// API key, another transaction holds is left out. With the lock of an API key, the
+    /// transaction first waits for that lock while it holds nothing, and then for no other.
+    /// With the lock of an account, which is the only one of the batch, the transaction waits
+    /// for every lock that it needs. So no two transactions wait for each other.
+    ///
     /// Settling the same batch again is safe: what had committed is found by its
     /// ids and answered as it was.
     ///
@@ -32,5 +43,5 @@ pub trait Ledger: Send + Sync + 'static {
     /// [`StoreError::Conflict`]: nothing was written.
     /// [`StoreError::Unavailable`]: the outcome is unknown; settle again to learn it.
     /// [`StoreError::Failed`]: nothing was written, and it would fail again.
-    async fn settle(&self, batch: &Batch) -> Result<SettledBatch, StoreError>;
+    async fn settle(&self, batch: &Batch, wait_for: Option<&Lock>) -> Result<SettledBatch, StoreError>;
 }

@@ -10,6 +10,7 @@ pub mod commit_listener;
 pub mod engine;
 pub mod keys;
 pub mod ledger;
+pub mod lock;
 pub mod order;
 pub mod posting;
 mod pricing;

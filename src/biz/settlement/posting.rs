@@ -5,7 +5,10 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use super::transaction::{ChargeContent, Transaction};
+use super::{
+    lock::LeftOut,
+    transaction::{ChargeContent, Transaction},
+};
 use crate::biz::{
     account::catalog::Catalog,
     charge::{Split, quote::Quote},
@@ -234,6 +237,14 @@ pub struct Batch {
     pub at: BillingTime,
     /// For opening the accounts that are new.
     pub catalog: Arc<Catalog>,
+}
+
+impl Batch {
+    /// The same batch without the postings of some accounts.
+    pub fn without(&self, left_out: &LeftOut) -> Batch {
+        let kept = self.postings.iter().filter(|posting| !left_out.contains(posting.user()));
+        Batch { postings: kept.cloned().collect(), at: self.at, catalog: self.catalog.clone() }
+    }
 }
 
 /// A settled adjustment, as stored and as answered.

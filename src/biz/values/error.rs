@@ -1,6 +1,8 @@
 //! What can go wrong, in the caller's terms. The codes and statuses each of these
 //! has on the wire stand in one table, `crate::service::errors`.
 
+use std::fmt;
+
 use thiserror::Error;
 
 use super::{invalid::Invalid, limit::Limit, money::Money};
@@ -38,11 +40,59 @@ pub enum Error {
     PermissionDenied(String),
     /// Too busy, or the database does not answer. When a charge was already
     /// accepted its outcome is unknown; a retry with the same id finds it.
-    #[error("{0}")]
-    Overloaded(String),
+    #[error(transparent)]
+    Overloaded(Overload),
     /// Logged where it is turned into a reply; callers never see the text.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+impl Error {
+    /// The failure of the storage behind an error. Callers never see it; logs do.
+    pub fn cause(&self) -> Option<&StoreError> {
+        match self {
+            Self::Overloaded(overload) => overload.cause.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The error with its [`Self::cause`], for logs.
+    pub fn in_full(&self) -> impl fmt::Display + '_ {
+        InFull(self)
+    }
+}
+
+struct InFull<'e>(&'e Error);
+
+impl fmt::Display for InFull<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.cause() {
+            Some(cause) => write!(f, "{}: {cause}", self.0),
+            None => self.0.fmt(f),
+        }
+    }
+}
+
+/// Why a request can't be served now.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{message}")]
+pub struct Overload {
+    message: String,
+    /// Where the storage did not answer.
+    #[source]
+    cause: Option<StoreError>,
+}
+
+impl From<String> for Overload {
+    fn from(message: String) -> Self {
+        Self { message, cause: None }
+    }
+}
+
+impl From<&str> for Overload {
+    fn from(message: &str) -> Self {
+        message.to_owned().into()
+    }
 }
 
 /// A result in the caller's terms.
@@ -68,8 +118,8 @@ impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Conflict(_) | StoreError::Unavailable(_) => {
-                tracing::warn!(%error, "storage did not answer");
-                Error::Overloaded("the database does not answer; retry later".into())
+                let message = "the database does not answer; retry later".into();
+                Error::Overloaded(Overload { message, cause: Some(error) })
             }
             StoreError::Failed(why) => Error::Internal(why),
         }

@@ -28,7 +28,7 @@ const SHARDS: usize = 16;
 /// store their entries.
 const MAX_LOADS: usize = 1_024;
 
-impl Shard {
+impl CacheShard {
     /// Records a newer state, so that a load in flight does not store an older one.
     fn overtake(&mut self, cache_key: &CacheKey, version: Version) {
         let Some(load) = self.loads.get_mut(cache_key) else { return };
@@ -44,17 +44,17 @@ impl Shard {
 
 /// A bounded cache. The least recently used entry is dropped first.
 pub struct MemoryCache {
-    shards: Vec<Mutex<Shard>>,
+    shards: Vec<Mutex<CacheShard>>,
     hasher: RandomState,
     tokens: AtomicU64,
 }
 
-struct Shard {
+struct CacheShard {
     entries: LruCache<CacheKey, Found>,
-    loads: HashMap<CacheKey, Load>,
+    loads: HashMap<CacheKey, PendingLoad>,
 }
 
-struct Load {
+struct PendingLoad {
     fence: Fence,
     /// The newest version that was applied since the load began.
     newest: Option<Version>,
@@ -64,7 +64,7 @@ impl MemoryCache {
     /// A cache of about `entries` entries.
     pub fn new(entries: usize) -> Self {
         let room = NonZeroUsize::MIN.saturating_add(entries / SHARDS);
-        let shard = || Mutex::new(Shard { entries: LruCache::new(room), loads: HashMap::new() });
+        let shard = || Mutex::new(CacheShard { entries: LruCache::new(room), loads: HashMap::new() });
         Self {
             shards: std::iter::repeat_with(shard).take(SHARDS).collect(),
             hasher: RandomState::new(),
@@ -72,13 +72,13 @@ impl MemoryCache {
         }
     }
 
-    fn shard(&self, cache_key: &CacheKey) -> MutexGuard<'_, Shard> {
+    fn shard(&self, cache_key: &CacheKey) -> MutexGuard<'_, CacheShard> {
         let number = self.hasher.hash_one(cache_key) % SHARDS as u64;
         lock(&self.shards[number as usize])
     }
 }
 
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+fn lock(shard: &Mutex<CacheShard>) -> MutexGuard<'_, CacheShard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -99,7 +99,7 @@ impl AccountCache for MemoryCache {
         if shard.loads.len() >= MAX_LOADS {
             shard.loads.clear();
         }
-        shard.loads.insert(cache_key.clone(), Load { fence, newest: None });
+        shard.loads.insert(cache_key.clone(), PendingLoad { fence, newest: None });
         Ok(fence)
     }
 

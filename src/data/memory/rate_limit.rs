@@ -34,14 +34,14 @@ const REMOVED_AT_ONCE: usize = 2;
 /// The limiter; see the module.
 pub struct MemoryRateLimiter {
     limits: RateLimits,
-    shards: Vec<Mutex<Shard>>,
+    shards: Vec<Mutex<BucketShard>>,
     hasher: RandomState,
     clock: Arc<dyn Clock>,
     started: Instant,
 }
 
 /// The buckets of a part of the cache keys.
-struct Shard {
+struct BucketShard {
     room: usize,
     cache_keys: HashMap<CacheKey, Bucket>,
     /// Cache keys by their last request, including refused ones; the longest idle first.
@@ -62,7 +62,7 @@ impl MemoryRateLimiter {
     fn with_room(limits: RateLimits, clock: Arc<dyn Clock>, cache_keys: usize) -> Self {
         Self {
             limits,
-            shards: (0..SHARDS).map(|_| Mutex::new(Shard::new(cache_keys.div_ceil(SHARDS)))).collect(),
+            shards: (0..SHARDS).map(|_| Mutex::new(BucketShard::new(cache_keys.div_ceil(SHARDS)))).collect(),
             hasher: RandomState::new(),
             started: clock.instant(),
             clock,
@@ -73,7 +73,7 @@ impl MemoryRateLimiter {
         let cache_keys: Vec<(usize, CacheKey)> =
             cache_keys.into_iter().map(|cache_key| (self.index(&cache_key), cache_key)).collect();
         let indices: BTreeSet<usize> = cache_keys.iter().map(|(index, _)| *index).collect();
-        let mut shards: BTreeMap<usize, MutexGuard<'_, Shard>> =
+        let mut shards: BTreeMap<usize, MutexGuard<'_, BucketShard>> =
             indices.into_iter().map(|index| (index, lock(&self.shards[index]))).collect();
         // Read under the locks, so that time never goes back for a cache key.
         let now = self.clock.instant().saturating_duration_since(self.started);
@@ -107,7 +107,7 @@ impl RateLimiter for MemoryRateLimiter {
     }
 }
 
-impl Shard {
+impl BucketShard {
     fn new(room: usize) -> Self {
         Self { room, cache_keys: HashMap::new(), by_use: BTreeMap::new(), uses: 0 }
     }
@@ -154,7 +154,7 @@ impl Shard {
     }
 }
 
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+fn lock(shard: &Mutex<BucketShard>) -> MutexGuard<'_, BucketShard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -37,6 +37,8 @@ pub struct MySqlStore {
     reader: Connections,
     /// Transactions.
     writer: Connections,
+    /// Transactions that wait for a lock that others hold.
+    waiter: Connections,
     /// Batches that will still look all their ids up, and how many do so from a repeat on.
     lookup_all: AtomicU32,
     lookup_all_batches: u32,
@@ -47,6 +49,8 @@ pub struct MySqlStore {
 pub struct PoolLimits {
     pub readers: usize,
     pub writers: usize,
+    /// Settlements that wait for a lock at once.
+    pub waiters: usize,
     pub acquire_timeout: Duration,
     /// After an id was met again, this many batches look all of theirs up before they
     /// insert: repeats come in swarms, as after an outage.
@@ -60,6 +64,7 @@ impl MySqlStore {
         Self {
             reader: Connections::new(options.clone(), limits.readers, limits.acquire_timeout),
             writer: Connections::new(options.clone(), limits.writers, limits.acquire_timeout),
+            waiter: Connections::new(options.clone(), limits.waiters, limits.acquire_timeout),
             options,
             lookup_all: AtomicU32::new(0),
             lookup_all_batches: limits.lookup_all_batches,
@@ -118,6 +123,7 @@ impl Store for MySqlStore {
 
     async fn close(&self) {
         self.writer.close().await;
+        self.waiter.close().await;
         self.reader.close().await;
     }
 }

@@ -7,13 +7,10 @@ use sqlx::{Row, mysql::MySqlRow};
 use super::MySqlStore;
 use crate::{
     biz::{
-        charge::prices::{PAGE, PriceStore, StoredVersion, TokenPrices},
+        charge::prices::{PAGE, PriceStore, StoredVersion},
         values::{error::StoreError, invalid::Invalid},
     },
-    data::{
-        error::store_error,
-        mysql::row::{money, optional_money, text},
-    },
+    data::{error::store_error, rows::price::stored_version_of},
 };
 
 /// A page of the versions in force, from behind a model on.
@@ -54,24 +51,11 @@ fn add_page(
     versions: &mut Vec<Result<StoredVersion, Invalid>>,
     rows: &[MySqlRow],
 ) -> Result<Option<(Vec<u8>, NaiveDateTime)>, StoreError> {
-    versions.extend(rows.iter().map(version_of));
+    versions.extend(rows.iter().map(stored_version_of));
     rows.last().filter(|_| rows.len() == PAGE as usize).map(key_of).transpose()
 }
 
 /// As it is stored: the model of a row that is refused may be no text.
 fn key_of(row: &MySqlRow) -> Result<(Vec<u8>, NaiveDateTime), StoreError> {
     Ok((row.try_get(0).map_err(store_error)?, row.try_get(1).map_err(store_error)?))
-}
-
-fn version_of(row: &MySqlRow) -> Result<StoredVersion, Invalid> {
-    let effective_from = row.try_get::<DateTime<Utc>, _>(1).map_err(store_error);
-    let key = text(row, 0).and_then(|model| Ok((model, effective_from?)));
-    let (model, effective_from) = key.map_err(|error| Invalid::new("price_version", error.to_string()))?;
-    StoredVersion::parse(&model, effective_from, prices_of(row))
-}
-
-fn prices_of(row: &MySqlRow) -> Result<(String, TokenPrices), StoreError> {
-    let input = money(row, 3)?;
-    let cached_input = optional_money(row, 4)?.unwrap_or(input);
-    Ok((text(row, 2)?, TokenPrices { input, cached_input, output: money(row, 5)? }))
 }

@@ -1,19 +1,20 @@
 //! Top-up orders: rows of `recharge_order`.
 
 use async_trait::async_trait;
-use sqlx::{MySql, QueryBuilder, Row, mysql::MySqlRow};
+use sqlx::{MySql, QueryBuilder, mysql::MySqlRow};
 
 use super::{
     MySqlStore,
     reports::LAST,
-    statement::{Row as StatementRow, Statement},
+    statement::{LockMode, Row as StatementRow, Statement},
 };
 use crate::{
     biz::{
         recharge::order::{Made, OrderFilter, OrderStore},
         settlement::{
             keys::Keys,
-            order::{Order, OrderStatus, PaymentMethod},
+            lock::LeftOut,
+            order::{Order, PaymentMethod},
             rule::State,
         },
         values::{
@@ -22,10 +23,7 @@ use crate::{
             paging::PageStart,
         },
     },
-    data::{
-        error::{corrupt, store_error},
-        mysql::row::{money, number, optional_text, text},
-    },
+    data::{row::Columns, rows::order::order_of},
 };
 
 /// What [`order_of`] reads, in its order.
@@ -73,14 +71,14 @@ impl OrderStore for MySqlStore {
         query.push(" OR order_id < ").push_bind(after_id);
         query.push(") ORDER BY created_at DESC, order_id DESC LIMIT ").push_bind(limit);
         query.push(" OFFSET ").push_bind(offset);
-        orders_of(&self.reader.fetch_all(query.build()).await?)
+        self.reader.fetch_all(query.build()).await?.iter().map(order_of).collect()
     }
 
     async fn count_orders(&self, filter: &OrderFilter) -> Result<u64, StoreError> {
         let mut query = QueryBuilder::new("SELECT COUNT(*) FROM recharge_order");
         restrict(&mut query, filter);
         let rows = self.reader.fetch_all(query.build()).await?;
-        rows.first().map_or(Ok(0), |row| number(row, 0))
+        rows.first().map_or(Ok(0), |row| row.number(0))
     }
 
     async fn orders_made(&self, made: &Made, after: Option<&Order>, limit: u32) -> Result<Vec<Order>, StoreError> {
@@ -92,7 +90,7 @@ impl OrderStore for MySqlStore {
         query.push(" AND (created_at > ").push_bind(from.naive_utc());
         query.push(" OR order_id > ").push_bind(after_id);
         query.push(") ORDER BY created_at, order_id LIMIT ").push_bind(limit);
-        orders_of(&self.reader.fetch_all(query.build()).await?)
+        self.reader.fetch_all(query.build()).await?.iter().map(order_of).collect()
     }
 }
 
@@ -111,13 +109,14 @@ fn restrict(query: &mut QueryBuilder<MySql>, filter: &OrderFilter) {
 
 /// Locks the orders of the batch, and finds which of its payments an order has already.
 /// Their accounts are locked before, so no two batches lock them in different orders.
-pub(super) fn lock(statement: &mut Statement, keys: &Keys<'_>) {
+pub(super) fn lock(statement: &mut Statement, keys: &Keys<'_>, mode: LockMode) {
     statement
         .push("SELECT ")
         .push(COLUMNS)
         .push(" FROM recharge_order WHERE order_id IN (")
         .texts(keys.orders.iter().map(|order| order.as_str()))
-        .push(") ORDER BY order_id FOR UPDATE; ")
+        .push(") ORDER BY order_id")
+        .push(mode.suffix())
         // NULL is in no list, and keeps an empty one from being an error.
         .push("SELECT payment_order_id, order_id FROM recharge_order WHERE payment_order_id IN (NULL, ")
         .texts(if keys.payments.is_empty() { vec![""] } else { keys.payments.iter().map(|id| id.as_str()).collect() })
@@ -125,14 +124,30 @@ pub(super) fn lock(statement: &mut Statement, keys: &Keys<'_>) {
 }
 
 /// The rows of the two statements of [`lock`].
-pub(super) fn add_locked(state: &mut State, orders: &[MySqlRow], payments: &[MySqlRow]) -> Result<(), StoreError> {
-    for order in orders_of(orders)? {
-        state.orders.insert(order.id.clone(), order);
+pub(super) fn add_locked(
+    state: &mut State,
+    left_out: &mut LeftOut,
+    orders: &[MySqlRow],
+    payments: &[MySqlRow],
+) -> Result<(), StoreError> {
+    for row in orders {
+        let user = UserId::from_stored(row.text(1)?);
+        if let Some(order) = left_out.decoded(&user, "recharge_order", order_of(row))? {
+            state.orders.insert(order.id.clone(), order);
+        }
     }
     for row in payments {
-        state.payments.insert(PaymentId::from_stored(text(row, 0)?), OrderId::from_stored(text(row, 1)?));
+        state.payments.insert(PaymentId::from_stored(row.text(0)?), OrderId::from_stored(row.text(1)?));
     }
     Ok(())
+}
+
+/// Reads which of some orders there are, whoever holds their locks.
+pub(super) fn read_present(statement: &mut Statement, orders: &[&OrderId]) {
+    statement
+        .push("SELECT order_id FROM recharge_order WHERE order_id IN (")
+        .texts(orders.iter().map(|order| order.as_str()))
+        .push("); ");
 }
 
 /// Plain updates: an upsert would change the order that has the payment already, instead
@@ -147,23 +162,4 @@ pub(super) fn update(statement: &mut Statement, orders: &[Order]) {
         statement.optional_text(order.payment_url.as_deref()).push(", updated_at = ").instant(order.updated_at);
         statement.push(" WHERE order_id = ").texts([order.id.as_str()]).push("; ");
     }
-}
-
-fn orders_of(rows: &[MySqlRow]) -> Result<Vec<Order>, StoreError> {
-    rows.iter().map(order_of).collect()
-}
-
-fn order_of(row: &MySqlRow) -> Result<Order, StoreError> {
-    let method = optional_text(row, 3)?.map(|name| name.parse().map_err(|_| corrupt("payment method"))).transpose()?;
-    Ok(Order {
-        id: OrderId::from_stored(text(row, 0)?),
-        user: UserId::from_stored(text(row, 1)?),
-        amount: money(row, 2)?,
-        method,
-        status: text(row, 4)?.parse::<OrderStatus>().map_err(|_| corrupt("order status"))?,
-        payment: optional_text(row, 5)?.filter(|id| !id.is_empty()).map(PaymentId::from_stored),
-        payment_url: optional_text(row, 6)?,
-        created_at: row.try_get(7).map_err(store_error)?,
-        updated_at: row.try_get(8).map_err(store_error)?,
-    })
 }

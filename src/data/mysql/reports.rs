@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use chrono::{DateTime, NaiveDate, Utc};
-use sqlx::{MySql, QueryBuilder, Row, mysql::MySqlRow};
+use chrono::{DateTime, Utc};
+use sqlx::{MySql, QueryBuilder};
 
-use super::{MySqlStore, settlement::transactions::usage_of};
+use super::MySqlStore;
 use crate::{
     biz::{
         reports::{
@@ -16,14 +16,11 @@ use crate::{
         values::{
             calendar::DaySpan,
             error::StoreError,
-            ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
+            ids::{ServiceName, UserId},
             paging::PageStart,
         },
     },
-    data::{
-        error::{corrupt, store_error},
-        mysql::row::{money, number, optional_text, text},
-    },
+    data::rows::report::{counted_of, daily_use_of, record_of, service_totals_of},
 };
 
 /// The last second that DATETIME holds.
@@ -113,11 +110,7 @@ impl RecordStore for MySqlStore {
             query.push(" AND usage_date BETWEEN ").push_bind(span.first).push(" AND ").push_bind(span.last);
         }
         let rows = self.reader.fetch_all(query.build()).await?;
-        let Some(row) = rows.first() else { return Ok(Counted { records: 0, days: None }) };
-        let (first, last): (Option<NaiveDate>, Option<NaiveDate>) =
-            (row.try_get(1).map_err(store_error)?, row.try_get(2).map_err(store_error)?);
-        let days = first.zip(last).map(|(first, last)| DaySpan { first, last });
-        Ok(Counted { records: number(row, 0)?, days })
+        rows.first().map_or(Ok(Counted { records: 0, days: None }), counted_of)
     }
 }
 
@@ -134,7 +127,7 @@ impl Statistics for MySqlStore {
         }
         query.push(" GROUP BY service_name");
         let rows = self.reader.fetch_all(query.build()).await?;
-        rows.iter().map(|row| Ok((ServiceName::from_stored(text(row, 0)?), totals_of(row, 1)?))).collect()
+        rows.iter().map(service_totals_of).collect()
     }
 
     async fn daily(&self, user: &UserId, span: DaySpan) -> Result<Vec<DailyUse>, StoreError> {
@@ -146,35 +139,6 @@ impl Statistics for MySqlStore {
         .bind(span.first)
         .bind(span.last);
         let rows = self.reader.fetch_all(query).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(DailyUse {
-                    service: ServiceName::from_stored(text(row, 0)?),
-                    day: row.try_get(1).map_err(store_error)?,
-                    totals: totals_of(row, 2)?,
-                })
-            })
-            .collect()
+        rows.iter().map(daily_use_of).collect()
     }
-}
-
-fn totals_of(row: &MySqlRow, first: usize) -> Result<Totals, StoreError> {
-    Ok(Totals { free_count: number(row, first)?, paid_count: number(row, first + 1)?, amount: money(row, first + 2)? })
-}
-
-fn record_of(row: &MySqlRow) -> Result<Record, StoreError> {
-    let id = text(row, 0)?;
-    let is_main = optional_text(row, 12)?.is_some_and(|main| main == id);
-    Ok(Record {
-        service: ServiceName::from_stored(text(row, 1)?),
-        kind: RecordType::from_number(number(row, 2)?).ok_or_else(|| corrupt("record type"))?,
-        amount: money(row, 3)?,
-        count: number(row, 4)?,
-        created_at: row.try_get(5).map_err(store_error)?,
-        trace: optional_text(row, 6)?.map(TraceId::from_stored),
-        api_key: optional_text(row, 7)?.map(ApiKeyId::from_stored),
-        model: optional_text(row, 8)?.map(ModelName::from_stored),
-        usage: if is_main { usage_of(row, 9)? } else { None },
-        id,
-    })
 }

@@ -1,39 +1,42 @@
-//! Columns of a row. Those with a binary collation arrive as bytes.
+//! Columns of MySQL. Texts with a binary collation arrive as bytes, amounts and sums as decimals.
 
-use sqlx::{ColumnIndex, Row, mysql::MySqlRow};
+use chrono::{DateTime, NaiveDate, Utc};
+use rust_decimal::Decimal;
+use sqlx::{Row, mysql::MySqlRow};
 
 use crate::{
     biz::values::{error::StoreError, money::Money},
-    data::error::{corrupt, store_error},
+    data::{
+        error::{corrupt, store_error},
+        row::Columns,
+    },
 };
 
-/// Text of any collation; `None` for NULL.
-pub(super) fn optional_text<I: ColumnIndex<MySqlRow>>(row: &MySqlRow, column: I) -> Result<Option<String>, StoreError> {
-    row.try_get::<Option<Vec<u8>>, _>(column)
-        .map_err(store_error)?
-        .map(|bytes| String::from_utf8(bytes).map_err(|_| corrupt("text")))
-        .transpose()
-}
+impl Columns for MySqlRow {
+    fn optional_text(&self, column: usize) -> Result<Option<String>, StoreError> {
+        let bytes: Option<Vec<u8>> = self.try_get(column).map_err(store_error)?;
+        bytes.map(|bytes| String::from_utf8(bytes).map_err(|_| corrupt("text"))).transpose()
+    }
 
-/// Text of any collation.
-pub(super) fn text<I: ColumnIndex<MySqlRow>>(row: &MySqlRow, column: I) -> Result<String, StoreError> {
-    optional_text(row, column)?.ok_or_else(|| corrupt("text"))
-}
+    fn optional_integer(&self, column: usize) -> Result<Option<i64>, StoreError> {
+        self.try_get(column).map_err(store_error)
+    }
 
-pub(super) fn optional_money<I: ColumnIndex<MySqlRow>>(row: &MySqlRow, column: I) -> Result<Option<Money>, StoreError> {
-    row.try_get::<Option<rust_decimal::Decimal>, _>(column)
-        .map_err(store_error)?
-        .map(|decimal| Money::from_decimal(decimal).ok_or_else(|| corrupt("amount")))
-        .transpose()
-}
+    fn optional_sum(&self, column: usize) -> Result<Option<i64>, StoreError> {
+        let sum: Option<Decimal> = self.try_get(column).map_err(store_error)?;
+        sum.map(|sum| i64::try_from(sum).map_err(|_| corrupt("number"))).transpose()
+    }
 
-/// An amount; NULL, as of an empty sum, is zero.
-pub(super) fn money<I: ColumnIndex<MySqlRow>>(row: &MySqlRow, column: I) -> Result<Money, StoreError> {
-    Ok(optional_money(row, column)?.unwrap_or_default())
-}
+    fn optional_money(&self, column: usize) -> Result<Option<Money>, StoreError> {
+        let amount: Option<Decimal> = self.try_get(column).map_err(store_error)?;
+        amount.map(|amount| Money::from_decimal(amount).ok_or_else(|| corrupt("amount"))).transpose()
+    }
 
-/// A whole number that is not negative.
-pub(super) fn number<T: TryFrom<i64>, I: ColumnIndex<MySqlRow>>(row: &MySqlRow, column: I) -> Result<T, StoreError> {
-    let value: i64 = row.try_get(column).map_err(store_error)?;
-    T::try_from(value).map_err(|_| corrupt("number"))
+    fn optional_time(&self, column: usize) -> Result<Option<DateTime<Utc>>, StoreError> {
+        self.try_get(column).map_err(store_error)
+    }
+
+    fn optional_day(&self, column: usize) -> Result<Option<NaiveDate>, StoreError> {
+        self.try_get(column).map_err(store_error)
+    }
 }

@@ -130,6 +130,24 @@ impl Statement {
     }
 }
 
+/// Whether a locking read waits for the locks that other transactions hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LockMode {
+    Wait,
+    /// Rows that others hold are missing from the result.
+    Skip,
+}
+
+impl LockMode {
+    /// The end of a locking read.
+    pub(super) fn suffix(self) -> &'static str {
+        match self {
+            Self::Wait => " FOR UPDATE; ",
+            Self::Skip => " FOR UPDATE SKIP LOCKED; ",
+        }
+    }
+}
+
 /// The values of one row, separated by commas.
 pub(super) struct Row<'s> {
     sql: &'s mut String,

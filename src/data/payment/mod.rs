@@ -7,6 +7,7 @@ pub mod proto;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use backon::{ExponentialBuilder, Retryable};
 use tokio::time::{Instant, timeout_at};
 use tonic::{
     Code, Request, Response, Status,
@@ -20,10 +21,9 @@ use crate::biz::{
     values::ids::{OrderId, UserId},
 };
 
-/// Pause before the first retry; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// Most attempts of one call, within its deadline.
-const ATTEMPTS: u32 = 3;
+/// Pauses between the attempts of one call, three at most, within its deadline.
+const BACKOFF: ExponentialBuilder =
+    ExponentialBuilder::new().with_min_delay(Duration::from_millis(100)).with_max_times(2).with_jitter();
 /// Interval of HTTP/2 keep-alive pings, and the wait for an answer before the connection is closed.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// The title on the pay page.
@@ -35,7 +35,7 @@ const MAX_ANSWER: usize = 64 * 1024;
 
 /// The address of payment-service, and the URLs of every payment.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct GatewaySettings {
     /// `host:port`.
     pub address: String,
     /// Time limit of each call, including retries.
@@ -47,17 +47,17 @@ pub struct Settings {
 }
 
 /// A client of payment-service.
-pub struct PaymentService {
+pub struct GrpcPaymentGateway {
     client: PaymentClient<Channel>,
-    settings: Settings,
+    settings: GatewaySettings,
 }
 
-impl PaymentService {
+impl GrpcPaymentGateway {
     /// Creates a client, which connects at the first call.
     ///
     /// # Errors
     /// The address is invalid.
-    pub fn new(settings: Settings) -> Result<Self, tonic::transport::Error> {
+    pub fn new(settings: GatewaySettings) -> Result<Self, tonic::transport::Error> {
         let endpoint = Endpoint::from_shared(format!("http://{}", settings.address))?
             .connect_timeout(settings.timeout)
             .tcp_nodelay(true)
@@ -81,25 +81,21 @@ impl PaymentService {
         F: Future<Output = Result<Response<R>, Status>> + Send + 'static,
     {
         let deadline = Instant::now() + self.settings.timeout;
-        let mut pause = FIRST_PAUSE;
-        for attempt in 1.. {
+        let attempt = || {
             let request = request(message.clone(), trace, deadline.saturating_duration_since(Instant::now()));
-            let error = match within(deadline, send(self.client.clone(), request)).await {
-                Ok(response) => return Ok(response.into_inner()),
-                Err(error) => error,
-            };
-            if attempt == ATTEMPTS || !may_retry(&error) || Instant::now() + pause >= deadline {
-                return Err(error);
-            }
-            tokio::time::sleep(pause).await;
-            pause *= 2;
-        }
-        Err(Status::internal("no attempt was made"))
+            within(deadline, send(self.client.clone(), request))
+        };
+        let response = attempt
+            .retry(BACKOFF)
+            .when(may_retry)
+            .adjust(|_, pause| pause.filter(|pause| Instant::now() + *pause < deadline))
+            .await?;
+        Ok(response.into_inner())
     }
 }
 
 #[async_trait]
-impl PaymentGateway for PaymentService {
+impl PaymentGateway for GrpcPaymentGateway {
     async fn open(&self, payment: &NewPayment, trace: &TraceContext) -> Result<OpenedPayment, PaymentError> {
         let amount = payment.amount.to_hundredths();
         let message = CreatePaymentRequest {

@@ -14,7 +14,7 @@ use crate::biz::values::{cache_key::CacheKey, error::StoreError};
 
 /// Commands, grouped by the server that owns their keys.
 #[derive(Default)]
-pub(super) struct Batch {
+pub(super) struct CommandBatch {
     groups: Vec<Group>,
     /// Cache keys whose server is unknown.
     unsent: Vec<CacheKey>,
@@ -34,7 +34,7 @@ pub(super) struct Answered {
     pub failed: Vec<CacheKey>,
 }
 
-impl Batch {
+impl CommandBatch {
     /// Adds the command of a cache key. `key` is its Redis key.
     pub fn add(&mut self, topology: &Topology, cache_key: CacheKey, key: &str, command: Cmd) {
         let Ok(node) = topology.node_of(key) else {

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{
     RedisSettings, ScriptTimes,
-    batch::Batch,
+    batch::CommandBatch,
     hash, keys,
     link::{Link, Refusal},
     node::{self, text, unavailable},
@@ -101,7 +101,7 @@ impl AccountCache for RedisCache {
     }
 
     async fn look_all(&self, cache_keys: &[CacheKey]) -> Result<Vec<Option<Arc<CacheEntry>>>, StoreError> {
-        let (started, mut batch) = (Instant::now(), Batch::default());
+        let (started, mut batch) = (Instant::now(), CommandBatch::default());
         for cache_key in cache_keys {
             let key = keys::hash(cache_key);
             batch.add(&self.topology, cache_key.clone(), &key, scripts::CHECK.call(&[&key]));
@@ -134,7 +134,7 @@ impl AccountCache for RedisCache {
     }
 
     async fn apply(&self, changes: &[Change]) -> Vec<CacheKey> {
-        let (started, mut batch) = (Instant::now(), Batch::default());
+        let (started, mut batch) = (Instant::now(), CommandBatch::default());
         for change in changes {
             let cache_key = change.cache_key();
             let key = keys::hash(&cache_key);
@@ -151,7 +151,7 @@ impl AccountCache for RedisCache {
     }
 
     async fn forget(&self, cache_keys: &[CacheKey]) -> Vec<CacheKey> {
-        let mut batch = Batch::default();
+        let mut batch = CommandBatch::default();
         for cache_key in cache_keys {
             let key = keys::hash(cache_key);
             let mut unlink = redis::cmd("UNLINK");

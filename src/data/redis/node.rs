@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use backon::{BackoffBuilder, ExponentialBuilder};
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, Value,
     aio::MultiplexedConnection, io::tcp::TcpSettings,
@@ -27,9 +28,12 @@ use super::{
 };
 use crate::biz::values::error::StoreError;
 
-/// Pauses between two attempts to connect: doubling from the first to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Pauses between two attempts to connect. The attempts never end.
+const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(50))
+    .with_max_delay(Duration::from_millis(700))
+    .without_max_times()
+    .with_jitter();
 /// Interval of the health checks.
 const PULSE: Duration = Duration::from_millis(500);
 /// Time limit of emptying a server. It scans all keys, including those of other services.
@@ -121,7 +125,7 @@ impl Node {
     }
 
     async fn keep_connected(&self) {
-        let (mut pause, mut last_error) = (FIRST_PAUSE, String::new());
+        let (mut pauses, mut last_error) = (BACKOFF.build(), String::new());
         loop {
             match self.connect().await {
                 Ok(link) => {
@@ -132,7 +136,7 @@ impl Node {
                     link.end();
                     *self.link.write().unwrap_or_else(PoisonError::into_inner) = None;
                     tracing::warn!(location = ?self.location, why, "redis unavailable; reading from the database");
-                    (pause, last_error) = (FIRST_PAUSE, String::new());
+                    (pauses, last_error) = (BACKOFF.build(), String::new());
                 }
                 Err(error) => {
                     let error = error.to_string();
@@ -142,8 +146,7 @@ impl Node {
                         tracing::warn!(location = ?self.location, error, "redis not usable; retrying");
                     }
                     last_error = error;
-                    sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    sleep(pauses.next().unwrap_or(PULSE)).await;
                 }
             }
         }

@@ -4,16 +4,13 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::sqlite::SqliteRow;
 
-use super::{
-    SqliteStore,
-    row::{Row, instant, money, optional_money, text},
-};
+use super::SqliteStore;
 use crate::{
     biz::{
-        charge::prices::{PAGE, PriceStore, StoredVersion, TokenPrices},
+        charge::prices::{PAGE, PriceStore, StoredVersion},
         values::{error::StoreError, invalid::Invalid},
     },
-    data::error::{corrupt, store_error},
+    data::{error::store_error, row::Columns, rows::price::stored_version_of},
 };
 
 /// A page of the versions in force, from behind a model on.
@@ -53,23 +50,11 @@ fn add_page(
     versions: &mut Vec<Result<StoredVersion, Invalid>>,
     rows: &[SqliteRow],
 ) -> Result<Option<(String, i64)>, StoreError> {
-    versions.extend(rows.iter().map(version_of));
+    versions.extend(rows.iter().map(stored_version_of));
     rows.last().filter(|_| rows.len() == PAGE as usize).map(key_of).transpose()
 }
 
 /// As it is stored: the instant of a row that is refused may be none.
 fn key_of(row: &SqliteRow) -> Result<(String, i64), StoreError> {
-    Ok((text(row, 0)?, row.integer(1)?.ok_or_else(|| corrupt("time"))?))
-}
-
-fn version_of(row: &SqliteRow) -> Result<StoredVersion, Invalid> {
-    let key = text(row, 0).and_then(|model| Ok((model, instant(row, 1)?)));
-    let (model, effective_from) = key.map_err(|error| Invalid::new("price_version", error.to_string()))?;
-    StoredVersion::parse(&model, effective_from, prices_of(row))
-}
-
-fn prices_of(row: &SqliteRow) -> Result<(String, TokenPrices), StoreError> {
-    let input = money(row, 3)?;
-    let cached_input = optional_money(row, 4)?.unwrap_or(input);
-    Ok((text(row, 2)?, TokenPrices { input, cached_input, output: money(row, 5)? }))
+    Ok((row.text(0)?, row.number(1)?))
 }

@@ -5,7 +5,6 @@ use rusqlite::{Transaction, params};
 
 use super::{
     SqliteStore,
-    row::{Row, instant, money, number, optional_text, text},
     writer::{found, writer_error},
 };
 use crate::{
@@ -13,16 +12,18 @@ use crate::{
         recharge::order::{Made, OrderFilter, OrderStore},
         settlement::{
             keys::Keys,
+            lock::LeftOut,
             order::{Order, OrderStatus, PaymentMethod},
+            posting::{Batch, OrderUpdate, Posting},
             rule::State,
         },
         values::{
             error::StoreError,
-            ids::{OrderId, PaymentId, UserId},
+            ids::{OrderId, PaymentId},
             paging::PageStart,
         },
     },
-    data::error::{corrupt, store_error},
+    data::{error::store_error, row::Columns, rows::order::order_of},
 };
 
 /// Orders, as [`order_of`] reads them; conditions follow.
@@ -93,7 +94,7 @@ impl OrderStore for SqliteStore {
             sqlx::query("SELECT COUNT(*) FROM recharge_order WHERE user_id = ?1 AND (?2 IS NULL OR status = ?2)")
                 .bind(filter.user.as_str())
                 .bind(filter.status.map(OrderStatus::name));
-        number(&query.fetch_one(&self.reader).await.map_err(store_error)?, 0)
+        query.fetch_one(&self.reader).await.map_err(store_error)?.number(0)
     }
 
     async fn orders_made(&self, made: &Made, after: Option<&Order>, limit: u32) -> Result<Vec<Order>, StoreError> {
@@ -112,10 +113,17 @@ impl OrderStore for SqliteStore {
 }
 
 /// Loads the orders of the batch, and which of its payments an order has already.
-pub(super) fn load(transaction: &Transaction<'_>, keys: &Keys<'_>, state: &mut State) -> Result<(), StoreError> {
+pub(super) fn load(
+    transaction: &Transaction<'_>,
+    batch: &Batch,
+    keys: &Keys<'_>,
+    (state, left_out): (&mut State, &mut LeftOut),
+) -> Result<(), StoreError> {
     let mut find = transaction.prepare_cached(select!("order_id = ?")).map_err(writer_error)?;
-    for &id in &keys.orders {
-        if let Some(order) = found(&mut find, [id.as_str()], |row| order_of(row))? {
+    for posting in &batch.postings {
+        let Posting::UpdateOrder(OrderUpdate { user, order: id, .. }) = posting else { continue };
+        let order = found(&mut find, [id.as_str()], |row| order_of(row));
+        if let Some(order) = left_out.decoded(user, "recharge_order", order)?.flatten() {
             state.orders.insert(id.clone(), order);
         }
     }
@@ -123,7 +131,7 @@ pub(super) fn load(transaction: &Transaction<'_>, keys: &Keys<'_>, state: &mut S
         .prepare_cached("SELECT order_id FROM recharge_order WHERE payment_order_id = ?")
         .map_err(writer_error)?;
     for &payment in &keys.payments {
-        if let Some(order) = found(&mut find, [payment.as_str()], |row| text(row, 0))? {
+        if let Some(order) = found(&mut find, [payment.as_str()], |row| row.text(0))? {
             state.payments.insert(payment.clone(), OrderId::from_stored(order));
         }
     }
@@ -145,19 +153,4 @@ pub(super) fn update(transaction: &Transaction<'_>, orders: &[Order]) -> rusqlit
         ])?;
     }
     Ok(())
-}
-
-fn order_of(row: &impl Row) -> Result<Order, StoreError> {
-    let method = optional_text(row, 3)?.map(|name| name.parse().map_err(|_| corrupt("payment method"))).transpose()?;
-    Ok(Order {
-        id: OrderId::from_stored(text(row, 0)?),
-        user: UserId::from_stored(text(row, 1)?),
-        amount: money(row, 2)?,
-        method,
-        status: text(row, 4)?.parse().map_err(|_| corrupt("order status"))?,
-        payment: optional_text(row, 5)?.map(PaymentId::from_stored),
-        payment_url: optional_text(row, 6)?,
-        created_at: instant(row, 7)?,
-        updated_at: instant(row, 8)?,
-    })
 }

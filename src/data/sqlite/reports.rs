@@ -4,27 +4,25 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::sqlite::SqliteRow;
 
-use super::{
-    SqliteStore,
-    row::{day_of, instant, money, number, optional_text, text},
-    settlement::transactions::usage_of,
-};
+use super::SqliteStore;
 use crate::{
     biz::{
         reports::{
-            record::{Counted, Record, RecordFilter, RecordStore, RecordType},
+            record::{Counted, Record, RecordFilter, RecordStore},
             statistics::{DailyUse, Statistics, Totals},
         },
         values::{
             calendar::DaySpan,
             error::StoreError,
-            ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
+            ids::{ServiceName, UserId},
             paging::PageStart,
         },
     },
-    data::error::{corrupt, store_error},
+    data::{
+        error::store_error,
+        rows::report::{counted_of, daily_use_of, record_of, service_totals_of},
+    },
 };
 
 /// The records of one table that a list may have.
@@ -102,12 +100,7 @@ impl RecordStore for SqliteStore {
         .fetch_one(&self.reader)
         .await
         .map_err(store_error)?;
-        let records = number(&row, 0)?;
-        let days = match records {
-            0 => None,
-            _ => Some(DaySpan { first: day_of(&row, 1)?, last: day_of(&row, 2)? }),
-        };
-        Ok(Counted { records, days })
+        counted_of(&row)
     }
 }
 
@@ -125,7 +118,7 @@ impl Statistics for SqliteStore {
         .fetch_all(&self.reader)
         .await
         .map_err(store_error)?;
-        rows.iter().map(|row| Ok((ServiceName::from_stored(text(row, 0)?), totals_of(row, 1)?))).collect()
+        rows.iter().map(service_totals_of).collect()
     }
 
     async fn daily(&self, user: &UserId, span: DaySpan) -> Result<Vec<DailyUse>, StoreError> {
@@ -140,15 +133,7 @@ impl Statistics for SqliteStore {
         .fetch_all(&self.reader)
         .await
         .map_err(store_error)?;
-        rows.iter()
-            .map(|row| {
-                Ok(DailyUse {
-                    service: ServiceName::from_stored(text(row, 0)?),
-                    day: day_of(row, 1)?,
-                    totals: totals_of(row, 2)?,
-                })
-            })
-            .collect()
+        rows.iter().map(daily_use_of).collect()
     }
 }
 
@@ -158,25 +143,4 @@ fn bounds(span: Option<DaySpan>) -> (String, String) {
         Some(span) => (span.first.to_string(), span.last.to_string()),
         None => ("0000-00-00".into(), "9999-12-31".into()),
     }
-}
-
-fn totals_of(row: &SqliteRow, first: usize) -> Result<Totals, StoreError> {
-    Ok(Totals { free_count: number(row, first)?, paid_count: number(row, first + 1)?, amount: money(row, first + 2)? })
-}
-
-fn record_of(row: &SqliteRow) -> Result<Record, StoreError> {
-    let id = text(row, 0)?;
-    let is_main = optional_text(row, 12)?.is_some_and(|main| main == id);
-    Ok(Record {
-        service: ServiceName::from_stored(text(row, 1)?),
-        kind: RecordType::from_number(number(row, 2)?).ok_or_else(|| corrupt("record type"))?,
-        amount: money(row, 3)?,
-        count: number(row, 4)?,
-        created_at: instant(row, 5)?,
-        trace: optional_text(row, 6)?.map(TraceId::from_stored),
-        api_key: optional_text(row, 7)?.map(ApiKeyId::from_stored),
-        model: optional_text(row, 8)?.map(ModelName::from_stored),
-        usage: if is_main { usage_of(row, 9)? } else { None },
-        id,
-    })
 }

@@ -1,4 +1,5 @@
-//! The columns of a row, whichever driver read it: sqlx for the readers, rusqlite for the writer.
+//! Columns of SQLite, whichever driver read the row: sqlx for the readers, rusqlite for the writer.
+//! Amounts are millionths, times microseconds since 1970, days texts.
 
 use chrono::{DateTime, NaiveDate, Utc};
 use sqlx::{Row as _, sqlite::SqliteRow};
@@ -6,16 +7,19 @@ use sqlx::{Row as _, sqlite::SqliteRow};
 use super::writer::writer_error;
 use crate::{
     biz::values::{error::StoreError, money::Money},
-    data::error::{corrupt, store_error},
+    data::{
+        error::{corrupt, store_error},
+        row::Columns,
+    },
 };
 
-/// A row by the positions of its columns.
-pub(super) trait Row {
+/// The two types that SQLite stores.
+trait Stored {
     fn integer(&self, column: usize) -> Result<Option<i64>, StoreError>;
     fn string(&self, column: usize) -> Result<Option<String>, StoreError>;
 }
 
-impl Row for SqliteRow {
+impl Stored for SqliteRow {
     fn integer(&self, column: usize) -> Result<Option<i64>, StoreError> {
         self.try_get(column).map_err(store_error)
     }
@@ -25,7 +29,7 @@ impl Row for SqliteRow {
     }
 }
 
-impl Row for rusqlite::Row<'_> {
+impl Stored for rusqlite::Row<'_> {
     fn integer(&self, column: usize) -> Result<Option<i64>, StoreError> {
         self.get(column).map_err(writer_error)
     }
@@ -35,32 +39,29 @@ impl Row for rusqlite::Row<'_> {
     }
 }
 
-pub(super) fn text(row: &impl Row, column: usize) -> Result<String, StoreError> {
-    row.string(column)?.ok_or_else(|| corrupt("text"))
-}
+impl<R: Stored> Columns for R {
+    fn optional_text(&self, column: usize) -> Result<Option<String>, StoreError> {
+        self.string(column)
+    }
 
-pub(super) fn optional_text(row: &impl Row, column: usize) -> Result<Option<String>, StoreError> {
-    row.string(column)
-}
+    fn optional_integer(&self, column: usize) -> Result<Option<i64>, StoreError> {
+        self.integer(column)
+    }
 
-/// An amount; NULL, as of an empty sum, is zero.
-pub(super) fn money(row: &impl Row, column: usize) -> Result<Money, StoreError> {
-    Ok(optional_money(row, column)?.unwrap_or_default())
-}
+    fn optional_sum(&self, column: usize) -> Result<Option<i64>, StoreError> {
+        self.integer(column)
+    }
 
-pub(super) fn optional_money(row: &impl Row, column: usize) -> Result<Option<Money>, StoreError> {
-    Ok(row.integer(column)?.map(Money::from_micros))
-}
+    fn optional_money(&self, column: usize) -> Result<Option<Money>, StoreError> {
+        Ok(self.integer(column)?.map(Money::from_micros))
+    }
 
-/// A whole number that is not negative.
-pub(super) fn number<T: TryFrom<i64>>(row: &impl Row, column: usize) -> Result<T, StoreError> {
-    row.integer(column)?.and_then(|value| T::try_from(value).ok()).ok_or_else(|| corrupt("number"))
-}
+    fn optional_time(&self, column: usize) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let micros = self.integer(column)?;
+        micros.map(|micros| DateTime::from_timestamp_micros(micros).ok_or_else(|| corrupt("time"))).transpose()
+    }
 
-pub(super) fn instant(row: &impl Row, column: usize) -> Result<DateTime<Utc>, StoreError> {
-    row.integer(column)?.and_then(DateTime::from_timestamp_micros).ok_or_else(|| corrupt("time"))
-}
-
-pub(super) fn day_of(row: &impl Row, column: usize) -> Result<NaiveDate, StoreError> {
-    text(row, column)?.parse().map_err(|_| corrupt("day"))
+    fn optional_day(&self, column: usize) -> Result<Option<NaiveDate>, StoreError> {
+        self.string(column)?.map(|day| day.parse().map_err(|_| corrupt("day"))).transpose()
+    }
 }

@@ -6,21 +6,22 @@ use std::{io, sync::Arc, time::Duration};
 use axum::body::Bytes;
 use futures_util::{Stream, stream};
 use tokio::sync::mpsc;
+use tracing::Instrument;
 
+use super::ReportService;
 use crate::{
     biz::{
-        reports::record::{Record, RecordFilter, RecordType},
+        reports::record::{Record, RecordFilter, RecordStore, RecordType},
         values::{
+            calendar::Calendar,
             error::{Error, Result},
             invalid::Invalid,
             paging::{Cursor, PageStart},
         },
     },
-    service::{Api, proto::ListRecordsRequest},
+    service::proto::ListRecordsRequest,
 };
 
-/// Exports at once; more would take the database from those who wait for it.
-pub const MAX_EXPORTS: usize = 8;
 /// Records that are read at once.
 const PAGE: u32 = 5_000;
 /// How long an export may take.
@@ -43,50 +44,53 @@ const COLUMNS: [&str; 12] = [
 
 /// An export under way.
 struct Export {
-    api: Arc<Api>,
+    store: Arc<dyn RecordStore>,
+    calendar: Arc<Calendar>,
     filter: RecordFilter,
     /// Where the next page begins; `None` at the end.
     next: Option<PageStart>,
 }
 
-impl Api {
+impl ReportService {
     /// All records that the request's filters let through, newest first, with a line of
     /// column names. The first page is read before this returns.
     ///
     /// # Errors
-    /// As [`Api::list_records`]; [`Error::Overloaded`] where too many export at once. What
+    /// As [`ReportService::list_records`]; [`Error::Overloaded`] where too many export at once. What
     /// fails later breaks the stream off.
     pub async fn export_records(
-        self: &Arc<Self>,
+        &self,
         request: ListRecordsRequest,
-    ) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + 'static> {
+    ) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>> {
         if request.page != 0 || request.page_size != 0 || !request.page_token.is_empty() {
             return Err(Invalid::new("page", "is of no use here: an export has all records").into());
         }
-        let place = self.exports.clone().try_acquire_owned();
-        let place = place.map_err(|_| Error::Overloaded("too many exports at once; retry later".into()))?;
+        let permit = self.exports.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| Error::Overloaded("too many exports at once; retry later".into()))?;
         let mut filter = self.record_filter(&request).await?;
         let mut next = Some(PageStart::Offset(0));
         if filter.is_narrow() {
             filter.days = self.records.count_records(&filter).await?.days;
             next = next.filter(|_| filter.days.is_some());
         }
-        let mut export = Export { api: self.clone(), filter, next };
+        let (store, calendar) = (self.records.clone(), self.calendar.clone());
+        let mut export = Export { store, calendar, filter, next };
         let mut first = csv_of([COLUMNS].into_iter())?;
         first.extend(export.page().await?.unwrap_or_default());
         let (pages, taken) = mpsc::channel(1);
-        tokio::spawn(async move {
-            let _place = place;
-            // Whether its caller takes it or not, it ends.
+        let sending = async move {
+            let _permit = permit;
+            // A caller that does not read must not keep the permit.
             if tokio::time::timeout(LIMIT, export.send(first, &pages)).await.is_err() {
                 tracing::warn!("an export took too long and was broken off");
             }
-        });
+        };
+        tokio::spawn(sending.in_current_span());
         Ok(stream::unfold(Some(taken), async |taken| {
             let mut taken = taken?;
             match taken.recv().await {
-                Some(Page::Lines(lines)) => Some((Ok(lines), Some(taken))),
-                Some(Page::End) => None,
+                Some(ExportPart::Lines(lines)) => Some((Ok(lines), Some(taken))),
+                Some(ExportPart::End) => None,
                 // A file that ends early must not look whole.
                 None => Some((Err(io::Error::other("the export was broken off")), None)),
             }
@@ -95,7 +99,7 @@ impl Api {
 }
 
 /// What is sent of an export.
-enum Page {
+enum ExportPart {
     Lines(Bytes),
     End,
 }
@@ -103,17 +107,17 @@ enum Page {
 impl Export {
     /// Sends the pages as they are taken, `first` before all; without an end where it fails
     /// or nobody takes them any more.
-    async fn send(&mut self, first: Vec<u8>, pages: &mpsc::Sender<Page>) {
+    async fn send(&mut self, first: Vec<u8>, pages: &mpsc::Sender<ExportPart>) {
         let mut lines = first;
         loop {
-            if pages.send(Page::Lines(lines.into())).await.is_err() {
+            if pages.send(ExportPart::Lines(lines.into())).await.is_err() {
                 return;
             }
             lines = match self.page().await {
                 Ok(Some(lines)) => lines,
-                Ok(None) => return drop(pages.send(Page::End).await),
+                Ok(None) => return drop(pages.send(ExportPart::End).await),
                 Err(error) => {
-                    tracing::warn!(%error, "an export was broken off");
+                    tracing::warn!(error = %error.in_full(), "an export was broken off");
                     return;
                 }
             };
@@ -123,8 +127,8 @@ impl Export {
     /// The lines of the next page; `None` behind the last.
     async fn page(&mut self) -> Result<Option<Vec<u8>>> {
         let Some(start) = self.next.take() else { return Ok(None) };
-        let between = self.filter.days.map(|days| self.api.calendar.bounds(days));
-        let records = self.api.records.records(&self.filter, between, &start, PAGE).await?;
+        let between = self.filter.days.map(|days| self.calendar.bounds(days));
+        let records = self.store.records(&self.filter, between, &start, PAGE).await?;
         if records.len() == PAGE as usize {
             let last = records.last();
             self.next = last.map(|last| PageStart::After(Cursor { created_at: last.created_at, id: last.id.clone() }));

@@ -2,7 +2,7 @@
 
 use chrono::{Days, NaiveDate};
 
-use super::paging::Page;
+use super::{ReportService, paging::Page};
 use crate::{
     biz::{
         reports::record::{Record, RecordFilter, RecordType},
@@ -14,13 +14,12 @@ use crate::{
         },
     },
     service::{
-        Api,
         convert::{int32, int64, span},
         proto::{BillingRecord, ListRecordsReply, ListRecordsRequest},
     },
 };
 
-impl Api {
+impl ReportService {
     pub async fn list_records(&self, request: ListRecordsRequest) -> Result<ListRecordsReply> {
         let page = Page::parse(request.page, request.page_size, &request.page_token)?;
         let filter = self.record_filter(&request).await?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{Days, NaiveDate};
 
+use super::ReportService;
 use crate::{
     biz::{
         reports::statistics::Totals,
@@ -15,7 +16,6 @@ use crate::{
         },
     },
     service::{
-        Api,
         convert::{MAX_DAYS, int32, int64, span},
         proto::{
             GetStatsMonthRequest, GetStatsReply, GetStatsSummaryReply, GetStatsSummaryRequest, GetStatsTodayRequest,
@@ -27,7 +27,7 @@ use crate::{
 /// Days of a usage series when none are asked for.
 const DEFAULT_DAYS: u64 = 30;
 
-impl Api {
+impl ReportService {
     pub async fn get_stats_today(&self, request: GetStatsTodayRequest) -> Result<GetStatsReply> {
         let today = self.calendar.now().day;
         let span = DaySpan { first: today, last: today };
@@ -127,24 +127,6 @@ impl Api {
             return Err(Invalid::new("from", format!("must be at most {MAX_DAYS} days before to")).into());
         }
         Ok(span)
-    }
-
-    /// The service that a read is about; empty stands for all services. A service that is not
-    /// configured any more is known by what the user was charged for it.
-    ///
-    /// # Errors
-    /// UNKNOWN_SERVICE where it is neither; those of a read.
-    pub(super) async fn service_filter(&self, user: &UserId, name: &str) -> Result<Option<ServiceName>> {
-        if name.is_empty() {
-            return Ok(None);
-        }
-        let unknown = match self.catalog.find(name) {
-            Ok((service, _)) => return Ok(Some(service.clone())),
-            Err(unknown) => unknown,
-        };
-        let retired = ServiceName::parse("service_name", name).map_err(|_| unknown.clone())?;
-        let used = self.statistics.totals(user, None).await?;
-        if used.contains_key(&retired) { Ok(Some(retired)) } else { Err(unknown) }
     }
 }
 

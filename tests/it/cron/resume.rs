@@ -1,7 +1,7 @@
 //! Runs that were cut short go on where they got to, and never where another got to.
 
 use billing_service::{
-    app::cron::{Beginning, Job, Report},
+    app::cron::{Beginning, Job, JobReport},
     biz::values::calendar::Clock,
 };
 use rstest::rstest;
@@ -17,7 +17,7 @@ async fn by_hand(
     job: Job,
     resumes: bool,
     shown: &Counted,
-) -> anyhow::Result<Report> {
+) -> anyhow::Result<JobReport> {
     let runner = runner(database.config(&[]), clock, shown.stop.clone()).await;
     Ok(runner.run_now(job, resumes, shown).await?.expect("nobody else runs it"))
 }

@@ -4,6 +4,7 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Output, Stdio},
+    sync::mpsc,
     time::Duration,
 };
 
@@ -22,9 +23,30 @@ impl ServerProcess {
         Self::start_binary(SERVER, &["-conf", conf.to_str().unwrap()], "serving", "grpc_addr")
     }
 
+    /// As [`Self::start`]; its log lines from the first that says that it serves.
+    pub fn start_logged(conf: &Path) -> (Self, Log) {
+        let (sender, lines) = mpsc::channel();
+        let arguments = ["-conf", conf.to_str().unwrap()];
+        let server = Self::start_reading(SERVER, &arguments, "serving", "grpc_addr", move |line| {
+            // The test may have ended.
+            let _ = sender.send(line);
+        });
+        (server, Log { lines, read: Vec::new() })
+    }
+
     /// Starts a binary and waits until it logs the message `says`, with the address of its
     /// port in the field `addr`.
     pub fn start_binary(binary: &str, arguments: &[&str], says: &str, addr: &str) -> Self {
+        Self::start_reading(binary, arguments, says, addr, drop)
+    }
+
+    fn start_reading(
+        binary: &str,
+        arguments: &[&str],
+        says: &str,
+        addr: &str,
+        on_line: impl Fn(Value) + Send + 'static,
+    ) -> Self {
         // The signal of a file that would grow beyond its limit is ignored, so that the
         // write fails instead.
         let mut child = Command::new("sh")
@@ -40,9 +62,13 @@ impl ServerProcess {
             .map(|line| serde_json::from_str::<Value>(&line).unwrap_or_else(|_| panic!("{binary} says: {line}")))
             .find(|line| line["fields"]["message"] == says)
             .expect("it says that it serves");
-        // Goes on reading, or the process would stop at a full pipe.
-        std::thread::spawn(move || lines.for_each(drop));
         let grpc = format!("http://{}", serving["fields"][addr].as_str().unwrap());
+        // Goes on reading, or the process would stop at a full pipe.
+        std::thread::spawn(move || {
+            on_line(serving);
+            let lines = lines.map_while(Result::ok);
+            lines.filter_map(|line| serde_json::from_str(&line).ok()).for_each(on_line);
+        });
         Self { child, grpc }
     }
 
@@ -83,6 +109,29 @@ impl Drop for ServerProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// The log lines of a server.
+pub struct Log {
+    lines: mpsc::Receiver<Value>,
+    read: Vec<Value>,
+}
+
+impl Log {
+    /// The first line that is `wanted`; waits for it.
+    pub fn line(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+        if let Some(line) = self.read.iter().find(|line| wanted(line)) {
+            return line.clone();
+        }
+        loop {
+            let line = self.lines.recv_timeout(Duration::from_secs(30));
+            let line = line.unwrap_or_else(|_| panic!("no such line in {:#?}", self.read));
+            self.read.push(line.clone());
+            if wanted(&line) {
+                return line;
+            }
+        }
     }
 }
 

@@ -10,12 +10,13 @@ use std::{
 use self::imports::{Sources, starts_with};
 
 /// What each top module may know of the others; `data::dsn` is a part of one.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("biz", &[]),
     ("data", &["biz"]),
     ("metrics", &["biz"]),
     ("config", &["biz", "data::dsn"]),
-    ("command", &["config"]),
+    ("logs", &["config"]),
+    ("command", &["config", "logs"]),
     ("service", &["biz", "config", "metrics"]),
     ("server", &["biz", "config", "data", "metrics", "service"]),
     ("sandbox", &["biz", "config", "data::payment", "server", "service"]),

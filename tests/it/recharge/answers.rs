@@ -1,7 +1,7 @@
 //! What payment-service says of a payment, when that is late, refused, or makes no sense:
 //! nothing credits, nothing expires, and a later answer settles.
 
-use billing_service::biz::recharge::reconcile::Reconciled;
+use billing_service::biz::recharge::reconcile::ReconciledOrders;
 use futures_util::future::join_all;
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -65,7 +65,7 @@ async fn answers_without_sense_are_errors_of_their_orders(
     let timeout = timeout(&switches);
     paying.switch(switches);
     let reconciled = reconcile_with(&paying, NEXT_DAY, &[timeout]).await.unwrap();
-    assert_eq!(reconciled, Reconciled { errors: ORDERS, ..Default::default() });
+    assert_eq!(reconciled, ReconciledOrders { errors: ORDERS, ..Default::default() });
     assert_later_answers_credit(paying).await;
 }
 
@@ -96,6 +96,6 @@ async fn assert_later_answers_credit(paying: Paying) {
     paying.assert_books("u", 0.0).await;
     paying.sandbox.set_switches(Default::default());
     let reconciled = reconcile_with(&paying, NEXT_DAY, &[]).await.unwrap();
-    assert_eq!(reconciled, Reconciled { credited: ORDERS, ..Default::default() });
+    assert_eq!(reconciled, ReconciledOrders { credited: ORDERS, ..Default::default() });
     paying.assert_books("u", 100.0).await;
 }

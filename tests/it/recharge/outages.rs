@@ -226,7 +226,7 @@ async fn a_malformed_answer_is_none(
         response
     };
     let app = Router::new().fallback(answer);
-    let limits = billing_service::server::Limits {
+    let limits = billing_service::server::ListenerLimits {
         connections: 10,
         drain_timeout: std::time::Duration::from_secs(1),
         connection_window: None,
@@ -251,7 +251,7 @@ async fn the_trace_and_the_client_reach_payment_service(#[values(MySql, Sqlite)]
         response.headers_mut().insert("grpc-status", HeaderValue::from_static("14"));
         response
     };
-    let limits = billing_service::server::Limits {
+    let limits = billing_service::server::ListenerLimits {
         connections: 10,
         drain_timeout: std::time::Duration::from_secs(1),
         connection_window: None,

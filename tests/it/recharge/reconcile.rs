@@ -2,7 +2,7 @@
 
 use billing_service::{
     app,
-    biz::{recharge::reconcile::Reconciled, values::calendar::Clock},
+    biz::{recharge::reconcile::ReconciledOrders, values::calendar::Clock},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
@@ -36,11 +36,11 @@ async fn lossy(on: Backend) -> Paying {
 }
 
 /// Runs the job as cron does, with a connection of its own.
-async fn reconcile(paying: &Paying, clock: In) -> anyhow::Result<Reconciled> {
+async fn reconcile(paying: &Paying, clock: In) -> anyhow::Result<ReconciledOrders> {
     reconcile_with(paying, clock, &[]).await
 }
 
-pub async fn reconcile_with(paying: &Paying, clock: In, changes: &[(&str, &str)]) -> anyhow::Result<Reconciled> {
+pub async fn reconcile_with(paying: &Paying, clock: In, changes: &[(&str, &str)]) -> anyhow::Result<ReconciledOrders> {
     let config = paying.service.database.config(&settings(&paying.sandbox, changes));
     let store = app::connect(&config).await.unwrap();
     let reconciled =
@@ -61,10 +61,10 @@ async fn orders_without_a_callback_are_looked_up_and_settled(#[values(MySql, Sql
     paying.press(&failed.payment_url, "FAILED").await;
 
     // Too early: a callback may be on its way.
-    assert_eq!(reconcile(&paying, In(TimeDelta::minutes(4))).await.unwrap(), Reconciled::default());
-    let settled = Reconciled { credited: 20, failed: 1, left: 1, ..Default::default() };
+    assert_eq!(reconcile(&paying, In(TimeDelta::minutes(4))).await.unwrap(), ReconciledOrders::default());
+    let settled = ReconciledOrders { credited: 20, failed: 1, left: 1, ..Default::default() };
     assert_eq!(reconcile(&paying, SOON).await.unwrap(), settled);
-    assert_eq!(reconcile(&paying, SOON).await.unwrap(), Reconciled { left: 1, ..Default::default() });
+    assert_eq!(reconcile(&paying, SOON).await.unwrap(), ReconciledOrders { left: 1, ..Default::default() });
     assert_eq!(paying.order(&failed.order_id).await.status, "failed");
     assert_eq!(paying.order(&waiting.order_id).await.status, "pending");
     paying.assert_books("u", 100.0).await;
@@ -80,9 +80,9 @@ async fn what_nobody_paid_within_a_day_expires_and_credits_when_it_is_paid(#[val
     let paying = lossy(on).await;
     let (left, paid) = (paying.recharge("u", 5.0).await, paying.recharge("u", 5.0).await);
     paying.press(&paid.payment_url, "SUCCESS").await;
-    let reconciled = Reconciled { credited: 1, expired: 1, ..Default::default() };
+    let reconciled = ReconciledOrders { credited: 1, expired: 1, ..Default::default() };
     assert_eq!(reconcile(&paying, NEXT_DAY).await.unwrap(), reconciled);
-    assert_eq!(reconcile(&paying, NEXT_DAY).await.unwrap(), Reconciled::default());
+    assert_eq!(reconcile(&paying, NEXT_DAY).await.unwrap(), ReconciledOrders::default());
     assert_eq!(paying.order(&left.order_id).await.status, "expired");
     paying.assert_books("u", 5.0).await;
 
@@ -103,8 +103,8 @@ async fn what_was_paid_at_the_second_try_is_found_too(#[values(MySql, Sqlite)] o
     }
     paying.switch(json!({"lose": true}));
     paying.press(&retried.payment_url, "SUCCESS").await;
-    assert_eq!(reconcile(&paying, SOON).await.unwrap(), Reconciled { credited: 1, ..Default::default() });
-    assert_eq!(reconcile(&paying, SOON).await.unwrap(), Reconciled::default());
+    assert_eq!(reconcile(&paying, SOON).await.unwrap(), ReconciledOrders { credited: 1, ..Default::default() });
+    assert_eq!(reconcile(&paying, SOON).await.unwrap(), ReconciledOrders::default());
     assert_eq!(paying.order(&given_up.order_id).await.status, "failed");
     paying.assert_books("u", 5.0).await;
 }
@@ -114,7 +114,7 @@ async fn what_was_paid_at_the_second_try_is_found_too(#[values(MySql, Sqlite)] o
 async fn an_order_that_payment_service_never_saw_expires(#[values(MySql, Sqlite)] on: Backend) {
     let paying = lossy(on).await;
     paying.legacy_order("recharge_u_1793491200", "u", 25).await;
-    assert_eq!(reconcile(&paying, SOON).await.unwrap(), Reconciled { expired: 1, ..Default::default() });
+    assert_eq!(reconcile(&paying, SOON).await.unwrap(), ReconciledOrders { expired: 1, ..Default::default() });
     assert_eq!(paying.order("recharge_u_1793491200").await.status, "expired");
     paying.assert_books("u", 0.0).await;
 }

@@ -37,8 +37,13 @@ fn random_histories_follow_the_model(#[values(MySql, Sqlite)] on: Backend) {
         if on == MySql {
             // One that never expects a repeat, and so meets each of them by surprise.
             store.close().await;
-            let limits =
-                PoolLimits { readers: 1, writers: 1, acquire_timeout: Duration::from_secs(5), lookup_all_batches: 0 };
+            let limits = PoolLimits {
+                readers: 1,
+                writers: 1,
+                waiters: 1,
+                acquire_timeout: Duration::from_secs(5),
+                lookup_all_batches: 0,
+            };
             store = Arc::new(MySqlStore::new(dsn::mysql(&database.source).unwrap(), limits));
         }
         (database, store)

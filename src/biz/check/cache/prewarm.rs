@@ -74,8 +74,9 @@ mod tests {
         settlement::{
             accounts::Accounts,
             change::Change,
-            engine::{Engine, LaneLimits},
+            engine::{Engine, LaneLimits, ParkingLimits},
             ledger::{Ledger, SettledBatch},
+            lock::Lock,
             posting::Batch,
         },
         values::{
@@ -119,7 +120,7 @@ mod tests {
 
     #[async_trait]
     impl Ledger for Users {
-        async fn settle(&self, _: &Batch) -> std::result::Result<SettledBatch, StoreError> {
+        async fn settle(&self, _: &Batch, _: Option<&Lock>) -> std::result::Result<SettledBatch, StoreError> {
             Err(StoreError::Failed("nothing is settled here".into()))
         }
     }
@@ -175,7 +176,9 @@ mod tests {
         let calendar = Arc::new(Calendar::new(chrono_tz::UTC, SystemClock));
         let (catalog, seconds) = (Arc::new(Catalog::new([])), Duration::from_secs);
         let caches = Arc::new(Caches::new(users.clone(), Trust::Always, None));
-        let limits = LaneLimits { lanes: 1, queue: 1, batch: 1, max_wait: seconds(1), retry_timeout: seconds(1) };
+        let parking = ParkingLimits { accounts: 1, postings: 1, connections: 1, quarantine: seconds(1) };
+        let limits =
+            LaneLimits { lanes: 1, queue: 1, batch: 1, max_wait: seconds(1), retry_timeout: seconds(1), parking };
         let engine = Arc::new(Engine::start(users.clone(), caches.clone(), catalog.clone(), calendar.clone(), limits));
         let accounts = Arc::new(Accounts::new(users.clone(), engine, catalog, calendar.clone()));
         let model = ReadModel::new(caches, accounts, users.clone());

@@ -4,6 +4,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_util::future::join_all;
 
 use super::{
@@ -52,15 +53,16 @@ pub trait SharedCache: AccountCache {
 /// Entries compared concurrently.
 const CONCURRENT_READS: usize = 16;
 /// Reads of a differing entry. An entry that is only late has caught up by then.
-const READS: u32 = 5;
-/// Pause between the first two reads; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const READS: usize = 5;
+/// Pauses between two reads.
+const BACKOFF: ExponentialBuilder =
+    ExponentialBuilder::new().with_min_delay(Duration::from_millis(20)).with_max_times(READS - 1).with_jitter();
 /// Most differences that are reported in full.
 const MAX_REPORTED: usize = 100;
 
 /// An entry that differs from the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
+pub struct CacheDifference {
     pub cache_key: CacheKey,
     pub by: Distance,
     pub cached: String,
@@ -76,7 +78,7 @@ pub struct Distance {
     pub units: u64,
 }
 
-impl fmt::Display for Difference {
+impl fmt::Display for CacheDifference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { cache_key, by, cached, stored } = self;
         write!(f, "{cache_key:?}: {} and {} units: cached {cached}, stored {stored}", by.amount, by.units)
@@ -85,14 +87,14 @@ impl fmt::Display for Difference {
 
 /// The result of a comparison.
 #[derive(Debug, Default)]
-pub struct Reconciled {
+pub struct ReconciledCache {
     pub compared: u64,
     pub differing: u64,
     /// Differing entries that were dropped from the cache.
     pub repaired: u64,
     pub by: Distance,
     /// The first differences.
-    pub differences: Vec<Difference>,
+    pub differences: Vec<CacheDifference>,
 }
 
 /// Compares entries with the database.
@@ -109,8 +111,8 @@ impl Reconciler {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] if the cache or the database is down; [`StoreError::Failed`].
-    pub async fn run(&self, repairs: bool) -> Result<Reconciled, StoreError> {
-        let (mut all, mut from) = (Reconciled::default(), None);
+    pub async fn run(&self, repairs: bool) -> Result<ReconciledCache, StoreError> {
+        let (mut all, mut from) = (ReconciledCache::default(), None);
         loop {
             let (cache_keys, next) = self.cache.scan(from).await?;
             let mut wrong = Vec::new();
@@ -146,9 +148,9 @@ impl Reconciler {
 
     /// An entry differs if the cache does not catch up: all reads return the same entry, and each
     /// differs from the database read after it.
-    async fn compare(&self, cache_key: &CacheKey) -> Result<Option<Difference>, StoreError> {
-        let (mut first, mut pause) = (None, FIRST_PAUSE);
-        for read in 1.. {
+    async fn compare(&self, cache_key: &CacheKey) -> Result<Option<CacheDifference>, StoreError> {
+        let (mut first, mut pauses) = (None, BACKOFF.build());
+        loop {
             let cached = match self.cache.look(cache_key).await {
                 Ok(Some(cached)) => cached,
                 Ok(None) => return Ok(None),
@@ -167,22 +169,20 @@ impl Reconciler {
                 // The entry changes, so updates do reach the cache.
                 return Ok(None);
             }
-            if read == READS {
+            let Some(pause) = pauses.next() else {
                 let (cached, stored) = (text(Some(&*cached.entry)), text(stored.as_ref()));
-                return Ok(Some(Difference { cache_key: cache_key.clone(), by, cached, stored }));
-            }
+                return Ok(Some(CacheDifference { cache_key: cache_key.clone(), by, cached, stored }));
+            };
             tokio::time::sleep(pause).await;
-            pause *= 2;
         }
-        Ok(None)
     }
 
     /// The difference of an entry that can't be parsed. Its distance is unknown and counts as one
     /// unit.
-    async fn unreadable(&self, cache_key: &CacheKey, why: String) -> Result<Difference, StoreError> {
+    async fn unreadable(&self, cache_key: &CacheKey, why: String) -> Result<CacheDifference, StoreError> {
         let by = Distance { units: 1, ..Default::default() };
         let stored = text(self.stored(cache_key).await?.as_ref());
-        Ok(Difference { cache_key: cache_key.clone(), by, cached: why, stored })
+        Ok(CacheDifference { cache_key: cache_key.clone(), by, cached: why, stored })
     }
 
     async fn stored(&self, cache_key: &CacheKey) -> Result<Option<CacheEntry>, StoreError> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Finish, State, StreamTimeouts};
+use super::{Finish, MeterState, StreamTimeouts};
 use crate::biz::{
     settlement::{
         engine::Reported,
@@ -103,13 +103,13 @@ impl Metered {
         (usage.output_tokens > 0 || is_known).then_some(usage)
     }
 
-    pub fn state(&mut self) -> State {
+    pub fn state(&mut self) -> MeterState {
         // While reports fail, the hold can't grow, so its end counts as the end of the balance.
         let is_used_up = (self.is_short || self.has_failed) && !self.is_covered(more(self.usage(), 1));
         let stop = is_used_up || self.is_exhausted;
         self.has_stopped |= stop;
         let durable = self.held().and_then(|held| held.reported).unwrap_or_default();
-        State {
+        MeterState {
             output_tokens: self.usage().output_tokens,
             durable_output_tokens: durable.output_tokens,
             amount: self.amount(self.usage()).unwrap_or(Money::MAX),

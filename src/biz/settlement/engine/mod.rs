@@ -4,7 +4,11 @@
 //! collects, so an idle service answers in one transaction's time and a busy one
 //! shares locks, statements and the commit among all that wait.
 
+mod job;
 mod lane;
+mod parking;
+mod reply;
+mod settler;
 
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
@@ -18,14 +22,21 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::lane::LaneLimits;
-use self::lane::{Job, Lane};
+use self::{
+    job::{Job, Ticket},
+    lane::Lane,
+    parking::Parking,
+    reply::Reply,
+    settler::Settler,
+};
+pub use self::{
+    job::{LaneLimits, ParkingLimits},
+    reply::{Reported, Settled},
+};
 use super::{
     commit_listener::CommitListener,
     ledger::Ledger,
-    posting::{
-        Adjusted, Adjustment, Charge, Commit, Effect, Expire, OrderUpdate, Outcome, Posting, Release, Report, Reserve,
-    },
+    posting::{Adjusted, Adjustment, Charge, Commit, Effect, Expire, OrderUpdate, Posting, Release, Report, Reserve},
     transaction::Transaction,
 };
 use crate::biz::{
@@ -38,16 +49,10 @@ use crate::biz::{
     },
 };
 
-/// A transaction, and what the request did for it.
-pub type Settled = Result<(Transaction, Effect)>;
-
-/// A reservation that a stream has reported on, and whether its API key has no tokens left.
-/// Where the hold ran out first, and nothing was kept, it is not PENDING.
-pub type Reported = Result<(Transaction, bool)>;
-
 /// Accepts postings and answers with their committed outcome.
 pub struct Engine {
     lanes: Vec<mpsc::Sender<Job>>,
+    parking: Arc<Parking>,
     stop: CancellationToken,
     tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
 }
@@ -61,7 +66,9 @@ impl Engine {
         calendar: Arc<Calendar>,
         limits: LaneLimits,
     ) -> Self {
-        let lane = Lane { ledger, listener, catalog, calendar, limits };
+        let settler = Settler { ledger, listener, catalog, calendar };
+        let parking = Arc::new(Parking::new(settler.clone(), limits));
+        let lane = Lane { settler, parking: parking.clone(), limits };
         let stop = CancellationToken::new();
         let (lanes, tasks) = (0..limits.lanes.max(1))
             .map(|_| {
@@ -69,7 +76,7 @@ impl Engine {
                 (sender, tokio::spawn(lane.clone().run(jobs, stop.clone())))
             })
             .unzip();
-        Self { lanes, stop, tasks: std::sync::Mutex::new(tasks) }
+        Self { lanes, parking, stop, tasks: std::sync::Mutex::new(tasks) }
     }
 
     /// Opens the account of a user ahead of the first call; tells whether it is new.
@@ -77,10 +84,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Overloaded`], [`Error::Internal`].
     pub async fn open(&self, user: UserId) -> Result<bool> {
-        match self.post(Posting::Open(user)).await? {
-            Outcome::Opened { created } => Ok(created),
-            other => Err(unexpected(other)),
-        }
+        self.post(Posting::Open(user), Reply::Opened).await
     }
 
     /// Charges a call; it is queued when this returns. Once accepted it is settled
@@ -91,7 +95,7 @@ impl Engine {
     /// [`Error::InsufficientBalance`], [`Error::IdempotencyConflict`],
     /// [`Error::Overloaded`], [`Error::Internal`].
     pub fn charge(&self, charge: Charge) -> impl Future<Output = Settled> + Send + 'static {
-        self.settle(Posting::Charge(charge))
+        self.post(Posting::Charge(charge), Reply::Settled)
     }
 
     /// Holds what a call may take.
@@ -99,7 +103,7 @@ impl Engine {
     /// # Errors
     /// As [`Self::charge`].
     pub fn reserve(&self, reserve: Reserve) -> impl Future<Output = Settled> + Send + 'static {
-        self.settle(Posting::Reserve(reserve))
+        self.post(Posting::Reserve(reserve), Reply::Settled)
     }
 
     /// Keeps what a stream has delivered so far, and makes its hold grow.
@@ -108,13 +112,7 @@ impl Engine {
     /// [`Error::TransactionNotFound`]; [`Error::TransactionState`] where the reservation has
     /// ended or another stream meters it; [`Error::Overloaded`], [`Error::Internal`].
     pub fn report(&self, report: Report) -> impl Future<Output = Reported> + Send + 'static {
-        let outcome = self.post(Posting::Report(report));
-        async {
-            match outcome.await? {
-                Outcome::Reported { transaction, is_exhausted } => Ok((transaction, is_exhausted)),
-                other => Err(unexpected(other)),
-            }
-        }
+        self.post(Posting::Report(report), Reply::Reported)
     }
 
     /// Charges what a reserved call delivered.
@@ -124,7 +122,7 @@ impl Engine {
     /// [`Error::IdempotencyConflict`], [`Error::Invalid`] beyond the largest amounts,
     /// [`Error::Overloaded`], [`Error::Internal`].
     pub fn commit(&self, commit: Commit) -> impl Future<Output = Settled> + Send + 'static {
-        self.settle(Posting::Commit(commit))
+        self.post(Posting::Commit(commit), Reply::Settled)
     }
 
     /// Frees the hold of a reserved call that delivered nothing.
@@ -133,7 +131,7 @@ impl Engine {
     /// [`Error::TransactionNotFound`], [`Error::TransactionState`],
     /// [`Error::Overloaded`], [`Error::Internal`].
     pub fn release(&self, release: Release) -> impl Future<Output = Settled> + Send + 'static {
-        self.settle(Posting::Release(release))
+        self.post(Posting::Release(release), Reply::Settled)
     }
 
     /// Ends a reservation that nobody ends; tells what became of it, and nothing where it
@@ -146,23 +144,7 @@ impl Engine {
         &self,
         expire: Expire,
     ) -> impl Future<Output = Result<Option<(Transaction, Effect)>>> + Send + 'static {
-        let outcome = self.post(Posting::Expire(expire));
-        async {
-            match outcome.await? {
-                Outcome::Ended { ended } => Ok(ended),
-                other => Err(unexpected(other)),
-            }
-        }
-    }
-
-    fn settle(&self, posting: Posting) -> impl Future<Output = Settled> + Send + 'static {
-        let outcome = self.post(posting);
-        async {
-            match outcome.await? {
-                Outcome::Settled { transaction, effect } => Ok((transaction, effect)),
-                other => Err(unexpected(other)),
-            }
-        }
+        self.post(Posting::Expire(expire), Reply::Ended)
     }
 
     /// Credits or debits a balance. Tells whether it had been done before.
@@ -172,13 +154,7 @@ impl Engine {
     /// [`Error::Invalid`] beyond the largest balance, [`Error::Overloaded`],
     /// [`Error::Internal`].
     pub fn adjust(&self, adjustment: Adjustment) -> impl Future<Output = Result<(Adjusted, bool)>> + Send + 'static {
-        let outcome = self.post(Posting::Adjust(adjustment));
-        async {
-            match outcome.await? {
-                Outcome::Adjusted { adjusted, replayed } => Ok((adjusted, replayed)),
-                other => Err(unexpected(other)),
-            }
-        }
+        self.post(Posting::Adjust(adjustment), Reply::Adjusted)
     }
 
     /// Moves a top-up order, and credits it once it is paid; queued when this returns.
@@ -189,13 +165,7 @@ impl Engine {
     /// [`Error::Invalid`] beyond the largest balance, [`Error::Overloaded`],
     /// [`Error::Internal`].
     pub fn update_order(&self, update: OrderUpdate) -> impl Future<Output = Result<(Order, bool)>> + Send + 'static {
-        let outcome = self.post(Posting::UpdateOrder(update));
-        async {
-            match outcome.await? {
-                Outcome::OrderUpdated { order, changed } => Ok((order, changed)),
-                other => Err(unexpected(other)),
-            }
-        }
+        self.post(Posting::UpdateOrder(update), Reply::OrderUpdated)
     }
 
     /// Cancelled when nothing more is accepted.
@@ -215,13 +185,21 @@ impl Engine {
                 tracing::error!(%error, "a settlement lane ended abnormally");
             }
         }
+        self.parking.drain().await;
     }
 
     /// Queues the posting before it returns, so that postings keep the order of the calls.
-    fn post(&self, posting: Posting) -> impl Future<Output = Result<Outcome>> + Send + 'static {
+    fn post<T: Send + 'static>(
+        &self,
+        posting: Posting,
+        reply: fn(oneshot::Sender<Result<T>>) -> Reply,
+    ) -> impl Future<Output = Result<T>> + Send + use<T> {
         let lane = &self.lanes[lane_of(posting.user(), self.lanes.len())];
-        let (reply, outcome) = oneshot::channel();
-        let queued = lane.try_send(Job { posting, queued: Instant::now(), reply }).map_err(|refused| {
+        let (sender, answer) = oneshot::channel();
+        let now = Instant::now();
+        let ticket = Ticket { queued: now, deadline: now, is_unsure: false, reply: reply(sender) };
+        let job = Job { posting, ticket };
+        let queued = lane.try_send(job).map_err(|refused| {
             Error::Overloaded(match refused {
                 mpsc::error::TrySendError::Full(_) => "too many charges are waiting; retry later".into(),
                 mpsc::error::TrySendError::Closed(_) => "the service is stopping; retry later".into(),
@@ -229,9 +207,8 @@ impl Engine {
         });
         async {
             queued?;
-            outcome
-                .await
-                .map_err(|_| Error::Overloaded("the outcome is unknown; retry with the same id to learn it".into()))
+            let lost = || Error::Overloaded("the outcome is unknown; retry with the same id to learn it".into());
+            answer.await.unwrap_or_else(|_| Err(lost()))
         }
     }
 }
@@ -240,13 +217,6 @@ impl Engine {
 fn lane_of(user: &UserId, lanes: usize) -> usize {
     let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(user);
     (hash % lanes as u64) as usize
-}
-
-fn unexpected(outcome: Outcome) -> Error {
-    match outcome {
-        Outcome::Refused(refusal) => refusal,
-        other => Error::Internal(format!("outcome of another kind: {other:?}")),
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Faults that a real database shows rarely: a scripted ledger shows them at will.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -10,6 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 use super::*;
 use crate::biz::{
@@ -22,6 +23,7 @@ use crate::biz::{
         change::Change,
         keys::Keys,
         ledger::SettledBatch,
+        lock::{LeftOut, Lock, Obstacle},
         posting::{Batch, Effect, RecordIds},
         rule::{self, State},
         transaction::ChargeContent,
@@ -35,7 +37,7 @@ use crate::biz::{
     },
 };
 
-enum Fault {
+pub(super) enum Fault {
     /// The transaction is rolled back.
     Conflict,
     /// The commit happens, and the news of it is lost.
@@ -47,17 +49,55 @@ enum Fault {
 
 /// Keeps accounts in memory by the real rule, and fails as scripted.
 #[derive(Default)]
-struct ScriptedLedger {
+pub(super) struct ScriptedLedger {
     faults: Mutex<VecDeque<Fault>>,
-    used: Mutex<u32>,
+    pub used: Mutex<u32>,
     transactions: Mutex<std::collections::HashMap<(UserId, TraceId), Transaction>>,
-    attempts: AtomicUsize,
+    pub attempts: AtomicUsize,
+    /// Locks that another transaction holds.
+    pub held: watch::Sender<BTreeSet<Lock>>,
+    /// Users with a row that cannot be decoded.
+    pub unreadable: Mutex<BTreeSet<UserId>>,
+    /// The trace ids of each transaction that settled some.
+    pub settled: Mutex<Vec<Vec<String>>>,
+}
+
+/// As the databases do.
+const LOCK_WAIT_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl ScriptedLedger {
+    /// The accounts that a transaction leaves out, after it waited for a lock.
+    async fn locked_out(&self, batch: &Batch, wait_for: Option<&Lock>) -> std::result::Result<LeftOut, StoreError> {
+        if let Some(lock) = wait_for {
+            let mut held = self.held.subscribe();
+            let granted = tokio::time::timeout(LOCK_WAIT_TIMEOUT, held.wait_for(|held| !held.contains(lock))).await;
+            granted.map_err(|_| StoreError::Conflict("lock wait timeout".into()))?.unwrap();
+        }
+        let (held, unreadable) = (self.held.borrow(), self.unreadable.lock().unwrap());
+        let mut left_out = LeftOut::default();
+        for posting in &batch.postings {
+            let (user, account) = (posting.user(), Lock::Account(posting.user().clone()));
+            let key = match posting {
+                Posting::Charge(charge) => charge.content.api_key.clone().map(Lock::ApiKey),
+                _ => None,
+            };
+            if unreadable.contains(user) {
+                left_out.insert(user, Obstacle::Unreadable("stored number is not valid".into()));
+            }
+            if let Some(lock) = [Some(account), key].into_iter().flatten().find(|lock| held.contains(lock)) {
+                left_out.insert(user, Obstacle::Locked(lock));
+            }
+        }
+        Ok(left_out)
+    }
 }
 
 #[async_trait]
 impl Ledger for ScriptedLedger {
-    async fn settle(&self, batch: &Batch) -> std::result::Result<SettledBatch, StoreError> {
+    async fn settle(&self, batch: &Batch, wait_for: Option<&Lock>) -> std::result::Result<SettledBatch, StoreError> {
         self.attempts.fetch_add(1, Ordering::SeqCst);
+        let left_out = self.locked_out(batch, wait_for).await?;
+        let batch = &batch.without(&left_out);
         let fault = self.faults.lock().unwrap().pop_front();
         match fault {
             Some(Fault::Conflict) => return Err(StoreError::Conflict("deadlock".into())),
@@ -86,6 +126,11 @@ impl Ledger for ScriptedLedger {
             transactions: self.transactions.lock().unwrap().clone(),
             ..State::default()
         };
+        let traces = batch.postings.iter().filter_map(|posting| match posting {
+            Posting::Charge(charge) => Some(charge.trace.to_string()),
+            _ => None,
+        });
+        self.settled.lock().unwrap().push(traces.collect());
         let (outcomes, writes) = rule::settle(batch, state);
         for transaction in writes.charges {
             *self.used.lock().unwrap() += transaction.free;
@@ -94,14 +139,14 @@ impl Ledger for ScriptedLedger {
         }
         match fault {
             Some(Fault::LostAfterCommit) => Err(StoreError::Unavailable("connection lost".into())),
-            _ => Ok(SettledBatch { outcomes, changes: writes.changes, api_keys: writes.api_keys }),
+            _ => Ok(SettledBatch { outcomes, changes: writes.changes, api_keys: writes.api_keys, left_out }),
         }
     }
 }
 
 /// The calls that the listener received, one word each.
 #[derive(Default)]
-struct Heard(Mutex<Vec<String>>);
+pub(super) struct Heard(pub Mutex<Vec<String>>);
 
 #[async_trait]
 impl CommitListener for Heard {
@@ -118,12 +163,14 @@ impl CommitListener for Heard {
     }
 }
 
-fn engine(faults: impl IntoIterator<Item = Fault>) -> (Engine, Arc<ScriptedLedger>) {
+pub(super) fn engine(faults: impl IntoIterator<Item = Fault>) -> (Engine, Arc<ScriptedLedger>) {
     let (engine, ledger, _) = engine_with_listener(faults);
     (engine, ledger)
 }
 
-fn engine_with_listener(faults: impl IntoIterator<Item = Fault>) -> (Engine, Arc<ScriptedLedger>, Arc<Heard>) {
+pub(super) fn engine_with_listener(
+    faults: impl IntoIterator<Item = Fault>,
+) -> (Engine, Arc<ScriptedLedger>, Arc<Heard>) {
     let ledger = Arc::new(ScriptedLedger { faults: Mutex::new(faults.into_iter().collect()), ..Default::default() });
     let plan = Plan { price: Price::Unit(Money::ZERO), free_quota: 1000, policy: Default::default() };
     let catalog = Catalog::new([(ServiceName::from_stored("s"), plan)]);
@@ -134,12 +181,13 @@ fn engine_with_listener(faults: impl IntoIterator<Item = Fault>) -> (Engine, Arc
         batch: 10,
         max_wait: Duration::from_secs(1),
         retry_timeout: Duration::from_secs(5),
+        parking: ParkingLimits { accounts: 10, postings: 20, connections: 2, quarantine: Duration::from_secs(10) },
     };
     let heard = Arc::new(Heard::default());
     (Engine::start(ledger.clone(), heard.clone(), catalog.into(), calendar.into(), limits), ledger, heard)
 }
 
-fn charge(user: &str, trace: &str) -> Charge {
+pub(super) fn charge(user: &str, trace: &str) -> Charge {
     Charge {
         user: UserId::from_stored(user),
         trace: TraceId::from_stored(trace),
@@ -219,11 +267,12 @@ async fn a_conflict_that_does_not_pass_is_its_own_posting_s_alone() {
     let (engine, ledger) = engine([]);
     let calls = ["a", "jam", "b", "c"].map(|user| engine.charge(charge(user, "t")));
     let started = Instant::now();
-    let replies = futures_util::future::join_all(calls).await;
-    let passed: Vec<_> = replies.iter().map(Result::is_ok).collect();
-    assert_eq!(passed, [true, false, true, true]);
-    assert!(matches!(replies[1], Err(Error::Overloaded(_))));
+    let [a, jam, b, c] = calls;
+    for reply in futures_util::future::join_all([a, b, c]).await {
+        assert_eq!(reply.unwrap().1, Effect::Made);
+    }
     assert!(started.elapsed() < Duration::from_secs(2), "others don't wait for the lane's retry_timeout to end");
+    assert!(matches!(jam.await, Err(Error::Overloaded(_))));
     assert_eq!(*ledger.used.lock().unwrap(), 3);
 }
 

@@ -12,8 +12,9 @@ use crate::biz::{
         change::Change,
         keys::Keys,
         ledger::SettledBatch,
+        lock::LeftOut,
         order::Order,
-        posting::{Adjusted, Outcome},
+        posting::{Adjusted, Outcome, Posting},
         transaction::{Status, Transaction},
     },
     values::{
@@ -61,6 +62,21 @@ impl State {
             .map(|(user, _)| *user);
         without_balance.chain(without_quota).cloned().collect()
     }
+
+    /// The API key of a posting: that of its call, or of the reservation that it ends.
+    pub fn api_key_of<'a>(&'a self, posting: &'a Posting) -> Option<&'a ApiKeyId> {
+        let trace = match posting {
+            Posting::Charge(call) => return call.content.api_key.as_ref(),
+            Posting::Reserve(reserve) => return reserve.call.content.api_key.as_ref(),
+            Posting::Report(report) => &report.trace,
+            Posting::Commit(commit) => &commit.trace,
+            Posting::Release(release) => &release.trace,
+            Posting::Expire(expire) => &expire.trace,
+            Posting::Open(_) | Posting::Adjust(_) | Posting::UpdateOrder(_) => return None,
+        };
+        let ending = self.transactions.get(&(posting.user().clone(), trace.clone()))?;
+        ending.content.api_key.as_ref()
+    }
 }
 
 /// Everything a transaction has to write, in key order where order matters.
@@ -92,8 +108,8 @@ pub struct Writes {
 
 impl Writes {
     /// What is left of it after the commit.
-    pub fn into_settlement(self, outcomes: Vec<Outcome>) -> SettledBatch {
-        SettledBatch { outcomes, changes: self.changes, api_keys: self.api_keys }
+    pub fn into_settlement(self, outcomes: Vec<Outcome>, left_out: LeftOut) -> SettledBatch {
+        SettledBatch { outcomes, changes: self.changes, api_keys: self.api_keys, left_out }
     }
 
     /// Whether there is nothing to write, as in a batch of refusals, replays and openings.

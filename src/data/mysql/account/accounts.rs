@@ -1,10 +1,11 @@
 //! Accounts: one row of `user_balance`, and a row of `free_quota` per service and month.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{collections::BTreeSet, time::Duration};
 
 use async_trait::async_trait;
+use backon::{ExponentialBuilder, RetryableWithContext};
 use chrono::{DateTime, Utc};
-use sqlx::{MySqlConnection, Row as _, mysql::MySqlRow};
+use sqlx::{MySqlConnection, mysql::MySqlRow};
 use uuid::Uuid;
 
 use crate::{
@@ -12,6 +13,7 @@ use crate::{
         account::{ACTIVE_PAGE, Account, AccountStore, ActiveUsers, Balance, Quota, catalog::Catalog},
         settlement::{
             keys::Keys,
+            lock::LeftOut,
             rule::{QuotaKey, State},
         },
         values::{
@@ -21,18 +23,22 @@ use crate::{
         },
     },
     data::{
-        error::{corrupt, store_error},
+        error::corrupt,
         mysql::{
             MySqlStore,
-            limits::caps,
-            row::{money, number, optional_text, text},
-            statement::Statement,
+            statement::{LockMode, Statement},
         },
+        row::Columns,
+        rows::account::{account_of, balance_of, change_of, quota_of, requests_of, user_of},
     },
 };
 
-/// Opening is a pair of statements that commit by themselves; losing a deadlock repeats them this often.
-const OPEN_ATTEMPTS: u32 = 5;
+/// Opening is a pair of statements that commit by themselves. They are repeated after a deadlock.
+const OPEN_BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(2))
+    .with_max_delay(Duration::from_millis(50))
+    .with_max_times(4)
+    .with_jitter();
 /// Rows of one insert: about a megabyte, a fraction of the smallest packet limit in use.
 const MAX_QUOTA_ROWS: usize = 8_000;
 
@@ -49,17 +55,7 @@ impl AccountStore for MySqlStore {
         .bind(month.to_string())
         .bind(user.as_str());
         let rows = self.reader.fetch_all(query).await?;
-        let Some(first) = rows.first() else {
-            return Ok(None);
-        };
-        let (balance, requests) = (balance_of(first, 0)?, caps::requests_of(first, 7)?);
-        let mut account = Account { balance, quotas: BTreeMap::new(), requests };
-        for row in &rows {
-            if let Some(service) = optional_text(row, 3)? {
-                account.quotas.insert(ServiceName::from_stored(service), quota_of(row, 4)?);
-            }
-        }
-        Ok(Some(account))
+        account_of(&rows)
     }
 
     async fn active_users(&self, since: DateTime<Utc>, after: Option<&UserId>) -> Result<ActiveUsers, StoreError> {
@@ -68,16 +64,16 @@ impl AccountStore for MySqlStore {
                 .bind(after.map_or("", |user| user.as_str()))
                 .bind(ACTIVE_PAGE as u64);
         let rows = self.reader.fetch_all(query).await?;
-        let user = |row: &MySqlRow| Ok((UserId::from_stored(text(row, 0)?), row.try_get(1).map_err(store_error)?));
-        Ok(ActiveUsers::of_page(rows.iter().map(user).collect::<Result<_, StoreError>>()?, since))
+        let changes: Result<_, StoreError> = rows.iter().map(change_of).collect();
+        Ok(ActiveUsers::of_page(changes?, since))
     }
 }
 
 /// Creates what is missing of the users' accounts: a zero balance, and the quota
 /// rows of the month for every service. Existing rows stay as they are, and
 /// concurrent calls do not collide. `connection` is in no transaction.
-pub async fn open(
-    connection: &mut MySqlConnection,
+pub async fn open<'c>(
+    mut connection: &'c mut MySqlConnection,
     users: &BTreeSet<UserId>,
     at: BillingTime,
     catalog: &Catalog,
@@ -85,13 +81,14 @@ pub async fn open(
     let users: Vec<&UserId> = users.iter().collect();
     let services = catalog.services().count().max(1);
     for chunk in users.chunks((MAX_QUOTA_ROWS / services).max(1)) {
-        let mut attempt = 1;
-        loop {
-            match insert_missing(connection, chunk, at, catalog).await {
-                Err(StoreError::Conflict(_)) if attempt < OPEN_ATTEMPTS => attempt += 1,
-                done => break done?,
-            }
-        }
+        let attempt = |connection: &'c mut MySqlConnection| async move {
+            let done = insert_missing(&mut *connection, chunk, at, catalog).await;
+            (connection, done)
+        };
+        let opening = attempt.retry(OPEN_BACKOFF).context(connection);
+        let (returned, done) = opening.when(|error| matches!(error, StoreError::Conflict(_))).await;
+        connection = returned;
+        done?;
     }
     Ok(())
 }
@@ -126,34 +123,79 @@ async fn insert_missing(
 /// batch needs. The balance row is the lock of the whole account: its quotas are locked
 /// only because this way they are read as they are now, and not as they were when the
 /// statement began to wait.
-pub fn lock(statement: &mut Statement, keys: &Keys<'_>, month: Month) {
-    let services: BTreeSet<&str> = keys.quotas.iter().map(|(_, service)| service.as_str()).collect();
+pub fn lock(statement: &mut Statement, keys: &Keys<'_>, month: Month, mode: LockMode) {
     statement
         .push(
             "SELECT b.user_id, b.balance, b.held, b.version, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
              l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used, l.created_at \
              FROM user_balance b LEFT JOIN tenant_quota l ON l.user_id = b.user_id LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ",
         )
-        .texts([month.to_string().as_str()])
+        .texts([month.to_string().as_str()]);
+    of_services(statement, keys);
+    statement
+        .push(" WHERE b.user_id IN (")
+        .texts(keys.users.iter().map(|user| user.as_str()))
+        .push(") ORDER BY b.user_id")
+        .push(mode.suffix());
+}
+
+fn of_services(statement: &mut Statement, keys: &Keys<'_>) {
+    let services: BTreeSet<&str> = keys.quotas.iter().map(|(_, service)| service.as_str()).collect();
+    statement
         // NULL is in no list, and keeps an empty one from being an error.
         .push(" AND q.service_name IN (NULL, ")
         .texts(if services.is_empty() { BTreeSet::from([""]) } else { services })
-        .push(") WHERE b.user_id IN (")
-        .texts(keys.users.iter().map(|user| user.as_str()))
-        .push(") ORDER BY b.user_id FOR UPDATE; ");
+        .push(")");
+}
+
+/// Reads which rows of some of the accounts there are, whoever holds their locks.
+pub fn read_present(statement: &mut Statement, users: &BTreeSet<&UserId>, keys: &Keys<'_>, month: Month) {
+    statement
+        .push(
+            "SELECT b.user_id, q.service_name FROM user_balance b \
+             LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ",
+        )
+        .texts([month.to_string().as_str()]);
+    of_services(statement, keys);
+    statement.push(" WHERE b.user_id IN (").texts(users.iter().map(|user| user.as_str())).push("); ");
+}
+
+/// The users of the rows of [`read_present`] that [`lock`] did not find.
+pub fn locked_by_others(state: &State, month: Month, rows: &[MySqlRow]) -> Result<BTreeSet<UserId>, StoreError> {
+    let mut users = BTreeSet::new();
+    for row in rows {
+        let user = user_of(row)?;
+        let has_quota = match row.optional_text(1)? {
+            Some(service) => state.quotas.contains_key(&(user.clone(), month, ServiceName::from_stored(service))),
+            None => true,
+        };
+        if !has_quota || !state.balances.contains_key(&user) {
+            users.insert(user);
+        }
+    }
+    Ok(users)
 }
 
 /// The rows of [`lock`]: one for each quota of an account, and one for an account without.
-pub fn add_locked(state: &mut State, month: Month, rows: &[MySqlRow]) -> Result<(), StoreError> {
+pub fn add_locked(
+    state: &mut State,
+    left_out: &mut LeftOut,
+    month: Month,
+    rows: &[MySqlRow],
+) -> Result<(), StoreError> {
     for row in rows {
-        let user = UserId::from_stored(text(row, 0)?);
-        if let Some(service) = optional_text(row, 4)? {
-            state.quotas.insert((user.clone(), month, ServiceName::from_stored(service)), quota_of(row, 5)?);
+        let user = user_of(row)?;
+        if let Some(service) = row.optional_text(4)?
+            && let Some(quota) = left_out.decoded(&user, "free_quota", quota_of(row, 5))?
+        {
+            state.quotas.insert((user.clone(), month, ServiceName::from_stored(service)), quota);
         }
-        if let Some(requests) = caps::requests_of(row, 8)? {
+        if let Some(requests) = left_out.decoded(&user, "tenant_quota", requests_of(row, 8))?.flatten() {
             state.requests.insert(user.clone(), requests);
         }
-        state.balances.insert(user, balance_of(row, 1)?);
+        if let Some(balance) = left_out.decoded(&user, "user_balance", balance_of(row, 1))? {
+            state.balances.insert(user, balance);
+        }
     }
     Ok(())
 }
@@ -172,13 +214,19 @@ pub fn read_held_quotas(statement: &mut Statement, keys: &Keys<'_>) {
 }
 
 /// The rows of [`read_held_quotas`].
-pub fn add_held_quotas(state: &mut State, rows: &[MySqlRow]) -> Result<(), StoreError> {
+pub fn add_held_quotas(state: &mut State, left_out: &mut LeftOut, rows: &[MySqlRow]) -> Result<(), StoreError> {
     for row in rows {
-        let month = text(row, 1)?.parse().map_err(|_| corrupt("month"))?;
-        let key = (UserId::from_stored(text(row, 0)?), month, ServiceName::from_stored(text(row, 2)?));
-        state.quotas.insert(key, quota_of(row, 3)?);
+        let user = user_of(row)?;
+        if let Some((month, service, quota)) = left_out.decoded(&user, "free_quota", held_quota_of(row))? {
+            state.quotas.insert((user, month, service), quota);
+        }
     }
     Ok(())
+}
+
+fn held_quota_of(row: &MySqlRow) -> Result<(Month, ServiceName, Quota), StoreError> {
+    let month = row.text(1)?.parse().map_err(|_| corrupt("month"))?;
+    Ok((month, ServiceName::from_stored(row.text(2)?), quota_of(row, 3)?))
 }
 
 /// The rows are there and locked: the insert is only a way to update many rows to
@@ -201,14 +249,4 @@ pub fn set_quotas(statement: &mut Statement, quotas: &[(QuotaKey, Quota)]) {
             row.number(quota.used).number(quota.held);
         })
         .push(" ON DUPLICATE KEY UPDATE used_quota = VALUES(used_quota), held_quota = VALUES(held_quota); ");
-}
-
-/// Three columns from `first` on.
-fn balance_of(row: &MySqlRow, first: usize) -> Result<Balance, StoreError> {
-    Ok(Balance { amount: money(row, first)?, held: money(row, first + 1)?, version: number(row, first + 2)? })
-}
-
-/// Three columns from `first` on.
-fn quota_of(row: &MySqlRow, first: usize) -> Result<Quota, StoreError> {
-    Ok(Quota { total: number(row, first)?, used: number(row, first + 1)?, held: number(row, first + 2)? })
 }

@@ -7,10 +7,7 @@ use crate::{
         account::users::{UserSpan, Users},
         values::{error::StoreError, ids::UserId},
     },
-    data::mysql::{
-        MySqlStore,
-        row::{number, optional_text},
-    },
+    data::{mysql::MySqlStore, row::Columns, rows::account::span_of},
 };
 
 #[async_trait]
@@ -22,13 +19,12 @@ impl Users for MySqlStore {
         );
         let rows = self.reader.fetch_all(query.bind(after.map_or("", UserId::as_str)).bind(count)).await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        let Some(last) = optional_text(row, 0)? else { return Ok(None) };
-        Ok(Some((UserSpan { after: after.cloned(), last: UserId::from_stored(last) }, number(row, 1)?)))
+        span_of(row, after)
     }
 
     async fn users_behind(&self, after: Option<&UserId>) -> Result<u64, StoreError> {
         let query = sqlx::query("SELECT COUNT(*) FROM user_balance WHERE user_id > ?");
         let rows = self.reader.fetch_all(query.bind(after.map_or("", UserId::as_str))).await?;
-        rows.first().map_or(Ok(0), |row| number(row, 0))
+        rows.first().map_or(Ok(0), |row| row.number(0))
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::{MySqlConnection, Row, mysql::MySqlRow};
+use sqlx::{MySqlConnection, mysql::MySqlRow};
 
 use crate::{
     biz::{
@@ -13,12 +13,9 @@ use crate::{
         values::{error::StoreError, ids::UserId},
     },
     data::{
-        error::store_error,
-        mysql::{
-            MySqlStore,
-            row::{number, text},
-            statement::Statement,
-        },
+        mysql::{MySqlStore, statement::Statement},
+        row::Columns,
+        rows::account::user_of,
     },
 };
 
@@ -37,7 +34,7 @@ impl RecordArchive for MySqlStore {
         );
         let query = query.bind(users.after()).bind(users.last.as_str()).bind(before.naive_utc());
         let rows = self.reader.fetch_all(query).await?;
-        rows.iter().map(|row| Ok(UserId::from_stored(text(row, 0)?))).collect()
+        rows.iter().map(user_of).collect()
     }
 
     async fn archive(&self, users: &[UserId], before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
@@ -76,7 +73,7 @@ impl RecordArchive for MySqlStore {
         let mut connection = self.reader.take().await?;
         let sets = count.fetch(&mut connection).await?;
         connection.give_back();
-        sets.iter().flatten().next().map_or(Ok(0), |row| number(row, 0))
+        sets.iter().flatten().next().map_or(Ok(0), |row| row.number(0))
     }
 }
 
@@ -92,8 +89,7 @@ async fn moved(
     (users, before): (&[UserId], DateTime<Utc>),
     last: &MySqlRow,
 ) -> Result<u64, StoreError> {
-    let (user, id) = (text(last, 0)?, text(last, 2)?);
-    let at: DateTime<Utc> = last.try_get(1).map_err(store_error)?;
+    let (user, at, id) = (last.text(0)?, last.time(1)?, last.text(2)?);
     old_of(&mut statement, users, before);
     statement.push(" AND (user_id < ").texts([user.as_str()]).push(" OR user_id = ").texts([user.as_str()]);
     statement.push(" AND (created_at < ").instant(at).push(" OR created_at = ").instant(at);

@@ -1,26 +1,18 @@
 //! The books of many users, read in one snapshot.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
-use sqlx::{Connection, MySql, Row, Transaction, mysql::MySqlRow};
+use sqlx::{Connection, MySql, Transaction, mysql::MySqlRow};
 
 use super::rollup::differing_days;
 use crate::{
     biz::{
         jobs::audit::{AuditStore, Evidence, MAX_DAYS},
-        values::{
-            error::StoreError,
-            ids::{ServiceName, UserId},
-        },
+        values::{error::StoreError, ids::UserId},
     },
     data::{
         error::store_error,
-        mysql::{
-            MySqlStore,
-            row::{money, number, text},
-            statement::Statement,
-        },
+        mysql::{MySqlStore, statement::Statement},
+        rows::audit::{self, Books, Note},
     },
 };
 
@@ -70,15 +62,8 @@ async fn read(
         users = users.bind(after).bind(limit);
     }
     let rows = users.bind(limit).fetch_all(&mut **snapshot).await.map_err(store_error)?;
-    let mut all = BTreeMap::new();
-    for row in &rows {
-        let user = UserId::from_stored(text(row, 0)?);
-        all.insert(user.clone(), Evidence::of(user));
-    }
-    let (Some(first), Some(last)) = (all.keys().next().cloned(), all.keys().next_back().cloned()) else {
-        return Ok(Vec::new());
-    };
-
+    let mut books = Books::of_users(&rows)?;
+    let Some((first, last)) = books.span() else { return Ok(Vec::new()) };
     for (sql, note) in BOOKS {
         let rows = sqlx::query(*sql)
             .bind(first.as_str())
@@ -86,24 +71,14 @@ async fn read(
             .fetch_all(&mut **snapshot)
             .await
             .map_err(store_error)?;
-        for row in &rows {
-            if let Some(evidence) = all.get_mut(&UserId::from_stored(text(row, 0)?)) {
-                note(evidence, row)?;
-            }
-        }
+        books.note(&rows, *note)?;
     }
     let of_these = |statement: &mut Statement| {
         statement.push("user_id BETWEEN ").texts([first.as_str()]).push(" AND ").texts([last.as_str()]);
     };
-    for (user, day) in differing_days(snapshot, of_these, MAX_DAYS).await? {
-        if let Some(evidence) = all.get_mut(&user) {
-            evidence.differing_days.push(day);
-        }
-    }
-    Ok(all.into_values().collect())
+    books.note_days(differing_days(snapshot, of_these, MAX_DAYS).await?);
+    Ok(books.into_evidence())
 }
-
-type Note = fn(&mut Evidence, &MySqlRow) -> Result<(), StoreError>;
 
 /// What a table of records says of each month, and how much of it belongs to transactions.
 macro_rules! records_of {
@@ -119,67 +94,41 @@ macro_rules! records_of {
 }
 
 /// What each book says about the users from one to another, and where it is noted.
-const BOOKS: &[(&str, Note)] = &[
-    ("SELECT user_id, balance, held FROM user_balance WHERE user_id BETWEEN ? AND ?", |evidence, row| {
-        evidence.balance = Some(money(row, 1)?);
-        evidence.held = money(row, 2)?;
-        Ok(())
-    }),
+const BOOKS: &[(&str, Note<MySqlRow>)] = &[
+    ("SELECT user_id, balance, held FROM user_balance WHERE user_id BETWEEN ? AND ?", audit::note_balance),
     (
         "SELECT user_id, SUM(amount) FROM recharge_order \
          WHERE status = 'success' AND user_id BETWEEN ? AND ? GROUP BY user_id",
-        |evidence, row| {
-            evidence.recharged = money(row, 1)?;
-            Ok(())
-        },
+        audit::note_recharges,
     ),
     (
         "SELECT user_id, SUM(amount) FROM balance_adjustment WHERE user_id BETWEEN ? AND ? GROUP BY user_id",
-        |evidence, row| {
-            evidence.adjusted = money(row, 1)?;
-            Ok(())
-        },
+        audit::note_adjustments,
     ),
     (
         "SELECT user_id, SUM(amount), CAST(SUM(free_count + paid_count) AS SIGNED) FROM billing_transaction \
          WHERE status = 'COMMITTED' AND user_id BETWEEN ? AND ? GROUP BY user_id",
-        |evidence, row| {
-            evidence.settled_amount = money(row, 1)?;
-            evidence.settled_count = number(row, 2)?;
-            Ok(())
-        },
+        audit::note_transactions,
     ),
     (
         "SELECT user_id, service_name, reset_month, used_quota FROM free_quota \
          WHERE used_quota <> 0 AND user_id BETWEEN ? AND ?",
-        |evidence, row| {
-            let key = (ServiceName::from_stored(text(row, 1)?), text(row, 2)?);
-            evidence.used_quotas.insert(key, number(row, 3)?);
-            Ok(())
-        },
+        audit::note_used_quota,
     ),
     (
         "SELECT user_id, service_name, reset_month, units FROM quota_opening WHERE user_id BETWEEN ? AND ?",
-        |evidence, row| {
-            let key = (ServiceName::from_stored(text(row, 1)?), text(row, 2)?);
-            evidence.opened_quotas.insert(key, row.try_get(3).map_err(store_error)?);
-            Ok(())
-        },
+        audit::note_opened_quota,
     ),
     (
         "SELECT user_id, service_name, reset_month, held_quota FROM free_quota \
          WHERE held_quota <> 0 AND user_id BETWEEN ? AND ?",
-        |evidence, row| {
-            let key = (ServiceName::from_stored(text(row, 1)?), text(row, 2)?);
-            evidence.held_quotas.insert(key, number(row, 3)?);
-            Ok(())
-        },
+        audit::note_held_quota,
     ),
     (
         "SELECT user_id, service_name, DATE_FORMAT(usage_date, '%Y-%m') AS month, CAST(SUM(held_free) AS SIGNED), SUM(held_amount) \
          FROM billing_transaction WHERE status = 'PENDING' AND user_id BETWEEN ? AND ? \
          GROUP BY user_id, service_name, month",
-        note_reservations,
+        audit::note_reservations,
     ),
     // Found where they expire, but for streams that reported, which stand where they began:
     // those alone are looked for among all.
@@ -189,32 +138,29 @@ const BOOKS: &[(&str, Note)] = &[
          AND e.trace_id = t.trace_id \
          WHERE t.status = 'PENDING' AND e.user_id IS NULL AND t.user_id BETWEEN ? AND ? \
          AND (t.user_id, t.trace_id) NOT IN (SELECT user_id, trace_id FROM reservation_expiry) GROUP BY t.user_id",
-        |evidence, row| {
-            evidence.stranded = number(row, 1)?;
-            Ok(())
-        },
+        audit::note_stranded,
     ),
-    (records_of!("billing_record"), note_records),
-    (records_of!("billing_record_archive"), note_records),
+    (
+        "SELECT user_id, CONCAT('balance with version ', version) FROM user_balance WHERE (version < 0) AND user_id BETWEEN ? AND ? LIMIT 10000",
+        audit::note_unreadable,
+    ),
+    (
+        "SELECT user_id, CONCAT('quota of ', service_name, ' in ', reset_month, ' with total ', total_quota, ', used ', used_quota, ', held ', held_quota) \
+         FROM free_quota WHERE (total_quota < 0 OR used_quota < 0 OR held_quota < 0) AND user_id BETWEEN ? AND ? LIMIT 10000",
+        audit::note_unreadable,
+    ),
+    (
+        "SELECT user_id, CONCAT('caps with daily_limit ', COALESCE(daily_limit, 'NULL'), ', monthly_limit ', COALESCE(monthly_limit, 'NULL'), ', daily_used ', daily_used, ', monthly_used ', monthly_used) \
+         FROM tenant_quota WHERE (daily_limit < 0 OR monthly_limit < 0 OR daily_used < 0 OR monthly_used < 0) \
+         AND user_id BETWEEN ? AND ? LIMIT 10000",
+        audit::note_unreadable,
+    ),
+    (
+        "SELECT user_id, CONCAT('transaction ', trace_id, ' with status ', status, ', count ', count, ', free ', free_count, ', paid ', paid_count) \
+         FROM billing_transaction WHERE (count < 0 OR free_count < 0 OR paid_count < 0 \
+         OR status NOT IN ('PENDING', 'COMMITTED', 'RELEASED', 'EXPIRED')) AND user_id BETWEEN ? AND ? LIMIT 10000",
+        audit::note_unreadable,
+    ),
+    (records_of!("billing_record"), audit::note_records),
+    (records_of!("billing_record_archive"), audit::note_records),
 ];
-
-fn note_reservations(evidence: &mut Evidence, row: &MySqlRow) -> Result<(), StoreError> {
-    let free = number(row, 3)?;
-    if free > 0 {
-        evidence.reserved_quotas.insert((ServiceName::from_stored(text(row, 1)?), text(row, 2)?), free);
-    }
-    evidence.reserved = evidence.reserved.plus(money(row, 4)?);
-    Ok(())
-}
-
-fn note_records(evidence: &mut Evidence, row: &MySqlRow) -> Result<(), StoreError> {
-    let free: i64 = number(row, 3)?;
-    if free != 0 {
-        let month = (ServiceName::from_stored(text(row, 1)?), text(row, 2)?);
-        *evidence.free_units.entry(month).or_default() += free;
-    }
-    evidence.charged = evidence.charged.plus(money(row, 4)?);
-    evidence.recorded_count += number::<i64, _>(row, 5)?;
-    evidence.recorded_amount = evidence.recorded_amount.plus(money(row, 6)?);
-    Ok(())
-}

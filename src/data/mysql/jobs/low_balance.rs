@@ -8,15 +8,12 @@ use sqlx::Connection;
 use crate::{
     biz::{
         jobs::low_balance::{LowBalanceStore, LowCounts, Percent, Thresholds},
-        values::{calendar::Month, error::StoreError, ids::ServiceName},
+        values::{calendar::Month, error::StoreError},
     },
     data::{
         error::store_error,
-        mysql::{
-            MySqlStore, connections,
-            row::{number, optional_text},
-            statement::Statement,
-        },
+        mysql::{MySqlStore, connections, statement::Statement},
+        rows::jobs::low_count_of,
     },
 };
 
@@ -27,11 +24,7 @@ impl LowBalanceStore for MySqlStore {
         let mut connection = connections::connect(&self.options).await?;
         let sets = count(thresholds, month, within).fetch(&mut connection).await?;
         connection.close().await.map_err(store_error)?;
-        let counted = sets
-            .iter()
-            .flatten()
-            .map(|row| Ok((optional_text(row, 0)?.map(ServiceName::from_stored), number(row, 1)?)));
-        counted.collect()
+        sets.iter().flatten().map(low_count_of).collect()
     }
 }
 

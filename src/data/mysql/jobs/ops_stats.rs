@@ -2,7 +2,6 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::Row;
 
 use crate::{
     biz::{
@@ -13,13 +12,7 @@ use crate::{
         settlement::order::OrderStatus,
         values::error::StoreError,
     },
-    data::{
-        error::{corrupt, store_error},
-        mysql::{
-            MySqlStore,
-            row::{number, optional_text},
-        },
-    },
+    data::{mysql::MySqlStore, row::Columns, rows::jobs::finished_audit_of},
 };
 
 #[async_trait]
@@ -30,12 +23,7 @@ impl OpsStatsStore for MySqlStore {
              ORDER BY finished_at DESC LIMIT 1",
         );
         let rows = self.reader.fetch_all(last.bind(audit::JOB)).await?;
-        let finished = rows.first().map(|row| {
-            let position = optional_text(row, 1)?;
-            let differences = audit::differences_at(position.as_deref()).ok_or_else(|| corrupt("position"))?;
-            Ok(FinishedAudit { at: row.try_get(0).map_err(store_error)?, differences })
-        });
-        finished.transpose()
+        rows.first().map(finished_audit_of).transpose()
     }
 
     async fn count_pending(&self, made_before: DateTime<Utc>) -> Result<u64, StoreError> {
@@ -43,6 +31,6 @@ impl OpsStatsStore for MySqlStore {
             .bind(OrderStatus::Pending.name())
             .bind(made_before.naive_utc());
         let rows = self.reader.fetch_all(count).await?;
-        rows.first().map_or(Ok(0), |row| number(row, 0))
+        rows.first().map_or(Ok(0), |row| row.number(0))
     }
 }

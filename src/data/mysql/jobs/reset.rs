@@ -1,7 +1,6 @@
 //! Quota rows of months that begin: inserts by set, a chunk of users at a time.
 
 use async_trait::async_trait;
-use sqlx::Row;
 
 use crate::{
     biz::{
@@ -14,8 +13,8 @@ use crate::{
         },
     },
     data::{
-        error::store_error,
         mysql::{MySqlStore, statement::Statement},
+        rows::jobs::lacking_of,
     },
 };
 
@@ -63,8 +62,7 @@ impl QuotaRows for MySqlStore {
         .bind(users.last.as_str());
         let rows = self.reader.fetch_all(query).await?;
         let row = rows.first().ok_or_else(|| StoreError::Failed("a count gave no row".into()))?;
-        let number = |at: usize| row.try_get::<i64, _>(at).map(i64::unsigned_abs).map_err(store_error);
-        Ok(Lacking { rows: number(0)?, totals: number(1)? })
+        lacking_of(row)
     }
 }
 

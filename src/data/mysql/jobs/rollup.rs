@@ -1,27 +1,17 @@
 //! The daily rollup, compared with the records and made anew from them.
 
 use async_trait::async_trait;
-use sqlx::{MySqlConnection, Row, mysql::MySqlRow};
+use sqlx::MySqlConnection;
 
 use crate::{
     biz::{
         account::users::UserSpan,
-        jobs::{
-            audit::{DayBook, DifferingDay},
-            rollup::RollupStore,
-        },
-        values::{
-            error::StoreError,
-            ids::{ServiceName, UserId},
-        },
+        jobs::{audit::DifferingDay, rollup::RollupStore},
+        values::{error::StoreError, ids::UserId},
     },
     data::{
-        error::{corrupt, store_error},
-        mysql::{
-            MySqlStore,
-            row::{money, text},
-            statement::Statement,
-        },
+        mysql::{MySqlStore, statement::Statement},
+        rows::{account::user_of, jobs::differing_day_of},
     },
 };
 
@@ -39,7 +29,7 @@ impl RollupStore for MySqlStore {
         let mut connection = self.reader.take().await?;
         let sets = statement.fetch(&mut connection).await?;
         connection.give_back();
-        sets.iter().flatten().map(|row| Ok(UserId::from_stored(text(row, 0)?))).collect()
+        sets.iter().flatten().map(user_of).collect()
     }
 
     /// The lock of the account comes first: nothing is settled for the user until the commit,
@@ -101,7 +91,7 @@ pub async fn differing_days(
     differing(&mut statement, of);
     statement.push(" ORDER BY user_id, usage_date, service_name LIMIT ").number(limit);
     let sets = statement.fetch(connection).await?;
-    sets.iter().flatten().map(differing_day).collect()
+    sets.iter().flatten().map(differing_day_of).collect()
 }
 
 /// From where the days are read that differ, by user, day and service.
@@ -128,28 +118,4 @@ fn differing(statement: &mut Statement, of: impl Fn(&mut Statement)) {
     for (column, _, recorded) in COLUMNS {
         statement.push(" OR SUM(").push(column).push(") <> SUM(").push(recorded).push(")");
     }
-}
-
-fn differing_day(row: &MySqlRow) -> Result<(UserId, DifferingDay), StoreError> {
-    let day = DifferingDay {
-        service: ServiceName::from_stored(text(row, 1)?),
-        day: row.try_get(2).map_err(store_error)?,
-        rollup: book(row, 3)?,
-        records: book(row, 8)?,
-    };
-    Ok((UserId::from_stored(text(row, 0)?), day))
-}
-
-fn book(row: &MySqlRow, first: usize) -> Result<DayBook, StoreError> {
-    let units = |column| {
-        let sum: rust_decimal::Decimal = row.try_get(column).map_err(store_error)?;
-        i64::try_from(sum).map_err(|_| corrupt("number"))
-    };
-    Ok(DayBook {
-        free_count: units(first)?,
-        paid_count: units(first + 1)?,
-        amount: money(row, first + 2)?,
-        free_records: units(first + 3)?,
-        paid_records: units(first + 4)?,
-    })
 }

@@ -1,17 +1,13 @@
 //! Runs of jobs: rows of `job_run`, and of `job_lease`.
 
 use async_trait::async_trait;
-use sqlx::Row;
 
 use crate::{
     biz::{
         jobs::runs::{Begun, LEASE, REMEMBERED, Run, RunStore},
         values::error::StoreError,
     },
-    data::{
-        error::store_error,
-        mysql::{MySqlStore, row::optional_text},
-    },
+    data::{mysql::MySqlStore, row::Columns},
 };
 
 #[async_trait]
@@ -46,9 +42,8 @@ impl RunStore for MySqlStore {
         let find = sqlx::query("SELECT position, finished_at IS NOT NULL FROM job_run WHERE job = ? AND period = ?");
         let rows = self.reader.fetch_all(find.bind(run.job).bind(run.key())).await?;
         let row = rows.first().ok_or_else(|| StoreError::Failed("a run that was begun is not there".into()))?;
-        let is_done: i64 = row.try_get(1).map_err(store_error)?;
-        if is_done == 0 {
-            return Ok(Begun::Ours { position: optional_text(row, 0)? });
+        if row.number::<i64>(1)? == 0 {
+            return Ok(Begun::Ours { position: row.optional_text(0)? });
         }
         self.give_lease_back(run).await?;
         Ok(Begun::Done)

@@ -1,6 +1,6 @@
 //! Finds the reasons against a conversion, before anything is changed.
 
-use sqlx::{AssertSqlSafe, MySqlConnection, Row};
+use sqlx::{AssertSqlSafe, MySqlConnection, Row, mysql::MySqlRow};
 
 use super::{
     inspect::{Shape, TABLES, Table},
@@ -8,10 +8,7 @@ use super::{
 };
 use crate::{
     biz::values::error::StoreError,
-    data::{
-        error::store_error,
-        mysql::row::{optional_text, text},
-    },
+    data::{error::store_error, row::Columns},
 };
 
 /// Required columns of each table, besides the user, whose column has two names.
@@ -272,7 +269,7 @@ async fn is_unique(
     let mut expected: Vec<_> = columns.iter().map(|column| here(table, column)).collect();
     expected.sort_unstable();
     // A key of expressions has no columns.
-    let keys: Result<Vec<_>, _> = rows.iter().map(|row| optional_text(row, 0)).collect();
+    let keys: Result<Vec<_>, _> = rows.iter().map(|row: &MySqlRow| row.optional_text(0)).collect();
     Ok(keys?.contains(&Some(expected.join(","))))
 }
 
@@ -287,9 +284,8 @@ async fn of_types(connection: &mut MySqlConnection, table: &Table) -> Result<Vec
     .fetch_all(connection)
     .await
     .map_err(store_error)?;
-    let reason = |row| {
-        let count: i64 = sqlx::Row::try_get(row, 1).map_err(store_error)?;
-        let value = text(row, 0)?;
+    let reason = |row: &MySqlRow| {
+        let (value, count) = (row.text(0)?, row.number::<i64>(1)?);
         Ok(format!("{count} rows of billing_record have type {value:?}: set it to one of {known}"))
     };
     rows.iter().map(reason).collect()
@@ -332,5 +328,5 @@ async fn of_dependants(connection: &mut MySqlConnection) -> Result<Vec<String>, 
     .fetch_all(connection)
     .await
     .map_err(store_error)?;
-    rows.iter().map(|row| Ok(format!("drop {}: it interferes with the conversion", text(row, 0)?))).collect()
+    rows.iter().map(|row| Ok(format!("drop {}: it interferes with the conversion", row.text(0)?))).collect()
 }

@@ -6,10 +6,7 @@ use sqlx::{MySqlConnection, Row};
 
 use crate::{
     biz::values::error::StoreError,
-    data::{
-        error::store_error,
-        mysql::row::{optional_text, text},
-    },
+    data::{error::store_error, row::Columns},
 };
 
 /// The tables that the legacy service also has.
@@ -98,15 +95,15 @@ pub(super) async fn shape(connection: &mut MySqlConnection) -> Result<Shape, Sto
     .map_err(store_error)?;
     let mut shape = Shape { kind: Kind::Empty, has_progress: false, tables: BTreeMap::new() };
     for row in &rows {
-        let name = text(row, 0)?;
+        let name = row.text(0)?;
         let Some(table) = TABLES.into_iter().find(|table| *table == name) else {
             shape.has_progress = true;
             continue;
         };
         let is_true = |at: usize| row.try_get::<i64, _>(at).map(|flag| flag != 0).map_err(store_error);
         let column = Column {
-            data_type: text(row, 2)?,
-            full_type: text(row, 3)?,
+            data_type: row.text(2)?,
+            full_type: row.text(3)?,
             is_nullable: is_true(4)?,
             has_default: is_true(5)?,
             is_counted: is_true(9)?,
@@ -114,8 +111,8 @@ pub(super) async fn shape(connection: &mut MySqlConnection) -> Result<Shape, Sto
             length: row.try_get(6).map_err(store_error)?,
             scale: row.try_get(7).map_err(store_error)?,
         };
-        let name = optional_text(row, 1)?.unwrap_or_default();
-        let engine = text(row, 8)?;
+        let name = row.optional_text(1)?.unwrap_or_default();
+        let engine = row.text(8)?;
         let table = shape.tables.entry(table).or_insert_with(|| Table { engine, columns: BTreeMap::new() });
         table.columns.insert(name, column);
     }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     biz::values::error::StoreError,
-    data::{error::store_error, mysql::row::text, plan::UpgradePlan},
+    data::{error::store_error, plan::UpgradePlan, row::Columns},
 };
 
 /// The content of the legacy tables, and its differences from the history.
@@ -177,7 +177,7 @@ async fn example(
     if row.try_get::<i64, _>(2).map_err(store_error)? == 0 {
         return Ok(None);
     }
-    Ok(Some((text(&row, 0)?, row.try_get(1).map_err(store_error)?)))
+    Ok(Some((row.text(0)?, row.try_get(1).map_err(store_error)?)))
 }
 
 async fn pending(connection: &mut MySqlConnection, remaining: &Remaining<'_>) -> Result<(i64, Decimal), StoreError> {

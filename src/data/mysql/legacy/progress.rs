@@ -7,10 +7,7 @@ use sqlx::MySqlConnection;
 use super::{options::UpgradeOptions, session::execute};
 use crate::{
     biz::values::error::StoreError,
-    data::{
-        error::store_error,
-        mysql::row::{optional_text, text},
-    },
+    data::{error::store_error, row::Columns},
 };
 
 /// A conversion that has begun, possibly in another process.
@@ -61,11 +58,7 @@ pub(super) async fn begun(connection: &mut MySqlConnection) -> Result<Option<Upg
         .await
         .map_err(store_error)?;
     row.map(|row| {
-        Ok(UpgradeProgress {
-            legacy_zone: text(&row, 0)?,
-            billing_zone: text(&row, 1)?,
-            last_user: optional_text(&row, 2)?,
-        })
+        Ok(UpgradeProgress { legacy_zone: row.text(0)?, billing_zone: row.text(1)?, last_user: row.optional_text(2)? })
     })
     .transpose()
 }

@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row};
 use super::{chunk::Chunk, openings, progress, reading::Reading, session::execute};
 use crate::{
     biz::values::error::StoreError,
-    data::{error::store_error, mysql::row::optional_text},
+    data::{error::store_error, row::Columns},
 };
 
 /// Limits of one transaction: users, and records. The records of the last user may exceed it.
@@ -83,7 +83,7 @@ async fn next(connection: &mut MySqlConnection, last: Option<&str>) -> Result<Op
         query = query.bind(last);
     }
     let row = query.fetch_one(&mut *connection).await.map_err(store_error)?;
-    let (Some(first), Some(mut last)) = (optional_text(&row, 0)?, optional_text(&row, 1)?) else { return Ok(None) };
+    let (Some(first), Some(mut last)) = (row.optional_text(0)?, row.optional_text(1)?) else { return Ok(None) };
     let full = sqlx::query(
         "SELECT user_id FROM billing_record WHERE user_id BETWEEN ? AND ? ORDER BY user_id LIMIT 1 OFFSET ?",
     )
@@ -94,7 +94,7 @@ async fn next(connection: &mut MySqlConnection, last: Option<&str>) -> Result<Op
     .await
     .map_err(store_error)?;
     if let Some(row) = full {
-        last = optional_text(&row, 0)?.unwrap_or(last);
+        last = row.optional_text(0)?.unwrap_or(last);
     }
     Ok(Some(Chunk { first, last }))
 }

@@ -1,21 +1,16 @@
 //! Request caps: rows of `tenant_quota`.
 
 use async_trait::async_trait;
-use chrono::NaiveDate;
-use sqlx::{Row, mysql::MySqlRow};
 
 use crate::{
     biz::{
         limits::caps::{Caps, LimitStore, Requests},
+        settlement::keys::Keys,
         values::{calendar::BillingTime, error::StoreError, ids::UserId},
     },
-    data::{
-        error::store_error,
-        mysql::{
-            MySqlStore,
-            row::number,
-            statement::{Row as StatementRow, Statement},
-        },
+    data::mysql::{
+        MySqlStore,
+        statement::{Row as StatementRow, Statement},
     },
 };
 
@@ -54,6 +49,14 @@ fn set(user: &UserId, caps: Caps, at: BillingTime) -> Statement {
     upsert
 }
 
+/// Reads which users have caps, whoever holds the locks of the rows.
+pub fn read_present(statement: &mut Statement, keys: &Keys<'_>) {
+    statement
+        .push("SELECT user_id FROM tenant_quota WHERE user_id IN (")
+        .texts(keys.users.iter().map(|user| user.as_str()))
+        .push("); ");
+}
+
 /// The rows are there, and locked with their accounts.
 pub fn set_used(statement: &mut Statement, requests: &[(UserId, Requests)], at: BillingTime) {
     statement
@@ -72,18 +75,4 @@ pub fn set_used(statement: &mut Statement, requests: &[(UserId, Requests)], at: 
             " ON DUPLICATE KEY UPDATE usage_date = VALUES(usage_date), daily_used = VALUES(daily_used), \
              monthly_used = VALUES(monthly_used), version = version + 1, updated_at = VALUES(updated_at); ",
         );
-}
-
-/// Six columns from `first` on, all of them NULL for a user without caps.
-pub fn requests_of(row: &MySqlRow, first: usize) -> Result<Option<Requests>, StoreError> {
-    let day: Option<NaiveDate> = row.try_get(first).map_err(store_error)?;
-    let Some(day) = day else { return Ok(None) };
-    let caps = Caps { daily: optional_number(row, first + 1)?, monthly: optional_number(row, first + 2)? };
-    let since = row.try_get(first + 5).map_err(store_error)?;
-    Ok(Some(Requests { caps, since, day, daily: number(row, first + 3)?, monthly: number(row, first + 4)? }))
-}
-
-fn optional_number(row: &MySqlRow, column: usize) -> Result<Option<u32>, StoreError> {
-    let value: Option<i64> = row.try_get(column).map_err(store_error)?;
-    value.map(|_| number(row, column)).transpose()
 }

@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use sqlx::{Row, mysql::MySqlRow};
 
 use crate::{
     biz::{
-        limits::key_quota::{KeyQuota, KeyQuotaStore, KeyQuotas, KnownSince, NewKeyQuota, Period, QuotaType, Taken},
+        limits::key_quota::{KeyQuota, KeyQuotaStore, KeyQuotas, KnownSince, NewKeyQuota, QuotaType},
         settlement::keys::Keys,
         values::{calendar::BillingTime, error::StoreError, ids::ApiKeyId},
     },
     data::{
-        error::{corrupt, store_error},
-        mysql::{MySqlStore, row::text, statement::Statement},
+        mysql::{
+            MySqlStore,
+            statement::{LockMode, Statement},
+        },
+        rows::key_quota,
     },
 };
 
@@ -54,12 +56,12 @@ impl KeyQuotaStore for MySqlStore {
 
     async fn key_quotas(&self, key: &ApiKeyId) -> Result<KeyQuotas, StoreError> {
         let query = sqlx::query(
-            "SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version, used_day, used_month, used_total FROM api_key_quota \
-             WHERE api_key_id = ?",
+            "SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version, used_day, \
+             used_month, used_total FROM api_key_quota WHERE api_key_id = ?",
         )
         .bind(key.as_str().as_bytes());
         let mut quotas = KeyQuotas::new();
-        add(&mut quotas, &self.reader.fetch_all(query).await?)?;
+        self.reader.fetch_all(query).await?.iter().try_for_each(|row| key_quota::add(&mut quotas, row))?;
         Ok(quotas)
     }
 
@@ -69,59 +71,59 @@ impl KeyQuotaStore for MySqlStore {
              COALESCE(total_since, created_at) FROM api_key_quota WHERE api_key_id = ?",
         )
         .bind(key.as_str().as_bytes());
-        let rows = self.reader.fetch_all(query).await?;
-        let known = |row: &MySqlRow| {
-            let kind = text(row, 0)?.parse().map_err(|_| corrupt("quota type"))?;
-            let since = |column| row.try_get(column).map_err(store_error);
-            Ok((kind, KnownSince { day: since(1)?, month: since(2)?, total: since(3)? }))
-        };
-        rows.iter().map(known).collect()
+        self.reader.fetch_all(query).await?.iter().map(key_quota::known_since_of).collect()
     }
 }
 
-/// Locks the quotas of the keys that the batch's calls are made with. Accounts are locked
-/// before them, so that no two batches wait for each other.
-pub fn lock(statement: &mut Statement, keys: &Keys<'_>) {
-    statement
-        .push(
-            "SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version, used_day, used_month, used_total FROM api_key_quota \
-             WHERE api_key_id IN (",
-        )
-        .texts(keys.api_keys.iter().map(|key| key.as_str()))
-        .push(") ORDER BY api_key_id, quota_type FOR UPDATE; ");
+/// Locks the quotas of the keys that the calls of the batch are made with, and of the keys of
+/// the reservations that end, in key order: transactions that wait for several keys wait in
+/// the same order.
+pub fn lock(statement: &mut Statement, keys: &Keys<'_>, mode: LockMode) {
+    statement.push(
+        "SELECT k.api_key_id, k.quota_type, k.period, k.quota_limit, k.used, k.usage_date, k.created_at, k.version, \
+         k.used_day, k.used_month, k.used_total",
+    );
+    of_batch(statement, keys);
+    statement.push(mode.suffix());
 }
 
-/// As [`lock`], of the keys that reservations were made with which end.
-pub fn lock_of_ending(statement: &mut Statement, keys: &Keys<'_>) {
+/// Reads which quotas the keys of [`lock`] have, whoever holds their locks.
+pub fn read_present(statement: &mut Statement, keys: &Keys<'_>) {
+    statement.push("SELECT k.api_key_id, k.quota_type");
+    of_batch(statement, keys);
+    statement.push("; ");
+}
+
+/// Waits for the quotas of one key.
+pub fn wait_for(statement: &mut Statement, key: &ApiKeyId) {
     statement
-        .push(
-            "SELECT k.api_key_id, k.quota_type, k.period, k.quota_limit, k.used, k.usage_date, k.created_at, k.version, \
-             k.used_day, k.used_month, k.used_total \
-             FROM billing_transaction t STRAIGHT_JOIN api_key_quota k ON k.api_key_id = t.api_key_id \
-             WHERE (t.user_id, t.trace_id) IN (",
-        )
+        .push("SELECT 1 FROM api_key_quota WHERE api_key_id = ")
+        .texts([key.as_str()])
+        .push(" ORDER BY quota_type FOR UPDATE; ");
+}
+
+/// The keys of reservations stand in their transactions, which are read without a lock. The
+/// limit keeps the order of the list, by which rows are then locked one after the other.
+fn of_batch(statement: &mut Statement, keys: &Keys<'_>) {
+    if keys.ending.is_empty() {
+        statement
+            .push(" FROM api_key_quota k WHERE k.api_key_id IN (")
+            .texts(keys.api_keys.iter().map(|key| key.as_str()))
+            .push(") ORDER BY k.api_key_id, k.quota_type");
+        return;
+    }
+    statement
+        .push(" FROM (SELECT api_key_id FROM billing_transaction WHERE api_key_id IS NOT NULL AND (user_id, trace_id) IN (")
         .pairs(&keys.ending)
-        .push(") ORDER BY k.api_key_id, k.quota_type FOR UPDATE; ");
-}
-
-/// The rows of [`lock`] and of [`lock_of_ending`].
-pub fn add(quotas: &mut KeyQuotas, rows: &[MySqlRow]) -> Result<(), StoreError> {
-    for row in rows {
-        let kind: QuotaType = text(row, 1)?.parse().map_err(|_| corrupt("quota type"))?;
-        let period: Period = text(row, 2)?.parse().map_err(|_| corrupt("period"))?;
-        let count = |column| row.try_get::<i64, _>(column).map_err(store_error);
-        let taken = Taken { day: count(8)?, month: count(9)?, total: count(10)? };
-        let quota = KeyQuota {
-            period,
-            limit: count(3)?,
-            taken: taken.with(period, count(4)?),
-            day: row.try_get(5).map_err(store_error)?,
-            since: row.try_get(6).map_err(store_error)?,
-            version: count(7)?,
-        };
-        quotas.insert((ApiKeyId::from_stored(text(row, 0)?), kind), quota);
+        .push(")");
+    for key in &keys.api_keys {
+        statement.push(" UNION SELECT ").texts([key.as_str()]);
     }
-    Ok(())
+    let count = keys.ending.len() + keys.api_keys.len();
+    statement
+        .push(" ORDER BY api_key_id LIMIT ")
+        .number(count as u64)
+        .push(") named STRAIGHT_JOIN api_key_quota k ON k.api_key_id = named.api_key_id");
 }
 
 /// The rows are there, and locked.

@@ -1,6 +1,6 @@
 //! Accounts: one row of `user_balance`, and a row of `free_quota` per service and month.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -12,6 +12,7 @@ use crate::{
         account::{ACTIVE_PAGE, Account, AccountStore, ActiveUsers, Balance, Quota, catalog::Catalog},
         settlement::{
             keys::Keys,
+            lock::LeftOut,
             rule::{QuotaKey, State},
         },
         values::{
@@ -22,10 +23,10 @@ use crate::{
     },
     data::{
         error::{corrupt, store_error},
+        row::Columns,
+        rows::account::{account_of, balance_of, change_of, quota_of},
         sqlite::{
             SqliteStore,
-            limits::caps,
-            row::{Row, instant, money, number, optional_text, text},
             writer::{found, writer_error},
         },
     },
@@ -46,17 +47,7 @@ impl AccountStore for SqliteStore {
         .fetch_all(&self.reader)
         .await
         .map_err(store_error)?;
-        let Some(first) = rows.first() else {
-            return Ok(None);
-        };
-        let (balance, requests) = (balance_of(first, 0)?, caps::requests_of(first, 7)?);
-        let mut account = Account { balance, quotas: BTreeMap::new(), requests };
-        for row in &rows {
-            if let Some(service) = optional_text(row, 3)? {
-                account.quotas.insert(ServiceName::from_stored(service), quota_of(row, 4)?);
-            }
-        }
-        Ok(Some(account))
+        account_of(&rows)
     }
 
     async fn active_users(&self, since: DateTime<Utc>, after: Option<&UserId>) -> Result<ActiveUsers, StoreError> {
@@ -67,8 +58,8 @@ impl AccountStore for SqliteStore {
                 .fetch_all(&self.reader)
                 .await
                 .map_err(store_error)?;
-        let user = |row| Ok((UserId::from_stored(text(row, 0)?), instant(row, 1)?));
-        Ok(ActiveUsers::of_page(rows.iter().map(user).collect::<Result<_, StoreError>>()?, since))
+        let changes: Result<_, StoreError> = rows.iter().map(change_of).collect();
+        Ok(ActiveUsers::of_page(changes?, since))
     }
 }
 
@@ -104,13 +95,14 @@ pub fn load_accounts(
     transaction: &Transaction<'_>,
     keys: &Keys<'_>,
     month: Month,
-    state: &mut State,
+    (state, left_out): (&mut State, &mut LeftOut),
 ) -> Result<(), StoreError> {
     let mut find = transaction
         .prepare_cached("SELECT balance, held, version FROM user_balance WHERE user_id = ?")
         .map_err(writer_error)?;
     for &user in &keys.users {
-        if let Some(balance) = found(&mut find, [user.as_str()], |row| balance_of(row, 0))? {
+        let balance = found(&mut find, [user.as_str()], |row| balance_of(row, 0));
+        if let Some(balance) = left_out.decoded(user, "user_balance", balance)?.flatten() {
             state.balances.insert(user.clone(), balance);
         }
     }
@@ -123,7 +115,8 @@ pub fn load_accounts(
     let stored_month = month.to_string();
     for &(user, service) in &keys.quotas {
         let key = [user.as_str(), &stored_month, service.as_str()];
-        if let Some(quota) = found(&mut find, key, |row| quota_of(row, 0))? {
+        let quota = found(&mut find, key, |row| quota_of(row, 0));
+        if let Some(quota) = left_out.decoded(user, "free_quota", quota)?.flatten() {
             state.quotas.insert((user.clone(), month, service.clone()), quota);
         }
     }
@@ -138,10 +131,10 @@ pub fn load_accounts(
         .map_err(writer_error)?;
     for &(user, trace) in &keys.ending {
         let held = found(&mut find, [user.as_str(), trace.as_str()], |row| {
-            let month = text(row, 3)?.parse().map_err(|_| corrupt("month"))?;
-            Ok(((user.clone(), month, ServiceName::from_stored(text(row, 4)?)), quota_of(row, 0)?))
-        })?;
-        state.quotas.extend(held);
+            let month = row.text(3)?.parse().map_err(|_| corrupt("month"))?;
+            Ok(((user.clone(), month, ServiceName::from_stored(row.text(4)?)), quota_of(row, 0)?))
+        });
+        state.quotas.extend(left_out.decoded(user, "free_quota", held)?.flatten());
     }
     Ok(())
 }
@@ -175,14 +168,4 @@ pub fn set_quotas(
         update.execute(params![quota.used, quota.held, now, user.as_str(), month.to_string(), service.as_str()])?;
     }
     Ok(())
-}
-
-/// Three columns from `first` on.
-fn balance_of(row: &impl Row, first: usize) -> Result<Balance, StoreError> {
-    Ok(Balance { amount: money(row, first)?, held: money(row, first + 1)?, version: number(row, first + 2)? })
-}
-
-/// Three columns from `first` on.
-fn quota_of(row: &impl Row, first: usize) -> Result<Quota, StoreError> {
-    Ok(Quota { total: number(row, first)?, used: number(row, first + 1)?, held: number(row, first + 2)? })
 }

@@ -7,13 +7,7 @@ use crate::{
         account::users::{UserSpan, Users},
         values::{error::StoreError, ids::UserId},
     },
-    data::{
-        error::store_error,
-        sqlite::{
-            SqliteStore,
-            row::{number, optional_text},
-        },
-    },
+    data::{error::store_error, row::Columns, rows::account::span_of, sqlite::SqliteStore},
 };
 
 #[async_trait]
@@ -25,13 +19,12 @@ impl Users for SqliteStore {
         );
         let query = query.bind(after.map_or("", UserId::as_str)).bind(count);
         let row = query.fetch_one(&self.reader).await.map_err(store_error)?;
-        let Some(last) = optional_text(&row, 0)? else { return Ok(None) };
-        Ok(Some((UserSpan { after: after.cloned(), last: UserId::from_stored(last) }, number(&row, 1)?)))
+        span_of(&row, after)
     }
 
     async fn users_behind(&self, after: Option<&UserId>) -> Result<u64, StoreError> {
         let query = sqlx::query("SELECT COUNT(*) FROM user_balance WHERE user_id > ?");
         let query = query.bind(after.map_or("", UserId::as_str));
-        number(&query.fetch_one(&self.reader).await.map_err(store_error)?, 0)
+        query.fetch_one(&self.reader).await.map_err(store_error)?.number(0)
     }
 }

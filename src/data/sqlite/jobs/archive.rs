@@ -12,11 +12,9 @@ use crate::{
     },
     data::{
         error::store_error,
-        sqlite::{
-            SqliteStore,
-            row::{number, text},
-            writer::writer_error,
-        },
+        row::Columns,
+        rows::account::user_of,
+        sqlite::{SqliteStore, writer::writer_error},
     },
 };
 
@@ -47,7 +45,7 @@ impl RecordArchive for SqliteStore {
         );
         let query = query.bind(users.after()).bind(users.last.as_str()).bind(before.timestamp_micros());
         let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
-        rows.iter().map(|row| Ok(UserId::from_stored(text(row, 0)?))).collect()
+        rows.iter().map(user_of).collect()
     }
 
     async fn archive(&self, users: &[UserId], before: DateTime<Utc>, limit: u32) -> Result<u64, StoreError> {
@@ -62,7 +60,7 @@ impl RecordArchive for SqliteStore {
         for user in users {
             let count = sqlx::query("SELECT COUNT(*) FROM billing_record WHERE user_id = ? AND created_at < ?");
             let count = count.bind(user.as_str()).bind(before.timestamp_micros());
-            old += number::<u64>(&count.fetch_one(&self.reader).await.map_err(store_error)?, 0)?;
+            old += count.fetch_one(&self.reader).await.map_err(store_error)?.number::<u64>(0)?;
         }
         Ok(old)
     }

@@ -1,25 +1,18 @@
 //! The books of many users, read in one snapshot.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
-use sqlx::{Row, Sqlite, Transaction, sqlite::SqliteRow};
+use sqlx::{Sqlite, Transaction, sqlite::SqliteRow};
 
 use super::rollup::differing_days;
 use crate::{
     biz::{
         jobs::audit::{AuditStore, Evidence, MAX_DAYS},
-        values::{
-            error::StoreError,
-            ids::{ServiceName, UserId},
-        },
+        values::{error::StoreError, ids::UserId},
     },
     data::{
         error::store_error,
-        sqlite::{
-            SqliteStore,
-            row::{money, number, text},
-        },
+        rows::audit::{self, Books, Note},
+        sqlite::SqliteStore,
     },
 };
 
@@ -58,15 +51,8 @@ async fn read(
         .fetch_all(&mut **snapshot)
         .await
         .map_err(store_error)?;
-    let mut all = BTreeMap::new();
-    for row in &rows {
-        let user = UserId::from_stored(text(row, 0)?);
-        all.insert(user.clone(), Evidence::of(user));
-    }
-    let (Some(first), Some(last)) = (all.keys().next().cloned(), all.keys().next_back().cloned()) else {
-        return Ok(Vec::new());
-    };
-
+    let mut books = Books::of_users(&rows)?;
+    let Some((first, last)) = books.span() else { return Ok(Vec::new()) };
     for (sql, note) in BOOKS {
         let rows = sqlx::query(*sql)
             .bind(first.as_str())
@@ -74,21 +60,11 @@ async fn read(
             .fetch_all(&mut **snapshot)
             .await
             .map_err(store_error)?;
-        for row in &rows {
-            if let Some(evidence) = all.get_mut(&UserId::from_stored(text(row, 0)?)) {
-                note(evidence, row)?;
-            }
-        }
+        books.note(&rows, *note)?;
     }
-    for (user, day) in differing_days(snapshot, &first, &last, MAX_DAYS).await? {
-        if let Some(evidence) = all.get_mut(&user) {
-            evidence.differing_days.push(day);
-        }
-    }
-    Ok(all.into_values().collect())
+    books.note_days(differing_days(snapshot, &first, &last, MAX_DAYS).await?);
+    Ok(books.into_evidence())
 }
-
-type Note = fn(&mut Evidence, &SqliteRow) -> Result<(), StoreError>;
 
 /// What a table of records says of each month, and how much of it belongs to transactions.
 macro_rules! records_of {
@@ -103,89 +79,63 @@ macro_rules! records_of {
 }
 
 /// What each book says about the users from one to another, and where it is noted.
-const BOOKS: &[(&str, Note)] = &[
-    ("SELECT user_id, balance, held FROM user_balance WHERE user_id BETWEEN ? AND ?", |evidence, row| {
-        evidence.balance = Some(money(row, 1)?);
-        evidence.held = money(row, 2)?;
-        Ok(())
-    }),
+const BOOKS: &[(&str, Note<SqliteRow>)] = &[
+    ("SELECT user_id, balance, held FROM user_balance WHERE user_id BETWEEN ? AND ?", audit::note_balance),
     (
         "SELECT user_id, SUM(amount) FROM recharge_order \
          WHERE status = 'success' AND user_id BETWEEN ? AND ? GROUP BY user_id",
-        |evidence, row| {
-            evidence.recharged = money(row, 1)?;
-            Ok(())
-        },
+        audit::note_recharges,
     ),
     (
         "SELECT user_id, SUM(amount) FROM balance_adjustment WHERE user_id BETWEEN ? AND ? GROUP BY user_id",
-        |evidence, row| {
-            evidence.adjusted = money(row, 1)?;
-            Ok(())
-        },
+        audit::note_adjustments,
     ),
     (
         "SELECT user_id, SUM(amount), SUM(free_count + paid_count) FROM billing_transaction \
          WHERE status = 'COMMITTED' AND user_id BETWEEN ? AND ? GROUP BY user_id",
-        |evidence, row| {
-            evidence.settled_amount = money(row, 1)?;
-            evidence.settled_count = number(row, 2)?;
-            Ok(())
-        },
+        audit::note_transactions,
     ),
     (
         "SELECT user_id, service_name, reset_month, used_quota FROM free_quota \
          WHERE used_quota <> 0 AND user_id BETWEEN ? AND ?",
-        |evidence, row| {
-            let key = (ServiceName::from_stored(text(row, 1)?), text(row, 2)?);
-            evidence.used_quotas.insert(key, number(row, 3)?);
-            Ok(())
-        },
+        audit::note_used_quota,
     ),
     (
         "SELECT user_id, service_name, reset_month, units FROM quota_opening WHERE user_id BETWEEN ? AND ?",
-        |evidence, row| {
-            let key = (ServiceName::from_stored(text(row, 1)?), text(row, 2)?);
-            evidence.opened_quotas.insert(key, row.try_get(3).map_err(store_error)?);
-            Ok(())
-        },
+        audit::note_opened_quota,
     ),
     (
         "SELECT user_id, service_name, reset_month, held_quota FROM free_quota \
          WHERE held_quota <> 0 AND user_id BETWEEN ? AND ?",
-        |evidence, row| {
-            let key = (ServiceName::from_stored(text(row, 1)?), text(row, 2)?);
-            evidence.held_quotas.insert(key, number(row, 3)?);
-            Ok(())
-        },
+        audit::note_held_quota,
     ),
     (
         "SELECT user_id, service_name, substr(usage_date, 1, 7) AS month, SUM(held_free), SUM(held_amount) \
          FROM billing_transaction WHERE status = 'PENDING' AND user_id BETWEEN ? AND ? \
          GROUP BY user_id, service_name, month",
-        note_reservations,
+        audit::note_reservations,
     ),
-    (records_of!("billing_record"), note_records),
-    (records_of!("billing_record_archive"), note_records),
+    (
+        "SELECT user_id, 'balance with version ' || version FROM user_balance WHERE (version < 0 OR typeof(version) NOT IN ('integer', 'null')) AND user_id BETWEEN ? AND ? LIMIT 10000",
+        audit::note_unreadable,
+    ),
+    (
+        "SELECT user_id, 'quota of ' || service_name || ' in ' || reset_month || ' with total ' || total_quota || ', used ' || used_quota || ', held ' || held_quota \
+         FROM free_quota WHERE (total_quota < 0 OR typeof(total_quota) NOT IN ('integer', 'null') OR used_quota < 0 OR typeof(used_quota) NOT IN ('integer', 'null') OR held_quota < 0 OR typeof(held_quota) NOT IN ('integer', 'null')) AND user_id BETWEEN ? AND ? LIMIT 10000",
+        audit::note_unreadable,
+    ),
+    (
+        "SELECT user_id, 'caps with daily_limit ' || COALESCE(daily_limit, 'NULL') || ', monthly_limit ' || COALESCE(monthly_limit, 'NULL') || ', daily_used ' || daily_used || ', monthly_used ' || monthly_used \
+         FROM tenant_quota WHERE (daily_limit < 0 OR typeof(daily_limit) NOT IN ('integer', 'null') OR monthly_limit < 0 OR typeof(monthly_limit) NOT IN ('integer', 'null') OR daily_used < 0 OR typeof(daily_used) NOT IN ('integer', 'null') OR monthly_used < 0 OR typeof(monthly_used) NOT IN ('integer', 'null')) \
+         AND user_id BETWEEN ? AND ? LIMIT 10000",
+        audit::note_unreadable,
+    ),
+    (
+        "SELECT user_id, 'transaction ' || trace_id || ' with status ' || status || ', count ' || count || ', free ' || free_count || ', paid ' || paid_count \
+         FROM billing_transaction WHERE (count < 0 OR typeof(count) NOT IN ('integer', 'null') OR free_count < 0 OR typeof(free_count) NOT IN ('integer', 'null') OR paid_count < 0 OR typeof(paid_count) NOT IN ('integer', 'null') \
+         OR status NOT IN ('PENDING', 'COMMITTED', 'RELEASED', 'EXPIRED')) AND user_id BETWEEN ? AND ? LIMIT 10000",
+        audit::note_unreadable,
+    ),
+    (records_of!("billing_record"), audit::note_records),
+    (records_of!("billing_record_archive"), audit::note_records),
 ];
-
-fn note_reservations(evidence: &mut Evidence, row: &SqliteRow) -> Result<(), StoreError> {
-    let free = number(row, 3)?;
-    if free > 0 {
-        evidence.reserved_quotas.insert((ServiceName::from_stored(text(row, 1)?), text(row, 2)?), free);
-    }
-    evidence.reserved = evidence.reserved.plus(money(row, 4)?);
-    Ok(())
-}
-
-fn note_records(evidence: &mut Evidence, row: &SqliteRow) -> Result<(), StoreError> {
-    let free: i64 = number(row, 3)?;
-    if free != 0 {
-        let month = (ServiceName::from_stored(text(row, 1)?), text(row, 2)?);
-        *evidence.free_units.entry(month).or_default() += free;
-    }
-    evidence.charged = evidence.charged.plus(money(row, 4)?);
-    evidence.recorded_count += number::<i64>(row, 5)?;
-    evidence.recorded_amount = evidence.recorded_amount.plus(money(row, 6)?);
-    Ok(())
-}

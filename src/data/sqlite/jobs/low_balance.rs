@@ -8,15 +8,9 @@ use sqlx::{Connection, SqliteConnection};
 use crate::{
     biz::{
         jobs::low_balance::{LowBalanceStore, LowCounts, Percent, Thresholds},
-        values::{calendar::Month, error::StoreError, ids::ServiceName},
+        values::{calendar::Month, error::StoreError},
     },
-    data::{
-        error::store_error,
-        sqlite::{
-            SqliteStore,
-            row::{number, optional_text},
-        },
-    },
+    data::{error::store_error, rows::jobs::low_count_of, sqlite::SqliteStore},
 };
 
 /// Instructions of SQLite between two looks at the time: a fraction of a millisecond.
@@ -47,8 +41,6 @@ impl LowBalanceStore for SqliteStore {
         .await
         .map_err(store_error)?;
         connection.close().await.map_err(store_error)?;
-        let counted =
-            rows.iter().map(|row| Ok((optional_text(row, 0)?.map(ServiceName::from_stored), number(row, 1)?)));
-        counted.collect()
+        rows.iter().map(low_count_of).collect()
     }
 }

@@ -12,13 +12,7 @@ use crate::{
         settlement::order::OrderStatus,
         values::error::StoreError,
     },
-    data::{
-        error::{corrupt, store_error},
-        sqlite::{
-            SqliteStore,
-            row::{instant, number, optional_text},
-        },
-    },
+    data::{error::store_error, row::Columns, rows::jobs::finished_audit_of, sqlite::SqliteStore},
 };
 
 #[async_trait]
@@ -29,18 +23,13 @@ impl OpsStatsStore for SqliteStore {
              ORDER BY finished_at DESC LIMIT 1",
         );
         let row = last.bind(audit::JOB).fetch_optional(&self.reader).await.map_err(store_error)?;
-        let finished = row.map(|row| {
-            let position = optional_text(&row, 1)?;
-            let differences = audit::differences_at(position.as_deref()).ok_or_else(|| corrupt("position"))?;
-            Ok(FinishedAudit { at: instant(&row, 0)?, differences })
-        });
-        finished.transpose()
+        row.as_ref().map(finished_audit_of).transpose()
     }
 
     async fn count_pending(&self, made_before: DateTime<Utc>) -> Result<u64, StoreError> {
         let count = sqlx::query("SELECT COUNT(*) FROM recharge_order WHERE status = ? AND created_at < ?")
             .bind(OrderStatus::Pending.name())
             .bind(made_before.timestamp_micros());
-        number(&count.fetch_one(&self.reader).await.map_err(store_error)?, 0)
+        count.fetch_one(&self.reader).await.map_err(store_error)?.number(0)
     }
 }

@@ -15,7 +15,8 @@ use crate::{
     },
     data::{
         error::store_error,
-        sqlite::{SqliteStore, row::number, writer::writer_error},
+        rows::jobs::lacking_of,
+        sqlite::{SqliteStore, writer::writer_error},
     },
 };
 
@@ -53,7 +54,7 @@ impl QuotaRows for SqliteStore {
         .fetch_one(&self.reader)
         .await
         .map_err(store_error)?;
-        Ok(Lacking { rows: number(&row, 0)?, totals: number(&row, 1)? })
+        lacking_of(&row)
     }
 }
 

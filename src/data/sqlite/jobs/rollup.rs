@@ -2,27 +2,18 @@
 
 use async_trait::async_trait;
 use rusqlite::{Connection, TransactionBehavior};
-use sqlx::{SqliteConnection, sqlite::SqliteRow};
+use sqlx::SqliteConnection;
 
 use crate::{
     biz::{
         account::users::UserSpan,
-        jobs::{
-            audit::{DayBook, DifferingDay},
-            rollup::RollupStore,
-        },
-        values::{
-            error::StoreError,
-            ids::{ServiceName, UserId},
-        },
+        jobs::{audit::DifferingDay, rollup::RollupStore},
+        values::{error::StoreError, ids::UserId},
     },
     data::{
         error::store_error,
-        sqlite::{
-            SqliteStore,
-            row::{day_of, money, number, text},
-            writer::writer_error,
-        },
+        rows::{account::user_of, jobs::differing_day_of},
+        sqlite::{SqliteStore, writer::writer_error},
     },
 };
 
@@ -77,7 +68,7 @@ impl RollupStore for SqliteStore {
     async fn differing(&self, users: &UserSpan) -> Result<Vec<UserId>, StoreError> {
         let query = sqlx::query(DIFFERING_USERS).bind(users.after()).bind(users.last.as_str());
         let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
-        rows.iter().map(|row| Ok(UserId::from_stored(text(row, 0)?))).collect()
+        rows.iter().map(user_of).collect()
     }
 
     async fn rebuild(&self, user: &UserId) -> Result<(), StoreError> {
@@ -103,24 +94,5 @@ pub async fn differing_days(
 ) -> Result<Vec<(UserId, DifferingDay)>, StoreError> {
     let query = sqlx::query(DIFFERING_DAYS).bind(first.as_str()).bind(last.as_str()).bind(limit);
     let rows = query.fetch_all(connection).await.map_err(store_error)?;
-    let differing_day = |row: &SqliteRow| {
-        let day = DifferingDay {
-            service: ServiceName::from_stored(text(row, 1)?),
-            day: day_of(row, 2)?,
-            rollup: book(row, 3)?,
-            records: book(row, 8)?,
-        };
-        Ok((UserId::from_stored(text(row, 0)?), day))
-    };
-    rows.iter().map(differing_day).collect()
-}
-
-fn book(row: &SqliteRow, first: usize) -> Result<DayBook, StoreError> {
-    Ok(DayBook {
-        free_count: number(row, first)?,
-        paid_count: number(row, first + 1)?,
-        amount: money(row, first + 2)?,
-        free_records: number(row, first + 3)?,
-        paid_records: number(row, first + 4)?,
-    })
+    rows.iter().map(differing_day_of).collect()
 }

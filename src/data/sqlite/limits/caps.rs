@@ -6,13 +6,15 @@ use rusqlite::{Transaction, params};
 use crate::{
     biz::{
         limits::caps::{Caps, LimitStore, Requests},
-        settlement::{keys::Keys, rule::State},
+        settlement::{keys::Keys, lock::LeftOut, rule::State},
         values::{calendar::BillingTime, error::StoreError, ids::UserId},
     },
-    data::sqlite::{
-        SqliteStore,
-        row::{Row, day_of, instant, number},
-        writer::{found, writer_error},
+    data::{
+        rows::account::requests_of,
+        sqlite::{
+            SqliteStore,
+            writer::{found, writer_error},
+        },
     },
 };
 
@@ -39,15 +41,20 @@ impl LimitStore for SqliteStore {
 }
 
 /// Loads the caps of the batch's users.
-pub fn load(transaction: &Transaction<'_>, keys: &Keys<'_>, state: &mut State) -> Result<(), StoreError> {
+pub fn load(
+    transaction: &Transaction<'_>,
+    keys: &Keys<'_>,
+    (state, left_out): (&mut State, &mut LeftOut),
+) -> Result<(), StoreError> {
     let mut find = transaction
         .prepare_cached(
             "SELECT usage_date, daily_limit, monthly_limit, daily_used, monthly_used, created_at FROM tenant_quota WHERE user_id = ?",
         )
         .map_err(writer_error)?;
     for &user in &keys.users {
-        let requests = found(&mut find, [user.as_str()], |row| requests_of(row, 0))?;
-        state.requests.extend(requests.flatten().map(|requests| (user.clone(), requests)));
+        let requests = found(&mut find, [user.as_str()], |row| requests_of(row, 0));
+        let requests = left_out.decoded(user, "tenant_quota", requests)?.flatten().flatten();
+        state.requests.extend(requests.map(|requests| (user.clone(), requests)));
     }
     Ok(())
 }
@@ -66,18 +73,4 @@ pub fn set_used(
         update.execute(params![day, requests.daily, requests.monthly, now, user.as_str()])?;
     }
     Ok(())
-}
-
-/// Six columns from `first` on, all of them NULL for a user without caps.
-pub fn requests_of(row: &impl Row, first: usize) -> Result<Option<Requests>, StoreError> {
-    if row.string(first)?.is_none() {
-        return Ok(None);
-    }
-    let caps = Caps { daily: optional_number(row, first + 1)?, monthly: optional_number(row, first + 2)? };
-    let (since, day) = (instant(row, first + 5)?, day_of(row, first)?);
-    Ok(Some(Requests { caps, since, day, daily: number(row, first + 3)?, monthly: number(row, first + 4)? }))
-}
-
-fn optional_number(row: &impl Row, column: usize) -> Result<Option<u32>, StoreError> {
-    row.integer(column)?.map(|_| number(row, column)).transpose()
 }

@@ -1,28 +1,24 @@
 //! Quotas of API keys: rows of `api_key_quota`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use rusqlite::{Transaction, params};
-use sqlx::sqlite::SqliteRow;
+use rusqlite::{Statement, Transaction, params};
 
 use crate::{
     biz::{
-        limits::key_quota::{KeyQuota, KeyQuotaStore, KeyQuotas, KnownSince, NewKeyQuota, Period, QuotaType, Taken},
-        settlement::{keys::Keys, rule::State},
+        limits::key_quota::{KeyQuotaStore, KeyQuotas, KnownSince, NewKeyQuota, QuotaType, Taken},
+        settlement::{lock::LeftOut, posting::Batch, rule::State},
         values::{calendar::BillingTime, error::StoreError, ids::ApiKeyId},
     },
     data::{
-        error::{corrupt, store_error},
-        sqlite::{
-            SqliteStore,
-            row::{Row, day_of, instant, text},
-            writer::writer_error,
-        },
+        error::store_error,
+        rows::key_quota,
+        sqlite::{SqliteStore, writer::writer_error},
     },
 };
 
-/// As [`add`] reads them.
+/// As [`key_quota::add`] reads them.
 const OF_KEY: &str = "\
     SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version, used_day, used_month, \
     used_total FROM api_key_quota WHERE api_key_id = ?";
@@ -54,7 +50,7 @@ impl KeyQuotaStore for SqliteStore {
     async fn key_quotas(&self, key: &ApiKeyId) -> Result<KeyQuotas, StoreError> {
         let rows = sqlx::query(OF_KEY).bind(key.as_str()).fetch_all(&self.reader).await.map_err(store_error)?;
         let mut quotas = KeyQuotas::new();
-        rows.iter().try_for_each(|row| add(&mut quotas, row))?;
+        rows.iter().try_for_each(|row| key_quota::add(&mut quotas, row))?;
         Ok(quotas)
     }
 
@@ -64,45 +60,35 @@ impl KeyQuotaStore for SqliteStore {
              COALESCE(total_since, created_at) FROM api_key_quota WHERE api_key_id = ?",
         );
         let rows = query.bind(key.as_str()).fetch_all(&self.reader).await.map_err(store_error)?;
-        let known = |row: &SqliteRow| {
-            let kind = text(row, 0)?.parse().map_err(|_| corrupt("quota type"))?;
-            Ok((kind, KnownSince { day: instant(row, 1)?, month: instant(row, 2)?, total: instant(row, 3)? }))
-        };
-        rows.iter().map(known).collect()
+        rows.iter().map(key_quota::known_since_of).collect()
     }
 }
 
 /// Loads the quotas of the batch's keys; the transactions that end are loaded already.
-pub fn load(transaction: &Transaction<'_>, keys: &Keys<'_>, state: &mut State) -> Result<(), StoreError> {
-    let ending = keys.ending.iter().filter_map(|(user, trace)| {
-        let transaction = state.transactions.get(&((*user).clone(), (*trace).clone()))?;
-        transaction.content.api_key.as_ref()
-    });
-    let all: BTreeSet<&ApiKeyId> = keys.api_keys.iter().copied().chain(ending).collect();
+pub fn load(
+    transaction: &Transaction<'_>,
+    batch: &Batch,
+    (state, left_out): (&mut State, &mut LeftOut),
+) -> Result<(), StoreError> {
     let mut find = transaction.prepare_cached(OF_KEY).map_err(writer_error)?;
-    for key in all {
-        let mut rows = find.query([key.as_str()]).map_err(writer_error)?;
-        while let Some(row) = rows.next().map_err(writer_error)? {
-            add(&mut state.key_quotas, row)?;
-        }
+    let mut known: BTreeMap<ApiKeyId, Result<(), StoreError>> = BTreeMap::new();
+    for posting in &batch.postings {
+        let Some(key) = state.api_key_of(posting).cloned() else { continue };
+        let loaded = match known.get(&key) {
+            Some(loaded) => loaded.clone(),
+            None => load_key(&mut find, &key, &mut state.key_quotas),
+        };
+        left_out.decoded(posting.user(), "api_key_quota", loaded.clone())?;
+        known.insert(key, loaded);
     }
     Ok(())
 }
 
-fn add(quotas: &mut KeyQuotas, row: &impl Row) -> Result<(), StoreError> {
-    let kind: QuotaType = text(row, 1)?.parse().map_err(|_| corrupt("quota type"))?;
-    let period: Period = text(row, 2)?.parse().map_err(|_| corrupt("period"))?;
-    let count = |column| row.integer(column)?.ok_or_else(|| corrupt("quota"));
-    let taken = Taken { day: count(8)?, month: count(9)?, total: count(10)? };
-    let quota = KeyQuota {
-        period,
-        limit: count(3)?,
-        taken: taken.with(period, count(4)?),
-        day: day_of(row, 5)?,
-        since: instant(row, 6)?,
-        version: count(7)?,
-    };
-    quotas.insert((ApiKeyId::from_stored(text(row, 0)?), kind), quota);
+fn load_key(find: &mut Statement<'_>, key: &ApiKeyId, quotas: &mut KeyQuotas) -> Result<(), StoreError> {
+    let mut rows = find.query([key.as_str()]).map_err(writer_error)?;
+    while let Some(row) = rows.next().map_err(writer_error)? {
+        key_quota::add(quotas, row)?;
+    }
     Ok(())
 }
 

@@ -1,36 +1,38 @@
 //! One settlement transaction: load, decide, write, commit.
 
+use std::borrow::Cow;
+
 use async_trait::async_trait;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
-use super::transactions::{self, uuid_of};
+use super::transactions;
 use crate::{
     biz::{
         settlement::{
             keys::Keys,
             ledger::{Ledger, SettledBatch},
-            posting::{Adjusted, AdjustmentContent, Batch},
+            lock::{LeftOut, Lock},
+            posting::{Adjusted, Batch},
             rule::{self, NewRecord, State, UsageDelta, UsageKey, Writes},
         },
-        values::{
-            calendar::BillingTime,
-            error::StoreError,
-            ids::{AdjustmentId, TraceId, UserId},
-        },
+        values::{calendar::BillingTime, error::StoreError, ids::TraceId},
     },
-    data::sqlite::{
-        SqliteStore,
-        account::accounts,
-        limits::{caps, key_quotas},
-        recharge,
-        row::{Row, instant, money, text},
-        writer::{found, writer_error},
+    data::{
+        rows::transaction::adjusted_of,
+        sqlite::{
+            SqliteStore,
+            account::accounts,
+            limits::{caps, key_quotas},
+            recharge,
+            writer::{found, writer_error},
+        },
     },
 };
 
 #[async_trait]
 impl Ledger for SqliteStore {
-    async fn settle(&self, batch: &Batch) -> Result<SettledBatch, StoreError> {
+    /// There is one writer, so no account is ever locked by another settlement.
+    async fn settle(&self, batch: &Batch, _: Option<&Lock>) -> Result<SettledBatch, StoreError> {
         let batch = batch.clone();
         self.writer.run(move |connection| settle(connection, &batch)).await
     }
@@ -41,32 +43,38 @@ fn settle(connection: &mut Connection, batch: &Batch) -> Result<SettledBatch, St
     // Immediate: the write lock from the first statement on. A transaction that
     // upgrades later fails at once instead of waiting.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(writer_error)?;
-    let mut state = State::default();
-    accounts::load_accounts(&transaction, &keys, batch.at.month, &mut state)?;
-    let unopened = state.unopened(&keys, batch.at.month);
+    let (mut state, mut left_out) = (State::default(), LeftOut::default());
+    accounts::load_accounts(&transaction, &keys, batch.at.month, (&mut state, &mut left_out))?;
+    let mut unopened = state.unopened(&keys, batch.at.month);
+    unopened.retain(|user| !left_out.contains(user));
     if !unopened.is_empty() {
         state.created = unopened.iter().filter(|user| !state.balances.contains_key(user)).cloned().collect();
         accounts::insert_missing(&transaction, &unopened, batch.at, &batch.catalog).map_err(writer_error)?;
-        accounts::load_accounts(&transaction, &keys, batch.at.month, &mut state)?;
+        accounts::load_accounts(&transaction, &keys, batch.at.month, (&mut state, &mut left_out))?;
     }
-    state.transactions = transactions::load(&transaction, &keys.transactions)?;
-    load_adjustments(&transaction, &keys, &mut state)?;
-    recharge::load(&transaction, &keys, &mut state)?;
-    caps::load(&transaction, &keys, &mut state)?;
-    key_quotas::load(&transaction, &keys, &mut state)?;
-    let (outcomes, writes) = rule::settle(batch, state);
+    transactions::load(&transaction, &keys.transactions, (&mut state, &mut left_out))?;
+    load_adjustments(&transaction, &keys, (&mut state, &mut left_out))?;
+    recharge::load(&transaction, batch, &keys, (&mut state, &mut left_out))?;
+    caps::load(&transaction, &keys, (&mut state, &mut left_out))?;
+    key_quotas::load(&transaction, batch, (&mut state, &mut left_out))?;
+    let batch = if left_out.is_empty() { Cow::Borrowed(batch) } else { Cow::Owned(batch.without(&left_out)) };
+    let (outcomes, writes) = rule::settle(&batch, state);
     if writes.is_empty() && unopened.is_empty() {
         transaction.rollback().map_err(writer_error)?;
-        return Ok(writes.into_settlement(outcomes));
+        return Ok(writes.into_settlement(outcomes, left_out));
     }
     write(&transaction, &writes, batch.at).map_err(writer_error)?;
     // Whatever goes wrong during a commit, its outcome is unknown.
     transaction.commit().map_err(|error| StoreError::Unavailable(format!("during commit: {error}")))?;
-    Ok(writes.into_settlement(outcomes))
+    Ok(writes.into_settlement(outcomes, left_out))
 }
 
 /// Finds which adjustments of the batch are settled already.
-fn load_adjustments(transaction: &Transaction<'_>, keys: &Keys<'_>, state: &mut State) -> Result<(), StoreError> {
+fn load_adjustments(
+    transaction: &Transaction<'_>,
+    keys: &Keys<'_>,
+    (state, left_out): (&mut State, &mut LeftOut),
+) -> Result<(), StoreError> {
     let mut find = transaction
         .prepare_cached(
             "SELECT user_id, adjustment_id, amount, reason, operator, request_id, balance_after, created_at \
@@ -74,7 +82,8 @@ fn load_adjustments(transaction: &Transaction<'_>, keys: &Keys<'_>, state: &mut 
         )
         .map_err(writer_error)?;
     for &(user, id) in &keys.adjustments {
-        if let Some(settled) = found(&mut find, [user.as_str(), id.as_str()], |row| adjusted_of(row))? {
+        let settled = found(&mut find, [user.as_str(), id.as_str()], |row| adjusted_of(row));
+        if let Some(settled) = left_out.decoded(user, "balance_adjustment", settled)?.flatten() {
             state.adjustments.insert((user.clone(), id.clone()), settled);
         }
     }
@@ -160,15 +169,4 @@ fn insert_adjustments(transaction: &Transaction<'_>, adjustments: &[Adjusted]) -
         ])?;
     }
     Ok(())
-}
-
-fn adjusted_of(row: &impl Row) -> Result<Adjusted, StoreError> {
-    Ok(Adjusted {
-        user: UserId::from_stored(text(row, 0)?),
-        id: AdjustmentId::from_stored(text(row, 1)?),
-        content: AdjustmentContent { amount: money(row, 2)?, reason: text(row, 3)?, operator: text(row, 4)? },
-        request: uuid_of(text(row, 5)?)?,
-        balance_after: money(row, 6)?,
-        created_at: instant(row, 7)?,
-    })
 }

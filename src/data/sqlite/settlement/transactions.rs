@@ -1,33 +1,31 @@
 //! Charges and reservations: rows of `billing_transaction`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use rusqlite::{Statement, ToSql, Transaction as Tx};
-use uuid::Uuid;
 
 use crate::{
     biz::{
-        account::catalog::QuotaUnit,
-        charge::prices::{PriceVersion, TokenPrices},
         settlement::{
-            rule::{ReservationWrite, TransactionKey},
-            transaction::{ChargeContent, Delivered, Due, Reservation, Status, Transaction, TransactionStore},
+            lock::LeftOut,
+            rule::{ReservationWrite, State},
+            transaction::{Due, Transaction, TransactionStore},
         },
         values::{
             error::StoreError,
-            ids::{ApiKeyId, ModelName, PriceVersionId, ServiceName, TraceId, UserId},
+            ids::{ApiKeyId, ModelName, TraceId, UserId},
             money::Money,
             usage::Usage,
         },
     },
     data::{
-        column_codes::{charged_by_number, charged_by_of, quota_unit_name, quota_unit_of},
-        error::{corrupt, store_error},
+        column_codes::{charged_by_number, quota_unit_name},
+        error::store_error,
+        rows::transaction::{due_of, transaction_of},
         sqlite::{
             SqliteStore,
-            row::{Row, day_of, instant, money, number, optional_money, optional_text, text},
             writer::{found, writer_error},
         },
     },
@@ -62,7 +60,7 @@ impl TransactionStore for SqliteStore {
             None => (DateTime::UNIX_EPOCH, "", ""),
         };
         let rows = sqlx::query(
-            "SELECT expires_at, user_id, trace_id FROM billing_transaction \
+            "SELECT expires_at, user_id, trace_id, TRUE FROM billing_transaction \
              WHERE status = 'PENDING' AND expires_at <= ? AND (expires_at, user_id, trace_id) > (?, ?, ?) \
              ORDER BY expires_at, user_id, trace_id LIMIT ?",
         )
@@ -74,16 +72,7 @@ impl TransactionStore for SqliteStore {
         .fetch_all(&self.reader)
         .await
         .map_err(store_error)?;
-        rows.iter()
-            .map(|row| {
-                Ok(Due {
-                    expires_at: instant(row, 0)?,
-                    user: UserId::from_stored(text(row, 1)?),
-                    trace: TraceId::from_stored(text(row, 2)?),
-                    is_pending: true,
-                })
-            })
-            .collect()
+        rows.iter().map(due_of).collect()
     }
 
     /// The index holds PENDING ones alone.
@@ -96,15 +85,16 @@ impl TransactionStore for SqliteStore {
 pub fn load(
     transaction: &Tx<'_>,
     keys: &BTreeSet<(&UserId, &TraceId)>,
-) -> Result<HashMap<TransactionKey, Transaction>, StoreError> {
+    (state, left_out): (&mut State, &mut LeftOut),
+) -> Result<(), StoreError> {
     let mut find = transaction.prepare_cached(ONE).map_err(writer_error)?;
-    let mut known = HashMap::new();
     for &(user, trace) in keys {
-        if let Some(one) = found(&mut find, [user.as_str(), trace.as_str()], |row| transaction_of(row))? {
-            known.insert((user.clone(), trace.clone()), one);
+        let one = found(&mut find, [user.as_str(), trace.as_str()], |row| transaction_of(row));
+        if let Some(one) = left_out.decoded(user, "billing_transaction", one)?.flatten() {
+            state.transactions.insert((user.clone(), trace.clone()), one);
         }
     }
-    Ok(known)
+    Ok(())
 }
 
 /// Rows of charges, which hold nothing: what only reservations have stays NULL.
@@ -207,87 +197,4 @@ fn bind(statement: &mut Statement<'_>, first: usize, values: &[&dyn ToSql]) -> r
         statement.raw_bind_parameter(parameter, value)?;
     }
     Ok(first + values.len())
-}
-
-fn transaction_of(row: &impl Row) -> Result<Transaction, StoreError> {
-    let status: Status = text(row, 2)?.parse().map_err(|_| corrupt("status"))?;
-    let (free, paid): (u32, u32) = (number(row, 11)?, number(row, 12)?);
-    let usage = usage_of(row, 8)?;
-    let quota_unit = quota_unit_of(optional_text(row, 30)?.as_deref())?;
-    let delivered_count = match quota_unit {
-        QuotaUnit::Calls => free + paid,
-        QuotaUnit::Tokens => number(row, 4)?,
-    };
-    let reservation = match row.integer(23)? {
-        None => None,
-        Some(_) => Some(Reservation {
-            free: number(row, 18)?,
-            amount: money(row, 19)?,
-            full_cost: money(row, 20)?,
-            expires_at: instant(row, 23)?,
-            day: day_of(row, 22)?,
-            reported: usage.filter(|_| status != Status::Committed),
-            delivered: match status {
-                Status::Committed => Some(Delivered { count: delivered_count, cost: optional_money(row, 21)?, usage }),
-                _ => None,
-            },
-            charged_by: charged_by_of(row.integer(32)?)?,
-        }),
-    };
-    Ok(Transaction {
-        user: UserId::from_stored(text(row, 0)?),
-        trace: TraceId::from_stored(text(row, 1)?),
-        content: ChargeContent {
-            service: ServiceName::from_stored(text(row, 3)?),
-            count: number(row, 4)?,
-            cost: optional_money(row, 5)?,
-            api_key: optional_text(row, 6)?.map(ApiKeyId::from_stored),
-            model: optional_text(row, 7)?.map(ModelName::from_stored),
-            // Of a reservation it is what was delivered, or reported so far.
-            usage: usage.filter(|_| reservation.is_none()),
-            estimate: match row.integer(28)? {
-                None => None,
-                Some(_) => Some(Usage {
-                    input_tokens: number(row, 28)?,
-                    output_tokens: number(row, 29)?,
-                    cached_input_tokens: 0,
-                }),
-            },
-        },
-        status,
-        quota_unit,
-        price_version: match optional_text(row, 24)? {
-            None => None,
-            Some(id) => {
-                let prices =
-                    TokenPrices { input: money(row, 25)?, cached_input: money(row, 26)?, output: money(row, 27)? };
-                Some(PriceVersion { id: PriceVersionId::from_stored(id), prices })
-            }
-        },
-        reservation,
-        free,
-        paid,
-        amount: money(row, 13)?,
-        shortfall: optional_money(row, 31)?.unwrap_or_default(),
-        record_id: uuid_of(text(row, 14)?)?,
-        balance_after: money(row, 15)?,
-        free_remaining_after: number(row, 16)?,
-        created_at: instant(row, 17)?,
-    })
-}
-
-pub fn uuid_of(text: String) -> Result<Uuid, StoreError> {
-    text.parse().map_err(|_| corrupt("id"))
-}
-
-/// Three token columns from `first` on; all of them NULL when there was no usage.
-pub fn usage_of(row: &impl Row, first: usize) -> Result<Option<Usage>, StoreError> {
-    if row.integer(first)?.is_none() {
-        return Ok(None);
-    }
-    Ok(Some(Usage {
-        input_tokens: number(row, first)?,
-        output_tokens: number(row, first + 1)?,
-        cached_input_tokens: number(row, first + 2)?,
-    }))
 }

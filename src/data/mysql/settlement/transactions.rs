@@ -2,13 +2,9 @@
 //! `reservation_expiry` for each reservation until the sweep has seen it ended. Commits
 //! leave that row alone: in this one table users would meet, and wait for each other.
 
-mod row;
-
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::Row;
 
-pub use self::row::{COLUMNS, transaction_of, usage_of, uuid_of};
 use crate::{
     biz::{
         charge::prices::PriceVersion,
@@ -24,14 +20,20 @@ use crate::{
     },
     data::{
         column_codes::{charged_by_number, quota_unit_name},
-        error::store_error,
         mysql::{
             MySqlStore,
-            row::{number, text},
             statement::{Row as StatementRow, Statement},
         },
+        rows::transaction::{due_of, transaction_of},
     },
 };
+
+/// As [`transaction_of`] reads them.
+pub const COLUMNS: &str = "user_id, trace_id, status, service_name, count, cost, api_key_id, model, \
+    input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, \
+    COALESCE(free_remaining_large, free_remaining_after), created_at, held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, \
+    price_version, input_price, cached_input_price, output_price, estimated_input_tokens, estimated_output_tokens, \
+    quota_unit, shortfall, charged_by";
 
 #[async_trait]
 impl TransactionStore for MySqlStore {
@@ -70,16 +72,7 @@ impl TransactionStore for MySqlStore {
         .bind(until.naive_utc())
         .bind(limit);
         let rows = self.reader.fetch_all(query).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(Due {
-                    expires_at: row.try_get(0).map_err(store_error)?,
-                    user: UserId::from_stored(text(row, 1)?),
-                    trace: TraceId::from_stored(text(row, 2)?),
-                    is_pending: number::<u8, _>(row, 3)? == 1,
-                })
-            })
-            .collect()
+        rows.iter().map(due_of).collect()
     }
 
     async fn forget(&self, ended: &[Due]) -> Result<(), StoreError> {

@@ -1,0 +1,96 @@
+//! The parts that several features share, started in the order in which they need each other.
+
+use std::sync::Arc;
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    caches::{self, Keeper, Started},
+    connect, database,
+    prices::{self, PriceReader},
+    rates,
+};
+use crate::{
+    biz::{
+        account::catalog::Catalog,
+        charge::quote::Quoter,
+        check::cache::{Caches, ReadModel},
+        limits::rate_limit::RateGuard,
+        metering::tokens::TokenCounter,
+        settlement::{accounts::Accounts, engine::Engine},
+        values::calendar::{Calendar, Clock},
+    },
+    config::Config,
+    data::{Store, redis::RedisCache, vocabulary::EmbeddedVocabularies},
+    metrics::{ChargeObserver, Metrics},
+};
+
+pub(super) struct Core {
+    pub store: Arc<dyn Store>,
+    pub catalog: Arc<Catalog>,
+    pub calendar: Arc<Calendar>,
+    pub metrics: Arc<Metrics>,
+    pub observer: ChargeObserver,
+    pub caches: Arc<Caches>,
+    pub redis: Option<Arc<RedisCache>>,
+    pub engine: Arc<Engine>,
+    pub accounts: Arc<Accounts>,
+    pub model: Arc<ReadModel>,
+    pub quoter: Arc<Quoter>,
+    pub rates: Arc<RateGuard>,
+    pub tokens: Arc<TokenCounter>,
+    /// Work that goes on when its caller goes away.
+    pub tasks: TaskTracker,
+    /// Cancelled when the server stops to accept requests.
+    pub stop: CancellationToken,
+}
+
+impl Core {
+    /// Connects to the database and to Redis, and starts the lanes.
+    ///
+    /// # Errors
+    /// The database does not answer in time or refuses.
+    pub async fn start(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
+        let store = connect(config).await?;
+        let catalog = Arc::new(config.catalog());
+        let calendar = Arc::new(Calendar::new(config.billing.timezone, clock.clone()));
+        let metrics = Arc::new(Metrics::new()?);
+        let Started { caches, redis } = caches::of_server(config, &metrics)?;
+        caches::wait_for(redis.as_deref()).await;
+        let lanes = database::limits(config);
+        let engine = Arc::new(Engine::start(store.clone(), caches.clone(), catalog.clone(), calendar.clone(), lanes));
+        let accounts = Arc::new(Accounts::new(store.clone(), engine.clone(), catalog.clone(), calendar.clone()));
+        let stop = CancellationToken::new();
+        let reader = PriceReader { store: store.clone(), calendar: calendar.clone(), metrics: metrics.clone() };
+        let prices = prices::start(config, reader, stop.clone()).await?;
+        Ok(Self {
+            observer: ChargeObserver::new(metrics.clone(), catalog.clone()),
+            model: Arc::new(ReadModel::new(caches.clone(), accounts.clone(), store.clone())),
+            quoter: Arc::new(Quoter::new(prices, calendar.clone())),
+            rates: rates::guard(config, redis.clone(), clock),
+            tokens: Arc::new(TokenCounter::new(Arc::new(EmbeddedVocabularies::default()))),
+            tasks: TaskTracker::new(),
+            store,
+            catalog,
+            calendar,
+            metrics,
+            caches,
+            redis,
+            engine,
+            accounts,
+            stop,
+        })
+    }
+
+    /// Keeps the caches true and warm.
+    pub fn keeper(&self) -> Keeper {
+        Keeper {
+            caches: self.caches.clone(),
+            redis: self.redis.clone(),
+            model: self.model.clone(),
+            store: self.store.clone(),
+            calendar: self.calendar.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+}

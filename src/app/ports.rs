@@ -1,0 +1,92 @@
+//! The two ports. They are bound early, so that a taken address stops the start, and served when
+//! all parts behind them run.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::Context;
+use tokio::{net::TcpListener, task::JoinHandle};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use super::{core::Core, payments::Payments};
+use crate::{
+    config::{Config, Server},
+    server::{self, CallbackGuard, ListenerLimits, Ops, Parts},
+    service::{Api, rest::Rest},
+};
+
+pub(super) struct Ports {
+    http: TcpListener,
+    grpc: TcpListener,
+    pub http_addr: SocketAddr,
+    pub grpc_addr: SocketAddr,
+}
+
+/// The ports as they serve.
+pub(super) struct Served {
+    pub health: HealthReporter,
+    pub listeners: Vec<JoinHandle<()>>,
+}
+
+impl Ports {
+    /// # Errors
+    /// An address is invalid or taken.
+    pub async fn bind(config: &Server) -> anyhow::Result<Self> {
+        let http = listen("server.http.addr", &config.http.addr).await?;
+        let grpc = listen("server.grpc.addr", &config.grpc.addr).await?;
+        let (http_addr, grpc_addr) = (http.local_addr()?, grpc.local_addr()?);
+        Ok(Self { http, grpc, http_addr, grpc_addr })
+    }
+
+    /// Serves until the server stops.
+    ///
+    /// # Errors
+    /// Reflection can't read the descriptors, which only a defect can cause.
+    pub async fn serve(self, config: &Config, core: &Core, api: Api, payments: &Payments) -> anyhow::Result<Served> {
+        let Self { http, grpc, http_addr, grpc_addr } = self;
+        let server = &config.server;
+        if server.grpc.internal_tokens.is_empty() {
+            tracing::warn!(%grpc_addr, "server.grpc.internal_tokens is empty: every caller that reaches this port may charge and adjust accounts");
+        }
+        let (health, health_service) = server::grpc_health();
+        server::report_health(&health, ServingStatus::Serving).await;
+        let parts = parts(server, core, api, payments);
+        let public = server::public_app(parts.clone());
+        let internal = server::internal_app(parts, health_service)?;
+        let limits = ListenerLimits {
+            connections: server.limits.connections,
+            drain_timeout: server.limits.drain_timeout,
+            connection_window: None,
+        };
+        let metering = ListenerLimits { connection_window: Some(server::METERING_WINDOW), ..limits };
+        let listeners = vec![
+            tokio::spawn(server::serve(http, public, limits, core.stop.clone())),
+            tokio::spawn(server::serve(grpc, internal, metering, core.stop.clone())),
+        ];
+        tracing::info!(%http_addr, %grpc_addr, "serving");
+        Ok(Served { health, listeners })
+    }
+}
+
+fn parts<'c>(config: &'c Server, core: &Core, api: Api, payments: &Payments) -> Parts<'c> {
+    Parts {
+        config,
+        rest: Rest { api: Arc::new(api), style: config.http.style },
+        ops: Ops {
+            store: core.store.clone(),
+            metrics: core.metrics.clone(),
+            rates: core.rates.clone(),
+            redis: core.redis.clone(),
+        },
+        callbacks: CallbackGuard {
+            auth: payments.callback_auth,
+            secrets: payments.callback_secrets.clone().into(),
+            calendar: core.calendar.clone(),
+            metrics: core.metrics.clone(),
+        },
+        payment_timeout: payments.timeout,
+    }
+}
+
+async fn listen(key: &str, addr: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(addr).await.with_context(|| format!("config key {key}: can't listen on {addr}"))
+}

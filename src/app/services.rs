@@ -1,0 +1,101 @@
+//! The services of the features, one constructor each.
+
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+
+use super::{
+    core::Core,
+    payments::{self, Payments},
+};
+use crate::{
+    biz::{
+        check::{Quotas, cache::Watched},
+        metering::{Meter, StreamTimeouts},
+    },
+    config::{Config, Streams},
+    service::{
+        AccountService, Api, CallParser, ChargeService, CheckService, LimitService, RechargeService, ReportService,
+        ReservationService, StreamService, TokenService,
+    },
+};
+
+/// # Errors
+/// A time of the configuration that is out of range.
+pub(super) fn api(config: &Config, core: &Core, payments: &Payments) -> anyhow::Result<Api> {
+    let ttl = TimeDelta::from_std(config.billing.reservation_ttl)?;
+    let calls = Arc::new(CallParser::new(core.catalog.clone(), core.quoter.clone(), ttl));
+    Ok(Api {
+        accounts: accounts(config, core),
+        checks: checks(core),
+        charges: ChargeService::new(calls.clone(), core.engine.clone(), core.observer.clone()),
+        reservations: Arc::new(reservations(core, calls.clone())),
+        limits: limits(core),
+        streams: Arc::new(streams(config, core, calls, ttl)),
+        tokens: TokenService::new(core.tokens.clone()),
+        recharges: recharges(config, core, payments),
+        reports: reports(core),
+    })
+}
+
+fn accounts(config: &Config, core: &Core) -> AccountService {
+    let currency = config.billing.currency.clone();
+    AccountService::new(core.accounts.clone(), core.engine.clone(), core.observer.clone(), currency)
+}
+
+fn checks(core: &Core) -> CheckService {
+    let quotas = Quotas::new(
+        core.model.clone(),
+        core.rates.clone(),
+        core.catalog.clone(),
+        core.quoter.clone(),
+        core.calendar.clone(),
+    );
+    CheckService::new(quotas, core.catalog.clone(), core.metrics.clone())
+}
+
+fn reservations(core: &Core, calls: Arc<CallParser>) -> ReservationService {
+    ReservationService {
+        calls,
+        rates: core.rates.clone(),
+        engine: core.engine.clone(),
+        transactions: core.store.clone(),
+        tokens: core.tokens.clone(),
+        observer: core.observer.clone(),
+        tasks: core.tasks.clone(),
+    }
+}
+
+fn limits(core: &Core) -> LimitService {
+    let watched = Arc::new(Watched::new(core.store.clone(), core.caches.clone()));
+    LimitService::new(watched.clone(), watched, core.accounts.clone(), core.calendar.clone())
+}
+
+fn streams(config: &Config, core: &Core, calls: Arc<CallParser>, ttl: TimeDelta) -> StreamService {
+    let Streams { progress, grace, idle_timeout } = config.billing.streams;
+    let timeouts = StreamTimeouts { ttl, progress, grace, idle_timeout };
+    let most = config.server.limits.streams;
+    StreamService {
+        calls,
+        rates: core.rates.clone(),
+        meter: Meter::new(core.engine.clone(), core.tokens.clone(), timeouts, most, core.stop.clone()),
+        transactions: core.store.clone(),
+        observer: core.observer.clone(),
+        tasks: core.tasks.clone(),
+    }
+}
+
+fn recharges(config: &Config, core: &Core, payments: &Payments) -> RechargeService {
+    let (store, engine, gateway) = (core.store.clone(), core.engine.clone(), payments.gateway.clone());
+    RechargeService {
+        recharges: Arc::new(payments::recharges(config, store, engine, core.calendar.clone(), gateway)),
+        orders: core.store.clone(),
+        metrics: core.metrics.clone(),
+        currency: config.billing.currency.clone(),
+        tasks: core.tasks.clone(),
+    }
+}
+
+fn reports(core: &Core) -> ReportService {
+    ReportService::new(core.store.clone(), core.store.clone(), core.catalog.clone(), core.calendar.clone())
+}

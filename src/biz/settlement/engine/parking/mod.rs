@@ -1,0 +1,340 @@
+//! The parking beside the lanes: postings of accounts that a lane cannot settle at once.
+//!
+//! A lane waits for no lock. An account whose rows or whose API key another transaction holds
+//! is parked: its postings, and all that follow, wait in the queue of that lock. A task for
+//! each queue waits for the lock on a connection of its own, in the database's own fair queue,
+//! and settles everything that waits in one transaction. When the last posting of the account
+//! is answered, the account returns to its lane.
+
+mod quarantine;
+mod queues;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
+use tokio_util::task::TaskTracker;
+
+use self::{
+    quarantine::{Quarantine, Standing},
+    queues::{Entry, Queues},
+};
+use crate::biz::settlement::engine::{
+    job::{Job, LaneLimits, Ticket},
+    settler::{Settler, given_up, pauses},
+};
+use crate::biz::{
+    settlement::{
+        ledger::SettledBatch,
+        lock::{Lock, Obstacle},
+        posting::Batch,
+    },
+    values::{
+        error::{Error, StoreError},
+        ids::UserId,
+    },
+};
+
+/// How long a turn at a lock may take. Databases give a wait for a lock up after two seconds,
+/// so a turn ends with a definite answer, unless the database has gone silent.
+const TURN_TIMEOUT: Duration = Duration::from_secs(4);
+
+pub(super) struct Parking {
+    settler: Settler,
+    /// Postings of one transaction at most.
+    batch: usize,
+    /// One permit for each connection that may wait for a lock.
+    connections: Semaphore,
+    state: Mutex<State>,
+    /// Accounts that a lane must not settle; mostly none, which lanes see without a lock.
+    apart: AtomicUsize,
+    tasks: TaskTracker,
+}
+
+struct State {
+    queues: Queues,
+    quarantine: Quarantine,
+}
+
+impl Parking {
+    pub fn new(settler: Settler, limits: LaneLimits) -> Self {
+        let parking = limits.parking;
+        Self {
+            settler,
+            batch: limits.batch,
+            connections: Semaphore::new(parking.connections.max(1)),
+            state: Mutex::new(State {
+                queues: Queues::new(parking, limits.queue),
+                quarantine: Quarantine::new(parking.quarantine),
+            }),
+            apart: AtomicUsize::new(0),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Gives a job back that its lane may settle. Parks or refuses it where its account is
+    /// parked, suspect or quarantined.
+    pub fn admit(self: &Arc<Self>, job: Job) -> Option<Job> {
+        if self.apart.load(Relaxed) == 0 {
+            return Some(job);
+        }
+        let user = job.posting.user();
+        let standing = {
+            let state = self.state();
+            match state.quarantine.standing(user, Instant::now()) {
+                Standing::Good if state.queues.is_parked(user) => Standing::Suspect,
+                standing => standing,
+            }
+        };
+        match standing {
+            Standing::Good => return Some(job),
+            Standing::Suspect => self.park(Lock::Account(user.clone()), job, true),
+            Standing::Quarantined => job.ticket.reply.refuse(given_up(false, QUARANTINED)),
+        }
+        None
+    }
+
+    /// Answers the callers of a batch that is settled, and parks the accounts that were left
+    /// out. `from`: the queue that the batch was taken from; `None` for a lane.
+    pub fn answer(self: &Arc<Self>, batch: &Batch, tickets: Vec<Ticket>, settled: SettledBatch, from: Option<&Lock>) {
+        let mut outcomes = settled.outcomes.into_iter();
+        let mut locked: BTreeMap<UserId, (Lock, Vec<Job>)> = BTreeMap::new();
+        for (posting, ticket) in batch.postings.iter().zip(tickets) {
+            let user = posting.user();
+            match settled.left_out.get(user) {
+                None => {
+                    // As many as there are postings that are not left out.
+                    if let Some(outcome) = outcomes.next() {
+                        ticket.reply.send(outcome);
+                    }
+                    if from.is_some() {
+                        self.finish(user, true);
+                    }
+                }
+                Some(Obstacle::Unreadable(why)) => {
+                    ticket.reply.refuse(Error::Internal(why.clone()));
+                    self.quarantine(user, why);
+                    if from.is_some() {
+                        self.finish(user, false);
+                    }
+                }
+                Some(Obstacle::Locked(lock)) => {
+                    let job = Job { posting: posting.clone(), ticket };
+                    locked.entry(user.clone()).or_insert_with(|| (lock.clone(), Vec::new())).1.push(job);
+                }
+            }
+        }
+        for (user, (lock, jobs)) in locked {
+            match from {
+                None => jobs.into_iter().for_each(|job| self.park(lock.clone(), job, true)),
+                // Beyond the first lock an account waits for all that it needs: two hot locks
+                // would send it to and fro.
+                Some(_) => self.relocate(&user, jobs),
+            }
+        }
+    }
+
+    /// Has each account of a batch that failed settled alone.
+    pub fn isolate(self: &Arc<Self>, batch: &Batch, tickets: Vec<Ticket>) {
+        for (posting, ticket) in batch.postings.iter().zip(tickets) {
+            // Bounded by the batch.
+            self.park(Lock::Account(posting.user().clone()), Job { posting: posting.clone(), ticket }, false);
+        }
+    }
+
+    /// Refuses a posting that failed alone, and sets its account apart.
+    pub async fn fail(&self, batch: &Batch, tickets: Vec<Ticket>, why: &str) {
+        for (posting, ticket) in batch.postings.iter().zip(tickets) {
+            if ticket.is_unsure {
+                self.settler.outcome_unknown(batch).await;
+                self.suspect(posting.user());
+            } else {
+                self.quarantine(posting.user(), why);
+            }
+            ticket.reply.refuse(Error::Internal(why.to_owned()));
+        }
+    }
+
+    /// Returns when every parked posting is answered. Nothing is parked any more by then.
+    pub async fn drain(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn park(self: &Arc<Self>, lock: Lock, job: Job, is_bounded: bool) {
+        let parked = {
+            let mut state = self.state();
+            let parked = state.queues.park(lock, job, is_bounded);
+            self.count(&state);
+            parked
+        };
+        match parked {
+            Ok(entry) => self.serve_new(entry),
+            Err(job) => job.ticket.reply.refuse(given_up(job.ticket.is_unsure, FULL)),
+        }
+    }
+
+    /// Lets an account wait for its own lock, and for every other.
+    fn relocate(self: &Arc<Self>, user: &UserId, jobs: Vec<Job>) {
+        let entry = self.state().queues.relocate(user, Lock::Account(user.clone()), jobs);
+        self.serve_new(entry);
+    }
+
+    fn serve_new(self: &Arc<Self>, entry: Entry) {
+        if let Entry::New(lock) = entry {
+            self.tasks.spawn(self.clone().serve(lock));
+        }
+    }
+
+    /// Settles what waits for a lock, until nothing is left.
+    async fn serve(self: Arc<Self>, lock: Lock) {
+        let (mut pauses, mut alone) = (pauses(), 0_usize);
+        loop {
+            let Some(deadline) = self.first_deadline(&lock) else { return };
+            let permit = timeout_at(deadline, self.connections.acquire()).await;
+            let expired = self.state().queues.expired(&lock, Instant::now());
+            self.give_up(expired).await;
+            let Ok(Ok(permit)) = permit else { continue };
+            let limit = if alone > 0 { 1 } else { self.batch };
+            alone = alone.saturating_sub(1);
+            let jobs = self.state().queues.take(&lock, limit);
+            let turn = if jobs.is_empty() { Turn::Settled } else { self.settle(&lock, jobs).await };
+            // The next one in the line of permits has its turn, also while this lock is not granted.
+            drop(permit);
+            match turn {
+                Turn::Settled => pauses = super::settler::pauses(),
+                Turn::Again => tokio::time::sleep(pauses.next().unwrap_or_default()).await,
+                Turn::OneByOne(count) => alone = count,
+            }
+        }
+    }
+
+    /// Settles jobs once; those that were not settled go back.
+    async fn settle(self: &Arc<Self>, lock: &Lock, jobs: Vec<Job>) -> Turn {
+        let deadline = Instant::now() + TURN_TIMEOUT;
+        let (postings, mut tickets): (Vec<_>, Vec<_>) = jobs.into_iter().map(|job| (job.posting, job.ticket)).unzip();
+        let batch = self.settler.batch(postings);
+        let mut is_unsure = tickets.iter().any(|ticket| ticket.is_unsure);
+        let settled = self.settler.try_once(&batch, Some(lock), deadline, &mut is_unsure).await;
+        tickets.iter_mut().for_each(|ticket| ticket.is_unsure |= is_unsure);
+        match (settled, lock) {
+            (Ok(settled), _) => {
+                self.answer(&batch, tickets, settled, Some(lock));
+                Turn::Settled
+            }
+            (Err(StoreError::Failed(why)), _) if tickets.len() == 1 => {
+                self.fail(&batch, tickets, &why).await;
+                batch.postings.iter().for_each(|posting| self.finish(posting.user(), false));
+                Turn::Settled
+            }
+            (Err(StoreError::Failed(why)), Lock::Account(_)) => {
+                tracing::error!(why, batch = tickets.len(), "an account failed; settling its postings one by one");
+                let count = tickets.len();
+                self.state().queues.put_back(lock, jobs_of(&batch, tickets));
+                Turn::OneByOne(count)
+            }
+            (Err(StoreError::Failed(why)), Lock::ApiKey(_)) => {
+                tracing::error!(why, batch = tickets.len(), "a batch failed; settling its accounts one by one");
+                let mut accounts: BTreeMap<UserId, Vec<Job>> = BTreeMap::new();
+                for job in jobs_of(&batch, tickets) {
+                    accounts.entry(job.posting.user().clone()).or_default().push(job);
+                }
+                accounts.into_iter().for_each(|(user, jobs)| self.relocate(&user, jobs));
+                Turn::Settled
+            }
+            (Err(error @ (StoreError::Conflict(_) | StoreError::Unavailable(_))), _) => {
+                tracing::warn!(%error, ?lock, batch = tickets.len(), "a lock was not granted; waiting for it again");
+                self.state().queues.put_back(lock, jobs_of(&batch, tickets));
+                Turn::Again
+            }
+        }
+    }
+
+    /// Refuses jobs whose deadline has passed.
+    async fn give_up(&self, jobs: Vec<Job>) {
+        for Job { posting, ticket } in jobs {
+            let user = posting.user().clone();
+            if ticket.is_unsure {
+                self.settler.outcome_unknown(&self.settler.batch(vec![posting])).await;
+            }
+            let is_quarantined = self.state().quarantine.standing(&user, Instant::now()) == Standing::Quarantined;
+            let why = if is_quarantined { QUARANTINED } else { LOCKED };
+            ticket.reply.refuse(given_up(ticket.is_unsure, why));
+            self.suspect(&user);
+            self.finish(&user, false);
+        }
+    }
+
+    /// Sets an account apart that the database cannot settle. What waits of it is given up next.
+    fn quarantine(&self, user: &UserId, why: &str) {
+        let (mut state, now) = (self.state(), Instant::now());
+        if state.quarantine.begin(user, now) {
+            tracing::error!(
+                %user,
+                why,
+                "account quarantined: the database cannot read or write one of its rows; \
+                 `cron --once audit` names unreadable rows"
+            );
+        }
+        state.queues.expire(user, now);
+        self.count(&state);
+    }
+
+    fn suspect(&self, user: &UserId) {
+        let mut state = self.state();
+        state.quarantine.suspect(user, Instant::now());
+        self.count(&state);
+    }
+
+    /// One posting of a parked account is answered.
+    fn finish(&self, user: &UserId, is_settled: bool) {
+        let mut state = self.state();
+        state.queues.finished(user);
+        if is_settled {
+            state.quarantine.end(user);
+        }
+        self.count(&state);
+    }
+
+    fn first_deadline(&self, lock: &Lock) -> Option<Instant> {
+        self.state().queues.first_deadline(lock)
+    }
+
+    fn count(&self, state: &State) {
+        self.apart.store(state.queues.accounts() + state.quarantine.accounts(), Relaxed);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What came of a turn at a lock.
+enum Turn {
+    /// Every job is answered, or waits for another lock.
+    Settled,
+    /// The jobs are back in the queue.
+    Again,
+    /// So many jobs are back, each of which goes alone.
+    OneByOne(usize),
+}
+
+const FULL: &str = "the account is locked by another transaction and too many calls wait for it";
+const LOCKED: &str = "the account was locked by another transaction for too long";
+const QUARANTINED: &str = "the account is quarantined because the database cannot settle it";
+
+fn jobs_of(batch: &Batch, tickets: Vec<Ticket>) -> Vec<Job> {
+    let postings = batch.postings.iter().cloned();
+    postings.zip(tickets).map(|(posting, ticket)| Job { posting, ticket }).collect()
+}

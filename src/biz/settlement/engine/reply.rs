@@ -1,0 +1,71 @@
+//! Typed replies: each kind of posting is answered through a channel of its own type.
+
+use tokio::sync::oneshot;
+
+use crate::biz::{
+    settlement::{
+        order::Order,
+        posting::{Adjusted, Effect, Outcome},
+        transaction::Transaction,
+    },
+    values::error::{Error, Result},
+};
+
+/// A transaction, and what the request did for it.
+pub type Settled = Result<(Transaction, Effect)>;
+
+/// A reservation that a stream has reported on, and whether its API key has no tokens left.
+/// Where the hold ran out first, and nothing was kept, it is not PENDING.
+pub type Reported = Result<(Transaction, bool)>;
+
+/// The channel that answers a posting.
+pub(super) enum Reply {
+    Opened(oneshot::Sender<Result<bool>>),
+    Settled(oneshot::Sender<Settled>),
+    Reported(oneshot::Sender<Reported>),
+    Ended(oneshot::Sender<Result<Option<(Transaction, Effect)>>>),
+    Adjusted(oneshot::Sender<Result<(Adjusted, bool)>>),
+    OrderUpdated(oneshot::Sender<Result<(Order, bool)>>),
+}
+
+impl Reply {
+    /// Answers the caller. A caller that went away needs no answer.
+    ///
+    /// An outcome of another kind is a defect of the ledger; the dropped channel then tells
+    /// the caller that the outcome is unknown.
+    pub fn send(self, outcome: Outcome) {
+        match (self, outcome) {
+            (reply, Outcome::Refused(error)) => reply.refuse(error),
+            (Self::Opened(reply), Outcome::Opened { created }) => answer(reply, Ok(created)),
+            (Self::Settled(reply), Outcome::Settled { transaction, effect }) => {
+                answer(reply, Ok((transaction, effect)));
+            }
+            (Self::Reported(reply), Outcome::Reported { transaction, is_exhausted }) => {
+                answer(reply, Ok((transaction, is_exhausted)));
+            }
+            (Self::Ended(reply), Outcome::Ended { ended }) => answer(reply, Ok(ended)),
+            (Self::Adjusted(reply), Outcome::Adjusted { adjusted, replayed }) => {
+                answer(reply, Ok((adjusted, replayed)))
+            }
+            (Self::OrderUpdated(reply), Outcome::OrderUpdated { order, changed }) => {
+                answer(reply, Ok((order, changed)))
+            }
+            (_, outcome) => tracing::error!(?outcome, "the ledger answered a posting with another kind of outcome"),
+        }
+    }
+
+    pub fn refuse(self, error: Error) {
+        match self {
+            Self::Opened(reply) => answer(reply, Err(error)),
+            Self::Settled(reply) => answer(reply, Err(error)),
+            Self::Reported(reply) => answer(reply, Err(error)),
+            Self::Ended(reply) => answer(reply, Err(error)),
+            Self::Adjusted(reply) => answer(reply, Err(error)),
+            Self::OrderUpdated(reply) => answer(reply, Err(error)),
+        }
+    }
+}
+
+fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+    let _ = reply.send(value);
+}

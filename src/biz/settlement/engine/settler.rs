@@ -1,0 +1,121 @@
+//! One attempt at a batch, and the listener that hears of its changes.
+
+use std::{sync::Arc, time::Duration};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tokio::time::Instant;
+
+use crate::biz::{
+    account::catalog::Catalog,
+    settlement::{
+        commit_listener::CommitListener,
+        keys::Keys,
+        ledger::{Ledger, SettledBatch},
+        lock::Lock,
+        posting::{Batch, Posting},
+    },
+    values::{
+        cache_key::CacheKey,
+        calendar::Calendar,
+        error::{Error, StoreError},
+        ids::ApiKeyId,
+    },
+};
+
+/// Between two attempts, doubling from the first to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+/// What lanes and the parking settle with.
+#[derive(Clone)]
+pub(super) struct Settler {
+    pub ledger: Arc<dyn Ledger>,
+    pub listener: Arc<dyn CommitListener>,
+    pub catalog: Arc<Catalog>,
+    pub calendar: Arc<Calendar>,
+}
+
+impl Settler {
+    pub fn batch(&self, postings: Vec<Posting>) -> Arc<Batch> {
+        Arc::new(Batch { postings, at: self.calendar.now(), catalog: self.catalog.clone() })
+    }
+
+    /// Settles a batch once, and tells the listener of the changes. `is_unsure`: whether this
+    /// attempt or an earlier one may have committed unnoticed.
+    pub async fn try_once(
+        &self,
+        batch: &Arc<Batch>,
+        wait_for: Option<&Lock>,
+        deadline: Instant,
+        is_unsure: &mut bool,
+    ) -> Result<SettledBatch, StoreError> {
+        // In a task of its own: a panic below costs one batch and not the lane, and a
+        // database that has gone silent is given up at the deadline, outcome unknown.
+        let mut task = {
+            let (ledger, batch, wait_for) = (self.ledger.clone(), batch.clone(), wait_for.cloned());
+            tokio::spawn(async move { ledger.settle(&batch, wait_for.as_ref()).await })
+        };
+        let mut settled = match tokio::time::timeout_at(deadline, &mut task).await {
+            Ok(Ok(settled)) => {
+                settled.inspect_err(|error| *is_unsure |= matches!(error, StoreError::Unavailable(_)))?
+            }
+            Ok(Err(panic)) => {
+                *is_unsure = true;
+                return Err(StoreError::Failed(format!("settling panicked: {panic}")));
+            }
+            Err(_) => {
+                task.abort();
+                *is_unsure = true;
+                return Err(StoreError::Unavailable("no answer in time".into()));
+            }
+        };
+        let left_out = &settled.left_out;
+        let settled_count = match left_out.is_empty() {
+            true => batch.postings.len(),
+            false => batch.postings.iter().filter(|posting| !left_out.contains(posting.user())).count(),
+        };
+        if settled.outcomes.len() != settled_count {
+            *is_unsure = true;
+            return Err(StoreError::Failed("the number of outcomes is wrong".into()));
+        }
+        if *is_unsure {
+            self.listener.invalidate(cache_keys(batch, std::mem::take(&mut settled.api_keys))).await;
+        } else if !settled.changes.is_empty() {
+            self.listener.committed(std::mem::take(&mut settled.changes)).await;
+        }
+        Ok(settled)
+    }
+
+    /// Tells the listener that a batch may have changed its accounts, or may change them yet.
+    pub async fn outcome_unknown(&self, batch: &Batch) {
+        self.listener.outcome_unknown(cache_keys(batch, Vec::new())).await;
+    }
+}
+
+/// The pauses between attempts at a batch.
+pub(super) fn pauses() -> impl Iterator<Item = Duration> + Send {
+    let pauses = ExponentialBuilder::default()
+        .with_min_delay(FIRST_PAUSE)
+        .with_max_delay(LONGEST_PAUSE)
+        .with_jitter()
+        .without_max_times();
+    pauses.build()
+}
+
+/// The answer to a posting that is given up.
+pub(super) fn given_up(is_unsure: bool, why: &'static str) -> Error {
+    match is_unsure {
+        true => Error::Overloaded(
+            "the database does not answer and the outcome is unknown; retry with the same id to learn it".into(),
+        ),
+        false => Error::Overloaded(format!("{why}; nothing was made; retry later").into()),
+    }
+}
+
+/// Everything that a batch may change, with the API keys of the reservations that it ends.
+fn cache_keys(batch: &Batch, api_keys: Vec<ApiKeyId>) -> Vec<CacheKey> {
+    let keys = Keys::of(batch);
+    let users = keys.users.into_iter().cloned().map(CacheKey::User);
+    let named = keys.api_keys.into_iter().cloned();
+    users.chain(named.chain(api_keys).map(CacheKey::ApiKey)).collect()
+}

@@ -1,0 +1,82 @@
+//! What a settlement cannot have at once: locks that other transactions hold, and rows that
+//! cannot be decoded.
+
+use std::collections::BTreeMap;
+
+use crate::biz::values::{
+    error::StoreError,
+    ids::{ApiKeyId, UserId},
+};
+
+/// A lock that one transaction holds and others need.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lock {
+    /// The rows of an account.
+    Account(UserId),
+    /// The quotas of an API key.
+    ApiKey(ApiKeyId),
+}
+
+/// Why a transaction leaves an account out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Obstacle {
+    /// Another transaction holds this lock.
+    Locked(Lock),
+    /// A stored row cannot be decoded: which one, and why.
+    Unreadable(String),
+}
+
+/// The accounts that a transaction leaves out. They cost the other accounts of the batch nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LeftOut(BTreeMap<UserId, Obstacle>);
+
+impl LeftOut {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn get(&self, user: &UserId) -> Option<&Obstacle> {
+        self.0.get(user)
+    }
+
+    pub fn contains(&self, user: &UserId) -> bool {
+        self.0.contains_key(user)
+    }
+
+    /// Leaves an account out. The first obstacle stands, unless the later one is the account's own lock.
+    pub fn insert(&mut self, user: &UserId, obstacle: Obstacle) {
+        let is_own_lock = matches!(obstacle, Obstacle::Locked(Lock::Account(_)));
+        match self.0.get_mut(user) {
+            Some(Obstacle::Unreadable(_)) => {}
+            Some(first) if is_own_lock => *first = obstacle,
+            Some(_) => {}
+            None => drop(self.0.insert(user.clone(), obstacle)),
+        }
+    }
+
+    /// The decoded row of a table; `None` where it cannot be decoded and its account is left out.
+    ///
+    /// # Errors
+    /// Every error that does not come from the row.
+    pub fn decoded<T>(
+        &mut self,
+        user: &UserId,
+        table: &str,
+        row: Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        match row {
+            Ok(row) => Ok(Some(row)),
+            Err(StoreError::Failed(why)) => {
+                self.0.insert(user.clone(), Obstacle::Unreadable(format!("{table}: {why}")));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl FromIterator<(UserId, Obstacle)> for LeftOut {
+    fn from_iter<T: IntoIterator<Item = (UserId, Obstacle)>>(obstacles: T) -> Self {
+        Self(obstacles.into_iter().collect())
+    }
+}

@@ -1,0 +1,244 @@
+//! The first round trip of a settlement: begin, lock, and read what the rule needs.
+//!
+//! A transaction that waits for no lock skips the rows that others hold, and finds them by a
+//! plain read: a row that is there and was not locked leaves its account out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sqlx::{MySqlConnection, mysql::MySqlRow};
+
+use super::transactions;
+use crate::{
+    biz::{
+        settlement::{
+            keys::Keys,
+            lock::{LeftOut, Lock, Obstacle},
+            posting::{Batch, Posting},
+            rule::State,
+        },
+        values::{
+            error::StoreError,
+            ids::{ApiKeyId, UserId},
+        },
+    },
+    data::{
+        mysql::{
+            account::accounts,
+            limits::{caps, key_quotas},
+            recharge,
+            statement::{LockMode, Statement},
+        },
+        row::Columns,
+        rows::{
+            account::user_of,
+            key_quota,
+            transaction::{adjusted_of, transaction_of},
+        },
+    },
+};
+
+/// Which transactions are looked up before the rule decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lookup {
+    /// Those that end, which must be there. The others are taken for new: when one is
+    /// not, its insert fails.
+    Ending,
+    All,
+}
+
+/// What a batch is decided on.
+#[derive(Default)]
+pub struct Loaded {
+    pub state: State,
+    pub left_out: LeftOut,
+}
+
+/// Begins, locks the accounts, and finds which ids of the batch are known already.
+pub async fn load(
+    connection: &mut MySqlConnection,
+    batch: &Batch,
+    keys: &Keys<'_>,
+    lookup: Lookup,
+    wait_for: Option<&Lock>,
+) -> Result<Loaded, StoreError> {
+    let mode = match wait_for {
+        Some(Lock::Account(_)) => LockMode::Wait,
+        Some(Lock::ApiKey(_)) | None => LockMode::Skip,
+    };
+    let waits_for_key = match wait_for {
+        Some(Lock::ApiKey(key)) => Some(key),
+        Some(Lock::Account(_)) | None => None,
+    };
+    let skips = mode == LockMode::Skip;
+    let names_keys = !keys.api_keys.is_empty() || !keys.ending.is_empty();
+    let transactions = match lookup {
+        Lookup::Ending => &keys.ending,
+        Lookup::All => &keys.transactions,
+    };
+    let mut statement = Statement::new("START TRANSACTION; ");
+    if let Some(key) = waits_for_key {
+        key_quotas::wait_for(&mut statement, key);
+    }
+    accounts::lock(&mut statement, keys, batch.at.month, mode);
+    if skips {
+        caps::read_present(&mut statement, keys);
+    }
+    if !keys.ending.is_empty() {
+        accounts::read_held_quotas(&mut statement, keys);
+    }
+    if !transactions.is_empty() {
+        statement
+            .push("SELECT ")
+            .push(transactions::COLUMNS)
+            .push(" FROM billing_transaction WHERE (user_id, trace_id) IN (")
+            .pairs(transactions)
+            .push("); ");
+    }
+    if !keys.adjustments.is_empty() {
+        statement
+            .push(
+                "SELECT user_id, adjustment_id, amount, reason, operator, request_id, balance_after, created_at \
+                 FROM balance_adjustment WHERE (user_id, adjustment_id) IN (",
+            )
+            .pairs(&keys.adjustments)
+            .push("); ");
+    }
+    if !keys.orders.is_empty() {
+        recharge::lock(&mut statement, keys, mode);
+    }
+    if names_keys {
+        key_quotas::lock(&mut statement, keys, mode);
+        if skips {
+            key_quotas::read_present(&mut statement, keys);
+        }
+    }
+
+    // In the order of the statements above, the first of which has no rows.
+    let mut sets = statement.fetch(connection).await?.into_iter().skip(1);
+    let mut next = || sets.next().ok_or_else(|| StoreError::Failed("a statement had no result".into()));
+    if waits_for_key.is_some() {
+        next()?;
+    }
+    let mut loaded = Loaded::default();
+    let Loaded { state, left_out } = &mut loaded;
+    accounts::add_locked(state, left_out, batch.at.month, &next()?)?;
+    if skips {
+        for row in &next()? {
+            let user = user_of(row)?;
+            // A user may have caps and no account yet.
+            if state.balances.contains_key(&user) && !state.requests.contains_key(&user) {
+                left_out.insert(&user, Obstacle::Locked(Lock::Account(user.clone())));
+            }
+        }
+    }
+    if !keys.ending.is_empty() {
+        accounts::add_held_quotas(state, left_out, &next()?)?;
+    }
+    if !transactions.is_empty() {
+        for row in &next()? {
+            let user = user_of(row)?;
+            let Some(known) = left_out.decoded(&user, "billing_transaction", transaction_of(row))? else { continue };
+            // Of an account that another process opened a moment ago, and that is not locked.
+            if state.balances.contains_key(&user) {
+                state.transactions.insert((user, known.trace.clone()), known);
+            }
+        }
+    }
+    if !keys.adjustments.is_empty() {
+        for row in &next()? {
+            let user = user_of(row)?;
+            if let Some(settled) = left_out.decoded(&user, "balance_adjustment", adjusted_of(row))? {
+                state.adjustments.insert((user, settled.id.clone()), settled);
+            }
+        }
+    }
+    if !keys.orders.is_empty() {
+        recharge::add_locked(state, left_out, &next()?, &next()?)?;
+    }
+    if names_keys {
+        let locked = next()?;
+        let present = if skips { next()? } else { Vec::new() };
+        loaded.add_key_quotas(batch, &locked, &present)?;
+    }
+    if skips {
+        loaded.leave_out_locked(connection, batch, keys).await?;
+    }
+    Ok(loaded)
+}
+
+impl Loaded {
+    /// Adds the quotas of API keys, and leaves out the accounts whose calls need a key that
+    /// another transaction holds or that cannot be decoded.
+    fn add_key_quotas(&mut self, batch: &Batch, locked: &[MySqlRow], present: &[MySqlRow]) -> Result<(), StoreError> {
+        let mut obstacles: BTreeMap<ApiKeyId, Obstacle> = BTreeMap::new();
+        let mut found = BTreeSet::new();
+        for row in locked {
+            let key = ApiKeyId::from_stored(row.text(0)?);
+            found.insert((key.clone(), row.text(1)?));
+            match key_quota::add(&mut self.state.key_quotas, row) {
+                Ok(()) => {}
+                Err(StoreError::Failed(why)) => {
+                    obstacles.insert(key, Obstacle::Unreadable(format!("api_key_quota: {why}")));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        for row in present {
+            let key = ApiKeyId::from_stored(row.text(0)?);
+            if !found.contains(&(key.clone(), row.text(1)?)) {
+                obstacles.entry(key.clone()).or_insert(Obstacle::Locked(Lock::ApiKey(key)));
+            }
+        }
+        if obstacles.is_empty() {
+            return Ok(());
+        }
+        for posting in &batch.postings {
+            if let Some(obstacle) = self.state.api_key_of(posting).and_then(|key| obstacles.get(key)) {
+                self.left_out.insert(posting.user(), obstacle.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves out the accounts and orders that are there and were not locked. Where nothing is
+    /// missing, as in nearly every batch, this asks for nothing.
+    async fn leave_out_locked(
+        &mut self,
+        connection: &mut MySqlConnection,
+        batch: &Batch,
+        keys: &Keys<'_>,
+    ) -> Result<(), StoreError> {
+        let Self { state, left_out } = self;
+        let unopened = state.unopened(keys, batch.at.month);
+        let missing = keys.users.iter().copied().filter(|user| !state.balances.contains_key(*user));
+        let users: BTreeSet<&UserId> = missing.chain(&unopened).filter(|user| !left_out.contains(user)).collect();
+        let orders: Vec<_> = keys.orders.iter().copied().filter(|order| !state.orders.contains_key(*order)).collect();
+        if users.is_empty() && orders.is_empty() {
+            return Ok(());
+        }
+        let mut statement = Statement::new("");
+        if !users.is_empty() {
+            accounts::read_present(&mut statement, &users, keys, batch.at.month);
+        }
+        if !orders.is_empty() {
+            recharge::read_present(&mut statement, &orders);
+        }
+        let mut sets = statement.fetch(connection).await?.into_iter();
+        if !users.is_empty() {
+            let rows = sets.next().unwrap_or_default();
+            for user in accounts::locked_by_others(state, batch.at.month, &rows)? {
+                left_out.insert(&user, Obstacle::Locked(Lock::Account(user.clone())));
+            }
+        }
+        for row in sets.next().iter().flatten() {
+            let id = row.text(0)?;
+            let of_order =
+                |posting: &&Posting| matches!(posting, Posting::UpdateOrder(update) if update.order.as_str() == id);
+            for posting in batch.postings.iter().filter(of_order) {
+                let user = posting.user();
+                left_out.insert(user, Obstacle::Locked(Lock::Account(user.clone())));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,145 @@
+//! The books of many users, as the audit compares them.
+
+use std::collections::BTreeMap;
+
+use super::account::user_of;
+use crate::{
+    biz::{
+        jobs::audit::{DifferingDay, Evidence},
+        values::{
+            error::StoreError,
+            ids::{ServiceName, UserId},
+        },
+    },
+    data::row::Columns,
+};
+
+/// Notes one row of a book, whose first column is the user.
+pub type Note<R> = fn(&mut Evidence, &R) -> Result<(), StoreError>;
+
+/// The evidence on each of some users.
+pub struct Books(BTreeMap<UserId, Evidence>);
+
+impl Books {
+    /// The users, one a row.
+    pub fn of_users(rows: &[impl Columns]) -> Result<Self, StoreError> {
+        let evidence = |row| user_of(row).map(|user| (user.clone(), Evidence::of(user)));
+        rows.iter().map(evidence).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The first and the last of the users.
+    pub fn span(&self) -> Option<(UserId, UserId)> {
+        let (first, last) = (self.0.keys().next()?, self.0.keys().next_back()?);
+        Some((first.clone(), last.clone()))
+    }
+
+    /// Notes the rows of a book.
+    pub fn note<R: Columns>(&mut self, rows: &[R], note: Note<R>) -> Result<(), StoreError> {
+        for row in rows {
+            if let Some(evidence) = self.0.get_mut(&user_of(row)?) {
+                // One row that cannot be read does not end the audit of all others.
+                match note(evidence, row) {
+                    Err(StoreError::Failed(why)) => evidence.unreadable.push(why),
+                    noted => noted?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub fn note_days(&mut self, days: Vec<(UserId, DifferingDay)>) {
+        for (user, day) in days {
+            if let Some(evidence) = self.0.get_mut(&user) {
+                evidence.differing_days.push(day);
+            }
+        }
+    }
+
+    pub fn into_evidence(self) -> Vec<Evidence> {
+        self.0.into_values().collect()
+    }
+}
+
+/// A service and a month, in the second and third column.
+fn month_of(row: &impl Columns) -> Result<(ServiceName, String), StoreError> {
+    Ok((ServiceName::from_stored(row.text(1)?), row.text(2)?))
+}
+
+/// Balance, held.
+pub fn note_balance(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
+    evidence.balance = Some(row.money(1)?);
+    evidence.held = row.money(2)?;
+    Ok(())
+}
+
+/// The sum of the top-ups.
+pub fn note_recharges(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
+    evidence.recharged = row.money(1)?;
+    Ok(())
+}
+
+/// The sum of the adjustments.
+pub fn note_adjustments(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
+    evidence.adjusted = row.money(1)?;
+    Ok(())
+}
+
+/// Amount and units of the transactions.
+pub fn note_transactions(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
+    evidence.settled_amount = row.money(1)?;
+    evidence.settled_count = row.number(2)?;
+    Ok(())
+}
+
+/// Service, month, used units.
+pub fn note_used_quota(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
+    evidence.used_quotas.insert(month_of(row)?, row.number(3)?);
+    Ok(())
+}
+
+/// Service, month, units of the opening entry.
+pub fn note_opened_quota(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
+    evidence.opened_quotas.insert(month_of(row)?, row.number(3)?);
+    Ok(())
+}
+
+/// Service, month, held units.
+pub fn note_held_quota(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
+    evidence.held_quotas.insert(month_of(row)?, row.number(3)?);
+    Ok(())
+}
+
+/// Service, month, held units and amount of the reservations.
+pub fn note_reservations(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
+    let free = row.number(3)?;
+    if free > 0 {
+        evidence.reserved_quotas.insert(month_of(row)?, free);
+    }
+    evidence.reserved = evidence.reserved.plus(row.money(4)?);
+    Ok(())
+}
+
+/// The description of a row that settlement cannot read.
+pub fn note_unreadable(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
+    evidence.unreadable.push(row.text(1)?);
+    Ok(())
+}
+
+/// How many reservations the sweep will not find.
+pub fn note_stranded(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
+    evidence.stranded = row.number(1)?;
+    Ok(())
+}
+
+/// Service, month, free units and amount of the records; units and amount of those that belong to
+/// transactions.
+pub fn note_records(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
+    let free: i64 = row.number(3)?;
+    if free != 0 {
+        *evidence.free_units.entry(month_of(row)?).or_default() += free;
+    }
+    evidence.charged = evidence.charged.plus(row.money(4)?);
+    evidence.recorded_count += row.number::<i64>(5)?;
+    evidence.recorded_amount = evidence.recorded_amount.plus(row.money(6)?);
+    Ok(())
+}

@@ -1,0 +1,56 @@
+//! Rows that jobs and their metrics read.
+
+use crate::{
+    biz::{
+        jobs::{
+            audit::{DayBook, DifferingDay, differences_at},
+            ops_stats::FinishedAudit,
+            reset::Lacking,
+        },
+        values::{
+            error::StoreError,
+            ids::{ServiceName, UserId},
+        },
+    },
+    data::{error::corrupt, row::Columns},
+};
+
+use super::account::user_of;
+
+/// A user, service and day, five columns of the rollup and the same of the records.
+pub fn differing_day_of(row: &impl Columns) -> Result<(UserId, DifferingDay), StoreError> {
+    let day = DifferingDay {
+        service: ServiceName::from_stored(row.text(1)?),
+        day: row.day(2)?,
+        rollup: day_book_of(row, 3)?,
+        records: day_book_of(row, 8)?,
+    };
+    Ok((user_of(row)?, day))
+}
+
+fn day_book_of(row: &impl Columns, first: usize) -> Result<DayBook, StoreError> {
+    Ok(DayBook {
+        free_count: row.sum(first)?,
+        paid_count: row.sum(first + 1)?,
+        amount: row.money(first + 2)?,
+        free_records: row.sum(first + 3)?,
+        paid_records: row.sum(first + 4)?,
+    })
+}
+
+/// The end of an audit, and its last position.
+pub fn finished_audit_of(row: &impl Columns) -> Result<FinishedAudit, StoreError> {
+    let position = row.optional_text(1)?;
+    let differences = differences_at(position.as_deref()).ok_or_else(|| corrupt("position"))?;
+    Ok(FinishedAudit { at: row.time(0)?, differences })
+}
+
+/// Missing quota rows, and rows with another total.
+pub fn lacking_of(row: &impl Columns) -> Result<Lacking, StoreError> {
+    Ok(Lacking { rows: row.number(0)?, totals: row.number(1)? })
+}
+
+/// A service, or NULL for the balance, and how many users are low.
+pub fn low_count_of(row: &impl Columns) -> Result<(Option<ServiceName>, u64), StoreError> {
+    Ok((row.optional_text(0)?.map(ServiceName::from_stored), row.number(1)?))
+}

@@ -1,0 +1,33 @@
+//! Quotas of API keys: `api_key_quota`.
+
+use crate::{
+    biz::{
+        limits::key_quota::{KeyQuota, KeyQuotas, KnownSince, Period, QuotaType, Taken},
+        values::{error::StoreError, ids::ApiKeyId},
+    },
+    data::{error::corrupt, row::Columns},
+};
+
+/// Adds a row: key, kind, period, limit, used, day, beginning, version, used in the day, in its
+/// month and in all. The count of the own period is the first.
+pub fn add(quotas: &mut KeyQuotas, row: &impl Columns) -> Result<(), StoreError> {
+    let kind: QuotaType = row.text(1)?.parse().map_err(|_| corrupt("quota type"))?;
+    let period: Period = row.text(2)?.parse().map_err(|_| corrupt("period"))?;
+    let taken = Taken { day: row.number(8)?, month: row.number(9)?, total: row.number(10)? };
+    let quota = KeyQuota {
+        period,
+        limit: row.number(3)?,
+        taken: taken.with(period, row.number(4)?),
+        day: row.day(5)?,
+        since: row.time(6)?,
+        version: row.number(7)?,
+    };
+    quotas.insert((ApiKeyId::from_stored(row.text(0)?), kind), quota);
+    Ok(())
+}
+
+/// Since when the counts of a quota are known in full: kind, day, month, in all.
+pub fn known_since_of(row: &impl Columns) -> Result<(QuotaType, KnownSince), StoreError> {
+    let kind = row.text(0)?.parse().map_err(|_| corrupt("quota type"))?;
+    Ok((kind, KnownSince { day: row.time(1)?, month: row.time(2)?, total: row.time(3)? }))
+}

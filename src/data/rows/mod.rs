@@ -1,0 +1,11 @@
+//! Rows as values of the rules, decoded once for both databases. A decoder reads the columns in
+//! the order in which the statements of `mysql` and `sqlite` name them.
+
+pub(super) mod account;
+pub(super) mod audit;
+pub(super) mod jobs;
+pub(super) mod key_quota;
+pub(super) mod order;
+pub(super) mod price;
+pub(super) mod report;
+pub(super) mod transaction;

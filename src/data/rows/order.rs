@@ -1,0 +1,29 @@
+//! Top-up orders: `recharge_order`.
+
+use crate::{
+    biz::{
+        settlement::order::Order,
+        values::{
+            error::StoreError,
+            ids::{OrderId, PaymentId, UserId},
+        },
+    },
+    data::{error::corrupt, row::Columns},
+};
+
+/// An order: id, user, amount, payment method, status, payment and its page, made, changed.
+pub fn order_of(row: &impl Columns) -> Result<Order, StoreError> {
+    let method = row.optional_text(3)?.map(|name| name.parse().map_err(|_| corrupt("payment method")));
+    Ok(Order {
+        id: OrderId::from_stored(row.text(0)?),
+        user: UserId::from_stored(row.text(1)?),
+        amount: row.money(2)?,
+        method: method.transpose()?,
+        status: row.text(4)?.parse().map_err(|_| corrupt("order status"))?,
+        // The legacy service left it empty.
+        payment: row.optional_text(5)?.filter(|id| !id.is_empty()).map(PaymentId::from_stored),
+        payment_url: row.optional_text(6)?,
+        created_at: row.time(7)?,
+        updated_at: row.time(8)?,
+    })
+}

@@ -1,0 +1,119 @@
+//! Settled transactions: `billing_transaction` and `balance_adjustment`.
+
+use crate::{
+    biz::{
+        account::catalog::QuotaUnit,
+        charge::prices::{PriceVersion, TokenPrices},
+        settlement::{
+            posting::{Adjusted, AdjustmentContent},
+            transaction::{ChargeContent, Delivered, Due, Reservation, Status, Transaction},
+        },
+        values::{
+            error::StoreError,
+            ids::{AdjustmentId, ApiKeyId, ModelName, PriceVersionId, ServiceName, TraceId, UserId},
+            usage::Usage,
+        },
+    },
+    data::{
+        column_codes::{charged_by_of, quota_unit_of},
+        error::corrupt,
+        row::Columns,
+    },
+};
+
+/// A transaction: user, trace, status, service, count, cost, API key, model, three token columns,
+/// free and paid units, amount, record, balance and free units after it, time; held units and amount,
+/// full cost, cost of the commit, day, expiry; price version and its three prices; two estimates;
+/// quota unit, shortfall, the origin of the charge.
+pub fn transaction_of(row: &impl Columns) -> Result<Transaction, StoreError> {
+    let status: Status = row.text(2)?.parse().map_err(|_| corrupt("status"))?;
+    let (free, paid): (u32, u32) = (row.number(11)?, row.number(12)?);
+    let usage = usage_of(row, 8)?;
+    let quota_unit = quota_unit_of(row.optional_text(30)?.as_deref())?;
+    let delivered_count = match quota_unit {
+        QuotaUnit::Calls => free + paid,
+        QuotaUnit::Tokens => row.number(4)?,
+    };
+    let reservation = match row.optional_time(23)? {
+        None => None,
+        Some(expires_at) => Some(Reservation {
+            free: row.number(18)?,
+            amount: row.money(19)?,
+            full_cost: row.money(20)?,
+            expires_at,
+            day: row.day(22)?,
+            reported: usage.filter(|_| status != Status::Committed),
+            delivered: match status {
+                Status::Committed => Some(Delivered { count: delivered_count, cost: row.optional_money(21)?, usage }),
+                _ => None,
+            },
+            charged_by: charged_by_of(row.optional_integer(32)?)?,
+        }),
+    };
+    Ok(Transaction {
+        user: UserId::from_stored(row.text(0)?),
+        trace: TraceId::from_stored(row.text(1)?),
+        content: ChargeContent {
+            service: ServiceName::from_stored(row.text(3)?),
+            count: row.number(4)?,
+            cost: row.optional_money(5)?,
+            api_key: row.optional_text(6)?.map(ApiKeyId::from_stored),
+            model: row.optional_text(7)?.map(ModelName::from_stored),
+            // Of a reservation it is what was delivered, or reported so far.
+            usage: usage.filter(|_| reservation.is_none()),
+            estimate: match row.optional_number(28)? {
+                None => None,
+                Some(input_tokens) => {
+                    Some(Usage { input_tokens, output_tokens: row.number(29)?, cached_input_tokens: 0 })
+                }
+            },
+        },
+        status,
+        quota_unit,
+        price_version: match row.optional_text(24)? {
+            None => None,
+            Some(id) => {
+                let prices =
+                    TokenPrices { input: row.money(25)?, cached_input: row.money(26)?, output: row.money(27)? };
+                Some(PriceVersion { id: PriceVersionId::from_stored(id), prices })
+            }
+        },
+        reservation,
+        free,
+        paid,
+        amount: row.money(13)?,
+        shortfall: row.money(31)?,
+        record_id: row.uuid(14)?,
+        balance_after: row.money(15)?,
+        free_remaining_after: row.number(16)?,
+        created_at: row.time(17)?,
+    })
+}
+
+/// Three token columns from `first` on; all of them NULL when there was no usage.
+pub fn usage_of(row: &impl Columns, first: usize) -> Result<Option<Usage>, StoreError> {
+    let Some(input_tokens) = row.optional_number(first)? else { return Ok(None) };
+    Ok(Some(Usage { input_tokens, output_tokens: row.number(first + 1)?, cached_input_tokens: row.number(first + 2)? }))
+}
+
+/// A reservation that may have expired: expiry, user, trace, whether it is pending.
+pub fn due_of(row: &impl Columns) -> Result<Due, StoreError> {
+    Ok(Due {
+        expires_at: row.time(0)?,
+        user: UserId::from_stored(row.text(1)?),
+        trace: TraceId::from_stored(row.text(2)?),
+        is_pending: row.number::<u8>(3)? == 1,
+    })
+}
+
+/// An adjustment: user, id, amount, reason, operator, request, balance after it, time.
+pub fn adjusted_of(row: &impl Columns) -> Result<Adjusted, StoreError> {
+    Ok(Adjusted {
+        user: UserId::from_stored(row.text(0)?),
+        id: AdjustmentId::from_stored(row.text(1)?),
+        content: AdjustmentContent { amount: row.money(2)?, reason: row.text(3)?, operator: row.text(4)? },
+        request: row.uuid(5)?,
+        balance_after: row.money(6)?,
+        created_at: row.time(7)?,
+    })
+}

@@ -1,0 +1,21 @@
+//! The services of all features, side by side.
+
+use std::sync::Arc;
+
+use super::{
+    account::AccountService, charge::ChargeService, check::CheckService, limits::LimitService, metering::StreamService,
+    recharge::RechargeService, reports::ReportService, reservation::ReservationService, tokens::TokenService,
+};
+
+/// Every rpc of the contract, by feature. gRPC and REST both call it.
+pub struct Api {
+    pub accounts: AccountService,
+    pub checks: CheckService,
+    pub charges: ChargeService,
+    pub reservations: Arc<ReservationService>,
+    pub limits: LimitService,
+    pub streams: Arc<StreamService>,
+    pub tokens: TokenService,
+    pub recharges: RechargeService,
+    pub reports: ReportService,
+}

@@ -1,0 +1,116 @@
+//! A call as DeductQuota and ReserveQuota name it: parsed and quoted.
+
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+
+use super::{
+    convert::{cost, count, estimate, usage},
+    proto::{DeductQuotaRequest, ReserveQuotaRequest},
+};
+use crate::biz::{
+    account::catalog::Catalog,
+    charge::quote::{Ask, ESTIMATE, Quoter},
+    settlement::{
+        posting::{Charge, RecordIds, Reserve},
+        transaction::ChargeContent,
+    },
+    values::{
+        error::{Error, Result},
+        ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
+        usage::Usage,
+    },
+};
+
+/// Parses calls and asks for their prices.
+pub struct CallParser {
+    catalog: Arc<Catalog>,
+    quoter: Arc<Quoter>,
+    reservation_ttl: TimeDelta,
+}
+
+impl CallParser {
+    /// Reservations hold for `reservation_ttl`.
+    pub fn new(catalog: Arc<Catalog>, quoter: Arc<Quoter>, reservation_ttl: TimeDelta) -> Self {
+        Self { catalog, quoter, reservation_ttl }
+    }
+
+    pub(super) fn charge(&self, request: DeductQuotaRequest) -> Result<Charge> {
+        self.parse(Call {
+            user_id: &request.user_id,
+            service_name: &request.service_name,
+            count: request.count,
+            cost: request.cost,
+            trace_id: &request.trace_id,
+            api_key_id: &request.api_key_id,
+            model: &request.model,
+            tokens: usage(request.usage).map(Tokens::Used),
+        })
+    }
+
+    pub(super) fn reserve(&self, request: ReserveQuotaRequest) -> Result<Reserve> {
+        let call = self.parse(Call {
+            user_id: &request.user_id,
+            service_name: &request.service_name,
+            count: request.count,
+            cost: request.cost,
+            trace_id: &request.trace_id,
+            api_key_id: &request.api_key_id,
+            model: &request.model,
+            tokens: estimate(request.estimated_input_tokens, request.estimated_output_tokens).map(Tokens::Estimated),
+        })?;
+        Ok(Reserve { call, ttl: self.reservation_ttl })
+    }
+
+    fn parse(&self, call: Call<'_>) -> Result<Charge> {
+        let user = UserId::parse("user_id", call.user_id)?;
+        let found = self.catalog.find(call.service_name);
+        let service = match &found {
+            Ok((service, _)) => (*service).clone(),
+            // The charges of a service that is not configured any more are repeated all the same.
+            Err(unknown) => ServiceName::parse("service_name", call.service_name).map_err(|_| unknown.clone())?,
+        };
+        let count = count(call.count)?;
+        let cost = cost("cost", call.cost)?;
+        let trace = TraceId::parse_optional("trace_id", call.trace_id)?.unwrap_or_else(TraceId::fresh);
+        let api_key = ApiKeyId::parse_optional("api_key_id", call.api_key_id)?;
+        let model = ModelName::parse_optional("model", call.model)?;
+        let (usage, estimate, tokens_field) = match call.tokens? {
+            Tokens::Used(usage) => (usage, None, "usage"),
+            Tokens::Estimated(estimate) => (None, estimate, ESTIMATE),
+        };
+        let ask = Ask { count, cost, model: model.as_ref(), usage: usage.or(estimate), tokens_field };
+        let quote = found.and_then(|(_, plan)| self.quoter.quote(plan, ask));
+        if call.trace_id.is_empty() {
+            // No repeat of anything: there is nothing to look for.
+            quote.as_ref().map_err(Error::clone)?;
+        }
+        Ok(Charge {
+            user,
+            trace,
+            quote,
+            content: ChargeContent { service, count, cost, api_key, model, usage, estimate },
+            record_ids: RecordIds::fresh(),
+        })
+    }
+}
+
+/// The fields that both requests have.
+struct Call<'r> {
+    user_id: &'r str,
+    service_name: &'r str,
+    count: i32,
+    cost: f64,
+    trace_id: &'r str,
+    api_key_id: &'r str,
+    model: &'r str,
+    tokens: Result<Tokens>,
+}
+
+/// The tokens of a call.
+enum Tokens {
+    /// The call was made.
+    Used(Option<Usage>),
+    /// The call is about to be made.
+    Estimated(Option<Usage>),
+}

@@ -1,0 +1,109 @@
+//! The id of a request, and the fields of its span: every log line below a request names its
+//! rpc, its trace id and its request id.
+
+use std::sync::{
+    LazyLock,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
+use tracing::Span;
+use uuid::Uuid;
+
+/// The header, or gRPC metadata, of the request id, in requests and in replies.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The header, or gRPC metadata, of the trace id.
+pub const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
+
+/// Characters of an id.
+const MAX_ID: usize = 128;
+
+/// Names one request in its reply and in the logs: the caller's `x-request-id`, or an id that
+/// is unique among all servers. A clone copies no text.
+#[derive(Debug, Clone)]
+pub struct RequestId(HeaderValue);
+
+impl RequestId {
+    /// The id in `headers`, or a new one where there is none of 1 to 128 printable ASCII
+    /// characters.
+    pub fn of(headers: &HeaderMap) -> Self {
+        match headers.get(REQUEST_ID) {
+            Some(id) if is_id(id) => Self(id.clone()),
+            _ => Self::fresh(),
+        }
+    }
+
+    /// The id that the transport has put beside the request.
+    pub fn beside(extensions: &Extensions) -> Self {
+        extensions.get::<Self>().cloned().unwrap_or_else(Self::fresh)
+    }
+
+    /// Random for the process, counted within it: no call of the random source per request.
+    fn fresh() -> Self {
+        static PROCESS: LazyLock<u64> = LazyLock::new(|| Uuid::now_v7().as_u64_pair().1);
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let id = format!("{:016x}{:016x}", *PROCESS, MADE.fetch_add(1, Relaxed));
+        // Digits always are a value of a header.
+        Self(HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("unknown")))
+    }
+
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+}
+
+impl From<RequestId> for HeaderValue {
+    fn from(id: RequestId) -> Self {
+        id.0
+    }
+}
+
+fn is_id(value: &HeaderValue) -> bool {
+    (1..=MAX_ID).contains(&value.len()) && value.as_bytes().iter().all(|byte| (b' '..=b'~').contains(byte))
+}
+
+/// The span of a request. A level that leaves it out costs no formatting.
+pub fn span<'r>(rpc: impl FnOnce() -> Option<&'r str>, headers: &HeaderMap, id: &RequestId) -> Span {
+    tracing::info_span!("request", rpc = rpc(), trace_id = trace_id(headers), request_id = id.as_str())
+}
+
+fn trace_id(headers: &HeaderMap) -> Option<&str> {
+    headers.get(TRACE_ID).filter(|id| is_id(id)).and_then(|id| id.to_str().ok())
+}
+
+/// Adds the trace id of a message to the span of its request, where `headers` do not name the
+/// same one.
+pub fn note_trace_id(headers: &HeaderMap, id: &str) {
+    if (1..=MAX_ID).contains(&id.len()) && trace_id(headers) != Some(id) {
+        Span::current().record("trace_id", id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn of(id: &[u8]) -> String {
+        let headers = [(REQUEST_ID, HeaderValue::from_bytes(id).unwrap())].into_iter().collect();
+        RequestId::of(&headers).as_str().to_owned()
+    }
+
+    #[test]
+    fn a_valid_id_of_the_caller_is_kept_and_any_other_is_replaced() {
+        for valid in ["r", "a b/~!", &"x".repeat(128)] {
+            assert_eq!(of(valid.as_bytes()), valid);
+        }
+        for invalid in [&b""[..], &[b'x'; 129], b"tab\there", "größer".as_bytes()] {
+            let made = of(invalid);
+            assert!(made.len() == 32 && made.bytes().all(|byte| byte.is_ascii_hexdigit()), "{made}");
+        }
+    }
+
+    #[test]
+    fn ids_that_are_made_differ() {
+        let made: HashSet<String> = (0..1_000).map(|_| RequestId::of(&HeaderMap::new()).as_str().to_owned()).collect();
+        assert_eq!(made.len(), 1_000);
+    }
+}

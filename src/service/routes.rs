@@ -1,0 +1,60 @@
+//! Paths of the contract that other code names, and the rpc behind each path.
+
+use http::{Method, Request};
+
+/// The route on which payment-service reports.
+pub const CALLBACK_PATH: &str = "/internal/v1/billing/callback";
+/// The route on which top-ups start.
+pub const RECHARGE_PATH: &str = "/api/v1/billing/recharge";
+/// The path of RechargeCallback over gRPC.
+pub const GRPC_CALLBACK_PATH: &str = "/billing.v1.BillingInternalService/RechargeCallback";
+/// The path of Recharge over gRPC.
+pub const GRPC_RECHARGE_PATH: &str = "/billing.v1.BillingService/Recharge";
+
+/// Whether a request is a callback, on either protocol.
+pub fn is_callback<B>(request: &Request<B>) -> bool {
+    matches!(request.uri().path(), CALLBACK_PATH | GRPC_CALLBACK_PATH)
+}
+
+/// Whether a request starts a top-up, on either protocol.
+pub fn starts_recharge<B>(request: &Request<B>) -> bool {
+    matches!(request.uri().path(), RECHARGE_PATH | GRPC_RECHARGE_PATH)
+}
+
+/// The rpc of a path over gRPC: `DeductQuota` of `/billing.v1.BillingInternalService/DeductQuota`.
+pub fn grpc_rpc(path: &str) -> Option<&str> {
+    path.rsplit('/').next().filter(|name| !name.is_empty())
+}
+
+/// The rpc of a route of REST. The export is none of the contract's, and has a name all the
+/// same.
+pub fn rest_rpc(method: &Method, route: &str) -> Option<&'static str> {
+    let is_get = method == Method::GET;
+    Some(match route {
+        "/api/v1/billing/account" | "/api/v1/billing/account/{user_id}" => "GetAccount",
+        RECHARGE_PATH => "Recharge",
+        "/api/v1/billing/recharge/{order_id}" => "GetRechargeOrder",
+        "/api/v1/billing/recharges" => "ListRechargeOrders",
+        "/api/v1/billing/records" => "ListRecords",
+        "/api/v1/billing/records.csv" => "ExportRecords",
+        "/api/v1/billing/stats/today" => "GetStatsToday",
+        "/api/v1/billing/stats/month" => "GetStatsMonth",
+        "/api/v1/billing/stats/summary" => "GetStatsSummary",
+        "/api/v1/billing/usage" => "GetUsage",
+        "/internal/v1/billing/check" => "CheckQuota",
+        "/internal/v1/billing/deduct" => "DeductQuota",
+        "/internal/v1/billing/deduct/batch" => "BatchDeductQuota",
+        "/internal/v1/billing/reserve" => "ReserveQuota",
+        "/internal/v1/billing/commit" => "CommitReservation",
+        "/internal/v1/billing/release" => "ReleaseReservation",
+        "/internal/v1/billing/transactions/{user_id}/{trace_id}" => "GetTransaction",
+        CALLBACK_PATH => "RechargeCallback",
+        "/internal/v1/billing/users" => "InitializeUser",
+        "/internal/v1/billing/users/{user_id}/limits" => "SetUserLimits",
+        "/internal/v1/billing/api-keys/{api_key_id}/quota" if is_get => "GetApiKeyQuota",
+        "/internal/v1/billing/api-keys/{api_key_id}/quota" => "SetApiKeyQuota",
+        "/internal/v1/billing/adjust" => "AdjustBalance",
+        "/internal/v1/billing/tokens/count" => "CountTokens",
+        _ => return None,
+    })
+}
