@@ -1,7 +1,7 @@
 //! Holds that grow with their streams, and streams that are told to stop.
 
 use billing_service::service::proto::{
-    CommitReservationRequest, ReserveQuotaRequest, SetApiKeyQuotaRequest, StreamFinish,
+    CommitReservationRequest, DeductQuotaRequest, ReserveQuotaRequest, SetApiKeyQuotaRequest, StreamFinish,
 };
 use rstest::rstest;
 
@@ -180,12 +180,14 @@ async fn the_tokens_of_a_key_are_those_of_the_free_quota_whatever_a_stream_costs
     gateway.deliver_durably(0, 5).await;
     gateway.finish(finish).await.unwrap();
     assert_eq!((used().await.as_f64().unwrap(), free().await), (25.0, 25));
-    // It breaks and is charged as reported; then a commit knows a cost and fewer tokens.
+    // It is paid, breaks, and is charged as reported; then a commit knows a cost and fewer tokens.
+    let rest = DeductQuotaRequest { model: "dear".into(), usage: super::usage(75, 0, 0), ..charge("u", "chat", 1) };
+    service.deduct(rest).await;
     let (mut gateway, _) = Gateway::open(&service, keyed("broken")).await;
     gateway.deliver_durably(0, 7).await;
     drop(gateway);
     service.ended("broken", "COMMITTED").await;
-    assert_eq!((used().await.as_f64().unwrap(), free().await), (42.0, 42));
+    assert_eq!((used().await.as_f64().unwrap(), free().await), (42.0, 100));
     let commit = CommitReservationRequest {
         user_id: "u".into(),
         trace_id: "broken".into(),
@@ -193,7 +195,8 @@ async fn the_tokens_of_a_key_are_those_of_the_free_quota_whatever_a_stream_costs
         usage: super::usage(1, 0, 1),
         ..Default::default()
     };
-    service.internal.clone().commit_reservation(commit).await.unwrap();
-    assert_eq!((used().await.as_f64().unwrap(), free().await), (42.0, 42), "what is charged is never given back");
+    let committed = service.internal.clone().commit_reservation(commit).await.unwrap().into_inner();
+    assert_eq!((committed.paid_count, committed.amount), (17, 50.0));
+    assert_eq!((used().await.as_f64().unwrap(), free().await), (42.0, 100), "what is charged is never given back");
     service.assert_nothing_is_held("u").await;
 }

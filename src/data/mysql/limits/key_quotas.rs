@@ -53,8 +53,8 @@ impl KeyQuotaStore for MySqlStore {
 
     async fn key_quotas(&self, key: &ApiKeyId) -> Result<KeyQuotas, StoreError> {
         let query = sqlx::query(
-            "SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version, used_day, used_month, used_total FROM api_key_quota \
-             WHERE api_key_id = ?",
+            "SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version, used_day, \
+             used_month, used_total FROM api_key_quota WHERE api_key_id = ?",
         )
         .bind(key.as_str().as_bytes());
         let mut quotas = KeyQuotas::new();
