@@ -16,9 +16,9 @@ use crate::harness::{
 };
 
 #[rstest]
-#[case("JPY", 80.0, 80, "80", 80.5, "999999")]
-#[case("KWD", 1.005, 1_005, "1.005", 1.0005, "999999.99")]
-#[case("CNY", 19.99, 1_999, "19.99", 19.999, "999999.99")]
+#[case("JPY", 80.0, 80, "80", (80.5, "999999"))]
+#[case("KWD", 1.005, 1_005, "1.005", (1.0005, "999999.99"))]
+#[case("CNY", 19.99, 1_999, "19.99", (19.999, "999999.99"))]
 #[tokio::test]
 async fn an_amount_has_the_places_of_its_currency_on_every_way(
     #[values(MySql, Sqlite)] on: Backend,
@@ -27,9 +27,9 @@ async fn an_amount_has_the_places_of_its_currency_on_every_way(
     #[case] amount: f64,
     #[case] minor: i64,
     #[case] shown: &str,
-    #[case] too_fine: f64,
-    #[case] largest: &str,
+    #[case] refused: (f64, &str),
 ) {
+    let (too_fine, largest) = refused;
     let changes = [("billing.currency", currency), ("payment_service.callback_auth", auth)];
     let paying = Paying::start_with(on, &changes).await;
     for (bad, why) in [
