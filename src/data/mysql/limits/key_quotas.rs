@@ -34,7 +34,7 @@ impl KeyQuotaStore for MySqlStore {
                         row.day(at.day).instant(at.utc).instant(at.utc);
                     })
                     .push(
-                        // From left to right: the period is still the former one where used is set.
+                        // From left to right: period still has its old value where used is set.
                         " ON DUPLICATE KEY UPDATE used = CASE VALUES(period) WHEN period THEN used \
                          WHEN 'day' THEN used_day WHEN 'month' THEN used_month ELSE used_total END, \
                          period = VALUES(period), quota_limit = VALUES(quota_limit), \
