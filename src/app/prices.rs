@@ -1,4 +1,4 @@
-//! The price book in use: read at the start, and again while the server runs.
+//! Reads the price book at the start, and again at intervals while the server runs.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
     metrics::Metrics,
 };
 
-/// A read that takes longer, as over a connection that went silent, is given up.
+/// Deadline of a read, for example over a connection that went silent.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the book is kept with.
@@ -59,15 +59,15 @@ async fn refresh_regularly(
             match reader.read(&prices).await {
                 Ok(found) => {
                     if failed {
-                        tracing::info!("the table price_version is read again");
+                        tracing::info!("table price_version readable again");
                     }
                     report_new(&found, &refused);
                     (failed, refused) = (false, found);
                 }
-                // Told once an outage: the prices that are known go on.
+                // Logged once per outage. The last prices stay in use.
                 Err(why) => {
                     if !failed {
-                        tracing::error!(%why, "the table price_version can't be read");
+                        tracing::error!(%why, "table price_version unreadable; the last prices stay in use");
                     }
                     failed = true;
                 }

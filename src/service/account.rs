@@ -1,4 +1,4 @@
-//! Accounts: read, opened, adjusted.
+//! The rpcs of accounts: read, open and adjust.
 
 use std::{sync::Arc, time::Instant};
 
@@ -20,6 +20,7 @@ use crate::{
             posting::{Adjustment, AdjustmentContent},
         },
         values::{
+            currency::Currency,
             error::Result,
             ids::{AdjustmentId, UserId},
             invalid::Invalid,
@@ -35,12 +36,12 @@ pub struct AccountService {
     engine: Arc<Engine>,
     observer: ChargeObserver,
     /// ISO 4217 code of every amount.
-    currency: String,
+    currency: Currency,
 }
 
 impl AccountService {
-    /// `currency` is the ISO 4217 code of every amount.
-    pub fn new(accounts: Arc<Accounts>, engine: Arc<Engine>, observer: ChargeObserver, currency: String) -> Self {
+    /// `currency` is that of every amount.
+    pub fn new(accounts: Arc<Accounts>, engine: Arc<Engine>, observer: ChargeObserver, currency: Currency) -> Self {
         Self { accounts, engine, observer, currency }
     }
 
@@ -66,7 +67,7 @@ impl AccountService {
             balance: account.balance.amount.to_wire(),
             quotas,
             held: account.balance.held.to_wire(),
-            currency: self.currency.clone(),
+            currency: self.currency.to_string(),
             limits: account.requests.map(|requests| limits(requests, now)),
         })
     }
@@ -106,7 +107,7 @@ fn adjustment(request: AdjustBalanceRequest) -> Result<Adjustment> {
     Ok(Adjustment { user, id, content: AdjustmentContent { amount, reason, operator }, request: Uuid::now_v7() })
 }
 
-/// Text for people: `min` to `max` characters, none of them a control character.
+/// Checks a text for people: `min` to `max` characters without control characters.
 fn free_text(field: &str, text: String, min: usize, max: usize) -> Result<String> {
     let length = text.chars().count();
     let blank = min > 0 && text.trim().is_empty();

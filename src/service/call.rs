@@ -67,7 +67,7 @@ impl CallParser {
         let found = self.catalog.find(call.service_name);
         let service = match &found {
             Ok((service, _)) => (*service).clone(),
-            // The charges of a service that is not configured any more are repeated all the same.
+            // A charge of a service that left the configuration still replays.
             Err(unknown) => ServiceName::parse("service_name", call.service_name).map_err(|_| unknown.clone())?,
         };
         let count = count(call.count)?;
@@ -82,7 +82,7 @@ impl CallParser {
         let ask = Ask { count, cost, model: model.as_ref(), usage: usage.or(estimate), tokens_field };
         let quote = found.and_then(|(_, plan)| self.quoter.quote(plan, ask));
         if call.trace_id.is_empty() {
-            // No repeat of anything: there is nothing to look for.
+            // A call without an id repeats nothing, so there is no first outcome to find.
             quote.as_ref().map_err(Error::clone)?;
         }
         Ok(Charge {

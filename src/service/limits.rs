@@ -1,4 +1,4 @@
-//! Caps of users and quotas of API keys: set and shown.
+//! The rpcs that set and show caps of users and quotas of API keys.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use crate::biz::{
     },
 };
 
-/// Of requests and tokens; a wire double carries it exactly.
+/// Largest quota of requests or tokens. It is exact in a wire double.
 const MAX_COUNT: f64 = 1e12;
 
 /// Sets and shows caps of users and quotas of API keys.
@@ -105,7 +105,7 @@ fn key_quota(kind: QuotaType, quota: KeyQuota, now: BillingTime) -> ApiKeyQuota 
     }
 }
 
-/// Requests and tokens by their number, an amount in millionths.
+/// The limit of a quota: a number of requests or tokens, or an amount in millionths.
 fn quota_limit(kind: QuotaType, limit: f64) -> Result<i64> {
     match kind {
         QuotaType::Amount => {
@@ -115,7 +115,7 @@ fn quota_limit(kind: QuotaType, limit: f64) -> Result<i64> {
             }
             Ok(amount.micros())
         }
-        // NaN is in no range.
+        // No range contains NaN.
         QuotaType::Requests | QuotaType::Tokens if (0.0..=MAX_COUNT).contains(&limit) && limit.fract() == 0.0 => {
             Ok(limit as i64)
         }

@@ -12,7 +12,7 @@ use billing_service::{
 };
 use futures_util::{StreamExt, future::join_all, stream};
 use rstest::rstest;
-use sqlx::{AssertSqlSafe, Connection};
+use sqlx::{AssertSqlSafe, Connection, Row};
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
@@ -300,6 +300,13 @@ async fn used_of(database: &Database, key: &str) -> Vec<Vec<String>> {
         .await
 }
 
+/// With the latest deadlock.
+async fn innodb_status(database: &Database) -> String {
+    let mut connection = database.mysql().await;
+    let row = sqlx::query("SHOW ENGINE INNODB STATUS").fetch_one(&mut connection).await.unwrap();
+    row.get(2)
+}
+
 /// Each user reserves with one key and charges with others, in another order than its
 /// neighbours: lanes and servers need the same keys at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -358,7 +365,8 @@ async fn reservations_and_charges_of_crossing_keys_never_deadlock() {
     });
     join_all(callers).await;
     let deadlocks = "FROM information_schema.global_status WHERE variable_name = 'INNODB_DEADLOCKS'";
-    assert_eq!(one.database.rows(&["variable_value"], deadlocks).await, [["0"]]);
+    let deadlocks = one.database.rows(&["variable_value"], deadlocks).await;
+    assert_eq!(deadlocks, [["0"]], "{}", innodb_status(&one.database).await);
     let all = (USERS * ROUNDS * 3).to_string();
     let used = one.database.rows(&["SUM(used)"], "FROM api_key_quota WHERE quota_type = 'requests'").await;
     assert_eq!(used, [[all.as_str()]]);

@@ -5,7 +5,7 @@ pub mod quote;
 
 use super::values::{error::Error, money::Money};
 
-/// What an account can pay with, for one service.
+/// The free quota and balance of an account, for a charge of one service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Funds {
     /// Units of the service's free quota left this month.
@@ -14,34 +14,32 @@ pub struct Funds {
     pub available: Money,
 }
 
-/// How a charge is paid.
+/// The parts of a charge that free quota and balance pay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Split {
     /// Units taken from the free quota.
     pub free: u32,
     /// Units paid from the balance.
     pub paid: u32,
-    /// What the paid units cost.
+    /// Cost of the paid units.
     pub amount: Money,
 }
 
 impl Split {
-    /// Whether anything of it is paid: what is added to a charge may be an amount alone.
+    /// Whether the balance pays a part. A surcharge may have an amount without units.
     pub fn is_paid(self) -> bool {
         self.paid > 0 || !self.amount.is_zero()
     }
 }
 
-/// Splits `count` units, which would cost `cost` if none were free, between free
-/// quota and balance. The paid part costs `cost * paid / count`, to the nearest
-/// millionth.
+/// Splits `count` units between free quota and balance. `cost` is the cost of all units without
+/// free quota. The paid part costs `cost * paid / count`, rounded to the nearest millionth.
 ///
 /// # Errors
-/// [`Error::InsufficientBalance`] when the balance does not cover the paid part.
+/// [`Error::InsufficientBalance`]: the available balance does not cover the paid part.
 pub fn charge(count: u32, cost: Money, funds: Funds) -> Result<Split, Error> {
     let split = split(count, cost, funds.free_remaining);
-    // Free calls go through whatever the balance, also after late commits have
-    // taken it below zero.
+    // Free calls need no balance, even if late commits have taken it below zero.
     if !split.amount.is_zero() && split.amount > funds.available {
         return Err(Error::InsufficientBalance { needed: split.amount, available: funds.available });
     }
@@ -91,7 +89,7 @@ mod tests {
     }
 
     proptest! {
-        /// The rule against a reference that counts unit by unit.
+        /// Compares the rule with a reference that counts unit by unit.
         #[test]
         fn the_rule_agrees_with_paying_unit_by_unit(
             count in 1u32..200,

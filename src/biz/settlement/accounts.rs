@@ -1,4 +1,4 @@
-//! Reads accounts for requests, and opens those that are new.
+//! Reads accounts for requests, and opens new ones.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use crate::biz::{
     },
 };
 
-/// Before opening, after it, and once more for a month that turned in between.
+/// Most reads: before the account is opened, after it, and once more if the month turned meanwhile.
 const READS: u32 = 3;
 
-/// Reads accounts, and opens them on first sight.
+/// Reads accounts, and opens an account at its first read.
 pub struct Accounts {
     store: Arc<dyn AccountStore>,
     engine: Arc<Engine>,
@@ -33,8 +33,8 @@ impl Accounts {
         Self { store, engine, catalog, calendar }
     }
 
-    /// The user's account this month and when that was, with a quota for every service. A new user
-    /// gets an empty account.
+    /// The user's account with a quota for every service this month, and the time of the read. A new
+    /// user gets an empty account.
     ///
     /// # Errors
     /// [`Error::Overloaded`], [`Error::Internal`].

@@ -1,4 +1,4 @@
-//! What a batch touches: everything to lock and load, each key once and in order.
+//! The keys of a batch: every row to lock and load, each once and in order.
 
 use std::collections::BTreeSet;
 
@@ -9,21 +9,22 @@ use crate::biz::values::ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, Servic
 #[derive(Debug, Default)]
 pub struct Keys<'a> {
     pub users: BTreeSet<&'a UserId>,
-    /// Those of the users whose accounts must be there; what has a reservation had one.
+    /// The users whose accounts must exist. The end of a reservation needs no check, because its
+    /// reserve opened the account.
     pub accounts: BTreeSet<&'a UserId>,
-    /// Free quotas of the batch's month that must be there.
+    /// Free quotas of the batch's month that must exist.
     pub quotas: BTreeSet<(&'a UserId, &'a ServiceName)>,
-    /// Transactions that may be there.
+    /// Transactions that may exist.
     pub transactions: BTreeSet<(&'a UserId, &'a TraceId)>,
-    /// Those of the transactions that end, or go on: what they hold may be another month's.
+    /// The reservations that end or report. Their holds may belong to another month.
     pub ending: BTreeSet<(&'a UserId, &'a TraceId)>,
-    /// Adjustments that may be there.
+    /// Adjustments that may exist.
     pub adjustments: BTreeSet<(&'a UserId, &'a AdjustmentId)>,
-    /// Keys that may have quotas; those of what ends stand in the transactions.
+    /// API keys that may have quotas. The API key of an ending reservation is in its transaction.
     pub api_keys: BTreeSet<&'a ApiKeyId>,
-    /// Orders that may be there.
+    /// Orders that may exist.
     pub orders: BTreeSet<&'a OrderId>,
-    /// Payments that an order may have.
+    /// Payments that an order may already have.
     pub payments: BTreeSet<&'a PaymentId>,
 }
 

@@ -8,8 +8,8 @@ use crate::{
     data::{error::corrupt, row::Columns},
 };
 
-/// Adds a row: key, kind, period, limit, used, day, beginning, version, used in the day, in its
-/// month and in all. The count of the own period is the first.
+/// Adds a row: key, kind, period, limit, used, day, beginning, version; units taken in the day,
+/// the month and in all.
 pub fn add(quotas: &mut KeyQuotas, row: &impl Columns) -> Result<(), StoreError> {
     let kind: QuotaType = row.text(1)?.parse().map_err(|_| corrupt("quota type"))?;
     let period: Period = row.text(2)?.parse().map_err(|_| corrupt("period"))?;
@@ -26,7 +26,7 @@ pub fn add(quotas: &mut KeyQuotas, row: &impl Columns) -> Result<(), StoreError>
     Ok(())
 }
 
-/// Since when the counts of a quota are known in full: kind, day, month, in all.
+/// A kind, and since when its units of the day, of the month and of all time are known.
 pub fn known_since_of(row: &impl Columns) -> Result<(QuotaType, KnownSince), StoreError> {
     let kind = row.text(0)?.parse().map_err(|_| corrupt("quota type"))?;
     Ok((kind, KnownSince { day: row.time(1)?, month: row.time(2)?, total: row.time(3)? }))

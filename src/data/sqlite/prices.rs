@@ -1,4 +1,4 @@
-//! Token prices: rows of `price_version`.
+//! Token prices, in the table `price_version`.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};

@@ -24,7 +24,7 @@ impl ReportService {
         let page = Page::parse(request.page, request.page_size, &request.page_token)?;
         let filter = self.record_filter(&request).await?;
         let between = filter.days.map(|days| self.calendar.bounds(days));
-        // One more than the page tells whether there is another.
+        // The additional entry shows whether another page follows.
         let size = page.size + 1;
         let (records, counted) = if filter.is_narrow() {
             let counted = self.records.count_records(&filter).await?;
@@ -64,14 +64,15 @@ impl ReportService {
         Ok(RecordFilter { user, service, kind, days: self.record_days(&request.from, &request.to)? })
     }
 
-    /// Without `from` all that was, without `to` all there is.
+    /// The days of a list. Without `from` it begins with the first record, without `to` it ends with
+    /// the last one.
     fn record_days(&self, from: &str, to: &str) -> Result<Option<DaySpan>> {
         if from.is_empty() && to.is_empty() {
             return Ok(None);
         }
-        // A record of the next second may be of the next day.
+        // A record of the next second may belong to the next day.
         let tomorrow = self.calendar.now().day + Days::new(1);
-        // A beginning in the future is an empty list and no error.
+        // A `from` in the future gives an empty list and no error.
         let last = parse_day("from", from).map_or(tomorrow, |from| from.max(tomorrow));
         span(from, to, last, |_| NaiveDate::default()).map(Some)
     }

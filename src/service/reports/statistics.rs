@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// Days of a usage series when none are asked for.
+/// Days of a usage series if the request names none.
 const DEFAULT_DAYS: u64 = 30;
 
 impl ReportService {
@@ -87,8 +87,8 @@ impl ReportService {
         })
     }
 
-    /// A series for each configured service, and for each that is no longer
-    /// configured but was used in these days.
+    /// A series for each configured service, and for each service that is no longer configured but
+    /// was used in these days.
     pub async fn get_usage(&self, request: GetUsageRequest) -> Result<GetUsageReply> {
         let user = UserId::parse("user_id", &request.user_id)?;
         let only = self.service_filter(&user, &request.service_name).await?;
@@ -127,6 +127,24 @@ impl ReportService {
             return Err(Invalid::new("from", format!("must be at most {MAX_DAYS} days before to")).into());
         }
         Ok(span)
+    }
+
+    /// The service that a read is about; empty stands for all services. A service that is not
+    /// configured any more is known by what the user was charged for it.
+    ///
+    /// # Errors
+    /// UNKNOWN_SERVICE where it is neither; those of a read.
+    pub(super) async fn service_filter(&self, user: &UserId, name: &str) -> Result<Option<ServiceName>> {
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let unknown = match self.catalog.find(name) {
+            Ok((service, _)) => return Ok(Some(service.clone())),
+            Err(unknown) => unknown,
+        };
+        let retired = ServiceName::parse("service_name", name).map_err(|_| unknown.clone())?;
+        let used = self.statistics.totals(user, None).await?;
+        if used.contains_key(&retired) { Ok(Some(retired)) } else { Err(unknown) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The price book as it is now: the configured versions, and over them those of the database.
+//! The current price book: the configured versions, overridden by the versions in the database.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -25,15 +25,16 @@ const LOOK_BACK: TimeDelta = TimeDelta::hours(1);
 pub struct StoredVersion {
     pub model: ModelName,
     pub effective_from: DateTime<Utc>,
-    /// Or what is wrong with it. Its model then has no price as long as it would be in force.
+    /// The version, or the defect of the row. The model of an invalid row has no price while the
+    /// row would be in force.
     pub version: Result<PriceVersion, Invalid>,
 }
 
 impl StoredVersion {
-    /// Checks what may have been written by hand.
+    /// Checks a row, because rows may be written by hand.
     ///
     /// # Errors
-    /// For a `model` that is none, which no call can name.
+    /// [`Invalid`]: `model` is malformed, so no call can name it.
     pub fn parse(
         model: &str,
         effective_from: DateTime<Utc>,
@@ -56,7 +57,7 @@ fn version_of(id: &str, prices: TokenPrices) -> Result<PriceVersion, Invalid> {
     Ok(PriceVersion { id: PriceVersionId::parse("version_id", id)?, prices })
 }
 
-/// Where versions are kept beside the configuration.
+/// Reads price versions from the database.
 #[async_trait]
 pub trait PriceStore: Send + Sync + 'static {
     /// The versions that matter at an instant and later, in pages of [`PAGE`]: of each model the
@@ -68,14 +69,14 @@ pub trait PriceStore: Send + Sync + 'static {
     async fn price_versions(&self, from: DateTime<Utc>) -> Result<Vec<Result<StoredVersion, Invalid>>, StoreError>;
 }
 
-/// The book in use.
+/// The price book in use.
 pub struct Prices {
     configured: PriceBook,
     current: RwLock<Arc<PriceBook>>,
 }
 
 impl Prices {
-    /// With the configured versions alone, until the first [`Self::refresh`].
+    /// Starts with the configured versions alone, until the first [`Self::refresh`].
     pub fn new(configured: PriceBook) -> Self {
         let current = RwLock::new(Arc::new(configured.clone()));
         Self { configured, current }
@@ -160,7 +161,7 @@ mod tests {
             |live: &Prices| [shown(live, "m", 99), shown(live, "m", 100), shown(live, "n", 4), shown(live, "n", 5)];
         let expected = [Some("config".to_owned()), Some("row".to_owned()), None, Some("new".to_owned())];
         assert_eq!(all(&live), expected);
-        // What can't be read changes nothing; a row that is gone is.
+        // A failed read changes nothing. A deleted row leaves the book.
         *rows.0.lock().unwrap() = Err(StoreError::Unavailable("down".into()));
         live.refresh(&rows, DateTime::UNIX_EPOCH).await.unwrap_err();
         assert_eq!(all(&live), expected);
@@ -169,7 +170,7 @@ mod tests {
         assert_eq!(all(&live), [Some("config".to_owned()), Some("config".to_owned()), None, None]);
     }
 
-    /// It is worth no more than its own model, for as long as it would be in force.
+    /// An invalid row affects its own model only, while the row would be in force.
     #[tokio::test]
     async fn a_bad_row_leaves_its_model_without_a_price_and_others_alone() {
         let live = Prices::new(PriceBook::default());

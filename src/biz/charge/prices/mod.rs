@@ -1,4 +1,4 @@
-//! The price book: what a million tokens of each model cost, and from when on.
+//! The price book: the price of a million tokens of each model, and the start of each price.
 
 mod book;
 mod live;

@@ -5,7 +5,7 @@ fn at(day: &str) -> BillingTime {
     Calendar::new(chrono_tz::UTC, SystemClock).at(format!("{day}T12:00:00Z").parse().unwrap())
 }
 
-/// Of 9, counted since noon of the 29th of November.
+/// A quota of 9 that counts since noon of the 29th of November.
 fn quota(period: Period, used: i64, day: &str) -> KeyQuota {
     let taken = Taken { day: used, month: used, total: used };
     KeyQuota { period, limit: 9, taken, since: at("2026-11-29").utc, day: at(day).day, version: 0 }
@@ -127,13 +127,13 @@ fn the_end_of_a_reservation_counts_where_it_was_made_after_the_quota() {
 fn what_a_reservation_may_still_take_is_what_its_own_period_has_left() {
     for (period, made, left_of_it) in [
         (Period::Day, "2026-11-30", Some(6)),
-        // Its day is over, and no one counts it any more.
+        // The day of the reservation is over and does not count.
         (Period::Day, "2026-11-29", None),
         (Period::Month, "2026-11-29", Some(6)),
-        // The first of a new period.
+        // The first call of a new period.
         (Period::Day, "2026-12-01", Some(9)),
         (Period::Total, "2026-12-01", Some(6)),
-        // Made before the quota.
+        // The reservation was made before the quota.
         (Period::Total, "2026-11-28", None),
     ] {
         let quotas = quotas(QuotaType::Tokens, quota(period, 3, "2026-11-30"));

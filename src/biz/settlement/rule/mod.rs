@@ -1,5 +1,5 @@
-//! The rule of a batch: loaded state and postings in, outcomes and writes out.
-//! Pure, so that both databases and the reference model of the tests share it.
+//! The rule of a batch: a pure function from loaded state and postings to outcomes and writes. Both
+//! databases and the tests' reference model use it.
 
 mod changes;
 mod recharge;

@@ -1,4 +1,4 @@
-//! Commits of what is committed already: repeats, and what is known better than a report.
+//! Commits of a committed reservation: repeats, and additions to a charge of reported usage.
 
 use super::{
     Book, conflict, found,
@@ -15,9 +15,9 @@ use crate::biz::{
 };
 
 impl Book<'_> {
-    /// The first outcome, for the same content. Where the service itself had charged what a
-    /// stream reported last, other content is what was really delivered: the rest of it is
-    /// charged, once.
+    /// Returns the first outcome for the same content. If the reservation was charged by the last
+    /// report of its stream, other content is the actual delivery, and the difference is charged
+    /// once.
     pub(super) fn commit_again(
         &mut self,
         request: &Commit,
@@ -28,7 +28,7 @@ impl Book<'_> {
         let Some(before) = &reservation.delivered else { return Err(conflict(vec!["rpc"])) };
         let delivered = match reservation.charged_by {
             ChargedBy::Commit => delivered,
-            // What it does not say stands as it was reported, and no tokens say nothing.
+            // Absent fields keep their reported values. Zero tokens count as absent.
             ChargedBy::Report | ChargedBy::Both => Delivered {
                 count: request.count.map_or(before.count, |_| delivered.count.max(before.count)),
                 usage: delivered.usage.filter(|usage| usage.tokens() > 0).or(before.usage),
@@ -48,9 +48,9 @@ impl Book<'_> {
         Ok(Outcome::Settled { transaction, effect })
     }
 
-    /// Charges what was delivered beyond what is charged, to the same day and month, and as the
-    /// service charges work beyond the hold. Where that is nothing, nothing changes: what is
-    /// charged is never given back. `reservation` says what it is charged by from now on.
+    /// Charges the delivered work beyond the earlier charge, to the same day and month and by the
+    /// policy above the hold. Without such work nothing changes, because a charge is never given
+    /// back. `reservation` is the new state of the reservation.
     pub(super) fn deliver_rest(
         &mut self,
         delivered: Delivered,
@@ -81,7 +81,7 @@ impl Book<'_> {
             paid: first.paid + due.paid,
             amount: first.amount.plus(amount),
             shortfall: first.shortfall.plus(shortfall),
-            // The balance record, where there is one now.
+            // The balance record is the main record from its creation on.
             record_id: if split.is_paid() && !first.split().is_paid() { ids.main } else { first.record_id },
             balance_after,
             free_remaining_after,

@@ -1,4 +1,4 @@
-//! Quotas of API keys: rows of `api_key_quota`.
+//! Quotas of API keys, in the table `api_key_quota`.
 
 use std::collections::BTreeMap;
 
@@ -48,10 +48,7 @@ impl KeyQuotaStore for MySqlStore {
                 delete
             }
         };
-        let mut connection = self.reader.take().await?;
-        statement.execute(&mut connection).await?;
-        connection.give_back();
-        Ok(())
+        self.reader.run(statement).await
     }
 
     async fn key_quotas(&self, key: &ApiKeyId) -> Result<KeyQuotas, StoreError> {
@@ -94,7 +91,8 @@ pub fn read_present(statement: &mut Statement, keys: &Keys<'_>) {
     statement.push("; ");
 }
 
-/// Waits for the quotas of one key.
+/// Waits until the quotas of one key are free. Outside of a transaction the statement holds
+/// its locks no longer than it runs.
 pub fn wait_for(statement: &mut Statement, key: &ApiKeyId) {
     statement
         .push("SELECT 1 FROM api_key_quota WHERE api_key_id = ")
@@ -126,7 +124,7 @@ fn of_batch(statement: &mut Statement, keys: &Keys<'_>) {
         .push(") named STRAIGHT_JOIN api_key_quota k ON k.api_key_id = named.api_key_id");
 }
 
-/// The rows are there, and locked.
+/// Updates the used amounts. The rows exist and are locked.
 pub fn set_used(statement: &mut Statement, quotas: &KeyQuotas, at: BillingTime) {
     statement
         .push(

@@ -2,6 +2,10 @@
 //!
 //! A transaction that waits for no lock skips the rows that others hold, and finds them by a
 //! plain read: a row that is there and was not locked leaves its account out.
+//!
+//! Every transaction takes its locks in one order: accounts, then API keys, each by their
+//! keys. The order matters for skipped rows too, because MariaDB counts a row that is skipped
+//! as waited for when it looks for a deadlock.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -75,10 +79,11 @@ pub async fn load(
         Lookup::Ending => &keys.ending,
         Lookup::All => &keys.transactions,
     };
-    let mut statement = Statement::new("START TRANSACTION; ");
+    let mut statement = Statement::new("");
     if let Some(key) = waits_for_key {
         key_quotas::wait_for(&mut statement, key);
     }
+    statement.push("START TRANSACTION; ");
     accounts::lock(&mut statement, keys, batch.at.month, mode);
     if skips {
         caps::read_present(&mut statement, keys);
@@ -113,12 +118,10 @@ pub async fn load(
         }
     }
 
-    // In the order of the statements above, the first of which has no rows.
-    let mut sets = statement.fetch(connection).await?.into_iter().skip(1);
+    // In the order of the statements above, the first of which say nothing.
+    let silent = 1 + usize::from(waits_for_key.is_some());
+    let mut sets = statement.fetch(connection).await?.into_iter().skip(silent);
     let mut next = || sets.next().ok_or_else(|| StoreError::Failed("a statement had no result".into()));
-    if waits_for_key.is_some() {
-        next()?;
-    }
     let mut loaded = Loaded::default();
     let Loaded { state, left_out } = &mut loaded;
     accounts::add_locked(state, left_out, batch.at.month, &next()?)?;

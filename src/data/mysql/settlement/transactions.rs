@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// As [`transaction_of`] reads them.
+/// The columns of [`transaction_of`].
 pub const COLUMNS: &str = "user_id, trace_id, status, service_name, count, cost, api_key_id, model, \
     input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, \
     COALESCE(free_remaining_large, free_remaining_after), created_at, held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, \
@@ -44,9 +44,7 @@ impl TransactionStore for MySqlStore {
             .push(" FROM billing_transaction WHERE (user_id, trace_id) IN (")
             .pairs([&(user, trace)])
             .push(")");
-        let mut connection = self.reader.take().await?;
-        let sets = statement.fetch(&mut connection).await?;
-        connection.give_back();
+        let sets = self.reader.fetch(statement).await?;
         sets.first().and_then(|rows| rows.first()).map(transaction_of).transpose()
     }
 
@@ -68,7 +66,7 @@ impl TransactionStore for MySqlStore {
         .bind(after_time.naive_utc())
         .bind(after_user)
         .bind(after_trace.as_bytes())
-        // A stream's hold lasts longer with each report; it stays listed where it began.
+        // Each report of a stream extends its hold, but the row keeps the first expiry.
         .bind(until.naive_utc())
         .bind(limit);
         let rows = self.reader.fetch_all(query).await?;
@@ -90,14 +88,11 @@ impl TransactionStore for MySqlStore {
                 .push("; ");
         }
         statement.push("COMMIT");
-        let mut connection = self.writer.take().await?;
-        statement.execute(&mut connection).await?;
-        connection.give_back();
-        Ok(())
+        self.writer.run(statement).await
     }
 }
 
-/// A column that few transactions fill; named only where one of them does.
+/// A column that few transactions fill. The statement names it only if one of them does.
 struct Optional {
     names: &'static str,
     is_filled: fn(&Transaction) -> bool,
@@ -204,7 +199,7 @@ pub fn write_reservations(statement: &mut Statement, writes: &[ReservationWrite]
         .iter()
         .filter_map(|write| Some((write.was, &write.transaction, write.transaction.reservation.as_ref()?)));
     let (changed, new): (Vec<_>, Vec<_>) = all.partition(|(was, ..)| was.is_some());
-    // Plainly, so that an id which is taken is noticed.
+    // A plain insert, so that an id in use is noticed.
     put_reservations(statement, &new, "; ");
     put_reservations(
         statement,

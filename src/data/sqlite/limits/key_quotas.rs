@@ -1,4 +1,4 @@
-//! Quotas of API keys: rows of `api_key_quota`.
+//! Quotas of API keys, in the table `api_key_quota`.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// As [`key_quota::add`] reads them.
+/// The quotas of a key, in the columns of [`key_quota::add`].
 const OF_KEY: &str = "\
     SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version, used_day, used_month, \
     used_total FROM api_key_quota WHERE api_key_id = ?";

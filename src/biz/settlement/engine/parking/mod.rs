@@ -109,7 +109,8 @@ impl Parking {
     /// out. `from`: the queue that the batch was taken from; `None` for a lane.
     pub fn answer(self: &Arc<Self>, batch: &Batch, tickets: Vec<Ticket>, settled: SettledBatch, from: Option<&Lock>) {
         let mut outcomes = settled.outcomes.into_iter();
-        let mut locked: BTreeMap<UserId, (Lock, Vec<Job>)> = BTreeMap::new();
+        let mut locked = BTreeMap::<UserId, (Lock, Vec<Job>)>::new();
+        let mut again = Vec::new();
         for (posting, ticket) in batch.postings.iter().zip(tickets) {
             let user = posting.user();
             match settled.left_out.get(user) {
@@ -129,6 +130,9 @@ impl Parking {
                         self.finish(user, false);
                     }
                 }
+                Some(Obstacle::Locked(lock)) if Some(lock) == from => {
+                    again.push(Job { posting: posting.clone(), ticket });
+                }
                 Some(Obstacle::Locked(lock)) => {
                     let job = Job { posting: posting.clone(), ticket };
                     locked.entry(user.clone()).or_insert_with(|| (lock.clone(), Vec::new())).1.push(job);
@@ -142,6 +146,10 @@ impl Parking {
                 // would send it to and fro.
                 Some(_) => self.relocate(&user, jobs),
             }
+        }
+        // Another transaction was faster.
+        if let Some(lock) = from {
+            self.state().queues.put_back(lock, again);
         }
     }
 
@@ -230,8 +238,9 @@ impl Parking {
         tickets.iter_mut().for_each(|ticket| ticket.is_unsure |= is_unsure);
         match (settled, lock) {
             (Ok(settled), _) => {
+                let is_again = settled.outcomes.is_empty();
                 self.answer(&batch, tickets, settled, Some(lock));
-                Turn::Settled
+                if is_again { Turn::Again } else { Turn::Settled }
             }
             (Err(StoreError::Failed(why)), _) if tickets.len() == 1 => {
                 self.fail(&batch, tickets, &why).await;

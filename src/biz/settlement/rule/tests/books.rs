@@ -36,7 +36,7 @@ use crate::biz::{
     },
 };
 
-/// Everything that the tables of a real store keep.
+/// The content of the tables of a real store.
 #[derive(Default)]
 pub struct Books(Mutex<Tables>);
 
@@ -143,7 +143,8 @@ impl Books {
         self.0.lock().unwrap().transactions.get(&(user.clone(), trace.clone())).cloned()
     }
 
-    /// With the tokens of their transactions, on the main records, as the databases read them.
+    /// The records of a user. Main records have the tokens of their transactions, as in the
+    /// databases.
     pub fn records(&self, user: &UserId) -> Vec<Record> {
         let tables = self.0.lock().unwrap();
         let of_user = tables.records.iter().filter(|new| new.user == *user);
@@ -172,7 +173,7 @@ impl Books {
         self.0.lock().unwrap().quotas.get(key).copied()
     }
 
-    /// What an audit reads of a user.
+    /// The evidence of a user for the audit.
     pub fn evidence(&self, user: &UserId) -> Evidence {
         let tables = self.0.lock().unwrap();
         let mut evidence = Evidence::of(user.clone());

@@ -1,4 +1,4 @@
-//! What a batch writes: every row that changed, once, and nothing else.
+//! The writes of a batch: every changed row, once, and no other row.
 
 use super::account::{Call, TestAccount, adjust, commit, key, trace, units, user, yuan};
 use crate::biz::{
@@ -47,7 +47,7 @@ fn the_rows_of_a_charge_are_written_once_and_their_versions_grow() {
     assert_eq!((writes.charges.len(), writes.records.len(), writes.adjustments.len()), (1, 2, 2));
     let usage = writes.usage.iter().map(|(_, day)| (day.free_records, day.paid_records, day.totals.amount));
     assert_eq!(usage.collect::<Vec<_>>(), [(1, 1, yuan("2"))]);
-    // One change of the account and one of the key, for those that read them.
+    // One change of the account and one of the key, for the caches.
     assert_eq!((writes.changes.len(), writes.api_keys.len()), (2, 1));
     assert!(!writes.is_empty());
 }
