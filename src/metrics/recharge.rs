@@ -9,7 +9,7 @@ use super::{
     registration::{amounts, counter, counters, histogram, histograms},
 };
 use crate::biz::{
-    recharge::{callback::SettledOrder, start::Started},
+    recharge::{callback::SettledOrder, request::Started},
     settlement::order::{Order, OrderStatus},
     values::{
         error::{Error, Result},

@@ -20,7 +20,7 @@ use crate::{
             Recharges,
             callback::{Notice, NoticedResult, SettledOrder},
             order::{OrderFilter, OrderStore},
-            start::{NewRecharge, Started},
+            request::{NewRecharge, Started},
         },
         settlement::order::{Order, PaymentMethod},
         values::{

@@ -125,7 +125,8 @@ async fn a_charge_that_is_not_answered_in_time_counts_as_a_failure(#[values(MySq
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_answers_what_was_accepted(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
-    service.account("u").await;
+    // Opens the account before it is locked.
+    service.check("u", "passport", 1).await;
     let lock = Lock::take(&service.database).await;
     let mut calls: Vec<_> = (0..20)
         .map(|i| {

@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod order;
 pub mod reconcile;
 mod repeat;
+pub mod request;
 pub mod start;
 
 use std::{sync::Arc, time::Duration};

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Recharges, in_time,
-    start::{NewRecharge, Started},
+    request::{NewRecharge, Started},
 };
 use crate::biz::{
     settlement::{

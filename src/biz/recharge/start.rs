@@ -1,7 +1,5 @@
 //! Starts a top-up: creates the order, and opens its payment.
 
-use std::net::IpAddr;
-
 use uuid::Uuid;
 
 use super::{
@@ -10,44 +8,21 @@ use super::{
     in_time,
     order::Created,
     repeat::First,
+    request::{NewRecharge, Started},
 };
 use crate::biz::{
     settlement::{
-        order::{Order, OrderStatus, PaymentMethod},
+        order::{Order, OrderStatus},
         posting::PaymentUpdate,
     },
     values::{
         calendar::BillingTime,
         error::{Error, Result, StoreError},
-        ids::{IdempotencyKey, OrderId, UserId},
+        ids::{OrderId, UserId},
         invalid::Invalid,
         money::Money,
     },
 };
-
-/// A user's request for a top-up.
-#[derive(Debug, Clone)]
-pub struct NewRecharge {
-    pub user: UserId,
-    pub amount: Money,
-    pub method: PaymentMethod,
-    /// `None` means the currency of the account.
-    pub currency: Option<String>,
-    /// The address of the user, if known.
-    pub client_ip: Option<IpAddr>,
-    /// By which a repeat finds the first order.
-    pub idempotency_key: Option<IdempotencyKey>,
-}
-
-/// A top-up that has an order.
-#[derive(Debug)]
-pub struct Started {
-    pub order: Order,
-    /// Where the user pays; the order is failed where there is no such page.
-    pub page: Result<String>,
-    /// Whether this request made the order.
-    pub is_new: bool,
-}
 
 /// Orders that are tried to be made: a second is for a request with the same key at the same
 /// time, and an id that is taken is unheard of.
