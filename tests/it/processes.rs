@@ -113,7 +113,7 @@ async fn an_unreachable_database_is_waited_for_and_then_named() {
     let server = run(SERVER, &["-conf", conf.to_str().unwrap()], &[]);
     let said = stderr(&server);
     assert_eq!(server.status.code(), Some(1));
-    assert!(said.contains("trying again") && said.contains("data.database.source: gave up"), "{said}");
+    assert!(said.contains("retry in") && said.contains("data.database.source: gave up"), "{said}");
     assert!(!said.contains("topsecret"), "{said}");
 }
 
