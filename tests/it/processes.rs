@@ -223,7 +223,7 @@ async fn a_server_that_waits_for_its_database_still_obeys_sigterm() {
     ]);
     let mut server = Command::new(SERVER).arg("-conf").arg(&conf).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(server.stderr.take().unwrap()).lines().map(Result::unwrap);
-    assert!(lines.any(|line| line.contains("trying again")));
+    assert!(lines.any(|line| line.contains("retry in")));
     assert!(Command::new("kill").arg(server.id().to_string()).status().unwrap().success());
     assert_eq!(server.wait().unwrap().code(), Some(0));
 }
