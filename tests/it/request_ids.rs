@@ -88,13 +88,14 @@ fn span(rpc: &str, trace_id: &str, request_id: &str) -> Value {
 #[tokio::test]
 async fn an_internal_error_over_grpc_and_its_log_line_name_the_same_request(#[values(MySql, Sqlite)] on: Backend) {
     let mut broken = Broken::start(on).await;
-    let deduct = |trace: &str| traced(trace, charge("u", "asset", 1));
+    // Each request has a user of its own, because an account that fails is quarantined.
+    let deduct = |trace: &str| traced(trace, charge(&format!("u-{trace}"), "asset", 1));
 
     let failed = broken.internal.deduct_quota(with_id("r-1", deduct("t-1"))).await.unwrap_err();
     assert_eq!(request_id_of(&failed), "r-1");
     assert_eq!(broken.internal_error("r-1").1, span("DeductQuota", "t-1", "r-1"));
 
-    let mut by_header = with_id("r-2", charge("u", "asset", 1));
+    let mut by_header = with_id("r-2", charge("u-2", "asset", 1));
     by_header.metadata_mut().insert("x-trace-id", "t-2".parse().unwrap());
     let failed = broken.internal.deduct_quota(by_header).await.unwrap_err();
     assert_eq!(request_id_of(&failed), "r-2");
@@ -131,7 +132,7 @@ async fn an_internal_error_of_a_stream_and_of_an_item_name_their_request(#[value
     assert_eq!(details.error_info().unwrap().metadata["request_id"], "r-1");
     assert_eq!(broken.internal_error("r-1").1, span("MeterStream", "t-1", "r-1"));
 
-    let items = vec![traced("t-2", charge("u", "asset", 1))];
+    let items = vec![traced("t-2", charge("u-2", "asset", 1))];
     let reply = broken.internal.batch_deduct_quota(with_id("r-2", BatchDeductQuotaRequest { items })).await.unwrap();
     assert_eq!(reply.metadata().get("x-request-id").unwrap(), "r-2");
     assert_eq!(reply.into_inner().results[0].error.as_ref().unwrap().error_code, "10099");
@@ -143,8 +144,9 @@ async fn an_internal_error_of_a_stream_and_of_an_item_name_their_request(#[value
 #[tokio::test]
 async fn an_internal_error_over_rest_and_its_log_line_name_the_same_request(#[values(MySql, Sqlite)] on: Backend) {
     let mut broken = Broken::start(on).await;
-    let body = |more: Value| {
-        let mut body = json!({"user_id": "u", "service_name": "asset", "count": 1});
+    // Each request has a user of its own, because an account that fails is quarantined.
+    let body = |user: &str, more: Value| {
+        let mut body = json!({"user_id": user, "service_name": "asset", "count": 1});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         body
     };
@@ -159,10 +161,10 @@ async fn an_internal_error_over_rest_and_its_log_line_name_the_same_request(#[va
             let request_id = format!("request-{trace_id}");
             let mut headers = vec![("x-request-id", request_id.as_str())];
             headers.extend(header.as_deref().map(|header| ("x-trace-id", header)));
-            let response = post(&port, deduct, &headers, body(more)).await;
+            let response = post(&port, deduct, &headers, body(&trace_id, more)).await;
             assert_eq!((response.status().as_u16(), id_of(&response)), (500, request_id.clone()));
             let reply: Value = response.json().await.unwrap();
-            assert_eq!(reply["metadata"], json!({"error_code": "10099", "request_id": request_id}));
+            assert_eq!(reply["metadata"], json!({"error_code": "10099", "request_id": request_id, "trace_id": trace_id}));
             let (_, logged) = broken.internal_error(&request_id);
             assert_eq!(logged, span("DeductQuota", &trace_id, &request_id));
         }
@@ -181,7 +183,7 @@ async fn a_line_that_is_no_error_of_its_request_has_the_span_too() {
     let mut broken = Broken::start(Sqlite).await;
     let mut refused = |id: &str| {
         let of_request = |line: &Value| line["span"]["request_id"] == id;
-        broken.log.line(|line| line["fields"]["message"] == "a callback was refused" && of_request(line))["span"]
+        broken.log.line(|line| line["fields"]["message"] == "callback refused" && of_request(line))["span"]
             .clone()
     };
     let mut request = with_id("r-1", RechargeCallbackRequest::default());
