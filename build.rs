@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Required for the extern_path below; otherwise prost-types takes the path.
         .compile_well_known_types(true)
         .extern_path(".google.protobuf.Timestamp", "crate::service::timestamp::Timestamp")
-        .compile_fds(billing.file_descriptor_set())?;
+        .compile_fds_with_config(billing.file_descriptor_set(), named())?;
     pbjson_build::Builder::new()
         .register_descriptors(&encoded)?
         .preserve_proto_field_names()
@@ -28,6 +28,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let payment = compile("payment/v1/payment.proto")?;
     tonic_prost_build::configure().compile_fds(payment.file_descriptor_set())?;
     Ok(())
+}
+
+/// Messages that know their names: the JSON of a request is read by the descriptor of its
+/// message.
+fn named() -> tonic_prost_build::Config {
+    let mut config = tonic_prost_build::Config::new();
+    config.enable_type_names();
+    config
 }
 
 fn compile(file: &str) -> Result<protox::Compiler, Box<dyn Error>> {

@@ -69,7 +69,7 @@ fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     arguments.check()?;
     let scratch = Scratch::create(arguments.folder.as_deref())?;
     let result = runtime.block_on(async {
-        let interrupted = command::stop_signal()?;
+        let interrupted = command::stop_signal(command::Hangup::Stops)?;
         tokio::select! {
             result = run::run(arguments, &scratch) => result,
             () = interrupted => bail!("interrupted"),

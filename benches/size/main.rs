@@ -49,7 +49,7 @@ async fn execute(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         println!("nothing measured: run `make bench-size`");
         return Ok(ExitCode::SUCCESS);
     }
-    let interrupted = command::stop_signal()?;
+    let interrupted = command::stop_signal(command::Hangup::Stops)?;
     let folder = std::path::absolute(&arguments.folder)?;
     let mariadb = MariaDb::start(&folder).await?;
     let result = tokio::select! {

@@ -1,4 +1,4 @@
-//! The caches that checks read, as the configuration has them.
+//! Builds the caches of the check from the configuration, and keeps them current and warm.
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -11,6 +11,7 @@ use crate::{
         check::cache::{
             Caches, ReadModel, Trust, account_cache::AccountCache, prewarm::prewarm, reconcile::SharedCache,
         },
+        database::identity::Identity,
         values::calendar::Calendar,
     },
     config::{self, Config, Driver, RedisMode},
@@ -22,35 +23,35 @@ use crate::{
     metrics::Metrics,
 };
 
-/// Accounts and API keys that the near cache keeps, about half a kilobyte each.
+/// Most accounts and API keys in the near cache. An entry takes about half a kilobyte.
 const NEAR_ENTRIES: usize = 100_000;
-/// For how long changes that other processes make may go unnoticed, and only by accounts
-/// that are far from every limit.
+/// Longest time that a near entry may be stale after a change by another process. Only accounts that
+/// are far from every limit are served from such an entry.
 const NEAR_AGE: Duration = Duration::from_millis(200);
 
-/// Accounts that are warmed in a second, a tenth of what checks may read from the database.
+/// Accounts that the warm-up loads per second: a tenth of the database reads that checks may make.
 const PREWARM_A_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(999);
-/// How long Redis is waited for, before what needs it.
+/// Longest wait for Redis at the start of a server or job.
 const START_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often the gauges of the caches are brought up to date.
+/// Interval at which the gauges of the caches are updated.
 const SHOW_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a process that ends tries to tell the shared cache what it changed.
+/// Time in which a stopping process sends its last updates to the shared cache.
 const SEND_TIMEOUT: Duration = Duration::from_secs(2);
-/// Between two attempts at that.
+/// Pause between two attempts to send them.
 const SEND_PAUSE: Duration = Duration::from_millis(20);
-/// How often an embedded database is asked whether another process, such as cron, changed it.
+/// Interval at which SQLite is asked for changes by another process, such as cron.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Caches, and Redis where it is configured.
+/// The caches, and the Redis client if Redis is configured.
 pub(super) struct Started {
     pub caches: Arc<Caches>,
     pub redis: Option<Arc<RedisCache>>,
 }
 
-pub(super) fn of_server(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Started> {
+pub(super) fn of_server(config: &Config, database: &Identity, metrics: &Arc<Metrics>) -> anyhow::Result<Started> {
     let redis = config.data.redis.as_ref().map(|redis| {
         let metrics = metrics.clone();
-        connect(redis, true, Box::new(move |script, took| metrics.cache.time_script(script, took)))
+        connect(redis, database, true, Box::new(move |script, took| metrics.cache.time_script(script, took)))
     });
     if redis.is_some() {
         metrics.cache.show_shared()?;
@@ -65,13 +66,14 @@ pub(super) fn of_server(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Resu
 }
 
 /// Connects in the background. A server `keeps` what is in Redis; jobs only use it.
-pub(super) fn connect(redis: &config::Redis, keeps: bool, times: ScriptTimes) -> Arc<RedisCache> {
+pub(super) fn connect(redis: &config::Redis, database: &Identity, keeps: bool, times: ScriptTimes) -> Arc<RedisCache> {
     let layout = match redis.mode {
         RedisMode::Single => RedisLayout::Single,
         RedisMode::Sentinel => RedisLayout::Sentinel { master: redis.master.clone() },
         RedisMode::Cluster => RedisLayout::Cluster,
     };
     let settings = RedisSettings {
+        database: database.id,
         layout,
         addrs: redis.addrs.clone(),
         username: redis.username.clone(),
@@ -85,7 +87,7 @@ pub(super) fn connect(redis: &config::Redis, keeps: bool, times: ScriptTimes) ->
     Arc::new(RedisCache::start(settings, times))
 }
 
-/// Keeps the caches true and warm.
+/// Keeps the caches current and warm.
 pub(super) struct Keeper {
     pub caches: Arc<Caches>,
     pub redis: Option<Arc<RedisCache>>,
@@ -96,24 +98,25 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Until `stop`, which comes when nothing is settled any more.
+    /// Runs until `stop`, which must come after the last settlement, and then sends the last
+    /// updates.
     pub(super) async fn keep(self, stop: CancellationToken) {
         let keeping = async { tokio::join!(self.watch(), self.keep_warm(), self.model.refresh(), self.show()) };
         let delivering = async {
-            // What is under way when it is to stop may hang.
+            // An update in flight at the stop may hang.
             let late = async {
                 stop.cancelled().await;
                 sleep(SEND_TIMEOUT).await;
             };
             tokio::select! {
                 () = self.caches.deliver(&stop) => tell(&self.caches).await,
-                () = late => tracing::warn!("the cache does not answer; reconcile-cache mends what it has missed"),
+                () = late => tracing::warn!("redis unavailable; reconcile-cache corrects the stale entries"),
             }
         };
         tokio::join!(stop.run_until_cancelled(keeping), delivering);
     }
 
-    /// Sees to changes that did not come by here.
+    /// Empties the near cache when another process has changed the database, or may have.
     async fn watch(&self) {
         loop {
             sleep(WATCH_INTERVAL).await;
@@ -121,7 +124,7 @@ impl Keeper {
                 Ok(false) => {}
                 Ok(true) => self.caches.forget_near().await,
                 Err(error) => {
-                    tracing::debug!(%error, "the database could not be asked for changes");
+                    tracing::debug!(%error, "check for changes by other processes failed; near cache emptied");
                     self.caches.forget_near().await;
                 }
             }
@@ -129,14 +132,14 @@ impl Keeper {
         }
     }
 
-    /// Warms the caches now, and whenever Redis was found empty.
+    /// Warms the caches now, and whenever Redis is found empty.
     async fn keep_warm(&self) {
         if self.caches.forgets_soon() {
             return;
         }
         if let Some(redis) = &self.redis {
             until_up(redis).await;
-            // What it found when it connected is seen to now.
+            // The first warm-up below also covers a Redis that was empty at the connect.
             let _ = redis.found_cold().now_or_never();
         }
         loop {
@@ -151,7 +154,7 @@ impl Keeper {
         }
     }
 
-    /// Shows how checks are served.
+    /// Updates the gauges of the caches.
     async fn show(&self) {
         loop {
             self.metrics.cache.count_reads(self.model.sources());
@@ -166,17 +169,17 @@ impl Keeper {
     }
 }
 
-/// Gives Redis a moment before the first request, so that it does not miss a cache which is
-/// there. The service does without.
+/// Waits for Redis for a short time, so that the first requests find the shared cache. Without
+/// Redis the server starts too.
 pub(super) async fn wait_for(redis: Option<&RedisCache>) {
     if let Some(redis) = redis
         && !until_up(redis).await
     {
-        tracing::warn!("redis does not answer; checks read the database until it does");
+        tracing::warn!("redis unavailable; checks read the database");
     }
 }
 
-/// Waits for Redis, for as long as a start may take.
+/// Waits for Redis, for [`START_TIMEOUT`] at most; false if it is still unavailable.
 pub(super) async fn until_up(redis: &RedisCache) -> bool {
     let up = async {
         while !redis.is_up() {
@@ -188,14 +191,17 @@ pub(super) async fn until_up(redis: &RedisCache) -> bool {
 
 /// Of a job beside the servers: it reads nothing, and the cache that they share has to hear
 /// of what it changes.
-pub(super) fn of_job(config: &Config) -> Arc<Caches> {
-    let redis =
-        config.data.redis.as_ref().map(|redis| connect(redis, false, Box::new(|_, _| {})) as Arc<dyn AccountCache>);
+pub(super) fn of_job(config: &Config, database: &Identity) -> Arc<Caches> {
+    let redis = config
+        .data
+        .redis
+        .as_ref()
+        .map(|redis| connect(redis, database, false, Box::new(|_, _| {})) as Arc<dyn AccountCache>);
     Arc::new(Caches::new(Arc::new(MemoryCache::new(0)), Trust::WhileFar(Duration::ZERO), redis))
 }
 
-/// Tells the shared cache what this process changed. A job may be done before it has a
-/// connection.
+/// Sends the waiting updates to the shared cache. The attempts repeat, because a job may end before
+/// it is connected.
 pub(super) async fn tell(caches: &Caches) {
     let sent = async {
         while !caches.flush().await {
@@ -203,6 +209,6 @@ pub(super) async fn tell(caches: &Caches) {
         }
     };
     if tokio::time::timeout(SEND_TIMEOUT, sent).await.is_err() {
-        tracing::warn!("the cache does not answer; reconcile-cache mends what it has missed");
+        tracing::warn!("redis unavailable; reconcile-cache corrects the stale entries");
     }
 }

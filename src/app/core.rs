@@ -1,11 +1,12 @@
 //! The parts that several features share, started in the order in which they need each other.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     caches::{self, Keeper, Started},
+    clock_watch::{ClockWatch, ensure_clock_agrees},
     connect, database, prices, rates,
 };
 use crate::{
@@ -24,6 +25,7 @@ use crate::{
 };
 
 pub(super) struct Core {
+    pub clock: Arc<dyn Clock>,
     pub store: Arc<dyn Store>,
     pub catalog: Arc<Catalog>,
     pub calendar: Arc<Calendar>,
@@ -50,23 +52,28 @@ impl Core {
     /// The database does not answer in time or refuses.
     pub async fn start(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         let store = connect(config).await?;
+        let skew = ensure_clock_agrees(config, &*store, &*clock).await?;
         let catalog = Arc::new(config.catalog());
         let calendar = Arc::new(Calendar::new(config.billing.timezone, clock.clone()));
         let metrics = Arc::new(Metrics::new()?);
-        let Started { caches, redis } = caches::of_server(config, &metrics)?;
+        metrics.show_clock_skew(skew);
+        let identity = database::identity(config, &*store).await?;
+        let Started { caches, redis } = caches::of_server(config, &identity, &metrics)?;
         caches::wait_for(redis.as_deref()).await;
         let lanes = database::limits(config);
         let engine = Arc::new(Engine::start(store.clone(), caches.clone(), catalog.clone(), calendar.clone(), lanes));
         let accounts = Arc::new(Accounts::new(store.clone(), engine.clone(), catalog.clone(), calendar.clone()));
         let stop = CancellationToken::new();
-        let prices = prices::start(config, store.clone(), stop.clone()).await?;
+        let reader = prices::PriceReader { store: store.clone(), calendar: calendar.clone(), metrics: metrics.clone() };
+        let prices = prices::start(config, reader, stop.clone()).await?;
         Ok(Self {
             observer: ChargeObserver::new(metrics.clone(), catalog.clone()),
             model: Arc::new(ReadModel::new(caches.clone(), accounts.clone(), store.clone())),
             quoter: Arc::new(Quoter::new(prices, calendar.clone())),
-            rates: rates::guard(config, redis.clone(), clock),
+            rates: rates::guard(config, redis.clone(), clock.clone()),
             tokens: Arc::new(TokenCounter::new(Arc::new(EmbeddedVocabularies::default()))),
             tasks: TaskTracker::new(),
+            clock,
             store,
             catalog,
             calendar,
@@ -77,6 +84,17 @@ impl Core {
             accounts,
             stop,
         })
+    }
+
+    /// Watches the clock that expiry is decided by.
+    pub fn clock_watch(&self, config: &Config) -> ClockWatch {
+        ClockWatch {
+            database: self.store.clone(),
+            clock: self.clock.clone(),
+            max: config.data.database.max_clock_skew,
+            metrics: self.metrics.clone(),
+            is_beyond: AtomicBool::new(false),
+        }
     }
 
     /// Keeps the caches true and warm.

@@ -1,4 +1,4 @@
-//! The configured database: connected, migrated, and how much settlement asks of it.
+//! Connects to the configured database, migrates its schema, and sets the limits of the lanes.
 
 use std::{
     ops::RangeInclusive,
@@ -11,10 +11,11 @@ use backon::{ExponentialBuilder, Retryable};
 
 use crate::{
     biz::{
+        database::identity::Identity,
         settlement::engine::{LaneLimits, ParkingLimits},
         values::error::StoreError,
     },
-    config::{Config, Driver},
+    config::{Billing, Config, Driver},
     data::{
         Store, dsn,
         legacy_zone::LegacyZone,
@@ -24,23 +25,25 @@ use crate::{
     },
 };
 
-/// Lanes on a server database: as many as there are cores. While one waits for its commit
-/// the others work; more would only make smaller batches of the same load.
+/// Lanes on MySQL: one per core, within these bounds. While one lane waits for its commit, the
+/// others work. More lanes would only make the batches smaller.
 const MYSQL_LANES: RangeInclusive<usize> = 2..=8;
-/// Postings in one transaction at most; others share the database's time.
+/// Most postings in one transaction on MySQL, because other connections need the server too.
 const MYSQL_BATCH: usize = 512;
-/// A commit on SQLite writes every page it changed: the more charges, the fewer pages each.
+/// Most postings in one transaction on SQLite. A commit writes each changed page once, so larger
+/// batches write fewer pages per charge.
 const SQLITE_BATCH: usize = 4_000;
-/// SQLite has one writer: one lane makes the largest batches.
+/// Lanes on SQLite. SQLite has one writer, so one lane makes the largest batches.
 const SQLITE_LANES: usize = 1;
-/// Batches that expect more repeats after one.
+/// Batches after a repeated trace id in which every id is looked up, because retries arrive in
+/// bursts.
 const LOOKUP_ALL_BATCHES: u32 = 32;
-/// How long a stop waits for the database to take its connections back.
+/// Longest wait at a stop until the connections are closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Connections beside the lanes' for transactions of other kinds.
+/// Connections for transactions outside the lanes.
 const SPARE_WRITERS: usize = 2;
 
-/// Between attempts to connect.
+/// Pauses between attempts to connect.
 const CONNECT_BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(100))
     .with_max_delay(Duration::from_secs(3))
@@ -48,10 +51,11 @@ const CONNECT_BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_jitter();
 
 /// Connects to the configured database and brings its schema up to date. While it
-/// does not answer, tries again for `data.database.connect_timeout`.
+/// does not answer, tries again for `data.database.connect_timeout`. A database of another
+/// currency or time zone is refused.
 ///
 /// # Errors
-/// The last reason, with the key to look at.
+/// The last error, with the config key to check.
 pub async fn connect(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
     connect_announcing(config, &|plan| {
         if plan.has_work {
@@ -61,16 +65,52 @@ pub async fn connect(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
     .await
 }
 
-/// As [`connect`]; `announce` is told what will be done to the schema, perhaps nothing,
-/// before it is done.
+/// As [`connect`]. Calls `announce` with the migration plan, which may be empty, before the
+/// migration.
 ///
 /// # Errors
 /// As [`connect`].
 pub async fn connect_announcing(config: &Config, announce: &Announce) -> anyhow::Result<Arc<dyn Store>> {
-    patiently(config, || try_connect(config, announce)).await
+    let (store, identity) = patiently(config, || async {
+        let store = try_connect(config, announce).await?;
+        let identity = identity(config, &*store).await?;
+        Ok((store, identity))
+    })
+    .await?;
+    if let Err(refusal) = check_identity(config, &identity) {
+        close(&*store).await;
+        return Err(refusal);
+    }
+    Ok(store)
 }
 
-/// What [`connect`] would do to the schema. Changes nothing.
+/// The identity of a database; one that has none learns the configured currency and zone.
+///
+/// # Errors
+/// [`StoreError::Unavailable`], [`StoreError::Failed`].
+pub(super) async fn identity(config: &Config, store: &dyn Store) -> Result<Identity, StoreError> {
+    let Billing { currency, timezone, .. } = config.billing;
+    store.identity(&Identity::fresh(currency, timezone)).await
+}
+
+/// Amounts in another currency, or days of another zone, would mean something else.
+fn check_identity(config: &Config, database: &Identity) -> anyhow::Result<()> {
+    let (currency, zone) = (config.billing.currency.code(), config.billing.timezone.name());
+    for (key, configured, kept, of_what) in [
+        ("billing.currency", currency, &database.currency, "all amounts"),
+        ("billing.timezone", zone, &database.time_zone, "all days and months"),
+    ] {
+        if configured != kept {
+            anyhow::bail!(
+                "config key {key}: is {configured}, and {of_what} in this database are of {kept}; set {key} to {kept}, \
+                 or name another database in data.database.source"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The migration plan of [`connect`]. Changes nothing.
 ///
 /// # Errors
 /// As [`connect`].
@@ -78,7 +118,7 @@ pub async fn plan(config: &Config) -> anyhow::Result<UpgradePlan> {
     patiently(config, || try_plan(config)).await
 }
 
-/// Tries until the database answers, for `data.database.connect_timeout`.
+/// Retries while the database is unavailable, for `data.database.connect_timeout`.
 async fn patiently<T, F>(config: &Config, attempt: impl Fn() -> F) -> anyhow::Result<T>
 where
     F: Future<Output = Result<T, StoreError>>,
@@ -89,7 +129,7 @@ where
         .retry(CONNECT_BACKOFF)
         .when(|error| !matches!(error, StoreError::Failed(_)))
         .adjust(|_, pause| pause.filter(|pause| Instant::now() + *pause <= deadline))
-        .notify(|error, pause| tracing::warn!(%error, "the database does not answer; trying again in {pause:.1?}"))
+        .notify(|error, pause| tracing::warn!(%error, "database unavailable; retry in {pause:.1?}"))
         .await
         .map_err(|error| match error {
             StoreError::Failed(why) => anyhow!("config key data.database: {why}"),
@@ -97,15 +137,15 @@ where
         })
 }
 
-/// Closes the connections of `store`, unless the database has gone silent.
+/// Closes the connections of `store`, for [`CLOSE_TIMEOUT`] at most.
 pub async fn close(store: &dyn Store) {
     if tokio::time::timeout(CLOSE_TIMEOUT, store.close()).await.is_err() {
-        tracing::warn!("the database did not close its connections in time");
+        tracing::warn!("connections to the database not closed in time");
     }
 }
 
-/// As [`connect`], migrations included, for a command beside the service: a file that
-/// is not there is an error, and not an empty database whose books balance.
+/// As [`connect`], migrations included, for a command beside the service. A missing SQLite file is
+/// an error, because the audit of a new, empty database would succeed.
 ///
 /// # Errors
 /// As [`connect`].
@@ -127,8 +167,7 @@ fn ensure_exists(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// As [`connect_existing`], but nothing is changed: a schema that is not up to date is an
-/// error.
+/// As [`connect_existing`], but without migrations. A schema that is not up to date is an error.
 ///
 /// # Errors
 /// As [`connect`].
@@ -185,7 +224,7 @@ async fn try_connect(config: &Config, announce: &Announce) -> Result<Arc<dyn Sto
     })
 }
 
-/// What the lanes take on.
+/// The limits of the lanes, from the configuration or the defaults of the database.
 pub(super) fn limits(config: &Config) -> LaneLimits {
     let settlement = &config.billing.settlement;
     LaneLimits {

@@ -1,4 +1,4 @@
-//! What runs beside the requests: in cron, and some of it in every server.
+//! Work beside the requests: the jobs of cron, and the sweep that also runs in every server.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,7 +6,15 @@ use anyhow::Context;
 use chrono::TimeDelta;
 use tokio_util::sync::CancellationToken;
 
-use super::{caches, core::Core, database::limits, low_balance::LowBalances, ops_stats::OpsStats, payments};
+use super::{
+    caches,
+    clock_watch::ClockWatch,
+    core::Core,
+    database::{self, limits},
+    low_balance::LowBalances,
+    ops_stats::OpsStats,
+    payments,
+};
 use crate::{
     biz::{
         check::cache::{
@@ -19,26 +27,31 @@ use crate::{
         },
         settlement::{
             engine::Engine,
+            order::Order,
             sweep::{self, Swept},
+            transaction::Transaction,
         },
         values::calendar::{Calendar, Clock},
     },
     config::Config,
     data::Store,
-    metrics::ChargeObserver,
+    metrics::{ChargeObserver, Metrics},
 };
 
-/// How often a server ends the reservations that are past their expiry; cron does so too.
+/// Interval at which a server ends the reservations that are past their expiry. Cron does so too.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
-/// A sweep that takes longer, as over a connection that went silent, is given up; what it
-/// ended stays ended, and the next one goes on.
+/// Deadline of a sweep, for example over a connection that went silent. The next sweep ends the
+/// remaining reservations.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Starts the jobs that every server runs beside its requests, until it stops.
 pub(super) fn spawn_regular(config: &Config, core: &Core) {
     let Core { store, engine, catalog, calendar, metrics, stop, .. } = core;
     let observer = core.observer.clone();
-    tokio::spawn(sweep_regularly(store.clone(), engine.clone(), calendar.clone(), observer, stop.clone()));
+    let (store, engine, calendar) = (store.clone(), engine.clone(), calendar.clone());
+    let sweeper = Sweeper { store, engine, calendar, observer, watch: core.clock_watch(config) };
+    tokio::spawn(sweeper.sweep_regularly(stop.clone()));
+    let Core { store, calendar, .. } = core;
     let ops_stats = OpsStats { store: store.clone(), calendar: calendar.clone(), metrics: metrics.clone() };
     tokio::spawn(ops_stats.read_regularly(stop.clone()));
     let low = LowBalances {
@@ -52,33 +65,46 @@ pub(super) fn spawn_regular(config: &Config, core: &Core) {
 }
 
 /// Ends expired reservations where no cron runs. Several sweeps at once end each of them once.
-pub(super) async fn sweep_regularly(
+struct Sweeper {
     store: Arc<dyn Store>,
     engine: Arc<Engine>,
     calendar: Arc<Calendar>,
     observer: ChargeObserver,
-    stop: CancellationToken,
-) {
-    let sweeping = async {
-        loop {
-            tokio::time::sleep(SWEEP_INTERVAL).await;
-            let sweep = sweep::sweep(&*store, &engine, &calendar, |ended, effect| observer.count_ended(&ended, effect));
-            match tokio::time::timeout(SWEEP_TIMEOUT, sweep).await {
-                Ok(Ok(Swept { freed: 0, charged: 0, failed: 0 })) => {}
-                Ok(Ok(Swept { freed, charged, failed })) => {
-                    tracing::info!(freed, charged, failed, "ended expired reservations");
-                }
-                Ok(Err(error)) => tracing::warn!(error = %error.in_full(), "expired reservations could not be read"),
-                Err(_) => tracing::warn!("the sweep of expired reservations took too long"),
-            }
-        }
-    };
-    stop.run_until_cancelled(sweeping).await;
+    watch: ClockWatch,
 }
 
-/// Ends the reservations that are past their expiry, through lanes of its own: the locks of
-/// the database arbitrate between these and a server's. Ends soon after `cut`, when Redis
-/// was told what is settled.
+impl Sweeper {
+    /// Until `stop`. Before each sweep the clock is measured: one that is ahead would end holds
+    /// that have not expired.
+    async fn sweep_regularly(self, stop: CancellationToken) {
+        let sweeping = async {
+            loop {
+                tokio::time::sleep(SWEEP_INTERVAL).await;
+                if self.watch.agrees().await {
+                    self.sweep().await;
+                }
+            }
+        };
+        stop.run_until_cancelled(sweeping).await;
+    }
+
+    async fn sweep(&self) {
+        let count = |ended, effect| self.observer.count_ended(&ended, effect);
+        let sweep = sweep::sweep(&*self.store, &self.engine, &self.calendar, count);
+        match tokio::time::timeout(SWEEP_TIMEOUT, sweep).await {
+            Ok(Ok(Swept { freed: 0, charged: 0, failed: 0 })) => {}
+            Ok(Ok(Swept { freed, charged, failed })) => {
+                tracing::info!(freed, charged, failed, "ended expired reservations");
+            }
+            Ok(Err(error)) => tracing::warn!(error = %error.in_full(), "expired reservations could not be read"),
+            Err(_) => tracing::warn!("the sweep of expired reservations took too long"),
+        }
+    }
+}
+
+/// Ends the reservations that are past their expiry, through lanes of its own. The locks of the
+/// database order the postings of these lanes and of the servers' lanes. Returns soon after `cut`,
+/// once the updates are sent to Redis.
 ///
 /// # Errors
 /// The expired reservations can't be read.
@@ -88,34 +114,62 @@ pub async fn sweep(
     clock: impl Clock,
     cut: &CancellationToken,
 ) -> anyhow::Result<Swept> {
+    sweep_counting(config, store, clock, cut, None).await
+}
+
+/// As [`sweep`], for a process whose metrics are read.
+pub(super) async fn sweep_counting(
+    config: &Config,
+    store: Arc<dyn Store>,
+    clock: impl Clock,
+    cut: &CancellationToken,
+    metrics: Option<&Arc<Metrics>>,
+) -> anyhow::Result<Swept> {
     let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
-    let caches = caches::of_job(config);
+    let caches = caches::of_job(config, &database::identity(config, &*store).await?);
     let catalog = Arc::new(config.catalog());
+    let observer = metrics.map(|metrics| ChargeObserver::new(metrics.clone(), catalog.clone()));
     let engine = Engine::start(store.clone(), caches.clone(), catalog, calendar.clone(), limits(config));
-    let swept = cut.run_until_cancelled(sweep::sweep(&*store, &engine, &calendar, |_, _| ())).await;
+    let on_ended =
+        |ended: Transaction, effect| observer.iter().for_each(|observer| observer.count_ended(&ended, effect));
+    let swept = cut.run_until_cancelled(sweep::sweep(&*store, &engine, &calendar, on_ended)).await;
     engine.drain().await;
     caches::tell(&caches).await;
     Ok(swept.context("cut short")??)
 }
 
-/// Looks up the top-ups that stay pending, and settles them, through lanes of its own.
+/// Looks up pending top-ups at payment-service, and settles them through lanes of its own.
 ///
 /// # Errors
-/// payment-service is not configured or does not answer, or the orders can't be read.
+/// payment-service is not configured or unavailable, or the orders can't be read.
 pub async fn reconcile_recharges(
     config: &Config,
     store: Arc<dyn Store>,
     clock: impl Clock,
     cut: &CancellationToken,
 ) -> anyhow::Result<ReconciledOrders> {
-    let job = RechargeJob::new(config, store, clock)?;
-    let reconciled = cut.run_until_cancelled(job.recharges.reconcile(job.waits)).await;
+    reconcile_recharges_counting(config, store, clock, cut, None).await
+}
+
+/// As [`reconcile_recharges`], for a process whose metrics are read.
+pub(super) async fn reconcile_recharges_counting(
+    config: &Config,
+    store: Arc<dyn Store>,
+    clock: impl Clock,
+    cut: &CancellationToken,
+    metrics: Option<&Arc<Metrics>>,
+) -> anyhow::Result<ReconciledOrders> {
+    let job = RechargeJob::new(config, store, clock).await?;
+    let on_settled = |order: &Order, status| {
+        metrics.into_iter().for_each(|metrics| metrics.recharge.count_reconciled(order, status));
+    };
+    let reconciled = cut.run_until_cancelled(job.recharges.reconcile(job.waits, &on_settled)).await;
     job.engine.drain().await;
     caches::tell(&job.caches).await;
     Ok(reconciled.context("cut short")??)
 }
 
-/// What [`reconcile_recharges`] would do, with `listed` of the orders at the most.
+/// Counts the outcomes that [`reconcile_recharges`] would have, and lists at most `listed` orders.
 ///
 /// # Errors
 /// As [`reconcile_recharges`].
@@ -125,13 +179,13 @@ pub(super) async fn preview_recharges(
     clock: impl Clock,
     listed: usize,
 ) -> anyhow::Result<ReconcilePreview> {
-    let job = RechargeJob::new(config, store, clock)?;
+    let job = RechargeJob::new(config, store, clock).await?;
     let preview = job.recharges.preview(job.waits, listed).await;
     job.engine.drain().await;
     Ok(preview?)
 }
 
-/// Top-ups as a job settles them.
+/// The parts that a job needs to settle top-ups.
 struct RechargeJob {
     recharges: Recharges,
     waits: Waits,
@@ -140,7 +194,7 @@ struct RechargeJob {
 }
 
 impl RechargeJob {
-    fn new(config: &Config, store: Arc<dyn Store>, clock: impl Clock) -> anyhow::Result<Self> {
+    async fn new(config: &Config, store: Arc<dyn Store>, clock: impl Clock) -> anyhow::Result<Self> {
         let Some(payment) = &config.payment_service else { anyhow::bail!("config key payment_service: is missing") };
         let waits = Waits {
             reconcile_after: TimeDelta::from_std(payment.reconcile_after)?,
@@ -149,18 +203,18 @@ impl RechargeJob {
         let gateway = payments::gateway(payment, payments::Addresses::of(payment))?;
         let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
         let catalog = Arc::new(config.catalog());
-        let caches = caches::of_job(config);
+        let caches = caches::of_job(config, &database::identity(config, &*store).await?);
         let engine = Arc::new(Engine::start(store.clone(), caches.clone(), catalog, calendar.clone(), limits(config)));
         let recharges = payments::recharges(config, store, engine.clone(), calendar, Some(gateway));
         Ok(Self { recharges, waits, engine, caches })
     }
 }
 
-/// Compares what Redis has with the database, and drops from it what differs unless this is
-/// a dry run; `None` where there is no Redis.
+/// Compares the entries in Redis with the database, and removes the entries that differ unless this
+/// is a dry run; `None` if Redis is not configured.
 ///
 /// # Errors
-/// Redis or the database does not answer.
+/// Redis or the database is unavailable.
 pub async fn reconcile_cache(
     config: &Config,
     store: Arc<dyn Store>,
@@ -168,7 +222,8 @@ pub async fn reconcile_cache(
     is_dry_run: bool,
 ) -> anyhow::Result<Option<ReconciledCache>> {
     let Some(redis) = &config.data.redis else { return Ok(None) };
-    let redis = caches::connect(redis, false, Box::new(|_, _| {}));
+    let database = database::identity(config, &*store).await?;
+    let redis = caches::connect(redis, &database, false, Box::new(|_, _| {}));
     anyhow::ensure!(caches::until_up(&redis).await, "config key data.redis: no answer");
     let reconciler = Reconciler {
         cache: redis,

@@ -1,6 +1,7 @@
-//! Wiring: the one place that names concrete types.
+//! Wiring: the only module that names concrete types of all layers.
 
 mod caches;
+mod clock_watch;
 mod core;
 pub mod cron;
 mod database;
@@ -19,14 +20,15 @@ use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 
+pub use self::{
+    clock_watch::ensure_clock_agrees,
+    database::{close, connect, connect_announcing, connect_existing, connect_unchanged, plan},
+    jobs::{reconcile_cache, reconcile_recharges, sweep},
+};
 use self::{
     core::Core,
     payments::Payments,
     ports::{Ports, Served},
-};
-pub use self::{
-    database::{close, connect, connect_announcing, connect_existing, connect_unchanged, plan},
-    jobs::{reconcile_cache, reconcile_recharges, sweep},
 };
 use crate::{
     biz::values::calendar::{Clock, SystemClock},
@@ -51,7 +53,7 @@ impl App {
     /// Connects, migrates, and listens on both ports.
     ///
     /// # Errors
-    /// The database does not answer in time or refuses, or an address is taken.
+    /// The database is unavailable or refuses the login, or an address is in use.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         Self::start_with_clock(config, SystemClock).await
     }
@@ -74,8 +76,8 @@ impl App {
         Ok(Self { http_addr, grpc_addr, core, payments, served, settled, caches, drain_timeout })
     }
 
-    /// Stops without losing an answer: no new connections, open requests finish,
-    /// accepted charges settle, connections to the database close.
+    /// Stops without the loss of an accepted request: refuses new connections, finishes open
+    /// requests, settles accepted charges, and closes the connections to the database.
     pub async fn stop(self) {
         tracing::info!("stopping");
         let deadline = Instant::now() + self.drain_timeout;
@@ -83,7 +85,7 @@ impl App {
         self.core.stop.cancel();
         for listener in self.served.listeners {
             if let Err(error) = listener.await {
-                tracing::error!(%error, "a listener ended abnormally");
+                tracing::error!(%error, "listener ended abnormally");
             }
         }
         // Top-ups and texts whose callers have gone, and streams, while there are lanes.
@@ -95,7 +97,7 @@ impl App {
         self.core.engine.drain().await;
         self.settled.cancel();
         if let Err(error) = self.caches.await {
-            tracing::error!(%error, "the keeping of the caches ended abnormally");
+            tracing::error!(%error, "upkeep of the caches ended abnormally");
         }
         if let Some(sandbox) = self.payments.sandbox {
             sandbox.stop().await;

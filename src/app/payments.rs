@@ -1,4 +1,4 @@
-//! payment-service, and in development the sandbox that plays it.
+//! Connects to payment-service, or in development to the sandbox that replaces it.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -20,19 +20,19 @@ use crate::{
     service::routes::CALLBACK_PATH,
 };
 
-/// What the server has of payment-service.
+/// The connection to payment-service and its settings.
 pub(super) struct Payments {
-    /// Played in this process.
+    /// The sandbox in this process, if it is configured.
     pub sandbox: Option<Sandbox>,
-    /// `None` where it is not configured.
+    /// `None` if payment-service is not configured.
     pub gateway: Option<Arc<dyn PaymentGateway>>,
-    /// Of one call.
+    /// Deadline of one call.
     pub timeout: Duration,
     pub callback_auth: CallbackAuth,
     pub callback_secrets: Vec<Secret>,
 }
 
-/// Where payment-service is, and where it finds us.
+/// The address of payment-service, and the URL of our callback.
 pub(super) struct Addresses {
     pub service: String,
     pub notify_url: String,
@@ -44,13 +44,14 @@ impl Addresses {
     }
 }
 
-/// Starts the sandbox where it is wanted, and a client; `grpc_addr` is where we listen.
+/// Starts the sandbox if it is configured, and a client. `grpc_addr` is the address of our gRPC
+/// listener.
 ///
 /// # Errors
-/// An address that is none, or is taken.
+/// An address is malformed or in use.
 pub(super) async fn start(config: &Config, grpc_addr: SocketAddr) -> anyhow::Result<Payments> {
     let Some(payment) = &config.payment_service else {
-        tracing::info!("payment_service is not configured: top-ups are refused");
+        tracing::info!("payment_service is not configured; top-ups are refused");
         return Ok(Payments {
             sandbox: None,
             gateway: None,
@@ -72,7 +73,7 @@ pub(super) async fn start(config: &Config, grpc_addr: SocketAddr) -> anyhow::Res
         if !payment.sandbox {
             tracing::warn!(
                 notify_url = at.notify_url,
-                "payment_service.notify_url is empty: payment-service is told to report where only this machine reaches us"
+                "payment_service.notify_url is empty; callbacks use a local address that only this machine reaches"
             );
         }
     }
@@ -96,7 +97,7 @@ async fn start_sandbox(payment: &PaymentServiceConfig) -> anyhow::Result<Sandbox
         ..Default::default()
     };
     let sandbox = Sandbox::start(options).await.context("config key payment_service.grpc_addr")?;
-    tracing::warn!(addr = %sandbox.addr, "payment-sandbox plays payment-service: no money moves");
+    tracing::warn!(addr = %sandbox.addr, "payment-sandbox replaces payment-service; no money moves");
     Ok(sandbox)
 }
 
@@ -118,6 +119,11 @@ pub(super) fn recharges(
     calendar: Arc<Calendar>,
     gateway: Option<Arc<dyn PaymentGateway>>,
 ) -> Recharges {
-    let terms = Terms { currency: config.billing.currency.clone(), max_amount: config.billing.max_recharge };
+    let currency = config.billing.currency;
+    let terms = Terms {
+        currency,
+        max_amount: currency.floor(config.billing.max_recharge),
+        payment_timeout: config.payment_service.as_ref().map_or(Duration::ZERO, |payment| payment.timeout),
+    };
     Recharges::new(store, engine, calendar, gateway, terms)
 }

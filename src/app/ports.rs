@@ -11,7 +11,7 @@ use super::{core::Core, payments::Payments};
 use crate::{
     config::{Config, Server},
     server::{self, CallbackGuard, ListenerLimits, Ops, Parts},
-    service::{Api, rest::Rest},
+    service::{Api, json::UnknownPolicy, rest::Rest},
 };
 
 pub(super) struct Ports {
@@ -70,12 +70,18 @@ impl Ports {
 fn parts<'c>(config: &'c Server, core: &Core, api: Api, payments: &Payments) -> Parts<'c> {
     Parts {
         config,
-        rest: Rest { api: Arc::new(api), style: config.http.style },
+        rest: Rest {
+            api: Arc::new(api),
+            style: config.http.style,
+            unknown: UnknownPolicy::new(config.http.unknown_fields, core.metrics.clone()),
+        },
         ops: Ops {
             store: core.store.clone(),
             metrics: core.metrics.clone(),
             rates: core.rates.clone(),
             redis: core.redis.clone(),
+            engine: core.engine.clone(),
+            was_ready: Arc::new(true.into()),
         },
         callbacks: CallbackGuard {
             auth: payments.callback_auth,

@@ -1,6 +1,6 @@
-//! The price book in use: read at the start, and again while the server runs.
+//! Reads the price book at the start, and again at intervals while the server runs.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
@@ -8,60 +8,66 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     biz::{
         charge::prices::{PriceStore, Prices},
-        values::error::StoreError,
+        values::{calendar::Calendar, error::StoreError},
     },
     config::Config,
     data::Store,
+    metrics::Metrics,
 };
 
-/// A read that takes longer, as over a connection that went silent, is given up.
+/// Deadline of a read, for example over a connection that went silent.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the book is kept with.
+pub(super) struct PriceReader {
+    pub store: Arc<dyn Store>,
+    pub calendar: Arc<Calendar>,
+    pub metrics: Arc<Metrics>,
+}
 
 /// The configured versions, and those of the database where a service is priced by model.
 /// Those are read again regularly until `stop`, so that a new one needs no restart.
 ///
 /// # Errors
-/// The versions of the database can't be read.
+/// The versions of the database can't be read. A row that can't be used is no error.
 pub(super) async fn start(
     config: &Config,
-    store: Arc<dyn Store>,
+    reader: PriceReader,
     stop: CancellationToken,
 ) -> anyhow::Result<Arc<Prices>> {
     let prices = Arc::new(Prices::new(config.price_book()));
     if config.billing.model_services.is_empty() {
         return Ok(prices);
     }
-    let unusable = read(&prices, &*store).await.context("the table price_version can't be read")?;
-    tell(&unusable);
-    tokio::spawn(refresh_regularly(prices.clone(), store, config.billing.price_refresh, unusable, stop));
+    let refused = reader.read(&prices).await.context("the table price_version can't be read")?;
+    report_new(&refused, &BTreeSet::new());
+    tokio::spawn(refresh_regularly(prices.clone(), reader, config.billing.price_refresh, refused, stop));
     Ok(prices)
 }
 
 async fn refresh_regularly(
     prices: Arc<Prices>,
-    store: Arc<dyn PriceStore>,
+    reader: PriceReader,
     interval: Duration,
-    mut unusable: Vec<String>,
+    mut refused: BTreeSet<String>,
     stop: CancellationToken,
 ) {
     let refreshing = async {
         let mut failed = false;
         loop {
             tokio::time::sleep(interval).await;
-            match read(&prices, &*store).await {
+            match reader.read(&prices).await {
                 Ok(found) => {
                     if failed {
-                        tracing::info!("the table price_version is read again");
+                        tracing::info!("table price_version readable again");
                     }
-                    if found != unusable {
-                        tell(&found);
-                    }
-                    (failed, unusable) = (false, found);
+                    report_new(&found, &refused);
+                    (failed, refused) = (false, found);
                 }
-                // Told once an outage: the prices that are known go on.
+                // Logged once per outage. The last prices stay in use.
                 Err(why) => {
                     if !failed {
-                        tracing::error!(%why, "the table price_version can't be read");
+                        tracing::error!(%why, "table price_version unreadable; the last prices stay in use");
                     }
                     failed = true;
                 }
@@ -71,14 +77,28 @@ async fn refresh_regularly(
     stop.run_until_cancelled(refreshing).await;
 }
 
-async fn read(prices: &Prices, store: &dyn PriceStore) -> Result<Vec<String>, StoreError> {
-    let read = tokio::time::timeout(READ_TIMEOUT, prices.refresh(store)).await;
-    read.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())))
+impl PriceReader {
+    /// Reads the book anew; tells the rows that can't be used.
+    async fn read(&self, prices: &Prices) -> Result<BTreeSet<String>, StoreError> {
+        let (store, now): (&dyn PriceStore, _) = (&*self.store, self.calendar.now().utc);
+        let read = tokio::time::timeout(READ_TIMEOUT, prices.refresh(store, now)).await;
+        match read.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into()))) {
+            Ok(refused) => {
+                self.metrics.prices.set_read(now, refused.len());
+                Ok(refused.into_iter().collect())
+            }
+            Err(error) => {
+                self.metrics.prices.set_failed();
+                Err(error)
+            }
+        }
+    }
 }
 
-/// The rows that are no versions. Their models have no price as long as they would be in force.
-fn tell(unusable: &[String]) {
-    for row in unusable {
+/// Names the rows that are no versions, each once. Their models have no price as long as they
+/// would be in force.
+fn report_new(refused: &BTreeSet<String>, known: &BTreeSet<String>) {
+    for row in refused.difference(known) {
         tracing::error!(%row, "a row of price_version can't be used");
     }
 }

@@ -1,4 +1,5 @@
-//! Rate limits as configured.
+//! Builds the rate guard from the configured limits: a limiter in memory, and a shared one where
+//! Redis is configured.
 
 use std::sync::Arc;
 

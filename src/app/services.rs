@@ -39,7 +39,7 @@ pub(super) fn api(config: &Config, core: &Core, payments: &Payments) -> anyhow::
 }
 
 fn accounts(config: &Config, core: &Core) -> AccountService {
-    let currency = config.billing.currency.clone();
+    let currency = config.billing.currency;
     AccountService::new(core.accounts.clone(), core.engine.clone(), core.observer.clone(), currency)
 }
 
@@ -91,7 +91,7 @@ fn recharges(config: &Config, core: &Core, payments: &Payments) -> RechargeServi
         recharges: Arc::new(payments::recharges(config, store, engine, core.calendar.clone(), gateway)),
         orders: core.store.clone(),
         metrics: core.metrics.clone(),
-        currency: config.billing.currency.clone(),
+        currency: config.billing.currency,
         tasks: core.tasks.clone(),
     }
 }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::bail;
 use billing_service::{
-    command,
+    command::{self, Hangup},
     config::{Config, Environment},
     sandbox::{DEFAULT_ADDR, MAX_DELAY_MS, MAX_DUPLICATES, Options, PublicUrl, Sandbox, Switches},
 };
@@ -51,7 +51,7 @@ async fn run() -> anyhow::Result<ExitCode> {
     if config.environment == Some(Environment::Production) {
         bail!("config key environment: payment-sandbox does not run in production");
     }
-    let stop = command::stop_signal()?;
+    let stop = command::stop_signal(Hangup::Ignored)?;
     let sandbox = Sandbox::start(options(arguments, &config)).await?;
     stop.await;
     sandbox.stop().await;

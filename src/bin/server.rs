@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use billing_service::{
     app::{self, App},
-    command,
+    command::{self, Hangup},
 };
 use clap::Parser;
 
@@ -46,7 +46,7 @@ async fn run() -> anyhow::Result<ExitCode> {
         println!("the database is up to date");
         return Ok(ExitCode::SUCCESS);
     }
-    let stop = command::stop_signal()?;
+    let stop = command::stop_signal(Hangup::Ignored)?;
     let mut stop = std::pin::pin!(stop);
     let app = tokio::select! {
         app = App::start(config) => app?,

@@ -1,12 +1,13 @@
-//! The rules: what a charge costs, who pays for it, what a month is. Nothing here
-//! knows a database, a cache or a wire format; the traits in this layer say what
-//! it needs of them, and `crate::data` implements those.
+//! The rules: the cost of a charge, its split between free quota and balance, and the calendar.
+//! This layer depends on no database, cache or wire format. Its traits define the storage that it
+//! needs, and `crate::data` implements them.
 
 #![deny(clippy::float_arithmetic)]
 
 pub mod account;
 pub mod charge;
 pub mod check;
+pub mod database;
 pub mod jobs;
 pub mod limits;
 pub mod metering;

@@ -1,9 +1,9 @@
-//! The keys that take one of a few words.
+//! The config keys whose value is one of a few words.
 
 use serde::{Deserialize, Deserializer, de};
 use tracing::Level;
 
-/// What is at stake.
+/// The environment of the deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Environment {
     Development,
@@ -23,7 +23,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// How Redis is laid out.
+/// The topology of Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RedisMode {
     #[default]
@@ -32,28 +32,39 @@ pub enum RedisMode {
     Cluster,
 }
 
-/// How REST replies are dressed.
+/// The style of REST replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Style {
-    /// The message itself, snake_case names.
+    /// The message itself, with snake_case names.
     #[default]
     Plain,
     /// lowerCamelCase names inside `{"success":true,"data":...}`.
     Devshare,
 }
 
-/// What makes a callback of payment-service believable.
+/// The treatment of members and query parameters that a message does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UnknownFields {
+    Ignore,
+    /// Counts and logs.
+    #[default]
+    Warn,
+    /// Refuses the request.
+    Reject,
+}
+
+/// The proof that a callback comes from payment-service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallbackAuth {
-    /// A signature with one of the secrets.
+    /// A signature under one of the secrets.
     Signed,
-    /// Nothing: it is a hint to ask payment-service.
+    /// None. A callback is a hint, and payment-service is asked.
     Confirm,
-    /// Nothing is asked; for tests and closed networks.
+    /// None, and every callback counts. For tests and closed networks.
     None,
 }
 
-/// One of a few words.
+/// Parses one of a few words. The error lists them.
 pub(super) fn choice<'de, D: Deserializer<'de>, T: Copy>(
     deserializer: D,
     choices: &[(&str, T)],
@@ -94,6 +105,11 @@ pub(super) fn callback_auth<'de, D: Deserializer<'de>>(deserializer: D) -> Resul
 
 pub(super) fn style<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Style, D::Error> {
     choice(deserializer, &[("plain", Style::Plain), ("devshare", Style::Devshare)])
+}
+
+pub(super) fn unknown_fields<'de, D: Deserializer<'de>>(deserializer: D) -> Result<UnknownFields, D::Error> {
+    let choices = [("ignore", UnknownFields::Ignore), ("warn", UnknownFields::Warn), ("reject", UnknownFields::Reject)];
+    choice(deserializer, &choices)
 }
 
 pub(super) fn log_format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LogFormat, D::Error> {

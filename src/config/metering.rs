@@ -1,5 +1,5 @@
-//! `billing.reservations` and `billing.streams`: holds that nobody ends, work beyond a hold,
-//! and how streams are metered.
+//! `billing.reservations` and `billing.streams`: the end of expired reservations, work above a hold,
+//! and the metering of streams.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::biz::{
     values::ids::ServiceName,
 };
 
-/// What one service does with its reservations.
+/// The policy of one service for its reservations.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Reservations {
@@ -46,17 +46,17 @@ pub(super) fn reservations<'de, D: Deserializer<'de>>(
     Ok(services)
 }
 
-/// How streams are metered.
+/// The metering of streams.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Streams {
-    /// What is new of a stream is durable this soon.
+    /// Longest time until a report of a stream is durable.
     #[serde(deserialize_with = "values::duration")]
     pub progress: Duration,
-    /// How long a stream that broke waits to be opened again.
+    /// Time in which a broken stream may be reopened before it is charged.
     #[serde(deserialize_with = "values::duration")]
     pub grace: Duration,
-    /// A stream that is silent for so long has broken.
+    /// Silence after which a stream counts as broken.
     #[serde(deserialize_with = "values::duration")]
     pub idle_timeout: Duration,
 }

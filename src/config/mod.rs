@@ -1,9 +1,10 @@
-//! The configuration: a YAML file, each key of which the environment can override.
+//! The configuration: a YAML file, whose keys the environment can override.
 //!
-//! `configs/*.yaml` document every key. An unknown key or a bad value is an error
-//! that names the key.
+//! `configs/*.yaml` document every key. An unknown key or an invalid value is an error that names the
+//! key.
 
 mod choices;
+mod cron;
 mod metering;
 mod models;
 mod payment;
@@ -19,7 +20,7 @@ use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
 
 pub use self::{
-    choices::{CallbackAuth, Driver, Environment, LogFormat, RedisMode, Style},
+    choices::{CallbackAuth, Driver, Environment, LogFormat, RedisMode, Style, UnknownFields},
     metering::Streams,
     payment::PaymentServiceConfig,
     rates::RateLimitsConfig,
@@ -34,13 +35,13 @@ use crate::biz::{
     },
     charge::prices::PriceBook,
     jobs::low_balance::{Percent, Thresholds},
-    values::{ids::ServiceName, money::Money},
+    values::{currency::Currency, ids::ServiceName, money::Money},
 };
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Where this runs; `None` where the file does not say.
+    /// The environment of the deployment; `None` if the file does not set it.
     #[serde(default, deserialize_with = "choices::environment")]
     pub environment: Option<Environment>,
     #[serde(default)]
@@ -48,6 +49,8 @@ pub struct Config {
     pub data: Data,
     pub billing: Billing,
     pub payment_service: Option<PaymentServiceConfig>,
+    #[serde(default)]
+    pub cron: cron::CronConfig,
     #[serde(default)]
     pub log: Log,
 }
@@ -69,9 +72,12 @@ pub struct Database {
     pub max_connections: usize,
     #[serde(default = "default_connect_timeout", deserialize_with = "values::duration")]
     pub connect_timeout: Duration,
-    /// How long a statement waits for a free connection.
+    /// Longest wait of a statement for a free connection.
     #[serde(default = "default_acquire_timeout", deserialize_with = "values::duration")]
     pub acquire_timeout: Duration,
+    /// How far the clock of this process may be from the database's.
+    #[serde(default = "default_max_clock_skew", deserialize_with = "values::duration")]
+    pub max_clock_skew: Duration,
     /// Of which the times in a database of the legacy service are wall-clock times; `None`:
     /// as `source` says.
     #[serde(default, alias = "former_zone", deserialize_with = "values::optional_timezone")]
@@ -83,7 +89,7 @@ pub struct Database {
 pub struct Billing {
     #[serde(default, deserialize_with = "values::prices")]
     pub prices: BTreeMap<String, Money>,
-    /// The services that are priced by model, with what their free quotas count.
+    /// The services that are priced by model, with the unit of their free quotas.
     #[serde(default, deserialize_with = "models::model_services")]
     pub model_services: BTreeMap<String, models::Counts>,
     #[serde(default, deserialize_with = "models::models")]
@@ -99,15 +105,15 @@ pub struct Billing {
     #[serde(default = "default_timezone", deserialize_with = "values::timezone")]
     pub timezone: chrono_tz::Tz,
     #[serde(default = "default_currency", deserialize_with = "values::currency")]
-    pub currency: String,
+    pub currency: Currency,
     #[serde(default = "default_reservation_ttl", deserialize_with = "values::reservation_ttl")]
     pub reservation_ttl: Duration,
     #[serde(default = "default_max_recharge", deserialize_with = "values::amount")]
     pub max_recharge: Money,
-    /// Months before this one whose records stay where they were written; `None`: all.
+    /// Months before this one whose records are not archived; `None` archives no records.
     #[serde(default, deserialize_with = "values::months")]
     pub record_months: Option<NonZeroU32>,
-    /// By service; the default policy for those that are not named.
+    /// The policies by service. Other services have the default policy.
     #[serde(default, deserialize_with = "metering::reservations")]
     pub reservations: BTreeMap<String, metering::Reservations>,
     #[serde(default)]
@@ -121,12 +127,12 @@ pub struct Billing {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SettlementConfig {
-    /// 0: what suits the database.
+    /// 0 means the default of the database.
     #[serde(deserialize_with = "values::lanes")]
     pub lanes: usize,
     #[serde(deserialize_with = "values::up_to_a_million")]
     pub queue: usize,
-    /// 0: what suits the database.
+    /// 0 means the default of the database.
     #[serde(deserialize_with = "values::batch")]
     pub batch: usize,
     #[serde(deserialize_with = "values::duration")]
@@ -157,7 +163,7 @@ impl Config {
     /// Reads `path` and the environment.
     ///
     /// # Errors
-    /// Names the file or the key, and what is wrong with it.
+    /// The file or the key, and its defect.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
         let environment = config::Environment::with_prefix("BILLING").prefix_separator("__").separator("__");
         Self::read(path, environment)
@@ -175,17 +181,18 @@ impl Config {
         let config: Config = serde_path_to_error::deserialize(merged).map_err(|error| {
             let key = error.path().to_string();
             let why = match error.into_inner() {
-                // The cause alone: its own path repeats ours.
+                // The cause without its path, which our message already has.
                 config::ConfigError::At { error, .. } => error.to_string(),
                 other => other.to_string(),
             };
+            let why = without_text(why);
             if key == "." { anyhow!("config: {why}") } else { anyhow!("config key {key}: {why}") }
         })?;
         config.check()?;
         Ok(config)
     }
 
-    /// What no single key can tell.
+    /// Checks the rules that involve several keys.
     fn check(&self) -> anyhow::Result<()> {
         let Billing { prices, model_services, .. } = &self.billing;
         if prices.is_empty() && model_services.is_empty() {
@@ -226,12 +233,12 @@ impl Config {
         Ok(())
     }
 
-    /// Below what accounts are reported as low.
+    /// The thresholds below which accounts are reported as low.
     pub fn low_thresholds(&self) -> Thresholds {
         Thresholds { balance: self.billing.balance_low_threshold, quota: self.billing.quota_low_percent_threshold }
     }
 
-    /// The services that can be billed.
+    /// The billable services.
     pub fn catalog(&self) -> Catalog {
         let by_unit = self.billing.prices.iter().map(|(name, price)| (name, Price::Unit(*price)));
         let by_model = self.billing.model_services.iter().map(|(name, counts)| (name, Price::Model(counts.0)));
@@ -245,6 +252,16 @@ impl Config {
     /// The configured token prices.
     pub fn price_book(&self) -> PriceBook {
         models::book(&self.billing.models)
+    }
+}
+
+/// The error of a key that has a text where something else belongs, without the text: a URL
+/// with a password may stand where a section belongs.
+fn without_text(why: String) -> String {
+    let (Some(start), Some(end)) = (why.find("string \""), why.rfind("\", expected ")) else { return why };
+    match (why.get(..start), why.get(end + 1..)) {
+        (Some(before), Some(after)) if start < end => format!("{before}a text{after}"),
+        _ => why,
     }
 }
 
@@ -282,6 +299,10 @@ fn default_acquire_timeout() -> Duration {
     Duration::from_secs(2)
 }
 
+fn default_max_clock_skew() -> Duration {
+    Duration::from_secs(5)
+}
+
 fn default_max_recharge() -> Money {
     Money::from_micros(999_999_990_000)
 }
@@ -306,8 +327,8 @@ fn default_reservation_ttl() -> Duration {
     Duration::from_secs(600)
 }
 
-fn default_currency() -> String {
-    "CNY".into()
+fn default_currency() -> Currency {
+    Currency::CNY
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! `billing.models` and `billing.model_services`: what tokens cost, and where they are billed.
+//! `billing.models` and `billing.model_services`: the prices of tokens, and the services that are
+//! priced by model.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -18,18 +19,18 @@ use crate::biz::{
     },
 };
 
-/// Prices of one model per million tokens, from an instant on.
+/// Prices of one model per million tokens, in force from an instant on.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelPrices {
     #[serde(deserialize_with = "values::amount")]
     input: Money,
-    /// `None`: as `input`.
+    /// `None` means the price of `input`.
     #[serde(default, deserialize_with = "values::optional_amount")]
     cached_input: Option<Money>,
     #[serde(deserialize_with = "values::amount")]
     output: Money,
-    /// `None`: always.
+    /// `None` means always.
     #[serde(default, deserialize_with = "values::optional_instant")]
     effective_from: Option<DateTime<Utc>>,
 }
@@ -39,7 +40,7 @@ impl ModelPrices {
         self.effective_from.unwrap_or(DateTime::UNIX_EPOCH)
     }
 
-    /// The id tells all, so that prices which are edited are another version.
+    /// The id contains the prices, so that edited prices are another version.
     fn version(&self) -> PriceVersion {
         let cached_input = self.cached_input.unwrap_or(self.input);
         let prices = TokenPrices { input: self.input, cached_input, output: self.output };
@@ -50,7 +51,7 @@ impl ModelPrices {
     }
 }
 
-/// The versions of one model: one, or several in a list.
+/// The versions of one model: one, or a list of several.
 #[derive(Debug, Clone)]
 pub struct Versions(Vec<ModelPrices>);
 
@@ -93,7 +94,7 @@ pub(super) fn models<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTree
     Ok(models)
 }
 
-/// What the free quota of a service that is priced by model counts.
+/// The unit of the free quota of a service that is priced by model.
 #[derive(Debug, Clone, Copy)]
 pub struct Counts(pub QuotaUnit);
 

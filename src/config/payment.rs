@@ -1,4 +1,4 @@
-//! Where users pay for their top-ups, and how its reports are believed.
+//! `payment_service`: the connection to payment-service, and the proof of its callbacks.
 
 use std::time::Duration;
 
@@ -22,13 +22,13 @@ pub struct PaymentServiceConfig {
     pub return_url: String,
     #[serde(default)]
     pub notify_url: String,
-    /// Run payment-sandbox in the server's process, at `grpc_addr`.
+    /// Runs payment-sandbox in the server's process, at `grpc_addr`.
     #[serde(default)]
     pub sandbox: bool,
-    /// `None`: as [`Self::callback_auth`] says.
+    /// The configured value; [`Self::callback_auth`] gives the default.
     #[serde(default, rename = "callback_auth", deserialize_with = "choices::callback_auth")]
     pub chosen_callback_auth: Option<CallbackAuth>,
-    /// The one callbacks are signed with, and while it is changed the other one.
+    /// The secret of the signatures and, while it is changed, a second one.
     #[serde(default, deserialize_with = "values::callback_secrets")]
     pub callback_secrets: Vec<Secret>,
     #[serde(default = "default_reconcile_after", deserialize_with = "values::duration")]
@@ -49,7 +49,7 @@ impl PaymentServiceConfig {
         Ok(())
     }
 
-    /// How callbacks are believed.
+    /// The configured proof of callbacks, or the default.
     pub fn callback_auth(&self) -> CallbackAuth {
         let by_secrets = if self.callback_secrets.is_empty() { CallbackAuth::Confirm } else { CallbackAuth::Signed };
         self.chosen_callback_auth.unwrap_or(by_secrets)

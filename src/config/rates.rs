@@ -1,4 +1,4 @@
-//! `billing.rate_limits`: what users and API keys may ask for in a second, a minute and an hour.
+//! `billing.rate_limits`: the most requests of users and API keys per second, minute and hour.
 
 use std::num::NonZeroU32;
 
@@ -16,7 +16,7 @@ pub struct RateLimitsConfig {
     pub api_key: RatesConfig,
 }
 
-/// Requests in a window; 0 in the file: no limit.
+/// Most requests in a window; 0 in the file means no limit.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RatesConfig {

@@ -1,4 +1,4 @@
-//! The cache that all processes share.
+//! `data.redis`: the cache that all processes share.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use super::{
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Redis {
-    /// Of the server, of the sentinels, or of some nodes of the cluster.
+    /// The addresses of the server, of the sentinels, or of some cluster nodes.
     #[serde(rename = "addr", deserialize_with = "values::addresses")]
     pub addrs: Vec<String>,
     #[serde(default, deserialize_with = "choices::redis_mode")]
     pub mode: RedisMode,
-    /// The name that the sentinels know the master by.
+    /// The name of the master at the sentinels.
     #[serde(default)]
     pub master: String,
     #[serde(default)]
@@ -39,7 +39,7 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// What no single key can tell.
+    /// Checks the rules that involve several keys.
     pub(super) fn check(&self) -> anyhow::Result<()> {
         match self.mode {
             RedisMode::Single if self.addrs.len() > 1 => {

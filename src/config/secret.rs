@@ -1,16 +1,16 @@
-//! Texts that no log shows.
+//! Secrets, which no log prints.
 
 use std::fmt;
 
 use serde::Deserialize;
 
-/// A text that must not be printed.
+/// A text that prints as `***`.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(pub(super) String);
 
 impl Secret {
-    /// The text itself; mind where it goes.
+    /// The text itself. It must not reach a log or a reply.
     pub fn reveal(&self) -> &str {
         &self.0
     }

@@ -1,11 +1,11 @@
-//! `server`: what listens where, and how much it takes on.
+//! `server`: the listeners and their limits.
 
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::{
-    choices::{self, Style},
+    choices::{self, Style, UnknownFields},
     secret::Secret,
     values,
 };
@@ -28,6 +28,8 @@ pub struct HttpPort {
     #[serde(deserialize_with = "choices::style")]
     pub style: Style,
     pub internal_routes: bool,
+    #[serde(deserialize_with = "choices::unknown_fields")]
+    pub unknown_fields: UnknownFields,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -37,7 +39,7 @@ pub struct GrpcPort {
     pub addr: String,
     #[serde(deserialize_with = "values::duration")]
     pub timeout: Duration,
-    /// Callers of the internal service must bring one of these; none: no check.
+    /// Callers of the internal service must send one of these tokens. An empty list means no check.
     #[serde(deserialize_with = "values::secrets")]
     pub internal_tokens: Vec<Secret>,
 }
@@ -64,6 +66,7 @@ impl Default for HttpPort {
             timeout: Duration::from_secs(1),
             style: Style::Plain,
             internal_routes: false,
+            unknown_fields: UnknownFields::Warn,
         }
     }
 }

@@ -106,12 +106,15 @@ fn a_bad_key_or_value_is_named() {
         ("passport: 10000", "passport: -1", "billing.free_quotas.passport"),
         ("passport: 10000", "passport: 1.9", "billing.free_quotas.passport"),
         ("billing:\n", "log: {level: verbose}\nbilling:\n", "log.level"),
-        ("passport: 10000", "passport: 2147483648", "billing.free_quotas.passport"),
+        ("passport: 10000", "passport: 100000000000001", "billing.free_quotas.passport"),
         ("passport: 10000", "passprt: 10000", "billing.free_quotas.passprt"),
         ("quota_low_percent_threshold: 20.0", "quota_low_percent_threshold: 120", "quota_low_percent_threshold"),
         ("balance_low_threshold: 10.0", "timezone: Mars/Olympus", "billing.timezone"),
         ("driver: mysql", "driver: mysql\n    legacy_zone: Local", "data.database.legacy_zone"),
         ("balance_low_threshold: 10.0", "currency: yuan", "billing.currency"),
+        ("balance_low_threshold: 10.0", "currency: cny", "billing.currency"),
+        ("balance_low_threshold: 10.0", "currency: ABC", "billing.currency"),
+        ("balance_low_threshold: 10.0", "currency: XAU", "billing.currency"),
         ("balance_low_threshold: 10.0", "settlement: {lanes: many}", "billing.settlement.lanes"),
         ("balance_low_threshold: 10.0", "settlement: {queue: 0}", "billing.settlement.queue"),
         ("balance_low_threshold: 10.0", "settlement: {batch: 9000000000}", "billing.settlement.batch"),
@@ -177,6 +180,37 @@ fn there_are_the_rate_limits_that_are_named_and_no_others() {
 fn secrets_do_not_show() {
     let shown = format!("{:?}", read(EXISTING, &[]).unwrap());
     assert!(!shown.contains("password@"), "{shown}");
+}
+
+#[test]
+fn no_error_shows_a_password() {
+    let source = "root:password@tcp(127.0.0.1:3306)/billing_service";
+    for (key, value) in [
+        ("BILLING__DATA__DATABASE__SOURCE", "billing:PW(127.0.0.1:3306)/b"),
+        ("BILLING__DATA__DATABASE__SOURCE", "billing:PW@127.0.0.1:3306/b"),
+        ("BILLING__DATA__DATABASE__SOURCE", "mysql://billing:PW@127.0.0.1:x/b"),
+        ("BILLING__DATA__DATABASE", "billing:PW@tcp(127.0.0.1:3306)/b"),
+        ("BILLING__DATA__REDIS", "redis://:PW@host"),
+        ("BILLING__DATA__REDIS__ADDR", "redis://:PW@host"),
+        ("BILLING__DATA__REDIS__ADDR", "redis://:PW@host:6379"),
+        ("BILLING__DATA__REDIS__ADDR", "127.0.0.1:6379,:PW@host:6379"),
+        ("BILLING__DATA__REDIS__ADDR", "redis://:PW"),
+        ("BILLING__PAYMENT_SERVICE", "http://billing:PW@host:9101"),
+        ("BILLING__PAYMENT_SERVICE__GRPC_ADDR", "http://billing:PW@host:9101"),
+        ("BILLING__SERVER__HTTP__ADDR", "http://billing:PW@host:8107"),
+        ("BILLING__SERVER", "http://billing:PW@host"),
+        ("BILLING__BILLING__MODELS__M", "PW"),
+        ("BILLING__SERVER__GRPC__INTERNAL_TOKENS", "PW"),
+    ] {
+        let message = format!("{:#}", read(EXISTING, &[(key, value)]).unwrap_err());
+        assert!(!message.contains("PW"), "{key} {value}: {message}");
+        let named = key.strip_prefix("BILLING__").unwrap().to_lowercase().replace("__", ".");
+        let section = named.split('.').next().unwrap();
+        assert!(message.contains(section), "{key} {value}: {message}");
+    }
+    let on_sqlite = EXISTING.replace("driver: mysql", "driver: sqlite").replace(source, "billing:PW(127.0.0.1:3306)/b");
+    let message = format!("{:#}", read(&on_sqlite, &[]).unwrap_err());
+    assert!(message.contains("data.database.source") && !message.contains("PW"), "{message}");
 }
 
 #[test]
@@ -255,8 +289,7 @@ fn models_have_a_version_or_a_list_of_them() {
     assert_eq!((price("llm"), price("chat")), (by_model(QuotaUnit::Tokens), by_model(QuotaUnit::Calls)));
 }
 
-/// The paths of all keys that the configuration has, found by asking for one that it has not: the
-/// refusal of an unknown key lists the known ones.
+/// The paths of all keys of the configuration. The error for an unknown key lists the known ones.
 fn known_keys() -> BTreeSet<String> {
     let (mut found, mut open) = (BTreeSet::new(), vec![Vec::<String>::new()]);
     while let Some(path) = open.pop() {

@@ -1,4 +1,4 @@
-//! The values of configuration keys: each with the error that says what would do.
+//! Parses the values of config keys. Each error names the accepted values.
 
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
@@ -10,7 +10,7 @@ use super::secret::Secret;
 use crate::biz::{
     jobs::low_balance::Percent,
     limits::rate_limit::MAX_LIMIT,
-    values::{ids::ServiceName, money::Money},
+    values::{currency::Currency, ids::ServiceName, money::Money},
 };
 
 /// `1s`, `0.2s`, `200ms`, `5m`, `1h`.
@@ -21,7 +21,7 @@ pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dur
         .ok_or_else(|| de::Error::custom(format!("{text:?} is not a duration above zero such as 1s, 0.2s or 5m")))
 }
 
-/// As [`duration`], a week at most: a hold is not for ever.
+/// As [`duration`], at most a week, so that every hold ends.
 pub(super) fn reservation_ttl<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     const LONGEST: Duration = Duration::from_secs(7 * 24 * 3_600);
     let ttl = duration(deserializer)?;
@@ -46,10 +46,24 @@ pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Stri
     let text = String::deserialize(deserializer)?;
     let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
     match port {
+        _ if has_login(&text) => Err(de::Error::custom(format!("is {URL_AS_ADDRESS} 0.0.0.0:8107"))),
         Some(_) if text.starts_with(':') => Ok(format!("0.0.0.0{text}")),
         Some(_) => Ok(text),
         None => Err(de::Error::custom(format!("{text:?} is not an address such as 0.0.0.0:8107"))),
     }
+}
+
+/// As [`address`], where there may be none.
+pub(super) fn optional_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    address(deserializer).map(Some)
+}
+
+/// How the error of a URL goes on, which shows nothing of it.
+const URL_AS_ADDRESS: &str = "a URL or has a login; name the host and the port alone, such as";
+
+/// Whether a text is no address but may have a password in it.
+fn has_login(text: &str) -> bool {
+    text.contains("://") || text.contains('@')
 }
 
 /// One address, several in a list, or several in a text with commas.
@@ -62,6 +76,10 @@ pub(super) fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ve
     let is_address = |text: &String| {
         text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
     };
+    if texts.iter().any(|text| has_login(text)) {
+        let why = format!("is {URL_AS_ADDRESS} 127.0.0.1:6379; username, password and db are keys beside it");
+        return Err(de::Error::custom(why));
+    }
     match texts.iter().find(|text| !is_address(text)) {
         Some(wrong) => Err(de::Error::custom(format!("{wrong:?} is not an address such as 127.0.0.1:6379"))),
         None => Ok(texts),
@@ -73,7 +91,7 @@ pub(super) fn redis_db<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16
 }
 
 fn whole<'de, D: Deserializer<'de>>(deserializer: D, min: usize, max: usize) -> Result<usize, D::Error> {
-    // By way of text: the config crate would round a fraction.
+    // Parsed from text, because the config crate would round a fraction.
     let text = String::deserialize(deserializer)?;
     text.parse()
         .ok()
@@ -93,30 +111,30 @@ pub(super) fn body_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u
     whole(deserializer, 1, 64 * 1024 * 1024)
 }
 
-/// Each lane takes a connection; 0 leaves the number to the database's kind.
+/// A number of lanes. Each lane takes a connection. 0 means the default of the database.
 pub(super) fn lanes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     whole(deserializer, 0, 64)
 }
 
-/// A transaction's statements must stay well below the packet limit of a server; 0 leaves
-/// the number to the database's kind.
+/// A number of postings. The statements of a transaction must stay well below the packet limit of the
+/// server. 0 means the default of the database.
 pub(super) fn batch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     whole(deserializer, 0, 4_000)
 }
 
-/// 0: no limit.
+/// 0 means no limit.
 pub(super) fn rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NonZeroU32>, D::Error> {
     let limit = whole(deserializer, 0, MAX_LIMIT as usize)?;
     u32::try_from(limit).map(NonZeroU32::new).map_err(de::Error::custom)
 }
 
-/// 0: for ever. A century at most.
+/// 0 means no archive. At most a century.
 pub(super) fn months<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NonZeroU32>, D::Error> {
     let months = whole(deserializer, 0, 1_200)?;
     u32::try_from(months).map(NonZeroU32::new).map_err(de::Error::custom)
 }
 
-/// A number of YAML by its shortest decimal form, or a text.
+/// An amount: a YAML number, by its shortest decimal form, or a text.
 struct Amount(Money);
 
 impl<'de> Deserialize<'de> for Amount {
@@ -138,7 +156,7 @@ pub(super) fn optional_amount<'de, D: Deserializer<'de>>(deserializer: D) -> Res
     amount(deserializer).map(Some)
 }
 
-/// With a date, a time and a zone.
+/// An instant with a date, a time and a zone.
 pub(super) fn optional_instant<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
     const FIRST_YEAR: i32 = 1970;
     let text = String::deserialize(deserializer)?;
@@ -158,25 +176,27 @@ pub(super) fn prices<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTree
     Ok(prices.into_iter().map(|(name, amount)| (name, amount.0)).collect())
 }
 
-/// Units a month, as far as the tables hold them.
+/// Units a month.
 #[derive(Debug, Clone, Copy)]
-pub struct FreeQuota(u32);
+pub struct FreeQuota(u64);
 
 impl FreeQuota {
-    pub fn units(self) -> u32 {
+    /// Ten thousand times as many, which the counts of low quotas multiply, fit 64 bits.
+    pub const MAX: usize = 100_000_000_000_000;
+
+    pub fn units(self) -> u64 {
         self.0
     }
 }
 
 impl<'de> Deserialize<'de> for FreeQuota {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        const MAX: usize = i32::MAX as usize;
-        let units = whole(deserializer, 0, MAX)?;
-        u32::try_from(units).map(Self).map_err(de::Error::custom)
+        let units = whole(deserializer, 0, Self::MAX)?;
+        u64::try_from(units).map(Self).map_err(de::Error::custom)
     }
 }
 
-/// To the nearest hundredth.
+/// A percentage, rounded to the nearest hundredth.
 pub(super) fn percent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Percent, D::Error> {
     let percent = f64::deserialize(deserializer)?;
     if !(0.0..=100.0).contains(&percent) {
@@ -194,16 +214,13 @@ pub(super) fn optional_timezone<'de, D: Deserializer<'de>>(deserializer: D) -> R
     timezone(deserializer).map(Some)
 }
 
-pub(super) fn currency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+pub(super) fn currency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Currency, D::Error> {
     let code = String::deserialize(deserializer)?;
-    if code.len() == 3 && code.bytes().all(|byte| byte.is_ascii_uppercase()) {
-        Ok(code)
-    } else {
-        Err(de::Error::custom(format!("{code:?} is not a currency code such as CNY")))
-    }
+    Currency::parse(&code)
+        .ok_or_else(|| de::Error::custom(format!("{code:?} is no currency code of ISO 4217 such as CNY, JPY or KWD")))
 }
 
-/// A list, or one text with commas as the environment has it. Errors never show it.
+/// A list, or a text with commas, the form in the environment. Errors never contain the secrets.
 pub(super) fn secrets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Secret>, D::Error> {
     let tokens: Vec<String> = match config::Value::deserialize(deserializer)?.kind {
         ValueKind::String(text) => {
@@ -224,7 +241,7 @@ pub(super) fn secrets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<
     Ok(tokens.into_iter().map(Secret).collect())
 }
 
-/// As [`secrets`]; the one in use and the one that takes over.
+/// As [`secrets`]: the current secret and the next one.
 pub(super) fn callback_secrets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Secret>, D::Error> {
     let secrets = secrets(deserializer)?;
     if secrets.len() > 2 { Err(de::Error::custom("must be two at most")) } else { Ok(secrets) }

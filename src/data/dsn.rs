@@ -21,7 +21,8 @@ pub fn mysql(source: &str) -> Result<MySqlConnectOptions, String> {
         source.rsplit_once('/').ok_or("must be user:password@tcp(host:port)/database or a mysql:// URL")?;
     let (credentials, address) = address.rsplit_once('@').unwrap_or(("", address));
     let (user, password) = match credentials.split_once(':') {
-        Some((user, password)) => (user, Some(password)),
+        // As the Go driver does: an empty password is none.
+        Some((user, password)) => (user, Some(password).filter(|password| !password.is_empty())),
         None => (credentials, None),
     };
     let (database, parameters) = database.split_once('?').unwrap_or((database, ""));
@@ -43,6 +44,7 @@ pub fn mysql(source: &str) -> Result<MySqlConnectOptions, String> {
     Ok(options)
 }
 
+/// An address that is wrong may have the password in it, so the errors show nothing of it.
 fn at_address(options: MySqlConnectOptions, address: &str) -> Result<MySqlConnectOptions, String> {
     let (network, location) = match address.split_once('(') {
         Some((network, rest)) => (network, rest.strip_suffix(')').ok_or("has an unclosed parenthesis")?),
@@ -53,11 +55,14 @@ fn at_address(options: MySqlConnectOptions, address: &str) -> Result<MySqlConnec
         ("tcp", location) => {
             let (host, port) = location.rsplit_once(':').unwrap_or((location, "3306"));
             let host = host.trim_start_matches('[').trim_end_matches(']');
-            let port = port.parse().map_err(|_| format!("has an invalid port {port:?}"))?;
+            let port = port.parse().map_err(|_| "has a port that is no number")?;
             Ok(options.host(host).port(port))
         }
         ("unix", path) if !path.is_empty() => Ok(options.socket(path)),
-        _ => Err(format!("has an unknown network {network:?}; use tcp or unix")),
+        _ => {
+            Err("has no address such as tcp(host:port) or unix(/path) behind the @; a password stands before the @"
+                .into())
+        }
     }
 }
 
@@ -97,6 +102,15 @@ fn with_parameter(options: MySqlConnectOptions, parameter: &str) -> Result<MySql
     }
 }
 
+/// Whether a source is one of MySQL, also one that is written wrong: an error about a file of
+/// that name would show the password.
+fn is_mysql(source: &str) -> bool {
+    let is_address = |(before, _): (&str, &str)| {
+        before.contains([':', '@']) && !before.contains('/') || before.ends_with("@tcp") || before.ends_with("@unix")
+    };
+    source.split_once('(').is_some_and(is_address) || source.contains("://") && !source.starts_with("sqlite:")
+}
+
 /// Connect options of a SQLite source: a path, or a `sqlite:` URL.
 ///
 /// # Errors
@@ -105,8 +119,7 @@ pub fn sqlite(source: &str) -> Result<SqliteConnectOptions, String> {
     if source.trim().is_empty() {
         return Err("names no file; give a path".into());
     }
-    if source.contains("@tcp(") || source.contains("@unix(") || source.contains("://") && !source.starts_with("sqlite:")
-    {
+    if is_mysql(source) {
         return Err("names a MySQL database, but data.database.driver is sqlite".into());
     }
     if source.contains(":memory:") || source.contains("mode=memory") {
@@ -150,9 +163,29 @@ mod tests {
             "root:secret@tcp(127.0.0.1:3306)/b?unheard=of",
             "root:secret@tcp(127.0.0.1:3306)/b?tls=maybe",
             "mysql://root:secret@[bad/b",
+            "mysql://root:secret@db:port/b",
+            "root:secret(127.0.0.1:3306)/b",
+            "root:secret/b",
+            "root:secret@127.0.0.1:3306/b",
+            "root@tcp(root:secret)/b",
+            "root:x/secret?secret@tcp(127.0.0.1:3306)",
+            "tcp(root:secret@127.0.0.1:3306)/b",
         ] {
             let error = mysql(bad).unwrap_err();
             assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_empty_password_is_none() {
+        use sqlx::ConnectOptions;
+
+        let password = |source| mysql(source).unwrap().to_url_lossy().password().map(str::to_owned);
+        for none in ["u:@tcp(db:3306)/b", "u@tcp(db:3306)/b", "u:@unix(/s)/b", "mysql://u:@db/b", "mysql://u@db/b"] {
+            assert_eq!(password(none), None, "{none}");
+        }
+        for one in ["u:p@tcp(db:3306)/b", "mysql://u:p@db/b"] {
+            assert_eq!(password(one).as_deref(), Some("p"), "{one}");
         }
     }
 
@@ -166,11 +199,16 @@ mod tests {
 
     #[test]
     fn a_mysql_source_is_refused_as_a_sqlite_file() {
-        for source in ["root@tcp(127.0.0.1:3306)/billing", "root@unix(/run/socket)/billing", "mysql://root@db/billing"]
-        {
+        for source in [
+            "root@tcp(127.0.0.1:3306)/billing",
+            "root:pa/ss@tcp(127.0.0.1:3306)/billing",
+            "root@unix(/run/socket)/billing",
+            "root:password(127.0.0.1:3306)/billing",
+            "mysql://root@db/billing",
+        ] {
             assert!(super::sqlite(source).unwrap_err().contains("driver is sqlite"), "{source}");
         }
-        for source in ["data/billing.db", "sqlite:data/billing.db", "sqlite://data/billing.db"] {
+        for source in ["data/billing.db", "sqlite:data/billing.db", "sqlite://data/billing.db", "/data (1)/a:b.db"] {
             assert!(super::sqlite(source).is_ok(), "{source}");
         }
     }

@@ -43,6 +43,10 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0011_quota_openings"),
     pair!("0012_price_versions"),
     pair!("0013_shortfalls"),
+    pair!("0014_recharge_keys"),
+    pair!("0015_database_identity"),
+    pair!("0016_large_counts"),
+    pair!("0017_key_quota_periods"),
 ];
 
 /// The first migration that changes the legacy tables.
@@ -91,7 +95,7 @@ pub(super) async fn pending_mysql(connection: &mut MySqlConnection) -> Result<Ve
     let rows = sqlx::query("SELECT version FROM _sqlx_migrations WHERE success = TRUE").fetch_all(connection).await;
     let rows = rows.map_err(store_error)?;
     let done: Result<Vec<i64>, _> = rows.iter().map(|row| row.try_get(0)).collect();
-    Ok(pending(&done.map_err(store_error)?))
+    pending_after(&done.map_err(store_error)?)
 }
 
 async fn has_history_mysql(connection: &mut MySqlConnection) -> Result<bool, StoreError> {
@@ -108,8 +112,8 @@ async fn has_history_mysql(connection: &mut MySqlConnection) -> Result<bool, Sto
 /// Brings a SQLite schema up to date, one process at a time: `lock` is a lock file next to the
 /// database file. Each migration is one transaction.
 pub(super) async fn run_sqlite(connection: &mut SqliteConnection, lock: &Path) -> Result<(), StoreError> {
-    let unavailable = |error: std::io::Error| StoreError::Unavailable(format!("{}: {error}", lock.display()));
-    let file = File::create(lock).map_err(unavailable)?;
+    let file =
+        File::create(lock).map_err(|error| StoreError::Failed(format!("can't write {}: {error}", lock.display())))?;
     let deadline = Instant::now() + Duration::from_secs(LOCK_SECONDS.into());
     while let Err(error) = file.try_lock() {
         if Instant::now() >= deadline || matches!(error, TryLockError::Error(_)) {
@@ -133,7 +137,19 @@ pub(super) async fn pending_sqlite(connection: &mut SqliteConnection) -> Result<
     let rows = sqlx::query("SELECT version FROM _sqlx_migrations WHERE success = TRUE").fetch_all(connection).await;
     let rows = rows.map_err(store_error)?;
     let done: Result<Vec<i64>, _> = rows.iter().map(|row| row.try_get(0)).collect();
-    Ok(pending(&done.map_err(store_error)?))
+    pending_after(&done.map_err(store_error)?)
+}
+
+/// As [`pending`], for a schema that an older or the same release left.
+fn pending_after(done: &[i64]) -> Result<Vec<&'static str>, StoreError> {
+    let newest = i64::try_from(PAIRS.len()).unwrap_or(i64::MAX);
+    match done.iter().max() {
+        Some(version) if *version > newest => Err(StoreError::Failed(format!(
+            "the database is of a newer release: it has migration {version}, and this release knows {newest}; \
+             run the newer release"
+        ))),
+        _ => Ok(pending(done)),
+    }
 }
 
 /// The names of the migrations whose versions are not in `done`.

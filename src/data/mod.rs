@@ -22,6 +22,8 @@ use async_trait::async_trait;
 use crate::biz::{
     account::{AccountStore, users::Users},
     charge::prices::PriceStore,
+    database::clock_skew::DatabaseClock,
+    database::identity::IdentityStore,
     jobs::{
         archive::RecordArchive, audit::AuditStore, low_balance::LowBalanceStore, ops_stats::OpsStatsStore,
         reset::QuotaRows, rollup::RollupStore, runs::RunStore,
@@ -37,6 +39,8 @@ use crate::biz::{
 #[async_trait]
 pub trait Store:
     AccountStore
+    + DatabaseClock
+    + IdentityStore
     + Ledger
     + TransactionStore
     + LimitStore
@@ -61,10 +65,10 @@ pub trait Store:
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn was_changed_elsewhere(&self) -> Result<bool, StoreError>;
 
-    /// Checks that the database answers.
+    /// Checks that the database answers and takes writes.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`].
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn ping(&self) -> Result<(), StoreError>;
 
     /// Waits for running statements and closes every connection.

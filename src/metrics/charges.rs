@@ -56,7 +56,8 @@ impl ChargeMetrics {
         times: OperationTimes,
     ) -> prometheus::Result<Self> {
         let deduct_failure = counters(registry, "billing_deduct_failure", "Charges refused or failed", &["reason"])?;
-        let reserve_failure = counters(registry, "billing_reserve_failure", "Reserves refused or failed", &["reason"])?;
+        let reserve_failure =
+            counters(registry, "billing_reserve_failure_total", "Reserves refused or failed", &["reason"])?;
         for reason in FAILURES {
             // Created at the start, because rate() misses the step from no value to the first one.
             deduct_failure.with_label_values(&[reason]);

@@ -5,46 +5,59 @@ mod cache;
 mod charges;
 mod checks;
 mod in_flight;
+mod jobs;
 mod labels;
 mod low_balance;
 mod observer;
 mod operations;
 mod ops_stats;
+mod prices;
+mod process;
 mod recharge;
 mod registration;
+mod requests;
 mod scale;
 mod streams;
 
-use prometheus::{Encoder, IntGauge, Registry, TextEncoder};
+use prometheus::{Encoder, Gauge, IntGauge, Registry, TextEncoder};
 
 pub use self::{
     cache::CacheMetrics,
     charges::Operation,
     checks::CheckMetrics,
     in_flight::InFlight,
+    jobs::{JobMetrics, RunEnd},
     labels::{FAILURES, Failure},
     low_balance::LowBalanceMetrics,
     observer::{ChargeObserver, Outcome},
     ops_stats::OpsStatsMetrics,
+    prices::PriceMetrics,
     recharge::RechargeMetrics,
+    requests::RequestMetrics,
     streams::StreamMetrics,
 };
 use self::{
     charges::ChargeMetrics,
     operations::{BalanceMetrics, OperationTimes},
 };
+use crate::biz::database::clock_skew::Skew;
 
 pub struct Metrics {
     registry: Registry,
     charges: ChargeMetrics,
     /// 1 while a shared limiter is configured, but each process counts its own requests.
     rate_limit_local: IntGauge,
+    /// How far this process's clock is ahead of the database's.
+    pub(crate) clock_skew_seconds: Gauge,
     pub checks: CheckMetrics,
     pub recharge: RechargeMetrics,
     pub low: LowBalanceMetrics,
     pub ops_stats: OpsStatsMetrics,
     pub cache: CacheMetrics,
     pub streams: StreamMetrics,
+    pub prices: PriceMetrics,
+    pub requests: RequestMetrics,
+    pub jobs: JobMetrics,
 }
 
 impl Metrics {
@@ -54,21 +67,31 @@ impl Metrics {
     /// The registry refuses a name or a label. They are constant, so only a defect can cause it.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
+        registry.register(Box::new(process::ProcessCollector::new()?))?;
         let (times, balances) = (OperationTimes::new(&registry)?, BalanceMetrics::new(&registry)?);
         let rate_limit_local = registration::gauge(
             &registry,
             "billing_rate_limit_local",
             "1 while rate limits are kept per process because the shared limiter is unavailable",
         )?;
+        let clock_skew_seconds = Gauge::new(
+            "billing_clock_skew_seconds",
+            "How far the clock of this server is ahead of the clock of the database",
+        )?;
+        registry.register(Box::new(clock_skew_seconds.clone()))?;
         Ok(Self {
             charges: ChargeMetrics::new(&registry, balances.clone(), times.clone())?,
             rate_limit_local,
+            clock_skew_seconds,
             checks: CheckMetrics::new(&registry, times)?,
             recharge: RechargeMetrics::new(&registry, balances)?,
             low: LowBalanceMetrics::new(&registry)?,
             ops_stats: OpsStatsMetrics::new(&registry)?,
             cache: CacheMetrics::new(&registry)?,
             streams: StreamMetrics::new(&registry)?,
+            prices: PriceMetrics::new(&registry)?,
+            requests: RequestMetrics::new(&registry)?,
+            jobs: JobMetrics::new(&registry)?,
             registry,
         })
     }
@@ -76,6 +99,11 @@ impl Metrics {
     /// Shows whether each process counts its own requests although a shared limiter is configured.
     pub fn set_rate_limit_local(&self, is_local: bool) {
         self.rate_limit_local.set(is_local.into());
+    }
+
+    /// Shows the distance of this process's clock from the database's.
+    pub fn show_clock_skew(&self, skew: Skew) {
+        self.clock_skew_seconds.set(skew.ahead.as_seconds_f64());
     }
 
     /// All metrics in the text format of Prometheus.

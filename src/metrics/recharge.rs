@@ -9,7 +9,7 @@ use super::{
     registration::{amounts, counter, counters, histogram, histograms},
 };
 use crate::biz::{
-    recharge::{callback::SettledOrder, gateway::OpenedPayment},
+    recharge::{callback::SettledOrder, request::Started},
     settlement::order::{Order, OrderStatus},
     values::{
         error::{Error, Result},
@@ -60,11 +60,11 @@ impl RechargeMetrics {
     }
 
     /// Counts a requested top-up and its order, if it made one.
-    pub fn count_start(&self, made: &Result<(Order, Result<OpenedPayment>)>, took: Duration) {
+    pub fn count_start(&self, made: &Result<Started>, took: Duration) {
         self.duration_seconds.with_label_values(&["recharge"]).observe(took.as_secs_f64());
-        let Ok((order, opened)) = made else { return };
+        let Ok(Started { order, page, is_new: true }) = made else { return };
         self.order_create_duration_seconds.observe(took.as_secs_f64());
-        self.count_order(if opened.is_ok() { OrderStatus::Pending } else { OrderStatus::Failed }, order.amount);
+        self.count_order(if page.is_ok() { OrderStatus::Pending } else { OrderStatus::Failed }, order.amount);
     }
 
     /// Counts a callback by its result, and the order by its new status.
@@ -88,6 +88,14 @@ impl RechargeMetrics {
             Err(_) => "refused",
         };
         self.total.with_label_values(&[result]).inc();
+    }
+
+    /// Counts an order that a look-up at payment-service has brought into `status`.
+    pub fn count_reconciled(&self, order: &Order, status: OrderStatus) {
+        self.count_order(status, order.amount);
+        if status == OrderStatus::Success {
+            self.balances.count("recharge", order.amount);
+        }
     }
 
     /// Counts a callback that names no order, or has no valid signature.

@@ -34,7 +34,7 @@ impl StreamMetrics {
              1000 calls of an hour of models with a known encoding in which both are known; 100 below 10000 tokens",
         )?;
         let shortfall = Counter::new(
-            "billing_shortfall_amount",
+            "billing_shortfall_amount_total",
             "What was delivered and not charged, because services do not charge beyond the hold",
         )?;
         registry.register(Box::new(open.clone()))?;

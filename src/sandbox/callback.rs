@@ -58,7 +58,7 @@ impl Callback {
             // the amount.
             amount: amount.to_money().to_wire(),
             status: outcome.as_str().into(),
-            currency: order.currency.clone(),
+            currency: order.amount.currency().to_string(),
         };
         Self { to: order.notify_url.clone(), message, forged: switches.forge }
     }

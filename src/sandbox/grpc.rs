@@ -84,8 +84,8 @@ fn reply(payment: SandboxPayment) -> GetPaymentReply {
     GetPaymentReply {
         payment_id: payment.id,
         order_id: payment.order.id.clone(),
-        amount: payment.order.amount.hundredths(),
-        currency: payment.order.currency.clone(),
+        amount: payment.order.amount.minor(),
+        currency: payment.order.amount.currency().to_string(),
         status: status.into(),
     }
 }

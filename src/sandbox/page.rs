@@ -77,15 +77,15 @@ fn title(payment: &SandboxPayment) -> String {
         Some(PaymentOutcome::Success) => "Paid",
         Some(PaymentOutcome::Failed) => "Failed:",
     };
-    format!("{status} {} {}", payment.order.amount, payment.order.currency)
+    format!("{status} {} {}", payment.order.amount, payment.order.amount.currency())
 }
 
 /// The body of the page of a payment. Texts from the order are escaped here.
 fn body(payment: &SandboxPayment) -> String {
     let order = &payment.order;
     let subject = if order.subject.is_empty() { "Payment" } else { &order.subject };
-    let (subject, order_id, currency) = (Escaped(subject), Escaped(&order.id), Escaped(&order.currency));
-    let (amount, method) = (order.amount, order.method.words());
+    let (subject, order_id) = (Escaped(subject), Escaped(&order.id));
+    let (amount, currency, method) = (order.amount, order.amount.currency(), order.method.words());
     let status = match payment.outcome {
         None => "<dd>Waiting for payment</dd>",
         Some(PaymentOutcome::Success) => "<dd class=\"paid\">Paid</dd>",

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use http::Uri;
 
 use crate::{
-    biz::values::{invalid::Invalid, money::Money},
+    biz::values::{currency::Currency, invalid::Invalid, money::Money},
     data::payment::proto::{CreatePaymentRequest, PaymentMethod},
 };
 
@@ -48,9 +48,7 @@ impl PaymentOutcome {
 #[derive(Debug)]
 pub struct SandboxOrder {
     pub id: String,
-    pub amount: Fen,
-    /// ISO 4217.
-    pub currency: String,
+    pub amount: Amount,
     pub method: Method,
     pub subject: String,
     pub return_url: String,
@@ -66,9 +64,8 @@ impl SandboxOrder {
         if !(1..=MAX_ORDER_ID).contains(&id.len()) || !id.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
             return Err(Invalid::new("order_id", "must be 1 to 64 printable ASCII characters"));
         }
-        if request.currency.len() != 3 || !request.currency.bytes().all(|byte| byte.is_ascii_uppercase()) {
-            return Err(Invalid::new("currency", "must be three capitals, such as CNY"));
-        }
+        let currency = Currency::parse(&request.currency);
+        let currency = currency.ok_or_else(|| Invalid::new("currency", "must be a code of ISO 4217, such as CNY"))?;
         if request.subject.chars().count() > MAX_SUBJECT {
             return Err(Invalid::new("subject", "must be at most 256 characters"));
         }
@@ -77,8 +74,7 @@ impl SandboxOrder {
         }
         Ok(Self {
             id,
-            amount: Fen::parse(request.amount)?,
-            currency: request.currency,
+            amount: Amount::parse(request.amount, currency)?,
             method,
             subject: request.subject,
             return_url: request.return_url,
@@ -87,40 +83,51 @@ impl SandboxOrder {
     }
 }
 
-/// An amount in whole hundredths of its currency, above zero.
+/// An amount above zero, in whole minor units of its currency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fen(i64);
+pub struct Amount {
+    minor: i64,
+    money: Money,
+    currency: Currency,
+}
 
-impl Fen {
-    const MICROS: i64 = 10_000;
-    /// The largest amount of [`Money`].
-    const MAX: i64 = Money::MAX.micros() / Self::MICROS;
-
-    fn parse(fen: i64) -> Result<Self, Invalid> {
-        if (1..=Self::MAX).contains(&fen) {
-            Ok(Self(fen))
-        } else {
-            Err(Invalid::new("amount", "must be above 0 and at most 99999999999 hundredths"))
+impl Amount {
+    fn parse(minor: i64, currency: Currency) -> Result<Self, Invalid> {
+        match currency.from_minor(minor) {
+            Some(money) if minor > 0 => Ok(Self { minor, money, currency }),
+            _ => {
+                let largest = currency.to_minor(currency.floor(Money::MAX)).unwrap_or_default();
+                Err(Invalid::new("amount", format!("must be above 0 and at most {largest} minor units of {currency}")))
+            }
         }
     }
 
+    /// Of the largest there is, itself.
     pub fn one_more(self) -> Self {
-        Self(self.0 + 1)
+        Self::parse(self.minor + 1, self.currency).unwrap_or(self)
     }
 
-    pub fn hundredths(self) -> i64 {
-        self.0
+    pub fn minor(self) -> i64 {
+        self.minor
     }
 
     pub fn to_money(self) -> Money {
-        Money::from_micros(self.0 * Self::MICROS)
+        self.money
+    }
+
+    pub fn currency(self) -> Currency {
+        self.currency
     }
 }
 
-/// Two decimal places, as on the pay page.
-impl fmt::Display for Fen {
+/// The decimal places of the currency, as on the pay page.
+impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:02}", self.0 / 100, self.0 % 100)
+        let (places, unit) = (self.currency.places() as usize, 10_i64.pow(self.currency.places()));
+        match places {
+            0 => write!(f, "{}", self.minor),
+            _ => write!(f, "{}.{:0places$}", self.minor / unit, self.minor % unit),
+        }
     }
 }
 
@@ -230,14 +237,26 @@ mod tests {
         assert!(https.why.contains("plain HTTP only"), "{https}");
     }
 
+    #[test]
+    fn an_amount_has_the_places_of_its_currency() {
+        for (minor, code, shown) in
+            [(1_234, "CNY", "12.34"), (80, "JPY", "80"), (1_005, "KWD", "1.005"), (1, "USD", "0.01")]
+        {
+            assert_eq!(Amount::parse(minor, Currency::parse(code).unwrap()).unwrap().to_string(), shown);
+        }
+    }
+
     proptest! {
         #[test]
-        fn hundredths_become_the_amount_exactly(fen in 1..=Fen::MAX) {
-            let amount = Fen::parse(fen).unwrap();
+        fn minor_units_become_the_amount_exactly(
+            minor in 1..=999_999_999_i64,
+            code in proptest::sample::select(&["CNY", "JPY", "KWD", "CLF"][..]),
+        ) {
+            let amount = Amount::parse(minor, Currency::parse(code).unwrap()).unwrap();
             prop_assert_eq!(amount.to_string().parse::<Money>().unwrap(), amount.to_money());
             // The amount in the JSON of a callback.
             let json = serde_json::to_string(&amount.to_money().to_wire()).unwrap();
-            prop_assert_eq!(json.parse::<Money>().unwrap(), amount.to_money());
+            prop_assert_eq!(json.parse::<f64>().unwrap(), amount.to_money().to_wire());
         }
     }
 }

@@ -18,8 +18,7 @@ use crate::{
     config::{Secret, Style},
 };
 
-/// Puts the check before `routes`, if there are tokens to check. It runs before any
-/// of the body is read.
+/// Adds the check to `routes` if tokens are configured. The check runs before the body is read.
 pub fn protect<S: Clone + Send + Sync + 'static>(routes: Router<S>, tokens: &[Secret], style: Style) -> Router<S> {
     if tokens.is_empty() {
         return routes;
@@ -43,8 +42,7 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
 }
 
-/// Compares with every token in constant time, so that neither the place nor the
-/// length of a match shows in the time.
+/// Compares with every token in constant time, so that the time reveals no part of a token.
 fn is_known(token: &[u8], tokens: &[Secret]) -> bool {
     tokens.iter().fold(Choice::from(0), |known, secret| known | secret.reveal().as_bytes().ct_eq(token)).into()
 }

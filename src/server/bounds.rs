@@ -1,4 +1,4 @@
-//! Bounds of a request: how many at once, and how long one may take.
+//! The bounds of a port: the most requests at once, and the deadline of a request.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use axum::{
 };
 use tokio::sync::Semaphore;
 
-use super::{request::undecoded, span::Refusal};
+use super::{arrival::Arrival, request::undecoded, span::Refusal};
 use crate::{
     biz::values::{error::Error, invalid::Invalid},
     config::Style,
@@ -21,7 +21,7 @@ use crate::{
 pub struct Bounds {
     pub requests: Arc<Semaphore>,
     pub timeout: Duration,
-    /// As long as payment-service may take, for those who wait for it.
+    /// The additional time of requests that wait for payment-service.
     pub payment_timeout: Duration,
     pub style: Style,
 }
@@ -33,10 +33,13 @@ pub async fn enforce(State(bounds): State<Bounds>, request: Request, next: Next)
     let refusal = Refusal::of(&request, bounds.style);
     let starts_recharge = starts_recharge(&request);
     let asks_payment_service = starts_recharge || is_callback(&request);
+    let (request, arrival) = Arrival::watch(request);
     let timeout = bounds.timeout + if asks_payment_service { bounds.payment_timeout } else { Duration::ZERO };
     let answer = match bounds.requests.try_acquire() {
         Ok(_open) => match tokio::time::timeout(timeout, next.run(request)).await {
+            Ok(_) if arrival.is_broken() => return refusal.incomplete(),
             Ok(response) => return explain_undecoded(response, refusal),
+            Err(_) if !arrival.is_complete() => return refusal.incomplete(),
             Err(_) if starts_recharge => "took too long, and the outcome is unknown; look at the orders before a retry",
             Err(_) => "took too long, and the outcome is unknown; a retry with the same id finds it",
         },

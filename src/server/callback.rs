@@ -1,5 +1,5 @@
-//! Who reports of a top-up: proven by a signature over the message as it was sent, before
-//! any of it is parsed.
+//! Checks the sender of a callback, by a signature over the bytes of the message. The check comes
+//! before the message is parsed.
 
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use axum::{
 
 use super::{
     auth,
+    content::gunzip,
     request::{is_grpc, undecoded},
     span::Refusal,
 };
@@ -30,12 +31,12 @@ use crate::{
     },
 };
 
-/// Many times as large as a callback ever is.
+/// Largest callback in bytes, far above any valid one.
 const MAX_BYTES: usize = 64 * 1024;
-/// A byte of flags and four of length before a message of gRPC.
+/// Bytes before a gRPC message: one of flags and four of length.
 const FRAME_BYTES: usize = 5;
 
-/// How callbacks are believed.
+/// The check of callbacks.
 #[derive(Clone)]
 pub struct CallbackGuard {
     pub auth: CallbackAuth,
@@ -44,8 +45,8 @@ pub struct CallbackGuard {
     pub metrics: Arc<Metrics>,
 }
 
-/// Puts the check before the routes of callbacks. payment-service has secrets of its own:
-/// only where it proves nothing it needs a token as other callers do.
+/// Adds the check to the routes of callbacks. payment-service has its own secrets. It needs a token,
+/// like other callers, only if `payment_service.callback_auth` is none.
 pub fn protect<S: Clone + Send + Sync + 'static>(
     routes: Router<S>,
     guard: &CallbackGuard,
@@ -63,7 +64,7 @@ pub fn protect<S: Clone + Send + Sync + 'static>(
 async fn check(State((guard, style)): State<(CallbackGuard, Style)>, request: Request, next: Next) -> Response {
     let refusal = Refusal::of(&request, style);
     let refused = |error: &dyn std::fmt::Display| {
-        tracing::warn!(%error, "a callback was refused");
+        tracing::warn!(%error, "callback refused");
         guard.metrics.recharge.count_refused();
     };
     match guard.admit(request).await {
@@ -101,24 +102,32 @@ impl CallbackGuard {
         let (head, body) = request.into_parts();
         let header = head.headers.get(signature::HEADER).and_then(|value| value.to_str().ok());
         let header = header.ok_or_else(|| unauthenticated("sign the callback"))?;
-        // What is no signature, or an old one, is refused before its body is read.
+        // A malformed or old signature is refused before the body is read.
         let signature = Signature::parse(header, self.calendar.now().utc).map_err(unauthenticated)?;
         let body = to_bytes(body, MAX_BYTES).await;
         let body = body.map_err(|error| Error::from(Invalid::new("body", error.to_string())))?;
-        let message =
-            if grpc { framed(&body).ok_or_else(|| Invalid::new("body", "is no gRPC message"))? } else { &body };
+        let is_gzip = head.headers.get("grpc-encoding").is_some_and(|coding| coding == "gzip");
+        let message = if grpc { framed(&body, is_gzip) } else { Some(body.clone()) };
+        let message = message.ok_or_else(|| Invalid::new("body", "is no gRPC message"))?;
         let secrets = self.secrets.iter().map(Secret::reveal);
-        signature.verify(secrets, message).map_err(unauthenticated)?;
+        signature.verify(secrets, &message).map_err(unauthenticated)?;
         Ok(Request::from_parts(head, Body::from(body)))
     }
 }
 
-/// The one message of a unary call, not compressed.
-fn framed(body: &Bytes) -> Option<&[u8]> {
+/// The one message of a unary call, decompressed.
+fn framed(body: &Bytes, is_gzip: bool) -> Option<Bytes> {
     let (frame, message) = body.split_at_checked(FRAME_BYTES)?;
-    let [0, length @ ..] = frame else { return None };
+    let [flag, length @ ..] = frame else { return None };
     let length = u32::from_be_bytes(length.try_into().ok()?);
-    (usize::try_from(length) == Ok(message.len())).then_some(message)
+    if usize::try_from(length) != Ok(message.len()) {
+        return None;
+    }
+    match flag {
+        0 => Some(body.slice(FRAME_BYTES..)),
+        1 if is_gzip => gunzip(message, MAX_BYTES).ok(),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -126,8 +135,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_callback_is_one_whole_message_and_not_compressed() {
-        let message = |frame: &'static [u8]| framed(&Bytes::from_static(frame)).map(<[u8]>::to_vec);
+    fn a_callback_is_one_whole_message() {
+        let message = |frame: &'static [u8]| framed(&Bytes::from_static(frame), false).map(|bytes| bytes.to_vec());
         assert_eq!(message(b"\0\0\0\0\x02ab"), Some(b"ab".to_vec()));
         assert_eq!(message(b"\0\0\0\0\0"), Some(Vec::new()));
         let compressed = b"\x01\0\0\0\x02ab";
@@ -135,5 +144,19 @@ mod tests {
         for bad in [&b""[..], b"\0\0\0\0", b"\0\0\0\0\x02a", b"\0\0\0\0\x01ab", compressed, two] {
             assert_eq!(message(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_compressed_callback_is_read_in_the_coding_that_it_names_and_no_further_than_its_bound() {
+        let framed_gzip = |content: &[u8], is_gzip| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            std::io::Write::write_all(&mut encoder, content).unwrap();
+            let message = encoder.finish().unwrap();
+            let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+            framed(&[&[1][..], &length, &message].concat().into(), is_gzip)
+        };
+        assert_eq!(framed_gzip(b"ab", true), Some(Bytes::from_static(b"ab")));
+        assert_eq!(framed_gzip(b"ab", false), None);
+        assert_eq!(framed_gzip(&[0; MAX_BYTES + 1], true), None);
     }
 }

@@ -1,5 +1,5 @@
-//! The accept loop: HTTP/1.1 and HTTP/2 on one port, with bounds on connections,
-//! on slow clients and on the time a stop may take.
+//! The accept loop: HTTP/1.1 and HTTP/2 on one port, with bounds on connections, slow clients and the
+//! time of a stop.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -29,31 +29,31 @@ use crate::service::origin::Peer;
 #[derive(Debug, Clone, Copy)]
 pub struct ListenerLimits {
     pub connections: usize,
-    /// How long open requests may take once a stop was asked for.
+    /// Longest time of open requests after the stop.
     pub drain_timeout: Duration,
-    /// What of one HTTP/2 connection may wait to be read, in bytes; hyper's default when absent.
+    /// The receive window of an HTTP/2 connection, in bytes; `None` means hyper's default.
     pub connection_window: Option<u32>,
 }
 
-/// A client that has not sent its first byte, or not all of its headers, by then is dropped.
+/// Deadline for the first byte and for all headers of a client.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// A silent HTTP/2 connection is asked this often whether it lives.
+/// Interval of keep-alive pings on a silent HTTP/2 connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
-/// Requests in flight on one HTTP/2 connection. h2 ends a connection on which too many
-/// small frames wait to be read, as under too much load they do; this many can't be.
+/// Most requests in flight on one HTTP/2 connection. h2 closes a connection with too many small unread
+/// frames, which pile up under overload. This many requests stay below that bound.
 const MAX_STREAMS: u32 = 1_024;
-/// The window of the port that meters streams. It is also what h2 counts those frames by: each
-/// takes 255 bytes of half of it. The messages of metered streams are that small, and a thousand
-/// streams that all wait a moment, as for the database, must not end their connection: this
-/// is room for sixteen of each.
+/// The receive window of the port that meters streams. h2 also bounds small unread frames by it: each
+/// counts 255 bytes of half the window. Messages of metered streams are small, and a thousand streams
+/// may wait for the database at once. The window has room for sixteen messages of each, so that the
+/// connection is not closed.
 pub const METERING_WINDOW: u32 = 8 * 1024 * 1024;
 
-/// The address by which this machine reaches what listens on `addr`: one that stands for
-/// all of its addresses is none to connect to.
+/// The local address of a listener on `addr`. An unspecified address can't be connected to, so it
+/// becomes the loopback address.
 pub fn reachable(mut addr: SocketAddr) -> SocketAddr {
     match addr.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
-        // Not that of IPv4: a listener may be of IPv6 alone.
+        // The IPv6 loopback address, because the listener may accept IPv6 only.
         IpAddr::V6(ip) if ip.is_unspecified() => addr.set_ip(Ipv6Addr::LOCALHOST.into()),
         _ => {}
     }
@@ -82,7 +82,7 @@ pub async fn serve(listener: TcpListener, app: Router, limits: ListenerLimits, s
         let watcher = graceful.watcher();
         let (builder, app, stop) = (builder.clone(), app.clone(), stop.clone());
         tokio::spawn(async move {
-            // Held as long as the connection lives.
+            // The permit lives as long as the connection.
             let _place = place;
             if !shows_its_protocol(&stream, &stop).await {
                 return;
@@ -99,11 +99,11 @@ pub async fn serve(listener: TcpListener, app: Router, limits: ListenerLimits, s
     }
     drop(listener);
     if timeout(limits.drain_timeout, graceful.shutdown()).await.is_err() {
-        tracing::warn!("requests were still open when the drain timeout ran out");
+        tracing::warn!("drain timeout passed with requests open");
     }
 }
 
-/// Waits for a place first: beyond the limit clients queue in the kernel's backlog.
+/// Waits for a permit before it accepts. Clients beyond the limit queue in the kernel's backlog.
 async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (OwnedSemaphorePermit, TcpStream, SocketAddr) {
     loop {
         let Ok(place) = places.clone().acquire_owned().await else {
@@ -112,12 +112,12 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (OwnedSemaph
         };
         match listener.accept().await {
             Ok((stream, peer)) => {
-                // Replies are small and complete; waiting to fill a packet only delays them.
+                // Replies are small and complete, so a wait for a full packet only delays them.
                 let _ = stream.set_nodelay(true);
                 return (place, stream, peer);
             }
             Err(error) => {
-                // Out of file descriptors, most likely; others will be closed.
+                // The likely cause is a lack of file descriptors, which other connections free.
                 tracing::warn!(%error, "accept failed");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
@@ -125,9 +125,8 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (OwnedSemaph
     }
 }
 
-/// Waits until the first bytes show the protocol. hyper-util's detection has no timeout of its
-/// own: it would wait for ever on a client that sends nothing, or only the beginning of HTTP/2's
-/// preface.
+/// Waits until the first bytes show the protocol. The detection of hyper-util has no timeout, so
+/// it would wait for ever for a client that sends nothing or only a part of the HTTP/2 preface.
 async fn shows_its_protocol(stream: &TcpStream, stop: &CancellationToken) -> bool {
     const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let detection = async {
@@ -138,7 +137,7 @@ async fn shows_its_protocol(stream: &TcpStream, stop: &CancellationToken) -> boo
             match stream.peek(&mut start).await {
                 Ok(0) | Err(_) => return false,
                 Ok(read) if read == PREFACE.len() || start[..read] != PREFACE[..read] => return true,
-                // Peeking returns at once from now on.
+                // From now on a peek returns at once.
                 Ok(_) => tokio::time::sleep(pause).await,
             }
         }

@@ -1,14 +1,18 @@
-//! Transport: what listens where, and what surrounds the routes of the service layer.
+//! Transport: the two ports, and the middleware around the routes of the service layer.
 
+mod arrival;
 mod auth;
 mod bounds;
 mod callback;
+mod content;
+mod counted;
+mod http_error;
 mod listener;
 mod ops;
 mod request;
 mod span;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -16,21 +20,21 @@ use axum::{
     middleware,
     response::Response,
 };
-use http::StatusCode;
+use http::{StatusCode, Version};
 use tokio::sync::Semaphore;
-use tonic::{server::NamedService, service::Routes};
+use tonic::{codec::CompressionEncoding::Gzip, server::NamedService, service::Routes};
 use tonic_health::ServingStatus;
 
-use self::{bounds::Bounds, request::is_grpc};
+use self::{bounds::Bounds, http_error::http_error, request::is_grpc};
 pub use self::{
     callback::CallbackGuard,
     listener::{ListenerLimits, METERING_WINDOW, reachable, serve},
-    ops::Ops,
+    ops::{Ops, metrics_alone},
 };
 use crate::{
     config::{Server, Style},
+    metrics::Metrics,
     service::{
-        errors::ErrorBody,
         grpc::Grpc,
         proto::{
             DESCRIPTORS, billing_internal_service_server::BillingInternalServiceServer,
@@ -41,14 +45,14 @@ use crate::{
     },
 };
 
-/// What both ports are made of.
+/// The parts of both ports.
 #[derive(Clone)]
 pub struct Parts<'c> {
     pub config: &'c Server,
     pub rest: Rest,
     pub ops: Ops,
     pub callbacks: CallbackGuard,
-    /// How long payment-service may take.
+    /// Deadline of a call to payment-service.
     pub payment_timeout: Duration,
 }
 
@@ -65,19 +69,20 @@ pub fn public_app(parts: Parts<'_>) -> Router {
             style,
         ));
     }
+    let routes = content::rest(routes, style, config.limits.body_bytes);
     let bounded = bound(routes.with_state(rest.clone()), &parts, config.http.timeout, style);
-    complete(bounded.merge(ops::health(parts.ops)), style)
+    complete(bounded.merge(ops::health(parts.ops.clone())), &parts.ops.metrics, style)
 }
 
 /// The internal port: gRPC, its health and reflection, internal REST, liveness and metrics.
 ///
 /// # Errors
-/// Descriptors that reflection can't read; only a defect.
+/// Reflection can't read the descriptors, which is a defect.
 pub fn internal_app(
     parts: Parts<'_>,
     health: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
 ) -> anyhow::Result<Router> {
-    // The style is the front end's; the gateway's port keeps the plain one.
+    // The configured style is for front ends. The internal port has the plain style.
     let style = Style::Plain;
     let Parts { config, ref rest, ref callbacks, .. } = parts;
     let (rest, api) = (Rest { style, ..rest.clone() }, Grpc(rest.api.clone()));
@@ -86,31 +91,37 @@ pub fn internal_app(
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            // So that clients can show the details of errors.
+            // Reflection includes the type of error details, so that clients can decode them.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    let internal = BillingInternalServiceServer::new(api.clone()).max_decoding_message_size(limit);
-    let open = Routes::new(BillingServiceServer::new(api).max_decoding_message_size(limit))
-        .add_service(health)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
+    let internal = BillingInternalServiceServer::new(api.clone())
+        .max_decoding_message_size(limit)
+        .accept_compressed(Gzip)
+        .send_compressed(Gzip);
+    let public =
+        BillingServiceServer::new(api).max_decoding_message_size(limit).accept_compressed(Gzip).send_compressed(Gzip);
+    let open = Routes::new(public)
+        .add_service(health.accept_compressed(Gzip).send_compressed(Gzip))
+        .add_service(reflection().build_v1()?.accept_compressed(Gzip).send_compressed(Gzip))
+        .add_service(reflection().build_v1alpha()?.accept_compressed(Gzip).send_compressed(Gzip))
         .into_axum_router()
         .reset_fallback();
-    // The one rpc that proves by itself who calls; its path goes before the others'.
+    // The callback proves its sender itself, so its path comes before the token check.
     let callback = Router::new().route_service(GRPC_CALLBACK_PATH, internal.clone());
     let guarded = Routes::new(internal).into_axum_router().reset_fallback();
-    let routes = auth::protect(rest::internal_routes(), tokens, style)
+    let json = auth::protect(rest::internal_routes(), tokens, style)
         .merge(callback::protect(rest::callback_route(), callbacks, tokens, style))
-        .with_state(rest)
-        .merge(auth::protect(guarded, tokens, style))
-        .merge(callback::protect(callback, callbacks, tokens, style))
-        .merge(open);
+        .with_state(rest);
+    let calls =
+        auth::protect(guarded, tokens, style).merge(callback::protect(callback, callbacks, tokens, style)).merge(open);
+    let routes = content::rest(json, style, limit).merge(content::grpc(calls));
     let bounded = bound(routes, &parts, config.grpc.timeout, style);
-    Ok(complete(bounded.merge(ops::health(parts.ops.clone())).merge(ops::metrics(parts.ops)), style))
+    let ops = ops::health(parts.ops.clone()).merge(ops::metrics(parts.ops.clone()));
+    Ok(complete(bounded.merge(ops), &parts.ops.metrics, style))
 }
 
-/// Limits bodies, requests at once, and the time of each. Health and metrics stay
-/// outside: a busy server is not a dead one.
+/// Limits the body size, the requests at once, and the time of each. Health and metrics have no such
+/// limits, so that an overloaded server does not look dead.
 fn bound(routes: Router, parts: &Parts<'_>, timeout: Duration, style: Style) -> Router {
     let limits = &parts.config.limits;
     let requests = Arc::new(Semaphore::new(limits.requests));
@@ -120,32 +131,28 @@ fn bound(routes: Router, parts: &Parts<'_>, timeout: Duration, style: Style) -> 
         .layer(middleware::from_fn_with_state(bounds, bounds::enforce))
 }
 
-/// Answers for paths and methods that do not exist, and the span around every request.
-fn complete(routes: Router, style: Style) -> Router {
+/// Answers for paths and methods that do not exist, the count of every request, and the span
+/// around it.
+fn complete(routes: Router, metrics: &Arc<Metrics>, style: Style) -> Router {
     routes
         .fallback(async move |request: Request| not_found(style, &request))
         .method_not_allowed_fallback(async move || wrong_method(style))
+        .layer(middleware::from_fn_with_state(metrics.clone(), counted::count))
         .layer(middleware::from_fn(span::identify))
 }
 
 fn not_found(style: Style, request: &Request) -> Response {
-    if is_grpc(request) {
+    if is_grpc(request) && request.version() == Version::HTTP_2 {
         return tonic::Status::unimplemented(format!("no rpc {}", request.uri().path())).into_http();
     }
-    plain_error(style, StatusCode::NOT_FOUND, "NOT_FOUND", "no such path")
+    http_error(style, StatusCode::NOT_FOUND, "NOT_FOUND", "no such path")
 }
 
 fn wrong_method(style: Style) -> Response {
-    plain_error(style, StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "the path exists, with another method")
+    http_error(style, StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "the path exists, with another method")
 }
 
-/// Errors of HTTP itself, in the shape of the contract's errors but without its codes.
-fn plain_error(style: Style, status: StatusCode, reason: &'static str, message: &str) -> Response {
-    let body = ErrorBody { code: status.as_u16(), reason, message: message.to_owned(), metadata: HashMap::new() };
-    rest::dress_error(style, status, body)
-}
-
-/// The gRPC health service, and the handle that tells it we are stopping.
+/// The gRPC health service, and the handle that sets its status.
 pub fn grpc_health() -> (
     tonic_health::server::HealthReporter,
     tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
@@ -153,7 +160,7 @@ pub fn grpc_health() -> (
     tonic_health::server::health_reporter()
 }
 
-/// Sets every name that gRPC health answers for: the server as a whole and each service.
+/// Sets the status of every name in gRPC health: the server as a whole and each service.
 pub async fn report_health(reporter: &tonic_health::server::HealthReporter, status: ServingStatus) {
     for name in ["", BillingServiceServer::<Grpc>::NAME, BillingInternalServiceServer::<Grpc>::NAME] {
         reporter.set_service_status(name, status).await;

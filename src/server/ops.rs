@@ -1,6 +1,12 @@
-//! What operators and orchestrators ask: liveness, readiness, metrics.
+//! The endpoints for operators and orchestrators: liveness, readiness and metrics.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
@@ -12,35 +18,39 @@ use http::{StatusCode, header::CONTENT_TYPE};
 use serde::Serialize;
 
 use crate::{
-    biz::limits::rate_limit::RateGuard,
+    biz::{limits::rate_limit::RateGuard, settlement::engine::Engine, values::error::StoreError},
     data::{Store, redis::RedisCache},
     metrics::Metrics,
 };
 
-/// What the answers are made of.
+/// The sources of the answers.
 #[derive(Clone)]
 pub struct Ops {
     pub store: Arc<dyn Store>,
     pub metrics: Arc<Metrics>,
     pub rates: Arc<RateGuard>,
     pub redis: Option<Arc<RedisCache>>,
+    pub engine: Arc<Engine>,
+    /// What `/ready` said last, so that a change is logged once.
+    pub was_ready: Arc<AtomicBool>,
 }
 
 #[derive(Serialize)]
 struct Health {
     status: &'static str,
     service: &'static str,
-    /// Where there is one; while it is down checks are slower, and nothing else.
+    /// The state of Redis, if it is configured. A lost Redis only makes checks slower, so the service
+    /// stays ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     redis: Option<&'static str>,
 }
 
 const SERVICE: &str = "billing-service";
 
-/// A database that takes longer than this to answer is not ready.
+/// Deadline of the database's answer. Without an answer the service is not ready.
 const READY_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// `/health`: the process lives. `/ready`: the database answers.
+/// `/health`: the process is alive. `/ready`: the database answers and takes writes.
 pub fn health(ops: Ops) -> Router {
     Router::new()
         .route("/health", get(async || Json(Health { status: "UP", service: SERVICE, redis: None })))
@@ -53,11 +63,18 @@ pub fn metrics(ops: Ops) -> Router {
 }
 
 async fn ready(State(ops): State<Ops>) -> Response {
-    let database = match tokio::time::timeout(READY_TIMEOUT, ops.store.ping()).await {
-        Ok(Ok(())) => "UP",
-        Ok(Err(_)) | Err(_) => "DOWN",
+    let answer = tokio::time::timeout(READY_TIMEOUT, ops.store.ping()).await;
+    let answer = answer.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())));
+    let was_ready = ops.was_ready.swap(answer.is_ok(), Relaxed);
+    let (database, status) = match answer {
+        Ok(()) => ("UP", StatusCode::OK),
+        Err(error) => {
+            if was_ready {
+                tracing::warn!(%error, "not ready");
+            }
+            ("DOWN", StatusCode::SERVICE_UNAVAILABLE)
+        }
     };
-    let status = if database == "UP" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let redis = ops.redis.map(|redis| if redis.is_up() { "UP" } else { "DOWN" });
     let body = Health { status: database, service: SERVICE, redis };
     (status, Json(body)).into_response()
@@ -65,10 +82,20 @@ async fn ready(State(ops): State<Ops>) -> Response {
 
 async fn render(State(ops): State<Ops>) -> Response {
     ops.metrics.set_rate_limit_local(ops.rates.is_local());
-    match ops.metrics.render() {
+    ops.metrics.requests.set_lane_queues(&ops.engine.waiting());
+    text_of(&ops.metrics)
+}
+
+/// `/metrics` of a process that serves nothing else.
+pub fn metrics_alone(metrics: Arc<Metrics>) -> Router {
+    Router::new().route("/metrics", get(async move || text_of(&metrics)))
+}
+
+fn text_of(metrics: &Metrics) -> Response {
+    match metrics.render() {
         Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {
-            tracing::error!(%error, "metrics can't be rendered");
+            tracing::error!(%error, "metrics could not be rendered");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }

@@ -11,6 +11,8 @@ pub fn is_grpc(request: &Request) -> bool {
 
 /// The answer of tonic to a message that it could not decode.
 pub fn undecoded(response: &Response) -> Option<Status> {
-    Status::from_header_map(response.headers())
-        .filter(|status| matches!(status.code(), Code::Internal | Code::OutOfRange) && status.details().is_empty())
+    Status::from_header_map(response.headers()).filter(|status| {
+        let codes = [Code::Internal, Code::OutOfRange, Code::ResourceExhausted];
+        codes.contains(&status.code()) && status.details().is_empty()
+    })
 }

@@ -5,9 +5,10 @@ use axum::{
     middleware::Next,
     response::Response,
 };
+use http::StatusCode;
 use tracing::Instrument;
 
-use super::request::is_grpc;
+use super::{http_error::http_error, request::is_grpc};
 use crate::{
     biz::values::error::Error,
     config::Style,
@@ -46,6 +47,15 @@ pub struct Refusal {
 impl Refusal {
     pub fn of(request: &Request, style: Style) -> Self {
         Self { is_grpc: is_grpc(request), style, id: RequestId::beside(request.extensions()) }
+    }
+
+    /// For a request that did not arrive in full. Nothing was done, so it may be sent again.
+    pub fn incomplete(self) -> Response {
+        let message = "the request did not arrive in full, and nothing was done; send it again";
+        if self.is_grpc {
+            return self.answer(&Error::Overloaded(message.into()));
+        }
+        http_error(self.style, StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT", message)
     }
 
     pub fn answer(self, error: &Error) -> Response {

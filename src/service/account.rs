@@ -1,11 +1,11 @@
-//! Accounts: read, opened, adjusted.
+//! The rpcs of accounts: read, open and adjust.
 
 use std::{sync::Arc, time::Instant};
 
 use uuid::Uuid;
 
 use super::{
-    convert::int32,
+    convert::{int32, int64},
     limits::limits,
     proto::{
         AdjustBalanceReply, AdjustBalanceRequest, FreeQuota, GetAccountReply, GetAccountRequest, InitializeUserReply,
@@ -20,6 +20,7 @@ use crate::{
             posting::{Adjustment, AdjustmentContent},
         },
         values::{
+            currency::Currency,
             error::Result,
             ids::{AdjustmentId, UserId},
             invalid::Invalid,
@@ -35,18 +36,18 @@ pub struct AccountService {
     engine: Arc<Engine>,
     observer: ChargeObserver,
     /// ISO 4217 code of every amount.
-    currency: String,
+    currency: Currency,
 }
 
 impl AccountService {
-    /// `currency` is the ISO 4217 code of every amount.
-    pub fn new(accounts: Arc<Accounts>, engine: Arc<Engine>, observer: ChargeObserver, currency: String) -> Self {
+    /// `currency` is that of every amount.
+    pub fn new(accounts: Arc<Accounts>, engine: Arc<Engine>, observer: ChargeObserver, currency: Currency) -> Self {
         Self { accounts, engine, observer, currency }
     }
 
     pub async fn get_account(&self, request: GetAccountRequest) -> Result<GetAccountReply> {
         let user = UserId::parse("user_id", &request.user_id)?;
-        let (account, now) = self.accounts.get(&user).await?;
+        let (account, now) = self.accounts.peek(&user).await?;
         let quotas = account
             .quotas
             .iter()
@@ -56,6 +57,9 @@ impl AccountService {
                 used_quota: int32(quota.used),
                 reset_month: now.month.to_string(),
                 held_quota: int32(quota.held),
+                total_units: int64(quota.total),
+                used_units: int64(quota.used),
+                held_units: int64(quota.held),
             })
             .collect();
         Ok(GetAccountReply {
@@ -63,7 +67,7 @@ impl AccountService {
             balance: account.balance.amount.to_wire(),
             quotas,
             held: account.balance.held.to_wire(),
-            currency: self.currency.clone(),
+            currency: self.currency.to_string(),
             limits: account.requests.map(|requests| limits(requests, now)),
         })
     }
@@ -103,7 +107,7 @@ fn adjustment(request: AdjustBalanceRequest) -> Result<Adjustment> {
     Ok(Adjustment { user, id, content: AdjustmentContent { amount, reason, operator }, request: Uuid::now_v7() })
 }
 
-/// Text for people: `min` to `max` characters, none of them a control character.
+/// Checks a text for people: `min` to `max` characters without control characters.
 fn free_text(field: &str, text: String, min: usize, max: usize) -> Result<String> {
     let length = text.chars().count();
     let blank = min > 0 && text.trim().is_empty();

@@ -9,7 +9,7 @@ use super::{
     proto::{DeductQuotaRequest, ReserveQuotaRequest},
 };
 use crate::biz::{
-    account::catalog::{Catalog, Price},
+    account::catalog::Catalog,
     charge::quote::{Ask, ESTIMATE, Quoter},
     settlement::{
         posting::{Charge, RecordIds, Reserve},
@@ -17,7 +17,7 @@ use crate::biz::{
     },
     values::{
         error::{Error, Result},
-        ids::{ApiKeyId, ModelName, TraceId, UserId},
+        ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
         usage::Usage,
     },
 };
@@ -64,7 +64,12 @@ impl CallParser {
 
     fn parse(&self, call: Call<'_>) -> Result<Charge> {
         let user = UserId::parse("user_id", call.user_id)?;
-        let (service, plan) = self.catalog.find(call.service_name)?;
+        let found = self.catalog.find(call.service_name);
+        let service = match &found {
+            Ok((service, _)) => (*service).clone(),
+            // A charge of a service that left the configuration still replays.
+            Err(unknown) => ServiceName::parse("service_name", call.service_name).map_err(|_| unknown.clone())?,
+        };
         let count = count(call.count)?;
         let cost = cost("cost", call.cost)?;
         let trace = TraceId::parse_optional("trace_id", call.trace_id)?.unwrap_or_else(TraceId::fresh);
@@ -75,16 +80,16 @@ impl CallParser {
             Tokens::Estimated(estimate) => (None, estimate, ESTIMATE),
         };
         let ask = Ask { count, cost, model: model.as_ref(), usage: usage.or(estimate), tokens_field };
-        let quote = self.quoter.quote(plan, ask);
-        if call.trace_id.is_empty() || matches!(plan.price, Price::Unit(_)) {
-            // No repeat of anything, or the same each time: there is nothing to look for.
+        let quote = found.and_then(|(_, plan)| self.quoter.quote(plan, ask));
+        if call.trace_id.is_empty() {
+            // A call without an id repeats nothing, so there is no first outcome to find.
             quote.as_ref().map_err(Error::clone)?;
         }
         Ok(Charge {
             user,
             trace,
             quote,
-            content: ChargeContent { service: service.clone(), count, cost, api_key, model, usage, estimate },
+            content: ChargeContent { service, count, cost, api_key, model, usage, estimate },
             record_ids: RecordIds::fresh(),
         })
     }

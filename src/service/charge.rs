@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 
 use super::{
     call::CallParser,
-    convert::int32,
+    convert::{int32, int64},
     errors,
     proto::{
         BatchDeductQuotaReply, BatchDeductQuotaRequest, BatchDeductQuotaResult, DeductQuotaReply, DeductQuotaRequest,
@@ -22,13 +22,14 @@ use crate::{
         },
         values::{
             error::{Error, Result},
+            ids::TraceId,
             invalid::Invalid,
         },
     },
     metrics::{ChargeObserver, Operation, Outcome},
 };
 
-/// Items of one batch at most.
+/// Most items of one batch.
 const MAX_ITEMS: usize = 1_000;
 
 /// Makes charges.
@@ -43,7 +44,7 @@ impl ChargeService {
         Self { calls, engine, observer }
     }
 
-    /// Parses and queues at once; the future waits for the outcome.
+    /// Parses and queues the charge at once. The future waits for the outcome.
     pub fn deduct_quota(
         &self,
         request: DeductQuotaRequest,
@@ -72,25 +73,34 @@ impl ChargeService {
         if !(1..=MAX_ITEMS).contains(&items) {
             return Err(Invalid::new("items", format!("must be 1 to {MAX_ITEMS}, not {items}")).into());
         }
-        let replies = join_all(request.items.into_iter().map(|item| self.deduct_quota(item))).await;
-        let results = replies.into_iter().map(|reply| item_result(reply, request_id)).collect();
-        Ok(BatchDeductQuotaReply { results })
+        let items = request.items.into_iter().map(|mut item| {
+            let fresh = item.trace_id.is_empty().then(|| TraceId::fresh().to_string());
+            item.trace_id.extend(fresh.as_deref());
+            let charging = self.deduct_quota(item);
+            async move { item_result(charging.await, fresh.as_deref(), request_id) }
+        });
+        Ok(BatchDeductQuotaReply { results: join_all(items).await })
     }
 }
 
-fn item_result(reply: Result<DeductQuotaReply>, request_id: &RequestId) -> BatchDeductQuotaResult {
+/// `fresh` is the trace id of an item that came without one.
+fn item_result(reply: Result<DeductQuotaReply>, fresh: Option<&str>, request_id: &RequestId) -> BatchDeductQuotaResult {
     match reply {
         Ok(reply) => BatchDeductQuotaResult { reply: Some(reply), error: None },
         Err(error) => {
             errors::log(&error, request_id);
-            BatchDeductQuotaResult { reply: None, error: Some(item_error(&error)) }
+            BatchDeductQuotaResult { reply: None, error: Some(item_error(&error, fresh)) }
         }
     }
 }
 
-fn item_error(error: &Error) -> ItemError {
+fn item_error(error: &Error, fresh: Option<&str>) -> ItemError {
     let kind = errors::kind(error);
-    ItemError { error_code: kind.error_code.into(), reason: kind.reason.into(), message: errors::message(error) }
+    let message = match fresh.filter(|_| errors::may_be_settled(error)) {
+        Some(trace_id) => format!("{}; trace_id {trace_id}", errors::message(error)),
+        None => errors::message(error),
+    };
+    ItemError { error_code: kind.error_code.into(), reason: kind.reason.into(), message }
 }
 
 /// The outcome of a charge or a commit, as it is counted.
@@ -108,5 +118,6 @@ fn deduct_reply(transaction: Transaction, replayed: bool) -> DeductQuotaReply {
         balance: transaction.balance_after.to_wire(),
         free_remaining: int32(transaction.free_remaining_after),
         replayed,
+        free_remaining_units: int64(transaction.free_remaining_after),
     }
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{
-    convert::{cost, count, estimate, int32},
+    convert::{cost, count, estimate, int32, int64},
     errors,
     proto::{CheckQuotaReply, CheckQuotaRequest},
 };
@@ -81,5 +81,6 @@ fn check_reply(verdict: Verdict) -> CheckQuotaReply {
         estimated_cost: verdict.amount.to_wire(),
         error_code: error_code.into(),
         retry_after_ms,
+        free_remaining_units: int64(verdict.free_remaining),
     }
 }

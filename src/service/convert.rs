@@ -1,4 +1,4 @@
-//! Wire values into domain values, with errors that name the field, and back.
+//! Converts wire values to domain values, with errors that name the field, and back.
 
 use chrono::NaiveDate;
 
@@ -14,7 +14,7 @@ use crate::biz::{
     },
 };
 
-/// Units of one call, 1 to 1,000,000,000.
+/// Parses the units of one call, 1 to 1,000,000,000.
 pub fn count(value: i32) -> Result<u32> {
     u32::try_from(value)
         .ok()
@@ -22,7 +22,7 @@ pub fn count(value: i32) -> Result<u32> {
         .ok_or_else(|| Invalid::new("count", format!("must be 1 to {MAX_UNITS}")).into())
 }
 
-/// A cost that is not negative; zero stands for none.
+/// Parses a cost, which must not be negative. Zero means none.
 pub fn cost(field: &str, value: f64) -> Result<Option<Money>> {
     let cost = Money::from_wire(field, value)?;
     if cost.is_negative() {
@@ -44,7 +44,7 @@ pub fn usage(usage: Option<proto::Usage>) -> Result<Option<Usage>> {
     Ok(Some(converted))
 }
 
-/// What a call is expected to take; no tokens at all are no estimate.
+/// Parses the expected usage of a call. Zero tokens mean no estimate.
 pub fn estimate(input: i32, output: i32) -> Result<Option<Usage>> {
     let usage = Usage {
         input_tokens: tokens("estimated_input_tokens", input)?,
@@ -58,7 +58,7 @@ pub fn tokens(field: &str, value: i32) -> Result<u32> {
     u32::try_from(value).map_err(|_| Invalid::new(field, "must not be negative").into())
 }
 
-/// The longest span of days a request may ask for.
+/// Most days in the span of a request.
 pub const MAX_DAYS: i64 = 366;
 
 /// The days of a request: up to `last` when it names no end, and from `first_before`
@@ -77,9 +77,15 @@ pub fn span(
     Ok(DaySpan { first, last })
 }
 
-/// Counts of replies are 32 bits wide; what does not fit shows as the largest.
+/// The first counts of replies are 32 bits wide; what does not fit shows as the largest there,
+/// and exactly in [`int64`] beside it.
 pub fn int32(value: impl TryInto<i32>) -> i32 {
     value.try_into().unwrap_or(i32::MAX)
+}
+
+/// A count in full.
+pub fn int64(value: u64) -> i64 {
+    value.try_into().unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

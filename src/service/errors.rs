@@ -1,4 +1,4 @@
-//! The one table of errors: code, reason, gRPC status and HTTP status side by side.
+//! The table of errors: code, reason, gRPC status and HTTP status of each.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
 /// The `domain` of google.rpc.ErrorInfo.
 pub const DOMAIN: &str = "billing-service";
 
-/// How one kind of error shows on the wire.
+/// The form of an error on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kind {
     pub error_code: &'static str,
@@ -48,7 +48,7 @@ pub fn kind(error: &Error) -> Kind {
         error_code,
         reason,
         grpc,
-        // Every number above is a status.
+        // Every number in the table is a valid status.
         http: StatusCode::from_u16(http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
     }
 }
@@ -79,10 +79,15 @@ pub fn log(error: &Error, request: &RequestId) {
     }
 }
 
-/// When a retry of what a rate limit refused would be admitted.
+/// Time after which a retry of an overloaded request is worth while.
+const OVERLOADED_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// When a retry of what a rate limit refused would be admitted, or an overloaded server asked
+/// again.
 pub fn retry_after(error: &Error) -> Option<Duration> {
     match error {
         Error::InsufficientQuota(Limit::Rate { retry_after }) => Some(*retry_after),
+        Error::Overloaded(_) => Some(OVERLOADED_RETRY_AFTER),
         _ => None,
     }
 }
@@ -92,8 +97,8 @@ pub fn retry_after_ms(error: &Error) -> Option<i32> {
     retry_after(error).map(|after| i32::try_from(after.as_micros().div_ceil(1_000)).unwrap_or(i32::MAX))
 }
 
-/// The code, the field for errors that blame one, when to retry for those that say, and for
-/// an internal error its request.
+/// The code, the field for errors that blame one, when to retry for those that say, for an
+/// internal error its request, and where the outcome may be unknown the id that finds it.
 fn metadata(error: &Error, request: &RequestId) -> HashMap<String, String> {
     let mut metadata = HashMap::from([("error_code".to_owned(), kind(error).error_code.to_owned())]);
     match error {
@@ -111,10 +116,20 @@ fn metadata(error: &Error, request: &RequestId) -> HashMap<String, String> {
         }
         _ => {}
     }
+    if may_be_settled(error)
+        && let Some((field, id)) = request.retry_id()
+    {
+        metadata.insert(field.into(), id.into());
+    }
     if let Some(retry_after_ms) = retry_after_ms(error) {
         metadata.insert("retry_after_ms".into(), retry_after_ms.to_string());
     }
     metadata
+}
+
+/// Whether the request may have been settled all the same.
+pub fn may_be_settled(error: &Error) -> bool {
+    matches!(error, Error::Overloaded(_) | Error::Internal(_))
 }
 
 /// The gRPC status of an error.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
+use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -41,7 +42,9 @@ impl BillingService for Grpc {
     }
 
     async fn recharge(&self, request: Request<RechargeRequest>) -> Reply<RechargeReply> {
-        let (origin, call, message) = Call::with_origin(request);
+        let (origin, call, mut message) = Call::with_origin(request);
+        let filled = call.fill_id(IdSource::RechargeKey, &mut message.idempotency_key);
+        filled.map_err(|error| call.fail(&error))?;
         call.reply(self.0.recharges.recharge(message, origin).await)
     }
 
@@ -168,6 +171,9 @@ impl BillingInternalService for Grpc {
     }
 }
 
+/// Bytes from which a reply is compressed for a client that accepts gzip.
+const WORTH_COMPRESSING: usize = 1024;
+
 /// One call: its metadata, and the id that an internal error names.
 struct Call {
     headers: HeaderMap,
@@ -201,7 +207,11 @@ impl Call {
         if id.is_empty()
             && let Some(other) = source.read(&self.headers)?
         {
-            *id = other.to_owned();
+            *id = other.into_owned();
+        }
+        source.complete(id);
+        if let Some(field) = source.field() {
+            self.id.note_retry_id(field, id);
         }
         if source.field() == Some("trace_id") {
             note_trace_id(&self.headers, id);
@@ -209,8 +219,13 @@ impl Call {
         Ok(())
     }
 
-    fn reply<T>(&self, result: Result<T, Error>) -> Reply<T> {
-        result.map(Response::new).map_err(|error| self.fail(&error))
+    fn reply<T: Message>(&self, result: Result<T, Error>) -> Reply<T> {
+        let mut reply = Response::new(result.map_err(|error| self.fail(&error))?);
+        if reply.get_ref().encoded_len() < WORTH_COMPRESSING {
+            // Nearly every client accepts gzip. A small message only grows, and costs time.
+            reply.disable_compression();
+        }
+        Ok(reply)
     }
 
     fn fail(&self, error: &Error) -> Status {

@@ -1,57 +1,73 @@
 //! Ids that stand beside the message instead of in it: headers and gRPC metadata.
+//!
+//! `Idempotency-Key` is a structured header (RFC 9651) in its draft: a quoted value is the
+//! string that it quotes. A value without quotes is taken as it is.
+
+use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName};
 
 use super::request::TRACE_ID;
-use crate::biz::values::{error::Result, invalid::Invalid};
+use crate::biz::values::{error::Result, ids::TraceId, invalid::Invalid};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// What an rpc does with such an id.
+/// The field of an rpc that such an id fills.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdSource {
-    /// The rpc needs none.
+    /// The rpc has no id.
     None,
     /// `trace_id`, from x-trace-id or Idempotency-Key.
     TraceId,
-    /// `trace_id` of a reservation that is to end, from x-trace-id alone: an
-    /// Idempotency-Key would be the call's own.
+    /// `trace_id` of a reservation that ends, from x-trace-id only. An Idempotency-Key would be the
+    /// id of this call and not of the reservation.
     Reservation,
-    /// `adjustment_id`, from Idempotency-Key alone: a tracing id is new with each try.
+    /// `adjustment_id`, from Idempotency-Key only, because a tracing id changes with each attempt.
     AdjustmentId,
+    /// `idempotency_key` of a top-up, from Idempotency-Key alone.
+    RechargeKey,
     /// Each item has its own: one Idempotency-Key for all of them would be ignored,
     /// and a retry would charge twice.
     Items,
 }
 
 impl IdSource {
-    /// The request field that the id belongs in.
+    /// The request field of the id.
     pub fn field(self) -> Option<&'static str> {
         match self {
             Self::None | Self::Items => None,
             Self::TraceId | Self::Reservation => Some("trace_id"),
             Self::AdjustmentId => Some("adjustment_id"),
+            Self::RechargeKey => Some("idempotency_key"),
         }
     }
 
-    /// The id that `headers` carry.
+    /// Gives a charge without an id a fresh one: an error of an unknown outcome names it.
+    pub fn complete(self, id: &mut String) {
+        if self == Self::TraceId && id.is_empty() {
+            *id = TraceId::fresh().to_string();
+        }
+    }
+
+    /// The id in `headers`.
     ///
     /// # Errors
     /// Two ids that differ, an id that is not text, or one where none can be taken.
-    pub fn read(self, headers: &HeaderMap) -> Result<Option<&str>> {
+    pub fn read(self, headers: &HeaderMap) -> Result<Option<Cow<'_, str>>> {
         match self {
             Self::None => Ok(None),
-            Self::Items => match value(headers, &IDEMPOTENCY_KEY, "items")? {
+            Self::Items => match key(headers, "items")? {
                 Some(_) => {
                     Err(Invalid::new("items", "need a trace_id each; an Idempotency-Key can't stand for all").into())
                 }
                 None => Ok(None),
             },
-            Self::AdjustmentId => value(headers, &IDEMPOTENCY_KEY, "adjustment_id"),
-            Self::Reservation => value(headers, &TRACE_ID, "trace_id"),
+            Self::AdjustmentId => key(headers, "adjustment_id"),
+            Self::RechargeKey => key(headers, "idempotency_key"),
+            Self::Reservation => Ok(value(headers, &TRACE_ID, "trace_id")?.map(Cow::Borrowed)),
             Self::TraceId => {
                 let field = "trace_id";
-                match (value(headers, &TRACE_ID, field)?, value(headers, &IDEMPOTENCY_KEY, field)?) {
+                match (value(headers, &TRACE_ID, field)?.map(Cow::Borrowed), key(headers, field)?) {
                     (Some(trace), Some(key)) if trace != key => {
                         Err(Invalid::new(field, "x-trace-id and Idempotency-Key differ; send one of them").into())
                     }
@@ -60,6 +76,31 @@ impl IdSource {
             }
         }
     }
+}
+
+/// The key that Idempotency-Key has; nothing when it is absent or empty.
+fn key<'h>(headers: &'h HeaderMap, field: &str) -> Result<Option<Cow<'h, str>>> {
+    let Some(value) = value(headers, &IDEMPOTENCY_KEY, field)? else { return Ok(None) };
+    if !value.starts_with('"') {
+        return Ok(Some(Cow::Borrowed(value)));
+    }
+    let why = "Idempotency-Key begins with a quotation mark and is no quoted string; \" and \\ in it need a \\ before";
+    let quoted = unquoted(value).ok_or_else(|| Invalid::new(field, why))?;
+    Ok(Some(quoted).filter(|key| !key.is_empty()).map(Cow::Owned))
+}
+
+/// The string of a quoted one (`sf-string` of RFC 9651), whose parameters mean nothing.
+fn unquoted(value: &str) -> Option<String> {
+    let (mut string, mut letters) = (String::new(), value.strip_prefix('"')?.chars());
+    loop {
+        match letters.next()? {
+            '"' => break,
+            '\\' => string.push(letters.next().filter(|letter| matches!(letter, '"' | '\\'))?),
+            letter => string.push(letter),
+        }
+    }
+    let rest = letters.as_str().trim_start_matches(' ');
+    (rest.is_empty() || rest.starts_with(';')).then_some(string)
 }
 
 /// The one value of a header; nothing when it is absent or empty.
@@ -88,7 +129,7 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, value.parse().unwrap());
         }
-        source.read(&map).map(|id| id.map(str::to_owned)).map_err(|error| error.to_string())
+        source.read(&map).map(|id| id.map(Cow::into_owned)).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -101,7 +142,36 @@ mod tests {
         assert!(read(IdSource::TraceId, &[(trace, "t"), (trace, "u")]).unwrap_err().starts_with("trace_id:"));
         assert_eq!(read(IdSource::AdjustmentId, &[(trace, "t"), (key, "k")]), Ok(Some("k".into())));
         assert_eq!(read(IdSource::AdjustmentId, &[(trace, "t")]), Ok(None));
+        assert_eq!(read(IdSource::RechargeKey, &[(trace, "t"), (key, "k")]), Ok(Some("k".into())));
+        assert_eq!(read(IdSource::RechargeKey, &[(trace, "t")]), Ok(None));
         assert_eq!(read(IdSource::Items, &[(trace, "t")]), Ok(None));
         assert!(read(IdSource::Items, &[(key, "k")]).unwrap_err().starts_with("items:"));
+    }
+    #[test]
+    fn a_quoted_key_is_the_string_that_it_quotes() {
+        let key = "idempotency-key";
+        for source in [IdSource::TraceId, IdSource::AdjustmentId, IdSource::RechargeKey] {
+            for (quoted, string) in [
+                (r#""abc""#, Some("abc")),
+                (r#""a b""#, Some("a b")),
+                (r#""a\"b\\c""#, Some(r#"a"b\c"#)),
+                (r#""abc";version=1"#, Some("abc")),
+                (r#""abc" ; version"#, Some("abc")),
+                (r#""""#, None),
+                // Without quotes it is no structured string, and stays as it is.
+                (r#"a"b"#, Some(r#"a"b"#)),
+                ("abc;version=1", Some("abc;version=1")),
+            ] {
+                assert_eq!(read(source, &[(key, quoted)]), Ok(string.map(str::to_owned)), "{quoted}");
+            }
+            for bad in [r#"""#, r#""abc"#, r#""abc\""#, r#""a\bc""#, r#""abc"d"#, r#""abc" "d""#] {
+                let error = read(source, &[(key, bad)]).unwrap_err();
+                assert!(error.starts_with(source.field().unwrap()), "{bad}: {error}");
+            }
+        }
+        // A tracing id is none of these strings.
+        assert_eq!(read(IdSource::TraceId, &[("x-trace-id", r#""t""#)]), Ok(Some(r#""t""#.into())));
+        assert_eq!(read(IdSource::TraceId, &[("x-trace-id", "k"), (key, r#""k""#)]), Ok(Some("k".into())));
+        assert!(read(IdSource::Items, &[(key, r#""k""#)]).unwrap_err().starts_with("items:"));
     }
 }

@@ -1,4 +1,4 @@
-//! Caps of users and quotas of API keys: set and shown.
+//! The rpcs that set and show caps of users and quotas of API keys.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::{
 use crate::biz::{
     limits::{
         caps::{Caps, LimitStore, Requests},
-        key_quota::{KeyQuota, KeyQuotaStore, NewKeyQuota, QuotaType},
+        key_quota::{KeyQuota, KeyQuotaStore, NewKeyQuota, Period, QuotaType},
     },
     settlement::accounts::Accounts,
     values::{
@@ -24,7 +24,7 @@ use crate::biz::{
     },
 };
 
-/// Of requests and tokens; a wire double carries it exactly.
+/// Largest quota of requests or tokens. It is exact in a wire double.
 const MAX_COUNT: f64 = 1e12;
 
 /// Sets and shows caps of users and quotas of API keys.
@@ -70,8 +70,22 @@ impl LimitService {
     }
 
     async fn show_key_quotas(&self, key: ApiKeyId) -> Result<ApiKeyQuotas> {
-        let (quotas, now) = (self.key_quotas.key_quotas(&key).await?, self.calendar.now());
-        let quotas = quotas.into_iter().map(|((_, kind), quota)| key_quota(kind, quota, now)).collect();
+        let (quotas, known) = (self.key_quotas.key_quotas(&key).await?, self.key_quotas.known_since(&key).await?);
+        let now = self.calendar.now();
+        let shown = |((_, kind), quota): ((ApiKeyId, QuotaType), KeyQuota)| {
+            let known = known.get(&kind).map_or(quota.since, |known| known.of(quota.period));
+            let begins = match quota.period {
+                Period::Day => self.calendar.start_of(now.day),
+                Period::Month => self.calendar.start_of(now.month.first_day()),
+                Period::Total => quota.since,
+            };
+            ApiKeyQuota {
+                used_since: Some(known.max(begins).into()),
+                used_is_partial: known > begins,
+                ..key_quota(kind, quota, now)
+            }
+        };
+        let quotas = quotas.into_iter().map(shown).collect();
         Ok(ApiKeyQuotas { api_key_id: key.to_string(), quotas })
     }
 }
@@ -87,10 +101,11 @@ fn key_quota(kind: QuotaType, quota: KeyQuota, now: BillingTime) -> ApiKeyQuota 
         limit: shown(quota.limit),
         used: shown(quota.used(now)),
         remaining: shown(quota.remaining(now)),
+        ..Default::default()
     }
 }
 
-/// Requests and tokens by their number, an amount in millionths.
+/// The limit of a quota: a number of requests or tokens, or an amount in millionths.
 fn quota_limit(kind: QuotaType, limit: f64) -> Result<i64> {
     match kind {
         QuotaType::Amount => {
@@ -100,7 +115,7 @@ fn quota_limit(kind: QuotaType, limit: f64) -> Result<i64> {
             }
             Ok(amount.micros())
         }
-        // NaN is in no range.
+        // No range contains NaN.
         QuotaType::Requests | QuotaType::Tokens if (0.0..=MAX_COUNT).contains(&limit) && limit.fract() == 0.0 => {
             Ok(limit as i64)
         }

@@ -1,4 +1,4 @@
-//! MeterStream: the messages of a stream into events, and what it comes to into replies.
+//! MeterStream: converts the messages of a stream to events, and its state to replies.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -36,9 +36,9 @@ use crate::{
     metrics::{ChargeObserver, Operation},
 };
 
-/// How long a stream may take to say what it is.
+/// Deadline of the first message of a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Replies that wait for a gateway to read them; beyond that the newest state stands for all.
+/// Most replies that wait for a slow gateway. Beyond them only the newest state is sent.
 const REPLIES: usize = 8;
 
 /// The replies of one stream.
@@ -123,7 +123,7 @@ impl StreamService {
     async fn reserve_stream(&self, reserve: Reserve, permit: OwnedSemaphorePermit) -> Result<Session> {
         let call = &reserve.call;
         if let Err(refusal) = self.rates.take(&call.user, call.content.api_key.as_ref()).await {
-            // A stream that is opened again was admitted before, and loses money if it waits.
+            // A reopened stream was admitted before, and its delivery goes on unmetered while it waits.
             let found = self.transactions.transaction(&call.user, &call.trace).await?;
             if found.is_none_or(|found| found.status != Status::Pending) {
                 return Err(refusal);

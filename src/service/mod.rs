@@ -10,7 +10,9 @@ mod convert;
 pub mod errors;
 pub mod grpc;
 mod idempotency;
+pub mod json;
 mod limits;
+mod message;
 mod metering;
 pub mod origin;
 mod recharge;
@@ -35,6 +37,6 @@ pub mod proto {
     tonic::include_proto!("billing.v1");
     include!(concat!(env!("OUT_DIR"), "/billing.v1.serde.rs"));
 
-    /// The encoded descriptors, for reflection and for tests of the routes.
+    /// The encoded descriptors, for reflection and the tests of the routes.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/billing_descriptor.bin"));
 }

@@ -1,4 +1,4 @@
-//! Where a request comes from, as far as its transport tells.
+//! The origin of a request: client address, trace context, and whether a callback is believed.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,18 +6,20 @@ use http::{Extensions, HeaderMap};
 
 use crate::biz::recharge::gateway::TraceContext;
 
-/// The other end of the connection; the transport puts it into each request.
+/// The remote address of the connection. The transport adds it to each request.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
 
-/// Whether it is proven who sent a callback; the transport says so, where it knows.
+/// Whether a callback counts without a query to payment-service: it is signed, or
+/// `payment_service.callback_auth` is none. The transport adds it to each callback.
 #[derive(Debug, Clone, Copy)]
 pub struct Believed(pub bool);
 
-/// Where a request comes from.
+/// The origin of a request.
 #[derive(Debug, Clone, Default)]
 pub struct Origin {
-    /// Of the user, as the front end or its proxy says, or else of the peer. Not proven.
+    /// The address in `X-Forwarded-For` or `X-Real-IP`, or else of the peer. A caller can forge the
+    /// headers.
     pub client_ip: Option<IpAddr>,
     pub trace: TraceContext,
     pub is_believed: bool,
@@ -26,7 +28,7 @@ pub struct Origin {
 impl Origin {
     pub fn of(headers: &HeaderMap, extensions: &Extensions) -> Self {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-        // The first of the list is the client; each proxy adds whom it was asked by.
+        // The first entry is the client, because each proxy appends the address of its own peer.
         let forwarded = text("x-forwarded-for").and_then(|list| list.split(',').next());
         let named = forwarded.or_else(|| text("x-real-ip")).and_then(|ip| ip.trim().parse().ok());
         let peer = extensions.get::<Peer>().map(|Peer(address)| address.ip().to_canonical());
@@ -53,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn the_client_is_whom_the_first_proxy_was_asked_by_or_else_the_peer() {
+    fn the_client_is_the_first_forwarded_address_or_else_the_peer() {
         assert_eq!(client_ip(&[]), "10.0.0.9");
         assert_eq!(client_ip(&[("x-real-ip", "203.0.113.7")]), "203.0.113.7");
         assert_eq!(client_ip(&[("x-forwarded-for", "2001:db8::1, 10.0.0.1")]), "2001:db8::1");
@@ -61,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_believed_unless_the_transport_says_so() {
+    fn a_callback_is_unproven_unless_the_transport_says_otherwise() {
         assert!(!Origin::of(&HeaderMap::new(), &Extensions::new()).is_believed);
     }
 }

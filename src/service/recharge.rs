@@ -1,4 +1,4 @@
-//! Top-ups: started, reported, looked up.
+//! The rpcs of top-ups: start, callback and list.
 
 use std::{sync::Arc, time::Instant};
 
@@ -20,12 +20,13 @@ use crate::{
             Recharges,
             callback::{Notice, NoticedResult, SettledOrder},
             order::{OrderFilter, OrderStore},
-            start::NewRecharge,
+            request::{NewRecharge, Started},
         },
         settlement::order::{Order, PaymentMethod},
         values::{
+            currency::Currency,
             error::{Error, Result},
-            ids::{OrderId, PaymentId, UserId},
+            ids::{IdempotencyKey, OrderId, PaymentId, UserId},
             invalid::Invalid,
             money::Money,
         },
@@ -38,8 +39,8 @@ pub struct RechargeService {
     pub recharges: Arc<Recharges>,
     pub orders: Arc<dyn OrderStore>,
     pub metrics: Arc<Metrics>,
-    /// ISO 4217 code of every amount.
-    pub currency: String,
+    /// Of every amount.
+    pub currency: Currency,
     /// Top-ups that go on when their callers go away.
     pub tasks: TaskTracker,
 }
@@ -57,8 +58,8 @@ impl RechargeService {
         };
         let starting = self.tasks.spawn(starting.in_current_span());
         let made = starting.await.map_err(|error| Error::Internal(format!("a top-up ended abnormally: {error}")))?;
-        let (order, opened) = made?;
-        Ok(RechargeReply { order_id: order.id.to_string(), payment_url: opened?.url })
+        let Started { order, page, .. } = made?;
+        Ok(RechargeReply { order_id: order.id.to_string(), payment_url: page? })
     }
 
     pub async fn recharge_callback(
@@ -78,15 +79,15 @@ impl RechargeService {
         match refusal {
             None => Ok(RechargeCallbackReply { success: true }),
             Some(error) => {
-                tracing::warn!(%order, %error, "a callback was refused");
+                tracing::warn!(%order, %error, "callback refused");
                 Err(error)
             }
         }
     }
 
-    /// Counts and logs a callback that is refused before it names an order.
+    /// Counts and logs a callback that is refused before its order is known.
     pub fn count_refused_callback(&self, error: &Error) {
-        tracing::warn!(%error, "a callback was refused");
+        tracing::warn!(%error, "callback refused");
         self.metrics.recharge.count_refused();
     }
 
@@ -123,7 +124,7 @@ impl RechargeService {
             order_id: order.id.to_string(),
             user_id: order.user.to_string(),
             amount: order.amount.to_wire(),
-            currency: self.currency.clone(),
+            currency: self.currency.to_string(),
             payment_method: order.method.map(PaymentMethod::name).unwrap_or_default().to_owned(),
             status: order.status.to_string(),
             payment_order_id: order.payment.as_ref().map(PaymentId::to_string).unwrap_or_default(),
@@ -141,6 +142,7 @@ fn parse_recharge(request: RechargeRequest, origin: &Origin) -> Result<NewRechar
         method: request.payment_method.parse()?,
         currency: given(request.currency),
         client_ip: origin.client_ip,
+        idempotency_key: IdempotencyKey::parse_optional("idempotency_key", &request.idempotency_key)?,
     })
 }
 

@@ -2,7 +2,7 @@
 //! rpc, its trace id and its request id.
 
 use std::sync::{
-    LazyLock,
+    Arc, LazyLock, OnceLock,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
@@ -21,14 +21,19 @@ const MAX_ID: usize = 128;
 /// Names one request in its reply and in the logs: the caller's `x-request-id`, or an id that
 /// is unique among all servers. A clone copies no text.
 #[derive(Debug, Clone)]
-pub struct RequestId(HeaderValue);
+pub struct RequestId {
+    id: HeaderValue,
+    /// The field and the id by which a retry finds the outcome of the request. All clones share
+    /// it: an error that is made outside of the handler names it too.
+    retry_id: Arc<OnceLock<(&'static str, String)>>,
+}
 
 impl RequestId {
     /// The id in `headers`, or a new one where there is none of 1 to 128 printable ASCII
     /// characters.
     pub fn of(headers: &HeaderMap) -> Self {
         match headers.get(REQUEST_ID) {
-            Some(id) if is_id(id) => Self(id.clone()),
+            Some(id) if is_id(id) => Self::new(id.clone()),
             _ => Self::fresh(),
         }
     }
@@ -44,17 +49,34 @@ impl RequestId {
         static MADE: AtomicU64 = AtomicU64::new(0);
         let id = format!("{:016x}{:016x}", *PROCESS, MADE.fetch_add(1, Relaxed));
         // Digits always are a value of a header.
-        Self(HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("unknown")))
+        Self::new(HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("unknown")))
+    }
+
+    fn new(id: HeaderValue) -> Self {
+        Self { id, retry_id: Arc::default() }
     }
 
     pub fn as_str(&self) -> &str {
-        self.0.to_str().unwrap_or_default()
+        self.id.to_str().unwrap_or_default()
+    }
+
+    /// Notes the id that makes a retry of the request find its outcome.
+    pub fn note_retry_id(&self, field: &'static str, id: &str) {
+        if (1..=MAX_ID).contains(&id.len()) {
+            // A request has one id; a second one would be a defect of the handler.
+            let _ = self.retry_id.set((field, id.to_owned()));
+        }
+    }
+
+    /// The field and the id that were noted.
+    pub fn retry_id(&self) -> Option<(&'static str, &str)> {
+        self.retry_id.get().map(|(field, id)| (*field, id.as_str()))
     }
 }
 
 impl From<RequestId> for HeaderValue {
     fn from(id: RequestId) -> Self {
-        id.0
+        id.id
     }
 }
 

@@ -1,4 +1,4 @@
-//! Calls in two phases: reserve, then commit or release; and transactions by their id.
+//! The rpcs of reservations (reserve, commit, release) and of transactions by their id.
 
 use std::{
     sync::Arc,
@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     call::CallParser,
     charge::outcome,
-    convert::{cost, count, int32, tokens, usage},
+    convert::{cost, count, int32, int64, tokens, usage},
     errors,
     proto::{
         CommitReservationReply, CommitReservationRequest, GetTransactionReply, GetTransactionRequest,
@@ -42,7 +42,8 @@ use crate::{
     metrics::{ChargeObserver, Operation},
 };
 
-/// How long a reservation may take to read, for a count that no deadline of a request ends.
+/// Deadline of the read of a reservation before its text is counted. The count runs beyond the
+/// request.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Makes, commits and releases reservations.
@@ -70,7 +71,7 @@ impl ReservationService {
     }
 
     async fn reserve(&self, reserve: Reserve) -> Settled {
-        // Repeats count too: that one is a repeat is known only when it is settled.
+        // Repeats count too, because only settlement recognises a repeat.
         self.rates.take(&reserve.call.user, reserve.call.content.api_key.as_ref()).await?;
         self.engine.reserve(reserve).await
     }
@@ -130,7 +131,7 @@ impl ReservationService {
         counting.await.map_err(|error| Error::Internal(format!("a commit ended abnormally: {error}")))?
     }
 
-    /// Counts as the model of the reservation does.
+    /// Counts the tokens of a text by the model of the reservation.
     async fn count_reserved(&self, commit: &Commit, output: Input) -> Result<u32> {
         let found = timeout(READ_TIMEOUT, self.transactions.transaction(&commit.user, &commit.trace)).await;
         let found = found.map_err(|_| Error::Overloaded("the database does not answer; retry later".into()))??;
@@ -194,13 +195,14 @@ pub(super) fn commit_reply(transaction: &Transaction, replayed: bool) -> CommitR
         free_remaining: int32(transaction.free_remaining_after),
         replayed,
         shortfall: transaction.shortfall.to_wire(),
+        free_remaining_units: int64(transaction.free_remaining_after),
     }
 }
 
-/// The text that a model has put out.
+/// The output text of a model.
 struct OutputText {
     output: Input,
-    /// Of the vendor's output those that are not in it.
+    /// The output tokens of the vendor that are not in the text.
     hidden_tokens: u32,
 }
 

@@ -1,46 +1,46 @@
-//! The contract over REST: path, query and body become the request message by the
-//! proto3 JSON rules, and the reply message becomes the body.
+//! The contract over REST. Path, query and body become the request message by the proto3 JSON rules,
+//! and the reply message becomes the body.
 
 use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    body::{Body, Bytes},
-    extract::{FromRequest, Query, RawPathParams, Request, State, rejection::RawPathParamsRejection},
+    body::Body,
+    extract::{Request, State},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use http::{
-    HeaderValue, Method, StatusCode,
+    HeaderValue, StatusCode,
     header::{CONTENT_DISPOSITION, CONTENT_TYPE, RETRY_AFTER},
 };
-use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::{
     Api,
     errors::{self, ErrorBody},
     idempotency::IdSource,
+    json::UnknownPolicy,
+    message::{PathResult, message},
     origin::Origin,
-    request::{RequestId, note_trace_id},
+    request::RequestId,
     routes::{CALLBACK_PATH, RECHARGE_PATH},
 };
 use crate::{
-    biz::values::{
-        error::{Error, Result},
-        invalid::Invalid,
-    },
+    biz::values::error::{Error, Result},
     config::Style,
 };
 
-/// What a handler needs.
+/// The state of the handlers.
 #[derive(Clone)]
 pub struct Rest {
     pub api: Arc<Api>,
     pub style: Style,
+    pub unknown: UnknownPolicy,
 }
 
-/// The handler of one rpc, and where it takes an idempotency id from.
+/// The handler of one rpc, and the source of its idempotency id.
 macro_rules! rpc {
     ($feature:ident.$method:ident) => {
         rpc!($feature.$method, IdSource::None)
@@ -48,7 +48,7 @@ macro_rules! rpc {
     ($feature:ident.$method:ident, $id:expr) => {
         async |State(rest): State<Rest>, path: PathResult, request: Request| {
             let replier = Replier::of(rest.style, &request);
-            let answer = match message(path, request, $id).await {
+            let answer = match message(&rest.unknown, path, request, $id).await {
                 Ok(message) => rest.api.$feature.$method(message).await,
                 Err(error) => Err(error),
             };
@@ -56,8 +56,6 @@ macro_rules! rpc {
         }
     };
 }
-
-type PathResult = std::result::Result<RawPathParams, RawPathParamsRejection>;
 
 /// The routes of BillingService.
 pub fn public_routes() -> Router<Rest> {
@@ -75,7 +73,7 @@ pub fn public_routes() -> Router<Rest> {
         .route("/api/v1/billing/usage", get(rpc!(reports.get_usage)))
 }
 
-/// The routes of BillingInternalService, but for [`callback_route`].
+/// The routes of BillingInternalService, except [`callback_route`].
 pub fn internal_routes() -> Router<Rest> {
     Router::new()
         .route("/internal/v1/billing/check", post(rpc!(checks.check_quota)))
@@ -103,7 +101,7 @@ pub fn callback_route() -> Router<Rest> {
 /// CSV has no envelope in any style. Errors have the envelope of the style.
 async fn export_records(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
     let replier = Replier::of(rest.style, &request);
-    let answer = match message(path, request, IdSource::None).await {
+    let answer = match message(&rest.unknown, path, request, IdSource::None).await {
         Ok(message) => rest.api.reports.export_records(message).await,
         Err(error) => Err(error),
     };
@@ -121,7 +119,7 @@ async fn export_records(State(rest): State<Rest>, path: PathResult, request: Req
 
 async fn batch_deduct(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
     let replier = Replier::of(rest.style, &request);
-    let answer = match message(path, request, IdSource::Items).await {
+    let answer = match message(&rest.unknown, path, request, IdSource::Items).await {
         Ok(message) => rest.api.charges.batch_deduct_quota(message, &replier.id).await,
         Err(error) => Err(error),
     };
@@ -131,7 +129,7 @@ async fn batch_deduct(State(rest): State<Rest>, path: PathResult, request: Reque
 async fn recharge(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
     let replier = Replier::of(rest.style, &request);
     let origin = Origin::of(request.headers(), request.extensions());
-    let answer = match message(path, request, IdSource::None).await {
+    let answer = match message(&rest.unknown, path, request, IdSource::RechargeKey).await {
         Ok(message) => rest.api.recharges.recharge(message, origin).await,
         Err(error) => Err(error),
     };
@@ -141,7 +139,7 @@ async fn recharge(State(rest): State<Rest>, path: PathResult, request: Request) 
 async fn recharge_callback(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
     let replier = Replier::of(rest.style, &request);
     let origin = Origin::of(request.headers(), request.extensions());
-    let answer = match message(path, request, IdSource::None).await {
+    let answer = match message(&rest.unknown, path, request, IdSource::None).await {
         Ok(message) => rest.api.recharges.recharge_callback(message, origin).await,
         Err(error) => {
             rest.api.recharges.count_refused_callback(&error);
@@ -149,89 +147,6 @@ async fn recharge_callback(State(rest): State<Rest>, path: PathResult, request: 
         }
     };
     replier.respond(answer)
-}
-
-/// The request message.
-async fn message<M: DeserializeOwned>(path: PathResult, mut request: Request, id: IdSource) -> Result<M> {
-    let path = path.map_err(|rejection| Invalid::new("path", rejection.body_text()))?;
-    let headers = std::mem::take(request.headers_mut());
-    let mut fields =
-        if request.method() == Method::POST { body_fields(request).await? } else { query_fields(&request)? };
-    for (name, value) in &path {
-        set_once(&mut fields, name, value)?;
-    }
-    let names = id.field().map(|field| [field.to_owned(), lower_camel_case(field)]).unwrap_or_default();
-    let given = names.iter().any(|name| fields.get(name).is_some_and(|value| value != ""));
-    if !given && let Some(header_id) = id.read(&headers)? {
-        names.iter().for_each(|name| drop(fields.remove(name)));
-        let [field, _] = names;
-        fields.insert(field, header_id.into());
-    }
-    if let Some(Value::String(trace_id)) = fields.get("trace_id").or_else(|| fields.get("traceId")) {
-        note_trace_id(&headers, trace_id);
-    }
-    serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| {
-        match error.path().to_string() {
-            // The message as a whole: a field under two names.
-            whole if whole == "." => Invalid::new("body", error.into_inner().to_string()).into(),
-            field => Invalid::new(field, "has the wrong type or is out of range").into(),
-        }
-    })
-}
-
-async fn body_fields(request: Request) -> Result<Map<String, Value>> {
-    let body =
-        Bytes::from_request(request, &()).await.map_err(|rejection| Invalid::new("body", rejection.body_text()))?;
-    if body.iter().all(u8::is_ascii_whitespace) {
-        return Ok(Map::new());
-    }
-    match serde_json::from_slice(&body) {
-        Ok(Value::Object(fields)) => Ok(fields.into_iter().filter_map(proto3_field).collect()),
-        Ok(_) => Err(Invalid::new("body", "must be a JSON object").into()),
-        Err(error) => Err(Invalid::new("body", format!("is not JSON: {error}")).into()),
-    }
-}
-
-fn proto3_field((name, value): (String, Value)) -> Option<(String, Value)> {
-    Some((name, proto3_value(value)?))
-}
-
-/// proto3 JSON takes null for an absent field, and 1.0 or 1e3 for a whole number.
-fn proto3_value(value: Value) -> Option<Value> {
-    /// Up to here every whole double is one integer.
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    match value {
-        Value::Null => None,
-        Value::Object(fields) => Some(Value::Object(fields.into_iter().filter_map(proto3_field).collect())),
-        // An item is never absent: null stays, and is an error that names its place.
-        Value::Array(items) => Some(items.into_iter().map(|item| proto3_value(item).unwrap_or(Value::Null)).collect()),
-        Value::Number(number) => match number.as_f64() {
-            Some(whole) if number.is_f64() && whole.fract() == 0.0 && whole.abs() <= EXACT => {
-                Some(Value::from(whole as i64))
-            }
-            _ => Some(Value::Number(number)),
-        },
-        other => Some(other),
-    }
-}
-
-fn query_fields(request: &Request) -> Result<Map<String, Value>> {
-    let pairs: Query<Vec<(String, String)>> =
-        Query::try_from_uri(request.uri()).map_err(|rejection| Invalid::new("query", rejection.body_text()))?;
-    let mut fields = Map::new();
-    for (name, value) in &pairs.0 {
-        set_once(&mut fields, name, value)?;
-    }
-    // An empty parameter is an absent one: number fields have no empty text.
-    fields.retain(|_, value| value != "");
-    Ok(fields)
-}
-
-fn set_once(fields: &mut Map<String, Value>, name: &str, value: &str) -> Result<()> {
-    match fields.insert(name.to_owned(), value.into()) {
-        Some(other) if other != value => Err(Invalid::new(name, "is given twice with different values").into()),
-        _ => Ok(()),
-    }
 }
 
 /// Writes the reply to one request.
@@ -274,7 +189,8 @@ impl Replier {
     }
 }
 
-/// An error as the style asks; those without a code of the contract show their HTTP status.
+/// The response of an error body, in the given style. An error without a code of the contract has its
+/// HTTP status as the code.
 pub fn dress_error(style: Style, status: StatusCode, body: ErrorBody) -> Response {
     match style {
         Style::Plain => (status, Json(body)).into_response(),
@@ -286,7 +202,8 @@ pub fn dress_error(style: Style, status: StatusCode, body: ErrorBody) -> Respons
     }
 }
 
-/// No message of the contract has a map, so every object key is a field name.
+/// Converts all object keys to lowerCamelCase. The messages of the contract have no maps, so every key
+/// is a field name.
 fn camel_case_names(value: Value) -> Value {
     match value {
         Value::Object(fields) => {

@@ -1,6 +1,11 @@
 //! Paths of the contract that other code names, and the rpc behind each path.
 
+use std::{collections::HashSet, sync::LazyLock};
+
 use http::{Method, Request};
+use prost_reflect::DescriptorPool;
+
+use super::proto::DESCRIPTORS;
 
 /// The route on which payment-service reports.
 pub const CALLBACK_PATH: &str = "/internal/v1/billing/callback";
@@ -24,6 +29,17 @@ pub fn starts_recharge<B>(request: &Request<B>) -> bool {
 /// The rpc of a path over gRPC: `DeductQuota` of `/billing.v1.BillingInternalService/DeductQuota`.
 pub fn grpc_rpc(path: &str) -> Option<&str> {
     path.rsplit('/').next().filter(|name| !name.is_empty())
+}
+
+/// As [`grpc_rpc`], of the contract's alone: the path is the caller's to choose, and labels of
+/// metrics are not.
+pub fn known_grpc_rpc(path: &str) -> Option<&'static str> {
+    static RPCS: LazyLock<HashSet<String>> = LazyLock::new(|| {
+        let pool = DescriptorPool::decode(DESCRIPTORS).unwrap_or_default();
+        let methods = pool.services().flat_map(|service| service.methods().collect::<Vec<_>>());
+        methods.map(|method| format!("/{}/{}", method.parent_service().full_name(), method.name())).collect()
+    });
+    grpc_rpc(RPCS.get(path)?)
 }
 
 /// The rpc of a route of REST. The export is none of the contract's, and has a name all the

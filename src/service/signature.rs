@@ -1,27 +1,28 @@
-//! Signatures of callbacks: `X-Billing-Signature: t=<unix seconds>,v1=<hex>`, where v1 is
-//! the HMAC-SHA256, under a secret that both sides know, of the time as it is written in
-//! the header, a full stop, and the bytes of the message as they are sent. Over REST the
-//! message is the body, over gRPC the encoded message without its frame, and the header
-//! is metadata.
+//! Signatures of callbacks: `X-Billing-Signature: t=<unix seconds>,v1=<hex>`.
+//!
+//! v1 is an HMAC-SHA256 under a shared secret. Its input is the time as written in the header, a
+//! full stop, and the bytes of the message as sent. Over REST the message is the body. Over gRPC
+//! the message is the encoded message without its frame, and the header is metadata.
 
 use chrono::{DateTime, Utc};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use subtle::{Choice, ConstantTimeEq};
 
-/// The header, and the key of the metadata.
+/// Name of the header, and key of the metadata.
 pub const HEADER: &str = "x-billing-signature";
-/// How far the time of a signature may be from ours, in seconds. An older one may have
-/// been overheard and sent again.
+/// Largest difference between the time of a signature and the server's clock, in seconds. An older
+/// signature may be a replay.
 pub const TOLERANCE_SECONDS: u64 = 300;
 
-/// Signatures that one header may have: with the new secret and with the old one.
+/// Most signatures in one header. A sender that changes its secret signs with the new and the old
+/// one.
 const MAX_SIGNATURES: usize = 4;
-/// More than such a header is ever long.
+/// Longest header in bytes. A header with [`MAX_SIGNATURES`] signatures is shorter.
 const MAX_HEADER: usize = 1_024;
 const DIGEST_BYTES: usize = 32;
 
-/// The value of the header for a message.
+/// The header value for a message that is signed at the time `at`.
 pub fn sign(secret: &str, at: DateTime<Utc>, message: &[u8]) -> String {
     let time = at.timestamp().to_string();
     let digest = digest(secret.as_bytes(), time.as_bytes(), message);
@@ -29,31 +30,32 @@ pub fn sign(secret: &str, at: DateTime<Utc>, message: &[u8]) -> String {
     format!("t={time},v1={hex}")
 }
 
-/// What a header says.
+/// A parsed header.
 #[derive(Debug)]
 pub struct Signature<'h> {
-    /// As it is written.
+    /// The time as written, because the HMAC covers the text.
     time: &'h str,
     digests: Vec<[u8; DIGEST_BYTES]>,
 }
 
 impl<'h> Signature<'h> {
-    /// A signature that was made at about the time `now`; whether it holds is another
-    /// question.
+    /// Parses a header, and compares its time with `now`. [`Self::verify`] checks the digests.
     ///
     /// # Errors
-    /// What is wrong with it, for the caller to read.
+    /// The defect of the header, as a message for the caller.
     pub fn parse(header: &'h str, now: DateTime<Utc>) -> Result<Self, &'static str> {
         let signature = Self::parts(header).ok_or("the signature must be in the form t=...,v1=...")?;
         let seconds: i64 =
-            signature.time.parse().map_err(|_| "the time of the signature is not a number of seconds")?;
+            signature.time.parse().map_err(|_| "the time of the signature must be a number of seconds since 1970")?;
         if now.timestamp().abs_diff(seconds) > TOLERANCE_SECONDS {
-            return Err("the signature is too old, or the clocks differ");
+            return Err(
+                "the time of the signature is more than 300 seconds from the server's; check the clock and sign again",
+            );
         }
         Ok(signature)
     }
 
-    /// The time and the digests; parts of other kinds are left out.
+    /// The time and the digests. Parts of other kinds are ignored.
     fn parts(header: &'h str) -> Option<Self> {
         let (mut time, mut digests) = (None, Vec::new());
         if header.len() > MAX_HEADER {
@@ -61,7 +63,7 @@ impl<'h> Signature<'h> {
         }
         for part in header.split(',') {
             match part.trim().split_once('=')? {
-                // Two times: one of them would be taken and the other one was meant.
+                // With two times, the signed one is ambiguous.
                 ("t", _) if time.is_some() => return None,
                 ("t", value) => time = Some(value),
                 ("v1", value) => digests.push(unhex(value)?),
@@ -72,11 +74,11 @@ impl<'h> Signature<'h> {
         time.filter(|_| usable).map(|time| Self { time, digests })
     }
 
-    /// Whether the message was signed with one of the secrets. Compares in constant time.
-    /// An empty secret verifies nothing.
+    /// Checks that the message was signed with one of the secrets, in constant time. An empty secret
+    /// never matches.
     ///
     /// # Errors
-    /// That it was not, for the caller to read.
+    /// No digest matches; the text is a message for the caller.
     pub fn verify<'s>(&self, secrets: impl IntoIterator<Item = &'s str>, message: &[u8]) -> Result<(), &'static str> {
         let mut known = Choice::from(0);
         for secret in secrets.into_iter().filter(|secret| !secret.is_empty()) {
@@ -101,7 +103,7 @@ fn unhex(text: &str) -> Option<[u8; DIGEST_BYTES]> {
 }
 
 fn digest(secret: &[u8], time: &[u8], message: &[u8]) -> [u8; DIGEST_BYTES] {
-    // Of a key of any length: a long one is hashed first.
+    // An HMAC key may have any length, so the zero digest is never returned.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret) else { return [0; DIGEST_BYTES] };
     mac.update(time);
     mac.update(b".");
@@ -136,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_signed_with_either_secret_is_verified() {
+    fn a_message_that_is_signed_with_either_secret_is_verified() {
         let header = sign(SECRET, at(1_000), b"message");
         assert_eq!(verify(&header, [SECRET], at(1_000), b"message"), Ok(()));
         assert_eq!(verify(&header, ["another", SECRET], at(1_000), b"message"), Ok(()));

@@ -1,16 +1,15 @@
-//! google.protobuf.Timestamp with its proto3 JSON form: RFC 3339, always in UTC and
-//! written with a Z.
+//! `google.protobuf.Timestamp` with its proto3 JSON form: RFC 3339 in UTC, with the suffix `Z`.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
-/// An instant on the wire; fields as in google/protobuf/timestamp.proto.
+/// An instant on the wire. The fields are those of `google/protobuf/timestamp.proto`.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct Timestamp {
-    /// Since 1970.
+    /// Seconds since 1970-01-01T00:00:00Z.
     #[prost(int64, tag = "1")]
     pub seconds: i64,
-    /// 0 to 999,999,999.
+    /// Nanoseconds within the second, 0 to 999,999,999.
     #[prost(int32, tag = "2")]
     pub nanos: i32,
 }

@@ -1,4 +1,4 @@
-//! Tokens of a text or a chat.
+//! The rpc that counts the tokens of a text or a chat.
 
 use std::sync::Arc;
 

@@ -99,9 +99,10 @@ fn every_alert_is_tested_and_says_how_bad_it_is_and_what_to_do() {
 #[test]
 fn what_counts_as_a_failure_is_what_the_service_calls_one() {
     let rules = rules();
-    for (alert, metric) in
-        [("BillingDeductFailures", "billing_deduct_failure"), ("BillingReserveFailures", "billing_reserve_failure")]
-    {
+    for (alert, metric) in [
+        ("BillingDeductFailures", "billing_deduct_failure"),
+        ("BillingReserveFailures", "billing_reserve_failure_total"),
+    ] {
         let rule = rules.iter().find(|rule| rule.alert == alert).unwrap();
         let failures = format!("{metric}{{reason=~\"{}\"}}", FAILURES.join("|"));
         assert_eq!(rule.expr.matches(&failures).count(), 2, "{}", rule.expr);
@@ -138,7 +139,7 @@ async fn servers_show_every_metric_that_the_rules_ask_for() {
     let missing: Vec<_> = asked.iter().filter(|name| !shows(name)).collect();
     assert!(missing.is_empty(), "{missing:?} are not in\n{text}");
     for reason in FAILURES {
-        for metric in ["billing_deduct_failure", "billing_reserve_failure"] {
+        for metric in ["billing_deduct_failure", "billing_reserve_failure_total"] {
             let line = format!("{metric}{{reason=\"{reason}\"}} 0\n");
             assert!(text.contains(&line), "a first failure would be no rise: {line}");
         }

@@ -101,7 +101,7 @@ async fn reservations_of_different_users_never_wait_for_each_other() {
     let four = [("billing.settlement.lanes", "4")];
     let service = Service::start_on(Database::on(mariadb.create_database().await), &four).await;
     for user in 0..8 {
-        service.account(&format!("u{user}")).await;
+        service.check(&format!("u{user}"), "asset", 1).await;
     }
     let pairs = (0..8).map(|user| {
         let mut client = service.internal.clone();

@@ -153,7 +153,7 @@ async fn batches_that_write_nothing_leave_no_transaction_open() {
     assert_no_transaction_stays_open(&service.database).await;
     assert!(service.try_deduct(charge("u", "asset", 1)).await.is_err());
     assert_no_transaction_stays_open(&service.database).await;
-    service.account("new").await;
+    service.check("new", "asset", 1).await;
     assert_no_transaction_stays_open(&service.database).await;
 }
 

@@ -3,7 +3,7 @@
 use billing_service::service::proto::{BatchDeductQuotaRequest, DeductQuotaRequest, ListRecordsRequest};
 use rstest::rstest;
 
-use crate::harness::{Backend, MySql, Service, Sqlite, charge};
+use crate::harness::{Backend, MySql, Service, Sqlite, charge, traced};
 
 /// Status, kind of content and body.
 async fn export(service: &Service, query: &str) -> (u16, String, String) {
@@ -60,7 +60,7 @@ async fn an_export_shows_what_the_list_shows(#[values(MySql, Sqlite)] on: Backen
     assert_eq!(
         csv.lines().next().unwrap(),
         "id,created_at,service_name,type,amount,count,trace_id,api_key_id,model,input_tokens,output_tokens,\
-         cached_input_tokens"
+         cached_input_tokens,billing_day"
     );
     let exported = rows(&csv);
     assert_eq!(exported.len(), list.records.len());
@@ -81,15 +81,35 @@ async fn an_export_shows_what_the_list_shows(#[values(MySql, Sqlite)] on: Backen
     assert_eq!(none.lines().count(), 1);
 }
 
+#[rstest]
 #[tokio::test]
-async fn what_callers_chose_is_no_formula() {
-    let service = Service::start(Sqlite).await;
-    service
-        .deduct(DeductQuotaRequest { trace_id: "=1+1".into(), api_key_id: "@x".into(), ..charge("u", "asset", 1) })
-        .await;
+async fn an_export_keeps_every_id_as_the_caller_sent_it(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    let ids = ["-1", "=1+1", "+1", "@x", " =1", "a;=1", "\"q\"", "x,y", "1e5", "'"];
+    for id in ids {
+        service.deduct(DeductQuotaRequest { api_key_id: id.into(), ..traced(id, charge("u", "asset", 1)) }).await;
+    }
     let (_, _, csv) = export(&service, "user_id=u").await;
-    let row = &rows(&csv)[0];
-    assert_eq!((&row[6], &row[7]), ("'=1+1", "'@x"));
+    let mut rows = rows(&csv);
+    rows.reverse();
+    let read: Vec<(&str, &str)> = rows.iter().map(|row| (&row[6], &row[7])).collect();
+    assert_eq!(read, ids.map(|id| (id, id)));
+    // A reader that trims blanks or splits at semicolons sees the quotes.
+    assert!(csv.contains(",\" =1\",") && csv.contains(",\"a;=1\","), "{csv}");
+}
+
+#[rstest]
+#[tokio::test]
+async fn an_export_has_the_billing_day_of_each_record(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    // Shanghai is eight hours ahead.
+    for instant in ["2026-11-20T15:59:59Z", "2026-11-20T16:00:00Z"] {
+        service.clock.set(instant);
+        service.deduct(charge("u", "asset", 1)).await;
+    }
+    let (_, _, csv) = export(&service, "user_id=u").await;
+    let days: Vec<String> = rows(&csv).iter().map(|row| row[12].to_owned()).collect();
+    assert_eq!(days, ["2026-11-21", "2026-11-20"]);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use billing_service::{
     app::{self, App, cron::Job},
     biz::{
+        recharge::order::Created,
         settlement::order::{Order, OrderStatus},
         values::{
             ids::{OrderId, UserId},
@@ -126,10 +127,11 @@ async fn a_top_up_is_old_when_it_is_pending_for_more_than_an_hour(#[values(MySql
                 status,
                 payment: None,
                 payment_url: None,
+                idempotency_key: None,
                 created_at: made_at,
                 updated_at: made_at,
             };
-            assert!(store.create_order(&order).await.unwrap());
+            assert_eq!(store.create_order(&order, None).await.unwrap(), Created::Kept);
         }
     }
     store.close().await;

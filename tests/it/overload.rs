@@ -24,7 +24,7 @@ const ONE_SMALL_LANE: &[(&str, &str)] = &[
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_lane_refuses_at_once_and_keeps_what_it_accepted(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, ONE_SMALL_LANE).await;
-    service.account("u").await;
+    service.check("u", "passport", 1).await;
     let lock = Lock::take(&service.database).await;
     let mut calls: FuturesUnordered<_> = (0..60)
         .map(|i| {
@@ -60,7 +60,7 @@ const SHORT_DEADLINE: &[(&str, &str)] = &[("server.grpc.timeout", "1.5s")];
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_charge_outlives_its_caller_and_its_deadline(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
-    service.account("u").await;
+    service.check("u", "passport", 1).await;
     let service = restarted(service, SHORT_DEADLINE).await;
     let lock = Lock::take(&service.database).await;
 
@@ -125,7 +125,8 @@ async fn a_charge_that_is_not_answered_in_time_counts_as_a_failure(#[values(MySq
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_answers_what_was_accepted(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
-    service.account("u").await;
+    // Opens the account before it is locked.
+    service.check("u", "passport", 1).await;
     let lock = Lock::take(&service.database).await;
     let mut calls: Vec<_> = (0..20)
         .map(|i| {
@@ -154,7 +155,7 @@ async fn a_stop_answers_what_was_accepted(#[values(MySql, Sqlite)] on: Backend) 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_request_too_many_is_refused_and_the_server_still_says_it_lives(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, &[("server.limits.requests", "1")]).await;
-    service.account("u").await;
+    service.check("u", "passport", 1).await;
     let lock = Lock::take(&service.database).await;
     // It takes the only place and keeps it while the lock is held; a probe below may
     // have been there first.

@@ -113,7 +113,7 @@ async fn an_unreachable_database_is_waited_for_and_then_named() {
     let server = run(SERVER, &["-conf", conf.to_str().unwrap()], &[]);
     let said = stderr(&server);
     assert_eq!(server.status.code(), Some(1));
-    assert!(said.contains("trying again") && said.contains("data.database.source: gave up"), "{said}");
+    assert!(said.contains("retry in") && said.contains("data.database.source: gave up"), "{said}");
     assert!(!said.contains("topsecret"), "{said}");
 }
 
@@ -223,7 +223,79 @@ async fn a_server_that_waits_for_its_database_still_obeys_sigterm() {
     ]);
     let mut server = Command::new(SERVER).arg("-conf").arg(&conf).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(server.stderr.take().unwrap()).lines().map(Result::unwrap);
-    assert!(lines.any(|line| line.contains("trying again")));
+    assert!(lines.any(|line| line.contains("retry in")));
     assert!(Command::new("kill").arg(server.id().to_string()).status().unwrap().success());
     assert_eq!(server.wait().unwrap().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hangup_ends_neither_the_server_nor_cron() {
+    let database = Database::create(Sqlite).await;
+    let conf = database.config_file(&[("cron.metrics.addr", "'127.0.0.1:0'")]);
+    let server = ServerProcess::start(&conf);
+    let arguments = ["-conf", conf.to_str().unwrap()];
+    let cron = ServerProcess::start_binary(CRON, &arguments, "serving metrics", "metrics_addr");
+    for process in [&server, &cron] {
+        process.signal("HUP");
+        process.signal("HUP");
+    }
+    let charge = json!({"user_id": "u", "service_name": "asset", "count": 5, "trace_id": "t"});
+    assert_eq!(post(&server.grpc, "/internal/v1/billing/deduct", charge).await["free_remaining"], 995);
+    assert!(reqwest::get(format!("{}/metrics", cron.grpc)).await.unwrap().status().is_success());
+    for process in [server, cron] {
+        process.terminate();
+        assert_eq!(process.wait(), Some(0), "it drained");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_can_not_be_written_is_named_at_once_with_the_reason() {
+    let database = Database::create(Sqlite).await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("file"), "").unwrap();
+    for (path, reason) in [("file/billing.db", "File exists"), ("", "Is a directory")] {
+        let source = folder.path().join(path).display().to_string();
+        // For as long as a database is waited for, the test would not end.
+        let changes = [("data.database.source", source.as_str()), ("data.database.connect_timeout", "1h")];
+        let server = run(SERVER, &["-conf", database.config_file(&changes).to_str().unwrap()], &[]);
+        let said = stderr(&server);
+        assert_eq!(server.status.code(), Some(1));
+        assert!(said.contains(source.trim_end_matches("/billing.db")) && said.contains(reason), "{said}");
+    }
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_of_a_newer_release_says_so(#[values(MySql, Sqlite)] on: Backend) {
+    let database = Database::create(on).await;
+    let conf = database.config_file(&[("data.database.connect_timeout", "1h")]);
+    let conf = conf.to_str().unwrap();
+    assert_eq!(run(SERVER, &["-conf", conf, "--migrate-only"], &[]).status.code(), Some(0));
+    let newest = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+                  VALUES (999, 'of tomorrow', TRUE, 'x', 1)";
+    database.execute(newest).await;
+    for (binary, arguments) in [
+        (SERVER, vec!["-conf", conf]),
+        (SERVER, vec!["-conf", conf, "--migrate-only", "--dry-run"]),
+        (CRON, vec!["-conf", conf, "--list"]),
+        (CRON, vec!["-conf", conf, "--once", "audit"]),
+    ] {
+        let output = run(binary, &arguments, &[]);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.contains("newer release") && said.contains("999"), "{arguments:?}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_list_of_jobs_has_the_times_of_the_billing_zone() {
+    let database = Database::create(Sqlite).await;
+    let conf = database.config_file(&[("billing.timezone", "Asia/Kolkata")]);
+    let conf = conf.to_str().unwrap();
+    assert_eq!(run(SERVER, &["-conf", conf, "--migrate-only"], &[]).status.code(), Some(0));
+    let listed = run(CRON, &["-conf", conf, "--list"], &[]);
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let line = |job: &str| listed.lines().find(|line| line.starts_with(job)).unwrap().to_owned();
+    assert!(line("reset-quotas").contains("-01T00:00:00+05:30:"), "{listed}");
+    assert!(line("audit").contains("T03:30:00+05:30:"), "{listed}");
 }

@@ -15,14 +15,16 @@ async fn replies_are_written_in_full_with_snake_case_names(#[values(MySql, Sqlit
     let text = service.http.post(url).body(body).send().await.unwrap().text().await.unwrap();
     assert_eq!(
         text,
-        r#"{"allowed":true,"reason":"free","free_remaining":10000,"balance":0.0,"estimated_cost":0.0,"error_code":""}"#
+        r#"{"allowed":true,"reason":"free","free_remaining":10000,"balance":0.0,"estimated_cost":0.0,"error_code":"","free_remaining_units":"10000"}"#
     );
     let (_, account) = service.get("/api/v1/billing/account?user_id=new_user_001").await;
     assert_eq!((&account["balance"], &account["held"]), (&json!(0.0), &json!(0.0)));
     assert_eq!(account["quotas"][0]["used_quota"], 0);
     assert_eq!(service.get("/api/v1/billing/account/new_user_001").await.1, account);
     let (_, summary) = service.get("/api/v1/billing/stats/summary?userId=new_user_001").await;
-    assert_eq!(summary, json!({"user_id": "new_user_001", "total_count": 0, "total_cost": 0.0, "services": []}));
+    let empty =
+        json!({"user_id": "new_user_001", "total_count": 0, "total_cost": 0.0, "services": [], "total_units": "0"});
+    assert_eq!(summary, empty);
 }
 
 #[rstest]
@@ -110,7 +112,7 @@ async fn the_devshare_style_serves_the_platforms_front_end(#[values(MySql, Sqlit
         reply["data"]["quotas"][0],
         json!({
             "serviceName": "asset", "totalQuota": 1000, "usedQuota": 0,
-            "heldQuota": 0,
+            "heldQuota": 0, "totalUnits": "1000", "usedUnits": "0", "heldUnits": "0",
             "resetMonth": "2026-11",
         })
     );

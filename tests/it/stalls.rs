@@ -165,7 +165,7 @@ async fn only_the_transaction_of_a_locked_account_waits() {
 async fn a_locked_account_is_answered_within_its_bound_and_a_retry_finds_out() {
     let changes = [("billing.settlement", "{max_wait: 20s, retry_timeout: 1s}")];
     let service = Service::start_with(MySql, &changes).await;
-    service.account("locked").await;
+    service.check("locked", "asset", 1).await;
     let holder = Holder::lock(&service.database, "user_balance WHERE user_id = 'locked'").await;
     for trace in ["one", "two"] {
         let refused = soon(service.try_deduct(traced(trace, charge("locked", "asset", 1)))).await.unwrap_err();
@@ -234,7 +234,7 @@ async fn a_hot_user_of_two_servers_starves_on_neither() {
     let one = Service::start(MySql).await;
     let two = App::start(one.database.config(&[])).await.unwrap();
     let other = BillingInternalServiceClient::connect(format!("http://{}", two.grpc_addr)).await.unwrap();
-    one.account("hot").await;
+    one.check("hot", "asset", 1).await;
     let left = [AtomicUsize::new(EACH), AtomicUsize::new(EACH)];
     let callers = (0..40).map(|caller| {
         let (mut client, left) =
@@ -259,7 +259,7 @@ async fn a_full_parking_refuses_the_callers_of_locked_accounts_alone() {
     ];
     let service = Service::start_with(MySql, &changes).await;
     for user in ["locked-1", "locked-2"] {
-        service.account(user).await;
+        service.check(user, "asset", 1).await;
     }
     charge_innocent(&service, "before").await;
     let holder = Holder::lock(&service.database, "user_balance WHERE user_id LIKE 'locked-%'").await;

@@ -69,6 +69,7 @@ pub async fn charge(
         amount: amount.to_f64().unwrap_or(f64::NAN),
         balance: (balance - amount).to_f64().unwrap_or(f64::NAN),
         free_remaining: total - used - free,
+        free_remaining_units: (total - used - free).into(),
         replayed: false,
     })
 }

@@ -54,7 +54,7 @@ pub async fn serve(source: &str, redis: &str) -> anyhow::Result<ExitCode> {
         server::ListenerLimits { connections: 1_000, drain_timeout: Duration::from_secs(1), connection_window: None };
     let stop = CancellationToken::new();
     let stopping = stop.clone();
-    let signal = command::stop_signal()?;
+    let signal = command::stop_signal(command::Hangup::Stops)?;
     tokio::spawn(async move {
         signal.await;
         stopping.cancel();

@@ -1,4 +1,4 @@
-//! The progress of a run: shown, and kept with its lease.
+//! The progress of a run: the display for people, and the checkpoint that is stored with the lease.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -13,34 +13,34 @@ use crate::{
     data::Store,
 };
 
-/// How a run is shown while it goes on.
+/// Displays a run while it is in progress.
 pub trait Display: Send + Sync {
-    /// Once, as it begins.
+    /// The run begins. Called once.
     fn begins(&self, from: Beginning);
 
-    /// So many items are to be done, or about as many, from where it begins.
+    /// About `items` items remain, counted from the beginning of the run.
     fn expect(&self, items: u64);
 
-    /// So many items more are done.
+    /// `items` more items are done.
     fn advance(&self, items: u64);
 
-    /// A line of the report that was found just now.
+    /// Shows a new line of the report.
     fn tell(&self, line: &str);
 }
 
-/// Where a run begins.
+/// The starting point of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Beginning {
-    /// At the beginning: there is nothing to go on from.
+    /// The beginning, because no checkpoint exists.
     First,
-    /// Where another got to that was cut short.
+    /// The checkpoint of an interrupted run.
     Resumed,
-    /// At the beginning, as was asked, though another got further. A run that resumes goes
-    /// on from there until this one has got somewhere.
+    /// The beginning, as the operator requested, although a checkpoint exists. The checkpoint stays
+    /// until this run writes its first one, so a later run can still resume from it.
     Anew,
 }
 
-/// The progress of a run, kept with its lease.
+/// The progress of a run. Each checkpoint is stored with a renewal of the lease.
 pub(super) struct RunProgress<'r> {
     store: &'r dyn Store,
     run: &'r Run,
@@ -85,7 +85,7 @@ impl Progress for RunProgress<'_> {
     }
 }
 
-/// The progress of a dry run, of which nothing is kept.
+/// The progress of a dry run. Nothing is stored.
 pub(super) struct DryProgress<'r> {
     pub job: Job,
     pub display: &'r dyn Display,

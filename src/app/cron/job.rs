@@ -1,4 +1,4 @@
-//! Which jobs there are, and when their periods begin.
+//! The regular jobs, their schedules, and the begin of each period.
 
 use std::{fmt, time::Duration};
 
@@ -11,20 +11,21 @@ use crate::biz::jobs::audit;
 /// A regular job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Job {
-    /// Open this month and the next for every user.
+    /// Open the quota rows of this month and the next for every user.
     ResetQuotas,
-    /// Free the holds of reservations that are past their expiry.
+    /// End the reservations that are past their expiry: free the hold, or charge the reported usage
+    /// of a stream.
     ExpireReservations,
-    /// Look up the top-ups that stay pending at payment-service, and settle them.
+    /// Look up pending top-ups at payment-service, and settle them.
     ReconcileRecharges,
-    /// Compare what Redis has of accounts and API keys with the database, and drop from it
-    /// what differs.
+    /// Compare the accounts and API keys in Redis with the database, and remove the entries that
+    /// differ.
     ReconcileCache,
     /// Prove that every balance, quota and rollup follows from its history.
     Audit,
     /// Move records that are older than `billing.record_months` to the archive.
     ArchiveRecords,
-    /// Make the daily rollup anew from the records where it differs from them.
+    /// Recreate the daily rollup from the records where it differs.
     RebuildRollup,
 }
 
@@ -51,8 +52,8 @@ impl Job {
         }
     }
 
-    /// In the billing zone: second, minute, hour, day of month, month, day of week. `None`:
-    /// it is only run by hand.
+    /// Cron fields in the billing zone: second, minute, hour, day of month, month, day of week.
+    /// `None` means that the job only runs by hand.
     pub fn schedule(self) -> Option<&'static str> {
         match self {
             Self::ResetQuotas => Some("0 0 0 1 * *"),
@@ -77,12 +78,12 @@ impl Job {
         }
     }
 
-    /// Whether it runs every so many minutes, in any zone alike.
+    /// Whether the job runs every few minutes. Its schedule is then the same in every zone.
     fn is_frequent(self) -> bool {
         matches!(self, Self::ExpireReservations | Self::ReconcileRecharges | Self::ReconcileCache)
     }
 
-    /// How long a run may take; one that hangs must not keep the next ones from running.
+    /// Longest time of a run. The limit keeps a run that hangs from blocking the next ones.
     pub(super) fn limit(self) -> Duration {
         match self {
             Self::ResetQuotas | Self::Audit | Self::ArchiveRecords | Self::RebuildRollup => {
@@ -99,19 +100,19 @@ impl fmt::Display for Job {
     }
 }
 
-/// The periods of a job that is only run by hand: a run goes on where another of the same
-/// day got to.
+/// The periods of a job that only runs by hand are days: a run resumes from the checkpoint of an
+/// interrupted run of the same day.
 const BY_HAND: &str = "0 0 0 * * *";
 
-/// When the period began that an instant is in.
+/// The begin of the period that contains `at`.
 pub(super) fn period_began(job: Job, at: DateTime<Utc>, zone: chrono_tz::Tz) -> anyhow::Result<DateTime<Utc>> {
-    // In the hour that comes twice when clocks go back, minutes of the zone name two instants.
+    // When clocks go back, one hour of the zone repeats and its minutes are ambiguous. UTC is not.
     let zone = if job.is_frequent() { chrono_tz::UTC } else { zone };
-    // Schedules know no fractions of a second.
+    // The schedule parser works in whole seconds.
     let at = at.with_timezone(&zone).with_nanosecond(0).unwrap_or_else(|| at.with_timezone(&zone));
     let schedule = schedule(job)?;
     let began = schedule.find_previous_occurrence(&at, true)?;
-    // A time that the clocks skipped is found from before it alone.
+    // A scheduled time that the clocks skip is only found by a forward search.
     let next = schedule.find_next_occurrence(&began, false)?;
     Ok(if next <= at { next } else { began }.to_utc())
 }

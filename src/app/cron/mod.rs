@@ -1,12 +1,17 @@
-//! The runs of regular jobs. Any number of processes may know the schedules; each period of
-//! a job is run once, by one of them. A period that nobody ran when it began is run by the
-//! first that is there.
+//! Runs the regular jobs. Several processes may have the same schedules, but one of them runs each
+//! period of a job, once. A period that was missed at its begin is run by the first process that
+//! starts.
 
 mod display;
 mod job;
+mod metrics;
 mod perform;
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::anyhow;
 use chrono::{DateTime, Utc};
@@ -16,11 +21,13 @@ use uuid::Uuid;
 pub use self::{
     display::{Beginning, Display},
     job::Job,
+    metrics::serve_metrics,
 };
 use self::{
     display::{DryProgress, RunProgress},
     job::{period_began, schedule},
 };
+use super::ensure_clock_agrees;
 use crate::{
     biz::{
         jobs::runs::{Begun, LEASE, Run},
@@ -28,24 +35,25 @@ use crate::{
     },
     config::Config,
     data::Store,
+    metrics::{Metrics, RunEnd},
 };
 
-/// What a run has to say.
+/// The report of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobReport {
     /// What was not told while it ran; the last one sums it up.
     pub lines: Vec<String>,
-    /// Whether all is as it should be.
+    /// Whether the run found no errors.
     pub is_good: bool,
 }
 
-/// How often a lease is renewed.
+/// Interval at which the lease is renewed.
 const RENEWAL: Duration = Duration::from_secs(LEASE.as_secs() / 4);
 
-/// How long a run that is cut short may take to tell what it did.
+/// Time in which an interrupted run sends its last updates to Redis.
 const CUT_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Unique among all processes.
+/// A new id of a lease holder, unique among all processes.
 fn owner() -> String {
     Uuid::now_v7().to_string()
 }
@@ -57,16 +65,22 @@ pub struct Runner {
     clock: Arc<dyn Clock>,
     calendar: Calendar,
     stop: CancellationToken,
+    /// Where somebody reads them.
+    metrics: Option<Arc<Metrics>>,
 }
 
 impl Runner {
     pub fn new(config: Arc<Config>, store: Arc<dyn Store>, clock: Arc<dyn Clock>, stop: CancellationToken) -> Self {
         let calendar = Calendar::new(config.billing.timezone, clock.clone());
-        Self { config, store, clock, calendar, stop }
+        Self { config, store, clock, calendar, stop, metrics: None }
     }
 
-    /// The jobs that are run regularly and that the configuration has a use for, with their
-    /// schedules.
+    /// Counts the runs, and what they settle, in `metrics`.
+    pub fn counting(self, metrics: Option<Arc<Metrics>>) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// The scheduled jobs that apply to the configuration, with their schedules.
     pub fn scheduled(&self) -> impl Iterator<Item = (Job, &'static str)> + '_ {
         let wanted = Job::ALL.into_iter().filter(|job| match job {
             Job::ReconcileRecharges => self.config.payment_service.is_some(),
@@ -77,35 +91,35 @@ impl Runner {
         wanted.filter_map(|job| Some((job, job.schedule()?)))
     }
 
-    /// In which the schedules are.
+    /// The zone of the schedules.
     pub fn zone(&self) -> chrono_tz::Tz {
         self.config.billing.timezone
     }
 
-    /// When a period begins next.
+    /// The begin of the next period.
     ///
     /// # Errors
-    /// None of the schedules there are.
+    /// The schedule can't be parsed. The built-in schedules can.
     pub fn next(&self, job: Job) -> anyhow::Result<DateTime<Utc>> {
         let now = self.calendar.now().utc.with_timezone(&self.config.billing.timezone);
         Ok(schedule(job)?.find_next_occurrence(&now, false)?.to_utc())
     }
 
-    /// The period that a job is in: when it began, by the clock of the billing zone. What
-    /// the job depends on makes another period of it.
+    /// The current period of a job: its begin by the clock of the billing zone, and the settings
+    /// that the run depends on. Changed settings make a new period.
     fn period(&self, job: Job) -> anyhow::Result<String> {
         let now = self.calendar.now().utc;
         let began = period_began(job, now, self.config.billing.timezone)?.format("%Y-%m-%dT%H:%M:%SZ");
         Ok(match job {
-            // Quotas that are configured anew are those of the next month.
+            // Changed free quotas must be written to the rows of the next month.
             Job::ResetQuotas => format!("{began} {}", self.quotas_configured()),
-            // A shorter time finds records to move in a month that is done.
+            // A shorter retention finds more records to move in the same period.
             Job::ArchiveRecords => format!("{began} {}m", self.config.billing.record_months.map_or(0, NonZeroU32::get)),
             _ => began.to_string(),
         })
     }
 
-    /// A short name of the free quotas that are configured.
+    /// A short hash of the configured free quotas.
     fn quotas_configured(&self) -> String {
         use sha2::{Digest, Sha256};
         let quotas: Vec<String> =
@@ -114,7 +128,7 @@ impl Runner {
         hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Runs a job if its period was not run yet and nobody runs it; `None` otherwise.
+    /// Runs a job unless its period is done or another process runs the job; `None` then.
     ///
     /// # Errors
     /// The run failed, was cut short or took too long: it is begun again later.
@@ -123,9 +137,9 @@ impl Runner {
         self.run(job, run, true, display).await
     }
 
-    /// Runs a job now, whatever was run; `None` where another process runs it. One that
-    /// `resumes` goes on where the last run by hand of the same period got to, if that was
-    /// not finished.
+    /// Runs a job now, even if its period is done; `None` if another process runs the job. With
+    /// `resumes`, the run continues from the checkpoint of the last unfinished run by hand of the
+    /// same period.
     ///
     /// # Errors
     /// As [`Self::run_due`].
@@ -134,24 +148,27 @@ impl Runner {
         self.run(job, run, resumes, display).await
     }
 
-    /// What a job would do now. Nothing is changed, and no lease is taken.
+    /// Reports the changes that a job would make now. Changes nothing, and takes no lease.
     ///
     /// # Errors
     /// What the job asks does not answer, or the process is asked to stop.
     pub async fn dry_run(&self, job: Job, display: &dyn Display) -> anyhow::Result<JobReport> {
+        ensure_clock_agrees(&self.config, &*self.store, &*self.clock).await?;
         let progress = DryProgress { job, display };
         let preview = self.preview(job, &progress);
         self.stop.run_until_cancelled(preview).await.unwrap_or_else(|| Err(anyhow!("cut short")))
     }
 
     async fn run(&self, job: Job, run: Run, resumes: bool, display: &dyn Display) -> anyhow::Result<Option<JobReport>> {
+        ensure_clock_agrees(&self.config, &*self.store, &*self.clock).await?;
         let Begun::Ours { position } = self.store.begin_run(&run).await? else { return Ok(None) };
+        let started = Instant::now();
         display.begins(match (&position, resumes) {
             (Some(_), true) => Beginning::Resumed,
             (Some(_), false) => Beginning::Anew,
             (None, _) => Beginning::First,
         });
-        // What is kept of a run that is not gone on from stays until this one gets somewhere.
+        // Without `resumes`, the old checkpoint stays until this run stores its first one.
         let position = position.filter(|_| resumes);
         let progress = RunProgress::new(&*self.store, &run, job, display, position);
         let cut = CancellationToken::new();
@@ -166,23 +183,34 @@ impl Runner {
         let done = match why {
             Ok(done) => done,
             Err(why) => {
-                // What was settled by then is still told to Redis.
+                // The job still sends the updates of its settlements to Redis.
                 cut.cancel();
                 let _ = tokio::time::timeout(CUT_TIMEOUT, performing).await;
                 Err(anyhow!(why))
             }
         };
         if let Err(error) = self.store.end_run(&run, done.is_ok()).await {
-            tracing::warn!(%error, %job, "the lease of the run ends by itself");
+            tracing::warn!(%error, %job, "release of the lease failed; the lease expires by itself");
         }
+        self.count(job, &done, started.elapsed());
         done.map(Some)
     }
 
-    /// Returns when the lease can't be renewed any more.
+    fn count(&self, job: Job, done: &anyhow::Result<JobReport>, took: Duration) {
+        let Some(metrics) = &self.metrics else { return };
+        let end = match done {
+            Ok(report) if report.is_good => RunEnd::Good,
+            Ok(_) => RunEnd::Bad,
+            Err(_) => RunEnd::Unfinished,
+        };
+        metrics.jobs.count(job.name(), end, took, self.calendar.now().utc);
+    }
+
+    /// Returns when another process has the lease.
     async fn lose_lease(&self, run: &Run) {
         loop {
             tokio::time::sleep(RENEWAL).await;
-            // An outage of the database ends the run by itself, or passes before the lease.
+            // An error is no loss of the lease: the run fails by itself in a database outage.
             if matches!(self.store.renew_run(run, None).await, Ok(false)) {
                 return;
             }

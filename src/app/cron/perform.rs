@@ -1,4 +1,4 @@
-//! What each job does in a run, and what it says in a dry run: one line each.
+//! Performs each job, in a run or as a dry run, and writes the lines of its report.
 
 use anyhow::anyhow;
 use tokio_util::sync::CancellationToken;
@@ -18,12 +18,12 @@ use crate::{
     },
 };
 
-/// Holds and orders that a dry run names.
+/// Most reservations and orders that a dry run lists.
 const LISTED: usize = 20;
 
 impl Runner {
-    /// Ends soon after `cut`. Jobs that settle see to that themselves: Redis is told of what
-    /// they did. The others may be dropped anywhere.
+    /// Performs a job. It ends soon after `cut`. Jobs that settle handle `cut` themselves, because
+    /// they still send their updates to Redis. The others may be dropped at any await.
     pub(super) async fn perform(
         &self,
         job: Job,
@@ -48,7 +48,7 @@ impl Runner {
             Job::ExpireReservations => self.preview_expire().await,
             Job::ReconcileRecharges => self.preview_recharges().await,
             Job::ReconcileCache => self.compare_cache(true).await,
-            // It only reads.
+            // The audit only reads.
             Job::Audit => self.audit(progress).await,
             Job::ArchiveRecords => self.archive(true, progress).await,
             Job::RebuildRollup => self.rebuild_rollup(true, progress).await,
@@ -78,7 +78,9 @@ impl Runner {
     }
 
     async fn expire(&self, cut: &CancellationToken) -> anyhow::Result<JobReport> {
-        let swept = jobs::sweep(&self.config, self.store.clone(), self.clock.clone(), cut).await?;
+        let swept =
+            jobs::sweep_counting(&self.config, self.store.clone(), self.clock.clone(), cut, self.metrics.as_ref())
+                .await?;
         let line = format!(
             "expire-reservations: {} holds freed, {} streams charged, {} failed",
             swept.freed, swept.charged, swept.failed
@@ -97,7 +99,14 @@ impl Runner {
     }
 
     async fn settle_recharges(&self, cut: &CancellationToken) -> anyhow::Result<JobReport> {
-        let done = jobs::reconcile_recharges(&self.config, self.store.clone(), self.clock.clone(), cut).await?;
+        let done = jobs::reconcile_recharges_counting(
+            &self.config,
+            self.store.clone(),
+            self.clock.clone(),
+            cut,
+            self.metrics.as_ref(),
+        )
+        .await?;
         let line = format!(
             "reconcile-recharges: {} credited, {} failed, {} expired, {} left, {} errors",
             done.credited, done.failed, done.expired, done.left, done.errors

@@ -1,4 +1,4 @@
-//! Counts low accounts regularly, for the metrics.
+//! Counts the accounts with a low balance or quota at intervals, for the metrics.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,14 +14,15 @@ use crate::{
     metrics::Metrics,
 };
 
-/// The least time between two counts.
+/// Shortest pause between two counts.
 const PAUSE: Duration = Duration::from_secs(60);
-/// A count reads all accounts: it may take one part in so many of the database's time.
+/// The pause after a count is at least this many times its duration, because a count reads all
+/// accounts.
 const SHARE: u32 = 20;
-/// A count that takes longer is given up.
+/// Deadline of a count.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What is counted, and where it shows.
+/// Counts low accounts in `store`, and sets the gauges in `metrics`.
 pub(super) struct LowBalances {
     pub store: Arc<dyn LowBalanceStore>,
     pub thresholds: Thresholds,
@@ -31,13 +32,14 @@ pub(super) struct LowBalances {
 }
 
 impl LowBalances {
-    /// Counts now and then regularly, until `stop`. What can't be counted stays as it was.
+    /// Counts at once and then at intervals, until `stop`. After a failed count the gauges keep
+    /// their values.
     pub(super) async fn count_regularly(self, stop: CancellationToken) {
         let counting = async {
             loop {
                 let began = Instant::now();
                 if let Err(error) = self.count().await {
-                    tracing::warn!(%error, "low accounts could not be counted");
+                    tracing::warn!(%error, "count of low accounts failed; the gauges keep their values");
                 }
                 sleep(pause_after(began.elapsed())).await;
             }

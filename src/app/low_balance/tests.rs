@@ -13,10 +13,11 @@ use crate::biz::{
     },
 };
 
-/// Answers by turns: a time and a count of users, or an error. Then it never does.
+/// Answers in order: after a number of seconds, a count of users or an error (`None`). After the
+/// last answer, it never answers.
 struct Script {
     answers: Mutex<Vec<(u64, Option<u64>)>>,
-    /// Seconds since the start at which it was asked.
+    /// The times of the queries, in seconds since the start.
     asked: Mutex<Vec<u64>>,
     start: Instant,
 }
@@ -60,12 +61,12 @@ async fn a_count_follows_the_start_and_slow_ones_follow_at_longer_intervals() {
     let (store, _, accounts) = counting(vec![(0, Some(1)), (2, Some(1)), (5, Some(1)), (0, Some(1))]);
     tokio::spawn(accounts.count_regularly(CancellationToken::new()));
     sleep(Duration::from_secs(300)).await;
-    // 2 s are rested from for 60, 5 s for 100; the last of these is in the air.
+    // The pause is 60 s after a count of 2 s, and 100 s after a count of 5 s. The last query is in flight.
     assert_eq!(*store.asked.lock().unwrap(), [0, 60, 122, 227, 287]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_counted_stays_as_it_was_and_a_count_without_an_end_is_given_up() {
+async fn a_failed_count_keeps_the_gauge_and_a_hanging_count_times_out() {
     let (store, metrics, accounts) = counting(vec![(3, None), (1, Some(7)), (1, None), (100, Some(8)), (1, Some(3))]);
     tokio::spawn(accounts.count_regularly(CancellationToken::new()));
     let mut seen = Vec::new();
@@ -73,7 +74,7 @@ async fn what_cannot_be_counted_stays_as_it_was_and_a_count_without_an_end_is_gi
         sleep(Duration::from_secs(seconds)).await;
         seen.push(shown(&metrics));
     }
-    // Nothing shows before the first count; the count of 100 s was given up after 60.
+    // The gauge is absent before the first count. The count of 100 s times out after 60 s.
     assert_eq!(seen, [None, Some(7), Some(7), Some(7), Some(3)]);
     assert_eq!(*store.asked.lock().unwrap(), [0, 63, 124, 185, 1_445]);
 }

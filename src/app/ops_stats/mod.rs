@@ -1,4 +1,4 @@
-//! Reads the operations' figures of the database regularly, for the metrics.
+//! Reads the operators' figures from the database at intervals, for the metrics.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,12 +13,12 @@ use crate::{
     metrics::Metrics,
 };
 
-/// Between two readings, each of which takes two cheap queries.
+/// Pause between two readings. A reading takes two cheap queries.
 const PAUSE: Duration = Duration::from_secs(60);
-/// A query that takes longer is given up.
+/// Deadline of a query.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Reads the figures from `store` and shows them in `metrics`.
+/// Reads the figures from `store`, and sets the gauges in `metrics`.
 pub(super) struct OpsStats {
     pub store: Arc<dyn OpsStatsStore>,
     pub calendar: Arc<Calendar>,
@@ -26,15 +26,16 @@ pub(super) struct OpsStats {
 }
 
 impl OpsStats {
-    /// Reads now and then regularly, until `stop`. What can't be read stays as it was.
+    /// Reads at once and then at intervals, until `stop`. After a failed query its gauge keeps the
+    /// value.
     pub(super) async fn read_regularly(self, stop: CancellationToken) {
         let reading = async {
             loop {
                 if let Err(error) = in_time(self.read_audit()).await {
-                    tracing::warn!(%error, "what the last audit found could not be read");
+                    tracing::warn!(%error, "result of the last audit could not be read; the gauge keeps its value");
                 }
                 if let Err(error) = in_time(self.count_pending()).await {
-                    tracing::warn!(%error, "old pending top-ups could not be counted");
+                    tracing::warn!(%error, "count of old pending top-ups failed; the gauge keeps its value");
                 }
                 sleep(PAUSE).await;
             }

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use super::*;
 use crate::biz::{jobs::ops_stats::FinishedAudit, values::calendar::SystemClock};
 
-/// What a query does.
+/// The outcome of a query.
 #[derive(Clone, Copy)]
 enum Answer {
     Counts(u64),
@@ -15,7 +15,7 @@ enum Answer {
 }
 use Answer::{Counts, Fails, NeverComes};
 
-/// Answers each query by turns; then it never does.
+/// Answers each kind of query in order. After the last answer, it never answers.
 #[derive(Default)]
 struct Script {
     audits: Mutex<Vec<Answer>>,
@@ -60,13 +60,13 @@ fn shown(metrics: &Metrics) -> [Option<u64>; 2] {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_read_stays_as_it_was_and_keeps_nothing_else_from_showing() {
+async fn a_failed_query_keeps_its_gauge_and_does_not_stop_the_other() {
     let audits = vec![Fails, Counts(1), NeverComes, Counts(3)];
     let pending = vec![Counts(5), Fails, Counts(6), NeverComes];
     let (metrics, ops_stats) = reading(audits, pending);
     tokio::spawn(ops_stats.read_regularly(CancellationToken::new()));
     let mut seen = Vec::new();
-    // The third reading begins after 120 s and gives its first query up after 10.
+    // The third reading begins after 120 s, and its first query times out after 10 s.
     for seconds in [1, 60, 70, 60] {
         sleep(Duration::from_secs(seconds)).await;
         seen.push(shown(&metrics));

@@ -9,10 +9,10 @@ use anyhow::{Context, bail};
 use billing_service::{
     app::{
         self,
-        cron::{Job, JobReport, Runner},
+        cron::{Job, JobReport, Runner, serve_metrics},
     },
     biz::{jobs::runs::LEASE, values::calendar::SystemClock},
-    command,
+    command::{self, Hangup},
 };
 use clap::{Parser, builder::PossibleValuesParser};
 use tokio_util::sync::CancellationToken;
@@ -56,7 +56,8 @@ async fn run() -> anyhow::Result<ExitCode> {
         None => None,
     };
     // Signals are caught before the log says that cron waits for them.
-    let stop_signal = command::stop_signal()?;
+    let on_hangup = if once.is_some() { Hangup::Stops } else { Hangup::Ignored };
+    let stop_signal = command::stop_signal(on_hangup)?;
     let store = if arguments.list || arguments.dry_run {
         app::connect_unchanged(&config).await?
     } else if once.is_some() {
@@ -65,8 +66,12 @@ async fn run() -> anyhow::Result<ExitCode> {
         // A server may be creating the database at the same time.
         app::connect(&config).await?
     };
+    app::ensure_clock_agrees(&config, &*store, &SystemClock).await?;
     let stop = CancellationToken::new();
-    let runner = Arc::new(Runner::new(config, store.clone(), Arc::new(SystemClock), stop.clone()));
+    let is_service = once.is_none() && !arguments.list;
+    let metrics = if is_service { serve_metrics(&config, stop.clone()).await? } else { None };
+    let runner = Runner::new(config, store.clone(), Arc::new(SystemClock), stop.clone()).counting(metrics);
+    let runner = Arc::new(runner);
     tokio::spawn({
         let stop = stop.clone();
         async move {
@@ -107,7 +112,8 @@ fn list(runner: &Runner) -> anyhow::Result<ExitCode> {
         let next = match job.schedule() {
             None => "by hand".to_owned(),
             Some(_) if runner.scheduled().any(|(scheduled, _)| scheduled == job) => {
-                format!("next {}", runner.next(job)?.format("%Y-%m-%dT%H:%M:%SZ"))
+                let next = runner.next(job)?.with_timezone(&runner.zone());
+                format!("next {}", next.format("%Y-%m-%dT%H:%M:%S%:z"))
             }
             Some(_) => "not configured".to_owned(),
         };

@@ -1,4 +1,4 @@
-//! The services that can be billed: what a unit costs and how many a month are free.
+//! The billable services, each with its price and its free units a month.
 
 use std::collections::BTreeMap;
 
@@ -12,31 +12,31 @@ use crate::biz::{
 pub struct Plan {
     pub price: Price,
     /// Units a user gets free each month.
-    pub free_quota: u32,
+    pub free_quota: u64,
     /// What becomes of its reservations.
     pub policy: Policy,
 }
 
-/// How the calls of a service are priced.
+/// The price of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Price {
-    /// Each unit alike.
+    /// A fixed price per unit.
     Unit(Money),
-    /// By the tokens of a call, at the prices of its model.
+    /// The tokens of the call, at the prices of its model.
     Model(QuotaUnit),
 }
 
-/// What the units of a service are, and so what its free quota counts.
+/// The unit of a service, which its free quota counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum QuotaUnit {
-    /// As many as the request says.
+    /// Calls: the `count` of the request.
     #[default]
     Calls,
-    /// Input and output together.
+    /// Tokens: the sum of input and output.
     Tokens,
 }
 
-/// All services, by name. A service that is not in here is an error, never free.
+/// All services, by name. A call of any other service is an error, never free.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Catalog(BTreeMap<ServiceName, Plan>);
 
@@ -45,9 +45,11 @@ impl Catalog {
         Self(plans.into_iter().collect())
     }
 
+    /// Finds a service by its name.
+    ///
     /// # Errors
-    /// [`Error::Invalid`] for a name that cannot be one, [`Error::UnknownService`]
-    /// for one that is not configured.
+    /// [`Error::Invalid`] for an empty name, [`Error::UnknownService`] for a service that is not
+    /// configured.
     pub fn find(&self, name: &str) -> Result<(&ServiceName, Plan), Error> {
         if name.is_empty() {
             return Err(Invalid::new("service_name", "is required").into());
@@ -58,7 +60,7 @@ impl Catalog {
         }
     }
 
-    /// The policy of a service; the default for one that is not configured any more.
+    /// The policy of a service; the default for a service that is no longer configured.
     pub fn policy(&self, service: &ServiceName) -> Policy {
         self.0.get(service).map(|plan| plan.policy).unwrap_or_default()
     }
@@ -89,7 +91,7 @@ mod tests {
         assert_eq!(catalog.find(&"x".repeat(65)), Err(Error::UnknownService("x".repeat(64))));
         assert_eq!(catalog.iter().collect::<Vec<_>>(), [(&service, plan)]);
         assert_eq!(catalog.services().collect::<Vec<_>>(), [&service]);
-        // What is not configured any more may still have reservations.
+        // A service that is no longer configured may still have reservations.
         assert_eq!(catalog.policy(&service), policy);
         assert_eq!(catalog.policy(&ServiceName::from_stored("gone")), Policy::default());
     }

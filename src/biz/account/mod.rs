@@ -23,14 +23,14 @@ use super::{
 /// Free units of one service in one month.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Quota {
-    pub total: u32,
-    pub used: u32,
+    pub total: u64,
+    pub used: u64,
     /// Reserved, neither used nor freed yet.
-    pub held: u32,
+    pub held: u64,
 }
 
 impl Quota {
-    pub fn remaining(&self) -> u32 {
+    pub fn remaining(&self) -> u64 {
         self.total.saturating_sub(self.used).saturating_sub(self.held)
     }
 }
@@ -38,48 +38,48 @@ impl Quota {
 /// Prepaid money.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Balance {
-    /// Below zero when more was delivered than it covered.
+    /// The balance, holds included. Below zero if delivered work cost more than the balance.
     pub amount: Money,
-    /// The part that is reserved.
+    /// The sum of all holds on the balance.
     pub held: Money,
-    /// Grows with every change of the account.
+    /// Increases with every change of the account.
     pub version: i64,
 }
 
 impl Balance {
-    /// What may be spent.
+    /// The balance without the holds.
     pub fn available(&self) -> Money {
         self.amount.minus(self.held)
     }
 }
 
 /// The committed state of an account.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Account {
     pub balance: Balance,
     pub quotas: BTreeMap<ServiceName, Quota>,
-    /// Where the user has caps.
+    /// The request caps and the counted calls; `None` if the user has no caps.
     pub requests: Option<Requests>,
 }
 
 impl Account {
-    /// Whether every service of the catalog has its quota row.
+    /// Whether every service of the catalog has a quota row.
     pub fn is_open_for(&self, catalog: &Catalog) -> bool {
         catalog.services().all(|service| self.quotas.contains_key(service))
     }
 }
 
-/// Where accounts are kept.
+/// Reads accounts from the database.
 #[async_trait]
 pub trait AccountStore: Send + Sync + 'static {
-    /// The account with its quotas of `month`; `None` when the user has none.
+    /// The account with its quotas of `month`; `None` if the user has no account.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn account(&self, user: &UserId, month: Month) -> std::result::Result<Option<Account>, StoreError>;
 
-    /// Those of the next thousand users behind `after`, or of the first thousand, whose
-    /// account changed since an instant.
+    /// Looks at the next [`ACTIVE_PAGE`] users after `after` (`None`: the first ones), and returns
+    /// the users whose account has changed at or after `since`.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
@@ -90,19 +90,19 @@ pub trait AccountStore: Send + Sync + 'static {
     ) -> std::result::Result<ActiveUsers, StoreError>;
 }
 
-/// A page of users.
+/// A page of active users.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActiveUsers {
     pub users: Vec<UserId>,
-    /// Behind which the next page begins; `None` at the end.
+    /// The next page begins after this user; `None` at the end.
     pub next: Option<UserId>,
 }
 
-/// Users that are looked at for one page.
+/// Users that one page looks at, active or not.
 pub const ACTIVE_PAGE: usize = 1_000;
 
 impl ActiveUsers {
-    /// From a page of users in order, with when their accounts last changed.
+    /// Filters a page of users in key order, each with the time of the account's last change.
     pub fn of_page(page: Vec<(UserId, DateTime<Utc>)>, since: DateTime<Utc>) -> Self {
         let next = if page.len() < ACTIVE_PAGE { None } else { page.last().map(|(user, _)| user.clone()) };
         let active = page.into_iter().filter(|(_, changed)| *changed >= since);
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn held_units_and_amounts_are_not_there_to_be_used() {
         let quota = |used, held| Quota { total: 9, used, held }.remaining();
-        // A quota that was lowered has nothing left.
+        // A quota that was lowered below its use has zero units left.
         assert_eq!([quota(0, 0), quota(3, 4), quota(9, 0), quota(9, 1), quota(10, 0)], [9, 2, 0, 0, 0]);
         let balance = Balance { amount: Money::from_micros(5), held: Money::from_micros(7), version: 0 };
         assert_eq!(balance.available(), Money::from_micros(-2));

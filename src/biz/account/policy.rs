@@ -1,40 +1,40 @@
-//! What a service does with a reservation where nobody can be asked any more.
+//! The policy of a service for its reservations: at expiry, and for a commit above the hold.
 
 use crate::biz::values::money::Money;
 
-/// The choices of one service.
+/// The policy of one service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Policy {
     pub on_expiry: OnExpiry,
     pub above_hold: AboveHold,
 }
 
-/// What becomes of a hold whose time has come.
+/// The end of a reservation that expires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnExpiry {
-    /// What was last reported of a stream is charged; without a report it is freed.
+    /// A stream is charged for its last reported usage. Without a report the hold is freed.
     #[default]
     Commit,
-    /// It is freed, whatever was reported. A commit that comes later still charges.
+    /// The hold is freed, even if usage was reported. A later commit still charges.
     Release,
 }
 
-/// What a commit may take from the balance when what was delivered costs more than the
-/// hold. Free quota goes first, always, and is no part of this.
+/// The amount that a commit may take from the balance if the delivered work costs more than the
+/// hold. Free quota is always used first, and this policy does not apply to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AboveHold {
-    /// All of it, even below zero.
+    /// The whole cost. The balance may fall below zero.
     #[default]
     Charge,
-    /// What was held.
+    /// At most the hold.
     Cap,
-    /// What was held, and whatever else of the balance nobody holds.
+    /// At most the hold, or the available balance if it is larger.
     Spill,
 }
 
 impl AboveHold {
-    /// What of `cost` is charged. `held` is what the reservation holds or, once it has
-    /// expired, held; `available` is what may be spent with that hold freed.
+    /// The part of `cost` that is charged. `held` is the hold of the reservation, also after its
+    /// expiry. `available` is the available balance with that hold freed.
     pub fn charged(self, cost: Money, held: Money, available: Money) -> Money {
         match self {
             Self::Charge => cost,
@@ -61,7 +61,7 @@ mod tests {
             (Spill, "7", "2", "5", "5"),
             (Cap, "1", "2", "5", "1"),
             (Spill, "3", "2", "5", "3"),
-            // Others have spent what was held.
+            // Other charges have spent the held money.
             (Spill, "3", "2", "-1", "2"),
         ] {
             assert_eq!(policy.charged(yuan(cost), yuan(held), yuan(available)), yuan(charged), "{policy:?} of {cost}");

@@ -5,52 +5,55 @@ pub mod quote;
 
 use super::values::{error::Error, money::Money};
 
-/// What an account can pay with, for one service.
+/// The free quota and balance of an account, for a charge of one service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Funds {
     /// Units of the service's free quota left this month.
-    pub free_remaining: u32,
+    pub free_remaining: u64,
     /// What may be spent.
     pub available: Money,
 }
 
-/// How a charge is paid.
+/// The parts of a charge that free quota and balance pay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Split {
     /// Units taken from the free quota.
     pub free: u32,
     /// Units paid from the balance.
     pub paid: u32,
-    /// What the paid units cost.
+    /// Cost of the paid units.
     pub amount: Money,
 }
 
 impl Split {
-    /// Whether anything of it is paid: what is added to a charge may be an amount alone.
+    /// Whether the balance pays a part. A surcharge may have an amount without units.
     pub fn is_paid(self) -> bool {
         self.paid > 0 || !self.amount.is_zero()
     }
 }
 
-/// Splits `count` units, which would cost `cost` if none were free, between free
-/// quota and balance. The paid part costs `cost * paid / count`, to the nearest
-/// millionth.
+/// Splits `count` units between free quota and balance. `cost` is the cost of all units without
+/// free quota. The paid part costs `cost * paid / count`, rounded to the nearest millionth.
 ///
 /// # Errors
-/// [`Error::InsufficientBalance`] when the balance does not cover the paid part.
+/// [`Error::InsufficientBalance`]: the available balance does not cover the paid part.
 pub fn charge(count: u32, cost: Money, funds: Funds) -> Result<Split, Error> {
     let split = split(count, cost, funds.free_remaining);
-    // Free calls go through whatever the balance, also after late commits have
-    // taken it below zero.
+    // Free calls need no balance, even if late commits have taken it below zero.
     if !split.amount.is_zero() && split.amount > funds.available {
         return Err(Error::InsufficientBalance { needed: split.amount, available: funds.available });
     }
     Ok(split)
 }
 
+/// The units of `count` that the free quota pays.
+pub fn free_part(count: u32, free_remaining: u64) -> u32 {
+    u32::try_from(free_remaining).map_or(count, |remaining| count.min(remaining))
+}
+
 /// The split alone, whether or not the balance covers it.
-pub fn split(count: u32, cost: Money, free_remaining: u32) -> Split {
-    let free = count.min(free_remaining);
+pub fn split(count: u32, cost: Money, free_remaining: u64) -> Split {
+    let free = free_part(count, free_remaining);
     let paid = count - free;
     Split { free, paid, amount: cost.share(paid, count.max(1)) }
 }
@@ -60,7 +63,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn funds(free_remaining: u32, available: &str) -> Funds {
+    fn funds(free_remaining: u64, available: &str) -> Funds {
         Funds { free_remaining, available: available.parse().unwrap() }
     }
 
@@ -86,17 +89,17 @@ mod tests {
     }
 
     proptest! {
-        /// The rule against a reference that counts unit by unit.
+        /// Compares the rule with a reference that counts unit by unit.
         #[test]
         fn the_rule_agrees_with_paying_unit_by_unit(
             count in 1u32..200,
             price in 0i64..1_000_000,
-            free in 0u32..300,
+            free in 0u64..300,
             available in 0i64..100_000_000,
         ) {
             let (mut left, mut taken, mut paid) = (free, 0, 0);
             for _ in 0..count {
-                if left > 0 { left -= 1; taken += 1 } else { paid += 1 }
+                if left > 0 { left -= 1; taken += 1u32 } else { paid += 1 }
             }
             let amount = i64::from(paid) * price;
             let cost = Money::from_micros(price).times(count).unwrap();
@@ -115,7 +118,7 @@ mod tests {
         fn nothing_is_charged_beyond_the_cost(
             count in 1u32..=1_000_000_000,
             cost in 0i64..=Money::MAX.micros(),
-            free in 0u32..=i32::MAX as u32,
+            free in 0u64..=1 << 40,
         ) {
             let split = split(count, Money::from_micros(cost), free);
             prop_assert_eq!(split.free + split.paid, count);

@@ -1,4 +1,4 @@
-//! What a call is before it is known who pays: how many units, and what they cost.
+//! The quote of a call: its units and their cost, before free quota and balance are applied.
 
 use std::sync::Arc;
 
@@ -8,43 +8,43 @@ use crate::biz::{
     values::{calendar::Calendar, error::Result, ids::ModelName, invalid::Invalid, money::Money, usage::Usage},
 };
 
-/// Units of one call at the most, calls and tokens alike.
+/// Most units of one call, for calls and tokens.
 pub const MAX_UNITS: u32 = 1_000_000_000;
 
-/// The field that is to blame for an estimate.
+/// The field that errors name for an estimate.
 pub const ESTIMATE: &str = "estimated_input_tokens";
 
-/// What a caller says of a call.
+/// The caller's description of a call.
 #[derive(Debug, Clone, Copy)]
 pub struct Ask<'a> {
     pub count: u32,
-    /// Of all units if none were free. It takes the place of every price.
+    /// The cost of all units without free quota. It replaces every price.
     pub cost: Option<Money>,
     pub model: Option<&'a ModelName>,
     pub usage: Option<Usage>,
-    /// The field that `usage` came from.
+    /// The request field of `usage`, for errors.
     pub tokens_field: &'static str,
 }
 
-/// A call, priced.
+/// A priced call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quote {
     pub units: u32,
     pub quota_unit: QuotaUnit,
-    /// Of all units if none were free.
+    /// The cost of all units without free quota.
     pub cost: Money,
-    /// In force for the model of a call that is priced by model.
+    /// The version in force, if the call is priced by model.
     pub version: Option<PriceVersion>,
 }
 
 impl Quote {
-    /// Of a call that no model prices.
+    /// The quote of a call that is not priced by model.
     pub fn of_calls(units: u32, cost: Money) -> Self {
         Self { units, quota_unit: QuotaUnit::Calls, cost, version: None }
     }
 }
 
-/// Prices calls, at the moment they are asked for.
+/// Prices calls with the versions in force at the time of the request.
 pub struct Quoter {
     prices: Arc<Prices>,
     calendar: Arc<Calendar>,
@@ -55,9 +55,11 @@ impl Quoter {
         Self { prices, calendar }
     }
 
+    /// Prices a call of a service.
+    ///
     /// # Errors
-    /// [`super::error::Error::Invalid`] for a model without a price, for tokens that are
-    /// needed and missing or too many, and for a cost beyond [`Money::MAX`].
+    /// [`Error::Invalid`](crate::biz::values::error::Error::Invalid) for a model without a price,
+    /// for required tokens that are missing or too many, and for a cost above [`Money::MAX`].
     pub fn quote(&self, plan: Plan, ask: Ask<'_>) -> Result<Quote> {
         match plan.price {
             Price::Unit(price) => {
@@ -71,7 +73,7 @@ impl Quoter {
     }
 
     fn by_model(&self, quota_unit: QuotaUnit, ask: Ask<'_>) -> Result<Quote> {
-        // Nobody means none: they have other names where they came from.
+        // Zero tokens count as missing. The error names the request field of the caller.
         let usage = ask
             .usage
             .filter(|usage| usage.tokens() > 0)
@@ -95,10 +97,10 @@ impl Quoter {
     }
 }
 
-/// The units of a call of which the free quota counts the tokens.
+/// The units of a call whose free quota counts tokens.
 ///
 /// # Errors
-/// Names `field` where there are none, or more than [`MAX_UNITS`].
+/// [`Invalid`] names `field` for zero tokens, and for more than [`MAX_UNITS`].
 pub fn token_units(field: &str, usage: Usage) -> std::result::Result<u32, Invalid> {
     u32::try_from(usage.tokens())
         .ok()
@@ -129,8 +131,8 @@ mod tests {
     /// One call.
     const CALL: Ask<'_> = Ask { count: 1, cost: None, model: None, usage: None, tokens_field: "usage" };
 
-    /// The units, the cost and whether a version prices them, of a call of the model `m`. A million
-    /// of its tokens cost 1, cached ones 0.5, and those of the output 2.
+    /// The units, the cost, and whether a price version applies, for a call of the model `m`. A million
+    /// input tokens cost 1, cached ones 0.5, and output tokens 2.
     fn quote(price: Price, ask: Ask<'_>) -> std::result::Result<(u32, Money, bool), String> {
         quote_of("m", price, ask)
     }
@@ -178,7 +180,7 @@ mod tests {
             let refused = "usage: is required: the service is priced by model";
             assert_eq!(quote(Price::Model(unit), Ask { cost, usage, ..CALL }), Err(refused.into()));
         }
-        // A cost takes the place of the prices, and where units are calls nothing else asks for tokens.
+        // A cost replaces the prices. If units are calls, the tokens are then not needed.
         assert_eq!(quote(Price::Model(Calls), Ask { cost: Some(yuan("7")), ..CALL }), Ok((1, yuan("7"), true)));
     }
 

@@ -46,7 +46,7 @@ pub struct Check {
 pub struct Verdict {
     pub decision: Decision,
     /// Free units before the call.
-    pub free_remaining: u32,
+    pub free_remaining: u64,
     pub balance: Money,
     /// The amount that the call would charge to the balance.
     pub amount: Money,
@@ -213,7 +213,7 @@ impl Call<'_> {
     }
 
     /// Free units left. The quota is present, because [`Need::is_met_by`] asks for it.
-    fn free_remaining(&self, account: &AccountEntry) -> u32 {
+    fn free_remaining(&self, account: &AccountEntry) -> u64 {
         account.quota(self.now.month, self.service).map_or(0, |quota| quota.remaining())
     }
 

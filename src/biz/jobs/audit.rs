@@ -1,9 +1,11 @@
-//! The proof of the books: what the accounts say against what made them so.
+//! The audit compares each account with its history.
 //!
-//! For every user, balance = successful recharges + adjustments − charged amounts; used
-//! quota = the free records of that month + what it was opened with; each day's rollup =
-//! its records; the settled transactions add up to the records, and the PENDING ones to
-//! what is held.
+//! For every user:
+//! - balance = successful recharges + adjustments − charged amounts
+//! - used quota of a month = free units of its records + units taken over from the legacy service
+//! - rollup of a day = its records
+//! - settled transactions = their records
+//! - holds = PENDING reservations
 
 use std::{collections::BTreeMap, fmt};
 
@@ -13,6 +15,7 @@ use chrono::NaiveDate;
 use super::progress::{Progress, ScanPosition};
 use crate::biz::{
     account::users::Users,
+    jobs::retry::repeat,
     values::{
         error::StoreError,
         ids::{ServiceName, UserId},
@@ -20,12 +23,12 @@ use crate::biz::{
     },
 };
 
-/// What is known of one user, read in one snapshot. Numbers that should never be below zero
-/// are read as they are, so that one which is does not end the proof of all others.
+/// The figures of one user, read in one snapshot. Counts are signed, so that a wrong negative number
+/// is reported and does not stop the audit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evidence {
     pub user: UserId,
-    /// `None`: traces of a user who has no account row.
+    /// `None` for a user without an account row, who has other rows.
     pub balance: Option<Money>,
     pub recharged: Money,
     pub adjusted: Money,
@@ -36,22 +39,22 @@ pub struct Evidence {
     pub recorded_amount: Money,
     pub recorded_count: i64,
     pub used_quotas: BTreeMap<(ServiceName, String), i64>,
-    /// Used units that no record accounts for, of quotas that were taken over from the
-    /// legacy service; below zero where its records say more than it had counted.
+    /// Used units without a record, of quotas that were taken over from the legacy service. Below
+    /// zero if the legacy records have more units than the legacy service had counted.
     pub opened_quotas: BTreeMap<(ServiceName, String), i64>,
-    /// What the account says is held, of the balance and of each quota above zero.
+    /// The holds of the account: of the balance, and of each quota if above zero.
     pub held: Money,
     pub held_quotas: BTreeMap<(ServiceName, String), i64>,
-    /// PENDING reservations that no sweep would find.
+    /// The number of PENDING reservations that no sweep would find.
     pub stranded: u64,
-    /// What the PENDING reservations hold.
+    /// The sum of the holds of PENDING reservations.
     pub reserved: Money,
     pub reserved_quotas: BTreeMap<(ServiceName, String), i64>,
     /// Sum of all records, and their free units in each month.
     pub charged: Money,
     pub free_units: BTreeMap<(ServiceName, String), i64>,
-    /// The days on which rollup and records do not agree, [`MAX_DAYS`] at most of all users
-    /// that are read together. All their days are too many to be read.
+    /// The days on which rollup and records differ, at most [`MAX_DAYS`] for all users of one
+    /// snapshot. The database compares the days, because all days are too many to read.
     pub differing_days: Vec<DifferingDay>,
     /// Rows that settlement cannot read, with their values: the account is quarantined for them.
     pub unreadable: Vec<String>,
@@ -83,7 +86,7 @@ impl Evidence {
     }
 }
 
-/// Use of one service on one day, and in how many records.
+/// Usage of one service on one day, with the number of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DayBook {
     pub free_count: i64,
@@ -93,7 +96,7 @@ pub struct DayBook {
     pub paid_records: i64,
 }
 
-/// A day of one service that the rollup and the records tell differently.
+/// A day of one service on which rollup and records differ.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DifferingDay {
     pub service: ServiceName,
@@ -127,45 +130,44 @@ impl fmt::Display for Difference {
 /// Reads the books.
 #[async_trait]
 pub trait AuditStore: Users {
-    /// Evidence of at most `limit` users behind `after` in key order, all of one
-    /// snapshot; empty at the end.
+    /// Evidence of at most `limit` users after `after` in key order, read in one snapshot; empty at
+    /// the end.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn evidence(&self, after: Option<&UserId>, limit: u32) -> Result<Vec<Evidence>, StoreError>;
 }
 
-/// What an audit found, the runs included that this one goes on from.
+/// The result of an audit. The counts include the interrupted run from which this one resumes.
 #[derive(Debug, Default)]
 pub struct AuditReport {
     pub users: u64,
     pub difference_count: u64,
-    /// Those that this run told.
+    /// The differences that this run reported.
     pub differences: Vec<Difference>,
 }
 
-/// The name that the regular job is remembered by.
+/// The stored name of the regular job.
 pub const JOB: &str = "audit";
-/// Differences that are told; beyond it they are only counted.
+/// Most differences that are reported one by one. Further ones are only counted.
 pub const MAX_REPORTED: u64 = 1_000;
-/// Days that differ and are told, of the users read in one snapshot.
+/// Most differing days that are read in one snapshot.
 pub const MAX_DAYS: u32 = 10_000;
 /// Users read in one snapshot.
 const USERS_AT_A_TIME: u32 = 200;
 
-/// Audits every user, from where `progress` says that it got to, and tells differences as it
-/// finds them.
+/// Audits every user, and reports each difference at once. Resumes from the checkpoint of
+/// `progress`.
 ///
 /// # Errors
-/// [`StoreError::Unavailable`], also when the lease of the run is lost;
-/// [`StoreError::Failed`].
+/// [`StoreError::Unavailable`], also if the lease of the run is lost; [`StoreError::Failed`].
 pub async fn audit(store: &dyn AuditStore, progress: &dyn Progress) -> Result<AuditReport, StoreError> {
     let mut scan = ScanPosition::<2>::of(progress);
     let mut differences = Vec::new();
     progress.expect(store.users_behind(scan.last.as_ref()).await?);
-    // Ends: each chunk begins behind the last.
+    // Ends, because each chunk begins after the last one.
     loop {
-        let chunk = store.evidence(scan.last.as_ref(), USERS_AT_A_TIME).await?;
+        let chunk = repeat(|| store.evidence(scan.last.as_ref(), USERS_AT_A_TIME)).await?;
         let Some(end) = chunk.last() else {
             let [users, difference_count] = scan.counts;
             return Ok(AuditReport { users, difference_count, differences });
@@ -184,8 +186,7 @@ pub async fn audit(store: &dyn AuditStore, progress: &dyn Progress) -> Result<Au
     }
 }
 
-/// How many differences an audit had found when it got to a position; `None` where that is no
-/// position of an audit.
+/// The number of differences in a checkpoint of the audit; `None` if `position` is malformed.
 pub fn differences_at(position: Option<&str>) -> Option<u64> {
     let scan = position.map_or_else(|| Some(ScanPosition::begin()), ScanPosition::<2>::read);
     scan.map(|scan| scan.counts[1])

@@ -1,5 +1,5 @@
-//! Low accounts: how many users have little balance or little free quota left. Nothing is
-//! kept of it; the accounts themselves are counted.
+//! Counts the users with a low balance or a low free quota. The counts are not stored; each
+//! count reads the accounts.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,40 +12,41 @@ use crate::biz::values::{calendar::Month, error::StoreError, ids::ServiceName, m
 pub struct Percent(u16);
 
 impl Percent {
-    /// Of the whole itself.
+    /// 100 %, in hundredths of a percent.
     pub const WHOLE: u16 = 10_000;
 
-    /// The whole for more than that.
+    /// A number above [`Percent::WHOLE`] becomes [`Percent::WHOLE`].
     pub const fn from_hundredths(hundredths: u16) -> Self {
         Self(if hundredths > Self::WHOLE { Self::WHOLE } else { hundredths })
     }
 
-    /// From 0 to [`Percent::WHOLE`].
+    /// Hundredths of a percent, 0 to [`Percent::WHOLE`].
     pub const fn hundredths(self) -> u16 {
         self.0
     }
 }
 
-/// Below what an account is low; at it, it is not.
+/// An account below a threshold is low; an account at a threshold is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Thresholds {
-    /// Of the balance that is not held.
+    /// Compared with the balance without its holds.
     pub balance: Money,
-    /// Of a service's free quota of the month: what is neither used nor held.
+    /// Compared with the part of a service's monthly free quota that is neither used nor held.
     pub quota: Percent,
 }
 
-/// How many users are low, at one moment.
+/// The number of low users at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LowCounts {
     pub balance: u64,
-    /// By the service whose quota is low, in which whoever has none to begin with does not
-    /// count. Services without such users may be absent, and legacy services present.
+    /// Users by the service whose quota is low. Users with a free quota of zero do not count.
+    /// Services without low users may be absent, and legacy services may be present.
     pub quotas: BTreeMap<ServiceName, u64>,
 }
 
 impl FromIterator<(Option<ServiceName>, u64)> for LowCounts {
-    /// Users by the service whose quota is low, and by balance where there is no service.
+    /// A pair with a service counts the users whose quota of it is low; the pair without a service
+    /// counts the users whose balance is low.
     fn from_iter<I: IntoIterator<Item = (Option<ServiceName>, u64)>>(counted: I) -> Self {
         let mut counts = Self::default();
         for (service, users) in counted {
@@ -58,14 +59,14 @@ impl FromIterator<(Option<ServiceName>, u64)> for LowCounts {
     }
 }
 
-/// Where accounts are counted.
+/// Counts low accounts in the database.
 #[async_trait]
 pub trait LowBalanceStore: Send + Sync + 'static {
-    /// Counts the accounts that are low, by their quotas of `month`. It reads all of them,
-    /// so the database itself ends it after `within`, also when the caller has gone.
-    /// Nothing else waits for it.
+    /// Counts the low accounts, with the quotas of `month`. The query reads all accounts, so the
+    /// database ends it after `within`, even if the caller has gone. No other query waits for it.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`], also when it took too long; [`StoreError::Failed`].
+    /// [`StoreError::Unavailable`], also when the query takes longer than `within`;
+    /// [`StoreError::Failed`].
     async fn count_low(&self, thresholds: Thresholds, month: Month, within: Duration) -> Result<LowCounts, StoreError>;
 }

@@ -1,5 +1,5 @@
-//! Work behind the requests: scheduled jobs with their runs and checkpoints, and the counts that
-//! operators watch.
+//! Work beside the requests: scheduled jobs with their runs and checkpoints, and the operators'
+//! figures.
 
 pub mod archive;
 pub mod audit;

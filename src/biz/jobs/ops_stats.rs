@@ -1,18 +1,18 @@
-//! What only the database knows and operators are alerted to: what the last audit found, and
-//! top-ups that nobody has settled for long.
+//! Figures from the database that alert operators: the differences of the last audit, and the
+//! number of top-ups that have been pending for long.
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::biz::values::error::StoreError;
 
-/// A top-up that has been pending for longer is old.
+/// A top-up that has been pending for longer than this is old.
 pub const PENDING_FOR: TimeDelta = TimeDelta::hours(1);
 
-/// An audit of the schedule that came to its end.
+/// A scheduled audit that finished.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FinishedAudit {
-    /// By the clock of the database.
+    /// Time of its end, by the clock of the database.
     pub at: DateTime<Utc>,
     pub differences: u64,
 }
@@ -20,15 +20,15 @@ pub struct FinishedAudit {
 /// Reads the figures that operators are alerted to.
 #[async_trait]
 pub trait OpsStatsStore: Send + Sync + 'static {
-    /// The audit that was finished last. Those that go on or were cut short have not seen
-    /// all books, and those by hand are told to whoever makes them: neither counts.
+    /// The scheduled audit that finished last. Unfinished audits do not count, because they have
+    /// not read all books. Audits by hand do not count, because they report to the operator.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]; [`StoreError::Failed`], also when what the audit found
-    /// can't be read.
+    /// [`StoreError::Unavailable`]; [`StoreError::Failed`], also when the stored result of the
+    /// audit is malformed.
     async fn last_audit(&self) -> Result<Option<FinishedAudit>, StoreError>;
 
-    /// How many pending top-ups were made before an instant.
+    /// The number of pending top-ups that were created before `made_before`.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].

@@ -1,5 +1,5 @@
-//! How far a long job has got: shown to people, and kept for the run that goes on after
-//! this one was cut short.
+//! The progress of a long job: displayed to people, and stored as a checkpoint from which the next
+//! run resumes if this one is interrupted.
 
 use std::fmt;
 
@@ -10,29 +10,28 @@ use crate::biz::values::{error::StoreError, ids::UserId};
 /// The progress of one run.
 #[async_trait]
 pub trait Progress: Send + Sync {
-    /// Where to go on; `None` at the beginning.
+    /// The checkpoint to resume from; `None` begins at the first item.
     fn position(&self) -> Option<String>;
 
-    /// So many items are to be done, from the position on. Only shown: others may come and
-    /// go meanwhile.
+    /// `items` items remain after the checkpoint. The number is only displayed: users may be added
+    /// during the run.
     fn expect(&self, items: u64);
 
-    /// Everything up to `position`, which has at most 255 characters, is done, so many items
-    /// more. What the run has found so far is part of the position: the run that goes on
-    /// knows nothing else.
+    /// Stores the checkpoint `position`, of at most 255 characters: all items up to it are done,
+    /// `items` of them since the last checkpoint. `position` includes the counts of the run so far,
+    /// because a run that resumes has no other state.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]: the position can't be kept, or the run is no longer
-    /// this process's: it must end.
+    /// [`StoreError::Unavailable`]: the checkpoint can't be stored, or another process has the
+    /// lease. The run must end.
     async fn reached(&self, position: &str, items: u64) -> Result<(), StoreError>;
 
-    /// Says what was found, at once: a run that is killed has said it. The run that goes on
-    /// may say it again.
+    /// Reports a finding at once, so that it is not lost if the process is killed. A run that
+    /// resumes may report the same finding again.
     fn tell(&self, line: &str);
 }
 
-/// Where a walk through all users got to: what it counted, and the last user. Written
-/// `1000 0 user`.
+/// The checkpoint of a scan of all users: its counts and the last user, written `1000 0 user`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScanPosition<const N: usize> {
     pub counts: [u64; N],
@@ -40,18 +39,18 @@ pub struct ScanPosition<const N: usize> {
 }
 
 impl<const N: usize> ScanPosition<N> {
-    /// The beginning where `progress` has no position, or one that is none of such a walk.
+    /// The checkpoint of `progress`; the beginning if it is absent or malformed.
     pub fn of(progress: &dyn Progress) -> Self {
         let read = progress.position().and_then(|position| Self::read(&position));
         read.unwrap_or_else(Self::begin)
     }
 
-    /// Nobody is counted yet.
+    /// The position before the first user, with counts of zero.
     pub fn begin() -> Self {
         Self { counts: [0; N], last: None }
     }
 
-    /// What was written; `None` for what is no position of such a walk.
+    /// Parses a written position; `None` if `text` is not a position with `N` counts.
     pub fn read(text: &str) -> Option<Self> {
         let mut parts = text.splitn(N + 1, ' ');
         let mut counts = [0; N];
@@ -74,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_walk_goes_on_where_it_was() {
+    fn a_scan_resumes_from_its_written_position() {
         let scan = ScanPosition { counts: [1_000, 3], last: Some(UserId::from_stored("with space".to_owned())) };
         assert_eq!(ScanPosition::read(&scan.to_string()), Some(scan));
         for bad in ["", "user", "1 user", "1 -1 user", "1 2"] {

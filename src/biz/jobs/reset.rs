@@ -1,6 +1,6 @@
-//! Opens months ahead of the first call: quota rows of every known user and service, for
-//! this month and the next. Nothing depends on it, because the first call opens what it
-//! lacks; but then the first minute of a month is as quiet as any other.
+//! Opens months ahead of the first call: writes the quota rows of every user and service for this
+//! month and the next. The job is an optimization. The first call of a month creates missing rows,
+//! and without the job all users would create theirs in the first minutes of a month.
 
 use async_trait::async_trait;
 
@@ -10,7 +10,7 @@ use crate::biz::{
         catalog::{Catalog, Plan},
         users::{UserSpan, Users},
     },
-    jobs::retry::unless_conflict,
+    jobs::retry::repeat,
     values::{
         calendar::{BillingTime, Calendar, Month},
         error::StoreError,
@@ -20,19 +20,19 @@ use crate::biz::{
 
 /// Users whose rows are written in one transaction.
 const CHUNK: u32 = 1_000;
-/// Users that are named when their rows can't be written.
+/// Most users that are reported by name if their rows can't be written.
 const MAX_NAMED: u64 = 10;
 
-/// Where quota rows are kept.
+/// Reads and writes quota rows.
 #[async_trait]
 pub trait QuotaRows: Users {
-    /// Writes the rows of [`opened`] months that the users of a span lack, in one
-    /// transaction. Rows that are there stay, but for those of months to come: they get the
-    /// quota that is configured now.
+    /// Creates the missing rows of the [`opened`] months for the users of a span, in one
+    /// transaction. Rows of the current month stay as they are. Rows of the next month get the
+    /// configured quota.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`]: nothing was written; [`StoreError::Unavailable`]: write
-    /// again to learn it; [`StoreError::Failed`].
+    /// [`StoreError::Conflict`]: nothing was written. [`StoreError::Unavailable`]: the outcome is
+    /// unknown; a repeat is safe. [`StoreError::Failed`].
     async fn open_months(
         &self,
         users: &UserSpan,
@@ -40,7 +40,7 @@ pub trait QuotaRows: Users {
         at: BillingTime,
     ) -> Result<(), StoreError>;
 
-    /// What the users of a span lack in one month of one service.
+    /// Counts the rows of one month and service that a reset would write for the users of a span.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
@@ -52,22 +52,22 @@ pub fn opened(at: BillingTime) -> [Month; 2] {
     [at.month, at.month.next()]
 }
 
-/// What a reset did, the runs included that this one goes on from.
+/// The result of a reset. It includes the interrupted run from which this one resumes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Reset {
-    /// Users whose rows are there.
+    /// Users who have all rows.
     pub users: u64,
-    /// Users who were left out, the first of whom were named. Their first call opens what
-    /// they lack.
+    /// Users whose rows could not be written; the first [`MAX_NAMED`] are reported by name. Their
+    /// first call creates the missing rows.
     pub failed: u64,
 }
 
-/// Opens the months of all users, from where `progress` says that it got to. What can't be
-/// written of one user or service does not keep the others from it.
+/// Opens the months of all users. Resumes from the checkpoint of `progress`. A failure for one user
+/// or service does not affect the others.
 ///
 /// # Errors
-/// [`StoreError::Unavailable`] when the database does not answer, the lease of the run is
-/// lost, or the month turns; what was opened stays so.
+/// [`StoreError::Unavailable`]: the database is unavailable, the lease of the run is lost, or the
+/// month turned during the run. Written rows stay.
 pub async fn reset_quotas(
     rows: &dyn QuotaRows,
     catalog: &Catalog,
@@ -80,15 +80,15 @@ pub async fn reset_quotas(
     let mut reset = Reset { users, failed };
     progress.expect(rows.users_behind(after.as_ref()).await?);
     // Ends: each chunk begins behind the last.
-    while let Some((span, users)) = rows.span(after.as_ref(), CHUNK).await? {
+    while let Some((span, users)) = repeat(|| rows.span(after.as_ref(), CHUNK)).await? {
         if calendar.now().month != at.month {
             return Err(StoreError::Unavailable("the month has turned; another run opens the next ones".into()));
         }
-        match unless_conflict(|| rows.open_months(&span, &plans, at)).await {
+        match repeat(|| rows.open_months(&span, &plans, at)).await {
             Ok(()) => reset.users += users,
             Err(error @ StoreError::Unavailable(_)) => return Err(error),
             Err(error) => {
-                tracing::warn!(%error, "months are opened user by user");
+                tracing::warn!(%error, "months of a chunk of users not opened; opening them user by user");
                 one_by_one(rows, &span, &plans, at, &mut reset, progress).await?;
             }
         }
@@ -99,8 +99,8 @@ pub async fn reset_quotas(
     Ok(reset)
 }
 
-/// Where a reset of this month got to, written `2026-11 1000 0 user`: before users open, users
-/// failed and the last user stands the month. What is of another month begins anew.
+/// The checkpoint of a reset, written `2026-11 1000 0 user`: the month, the users with all rows, the
+/// failed users, and the last user. A checkpoint of another month does not count.
 fn scan_position(progress: &dyn Progress, month: Month) -> ScanPosition<2> {
     let position = progress.position();
     let of_month = position.as_deref().and_then(|position| position.split_once(' '));
@@ -108,24 +108,24 @@ fn scan_position(progress: &dyn Progress, month: Month) -> ScanPosition<2> {
     this_month.and_then(|(_, position)| ScanPosition::read(position)).unwrap_or_else(ScanPosition::begin)
 }
 
-/// What rows of one month of one service are not as a reset would leave them.
+/// The rows of one month and service that a reset would write.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Lacking {
-    /// Rows that are not there.
+    /// Missing rows.
     pub rows: u64,
-    /// Unused rows whose total is not the quota that is configured.
+    /// Unused rows whose total differs from the configured quota.
     pub totals: u64,
 }
 
-/// What a reset would do.
+/// The preview of a reset.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct ResetPreview {
     pub users: u64,
-    /// Of each month and service.
+    /// The rows to write, by month and service.
     pub lacking: Vec<(Month, ServiceName, Lacking)>,
 }
 
-/// What [`reset_quotas`] would do now. Only reads.
+/// Counts the rows that [`reset_quotas`] would write now. Only reads.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Failed`].
@@ -143,11 +143,11 @@ pub async fn preview(
     let mut after = None;
     progress.expect(rows.users_behind(None).await?);
     // Ends: each chunk begins behind the last.
-    while let Some((span, users)) = rows.span(after.as_ref(), CHUNK).await? {
+    while let Some((span, users)) = repeat(|| rows.span(after.as_ref(), CHUNK)).await? {
         for ((month, plan), (_, _, sum)) in each.iter().zip(&mut preview.lacking) {
-            let lacking = rows.lacking(&span, *month, *plan).await?;
+            let lacking = repeat(|| rows.lacking(&span, *month, *plan)).await?;
             sum.rows += lacking.rows;
-            // The total of a month that has begun stays.
+            // The reset does not change totals of the current month.
             sum.totals += if *month > at.month { lacking.totals } else { 0 };
         }
         preview.users += users;
@@ -157,7 +157,8 @@ pub async fn preview(
     Ok(preview)
 }
 
-/// Each user of a span, and each service of a user, for itself.
+/// Opens the months of a span for each user and service in a transaction of its own, so that one
+/// failure does not affect the others.
 async fn one_by_one(
     rows: &dyn QuotaRows,
     span: &UserSpan,
@@ -167,13 +168,13 @@ async fn one_by_one(
     progress: &dyn Progress,
 ) -> Result<(), StoreError> {
     let mut after = span.after.clone();
-    while let Some((alone, _)) = rows.span(after.as_ref(), 1).await? {
+    while let Some((alone, _)) = repeat(|| rows.span(after.as_ref(), 1)).await? {
         if alone.last.as_str() > span.last.as_str() {
             return Ok(());
         }
         let mut failed = None;
         for plan in plans {
-            match unless_conflict(|| rows.open_months(&alone, std::slice::from_ref(plan), at)).await {
+            match repeat(|| rows.open_months(&alone, std::slice::from_ref(plan), at)).await {
                 Ok(()) => {}
                 Err(error @ StoreError::Unavailable(_)) => return Err(error),
                 Err(error) => failed = Some(error),
@@ -182,7 +183,7 @@ async fn one_by_one(
         match failed {
             None => reset.users += 1,
             Some(error) => {
-                tracing::error!(%error, "the months of a user were not opened");
+                tracing::error!(%error, "months of a user not opened; the first call opens them");
                 reset.failed += 1;
                 if reset.failed <= MAX_NAMED {
                     progress.tell(&format!("user {} was left out", alone.last));

@@ -1,4 +1,4 @@
-//! Repeats of a step that lost to another transaction.
+//! Repeats of a step that lost to another transaction, or lost its connection.
 
 use std::time::Duration;
 
@@ -6,23 +6,28 @@ use backon::{ExponentialBuilder, Retryable};
 
 use crate::biz::values::error::StoreError;
 
-/// Attempts at one step.
-const ATTEMPTS: u32 = 5;
+/// Attempts at one step, over some seconds.
+const ATTEMPTS: u32 = 8;
 const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
-    .with_min_delay(Duration::from_millis(5))
-    .with_max_delay(Duration::from_millis(100))
+    .with_min_delay(Duration::from_millis(20))
+    .with_max_delay(Duration::from_secs(2))
     .with_max_times(ATTEMPTS as usize - 1)
     .with_jitter();
 
-/// Repeats a step that changes nothing where it conflicts, until it does not conflict.
+/// Repeats a step that may be done twice until it neither conflicts nor meets an outage: a process
+/// that stood still for long has lost its connections.
 ///
 /// # Errors
-/// The last conflict, and every other error at once.
-pub async fn unless_conflict<T, F>(attempt: impl Fn() -> F) -> Result<T, StoreError>
+/// The last conflict or outage, and every other error at once.
+pub async fn repeat<T, F>(attempt: impl Fn() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
-    attempt.retry(BACKOFF).when(|error| matches!(error, StoreError::Conflict(_))).await
+    attempt
+        .retry(BACKOFF)
+        .when(|error| matches!(error, StoreError::Conflict(_) | StoreError::Unavailable(_)))
+        .notify(|error, _| tracing::warn!(%error, "a step of a job is repeated"))
+        .await
 }
 
 #[cfg(test)]
@@ -31,23 +36,25 @@ mod tests {
 
     use super::*;
 
-    async fn outcome(conflicts: u32, then: Result<(), StoreError>) -> (Result<(), StoreError>, u32) {
+    async fn outcome(times: u32, error: StoreError, then: Result<(), StoreError>) -> (Result<(), StoreError>, u32) {
         let attempts = Cell::new(0);
-        let done = unless_conflict(|| {
+        let done = repeat(|| {
             attempts.set(attempts.get() + 1);
-            let conflict = attempts.get() <= conflicts;
-            let then = then.clone();
-            async move { if conflict { Err(StoreError::Conflict("deadlock".into())) } else { then } }
+            let result = if attempts.get() <= times { Err(error.clone()) } else { then.clone() };
+            async move { result }
         });
         (done.await, attempts.get())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn conflicts_alone_are_tried_again_and_not_for_ever() {
-        assert_eq!(outcome(ATTEMPTS - 1, Ok(())).await, (Ok(()), ATTEMPTS));
-        let down = StoreError::Unavailable("down".into());
-        assert_eq!(outcome(1, Err(down.clone())).await, (Err(down), 2));
-        let (done, attempts) = outcome(u32::MAX, Ok(())).await;
-        assert!(matches!(done, Err(StoreError::Conflict(_))) && attempts == ATTEMPTS, "{done:?} {attempts}");
+    async fn conflicts_and_outages_are_tried_again_and_not_for_ever() {
+        let conflict = || StoreError::Conflict("deadlock".into());
+        let outage = || StoreError::Unavailable("down".into());
+        for error in [conflict(), outage()] {
+            assert_eq!(outcome(ATTEMPTS - 1, error.clone(), Ok(())).await, (Ok(()), ATTEMPTS));
+            assert_eq!(outcome(u32::MAX, error.clone(), Ok(())).await, (Err(error), ATTEMPTS));
+        }
+        let defect = StoreError::Failed("a defect".into());
+        assert_eq!(outcome(1, conflict(), Err(defect.clone())).await, (Err(defect), 2));
     }
 }

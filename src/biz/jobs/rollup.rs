@@ -1,30 +1,28 @@
-//! The daily rollup, made again from the records it sums up. Statistics, series and record
-//! totals read it; the audit compares it.
+//! Rebuilds the daily rollup from the records. Statistics, series and record totals read the rollup,
+//! and the audit compares it with the records.
 
 use async_trait::async_trait;
 
 use super::progress::{Progress, ScanPosition};
 use crate::biz::{
     account::users::{UserSpan, Users},
-    jobs::retry::unless_conflict,
+    jobs::retry::repeat,
     values::{error::StoreError, ids::UserId},
 };
 
-/// Users whose rollup is compared at once.
+/// Users whose rollup is compared in one query.
 const USERS_AT_ONCE: u32 = 500;
 
-/// Keeps the rollup.
+/// Compares and rebuilds the rollup.
 #[async_trait]
 pub trait RollupStore: Users {
-    /// The users of a span whose rollup does not say what their records do, in one snapshot,
-    /// in key order.
+    /// The users of a span whose rollup differs from their records, in one snapshot, in key order.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn differing(&self, users: &UserSpan) -> Result<Vec<UserId>, StoreError>;
 
-    /// Makes the rollup of a user anew, in one transaction in which nobody else settles for
-    /// them.
+    /// Rebuilds the rollup of a user in one transaction, which locks out settlements for the user.
     ///
     /// # Errors
     /// [`StoreError::Conflict`]: nothing was changed; [`StoreError::Unavailable`],
@@ -32,19 +30,19 @@ pub trait RollupStore: Users {
     async fn rebuild(&self, user: &UserId) -> Result<(), StoreError>;
 }
 
-/// What a rebuild found, the runs included that it went on from.
+/// The result of a rebuild. It includes the interrupted run from which this one resumes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Rebuilt {
     pub users: u64,
-    /// Those whose rollup was wrong, and is right now unless it was a dry run.
+    /// Users whose rollup differed. A run has rebuilt it; a dry run has not.
     pub differing: u64,
 }
 
-/// Rebuilds the rollup of all users, from where `progress` says that it got to. Users whose
-/// rollup is right are only read, and in a dry run all are.
+/// Rebuilds the rollup of each user whose rollup differs from the records. Resumes from the
+/// checkpoint of `progress`. A dry run only reads.
 ///
 /// # Errors
-/// [`StoreError::Unavailable`], [`StoreError::Failed`]; what was rebuilt stays so.
+/// [`StoreError::Unavailable`], [`StoreError::Failed`]; rebuilt rollups stay.
 pub async fn rebuild_rollup(
     store: &(impl RollupStore + ?Sized),
     is_dry_run: bool,
@@ -53,12 +51,12 @@ pub async fn rebuild_rollup(
     let mut scan = ScanPosition::<2>::of(progress);
     progress.expect(store.users_behind(scan.last.as_ref()).await?);
     // Ends: each span begins behind the last.
-    while let Some((span, users)) = store.span(scan.last.as_ref(), USERS_AT_ONCE).await? {
-        let differing = store.differing(&span).await?;
+    while let Some((span, users)) = repeat(|| store.span(scan.last.as_ref(), USERS_AT_ONCE)).await? {
+        let differing = repeat(|| store.differing(&span)).await?;
         if !is_dry_run {
-            // Each alone: whoever is charged meanwhile waits for no other's records.
+            // One transaction per user, so that a charge waits for the rebuild of its own user only.
             for user in &differing {
-                unless_conflict(|| store.rebuild(user)).await?;
+                repeat(|| store.rebuild(user)).await?;
             }
         }
         scan.counts[0] += users;

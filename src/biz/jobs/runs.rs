@@ -1,5 +1,5 @@
-//! Runs of regular jobs. However many processes know a schedule, each of its periods is
-//! run once: who runs a job holds its lease, and what was run is remembered.
+//! Runs of regular jobs. Several processes may have the same schedule, but each period runs once:
+//! a process needs the lease of a job to run it, and finished periods are stored.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -7,70 +7,72 @@ use async_trait::async_trait;
 
 use crate::biz::values::error::StoreError;
 
-/// How long a lease lasts that is not renewed. The database's clock tells, so that those
+/// Lifetime of a lease without a renewal. The clock of the database decides, because the clocks
 /// of the processes may differ.
 pub const LEASE: Duration = Duration::from_secs(60);
 
-/// Runs that are this old are forgotten; longer than any period.
+/// Age at which stored runs are deleted. It is longer than any period.
 pub const REMEMBERED: Duration = Duration::from_secs(60 * 24 * 3_600);
 
-/// A period of a job, and who would run it.
+/// A period of a job, and the process that runs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
     pub job: &'static str,
-    /// At most 56 characters, none of them `%` or `_`. What stands behind a space is what the
-    /// period is run for: a run for something else undoes it.
+    /// The begin of the period and, after a space, the settings that the run depends on, if there
+    /// are any. A run with other settings replaces the stored run of the same period. At most 56
+    /// characters, without `%` and `_`.
     pub period: String,
-    /// A run by hand is none of those of the schedule: it is run whatever was run, they are
-    /// run whatever became of it, and it is remembered only until one by hand is done.
+    /// A run by hand is independent of the schedule: it runs even if the period is done, and it does
+    /// not make the period done. It is stored until a run by hand of the job finishes.
     pub is_by_hand: bool,
-    /// Unique among all processes.
+    /// Id of the lease holder, unique among all processes.
     pub owner: String,
 }
 
 impl Run {
-    /// What the run is remembered by, unique for its job; at most 64 characters.
+    /// The key of the stored run, unique for its job; at most 64 characters.
     pub fn key(&self) -> Cow<'_, str> {
         if self.is_by_hand { format!("{} by hand", self.period).into() } else { self.period.as_str().into() }
     }
 
-    /// The beginning that all runs of the period share, if they can be for different things.
+    /// The begin of the period without the settings; `None` if the run depends on no settings.
     pub fn shared_period(&self) -> Option<&str> {
         self.period.split_once(' ').map(|(began, _)| began)
     }
 }
 
-/// What came of the attempt to begin a run.
+/// The outcome of an attempt to begin a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Begun {
-    /// It is ours, and goes on from where it got to.
+    /// This process has the lease. The run resumes from `position`, if an interrupted run left one.
     Ours { position: Option<String> },
-    /// Another process runs the job, this period or another.
+    /// Another process has the lease of the job, for this period or another one.
     Elsewhere,
-    /// The period was run.
+    /// The period is done.
     Done,
 }
 
-/// Where runs are kept.
+/// Stores runs and leases.
 #[async_trait]
 pub trait RunStore: Send + Sync + 'static {
-    /// Takes the lease of the job, unless another has it or the period was run. Runs of the
-    /// same period for something else are forgotten: from now on they are undone.
+    /// Takes the lease of the job, unless another process has it or the period is done. Deletes the
+    /// stored runs of the same period with other settings, so that they may run again.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Conflict`], [`StoreError::Failed`].
     async fn begin_run(&self, run: &Run) -> Result<Begun, StoreError>;
 
-    /// Renews the lease, and keeps where the run got to; false when the lease is lost, and
-    /// the run must end.
+    /// Renews the lease, and stores the checkpoint `position` if there is one. False means that the
+    /// lease is lost and the run must end.
     ///
     /// # Errors
     /// As [`Self::begin_run`].
     async fn renew_run(&self, run: &Run, position: Option<&str>) -> Result<bool, StoreError>;
 
-    /// Gives the lease back. A period that is not done can be begun again at once.
+    /// Releases the lease, and marks the period as done if `is_done`. Otherwise the period can begin
+    /// again at once.
     ///
     /// # Errors
-    /// As [`Self::begin_run`]; the lease then ends by itself.
+    /// As [`Self::begin_run`]; the lease then expires after [`LEASE`].
     async fn end_run(&self, run: &Run, is_done: bool) -> Result<(), StoreError>;
 }

@@ -1,6 +1,6 @@
-//! Request caps: how many calls a user may make in a day and in a month of the billing
-//! zone, whoever pays for them. A charge is one call, however many units it has; so is a
-//! reservation, until it is released or expires.
+//! Request caps: the most calls of a user per day and per month of the billing zone, free or paid.
+//! A charge is one call, for any number of units. A reservation is one call until it is released or
+//! expires.
 
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, Utc};
@@ -12,19 +12,18 @@ use crate::biz::values::{
     limit::Limit,
 };
 
-/// The caps of a user; `None` where there is none.
+/// The caps of a user, in calls; `None` means no cap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Caps {
     pub daily: Option<u32>,
     pub monthly: Option<u32>,
 }
 
-/// The caps of a user, and the calls of the last day in which there were any and of the
-/// month of that day.
+/// The caps of a user, and the counted calls of `day`, the last day with a call, and of its month.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Requests {
     pub caps: Caps,
-    /// When counting began; what was made before does not count.
+    /// Start of the count. Earlier reservations do not count.
     pub since: DateTime<Utc>,
     pub day: NaiveDate,
     pub daily: u32,
@@ -32,26 +31,26 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// Caps from an instant on, with no calls yet.
+    /// Caps that start at `at`, with no calls.
     pub fn new(caps: Caps, at: BillingTime) -> Self {
         Self { caps, since: at.utc, day: at.day, daily: 0, monthly: 0 }
     }
 
-    /// The calls of this day and of this month. Where the clock of another server is
-    /// ahead, its day has begun for all.
+    /// The calls of this day and of this month. If the clock of another server is ahead and has
+    /// begun the next day, that day counts for all servers.
     pub fn used(&self, at: BillingTime) -> (u32, u32) {
         let daily = if self.day >= at.day { self.daily } else { 0 };
         let monthly = if Month::of(self.day) >= at.month { self.monthly } else { 0 };
         (daily, monthly)
     }
 
-    /// The calls that are left of this day and of this month, where they are capped.
+    /// The remaining calls of this day and of this month; `None` without a cap.
     pub fn left(&self, at: BillingTime) -> (Option<u32>, Option<u32>) {
         let (daily, monthly) = self.used(at);
         (self.caps.daily.map(|cap| cap.saturating_sub(daily)), self.caps.monthly.map(|cap| cap.saturating_sub(monthly)))
     }
 
-    /// Whether one more call may be made.
+    /// Checks that one more call is within the caps.
     ///
     /// # Errors
     /// [`Error::InsufficientQuota`] names the cap that is reached.
@@ -68,8 +67,8 @@ impl Requests {
         self.add_to(at.day.max(self.day));
     }
 
-    /// Counts a reserved call after all, that was made at an instant of a day: to the month
-    /// alone where the day is over, and not at all where the month is over too.
+    /// Counts a reservation again that is committed after it had ended. It was made at `made`, on
+    /// `day`. Only the month counts if the day is over, and neither if the month is over.
     pub fn add_late(&mut self, day: NaiveDate, made: DateTime<Utc>) {
         if made >= self.since {
             self.add_to(day);
@@ -87,7 +86,8 @@ impl Requests {
         self.daily += u32::from(day == self.day);
     }
 
-    /// Takes back a reserved call, made at an instant of a day, that nothing came of.
+    /// Takes back the call of a reservation that was made at `made`, on `day`, and is released or
+    /// expired.
     pub fn take_back(&mut self, day: NaiveDate, made: DateTime<Utc>) {
         if made < self.since {
             return;
@@ -97,15 +97,15 @@ impl Requests {
     }
 }
 
-/// Where caps are set.
+/// Stores caps.
 #[async_trait]
 pub trait LimitStore: Send + Sync + 'static {
-    /// Sets the caps of a user from the next call on. Calls that are counted stay counted,
-    /// until both caps are taken away.
+    /// Sets the caps of a user from the next call on. Counted calls stay counted until both caps
+    /// are removed.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]: they may be set or not; [`StoreError::Conflict`],
-    /// [`StoreError::Failed`].
+    /// [`StoreError::Unavailable`]: the outcome is unknown; a repeat is safe.
+    /// [`StoreError::Conflict`]: nothing was set. [`StoreError::Failed`].
     async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) -> Result<(), StoreError>;
 }
 

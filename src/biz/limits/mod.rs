@@ -1,4 +1,4 @@
-//! Limits beside money: caps of users, quotas of API keys, and rate limits.
+//! Limits on requests: caps of users, quotas of API keys, and rate limits.
 
 pub mod caps;
 pub mod key_quota;

@@ -1,8 +1,8 @@
-//! What payment-service reports of a top-up, signed or as a hint.
+//! Settles a top-up by a callback of payment-service. A callback without a signature is only a hint.
 
 use super::{
     Recharges,
-    gateway::{Payment, PaymentState, TraceContext},
+    gateway::{Payment, PaymentError, PaymentState, TraceContext},
     in_time,
 };
 use crate::biz::{
@@ -17,22 +17,23 @@ use crate::biz::{
     },
 };
 
-/// A report of payment-service.
+/// A callback of payment-service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
     pub order: OrderId,
     pub result: NoticedResult,
-    /// The account's when absent.
+    /// `None` means the currency of the account.
     pub currency: Option<String>,
 }
 
-/// What became of an order through a report.
+/// The order after a callback.
 #[derive(Debug)]
 pub struct SettledOrder {
     pub order: Order,
-    /// A repeat changes nothing.
+    /// False for a repeat, which changes nothing.
     pub changed: bool,
-    /// Why the report itself is refused, although it led to this.
+    /// The reason to refuse the callback, although the order was settled by the answer of
+    /// payment-service.
     pub refusal: Option<Error>,
 }
 
@@ -50,7 +51,7 @@ pub enum NoticedResult {
     },
     Failed {
         payment: Option<PaymentId>,
-        /// `None` where nothing was paid and none is named.
+        /// `None` if the callback names no amount.
         amount: Option<Money>,
     },
 }
@@ -74,20 +75,23 @@ impl From<NoticedResult> for PaymentUpdate {
 }
 
 impl Recharges {
-    /// Settles an order by a report. One that is not `believed`, because nothing proves
-    /// who sent it, is a hint: payment-service itself is asked, and what it says is what
-    /// counts, also when the report is refused.
+    /// Settles an order by a callback. A callback whose sender is not proven is not `believed`. It is
+    /// a hint: payment-service is asked, and the order is settled by its answer, even if the
+    /// callback is then refused.
     ///
     /// # Errors
     /// [`Error::OrderNotFound`], [`Error::AmountMismatch`], [`Error::DuplicateRecharge`];
-    /// [`Error::PaymentUnavailable`] when payment-service can't be asked or does not say
-    /// the same yet; [`Error::Invalid`] beyond the largest balance,
-    /// [`Error::Overloaded`], [`Error::Internal`].
+    /// [`Error::PaymentUnavailable`]: payment-service is unavailable, or does not confirm the
+    /// callback yet. [`Error::Invalid`] above the largest balance, [`Error::Overloaded`],
+    /// [`Error::Internal`].
     pub async fn settle(&self, notice: Notice, believed: bool, trace: &TraceContext) -> Result<SettledOrder> {
         let found = in_time(self.orders.order(&notice.order)).await?;
         let order = found.ok_or_else(|| Error::OrderNotFound(notice.order.to_string()))?;
         if let Some(currency) = &notice.currency {
             self.check_currency(currency)?;
+        }
+        if let Some(amount) = notice.result.amount() {
+            self.terms.currency.check_places("amount", amount)?;
         }
         // A settled order does not change any more, whatever is said of it.
         if believed || order.status == OrderStatus::Success {
@@ -99,13 +103,13 @@ impl Recharges {
         self.confirm(&order, notice.result, trace).await
     }
 
-    /// Asks payment-service, and settles by its answer; then holds the hint against it.
+    /// Asks payment-service, settles the order by its answer, and compares the hint with it.
     async fn confirm(&self, order: &Order, hint: NoticedResult, trace: &TraceContext) -> Result<SettledOrder> {
         let asking = self.confirmations.try_acquire();
         let _asking = asking.map_err(|_| Error::Overloaded("too many callbacks wait for payment-service".into()))?;
         let not_confirmed = |why| Error::PaymentUnavailable(format!("it does not confirm the callback: {why}"));
         let payment = self.gateway()?.payment_of(&order.id, trace).await.map_err(|error| {
-            tracing::warn!(order = %order.id, %error, "payment-service does not tell the payment");
+            tracing::warn!(order = %order.id, %error, "look-up of the payment at payment-service failed");
             Error::from(error)
         })?;
         let payment = payment.ok_or_else(|| not_confirmed("the order has no payment there"))?;
@@ -117,13 +121,13 @@ impl Recharges {
                 Some(not_confirmed("the payment failed"))
             }
             _ if settled.status != OrderStatus::Success => None,
-            // It is settled now; a hint of another payment is refused.
+            // The order is credited now, so a hint of another payment is refused.
             hint => self.update(&settled, hint.into()).await.err(),
         };
         Ok(SettledOrder { order: settled, changed, refusal })
     }
 
-    /// Settles an order by what payment-service says; `None` while that is undecided.
+    /// Settles an order by its payment; `None` while the payment is pending.
     async fn settle_by(&self, order: &Order, payment: &Payment) -> Result<Option<(Order, bool)>> {
         match self.news_of(payment)? {
             Some(payment_update) => self.update(order, payment_update).await.map(Some),
@@ -131,13 +135,15 @@ impl Recharges {
         }
     }
 
-    /// What a payment means for its order; `None` while it is undecided.
+    /// The update of the order that follows from a payment; `None` while the payment is pending.
     pub(super) fn news_of(&self, payment: &Payment) -> Result<Option<PaymentUpdate>> {
         Ok(match payment.state {
             PaymentState::Pending => None,
             PaymentState::Paid => {
                 self.check_currency(&payment.currency)?;
-                Some(PaymentUpdate::Paid { payment: payment.id.clone(), amount: payment.amount })
+                let amount = self.terms.currency.from_minor(payment.minor_amount);
+                let amount = amount.ok_or_else(|| PaymentError::Senseless("the amount of the payment".into()))?;
+                Some(PaymentUpdate::Paid { payment: payment.id.clone(), amount })
             }
             PaymentState::Failed => Some(PaymentUpdate::Failed { payment: Some(payment.id.clone()), amount: None }),
         })

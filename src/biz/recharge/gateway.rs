@@ -1,4 +1,4 @@
-//! What top-ups need of payment-service.
+//! The interface to payment-service.
 
 use std::net::IpAddr;
 
@@ -8,21 +8,22 @@ use thiserror::Error;
 use crate::biz::{
     settlement::order::PaymentMethod,
     values::{
+        currency::Currency,
         ids::{OrderId, PaymentId, UserId},
         money::Money,
     },
 };
 
-/// A payment to be opened.
+/// A payment to open.
 #[derive(Debug, Clone)]
 pub struct NewPayment {
     pub order: OrderId,
     pub user: UserId,
-    /// In whole hundredths of `currency`.
+    /// In whole minor units of `currency`.
     pub amount: Money,
-    pub currency: String,
+    pub currency: Currency,
     pub method: PaymentMethod,
-    /// Of the user, where known.
+    /// The address of the user, if known.
     pub client_ip: Option<IpAddr>,
 }
 
@@ -30,46 +31,46 @@ pub struct NewPayment {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenedPayment {
     pub id: PaymentId,
-    /// Where the user pays.
+    /// The page on which the user pays.
     pub url: String,
 }
 
-/// What payment-service knows of the payment of an order.
+/// The payment of an order at payment-service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Payment {
     pub id: PaymentId,
-    pub amount: Money,
+    /// In minor units of `currency`.
+    pub minor_amount: i64,
     pub currency: String,
     pub state: PaymentState,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PaymentState {
-    /// Not decided yet.
+    /// The user has not paid yet.
     Pending,
     Paid,
-    /// Failed or given up.
+    /// Failed or cancelled.
     Failed,
 }
 
-/// The place of a request in a distributed trace: the headers of W3C Trace Context, passed
-/// on as they came.
+/// The W3C Trace Context headers of a request, passed on unchanged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TraceContext {
     pub parent: Option<String>,
     pub state: Option<String>,
 }
 
-/// Why payment-service did not do what it was asked.
+/// A failed call of payment-service.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PaymentError {
-    /// It answered that it will not.
+    /// payment-service refused the call.
     #[error("refused: {0}")]
     Refused(String),
-    /// No answer. What was asked may have been done.
+    /// No answer. The outcome is unknown.
     #[error("no answer: {0}")]
     Unavailable(String),
-    /// An answer that makes no sense. What was asked may have been done.
+    /// A malformed answer. The outcome is unknown.
     #[error("a senseless answer: {0}")]
     Senseless(String),
 }
@@ -77,15 +78,15 @@ pub enum PaymentError {
 /// payment-service.
 #[async_trait]
 pub trait PaymentGateway: Send + Sync + 'static {
-    /// Opens a payment. Not to be repeated: two calls may open two.
+    /// Opens a payment. The call must not be repeated, because two calls may open two payments.
     ///
     /// # Errors
-    /// [`PaymentError`], each of them.
+    /// Every [`PaymentError`].
     async fn open(&self, payment: &NewPayment, trace: &TraceContext) -> Result<OpenedPayment, PaymentError>;
 
-    /// The payment of an order; `None` where it knows none.
+    /// The payment of an order; `None` if payment-service has none.
     ///
     /// # Errors
-    /// [`PaymentError`], each of them.
+    /// Every [`PaymentError`].
     async fn payment_of(&self, order: &OrderId, trace: &TraceContext) -> Result<Option<Payment>, PaymentError>;
 }

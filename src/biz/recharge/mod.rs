@@ -1,15 +1,17 @@
-//! Top-ups: an order is made and its payment opened at payment-service; later a callback
-//! says that it was paid, or a job asks. The money is credited once, whatever comes twice,
-//! late, or in another order.
+//! Top-ups: an order is created and its payment opened at payment-service. Later a callback
+//! reports the payment, or a job looks it up. The money is credited once, even if reports repeat, come
+//! late, or change their order.
 //!
-//! The states of an order stand in [`order::OrderStatus`], what moves it from one to
-//! another in `settlement::rule`: like every change of a balance, it passes through the
-//! lane of its user.
+//! The states of an order are in [`crate::biz::settlement::order::OrderStatus`], and the transitions
+//! in `settlement::rule`. Like every change of a balance, a top-up passes through the lane of its
+//! user.
 
 pub mod callback;
 pub mod gateway;
 pub mod order;
 pub mod reconcile;
+mod repeat;
+pub mod request;
 pub mod start;
 
 use std::{sync::Arc, time::Duration};
@@ -24,17 +26,17 @@ use super::{
     settlement::engine::Engine,
     values::{
         calendar::Calendar,
+        currency::Currency,
         error::{Error, Result, StoreError},
         money::Money,
     },
 };
 
-/// Callbacks that ask payment-service at once: whoever sends hints in masses must not make
-/// us send questions in masses.
+/// Callbacks that may ask payment-service at once, so that a flood of hints is no flood of calls.
 const CONFIRMATIONS: usize = 256;
 
-/// Of a call to the database outside the lanes: one that went silent keeps nobody waiting
-/// for ever.
+/// Deadline of a call to the database outside the lanes, for example over a connection that went
+/// silent.
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Starts top-ups, and settles them.
@@ -42,18 +44,21 @@ pub struct Recharges {
     orders: Arc<dyn OrderStore>,
     engine: Arc<Engine>,
     calendar: Arc<Calendar>,
-    /// `None` where no payment-service is configured.
+    /// `None` if payment-service is not configured.
     gateway: Option<Arc<dyn PaymentGateway>>,
     terms: Terms,
     confirmations: Semaphore,
 }
 
-/// What a top-up may be.
+/// The limits of a top-up.
 #[derive(Debug, Clone)]
 pub struct Terms {
-    /// ISO 4217 code of every account.
-    pub currency: String,
+    /// Of every account.
+    pub currency: Currency,
+    /// In whole minor units of the currency.
     pub max_amount: Money,
+    /// Of one call to payment-service.
+    pub payment_timeout: Duration,
 }
 
 impl Recharges {
@@ -72,9 +77,9 @@ impl Recharges {
         gateway.ok_or_else(|| Error::PaymentUnavailable("payment_service is not configured".into()))
     }
 
-    /// Every account has one currency, and a payment in another is worth something else.
+    /// All accounts have one currency. A payment in another currency has another value.
     fn check_currency(&self, currency: &str) -> Result<()> {
-        if currency.eq_ignore_ascii_case(&self.terms.currency) {
+        if currency.eq_ignore_ascii_case(self.terms.currency.code()) {
             return Ok(());
         }
         Err(Error::AmountMismatch(format!("currency: the order is in {}", self.terms.currency)))
@@ -82,7 +87,7 @@ impl Recharges {
 }
 
 impl From<PaymentError> for Error {
-    /// What payment-service said is for the log, and not for the user.
+    /// The text of payment-service goes to the log and not to the user.
     fn from(error: PaymentError) -> Self {
         let why = match error {
             PaymentError::Refused(_) => "payment-service refused",
@@ -94,7 +99,7 @@ impl From<PaymentError> for Error {
     }
 }
 
-/// As `call` answers, or as an outage when it takes too long.
+/// The result of `call`, or an outage after [`STORE_TIMEOUT`].
 async fn in_time<T>(
     call: impl Future<Output = std::result::Result<T, StoreError>>,
 ) -> std::result::Result<T, StoreError> {

@@ -1,4 +1,4 @@
-//! Callbacks can be lost: orders that stay pending are looked up at payment-service.
+//! Looks up pending orders at payment-service, because callbacks can be lost.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
@@ -17,58 +17,67 @@ use crate::biz::{
     values::error::{Error, Result},
 };
 
-/// Orders that are looked up together: payment-service has other callers.
+/// Orders that are looked up in parallel. The number is small because payment-service has other
+/// callers.
 const CHUNK: u32 = 16;
 
-/// How long an order may wait.
+/// The ages at which the job handles an order.
 #[derive(Debug, Clone, Copy)]
 pub struct Waits {
-    /// For its callback, before payment-service is asked.
+    /// Age at which payment-service is asked instead of a further wait for the callback.
     pub reconcile_after: TimeDelta,
-    /// For being paid, before it expires.
+    /// Age at which an unpaid order expires.
     pub expire_after: TimeDelta,
 }
 
-/// What became of the orders that were looked up.
+/// The outcomes of the orders that were looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ReconciledOrders {
     pub credited: u64,
     pub failed: u64,
     pub expired: u64,
-    /// Those that are still pending.
+    /// Orders that are still pending.
     pub left: u64,
-    /// Those that could not be settled, each of which is logged.
+    /// Orders that could not be settled. Each is logged.
     pub errors: u64,
 }
 
+/// Gets an order with the status that it has come into.
+pub type OnSettled<'f> = &'f (dyn Fn(&Order, OrderStatus) + Sync);
+
+/// What a scan does with the orders that it looks up.
+enum Treatment<'t> {
+    Settle(OnSettled<'t>),
+    /// Enters the status that an order would have, and settles none.
+    List(&'t mut List),
+}
+
 impl Recharges {
-    /// Looks up every order that has been pending for long: credits it, fails it, leaves
-    /// it, or lets it expire when it is old and payment-service says that nobody paid.
-    /// Without an answer nothing expires: the money may be in. Failed orders are looked
-    /// up too, until they are as old: a payment may be tried again. Any number of runs at
-    /// once, beside callbacks, credit once.
+    /// Looks up every order that has been pending for long, and credits it, fails it or leaves it.
+    /// An old order expires if payment-service answers that it is not paid. Without an answer no order
+    /// expires, because it may be paid. Failed orders are looked up too, up to the same age, because
+    /// the user may have tried again. Parallel runs and callbacks credit an order once.
+    /// `on_settled` gets every order whose status has changed.
     ///
     /// # Errors
-    /// [`Error::PaymentUnavailable`] when payment-service does not answer; the rest waits
-    /// for the next run. [`Error::Overloaded`] or [`Error::Internal`] when the orders
-    /// can't be read.
-    pub async fn reconcile(&self, waits: Waits) -> Result<ReconciledOrders> {
-        self.scan(waits, None).await
+    /// [`Error::PaymentUnavailable`]: payment-service is unavailable; the next run looks up the
+    /// remaining orders. [`Error::Overloaded`] or [`Error::Internal`]: the orders can't be read.
+    pub async fn reconcile(&self, waits: Waits, on_settled: OnSettled<'_>) -> Result<ReconciledOrders> {
+        self.scan(waits, Treatment::Settle(on_settled)).await
     }
 
-    /// What [`Self::reconcile`] would do now, with `listed` of the orders at the most. Asks
-    /// payment-service, and settles nothing.
+    /// Counts the outcomes that [`Self::reconcile`] would have now, and lists at most `listed`
+    /// orders. Asks payment-service, and settles no order.
     ///
     /// # Errors
     /// As [`Self::reconcile`].
     pub async fn preview(&self, waits: Waits, listed: usize) -> Result<ReconcilePreview> {
         let mut list = List { orders: Vec::new(), room: listed };
-        let total = self.scan(waits, Some(&mut list)).await?;
+        let total = self.scan(waits, Treatment::List(&mut list)).await?;
         Ok(ReconcilePreview { total, first: list.orders })
     }
 
-    /// With a list, enters there what would become of the orders, and settles none.
-    async fn scan(&self, waits: Waits, mut list: Option<&mut List>) -> Result<ReconciledOrders> {
+    async fn scan(&self, waits: Waits, mut treatment: Treatment<'_>) -> Result<ReconciledOrders> {
         self.gateway()?;
         let now = self.calendar.now().utc;
         let (until, expired) = (now - waits.reconcile_after, now - waits.expire_after);
@@ -77,12 +86,12 @@ impl Recharges {
         let failed = Made { status: OrderStatus::Failed, from: expired, until };
         for made in [pending, failed] {
             let mut last: Option<Order> = None;
-            // Ends: each chunk begins behind the last, and new orders are younger.
+            // Ends, because each chunk begins after the last one, and new orders are younger.
             loop {
                 let chunk = in_time(self.orders.orders_made(&made, last.as_ref(), CHUNK)).await?;
                 let Some(end) = chunk.last().cloned() else { break };
-                if let Some(outage) = self.reconcile_chunk(&chunk, expired, &mut total, list.as_deref_mut()).await {
-                    tracing::warn!(?total, "stopped, because payment-service does not answer");
+                if let Some(outage) = self.reconcile_chunk(&chunk, expired, &mut total, &mut treatment).await {
+                    tracing::warn!(?total, "payment-service unavailable; the next run continues");
                     return Err(outage.into());
                 }
                 last = Some(end);
@@ -91,28 +100,30 @@ impl Recharges {
         Ok(total)
     }
 
-    /// The outage, when payment-service answered for none of them. A single order that
-    /// has no answer must not keep those behind it from theirs.
+    /// Looks up a chunk of orders. Returns an outage if payment-service answered for none of them. A
+    /// single order without an answer must not block the following ones.
     async fn reconcile_chunk(
         &self,
         orders: &[Order],
         expired: DateTime<Utc>,
         total: &mut ReconciledOrders,
-        mut list: Option<&mut List>,
+        treatment: &mut Treatment<'_>,
     ) -> Option<PaymentError> {
-        let settles = list.is_none();
+        let settles = matches!(treatment, Treatment::Settle(_));
         let looked_up = orders.iter().map(|order| self.look_up(order, order.created_at <= expired, settles));
         let looked_up = join_all(looked_up).await;
         let mut outages = Vec::new();
         for (order, after) in orders.iter().zip(looked_up) {
             let error = match after {
                 Ok(after) => {
-                    if let Some(list) = &mut list {
-                        list.enter(order, after);
+                    match treatment {
+                        Treatment::List(list) => list.enter(order, after),
+                        Treatment::Settle(on_settled) if order.status != after => on_settled(order, after),
+                        Treatment::Settle(_) => {}
                     }
                     match after {
                         OrderStatus::Success => total.credited += 1,
-                        // As before, or while it was looked up.
+                        // The order was failed before, or has failed just now.
                         OrderStatus::Failed => total.failed += u64::from(order.status != after),
                         OrderStatus::Expired => total.expired += 1,
                         OrderStatus::Pending => total.left += 1,
@@ -126,13 +137,13 @@ impl Recharges {
                 }
                 Err(NotSettled::Refused(error)) => error.in_full().to_string(),
             };
-            tracing::warn!(order = %order.id, error, "an order could not be settled");
+            tracing::warn!(order = %order.id, error, "order not settled; the next run tries again");
             total.errors += 1;
         }
         if outages.len() == orders.len() { outages.pop() } else { None }
     }
 
-    /// The order's status afterwards, or what it would be where nothing is settled.
+    /// The status of the order afterwards. Without `settles`, the status that it would have.
     async fn look_up(
         &self,
         order: &Order,
@@ -153,8 +164,8 @@ impl Recharges {
     }
 }
 
-/// As the rule of orders has it, which knows more: whether another order has the payment,
-/// and what the order became meanwhile.
+/// The status that the rule of orders would give. The rule also checks that no other order has the
+/// payment, and reads the current status.
 fn would_become(order: &Order, payment_update: &PaymentUpdate) -> Result<OrderStatus> {
     match payment_update {
         PaymentUpdate::Paid { amount, .. } if *amount != order.amount => Err(order.amount_mismatch()),
@@ -165,7 +176,7 @@ fn would_become(order: &Order, payment_update: &PaymentUpdate) -> Result<OrderSt
     }
 }
 
-/// What would become of the orders that are looked up.
+/// The preview of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReconcilePreview {
     pub total: ReconciledOrders,
@@ -173,7 +184,7 @@ pub struct ReconcilePreview {
     pub first: Vec<(Order, OrderStatus)>,
 }
 
-/// Orders that are listed, and for how many more there is room.
+/// Listed orders, and the number that may still be added.
 struct List {
     orders: Vec<(Order, OrderStatus)>,
     room: usize,
@@ -188,7 +199,7 @@ impl List {
     }
 }
 
-/// Why an order was not settled.
+/// The reason that an order was not settled.
 enum NotSettled {
     Unanswered(PaymentError),
     Refused(Error),

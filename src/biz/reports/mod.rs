@@ -1,4 +1,4 @@
-//! What front ends read: consumption records and statistics.
+//! Reports for front ends: consumption records and statistics.
 
 pub mod record;
 pub mod statistics;

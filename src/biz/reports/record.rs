@@ -1,4 +1,4 @@
-//! Consumption records, as the front end lists them.
+//! Consumption records for the lists of the front end.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -12,7 +12,7 @@ use crate::biz::values::{
     usage::Usage,
 };
 
-/// Where the units of a record came from. The numbers are those of the wire and the tables.
+/// The source of a record's units. The numbers are those on the wire and in the tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RecordType {
     Free = 1,
@@ -29,7 +29,7 @@ impl RecordType {
     }
 }
 
-/// One line of a user's consumption.
+/// One record of a user's consumption.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     pub id: String,
@@ -38,14 +38,14 @@ pub struct Record {
     pub amount: Money,
     pub count: u32,
     pub created_at: DateTime<Utc>,
-    /// Absent on records older than trace ids.
+    /// `None` on records that are older than trace ids.
     pub trace: Option<TraceId>,
     pub api_key: Option<ApiKeyId>,
     pub model: Option<ModelName>,
     pub usage: Option<Usage>,
 }
 
-/// Which records to list.
+/// The records to list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordFilter {
     pub user: UserId,
@@ -55,26 +55,26 @@ pub struct RecordFilter {
 }
 
 impl RecordFilter {
-    /// Whether records are passed over one by one. Then only the days on which some match
-    /// are worth reading.
+    /// Whether the filter skips records of a day. Then the query is limited to the days on which some
+    /// records match.
     pub fn is_narrow(&self) -> bool {
         self.service.is_some() || self.kind.is_some()
     }
 }
 
-/// How many records match a filter.
+/// The number of records that match a filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counted {
     pub records: u64,
-    /// From the first day on which any does to the last; `None` where none does.
+    /// The first and last day with a match; `None` without a match.
     pub days: Option<DaySpan>,
 }
 
 /// Reads records.
 #[async_trait]
 pub trait RecordStore: Send + Sync + 'static {
-    /// At most `limit` records, newest first. `between` bounds their time: from the
-    /// first instant until before the second.
+    /// At most `limit` records, newest first. `between` bounds their time: the first instant is
+    /// included, the second excluded.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
@@ -86,7 +86,7 @@ pub trait RecordStore: Send + Sync + 'static {
         limit: u32,
     ) -> Result<Vec<Record>, StoreError>;
 
-    /// How many records match, from the daily rollup.
+    /// Counts the records that match, from the daily rollup.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].

@@ -1,4 +1,5 @@
-//! Use per service and day, read from the daily rollup and never from the records.
+//! Statistics: usage per service and day, always read from the daily rollup. The records are never
+//! read, because a user may have millions of them.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use crate::biz::values::{
     money::Money,
 };
 
-/// Units and money, of a day or of many.
+/// Units and money of one or more days.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Totals {
     pub free_count: u64,
@@ -36,7 +37,7 @@ impl std::iter::Sum for Totals {
     }
 }
 
-/// Use of one service on one day.
+/// Usage of one service on one day.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DailyUse {
     pub service: ServiceName,
@@ -47,13 +48,13 @@ pub struct DailyUse {
 /// Reads the rollup.
 #[async_trait]
 pub trait Statistics: Send + Sync + 'static {
-    /// Totals per service over the days of `span`, or over all days.
+    /// Totals per service over the days of `span`; over all days for `None`.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn totals(&self, user: &UserId, span: Option<DaySpan>) -> Result<BTreeMap<ServiceName, Totals>, StoreError>;
 
-    /// The days of `span` with any use, by service and day.
+    /// The days of `span` with usage, ordered by service and day.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].

@@ -1,10 +1,10 @@
-//! Reads accounts for requests, and opens those that are new.
+//! Reads accounts for requests, and opens new ones.
 
 use std::sync::Arc;
 
 use super::engine::Engine;
 use crate::biz::{
-    account::{Account, AccountStore, catalog::Catalog},
+    account::{Account, AccountStore, Quota, catalog::Catalog},
     values::{
         calendar::{BillingTime, Calendar},
         error::{Error, Result},
@@ -12,10 +12,10 @@ use crate::biz::{
     },
 };
 
-/// Before opening, after it, and once more for a month that turned in between.
+/// Most reads: before the account is opened, after it, and once more if the month turned meanwhile.
 const READS: u32 = 3;
 
-/// Reads accounts, and opens them on first sight.
+/// Reads accounts, and opens an account at its first read.
 pub struct Accounts {
     store: Arc<dyn AccountStore>,
     engine: Arc<Engine>,
@@ -33,8 +33,8 @@ impl Accounts {
         Self { store, engine, catalog, calendar }
     }
 
-    /// The user's account this month and when that was, with a quota for every service. A new user
-    /// gets an empty account.
+    /// The user's account with a quota for every service this month, and the time of the read. A new
+    /// user gets an empty account.
     ///
     /// # Errors
     /// [`Error::Overloaded`], [`Error::Internal`].
@@ -49,6 +49,21 @@ impl Accounts {
             self.engine.open(user.clone()).await?;
         }
         Err(Error::Internal(format!("account of {user} is not open after opening it")))
+    }
+
+    /// The user's account this month and when that was, as it would be opened, without opening
+    /// it: a read makes no rows.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`], [`Error::Internal`].
+    pub async fn peek(&self, user: &UserId) -> Result<(Account, BillingTime)> {
+        let now = self.calendar.now();
+        let mut account = self.store.account(user, now.month).await?.unwrap_or_default();
+        for (service, plan) in self.catalog.iter() {
+            let quota = Quota { total: plan.free_quota, ..Quota::default() };
+            account.quotas.entry(service.clone()).or_insert(quota);
+        }
+        Ok((account, now))
     }
 
     /// Opens the account ahead of the first call; tells whether it is new.

@@ -1,5 +1,4 @@
-//! A committed change of an account or an API key, as settlement hands it to those that keep a
-//! copy of the state.
+//! A committed change of an account or an API key. Settlement sends it to the caches.
 
 use std::{collections::BTreeMap, fmt};
 

@@ -1,19 +1,19 @@
-//! Who reads what settlement writes, and has to hear of it.
+//! The interface through which settlement notifies the caches of its commits.
 
 use async_trait::async_trait;
 
 use crate::biz::{settlement::change::Change, values::cache_key::CacheKey};
 
-/// Told after a commit and before its callers are answered, so that who was answered reads
-/// what it wrote. Answers are waiting: these return at once.
+/// Notified after a commit and before the callers get their answers, so that a caller reads its own
+/// writes. The methods must return at once, because the answers wait for them.
 #[async_trait]
 pub trait CommitListener: Send + Sync + 'static {
-    /// This changed.
+    /// A batch committed these changes.
     async fn committed(&self, changes: Vec<Change>);
 
-    /// These changed, and nobody knows any more how.
+    /// The entries of these keys changed, and the changes are not known.
     async fn invalidate(&self, cache_keys: Vec<CacheKey>);
 
-    /// These may have changed, or may change yet.
+    /// A batch with these keys has an unknown outcome: they may have changed, or may still change.
     async fn outcome_unknown(&self, cache_keys: Vec<CacheKey>);
 }

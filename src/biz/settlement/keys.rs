@@ -1,29 +1,30 @@
-//! What a batch touches: everything to lock and load, each key once and in order.
+//! The keys of a batch: every row to lock and load, each once and in order.
 
 use std::collections::BTreeSet;
 
-use super::posting::{Batch, Posting};
+use super::posting::{Batch, Charge, Posting};
 use crate::biz::values::ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, ServiceName, TraceId, UserId};
 
 /// The keys of a batch.
 #[derive(Debug, Default)]
 pub struct Keys<'a> {
     pub users: BTreeSet<&'a UserId>,
-    /// Those of the users whose accounts must be there; what has a reservation had one.
+    /// The users whose accounts must exist. The end of a reservation needs no check, because its
+    /// reserve opened the account.
     pub accounts: BTreeSet<&'a UserId>,
-    /// Free quotas of the batch's month that must be there.
+    /// Free quotas of the batch's month that must exist.
     pub quotas: BTreeSet<(&'a UserId, &'a ServiceName)>,
-    /// Transactions that may be there.
+    /// Transactions that may exist.
     pub transactions: BTreeSet<(&'a UserId, &'a TraceId)>,
-    /// Those of the transactions that end, or go on: what they hold may be another month's.
+    /// The reservations that end or report. Their holds may belong to another month.
     pub ending: BTreeSet<(&'a UserId, &'a TraceId)>,
-    /// Adjustments that may be there.
+    /// Adjustments that may exist.
     pub adjustments: BTreeSet<(&'a UserId, &'a AdjustmentId)>,
-    /// Keys that may have quotas; those of what ends stand in the transactions.
+    /// API keys that may have quotas. The API key of an ending reservation is in its transaction.
     pub api_keys: BTreeSet<&'a ApiKeyId>,
-    /// Orders that may be there.
+    /// Orders that may exist.
     pub orders: BTreeSet<&'a OrderId>,
-    /// Payments that an order may have.
+    /// Payments that an order may already have.
     pub payments: BTreeSet<&'a PaymentId>,
 }
 
@@ -33,33 +34,39 @@ impl<'a> Keys<'a> {
         for posting in &batch.postings {
             let user = posting.user();
             keys.users.insert(user);
-            if !matches!(posting, Posting::Report(_) | Posting::Commit(_) | Posting::Release(_) | Posting::Expire(_)) {
-                keys.accounts.insert(user);
-            }
             match posting {
-                Posting::Open(_) => keys.quotas.extend(batch.catalog.services().map(|service| (user, service))),
-                Posting::Charge(call) => {
-                    keys.quotas.insert((user, &call.content.service));
-                    keys.transactions.insert((user, &call.trace));
-                    keys.api_keys.extend(&call.content.api_key);
+                Posting::Open(_) => {
+                    keys.accounts.insert(user);
+                    keys.quotas.extend(batch.catalog.services().map(|service| (user, service)));
                 }
-                Posting::Reserve(reserve) => {
-                    keys.quotas.insert((user, &reserve.call.content.service));
-                    keys.transactions.insert((user, &reserve.call.trace));
-                    keys.api_keys.extend(&reserve.call.content.api_key);
-                }
+                Posting::Charge(call) => keys.call(call),
+                Posting::Reserve(reserve) => keys.call(&reserve.call),
                 Posting::Report(report) => keys.end(user, &report.trace),
                 Posting::Commit(commit) => keys.end(user, &commit.trace),
                 Posting::Release(release) => keys.end(user, &release.trace),
                 Posting::Expire(expire) => keys.end(user, &expire.trace),
-                Posting::Adjust(adjustment) => drop(keys.adjustments.insert((user, &adjustment.id))),
+                Posting::Adjust(adjustment) => {
+                    keys.accounts.insert(user);
+                    keys.adjustments.insert((user, &adjustment.id));
+                }
                 Posting::UpdateOrder(update) => {
+                    keys.accounts.insert(user);
                     keys.orders.insert(&update.order);
                     keys.payments.extend(update.payment_update.payment());
                 }
             }
         }
         keys
+    }
+
+    /// Without a quote a call is refused unless it repeats another, and opens no account.
+    fn call(&mut self, call: &'a Charge) {
+        self.transactions.insert((&call.user, &call.trace));
+        if call.quote.is_ok() {
+            self.accounts.insert(&call.user);
+            self.quotas.insert((&call.user, &call.content.service));
+            self.api_keys.extend(&call.content.api_key);
+        }
     }
 
     fn end(&mut self, user: &'a UserId, trace: &'a TraceId) {

@@ -1,4 +1,4 @@
-//! What settlement needs of a database.
+//! The interface of settlement to the database.
 
 use async_trait::async_trait;
 
@@ -11,14 +11,14 @@ use crate::biz::{
     values::{error::StoreError, ids::ApiKeyId},
 };
 
-/// What a transaction settled.
+/// The result of a committed transaction.
 #[derive(Debug, Default)]
 pub struct SettledBatch {
     /// One for each posting of the accounts that are not left out, in order.
     pub outcomes: Vec<Outcome>,
-    /// What is committed and was not before.
+    /// The changes that this transaction committed.
     pub changes: Vec<Change>,
-    /// Every key whose quotas were at stake.
+    /// Every API key whose quotas the batch may have changed.
     pub api_keys: Vec<ApiKeyId>,
     /// The accounts of the batch that the transaction did not touch.
     pub left_out: LeftOut,
@@ -27,8 +27,8 @@ pub struct SettledBatch {
 /// Settles batches, each in one transaction.
 #[async_trait]
 pub trait Ledger: Send + Sync + 'static {
-    /// Loads the accounts of the batch under lock, has [`super::rule::settle`]
-    /// decide, writes what it decided, and commits. Returns only after the commit.
+    /// Loads the accounts of the batch under lock, calls [`super::rule::settle`], writes its
+    /// decision, and commits. Returns only after the commit.
     ///
     /// Without `wait_for` the transaction waits for no lock: an account whose rows, or whose
     /// API key, another transaction holds is left out. With the lock of an API key, the

@@ -1,8 +1,8 @@
 //! Settlement: every change of a balance or a used quota passes through here.
 //!
-//! A posting goes to the lane of its user. A lane settles whatever waits in one
-//! transaction: the store loads the state under lock, [`rule::settle`] decides,
-//! the store writes what it decided and commits; only then are callers answered.
+//! A posting goes to the lane of its user. A lane settles the waiting postings in one transaction: the
+//! store loads the state under lock, [`rule::settle`] decides, the store writes the decision
+//! and commits. The callers get their answers after the commit.
 
 pub mod accounts;
 pub mod change;

@@ -1,4 +1,4 @@
-//! A top-up order: its states, which only settlement changes, and its way of payment.
+//! A top-up order: its states, which only settlement changes, and its payment method.
 
 use std::{fmt, str::FromStr};
 
@@ -6,12 +6,12 @@ use chrono::{DateTime, Utc};
 
 use crate::biz::values::{
     error::Error,
-    ids::{OrderId, PaymentId, UserId},
+    ids::{IdempotencyKey, OrderId, PaymentId, UserId},
     invalid::Invalid,
     money::Money,
 };
 
-/// A user's wish to pay an amount into the account.
+/// A user's order to top up the account by an amount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
     pub id: OrderId,
@@ -20,36 +20,38 @@ pub struct Order {
     /// `None` on orders of the legacy service.
     pub method: Option<PaymentMethod>,
     pub status: OrderStatus,
-    /// Once payment-service has given it; no two orders have the same.
+    /// The payment at payment-service, once it is known. No two orders share a payment.
     pub payment: Option<PaymentId>,
-    /// Where the user pays.
+    /// The page on which the user pays.
     pub payment_url: Option<String>,
+    /// The key of the request that made the order, if it had one; unique per user.
+    pub idempotency_key: Option<IdempotencyKey>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
 }
 
 impl Order {
-    /// The refusal of a payment of another amount.
+    /// The error for a payment with another amount.
     pub fn amount_mismatch(&self) -> Error {
         Error::AmountMismatch(format!("amount: the order is over {}", self.amount))
     }
 }
 
-/// The states of an order. SUCCESS is final: the balance has the money. From the others
-/// it is still reached when the money comes in after all.
+/// The states of an order. SUCCESS is final: the balance is credited. Every other state still changes
+/// to SUCCESS if the order is paid after all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OrderStatus {
     Pending,
     Success,
     Failed,
-    /// Nobody paid in time, says payment-service.
+    /// Not paid in time, according to payment-service.
     Expired,
 }
 
 impl OrderStatus {
     const ALL: [Self; 4] = [Self::Pending, Self::Success, Self::Failed, Self::Expired];
 
-    /// As in the tables and on the wire.
+    /// The name in the tables and on the wire.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -77,7 +79,7 @@ impl FromStr for OrderStatus {
     }
 }
 
-/// How a user pays.
+/// The payment method of a top-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PaymentMethod {
     Alipay,
@@ -86,7 +88,7 @@ pub enum PaymentMethod {
 }
 
 impl PaymentMethod {
-    /// As in the tables and on the wire.
+    /// The name in the tables and on the wire.
     pub fn name(self) -> &'static str {
         match self {
             Self::Alipay => "alipay",

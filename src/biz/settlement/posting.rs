@@ -1,4 +1,4 @@
-//! What can be posted to an account, and what it answers.
+//! Postings to an account, and their outcomes.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use crate::biz::{
 /// One change of one account.
 #[derive(Debug, Clone)]
 pub enum Posting {
-    /// Nothing but the account itself, which every posting opens when it is new.
+    /// Opens the account. Every other posting of a new user does so too.
     Open(UserId),
     Charge(Charge),
     Reserve(Reserve),
@@ -53,17 +53,18 @@ impl Posting {
     }
 }
 
-/// A call to pay for.
+/// The charge of a call.
 #[derive(Debug, Clone)]
 pub struct Charge {
     pub user: UserId,
     pub trace: TraceId,
-    /// What makes two requests with one trace id the same.
+    /// Two requests with one trace id are the same request if their contents are equal.
     pub content: ChargeContent,
-    /// Or why it has no price: the repeat of a call that had one still finds its outcome.
+    /// The price, or the reason that there is none. Without a price, a repeat of a priced call still
+    /// finds its outcome.
     pub quote: Result<Quote, Error>,
-    /// Given before the first attempt, so that a charge that committed unnoticed
-    /// is recognised as this very one, and not as an earlier request's.
+    /// Set before the first attempt. If an attempt committed with an unknown outcome, the next one
+    /// recognises the charge as its own and not as an earlier request's.
     pub record_ids: RecordIds,
 }
 
@@ -79,7 +80,7 @@ pub struct RecordIds {
 impl RecordIds {
     pub fn fresh() -> Self {
         Self {
-            // The free part comes first in time, as it does in the rule.
+            // The ids are ordered by time, and the free part comes first.
             free_part: Uuid::now_v7(),
             main: Uuid::now_v7(),
         }
@@ -89,28 +90,27 @@ impl RecordIds {
 /// A hold for a call that is about to be made.
 #[derive(Debug, Clone)]
 pub struct Reserve {
-    /// The call as expected; its main record id marks this very request.
+    /// The expected call. Its main record id identifies this request.
     pub call: Charge,
-    /// How long the hold lasts.
+    /// Lifetime of the hold.
     pub ttl: TimeDelta,
 }
 
-/// What a stream has delivered so far, of a reservation that it meters. It makes the
-/// hold grow with the stream.
+/// The usage that a stream has delivered so far for its reservation. The hold grows with it.
 #[derive(Debug, Clone)]
 pub struct Report {
     pub user: UserId,
     pub trace: TraceId,
-    /// Who reports: [`RecordIds::main`] of the reserve that opened the stream, or the one that
-    /// took its place.
+    /// The id of the stream: [`RecordIds::main`] of the reserve that opened the stream, or of the
+    /// one that took over.
     pub stream: Uuid,
-    /// Whether it takes the place of any other stream of the reservation, from now on.
+    /// Whether this stream replaces any other stream of the reservation.
     pub takes_over: bool,
-    /// `None`: nothing yet. Output that was reported before stays reported.
+    /// `None` before the first delivery. Output that was reported before still counts.
     pub usage: Option<Usage>,
-    /// What the hold should cover, as far as the funds allow. It never shrinks.
+    /// The usage that the hold should cover, as far as the funds allow. The hold never shrinks.
     pub target: Option<Usage>,
-    /// How long the hold lasts from now on.
+    /// Lifetime of the hold from now on.
     pub ttl: TimeDelta,
 }
 
@@ -119,18 +119,18 @@ pub struct Report {
 pub struct Commit {
     pub user: UserId,
     pub trace: TraceId,
-    /// Units delivered; as many as reserved when absent. Where units are tokens, `usage` says
-    /// how many, and this nothing.
+    /// Delivered units; `None` means the reserved ones. If units are tokens, `usage` gives the units
+    /// and this field is ignored.
     pub count: Option<u32>,
-    /// Of all units if none were free; when absent, what the pinned prices make of `usage`,
-    /// and without any the unit cost of the reserve.
+    /// The cost of all units without free quota. `None` means the cost of `usage` at the pinned
+    /// prices or, without pinned prices, the unit cost of the reserve.
     pub cost: Option<Money>,
     pub usage: Option<Usage>,
-    /// Tokens that were counted of the output, in place of `usage`. The input is as it was told
-    /// or estimated, and so is the output where its stream has reported more: not all of it is
-    /// text.
+    /// Output tokens that were counted from a text, in place of `usage`. The input is the reported or
+    /// estimated one. If the stream has reported more output, the report counts, because not all
+    /// output is text.
     pub counted_output: Option<u32>,
-    /// The stream that says so, if one does: it has to be the one that meters the reservation.
+    /// The stream that commits, if any. It must be the current stream of the reservation.
     pub stream: Option<Uuid>,
     /// As [`Charge::record_ids`].
     pub record_ids: RecordIds,
@@ -141,12 +141,12 @@ pub struct Commit {
 pub struct Release {
     pub user: UserId,
     pub trace: TraceId,
-    /// Marks this very request.
+    /// Id of this request.
     pub request: Uuid,
 }
 
-/// Ends a reservation that nobody ends: what was reported of its stream is charged, unless the
-/// policy of its service frees it, and a hold without a report is freed.
+/// The end of a reservation without a commit or release. The reported usage of its stream is charged,
+/// unless the policy of the service frees the hold. A hold without a report is freed.
 #[derive(Debug, Clone)]
 pub struct Expire {
     pub user: UserId,
@@ -156,12 +156,12 @@ pub struct Expire {
     pub record_ids: RecordIds,
 }
 
-/// Why a reservation is ended.
+/// The cause of the end of a reservation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
-    /// It is past its expiry; what happens then is the policy of its service.
+    /// The reservation is past its expiry. The policy of its service applies.
     Expired,
-    /// Its stream broke, and no other took its place. `usage` is what it had delivered.
+    /// Its stream broke, and no other took over. `usage` is the delivered usage.
     Broken { stream: Uuid, usage: Option<Usage> },
 }
 
@@ -171,14 +171,14 @@ pub struct Adjustment {
     pub user: UserId,
     pub id: AdjustmentId,
     pub content: AdjustmentContent,
-    /// Marks this very request, as [`Charge::record_ids`] does.
+    /// Id of this request, with the purpose of [`Charge::record_ids`].
     pub request: Uuid,
 }
 
 /// The caller's side of an adjustment. A retry must repeat all of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdjustmentContent {
-    /// Above zero credits, below zero debits.
+    /// A positive amount is a credit, a negative one a debit.
     pub amount: Money,
     pub reason: String,
     pub operator: String,
@@ -198,7 +198,7 @@ impl AdjustmentContent {
     }
 }
 
-/// News of a user's top-up order.
+/// An update of a user's top-up order.
 #[derive(Debug, Clone)]
 pub struct OrderUpdate {
     pub user: UserId,
@@ -206,21 +206,21 @@ pub struct OrderUpdate {
     pub payment_update: PaymentUpdate,
 }
 
-/// What payment-service did with a top-up.
+/// An event of a top-up at payment-service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PaymentUpdate {
-    /// It opened a payment, which waits for the user.
+    /// A payment was opened and waits for the user.
     Opened { payment: PaymentId, url: String },
-    /// The money is in.
+    /// The payment succeeded.
     Paid { payment: PaymentId, amount: Money },
     /// The payment failed, or none could be opened.
     Failed { payment: Option<PaymentId>, amount: Option<Money> },
-    /// Nobody paid in time.
+    /// The order was not paid in time.
     Expired,
 }
 
 impl PaymentUpdate {
-    /// The payment it is about.
+    /// The payment of the event.
     pub fn payment(&self) -> Option<&PaymentId> {
         match self {
             Self::Opened { payment, .. } | Self::Paid { payment, .. } => Some(payment),
@@ -235,7 +235,7 @@ impl PaymentUpdate {
 pub struct Batch {
     pub postings: Vec<Posting>,
     pub at: BillingTime,
-    /// For opening the accounts that are new.
+    /// The services of new accounts, and the policies of reservations.
     pub catalog: Arc<Catalog>,
 }
 
@@ -258,46 +258,46 @@ pub struct Adjusted {
     pub created_at: DateTime<Utc>,
 }
 
-/// What a posting did for the transaction that it answers.
+/// The effect of a posting on its transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// The transaction is where it is by it.
+    /// The posting brought the transaction into its state.
     Made,
-    /// Nothing: it stood already, by another posting or by the same, when what came of that was
-    /// lost and it left no mark of its own.
+    /// None: the transaction was already in its state. The cause is another posting, or an attempt of
+    /// this one whose outcome was lost and which left no id.
     Found,
-    /// Charged this beyond what stood.
+    /// The posting charged this in addition to the earlier charge.
     Added { split: Split, shortfall: Money },
 }
 
 impl Effect {
-    /// Whether the transaction was settled before it.
+    /// Whether the transaction was settled before this posting.
     pub fn is_repeat(self) -> bool {
         self != Self::Made
     }
 }
 
-/// What became of a posting. A refusal changed nothing.
+/// The outcome of a posting. A refused posting changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     Opened {
         /// Whether the account is new.
         created: bool,
     },
-    /// Of a charge, a reserve, a commit and a release.
+    /// The outcome of a charge, a reserve, a commit or a release.
     Settled {
         transaction: Transaction,
         effect: Effect,
     },
     Reported {
-        /// PENDING. Where the sweep came first EXPIRED, or COMMITTED by what had been reported,
-        /// by a text too: then nothing was kept.
+        /// PENDING if the report was stored. If the reservation had ended before, EXPIRED or, with
+        /// a charge of earlier reports, COMMITTED; the report was then not stored.
         transaction: Transaction,
-        /// The API key has no tokens left for it.
+        /// Whether the API key has no tokens left for the reservation.
         is_exhausted: bool,
     },
     Ended {
-        /// EXPIRED or COMMITTED; `None` where there was nothing to end.
+        /// The ended reservation, EXPIRED or COMMITTED; `None` if there was none to end.
         ended: Option<(Transaction, Effect)>,
     },
     Adjusted {
@@ -306,7 +306,7 @@ pub enum Outcome {
     },
     OrderUpdated {
         order: Order,
-        /// A repeat changes nothing.
+        /// False for a repeat, which changes nothing.
         changed: bool,
     },
     Refused(Error),

@@ -1,4 +1,4 @@
-//! What a reservation comes to: the units and the cost of what was delivered.
+//! Prices a reservation: the units and the cost of the delivered work.
 
 use super::transaction::{Delivered, Transaction};
 use crate::biz::{
@@ -8,17 +8,17 @@ use crate::biz::{
 };
 
 impl Transaction {
-    /// The units that a commit delivers, and what all of them cost if none were free: as the
-    /// commit says, by the pinned prices, or by the unit cost of the reserve.
+    /// The units that a commit delivers, and their cost without free quota: the cost in the commit,
+    /// the cost at the pinned prices, or the unit cost of the reserve.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where tokens are needed and missing, and beyond the largest amounts.
+    /// [`Error::Invalid`] for required tokens that are missing, and above the largest amounts.
     pub fn priced(&self, delivered: &Delivered) -> Result<(u32, Money), Error> {
         let usage = delivered.usage.filter(|usage| usage.tokens() > 0);
         let units = match (self.quota_unit, usage) {
             (QuotaUnit::Calls, _) => delivered.count,
             (QuotaUnit::Tokens, Some(usage)) => token_units("usage", usage)?,
-            // As estimated: what they cost is known without them.
+            // Without usage the estimate gives the units. The cost does not depend on them.
             (QuotaUnit::Tokens, None) => self.units(),
         };
         if let Some(cost) = delivered.cost {
@@ -36,18 +36,19 @@ impl Transaction {
         Ok((units, full_cost))
     }
 
-    /// How a stream that has come to `usage` is paid, of the free units it holds and the balance.
+    /// The split of a stream with the delivered `usage` between its held free units and the balance.
     ///
     /// # Errors
     /// As [`Self::priced`].
     pub fn so_far(&self, usage: Usage) -> Result<Split, Error> {
         let (units, full_cost) = self.priced(&Delivered::stream(self, usage))?;
-        Ok(charge::split(units, full_cost, self.reservation.as_ref().map_or(0, |reservation| reservation.free)))
+        let held_free = self.reservation.as_ref().map_or(0, |reservation| reservation.free.into());
+        Ok(charge::split(units, full_cost, held_free))
     }
 }
 
 impl Delivered {
-    /// As many units as were reserved, and what a stream of `reserved` has come to.
+    /// The delivery of a stream: the reserved units and its usage.
     pub fn stream(reserved: &Transaction, usage: Usage) -> Self {
         Self { count: reserved.content.count, cost: None, usage: Some(usage) }
     }

@@ -9,26 +9,27 @@ use super::{
 };
 use crate::biz::values::{calendar::Calendar, error::Result};
 
-/// Reservations that are looked up and posted together.
+/// Reservations that are read and posted together.
 const CHUNK: u32 = 500;
 
-/// What a sweep did.
+/// The result of a sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Swept {
-    /// Holds that were freed.
+    /// Reservations whose hold was freed.
     pub freed: u64,
-    /// Streams that were charged as far as they had reported.
+    /// Streams that were charged for the usage that they had reported.
     pub charged: u64,
-    /// Reservations that could not be settled now; the next sweep finds them again.
+    /// Reservations that could not be ended. The next sweep tries again.
     pub failed: u64,
 }
 
-/// Ends every reservation that is past its expiry now, through the lanes. A commit or a
-/// release that comes first wins; several sweeps at once end each of them once. Tells
-/// `on_ended` of each.
+/// Ends every reservation that is past its expiry, through the lanes of `engine`. A commit or
+/// release that settles first wins. Parallel sweeps end each reservation once. Calls `on_ended` for
+/// each ended reservation.
 ///
 /// # Errors
-/// [`crate::biz::values::error::Error::Overloaded`] or Internal when the expired ones can't be read.
+/// [`crate::biz::values::error::Error::Overloaded`] or Internal: the expired reservations can't be
+/// read.
 pub async fn sweep(
     store: &dyn TransactionStore,
     engine: &Engine,
@@ -42,7 +43,8 @@ pub async fn sweep(
     loop {
         let due = store.due(until, last.as_ref(), CHUNK).await?;
         let Some(end) = due.last().cloned() else { return Ok(swept) };
-        // Only what was read as ended is forgotten; what this sweep ends the next one forgets.
+        // This sweep forgets the reservations that had already ended. The next sweep forgets the
+        // reservations that this one ends.
         let (pending, ended): (Vec<_>, Vec<_>) = due.into_iter().partition(|due| due.is_pending);
         let posted = join_all(pending.into_iter().map(|Due { user, trace, .. }| {
             let record_ids = RecordIds::fresh();
@@ -60,7 +62,7 @@ pub async fn sweep(
                     on_ended(ended, effect);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, trace_id = %trace, "an expired reservation could not be ended");
+                    tracing::warn!(%error, trace_id = %trace, "expired reservation not ended; the next sweep tries again");
                     swept.failed += 1;
                 }
             }
@@ -74,16 +76,17 @@ pub async fn sweep(
     }
 }
 
-/// What a sweep would do.
+/// The preview of a sweep.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SweepPreview {
     /// Reservations that would be ended.
     pub holds: u64,
-    /// The first of them, which expired first.
+    /// The reservations that expired first, in that order.
     pub first: Vec<Due>,
 }
 
-/// What [`sweep`] would end now, with `listed` of it at the most. Only reads.
+/// Counts the reservations that [`sweep`] would end now, and lists at most `listed` of them. Only
+/// reads.
 ///
 /// # Errors
 /// As [`sweep`].

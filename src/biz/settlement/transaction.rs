@@ -1,4 +1,4 @@
-//! Transactions: what became of a charge or a reservation, under its trace id.
+//! Transactions: the stored state of a charge or a reservation, by its trace id.
 
 use std::{fmt, str::FromStr};
 
@@ -27,25 +27,25 @@ pub struct Transaction {
     pub trace: TraceId,
     pub content: ChargeContent,
     pub status: Status,
-    /// What its units are.
+    /// The unit of its counts.
     pub quota_unit: QuotaUnit,
-    /// The version of its model's prices that prices it, where no cost was given. A
-    /// reservation keeps what was in force at the reserve.
+    /// The price version of its model, used if no cost was given. A reservation pins the version in
+    /// force at the reserve.
     pub price_version: Option<PriceVersion>,
     /// `None` for a charge made at once, without a hold.
     pub reservation: Option<Reservation>,
-    /// What was charged; zeros until it is committed.
+    /// Charged units and amount; zero until it is committed.
     pub free: u32,
     pub paid: u32,
     pub amount: Money,
-    /// What a commit did not charge of what was delivered, by the policy of the service.
+    /// The cost of delivered work that a commit did not charge, by the policy of the service.
     pub shortfall: Money,
-    /// Of the main record once it is committed; until then it only marks the request
-    /// that brought the transaction into its status, or the stream that meters it.
+    /// The id of the main record once it is committed. Until then, the id of the request that set the
+    /// status, or of the current stream.
     pub record_id: Uuid,
     /// State of the account right after the charge.
     pub balance_after: Money,
-    pub free_remaining_after: u32,
+    pub free_remaining_after: u64,
     pub created_at: DateTime<Utc>,
 }
 
@@ -54,12 +54,12 @@ impl Transaction {
         self.status == Status::Committed
     }
 
-    /// What it has charged so far.
+    /// The charge so far.
     pub fn split(&self) -> Split {
         Split { free: self.free, paid: self.paid, amount: self.amount }
     }
 
-    /// The units that were asked for.
+    /// The requested units.
     pub fn units(&self) -> u32 {
         match (self.quota_unit, self.content.usage.or(self.content.estimate)) {
             (QuotaUnit::Tokens, Some(usage)) => u32::try_from(usage.tokens()).unwrap_or(u32::MAX),
@@ -67,15 +67,31 @@ impl Transaction {
         }
     }
 
-    /// What it took of the quotas of its API key while it is PENDING: what was expected, or
-    /// came already.
+    /// The amount that it takes from the quotas of its API key while it is PENDING: the estimate or
+    /// the reported usage, the larger one.
     pub fn held_take(&self) -> Take {
         let Some(reservation) = &self.reservation else { return Take::default() };
-        let tokens = [self.content.estimate, reservation.reported].into_iter().flatten();
-        Take::call(tokens.max_by_key(Usage::tokens), reservation.amount)
+        Take::of_tokens(self.held_tokens(), reservation.amount)
     }
 
-    /// The version that its amount follows from, or while it is pending its hold.
+    fn held_tokens(&self) -> i64 {
+        let reported = self.reservation.as_ref().and_then(|reservation| reservation.reported);
+        let tokens = [self.content.estimate, reported].into_iter().flatten().map(|usage| usage.tokens());
+        tokens.max().and_then(|tokens| i64::try_from(tokens).ok()).unwrap_or(0)
+    }
+
+    /// The tokens that a commit of so many units takes of the quotas of its API key: as many as
+    /// the free quota counts, where that counts tokens. Elsewhere the delivered ones; where the
+    /// commit names none, the held ones stand.
+    pub fn taken_tokens(&self, units: u32, usage: Option<Usage>) -> i64 {
+        match (self.quota_unit, usage.filter(|usage| usage.tokens() > 0)) {
+            (QuotaUnit::Tokens, _) => units.into(),
+            (QuotaUnit::Calls, Some(usage)) => i64::try_from(usage.tokens()).unwrap_or(i64::MAX),
+            (QuotaUnit::Calls, None) => self.held_tokens(),
+        }
+    }
+
+    /// The price version of its amount or, while it is pending, of its hold.
     pub fn priced_by(&self) -> Option<&PriceVersion> {
         let delivered = self.reservation.as_ref().and_then(|reservation| reservation.delivered.as_ref());
         let by_tokens = match delivered {
@@ -88,9 +104,9 @@ impl Transaction {
 
 /// The states of a transaction.
 ///
-/// A charge is COMMITTED from the start. A reservation is PENDING while it holds
-/// something; from there, and from EXPIRED, it can be committed or released. COMMITTED
-/// and RELEASED are final, but that a charge by what a stream reported can be added to.
+/// A charge is COMMITTED from the start. A reservation is PENDING while it has a hold. A PENDING or
+/// EXPIRED reservation can be committed or released. COMMITTED and RELEASED are final, except that a
+/// commit may add to a charge of reported usage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Status {
     Pending,
@@ -100,7 +116,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// As in the tables and on the wire.
+    /// The name in the tables and on the wire.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pending => "PENDING",
@@ -128,79 +144,79 @@ impl FromStr for Status {
     }
 }
 
-/// What the reserve fixed, what a stream reported, and what the commit then asked.
+/// The data of the reserve, of the stream's reports and of the commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation {
-    /// Free units and balance that are held, or were. They grow with a stream.
+    /// Held free units and amount, kept after the end too. They grow with a stream.
     pub free: u32,
     pub amount: Money,
-    /// Of all the reserved units if none were free: the cost as it was expected.
+    /// The expected cost of all reserved units without free quota.
     pub full_cost: Money,
     pub expires_at: DateTime<Utc>,
-    /// The billing day of the reserve, which the commit counts to.
+    /// The billing day of the reserve. The commit counts to this day.
     pub day: NaiveDate,
-    /// What a stream had delivered when it was last made durable.
+    /// The last stored usage of its stream.
     pub reported: Option<Usage>,
-    /// Once it is committed.
+    /// The content of the commit, once it is committed.
     pub delivered: Option<Delivered>,
     pub charged_by: ChargedBy,
 }
 
-/// What a committed reservation was charged by.
+/// The source of a reservation's charge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ChargedBy {
     #[default]
     Commit,
-    /// By what its stream had reported last: who delivered it may know better.
+    /// The last report of its stream. A later commit may add to the charge.
     Report,
-    /// By that, and by a commit that knew better.
+    /// The last report, and a commit that added to it.
     Both,
 }
 
 impl Reservation {
-    /// The month whose free quota it holds.
+    /// The month of the held free quota.
     pub fn month(&self) -> Month {
         Month::of(self.day)
     }
 
-    /// `usage` with the output that was reported before, if that is more: a stream that
-    /// was opened anew may not have got as far yet.
+    /// `usage`, but with at least the output that was reported before. A reopened stream may report
+    /// less at first.
     pub fn with(&self, usage: Usage) -> Usage {
         let before = self.usage().map_or(0, |reported| reported.output_tokens);
         Usage { output_tokens: usage.output_tokens.max(before), ..usage }
     }
 
-    /// What was delivered, or was reported of it so far.
+    /// The delivered usage; before the commit, the reported one.
     pub fn usage(&self) -> Option<Usage> {
         self.delivered.as_ref().map_or(self.reported, |delivered| delivered.usage)
     }
 }
 
-/// A reservation whose time has come.
+/// A reservation past its expiry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Due {
     pub expires_at: DateTime<Utc>,
     pub user: UserId,
     pub trace: TraceId,
-    /// Whether it still holds something; it may have ended before its time.
+    /// Whether it still has a hold. It may have ended before its expiry.
     pub is_pending: bool,
 }
 
-/// Where transactions are read.
+/// Reads transactions.
 #[async_trait]
 pub trait TransactionStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn transaction(&self, user: &UserId, trace: &TraceId) -> Result<Option<Transaction>, StoreError>;
 
-    /// The reservations that expire at `until` or before and are not forgotten, the
-    /// oldest first, from behind `after` on, `limit` at most.
+    /// At most `limit` reservations that expire at or before `until` and are not forgotten. They
+    /// begin after `after`, oldest first.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn due(&self, until: DateTime<Utc>, after: Option<&Due>, limit: u32) -> Result<Vec<Due>, StoreError>;
 
-    /// Leaves these, at least one and all of them ended, out of [`Self::due`] from now on.
+    /// Excludes ended reservations from [`Self::due`]. `ended` must not be empty.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
@@ -212,12 +228,12 @@ pub trait TransactionStore: Send + Sync + 'static {
 pub struct ChargeContent {
     pub service: ServiceName,
     pub count: u32,
-    /// As requested; what the service asks when absent.
+    /// The requested cost; `None` means the price of the service.
     pub cost: Option<Money>,
     pub api_key: Option<ApiKeyId>,
     pub model: Option<ModelName>,
     pub usage: Option<Usage>,
-    /// What a reserve expects.
+    /// The expected usage of a reserve.
     pub estimate: Option<Usage>,
 }
 
@@ -242,9 +258,9 @@ impl ChargeContent {
 /// The caller's side of a commit. A retry must repeat all of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivered {
-    /// As many as reserved where units are tokens.
+    /// Delivered units; the reserved ones if units are tokens.
     pub count: u32,
-    /// As asked.
+    /// The requested cost.
     pub cost: Option<Money>,
     pub usage: Option<Usage>,
 }

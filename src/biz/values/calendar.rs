@@ -1,4 +1,4 @@
-//! Days and months in the billing time zone, and the clock they are read from.
+//! Days and months in the billing time zone, and the clock.
 
 use std::{fmt, str::FromStr, sync::Arc, time::Instant};
 
@@ -7,13 +7,18 @@ use chrono_tz::Tz;
 
 use crate::biz::values::invalid::Invalid;
 
-/// Where "now" comes from, so that tests can move it.
+/// The source of the current time. Tests replace it.
 pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> DateTime<Utc>;
 
-    /// For spans within this process: unlike `now`, nobody sets it.
+    /// A monotonic time, for spans within this process.
     fn instant(&self) -> Instant {
         Instant::now()
+    }
+
+    /// Whether it must agree with the clock of the database: one that a test moves need not.
+    fn is_of_machine(&self) -> bool {
+        false
     }
 }
 
@@ -25,6 +30,10 @@ impl Clock for Arc<dyn Clock> {
     fn instant(&self) -> Instant {
         (**self).instant()
     }
+
+    fn is_of_machine(&self) -> bool {
+        (**self).is_of_machine()
+    }
 }
 
 /// The machine's clock.
@@ -33,6 +42,10 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now(&self) -> DateTime<Utc> {
         Utc::now()
+    }
+
+    fn is_of_machine(&self) -> bool {
+        true
     }
 }
 
@@ -112,18 +125,19 @@ pub struct DaySpan {
 }
 
 impl DaySpan {
-    /// At least 1.
+    /// The number of days, at least 1.
     pub fn days(self) -> i64 {
         (self.last - self.first).num_days() + 1
     }
 }
 
-/// From this hour on clocks may go back from after midnight; they go back by less than three.
+/// In some zones clocks go back across midnight. They go back by less than three hours, so only local
+/// times from this hour on are affected.
 const LATE_HOUR: u32 = 21;
-/// A day, and somewhat more.
+/// Most quarter hours that a zone skips: somewhat more than a day.
 const MAX_SKIPPED_QUARTERS: i64 = 26 * 4;
 
-/// Tells billing days from instants. The zone is the configuration's, never the machine's.
+/// Converts instants to billing days. The zone comes from the configuration, never from the machine.
 pub struct Calendar {
     zone: Tz,
     clock: Box<dyn Clock>,
@@ -142,8 +156,8 @@ impl Calendar {
         let micros = instant.nanosecond() / 1_000 * 1_000;
         let local = instant.with_timezone(&self.zone);
         let mut day = local.date_naive();
-        // Where clocks go back from after midnight to before it, a day that has begun does
-        // not end again: no month comes twice.
+        // If clocks go back across midnight, the day that has begun continues, so that no month
+        // begins twice.
         if local.hour() >= LATE_HOUR
             && let Some(next) = day.succ_opt()
             && self.start_of(next) <= instant
@@ -156,15 +170,15 @@ impl Calendar {
     /// The instant at which `day` begins.
     pub fn start_of(&self, day: NaiveDate) -> DateTime<Utc> {
         let midnight = NaiveDateTime::from(day);
-        // Where a zone skips midnight on a daylight-saving change, the day begins
-        // at the first quarter hour that exists; a day that a zone skips as it moves over
-        // the date line begins and ends with the next.
+        // If a daylight-saving change skips midnight, the day begins at its first existing quarter
+        // hour. If a zone skips a whole day at the date line, that day begins and ends where the
+        // next day begins.
         (0..=MAX_SKIPPED_QUARTERS)
             .find_map(|quarter| self.zone.from_local_datetime(&(midnight + Duration::minutes(15 * quarter))).earliest())
             .map_or_else(|| midnight.and_utc(), |start| start.to_utc())
     }
 
-    /// The instants a span of days begins at and ends before.
+    /// The first instant of a span of days, and the first instant after it.
     pub fn bounds(&self, span: DaySpan) -> (DateTime<Utc>, DateTime<Utc>) {
         let after = span.last.checked_add_days(Days::new(1)).unwrap_or(span.last);
         (self.start_of(span.first), self.start_of(after))
@@ -177,7 +191,7 @@ impl Calendar {
     }
 }
 
-/// A day as callers write it, `2026-11-21`; the error names `field`.
+/// Parses a day, `2026-11-21`. The error names `field`.
 pub fn parse_day(field: &str, text: &str) -> Result<NaiveDate, Invalid> {
     NaiveDate::parse_from_str(text, "%Y-%m-%d")
         .ok()

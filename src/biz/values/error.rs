@@ -1,5 +1,5 @@
-//! What can go wrong, in the caller's terms. The codes and statuses each of these
-//! has on the wire stand in one table, `crate::service::errors`.
+//! The errors of the rules and of the storage. The table `crate::service::errors` maps each error of
+//! the rules to its code and its statuses on the wire.
 
 use std::fmt;
 
@@ -7,8 +7,8 @@ use thiserror::Error;
 
 use super::{invalid::Invalid, limit::Limit, money::Money};
 
-/// An error a caller gets. Nothing was changed when one is returned, except where
-/// the variant says that the outcome is unknown.
+/// An error for the caller. Nothing was changed, unless the variant says that the outcome is
+/// unknown.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Error {
     #[error("balance is not enough: {needed} needed, {available} available")]
@@ -23,7 +23,7 @@ pub enum Error {
     AmountMismatch(String),
     #[error("payment is unavailable: {0}")]
     PaymentUnavailable(String),
-    /// The id was used before with other content.
+    /// The id was used before, with other content.
     #[error("{id_field} was used before with other content; these fields differ: {}", fields.join(", "))]
     IdempotencyConflict { id_field: &'static str, fields: Vec<&'static str> },
     #[error("service_name: unknown service {0:?}")]
@@ -101,15 +101,15 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// A failure of the storage below the traits of this layer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StoreError {
-    /// The transaction was rolled back and would likely pass a second time:
-    /// deadlock, lock timeout, failed certification.
+    /// The transaction was rolled back, and a retry would likely succeed: deadlock, lock timeout,
+    /// failed certification.
     #[error("conflict with another transaction: {0}")]
     Conflict(String),
-    /// It does not answer, or the connection was lost. During a commit
-    /// the outcome is unknown.
+    /// The server does not answer, or the connection was lost. After a lost commit the outcome is
+    /// unknown.
     #[error("unavailable: {0}")]
     Unavailable(String),
-    /// Anything else: a defect, or data that does not fit.
+    /// Any other failure: a defect, or malformed data.
     #[error("{0}")]
     Failed(String),
 }

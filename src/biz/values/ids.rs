@@ -1,10 +1,10 @@
-//! Identifiers as callers send them, checked once at the edge. Cloning one is cheap.
+//! Identifiers from callers, checked once at the edge. A clone is cheap.
 
 use std::{fmt, sync::Arc};
 
 use crate::biz::values::invalid::Invalid;
 
-/// Defines an identifier: a shared string whose content `$check` has accepted.
+/// Defines an identifier: a shared string with checked content.
 macro_rules! identifier {
     ($(#[$doc:meta])* $name:ident, $max:expr, $check:expr, $charset:expr) => {
         $(#[$doc])*
@@ -15,18 +15,18 @@ macro_rules! identifier {
             /// Longest accepted value, in bytes.
             pub const MAX_LEN: usize = $max;
 
-            /// Checks `value`; the error names `field`.
+            /// Checks `value`. The error names `field`.
             pub fn parse(field: &str, value: &str) -> Result<Self, Invalid> {
                 check(field, value, Self::MAX_LEN, $check, $charset)?;
                 Ok(Self(value.into()))
             }
 
-            /// As [`Self::parse`], and nothing for an empty string.
+            /// As [`Self::parse`]; `None` for an empty string.
             pub fn parse_optional(field: &str, value: &str) -> Result<Option<Self>, Invalid> {
                 if value.is_empty() { Ok(None) } else { Self::parse(field, value).map(Some) }
             }
 
-            /// A value that was checked when it was stored.
+            /// A stored value, which was checked before it was stored.
             pub fn from_stored(value: impl Into<Arc<str>>) -> Self {
                 Self(value.into())
             }
@@ -61,7 +61,7 @@ identifier!(
     UserId, 36, is_user_id_byte, "letters, digits and -_.:@"
 );
 identifier!(
-    /// A billed service, such as `passport`. Only configured ones reach the rules.
+    /// A billed service, such as `passport`. Only configured services reach the rules.
     ServiceName, 32, is_service_name_byte, "letters, digits and -_."
 );
 identifier!(
@@ -71,6 +71,10 @@ identifier!(
 identifier!(
     /// The id that makes an adjustment idempotent, scoped to its user.
     AdjustmentId, 128, is_printable, "printable ASCII characters"
+);
+identifier!(
+    /// The id that makes a top-up idempotent, scoped to its user.
+    IdempotencyKey, 128, is_printable, "printable ASCII characters"
 );
 identifier!(
     /// The API key a call was made with.
@@ -95,7 +99,7 @@ identifier!(
 );
 
 impl TraceId {
-    /// A fresh id for a charge whose caller sent none.
+    /// A new id, for a charge without an id of the caller.
     pub fn fresh() -> Self {
         Self(uuid::Uuid::now_v7().to_string().into())
     }

@@ -1,8 +1,8 @@
-//! The refusal of a value, which every check of a field returns.
+//! The error of an invalid field.
 
 use thiserror::Error;
 
-/// A value that breaks a rule: which field, and why.
+/// An invalid value: the field, and the rule that it breaks.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{field}: {why}")]
 pub struct Invalid {

@@ -1,8 +1,8 @@
-//! The limits that refuse a call, as errors name them.
+//! The limits that refuse a call, with their names in errors.
 
 use std::{fmt, time::Duration};
 
-/// What forbids a call although somebody would pay for it.
+/// A limit that refuses a call, apart from the balance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
     Daily,
@@ -11,13 +11,13 @@ pub enum Limit {
     ApiKey,
     /// A rate limit of the user or the API key.
     Rate {
-        /// When a repeat would be admitted if nobody else made a request. Above zero.
+        /// The time until a retry is admitted if no other request comes. Above zero.
         retry_after: Duration,
     },
 }
 
 impl fmt::Display for Limit {
-    /// As the contract words it.
+    /// The name in the contract.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Daily => "daily limit",

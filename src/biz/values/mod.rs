@@ -3,6 +3,7 @@
 
 pub mod cache_key;
 pub mod calendar;
+pub mod currency;
 pub mod error;
 pub mod ids;
 pub mod invalid;

@@ -6,24 +6,23 @@ use rust_decimal::Decimal;
 
 use crate::biz::values::invalid::Invalid;
 
-/// An amount of money to six decimal places, held as whole millionths.
+/// An amount of money with six decimal places, stored as whole millionths.
 ///
-/// Every single amount and balance lies within ±[`Money::MAX`]; whoever changes a
-/// balance checks it with [`Money::checked_add`]. Sums for statistics may go beyond.
+/// Every amount and balance is within ±[`Money::MAX`]. [`Money::checked_add`] checks this for a
+/// changed balance. Sums for statistics may exceed it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Money(i64);
 
 const MICROS_PER_UNIT: i64 = 1_000_000;
-const MICROS_PER_HUNDREDTH: i64 = MICROS_PER_UNIT / 100;
 const PLACES: usize = 6;
 
 impl Money {
     pub const ZERO: Money = Money(0);
-    /// 999,999,999.999999: 15 digits, which a wire double carries exactly, and far
-    /// enough from the ends of the integer for sums of thousands of the largest.
+    /// 999,999,999.999999. Its 15 digits are exact in a wire double, and the integer has room for the
+    /// sum of thousands of such amounts.
     pub const MAX: Money = Money(999_999_999_999_999);
 
-    /// From millionths, as SQLite stores amounts.
+    /// From millionths, the form in SQLite.
     pub const fn from_micros(micros: i64) -> Self {
         Self(micros)
     }
@@ -40,20 +39,20 @@ impl Money {
         self.0 == 0
     }
 
-    /// A wire double, by its shortest decimal form: 0.1 is a tenth exactly. NaN,
-    /// infinities, more than six places and more than [`Money::MAX`] are errors
-    /// that name `field`.
+    /// From a wire double, by its shortest decimal form: 0.1 becomes exactly a tenth. NaN,
+    /// infinities, more than six places, and amounts beyond ±[`Money::MAX`] are errors that name
+    /// `field`.
     pub fn from_wire(field: &str, value: f64) -> Result<Self, Invalid> {
         if !value.is_finite() {
             return Err(Invalid::new(field, "must be a finite number"));
         }
-        // Display of a double is its shortest form that reads back the same.
+        // Display writes the shortest form that parses to the same double.
         value.to_string().parse().map_err(|why: ParseError| Invalid::new(field, why.0))
     }
 
     /// The nearest wire double.
     pub fn to_wire(self) -> f64 {
-        // Parsing rounds correctly where a division would round twice.
+        // A parse rounds once; a division would round twice.
         self.to_string().parse().unwrap_or(f64::NAN)
     }
 
@@ -71,28 +70,18 @@ impl Money {
         Decimal::new(self.0, PLACES as u32).normalize()
     }
 
-    /// From hundredths, as payment-service counts (fen); `None` beyond ±[`Money::MAX`].
-    pub fn from_hundredths(hundredths: i64) -> Option<Self> {
-        let micros = hundredths.checked_mul(MICROS_PER_HUNDREDTH)?;
-        Some(Self(micros)).filter(|amount| amount.0.unsigned_abs() <= Self::MAX.0.unsigned_abs())
-    }
-
-    /// In hundredths; `None` where it is not a whole number of them.
-    pub fn to_hundredths(self) -> Option<i64> {
-        (self.0 % MICROS_PER_HUNDREDTH == 0).then_some(self.0 / MICROS_PER_HUNDREDTH)
-    }
-
     /// The sum, or `None` beyond ±[`Money::MAX`].
     pub fn checked_add(self, other: Money) -> Option<Self> {
         self.0.checked_add(other.0).map(Self).filter(|sum| sum.0.unsigned_abs() <= Self::MAX.0.unsigned_abs())
     }
 
-    /// `self - other`; the caller knows it fits, as when `other` is covered by `self`.
+    /// `self - other`. The caller must know that the result fits, for example because `self` covers
+    /// `other`.
     pub fn minus(self, other: Money) -> Self {
         Self(self.0.saturating_sub(other.0))
     }
 
-    /// `self + other`; the caller knows it fits.
+    /// `self + other`. The caller must know that the result fits.
     pub fn plus(self, other: Money) -> Self {
         Self(self.0.saturating_add(other.0))
     }
@@ -103,13 +92,14 @@ impl Money {
     }
 
     /// The share `part / whole` of this amount, to the nearest millionth, halves
-    /// away from zero. `whole` is at least 1 and `part` at most `whole`.
+    /// away from zero; a share of something is never nothing. `whole` is at least 1 and
+    /// `part` at most `whole`.
     pub fn share(self, part: u32, whole: u32) -> Self {
-        // The product of an i64 by part/whole <= 1 fits an i64 again.
+        // An i64 times a fraction of at most 1 fits an i64.
         Self(self.ratio(part, whole) as i64)
     }
 
-    /// As [`Money::share`], of more than the whole too; `None` beyond ±[`Money::MAX`].
+    /// As [`Money::share`], but `part` may exceed `whole`; `None` beyond ±[`Money::MAX`].
     pub fn scaled(self, part: u32, whole: u32) -> Option<Self> {
         let scaled = i64::try_from(self.ratio(part, whole)).ok()?;
         Some(Self(scaled)).filter(|amount| amount.0.unsigned_abs() <= Self::MAX.0.unsigned_abs())
@@ -118,7 +108,10 @@ impl Money {
     fn ratio(self, part: u32, whole: u32) -> i128 {
         let (whole, product) = (i128::from(whole), i128::from(self.0) * i128::from(part));
         let half = whole / 2 * product.signum();
-        (product + half) / whole
+        match (product + half) / whole {
+            0 => product.signum(),
+            rounded => rounded,
+        }
     }
 }
 
@@ -129,14 +122,14 @@ impl std::ops::Neg for Money {
     }
 }
 
-/// Sums for replies and proofs; they saturate rather than wrap.
+/// Sums for replies and the audit. A sum saturates instead of an overflow.
 impl Sum for Money {
     fn sum<I: Iterator<Item = Money>>(amounts: I) -> Money {
         Money(amounts.fold(0, |sum, amount| sum.saturating_add(amount.0)))
     }
 }
 
-/// Why a text is not an amount.
+/// The reason that a text is not an amount.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ParseError(&'static str);
@@ -213,9 +206,17 @@ mod tests {
     fn a_share_rounds_halves_away_from_zero() {
         assert_eq!(money("0.1").share(2, 3), money("0.066667"));
         assert_eq!(money("0.000001").share(1, 2), money("0.000001"));
-        assert_eq!(money("0.000001").share(1, 3), Money::ZERO);
         assert_eq!(money("-0.000001").share(1, 2), money("-0.000001"));
         assert_eq!(Money::MAX.share(1_000_000_000, 1_000_000_000), Money::MAX);
+    }
+
+    #[test]
+    fn a_share_of_something_is_never_nothing() {
+        assert_eq!(money("0.000001").share(1, 3), money("0.000001"));
+        assert_eq!(money("0.000001").scaled(1, 1_000_000_000), Some(money("0.000001")));
+        assert_eq!(money("-0.000001").share(1, 1_000_000_000), money("-0.000001"));
+        assert_eq!(money("1").share(0, 3), Money::ZERO);
+        assert_eq!(Money::ZERO.scaled(7, 3), Some(Money::ZERO));
     }
 
     #[test]
@@ -262,18 +263,6 @@ mod tests {
         fn amounts_survive_the_wire(micros in -Money::MAX.0..=Money::MAX.0) {
             let amount = Money(micros);
             prop_assert_eq!(Money::from_wire("amount", amount.to_wire()).unwrap(), amount);
-        }
-    }
-
-    #[test]
-    fn hundredths_are_exact_or_none() {
-        assert_eq!(Money::from_hundredths(1_999).unwrap().to_string(), "19.99");
-        assert_eq!("19.99".parse::<Money>().unwrap().to_hundredths(), Some(1_999));
-        assert_eq!("19.999".parse::<Money>().unwrap().to_hundredths(), None);
-        assert_eq!(Money::from_hundredths(i64::MAX), None);
-        assert_eq!(Money::from_hundredths(99_999_999_999).unwrap().to_string(), "999999999.99");
-        for too_much in [100_000_000_000, -100_000_000_000] {
-            assert_eq!(Money::from_hundredths(too_much), None);
         }
     }
 }

@@ -1,19 +1,19 @@
-//! Pages of lists that show the newest first.
+//! Paging of lists that are ordered from newest to oldest.
 
 use chrono::{DateTime, Utc};
 
-/// A place in a list: right behind this entry.
+/// The position after an entry of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
     pub created_at: DateTime<Utc>,
     pub id: String,
 }
 
-/// Where a page begins.
+/// The begin of a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PageStart {
-    /// Behind this many entries.
+    /// After this number of entries.
     Offset(u32),
-    /// Behind this entry, at a cost that does not grow with the depth.
+    /// After this entry. The cost of the read does not grow with the depth.
     After(Cursor),
 }

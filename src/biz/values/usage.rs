@@ -10,7 +10,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Input and output together.
+    /// The sum of input and output tokens.
     pub fn tokens(&self) -> u64 {
         u64::from(self.input_tokens) + u64::from(self.output_tokens)
     }

@@ -1,10 +1,8 @@
-//! A bounded set of connections, each of which is used again only when its last user
-//! said that it left it clean.
+//! A bounded pool of connections. A connection is reused only if its last user gave it back clean.
 //!
-//! sqlx's own pool takes every connection back and then asks the server whether it
-//! still lives; that, and the rollback that a cancelled transaction needs, are two
-//! round trips to each use. Here a connection whose user failed or was cancelled is
-//! closed instead, whatever state it is in, and the server ends its transaction.
+//! The pool of sqlx takes every connection back, rolls a cancelled transaction back, and pings the
+//! server: two round trips per use. This pool closes a connection whose user failed or was cancelled,
+//! and the server then ends the transaction.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -12,8 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::{FutureExt, future::BoxFuture};
 use sqlx::{
-    Connection, MySql, MySqlConnection,
+    Connection, Execute, MySql, MySqlConnection, SqlStr,
     mysql::{MySqlArguments, MySqlConnectOptions, MySqlRow},
     query::Query,
 };
@@ -22,27 +21,28 @@ use tokio::{
     time::timeout,
 };
 
+use super::statement::Statement;
 use crate::{biz::values::error::StoreError, data::error::store_error};
 
-/// What every connection begins with, so that the server's defaults do not matter.
-/// Read committed: no gap locks, and what is read after the account's lock is what
-/// its last holder committed. Strict: a value that does not fit is an error and never
-/// cut to size. A process that froze, or a machine that went without a word, does not
-/// hold its locks for hours; MySQL can only be told so of idle connections. And no list
-/// of keys is made into a subquery, which would lock in another order.
+/// The settings of every connection, so that the server's defaults do not matter.
+/// - Read committed: no gap locks, and a read after the account's lock sees the last commit.
+/// - Strict mode: a value that does not fit is an error and is never truncated.
+/// - Time limits: a frozen process or lost machine does not hold its locks for hours. MySQL has such
+///   a limit for idle connections only.
+/// - No list of keys becomes a subquery, which would lock in another order.
 const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
     SET SESSION sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', \
     autocommit = 1, innodb_lock_wait_timeout = 2, wait_timeout = 30 \
     /*M! , idle_transaction_timeout = 5, in_predicate_conversion_threshold = 0 */";
 
-/// A connection that rested longer than this is tried before it is used.
+/// Idle time after which a connection is tested before its use.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long the trial may take.
+/// Deadline of the test.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(1);
-/// An older connection is replaced, so that load follows a changed cluster.
+/// Age at which a connection is replaced, so that the load follows changes of a cluster.
 const LIFETIME: Duration = Duration::from_secs(30 * 60);
 
-/// A connection with the settings of all.
+/// Opens a connection with the common settings.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Failed`].
@@ -52,14 +52,14 @@ pub(super) async fn connect(options: &MySqlConnectOptions) -> Result<MySqlConnec
     Ok(connection)
 }
 
-/// The connections of one purpose.
+/// A pool of connections for one purpose.
 #[derive(Clone)]
 pub(super) struct Connections(Arc<Shared>);
 
 struct Shared {
     options: MySqlConnectOptions,
     permits: Arc<Semaphore>,
-    /// The last one used is used next.
+    /// Idle connections. The last used one is used next.
     idle: Mutex<Vec<Idle>>,
     acquire_timeout: Duration,
 }
@@ -71,7 +71,8 @@ struct Idle {
 }
 
 impl Connections {
-    /// At most `size` at once; who finds none waits for `acquire_timeout`. Connects when needed.
+    /// A pool of at most `size` connections, which are opened when needed. A caller waits for a free
+    /// one for `acquire_timeout` at most.
     pub(super) fn new(options: MySqlConnectOptions, size: usize, acquire_timeout: Duration) -> Self {
         let permits = Arc::new(Semaphore::new(size.max(1)));
         Self(Arc::new(Shared { options, permits, idle: Mutex::default(), acquire_timeout }))
@@ -80,20 +81,58 @@ impl Connections {
     /// A connection that is in no transaction.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when none is free or made in time,
-    /// [`StoreError::Failed`] when the server refuses.
+    /// [`StoreError::Unavailable`]: no connection was free or opened in time.
+    /// [`StoreError::Failed`]: the server refuses.
     pub(super) async fn take(&self) -> Result<Lease, StoreError> {
         timeout(self.0.acquire_timeout, self.take_or_connect())
             .await
             .unwrap_or_else(|_| Err(StoreError::Unavailable("no connection in time".into())))
     }
 
+    /// A connection, and the answer to what is asked first on it. A connection that was closed
+    /// at rest, as by `wait_timeout` or a restart of the server, is replaced once: `first` may
+    /// be done twice, and must commit nothing or be repeatable.
+    ///
+    /// # Errors
+    /// As [`Self::take`], and those of `first`.
+    pub(super) async fn take_with<T>(
+        &self,
+        first: impl for<'c> Fn(&'c mut MySqlConnection) -> BoxFuture<'c, Result<T, StoreError>>,
+    ) -> Result<(Lease, T), StoreError> {
+        let mut lease = self.take().await?;
+        let answer = match first(&mut lease).await {
+            Err(StoreError::Unavailable(_)) if lease.was_at_rest => {
+                // The server restarted, or another took over: the others are dead too.
+                self.0.idle().clear();
+                drop(lease);
+                lease = self.take().await?;
+                first(&mut lease).await
+            }
+            answer => answer,
+        };
+        match answer {
+            Ok(answer) => Ok((lease, answer)),
+            Err(error) => {
+                if matches!(error, StoreError::Unavailable(_)) {
+                    self.0.idle().clear();
+                }
+                Err(error)
+            }
+        }
+    }
+
     async fn take_or_connect(&self) -> Result<Lease, StoreError> {
         let permit = self.0.permits.clone().acquire_owned().await;
         let permit = permit.map_err(|_| StoreError::Unavailable("the store is closed".into()))?;
-        let lease = |connection, made| Lease { connection, made, shared: self.0.clone(), _permit: permit };
+        let lease = |connection, made, was_at_rest| Lease {
+            connection,
+            made,
+            was_at_rest,
+            shared: self.0.clone(),
+            _permit: permit,
+        };
         loop {
-            // Not in the loop's head: the lock would last for its body.
+            // A lock in the loop's head would last for its body.
             let rested = self.0.idle().pop();
             let Some(mut idle) = rested else { break };
             if idle.made.elapsed() > LIFETIME {
@@ -102,42 +141,63 @@ impl Connections {
             let lives = idle.since.elapsed() < FRESH
                 || matches!(timeout(TRIAL_TIMEOUT, idle.connection.ping()).await, Ok(Ok(())));
             if lives {
-                return Ok(lease(idle.connection, idle.made));
+                return Ok(lease(idle.connection, idle.made, true));
             }
         }
-        Ok(lease(connect(&self.0.options).await?, Instant::now()))
+        Ok(lease(connect(&self.0.options).await?, Instant::now(), false))
     }
 
-    /// All rows of one query that commits by itself.
+    /// All rows of one query that commits by itself, and may be repeated.
     ///
     /// # Errors
     /// As [`Self::take`], and those of the query.
     pub(super) async fn fetch_all(&self, query: Query<'_, MySql, MySqlArguments>) -> Result<Vec<MySqlRow>, StoreError> {
-        let mut lease = self.take().await?;
-        match query.fetch_all(&mut *lease).await.map_err(store_error) {
-            Ok(rows) => {
-                lease.give_back();
-                Ok(rows)
-            }
-            Err(error) => {
-                if matches!(error, StoreError::Unavailable(_)) {
-                    // The server restarted, or another took over: the others are dead too.
-                    self.0.idle().clear();
-                }
-                Err(error)
-            }
-        }
+        let (sql, arguments) = parts(query)?;
+        let (lease, rows) = self
+            .take_with(|connection| {
+                let query = sqlx::query_with(sql.clone(), arguments.clone());
+                async move { query.fetch_all(connection).await.map_err(store_error) }.boxed()
+            })
+            .await?;
+        lease.give_back();
+        Ok(rows)
     }
 
-    /// Runs one statement that commits by itself; how many rows it matched.
+    /// Runs one statement that commits by itself, and may be repeated; how many rows it matched.
     ///
     /// # Errors
     /// As [`Self::fetch_all`].
     pub(super) async fn execute(&self, query: Query<'_, MySql, MySqlArguments>) -> Result<u64, StoreError> {
-        let mut lease = self.take().await?;
-        let done = query.execute(&mut *lease).await.map_err(store_error)?;
+        let (sql, arguments) = parts(query)?;
+        let (lease, done) = self
+            .take_with(|connection| {
+                let query = sqlx::query_with(sql.clone(), arguments.clone());
+                async move { query.execute(connection).await.map_err(store_error) }.boxed()
+            })
+            .await?;
         lease.give_back();
         Ok(done.rows_affected())
+    }
+
+    /// As [`Self::fetch_all`], of statements whose length varies; the rows of each.
+    ///
+    /// # Errors
+    /// As [`Self::fetch_all`].
+    pub(super) async fn fetch(&self, statement: Statement) -> Result<Vec<Vec<MySqlRow>>, StoreError> {
+        let fetched = self.take_with(|connection| statement.clone().fetch(connection).boxed());
+        let (lease, sets) = fetched.await?;
+        lease.give_back();
+        Ok(sets)
+    }
+
+    /// Runs statements that leave no transaction open, and may be repeated.
+    ///
+    /// # Errors
+    /// As [`Self::fetch_all`].
+    pub(super) async fn run(&self, statement: Statement) -> Result<(), StoreError> {
+        let (lease, ()) = self.take_with(|connection| statement.clone().execute(connection).boxed()).await?;
+        lease.give_back();
+        Ok(())
     }
 
     /// Lets nobody take a connection any more, and closes those at rest.
@@ -145,10 +205,16 @@ impl Connections {
         self.0.permits.close();
         let idle = std::mem::take(&mut *self.0.idle());
         for Idle { connection, .. } in idle {
-            // It may have died at rest.
+            // An idle connection may be dead.
             let _ = connection.close().await;
         }
     }
+}
+
+/// A query that can be made again.
+fn parts(mut query: Query<'_, MySql, MySqlArguments>) -> Result<(SqlStr, MySqlArguments), StoreError> {
+    let arguments = query.take_arguments().map_err(|error| StoreError::Failed(error.to_string()))?;
+    Ok((query.sql(), arguments.unwrap_or_default()))
 }
 
 impl Shared {
@@ -161,16 +227,19 @@ impl Shared {
 pub(super) struct Lease {
     connection: MySqlConnection,
     made: Instant,
+    /// Whether it was used before, and may have been closed since.
+    was_at_rest: bool,
     shared: Arc<Shared>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Lease {
-    /// For the next user: its statements have ended, and it is in no transaction.
+    /// Returns the connection to the pool. Its statements must have ended, without an open
+    /// transaction.
     pub(super) fn give_back(self) {
-        let Lease { connection, made, shared, _permit } = self;
+        let Lease { connection, made, shared, .. } = self;
         let mut idle = shared.idle();
-        // Under the lock, so that closing finds it or it finds the store closed.
+        // Under the lock, so that `close` finds the connection or this sees the closed pool.
         if !shared.permits.is_closed() {
             idle.push(Idle { connection, made, since: Instant::now() });
         }

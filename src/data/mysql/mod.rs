@@ -6,6 +6,7 @@
 
 mod account;
 mod connections;
+mod identity;
 mod jobs;
 mod legacy;
 mod limits;
@@ -19,7 +20,10 @@ mod statement;
 use std::{sync::atomic::AtomicU32, time::Duration};
 
 use async_trait::async_trait;
-use sqlx::{ConnectOptions, Connection, MySqlConnection, mysql::MySqlConnectOptions};
+use sqlx::{
+    ConnectOptions, Connection, MySqlConnection,
+    mysql::{MySqlConnectOptions, MySqlRow},
+};
 
 use self::connections::Connections;
 pub use self::legacy::UpgradeOptions;
@@ -27,15 +31,16 @@ use super::{
     Store,
     error::store_error,
     plan::{Announce, UpgradePlan},
+    row::Columns,
 };
 use crate::biz::values::error::StoreError;
 
 /// A MySQL-compatible database.
 pub struct MySqlStore {
     options: MySqlConnectOptions,
-    /// Single statements that commit by themselves.
+    /// Connections for single statements that commit by themselves.
     reader: Connections,
-    /// Transactions.
+    /// Connections for transactions.
     writer: Connections,
     /// Transactions that wait for a lock that others hold.
     waiter: Connections,
@@ -44,7 +49,7 @@ pub struct MySqlStore {
     lookup_all_batches: u32,
 }
 
-/// How many connections a store may hold, and how long one is waited for.
+/// The number of connections of a store, and the longest wait for one.
 #[derive(Debug, Clone, Copy)]
 pub struct PoolLimits {
     pub readers: usize,
@@ -52,13 +57,13 @@ pub struct PoolLimits {
     /// Settlements that wait for a lock at once.
     pub waiters: usize,
     pub acquire_timeout: Duration,
-    /// After an id was met again, this many batches look all of theirs up before they
-    /// insert: repeats come in swarms, as after an outage.
+    /// Number of batches after a repeated id that look up all ids before they insert, because retries
+    /// arrive in bursts, for example after an outage.
     pub lookup_all_batches: u32,
 }
 
 impl MySqlStore {
-    /// A store on a schema that is up to date, see [`bring_up_to_date`]. Connects when needed.
+    /// A store on a schema that is up to date, see [`bring_up_to_date`]. Connects at the first use.
     pub fn new(options: MySqlConnectOptions, limits: PoolLimits) -> Self {
         let options = options.disable_statement_logging();
         Self {
@@ -72,13 +77,13 @@ impl MySqlStore {
     }
 }
 
-/// Brings the schema up to date, that of the legacy service, too; `announce` is told the
-/// plan before anything is changed.
+/// Migrates the schema, also from the legacy service. Calls `announce` with the plan before any
+/// change.
 ///
 /// # Errors
-/// [`StoreError::Unavailable`] while the server does not answer or another process does the
-/// same, [`StoreError::Failed`] when the server refuses, a migration fails, or what the
-/// legacy service left can't be taken over.
+/// [`StoreError::Unavailable`]: the server is unavailable, or another process migrates.
+/// [`StoreError::Failed`]: the server refuses, a migration failed, or the data of the legacy service
+/// can't be converted.
 pub async fn bring_up_to_date(
     options: MySqlConnectOptions,
     connect_timeout: Duration,
@@ -90,7 +95,7 @@ pub async fn bring_up_to_date(
     connection.close().await.map_err(store_error)
 }
 
-/// What [`bring_up_to_date`] would do. Changes nothing.
+/// The plan of [`bring_up_to_date`]. Changes nothing.
 ///
 /// # Errors
 /// As [`bring_up_to_date`].
@@ -118,7 +123,18 @@ impl Store for MySqlStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.reader.fetch_all(sqlx::query("SELECT 1")).await.map(|_| ())
+        // A table, because a node of a cluster that lost its majority answers SELECT 1. The
+        // settings are numbers or words, by the server's version.
+        let rows = self.reader.fetch_all(sqlx::query(
+            "SELECT CAST(@@GLOBAL.read_only AS CHAR), CAST(@@GLOBAL.innodb_read_only AS CHAR), \
+             (SELECT COUNT(*) FROM (SELECT 1 FROM user_balance LIMIT 1) found)",
+        ));
+        for row in rows.await? {
+            if !(is_off(&row, 0)? && is_off(&row, 1)?) {
+                return Err(StoreError::Unavailable("the database is read-only".into()));
+            }
+        }
+        Ok(())
     }
 
     async fn close(&self) {
@@ -126,4 +142,9 @@ impl Store for MySqlStore {
         self.waiter.close().await;
         self.reader.close().await;
     }
+}
+
+/// Whether a setting of the server is off.
+fn is_off(row: &MySqlRow, column: usize) -> Result<bool, StoreError> {
+    Ok(matches!(row.text(column)?.as_str(), "0" | "OFF"))
 }

@@ -1,25 +1,61 @@
-//! Token prices: rows of `price_version`.
+//! Token prices, in the table `price_version`.
 
 use async_trait::async_trait;
+use chrono::{DateTime, NaiveDateTime, Utc};
+use sqlx::{Row, mysql::MySqlRow};
 
 use super::MySqlStore;
 use crate::{
     biz::{
-        charge::prices::{MAX_STORED, PriceStore, StoredVersion},
+        charge::prices::{PAGE, PriceStore, StoredVersion},
         values::{error::StoreError, invalid::Invalid},
     },
-    data::rows::price::stored_version_of,
+    data::{error::store_error, rows::price::stored_version_of},
 };
+
+/// A page of the versions in force, from behind a model on.
+const IN_FORCE: &str = "\
+    SELECT p.model, p.effective_from, p.version_id, p.input_price, p.cached_input_price, p.output_price \
+    FROM (SELECT model, MAX(effective_from) AS since FROM price_version WHERE model > ? AND effective_from <= ? \
+    GROUP BY model ORDER BY model LIMIT ?) f \
+    STRAIGHT_JOIN price_version p ON p.model = f.model AND p.effective_from = f.since ORDER BY p.model";
+
+/// A page of the versions to come, from behind a model and an instant on.
+const TO_COME: &str = "\
+    SELECT model, effective_from, version_id, input_price, cached_input_price, output_price FROM price_version \
+    WHERE (model > ? OR model = ? AND effective_from > ?) AND effective_from > ? \
+    ORDER BY model, effective_from LIMIT ?";
 
 #[async_trait]
 impl PriceStore for MySqlStore {
-    async fn price_versions(&self) -> Result<Vec<Result<StoredVersion, Invalid>>, StoreError> {
-        let query = sqlx::query(
-            "SELECT model, effective_from, version_id, input_price, cached_input_price, output_price \
-             FROM price_version LIMIT ?",
-        )
-        .bind(MAX_STORED as u32 + 1);
-        let rows = self.reader.fetch_all(query).await?;
-        Ok(rows.iter().map(stored_version_of).collect())
+    async fn price_versions(&self, from: DateTime<Utc>) -> Result<Vec<Result<StoredVersion, Invalid>>, StoreError> {
+        let from = from.naive_utc();
+        let mut versions = Vec::new();
+        // Each page begins behind the one before: both loops end with the table.
+        let mut behind = Some((Vec::new(), from));
+        while let Some((model, _)) = behind {
+            let query = sqlx::query(IN_FORCE).bind(model).bind(from).bind(PAGE);
+            behind = add_page(&mut versions, &self.reader.fetch_all(query).await?)?;
+        }
+        behind = Some((Vec::new(), from));
+        while let Some((model, instant)) = behind {
+            let query = sqlx::query(TO_COME).bind(model.clone()).bind(model).bind(instant).bind(from).bind(PAGE);
+            behind = add_page(&mut versions, &self.reader.fetch_all(query).await?)?;
+        }
+        Ok(versions)
     }
+}
+
+/// Tells behind which row the next page begins, if there may be one.
+fn add_page(
+    versions: &mut Vec<Result<StoredVersion, Invalid>>,
+    rows: &[MySqlRow],
+) -> Result<Option<(Vec<u8>, NaiveDateTime)>, StoreError> {
+    versions.extend(rows.iter().map(stored_version_of));
+    rows.last().filter(|_| rows.len() == PAGE as usize).map(key_of).transpose()
+}
+
+/// As it is stored: the model of a row that is refused may be no text.
+fn key_of(row: &MySqlRow) -> Result<(Vec<u8>, NaiveDateTime), StoreError> {
+    Ok((row.try_get(0).map_err(store_error)?, row.try_get(1).map_err(store_error)?))
 }

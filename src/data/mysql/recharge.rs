@@ -1,16 +1,20 @@
-//! Top-up orders: rows of `recharge_order`.
+//! Top-up orders, in the table `recharge_order`.
 
 use async_trait::async_trait;
-use sqlx::{MySql, QueryBuilder, mysql::MySqlRow};
+use futures_util::FutureExt;
+use sqlx::{MySql, MySqlConnection, QueryBuilder, mysql::MySqlRow};
+use uuid::Uuid;
 
 use super::{
     MySqlStore,
+    account::accounts,
+    connections::Lease,
     reports::LAST,
     statement::{LockMode, Row as StatementRow, Statement},
 };
 use crate::{
     biz::{
-        recharge::order::{Made, OrderFilter, OrderStore},
+        recharge::order::{Created, Made, OrderFilter, OrderStore, fits},
         settlement::{
             keys::Keys,
             lock::LeftOut,
@@ -19,36 +23,45 @@ use crate::{
         },
         values::{
             error::StoreError,
-            ids::{OrderId, PaymentId, UserId},
+            ids::{IdempotencyKey, OrderId, PaymentId, UserId},
+            money::Money,
             paging::PageStart,
         },
     },
-    data::{row::Columns, rows::order::order_of},
+    data::{error::corrupt, row::Columns, rows::order::order_of},
 };
 
-/// What [`order_of`] reads, in its order.
+/// The columns of [`order_of`].
 const COLUMNS: &str = "order_id, user_id, amount, payment_method, status, payment_order_id, payment_url, \
-    created_at, updated_at";
+    created_at, updated_at, idempotency_key";
 
 #[async_trait]
 impl OrderStore for MySqlStore {
-    async fn create_order(&self, order: &Order) -> Result<bool, StoreError> {
-        let mut insert = Statement::new("INSERT INTO recharge_order (");
-        insert.push(COLUMNS).push(") VALUES ").rows([order], |row, order| {
-            row.text(order.id.as_str())
-                .text(order.user.as_str())
-                .money(order.amount)
-                .optional(order.method.map(PaymentMethod::name), StatementRow::text)
-                .text(order.status.name())
-                .optional(order.payment.as_ref().map(PaymentId::as_str), StatementRow::text)
-                .optional(order.payment_url.as_deref(), StatementRow::text)
-                .instant(order.created_at)
-                .instant(order.updated_at);
-        });
-        let mut connection = self.reader.take().await?;
-        let created = insert.execute_unless_taken(&mut connection).await?;
+    async fn create_order(&self, order: &Order, replaces: Option<&OrderId>) -> Result<Created, StoreError> {
+        let lock = Uuid::now_v7();
+        let (mut connection, balance, pending) = self.lock_account(order, lock).await?;
+        let created = if fits(balance, pending, order.amount) {
+            match replaces {
+                Some(replaced) if !pass_key_on(&mut connection, replaced, order).await? => Created::Taken,
+                _ if insert_and_commit(order, lock).execute_unless_taken(&mut connection).await? => Created::Kept,
+                _ => Created::Taken,
+            }
+        } else {
+            Created::TooMuch
+        };
+        if created != Created::Kept {
+            Statement::new("ROLLBACK").execute(&mut connection).await?;
+        }
         connection.give_back();
         Ok(created)
+    }
+
+    async fn order_of_key(&self, user: &UserId, key: &IdempotencyKey) -> Result<Option<Order>, StoreError> {
+        let mut query = select();
+        query.push(" WHERE user_id = ").push_bind(user.as_str());
+        query.push(" AND idempotency_key = ").push_bind(key.as_str().as_bytes());
+        let rows = self.reader.fetch_all(query.build()).await?;
+        rows.first().map(order_of).transpose()
     }
 
     async fn order(&self, id: &OrderId) -> Result<Option<Order>, StoreError> {
@@ -65,7 +78,7 @@ impl OrderStore for MySqlStore {
         };
         let mut query = select();
         restrict(&mut query, filter);
-        // The first condition is the range that the key is searched by.
+        // The first condition limits the range of the key; the second one is exact.
         query.push(" AND created_at <= ").push_bind(after.naive_utc());
         query.push(" AND (created_at < ").push_bind(after.naive_utc());
         query.push(" OR order_id < ").push_bind(after_id);
@@ -92,6 +105,56 @@ impl OrderStore for MySqlStore {
         query.push(") ORDER BY created_at, order_id LIMIT ").push_bind(limit);
         self.reader.fetch_all(query.build()).await?.iter().map(order_of).collect()
     }
+}
+
+impl MySqlStore {
+    /// Begins a transaction that has the account of a new order to itself, as every change of
+    /// the balance and every other new order of the user do; the balance, and the sum of the
+    /// pending orders.
+    async fn lock_account(&self, order: &Order, lock: Uuid) -> Result<(Lease, Money, Money), StoreError> {
+        let first = self.writer.take_with(|connection| {
+            let mut statement = Statement::new("START TRANSACTION; ");
+            accounts::lock_or_make(&mut statement, &order.user, lock, order.created_at);
+            statement.push("SELECT balance FROM user_balance WHERE user_id = ").texts([order.user.as_str()]);
+            statement.push("; SELECT SUM(amount) FROM recharge_order WHERE status = 'pending' AND user_id = ");
+            statement.texts([order.user.as_str()]);
+            statement.fetch(connection).boxed()
+        });
+        let (connection, sets) = first.await?;
+        let amount = |at: usize| match sets.get(at).and_then(|rows| rows.first()) {
+            Some(row) => row.money(0),
+            None => Err(corrupt("account of a new order")),
+        };
+        Ok((connection, amount(2)?, amount(3)?))
+    }
+}
+
+/// Takes the key from a failed order that has no page; `false` where there is none such any more.
+async fn pass_key_on(connection: &mut MySqlConnection, replaced: &OrderId, order: &Order) -> Result<bool, StoreError> {
+    let mut update = Statement::new("UPDATE recharge_order SET idempotency_key = NULL WHERE order_id = ");
+    update.texts([replaced.as_str()]).push(" AND status = 'failed' AND payment_url IS NULL AND idempotency_key = ");
+    update.optional_text(order.idempotency_key.as_ref().map(IdempotencyKey::as_str));
+    update.execute_counting(connection).await.map(|rows| rows == 1)
+}
+
+fn insert_and_commit(order: &Order, lock: Uuid) -> Statement {
+    let mut insert = Statement::new("INSERT INTO recharge_order (");
+    insert.push(COLUMNS).push(") VALUES ").rows([order], |row, order| {
+        row.text(order.id.as_str())
+            .text(order.user.as_str())
+            .money(order.amount)
+            .optional(order.method.map(PaymentMethod::name), StatementRow::text)
+            .text(order.status.name())
+            .optional(order.payment.as_ref().map(PaymentId::as_str), StatementRow::text)
+            .optional(order.payment_url.as_deref(), StatementRow::text)
+            .instant(order.created_at)
+            .instant(order.updated_at)
+            .optional(order.idempotency_key.as_ref().map(IdempotencyKey::as_str), StatementRow::text);
+    });
+    insert.push("; ");
+    accounts::drop_if_made(&mut insert, &order.user, lock);
+    insert.push("COMMIT");
+    insert
 }
 
 fn select() -> QueryBuilder<MySql> {

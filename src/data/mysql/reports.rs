@@ -23,7 +23,7 @@ use crate::{
     data::rows::report::{counted_of, daily_use_of, record_of, service_totals_of},
 };
 
-/// The last second that DATETIME holds.
+/// The last second of the range of DATETIME.
 pub(super) const LAST: DateTime<Utc> = match DateTime::from_timestamp(253_402_300_799, 0) {
     Some(last) => last,
     None => DateTime::UNIX_EPOCH,
@@ -43,9 +43,9 @@ macro_rules! newest_of {
     };
 }
 
-/// In one statement the two tables are read as of one moment, so that a record that moves
-/// between them is in one of the two. Keys, model and tokens stand in the transaction; they
-/// belong to its main record.
+/// One statement reads both tables in one snapshot, so that a record that moves between them is in
+/// exactly one. API key, model and tokens are columns of the transaction, and belong to its main
+/// record.
 const LIST: &str = concat!(
     "SELECT r.billing_record_id, r.service_name, r.type, r.amount, r.count, r.created_at, r.trace_id, \
      t.api_key_id, t.model, t.input_tokens, t.output_tokens, t.cached_input_tokens, t.record_id FROM (",
@@ -66,7 +66,7 @@ impl RecordStore for MySqlStore {
         start: &PageStart,
         limit: u32,
     ) -> Result<Vec<Record>, StoreError> {
-        // The ends of what DATETIME holds stand in for absent bounds.
+        // Without bounds, the range of DATETIME applies.
         let (from, before) = between.unwrap_or((DateTime::UNIX_EPOCH, LAST));
         let (offset, after, after_id) = match start {
             PageStart::Offset(offset) => (*offset, LAST, ""),
@@ -74,7 +74,7 @@ impl RecordStore for MySqlStore {
         };
         let (service, kind) = (filter.service.as_ref().map(ServiceName::as_str), filter.kind.map(|kind| kind as i32));
         let mut query = sqlx::query(LIST);
-        // For each of the two tables.
+        // The same values for each of the two tables.
         for _ in 0..2 {
             query = query
                 .bind(filter.user.as_str())

@@ -1,13 +1,12 @@
-//! Statements whose length varies, as text with their values in it.
+//! Statements of variable length, as text that contains the values.
 //!
-//! A prepared statement of every length would fill the statement cache, and one that
-//! is prepared for a single use costs two round trips, between which sqlx's
-//! connections (they keep Nagle's algorithm on) stall for a delayed
-//! acknowledgement: 40 ms a statement, measured. As text, several statements are
-//! one round trip.
+//! Prepared statements of every length would fill the statement cache. A statement that is prepared
+//! for a single use costs two round trips, and between them sqlx's connections, which keep Nagle's
+//! algorithm on, wait for a delayed acknowledgement: 40 ms a statement, measured. As text, several
+//! statements take one round trip.
 //!
-//! Injection is ruled out by construction: the SQL is `&'static str`, and a value is
-//! a number, a quoted text of harmless characters, or a hexadecimal literal.
+//! Injection is impossible by construction: the SQL is `&'static str`, and a value is a number, a
+//! quoted text of harmless characters, or a hexadecimal literal.
 
 use std::fmt::{Display, Write};
 
@@ -21,6 +20,7 @@ use crate::{
 };
 
 /// SQL text under construction.
+#[derive(Clone)]
 pub(super) struct Statement {
     sql: String,
 }
@@ -44,7 +44,7 @@ impl Statement {
         self
     }
 
-    /// One value; NULL for none.
+    /// One value; NULL for `None`.
     pub(super) fn optional_text(&mut self, value: Option<&str>) -> &mut Self {
         Row { sql: &mut self.sql, first: true }.optional(value, Row::text);
         self
@@ -92,7 +92,7 @@ impl Statement {
         self
     }
 
-    /// Runs the statements; the rows of each, in order.
+    /// Runs the statements. Returns the rows of each, in order.
     pub(super) async fn fetch(self, connection: &mut MySqlConnection) -> Result<Vec<Vec<MySqlRow>>, StoreError> {
         let mut results = sqlx::raw_sql(AssertSqlSafe(self.sql)).fetch_many(connection);
         let (mut sets, mut rows) = (Vec::new(), Vec::new());
@@ -110,13 +110,13 @@ impl Statement {
         self.run(connection).await.map_err(store_error)
     }
 
-    /// As [`Self::execute`]; how many rows the statements matched.
+    /// As [`Self::execute`]. Returns the number of matched rows.
     pub(super) async fn execute_counting(self, connection: &mut MySqlConnection) -> Result<u64, StoreError> {
         let done = sqlx::raw_sql(AssertSqlSafe(self.sql)).execute(connection).await.map_err(store_error)?;
         Ok(done.rows_affected())
     }
 
-    /// As [`Self::execute`]; `false` when a row was not inserted because its key is taken.
+    /// As [`Self::execute`]; `false` if a row was not inserted because its key is in use.
     pub(super) async fn execute_unless_taken(self, connection: &mut MySqlConnection) -> Result<bool, StoreError> {
         match self.run(connection).await {
             Ok(()) => Ok(true),
@@ -159,7 +159,7 @@ impl Row<'_> {
         if !std::mem::take(&mut self.first) {
             self.sql.push(',');
         }
-        // Writing to a String can't fail.
+        // A write to a String can't fail.
         let _ = write!(self.sql, "{literal}");
         self
     }
@@ -185,7 +185,7 @@ impl Row<'_> {
         self.value(format_args!("'{value}'"))
     }
 
-    /// NULL for none; otherwise what `push` makes of the value.
+    /// The value, written by `push`; NULL for `None`.
     pub(super) fn optional<T>(
         &mut self,
         value: Option<T>,
@@ -198,8 +198,8 @@ impl Row<'_> {
     }
 }
 
-/// A text literal: quoted as it is when harmless, hexadecimal otherwise, so that
-/// neither quotes nor backslashes matter in any SQL mode.
+/// A text literal: quoted if all characters are harmless, hexadecimal otherwise. Quotes and backslashes
+/// then have no meaning in any SQL mode.
 struct Text<'v>(&'v str);
 
 impl Display for Text<'_> {

@@ -4,10 +4,7 @@ use super::proto::{self, CreatePaymentReply, GetPaymentReply, PaymentStatus};
 use crate::biz::{
     recharge::gateway::{OpenedPayment, Payment, PaymentError, PaymentState},
     settlement::order::PaymentMethod,
-    values::{
-        ids::{OrderId, PaymentId},
-        money::Money,
-    },
+    values::ids::{OrderId, PaymentId},
 };
 
 /// Bytes; the size of the column in the orders.
@@ -43,12 +40,7 @@ pub(super) fn payment(reply: GetPaymentReply, order: &OrderId) -> Result<Payment
         PaymentStatus::Failed | PaymentStatus::Closed => PaymentState::Failed,
         PaymentStatus::Pending | PaymentStatus::Unspecified => PaymentState::Pending,
     };
-    Ok(Payment {
-        id: payment_id(&reply.payment_id)?,
-        amount: Money::from_hundredths(reply.amount).ok_or_else(|| nonsense("the amount"))?,
-        currency: reply.currency,
-        state,
-    })
+    Ok(Payment { id: payment_id(&reply.payment_id)?, minor_amount: reply.amount, currency: reply.currency, state })
 }
 
 fn payment_id(id: &str) -> Result<PaymentId, PaymentError> {
@@ -108,7 +100,7 @@ mod tests {
         };
         assert!(payment(reply("o-2", 2), &order).is_err());
         let paid = payment(reply("o-1", 2), &order).unwrap();
-        assert_eq!((paid.amount.to_string().as_str(), paid.state), ("19.99", PaymentState::Paid));
+        assert_eq!((paid.minor_amount, paid.state), (1_999, PaymentState::Paid));
         // An unknown status counts as pending.
         assert_eq!(payment(reply("o-1", 77), &order).unwrap().state, PaymentState::Pending);
     }

@@ -97,12 +97,12 @@ impl GrpcPaymentGateway {
 #[async_trait]
 impl PaymentGateway for GrpcPaymentGateway {
     async fn open(&self, payment: &NewPayment, trace: &TraceContext) -> Result<OpenedPayment, PaymentError> {
-        let amount = payment.amount.to_hundredths();
+        let amount = payment.currency.to_minor(payment.amount);
         let message = CreatePaymentRequest {
             order_id: payment.order.to_string(),
             user_id: number_of(&payment.user),
-            amount: amount.ok_or_else(|| PaymentError::Refused("the amount is not in hundredths".into()))?,
-            currency: payment.currency.clone(),
+            amount: amount.ok_or_else(|| PaymentError::Refused("the amount is not in minor units".into()))?,
+            currency: payment.currency.to_string(),
             method: answer::method(payment.method).into(),
             subject: SUBJECT.into(),
             return_url: self.settings.return_url.clone(),

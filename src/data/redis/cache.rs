@@ -15,7 +15,8 @@ use uuid::Uuid;
 use super::{
     RedisSettings, ScriptTimes,
     batch::CommandBatch,
-    hash, keys,
+    hash,
+    keys::{self, Keys},
     link::{Link, Refusal},
     node::{self, text, unavailable},
     scripts::{self, Named},
@@ -37,6 +38,7 @@ const FENCE_MS: u64 = 10_000;
 /// The shared cache in Redis.
 pub struct RedisCache {
     settings: Arc<RedisSettings>,
+    pub(super) keys: Keys,
     topology: Topology,
     times: ScriptTimes,
     cold: Arc<Notify>,
@@ -48,7 +50,7 @@ impl RedisCache {
     pub fn start(settings: RedisSettings, times: ScriptTimes) -> Self {
         let (settings, cold, stop) = (Arc::new(settings), Arc::new(Notify::new()), CancellationToken::new());
         let topology = Topology::start(settings.clone(), cold.clone(), stop.clone());
-        Self { settings, topology, times, cold, stop }
+        Self { keys: Keys::of(settings.database), settings, topology, times, cold, stop }
     }
 
     /// Completes when this process finds that a server has lost its entries.
@@ -96,14 +98,14 @@ impl RedisCache {
 impl AccountCache for RedisCache {
     async fn look(&self, cache_key: &CacheKey) -> Result<Option<Found>, StoreError> {
         let as_of = Instant::now();
-        let answer = self.run(&scripts::CHECK, &[&keys::hash(cache_key)], &[]).await?;
+        let answer = self.run(&scripts::CHECK, &[&self.keys.hash(cache_key)], &[]).await?;
         Ok(hash::entry(cache_key, &answer)?.map(|entry| Found { entry: Arc::new(entry), as_of }))
     }
 
     async fn look_all(&self, cache_keys: &[CacheKey]) -> Result<Vec<Option<Arc<CacheEntry>>>, StoreError> {
         let (started, mut batch) = (Instant::now(), CommandBatch::default());
         for cache_key in cache_keys {
-            let key = keys::hash(cache_key);
+            let key = self.keys.hash(cache_key);
             batch.add(&self.topology, cache_key.clone(), &key, scripts::CHECK.call(&[&key]));
         }
         let mut found: HashMap<CacheKey, Arc<CacheEntry>> = HashMap::new();
@@ -118,7 +120,7 @@ impl AccountCache for RedisCache {
 
     async fn fence(&self, cache_key: &CacheKey) -> Result<Fence, StoreError> {
         let fence = Fence(Uuid::now_v7().as_u128());
-        let key = keys::fence(&keys::hash(cache_key));
+        let key = keys::fence(&self.keys.hash(cache_key));
         let link = self.link_of(&key)?;
         let mut set = redis::cmd("SET");
         set.arg(key).arg(token(fence)).arg("PX").arg(FENCE_MS);
@@ -127,7 +129,7 @@ impl AccountCache for RedisCache {
     }
 
     async fn store(&self, fence: Fence, found: Found) -> Result<(), StoreError> {
-        let key = keys::hash(&found.entry.cache_key());
+        let key = self.keys.hash(&found.entry.cache_key());
         let mut arguments = vec![token(fence), found.entry.version().to_string(), self.ttl_ms().to_string()];
         arguments.extend(hash::fields(&found.entry).into_iter().flat_map(<[String; 2]>::from));
         self.run(&scripts::LOAD, &[&key, &keys::fence(&key)], &arguments).await.map(|_| ())
@@ -137,7 +139,7 @@ impl AccountCache for RedisCache {
         let (started, mut batch) = (Instant::now(), CommandBatch::default());
         for change in changes {
             let cache_key = change.cache_key();
-            let key = keys::hash(&cache_key);
+            let key = self.keys.hash(&cache_key);
             let mut call = scripts::DEDUCT.call(&[&key, &keys::fence(&key)]);
             call.arg(change.before().to_string()).arg(change.after().to_string());
             for (field, value) in hash::changed_fields(change) {
@@ -153,7 +155,7 @@ impl AccountCache for RedisCache {
     async fn forget(&self, cache_keys: &[CacheKey]) -> Vec<CacheKey> {
         let mut batch = CommandBatch::default();
         for cache_key in cache_keys {
-            let key = keys::hash(cache_key);
+            let key = self.keys.hash(cache_key);
             let mut unlink = redis::cmd("UNLINK");
             unlink.arg(&key).arg(keys::fence(&key));
             batch.add(&self.topology, cache_key.clone(), &key, unlink);
@@ -167,7 +169,7 @@ impl AccountCache for RedisCache {
             return Err(unavailable("no redis node is known"));
         }
         for node in nodes {
-            node::purge(&*node.link()?, self.settings.write_timeout.max(Duration::from_secs(1))).await?;
+            node::purge(&*node.link()?, &self.keys, self.settings.write_timeout.max(Duration::from_secs(1))).await?;
         }
         Ok(())
     }
@@ -184,8 +186,9 @@ impl SharedCache for RedisCache {
             None => (0, "0"),
         };
         let node = nodes.get(number).ok_or_else(|| unavailable("no redis node is known"))?;
-        let (next, found) = node::scan(&*node.link()?, keys::HASHES, cursor, self.settings.write_timeout).await?;
-        let cache_keys = found.iter().filter_map(|key| keys::cache_key_of(key)).collect();
+        let (next, found) =
+            node::scan(&*node.link()?, &self.keys.hashes(), cursor, self.settings.write_timeout).await?;
+        let cache_keys = found.iter().filter_map(|key| self.keys.cache_key_of(key)).collect();
         let next = match (next.as_str(), number + 1 < nodes.len()) {
             ("0", true) => Some(format!("{} 0", number + 1)),
             ("0", false) => None,
@@ -195,16 +198,16 @@ impl SharedCache for RedisCache {
     }
 
     async fn keep_difference(&self, difference: Distance) -> Result<(), StoreError> {
-        let mut set = redis::cmd("SET");
-        set.arg(keys::DIFFERENCE).arg(format!("{} {}", difference.amount, difference.units));
-        let link = self.link_of(keys::DIFFERENCE)?;
+        let (key, mut set) = (self.keys.difference(), redis::cmd("SET"));
+        set.arg(&key).arg(format!("{} {}", difference.amount, difference.units));
+        let link = self.link_of(&key)?;
         link.call(&set, self.settings.write_timeout).await.map(|_| ()).map_err(|(_, error)| error)
     }
 
     async fn difference(&self) -> Result<Option<Distance>, StoreError> {
-        let mut get = redis::cmd("GET");
-        get.arg(keys::DIFFERENCE);
-        let link = self.link_of(keys::DIFFERENCE)?;
+        let (key, mut get) = (self.keys.difference(), redis::cmd("GET"));
+        get.arg(&key);
+        let link = self.link_of(&key)?;
         let kept = link.call(&get, self.settings.write_timeout).await.map_err(|(_, error)| error)?;
         let kept = text(&kept);
         let parts = kept.as_deref().and_then(|kept| kept.split_once(' '));

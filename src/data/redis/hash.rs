@@ -11,7 +11,7 @@
 //! | field of an API key | value |
 //! | --- | --- |
 //! | `version` | a text that differs between two states |
-//! | `requests`, `tokens`, `amount` | period, limit, used, since (microseconds), day, version of the row; absent or `-` without such a quota |
+//! | `requests`, `tokens`, `amount` | period, limit, used in the period, since (microseconds), day, version of the row, used on the day, in its month and in total; absent or `-` without such a quota |
 
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -24,7 +24,7 @@ use crate::{
         check::cache::entry::{AccountEntry, CacheEntry},
         limits::{
             caps::{Caps, Requests},
-            key_quota::{KeyQuota, KeyQuotas, QuotaType},
+            key_quota::{KeyQuota, KeyQuotas, QuotaType, Taken},
         },
         settlement::change::Change,
         values::{
@@ -110,9 +110,10 @@ fn account_fields(
 
 fn key_fields(quotas: &KeyQuotas) -> Vec<Field> {
     let field = |((_, kind), quota): (&(ApiKeyId, QuotaType), &KeyQuota)| {
-        let KeyQuota { period, limit, used, since, day, version } = quota;
-        let since = since.timestamp_micros();
-        (kind.to_string(), format!("{} {limit} {used} {since} {day} {version}", period.name()))
+        let KeyQuota { period, limit, taken, since, day, version } = quota;
+        let (used, since, Taken { day: of_day, month, total }) = (taken.of(*period), since.timestamp_micros(), *taken);
+        let text = format!("{} {limit} {used} {since} {day} {version} {of_day} {month} {total}", period.name());
+        (kind.to_string(), text)
     };
     quotas.iter().map(field).collect()
 }
@@ -163,11 +164,17 @@ fn key_quotas_of(key: &ApiKeyId, values: &[Value]) -> Result<KeyQuotas, StoreErr
         if text == NONE {
             continue;
         }
-        let [period, limit, used, since, day, version] = parts(text)?;
+        let [period, limit, used, since, day, version, of_day, month, total] = parts(text)?;
+        let period = value(period)?;
+        let taken = match total {
+            // As an earlier release has it: checks need no more.
+            "" => Taken::default(),
+            total => Taken { day: value(of_day)?, month: value(month)?, total: value(total)? },
+        };
         let quota = KeyQuota {
-            period: value(period)?,
+            period,
             limit: value(limit)?,
-            used: value(used)?,
+            taken: taken.with(period, value(used)?),
             since: instant(since)?,
             day: value(day)?,
             version: value(version)?,

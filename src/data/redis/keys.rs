@@ -1,14 +1,17 @@
-//! All keys in Redis. The braces around the owner put all keys of a user, and all keys of an API
-//! key, into one slot of a cluster.
+//! All keys in Redis. Each begins with the id of the database: several deployments share one
+//! Redis, and none reads, counts or drops entries of another. The braces around the owner put all
+//! keys of a user, and all keys of an API key, into one slot of a cluster.
 //!
 //! | key | value |
 //! | --- | --- |
-//! | `billing:{USER}:account` | hash: the account, see [`super::hash`] |
-//! | `billing:{API KEY}:api_key` | hash: the quotas of the API key |
+//! | `billing:ID:{USER}:account` | hash: the account, see [`super::hash`] |
+//! | `billing:ID:{API KEY}:api_key` | hash: the quotas of the API key |
 //! | the same with the suffix `:fence` | text: the fence of a load in flight, see `quota_load.lua` |
-//! | `billing:{USER}:rate`, `billing:{API KEY}:key_rate` | hash: buckets, see `rate_limit.lua` |
-//! | `billing:difference` | text: the difference of the last comparison with the database, an amount and units |
-//! | `billing:{N}:marker` | text: the id of the server run that has current entries; one per node |
+//! | `billing:ID:{USER}:rate`, `billing:ID:{API KEY}:key_rate` | hash: buckets, see `rate_limit.lua` |
+//! | `billing:ID:difference` | text: the difference of the last comparison with the database, an amount and units |
+//! | `billing:ID:{N}:marker` | text: the id of the server run that has current entries; one per node |
+
+use uuid::Uuid;
 
 use crate::biz::values::{
     cache_key::CacheKey,
@@ -18,63 +21,82 @@ use crate::biz::values::{
 /// Slots of a cluster.
 pub(super) const SLOTS: u16 = 16_384;
 
-/// SCAN pattern of the hashes. It also matches other keys; [`is_hash`] filters them.
-pub(super) const HASHES: &str = "billing:{*}:a*";
-/// SCAN pattern of the fences. It also matches other keys; [`is_fence`] filters them.
-pub(super) const FENCES: &str = "billing:{*}:a*:fence";
-
-/// The difference that the last comparison with the database found.
-pub(super) const DIFFERENCE: &str = "billing:difference";
-
 const ACCOUNT: &str = ":account";
 const API_KEY: &str = ":api_key";
 const FENCE: &str = ":fence";
 
-/// The hash of a cache key.
-pub(super) fn hash(cache_key: &CacheKey) -> String {
-    match cache_key {
-        CacheKey::User(user) => format!("billing:{{{user}}}{ACCOUNT}"),
-        CacheKey::ApiKey(key) => format!("billing:{{{}}}{API_KEY}", escaped(key.as_str())),
+/// The keys of one database.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    prefix: String,
+}
+
+impl Keys {
+    pub fn of(database: Uuid) -> Self {
+        Self { prefix: format!("billing:{database}:") }
+    }
+
+    /// SCAN pattern of the hashes. It also matches other keys; [`Self::is_hash`] filters them.
+    pub fn hashes(&self) -> String {
+        format!("{}{{*}}:a*", self.prefix)
+    }
+
+    /// SCAN pattern of the fences. It also matches other keys; [`Self::is_fence`] filters them.
+    pub fn fences(&self) -> String {
+        format!("{}{{*}}:a*{FENCE}", self.prefix)
+    }
+
+    /// The difference that the last comparison with the database found.
+    pub fn difference(&self) -> String {
+        format!("{}difference", self.prefix)
+    }
+
+    /// The hash of a cache key.
+    pub fn hash(&self, cache_key: &CacheKey) -> String {
+        match cache_key {
+            CacheKey::User(user) => format!("{}{{{user}}}{ACCOUNT}", self.prefix),
+            CacheKey::ApiKey(key) => format!("{}{{{}}}{API_KEY}", self.prefix, escaped(key.as_str())),
+        }
+    }
+
+    pub fn is_hash(&self, key: &str) -> bool {
+        self.cache_key_of(key).is_some()
+    }
+
+    pub fn is_fence(&self, key: &str) -> bool {
+        key.strip_suffix(FENCE).is_some_and(|hash| self.is_hash(hash))
+    }
+
+    /// The buckets of a cache key.
+    pub fn rate(&self, cache_key: &CacheKey) -> String {
+        match cache_key {
+            CacheKey::User(user) => format!("{}{{{user}}}:rate", self.prefix),
+            CacheKey::ApiKey(key) => format!("{}{{{}}}:key_rate", self.prefix, escaped(key.as_str())),
+        }
+    }
+
+    /// The cache key of a hash; `None` if the key is no hash of this database.
+    pub fn cache_key_of(&self, key: &str) -> Option<CacheKey> {
+        let (owner, kind) = key.strip_prefix(&self.prefix)?.strip_prefix('{')?.rsplit_once('}')?;
+        match kind {
+            ACCOUNT => UserId::parse("user_id", owner).ok().map(CacheKey::User),
+            API_KEY => ApiKeyId::parse("api_key_id", &unescaped(owner)).ok().map(CacheKey::ApiKey),
+            _ => None,
+        }
+    }
+
+    /// The marker of a node that owns the slots for which `owns` is true; `None` for a node without
+    /// slots.
+    pub fn marker(&self, owns: impl Fn(u16) -> bool) -> Option<String> {
+        // For each slot there is a small number whose marker hashes to it.
+        let mut markers = (0..u32::from(SLOTS) * 16).map(|number| format!("{}{{{number}}}:marker", self.prefix));
+        markers.find(|marker| owns(slot(marker)))
     }
 }
 
 /// The fence of a hash.
 pub(super) fn fence(hash: &str) -> String {
     format!("{hash}{FENCE}")
-}
-
-pub(super) fn is_hash(key: &str) -> bool {
-    cache_key_of(key).is_some()
-}
-
-pub(super) fn is_fence(key: &str) -> bool {
-    key.strip_suffix(FENCE).is_some_and(is_hash)
-}
-
-/// The buckets of a cache key.
-pub(super) fn rate(cache_key: &CacheKey) -> String {
-    match cache_key {
-        CacheKey::User(user) => format!("billing:{{{user}}}:rate"),
-        CacheKey::ApiKey(key) => format!("billing:{{{}}}:key_rate", escaped(key.as_str())),
-    }
-}
-
-/// The cache key of a hash; `None` if the key is no hash.
-pub(super) fn cache_key_of(key: &str) -> Option<CacheKey> {
-    let (owner, kind) = key.strip_prefix("billing:{")?.rsplit_once('}')?;
-    match kind {
-        ACCOUNT => UserId::parse("user_id", owner).ok().map(CacheKey::User),
-        API_KEY => ApiKeyId::parse("api_key_id", &unescaped(owner)).ok().map(CacheKey::ApiKey),
-        _ => None,
-    }
-}
-
-/// The marker of a node that owns the slots for which `owns` is true; `None` for a node without
-/// slots.
-pub(super) fn marker(owns: impl Fn(u16) -> bool) -> Option<String> {
-    // For each slot there is a small number whose marker hashes to it.
-    let mut markers = (0..u32::from(SLOTS) * 16).map(|number| format!("billing:{{{number}}}:marker"));
-    markers.find(|marker| owns(slot(marker)))
 }
 
 /// A key in the slot of a marker that never exists.
@@ -102,19 +124,39 @@ fn unescaped(key: &str) -> String {
 mod tests {
     use super::*;
 
+    const ID: &str = "01980000-0000-7000-8000-00000000000a";
+
+    fn keys() -> Keys {
+        Keys::of(ID.parse().unwrap())
+    }
+
     #[test]
     fn the_keys_of_a_cache_key_are_in_one_slot_and_lead_back_to_it() {
+        let keys = keys();
         for key in ["k", "}{", "{a}b", "%7B", "a%", " "] {
             let cache_key = CacheKey::ApiKey(ApiKeyId::from_stored(key));
-            let hash = hash(&cache_key);
+            let hash = keys.hash(&cache_key);
             assert_eq!(slot(&hash), slot(&fence(&hash)), "{key}");
-            assert_eq!(cache_key_of(&hash), Some(cache_key), "{key}");
-            assert_eq!(cache_key_of(&fence(&hash)), None);
-            assert_eq!((is_fence(&fence(&hash)), is_fence(&hash)), (true, false), "{key}");
+            assert_eq!(slot(&hash), slot(&keys.rate(&cache_key)), "{key}");
+            assert_eq!(keys.cache_key_of(&hash), Some(cache_key), "{key}");
+            assert_eq!(keys.cache_key_of(&fence(&hash)), None);
+            assert_eq!((keys.is_fence(&fence(&hash)), keys.is_fence(&hash)), (true, false), "{key}");
         }
         let user = CacheKey::User(UserId::from_stored("a:b@c"));
-        assert_eq!(hash(&user), "billing:{a:b@c}:account");
-        assert_eq!(cache_key_of(&hash(&user)), Some(user));
+        assert_eq!(keys.hash(&user), format!("billing:{ID}:{{a:b@c}}:account"));
+        assert_eq!(slot(&keys.hash(&user)), slot("a:b@c"));
+        assert_eq!(keys.cache_key_of(&keys.hash(&user)), Some(user));
+    }
+
+    #[test]
+    fn the_keys_of_another_database_are_none_of_this() {
+        let (keys, other) = (keys(), Keys::of(Uuid::nil()));
+        let user = CacheKey::User(UserId::from_stored("u"));
+        assert_eq!(keys.cache_key_of(&other.hash(&user)), None);
+        assert!(!keys.is_fence(&fence(&other.hash(&user))));
+        assert_ne!((keys.difference(), keys.rate(&user)), (other.difference(), other.rate(&user)));
+        // Nor are those of releases without an id.
+        assert_eq!(keys.cache_key_of("billing:{u}:account"), None);
     }
 
     #[test]
@@ -126,8 +168,8 @@ mod tests {
 
     #[test]
     fn every_node_has_a_marker_of_its_own() {
-        let marker = marker(|slot| slot == 16_000).unwrap();
+        let marker = keys().marker(|slot| slot == 16_000).unwrap();
         assert_eq!(slot(&marker), 16_000);
-        assert_eq!(super::marker(|_| false), None);
+        assert_eq!(keys().marker(|_| false), None);
     }
 }

@@ -1,6 +1,7 @@
 //! The shared cache and the shared rate limits: entries in Redis, which scripts read and change.
 //! Each script touches one slot. If Redis is slow, down, emptied or restored from an old
-//! snapshot, calls fail at once, and the caller reads the database.
+//! snapshot, calls fail at once, and the caller reads the database. Several databases may share
+//! one Redis.
 
 mod batch;
 mod cache;

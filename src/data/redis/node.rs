@@ -23,7 +23,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    RedisSettings, keys,
+    RedisSettings,
+    keys::{self, Keys},
     link::{Lateness, Link},
 };
 use crate::biz::values::error::StoreError;
@@ -62,6 +63,7 @@ pub(super) struct Role {
 pub(super) struct Node {
     location: Location,
     settings: Arc<RedisSettings>,
+    keys: Keys,
     marker: RwLock<String>,
     link: RwLock<Option<Arc<Link>>>,
     last_run: Mutex<Option<String>>,
@@ -77,6 +79,7 @@ impl Node {
         let Role { marker, takes_over, cold } = role;
         let node = Arc::new(Self {
             location,
+            keys: Keys::of(settings.database),
             settings,
             marker: RwLock::new(marker),
             link: RwLock::default(),
@@ -176,7 +179,7 @@ impl Node {
                     "redis entries may be stale; start a billing server, which empties and marks redis",
                 ));
             }
-            timeout(PURGE_TIMEOUT, purge(&link, budget))
+            timeout(PURGE_TIMEOUT, purge(&link, &self.keys, budget))
                 .await
                 .map_err(|_| unavailable("redis was not emptied in time"))??;
             call(&link, redis::cmd("SET").arg(&marker).arg(&run), budget).await?;
@@ -294,15 +297,20 @@ async fn prove_writable(link: &Link, marker: &str, budget: Duration) -> Result<(
     call(link, redis::cmd("UNLINK").arg(keys::absent_key_beside(marker)), budget).await.map(|_| ())
 }
 
-/// Drops all entries and the fences of all loads in flight. Entries that other processes store
-/// in the meantime may be dropped too, and are loaded again.
-pub(super) async fn purge(link: &Link, budget: Duration) -> Result<(), StoreError> {
+/// Drops all entries of this database, and the fences of all its loads in flight. Entries that
+/// other processes store in the meantime may be dropped too, and are loaded again.
+pub(super) async fn purge(link: &Link, keys: &Keys, budget: Duration) -> Result<(), StoreError> {
     // Fences first: a load that began earlier has stored its entry by then, or never does.
-    drop_all(link, keys::FENCES, keys::is_fence, budget).await?;
-    drop_all(link, keys::HASHES, keys::is_hash, budget).await
+    drop_all(link, &keys.fences(), |key| keys.is_fence(key), budget).await?;
+    drop_all(link, &keys.hashes(), |key| keys.is_hash(key), budget).await
 }
 
-async fn drop_all(link: &Link, pattern: &str, is_one: fn(&str) -> bool, budget: Duration) -> Result<(), StoreError> {
+async fn drop_all(
+    link: &Link,
+    pattern: &str,
+    is_one: impl Fn(&str) -> bool,
+    budget: Duration,
+) -> Result<(), StoreError> {
     let mut cursor = "0".to_owned();
     loop {
         let (next, mut found) = scan(link, pattern, &cursor, budget).await?;

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures_util::future::join;
 use redis::Value;
 
-use super::{RedisCache, keys, node::unavailable, scripts};
+use super::{RedisCache, node::unavailable, scripts};
 use crate::biz::{
     limits::rate_limit::{PERIODS, RateLimiter, RateLimits, Rates},
     values::{
@@ -37,7 +37,7 @@ impl RedisRateLimiter {
     async fn run(&self, action: &str, cache_key: &CacheKey) -> Result<Option<Duration>, StoreError> {
         let arguments: Vec<String> =
             [action.to_owned()].into_iter().chain(windows(self.limits.of(cache_key))).collect();
-        let answer = self.redis.run(&scripts::RATE, &[&keys::rate(cache_key)], &arguments).await?;
+        let answer = self.redis.run(&scripts::RATE, &[&self.redis.keys.rate(cache_key)], &arguments).await?;
         let Value::Int(wait) = answer else { return Err(unavailable("malformed reply of rate_limit.lua")) };
         Ok(u64::try_from(wait).ok().filter(|wait| *wait > 0).map(Duration::from_micros))
     }

@@ -2,8 +2,12 @@
 
 use std::{fmt, time::Duration};
 
+use uuid::Uuid;
+
 /// The location of Redis, the login, and the time limits.
 pub struct RedisSettings {
+    /// The id of the database that owns the entries; every key contains it.
+    pub database: Uuid,
     pub layout: RedisLayout,
     /// `host:port` of the server, of the sentinels, or of some nodes of the cluster.
     pub addrs: Vec<String>,

@@ -12,7 +12,8 @@ use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    RedisLayout, RedisSettings, keys,
+    RedisLayout, RedisSettings,
+    keys::{self, Keys},
     node::{Location, Node, Role, open, text, unavailable},
 };
 use crate::biz::values::error::StoreError;
@@ -44,7 +45,7 @@ struct Map {
 impl Topology {
     pub fn start(settings: Arc<RedisSettings>, cold: Arc<Notify>, stop: CancellationToken) -> Self {
         let one = |location| {
-            let marker = keys::marker(|_| true).unwrap_or_default();
+            let marker = Keys::of(settings.database).marker(|_| true).unwrap_or_default();
             let role = Role { marker, takes_over: false, cold: cold.clone() };
             Topology::One(Node::start(location, settings.clone(), role, stop.child_token()))
         };
@@ -155,13 +156,13 @@ impl Cluster {
         if known.eq(ranges.iter().map(|(first, last, address)| (*first, *last, address.as_str()))) {
             return;
         }
-        let mut nodes: HashMap<String, Arc<Node>> = HashMap::new();
+        let (keys, mut nodes) = (Keys::of(self.settings.database), HashMap::<String, Arc<Node>>::new());
         for (_, _, address) in ranges {
             if nodes.contains_key(address) {
                 continue;
             }
             let owns = |slot| ranges.iter().any(|(first, last, of)| of == address && (*first..=*last).contains(&slot));
-            let Some(marker) = keys::marker(owns) else { continue };
+            let Some(marker) = keys.marker(owns) else { continue };
             let node = match old.nodes.get(address) {
                 Some(node) => {
                     node.set_marker(marker);

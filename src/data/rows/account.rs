@@ -31,8 +31,8 @@ pub fn quota_of(row: &impl Columns, first: usize) -> Result<Quota, StoreError> {
     Ok(Quota { total: row.number(first)?, used: row.number(first + 1)?, held: row.number(first + 2)? })
 }
 
-/// Six columns from `first` on, all of them NULL for a user without caps: day, daily and monthly
-/// cap, daily and monthly calls, beginning.
+/// Six columns from `first` on, all NULL for a user without caps: day, daily and monthly cap, daily
+/// and monthly calls, start of the count.
 pub fn requests_of(row: &impl Columns, first: usize) -> Result<Option<Requests>, StoreError> {
     let Some(day) = row.optional_day(first)? else { return Ok(None) };
     Ok(Some(Requests {

@@ -17,7 +17,7 @@ use crate::{
 /// Notes one row of a book, whose first column is the user.
 pub type Note<R> = fn(&mut Evidence, &R) -> Result<(), StoreError>;
 
-/// The evidence on each of some users.
+/// The evidence of several users.
 pub struct Books(BTreeMap<UserId, Evidence>);
 
 impl Books {

@@ -50,7 +50,7 @@ pub fn lacking_of(row: &impl Columns) -> Result<Lacking, StoreError> {
     Ok(Lacking { rows: row.number(0)?, totals: row.number(1)? })
 }
 
-/// A service, or NULL for the balance, and how many users are low.
+/// A service, or NULL for the balance, and the number of low users.
 pub fn low_count_of(row: &impl Columns) -> Result<(Option<ServiceName>, u64), StoreError> {
     Ok((row.optional_text(0)?.map(ServiceName::from_stored), row.number(1)?))
 }

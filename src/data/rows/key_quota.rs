@@ -2,23 +2,32 @@
 
 use crate::{
     biz::{
-        limits::key_quota::{KeyQuota, KeyQuotas, QuotaType},
+        limits::key_quota::{KeyQuota, KeyQuotas, KnownSince, Period, QuotaType, Taken},
         values::{error::StoreError, ids::ApiKeyId},
     },
     data::{error::corrupt, row::Columns},
 };
 
-/// Adds a row: key, kind, period, limit, used, day, beginning, version.
+/// Adds a row: key, kind, period, limit, used, day, beginning, version; units taken in the day,
+/// the month and in all.
 pub fn add(quotas: &mut KeyQuotas, row: &impl Columns) -> Result<(), StoreError> {
     let kind: QuotaType = row.text(1)?.parse().map_err(|_| corrupt("quota type"))?;
+    let period: Period = row.text(2)?.parse().map_err(|_| corrupt("period"))?;
+    let taken = Taken { day: row.number(8)?, month: row.number(9)?, total: row.number(10)? };
     let quota = KeyQuota {
-        period: row.text(2)?.parse().map_err(|_| corrupt("period"))?,
+        period,
         limit: row.number(3)?,
-        used: row.number(4)?,
+        taken: taken.with(period, row.number(4)?),
         day: row.day(5)?,
         since: row.time(6)?,
         version: row.number(7)?,
     };
     quotas.insert((ApiKeyId::from_stored(row.text(0)?), kind), quota);
     Ok(())
+}
+
+/// A kind, and since when its units of the day, of the month and of all time are known.
+pub fn known_since_of(row: &impl Columns) -> Result<(QuotaType, KnownSince), StoreError> {
+    let kind = row.text(0)?.parse().map_err(|_| corrupt("quota type"))?;
+    Ok((kind, KnownSince { day: row.time(1)?, month: row.time(2)?, total: row.time(3)? }))
 }

@@ -5,13 +5,14 @@ use crate::{
         settlement::order::Order,
         values::{
             error::StoreError,
-            ids::{OrderId, PaymentId, UserId},
+            ids::{IdempotencyKey, OrderId, PaymentId, UserId},
         },
     },
     data::{error::corrupt, row::Columns},
 };
 
-/// An order: id, user, amount, payment method, status, payment and its page, made, changed.
+/// An order: id, user, amount, payment method, status, payment and its page, made, changed,
+/// idempotency key.
 pub fn order_of(row: &impl Columns) -> Result<Order, StoreError> {
     let method = row.optional_text(3)?.map(|name| name.parse().map_err(|_| corrupt("payment method")));
     Ok(Order {
@@ -20,10 +21,11 @@ pub fn order_of(row: &impl Columns) -> Result<Order, StoreError> {
         amount: row.money(2)?,
         method: method.transpose()?,
         status: row.text(4)?.parse().map_err(|_| corrupt("order status"))?,
-        // The legacy service left it empty.
+        // The legacy service wrote an empty text for a missing payment.
         payment: row.optional_text(5)?.filter(|id| !id.is_empty()).map(PaymentId::from_stored),
         payment_url: row.optional_text(6)?,
         created_at: row.time(7)?,
         updated_at: row.time(8)?,
+        idempotency_key: row.optional_text(9)?.map(IdempotencyKey::from_stored),
     })
 }

@@ -35,7 +35,7 @@ pub fn record_of(row: &impl Columns) -> Result<Record, StoreError> {
     })
 }
 
-/// How many records, and the first and the last day, which are NULL where there are none.
+/// The number of records, and the first and last day, which are NULL without records.
 pub fn counted_of(row: &impl Columns) -> Result<Counted, StoreError> {
     let days = row.optional_day(1)?.zip(row.optional_day(2)?);
     Ok(Counted { records: row.number(0)?, days: days.map(|(first, last)| DaySpan { first, last }) })

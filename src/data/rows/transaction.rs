@@ -59,7 +59,7 @@ pub fn transaction_of(row: &impl Columns) -> Result<Transaction, StoreError> {
             cost: row.optional_money(5)?,
             api_key: row.optional_text(6)?.map(ApiKeyId::from_stored),
             model: row.optional_text(7)?.map(ModelName::from_stored),
-            // Of a reservation it is what was delivered, or reported so far.
+            // For a reservation the columns have the delivered or reported usage.
             usage: usage.filter(|_| reservation.is_none()),
             estimate: match row.optional_number(28)? {
                 None => None,

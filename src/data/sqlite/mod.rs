@@ -1,10 +1,11 @@
-//! The store on SQLite: the embedded default, nothing to install.
+//! The store on SQLite, the embedded default without an installation.
 //!
 //! Amounts are whole millionths and times microseconds since 1970, both INTEGER.
-//! The journal is a write-ahead log that is synced at every commit. Settlements, and
-//! new top-up orders, have one connection, see [`writer`]; everything else reads, from a pool.
+//! The journal is a write-ahead log that is synced at every commit. All writes go through one
+//! connection, see [`writer`]; reads use a pool.
 
 mod account;
+mod identity;
 mod jobs;
 mod limits;
 mod prices;
@@ -15,6 +16,9 @@ mod settlement;
 mod writer;
 
 use std::{
+    fs::{File, OpenOptions},
+    io,
+    path::Path,
     sync::atomic::{AtomicI64, Ordering::Relaxed},
     time::Duration,
 };
@@ -38,11 +42,11 @@ use crate::biz::values::error::StoreError;
 pub struct SqliteStore {
     reader: SqlitePool,
     writer: Writer,
-    /// Of the writer, when it was last asked.
+    /// The last data version of the writing connection.
     data_version: AtomicI64,
 }
 
-/// Another process, such as cron, may hold the write lock this long.
+/// Longest wait for the write lock, which another process such as cron may hold.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl SqliteStore {
@@ -50,8 +54,8 @@ impl SqliteStore {
     /// schema up to date; `announce` is told the plan before.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when the file can't be opened,
-    /// [`StoreError::Failed`] when a migration fails.
+    /// [`StoreError::Failed`] when the file or its folder can't be written, or a migration
+    /// fails; [`StoreError::Unavailable`] while the disk is full or another process migrates.
     pub async fn connect(
         options: SqliteConnectOptions,
         readers: u32,
@@ -61,8 +65,9 @@ impl SqliteStore {
         let folder = options.get_filename().parent().filter(|folder| !folder.as_os_str().is_empty());
         if let Some(folder) = folder {
             std::fs::create_dir_all(folder)
-                .map_err(|error| StoreError::Unavailable(format!("{}: {error}", folder.display())))?;
+                .map_err(|error| StoreError::Failed(format!("can't create {}: {error}", folder.display())))?;
         }
+        ensure_writable(options.get_filename())?;
         let options = options
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
@@ -89,7 +94,15 @@ impl SqliteStore {
     }
 }
 
-/// What [`SqliteStore::connect`] would do to the schema. Changes nothing.
+/// SQLite tells only that it can't open a file, and not why.
+fn ensure_writable(file: &Path) -> Result<(), StoreError> {
+    match OpenOptions::new().read(true).write(true).create(true).truncate(false).open(file) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(StoreError::Failed(format!("can't write {}: {error}", file.display()))),
+    }
+}
+
+/// The migration plan of [`SqliteStore::connect`]. Changes nothing.
 ///
 /// # Errors
 /// As [`SqliteStore::connect`].
@@ -97,6 +110,9 @@ pub async fn plan(options: SqliteConnectOptions) -> Result<UpgradePlan, StoreErr
     if !options.get_filename().exists() {
         return Ok(planned(&migrations::pending(&[])));
     }
+    let unreadable =
+        |error: io::Error| StoreError::Failed(format!("can't read {}: {error}", options.get_filename().display()));
+    File::open(options.get_filename()).map_err(unreadable)?;
     let options = options.read_only(true).create_if_missing(false);
     let mut connection = sqlx::SqliteConnection::connect_with(&options).await.map_err(store_error)?;
     let pending = migrations::pending_sqlite(&mut connection).await?;
@@ -104,7 +120,8 @@ pub async fn plan(options: SqliteConnectOptions) -> Result<UpgradePlan, StoreErr
     Ok(planned(&pending))
 }
 
-/// The legacy service never ran on SQLite.
+/// The plan of the pending migrations. The legacy service never ran on SQLite, so no legacy data is
+/// converted.
 fn planned(pending: &[&str]) -> UpgradePlan {
     let mut plan = UpgradePlan::default();
     plan.lines.push("the database is a SQLite file; it has no legacy tables".into());
@@ -112,7 +129,7 @@ fn planned(pending: &[&str]) -> UpgradePlan {
     plan
 }
 
-/// Changes with every commit of another connection.
+/// The data version, which changes with every commit of another connection.
 async fn data_version(writer: &Writer) -> Result<i64, StoreError> {
     let version = writer
         .run(|connection| connection.pragma_query_value(None, "data_version", |row| row.get(0)).map_err(writer_error));
@@ -121,7 +138,8 @@ async fn data_version(writer: &Writer) -> Result<i64, StoreError> {
 
 #[async_trait]
 impl Store for SqliteStore {
-    /// The writer's data version changes with every commit but its own.
+    /// Compares the data version of the writing connection, which changes with every commit of
+    /// another connection.
     async fn was_changed_elsewhere(&self) -> Result<bool, StoreError> {
         let version = data_version(&self.writer).await?;
         let last = self.data_version.swap(version, Relaxed);
@@ -129,7 +147,8 @@ impl Store for SqliteStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("SELECT 1").execute(&self.reader).await.map_err(store_error).map(|_| ())
+        sqlx::query("SELECT 1").execute(&self.reader).await.map_err(store_error)?;
+        self.writer.ensure_writable().await
     }
 
     async fn close(&self) {

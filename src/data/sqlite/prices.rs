@@ -1,27 +1,60 @@
-//! Token prices: rows of `price_version`.
+//! Token prices, in the table `price_version`.
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sqlx::sqlite::SqliteRow;
 
 use super::SqliteStore;
 use crate::{
     biz::{
-        charge::prices::{MAX_STORED, PriceStore, StoredVersion},
+        charge::prices::{PAGE, PriceStore, StoredVersion},
         values::{error::StoreError, invalid::Invalid},
     },
-    data::{error::store_error, rows::price::stored_version_of},
+    data::{error::store_error, row::Columns, rows::price::stored_version_of},
 };
+
+/// A page of the versions in force, from behind a model on.
+const IN_FORCE: &str = "\
+    SELECT p.model, p.effective_from, p.version_id, p.input_price, p.cached_input_price, p.output_price \
+    FROM (SELECT model, MAX(effective_from) AS since FROM price_version WHERE model > ? AND effective_from <= ? \
+    GROUP BY model ORDER BY model LIMIT ?) f \
+    CROSS JOIN price_version p ON p.model = f.model AND p.effective_from = f.since ORDER BY p.model";
+
+/// A page of the versions to come, from behind a model and an instant on.
+const TO_COME: &str = "\
+    SELECT model, effective_from, version_id, input_price, cached_input_price, output_price FROM price_version \
+    WHERE (model, effective_from) > (?, ?) AND effective_from > ? ORDER BY model, effective_from LIMIT ?";
 
 #[async_trait]
 impl PriceStore for SqliteStore {
-    async fn price_versions(&self) -> Result<Vec<Result<StoredVersion, Invalid>>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT model, effective_from, version_id, input_price, cached_input_price, output_price \
-             FROM price_version LIMIT ?",
-        )
-        .bind(MAX_STORED as u32 + 1)
-        .fetch_all(&self.reader)
-        .await
-        .map_err(store_error)?;
-        Ok(rows.iter().map(stored_version_of).collect())
+    async fn price_versions(&self, from: DateTime<Utc>) -> Result<Vec<Result<StoredVersion, Invalid>>, StoreError> {
+        let from = from.timestamp_micros();
+        let mut versions = Vec::new();
+        // Each page begins behind the one before: both loops end with the table.
+        let mut behind = Some((String::new(), from));
+        while let Some((model, _)) = behind {
+            let page = sqlx::query(IN_FORCE).bind(model).bind(from).bind(PAGE).fetch_all(&self.reader);
+            behind = add_page(&mut versions, &page.await.map_err(store_error)?)?;
+        }
+        behind = Some((String::new(), from));
+        while let Some((model, instant)) = behind {
+            let page = sqlx::query(TO_COME).bind(model).bind(instant).bind(from).bind(PAGE).fetch_all(&self.reader);
+            behind = add_page(&mut versions, &page.await.map_err(store_error)?)?;
+        }
+        Ok(versions)
     }
+}
+
+/// Tells behind which row the next page begins, if there may be one.
+fn add_page(
+    versions: &mut Vec<Result<StoredVersion, Invalid>>,
+    rows: &[SqliteRow],
+) -> Result<Option<(String, i64)>, StoreError> {
+    versions.extend(rows.iter().map(stored_version_of));
+    rows.last().filter(|_| rows.len() == PAGE as usize).map(key_of).transpose()
+}
+
+/// As it is stored: the instant of a row that is refused may be none.
+fn key_of(row: &SqliteRow) -> Result<(String, i64), StoreError> {
+    Ok((row.text(0)?, row.number(1)?))
 }

@@ -1,7 +1,7 @@
-//! Top-up orders: rows of `recharge_order`.
+//! Top-up orders, in the table `recharge_order`.
 
 use async_trait::async_trait;
-use rusqlite::{Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::{
     SqliteStore,
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     biz::{
-        recharge::order::{Made, OrderFilter, OrderStore},
+        recharge::order::{Created, Made, OrderFilter, OrderStore, fits},
         settlement::{
             keys::Keys,
             lock::LeftOut,
@@ -19,19 +19,20 @@ use crate::{
         },
         values::{
             error::StoreError,
-            ids::{OrderId, PaymentId},
+            ids::{IdempotencyKey, OrderId, PaymentId, UserId},
+            money::Money,
             paging::PageStart,
         },
     },
     data::{error::store_error, row::Columns, rows::order::order_of},
 };
 
-/// Orders, as [`order_of`] reads them; conditions follow.
+/// Selects orders in the columns of [`order_of`]; conditions follow.
 macro_rules! select {
     ($conditions:literal) => {
         concat!(
             "SELECT order_id, user_id, amount, payment_method, status, payment_order_id, payment_url, created_at, \
-             updated_at FROM recharge_order WHERE ",
+             updated_at, idempotency_key FROM recharge_order WHERE ",
             $conditions
         )
     };
@@ -39,29 +40,15 @@ macro_rules! select {
 
 #[async_trait]
 impl OrderStore for SqliteStore {
-    async fn create_order(&self, order: &Order) -> Result<bool, StoreError> {
-        let order = order.clone();
-        let created = self.writer.run(move |connection| {
-            connection
-                .execute(
-                    "INSERT INTO recharge_order (order_id, user_id, amount, payment_method, status, payment_order_id, \
-                     payment_url, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) \
-                     ON CONFLICT (order_id) DO NOTHING",
-                    params![
-                        order.id.as_str(),
-                        order.user.as_str(),
-                        order.amount.micros(),
-                        order.method.map(PaymentMethod::name),
-                        order.status.name(),
-                        order.payment.as_ref().map(PaymentId::as_str),
-                        order.payment_url,
-                        order.created_at.timestamp_micros(),
-                        order.updated_at.timestamp_micros(),
-                    ],
-                )
-                .map_err(writer_error)
-        });
-        created.await.map(|rows| rows == 1)
+    async fn create_order(&self, order: &Order, replaces: Option<&OrderId>) -> Result<Created, StoreError> {
+        let (order, replaces) = (order.clone(), replaces.cloned());
+        self.writer.run(move |connection| create(connection, &order, replaces.as_ref())).await
+    }
+
+    async fn order_of_key(&self, user: &UserId, key: &IdempotencyKey) -> Result<Option<Order>, StoreError> {
+        let query = sqlx::query(select!("user_id = ? AND idempotency_key = ?")).bind(user.as_str()).bind(key.as_str());
+        let row = query.fetch_optional(&self.reader).await.map_err(store_error)?;
+        row.as_ref().map(order_of).transpose()
     }
 
     async fn order(&self, id: &OrderId) -> Result<Option<Order>, StoreError> {
@@ -110,6 +97,54 @@ impl OrderStore for SqliteStore {
         let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
         rows.iter().map(order_of).collect()
     }
+}
+
+/// No other writes meanwhile: the transaction is immediate.
+fn create(connection: &mut Connection, order: &Order, replaces: Option<&OrderId>) -> Result<Created, StoreError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(writer_error)?;
+    let sum = |sql| {
+        let sum = transaction.query_row(sql, [order.user.as_str()], |row| row.get::<_, i64>(0));
+        sum.optional().map_err(writer_error).map(|micros| Money::from_micros(micros.unwrap_or_default()))
+    };
+    let balance = sum("SELECT balance FROM user_balance WHERE user_id = ?")?;
+    let pending = sum("SELECT COALESCE(SUM(amount), 0) FROM recharge_order WHERE status = 'pending' AND user_id = ?")?;
+    if !fits(balance, pending, order.amount) {
+        return Ok(Created::TooMuch);
+    }
+    let key = order.idempotency_key.as_ref().map(IdempotencyKey::as_str);
+    if let Some(replaced) = replaces {
+        // A failed order that has no page, and has the key.
+        let passed_on = transaction.execute(
+            "UPDATE recharge_order SET idempotency_key = NULL \
+             WHERE order_id = ? AND status = 'failed' AND payment_url IS NULL AND idempotency_key = ?",
+            params![replaced.as_str(), key],
+        );
+        if passed_on.map_err(writer_error)? != 1 {
+            return Ok(Created::Taken);
+        }
+    }
+    let inserted = transaction.execute(
+        "INSERT INTO recharge_order (order_id, user_id, amount, payment_method, status, payment_order_id, \
+         payment_url, created_at, updated_at, idempotency_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         ON CONFLICT DO NOTHING",
+        params![
+            order.id.as_str(),
+            order.user.as_str(),
+            order.amount.micros(),
+            order.method.map(PaymentMethod::name),
+            order.status.name(),
+            order.payment.as_ref().map(PaymentId::as_str),
+            order.payment_url,
+            order.created_at.timestamp_micros(),
+            order.updated_at.timestamp_micros(),
+            key,
+        ],
+    );
+    if inserted.map_err(writer_error)? != 1 {
+        return Ok(Created::Taken);
+    }
+    transaction.commit().map_err(|error| StoreError::Unavailable(format!("during commit: {error}")))?;
+    Ok(Created::Kept)
 }
 
 /// Loads the orders of the batch, and which of its payments an order has already.

@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// The records of one table that a list may have.
+/// The records of one table for a list.
 macro_rules! records_of {
     ($table:literal) => {
         concat!(
@@ -137,7 +137,7 @@ impl Statistics for SqliteStore {
     }
 }
 
-/// The days as they are stored; everything when there is no span.
+/// The first and last day as stored; all days without a span.
 fn bounds(span: Option<DaySpan>) -> (String, String) {
     match span {
         Some(span) => (span.first.to_string(), span.last.to_string()),

@@ -1,5 +1,5 @@
-//! Columns of SQLite, whichever driver read the row: sqlx for the readers, rusqlite for the writer.
-//! Amounts are millionths, times microseconds since 1970, days texts.
+//! Columns of SQLite rows, for both drivers: sqlx for the readers, rusqlite for the writer. Amounts are
+//! millionths, times are microseconds since 1970, and days are texts.
 
 use chrono::{DateTime, NaiveDate, Utc};
 use sqlx::{Row as _, sqlite::SqliteRow};

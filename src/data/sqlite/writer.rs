@@ -1,5 +1,5 @@
-//! The writing connection: one, because SQLite has one writer at a time, so that waiting
-//! is a queue and not a lock.
+//! The writing connection. SQLite has one writer at a time, so one connection makes waiting a queue
+//! and not a lock.
 //!
 //! A settlement runs hundreds of small statements. They run on the thread that has the
 //! connection, one prepared statement a row; a driver that sends each to a thread of its
@@ -7,7 +7,7 @@
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -15,64 +15,83 @@ use rusqlite::{Connection, OpenFlags, Params, Row, Statement};
 
 use crate::{biz::values::error::StoreError, data::error::of_sqlite};
 
-/// The pages that many users share stay in memory, and those that one batch changes: what
-/// does not fit is written to the log before the commit, and often again.
+/// Size of the page cache. It keeps the pages that many users share and the pages that a batch changes.
+/// A page that does not fit is written to the log before the commit, and often again.
 const CACHE_KIB: i64 = 32 * 1024;
 
-/// Pages of the log, 64 MiB, after which a commit copies them to the database. A page that
-/// changed often is copied once, so a longer log is less work; the file is used again from
-/// its beginning.
+/// Pages of the log, 64 MiB, after which a commit copies them to the database. A page that changed
+/// often is copied once, so a longer log is less work. The file is then reused from its beginning.
 const CHECKPOINT_PAGES: i64 = 16 * 1024;
 
-/// What is left of a log that grew longer, because a reader kept it from being copied.
+/// Size to which a longer log is truncated. The log grows while a reader blocks the copy.
 const LOG_BYTES: i64 = 128 * 1024 * 1024;
 
-/// The longest rest of a job between two chunks.
+/// Longest pause of a job between two chunks.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
-/// More than the statements that there are.
+/// Size of the cache of prepared statements, above the number of statements.
 const STATEMENTS: usize = 32;
+
+/// For this long a write proves that writes can be made.
+const PROOF: Duration = Duration::from_secs(1);
+
+/// How long a trial may take to tell.
+const TRIAL_TIMEOUT: Duration = Duration::from_millis(300);
 
 #[derive(Clone)]
 pub(super) struct Writer {
-    /// `None` once it is closed.
+    /// `None` after the close.
     connection: Arc<Mutex<Option<Connection>>>,
+    /// When a write was committed last; `None` after one that failed for the disk or the file.
+    written: Arc<Mutex<Option<Instant>>>,
+    /// One trial at a time.
+    trial: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Writer {
-    /// Opens a database that exists.
+    /// Opens an existing database.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     pub fn open(file: &Path, busy_timeout: Duration) -> Result<Self, StoreError> {
         let connection = open(file, busy_timeout).map_err(writer_error)?;
-        Ok(Self { connection: Arc::new(Mutex::new(Some(connection))) })
+        let connection = Arc::new(Mutex::new(Some(connection)));
+        Ok(Self { connection, written: Arc::default(), trial: Arc::default() })
     }
 
-    /// Does `work` on the connection, on a thread where it may block. It goes on to its
-    /// end when the caller is gone.
+    /// Runs `work` on the connection, on a thread that may block. `work` runs to its end even if the
+    /// caller goes away.
     ///
     /// # Errors
-    /// Those of `work`; [`StoreError::Unavailable`] after [`Self::close`];
-    /// [`StoreError::Failed`] when it panics.
+    /// The errors of `work`; [`StoreError::Unavailable`] after [`Self::close`];
+    /// [`StoreError::Failed`] if `work` panics.
     pub async fn run<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
     {
-        let connection = self.connection.clone();
+        let (connection, written) = (self.connection.clone(), self.written.clone());
         let done = tokio::task::spawn_blocking(move || {
-            // A panic rolled its transaction back before it let go.
+            // A panic has rolled its transaction back before the lock was released.
             match connection.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-                Some(connection) => work(connection),
+                Some(connection) => {
+                    let before = connection.total_changes();
+                    let done = work(connection);
+                    match &done {
+                        Ok(_) if connection.total_changes() > before => note(&written, Some(Instant::now())),
+                        Err(StoreError::Unavailable(_)) => note(&written, None),
+                        Ok(_) | Err(_) => {}
+                    }
+                    done
+                }
                 None => Err(StoreError::Unavailable("the database is closed".into())),
             }
         });
         done.await.map_err(|error| StoreError::Failed(format!("writing panicked: {error}")))?
     }
 
-    /// As [`Self::run`], for jobs that write chunk after chunk: keeps as long a rest
-    /// afterwards, for others wait for the lock of the file by looking now and then.
+    /// As [`Self::run`], for jobs that write many chunks. Pauses afterwards for as long as `work`
+    /// took, because other processes poll for the lock of the file.
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -87,16 +106,56 @@ impl Writer {
         done
     }
 
-    /// Waits for what is running, and closes.
+    /// Whether writes can be made. Those that were just made tell; without them, as in an idle
+    /// service or after one that failed, one page is written on trial. A trial that waits for
+    /// other writers tells nothing against the file.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    pub async fn ensure_writable(&self) -> Result<(), StoreError> {
+        match tokio::time::timeout(TRIAL_TIMEOUT, self.write_on_trial()).await {
+            Ok(Err(StoreError::Conflict(_))) | Err(_) => Ok(()),
+            Ok(tried) => tried,
+        }
+    }
+
+    async fn write_on_trial(&self) -> Result<(), StoreError> {
+        let trial = self.trial.clone().lock_owned().await;
+        if lock(&self.written).is_some_and(|at| at.elapsed() < PROOF) {
+            return Ok(());
+        }
+        let written = self.written.clone();
+        self.run(move |connection| {
+            // Until the end of the work, also when nobody waits for it any more.
+            let _trial = trial;
+            // Written whether it changes or not. Nothing reads it.
+            let version: i64 =
+                connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(writer_error)?;
+            connection.pragma_update(None, "user_version", version).map_err(writer_error)?;
+            note(&written, Some(Instant::now()));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits for the running work, and closes the connection.
     pub async fn close(&self) {
         let connection = self.connection.clone();
         let closed = tokio::task::spawn_blocking(move || {
             drop(connection.lock().unwrap_or_else(PoisonError::into_inner).take());
         });
         if let Err(error) = closed.await {
-            tracing::error!(%error, "the writing connection was not closed");
+            tracing::error!(%error, "writing connection not closed");
         }
     }
+}
+
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn note(written: &Mutex<Option<Instant>>, at: Option<Instant>) {
+    *lock(written) = at;
 }
 
 fn open(file: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
@@ -112,7 +171,7 @@ fn open(file: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Reads the row that a statement finds; it has one at most.
+/// Reads the row of a statement that returns at most one.
 pub(super) fn found<T>(
     statement: &mut Statement<'_>,
     key: impl Params,
@@ -143,5 +202,35 @@ mod tests {
         assert_eq!(setting("wal_autocheckpoint"), CHECKPOINT_PAGES);
         assert_eq!(setting("journal_size_limit"), LOG_BYTES);
         assert_eq!(setting("cache_size"), -CACHE_KIB);
+    }
+
+    #[tokio::test]
+    async fn a_trial_of_writing_does_not_take_another_writer_for_a_fault() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("billing.db");
+        std::fs::File::create(&file).unwrap();
+        let writer = Writer::open(&file, Duration::from_secs(1)).unwrap();
+        let other = open(&file, Duration::ZERO).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert_eq!(writer.ensure_writable().await, Ok(()));
+        other.execute_batch("ROLLBACK").unwrap();
+        assert_eq!(writer.write_on_trial().await, Ok(()));
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert_eq!(writer.write_on_trial().await, Ok(()), "the last trial is proof enough");
+    }
+
+    #[tokio::test]
+    async fn a_write_that_failed_for_the_file_ends_the_proof_of_the_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("billing.db");
+        std::fs::File::create(&file).unwrap();
+        let writer = Writer::open(&file, Duration::ZERO).unwrap();
+        let write =
+            |sql: &'static str| writer.run(move |connection| connection.execute_batch(sql).map_err(writer_error));
+        write("CREATE TABLE t (x INTEGER); INSERT INTO t VALUES (1); PRAGMA query_only = ON").await.unwrap();
+        assert!(lock(&writer.written).is_some());
+        assert!(matches!(write("INSERT INTO t VALUES (2)").await, Err(StoreError::Unavailable(_))));
+        assert!(lock(&writer.written).is_none());
+        assert!(matches!(writer.ensure_writable().await, Err(StoreError::Unavailable(_))));
     }
 }

@@ -1,9 +1,10 @@
-//! The export of consumption records as CSV: read page by page as the caller takes it, so
-//! that its length costs no memory.
+//! The export of consumption records as CSV. Pages are read as the caller receives them, so the memory
+//! does not depend on the length.
 
 use std::{io, sync::Arc, time::Duration};
 
 use axum::body::Bytes;
+use chrono::NaiveDate;
 use futures_util::{Stream, stream};
 use tokio::sync::mpsc;
 use tracing::Instrument;
@@ -24,10 +25,10 @@ use crate::{
 
 /// Records that are read at once.
 const PAGE: u32 = 5_000;
-/// How long an export may take.
+/// Deadline of an export.
 const LIMIT: Duration = Duration::from_secs(600);
 
-const COLUMNS: [&str; 12] = [
+const COLUMNS: [&str; 13] = [
     "id",
     "created_at",
     "service_name",
@@ -40,14 +41,15 @@ const COLUMNS: [&str; 12] = [
     "input_tokens",
     "output_tokens",
     "cached_input_tokens",
+    "billing_day",
 ];
 
-/// An export under way.
+/// An export in progress.
 struct Export {
     store: Arc<dyn RecordStore>,
     calendar: Arc<Calendar>,
     filter: RecordFilter,
-    /// Where the next page begins; `None` at the end.
+    /// The begin of the next page; `None` at the end.
     next: Option<PageStart>,
 }
 
@@ -67,7 +69,7 @@ impl ReportService {
         }
         let permit = self.exports.clone().try_acquire_owned();
         let permit = permit.map_err(|_| Error::Overloaded("too many exports at once; retry later".into()))?;
-        let mut filter = self.record_filter(&request)?;
+        let mut filter = self.record_filter(&request).await?;
         let mut next = Some(PageStart::Offset(0));
         if filter.is_narrow() {
             filter.days = self.records.count_records(&filter).await?.days;
@@ -75,14 +77,14 @@ impl ReportService {
         }
         let (store, calendar) = (self.records.clone(), self.calendar.clone());
         let mut export = Export { store, calendar, filter, next };
-        let mut first = csv_of([COLUMNS].into_iter())?;
+        let mut first = format!("{}\n", COLUMNS.join(",")).into_bytes();
         first.extend(export.page().await?.unwrap_or_default());
         let (pages, taken) = mpsc::channel(1);
         let sending = async move {
             let _permit = permit;
             // A caller that does not read must not keep the permit.
             if tokio::time::timeout(LIMIT, export.send(first, &pages)).await.is_err() {
-                tracing::warn!("an export took too long and was broken off");
+                tracing::warn!("export timed out; stream aborted");
             }
         };
         tokio::spawn(sending.in_current_span());
@@ -124,7 +126,7 @@ impl Export {
         }
     }
 
-    /// The lines of the next page; `None` behind the last.
+    /// The lines of the next page; `None` after the last one.
     async fn page(&mut self) -> Result<Option<Vec<u8>>> {
         let Some(start) = self.next.take() else { return Ok(None) };
         let between = self.filter.days.map(|days| self.calendar.bounds(days));
@@ -133,27 +135,24 @@ impl Export {
             let last = records.last();
             self.next = last.map(|last| PageStart::After(Cursor { created_at: last.created_at, id: last.id.clone() }));
         }
-        csv_of(records.iter().map(cells)).map(Some)
+        csv_of(records.iter().map(|record| cells(record, self.calendar.at(record.created_at).day))).map(Some)
     }
-}
-
-/// What callers chose themselves must be no formula where the file is opened.
-fn harmless(text: Option<&str>) -> String {
-    let text = text.unwrap_or_default();
-    if text.starts_with(['=', '+', '-', '@']) { format!("'{text}") } else { text.to_owned() }
 }
 
 fn csv_of<C: AsRef<[u8]>, const N: usize>(lines: impl Iterator<Item = [C; N]>) -> Result<Vec<u8>> {
     let failed = |error: csv::Error| Error::Internal(format!("writing CSV: {error}"));
-    let mut writer = csv::Writer::from_writer(Vec::new());
+    // Every text is quoted and left as it is: ids stay those of the API. A reader that trims
+    // blanks, or takes a semicolon for a separator, reads the same ids.
+    let mut writer = csv::WriterBuilder::new().quote_style(csv::QuoteStyle::NonNumeric).from_writer(Vec::new());
     for line in lines {
         writer.write_record(line).map_err(failed)?;
     }
     writer.into_inner().map_err(|error| Error::Internal(format!("writing CSV: {error}")))
 }
 
-fn cells(record: &Record) -> [String; COLUMNS.len()] {
+fn cells(record: &Record, day: NaiveDate) -> [String; COLUMNS.len()] {
     let usage = record.usage.unwrap_or_default();
+    let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
     let kind = match record.kind {
         RecordType::Free => "free",
         RecordType::Balance => "balance",
@@ -165,11 +164,12 @@ fn cells(record: &Record) -> [String; COLUMNS.len()] {
         kind.into(),
         record.amount.to_string(),
         record.count.to_string(),
-        harmless(record.trace.as_ref().map(|trace| trace.as_str())),
-        harmless(record.api_key.as_ref().map(|key| key.as_str())),
-        harmless(record.model.as_ref().map(|model| model.as_str())),
+        text(record.trace.as_ref().map(|trace| trace.as_str())),
+        text(record.api_key.as_ref().map(|key| key.as_str())),
+        text(record.model.as_ref().map(|model| model.as_str())),
         usage.input_tokens.to_string(),
         usage.output_tokens.to_string(),
         usage.cached_input_tokens.to_string(),
+        day.to_string(),
     ]
 }

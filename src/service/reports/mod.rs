@@ -1,4 +1,4 @@
-//! Records, statistics, usage series and exports.
+//! The rpcs of records, statistics, usage series and exports.
 
 pub mod export;
 pub mod paging;
@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use crate::biz::{
     account::catalog::Catalog,
     reports::{record::RecordStore, statistics::Statistics},
-    values::{calendar::Calendar, error::Result, ids::ServiceName},
+    values::calendar::Calendar,
 };
 
 /// Exports at once; more would take the database from those who wait for it.
@@ -36,13 +36,5 @@ impl ReportService {
         calendar: Arc<Calendar>,
     ) -> Self {
         Self { records, statistics, catalog, calendar, exports: Arc::new(Semaphore::new(MAX_EXPORTS)) }
-    }
-
-    /// Empty stands for all services.
-    fn optional_service(&self, name: &str) -> Result<Option<ServiceName>> {
-        match name {
-            "" => Ok(None),
-            name => Ok(Some(self.catalog.find(name)?.0.clone())),
-        }
     }
 }

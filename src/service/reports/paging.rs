@@ -11,23 +11,23 @@ use crate::biz::values::{
 
 const DEFAULT_SIZE: u32 = 20;
 const MAX_SIZE: u32 = 100;
-/// Entries that page numbers reach; skipping costs more the more are skipped, and page
-/// tokens do not skip.
+/// Most entries that page numbers reach. Page numbers skip entries, at a cost that grows with the
+/// depth; page tokens do not.
 const MAX_OFFSET: u32 = 10_000;
-/// The longest id of an entry.
+/// Longest id of an entry.
 const MAX_ID: usize = 64;
 
-/// A page as it was asked for.
+/// A requested page.
 #[derive(Debug)]
 pub struct Page {
     pub start: PageStart,
-    /// Entries at most.
+    /// Most entries of the page.
     pub size: u32,
 }
 
 impl Page {
     /// # Errors
-    /// Names the field that is out of its bounds.
+    /// The field that is out of its bounds.
     pub fn parse(number: i32, size: i32, token: &str) -> Result<Self> {
         let size = match u32::try_from(size) {
             Ok(0) => DEFAULT_SIZE,
@@ -48,8 +48,8 @@ impl Page {
         Ok(Self { start: PageStart::Offset(skipped), size })
     }
 
-    /// The entries of this page, and the token of the next one. `entries` has one more
-    /// than the page where there is another page.
+    /// The entries of this page, and the token of the next one. `entries` has one entry more than the
+    /// page if another page follows.
     pub fn cut<'e, T>(
         &self,
         entries: &'e [T],
@@ -65,7 +65,7 @@ impl Page {
     }
 }
 
-/// A token says where a page ended; callers need not read it.
+/// Encodes the end of a page as a token, which is opaque to callers.
 fn encode((created_at, id): (DateTime<Utc>, &str)) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(format!("{}.{id}", created_at.timestamp_micros()))
 }
@@ -78,7 +78,7 @@ fn decode(token: &str) -> Option<Cursor> {
     let (micros, id) = decoded.split_once('.')?;
     let is_id = (1..=MAX_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
     let created_at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
-    // The range that both databases can hold.
+    // The range of times in both databases.
     let in_range = (0..=253_402_300_799).contains(&created_at.timestamp());
     (is_id && in_range).then(|| Cursor { created_at, id: id.to_owned() })
 }

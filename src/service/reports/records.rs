@@ -14,7 +14,7 @@ use crate::{
         },
     },
     service::{
-        convert::{int32, span},
+        convert::{int32, int64, span},
         proto::{BillingRecord, ListRecordsReply, ListRecordsRequest},
     },
 };
@@ -22,9 +22,9 @@ use crate::{
 impl ReportService {
     pub async fn list_records(&self, request: ListRecordsRequest) -> Result<ListRecordsReply> {
         let page = Page::parse(request.page, request.page_size, &request.page_token)?;
-        let filter = self.record_filter(&request)?;
+        let filter = self.record_filter(&request).await?;
         let between = filter.days.map(|days| self.calendar.bounds(days));
-        // One more than the page tells whether there is another.
+        // The additional entry shows whether another page follows.
         let size = page.size + 1;
         let (records, counted) = if filter.is_narrow() {
             let counted = self.records.count_records(&filter).await?;
@@ -43,12 +43,17 @@ impl ReportService {
             )?
         };
         let (records, next_page_token) = page.cut(&records, |record| (record.created_at, &record.id));
-        let total = int32(counted.records);
-        Ok(ListRecordsReply { records: records.iter().map(record).collect(), total, next_page_token })
+        Ok(ListRecordsReply {
+            records: records.iter().map(record).collect(),
+            total: int32(counted.records),
+            next_page_token,
+            total_records: int64(counted.records),
+        })
     }
 
-    pub(super) fn record_filter(&self, request: &ListRecordsRequest) -> Result<RecordFilter> {
-        let service = self.optional_service(&request.service_name)?;
+    pub(super) async fn record_filter(&self, request: &ListRecordsRequest) -> Result<RecordFilter> {
+        let user = UserId::parse("user_id", &request.user_id)?;
+        let service = self.service_filter(&user, &request.service_name).await?;
         let kind = match request.r#type {
             0 => None,
             number => Some(
@@ -56,22 +61,18 @@ impl ReportService {
                     .ok_or_else(|| Invalid::new("type", "must be 1 for free quota, 2 for balance, or 0 for both"))?,
             ),
         };
-        Ok(RecordFilter {
-            user: UserId::parse("user_id", &request.user_id)?,
-            service,
-            kind,
-            days: self.record_days(&request.from, &request.to)?,
-        })
+        Ok(RecordFilter { user, service, kind, days: self.record_days(&request.from, &request.to)? })
     }
 
-    /// Without `from` all that was, without `to` all there is.
+    /// The days of a list. Without `from` it begins with the first record, without `to` it ends with
+    /// the last one.
     fn record_days(&self, from: &str, to: &str) -> Result<Option<DaySpan>> {
         if from.is_empty() && to.is_empty() {
             return Ok(None);
         }
-        // A record of the next second may be of the next day.
+        // A record of the next second may belong to the next day.
         let tomorrow = self.calendar.now().day + Days::new(1);
-        // A beginning in the future is an empty list and no error.
+        // A `from` in the future gives an empty list and no error.
         let last = parse_day("from", from).map_or(tomorrow, |from| from.max(tomorrow));
         span(from, to, last, |_| NaiveDate::default()).map(Some)
     }

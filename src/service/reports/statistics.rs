@@ -16,7 +16,7 @@ use crate::{
         },
     },
     service::{
-        convert::{MAX_DAYS, int32, span},
+        convert::{MAX_DAYS, int32, int64, span},
         proto::{
             GetStatsMonthRequest, GetStatsReply, GetStatsSummaryReply, GetStatsSummaryRequest, GetStatsTodayRequest,
             GetUsageReply, GetUsageRequest, ServiceStats, UsageDay, UsageSeries,
@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// Days of a usage series when none are asked for.
+/// Days of a usage series if the request names none.
 const DEFAULT_DAYS: u64 = 30;
 
 impl ReportService {
@@ -41,7 +41,7 @@ impl ReportService {
 
     async fn stats(&self, user_id: String, service_name: String, span: DaySpan, period: &str) -> Result<GetStatsReply> {
         let user = UserId::parse("user_id", &user_id)?;
-        let service = self.optional_service(&service_name)?;
+        let service = self.service_filter(&user, &service_name).await?;
         let all = self.statistics.totals(&user, Some(span)).await?;
         let totals: Totals = match service {
             Some(service) => all.get(&service).copied().unwrap_or_default(),
@@ -55,6 +55,9 @@ impl ReportService {
             free_count: int32(totals.free_count),
             paid_count: int32(totals.paid_count),
             period: period.into(),
+            total_units: int64(totals.total_count()),
+            free_units: int64(totals.free_count),
+            paid_units: int64(totals.paid_count),
         })
     }
 
@@ -70,6 +73,9 @@ impl ReportService {
                 total_cost: totals.amount.to_wire(),
                 free_count: int32(totals.free_count),
                 paid_count: int32(totals.paid_count),
+                total_units: int64(totals.total_count()),
+                free_units: int64(totals.free_count),
+                paid_units: int64(totals.paid_count),
             })
             .collect();
         Ok(GetStatsSummaryReply {
@@ -77,14 +83,15 @@ impl ReportService {
             total_count: int32(total.total_count()),
             total_cost: total.amount.to_wire(),
             services,
+            total_units: int64(total.total_count()),
         })
     }
 
-    /// A series for each configured service, and for each that is no longer
-    /// configured but was used in these days.
+    /// A series for each configured service, and for each service that is no longer configured but
+    /// was used in these days.
     pub async fn get_usage(&self, request: GetUsageRequest) -> Result<GetUsageReply> {
         let user = UserId::parse("user_id", &request.user_id)?;
-        let only = self.optional_service(&request.service_name)?;
+        let only = self.service_filter(&user, &request.service_name).await?;
         let span = self.usage_span(&request)?;
         let mut by_service: BTreeMap<ServiceName, BTreeMap<NaiveDate, Totals>> = match &only {
             Some(service) => [(service.clone(), BTreeMap::new())].into(),
@@ -121,6 +128,24 @@ impl ReportService {
         }
         Ok(span)
     }
+
+    /// The service that a read is about; empty stands for all services. A service that is not
+    /// configured any more is known by what the user was charged for it.
+    ///
+    /// # Errors
+    /// UNKNOWN_SERVICE where it is neither; those of a read.
+    pub(super) async fn service_filter(&self, user: &UserId, name: &str) -> Result<Option<ServiceName>> {
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let unknown = match self.catalog.find(name) {
+            Ok((service, _)) => return Ok(Some(service.clone())),
+            Err(unknown) => unknown,
+        };
+        let retired = ServiceName::parse("service_name", name).map_err(|_| unknown.clone())?;
+        let used = self.statistics.totals(user, None).await?;
+        if used.contains_key(&retired) { Ok(Some(retired)) } else { Err(unknown) }
+    }
 }
 
 fn usage_day(day: NaiveDate, totals: Totals) -> UsageDay {
@@ -130,5 +155,8 @@ fn usage_day(day: NaiveDate, totals: Totals) -> UsageDay {
         total_cost: totals.amount.to_wire(),
         free_count: int32(totals.free_count),
         paid_count: int32(totals.paid_count),
+        total_units: int64(totals.total_count()),
+        free_units: int64(totals.free_count),
+        paid_units: int64(totals.paid_count),
     }
 }

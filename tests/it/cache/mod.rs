@@ -2,5 +2,5 @@
 
 pub mod contract;
 mod outages;
-mod processes;
+pub mod processes;
 mod reconcile;

@@ -42,8 +42,21 @@ async fn set(redis: &Place, key: &str, field: &str, value: &str) {
     let () = cmd("HSET").arg(key).arg(field).arg(value).query_async(&mut redis.connection().await).await.unwrap();
 }
 
-fn account(user: &str) -> String {
-    format!("billing:{{{user}}}:account")
+/// The keys of one database.
+struct Keys(String);
+
+impl Keys {
+    async fn of(database: &Database) -> Self {
+        Self(database.cache_prefix().await)
+    }
+
+    fn account(&self, user: &str) -> String {
+        format!("{}{{{user}}}:account", self.0)
+    }
+
+    fn api_key(&self) -> String {
+        format!("{}{{k}}:api_key", self.0)
+    }
 }
 
 /// What was last found, as the server shows it.
@@ -65,28 +78,28 @@ async fn with_entries() -> Service {
     // A check before Redis was told of the charge reads the database, and leaves Redis alone.
     until("the key is there", async || {
         check(&service.internal, keyed_call()).await;
-        place.hashes("billing:{k}:api_key").await.len() == 1
+        place.hashes("billing:*:{k}:api_key").await.len() == 1
     })
     .await;
     service
 }
 
 /// Makes every kind of entry wrong; the owners of what is wrong.
-async fn tamper(redis: &Place) -> [&'static str; 7] {
-    let month = redis.hashes(&account("quota").replace(['{', '}'], "?")).await[&account("quota")]
+async fn tamper(redis: &Place, keys: &Keys) -> [&'static str; 7] {
+    let month = redis.hashes("billing:*:?quota?:account").await[&keys.account("quota")]
         .keys()
         .find(|field| field.ends_with(":asset"))
         .unwrap()
         .clone();
-    set(redis, &account("balance"), "balance", "1000").await;
-    set(redis, &account("held"), "held", "0.25").await;
-    set(redis, &account("quota"), &month, "1000 3 0").await;
-    set(redis, &account("version"), "version", "1").await;
-    set(redis, &account("broken"), "balance", "much").await;
-    let key = redis.hashes("billing:?k?:api_key").await["billing:{k}:api_key"]["requests"].replace(" 5 1 ", " 5 0 ");
-    set(redis, "billing:{k}:api_key", "requests", &key).await;
+    set(redis, &keys.account("balance"), "balance", "1000").await;
+    set(redis, &keys.account("held"), "held", "0.25").await;
+    set(redis, &keys.account("quota"), &month, "1000 3 0").await;
+    set(redis, &keys.account("version"), "version", "1").await;
+    set(redis, &keys.account("broken"), "balance", "much").await;
+    let quota = redis.hashes("billing:*:?k?:api_key").await[&keys.api_key()]["requests"].replace(" 5 1 ", " 5 0 ");
+    set(redis, &keys.api_key(), "requests", &quota).await;
     for (field, value) in [("version", "7"), ("balance", "5"), ("held", "0")] {
-        set(redis, &account("nobody"), field, value).await;
+        set(redis, &keys.account("nobody"), field, value).await;
     }
     ["balance", "held", "quota", "version", "broken", "k", "nobody"]
 }
@@ -99,7 +112,8 @@ async fn entries_that_were_tampered_with_are_named_shown_and_repaired() {
     assert!(printed.ends_with(&format!("{CLEAN}\n")) && code == Some(0), "{printed}");
     until("nothing is shown", async || shown(&service).await == Some(0.0)).await;
 
-    let wrong = tamper(redis).await;
+    let keys = Keys::of(database).await;
+    let wrong = tamper(redis, &keys).await;
     let before = redis.hashes("*").await;
     let (tried, code) = reconcile(database, &["--dry-run"]).await;
     assert_eq!(code, Some(1), "{tried}");
@@ -125,7 +139,7 @@ async fn entries_that_were_tampered_with_are_named_shown_and_repaired() {
         let reply = check(&service.internal, call(user)).await;
         assert_eq!((reply.balance, reply.free_remaining, reply.reason.as_str()), (1.0, 0, "balance"), "{user}");
     }
-    assert!(!redis.hashes("*").await.contains_key(&account("nobody")));
+    assert!(!redis.hashes("*").await.contains_key(&keys.account("nobody")));
 
     let (printed, code) = reconcile(database, &[]).await;
     assert!(printed.ends_with(&format!("{CLEAN}\n")) && code == Some(0), "{printed}");

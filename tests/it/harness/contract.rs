@@ -40,7 +40,7 @@ fn routes(rule: &DynamicMessage) -> Vec<(Method, String)> {
             }
             Value::List(more) if field.name() == "additional_bindings" => {
                 let more = more.iter().filter_map(|binding| binding.as_message());
-                found.extend(more.flat_map(|binding| routes(binding)));
+                found.extend(more.flat_map(routes));
             }
             _ => {}
         }

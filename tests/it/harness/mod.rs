@@ -17,10 +17,11 @@ mod tables;
 pub mod wait;
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -41,6 +42,7 @@ use billing_service::{
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
+use sqlx::Row;
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt;
 
@@ -60,6 +62,8 @@ pub struct Database {
     pub source: String,
     /// With MySQL, as in production, the cache that its servers share.
     pub redis: Option<redis::Place>,
+    /// The currency and the zone that it was started with, if they are not the usual ones.
+    identity: Mutex<BTreeMap<String, String>>,
     folder: tempfile::TempDir,
 }
 
@@ -74,12 +78,13 @@ impl Database {
             MySql => Some(redis::shared().await),
             Sqlite => None,
         };
-        Self { backend, source, redis, folder }
+        Self { backend, source, redis, identity: Mutex::default(), folder }
     }
 
     /// A database on a server of the test's own.
     pub fn on(source: String) -> Self {
-        Self { backend: MySql, source, redis: None, folder: tempfile::tempdir().unwrap() }
+        let (identity, folder) = (Mutex::default(), tempfile::tempdir().unwrap());
+        Self { backend: MySql, source, redis: None, identity, folder }
     }
 
     /// A configuration file: the prices and quotas of the contract, free ports, and
@@ -109,6 +114,9 @@ impl Database {
             .unwrap();
         }
         for (key, value) in changes {
+            if ["billing.currency", "billing.timezone"].contains(key) {
+                self.identity.lock().unwrap().insert(key.to_string(), value.to_string());
+            }
             writeln!(yaml, "{key}: {value}").unwrap();
         }
         let number = FILES.fetch_add(1, Ordering::Relaxed);
@@ -123,7 +131,9 @@ impl Database {
 
     /// Audits the books, as `cron --once audit` does.
     pub async fn audit(&self) -> AuditReport {
-        let store = app::connect(&self.config(&[])).await.unwrap();
+        let identity = self.identity.lock().unwrap().clone();
+        let identity: Vec<_> = identity.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let store = app::connect(&self.config(&identity)).await.unwrap();
         let report = audit::audit(&*store, &progress::Unwatched).await.unwrap();
         store.close().await;
         report
@@ -145,6 +155,26 @@ impl Database {
             Sqlite => {
                 let mut connection = self.sqlite().await;
                 sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+            }
+        }
+    }
+
+    /// What all its keys in Redis begin with.
+    pub async fn cache_prefix(&self) -> String {
+        format!("billing:{}:", self.identity().await[0])
+    }
+
+    /// Id, currency and time zone, as they are kept in it.
+    pub async fn identity(&self) -> [String; 3] {
+        let read = "SELECT id, currency, time_zone FROM database_identity";
+        match self.backend {
+            MySql => {
+                let row = sqlx::query(read).fetch_one(&mut self.mysql().await).await.unwrap();
+                [0, 1, 2].map(|column| String::from_utf8(row.get::<Vec<u8>, _>(column)).unwrap())
+            }
+            Sqlite => {
+                let row = sqlx::query(read).fetch_one(&mut self.sqlite().await).await.unwrap();
+                [0, 1, 2].map(|column| row.get(column))
             }
         }
     }

@@ -52,7 +52,7 @@ impl Paying {
 
     pub async fn try_recharge(&self, user: &str, amount: f64) -> Result<RechargeReply, Status> {
         let request =
-            RechargeRequest { user_id: user.into(), amount, payment_method: "alipay".into(), currency: String::new() };
+            RechargeRequest { user_id: user.into(), amount, payment_method: "alipay".into(), ..Default::default() };
         self.service.public.clone().recharge(request).await.map(|reply| reply.into_inner())
     }
 

@@ -38,8 +38,19 @@ const CRATES: [(&str, &[&str]); 10] = [
 ];
 
 /// The folders of `biz`, inner ones first: a folder knows itself and those before it.
-const BIZ: [&str; 10] =
-    ["values", "limits", "account", "charge", "reports", "settlement", "check", "metering", "recharge", "jobs"];
+const BIZ: [&str; 11] = [
+    "values",
+    "database",
+    "limits",
+    "account",
+    "charge",
+    "reports",
+    "settlement",
+    "check",
+    "metering",
+    "recharge",
+    "jobs",
+];
 
 fn sources() -> Sources {
     let sources = Sources::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));

@@ -103,7 +103,7 @@ async fn what_is_added_to_a_charge_is_counted(
     breaks.deliver(0, delivered).await;
     drop(breaks);
     let first = f64::from(3 + delivered);
-    let charged = ["billing_balance_amount{operation=\"deduct\"}", "billing_shortfall_amount"];
+    let charged = ["billing_balance_amount{operation=\"deduct\"}", "billing_shortfall_amount_total"];
     let deducted =
         ["balance", "free"].map(|kind| format!("billing_quota_deduct_total{{service=\"rag\",type=\"{kind}\"}}"));
     let others = ["billing_idempotent_hit", "billing_stream_committed"];

@@ -39,7 +39,7 @@ async fn overrun(on: Backend, policy: &str) -> (Service, CommitReservationReply)
     assert_eq!((made.amount, made.shortfall, made.usage), (first.amount, first.shortfall, usage(0, 0, 12)));
     assert_eq!(made.amount + made.shortfall, 12.0);
     let metrics = service.metrics().await;
-    assert!(metrics.contains(&format!("\nbilling_shortfall_amount {}\n", first.shortfall)), "{metrics}");
+    assert!(metrics.contains(&format!("\nbilling_shortfall_amount_total {}\n", first.shortfall)), "{metrics}");
     service.assert_nothing_is_held("u").await;
     (service, first)
 }

@@ -70,8 +70,10 @@ async fn one_stream_too_many_is_refused_and_holds_nothing(#[values(MySql, Sqlite
     let (first, _) = Gateway::open(&service, open("first")).await;
     let (_second, _) = Gateway::open(&service, open("second")).await;
     assert_eq!(code_of(&refused(&service, open("third")).await), (Code::Unavailable, "10014".into()));
-    until("it is counted", async || service.metric("billing_reserve_failure{reason=\"overloaded\"}").await == 1.0)
-        .await;
+    until("it is counted", async || {
+        service.metric("billing_reserve_failure_total{reason=\"overloaded\"}").await == 1.0
+    })
+    .await;
     assert_eq!(service.account("u").await.held, 20.0);
     drop(first);
     until("its place is free", async || Gateway::try_open(service.internal.clone(), open("third")).await.is_ok()).await;

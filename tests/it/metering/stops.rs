@@ -1,6 +1,8 @@
 //! Holds that grow with their streams, and streams that are told to stop.
 
-use billing_service::service::proto::{ReserveQuotaRequest, SetApiKeyQuotaRequest, StreamFinish};
+use billing_service::service::proto::{
+    CommitReservationRequest, DeductQuotaRequest, ReserveQuotaRequest, SetApiKeyQuotaRequest, StreamFinish,
+};
 use rstest::rstest;
 
 use super::{Gateway, MODELS, stream};
@@ -125,5 +127,76 @@ async fn a_hold_grows_no_further_than_the_quota_of_its_key(#[values(MySql, Sqlit
     gateway.finish(StreamFinish::default()).await.unwrap();
     let used = service.internal_get("/internal/v1/billing/api-keys/k/quota").await.1;
     assert_eq!(used["quotas"][0]["used"], 7.0, "{used}");
+    service.assert_nothing_is_held("u").await;
+}
+
+/// A token of `text-cheap` costs a tenth of the least amount.
+#[rstest]
+#[tokio::test]
+async fn a_stream_of_tokens_below_the_least_amount_stops_where_nothing_is_left(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, MODELS).await;
+    // A hundred tokens are free, and there is no balance.
+    let (mut gateway, opened) = Gateway::open(&service, stream("s", "chat", "text-cheap", (1, 9))).await;
+    assert_eq!((opened.free_count, opened.amount), (10, 0.0));
+    assert!(!gateway.deliver_durably(0, 98).await.stop, "99 of 100");
+    gateway.output(" hello hello").await;
+    assert_eq!(gateway.state(|state| state.stop).await.cost, 0.000001);
+    let finished = gateway.finish(StreamFinish::default()).await.unwrap();
+    assert_eq!((finished.free_count, finished.paid_count, finished.amount), (100, 1, 0.000001));
+    assert_eq!(finished.balance, -0.000001, "it was delivered");
+    let refused = Gateway::try_open(service.internal.clone(), stream("r", "rag", "text-cheap", (1, 1))).await;
+    assert_eq!(code_of(&refused.err().unwrap()).1, "10001");
+
+    service.adjust("u", 0.000002).await;
+    let (mut gateway, opened) = Gateway::open(&service, stream("b", "rag", "text-cheap", (1, 1))).await;
+    assert_eq!(opened.amount, 0.000001);
+    gateway.deliver_durably(0, 3).await;
+    drop(gateway);
+    assert_eq!(service.ended("b", "COMMITTED").await.amount, 0.000001);
+    assert_eq!(service.account("u").await.balance, 0.0);
+    service.assert_nothing_is_held("u").await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn the_tokens_of_a_key_are_those_of_the_free_quota_whatever_a_stream_costs(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, MODELS).await;
+    service.adjust("u", 100.0).await;
+    let quota = r#"{"quota_type":"tokens","period":"month","limit":1000}"#;
+    service.post("/internal/v1/billing/api-keys/k/quota", quota).await;
+    let used =
+        async || service.internal_get("/internal/v1/billing/api-keys/k/quota").await.1["quotas"][0]["used"].clone();
+    let free = async || {
+        let quotas = service.account("u").await.quotas;
+        quotas.into_iter().find(|quota| quota.service_name == "chat").unwrap().used_quota
+    };
+    let keyed = |trace| ReserveQuotaRequest { api_key_id: "k".into(), ..stream(trace, "chat", "dear", (10, 10)) };
+    // Nothing was counted: as many as were expected, for a cost.
+    let (mut gateway, _) = Gateway::open(&service, keyed("silent")).await;
+    let finish = StreamFinish { cost: 0.5, ..Default::default() };
+    gateway.finish(finish).await.unwrap();
+    assert_eq!((used().await.as_f64().unwrap(), free().await), (10.0, 10), "the input as it was estimated");
+    let (mut gateway, _) = Gateway::open(&service, keyed("counted")).await;
+    gateway.deliver_durably(0, 5).await;
+    gateway.finish(finish).await.unwrap();
+    assert_eq!((used().await.as_f64().unwrap(), free().await), (25.0, 25));
+    // It is paid, breaks, and is charged as reported; then a commit knows a cost and fewer tokens.
+    let rest = DeductQuotaRequest { model: "dear".into(), usage: super::usage(75, 0, 0), ..charge("u", "chat", 1) };
+    service.deduct(rest).await;
+    let (mut gateway, _) = Gateway::open(&service, keyed("broken")).await;
+    gateway.deliver_durably(0, 7).await;
+    drop(gateway);
+    service.ended("broken", "COMMITTED").await;
+    assert_eq!((used().await.as_f64().unwrap(), free().await), (42.0, 100));
+    let commit = CommitReservationRequest {
+        user_id: "u".into(),
+        trace_id: "broken".into(),
+        cost: 50.0,
+        usage: super::usage(1, 0, 1),
+        ..Default::default()
+    };
+    let committed = service.internal.clone().commit_reservation(commit).await.unwrap().into_inner();
+    assert_eq!((committed.paid_count, committed.amount), (17, 50.0));
+    assert_eq!((used().await.as_f64().unwrap(), free().await), (42.0, 100), "what is charged is never given back");
     service.assert_nothing_is_held("u").await;
 }

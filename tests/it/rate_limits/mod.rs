@@ -197,7 +197,7 @@ async fn both_styles_of_rest_tell_when_to_retry(#[values(MySql, Sqlite)] on: Bac
     let retry_after_ms = body.as_object_mut().unwrap().remove("retry_after_ms").unwrap().as_i64().unwrap();
     assert!((50_000..=60_000).contains(&retry_after_ms), "{retry_after_ms}");
     let expected = json!({"allowed": false, "reason": "rate limit", "free_remaining": 1000, "balance": 0.0,
-        "estimated_cost": 0.0, "error_code": "10002"});
+        "estimated_cost": 0.0, "error_code": "10002", "free_remaining_units": "1000"});
     assert_eq!((status, header, body), (200, None, expected));
     let (status, _, body) = post(devshare, "check", "u", "").await;
     assert!(status == 200 && body["data"]["retryAfterMs"].as_i64().unwrap() <= retry_after_ms, "{body}");

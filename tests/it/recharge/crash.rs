@@ -72,7 +72,7 @@ impl Mortal {
 
     async fn recharge(&self, user: &str, amount: f64) -> RechargeReply {
         let request =
-            RechargeRequest { user_id: user.into(), amount, payment_method: "alipay".into(), currency: String::new() };
+            RechargeRequest { user_id: user.into(), amount, payment_method: "alipay".into(), ..Default::default() };
         self.client().recharge(request).await.unwrap().into_inner()
     }
 

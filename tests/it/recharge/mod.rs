@@ -6,9 +6,11 @@ mod auth;
 mod browser;
 mod callbacks;
 mod crash;
+mod currencies;
 mod listing;
 mod outages;
 mod reconcile;
+mod repeats;
 
 use std::{pin::pin, time::Duration};
 
@@ -85,8 +87,13 @@ async fn the_report_may_come_over_grpc_too(#[values(MySql, Sqlite)] on: Backend)
 #[tokio::test]
 async fn a_top_up_that_can_not_be_is_refused_and_makes_no_order(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start_with(on, &[("billing.max_recharge", "500")]).await;
-    let good =
-        RechargeRequest { user_id: "u".into(), amount: 5.0, payment_method: "alipay".into(), currency: "CNY".into() };
+    let good = RechargeRequest {
+        user_id: "u".into(),
+        amount: 5.0,
+        payment_method: "alipay".into(),
+        currency: "CNY".into(),
+        ..Default::default()
+    };
     for (request, field) in [
         (RechargeRequest { user_id: String::new(), ..good.clone() }, "user_id"),
         (RechargeRequest { user_id: "a b".into(), ..good.clone() }, "user_id"),
@@ -132,7 +139,7 @@ async fn the_server_can_play_payment_service_itself(#[values(MySql, Sqlite)] on:
     ];
     let service = Service::start_on(Database::create(on).await, &changes).await;
     let request =
-        RechargeRequest { user_id: "u".into(), amount: 5.0, payment_method: "alipay".into(), currency: String::new() };
+        RechargeRequest { user_id: "u".into(), amount: 5.0, payment_method: "alipay".into(), ..Default::default() };
     let reply = service.public.clone().recharge(request).await.unwrap().into_inner();
     press(&service.http, &reply.payment_url, "SUCCESS").await;
     until("it is credited", async || service.account("u").await.balance == 5.0).await;
@@ -145,7 +152,7 @@ async fn the_server_can_play_payment_service_itself(#[values(MySql, Sqlite)] on:
 async fn without_a_payment_service_top_ups_are_refused() {
     let service = Service::start(Sqlite).await;
     let request =
-        RechargeRequest { user_id: "u".into(), amount: 5.0, payment_method: "alipay".into(), currency: String::new() };
+        RechargeRequest { user_id: "u".into(), amount: 5.0, payment_method: "alipay".into(), ..Default::default() };
     let refused = service.public.clone().recharge(request).await.unwrap_err();
     assert_eq!(code_of(&refused), (Code::Unavailable, "10006".into()));
     let (_, list) = service.get("/api/v1/billing/recharges?user_id=u").await;

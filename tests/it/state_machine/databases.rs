@@ -13,7 +13,7 @@ use billing_service::{
             caps::{Caps, LimitStore},
             key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
         },
-        recharge::order::OrderStore,
+        recharge::order::{Created, OrderStore},
         reports::{
             record::{Record, RecordFilter},
             statistics::DailyUse,
@@ -62,7 +62,7 @@ impl Stage for Arc<dyn Store> {
     }
 
     async fn keep_order(&self, order: &Order) {
-        assert!(self.create_order(order).await.unwrap());
+        assert_eq!(self.create_order(order, None).await.unwrap(), Created::Kept);
     }
 
     async fn order(&self, id: &OrderId) -> Option<Order> {

@@ -1,4 +1,4 @@
-//! The versions of the prices of every model, and the cost of a call by them.
+//! The price versions of every model, and the cost of a call.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -14,7 +14,7 @@ use crate::biz::values::{
 /// Prices of one model, per million tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenPrices {
-    /// Of input that did not come from the model's cache.
+    /// Input tokens that are not cached.
     pub input: Money,
     pub cached_input: Money,
     pub output: Money,
@@ -24,11 +24,11 @@ const TOKENS_PER_PRICE: u128 = 1_000_000;
 
 impl TokenPrices {
     /// What a call costs: added up exactly and then rounded once, to the nearest millionth,
-    /// halves up.
+    /// halves up. A call that costs more than nothing costs at least a millionth.
     ///
     /// # Errors
-    /// Names `usage` where more input was cached than there was, and where the cost is more
-    /// than [`Money::MAX`].
+    /// [`Invalid`] names `usage.cached_input_tokens` if it exceeds the input tokens, and `usage` if
+    /// the cost exceeds [`Money::MAX`].
     pub fn cost(&self, usage: Usage) -> Result<Money, Invalid> {
         let fresh = usage
             .input_tokens
@@ -36,10 +36,11 @@ impl TokenPrices {
             .ok_or_else(|| Invalid::new("usage.cached_input_tokens", "must be at most input_tokens"))?;
         let parts =
             [(self.input, fresh), (self.cached_input, usage.cached_input_tokens), (self.output, usage.output_tokens)];
-        // Three products of 63 and 32 bits.
+        // The sum of three products of 63 and 32 bits fits 128 bits.
         let exact: u128 =
             parts.iter().map(|(price, tokens)| u128::from(price.micros().unsigned_abs()) * u128::from(*tokens)).sum();
-        i64::try_from((exact + TOKENS_PER_PRICE / 2) / TOKENS_PER_PRICE)
+        let rounded = (exact + TOKENS_PER_PRICE / 2) / TOKENS_PER_PRICE;
+        i64::try_from(rounded.max(exact.min(1)))
             .ok()
             .map(Money::from_micros)
             .filter(|cost| *cost <= Money::MAX)
@@ -54,34 +55,34 @@ impl fmt::Display for TokenPrices {
     }
 }
 
-/// Prices with the id that a transaction keeps of them.
+/// Prices with the id that a transaction stores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PriceVersion {
     pub id: PriceVersionId,
     pub prices: TokenPrices,
 }
 
-/// The versions of every model, by the instant from which each is in force. A model that is
-/// not in here is an error, never free.
+/// The versions of every model, by the instant at which each comes into force. A call of any other
+/// model is an error, never free.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PriceBook(BTreeMap<ModelName, BTreeMap<DateTime<Utc>, Result<PriceVersion, Invalid>>>);
 
 impl PriceBook {
-    /// Adds a version, or what is wrong with it; it takes the place of one of the same model
-    /// and instant.
+    /// Adds a version, or the defect of an invalid one. It replaces a version of the same model and
+    /// instant.
     pub fn set(&mut self, model: ModelName, effective_from: DateTime<Utc>, version: Result<PriceVersion, Invalid>) {
         self.0.entry(model).or_default().insert(effective_from, version);
     }
 
-    /// The version in force at an instant: the last to have begun by then.
+    /// The version in force at `at`: the latest one that is not in the future.
     ///
     /// # Errors
-    /// Names `model` where there is none.
+    /// [`Invalid`] names `model` if no valid version is in force.
     pub fn at(&self, model: &ModelName, at: DateTime<Utc>) -> Result<&PriceVersion, Invalid> {
         let versions = self.0.get(model).ok_or_else(|| Invalid::new("model", format!("{model:?} has no price")))?;
         match versions.range(..=at).next_back() {
             Some((_, Ok(version))) => Ok(version),
-            // The rest is the operator's, and in the log.
+            // The caller can't correct the row. The log has the reason for the operator.
             Some((_, Err(_))) => Err(Invalid::new("model", format!("{model:?} has no usable price"))),
             None => Err(Invalid::new("model", format!("{model:?} has no price yet"))),
         }
@@ -117,11 +118,22 @@ mod tests {
 
     #[test]
     fn the_sum_is_rounded_once_and_halves_go_up() {
-        // Three times 0.4 millionths, each of which alone would be nothing.
+        // Three times 0.4 millionths. Each alone would be rounded to zero.
         assert_eq!(cost(prices("0.4", "0.4", "0.4"), usage(2, 1, 1)), "0.000001");
         assert_eq!(cost(prices("0.5", "0", "0"), usage(1, 0, 0)), "0.000001");
-        assert_eq!(cost(prices("0.499999", "0", "0"), usage(1, 0, 0)), "0");
+        assert_eq!(cost(prices("0", "0", "1.499999"), usage(0, 0, 1)), "0.000001");
         assert_eq!(cost(prices("0", "0", "1.5"), usage(0, 0, 1)), "0.000002");
+    }
+
+    #[test]
+    fn tokens_that_cost_more_than_nothing_cost_at_least_a_millionth() {
+        assert_eq!(cost(prices("0.15", "0.15", "0"), usage(3, 0, 0)), "0.000001");
+        assert_eq!(cost(prices("0.000001", "0", "0"), usage(1, 0, 0)), "0.000001");
+        assert_eq!(cost(prices("0", "0.000001", "0"), usage(1, 1, 0)), "0.000001");
+        for free in [usage(1_000_000, 0, 0), usage(0, 0, 0)] {
+            assert_eq!(cost(prices("0", "0", "0"), free), "0");
+        }
+        assert_eq!(cost(prices("1", "0", "1"), usage(5, 5, 0)), "0");
     }
 
     #[test]
@@ -151,9 +163,12 @@ mod tests {
         }
     }
 
-    /// The nearest whole number to `numerator / 1000000` from below or above, found without
-    /// the rounding under test.
+    /// The nearest whole number to `numerator / 1000000` from below or above, but 1 for less
+    /// than a half, found without the rounding under test.
     fn is_nearest(micros: i64, numerator: u128) -> bool {
+        if (1..500_000).contains(&numerator) {
+            return micros == 1;
+        }
         let doubled = 2 * numerator;
         let (low, high) = (2 * i128::from(micros) - 1, 2 * i128::from(micros) + 1);
         let scaled = |half: i128| half * 1_000_000;
@@ -189,7 +204,7 @@ mod tests {
             let exact = fresh.map(|fresh| {
                 product(input, fresh) + product(cached_input, cached_input_tokens) + product(output, output_tokens)
             });
-            // Half a millionth less than the first amount that is too much.
+            // Half a millionth below the first amount that is too large.
             let limit = (2 * u128::from(Money::MAX.micros().unsigned_abs()) + 1) * TOKENS_PER_PRICE / 2;
             let cost = (TokenPrices { input, cached_input, output }).cost(usage);
             prop_assert_eq!(cost.is_ok(), exact.is_some_and(|exact| exact < limit));

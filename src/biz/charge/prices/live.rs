@@ -1,9 +1,9 @@
-//! The price book as it is now: the configured versions, and over them those of the database.
+//! The current price book: the configured versions, overridden by the versions in the database.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{PriceBook, PriceVersion, TokenPrices};
 use crate::biz::values::{
@@ -13,23 +13,28 @@ use crate::biz::values::{
     money::Money,
 };
 
-/// Versions that a database may have; more are an error and not half a book.
-pub const MAX_STORED: usize = 10_000;
+/// Rows of `price_version` that are read at once.
+pub const PAGE: u32 = 1_000;
+
+/// How long ago a version may have been replaced and is still kept: clocks are set back, and a
+/// quote may have begun before the read.
+const LOOK_BACK: TimeDelta = TimeDelta::hours(1);
 
 /// A row of `price_version`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredVersion {
     pub model: ModelName,
     pub effective_from: DateTime<Utc>,
-    /// Or what is wrong with it. Its model then has no price as long as it would be in force.
+    /// The version, or the defect of the row. The model of an invalid row has no price while the
+    /// row would be in force.
     pub version: Result<PriceVersion, Invalid>,
 }
 
 impl StoredVersion {
-    /// Checks what may have been written by hand.
+    /// Checks a row, because rows may be written by hand.
     ///
     /// # Errors
-    /// For a `model` that is none, which no call can name.
+    /// [`Invalid`]: `model` is malformed, so no call can name it.
     pub fn parse(
         model: &str,
         effective_from: DateTime<Utc>,
@@ -52,25 +57,26 @@ fn version_of(id: &str, prices: TokenPrices) -> Result<PriceVersion, Invalid> {
     Ok(PriceVersion { id: PriceVersionId::parse("version_id", id)?, prices })
 }
 
-/// Where versions are kept beside the configuration.
+/// Reads price versions from the database.
 #[async_trait]
 pub trait PriceStore: Send + Sync + 'static {
-    /// All versions, in no order, and what is wrong with rows that are none; one more than
-    /// [`MAX_STORED`] at the most.
+    /// The versions that matter at an instant and later, in pages of [`PAGE`]: of each model the
+    /// one in force then, and those that begin later. In no order, with what is wrong with rows
+    /// that are none.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
-    async fn price_versions(&self) -> Result<Vec<Result<StoredVersion, Invalid>>, StoreError>;
+    async fn price_versions(&self, from: DateTime<Utc>) -> Result<Vec<Result<StoredVersion, Invalid>>, StoreError>;
 }
 
-/// The book in use.
+/// The price book in use.
 pub struct Prices {
     configured: PriceBook,
     current: RwLock<Arc<PriceBook>>,
 }
 
 impl Prices {
-    /// With the configured versions alone, until the first [`Self::refresh`].
+    /// Starts with the configured versions alone, until the first [`Self::refresh`].
     pub fn new(configured: PriceBook) -> Self {
         let current = RwLock::new(Arc::new(configured.clone()));
         Self { configured, current }
@@ -80,17 +86,14 @@ impl Prices {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Reads the versions of the database anew. They take the place of configured ones of the
-    /// same model and instant. Tells which rows can't be used. The book stays as it was where
-    /// this fails.
+    /// Reads the versions of the database anew that matter now or later. They take the place of
+    /// configured ones of the same model and instant. Tells which rows can't be used. The book
+    /// stays as it was where this fails.
     ///
     /// # Errors
-    /// As [`PriceStore::price_versions`], and [`StoreError::Failed`] where there are too many.
-    pub async fn refresh(&self, store: &dyn PriceStore) -> Result<Vec<String>, StoreError> {
-        let stored = store.price_versions().await?;
-        if stored.len() > MAX_STORED {
-            return Err(StoreError::Failed(format!("price_version has more than {MAX_STORED} rows")));
-        }
+    /// As [`PriceStore::price_versions`].
+    pub async fn refresh(&self, store: &dyn PriceStore, now: DateTime<Utc>) -> Result<Vec<String>, StoreError> {
+        let stored = store.price_versions(now - LOOK_BACK).await?;
         let (mut book, mut unusable) = (self.configured.clone(), Vec::new());
         for row in stored {
             match row {
@@ -118,7 +121,7 @@ mod tests {
 
     #[async_trait]
     impl PriceStore for Rows {
-        async fn price_versions(&self) -> Read {
+        async fn price_versions(&self, _: DateTime<Utc>) -> Read {
             self.0.lock().unwrap().clone()
         }
     }
@@ -153,24 +156,21 @@ mod tests {
         }
         let live = Prices::new(configured);
         let rows = Rows(std::sync::Mutex::new(Ok(vec![Ok(stored("m", 100, "row")), Ok(stored("n", 5, "new"))])));
-        live.refresh(&rows).await.unwrap();
+        live.refresh(&rows, DateTime::UNIX_EPOCH).await.unwrap();
         let all =
             |live: &Prices| [shown(live, "m", 99), shown(live, "m", 100), shown(live, "n", 4), shown(live, "n", 5)];
         let expected = [Some("config".to_owned()), Some("row".to_owned()), None, Some("new".to_owned())];
         assert_eq!(all(&live), expected);
-        // What can't be read changes nothing; a row that is gone is.
+        // A failed read changes nothing. A deleted row leaves the book.
         *rows.0.lock().unwrap() = Err(StoreError::Unavailable("down".into()));
-        live.refresh(&rows).await.unwrap_err();
-        assert_eq!(all(&live), expected);
-        *rows.0.lock().unwrap() = Ok(vec![Ok(stored("m", 1, "row")); MAX_STORED + 1]);
-        live.refresh(&rows).await.unwrap_err();
+        live.refresh(&rows, DateTime::UNIX_EPOCH).await.unwrap_err();
         assert_eq!(all(&live), expected);
         *rows.0.lock().unwrap() = Ok(vec![]);
-        live.refresh(&rows).await.unwrap();
+        live.refresh(&rows, DateTime::UNIX_EPOCH).await.unwrap();
         assert_eq!(all(&live), [Some("config".to_owned()), Some("config".to_owned()), None, None]);
     }
 
-    /// It is worth no more than its own model, for as long as it would be in force.
+    /// An invalid row affects its own model only, while the row would be in force.
     #[tokio::test]
     async fn a_bad_row_leaves_its_model_without_a_price_and_others_alone() {
         let live = Prices::new(PriceBook::default());
@@ -184,7 +184,7 @@ mod tests {
             row("", 0, bad(1)),
             Ok(stored("p", 0, "good")),
         ];
-        let unusable = live.refresh(&Rows(std::sync::Mutex::new(Ok(rows)))).await.unwrap();
+        let unusable = live.refresh(&Rows(std::sync::Mutex::new(Ok(rows))), DateTime::UNIX_EPOCH).await.unwrap();
         for (said, parts) in
             unusable.iter().zip([["m ", "input_price"], ["n ", "version_id"], ["o ", "input_price"], ["", "model"]])
         {

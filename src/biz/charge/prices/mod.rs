@@ -1,9 +1,9 @@
-//! The price book: what a million tokens of each model cost, and from when on.
+//! The price book: the price of a million tokens of each model, and the start of each price.
 
 mod book;
 mod live;
 
 pub use self::{
     book::{PriceBook, PriceVersion, TokenPrices},
-    live::{MAX_STORED, PriceStore, Prices, StoredVersion},
+    live::{PAGE, PriceStore, Prices, StoredVersion},
 };

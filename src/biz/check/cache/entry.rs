@@ -116,7 +116,7 @@ mod tests {
         ("2026-11".parse().unwrap(), ServiceName::from_stored(service))
     }
 
-    fn entry(version: i64, used: u32) -> CacheEntry {
+    fn entry(version: i64, used: u64) -> CacheEntry {
         let quota = Quota { total: 10, used, held: 0 };
         let quotas = BTreeMap::from([(key("a"), quota), (key("b"), quota)]);
         CacheEntry::Account(
@@ -125,7 +125,7 @@ mod tests {
         )
     }
 
-    fn change(before: i64, service: &str, used: u32) -> Change {
+    fn change(before: i64, service: &str, used: u64) -> Change {
         Change::Account(AccountChange {
             user: UserId::from_stored("u"),
             before,

@@ -53,7 +53,10 @@ pub async fn prewarm(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::{
+        collections::BTreeMap,
+        sync::{Arc, Mutex},
+    };
 
     use async_trait::async_trait;
     use chrono::{DateTime, Utc};
@@ -67,7 +70,7 @@ mod tests {
             account_cache::{AccountCache, Fence, Found},
             entry::CacheEntry,
         },
-        limits::key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
+        limits::key_quota::{KeyQuotaStore, KeyQuotas, KnownSince, NewKeyQuota, QuotaType},
         settlement::{
             accounts::Accounts,
             change::Change,
@@ -130,6 +133,10 @@ mod tests {
 
         async fn key_quotas(&self, _: &ApiKeyId) -> std::result::Result<KeyQuotas, StoreError> {
             Ok(KeyQuotas::new())
+        }
+
+        async fn known_since(&self, _: &ApiKeyId) -> std::result::Result<BTreeMap<QuotaType, KnownSince>, StoreError> {
+            Ok(BTreeMap::new())
         }
     }
 

@@ -219,7 +219,7 @@ fn accounts_apart(cached: &AccountEntry, stored: &AccountEntry, month: Month) ->
     let quotas = cached.quotas.iter().filter(|((of, _), _)| *of == month);
     let units = quotas.map(|(key, cached)| {
         let stored = stored.quotas.get(key).copied().unwrap_or_default();
-        let apart = |of: fn(&Quota) -> u32| u64::from(of(cached).abs_diff(of(&stored)));
+        let apart = |of: fn(&Quota) -> u64| of(cached).abs_diff(of(&stored));
         apart(|quota| quota.total) + apart(|quota| quota.used) + apart(|quota| quota.held)
     });
     let units = units.sum::<u64>() + requests_apart(cached.requests.as_ref(), stored.requests.as_ref());
@@ -242,7 +242,7 @@ fn keys_apart(cached: &KeyQuotas, stored: &KeyQuotas) -> u64 {
     let kinds = cached.keys().chain(stored.keys().filter(|row| !cached.contains_key(*row)));
     let apart = kinds.map(|row| match (cached.get(row), stored.get(row)) {
         (Some(one), Some(other)) if one == other => 0,
-        (Some(one), Some(other)) => one.used.abs_diff(other.used).max(1),
+        (Some(one), Some(other)) => one.taken.of(one.period).abs_diff(other.taken.of(other.period)).max(1),
         _ => 1,
     });
     apart.sum()

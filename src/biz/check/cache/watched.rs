@@ -1,6 +1,6 @@
 //! Stores of limits that invalidate the caches when a limit is set.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -8,7 +8,7 @@ use super::caches::Caches;
 use crate::biz::{
     limits::{
         caps::{Caps, LimitStore},
-        key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
+        key_quota::{KeyQuotaStore, KeyQuotas, KnownSince, NewKeyQuota, QuotaType},
     },
     settlement::commit_listener::CommitListener,
     values::{
@@ -71,5 +71,9 @@ impl<S: KeyQuotaStore + ?Sized> KeyQuotaStore for Watched<S> {
 
     async fn key_quotas(&self, key: &ApiKeyId) -> Result<KeyQuotas, StoreError> {
         self.store.key_quotas(key).await
+    }
+
+    async fn known_since(&self, key: &ApiKeyId) -> Result<BTreeMap<QuotaType, KnownSince>, StoreError> {
+        self.store.known_since(key).await
     }
 }

@@ -1,6 +1,6 @@
-//! Quotas of API keys: how many requests, how many tokens, or how much money the calls of a
-//! key may take in a day, in a month, or in all. What a reservation holds counts as taken;
-//! work that was delivered counts even beyond the quota.
+//! Quotas of API keys: the most requests, tokens or money that the calls of a key may take per day,
+//! per month or in total. The hold of a reservation counts as taken. Delivered work counts even
+//! beyond the quota.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -17,20 +17,20 @@ use crate::biz::values::{
     usage::Usage,
 };
 
-/// What a quota counts.
+/// The kind of a quota.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum QuotaType {
     Requests,
-    /// Input and output together.
+    /// The sum of input and output tokens.
     Tokens,
-    /// What is taken from the balance.
+    /// Money taken from the balance, in millionths.
     Amount,
 }
 
 impl QuotaType {
     pub const ALL: [Self; 3] = [Self::Requests, Self::Tokens, Self::Amount];
 
-    /// As in the tables and on the wire.
+    /// The name in the tables and on the wire.
     pub fn name(self) -> &'static str {
         match self {
             Self::Requests => "requests",
@@ -57,19 +57,19 @@ impl fmt::Display for QuotaType {
     }
 }
 
-/// When a quota begins anew, in the billing zone.
+/// The period of a quota, in the billing zone. The used amount starts at zero in each period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Period {
     Day,
     Month,
-    /// Never.
+    /// One period without an end.
     Total,
 }
 
 impl Period {
-    const ALL: [Self; 3] = [Self::Day, Self::Month, Self::Total];
+    pub const ALL: [Self; 3] = [Self::Day, Self::Month, Self::Total];
 
-    /// As in the tables and on the wire.
+    /// The name in the tables and on the wire.
     pub fn name(self) -> &'static str {
         match self {
             Self::Day => "day",
@@ -98,18 +98,70 @@ impl FromStr for Period {
     }
 }
 
-/// A quota of a key, and what of it was taken in the period of the last day on which
-/// anything was. Requests and tokens are counted, amounts are in millionths.
+/// A quota of a key. Requests and tokens are counted, amounts are in millionths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyQuota {
     pub period: Period,
     pub limit: i64,
-    pub used: i64,
+    pub taken: Taken,
     /// When counting began; what was made before does not count.
     pub since: DateTime<Utc>,
+    /// The last day on which anything was taken.
     pub day: NaiveDate,
-    /// Grows with every change of the quota.
+    /// Increases with every change of the quota.
     pub version: i64,
+}
+
+/// What was taken of a quota on the last day on which anything was, in the month of that day,
+/// and in all. Each is counted whatever the period of the quota is, so that another period can
+/// take its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Taken {
+    pub day: i64,
+    pub month: i64,
+    pub total: i64,
+}
+
+impl Taken {
+    pub fn of(self, period: Period) -> i64 {
+        match period {
+            Period::Day => self.day,
+            Period::Month => self.month,
+            Period::Total => self.total,
+        }
+    }
+
+    /// With another count of one period.
+    pub fn with(mut self, period: Period, taken: i64) -> Self {
+        *self.of_mut(period) = taken;
+        self
+    }
+
+    fn of_mut(&mut self, period: Period) -> &mut i64 {
+        match period {
+            Period::Day => &mut self.day,
+            Period::Month => &mut self.month,
+            Period::Total => &mut self.total,
+        }
+    }
+}
+
+/// Since when what was taken in each period is known in full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownSince {
+    pub day: DateTime<Utc>,
+    pub month: DateTime<Utc>,
+    pub total: DateTime<Utc>,
+}
+
+impl KnownSince {
+    pub fn of(self, period: Period) -> DateTime<Utc> {
+        match period {
+            Period::Day => self.day,
+            Period::Month => self.month,
+            Period::Total => self.total,
+        }
+    }
 }
 
 /// What a call takes of each quota of its key, or gives back where it is below zero.
@@ -121,10 +173,15 @@ pub struct Take {
 }
 
 impl Take {
-    /// Of one call.
+    /// The amount of one call.
     pub fn call(usage: Option<Usage>, amount: Money) -> Self {
-        // The sum of two 32-bit numbers.
+        // The sum of two 32-bit numbers fits.
         let tokens = usage.map_or(0, |usage| usage.tokens() as i64);
+        Self::of_tokens(tokens, amount)
+    }
+
+    /// Of one call that takes so many tokens.
+    pub fn of_tokens(tokens: i64, amount: Money) -> Self {
         Self { requests: 1, tokens, amount }
     }
 
@@ -150,37 +207,41 @@ impl std::ops::Sub for Take {
 }
 
 impl KeyQuota {
-    /// What is taken in the current period. Where the clock of another server is ahead,
-    /// its period has begun for all.
+    /// The amount used in the current period. If the clock of another server is ahead and has begun
+    /// the next period, that period counts for all servers.
     pub fn used(&self, at: BillingTime) -> i64 {
-        if self.day >= at.day || self.period.is_same(self.day, at.day) { self.used } else { 0 }
+        let is_current = self.day >= at.day || self.period.is_same(self.day, at.day);
+        if is_current { self.taken.of(self.period) } else { 0 }
     }
 
     pub fn remaining(&self, at: BillingTime) -> i64 {
         self.limit.saturating_sub(self.used(at)).max(0)
     }
 
-    /// Counts what a call of `day` takes or gives back. A period that is over does not
-    /// matter any more.
+    /// Counts an amount that a call of `day` takes or gives back. Calls of a past period do not
+    /// count.
     fn add(&mut self, day: NaiveDate, taken: i64) {
-        if !self.period.is_same(self.day, day) {
-            if day < self.day {
-                return;
+        for period in Period::ALL {
+            let count = self.taken.of_mut(period);
+            if !period.is_same(self.day, day) {
+                if day < self.day {
+                    continue;
+                }
+                *count = 0;
             }
-            self.used = 0;
+            *count = count.saturating_add(taken).max(0);
         }
         self.day = self.day.max(day);
-        self.used = self.used.saturating_add(taken).max(0);
     }
 }
 
-/// The quotas of some keys.
+/// Quotas of API keys, by key and type.
 pub type KeyQuotas = BTreeMap<(ApiKeyId, QuotaType), KeyQuota>;
 
-/// Whether a call of a key may be made.
+/// Checks that a call of a key is within its quotas.
 ///
 /// # Errors
-/// [`Error::InsufficientQuota`].
+/// [`Error::InsufficientQuota`] with [`Limit::ApiKey`].
 pub fn check(quotas: &KeyQuotas, key: &ApiKeyId, take: Take, at: BillingTime) -> Result<(), Error> {
     for kind in QuotaType::ALL {
         if let Some(quota) = quotas.get(&(key.clone(), kind)) {
@@ -193,8 +254,8 @@ pub fn check(quotas: &KeyQuotas, key: &ApiKeyId, take: Take, at: BillingTime) ->
     Ok(())
 }
 
-/// What a reservation that was made at an instant of a day may still take of a quota of its key;
-/// `None` where nothing binds it.
+/// The amount that a reservation, made on `day` at `made`, may still take from a quota of its key;
+/// `None` if no quota applies to the reservation.
 pub fn left(
     quotas: &KeyQuotas,
     key: Option<&ApiKeyId>,
@@ -202,20 +263,21 @@ pub fn left(
     (day, made): (NaiveDate, DateTime<Utc>),
 ) -> Option<i64> {
     let quota = quotas.get(&(key?.clone(), kind))?;
-    // As it is counted: not what is older than the quota, nor to a period that is over.
+    // As in `count_end`: a reservation that is older than the quota, or of a past period, does not
+    // count.
     let is_over = day < quota.day && !quota.period.is_same(day, quota.day);
     (made >= quota.since && !is_over).then(|| {
-        let used = if quota.period.is_same(day, quota.day) { quota.used } else { 0 };
+        let used = if quota.period.is_same(day, quota.day) { quota.taken.of(quota.period) } else { 0 };
         quota.limit.saturating_sub(used).max(0)
     })
 }
 
-/// Counts what a call of a key takes that is made now; tells which quotas that changed.
+/// Counts a call of a key that is made now. Returns the changed quotas.
 pub fn count(quotas: &mut KeyQuotas, key: &ApiKeyId, at: BillingTime, take: Take) -> Vec<(ApiKeyId, QuotaType)> {
     change(quotas, key, take, |quota, taken| quota.add(at.day.max(quota.day), taken))
 }
 
-/// As [`count`], for the end of a reservation that was made at an instant of a day.
+/// As [`count`], for the end of a reservation that was made on `day` at `made`.
 pub fn count_end(
     quotas: &mut KeyQuotas,
     key: &ApiKeyId,
@@ -247,25 +309,25 @@ fn change(
     changed
 }
 
-/// A quota as it is set.
+/// A quota to set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewKeyQuota {
     pub key: ApiKeyId,
     pub kind: QuotaType,
     pub period: Period,
-    /// `None` takes the quota away.
+    /// `None` removes the quota.
     pub limit: Option<i64>,
 }
 
-/// Where quotas of keys are set and read.
+/// Stores and reads the quotas of API keys.
 #[async_trait]
 pub trait KeyQuotaStore: Send + Sync + 'static {
     /// Sets a quota from the next call on. What was taken of it before stays taken, where
-    /// there was one.
+    /// there was one, and of another period what was taken in that.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]: it may be set or not; [`StoreError::Conflict`],
-    /// [`StoreError::Failed`].
+    /// [`StoreError::Unavailable`]: the outcome is unknown; a repeat is safe.
+    /// [`StoreError::Conflict`]: nothing was set. [`StoreError::Failed`].
     async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime) -> Result<(), StoreError>;
 
     /// The quotas of a key.
@@ -273,6 +335,12 @@ pub trait KeyQuotaStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn key_quotas(&self, key: &ApiKeyId) -> Result<KeyQuotas, StoreError>;
+
+    /// Since when the counts of the quotas of a key are known in full.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn known_since(&self, key: &ApiKeyId) -> Result<BTreeMap<QuotaType, KnownSince>, StoreError>;
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@ fn at(day: &str) -> BillingTime {
     Calendar::new(chrono_tz::UTC, SystemClock).at(format!("{day}T12:00:00Z").parse().unwrap())
 }
 
-/// Of 9, counted since noon of the 29th of November.
+/// A quota of 9 that counts since noon of the 29th of November.
 fn quota(period: Period, used: i64, day: &str) -> KeyQuota {
-    KeyQuota { period, limit: 9, used, since: at("2026-11-29").utc, day: at(day).day, version: 0 }
+    let taken = Taken { day: used, month: used, total: used };
+    KeyQuota { period, limit: 9, taken, since: at("2026-11-29").utc, day: at(day).day, version: 0 }
 }
 
 fn key() -> ApiKeyId {
@@ -33,7 +34,7 @@ fn a_quota_begins_anew_with_its_period() {
 fn the_first_call_of_a_period_counts_from_zero() {
     let mut quota = quota(Period::Day, 5, "2026-11-29");
     quota.add(at("2026-11-30").day, 2);
-    assert_eq!((quota.used, quota.day), (2, at("2026-11-30").day));
+    assert_eq!((quota.taken.day, quota.day), (2, at("2026-11-30").day));
 }
 
 #[test]
@@ -43,8 +44,24 @@ fn what_comes_late_counts_to_its_own_period() {
     quota.add(at("2026-11-29").day, 4);
     assert_eq!(quota.used(at("2026-11-30")), 3);
     quota.period = Period::Month;
-    quota.add(at("2026-11-29").day, 4);
-    assert_eq!((quota.used(at("2026-11-30")), quota.remaining(at("2026-11-30"))), (7, 2));
+    quota.add(at("2026-11-29").day, 3);
+    assert_eq!((quota.used(at("2026-11-30")), quota.remaining(at("2026-11-30"))), (8, 1));
+    quota.add(at("2026-10-31").day, 4);
+    assert_eq!(quota.taken, Taken { day: 3, month: 8, total: 12 });
+}
+
+#[test]
+fn every_period_is_counted_whatever_that_of_the_quota_is() {
+    for period in Period::ALL {
+        let mut quota = quota(period, 0, "2026-11-01");
+        for (day, taken) in [("2026-11-29", 60), ("2026-11-30", 20), ("2026-11-30", -5)] {
+            quota.add(at(day).day, taken);
+        }
+        assert_eq!(quota.taken, Taken { day: 15, month: 75, total: 75 });
+        assert_eq!(quota.taken.of(period), quota.used(at("2026-11-30")));
+        quota.add(at("2026-12-01").day, 1);
+        assert_eq!(quota.taken, Taken { day: 1, month: 1, total: 76 });
+    }
 }
 
 #[test]
@@ -57,7 +74,7 @@ fn a_quota_that_was_lowered_has_nothing_left_and_none_is_used_below_zero() {
     let mut quota = quota(Period::Total, 12, "2026-11-29");
     assert_eq!(quota.remaining(at("2026-11-29")), 0);
     quota.add(at("2026-11-29").day, -13);
-    assert_eq!((quota.used, quota.remaining(at("2026-11-29"))), (0, 9));
+    assert_eq!((quota.taken.total, quota.remaining(at("2026-11-29"))), (0, 9));
 }
 
 #[test]
@@ -89,10 +106,10 @@ fn a_call_changes_the_quotas_of_its_key_of_which_it_takes_anything() {
     let take = Take::call(None, Money::from_micros(7));
     let changed = count(&mut quotas, &key(), at("2026-11-30"), take);
     assert_eq!(changed, [(key(), QuotaType::Requests), (key(), QuotaType::Amount)]);
-    assert_eq!(quotas.values().map(|quota| quota.used).collect::<Vec<_>>(), [1, 0, 7]);
+    assert_eq!(quotas.values().map(|quota| quota.taken.day).collect::<Vec<_>>(), [1, 0, 7]);
     // By a clock that is behind, which counts to the period that has begun.
     count(&mut quotas, &key(), at("2026-11-29"), take);
-    assert_eq!(quotas[&(key(), QuotaType::Requests)].used, 2);
+    assert_eq!(quotas[&(key(), QuotaType::Requests)].taken.day, 2);
     assert_eq!(count(&mut quotas, &ApiKeyId::from_stored("other"), at("2026-11-30"), take), []);
 }
 
@@ -102,7 +119,7 @@ fn the_end_of_a_reservation_counts_where_it_was_made_after_the_quota() {
     for (made, used) in [("2026-11-28", 3), ("2026-11-29", 2), ("2026-11-30", 2)] {
         let mut quotas = quotas(QuotaType::Requests, quota(Period::Month, 3, "2026-11-30"));
         count_end(&mut quotas, &key(), (at(made).day, at(made).utc), take);
-        assert_eq!(quotas[&(key(), QuotaType::Requests)].used, used, "{made}");
+        assert_eq!(quotas[&(key(), QuotaType::Requests)].taken.month, used, "{made}");
     }
 }
 
@@ -110,13 +127,13 @@ fn the_end_of_a_reservation_counts_where_it_was_made_after_the_quota() {
 fn what_a_reservation_may_still_take_is_what_its_own_period_has_left() {
     for (period, made, left_of_it) in [
         (Period::Day, "2026-11-30", Some(6)),
-        // Its day is over, and no one counts it any more.
+        // The day of the reservation is over and does not count.
         (Period::Day, "2026-11-29", None),
         (Period::Month, "2026-11-29", Some(6)),
-        // The first of a new period.
+        // The first call of a new period.
         (Period::Day, "2026-12-01", Some(9)),
         (Period::Total, "2026-12-01", Some(6)),
-        // Made before the quota.
+        // The reservation was made before the quota.
         (Period::Total, "2026-11-28", None),
     ] {
         let quotas = quotas(QuotaType::Tokens, quota(period, 3, "2026-11-30"));

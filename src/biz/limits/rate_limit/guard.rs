@@ -1,5 +1,5 @@
-//! Who counts: the limiter that all processes share, and while it is unavailable, or where
-//! there is none, that of the process alone.
+//! Chooses the limiter: the shared one of all processes or, if it is unavailable or not configured,
+//! the local one of this process.
 
 use std::{
     sync::{
@@ -17,11 +17,10 @@ use crate::biz::values::{
     limit::Limit,
 };
 
-/// Microseconds for which one request that the shared limiter did not count says that it
-/// does not answer.
+/// Microseconds after a failed request for which the shared limiter counts as unavailable.
 const MOMENT: u64 = 1_000_000;
 
-/// What [`RateGuard::failed_at`] holds before the first failure.
+/// The value of [`RateGuard::failed_at`] before the first failure.
 const NEVER: u64 = 0;
 
 /// Decides whether a request is within the rate limits.
@@ -31,12 +30,12 @@ pub struct RateGuard {
     shared: Option<Arc<dyn RateLimiter>>,
     clock: Arc<dyn Clock>,
     started: Instant,
-    /// When it last did not answer, in microseconds since `started`.
+    /// Time of the last failure of the shared limiter, in microseconds since `started`.
     failed_at: AtomicU64,
 }
 
 impl RateGuard {
-    /// `local` and `shared` keep the same `limits`.
+    /// `local` and `shared` must apply the same `limits`.
     pub fn new(
         limits: RateLimits,
         local: Arc<dyn RateLimiter>,
@@ -46,8 +45,8 @@ impl RateGuard {
         Self { limits, local, shared, started: clock.instant(), clock, failed_at: AtomicU64::new(NEVER) }
     }
 
-    /// Counts a request of a user, and of an API key if it was made with one. Without
-    /// limits nothing is looked up.
+    /// Counts a request of a user, and of the API key if the request has one. Without limits no
+    /// limiter is called.
     ///
     /// # Errors
     /// [`Error::InsufficientQuota`] with [`Limit::Rate`]: a limit is reached, and nothing was counted.
@@ -62,29 +61,29 @@ impl RateGuard {
         }
     }
 
-    /// Whether limits are kept per process at the moment although there is a shared limiter.
+    /// Whether the local limiter counts at the moment although a shared one is configured.
     pub fn is_local(&self) -> bool {
         let failed_at = self.failed_at.load(Ordering::Relaxed);
         failed_at != NEVER && self.micros() < failed_at.saturating_add(MOMENT)
     }
 
-    /// The shared limiter is asked each time: it knows best for whom it can answer, as where
-    /// one of several servers is down, and says at once when it can't.
+    /// Asks the shared limiter for each request. If one of several Redis nodes is down, the limiter
+    /// still counts for the keys of the others, and fails at once for its keys.
     async fn count(&self, user: &UserId, key: Option<&ApiKeyId>) -> Option<Duration> {
         if let Some(shared) = &self.shared {
             match shared.take(user, key).await {
                 Ok(answer) => return answer,
                 Err(error) => {
                     if !self.is_local() {
-                        tracing::warn!(%error, "rate limits are kept per process until the shared limiter answers");
+                        tracing::warn!(%error, "shared rate limiter unavailable; counting per process");
                     }
                     self.failed_at.store(self.micros().max(NEVER + 1), Ordering::Relaxed);
                 }
             }
         }
         self.local.take(user, key).await.unwrap_or_else(|error| {
-            // No limit is worth the outage of all that it limits.
-            tracing::error!(%error, "a request is admitted uncounted");
+            // An outage of the limiters must not refuse requests.
+            tracing::error!(%error, "request not counted by a rate limiter; admitted");
             None
         })
     }
@@ -105,7 +104,7 @@ mod tests {
     use super::*;
     use crate::biz::{limits::rate_limit::Rates, values::error::StoreError};
 
-    /// Refuses with a time of its own, when it answers.
+    /// Refuses each request with a fixed wait, while it is up.
     struct Limiter {
         retry_after: Duration,
         answers: AtomicBool,
@@ -130,7 +129,7 @@ mod tests {
         }
     }
 
-    /// Milliseconds ahead of an instant.
+    /// A clock at a number of milliseconds after an instant.
     struct Ahead(Instant, AtomicU64);
 
     impl Clock for Ahead {

@@ -1,12 +1,11 @@
-//! Rate limits: how many requests a user and an API key may make in a second, a minute
-//! and an hour. Requests are those that ask before a call, CheckQuota and ReserveQuota;
-//! what was delivered is charged, however fast it came.
+//! Rate limits: the most requests of a user and of an API key per second, minute and hour. CheckQuota
+//! and ReserveQuota count, because they come before a call. Charges of delivered work do not count.
 //!
-//! The rule is GCRA (ITU-T I.371, as a leaky bucket): N requests at once, then one each
-//! Nth of the period. It needs one number a window, whatever N is, and lets through no
-//! double burst where two periods meet. It keeps whole numbers, so that it is exact: a
-//! request fills the bucket of a window by its period in microseconds, N drain from it
-//! each microsecond, and N times the period is what it holds.
+//! The rule is GCRA (ITU-T I.371), in its form as a leaky bucket: N requests at once, then one per
+//! Nth of the period. GCRA stores one number per window for any N, and admits no double burst at the
+//! border of two periods. All numbers are whole, so the rule is exact: a request adds the period
+//! in microseconds to the bucket, each microsecond drains N, and the bucket holds N times the
+//! period.
 
 mod guard;
 #[cfg(test)]
@@ -23,14 +22,14 @@ use crate::biz::values::{
     ids::{ApiKeyId, UserId},
 };
 
-/// The largest limit. A bucket then holds 3.6e15, which is exact even in the doubles that
-/// a script of a shared limiter counts with.
+/// The largest limit. The largest bucket then holds 3.6e15, which is exact in the doubles of a Lua
+/// script too.
 pub const MAX_LIMIT: u32 = 1_000_000;
 
 /// Microseconds of a second, a minute and an hour, in the order of [`Rates::limits`].
 pub const PERIODS: [u64; 3] = [1_000_000, 60_000_000, 3_600_000_000];
 
-/// Requests of one cache key; `None` where they are not limited. At most [`MAX_LIMIT`] each.
+/// Limits of one cache key, in requests, at most [`MAX_LIMIT`] each; `None` means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rates {
     pub second: Option<NonZeroU32>,
@@ -45,16 +44,16 @@ pub struct RateLimits {
     pub api_key: Rates,
 }
 
-/// How full the buckets of a cache key are. Empty ones are those of a cache key that is not known.
+/// The fill of the buckets of a cache key. An unknown cache key has empty buckets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Level {
-    /// When they were this full, in microseconds of the clock of whoever keeps it.
+    /// Time of this fill, in microseconds by the clock of the limiter.
     at: u64,
     fill: [u64; 3],
 }
 
 impl Rates {
-    /// Of a second, a minute and an hour.
+    /// The limits of a second, a minute and an hour.
     pub fn limits(&self) -> [Option<NonZeroU32>; 3] {
         [self.second, self.minute, self.hour]
     }
@@ -64,11 +63,11 @@ impl Rates {
         *self == Self::default()
     }
 
-    /// The buckets with one more request in them, if every window has room for it.
-    /// Where the clock has gone back, no time has passed.
+    /// The level with one more request, if every window has room for it. If the clock has gone
+    /// back, no time has passed.
     ///
     /// # Errors
-    /// How long until they would have, in whole microseconds and above zero. The level stays as it was.
+    /// The time until every window has room, in whole microseconds, above zero.
     pub fn take(&self, level: Level, now: Duration) -> Result<Level, Duration> {
         let mut next = self.drained(level, now);
         let mut wait = 0;
@@ -82,7 +81,7 @@ impl Rates {
         if wait == 0 { Ok(next) } else { Err(Duration::from_micros(wait)) }
     }
 
-    /// Whether nothing is left of a level, so that it can be forgotten.
+    /// Whether all buckets are empty, so that the level can be dropped.
     pub fn has_run_out(&self, level: Level, now: Duration) -> bool {
         self.drained(level, now).fill == [0; 3]
     }
@@ -105,7 +104,7 @@ impl RateLimits {
         *self == Self::default()
     }
 
-    /// What a cache key may make.
+    /// The limits of a cache key.
     pub fn of(&self, cache_key: &CacheKey) -> &Rates {
         match cache_key {
             CacheKey::User(_) => &self.user,
@@ -113,7 +112,7 @@ impl RateLimits {
         }
     }
 
-    /// The cache keys that a request counts to, those without limits left out.
+    /// The cache keys with limits to which a request counts.
     pub fn cache_keys(&self, user: &UserId, key: Option<&ApiKeyId>) -> Vec<CacheKey> {
         let user = Some(CacheKey::User(user.clone()));
         let key = key.map(|key| CacheKey::ApiKey(key.clone()));
@@ -121,15 +120,15 @@ impl RateLimits {
     }
 }
 
-/// Counts requests, of one process or of all.
+/// Counts requests: locally in one process, or shared by all.
 #[async_trait]
 pub trait RateLimiter: Send + Sync + 'static {
-    /// Counts a request of a user, and of an API key if it was made with one. Every window
-    /// of both must have room; otherwise it counts to none, and the time is returned until
-    /// it would be admitted if nobody else made any.
+    /// Counts a request of a user, and of the API key if the request has one. Every window of both
+    /// must have room. Otherwise the request counts to no window, and the result is the time until
+    /// it would be admitted if no other request comes.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]: it may be counted or not; at once while it is known not
-    /// to answer. [`StoreError::Failed`]: it was not counted.
+    /// [`StoreError::Unavailable`]: the request may be counted or not. A limiter that is known to be
+    /// down fails at once. [`StoreError::Failed`]: the request is not counted.
     async fn take(&self, user: &UserId, key: Option<&ApiKeyId>) -> Result<Option<Duration>, StoreError>;
 }

@@ -11,8 +11,8 @@ const fn micros(micros: u64) -> Duration {
     Duration::from_micros(micros)
 }
 
-/// The promise itself: from any admitted request on there are at most N, and one more for
-/// each Nth of the period that has passed since.
+/// The definition of the limit: counted from any admitted request, at most N requests are admitted,
+/// and one more for each Nth of the period that has passed since.
 fn admissible(rates: &Rates, admitted: &[u64], now: u64) -> bool {
     rates.limits().into_iter().zip(PERIODS).all(|(limit, period)| {
         limit.is_none_or(|limit| {
@@ -26,13 +26,13 @@ fn admissible(rates: &Rates, admitted: &[u64], now: u64) -> bool {
     })
 }
 
-/// Steps in time, from none to some hours, with bursts.
+/// Time steps in microseconds, from zero (a burst) to about two hours.
 fn steps() -> impl Strategy<Value = Vec<u64>> {
     let step = prop_oneof![4 => Just(0), 2 => 0..2_000_000_u64, 2 => 0..90_000_000_u64, 1 => 0..8_000_000_000_u64];
     proptest::collection::vec(step, 1..120)
 }
 
-/// None, few or many.
+/// Limits of a second, a minute and an hour: none, small or up to the largest.
 fn limits() -> impl Strategy<Value = [u32; 3]> {
     let limit = prop_oneof![Just(0), 1..20_u32, 1..=MAX_LIMIT];
     [limit.clone(), limit.clone(), limit]
@@ -40,7 +40,7 @@ fn limits() -> impl Strategy<Value = [u32; 3]> {
 
 proptest! {
     #[test]
-    fn what_the_promise_allows_is_admitted_and_nothing_else(limits in limits(), steps in steps()) {
+    fn a_request_is_admitted_exactly_when_the_definition_allows_it(limits in limits(), steps in steps()) {
         let rates = rates(limits);
         let (mut now, mut level, mut admitted) = (0, Level::default(), Vec::new());
         for step in steps {
@@ -55,7 +55,7 @@ proptest! {
     }
 
     #[test]
-    fn whoever_waits_as_told_is_admitted_and_not_a_microsecond_earlier(limits in limits(), steps in steps()) {
+    fn a_request_is_admitted_after_the_returned_wait_and_not_1_us_earlier(limits in limits(), steps in steps()) {
         let rates = rates(limits);
         let (mut now, mut level) = (0, Level::default());
         for step in steps {
@@ -73,7 +73,7 @@ proptest! {
     }
 
     #[test]
-    fn a_level_that_has_run_out_is_as_good_as_none(limits in limits(), steps in steps()) {
+    fn a_level_that_has_run_out_equals_an_empty_one(limits in limits(), steps in steps()) {
         let rates = rates(limits);
         let (mut now, mut level) = (0, Level::default());
         for step in steps {

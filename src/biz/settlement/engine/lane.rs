@@ -112,7 +112,7 @@ impl Lane {
             if matches!(error, StoreError::Failed(_)) || is_stuck || Instant::now() + pause >= deadline {
                 return Err(error);
             }
-            tracing::warn!(%error, batch = batch.postings.len(), "settling a batch again");
+            tracing::warn!(%error, batch = batch.postings.len(), "batch not settled; retrying");
             tokio::time::sleep(pause).await;
         }
     }

@@ -1,8 +1,8 @@
-//! What postings go to: the lanes, each of which settles what waits for its users.
+//! The engine: sends each posting to the lane of its user, and returns the outcome.
 //!
-//! No timer gathers a batch. While one transaction is in flight the next batch
-//! collects, so an idle service answers in one transaction's time and a busy one
-//! shares locks, statements and the commit among all that wait.
+//! No timer gathers a batch. While one transaction is in flight, the next batch collects. An idle
+//! service therefore answers after one transaction, and a busy one shares locks, statements and the
+//! commit among all waiting postings.
 
 mod job;
 mod lane;
@@ -79,7 +79,7 @@ impl Engine {
         Self { lanes, parking, stop, tasks: std::sync::Mutex::new(tasks) }
     }
 
-    /// Opens the account of a user ahead of the first call; tells whether it is new.
+    /// Opens the account of a user ahead of the first call. Returns whether it is new.
     ///
     /// # Errors
     /// [`Error::Overloaded`], [`Error::Internal`].
@@ -87,9 +87,9 @@ impl Engine {
         self.post(Posting::Open(user), Reply::Opened).await
     }
 
-    /// Charges a call; it is queued when this returns. Once accepted it is settled
-    /// even if the caller goes away; a retry with the same trace id then finds the
-    /// outcome. Tells whether it had been charged before.
+    /// Charges a call. The posting is in the queue when this returns, before the future is polled. An
+    /// accepted posting is settled even if the caller goes away; a retry with the same trace id then
+    /// finds the outcome. The effect says whether the call had been charged before.
     ///
     /// # Errors
     /// [`Error::InsufficientBalance`], [`Error::IdempotencyConflict`],
@@ -98,7 +98,7 @@ impl Engine {
         self.post(Posting::Charge(charge), Reply::Settled)
     }
 
-    /// Holds what a call may take.
+    /// Holds the expected cost of a call.
     ///
     /// # Errors
     /// As [`Self::charge`].
@@ -106,16 +106,16 @@ impl Engine {
         self.post(Posting::Reserve(reserve), Reply::Settled)
     }
 
-    /// Keeps what a stream has delivered so far, and makes its hold grow.
+    /// Stores the usage that a stream has delivered so far, and increases its hold.
     ///
     /// # Errors
-    /// [`Error::TransactionNotFound`]; [`Error::TransactionState`] where the reservation has
-    /// ended or another stream meters it; [`Error::Overloaded`], [`Error::Internal`].
+    /// [`Error::TransactionNotFound`]; [`Error::TransactionState`] if the reservation has ended or
+    /// has another stream; [`Error::Overloaded`], [`Error::Internal`].
     pub fn report(&self, report: Report) -> impl Future<Output = Reported> + Send + 'static {
         self.post(Posting::Report(report), Reply::Reported)
     }
 
-    /// Charges what a reserved call delivered.
+    /// Charges the delivered work of a reserved call.
     ///
     /// # Errors
     /// [`Error::TransactionNotFound`], [`Error::TransactionState`],
@@ -134,8 +134,8 @@ impl Engine {
         self.post(Posting::Release(release), Reply::Settled)
     }
 
-    /// Ends a reservation that nobody ends; tells what became of it, and nothing where it
-    /// held nothing any more.
+    /// Ends a reservation without a commit or release. Returns the ended reservation; `None` if it
+    /// had already ended.
     ///
     /// # Errors
     /// [`Error::Invalid`] beyond the largest amounts, [`Error::Overloaded`],
@@ -147,7 +147,7 @@ impl Engine {
         self.post(Posting::Expire(expire), Reply::Ended)
     }
 
-    /// Credits or debits a balance. Tells whether it had been done before.
+    /// Credits or debits a balance. The flag says whether this is a replay.
     ///
     /// # Errors
     /// [`Error::InsufficientBalance`], [`Error::IdempotencyConflict`],
@@ -157,8 +157,8 @@ impl Engine {
         self.post(Posting::Adjust(adjustment), Reply::Adjusted)
     }
 
-    /// Moves a top-up order, and credits it once it is paid; queued when this returns.
-    /// Tells whether anything changed.
+    /// Updates a top-up order, and credits it once it is paid. The posting is in the queue when this
+    /// returns. The flag says whether anything changed.
     ///
     /// # Errors
     /// [`Error::OrderNotFound`], [`Error::AmountMismatch`], [`Error::DuplicateRecharge`],
@@ -168,12 +168,17 @@ impl Engine {
         self.post(Posting::UpdateOrder(update), Reply::OrderUpdated)
     }
 
-    /// Cancelled when nothing more is accepted.
+    /// Postings that wait in each lane.
+    pub fn waiting(&self) -> Vec<usize> {
+        self.lanes.iter().map(|lane| lane.max_capacity() - lane.capacity()).collect()
+    }
+
+    /// Cancelled when the engine stops accepting postings.
     pub fn closed(&self) -> &CancellationToken {
         &self.stop
     }
 
-    /// Settles what was accepted, accepts nothing more, and returns when all is answered.
+    /// Stops accepting postings, settles the accepted ones, and returns after the last answer.
     pub async fn drain(&self) {
         self.stop.cancel();
         let tasks = match self.tasks.lock() {
@@ -182,7 +187,7 @@ impl Engine {
         };
         for task in tasks {
             if let Err(error) = task.await {
-                tracing::error!(%error, "a settlement lane ended abnormally");
+                tracing::error!(%error, "settlement lane ended abnormally");
             }
         }
         self.parking.drain().await;
@@ -213,7 +218,7 @@ impl Engine {
     }
 }
 
-/// A user always has the same lane, so that one account has one writer per process.
+/// The lane of a user is always the same, so each account has one writer per process.
 fn lane_of(user: &UserId, lanes: usize) -> usize {
     let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(user);
     (hash % lanes as u64) as usize

@@ -1,4 +1,4 @@
-//! Faults that a real database shows rarely: a scripted ledger shows them at will.
+//! Faults that are rare with a real database. A scripted ledger produces them.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -40,14 +40,14 @@ use crate::biz::{
 pub(super) enum Fault {
     /// The transaction is rolled back.
     Conflict,
-    /// The commit happens, and the news of it is lost.
+    /// The commit succeeds, and its answer is lost.
     LostAfterCommit,
     Panic,
     /// Never answers.
     Silence,
 }
 
-/// Keeps accounts in memory by the real rule, and fails as scripted.
+/// Keeps accounts in memory with the real rule, and fails as scripted.
 #[derive(Default)]
 pub(super) struct ScriptedLedger {
     faults: Mutex<VecDeque<Fault>>,
@@ -118,7 +118,7 @@ impl Ledger for ScriptedLedger {
         let used = *self.used.lock().unwrap();
         let keys = Keys::of(batch);
         let quota = |(user, service): &(&UserId, &ServiceName)| {
-            (((*user).clone(), batch.at.month, (*service).clone()), Quota { total: 1000, used, held: 0 })
+            (((*user).clone(), batch.at.month, (*service).clone()), Quota { total: 1000, used: used.into(), held: 0 })
         };
         let state = State {
             balances: keys.users.iter().map(|user| ((*user).clone(), Balance::default())).collect(),

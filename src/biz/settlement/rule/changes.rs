@@ -1,4 +1,4 @@
-//! What a settlement changed, for those who read it.
+//! The changes of a batch, for the caches.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,8 +13,8 @@ use crate::biz::{
     values::ids::{ApiKeyId, UserId},
 };
 
-/// A change for each account whose balance row is written. Every change of an account
-/// writes it, and makes its version the next one.
+/// A change for each account whose balance row is written. Every change of an account writes the row
+/// and increments its version.
 pub(super) fn of_accounts(
     balances: &[(UserId, Balance)],
     quotas: &[(QuotaKey, Quota)],
@@ -44,8 +44,8 @@ pub(super) fn of_accounts(
     changes.into_values().map(Change::Account).collect()
 }
 
-/// A change for each key any of whose quotas is written. `decided` has the rows that were
-/// loaded, with what the batch made of them, and `written` those that it changed.
+/// A change for each API key with a written quota. `decided` has all loaded rows after the batch,
+/// and `written` the changed ones.
 pub(super) fn of_keys(decided: &KeyQuotas, written: &KeyQuotas) -> Vec<Change> {
     let keys: BTreeSet<&ApiKeyId> = written.keys().map(|(key, _)| key).collect();
     let changes = keys.into_iter().map(|key| {

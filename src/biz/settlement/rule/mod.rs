@@ -1,5 +1,5 @@
-//! The rule of a batch: loaded state and postings in, outcomes and writes out.
-//! Pure, so that both databases and the reference model of the tests share it.
+//! The rule of a batch: a pure function from loaded state and postings to outcomes and writes. Both
+//! databases and the tests' reference model use it.
 
 mod changes;
 mod recharge;
@@ -103,7 +103,7 @@ impl Book<'_> {
         self.check_key(&request.content, take)?;
 
         let (balance, quota) = self.account(&quota_key)?;
-        quota.used += split.free;
+        quota.used += u64::from(split.free);
         balance.amount = balance.amount.minus(split.amount);
         let transaction = Transaction {
             user: request.user.clone(),

@@ -1,4 +1,4 @@
-//! The states of a top-up order: what moves it from one to another, and when it credits.
+//! The states of a top-up order, their transitions, and the credit.
 
 use super::Book;
 use crate::biz::{
@@ -29,8 +29,8 @@ impl Book<'_> {
         };
         let Some(changed) = changed else { return Ok(Outcome::OrderUpdated { order, changed: false }) };
         let order = Order { updated_at: self.batch.at.utc, ..changed };
-        // A payment that it had before stays taken as long as the batch lasts: the rows
-        // are written in another order, and must not meet on the way.
+        // A payment that the order had before stays in use for the whole batch. The rows are
+        // written in another order, and must not violate the unique key in between.
         if let Some(payment) = &order.payment {
             self.state.payments.insert(payment.clone(), order.id.clone());
         }
@@ -39,7 +39,7 @@ impl Book<'_> {
         Ok(Outcome::OrderUpdated { order, changed: true })
     }
 
-    /// One payment pays for one order.
+    /// Refuses a payment of another order.
     fn check_payment(&self, order: &OrderId, payment: &PaymentId) -> Result<(), Error> {
         match self.state.payments.get(payment) {
             Some(other) if other != order => {
@@ -49,7 +49,7 @@ impl Book<'_> {
         }
     }
 
-    /// Credits, whatever the order was given up for: the money is in.
+    /// Credits the order in every state but SUCCESS, because the payment succeeded.
     fn paid(&mut self, order: &Order, payment: &PaymentId, amount: Money) -> Result<Option<Order>, Error> {
         check_amount(order, Some(amount))?;
         if order.status == OrderStatus::Success {
@@ -67,7 +67,7 @@ impl Book<'_> {
     }
 }
 
-/// A callback may have been faster, and then there is nothing to note.
+/// Stores the payment, unless a callback came first.
 fn opened(order: &Order, payment: &PaymentId, url: &str) -> Option<Order> {
     let waits = order.status == OrderStatus::Pending && order.payment.is_none();
     waits.then(|| Order { payment: Some(payment.clone()), payment_url: Some(url.to_owned()), ..order.clone() })
@@ -81,7 +81,7 @@ fn failed(order: &Order, payment: Option<&PaymentId>, amount: Option<Money>) -> 
             Ok(Some(Order { status: OrderStatus::Failed, payment, ..order.clone() }))
         }
         (OrderStatus::Failed, _) | (OrderStatus::Success, None) => Ok(None),
-        // Late news of a payment that came in all the same.
+        // A late report of a failure, after the order was paid.
         (OrderStatus::Success, Some(payment)) => check_repeat(order, payment).map(|()| None),
     }
 }
@@ -97,7 +97,7 @@ fn check_amount(order: &Order, amount: Option<Money>) -> Result<(), Error> {
     }
 }
 
-/// That a settled order was settled by this very payment.
+/// Checks that a credited order was credited by this payment.
 fn check_repeat(order: &Order, payment: &PaymentId) -> Result<(), Error> {
     if order.payment.as_ref() == Some(payment) {
         return Ok(());

@@ -1,11 +1,11 @@
-//! Commits of what is committed already: repeats, and what is known better than a report.
+//! Commits of a committed reservation: repeats, and additions to a charge of reported usage.
 
 use super::{
     Book, conflict, found,
     reservation::{check_stream, debited, held_key},
 };
 use crate::biz::{
-    charge::Split,
+    charge::{self, Split},
     limits::key_quota::Take,
     settlement::{
         posting::{Commit, Effect, Outcome, RecordIds},
@@ -15,9 +15,9 @@ use crate::biz::{
 };
 
 impl Book<'_> {
-    /// The first outcome, for the same content. Where the service itself had charged what a
-    /// stream reported last, other content is what was really delivered: the rest of it is
-    /// charged, once.
+    /// Returns the first outcome for the same content. If the reservation was charged by the last
+    /// report of its stream, other content is the actual delivery, and the difference is charged
+    /// once.
     pub(super) fn commit_again(
         &mut self,
         request: &Commit,
@@ -28,7 +28,7 @@ impl Book<'_> {
         let Some(before) = &reservation.delivered else { return Err(conflict(vec!["rpc"])) };
         let delivered = match reservation.charged_by {
             ChargedBy::Commit => delivered,
-            // What it does not say stands as it was reported, and no tokens say nothing.
+            // Absent fields keep their reported values. Zero tokens count as absent.
             ChargedBy::Report | ChargedBy::Both => Delivered {
                 count: request.count.map_or(before.count, |_| delivered.count.max(before.count)),
                 usage: delivered.usage.filter(|usage| usage.tokens() > 0).or(before.usage),
@@ -48,9 +48,9 @@ impl Book<'_> {
         Ok(Outcome::Settled { transaction, effect })
     }
 
-    /// Charges what was delivered beyond what is charged, to the same day and month, and as the
-    /// service charges work beyond the hold. Where that is nothing, nothing changes: what is
-    /// charged is never given back. `reservation` says what it is charged by from now on.
+    /// Charges the delivered work beyond the earlier charge, to the same day and month and by the
+    /// policy above the hold. Without such work nothing changes, because a charge is never given
+    /// back. `reservation` is the new state of the reservation.
     pub(super) fn deliver_rest(
         &mut self,
         delivered: Delivered,
@@ -70,7 +70,7 @@ impl Book<'_> {
         let amount = above_hold.charged(due.amount, left_of_hold, balance.available()).max(Money::ZERO);
         let (split, shortfall) = (Split { amount, ..due }, due.amount.minus(amount));
         balance.amount = debited(balance.amount, amount)?;
-        quota.used += due.free;
+        quota.used += u64::from(due.free);
         let (balance_after, free_remaining_after) = (balance.amount, quota.remaining());
         if due.free > 0 {
             self.changed_quotas.insert(quota_key);
@@ -81,15 +81,18 @@ impl Book<'_> {
             paid: first.paid + due.paid,
             amount: first.amount.plus(amount),
             shortfall: first.shortfall.plus(shortfall),
-            // The balance record, where there is one now.
+            // The balance record is the main record from its creation on.
             record_id: if split.is_paid() && !first.split().is_paid() { ids.main } else { first.record_id },
             balance_after,
             free_remaining_after,
             reservation: Some(Reservation { delivered: Some(delivered.clone()), ..reservation.clone() }),
             ..first.clone()
         };
-        let charged = Take::call(reservation.usage(), first.amount);
-        self.count_end(first, reservation.day, Take::call(delivered.usage, transaction.amount) - charged);
+        let take = |charged: &Transaction, usage| {
+            Take::of_tokens(charged.taken_tokens(charged.free + charged.paid, usage), charged.amount)
+        };
+        let more = take(&transaction, delivered.usage) - take(first, reservation.usage());
+        self.count_end(first, reservation.day, more);
         if split.free > 0 || split.is_paid() {
             self.record_delivered(first, delivered.usage, split, ids);
         }
@@ -102,10 +105,10 @@ const NOTHING: Split = Split { free: 0, paid: 0, amount: Money::ZERO };
 
 /// What units that cost `full_cost` if none were free take beyond what `charged` has taken, or
 /// fell short of.
-fn rest_of(charged: &Transaction, (units, full_cost): (u32, Money), free_remaining: u32) -> Split {
+fn rest_of(charged: &Transaction, (units, full_cost): (u32, Money), free_remaining: u64) -> Split {
     let before = charged.free + charged.paid;
     let more = units.saturating_sub(before);
-    let free = more.min(free_remaining);
+    let free = charge::free_part(more, free_remaining);
     let paid = more - free;
     let due = full_cost.share(charged.paid + paid, (before + more).max(1));
     Split { free, paid, amount: due.minus(charged.amount.plus(charged.shortfall)).max(Money::ZERO) }

@@ -21,7 +21,7 @@ use crate::biz::{
 };
 
 impl Book<'_> {
-    /// Holds what a charge of the same call would take.
+    /// Holds the free units and the amount that a charge of the call would take.
     pub(super) fn reserve(&mut self, request: &Reserve) -> Result<Outcome, Error> {
         let call = &request.call;
         let key = (call.user.clone(), call.trace.clone());
@@ -38,7 +38,7 @@ impl Book<'_> {
         self.check_key(&call.content, take)?;
         let (balance, quota) = self.account(&quota_key)?;
 
-        quota.held += split.free;
+        quota.held += u64::from(split.free);
         balance.held = balance.held.plus(split.amount);
         let transaction = Transaction {
             user: call.user.clone(),
@@ -46,7 +46,7 @@ impl Book<'_> {
             content: call.content.clone(),
             status: Status::Pending,
             quota_unit: quote.quota_unit,
-            // A cost that the caller gave takes the place of the prices, at the commit too.
+            // A cost of the caller replaces the prices, at the commit too.
             price_version: quote.version.clone().filter(|_| call.content.cost.is_none()),
             reservation: Some(Reservation {
                 free: split.free,
@@ -75,8 +75,8 @@ impl Book<'_> {
         Ok(Outcome::Settled { transaction, effect: Effect::Made })
     }
 
-    /// Charges what was delivered, in the period of the reserve. What the hold does not
-    /// cover is charged by the policy of the service.
+    /// Charges the delivered work in the period of the reserve. The policy of the service decides
+    /// about the cost above the hold.
     pub(super) fn commit(&mut self, request: &Commit) -> Result<Outcome, Error> {
         let (first, reservation) = self.reservation(&request.user, &request.trace)?;
         let delivered = delivered(request, &first, &reservation);
@@ -89,7 +89,7 @@ impl Book<'_> {
         let knew_better = |reported: &Usage| counted.is_some_and(|counted| counted < reported.output_tokens);
         let transaction = match reservation.reported.filter(knew_better) {
             None => self.deliver(&first, reservation, delivered, request.record_ids)?,
-            // It is charged as when its stream breaks.
+            // The last report is charged, as for a broken stream.
             reported => {
                 let delivered = Delivered { usage: reported, ..delivered };
                 self.deliver_reported(&first, reservation, delivered, request.record_ids)?
@@ -98,7 +98,7 @@ impl Book<'_> {
         Ok(Outcome::Settled { transaction, effect: Effect::Made })
     }
 
-    /// As [`Self::deliver`], for what a stream reported: the rest can still be added.
+    /// As [`Self::deliver`], for the last report of a stream. A commit may still add to it.
     fn deliver_reported(
         &mut self,
         first: &Transaction,
@@ -107,11 +107,11 @@ impl Book<'_> {
         ids: RecordIds,
     ) -> Result<Transaction, Error> {
         let reservation = Reservation { charged_by: ChargedBy::Report, ..reservation };
-        // The stream stays known by the main record.
+        // The main record id stays the id of the stream.
         self.deliver(first, reservation, delivered, RecordIds { main: first.record_id, ..ids })
     }
 
-    /// Charges a reservation that is PENDING or EXPIRED, and notes that.
+    /// Charges a PENDING or EXPIRED reservation, and makes it COMMITTED.
     fn deliver(
         &mut self,
         first: &Transaction,
@@ -126,12 +126,12 @@ impl Book<'_> {
         let (mut new_balance, mut new_quota) = (*balance, *quota);
         if first.status == Status::Pending {
             new_balance.held = new_balance.held.minus(reservation.amount);
-            new_quota.held = new_quota.held.saturating_sub(reservation.free);
+            new_quota.held = new_quota.held.saturating_sub(reservation.free.into());
         }
         let due = charge::split(units, full_cost, new_quota.remaining());
         let charged = above_hold.charged(due.amount, reservation.amount, new_balance.available());
         let split = Split { amount: charged, ..due };
-        new_quota.used += split.free;
+        new_quota.used += u64::from(split.free);
         new_balance.amount = debited(new_balance.amount, split.amount)?;
         (*balance, *quota) = (new_balance, new_quota);
 
@@ -150,7 +150,7 @@ impl Book<'_> {
         if split.free > 0 || reservation.free > 0 {
             self.changed_quotas.insert(quota_key);
         }
-        let taken = Take::call(delivered.usage, split.amount);
+        let taken = Take::of_tokens(first.taken_tokens(units, delivered.usage), split.amount);
         let held = match first.status {
             Status::Expired => Take::default(),
             _ => first.held_take(),
@@ -173,8 +173,8 @@ impl Book<'_> {
         Ok(Outcome::Settled { transaction, effect: Effect::Made })
     }
 
-    /// Does nothing to a reservation that ended, is not past its expiry, or has another
-    /// stream by now: a commit, a release or another sweep may have come first.
+    /// Ends an expired or broken reservation. Changes nothing if it has ended, is not past its
+    /// expiry, or has another stream, because a commit, a release or another sweep may have come first.
     pub(super) fn expire(&mut self, request: &Expire) -> Result<Outcome, Error> {
         let (first, reservation) = match self.reservation(&request.user, &request.trace) {
             Ok(found) => found,
@@ -183,7 +183,7 @@ impl Book<'_> {
         };
         let ends = match (&request.cause, first.status) {
             (Cause::Expired, Status::Pending) => reservation.expires_at <= self.batch.at.utc,
-            // Where the sweep came first, the work was delivered all the same.
+            // The sweep may have come first, but the stream's work is delivered and charged.
             (Cause::Broken { stream, .. }, Status::Pending | Status::Expired) => first.record_id == *stream,
             (Cause::Broken { stream, .. }, Status::Committed) => is_charged_as_reported(&first, *stream),
             _ => false,
@@ -198,14 +198,14 @@ impl Book<'_> {
                 OnExpiry::Release => None,
             },
         };
-        // No tokens are nothing that was delivered: most prices have no answer to them, and the
+        // Zero tokens count as no delivery. A model price needs tokens, so without this rule the
         // hold would never end.
         let ended = match usage.filter(|usage| usage.tokens() > 0) {
             Some(usage) => {
                 let delivered = Delivered::stream(&first, usage);
                 match first.status {
                     Status::Committed => {
-                        // A text may have said how many units there were.
+                        // The commit of a text may have set the units.
                         let count = reservation.delivered.as_ref().map_or(delivered.count, |before| before.count);
                         let delivered = Delivered { count, ..delivered };
                         self.deliver_rest(delivered, request.record_ids, &first, reservation)?
@@ -226,13 +226,13 @@ impl Book<'_> {
         Ok(Outcome::Ended { ended: Some(ended) })
     }
 
-    /// When a hold ends that lasts so long from now on.
+    /// The expiry of a hold with the lifetime `ttl`.
     pub(super) fn expiry(&self, ttl: TimeDelta) -> Result<DateTime<Utc>, Error> {
         let expires_at = self.batch.at.utc.checked_add_signed(ttl);
         expires_at.ok_or_else(|| Error::Internal("the expiry is beyond the calendar".into()))
     }
 
-    /// Writes the records of what a reservation delivered, as of its reserve.
+    /// Writes the records of a reservation, in the period of its reserve.
     pub(super) fn record_delivered(&mut self, first: &Transaction, usage: Option<Usage>, split: Split, ids: RecordIds) {
         let day = first.reservation.as_ref().map_or(self.batch.at.day, |reservation| reservation.day);
         self.record(RecordEntry {
@@ -246,13 +246,13 @@ impl Book<'_> {
         });
     }
 
-    /// Frees what a reservation holds and writes its new state.
+    /// Frees the hold of a reservation and writes its new state.
     fn let_go(&mut self, first: &Transaction, held: &Reservation, after: Transaction) -> Result<(), Error> {
         if first.status == Status::Pending {
             let quota_key = held_key(first, held);
             let (balance, quota) = self.held_account(&quota_key)?;
             balance.held = balance.held.minus(held.amount);
-            quota.held = quota.held.saturating_sub(held.free);
+            quota.held = quota.held.saturating_sub(held.free.into());
             if held.free > 0 {
                 self.changed_quotas.insert(quota_key);
             }
@@ -262,8 +262,8 @@ impl Book<'_> {
         Ok(())
     }
 
-    /// Counts what the end of a reservation takes beyond what was counted for it, or gives
-    /// back: a request too where the hold had expired, or nothing came of it.
+    /// Counts the difference that the end of a reservation takes from the limits, or gives back. It
+    /// includes the request if the hold had expired or no work was delivered.
     pub(super) fn count_end(&mut self, first: &Transaction, day: NaiveDate, take: Take) {
         let made = first.created_at;
         if take.requests != 0
@@ -281,7 +281,7 @@ impl Book<'_> {
         }
     }
 
-    /// As [`Book::account`]; the quota of a month that is no longer kept has nothing left.
+    /// As [`Book::account`]. A quota whose month has no row counts as used up.
     pub(super) fn held_account(&mut self, key: &QuotaKey) -> Result<(&mut Balance, &mut Quota), Error> {
         self.state.quotas.entry(key.clone()).or_default();
         self.account(key)
@@ -298,16 +298,17 @@ impl Book<'_> {
         Ok((transaction.clone(), reservation))
     }
 
-    /// Notes the new state of a reservation; `was` is its status before this posting.
+    /// Writes the new state of a reservation and its account. `was` is the status before this
+    /// posting.
     pub(super) fn write(&mut self, transaction: Transaction, was: Option<Status>) {
         self.changed.insert(transaction.user.clone());
         self.write_alone(transaction, was);
     }
 
-    /// As [`Self::write`], where nothing of the account has changed with it.
+    /// As [`Self::write`], if the account has not changed.
     pub(super) fn write_alone(&mut self, transaction: Transaction, was: Option<Status>) {
         let key = (transaction.user.clone(), transaction.trace.clone());
-        // The first change of the batch tells what stands in the table.
+        // The first change of the batch has the status in the table.
         self.changed_reservations.entry(key.clone()).or_insert(was);
         self.state.transactions.insert(key, transaction);
     }
@@ -321,25 +322,25 @@ fn replay_reserve(call: &Charge, first: &Transaction) -> Result<Outcome, Error> 
     if !fields.is_empty() {
         return Err(conflict(fields));
     }
-    // Who is told that it succeeded goes on to deliver, and could never charge for it.
+    // An answer of success would let the caller deliver work that it could never charge.
     if first.status == Status::Released {
         return Err(state("the reservation was released"));
     }
     Ok(found(first, call.record_ids.main))
 }
 
-/// The row of the quota that a reservation holds units of.
+/// The quota row of a reservation's held units.
 pub(super) fn held_key(first: &Transaction, held: &Reservation) -> QuotaKey {
     (first.user.clone(), held.month(), first.content.service.clone())
 }
 
-/// A balance after delivered work, below zero where it must.
+/// The balance after a charge of delivered work. It may be below zero.
 pub(super) fn debited(balance: Money, amount: Money) -> Result<Money, Error> {
     let after = balance.checked_add(-amount);
     after.ok_or_else(|| Invalid::new("cost", format!("takes the balance below -{}", Money::MAX)).into())
 }
 
-/// What a commit says that was delivered, with what is known where it does not.
+/// The delivery of a commit. Absent fields come from the reservation.
 fn delivered(request: &Commit, first: &Transaction, reservation: &Reservation) -> Delivered {
     let count = match first.quota_unit {
         QuotaUnit::Calls => request.count.unwrap_or(first.content.count),
@@ -355,7 +356,7 @@ fn delivered(request: &Commit, first: &Transaction, reservation: &Reservation) -
     Delivered { count, cost: request.cost, usage }
 }
 
-/// What a stream says of a reservation that another meters by now is not what was delivered.
+/// Refuses the commit of a stream that another stream has replaced.
 pub(super) fn check_stream(request: &Commit, first: &Transaction) -> Result<(), Error> {
     match request.stream {
         Some(stream) if stream != first.record_id => Err(state("another stream meters the reservation")),
@@ -363,7 +364,7 @@ pub(super) fn check_stream(request: &Commit, first: &Transaction) -> Result<(), 
     }
 }
 
-/// Whether what this stream had reported is charged, and it may add to that.
+/// Whether the last report of this stream is charged, so that the stream may add to it.
 pub(super) fn is_charged_as_reported(transaction: &Transaction, stream: uuid::Uuid) -> bool {
     let charged_by = transaction.reservation.as_ref().map(|reservation| reservation.charged_by);
     transaction.is_committed() && transaction.record_id == stream && charged_by == Some(ChargedBy::Report)

@@ -1,4 +1,4 @@
-//! What a batch is decided on, and what has to be written of it.
+//! The loaded state of a batch, and its writes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -23,24 +23,24 @@ use crate::biz::{
     },
 };
 
-/// What the store loaded under lock.
+/// The state that the store loaded under lock.
 #[derive(Debug, Default)]
 pub struct State {
     pub balances: BTreeMap<UserId, Balance>,
     pub quotas: BTreeMap<QuotaKey, Quota>,
-    /// Of the users that have caps.
+    /// The caps and counts of the users that have caps.
     pub requests: BTreeMap<UserId, Requests>,
-    /// Of the API keys that have some.
+    /// The quotas of the API keys that have quotas.
     pub key_quotas: KeyQuotas,
-    /// Those of the users that had no account when the settlement began.
+    /// The users of the batch that had no account when the settlement began.
     pub created: BTreeSet<UserId>,
-    /// Those of the batch's trace ids that are known already.
+    /// The stored transactions of the batch's trace ids.
     pub transactions: HashMap<TransactionKey, Transaction>,
-    /// Those of the batch's adjustment ids that are settled already.
+    /// The settled adjustments of the batch's adjustment ids.
     pub adjustments: HashMap<(UserId, AdjustmentId), Adjusted>,
-    /// Those of the batch's orders that there are.
+    /// The stored orders of the batch.
     pub orders: HashMap<OrderId, Order>,
-    /// Those of the batch's payments that an order has already, and which.
+    /// The order of each of the batch's payments that an order already has.
     pub payments: HashMap<PaymentId, OrderId>,
 }
 
@@ -79,10 +79,10 @@ impl State {
     }
 }
 
-/// Everything a transaction has to write, in key order where order matters.
+/// All rows that a transaction must write. Rows that are locked are in key order.
 #[derive(Debug, Default)]
 pub struct Writes {
-    /// New transactions that hold nothing.
+    /// New transactions without a hold.
     pub charges: Vec<Transaction>,
     /// Reservations, new or changed.
     pub reservations: Vec<ReservationWrite>,
@@ -98,11 +98,11 @@ pub struct Writes {
     pub requests: Vec<(UserId, Requests)>,
     /// Every quota of an API key that changed.
     pub key_quotas: KeyQuotas,
-    /// What the daily rollup grows by.
+    /// The increments of the daily rollup.
     pub usage: Vec<(UsageKey, UsageDelta)>,
-    /// All of it that checks read.
+    /// The changes of the state that the caches keep.
     pub changes: Vec<Change>,
-    /// Every key whose quotas were at stake.
+    /// Every API key whose quotas the batch may have changed.
     pub api_keys: Vec<ApiKeyId>,
 }
 
@@ -112,21 +112,21 @@ impl Writes {
         SettledBatch { outcomes, changes: self.changes, api_keys: self.api_keys, left_out }
     }
 
-    /// Whether there is nothing to write, as in a batch of refusals, replays and openings.
+    /// Whether there is nothing to write, as for a batch of refusals, replays and openings.
     pub fn is_empty(&self) -> bool {
         self.balances.is_empty() && self.orders.is_empty() && self.reservations.is_empty()
     }
 }
 
-/// A reservation to be written.
+/// A reservation to write.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ReservationWrite {
     pub transaction: Transaction,
-    /// Before the batch; `None` for a new one.
+    /// The status before the batch; `None` for a new reservation.
     pub was: Option<Status>,
 }
 
-/// A record to be written, with the billing day it counts to.
+/// A record to write, with its billing day.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NewRecord {
     pub user: UserId,
@@ -134,7 +134,7 @@ pub struct NewRecord {
     pub record: Record,
 }
 
-/// Growth of one row of the daily rollup.
+/// The increment of one row of the daily rollup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct UsageDelta {
     pub totals: Totals,

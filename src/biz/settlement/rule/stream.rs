@@ -1,4 +1,4 @@
-//! Streams: what they report while they deliver, and how their holds grow with them.
+//! Streams: their reports during the delivery, and the growth of their holds.
 
 use super::{
     Book,
@@ -15,13 +15,13 @@ use crate::biz::{
 };
 
 impl Book<'_> {
-    /// Keeps what a stream has delivered, and lets its hold grow. Repeating it changes nothing.
+    /// Stores the delivered usage of a stream, and increases its hold. A repeat changes nothing.
     pub(super) fn report(&mut self, request: &Report) -> Result<Outcome, Error> {
         let (first, reservation) = self.reservation(&request.user, &request.trace)?;
         let is_its_own = first.record_id == request.stream;
         match first.status {
             Status::Pending if is_its_own || request.takes_over => {}
-            // The sweep came first. What it delivered is still charged when it ends.
+            // The sweep came first. The delivered work is still charged at the end of the stream.
             Status::Expired if is_its_own => return Ok(Outcome::Reported { transaction: first, is_exhausted: true }),
             Status::Committed if is_charged_as_reported(&first, request.stream) => {
                 return Ok(Outcome::Reported { transaction: first, is_exhausted: true });
@@ -33,7 +33,7 @@ impl Book<'_> {
         }
         let usage = request.usage.filter(|usage| usage.tokens() > 0);
         if let Some(usage) = usage {
-            // Or it could never be charged, and its hold never be freed.
+            // A usage without a price could never be charged, and the hold never be freed.
             first.priced(&Delivered::stream(&first, usage))?;
         }
         let expires_at = self.expiry(request.ttl)?;
@@ -55,16 +55,16 @@ impl Book<'_> {
             && self.left_of_key(&transaction, QuotaType::Tokens) == Some(0);
         match has_grown {
             true => self.write(transaction.clone(), Some(first.status)),
-            // Reports come often, and checks need not hear of those that change no account.
+            // Reports are frequent. The caches need no update if the account has not changed.
             false => self.write_alone(transaction.clone(), Some(first.status)),
         }
         Ok(Outcome::Reported { transaction, is_exhausted })
     }
 
-    /// Holds more of the account, for what the reservation may come to: free units first, then
-    /// as much of the balance as nobody holds and the quota of its API key allows.
+    /// Increases the hold towards the cost of `target`: free units first, then the available balance,
+    /// as far as the amount quota of the API key allows.
     fn grow(&mut self, first: &Transaction, held: &Reservation, target: Usage) -> Result<(u32, Money), Error> {
-        // What can't be priced can't be held either; its commit will say why.
+        // A target without a price can't be held. The commit returns the reason.
         let Ok((units, full_cost)) = first.priced(&Delivered::stream(first, target)) else {
             return Ok((held.free, held.amount));
         };
@@ -72,10 +72,11 @@ impl Book<'_> {
         let quota_key = held_key(first, held);
         let (balance, quota) = self.held_account(&quota_key)?;
 
-        let Split { free, amount, .. } = charge::split(units, full_cost, quota.remaining().saturating_add(held.free));
+        let Split { free, amount, .. } =
+            charge::split(units, full_cost, quota.remaining().saturating_add(held.free.into()));
         let free = free.max(held.free);
         let more = amount.minus(held.amount).min(balance.available()).min(allowed).max(Money::ZERO);
-        quota.held += free - held.free;
+        quota.held += u64::from(free - held.free);
         balance.held = balance.held.plus(more);
         if free > held.free {
             self.changed_quotas.insert(quota_key);
@@ -83,8 +84,8 @@ impl Book<'_> {
         Ok((free, held.amount.plus(more)))
     }
 
-    /// What a reservation may still take of a quota of its API key, in the period that it
-    /// counts to.
+    /// The amount that a reservation may still take from a quota of its API key, in the period of
+    /// the reserve.
     fn left_of_key(&self, first: &Transaction, kind: QuotaType) -> Option<i64> {
         let day = first.reservation.as_ref()?.day;
         key_quota::left(&self.state.key_quotas, first.content.api_key.as_ref(), kind, (day, first.created_at))

@@ -33,7 +33,8 @@ use crate::{
     },
 };
 
-/// Opening is a pair of statements that commit by themselves. They are repeated after a deadlock.
+/// Pauses between attempts to open accounts. The two statements commit by themselves, and are
+/// repeated after a deadlock.
 const OPEN_BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(2))
     .with_max_delay(Duration::from_millis(50))
@@ -69,9 +70,9 @@ impl AccountStore for MySqlStore {
     }
 }
 
-/// Creates what is missing of the users' accounts: a zero balance, and the quota
-/// rows of the month for every service. Existing rows stay as they are, and
-/// concurrent calls do not collide. `connection` is in no transaction.
+/// Creates the missing rows of the users' accounts: a zero balance, and the quota rows of the month
+/// for every service. Existing rows stay as they are, and concurrent calls do not conflict.
+/// `connection` must be in no transaction.
 pub async fn open<'c>(
     mut connection: &'c mut MySqlConnection,
     users: &BTreeSet<UserId>,
@@ -117,6 +118,23 @@ async fn insert_missing(
         row.number(plan.free_quota).number(0).text(&month).instant(at.utc).instant(at.utc);
     });
     insert.execute(connection).await
+}
+
+/// Locks the account row of a user. A missing row can't be locked: for the transaction it is
+/// made, with this id, and [`drop_if_made`] takes it away again.
+pub fn lock_or_make(statement: &mut Statement, user: &UserId, id: Uuid, at: DateTime<Utc>) {
+    statement
+        .push("INSERT INTO user_balance (user_balance_id, user_id, balance, version, created_at, updated_at) VALUES ")
+        .rows([user], |row, user| {
+            row.text(&id.to_string()).text(user.as_str()).number(0).number(0).instant(at).instant(at);
+        })
+        .push(" ON DUPLICATE KEY UPDATE version = version; ");
+}
+
+/// Takes the row away that [`lock_or_make`] made; its lock lasts until the commit.
+pub fn drop_if_made(statement: &mut Statement, user: &UserId, id: Uuid) {
+    statement.push("DELETE FROM user_balance WHERE user_id = ").texts([user.as_str()]);
+    statement.push(" AND user_balance_id = ").texts([id.to_string().as_str()]).push("; ");
 }
 
 /// Locks the accounts in key order, and reads them with their caps and the quotas of `month` that the
@@ -200,7 +218,7 @@ pub fn add_locked(
     Ok(())
 }
 
-/// Reads the quotas that reservations hold: those of the months they were made in.
+/// Reads the quotas that reservations hold, which belong to the months of the reserves.
 pub fn read_held_quotas(statement: &mut Statement, keys: &Keys<'_>) {
     statement
         .push(

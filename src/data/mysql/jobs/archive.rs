@@ -1,9 +1,10 @@
-//! The archive of old records, filled a chunk at a time.
+//! Moves old records to the archive, one chunk at a time.
 
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use futures_util::FutureExt;
 use sqlx::{MySqlConnection, mysql::MySqlRow};
 
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
     },
 };
 
-/// The longest rest after a transaction.
+/// Longest pause after a transaction.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 /// Of both tables.
 const COLUMNS: &str = "billing_record_id, user_id, service_name, type, amount, count, created_at, usage_date, trace_id";
@@ -27,7 +28,7 @@ const COLUMNS: &str = "billing_record_id, user_id, service_name, type, amount, c
 #[async_trait]
 impl RecordArchive for MySqlStore {
     async fn users_with_old(&self, users: &UserSpan, before: DateTime<Utc>) -> Result<Vec<UserId>, StoreError> {
-        // The first record of each user, which the key begins with: no other is read.
+        // The query reads only the first record of each user, by the key.
         let query = sqlx::query(
             "SELECT user_id FROM billing_record WHERE user_id > ? AND user_id <= ? \
              GROUP BY user_id HAVING MIN(created_at) < ?",
@@ -42,8 +43,9 @@ impl RecordArchive for MySqlStore {
         let mut keys = Statement::new("SELECT user_id, created_at, billing_record_id FROM billing_record WHERE ");
         old_of(&mut keys, users, before);
         keys.push(" ORDER BY user_id, created_at, billing_record_id LIMIT ").number(limit);
-        let mut connection = self.writer.take().await?;
-        let rows: Vec<MySqlRow> = keys.fetch(&mut connection).await?.into_iter().flatten().collect();
+        let first = self.writer.take_with(|connection| keys.clone().fetch(connection).boxed());
+        let (mut connection, sets) = first.await?;
+        let rows: Vec<MySqlRow> = sets.into_iter().flatten().collect();
         let Some(last) = rows.last() else {
             connection.give_back();
             return Ok(0);
@@ -61,18 +63,16 @@ impl RecordArchive for MySqlStore {
         }
         Statement::new("COMMIT").execute(&mut connection).await?;
         connection.give_back();
-        // Half of the disk's time is left to others.
+        // The pause is as long as the work, so that half of the disk's time is free for others.
         tokio::time::sleep(begun.elapsed().min(LONGEST_REST)).await;
-        // One that was written late since the keys were read is among them.
+        // The number includes records that were written since the keys were read.
         Ok(copied)
     }
 
     async fn count_old(&self, users: &[UserId], before: DateTime<Utc>) -> Result<u64, StoreError> {
         let mut count = Statement::new("SELECT COUNT(*) FROM billing_record WHERE ");
         old_of(&mut count, users, before);
-        let mut connection = self.reader.take().await?;
-        let sets = count.fetch(&mut connection).await?;
-        connection.give_back();
+        let sets = self.reader.fetch(count).await?;
         sets.iter().flatten().next().map_or(Ok(0), |row| row.number(0))
     }
 }

@@ -1,6 +1,7 @@
-//! The books of many users, read in one snapshot.
+//! Reads the books of many users in one snapshot.
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
 use sqlx::{Connection, MySql, Transaction, mysql::MySqlRow};
 
 use super::rollup::differing_days;
@@ -19,12 +20,10 @@ use crate::{
 #[async_trait]
 impl AuditStore for MySqlStore {
     async fn evidence(&self, after: Option<&UserId>, limit: u32) -> Result<Vec<Evidence>, StoreError> {
-        let mut connection = self.writer.take().await?;
         // For the next transaction alone: all of it sees one moment.
-        sqlx::raw_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            .execute(&mut *connection)
-            .await
-            .map_err(store_error)?;
+        let level = Statement::new("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ");
+        let (mut connection, ()) =
+            self.writer.take_with(|connection| level.clone().execute(connection).boxed()).await?;
         let mut snapshot = connection
             .begin_with("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
             .await
@@ -36,7 +35,7 @@ impl AuditStore for MySqlStore {
     }
 }
 
-/// Every user that any book knows, also those without an account.
+/// All users in any book, with or without an account.
 const USERS: &str = "\
     (SELECT user_id FROM user_balance WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM free_quota WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
@@ -48,7 +47,7 @@ const USERS: &str = "\
     (SELECT DISTINCT user_id FROM quota_opening WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM recharge_order WHERE status = 'success' AND user_id > ? ORDER BY user_id LIMIT ?) \
     ORDER BY user_id LIMIT ?";
-/// How many tables [`USERS`] looks into.
+/// Number of tables in [`USERS`].
 const USER_TABLES: usize = 9;
 
 async fn read(
@@ -93,7 +92,7 @@ macro_rules! records_of {
     };
 }
 
-/// What each book says about the users from one to another, and where it is noted.
+/// The query of each book for a range of users, and the function that notes its rows.
 const BOOKS: &[(&str, Note<MySqlRow>)] = &[
     ("SELECT user_id, balance, held FROM user_balance WHERE user_id BETWEEN ? AND ?", audit::note_balance),
     (

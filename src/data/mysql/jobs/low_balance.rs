@@ -1,4 +1,4 @@
-//! Counts of low accounts.
+//! Counts low accounts.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::{
 #[async_trait]
 impl LowBalanceStore for MySqlStore {
     async fn count_low(&self, thresholds: Thresholds, month: Month, within: Duration) -> Result<LowCounts, StoreError> {
-        // Of its own, so that it takes none from the requests.
+        // A connection of its own, so that the count takes none from the requests.
         let mut connection = connections::connect(&self.options).await?;
         let sets = count(thresholds, month, within).fetch(&mut connection).await?;
         connection.close().await.map_err(store_error)?;
@@ -28,11 +28,11 @@ impl LowBalanceStore for MySqlStore {
     }
 }
 
-/// The server does not notice that a caller has gone before it answers, so it is told the
-/// time limit: MariaDB before the statement, and MySQL in a hint. Each takes what is meant for
-/// the other as a comment, or as the same limit again.
+/// The query of the count, with a time limit, because the server does not notice a caller that has
+/// gone. MariaDB has the limit before the statement, and MySQL in a hint. Each server ignores the
+/// form of the other as a comment, or takes it as the same limit.
 fn count(thresholds: Thresholds, month: Month, within: Duration) -> Statement {
-    // Nothing would be no limit.
+    // Zero would mean no limit.
     let within_ms = u32::try_from(within.as_millis()).unwrap_or(u32::MAX).max(1);
     let mut count = Statement::new("/*M! SET STATEMENT max_statement_time = ");
     count.number(within_ms);

@@ -1,4 +1,4 @@
-//! Scheduled jobs and operators' counts on MySQL and MariaDB.
+//! Scheduled jobs and operators' figures on MySQL and MariaDB.
 
 pub mod archive;
 pub mod audit;

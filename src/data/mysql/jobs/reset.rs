@@ -1,4 +1,4 @@
-//! Quota rows of months that begin: inserts by set, a chunk of users at a time.
+//! Writes the quota rows of new months, for a chunk of users per statement.
 
 use async_trait::async_trait;
 
@@ -36,10 +36,7 @@ impl QuotaRows for MySqlStore {
             }
         }
         statement.push("COMMIT");
-        let mut connection = self.writer.take().await?;
-        statement.execute(&mut connection).await?;
-        connection.give_back();
-        Ok(())
+        self.writer.run(statement).await
     }
 
     async fn lacking(
@@ -101,7 +98,7 @@ fn insert_missing(
         .push(" AND q.user_id IS NULL; ");
 }
 
-/// Of a month to come, of which nothing can have been used.
+/// Sets the totals of the next month, whose quotas are unused.
 fn set_total(statement: &mut Statement, users: &UserSpan, (month, service, plan): (Month, &ServiceName, &Plan)) {
     statement
         .push("UPDATE free_quota SET total_quota = ")

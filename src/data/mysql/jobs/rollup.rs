@@ -1,4 +1,4 @@
-//! The daily rollup, compared with the records and made anew from them.
+//! Compares the daily rollup with the records, and rebuilds it.
 
 use async_trait::async_trait;
 use sqlx::MySqlConnection;
@@ -26,9 +26,7 @@ impl RollupStore for MySqlStore {
         let mut statement = Statement::new("SELECT DISTINCT user_id FROM (SELECT user_id");
         differing(&mut statement, of_span);
         statement.push(") days ORDER BY user_id");
-        let mut connection = self.reader.take().await?;
-        let sets = statement.fetch(&mut connection).await?;
-        connection.give_back();
+        let sets = self.reader.fetch(statement).await?;
         sets.iter().flatten().map(user_of).collect()
     }
 
@@ -58,10 +56,7 @@ impl RollupStore for MySqlStore {
             this(&mut statement);
         }
         statement.push(") records GROUP BY user_id, usage_date, service_name; COMMIT");
-        let mut connection = self.writer.take().await?;
-        statement.execute(&mut connection).await?;
-        connection.give_back();
-        Ok(())
+        self.writer.run(statement).await
     }
 }
 

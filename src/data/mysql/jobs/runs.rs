@@ -1,4 +1,4 @@
-//! Runs of jobs: rows of `job_run`, and of `job_lease`.
+//! Runs of jobs, in the table `job_run`, and their leases, in `job_lease`.
 
 use async_trait::async_trait;
 
@@ -13,7 +13,8 @@ use crate::{
 #[async_trait]
 impl RunStore for MySqlStore {
     async fn begin_run(&self, run: &Run) -> Result<Begun, StoreError> {
-        // First, so that who only looks keeps nobody from running the job.
+        // This check comes before the lock of the lease, so that a process that only looks blocks
+        // no run.
         let done = sqlx::query("SELECT 1 FROM job_run WHERE job = ? AND period = ? AND finished_at IS NOT NULL")
             .bind(run.job)
             .bind(run.key());
@@ -30,7 +31,7 @@ impl RunStore for MySqlStore {
         if self.reader.execute(take).await? == 0 {
             return Ok(Begun::Elsewhere);
         }
-        // Nobody else begins a run of the job while the lease is ours.
+        // No other process begins a run of the job while this one has the lease.
         if let Some(began) = run.shared_period() {
             let undo = sqlx::query(
                 "DELETE FROM job_run WHERE job = ? AND period LIKE CONCAT(?, ' %') AND period NOT LIKE CONCAT(?, '%')",

@@ -1,4 +1,4 @@
-//! Request caps: rows of `tenant_quota`.
+//! Request caps, in the table `tenant_quota`.
 
 use async_trait::async_trait;
 
@@ -17,10 +17,7 @@ use crate::{
 #[async_trait]
 impl LimitStore for MySqlStore {
     async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) -> Result<(), StoreError> {
-        let mut connection = self.reader.take().await?;
-        set(user, caps, at).execute(&mut connection).await?;
-        connection.give_back();
-        Ok(())
+        self.reader.run(set(user, caps, at)).await
     }
 }
 

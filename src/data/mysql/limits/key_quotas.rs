@@ -1,10 +1,12 @@
-//! Quotas of API keys: rows of `api_key_quota`.
+//! Quotas of API keys, in the table `api_key_quota`.
+
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 
 use crate::{
     biz::{
-        limits::key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
+        limits::key_quota::{KeyQuota, KeyQuotaStore, KeyQuotas, KnownSince, NewKeyQuota, QuotaType},
         settlement::keys::Keys,
         values::{calendar::BillingTime, error::StoreError, ids::ApiKeyId},
     },
@@ -32,7 +34,10 @@ impl KeyQuotaStore for MySqlStore {
                         row.day(at.day).instant(at.utc).instant(at.utc);
                     })
                     .push(
-                        " ON DUPLICATE KEY UPDATE period = VALUES(period), quota_limit = VALUES(quota_limit), \
+                        // From left to right: period still has its old value where used is set.
+                        " ON DUPLICATE KEY UPDATE used = CASE VALUES(period) WHEN period THEN used \
+                         WHEN 'day' THEN used_day WHEN 'month' THEN used_month ELSE used_total END, \
+                         period = VALUES(period), quota_limit = VALUES(quota_limit), \
                          version = version + 1, updated_at = VALUES(updated_at)",
                     );
                 upsert
@@ -43,21 +48,27 @@ impl KeyQuotaStore for MySqlStore {
                 delete
             }
         };
-        let mut connection = self.reader.take().await?;
-        statement.execute(&mut connection).await?;
-        connection.give_back();
-        Ok(())
+        self.reader.run(statement).await
     }
 
     async fn key_quotas(&self, key: &ApiKeyId) -> Result<KeyQuotas, StoreError> {
         let query = sqlx::query(
-            "SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version FROM api_key_quota \
-             WHERE api_key_id = ?",
+            "SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version, used_day, \
+             used_month, used_total FROM api_key_quota WHERE api_key_id = ?",
         )
         .bind(key.as_str().as_bytes());
         let mut quotas = KeyQuotas::new();
         self.reader.fetch_all(query).await?.iter().try_for_each(|row| key_quota::add(&mut quotas, row))?;
         Ok(quotas)
+    }
+
+    async fn known_since(&self, key: &ApiKeyId) -> Result<BTreeMap<QuotaType, KnownSince>, StoreError> {
+        let query = sqlx::query(
+            "SELECT quota_type, COALESCE(day_since, created_at), COALESCE(month_since, created_at), \
+             COALESCE(total_since, created_at) FROM api_key_quota WHERE api_key_id = ?",
+        )
+        .bind(key.as_str().as_bytes());
+        self.reader.fetch_all(query).await?.iter().map(key_quota::known_since_of).collect()
     }
 }
 
@@ -66,7 +77,8 @@ impl KeyQuotaStore for MySqlStore {
 /// the same order.
 pub fn lock(statement: &mut Statement, keys: &Keys<'_>, mode: LockMode) {
     statement.push(
-        "SELECT k.api_key_id, k.quota_type, k.period, k.quota_limit, k.used, k.usage_date, k.created_at, k.version",
+        "SELECT k.api_key_id, k.quota_type, k.period, k.quota_limit, k.used, k.usage_date, k.created_at, k.version, \
+         k.used_day, k.used_month, k.used_total",
     );
     of_batch(statement, keys);
     statement.push(mode.suffix());
@@ -112,19 +124,23 @@ fn of_batch(statement: &mut Statement, keys: &Keys<'_>) {
         .push(") named STRAIGHT_JOIN api_key_quota k ON k.api_key_id = named.api_key_id");
 }
 
-/// The rows are there, and locked.
+/// Updates the used amounts. The rows exist and are locked.
 pub fn set_used(statement: &mut Statement, quotas: &KeyQuotas, at: BillingTime) {
     statement
         .push(
             "INSERT INTO api_key_quota \
-             (api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, updated_at) VALUES ",
+             (api_key_id, quota_type, period, quota_limit, used, used_day, used_month, used_total, usage_date, \
+             created_at, updated_at) VALUES ",
         )
         .rows(quotas, |row, ((key, kind), quota)| {
-            row.text(key.as_str()).text(kind.name()).text(quota.period.name()).number(quota.limit).number(quota.used);
+            let KeyQuota { period, limit, taken, .. } = quota;
+            row.text(key.as_str()).text(kind.name()).text(period.name()).number(*limit).number(taken.of(*period));
+            row.number(taken.day).number(taken.month).number(taken.total);
             row.day(quota.day).instant(at.utc).instant(at.utc);
         })
         .push(
-            " ON DUPLICATE KEY UPDATE used = VALUES(used), usage_date = VALUES(usage_date), version = version + 1, \
+            " ON DUPLICATE KEY UPDATE used = VALUES(used), used_day = VALUES(used_day), \
+             used_month = VALUES(used_month), used_total = VALUES(used_total), usage_date = VALUES(usage_date), version = version + 1, \
              updated_at = VALUES(updated_at); ",
         );
 }

@@ -40,15 +40,15 @@ impl Ledger for MySqlStore {
         let lookup_all = self.lookup_all.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
         let mut lookup = if lookup_all { Lookup::All } else { Lookup::Ending };
         let mut created = BTreeSet::new();
-        // Three times at most: accounts that were opened stay open, and what all
-        // lookups find is not inserted.
+        // At most three attempts: opened accounts stay open, and ids that the full look-up finds
+        // are not inserted.
         for _ in 0..3 {
             let Loaded { mut state, left_out } = load(&mut connection, batch, &keys, lookup, wait_for).await?;
             let mut unopened = state.unopened(&keys, batch.at.month);
             unopened.retain(|user| !left_out.contains(user));
             if !unopened.is_empty() {
-                // A missing row can't be locked, and inserting one out of order here
-                // could deadlock with another batch: let go, open, begin again.
+                // A missing row can't be locked, and an insert out of order could deadlock with
+                // another batch. So this gives the locks back, opens the accounts and begins again.
                 Statement::new("ROLLBACK").execute(&mut connection).await?;
                 created = unopened.iter().filter(|user| !state.balances.contains_key(user)).cloned().collect();
                 accounts::open(&mut connection, &unopened, batch.at, &batch.catalog).await?;
@@ -75,8 +75,8 @@ impl Ledger for MySqlStore {
     }
 }
 
-/// Whether a posting that may have passed before was refused unsought: then its first
-/// outcome stands.
+/// Whether a posting was refused without a look-up of its id, although an earlier attempt may have
+/// committed. The first outcome then counts.
 fn refused_as_new(batch: &Batch, outcomes: &[Outcome]) -> bool {
     let is_unsought = |posting: &Posting| matches!(posting, Posting::Charge(_) | Posting::Reserve(_));
     let mut settled = batch.postings.iter().zip(outcomes);

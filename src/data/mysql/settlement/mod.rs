@@ -1,4 +1,5 @@
-//! One settlement transaction on MySQL and MariaDB, and the transactions that it writes.
+//! The settlement transaction on MySQL and MariaDB, and the rows of `billing_transaction` that it
+//! writes.
 
 pub mod ledger;
 mod load;

@@ -28,10 +28,10 @@ use crate::{
     },
 };
 
-/// As [`transaction_of`] reads them.
+/// The columns of [`transaction_of`].
 pub const COLUMNS: &str = "user_id, trace_id, status, service_name, count, cost, api_key_id, model, \
     input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, \
-    free_remaining_after, created_at, held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, \
+    COALESCE(free_remaining_large, free_remaining_after), created_at, held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, \
     price_version, input_price, cached_input_price, output_price, estimated_input_tokens, estimated_output_tokens, \
     quota_unit, shortfall, charged_by";
 
@@ -44,9 +44,7 @@ impl TransactionStore for MySqlStore {
             .push(" FROM billing_transaction WHERE (user_id, trace_id) IN (")
             .pairs([&(user, trace)])
             .push(")");
-        let mut connection = self.reader.take().await?;
-        let sets = statement.fetch(&mut connection).await?;
-        connection.give_back();
+        let sets = self.reader.fetch(statement).await?;
         sets.first().and_then(|rows| rows.first()).map(transaction_of).transpose()
     }
 
@@ -68,7 +66,7 @@ impl TransactionStore for MySqlStore {
         .bind(after_time.naive_utc())
         .bind(after_user)
         .bind(after_trace.as_bytes())
-        // A stream's hold lasts longer with each report; it stays listed where it began.
+        // Each report of a stream extends its hold, but the row keeps the first expiry.
         .bind(until.naive_utc())
         .bind(limit);
         let rows = self.reader.fetch_all(query).await?;
@@ -90,14 +88,11 @@ impl TransactionStore for MySqlStore {
                 .push("; ");
         }
         statement.push("COMMIT");
-        let mut connection = self.writer.take().await?;
-        statement.execute(&mut connection).await?;
-        connection.give_back();
-        Ok(())
+        self.writer.run(statement).await
     }
 }
 
-/// A column that few transactions fill; named only where one of them does.
+/// A column that few transactions fill. The statement names it only if one of them does.
 struct Optional {
     names: &'static str,
     is_filled: fn(&Transaction) -> bool,
@@ -116,7 +111,14 @@ const QUOTA_UNIT: Optional = Optional {
     fill: |row, transaction| row.optional(quota_unit_name(transaction), StatementRow::text),
 };
 
-const OF_CHARGES: [Optional; 6] = [
+/// Beyond what `free_remaining_after` holds.
+const FREE_REMAINING: Optional = Optional {
+    names: ", free_remaining_large",
+    is_filled: |transaction| large_remaining(transaction).is_some(),
+    fill: |row, transaction| row.optional(large_remaining(transaction), StatementRow::number),
+};
+
+const OF_CHARGES: [Optional; 7] = [
     Optional {
         names: ", cost",
         is_filled: |charge| charge.content.cost.is_some(),
@@ -139,9 +141,10 @@ const OF_CHARGES: [Optional; 6] = [
     },
     PRICE_VERSION,
     QUOTA_UNIT,
+    FREE_REMAINING,
 ];
 
-const OF_RESERVATIONS: [Optional; 5] = [
+const OF_RESERVATIONS: [Optional; 6] = [
     Optional {
         names: ", estimated_input_tokens, estimated_output_tokens",
         is_filled: |reservation| reservation.content.estimate.is_some(),
@@ -153,6 +156,7 @@ const OF_RESERVATIONS: [Optional; 5] = [
     },
     PRICE_VERSION,
     QUOTA_UNIT,
+    FREE_REMAINING,
     Optional {
         names: ", shortfall",
         is_filled: |reservation| !reservation.shortfall.is_zero(),
@@ -195,7 +199,7 @@ pub fn write_reservations(statement: &mut Statement, writes: &[ReservationWrite]
         .iter()
         .filter_map(|write| Some((write.was, &write.transaction, write.transaction.reservation.as_ref()?)));
     let (changed, new): (Vec<_>, Vec<_>) = all.partition(|(was, ..)| was.is_some());
-    // Plainly, so that an id which is taken is noticed.
+    // A plain insert, so that an id in use is noticed.
     put_reservations(statement, &new, "; ");
     put_reservations(
         statement,
@@ -204,7 +208,8 @@ pub fn write_reservations(statement: &mut Statement, writes: &[ReservationWrite]
          output_tokens = VALUES(output_tokens), cached_input_tokens = VALUES(cached_input_tokens), \
          free_count = VALUES(free_count), paid_count = VALUES(paid_count), amount = VALUES(amount), \
          record_id = VALUES(record_id), balance_after = VALUES(balance_after), \
-         free_remaining_after = VALUES(free_remaining_after), commit_cost = VALUES(commit_cost), \
+         free_remaining_after = VALUES(free_remaining_after), \
+         free_remaining_large = VALUES(free_remaining_large), commit_cost = VALUES(commit_cost), \
          held_free = VALUES(held_free), held_amount = VALUES(held_amount), expires_at = VALUES(expires_at), \
          shortfall = VALUES(shortfall), charged_by = VALUES(charged_by); ",
     );
@@ -271,8 +276,12 @@ fn outcome<'r, 's>(row: &'r mut StatementRow<'s>, transaction: &Transaction) -> 
         .money(transaction.amount)
         .text(&transaction.record_id.to_string())
         .money(transaction.balance_after)
-        .number(transaction.free_remaining_after)
+        .number(i32::try_from(transaction.free_remaining_after).unwrap_or(i32::MAX))
         .instant(transaction.created_at)
+}
+
+fn large_remaining(transaction: &Transaction) -> Option<u64> {
+    Some(transaction.free_remaining_after).filter(|remaining| i32::try_from(*remaining).is_err())
 }
 
 fn tokens<'r, 's>(row: &'r mut StatementRow<'s>, usage: Option<Usage>) -> &'r mut StatementRow<'s> {

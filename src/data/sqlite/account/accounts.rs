@@ -63,7 +63,7 @@ impl AccountStore for SqliteStore {
     }
 }
 
-/// Creates the rows that `users` lack; the writer's transaction keeps others out.
+/// Creates the missing rows of `users`. The writer's transaction excludes other writers.
 pub fn insert_missing(
     transaction: &Transaction<'_>,
     users: &BTreeSet<UserId>,
@@ -120,7 +120,7 @@ pub fn load_accounts(
             state.quotas.insert((user.clone(), month, service.clone()), quota);
         }
     }
-    // A reservation holds the quota of the month it was made in.
+    // A reservation holds the quota of the month of its reserve.
     let mut find = transaction
         .prepare_cached(
             "SELECT q.total_quota, q.used_quota, q.held_quota, q.reset_month, q.service_name \

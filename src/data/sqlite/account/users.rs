@@ -1,4 +1,4 @@
-//! The users who have an account, in key order.
+//! Scans the users with an account, in key order.
 
 use async_trait::async_trait;
 

@@ -1,4 +1,4 @@
-//! The archive of old records, filled a chunk at a time.
+//! Moves old records to the archive, one chunk at a time.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};

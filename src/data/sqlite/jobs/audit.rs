@@ -1,4 +1,4 @@
-//! The books of many users, read in one snapshot.
+//! Reads the books of many users in one snapshot.
 
 use async_trait::async_trait;
 use sqlx::{Sqlite, Transaction, sqlite::SqliteRow};
@@ -19,7 +19,7 @@ use crate::{
 #[async_trait]
 impl AuditStore for SqliteStore {
     async fn evidence(&self, after: Option<&UserId>, limit: u32) -> Result<Vec<Evidence>, StoreError> {
-        // A read transaction of a write-ahead log sees one moment.
+        // With a write-ahead log, a read transaction sees one snapshot.
         let mut snapshot = self.reader.begin().await.map_err(store_error)?;
         let evidence = read(&mut snapshot, after, limit).await?;
         snapshot.rollback().await.map_err(store_error)?;
@@ -27,7 +27,7 @@ impl AuditStore for SqliteStore {
     }
 }
 
-/// Every user that any book knows, also those without an account.
+/// All users in any book, with or without an account.
 const USERS: &str = "\
     SELECT user_id FROM user_balance WHERE user_id > ?1 UNION \
     SELECT user_id FROM free_quota WHERE user_id > ?1 UNION \
@@ -78,7 +78,7 @@ macro_rules! records_of {
     };
 }
 
-/// What each book says about the users from one to another, and where it is noted.
+/// The query of each book for a range of users, and the function that notes its rows.
 const BOOKS: &[(&str, Note<SqliteRow>)] = &[
     ("SELECT user_id, balance, held FROM user_balance WHERE user_id BETWEEN ? AND ?", audit::note_balance),
     (

@@ -1,4 +1,4 @@
-//! Counts of low accounts.
+//! Counts low accounts.
 
 use std::time::{Duration, Instant};
 
@@ -13,13 +13,13 @@ use crate::{
     data::{error::store_error, rows::jobs::low_count_of, sqlite::SqliteStore},
 };
 
-/// Instructions of SQLite between two looks at the time: a fraction of a millisecond.
+/// SQLite instructions between two checks of the time: a fraction of a millisecond.
 const INSTRUCTIONS: i32 = 10_000;
 
 #[async_trait]
 impl LowBalanceStore for SqliteStore {
     async fn count_low(&self, thresholds: Thresholds, month: Month, within: Duration) -> Result<LowCounts, StoreError> {
-        // Of its own: the handler would end what others do on the connection later.
+        // A connection of its own, because the handler would abort later queries of others on it.
         let mut connection =
             SqliteConnection::connect_with(&self.reader.connect_options()).await.map_err(store_error)?;
         let began = Instant::now();

@@ -1,4 +1,4 @@
-//! Scheduled jobs and operators' counts on SQLite.
+//! Scheduled jobs and operators' figures on SQLite.
 
 pub mod archive;
 pub mod audit;

@@ -1,4 +1,4 @@
-//! OpsStats: rows of `job_run` and `recharge_order`.
+//! Reads the operators' figures, from `job_run` and `recharge_order`.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};

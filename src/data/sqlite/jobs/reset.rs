@@ -1,4 +1,4 @@
-//! Quota rows of months that begin: inserts by set, a chunk of users at a time.
+//! Writes the quota rows of new months, for a chunk of users per statement.
 
 use async_trait::async_trait;
 use rusqlite::{Connection, TransactionBehavior, params};
@@ -46,7 +46,7 @@ impl QuotaRows for SqliteStore {
              LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ? AND q.service_name = ? \
              WHERE b.user_id > ? AND b.user_id <= ?",
         )
-        .bind(plan.free_quota)
+        .bind(i64::try_from(plan.free_quota).unwrap_or(i64::MAX))
         .bind(month.to_string())
         .bind(service.as_str())
         .bind(users.after())
@@ -73,7 +73,7 @@ fn open(
              SELECT lower(hex(randomblob(16))), user_id, ?3, ?4, 0, ?5, ?6, ?6 FROM user_balance \
              WHERE user_id > ?1 AND user_id <= ?2 ON CONFLICT DO NOTHING",
         )?;
-        // Of a month to come, of which nothing can have been used.
+        // Only for the next month, whose quotas are unused.
         let mut set_total = transaction.prepare_cached(
             "UPDATE free_quota SET total_quota = ?4, updated_at = ?6 WHERE user_id > ?1 AND user_id <= ?2 \
              AND reset_month = ?5 AND service_name = ?3 AND total_quota <> ?4 AND used_quota = 0 AND held_quota = 0",

@@ -1,4 +1,4 @@
-//! The daily rollup, compared with the records and made anew from them.
+//! Compares the daily rollup with the records, and rebuilds it.
 
 use async_trait::async_trait;
 use rusqlite::{Connection, TransactionBehavior};
@@ -84,8 +84,7 @@ fn rebuild(connection: &mut Connection, user: &UserId) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// The days of the users from one to another on which the rollup does not say what the
-/// records do, in key order; so many at most.
+/// The days on which rollup and records differ, for a range of users, in key order and with a limit.
 pub async fn differing_days(
     connection: &mut SqliteConnection,
     first: &UserId,

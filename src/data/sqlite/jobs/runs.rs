@@ -1,4 +1,4 @@
-//! Runs of jobs: rows of `job_run`, and of `job_lease`.
+//! Runs of jobs, in the table `job_run`, and their leases, in `job_lease`.
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
@@ -11,7 +11,8 @@ use crate::{
     data::sqlite::{SqliteStore, writer::writer_error},
 };
 
-/// Now, in microseconds, by the clock of the machine that all processes on the file share.
+/// The current time in microseconds. All processes that use the file run on one machine, so they
+/// share its clock.
 const NOW: &str = "CAST(unixepoch('subsec') * 1000000 AS INTEGER)";
 
 #[async_trait]

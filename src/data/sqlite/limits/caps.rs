@@ -1,4 +1,4 @@
-//! Request caps: rows of `tenant_quota`.
+//! Request caps, in the table `tenant_quota`.
 
 use async_trait::async_trait;
 use rusqlite::{Transaction, params};

@@ -1,4 +1,4 @@
-//! Quotas of API keys: rows of `api_key_quota`.
+//! Quotas of API keys, in the table `api_key_quota`.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use rusqlite::{Statement, Transaction, params};
 
 use crate::{
     biz::{
-        limits::key_quota::{KeyQuotaStore, KeyQuotas, NewKeyQuota},
+        limits::key_quota::{KeyQuotaStore, KeyQuotas, KnownSince, NewKeyQuota, QuotaType, Taken},
         settlement::{lock::LeftOut, posting::Batch, rule::State},
         values::{calendar::BillingTime, error::StoreError, ids::ApiKeyId},
     },
@@ -18,10 +18,10 @@ use crate::{
     },
 };
 
-/// As [`key_quota::add`] reads them.
+/// The quotas of a key, in the columns of [`key_quota::add`].
 const OF_KEY: &str = "\
-    SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version FROM api_key_quota \
-    WHERE api_key_id = ?";
+    SELECT api_key_id, quota_type, period, quota_limit, used, usage_date, created_at, version, used_day, used_month, \
+    used_total FROM api_key_quota WHERE api_key_id = ?";
 
 #[async_trait]
 impl KeyQuotaStore for SqliteStore {
@@ -33,7 +33,9 @@ impl KeyQuotaStore for SqliteStore {
                 Some(limit) => connection.execute(
                     "INSERT INTO api_key_quota \
                      (api_key_id, quota_type, period, quota_limit, usage_date, created_at, updated_at) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6) ON CONFLICT DO UPDATE SET period = excluded.period, \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6) ON CONFLICT DO UPDATE SET \
+                     used = CASE excluded.period WHEN period THEN used WHEN 'day' THEN used_day \
+                     WHEN 'month' THEN used_month ELSE used_total END, period = excluded.period, \
                      quota_limit = excluded.quota_limit, version = version + 1, updated_at = excluded.updated_at",
                     params![key, kind, quota.period.name(), limit, at.day.to_string(), now],
                 ),
@@ -50,6 +52,15 @@ impl KeyQuotaStore for SqliteStore {
         let mut quotas = KeyQuotas::new();
         rows.iter().try_for_each(|row| key_quota::add(&mut quotas, row))?;
         Ok(quotas)
+    }
+
+    async fn known_since(&self, key: &ApiKeyId) -> Result<BTreeMap<QuotaType, KnownSince>, StoreError> {
+        let query = sqlx::query(
+            "SELECT quota_type, COALESCE(day_since, created_at), COALESCE(month_since, created_at), \
+             COALESCE(total_since, created_at) FROM api_key_quota WHERE api_key_id = ?",
+        );
+        let rows = query.bind(key.as_str()).fetch_all(&self.reader).await.map_err(store_error)?;
+        rows.iter().map(key_quota::known_since_of).collect()
     }
 }
 
@@ -83,12 +94,13 @@ fn load_key(find: &mut Statement<'_>, key: &ApiKeyId, quotas: &mut KeyQuotas) ->
 
 pub fn set_used(transaction: &Transaction<'_>, quotas: &KeyQuotas, at: BillingTime) -> rusqlite::Result<()> {
     let mut update = transaction.prepare_cached(
-        "UPDATE api_key_quota SET used = ?, usage_date = ?, version = version + 1, updated_at = ? \
-         WHERE api_key_id = ? AND quota_type = ?",
+        "UPDATE api_key_quota SET used = ?, used_day = ?, used_month = ?, used_total = ?, usage_date = ?, \
+         version = version + 1, updated_at = ? WHERE api_key_id = ? AND quota_type = ?",
     )?;
     let now = at.utc.timestamp_micros();
     for ((key, kind), quota) in quotas {
-        update.execute(params![quota.used, quota.day.to_string(), now, key.as_str(), kind.name()])?;
+        let (used, Taken { day, month, total }) = (quota.taken.of(quota.period), quota.taken);
+        update.execute(params![used, day, month, total, quota.day.to_string(), now, key.as_str(), kind.name()])?;
     }
     Ok(())
 }

@@ -40,8 +40,8 @@ impl Ledger for SqliteStore {
 
 fn settle(connection: &mut Connection, batch: &Batch) -> Result<SettledBatch, StoreError> {
     let keys = Keys::of(batch);
-    // Immediate: the write lock from the first statement on. A transaction that
-    // upgrades later fails at once instead of waiting.
+    // Immediate takes the write lock at the first statement. A transaction that upgrades
+    // later would fail at once instead of a wait.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(writer_error)?;
     let (mut state, mut left_out) = (State::default(), LeftOut::default());
     accounts::load_accounts(&transaction, &keys, batch.at.month, (&mut state, &mut left_out))?;
@@ -64,7 +64,7 @@ fn settle(connection: &mut Connection, batch: &Batch) -> Result<SettledBatch, St
         return Ok(writes.into_settlement(outcomes, left_out));
     }
     write(&transaction, &writes, batch.at).map_err(writer_error)?;
-    // Whatever goes wrong during a commit, its outcome is unknown.
+    // After any error of the commit its outcome is unknown.
     transaction.commit().map_err(|error| StoreError::Unavailable(format!("during commit: {error}")))?;
     Ok(writes.into_settlement(outcomes, left_out))
 }
@@ -90,7 +90,7 @@ fn load_adjustments(
     Ok(())
 }
 
-/// Writes what the rule decided, table by table.
+/// Writes the decision of the rule, table by table.
 fn write(transaction: &Transaction<'_>, writes: &Writes, at: BillingTime) -> rusqlite::Result<()> {
     transactions::insert_charges(transaction, &writes.charges)?;
     transactions::write_reservations(transaction, &writes.reservations)?;

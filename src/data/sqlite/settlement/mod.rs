@@ -1,4 +1,4 @@
-//! One settlement transaction on SQLite, and the transactions that it writes.
+//! The settlement transaction on SQLite, and the rows of `billing_transaction` that it writes.
 
 pub mod ledger;
 pub mod transactions;

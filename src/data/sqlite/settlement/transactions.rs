@@ -1,4 +1,4 @@
-//! Charges and reservations: rows of `billing_transaction`.
+//! Charges and reservations, in the table `billing_transaction`.
 
 use std::collections::BTreeSet;
 
@@ -31,7 +31,7 @@ use crate::{
     },
 };
 
-/// One transaction, as [`transaction_of`] reads it.
+/// One transaction, in the columns of [`transaction_of`].
 const ONE: &str = "\
     SELECT user_id, trace_id, status, service_name, count, cost, api_key_id, model, input_tokens, output_tokens, \
     cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, free_remaining_after, created_at, \
@@ -75,13 +75,13 @@ impl TransactionStore for SqliteStore {
         rows.iter().map(due_of).collect()
     }
 
-    /// The index holds PENDING ones alone.
+    /// Does nothing, because the index has PENDING reservations only.
     async fn forget(&self, _: &[Due]) -> Result<(), StoreError> {
         Ok(())
     }
 }
 
-/// Finds which transactions are known already.
+/// Loads the stored transactions of the batch.
 pub fn load(
     transaction: &Tx<'_>,
     keys: &BTreeSet<(&UserId, &TraceId)>,
@@ -97,7 +97,7 @@ pub fn load(
     Ok(())
 }
 
-/// Rows of charges, which hold nothing: what only reservations have stays NULL.
+/// Inserts charges. The columns of reservations stay NULL.
 pub fn insert_charges(transaction: &Tx<'_>, charges: &[Transaction]) -> rusqlite::Result<()> {
     let mut insert = transaction.prepare_cached(
         "INSERT INTO billing_transaction (user_id, trace_id, status, service_name, count, cost, api_key_id, model, \
@@ -112,7 +112,7 @@ pub fn insert_charges(transaction: &Tx<'_>, charges: &[Transaction]) -> rusqlite
     Ok(())
 }
 
-/// Rows of reservations, new or with their new state.
+/// Writes new reservations, and the new state of changed ones.
 pub fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrite]) -> rusqlite::Result<()> {
     let mut upsert = transaction.prepare_cached(
         "INSERT INTO billing_transaction (user_id, trace_id, status, service_name, count, cost, api_key_id, model, \
@@ -153,7 +153,7 @@ pub fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrite]) -> 
     Ok(())
 }
 
-/// Binds the columns that charges and reservations share; the number of the next one.
+/// Binds the common columns of charges and reservations. Returns the number of the next column.
 fn bind_shared(
     statement: &mut Statement<'_>,
     transaction: &Transaction,

@@ -169,6 +169,7 @@ pub async fn connect_to(settings: RedisSettings) -> Arc<RedisCache> {
 pub fn settings_of(layout: RedisLayout, addrs: Vec<String>, ttl: Duration) -> RedisSettings {
     let (username, password, db) = Default::default();
     RedisSettings {
+        database: uuid::Uuid::nil(),
         layout,
         addrs,
         username,

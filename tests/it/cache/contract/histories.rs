@@ -290,7 +290,7 @@ fn changed(entry: &CacheEntry, what: u8) -> Option<(CacheEntry, Change)> {
         CacheEntry::ApiKey(key, quotas) => {
             let mut next = quotas.clone();
             for quota in next.values_mut().take(1 + usize::from(what) % 3) {
-                (quota.used, quota.version) = (quota.used + 1, quota.version + 1);
+                (quota.taken.total, quota.version) = (quota.taken.total + 1, quota.version + 1);
             }
             let change = KeyChange::new(key, quotas, next.clone());
             (!next.is_empty()).then(|| (CacheEntry::ApiKey(key.clone(), next), Change::ApiKey(change)))

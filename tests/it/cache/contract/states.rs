@@ -10,7 +10,7 @@ use billing_service::biz::{
     check::cache::entry::{AccountEntry, CacheEntry},
     limits::{
         caps::{Caps, Requests},
-        key_quota::{KeyQuota, KeyQuotas, Period, QuotaType},
+        key_quota::{KeyQuota, KeyQuotas, Period, QuotaType, Taken},
     },
     settlement::change::{AccountChange, Change, KeyChange},
     values::{
@@ -47,7 +47,7 @@ pub fn row(month: &str, service: &str) -> (Month, ServiceName) {
 }
 
 pub fn quota(used: u32) -> Quota {
-    Quota { total: 1_000, used, held: 1 }
+    Quota { total: 1_000, used: used.into(), held: 1 }
 }
 
 pub fn at(micros: i64) -> DateTime<Utc> {
@@ -80,7 +80,8 @@ pub fn change(user: &UserId, before: i64, after: i64) -> Change {
 }
 
 pub fn key_quota(version: i64) -> KeyQuota {
-    KeyQuota { period: Period::Day, limit: 1_000_000, used: version * 3, since: at(0), day: day(), version }
+    let taken = Taken { day: version, month: version * 2, total: version * 3 };
+    KeyQuota { period: Period::Day, limit: 1_000_000, taken, since: at(0), day: day(), version }
 }
 
 /// A key whose calls are limited, of this version.

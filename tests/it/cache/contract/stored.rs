@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use billing_service::biz::{
     account::Quota,
     check::cache::entry::{AccountEntry, CacheEntry},
-    limits::key_quota::{KeyQuota, Period, QuotaType},
+    limits::key_quota::{KeyQuota, Period, QuotaType, Taken},
     settlement::change::{AccountChange, Change, KeyChange},
     values::{
         cache_key::CacheKey,
@@ -24,7 +24,7 @@ const EXTREME: i64 = 999_999_999_999_999;
 
 fn accounts() -> Vec<AccountEntry> {
     let quotas = |rows: &[(&str, &str, Quota)]| rows.iter().map(|(m, s, quota)| (row(m, s), *quota)).collect();
-    let full = Quota { total: u32::MAX, used: u32::MAX - 1, held: u32::MAX };
+    let full = Quota { total: 1 << 53, used: (1 << 53) - 1, held: u64::from(u32::MAX) + 1 };
     let months = quotas(&[
         (NOVEMBER, "asset", quota(7)),
         (NOVEMBER, "a-b_c.d", full),
@@ -74,10 +74,14 @@ async fn an_api_key_is_found_as_it_was_stored_whatever_its_name_is(
     let n = number();
     let names =
         ["k", " ", "{", "}", "{}", "}{", "{a}b", "%7B", "%", "%257D", "a b", "a:b\"'\\", "fence", &"x".repeat(120)];
+    let most = Taken { day: i64::MAX, month: i64::MAX, total: i64::MAX };
     let kinds = [
         (QuotaType::Requests, key_quota(1)),
-        (QuotaType::Tokens, KeyQuota { period: Period::Month, limit: i64::MAX, used: 0, since: at(5), ..key_quota(9) }),
-        (QuotaType::Amount, KeyQuota { period: Period::Total, limit: 0, used: i64::MAX, ..key_quota(i64::MAX / 4) }),
+        (
+            QuotaType::Tokens,
+            KeyQuota { period: Period::Month, limit: i64::MAX, taken: Taken::default(), since: at(5), ..key_quota(9) },
+        ),
+        (QuotaType::Amount, KeyQuota { period: Period::Total, limit: 0, taken: most, ..key_quota(i64::MAX / 4) }),
     ];
     let entries = names.iter().flat_map(|name| (0..=3).map(move |first| (name, first))).map(|(name, first)| {
         let key = ApiKeyId::from_stored(format!("{name}{first}{n}"));

@@ -47,15 +47,18 @@ pub async fn assert_agree(service: &Service, servers: &Servers, accounts: &[Acco
 
 /// Key to what its hash must be, in the words of Redis.
 struct Tables {
+    /// What all keys begin with.
+    prefix: String,
     accounts: BTreeMap<String, BTreeMap<String, String>>,
     keys: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 impl Tables {
     async fn read(database: &Database) -> Self {
+        let prefix = database.cache_prefix().await;
         let (mut accounts, mut keys) = (BTreeMap::<_, BTreeMap<_, _>>::new(), BTreeMap::<_, BTreeMap<_, _>>::new());
         let mut enter = |owner: &str, field: &str, value: String| {
-            accounts.entry(format!("billing:{{{owner}}}:account")).or_default().insert(field.to_owned(), value);
+            accounts.entry(format!("{prefix}{{{owner}}}:account")).or_default().insert(field.to_owned(), value);
         };
         let columns = ["user_id", "version", "MICROS(balance)", "MICROS(held)"];
         for row in database.rows(&columns, "FROM user_balance").await {
@@ -75,23 +78,32 @@ impl Tables {
         for row in database.rows(&columns, "FROM tenant_quota").await {
             enter(&row[0], "requests", row[1..].join(" "));
         }
-        let columns = ["api_key_id", "quota_type", "period", "quota_limit", "used", since, "usage_date", "version"];
+        let of_row = ["api_key_id", "quota_type", "period", "quota_limit", "used", since, "usage_date", "version"];
+        let columns = [&of_row[..], &["used_day", "used_month", "used_total"]].concat();
         for row in database.rows(&columns, "FROM api_key_quota ORDER BY api_key_id, quota_type").await {
-            let quotas = keys.entry(format!("billing:{{{}}}:api_key", row[0])).or_default();
+            let quotas = keys.entry(format!("{prefix}{{{}}}:api_key", row[0])).or_default();
             quotas.insert(row[1].clone(), row[2..].join(" "));
         }
-        Self { accounts, keys }
+        Self { prefix, accounts, keys }
+    }
+
+    fn account_key(&self, account: &Account) -> String {
+        format!("{}{{{}}}:account", self.prefix, account.user)
+    }
+
+    fn key_of_api_key(&self, account: &Account) -> String {
+        format!("{}{{{}}}:api_key", self.prefix, account.api_key())
     }
 
     /// That the tables have what was acknowledged of an account.
     fn assert_knows(&self, account: &Account) {
-        let stored = &self.accounts[&account_key(account)];
+        let stored = &self.accounts[&self.account_key(account)];
         assert_eq!(stored["balance"], account.balance.to_string(), "{account:?}");
         let used_of = |text: &str, at: usize| text.split(' ').nth(at).unwrap().to_owned();
         match account.kind {
             Kind::Capped => assert_eq!(used_of(&stored["requests"], 2), account.used.to_string(), "{account:?}"),
             Kind::Keyed => {
-                let quotas = &self.keys[&key_of_api_key(account)];
+                let quotas = &self.keys[&self.key_of_api_key(account)];
                 assert_eq!(used_of(&quotas["requests"], 2), account.used.to_string(), "{account:?}");
                 assert_eq!(used_of(&quotas["tokens"], 2), (account.used * 7).to_string(), "{account:?}");
             }
@@ -103,8 +115,13 @@ impl Tables {
     fn differences(&self, hashes: Hashes, accounts: &[Account], room: Room) -> Vec<String> {
         let mut wrong = Vec::new();
         if room == Room::ForAll {
-            let keys = accounts.iter().filter(|account| account.kind == Kind::Keyed).map(key_of_api_key);
-            let missing = accounts.iter().map(account_key).chain(keys).filter(|key| !hashes.contains_key(key));
+            let keys = accounts.iter().filter(|account| account.kind == Kind::Keyed);
+            let keys = keys.map(|account| self.key_of_api_key(account));
+            let missing = accounts
+                .iter()
+                .map(|account| self.account_key(account))
+                .chain(keys)
+                .filter(|key| !hashes.contains_key(key));
             wrong.extend(missing.map(|key| format!("{key} is missing")));
         }
         for (key, hash) in hashes {
@@ -122,14 +139,6 @@ impl Tables {
         }
         wrong
     }
-}
-
-fn account_key(account: &Account) -> String {
-    format!("billing:{{{}}}:account", account.user)
-}
-
-fn key_of_api_key(account: &Account) -> String {
-    format!("billing:{{{}}}:api_key", account.api_key())
 }
 
 /// Amounts are decimals in Redis, and millionths here.

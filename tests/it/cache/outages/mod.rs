@@ -248,9 +248,12 @@ async fn assert_used_soon(server: &OwnRedis) {
     let run = info(&server.place(), "run_id").await;
     let mut connection = server.connection().await;
     for _ in 0..agreement::SOON {
-        let marker = redis::cmd("GET").arg("billing:{0}:marker").to_owned();
-        if marker.query_async::<Option<String>>(&mut connection).await.unwrap() == run {
-            return;
+        let markers = redis::cmd("KEYS").arg("billing:*:{0}:marker").to_owned();
+        for marker in markers.query_async::<Vec<String>>(&mut connection).await.unwrap() {
+            let marked = redis::cmd("GET").arg(marker).to_owned();
+            if marked.query_async::<Option<String>>(&mut connection).await.unwrap() == run {
+                return;
+            }
         }
         sleep(agreement::PAUSE).await;
     }

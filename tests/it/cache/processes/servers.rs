@@ -97,7 +97,8 @@ pub async fn reads(service: &Service, source: &str) -> f64 {
 /// A field of the hash of an account, if there is one.
 pub async fn cached(database: &Database, user: &str, field: &str) -> Option<String> {
     let hashes = database.redis.as_ref().unwrap().hashes("billing:*:account").await;
-    hashes.get(&format!("billing:{{{user}}}:account")).map(|hash| hash[field].clone())
+    let key = format!("{}{{{user}}}:account", database.cache_prefix().await);
+    hashes.get(&key).map(|hash| hash[field].clone())
 }
 
 /// Waits until Redis has the balance of a user.

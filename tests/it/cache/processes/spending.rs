@@ -51,6 +51,7 @@ async fn by_the_database(database: &Database, limit: Limit) -> CheckQuotaReply {
         allowed: false,
         reason: reason.into(),
         free_remaining: 1_000 - used,
+        free_remaining_units: i64::from(1_000 - used),
         balance: f64::from(micros) / 1e6,
         daily_remaining,
         monthly_remaining: None,

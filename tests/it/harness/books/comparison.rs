@@ -58,6 +58,7 @@ impl Books {
                 free_remaining: reply.free_remaining,
                 replayed: reply.replayed,
                 shortfall: 0.0,
+                free_remaining_units: reply.free_remaining_units,
             },
         });
         let holds = known.holds.values().map(|hold| Made {

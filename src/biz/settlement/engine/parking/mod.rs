@@ -109,7 +109,8 @@ impl Parking {
     /// out. `from`: the queue that the batch was taken from; `None` for a lane.
     pub fn answer(self: &Arc<Self>, batch: &Batch, tickets: Vec<Ticket>, settled: SettledBatch, from: Option<&Lock>) {
         let mut outcomes = settled.outcomes.into_iter();
-        let (mut locked, mut again): (BTreeMap<UserId, (Lock, Vec<Job>)>, Vec<Job>) = Default::default();
+        let mut locked = BTreeMap::<UserId, (Lock, Vec<Job>)>::new();
+        let mut again = Vec::new();
         for (posting, ticket) in batch.postings.iter().zip(tickets) {
             let user = posting.user();
             match settled.left_out.get(user) {

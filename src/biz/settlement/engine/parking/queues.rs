@@ -55,6 +55,7 @@ impl Queues {
 
     /// Parks a job behind `lock`, or behind the lock that its account waits for already; gives
     /// it back where there is no room. `is_bounded`: whether the number of accounts counts.
+    #[expect(clippy::result_large_err, reason = "a refused job goes back to its caller; it is moved once")]
     pub fn park(&mut self, lock: Lock, job: Job, is_bounded: bool) -> Result<Entry, Job> {
         let user = job.posting.user();
         let has_room = match self.accounts.get(user) {

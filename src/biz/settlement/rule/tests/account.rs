@@ -1,5 +1,5 @@
-//! One account in memory, for small cases: it settles one posting at a time, and answers and
-//! states are short texts.
+//! One account in memory, for small cases. It settles one posting at a time. Answers and states are
+//! short texts.
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -38,7 +38,7 @@ use crate::biz::{
     },
 };
 
-/// How long a hold lasts.
+/// Lifetime of a hold.
 pub const TTL: TimeDelta = TimeDelta::minutes(10);
 
 pub fn yuan(text: &str) -> Money {
@@ -75,17 +75,18 @@ pub struct Call {
     pub is_keyed: bool,
 }
 
-/// Of `units`: each costs 1.
+/// A call of the service `units`, whose unit costs 1.
 pub fn units(count: u32) -> Call {
     Call { service: "units", count, cost: None, usage: None, is_keyed: false }
 }
 
-/// Of `tokens`, whose units are tokens: one of input costs 1, cached 0.5, and of output 2.
+/// A call of the service `tokens`, whose units are tokens. An input token costs 1, a cached one 0.5, an
+/// output token 2.
 pub fn tokens(input: u32, output: u32) -> Call {
     Call { service: "tokens", usage: Some(usage(input, output)), ..units(1) }
 }
 
-/// Of `calls`, where each call is a unit, at the prices of `tokens`.
+/// A call of the service `calls`, whose units are calls, at the prices of `tokens`.
 pub fn calls(count: u32, input: u32, output: u32) -> Call {
     Call { service: "calls", usage: Some(usage(input, output)), ..units(count) }
 }
@@ -100,7 +101,7 @@ pub struct TestAccount {
 }
 
 impl TestAccount {
-    /// With a balance, at noon of the last day of November in the billing zone.
+    /// An account with a balance, at noon of the last day of November in the billing zone.
     pub fn with(balance: &str) -> Self {
         Self::with_policy(balance, Policy::default())
     }
@@ -134,12 +135,12 @@ impl TestAccount {
         self.at = self.calendar.at(self.at.utc + time);
     }
 
-    /// What a batch of one posting answers.
+    /// The answer of a batch with one posting.
     pub fn settle(&self, posting: impl Into<Posting>) -> String {
         answer(&self.outcomes([posting.into()])[0])
     }
 
-    /// What each posting of a batch answers.
+    /// The answer of each posting of a batch.
     pub fn settle_all<const N: usize>(&self, postings: [Posting; N]) -> [String; N] {
         let outcomes = self.outcomes(postings);
         std::array::from_fn(|index| answer(&outcomes[index]))
@@ -203,7 +204,7 @@ impl TestAccount {
         self.books.set_caps(&user(), Caps { daily: Some(cap), monthly: None }, self.at);
     }
 
-    /// What is taken of a quota of the API key.
+    /// The used amount of a quota of the API key.
     pub fn key_used(&self, kind: QuotaType) -> i64 {
         self.books.key_quotas()[&(key(), kind)].used(self.at)
     }
@@ -237,7 +238,7 @@ impl TestAccount {
         self.books.transaction(&user(), &trace()).unwrap()
     }
 
-    /// An order over 20, in a state and with a payment.
+    /// Stores an order over 20 with a state and a payment.
     pub fn keep_order(&self, status: OrderStatus, payment: Option<&str>) {
         self.keep_order_of("o", status, payment);
     }
@@ -251,6 +252,7 @@ impl TestAccount {
             status,
             payment: payment.map(PaymentId::from_stored),
             payment_url: None,
+            idempotency_key: None,
             created_at: DateTime::<Utc>::UNIX_EPOCH,
             updated_at: DateTime::<Utc>::UNIX_EPOCH,
         });
@@ -269,7 +271,7 @@ macro_rules! postings {
 
 postings!(Charge, Reserve, Report, Commit, Release, Expire);
 
-/// As reserved.
+/// A commit of the reserved units.
 pub fn commit() -> Commit {
     Commit {
         user: user(),
@@ -283,22 +285,22 @@ pub fn commit() -> Commit {
     }
 }
 
-/// Of so many units.
+/// A commit of `count` units.
 pub fn commit_of(count: u32) -> Commit {
     Commit { count: Some(count), ..commit() }
 }
 
-/// Of these tokens.
+/// A commit of these tokens.
 pub fn commit_with(input: u32, output: u32) -> Commit {
     Commit { usage: Some(usage(input, output)), ..commit() }
 }
 
-/// Of the first stream, which has delivered these tokens.
+/// A report of the first stream, which has delivered these tokens.
 pub fn reported(input: u32, output: u32) -> Report {
     Report { usage: Some(usage(input, output)), ..report() }
 }
 
-/// Of the first stream, which has delivered nothing and asks for no more.
+/// A report of the first stream without tokens and without a target.
 pub fn report() -> Report {
     Report { user: user(), trace: trace(), stream: stream(1), takes_over: false, usage: None, target: None, ttl: TTL }
 }

@@ -17,7 +17,7 @@ use crate::biz::{
     jobs::audit::{DayBook, DifferingDay, Evidence},
     limits::{
         caps::{Caps, Requests},
-        key_quota::{KeyQuota, KeyQuotas, NewKeyQuota},
+        key_quota::{KeyQuota, KeyQuotas, NewKeyQuota, Taken},
     },
     reports::{
         record::{Record, RecordType},
@@ -36,7 +36,7 @@ use crate::biz::{
     },
 };
 
-/// Everything that the tables of a real store keep.
+/// The content of the tables of a real store.
 #[derive(Default)]
 pub struct Books(Mutex<Tables>);
 
@@ -122,7 +122,8 @@ impl Books {
 
     pub fn keep_key_quota(&self, new: &NewKeyQuota, at: BillingTime) {
         let limit = new.limit.unwrap();
-        let quota = KeyQuota { period: new.period, limit, used: 0, since: at.utc, day: at.day, version: 0 };
+        let quota =
+            KeyQuota { period: new.period, limit, taken: Taken::default(), since: at.utc, day: at.day, version: 0 };
         self.0.lock().unwrap().key_quotas.insert((new.key.clone(), new.kind), quota);
     }
 
@@ -142,7 +143,8 @@ impl Books {
         self.0.lock().unwrap().transactions.get(&(user.clone(), trace.clone())).cloned()
     }
 
-    /// With the tokens of their transactions, on the main records, as the databases read them.
+    /// The records of a user. Main records have the tokens of their transactions, as in the
+    /// databases.
     pub fn records(&self, user: &UserId) -> Vec<Record> {
         let tables = self.0.lock().unwrap();
         let of_user = tables.records.iter().filter(|new| new.user == *user);
@@ -171,7 +173,7 @@ impl Books {
         self.0.lock().unwrap().quotas.get(key).copied()
     }
 
-    /// What an audit reads of a user.
+    /// The evidence of a user for the audit.
     pub fn evidence(&self, user: &UserId) -> Evidence {
         let tables = self.0.lock().unwrap();
         let mut evidence = Evidence::of(user.clone());
@@ -182,10 +184,10 @@ impl Books {
         for ((_, month, service), quota) in tables.quotas.iter().filter(|((owner, ..), _)| owner == user) {
             let key = (service.clone(), month.to_string());
             if quota.used > 0 {
-                evidence.used_quotas.insert(key.clone(), quota.used.into());
+                evidence.used_quotas.insert(key.clone(), quota.used.try_into().unwrap());
             }
             if quota.held > 0 {
-                evidence.held_quotas.insert(key, quota.held.into());
+                evidence.held_quotas.insert(key, quota.held.try_into().unwrap());
             }
         }
         for transaction in tables.transactions.values().filter(|transaction| transaction.user == *user) {

@@ -18,7 +18,7 @@ fn free_units_go_first_and_the_balance_pays_the_rest() {
         (Call { cost: Some("3"), ..units(6) }, "charged 4 free, 2 paid for 1"),
         (units(9), "charged 4 free, 5 paid for 5"),
         (units(10), "refused: balance is not enough: 6 needed, 5 available"),
-        // 11 for 7 tokens, or for 8 calls.
+        // The cost is 11 for 7 tokens, or for 8 calls.
         (tokens(3, 4), "charged 4 free, 3 paid for 4.714286"),
         (calls(8, 3, 4), "refused: balance is not enough: 5.5 needed, 5 available"),
     ] {
@@ -43,9 +43,9 @@ fn a_trace_id_charges_once_and_answers_as_it_did() {
     let first = account.charge_of(units(6));
     assert_eq!(account.settle(first.clone()), "charged 4 free, 2 paid for 2");
     assert_eq!(account.charge(units(6)), "found: charged 4 free, 2 paid for 2");
-    // The very request, whose answer was lost, is no repeat.
+    // A retry of the same request after a lost answer is no repeat.
     assert_eq!(account.settle(first), "charged 4 free, 2 paid for 2");
-    // Nor does it matter that the call has no price any more.
+    // A repeat needs no price.
     let unpriced = Charge { quote: Err(Error::UnknownService("units".into())), ..account.charge_of(units(6)) };
     assert_eq!(account.settle(unpriced), "found: charged 4 free, 2 paid for 2");
     assert_eq!(account.state(), "balance 3, held 0; free 4, held 0");
@@ -62,7 +62,8 @@ fn a_call_without_a_price_is_refused() {
 fn a_repeat_with_other_content_names_the_fields_that_differ() {
     let account = TestAccount::with("5");
     account.charge(tokens(1, 1));
-    let changes: [(&str, fn(&mut Charge)); 6] = [
+    type Change = fn(&mut Charge);
+    let changes: [(&str, Change); 6] = [
         ("service_name", |charge| charge.content.service = ServiceName::from_stored("calls")),
         ("count", |charge| charge.content.count = 2),
         ("cost", |charge| charge.content.cost = Some(yuan("1"))),
@@ -105,7 +106,7 @@ fn a_charge_that_is_partly_free_has_two_records_and_its_tokens_stand_on_the_paid
 fn a_capped_user_is_refused_until_the_next_day() {
     let mut account = TestAccount::with("5");
     account.set_daily_cap(1);
-    // A refusal is no call.
+    // A refused call does not count.
     account.charge(units(10));
     account.charge(units(1));
     let next = |account: &TestAccount| Charge { trace: TraceId::from_stored("t2"), ..account.charge_of(units(1)) };

@@ -1,4 +1,4 @@
-//! Commits: what was delivered is charged, to the day and the month of the reserve.
+//! Commits: the delivered work is charged to the day and the month of the reserve.
 
 use chrono::TimeDelta;
 
@@ -47,7 +47,7 @@ fn tokens_are_priced_as_at_the_reserve() {
     for (commit, answer) in [
         (Commit { usage: Some(usage(1, 1)), ..commit() }, "charged 2 free, 0 paid for 0"),
         (Commit { usage: Some(usage(10, 0)), ..commit() }, "charged 4 free, 6 paid for 6"),
-        // The units of tokens are tokens, whatever the count says.
+        // If units are tokens, the count is ignored.
         (Commit { usage: Some(usage(10, 0)), count: Some(1), ..commit() }, "charged 4 free, 6 paid for 6"),
         (Commit { cost: Some(yuan("7")), ..commit() }, "charged 4 free, 3 paid for 3"),
         (commit(), "refused: usage: is required: the reservation is priced by model"),

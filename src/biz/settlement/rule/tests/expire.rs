@@ -1,4 +1,4 @@
-//! The end of reservations that nobody ends: by time, or because their stream broke.
+//! The end of reservations without a commit or release: by expiry, or after a broken stream.
 
 use chrono::TimeDelta;
 
@@ -65,10 +65,10 @@ fn what_is_no_reservation_does_not_expire() {
 fn a_stream_that_broke_is_charged_for_what_it_delivered() {
     for (delivered, answer) in [
         (Some(usage(3, 4)), AS_REPORTED),
-        // Of output the most that was known counts; here it was reported before.
+        // The largest known output counts, here the reported one.
         (Some(usage(3, 1)), "charged 4 free, 1 paid for 1.4"),
         (None, "charged 3 free, 0 paid for 0"),
-        // Not even a report of no tokens gives back what was reported.
+        // A last report of zero tokens does not reduce the reported usage.
         (Some(usage(0, 0)), "charged 2 free, 0 paid for 0"),
     ] {
         let account = reserved();

@@ -7,7 +7,7 @@ use super::{
     histories::{cases, histories, play, runner},
 };
 
-/// What some histories must have, or they would prove less than they say.
+/// The rare events that the histories must contain, so that the test proves its claim.
 const RARE: [&str; 35] = [
     "a stream that was replaced reports",
     "a stream that was replaced commits",
@@ -62,7 +62,7 @@ fn random_histories_follow_the_model_in_memory() {
         .unwrap();
     let seen = seen.into_inner();
     println!("{seen:#?}");
-    // Fewer, as for mutants, are too few to have all of them.
+    // A smaller number of cases, as for mutants, is too small for all rare events.
     let cases = cases(CASES);
     for rare in RARE.iter().filter(|_| cases >= CASES) {
         let histories = seen.get(rare).copied().unwrap_or(0);

@@ -1,4 +1,4 @@
-//! What a batch locks and loads.
+//! The keys that a batch locks and loads.
 
 use super::account::{Call, TestAccount, adjust, commit, expire, release, report, units, update_order};
 use crate::biz::settlement::{

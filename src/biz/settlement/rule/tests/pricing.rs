@@ -1,4 +1,4 @@
-//! What a reservation comes to.
+//! The price of a reservation.
 
 use super::account::{Call, TestAccount, calls, commit, commit_with, tokens, units, usage, yuan};
 use crate::biz::{

@@ -1,5 +1,4 @@
-//! After the service has charged what a stream reported last: a commit, or the end of that
-//! stream, may know of more, and the rest is charged.
+//! Additions to a charge of reported usage, by a commit or by the end of the stream.
 
 use super::account::{
     TTL, TestAccount, break_off, calls, commit, commit_with, expire, reported, stream, tokens, usage, yuan,
@@ -72,7 +71,7 @@ fn what_fell_short_once_is_not_due_again() {
 #[test]
 fn a_commit_adds_once() {
     let account = swept("20", AboveHold::Charge);
-    // One that knows of nothing more leaves it open.
+    // A commit without more usage leaves the charge open for additions.
     account.settle(commit_with(1, 1));
     account.settle(commit_with(3, 5));
     assert_eq!(account.settle(commit_with(3, 5)), "found: charged 4 free, 4 paid for 6.5");

@@ -1,4 +1,4 @@
-//! Releases: nothing was delivered.
+//! Releases: the end of a reservation without delivery.
 
 use super::account::{Call, TTL, TestAccount, commit, expire, release, tokens, units};
 use crate::biz::limits::key_quota::{Period, QuotaType};

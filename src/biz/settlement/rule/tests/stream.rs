@@ -1,4 +1,4 @@
-//! Reports: what a stream has delivered, and how its hold grows.
+//! Reports of a stream, and the growth of its hold.
 
 use chrono::TimeDelta;
 

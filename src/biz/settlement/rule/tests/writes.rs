@@ -1,11 +1,11 @@
-//! What a batch writes: every row that changed, once, and nothing else.
+//! The writes of a batch: every changed row, once, and no other row.
 
 use super::account::{Call, TestAccount, adjust, commit, key, trace, units, user, yuan};
 use crate::biz::{
     account::{Balance, Quota},
     limits::{
         caps::{Caps, Requests},
-        key_quota::{KeyQuota, Period, QuotaType},
+        key_quota::{KeyQuota, Period, QuotaType, Taken},
     },
     settlement::{
         posting::{Outcome, Posting},
@@ -25,8 +25,8 @@ fn loaded(account: &TestAccount) -> State {
     }
     let caps = Caps { daily: Some(9), monthly: None };
     state.requests.insert(user(), Requests::new(caps, account.at));
-    let quota =
-        KeyQuota { period: Period::Total, limit: 9, used: 0, since: account.at.utc, day: account.at.day, version: 3 };
+    let (since, day) = (account.at.utc, account.at.day);
+    let quota = KeyQuota { period: Period::Total, limit: 9, taken: Taken::default(), since, day, version: 3 };
     state.key_quotas.insert((key(), QuotaType::Requests), quota);
     state
 }
@@ -42,12 +42,12 @@ fn the_rows_of_a_charge_are_written_once_and_their_versions_grow() {
     let quotas = writes.quotas.iter().map(|((_, _, service), quota)| (service.as_str(), quota.used));
     assert_eq!(quotas.collect::<Vec<_>>(), [("units", 4)]);
     assert_eq!(writes.requests.iter().map(|(_, requests)| requests.daily).collect::<Vec<_>>(), [1]);
-    let keys = writes.key_quotas.values().map(|quota| (quota.used, quota.version));
-    assert_eq!(keys.collect::<Vec<_>>(), [(1, 4)]);
+    let keys = writes.key_quotas.values().map(|quota| (quota.taken, quota.version));
+    assert_eq!(keys.collect::<Vec<_>>(), [(Taken { day: 1, month: 1, total: 1 }, 4)]);
     assert_eq!((writes.charges.len(), writes.records.len(), writes.adjustments.len()), (1, 2, 2));
     let usage = writes.usage.iter().map(|(_, day)| (day.free_records, day.paid_records, day.totals.amount));
     assert_eq!(usage.collect::<Vec<_>>(), [(1, 1, yuan("2"))]);
-    // One change of the account and one of the key, for those that read them.
+    // One change of the account and one of the key, for the caches.
     assert_eq!((writes.changes.len(), writes.api_keys.len()), (2, 1));
     assert!(!writes.is_empty());
 }

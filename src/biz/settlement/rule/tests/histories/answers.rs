@@ -1,4 +1,4 @@
-//! What the service answers and keeps, in the words of the model.
+//! Converts answers and stored rows of the service to the values of the model.
 
 use chrono::Datelike;
 use uuid::Uuid;
@@ -80,7 +80,7 @@ fn charged(transaction: &Transaction, replayed: bool) -> Answer {
         amount: transaction.amount.micros(),
         shortfall: transaction.shortfall.micros(),
         balance: transaction.balance_after.micros(),
-        free_left: transaction.free_remaining_after,
+        free_left: transaction.free_remaining_after.try_into().unwrap(),
         replayed,
     }
 }
@@ -95,12 +95,12 @@ pub fn order_state(order: &Order) -> (OrderState, Option<u8>) {
     (state, order.payment.as_ref().map(|payment| number(payment.as_str())))
 }
 
-/// The number with which an id of the model ends.
+/// The number at the end of an id of the model.
 fn number(id: &str) -> u8 {
     id.trim_start_matches(|last: char| !last.is_ascii_digit()).rsplit('-').next().unwrap().parse().unwrap()
 }
 
-/// Everything of a transaction that lasts.
+/// The stored state of a transaction.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stored {
     call: Call,
@@ -109,10 +109,10 @@ pub struct Stored {
     version: Option<String>,
     /// Free units, paid ones, the amount and the shortfall.
     charged: (u32, u32, i64, i64),
-    /// Of a reservation.
+    /// The hold of a reservation.
     hold: Option<StoredHold>,
     delivered: Option<(u32, Option<i64>)>,
-    /// Delivered, or reported so far.
+    /// The delivered tokens, or the reported ones.
     tokens: Option<Tokens>,
 }
 
@@ -201,7 +201,7 @@ pub fn line(record: &Record) -> Line {
     (trace, is_paid, record.count, record.amount.micros(), record.usage.map(tokens), made)
 }
 
-/// What an account must have consumed.
+/// The expected consumption of an account.
 pub fn lines(model: &Model) -> Vec<Line> {
     let mut lines = Vec::new();
     for (trace, entry) in &model.entries {

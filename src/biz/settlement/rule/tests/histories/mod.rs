@@ -24,19 +24,19 @@ pub use self::{
     steps::{USERS, histories},
 };
 
-/// So many cases, or as many as `PROPTEST_CASES` asks for.
+/// The number of cases: `PROPTEST_CASES`, or `usual`.
 pub fn cases(usual: u32) -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|asked| asked.parse().ok()).unwrap_or(usual)
 }
 
-/// Runs so many cases, or as many as `PROPTEST_CASES` asks for.
+/// A runner of [`cases`] cases.
 pub fn runner(usual: u32) -> TestRunner {
-    // Half the time of a case goes into the choices otherwise.
+    // With the default generator, half the time of a case goes into random numbers.
     let rng_algorithm = RngAlgorithm::XorShift;
     TestRunner::new(Config { cases: cases(usual), rng_algorithm, failure_persistence: None, ..Config::default() })
 }
 
-/// A clock that stands still, at the instant of the batch.
+/// A clock that shows the instant of the batch.
 #[derive(Clone)]
 pub struct StoppedClock(Arc<Mutex<DateTime<Utc>>>);
 

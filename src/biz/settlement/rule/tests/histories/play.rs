@@ -32,7 +32,7 @@ use crate::biz::{
 
 type Played<T = ()> = Result<T, TestCaseError>;
 
-/// Plays one history, and tells which of the rare things happened in it.
+/// Plays one history, and returns the rare events in it.
 pub async fn play(stage: &impl Stage, case: &str, history: &History) -> Played<BTreeSet<&'static str>> {
     let mut play = Play::begin(stage, case, history).await;
     for round in &history.rounds {
@@ -50,7 +50,7 @@ struct Play<'h, S> {
     stage: &'h S,
     postings: Postings<'h>,
     calendar: Calendar,
-    /// By which calls are priced.
+    /// The clock of the prices.
     clock: StoppedClock,
     start: DateTime<Utc>,
     at: BillingTime,
@@ -123,7 +123,7 @@ impl<'h, S: Stage> Play<'h, S> {
         let (answers, expected) = self.settle(postings.clone(), &round.steps).await;
         prop_assert_eq!(&answers, &expected);
         let may_pass_now = match round.steps.last() {
-            // What another order had when the batch began is free once it is over.
+            // A payment of another order at the begin of the batch is free after the batch.
             Some((_, Step::Order { .. })) => answers.last() == Some(&Answer::Duplicate),
             _ => false,
         };
@@ -144,7 +144,7 @@ impl<'h, S: Stage> Play<'h, S> {
         Ok(())
     }
 
-    /// What the stage and the model answer.
+    /// The answers of the stage and of the model.
     async fn settle(&mut self, postings: Vec<Posting>, steps: &[(u8, Step)]) -> (Vec<Answer>, Vec<Answer>) {
         let batch = Batch { postings, at: self.at, catalog: self.postings.catalog.clone() };
         let outcomes = self.stage.settle(&batch).await;
@@ -157,12 +157,12 @@ impl<'h, S: Stage> Play<'h, S> {
         (answers, expected)
     }
 
-    /// All that must not change without a reason.
+    /// The whole state, to check that a repeat changes nothing.
     fn books(&self) -> (Vec<Model>, [i64; 3]) {
         (self.models.iter().map(Model::without_notes).collect(), self.shared.key.used(self.moment()))
     }
 
-    /// Accounts, caps and quotas; and the audit.
+    /// Compares accounts, caps and quotas, and audits the books.
     async fn compare(&self) -> Played {
         let (case, moment) = (self.postings.case, self.moment());
         for (number, model) in (0u8..).zip(&self.models) {
@@ -173,14 +173,14 @@ impl<'h, S: Stage> Play<'h, S> {
                 prop_assert!(model.overdrawn || balance.available() >= Money::ZERO);
                 let calls = requests.map(|requests| requests.used(self.at));
                 let expected = model.calls(moment).map(|(daily, monthly)| (daily as u32, monthly as u32));
-                // A user of whom nothing is known but caps has no account yet.
+                // A user with caps only has no account yet.
                 let nothing = calls.is_none() && expected == Some((0, 0));
                 prop_assert!(nothing || calls == expected, "{:?} is {:?}", calls, expected);
                 for of in 0..SERVICES.len() as u8 {
                     let quota = quotas.get(&service(of)).copied().unwrap_or_default();
-                    let expected = (model.used(*month, of), model.held_free(*month, of));
+                    let expected = (model.used(*month, of).into(), model.held_free(*month, of).into());
                     prop_assert_eq!((quota.used, quota.held), expected);
-                    prop_assert!(quota.used + quota.held <= SERVICES[usize::from(of)].free_units);
+                    prop_assert!(quota.used + quota.held <= SERVICES[usize::from(of)].free_units.into());
                 }
             }
         }
@@ -194,7 +194,7 @@ impl<'h, S: Stage> Play<'h, S> {
         Ok(())
     }
 
-    /// Every transaction, record, order and day, and what a sweep would find.
+    /// Compares every transaction, record, order and day, and the reservations that a sweep finds.
     async fn compare_all(&self) -> Played {
         for (number, model) in (0u8..).zip(&self.models) {
             let user = user(self.postings.case, number);

@@ -70,12 +70,12 @@ fn payment_id(case: &str, payment: u8) -> PaymentId {
     PaymentId::from_stored(format!("pay-{case}-{payment}"))
 }
 
-/// The month that a number of the model means.
+/// The month of a number of the model.
 pub fn month(number: u32) -> Month {
     format!("{:04}-{:02}", number / 12, number % 12 + 1).parse().unwrap()
 }
 
-/// The moment of the model that an instant is.
+/// The moment of the model for an instant.
 pub fn moment(at: BillingTime, start: DateTime<Utc>) -> Moment {
     let months = at.day.year() * 12 + i32::try_from(at.day.month0()).unwrap();
     Moment {
@@ -101,7 +101,7 @@ pub fn catalog(policies: &[Policy]) -> Catalog {
             Priced::Calls => Price::Model(QuotaUnit::Calls),
             Priced::Tokens => Price::Model(QuotaUnit::Tokens),
         },
-        free_quota: of.free_units,
+        free_quota: of.free_units.into(),
         policy: policy(with),
     };
     Catalog::new(
@@ -132,7 +132,7 @@ fn usage(tokens: Tokens) -> Usage {
     Usage { input_tokens: tokens.input, output_tokens: tokens.output, cached_input_tokens: tokens.cached }
 }
 
-/// Makes postings of the steps of one history.
+/// Converts the steps of one history to postings.
 pub struct Postings<'h> {
     pub case: &'h str,
     pub catalog: Arc<Catalog>,
@@ -201,7 +201,7 @@ impl Postings<'_> {
         }
     }
 
-    /// A call with the tokens that it took, or may take.
+    /// A call with its used or estimated tokens.
     fn call(
         &self,
         user: UserId,
@@ -232,7 +232,7 @@ impl Postings<'_> {
     }
 }
 
-/// An order as it begins.
+/// A new order.
 pub fn new_order(case: &str, number: u8, order: u8, at: DateTime<Utc>) -> Order {
     Order {
         id: order_id(case, number, order),
@@ -242,6 +242,7 @@ pub fn new_order(case: &str, number: u8, order: u8, at: DateTime<Utc>) -> Order 
         status: OrderStatus::Pending,
         payment: None,
         payment_url: None,
+        idempotency_key: None,
         created_at: at,
         updated_at: at,
     }

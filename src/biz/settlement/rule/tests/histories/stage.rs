@@ -1,4 +1,4 @@
-//! Where histories are played: the rule in memory, or a real database.
+//! The stage of a history: the rule in memory, or a real database.
 
 use std::collections::BTreeSet;
 
@@ -25,7 +25,7 @@ use crate::biz::{
 
 pub trait Stage {
     async fn settle(&self, batch: &Batch) -> Vec<Outcome>;
-    /// With its quotas of a month; an empty one where there is none.
+    /// The account with its quotas of a month; an empty account if the user has none.
     async fn account(&self, user: &UserId, month: u32) -> Account;
     async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime);
     async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime);
@@ -35,7 +35,7 @@ pub trait Stage {
     async fn transaction(&self, user: &UserId, trace: &TraceId) -> Option<Transaction>;
     async fn records(&self, user: &UserId) -> Vec<Record>;
     async fn daily(&self, user: &UserId, span: DaySpan) -> Vec<DailyUse>;
-    /// What a sweep would find; `None` where there is none.
+    /// The reservations that a sweep would find; `None` on a stage without a sweep.
     async fn due(&self, until: DateTime<Utc>) -> Option<BTreeSet<(UserId, TraceId)>>;
     async fn evidence(&self, case: &str) -> Vec<Evidence>;
 }

@@ -6,13 +6,13 @@ use super::model::{Call, Caps, Commit, MODELS, ORDERS, OrderStep, Overrun, Polic
 
 pub const USERS: u8 = 2;
 
-/// What happens to some accounts.
+/// The events of several accounts.
 #[derive(Debug, Clone)]
 pub struct History {
     pub start: &'static str,
-    /// Of each service.
+    /// The policy of each service.
     pub policies: [Policy; SERVICES.len()],
-    /// Whether the amount that the API key may take is one of a day.
+    /// Whether the amount quota of the API key is per day.
     pub daily_amount: bool,
     pub rounds: Vec<Round>,
 }
@@ -21,13 +21,13 @@ pub struct History {
 #[derive(Debug, Clone)]
 pub struct Round {
     pub minutes: u32,
-    /// The commit happens, and the news of it is lost.
+    /// The commit succeeds, and its answer is lost.
     pub answer_is_lost: bool,
     /// The last step is settled once more, alone.
     pub is_repeated: bool,
-    /// Before the steps: new caps of a user, or none any more.
+    /// New caps of a user, or their removal, before the steps.
     pub caps: Option<(u8, Option<Caps>)>,
-    /// Each with its user.
+    /// The steps, each with its user.
     pub steps: Vec<(u8, Step)>,
 }
 
@@ -41,7 +41,7 @@ pub fn histories() -> impl Strategy<Value = History> {
         Just("2026-12-31T15:58:00Z"),
     ];
     let policies = prop::array::uniform4(policy());
-    // Who has nothing at first can only meet the free quotas.
+    // A user without a balance can only use the free quotas.
     let credits = prop::option::weighted(0.8, 5..120i64);
     let streams = prop::collection::vec(stream(), 0..5);
     let has_debt = prop::bool::weighted(0.2);
@@ -75,7 +75,7 @@ fn debt() -> [(u8, Step); 2] {
     [(0, Step::Reserve { call, stream: 0 }), (0, Step::Commit(commit))]
 }
 
-/// Places in a history, from its beginning to its end.
+/// Number of positions in a history.
 const PLACES: usize = 1_000;
 
 /// The life of a stream among all else that happens: its user, and its steps with a place
@@ -86,7 +86,7 @@ fn stream() -> impl Strategy<Value = (u8, Vec<usize>, Vec<Step>)> {
         let service = prop_oneof![1 => 0..2u8, 2 => Just(2u8), 4 => Just(3u8)];
         let reserve = (call(trace.clone(), service.boxed()), owner()).prop_map(reserve);
         let reports = prop::collection::vec(report(trace.clone()), 1..5);
-        // What comes after the end finds it ended, or charges what had been freed.
+        // A step after the end finds the reservation ended, or charges a freed hold.
         let ends = prop::collection::vec(end(trace), 1..3);
         let steps =
             (reserve, reports, ends).prop_map(|(reserve, reports, ends)| [vec![reserve], reports, ends].concat());
@@ -105,7 +105,7 @@ fn user() -> BoxedStrategy<u8> {
 
 fn round() -> impl Strategy<Value = Round> {
     let steps = prop::collection::vec((user(), step()), 1..6);
-    // No time, less and more than a hold lasts, over the end of a day and of a month.
+    // No time, less and more than the lifetime of a hold, and beyond the end of a day and a month.
     let minutes =
         prop_oneof![4 => Just(0u32), 4 => 1..8u32, 2 => 9..30u32, 1 => Just(24 * 60), 1 => Just(20 * 24 * 60)];
     let caps = prop::option::weighted(0.15, (user(), prop::option::weighted(0.7, (0..6usize, 1..9usize))));
@@ -129,7 +129,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => report(trace()),
         6 => end(trace()),
         2 => (0..5u8, prop_oneof![-30..0i64, 1..60i64]).prop_map(|(id, amount)| Step::Adjust { id, amount }),
-        // One number more than there are orders.
+        // The largest number has no order.
         3 => (0..=ORDERS, order_step()).prop_map(|(order, order_step)| Step::Order { order, order_step }),
     ]
 }
@@ -149,7 +149,7 @@ fn report(trace: BoxedStrategy<u8>) -> impl Strategy<Value = Step> {
 }
 
 fn end(trace: BoxedStrategy<u8>) -> impl Strategy<Value = Step> {
-    // Some so dear that they leave a debt.
+    // Some costs are so high that they leave a debt.
     let cost = prop::option::weighted(0.4, prop_oneof![1 => 1..60i64, 1 => 60..400i64]);
     prop_oneof![
         4 => (trace.clone(), prop::option::of(1..12u32), cost, some_tokens(), commits_by()).prop_map(
@@ -165,7 +165,7 @@ fn end(trace: BoxedStrategy<u8>) -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Whether a text says what was delivered, or a stream, or neither.
+/// The origin of a commit: a text, a stream, or neither.
 fn commits_by() -> impl Strategy<Value = (Option<u32>, Option<u8>)> {
     prop_oneof![
         2 => Just((None, None)),
@@ -205,7 +205,7 @@ fn some_tokens() -> impl Strategy<Value = Option<Tokens>> {
     prop::option::weighted(0.8, tokens(24))
 }
 
-/// Sometimes none at all, and sometimes more from the cache than there were.
+/// Tokens: sometimes none, and sometimes more cached ones than input.
 fn tokens(most: u32) -> impl Strategy<Value = Tokens> {
     let some = (0..most, 0..most, 0..most).prop_map(|(input, cached, output)| Tokens {
         input,
@@ -219,7 +219,7 @@ fn tokens(most: u32) -> impl Strategy<Value = Tokens> {
     ]
 }
 
-/// Few payments, so that orders and users meet in them.
+/// Steps with few payments, so that orders and users share them.
 fn order_step() -> impl Strategy<Value = OrderStep> {
     let payment = || 0..4u8;
     let wrong_amount = || prop::bool::weighted(0.1);

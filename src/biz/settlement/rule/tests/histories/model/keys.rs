@@ -1,22 +1,27 @@
-//! The API key that all users share: its quotas, and what its calls took, as a list.
+//! The API key of all users: its quotas, and a list of the amounts that its calls took.
 
 use super::{Call, Moment};
 
 /// Limits of the key: requests of a day, tokens of a month, and an amount.
 pub const KEY_LIMITS: [i64; 3] = [6, 90, 60];
 
-/// Requests, tokens and money.
+/// An amount of requests, tokens and money.
 pub type Take = [i64; 3];
+
+/// What the end of a reservation takes that comes to so many tokens.
+pub fn one_end(tokens: i64, amount: i64) -> Take {
+    [1, tokens, amount]
+}
 
 /// What a call takes.
 pub fn one_call(tokens: Option<super::Tokens>, amount: i64) -> Take {
     [1, tokens.map_or(0, |tokens| tokens.all().into()), amount]
 }
 
-/// What calls took, or gave back, each with the moment of its call.
+/// The amounts that calls took or gave back, each with the moment of its call.
 #[derive(Debug)]
 pub struct Key {
-    /// Whether the amount is one of a day, and not of all time.
+    /// Whether the amount quota is per day; otherwise it is in total.
     daily_amount: bool,
     takes: Vec<(Moment, Take)>,
 }
@@ -26,7 +31,7 @@ impl Key {
         Self { daily_amount, takes: Vec::new() }
     }
 
-    /// What is taken of each quota in its period.
+    /// The used amount of each quota in its period.
     pub fn used(&self, now: Moment) -> Take {
         let mut used = [0; 3];
         for (at, [requests, tokens, amount]) in &self.takes {
@@ -43,7 +48,7 @@ impl Key {
         used
     }
 
-    /// Whether a call may not be made.
+    /// Whether a quota refuses a call.
     pub fn refuses(&self, call: Call, take: Take, now: Moment) -> bool {
         let used = self.used(now);
         call.keyed && (0..3).any(|kind| take[kind] > 0 && used[kind] + take[kind] > KEY_LIMITS[kind])

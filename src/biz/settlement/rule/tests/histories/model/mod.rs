@@ -1,5 +1,5 @@
-//! The reference: one user's account, kept the slow and obvious way. What is held is
-//! never stored, but summed over the open reservations whenever it is asked for.
+//! The reference model: one user's account, in a slow and obvious form. Holds are never stored; each
+//! read sums them over the open reservations.
 
 mod keys;
 mod orders;
@@ -21,7 +21,7 @@ use self::{
     reservations::Hold,
 };
 
-/// What happens to an account.
+/// An event of an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     Charge(Call),
@@ -54,42 +54,42 @@ pub enum Step {
     },
 }
 
-/// What was delivered of a reservation.
+/// The delivery of a reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Commit {
     pub trace: u8,
     pub count: Option<u32>,
     pub cost: Option<i64>,
     pub tokens: Option<Tokens>,
-    /// Output that was counted of a text, in place of the tokens.
+    /// Output that was counted from a text, in place of the tokens.
     pub text: Option<u32>,
-    /// That says so.
+    /// The stream that commits, if any.
     pub stream: Option<u8>,
 }
 
-/// A call, to be charged or held.
+/// A call to charge or to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Call {
     pub trace: u8,
     pub service: u8,
     pub count: u32,
-    /// Of all units if none were free; what the service asks where there is none.
+    /// The cost of all units without free quota; `None` means the price of the service.
     pub cost: Option<i64>,
-    /// Whether it is made with the API key.
+    /// Whether the call has the API key.
     pub keyed: bool,
     pub model: u8,
     pub tokens: Option<Tokens>,
 }
 
-/// What a service does with reservations.
+/// The policy of a service for reservations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// Whether what was reported is charged when the time is over.
+    /// Whether the reported usage is charged at the expiry.
     pub charges_expired: bool,
     pub overrun: Overrun,
 }
 
-/// What is charged of what costs more than was held.
+/// The charge of a cost above the hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overrun {
     Charged,
@@ -97,10 +97,10 @@ pub enum Overrun {
     Spilled,
 }
 
-/// On the calls of a day and of a month.
+/// The caps of calls per day and per month.
 pub type Caps = (usize, usize);
 
-/// What all users share: payments, and one API key.
+/// The state that all users share: payments, and one API key.
 #[derive(Debug)]
 pub struct Shared {
     pub payments: Payments,
@@ -113,7 +113,7 @@ impl Shared {
     }
 }
 
-/// What a step answers.
+/// The answer of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     Charged {
@@ -199,7 +199,7 @@ pub struct Moment {
 pub struct Model {
     user: u8,
     policies: [Policy; SERVICES.len()],
-    /// Calls of a day and of a month, and since when they are counted.
+    /// The caps, and the start of the count.
     caps: Option<(Caps, i64)>,
     pub balance: i64,
     /// The state of each order, and its payment.
@@ -227,7 +227,7 @@ impl Model {
         }
     }
 
-    /// What open reservations hold of the balance.
+    /// The holds of open reservations on the balance.
     pub fn held(&self) -> i64 {
         self.open().map(|hold| hold.amount).sum()
     }
@@ -236,7 +236,7 @@ impl Model {
         self.entries.values().filter(|entry| entry.state == State::Open).filter_map(|entry| entry.hold.as_ref())
     }
 
-    /// What open reservations hold of a quota.
+    /// The held free units of open reservations.
     pub fn held_free(&self, month: u32, service: u8) -> u32 {
         let of_it = self.entries.values().filter(|entry| (entry.made.month, entry.call.service) == (month, service));
         let open = of_it.filter(|entry| entry.state == State::Open);
@@ -253,7 +253,7 @@ impl Model {
         SERVICES[usize::from(service)].free_units - self.used(month, service) - self.held_free(month, service)
     }
 
-    /// The account alone, for comparing.
+    /// The account without its notes, for comparisons.
     pub fn without_notes(&self) -> Self {
         Self { seen: BTreeSet::new(), ..self.clone() }
     }
@@ -264,7 +264,7 @@ impl Model {
         }
     }
 
-    /// Sets the caps, or takes them away, and with them what was counted.
+    /// Sets the caps, or removes them together with their counts.
     pub fn set_caps(&mut self, caps: Option<Caps>, now: Moment) {
         let since = self.caps.map_or(now.micros, |(_, since)| since);
         self.caps = caps.map(|caps| (caps, since));
@@ -281,7 +281,7 @@ impl Model {
         Some((daily, calls().filter(|entry| entry.made.month == now.month).count()))
     }
 
-    /// Whether no more calls may be made.
+    /// Whether a cap refuses further calls.
     fn is_capped(&self, now: Moment) -> bool {
         let Some((((daily, monthly), _), calls)) = self.caps.zip(self.calls(now)) else { return false };
         calls.0 >= daily || calls.1 >= monthly
@@ -303,7 +303,7 @@ impl Model {
         }
     }
 
-    /// What a call takes now, free and of the balance, and what prices it; or why it can't.
+    /// The free units and the amount that a call takes now, with its price; or the refusal.
     fn cover(&mut self, call: Call, now: Moment, key: &Key) -> Result<(prices::Quoted, u32, i64), Answer> {
         let Some(quoted) = prices::quote(call, now) else {
             self.note("a call has nothing to be priced by", true);

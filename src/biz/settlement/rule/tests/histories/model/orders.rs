@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Answer, Model};
 
-/// What payment-service says of a top-up order. Payments are numbered over all users.
+/// An event of a top-up order at payment-service. Payments are numbered over all users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OrderStep {
     Opened { payment: u8 },
@@ -31,19 +31,19 @@ pub enum OrderState {
     Expired,
 }
 
-/// The orders that each user has from the beginning; later numbers have none.
+/// Number of orders of each user. Larger order numbers do not exist.
 pub const ORDERS: u8 = 3;
 
-/// What an order is over.
+/// The amount of an order.
 pub fn order_amount(order: u8) -> i64 {
     i64::from(order + 1) * 20
 }
 
-/// Which order of which user has a payment.
+/// The order and user of each payment.
 #[derive(Debug, Default)]
 pub struct Payments {
     taken: BTreeMap<u8, (u8, u8)>,
-    /// No longer an order's, but taken until the batch is over.
+    /// Payments that no order has any more, but that stay in use until the end of the batch.
     given_up: Vec<u8>,
 }
 

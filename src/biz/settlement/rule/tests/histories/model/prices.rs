@@ -1,4 +1,4 @@
-//! What calls cost, counted token by token and unit by unit.
+//! The cost of calls, counted token by token and unit by unit.
 
 use super::{Call, Moment};
 
@@ -17,7 +17,7 @@ impl Tokens {
     }
 }
 
-/// A service: what it asks, and how many units of a month are free.
+/// A service: its price, and its free units per month.
 #[derive(Debug, Clone, Copy)]
 pub struct Service {
     pub priced: Priced,
@@ -27,9 +27,9 @@ pub struct Service {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Priced {
     PerUnit(i64),
-    /// By the prices of the model.
+    /// The prices of the model; units are calls.
     Calls,
-    /// The same, and the units are tokens.
+    /// The prices of the model; units are tokens.
     Tokens,
 }
 
@@ -62,7 +62,7 @@ pub const MODELS: [&[Version]; 2] = [
     ],
 ];
 
-/// A version, by its model and its place among those of it.
+/// A version: its model, and its index among the model's versions.
 pub type VersionNumber = (u8, usize);
 
 pub fn version_in_force(model: u8, now: Moment) -> VersionNumber {
@@ -92,20 +92,22 @@ pub fn cost_of(tokens: Option<Tokens>, (model, number): VersionNumber) -> Option
         millionths -= 1_000_000;
         cost += 1;
     }
-    Some(if millionths >= 500_000 { cost + 1 } else { cost })
+    // What costs more than nothing is never rounded to nothing.
+    let is_next = millionths >= 500_000 || (cost == 0 && millionths > 0);
+    Some(if is_next { cost + 1 } else { cost })
 }
 
-/// A call before it is known who pays.
+/// The quote of a call.
 #[derive(Debug, Clone, Copy)]
 pub struct Quoted {
     pub units: u32,
-    /// Of all units if none were free.
+    /// The cost of all units without free quota.
     pub cost: i64,
-    /// What prices it where the call names no cost.
+    /// The price version, if the call names no cost.
     pub version: Option<VersionNumber>,
 }
 
-/// `None` where tokens are needed and missing.
+/// Prices a call; `None` if required tokens are missing.
 pub fn quote(call: Call, now: Moment) -> Option<Quoted> {
     let tokens = call.tokens.filter(|tokens| tokens.all() > 0);
     let units = match SERVICES[usize::from(call.service)].priced {
@@ -125,7 +127,7 @@ pub fn quote(call: Call, now: Moment) -> Option<Quoted> {
     }
 }
 
-/// Free units, and what the others cost.
+/// Free units, and the cost of the paid ones.
 pub fn split(units: u32, cost: i64, free_left: u32) -> (u32, i64) {
     let (mut free, mut paid) = (0, 0);
     for _ in 0..units {
@@ -138,8 +140,10 @@ pub fn split(units: u32, cost: i64, free_left: u32) -> (u32, i64) {
     (free, nearest(cost, paid, units))
 }
 
-/// `cost * part / whole` to the nearest, halves up.
+/// `cost * part / whole` to the nearest, halves up; what is more than nothing is at least one.
 pub fn nearest(cost: i64, part: u32, whole: u32) -> i64 {
     let (cost, part, whole) = (i128::from(cost), i128::from(part), i128::from(whole));
-    i64::try_from((2 * cost * part + whole) / (2 * whole)).unwrap()
+    let nearest = (2 * cost * part + whole) / (2 * whole);
+    let least = i128::from(cost > 0 && part > 0);
+    i64::try_from(nearest.max(least)).unwrap()
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Answer, Call, Commit, Model, Moment, Overrun,
-    keys::{Key, one_call},
+    keys::{Key, one_call, one_end},
     prices::{self, Priced, SERVICES, Tokens, VersionNumber},
 };
 
@@ -20,20 +20,20 @@ pub struct Entry {
     pub call: Call,
     pub made: Moment,
     pub state: State,
-    /// Of the prices, where no cost was given.
+    /// The price version, if no cost was given.
     pub version: Option<VersionNumber>,
-    /// Of a reservation; it stays known when it holds no more.
+    /// The hold of a reservation. It stays after the end.
     pub hold: Option<Hold>,
     pub delivered: Option<Delivered>,
-    /// Once it is charged.
+    /// The answer of the charge, once it is charged.
     pub answer: Option<Answer>,
-    /// Whether that is only for what was reported, and a commit may add to it,
+    /// Whether the charge is for reported usage, so that a commit may add to it.
     pub is_provisional: bool,
-    /// as one has.
+    /// Whether a commit has added to it.
     pub was_added_to: bool,
-    /// Whether it is still known by the stream that reported.
+    /// Whether its id is still the one of the stream that reported.
     pub has_stream: bool,
-    /// What was added to it: free units, paid ones, and the amount.
+    /// The additions: free units, paid units, and the amount.
     pub rest: Vec<(u32, u32, i64)>,
 }
 
@@ -41,14 +41,14 @@ pub struct Entry {
 pub struct Hold {
     pub free: u32,
     pub amount: i64,
-    /// The units that were reserved, and what all of them cost if none were free.
+    /// The reserved units, and their cost without free quota.
     units: u32,
     pub full: i64,
     /// The stream that may report.
     pub owner: u8,
     pub reported: Option<Tokens>,
     pub expires: i64,
-    /// The latest that was ever said of it.
+    /// The latest expiry of the hold so far.
     pub longest: i64,
 }
 
@@ -76,7 +76,7 @@ impl Entry {
         }
     }
 
-    /// Free units, paid ones, what was charged for them and what was not.
+    /// Free units, paid units, the amount and the shortfall.
     pub fn charged(&self) -> (u32, u32, i64, i64) {
         match self.answer {
             Some(Answer::Charged { free, paid, amount, shortfall, .. }) => (free, paid, amount, shortfall),
@@ -84,10 +84,20 @@ impl Entry {
         }
     }
 
-    /// What it took of the tokens of its key while it is open: as expected, or as reported.
+    /// The tokens that it takes from the quota of its key while it is open: the estimate or the report.
     pub fn held_tokens(&self) -> i64 {
         let reported = self.hold.as_ref().and_then(|hold| hold.reported);
         [self.call.tokens, reported].into_iter().flatten().map(|tokens| i64::from(tokens.all())).max().unwrap_or(0)
+    }
+
+    /// What its end takes of the tokens of its key: where its units are tokens those, else the
+    /// delivered ones, or those it held where none were told.
+    fn taken_tokens(&self, units: u32, tokens: Option<Tokens>) -> i64 {
+        if matches!(SERVICES[usize::from(self.call.service)].priced, Priced::Tokens) {
+            return units.into();
+        }
+        let told = tokens.map(Tokens::all).filter(|tokens| *tokens > 0);
+        told.map_or_else(|| self.held_tokens(), i64::from)
     }
 
     /// The units that were delivered, and what all of them cost if none were free; `None`
@@ -108,7 +118,7 @@ impl Entry {
     }
 }
 
-/// Minutes that a hold lasts without reports.
+/// Lifetime of a hold without reports, in minutes.
 pub const TTL_MINUTES: u32 = 10;
 
 impl Model {
@@ -165,7 +175,7 @@ impl Model {
             return self.deliver_reported(trace, Delivered { tokens: Some(more), ..delivered }, now, key);
         };
         let delivered = if entry.is_provisional || entry.was_added_to {
-            // What it does not say stands, and no tokens say nothing.
+            // Absent fields keep their values, and zero tokens count as absent.
             let tokens = delivered.tokens.filter(|tokens| tokens.all() > 0).or(before.tokens);
             let count = told.map_or(before.count, |count| count.max(before.count));
             Delivered { count, tokens, ..delivered }
@@ -184,7 +194,7 @@ impl Model {
         }
     }
 
-    /// Charges what was delivered, to the month and the day of the reserve.
+    /// Charges the delivered work to the month and the day of the reserve.
     pub(super) fn deliver(&mut self, trace: u8, delivered: Delivered, now: Moment, key: &mut Key) -> Answer {
         let entry = self.entries[&trace].clone();
         let (Some(hold), Some((units, cost))) = (&entry.hold, entry.priced(delivered)) else {
@@ -193,7 +203,7 @@ impl Model {
         };
         let (made, call) = (entry.made, entry.call);
         let mut after = entry.clone();
-        // No longer open, so that what it held is free for it.
+        // The reservation is no longer open, so its hold is available for the charge.
         after.state = State::Committed;
         after.delivered = Some(delivered);
         self.entries.insert(trace, after.clone());
@@ -218,7 +228,7 @@ impl Model {
         if entry.state == State::Open {
             key.give_back(call, made, [1, entry.held_tokens(), hold.amount]);
         }
-        key.take(call, made, one_call(delivered.tokens, amount));
+        key.take(call, made, one_end(entry.taken_tokens(units, delivered.tokens), amount));
         self.balance -= amount;
         // What was held until now is there, and beyond it nobody spills into what others hold.
         let may_overdraw = overrun == Overrun::Charged || entry.state != State::Open;
@@ -238,7 +248,7 @@ impl Model {
         answer
     }
 
-    /// Charges what a stream reported, to which more may be added.
+    /// Charges the last report of a stream. A commit may add to it.
     fn deliver_reported(&mut self, trace: u8, delivered: Delivered, now: Moment, key: &mut Key) -> Answer {
         let answer = self.deliver(trace, delivered, now, key);
         if let Some(entry) = self.entries.get_mut(&trace) {
@@ -248,7 +258,7 @@ impl Model {
         answer
     }
 
-    /// Charges what was delivered beyond what was reported.
+    /// Charges the delivered work beyond the report.
     fn deliver_rest(&mut self, trace: u8, delivered: Delivered, is_report: bool, key: &mut Key) -> Answer {
         let mut entry = self.entries[&trace].clone();
         let (Some(hold), Some((units, cost))) = (entry.hold.clone(), entry.priced(delivered)) else {
@@ -283,10 +293,8 @@ impl Model {
         self.note("a commit knows better than a report", rest > 0);
         self.balance -= rest;
         self.overdrawn |= rest > 0 && self.balance < self.held();
-        let tokens = |delivered: Option<Delivered>| {
-            delivered.and_then(|delivered| delivered.tokens).map_or(0, |tokens| i64::from(tokens.all()))
-        };
-        key.take(call, made, [0, tokens(Some(delivered)) - tokens(entry.delivered), rest]);
+        let before = entry.taken_tokens(free + paid, entry.delivered.and_then(|delivered| delivered.tokens));
+        key.take(call, made, [0, entry.taken_tokens(all, delivered.tokens) - before, rest]);
         let answer = Answer::Charged {
             free: free + rest_free,
             paid: paid + rest_paid,
@@ -297,7 +305,7 @@ impl Model {
             replayed: false,
         };
         entry.rest.push((rest_free, rest_paid, rest));
-        // The balance record takes the place of the free one.
+        // The balance record replaces the free one as the main record.
         let (was_free, is_paid) = (paid == 0 && amount == 0, rest_paid > 0 || rest > 0);
         entry.has_stream &= !(was_free && is_paid);
         (entry.delivered, entry.answer) = (Some(delivered), Some(answer.clone()));
@@ -353,7 +361,7 @@ impl Model {
         })
     }
 
-    /// The end of a stream that broke, which no policy changes.
+    /// Ends a broken stream, independent of the policy.
     pub(super) fn break_off(
         &mut self,
         trace: u8,
@@ -369,13 +377,13 @@ impl Model {
             return self.deliver_rest(trace, delivered, true, key);
         }
         self.end(trace, now, key, |hold, state, _| {
-            // Where it has expired meanwhile, it was delivered all the same.
+            // The work of an expired reservation is delivered too.
             let can_end = matches!(state, State::Open | State::Expired);
             (can_end && hold.owner == stream).then(|| tokens.map_or(hold.reported, |tokens| Some(hold.with(tokens))))
         })
     }
 
-    /// Where the sweep has charged what this stream had reported.
+    /// The charge, if the sweep has charged the last report of this stream.
     pub(super) fn charged_as_reported(&self, trace: u8, stream: u8) -> Option<(Answer, Delivered)> {
         let entry = self.entries.get(&trace)?;
         let is_its_own = entry.has_stream && entry.is_provisional && entry.hold.as_ref()?.owner == stream;
@@ -400,7 +408,7 @@ impl Model {
             return Answer::NothingToEnd;
         };
         let (had_reported, count) = (hold.reported, entry.call.count);
-        // No tokens are nothing that was delivered.
+        // Zero tokens count as no delivery.
         match tokens.filter(|tokens| tokens.all() > 0) {
             Some(_) => {
                 self.note("a stream that nobody ends is charged", true);

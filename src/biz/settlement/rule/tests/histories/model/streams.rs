@@ -1,4 +1,4 @@
-//! What streams report, and how that makes their holds grow.
+//! The reports of streams, and the growth of their holds.
 
 use super::{
     Answer, Model, Moment,
@@ -8,20 +8,20 @@ use super::{
     reservations::{Delivered, Hold, State},
 };
 
-/// What a stream says of itself.
+/// A report of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Report {
     pub trace: u8,
     pub stream: u8,
     pub takes_over: bool,
     pub tokens: Option<Tokens>,
-    /// What the hold should cover.
+    /// The usage that the hold should cover.
     pub target: Option<Tokens>,
     pub ttl_minutes: u32,
 }
 
 impl Hold {
-    /// Tokens of which as much was output as any report had.
+    /// `tokens` with at least the output of every earlier report.
     pub fn with(&self, tokens: Tokens) -> Tokens {
         Tokens { output: self.reported.map_or(0, |before| before.output).max(tokens.output), ..tokens }
     }
@@ -88,8 +88,8 @@ impl Model {
         self.entries.get_mut(&trace)?.hold.as_mut()
     }
 
-    /// Holds one more unit, and one more millionth, for as long as the target asks for it and
-    /// anything is left.
+    /// Increases the hold by one unit or one millionth at a time, until the target is covered or the
+    /// funds are used up.
     fn grow(&mut self, trace: u8, target: Tokens, now: Moment, key: &mut Key) {
         let entry = &self.entries[&trace];
         let (call, made) = (entry.call, entry.made);

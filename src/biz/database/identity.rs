@@ -1,0 +1,35 @@
+//! The identity of a database: the id by which other systems tell it from its siblings, and
+//! the currency and the time zone of everything in it. All three are chosen once.
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use crate::biz::values::{currency::Currency, error::StoreError};
+
+/// What a database says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    pub id: Uuid,
+    /// ISO 4217 code of all amounts.
+    pub currency: String,
+    /// IANA name of the zone of all days and months.
+    pub time_zone: String,
+}
+
+impl Identity {
+    /// An identity for a database that has none.
+    pub fn fresh(currency: Currency, zone: chrono_tz::Tz) -> Self {
+        Self { id: Uuid::now_v7(), currency: currency.to_string(), time_zone: zone.to_string() }
+    }
+}
+
+/// Keeps the identity.
+#[async_trait]
+pub trait IdentityStore: Send + Sync + 'static {
+    /// The identity of the database. Where it has none, `first` becomes it, or that of another
+    /// process which was faster.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn identity(&self, first: &Identity) -> Result<Identity, StoreError>;
+}

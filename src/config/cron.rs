@@ -1,0 +1,19 @@
+//! `cron`: the process that runs the jobs.
+
+use serde::Deserialize;
+
+use super::values;
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CronConfig {
+    pub metrics: CronMetrics,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CronMetrics {
+    /// Of the port with `/metrics`; `None`: there is none.
+    #[serde(deserialize_with = "values::optional_address")]
+    pub addr: Option<String>,
+}

@@ -1,0 +1,212 @@
+//! The types and codings of bodies: JSON over REST, gRPC over HTTP/2 alone. A body of another
+//! type is refused before any of it is read.
+
+use std::io::{self, Read};
+
+use axum::{
+    Router,
+    body::{Body, Bytes, to_bytes},
+    extract::{Request, State},
+    middleware::{self, Next},
+    response::Response,
+};
+use flate2::bufread::MultiGzDecoder;
+use futures_util::stream;
+use http::{
+    HeaderMap, HeaderValue, Method, StatusCode, Version,
+    header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
+};
+
+use super::http_error::http_error;
+use crate::config::Style;
+
+#[derive(Clone, Copy)]
+struct RestBodies {
+    style: Style,
+    /// Of a body, before and after its decompression.
+    max_bytes: usize,
+}
+
+/// Puts the checks of JSON before `routes`.
+pub fn rest<S: Clone + Send + Sync + 'static>(routes: Router<S>, style: Style, max_bytes: usize) -> Router<S> {
+    routes.route_layer(middleware::from_fn_with_state(RestBodies { style, max_bytes }, check_rest))
+}
+
+/// Puts the checks of gRPC before `routes`.
+pub fn grpc<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
+    routes.route_layer(middleware::from_fn(check_grpc))
+}
+
+/// A web page can send forms and plain text to any server, without a question to it. JSON it
+/// can't, so a body of a type that is named must be JSON.
+async fn check_rest(State(bodies): State<RestBodies>, request: Request, next: Next) -> Response {
+    if request.method() != Method::POST {
+        return next.run(request).await;
+    }
+    if !request.headers().get_all(CONTENT_TYPE).iter().all(is_json) {
+        return unsupported(bodies.style, "the Content-Type of a body must be application/json");
+    }
+    match Coding::of(request.headers()) {
+        Some(Coding::Identity) => next.run(request).await,
+        Some(Coding::Gzip) => next.run(decompressed(request, bodies.max_bytes)).await,
+        None => {
+            let mut response = unsupported(bodies.style, "the Content-Encoding of a body must be gzip, or absent");
+            response.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+            response
+        }
+    }
+}
+
+/// Over HTTP/1.1 the status of a call gets lost with its trailers: the caller would take a
+/// charge for a failure. tonic checks neither that nor the type.
+async fn check_grpc(request: Request, next: Next) -> Response {
+    let style = Style::Plain;
+    if request.version() != Version::HTTP_2 {
+        let message = "gRPC needs HTTP/2; over HTTP/1.1 there are the routes of REST";
+        return http_error(style, StatusCode::HTTP_VERSION_NOT_SUPPORTED, "HTTP_VERSION_NOT_SUPPORTED", message);
+    }
+    if !request.headers().get(CONTENT_TYPE).is_some_and(is_grpc_proto) {
+        return unsupported(style, "the Content-Type of a call must be application/grpc");
+    }
+    next.run(request).await
+}
+
+fn unsupported(style: Style, message: &str) -> Response {
+    http_error(style, StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", message)
+}
+
+/// The type without its parameters, in lower case.
+fn media_type(value: &HeaderValue) -> Option<String> {
+    let (media_type, _) = value.to_str().ok().map(|value| value.split_once(';').unwrap_or((value, "")))?;
+    Some(media_type.trim().to_ascii_lowercase())
+}
+
+fn is_json(value: &HeaderValue) -> bool {
+    media_type(value).is_some_and(|media_type| {
+        media_type.strip_prefix("application/").is_some_and(|name| name == "json" || name.ends_with("+json"))
+    })
+}
+
+fn is_grpc_proto(value: &HeaderValue) -> bool {
+    matches!(media_type(value).as_deref(), Some("application/grpc" | "application/grpc+proto"))
+}
+
+/// The coding of a body.
+#[derive(Debug, PartialEq, Eq)]
+enum Coding {
+    Identity,
+    Gzip,
+}
+
+impl Coding {
+    /// `None` for any other.
+    fn of(headers: &HeaderMap) -> Option<Self> {
+        let mut coding = Self::Identity;
+        for value in headers.get_all(CONTENT_ENCODING) {
+            for name in value.to_str().ok()?.split(',').map(str::trim) {
+                match name.to_ascii_lowercase().as_str() {
+                    "" | "identity" => {}
+                    "gzip" | "x-gzip" if coding == Self::Identity => coding = Self::Gzip,
+                    // Two codings on top of each other, too.
+                    _ => return None,
+                }
+            }
+        }
+        Some(coding)
+    }
+}
+
+/// The request with a body that is decompressed when it is read: a caller who is not allowed in
+/// costs nothing.
+fn decompressed(request: Request, max_bytes: usize) -> Request {
+    let (mut head, body) = request.into_parts();
+    head.headers.remove(CONTENT_ENCODING);
+    head.headers.remove(CONTENT_LENGTH);
+    let inflating = async move {
+        let compressed = to_bytes(body, max_bytes).await.map_err(io::Error::other)?;
+        gunzip(&compressed, max_bytes)
+    };
+    Request::from_parts(head, Body::from_stream(stream::once(inflating)))
+}
+
+/// The content of a gzip text of one member or more.
+///
+/// # Errors
+/// A text that is none, or whose content is longer than `max_bytes`.
+pub fn gunzip(compressed: &[u8], max_bytes: usize) -> io::Result<Bytes> {
+    let limit = u64::try_from(max_bytes).unwrap_or(u64::MAX);
+    let mut content = Vec::new();
+    MultiGzDecoder::new(compressed).take(limit.saturating_add(1)).read_to_end(&mut content)?;
+    if content.len() > max_bytes {
+        return Err(io::Error::other(format!("is longer than {max_bytes} bytes")));
+    }
+    Ok(content.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::{Compression, write::GzEncoder};
+
+    use super::*;
+
+    fn gzip(content: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(content).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn json_is_told_from_other_types() {
+        for json in ["application/json", "Application/JSON; charset=utf-8", "application/problem+json ; x=y"] {
+            assert!(is_json(&HeaderValue::from_static(json)), "{json}");
+        }
+        for other in
+            ["", "text/plain", "text/json", "application/jsonp", "application/x-www-form-urlencoded", "json", "*/*"]
+        {
+            assert!(!is_json(&HeaderValue::from_static(other)), "{other}");
+        }
+    }
+
+    #[test]
+    fn grpc_is_told_from_its_relatives() {
+        for grpc in ["application/grpc", "application/grpc+proto", "application/grpc; x=y"] {
+            assert!(is_grpc_proto(&HeaderValue::from_static(grpc)), "{grpc}");
+        }
+        for other in ["application/grpc-web", "application/grpc-web+proto", "application/grpc+json", "application/json"]
+        {
+            assert!(!is_grpc_proto(&HeaderValue::from_static(other)), "{other}");
+        }
+    }
+
+    #[test]
+    fn only_gzip_is_a_coding() {
+        let coding = |values: &[&'static str]| {
+            let values = values.iter().map(|value| (CONTENT_ENCODING, HeaderValue::from_static(value)));
+            Coding::of(&values.collect::<Vec<_>>().into_iter().fold(HeaderMap::new(), |mut headers, (name, value)| {
+                headers.append(name, value);
+                headers
+            }))
+        };
+        assert_eq!(coding(&[]), Some(Coding::Identity));
+        assert_eq!(coding(&["identity"]), Some(Coding::Identity));
+        assert_eq!(coding(&["GZIP"]), Some(Coding::Gzip));
+        assert_eq!(coding(&["identity, x-gzip"]), Some(Coding::Gzip));
+        for other in [&["br"][..], &["gzip, gzip"], &["gzip", "gzip"], &["deflate"], &["zstd, gzip"]] {
+            assert_eq!(coding(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_compressed_body_is_read_within_the_bound_of_its_content() {
+        assert_eq!(gunzip(&gzip(b"0123456789"), 10).unwrap(), "0123456789");
+        let two = [gzip(b"01234"), gzip(b"56789")].concat();
+        assert_eq!(gunzip(&two, 10).unwrap(), "0123456789");
+        assert!(gunzip(&gzip(&[0; 1_000_000]), 999_999).is_err());
+        let whole = gzip(b"0123456789");
+        for bad in [&b"{}"[..], &whole[..whole.len() - 1], &[whole.clone(), b"x".to_vec()].concat()] {
+            assert!(gunzip(bad, 100).is_err(), "{bad:?}");
+        }
+    }
+}

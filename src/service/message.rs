@@ -1,0 +1,127 @@
+//! The request message of a call over REST: its path, and the body of a POST or the query of
+//! any other request.
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, MatchedPath, Query, RawPathParams, Request, rejection::RawPathParamsRejection},
+};
+use http::Method;
+use prost_reflect::MessageDescriptor;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::{
+    idempotency::IdSource,
+    json::{self, UnknownNames, UnknownPolicy, WRONG_VALUE},
+    request::{RequestId, note_trace_id},
+};
+use crate::biz::values::{
+    error::{Error, Result},
+    invalid::Invalid,
+};
+
+pub(super) type PathResult = std::result::Result<RawPathParams, RawPathParamsRejection>;
+
+/// The message, with an id that it lacks from the headers.
+///
+/// # Errors
+/// [`Error::Invalid`] with the field that is wrong.
+pub(super) async fn message<M>(
+    policy: &UnknownPolicy,
+    path: PathResult,
+    mut request: Request,
+    id: IdSource,
+) -> Result<M>
+where
+    M: DeserializeOwned + prost::Name,
+{
+    let path = path.map_err(|rejection| Invalid::new("path", rejection.body_text()))?;
+    let message = json::descriptor::<M>();
+    let message = message.ok_or_else(|| Error::Internal(format!("{} has no descriptor", M::full_name())))?;
+    let headers = std::mem::take(request.headers_mut());
+    let request_id = RequestId::beside(request.extensions());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let mut unknown = UnknownNames::default();
+    let mut fields = if request.method() == Method::POST {
+        // The body is all of the message; the query has nothing to add.
+        pairs(&request)?.into_iter().for_each(|(name, _)| unknown.add(|| name));
+        body_fields(request, &message, &mut unknown).await?
+    } else {
+        query_fields(&request, &message, &mut unknown)?
+    };
+    for (name, value) in &path {
+        set_once(&mut fields, name, value.into())?;
+    }
+    if let Some(field) = id.field()
+        && let Value::String(own) = fields.entry(field).or_insert_with(|| String::new().into())
+    {
+        if own.is_empty()
+            && let Some(header_id) = id.read(&headers)?
+        {
+            *own = header_id.into_owned();
+        }
+        id.complete(own);
+        request_id.note_retry_id(field, own);
+    }
+    if id == IdSource::Items {
+        id.read(&headers)?;
+    }
+    if let Some(Value::String(trace_id)) = fields.get("trace_id") {
+        note_trace_id(&headers, trace_id);
+    }
+    policy.apply(route.as_ref().map_or("", MatchedPath::as_str), &unknown)?;
+    serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| {
+        match error.path().to_string() {
+            // The message as a whole.
+            whole if whole == "." => Invalid::new("body", error.into_inner().to_string()).into(),
+            field => Invalid::new(field, WRONG_VALUE).into(),
+        }
+    })
+}
+
+async fn body_fields(
+    request: Request,
+    message: &MessageDescriptor,
+    unknown: &mut UnknownNames,
+) -> Result<Map<String, Value>> {
+    let body = Bytes::from_request(request, &()).await;
+    let body = body.map_err(|rejection| Invalid::new("body", rejection.body_text()))?;
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Map::new());
+    }
+    json::object(&body, message, unknown)
+}
+
+fn query_fields(
+    request: &Request,
+    message: &MessageDescriptor,
+    unknown: &mut UnknownNames,
+) -> Result<Map<String, Value>> {
+    let mut fields = Map::new();
+    for (name, text) in pairs(request)? {
+        match json::parameter(message, &name, &text)? {
+            // An empty parameter is an absent one.
+            Some((_, Value::Null)) => {}
+            Some((field, value)) => set_once(&mut fields, &field, value)?,
+            None => unknown.add(|| name),
+        }
+    }
+    Ok(fields)
+}
+
+fn pairs(request: &Request) -> Result<Vec<(String, String)>> {
+    match Query::try_from_uri(request.uri()) {
+        Ok(Query(pairs)) => Ok(pairs),
+        Err(rejection) => Err(Invalid::new("query", rejection.body_text()).into()),
+    }
+}
+
+fn set_once(fields: &mut Map<String, Value>, name: &str, value: Value) -> Result<()> {
+    match fields.get(name) {
+        Some(other) if *other != value => Err(Invalid::new(name, "is given twice with different values").into()),
+        _ => {
+            fields.insert(name.to_owned(), value);
+            Ok(())
+        }
+    }
+}

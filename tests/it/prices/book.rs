@@ -1,0 +1,102 @@
+//! The book of prices: which rows are read, and how rows that can't be used and a table that
+//! can't be read are noticed.
+
+use billing_service::app;
+use rstest::rstest;
+
+use super::{MODELS, OF_OLD, Row, call, tokens};
+use crate::harness::{Backend, Database, MySql, Service, Sqlite, wait::until};
+
+impl Database {
+    /// `rows` as one statement: model, instant, id, and the price of input.
+    async fn set_prices(&self, rows: impl Iterator<Item = (String, String, String, u32)>) {
+        let rows: Vec<String> = rows
+            .map(|(model, from, id, input)| {
+                let from: chrono::DateTime<chrono::Utc> = from.parse().unwrap();
+                let (from, input) = match self.backend {
+                    MySql => (format!("'{}'", from.naive_utc()), format!("{input} / 1000000")),
+                    Sqlite => (from.timestamp_micros().to_string(), input.to_string()),
+                };
+                format!("('{model}', {from}, '{id}', {input}, 0)")
+            })
+            .collect();
+        for rows in rows.chunks(2_000) {
+            let columns = "(model, effective_from, version_id, input_price, output_price)";
+            self.execute(&format!("INSERT INTO price_version {columns} VALUES {}", rows.join(", "))).await;
+        }
+    }
+}
+
+impl Service {
+    async fn gauge(&self, name: &str) -> Option<i64> {
+        let text = self.metrics().await;
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    }
+}
+
+#[rstest]
+#[tokio::test]
+async fn any_number_of_versions_may_stand_and_those_that_matter_are_read(#[values(MySql, Sqlite)] on: Backend) {
+    let database = Database::create(on).await;
+    let store = app::connect(&database.config(&[])).await.unwrap();
+    let instant = |number: usize| (chrono::DateTime::UNIX_EPOCH + chrono::TimeDelta::hours(number as i64)).to_rfc3339();
+    // One after the other, and of each of many models one; more than a page of both.
+    let old = (1..=10_001).map(|number| ("old".to_owned(), instant(number), format!("v{number}"), number as u32));
+    database.set_prices(old).await;
+    let many = (0..1_500).map(|number| (format!("m{number}"), OF_OLD.to_owned(), "v".to_owned(), 3_000_000));
+    database.set_prices(many).await;
+    let to_come = (0..1_200).map(|number| {
+        let from = format!("{}-01-01T00:00:00Z", 2_100 + number);
+        ("to-come".to_owned(), from, format!("v{number}"), 5_000_000)
+    });
+    database.set_prices(to_come).await;
+    database.set_price(Row("m7-bad", OF_OLD, "a\u{7}b", ["1", "NULL", "1"])).await;
+    let now = "2026-11-20T00:00:00Z".parse().unwrap();
+    let found = store.price_versions(now).await.unwrap();
+    assert_eq!(found.len(), 1 + 1_500 + 1_200 + 1, "of the old ones the one in force alone");
+    let known: Vec<_> = found.into_iter().flatten().filter(|row| row.model.as_str() == "old").collect();
+    assert_eq!(known[0].version.as_ref().unwrap().id.as_str(), "v10001");
+    let then = chrono::DateTime::UNIX_EPOCH + chrono::TimeDelta::minutes(30 + 60 * 9_000);
+    let found = store.price_versions(then).await.unwrap();
+    let known = found.into_iter().flatten().filter(|row| row.model.as_str() == "old").count();
+    assert_eq!(known, 1 + 1_001, "the one in force, and all that come later");
+    store.close().await;
+
+    let mut database = database;
+    for _ in 0..2 {
+        let service = Service::start_on(database, MODELS).await;
+        service.adjust("u", 100.0).await;
+        let million = |model: &str| call("rag", model, tokens(1_000_000, 0, 0));
+        assert_eq!(service.deduct(million("old")).await.amount, 0.010001);
+        assert_eq!(service.deduct(million("m1499")).await.amount, 3.0);
+        service.try_deduct(million("to-come")).await.unwrap_err();
+        service.try_deduct(million("m7-bad")).await.unwrap_err();
+        assert_eq!(service.gauge("billing_price_rows_refused").await, Some(1));
+        assert_eq!(service.gauge("billing_price_book_failed").await, Some(0));
+        service.app.stop().await;
+        database = service.database;
+    }
+    database.set_price(Row("m7-bad", OF_OLD, "good", ["1", "NULL", "1"])).await;
+    let service = Service::start_on(database, MODELS).await;
+    assert_eq!(service.gauge("billing_price_rows_refused").await, Some(0));
+    service.database.set_price(Row("m1499", "2026-01-02T00:00:00Z", "new", ["7000000", "NULL", "1"])).await;
+    service.until_input_costs("m1499", Some(7.0)).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_book_that_cannot_be_read_shows_and_the_known_prices_go_on(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, MODELS).await;
+    service.adjust("u", 100.0).await;
+    service.database.set_price(Row("m", OF_OLD, "v", ["2000000", "NULL", "1"])).await;
+    service.until_input_costs("m", Some(2.0)).await;
+    let read = service.gauge("billing_price_book_read_timestamp_seconds").await.unwrap();
+    assert!(read > 1_700_000_000, "{read}");
+    service.database.execute("ALTER TABLE price_version RENAME TO elsewhere").await;
+    until("the book is not read", async || service.gauge("billing_price_book_failed").await == Some(1)).await;
+    assert_eq!(service.deduct(call("rag", "m", tokens(1_000_000, 0, 0))).await.amount, 2.0);
+    service.database.execute("ALTER TABLE elsewhere RENAME TO price_version").await;
+    until("the book is read again", async || service.gauge("billing_price_book_failed").await == Some(0)).await;
+    service.database.set_price(Row("n", OF_OLD, "v", ["3000000", "NULL", "1"])).await;
+    service.until_input_costs("n", Some(3.0)).await;
+}

@@ -1,0 +1,49 @@
+//! Readiness is that charges can be made.
+
+use rstest::rstest;
+use serde_json::json;
+
+use crate::harness::{Database, Service, Sqlite, charge, mariadb::OwnServer, process::ServerProcess, wait::until};
+
+#[tokio::test]
+async fn a_read_only_mariadb_is_not_ready() {
+    let server = OwnServer::start().await;
+    let service = Service::start_on(Database::on(server.create_database().await), &[]).await;
+    service.deduct(charge("u", "asset", 1)).await;
+    assert_eq!(service.get("/ready").await.0, 200);
+    service.database.execute("SET GLOBAL read_only = ON").await;
+    for reply in [service.get("/ready").await, service.internal_get("/ready").await] {
+        assert_eq!((reply.0, &reply.1["status"]), (503, &json!("DOWN")));
+    }
+    assert_eq!(service.get("/health").await.0, 200, "it lives");
+    service.database.execute("SET GLOBAL read_only = OFF").await;
+    assert_eq!(service.get("/ready").await.0, 200);
+}
+
+/// A limit on the size of files stands in for a full disk.
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_not_ready_whether_charges_come_or_not(#[values(true, false)] with_charges: bool) {
+    let database = Database::create(Sqlite).await;
+    let server = ServerProcess::start(&database.config_file(&[("billing.settlement.retry_timeout", "1s")]));
+    let ready = || async {
+        let reply = reqwest::get(format!("{}/ready", server.grpc)).await.unwrap();
+        reply.status().as_u16()
+    };
+    let deduct = || async {
+        let request = reqwest::Client::new().post(format!("{}/internal/v1/billing/deduct", server.grpc));
+        let body = json!({"user_id": "u", "service_name": "passport", "count": 1});
+        request.json(&body).send().await.unwrap().status().as_u16()
+    };
+    assert_eq!((deduct().await, ready().await), (200, 200));
+    server.limit_files("4096");
+    if with_charges {
+        assert_eq!(deduct().await, 503);
+        assert_eq!(ready().await, 503, "a charge just failed");
+    }
+    until("a full disk shows", async || ready().await == 503).await;
+    server.limit_files("unlimited");
+    until("room on the disk shows", async || ready().await == 200).await;
+    assert_eq!(deduct().await, 200);
+    database.assert_audit_is_clean().await;
+}

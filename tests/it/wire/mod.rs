@@ -1,0 +1,15 @@
+//! Requests as bytes: members of JSON, types and codings of bodies, and gRPC beside HTTP/1.1.
+
+mod bodies;
+mod grpc;
+mod members;
+
+use std::io::Write;
+
+use flate2::{Compression, write::GzEncoder};
+
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(content).unwrap();
+    encoder.finish().unwrap()
+}
