@@ -130,7 +130,7 @@ async fn only_the_transaction_of_a_locked_account_waits() {
     let users = (0..10).map(|user| format!("innocent-{user}")).chain(["locked".to_owned()]);
     let items: Vec<_> = users.map(|user| traced("t", charge(&user, "asset", 1))).collect();
     for item in &items {
-        service.account(&item.user_id).await;
+        service.check(&item.user_id, "asset", 1).await;
     }
     let holder = Holder::lock(&service.database, "user_balance WHERE user_id = 'locked'").await;
     let mut client = service.internal.clone();
@@ -371,7 +371,7 @@ async fn reservations_and_charges_of_crossing_keys_never_deadlock() {
         }
     }
     for user in 0..USERS {
-        one.account(&format!("u{user}")).await;
+        one.check(&format!("u{user}"), "asset", 1).await;
     }
     let callers = (0..USERS).map(|user| {
         let mut client = if user % 2 == 0 { one.internal.clone() } else { other.clone() };
