@@ -1,19 +1,22 @@
 //! Rows that another session holds, or that cannot be read: they cost their own account alone.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use billing_service::{
     app::{self, App},
     biz::jobs::rollup::rebuild_rollup,
     service::proto::{
-        CommitReservationRequest, DeductQuotaReply, DeductQuotaRequest, ReserveQuotaRequest, SetApiKeyQuotaRequest,
-        SetUserLimitsRequest, billing_internal_service_client::BillingInternalServiceClient,
+        BatchDeductQuotaRequest, CommitReservationRequest, DeductQuotaReply, DeductQuotaRequest, ReserveQuotaRequest,
+        SetApiKeyQuotaRequest, SetUserLimitsRequest, billing_internal_service_client::BillingInternalServiceClient,
     },
 };
 use futures_util::{StreamExt, future::join_all, stream};
 use rstest::rstest;
 use sqlx::{AssertSqlSafe, Connection, Row};
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::sleep};
 use tonic::{Code, Status};
 
 use crate::harness::{
@@ -100,6 +103,7 @@ async fn a_lock_that_another_session_holds_costs_its_own_account_alone(#[case] r
     let commit =
         CommitReservationRequest { user_id: "locked".into(), trace_id: "reserved".into(), ..Default::default() };
     let commit = tokio::spawn(async move { client.commit_reservation(commit).await });
+    charge_innocent(&service, "commit").await;
     let mut calls = Vec::new();
     for round in 0..3 {
         calls.push(send(&service, of_locked(&format!("held-{round}"))));
@@ -116,6 +120,44 @@ async fn a_lock_that_another_session_holds_costs_its_own_account_alone(#[case] r
     }
     assert_eq!(service.state("locked").await.1[2], 6);
     assert_eq!(used_of(&service.database, "key").await, [["5"]]);
+    service.assert_audit_is_clean().await;
+}
+
+/// A transaction that waits would hold up all accounts that it has locked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_transaction_of_a_locked_account_waits() {
+    let service = Service::start_with(MySql, LONG).await;
+    let users = (0..10).map(|user| format!("innocent-{user}")).chain(["locked".to_owned()]);
+    let items: Vec<_> = users.map(|user| traced("t", charge(&user, "asset", 1))).collect();
+    for item in &items {
+        service.check(&item.user_id, "asset", 1).await;
+    }
+    let holder = Holder::lock(&service.database, "user_balance WHERE user_id = 'locked'").await;
+    let mut client = service.internal.clone();
+    let batch = tokio::spawn(async move { client.batch_deduct_quota(BatchDeductQuotaRequest { items }).await });
+    let waiting = async || {
+        // InnoDB refreshes its list of transactions only if nobody has read it for 100 ms.
+        sleep(Duration::from_millis(150)).await;
+        let of_service = "FROM information_schema.innodb_trx JOIN information_schema.processlist \
+            ON id = trx_mysql_thread_id WHERE db = DATABASE() AND trx_state = 'LOCK WAIT'";
+        service.database.rows(&["trx_query"], of_service).await.concat()
+    };
+    let mut queries = Vec::new();
+    until("a transaction waits for the lock", async || {
+        queries = waiting().await;
+        !queries.is_empty()
+    })
+    .await;
+    assert!(queries.iter().all(|query| query.contains("'locked'") && !query.contains("innocent")), "{queries:?}");
+    until("the others are charged", async || {
+        let charged = "FROM billing_transaction WHERE user_id LIKE 'innocent-%'";
+        service.database.rows(&["COUNT(*)"], charged).await == [["10"]]
+    })
+    .await;
+    assert!(!batch.is_finished());
+    holder.release().await;
+    let results = soon(batch).await.unwrap().unwrap().into_inner().results;
+    assert!(results.iter().all(|result| result.error.is_none()), "{results:?}");
     service.assert_audit_is_clean().await;
 }
 
@@ -329,7 +371,7 @@ async fn reservations_and_charges_of_crossing_keys_never_deadlock() {
         }
     }
     for user in 0..USERS {
-        one.account(&format!("u{user}")).await;
+        one.check(&format!("u{user}"), "asset", 1).await;
     }
     let callers = (0..USERS).map(|user| {
         let mut client = if user % 2 == 0 { one.internal.clone() } else { other.clone() };
