@@ -116,8 +116,8 @@ impl Coding {
     }
 }
 
-/// The request with a body that is decompressed when it is read: a caller who is not allowed in
-/// costs nothing.
+/// The request with a body that is decompressed when it is read. So a request that is refused
+/// unread costs no decompression.
 fn decompressed(request: Request, max_bytes: usize) -> Request {
     let (mut head, body) = request.into_parts();
     head.headers.remove(CONTENT_ENCODING);

@@ -21,9 +21,9 @@ pub trait DatabaseClock: Send + Sync + 'static {
 /// How far the clock of this process is ahead of the database's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Skew {
-    /// Below zero: it is behind. The middle of what is possible.
+    /// Below zero: it is behind. The middle of the possible range.
     pub ahead: TimeDelta,
-    /// The least that is certain, whatever the answer took: zero or more.
+    /// The part that is certain even if the answer was slow: zero or more.
     least: TimeDelta,
 }
 

@@ -89,7 +89,7 @@ fn is_integer(kind: &Kind) -> bool {
     )
 }
 
-/// What the reader has met so far.
+/// The position of the reader, and its findings so far.
 struct Reader<'r> {
     path: Vec<Step>,
     /// The error that ended the reading, where it is none of JSON's own.

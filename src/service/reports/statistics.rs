@@ -129,8 +129,8 @@ impl ReportService {
         Ok(span)
     }
 
-    /// The service that a read is about; empty stands for all services. A service that is not
-    /// configured any more is known by what the user was charged for it.
+    /// The service that a read is about; empty stands for all services. A service that is no
+    /// longer configured is known by the user's charges for it.
     ///
     /// # Errors
     /// UNKNOWN_SERVICE where it is neither; those of a read.
