@@ -132,7 +132,7 @@ fn decompressed(request: Request, max_bytes: usize) -> Request {
 /// The content of a gzip text of one member or more.
 ///
 /// # Errors
-/// A text that is none, or whose content is longer than `max_bytes`.
+/// A body that is not gzip, or whose content is longer than `max_bytes`.
 pub fn gunzip(compressed: &[u8], max_bytes: usize) -> io::Result<Bytes> {
     let limit = u64::try_from(max_bytes).unwrap_or(u64::MAX);
     let mut content = Vec::new();

@@ -40,7 +40,7 @@ impl Skew {
     }
 }
 
-/// Measures. A clock that is none of a machine, as in a test, has no skew.
+/// Measures the skew. A clock that a test sets has none.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Failed`].

@@ -133,7 +133,7 @@ impl ReportService {
     /// longer configured is known by the user's charges for it.
     ///
     /// # Errors
-    /// UNKNOWN_SERVICE where it is neither; those of a read.
+    /// UNKNOWN_SERVICE if the service is neither configured nor charged; the errors of a read.
     pub(super) async fn service_filter(&self, user: &UserId, name: &str) -> Result<Option<ServiceName>> {
         if name.is_empty() {
             return Ok(None);

@@ -60,7 +60,7 @@ impl RollupStore for MySqlStore {
     }
 }
 
-/// The columns of the rollup, each with its aggregate of the records and the name of that.
+/// The columns of the rollup, each with its aggregate over the records and the name of the aggregate.
 const COLUMNS: [(&str, &str, &str); 5] = [
     ("free_count", "SUM(IF(type = 1, count, 0))", "recorded_free_count"),
     ("paid_count", "SUM(IF(type = 2, count, 0))", "recorded_paid_count"),
