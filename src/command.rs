@@ -29,8 +29,8 @@ pub fn prepare(conf: &Path) -> anyhow::Result<Config> {
 /// # Errors
 /// As [`prepare`].
 pub fn prepare_with(conf: &Path, stderr: impl Stderr) -> anyhow::Result<Config> {
-    // From here on a terminal that closes does not kill the process, whatever it does: once
-    // listened to, the signal has lost its default action.
+    // From here on a terminal that closes does not kill the process: a signal with a listener
+    // has lost its default action.
     drop(signal(SignalKind::hangup()).context("SIGHUP")?);
     let config = Config::load(conf)?;
     logs::init(&config.log, stderr)?;

@@ -65,7 +65,7 @@ pub(super) fn of_server(config: &Config, database: &Identity, metrics: &Arc<Metr
     Ok(Started { caches: Arc::new(Caches::new(near, trust, shared)), redis })
 }
 
-/// Connects in the background. A server `keeps` what is in Redis; jobs only use it.
+/// Connects in the background. A server `keeps` the entries of Redis; jobs only use them.
 pub(super) fn connect(redis: &config::Redis, database: &Identity, keeps: bool, times: ScriptTimes) -> Arc<RedisCache> {
     let layout = match redis.mode {
         RedisMode::Single => RedisLayout::Single,
@@ -189,8 +189,8 @@ pub(super) async fn until_up(redis: &RedisCache) -> bool {
     tokio::time::timeout(START_TIMEOUT, up).await.is_ok()
 }
 
-/// Of a job beside the servers: it reads nothing, and the cache that they share has to hear
-/// of what it changes.
+/// The caches of a job beside the servers. The job reads no entry, and sends its changes to the
+/// shared cache.
 pub(super) fn of_job(config: &Config, database: &Identity) -> Arc<Caches> {
     let redis = config
         .data

@@ -26,7 +26,7 @@ const MEASURE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Refuses a clock that is further from the database's than `data.database.max_clock_skew`.
 ///
 /// # Errors
-/// Says how far it is, and what to do; or the database does not answer.
+/// The clocks disagree: the error has the distance and the remedy. Or the database does not answer.
 pub async fn ensure_clock_agrees<D: DatabaseClock + ?Sized>(
     config: &Config,
     database: &D,
@@ -49,7 +49,7 @@ fn distance(skew: Skew) -> String {
     format!("{:.1} s {}", seconds.abs(), if seconds < 0.0 { "behind" } else { "ahead of" })
 }
 
-/// Measures regularly, and says so when the clocks part.
+/// Measures regularly, and logs when the clocks begin or cease to disagree.
 pub(super) struct ClockWatch {
     pub database: Arc<dyn DatabaseClock>,
     pub clock: Arc<dyn Clock>,
@@ -60,8 +60,8 @@ pub(super) struct ClockWatch {
 }
 
 impl ClockWatch {
-    /// Measures now. Whether what has expired by this clock may be ended: where the database
-    /// does not answer, as it was before.
+    /// Measures now. True: reservations that have expired by this clock may be ended. If the
+    /// database does not answer, the last result stands.
     pub async fn agrees(&self) -> bool {
         let measured = tokio::time::timeout(MEASURE_TIMEOUT, measure(&*self.database, &*self.clock)).await;
         let Ok(Ok(skew)) = measured else {

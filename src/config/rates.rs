@@ -12,7 +12,7 @@ use crate::biz::limits::rate_limit;
 pub struct RateLimitsConfig {
     /// Of each user.
     pub user: RatesConfig,
-    /// Of each API key, whoever uses it.
+    /// Of each API key, for all its users together.
     pub api_key: RatesConfig,
 }
 

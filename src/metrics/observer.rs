@@ -102,7 +102,7 @@ impl ChargeObserver {
         }
     }
 
-    /// Counts an open stream until what it returns is dropped.
+    /// Counts an open stream until the returned guard is dropped.
     pub fn open_stream(&self) -> impl Drop + use<> {
         self.metrics.streams.open()
     }

@@ -116,8 +116,8 @@ impl Coding {
     }
 }
 
-/// The request with a body that is decompressed when it is read: a caller who is not allowed in
-/// costs nothing.
+/// The request with a body that is decompressed when it is read. So a request that is refused
+/// unread costs no decompression.
 fn decompressed(request: Request, max_bytes: usize) -> Request {
     let (mut head, body) = request.into_parts();
     head.headers.remove(CONTENT_ENCODING);
@@ -132,7 +132,7 @@ fn decompressed(request: Request, max_bytes: usize) -> Request {
 /// The content of a gzip text of one member or more.
 ///
 /// # Errors
-/// A text that is none, or whose content is longer than `max_bytes`.
+/// A body that is not gzip, or whose content is longer than `max_bytes`.
 pub fn gunzip(compressed: &[u8], max_bytes: usize) -> io::Result<Bytes> {
     let limit = u64::try_from(max_bytes).unwrap_or(u64::MAX);
     let mut content = Vec::new();

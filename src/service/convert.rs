@@ -77,8 +77,8 @@ pub fn span(
     Ok(DaySpan { first, last })
 }
 
-/// The first counts of replies are 32 bits wide; what does not fit shows as the largest there,
-/// and exactly in [`int64`] beside it.
+/// The older counts of replies are 32 bits wide. A larger count shows as the largest there, and
+/// exactly in the field of [`int64`] beside it.
 pub fn int32(value: impl TryInto<i32>) -> i32 {
     value.try_into().unwrap_or(i32::MAX)
 }

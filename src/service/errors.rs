@@ -82,8 +82,8 @@ pub fn log(error: &Error, request: &RequestId) {
 /// Time after which a retry of an overloaded request is worth while.
 const OVERLOADED_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// When a retry of what a rate limit refused would be admitted, or an overloaded server asked
-/// again.
+/// The time until a retry may succeed: after a refusal by a rate limit, or by an overloaded
+/// server.
 pub fn retry_after(error: &Error) -> Option<Duration> {
     match error {
         Error::InsufficientQuota(Limit::Rate { retry_after }) => Some(*retry_after),

@@ -42,7 +42,7 @@ pub fn known_grpc_rpc(path: &str) -> Option<&'static str> {
     grpc_rpc(RPCS.get(path)?)
 }
 
-/// The rpc of a route of REST. The export is none of the contract's, and has a name all the
+/// The rpc of a route of REST. The export is no rpc of the contract, and has a name all the
 /// same.
 pub fn rest_rpc(method: &Method, route: &str) -> Option<&'static str> {
     let is_get = method == Method::GET;

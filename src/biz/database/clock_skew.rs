@@ -21,9 +21,9 @@ pub trait DatabaseClock: Send + Sync + 'static {
 /// How far the clock of this process is ahead of the database's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Skew {
-    /// Below zero: it is behind. The middle of what is possible.
+    /// Below zero: it is behind. The middle of the possible range.
     pub ahead: TimeDelta,
-    /// The least that is certain, whatever the answer took: zero or more.
+    /// The part that is certain even if the answer was slow: zero or more.
     least: TimeDelta,
 }
 
@@ -40,7 +40,7 @@ impl Skew {
     }
 }
 
-/// Measures. A clock that is none of a machine, as in a test, has no skew.
+/// Measures the skew. A clock that a test sets has none.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Failed`].

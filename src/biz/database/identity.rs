@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::biz::values::{currency::Currency, error::StoreError};
 
-/// What a database says of itself.
+/// The id, the currency and the zone that a database keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     pub id: Uuid,

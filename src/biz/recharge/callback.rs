@@ -93,7 +93,7 @@ impl Recharges {
         if let Some(amount) = notice.result.amount() {
             self.terms.currency.check_places("amount", amount)?;
         }
-        // A settled order does not change any more, whatever is said of it.
+        // No notice changes a settled order.
         if believed || order.status == OrderStatus::Success {
             return self.update(&order, notice.result.into()).await.map(SettledOrder::from);
         }

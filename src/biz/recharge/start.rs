@@ -41,7 +41,7 @@ impl Recharges {
     pub async fn start(&self, request: NewRecharge, trace: &TraceContext) -> Result<Started> {
         let mut joined = false;
         for _ in 0..ORDER_ATTEMPTS {
-            // Before anything is checked: a repeat is answered whatever is configured by now.
+            // Before any check: a repeat is answered even if the configuration has changed.
             let first = match &request.idempotency_key {
                 Some(key) => self.first_of(&request, key, joined).await?,
                 None => First::None,

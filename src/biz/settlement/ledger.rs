@@ -36,8 +36,8 @@ pub trait Ledger: Send + Sync + 'static {
     /// account, which is the only one of the batch, the transaction waits for every lock that
     /// it needs, in one order. So no two transactions wait for each other.
     ///
-    /// Settling the same batch again is safe: what had committed is found by its
-    /// ids and answered as it was.
+    /// Settling the same batch again is safe: committed postings are found by their ids and
+    /// get their first outcome.
     ///
     /// # Errors
     /// [`StoreError::Conflict`]: nothing was written.

@@ -1,5 +1,5 @@
-//! What a settlement cannot have at once: locks that other transactions hold, and rows that
-//! cannot be decoded.
+//! The obstacles of a settlement: locks that other transactions hold, and rows that cannot be
+//! decoded.
 
 use std::collections::BTreeMap;
 

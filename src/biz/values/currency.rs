@@ -1,4 +1,4 @@
-//! Currencies, by their codes of ISO 4217, and what their minor units are.
+//! Currencies, by their codes of ISO 4217, and their minor units.
 
 use std::fmt;
 

@@ -94,7 +94,7 @@ impl Connections {
     /// be done twice, and must commit nothing or be repeatable.
     ///
     /// # Errors
-    /// As [`Self::take`], and those of `first`.
+    /// The errors of [`Self::take`] and of `first`.
     pub(super) async fn take_with<T>(
         &self,
         first: impl for<'c> Fn(&'c mut MySqlConnection) -> BoxFuture<'c, Result<T, StoreError>>,
@@ -150,7 +150,7 @@ impl Connections {
     /// All rows of one query that commits by itself, and may be repeated.
     ///
     /// # Errors
-    /// As [`Self::take`], and those of the query.
+    /// The errors of [`Self::take`] and of the query.
     pub(super) async fn fetch_all(&self, query: Query<'_, MySql, MySqlArguments>) -> Result<Vec<MySqlRow>, StoreError> {
         let (sql, arguments) = parts(query)?;
         let (lease, rows) = self

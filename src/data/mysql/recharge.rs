@@ -205,7 +205,7 @@ pub(super) fn add_locked(
     Ok(())
 }
 
-/// Reads which of some orders there are, whoever holds their locks.
+/// Reads which of some orders exist, without regard to locks.
 pub(super) fn read_present(statement: &mut Statement, orders: &[&OrderId]) {
     statement
         .push("SELECT order_id FROM recharge_order WHERE order_id IN (")

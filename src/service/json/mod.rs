@@ -35,7 +35,8 @@ fn field_of(message: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> 
 /// The members of a JSON object, under the names of the fields of `message`.
 ///
 /// # Errors
-/// Text that is no JSON object; a member that comes twice; a number in a text that is none.
+/// Text that is no JSON object; a member that comes twice; a text that is no number in a number
+/// field.
 pub fn object(body: &[u8], message: &MessageDescriptor, unknown: &mut UnknownNames) -> Result<Map<String, Value>> {
     let mut reader = Reader { path: Vec::new(), invalid: None, unknown };
     let mut json = serde_json::Deserializer::from_slice(body);
@@ -53,7 +54,7 @@ pub fn object(body: &[u8], message: &MessageDescriptor, unknown: &mut UnknownNam
 /// has no such field. The value of an empty parameter is null: number fields have no empty text.
 ///
 /// # Errors
-/// A number that is none.
+/// A text that is no number in a number field.
 pub fn parameter(message: &MessageDescriptor, name: &str, text: &str) -> Result<Option<(String, Value)>> {
     let Some(field) = field_of(message, name) else { return Ok(None) };
     if text.is_empty() {
@@ -63,7 +64,7 @@ pub fn parameter(message: &MessageDescriptor, name: &str, text: &str) -> Result<
     Ok(Some((field.name().to_owned(), value)))
 }
 
-/// A text as the value of a field; `None` for a number that is none.
+/// A text as the value of a field; `None` if a number field gets a text that is no number.
 fn text_value(kind: &Kind, text: &str) -> Option<Value> {
     if is_integer(kind) {
         return number::whole(text).map(Value::from);
@@ -89,10 +90,10 @@ fn is_integer(kind: &Kind) -> bool {
     )
 }
 
-/// What the reader has met so far.
+/// The position of the reader, and its findings so far.
 struct Reader<'r> {
     path: Vec<Step>,
-    /// The error that ended the reading, where it is none of JSON's own.
+    /// The error that ended the reading, except for errors of serde_json.
     invalid: Option<Invalid>,
     unknown: &'r mut UnknownNames,
 }

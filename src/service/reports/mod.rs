@@ -15,7 +15,7 @@ use crate::biz::{
     values::calendar::Calendar,
 };
 
-/// Exports at once; more would take the database from those who wait for it.
+/// Exports at once; more would delay the other readers of the database.
 const MAX_EXPORTS: usize = 8;
 
 /// Reports on charges that were made.

@@ -129,11 +129,11 @@ impl ReportService {
         Ok(span)
     }
 
-    /// The service that a read is about; empty stands for all services. A service that is not
-    /// configured any more is known by what the user was charged for it.
+    /// The service that a read is about; empty stands for all services. A service that is no
+    /// longer configured is known by the user's charges for it.
     ///
     /// # Errors
-    /// UNKNOWN_SERVICE where it is neither; those of a read.
+    /// UNKNOWN_SERVICE if the service is neither configured nor charged; the errors of a read.
     pub(super) async fn service_filter(&self, user: &UserId, name: &str) -> Result<Option<ServiceName>> {
         if name.is_empty() {
             return Ok(None);

@@ -104,7 +104,7 @@ pub struct KeyQuota {
     pub period: Period,
     pub limit: i64,
     pub taken: Taken,
-    /// When counting began; what was made before does not count.
+    /// The start of the count; earlier calls do not count.
     pub since: DateTime<Utc>,
     /// The last day on which anything was taken.
     pub day: NaiveDate,
@@ -112,9 +112,8 @@ pub struct KeyQuota {
     pub version: i64,
 }
 
-/// What was taken of a quota on the last day on which anything was, in the month of that day,
-/// and in all. Each is counted whatever the period of the quota is, so that another period can
-/// take its place.
+/// Use of a quota: on the last day with use, in the month of that day, and in total. Each is
+/// counted under every period, so that the period of the quota can be changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Taken {
     pub day: i64,
@@ -146,7 +145,7 @@ impl Taken {
     }
 }
 
-/// Since when what was taken in each period is known in full.
+/// The instant from which the use in each period is known in full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KnownSince {
     pub day: DateTime<Utc>,
@@ -322,8 +321,8 @@ pub struct NewKeyQuota {
 /// Stores and reads the quotas of API keys.
 #[async_trait]
 pub trait KeyQuotaStore: Send + Sync + 'static {
-    /// Sets a quota from the next call on. What was taken of it before stays taken, where
-    /// there was one, and of another period what was taken in that.
+    /// Sets a quota from the next call on. The use of an earlier quota stays. If the period
+    /// changes, the use in the new period counts.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`]: the outcome is unknown; a repeat is safe.

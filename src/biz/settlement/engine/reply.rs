@@ -11,7 +11,7 @@ use crate::biz::{
     values::error::{Error, Result},
 };
 
-/// A transaction, and what the request did for it.
+/// A transaction, and the effect of the request on it.
 pub type Settled = Result<(Transaction, Effect)>;
 
 /// A reservation that a stream has reported on, and whether its API key has no tokens left.

@@ -26,7 +26,7 @@ use crate::biz::{
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
-/// What lanes and the parking settle with.
+/// The parts that lanes and the parking settle with.
 #[derive(Clone)]
 pub(super) struct Settler {
     pub ledger: Arc<dyn Ledger>,

@@ -72,7 +72,7 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
     (outcomes, book.into_writes())
 }
 
-/// The state as the batch goes on, and what has to be written of it.
+/// The state as the batch goes on, and the rows to write.
 struct Book<'a> {
     batch: &'a Batch,
     state: State,

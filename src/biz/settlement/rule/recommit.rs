@@ -103,8 +103,8 @@ impl Book<'_> {
 
 const NOTHING: Split = Split { free: 0, paid: 0, amount: Money::ZERO };
 
-/// What units that cost `full_cost` if none were free take beyond what `charged` has taken, or
-/// fell short of.
+/// The further charge of units that cost `full_cost` if none were free: the part that `charged`
+/// has neither taken nor fallen short of.
 fn rest_of(charged: &Transaction, (units, full_cost): (u32, Money), free_remaining: u64) -> Split {
     let before = charged.free + charged.paid;
     let more = units.saturating_sub(before);

@@ -166,7 +166,7 @@ fn of_services(statement: &mut Statement, keys: &Keys<'_>) {
         .push(")");
 }
 
-/// Reads which rows of some of the accounts there are, whoever holds their locks.
+/// Reads the keys of the rows of some accounts, without regard to locks.
 pub fn read_present(statement: &mut Statement, users: &BTreeSet<&UserId>, keys: &Keys<'_>, month: Month) {
     statement
         .push(

@@ -60,7 +60,7 @@ impl RollupStore for MySqlStore {
     }
 }
 
-/// The columns of the rollup, and what each is of the records.
+/// The columns of the rollup, each with its aggregate over the records and the name of the aggregate.
 const COLUMNS: [(&str, &str, &str); 5] = [
     ("free_count", "SUM(IF(type = 1, count, 0))", "recorded_free_count"),
     ("paid_count", "SUM(IF(type = 2, count, 0))", "recorded_paid_count"),
@@ -69,8 +69,8 @@ const COLUMNS: [(&str, &str, &str); 5] = [
     ("paid_records", "SUM(type = 2)", "recorded_paid_records"),
 ];
 
-/// The days of the users that `of` says on which the rollup does not say what the records
-/// do, in key order; so many at most.
+/// The days on which the rollup of the users in `of` differs from the records, in key order;
+/// so many at most.
 pub async fn differing_days(
     connection: &mut MySqlConnection,
     of: impl Fn(&mut Statement),

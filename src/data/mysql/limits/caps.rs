@@ -46,7 +46,7 @@ fn set(user: &UserId, caps: Caps, at: BillingTime) -> Statement {
     upsert
 }
 
-/// Reads which users have caps, whoever holds the locks of the rows.
+/// Reads the users that have caps, without regard to locks.
 pub fn read_present(statement: &mut Statement, keys: &Keys<'_>) {
     statement
         .push("SELECT user_id FROM tenant_quota WHERE user_id IN (")

@@ -84,7 +84,7 @@ pub fn lock(statement: &mut Statement, keys: &Keys<'_>, mode: LockMode) {
     statement.push(mode.suffix());
 }
 
-/// Reads which quotas the keys of [`lock`] have, whoever holds their locks.
+/// Reads which quotas the keys of [`lock`] have, without regard to locks.
 pub fn read_present(statement: &mut Statement, keys: &Keys<'_>) {
     statement.push("SELECT k.api_key_id, k.quota_type");
     of_batch(statement, keys);

@@ -83,8 +83,8 @@ fn refused_as_new(batch: &Batch, outcomes: &[Outcome]) -> bool {
     settled.any(|(posting, outcome)| is_unsought(posting) && matches!(outcome, Outcome::Refused(_)))
 }
 
-/// Writes what the rule decided, one statement a table. The commit comes last and is
-/// only reached when all before it passed.
+/// Writes the decisions of the rule, one statement a table. The commit comes last. It is only
+/// reached if all statements before it passed.
 fn write_and_commit(writes: &Writes, at: BillingTime) -> Statement {
     let mut statement = Statement::new("");
     if !writes.charges.is_empty() {

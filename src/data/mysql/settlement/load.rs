@@ -1,4 +1,4 @@
-//! The first round trip of a settlement: begin, lock, and read what the rule needs.
+//! The first round trip of a settlement: begin, lock, and read the rows that the rule needs.
 //!
 //! A transaction that waits for no lock skips the rows that others hold, and finds them by a
 //! plain read: a row that is there and was not locked leaves its account out.
@@ -50,7 +50,7 @@ pub enum Lookup {
     All,
 }
 
-/// What a batch is decided on.
+/// The state that a batch is decided on, and the accounts that it leaves out.
 #[derive(Default)]
 pub struct Loaded {
     pub state: State,

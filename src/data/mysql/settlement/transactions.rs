@@ -74,8 +74,8 @@ impl TransactionStore for MySqlStore {
     }
 
     async fn forget(&self, ended: &[Due]) -> Result<(), StoreError> {
-        // One statement a row: of a list the optimizer may make a scan, which waits for
-        // whatever others are inserting.
+        // One statement a row: the optimizer may scan for a list, and a scan waits for the
+        // inserts of other transactions.
         let mut statement = Statement::new("START TRANSACTION; ");
         for due in ended {
             statement

@@ -205,7 +205,7 @@ impl Parking {
         }
     }
 
-    /// Settles what waits for a lock, until nothing is left.
+    /// Settles the postings that wait for a lock, until its queue is empty.
     async fn serve(self: Arc<Self>, lock: Lock) {
         let (mut pauses, mut alone) = (pauses(), 0_usize);
         loop {
@@ -285,7 +285,7 @@ impl Parking {
         }
     }
 
-    /// Sets an account apart that the database cannot settle. What waits of it is given up next.
+    /// Sets an account apart that the database cannot settle. Its waiting postings are given up next.
     fn quarantine(&self, user: &UserId, why: &str) {
         let (mut state, now) = (self.state(), Instant::now());
         if state.quarantine.begin(user, now) {
@@ -329,7 +329,7 @@ impl Parking {
     }
 }
 
-/// What came of a turn at a lock.
+/// The result of a turn at a lock.
 enum Turn {
     /// Every job is answered, or waits for another lock.
     Settled,

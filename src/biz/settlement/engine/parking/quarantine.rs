@@ -1,6 +1,6 @@
-//! Accounts that the database could not settle. For some seconds their postings are refused,
-//! and afterwards each is settled alone, until one of them passes: so a broken row takes a
-//! batch of innocent accounts apart once, and not again and again.
+//! Accounts that the database could not settle. For some seconds their postings are refused.
+//! Afterwards each posting is settled alone, until one of them passes. So a broken row takes a
+//! batch of other accounts apart once, and not again and again.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::biz::values::ids::UserId;
 
-/// Accounts that are kept in mind; beyond it, one more is not.
+/// Most accounts in the quarantine; further ones are not taken.
 const MAX_ACCOUNTS: usize = 10_000;
 
 pub(super) struct Quarantine {
