@@ -164,7 +164,10 @@ async fn an_internal_error_over_rest_and_its_log_line_name_the_same_request(#[va
             let response = post(&port, deduct, &headers, body(&trace_id, more)).await;
             assert_eq!((response.status().as_u16(), id_of(&response)), (500, request_id.clone()));
             let reply: Value = response.json().await.unwrap();
-            assert_eq!(reply["metadata"], json!({"error_code": "10099", "request_id": request_id, "trace_id": trace_id}));
+            assert_eq!(
+                reply["metadata"],
+                json!({"error_code": "10099", "request_id": request_id, "trace_id": trace_id})
+            );
             let (_, logged) = broken.internal_error(&request_id);
             assert_eq!(logged, span("DeductQuota", &trace_id, &request_id));
         }
@@ -183,8 +186,7 @@ async fn a_line_that_is_no_error_of_its_request_has_the_span_too() {
     let mut broken = Broken::start(Sqlite).await;
     let mut refused = |id: &str| {
         let of_request = |line: &Value| line["span"]["request_id"] == id;
-        broken.log.line(|line| line["fields"]["message"] == "callback refused" && of_request(line))["span"]
-            .clone()
+        broken.log.line(|line| line["fields"]["message"] == "callback refused" && of_request(line))["span"].clone()
     };
     let mut request = with_id("r-1", RechargeCallbackRequest::default());
     request.metadata_mut().insert("x-trace-id", "t-1".parse().unwrap());
