@@ -171,7 +171,7 @@ async fn one_request_too_many_is_refused_and_the_server_still_says_it_lives(#[va
     // Probes come one after another: only the open request can be in their way.
     let refused = async {
         loop {
-            if let Err(refused) = service.try_deduct(charge("u", "nothing", 1)).await
+            if let Err(refused) = service.try_deduct(charge("u", "passport", 0)).await
                 && code_of(&refused).1 == "10014"
             {
                 break refused;
