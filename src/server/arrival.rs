@@ -17,7 +17,7 @@ use axum::{
 use http::Method;
 use hyper::body::{Frame, SizeHint};
 
-const UNDER_WAY: u8 = 0;
+const ARRIVING: u8 = 0;
 const COMPLETE: u8 = 1;
 const BROKEN: u8 = 2;
 
@@ -29,7 +29,7 @@ impl Arrival {
     pub fn watch(request: Request) -> (Request, Self) {
         // The body of a GET is no part of the message, and nobody reads it.
         let is_complete = request.body().is_end_stream() || request.method() == Method::GET;
-        let state = Arc::new(AtomicU8::new(if is_complete { COMPLETE } else { UNDER_WAY }));
+        let state = Arc::new(AtomicU8::new(if is_complete { COMPLETE } else { ARRIVING }));
         let arrival = Self(state.clone());
         if is_complete {
             return (request, arrival);

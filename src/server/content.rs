@@ -75,20 +75,23 @@ fn unsupported(style: Style, message: &str) -> Response {
     http_error(style, StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", message)
 }
 
-/// The type without its parameters, in lower case.
-fn media_type(value: &HeaderValue) -> Option<String> {
-    let (media_type, _) = value.to_str().ok().map(|value| value.split_once(';').unwrap_or((value, "")))?;
-    Some(media_type.trim().to_ascii_lowercase())
+/// The type without its parameters. Its letters may be of either case.
+fn media_type(value: &HeaderValue) -> Option<&str> {
+    value.to_str().ok()?.split(';').next().map(str::trim)
 }
 
 fn is_json(value: &HeaderValue) -> bool {
     media_type(value).is_some_and(|media_type| {
-        media_type.strip_prefix("application/").is_some_and(|name| name == "json" || name.ends_with("+json"))
+        let name = media_type.to_ascii_lowercase();
+        name.strip_prefix("application/").is_some_and(|name| name == "json" || name.ends_with("+json"))
     })
 }
 
+/// Called for every call over gRPC, so it copies nothing.
 fn is_grpc_proto(value: &HeaderValue) -> bool {
-    matches!(media_type(value).as_deref(), Some("application/grpc" | "application/grpc+proto"))
+    media_type(value).is_some_and(|media_type| {
+        ["application/grpc", "application/grpc+proto"].iter().any(|name| media_type.eq_ignore_ascii_case(name))
+    })
 }
 
 /// The coding of a body.

@@ -2,7 +2,6 @@
 //! its trailers, behind the body.
 
 use std::{
-    borrow::Cow,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -10,18 +9,12 @@ use std::{
 
 use axum::{
     body::{Body, Bytes, HttpBody},
-    extract::{MatchedPath, Request, State},
-    middleware::Next,
     response::Response,
 };
 use http::{HeaderMap, StatusCode};
 use hyper::body::{Frame, SizeHint};
 
-use super::request::is_grpc;
-use crate::{
-    metrics::Metrics,
-    service::routes::{known_grpc_rpc, rest_rpc},
-};
+use crate::metrics::Metrics;
 
 /// The label of a request that is no rpc of the contract: health, reflection, unknown paths.
 const OTHER: &str = "other";
@@ -47,52 +40,56 @@ const GRPC_CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
-pub async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
-    let is_grpc = is_grpc(&request);
-    let mut counted = Counted::begin(metrics, &request, is_grpc);
-    let response = next.run(request).await;
-    if !is_grpc || response.status() != StatusCode::OK {
-        counted.code = response.status().as_u16().to_string().into();
-        return response;
-    }
-    if counted.read_status(response.headers()) {
-        return response;
-    }
-    response.map(|body| Body::new(CountedBody { body, counted }))
-}
-
 /// One request. It counts when it is dropped; a caller that goes away before is CANCELLED.
-struct Counted {
+pub struct Counted {
     metrics: Arc<Metrics>,
     rpc: &'static str,
-    protocol: &'static str,
-    code: Cow<'static, str>,
+    is_grpc: bool,
+    code: RequestCode,
+}
+
+/// A code in the protocol of its request.
+enum RequestCode {
+    Grpc(&'static str),
+    Http(StatusCode),
 }
 
 impl Counted {
-    fn begin(metrics: Arc<Metrics>, request: &Request, is_grpc: bool) -> Self {
-        let rpc = if is_grpc {
-            known_grpc_rpc(request.uri().path())
-        } else {
-            let route = request.extensions().get::<MatchedPath>();
-            route.and_then(|route| rest_rpc(request.method(), route.as_str()))
-        };
-        let protocol = if is_grpc { "grpc" } else { "http" };
-        Self { metrics, rpc: rpc.unwrap_or(OTHER), protocol, code: "CANCELLED".into() }
+    /// `rpc` is an rpc of the contract; `None` counts as any other request.
+    pub fn begin(metrics: Arc<Metrics>, rpc: Option<&'static str>, is_grpc: bool) -> Self {
+        Self { metrics, rpc: rpc.unwrap_or(OTHER), is_grpc, code: RequestCode::Grpc("CANCELLED") }
+    }
+
+    /// Takes the code of the answer, which may come behind its body.
+    pub fn answer(mut self, response: Response) -> Response {
+        if !self.is_grpc || response.status() != StatusCode::OK {
+            self.code = RequestCode::Http(response.status());
+            return response;
+        }
+        if self.read_status(response.headers()) {
+            return response;
+        }
+        response.map(|body| Body::new(CountedBody { body, counted: self }))
     }
 
     /// Whether `headers` have the status of a call.
     fn read_status(&mut self, headers: &HeaderMap) -> bool {
         let Some(status) = headers.get("grpc-status") else { return false };
         let number = status.to_str().ok().and_then(|number| number.parse::<usize>().ok());
-        self.code = number.and_then(|number| GRPC_CODES.get(number)).copied().unwrap_or("UNKNOWN").into();
+        let code = number.and_then(|number| GRPC_CODES.get(number)).copied();
+        self.code = RequestCode::Grpc(code.unwrap_or("UNKNOWN"));
         true
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.metrics.requests.count(self.rpc, self.protocol, &self.code);
+        let protocol = if self.is_grpc { "grpc" } else { "http" };
+        let code = match &self.code {
+            RequestCode::Grpc(name) => name,
+            RequestCode::Http(status) => status.as_str(),
+        };
+        self.metrics.requests.count(self.rpc, protocol, code);
     }
 }
 

@@ -131,14 +131,13 @@ fn bound(routes: Router, parts: &Parts<'_>, timeout: Duration, style: Style) -> 
         .layer(middleware::from_fn_with_state(bounds, bounds::enforce))
 }
 
-/// Answers for paths and methods that do not exist, the count of every request, and the span
-/// around it.
+/// Answers for paths and methods that do not exist, and the span and the count around every
+/// request.
 fn complete(routes: Router, metrics: &Arc<Metrics>, style: Style) -> Router {
     routes
         .fallback(async move |request: Request| not_found(style, &request))
         .method_not_allowed_fallback(async move || wrong_method(style))
-        .layer(middleware::from_fn_with_state(metrics.clone(), counted::count))
-        .layer(middleware::from_fn(span::identify))
+        .layer(middleware::from_fn_with_state(metrics.clone(), span::identify))
 }
 
 fn not_found(style: Style, request: &Request) -> Response {

@@ -1,38 +1,47 @@
-//! The span and the id around every request of a port.
+//! The span, the id and the count around every request of a port: one layer, which finds the rpc
+//! once.
+
+use std::sync::Arc;
 
 use axum::{
-    extract::{MatchedPath, Request},
+    extract::{MatchedPath, Request, State},
     middleware::Next,
     response::Response,
 };
 use http::StatusCode;
 use tracing::Instrument;
 
-use super::{http_error::http_error, request::is_grpc};
+use super::{counted::Counted, http_error::http_error, request::is_grpc};
 use crate::{
     biz::values::error::Error,
     config::Style,
+    metrics::Metrics,
     service::{
         errors,
         request::{REQUEST_ID, RequestId, span},
         rest::Replier,
-        routes::{grpc_rpc, rest_rpc},
+        routes::{grpc_rpc, known_grpc_rpc, rest_rpc},
     },
 };
 
-/// Runs a request in its span, and names its id to the handler and in the reply.
-pub async fn identify(mut request: Request, next: Next) -> Response {
-    let id = RequestId::of(request.headers());
-    let span = span(|| rpc(&request), request.headers(), &id);
+/// Runs a request in its span, names its id to the handler and in the reply, and counts it.
+pub async fn identify(State(metrics): State<Arc<Metrics>>, mut request: Request, next: Next) -> Response {
+    let (id, is_grpc) = (RequestId::of(request.headers()), is_grpc(&request));
+    let rpc = known_rpc(&request, is_grpc);
+    // A log may name any path of a gRPC call. A label of a metric may not.
+    let named = || rpc.or_else(|| grpc_rpc(request.uri().path()).filter(|_| is_grpc));
+    let span = span(named, request.headers(), &id);
+    let counted = Counted::begin(metrics, rpc, is_grpc);
     request.extensions_mut().insert(id.clone());
-    let mut response = next.run(request).instrument(span).await;
+    let mut response = counted.answer(next.run(request).instrument(span).await);
     response.headers_mut().insert(REQUEST_ID, id.into());
     response
 }
 
-fn rpc(request: &Request) -> Option<&str> {
-    if is_grpc(request) {
-        return grpc_rpc(request.uri().path());
+/// The rpc of the contract that a request calls.
+fn known_rpc(request: &Request, is_grpc: bool) -> Option<&'static str> {
+    if is_grpc {
+        return known_grpc_rpc(request.uri().path());
     }
     rest_rpc(request.method(), request.extensions().get::<MatchedPath>()?.as_str())
 }

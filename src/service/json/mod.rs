@@ -90,7 +90,7 @@ fn is_integer(kind: &Kind) -> bool {
     )
 }
 
-/// The position of the reader, and its findings so far.
+/// The position in the text, the error and the unknown names so far.
 struct Reader<'r> {
     path: Vec<Step>,
     /// The error that ended the reading, except for errors of serde_json.

@@ -125,7 +125,7 @@ impl Model {
     pub(super) fn reserve(&mut self, call: Call, stream: u8, now: Moment, key: &mut Key) -> Answer {
         if let Some(first) = self.entries.get(&call.trace) {
             let Some(hold) = first.hold.as_ref().filter(|_| first.call == call) else { return Answer::Conflict };
-            // Whoever committed it left a mark of its own, and a sweep left the stream's.
+            // A commit replaced the stream's id by its own; a sweep kept the stream's.
             let is_the_same = hold.owner == stream && (first.state != State::Committed || first.has_stream);
             return match first.state {
                 State::Released => Answer::WrongState,
