@@ -10,6 +10,8 @@ use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 use tracing::Span;
 use uuid::Uuid;
 
+use crate::biz::values::ids::TraceId;
+
 /// The header, or gRPC metadata, of the request id, in requests and in replies.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The header, or gRPC metadata, of the trace id.
@@ -60,12 +62,25 @@ impl RequestId {
         self.id.to_str().unwrap_or_default()
     }
 
-    /// Notes the id that makes a retry of the request find its outcome.
-    pub fn note_retry_id(&self, field: &'static str, id: &str) {
-        if (1..=MAX_ID).contains(&id.len()) {
-            // A request has one id; a second one would be a defect of the handler.
-            let _ = self.retry_id.set((field, id.to_owned()));
+    /// Notes the id that makes a retry of the request find its outcome. A request has one: returns
+    /// whether this is the first.
+    pub fn note_retry_id(&self, field: &'static str, id: &str) -> bool {
+        self.retry_id.get().is_none()
+            && (1..=MAX_ID).contains(&id.len())
+            && self.retry_id.set((field, id.to_owned())).is_ok()
+    }
+
+    /// Notes the trace id of a charge or a reservation. If the caller sent none, the id is the
+    /// server's own, and the span of the request learns it here.
+    pub fn note_trace_id(&self, trace: &TraceId) {
+        if self.note_retry_id("trace_id", trace.as_str()) {
+            Span::current().record("trace_id", trace.as_str());
         }
+    }
+
+    /// The same request, with the retry id of one of its items.
+    pub fn of_item(&self) -> Self {
+        Self::new(self.id.clone())
     }
 
     /// The field and the id that were noted.
