@@ -21,7 +21,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::statement::Statement;
+use super::{statement::Statement, transaction};
 use crate::{biz::values::error::StoreError, data::error::store_error};
 
 /// The settings of every connection, so that the server's defaults do not matter.
@@ -47,8 +47,12 @@ const LIFETIME: Duration = Duration::from_secs(30 * 60);
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Failed`].
 pub(super) async fn connect(options: &MySqlConnectOptions) -> Result<MySqlConnection, StoreError> {
+    connect_with(options, "").await
+}
+
+async fn connect_with(options: &MySqlConnectOptions, session: &'static str) -> Result<MySqlConnection, StoreError> {
     let mut connection = MySqlConnection::connect_with(options).await.map_err(store_error)?;
-    sqlx::raw_sql(SESSION).execute(&mut connection).await.map_err(store_error)?;
+    Statement::new(SESSION).push(session).clone().execute(&mut connection).await?;
     Ok(connection)
 }
 
@@ -58,6 +62,8 @@ pub(super) struct Connections(Arc<Shared>);
 
 struct Shared {
     options: MySqlConnectOptions,
+    /// Settings of the connections, beyond those of all pools.
+    session: &'static str,
     permits: Arc<Semaphore>,
     /// Idle connections. The last used one is used next.
     idle: Mutex<Vec<Idle>>,
@@ -74,8 +80,22 @@ impl Connections {
     /// A pool of at most `size` connections, which are opened when needed. A caller waits for a free
     /// one for `acquire_timeout` at most.
     pub(super) fn new(options: MySqlConnectOptions, size: usize, acquire_timeout: Duration) -> Self {
+        Self::with_session(options, "", size, acquire_timeout)
+    }
+
+    /// As [`Self::new`], for transactions alone: a statement commits only by a COMMIT.
+    pub(super) fn for_transactions(options: MySqlConnectOptions, size: usize, acquire_timeout: Duration) -> Self {
+        Self::with_session(options, transaction::SESSION, size, acquire_timeout)
+    }
+
+    fn with_session(
+        options: MySqlConnectOptions,
+        session: &'static str,
+        size: usize,
+        acquire_timeout: Duration,
+    ) -> Self {
         let permits = Arc::new(Semaphore::new(size.max(1)));
-        Self(Arc::new(Shared { options, permits, idle: Mutex::default(), acquire_timeout }))
+        Self(Arc::new(Shared { options, session, permits, idle: Mutex::default(), acquire_timeout }))
     }
 
     /// A connection that is in no transaction.
@@ -144,7 +164,7 @@ impl Connections {
                 return Ok(lease(idle.connection, idle.made, true));
             }
         }
-        Ok(lease(connect(&self.0.options).await?, Instant::now(), false))
+        Ok(lease(connect_with(&self.0.options, self.0.session).await?, Instant::now(), false))
     }
 
     /// All rows of one query that commits by itself, and may be repeated.

@@ -16,6 +16,7 @@ mod reports;
 mod row;
 mod settlement;
 mod statement;
+mod transaction;
 
 use std::{sync::atomic::AtomicU32, time::Duration};
 
@@ -68,8 +69,8 @@ impl MySqlStore {
         let options = options.disable_statement_logging();
         Self {
             reader: Connections::new(options.clone(), limits.readers, limits.acquire_timeout),
-            writer: Connections::new(options.clone(), limits.writers, limits.acquire_timeout),
-            waiter: Connections::new(options.clone(), limits.waiters, limits.acquire_timeout),
+            writer: Connections::for_transactions(options.clone(), limits.writers, limits.acquire_timeout),
+            waiter: Connections::for_transactions(options.clone(), limits.waiters, limits.acquire_timeout),
             options,
             lookup_all: AtomicU32::new(0),
             lookup_all_batches: limits.lookup_all_batches,

@@ -11,6 +11,7 @@ use super::{
     connections::Lease,
     reports::LAST,
     statement::{LockMode, Row as StatementRow, Statement},
+    transaction::BEGINNING,
 };
 use crate::{
     biz::{
@@ -43,7 +44,12 @@ impl OrderStore for MySqlStore {
         let created = if fits(balance, pending, order.amount) {
             match replaces {
                 Some(replaced) if !pass_key_on(&mut connection, replaced, order).await? => Created::Taken,
-                _ if insert_and_commit(order, lock).execute_unless_taken(&mut connection).await? => Created::Kept,
+                _ if Statement::committing(|packet| insert(packet, order, lock))
+                    .execute_unless_taken(&mut connection)
+                    .await? =>
+                {
+                    Created::Kept
+                }
                 _ => Created::Taken,
             }
         } else {
@@ -113,7 +119,7 @@ impl MySqlStore {
     /// pending orders.
     async fn lock_account(&self, order: &Order, lock: Uuid) -> Result<(Lease, Money, Money), StoreError> {
         let first = self.writer.take_with(|connection| {
-            let mut statement = Statement::new("START TRANSACTION; ");
+            let mut statement = Statement::beginning();
             accounts::lock_or_make(&mut statement, &order.user, lock, order.created_at);
             statement.push("SELECT balance FROM user_balance WHERE user_id = ").texts([order.user.as_str()]);
             statement.push("; SELECT SUM(amount) FROM recharge_order WHERE status = 'pending' AND user_id = ");
@@ -125,7 +131,7 @@ impl MySqlStore {
             Some(row) => row.money(0),
             None => Err(corrupt("account of a new order")),
         };
-        Ok((connection, amount(2)?, amount(3)?))
+        Ok((connection, amount(BEGINNING + 1)?, amount(BEGINNING + 2)?))
     }
 }
 
@@ -137,9 +143,8 @@ async fn pass_key_on(connection: &mut MySqlConnection, replaced: &OrderId, order
     update.execute_counting(connection).await.map(|rows| rows == 1)
 }
 
-fn insert_and_commit(order: &Order, lock: Uuid) -> Statement {
-    let mut insert = Statement::new("INSERT INTO recharge_order (");
-    insert.push(COLUMNS).push(") VALUES ").rows([order], |row, order| {
+fn insert(insert: &mut Statement, order: &Order, lock: Uuid) {
+    insert.push("INSERT INTO recharge_order (").push(COLUMNS).push(") VALUES ").rows([order], |row, order| {
         row.text(order.id.as_str())
             .text(order.user.as_str())
             .money(order.amount)
@@ -152,9 +157,7 @@ fn insert_and_commit(order: &Order, lock: Uuid) -> Statement {
             .optional(order.idempotency_key.as_ref().map(IdempotencyKey::as_str), StatementRow::text);
     });
     insert.push("; ");
-    accounts::drop_if_made(&mut insert, &order.user, lock);
-    insert.push("COMMIT");
-    insert
+    accounts::drop_if_made(insert, &order.user, lock);
 }
 
 fn select() -> QueryBuilder<MySql> {

@@ -33,8 +33,8 @@ use crate::{
     },
 };
 
-/// Pauses between attempts to open accounts. The two statements commit by themselves, and are
-/// repeated after a deadlock.
+/// Pauses between attempts to open accounts. Each of the two statements is a transaction, and
+/// they are repeated after a deadlock.
 const OPEN_BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(2))
     .with_max_delay(Duration::from_millis(50))
@@ -109,7 +109,7 @@ async fn insert_missing(
     let rows: Vec<_> =
         users.iter().flat_map(|user| catalog.iter().map(move |(service, plan)| (user, service, plan))).collect();
     insert.push(
-        "; INSERT IGNORE INTO free_quota \
+        "; COMMIT; INSERT IGNORE INTO free_quota \
          (free_quota_id, user_id, service_name, total_quota, used_quota, reset_month, created_at, updated_at) VALUES ",
     );
     let month = at.month.to_string();
@@ -117,6 +117,7 @@ async fn insert_missing(
         row.text(&Uuid::now_v7().to_string()).text(user.as_str()).text(service.as_str());
         row.number(plan.free_quota).number(0).text(&month).instant(at.utc).instant(at.utc);
     });
+    insert.push("; COMMIT");
     insert.execute(connection).await
 }
 

@@ -43,14 +43,10 @@ impl RecordArchive for MySqlStore {
         let mut keys = Statement::new("SELECT user_id, created_at, billing_record_id FROM billing_record WHERE ");
         old_of(&mut keys, users, before);
         keys.push(" ORDER BY user_id, created_at, billing_record_id LIMIT ").number(limit);
-        let first = self.writer.take_with(|connection| keys.clone().fetch(connection).boxed());
-        let (mut connection, sets) = first.await?;
-        let rows: Vec<MySqlRow> = sets.into_iter().flatten().collect();
-        let Some(last) = rows.last() else {
-            connection.give_back();
-            return Ok(0);
-        };
-        Statement::new("START TRANSACTION").execute(&mut connection).await?;
+        let rows: Vec<MySqlRow> = self.reader.fetch(keys).await?.into_iter().flatten().collect();
+        let Some(last) = rows.last() else { return Ok(0) };
+        let (mut connection, ()) =
+            self.writer.take_with(|connection| Statement::beginning().execute(connection).boxed()).await?;
         let mut copy = Statement::new("INSERT INTO billing_record_archive (");
         copy.push(COLUMNS).push(") SELECT ").push(COLUMNS).push(" FROM billing_record WHERE ");
         let copied = moved(&mut connection, copy, (users, before), last).await?;
@@ -61,7 +57,7 @@ impl RecordArchive for MySqlStore {
         if copied != deleted {
             return Err(StoreError::Conflict("old records were written meanwhile".into()));
         }
-        Statement::new("COMMIT").execute(&mut connection).await?;
+        Statement::committing(|_| {}).execute(&mut connection).await?;
         connection.give_back();
         // The pause is as long as the work, so that half of the disk's time is free for others.
         tokio::time::sleep(begun.elapsed().min(LONGEST_REST)).await;

@@ -26,17 +26,17 @@ impl QuotaRows for MySqlStore {
         plans: &[(&ServiceName, Plan)],
         at: BillingTime,
     ) -> Result<(), StoreError> {
-        let mut statement = Statement::new("START TRANSACTION; ");
-        for month in opened(at) {
-            for (service, plan) in plans {
-                insert_missing(&mut statement, users, (month, service, plan), at);
-                if month > at.month {
-                    set_total(&mut statement, users, (month, service, plan));
+        let open = Statement::transaction(|statement| {
+            for month in opened(at) {
+                for (service, plan) in plans {
+                    insert_missing(statement, users, (month, service, plan), at);
+                    if month > at.month {
+                        set_total(statement, users, (month, service, plan));
+                    }
                 }
             }
-        }
-        statement.push("COMMIT");
-        self.writer.run(statement).await
+        });
+        self.writer.run(open).await
     }
 
     async fn lacking(

@@ -91,8 +91,8 @@ pub fn read_present(statement: &mut Statement, keys: &Keys<'_>) {
     statement.push("; ");
 }
 
-/// Waits until the quotas of one key are free. Outside of a transaction the statement holds
-/// its locks no longer than it runs.
+/// Waits until the quotas of one key are free. The transaction that begins after the statement
+/// gives its locks back.
 pub fn wait_for(statement: &mut Statement, key: &ApiKeyId) {
     statement
         .push("SELECT 1 FROM api_key_quota WHERE api_key_id = ")

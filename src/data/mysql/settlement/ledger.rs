@@ -60,7 +60,10 @@ impl Ledger for MySqlStore {
             let sure = lookup == Lookup::All || !refused_as_new(&batch, &outcomes);
             let settled = match sure {
                 true if writes.is_empty() => Statement::new("ROLLBACK").execute_unless_taken(&mut connection).await?,
-                true => write_and_commit(&writes, batch.at).execute_unless_taken(&mut connection).await?,
+                true => {
+                    let packet = Statement::committing(|packet| write(packet, &writes, batch.at));
+                    packet.execute_unless_taken(&mut connection).await?
+                }
                 false => false,
             };
             if settled {
@@ -83,38 +86,34 @@ fn refused_as_new(batch: &Batch, outcomes: &[Outcome]) -> bool {
     settled.any(|(posting, outcome)| is_unsought(posting) && matches!(outcome, Outcome::Refused(_)))
 }
 
-/// Writes the decisions of the rule, one statement a table. The commit comes last. It is only
-/// reached if all statements before it passed.
-fn write_and_commit(writes: &Writes, at: BillingTime) -> Statement {
-    let mut statement = Statement::new("");
+/// Writes the decisions of the rule, one statement a table.
+fn write(statement: &mut Statement, writes: &Writes, at: BillingTime) {
     if !writes.charges.is_empty() {
-        insert_charges(&mut statement, &writes.charges);
+        insert_charges(statement, &writes.charges);
     }
     if !writes.reservations.is_empty() {
-        write_reservations(&mut statement, &writes.reservations);
+        write_reservations(statement, &writes.reservations);
     }
     if !writes.records.is_empty() {
-        insert_records(&mut statement, &writes.records);
-        add_usage(&mut statement, &writes.usage);
+        insert_records(statement, &writes.records);
+        add_usage(statement, &writes.usage);
     }
     if !writes.quotas.is_empty() {
-        accounts::set_quotas(&mut statement, &writes.quotas);
+        accounts::set_quotas(statement, &writes.quotas);
     }
     if !writes.adjustments.is_empty() {
-        insert_adjustments(&mut statement, &writes.adjustments);
+        insert_adjustments(statement, &writes.adjustments);
     }
     if !writes.requests.is_empty() {
-        caps::set_used(&mut statement, &writes.requests, at);
+        caps::set_used(statement, &writes.requests, at);
     }
     if !writes.key_quotas.is_empty() {
-        key_quotas::set_used(&mut statement, &writes.key_quotas, at);
+        key_quotas::set_used(statement, &writes.key_quotas, at);
     }
-    recharge::update(&mut statement, &writes.orders);
+    recharge::update(statement, &writes.orders);
     if !writes.balances.is_empty() {
-        accounts::set_balances(&mut statement, &writes.balances);
+        accounts::set_balances(statement, &writes.balances);
     }
-    statement.push("COMMIT");
-    statement
 }
 
 fn insert_records(statement: &mut Statement, records: &[NewRecord]) {

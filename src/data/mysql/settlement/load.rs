@@ -31,6 +31,7 @@ use crate::{
             limits::{caps, key_quotas},
             recharge,
             statement::{LockMode, Statement},
+            transaction::BEGINNING,
         },
         row::Columns,
         rows::{
@@ -83,7 +84,7 @@ pub async fn load(
     if let Some(key) = waits_for_key {
         key_quotas::wait_for(&mut statement, key);
     }
-    statement.push("START TRANSACTION; ");
+    statement.begin();
     accounts::lock(&mut statement, keys, batch.at.month, mode);
     if skips {
         caps::read_present(&mut statement, keys);
@@ -119,7 +120,7 @@ pub async fn load(
     }
 
     // In the order of the statements above, the first of which say nothing.
-    let silent = 1 + usize::from(waits_for_key.is_some());
+    let silent = BEGINNING + usize::from(waits_for_key.is_some());
     let mut sets = statement.fetch(connection).await?.into_iter().skip(silent);
     let mut next = || sets.next().ok_or_else(|| StoreError::Failed("a statement had no result".into()));
     let mut loaded = Loaded::default();

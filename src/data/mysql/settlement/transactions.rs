@@ -76,19 +76,19 @@ impl TransactionStore for MySqlStore {
     async fn forget(&self, ended: &[Due]) -> Result<(), StoreError> {
         // One statement a row: the optimizer may scan for a list, and a scan waits for the
         // inserts of other transactions.
-        let mut statement = Statement::new("START TRANSACTION; ");
-        for due in ended {
-            statement
-                .push("DELETE FROM reservation_expiry WHERE expires_at = ")
-                .instant(due.expires_at)
-                .push(" AND user_id = ")
-                .texts([due.user.as_str()])
-                .push(" AND trace_id = ")
-                .texts([due.trace.as_str()])
-                .push("; ");
-        }
-        statement.push("COMMIT");
-        self.writer.run(statement).await
+        let forget = Statement::transaction(|statement| {
+            for due in ended {
+                statement
+                    .push("DELETE FROM reservation_expiry WHERE expires_at = ")
+                    .instant(due.expires_at)
+                    .push(" AND user_id = ")
+                    .texts([due.user.as_str()])
+                    .push(" AND trace_id = ")
+                    .texts([due.trace.as_str()])
+                    .push("; ");
+            }
+        });
+        self.writer.run(forget).await
     }
 }
 
