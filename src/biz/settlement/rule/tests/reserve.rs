@@ -1,4 +1,4 @@
-//! Reservations: a hold of what a charge of the same call would take.
+//! Reservations: each holds the amounts that a charge of the same call would take.
 
 use chrono::TimeDelta;
 

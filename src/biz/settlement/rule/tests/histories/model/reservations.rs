@@ -90,8 +90,8 @@ impl Entry {
         [self.call.tokens, reported].into_iter().flatten().map(|tokens| i64::from(tokens.all())).max().unwrap_or(0)
     }
 
-    /// What its end takes of the tokens of its key: where its units are tokens those, else the
-    /// delivered ones, or those it held where none were told.
+    /// The tokens that its end takes from the quota of its key: the units if units are tokens,
+    /// otherwise the delivered tokens or, without those, the held ones.
     fn taken_tokens(&self, units: u32, tokens: Option<Tokens>) -> i64 {
         if matches!(SERVICES[usize::from(self.call.service)].priced, Priced::Tokens) {
             return units.into();
@@ -100,8 +100,7 @@ impl Entry {
         told.map_or_else(|| self.held_tokens(), i64::from)
     }
 
-    /// The units that were delivered, and what all of them cost if none were free; `None`
-    /// where that can't be told.
+    /// The delivered units, and their cost without free quota. `None` if there is no price.
     pub fn priced(&self, delivered: Delivered) -> Option<(u32, i64)> {
         let hold = self.hold.as_ref()?;
         let tokens = delivered.tokens.filter(|tokens| tokens.all() > 0);
@@ -230,7 +229,8 @@ impl Model {
         }
         key.take(call, made, one_end(entry.taken_tokens(units, delivered.tokens), amount));
         self.balance -= amount;
-        // What was held until now is there, and beyond it nobody spills into what others hold.
+        // The hold itself is available again. Beyond it, a spill takes no money that other
+        // reservations hold.
         let may_overdraw = overrun == Overrun::Charged || entry.state != State::Open;
         self.overdrawn |= may_overdraw && self.balance < self.held();
         let answer = Answer::Charged {
@@ -390,7 +390,7 @@ impl Model {
         is_its_own.then_some((entry.answer.clone()?, entry.delivered?))
     }
 
-    /// Ends a reservation with what `of` says that it delivered, if it is time.
+    /// Ends a reservation with the delivery that `of` returns, if it is time.
     fn end(
         &mut self,
         trace: u8,
