@@ -1,4 +1,4 @@
-//! Typed replies: each kind of posting is answered through a channel of its own type.
+//! Typed replies: each kind of posting has a reply channel of its type.
 
 use tokio::sync::oneshot;
 

@@ -306,7 +306,7 @@ impl Model {
     /// The free units and the amount that a call takes now, with its price; or the refusal.
     fn cover(&mut self, call: Call, now: Moment, key: &Key) -> Result<(prices::Quoted, u32, i64), Answer> {
         let Some(quoted) = prices::quote(call, now) else {
-            self.note("a call has nothing to be priced by", true);
+            self.note("a call has no price", true);
             return Err(Answer::Invalid);
         };
         if self.is_capped(now) {
