@@ -1,4 +1,4 @@
-//! Repeats of a step that lost to another transaction, or lost its connection.
+//! Retries of a step that conflicted with another transaction, or lost its connection.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_max_times(ATTEMPTS as usize - 1)
     .with_jitter();
 
-/// Repeats a step that may be done twice until it neither conflicts nor meets an outage: a process
-/// that stood still for long has lost its connections.
+/// Retries a repeatable step after conflicts and outages. A process that was suspended for long has
+/// lost its connections.
 ///
 /// # Errors
 /// The last conflict or outage, and every other error at once.
@@ -26,7 +26,7 @@ where
     attempt
         .retry(BACKOFF)
         .when(|error| matches!(error, StoreError::Conflict(_) | StoreError::Unavailable(_)))
-        .notify(|error, _| tracing::warn!(%error, "a step of a job is repeated"))
+        .notify(|error, _| tracing::warn!(%error, "job step failed; retrying"))
         .await
 }
 

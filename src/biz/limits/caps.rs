@@ -183,7 +183,7 @@ mod tests {
         assert_eq!(requests.used(now), (1, 1));
         requests.take_back(now.day, now.utc);
         assert_eq!(requests.used(now), (0, 0));
-        // Nothing is left to be taken back, as where the caps were set anew.
+        // The count is zero, as after the caps were removed and set again.
         requests.take_back(now.day, now.utc);
         assert_eq!(requests.used(now), (0, 0));
     }

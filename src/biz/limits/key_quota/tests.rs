@@ -107,7 +107,7 @@ fn a_call_changes_the_quotas_of_its_key_of_which_it_takes_anything() {
     let changed = count(&mut quotas, &key(), at("2026-11-30"), take);
     assert_eq!(changed, [(key(), QuotaType::Requests), (key(), QuotaType::Amount)]);
     assert_eq!(quotas.values().map(|quota| quota.taken.day).collect::<Vec<_>>(), [1, 0, 7]);
-    // By a clock that is behind, which counts to the period that has begun.
+    // The clock is behind. The call counts to the period that has begun.
     count(&mut quotas, &key(), at("2026-11-29"), take);
     assert_eq!(quotas[&(key(), QuotaType::Requests)].taken.day, 2);
     assert_eq!(count(&mut quotas, &ApiKeyId::from_stored("other"), at("2026-11-30"), take), []);
