@@ -54,7 +54,7 @@ impl<'w> FormatFields<'w> for AppendedJson {
     }
 }
 
-/// Two JSON objects as one. A field of both has the second value for readers.
+/// Merges two JSON objects. For a field of both, readers take the second value.
 fn appended(object: &str, added: &str) -> String {
     let fields = |object: &str| {
         let inner = object.trim().strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));

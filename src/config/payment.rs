@@ -38,7 +38,7 @@ pub struct PaymentServiceConfig {
 }
 
 impl PaymentServiceConfig {
-    /// What no single key can tell.
+    /// Checks the rules that involve several keys.
     pub(super) fn check(&self) -> anyhow::Result<()> {
         if self.callback_auth() == CallbackAuth::Signed && self.callback_secrets.is_empty() {
             bail!("config key payment_service.callback_secrets: callback_auth is signed, which takes at least one");

@@ -25,7 +25,7 @@ pub enum Job {
     Audit,
     /// Move records that are older than `billing.record_months` to the archive.
     ArchiveRecords,
-    /// Recreate the daily rollup from the records where it differs.
+    /// Rebuild the daily rollup from the records if it differs.
     RebuildRollup,
 }
 
