@@ -1,4 +1,4 @@
-//! Errors of HTTP itself, which the contract has no codes for.
+//! Errors of HTTP itself. The contract has no codes for them.
 
 use std::collections::HashMap;
 

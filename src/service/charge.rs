@@ -103,7 +103,7 @@ fn item_error(error: &Error, fresh: Option<&str>) -> ItemError {
     ItemError { error_code: kind.error_code.into(), reason: kind.reason.into(), message }
 }
 
-/// The outcome of a charge or a commit, as it is counted.
+/// The outcome of a charge or a commit, for the metrics.
 pub(super) fn outcome(settled: &Settled) -> Outcome<'_> {
     settled.as_ref().map(|(transaction, effect)| (transaction, *effect)).map_err(errors::failure)
 }

@@ -54,7 +54,7 @@ pub struct ReservationService {
     pub transactions: Arc<dyn TransactionStore>,
     pub tokens: Arc<TokenCounter>,
     pub observer: ChargeObserver,
-    /// Commits that go on when their callers go away.
+    /// Tasks of commits, which go on when their callers go away.
     pub tasks: TaskTracker,
 }
 

@@ -152,7 +152,7 @@ async fn recharge_callback(State(rest): State<Rest>, path: PathResult, request: 
 /// Writes the reply to one request.
 pub struct Replier {
     style: Style,
-    /// An internal error names it.
+    /// The id, which an internal error names.
     id: RequestId,
 }
 
@@ -165,7 +165,7 @@ impl Replier {
         Self::new(style, RequestId::beside(request.extensions()))
     }
 
-    /// Dresses an answer as the style asks.
+    /// Builds the response to an answer in the configured style.
     fn respond<R: Serialize>(&self, answer: Result<R>) -> Response {
         match (answer, self.style) {
             (Ok(reply), Style::Plain) => Json(reply).into_response(),
@@ -177,7 +177,7 @@ impl Replier {
         }
     }
 
-    /// The response of an error, which is logged where the response does not explain it.
+    /// The response to an error. Logs the error if the response does not explain it.
     pub fn fail(&self, error: &Error) -> Response {
         errors::log(error, &self.id);
         let mut response = dress_error(self.style, errors::kind(error).http, ErrorBody::new(error, &self.id));
@@ -189,8 +189,8 @@ impl Replier {
     }
 }
 
-/// The response of an error body, in the given style. An error without a code of the contract has its
-/// HTTP status as the code.
+/// The response with an error body, in the given style. The code of an error without a contract
+/// code is its HTTP status.
 pub fn dress_error(style: Style, status: StatusCode, body: ErrorBody) -> Response {
     match style {
         Style::Plain => (status, Json(body)).into_response(),
