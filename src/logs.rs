@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_is_recorded_later_stands_beside_the_others() {
+    fn a_field_that_is_recorded_later_is_added_to_the_others() {
         let captured = Captured::default();
         let writer = captured.clone();
         let layer = fmt::layer().json().fmt_fields(AppendedJson).with_writer(move || writer.clone());

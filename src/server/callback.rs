@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_callback_is_one_whole_message() {
+    fn a_callback_is_one_complete_message() {
         let message = |frame: &'static [u8]| framed(&Bytes::from_static(frame), false).map(|bytes| bytes.to_vec());
         assert_eq!(message(b"\0\0\0\0\x02ab"), Some(b"ab".to_vec()));
         assert_eq!(message(b"\0\0\0\0\0"), Some(Vec::new()));

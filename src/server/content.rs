@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_told_from_other_types() {
+    fn json_types_are_recognised() {
         for json in ["application/json", "Application/JSON; charset=utf-8", "application/problem+json ; x=y"] {
             assert!(is_json(&HeaderValue::from_static(json)), "{json}");
         }
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn grpc_is_told_from_its_relatives() {
+    fn grpc_types_are_recognised() {
         for grpc in ["application/grpc", "application/grpc+proto", "application/grpc; x=y"] {
             assert!(is_grpc_proto(&HeaderValue::from_static(grpc)), "{grpc}");
         }

@@ -180,7 +180,7 @@ impl Replier {
     /// The response to an error. Logs the error if the response does not explain it.
     pub fn fail(&self, error: &Error) -> Response {
         errors::log(error, &self.id);
-        let mut response = dress_error(self.style, errors::kind(error).http, ErrorBody::new(error, &self.id));
+        let mut response = error_response(self.style, errors::kind(error).http, ErrorBody::new(error, &self.id));
         if let Some(after) = errors::retry_after(error) {
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
@@ -191,7 +191,7 @@ impl Replier {
 
 /// The response with an error body, in the given style. The code of an error without a contract
 /// code is its HTTP status.
-pub fn dress_error(style: Style, status: StatusCode, body: ErrorBody) -> Response {
+pub fn error_response(style: Style, status: StatusCode, body: ErrorBody) -> Response {
     match style {
         Style::Plain => (status, Json(body)).into_response(),
         Style::Devshare => {

@@ -176,7 +176,7 @@ impl Runner {
         tokio::pin!(performing);
         let why = tokio::select! {
             done = &mut performing => Ok(done),
-            () = self.lose_lease(&run) => Err("the lease of the run is lost"),
+            () = self.until_lease_is_lost(&run) => Err("the lease of the run is lost"),
             () = tokio::time::sleep(job.limit()) => Err("the run took too long"),
             () = self.stop.cancelled() => Err("the run was interrupted"),
         };
@@ -207,7 +207,7 @@ impl Runner {
     }
 
     /// Returns when another process has the lease.
-    async fn lose_lease(&self, run: &Run) {
+    async fn until_lease_is_lost(&self, run: &Run) {
         loop {
             tokio::time::sleep(RENEWAL).await;
             // An error is no loss of the lease: the run fails by itself in a database outage.

@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn conflicts_and_outages_are_tried_again_and_not_for_ever() {
+    async fn conflicts_and_outages_are_retried_a_bounded_number_of_times() {
         let conflict = || StoreError::Conflict("deadlock".into());
         let outage = || StoreError::Unavailable("down".into());
         for error in [conflict(), outage()] {

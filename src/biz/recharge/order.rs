@@ -31,7 +31,7 @@ pub struct OrderScan {
 /// The outcome of [`OrderStore::create_order`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Created {
-    Kept,
+    Stored,
     /// The id or the key belongs to another order, or the order to replace has changed.
     Taken,
     /// The balance could exceed [`Money::MAX`].

@@ -55,7 +55,7 @@ impl Recharges {
             self.gateway()?;
             let order = self.new_order(&request);
             match in_time(self.orders.create_order(&order, replaced.as_ref().map(|order| &order.id))).await {
-                Ok(Created::Kept) => return self.open(order, request, trace).await,
+                Ok(Created::Stored) => return self.open(order, request, trace).await,
                 Ok(Created::TooMuch) => {
                     let why = format!("with the pending top-ups takes the balance beyond {}", Money::MAX);
                     return Err(Invalid::new("amount", why).into());

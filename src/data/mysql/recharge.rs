@@ -43,13 +43,13 @@ impl OrderStore for MySqlStore {
         let created = if fits(balance, pending, order.amount) {
             match replaces {
                 Some(replaced) if !pass_key_on(&mut connection, replaced, order).await? => Created::Taken,
-                _ if insert_and_commit(order, lock).execute_unless_taken(&mut connection).await? => Created::Kept,
+                _ if insert_and_commit(order, lock).execute_unless_taken(&mut connection).await? => Created::Stored,
                 _ => Created::Taken,
             }
         } else {
             Created::TooMuch
         };
-        if created != Created::Kept {
+        if created != Created::Stored {
             Statement::new("ROLLBACK").execute(&mut connection).await?;
         }
         connection.give_back();

@@ -144,7 +144,7 @@ fn create(connection: &mut Connection, order: &Order, replaces: Option<&OrderId>
         return Ok(Created::Taken);
     }
     transaction.commit().map_err(|error| StoreError::Unavailable(format!("during commit: {error}")))?;
-    Ok(Created::Kept)
+    Ok(Created::Stored)
 }
 
 /// Loads the orders of the batch, and finds the payments of the batch that orders already have.

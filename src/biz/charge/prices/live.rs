@@ -171,7 +171,7 @@ mod tests {
 
     /// An invalid row affects its own model only, while the row would be in force.
     #[tokio::test]
-    async fn a_bad_row_leaves_its_model_without_a_price_and_others_alone() {
+    async fn an_unusable_row_removes_the_price_of_its_model_only() {
         let live = Prices::new(PriceBook::default());
         let bad = |price| Ok(("v".to_owned(), prices(price)));
         let rows = vec![
