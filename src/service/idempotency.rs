@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use http::{HeaderMap, HeaderName};
 
 use super::request::TRACE_ID;
-use crate::biz::values::{error::Result, ids::TraceId, invalid::Invalid};
+use crate::biz::values::{error::Result, invalid::Invalid};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -39,13 +39,6 @@ impl IdSource {
             Self::TraceId | Self::Reservation => Some("trace_id"),
             Self::AdjustmentId => Some("adjustment_id"),
             Self::RechargeKey => Some("idempotency_key"),
-        }
-    }
-
-    /// Gives a charge without an id a new one, so that the error of an unknown outcome can name it.
-    pub fn complete(self, id: &mut String) {
-        if self == Self::TraceId && id.is_empty() {
-            *id = TraceId::fresh().to_string();
         }
     }
 

@@ -60,7 +60,6 @@ where
         {
             *own = header_id.into_owned();
         }
-        id.complete(own);
         request_id.note_retry_id(field, own);
     }
     if id == IdSource::Items {

@@ -65,9 +65,9 @@ impl StreamService {
         request_id: RequestId,
     ) -> Replies {
         let (updates, replies) = mpsc::channel(REPLIES);
-        let service = self.clone();
+        let (service, opening_id) = (self.clone(), request_id.clone());
         let metering = async move {
-            match service.open_stream(&mut messages, fill).await {
+            match service.open_stream(&mut messages, fill, &opening_id).await {
                 Ok(session) => {
                     let open = service.observer.open_stream();
                     let ended = session.run(events(messages), updates).await;
@@ -94,8 +94,9 @@ impl StreamService {
         &self,
         messages: &mut Streaming<MeterStreamRequest>,
         fill: impl FnOnce(&mut ReserveQuotaRequest) -> Result<()>,
+        request_id: &RequestId,
     ) -> Result<Session> {
-        let opened = self.try_open_stream(messages, fill).await;
+        let opened = self.try_open_stream(messages, fill, request_id).await;
         self.observer.count_reserve(opened.as_ref().map(Session::is_reopened).map_err(errors::failure));
         opened
     }
@@ -104,6 +105,7 @@ impl StreamService {
         &self,
         messages: &mut Streaming<MeterStreamRequest>,
         fill: impl FnOnce(&mut ReserveQuotaRequest) -> Result<()>,
+        request_id: &RequestId,
     ) -> Result<Session> {
         let permit = self.meter.admit()?;
         let is_first = || Invalid::new("open", "must come first, and soon");
@@ -113,7 +115,10 @@ impl StreamService {
         };
         let in_flight = self.observer.begin(Operation::Reserve);
         let opened = match fill(&mut open).and_then(|()| self.calls.reserve(open)) {
-            Ok(reserve) => self.reserve_stream(reserve, permit).await,
+            Ok(reserve) => {
+                request_id.note_trace_id(&reserve.call.trace);
+                self.reserve_stream(reserve, permit).await
+            }
             Err(error) => Err(error),
         };
         in_flight.end();

@@ -10,6 +10,8 @@ use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 use tracing::Span;
 use uuid::Uuid;
 
+use crate::biz::values::ids::TraceId;
+
 /// The header, or gRPC metadata, of the request id, in requests and in replies.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The header, or gRPC metadata, of the trace id.
@@ -59,12 +61,25 @@ impl RequestId {
         self.id.to_str().unwrap_or_default()
     }
 
-    /// Sets the id by which a retry finds the outcome of the request.
-    pub fn note_retry_id(&self, field: &'static str, id: &str) {
-        if (1..=MAX_ID).contains(&id.len()) {
-            // A request has one id. A second one is a defect of the handler.
-            let _ = self.retry_id.set((field, id.to_owned()));
+    /// Sets the id by which a retry finds the outcome of the request. A request has one such id.
+    /// Returns whether this call set it.
+    pub fn note_retry_id(&self, field: &'static str, id: &str) -> bool {
+        self.retry_id.get().is_none()
+            && (1..=MAX_ID).contains(&id.len())
+            && self.retry_id.set((field, id.to_owned())).is_ok()
+    }
+
+    /// Sets the trace id of a charge or a reservation. If the caller sent none, the server made the
+    /// id, and this adds it to the span of the request.
+    pub fn note_trace_id(&self, trace: &TraceId) {
+        if self.note_retry_id("trace_id", trace.as_str()) {
+            Span::current().record("trace_id", trace.as_str());
         }
+    }
+
+    /// The same request id, without a retry id. An item of a batch sets its own.
+    pub fn of_item(&self) -> Self {
+        Self::new(self.id.clone())
     }
 
     /// The field and the id, if they are set.

@@ -19,6 +19,7 @@ use super::{
         CommitReservationReply, CommitReservationRequest, GetTransactionReply, GetTransactionRequest,
         ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, Usage,
     },
+    request::RequestId,
 };
 use crate::{
     biz::{
@@ -59,10 +60,17 @@ pub struct ReservationService {
 }
 
 impl ReservationService {
-    pub async fn reserve_quota(&self, request: ReserveQuotaRequest) -> Result<ReserveQuotaReply> {
+    pub async fn reserve_quota(
+        &self,
+        request: ReserveQuotaRequest,
+        request_id: &RequestId,
+    ) -> Result<ReserveQuotaReply> {
         let in_flight = self.observer.begin(Operation::Reserve);
         let settled = match self.calls.reserve(request) {
-            Ok(reserve) => self.reserve(reserve).await,
+            Ok(reserve) => {
+                request_id.note_trace_id(&reserve.call.trace);
+                self.reserve(reserve).await
+            }
             Err(error) => Err(error),
         };
         in_flight.end();

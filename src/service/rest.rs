@@ -57,6 +57,20 @@ macro_rules! rpc {
     };
 }
 
+/// As [`rpc`], for a method that takes the id of the request.
+macro_rules! identified_rpc {
+    ($feature:ident.$method:ident, $id:expr) => {
+        async |State(rest): State<Rest>, path: PathResult, request: Request| {
+            let replier = Replier::of(rest.style, &request);
+            let answer = match message(&rest.unknown, path, request, $id).await {
+                Ok(message) => rest.api.$feature.$method(message, &replier.id).await,
+                Err(error) => Err(error),
+            };
+            replier.respond(answer)
+        }
+    };
+}
+
 /// The routes of BillingService.
 pub fn public_routes() -> Router<Rest> {
     Router::new()
@@ -77,9 +91,9 @@ pub fn public_routes() -> Router<Rest> {
 pub fn internal_routes() -> Router<Rest> {
     Router::new()
         .route("/internal/v1/billing/check", post(rpc!(checks.check_quota)))
-        .route("/internal/v1/billing/deduct", post(rpc!(charges.deduct_quota, IdSource::TraceId)))
-        .route("/internal/v1/billing/deduct/batch", post(batch_deduct))
-        .route("/internal/v1/billing/reserve", post(rpc!(reservations.reserve_quota, IdSource::TraceId)))
+        .route("/internal/v1/billing/deduct", post(identified_rpc!(charges.deduct_quota, IdSource::TraceId)))
+        .route("/internal/v1/billing/deduct/batch", post(identified_rpc!(charges.batch_deduct_quota, IdSource::Items)))
+        .route("/internal/v1/billing/reserve", post(identified_rpc!(reservations.reserve_quota, IdSource::TraceId)))
         .route("/internal/v1/billing/commit", post(rpc!(reservations.commit_reservation, IdSource::Reservation)))
         .route("/internal/v1/billing/release", post(rpc!(reservations.release_reservation, IdSource::Reservation)))
         .route("/internal/v1/billing/transactions/{user_id}/{trace_id}", get(rpc!(reservations.get_transaction)))
@@ -115,15 +129,6 @@ async fn export_records(State(rest): State<Rest>, path: PathResult, request: Req
         }
         Err(error) => replier.fail(&error),
     }
-}
-
-async fn batch_deduct(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
-    let replier = Replier::of(rest.style, &request);
-    let answer = match message(&rest.unknown, path, request, IdSource::Items).await {
-        Ok(message) => rest.api.charges.batch_deduct_quota(message, &replier.id).await,
-        Err(error) => Err(error),
-    };
-    replier.respond(answer)
 }
 
 async fn recharge(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
