@@ -48,8 +48,8 @@ impl ChargeService {
         self.deduct(request, |trace| request_id.note_trace_id(trace)).await
     }
 
-    /// Parses and queues the charge at once, and has its trace id noted. The future waits for the
-    /// outcome.
+    /// Parses and queues the charge at once, and sets the retry id of the request. The future waits
+    /// for the outcome.
     fn deduct<N: FnOnce(&TraceId)>(
         &self,
         request: DeductQuotaRequest,
@@ -114,7 +114,7 @@ fn item_error(error: &Error, item_id: &RequestId) -> ItemError {
     ItemError { error_code: kind.error_code.into(), reason: kind.reason.into(), message }
 }
 
-/// The outcome of a charge or a commit, as it is counted.
+/// The outcome of a charge or a commit, for the metrics.
 pub(super) fn outcome(settled: &Settled) -> Outcome<'_> {
     settled.as_ref().map(|(transaction, effect)| (transaction, *effect)).map_err(errors::failure)
 }

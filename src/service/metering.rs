@@ -74,14 +74,14 @@ impl StreamService {
                     service.count_stream(ended);
                     drop(open);
                 }
-                // The first update: there is room for it.
+                // This is the first update, so there is room for it.
                 Err(error) => drop(updates.try_send(Update::Failed(error))),
             }
         };
         self.tasks.spawn(metering.in_current_span());
         let replies =
             stream::unfold(replies, async |mut replies: mpsc::Receiver<Update>| Some((replies.recv().await?, replies)));
-        // Replies are made while the body is written, when the request has been left.
+        // Replies are built while the body is written, outside the span of the request.
         let span = Span::current();
         let failed = move |error| {
             span.in_scope(|| errors::log(&error, &request_id));
@@ -170,7 +170,7 @@ fn event(message: Option<Message>) -> Result<Event> {
     }
 }
 
-/// The count of the model's vendor; no tokens at all are no count.
+/// The usage that the vendor counted. Zero tokens count as no usage.
 fn vendor_usage(counted: Option<proto::Usage>) -> Result<Option<Usage>> {
     Ok(usage(counted)?.filter(|usage| usage.tokens() > 0))
 }

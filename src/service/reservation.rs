@@ -55,7 +55,7 @@ pub struct ReservationService {
     pub transactions: Arc<dyn TransactionStore>,
     pub tokens: Arc<TokenCounter>,
     pub observer: ChargeObserver,
-    /// Commits that go on when their callers go away.
+    /// Tasks of commits, which go on when their callers go away.
     pub tasks: TaskTracker,
 }
 
@@ -111,7 +111,7 @@ impl ReservationService {
     /// Commits, then compares the vendor's count with ours in the background.
     async fn commit_and_compare(self: &Arc<Self>, commit: Commit, text: OutputText, usage: usage::Usage) -> Settled {
         let settled = self.engine.commit(commit).await;
-        if let Ok((transaction, Effect::Made)) = &settled {
+        if let Ok((transaction, Effect::Applied)) = &settled {
             let (service, model) = (self.clone(), transaction.content.model.clone());
             let comparing = async move {
                 if let Ok(ours) = service.count_output(model.as_ref(), text.output).await {

@@ -57,7 +57,7 @@ macro_rules! rpc {
     };
 }
 
-/// As [`rpc`], of a method that names the request to which its errors belong.
+/// As [`rpc`], for a method that takes the id of the request.
 macro_rules! identified_rpc {
     ($feature:ident.$method:ident, $id:expr) => {
         async |State(rest): State<Rest>, path: PathResult, request: Request| {
@@ -157,7 +157,7 @@ async fn recharge_callback(State(rest): State<Rest>, path: PathResult, request: 
 /// Writes the reply to one request.
 pub struct Replier {
     style: Style,
-    /// An internal error names it.
+    /// The id, which an internal error names.
     id: RequestId,
 }
 
@@ -170,7 +170,7 @@ impl Replier {
         Self::new(style, RequestId::beside(request.extensions()))
     }
 
-    /// Dresses an answer as the style asks.
+    /// Builds the response to an answer in the configured style.
     fn respond<R: Serialize>(&self, answer: Result<R>) -> Response {
         match (answer, self.style) {
             (Ok(reply), Style::Plain) => Json(reply).into_response(),
@@ -182,10 +182,10 @@ impl Replier {
         }
     }
 
-    /// The response of an error, which is logged where the response does not explain it.
+    /// The response to an error. Logs the error if the response does not explain it.
     pub fn fail(&self, error: &Error) -> Response {
         errors::log(error, &self.id);
-        let mut response = dress_error(self.style, errors::kind(error).http, ErrorBody::new(error, &self.id));
+        let mut response = error_response(self.style, errors::kind(error).http, ErrorBody::new(error, &self.id));
         if let Some(after) = errors::retry_after(error) {
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
@@ -194,9 +194,9 @@ impl Replier {
     }
 }
 
-/// The response of an error body, in the given style. An error without a code of the contract has its
-/// HTTP status as the code.
-pub fn dress_error(style: Style, status: StatusCode, body: ErrorBody) -> Response {
+/// The response with an error body, in the given style. The code of an error without a contract
+/// code is its HTTP status.
+pub fn error_response(style: Style, status: StatusCode, body: ErrorBody) -> Response {
     match style {
         Style::Plain => (status, Json(body)).into_response(),
         Style::Devshare => {

@@ -22,7 +22,7 @@ use crate::{
 
 /// Longest pause after a transaction.
 const LONGEST_REST: Duration = Duration::from_secs(1);
-/// Of both tables.
+/// The columns of both tables.
 const COLUMNS: &str = "billing_record_id, user_id, service_name, type, amount, count, created_at, usage_date, trace_id";
 
 #[async_trait]
@@ -52,8 +52,8 @@ impl RecordArchive for MySqlStore {
         let copied = moved(&mut connection, copy, (users, before), last).await?;
         let delete = Statement::new("DELETE FROM billing_record WHERE ");
         let deleted = moved(&mut connection, delete, (users, before), last).await?;
-        // A late commit writes records of an old day: one that came between the two must
-        // not be deleted uncopied.
+        // A late commit may write a record of an old day between the two statements. It must not be
+        // deleted without a copy.
         if copied != deleted {
             return Err(StoreError::Conflict("old records were written meanwhile".into()));
         }
@@ -78,7 +78,7 @@ fn old_of(statement: &mut Statement, users: &[UserId], before: DateTime<Utc>) {
     statement.push("user_id IN (").texts(users.iter().map(UserId::as_str)).push(") AND created_at < ").instant(before);
 }
 
-/// Runs a statement on the old records up to the key of `last`; on how many.
+/// Runs a statement on the old records up to the key of `last`. Returns their number.
 async fn moved(
     connection: &mut MySqlConnection,
     mut statement: Statement,

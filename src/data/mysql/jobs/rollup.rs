@@ -30,8 +30,8 @@ impl RollupStore for MySqlStore {
         sets.iter().flatten().map(user_of).collect()
     }
 
-    /// The lock of the account comes first: nothing is settled for the user until the commit,
-    /// which would otherwise fail on the rows that settlements write meanwhile.
+    /// Locks the account first, so that nothing is settled for the user until the commit. Otherwise
+    /// the commit would fail on the rows that settlements write.
     async fn rebuild(&self, user: &UserId) -> Result<(), StoreError> {
         self.writer.run(Statement::transaction(|statement| rebuild(statement, user))).await
     }
@@ -72,8 +72,8 @@ const COLUMNS: [(&str, &str, &str); 5] = [
     ("paid_records", "SUM(type = 2)", "recorded_paid_records"),
 ];
 
-/// The days on which the rollup of the users in `of` differs from the records, in key order;
-/// so many at most.
+/// The days on which the rollup of the users in `of` differs from the records, in key order, at
+/// most `limit`.
 pub async fn differing_days(
     connection: &mut MySqlConnection,
     of: impl Fn(&mut Statement),
@@ -92,7 +92,7 @@ pub async fn differing_days(
     sets.iter().flatten().map(differing_day_of).collect()
 }
 
-/// From where the days are read that differ, by user, day and service.
+/// The FROM clause of the differing days, grouped by user, day and service.
 fn differing(statement: &mut Statement, of: impl Fn(&mut Statement)) {
     statement.push(" FROM (SELECT user_id, usage_date, service_name");
     for (column, ..) in COLUMNS {

@@ -30,9 +30,9 @@ use crate::{
 
 #[async_trait]
 impl Ledger for MySqlStore {
-    /// Two round trips: begin, lock and load; write and commit. A third one only where an
-    /// account or an order was not found: it tells a locked row from an absent one. On every way out but
-    /// a clean one the connection is closed, and the server rolls back.
+    /// Two round trips: begin, lock and load; write and commit. A third one follows only if an
+    /// account or an order was not found, to tell a locked row from an absent one. After an error
+    /// the connection is closed, and the server rolls back.
     async fn settle(&self, batch: &Batch, wait_for: Option<&Lock>) -> Result<SettledBatch, StoreError> {
         let keys = Keys::of(batch);
         let connections = if wait_for.is_some() { &self.waiter } else { &self.writer };
@@ -48,7 +48,8 @@ impl Ledger for MySqlStore {
             unopened.retain(|user| !left_out.contains(user));
             if !unopened.is_empty() {
                 // A missing row can't be locked, and an insert out of order could deadlock with
-                // another batch. So this gives the locks back, opens the accounts and begins again.
+                // another batch. So this attempt releases its locks, opens the accounts and begins
+                // again.
                 Statement::new("ROLLBACK").execute(&mut connection).await?;
                 created = unopened.iter().filter(|user| !state.balances.contains_key(user)).cloned().collect();
                 accounts::open(&mut connection, &unopened, batch.at, &batch.catalog).await?;
@@ -79,7 +80,7 @@ impl Ledger for MySqlStore {
 }
 
 /// Whether a posting was refused without a look-up of its id, although an earlier attempt may have
-/// committed. The first outcome then counts.
+/// committed it. The first outcome then counts.
 fn refused_as_new(batch: &Batch, outcomes: &[Outcome]) -> bool {
     let is_unsought = |posting: &Posting| matches!(posting, Posting::Charge(_) | Posting::Reserve(_));
     let mut settled = batch.postings.iter().zip(outcomes);
