@@ -6,6 +6,7 @@
 mod accounts;
 mod alerts;
 mod archive;
+mod audit;
 mod bad_input;
 mod cache;
 mod charges;

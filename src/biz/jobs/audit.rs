@@ -6,6 +6,9 @@
 //! - rollup of a day = its records
 //! - settled transactions = their records
 //! - holds = PENDING reservations
+//!
+//! It also names the rows that the service cannot read, among them the quotas of API keys, which have
+//! no user.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -18,7 +21,7 @@ use crate::biz::{
     jobs::retry::repeat,
     values::{
         error::StoreError,
-        ids::{ServiceName, UserId},
+        ids::{ApiKeyId, ServiceName, UserId},
         money::Money,
     },
 };
@@ -56,7 +59,8 @@ pub struct Evidence {
     /// The days on which rollup and records differ, at most [`MAX_DAYS`] for all users of one
     /// snapshot. The database compares the days, because all days are too many to read.
     pub differing_days: Vec<DifferingDay>,
-    /// Rows that settlement cannot read, with their values: the account is quarantined for them.
+    /// Rows that the service cannot read, with their values. Settlement quarantines the account for
+    /// some of them.
     pub unreadable: Vec<String>,
 }
 
@@ -112,18 +116,41 @@ impl fmt::Display for DayBook {
     }
 }
 
+/// The owner of a book.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    User(UserId),
+    ApiKey(ApiKeyId),
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(user) => write!(f, "user {user}"),
+            Self::ApiKey(key) => write!(f, "API key {key}"),
+        }
+    }
+}
+
 /// A book that does not balance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    pub user: UserId,
+    pub owner: Owner,
     pub book: String,
     pub says: String,
     pub should_be: String,
 }
 
+impl Difference {
+    /// A row that the service cannot read; `row` has its values.
+    fn unreadable(owner: Owner, row: String) -> Self {
+        Self { owner, book: "stored row".into(), says: row, should_be: "one that the service can read".into() }
+    }
+}
+
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "user {}: {} says {}, should be {}", self.user, self.book, self.says, self.should_be)
+        write!(f, "{}: {} says {}, should be {}", self.owner, self.book, self.says, self.should_be)
     }
 }
 
@@ -136,6 +163,12 @@ pub trait AuditStore: Users {
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn evidence(&self, after: Option<&UserId>, limit: u32) -> Result<Vec<Evidence>, StoreError>;
+
+    /// The first `limit` quotas of API keys that the service cannot read, with their values.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn unreadable_key_quotas(&self, limit: u32) -> Result<Vec<(ApiKeyId, String)>, StoreError>;
 }
 
 /// The result of an audit. The counts include the interrupted run from which this one resumes.
@@ -153,6 +186,8 @@ pub const JOB: &str = "audit";
 pub const MAX_REPORTED: u64 = 1_000;
 /// Most differing days that are read in one snapshot.
 pub const MAX_DAYS: u32 = 10_000;
+/// Most unreadable quotas of API keys that are read.
+const MAX_KEY_QUOTAS: u32 = 10_000;
 /// Users read in one snapshot.
 const USERS_AT_A_TIME: u32 = 200;
 
@@ -164,7 +199,20 @@ const USERS_AT_A_TIME: u32 = 200;
 pub async fn audit(store: &dyn AuditStore, progress: &dyn Progress) -> Result<AuditReport, StoreError> {
     let mut scan = ScanPosition::<2>::of(progress);
     let mut differences = Vec::new();
+    let mut note = |count: &mut u64, difference: Difference| {
+        *count += 1;
+        if *count <= MAX_REPORTED {
+            progress.report(&difference.to_string());
+            differences.push(difference);
+        }
+    };
     progress.expect(store.users_behind(scan.last.as_ref()).await?);
+    // The counts of a checkpoint include the keys.
+    if scan.last.is_none() {
+        for (key, row) in repeat(|| store.unreadable_key_quotas(MAX_KEY_QUOTAS)).await? {
+            note(&mut scan.counts[1], Difference::unreadable(Owner::ApiKey(key), row));
+        }
+    }
     // Ends, because each chunk begins after the last one.
     loop {
         let chunk = repeat(|| store.evidence(scan.last.as_ref(), USERS_AT_A_TIME)).await?;
@@ -174,11 +222,7 @@ pub async fn audit(store: &dyn AuditStore, progress: &dyn Progress) -> Result<Au
         };
         let users = chunk.len() as u64;
         for difference in chunk.iter().flat_map(compare) {
-            scan.counts[1] += 1;
-            if scan.counts[1] <= MAX_REPORTED {
-                progress.report(&difference.to_string());
-                differences.push(difference);
-            }
+            note(&mut scan.counts[1], difference);
         }
         scan.counts[0] += users;
         scan.last = Some(end.user.clone());
@@ -194,16 +238,14 @@ pub fn differences_at(position: Option<&str>) -> Option<u64> {
 
 /// The differences in one user's books.
 pub fn compare(evidence: &Evidence) -> Vec<Difference> {
-    let mut differences = Vec::new();
+    let unreadable = |row: &String| Difference::unreadable(Owner::User(evidence.user.clone()), row.clone());
+    let mut differences: Vec<_> = evidence.unreadable.iter().map(unreadable).collect();
     let mut expect = |book: String, says: String, should_be: String| {
         if says != should_be {
-            differences.push(Difference { user: evidence.user.clone(), book, says, should_be });
+            differences.push(Difference { owner: Owner::User(evidence.user.clone()), book, says, should_be });
         }
     };
 
-    for row in &evidence.unreadable {
-        expect("stored row".into(), row.clone(), "one that settlement can read".into());
-    }
     let balance: Money = [evidence.recharged, evidence.adjusted, -evidence.charged].into_iter().sum();
     let says = evidence.balance.map_or("no account".into(), |balance| balance.to_string());
     expect("balance".into(), says, balance.to_string());

@@ -8,7 +8,7 @@ use crate::{
         jobs::audit::{DifferingDay, Evidence},
         values::{
             error::StoreError,
-            ids::{ServiceName, UserId},
+            ids::{ApiKeyId, ServiceName, UserId},
         },
     },
     data::row::Columns,
@@ -119,10 +119,17 @@ pub fn note_reservations(evidence: &mut Evidence, row: &impl Columns) -> Result<
     Ok(())
 }
 
-/// The description of a row that settlement cannot read.
+/// The description of a row that the service cannot read.
 pub fn note_unreadable(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
     evidence.unreadable.push(row.text(1)?);
     Ok(())
+}
+
+/// An API key, and the description of its unreadable quota. A key that is no text has the name `?`,
+/// so that it does not end the audit.
+pub fn unreadable_key_quota_of(row: &impl Columns) -> (ApiKeyId, String) {
+    let key = row.text(0).unwrap_or_else(|_| "?".into());
+    (ApiKeyId::from_stored(key), row.text(1).unwrap_or_else(|why| why.to_string()))
 }
 
 /// The number of reservations that no sweep would find.

@@ -8,7 +8,10 @@ use super::rollup::differing_days;
 use crate::{
     biz::{
         jobs::audit::{AuditStore, Evidence, MAX_DAYS},
-        values::{error::StoreError, ids::UserId},
+        values::{
+            error::StoreError,
+            ids::{ApiKeyId, UserId},
+        },
     },
     data::{
         error::store_error,
@@ -33,10 +36,34 @@ impl AuditStore for MySqlStore {
         connection.give_back();
         Ok(evidence)
     }
+
+    async fn unreadable_key_quotas(&self, limit: u32) -> Result<Vec<(ApiKeyId, String)>, StoreError> {
+        let rows = self.reader.fetch_all(sqlx::query(UNREADABLE_KEY_QUOTAS).bind(limit)).await?;
+        Ok(rows.iter().map(audit::unreadable_key_quota_of).collect())
+    }
+}
+
+/// The quotas of API keys that `rows::key_quota` refuses, or that are negative. The comparison of
+/// bytes sees case and trailing spaces.
+const UNREADABLE_KEY_QUOTAS: &str = "\
+    SELECT api_key_id, CONCAT('quota of ', quota_type, ' in period ', period, ' with limit ', quota_limit, \
+    ', used ', used, ', version ', version) FROM api_key_quota \
+    WHERE CAST(quota_type AS BINARY) NOT IN ('requests', 'tokens', 'amount') \
+    OR CAST(period AS BINARY) NOT IN ('day', 'month', 'total') OR quota_limit < 0 OR used < 0 OR version < 0 \
+    ORDER BY api_key_id, quota_type LIMIT ?";
+
+/// The condition of an order that `rows::order` refuses, or that is negative. The comparison of
+/// bytes sees case and trailing spaces.
+macro_rules! unreadable_order {
+    () => {
+        "(CAST(status AS BINARY) NOT IN ('pending', 'success', 'failed', 'expired') \
+         OR CAST(payment_method AS BINARY) NOT IN ('alipay', 'wechat', 'wechatpay', 'stripe') OR amount < 0)"
+    };
 }
 
 /// All users in any book, with or without an account.
-const USERS: &str = "\
+const USERS: &str = concat!(
+    "\
     (SELECT user_id FROM user_balance WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM free_quota WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM billing_record WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
@@ -45,8 +72,11 @@ const USERS: &str = "\
     (SELECT DISTINCT user_id FROM usage_daily WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM balance_adjustment WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM quota_opening WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
-    (SELECT DISTINCT user_id FROM recharge_order WHERE status = 'success' AND user_id > ? ORDER BY user_id LIMIT ?) \
-    ORDER BY user_id LIMIT ?";
+    (SELECT DISTINCT user_id FROM recharge_order WHERE (status = 'success' OR ",
+    unreadable_order!(),
+    ") \
+    AND user_id > ? ORDER BY user_id LIMIT ?) ORDER BY user_id LIMIT ?"
+);
 /// Number of tables in [`USERS`].
 const USER_TABLES: usize = 9;
 
@@ -158,6 +188,15 @@ const BOOKS: &[(&str, Note<MySqlRow>)] = &[
         "SELECT user_id, CONCAT('transaction ', trace_id, ' with status ', status, ', count ', count, ', free ', free_count, ', paid ', paid_count) \
          FROM billing_transaction WHERE (count < 0 OR free_count < 0 OR paid_count < 0 \
          OR status NOT IN ('PENDING', 'COMMITTED', 'RELEASED', 'EXPIRED')) AND user_id BETWEEN ? AND ? LIMIT 10000",
+        audit::note_unreadable,
+    ),
+    (
+        concat!(
+            "SELECT user_id, CONCAT('order ', order_id, ' with status ', status, ', payment method ', \
+             COALESCE(payment_method, 'NULL'), ', amount ', amount) FROM recharge_order WHERE ",
+            unreadable_order!(),
+            " AND user_id BETWEEN ? AND ? LIMIT 10000"
+        ),
         audit::note_unreadable,
     ),
     (records_of!("billing_record"), audit::note_records),

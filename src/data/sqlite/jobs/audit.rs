@@ -7,7 +7,10 @@ use super::rollup::differing_days;
 use crate::{
     biz::{
         jobs::audit::{AuditStore, Evidence, MAX_DAYS},
-        values::{error::StoreError, ids::UserId},
+        values::{
+            error::StoreError,
+            ids::{ApiKeyId, UserId},
+        },
     },
     data::{
         error::store_error,
@@ -25,10 +28,32 @@ impl AuditStore for SqliteStore {
         snapshot.rollback().await.map_err(store_error)?;
         Ok(evidence)
     }
+
+    async fn unreadable_key_quotas(&self, limit: u32) -> Result<Vec<(ApiKeyId, String)>, StoreError> {
+        let rows = sqlx::query(UNREADABLE_KEY_QUOTAS).bind(limit).fetch_all(&self.reader).await.map_err(store_error)?;
+        Ok(rows.iter().map(audit::unreadable_key_quota_of).collect())
+    }
+}
+
+/// The quotas of API keys that `rows::key_quota` refuses, or that are negative. The tables of orders
+/// and of these quotas are STRICT: their columns have the right types.
+const UNREADABLE_KEY_QUOTAS: &str = "\
+    SELECT api_key_id, 'quota of ' || quota_type || ' in period ' || period || ' with limit ' || quota_limit \
+    || ', used ' || used || ', version ' || version FROM api_key_quota \
+    WHERE quota_type NOT IN ('requests', 'tokens', 'amount') OR period NOT IN ('day', 'month', 'total') \
+    OR quota_limit < 0 OR used < 0 OR version < 0 ORDER BY api_key_id, quota_type LIMIT ?";
+
+/// The condition of an order that `rows::order` refuses, or that is negative.
+macro_rules! unreadable_order {
+    () => {
+        "(status NOT IN ('pending', 'success', 'failed', 'expired') \
+         OR payment_method NOT IN ('alipay', 'wechat', 'wechatpay', 'stripe') OR amount < 0)"
+    };
 }
 
 /// All users in any book, with or without an account.
-const USERS: &str = "\
+const USERS: &str = concat!(
+    "\
     SELECT user_id FROM user_balance WHERE user_id > ?1 UNION \
     SELECT user_id FROM free_quota WHERE user_id > ?1 UNION \
     SELECT user_id FROM billing_record WHERE user_id > ?1 UNION \
@@ -37,8 +62,11 @@ const USERS: &str = "\
     SELECT user_id FROM usage_daily WHERE user_id > ?1 UNION \
     SELECT user_id FROM balance_adjustment WHERE user_id > ?1 UNION \
     SELECT user_id FROM quota_opening WHERE user_id > ?1 UNION \
-    SELECT user_id FROM recharge_order WHERE status = 'success' AND user_id > ?1 \
-    ORDER BY user_id LIMIT ?2";
+    SELECT user_id FROM recharge_order WHERE (status = 'success' OR ",
+    unreadable_order!(),
+    ") AND user_id > ?1 \
+    ORDER BY user_id LIMIT ?2"
+);
 
 async fn read(
     snapshot: &mut Transaction<'_, Sqlite>,
@@ -134,6 +162,15 @@ const BOOKS: &[(&str, Note<SqliteRow>)] = &[
         "SELECT user_id, 'transaction ' || trace_id || ' with status ' || status || ', count ' || count || ', free ' || free_count || ', paid ' || paid_count \
          FROM billing_transaction WHERE (count < 0 OR typeof(count) NOT IN ('integer', 'null') OR free_count < 0 OR typeof(free_count) NOT IN ('integer', 'null') OR paid_count < 0 OR typeof(paid_count) NOT IN ('integer', 'null') \
          OR status NOT IN ('PENDING', 'COMMITTED', 'RELEASED', 'EXPIRED')) AND user_id BETWEEN ? AND ? LIMIT 10000",
+        audit::note_unreadable,
+    ),
+    (
+        concat!(
+            "SELECT user_id, 'order ' || order_id || ' with status ' || status || ', payment method ' \
+             || COALESCE(payment_method, 'NULL') || ', amount in millionths ' || amount FROM recharge_order WHERE ",
+            unreadable_order!(),
+            " AND user_id BETWEEN ? AND ? LIMIT 10000"
+        ),
         audit::note_unreadable,
     ),
     (records_of!("billing_record"), audit::note_records),

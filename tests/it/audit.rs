@@ -1,0 +1,146 @@
+//! The audit names rows that the service cannot read.
+
+use async_trait::async_trait;
+use billing_service::{
+    app,
+    biz::{
+        jobs::{audit::audit, progress::Progress},
+        values::error::StoreError,
+    },
+    service::proto::SetApiKeyQuotaRequest,
+};
+use rstest::rstest;
+
+use crate::harness::{Backend, MySql, Service, Sqlite, charge};
+
+impl Service {
+    /// A top-up order in SQL: id, user, amount, payment method and status.
+    async fn insert_order(&self, id: &str, user: &str, amount: &str, method: &str, status: &str) {
+        let now = if self.database.backend == MySql { "UTC_TIMESTAMP()" } else { "1700000000000000" };
+        let columns = "order_id, user_id, amount, payment_method, status, created_at, updated_at";
+        let values = format!("'{id}', '{user}', {amount}, {method}, '{status}', {now}, {now}");
+        self.database.execute(&format!("INSERT INTO recharge_order ({columns}) VALUES ({values})")).await;
+    }
+
+    async fn quota_of_key(&self, key: &str, quota_type: &str) {
+        let request = SetApiKeyQuotaRequest {
+            api_key_id: key.into(),
+            quota_type: quota_type.into(),
+            period: "total".into(),
+            limit: Some(5.0),
+        };
+        self.internal.clone().set_api_key_quota(request).await.unwrap();
+    }
+
+    /// The differences of an audit, without the accounts that users of an order alone do not have.
+    async fn unreadable(&self) -> Vec<String> {
+        let report = self.database.audit().await;
+        let lines: Vec<_> = report.differences.iter().map(ToString::to_string).collect();
+        assert_eq!(lines.len() as u64, report.difference_count);
+        lines.into_iter().filter(|line| !line.contains("says no account")).collect()
+    }
+}
+
+#[rstest]
+#[tokio::test]
+async fn orders_that_cannot_be_read_are_named_with_their_users(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    service.deduct(charge("u", "asset", 1)).await;
+    for (id, method, status) in [
+        ("p", "'alipay'", "pending"),
+        ("f", "'wechat'", "failed"),
+        ("e", "'wechatpay'", "expired"),
+        ("s", "NULL", "failed"),
+    ] {
+        service.insert_order(id, "u", "1", method, status).await;
+    }
+    assert_eq!(service.unreadable().await, Vec::<String>::new());
+
+    service.insert_order("bad-1", "u", "1", "'stripe'", "cancelled").await;
+    service.insert_order("bad-2", "u", "1", "'Alipay'", "pending").await;
+    service.insert_order("bad-3", "u", "1", "''", "expired").await;
+    // Users without any other row.
+    service.insert_order("bad-4", "v", "-1", "'stripe'", "pending").await;
+    service.insert_order("bad-5", "w", "1", "NULL", "pending ").await;
+    let found = service.unreadable().await;
+    let expected = [
+        ("u", "bad-1 with status cancelled, payment method stripe"),
+        ("u", "bad-2 with status pending, payment method Alipay"),
+        ("u", "bad-3 with status expired, payment method ,"),
+        ("v", "bad-4 with status pending, payment method stripe"),
+        ("w", "bad-5 with status pending , payment method NULL"),
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (user, row) in expected {
+        let says = format!("user {user}: stored row says order {row}");
+        let is_named = |line: &&String| line.starts_with(&says) && line.ends_with("one that the service can read");
+        assert_eq!(found.iter().filter(is_named).count(), 1, "{says}: {found:#?}");
+    }
+    assert!(found.iter().any(|line| line.contains("amount") && line.contains(" -1")), "{found:#?}");
+
+    service.database.execute("DELETE FROM recharge_order WHERE order_id LIKE 'bad-%'").await;
+    service.assert_audit_is_clean().await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn quotas_of_api_keys_that_cannot_be_read_are_named_once(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    service.deduct(charge("u", "asset", 1)).await;
+    for key in ["good", "kind", "period", "limit", "used", "version", "no-text"] {
+        for quota_type in ["requests", "tokens", "amount"] {
+            service.quota_of_key(key, quota_type).await;
+        }
+    }
+    service.assert_audit_is_clean().await;
+
+    let no_text = if on == MySql { "x'ff'" } else { "CAST(x'ff' AS TEXT)" };
+    for (key, change) in [
+        ("kind", "quota_type = 'Tokens'"),
+        ("period", "period = 'year'"),
+        ("limit", "quota_limit = -1"),
+        ("used", "used = -2"),
+        ("version", "version = -3"),
+        ("no-text", &format!("api_key_id = {no_text}, period = 'week'")),
+    ] {
+        let row = format!("api_key_id = '{key}' AND quota_type = 'tokens'");
+        service.database.execute(&format!("UPDATE api_key_quota SET {change} WHERE {row}")).await;
+    }
+    let found = service.unreadable().await;
+    for (key, row) in [
+        ("kind", "quota of Tokens in period total with limit 5, used 0, version 0"),
+        ("period", "quota of tokens in period year with limit 5, used 0, version 0"),
+        ("limit", "quota of tokens in period total with limit -1, used 0, version 0"),
+        ("used", "quota of tokens in period total with limit 5, used -2, version 0"),
+        ("version", "quota of tokens in period total with limit 5, used 0, version -3"),
+        ("?", "quota of tokens in period week with limit 5, used 0, version 0"),
+    ] {
+        let line = format!("API key {key}: stored row says {row}, should be one that the service can read");
+        assert_eq!(found.iter().filter(|found| **found == line).count(), 1, "{line}: {found:#?}");
+    }
+    assert_eq!(found.len(), 6, "{found:#?}");
+
+    // The checkpoint has counted the keys.
+    let store = app::connect(&service.database.config(&[])).await.unwrap();
+    let resumed = audit(&*store, &After("1 6 u")).await.unwrap();
+    assert_eq!((resumed.users, resumed.difference_count), (1, 6), "{:#?}", resumed.differences);
+    store.close().await;
+}
+
+/// Resumes a run after a checkpoint.
+struct After(&'static str);
+
+#[async_trait]
+impl Progress for After {
+    fn position(&self) -> Option<String> {
+        Some(self.0.to_owned())
+    }
+
+    fn expect(&self, _: u64) {}
+
+    async fn reached(&self, _: &str, _: u64) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn report(&self, _: &str) {}
+}
