@@ -1,8 +1,12 @@
 //! Requests of both protocols, and the release that serves them.
 
-use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
-use super::registration::counters;
+use super::{
+    registration::{counters, gauge},
+    scale,
+};
+use crate::biz::settlement::engine::ParkingSize;
 
 pub struct RequestMetrics {
     /// By rpc, protocol (grpc, http) and the code in that protocol.
@@ -11,6 +15,8 @@ pub struct RequestMetrics {
     unknown_fields: IntCounterVec,
     /// Postings that wait, by lane.
     lane_queue: IntGaugeVec,
+    parked_accounts: IntGauge,
+    parked_postings: IntGauge,
 }
 
 impl RequestMetrics {
@@ -30,6 +36,12 @@ impl RequestMetrics {
                 &["route"],
             )?,
             lane_queue,
+            parked_accounts: gauge(
+                registry,
+                "billing_parked_accounts",
+                "Accounts that are settled beside their lane, because of a lock or a failure",
+            )?,
+            parked_postings: gauge(registry, "billing_parked_postings", "Postings of parked accounts")?,
         })
     }
 
@@ -46,8 +58,13 @@ impl RequestMetrics {
     /// Shows the postings that wait in each lane.
     pub fn set_lane_queues(&self, waiting: &[usize]) {
         for (lane, waiting) in waiting.iter().enumerate() {
-            let waiting = i64::try_from(*waiting).unwrap_or(i64::MAX);
-            self.lane_queue.with_label_values(&[&lane.to_string()]).set(waiting);
+            self.lane_queue.with_label_values(&[&lane.to_string()]).set(scale::gauge(*waiting as u64));
         }
+    }
+
+    /// Shows the accounts and postings that wait beside the lanes.
+    pub fn set_parked(&self, parked: ParkingSize) {
+        self.parked_accounts.set(scale::gauge(parked.accounts as u64));
+        self.parked_postings.set(scale::gauge(parked.postings as u64));
     }
 }

@@ -83,6 +83,7 @@ async fn ready(State(ops): State<Ops>) -> Response {
 async fn render(State(ops): State<Ops>) -> Response {
     ops.metrics.set_rate_limit_local(ops.rates.is_local());
     ops.metrics.requests.set_lane_queues(&ops.engine.waiting());
+    ops.metrics.requests.set_parked(ops.engine.parked());
     text_of(&ops.metrics)
 }
 

@@ -275,10 +275,17 @@ async fn a_full_parking_refuses_the_callers_of_locked_accounts_alone() {
         assert_eq!(code_of(&refused), (Code::Unavailable, "10014".into()));
     }
     charge_innocent(&service, "full").await;
+    let shows = async |accounts: u32, postings: u32| {
+        let text = service.metrics().await;
+        let lines = [format!("billing_parked_accounts {accounts}"), format!("billing_parked_postings {postings}")];
+        lines.iter().all(|line| text.lines().any(|shown| shown == line))
+    };
+    assert!(shows(1, 2).await, "{}", service.metrics().await);
     holder.release().await;
     for call in calls {
         assert!(!soon(call).await.unwrap().unwrap().replayed);
     }
+    until("nothing is parked", async || shows(0, 0).await).await;
     assert_eq!((service.state("locked-1").await.1[2], service.state("locked-2").await.1[2]), (2, 0));
     service.assert_audit_is_clean().await;
 }

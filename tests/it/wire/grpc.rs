@@ -194,6 +194,8 @@ async fn requests_are_counted_by_rpc_protocol_and_code() {
         r#"billing_requests_total{code="400",protocol="http",rpc="DeductQuota"} 1"#,
         r#"billing_requests_total{code="404",protocol="http",rpc="other"} 1"#,
         r#"billing_lane_queue_postings{lane="0"} 0"#,
+        "billing_parked_accounts 0",
+        "billing_parked_postings 0",
         &format!(r#"billing_build_info{{version="{}"}} 1"#, env!("CARGO_PKG_VERSION")),
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

@@ -31,6 +31,7 @@ use self::{
 };
 pub use self::{
     job::{LaneLimits, ParkingLimits},
+    parking::ParkingSize,
     reply::{Reported, Settled},
 };
 use super::{
@@ -171,6 +172,11 @@ impl Engine {
     /// Postings that wait in each lane.
     pub fn waiting(&self) -> Vec<usize> {
         self.lanes.iter().map(|lane| lane.max_capacity() - lane.capacity()).collect()
+    }
+
+    /// Accounts and postings that wait for locks, beside the lanes.
+    pub fn parked(&self) -> ParkingSize {
+        self.parking.size()
     }
 
     /// Cancelled when the engine stops accepting postings.

@@ -63,6 +63,14 @@ pub(super) struct Parking {
     tasks: TaskTracker,
 }
 
+/// The size of the parking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParkingSize {
+    pub accounts: usize,
+    /// Postings of these accounts, queued or in a transaction.
+    pub postings: usize,
+}
+
 struct State {
     queues: Queues,
     quarantine: Quarantine,
@@ -82,6 +90,11 @@ impl Parking {
             excluded: AtomicUsize::new(0),
             tasks: TaskTracker::new(),
         }
+    }
+
+    pub fn size(&self) -> ParkingSize {
+        let state = self.state();
+        ParkingSize { accounts: state.queues.accounts(), postings: state.queues.postings() }
     }
 
     /// Returns the job if its lane may settle it. Otherwise parks the job, or refuses it if its

@@ -49,6 +49,11 @@ impl Queues {
         self.accounts.len()
     }
 
+    /// The number of parked postings of all accounts, queued or in a transaction.
+    pub fn postings(&self) -> usize {
+        self.postings
+    }
+
     pub fn is_parked(&self, user: &UserId) -> bool {
         self.accounts.contains_key(user)
     }

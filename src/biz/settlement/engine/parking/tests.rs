@@ -6,7 +6,7 @@ use futures_util::{FutureExt, future::join_all};
 use tokio::time::Instant;
 
 use super::super::{
-    Engine, Settled,
+    Engine, ParkingSize, Settled,
     tests::{Fault, ScriptedLedger, charge, engine, engine_with_listener},
 };
 use crate::biz::{
@@ -70,8 +70,10 @@ async fn a_locked_account_waits_beside_its_lane() {
         innocent(&engine, &number.to_string()).await;
     }
     assert!(locked.as_mut().now_or_never().is_none());
+    assert_eq!(engine.parked(), ParkingSize { accounts: 1, postings: 1 });
     release(&ledger, &account("u"));
     assert!(was_settled(&locked.await));
+    assert_eq!(engine.parked(), ParkingSize { accounts: 0, postings: 0 });
     assert_eq!(*ledger.used.lock().unwrap(), 51);
 }
 
