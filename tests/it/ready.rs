@@ -3,7 +3,9 @@
 use rstest::rstest;
 use serde_json::json;
 
-use crate::harness::{Database, Service, Sqlite, charge, mariadb::OwnServer, process::ServerProcess, wait::until};
+use crate::harness::{
+    Database, Service, Sqlite, charge, lock::Lock, mariadb::OwnServer, process::ServerProcess, wait::until,
+};
 
 #[tokio::test]
 async fn a_read_only_mariadb_is_not_ready() {
@@ -46,4 +48,21 @@ async fn a_full_disk_is_not_ready_whether_charges_come_or_not(#[values(true, fal
     until("room on the disk shows", async || ready().await == 200).await;
     assert_eq!(deduct().await, 200);
     database.assert_audit_is_clean().await;
+}
+
+/// Another process that holds the write lock makes charges wait, and then fail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sqlite_file_that_another_process_keeps_locked_is_not_ready() {
+    let service = Service::start_with(Sqlite, &[("billing.settlement.retry_timeout", "1s")]).await;
+    service.deduct(charge("u", "asset", 1)).await;
+    assert_eq!(service.get("/ready").await.0, 200);
+    let lock = Lock::take(&service.database).await;
+    until("the lock shows", async || service.get("/ready").await.0 == 503).await;
+    assert_eq!(service.get("/health").await.0, 200, "it lives");
+    service.try_deduct(charge("u", "asset", 1)).await.unwrap_err();
+    assert_eq!(service.get("/ready").await.0, 503, "until a write is possible");
+    lock.release().await;
+    until("the release of the lock shows", async || service.get("/ready").await.0 == 200).await;
+    service.deduct(charge("u", "asset", 1)).await;
+    service.assert_audit_is_clean().await;
 }

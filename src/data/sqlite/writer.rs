@@ -33,7 +33,7 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 const STATEMENTS: usize = 32;
 
 /// Time for which a write proves that the file is writable.
-const PROOF: Duration = Duration::from_secs(1);
+const PROOF_LASTS: Duration = Duration::from_secs(1);
 
 /// Time limit of a trial write.
 const TRIAL_TIMEOUT: Duration = Duration::from_millis(300);
@@ -42,11 +42,22 @@ const TRIAL_TIMEOUT: Duration = Duration::from_millis(300);
 pub(super) struct Writer {
     /// `None` after the close.
     connection: Arc<Mutex<Option<Connection>>>,
-    /// Time of the last committed write; `None` after a write that failed because of the disk or
-    /// the file.
-    written: Arc<Mutex<Option<Instant>>>,
+    /// The evidence of the last writes.
+    proof: Arc<Mutex<Proof>>,
     /// One trial at a time.
     trial: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// Whether writes are possible, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Proof {
+    /// At the start, and after a write that failed because of the disk or the file.
+    #[default]
+    Missing,
+    /// A write was committed at that time.
+    Written(Instant),
+    /// Another process kept the write lock from a trial for the whole busy timeout.
+    LockedOut,
 }
 
 impl Writer {
@@ -57,7 +68,7 @@ impl Writer {
     pub fn open(file: &Path, busy_timeout: Duration) -> Result<Self, StoreError> {
         let connection = open(file, busy_timeout).map_err(writer_error)?;
         let connection = Arc::new(Mutex::new(Some(connection)));
-        Ok(Self { connection, written: Arc::default(), trial: Arc::default() })
+        Ok(Self { connection, proof: Arc::default(), trial: Arc::default() })
     }
 
     /// Runs `work` on the connection, on a thread that may block. `work` runs to its end even if the
@@ -71,7 +82,7 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
     {
-        let (connection, written) = (self.connection.clone(), self.written.clone());
+        let (connection, proof) = (self.connection.clone(), self.proof.clone());
         let done = tokio::task::spawn_blocking(move || {
             // A panic has rolled its transaction back before the lock was released.
             match connection.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
@@ -79,8 +90,8 @@ impl Writer {
                     let before = connection.total_changes();
                     let done = work(connection);
                     match &done {
-                        Ok(_) if connection.total_changes() > before => note(&written, Some(Instant::now())),
-                        Err(StoreError::Unavailable(_)) => note(&written, None),
+                        Ok(_) if connection.total_changes() > before => note(&proof, Proof::Written(Instant::now())),
+                        Err(StoreError::Unavailable(_)) => note(&proof, Proof::Missing),
                         Ok(_) | Err(_) => {}
                     }
                     done
@@ -109,32 +120,39 @@ impl Writer {
 
     /// Checks that the file is writable. A recent write proves it. Without one, as in an idle
     /// service or after a failure, one page is written on trial. A trial that waits for other
-    /// writers is no failure.
+    /// writers is no failure, unless one has waited for the whole busy timeout since the last write.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     pub async fn ensure_writable(&self) -> Result<(), StoreError> {
         match tokio::time::timeout(TRIAL_TIMEOUT, self.write_on_trial()).await {
-            Ok(Err(StoreError::Conflict(_))) | Err(_) => Ok(()),
+            Ok(Err(StoreError::Conflict(_))) | Err(_) => match *lock(&self.proof) {
+                Proof::LockedOut => Err(StoreError::Unavailable("another process does not give the write lock".into())),
+                Proof::Missing | Proof::Written(_) => Ok(()),
+            },
             Ok(tried) => tried,
         }
     }
 
     async fn write_on_trial(&self) -> Result<(), StoreError> {
         let trial = self.trial.clone().lock_owned().await;
-        if lock(&self.written).is_some_and(|at| at.elapsed() < PROOF) {
+        if matches!(*lock(&self.proof), Proof::Written(at) if at.elapsed() < PROOF_LASTS) {
             return Ok(());
         }
-        let written = self.written.clone();
+        let proof = self.proof.clone();
         self.run(move |connection| {
             // Held until the work ends, even if the caller has gone.
             let _trial = trial;
             // The page is written even if the value does not change. Nothing reads it.
             let version: i64 =
                 connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(writer_error)?;
-            connection.pragma_update(None, "user_version", version).map_err(writer_error)?;
-            note(&written, Some(Instant::now()));
-            Ok(())
+            let tried = connection.pragma_update(None, "user_version", version).map_err(writer_error);
+            match tried {
+                Ok(()) => note(&proof, Proof::Written(Instant::now())),
+                Err(StoreError::Conflict(_)) => note(&proof, Proof::LockedOut),
+                Err(_) => {}
+            }
+            tried
         })
         .await
     }
@@ -155,8 +173,8 @@ fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
     value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn note(written: &Mutex<Option<Instant>>, at: Option<Instant>) {
-    *lock(written) = at;
+fn note(proof: &Mutex<Proof>, new: Proof) {
+    *lock(proof) = new;
 }
 
 fn open(file: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
@@ -221,6 +239,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_lock_that_outlasts_the_busy_timeout_is_a_fault_until_the_next_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("billing.db");
+        std::fs::File::create(&file).unwrap();
+        let writer = Writer::open(&file, Duration::ZERO).unwrap();
+        let other = open(&file, Duration::ZERO).unwrap();
+        for write_sql in [None, Some("CREATE TABLE t (x INTEGER); INSERT INTO t VALUES (1)")] {
+            other.execute_batch("BEGIN IMMEDIATE").unwrap();
+            assert!(matches!(writer.ensure_writable().await, Err(StoreError::Unavailable(_))));
+            assert_eq!(*lock(&writer.proof), Proof::LockedOut);
+            other.execute_batch("ROLLBACK").unwrap();
+            if let Some(sql) = write_sql {
+                writer.run(move |connection| connection.execute_batch(sql).map_err(writer_error)).await.unwrap();
+                assert!(matches!(*lock(&writer.proof), Proof::Written(_)));
+            }
+            assert_eq!(writer.ensure_writable().await, Ok(()));
+            // The proof of the write ends early.
+            note(&writer.proof, Proof::Missing);
+        }
+    }
+
+    #[tokio::test]
     async fn a_write_that_failed_for_the_file_ends_the_proof_of_the_last() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("billing.db");
@@ -229,9 +269,9 @@ mod tests {
         let write =
             |sql: &'static str| writer.run(move |connection| connection.execute_batch(sql).map_err(writer_error));
         write("CREATE TABLE t (x INTEGER); INSERT INTO t VALUES (1); PRAGMA query_only = ON").await.unwrap();
-        assert!(lock(&writer.written).is_some());
+        assert!(matches!(*lock(&writer.proof), Proof::Written(_)));
         assert!(matches!(write("INSERT INTO t VALUES (2)").await, Err(StoreError::Unavailable(_))));
-        assert!(lock(&writer.written).is_none());
+        assert_eq!(*lock(&writer.proof), Proof::Missing);
         assert!(matches!(writer.ensure_writable().await, Err(StoreError::Unavailable(_))));
     }
 }
