@@ -140,6 +140,13 @@ impl Log {
     }
 }
 
+impl Log {
+    /// The number of lines that are `wanted`, among those that were read for [`Self::line`].
+    pub fn count(&self, wanted: impl Fn(&Value) -> bool) -> usize {
+        self.read.iter().filter(|line| wanted(line)).count()
+    }
+}
+
 /// Runs a binary to its end.
 pub fn run(binary: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     Command::new(binary).args(arguments).envs(environment.iter().copied()).output().unwrap()

@@ -3,9 +3,10 @@
 
 use billing_service::app;
 use rstest::rstest;
+use serde_json::Value;
 
 use super::{MODELS, OF_OLD, Row, call, tokens};
-use crate::harness::{Backend, Database, MySql, Service, Sqlite, wait::until};
+use crate::harness::{Backend, Database, MySql, Service, Sqlite, process::ServerProcess, wait::until};
 
 impl Database {
     /// `rows` as one statement: model, instant, id, and the price of input.
@@ -99,4 +100,40 @@ async fn a_book_that_cannot_be_read_shows_and_the_known_prices_go_on(#[values(My
     until("the book is read again", async || service.gauge("billing_price_book_failed").await == Some(0)).await;
     service.database.set_price(Row("n", OF_OLD, "v", ["3000000", "NULL", "1"])).await;
     service.until_input_costs("n", Some(3.0)).await;
+}
+
+/// Each further bad row is seen by a later read of the book. Models are read in order, so another
+/// line of an earlier model would stand before the line of a later one.
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_cannot_be_used_is_logged_once_and_not_at_every_read(#[values(MySql, Sqlite)] on: Backend) {
+    let database = Database::create(on).await;
+    let conf = database.config_file(MODELS);
+    app::connect(&database.config(&[])).await.unwrap().close().await;
+    let set = async |model: &str, id: &str| database.set_price(Row(model, OF_OLD, id, ["1", "NULL", "1"])).await;
+    set("m0", "a\u{7}b").await;
+    let (_server, mut log) = ServerProcess::start_logged(&conf);
+    let of = |model: &str| {
+        let row = format!("{model} from ");
+        move |line: &Value| {
+            let fields = &line["fields"];
+            fields["message"] == "unusable row in price_version"
+                && fields["row"].as_str().is_some_and(|text| text.starts_with(&row))
+        }
+    };
+    for model in ["m1", "m2", "m3"] {
+        set(model, "a\u{7}b").await;
+        log.line(of(model));
+    }
+    // m0 was logged at the start, before the server served.
+    assert_eq!(["m0", "m1", "m2"].map(|model| log.count(of(model))), [0, 1, 1]);
+
+    // A row that is corrected and then bad again is logged again.
+    set("m1", "good").await;
+    set("m4", "a\u{7}b").await;
+    log.line(of("m4"));
+    set("m1", "a\u{7}b").await;
+    set("m5", "a\u{7}b").await;
+    log.line(of("m5"));
+    assert_eq!(["m0", "m1", "m2", "m3", "m4"].map(|model| log.count(of(model))), [0, 2, 1, 1, 1]);
 }
