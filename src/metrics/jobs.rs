@@ -21,6 +21,17 @@ pub enum RunEnd {
     Unfinished,
 }
 
+impl RunEnd {
+    /// The label `result`.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Bad => "bad",
+            Self::Unfinished => "unfinished",
+        }
+    }
+}
+
 pub struct JobMetrics {
     /// By job and result: good, bad, unfinished.
     runs: IntCounterVec,
@@ -48,14 +59,19 @@ impl JobMetrics {
         })
     }
 
+    /// Shows zero runs of these jobs: an alert does not see the first step of a counter that was
+    /// absent.
+    pub fn show(&self, jobs: impl Iterator<Item = &'static str>) {
+        for job in jobs {
+            for end in [RunEnd::Good, RunEnd::Bad, RunEnd::Unfinished] {
+                self.runs.with_label_values(&[job, end.name()]).inc_by(0);
+            }
+        }
+    }
+
     /// Counts a run that ended at `at`.
     pub fn count(&self, job: &str, end: RunEnd, took: Duration, at: DateTime<Utc>) {
-        let result = match end {
-            RunEnd::Good => "good",
-            RunEnd::Bad => "bad",
-            RunEnd::Unfinished => "unfinished",
-        };
-        self.runs.with_label_values(&[job, result]).inc();
+        self.runs.with_label_values(&[job, end.name()]).inc();
         self.duration_seconds.with_label_values(&[job]).observe(took.as_secs_f64());
         if end != RunEnd::Unfinished {
             self.last_finished_timestamp_seconds.with_label_values(&[job]).set(at.timestamp());

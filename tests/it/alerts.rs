@@ -1,10 +1,10 @@
 //! The alert rules: what promtool says of them, and whether servers show what they ask for.
 
-use std::{collections::BTreeSet, process::Command};
+use std::{collections::BTreeSet, process::Command, sync::Arc};
 
 use billing_service::{
     app::{App, cron::Job},
-    metrics::FAILURES,
+    metrics::{FAILURES, Metrics},
 };
 use serde::Deserialize;
 
@@ -116,14 +116,16 @@ fn metrics_are_told_from_functions_and_labels() {
     assert_eq!(metrics_in(expr), BTreeSet::from(["a_bucket".to_owned(), "b_c".to_owned()]));
 }
 
-/// With all that a server shows: a shared Redis, and an audit that has been finished.
+/// With all that a server shows, a shared Redis and an audit that has been finished, and the runs
+/// of cron.
 #[tokio::test]
 async fn servers_show_every_metric_that_the_rules_ask_for() {
     let service = Service::start(MySql).await;
     service.adjust("u", 1.0).await;
     let config = service.database.config(&[]);
-    let audited = runner(config, &service.clock, Counted::all().stop).await.run_due(Job::Audit, &Counted::all()).await;
-    assert!(audited.unwrap().unwrap().is_good);
+    let of_cron = Arc::new(Metrics::new().unwrap());
+    let cron = runner(config, &service.clock, Counted::all().stop).await.counting(Some(of_cron.clone()));
+    assert!(cron.run_due(Job::Audit, &Counted::all()).await.unwrap().unwrap().is_good);
     let server = App::start_with_clock(service.database.config(&[]), service.clock.clone()).await.unwrap();
     let url = format!("http://{}/metrics", server.grpc_addr);
     let mut text = String::new();
@@ -133,6 +135,12 @@ async fn servers_show_every_metric_that_the_rules_ask_for() {
     })
     .await;
     server.stop().await;
+    text += &String::from_utf8(of_cron.render().unwrap())
+        .unwrap()
+        .lines()
+        .filter(|line| line.starts_with("billing_job_"))
+        .collect::<Vec<_>>()
+        .join("\n");
     let asked: BTreeSet<String> = rules().iter().flat_map(|rule| metrics_in(&rule.expr)).collect();
     assert!(asked.len() > 8, "{asked:?}");
     let shows = |name: &str| text.lines().any(|line| line.split(['{', ' ']).next() == Some(name));
@@ -143,5 +151,9 @@ async fn servers_show_every_metric_that_the_rules_ask_for() {
             let line = format!("{metric}{{reason=\"{reason}\"}} 0\n");
             assert!(text.contains(&line), "a first failure would be no rise: {line}");
         }
+    }
+    for result in ["bad", "unfinished"] {
+        let line = format!("billing_job_runs_total{{job=\"expire-reservations\",result=\"{result}\"}} 0\n");
+        assert!(text.contains(&line), "a first failure would be no rise: {line}");
     }
 }

@@ -74,6 +74,14 @@ async fn cron_shows_its_runs_on_a_port_of_its_own(#[values(MySql, Sqlite)] on: B
         text.contains("billing_job_runs_total{job=\"audit\",result=\"good\"} 1")
     })
     .await;
+    for line in [
+        "billing_job_runs_total{job=\"audit\",result=\"bad\"} 0",
+        "billing_job_runs_total{job=\"audit\",result=\"unfinished\"} 0",
+        "billing_job_runs_total{job=\"archive-records\",result=\"bad\"} 0",
+    ] {
+        let is_shown = text.lines().any(|shown| shown == line);
+        assert_eq!(is_shown, !line.contains("archive"), "jobs that are scheduled: {line} in\n{text}");
+    }
     assert!(text.contains("billing_job_last_finished_timestamp_seconds{job=\"audit\"}"), "{text}");
     assert_eq!(lint(&text), "", "{text}");
     cron.terminate();

@@ -77,6 +77,9 @@ impl Runner {
 
     /// Counts the runs and their settlements in `metrics`.
     pub fn counting(self, metrics: Option<Arc<Metrics>>) -> Self {
+        if let Some(metrics) = &metrics {
+            metrics.jobs.show(self.scheduled().map(|(job, _)| job.name()));
+        }
         Self { metrics, ..self }
     }
 
