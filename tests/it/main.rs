@@ -15,6 +15,7 @@ mod crash;
 mod cron;
 mod documents;
 mod export;
+mod galera;
 mod harness;
 mod idempotency;
 mod identity;

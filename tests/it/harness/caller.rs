@@ -70,6 +70,11 @@ impl Caller {
         Self { books: Arc::default(), dice, servers, attempts: Arc::default() }
     }
 
+    /// The same caller, with the same books, at other servers.
+    pub fn at(&self, servers: watch::Receiver<Vec<Channel>>) -> Self {
+        Self { servers, ..self.clone() }
+    }
+
     /// Requests that wait for an answer.
     pub fn in_flight(&self) -> usize {
         self.attempts.in_flight.load(SeqCst)
@@ -208,7 +213,7 @@ impl Caller {
     /// release alone: there is nothing any more that a reserve could say again.
     pub async fn repeat_hold(&mut self, Hold { request, end, .. }: Hold) {
         match end {
-            End::Open => self.reserve(request).await,
+            End::Open | End::Expired => self.reserve(request).await,
             End::Released => {
                 let (user_id, trace_id) = (request.user_id, request.trace_id);
                 self.release(ReleaseReservationRequest { user_id, trace_id }).await;

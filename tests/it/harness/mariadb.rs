@@ -76,7 +76,8 @@ pub async fn create_database() -> String {
     create_database_on(port).await
 }
 
-async fn create_database_on(port: u16) -> String {
+/// A fresh database on the server at a port.
+pub async fn create_database_on(port: u16) -> String {
     static DATABASES: AtomicU64 = AtomicU64::new(0);
     let name = format!("billing_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
     let mut connection = sqlx::MySqlConnection::connect(&format!("mysql://root@127.0.0.1:{port}/")).await.unwrap();
