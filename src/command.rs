@@ -29,8 +29,8 @@ pub fn prepare(conf: &Path) -> anyhow::Result<Config> {
 /// # Errors
 /// As [`prepare`].
 pub fn prepare_with(conf: &Path, stderr: impl Stderr) -> anyhow::Result<Config> {
-    // From here on a terminal that closes does not kill the process: a signal with a listener
-    // has lost its default action.
+    // From here on, a terminal that closes does not kill the process: a signal with a listener
+    // loses its default action.
     drop(signal(SignalKind::hangup()).context("SIGHUP")?);
     let config = Config::load(conf)?;
     logs::init(&config.log, stderr)?;
@@ -47,7 +47,7 @@ impl<W: for<'w> MakeWriter<'w> + Send + Sync + 'static> Stderr for W {}
 pub enum Hangup {
     /// Nothing, for a service.
     Ignored,
-    /// As SIGTERM, for a command that somebody watches.
+    /// As SIGTERM, for a command that an operator watches.
     Stops,
 }
 

@@ -54,7 +54,7 @@ impl<'w> FormatFields<'w> for AppendedJson {
     }
 }
 
-/// Two JSON objects as one. A field of both has the second value for readers.
+/// Merges two JSON objects. For a field of both, readers take the second value.
 fn appended(object: &str, added: &str) -> String {
     let fields = |object: &str| {
         let inner = object.trim().strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_is_recorded_later_stands_beside_the_others() {
+    fn a_field_that_is_recorded_later_is_added_to_the_others() {
         let captured = Captured::default();
         let writer = captured.clone();
         let layer = fmt::layer().json().fmt_fields(AppendedJson).with_writer(move || writer.clone());

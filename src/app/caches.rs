@@ -109,7 +109,7 @@ impl Keeper {
                 sleep(SEND_TIMEOUT).await;
             };
             tokio::select! {
-                () = self.caches.deliver(&stop) => tell(&self.caches).await,
+                () = self.caches.deliver(&stop) => send_updates(&self.caches).await,
                 () = late => tracing::warn!("redis unavailable; reconcile-cache corrects the stale entries"),
             }
         };
@@ -144,8 +144,8 @@ impl Keeper {
         }
         loop {
             match prewarm(&self.model, &*self.store, &self.calendar, PREWARM_A_SECOND).await {
-                Ok(accounts) => tracing::info!(accounts, "warmed the caches"),
-                Err(error) => tracing::warn!(error = %error.in_full(), "the caches were not warmed"),
+                Ok(accounts) => tracing::info!(accounts, "caches warmed"),
+                Err(error) => tracing::warn!(error = %error.in_full(), "warm-up of the caches failed"),
             }
             match &self.redis {
                 Some(redis) => redis.found_cold().await,
@@ -200,9 +200,9 @@ pub(super) fn of_job(config: &Config, database: &Identity) -> Arc<Caches> {
     Arc::new(Caches::new(Arc::new(MemoryCache::new(0)), Trust::WhileFar(Duration::ZERO), redis))
 }
 
-/// Sends the waiting updates to the shared cache. The attempts repeat, because a job may end before
-/// it is connected.
-pub(super) async fn tell(caches: &Caches) {
+/// Sends the waiting updates to the shared cache. Retries, because a job may end before it is
+/// connected.
+pub(super) async fn send_updates(caches: &Caches) {
     let sent = async {
         while !caches.flush().await {
             sleep(SEND_PAUSE).await;

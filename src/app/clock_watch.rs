@@ -1,5 +1,5 @@
-//! The distance of this process's clock from the database's: small enough at the start, and
-//! watched from then on.
+//! Checks the clock of this process against the clock of the database: at the start, and at
+//! intervals while the server runs.
 
 use std::{
     sync::{
@@ -20,20 +20,20 @@ use crate::{
     metrics::Metrics,
 };
 
-/// A measurement that takes longer is given up; the next one comes with the next sweep.
+/// Time limit of a measurement. After a timeout, the next sweep measures again.
 const MEASURE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Refuses a clock that is further from the database's than `data.database.max_clock_skew`.
+/// Refuses a skew above `data.database.max_clock_skew`.
 ///
 /// # Errors
-/// The clocks disagree: the error has the distance and the remedy. Or the database does not answer.
+/// The skew is too large; the error names the skew and the remedy. Or the database does not answer.
 pub async fn ensure_clock_agrees<D: DatabaseClock + ?Sized>(
     config: &Config,
     database: &D,
     clock: &dyn Clock,
 ) -> anyhow::Result<Skew> {
     let measured = tokio::time::timeout(MEASURE_TIMEOUT, measure(database, clock)).await;
-    let skew = measured.map_err(|_| anyhow!("the database does not tell its time"))??;
+    let skew = measured.map_err(|_| anyhow!("the database did not return its time"))??;
     let max = config.data.database.max_clock_skew;
     ensure!(
         !skew.is_beyond(max),
@@ -49,23 +49,24 @@ fn distance(skew: Skew) -> String {
     format!("{:.1} s {}", seconds.abs(), if seconds < 0.0 { "behind" } else { "ahead of" })
 }
 
-/// Measures regularly, and logs when the clocks begin or cease to disagree.
+/// Measures the skew at intervals. Logs when it exceeds the limit, and when it is within the limit
+/// again.
 pub(super) struct ClockWatch {
     pub database: Arc<dyn DatabaseClock>,
     pub clock: Arc<dyn Clock>,
     pub max: Duration,
     pub metrics: Arc<Metrics>,
-    /// As it was last measured.
+    /// Whether the last measured skew exceeds the limit.
     pub is_beyond: AtomicBool,
 }
 
 impl ClockWatch {
-    /// Measures now. True: reservations that have expired by this clock may be ended. If the
+    /// Measures the skew. True if reservations that have expired by this clock may be ended. If the
     /// database does not answer, the last result stands.
     pub async fn agrees(&self) -> bool {
         let measured = tokio::time::timeout(MEASURE_TIMEOUT, measure(&*self.database, &*self.clock)).await;
         let Ok(Ok(skew)) = measured else {
-            tracing::debug!("the database does not tell its time");
+            tracing::debug!("clock of the database not read; the last skew stands");
             return !self.is_beyond.load(Relaxed);
         };
         self.metrics.show_clock_skew(skew);
@@ -93,7 +94,7 @@ mod tests {
     use super::*;
     use crate::biz::values::{calendar::SystemClock, error::StoreError};
 
-    /// Seconds by which it is ahead; [`DOWN`] where it does not answer.
+    /// The lead of its clock in seconds; [`DOWN`] if it does not answer.
     struct Database(AtomicI64);
 
     const DOWN: i64 = i64::MAX;

@@ -39,9 +39,9 @@ pub(super) struct Core {
     pub quoter: Arc<Quoter>,
     pub rates: Arc<RateGuard>,
     pub tokens: Arc<TokenCounter>,
-    /// Work that goes on when its caller goes away.
+    /// Tasks that go on when their caller goes away.
     pub tasks: TaskTracker,
-    /// Cancelled when the server stops to accept requests.
+    /// Cancelled when the server stops accepting requests.
     pub stop: CancellationToken,
 }
 
@@ -86,7 +86,7 @@ impl Core {
         })
     }
 
-    /// Watches the clock that expiry is decided by.
+    /// Watches the clock that decides expiry.
     pub fn clock_watch(&self, config: &Config) -> ClockWatch {
         ClockWatch {
             database: self.store.clone(),
@@ -97,7 +97,7 @@ impl Core {
         }
     }
 
-    /// Keeps the caches true and warm.
+    /// Keeps the caches current and warm.
     pub fn keeper(&self) -> Keeper {
         Keeper {
             caches: self.caches.clone(),

@@ -50,9 +50,9 @@ const CONNECT_BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .without_max_times()
     .with_jitter();
 
-/// Connects to the configured database and brings its schema up to date. While it
-/// does not answer, tries again for `data.database.connect_timeout`. A database of another
-/// currency or time zone is refused.
+/// Connects to the configured database and brings its schema up to date. Retries for
+/// `data.database.connect_timeout` while the database is unavailable. Refuses a database with
+/// another currency or time zone.
 ///
 /// # Errors
 /// The last error, with the config key to check.
@@ -71,7 +71,7 @@ pub async fn connect(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
 /// # Errors
 /// As [`connect`].
 pub async fn connect_announcing(config: &Config, announce: &Announce) -> anyhow::Result<Arc<dyn Store>> {
-    let (store, identity) = patiently(config, || async {
+    let (store, identity) = retry_while_unavailable(config, || async {
         let store = try_connect(config, announce).await?;
         let identity = identity(config, &*store).await?;
         Ok((store, identity))
@@ -84,7 +84,7 @@ pub async fn connect_announcing(config: &Config, announce: &Announce) -> anyhow:
     Ok(store)
 }
 
-/// The identity of a database; one that has none learns the configured currency and zone.
+/// The identity of a database. A new database gets the configured currency and zone.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Failed`].
@@ -93,7 +93,7 @@ pub(super) async fn identity(config: &Config, store: &dyn Store) -> Result<Ident
     store.identity(&Identity::fresh(currency, timezone)).await
 }
 
-/// Amounts in another currency, or days of another zone, would mean something else.
+/// Amounts in another currency, or days of another zone, would change their meaning.
 fn check_identity(config: &Config, database: &Identity) -> anyhow::Result<()> {
     let (currency, zone) = (config.billing.currency.code(), config.billing.timezone.name());
     for (key, configured, kept, of_what) in [
@@ -115,11 +115,11 @@ fn check_identity(config: &Config, database: &Identity) -> anyhow::Result<()> {
 /// # Errors
 /// As [`connect`].
 pub async fn plan(config: &Config) -> anyhow::Result<UpgradePlan> {
-    patiently(config, || try_plan(config)).await
+    retry_while_unavailable(config, || try_plan(config)).await
 }
 
 /// Retries while the database is unavailable, for `data.database.connect_timeout`.
-async fn patiently<T, F>(config: &Config, attempt: impl Fn() -> F) -> anyhow::Result<T>
+async fn retry_while_unavailable<T, F>(config: &Config, attempt: impl Fn() -> F) -> anyhow::Result<T>
 where
     F: Future<Output = Result<T, StoreError>>,
 {
@@ -174,7 +174,7 @@ fn ensure_exists(config: &Config) -> anyhow::Result<()> {
 pub async fn connect_unchanged(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
     ensure_exists(config)?;
     if plan(config).await?.has_work {
-        return Err(anyhow!("the database is not up to date: `server --migrate-only` makes it so, and says how"));
+        return Err(anyhow!("the database is not up to date: run `server --migrate-only`, which prints its plan"));
     }
     connect(config).await
 }

@@ -64,7 +64,8 @@ pub(super) fn spawn_regular(config: &Config, core: &Core) {
     tokio::spawn(low.count_regularly(stop.clone()));
 }
 
-/// Ends expired reservations where no cron runs. Several sweeps at once end each of them once.
+/// Ends expired reservations, also without a running cron. Concurrent sweeps end each reservation
+/// once.
 struct Sweeper {
     store: Arc<dyn Store>,
     engine: Arc<Engine>,
@@ -74,8 +75,8 @@ struct Sweeper {
 }
 
 impl Sweeper {
-    /// Until `stop`. Before each sweep the clock is measured: one that is ahead would end holds
-    /// that have not expired.
+    /// Sweeps until `stop`. Measures the clock before each sweep, because a clock that is ahead
+    /// would end holds too early.
     async fn sweep_regularly(self, stop: CancellationToken) {
         let sweeping = async {
             loop {
@@ -94,17 +95,17 @@ impl Sweeper {
         match tokio::time::timeout(SWEEP_TIMEOUT, sweep).await {
             Ok(Ok(Swept { freed: 0, charged: 0, failed: 0 })) => {}
             Ok(Ok(Swept { freed, charged, failed })) => {
-                tracing::info!(freed, charged, failed, "ended expired reservations");
+                tracing::info!(freed, charged, failed, "expired reservations ended");
             }
-            Ok(Err(error)) => tracing::warn!(error = %error.in_full(), "expired reservations could not be read"),
-            Err(_) => tracing::warn!("the sweep of expired reservations took too long"),
+            Ok(Err(error)) => tracing::warn!(error = %error.in_full(), "expired reservations not read"),
+            Err(_) => tracing::warn!("sweep of expired reservations timed out"),
         }
     }
 }
 
 /// Ends the reservations that are past their expiry, through lanes of its own. The locks of the
-/// database order the postings of these lanes and of the servers' lanes. Returns soon after `cut`,
-/// once the updates are sent to Redis.
+/// database order the postings of these lanes and of the servers' lanes. Returns soon after
+/// `interrupt`, once the updates are sent to Redis.
 ///
 /// # Errors
 /// The expired reservations can't be read.
@@ -112,17 +113,17 @@ pub async fn sweep(
     config: &Config,
     store: Arc<dyn Store>,
     clock: impl Clock,
-    cut: &CancellationToken,
+    interrupt: &CancellationToken,
 ) -> anyhow::Result<Swept> {
-    sweep_counting(config, store, clock, cut, None).await
+    sweep_counting(config, store, clock, interrupt, None).await
 }
 
-/// As [`sweep`], for a process whose metrics are read.
+/// As [`sweep`]. Counts the ended reservations in `metrics`.
 pub(super) async fn sweep_counting(
     config: &Config,
     store: Arc<dyn Store>,
     clock: impl Clock,
-    cut: &CancellationToken,
+    interrupt: &CancellationToken,
     metrics: Option<&Arc<Metrics>>,
 ) -> anyhow::Result<Swept> {
     let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
@@ -132,10 +133,10 @@ pub(super) async fn sweep_counting(
     let engine = Engine::start(store.clone(), caches.clone(), catalog, calendar.clone(), limits(config));
     let on_ended =
         |ended: Transaction, effect| observer.iter().for_each(|observer| observer.count_ended(&ended, effect));
-    let swept = cut.run_until_cancelled(sweep::sweep(&*store, &engine, &calendar, on_ended)).await;
+    let swept = interrupt.run_until_cancelled(sweep::sweep(&*store, &engine, &calendar, on_ended)).await;
     engine.drain().await;
-    caches::tell(&caches).await;
-    Ok(swept.context("cut short")??)
+    caches::send_updates(&caches).await;
+    Ok(swept.context("interrupted")??)
 }
 
 /// Looks up pending top-ups at payment-service, and settles them through lanes of its own.
@@ -146,27 +147,27 @@ pub async fn reconcile_recharges(
     config: &Config,
     store: Arc<dyn Store>,
     clock: impl Clock,
-    cut: &CancellationToken,
+    interrupt: &CancellationToken,
 ) -> anyhow::Result<ReconciledOrders> {
-    reconcile_recharges_counting(config, store, clock, cut, None).await
+    reconcile_recharges_counting(config, store, clock, interrupt, None).await
 }
 
-/// As [`reconcile_recharges`], for a process whose metrics are read.
+/// As [`reconcile_recharges`]. Counts the settled orders in `metrics`.
 pub(super) async fn reconcile_recharges_counting(
     config: &Config,
     store: Arc<dyn Store>,
     clock: impl Clock,
-    cut: &CancellationToken,
+    interrupt: &CancellationToken,
     metrics: Option<&Arc<Metrics>>,
 ) -> anyhow::Result<ReconciledOrders> {
     let job = RechargeJob::new(config, store, clock).await?;
     let on_settled = |order: &Order, status| {
         metrics.into_iter().for_each(|metrics| metrics.recharge.count_reconciled(order, status));
     };
-    let reconciled = cut.run_until_cancelled(job.recharges.reconcile(job.waits, &on_settled)).await;
+    let reconciled = interrupt.run_until_cancelled(job.recharges.reconcile(job.waits, &on_settled)).await;
     job.engine.drain().await;
-    caches::tell(&job.caches).await;
-    Ok(reconciled.context("cut short")??)
+    caches::send_updates(&job.caches).await;
+    Ok(reconciled.context("interrupted")??)
 }
 
 /// Counts the outcomes that [`reconcile_recharges`] would have, and lists at most `listed` orders.

@@ -43,7 +43,7 @@ pub struct App {
     core: Core,
     payments: Payments,
     served: Served,
-    /// Cancelled when nothing is settled any more.
+    /// Cancelled after the last settlement.
     settled: CancellationToken,
     caches: JoinHandle<()>,
     drain_timeout: Duration,
@@ -88,12 +88,12 @@ impl App {
                 tracing::error!(%error, "listener ended abnormally");
             }
         }
-        // Top-ups and texts whose callers have gone, and streams, while there are lanes.
+        // Top-ups, texts and streams without a caller are settled while the lanes still run.
         self.core.tasks.close();
         if tokio::time::timeout_at(deadline, self.core.tasks.wait()).await.is_err() {
             tracing::warn!("top-ups, texts or streams were still being settled when the drain timeout ran out");
         }
-        // Lanes give up in time, so this ends.
+        // Each lane has a deadline, so this ends.
         self.core.engine.drain().await;
         self.settled.cancel();
         if let Err(error) = self.caches.await {

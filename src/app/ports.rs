@@ -21,7 +21,7 @@ pub(super) struct Ports {
     pub grpc_addr: SocketAddr,
 }
 
-/// The ports as they serve.
+/// The ports in service.
 pub(super) struct Served {
     pub health: HealthReporter,
     pub listeners: Vec<JoinHandle<()>>,

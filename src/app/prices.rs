@@ -18,15 +18,16 @@ use crate::{
 /// Deadline of a read, for example over a connection that went silent.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the book is kept with.
+/// The dependencies of a read of the price book.
 pub(super) struct PriceReader {
     pub store: Arc<dyn Store>,
     pub calendar: Arc<Calendar>,
     pub metrics: Arc<Metrics>,
 }
 
-/// The configured versions, and those of the database where a service is priced by model.
-/// Those are read again regularly until `stop`, so that a new one needs no restart.
+/// Loads the configured versions and, if a service is priced by model, the versions of the
+/// database. Reads the database again at intervals until `stop`, so that a new version needs no
+/// restart.
 ///
 /// # Errors
 /// The versions of the database can't be read. A row that can't be used is no error.
@@ -78,7 +79,7 @@ async fn refresh_regularly(
 }
 
 impl PriceReader {
-    /// Reads the book anew; tells the rows that can't be used.
+    /// Reads the book again. Returns the unusable rows.
     async fn read(&self, prices: &Prices) -> Result<BTreeSet<String>, StoreError> {
         let (store, now): (&dyn PriceStore, _) = (&*self.store, self.calendar.now().utc);
         let read = tokio::time::timeout(READ_TIMEOUT, prices.refresh(store, now)).await;
@@ -95,10 +96,10 @@ impl PriceReader {
     }
 }
 
-/// Names the rows that are no versions, each once. Their models have no price as long as they
-/// would be in force.
+/// Logs each unusable row once. The model of such a row has no price while the row would be in
+/// force.
 fn report_new(refused: &BTreeSet<String>, known: &BTreeSet<String>) {
     for row in refused.difference(known) {
-        tracing::error!(%row, "a row of price_version can't be used");
+        tracing::error!(%row, "unusable row in price_version");
     }
 }

@@ -13,7 +13,7 @@ pub struct CronConfig {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CronMetrics {
-    /// Of the port with `/metrics`; `None`: there is none.
+    /// The address of the port with `/metrics`; `None` for no port.
     #[serde(deserialize_with = "values::optional_address")]
     pub addr: Option<String>,
 }

@@ -75,11 +75,10 @@ pub struct Database {
     /// Longest wait of a statement for a free connection.
     #[serde(default = "default_acquire_timeout", deserialize_with = "values::duration")]
     pub acquire_timeout: Duration,
-    /// How far the clock of this process may be from the database's.
+    /// Largest distance of this process's clock from the database's clock.
     #[serde(default = "default_max_clock_skew", deserialize_with = "values::duration")]
     pub max_clock_skew: Duration,
-    /// Of which the times in a database of the legacy service are wall-clock times; `None`:
-    /// as `source` says.
+    /// The zone of the wall-clock times in a legacy database; `None` means the zone in `source`.
     #[serde(default, alias = "former_zone", deserialize_with = "values::optional_timezone")]
     pub legacy_zone: Option<chrono_tz::Tz>,
 }
@@ -141,7 +140,7 @@ pub struct SettlementConfig {
     pub retry_timeout: Duration,
     #[serde(deserialize_with = "values::up_to_a_million")]
     pub parked_accounts: usize,
-    /// Of one account.
+    /// Most parked postings of one account.
     #[serde(deserialize_with = "values::up_to_a_million")]
     pub parked_postings: usize,
     #[serde(deserialize_with = "values::up_to_a_thousand")]
@@ -220,7 +219,7 @@ impl Config {
             payment.check()?;
             if payment.sandbox && self.environment == Some(Environment::Production) {
                 bail!(
-                    "config key payment_service.sandbox: plays payment-service, which environment: production forbids"
+                    "config key payment_service.sandbox: simulates payment-service, which environment: production forbids"
                 );
             }
         }
@@ -255,8 +254,8 @@ impl Config {
     }
 }
 
-/// The error of a key that has a text where something else belongs, without the text: a URL
-/// with a password may stand where a section belongs.
+/// The error of a key that has a text in place of another type, without the text, because it may be
+/// a misplaced URL with a password.
 fn without_text(why: String) -> String {
     let (Some(start), Some(end)) = (why.find("string \""), why.rfind("\", expected ")) else { return why };
     match (why.get(..start), why.get(end + 1..)) {

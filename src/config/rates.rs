@@ -10,9 +10,9 @@ use crate::biz::limits::rate_limit;
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RateLimitsConfig {
-    /// Of each user.
+    /// The limits of each user.
     pub user: RatesConfig,
-    /// Of each API key, for all its users together.
+    /// The limits of each API key, for all its users together.
     pub api_key: RatesConfig,
 }
 

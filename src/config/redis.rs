@@ -43,12 +43,12 @@ impl Redis {
     pub(super) fn check(&self) -> anyhow::Result<()> {
         match self.mode {
             RedisMode::Single if self.addrs.len() > 1 => {
-                bail!("config key data.redis.addr: names several servers; say mode: sentinel or mode: cluster")
+                bail!("config key data.redis.addr: names several servers; set mode: sentinel or mode: cluster")
             }
             RedisMode::Sentinel if self.master.is_empty() => {
                 bail!("config key data.redis.master: is required with mode: sentinel")
             }
-            RedisMode::Cluster if self.db != 0 => bail!("config key data.redis.db: a cluster has none but 0"),
+            RedisMode::Cluster if self.db != 0 => bail!("config key data.redis.db: must be 0 with mode: cluster"),
             _ => Ok(()),
         }
     }

@@ -53,15 +53,15 @@ pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Stri
     }
 }
 
-/// As [`address`], where there may be none.
+/// As [`address`], for an optional key.
 pub(super) fn optional_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     address(deserializer).map(Some)
 }
 
-/// How the error of a URL goes on, which shows nothing of it.
+/// The rest of the error for a URL. It does not show the URL.
 const URL_AS_ADDRESS: &str = "a URL or has a login; name the host and the port alone, such as";
 
-/// Whether a text is no address but may have a password in it.
+/// Whether a text is no address, and may contain a password.
 fn has_login(text: &str) -> bool {
     text.contains("://") || text.contains('@')
 }
@@ -181,7 +181,8 @@ pub(super) fn prices<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTree
 pub struct FreeQuota(u64);
 
 impl FreeQuota {
-    /// Ten thousand times as many, which the counts of low quotas multiply, fit 64 bits.
+    /// Ten thousand times the largest quota fits 64 bits. The counts of low quotas multiply by that
+    /// factor.
     pub const MAX: usize = 100_000_000_000_000;
 
     pub fn units(self) -> u64 {

@@ -21,7 +21,7 @@ pub fn mysql(source: &str) -> Result<MySqlConnectOptions, String> {
         source.rsplit_once('/').ok_or("must be user:password@tcp(host:port)/database or a mysql:// URL")?;
     let (credentials, address) = address.rsplit_once('@').unwrap_or(("", address));
     let (user, password) = match credentials.split_once(':') {
-        // As the Go driver does: an empty password is none.
+        // As in the Go driver, an empty password means no password.
         Some((user, password)) => (user, Some(password).filter(|password| !password.is_empty())),
         None => (credentials, None),
     };
@@ -44,7 +44,7 @@ pub fn mysql(source: &str) -> Result<MySqlConnectOptions, String> {
     Ok(options)
 }
 
-/// An address that is wrong may have the password in it, so the errors show nothing of it.
+/// A malformed address may contain the password, so the errors show nothing of it.
 fn at_address(options: MySqlConnectOptions, address: &str) -> Result<MySqlConnectOptions, String> {
     let (network, location) = match address.split_once('(') {
         Some((network, rest)) => (network, rest.strip_suffix(')').ok_or("has an unclosed parenthesis")?),
@@ -102,8 +102,8 @@ fn with_parameter(options: MySqlConnectOptions, parameter: &str) -> Result<MySql
     }
 }
 
-/// Whether a source is one of MySQL, also one that is written wrong: an error about a file of
-/// that name would show the password.
+/// Whether a source is of MySQL, even if it is malformed. Otherwise the error about a missing file
+/// of that name would show the password.
 fn is_mysql(source: &str) -> bool {
     let is_address = |(before, _): (&str, &str)| {
         before.contains([':', '@']) && !before.contains('/') || before.ends_with("@tcp") || before.ends_with("@unix")

@@ -27,6 +27,8 @@ fn of_mysql(number: u16, text: String) -> StoreError {
         // Lock wait timeout; deadlock, or certification failed on Galera; rolled back by
         // group replication; write conflict on TiDB.
         1205 | 1213 | 3101 | 9007 => StoreError::Conflict(text),
+        // The transaction was aborted between two statements of a packet, and its savepoint is gone.
+        1305 => StoreError::Conflict(text),
         // Another process inserted the key in the meantime; a retry finds it.
         1062 => StoreError::Conflict(text),
         // The disk is full or fails, or the commit failed.

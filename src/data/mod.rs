@@ -59,7 +59,7 @@ pub trait Store:
     + RollupStore
 {
     /// Whether another process has changed the database since the last call. Only SQLite can
-    /// tell; MySQL always returns false.
+    /// detect this; MySQL always returns false.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].

@@ -1,5 +1,5 @@
-//! The columns of a row, whichever database it is of: rows are decoded once, in
-//! [`super::rows`], from the types that each database stores.
+//! The columns of a row of either database. [`super::rows`] decodes each row once, from the types
+//! that the databases store.
 
 use chrono::{DateTime, NaiveDate, Utc};
 use uuid::Uuid;
@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::error::corrupt;
 use crate::biz::values::{error::StoreError, money::Money};
 
-/// A row by the positions of its columns; an optional value is absent where the column is NULL.
+/// A row, by the positions of its columns. An optional value is `None` for NULL.
 ///
 /// Each method fails with [`StoreError::Failed`] on a value of another type.
 pub(super) trait Columns {
@@ -15,7 +15,7 @@ pub(super) trait Columns {
 
     fn optional_integer(&self, column: usize) -> Result<Option<i64>, StoreError>;
 
-    /// The sum of a column of whole numbers, which some databases make a decimal.
+    /// The sum of a column of whole numbers, which some databases return as a decimal.
     fn optional_sum(&self, column: usize) -> Result<Option<i64>, StoreError>;
 
     fn optional_money(&self, column: usize) -> Result<Option<Money>, StoreError>;
@@ -42,7 +42,7 @@ pub(super) trait Columns {
         self.optional_sum(column)?.ok_or_else(|| corrupt("number"))
     }
 
-    /// An amount; NULL, as of an empty sum, is zero.
+    /// An amount. NULL, the sum of no rows, is zero.
     fn money(&self, column: usize) -> Result<Money, StoreError> {
         Ok(self.optional_money(column)?.unwrap_or_default())
     }

@@ -54,7 +54,7 @@ impl CacheMetrics {
         self.redis_up.set(is_up.into());
     }
 
-    /// Shows by how much Redis differed from the database: an amount and units.
+    /// Shows the difference between Redis and the database: an amount and units.
     pub fn set_redis_difference(&self, amount: Money, units: u64) {
         self.redis_db_diff.set(amount.to_wire() + units as f64);
     }

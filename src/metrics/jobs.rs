@@ -13,7 +13,7 @@ const SECONDS: &[f64] = &[0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3_600.0, 21_600.0];
 /// The end of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunEnd {
-    /// Finished, and all is as it should be.
+    /// Finished without errors or differences.
     Good,
     /// Finished, with errors or differences.
     Bad,

@@ -8,7 +8,7 @@ pub(super) const OVERLOADED: &str = "overloaded";
 /// caller or the user causes.
 pub const FAILURES: [&str; 2] = [OVERLOADED, "internal"];
 
-/// An error as metrics count it.
+/// An error, in the form that metrics count.
 #[derive(Debug, Clone, Copy)]
 pub struct Failure<'e> {
     pub error: &'e Error,

@@ -43,9 +43,9 @@ impl ChargeObserver {
             Ok((transaction, effect)) => {
                 charges.deduct_success.inc();
                 match effect {
-                    Effect::Made => self.count_charge(transaction, transaction.split()),
+                    Effect::Applied => self.count_charge(transaction, transaction.split()),
                     Effect::Added { split, .. } => self.count_charge(transaction, split),
-                    Effect::Found => charges.idempotent_hit.inc(),
+                    Effect::Unchanged => charges.idempotent_hit.inc(),
                 }
             }
             Err(failure) => {
@@ -84,12 +84,12 @@ impl ChargeObserver {
     /// Counts the outcome of a commit, by a caller, a stream or the sweep.
     pub fn count_commit(&self, outcome: Outcome<'_>) {
         match &outcome {
-            Ok((transaction, Effect::Made)) => {
+            Ok((transaction, Effect::Applied)) => {
                 self.metrics.charges.committed.inc();
                 self.metrics.streams.shortfall(transaction.shortfall);
             }
             Ok((_, Effect::Added { shortfall, .. })) => self.metrics.streams.shortfall(*shortfall),
-            Ok((_, Effect::Found)) => {}
+            Ok((_, Effect::Unchanged)) => {}
             Err(_) => self.metrics.charges.commit_failed.inc(),
         }
         self.count_deduct(outcome);
@@ -97,7 +97,7 @@ impl ChargeObserver {
 
     /// Counts a reservation that expired or whose stream broke: it is charged or freed.
     pub fn count_ended(&self, ended: &Transaction, effect: Effect) {
-        if ended.is_committed() && effect != Effect::Found {
+        if ended.is_committed() && effect != Effect::Unchanged {
             self.count_commit(Ok((ended, effect)));
         }
     }

@@ -8,7 +8,7 @@ use super::scale::gauge;
 pub struct PriceMetrics {
     rows_refused: IntGauge,
     book_failed: IntGauge,
-    /// A vector, so that nothing shows before the book was read.
+    /// A vector, so that the metric is absent before the first read of the book.
     book_read_timestamp_seconds: IntGaugeVec,
 }
 
@@ -35,14 +35,14 @@ impl PriceMetrics {
         })
     }
 
-    /// The book was read, but for so many rows.
+    /// Shows a successful read of the book, with the number of unusable rows.
     pub fn set_read(&self, at: DateTime<Utc>, refused: usize) {
         self.rows_refused.set(gauge(refused as u64));
         self.book_failed.set(0);
         self.book_read_timestamp_seconds.with_label_values::<&str>(&[]).set(at.timestamp());
     }
 
-    /// The book could not be read.
+    /// Shows a failed read of the book.
     pub fn set_failed(&self) {
         self.book_failed.set(1);
     }

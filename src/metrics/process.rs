@@ -1,5 +1,5 @@
-//! The process itself, under the names that every Prometheus client library uses. Read from
-//! /proc at each scrape; elsewhere than on Linux there are none.
+//! Metrics of the process, under the names that every Prometheus client library uses. They are read
+//! from /proc at each scrape, so only Linux has them.
 
 use std::{fs, path::Path};
 
@@ -89,13 +89,13 @@ impl Collector for ProcessCollector {
 /// The times in a line of /proc/PID/stat.
 struct Stat {
     cpu_ticks: f64,
-    /// Since the machine started.
+    /// Since the start of the machine.
     start_ticks: f64,
 }
 
 impl Stat {
     fn parse(line: &str) -> Option<Self> {
-        // The name before it may have blanks and parentheses in it.
+        // The name before it may contain blanks and parentheses.
         let (_, fields) = line.rsplit_once(')')?;
         let fields: Vec<&str> = fields.split_whitespace().collect();
         let ticks = |index: usize| fields.get(index)?.parse::<f64>().ok();
@@ -103,7 +103,7 @@ impl Stat {
     }
 }
 
-/// The first number behind `name` at the beginning of a line.
+/// The first number after `name` at the beginning of a line.
 fn field(text: &str, name: &str) -> Option<f64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
     rest.split_whitespace().next()?.parse().ok()

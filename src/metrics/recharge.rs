@@ -59,7 +59,7 @@ impl RechargeMetrics {
         })
     }
 
-    /// Counts a requested top-up and its order, if it made one.
+    /// Counts a requested top-up and, if it has one, its order.
     pub fn count_start(&self, made: &Result<Started>, took: Duration) {
         self.duration_seconds.with_label_values(&["recharge"]).observe(took.as_secs_f64());
         let Ok(Started { order, page, is_new: true }) = made else { return };

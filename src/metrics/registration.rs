@@ -1,4 +1,4 @@
-//! Making a metric and registering it, in one call.
+//! Creates and registers a metric in one call.
 
 use prometheus::{
     CounterVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, Result,

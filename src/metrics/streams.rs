@@ -35,7 +35,7 @@ impl StreamMetrics {
         )?;
         let shortfall = Counter::new(
             "billing_shortfall_amount_total",
-            "What was delivered and not charged, because services do not charge beyond the hold",
+            "Delivered work that was not charged, because services do not charge beyond the hold",
         )?;
         registry.register(Box::new(open.clone()))?;
         registry.register(Box::new(accuracy_pct.clone()))?;

@@ -1,5 +1,5 @@
 //! A callback and one attempt to send it, as JSON over HTTP or as the RechargeCallback rpc of
-//! the billing contract. Each attempt is signed anew, because a signature is valid for a few
+//! the billing contract. Each attempt gets a new signature, because a signature is valid for a few
 //! minutes only.
 
 use std::time::Duration;

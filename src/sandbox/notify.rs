@@ -79,8 +79,8 @@ struct Reorder {
 enum Turn {
     Now,
     AfterNext(Hold),
-    /// Sent ahead of another callback. The sender is dropped once this callback has been
-    /// answered or given up; that releases the other one.
+    /// Sent ahead of another callback. The sender is dropped once this callback is answered or
+    /// given up, which releases the other one.
     AheadOf(oneshot::Sender<()>),
 }
 

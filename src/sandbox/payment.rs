@@ -102,7 +102,7 @@ impl Amount {
         }
     }
 
-    /// Of the largest there is, itself.
+    /// The next larger amount. The largest amount stays as it is.
     pub fn one_more(self) -> Self {
         Self::parse(self.minor + 1, self.currency).unwrap_or(self)
     }

@@ -1,4 +1,4 @@
-//! What goes wrong on purpose.
+//! The faults that the sandbox injects.
 //!
 //! A switch of callbacks acts on callbacks that are queued after the change. Switching
 //! `reorder` off sends the callbacks that it holds back.

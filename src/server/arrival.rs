@@ -1,4 +1,4 @@
-//! Whether a request has arrived in full. Nothing is charged before it has, so a request whose
+//! Tracks whether a request has arrived in full. Nothing is charged before that. So a request whose
 //! body breaks off or stops has no unknown outcome.
 
 use std::{
@@ -25,9 +25,9 @@ const BROKEN: u8 = 2;
 pub struct Arrival(Arc<AtomicU8>);
 
 impl Arrival {
-    /// The request with a body that is watched.
+    /// Wraps the body of a request, to track its arrival.
     pub fn watch(request: Request) -> (Request, Self) {
-        // The body of a GET is no part of the message, and nobody reads it.
+        // The body of a GET is no part of the message, and is not read.
         let is_complete = request.body().is_end_stream() || request.method() == Method::GET;
         let state = Arc::new(AtomicU8::new(if is_complete { COMPLETE } else { ARRIVING }));
         let arrival = Self(state.clone());
@@ -41,7 +41,7 @@ impl Arrival {
         self.0.load(Relaxed) == COMPLETE
     }
 
-    /// Whether the connection ended, or its protocol was broken, before the body did.
+    /// Whether the connection ended, or broke its protocol, before the end of the body.
     pub fn is_broken(&self) -> bool {
         self.0.load(Relaxed) == BROKEN
     }

@@ -26,9 +26,9 @@ pub struct Bounds {
     pub style: Style,
 }
 
-/// Answers OVERLOADED at once when too many requests are open, and when `next` takes
-/// too long. The work of a late request goes on: an accepted charge is settled, and a
-/// retry with the same id finds it.
+/// Answers OVERLOADED at once if too many requests are open, and after the deadline if `next` takes
+/// too long. The work of a late request goes on: an accepted charge is settled, and a retry with
+/// the same id finds it.
 pub async fn enforce(State(bounds): State<Bounds>, request: Request, next: Next) -> Response {
     let refusal = Refusal::of(&request, bounds.style);
     let starts_recharge = starts_recharge(&request);
@@ -40,16 +40,18 @@ pub async fn enforce(State(bounds): State<Bounds>, request: Request, next: Next)
             Ok(_) if arrival.is_broken() => return refusal.incomplete(),
             Ok(response) => return explain_undecoded(response, refusal),
             Err(_) if !arrival.is_complete() => return refusal.incomplete(),
-            Err(_) if starts_recharge => "took too long, and the outcome is unknown; look at the orders before a retry",
-            Err(_) => "took too long, and the outcome is unknown; a retry with the same id finds it",
+            Err(_) if starts_recharge => {
+                "the request took too long, and the outcome is unknown; look at the orders before a retry"
+            }
+            Err(_) => "the request took too long, and the outcome is unknown; a retry with the same id finds it",
         },
         Err(_) => "too many requests are open; retry later",
     };
     refusal.answer(&Error::Overloaded(answer.into()))
 }
 
-/// Gives a gRPC request that could not be decoded, or was too large, the error of the
-/// contract. tonic answers these before any code of ours, without details.
+/// Answers a gRPC request that could not be decoded, or was too large, with the error of the
+/// contract. tonic answers such requests before any code of ours, without details.
 fn explain_undecoded(response: Response, refusal: Refusal) -> Response {
     match undecoded(&response) {
         Some(status) => refusal.answer(&Invalid::new("body", status.message()).into()),

@@ -26,7 +26,7 @@ use crate::{
     config::{CallbackAuth, Secret, Style},
     metrics::Metrics,
     service::{
-        origin::Believed,
+        origin::TrustedCallback,
         signature::{self, Signature},
     },
 };
@@ -60,7 +60,7 @@ pub fn protect<S: Clone + Send + Sync + 'static>(
     }
 }
 
-/// Marks a callback with whether it is believed, or refuses it.
+/// Marks a callback as trusted or not, or refuses it.
 async fn check(State((guard, style)): State<(CallbackGuard, Style)>, request: Request, next: Next) -> Response {
     let refusal = Refusal::of(&request, style);
     let refused = |error: &dyn std::fmt::Display| {
@@ -84,7 +84,7 @@ async fn check(State((guard, style)): State<(CallbackGuard, Style)>, request: Re
 
 impl CallbackGuard {
     async fn admit(&self, mut request: Request) -> Result<Request> {
-        let believed = match self.auth {
+        let is_trusted = match self.auth {
             CallbackAuth::None => true,
             CallbackAuth::Confirm => false,
             CallbackAuth::Signed => {
@@ -92,7 +92,7 @@ impl CallbackGuard {
                 true
             }
         };
-        request.extensions_mut().insert(Believed(believed));
+        request.extensions_mut().insert(TrustedCallback(is_trusted));
         Ok(request)
     }
 
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_callback_is_one_whole_message() {
+    fn a_callback_is_one_complete_message() {
         let message = |frame: &'static [u8]| framed(&Bytes::from_static(frame), false).map(|bytes| bytes.to_vec());
         assert_eq!(message(b"\0\0\0\0\x02ab"), Some(b"ab".to_vec()));
         assert_eq!(message(b"\0\0\0\0\0"), Some(Vec::new()));

@@ -23,22 +23,22 @@ use crate::config::Style;
 #[derive(Clone, Copy)]
 struct RestBodies {
     style: Style,
-    /// Of a body, before and after its decompression.
+    /// Most bytes of a body, before and after its decompression.
     max_bytes: usize,
 }
 
-/// Puts the checks of JSON before `routes`.
+/// Adds the checks of JSON bodies to `routes`.
 pub fn rest<S: Clone + Send + Sync + 'static>(routes: Router<S>, style: Style, max_bytes: usize) -> Router<S> {
     routes.route_layer(middleware::from_fn_with_state(RestBodies { style, max_bytes }, check_rest))
 }
 
-/// Puts the checks of gRPC before `routes`.
+/// Adds the checks of gRPC to `routes`.
 pub fn grpc<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
     routes.route_layer(middleware::from_fn(check_grpc))
 }
 
-/// A web page can send forms and plain text to any server, without a question to it. JSON it
-/// can't, so a body of a type that is named must be JSON.
+/// A web page can send forms and plain text to any server without a preflight request, but it can't
+/// send JSON. So a body with a Content-Type must be JSON.
 async fn check_rest(State(bodies): State<RestBodies>, request: Request, next: Next) -> Response {
     if request.method() != Method::POST {
         return next.run(request).await;
@@ -57,8 +57,8 @@ async fn check_rest(State(bodies): State<RestBodies>, request: Request, next: Ne
     }
 }
 
-/// Over HTTP/1.1 the status of a call gets lost with its trailers: the caller would take a
-/// charge for a failure. tonic checks neither that nor the type.
+/// Over HTTP/1.1 the status of a call is lost with its trailers, and the caller would take a charge
+/// for a failure. tonic checks neither the protocol nor the type.
 async fn check_grpc(request: Request, next: Next) -> Response {
     let style = Style::Plain;
     if request.version() != Version::HTTP_2 {
@@ -75,7 +75,7 @@ fn unsupported(style: Style, message: &str) -> Response {
     http_error(style, StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", message)
 }
 
-/// The type without its parameters. Its letters may be of either case.
+/// The media type without its parameters. Its letters may be of either case.
 fn media_type(value: &HeaderValue) -> Option<&str> {
     value.to_str().ok()?.split(';').next().map(str::trim)
 }
@@ -87,7 +87,7 @@ fn is_json(value: &HeaderValue) -> bool {
     })
 }
 
-/// Called for every call over gRPC, so it copies nothing.
+/// Runs for every gRPC call, so it copies nothing.
 fn is_grpc_proto(value: &HeaderValue) -> bool {
     media_type(value).is_some_and(|media_type| {
         ["application/grpc", "application/grpc+proto"].iter().any(|name| media_type.eq_ignore_ascii_case(name))
@@ -102,7 +102,7 @@ enum Coding {
 }
 
 impl Coding {
-    /// `None` for any other.
+    /// `None` for any other coding.
     fn of(headers: &HeaderMap) -> Option<Self> {
         let mut coding = Self::Identity;
         for value in headers.get_all(CONTENT_ENCODING) {
@@ -110,7 +110,7 @@ impl Coding {
                 match name.to_ascii_lowercase().as_str() {
                     "" | "identity" => {}
                     "gzip" | "x-gzip" if coding == Self::Identity => coding = Self::Gzip,
-                    // Two codings on top of each other, too.
+                    // Two codings on top of each other are not supported.
                     _ => return None,
                 }
             }
@@ -119,8 +119,8 @@ impl Coding {
     }
 }
 
-/// The request with a body that is decompressed when it is read. So a request that is refused
-/// unread costs no decompression.
+/// Decompresses the body of a request while it is read. A request that is refused before costs no
+/// decompression.
 fn decompressed(request: Request, max_bytes: usize) -> Request {
     let (mut head, body) = request.into_parts();
     head.headers.remove(CONTENT_ENCODING);
@@ -132,7 +132,7 @@ fn decompressed(request: Request, max_bytes: usize) -> Request {
     Request::from_parts(head, Body::from_stream(stream::once(inflating)))
 }
 
-/// The content of a gzip text of one member or more.
+/// The content of a gzip file with one or more members.
 ///
 /// # Errors
 /// A body that is not gzip, or whose content is longer than `max_bytes`.
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_told_from_other_types() {
+    fn json_types_are_recognised() {
         for json in ["application/json", "Application/JSON; charset=utf-8", "application/problem+json ; x=y"] {
             assert!(is_json(&HeaderValue::from_static(json)), "{json}");
         }
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn grpc_is_told_from_its_relatives() {
+    fn grpc_types_are_recognised() {
         for grpc in ["application/grpc", "application/grpc+proto", "application/grpc; x=y"] {
             assert!(is_grpc_proto(&HeaderValue::from_static(grpc)), "{grpc}");
         }

@@ -1,5 +1,5 @@
-//! Counts every request by its rpc, its protocol and its code. The code of a gRPC call stands in
-//! its trailers, behind the body.
+//! Counts every request by its rpc, its protocol and its status code. The code of a gRPC call is in
+//! its trailers, after the body.
 
 use std::{
     pin::Pin,
@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 /// The label of a request that is no rpc of the contract: health, reflection, unknown paths.
 const OTHER: &str = "other";
 
-/// By number.
+/// The names of the codes, by number.
 const GRPC_CODES: [&str; 17] = [
     "OK",
     "CANCELLED",
@@ -40,7 +40,8 @@ const GRPC_CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
-/// One request. It counts when it is dropped; a caller that goes away before is CANCELLED.
+/// One request. It counts when it is dropped. If the caller goes away before the answer, it counts
+/// as CANCELLED.
 pub struct Counted {
     metrics: Arc<Metrics>,
     rpc: &'static str,
@@ -48,7 +49,7 @@ pub struct Counted {
     code: RequestCode,
 }
 
-/// A code in the protocol of its request.
+/// A status code in the protocol of its request.
 enum RequestCode {
     Grpc(&'static str),
     Http(StatusCode),
@@ -60,7 +61,7 @@ impl Counted {
         Self { metrics, rpc: rpc.unwrap_or(OTHER), is_grpc, code: RequestCode::Grpc("CANCELLED") }
     }
 
-    /// Takes the code of the answer, which may come behind its body.
+    /// Takes the status code of the answer. It may follow the body.
     pub fn answer(mut self, response: Response) -> Response {
         if !self.is_grpc || response.status() != StatusCode::OK {
             self.code = RequestCode::Http(response.status());
@@ -72,7 +73,7 @@ impl Counted {
         response.map(|body| Body::new(CountedBody { body, counted: self }))
     }
 
-    /// Whether `headers` have the status of a call.
+    /// Reads the status of a call. False if `headers` have none.
     fn read_status(&mut self, headers: &HeaderMap) -> bool {
         let Some(status) = headers.get("grpc-status") else { return false };
         let number = status.to_str().ok().and_then(|number| number.parse::<usize>().ok());

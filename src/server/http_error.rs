@@ -1,4 +1,4 @@
-//! Errors of HTTP itself, which the contract has no codes for.
+//! Errors of HTTP itself. The contract has no codes for them.
 
 use std::collections::HashMap;
 
@@ -13,5 +13,5 @@ use crate::{
 /// Errors of HTTP itself, in the shape of the contract's errors but without its codes.
 pub fn http_error(style: Style, status: StatusCode, reason: &'static str, message: &str) -> Response {
     let body = ErrorBody { code: status.as_u16(), reason, message: message.to_owned(), metadata: HashMap::new() };
-    rest::dress_error(style, status, body)
+    rest::error_response(style, status, body)
 }

@@ -31,7 +31,7 @@ pub struct Ops {
     pub rates: Arc<RateGuard>,
     pub redis: Option<Arc<RedisCache>>,
     pub engine: Arc<Engine>,
-    /// What `/ready` said last, so that a change is logged once.
+    /// The last answer of `/ready`, so that a change is logged once.
     pub was_ready: Arc<AtomicBool>,
 }
 

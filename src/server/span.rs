@@ -46,7 +46,7 @@ fn known_rpc(request: &Request, is_grpc: bool) -> Option<&'static str> {
     rest_rpc(request.method(), request.extensions().get::<MatchedPath>()?.as_str())
 }
 
-/// Answers a request that no handler gets.
+/// Answers a request that reaches no handler.
 pub struct Refusal {
     is_grpc: bool,
     style: Style,

@@ -40,7 +40,7 @@ pub struct AccountService {
 }
 
 impl AccountService {
-    /// `currency` is that of every amount.
+    /// `currency` is the currency of every amount.
     pub fn new(accounts: Arc<Accounts>, engine: Arc<Engine>, observer: ChargeObserver, currency: Currency) -> Self {
         Self { accounts, engine, observer, currency }
     }

@@ -44,13 +44,22 @@ impl ChargeService {
         Self { calls, engine, observer }
     }
 
-    /// Parses and queues the charge at once. The future waits for the outcome.
-    pub fn deduct_quota(
+    pub async fn deduct_quota(&self, request: DeductQuotaRequest, request_id: &RequestId) -> Result<DeductQuotaReply> {
+        self.deduct(request, |trace| request_id.note_trace_id(trace)).await
+    }
+
+    /// Parses and queues the charge at once, and sets the retry id of the request. The future waits
+    /// for the outcome.
+    fn deduct<N: FnOnce(&TraceId)>(
         &self,
         request: DeductQuotaRequest,
-    ) -> impl Future<Output = Result<DeductQuotaReply>> + Send + '_ {
+        note: N,
+    ) -> impl Future<Output = Result<DeductQuotaReply>> + Send + use<'_, N> {
         let in_flight = self.observer.begin(Operation::Deduct);
-        let queued = self.calls.charge(request).map(|call| self.engine.charge(call));
+        let queued = self.calls.charge(request).map(|call| {
+            note(&call.trace);
+            self.engine.charge(call)
+        });
         async move {
             let settled = match queued {
                 Ok(outcome) => outcome.await,
@@ -73,37 +82,39 @@ impl ChargeService {
         if !(1..=MAX_ITEMS).contains(&items) {
             return Err(Invalid::new("items", format!("must be 1 to {MAX_ITEMS}, not {items}")).into());
         }
-        let items = request.items.into_iter().map(|mut item| {
-            let fresh = item.trace_id.is_empty().then(|| TraceId::fresh().to_string());
-            item.trace_id.extend(fresh.as_deref());
-            let charging = self.deduct_quota(item);
-            async move { item_result(charging.await, fresh.as_deref(), request_id) }
+        let items = request.items.into_iter().map(|item| {
+            let item_id = request_id.of_item();
+            let noted = item_id.clone();
+            let charging = self.deduct(item, move |trace| {
+                noted.note_retry_id("trace_id", trace.as_str());
+            });
+            async move { item_result(charging.await, &item_id) }
         });
         Ok(BatchDeductQuotaReply { results: join_all(items).await })
     }
 }
 
-/// `fresh` is the trace id of an item that came without one.
-fn item_result(reply: Result<DeductQuotaReply>, fresh: Option<&str>, request_id: &RequestId) -> BatchDeductQuotaResult {
+fn item_result(reply: Result<DeductQuotaReply>, item_id: &RequestId) -> BatchDeductQuotaResult {
     match reply {
         Ok(reply) => BatchDeductQuotaResult { reply: Some(reply), error: None },
         Err(error) => {
-            errors::log(&error, request_id);
-            BatchDeductQuotaResult { reply: None, error: Some(item_error(&error, fresh)) }
+            errors::log(&error, item_id);
+            BatchDeductQuotaResult { reply: None, error: Some(item_error(&error, item_id)) }
         }
     }
 }
 
-fn item_error(error: &Error, fresh: Option<&str>) -> ItemError {
+/// The error of an item has no metadata, so its message names the trace id.
+fn item_error(error: &Error, item_id: &RequestId) -> ItemError {
     let kind = errors::kind(error);
-    let message = match fresh.filter(|_| errors::may_be_settled(error)) {
-        Some(trace_id) => format!("{}; trace_id {trace_id}", errors::message(error)),
+    let message = match item_id.retry_id().filter(|_| errors::may_be_settled(error)) {
+        Some((field, id)) => format!("{}; {field} {id}", errors::message(error)),
         None => errors::message(error),
     };
     ItemError { error_code: kind.error_code.into(), reason: kind.reason.into(), message }
 }
 
-/// The outcome of a charge or a commit, as it is counted.
+/// The outcome of a charge or a commit, for the metrics.
 pub(super) fn outcome(settled: &Settled) -> Outcome<'_> {
     settled.as_ref().map(|(transaction, effect)| (transaction, *effect)).map_err(errors::failure)
 }

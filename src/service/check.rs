@@ -55,7 +55,7 @@ impl CheckService {
     }
 }
 
-/// The reason of a check, as the contract words it.
+/// The reason of a check, in the words of the contract.
 fn reason(decision: &Decision) -> String {
     match decision {
         Decision::Free => "free".into(),

@@ -61,8 +61,8 @@ pub fn tokens(field: &str, value: i32) -> Result<u32> {
 /// Most days in the span of a request.
 pub const MAX_DAYS: i64 = 366;
 
-/// The days of a request: up to `last` when it names no end, and from `first_before`
-/// the end when it names no beginning.
+/// The days of a request. Without an end they end at `last`. Without a begin they begin at
+/// `first_before` the end.
 pub fn span(
     from: &str,
     to: &str,
@@ -77,8 +77,8 @@ pub fn span(
     Ok(DaySpan { first, last })
 }
 
-/// The older counts of replies are 32 bits wide. A larger count shows as the largest there, and
-/// exactly in the field of [`int64`] beside it.
+/// A count for a 32-bit field. A larger count becomes the largest 32-bit number. A second field has
+/// the exact count, see [`int64`].
 pub fn int32(value: impl TryInto<i32>) -> i32 {
     value.try_into().unwrap_or(i32::MAX)
 }

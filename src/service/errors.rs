@@ -53,7 +53,7 @@ pub fn kind(error: &Error) -> Kind {
     }
 }
 
-/// The text for the caller. Internal errors say nothing; [`log`] has their text.
+/// The text for the caller. Internal errors have no detail; [`log`] has their text.
 pub fn message(error: &Error) -> String {
     match error {
         Error::Internal(_) => "internal error".into(),
@@ -61,12 +61,12 @@ pub fn message(error: &Error) -> String {
     }
 }
 
-/// The error as metrics count it.
+/// The error, in the form that metrics count.
 pub fn failure(error: &Error) -> Failure<'_> {
     Failure { error, reason: kind(error).reason }
 }
 
-/// Logs an error that its reply does not explain. Whatever turns an outcome into a reply calls
+/// Logs an error that its reply does not explain. The code that turns an outcome into a reply calls
 /// this once.
 pub fn log(error: &Error, request: &RequestId) {
     match error {
@@ -97,8 +97,8 @@ pub fn retry_after_ms(error: &Error) -> Option<i32> {
     retry_after(error).map(|after| i32::try_from(after.as_micros().div_ceil(1_000)).unwrap_or(i32::MAX))
 }
 
-/// The code, the field for errors that blame one, when to retry for those that say, for an
-/// internal error its request, and where the outcome may be unknown the id that finds it.
+/// The code, and as far as they apply: the field at fault, the time until a retry, the request id
+/// of an internal error, and the id that finds an unknown outcome.
 fn metadata(error: &Error, request: &RequestId) -> HashMap<String, String> {
     let mut metadata = HashMap::from([("error_code".to_owned(), kind(error).error_code.to_owned())]);
     match error {
@@ -127,7 +127,7 @@ fn metadata(error: &Error, request: &RequestId) -> HashMap<String, String> {
     metadata
 }
 
-/// Whether the request may have been settled all the same.
+/// Whether the request may have been settled in spite of the error.
 pub fn may_be_settled(error: &Error) -> bool {
     matches!(error, Error::Overloaded(_) | Error::Internal(_))
 }

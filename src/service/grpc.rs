@@ -96,7 +96,7 @@ impl BillingInternalService for Grpc {
 
     async fn deduct_quota(&self, request: Request<DeductQuotaRequest>) -> Reply<DeductQuotaReply> {
         let (call, message) = Call::with_id(request, IdSource::TraceId, |message| &mut message.trace_id)?;
-        call.reply(self.0.charges.deduct_quota(message).await)
+        call.reply(self.0.charges.deduct_quota(message, &call.id).await)
     }
 
     async fn batch_deduct_quota(&self, request: Request<BatchDeductQuotaRequest>) -> Reply<BatchDeductQuotaReply> {
@@ -107,7 +107,7 @@ impl BillingInternalService for Grpc {
 
     async fn reserve_quota(&self, request: Request<ReserveQuotaRequest>) -> Reply<ReserveQuotaReply> {
         let (call, message) = Call::with_id(request, IdSource::TraceId, |message| &mut message.trace_id)?;
-        call.reply(self.0.reservations.reserve_quota(message).await)
+        call.reply(self.0.reservations.reserve_quota(message, &call.id).await)
     }
 
     async fn commit_reservation(&self, request: Request<CommitReservationRequest>) -> Reply<CommitReservationReply> {
@@ -209,7 +209,6 @@ impl Call {
         {
             *id = other.into_owned();
         }
-        source.complete(id);
         if let Some(field) = source.field() {
             self.id.note_retry_id(field, id);
         }

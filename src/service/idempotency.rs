@@ -1,14 +1,14 @@
-//! Ids that stand beside the message instead of in it: headers and gRPC metadata.
+//! Ids outside the message: in headers and gRPC metadata.
 //!
-//! `Idempotency-Key` is a structured header (RFC 9651) in its draft: a quoted value is the
-//! string that it quotes. A value without quotes is taken as it is.
+//! By its draft, `Idempotency-Key` is a structured header (RFC 9651): a quoted value is the string
+//! that it quotes. A value without quotes is taken as it is.
 
 use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName};
 
 use super::request::TRACE_ID;
-use crate::biz::values::{error::Result, ids::TraceId, invalid::Invalid};
+use crate::biz::values::{error::Result, invalid::Invalid};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -26,8 +26,8 @@ pub enum IdSource {
     AdjustmentId,
     /// `idempotency_key` of a top-up, from Idempotency-Key alone.
     RechargeKey,
-    /// Each item has its own: one Idempotency-Key for all of them would be ignored,
-    /// and a retry would charge twice.
+    /// Each item has an id of its own. One Idempotency-Key for all items would be ignored, and a
+    /// retry would charge twice.
     Items,
 }
 
@@ -42,17 +42,10 @@ impl IdSource {
         }
     }
 
-    /// Gives a charge without an id a fresh one: an error of an unknown outcome names it.
-    pub fn complete(self, id: &mut String) {
-        if self == Self::TraceId && id.is_empty() {
-            *id = TraceId::fresh().to_string();
-        }
-    }
-
     /// The id in `headers`.
     ///
     /// # Errors
-    /// Two ids that differ, an id that is not text, or one where none can be taken.
+    /// Two ids that differ, an id that is not text, or an id for an rpc that takes none.
     pub fn read(self, headers: &HeaderMap) -> Result<Option<Cow<'_, str>>> {
         match self {
             Self::None => Ok(None),
@@ -78,7 +71,7 @@ impl IdSource {
     }
 }
 
-/// The key that Idempotency-Key has; nothing when it is absent or empty.
+/// The key in Idempotency-Key; `None` if it is absent or empty.
 fn key<'h>(headers: &'h HeaderMap, field: &str) -> Result<Option<Cow<'h, str>>> {
     let Some(value) = value(headers, &IDEMPOTENCY_KEY, field)? else { return Ok(None) };
     if !value.starts_with('"') {
@@ -89,7 +82,7 @@ fn key<'h>(headers: &'h HeaderMap, field: &str) -> Result<Option<Cow<'h, str>>> 
     Ok(Some(quoted).filter(|key| !key.is_empty()).map(Cow::Owned))
 }
 
-/// The string of a quoted one (`sf-string` of RFC 9651), whose parameters mean nothing.
+/// The string of a quoted value (`sf-string` of RFC 9651). Its parameters are ignored.
 fn unquoted(value: &str) -> Option<String> {
     let (mut string, mut letters) = (String::new(), value.strip_prefix('"')?.chars());
     loop {
@@ -103,7 +96,7 @@ fn unquoted(value: &str) -> Option<String> {
     (rest.is_empty() || rest.starts_with(';')).then_some(string)
 }
 
-/// The one value of a header; nothing when it is absent or empty.
+/// The one value of a header; `None` if it is absent or empty.
 fn value<'h>(headers: &'h HeaderMap, name: &HeaderName, field: &str) -> Result<Option<&'h str>> {
     let mut found = None;
     for value in headers.get_all(name) {

@@ -43,7 +43,7 @@ where
     let route = request.extensions().get::<MatchedPath>().cloned();
     let mut unknown = UnknownNames::default();
     let mut fields = if request.method() == Method::POST {
-        // The body is all of the message; the query has nothing to add.
+        // The body is the whole message, so all query parameters are unknown.
         pairs(&request)?.into_iter().for_each(|(name, _)| unknown.add(|| name));
         body_fields(request, &message, &mut unknown).await?
     } else {
@@ -60,7 +60,6 @@ where
         {
             *own = header_id.into_owned();
         }
-        id.complete(own);
         request_id.note_retry_id(field, own);
     }
     if id == IdSource::Items {

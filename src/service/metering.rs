@@ -65,23 +65,23 @@ impl StreamService {
         request_id: RequestId,
     ) -> Replies {
         let (updates, replies) = mpsc::channel(REPLIES);
-        let service = self.clone();
+        let (service, opening_id) = (self.clone(), request_id.clone());
         let metering = async move {
-            match service.open_stream(&mut messages, fill).await {
+            match service.open_stream(&mut messages, fill, &opening_id).await {
                 Ok(session) => {
                     let open = service.observer.open_stream();
                     let ended = session.run(events(messages), updates).await;
                     service.count_stream(ended);
                     drop(open);
                 }
-                // The first update: there is room for it.
+                // This is the first update, so there is room for it.
                 Err(error) => drop(updates.try_send(Update::Failed(error))),
             }
         };
         self.tasks.spawn(metering.in_current_span());
         let replies =
             stream::unfold(replies, async |mut replies: mpsc::Receiver<Update>| Some((replies.recv().await?, replies)));
-        // Replies are made while the body is written, when the request has been left.
+        // Replies are built while the body is written, outside the span of the request.
         let span = Span::current();
         let failed = move |error| {
             span.in_scope(|| errors::log(&error, &request_id));
@@ -94,8 +94,9 @@ impl StreamService {
         &self,
         messages: &mut Streaming<MeterStreamRequest>,
         fill: impl FnOnce(&mut ReserveQuotaRequest) -> Result<()>,
+        request_id: &RequestId,
     ) -> Result<Session> {
-        let opened = self.try_open_stream(messages, fill).await;
+        let opened = self.try_open_stream(messages, fill, request_id).await;
         self.observer.count_reserve(opened.as_ref().map(Session::is_reopened).map_err(errors::failure));
         opened
     }
@@ -104,6 +105,7 @@ impl StreamService {
         &self,
         messages: &mut Streaming<MeterStreamRequest>,
         fill: impl FnOnce(&mut ReserveQuotaRequest) -> Result<()>,
+        request_id: &RequestId,
     ) -> Result<Session> {
         let permit = self.meter.admit()?;
         let is_first = || Invalid::new("open", "must come first, and soon");
@@ -113,7 +115,10 @@ impl StreamService {
         };
         let in_flight = self.observer.begin(Operation::Reserve);
         let opened = match fill(&mut open).and_then(|()| self.calls.reserve(open)) {
-            Ok(reserve) => self.reserve_stream(reserve, permit).await,
+            Ok(reserve) => {
+                request_id.note_trace_id(&reserve.call.trace);
+                self.reserve_stream(reserve, permit).await
+            }
             Err(error) => Err(error),
         };
         in_flight.end();
@@ -165,7 +170,7 @@ fn event(message: Option<Message>) -> Result<Event> {
     }
 }
 
-/// The count of the model's vendor; no tokens at all are no count.
+/// The usage that the vendor counted. Zero tokens count as no usage.
 fn vendor_usage(counted: Option<proto::Usage>) -> Result<Option<Usage>> {
     Ok(usage(counted)?.filter(|usage| usage.tokens() > 0))
 }

@@ -33,7 +33,7 @@ pub use self::{
 
 /// The generated messages and services of `proto/billing/v1`.
 pub mod proto {
-    #![allow(clippy::all, missing_docs, reason = "generated code; what it trips over depends on the generators")]
+    #![allow(clippy::all, missing_docs, reason = "generated code; its lints depend on the generators")]
     tonic::include_proto!("billing.v1");
     include!(concat!(env!("OUT_DIR"), "/billing.v1.serde.rs"));
 

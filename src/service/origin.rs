@@ -1,4 +1,4 @@
-//! The origin of a request: client address, trace context, and whether a callback is believed.
+//! The origin of a request: client address, trace context, and whether a callback is trusted.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,10 +10,10 @@ use crate::biz::recharge::gateway::TraceContext;
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
 
-/// Whether a callback counts without a query to payment-service: it is signed, or
-/// `payment_service.callback_auth` is none. The transport adds it to each callback.
+/// Whether a callback is trusted: it is signed, or `payment_service.callback_auth` is none. Without
+/// trust, payment-service is asked. The transport adds the mark to each callback.
 #[derive(Debug, Clone, Copy)]
-pub struct Believed(pub bool);
+pub struct TrustedCallback(pub bool);
 
 /// The origin of a request.
 #[derive(Debug, Clone, Default)]
@@ -22,7 +22,7 @@ pub struct Origin {
     /// headers.
     pub client_ip: Option<IpAddr>,
     pub trace: TraceContext,
-    pub is_believed: bool,
+    pub is_trusted: bool,
 }
 
 impl Origin {
@@ -38,7 +38,7 @@ impl Origin {
                 parent: text("traceparent").map(str::to_owned),
                 state: text("tracestate").map(str::to_owned),
             },
-            is_believed: extensions.get::<Believed>().is_some_and(|Believed(is_believed)| *is_believed),
+            is_trusted: extensions.get::<TrustedCallback>().is_some_and(|TrustedCallback(is_trusted)| *is_trusted),
         }
     }
 }
@@ -64,6 +64,6 @@ mod tests {
 
     #[test]
     fn a_callback_is_unproven_unless_the_transport_says_otherwise() {
-        assert!(!Origin::of(&HeaderMap::new(), &Extensions::new()).is_believed);
+        assert!(!Origin::of(&HeaderMap::new(), &Extensions::new()).is_trusted);
     }
 }

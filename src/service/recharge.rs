@@ -39,14 +39,14 @@ pub struct RechargeService {
     pub recharges: Arc<Recharges>,
     pub orders: Arc<dyn OrderStore>,
     pub metrics: Arc<Metrics>,
-    /// Of every amount.
+    /// The currency of every amount.
     pub currency: Currency,
-    /// Top-ups that go on when their callers go away.
+    /// Tasks of top-ups, which go on when their callers go away.
     pub tasks: TaskTracker,
 }
 
 impl RechargeService {
-    /// In a task of its own, which goes on when the caller goes away.
+    /// Starts a top-up in a task of its own, which goes on when the caller goes away.
     pub async fn recharge(&self, request: RechargeRequest, origin: Origin) -> Result<RechargeReply> {
         let started = Instant::now();
         let recharge = parse_recharge(request, &origin)?;
@@ -70,10 +70,10 @@ impl RechargeService {
         let started = Instant::now();
         let notice = parse_notice(request).inspect_err(|error| self.count_refused_callback(error))?;
         let order = notice.order.clone();
-        let settled = self.recharges.settle(notice, origin.is_believed, &origin.trace).await;
+        let settled = self.recharges.settle(notice, origin.is_trusted, &origin.trace).await;
         self.metrics.recharge.count_callback(&settled, started.elapsed());
         if let Ok(SettledOrder { order: settled, changed: true, .. }) = &settled {
-            tracing::info!(%order, status = %settled.status, "a callback settled an order");
+            tracing::info!(%order, status = %settled.status, "order settled by a callback");
         }
         let refusal = settled.map_or_else(Some, |settled| settled.refusal);
         match refusal {

@@ -10,6 +10,8 @@ use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 use tracing::Span;
 use uuid::Uuid;
 
+use crate::biz::values::ids::TraceId;
+
 /// The header, or gRPC metadata, of the request id, in requests and in replies.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The header, or gRPC metadata, of the trace id.
@@ -23,14 +25,13 @@ const MAX_ID: usize = 128;
 #[derive(Debug, Clone)]
 pub struct RequestId {
     id: HeaderValue,
-    /// The field and the id by which a retry finds the outcome of the request. All clones share
-    /// it: an error that is made outside of the handler names it too.
+    /// The field and the id by which a retry finds the outcome of the request. All clones share it,
+    /// so that an error from outside the handler names it too.
     retry_id: Arc<OnceLock<(&'static str, String)>>,
 }
 
 impl RequestId {
-    /// The id in `headers`, or a new one where there is none of 1 to 128 printable ASCII
-    /// characters.
+    /// The id in `headers`, if it has 1 to 128 printable ASCII characters, or else a new one.
     pub fn of(headers: &HeaderMap) -> Self {
         match headers.get(REQUEST_ID) {
             Some(id) if is_id(id) => Self::new(id.clone()),
@@ -38,17 +39,17 @@ impl RequestId {
         }
     }
 
-    /// The id that the transport has put beside the request.
+    /// The id that the transport has added to the request.
     pub fn beside(extensions: &Extensions) -> Self {
         extensions.get::<Self>().cloned().unwrap_or_else(Self::fresh)
     }
 
-    /// Random for the process, counted within it: no call of the random source per request.
+    /// A random part for the process, and a number within it. So a request needs no random numbers.
     fn fresh() -> Self {
         static PROCESS: LazyLock<u64> = LazyLock::new(|| Uuid::now_v7().as_u64_pair().1);
         static MADE: AtomicU64 = AtomicU64::new(0);
         let id = format!("{:016x}{:016x}", *PROCESS, MADE.fetch_add(1, Relaxed));
-        // Digits always are a value of a header.
+        // Digits are always a valid header value.
         Self::new(HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("unknown")))
     }
 
@@ -60,15 +61,28 @@ impl RequestId {
         self.id.to_str().unwrap_or_default()
     }
 
-    /// Notes the id that makes a retry of the request find its outcome.
-    pub fn note_retry_id(&self, field: &'static str, id: &str) {
-        if (1..=MAX_ID).contains(&id.len()) {
-            // A request has one id; a second one would be a defect of the handler.
-            let _ = self.retry_id.set((field, id.to_owned()));
+    /// Sets the id by which a retry finds the outcome of the request. A request has one such id.
+    /// Returns whether this call set it.
+    pub fn note_retry_id(&self, field: &'static str, id: &str) -> bool {
+        self.retry_id.get().is_none()
+            && (1..=MAX_ID).contains(&id.len())
+            && self.retry_id.set((field, id.to_owned())).is_ok()
+    }
+
+    /// Sets the trace id of a charge or a reservation. If the caller sent none, the server made the
+    /// id, and this adds it to the span of the request.
+    pub fn note_trace_id(&self, trace: &TraceId) {
+        if self.note_retry_id("trace_id", trace.as_str()) {
+            Span::current().record("trace_id", trace.as_str());
         }
     }
 
-    /// The field and the id that were noted.
+    /// The same request id, without a retry id. An item of a batch sets its own.
+    pub fn of_item(&self) -> Self {
+        Self::new(self.id.clone())
+    }
+
+    /// The field and the id, if they are set.
     pub fn retry_id(&self) -> Option<(&'static str, &str)> {
         self.retry_id.get().map(|(field, id)| (*field, id.as_str()))
     }
@@ -84,7 +98,7 @@ fn is_id(value: &HeaderValue) -> bool {
     (1..=MAX_ID).contains(&value.len()) && value.as_bytes().iter().all(|byte| (b' '..=b'~').contains(byte))
 }
 
-/// The span of a request. A level that leaves it out costs no formatting.
+/// The span of a request. At a level that leaves it out, nothing is formatted.
 pub fn span<'r>(rpc: impl FnOnce() -> Option<&'r str>, headers: &HeaderMap, id: &RequestId) -> Span {
     tracing::info_span!("request", rpc = rpc(), trace_id = trace_id(headers), request_id = id.as_str())
 }
@@ -93,8 +107,7 @@ fn trace_id(headers: &HeaderMap) -> Option<&str> {
     headers.get(TRACE_ID).filter(|id| is_id(id)).and_then(|id| id.to_str().ok())
 }
 
-/// Adds the trace id of a message to the span of its request, where `headers` do not name the
-/// same one.
+/// Adds the trace id of a message to the span of its request, unless `headers` name the same one.
 pub fn note_trace_id(headers: &HeaderMap, id: &str) {
     if (1..=MAX_ID).contains(&id.len()) && trace_id(headers) != Some(id) {
         Span::current().record("trace_id", id);

@@ -19,6 +19,7 @@ use super::{
         CommitReservationReply, CommitReservationRequest, GetTransactionReply, GetTransactionRequest,
         ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, Usage,
     },
+    request::RequestId,
 };
 use crate::{
     biz::{
@@ -54,15 +55,22 @@ pub struct ReservationService {
     pub transactions: Arc<dyn TransactionStore>,
     pub tokens: Arc<TokenCounter>,
     pub observer: ChargeObserver,
-    /// Commits that go on when their callers go away.
+    /// Tasks of commits, which go on when their callers go away.
     pub tasks: TaskTracker,
 }
 
 impl ReservationService {
-    pub async fn reserve_quota(&self, request: ReserveQuotaRequest) -> Result<ReserveQuotaReply> {
+    pub async fn reserve_quota(
+        &self,
+        request: ReserveQuotaRequest,
+        request_id: &RequestId,
+    ) -> Result<ReserveQuotaReply> {
         let in_flight = self.observer.begin(Operation::Reserve);
         let settled = match self.calls.reserve(request) {
-            Ok(reserve) => self.reserve(reserve).await,
+            Ok(reserve) => {
+                request_id.note_trace_id(&reserve.call.trace);
+                self.reserve(reserve).await
+            }
             Err(error) => Err(error),
         };
         in_flight.end();
@@ -103,7 +111,7 @@ impl ReservationService {
     /// Commits, then compares the vendor's count with ours in the background.
     async fn commit_and_compare(self: &Arc<Self>, commit: Commit, text: OutputText, usage: usage::Usage) -> Settled {
         let settled = self.engine.commit(commit).await;
-        if let Ok((transaction, Effect::Made)) = &settled {
+        if let Ok((transaction, Effect::Applied)) = &settled {
             let (service, model) = (self.clone(), transaction.content.model.clone());
             let comparing = async move {
                 if let Ok(ours) = service.count_output(model.as_ref(), text.output).await {

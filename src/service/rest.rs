@@ -57,6 +57,20 @@ macro_rules! rpc {
     };
 }
 
+/// As [`rpc`], for a method that takes the id of the request.
+macro_rules! identified_rpc {
+    ($feature:ident.$method:ident, $id:expr) => {
+        async |State(rest): State<Rest>, path: PathResult, request: Request| {
+            let replier = Replier::of(rest.style, &request);
+            let answer = match message(&rest.unknown, path, request, $id).await {
+                Ok(message) => rest.api.$feature.$method(message, &replier.id).await,
+                Err(error) => Err(error),
+            };
+            replier.respond(answer)
+        }
+    };
+}
+
 /// The routes of BillingService.
 pub fn public_routes() -> Router<Rest> {
     Router::new()
@@ -77,9 +91,9 @@ pub fn public_routes() -> Router<Rest> {
 pub fn internal_routes() -> Router<Rest> {
     Router::new()
         .route("/internal/v1/billing/check", post(rpc!(checks.check_quota)))
-        .route("/internal/v1/billing/deduct", post(rpc!(charges.deduct_quota, IdSource::TraceId)))
-        .route("/internal/v1/billing/deduct/batch", post(batch_deduct))
-        .route("/internal/v1/billing/reserve", post(rpc!(reservations.reserve_quota, IdSource::TraceId)))
+        .route("/internal/v1/billing/deduct", post(identified_rpc!(charges.deduct_quota, IdSource::TraceId)))
+        .route("/internal/v1/billing/deduct/batch", post(identified_rpc!(charges.batch_deduct_quota, IdSource::Items)))
+        .route("/internal/v1/billing/reserve", post(identified_rpc!(reservations.reserve_quota, IdSource::TraceId)))
         .route("/internal/v1/billing/commit", post(rpc!(reservations.commit_reservation, IdSource::Reservation)))
         .route("/internal/v1/billing/release", post(rpc!(reservations.release_reservation, IdSource::Reservation)))
         .route("/internal/v1/billing/transactions/{user_id}/{trace_id}", get(rpc!(reservations.get_transaction)))
@@ -117,15 +131,6 @@ async fn export_records(State(rest): State<Rest>, path: PathResult, request: Req
     }
 }
 
-async fn batch_deduct(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
-    let replier = Replier::of(rest.style, &request);
-    let answer = match message(&rest.unknown, path, request, IdSource::Items).await {
-        Ok(message) => rest.api.charges.batch_deduct_quota(message, &replier.id).await,
-        Err(error) => Err(error),
-    };
-    replier.respond(answer)
-}
-
 async fn recharge(State(rest): State<Rest>, path: PathResult, request: Request) -> Response {
     let replier = Replier::of(rest.style, &request);
     let origin = Origin::of(request.headers(), request.extensions());
@@ -152,7 +157,7 @@ async fn recharge_callback(State(rest): State<Rest>, path: PathResult, request: 
 /// Writes the reply to one request.
 pub struct Replier {
     style: Style,
-    /// An internal error names it.
+    /// The id, which an internal error names.
     id: RequestId,
 }
 
@@ -165,7 +170,7 @@ impl Replier {
         Self::new(style, RequestId::beside(request.extensions()))
     }
 
-    /// Dresses an answer as the style asks.
+    /// Builds the response to an answer in the configured style.
     fn respond<R: Serialize>(&self, answer: Result<R>) -> Response {
         match (answer, self.style) {
             (Ok(reply), Style::Plain) => Json(reply).into_response(),
@@ -177,10 +182,10 @@ impl Replier {
         }
     }
 
-    /// The response of an error, which is logged where the response does not explain it.
+    /// The response to an error. Logs the error if the response does not explain it.
     pub fn fail(&self, error: &Error) -> Response {
         errors::log(error, &self.id);
-        let mut response = dress_error(self.style, errors::kind(error).http, ErrorBody::new(error, &self.id));
+        let mut response = error_response(self.style, errors::kind(error).http, ErrorBody::new(error, &self.id));
         if let Some(after) = errors::retry_after(error) {
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
@@ -189,9 +194,9 @@ impl Replier {
     }
 }
 
-/// The response of an error body, in the given style. An error without a code of the contract has its
-/// HTTP status as the code.
-pub fn dress_error(style: Style, status: StatusCode, body: ErrorBody) -> Response {
+/// The response with an error body, in the given style. The code of an error without a contract
+/// code is its HTTP status.
+pub fn error_response(style: Style, status: StatusCode, body: ErrorBody) -> Response {
     match style {
         Style::Plain => (status, Json(body)).into_response(),
         Style::Devshare => {

@@ -7,7 +7,7 @@ use prost_reflect::DescriptorPool;
 
 use super::proto::DESCRIPTORS;
 
-/// The route on which payment-service reports.
+/// The route on which payment-service sends its callbacks.
 pub const CALLBACK_PATH: &str = "/internal/v1/billing/callback";
 /// The route on which top-ups start.
 pub const RECHARGE_PATH: &str = "/api/v1/billing/recharge";
@@ -31,8 +31,8 @@ pub fn grpc_rpc(path: &str) -> Option<&str> {
     path.rsplit('/').next().filter(|name| !name.is_empty())
 }
 
-/// As [`grpc_rpc`], of the contract's alone: the path is the caller's to choose, and labels of
-/// metrics are not.
+/// As [`grpc_rpc`], for the rpcs of the contract only. Callers choose the path, and the labels of
+/// metrics must be bounded.
 pub fn known_grpc_rpc(path: &str) -> Option<&'static str> {
     static RPCS: LazyLock<HashSet<String>> = LazyLock::new(|| {
         let pool = DescriptorPool::decode(DESCRIPTORS).unwrap_or_default();
@@ -42,8 +42,7 @@ pub fn known_grpc_rpc(path: &str) -> Option<&'static str> {
     grpc_rpc(RPCS.get(path)?)
 }
 
-/// The rpc of a route of REST. The export is no rpc of the contract, and has a name all the
-/// same.
+/// The rpc of a REST route. The export has a name too, although it is no rpc of the contract.
 pub fn rest_rpc(method: &Method, route: &str) -> Option<&'static str> {
     let is_get = method == Method::GET;
     Some(match route {

@@ -215,7 +215,7 @@ impl app::cron::Display for Silent {
     fn begins(&self, _: app::cron::Beginning) {}
     fn expect(&self, _: u64) {}
     fn advance(&self, _: u64) {}
-    fn tell(&self, _: &str) {}
+    fn report(&self, _: &str) {}
 }
 
 #[rstest]

@@ -131,7 +131,7 @@ async fn a_top_up_is_old_when_it_is_pending_for_more_than_an_hour(#[values(MySql
                 created_at: made_at,
                 updated_at: made_at,
             };
-            assert_eq!(store.create_order(&order, None).await.unwrap(), Created::Kept);
+            assert_eq!(store.create_order(&order, None).await.unwrap(), Created::Stored);
         }
     }
     store.close().await;

@@ -388,7 +388,7 @@ async fn concurrent_reserves_never_hold_more_than_there_is(#[values(MySql, Sqlit
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_debit_leaves_what_is_held(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_debit_leaves_the_holds(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.paying_user("u", 1.0).await;
     service.reserve(hold("u", "r", "asset", 10)).await;

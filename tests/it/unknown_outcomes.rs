@@ -85,6 +85,29 @@ async fn every_posting_that_has_no_answer_names_its_id(#[values(MySql, Sqlite)] 
     lock.release().await;
 }
 
+/// A call without an id repeats nothing, so there is nothing to find before it is refused.
+#[rstest]
+#[tokio::test]
+async fn a_wrong_call_without_an_id_needs_no_database(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, &IMPATIENT).await;
+    service.deduct(repeat("first")).await;
+    let lock = Lock::take(&service.database).await;
+    let wrong = charge("u", "nothing", 1);
+    let refused = code_of(&service.try_deduct(wrong.clone()).await.unwrap_err());
+    assert_eq!(refused, (Code::InvalidArgument, "10008".into()));
+    let reserve =
+        ReserveQuotaRequest { user_id: "u".into(), service_name: "nothing".into(), count: 1, ..Default::default() };
+    let refused = code_of(&service.internal.clone().reserve_quota(reserve).await.unwrap_err());
+    assert_eq!(refused, (Code::InvalidArgument, "10008".into()));
+    let batch = BatchDeductQuotaRequest { items: vec![wrong] };
+    let results = service.internal.clone().batch_deduct_quota(batch).await.unwrap().into_inner().results;
+    assert_eq!(results[0].error.as_ref().unwrap().error_code, "10008");
+    let url = format!("http://{}/internal/v1/billing/deduct", service.app.grpc_addr);
+    let body = json!({"user_id": "u", "service_name": "nothing", "count": 1}).to_string();
+    assert_eq!(service.http.post(url).body(body).send().await.unwrap().status(), 400);
+    lock.release().await;
+}
+
 /// The lanes give up before the deadline of the request, so that the items have results.
 #[rstest]
 #[tokio::test]

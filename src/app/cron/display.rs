@@ -25,7 +25,7 @@ pub trait Display: Send + Sync {
     fn advance(&self, items: u64);
 
     /// Shows a new line of the report.
-    fn tell(&self, line: &str);
+    fn report(&self, line: &str);
 }
 
 /// The starting point of a run.
@@ -37,7 +37,7 @@ pub enum Beginning {
     Resumed,
     /// The beginning, as the operator requested, although a checkpoint exists. The checkpoint stays
     /// until this run writes its first one, so a later run can still resume from it.
-    Anew,
+    Restarted,
 }
 
 /// The progress of a run. Each checkpoint is stored with a renewal of the lease.
@@ -80,8 +80,8 @@ impl Progress for RunProgress<'_> {
         Ok(())
     }
 
-    fn tell(&self, line: &str) {
-        self.display.tell(&format!("{}: {line}", self.job));
+    fn report(&self, line: &str) {
+        self.display.report(&format!("{}: {line}", self.job));
     }
 }
 
@@ -106,7 +106,7 @@ impl Progress for DryProgress<'_> {
         Ok(())
     }
 
-    fn tell(&self, line: &str) {
-        self.display.tell(&format!("{}: {line}", self.job));
+    fn report(&self, line: &str) {
+        self.display.report(&format!("{}: {line}", self.job));
     }
 }

@@ -25,7 +25,7 @@ pub enum Job {
     Audit,
     /// Move records that are older than `billing.record_months` to the archive.
     ArchiveRecords,
-    /// Recreate the daily rollup from the records where it differs.
+    /// Rebuild the daily rollup from the records if it differs.
     RebuildRollup,
 }
 
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_month_whose_first_midnight_is_skipped_begins_all_the_same() {
+    fn a_month_with_a_skipped_first_midnight_begins() {
         // Clocks went from 24:00 to 01:00 on that day.
         let at = "2017-10-01T04:00:01Z";
         let october = began(Job::ResetQuotas, at, "America/Asuncion");
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_month_whose_first_midnight_comes_twice_begins_once() {
+    fn a_month_with_a_repeated_first_midnight_begins_once() {
         // Clocks go from 01:00 to 00:00 on that day.
         let at = |at: &str| began(Job::ResetQuotas, at, "America/Havana");
         assert_eq!(at("2026-11-01T03:59:59Z"), "2026-10-01T04:00:00Z");

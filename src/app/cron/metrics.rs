@@ -1,4 +1,4 @@
-//! `/metrics` of cron, on a port of its own: cron settles and credits as a server does.
+//! `/metrics` of cron, on a port of its own. Cron settles and credits as a server does.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,11 +12,11 @@ use crate::{
     server::{self, ListenerLimits},
 };
 
-/// More than the readers that there are.
+/// Most connections, more than there are readers.
 const CONNECTIONS: usize = 64;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Serves until `stop`, where `cron.metrics.addr` is configured; the metrics to count in.
+/// Serves until `stop`, if `cron.metrics.addr` is configured. Returns the metrics to count in.
 ///
 /// # Errors
 /// The address is taken.

@@ -41,7 +41,7 @@ use crate::{
 /// The report of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobReport {
-    /// What was not told while it ran; the last one sums it up.
+    /// The lines that were not shown during the run. The last line is the summary.
     pub lines: Vec<String>,
     /// Whether the run found no errors.
     pub is_good: bool,
@@ -51,7 +51,7 @@ pub struct JobReport {
 const RENEWAL: Duration = Duration::from_secs(LEASE.as_secs() / 4);
 
 /// Time in which an interrupted run sends its last updates to Redis.
-const CUT_TIMEOUT: Duration = Duration::from_secs(8);
+const INTERRUPT_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// A new id of a lease holder, unique among all processes.
 fn owner() -> String {
@@ -65,7 +65,7 @@ pub struct Runner {
     clock: Arc<dyn Clock>,
     calendar: Calendar,
     stop: CancellationToken,
-    /// Where somebody reads them.
+    /// `None` if the metrics have no reader.
     metrics: Option<Arc<Metrics>>,
 }
 
@@ -75,7 +75,7 @@ impl Runner {
         Self { config, store, clock, calendar, stop, metrics: None }
     }
 
-    /// Counts the runs, and what they settle, in `metrics`.
+    /// Counts the runs and their settlements in `metrics`.
     pub fn counting(self, metrics: Option<Arc<Metrics>>) -> Self {
         Self { metrics, ..self }
     }
@@ -131,7 +131,7 @@ impl Runner {
     /// Runs a job unless its period is done or another process runs the job; `None` then.
     ///
     /// # Errors
-    /// The run failed, was cut short or took too long: it is begun again later.
+    /// The run failed, was interrupted or took too long. It is begun again later.
     pub async fn run_due(&self, job: Job, display: &dyn Display) -> anyhow::Result<Option<JobReport>> {
         let run = Run { job: job.name(), period: self.period(job)?, is_by_hand: false, owner: owner() };
         self.run(job, run, true, display).await
@@ -151,12 +151,12 @@ impl Runner {
     /// Reports the changes that a job would make now. Changes nothing, and takes no lease.
     ///
     /// # Errors
-    /// What the job asks does not answer, or the process is asked to stop.
+    /// A dependency of the job is unavailable, or the process is asked to stop.
     pub async fn dry_run(&self, job: Job, display: &dyn Display) -> anyhow::Result<JobReport> {
         ensure_clock_agrees(&self.config, &*self.store, &*self.clock).await?;
         let progress = DryProgress { job, display };
         let preview = self.preview(job, &progress);
-        self.stop.run_until_cancelled(preview).await.unwrap_or_else(|| Err(anyhow!("cut short")))
+        self.stop.run_until_cancelled(preview).await.unwrap_or_else(|| Err(anyhow!("interrupted")))
     }
 
     async fn run(&self, job: Job, run: Run, resumes: bool, display: &dyn Display) -> anyhow::Result<Option<JobReport>> {
@@ -165,27 +165,27 @@ impl Runner {
         let started = Instant::now();
         display.begins(match (&position, resumes) {
             (Some(_), true) => Beginning::Resumed,
-            (Some(_), false) => Beginning::Anew,
+            (Some(_), false) => Beginning::Restarted,
             (None, _) => Beginning::First,
         });
         // Without `resumes`, the old checkpoint stays until this run stores its first one.
         let position = position.filter(|_| resumes);
         let progress = RunProgress::new(&*self.store, &run, job, display, position);
-        let cut = CancellationToken::new();
-        let performing = self.perform(job, &progress, &cut);
+        let interrupt = CancellationToken::new();
+        let performing = self.perform(job, &progress, &interrupt);
         tokio::pin!(performing);
         let why = tokio::select! {
             done = &mut performing => Ok(done),
-            () = self.lose_lease(&run) => Err("the lease of the run is lost"),
+            () = self.until_lease_is_lost(&run) => Err("the lease of the run is lost"),
             () = tokio::time::sleep(job.limit()) => Err("the run took too long"),
-            () = self.stop.cancelled() => Err("the run was cut short"),
+            () = self.stop.cancelled() => Err("the run was interrupted"),
         };
         let done = match why {
             Ok(done) => done,
             Err(why) => {
                 // The job still sends the updates of its settlements to Redis.
-                cut.cancel();
-                let _ = tokio::time::timeout(CUT_TIMEOUT, performing).await;
+                interrupt.cancel();
+                let _ = tokio::time::timeout(INTERRUPT_TIMEOUT, performing).await;
                 Err(anyhow!(why))
             }
         };
@@ -207,7 +207,7 @@ impl Runner {
     }
 
     /// Returns when another process has the lease.
-    async fn lose_lease(&self, run: &Run) {
+    async fn until_lease_is_lost(&self, run: &Run) {
         loop {
             tokio::time::sleep(RENEWAL).await;
             // An error is no loss of the lease: the run fails by itself in a database outage.

@@ -22,26 +22,27 @@ use crate::{
 const LISTED: usize = 20;
 
 impl Runner {
-    /// Performs a job. It ends soon after `cut`. Jobs that settle handle `cut` themselves, because
-    /// they still send their updates to Redis. The others may be dropped at any await.
+    /// Performs a job. It ends soon after `interrupt`. Jobs that settle handle `interrupt`
+    /// themselves, because they still send their updates to Redis. The others may be dropped at any
+    /// await.
     pub(super) async fn perform(
         &self,
         job: Job,
         progress: &dyn Progress,
-        cut: &CancellationToken,
+        interrupt: &CancellationToken,
     ) -> anyhow::Result<JobReport> {
         match job {
-            Job::ResetQuotas => unless(cut, self.reset(progress)).await,
-            Job::ExpireReservations => self.expire(cut).await,
-            Job::ReconcileRecharges => self.settle_recharges(cut).await,
-            Job::ReconcileCache => unless(cut, self.compare_cache(false)).await,
-            Job::Audit => unless(cut, self.audit(progress)).await,
-            Job::ArchiveRecords => unless(cut, self.archive(false, progress)).await,
-            Job::RebuildRollup => unless(cut, self.rebuild_rollup(false, progress)).await,
+            Job::ResetQuotas => unless(interrupt, self.reset(progress)).await,
+            Job::ExpireReservations => self.expire(interrupt).await,
+            Job::ReconcileRecharges => self.settle_recharges(interrupt).await,
+            Job::ReconcileCache => unless(interrupt, self.compare_cache(false)).await,
+            Job::Audit => unless(interrupt, self.audit(progress)).await,
+            Job::ArchiveRecords => unless(interrupt, self.archive(false, progress)).await,
+            Job::RebuildRollup => unless(interrupt, self.rebuild_rollup(false, progress)).await,
         }
     }
 
-    /// What [`Self::perform`] would do. Changes nothing, and may be dropped anywhere.
+    /// The preview of [`Self::perform`]. Changes nothing, and may be dropped at any await.
     pub(super) async fn preview(&self, job: Job, progress: &dyn Progress) -> anyhow::Result<JobReport> {
         match job {
             Job::ResetQuotas => self.preview_reset(progress).await,
@@ -58,7 +59,8 @@ impl Runner {
     async fn reset(&self, progress: &dyn Progress) -> anyhow::Result<JobReport> {
         let reset = reset_quotas(&*self.store, &self.config.catalog(), &self.calendar, progress).await?;
         let sum = format!("reset-quotas: {} users open, {} failed", reset.users, reset.failed);
-        // Done, for another try would fail as well, but not well: somebody should look at it.
+        // The period is done, because another run would fail for the same users. The report is not
+        // good, so that an operator looks at them.
         Ok(JobReport { lines: vec![sum], is_good: reset.failed == 0 })
     }
 
@@ -77,10 +79,15 @@ impl Runner {
         Ok(JobReport { lines: each.chain([sum]).collect(), is_good: true })
     }
 
-    async fn expire(&self, cut: &CancellationToken) -> anyhow::Result<JobReport> {
-        let swept =
-            jobs::sweep_counting(&self.config, self.store.clone(), self.clock.clone(), cut, self.metrics.as_ref())
-                .await?;
+    async fn expire(&self, interrupt: &CancellationToken) -> anyhow::Result<JobReport> {
+        let swept = jobs::sweep_counting(
+            &self.config,
+            self.store.clone(),
+            self.clock.clone(),
+            interrupt,
+            self.metrics.as_ref(),
+        )
+        .await?;
         let line = format!(
             "expire-reservations: {} holds freed, {} streams charged, {} failed",
             swept.freed, swept.charged, swept.failed
@@ -98,12 +105,12 @@ impl Runner {
         Ok(JobReport { lines: each.chain([sum]).collect(), is_good: true })
     }
 
-    async fn settle_recharges(&self, cut: &CancellationToken) -> anyhow::Result<JobReport> {
+    async fn settle_recharges(&self, interrupt: &CancellationToken) -> anyhow::Result<JobReport> {
         let done = jobs::reconcile_recharges_counting(
             &self.config,
             self.store.clone(),
             self.clock.clone(),
-            cut,
+            interrupt,
             self.metrics.as_ref(),
         )
         .await?;
@@ -158,7 +165,8 @@ impl Runner {
         Ok(JobReport { lines: vec![line], is_good: true })
     }
 
-    /// What [`Job::ReconcileCache`] finds, and mends unless this is a dry run.
+    /// Reports the differences of [`Job::ReconcileCache`], and repairs them unless this is a dry
+    /// run.
     async fn compare_cache(&self, is_dry_run: bool) -> anyhow::Result<JobReport> {
         let clock = self.clock.clone();
         let Some(found) = jobs::reconcile_cache(&self.config, self.store.clone(), clock, is_dry_run).await? else {
@@ -173,8 +181,8 @@ impl Runner {
 }
 
 async fn unless(
-    cut: &CancellationToken,
+    interrupt: &CancellationToken,
     running: impl Future<Output = anyhow::Result<JobReport>>,
 ) -> anyhow::Result<JobReport> {
-    cut.run_until_cancelled(running).await.unwrap_or_else(|| Err(anyhow!("cut short")))
+    interrupt.run_until_cancelled(running).await.unwrap_or_else(|| Err(anyhow!("interrupted")))
 }

@@ -100,7 +100,7 @@ impl Display for Shown {
                 return;
             }
             (Begins::ByHand { .. }, Beginning::Resumed) => "continuing from the checkpoint of the last run by hand",
-            (Begins::ByHand { .. }, Beginning::Anew) => {
+            (Begins::ByHand { .. }, Beginning::Restarted) => {
                 "starting over, although the last run by hand was interrupted; --resume continues \
                  that run until this one saves its first checkpoint"
             }
@@ -139,7 +139,7 @@ impl Display for Shown {
         }
     }
 
-    fn tell(&self, line: &str) {
+    fn report(&self, line: &str) {
         self.screen.print(line);
     }
 }

@@ -13,7 +13,7 @@ pub struct Plan {
     pub price: Price,
     /// Units a user gets free each month.
     pub free_quota: u64,
-    /// What becomes of its reservations.
+    /// The policy for its reservations.
     pub policy: Policy,
 }
 

@@ -10,7 +10,7 @@ use super::values::{error::Error, money::Money};
 pub struct Funds {
     /// Units of the service's free quota left this month.
     pub free_remaining: u64,
-    /// What may be spent.
+    /// The available balance.
     pub available: Money,
 }
 

@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_its_model_prices_needs_tokens_whatever_it_costs() {
+    fn a_call_that_is_priced_by_model_needs_tokens_even_with_a_cost() {
         for (unit, cost, usage) in [
             (Calls, None, None),
             (Calls, None, usage(0, 0, 0)),
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_its_model_prices_needs_a_model_with_prices_or_a_cost() {
+    fn a_call_that_is_priced_by_model_needs_a_model_with_prices_or_a_cost() {
         let (price, ask) = (Price::Model(Tokens), Ask { usage: usage(1, 0, 1), ..CALL });
         let required = "model: is required: the service is priced by model";
         assert_eq!(quote_of("", price, ask), Err(required.into()));

@@ -1,4 +1,4 @@
-//! CheckQuota: tells whether a call would be covered. It decides by the rule of
+//! CheckQuota: whether a call would be covered. It decides by the rule of
 //! [`super::charge`], which also charges the call.
 
 pub mod cache;

@@ -1,5 +1,6 @@
-//! Expiry, caps, days and months are decided by the clock of the process. Its distance from
-//! the database's clock, which all processes share, must stay small.
+//! The skew between the clock of this process and the clock of the database. The clock of the
+//! process decides expiry, caps, days and months, and must stay close to the clock that all
+//! processes share.
 
 use std::time::Duration;
 
@@ -8,39 +9,41 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::biz::values::{calendar::Clock, error::StoreError};
 
-/// Tells the time of the database.
+/// The clock of the database.
 #[async_trait]
 pub trait DatabaseClock: Send + Sync + 'static {
-    /// `None`: the database is embedded, and has the clock of this machine.
+    /// The time of the database; `None` for an embedded database, which has the clock of this
+    /// machine.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn database_time(&self) -> Result<Option<DateTime<Utc>>, StoreError>;
 }
 
-/// How far the clock of this process is ahead of the database's.
+/// The distance of this process's clock from the database's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Skew {
-    /// Below zero: it is behind. The middle of the possible range.
+    /// The lead of this process's clock, below zero if it is behind. The middle of the possible
+    /// range.
     pub ahead: TimeDelta,
-    /// The part that is certain even if the answer was slow: zero or more.
+    /// The part of the distance that is certain even if the answer was slow. Zero or more.
     least: TimeDelta,
 }
 
 impl Skew {
-    /// Of an answer that came between two readings of the own clock.
+    /// The skew from an answer that came between two readings of the own clock.
     fn between(before: DateTime<Utc>, database: DateTime<Utc>, after: DateTime<Utc>) -> Self {
         let least = (before - database).max(database - after).max(TimeDelta::zero());
         Self { ahead: before + (after - before) / 2 - database, least }
     }
 
-    /// Whether it is certainly beyond `max`.
+    /// Whether the skew is certainly beyond `max`.
     pub fn is_beyond(self, max: Duration) -> bool {
         TimeDelta::from_std(max).is_ok_and(|max| self.least > max)
     }
 }
 
-/// Measures the skew. A clock that a test sets has none.
+/// Measures the skew. A clock that a test controls has none.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Failed`].

@@ -1,12 +1,12 @@
-//! The identity of a database: the id by which other systems tell it from its siblings, and
-//! the currency and the time zone of everything in it. All three are chosen once.
+//! The identity of a database: its id, and the currency and the time zone of all its data. The id
+//! keeps the entries of several databases in one Redis apart. All three are set once.
 
 use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::biz::values::{currency::Currency, error::StoreError};
 
-/// The id, the currency and the zone that a database keeps.
+/// The id, the currency and the time zone that a database stores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     pub id: Uuid,
@@ -23,11 +23,11 @@ impl Identity {
     }
 }
 
-/// Keeps the identity.
+/// Stores the identity.
 #[async_trait]
 pub trait IdentityStore: Send + Sync + 'static {
-    /// The identity of the database. Where it has none, `first` becomes it, or that of another
-    /// process which was faster.
+    /// The identity of the database. A database without one stores `first`, unless another process
+    /// was faster.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].

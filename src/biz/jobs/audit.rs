@@ -176,7 +176,7 @@ pub async fn audit(store: &dyn AuditStore, progress: &dyn Progress) -> Result<Au
         for difference in chunk.iter().flat_map(compare) {
             scan.counts[1] += 1;
             if scan.counts[1] <= MAX_REPORTED {
-                progress.tell(&difference.to_string());
+                progress.report(&difference.to_string());
                 differences.push(difference);
             }
         }

@@ -28,7 +28,7 @@ pub trait Progress: Send + Sync {
 
     /// Reports a finding at once, so that it is not lost if the process is killed. A run that
     /// resumes may report the same finding again.
-    fn tell(&self, line: &str);
+    fn report(&self, line: &str);
 }
 
 /// The checkpoint of a scan of all users: its counts and the last user, written `1000 0 user`.

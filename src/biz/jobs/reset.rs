@@ -186,7 +186,7 @@ async fn one_by_one(
                 tracing::error!(%error, "months of a user not opened; the first call opens them");
                 reset.failed += 1;
                 if reset.failed <= MAX_NAMED {
-                    progress.tell(&format!("user {} was left out", alone.last));
+                    progress.report(&format!("user {} was left out", alone.last));
                 }
             }
         }

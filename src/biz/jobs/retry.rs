@@ -1,4 +1,4 @@
-//! Repeats of a step that lost to another transaction, or lost its connection.
+//! Retries of a step that conflicted with another transaction, or lost its connection.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_max_times(ATTEMPTS as usize - 1)
     .with_jitter();
 
-/// Repeats a step that may be done twice until it neither conflicts nor meets an outage: a process
-/// that stood still for long has lost its connections.
+/// Retries a repeatable step after conflicts and outages. A process that was suspended for long has
+/// lost its connections.
 ///
 /// # Errors
 /// The last conflict or outage, and every other error at once.
@@ -26,7 +26,7 @@ where
     attempt
         .retry(BACKOFF)
         .when(|error| matches!(error, StoreError::Conflict(_) | StoreError::Unavailable(_)))
-        .notify(|error, _| tracing::warn!(%error, "a step of a job is repeated"))
+        .notify(|error, _| tracing::warn!(%error, "job step failed; retrying"))
         .await
 }
 
@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn conflicts_and_outages_are_tried_again_and_not_for_ever() {
+    async fn conflicts_and_outages_are_retried_a_bounded_number_of_times() {
         let conflict = || StoreError::Conflict("deadlock".into());
         let outage = || StoreError::Unavailable("down".into());
         for error in [conflict(), outage()] {

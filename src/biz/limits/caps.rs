@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_call_counts_to_its_own_period_and_only_if_it_was_made_since() {
+    fn a_late_call_counts_to_its_own_period_and_only_after_the_start_of_the_count() {
         let mut requests = requests(5, 5);
         let late = |day: &str| (at(day).day, at("2026-12-02").utc);
         let add = |requests: &mut Requests, (day, made)| requests.add_late(day, made);
@@ -177,13 +177,13 @@ mod tests {
     }
 
     #[test]
-    fn a_call_counts_that_was_made_at_the_instant_of_the_caps() {
+    fn a_call_at_the_instant_of_the_caps_counts() {
         let (mut requests, now) = (requests(5, 5), at("2026-11-30"));
         requests.add_late(now.day, now.utc);
         assert_eq!(requests.used(now), (1, 1));
         requests.take_back(now.day, now.utc);
         assert_eq!(requests.used(now), (0, 0));
-        // Nothing is left to be taken back, as where the caps were set anew.
+        // The count is zero, as after the caps were removed and set again.
         requests.take_back(now.day, now.utc);
         assert_eq!(requests.used(now), (0, 0));
     }

@@ -239,8 +239,8 @@ impl Session {
         Ok(())
     }
 
-    /// Charges as the gateway's finish says. If the outcome is unknown, the gateway is told so at
-    /// once, and the same commit is retried, because the gateway has no further message.
+    /// Commits with the gateway's finish. If the outcome is unknown, the gateway gets that error at
+    /// once, and the same commit is retried, because the gateway sends no further message.
     async fn finish(self, finish: Finish, last: LastMessage) -> Ended {
         let engine = &self.meter.engine;
         let commit = self.metered.commit(finish);

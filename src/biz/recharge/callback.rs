@@ -75,8 +75,8 @@ impl From<NoticedResult> for PaymentUpdate {
 }
 
 impl Recharges {
-    /// Settles an order by a callback. A callback whose sender is not proven is not `believed`. It is
-    /// a hint: payment-service is asked, and the order is settled by its answer, even if the
+    /// Settles an order by a callback. A callback from a proven sender is `trusted`. Any other
+    /// callback is a hint: payment-service is asked, and its answer settles the order, even if the
     /// callback is then refused.
     ///
     /// # Errors
@@ -84,7 +84,7 @@ impl Recharges {
     /// [`Error::PaymentUnavailable`]: payment-service is unavailable, or does not confirm the
     /// callback yet. [`Error::Invalid`] above the largest balance, [`Error::Overloaded`],
     /// [`Error::Internal`].
-    pub async fn settle(&self, notice: Notice, believed: bool, trace: &TraceContext) -> Result<SettledOrder> {
+    pub async fn settle(&self, notice: Notice, trusted: bool, trace: &TraceContext) -> Result<SettledOrder> {
         let found = in_time(self.orders.order(&notice.order)).await?;
         let order = found.ok_or_else(|| Error::OrderNotFound(notice.order.to_string()))?;
         if let Some(currency) = &notice.currency {
@@ -93,8 +93,8 @@ impl Recharges {
         if let Some(amount) = notice.result.amount() {
             self.terms.currency.check_places("amount", amount)?;
         }
-        // No notice changes a settled order.
-        if believed || order.status == OrderStatus::Success {
+        // No callback changes a settled order.
+        if trusted || order.status == OrderStatus::Success {
             return self.update(&order, notice.result.into()).await.map(SettledOrder::from);
         }
         if notice.result.amount().is_some_and(|amount| amount != order.amount) {
@@ -129,20 +129,20 @@ impl Recharges {
 
     /// Settles an order by its payment; `None` while the payment is pending.
     async fn settle_by(&self, order: &Order, payment: &Payment) -> Result<Option<(Order, bool)>> {
-        match self.news_of(payment)? {
+        match self.update_from(payment)? {
             Some(payment_update) => self.update(order, payment_update).await.map(Some),
             None => Ok(None),
         }
     }
 
     /// The update of the order that follows from a payment; `None` while the payment is pending.
-    pub(super) fn news_of(&self, payment: &Payment) -> Result<Option<PaymentUpdate>> {
+    pub(super) fn update_from(&self, payment: &Payment) -> Result<Option<PaymentUpdate>> {
         Ok(match payment.state {
             PaymentState::Pending => None,
             PaymentState::Paid => {
                 self.check_currency(&payment.currency)?;
                 let amount = self.terms.currency.from_minor(payment.minor_amount);
-                let amount = amount.ok_or_else(|| PaymentError::Senseless("the amount of the payment".into()))?;
+                let amount = amount.ok_or_else(|| PaymentError::Malformed("the amount of the payment".into()))?;
                 Some(PaymentUpdate::Paid { payment: payment.id.clone(), amount })
             }
             PaymentState::Failed => Some(PaymentUpdate::Failed { payment: Some(payment.id.clone()), amount: None }),

@@ -71,8 +71,8 @@ pub enum PaymentError {
     #[error("no answer: {0}")]
     Unavailable(String),
     /// A malformed answer. The outcome is unknown.
-    #[error("a senseless answer: {0}")]
-    Senseless(String),
+    #[error("malformed answer: {0}")]
+    Malformed(String),
 }
 
 /// payment-service.

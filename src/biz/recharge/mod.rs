@@ -32,7 +32,7 @@ use super::{
     },
 };
 
-/// Callbacks that may ask payment-service at once, so that a flood of hints is no flood of calls.
+/// Most callbacks that ask payment-service at once, so that many hints do not become as many calls.
 const CONFIRMATIONS: usize = 256;
 
 /// Deadline of a call to the database outside the lanes, for example over a connection that went
@@ -53,11 +53,11 @@ pub struct Recharges {
 /// The limits of a top-up.
 #[derive(Debug, Clone)]
 pub struct Terms {
-    /// Of every account.
+    /// The currency of every account.
     pub currency: Currency,
     /// In whole minor units of the currency.
     pub max_amount: Money,
-    /// Of one call to payment-service.
+    /// Time limit of one call to payment-service.
     pub payment_timeout: Duration,
 }
 
@@ -91,7 +91,7 @@ impl From<PaymentError> for Error {
     fn from(error: PaymentError) -> Self {
         let why = match error {
             PaymentError::Refused(_) => "payment-service refused",
-            PaymentError::Unavailable(_) | PaymentError::Senseless(_) => {
+            PaymentError::Unavailable(_) | PaymentError::Malformed(_) => {
                 "payment-service does not answer; try again later"
             }
         };

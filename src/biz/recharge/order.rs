@@ -20,43 +20,43 @@ pub struct OrderFilter {
     pub status: Option<OrderStatus>,
 }
 
-/// Orders of all users, by status and time.
+/// A scan of the orders of all users, by status and creation time. Both ends are included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Made {
+pub struct OrderScan {
     pub status: OrderStatus,
     pub from: DateTime<Utc>,
     pub until: DateTime<Utc>,
 }
 
-/// What became of a new order.
+/// The outcome of [`OrderStore::create_order`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Created {
-    Kept,
-    /// Its id or its key belongs to another order, or the one to be replaced is not what it was.
+    Stored,
+    /// The id or the key belongs to another order, or the order to replace has changed.
     Taken,
-    /// The balance could not hold it.
+    /// The balance could exceed [`Money::MAX`].
     TooMuch,
 }
 
-/// Whether a balance can hold `amount` once all pending orders are paid. What is held of the
-/// balance is part of it: it may be released.
+/// Whether the balance stays within [`Money::MAX`] once all pending orders are paid. Held amounts
+/// count too, because a hold may be released.
 pub fn fits(balance: Money, pending: Money, amount: Money) -> bool {
     balance.plus(pending).plus(amount) <= Money::MAX
 }
 
-/// Where orders are made and read. They are changed only by settlement.
+/// Creates and reads orders. Only settlement changes them.
 #[async_trait]
 pub trait OrderStore: Send + Sync + 'static {
-    /// Keeps a new order, if [`fits`] says so of its user's balance and pending orders; no two
-    /// orders at once pass that are too much together. With `replaces`, a failed order that has
-    /// no page, the key passes from that one to the new one.
+    /// Stores a new order if [`fits`] allows it for the balance and the pending orders of the user.
+    /// Concurrent orders of a user are checked one by one. With `replaces`, a failed order without
+    /// a page, the idempotency key moves from that order to the new one.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]: it may be kept or not. [`StoreError::Conflict`]: it is
-    /// not kept. [`StoreError::Failed`].
+    /// [`StoreError::Unavailable`]: the outcome is unknown. [`StoreError::Conflict`]: the order is
+    /// not stored. [`StoreError::Failed`].
     async fn create_order(&self, order: &Order, replaces: Option<&OrderId>) -> Result<Created, StoreError>;
 
-    /// The order of a user that was made with a key.
+    /// The order of a user that was created with a key.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
@@ -83,5 +83,5 @@ pub trait OrderStore: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
-    async fn orders_made(&self, made: &Made, after: Option<&Order>, limit: u32) -> Result<Vec<Order>, StoreError>;
+    async fn scan_orders(&self, scan: &OrderScan, after: Option<&Order>, limit: u32) -> Result<Vec<Order>, StoreError>;
 }

@@ -7,7 +7,7 @@ use super::{
     Recharges,
     gateway::{PaymentError, TraceContext},
     in_time,
-    order::Made,
+    order::OrderScan,
 };
 use crate::biz::{
     settlement::{
@@ -42,13 +42,13 @@ pub struct ReconciledOrders {
     pub errors: u64,
 }
 
-/// Gets an order with the status that it has come into.
+/// Receives each order whose status has changed, and its new status.
 pub type OnSettled<'f> = &'f (dyn Fn(&Order, OrderStatus) + Sync);
 
-/// What a scan does with the orders that it looks up.
+/// The treatment of the orders that a scan looks up.
 enum Treatment<'t> {
     Settle(OnSettled<'t>),
-    /// Enters the status that an order would have, and settles none.
+    /// Lists each order with the status that it would get, and settles none.
     List(&'t mut List),
 }
 
@@ -82,13 +82,13 @@ impl Recharges {
         let now = self.calendar.now().utc;
         let (until, expired) = (now - waits.reconcile_after, now - waits.expire_after);
         let mut total = ReconciledOrders::default();
-        let pending = Made { status: OrderStatus::Pending, from: DateTime::UNIX_EPOCH, until };
-        let failed = Made { status: OrderStatus::Failed, from: expired, until };
-        for made in [pending, failed] {
+        let pending = OrderScan { status: OrderStatus::Pending, from: DateTime::UNIX_EPOCH, until };
+        let failed = OrderScan { status: OrderStatus::Failed, from: expired, until };
+        for scan in [pending, failed] {
             let mut last: Option<Order> = None;
             // Ends, because each chunk begins after the last one, and new orders are younger.
             loop {
-                let chunk = in_time(self.orders.orders_made(&made, last.as_ref(), CHUNK)).await?;
+                let chunk = in_time(self.orders.scan_orders(&scan, last.as_ref(), CHUNK)).await?;
                 let Some(end) = chunk.last().cloned() else { break };
                 if let Some(outage) = self.reconcile_chunk(&chunk, expired, &mut total, &mut treatment).await {
                     tracing::warn!(?total, "payment-service unavailable; the next run continues");
@@ -152,7 +152,7 @@ impl Recharges {
     ) -> std::result::Result<OrderStatus, NotSettled> {
         let payment = self.gateway()?.payment_of(&order.id, &TraceContext::default()).await?;
         let payment_update = match payment {
-            Some(payment) => self.news_of(&payment)?,
+            Some(payment) => self.update_from(&payment)?,
             None => None,
         };
         let payment_update = payment_update.or(expires.then_some(PaymentUpdate::Expired));

@@ -1,10 +1,9 @@
-//! A top-up that is asked for again with the same idempotency key. Its first order stands, and
-//! the page that was handed out for it: at most one order of a key can be paid by the user.
+//! A repeated request for a top-up with the same idempotency key. It gets the first order and its
+//! page, so that a user can pay at most one order of a key.
 //!
-//! An attempt that failed handed out no page, because with a key a page is handed out only
-//! once it is noted with its order. A request that comes after it tries anew: a new order takes
-//! the key over in the transaction that makes it. Requests that come while an attempt goes on
-//! wait for it, and get its answer.
+//! A failed attempt has handed out no page, because a page is stored with its order before it is
+//! handed out. A later request makes a new attempt: its order takes over the key in the transaction
+//! that creates the order. A request during an attempt waits for the attempt and gets its answer.
 
 use std::time::Duration;
 
@@ -26,25 +25,25 @@ use crate::biz::{
     },
 };
 
-/// Between two looks at an attempt that goes on.
+/// Pause between two reads of an attempt in progress.
 const POLL: Duration = Duration::from_millis(100);
-/// How much longer than its call to payment-service an attempt may take, retries of its
-/// settlements included. One that is older has died with its server.
+/// Longest time of an attempt beyond its call to payment-service, including retries of its
+/// settlements. The server of an older attempt has died.
 const SETTLING: Duration = Duration::from_secs(30);
 
-/// What there is of a key.
+/// The first order of a key.
 pub(super) enum First {
-    /// Nothing.
+    /// There is none.
     None,
-    /// The answer to give.
+    /// The answer to return.
     Answer(Started),
-    /// An attempt that failed before this request came.
+    /// An attempt that failed before this request arrived.
     Failed(Order),
 }
 
 impl Recharges {
-    /// The first order of a key, with its content checked. An attempt that goes on is waited
-    /// for; `joined`: the request came while it did.
+    /// The first order of a key, after a check of its content. Waits for an attempt in progress.
+    /// `joined` means that the request arrived during the attempt.
     pub(super) async fn first_of(
         &self,
         request: &NewRecharge,
@@ -60,7 +59,7 @@ impl Recharges {
             let answer = |order, page| First::Answer(Started { order, page, is_new: false });
             match (&order.payment_url, order.status) {
                 (Some(url), _) => return Ok(answer(order.clone(), Ok(url.clone()))),
-                // Its report was faster than its page, and there is nothing left to pay.
+                // The payment was reported before its page was stored. Nothing is left to pay.
                 (None, OrderStatus::Success) => return Ok(answer(order, Ok(String::new()))),
                 (None, OrderStatus::Failed) if joined => {
                     let why = "the first request with this idempotency_key failed; try again later";
@@ -70,7 +69,7 @@ impl Recharges {
                 (None, OrderStatus::Pending | OrderStatus::Expired) => {}
             }
             if self.has_died(&order) {
-                // From now on its page is not noted any more, and so not handed out.
+                // From now on the page is neither stored nor handed out.
                 self.update(&order, PaymentUpdate::Failed { payment: None, amount: None }).await?;
             } else if Instant::now() >= deadline {
                 let why = "the first request with this idempotency_key has no answer yet; retry with the same key";

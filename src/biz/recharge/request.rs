@@ -21,7 +21,7 @@ pub struct NewRecharge {
     pub currency: Option<String>,
     /// The address of the user, if known.
     pub client_ip: Option<IpAddr>,
-    /// By which a repeat finds the first order.
+    /// The key by which a repeat finds the first order.
     pub idempotency_key: Option<IdempotencyKey>,
 }
 
@@ -29,8 +29,8 @@ pub struct NewRecharge {
 #[derive(Debug)]
 pub struct Started {
     pub order: Order,
-    /// Where the user pays; the order is failed where there is no such page.
+    /// The page on which the user pays; an error if the order failed.
     pub page: Result<String>,
-    /// Whether this request made the order.
+    /// Whether this request created the order.
     pub is_new: bool,
 }

@@ -24,24 +24,24 @@ use crate::biz::{
     },
 };
 
-/// Orders that are tried to be made: a second is for a request with the same key at the same
-/// time, and an id that is taken is unheard of.
+/// Attempts to create an order. The second one is for a concurrent request with the same key. Order
+/// ids practically never collide.
 const ORDER_ATTEMPTS: u32 = 5;
 
 impl Recharges {
-    /// Makes an order and opens its payment; a repeat of a key gets the first one. Once begun
-    /// it must go on to its end, also when the caller goes away: a payment that was opened is
-    /// to stand in its order.
+    /// Creates an order and opens its payment. A repeat of a key returns the first order. The
+    /// future must run to its end even if the caller goes away, so that an opened payment is stored
+    /// with its order.
     ///
     /// # Errors
     /// Without an order: [`Error::Invalid`], [`Error::IdempotencyConflict`],
-    /// [`Error::PaymentUnavailable`] where no payment-service is configured,
-    /// [`Error::Overloaded`], [`Error::Internal`]. With one, which is failed then:
-    /// [`Error::PaymentUnavailable`], and with a key [`Error::Overloaded`], inside.
+    /// [`Error::PaymentUnavailable`] if payment-service is not configured, [`Error::Overloaded`],
+    /// [`Error::Internal`]. With a failed order, [`Started::page`] has the error:
+    /// [`Error::PaymentUnavailable`] or, with a key, [`Error::Overloaded`].
     pub async fn start(&self, request: NewRecharge, trace: &TraceContext) -> Result<Started> {
         let mut joined = false;
         for _ in 0..ORDER_ATTEMPTS {
-            // Before any check: a repeat is answered even if the configuration has changed.
+            // Before any check, because a repeat is answered even if the configuration has changed.
             let first = match &request.idempotency_key {
                 Some(key) => self.first_of(&request, key, joined).await?,
                 None => First::None,
@@ -55,18 +55,18 @@ impl Recharges {
             self.gateway()?;
             let order = self.new_order(&request);
             match in_time(self.orders.create_order(&order, replaced.as_ref().map(|order| &order.id))).await {
-                Ok(Created::Kept) => return self.open(order, request, trace).await,
+                Ok(Created::Stored) => return self.open(order, request, trace).await,
                 Ok(Created::TooMuch) => {
                     let why = format!("with the pending top-ups takes the balance beyond {}", Money::MAX);
                     return Err(Invalid::new("amount", why).into());
                 }
-                // The id is taken, or the key by a request at the same time.
+                // The id is taken, or a concurrent request has the key.
                 Ok(Created::Taken) => joined = true,
                 Err(StoreError::Conflict(_)) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(Error::Overloaded("no order could be made; retry".into()))
+        Err(Error::Overloaded("no order could be created; retry later".into()))
     }
 
     async fn open(&self, order: Order, request: NewRecharge, trace: &TraceContext) -> Result<Started> {
@@ -79,17 +79,17 @@ impl Recharges {
             client_ip: request.client_ip,
         };
         let page = match self.gateway()?.open(&payment, trace).await {
-            Ok(opened) => self.note_opened(&order, &opened).await.map(|()| opened.url),
+            Ok(opened) => self.store_opened(&order, &opened).await.map(|()| opened.url),
             Err(error) => {
                 tracing::warn!(order = %order.id, %error, "payment not opened; the order fails");
                 Err(error.into())
             }
         };
         if page.is_err() {
-            // Should a payment have been opened all the same, and be paid, it is credited.
+            // If payment-service has opened a payment and the user pays it, it is still credited.
             let failed = PaymentUpdate::Failed { payment: None, amount: None };
             if let Err(error) = self.update(&order, failed).await {
-                tracing::warn!(order = %order.id, %error, "the order stays pending until it is reconciled");
+                tracing::warn!(order = %order.id, %error, "order not marked as failed; it stays pending until it is reconciled");
             }
         }
         Ok(Started { order, page, is_new: true })
@@ -124,22 +124,22 @@ impl Recharges {
         }
     }
 
-    /// Keeps the payment with its order. A payment that another order has is refused. Without
-    /// this note a payment is credited as well; but a page that a repeat of the key would not
-    /// find is not handed out.
-    async fn note_opened(&self, order: &Order, opened: &OpenedPayment) -> Result<()> {
+    /// Stores the payment with its order. Refuses the payment of another order. A payment that is
+    /// not stored is still credited. With a key, its page is not handed out, because a repeat would
+    /// not find the page.
+    async fn store_opened(&self, order: &Order, opened: &OpenedPayment) -> Result<()> {
         let update = PaymentUpdate::Opened { payment: opened.id.clone(), url: opened.url.clone() };
         let has_key = order.idempotency_key.is_some();
         match self.update(order, update).await {
-            Ok((noted, _)) if has_key && noted.payment_url.is_none() && noted.status != OrderStatus::Success => {
+            Ok((stored, _)) if has_key && stored.payment_url.is_none() && stored.status != OrderStatus::Success => {
                 Err(Error::PaymentUnavailable("the order was given up before its payment was opened".into()))
             }
             Ok(_) => Ok(()),
             Err(Error::DuplicateRecharge(why)) => {
-                Err(Error::PaymentUnavailable(format!("payment-service opened no payment of its own: {why}")))
+                Err(Error::PaymentUnavailable(format!("payment-service returned the payment of another order: {why}")))
             }
             Err(error) => {
-                tracing::warn!(order = %order.id, %error, "the payment is not noted with its order");
+                tracing::warn!(order = %order.id, %error, "payment not stored with its order");
                 if has_key { Err(error) } else { Ok(()) }
             }
         }

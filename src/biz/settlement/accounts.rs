@@ -51,8 +51,8 @@ impl Accounts {
         Err(Error::Internal(format!("account of {user} is not open after opening it")))
     }
 
-    /// The user's account this month and when that was, as it would be opened, without opening
-    /// it: a read makes no rows.
+    /// The account as an opening would make it, and the time of the read. Does not open the
+    /// account, so that a read inserts no rows.
     ///
     /// # Errors
     /// [`Error::Overloaded`], [`Error::Internal`].
@@ -66,7 +66,7 @@ impl Accounts {
         Ok((account, now))
     }
 
-    /// Opens the account ahead of the first call; tells whether it is new.
+    /// Opens the account ahead of the first call. Returns whether it is new.
     ///
     /// # Errors
     /// [`Error::Overloaded`], [`Error::Internal`].

@@ -30,14 +30,14 @@ pub trait Ledger: Send + Sync + 'static {
     /// Loads the accounts of the batch under lock, calls [`super::rule::settle`], writes its
     /// decision, and commits. Returns only after the commit.
     ///
-    /// Without `wait_for` the transaction waits for no lock: an account whose rows, or whose
-    /// API key, another transaction holds is left out. With the lock of an API key, the
-    /// transaction begins when that lock is free, and then waits for none. With the lock of an
-    /// account, which is the only one of the batch, the transaction waits for every lock that
-    /// it needs, in one order. So no two transactions wait for each other.
+    /// Without `wait_for` the transaction waits for no lock. An account is left out if another
+    /// transaction holds its rows or its API key. With the lock of an API key, the transaction
+    /// begins once that lock is free, and then waits for no other lock. With the lock of an
+    /// account, which is the only account of the batch, the transaction waits for every lock that
+    /// it needs, in a fixed order. So no two transactions wait for each other.
     ///
-    /// Settling the same batch again is safe: committed postings are found by their ids and
-    /// get their first outcome.
+    /// A repeated settlement of the same batch is safe: the ledger finds committed postings by
+    /// their ids and returns their first outcome.
     ///
     /// # Errors
     /// [`StoreError::Conflict`]: nothing was written.

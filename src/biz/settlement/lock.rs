@@ -17,16 +17,16 @@ pub enum Lock {
     ApiKey(ApiKeyId),
 }
 
-/// Why a transaction leaves an account out.
+/// The reason why a transaction leaves an account out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Obstacle {
     /// Another transaction holds this lock.
     Locked(Lock),
-    /// A stored row cannot be decoded: which one, and why.
+    /// A stored row cannot be decoded. The text names the table and the defect.
     Unreadable(String),
 }
 
-/// The accounts that a transaction leaves out. They cost the other accounts of the batch nothing.
+/// The accounts that a transaction leaves out. The other accounts of the batch are settled.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LeftOut(BTreeMap<UserId, Obstacle>);
 
@@ -43,7 +43,8 @@ impl LeftOut {
         self.0.contains_key(user)
     }
 
-    /// Leaves an account out. The first obstacle stands, unless the later one is the account's own lock.
+    /// Leaves an account out. Keeps the first obstacle, unless the later one is the account's own
+    /// lock.
     pub fn insert(&mut self, user: &UserId, obstacle: Obstacle) {
         let is_own_lock = matches!(obstacle, Obstacle::Locked(Lock::Account(_)));
         match self.0.get_mut(user) {
@@ -54,7 +55,7 @@ impl LeftOut {
         }
     }
 
-    /// The decoded row of a table; `None` where it cannot be decoded and its account is left out.
+    /// The decoded row of a table. `None` if it cannot be decoded; its account is then left out.
     ///
     /// # Errors
     /// Every error that does not come from the row.

@@ -261,11 +261,11 @@ pub struct Adjusted {
 /// The effect of a posting on its transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// The posting brought the transaction into its state.
-    Made,
-    /// None: the transaction was already in its state. The cause is another posting, or an attempt of
-    /// this one whose outcome was lost and which left no id.
-    Found,
+    /// The posting changed the transaction.
+    Applied,
+    /// The transaction was already in its state, because of another posting or of an earlier
+    /// attempt of this one. The answer to that attempt was lost, and it left no id.
+    Unchanged,
     /// The posting charged this in addition to the earlier charge.
     Added { split: Split, shortfall: Money },
 }
@@ -273,7 +273,7 @@ pub enum Effect {
 impl Effect {
     /// Whether the transaction was settled before this posting.
     pub fn is_repeat(self) -> bool {
-        self != Self::Made
+        self != Self::Applied
     }
 }
 

@@ -80,9 +80,9 @@ impl Transaction {
         tokens.max().and_then(|tokens| i64::try_from(tokens).ok()).unwrap_or(0)
     }
 
-    /// The tokens that a commit of so many units takes of the quotas of its API key: as many as
-    /// the free quota counts, where that counts tokens. Elsewhere the delivered ones; where the
-    /// commit names none, the held ones stand.
+    /// The tokens that a commit of `units` takes from the quotas of its API key. If the free quota
+    /// counts tokens, they are the units. Otherwise they are the delivered tokens or, if the commit
+    /// names none, the held ones.
     pub fn taken_tokens(&self, units: u32, usage: Option<Usage>) -> i64 {
         match (self.quota_unit, usage.filter(|usage| usage.tokens() > 0)) {
             (QuotaUnit::Tokens, _) => units.into(),

@@ -2,8 +2,8 @@
 
 use super::ids::{ApiKeyId, UserId};
 
-/// A user, whose account is cached, or an API key, whose quotas are. Rate limits are kept for the
-/// same two.
+/// A user, for the cached account, or an API key, for its cached quotas. Rate limits use the same
+/// keys.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CacheKey {
     User(UserId),

@@ -16,7 +16,8 @@ pub trait Clock: Send + Sync + 'static {
         Instant::now()
     }
 
-    /// Whether it must agree with the clock of the database: one that a test moves need not.
+    /// Whether the clock must agree with the clock of the database. A clock that a test controls
+    /// need not.
     fn is_of_machine(&self) -> bool {
         false
     }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{invalid::Invalid, money::Money};
 
-/// A currency whose minor unit has six places at most, as [`Money`] has.
+/// A currency whose minor unit has at most six decimal places, as many as [`Money`] has.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Currency {
     code: &'static str,
@@ -16,8 +16,8 @@ const MONEY_PLACES: u32 = 6;
 impl Currency {
     pub const CNY: Self = Self { code: "CNY", places: 2 };
 
-    /// The currency of a code in capitals. `None`: ISO 4217 has no such currency, or it has no
-    /// minor unit, as gold has none.
+    /// The currency of a code in capitals. `None` if ISO 4217 has no such currency, or if it has no
+    /// minor unit, such as gold.
     pub fn parse(code: &str) -> Option<Self> {
         let known = iso_currency::Currency::from_code(code)?;
         let places = u32::from(known.exponent()?);
@@ -28,7 +28,7 @@ impl Currency {
         self.code
     }
 
-    /// Decimal places of the minor unit: 2 of CNY, 0 of JPY, 3 of KWD.
+    /// Decimal places of the minor unit: 2 for CNY, 0 for JPY, 3 for KWD.
     pub fn places(self) -> u32 {
         self.places
     }
@@ -37,7 +37,8 @@ impl Currency {
         10_i64.pow(MONEY_PLACES - self.places)
     }
 
-    /// In minor units, as payment-service counts; `None` where it is not a whole number of them.
+    /// In minor units, the unit of payment-service. `None` if the amount is not a whole number of
+    /// them.
     pub fn to_minor(self, amount: Money) -> Option<i64> {
         let unit = self.micros_per_minor();
         (amount.micros() % unit == 0).then_some(amount.micros() / unit)

@@ -38,17 +38,17 @@ pub enum Error {
     Unauthenticated(String),
     #[error("{0}")]
     PermissionDenied(String),
-    /// Too busy, or the database does not answer. When a charge was already
-    /// accepted its outcome is unknown; a retry with the same id finds it.
+    /// The service is overloaded, or the database is unavailable. If a charge was accepted, its
+    /// outcome is unknown; a retry with the same id finds it.
     #[error(transparent)]
     Overloaded(Overload),
-    /// Logged where it is turned into a reply; callers never see the text.
+    /// The log has the text. Callers never see it.
     #[error("internal error: {0}")]
     Internal(String),
 }
 
 impl Error {
-    /// The failure of the storage behind an error. Callers never see it; logs do.
+    /// The storage failure behind an error. Logs show it; callers never see it.
     pub fn cause(&self) -> Option<&StoreError> {
         match self {
             Self::Overloaded(overload) => overload.cause.as_ref(),
@@ -73,12 +73,12 @@ impl fmt::Display for InFull<'_> {
     }
 }
 
-/// Why a request can't be served now.
+/// The reason why a request can't be served now.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{message}")]
 pub struct Overload {
     message: String,
-    /// Where the storage did not answer.
+    /// The storage failure, if there is one.
     #[source]
     cause: Option<StoreError>,
 }
@@ -98,7 +98,7 @@ impl From<&str> for Overload {
 /// A result in the caller's terms.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// A failure of the storage below the traits of this layer.
+/// A failure of the storage behind the traits of this layer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StoreError {
     /// The transaction was rolled back, and a retry would likely succeed: deadlock, lock timeout,

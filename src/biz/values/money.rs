@@ -91,9 +91,9 @@ impl Money {
         self.0.checked_mul(i64::from(count)).map(Self).filter(|total| *total <= Self::MAX)
     }
 
-    /// The share `part / whole` of this amount, to the nearest millionth, halves
-    /// away from zero; a share of something is never nothing. `whole` is at least 1 and
-    /// `part` at most `whole`.
+    /// The share `part / whole` of this amount, rounded to the nearest millionth, halves away from
+    /// zero. A share that is not zero is at least a millionth. `whole` is at least 1 and `part` at
+    /// most `whole`.
     pub fn share(self, part: u32, whole: u32) -> Self {
         // An i64 times a fraction of at most 1 fits an i64.
         Self(self.ratio(part, whole) as i64)

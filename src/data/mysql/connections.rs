@@ -21,7 +21,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::statement::Statement;
+use super::{statement::Statement, transaction};
 use crate::{biz::values::error::StoreError, data::error::store_error};
 
 /// The settings of every connection, so that the server's defaults do not matter.
@@ -47,8 +47,12 @@ const LIFETIME: Duration = Duration::from_secs(30 * 60);
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Failed`].
 pub(super) async fn connect(options: &MySqlConnectOptions) -> Result<MySqlConnection, StoreError> {
+    connect_with(options, "").await
+}
+
+async fn connect_with(options: &MySqlConnectOptions, session: &'static str) -> Result<MySqlConnection, StoreError> {
     let mut connection = MySqlConnection::connect_with(options).await.map_err(store_error)?;
-    sqlx::raw_sql(SESSION).execute(&mut connection).await.map_err(store_error)?;
+    Statement::new(SESSION).push(session).clone().execute(&mut connection).await?;
     Ok(connection)
 }
 
@@ -58,6 +62,8 @@ pub(super) struct Connections(Arc<Shared>);
 
 struct Shared {
     options: MySqlConnectOptions,
+    /// Settings of the connections, beyond those of all pools.
+    session: &'static str,
     permits: Arc<Semaphore>,
     /// Idle connections. The last used one is used next.
     idle: Mutex<Vec<Idle>>,
@@ -74,8 +80,22 @@ impl Connections {
     /// A pool of at most `size` connections, which are opened when needed. A caller waits for a free
     /// one for `acquire_timeout` at most.
     pub(super) fn new(options: MySqlConnectOptions, size: usize, acquire_timeout: Duration) -> Self {
+        Self::with_session(options, "", size, acquire_timeout)
+    }
+
+    /// As [`Self::new`], for transactions alone: a statement commits only by a COMMIT.
+    pub(super) fn for_transactions(options: MySqlConnectOptions, size: usize, acquire_timeout: Duration) -> Self {
+        Self::with_session(options, transaction::SESSION, size, acquire_timeout)
+    }
+
+    fn with_session(
+        options: MySqlConnectOptions,
+        session: &'static str,
+        size: usize,
+        acquire_timeout: Duration,
+    ) -> Self {
         let permits = Arc::new(Semaphore::new(size.max(1)));
-        Self(Arc::new(Shared { options, permits, idle: Mutex::default(), acquire_timeout }))
+        Self(Arc::new(Shared { options, session, permits, idle: Mutex::default(), acquire_timeout }))
     }
 
     /// A connection that is in no transaction.
@@ -89,9 +109,9 @@ impl Connections {
             .unwrap_or_else(|_| Err(StoreError::Unavailable("no connection in time".into())))
     }
 
-    /// A connection, and the answer to what is asked first on it. A connection that was closed
-    /// at rest, as by `wait_timeout` or a restart of the server, is replaced once: `first` may
-    /// be done twice, and must commit nothing or be repeatable.
+    /// A connection, and the result of `first` on it. If the connection was closed while idle, for
+    /// example by `wait_timeout` or a restart of the server, it is replaced once and `first` runs
+    /// again. So `first` must commit nothing or be repeatable.
     ///
     /// # Errors
     /// The errors of [`Self::take`] and of `first`.
@@ -101,8 +121,9 @@ impl Connections {
     ) -> Result<(Lease, T), StoreError> {
         let mut lease = self.take().await?;
         let answer = match first(&mut lease).await {
-            Err(StoreError::Unavailable(_)) if lease.was_at_rest => {
-                // The server restarted, or another took over: the others are dead too.
+            Err(StoreError::Unavailable(_)) if lease.was_idle => {
+                // The server was restarted, or another took over: the other idle connections are
+                // dead too.
                 self.0.idle().clear();
                 drop(lease);
                 lease = self.take().await?;
@@ -124,15 +145,10 @@ impl Connections {
     async fn take_or_connect(&self) -> Result<Lease, StoreError> {
         let permit = self.0.permits.clone().acquire_owned().await;
         let permit = permit.map_err(|_| StoreError::Unavailable("the store is closed".into()))?;
-        let lease = |connection, made, was_at_rest| Lease {
-            connection,
-            made,
-            was_at_rest,
-            shared: self.0.clone(),
-            _permit: permit,
-        };
+        let lease =
+            |connection, made, was_idle| Lease { connection, made, was_idle, shared: self.0.clone(), _permit: permit };
         loop {
-            // A lock in the loop's head would last for its body.
+            // A lock in the head of the loop would be held through its body.
             let rested = self.0.idle().pop();
             let Some(mut idle) = rested else { break };
             if idle.made.elapsed() > LIFETIME {
@@ -144,10 +160,10 @@ impl Connections {
                 return Ok(lease(idle.connection, idle.made, true));
             }
         }
-        Ok(lease(connect(&self.0.options).await?, Instant::now(), false))
+        Ok(lease(connect_with(&self.0.options, self.0.session).await?, Instant::now(), false))
     }
 
-    /// All rows of one query that commits by itself, and may be repeated.
+    /// All rows of one repeatable query that commits by itself.
     ///
     /// # Errors
     /// The errors of [`Self::take`] and of the query.
@@ -163,7 +179,7 @@ impl Connections {
         Ok(rows)
     }
 
-    /// Runs one statement that commits by itself, and may be repeated; how many rows it matched.
+    /// Runs one repeatable statement that commits by itself. Returns the number of matched rows.
     ///
     /// # Errors
     /// As [`Self::fetch_all`].
@@ -179,7 +195,7 @@ impl Connections {
         Ok(done.rows_affected())
     }
 
-    /// As [`Self::fetch_all`], of statements whose length varies; the rows of each.
+    /// As [`Self::fetch_all`], for statements of variable length. Returns the rows of each.
     ///
     /// # Errors
     /// As [`Self::fetch_all`].
@@ -190,7 +206,7 @@ impl Connections {
         Ok(sets)
     }
 
-    /// Runs statements that leave no transaction open, and may be repeated.
+    /// Runs repeatable statements that leave no transaction open.
     ///
     /// # Errors
     /// As [`Self::fetch_all`].
@@ -200,7 +216,7 @@ impl Connections {
         Ok(())
     }
 
-    /// Lets nobody take a connection any more, and closes those at rest.
+    /// Closes the pool and its idle connections. No connection can be taken any more.
     pub(super) async fn close(&self) {
         self.0.permits.close();
         let idle = std::mem::take(&mut *self.0.idle());
@@ -211,7 +227,7 @@ impl Connections {
     }
 }
 
-/// A query that can be made again.
+/// The parts of a query, from which it can be built again.
 fn parts(mut query: Query<'_, MySql, MySqlArguments>) -> Result<(SqlStr, MySqlArguments), StoreError> {
     let arguments = query.take_arguments().map_err(|error| StoreError::Failed(error.to_string()))?;
     Ok((query.sql(), arguments.unwrap_or_default()))
@@ -227,8 +243,8 @@ impl Shared {
 pub(super) struct Lease {
     connection: MySqlConnection,
     made: Instant,
-    /// Whether it was used before, and may have been closed since.
-    was_at_rest: bool,
+    /// Whether the connection was idle in the pool, so that the server may have closed it.
+    was_idle: bool,
     shared: Arc<Shared>,
     _permit: OwnedSemaphorePermit,
 }

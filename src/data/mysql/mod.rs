@@ -1,8 +1,8 @@
 //! The store on MySQL 8, MariaDB 10.6+ and clusters that speak their protocol.
 //!
-//! Amounts are `DECIMAL(20,6)`, times `DATETIME(6)` in UTC. Columns with a binary
-//! collation arrive as bytes, so all text is decoded by [`text`]. Instants are bound
-//! as naive times: sqlx sends others as TIMESTAMP, which ends in 1970 and 2038.
+//! Amounts are `DECIMAL(20,6)`, times `DATETIME(6)` in UTC. Columns with a binary collation arrive
+//! as bytes, so [`text`] decodes all text. Instants are bound as naive times: sqlx sends other
+//! times as TIMESTAMP, whose range is 1970 to 2038.
 
 mod account;
 mod connections;
@@ -16,6 +16,7 @@ mod reports;
 mod row;
 mod settlement;
 mod statement;
+mod transaction;
 
 use std::{sync::atomic::AtomicU32, time::Duration};
 
@@ -42,9 +43,10 @@ pub struct MySqlStore {
     reader: Connections,
     /// Connections for transactions.
     writer: Connections,
-    /// Transactions that wait for a lock that others hold.
+    /// Connections for transactions that wait for a lock of another transaction.
     waiter: Connections,
-    /// Batches that will still look all their ids up, and how many do so from a repeat on.
+    /// Number of batches that still look up all their ids, and the number to set after a repeated
+    /// id.
     lookup_all: AtomicU32,
     lookup_all_batches: u32,
 }
@@ -54,11 +56,11 @@ pub struct MySqlStore {
 pub struct PoolLimits {
     pub readers: usize,
     pub writers: usize,
-    /// Settlements that wait for a lock at once.
+    /// Most settlements that wait for a lock at once.
     pub waiters: usize,
     pub acquire_timeout: Duration,
-    /// Number of batches after a repeated id that look up all ids before they insert, because retries
-    /// arrive in bursts, for example after an outage.
+    /// Number of batches after a repeated id that look up all ids before they insert, because
+    /// retries arrive in bursts, for example after an outage.
     pub lookup_all_batches: u32,
 }
 
@@ -68,8 +70,8 @@ impl MySqlStore {
         let options = options.disable_statement_logging();
         Self {
             reader: Connections::new(options.clone(), limits.readers, limits.acquire_timeout),
-            writer: Connections::new(options.clone(), limits.writers, limits.acquire_timeout),
-            waiter: Connections::new(options.clone(), limits.waiters, limits.acquire_timeout),
+            writer: Connections::for_transactions(options.clone(), limits.writers, limits.acquire_timeout),
+            waiter: Connections::for_transactions(options.clone(), limits.waiters, limits.acquire_timeout),
             options,
             lookup_all: AtomicU32::new(0),
             lookup_all_batches: limits.lookup_all_batches,
@@ -123,7 +125,7 @@ impl Store for MySqlStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        // A table, because a node of a cluster that lost its majority answers SELECT 1. The
+        // Reads a table, because a cluster node without a majority still answers SELECT 1. The
         // settings are numbers or words, by the server's version.
         let rows = self.reader.fetch_all(sqlx::query(
             "SELECT CAST(@@GLOBAL.read_only AS CHAR), CAST(@@GLOBAL.innodb_read_only AS CHAR), \

@@ -11,10 +11,11 @@ use super::{
     connections::Lease,
     reports::LAST,
     statement::{LockMode, Row as StatementRow, Statement},
+    transaction::BEGINNING,
 };
 use crate::{
     biz::{
-        recharge::order::{Created, Made, OrderFilter, OrderStore, fits},
+        recharge::order::{Created, OrderFilter, OrderScan, OrderStore, fits},
         settlement::{
             keys::Keys,
             lock::LeftOut,
@@ -43,13 +44,18 @@ impl OrderStore for MySqlStore {
         let created = if fits(balance, pending, order.amount) {
             match replaces {
                 Some(replaced) if !pass_key_on(&mut connection, replaced, order).await? => Created::Taken,
-                _ if insert_and_commit(order, lock).execute_unless_taken(&mut connection).await? => Created::Kept,
+                _ if Statement::committing(|packet| insert(packet, order, lock))
+                    .execute_unless_taken(&mut connection)
+                    .await? =>
+                {
+                    Created::Stored
+                }
                 _ => Created::Taken,
             }
         } else {
             Created::TooMuch
         };
-        if created != Created::Kept {
+        if created != Created::Stored {
             Statement::new("ROLLBACK").execute(&mut connection).await?;
         }
         connection.give_back();
@@ -94,11 +100,11 @@ impl OrderStore for MySqlStore {
         rows.first().map_or(Ok(0), |row| row.number(0))
     }
 
-    async fn orders_made(&self, made: &Made, after: Option<&Order>, limit: u32) -> Result<Vec<Order>, StoreError> {
-        let (from, after_id) = after.map_or((made.from, ""), |last| (last.created_at, last.id.as_str()));
+    async fn scan_orders(&self, scan: &OrderScan, after: Option<&Order>, limit: u32) -> Result<Vec<Order>, StoreError> {
+        let (from, after_id) = after.map_or((scan.from, ""), |last| (last.created_at, last.id.as_str()));
         let mut query = select();
-        query.push(" WHERE status = ").push_bind(made.status.name());
-        query.push(" AND created_at <= ").push_bind(made.until.naive_utc());
+        query.push(" WHERE status = ").push_bind(scan.status.name());
+        query.push(" AND created_at <= ").push_bind(scan.until.naive_utc());
         query.push(" AND created_at >= ").push_bind(from.naive_utc());
         query.push(" AND (created_at > ").push_bind(from.naive_utc());
         query.push(" OR order_id > ").push_bind(after_id);
@@ -108,13 +114,13 @@ impl OrderStore for MySqlStore {
 }
 
 impl MySqlStore {
-    /// Begins a transaction that has the account of a new order to itself, as every change of
-    /// the balance and every other new order of the user do; the balance, and the sum of the
-    /// pending orders.
+    /// Begins a transaction and locks the account of a new order. Every change of the balance and
+    /// every other new order of the user take the same lock. Returns the balance, and the sum of
+    /// the pending orders.
     async fn lock_account(&self, order: &Order, lock: Uuid) -> Result<(Lease, Money, Money), StoreError> {
         let first = self.writer.take_with(|connection| {
-            let mut statement = Statement::new("START TRANSACTION; ");
-            accounts::lock_or_make(&mut statement, &order.user, lock, order.created_at);
+            let mut statement = Statement::beginning();
+            accounts::lock_or_insert(&mut statement, &order.user, lock, order.created_at);
             statement.push("SELECT balance FROM user_balance WHERE user_id = ").texts([order.user.as_str()]);
             statement.push("; SELECT SUM(amount) FROM recharge_order WHERE status = 'pending' AND user_id = ");
             statement.texts([order.user.as_str()]);
@@ -125,11 +131,11 @@ impl MySqlStore {
             Some(row) => row.money(0),
             None => Err(corrupt("account of a new order")),
         };
-        Ok((connection, amount(2)?, amount(3)?))
+        Ok((connection, amount(BEGINNING + 1)?, amount(BEGINNING + 2)?))
     }
 }
 
-/// Takes the key from a failed order that has no page; `false` where there is none such any more.
+/// Takes the key from a failed order without a page; `false` if there is no such order any more.
 async fn pass_key_on(connection: &mut MySqlConnection, replaced: &OrderId, order: &Order) -> Result<bool, StoreError> {
     let mut update = Statement::new("UPDATE recharge_order SET idempotency_key = NULL WHERE order_id = ");
     update.texts([replaced.as_str()]).push(" AND status = 'failed' AND payment_url IS NULL AND idempotency_key = ");
@@ -137,9 +143,8 @@ async fn pass_key_on(connection: &mut MySqlConnection, replaced: &OrderId, order
     update.execute_counting(connection).await.map(|rows| rows == 1)
 }
 
-fn insert_and_commit(order: &Order, lock: Uuid) -> Statement {
-    let mut insert = Statement::new("INSERT INTO recharge_order (");
-    insert.push(COLUMNS).push(") VALUES ").rows([order], |row, order| {
+fn insert(insert: &mut Statement, order: &Order, lock: Uuid) {
+    insert.push("INSERT INTO recharge_order (").push(COLUMNS).push(") VALUES ").rows([order], |row, order| {
         row.text(order.id.as_str())
             .text(order.user.as_str())
             .money(order.amount)
@@ -152,9 +157,7 @@ fn insert_and_commit(order: &Order, lock: Uuid) -> Statement {
             .optional(order.idempotency_key.as_ref().map(IdempotencyKey::as_str), StatementRow::text);
     });
     insert.push("; ");
-    accounts::drop_if_made(&mut insert, &order.user, lock);
-    insert.push("COMMIT");
-    insert
+    accounts::delete_if_inserted(insert, &order.user, lock);
 }
 
 fn select() -> QueryBuilder<MySql> {
@@ -170,8 +173,8 @@ fn restrict(query: &mut QueryBuilder<MySql>, filter: &OrderFilter) {
     }
 }
 
-/// Locks the orders of the batch, and finds which of its payments an order has already.
-/// Their accounts are locked before, so no two batches lock them in different orders.
+/// Locks the orders of the batch, and finds the payments of the batch that orders already have. The
+/// accounts are locked before, so no two batches lock these orders in different sequences.
 pub(super) fn lock(statement: &mut Statement, keys: &Keys<'_>, mode: LockMode) {
     statement
         .push("SELECT ")
@@ -180,7 +183,7 @@ pub(super) fn lock(statement: &mut Statement, keys: &Keys<'_>, mode: LockMode) {
         .texts(keys.orders.iter().map(|order| order.as_str()))
         .push(") ORDER BY order_id")
         .push(mode.suffix())
-        // NULL is in no list, and keeps an empty one from being an error.
+        // NULL matches nothing, and keeps an empty list valid.
         .push("SELECT payment_order_id, order_id FROM recharge_order WHERE payment_order_id IN (NULL, ")
         .texts(if keys.payments.is_empty() { vec![""] } else { keys.payments.iter().map(|id| id.as_str()).collect() })
         .push("); ");
@@ -205,7 +208,7 @@ pub(super) fn add_locked(
     Ok(())
 }
 
-/// Reads which of some orders exist, without regard to locks.
+/// Finds the existing ones of some orders by a plain read, which ignores locks.
 pub(super) fn read_present(statement: &mut Statement, orders: &[&OrderId]) {
     statement
         .push("SELECT order_id FROM recharge_order WHERE order_id IN (")
@@ -213,8 +216,8 @@ pub(super) fn read_present(statement: &mut Statement, orders: &[&OrderId]) {
         .push("); ");
 }
 
-/// Plain updates: an upsert would change the order that has the payment already, instead
-/// of failing.
+/// Plain updates. An upsert would change the order that already has the payment, instead of
+/// failing.
 pub(super) fn update(statement: &mut Statement, orders: &[Order]) {
     for order in orders {
         statement

@@ -29,8 +29,8 @@ pub(super) const LAST: DateTime<Utc> = match DateTime::from_timestamp(253_402_30
     None => DateTime::UNIX_EPOCH,
 };
 
-/// The newest records of one table that a list may need. The first condition on the cursor
-/// is the range that the key is searched by.
+/// The newest records of one table that a list may need. The first condition on the cursor limits
+/// the range of the key.
 macro_rules! newest_of {
     ($table:literal) => {
         concat!(

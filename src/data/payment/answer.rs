@@ -26,14 +26,14 @@ pub(super) fn opened(reply: CreatePaymentReply) -> Result<OpenedPayment, Payment
     let id = payment_id(&reply.payment_id)?;
     let url = if reply.pay_url.is_empty() { reply.pay_code } else { reply.pay_url };
     if !(1..=MAX_URL).contains(&url.len()) || !url.bytes().all(|byte| byte.is_ascii_graphic()) || is_script(&url) {
-        return Err(nonsense("the payment URL"));
+        return Err(malformed("the payment URL"));
     }
     Ok(OpenedPayment { id, url })
 }
 
 pub(super) fn payment(reply: GetPaymentReply, order: &OrderId) -> Result<Payment, PaymentError> {
     if reply.order_id != order.as_str() {
-        return Err(nonsense("the order of the payment"));
+        return Err(malformed("the order of the payment"));
     }
     let state = match reply.status() {
         PaymentStatus::Success => PaymentState::Paid,
@@ -44,7 +44,7 @@ pub(super) fn payment(reply: GetPaymentReply, order: &OrderId) -> Result<Payment
 }
 
 fn payment_id(id: &str) -> Result<PaymentId, PaymentError> {
-    PaymentId::parse("payment_id", id).map_err(|_| nonsense("the id of the payment"))
+    PaymentId::parse("payment_id", id).map_err(|_| malformed("the id of the payment"))
 }
 
 /// Whether a browser would run the URL as a script in the page of the front end.
@@ -53,8 +53,8 @@ fn is_script(url: &str) -> bool {
     ["javascript", "data", "vbscript"].iter().any(|script| scheme.eq_ignore_ascii_case(script))
 }
 
-fn nonsense(what: &str) -> PaymentError {
-    PaymentError::Senseless(what.into())
+fn malformed(what: &str) -> PaymentError {
+    PaymentError::Malformed(what.into())
 }
 
 #[cfg(test)]
@@ -84,7 +84,7 @@ mod tests {
             ("p-1", &long),
             ("p-1", "JavaScript:alert(1)"),
         ] {
-            assert!(matches!(opened(reply(id, url)), Err(PaymentError::Senseless(_))), "{id} {url}");
+            assert!(matches!(opened(reply(id, url)), Err(PaymentError::Malformed(_))), "{id} {url}");
         }
     }
 

@@ -194,6 +194,6 @@ fn payment_error(status: Status) -> PaymentError {
         }
         // An error with a source comes from the transport.
         _ if std::error::Error::source(&status).is_some() => PaymentError::Unavailable(why),
-        _ => PaymentError::Senseless(why),
+        _ => PaymentError::Malformed(why),
     }
 }

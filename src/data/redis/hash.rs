@@ -167,7 +167,7 @@ fn key_quotas_of(key: &ApiKeyId, values: &[Value]) -> Result<KeyQuotas, StoreErr
         let [period, limit, used, since, day, version, of_day, month, total] = parts(text)?;
         let period = value(period)?;
         let taken = match total {
-            // As an earlier release has it: checks need no more.
+            // Entries of an earlier release have no such counts, and checks do not need them.
             "" => Taken::default(),
             total => Taken { day: value(of_day)?, month: value(month)?, total: value(total)? },
         };

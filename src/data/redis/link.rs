@@ -1,8 +1,8 @@
 //! One connection to one run of one server, with two circuit breakers.
 //!
-//! The link ends at the first sign that the server does not answer, so that only one command
-//! waits in vain. While the server answers late, commands that a caller waits for fail at once,
-//! and background commands continue.
+//! The link ends at the first sign that the server does not answer, so that only one command waits
+//! for its time limit. While the server answers late, commands that a caller waits for fail at
+//! once, and background commands continue.
 
 use std::{
     sync::{

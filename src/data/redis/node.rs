@@ -214,7 +214,7 @@ impl Node {
             };
             match text(&marked) {
                 Some(run) if run == link.run => {}
-                Some(_) => return "the marker is another run's",
+                Some(_) => return "the marker belongs to another run",
                 None if !self.settings.keeps => return "the server was emptied",
                 None => {
                     let mark = redis::cmd("SET").arg(&marker).arg(&link.run).arg("GET").to_owned();

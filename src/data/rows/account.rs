@@ -61,8 +61,8 @@ pub fn change_of(row: &impl Columns) -> Result<(UserId, DateTime<Utc>), StoreErr
     Ok((user_of(row)?, row.time(1)?))
 }
 
-/// The users behind `after` up to the last of them, which is NULL where there is none, and their
-/// number.
+/// The users after `after`, up to the last one in the row, and their number. The last user is NULL
+/// if there is none.
 pub fn span_of(row: &impl Columns, after: Option<&UserId>) -> Result<Option<(UserSpan, u64)>, StoreError> {
     let Some(last) = row.optional_text(0)? else { return Ok(None) };
     Ok(Some((UserSpan { after: after.cloned(), last: UserId::from_stored(last) }, row.number(1)?)))

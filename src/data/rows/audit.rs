@@ -14,7 +14,7 @@ use crate::{
     data::row::Columns,
 };
 
-/// Notes one row of a book, whose first column is the user.
+/// Adds one row of a book to the evidence. Its first column is the user.
 pub type Note<R> = fn(&mut Evidence, &R) -> Result<(), StoreError>;
 
 /// The evidence of several users.
@@ -33,11 +33,11 @@ impl Books {
         Some((first.clone(), last.clone()))
     }
 
-    /// Notes the rows of a book.
+    /// Adds the rows of a book to the evidence.
     pub fn note<R: Columns>(&mut self, rows: &[R], note: Note<R>) -> Result<(), StoreError> {
         for row in rows {
             if let Some(evidence) = self.0.get_mut(&user_of(row)?) {
-                // One row that cannot be read does not end the audit of all others.
+                // One unreadable row must not end the audit of the others.
                 match note(evidence, row) {
                     Err(StoreError::Failed(why)) => evidence.unreadable.push(why),
                     noted => noted?,
@@ -125,7 +125,7 @@ pub fn note_unreadable(evidence: &mut Evidence, row: &impl Columns) -> Result<()
     Ok(())
 }
 
-/// How many reservations the sweep will not find.
+/// The number of reservations that no sweep would find.
 pub fn note_stranded(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
     evidence.stranded = row.number(1)?;
     Ok(())

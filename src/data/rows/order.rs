@@ -11,7 +11,7 @@ use crate::{
     data::{error::corrupt, row::Columns},
 };
 
-/// An order: id, user, amount, payment method, status, payment and its page, made, changed,
+/// An order: id, user, amount, payment method, status, payment and its page, creation, last change,
 /// idempotency key.
 pub fn order_of(row: &impl Columns) -> Result<Order, StoreError> {
     let method = row.optional_text(3)?.map(|name| name.parse().map_err(|_| corrupt("payment method")));

@@ -8,11 +8,11 @@ use crate::{
     data::row::Columns,
 };
 
-/// A version: model, beginning, id, input, cached input, output. NULL for cached input is the price
+/// A version: model, begin, id, input, cached input, output. NULL for cached input means the price
 /// of input.
 ///
 /// # Errors
-/// A row whose model or beginning can't be read.
+/// A row whose model or begin can't be read.
 pub fn stored_version_of(row: &impl Columns) -> Result<StoredVersion, Invalid> {
     let key = row.text(0).and_then(|model| Ok((model, row.time(1)?)));
     let (model, effective_from) = key.map_err(|error| Invalid::new("price_version", error.to_string()))?;

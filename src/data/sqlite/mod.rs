@@ -50,12 +50,12 @@ pub struct SqliteStore {
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl SqliteStore {
-    /// Opens the file, creating it and its folder when missing, and brings the
-    /// schema up to date; `announce` is told the plan before.
+    /// Opens the file, creates it and its folder if they are missing, and brings the schema up to
+    /// date. Calls `announce` with the plan before the migration.
     ///
     /// # Errors
-    /// [`StoreError::Failed`] when the file or its folder can't be written, or a migration
-    /// fails; [`StoreError::Unavailable`] while the disk is full or another process migrates.
+    /// [`StoreError::Failed`] if the file or its folder can't be written, or a migration fails;
+    /// [`StoreError::Unavailable`] if the disk is full or another process migrates.
     pub async fn connect(
         options: SqliteConnectOptions,
         readers: u32,
@@ -94,7 +94,7 @@ impl SqliteStore {
     }
 }
 
-/// SQLite tells only that it can't open a file, and not why.
+/// Opens the file for a clear error, because SQLite does not report why it can't open a file.
 fn ensure_writable(file: &Path) -> Result<(), StoreError> {
     match OpenOptions::new().read(true).write(true).create(true).truncate(false).open(file) {
         Ok(_) => Ok(()),

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     biz::{
-        recharge::order::{Created, Made, OrderFilter, OrderStore, fits},
+        recharge::order::{Created, OrderFilter, OrderScan, OrderStore, fits},
         settlement::{
             keys::Keys,
             lock::LeftOut,
@@ -84,13 +84,13 @@ impl OrderStore for SqliteStore {
         query.fetch_one(&self.reader).await.map_err(store_error)?.number(0)
     }
 
-    async fn orders_made(&self, made: &Made, after: Option<&Order>, limit: u32) -> Result<Vec<Order>, StoreError> {
-        let (from, after_id) = after.map_or((made.from, ""), |last| (last.created_at, last.id.as_str()));
+    async fn scan_orders(&self, scan: &OrderScan, after: Option<&Order>, limit: u32) -> Result<Vec<Order>, StoreError> {
+        let (from, after_id) = after.map_or((scan.from, ""), |last| (last.created_at, last.id.as_str()));
         let query = sqlx::query(select!(
             "status = ? AND created_at <= ? AND (created_at, order_id) > (?, ?) ORDER BY created_at, order_id LIMIT ?"
         ))
-        .bind(made.status.name())
-        .bind(made.until.timestamp_micros())
+        .bind(scan.status.name())
+        .bind(scan.until.timestamp_micros())
         .bind(from.timestamp_micros())
         .bind(after_id)
         .bind(limit);
@@ -99,7 +99,7 @@ impl OrderStore for SqliteStore {
     }
 }
 
-/// No other writes meanwhile: the transaction is immediate.
+/// The transaction is immediate, so no other write happens until the commit.
 fn create(connection: &mut Connection, order: &Order, replaces: Option<&OrderId>) -> Result<Created, StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(writer_error)?;
     let sum = |sql| {
@@ -113,7 +113,7 @@ fn create(connection: &mut Connection, order: &Order, replaces: Option<&OrderId>
     }
     let key = order.idempotency_key.as_ref().map(IdempotencyKey::as_str);
     if let Some(replaced) = replaces {
-        // A failed order that has no page, and has the key.
+        // A failed order without a page that has the key.
         let passed_on = transaction.execute(
             "UPDATE recharge_order SET idempotency_key = NULL \
              WHERE order_id = ? AND status = 'failed' AND payment_url IS NULL AND idempotency_key = ?",
@@ -144,10 +144,10 @@ fn create(connection: &mut Connection, order: &Order, replaces: Option<&OrderId>
         return Ok(Created::Taken);
     }
     transaction.commit().map_err(|error| StoreError::Unavailable(format!("during commit: {error}")))?;
-    Ok(Created::Kept)
+    Ok(Created::Stored)
 }
 
-/// Loads the orders of the batch, and which of its payments an order has already.
+/// Loads the orders of the batch, and finds the payments of the batch that orders already have.
 pub(super) fn load(
     transaction: &Transaction<'_>,
     batch: &Batch,

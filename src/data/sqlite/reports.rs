@@ -37,8 +37,8 @@ macro_rules! records_of {
     };
 }
 
-/// Read from both tables in the order of their keys, so that it ends with the last that is
-/// wanted. Keys, model and tokens stand in the transaction; they belong to its main record.
+/// Reads both tables in the order of their keys, so that the read ends with the last record of the
+/// page. API key, model and tokens are columns of the transaction, and belong to its main record.
 const LIST: &str = concat!(
     "SELECT r.billing_record_id, r.service_name, r.type, r.amount, r.count, r.created_at, r.trace_id, \
      t.api_key_id, t.model, t.input_tokens, t.output_tokens, t.cached_input_tokens, t.record_id FROM (",

@@ -1,9 +1,9 @@
-//! The writing connection. SQLite has one writer at a time, so one connection makes waiting a queue
-//! and not a lock.
+//! The writing connection. SQLite has one writer at a time. With one connection, writers wait in a
+//! queue and not for a lock.
 //!
-//! A settlement runs hundreds of small statements. They run on the thread that has the
-//! connection, one prepared statement a row; a driver that sends each to a thread of its
-//! own, as sqlx does, costs more than the statements.
+//! A settlement runs hundreds of small statements. They run on the thread that has the connection,
+//! one prepared statement a row. A driver that sends each statement to another thread, as sqlx
+//! does, costs more than the statements.
 
 use std::{
     path::Path,
@@ -32,17 +32,18 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 /// Size of the cache of prepared statements, above the number of statements.
 const STATEMENTS: usize = 32;
 
-/// For this long a write proves that writes can be made.
+/// Time for which a write proves that the file is writable.
 const PROOF: Duration = Duration::from_secs(1);
 
-/// How long a trial may take to tell.
+/// Time limit of a trial write.
 const TRIAL_TIMEOUT: Duration = Duration::from_millis(300);
 
 #[derive(Clone)]
 pub(super) struct Writer {
     /// `None` after the close.
     connection: Arc<Mutex<Option<Connection>>>,
-    /// When a write was committed last; `None` after one that failed for the disk or the file.
+    /// Time of the last committed write; `None` after a write that failed because of the disk or
+    /// the file.
     written: Arc<Mutex<Option<Instant>>>,
     /// One trial at a time.
     trial: Arc<tokio::sync::Mutex<()>>,
@@ -106,9 +107,9 @@ impl Writer {
         done
     }
 
-    /// Whether writes can be made. Those that were just made tell; without them, as in an idle
-    /// service or after one that failed, one page is written on trial. A trial that waits for
-    /// other writers tells nothing against the file.
+    /// Checks that the file is writable. A recent write proves it. Without one, as in an idle
+    /// service or after a failure, one page is written on trial. A trial that waits for other
+    /// writers is no failure.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
@@ -126,9 +127,9 @@ impl Writer {
         }
         let written = self.written.clone();
         self.run(move |connection| {
-            // Until the end of the work, also when nobody waits for it any more.
+            // Held until the work ends, even if the caller has gone.
             let _trial = trial;
-            // Written whether it changes or not. Nothing reads it.
+            // The page is written even if the value does not change. Nothing reads it.
             let version: i64 =
                 connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(writer_error)?;
             connection.pragma_update(None, "user_version", version).map_err(writer_error)?;

@@ -21,7 +21,7 @@ use crate::biz::values::{error::Result, invalid::Invalid};
 /// The error of a value that its field does not take.
 pub const WRONG_VALUE: &str = "has the wrong type or is out of range";
 
-/// The descriptor of the message `M`; nothing where there is none, which is a defect.
+/// The descriptor of the message `M`; `None` if there is none, which is a defect.
 pub fn descriptor<M: prost::Name>() -> Option<MessageDescriptor> {
     static POOL: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).ok());
     POOL.as_ref()?.get_message_by_name(&M::full_name())
@@ -50,8 +50,8 @@ pub fn object(body: &[u8], message: &MessageDescriptor, unknown: &mut UnknownNam
     }
 }
 
-/// The name of the field that a query parameter names, with the value; nothing where the message
-/// has no such field. The value of an empty parameter is null: number fields have no empty text.
+/// The field that a query parameter names, with the value; `None` if the message has no such field.
+/// The value of an empty parameter is null, because number fields have no empty text.
 ///
 /// # Errors
 /// A text that is no number in a number field.
@@ -128,7 +128,7 @@ impl Reader<'_> {
 enum Expected {
     Message(MessageDescriptor),
     Scalar(Kind),
-    /// Below a member that the message does not have. Its value is left out.
+    /// A value below a member that the message does not have. It is left out.
     Unknown,
 }
 
@@ -177,7 +177,7 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
         Ok(value.into())
     }
 
-    /// 1.0 and 1e1 are whole numbers where one is expected.
+    /// 1.0 and 1e1 are whole numbers.
     fn visit_f64<E>(self, value: f64) -> std::result::Result<Value, E> {
         /// Up to here every whole double is one integer.
         const EXACT: f64 = 9_007_199_254_740_992.0;
@@ -194,7 +194,7 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
         }
     }
 
-    /// An item is never absent: null stays, and is an error that names its place.
+    /// A null item is kept, so that its error names its position.
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Value, A::Error> {
         let Self { reader, expected } = self;
         let mut items = Vec::new();

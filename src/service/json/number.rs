@@ -6,9 +6,9 @@ pub fn is_number(text: &str) -> bool {
     parts(text).is_some()
 }
 
-/// The whole number that `text` says, exactly; `1.0` and `1e1` are whole.
+/// The exact whole number in `text`. `1.0` and `1e1` are whole.
 pub fn whole(text: &str) -> Option<i64> {
-    /// Of the largest i64.
+    /// Digits of the largest i64.
     const MOST_DIGITS: usize = 19;
     let Parts { negative, whole, fraction, exponent } = parts(text)?;
     let digits = format!("{whole}{fraction}");
@@ -20,7 +20,7 @@ pub fn whole(text: &str) -> Option<i64> {
     let exponent: i64 = if exponent.is_empty() { 0 } else { exponent.parse().ok()? };
     let point = i64::try_from(fraction.len()).ok()?;
     let trimmed = i64::try_from(digits.len() - significant.len()).ok()?;
-    // The value is `significant`, and this many zeros behind it.
+    // The value is `significant`, followed by this many zeros.
     let zeros = usize::try_from(exponent.checked_sub(point)?.checked_add(trimmed)?).ok()?;
     if significant.len().checked_add(zeros)? > MOST_DIGITS {
         return None;
@@ -33,7 +33,7 @@ struct Parts<'t> {
     negative: bool,
     whole: &'t str,
     fraction: &'t str,
-    /// With its sign; empty where there is none.
+    /// The exponent with its sign; empty if there is none.
     exponent: &'t str,
 }
 

@@ -1,5 +1,5 @@
-//! The policy for members and query parameters that a request message does not have. A
-//! misspelt id would otherwise charge twice, and nobody would learn of it.
+//! The policy for members and query parameters that a request message does not have. Without it, a
+//! misspelt id would charge twice without an error.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -42,7 +42,7 @@ impl UnknownNames {
     }
 }
 
-/// Treats unknown names as the configuration says.
+/// Treats unknown names as configured.
 #[derive(Clone)]
 pub struct UnknownPolicy {
     policy: UnknownFields,
@@ -69,7 +69,7 @@ impl UnknownPolicy {
             return Err(Invalid::new(first, "is unknown").into());
         }
         if self.is_log_due() {
-            tracing::warn!(route, names = ?unknown.names, count = unknown.count, "a request has unknown fields");
+            tracing::warn!(route, names = ?unknown.names, count = unknown.count, "request has unknown fields");
         }
         Ok(())
     }

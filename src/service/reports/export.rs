@@ -54,18 +54,18 @@ struct Export {
 }
 
 impl ReportService {
-    /// All records that the request's filters let through, newest first, with a line of
-    /// column names. The first page is read before this returns.
+    /// All records that match the filters of the request, newest first, after a line of column
+    /// names. The first page is read before this returns.
     ///
     /// # Errors
-    /// As [`ReportService::list_records`]; [`Error::Overloaded`] where too many export at once. What
-    /// fails later breaks the stream off.
+    /// As [`ReportService::list_records`]; [`Error::Overloaded`] if too many exports run. A later
+    /// failure aborts the stream.
     pub async fn export_records(
         &self,
         request: ListRecordsRequest,
     ) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>> {
         if request.page != 0 || request.page_size != 0 || !request.page_token.is_empty() {
-            return Err(Invalid::new("page", "is of no use here: an export has all records").into());
+            return Err(Invalid::new("page", "must be absent: an export has all records").into());
         }
         let permit = self.exports.clone().try_acquire_owned();
         let permit = permit.map_err(|_| Error::Overloaded("too many exports at once; retry later".into()))?;
@@ -93,22 +93,22 @@ impl ReportService {
             match taken.recv().await {
                 Some(ExportPart::Lines(lines)) => Some((Ok(lines), Some(taken))),
                 Some(ExportPart::End) => None,
-                // A file that ends early must not look whole.
-                None => Some((Err(io::Error::other("the export was broken off")), None)),
+                // A truncated file must not look complete.
+                None => Some((Err(io::Error::other("the export was aborted")), None)),
             }
         }))
     }
 }
 
-/// What is sent of an export.
+/// A part of an export.
 enum ExportPart {
     Lines(Bytes),
     End,
 }
 
 impl Export {
-    /// Sends the pages as they are taken, `first` before all; without an end where it fails
-    /// or nobody takes them any more.
+    /// Sends `first`, and then each page when the caller takes it. After a failure, or if the
+    /// caller has gone, it sends no end.
     async fn send(&mut self, first: Vec<u8>, pages: &mpsc::Sender<ExportPart>) {
         let mut lines = first;
         loop {
@@ -119,7 +119,7 @@ impl Export {
                 Ok(Some(lines)) => lines,
                 Ok(None) => return drop(pages.send(ExportPart::End).await),
                 Err(error) => {
-                    tracing::warn!(error = %error.in_full(), "an export was broken off");
+                    tracing::warn!(error = %error.in_full(), "export aborted");
                     return;
                 }
             };
@@ -141,8 +141,8 @@ impl Export {
 
 fn csv_of<C: AsRef<[u8]>, const N: usize>(lines: impl Iterator<Item = [C; N]>) -> Result<Vec<u8>> {
     let failed = |error: csv::Error| Error::Internal(format!("writing CSV: {error}"));
-    // Every text is quoted and left as it is: ids stay those of the API. A reader that trims
-    // blanks, or takes a semicolon for a separator, reads the same ids.
+    // Every text is quoted and unchanged, so that ids stay those of the API. A reader that trims
+    // blanks, or splits at semicolons, reads the same ids.
     let mut writer = csv::WriterBuilder::new().quote_style(csv::QuoteStyle::NonNumeric).from_writer(Vec::new());
     for line in lines {
         writer.write_record(line).map_err(failed)?;

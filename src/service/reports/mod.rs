@@ -18,7 +18,7 @@ use crate::biz::{
 /// Exports at once; more would delay the other readers of the database.
 const MAX_EXPORTS: usize = 8;
 
-/// Reports on charges that were made.
+/// Reports on charges.
 pub struct ReportService {
     records: Arc<dyn RecordStore>,
     statistics: Arc<dyn Statistics>,

@@ -129,8 +129,8 @@ impl ReportService {
         Ok(span)
     }
 
-    /// The service that a read is about; empty stands for all services. A service that is no
-    /// longer configured is known by the user's charges for it.
+    /// The service of a read; `None` for all services. A service that is no longer configured is
+    /// known by the user's charges for it.
     ///
     /// # Errors
     /// UNKNOWN_SERVICE if the service is neither configured nor charged; the errors of a read.

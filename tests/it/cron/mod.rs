@@ -86,7 +86,7 @@ impl Display for Counted {
         }
     }
 
-    fn tell(&self, line: &str) {
+    fn report(&self, line: &str) {
         self.told.lock().unwrap().push(line.to_owned());
     }
 }

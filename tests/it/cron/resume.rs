@@ -30,7 +30,7 @@ fn began(shown: &Counted) -> Beginning {
 async fn cut_short(database: &Database, clock: &TestClock, job: Job) -> u64 {
     let shown = Counted::cut_after(1);
     let error = by_hand(database, clock, job, false, &shown).await.unwrap_err();
-    assert_eq!(error.to_string(), "the run was cut short");
+    assert_eq!(error.to_string(), "the run was interrupted");
     let kept = runs(database, job.name()).await;
     assert_eq!(kept.iter().filter(|run| run[0].ends_with(" by hand") && !run[1].is_empty()).count(), 1, "{kept:?}");
     shown.done()
@@ -45,7 +45,7 @@ async fn a_run_that_was_cut_short_goes_on_elsewhere(#[values(MySql, Sqlite)] on:
     let shown = Counted::cut_after(1);
     let first = runner(database.config(&[]), &clock, shown.stop.clone()).await;
     let error = first.run_due(Job::ResetQuotas, &shown).await.unwrap_err();
-    assert_eq!(error.to_string(), "the run was cut short");
+    assert_eq!(error.to_string(), "the run was interrupted");
     let done = shown.done();
     assert!((1..3_000).contains(&done), "{done}");
     let (second, shown) = (runner(database.config(&[]), &clock, CancellationToken::new()).await, Counted::all());
@@ -73,7 +73,7 @@ async fn a_run_by_hand_goes_on_where_it_got_to_if_asked(#[values(MySql, Sqlite)]
     shown.stop.cancel();
     let _ = by_hand(&database, &clock, Job::ResetQuotas, false, &shown).await;
     if shown.done() == 0 {
-        assert_eq!((runs(&database, "reset-quotas").await, began(&shown)), (kept.clone(), Beginning::Anew));
+        assert_eq!((runs(&database, "reset-quotas").await, began(&shown)), (kept.clone(), Beginning::Restarted));
     }
 
     let shown = Counted::all();
@@ -95,7 +95,7 @@ async fn a_run_by_hand_goes_on_where_it_got_to_if_asked(#[values(MySql, Sqlite)]
     cut_short(&database, &clock, Job::ResetQuotas).await;
     let shown = Counted::all();
     by_hand(&database, &clock, Job::ResetQuotas, false, &shown).await.unwrap();
-    assert_eq!((began(&shown), shown.expected(), shown.done()), (Beginning::Anew, 3_000, 3_000));
+    assert_eq!((began(&shown), shown.expected(), shown.done()), (Beginning::Restarted, 3_000, 3_000));
 }
 
 #[rstest]

@@ -18,5 +18,5 @@ impl Progress for Unwatched {
         Ok(())
     }
 
-    fn tell(&self, _line: &str) {}
+    fn report(&self, _line: &str) {}
 }

@@ -16,7 +16,7 @@ use crate::harness::{
 /// It stops neither a start nor the reading of others.
 #[rstest]
 #[tokio::test]
-async fn a_bad_row_leaves_its_model_without_a_price_and_others_alone(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_unusable_row_removes_the_price_of_its_model_only(#[values(MySql, Sqlite)] on: Backend) {
     let database = Database::create(on).await;
     billing_service::app::connect(&database.config(&[])).await.unwrap().close().await;
     database.set_price(Row("good", OF_OLD, "good-1", ["1", "NULL", "1"])).await;

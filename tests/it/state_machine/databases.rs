@@ -62,7 +62,7 @@ impl Stage for Arc<dyn Store> {
     }
 
     async fn keep_order(&self, order: &Order) {
-        assert_eq!(self.create_order(order, None).await.unwrap(), Created::Kept);
+        assert_eq!(self.create_order(order, None).await.unwrap(), Created::Stored);
     }
 
     async fn order(&self, id: &OrderId) -> Option<Order> {

@@ -23,8 +23,8 @@ pub struct TokenPrices {
 const TOKENS_PER_PRICE: u128 = 1_000_000;
 
 impl TokenPrices {
-    /// What a call costs: added up exactly and then rounded once, to the nearest millionth,
-    /// halves up. A call that costs more than nothing costs at least a millionth.
+    /// The cost of a call: added up exactly, then rounded once to the nearest millionth, halves up.
+    /// A cost above zero is at least a millionth.
     ///
     /// # Errors
     /// [`Invalid`] names `usage.cached_input_tokens` if it exceeds the input tokens, and `usage` if

@@ -16,8 +16,8 @@ use crate::biz::values::{
 /// Rows of `price_version` that are read at once.
 pub const PAGE: u32 = 1_000;
 
-/// How long ago a version may have been replaced and is still kept: clocks are set back, and a
-/// quote may have begun before the read.
+/// A replaced version is kept for this long, because clocks may be set back and a quote may have
+/// begun before the read.
 const LOOK_BACK: TimeDelta = TimeDelta::hours(1);
 
 /// A row of `price_version`.
@@ -60,9 +60,8 @@ fn version_of(id: &str, prices: TokenPrices) -> Result<PriceVersion, Invalid> {
 /// Reads price versions from the database.
 #[async_trait]
 pub trait PriceStore: Send + Sync + 'static {
-    /// The versions that matter at an instant and later, in pages of [`PAGE`]: of each model the
-    /// one in force then, and those that begin later. In no order, with what is wrong with rows
-    /// that are none.
+    /// The versions in force at `from`, one for each model, and all later versions, in no order. An
+    /// unusable row is returned as its defect. The query reads pages of [`PAGE`] rows.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
@@ -86,9 +85,9 @@ impl Prices {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Reads the versions of the database anew that matter now or later. They take the place of
-    /// configured ones of the same model and instant. Tells which rows can't be used. The book
-    /// stays as it was where this fails.
+    /// Reads the versions of the database that are in force now or later. They replace configured
+    /// versions of the same model and instant. Returns the unusable rows. If the read fails, the
+    /// book stays as it was.
     ///
     /// # Errors
     /// As [`PriceStore::price_versions`].
@@ -172,7 +171,7 @@ mod tests {
 
     /// An invalid row affects its own model only, while the row would be in force.
     #[tokio::test]
-    async fn a_bad_row_leaves_its_model_without_a_price_and_others_alone() {
+    async fn an_unusable_row_removes_the_price_of_its_model_only() {
         let live = Prices::new(PriceBook::default());
         let bad = |price| Ok(("v".to_owned(), prices(price)));
         let rows = vec![

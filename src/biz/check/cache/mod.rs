@@ -160,7 +160,7 @@ impl ReadModel {
         Ok(View { account: account?, key: key? })
     }
 
-    /// Reads an entry from the shared cache or from the database. `is_met` tells whether an entry
+    /// Reads an entry from the shared cache or from the database. `is_met` decides whether an entry
     /// is enough for the check.
     async fn find(
         &self,

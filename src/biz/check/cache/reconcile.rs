@@ -204,29 +204,31 @@ fn text(entry: Option<&CacheEntry>) -> String {
 /// Compares the quotas of `month` that the cached entry has; it may lack some.
 fn distance(cached: &CacheEntry, stored: Option<&CacheEntry>, month: Month) -> Distance {
     match (cached, stored) {
-        (CacheEntry::Account(_, cached), Some(CacheEntry::Account(_, stored))) => accounts_apart(cached, stored, month),
+        (CacheEntry::Account(_, cached), Some(CacheEntry::Account(_, stored))) => {
+            account_distance(cached, stored, month)
+        }
         (CacheEntry::ApiKey(_, cached), Some(CacheEntry::ApiKey(_, stored))) => {
-            Distance { units: keys_apart(cached, stored), ..Default::default() }
+            Distance { units: key_distance(cached, stored), ..Default::default() }
         }
         _ => Distance { units: 1, ..Default::default() },
     }
 }
 
-fn accounts_apart(cached: &AccountEntry, stored: &AccountEntry, month: Month) -> Distance {
+fn account_distance(cached: &AccountEntry, stored: &AccountEntry, month: Month) -> Distance {
     let amount = |one: Money, other: Money| Money::from_micros(one.micros().abs_diff(other.micros()).cast_signed());
     let amounts = amount(cached.balance.amount, stored.balance.amount);
     let held = amount(cached.balance.held, stored.balance.held);
     let quotas = cached.quotas.iter().filter(|((of, _), _)| *of == month);
     let units = quotas.map(|(key, cached)| {
         let stored = stored.quotas.get(key).copied().unwrap_or_default();
-        let apart = |of: fn(&Quota) -> u64| of(cached).abs_diff(of(&stored));
-        apart(|quota| quota.total) + apart(|quota| quota.used) + apart(|quota| quota.held)
+        let difference = |of: fn(&Quota) -> u64| of(cached).abs_diff(of(&stored));
+        difference(|quota| quota.total) + difference(|quota| quota.used) + difference(|quota| quota.held)
     });
-    let units = units.sum::<u64>() + requests_apart(cached.requests.as_ref(), stored.requests.as_ref());
+    let units = units.sum::<u64>() + requests_distance(cached.requests.as_ref(), stored.requests.as_ref());
     Distance { amount: amounts.plus(held), units }
 }
 
-fn requests_apart(cached: Option<&Requests>, stored: Option<&Requests>) -> u64 {
+fn requests_distance(cached: Option<&Requests>, stored: Option<&Requests>) -> u64 {
     match (cached, stored) {
         (None, None) => 0,
         (Some(cached), Some(stored)) if cached == stored => 0,
@@ -238,12 +240,12 @@ fn requests_apart(cached: Option<&Requests>, stored: Option<&Requests>) -> u64 {
     }
 }
 
-fn keys_apart(cached: &KeyQuotas, stored: &KeyQuotas) -> u64 {
+fn key_distance(cached: &KeyQuotas, stored: &KeyQuotas) -> u64 {
     let kinds = cached.keys().chain(stored.keys().filter(|row| !cached.contains_key(*row)));
-    let apart = kinds.map(|row| match (cached.get(row), stored.get(row)) {
+    let distances = kinds.map(|row| match (cached.get(row), stored.get(row)) {
         (Some(one), Some(other)) if one == other => 0,
         (Some(one), Some(other)) => one.taken.of(one.period).abs_diff(other.taken.of(other.period)).max(1),
         _ => 1,
     });
-    apart.sum()
+    distances.sum()
 }

@@ -163,7 +163,7 @@ impl KnownSince {
     }
 }
 
-/// What a call takes of each quota of its key, or gives back where it is below zero.
+/// The use of each quota of an API key by one call. A negative number gives back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Take {
     pub requests: i64,
@@ -179,7 +179,7 @@ impl Take {
         Self::of_tokens(tokens, amount)
     }
 
-    /// Of one call that takes so many tokens.
+    /// The use of one call with this many tokens.
     pub fn of_tokens(tokens: i64, amount: Money) -> Self {
         Self { requests: 1, tokens, amount }
     }

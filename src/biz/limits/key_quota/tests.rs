@@ -20,7 +20,7 @@ fn quotas(kind: QuotaType, quota: KeyQuota) -> KeyQuotas {
 }
 
 #[test]
-fn a_quota_begins_anew_with_its_period() {
+fn a_quota_starts_at_zero_in_each_period() {
     for (period, next_day, next_month) in [(Period::Day, 0, 0), (Period::Month, 5, 0), (Period::Total, 5, 5)] {
         let mut quota = quota(period, 0, "2026-11-29");
         quota.add(at("2026-11-29").day, 5);
@@ -38,7 +38,7 @@ fn the_first_call_of_a_period_counts_from_zero() {
 }
 
 #[test]
-fn what_comes_late_counts_to_its_own_period() {
+fn a_late_call_counts_to_its_own_day_and_month() {
     let mut quota = quota(Period::Day, 3, "2026-11-30");
     quota.add(at("2026-11-29").day, -2);
     quota.add(at("2026-11-29").day, 4);
@@ -51,7 +51,7 @@ fn what_comes_late_counts_to_its_own_period() {
 }
 
 #[test]
-fn every_period_is_counted_whatever_that_of_the_quota_is() {
+fn every_period_is_counted_for_each_quota() {
     for period in Period::ALL {
         let mut quota = quota(period, 0, "2026-11-01");
         for (day, taken) in [("2026-11-29", 60), ("2026-11-30", 20), ("2026-11-30", -5)] {
@@ -78,7 +78,7 @@ fn a_quota_that_was_lowered_has_nothing_left_and_none_is_used_below_zero() {
 }
 
 #[test]
-fn a_call_needs_what_it_takes_of_each_quota() {
+fn a_call_needs_room_in_each_quota() {
     let usage = Usage { input_tokens: 2, output_tokens: 4, cached_input_tokens: 0 };
     let take = Take::call(Some(usage), Money::from_micros(7));
     for (kind, needed) in [(QuotaType::Requests, 1), (QuotaType::Tokens, 6), (QuotaType::Amount, 7)] {
@@ -107,14 +107,14 @@ fn a_call_changes_the_quotas_of_its_key_of_which_it_takes_anything() {
     let changed = count(&mut quotas, &key(), at("2026-11-30"), take);
     assert_eq!(changed, [(key(), QuotaType::Requests), (key(), QuotaType::Amount)]);
     assert_eq!(quotas.values().map(|quota| quota.taken.day).collect::<Vec<_>>(), [1, 0, 7]);
-    // By a clock that is behind, which counts to the period that has begun.
+    // The clock is behind. The call counts to the period that has begun.
     count(&mut quotas, &key(), at("2026-11-29"), take);
     assert_eq!(quotas[&(key(), QuotaType::Requests)].taken.day, 2);
     assert_eq!(count(&mut quotas, &ApiKeyId::from_stored("other"), at("2026-11-30"), take), []);
 }
 
 #[test]
-fn the_end_of_a_reservation_counts_where_it_was_made_after_the_quota() {
+fn the_end_of_a_reservation_counts_if_the_reserve_came_after_the_quota() {
     let take = Take { requests: -1, ..Take::default() };
     for (made, used) in [("2026-11-28", 3), ("2026-11-29", 2), ("2026-11-30", 2)] {
         let mut quotas = quotas(QuotaType::Requests, quota(Period::Month, 3, "2026-11-30"));
@@ -124,7 +124,7 @@ fn the_end_of_a_reservation_counts_where_it_was_made_after_the_quota() {
 }
 
 #[test]
-fn what_a_reservation_may_still_take_is_what_its_own_period_has_left() {
+fn a_reservation_may_take_the_rest_of_its_own_period() {
     for (period, made, left_of_it) in [
         (Period::Day, "2026-11-30", Some(6)),
         // The day of the reservation is over and does not count.

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_process_counts_what_the_shared_limiter_does_not() {
+    async fn the_process_counts_while_the_shared_limiter_is_down() {
         let (local, shared) = (Limiter::refusing(LOCAL), Limiter::refusing(SHARED));
         let clock = Arc::new(Ahead(Instant::now(), AtomicU64::new(0)));
         let guard = RateGuard::new(limits(), local.clone(), Some(shared.clone()), clock.clone());
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_has_no_limit_is_not_looked_up() {
+    async fn a_request_without_limits_calls_no_limiter() {
         let local = Limiter::refusing(LOCAL);
         let guard =
             |limits| RateGuard::new(limits, local.clone(), None, Arc::new(crate::biz::values::calendar::SystemClock));

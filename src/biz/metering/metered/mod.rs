@@ -161,7 +161,7 @@ impl Metered {
     ///
     /// # Errors
     /// [`Error::TransactionState`], [`Error::TransactionNotFound`]: the reservation has ended, or
-    /// another stream took it over. [`Self::is_gone`] tells whether it can still be charged.
+    /// another stream took it over. [`Self::is_gone`] is true if it can no longer be charged.
     pub fn set_reported(&mut self, asked: Option<Usage>, reported: Reported) -> Result<()> {
         match reported {
             Ok((transaction, _)) if transaction.status != Status::Pending => {

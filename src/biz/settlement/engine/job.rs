@@ -1,4 +1,4 @@
-//! A posting on its way through the engine, and how many the engine takes on.
+//! A posting that waits in a lane or in the parking, and the limits of the engine.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::reply::Reply;
 use crate::biz::settlement::posting::Posting;
 
-/// How much the engine takes on.
+/// The limits of the engine.
 #[derive(Debug, Clone, Copy)]
 pub struct LaneLimits {
     /// Lanes; each has at most one transaction in flight.
@@ -16,24 +16,24 @@ pub struct LaneLimits {
     pub queue: usize,
     /// Postings in one transaction at most.
     pub batch: usize,
-    /// How long a posting may wait in its lane.
+    /// Longest wait of a posting in its lane.
     pub max_wait: Duration,
-    /// How long a batch is tried while the database does not answer, and how long a posting
-    /// waits for a lock that another transaction holds.
+    /// Longest time that a batch is retried while the database is unavailable, and longest wait of
+    /// a posting for a lock of another transaction.
     pub retry_timeout: Duration,
     pub parking: ParkingLimits,
 }
 
-/// How much waits beside the lanes for locks that other transactions hold.
+/// The limits of the parking: accounts that wait for locks of other transactions.
 #[derive(Debug, Clone, Copy)]
 pub struct ParkingLimits {
-    /// Accounts that wait at once; callers of one more get OVERLOADED.
+    /// Most parked accounts. Postings of a further account get OVERLOADED.
     pub accounts: usize,
-    /// Postings of one waiting account; its callers beyond it get OVERLOADED.
+    /// Most parked postings of one account. Further postings of the account get OVERLOADED.
     pub postings: usize,
-    /// Transactions that wait at once, each on a connection of its own.
+    /// Most transactions that wait for locks at once, each on a connection of its own.
     pub connections: usize,
-    /// How long the postings of an account are refused that the database cannot settle.
+    /// Time for which the postings of a quarantined account are refused.
     pub quarantine: Duration,
 }
 
@@ -46,9 +46,9 @@ pub(super) struct Job {
 /// The caller's side of a posting.
 pub(super) struct Ticket {
     pub queued: Instant,
-    /// When the posting is given up. Set by its lane.
+    /// Time at which the posting is refused. Set by its lane.
     pub deadline: Instant,
-    /// Whether an attempt may have committed the posting unnoticed.
+    /// Whether an attempt may have committed the posting although its answer was lost.
     pub is_unsure: bool,
     pub reply: Reply,
 }

@@ -1,4 +1,4 @@
-//! One lane: settles the postings that wait for its users, one batch after another.
+//! One lane: settles the postings of its users, one batch after another.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,10 +15,10 @@ use crate::biz::{
     values::error::{Error, StoreError},
 };
 
-/// Conflicts after which a batch is not tried again as a whole: they pass, or one of its
-/// postings will never pass.
+/// After more conflicts than this a batch is not retried as a whole. One of its postings may
+/// conflict every time, so its accounts are settled one by one.
 const MAX_CONFLICTS: u32 = 8;
-/// Nor after conflicts that took as long together.
+/// A batch is not retried as a whole either after conflicts for this long.
 const LONG_CONFLICT: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
@@ -29,7 +29,7 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// Settles the jobs that come, until there is nothing left after `stop`.
+    /// Settles the queued jobs until `stop` is cancelled and the queue is empty.
     pub async fn run(self, mut jobs: mpsc::Receiver<Job>, stop: CancellationToken) {
         let mut waiting = Vec::new();
         loop {
@@ -46,11 +46,11 @@ impl Lane {
             let now = Instant::now();
             let mut batch = Vec::with_capacity(taken);
             for mut job in waiting.drain(..) {
-                // What waited too long is refused untried: under too much load the wait of
-                // the others stays bounded, and after an outage nothing is made that its
-                // caller has long given up.
+                // A posting that waited for `max_wait` is refused without an attempt. Under
+                // overload this bounds the wait of the other postings. After an outage it prevents
+                // charges whose callers have given up.
                 if now.duration_since(job.ticket.queued) >= self.limits.max_wait {
-                    let why = "waited too long and was not made; retry later";
+                    let why = "the request waited too long in the queue and nothing was changed; retry later";
                     job.ticket.reply.refuse(Error::Overloaded(why.into()));
                 } else {
                     job.ticket.deadline = now + self.limits.retry_timeout;
@@ -63,8 +63,7 @@ impl Lane {
         }
     }
 
-    /// Answers every job or hands it to the parking, whatever happens to the batch, and before
-    /// the deadline.
+    /// Settles a batch. Answers every job before the deadline, or hands it to the parking.
     async fn settle(&self, jobs: Vec<Job>, deadline: Instant) {
         let (postings, mut tickets): (Vec<_>, Vec<_>) = jobs.into_iter().map(|job| (job.posting, job.ticket)).unzip();
         let batch = self.settler.batch(postings);
@@ -78,12 +77,12 @@ impl Lane {
         match error {
             StoreError::Failed(why) if tickets.len() == 1 => self.parking.fail(&batch, tickets, &why).await,
             StoreError::Failed(_) | StoreError::Conflict(_) => {
-                // One posting that the database cannot take must not fail the others.
-                tracing::error!(%error, batch = tickets.len(), "a batch failed; settling its accounts one by one");
+                // One posting that the database cannot store must not fail the other postings.
+                tracing::error!(%error, batch = tickets.len(), "batch failed; settling its accounts one by one");
                 self.parking.isolate(&batch, tickets);
             }
             StoreError::Unavailable(_) => {
-                tracing::error!(%error, batch = tickets.len(), "gave up on a batch");
+                tracing::error!(%error, batch = tickets.len(), "batch not settled before its deadline; the outcome is unknown");
                 self.settler.outcome_unknown(&batch).await;
                 for ticket in tickets {
                     ticket.reply.refuse(given_up(true, ""));
@@ -92,8 +91,8 @@ impl Lane {
         }
     }
 
-    /// Settles a batch, again and again while that is safe and may help. It is safe
-    /// because ids already committed are found and not charged twice.
+    /// Settles a batch, and retries while a retry may succeed. A retry is safe, because the ledger
+    /// finds the committed trace ids and does not charge them again.
     async fn attempt(
         &self,
         batch: &Arc<Batch>,

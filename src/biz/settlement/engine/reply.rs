@@ -1,4 +1,4 @@
-//! Typed replies: each kind of posting is answered through a channel of its own type.
+//! Typed replies: each kind of posting has a reply channel of its type.
 
 use tokio::sync::oneshot;
 
@@ -14,8 +14,8 @@ use crate::biz::{
 /// A transaction, and the effect of the request on it.
 pub type Settled = Result<(Transaction, Effect)>;
 
-/// A reservation that a stream has reported on, and whether its API key has no tokens left.
-/// Where the hold ran out first, and nothing was kept, it is not PENDING.
+/// The reservation after a stream's report, and whether its API key has no tokens left. If the
+/// reservation had ended before the report, it is not PENDING and the report was not stored.
 pub type Reported = Result<(Transaction, bool)>;
 
 /// The channel that answers a posting.
@@ -31,8 +31,8 @@ pub(super) enum Reply {
 impl Reply {
     /// Answers the caller. A caller that went away needs no answer.
     ///
-    /// An outcome of another kind is a defect of the ledger; the dropped channel then tells
-    /// the caller that the outcome is unknown.
+    /// An outcome of another kind is a defect of the ledger. The channel is then dropped, and the
+    /// caller gets OVERLOADED with an unknown outcome.
     pub fn send(self, outcome: Outcome) {
         match (self, outcome) {
             (reply, Outcome::Refused(error)) => reply.refuse(error),
@@ -50,7 +50,7 @@ impl Reply {
             (Self::OrderUpdated(reply), Outcome::OrderUpdated { order, changed }) => {
                 answer(reply, Ok((order, changed)))
             }
-            (_, outcome) => tracing::error!(?outcome, "the ledger answered a posting with another kind of outcome"),
+            (_, outcome) => tracing::error!(?outcome, "ledger returned the wrong kind of outcome for a posting"),
         }
     }
 

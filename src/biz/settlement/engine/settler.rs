@@ -1,4 +1,4 @@
-//! One attempt at a batch, and the listener that hears of its changes.
+//! One attempt to settle a batch, and the notification of the listener.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,11 +22,11 @@ use crate::biz::{
     },
 };
 
-/// Between two attempts, doubling from the first to the longest.
+/// Pauses between two attempts. The pause doubles from the first value to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
-/// The parts that lanes and the parking settle with.
+/// The dependencies that lanes and parking share.
 #[derive(Clone)]
 pub(super) struct Settler {
     pub ledger: Arc<dyn Ledger>,
@@ -40,8 +40,8 @@ impl Settler {
         Arc::new(Batch { postings, at: self.calendar.now(), catalog: self.catalog.clone() })
     }
 
-    /// Settles a batch once, and tells the listener of the changes. `is_unsure`: whether this
-    /// attempt or an earlier one may have committed unnoticed.
+    /// Settles a batch once, and notifies the listener of the changes. Sets `is_unsure` if the
+    /// attempt may have committed although its answer was lost.
     pub async fn try_once(
         &self,
         batch: &Arc<Batch>,
@@ -49,8 +49,8 @@ impl Settler {
         deadline: Instant,
         is_unsure: &mut bool,
     ) -> Result<SettledBatch, StoreError> {
-        // In a task of its own: a panic below costs one batch and not the lane, and a
-        // database that has gone silent is given up at the deadline, outcome unknown.
+        // A separate task contains a panic, so that it fails the batch and not the lane. If the
+        // database is silent until the deadline, the task is aborted and the outcome is unknown.
         let mut task = {
             let (ledger, batch, wait_for) = (self.ledger.clone(), batch.clone(), wait_for.cloned());
             tokio::spawn(async move { ledger.settle(&batch, wait_for.as_ref()).await })
@@ -76,7 +76,7 @@ impl Settler {
         };
         if settled.outcomes.len() != settled_count {
             *is_unsure = true;
-            return Err(StoreError::Failed("the number of outcomes is wrong".into()));
+            return Err(StoreError::Failed("the ledger returned the wrong number of outcomes".into()));
         }
         if *is_unsure {
             self.listener.invalidate(cache_keys(batch, std::mem::take(&mut settled.api_keys))).await;
@@ -86,7 +86,7 @@ impl Settler {
         Ok(settled)
     }
 
-    /// Tells the listener that a batch may have changed its accounts, or may change them yet.
+    /// Notifies the listener that a batch has an unknown outcome.
     pub async fn outcome_unknown(&self, batch: &Batch) {
         self.listener.outcome_unknown(cache_keys(batch, Vec::new())).await;
     }
@@ -102,17 +102,18 @@ pub(super) fn pauses() -> impl Iterator<Item = Duration> + Send {
     pauses.build()
 }
 
-/// The answer to a posting that is given up.
+/// The error for a posting that was not settled before its deadline.
 pub(super) fn given_up(is_unsure: bool, why: &'static str) -> Error {
     match is_unsure {
         true => Error::Overloaded(
             "the database does not answer and the outcome is unknown; retry with the same id to learn it".into(),
         ),
-        false => Error::Overloaded(format!("{why}; nothing was made; retry later").into()),
+        false => Error::Overloaded(format!("{why}; nothing was changed; retry later").into()),
     }
 }
 
-/// Everything that a batch may change, with the API keys of the reservations that it ends.
+/// The cache keys of all state that a batch may change, including the API keys of the reservations
+/// that it ends.
 fn cache_keys(batch: &Batch, api_keys: Vec<ApiKeyId>) -> Vec<CacheKey> {
     let keys = Keys::of(batch);
     let users = keys.users.into_iter().cloned().map(CacheKey::User);

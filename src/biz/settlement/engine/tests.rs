@@ -62,11 +62,11 @@ pub(super) struct ScriptedLedger {
     pub settled: Mutex<Vec<Vec<String>>>,
 }
 
-/// As the databases do.
+/// The lock wait timeout of the real databases.
 const LOCK_WAIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl ScriptedLedger {
-    /// The accounts that a transaction leaves out, after it waited for a lock.
+    /// The accounts that a transaction leaves out, after its wait for a lock.
     async fn locked_out(&self, batch: &Batch, wait_for: Option<&Lock>) -> std::result::Result<LeftOut, StoreError> {
         if let Some(lock) = wait_for {
             let mut held = self.held.subscribe();
@@ -113,7 +113,7 @@ impl Ledger for ScriptedLedger {
         }
         if batch.postings.iter().any(|posting| posting.user().as_str() == "frozen") {
             tokio::time::sleep(Duration::from_secs(2)).await;
-            return Err(StoreError::Conflict("the lock was waited for in vain".into()));
+            return Err(StoreError::Conflict("lock wait timeout".into()));
         }
         let used = *self.used.lock().unwrap();
         let keys = Keys::of(batch);
@@ -144,12 +144,12 @@ impl Ledger for ScriptedLedger {
     }
 }
 
-/// The calls that the listener received, one word each.
+/// The calls that the listener received, as texts.
 #[derive(Default)]
-pub(super) struct Heard(pub Mutex<Vec<String>>);
+pub(super) struct RecordingListener(pub Mutex<Vec<String>>);
 
 #[async_trait]
-impl CommitListener for Heard {
+impl CommitListener for RecordingListener {
     async fn committed(&self, _: Vec<Change>) {
         self.0.lock().unwrap().push("committed".into());
     }
@@ -170,7 +170,7 @@ pub(super) fn engine(faults: impl IntoIterator<Item = Fault>) -> (Engine, Arc<Sc
 
 pub(super) fn engine_with_listener(
     faults: impl IntoIterator<Item = Fault>,
-) -> (Engine, Arc<ScriptedLedger>, Arc<Heard>) {
+) -> (Engine, Arc<ScriptedLedger>, Arc<RecordingListener>) {
     let ledger = Arc::new(ScriptedLedger { faults: Mutex::new(faults.into_iter().collect()), ..Default::default() });
     let plan = Plan { price: Price::Unit(Money::ZERO), free_quota: 1000, policy: Default::default() };
     let catalog = Catalog::new([(ServiceName::from_stored("s"), plan)]);
@@ -183,7 +183,7 @@ pub(super) fn engine_with_listener(
         retry_timeout: Duration::from_secs(5),
         parking: ParkingLimits { accounts: 10, postings: 20, connections: 2, quarantine: Duration::from_secs(10) },
     };
-    let heard = Arc::new(Heard::default());
+    let heard = Arc::new(RecordingListener::default());
     (Engine::start(ledger.clone(), heard.clone(), catalog.into(), calendar.into(), limits), ledger, heard)
 }
 
@@ -206,19 +206,19 @@ pub(super) fn charge(user: &str, trace: &str) -> Charge {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_commit_whose_news_was_lost_is_found_and_is_no_replay() {
+async fn a_commit_with_a_lost_answer_is_found_and_is_no_replay() {
     let (engine, ledger) = engine([Fault::LostAfterCommit, Fault::LostAfterCommit]);
     let (first, effect) = engine.charge(charge("u", "t")).await.unwrap();
-    assert_eq!(effect, Effect::Made);
+    assert_eq!(effect, Effect::Applied);
     assert_eq!(*ledger.used.lock().unwrap(), 1);
     let (again, effect) = engine.charge(charge("u", "t")).await.unwrap();
-    assert_eq!(effect, Effect::Found);
+    assert_eq!(effect, Effect::Unchanged);
     assert_eq!(again, first);
     assert_eq!(*ledger.used.lock().unwrap(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn readers_are_told_what_changed_or_that_nobody_knows() {
+async fn the_listener_gets_the_changes_or_the_unknown_outcome() {
     let (engine, _, heard) = engine_with_listener([]);
     engine.charge(charge("u", "t")).await.unwrap();
     engine.charge(charge("u", "t")).await.unwrap();
@@ -229,12 +229,12 @@ async fn readers_are_told_what_changed_or_that_nobody_knows() {
     assert_eq!(
         *heard.0.lock().unwrap(),
         [r#"invalidate [User("u")]"#],
-        "the commit was made by an attempt that told nothing of it"
+        "the committed attempt did not notify the listener"
     );
 
     let (engine, _, heard) = engine_with_listener([Fault::Conflict]);
     engine.charge(charge("u", "t")).await.unwrap();
-    assert_eq!(*heard.0.lock().unwrap(), ["committed"], "what was rolled back changed nothing");
+    assert_eq!(*heard.0.lock().unwrap(), ["committed"], "a rolled-back attempt changes nothing");
 
     for fault in [Fault::Silence, Fault::Panic] {
         let (engine, _, heard) = engine_with_listener([fault]);
@@ -246,7 +246,7 @@ async fn readers_are_told_what_changed_or_that_nobody_knows() {
 #[tokio::test(start_paused = true)]
 async fn a_deadlock_settles_the_batch_again() {
     let (engine, ledger) = engine([Fault::Conflict, Fault::Conflict, Fault::Conflict]);
-    assert_eq!(engine.charge(charge("u", "t")).await.unwrap().1, Effect::Made);
+    assert_eq!(engine.charge(charge("u", "t")).await.unwrap().1, Effect::Applied);
     assert_eq!(ledger.attempts.load(Ordering::SeqCst), 4);
     assert_eq!(*ledger.used.lock().unwrap(), 1);
 }
@@ -263,13 +263,13 @@ async fn a_posting_that_does_not_fit_fails_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conflict_that_does_not_pass_is_its_own_posting_s_alone() {
+async fn a_lasting_conflict_affects_its_own_posting_alone() {
     let (engine, ledger) = engine([]);
     let calls = ["a", "jam", "b", "c"].map(|user| engine.charge(charge(user, "t")));
     let started = Instant::now();
     let [a, jam, b, c] = calls;
     for reply in futures_util::future::join_all([a, b, c]).await {
-        assert_eq!(reply.unwrap().1, Effect::Made);
+        assert_eq!(reply.unwrap().1, Effect::Applied);
     }
     assert!(started.elapsed() < Duration::from_secs(2), "others don't wait for the lane's retry_timeout to end");
     assert!(matches!(jam.await, Err(Error::Overloaded(_))));
@@ -277,7 +277,7 @@ async fn a_conflict_that_does_not_pass_is_its_own_posting_s_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lock_that_is_never_let_go_is_its_own_posting_s_alone() {
+async fn a_lock_that_is_never_released_affects_its_own_posting_alone() {
     let (engine, ledger) = engine([]);
     let calls = ["a", "frozen", "b", "frozen", "c"].map(|user| engine.charge(charge(user, "t")));
     let replies = futures_util::future::join_all(calls).await;
@@ -287,18 +287,18 @@ async fn a_lock_that_is_never_let_go_is_its_own_posting_s_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_commit_whose_news_was_lost_is_found_also_when_its_batch_is_singled_out() {
+async fn a_commit_with_a_lost_answer_is_found_when_its_accounts_are_settled_one_by_one() {
     let faults = std::iter::once(Fault::LostAfterCommit).chain(std::iter::repeat_with(|| Fault::Conflict).take(10));
     let (engine, ledger) = engine(faults);
     let calls = ["a", "b", "c"].map(|user| engine.charge(charge(user, "t")));
     for reply in futures_util::future::join_all(calls).await {
-        assert_eq!(reply.unwrap().1, Effect::Made, "it is no replay");
+        assert_eq!(reply.unwrap().1, Effect::Applied, "it is no replay");
     }
     assert_eq!(*ledger.used.lock().unwrap(), 3);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_costs_no_lane() {
+async fn a_panic_ends_no_lane() {
     let (engine, ledger) = engine([Fault::Panic]);
     assert!(matches!(engine.charge(charge("u", "t")).await, Err(Error::Internal(_))));
     assert!(engine.charge(charge("u", "t")).await.is_ok());
@@ -306,7 +306,7 @@ async fn a_panic_costs_no_lane() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_database_is_given_up_within_the_patience() {
+async fn a_silent_database_is_given_up_within_the_retry_timeout() {
     let (engine, _) = engine([Fault::Silence]);
     let started = Instant::now();
     assert!(matches!(engine.charge(charge("u", "t")).await, Err(Error::Overloaded(_))));
@@ -315,7 +315,7 @@ async fn a_silent_database_is_given_up_within_the_patience() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waited_too_long_is_refused_and_not_made() {
+async fn a_posting_that_waited_too_long_is_refused_and_not_settled() {
     let (engine, ledger) = engine([Fault::Silence]);
     let calls: Vec<_> = (0..30).map(|i| engine.charge(charge("u", &format!("t{i}")))).collect();
     for reply in futures_util::future::join_all(calls).await {
@@ -326,7 +326,7 @@ async fn what_waited_too_long_is_refused_and_not_made() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_on_a_silent_database_ends_within_twice_the_patience() {
+async fn a_stop_on_a_silent_database_ends_within_twice_the_retry_timeout() {
     let (engine, ledger) = engine(std::iter::repeat_with(|| Fault::Silence).take(100));
     let accepted: Vec<_> = (0..100).map(|i| engine.charge(charge("u", &format!("t{i}")))).collect();
     let started = Instant::now();
@@ -339,7 +339,7 @@ async fn a_stop_on_a_silent_database_ends_within_twice_the_patience() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn draining_answers_what_was_accepted_and_refuses_the_rest() {
+async fn draining_answers_accepted_postings_and_refuses_new_ones() {
     let (engine, ledger) = engine([Fault::Conflict]);
     let accepted: Vec<_> = (0..10).map(|i| engine.charge(charge("u", &format!("t{i}")))).collect();
     engine.drain().await;

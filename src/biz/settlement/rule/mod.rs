@@ -56,7 +56,7 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
         .postings
         .iter()
         .map(|posting| match posting {
-            // Told once: a second opening in the same batch finds the account there.
+            // Only the first opening in a batch reports a new account.
             Posting::Open(user) => Ok(Outcome::Opened { created: book.state.created.remove(user) }),
             Posting::Charge(charge) => book.charge(charge),
             Posting::Reserve(reserve) => book.reserve(reserve),
@@ -72,7 +72,7 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
     (outcomes, book.into_writes())
 }
 
-/// The state as the batch goes on, and the rows to write.
+/// The state after the decided postings, and the rows to write.
 struct Book<'a> {
     batch: &'a Batch,
     state: State,
@@ -83,7 +83,7 @@ struct Book<'a> {
     changed_quotas: BTreeSet<QuotaKey>,
     changed_requests: BTreeSet<UserId>,
     changed_key_quotas: BTreeSet<(ApiKeyId, QuotaType)>,
-    /// With their status before the batch.
+    /// Each with its status before the batch.
     changed_reservations: BTreeMap<TransactionKey, Option<Status>>,
     changed_orders: BTreeSet<OrderId>,
     usage: BTreeMap<UsageKey, UsageDelta>,
@@ -138,15 +138,15 @@ impl Book<'_> {
         });
         self.state.transactions.insert(key, transaction.clone());
         self.charges.push(transaction.clone());
-        Ok(Outcome::Settled { transaction, effect: Effect::Made })
+        Ok(Outcome::Settled { transaction, effect: Effect::Applied })
     }
 
-    /// Whether one more call may be made.
+    /// Checks that the caps of a user admit one more call.
     fn check_caps(&self, user: &UserId) -> Result<(), Error> {
         self.state.requests.get(user).map_or(Ok(()), |requests| requests.check(self.batch.at))
     }
 
-    /// Counts a call that is made now, to the caps of its user and the quotas of its key.
+    /// Counts a call that is made now, toward the caps of its user and the quotas of its API key.
     fn count_call(&mut self, user: &UserId, call: &ChargeContent, take: Take) {
         if let Some(requests) = self.state.requests.get_mut(user) {
             requests.add(self.batch.at);
@@ -157,7 +157,7 @@ impl Book<'_> {
         }
     }
 
-    /// Whether the API key of a call may take it.
+    /// Checks that the quotas of the API key admit a call.
     fn check_key(&self, call: &ChargeContent, take: Take) -> Result<(), Error> {
         match &call.api_key {
             Some(key) => key_quota::check(&self.state.key_quotas, key, take, self.batch.at),
@@ -165,14 +165,14 @@ impl Book<'_> {
         }
     }
 
-    /// How a call is paid, or held, from what is left.
+    /// Splits a call between the remaining free quota and the available balance.
     fn cover(&mut self, quote: &Quote, key: &QuotaKey) -> Result<Split, Error> {
         let (balance, quota) = self.account(key)?;
         let funds = Funds { free_remaining: quota.remaining(), available: balance.available() };
         charge::charge(quote.units, quote.cost, funds)
     }
 
-    /// Balance and quota of an account, which the store has loaded.
+    /// Balance and quota of an account, which the ledger has loaded.
     fn account(&mut self, key: &QuotaKey) -> Result<(&mut Balance, &mut Quota), Error> {
         let lacks = |what: &str| Error::Internal(format!("{what} of {} was not loaded", key.0));
         let balance = self.state.balances.get_mut(&key.0).ok_or_else(|| lacks("the balance"))?;
@@ -180,10 +180,10 @@ impl Book<'_> {
         Ok((balance, quota))
     }
 
-    /// Writes one record, or two for a charge that is partly free, and counts them.
+    /// Writes one record, or two for a charge that is partly free, and adds them to the rollup.
     fn record(&mut self, entry: RecordEntry<'_>) {
         let RecordEntry { user, content, split, day, .. } = entry;
-        // The rest of a call that was charged in part may be no whole unit.
+        // An addition to an earlier charge may have an amount and no whole unit.
         let is_paid = split.is_paid();
         let main = Record {
             id: entry.ids.main.to_string(),
@@ -311,7 +311,7 @@ impl Book<'_> {
     }
 }
 
-/// A charge on its way into the records.
+/// A charge, for its records.
 struct RecordEntry<'a> {
     user: &'a UserId,
     trace: &'a TraceId,
@@ -330,13 +330,15 @@ fn replay_charge(request: &Charge, first: &Transaction) -> Result<Outcome, Error
     if !fields.is_empty() {
         return Err(conflict(fields));
     }
-    // The same record id: this very request, found again after a lost commit.
+    // The record id is the same: an earlier attempt of this request committed, and its answer was
+    // lost.
     Ok(found(first, request.record_ids.main))
 }
 
-/// A transaction that stands already; a replay unless `request` itself brought it there.
+/// The outcome for an existing transaction. It is a replay, unless `request` itself made the
+/// transaction.
 fn found(first: &Transaction, request: uuid::Uuid) -> Outcome {
-    let effect = if first.record_id == request { Effect::Made } else { Effect::Found };
+    let effect = if first.record_id == request { Effect::Applied } else { Effect::Unchanged };
     Outcome::Settled { transaction: first.clone(), effect }
 }
 

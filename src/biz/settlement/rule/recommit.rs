@@ -64,7 +64,7 @@ impl Book<'_> {
         let (balance, quota) = self.held_account(&quota_key)?;
         let due = rest_of(first, priced, quota.remaining());
         if due == NOTHING {
-            return Ok((first.clone(), Effect::Found));
+            return Ok((first.clone(), Effect::Unchanged));
         }
         let left_of_hold = reservation.amount.minus(first.amount).max(Money::ZERO);
         let amount = above_hold.charged(due.amount, left_of_hold, balance.available()).max(Money::ZERO);
@@ -103,8 +103,8 @@ impl Book<'_> {
 
 const NOTHING: Split = Split { free: 0, paid: 0, amount: Money::ZERO };
 
-/// The further charge of units that cost `full_cost` if none were free: the part that `charged`
-/// has neither taken nor fallen short of.
+/// The part of a delivery that is not charged yet. `full_cost` is the cost of all `units` without
+/// free quota. The earlier charge and its shortfall are subtracted.
 fn rest_of(charged: &Transaction, (units, full_cost): (u32, Money), free_remaining: u64) -> Split {
     let before = charged.free + charged.paid;
     let more = units.saturating_sub(before);

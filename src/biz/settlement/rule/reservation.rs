@@ -72,7 +72,7 @@ impl Book<'_> {
         }
         self.count_call(&call.user, &call.content, take);
         self.write(transaction.clone(), None);
-        Ok(Outcome::Settled { transaction, effect: Effect::Made })
+        Ok(Outcome::Settled { transaction, effect: Effect::Applied })
     }
 
     /// Charges the delivered work in the period of the reserve. The policy of the service decides
@@ -95,7 +95,7 @@ impl Book<'_> {
                 self.deliver_reported(&first, reservation, delivered, request.record_ids)?
             }
         };
-        Ok(Outcome::Settled { transaction, effect: Effect::Made })
+        Ok(Outcome::Settled { transaction, effect: Effect::Applied })
     }
 
     /// As [`Self::deliver`], for the last report of a stream. A commit may still add to it.
@@ -169,8 +169,8 @@ impl Book<'_> {
             Status::Committed => return Err(state("the reservation was committed")),
         }
         let transaction = Transaction { status: Status::Released, record_id: request.request, ..first.clone() };
-        self.let_go(&first, &reservation, transaction.clone())?;
-        Ok(Outcome::Settled { transaction, effect: Effect::Made })
+        self.free_hold(&first, &reservation, transaction.clone())?;
+        Ok(Outcome::Settled { transaction, effect: Effect::Applied })
     }
 
     /// Ends an expired or broken reservation. Changes nothing if it has ended, is not past its
@@ -212,15 +212,15 @@ impl Book<'_> {
                     }
                     _ => {
                         let ended = self.deliver_reported(&first, reservation, delivered, request.record_ids)?;
-                        (ended, Effect::Made)
+                        (ended, Effect::Applied)
                     }
                 }
             }
-            None if first.status != Status::Pending => (first, Effect::Found),
+            None if first.status != Status::Pending => (first, Effect::Unchanged),
             None => {
                 let transaction = Transaction { status: Status::Expired, ..first.clone() };
-                self.let_go(&first, &reservation, transaction.clone())?;
-                (transaction, Effect::Made)
+                self.free_hold(&first, &reservation, transaction.clone())?;
+                (transaction, Effect::Applied)
             }
         };
         Ok(Outcome::Ended { ended: Some(ended) })
@@ -247,7 +247,7 @@ impl Book<'_> {
     }
 
     /// Frees the hold of a reservation and writes its new state.
-    fn let_go(&mut self, first: &Transaction, held: &Reservation, after: Transaction) -> Result<(), Error> {
+    fn free_hold(&mut self, first: &Transaction, held: &Reservation, after: Transaction) -> Result<(), Error> {
         if first.status == Status::Pending {
             let quota_key = held_key(first, held);
             let (balance, quota) = self.held_account(&quota_key)?;

@@ -107,7 +107,7 @@ pub struct Writes {
 }
 
 impl Writes {
-    /// What is left of it after the commit.
+    /// The result of the batch after the commit.
     pub fn into_settlement(self, outcomes: Vec<Outcome>, left_out: LeftOut) -> SettledBatch {
         SettledBatch { outcomes, changes: self.changes, api_keys: self.api_keys, left_out }
     }

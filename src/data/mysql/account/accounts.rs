@@ -33,8 +33,8 @@ use crate::{
     },
 };
 
-/// Pauses between attempts to open accounts. The two statements commit by themselves, and are
-/// repeated after a deadlock.
+/// Pauses between attempts to open accounts. Each of the two statements is a transaction, and
+/// they are repeated after a deadlock.
 const OPEN_BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(2))
     .with_max_delay(Duration::from_millis(50))
@@ -109,7 +109,7 @@ async fn insert_missing(
     let rows: Vec<_> =
         users.iter().flat_map(|user| catalog.iter().map(move |(service, plan)| (user, service, plan))).collect();
     insert.push(
-        "; INSERT IGNORE INTO free_quota \
+        "; COMMIT; INSERT IGNORE INTO free_quota \
          (free_quota_id, user_id, service_name, total_quota, used_quota, reset_month, created_at, updated_at) VALUES ",
     );
     let month = at.month.to_string();
@@ -117,12 +117,13 @@ async fn insert_missing(
         row.text(&Uuid::now_v7().to_string()).text(user.as_str()).text(service.as_str());
         row.number(plan.free_quota).number(0).text(&month).instant(at.utc).instant(at.utc);
     });
+    insert.push("; COMMIT");
     insert.execute(connection).await
 }
 
-/// Locks the account row of a user. A missing row can't be locked: for the transaction it is
-/// made, with this id, and [`drop_if_made`] takes it away again.
-pub fn lock_or_make(statement: &mut Statement, user: &UserId, id: Uuid, at: DateTime<Utc>) {
+/// Locks the account row of a user. A missing row can't be locked, so the transaction inserts it
+/// with this id, and [`delete_if_inserted`] deletes it again.
+pub fn lock_or_insert(statement: &mut Statement, user: &UserId, id: Uuid, at: DateTime<Utc>) {
     statement
         .push("INSERT INTO user_balance (user_balance_id, user_id, balance, version, created_at, updated_at) VALUES ")
         .rows([user], |row, user| {
@@ -131,16 +132,16 @@ pub fn lock_or_make(statement: &mut Statement, user: &UserId, id: Uuid, at: Date
         .push(" ON DUPLICATE KEY UPDATE version = version; ");
 }
 
-/// Takes the row away that [`lock_or_make`] made; its lock lasts until the commit.
-pub fn drop_if_made(statement: &mut Statement, user: &UserId, id: Uuid) {
+/// Deletes the row that [`lock_or_insert`] inserted. Its lock lasts until the commit.
+pub fn delete_if_inserted(statement: &mut Statement, user: &UserId, id: Uuid) {
     statement.push("DELETE FROM user_balance WHERE user_id = ").texts([user.as_str()]);
     statement.push(" AND user_balance_id = ").texts([id.to_string().as_str()]).push("; ");
 }
 
-/// Locks the accounts in key order, and reads them with their caps and the quotas of `month` that the
-/// batch needs. The balance row is the lock of the whole account: its quotas are locked
-/// only because this way they are read as they are now, and not as they were when the
-/// statement began to wait.
+/// Locks the accounts in key order, and reads them with their caps and with the quotas of `month`
+/// that the batch needs. The balance row is the lock of the whole account. The quotas are locked
+/// only because a locking read returns the current rows. A plain read would return the rows from
+/// before the wait.
 pub fn lock(statement: &mut Statement, keys: &Keys<'_>, month: Month, mode: LockMode) {
     statement
         .push(
@@ -160,13 +161,13 @@ pub fn lock(statement: &mut Statement, keys: &Keys<'_>, month: Month, mode: Lock
 fn of_services(statement: &mut Statement, keys: &Keys<'_>) {
     let services: BTreeSet<&str> = keys.quotas.iter().map(|(_, service)| service.as_str()).collect();
     statement
-        // NULL is in no list, and keeps an empty one from being an error.
+        // NULL matches nothing, and keeps an empty list valid.
         .push(" AND q.service_name IN (NULL, ")
         .texts(if services.is_empty() { BTreeSet::from([""]) } else { services })
         .push(")");
 }
 
-/// Reads the keys of the rows of some accounts, without regard to locks.
+/// Reads the keys of the rows of some accounts by a plain read, which ignores locks.
 pub fn read_present(statement: &mut Statement, users: &BTreeSet<&UserId>, keys: &Keys<'_>, month: Month) {
     statement
         .push(
@@ -194,7 +195,8 @@ pub fn locked_by_others(state: &State, month: Month, rows: &[MySqlRow]) -> Resul
     Ok(users)
 }
 
-/// The rows of [`lock`]: one for each quota of an account, and one for an account without.
+/// Adds the rows of [`lock`]: one for each quota of an account, and one for an account without
+/// quotas.
 pub fn add_locked(
     state: &mut State,
     left_out: &mut LeftOut,
@@ -231,7 +233,7 @@ pub fn read_held_quotas(statement: &mut Statement, keys: &Keys<'_>) {
         .push("); ");
 }
 
-/// The rows of [`read_held_quotas`].
+/// Adds the rows of [`read_held_quotas`].
 pub fn add_held_quotas(state: &mut State, left_out: &mut LeftOut, rows: &[MySqlRow]) -> Result<(), StoreError> {
     for row in rows {
         let user = user_of(row)?;
@@ -247,8 +249,8 @@ fn held_quota_of(row: &MySqlRow) -> Result<(Month, ServiceName, Quota), StoreErr
     Ok((month, ServiceName::from_stored(row.text(2)?), quota_of(row, 3)?))
 }
 
-/// The rows are there and locked: the insert is only a way to update many rows to
-/// different values in one statement.
+/// Updates many rows to different values in one statement. The rows exist and are locked, so
+/// nothing is inserted.
 pub fn set_balances(statement: &mut Statement, balances: &[(UserId, Balance)]) {
     statement
         .push("INSERT INTO user_balance (user_id, balance, held, version) VALUES ")

@@ -22,7 +22,7 @@ use crate::{
 
 /// Longest pause after a transaction.
 const LONGEST_REST: Duration = Duration::from_secs(1);
-/// Of both tables.
+/// The columns of both tables.
 const COLUMNS: &str = "billing_record_id, user_id, service_name, type, amount, count, created_at, usage_date, trace_id";
 
 #[async_trait]
@@ -43,25 +43,21 @@ impl RecordArchive for MySqlStore {
         let mut keys = Statement::new("SELECT user_id, created_at, billing_record_id FROM billing_record WHERE ");
         old_of(&mut keys, users, before);
         keys.push(" ORDER BY user_id, created_at, billing_record_id LIMIT ").number(limit);
-        let first = self.writer.take_with(|connection| keys.clone().fetch(connection).boxed());
-        let (mut connection, sets) = first.await?;
-        let rows: Vec<MySqlRow> = sets.into_iter().flatten().collect();
-        let Some(last) = rows.last() else {
-            connection.give_back();
-            return Ok(0);
-        };
-        Statement::new("START TRANSACTION").execute(&mut connection).await?;
+        let rows: Vec<MySqlRow> = self.reader.fetch(keys).await?.into_iter().flatten().collect();
+        let Some(last) = rows.last() else { return Ok(0) };
+        let (mut connection, ()) =
+            self.writer.take_with(|connection| Statement::beginning().execute(connection).boxed()).await?;
         let mut copy = Statement::new("INSERT INTO billing_record_archive (");
         copy.push(COLUMNS).push(") SELECT ").push(COLUMNS).push(" FROM billing_record WHERE ");
         let copied = moved(&mut connection, copy, (users, before), last).await?;
         let delete = Statement::new("DELETE FROM billing_record WHERE ");
         let deleted = moved(&mut connection, delete, (users, before), last).await?;
-        // A late commit writes records of an old day: one that came between the two must
-        // not be deleted uncopied.
+        // A late commit may write a record of an old day between the two statements. It must not be
+        // deleted without a copy.
         if copied != deleted {
             return Err(StoreError::Conflict("old records were written meanwhile".into()));
         }
-        Statement::new("COMMIT").execute(&mut connection).await?;
+        Statement::committing(|_| {}).execute(&mut connection).await?;
         connection.give_back();
         // The pause is as long as the work, so that half of the disk's time is free for others.
         tokio::time::sleep(begun.elapsed().min(LONGEST_REST)).await;
@@ -82,7 +78,7 @@ fn old_of(statement: &mut Statement, users: &[UserId], before: DateTime<Utc>) {
     statement.push("user_id IN (").texts(users.iter().map(UserId::as_str)).push(") AND created_at < ").instant(before);
 }
 
-/// Runs a statement on the old records up to the key of `last`; on how many.
+/// Runs a statement on the old records up to the key of `last`. Returns their number.
 async fn moved(
     connection: &mut MySqlConnection,
     mut statement: Statement,

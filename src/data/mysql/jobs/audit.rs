@@ -20,7 +20,7 @@ use crate::{
 #[async_trait]
 impl AuditStore for MySqlStore {
     async fn evidence(&self, after: Option<&UserId>, limit: u32) -> Result<Vec<Evidence>, StoreError> {
-        // For the next transaction alone: all of it sees one moment.
+        // Applies to the next transaction only, which reads one snapshot.
         let level = Statement::new("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ");
         let (mut connection, ()) =
             self.writer.take_with(|connection| level.clone().execute(connection).boxed()).await?;
@@ -79,7 +79,7 @@ async fn read(
     Ok(books.into_evidence())
 }
 
-/// What a table of records says of each month, and how much of it belongs to transactions.
+/// The sums of a table of records in each month, and the part that belongs to transactions.
 macro_rules! records_of {
     ($table:literal) => {
         concat!(
@@ -129,8 +129,8 @@ const BOOKS: &[(&str, Note<MySqlRow>)] = &[
          GROUP BY user_id, service_name, month",
         audit::note_reservations,
     ),
-    // Found where they expire, but for streams that reported, which stand where they began:
-    // those alone are looked for among all.
+    // The first look-up is by the expiry. The reports of a stream extend the hold, but its row
+    // keeps the first expiry. Only those few rows are searched without the expiry.
     (
         "SELECT t.user_id, COUNT(*) FROM billing_transaction t \
          LEFT JOIN reservation_expiry e ON e.expires_at = t.expires_at AND e.user_id = t.user_id \

@@ -26,17 +26,17 @@ impl QuotaRows for MySqlStore {
         plans: &[(&ServiceName, Plan)],
         at: BillingTime,
     ) -> Result<(), StoreError> {
-        let mut statement = Statement::new("START TRANSACTION; ");
-        for month in opened(at) {
-            for (service, plan) in plans {
-                insert_missing(&mut statement, users, (month, service, plan), at);
-                if month > at.month {
-                    set_total(&mut statement, users, (month, service, plan));
+        let open = Statement::transaction(|statement| {
+            for month in opened(at) {
+                for (service, plan) in plans {
+                    insert_missing(statement, users, (month, service, plan), at);
+                    if month > at.month {
+                        set_total(statement, users, (month, service, plan));
+                    }
                 }
             }
-        }
-        statement.push("COMMIT");
-        self.writer.run(statement).await
+        });
+        self.writer.run(open).await
     }
 
     async fn lacking(
@@ -58,13 +58,13 @@ impl QuotaRows for MySqlStore {
         .bind(users.after())
         .bind(users.last.as_str());
         let rows = self.reader.fetch_all(query).await?;
-        let row = rows.first().ok_or_else(|| StoreError::Failed("a count gave no row".into()))?;
+        let row = rows.first().ok_or_else(|| StoreError::Failed("a count returned no row".into()))?;
         lacking_of(row)
     }
 }
 
-/// Rows that are there are neither touched nor locked; one that another inserts meanwhile
-/// is ignored.
+/// Inserts the missing rows. Existing rows are neither changed nor locked. A row that another
+/// process inserts at the same time is ignored.
 fn insert_missing(
     statement: &mut Statement,
     users: &UserSpan,

@@ -30,34 +30,37 @@ impl RollupStore for MySqlStore {
         sets.iter().flatten().map(user_of).collect()
     }
 
-    /// The lock of the account comes first: nothing is settled for the user until the commit,
-    /// which would otherwise fail on the rows that settlements write meanwhile.
+    /// Locks the account first, so that nothing is settled for the user until the commit. Otherwise
+    /// the commit would fail on the rows that settlements write.
     async fn rebuild(&self, user: &UserId) -> Result<(), StoreError> {
-        let this = |statement: &mut Statement| {
-            statement.push("user_id = ").texts([user.as_str()]);
-        };
-        let mut statement = Statement::new("START TRANSACTION; SELECT user_id FROM user_balance WHERE ");
-        this(&mut statement);
-        statement.push(" FOR UPDATE; DELETE FROM usage_daily WHERE ");
-        this(&mut statement);
-        statement.push(
-            "; INSERT INTO usage_daily \
+        self.writer.run(Statement::transaction(|statement| rebuild(statement, user))).await
+    }
+}
+
+fn rebuild(statement: &mut Statement, user: &UserId) {
+    let this = |statement: &mut Statement| {
+        statement.push("user_id = ").texts([user.as_str()]);
+    };
+    statement.push("SELECT user_id FROM user_balance WHERE ");
+    this(statement);
+    statement.push(" FOR UPDATE; DELETE FROM usage_daily WHERE ");
+    this(statement);
+    statement.push(
+        "; INSERT INTO usage_daily \
              (user_id, usage_date, service_name, free_count, paid_count, amount, free_records, paid_records) \
              SELECT user_id, usage_date, service_name",
-        );
-        for (_, sum, _) in COLUMNS {
-            statement.push(", ").push(sum);
-        }
-        statement.push(" FROM (");
-        for (index, table) in TABLES.into_iter().enumerate() {
-            statement.push(if index == 0 { "" } else { " UNION ALL " });
-            statement.push("SELECT user_id, usage_date, service_name, type, count, amount FROM ").push(table);
-            statement.push(" WHERE ");
-            this(&mut statement);
-        }
-        statement.push(") records GROUP BY user_id, usage_date, service_name; COMMIT");
-        self.writer.run(statement).await
+    );
+    for (_, sum, _) in COLUMNS {
+        statement.push(", ").push(sum);
     }
+    statement.push(" FROM (");
+    for (index, table) in TABLES.into_iter().enumerate() {
+        statement.push(if index == 0 { "" } else { " UNION ALL " });
+        statement.push("SELECT user_id, usage_date, service_name, type, count, amount FROM ").push(table);
+        statement.push(" WHERE ");
+        this(statement);
+    }
+    statement.push(") records GROUP BY user_id, usage_date, service_name; ");
 }
 
 /// The columns of the rollup, each with its aggregate over the records and the name of the aggregate.
@@ -69,8 +72,8 @@ const COLUMNS: [(&str, &str, &str); 5] = [
     ("paid_records", "SUM(type = 2)", "recorded_paid_records"),
 ];
 
-/// The days on which the rollup of the users in `of` differs from the records, in key order;
-/// so many at most.
+/// The days on which the rollup of the users in `of` differs from the records, in key order, at
+/// most `limit`.
 pub async fn differing_days(
     connection: &mut MySqlConnection,
     of: impl Fn(&mut Statement),
@@ -89,7 +92,7 @@ pub async fn differing_days(
     sets.iter().flatten().map(differing_day_of).collect()
 }
 
-/// From where the days are read that differ, by user, day and service.
+/// The FROM clause of the differing days, grouped by user, day and service.
 fn differing(statement: &mut Statement, of: impl Fn(&mut Statement)) {
     statement.push(" FROM (SELECT user_id, usage_date, service_name");
     for (column, ..) in COLUMNS {

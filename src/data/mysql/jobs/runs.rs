@@ -42,7 +42,7 @@ impl RunStore for MySqlStore {
         self.reader.execute(begin.bind(run.job).bind(run.key())).await?;
         let find = sqlx::query("SELECT position, finished_at IS NOT NULL FROM job_run WHERE job = ? AND period = ?");
         let rows = self.reader.fetch_all(find.bind(run.job).bind(run.key())).await?;
-        let row = rows.first().ok_or_else(|| StoreError::Failed("a run that was begun is not there".into()))?;
+        let row = rows.first().ok_or_else(|| StoreError::Failed("the row of the new run is missing".into()))?;
         if row.number::<i64>(1)? == 0 {
             return Ok(Begun::Ours { position: row.optional_text(0)? });
         }

@@ -44,7 +44,7 @@ const QUOTAS: &str = "\
 /// Expires pending orders that may have been credited by hand, because their callback was lost. An
 /// order counts as such if its user's opening entry is at least its amount. If it stayed pending,
 /// payment-service could report it as paid, and it would be credited twice.
-const PERHAPS_MADE_GOOD: &str = "\
+const PERHAPS_CREDITED_BY_HAND: &str = "\
     UPDATE recharge_order paid JOIN balance_adjustment opening \
         ON opening.user_id = paid.user_id AND opening.adjustment_id = 'opening' AND opening.amount >= paid.amount \
     SET paid.status = 'expired', paid.updated_at = paid.updated_at \
@@ -52,7 +52,7 @@ const PERHAPS_MADE_GOOD: &str = "\
 
 /// Writes the opening entries of a chunk of users, whose rollup is already written.
 pub(super) async fn write(connection: &mut MySqlConnection, chunk: &Chunk) -> Result<(), StoreError> {
-    for sql in [ACCOUNTS, BALANCES, QUOTAS, PERHAPS_MADE_GOOD] {
+    for sql in [ACCOUNTS, BALANCES, QUOTAS, PERHAPS_CREDITED_BY_HAND] {
         let mut query = sqlx::query(AssertSqlSafe(sql));
         for _ in 0..sql.matches('?').count() / 2 {
             query = query.bind(&chunk.first).bind(&chunk.last);

@@ -46,7 +46,7 @@ fn set(user: &UserId, caps: Caps, at: BillingTime) -> Statement {
     upsert
 }
 
-/// Reads the users that have caps, without regard to locks.
+/// Finds the users that have caps by a plain read, which ignores locks.
 pub fn read_present(statement: &mut Statement, keys: &Keys<'_>) {
     statement
         .push("SELECT user_id FROM tenant_quota WHERE user_id IN (")
@@ -54,7 +54,7 @@ pub fn read_present(statement: &mut Statement, keys: &Keys<'_>) {
         .push("); ");
 }
 
-/// The rows are there, and locked with their accounts.
+/// Updates the counted calls. The rows exist, and are locked with their accounts.
 pub fn set_used(statement: &mut Statement, requests: &[(UserId, Requests)], at: BillingTime) {
     statement
         .push(

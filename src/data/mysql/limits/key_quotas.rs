@@ -34,7 +34,8 @@ impl KeyQuotaStore for MySqlStore {
                         row.day(at.day).instant(at.utc).instant(at.utc);
                     })
                     .push(
-                        // From left to right: period still has its old value where used is set.
+                        // Assignments run from left to right: `period` still has its old value when
+                        // `used` is set.
                         " ON DUPLICATE KEY UPDATE used = CASE VALUES(period) WHEN period THEN used \
                          WHEN 'day' THEN used_day WHEN 'month' THEN used_month ELSE used_total END, \
                          period = VALUES(period), quota_limit = VALUES(quota_limit), \
@@ -72,9 +73,8 @@ impl KeyQuotaStore for MySqlStore {
     }
 }
 
-/// Locks the quotas of the keys that the calls of the batch are made with, and of the keys of
-/// the reservations that end, in key order: transactions that wait for several keys wait in
-/// the same order.
+/// Locks the quotas of the API keys of the batch, and of the reservations that it ends, in key
+/// order. So transactions that wait for several keys wait in the same order.
 pub fn lock(statement: &mut Statement, keys: &Keys<'_>, mode: LockMode) {
     statement.push(
         "SELECT k.api_key_id, k.quota_type, k.period, k.quota_limit, k.used, k.usage_date, k.created_at, k.version, \
@@ -84,15 +84,15 @@ pub fn lock(statement: &mut Statement, keys: &Keys<'_>, mode: LockMode) {
     statement.push(mode.suffix());
 }
 
-/// Reads which quotas the keys of [`lock`] have, without regard to locks.
+/// Finds the quotas of the keys of [`lock`] by a plain read, which ignores locks.
 pub fn read_present(statement: &mut Statement, keys: &Keys<'_>) {
     statement.push("SELECT k.api_key_id, k.quota_type");
     of_batch(statement, keys);
     statement.push("; ");
 }
 
-/// Waits until the quotas of one key are free. Outside of a transaction the statement holds
-/// its locks no longer than it runs.
+/// Waits until the quotas of one key are free. The transaction that begins after the statement
+/// gives its locks back.
 pub fn wait_for(statement: &mut Statement, key: &ApiKeyId) {
     statement
         .push("SELECT 1 FROM api_key_quota WHERE api_key_id = ")
@@ -100,8 +100,8 @@ pub fn wait_for(statement: &mut Statement, key: &ApiKeyId) {
         .push(" ORDER BY quota_type FOR UPDATE; ");
 }
 
-/// The keys of reservations stand in their transactions, which are read without a lock. The
-/// limit keeps the order of the list, by which rows are then locked one after the other.
+/// The key of a reservation is in its transaction, which is read without a lock. The LIMIT keeps
+/// the order of the list, in which the rows are then locked one by one.
 fn of_batch(statement: &mut Statement, keys: &Keys<'_>) {
     if keys.ending.is_empty() {
         statement

@@ -30,9 +30,9 @@ use crate::{
 
 #[async_trait]
 impl Ledger for MySqlStore {
-    /// Two round trips: begin, lock and load; write and commit. A third one only where an
-    /// account or an order was not found: it tells a locked row from an absent one. On every way out but
-    /// a clean one the connection is closed, and the server rolls back.
+    /// Two round trips: begin, lock and load; write and commit. A third one follows only if an
+    /// account or an order was not found, to tell a locked row from an absent one. After an error
+    /// the connection is closed, and the server rolls back.
     async fn settle(&self, batch: &Batch, wait_for: Option<&Lock>) -> Result<SettledBatch, StoreError> {
         let keys = Keys::of(batch);
         let connections = if wait_for.is_some() { &self.waiter } else { &self.writer };
@@ -48,7 +48,8 @@ impl Ledger for MySqlStore {
             unopened.retain(|user| !left_out.contains(user));
             if !unopened.is_empty() {
                 // A missing row can't be locked, and an insert out of order could deadlock with
-                // another batch. So this gives the locks back, opens the accounts and begins again.
+                // another batch. So this attempt releases its locks, opens the accounts and begins
+                // again.
                 Statement::new("ROLLBACK").execute(&mut connection).await?;
                 created = unopened.iter().filter(|user| !state.balances.contains_key(user)).cloned().collect();
                 accounts::open(&mut connection, &unopened, batch.at, &batch.catalog).await?;
@@ -60,7 +61,10 @@ impl Ledger for MySqlStore {
             let sure = lookup == Lookup::All || !refused_as_new(&batch, &outcomes);
             let settled = match sure {
                 true if writes.is_empty() => Statement::new("ROLLBACK").execute_unless_taken(&mut connection).await?,
-                true => write_and_commit(&writes, batch.at).execute_unless_taken(&mut connection).await?,
+                true => {
+                    let packet = Statement::committing(|packet| write(packet, &writes, batch.at));
+                    packet.execute_unless_taken(&mut connection).await?
+                }
                 false => false,
             };
             if settled {
@@ -76,45 +80,41 @@ impl Ledger for MySqlStore {
 }
 
 /// Whether a posting was refused without a look-up of its id, although an earlier attempt may have
-/// committed. The first outcome then counts.
+/// committed it. The first outcome then counts.
 fn refused_as_new(batch: &Batch, outcomes: &[Outcome]) -> bool {
     let is_unsought = |posting: &Posting| matches!(posting, Posting::Charge(_) | Posting::Reserve(_));
     let mut settled = batch.postings.iter().zip(outcomes);
     settled.any(|(posting, outcome)| is_unsought(posting) && matches!(outcome, Outcome::Refused(_)))
 }
 
-/// Writes the decisions of the rule, one statement a table. The commit comes last. It is only
-/// reached if all statements before it passed.
-fn write_and_commit(writes: &Writes, at: BillingTime) -> Statement {
-    let mut statement = Statement::new("");
+/// Writes the decisions of the rule, one statement a table.
+fn write(statement: &mut Statement, writes: &Writes, at: BillingTime) {
     if !writes.charges.is_empty() {
-        insert_charges(&mut statement, &writes.charges);
+        insert_charges(statement, &writes.charges);
     }
     if !writes.reservations.is_empty() {
-        write_reservations(&mut statement, &writes.reservations);
+        write_reservations(statement, &writes.reservations);
     }
     if !writes.records.is_empty() {
-        insert_records(&mut statement, &writes.records);
-        add_usage(&mut statement, &writes.usage);
+        insert_records(statement, &writes.records);
+        add_usage(statement, &writes.usage);
     }
     if !writes.quotas.is_empty() {
-        accounts::set_quotas(&mut statement, &writes.quotas);
+        accounts::set_quotas(statement, &writes.quotas);
     }
     if !writes.adjustments.is_empty() {
-        insert_adjustments(&mut statement, &writes.adjustments);
+        insert_adjustments(statement, &writes.adjustments);
     }
     if !writes.requests.is_empty() {
-        caps::set_used(&mut statement, &writes.requests, at);
+        caps::set_used(statement, &writes.requests, at);
     }
     if !writes.key_quotas.is_empty() {
-        key_quotas::set_used(&mut statement, &writes.key_quotas, at);
+        key_quotas::set_used(statement, &writes.key_quotas, at);
     }
-    recharge::update(&mut statement, &writes.orders);
+    recharge::update(statement, &writes.orders);
     if !writes.balances.is_empty() {
-        accounts::set_balances(&mut statement, &writes.balances);
+        accounts::set_balances(statement, &writes.balances);
     }
-    statement.push("COMMIT");
-    statement
 }
 
 fn insert_records(statement: &mut Statement, records: &[NewRecord]) {

@@ -1,11 +1,11 @@
 //! The first round trip of a settlement: begin, lock, and read the rows that the rule needs.
 //!
-//! A transaction that waits for no lock skips the rows that others hold, and finds them by a
-//! plain read: a row that is there and was not locked leaves its account out.
+//! A transaction that waits for no lock skips the rows that other transactions hold. A plain read
+//! finds the skipped rows. A row that exists and was not locked leaves its account out.
 //!
-//! Every transaction takes its locks in one order: accounts, then API keys, each by their
-//! keys. The order matters for skipped rows too, because MariaDB counts a row that is skipped
-//! as waited for when it looks for a deadlock.
+//! Every transaction takes its locks in one order: accounts, then API keys, each in key order. The
+//! order matters for skipped rows too, because the deadlock detection of MariaDB counts a skipped
+//! row as a wait.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,6 +31,7 @@ use crate::{
             limits::{caps, key_quotas},
             recharge,
             statement::{LockMode, Statement},
+            transaction::BEGINNING,
         },
         row::Columns,
         rows::{
@@ -41,11 +42,11 @@ use crate::{
     },
 };
 
-/// Which transactions are looked up before the rule decides.
+/// The transactions that are looked up before the rule decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lookup {
-    /// Those that end, which must be there. The others are taken for new: when one is
-    /// not, its insert fails.
+    /// The transactions that end, which must exist. All others are taken for new; if one is not,
+    /// its insert fails.
     Ending,
     All,
 }
@@ -57,7 +58,7 @@ pub struct Loaded {
     pub left_out: LeftOut,
 }
 
-/// Begins, locks the accounts, and finds which ids of the batch are known already.
+/// Begins, locks the accounts, and finds the known ids of the batch.
 pub async fn load(
     connection: &mut MySqlConnection,
     batch: &Batch,
@@ -83,7 +84,7 @@ pub async fn load(
     if let Some(key) = waits_for_key {
         key_quotas::wait_for(&mut statement, key);
     }
-    statement.push("START TRANSACTION; ");
+    statement.begin();
     accounts::lock(&mut statement, keys, batch.at.month, mode);
     if skips {
         caps::read_present(&mut statement, keys);
@@ -118,8 +119,8 @@ pub async fn load(
         }
     }
 
-    // In the order of the statements above, the first of which say nothing.
-    let silent = 1 + usize::from(waits_for_key.is_some());
+    // The results come in the order of the statements. The first statements have no rows.
+    let silent = BEGINNING + usize::from(waits_for_key.is_some());
     let mut sets = statement.fetch(connection).await?.into_iter().skip(silent);
     let mut next = || sets.next().ok_or_else(|| StoreError::Failed("a statement had no result".into()));
     let mut loaded = Loaded::default();
@@ -141,7 +142,7 @@ pub async fn load(
         for row in &next()? {
             let user = user_of(row)?;
             let Some(known) = left_out.decoded(&user, "billing_transaction", transaction_of(row))? else { continue };
-            // Of an account that another process opened a moment ago, and that is not locked.
+            // Skips an account that another process has just opened, and that is not locked.
             if state.balances.contains_key(&user) {
                 state.transactions.insert((user, known.trace.clone()), known);
             }
@@ -170,8 +171,8 @@ pub async fn load(
 }
 
 impl Loaded {
-    /// Adds the quotas of API keys, and leaves out the accounts whose calls need a key that
-    /// another transaction holds or that cannot be decoded.
+    /// Adds the quotas of API keys. Leaves out the accounts whose calls need an API key that
+    /// another transaction holds, or a quota that can't be decoded.
     fn add_key_quotas(&mut self, batch: &Batch, locked: &[MySqlRow], present: &[MySqlRow]) -> Result<(), StoreError> {
         let mut obstacles: BTreeMap<ApiKeyId, Obstacle> = BTreeMap::new();
         let mut found = BTreeSet::new();
@@ -203,8 +204,8 @@ impl Loaded {
         Ok(())
     }
 
-    /// Leaves out the accounts and orders that are there and were not locked. Where nothing is
-    /// missing, as in nearly every batch, this asks for nothing.
+    /// Leaves out the accounts and orders that exist and were not locked. If no row is missing, as
+    /// in nearly every batch, it sends no statement.
     async fn leave_out_locked(
         &mut self,
         connection: &mut MySqlConnection,

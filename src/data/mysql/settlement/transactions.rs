@@ -1,6 +1,6 @@
-//! Charges and reservations: rows of `billing_transaction`, and a row of
-//! `reservation_expiry` for each reservation until the sweep has seen it ended. Commits
-//! leave that row alone: in this one table users would meet, and wait for each other.
+//! Charges and reservations: rows of `billing_transaction`, and a row of `reservation_expiry` for
+//! each reservation until the sweep finds it ended. Commits do not touch that row, because all
+//! users share the table and would wait for each other.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -74,21 +74,21 @@ impl TransactionStore for MySqlStore {
     }
 
     async fn forget(&self, ended: &[Due]) -> Result<(), StoreError> {
-        // One statement a row: the optimizer may scan for a list, and a scan waits for the
+        // One statement a row: for a list the optimizer may choose a scan, which waits for the
         // inserts of other transactions.
-        let mut statement = Statement::new("START TRANSACTION; ");
-        for due in ended {
-            statement
-                .push("DELETE FROM reservation_expiry WHERE expires_at = ")
-                .instant(due.expires_at)
-                .push(" AND user_id = ")
-                .texts([due.user.as_str()])
-                .push(" AND trace_id = ")
-                .texts([due.trace.as_str()])
-                .push("; ");
-        }
-        statement.push("COMMIT");
-        self.writer.run(statement).await
+        let forget = Statement::transaction(|statement| {
+            for due in ended {
+                statement
+                    .push("DELETE FROM reservation_expiry WHERE expires_at = ")
+                    .instant(due.expires_at)
+                    .push(" AND user_id = ")
+                    .texts([due.user.as_str()])
+                    .push(" AND trace_id = ")
+                    .texts([due.trace.as_str()])
+                    .push("; ");
+            }
+        });
+        self.writer.run(forget).await
     }
 }
 
@@ -111,7 +111,7 @@ const QUOTA_UNIT: Optional = Optional {
     fill: |row, transaction| row.optional(quota_unit_name(transaction), StatementRow::text),
 };
 
-/// Beyond what `free_remaining_after` holds.
+/// A remaining quota beyond the range of `free_remaining_after`.
 const FREE_REMAINING: Optional = Optional {
     names: ", free_remaining_large",
     is_filled: |transaction| large_remaining(transaction).is_some(),
@@ -169,8 +169,8 @@ const OF_RESERVATIONS: [Optional; 6] = [
     },
 ];
 
-/// Rows of charges. Every value costs parsing, so those that are the default, and those
-/// that only reservations have, are left out.
+/// Rows of charges. Parsing costs time for each value, so default values and the columns of
+/// reservations are left out.
 pub fn insert_charges(statement: &mut Statement, charges: &[Transaction]) {
     let filled: Vec<_> = OF_CHARGES.iter().filter(|column| charges.iter().any(column.is_filled)).collect();
     statement.push(
@@ -192,14 +192,14 @@ pub fn insert_charges(statement: &mut Statement, charges: &[Transaction]) {
         .push("; ");
 }
 
-/// Rows of reservations, new or with their new state, and their places among those
-/// that can expire.
+/// Writes reservations, new or with their new state, and a row of `reservation_expiry` for each new
+/// one.
 pub fn write_reservations(statement: &mut Statement, writes: &[ReservationWrite]) {
     let all = writes
         .iter()
         .filter_map(|write| Some((write.was, &write.transaction, write.transaction.reservation.as_ref()?)));
     let (changed, new): (Vec<_>, Vec<_>) = all.partition(|(was, ..)| was.is_some());
-    // A plain insert, so that an id in use is noticed.
+    // A plain insert, so that an id in use fails.
     put_reservations(statement, &new, "; ");
     put_reservations(
         statement,

@@ -18,8 +18,8 @@ use crate::{
     },
 };
 
-/// The first old records of a user: the same ones however often it is asked, because nobody
-/// else writes meanwhile.
+/// The first old records of a user. Both statements see the same records, because nothing else
+/// writes in between.
 macro_rules! first_old {
     () => {
         "FROM billing_record WHERE user_id = ?1 AND (created_at, billing_record_id) IN \

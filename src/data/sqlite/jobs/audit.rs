@@ -66,7 +66,7 @@ async fn read(
     Ok(books.into_evidence())
 }
 
-/// What a table of records says of each month, and how much of it belongs to transactions.
+/// The sums of a table of records in each month, and the part that belongs to transactions.
 macro_rules! records_of {
     ($table:literal) => {
         concat!(

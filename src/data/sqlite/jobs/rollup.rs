@@ -17,8 +17,8 @@ use crate::{
     },
 };
 
-/// From where the days of some users are read that the rollup does not tell as the records
-/// do, by user, day and service.
+/// The FROM clause of the days on which rollup and records of some users differ, grouped by user,
+/// day and service.
 macro_rules! differing {
     ($users:literal) => {
         concat!(

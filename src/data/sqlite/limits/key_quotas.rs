@@ -64,7 +64,7 @@ impl KeyQuotaStore for SqliteStore {
     }
 }
 
-/// Loads the quotas of the batch's keys; the transactions that end are loaded already.
+/// Loads the quotas of the API keys of the batch. The ending transactions are already loaded.
 pub fn load(
     transaction: &Transaction<'_>,
     batch: &Batch,

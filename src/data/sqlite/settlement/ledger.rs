@@ -40,8 +40,8 @@ impl Ledger for SqliteStore {
 
 fn settle(connection: &mut Connection, batch: &Batch) -> Result<SettledBatch, StoreError> {
     let keys = Keys::of(batch);
-    // Immediate takes the write lock at the first statement. A transaction that upgrades
-    // later would fail at once instead of a wait.
+    // Immediate takes the write lock at the first statement. A transaction that takes it later
+    // would fail at once instead of waiting.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(writer_error)?;
     let (mut state, mut left_out) = (State::default(), LeftOut::default());
     accounts::load_accounts(&transaction, &keys, batch.at.month, (&mut state, &mut left_out))?;

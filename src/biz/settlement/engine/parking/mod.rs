@@ -1,10 +1,10 @@
-//! The parking beside the lanes: postings of accounts that a lane cannot settle at once.
+//! The parking: accounts that a lane cannot settle at once, so that a lane never waits for a lock.
 //!
-//! A lane waits for no lock. An account whose rows or whose API key another transaction holds
-//! is parked: its postings, and all that follow, wait in the queue of that lock. A task for
-//! each queue waits for the lock on a connection of its own, in the database's own fair queue,
-//! and settles everything that waits in one transaction. When the last posting of the account
-//! is answered, the account returns to its lane.
+//! If another transaction holds the rows or the API key of an account, the account is parked: its
+//! postings, and all postings that follow, wait in the queue of that lock. Each queue has one task.
+//! The task waits for the lock on a connection of its own, in the fair lock queue of the database.
+//! Then it settles all waiting postings in one transaction. After the answer to its last posting,
+//! the account returns to its lane.
 
 mod quarantine;
 mod queues;
@@ -46,19 +46,20 @@ use crate::biz::{
     },
 };
 
-/// How long a turn at a lock may take. Databases give a wait for a lock up after two seconds,
-/// so a turn ends with a definite answer, unless the database has gone silent.
+/// Time limit of one turn: the wait for a lock, and the settlement after it. Databases end a wait
+/// for a lock after two seconds, so only a silent database reaches this limit.
 const TURN_TIMEOUT: Duration = Duration::from_secs(4);
 
 pub(super) struct Parking {
     settler: Settler,
-    /// Postings of one transaction at most.
+    /// Most postings in one transaction.
     batch: usize,
     /// One permit for each connection that may wait for a lock.
     connections: Semaphore,
     state: Mutex<State>,
-    /// Accounts that a lane must not settle; mostly none, which lanes see without a lock.
-    apart: AtomicUsize,
+    /// Number of parked and quarantined accounts. It is mostly zero, and lanes read it without the
+    /// mutex.
+    excluded: AtomicUsize,
     tasks: TaskTracker,
 }
 
@@ -78,15 +79,15 @@ impl Parking {
                 queues: Queues::new(parking, limits.queue),
                 quarantine: Quarantine::new(parking.quarantine),
             }),
-            apart: AtomicUsize::new(0),
+            excluded: AtomicUsize::new(0),
             tasks: TaskTracker::new(),
         }
     }
 
-    /// Gives a job back that its lane may settle. Parks or refuses it where its account is
-    /// parked, suspect or quarantined.
+    /// Returns the job if its lane may settle it. Otherwise parks the job, or refuses it if its
+    /// account is quarantined.
     pub fn admit(self: &Arc<Self>, job: Job) -> Option<Job> {
-        if self.apart.load(Relaxed) == 0 {
+        if self.excluded.load(Relaxed) == 0 {
             return Some(job);
         }
         let user = job.posting.user();
@@ -105,8 +106,8 @@ impl Parking {
         None
     }
 
-    /// Answers the callers of a batch that is settled, and parks the accounts that were left
-    /// out. `from`: the queue that the batch was taken from; `None` for a lane.
+    /// Answers the callers of a settled batch, and parks the accounts that were left out. `from` is
+    /// the queue of the batch; `None` for a batch of a lane.
     pub fn answer(self: &Arc<Self>, batch: &Batch, tickets: Vec<Ticket>, settled: SettledBatch, from: Option<&Lock>) {
         let mut outcomes = settled.outcomes.into_iter();
         let mut locked = BTreeMap::<UserId, (Lock, Vec<Job>)>::new();
@@ -115,7 +116,7 @@ impl Parking {
             let user = posting.user();
             match settled.left_out.get(user) {
                 None => {
-                    // As many as there are postings that are not left out.
+                    // There is one outcome for each posting that is not left out.
                     if let Some(outcome) = outcomes.next() {
                         ticket.reply.send(outcome);
                     }
@@ -142,26 +143,27 @@ impl Parking {
         for (user, (lock, jobs)) in locked {
             match from {
                 None => jobs.into_iter().for_each(|job| self.park(lock.clone(), job, true)),
-                // Beyond the first lock an account waits for all that it needs: two hot locks
-                // would send it to and fro.
+                // The account has already waited for one lock. It now waits for all its locks,
+                // because two contended locks would send it back and forth.
                 Some(_) => self.relocate(&user, jobs),
             }
         }
-        // Another transaction was faster.
+        // Another transaction got the lock first.
         if let Some(lock) = from {
             self.state().queues.put_back(lock, again);
         }
     }
 
-    /// Has each account of a batch that failed settled alone.
+    /// Parks each account of a failed batch, so that each is settled alone.
     pub fn isolate(self: &Arc<Self>, batch: &Batch, tickets: Vec<Ticket>) {
         for (posting, ticket) in batch.postings.iter().zip(tickets) {
-            // Bounded by the batch.
+            // The batch bounds the number of jobs.
             self.park(Lock::Account(posting.user().clone()), Job { posting: posting.clone(), ticket }, false);
         }
     }
 
-    /// Refuses a posting that failed alone, and sets its account apart.
+    /// Refuses a posting that failed alone, and quarantines its account. If the outcome is unknown,
+    /// the account only becomes suspect.
     pub async fn fail(&self, batch: &Batch, tickets: Vec<Ticket>, why: &str) {
         for (posting, ticket) in batch.postings.iter().zip(tickets) {
             if ticket.is_unsure {
@@ -174,7 +176,8 @@ impl Parking {
         }
     }
 
-    /// Returns when every parked posting is answered. Nothing is parked any more by then.
+    /// Returns after the answer to the last parked posting. The lanes have ended by then and park
+    /// no more.
     pub async fn drain(&self) {
         self.tasks.close();
         self.tasks.wait().await;
@@ -193,7 +196,7 @@ impl Parking {
         }
     }
 
-    /// Lets an account wait for its own lock, and for every other.
+    /// Moves an account to the queue of its own lock. There it waits for every lock that it needs.
     fn relocate(self: &Arc<Self>, user: &UserId, jobs: Vec<Job>) {
         let entry = self.state().queues.relocate(user, Lock::Account(user.clone()), jobs);
         self.serve_new(entry);
@@ -205,7 +208,7 @@ impl Parking {
         }
     }
 
-    /// Settles the postings that wait for a lock, until its queue is empty.
+    /// Settles the postings in the queue of a lock, until the queue is empty.
     async fn serve(self: Arc<Self>, lock: Lock) {
         let (mut pauses, mut alone) = (pauses(), 0_usize);
         loop {
@@ -218,7 +221,7 @@ impl Parking {
             alone = alone.saturating_sub(1);
             let jobs = self.state().queues.take(&lock, limit);
             let turn = if jobs.is_empty() { Turn::Settled } else { self.settle(&lock, jobs).await };
-            // The next one in the line of permits has its turn, also while this lock is not granted.
+            // The connection goes to the next queue, even if this lock was not granted.
             drop(permit);
             match turn {
                 Turn::Settled => pauses = super::settler::pauses(),
@@ -228,7 +231,7 @@ impl Parking {
         }
     }
 
-    /// Settles jobs once; those that were not settled go back.
+    /// Settles jobs once. Unsettled jobs return to the queue.
     async fn settle(self: &Arc<Self>, lock: &Lock, jobs: Vec<Job>) -> Turn {
         let deadline = Instant::now() + TURN_TIMEOUT;
         let (postings, mut tickets): (Vec<_>, Vec<_>) = jobs.into_iter().map(|job| (job.posting, job.ticket)).unzip();
@@ -248,13 +251,13 @@ impl Parking {
                 Turn::Settled
             }
             (Err(StoreError::Failed(why)), Lock::Account(_)) => {
-                tracing::error!(why, batch = tickets.len(), "an account failed; settling its postings one by one");
+                tracing::error!(why, batch = tickets.len(), "account failed; settling its postings one by one");
                 let count = tickets.len();
                 self.state().queues.put_back(lock, jobs_of(&batch, tickets));
                 Turn::OneByOne(count)
             }
             (Err(StoreError::Failed(why)), Lock::ApiKey(_)) => {
-                tracing::error!(why, batch = tickets.len(), "a batch failed; settling its accounts one by one");
+                tracing::error!(why, batch = tickets.len(), "batch failed; settling its accounts one by one");
                 let mut accounts: BTreeMap<UserId, Vec<Job>> = BTreeMap::new();
                 for job in jobs_of(&batch, tickets) {
                     accounts.entry(job.posting.user().clone()).or_default().push(job);
@@ -263,7 +266,7 @@ impl Parking {
                 Turn::Settled
             }
             (Err(error @ (StoreError::Conflict(_) | StoreError::Unavailable(_))), _) => {
-                tracing::warn!(%error, ?lock, batch = tickets.len(), "a lock was not granted; waiting for it again");
+                tracing::warn!(%error, ?lock, batch = tickets.len(), "lock not granted; waiting for it again");
                 self.state().queues.put_back(lock, jobs_of(&batch, tickets));
                 Turn::Again
             }
@@ -285,7 +288,7 @@ impl Parking {
         }
     }
 
-    /// Sets an account apart that the database cannot settle. Its waiting postings are given up next.
+    /// Quarantines an account that the database cannot settle. Its queued postings expire at once.
     fn quarantine(&self, user: &UserId, why: &str) {
         let (mut state, now) = (self.state(), Instant::now());
         if state.quarantine.begin(user, now) {
@@ -306,7 +309,7 @@ impl Parking {
         self.count(&state);
     }
 
-    /// One posting of a parked account is answered.
+    /// Counts the answer to one posting of a parked account.
     fn finish(&self, user: &UserId, is_settled: bool) {
         let mut state = self.state();
         state.queues.finished(user);
@@ -321,7 +324,7 @@ impl Parking {
     }
 
     fn count(&self, state: &State) {
-        self.apart.store(state.queues.accounts() + state.quarantine.accounts(), Relaxed);
+        self.excluded.store(state.queues.accounts() + state.quarantine.accounts(), Relaxed);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -329,13 +332,13 @@ impl Parking {
     }
 }
 
-/// The result of a turn at a lock.
+/// The result of one turn at a lock.
 enum Turn {
     /// Every job is answered, or waits for another lock.
     Settled,
     /// The jobs are back in the queue.
     Again,
-    /// So many jobs are back, each of which goes alone.
+    /// This many jobs are back in the queue. Each of them is settled alone.
     OneByOne(usize),
 }
 

@@ -1,6 +1,6 @@
-//! Accounts that the database could not settle. For some seconds their postings are refused.
-//! Afterwards each posting is settled alone, until one of them passes. So a broken row takes a
-//! batch of other accounts apart once, and not again and again.
+//! Quarantine for accounts that the database cannot settle. For some seconds their postings are
+//! refused. After that each posting of the account is settled alone, until one succeeds. So a
+//! broken row fails a batch with other accounts once, and not again and again.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -8,22 +8,22 @@ use tokio::time::Instant;
 
 use crate::biz::values::ids::UserId;
 
-/// Most accounts in the quarantine; further ones are not taken.
+/// Most accounts in quarantine. Further accounts are not quarantined.
 const MAX_ACCOUNTS: usize = 10_000;
 
 pub(super) struct Quarantine {
     period: Duration,
-    /// Until when postings are refused.
+    /// The end of each account's quarantine.
     accounts: HashMap<UserId, Instant>,
 }
 
-/// How the postings of an account are to be treated.
+/// The treatment of an account's postings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
     Good,
-    /// To be settled alone.
+    /// Settled alone.
     Suspect,
-    /// To be refused.
+    /// Refused.
     Quarantined,
 }
 
@@ -44,12 +44,12 @@ impl Quarantine {
         }
     }
 
-    /// Refuses the postings of an account for a while; tells whether it was in good standing.
+    /// Begins the quarantine of an account. Returns whether the account was in good standing.
     pub fn begin(&mut self, user: &UserId, now: Instant) -> bool {
         self.keep(user, now, now + self.period)
     }
 
-    /// Has the postings of an account settled alone.
+    /// Makes an account suspect, unless it is quarantined: its postings are settled alone.
     pub fn suspect(&mut self, user: &UserId, now: Instant) {
         if !self.accounts.contains_key(user) {
             self.keep(user, now, now);
@@ -66,7 +66,7 @@ impl Quarantine {
         self.accounts.insert(user.clone(), until).is_none()
     }
 
-    /// The account was settled; tells whether it was not in good standing.
+    /// Returns a settled account to good standing. False if it was in good standing already.
     pub fn end(&mut self, user: &UserId) -> bool {
         self.accounts.remove(user).is_some()
     }

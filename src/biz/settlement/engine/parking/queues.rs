@@ -1,7 +1,7 @@
-//! The parked postings: a queue for each lock that is waited for.
+//! The queues of parked postings, one for each lock.
 //!
-//! An account is parked in one queue at a time, with all of its postings, so that their order
-//! is kept. It counts as parked until the last of them is answered.
+//! An account is parked in one queue at a time with all of its postings, which keeps their order.
+//! It stays parked until its last posting is answered.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -17,25 +17,25 @@ use crate::biz::{
 
 pub(super) struct Queues {
     limits: ParkingLimits,
-    /// Postings of all accounts at most.
+    /// Most postings of all accounts.
     max_postings: usize,
     waiting: HashMap<Lock, VecDeque<Job>>,
     accounts: HashMap<UserId, Parked>,
-    /// Waiting or in a transaction, of all accounts.
+    /// Number of parked postings of all accounts, queued or in a transaction.
     postings: usize,
 }
 
 struct Parked {
     lock: Lock,
-    /// Waiting or in a transaction.
+    /// Number of parked postings, queued or in a transaction.
     postings: usize,
 }
 
-/// Where a job went.
+/// The queue of a parked job.
 pub(super) enum Entry {
-    /// Into a queue that something serves.
+    /// The queue has a task.
     Queued,
-    /// Into a queue that nothing serves yet.
+    /// The queue is new and needs a task.
     New(Lock),
 }
 
@@ -44,7 +44,7 @@ impl Queues {
         Self { limits, max_postings, waiting: HashMap::new(), accounts: HashMap::new(), postings: 0 }
     }
 
-    /// How many accounts are parked.
+    /// The number of parked accounts.
     pub fn accounts(&self) -> usize {
         self.accounts.len()
     }
@@ -53,8 +53,8 @@ impl Queues {
         self.accounts.contains_key(user)
     }
 
-    /// Parks a job behind `lock`, or behind the lock that its account waits for already; gives
-    /// it back where there is no room. `is_bounded`: whether the number of accounts counts.
+    /// Parks a job in the queue of `lock`, or in the queue in which its account waits already.
+    /// Returns the job if there is no room. `is_bounded`: whether the limit on accounts applies.
     #[expect(clippy::result_large_err, reason = "a refused job goes back to its caller; it is moved once")]
     pub fn park(&mut self, lock: Lock, job: Job, is_bounded: bool) -> Result<Entry, Job> {
         let user = job.posting.user();
@@ -85,8 +85,8 @@ impl Queues {
         }
     }
 
-    /// Lets an account wait for another lock: with these jobs, which a transaction could not
-    /// settle, and with those that are still queued behind them.
+    /// Moves an account to the queue of another lock: `jobs`, which a transaction could not settle,
+    /// and the queued jobs behind them.
     pub fn relocate(&mut self, user: &UserId, lock: Lock, jobs: Vec<Job>) -> Entry {
         let mut moving = jobs;
         if let Some(parked) = self.accounts.get_mut(user) {
@@ -96,13 +96,13 @@ impl Queues {
         self.push(lock, moving)
     }
 
-    /// Takes the jobs that are next, at most `limit`; they stay parked until [`Self::finished`].
+    /// Takes the next jobs, at most `limit`. They stay parked until [`Self::finished`].
     pub fn take(&mut self, lock: &Lock, limit: usize) -> Vec<Job> {
         let Some(queue) = self.waiting.get_mut(lock) else { return Vec::new() };
         queue.drain(..queue.len().min(limit)).collect()
     }
 
-    /// Puts jobs back that were taken.
+    /// Returns jobs to the head of their queue.
     pub fn put_back(&mut self, lock: &Lock, jobs: Vec<Job>) {
         let queue = self.waiting.entry(lock.clone()).or_default();
         for job in jobs.into_iter().rev() {
@@ -110,12 +110,12 @@ impl Queues {
         }
     }
 
-    /// Takes out the queued jobs whose deadline has passed.
+    /// Removes the queued jobs whose deadline has passed, and returns them.
     pub fn expired(&mut self, lock: &Lock, now: Instant) -> Vec<Job> {
         self.extract(lock, |job| job.ticket.deadline <= now)
     }
 
-    /// Lets the queued jobs of an account wait no longer.
+    /// Sets the deadline of an account's queued jobs to `now`.
     pub fn expire(&mut self, user: &UserId, now: Instant) {
         let queue = self.accounts.get(user).and_then(|parked| self.waiting.get_mut(&parked.lock));
         for job in queue.into_iter().flatten().filter(|job| job.posting.user() == user) {
@@ -136,7 +136,7 @@ impl Queues {
         out
     }
 
-    /// One posting of an account is answered.
+    /// Counts the answer to one posting of an account.
     pub fn finished(&mut self, user: &UserId) {
         if let Some(parked) = self.accounts.get_mut(user) {
             parked.postings -= 1;
@@ -147,8 +147,8 @@ impl Queues {
         }
     }
 
-    /// The first deadline in a queue. An empty queue ends with this call, and `None` tells
-    /// its task to end.
+    /// The first deadline in a queue. Removes an empty queue and returns `None`, which ends the
+    /// task of the queue.
     pub fn first_deadline(&mut self, lock: &Lock) -> Option<Instant> {
         let first = self.waiting.get(lock)?.iter().map(|job| job.ticket.deadline).min();
         if first.is_none() {

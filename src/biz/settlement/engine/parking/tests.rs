@@ -1,4 +1,4 @@
-//! Locks that others hold, and rows that cannot be decoded: they cost their own account alone.
+//! Locks of other transactions, and rows that cannot be decoded. Each affects its own account only.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -42,13 +42,13 @@ fn release(ledger: &ScriptedLedger, lock: &Lock) {
     ledger.held.send_if_modified(|held| held.remove(lock));
 }
 
-/// A call of another user, behind all that its lane has taken by then.
+/// A call of another user, queued behind all calls that its lane has.
 async fn innocent(engine: &Engine, trace: &str) {
     engine.charge(charge("innocent", trace)).await.unwrap();
 }
 
-fn was_made(reply: &Settled) -> bool {
-    matches!(reply, Ok((_, Effect::Made)))
+fn was_settled(reply: &Settled) -> bool {
+    matches!(reply, Ok((_, Effect::Applied)))
 }
 
 fn is_overloaded(reply: &Settled) -> bool {
@@ -62,7 +62,7 @@ fn settled(ledger: &ScriptedLedger) -> Vec<Vec<String>> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_account_that_another_holds_waits_beside_its_lane() {
+async fn a_locked_account_waits_beside_its_lane() {
     let (engine, ledger) = engine([]);
     take(&ledger, account("u"));
     let mut locked = Box::pin(engine.charge(charge("u", "t")));
@@ -71,12 +71,12 @@ async fn an_account_that_another_holds_waits_beside_its_lane() {
     }
     assert!(locked.as_mut().now_or_never().is_none());
     release(&ledger, &account("u"));
-    assert!(was_made(&locked.await));
+    assert!(was_settled(&locked.await));
     assert_eq!(*ledger.used.lock().unwrap(), 51);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_parked_account_keeps_its_order_and_settles_together_what_waits() {
+async fn a_parked_account_keeps_its_order_and_settles_its_queue_together() {
     let (engine, ledger) = engine([]);
     take(&ledger, account("u"));
     let mut calls = vec![engine.charge(charge("u", "t1"))];
@@ -86,29 +86,29 @@ async fn a_parked_account_keeps_its_order_and_settles_together_what_waits() {
         innocent(&engine, trace.replace('t', "b").as_str()).await;
     }
     release(&ledger, &account("u"));
-    assert!(join_all(calls).await.iter().all(was_made));
+    assert!(join_all(calls).await.iter().all(was_settled));
     assert_eq!(settled(&ledger), [vec!["t1"], vec!["t2", "t3", "t4"]]);
-    // It is back in its lane, which settles it with the others.
+    // The account is back in its lane, which settles it with the others.
     let calls = [engine.charge(charge("u", "t5")), engine.charge(charge("innocent", "t6"))];
-    assert!(join_all(calls).await.iter().all(was_made));
+    assert!(join_all(calls).await.iter().all(was_settled));
     assert_eq!(settled(&ledger).last().unwrap().len(), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lock_that_is_never_let_go_is_given_up_and_nothing_is_made() {
+async fn a_lock_that_is_never_released_is_given_up_and_nothing_changes() {
     let (engine, ledger) = engine([]);
     take(&ledger, account("u"));
     let started = Instant::now();
     let calls = [engine.charge(charge("u", "t1")), engine.charge(charge("u", "t2"))];
     for reply in join_all(calls).await {
         let Err(Error::Overloaded(why)) = reply else { panic!("{reply:?}") };
-        assert!(why.to_string().contains("nothing was made"), "{why}");
+        assert!(why.to_string().contains("nothing was changed"), "{why}");
     }
-    // One turn longer than the timeout of the tests, which is five seconds.
+    // The timeout of the tests is five seconds, and one turn may begin before it ends.
     assert!(started.elapsed() <= Duration::from_secs(7));
     assert_eq!(settled(&ledger), Vec::<Vec<String>>::new());
     release(&ledger, &account("u"));
-    assert!(was_made(&engine.charge(charge("u", "t1")).await));
+    assert!(was_settled(&engine.charge(charge("u", "t1")).await));
 }
 
 #[tokio::test(start_paused = true)]
@@ -128,7 +128,7 @@ async fn a_full_parking_refuses_the_callers_of_locked_accounts_alone() {
     }
     assert!(is_overloaded(&calls.pop().unwrap().await), "one posting of an account too many");
     (0..11).for_each(|number| release(&ledger, &account(&format!("u{number}"))));
-    assert!(join_all(calls).await.iter().all(was_made));
+    assert!(join_all(calls).await.iter().all(was_settled));
 }
 
 #[tokio::test(start_paused = true)]
@@ -141,11 +141,11 @@ async fn accounts_that_need_a_held_key_wait_for_it_and_settle_together() {
         calls.push(engine.charge(keyed(&format!("u{number}"), &format!("t{number}"), "k")));
         innocent(&engine, &format!("b{number}")).await;
     }
-    // Without the key; yet it stays behind the others of its account.
+    // This call has no API key. It still stays behind the other calls of its account.
     calls.push(engine.charge(charge("u1", "t4")));
     innocent(&engine, "c").await;
     release(&ledger, &api_key("k"));
-    assert!(join_all(calls).await.iter().all(was_made));
+    assert!(join_all(calls).await.iter().all(was_settled));
     assert_eq!(settled(&ledger), [vec!["t0"], vec!["t1", "t2", "t3", "t4"]]);
 }
 
@@ -160,18 +160,18 @@ async fn an_account_that_waited_for_a_key_may_wait_for_its_own_rows_next() {
     take(&ledger, account("u"));
     release(&ledger, &api_key("k"));
     // Another call through the key is settled, so the key was granted.
-    assert!(was_made(&engine.charge(keyed("v", "v", "k")).await));
+    assert!(was_settled(&engine.charge(keyed("v", "v", "k")).await));
     calls.push(engine.charge(charge("u", "t3")));
     innocent(&engine, "c").await;
     release(&ledger, &account("u"));
-    assert!(join_all(calls).await.iter().all(was_made));
+    assert!(join_all(calls).await.iter().all(was_settled));
     assert_eq!(settled(&ledger).concat(), ["t1", "t2", "t3"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn more_locked_accounts_than_connections_have_their_turns() {
     let (engine, ledger) = engine([]);
-    // Two connections, which three accounts would keep for ever.
+    // There are two connections. Without turns, three locked accounts would keep them for ever.
     (0..3).for_each(|number| take(&ledger, account(&format!("u{number}"))));
     let locked: Vec<_> = (0..3).map(|number| engine.charge(charge(&format!("u{number}"), "t"))).collect();
     innocent(&engine, "a").await;
@@ -179,12 +179,12 @@ async fn more_locked_accounts_than_connections_have_their_turns() {
     let contended = engine.charge(charge("contended", "t"));
     innocent(&engine, "b").await;
     release(&ledger, &account("contended"));
-    assert!(was_made(&contended.await), "it has a turn before the others are given up");
+    assert!(was_settled(&contended.await), "it has a turn before the others are given up");
     assert!(join_all(locked).await.iter().all(is_overloaded));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unreadable_row_costs_its_own_account_alone() {
+async fn an_unreadable_row_affects_its_own_account_alone() {
     let (engine, ledger) = engine([]);
     let broken = UserId::from_stored("broken");
     ledger.unreadable.lock().unwrap().insert(broken.clone());
@@ -192,28 +192,28 @@ async fn an_unreadable_row_costs_its_own_account_alone() {
         ["a", "broken", "b", "broken"].map(|user| engine.charge(charge(user, &format!("{user}{:?}", Instant::now()))))
     };
     let replies = join_all(batch()).await;
-    assert_eq!(replies.iter().map(was_made).collect::<Vec<_>>(), [true, false, true, false]);
+    assert_eq!(replies.iter().map(was_settled).collect::<Vec<_>>(), [true, false, true, false]);
     assert!(matches!(replies[1], Err(Error::Internal(_))));
-    assert_eq!(ledger.attempts.load(Ordering::SeqCst), 1, "the batch was not taken apart");
+    assert_eq!(ledger.attempts.load(Ordering::SeqCst), 1, "the batch did not fail");
 
     tokio::time::advance(Duration::from_secs(1)).await;
     let replies = join_all(batch()).await;
-    assert!(was_made(&replies[0]) && is_overloaded(&replies[1]), "it is in quarantine");
+    assert!(was_settled(&replies[0]) && is_overloaded(&replies[1]), "it is in quarantine");
     assert_eq!(ledger.attempts.load(Ordering::SeqCst), 2);
 
-    // It is looked at again, and still broken; then it is mended.
+    // After the quarantine the row is still broken. Then it is repaired.
     tokio::time::advance(Duration::from_secs(10)).await;
     assert!(matches!(engine.charge(charge("broken", "again")).await, Err(Error::Internal(_))));
     ledger.unreadable.lock().unwrap().clear();
     tokio::time::advance(Duration::from_secs(10)).await;
-    assert!(was_made(&engine.charge(charge("broken", "mended")).await));
+    assert!(was_settled(&engine.charge(charge("broken", "mended")).await));
     let attempts = ledger.attempts.load(Ordering::SeqCst);
     assert!(join_all(batch()).await.iter().all(|reply| reply.is_ok()));
     assert_eq!(ledger.attempts.load(Ordering::SeqCst), attempts + 1, "it shares a transaction again");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_posting_that_does_not_fit_takes_a_batch_apart_once() {
+async fn a_posting_that_does_not_fit_fails_its_batch_once() {
     let (engine, ledger) = engine([]);
     let batch = |round: u32| ["a", "poison", "b"].map(|user| engine.charge(charge(user, &round.to_string())));
     let passed = |replies: Vec<Settled>| replies.iter().map(Result::is_ok).collect::<Vec<_>>();
@@ -227,11 +227,11 @@ async fn a_posting_that_does_not_fit_takes_a_batch_apart_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_commit_that_got_lost_is_found_behind_the_lock() {
+async fn a_commit_with_a_lost_answer_is_found_behind_the_lock() {
     let (engine, ledger, heard) = engine_with_listener([Fault::LostAfterCommit]);
     let call = engine.charge(charge("u", "t"));
     let holder = ledger.clone();
-    // Its own transaction, of which the server does not know yet that nobody waits for it.
+    // A transaction of the account itself. The server does not know yet that its caller has gone.
     let taken = tokio::spawn(async move {
         while holder.settled.lock().unwrap().is_empty() {
             tokio::task::yield_now().await;
@@ -240,7 +240,7 @@ async fn a_commit_that_got_lost_is_found_behind_the_lock() {
         tokio::time::sleep(Duration::from_secs(3)).await;
         release(&holder, &account("u"));
     });
-    assert!(was_made(&call.await), "it is no replay");
+    assert!(was_settled(&call.await), "it is no replay");
     taken.await.unwrap();
     assert_eq!(*ledger.used.lock().unwrap(), 1);
     let heard = heard.0.lock().unwrap().clone();
@@ -248,7 +248,7 @@ async fn a_commit_that_got_lost_is_found_behind_the_lock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_answers_what_is_parked() {
+async fn a_stop_answers_parked_postings() {
     let (engine, ledger) = engine([]);
     (0..2).for_each(|number| take(&ledger, account(&format!("u{number}"))));
     let mut calls: Vec<_> = (0..2).map(|number| engine.charge(charge(&format!("u{number}"), "t"))).collect();
@@ -264,5 +264,5 @@ async fn a_stop_answers_what_is_parked() {
     soon.await.unwrap();
     assert!(started.elapsed() <= Duration::from_secs(10));
     assert!(is_overloaded(&calls.pop().unwrap().await));
-    assert!(was_made(&calls.pop().unwrap().await));
+    assert!(was_settled(&calls.pop().unwrap().await));
 }

@@ -357,8 +357,8 @@ fn answer(outcome: &Outcome) -> String {
 
 fn with_effect(transaction: &Transaction, effect: Effect) -> String {
     match effect {
-        Effect::Made => of_transaction(transaction),
-        Effect::Found => format!("found: {}", of_transaction(transaction)),
+        Effect::Applied => of_transaction(transaction),
+        Effect::Unchanged => format!("found: {}", of_transaction(transaction)),
         Effect::Added { split, shortfall } => {
             let added = format!("{} free, {} paid for {}, {shortfall} short", split.free, split.paid, split.amount);
             format!("added {added}: {}", of_transaction(transaction))

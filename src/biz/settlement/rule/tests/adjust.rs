@@ -23,7 +23,7 @@ fn the_very_request_is_no_repeat() {
 }
 
 #[test]
-fn a_debit_leaves_what_is_held() {
+fn a_debit_leaves_the_holds() {
     let account = TestAccount::with("5");
     account.reserve(units(6));
     assert_eq!(

@@ -27,7 +27,7 @@ fn free_units_go_first_and_the_balance_pays_the_rest() {
 }
 
 #[test]
-fn a_charge_takes_what_it_answers_and_a_refusal_takes_nothing() {
+fn a_charge_takes_the_amounts_of_its_reply_and_a_refusal_takes_nothing() {
     let account = TestAccount::with("5");
     account.charge(units(10));
     assert_eq!(account.state(), "balance 5, held 0; free 0, held 0");
@@ -116,7 +116,7 @@ fn a_capped_user_is_refused_until_the_next_day() {
 }
 
 #[test]
-fn an_api_key_counts_requests_tokens_and_what_the_balance_pays() {
+fn an_api_key_counts_requests_tokens_and_the_amount_from_the_balance() {
     let account = TestAccount::with("5");
     for kind in QuotaType::ALL {
         account.set_key_quota(kind, Period::Total, 5_000_000);

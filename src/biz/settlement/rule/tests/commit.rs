@@ -12,7 +12,7 @@ use crate::biz::{
 };
 
 #[test]
-fn a_commit_charges_what_was_delivered_and_frees_the_rest_of_the_hold() {
+fn a_commit_charges_the_delivery_and_frees_the_rest_of_the_hold() {
     for (count, cost, answer, state) in [
         (None, None, "charged 4 free, 2 paid for 2", "balance 3, held 0; free 4, held 0"),
         (Some(3), None, "charged 3 free, 0 paid for 0", "balance 5, held 0; free 3, held 0"),
@@ -29,7 +29,7 @@ fn a_commit_charges_what_was_delivered_and_frees_the_rest_of_the_hold() {
 }
 
 #[test]
-fn the_policy_of_the_service_says_what_a_commit_takes_beyond_the_hold() {
+fn the_policy_of_the_service_limits_a_commit_beyond_the_hold() {
     for (above_hold, answer, balance) in [
         (AboveHold::Charge, "charged 4 free, 8 paid for 8", "-3"),
         (AboveHold::Cap, "charged 4 free, 8 paid for 2, 6 short", "3"),
@@ -96,7 +96,7 @@ fn only_the_stream_that_meters_a_reservation_commits_it() {
 }
 
 #[test]
-fn what_has_expired_is_charged_late_and_what_was_released_is_not() {
+fn an_expired_reservation_is_charged_late_and_a_released_one_is_not() {
     let mut account = TestAccount::with("5");
     account.reserve(units(6));
     account.pass(TTL);
@@ -150,7 +150,7 @@ fn a_commit_counts_to_the_month_of_the_reserve() {
 }
 
 #[test]
-fn a_commit_corrects_what_the_hold_took_of_the_api_key() {
+fn a_commit_corrects_the_take_of_the_hold_from_the_api_key() {
     let keyed = |account: &TestAccount| QuotaType::ALL.map(|kind| account.key_used(kind));
     let mut account = TestAccount::with("20");
     for kind in QuotaType::ALL {

@@ -31,7 +31,7 @@ fn a_hold_ends_when_its_time_is_over_and_not_before() {
 }
 
 #[test]
-fn what_was_reported_is_charged_unless_the_policy_frees_it() {
+fn a_reported_usage_is_charged_unless_the_policy_frees_it() {
     for (policy, answer) in [(Policy::default(), AS_REPORTED), (frees_what_expires(), "expired")] {
         let mut account = TestAccount::with_policy("20", policy);
         account.reserve(tokens(3, 4));
@@ -42,7 +42,7 @@ fn what_was_reported_is_charged_unless_the_policy_frees_it() {
 }
 
 #[test]
-fn what_has_ended_is_not_ended_again() {
+fn an_ended_reservation_does_not_end_again() {
     let ends: [Posting; 3] = [commit().into(), release().into(), break_off(1, Some(usage(1, 1))).into()];
     for end in ends {
         let mut account = TestAccount::with("20");
@@ -54,7 +54,7 @@ fn what_has_ended_is_not_ended_again() {
 }
 
 #[test]
-fn what_is_no_reservation_does_not_expire() {
+fn a_charge_does_not_expire() {
     let account = TestAccount::with("20");
     assert_eq!(account.settle(expire()), "nothing to end");
     account.charge(units(1));
@@ -62,7 +62,7 @@ fn what_is_no_reservation_does_not_expire() {
 }
 
 #[test]
-fn a_stream_that_broke_is_charged_for_what_it_delivered() {
+fn a_broken_stream_is_charged_for_its_delivery() {
     for (delivered, answer) in [
         (Some(usage(3, 4)), AS_REPORTED),
         // The largest known output counts, here the reported one.
@@ -94,7 +94,7 @@ fn a_stream_that_was_replaced_ends_nothing() {
 }
 
 #[test]
-fn a_break_is_charged_whatever_the_policy_and_after_the_sweep_too() {
+fn a_broken_stream_is_charged_under_every_policy_and_after_the_sweep() {
     let mut account = TestAccount::with_policy("20", frees_what_expires());
     account.reserve(tokens(3, 4));
     account.pass(TTL);

@@ -8,7 +8,7 @@ use crate::biz::settlement::{
 };
 
 #[test]
-fn what_ends_a_reservation_needs_no_account_of_this_month() {
+fn the_end_of_a_reservation_needs_no_account_of_this_month() {
     let account = TestAccount::with("0");
     for posting in [report().into(), commit().into(), release().into(), Posting::Expire(expire())] {
         let batch = account.batch([posting]);

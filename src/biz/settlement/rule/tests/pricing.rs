@@ -32,7 +32,7 @@ fn a_commit_costs_no_more_than_the_largest_amount() {
 }
 
 #[test]
-fn a_stream_has_come_to_what_it_delivered_less_the_free_units_it_holds() {
+fn the_amount_of_a_stream_is_its_delivery_without_the_held_free_units() {
     let account = TestAccount::with("20");
     account.reserve(tokens(2, 1));
     let so_far = |input, output| account.transaction().so_far(usage(input, output)).unwrap();

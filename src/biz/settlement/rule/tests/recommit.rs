@@ -60,7 +60,7 @@ fn the_policy_of_the_service_binds_the_rest_too() {
 }
 
 #[test]
-fn what_fell_short_once_is_not_due_again() {
+fn a_shortfall_is_not_charged_later() {
     let account = swept("20", AboveHold::Cap);
     let more = break_off(1, Some(usage(3, 5)));
     account.settle(more);

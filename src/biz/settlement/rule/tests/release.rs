@@ -17,7 +17,7 @@ fn a_release_frees_the_hold_once() {
 }
 
 #[test]
-fn what_was_committed_is_not_released_and_what_has_expired_is() {
+fn a_committed_reservation_is_not_released_and_an_expired_one_is() {
     let mut account = TestAccount::with("5");
     account.reserve(units(6));
     account.settle(commit());
@@ -32,7 +32,7 @@ fn what_was_committed_is_not_released_and_what_has_expired_is() {
 }
 
 #[test]
-fn the_api_key_and_the_caps_get_back_what_the_hold_took() {
+fn a_release_returns_the_take_of_the_hold_to_the_api_key_and_the_caps() {
     let account = TestAccount::with("20");
     account.set_daily_cap(1);
     for kind in QuotaType::ALL {

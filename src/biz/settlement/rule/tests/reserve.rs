@@ -1,4 +1,4 @@
-//! Reservations: a hold of what a charge of the same call would take.
+//! Reservations: each holds the amounts that a charge of the same call would take.
 
 use chrono::TimeDelta;
 
@@ -23,7 +23,7 @@ fn a_hold_takes_free_units_first_and_then_the_balance() {
 }
 
 #[test]
-fn what_is_held_is_not_there_for_others() {
+fn a_hold_is_not_available_to_other_calls() {
     let account = TestAccount::with("5");
     account.reserve(units(6));
     assert_eq!(account.state(), "balance 5, held 2; free 0, held 4");

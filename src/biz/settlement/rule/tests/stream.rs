@@ -53,14 +53,14 @@ fn a_hold_grows_as_far_as_the_quota_of_its_api_key() {
 }
 
 #[test]
-fn what_cannot_be_priced_is_not_held() {
+fn a_target_without_a_price_does_not_grow_the_hold() {
     let account = metered("20");
     let target = Some(Usage { cached_input_tokens: 9, ..usage(3, 4) });
     assert_eq!(account.settle(Report { target, ..report() }), "holds 2 free and 0");
 }
 
 #[test]
-fn what_cannot_be_priced_is_not_reported() {
+fn a_report_without_a_price_is_refused() {
     let account = metered("20");
     let unpriced = Some(Usage { cached_input_tokens: 9, ..usage(3, 4) });
     let refused = "refused: usage.cached_input_tokens: must be at most input_tokens";
@@ -140,7 +140,7 @@ fn after_the_sweep_a_stream_learns_that_its_time_is_over() {
 }
 
 #[test]
-fn what_has_ended_takes_no_reports() {
+fn an_ended_reservation_takes_no_reports() {
     let ends: [(Posting, &str); 3] = [
         (super::account::commit_with(2, 0).into(), "committed"),
         (release().into(), "released"),

@@ -63,7 +63,7 @@ fn refusals_and_openings_write_nothing() {
 }
 
 #[test]
-fn what_begins_and_ends_in_one_batch_is_written_as_new() {
+fn a_reservation_that_ends_in_its_first_batch_is_written_as_new() {
     let account = TestAccount::with("0");
     let reserve = || Posting::Reserve(account.reserve_of(units(6)));
     let (_, writes) = rule::settle(&account.batch([reserve(), commit().into()]), loaded(&account));

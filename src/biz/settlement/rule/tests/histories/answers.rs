@@ -123,7 +123,7 @@ struct StoredHold {
     full: i64,
     expires: i64,
     day: i32,
-    /// While it may still report, or could.
+    /// The last stream of a pending or expired reservation.
     stream: Option<Uuid>,
 }
 
@@ -190,8 +190,8 @@ impl From<&Entry> for Stored {
     }
 }
 
-/// A line of what was consumed: the trace, whether it was paid, units, amount, tokens, and
-/// the instant of the call.
+/// A line of consumption: the trace, whether it was paid, units, amount, tokens, and the instant of
+/// the call.
 pub type Line = (u8, bool, u32, i64, Option<Tokens>, i64);
 
 pub fn line(record: &Record) -> Line {
@@ -212,7 +212,7 @@ pub fn lines(model: &Model) -> Vec<Line> {
         }
         let parts: Vec<_> = [first].into_iter().chain(entry.rest.iter().copied()).collect();
         let is_paid = |part: &(u32, u32, i64)| part.1 > 0 || part.2 > 0;
-        // The tokens stand once, with what was paid where anything was.
+        // The tokens belong to one line: the paid line, if there is one.
         let main = parts.iter().position(is_paid).unwrap_or(0);
         let taken = entry.delivered.map_or(entry.call.tokens, |delivered| delivered.tokens);
         for (index, part) in parts.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! Random histories of accounts against a reference model: every answer, balance and quota
-//! equals the model's after every batch, and the books audit clean.
+//! Random histories of accounts against a reference model. After every batch, each answer, balance
+//! and quota equals the model's, and the audit finds no difference.
 //!
 //! The library's tests play them in memory, and `tests/it/state_machine` includes this folder
 //! to play them on the databases. `crate::biz` is the same in both.

@@ -59,8 +59,8 @@ struct Play<'h, S> {
     shared: Shared,
 }
 
-/// No server ends a stream twice in one batch. Settled again, the first end would deliver more
-/// than before, as by then the second is known.
+/// No server ends a stream twice in one batch. A repeat of such a batch would know the second end
+/// already, and its first end would deliver more than before.
 fn breaks_a_stream_twice(steps: &[(u8, Step)]) -> bool {
     let mut broken = BTreeSet::new();
     steps.iter().any(|(number, step)| match step {
@@ -128,8 +128,8 @@ impl<'h, S: Stage> Play<'h, S> {
             _ => false,
         };
         if round.answer_is_lost && !breaks_a_stream_twice(&round.steps) {
-            // The engine settles the same batch again. What had passed is found, and is no
-            // replay to the service; the model knows of no batches and calls it one.
+            // The engine settles the same batch again. The service finds the settled postings and
+            // reports no replay. The model knows no batches and reports a replay.
             let (mut answers, mut expected) = self.settle(postings, &round.steps).await;
             answers.iter_mut().chain(&mut expected).for_each(Answer::forget_replay);
             prop_assert_eq!(answers, expected);
@@ -235,7 +235,7 @@ impl<'h, S: Stage> Play<'h, S> {
                 let is_listed = due.contains(&(user(self.postings.case, number), trace(*id)));
                 let hold = entry.hold.as_ref().filter(|_| entry.state == State::Open);
                 let is_due = hold.is_some_and(|hold| hold.expires <= now);
-                // A report that makes a hold shorter may be seen as late as it was to end before.
+                // A report may shorten a hold. The sweep may still find it at its longest expiry only.
                 let may_wait = hold.is_some_and(|hold| hold.longest > now);
                 prop_assert!(is_listed == is_due || (is_due && may_wait), "{:?} of {:?}", is_listed, entry);
             }
@@ -243,8 +243,8 @@ impl<'h, S: Stage> Play<'h, S> {
         Ok(())
     }
 
-    /// Lets every reservation expire, frees what can't be charged even so, and finds nothing
-    /// held any more.
+    /// Lets every reservation expire, releases those that can't be charged, and checks that nothing
+    /// is held any more.
     async fn close(&mut self) -> Played {
         self.pass(60);
         for ending in [|trace| Step::Expire { trace }, |trace| Step::Release { trace }] {

@@ -53,7 +53,7 @@ pub fn trace(trace: u8) -> TraceId {
     TraceId::from_stored(format!("t{trace}"))
 }
 
-/// Few streams, which reserve, report and take over under the same ids again and again.
+/// Few stream ids, so that reserves, reports and takeovers often share one.
 pub fn stream_id(trace: u8, stream: u8) -> Uuid {
     Uuid::from_u128(u128::from(trace) << 8 | u128::from(stream))
 }

@@ -65,8 +65,8 @@ pub fn histories() -> impl Strategy<Value = History> {
     )
 }
 
-/// A commit far beyond the free quota and all that anybody has, for which its service may
-/// take the balance below zero.
+/// A commit far beyond the free quota and every balance. The policy may take the balance below zero
+/// for it.
 fn debt() -> [(u8, Step); 2] {
     let trace = u8::MAX;
     let call = Call { trace, service: 0, count: 1, cost: None, keyed: false, model: 0, tokens: None };
@@ -78,8 +78,7 @@ fn debt() -> [(u8, Step); 2] {
 /// Number of positions in a history.
 const PLACES: usize = 1_000;
 
-/// The life of a stream among all else that happens: its user, and its steps with a place
-/// for each.
+/// The life of a stream among the other steps: its user, and its steps with a position for each.
 fn stream() -> impl Strategy<Value = (u8, Vec<usize>, Vec<Step>)> {
     (0..3u8).prop_flat_map(|trace| {
         let trace = Just(trace).boxed();
@@ -120,7 +119,7 @@ fn round() -> impl Strategy<Value = Round> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    // Some of them again and again, so that reservations live through much before they end.
+    // Some trace ids are frequent, so that their reservations see many steps before they end.
     let trace = || prop_oneof![1 => 0..3u8, 1 => 3..8u8].boxed();
     let any_call = || call(trace(), (0..SERVICES.len() as u8).boxed());
     prop_oneof![
@@ -194,7 +193,7 @@ fn reserve((call, stream): (Call, u8)) -> Step {
     Step::Reserve { call: of_estimate(call), stream }
 }
 
-/// What a reserve may say: nobody knows yet what the cache will have, and no tokens at all
+/// The call of a reserve. The number of cached tokens is not known before the call, and zero tokens
 /// are no estimate.
 fn of_estimate(call: Call) -> Call {
     let tokens = call.tokens.map(|tokens| Tokens { cached: 0, ..tokens }).filter(|tokens| tokens.all() > 0);

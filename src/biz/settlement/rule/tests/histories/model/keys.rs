@@ -8,12 +8,12 @@ pub const KEY_LIMITS: [i64; 3] = [6, 90, 60];
 /// An amount of requests, tokens and money.
 pub type Take = [i64; 3];
 
-/// What the end of a reservation takes that comes to so many tokens.
+/// The take of a reservation's end with this many tokens.
 pub fn one_end(tokens: i64, amount: i64) -> Take {
     [1, tokens, amount]
 }
 
-/// What a call takes.
+/// The take of a call.
 pub fn one_call(tokens: Option<super::Tokens>, amount: i64) -> Take {
     [1, tokens.map_or(0, |tokens| tokens.all().into()), amount]
 }
@@ -54,8 +54,8 @@ impl Key {
         call.keyed && (0..3).any(|kind| take[kind] > 0 && used[kind] + take[kind] > KEY_LIMITS[kind])
     }
 
-    /// What a call that was made then may still take of its tokens or of the amount. Once
-    /// calls of a later period have counted, nobody knows any more.
+    /// The tokens or the amount that a call made at `made` may still take. `None` once calls of a
+    /// later period have counted.
     pub fn left(&self, call: Call, made: Moment, kind: usize) -> Option<i64> {
         let is_over = |at: &Moment| match kind {
             1 => at.month > made.month,

@@ -25,7 +25,7 @@ use self::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     Charge(Call),
-    /// `stream` may report what is delivered.
+    /// `stream` may report the delivery.
     Reserve {
         call: Call,
         stream: u8,
@@ -137,7 +137,7 @@ pub enum Answer {
         expires: i64,
         is_exhausted: bool,
     },
-    /// Its hold, before it reported.
+    /// The hold ended before the report.
     RanOut,
     Released {
         replayed: bool,
@@ -184,8 +184,8 @@ impl Answer {
     }
 }
 
-/// When a step happens: the numbers of the month, the day and the microsecond within all
-/// time, and of the minute within the history.
+/// The time of a step: the numbers of the month, the day and the microsecond in absolute time, and
+/// of the minute within the history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
     pub month: u32,
@@ -208,7 +208,7 @@ pub struct Model {
     adjustments: BTreeMap<u8, (i64, i64)>,
     /// Whether delivered work has taken the balance, less what is held, below zero.
     pub overdrawn: bool,
-    /// The rare things that have happened.
+    /// The rare events so far.
     pub seen: BTreeSet<&'static str>,
 }
 
@@ -270,8 +270,8 @@ impl Model {
         self.caps = caps.map(|caps| (caps, since));
     }
 
-    /// The calls of this day and month, where there are caps. What was released or expired
-    /// was none.
+    /// The calls of this day and month, if there are caps. Released and expired reservations do not
+    /// count.
     pub fn calls(&self, now: Moment) -> Option<Caps> {
         let (_, since) = self.caps?;
         let is_call =
@@ -306,7 +306,7 @@ impl Model {
     /// The free units and the amount that a call takes now, with its price; or the refusal.
     fn cover(&mut self, call: Call, now: Moment, key: &Key) -> Result<(prices::Quoted, u32, i64), Answer> {
         let Some(quoted) = prices::quote(call, now) else {
-            self.note("a call has nothing to be priced by", true);
+            self.note("a call has no price", true);
             return Err(Answer::Invalid);
         };
         if self.is_capped(now) {

@@ -40,16 +40,16 @@ pub const SERVICES: [Service; 4] = [
     Service { priced: Priced::Tokens, free_units: 20 },
 ];
 
-/// From a minute of the history on, what a million tokens cost: of input, of cached input
-/// and of output.
+/// A price version: the prices of a million tokens of input, of cached input and of output, from a
+/// minute of the history on.
 #[derive(Debug, Clone, Copy)]
 pub struct Version {
     pub from_minute: u32,
     pub prices: [i64; 3],
 }
 
-/// The versions of each model, such as one token costs about as much as one of anything
-/// else, and mostly a fraction too.
+/// The versions of each model. A token costs about as much as a unit of a service, and its price
+/// mostly has a fraction.
 pub const MODELS: [&[Version]; 2] = [
     &[
         Version { from_minute: 0, prices: [1_500_000, 499_999, 2_500_000] },
@@ -75,8 +75,8 @@ pub fn version_in_force(model: u8, now: Moment) -> VersionNumber {
     (model, last)
 }
 
-/// What tokens cost by a version; `None` where more input was cached than there was, or
-/// there is nothing to price.
+/// The cost of tokens at a version. `None` if more input was cached than sent, or if there are no
+/// tokens.
 pub fn cost_of(tokens: Option<Tokens>, (model, number): VersionNumber) -> Option<i64> {
     let tokens = tokens.filter(|tokens| tokens.all() > 0 && tokens.cached <= tokens.input)?;
     let [input, cached, output] = MODELS[usize::from(model)][number].prices;
@@ -92,7 +92,7 @@ pub fn cost_of(tokens: Option<Tokens>, (model, number): VersionNumber) -> Option
         millionths -= 1_000_000;
         cost += 1;
     }
-    // What costs more than nothing is never rounded to nothing.
+    // A cost above zero is never rounded to zero.
     let is_next = millionths >= 500_000 || (cost == 0 && millionths > 0);
     Some(if is_next { cost + 1 } else { cost })
 }
@@ -140,7 +140,7 @@ pub fn split(units: u32, cost: i64, free_left: u32) -> (u32, i64) {
     (free, nearest(cost, paid, units))
 }
 
-/// `cost * part / whole` to the nearest, halves up; what is more than nothing is at least one.
+/// `cost * part / whole`, rounded to the nearest, halves up. A result above zero is at least one.
 pub fn nearest(cost: i64, part: u32, whole: u32) -> i64 {
     let (cost, part, whole) = (i128::from(cost), i128::from(part), i128::from(whole));
     let nearest = (2 * cost * part + whole) / (2 * whole);

@@ -90,8 +90,8 @@ impl Entry {
         [self.call.tokens, reported].into_iter().flatten().map(|tokens| i64::from(tokens.all())).max().unwrap_or(0)
     }
 
-    /// What its end takes of the tokens of its key: where its units are tokens those, else the
-    /// delivered ones, or those it held where none were told.
+    /// The tokens that its end takes from the quota of its key: the units if units are tokens,
+    /// otherwise the delivered tokens or, without those, the held ones.
     fn taken_tokens(&self, units: u32, tokens: Option<Tokens>) -> i64 {
         if matches!(SERVICES[usize::from(self.call.service)].priced, Priced::Tokens) {
             return units.into();
@@ -100,8 +100,7 @@ impl Entry {
         told.map_or_else(|| self.held_tokens(), i64::from)
     }
 
-    /// The units that were delivered, and what all of them cost if none were free; `None`
-    /// where that can't be told.
+    /// The delivered units, and their cost without free quota. `None` if there is no price.
     pub fn priced(&self, delivered: Delivered) -> Option<(u32, i64)> {
         let hold = self.hold.as_ref()?;
         let tokens = delivered.tokens.filter(|tokens| tokens.all() > 0);
@@ -198,7 +197,7 @@ impl Model {
     pub(super) fn deliver(&mut self, trace: u8, delivered: Delivered, now: Moment, key: &mut Key) -> Answer {
         let entry = self.entries[&trace].clone();
         let (Some(hold), Some((units, cost))) = (&entry.hold, entry.priced(delivered)) else {
-            self.note("what was delivered has nothing to be priced by", true);
+            self.note("a delivery has no price", true);
             return Answer::Invalid;
         };
         let (made, call) = (entry.made, entry.call);
@@ -230,7 +229,8 @@ impl Model {
         }
         key.take(call, made, one_end(entry.taken_tokens(units, delivered.tokens), amount));
         self.balance -= amount;
-        // What was held until now is there, and beyond it nobody spills into what others hold.
+        // The hold itself is available again. Beyond it, a spill takes no money that other
+        // reservations hold.
         let may_overdraw = overrun == Overrun::Charged || entry.state != State::Open;
         self.overdrawn |= may_overdraw && self.balance < self.held();
         let answer = Answer::Charged {
@@ -284,13 +284,13 @@ impl Model {
         };
         let rest = due.min(limit).max(0);
         if let (0, 0, ..=0, Some(answer)) = (rest_free, rest_paid, due, &entry.answer) {
-            self.note("a commit knows of less than a report", true);
+            self.note("a commit has less than the report", true);
             return answer.clone();
         }
-        self.note("a rest falls short", rest < due);
-        self.note("a rest is partly free", rest_free > 0 && rest > 0);
-        self.note("a server knows better than the sweep", is_report && rest > 0);
-        self.note("a commit knows better than a report", rest > 0);
+        self.note("an addition falls short", rest < due);
+        self.note("an addition is partly free", rest_free > 0 && rest > 0);
+        self.note("a stream has more than the sweep charged", is_report && rest > 0);
+        self.note("a commit has more than the report", rest > 0);
         self.balance -= rest;
         self.overdrawn |= rest > 0 && self.balance < self.held();
         let before = entry.taken_tokens(free + paid, entry.delivered.and_then(|delivered| delivered.tokens));
@@ -319,7 +319,7 @@ impl Model {
         let Some(hold) = &before.hold else { return };
         let overrun = self.policies[usize::from(before.call.service)].overrun;
         let was_stream = hold.reported.is_some();
-        self.note("what expired is charged late", before.state == State::Expired);
+        self.note("an expired hold is charged late", before.state == State::Expired);
         self.note("a capped commit falls short", shortfall > 0 && overrun == Overrun::Capped);
         self.note("a spilled commit falls short", shortfall > 0 && overrun == Overrun::Spilled);
         self.note("a commit spills", amount > hold.amount && overrun == Overrun::Spilled);
@@ -390,7 +390,7 @@ impl Model {
         is_its_own.then_some((entry.answer.clone()?, entry.delivered?))
     }
 
-    /// Ends a reservation with what `of` says that it delivered, if it is time.
+    /// Ends a reservation with the delivery that `of` returns, if it is time.
     fn end(
         &mut self,
         trace: u8,
@@ -411,13 +411,13 @@ impl Model {
         // Zero tokens count as no delivery.
         match tokens.filter(|tokens| tokens.all() > 0) {
             Some(_) => {
-                self.note("a stream that nobody ends is charged", true);
+                self.note("an unfinished stream is charged", true);
                 let is_more = had_reported.map_or(0, |had| had.output) < tokens.map_or(0, |now| now.output);
                 self.note("a stream that broke had reported more", had_reported.is_some() && !is_more);
                 self.deliver_reported(trace, Delivered { count, cost: None, tokens }, now, key)
             }
             None => {
-                self.note("what was reported is freed", had_reported.is_some());
+                self.note("a hold with a report is freed", had_reported.is_some());
                 self.let_go(trace, State::Expired, key);
                 Answer::Freed
             }

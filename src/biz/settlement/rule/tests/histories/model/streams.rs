@@ -43,11 +43,11 @@ impl Model {
         let Some(hold) = entry.hold.clone() else { return Answer::WrongState };
         let (call, made) = (entry.call, entry.made);
         if entry.state == State::Expired && hold.owner == report.stream {
-            self.note("a stream reports what has expired", true);
+            self.note("a stream reports after its expiry", true);
             return Answer::RanOut;
         }
         if self.charged_as_reported(report.trace, report.stream).is_some() {
-            self.note("a stream reports what was charged", true);
+            self.note("a stream reports after its charge", true);
             return Answer::RanOut;
         }
         if entry.state != State::Open {
