@@ -9,7 +9,7 @@ mod start;
 
 use std::time::{Duration, Instant};
 
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 use crate::harness::{
     Database,
@@ -26,6 +26,18 @@ const TIMEOUT: (&str, &str) = ("server.grpc.timeout", "2s");
 async fn shared() -> &'static Galera {
     static CLUSTER: OnceCell<Galera> = OnceCell::const_new();
     CLUSTER.get_or_init(Galera::start).await
+}
+
+/// The cluster of the tests that disturb nodes, for one of them at a time. A test that failed may have
+/// left it in pieces: the next test then begins with another one.
+async fn disturbed() -> MutexGuard<'static, Option<Galera>> {
+    static CLUSTER: Mutex<Option<Galera>> = Mutex::const_new(None);
+    let mut cluster = CLUSTER.lock().await;
+    match &*cluster {
+        Some(used) if used.is_whole().await => {}
+        _ => *cluster = Some(Galera::start().await),
+    }
+    cluster
 }
 
 /// A number from the environment, or 0.

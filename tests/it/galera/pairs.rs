@@ -28,7 +28,7 @@ const CERTAINTY: Duration = Duration::from_secs(60);
 
 /// Each account of the pairs has 1,000 free units of `asset`, at 0.05 each after that.
 #[derive(Debug, Clone, Copy)]
-enum Pair {
+pub enum Pair {
     CommitOfReserve,
     TransactionOfCharge,
     ChargeOfCredit,
@@ -41,7 +41,7 @@ enum Pair {
 async fn a_call_to_another_node_knows_the_call_before(
     #[values(CommitOfReserve, TransactionOfCharge, ChargeOfCredit, AccountOfCharge)] pair: Pair,
 ) {
-    let servers = two_servers(shared().await).await;
+    let servers = two_servers(shared().await, &[]).await;
     let rounds = Rounds::begin();
     let (mut sent, mut wrong) = (0, Vec::new());
     while sent == 0 || !rounds.are_done() {
@@ -69,7 +69,7 @@ async fn a_call_to_another_node_knows_the_call_before(
 async fn a_node_that_lags_gives_no_wrong_answer(
     #[values(CommitOfReserve, TransactionOfCharge, ChargeOfCredit, AccountOfCharge, CheckOfCharge)] pair: Pair,
 ) {
-    let servers = two_servers(shared().await).await;
+    let servers = two_servers(shared().await, &[]).await;
     let mut wrong = Vec::new();
     for number in 0..LAGGING {
         let user = format!("u{number}");
@@ -105,7 +105,7 @@ async fn a_node_that_lags_gives_no_wrong_answer(
 
 impl Pair {
     /// Makes the first call.
-    async fn first(self, server: &Service, user: &str) {
+    pub async fn first(self, server: &Service, user: &str) {
         let client = server.internal.clone();
         let done = match self {
             CommitOfReserve => definite(|| {
@@ -134,7 +134,7 @@ impl Pair {
     ///
     /// # Errors
     /// The answer, which does not know the first call.
-    async fn second(self, server: &Service, user: &str) -> Result<(), String> {
+    pub async fn second(self, server: &Service, user: &str) -> Result<(), String> {
         let client = server.internal.clone();
         let (user_id, trace_id) = (user.to_owned(), "t".to_owned());
         match self {
@@ -185,11 +185,11 @@ impl Pair {
 }
 
 /// In-process servers on the first two nodes.
-async fn two_servers(cluster: &Galera) -> [Service; 2] {
+pub async fn two_servers(cluster: &Galera, changes: &[(&str, &str)]) -> [Service; 2] {
     let [first, second, _] = cluster.create_database().await;
-    let first = Service::start_on(first, &[]).await;
+    let first = Service::start_on(first, changes).await;
     cluster.catch_up().await;
-    [first, Service::start_on(second, &[]).await]
+    [first, Service::start_on(second, changes).await]
 }
 
 fn reserve(user: &str) -> ReserveQuotaRequest {

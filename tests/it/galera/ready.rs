@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use crate::harness::{Service, charge, galera::Galera, traced, wait::until};
+use super::disturbed;
+use crate::harness::{Service, charge, traced, wait::until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_without_a_primary_component_is_not_ready() {
-    let cluster = Galera::start().await;
+    let mut cluster = disturbed().await;
+    let cluster = cluster.as_mut().unwrap();
     let [first, ..] = cluster.create_database().await;
     let service = Service::start_on(first, &[("billing.settlement.retry_timeout", "1s")]).await;
     service.deduct(charge("u", "asset", 1)).await;
@@ -33,5 +35,13 @@ async fn a_node_without_a_primary_component_is_not_ready() {
     for _ in 0..5 {
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(service.get("/ready").await.0, 503);
+    }
+
+    // Until an operator decides that it is the cluster.
+    cluster.execute(0, "SET GLOBAL wsrep_provider_options = 'pc.bootstrap=1'").await;
+    cluster.rejoined(0).await;
+    until("the new cluster shows", async || service.get("/ready").await.0 == 200).await;
+    for node in [1, 2] {
+        cluster.start_again(node).await;
     }
 }

@@ -70,11 +70,6 @@ impl Caller {
         Self { books: Arc::default(), dice, servers, attempts: Arc::default() }
     }
 
-    /// The same caller, with the same books, at other servers.
-    pub fn at(&self, servers: watch::Receiver<Vec<Channel>>) -> Self {
-        Self { servers, ..self.clone() }
-    }
-
     /// Requests that wait for an answer.
     pub fn in_flight(&self) -> usize {
         self.attempts.in_flight.load(SeqCst)

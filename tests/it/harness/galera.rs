@@ -137,6 +137,17 @@ impl Galera {
         }
     }
 
+    /// Whether every node is in sync, and sees all others.
+    pub async fn is_whole(&self) -> bool {
+        let all = Some(NODES.to_string());
+        for node in 0..NODES {
+            if !self.is_in_sync(node).await || self.status(node, "wsrep_cluster_size").await != all {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Waits until every node has applied all that was committed on any node so far.
     pub async fn catch_up(&self) {
         for node in 0..NODES {
@@ -154,15 +165,18 @@ impl Galera {
     /// Waits until a node is in sync, or has ended, or time is up.
     async fn joined(&self, node: usize) -> Result<(), String> {
         let deadline = Instant::now() + JOIN_TIMEOUT;
-        while self.status(node, "wsrep_local_state_comment").await.as_deref() != Some("Synced")
-            || self.status(node, "wsrep_ready").await.as_deref() != Some("ON")
-        {
+        while !self.is_in_sync(node).await {
             if Instant::now() > deadline || self.nodes[node].process.has_ended() {
                 return Err(self.log(node));
             }
             sleep(PAUSE).await;
         }
         Ok(())
+    }
+
+    async fn is_in_sync(&self, node: usize) -> bool {
+        self.status(node, "wsrep_local_state_comment").await.as_deref() == Some("Synced")
+            && self.status(node, "wsrep_ready").await.as_deref() == Some("ON")
     }
 
     /// A status variable; `None` while the node does not answer.

@@ -41,7 +41,7 @@ impl Default for Crowd {
 }
 
 pub struct Load {
-    pub caller: Caller,
+    caller: Caller,
     servers: watch::Sender<Vec<Channel>>,
     stop: CancellationToken,
     running: JoinSet<()>,
