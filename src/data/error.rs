@@ -24,9 +24,9 @@ pub(super) fn store_error(error: sqlx::Error) -> StoreError {
 
 fn of_mysql(number: u16, text: String) -> StoreError {
     match number {
-        // Lock wait timeout; deadlock, or certification failed on Galera; rolled back by
-        // group replication; write conflict on TiDB.
-        1205 | 1213 | 3101 | 9007 => StoreError::Conflict(text),
+        // A row, or a table, changed since the transaction began; lock wait timeout; deadlock, or
+        // certification failed on Galera; rolled back by group replication; write conflict on TiDB.
+        1020 | 1205 | 1213 | 1412 | 3101 | 9007 => StoreError::Conflict(text),
         // The transaction was aborted between two statements of a packet, and its savepoint is gone.
         1305 => StoreError::Conflict(text),
         // Another process inserted the key in the meantime; a retry finds it.

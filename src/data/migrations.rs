@@ -14,9 +14,8 @@ use sqlx::{
 use super::error::store_error;
 use crate::biz::values::error::StoreError;
 
-/// Longest wait for another process that migrates, in seconds. The caller decides whether to
-/// retry.
-const LOCK_SECONDS: u32 = 5;
+/// Longest wait for another process that migrates a SQLite file. The caller decides whether to retry.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 /// Name, MySQL text, SQLite text.
 macro_rules! pair {
@@ -52,39 +51,30 @@ const PAIRS: &[(&str, &str, &str)] = &[
 /// The first migration that changes the legacy tables.
 pub(super) const FIRST_OWN: &str = "0002_exact_amounts_clustered_keys";
 
-/// Waits for the lock of schema changes, which one process holds at a time. Closing the
-/// connection releases it.
-pub(super) async fn lock_mysql(connection: &mut MySqlConnection) -> Result<(), StoreError> {
-    // Lock names are shared by the whole server, and have at most 64 characters.
-    let locked = sqlx::query("SELECT COALESCE(GET_LOCK(CONCAT('billing.', MD5(DATABASE())), ?), 0)")
-        .bind(LOCK_SECONDS)
-        .fetch_one(connection)
-        .await;
-    match locked {
-        Ok(row) if row.try_get::<i64, _>(0).map_err(store_error)? == 1 => Ok(()),
-        Ok(_) => Err(StoreError::Unavailable("another process is migrating the database; retry later".into())),
-        // Some clusters have no GET_LOCK; there, one process must migrate first (docs/operations.md).
-        Err(sqlx::Error::Database(error)) => {
-            tracing::warn!(%error, "GET_LOCK failed; migrating without a lock");
-            Ok(())
-        }
-        Err(error) => Err(store_error(error)),
-    }
+/// The versions of all migrations, in order.
+pub(super) fn versions() -> impl Iterator<Item = i64> {
+    PAIRS.iter().zip(1..).map(|(_, version)| version)
 }
 
-/// Runs the numbered migrations that a MySQL schema lacks; the caller holds the lock.
+/// Runs the numbered migrations up to `version` that a MySQL schema lacks; the caller holds the
+/// lock.
 ///
 /// MySQL commits at every change of a table, so a migration can stop half-way. Every migration
 /// can be run again. The row of an unfinished one in `_sqlx_migrations` is deleted first,
 /// because sqlx refuses to go on with it.
-pub(super) async fn run_mysql(connection: &mut MySqlConnection) -> Result<(), StoreError> {
+pub(super) async fn run_mysql(connection: &mut MySqlConnection, version: i64) -> Result<(), StoreError> {
     if has_history_mysql(connection).await? {
         sqlx::raw_sql("DELETE FROM _sqlx_migrations WHERE success = FALSE")
             .execute(&mut *connection)
             .await
             .map_err(store_error)?;
     }
-    run(migrator(|(_, mysql, _)| mysql), connection).await
+    run(migrator(|(_, mysql, _)| mysql), connection, Some(version)).await
+}
+
+/// Checks that the migrations of an up-to-date MySQL schema are those of this release.
+pub(super) async fn check_mysql(connection: &mut MySqlConnection) -> Result<(), StoreError> {
+    run(migrator(|(_, mysql, _)| mysql), connection, None).await
 }
 
 /// The migrations that a MySQL schema lacks. Changes nothing.
@@ -114,14 +104,14 @@ async fn has_history_mysql(connection: &mut MySqlConnection) -> Result<bool, Sto
 pub(super) async fn run_sqlite(connection: &mut SqliteConnection, lock: &Path) -> Result<(), StoreError> {
     let file =
         File::create(lock).map_err(|error| StoreError::Failed(format!("can't write {}: {error}", lock.display())))?;
-    let deadline = Instant::now() + Duration::from_secs(LOCK_SECONDS.into());
+    let deadline = Instant::now() + LOCK_WAIT;
     while let Err(error) = file.try_lock() {
         if Instant::now() >= deadline || matches!(error, TryLockError::Error(_)) {
             return Err(StoreError::Unavailable(format!("{}: {error}", lock.display())));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    run(migrator(|(_, _, sqlite)| sqlite), connection).await
+    run(migrator(|(_, _, sqlite)| sqlite), connection, None).await
     // Dropping the file handle releases the lock.
 }
 
@@ -171,8 +161,9 @@ fn migrator(pick: fn(&(&'static str, &'static str, &'static str)) -> &'static st
     migrator
 }
 
-async fn run<C: Migrate>(migrator: Migrator, connection: &mut C) -> Result<(), StoreError> {
-    migrator.run_direct(None, connection, false).await.map_err(|error| {
+/// Runs the migrations up to `target`, or all of them.
+async fn run<C: Migrate>(migrator: Migrator, connection: &mut C, target: Option<i64>) -> Result<(), StoreError> {
+    migrator.run_direct(target, connection, false).await.map_err(|error| {
         let text = format!("migration: {error}");
         match error {
             MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) => match store_error(cause) {

@@ -22,7 +22,10 @@ use tokio::{
 };
 
 use super::{statement::Statement, transaction};
-use crate::{biz::values::error::StoreError, data::error::store_error};
+use crate::{
+    biz::values::error::StoreError,
+    data::{error::store_error, row::Columns},
+};
 
 /// The settings of every connection, so that the server's defaults do not matter.
 /// - Read committed: no gap locks, and a read after the account's lock sees the last commit.
@@ -34,6 +37,10 @@ const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
     SET SESSION sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', \
     autocommit = 1, innodb_lock_wait_timeout = 2, wait_timeout = 30 \
     /*M! , idle_transaction_timeout = 5, in_predicate_conversion_threshold = 0 */";
+
+/// The settings of a connection to a Galera node. A read waits until the node has applied all
+/// commits that other nodes have acknowledged. A node that lost its cluster refuses it.
+const GALERA_SESSION: &str = "SET SESSION wsrep_sync_wait = 1, wsrep_dirty_reads = OFF";
 
 /// Idle time after which a connection is tested before its use.
 const FRESH: Duration = Duration::from_secs(1);
@@ -52,7 +59,13 @@ pub(super) async fn connect(options: &MySqlConnectOptions) -> Result<MySqlConnec
 
 async fn connect_with(options: &MySqlConnectOptions, session: &'static str) -> Result<MySqlConnection, StoreError> {
     let mut connection = MySqlConnection::connect_with(options).await.map_err(store_error)?;
-    Statement::new(SESSION).push(session).clone().execute(&mut connection).await?;
+    let mut settings = Statement::new(SESSION);
+    settings.push(session).push("; SHOW VARIABLES LIKE 'wsrep_on'");
+    let sets = settings.fetch(&mut connection).await?;
+    let wsrep_on = sets.iter().flatten().next().map(|row| row.text(1)).transpose()?;
+    if wsrep_on.is_some_and(|value| value == "ON") {
+        Statement::new(GALERA_SESSION).execute(&mut connection).await?;
+    }
     Ok(connection)
 }
 

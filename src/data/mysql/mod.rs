@@ -14,11 +14,12 @@ mod prices;
 mod recharge;
 mod reports;
 mod row;
+mod schema_lock;
 mod settlement;
 mod statement;
 mod transaction;
 
-use std::{sync::atomic::AtomicU32, time::Duration};
+use std::{collections::BTreeMap, sync::atomic::AtomicU32, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::{
@@ -26,8 +27,8 @@ use sqlx::{
     mysql::{MySqlConnectOptions, MySqlRow},
 };
 
-use self::connections::Connections;
 pub use self::legacy::UpgradeOptions;
+use self::{connections::Connections, statement::Statement};
 use super::{
     Store,
     error::store_error,
@@ -92,8 +93,9 @@ pub async fn bring_up_to_date(
     upgrade: &UpgradeOptions,
     announce: &Announce,
 ) -> Result<(), StoreError> {
-    let mut connection = connect_in_time(&options.disable_statement_logging(), connect_timeout).await?;
-    legacy::bring_up_to_date(&mut connection, upgrade, announce).await?;
+    let options = options.disable_statement_logging();
+    let mut connection = connect_in_time(&options, connect_timeout).await?;
+    legacy::bring_up_to_date(&mut connection, &options, upgrade, announce).await?;
     connection.close().await.map_err(store_error)
 }
 
@@ -136,7 +138,7 @@ impl Store for MySqlStore {
                 return Err(StoreError::Unavailable("the database is read-only".into()));
             }
         }
-        Ok(())
+        self.check_node().await
     }
 
     async fn close(&self) {
@@ -145,6 +147,34 @@ impl Store for MySqlStore {
         self.reader.close().await;
     }
 }
+
+impl MySqlStore {
+    /// Checks the state of a Galera node. Other servers have no such state.
+    async fn check_node(&self) -> Result<(), StoreError> {
+        let state = Statement::new(
+            "SHOW VARIABLES LIKE 'wsrep_on'; \
+             SHOW GLOBAL STATUS WHERE Variable_name IN ('wsrep_cluster_status', 'wsrep_local_state', 'wsrep_ready')",
+        );
+        let mut settings = BTreeMap::new();
+        for row in self.reader.fetch(state).await?.iter().flatten() {
+            settings.insert(row.text(0)?.to_ascii_lowercase(), row.text(1)?);
+        }
+        let is = |name: &str, value: &str| settings.get(name).is_some_and(|found| found == value);
+        if !is("wsrep_on", "ON") {
+            return Ok(());
+        }
+        let unusable = |why: &str| Err(StoreError::Unavailable(format!("the database node is not {why}")));
+        match () {
+            () if !is("wsrep_cluster_status", "Primary") => unusable("in the primary component of its cluster"),
+            () if !is("wsrep_local_state", GALERA_SYNCED) => unusable("synced with its cluster"),
+            () if !is("wsrep_ready", "ON") => unusable("ready"),
+            () => Ok(()),
+        }
+    }
+}
+
+/// The `wsrep_local_state` of a node that has applied all writes of its cluster.
+const GALERA_SYNCED: &str = "4";
 
 /// Whether a setting of the server is off.
 fn is_off(row: &MySqlRow, column: usize) -> Result<bool, StoreError> {

@@ -4,6 +4,7 @@ mod kills;
 mod legacy;
 mod openings;
 mod plan;
+mod schema_lock;
 mod shapes;
 mod times;
 

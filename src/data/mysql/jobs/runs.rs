@@ -13,6 +13,42 @@ use crate::{
 #[async_trait]
 impl RunStore for MySqlStore {
     async fn begin_run(&self, run: &Run) -> Result<Begun, StoreError> {
+        match self.try_begin_run(run).await {
+            // Only the lease and the run are written: another node took them at the same moment.
+            Err(StoreError::Conflict(_)) => Ok(Begun::Elsewhere),
+            begun => begun,
+        }
+    }
+
+    async fn renew_run(&self, run: &Run, position: Option<&str>) -> Result<bool, StoreError> {
+        let renew = sqlx::query(
+            "UPDATE job_lease l LEFT JOIN job_run r ON r.job = l.job AND r.period = ? \
+             SET l.ends_at = UTC_TIMESTAMP(6) + INTERVAL ? SECOND, r.position = COALESCE(?, r.position) \
+             WHERE l.job = ? AND l.owner = ? AND l.ends_at > UTC_TIMESTAMP(6)",
+        );
+        let renew = renew.bind(run.key()).bind(LEASE.as_secs()).bind(position).bind(run.job).bind(&run.owner);
+        Ok(self.reader.execute(renew).await? > 0)
+    }
+
+    async fn end_run(&self, run: &Run, is_done: bool) -> Result<(), StoreError> {
+        if is_done {
+            let end = if run.is_by_hand {
+                sqlx::query("DELETE FROM job_run WHERE job = ? AND period LIKE '% by hand'").bind(run.job)
+            } else {
+                let end = "UPDATE job_run SET finished_at = UTC_TIMESTAMP(6) WHERE job = ? AND period = ?";
+                sqlx::query(end).bind(run.job).bind(run.key())
+            };
+            self.reader.execute(end).await?;
+            let forget =
+                sqlx::query("DELETE FROM job_run WHERE job = ? AND started_at < UTC_TIMESTAMP(6) - INTERVAL ? SECOND");
+            self.reader.execute(forget.bind(run.job).bind(REMEMBERED.as_secs())).await?;
+        }
+        self.give_lease_back(run).await
+    }
+}
+
+impl MySqlStore {
+    async fn try_begin_run(&self, run: &Run) -> Result<Begun, StoreError> {
         // This check comes before the lock of the lease, so that a process that only looks blocks
         // no run.
         let done = sqlx::query("SELECT 1 FROM job_run WHERE job = ? AND period = ? AND finished_at IS NOT NULL")
@@ -50,34 +86,6 @@ impl RunStore for MySqlStore {
         Ok(Begun::Done)
     }
 
-    async fn renew_run(&self, run: &Run, position: Option<&str>) -> Result<bool, StoreError> {
-        let renew = sqlx::query(
-            "UPDATE job_lease l LEFT JOIN job_run r ON r.job = l.job AND r.period = ? \
-             SET l.ends_at = UTC_TIMESTAMP(6) + INTERVAL ? SECOND, r.position = COALESCE(?, r.position) \
-             WHERE l.job = ? AND l.owner = ? AND l.ends_at > UTC_TIMESTAMP(6)",
-        );
-        let renew = renew.bind(run.key()).bind(LEASE.as_secs()).bind(position).bind(run.job).bind(&run.owner);
-        Ok(self.reader.execute(renew).await? > 0)
-    }
-
-    async fn end_run(&self, run: &Run, is_done: bool) -> Result<(), StoreError> {
-        if is_done {
-            let end = if run.is_by_hand {
-                sqlx::query("DELETE FROM job_run WHERE job = ? AND period LIKE '% by hand'").bind(run.job)
-            } else {
-                let end = "UPDATE job_run SET finished_at = UTC_TIMESTAMP(6) WHERE job = ? AND period = ?";
-                sqlx::query(end).bind(run.job).bind(run.key())
-            };
-            self.reader.execute(end).await?;
-            let forget =
-                sqlx::query("DELETE FROM job_run WHERE job = ? AND started_at < UTC_TIMESTAMP(6) - INTERVAL ? SECOND");
-            self.reader.execute(forget.bind(run.job).bind(REMEMBERED.as_secs())).await?;
-        }
-        self.give_lease_back(run).await
-    }
-}
-
-impl MySqlStore {
     async fn give_lease_back(&self, run: &Run) -> Result<(), StoreError> {
         let end = sqlx::query("UPDATE job_lease SET ends_at = UTC_TIMESTAMP(6) WHERE job = ? AND owner = ?");
         self.reader.execute(end.bind(run.job).bind(&run.owner)).await.map(|_| ())

@@ -26,7 +26,7 @@ mod times;
 mod users;
 
 use chrono::Utc;
-use sqlx::MySqlConnection;
+use sqlx::{MySqlConnection, mysql::MySqlConnectOptions};
 
 pub use self::options::UpgradeOptions;
 use self::{
@@ -40,6 +40,7 @@ use crate::{
     biz::values::error::StoreError,
     data::{
         migrations,
+        mysql::schema_lock::SchemaLock,
         plan::{Announce, UpgradePlan},
     },
 };
@@ -48,24 +49,38 @@ use crate::{
 /// anything is changed.
 pub(super) async fn bring_up_to_date(
     connection: &mut MySqlConnection,
+    server: &MySqlConnectOptions,
     options: &UpgradeOptions,
     announce: &Announce,
 ) -> Result<(), StoreError> {
-    migrations::lock_mysql(connection).await?;
-    // Closing the connection releases the lock.
-    let shape = inspect::shape(connection).await?;
-    let found = look(connection, options, shape).await?;
+    // A refused database stays as it is: the lock writes to it.
+    let found = look(connection, options).await?;
+    if found.is_up_to_date() {
+        announce(&found.plan);
+        return migrations::check_mysql(connection).await;
+    }
+    let lock = SchemaLock::take(connection, server).await?;
+    // Another process may have migrated meanwhile.
+    let found = look(connection, options).await?;
     announce(&found.plan);
     match &found.shape.kind {
-        Kind::Ours => migrations::run_mysql(connection).await?,
+        Kind::Ours => migrate(connection, &lock).await?,
         Kind::Empty => {
-            migrations::run_mysql(connection).await?;
+            migrate(connection, &lock).await?;
             users::forbid_records_without_a_day(connection).await?;
         }
-        Kind::Legacy => take_over(connection, &found).await?,
+        Kind::Legacy => take_over(connection, &found, &lock).await?,
     }
     if found.shape.has_progress {
         progress::forget(connection).await?;
+    }
+    lock.give_back(connection).await
+}
+
+async fn migrate(connection: &mut MySqlConnection, lock: &SchemaLock) -> Result<(), StoreError> {
+    for version in migrations::versions() {
+        lock.confirm(connection).await?;
+        migrations::run_mysql(connection, version).await?;
     }
     Ok(())
 }
@@ -75,23 +90,26 @@ pub(super) async fn plan(
     connection: &mut MySqlConnection,
     options: &UpgradeOptions,
 ) -> Result<UpgradePlan, StoreError> {
-    let shape = inspect::shape(connection).await?;
-    Ok(look(connection, options, shape).await?.plan)
+    Ok(look(connection, options).await?.plan)
 }
 
 /// The state of the database, and the plan for it.
 struct Inspection {
     shape: Shape,
     plan: UpgradePlan,
+    pending: Vec<&'static str>,
     /// Present for a legacy database.
     legacy: Option<Reading>,
 }
 
-async fn look(
-    connection: &mut MySqlConnection,
-    options: &UpgradeOptions,
-    shape: Shape,
-) -> Result<Inspection, StoreError> {
+impl Inspection {
+    fn is_up_to_date(&self) -> bool {
+        self.shape.kind == Kind::Ours && !self.shape.has_progress && self.pending.is_empty()
+    }
+}
+
+async fn look(connection: &mut MySqlConnection, options: &UpgradeOptions) -> Result<Inspection, StoreError> {
+    let shape = inspect::shape(connection).await?;
     let pending = migrations::pending_mysql(connection).await?;
     let mut plan = UpgradePlan::default();
     let legacy = match shape.kind {
@@ -106,7 +124,7 @@ async fn look(
         }
     };
     plan.add_migrations(&pending);
-    Ok(Inspection { shape, plan, legacy })
+    Ok(Inspection { shape, plan, pending, legacy })
 }
 
 /// Reads everything that the conversion depends on, and refuses a database that can't be
@@ -151,7 +169,7 @@ async fn read_legacy(
     Ok(reading)
 }
 
-async fn take_over(connection: &mut MySqlConnection, found: &Inspection) -> Result<(), StoreError> {
+async fn take_over(connection: &mut MySqlConnection, found: &Inspection, lock: &SchemaLock) -> Result<(), StoreError> {
     let Some(reading) = &found.legacy else { return Ok(()) };
     if reading.begun.is_none() {
         progress::begin(connection, reading.zone, reading.billing_zone).await?;
@@ -160,7 +178,7 @@ async fn take_over(connection: &mut MySqlConnection, found: &Inspection) -> Resu
     if reading.begun.as_ref().is_none_or(|begun| begun.last_user.is_none()) {
         columns::normalise(connection, &found.shape, reading).await?;
     }
-    migrations::run_mysql(connection).await?;
+    migrate(connection, lock).await?;
     columns::ensure_one_order_a_payment(connection).await?;
     users::take_over(connection, reading).await?;
     users::forbid_records_without_a_day(connection).await?;

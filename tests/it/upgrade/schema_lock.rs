@@ -1,0 +1,40 @@
+//! One process migrates at a time, on every node of a cluster.
+
+use crate::harness::{
+    Database, MySql,
+    process::{SERVER, run},
+};
+
+async fn leased_to(node: &str) -> Database {
+    let database = Database::create(MySql).await;
+    let table = "CREATE TABLE schema_lease (id TINYINT NOT NULL PRIMARY KEY, owner VARCHAR(36) NOT NULL, \
+                 node VARCHAR(255) NOT NULL, ends_at DATETIME(6) NOT NULL)";
+    database.execute(table).await;
+    let lease = format!("INSERT INTO schema_lease VALUES (1, 'other', {node}, UTC_TIMESTAMP(6) + INTERVAL 1 HOUR)");
+    database.execute(&lease).await;
+    database
+}
+
+fn migrate(database: &Database) -> (Option<i32>, String) {
+    let conf = database.config_file(&[("data.database.connect_timeout", "1s")]);
+    let done = run(SERVER, &["-conf", conf.to_str().unwrap(), "--migrate-only"], &[]);
+    (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_migration_on_another_node_is_waited_for() {
+    let database = leased_to("'elsewhere:3306'").await;
+    let (code, said) = migrate(&database);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("another process is migrating"), "{said}");
+    database.execute("UPDATE schema_lease SET ends_at = UTC_TIMESTAMP(6)").await;
+    assert_eq!(migrate(&database).0, Some(0));
+}
+
+/// GET_LOCK shows that the owner is dead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_lease_of_a_dead_process_of_the_same_node_is_taken_over_at_once() {
+    let database = leased_to("CONCAT(@@hostname, ':', @@port)").await;
+    let (code, said) = migrate(&database);
+    assert_eq!(code, Some(0), "{said}");
+}
