@@ -32,6 +32,7 @@ async fn a_node_without_a_primary_component_is_not_ready() {
     cluster.kill(2);
     until("the last node shows", async || service.get("/ready").await.0 == 503).await;
     // And stays so.
+    cluster.is_cut_off(0).await;
     for _ in 0..5 {
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(service.get("/ready").await.0, 503);

@@ -137,6 +137,15 @@ impl Galera {
         }
     }
 
+    /// Waits until a node has lost the majority of its cluster.
+    pub async fn is_cut_off(&self, node: usize) {
+        let deadline = Instant::now() + JOIN_TIMEOUT;
+        while self.status(node, "wsrep_cluster_status").await.as_deref() != Some("non-Primary") {
+            assert!(Instant::now() < deadline, "node {node} keeps its majority: {}", self.log(node));
+            sleep(PAUSE).await;
+        }
+    }
+
     /// Whether every node is in sync, and sees all others.
     pub async fn is_whole(&self) -> bool {
         let all = Some(NODES.to_string());
