@@ -51,7 +51,7 @@ fn seed() -> u64 {
 
 /// Users at random, and one whom every other charge is of.
 fn crowd() -> Crowd {
-    Crowd { users: 60, has_hot_user: true, seed: seed() }
+    Crowd { users: 60, has_hot_user: true, doubts_refusals: true, seed: seed() }
 }
 
 /// The rounds of a load: one, and more until GALERA_SECONDS have passed.

@@ -30,13 +30,15 @@ pub struct Crowd {
     pub users: usize,
     /// Whether every other charge is of one of them.
     pub has_hot_user: bool,
+    /// As of [`Caller::doubts_refusals`].
+    pub doubts_refusals: bool,
     /// Another one makes other requests.
     pub seed: u64,
 }
 
 impl Default for Crowd {
     fn default() -> Self {
-        Self { users: 12, has_hot_user: false, seed: 0 }
+        Self { users: 12, has_hot_user: false, doubts_refusals: false, seed: 0 }
     }
 }
 
@@ -56,6 +58,7 @@ impl Load {
     pub async fn start_with(servers: &[&str], crowd: Crowd) -> Self {
         let servers = watch::Sender::new(connections(servers));
         let mut caller = Caller::new(servers.subscribe(), Dice(0));
+        caller.doubts_refusals = crowd.doubts_refusals;
         for number in 0..crowd.users {
             let user = shared_user(number);
             caller.credit(credit(&user, 1_000_000.0)).await;
@@ -125,6 +128,7 @@ impl Load {
             });
         }
         again.join_all().await;
+        self.caller.settle_doubts().await;
         println!("{} requests had no definite answer at first", self.caller.unanswered());
         self.caller.books.assert_varied();
         self.caller.books
