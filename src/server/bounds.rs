@@ -31,23 +31,18 @@ pub struct Bounds {
 /// the same id finds it.
 pub async fn enforce(State(bounds): State<Bounds>, request: Request, next: Next) -> Response {
     let refusal = Refusal::of(&request, bounds.style);
-    let starts_recharge = starts_recharge(&request);
-    let asks_payment_service = starts_recharge || is_callback(&request);
+    let asks_payment_service = starts_recharge(&request) || is_callback(&request);
     let (request, arrival) = Arrival::watch(request);
     let timeout = bounds.timeout + if asks_payment_service { bounds.payment_timeout } else { Duration::ZERO };
-    let answer = match bounds.requests.try_acquire() {
+    match bounds.requests.try_acquire() {
         Ok(_open) => match tokio::time::timeout(timeout, next.run(request)).await {
-            Ok(_) if arrival.is_broken() => return refusal.incomplete(),
-            Ok(response) => return explain_undecoded(response, refusal),
-            Err(_) if !arrival.is_complete() => return refusal.incomplete(),
-            Err(_) if starts_recharge => {
-                "the request took too long, and the outcome is unknown; look at the orders before a retry"
-            }
-            Err(_) => "the request took too long, and the outcome is unknown; a retry with the same id finds it",
+            Ok(_) if arrival.is_broken() => refusal.incomplete(),
+            Ok(response) => explain_undecoded(response, refusal),
+            Err(_) if !arrival.is_complete() => refusal.incomplete(),
+            Err(_) => refusal.late(),
         },
-        Err(_) => "too many requests are open; retry later",
-    };
-    refusal.answer(&Error::Overloaded(answer.into()))
+        Err(_) => refusal.answer(&Error::Overloaded("too many requests are open; retry later".into())),
+    }
 }
 
 /// Answers a gRPC request that could not be decoded, or was too large, with the error of the

@@ -83,7 +83,9 @@ fn media_type(value: &HeaderValue) -> Option<&str> {
 fn is_json(value: &HeaderValue) -> bool {
     media_type(value).is_some_and(|media_type| {
         let name = media_type.to_ascii_lowercase();
-        name.strip_prefix("application/").is_some_and(|name| name == "json" || name.ends_with("+json"))
+        // JSON messages of gRPC are framed.
+        name.strip_prefix("application/")
+            .is_some_and(|name| name == "json" || (name.ends_with("+json") && !name.starts_with("grpc")))
     })
 }
 
@@ -165,9 +167,17 @@ mod tests {
         for json in ["application/json", "Application/JSON; charset=utf-8", "application/problem+json ; x=y"] {
             assert!(is_json(&HeaderValue::from_static(json)), "{json}");
         }
-        for other in
-            ["", "text/plain", "text/json", "application/jsonp", "application/x-www-form-urlencoded", "json", "*/*"]
-        {
+        for other in [
+            "",
+            "text/plain",
+            "text/json",
+            "application/jsonp",
+            "application/grpc+json",
+            "application/grpc-web+json",
+            "application/x-www-form-urlencoded",
+            "json",
+            "*/*",
+        ] {
             assert!(!is_json(&HeaderValue::from_static(other)), "{other}");
         }
     }

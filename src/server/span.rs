@@ -58,6 +58,17 @@ impl Refusal {
         Self { is_grpc: is_grpc(request), style, id: RequestId::beside(request.extensions()) }
     }
 
+    /// Answers a request that ran into its deadline.
+    pub fn late(self) -> Response {
+        let message = match self.id.retry_id() {
+            Some((field, _)) => {
+                format!("the request took too long, and the outcome is unknown; a retry with the same {field} finds it")
+            }
+            None => "the request took too long; retry later".into(),
+        };
+        self.answer(&Error::Overloaded(message.into()))
+    }
+
     /// For a request that did not arrive in full. Nothing was done, so it may be sent again.
     pub fn incomplete(self) -> Response {
         let message = "the request did not arrive in full, and nothing was done; send it again";

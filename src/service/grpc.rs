@@ -45,7 +45,7 @@ impl BillingService for Grpc {
         let (origin, call, mut message) = Call::with_origin(request);
         let filled = call.fill_id(IdSource::RechargeKey, &mut message.idempotency_key);
         filled.map_err(|error| call.fail(&error))?;
-        call.reply(self.0.recharges.recharge(message, origin).await)
+        call.reply(self.0.recharges.recharge(message, origin, &call.id).await)
     }
 
     async fn get_recharge_order(&self, request: Request<GetRechargeOrderRequest>) -> Reply<RechargeOrder> {

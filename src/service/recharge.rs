@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
+use uuid::Uuid;
 
 use super::{
     convert::int32,
@@ -13,6 +14,7 @@ use super::{
         RechargeCallbackRequest, RechargeOrder, RechargeReply, RechargeRequest,
     },
     reports::paging::Page,
+    request::RequestId,
 };
 use crate::{
     biz::{
@@ -47,8 +49,18 @@ pub struct RechargeService {
 
 impl RechargeService {
     /// Starts a top-up in a task of its own, which goes on when the caller goes away.
-    pub async fn recharge(&self, request: RechargeRequest, origin: Origin) -> Result<RechargeReply> {
+    /// `request_id` learns the idempotency key, by which a retry finds the order.
+    pub async fn recharge(
+        &self,
+        mut request: RechargeRequest,
+        origin: Origin,
+        request_id: &RequestId,
+    ) -> Result<RechargeReply> {
         let started = Instant::now();
+        if request.idempotency_key.is_empty() {
+            request.idempotency_key = Uuid::now_v7().to_string();
+        }
+        request_id.note_retry_id("idempotency_key", &request.idempotency_key);
         let recharge = parse_recharge(request, &origin)?;
         let (recharges, metrics) = (self.recharges.clone(), self.metrics.clone());
         let starting = async move {

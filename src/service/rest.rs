@@ -135,7 +135,7 @@ async fn recharge(State(rest): State<Rest>, path: PathResult, request: Request) 
     let replier = Replier::of(rest.style, &request);
     let origin = Origin::of(request.headers(), request.extensions());
     let answer = match message(&rest.unknown, path, request, IdSource::RechargeKey).await {
-        Ok(message) => rest.api.recharges.recharge(message, origin).await,
+        Ok(message) => rest.api.recharges.recharge(message, origin, &replier.id).await,
         Err(error) => Err(error),
     };
     replier.respond(answer)

@@ -18,10 +18,12 @@ use rstest::rstest;
 use sqlx::{AssertSqlSafe, Connection, Row};
 use tokio::{task::JoinHandle, time::sleep};
 use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
 use crate::harness::{
     Backend, Database, MySql, Service, Sqlite, charge, code_of,
     mariadb::OwnServer,
+    payments::Paying,
     process::{CRON, run},
     progress::Unwatched,
     traced,
@@ -414,4 +416,71 @@ async fn reservations_and_charges_of_crossing_keys_never_deadlock() {
     assert_eq!(used, [[all.as_str()]]);
     one.assert_audit_is_clean().await;
     two.stop().await;
+}
+
+/// Less than the wait for a lock: a charge behind one that waits is refused.
+const STRICT: &[(&str, &str)] =
+    &[("billing.settlement", "{lanes: 2, max_wait: 1800ms, retry_timeout: 60s}"), ("server.grpc.timeout", "60s")];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_accounts_in_a_locked_range_wait_alone() {
+    let service = Service::start_with(MySql, STRICT).await;
+    service.deduct(charge("locked", "asset", 1)).await;
+    charge_innocent(&service, "before").await;
+    // The session holds the places before its rows, too.
+    let holder = Holder::lock(&service.database, "free_quota WHERE user_id = 'locked'").await;
+    let new: Vec<_> = (0..6).map(|user| send(&service, charge(&format!("locke-{user}"), "asset", 1))).collect();
+    for round in 0..3 {
+        charge_innocent(&service, &format!("during-{round}")).await;
+    }
+    assert!(new.iter().all(|call| !call.is_finished()));
+    holder.release().await;
+    for call in new {
+        soon(call).await.unwrap().unwrap();
+    }
+    service.assert_audit_is_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeat_of_a_locked_transaction_waits_alone() {
+    let service = Service::start_with(MySql, STRICT).await;
+    let first = traced("first", charge("locked", "asset", 1));
+    service.deduct(first.clone()).await;
+    charge_innocent(&service, "before").await;
+    let row = "billing_transaction WHERE user_id = 'locked' AND trace_id = 'first'";
+    let holder = Holder::lock(&service.database, row).await;
+    let repeat = send(&service, first);
+    for round in 0..3 {
+        charge_innocent(&service, &format!("during-{round}")).await;
+    }
+    holder.release().await;
+    assert!(soon(repeat).await.unwrap().unwrap().replayed);
+    service.assert_audit_is_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn top_ups_of_a_locked_account_wait_alone() {
+    let paying = Paying::start_with(MySql, STRICT).await;
+    let service = &paying.service;
+    service.deduct(charge("locked", "asset", 1)).await;
+    charge_innocent(service, "before").await;
+    let holder = Holder::lock(&service.database, "user_balance WHERE user_id = 'locked'").await;
+    let top_ups = join_all((0..8).map(|_| paying.try_recharge("locked", 1.0)));
+    let charges = async {
+        for round in 0..3 {
+            charge_innocent(service, &format!("during-{round}")).await;
+        }
+    };
+    let (refused, ()) = tokio::join!(top_ups, charges);
+    for refused in refused {
+        let refused = refused.unwrap_err();
+        assert_eq!(code_of(&refused), (Code::Unavailable, "10014".into()));
+        let details = refused.get_error_details();
+        let id = details.error_info().unwrap().metadata.get("idempotency_key").cloned();
+        assert!(id.is_some_and(|id| !id.is_empty()), "a retry with the key finds an order that was created");
+    }
+    holder.release().await;
+    paying.recharge("locked", 1.0).await;
+    assert_eq!(paying.orders("locked").await.len(), 1, "nothing is left of the refused ones");
+    service.assert_audit_is_clean().await;
 }

@@ -1,5 +1,8 @@
 //! Starts a top-up: creates the order, and opens its payment.
 
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
 use uuid::Uuid;
 
 use super::{
@@ -24,6 +27,13 @@ use crate::biz::{
     },
 };
 
+/// Pauses between attempts to create an order of an account that another transaction has locked.
+const LOCKED_BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(5))
+    .with_max_delay(Duration::from_millis(200))
+    .with_total_delay(Some(Duration::from_secs(3)))
+    .without_max_times()
+    .with_jitter();
 /// Attempts to create an order. The second one is for a concurrent request with the same key. Order
 /// ids practically never collide.
 const ORDER_ATTEMPTS: u32 = 5;
@@ -54,7 +64,11 @@ impl Recharges {
             self.check(&request)?;
             self.gateway()?;
             let order = self.new_order(&request);
-            match in_time(self.orders.create_order(&order, replaced.as_ref().map(|order| &order.id))).await {
+            let replaces = replaced.as_ref().map(|order| &order.id);
+            let create = || self.orders.create_order(&order, replaces);
+            // Between two attempts the order occupies no connection.
+            let creating = create.retry(LOCKED_BACKOFF).when(|error| matches!(error, StoreError::Conflict(_)));
+            match in_time(creating.into_future()).await {
                 Ok(Created::Stored) => return self.open(order, request, trace).await,
                 Ok(Created::TooMuch) => {
                     let why = format!("with the pending top-ups takes the balance beyond {}", Money::MAX);
@@ -62,7 +76,6 @@ impl Recharges {
                 }
                 // The id is taken, or a concurrent request has the key.
                 Ok(Created::Taken) => joined = true,
-                Err(StoreError::Conflict(_)) => {}
                 Err(error) => return Err(error.into()),
             }
         }

@@ -21,7 +21,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{statement::Statement, transaction};
+use super::statement::Statement;
 use crate::{
     biz::values::error::StoreError,
     data::{error::store_error, row::Columns},
@@ -96,12 +96,8 @@ impl Connections {
         Self::with_session(options, "", size, acquire_timeout)
     }
 
-    /// As [`Self::new`], for transactions alone: a statement commits only by a COMMIT.
-    pub(super) fn for_transactions(options: MySqlConnectOptions, size: usize, acquire_timeout: Duration) -> Self {
-        Self::with_session(options, transaction::SESSION, size, acquire_timeout)
-    }
-
-    fn with_session(
+    /// As [`Self::new`], with further settings.
+    pub(super) fn with_session(
         options: MySqlConnectOptions,
         session: &'static str,
         size: usize,

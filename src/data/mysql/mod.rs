@@ -28,7 +28,11 @@ use sqlx::{
 };
 
 pub use self::legacy::UpgradeOptions;
-use self::{connections::Connections, statement::Statement};
+use self::{
+    connections::Connections,
+    statement::Statement,
+    transaction::{SESSION, SHARED_SESSION},
+};
 use super::{
     Store,
     error::store_error,
@@ -42,9 +46,9 @@ pub struct MySqlStore {
     options: MySqlConnectOptions,
     /// Connections for single statements that commit by themselves.
     reader: Connections,
-    /// Connections for transactions.
+    /// Connections for transactions that do not wait for locks.
     writer: Connections,
-    /// Connections for transactions that wait for a lock of another transaction.
+    /// Connections for transactions that wait for the locks of others, and for jobs.
     waiter: Connections,
     /// Number of batches that still look up all their ids, and the number to set after a repeated
     /// id.
@@ -69,10 +73,12 @@ impl MySqlStore {
     /// A store on a schema that is up to date, see [`bring_up_to_date`]. Connects at the first use.
     pub fn new(options: MySqlConnectOptions, limits: PoolLimits) -> Self {
         let options = options.disable_statement_logging();
+        let transactions =
+            |session, size| Connections::with_session(options.clone(), session, size, limits.acquire_timeout);
         Self {
             reader: Connections::new(options.clone(), limits.readers, limits.acquire_timeout),
-            writer: Connections::for_transactions(options.clone(), limits.writers, limits.acquire_timeout),
-            waiter: Connections::for_transactions(options.clone(), limits.waiters, limits.acquire_timeout),
+            writer: transactions(SHARED_SESSION, limits.writers),
+            waiter: transactions(SESSION, limits.waiters),
             options,
             lookup_all: AtomicU32::new(0),
             lookup_all_batches: limits.lookup_all_batches,

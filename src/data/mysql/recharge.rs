@@ -11,7 +11,6 @@ use super::{
     connections::Lease,
     reports::LAST,
     statement::{LockMode, Row as StatementRow, Statement},
-    transaction::BEGINNING,
 };
 use crate::{
     biz::{
@@ -44,7 +43,7 @@ impl OrderStore for MySqlStore {
         let created = if fits(balance, pending, order.amount) {
             match replaces {
                 Some(replaced) if !pass_key_on(&mut connection, replaced, order).await? => Created::Taken,
-                _ if Statement::committing(|packet| insert(packet, order, lock))
+                _ if Statement::committing(LockMode::Skip, |packet| insert(packet, order, lock))
                     .execute_unless_taken(&mut connection)
                     .await? =>
                 {
@@ -56,7 +55,7 @@ impl OrderStore for MySqlStore {
             Created::TooMuch
         };
         if created != Created::Stored {
-            Statement::new("ROLLBACK").execute(&mut connection).await?;
+            Statement::rolling_back().execute(&mut connection).await?;
         }
         connection.give_back();
         Ok(created)
@@ -119,7 +118,7 @@ impl MySqlStore {
     /// the pending orders.
     async fn lock_account(&self, order: &Order, lock: Uuid) -> Result<(Lease, Money, Money), StoreError> {
         let first = self.writer.take_with(|connection| {
-            let mut statement = Statement::beginning();
+            let mut statement = Statement::beginning(LockMode::Skip);
             accounts::lock_or_insert(&mut statement, &order.user, lock, order.created_at);
             statement.push("SELECT balance FROM user_balance WHERE user_id = ").texts([order.user.as_str()]);
             statement.push("; SELECT SUM(amount) FROM recharge_order WHERE status = 'pending' AND user_id = ");
@@ -127,11 +126,11 @@ impl MySqlStore {
             statement.fetch(connection).boxed()
         });
         let (connection, sets) = first.await?;
-        let amount = |at: usize| match sets.get(at).and_then(|rows| rows.first()) {
+        let amount = |from_end: usize| match sets.iter().nth_back(from_end).and_then(|rows| rows.first()) {
             Some(row) => row.money(0),
             None => Err(corrupt("account of a new order")),
         };
-        Ok((connection, amount(BEGINNING + 1)?, amount(BEGINNING + 2)?))
+        Ok((connection, amount(1)?, amount(0)?))
     }
 }
 

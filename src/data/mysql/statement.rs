@@ -130,7 +130,7 @@ impl Statement {
     }
 }
 
-/// Whether a locking read waits for the locks that other transactions hold.
+/// Whether a statement waits for the locks that other transactions hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LockMode {
     Wait,

@@ -76,14 +76,14 @@ impl AccountStore for MySqlStore {
 pub async fn open<'c>(
     mut connection: &'c mut MySqlConnection,
     users: &BTreeSet<UserId>,
-    at: BillingTime,
-    catalog: &Catalog,
+    (at, catalog): (BillingTime, &Catalog),
+    mode: LockMode,
 ) -> Result<(), StoreError> {
     let users: Vec<&UserId> = users.iter().collect();
     let services = catalog.services().count().max(1);
     for chunk in users.chunks((MAX_QUOTA_ROWS / services).max(1)) {
         let attempt = |connection: &'c mut MySqlConnection| async move {
-            let done = insert_missing(&mut *connection, chunk, at, catalog).await;
+            let done = insert_missing(chunk, at, catalog, mode).execute(&mut *connection).await;
             (connection, done)
         };
         let opening = attempt.retry(OPEN_BACKOFF).context(connection);
@@ -94,31 +94,32 @@ pub async fn open<'c>(
     Ok(())
 }
 
-async fn insert_missing(
-    connection: &mut MySqlConnection,
-    users: &[&UserId],
-    at: BillingTime,
-    catalog: &Catalog,
-) -> Result<(), StoreError> {
-    let mut insert = Statement::new(
+fn insert_missing(users: &[&UserId], at: BillingTime, catalog: &Catalog, mode: LockMode) -> Statement {
+    Statement::separate(mode, |insert| {
+        insert.push(
         "INSERT IGNORE INTO user_balance (user_balance_id, user_id, balance, version, created_at, updated_at) VALUES ",
     );
-    insert.rows(users, |row, user| {
-        row.text(&Uuid::now_v7().to_string()).text(user.as_str()).number(0).number(0).instant(at.utc).instant(at.utc);
-    });
-    let rows: Vec<_> =
-        users.iter().flat_map(|user| catalog.iter().map(move |(service, plan)| (user, service, plan))).collect();
-    insert.push(
-        "; COMMIT; INSERT IGNORE INTO free_quota \
+        insert.rows(users, |row, user| {
+            row.text(&Uuid::now_v7().to_string())
+                .text(user.as_str())
+                .number(0)
+                .number(0)
+                .instant(at.utc)
+                .instant(at.utc);
+        });
+        let rows: Vec<_> =
+            users.iter().flat_map(|user| catalog.iter().map(move |(service, plan)| (user, service, plan))).collect();
+        insert.push(
+            "; COMMIT; INSERT IGNORE INTO free_quota \
          (free_quota_id, user_id, service_name, total_quota, used_quota, reset_month, created_at, updated_at) VALUES ",
-    );
-    let month = at.month.to_string();
-    insert.rows(rows, |row, (user, service, plan)| {
-        row.text(&Uuid::now_v7().to_string()).text(user.as_str()).text(service.as_str());
-        row.number(plan.free_quota).number(0).text(&month).instant(at.utc).instant(at.utc);
-    });
-    insert.push("; COMMIT");
-    insert.execute(connection).await
+        );
+        let month = at.month.to_string();
+        insert.rows(rows, |row, (user, service, plan)| {
+            row.text(&Uuid::now_v7().to_string()).text(user.as_str()).text(service.as_str());
+            row.number(plan.free_quota).number(0).text(&month).instant(at.utc).instant(at.utc);
+        });
+        insert.push("; ");
+    })
 }
 
 /// Locks the account row of a user. A missing row can't be locked, so the transaction inserts it

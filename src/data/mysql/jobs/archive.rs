@@ -14,7 +14,10 @@ use crate::{
         values::{error::StoreError, ids::UserId},
     },
     data::{
-        mysql::{MySqlStore, statement::Statement},
+        mysql::{
+            MySqlStore,
+            statement::{LockMode, Statement},
+        },
         row::Columns,
         rows::account::user_of,
     },
@@ -45,8 +48,10 @@ impl RecordArchive for MySqlStore {
         keys.push(" ORDER BY user_id, created_at, billing_record_id LIMIT ").number(limit);
         let rows: Vec<MySqlRow> = self.reader.fetch(keys).await?.into_iter().flatten().collect();
         let Some(last) = rows.last() else { return Ok(0) };
-        let (mut connection, ()) =
-            self.writer.take_with(|connection| Statement::beginning().execute(connection).boxed()).await?;
+        let (mut connection, ()) = self
+            .waiter
+            .take_with(|connection| Statement::beginning(LockMode::Wait).execute(connection).boxed())
+            .await?;
         let mut copy = Statement::new("INSERT INTO billing_record_archive (");
         copy.push(COLUMNS).push(") SELECT ").push(COLUMNS).push(" FROM billing_record WHERE ");
         let copied = moved(&mut connection, copy, (users, before), last).await?;
@@ -57,7 +62,7 @@ impl RecordArchive for MySqlStore {
         if copied != deleted {
             return Err(StoreError::Conflict("old records were written meanwhile".into()));
         }
-        Statement::committing(|_| {}).execute(&mut connection).await?;
+        Statement::committing(LockMode::Wait, |_| {}).execute(&mut connection).await?;
         connection.give_back();
         // The pause is as long as the work, so that half of the disk's time is free for others.
         tokio::time::sleep(begun.elapsed().min(LONGEST_REST)).await;

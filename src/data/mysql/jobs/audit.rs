@@ -23,7 +23,7 @@ impl AuditStore for MySqlStore {
         // Applies to the next transaction only, which reads one snapshot.
         let level = Statement::new("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ");
         let (mut connection, ()) =
-            self.writer.take_with(|connection| level.clone().execute(connection).boxed()).await?;
+            self.waiter.take_with(|connection| level.clone().execute(connection).boxed()).await?;
         let mut snapshot = connection
             .begin_with("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
             .await

@@ -36,7 +36,7 @@ impl QuotaRows for MySqlStore {
                 }
             }
         });
-        self.writer.run(open).await
+        self.waiter.run(open).await
     }
 
     async fn lacking(

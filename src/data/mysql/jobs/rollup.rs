@@ -33,7 +33,7 @@ impl RollupStore for MySqlStore {
     /// Locks the account first, so that nothing is settled for the user until the commit. Otherwise
     /// the commit would fail on the rows that settlements write.
     async fn rebuild(&self, user: &UserId) -> Result<(), StoreError> {
-        self.writer.run(Statement::transaction(|statement| rebuild(statement, user))).await
+        self.waiter.run(Statement::transaction(|statement| rebuild(statement, user))).await
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
         settlement::{
             keys::Keys,
             ledger::{Ledger, SettledBatch},
-            lock::Lock,
+            lock::{Lock, Obstacle},
             posting::{Adjusted, Batch, Outcome, Posting},
             rule::{self, NewRecord, UsageDelta, UsageKey, Writes},
         },
@@ -24,7 +24,7 @@ use crate::{
         account::accounts,
         limits::{caps, key_quotas},
         recharge,
-        statement::{Row as StatementRow, Statement},
+        statement::{LockMode, Row as StatementRow, Statement},
     },
 };
 
@@ -35,24 +35,37 @@ impl Ledger for MySqlStore {
     /// the connection is closed, and the server rolls back.
     async fn settle(&self, batch: &Batch, wait_for: Option<&Lock>) -> Result<SettledBatch, StoreError> {
         let keys = Keys::of(batch);
-        let connections = if wait_for.is_some() { &self.waiter } else { &self.writer };
+        let (connections, mode) = match wait_for {
+            Some(_) => (&self.waiter, LockMode::Wait),
+            None => (&self.writer, LockMode::Skip),
+        };
         let mut connection = connections.take().await?;
         let lookup_all = self.lookup_all.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
         let mut lookup = if lookup_all { Lookup::All } else { Lookup::Ending };
-        let mut created = BTreeSet::new();
+        let (mut created, mut locked) = (BTreeSet::new(), BTreeSet::new());
         // At most three attempts: opened accounts stay open, and ids that the full look-up finds
         // are not inserted.
         for _ in 0..3 {
-            let Loaded { mut state, left_out } = load(&mut connection, batch, &keys, lookup, wait_for).await?;
+            let Loaded { mut state, mut left_out } = load(&mut connection, batch, &keys, lookup, wait_for).await?;
+            for user in &locked {
+                left_out.insert(user, Obstacle::Locked(Lock::Account(user.clone())));
+            }
             let mut unopened = state.unopened(&keys, batch.at.month);
             unopened.retain(|user| !left_out.contains(user));
             if !unopened.is_empty() {
                 // A missing row can't be locked, and an insert out of order could deadlock with
                 // another batch. So this attempt releases its locks, opens the accounts and begins
                 // again.
-                Statement::new("ROLLBACK").execute(&mut connection).await?;
+                Statement::rolling_back().execute(&mut connection).await?;
                 created = unopened.iter().filter(|user| !state.balances.contains_key(user)).cloned().collect();
-                accounts::open(&mut connection, &unopened, batch.at, &batch.catalog).await?;
+                match accounts::open(&mut connection, &unopened, (batch.at, &batch.catalog), mode).await {
+                    // Somebody holds the place of a row. The other accounts do not wait for it.
+                    Err(StoreError::Conflict(_)) if mode == LockMode::Skip => {
+                        Statement::rolling_back().execute(&mut connection).await?;
+                        locked.extend(unopened);
+                    }
+                    opened => opened?,
+                }
                 continue;
             }
             state.created = created.clone();
@@ -60,9 +73,9 @@ impl Ledger for MySqlStore {
             let (outcomes, writes) = rule::settle(&batch, state);
             let sure = lookup == Lookup::All || !refused_as_new(&batch, &outcomes);
             let settled = match sure {
-                true if writes.is_empty() => Statement::new("ROLLBACK").execute_unless_taken(&mut connection).await?,
+                true if writes.is_empty() => Statement::rolling_back().execute_unless_taken(&mut connection).await?,
                 true => {
-                    let packet = Statement::committing(|packet| write(packet, &writes, batch.at));
+                    let packet = Statement::committing(mode, |packet| write(packet, &writes, batch.at));
                     packet.execute_unless_taken(&mut connection).await?
                 }
                 false => false,
@@ -71,7 +84,7 @@ impl Ledger for MySqlStore {
                 connection.give_back();
                 return Ok(writes.into_settlement(outcomes, left_out));
             }
-            Statement::new("ROLLBACK").execute(&mut connection).await?;
+            Statement::rolling_back().execute(&mut connection).await?;
             self.lookup_all.store(self.lookup_all_batches, Relaxed);
             lookup = Lookup::All;
         }

@@ -88,7 +88,7 @@ impl TransactionStore for MySqlStore {
                     .push("; ");
             }
         });
-        self.writer.run(forget).await
+        self.waiter.run(forget).await
     }
 }
 
