@@ -46,3 +46,17 @@ async fn a_node_without_a_primary_component_is_not_ready() {
         cluster.start_again(node).await;
     }
 }
+
+/// As a node that gives another one a copy of its data.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_does_not_keep_up_is_not_ready() {
+    let cluster = disturbed().await;
+    let cluster = cluster.as_ref().unwrap();
+    let [first, ..] = cluster.create_database().await;
+    let service = Service::start_on(first, &[]).await;
+    assert_eq!(service.get("/ready").await.0, 200);
+    cluster.execute(0, "SET GLOBAL wsrep_desync = ON").await;
+    until("a node out of sync shows", async || service.get("/ready").await.0 == 503).await;
+    cluster.execute(0, "SET GLOBAL wsrep_desync = OFF").await;
+    until("a node in sync shows", async || service.get("/ready").await.0 == 200).await;
+}
