@@ -1,16 +1,20 @@
 //! Logs: their level and their form.
 
-use std::io::IsTerminal;
+use std::{
+    fmt::{Debug, Display, Formatter},
+    io::IsTerminal,
+};
 
 use anyhow::Context;
-use tracing::{level_filters::LevelFilter, span::Record};
+use tracing::{
+    field::{Field, Visit},
+    level_filters::LevelFilter,
+    span::Record,
+};
 use tracing_subscriber::{
     EnvFilter,
     field::RecordFields,
-    fmt::{
-        self, FormatFields, FormattedFields, MakeWriter,
-        format::{JsonFields, Writer},
-    },
+    fmt::{self, FormatFields, FormattedFields, MakeWriter, format::Writer},
     layer::SubscriberExt,
     util::SubscriberInitExt,
 };
@@ -37,20 +41,61 @@ pub(crate) fn init(log: &Log, stderr: impl for<'w> MakeWriter<'w> + Send + Sync 
     Ok(())
 }
 
-/// The fields of spans as JSON. A field that is recorded later is appended: [`JsonFields`] reads
-/// and writes all of them again, and the trace id is recorded once per charge.
+/// The fields of spans as JSON, for every request. tracing's own form sorts them in a map of
+/// copies, and reads and writes all of them again if one is recorded later.
 struct AppendedJson;
 
 impl<'w> FormatFields<'w> for AppendedJson {
     fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> std::fmt::Result {
-        JsonFields::new().format_fields(writer, fields)
+        let mut object = JsonObject { writer, is_empty: true, result: Ok(()) };
+        fields.record(&mut object);
+        object.result?;
+        object.writer.write_str(if object.is_empty { "{}" } else { "}" })
     }
 
     fn add_fields(&self, current: &'w mut FormattedFields<Self>, fields: &Record<'_>) -> std::fmt::Result {
-        let mut added = FormattedFields::<JsonFields>::new(String::new());
-        JsonFields::new().format_fields(added.as_writer(), fields)?;
+        let mut added = FormattedFields::<Self>::new(String::new());
+        self.format_fields(added.as_writer(), fields)?;
         current.fields = appended(&current.fields, &added.fields);
         Ok(())
+    }
+}
+
+/// Writes the members of a JSON object.
+struct JsonObject<'w> {
+    writer: Writer<'w>,
+    is_empty: bool,
+    result: std::fmt::Result,
+}
+
+impl JsonObject<'_> {
+    fn add(&mut self, field: &Field, value: impl Display) {
+        let opens = if std::mem::take(&mut self.is_empty) { '{' } else { ',' };
+        // The names of fields are identifiers, which need no escapes.
+        self.result = self.result.and_then(|()| write!(self.writer, "{opens}\"{}\":{value}", field.name()));
+    }
+}
+
+impl Visit for JsonObject<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.add(field, JsonText(value));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.add(field, JsonText(&format!("{value:?}")));
+    }
+}
+
+/// A text as JSON. Ids rarely need escapes.
+struct JsonText<'t>(&'t str);
+
+impl Display for JsonText<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let is_plain = self.0.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\');
+        if is_plain {
+            return write!(f, "\"{}\"", self.0);
+        }
+        f.write_str(&serde_json::Value::from(self.0).to_string())
     }
 }
 

@@ -9,7 +9,7 @@ use axum::{
 };
 use tokio::sync::Semaphore;
 
-use super::{arrival::Arrival, request::undecoded, span::Refusal};
+use super::{arrival::Arrival, content, request::undecoded, span::Refusal};
 use crate::{
     biz::values::{error::Error, invalid::Invalid},
     config::Style,
@@ -24,12 +24,19 @@ pub struct Bounds {
     /// The additional time of requests that wait for payment-service.
     pub payment_timeout: Duration,
     pub style: Style,
+    /// Whether the routes are those of gRPC.
+    pub is_grpc: bool,
 }
 
 /// Answers OVERLOADED at once if too many requests are open, and after the deadline if `next` takes
 /// too long. The work of a late request goes on: an accepted charge is settled, and a retry with
 /// the same id finds it.
 pub async fn enforce(State(bounds): State<Bounds>, request: Request, next: Next) -> Response {
+    if bounds.is_grpc
+        && let Some(refused) = content::refuse_grpc(&request)
+    {
+        return refused;
+    }
     let refusal = Refusal::of(&request, bounds.style);
     let asks_payment_service = starts_recharge(&request) || is_callback(&request);
     let (request, arrival) = Arrival::watch(request);

@@ -32,11 +32,6 @@ pub fn rest<S: Clone + Send + Sync + 'static>(routes: Router<S>, style: Style, m
     routes.route_layer(middleware::from_fn_with_state(RestBodies { style, max_bytes }, check_rest))
 }
 
-/// Adds the checks of gRPC to `routes`.
-pub fn grpc<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
-    routes.route_layer(middleware::from_fn(check_grpc))
-}
-
 /// A web page can send forms and plain text to any server without a preflight request, but it can't
 /// send JSON. So a body with a Content-Type must be JSON.
 async fn check_rest(State(bodies): State<RestBodies>, request: Request, next: Next) -> Response {
@@ -59,16 +54,15 @@ async fn check_rest(State(bodies): State<RestBodies>, request: Request, next: Ne
 
 /// Over HTTP/1.1 the status of a call is lost with its trailers, and the caller would take a charge
 /// for a failure. tonic checks neither the protocol nor the type.
-async fn check_grpc(request: Request, next: Next) -> Response {
+pub fn refuse_grpc(request: &Request) -> Option<Response> {
     let style = Style::Plain;
     if request.version() != Version::HTTP_2 {
+        let status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
         let message = "gRPC needs HTTP/2; over HTTP/1.1 there are the routes of REST";
-        return http_error(style, StatusCode::HTTP_VERSION_NOT_SUPPORTED, "HTTP_VERSION_NOT_SUPPORTED", message);
+        return Some(http_error(style, status, "HTTP_VERSION_NOT_SUPPORTED", message));
     }
-    if !request.headers().get(CONTENT_TYPE).is_some_and(is_grpc_proto) {
-        return unsupported(style, "the Content-Type of a call must be application/grpc");
-    }
-    next.run(request).await
+    let is_grpc = request.headers().get(CONTENT_TYPE).is_some_and(is_grpc_proto);
+    (!is_grpc).then(|| unsupported(style, "the Content-Type of a call must be application/grpc"))
 }
 
 fn unsupported(style: Style, message: &str) -> Response {

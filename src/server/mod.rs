@@ -70,7 +70,8 @@ pub fn public_app(parts: Parts<'_>) -> Router {
         ));
     }
     let routes = content::rest(routes, style, config.limits.body_bytes);
-    let bounded = bound(routes.with_state(rest.clone()), &parts, config.http.timeout, style);
+    let bounds = bounds(&parts, config.http.timeout, style);
+    let bounded = bound(routes.with_state(rest.clone()), config.limits.body_bytes, bounds);
     complete(bounded.merge(ops::health(parts.ops.clone())), &parts.ops.metrics, style)
 }
 
@@ -114,21 +115,23 @@ pub fn internal_app(
         .with_state(rest);
     let calls =
         auth::protect(guarded, tokens, style).merge(callback::protect(callback, callbacks, tokens, style)).merge(open);
-    let routes = content::rest(json, style, limit).merge(content::grpc(calls));
-    let bounded = bound(routes, &parts, config.grpc.timeout, style);
+    let json = content::rest(json, style, limit);
+    let bounds = bounds(&parts, config.grpc.timeout, style);
+    let bounded = bound(calls, limit, Bounds { is_grpc: true, ..bounds.clone() }).merge(bound(json, limit, bounds));
     let ops = ops::health(parts.ops.clone()).merge(ops::metrics(parts.ops.clone()));
     Ok(complete(bounded.merge(ops), &parts.ops.metrics, style))
 }
 
+/// The bounds of the routes of REST. Routes with clones share the most requests at once.
+fn bounds(parts: &Parts<'_>, timeout: Duration, style: Style) -> Bounds {
+    let requests = Arc::new(Semaphore::new(parts.config.limits.requests));
+    Bounds { requests, timeout, payment_timeout: parts.payment_timeout, style, is_grpc: false }
+}
+
 /// Limits the body size, the requests at once, and the time of each. Health and metrics have no such
 /// limits, so that an overloaded server does not look dead.
-fn bound(routes: Router, parts: &Parts<'_>, timeout: Duration, style: Style) -> Router {
-    let limits = &parts.config.limits;
-    let requests = Arc::new(Semaphore::new(limits.requests));
-    let bounds = Bounds { requests, timeout, payment_timeout: parts.payment_timeout, style };
-    routes
-        .layer(DefaultBodyLimit::max(limits.body_bytes))
-        .layer(middleware::from_fn_with_state(bounds, bounds::enforce))
+fn bound(routes: Router, body_bytes: usize, bounds: Bounds) -> Router {
+    routes.layer(DefaultBodyLimit::max(body_bytes)).layer(middleware::from_fn_with_state(bounds, bounds::enforce))
 }
 
 /// Answers for paths and methods that do not exist, and the span and the count around every

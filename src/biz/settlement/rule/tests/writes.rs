@@ -1,6 +1,6 @@
 //! The writes of a batch: every changed row, once, and no other row.
 
-use super::account::{Call, TestAccount, adjust, commit, key, trace, units, user, yuan};
+use super::account::{Call, TestAccount, adjust, commit, commit_of, key, trace, units, user, yuan};
 use crate::biz::{
     account::{Balance, Quota},
     limits::{
@@ -97,4 +97,43 @@ fn an_account_that_was_not_loaded_is_an_error_and_never_an_empty_one() {
         assert_eq!(outcomes, [not_loaded]);
         assert!(writes.is_empty());
     }
+}
+
+/// The quota row of a call that took and freed none of it stays as it is.
+#[test]
+fn only_a_quota_that_changed_is_written() {
+    let account = TestAccount::with("0");
+    let used_up = || {
+        let mut state = loaded(&account);
+        state.quotas.values_mut().for_each(|quota| quota.used = quota.total);
+        state
+    };
+    let (_, writes) = rule::settle(&account.batch([account.charge_of(units(2)).into()]), used_up());
+    assert_eq!((writes.charges.len(), writes.quotas.len()), (1, 0));
+    let reserve = Posting::Reserve(account.reserve_of(units(2)));
+    let (_, writes) = rule::settle(&account.batch([reserve]), used_up());
+    assert_eq!((writes.reservations.len(), writes.quotas.len()), (1, 0));
+    let mut state = used_up();
+    let reserved = writes.reservations.into_iter().next().unwrap().transaction;
+    state.balances.entry(user()).and_modify(|balance| balance.held = yuan("2"));
+    state.transactions.insert((user(), trace()), reserved);
+    let (_, writes) = rule::settle(&account.batch([commit().into()]), state);
+    assert_eq!((writes.reservations.len(), writes.quotas.len()), (1, 0));
+}
+
+#[test]
+fn a_commit_writes_the_quota_that_its_hold_did_not_have() {
+    let account = TestAccount::with("0");
+    let mut used_up = loaded(&account);
+    used_up.quotas.values_mut().for_each(|quota| quota.used = quota.total);
+    let reserve = Posting::Reserve(account.reserve_of(units(2)));
+    let (_, writes) = rule::settle(&account.batch([reserve]), used_up);
+    // Another reservation has given its free units back since.
+    let mut state = loaded(&account);
+    state.balances.extend(writes.balances);
+    let reserved = writes.reservations.into_iter().next().unwrap().transaction;
+    state.transactions.insert((user(), trace()), reserved);
+    let (_, writes) = rule::settle(&account.batch([commit_of(4).into()]), state);
+    let quotas = writes.quotas.iter().map(|((_, _, service), quota)| (service.as_str(), quota.used));
+    assert_eq!(quotas.collect::<Vec<_>>(), [("units", 4)]);
 }
