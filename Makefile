@@ -11,6 +11,8 @@ CASES ?= 20000
 # The files that `make mutants` changes, and the part of the mutants that one run takes.
 MUTATE ?= src/biz/**/*.rs
 SHARD ?= 0/1
+# Where `make tidb` builds the TiDB server.
+TIDB ?= target/tidb
 DEBIAN_PACKAGES := mariadb-server redis-server chromium chromium-driver fonts-dejavu-core prometheus
 
 .PHONY: help
@@ -86,6 +88,20 @@ test-fast: export BILLING_TEST_FAST = 1
 test-fast: ## Run the library tests and the SQLite tests; they need nothing installed
 	@run="test"; if cargo nextest --version > /dev/null 2>&1; then run="nextest run"; fi; set -x; \
 	  cargo $$run --locked --lib --test it -- $(patsubst %,--skip %,$(shell grep -v '^\#' tests/it/needs-servers))
+
+# The server is built once: later runs find it.
+.PHONY: tidb
+tidb: $(TIDB)/tidb ## Build the TiDB server of test-tidb (needs Go)
+
+$(TIDB)/tidb: $(wildcard tests/engines/tidb/*.* tests/engines/tidb/parser/*/*)
+	nice tests/engines/tidb/build.sh $(TIDB)
+
+.PHONY: test-tidb
+test-tidb: export BILLING_TEST_TIDB = $(abspath $(TIDB)/tidb)
+test-tidb: export PROPTEST_RNG_SEED = $(SEED)
+test-tidb: deps tidb ## Run the MySQL tests on TiDB
+	cargo test --locked --test it -- MySql crash:: concurrency:: ports:: ready:: schema:: stalls:: \
+	  $(patsubst %,--skip %,Sqlite $(shell grep -v '^\#' tests/it/not-on-tidb))
 
 .PHONY: fuzz
 fuzz: deps ## Test new random histories (CASES=20000)
