@@ -39,6 +39,7 @@ mod rest;
 mod rollover;
 mod rollup;
 mod sandbox;
+mod schema;
 mod scrape;
 mod stalls;
 mod state_machine;
