@@ -13,6 +13,8 @@ SECONDS ?= 60
 # The files that `make mutants` changes, and the part of the mutants that one run takes.
 MUTATE ?= src/biz/**/*.rs
 SHARD ?= 0/1
+# Where `make tidb` builds the TiDB server.
+TIDB ?= target/tidb
 DEBIAN_PACKAGES := mariadb-server galera-4 rsync iproute2 redis-server chromium chromium-driver fonts-dejavu-core prometheus
 
 .PHONY: help
@@ -92,6 +94,20 @@ test-fast: ## Run the library tests and the SQLite tests; they need nothing inst
 .PHONY: test-galera
 test-galera: deps ## Test new random loads on a Galera cluster for longer (SECONDS=600 SEED=7)
 	GALERA_SECONDS=$(SECONDS) GALERA_SEED=$(SEED) cargo test --locked --test it -- galera::
+
+# The server is built once: later runs find it.
+.PHONY: tidb
+tidb: $(TIDB)/tidb ## Build the TiDB server of test-tidb (needs Go)
+
+$(TIDB)/tidb: $(wildcard tests/engines/tidb/*.* tests/engines/tidb/parser/*/*)
+	nice tests/engines/tidb/build.sh $(TIDB)
+
+.PHONY: test-tidb
+test-tidb: export BILLING_TEST_TIDB = $(abspath $(TIDB)/tidb)
+test-tidb: export PROPTEST_RNG_SEED = $(SEED)
+test-tidb: deps tidb ## Run the MySQL tests on TiDB
+	cargo test --locked --test it -- MySql crash:: concurrency:: ports:: ready:: schema:: stalls:: \
+	  $(patsubst %,--skip %,Sqlite $(shell grep -v '^\#' tests/it/not-on-tidb))
 
 .PHONY: fuzz
 fuzz: deps ## Test new random histories (CASES=20000)

@@ -40,6 +40,7 @@ mod rest;
 mod rollover;
 mod rollup;
 mod sandbox;
+mod schema;
 mod scrape;
 mod stalls;
 mod state_machine;

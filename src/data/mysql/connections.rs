@@ -17,11 +17,11 @@ use sqlx::{
     query::Query,
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OnceCell, OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 
-use super::statement::Statement;
+use super::{server::Server, statement::Statement};
 use crate::{
     biz::values::error::StoreError,
     data::{error::store_error, row::Columns},
@@ -77,6 +77,8 @@ struct Shared {
     options: MySqlConnectOptions,
     /// Settings of the connections, beyond those of all pools.
     session: &'static str,
+    /// Known from the first connection on.
+    server: OnceCell<Server>,
     permits: Arc<Semaphore>,
     /// Idle connections. The last used one is used next.
     idle: Mutex<Vec<Idle>>,
@@ -104,7 +106,8 @@ impl Connections {
         acquire_timeout: Duration,
     ) -> Self {
         let permits = Arc::new(Semaphore::new(size.max(1)));
-        Self(Arc::new(Shared { options, session, permits, idle: Mutex::default(), acquire_timeout }))
+        let server = OnceCell::new();
+        Self(Arc::new(Shared { options, session, server, permits, idle: Mutex::default(), acquire_timeout }))
     }
 
     /// A connection that is in no transaction.
@@ -169,7 +172,9 @@ impl Connections {
                 return Ok(lease(idle.connection, idle.made, true));
             }
         }
-        Ok(lease(connect_with(&self.0.options, self.0.session).await?, Instant::now(), false))
+        let mut connection = connect_with(&self.0.options, self.0.session).await?;
+        self.0.server.get_or_try_init(|| Server::of(&mut connection)).await?;
+        Ok(lease(connection, Instant::now(), false))
     }
 
     /// All rows of one repeatable query that commits by itself.
@@ -259,6 +264,11 @@ pub(super) struct Lease {
 }
 
 impl Lease {
+    /// The kind of the server.
+    pub(super) fn server(&self) -> Server {
+        self.shared.server.get().copied().unwrap_or_default()
+    }
+
     /// Returns the connection to the pool. Its statements must have ended, without an open
     /// transaction.
     pub(super) fn give_back(self) {
