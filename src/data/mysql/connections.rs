@@ -33,10 +33,12 @@ use crate::{
 /// - Time limits: a frozen process or lost machine does not hold its locks for hours. MySQL has such
 ///   a limit for idle connections only.
 /// - No list of keys becomes a subquery, which would lock in another order.
+/// - TiDB takes locks when a statement runs, and not at the commit.
 const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
     SET SESSION sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', \
     autocommit = 1, innodb_lock_wait_timeout = 2, wait_timeout = 30 \
-    /*M! , idle_transaction_timeout = 5, in_predicate_conversion_threshold = 0 */";
+    /*M! , idle_transaction_timeout = 5, in_predicate_conversion_threshold = 0 */ \
+    /*T! , tidb_txn_mode = 'pessimistic', tidb_idle_transaction_timeout = 5 */";
 
 /// The settings of a connection to a Galera node. A read waits until the node has applied all
 /// commits that other nodes have acknowledged. A node that lost its cluster refuses it.
