@@ -8,10 +8,14 @@ CONF ?= configs/local.yaml
 # random seeds.
 SEED ?= 1
 CASES ?= 20000
+# How long each test of `make test-galera` goes on, at the least.
+SECONDS ?= 60
 # The files that `make mutants` changes, and the part of the mutants that one run takes.
 MUTATE ?= src/biz/**/*.rs
 SHARD ?= 0/1
-DEBIAN_PACKAGES := mariadb-server redis-server chromium chromium-driver fonts-dejavu-core prometheus
+# Where `make tidb` builds the TiDB server.
+TIDB ?= target/tidb
+DEBIAN_PACKAGES := mariadb-server galera-4 rsync iproute2 redis-server chromium chromium-driver fonts-dejavu-core prometheus
 
 .PHONY: help
 help: ## List the targets
@@ -23,8 +27,8 @@ init: deps ## Install what the tests need and fetch the crates
 
 # Tests start private servers. policy-rc.d keeps the packages from starting services.
 .PHONY: deps
-deps: ## Install MariaDB, Redis, Chromium and promtool (Debian packages), if missing
-	@if ! { command -v mariadbd && command -v mariadb-install-db && command -v redis-server && command -v chromedriver && command -v promtool; } > /dev/null; then \
+deps: ## Install MariaDB with Galera, Redis, Chromium and promtool (Debian packages), if missing
+	@if ! { command -v mariadbd && command -v mariadb-install-db && [ -e /usr/lib/galera/libgalera_smm.so ] && command -v rsync && command -v ss && command -v redis-server && command -v chromedriver && command -v promtool; } > /dev/null; then \
 	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	  $$sudo apt-get update -qq; \
 	  if [ ! -e /usr/sbin/policy-rc.d ]; then \
@@ -86,6 +90,24 @@ test-fast: export BILLING_TEST_FAST = 1
 test-fast: ## Run the library tests and the SQLite tests; they need nothing installed
 	@run="test"; if cargo nextest --version > /dev/null 2>&1; then run="nextest run"; fi; set -x; \
 	  cargo $$run --locked --lib --test it -- $(patsubst %,--skip %,$(shell grep -v '^\#' tests/it/needs-servers))
+
+.PHONY: test-galera
+test-galera: deps ## Test new random loads on a Galera cluster for longer (SECONDS=600 SEED=7)
+	GALERA_SECONDS=$(SECONDS) GALERA_SEED=$(SEED) cargo test --locked --test it -- galera::
+
+# The server is built once: later runs find it.
+.PHONY: tidb
+tidb: $(TIDB)/tidb ## Build the TiDB server of test-tidb (needs Go)
+
+$(TIDB)/tidb: $(wildcard tests/engines/tidb/*.* tests/engines/tidb/parser/*/*)
+	nice tests/engines/tidb/build.sh $(TIDB)
+
+.PHONY: test-tidb
+test-tidb: export BILLING_TEST_TIDB = $(abspath $(TIDB)/tidb)
+test-tidb: export PROPTEST_RNG_SEED = $(SEED)
+test-tidb: deps tidb ## Run the MySQL tests on TiDB
+	cargo test --locked --test it -- MySql crash:: concurrency:: ports:: ready:: schema:: stalls:: \
+	  $(patsubst %,--skip %,Sqlite $(shell grep -v '^\#' tests/it/not-on-tidb))
 
 .PHONY: fuzz
 fuzz: deps ## Test new random histories (CASES=20000)

@@ -25,8 +25,11 @@ pub(super) fn store_error(error: sqlx::Error) -> StoreError {
 fn of_mysql(number: u16, text: String) -> StoreError {
     match number {
         // A row, or a table, changed since the transaction began; lock wait timeout; deadlock, or
-        // certification failed on Galera; rolled back by group replication; write conflict on TiDB.
-        1020 | 1205 | 1213 | 1412 | 3101 | 9007 => StoreError::Conflict(text),
+        // certification failed on Galera; rolled back by group replication.
+        1020 | 1205 | 1213 | 1412 | 3101 => StoreError::Conflict(text),
+        // TiDB: a lock that can't be taken again, write conflicts, a commit to be retried, tables
+        // that changed meanwhile. The transaction is rolled back.
+        8002 | 8005 | 8022 | 8028 | 9007 => StoreError::Conflict(text),
         // The transaction was aborted between two statements of a packet, and its savepoint is gone.
         1305 => StoreError::Conflict(text),
         // Another process inserted the key in the meantime; a retry finds it.
@@ -38,6 +41,10 @@ fn of_mysql(number: u16, text: String) -> StoreError {
         1040 | 1041 | 1047 | 1053 | 1203 | 1226 | 1290 | 1317 | 1792 | 1836 | 1927 | 1969 | 3024 | 3100 | 4031 => {
             StoreError::Unavailable(text)
         }
+        // TiDB: an error without a number of its own, such as that of a statement killed while it
+        // wrote; its schema is older than allowed; no timestamps; storage that does not answer, is
+        // busy, resolves no locks or is away; a snapshot that is gone.
+        1105 | 8027 | 9001..=9006 => StoreError::Unavailable(text),
         _ => StoreError::Failed(text),
     }
 }
@@ -61,4 +68,20 @@ pub(super) fn of_sqlite(code: Option<i32>, text: String) -> StoreError {
 /// An error for a stored value that the domain does not know; `what` names the column or field.
 pub(super) fn corrupt(what: &str) -> StoreError {
     StoreError::Failed(format!("stored {what} is not valid"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_tidb_are_retried_or_outages() {
+        for number in [8002, 8005, 8022, 8028, 9007] {
+            assert!(matches!(of_mysql(number, String::new()), StoreError::Conflict(_)), "{number}");
+        }
+        for number in [1105, 8027, 9001, 9002, 9003, 9004, 9005, 9006] {
+            assert!(matches!(of_mysql(number, String::new()), StoreError::Unavailable(_)), "{number}");
+        }
+        assert!(matches!(of_mysql(8200, String::new()), StoreError::Failed(_)));
+    }
 }

@@ -11,7 +11,7 @@ use sqlx::{
     migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator},
 };
 
-use super::error::store_error;
+use super::{error::store_error, mysql::Server};
 use crate::biz::values::error::StoreError;
 
 /// Longest wait for another process that migrates a SQLite file. The caller decides whether to retry.
@@ -48,6 +48,10 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0017_key_quota_periods"),
 ];
 
+/// The tables of the first [`TIDB_BASE`] migrations, which TiDB can't run. It runs those after them.
+const TIDB_SCHEMA: &str = include_str!("../../migrations/tidb/0017_schema.sql");
+const TIDB_BASE: i64 = 17;
+
 /// The first migration that changes the legacy tables.
 pub(super) const FIRST_OWN: &str = "0002_exact_amounts_clustered_keys";
 
@@ -69,12 +73,21 @@ pub(super) async fn run_mysql(connection: &mut MySqlConnection, version: i64) ->
             .await
             .map_err(store_error)?;
     }
-    run(migrator(|(_, mysql, _)| mysql), connection, Some(version)).await
+    run(mysql_migrations(connection).await?, connection, Some(version)).await
 }
 
 /// Checks that the migrations of an up-to-date MySQL schema are those of this release.
 pub(super) async fn check_mysql(connection: &mut MySqlConnection) -> Result<(), StoreError> {
-    run(migrator(|(_, mysql, _)| mysql), connection, None).await
+    run(mysql_migrations(connection).await?, connection, None).await
+}
+
+async fn mysql_migrations(connection: &mut MySqlConnection) -> Result<Vec<Migration>, StoreError> {
+    let mut migrations = numbered(|(_, mysql, _)| mysql);
+    if Server::of(connection).await? == Server::TiDb {
+        migrations.retain(|migration| migration.version > TIDB_BASE);
+        migrations.insert(0, migration(TIDB_BASE, "schema", TIDB_SCHEMA));
+    }
+    Ok(migrations)
 }
 
 /// The migrations that a MySQL schema lacks. Changes nothing.
@@ -111,7 +124,7 @@ pub(super) async fn run_sqlite(connection: &mut SqliteConnection, lock: &Path) -
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    run(migrator(|(_, _, sqlite)| sqlite), connection, None).await
+    run(numbered(|(_, _, sqlite)| sqlite), connection, None).await
     // Dropping the file handle releases the lock.
 }
 
@@ -142,27 +155,29 @@ fn pending_after(done: &[i64]) -> Result<Vec<&'static str>, StoreError> {
     }
 }
 
-/// The names of the migrations whose versions are not in `done`.
+/// The names of the migrations after those in `done`.
 pub(super) fn pending(done: &[i64]) -> Vec<&'static str> {
-    PAIRS.iter().zip(1..).filter(|(_, version)| !done.contains(version)).map(|(pair, _)| pair.0).collect()
+    let newest = done.iter().max().copied().unwrap_or(0);
+    PAIRS.iter().zip(1..).filter(|(_, version)| *version > newest).map(|(pair, _)| pair.0).collect()
 }
 
-fn migrator(pick: fn(&(&'static str, &'static str, &'static str)) -> &'static str) -> Migrator {
-    let migrations = PAIRS
-        .iter()
-        .zip(1..)
-        .map(|(pair, version)| {
-            Migration::new(version, pair.0.into(), MigrationType::Simple, pick(pair).into_sql_str(), false)
-        })
-        .collect();
-    let mut migrator = Migrator::with_migrations(migrations);
-    // sqlx's own lock has no time limit.
-    migrator.set_locking(false);
-    migrator
+fn numbered(pick: fn(&(&'static str, &'static str, &'static str)) -> &'static str) -> Vec<Migration> {
+    PAIRS.iter().zip(1..).map(|(pair, version)| migration(version, pair.0, pick(pair))).collect()
+}
+
+fn migration(version: i64, name: &'static str, sql: &'static str) -> Migration {
+    Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
 }
 
 /// Runs the migrations up to `target`, or all of them.
-async fn run<C: Migrate>(migrator: Migrator, connection: &mut C, target: Option<i64>) -> Result<(), StoreError> {
+async fn run<C: Migrate>(
+    migrations: Vec<Migration>,
+    connection: &mut C,
+    target: Option<i64>,
+) -> Result<(), StoreError> {
+    let mut migrator = Migrator::with_migrations(migrations);
+    // sqlx's own lock has no time limit.
+    migrator.set_locking(false);
     migrator.run_direct(target, connection, false).await.map_err(|error| {
         let text = format!("migration: {error}");
         match error {

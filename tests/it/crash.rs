@@ -12,7 +12,7 @@ use crate::harness::{
     caller::{Caller, Dice, connections},
     charge,
     load::Load,
-    mariadb::OwnServer,
+    mariadb::{OwnServer, is_tidb},
     process::ServerProcess,
     traced,
 };
@@ -183,6 +183,10 @@ async fn ask_again(caller: &Caller, abandoned: Abandoned) {
 /// transaction open.
 async fn assert_no_transaction_stays_open(database: &Database) {
     let open = async || match database.backend {
+        MySql if is_tidb() => {
+            let of_service = "FROM information_schema.tidb_trx WHERE db = DATABASE() AND session_id <> CONNECTION_ID()";
+            database.rows(&["session_id", "state", "start_time"], of_service).await
+        }
         MySql => {
             let of_service = "FROM information_schema.innodb_trx JOIN information_schema.processlist \
                  ON id = trx_mysql_thread_id WHERE db = DATABASE()";

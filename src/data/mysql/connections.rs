@@ -17,11 +17,11 @@ use sqlx::{
     query::Query,
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OnceCell, OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 
-use super::statement::Statement;
+use super::{server::Server, statement::Statement};
 use crate::{
     biz::values::error::StoreError,
     data::{error::store_error, row::Columns},
@@ -33,10 +33,12 @@ use crate::{
 /// - Time limits: a frozen process or lost machine does not hold its locks for hours. MySQL has such
 ///   a limit for idle connections only.
 /// - No list of keys becomes a subquery, which would lock in another order.
+/// - TiDB takes locks when a statement runs, and not at the commit.
 const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
     SET SESSION sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', \
     autocommit = 1, innodb_lock_wait_timeout = 2, wait_timeout = 30 \
-    /*M! , idle_transaction_timeout = 5, in_predicate_conversion_threshold = 0 */";
+    /*M! , idle_transaction_timeout = 5, in_predicate_conversion_threshold = 0 */ \
+    /*T! , tidb_txn_mode = 'pessimistic', tidb_idle_transaction_timeout = 5 */";
 
 /// The settings of a connection to a Galera node. A read waits until the node has applied all
 /// commits that other nodes have acknowledged. A node that lost its cluster refuses it.
@@ -77,6 +79,8 @@ struct Shared {
     options: MySqlConnectOptions,
     /// Settings of the connections, beyond those of all pools.
     session: &'static str,
+    /// Known from the first connection on.
+    server: OnceCell<Server>,
     permits: Arc<Semaphore>,
     /// Idle connections. The last used one is used next.
     idle: Mutex<Vec<Idle>>,
@@ -104,7 +108,8 @@ impl Connections {
         acquire_timeout: Duration,
     ) -> Self {
         let permits = Arc::new(Semaphore::new(size.max(1)));
-        Self(Arc::new(Shared { options, session, permits, idle: Mutex::default(), acquire_timeout }))
+        let server = OnceCell::new();
+        Self(Arc::new(Shared { options, session, server, permits, idle: Mutex::default(), acquire_timeout }))
     }
 
     /// A connection that is in no transaction.
@@ -169,7 +174,9 @@ impl Connections {
                 return Ok(lease(idle.connection, idle.made, true));
             }
         }
-        Ok(lease(connect_with(&self.0.options, self.0.session).await?, Instant::now(), false))
+        let mut connection = connect_with(&self.0.options, self.0.session).await?;
+        self.0.server.get_or_try_init(|| Server::of(&mut connection)).await?;
+        Ok(lease(connection, Instant::now(), false))
     }
 
     /// All rows of one repeatable query that commits by itself.
@@ -259,6 +266,11 @@ pub(super) struct Lease {
 }
 
 impl Lease {
+    /// The kind of the server.
+    pub(super) fn server(&self) -> Server {
+        self.shared.server.get().copied().unwrap_or_default()
+    }
+
     /// Returns the connection to the pool. Its statements must have ended, without an open
     /// transaction.
     pub(super) fn give_back(self) {

@@ -1,4 +1,4 @@
-//! The store on MySQL 8, MariaDB 10.6+ and clusters that speak their protocol.
+//! The store on MySQL 8, MariaDB 10.6+, TiDB, and clusters that speak their protocol.
 //!
 //! Amounts are `DECIMAL(20,6)`, times `DATETIME(6)` in UTC. Columns with a binary collation arrive
 //! as bytes, so [`text`] decodes all text. Instants are bound as naive times: sqlx sends other
@@ -15,6 +15,7 @@ mod recharge;
 mod reports;
 mod row;
 mod schema_lock;
+mod server;
 mod settlement;
 mod statement;
 mod transaction;
@@ -28,6 +29,7 @@ use sqlx::{
 };
 
 pub use self::legacy::UpgradeOptions;
+pub(super) use self::server::Server;
 use self::{
     connections::Connections,
     statement::Statement,

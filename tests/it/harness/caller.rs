@@ -54,6 +54,9 @@ pub fn connections(servers: &[&str]) -> Vec<Channel> {
 pub struct Caller {
     pub books: Arc<Books>,
     pub dice: Dice,
+    /// Whether a server that gave no answer may go on with a request while another one refuses it. A
+    /// refusal is then definite only when the request is sent again later.
+    pub doubts_refusals: bool,
     servers: watch::Receiver<Vec<Channel>>,
     attempts: Arc<Attempts>,
 }
@@ -67,7 +70,7 @@ struct Attempts {
 
 impl Caller {
     pub fn new(servers: watch::Receiver<Vec<Channel>>, dice: Dice) -> Self {
-        Self { books: Arc::default(), dice, servers, attempts: Arc::default() }
+        Self { books: Arc::default(), dice, doubts_refusals: false, servers, attempts: Arc::default() }
     }
 
     /// Requests that wait for an answer.
@@ -130,6 +133,7 @@ impl Caller {
         });
         match call.await {
             (Ok(reply), retried) => self.books.acknowledge(&request, reply, sent_before || retried),
+            (Err(Refused), true) if self.doubts_refusals => self.books.doubt_charge(&request),
             (Err(Refused), _) => self.books.refuse(&request.user_id, &request.trace_id),
         }
     }
@@ -176,12 +180,35 @@ impl Caller {
     }
 
     pub async fn reserve(&mut self, request: ReserveQuotaRequest) {
+        self.settle_hold(request, false).await;
+    }
+
+    /// As [`Self::reserve`], for one that was sent before.
+    async fn reserve_again(&mut self, request: ReserveQuotaRequest) {
+        self.settle_hold(request, true).await;
+    }
+
+    /// Sends again all that was refused in doubt, after all servers have come to rest.
+    pub async fn settle_doubts(&mut self) {
+        self.doubts_refusals = false;
+        let doubts = self.books.take_doubts();
+        println!("{} refusals in doubt", doubts.charges.len() + doubts.holds.len());
+        for charge in doubts.charges {
+            self.charge_again(charge).await;
+        }
+        for hold in doubts.holds {
+            self.reserve_again(hold).await;
+        }
+    }
+
+    async fn settle_hold(&mut self, request: ReserveQuotaRequest, sent_before: bool) {
         let call = self.ask(|mut client| {
             let request = request.clone();
             async move { client.reserve_quota(request).await }
         });
         match call.await {
-            (Ok(reply), retried) => self.books.hold(&request, reply, retried),
+            (Ok(reply), retried) => self.books.hold(&request, reply, sent_before || retried),
+            (Err(Refused), true) if self.doubts_refusals => self.books.doubt_hold(&request),
             (Err(Refused), _) => self.books.refuse(&request.user_id, &request.trace_id),
         }
     }
@@ -208,7 +235,7 @@ impl Caller {
     /// release alone: there is nothing any more that a reserve could say again.
     pub async fn repeat_hold(&mut self, Hold { request, end, .. }: Hold) {
         match end {
-            End::Open => self.reserve(request).await,
+            End::Open | End::Expired => self.reserve(request).await,
             End::Released => {
                 let (user_id, trace_id) = (request.user_id, request.trace_id);
                 self.release(ReleaseReservationRequest { user_id, trace_id }).await;

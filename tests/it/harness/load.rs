@@ -17,12 +17,30 @@ use super::{
 };
 
 const CALLERS: usize = 64;
-/// Users whom all callers charge at once.
-const SHARED_USERS: usize = 12;
+/// It pays from the first call on.
+const HOT_USER: usize = 1;
 /// Charges of one batch.
 const BATCH: usize = 20;
 /// What a test waits for comes by then.
 const DEADLINE: Duration = Duration::from_secs(120);
+
+/// The users whom all callers charge at once, and the choices of the callers.
+#[derive(Clone, Copy)]
+pub struct Crowd {
+    pub users: usize,
+    /// Whether every other charge is of one of them.
+    pub has_hot_user: bool,
+    /// As of [`Caller::doubts_refusals`].
+    pub doubts_refusals: bool,
+    /// Another one makes other requests.
+    pub seed: u64,
+}
+
+impl Default for Crowd {
+    fn default() -> Self {
+        Self { users: 12, has_hot_user: false, doubts_refusals: false, seed: 0 }
+    }
+}
 
 pub struct Load {
     caller: Caller,
@@ -34,9 +52,14 @@ pub struct Load {
 impl Load {
     /// Makes the shared users what they are, and starts the callers.
     pub async fn start(servers: &[&str]) -> Self {
+        Self::start_with(servers, Crowd::default()).await
+    }
+
+    pub async fn start_with(servers: &[&str], crowd: Crowd) -> Self {
         let servers = watch::Sender::new(connections(servers));
         let mut caller = Caller::new(servers.subscribe(), Dice(0));
-        for number in 0..SHARED_USERS {
+        caller.doubts_refusals = crowd.doubts_refusals;
+        for number in 0..crowd.users {
             let user = shared_user(number);
             caller.credit(credit(&user, 1_000_000.0)).await;
             if pays(number) {
@@ -46,8 +69,8 @@ impl Load {
         let (stop, mut running) = (CancellationToken::new(), JoinSet::new());
         for number in 1..=CALLERS {
             let mut caller = caller.clone();
-            caller.dice = Dice(number as u64);
-            running.spawn(Customer { caller, number, sent: 0, open: Vec::new() }.call_until(stop.clone()));
+            caller.dice = Dice((crowd.seed << 32) + number as u64);
+            running.spawn(Customer { caller, number, crowd, sent: 0, open: Vec::new() }.call_until(stop.clone()));
         }
         Self { caller, servers, stop, running }
     }
@@ -105,6 +128,7 @@ impl Load {
             });
         }
         again.join_all().await;
+        self.caller.settle_doubts().await;
         println!("{} requests had no definite answer at first", self.caller.unanswered());
         self.caller.books.assert_varied();
         self.caller.books
@@ -130,6 +154,7 @@ pub fn credit(user: &str, amount: f64) -> AdjustBalanceRequest {
 struct Customer {
     caller: Caller,
     number: usize,
+    crowd: Crowd,
     sent: usize,
     /// Reservations that it will end, or leave open if it is stopped first.
     open: Vec<ReserveQuotaRequest>,
@@ -156,7 +181,8 @@ impl Customer {
     /// A charge of a shared user, under an id of its own, often at a cost of its own.
     fn next_charge(&mut self) -> DeductQuotaRequest {
         let dice = &mut self.caller.dice;
-        let user = dice.below(SHARED_USERS);
+        let is_hot = self.crowd.has_hot_user && dice.below(2) == 0;
+        let user = if is_hot { HOT_USER } else { dice.below(self.crowd.users) };
         let service = if pays(user) { "payment" } else { "passport" };
         let cost = [0.0, 0.0, 0.333_333, 1.0][dice.below(4)];
         let charge = charge(&shared_user(user), service, 1 + dice.below(3) as i32);

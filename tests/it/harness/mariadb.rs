@@ -1,6 +1,9 @@
-//! One private MariaDB for the test process: its own port, its own temporary data.
+//! One private MariaDB for the test process: its own port, its own temporary data. With
+//! BILLING_TEST_TIDB, which names the program that `make tidb` builds, it is a TiDB instead.
 
 use std::{
+    ffi::OsString,
+    path::Path,
     process::Command,
     sync::{
         OnceLock,
@@ -14,6 +17,8 @@ use sqlx::{AssertSqlSafe, Connection};
 use super::private_server::{PrivateServer, free_port, needs_installed};
 
 const ATTEMPTS: usize = 5;
+/// Names the program of the TiDB server.
+const TIDB: &str = "BILLING_TEST_TIDB";
 
 struct Server {
     port: u16,
@@ -70,13 +75,20 @@ impl OwnServer {
     }
 }
 
+/// Whether it is a TiDB.
+#[allow(dead_code, reason = "the benchmark, which shares this file, runs on MariaDB")]
+pub fn is_tidb() -> bool {
+    std::env::var_os(TIDB).is_some()
+}
+
 /// A fresh database; the source that names it.
 pub async fn create_database() -> String {
     let port = tokio::task::spawn_blocking(|| SERVER.get_or_init(|| start(&[])).port).await.unwrap();
     create_database_on(port).await
 }
 
-async fn create_database_on(port: u16) -> String {
+/// A fresh database on the server at a port.
+pub async fn create_database_on(port: u16) -> String {
     static DATABASES: AtomicU64 = AtomicU64::new(0);
     let name = format!("billing_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
     let mut connection = sqlx::MySqlConnection::connect(&format!("mysql://root@127.0.0.1:{port}/")).await.unwrap();
@@ -100,8 +112,26 @@ fn start(options: &[&str]) -> Server {
 }
 
 fn start_on(port: u16, options: &[&str]) -> Server {
-    needs_installed("mariadb-install-db");
     let folder = PrivateServer::folder_for("mariadb");
+    let command = match std::env::var_os(TIDB) {
+        Some(program) => tidb(program, &folder, port),
+        None => mariadb(&folder, port, options),
+    };
+    Server { port, process: PrivateServer::start(folder, &command) }
+}
+
+/// The options of tests are MariaDB's. The data is on disk, so that a killed server finds it again.
+fn tidb(program: OsString, folder: &Path, port: u16) -> Vec<OsString> {
+    let options = [
+        format!("-port={port}"),
+        format!("-data={}", folder.join("data").display()),
+        format!("-temp={}", folder.display()),
+    ];
+    std::iter::once(program).chain(options.map(OsString::from)).collect()
+}
+
+fn mariadb(folder: &Path, port: u16, options: &[&str]) -> Vec<OsString> {
+    needs_installed("mariadb-install-db");
     let (data, tmp) = (folder.join("data"), folder.join("tmp"));
     std::fs::create_dir(&tmp).unwrap();
     let installed = Command::new("mariadb-install-db")
@@ -127,7 +157,7 @@ fn start_on(port: u16, options: &[&str]) -> Server {
         "--innodb-buffer-pool-size=256M".to_owned(),
     ];
     command.extend(options.iter().map(|option| (*option).to_owned()));
-    Server { port, process: PrivateServer::start(folder, &command) }
+    command.into_iter().map(OsString::from).collect()
 }
 
 /// Waits for the port, for a bounded time.

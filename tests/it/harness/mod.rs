@@ -5,6 +5,7 @@ pub mod books;
 pub mod browser;
 pub mod caller;
 pub mod contract;
+pub mod galera;
 pub mod load;
 pub mod lock;
 pub mod mariadb;

@@ -56,12 +56,17 @@ impl ServerProcess {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let serving = lines
-            .by_ref()
-            .map(Result::unwrap)
-            .map(|line| serde_json::from_str::<Value>(&line).unwrap_or_else(|_| panic!("{binary} says: {line}")))
-            .find(|line| line["fields"]["message"] == says)
-            .expect("it says that it serves");
+        let serving = loop {
+            let line = lines.next().expect("it says that it serves").unwrap();
+            match serde_json::from_str::<Value>(&line) {
+                Ok(line) if line["fields"]["message"] == says => break line,
+                Ok(_) => {}
+                Err(_) => {
+                    let rest: Vec<String> = lines.map_while(Result::ok).collect();
+                    panic!("{binary} says: {line}\n{}", rest.join("\n"));
+                }
+            }
+        };
         let grpc = format!("http://{}", serving["fields"][addr].as_str().unwrap());
         // Goes on reading, or the process would stop at a full pipe.
         std::thread::spawn(move || {

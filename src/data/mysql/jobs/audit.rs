@@ -23,14 +23,12 @@ use crate::{
 #[async_trait]
 impl AuditStore for MySqlStore {
     async fn evidence(&self, after: Option<&UserId>, limit: u32) -> Result<Vec<Evidence>, StoreError> {
-        // Applies to the next transaction only, which reads one snapshot.
+        // Applies to the next transaction only, which reads one snapshot. TiDB knows no READ ONLY.
         let level = Statement::new("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ");
         let (mut connection, ()) =
             self.waiter.take_with(|connection| level.clone().execute(connection).boxed()).await?;
-        let mut snapshot = connection
-            .begin_with("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
-            .await
-            .map_err(store_error)?;
+        let mut snapshot =
+            connection.begin_with("START TRANSACTION WITH CONSISTENT SNAPSHOT").await.map_err(store_error)?;
         let evidence = read(&mut snapshot, after, limit).await?;
         snapshot.rollback().await.map_err(store_error)?;
         connection.give_back();

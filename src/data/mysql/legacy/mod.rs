@@ -40,7 +40,7 @@ use crate::{
     biz::values::error::StoreError,
     data::{
         migrations,
-        mysql::schema_lock::SchemaLock,
+        mysql::{Server, schema_lock::SchemaLock},
         plan::{Announce, UpgradePlan},
     },
 };
@@ -135,6 +135,11 @@ async fn read_legacy(
     shape: &Shape,
     (pending, plan): (&[&str], &mut UpgradePlan),
 ) -> Result<Reading, StoreError> {
+    if Server::of(connection).await? == Server::TiDb {
+        return Err(refused(&["TiDB can't change the primary keys of tables: convert the database on MySQL or \
+            MariaDB, and import it into TiDB then"
+            .into()]));
+    }
     execute(connection, LIMITS).await?;
     let begun = if shape.has_progress { progress::begun(connection).await? } else { None };
     let zone = match &begun {

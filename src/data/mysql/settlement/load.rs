@@ -28,6 +28,7 @@ use crate::{
     data::{
         mysql::{
             account::accounts,
+            connections::Lease,
             limits::{caps, key_quotas},
             recharge,
             statement::{LockMode, Statement},
@@ -60,7 +61,7 @@ pub struct Loaded {
 
 /// Begins, locks the accounts, and finds the known ids of the batch.
 pub async fn load(
-    connection: &mut MySqlConnection,
+    connection: &mut Lease,
     batch: &Batch,
     keys: &Keys<'_>,
     lookup: Lookup,
@@ -68,7 +69,7 @@ pub async fn load(
 ) -> Result<Loaded, StoreError> {
     let mode = match wait_for {
         Some(Lock::Account(_)) => LockMode::Wait,
-        Some(Lock::ApiKey(_)) | None => LockMode::Skip,
+        Some(Lock::ApiKey(_)) | None => connection.server().skip_locked(),
     };
     let waits_for_key = match wait_for {
         Some(Lock::ApiKey(key)) => Some(key),

@@ -70,7 +70,7 @@ impl Books {
             held: (hold.reply.free_count, micros(hold.reply.amount)),
             charged: match &hold.end {
                 End::Committed(_, reply) => reply.clone(),
-                End::Open | End::Released => CommitReservationReply::default(),
+                End::Open | End::Released | End::Expired => CommitReservationReply::default(),
             },
         });
         charges.chain(holds).collect()

@@ -24,6 +24,7 @@ pub enum End {
     Open,
     Committed(CommitReservationRequest, CommitReservationReply),
     Released,
+    Expired,
 }
 
 impl Hold {
@@ -32,6 +33,7 @@ impl Hold {
             End::Open => "PENDING",
             End::Committed(..) => "COMMITTED",
             End::Released => "RELEASED",
+            End::Expired => "EXPIRED",
         }
     }
 
@@ -39,7 +41,7 @@ impl Hold {
     pub fn delivered(&self) -> Option<i32> {
         match &self.end {
             End::Committed(request, _) => Some(request.count.unwrap_or(self.request.count)),
-            End::Open | End::Released => None,
+            End::Open | End::Released | End::Expired => None,
         }
     }
 }
@@ -50,19 +52,23 @@ impl Books {
     pub fn hold(&self, request: &ReserveQuotaRequest, reply: ReserveQuotaReply, retried: bool) {
         let mut known = self.known();
         let key = key(&request.user_id, &request.trace_id);
-        if let Some(first) = known.holds.get(&key) {
+        if let Some(first) = known.holds.get_mut(&key) {
+            if matches!(first.end, End::Open) && has_expired(&reply) {
+                first.end = End::Expired;
+            }
             let again = ReserveQuotaReply { status: first.status().into(), replayed: true, ..first.reply.clone() };
             assert_eq!(reply, again, "{request:?} was answered before");
             self.repeated.fetch_add(1, Relaxed);
             return;
         }
         assert!(retried || !reply.replayed, "{request:?} was sent for the first time and got {reply:?}");
-        assert_eq!(reply.status, "PENDING", "{request:?} got {reply:?}");
+        let end = if has_expired(&reply) { End::Expired } else { End::Open };
+        assert!(reply.status == "PENDING" || retried, "{request:?} got {reply:?}");
         assert_eq!(reply.free_count + reply.paid_count, request.count, "{request:?} got {reply:?}");
         let full = full_cost(&request.service_name, request.count, request.cost);
         assert_eq!(micros(reply.amount), share(full, reply.paid_count, request.count), "{request:?} got {reply:?}");
         self.found.fetch_add(usize::from(reply.replayed), Relaxed);
-        known.holds.insert(key, Hold { request: request.clone(), reply, end: End::Open });
+        known.holds.insert(key, Hold { request: request.clone(), reply, end });
         drop(known);
         self.acknowledged.send_modify(|count| *count += 1);
     }
@@ -81,7 +87,7 @@ impl Books {
                 self.repeated.fetch_add(1, Relaxed);
                 return;
             }
-            End::Open => {}
+            End::Open | End::Expired => {}
         }
         assert!(retried || !reply.replayed, "{request:?} was sent for the first time and got {reply:?}");
         let reserved = &hold.request;
@@ -110,7 +116,7 @@ impl Books {
                 self.repeated.fetch_add(1, Relaxed);
                 return;
             }
-            End::Open => {}
+            End::Open | End::Expired => {}
         }
         assert!(retried || !reply.replayed, "{request:?} was sent for the first time and got {reply:?}");
         self.found.fetch_add(usize::from(reply.replayed), Relaxed);
@@ -118,6 +124,16 @@ impl Books {
         known.ended.push(key);
         drop(known);
         self.acknowledged.send_modify(|count| *count += 1);
+    }
+
+    /// Enters that a sweep has ended every reservation that nobody else has. It must have found them
+    /// all past their expiry.
+    pub fn expire_open(&self) {
+        let mut known = self.known();
+        for hold in known.holds.values_mut().filter(|hold| matches!(hold.end, End::Open)) {
+            assert!(is_past_expiry(&hold.reply), "{:?}", hold.reply);
+            hold.end = End::Expired;
+        }
     }
 
     /// A reservation whose end has been acknowledged, whichever.
@@ -131,4 +147,17 @@ impl Books {
     pub fn all_holds(&self) -> Vec<Hold> {
         self.known().holds.values().cloned().collect()
     }
+}
+
+/// Whether a sweep has ended the reservation, as it may once it is past its expiry.
+fn has_expired(reply: &ReserveQuotaReply) -> bool {
+    let expired = reply.status == "EXPIRED";
+    assert!(!expired || is_past_expiry(reply), "it expired too early: {reply:?}");
+    expired
+}
+
+fn is_past_expiry(reply: &ReserveQuotaReply) -> bool {
+    let expires_at = reply.expires_at.as_ref().expect("a reservation has an expiry");
+    let expires_at = chrono::DateTime::from_timestamp(expires_at.seconds, expires_at.nanos as u32).unwrap();
+    expires_at <= chrono::Utc::now()
 }

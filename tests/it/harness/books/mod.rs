@@ -12,7 +12,9 @@ use std::{
     },
 };
 
-use billing_service::service::proto::{AdjustBalanceRequest, DeductQuotaReply, DeductQuotaRequest};
+use billing_service::service::proto::{
+    AdjustBalanceRequest, DeductQuotaReply, DeductQuotaRequest, ReserveQuotaRequest,
+};
 use tokio::sync::watch;
 
 pub use self::holds::{End, Hold};
@@ -39,11 +41,19 @@ struct Known {
     /// Keys of the above, in the order of the answers.
     order: Vec<UserAndId>,
     refused: BTreeSet<UserAndId>,
+    doubts: Doubts,
     holds: BTreeMap<UserAndId, Hold>,
     /// Keys of those that were committed or released.
     ended: Vec<UserAndId>,
     /// Millionths.
     credits: BTreeMap<UserAndId, i64>,
+}
+
+/// Requests that were refused while an earlier attempt may still have been under way.
+#[derive(Default)]
+pub struct Doubts {
+    pub charges: Vec<DeductQuotaRequest>,
+    pub holds: Vec<ReserveQuotaRequest>,
 }
 
 fn key(user: &str, trace: &str) -> UserAndId {
@@ -105,6 +115,21 @@ impl Books {
         let made = known.charges.contains_key(&key) || known.holds.contains_key(&key);
         assert!(!made, "{key:?} was acknowledged and then refused");
         known.refused.insert(key);
+    }
+
+    /// Enters a refusal of a charge that an earlier attempt may have made since.
+    pub fn doubt_charge(&self, request: &DeductQuotaRequest) {
+        self.known().doubts.charges.push(request.clone());
+    }
+
+    /// As [`Self::doubt_charge`], of a reserve.
+    pub fn doubt_hold(&self, request: &ReserveQuotaRequest) {
+        self.known().doubts.holds.push(request.clone());
+    }
+
+    /// All doubts, to be asked for again.
+    pub fn take_doubts(&self) -> Doubts {
+        std::mem::take(&mut self.known().doubts)
     }
 
     pub fn credit(&self, request: &AdjustBalanceRequest) {

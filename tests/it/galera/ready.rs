@@ -1,0 +1,62 @@
+//! Readiness of a server whose node has left the cluster.
+
+use std::time::Duration;
+
+use super::disturbed;
+use crate::harness::{Service, charge, traced, wait::until};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_a_primary_component_is_not_ready() {
+    let mut cluster = disturbed().await;
+    let cluster = cluster.as_mut().unwrap();
+    let [first, ..] = cluster.create_database().await;
+    let service = Service::start_on(first, &[("billing.settlement.retry_timeout", "1s")]).await;
+    service.deduct(charge("u", "asset", 1)).await;
+    assert_eq!(service.get("/ready").await.0, 200);
+
+    // Cut off, as by a network that fails.
+    cluster.execute(0, "SET GLOBAL wsrep_provider_options = 'gmcast.isolate=1'").await;
+    until("a node that is cut off shows", async || service.get("/ready").await.0 == 503).await;
+    assert_eq!(service.get("/health").await.0, 200, "it lives");
+    assert!(service.try_deduct(traced("t", charge("u", "asset", 1))).await.is_err());
+    assert_eq!(service.get("/ready").await.0, 503);
+    cluster.execute(0, "SET GLOBAL wsrep_provider_options = 'gmcast.isolate=0'").await;
+    cluster.rejoined(0).await;
+    until("a node that is back shows", async || service.get("/ready").await.0 == 200).await;
+    service.deduct(traced("t", charge("u", "asset", 1))).await;
+    assert_eq!(service.state("u").await.1[2], 2);
+    service.assert_audit_is_clean().await;
+
+    // The last of three is no majority.
+    cluster.kill(1);
+    cluster.kill(2);
+    until("the last node shows", async || service.get("/ready").await.0 == 503).await;
+    // And stays so.
+    cluster.is_cut_off(0).await;
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(service.get("/ready").await.0, 503);
+    }
+
+    // Until an operator decides that it is the cluster.
+    cluster.execute(0, "SET GLOBAL wsrep_provider_options = 'pc.bootstrap=1'").await;
+    cluster.rejoined(0).await;
+    until("the new cluster shows", async || service.get("/ready").await.0 == 200).await;
+    for node in [1, 2] {
+        cluster.start_again(node).await;
+    }
+}
+
+/// As a node that gives another one a copy of its data.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_does_not_keep_up_is_not_ready() {
+    let cluster = disturbed().await;
+    let cluster = cluster.as_ref().unwrap();
+    let [first, ..] = cluster.create_database().await;
+    let service = Service::start_on(first, &[]).await;
+    assert_eq!(service.get("/ready").await.0, 200);
+    cluster.execute(0, "SET GLOBAL wsrep_desync = ON").await;
+    until("a node out of sync shows", async || service.get("/ready").await.0 == 503).await;
+    cluster.execute(0, "SET GLOBAL wsrep_desync = OFF").await;
+    until("a node in sync shows", async || service.get("/ready").await.0 == 200).await;
+}
