@@ -62,7 +62,32 @@ impl SchemaLock {
     /// # Errors
     /// [`StoreError::Unavailable`]: another process has taken the lease over, or no answer.
     pub(super) async fn confirm(&self, connection: &mut MySqlConnection) -> Result<(), StoreError> {
-        if renew(connection, &self.owner).await? { Ok(()) } else { Err(elsewhere()) }
+        let renewing = async {
+            loop {
+                match renew(connection, &self.owner).await {
+                    Ok(true) => return Ok(()),
+                    Ok(false) => return Err(elsewhere()),
+                    // The row was written on another node, or its own renewal has it.
+                    Err(StoreError::Conflict(_)) => time::sleep(PAUSE).await,
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        time::timeout(WAIT, renewing).await.unwrap_or_else(|_| Err(elsewhere()))
+    }
+
+    /// Notes whether the tables of a new database are being created. A process that is killed
+    /// meanwhile leaves tables that resemble those of the legacy service.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Conflict`].
+    pub(super) async fn note_creating(
+        &self,
+        connection: &mut MySqlConnection,
+        is_creating: bool,
+    ) -> Result<(), StoreError> {
+        let note = sqlx::query("UPDATE schema_lease SET is_creating = ? WHERE owner = ?").bind(is_creating);
+        note.bind(&self.owner).execute(connection).await.map(|_| ()).map_err(store_error)
     }
 
     /// Lets the next process begin at once.
@@ -79,6 +104,37 @@ impl Drop for SchemaLock {
     fn drop(&mut self) {
         self.renewal.abort();
     }
+}
+
+/// Whether a process holds the lock.
+///
+/// # Errors
+/// [`StoreError::Unavailable`], [`StoreError::Failed`].
+pub(super) async fn is_held(connection: &mut MySqlConnection) -> Result<bool, StoreError> {
+    is_row(connection, "SELECT COUNT(*) FROM schema_lease WHERE ends_at > UTC_TIMESTAMP(6)").await
+}
+
+/// Whether the tables of a new database are being created, by a process that may have died.
+///
+/// # Errors
+/// [`StoreError::Unavailable`], [`StoreError::Failed`].
+pub(super) async fn is_creating(connection: &mut MySqlConnection) -> Result<bool, StoreError> {
+    is_row(connection, "SELECT COUNT(*) FROM schema_lease WHERE is_creating").await
+}
+
+async fn is_row(connection: &mut MySqlConnection, count: &'static str) -> Result<bool, StoreError> {
+    if !exists(connection).await? {
+        return Ok(false);
+    }
+    let row = sqlx::query(count).fetch_one(connection).await.map_err(store_error)?;
+    Ok(row.number::<i64>(0)? > 0)
+}
+
+async fn exists(connection: &mut MySqlConnection) -> Result<bool, StoreError> {
+    let table = "SELECT COUNT(*) FROM information_schema.tables \
+                 WHERE table_schema = DATABASE() AND table_name = 'schema_lease'";
+    let row = sqlx::query(table).fetch_one(connection).await.map_err(store_error)?;
+    Ok(row.number::<i64>(0)? > 0)
 }
 
 fn elsewhere() -> StoreError {
@@ -108,10 +164,14 @@ async fn try_take(connection: &mut MySqlConnection, owner: &str, has_node_lock: 
             id      TINYINT      NOT NULL PRIMARY KEY, \
             owner   VARCHAR(36)  NOT NULL, \
             node    VARCHAR(255) NOT NULL, \
-            ends_at DATETIME(6)  NOT NULL\
+            ends_at DATETIME(6)  NOT NULL, \
+            is_creating TINYINT  NOT NULL DEFAULT 0\
         ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4";
     const ROW: &str = "INSERT IGNORE INTO schema_lease (id, owner, node, ends_at) VALUES (1, '', '', '1970-01-02')";
-    sqlx::raw_sql(TABLE).execute(&mut *connection).await.map_err(store_error)?;
+    // On a cluster even a CREATE TABLE that finds the table aborts what others write to it.
+    if !exists(connection).await? {
+        sqlx::raw_sql(TABLE).execute(&mut *connection).await.map_err(store_error)?;
+    }
     let take = format!(
         "UPDATE schema_lease SET owner = ?, node = {NODE}, ends_at = UTC_TIMESTAMP(6) + INTERVAL ? SECOND \
          WHERE id = 1 AND (ends_at <= UTC_TIMESTAMP(6) OR (? AND node = {NODE}))"
@@ -134,12 +194,13 @@ async fn renew(connection: &mut MySqlConnection, owner: &str) -> Result<bool, St
     renewed.map(|done| done.rows_affected() == 1).map_err(store_error)
 }
 
-/// Renews the lease until it is lost. [`SchemaLock::confirm`] finds a failure.
+/// Renews the lease until it is lost. A renewal that conflicts or gets no answer is tried again;
+/// [`SchemaLock::confirm`] finds a lease that ended meanwhile.
 async fn renew_on(options: MySqlConnectOptions, owner: String) {
     let Ok(mut connection) = connect(&options).await else { return };
     loop {
         time::sleep(RENEWAL).await;
-        if !renew(&mut connection, &owner).await.unwrap_or(false) {
+        if matches!(renew(&mut connection, &owner).await, Ok(false)) {
             return;
         }
     }

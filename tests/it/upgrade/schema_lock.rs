@@ -8,9 +8,9 @@ use crate::harness::{
 async fn leased_to(node: &str) -> Database {
     let database = Database::create(MySql).await;
     let table = "CREATE TABLE schema_lease (id TINYINT NOT NULL PRIMARY KEY, owner VARCHAR(36) NOT NULL, \
-                 node VARCHAR(255) NOT NULL, ends_at DATETIME(6) NOT NULL)";
+                 node VARCHAR(255) NOT NULL, ends_at DATETIME(6) NOT NULL, is_creating TINYINT NOT NULL DEFAULT 0)";
     database.execute(table).await;
-    let lease = format!("INSERT INTO schema_lease VALUES (1, 'other', {node}, UTC_TIMESTAMP(6) + INTERVAL 1 HOUR)");
+    let lease = format!("INSERT INTO schema_lease VALUES (1, 'other', {node}, UTC_TIMESTAMP(6) + INTERVAL 1 HOUR, 0)");
     database.execute(&lease).await;
     database
 }
@@ -37,4 +37,19 @@ async fn the_lease_of_a_dead_process_of_the_same_node_is_taken_over_at_once() {
     let database = leased_to("CONCAT(@@hostname, ':', @@port)").await;
     let (code, said) = migrate(&database);
     assert_eq!(code, Some(0), "{said}");
+}
+
+/// The tables of a new database resemble those of the legacy service for a while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_start_that_was_killed_is_continued() {
+    let database = leased_to("CONCAT(@@hostname, ':', @@port)").await;
+    assert_eq!(migrate(&database).0, Some(0));
+    database.execute("UPDATE schema_lease SET is_creating = 1").await;
+    database.execute("ALTER TABLE billing_record MODIFY usage_date DATE NULL").await;
+    database.execute("DELETE FROM _sqlx_migrations WHERE version > 3").await;
+    let (code, said) = migrate(&database);
+    assert_eq!(code, Some(0), "{said}");
+    let day = "FROM information_schema.columns WHERE table_schema = DATABASE() AND column_name = 'usage_date' \
+               AND table_name = 'billing_record'";
+    assert_eq!(database.rows(&["is_nullable"], day).await, [["NO"]]);
 }

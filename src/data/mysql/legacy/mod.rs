@@ -40,7 +40,10 @@ use crate::{
     biz::values::error::StoreError,
     data::{
         migrations,
-        mysql::{Server, schema_lock::SchemaLock},
+        mysql::{
+            Server,
+            schema_lock::{self, SchemaLock},
+        },
         plan::{Announce, UpgradePlan},
     },
 };
@@ -53,11 +56,15 @@ pub(super) async fn bring_up_to_date(
     options: &UpgradeOptions,
     announce: &Announce,
 ) -> Result<(), StoreError> {
-    // A refused database stays as it is: the lock writes to it.
-    let found = look(connection, options).await?;
-    if found.is_up_to_date() {
-        announce(&found.plan);
-        return migrations::check_mysql(connection).await;
+    // A refused database stays as it is: the lock writes to it. Without the lock, a refusal can be
+    // about tables that another process is changing.
+    match look(connection, options).await {
+        Ok(found) if found.is_up_to_date() => {
+            announce(&found.plan);
+            return migrations::check_mysql(connection).await;
+        }
+        Err(StoreError::Failed(_)) if schema_lock::is_held(connection).await? => {}
+        found => drop(found?),
     }
     let lock = SchemaLock::take(connection, server).await?;
     // Another process may have migrated meanwhile.
@@ -66,8 +73,10 @@ pub(super) async fn bring_up_to_date(
     match &found.shape.kind {
         Kind::Ours => migrate(connection, &lock).await?,
         Kind::Empty => {
+            lock.note_creating(connection, true).await?;
             migrate(connection, &lock).await?;
             users::forbid_records_without_a_day(connection).await?;
+            lock.note_creating(connection, false).await?;
         }
         Kind::Legacy => take_over(connection, &found, &lock).await?,
     }
@@ -109,7 +118,10 @@ impl Inspection {
 }
 
 async fn look(connection: &mut MySqlConnection, options: &UpgradeOptions) -> Result<Inspection, StoreError> {
-    let shape = inspect::shape(connection).await?;
+    let mut shape = inspect::shape(connection).await?;
+    if schema_lock::is_creating(connection).await? {
+        shape.kind = Kind::Empty;
+    }
     let pending = migrations::pending_mysql(connection).await?;
     let mut plan = UpgradePlan::default();
     let legacy = match shape.kind {
