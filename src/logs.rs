@@ -47,17 +47,19 @@ struct AppendedJson;
 
 impl<'w> FormatFields<'w> for AppendedJson {
     fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> std::fmt::Result {
-        let mut object = JsonObject { writer, is_empty: true, result: Ok(()) };
-        fields.record(&mut object);
-        object.result?;
-        object.writer.write_str(if object.is_empty { "{}" } else { "}" })
+        JsonObject { writer, is_empty: true, result: Ok(()) }.fill(fields)
     }
 
+    /// For a field of both, readers take the second value.
     fn add_fields(&self, current: &'w mut FormattedFields<Self>, fields: &Record<'_>) -> std::fmt::Result {
-        let mut added = FormattedFields::<Self>::new(String::new());
-        self.format_fields(added.as_writer(), fields)?;
-        current.fields = appended(&current.fields, &added.fields);
-        Ok(())
+        if current.fields.ends_with('}') {
+            current.fields.pop();
+        }
+        let is_empty = current.fields.len() <= 1;
+        if is_empty {
+            current.fields.clear();
+        }
+        JsonObject { writer: current.as_writer(), is_empty, result: Ok(()) }.fill(fields)
     }
 }
 
@@ -69,6 +71,13 @@ struct JsonObject<'w> {
 }
 
 impl JsonObject<'_> {
+    /// Adds the fields, and ends the object.
+    fn fill(mut self, fields: impl RecordFields) -> std::fmt::Result {
+        fields.record(&mut self);
+        self.result?;
+        self.writer.write_str(if self.is_empty { "{}" } else { "}" })
+    }
+
     fn add(&mut self, field: &Field, value: impl Display) {
         let opens = if std::mem::take(&mut self.is_empty) { '{' } else { ',' };
         // The names of fields are identifiers, which need no escapes.
@@ -96,18 +105,6 @@ impl Display for JsonText<'_> {
             return write!(f, "\"{}\"", self.0);
         }
         f.write_str(&serde_json::Value::from(self.0).to_string())
-    }
-}
-
-/// Merges two JSON objects. For a field of both, readers take the second value.
-fn appended(object: &str, added: &str) -> String {
-    let fields = |object: &str| {
-        let inner = object.trim().strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
-        inner.unwrap_or_default().to_owned()
-    };
-    match (fields(object), fields(added)) {
-        (first, second) if first.is_empty() || second.is_empty() => format!("{{{first}{second}}}"),
-        (first, second) => format!("{{{first},{second}}}"),
     }
 }
 
