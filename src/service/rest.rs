@@ -40,30 +40,17 @@ pub struct Rest {
     pub unknown: UnknownPolicy,
 }
 
-/// The handler of one rpc, and the source of its idempotency id.
+/// The handler of one rpc, with the source of its idempotency id. `id` stands for a method that also
+/// takes the id of the request.
 macro_rules! rpc {
     ($feature:ident.$method:ident) => {
         rpc!($feature.$method, IdSource::None)
     };
-    ($feature:ident.$method:ident, $id:expr) => {
+    ($feature:ident.$method:ident, $id:expr $(, $request_id:ident)?) => {
         async |State(rest): State<Rest>, path: PathResult, request: Request| {
             let replier = Replier::of(rest.style, &request);
             let answer = match message(&rest.unknown, path, request, $id).await {
-                Ok(message) => rest.api.$feature.$method(message).await,
-                Err(error) => Err(error),
-            };
-            replier.respond(answer)
-        }
-    };
-}
-
-/// As [`rpc`], for a method that takes the id of the request.
-macro_rules! identified_rpc {
-    ($feature:ident.$method:ident, $id:expr) => {
-        async |State(rest): State<Rest>, path: PathResult, request: Request| {
-            let replier = Replier::of(rest.style, &request);
-            let answer = match message(&rest.unknown, path, request, $id).await {
-                Ok(message) => rest.api.$feature.$method(message, &replier.id).await,
+                Ok(message) => rest.api.$feature.$method(message $(, &replier.$request_id)?).await,
                 Err(error) => Err(error),
             };
             replier.respond(answer)
@@ -91,9 +78,9 @@ pub fn public_routes() -> Router<Rest> {
 pub fn internal_routes() -> Router<Rest> {
     Router::new()
         .route("/internal/v1/billing/check", post(rpc!(checks.check_quota)))
-        .route("/internal/v1/billing/deduct", post(identified_rpc!(charges.deduct_quota, IdSource::TraceId)))
-        .route("/internal/v1/billing/deduct/batch", post(identified_rpc!(charges.batch_deduct_quota, IdSource::Items)))
-        .route("/internal/v1/billing/reserve", post(identified_rpc!(reservations.reserve_quota, IdSource::TraceId)))
+        .route("/internal/v1/billing/deduct", post(rpc!(charges.deduct_quota, IdSource::TraceId, id)))
+        .route("/internal/v1/billing/deduct/batch", post(rpc!(charges.batch_deduct_quota, IdSource::Items, id)))
+        .route("/internal/v1/billing/reserve", post(rpc!(reservations.reserve_quota, IdSource::TraceId, id)))
         .route("/internal/v1/billing/commit", post(rpc!(reservations.commit_reservation, IdSource::Reservation)))
         .route("/internal/v1/billing/release", post(rpc!(reservations.release_reservation, IdSource::Reservation)))
         .route("/internal/v1/billing/transactions/{user_id}/{trace_id}", get(rpc!(reservations.get_transaction)))

@@ -25,6 +25,7 @@ pub(super) const SHARED_SESSION: &str = "; SET SESSION autocommit = 0 /*!80000 ,
 /// From here on a statement that would wait for a lock fails at once. Not for the whole session:
 /// MariaDB then refuses SKIP LOCKED, too. For other servers the statement sets what is set already.
 const NO_WAIT: &str = "SET SESSION /*M! innodb_lock_wait_timeout = 0, */ autocommit = 0; ";
+/// Ends [`NO_WAIT`], with the wait of every session.
 const WAIT_AGAIN: &str = "SET SESSION /*M! innodb_lock_wait_timeout = 2, */ autocommit = 0; ";
 
 impl Statement {
@@ -53,7 +54,9 @@ impl Statement {
 
     /// Ends a transaction without a trace.
     pub(super) fn rolling_back() -> Self {
-        Self::new("ROLLBACK; SET SESSION /*M! innodb_lock_wait_timeout = 2, */ autocommit = 0")
+        let mut statement = Self::new(WAIT_AGAIN);
+        statement.push("ROLLBACK");
+        statement
     }
 
     /// Statements that each commit by themselves. `write` pushes them with their COMMITs.

@@ -1,7 +1,5 @@
 //! Readiness of a server whose node has left the cluster.
 
-use std::time::Duration;
-
 use super::disturbed;
 use crate::harness::{Service, charge, traced, wait::until};
 
@@ -34,7 +32,6 @@ async fn a_node_without_a_primary_component_is_not_ready() {
     // And stays so.
     cluster.is_cut_off(0).await;
     for _ in 0..5 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(service.get("/ready").await.0, 503);
     }
 

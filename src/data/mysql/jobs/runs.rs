@@ -13,11 +13,37 @@ use crate::{
 #[async_trait]
 impl RunStore for MySqlStore {
     async fn begin_run(&self, run: &Run) -> Result<Begun, StoreError> {
-        match self.try_begin_run(run).await {
-            // Only the lease and the run are written: another node took them at the same moment.
-            Err(StoreError::Conflict(_)) => Ok(Begun::Elsewhere),
-            begun => begun,
+        // This check comes before the lock of the lease, so that a process that only looks blocks
+        // no run.
+        let done = sqlx::query("SELECT 1 FROM job_run WHERE job = ? AND period = ? AND finished_at IS NOT NULL")
+            .bind(run.job)
+            .bind(run.key());
+        if !self.reader.fetch_all(done).await?.is_empty() {
+            return Ok(Begun::Done);
         }
+        match self.take_lease(run).await {
+            Ok(true) => {}
+            // With a conflict, another node took it at the same moment.
+            Ok(false) | Err(StoreError::Conflict(_)) => return Ok(Begun::Elsewhere),
+            Err(error) => return Err(error),
+        }
+        // No other process begins a run of the job while this one has the lease.
+        if let Some(began) = run.shared_period() {
+            let undo = sqlx::query(
+                "DELETE FROM job_run WHERE job = ? AND period LIKE CONCAT(?, ' %') AND period NOT LIKE CONCAT(?, '%')",
+            );
+            self.reader.execute(undo.bind(run.job).bind(began).bind(&run.period)).await?;
+        }
+        let begin = sqlx::query("INSERT IGNORE INTO job_run (job, period, started_at) VALUES (?, ?, UTC_TIMESTAMP(6))");
+        self.reader.execute(begin.bind(run.job).bind(run.key())).await?;
+        let find = sqlx::query("SELECT position, finished_at IS NOT NULL FROM job_run WHERE job = ? AND period = ?");
+        let rows = self.reader.fetch_all(find.bind(run.job).bind(run.key())).await?;
+        let row = rows.first().ok_or_else(|| StoreError::Failed("the row of the new run is missing".into()))?;
+        if row.number::<i64>(1)? == 0 {
+            return Ok(Begun::Ours { position: row.optional_text(0)? });
+        }
+        self.give_lease_back(run).await?;
+        Ok(Begun::Done)
     }
 
     async fn renew_run(&self, run: &Run, position: Option<&str>) -> Result<bool, StoreError> {
@@ -48,15 +74,8 @@ impl RunStore for MySqlStore {
 }
 
 impl MySqlStore {
-    async fn try_begin_run(&self, run: &Run) -> Result<Begun, StoreError> {
-        // This check comes before the lock of the lease, so that a process that only looks blocks
-        // no run.
-        let done = sqlx::query("SELECT 1 FROM job_run WHERE job = ? AND period = ? AND finished_at IS NOT NULL")
-            .bind(run.job)
-            .bind(run.key());
-        if !self.reader.fetch_all(done).await?.is_empty() {
-            return Ok(Begun::Done);
-        }
+    /// Takes the lease of the job; `false` if another process has it.
+    async fn take_lease(&self, run: &Run) -> Result<bool, StoreError> {
         let lease = sqlx::query("INSERT IGNORE INTO job_lease (job, owner, ends_at) VALUES (?, '', '1970-01-02')");
         self.reader.execute(lease.bind(run.job)).await?;
         let take = sqlx::query(
@@ -64,26 +83,7 @@ impl MySqlStore {
              WHERE job = ? AND (ends_at <= UTC_TIMESTAMP(6) OR owner = ?)",
         );
         let take = take.bind(&run.owner).bind(LEASE.as_secs()).bind(run.job).bind(&run.owner);
-        if self.reader.execute(take).await? == 0 {
-            return Ok(Begun::Elsewhere);
-        }
-        // No other process begins a run of the job while this one has the lease.
-        if let Some(began) = run.shared_period() {
-            let undo = sqlx::query(
-                "DELETE FROM job_run WHERE job = ? AND period LIKE CONCAT(?, ' %') AND period NOT LIKE CONCAT(?, '%')",
-            );
-            self.reader.execute(undo.bind(run.job).bind(began).bind(&run.period)).await?;
-        }
-        let begin = sqlx::query("INSERT IGNORE INTO job_run (job, period, started_at) VALUES (?, ?, UTC_TIMESTAMP(6))");
-        self.reader.execute(begin.bind(run.job).bind(run.key())).await?;
-        let find = sqlx::query("SELECT position, finished_at IS NOT NULL FROM job_run WHERE job = ? AND period = ?");
-        let rows = self.reader.fetch_all(find.bind(run.job).bind(run.key())).await?;
-        let row = rows.first().ok_or_else(|| StoreError::Failed("the row of the new run is missing".into()))?;
-        if row.number::<i64>(1)? == 0 {
-            return Ok(Begun::Ours { position: row.optional_text(0)? });
-        }
-        self.give_lease_back(run).await?;
-        Ok(Begun::Done)
+        Ok(self.reader.execute(take).await? > 0)
     }
 
     async fn give_lease_back(&self, run: &Run) -> Result<(), StoreError> {
