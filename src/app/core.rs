@@ -61,7 +61,8 @@ impl Core {
         let Started { caches, redis } = caches::of_server(config, &identity, &metrics)?;
         caches::wait_for(redis.as_deref()).await;
         let lanes = database::limits(config);
-        let engine = Arc::new(Engine::start(store.clone(), caches.clone(), catalog.clone(), calendar.clone(), lanes));
+        let engine =
+            Arc::new(Engine::start(store.clone().ledger(), caches.clone(), catalog.clone(), calendar.clone(), lanes));
         let accounts = Arc::new(Accounts::new(store.clone(), engine.clone(), catalog.clone(), calendar.clone()));
         let stop = CancellationToken::new();
         let reader = prices::PriceReader { store: store.clone(), calendar: calendar.clone(), metrics: metrics.clone() };

@@ -19,7 +19,7 @@ use crate::{
     data::{
         Store, dsn,
         legacy_zone::LegacyZone,
-        mysql::{self, MySqlStore, PoolLimits},
+        mysql::{self, MySqlStore, Nodes, Pace, PoolLimits},
         plan::{Announce, UpgradePlan},
         sqlite::{self, SqliteStore},
     },
@@ -181,14 +181,17 @@ pub async fn connect_unchanged(config: &Config) -> anyhow::Result<Arc<dyn Store>
 
 async fn try_plan(config: &Config) -> Result<UpgradePlan, StoreError> {
     let database = &config.data.database;
-    let source = database.source.reveal();
     match database.driver {
-        Driver::Mysql => {
-            let options = dsn::mysql(source).map_err(StoreError::Failed)?;
-            mysql::plan(options, database.acquire_timeout, &settings(config)).await
-        }
-        Driver::Sqlite => sqlite::plan(dsn::sqlite(source).map_err(StoreError::Failed)?).await,
+        Driver::Mysql => mysql::plan(&nodes(config)?, database.acquire_timeout, &settings(config)).await,
+        Driver::Sqlite => sqlite::plan(dsn::sqlite(database.source.reveal()).map_err(StoreError::Failed)?).await,
     }
+}
+
+fn nodes(config: &Config) -> Result<Nodes, StoreError> {
+    let database = &config.data.database;
+    let options = dsn::mysql_nodes(database.source.reveal(), &database.hosts).map_err(StoreError::Failed)?;
+    let exact = |return_after| Pace { return_after, return_jitter: Duration::ZERO };
+    Nodes::with_pace(options, database.return_to_host_after.map_or_else(Pace::default, exact))
 }
 
 fn settings(config: &Config) -> mysql::UpgradeOptions {
@@ -201,7 +204,6 @@ fn settings(config: &Config) -> mysql::UpgradeOptions {
 
 async fn try_connect(config: &Config, announce: &Announce) -> Result<Arc<dyn Store>, StoreError> {
     let database = &config.data.database;
-    let source = database.source.reveal();
     Ok(match database.driver {
         Driver::Mysql => {
             let limits = PoolLimits {
@@ -211,12 +213,12 @@ async fn try_connect(config: &Config, announce: &Announce) -> Result<Arc<dyn Sto
                 acquire_timeout: database.acquire_timeout,
                 lookup_all_batches: LOOKUP_ALL_BATCHES,
             };
-            let options = dsn::mysql(source).map_err(StoreError::Failed)?;
-            mysql::bring_up_to_date(options.clone(), database.acquire_timeout, &settings(config), announce).await?;
-            Arc::new(MySqlStore::new(options, limits))
+            let nodes = nodes(config)?;
+            mysql::bring_up_to_date(&nodes, database.acquire_timeout, &settings(config), announce).await?;
+            Arc::new(MySqlStore::new(nodes, limits))
         }
         Driver::Sqlite => {
-            let options = dsn::sqlite(source).map_err(StoreError::Failed)?;
+            let options = dsn::sqlite(database.source.reveal()).map_err(StoreError::Failed)?;
             let connections =
                 u32::try_from(database.max_connections).map_err(|error| StoreError::Failed(error.to_string()))?;
             Arc::new(SqliteStore::connect(options, connections, database.acquire_timeout, announce).await?)

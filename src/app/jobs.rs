@@ -130,7 +130,7 @@ pub(super) async fn sweep_counting(
     let caches = caches::of_job(config, &database::identity(config, &*store).await?);
     let catalog = Arc::new(config.catalog());
     let observer = metrics.map(|metrics| ChargeObserver::new(metrics.clone(), catalog.clone()));
-    let engine = Engine::start(store.clone(), caches.clone(), catalog, calendar.clone(), limits(config));
+    let engine = Engine::start(store.clone().ledger(), caches.clone(), catalog, calendar.clone(), limits(config));
     let on_ended =
         |ended: Transaction, effect| observer.iter().for_each(|observer| observer.count_ended(&ended, effect));
     let swept = interrupt.run_until_cancelled(sweep::sweep(&*store, &engine, &calendar, on_ended)).await;
@@ -205,7 +205,8 @@ impl RechargeJob {
         let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
         let catalog = Arc::new(config.catalog());
         let caches = caches::of_job(config, &database::identity(config, &*store).await?);
-        let engine = Arc::new(Engine::start(store.clone(), caches.clone(), catalog, calendar.clone(), limits(config)));
+        let engine =
+            Arc::new(Engine::start(store.clone().ledger(), caches.clone(), catalog, calendar.clone(), limits(config)));
         let recharges = payments::recharges(config, store, engine.clone(), calendar, Some(gateway));
         Ok(Self { recharges, waits, engine, caches })
     }

@@ -28,14 +28,17 @@ pub use self::{
     secret::Secret,
     server::Server,
 };
-use crate::biz::{
-    account::{
-        catalog::{Catalog, Plan, Price},
-        policy::Policy,
+use crate::{
+    biz::{
+        account::{
+            catalog::{Catalog, Plan, Price},
+            policy::Policy,
+        },
+        charge::prices::PriceBook,
+        jobs::low_balance::{Percent, Thresholds},
+        values::{currency::Currency, ids::ServiceName, money::Money},
     },
-    charge::prices::PriceBook,
-    jobs::low_balance::{Percent, Thresholds},
-    values::{currency::Currency, ids::ServiceName, money::Money},
+    data::dsn::{self, Host},
 };
 
 #[derive(Debug, Clone, Deserialize)]
@@ -68,6 +71,12 @@ pub struct Database {
     #[serde(deserialize_with = "choices::driver")]
     pub driver: Driver,
     pub source: Secret,
+    /// The hosts by preference, in place of those of `source`.
+    #[serde(default, deserialize_with = "values::hosts")]
+    pub hosts: Vec<Host>,
+    /// No key: tests shorten the wait before a return to a preferred host.
+    #[serde(skip)]
+    pub return_to_host_after: Option<Duration>,
     #[serde(default = "default_connections", deserialize_with = "values::up_to_a_thousand")]
     pub max_connections: usize,
     #[serde(default = "default_connect_timeout", deserialize_with = "values::duration")]
@@ -223,10 +232,13 @@ impl Config {
                 );
             }
         }
-        let source = self.data.database.source.reveal();
-        let understood = match self.data.database.driver {
-            Driver::Mysql => crate::data::dsn::mysql(source).map(|_| ()),
-            Driver::Sqlite => crate::data::dsn::sqlite(source).map(|_| ()),
+        let Database { driver, source, hosts, .. } = &self.data.database;
+        if *driver == Driver::Sqlite && !hosts.is_empty() {
+            bail!("config key data.database.hosts: needs data.database.driver: mysql");
+        }
+        let understood = match driver {
+            Driver::Mysql => dsn::mysql_nodes(source.reveal(), hosts).map(|_| ()),
+            Driver::Sqlite => dsn::sqlite(source.reveal()).map(|_| ()),
         };
         understood.map_err(|why| anyhow!("config key data.database.source: {why}"))?;
         Ok(())

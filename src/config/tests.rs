@@ -111,6 +111,13 @@ fn a_bad_key_or_value_is_named() {
         ("quota_low_percent_threshold: 20.0", "quota_low_percent_threshold: 120", "quota_low_percent_threshold"),
         ("balance_low_threshold: 10.0", "timezone: Mars/Olympus", "billing.timezone"),
         ("driver: mysql", "driver: mysql\n    legacy_zone: Local", "data.database.legacy_zone"),
+        ("driver: mysql", "driver: mysql\n    hosts: []", "data.database.hosts"),
+        ("driver: mysql", "driver: mysql\n    hosts:", "data.database.hosts"),
+        ("driver: mysql", "driver: mysql\n    hosts: ''", "data.database.hosts"),
+        ("driver: mysql", "driver: mysql\n    hosts: {a: 1}", "data.database.hosts"),
+        ("driver: mysql", "driver: mysql\n    hosts: [a, 'b:port']", "data.database.hosts: entry 2"),
+        ("driver: mysql", "driver: mysql\n    hosts: [a, 'root:password@b']", "data.database.hosts: entry 2"),
+        ("driver: mysql", "driver: mysql\n    hosts: 'a,,b'", "data.database.hosts: entry 2"),
         ("balance_low_threshold: 10.0", "currency: yuan", "billing.currency"),
         ("balance_low_threshold: 10.0", "currency: cny", "billing.currency"),
         ("balance_low_threshold: 10.0", "currency: ABC", "billing.currency"),
@@ -160,6 +167,18 @@ fn a_bad_key_or_value_is_named() {
     assert!(message.contains("internal_tokens") && !message.contains("1234567890123456"), "{message}");
     let error = read("server: {}", &[]).unwrap_err();
     assert!(format!("{error:#}").contains("data"), "{error:#}");
+}
+
+#[test]
+fn hosts_are_a_list_or_a_text_and_only_for_mysql() {
+    let several = EXISTING.replace("driver: mysql", "driver: mysql\n    hosts: ['a:3307', b]");
+    let hosts = |environment: &[(&str, &str)]| read(&several, environment).unwrap().data.database.hosts;
+    let parsed = |texts: &[&str]| -> Vec<Host> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+    assert_eq!(hosts(&[]), parsed(&["a:3307", "b:3306"]));
+    assert_eq!(hosts(&[("BILLING__DATA__DATABASE__HOSTS", "c, d:1")]), parsed(&["c", "d:1"]));
+    let on_sqlite = [("BILLING__DATA__DATABASE__DRIVER", "sqlite"), ("BILLING__DATA__DATABASE__SOURCE", "a.db")];
+    let message = format!("{:#}", read(&several, &on_sqlite).unwrap_err());
+    assert!(message.contains("data.database.hosts"), "{message}");
 }
 
 #[test]

@@ -7,10 +7,13 @@ use config::ValueKind;
 use serde::{Deserialize, Deserializer, de};
 
 use super::secret::Secret;
-use crate::biz::{
-    jobs::low_balance::Percent,
-    limits::rate_limit::MAX_LIMIT,
-    values::{currency::Currency, ids::ServiceName, money::Money},
+use crate::{
+    biz::{
+        jobs::low_balance::Percent,
+        limits::rate_limit::MAX_LIMIT,
+        values::{currency::Currency, ids::ServiceName, money::Money},
+    },
+    data::dsn::{Host, MAX_HOSTS},
 };
 
 /// `1s`, `0.2s`, `200ms`, `5m`, `1h`.
@@ -84,6 +87,24 @@ pub(super) fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ve
         Some(wrong) => Err(de::Error::custom(format!("{wrong:?} is not an address such as 127.0.0.1:6379"))),
         None => Ok(texts),
     }
+}
+
+/// The hosts of a database: a list, or one text with commas. Shows no entry, because one may have a
+/// password by mistake.
+pub(super) fn hosts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Host>, D::Error> {
+    let texts: Vec<String> = match config::Value::deserialize(deserializer)?.kind {
+        ValueKind::String(text) => text.split(',').map(str::to_owned).collect(),
+        ValueKind::Array(items) => items.into_iter().map(|item| item.kind.to_string()).collect(),
+        _ => Vec::new(),
+    };
+    if texts.is_empty() || texts.len() > MAX_HOSTS {
+        return Err(de::Error::custom(format!("is not a list of 1 to {MAX_HOSTS} hosts such as [db1:3306, db2:3306]")));
+    }
+    let parse = |(index, text): (usize, &String)| {
+        let refused = |why| de::Error::custom(format!("entry {} {why}; write host:port", index + 1));
+        text.trim().parse().map_err(refused)
+    };
+    texts.iter().enumerate().map(parse).collect()
 }
 
 pub(super) fn redis_db<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {

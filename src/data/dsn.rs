@@ -1,5 +1,6 @@
 //! Parses `data.database.source`: a URL, or the form of the Go driver in existing
-//! configurations, `user:password@tcp(host:port)/database?parameters`.
+//! configurations, `user:password@tcp(host:port)/database?parameters`. In the latter form commas
+//! separate several hosts. `data.database.hosts` overrides them.
 
 use std::str::FromStr;
 
@@ -8,13 +9,74 @@ use sqlx::{
     sqlite::SqliteConnectOptions,
 };
 
-/// Connect options of a MySQL source.
+/// Most hosts of one database.
+pub const MAX_HOSTS: usize = 16;
+
+/// The address of a database server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    name: String,
+    port: u16,
+}
+
+impl FromStr for Host {
+    type Err = &'static str;
+
+    /// Parses `host`, `host:port` or `[address]:port`. The text may contain a password by mistake, so
+    /// the error does not show it.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const PORT: &str = "3306";
+        let (name, port) = match text.strip_prefix('[').map(|rest| rest.split_once(']')) {
+            Some(Some((name, ""))) => (name, PORT),
+            Some(Some((name, rest))) => (name, rest.strip_prefix(':').ok_or("has an address that is not closed")?),
+            Some(None) => return Err("has an address that is not closed"),
+            None => match text.rsplit_once(':').unwrap_or((text, PORT)) {
+                (name, _) if name.contains(':') => return Err("has more than one colon; write [address]:port"),
+                split => split,
+            },
+        };
+        let port = port.parse().ok().filter(|port| *port != 0).ok_or("has a port that is no number up to 65535")?;
+        let is_part = |letter: char| letter.is_alphanumeric() || "-_.:%".contains(letter);
+        if name.is_empty() || !name.chars().all(is_part) {
+            return Err("has a host that is no name and no address");
+        }
+        Ok(Self { name: name.to_owned(), port })
+    }
+}
+
+/// Connect options of a MySQL source. Of several hosts, those of the first.
 ///
 /// # Errors
 /// The defect of `source`, without its password.
 pub fn mysql(source: &str) -> Result<MySqlConnectOptions, String> {
+    let (options, hosts) = parse(source)?;
+    Ok(match hosts.first() {
+        Some(host) => options.host(&host.name).port(host.port),
+        None => options,
+    })
+}
+
+/// Connect options of each host, by preference. `hosts` override those of `source`.
+///
+/// # Errors
+/// As [`mysql`].
+pub fn mysql_nodes(source: &str, hosts: &[Host]) -> Result<Vec<MySqlConnectOptions>, String> {
+    let (options, listed) = parse(source)?;
+    if !hosts.is_empty() && options.get_socket().is_some() {
+        return Err("names a socket, but data.database.hosts names hosts; name one of the two".into());
+    }
+    let hosts = if hosts.is_empty() { &listed } else { hosts };
+    if hosts.is_empty() {
+        return Ok(vec![options]);
+    }
+    Ok(hosts.iter().map(|host| options.clone().host(&host.name).port(host.port)).collect())
+}
+
+/// Connect options and the hosts for them; no hosts if the options name the server.
+fn parse(source: &str) -> Result<(MySqlConnectOptions, Vec<Host>), String> {
     if source.starts_with("mysql://") || source.starts_with("mariadb://") {
-        return MySqlConnectOptions::from_str(source).map_err(|error| format!("is not a MySQL URL: {error}"));
+        let options = MySqlConnectOptions::from_str(source).map_err(|error| format!("is not a MySQL URL: {error}"))?;
+        return Ok((options, Vec::new()));
     }
     // The password may contain the separators, so the last ones count.
     let (address, database) =
@@ -37,28 +99,30 @@ pub fn mysql(source: &str) -> Result<MySqlConnectOptions, String> {
     if let Some(password) = password {
         options = options.password(password);
     }
-    options = at_address(options, address)?;
+    let hosts;
+    (options, hosts) = at_address(options, address)?;
     for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
         options = with_parameter(options, parameter)?;
     }
-    Ok(options)
+    Ok((options, hosts))
 }
 
 /// A malformed address may contain the password, so the errors show nothing of it.
-fn at_address(options: MySqlConnectOptions, address: &str) -> Result<MySqlConnectOptions, String> {
+fn at_address(options: MySqlConnectOptions, address: &str) -> Result<(MySqlConnectOptions, Vec<Host>), String> {
     let (network, location) = match address.split_once('(') {
         Some((network, rest)) => (network, rest.strip_suffix(')').ok_or("has an unclosed parenthesis")?),
         None => (address, ""),
     };
     match (network, location) {
-        ("" | "tcp", "") => Ok(options.host("127.0.0.1").port(3306)),
+        ("" | "tcp", "") => Ok((options.host("127.0.0.1").port(3306), Vec::new())),
         ("tcp", location) => {
-            let (host, port) = location.rsplit_once(':').unwrap_or((location, "3306"));
-            let host = host.trim_start_matches('[').trim_end_matches(']');
-            let port = port.parse().map_err(|_| "has a port that is no number")?;
-            Ok(options.host(host).port(port))
+            let hosts: Vec<Host> = location.split(',').map(|host| host.trim().parse()).collect::<Result<_, _>>()?;
+            if hosts.len() > MAX_HOSTS {
+                return Err(format!("names more than {MAX_HOSTS} hosts"));
+            }
+            Ok((options, hosts))
         }
-        ("unix", path) if !path.is_empty() => Ok(options.socket(path)),
+        ("unix", path) if !path.is_empty() => Ok((options.socket(path), Vec::new())),
         _ => {
             Err("has no address such as tcp(host:port) or unix(/path) behind the @; a password stands before the @"
                 .into())
@@ -149,6 +213,40 @@ mod tests {
         let socket = mysql("root@unix(/run/mysqld.sock)/billing").unwrap();
         assert_eq!(socket.get_socket().unwrap().to_str(), Some("/run/mysqld.sock"));
         assert_eq!(mysql("u@tcp([::1]:3306)/b").unwrap().get_host(), "::1");
+    }
+
+    fn addresses(source: &str, hosts: &[&str]) -> Result<Vec<String>, String> {
+        let hosts: Vec<Host> = hosts.iter().map(|host| host.parse().unwrap()).collect();
+        let nodes = mysql_nodes(source, &hosts)?;
+        Ok(nodes.iter().map(|node| format!("{} {}", node.get_host(), node.get_port())).collect())
+    }
+
+    #[test]
+    fn several_hosts_keep_their_order_and_share_the_rest() {
+        let several = "u:p@tcp(a:3307,b, [::1]:3308)/billing?tls=false";
+        assert_eq!(addresses(several, &[]).unwrap(), ["a 3307", "b 3306", "::1 3308"]);
+        assert_eq!(mysql(several).unwrap().get_port(), 3307);
+        for node in mysql_nodes(several, &[]).unwrap() {
+            assert_eq!((node.get_username(), node.get_database()), ("u", Some("billing")));
+            assert!(matches!(node.get_ssl_mode(), MySqlSslMode::Disabled));
+        }
+        for source in [several, "u@/billing", "mysql://u:p@a:3307/billing"] {
+            assert_eq!(addresses(source, &["x", "y:1"]).unwrap(), ["x 3306", "y 1"], "{source}");
+        }
+        assert_eq!(addresses("u@/billing", &[]).unwrap(), ["127.0.0.1 3306"]);
+        assert_eq!(mysql_nodes("u@unix(/s)/b", &[]).unwrap().len(), 1);
+        assert!(addresses("u@unix(/s)/b", &["x"]).unwrap_err().contains("data.database.hosts"));
+    }
+
+    #[test]
+    fn a_bad_host_is_refused_without_its_text() {
+        for bad in ["", ":3306", "db:", "db:0", "db:65536", "u:PW@db", "u:PW@db:3306", "a b", "PW:1:2", "[PW", "[::1]1"]
+        {
+            let error = bad.parse::<Host>().unwrap_err();
+            assert!(!error.contains("PW"), "{error}");
+            assert!(mysql(&format!("u@tcp(db,{bad})/b")).is_err(), "{bad}");
+        }
+        assert!(mysql(&format!("u@tcp(db{})/b", ",db".repeat(MAX_HOSTS))).is_err());
     }
 
     #[test]

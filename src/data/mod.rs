@@ -17,6 +17,8 @@ mod rows;
 pub mod sqlite;
 pub mod vocabulary;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use crate::biz::{
@@ -70,6 +72,14 @@ pub trait Store:
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn ping(&self) -> Result<(), StoreError>;
+
+    /// The ledger for the engine.
+    fn ledger(self: Arc<Self>) -> Arc<dyn Ledger>;
+
+    /// Whether the preferred one of several hosts is in use. Always true for a single host.
+    fn is_on_first_host(&self) -> bool {
+        true
+    }
 
     /// Waits for running statements and closes every connection.
     async fn close(&self);

@@ -47,6 +47,8 @@ pub struct Metrics {
     charges: ChargeMetrics,
     /// 1 while a shared limiter is configured, but each process counts its own requests.
     rate_limit_local: IntGauge,
+    /// 1 while the first host of the database is in use.
+    database_first_host: IntGauge,
     /// How far this process's clock is ahead of the database's.
     pub(crate) clock_skew_seconds: Gauge,
     pub checks: CheckMetrics,
@@ -74,6 +76,12 @@ impl Metrics {
             "billing_rate_limit_local",
             "1 while rate limits are kept per process because the shared limiter is unavailable",
         )?;
+        let database_first_host = registration::gauge(
+            &registry,
+            "billing_database_first_host",
+            "1 while the first host of data.database.hosts is in use, 0 while another is",
+        )?;
+        database_first_host.set(1);
         let clock_skew_seconds = Gauge::new(
             "billing_clock_skew_seconds",
             "How far the clock of this server is ahead of the clock of the database",
@@ -82,6 +90,7 @@ impl Metrics {
         Ok(Self {
             charges: ChargeMetrics::new(&registry, balances.clone(), times.clone())?,
             rate_limit_local,
+            database_first_host,
             clock_skew_seconds,
             checks: CheckMetrics::new(&registry, times)?,
             recharge: RechargeMetrics::new(&registry, balances)?,
@@ -99,6 +108,11 @@ impl Metrics {
     /// Shows whether each process counts its own requests although a shared limiter is configured.
     pub fn set_rate_limit_local(&self, is_local: bool) {
         self.rate_limit_local.set(is_local.into());
+    }
+
+    /// Shows whether the first one of several hosts of the database is in use.
+    pub fn set_database_first_host(&self, is_first: bool) {
+        self.database_first_host.set(is_first.into());
     }
 
     /// Shows the distance of this process's clock from the database's.

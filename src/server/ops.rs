@@ -82,6 +82,7 @@ async fn ready(State(ops): State<Ops>) -> Response {
 
 async fn render(State(ops): State<Ops>) -> Response {
     ops.metrics.set_rate_limit_local(ops.rates.is_local());
+    ops.metrics.set_database_first_host(ops.store.is_on_first_host());
     ops.metrics.requests.set_lane_queues(&ops.engine.waiting());
     ops.metrics.requests.set_parked(ops.engine.parked());
     text_of(&ops.metrics)

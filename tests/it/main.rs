@@ -18,6 +18,7 @@ mod documents;
 mod export;
 mod galera;
 mod harness;
+mod hosts;
 mod idempotency;
 mod identity;
 mod key_quotas;

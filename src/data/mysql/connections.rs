@@ -13,7 +13,7 @@ use std::{
 use futures_util::{FutureExt, future::BoxFuture};
 use sqlx::{
     Connection, Execute, MySql, MySqlConnection, SqlStr,
-    mysql::{MySqlArguments, MySqlConnectOptions, MySqlRow},
+    mysql::{MySqlArguments, MySqlRow},
     query::Query,
 };
 use tokio::{
@@ -21,28 +21,14 @@ use tokio::{
     time::timeout,
 };
 
-use super::{server::Server, statement::Statement};
-use crate::{
-    biz::values::error::StoreError,
-    data::{error::store_error, row::Columns},
+pub(super) use super::connect::connect;
+use super::{
+    connect::connect_with,
+    nodes::{InUse, Nodes},
+    server::Server,
+    statement::Statement,
 };
-
-/// The settings of every connection, so that the server's defaults do not matter.
-/// - Read committed: no gap locks, and a read after the account's lock sees the last commit.
-/// - Strict mode: a value that does not fit is an error and is never truncated.
-/// - Time limits: a frozen process or lost machine does not hold its locks for hours. MySQL has such
-///   a limit for idle connections only.
-/// - No list of keys becomes a subquery, which would lock in another order.
-/// - TiDB takes locks when a statement runs, and not at the commit.
-const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
-    SET SESSION sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', \
-    autocommit = 1, innodb_lock_wait_timeout = 2, wait_timeout = 30 \
-    /*M! , idle_transaction_timeout = 5, in_predicate_conversion_threshold = 0 */ \
-    /*T! , tidb_txn_mode = 'pessimistic', tidb_idle_transaction_timeout = 5 */";
-
-/// The settings of a connection to a Galera node. A read waits until the node has applied all
-/// commits that other nodes have acknowledged. A node that lost its cluster refuses it.
-const GALERA_SESSION: &str = "SET SESSION wsrep_sync_wait = 1, wsrep_dirty_reads = OFF";
+use crate::{biz::values::error::StoreError, data::error::store_error};
 
 /// Idle time after which a connection is tested before its use.
 const FRESH: Duration = Duration::from_secs(1);
@@ -51,32 +37,12 @@ const TRIAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Age at which a connection is replaced, so that the load follows changes of a cluster.
 const LIFETIME: Duration = Duration::from_secs(30 * 60);
 
-/// Opens a connection with the common settings.
-///
-/// # Errors
-/// [`StoreError::Unavailable`], [`StoreError::Failed`].
-pub(super) async fn connect(options: &MySqlConnectOptions) -> Result<MySqlConnection, StoreError> {
-    connect_with(options, "").await
-}
-
-async fn connect_with(options: &MySqlConnectOptions, session: &'static str) -> Result<MySqlConnection, StoreError> {
-    let mut connection = MySqlConnection::connect_with(options).await.map_err(store_error)?;
-    let mut settings = Statement::new(SESSION);
-    settings.push(session).push("; SHOW VARIABLES LIKE 'wsrep_on'");
-    let sets = settings.fetch(&mut connection).await?;
-    let wsrep_on = sets.iter().flatten().next().map(|row| row.text(1)).transpose()?;
-    if wsrep_on.is_some_and(|value| value == "ON") {
-        Statement::new(GALERA_SESSION).execute(&mut connection).await?;
-    }
-    Ok(connection)
-}
-
 /// A pool of connections for one purpose.
 #[derive(Clone)]
 pub(super) struct Connections(Arc<Shared>);
 
 struct Shared {
-    options: MySqlConnectOptions,
+    nodes: Nodes,
     /// Settings of the connections, beyond those of all pools.
     session: &'static str,
     /// Known from the first connection on.
@@ -89,6 +55,7 @@ struct Shared {
 
 struct Idle {
     connection: MySqlConnection,
+    generation: u64,
     made: Instant,
     since: Instant,
 }
@@ -96,20 +63,15 @@ struct Idle {
 impl Connections {
     /// A pool of at most `size` connections, which are opened when needed. A caller waits for a free
     /// one for `acquire_timeout` at most.
-    pub(super) fn new(options: MySqlConnectOptions, size: usize, acquire_timeout: Duration) -> Self {
-        Self::with_session(options, "", size, acquire_timeout)
+    pub(super) fn new(nodes: Nodes, size: usize, acquire_timeout: Duration) -> Self {
+        Self::with_session(nodes, "", size, acquire_timeout)
     }
 
     /// As [`Self::new`], with further settings.
-    pub(super) fn with_session(
-        options: MySqlConnectOptions,
-        session: &'static str,
-        size: usize,
-        acquire_timeout: Duration,
-    ) -> Self {
+    pub(super) fn with_session(nodes: Nodes, session: &'static str, size: usize, acquire_timeout: Duration) -> Self {
         let permits = Arc::new(Semaphore::new(size.max(1)));
         let server = OnceCell::new();
-        Self(Arc::new(Shared { options, session, server, permits, idle: Mutex::default(), acquire_timeout }))
+        Self(Arc::new(Shared { nodes, session, server, permits, idle: Mutex::default(), acquire_timeout }))
     }
 
     /// A connection that is in no transaction.
@@ -134,14 +96,14 @@ impl Connections {
         first: impl for<'c> Fn(&'c mut MySqlConnection) -> BoxFuture<'c, Result<T, StoreError>>,
     ) -> Result<(Lease, T), StoreError> {
         let mut lease = self.take().await?;
-        let answer = match first(&mut lease).await {
+        let answer = match lease.unless_lost(&first).await {
             Err(StoreError::Unavailable(_)) if lease.was_idle => {
                 // The server was restarted, or another took over: the other idle connections are
                 // dead too.
                 self.0.idle().clear();
                 drop(lease);
                 lease = self.take().await?;
-                first(&mut lease).await
+                lease.unless_lost(&first).await
             }
             answer => answer,
         };
@@ -159,24 +121,49 @@ impl Connections {
     async fn take_or_connect(&self) -> Result<Lease, StoreError> {
         let permit = self.0.permits.clone().acquire_owned().await;
         let permit = permit.map_err(|_| StoreError::Unavailable("the store is closed".into()))?;
-        let lease =
-            |connection, made, was_idle| Lease { connection, made, was_idle, shared: self.0.clone(), _permit: permit };
+        let nodes = &self.0.nodes;
+        let in_use = nodes.in_use();
         loop {
             // A lock in the head of the loop would be held through its body.
             let rested = self.0.idle().pop();
-            let Some(mut idle) = rested else { break };
-            if idle.made.elapsed() > LIFETIME {
+            let Some(Idle { mut connection, generation, made, since }) = rested else { break };
+            if made.elapsed() > LIFETIME || generation != in_use.generation() {
                 continue;
             }
-            let lives = idle.since.elapsed() < FRESH
-                || matches!(timeout(TRIAL_TIMEOUT, idle.connection.ping()).await, Ok(Ok(())));
+            let lives =
+                since.elapsed() < FRESH || matches!(timeout(TRIAL_TIMEOUT, connection.ping()).await, Ok(Ok(())));
             if lives {
-                return Ok(lease(idle.connection, idle.made, true));
+                return Ok(Lease {
+                    connection,
+                    generation,
+                    made,
+                    was_idle: true,
+                    shared: self.0.clone(),
+                    _permit: permit,
+                });
             }
         }
-        let mut connection = connect_with(&self.0.options, self.0.session).await?;
-        self.0.server.get_or_try_init(|| Server::of(&mut connection)).await?;
-        Ok(lease(connection, Instant::now(), false))
+        let (connection, in_use) = self.connect().await?;
+        let (generation, made) = (in_use.generation(), Instant::now());
+        Ok(Lease { connection, generation, made, was_idle: false, shared: self.0.clone(), _permit: permit })
+    }
+
+    /// Connects to the node in use. Begins again if that node is lost meanwhile.
+    async fn connect(&self) -> Result<(MySqlConnection, InUse), StoreError> {
+        let Shared { nodes, session, server, .. } = &*self.0;
+        loop {
+            let in_use = nodes.in_use();
+            let connecting = async {
+                let mut connection = connect_with(nodes.options(in_use), session).await?;
+                server.get_or_try_init(|| Server::of(&mut connection)).await?;
+                Ok((connection, in_use))
+            };
+            tokio::select! {
+                biased;
+                connected = connecting => return connected,
+                _ = nodes.lost(in_use.generation()) => {}
+            }
+        }
     }
 
     /// All rows of one repeatable query that commits by itself.
@@ -232,6 +219,12 @@ impl Connections {
         Ok(())
     }
 
+    /// Closes the idle connections, after the node in use has changed. Those in use are closed when
+    /// they are given back.
+    pub(super) fn close_idle(&self) {
+        self.0.idle().clear();
+    }
+
     /// Closes the pool and its idle connections. No connection can be taken any more.
     pub(super) async fn close(&self) {
         self.0.permits.close();
@@ -258,6 +251,8 @@ impl Shared {
 /// A connection in use. It is closed when dropped, unless it is given back.
 pub(super) struct Lease {
     connection: MySqlConnection,
+    /// The generation of the node in use when the connection was opened.
+    generation: u64,
     made: Instant,
     /// Whether the connection was idle in the pool, so that the server may have closed it.
     was_idle: bool,
@@ -274,11 +269,25 @@ impl Lease {
     /// Returns the connection to the pool. Its statements must have ended, without an open
     /// transaction.
     pub(super) fn give_back(self) {
-        let Lease { connection, made, shared, .. } = self;
+        let Lease { connection, generation, made, shared, .. } = self;
         let mut idle = shared.idle();
-        // Under the lock, so that `close` finds the connection or this sees the closed pool.
-        if !shared.permits.is_closed() {
-            idle.push(Idle { connection, made, since: Instant::now() });
+        // Under the lock, so that `close` and `close_idle` find the connection, or this sees the closed
+        // pool or the new node.
+        if !shared.permits.is_closed() && shared.nodes.is_current(generation) {
+            idle.push(Idle { connection, generation, made, since: Instant::now() });
+        }
+    }
+
+    /// Runs `work`, but does not wait for the answer of a node that is lost.
+    async fn unless_lost<T>(
+        &mut self,
+        work: impl for<'c> Fn(&'c mut MySqlConnection) -> BoxFuture<'c, Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let (nodes, generation) = (self.shared.nodes.clone(), self.generation);
+        tokio::select! {
+            biased;
+            answer = work(&mut self.connection) => answer,
+            lost = nodes.lost(generation) => Err(lost),
         }
     }
 }

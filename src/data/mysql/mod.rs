@@ -5,11 +5,13 @@
 //! times as TIMESTAMP, whose range is 1970 to 2038.
 
 mod account;
+mod connect;
 mod connections;
 mod identity;
 mod jobs;
 mod legacy;
 mod limits;
+mod nodes;
 mod prices;
 mod recharge;
 mod reports;
@@ -20,32 +22,37 @@ mod settlement;
 mod statement;
 mod transaction;
 
-use std::{collections::BTreeMap, sync::atomic::AtomicU32, time::Duration};
-
-use async_trait::async_trait;
-use sqlx::{
-    ConnectOptions, Connection, MySqlConnection,
-    mysql::{MySqlConnectOptions, MySqlRow},
+use std::{
+    sync::{Arc, atomic::AtomicU32},
+    time::Duration,
 };
 
-pub use self::legacy::UpgradeOptions;
+use async_trait::async_trait;
+use sqlx::Connection;
+use tokio_util::task::AbortOnDropHandle;
+
 pub(super) use self::server::Server;
 use self::{
     connections::Connections,
-    statement::Statement,
+    nodes::{check, ledger::LeavesLostNodes, watch},
     transaction::{SESSION, SHARED_SESSION},
+};
+pub use self::{
+    legacy::UpgradeOptions,
+    nodes::{Nodes, Pace},
 };
 use super::{
     Store,
     error::store_error,
     plan::{Announce, UpgradePlan},
-    row::Columns,
 };
-use crate::biz::values::error::StoreError;
+use crate::biz::{settlement::ledger::Ledger, values::error::StoreError};
 
 /// A MySQL-compatible database.
 pub struct MySqlStore {
-    options: MySqlConnectOptions,
+    nodes: Nodes,
+    /// Changes the node in use; `None` for a single node.
+    watch: Option<AbortOnDropHandle<()>>,
     /// Connections for single statements that commit by themselves.
     reader: Connections,
     /// Connections for transactions that do not wait for locks.
@@ -73,22 +80,26 @@ pub struct PoolLimits {
 
 impl MySqlStore {
     /// A store on a schema that is up to date, see [`bring_up_to_date`]. Connects at the first use.
-    pub fn new(options: MySqlConnectOptions, limits: PoolLimits) -> Self {
-        let options = options.disable_statement_logging();
+    /// Several nodes are watched from now on.
+    pub fn new(nodes: Nodes, limits: PoolLimits) -> Self {
         let transactions =
-            |session, size| Connections::with_session(options.clone(), session, size, limits.acquire_timeout);
+            |session, size| Connections::with_session(nodes.clone(), session, size, limits.acquire_timeout);
+        let reader = Connections::new(nodes.clone(), limits.readers, limits.acquire_timeout);
+        let writer = transactions(SHARED_SESSION, limits.writers);
+        let waiter = transactions(SESSION, limits.waiters);
         Self {
-            reader: Connections::new(options.clone(), limits.readers, limits.acquire_timeout),
-            writer: transactions(SHARED_SESSION, limits.writers),
-            waiter: transactions(SESSION, limits.waiters),
-            options,
+            watch: watch::start(&nodes, vec![reader.clone(), writer.clone(), waiter.clone()]),
+            reader,
+            writer,
+            waiter,
+            nodes,
             lookup_all: AtomicU32::new(0),
             lookup_all_batches: limits.lookup_all_batches,
         }
     }
 }
 
-/// Migrates the schema, also from the legacy service. Calls `announce` with the plan before any
+/// Takes the first usable node into use and migrates the schema, also from the legacy service. Calls `announce` with the plan before any
 /// change.
 ///
 /// # Errors
@@ -96,14 +107,13 @@ impl MySqlStore {
 /// [`StoreError::Failed`]: the server refuses, a migration failed, or the data of the legacy service
 /// can't be converted.
 pub async fn bring_up_to_date(
-    options: MySqlConnectOptions,
+    nodes: &Nodes,
     connect_timeout: Duration,
     upgrade: &UpgradeOptions,
     announce: &Announce,
 ) -> Result<(), StoreError> {
-    let options = options.disable_statement_logging();
-    let mut connection = connect_in_time(&options, connect_timeout).await?;
-    legacy::bring_up_to_date(&mut connection, &options, upgrade, announce).await?;
+    let mut connection = nodes.choose(connect_timeout).await?;
+    legacy::bring_up_to_date(&mut connection, nodes.options(nodes.in_use()), upgrade, announce).await?;
     connection.close().await.map_err(store_error)
 }
 
@@ -112,20 +122,14 @@ pub async fn bring_up_to_date(
 /// # Errors
 /// As [`bring_up_to_date`].
 pub async fn plan(
-    options: MySqlConnectOptions,
+    nodes: &Nodes,
     connect_timeout: Duration,
     upgrade: &UpgradeOptions,
 ) -> Result<UpgradePlan, StoreError> {
-    let mut connection = connect_in_time(&options.disable_statement_logging(), connect_timeout).await?;
+    let mut connection = nodes.choose(connect_timeout).await?;
     let plan = legacy::plan(&mut connection, upgrade).await?;
     connection.close().await.map_err(store_error)?;
     Ok(plan)
-}
-
-async fn connect_in_time(options: &MySqlConnectOptions, timeout: Duration) -> Result<MySqlConnection, StoreError> {
-    tokio::time::timeout(timeout, connections::connect(options))
-        .await
-        .map_err(|_| StoreError::Unavailable("no answer while connecting".into()))?
 }
 
 #[async_trait]
@@ -135,56 +139,27 @@ impl Store for MySqlStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        // Reads a table, because a cluster node without a majority still answers SELECT 1. The
-        // settings are numbers or words, by the server's version.
-        let rows = self.reader.fetch_all(sqlx::query(
-            "SELECT CAST(@@GLOBAL.read_only AS CHAR), CAST(@@GLOBAL.innodb_read_only AS CHAR), \
-             (SELECT COUNT(*) FROM (SELECT 1 FROM user_balance LIMIT 1) found)",
-        ));
-        for row in rows.await? {
-            if !(is_off(&row, 0)? && is_off(&row, 1)?) {
-                return Err(StoreError::Unavailable("the database is read-only".into()));
-            }
+        check::ensure_fit(&self.reader.fetch(check::state()).await?)?;
+        self.reader.fetch(check::identity()).await.map(|_| ())
+    }
+
+    fn ledger(self: Arc<Self>) -> Arc<dyn Ledger> {
+        match self.nodes.are_several() {
+            true => Arc::new(LeavesLostNodes { nodes: self.nodes.clone(), ledger: self }),
+            false => self,
         }
-        self.check_node().await
+    }
+
+    fn is_on_first_host(&self) -> bool {
+        self.nodes.is_first_in_use()
     }
 
     async fn close(&self) {
+        if let Some(watch) = &self.watch {
+            watch.abort();
+        }
         self.writer.close().await;
         self.waiter.close().await;
         self.reader.close().await;
     }
-}
-
-impl MySqlStore {
-    /// Checks the state of a Galera node. Other servers have no such state.
-    async fn check_node(&self) -> Result<(), StoreError> {
-        let state = Statement::new(
-            "SHOW VARIABLES LIKE 'wsrep_on'; \
-             SHOW GLOBAL STATUS WHERE Variable_name IN ('wsrep_cluster_status', 'wsrep_local_state', 'wsrep_ready')",
-        );
-        let mut settings = BTreeMap::new();
-        for row in self.reader.fetch(state).await?.iter().flatten() {
-            settings.insert(row.text(0)?.to_ascii_lowercase(), row.text(1)?);
-        }
-        let is = |name: &str, value: &str| settings.get(name).is_some_and(|found| found == value);
-        if !is("wsrep_on", "ON") {
-            return Ok(());
-        }
-        let unusable = |why: &str| Err(StoreError::Unavailable(format!("the database node is not {why}")));
-        match () {
-            () if !is("wsrep_cluster_status", "Primary") => unusable("in the primary component of its cluster"),
-            () if !is("wsrep_local_state", GALERA_SYNCED) => unusable("synced with its cluster"),
-            () if !is("wsrep_ready", "ON") => unusable("ready"),
-            () => Ok(()),
-        }
-    }
-}
-
-/// The `wsrep_local_state` of a node that has applied all writes of its cluster.
-const GALERA_SYNCED: &str = "4";
-
-/// Whether a setting of the server is off.
-fn is_off(row: &MySqlRow, column: usize) -> Result<bool, StoreError> {
-    Ok(matches!(row.text(column)?.as_str(), "0" | "OFF"))
 }

@@ -19,7 +19,10 @@ use std::{
     fs::{File, OpenOptions},
     io,
     path::Path,
-    sync::atomic::{AtomicI64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -36,7 +39,7 @@ use super::{
     migrations,
     plan::{Announce, UpgradePlan},
 };
-use crate::biz::values::error::StoreError;
+use crate::biz::{settlement::ledger::Ledger, values::error::StoreError};
 
 /// A SQLite database file.
 pub struct SqliteStore {
@@ -149,6 +152,10 @@ impl Store for SqliteStore {
     async fn ping(&self) -> Result<(), StoreError> {
         sqlx::query("SELECT 1").execute(&self.reader).await.map_err(store_error)?;
         self.writer.ensure_writable().await
+    }
+
+    fn ledger(self: Arc<Self>) -> Arc<dyn Ledger> {
+        self
     }
 
     async fn close(&self) {

@@ -3,6 +3,7 @@
 
 mod beside;
 mod faults;
+mod hosts;
 mod pairs;
 mod ready;
 mod start;

@@ -240,8 +240,14 @@ impl Service {
     }
 
     pub async fn start_on(database: Database, changes: &[(&str, &str)]) -> Self {
+        let config = database.config(changes);
+        Self::start_configured(database, config).await
+    }
+
+    /// With a configuration that the test has changed beyond the keys of the file.
+    pub async fn start_configured(database: Database, config: Config) -> Self {
         let clock = TestClock::real();
-        let app = App::start_with_clock(database.config(changes), clock.clone()).await.unwrap();
+        let app = App::start_with_clock(config, clock.clone()).await.unwrap();
         let channel = Channel::from_shared(format!("http://{}", app.grpc_addr)).unwrap().connect().await.unwrap();
         Self {
             database,

@@ -18,7 +18,7 @@ use billing_service::{
     app,
     data::{
         dsn,
-        mysql::{MySqlStore, PoolLimits},
+        mysql::{MySqlStore, Nodes, PoolLimits},
     },
 };
 use rstest::rstest;
@@ -44,7 +44,8 @@ fn random_histories_follow_the_model(#[values(MySql, Sqlite)] on: Backend) {
                 acquire_timeout: Duration::from_secs(5),
                 lookup_all_batches: 0,
             };
-            store = Arc::new(MySqlStore::new(dsn::mysql(&database.source).unwrap(), limits));
+            let nodes = Nodes::new(vec![dsn::mysql(&database.source).unwrap()]).unwrap();
+            store = Arc::new(MySqlStore::new(nodes, limits));
         }
         (database, store)
     });

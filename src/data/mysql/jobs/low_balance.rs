@@ -12,7 +12,7 @@ use crate::{
     },
     data::{
         error::store_error,
-        mysql::{MySqlStore, connections, statement::Statement},
+        mysql::{MySqlStore, statement::Statement},
         rows::jobs::low_count_of,
     },
 };
@@ -21,7 +21,7 @@ use crate::{
 impl LowBalanceStore for MySqlStore {
     async fn count_low(&self, thresholds: Thresholds, month: Month, within: Duration) -> Result<LowCounts, StoreError> {
         // A connection of its own, so that the count takes none from the requests.
-        let mut connection = connections::connect(&self.options).await?;
+        let mut connection = self.nodes.connect().await?;
         let sets = count(thresholds, month, within).fetch(&mut connection).await?;
         connection.close().await.map_err(store_error)?;
         sets.iter().flatten().map(low_count_of).collect()

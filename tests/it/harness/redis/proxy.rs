@@ -71,6 +71,13 @@ impl Proxy {
         self.addr.to_string()
     }
 
+    /// How many connections go through it.
+    pub fn open_connections(&self) -> usize {
+        let mut connections = self.disturbances.connections.lock().unwrap();
+        while connections.try_join_next().is_some() {}
+        connections.len()
+    }
+
     /// Aborts all open connections, on both sides; returns when they are gone.
     pub async fn reset_all(&self) {
         let open = take(&mut *self.disturbances.connections.lock().unwrap());

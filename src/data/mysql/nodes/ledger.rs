@@ -1,0 +1,35 @@
+//! Settlement that does not wait for a lost node.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::Nodes;
+use crate::biz::{
+    settlement::{
+        ledger::{Ledger, SettledBatch},
+        lock::Lock,
+        posting::Batch,
+    },
+    values::error::StoreError,
+};
+
+/// The ledger of a store with several nodes. A transaction on a node that failed ends as one whose
+/// connection broke: its outcome is unknown, and the engine settles it again, on the node that is in
+/// use then.
+pub(crate) struct LeavesLostNodes {
+    pub ledger: Arc<dyn Ledger>,
+    pub nodes: Nodes,
+}
+
+#[async_trait]
+impl Ledger for LeavesLostNodes {
+    async fn settle(&self, batch: &Batch, wait_for: Option<&Lock>) -> Result<SettledBatch, StoreError> {
+        let generation = self.nodes.in_use().generation();
+        tokio::select! {
+            biased;
+            settled = self.ledger.settle(batch, wait_for) => settled,
+            lost = self.nodes.lost(generation) => Err(lost),
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Several hosts of one database, by preference. Proxies stand for the hosts where both must show the
+//! same data.
+
+use std::time::Duration;
+
+use billing_service::app::{self, App};
+use rstest::rstest;
+use sqlx::Row;
+
+use crate::harness::{
+    Database, Service, charge,
+    load::Load,
+    mariadb::OwnServer,
+    redis::Proxy,
+    traced,
+    wait::{soon, until},
+};
+
+/// Charges, and steps of reservations, that are acknowledged before and after each change.
+const BETWEEN_CHANGES: usize = 200;
+/// The watch keeps one connection to each host.
+const WATCH: usize = 1;
+/// A test ends before it.
+const NEVER: Duration = Duration::from_secs(3_600);
+
+fn address(source: &str) -> &str {
+    let (_, rest) = source.split_once("@tcp(").unwrap();
+    rest.split_once(')').unwrap().0
+}
+
+fn list(hosts: &[&str]) -> String {
+    format!("['{}']", hosts.join("', '"))
+}
+
+/// A database behind two hosts.
+struct Pair {
+    first: Proxy,
+    second: Proxy,
+    service: Service,
+    _mariadb: OwnServer,
+}
+
+impl Pair {
+    async fn start(return_after: Duration) -> Self {
+        let mariadb = OwnServer::start().await;
+        let source = mariadb.create_database().await;
+        let (first, second) = (Proxy::start(address(&source)).await, Proxy::start(address(&source)).await);
+        let hosts = list(&[&first.addr(), &second.addr()]);
+        let database = Database::on(source);
+        // Lanes that waited for a silent host would wait longer than the test.
+        let mut config =
+            database.config(&[("data.database.hosts", &hosts), ("billing.settlement.retry_timeout", "600s")]);
+        config.data.database.return_to_host_after = Some(return_after);
+        Self { first, second, service: Service::start_configured(database, config).await, _mariadb: mariadb }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.service.app.grpc_addr)
+    }
+
+    async fn uses_first_alone(&self) {
+        until("all pools use the first host", async || {
+            self.first.open_connections() > WATCH && self.second.open_connections() <= WATCH
+        })
+        .await;
+        assert!(self.service.metrics().await.contains("billing_database_first_host 1\n"));
+    }
+
+    async fn uses_second_alone(&self) {
+        until("all pools use the second host", async || {
+            self.second.open_connections() > WATCH && self.first.open_connections() <= WATCH
+        })
+        .await;
+        assert!(self.service.metrics().await.contains("billing_database_first_host 0\n"));
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    /// Connections break, and new ones are refused.
+    Cut,
+    /// Connections stay open, and nothing is answered.
+    Silent,
+}
+
+impl Fault {
+    async fn begin(self, host: &mut Proxy) {
+        match self {
+            Self::Cut => {
+                host.refuse(true).await;
+                host.reset_all().await;
+            }
+            Self::Silent => host.stall(true),
+        }
+    }
+
+    async fn end(self, host: &mut Proxy) {
+        match self {
+            Self::Cut => host.refuse(false).await,
+            Self::Silent => host.stall(false),
+        }
+    }
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn charges_go_on_through_the_next_host_and_none_is_lost_or_doubled(
+    #[values(Fault::Cut, Fault::Silent)] fault: Fault,
+) {
+    let mut pair = Pair::start(NEVER).await;
+    let mut load = Load::start(&[&pair.url()]).await;
+    load.acknowledges(BETWEEN_CHANGES).await;
+    pair.uses_first_alone().await;
+    assert!(load.in_flight() > 0);
+    fault.begin(&mut pair.first).await;
+    load.acknowledges(BETWEEN_CHANGES).await;
+    // Requests that a silent host held up reach the database late.
+    fault.end(&mut pair.first).await;
+    load.acknowledges(BETWEEN_CHANGES).await;
+    pair.uses_second_alone().await;
+    load.finish().await.assert_kept_in(&pair.service.database).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_pools_return_to_the_first_host_when_it_was_well_for_long_enough() {
+    let mut pair = Pair::start(Duration::from_secs(2)).await;
+    let mut load = Load::start(&[&pair.url()]).await;
+    for _ in 0..2 {
+        load.acknowledges(BETWEEN_CHANGES).await;
+        pair.uses_first_alone().await;
+        Fault::Cut.begin(&mut pair.first).await;
+        load.acknowledges(BETWEEN_CHANGES).await;
+        pair.uses_second_alone().await;
+        Fault::Cut.end(&mut pair.first).await;
+        pair.uses_first_alone().await;
+    }
+    load.acknowledges(BETWEEN_CHANGES).await;
+    load.finish().await.assert_kept_in(&pair.service.database).await;
+}
+
+const IDENTITY: &str = "0195f1f0-0000-7000-8000-000000000001";
+const OTHER_IDENTITY: &str = "0195f1f0-0000-7000-8000-000000000002";
+
+/// A server with a database of this name and identity. Databases with the same identity play replicas.
+async fn server_with(identity: &str) -> (OwnServer, Database) {
+    let server = OwnServer::start().await;
+    let other = server.create_database().await;
+    let database = Database::on(format!("root@tcp({})/replicated", address(&other)));
+    let mut maker = Database::on(other).mysql().await;
+    sqlx::raw_sql("CREATE DATABASE replicated CHARACTER SET utf8mb4").execute(&mut maker).await.unwrap();
+    let store = app::connect(&database.config(&[])).await.unwrap();
+    app::close(&*store).await;
+    database.execute(&format!("UPDATE database_identity SET id = '{identity}'")).await;
+    (server, database)
+}
+
+async fn records(database: &Database) -> i64 {
+    let count = "SELECT COUNT(*) FROM billing_record";
+    sqlx::query(count).fetch_one(&mut database.mysql().await).await.unwrap().get(0)
+}
+
+/// Connections to a database beside the one that counts.
+async fn open(database: &Database) -> usize {
+    let count = "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()";
+    let open: i64 = sqlx::query(count).fetch_one(&mut database.mysql().await).await.unwrap().get(0);
+    usize::try_from(open).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_only_host_is_left_by_all_pools_and_one_with_another_database_is_not_used() {
+    let (_one, first) = server_with(IDENTITY).await;
+    let (_other, foreign) = server_with(OTHER_IDENTITY).await;
+    let (_two, second) = server_with(IDENTITY).await;
+    let hosts = list(&[address(&first.source), address(&foreign.source), address(&second.source)]);
+    let config = Database::on(first.source.clone());
+    let service = Service::start_on(config, &[("data.database.hosts", &hosts)]).await;
+    let charge_some = async |trace: &str| {
+        for user in 0..20 {
+            service.deduct(traced(trace, charge(&format!("user-{user}"), "asset", 1))).await;
+        }
+        [records(&first).await, records(&foreign).await, records(&second).await]
+    };
+    assert_eq!(charge_some("before").await, [20, 0, 0]);
+    assert!(open(&first).await > WATCH);
+    first.execute("SET GLOBAL read_only = ON").await;
+    until("the service is ready on the last host", async || {
+        service.metrics().await.contains("billing_database_first_host 0\n") && service.get("/ready").await.0 == 200
+    })
+    .await;
+    // Sooner than the server closes idle connections by itself.
+    soon(until("no pool has a connection to the first host", async || open(&first).await <= WATCH)).await;
+    assert_eq!(charge_some("after").await, [20, 0, 20]);
+    assert!(open(&first).await <= WATCH && open(&foreign).await <= WATCH);
+    service.app.stop().await;
+    until("a stopped server watches nothing", async || {
+        open(&first).await + open(&foreign).await + open(&second).await == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_takes_the_first_host_that_takes_writes() {
+    let (_one, read_only) = server_with(IDENTITY).await;
+    read_only.execute("SET GLOBAL read_only = ON").await;
+    let (_two, usable) = server_with(IDENTITY).await;
+    let mut gone = Proxy::start(address(&usable.source)).await;
+    gone.refuse(true).await;
+    let silent = Proxy::start(address(&usable.source)).await;
+    silent.stall(true);
+    let unusable = [gone.addr(), silent.addr(), address(&read_only.source).to_owned()];
+    let unusable: Vec<&str> = unusable.iter().map(String::as_str).collect();
+    let timeouts = [("data.database.acquire_timeout", "0.5s"), ("data.database.connect_timeout", "1s")];
+    let start = async |hosts: &[&str]| {
+        let hosts = list(hosts);
+        let changes: Vec<_> = timeouts.into_iter().chain([("data.database.hosts", hosts.as_str())]).collect();
+        // `hosts` override the host of the source.
+        App::start(Database::on("root@tcp(127.0.0.1:1)/replicated".into()).config(&changes)).await
+    };
+    let message = format!("{:#}", start(&unusable).await.err().expect("no host is usable"));
+    for part in unusable.iter().chain(&["data.database.source", "read-only"]) {
+        assert!(message.contains(part), "{part} is not in: {message}");
+    }
+    let app = start(&[unusable.as_slice(), &[address(&usable.source)]].concat()).await.unwrap();
+    let reply = reqwest::get(format!("http://{}/ready", app.http_addr)).await.unwrap();
+    assert_eq!(reply.status(), 200);
+    assert!(open(&usable).await > WATCH);
+    app.stop().await;
+}
