@@ -1,6 +1,9 @@
 //! The origin of a request: client address, trace context, and whether a callback is trusted.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use http::{Extensions, HeaderMap};
 
@@ -9,6 +12,14 @@ use crate::biz::recharge::gateway::TraceContext;
 /// The remote address of the connection. The transport adds it to each request.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
+
+/// The caller of a request, and the role by which it was admitted. The transport adds it to each
+/// request whose caller has proven itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    pub name: Arc<str>,
+    pub role: &'static str,
+}
 
 /// Whether a callback is trusted: it is signed, or `payment_service.callback_auth` is none. Without
 /// trust, payment-service is asked. The transport adds the mark to each callback.
