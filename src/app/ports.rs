@@ -1,7 +1,7 @@
 //! The two ports. They are bound early, so that a taken address stops the start, and served when
 //! all parts behind them run.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -9,9 +9,12 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{core::Core, payments::Payments};
 use crate::{
-    config::{Config, Server},
-    server::{self, CallbackGuard, ListenerLimits, Ops, Parts},
-    service::{Api, json::UnknownPolicy, rest::Rest},
+    config::{Config, FrontEndAuth, Server},
+    server::{
+        self, Access, CallbackGuard, ListenerLimits, Ops, Parts,
+        access::{Callers, CrossSite, FrontEnd, KeySource, Refusals},
+    },
+    service::{Api, json::UnknownPolicy, origin::Forwarding, rest::Rest},
 };
 
 pub(super) struct Ports {
@@ -44,12 +47,11 @@ impl Ports {
     pub async fn serve(self, config: &Config, core: &Core, api: Api, payments: &Payments) -> anyhow::Result<Served> {
         let Self { http, grpc, http_addr, grpc_addr } = self;
         let server = &config.server;
-        if server.grpc.internal_tokens.is_empty() {
-            tracing::warn!(%grpc_addr, "server.grpc.internal_tokens is empty: every caller that reaches this port may charge and adjust accounts");
-        }
+        warn_of_open_doors(config, core);
         let (health, health_service) = server::grpc_health();
         server::report_health(&health, ServingStatus::Serving).await;
-        let parts = parts(server, core, api, payments);
+        let access = access(server, core).await?;
+        let parts = parts(server, core, api, payments, access);
         let public = server::public_app(parts.clone());
         let internal = server::internal_app(parts, health_service)?;
         let limits = ListenerLimits {
@@ -67,7 +69,7 @@ impl Ports {
     }
 }
 
-fn parts<'c>(config: &'c Server, core: &Core, api: Api, payments: &Payments) -> Parts<'c> {
+fn parts<'c>(config: &'c Server, core: &Core, api: Api, payments: &Payments, access: Access) -> Parts<'c> {
     Parts {
         config,
         rest: Rest {
@@ -89,8 +91,55 @@ fn parts<'c>(config: &'c Server, core: &Core, api: Api, payments: &Payments) -> 
             calendar: core.calendar.clone(),
             metrics: core.metrics.clone(),
         },
+        access,
         payment_timeout: payments.timeout,
     }
+}
+
+/// The checks of callers, and the task that keeps the keys of the issuer current.
+///
+/// # Errors
+/// The keys or the secret of the tokens are not usable.
+async fn access(config: &Server, core: &Core) -> anyhow::Result<Access> {
+    let refusals = Arc::new(Refusals::new(core.metrics.clone()));
+    let forwarding = Forwarding::new(&config.trusted_proxies);
+    let callers = Arc::new(Callers::new(config, refusals.clone()));
+    let keys = match (&config.http.auth.jwt, config.http.auth.mode()) {
+        (Some(jwt), FrontEndAuth::Jwt) => KeySource::open(jwt).await?,
+        _ => None,
+    };
+    if let Some(keys) = keys.clone() {
+        tokio::spawn(keys.keep(core.stop.clone()));
+    }
+    let cross_site = CrossSite::new(&config.http, forwarding.clone(), refusals.clone());
+    let front_end = FrontEnd::new(&config.http.auth, keys, callers.clone(), forwarding.clone(), refusals)?;
+    Ok(Access { callers, front_end, cross_site, forwarding })
+}
+
+/// Interval of the warnings about open doors in production.
+const INSECURE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Names each open door at the start, and again each minute if `server.insecure` allows them.
+fn warn_of_open_doors(config: &Config, core: &Core) {
+    let open = config.open_doors();
+    for (key, danger) in &open {
+        tracing::warn!("{key} {danger}");
+    }
+    if !config.server.insecure {
+        return;
+    }
+    core.metrics.requests.set_insecure();
+    let stop = core.stop.clone();
+    let keys = open.iter().map(|(key, _)| *key).collect::<Vec<_>>().join(", ");
+    tokio::spawn(async move {
+        let mut interval = tokio::time::interval(INSECURE_INTERVAL);
+        loop {
+            tokio::select! {
+                _ = interval.tick() => tracing::warn!(%keys, "server.insecure is true: open doors are allowed"),
+                () = stop.cancelled() => return,
+            }
+        }
+    });
 }
 
 async fn listen(key: &str, addr: &str) -> anyhow::Result<TcpListener> {

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Deserializer, de};
 use tracing::Level;
 
+use super::values::texts;
+
 /// The environment of the deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Environment {
@@ -64,16 +66,70 @@ pub enum CallbackAuth {
     None,
 }
 
+/// A right to call some rpcs. `server::access::table` says which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Gateway,
+    Payment,
+    Keys,
+    Support,
+    Admin,
+    Metrics,
+}
+
+impl Role {
+    pub const ALL: [Self; 6] = [Self::Gateway, Self::Payment, Self::Keys, Self::Support, Self::Admin, Self::Metrics];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Payment => "payment",
+            Self::Keys => "keys",
+            Self::Support => "support",
+            Self::Admin => "admin",
+            Self::Metrics => "metrics",
+        }
+    }
+}
+
+/// The proof of the front end's users.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FrontEndAuth {
+    /// A signed token of the user.
+    Jwt,
+    /// A header of a trusted gateway.
+    Gateway,
+    /// None. Anyone reads any account.
+    None,
+}
+
+/// The signatures of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JwtAlgorithm {
+    Rs256,
+    Es256,
+    EdDsa,
+    Hs256,
+}
+
 /// Parses one of a few words. The error lists them.
 pub(super) fn choice<'de, D: Deserializer<'de>, T: Copy>(
     deserializer: D,
     choices: &[(&str, T)],
 ) -> Result<T, D::Error> {
-    let text = String::deserialize(deserializer)?;
+    find(&String::deserialize(deserializer)?, choices)
+}
+
+fn find<T: Copy, E: de::Error>(text: &str, choices: &[(&str, T)]) -> Result<T, E> {
     choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
         let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
-        de::Error::custom(format!("{text:?} is not one of {}", words.join(", ")))
+        E::custom(format!("{text:?} is not one of {}", words.join(", ")))
     })
+}
+
+/// Parses a list of words, or one text with commas, the form in the environment.
+fn several<'de, D: Deserializer<'de>, T: Copy>(deserializer: D, choices: &[(&str, T)]) -> Result<Vec<T>, D::Error> {
+    texts(deserializer)?.iter().map(|word| find(word, choices)).collect()
 }
 
 pub(super) fn redis_mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RedisMode, D::Error> {
@@ -125,4 +181,23 @@ pub(super) fn log_level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Le
         ("trace", Level::TRACE),
     ];
     choice(deserializer, &levels)
+}
+
+pub(super) fn front_end_auth<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<FrontEndAuth>, D::Error> {
+    let modes = [("jwt", FrontEndAuth::Jwt), ("gateway", FrontEndAuth::Gateway), ("none", FrontEndAuth::None)];
+    choice(deserializer, &modes).map(Some)
+}
+
+pub(super) fn roles<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Role>, D::Error> {
+    several(deserializer, &Role::ALL.map(|role| (role.name(), role)))
+}
+
+pub(super) fn jwt_algorithms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<JwtAlgorithm>, D::Error> {
+    let algorithms = [
+        ("RS256", JwtAlgorithm::Rs256),
+        ("ES256", JwtAlgorithm::Es256),
+        ("EdDSA", JwtAlgorithm::EdDsa),
+        ("HS256", JwtAlgorithm::Hs256),
+    ];
+    several(deserializer, &algorithms)
 }

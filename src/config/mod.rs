@@ -3,6 +3,7 @@
 //! `configs/*.yaml` document every key. An unknown key or an invalid value is an error that names the
 //! key.
 
+mod access;
 mod choices;
 mod cron;
 mod metering;
@@ -20,13 +21,16 @@ use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
 
 pub use self::{
-    choices::{CallbackAuth, Driver, Environment, LogFormat, RedisMode, Style, UnknownFields},
+    access::{CallerConfig, Cors, HttpAuth, JwtConfig, MAX_CALLERS},
+    choices::{
+        CallbackAuth, Driver, Environment, FrontEndAuth, JwtAlgorithm, LogFormat, RedisMode, Role, Style, UnknownFields,
+    },
     metering::Streams,
     payment::PaymentServiceConfig,
     rates::RateLimitsConfig,
     redis::Redis,
     secret::Secret,
-    server::Server,
+    server::{HttpPort, Server},
 };
 use crate::{
     biz::{
@@ -224,6 +228,14 @@ impl Config {
         if let Some(redis) = &self.data.redis {
             redis.check()?;
         }
+        self.server.check()?;
+        if self.environment == Some(Environment::Production) && !self.server.insecure {
+            if let Some((key, danger)) = self.open_doors().first() {
+                bail!(
+                    "config key {key}: {danger}, which environment: production forbids; docs/security.md says how to close it, and server.insecure: true allows it"
+                );
+            }
+        }
         if let Some(payment) = &self.payment_service {
             payment.check()?;
             if payment.sandbox && self.environment == Some(Environment::Production) {
@@ -242,6 +254,15 @@ impl Config {
         };
         understood.map_err(|why| anyhow!("config key data.database.source: {why}"))?;
         Ok(())
+    }
+
+    /// The keys that leave a door open, with the danger of each.
+    pub fn open_doors(&self) -> Vec<(&'static str, &'static str)> {
+        let mut open = self.server.open_doors();
+        if self.payment_service.as_ref().is_some_and(|payment| payment.callback_auth() == CallbackAuth::None) {
+            open.push(("payment_service.callback_auth", "is none, so a forged callback credits a top-up"));
+        }
+        open
     }
 
     /// The thresholds below which accounts are reported as low.

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use anyhow::bail;
+use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::{
-    choices::{self, Style, UnknownFields},
+    access::{self, Cors, GrpcAuth, HttpAuth},
+    choices::{self, FrontEndAuth, Style, UnknownFields},
     secret::Secret,
     values,
 };
@@ -16,6 +19,11 @@ pub struct Server {
     pub http: HttpPort,
     pub grpc: GrpcPort,
     pub limits: ServerLimits,
+    /// Allows a start with open doors in production.
+    pub insecure: bool,
+    /// The proxies whose `X-Forwarded-For` is believed.
+    #[serde(deserialize_with = "access::networks")]
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -30,6 +38,11 @@ pub struct HttpPort {
     pub internal_routes: bool,
     #[serde(deserialize_with = "choices::unknown_fields")]
     pub unknown_fields: UnknownFields,
+    pub auth: HttpAuth,
+    pub cors: Cors,
+    /// The names by which clients reach the port; an empty list allows every name.
+    #[serde(deserialize_with = "access::hosts")]
+    pub hosts: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -39,9 +52,10 @@ pub struct GrpcPort {
     pub addr: String,
     #[serde(deserialize_with = "values::duration")]
     pub timeout: Duration,
-    /// Callers of the internal service must send one of these tokens. An empty list means no check.
+    /// Tokens of callers with the role admin.
     #[serde(deserialize_with = "values::secrets")]
     pub internal_tokens: Vec<Secret>,
+    pub auth: GrpcAuth,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -59,6 +73,58 @@ pub struct ServerLimits {
     pub drain_timeout: Duration,
 }
 
+impl Server {
+    /// Whether the internal port asks its callers for a proof.
+    pub fn has_callers(&self) -> bool {
+        !self.grpc.internal_tokens.is_empty() || !self.grpc.auth.callers.is_empty()
+    }
+
+    /// Checks the rules that involve several keys.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        self.grpc.auth.check()?;
+        self.http.auth.check()?;
+        if self.http.auth.mode() == FrontEndAuth::Gateway && !self.has_callers() {
+            bail!(
+                "config key server.grpc.auth.callers: mode gateway of server.http.auth needs a caller with the role gateway"
+            );
+        }
+        if self.grpc.auth.protect_operations && !self.has_callers() {
+            bail!("config key server.grpc.auth.protect_operations: needs server.grpc.auth.callers");
+        }
+        Ok(())
+    }
+
+    /// The keys that leave a door open, with the danger of each.
+    pub(super) fn open_doors(&self) -> Vec<(&'static str, &'static str)> {
+        let mut open = Vec::new();
+        if !self.has_callers() {
+            open.push((
+                "server.grpc.auth.callers",
+                "is empty, so everyone who reaches the port may charge and adjust accounts",
+            ));
+        }
+        if self.http.auth.mode() == FrontEndAuth::None && !is_loopback(&self.http.addr) {
+            open.push(("server.http.auth.mode", "is none, so everyone who reaches the port reads any account"));
+        }
+        if self.http.hosts.is_empty() && !is_loopback(&self.http.addr) {
+            open.push((
+                "server.http.hosts",
+                "is empty, so a page of an attacker may reach the port under a name of its own",
+            ));
+        }
+        if self.http.internal_routes {
+            open.push(("server.http.internal_routes", "serves the internal routes to front ends"));
+        }
+        open
+    }
+}
+
+/// Whether a listener on `addr` is out of reach for other machines.
+fn is_loopback(addr: &str) -> bool {
+    let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host).trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
 impl Default for HttpPort {
     fn default() -> Self {
         Self {
@@ -67,13 +133,21 @@ impl Default for HttpPort {
             style: Style::Plain,
             internal_routes: false,
             unknown_fields: UnknownFields::Warn,
+            auth: HttpAuth::default(),
+            cors: Cors::default(),
+            hosts: Vec::new(),
         }
     }
 }
 
 impl Default for GrpcPort {
     fn default() -> Self {
-        Self { addr: "0.0.0.0:9107".into(), timeout: Duration::from_secs(1), internal_tokens: Vec::new() }
+        Self {
+            addr: "0.0.0.0:9107".into(),
+            timeout: Duration::from_secs(1),
+            internal_tokens: Vec::new(),
+            auth: GrpcAuth::default(),
+        }
     }
 }
 

@@ -242,21 +242,27 @@ pub(super) fn currency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Cur
         .ok_or_else(|| de::Error::custom(format!("{code:?} is no currency code of ISO 4217 such as CNY, JPY or KWD")))
 }
 
-/// A list, or a text with commas, the form in the environment. Errors never contain the secrets.
-pub(super) fn secrets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Secret>, D::Error> {
-    let tokens: Vec<String> = match config::Value::deserialize(deserializer)?.kind {
+/// A list of texts, or one text with commas, the form in the environment. Errors show no entry,
+/// because it may be a secret.
+pub(super) fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    match config::Value::deserialize(deserializer)?.kind {
         ValueKind::String(text) => {
-            text.split(',').map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()).collect()
+            Ok(text.split(',').map(|entry| entry.trim().to_owned()).filter(|entry| !entry.is_empty()).collect())
         }
         ValueKind::Array(items) => items
             .into_iter()
             .map(|item| match item.kind {
-                ValueKind::String(token) => Ok(token),
+                ValueKind::String(text) => Ok(text),
                 _ => Err(de::Error::custom("each must be a text; put it in quotes")),
             })
-            .collect::<Result<_, _>>()?,
-        _ => return Err(de::Error::custom("must be a list of texts, or texts separated by commas")),
-    };
+            .collect(),
+        _ => Err(de::Error::custom("must be a list of texts, or texts separated by commas")),
+    }
+}
+
+/// As [`texts`], for secrets.
+pub(super) fn secrets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Secret>, D::Error> {
+    let tokens = texts(deserializer)?;
     if tokens.iter().any(|token| token.len() < 16) {
         return Err(de::Error::custom("each must have at least 16 characters"));
     }

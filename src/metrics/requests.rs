@@ -13,6 +13,10 @@ pub struct RequestMetrics {
     requests: IntCounterVec,
     /// By route, as the router has it.
     unknown_fields: IntCounterVec,
+    /// By the name of the caller, and the reason.
+    refused: IntCounterVec,
+    /// 1 while `server.insecure` allows open doors.
+    insecure: IntGauge,
     /// Postings that wait, by lane.
     lane_queue: IntGaugeVec,
     parked_accounts: IntGauge,
@@ -35,6 +39,13 @@ impl RequestMetrics {
                 "Members and query parameters that no message has",
                 &["route"],
             )?,
+            refused: counters(
+                registry,
+                "billing_access_refused_total",
+                "Requests refused for their caller, with 401 or 403",
+                &["caller", "reason"],
+            )?,
+            insecure: gauge(registry, "billing_insecure", "1 while server.insecure allows open doors in production")?,
             lane_queue,
             parked_accounts: gauge(
                 registry,
@@ -48,6 +59,16 @@ impl RequestMetrics {
     /// Counts the unknown fields of one request.
     pub fn count_unknown_fields(&self, route: &str, count: u64) {
         self.unknown_fields.with_label_values(&[route]).inc_by(count);
+    }
+
+    /// Counts a request that was refused for its caller. Both labels must be from bounded sets.
+    pub fn count_refused(&self, caller: &str, reason: &str) {
+        self.refused.with_label_values(&[caller, reason]).inc();
+    }
+
+    /// Shows that `server.insecure` allows open doors.
+    pub fn set_insecure(&self) {
+        self.insecure.set(1);
     }
 
     /// Counts an answer. `rpc` and `code` must be from bounded sets.

@@ -13,7 +13,10 @@ use super::{arrival::Arrival, content, request::undecoded, span::Refusal};
 use crate::{
     biz::values::{error::Error, invalid::Invalid},
     config::Style,
-    service::routes::{is_callback, starts_recharge},
+    service::{
+        origin::Forwarding,
+        routes::{is_callback, starts_recharge},
+    },
 };
 
 /// The bounds of one port.
@@ -24,6 +27,8 @@ pub struct Bounds {
     /// The additional time of requests that wait for payment-service.
     pub payment_timeout: Duration,
     pub style: Style,
+    /// Names the client of a top-up.
+    pub forwarding: Forwarding,
     /// Whether the routes are those of gRPC.
     pub is_grpc: bool,
 }
@@ -31,7 +36,7 @@ pub struct Bounds {
 /// Answers OVERLOADED at once if too many requests are open, and after the deadline if `next` takes
 /// too long. The work of a late request goes on: an accepted charge is settled, and a retry with
 /// the same id finds it.
-pub async fn enforce(State(bounds): State<Bounds>, request: Request, next: Next) -> Response {
+pub async fn enforce(State(bounds): State<Bounds>, mut request: Request, next: Next) -> Response {
     if bounds.is_grpc
         && let Some(refused) = content::refuse_grpc(&request)
     {
@@ -39,6 +44,9 @@ pub async fn enforce(State(bounds): State<Bounds>, request: Request, next: Next)
     }
     let refusal = Refusal::of(&request, bounds.style);
     let asks_payment_service = starts_recharge(&request) || is_callback(&request);
+    if asks_payment_service {
+        request.extensions_mut().insert(bounds.forwarding.clone());
+    }
     let (request, arrival) = Arrival::watch(request);
     let timeout = bounds.timeout + if asks_payment_service { bounds.payment_timeout } else { Duration::ZERO };
     match bounds.requests.try_acquire() {

@@ -12,7 +12,6 @@ use axum::{
 };
 
 use super::{
-    auth,
     content::gunzip,
     request::{is_grpc, undecoded},
     span::Refusal,
@@ -45,19 +44,9 @@ pub struct CallbackGuard {
     pub metrics: Arc<Metrics>,
 }
 
-/// Adds the check to the routes of callbacks. payment-service has its own secrets. It needs a token,
-/// like other callers, only if `payment_service.callback_auth` is none.
-pub fn protect<S: Clone + Send + Sync + 'static>(
-    routes: Router<S>,
-    guard: &CallbackGuard,
-    tokens: &[Secret],
-    style: Style,
-) -> Router<S> {
-    let routes = routes.route_layer(middleware::from_fn_with_state((guard.clone(), style), check));
-    match guard.auth {
-        CallbackAuth::None => auth::protect(routes, tokens, style),
-        CallbackAuth::Signed | CallbackAuth::Confirm => routes,
-    }
+/// Adds the check to the routes of callbacks.
+pub fn protect<S: Clone + Send + Sync + 'static>(routes: Router<S>, guard: &CallbackGuard, style: Style) -> Router<S> {
+    routes.route_layer(middleware::from_fn_with_state((guard.clone(), style), check))
 }
 
 /// Marks a callback as trusted or not, or refuses it.
@@ -83,6 +72,14 @@ async fn check(State((guard, style)): State<(CallbackGuard, Style)>, request: Re
 }
 
 impl CallbackGuard {
+    /// Whether a callback proves itself. If not, its sender must be a known caller.
+    pub fn proves_itself(&self) -> bool {
+        match self.auth {
+            CallbackAuth::None => false,
+            CallbackAuth::Signed | CallbackAuth::Confirm => true,
+        }
+    }
+
     async fn admit(&self, mut request: Request) -> Result<Request> {
         let is_trusted = match self.auth {
             CallbackAuth::None => true,

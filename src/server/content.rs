@@ -32,14 +32,15 @@ pub fn rest<S: Clone + Send + Sync + 'static>(routes: Router<S>, style: Style, m
     routes.route_layer(middleware::from_fn_with_state(RestBodies { style, max_bytes }, check_rest))
 }
 
-/// A web page can send forms and plain text to any server without a preflight request, but it can't
-/// send JSON. So a body with a Content-Type must be JSON.
+/// A web page can send forms, plain text and bodies without a type to any server without a preflight
+/// request, but it can't send JSON. So every POST must say that it is JSON.
 async fn check_rest(State(bodies): State<RestBodies>, request: Request, next: Next) -> Response {
     if request.method() != Method::POST {
         return next.run(request).await;
     }
-    if !request.headers().get_all(CONTENT_TYPE).iter().all(is_json) {
-        return unsupported(bodies.style, "the Content-Type of a body must be application/json");
+    let mut types = request.headers().get_all(CONTENT_TYPE).iter().peekable();
+    if types.peek().is_none() || !types.all(is_json) {
+        return unsupported(bodies.style, "send the header Content-Type: application/json");
     }
     match Coding::of(request.headers()) {
         Some(Coding::Identity) => next.run(request).await,

@@ -1,7 +1,7 @@
 //! Transport: the two ports, and the middleware around the routes of the service layer.
 
+pub mod access;
 mod arrival;
-mod auth;
 mod bounds;
 mod callback;
 mod content;
@@ -25,17 +25,23 @@ use tokio::sync::Semaphore;
 use tonic::{codec::CompressionEncoding::Gzip, server::NamedService, service::Routes};
 use tonic_health::ServingStatus;
 
-use self::{bounds::Bounds, http_error::http_error, request::is_grpc};
+use self::{
+    access::{Callers, CrossSite, FrontEnd, Gate},
+    bounds::Bounds,
+    http_error::http_error,
+    request::is_grpc,
+};
 pub use self::{
     callback::CallbackGuard,
     listener::{ListenerLimits, METERING_WINDOW, reachable, serve},
     ops::{Ops, metrics_alone},
 };
 use crate::{
-    config::{Server, Style},
+    config::{Role, Server, Style},
     metrics::Metrics,
     service::{
         grpc::Grpc,
+        origin::Forwarding,
         proto::{
             DESCRIPTORS, billing_internal_service_server::BillingInternalServiceServer,
             billing_service_server::BillingServiceServer,
@@ -52,27 +58,42 @@ pub struct Parts<'c> {
     pub rest: Rest,
     pub ops: Ops,
     pub callbacks: CallbackGuard,
+    pub access: Access,
     /// Deadline of a call to payment-service.
     pub payment_timeout: Duration,
 }
 
+/// The checks of the callers of both ports.
+#[derive(Clone)]
+pub struct Access {
+    pub callers: Arc<Callers>,
+    pub front_end: FrontEnd,
+    pub cross_site: CrossSite,
+    pub forwarding: Forwarding,
+}
+
 /// The public port: REST for front ends, and liveness.
 pub fn public_app(parts: Parts<'_>) -> Router {
-    let Parts { config, ref rest, ref callbacks, .. } = parts;
-    let (style, tokens) = (config.http.style, &config.grpc.internal_tokens);
-    let mut routes = rest::public_routes();
-    if config.http.internal_routes {
-        routes = routes.merge(auth::protect(rest::internal_routes(), tokens, style)).merge(callback::protect(
-            rest::callback_route(),
-            callbacks,
-            tokens,
-            style,
-        ));
-    }
-    let routes = content::rest(routes, style, config.limits.body_bytes);
+    let Parts { config, ref rest, ref callbacks, ref access, .. } = parts;
+    let (style, limit) = (config.http.style, config.limits.body_bytes);
     let bounds = bounds(&parts, config.http.timeout, style);
-    let bounded = bound(routes.with_state(rest.clone()), config.limits.body_bytes, bounds);
-    complete(bounded.merge(ops::health(parts.ops.clone())), &parts.ops.metrics, style)
+    let bounded = |routes: Router<Rest>| {
+        bound(content::rest(routes, style, limit).with_state(rest.clone()), limit, bounds.clone())
+    };
+    let public = access.front_end.protect(bounded(rest::public_routes()), style);
+    let mut routes = access.cross_site.protect(public);
+    if config.http.internal_routes {
+        let internal = access.internal(bounded(rest::internal_routes()), style);
+        let callback =
+            access.callback(bounded(callback::protect(rest::callback_route(), callbacks, style)), callbacks, style);
+        routes = routes.merge(access.cross_site.internal().protect(internal.merge(callback)));
+    }
+    let app = complete(routes.merge(ops::health(parts.ops.clone())), &parts.ops.metrics, style);
+    match access::cors(&config.http) {
+        // A preflight request has a method that no route has, so this layer comes first.
+        Some(cors) => app.layer(cors),
+        None => app,
+    }
 }
 
 /// The internal port: gRPC, its health and reflection, internal REST, liveness and metrics.
@@ -85,15 +106,13 @@ pub fn internal_app(
 ) -> anyhow::Result<Router> {
     // The configured style is for front ends. The internal port has the plain style.
     let style = Style::Plain;
-    let Parts { config, ref rest, ref callbacks, .. } = parts;
+    let Parts { config, ref rest, ref callbacks, ref access, .. } = parts;
     let (rest, api) = (Rest { style, ..rest.clone() }, Grpc(rest.api.clone()));
-    let (tokens, limit) = (&config.grpc.internal_tokens, config.limits.body_bytes);
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            // Reflection includes the type of error details, so that clients can decode them.
-            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+    let limit = config.limits.body_bytes;
+    let bounds = bounds(&parts, config.grpc.timeout, style);
+    let calls = |routes: Router| bound(routes, limit, Bounds { is_grpc: true, ..bounds.clone() });
+    let json = |routes: Router<Rest>| {
+        bound(content::rest(routes, style, limit).with_state(rest.clone()), limit, bounds.clone())
     };
     let internal = BillingInternalServiceServer::new(api.clone())
         .max_decoding_message_size(limit)
@@ -101,31 +120,63 @@ pub fn internal_app(
         .send_compressed(Gzip);
     let public =
         BillingServiceServer::new(api).max_decoding_message_size(limit).accept_compressed(Gzip).send_compressed(Gzip);
-    let open = Routes::new(public)
-        .add_service(health.accept_compressed(Gzip).send_compressed(Gzip))
-        .add_service(reflection().build_v1()?.accept_compressed(Gzip).send_compressed(Gzip))
-        .add_service(reflection().build_v1alpha()?.accept_compressed(Gzip).send_compressed(Gzip))
-        .into_axum_router()
-        .reset_fallback();
-    // The callback proves its sender itself, so its path comes before the token check.
-    let callback = Router::new().route_service(GRPC_CALLBACK_PATH, internal.clone());
-    let guarded = Routes::new(internal).into_axum_router().reset_fallback();
-    let json = auth::protect(rest::internal_routes(), tokens, style)
-        .merge(callback::protect(rest::callback_route(), callbacks, tokens, style))
-        .with_state(rest);
-    let calls =
-        auth::protect(guarded, tokens, style).merge(callback::protect(callback, callbacks, tokens, style)).merge(open);
-    let json = content::rest(json, style, limit);
-    let bounds = bounds(&parts, config.grpc.timeout, style);
-    let bounded = bound(calls, limit, Bounds { is_grpc: true, ..bounds.clone() }).merge(bound(json, limit, bounds));
-    let ops = ops::health(parts.ops.clone()).merge(ops::metrics(parts.ops.clone()));
-    Ok(complete(bounded.merge(ops), &parts.ops.metrics, style))
+    let health = Routes::new(health.accept_compressed(Gzip).send_compressed(Gzip)).into_axum_router().reset_fallback();
+    // The callback proves its sender itself, so its path comes before the check of the others.
+    let callback =
+        callback::protect(Router::new().route_service(GRPC_CALLBACK_PATH, internal.clone()), callbacks, style);
+    let services = Routes::new(internal).add_service(public).into_axum_router().reset_fallback();
+    let over_grpc = access.internal(calls(services), style).merge(access.callback(calls(callback), callbacks, style));
+    let callback = callback::protect(rest::callback_route(), callbacks, style);
+    let over_rest =
+        access.internal(json(rest::internal_routes()), style).merge(access.callback(json(callback), callbacks, style));
+    let (mut reflection, mut metrics) = (calls(reflection()?), ops::metrics(parts.ops.clone()));
+    if config.grpc.auth.protect_operations {
+        reflection = access.only(reflection, access::table::REFLECTION, style);
+        metrics = access.only(metrics, access::table::METRICS, style);
+    }
+    let routes = over_grpc
+        .merge(access.cross_site.internal().protect(over_rest))
+        .merge(calls(health))
+        .merge(reflection)
+        .merge(metrics)
+        .merge(ops::health(parts.ops.clone()));
+    Ok(complete(routes, &parts.ops.metrics, style))
+}
+
+fn reflection() -> anyhow::Result<Router> {
+    let descriptors = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // Reflection includes the type of error details, so that clients can decode them.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+    };
+    let routes = Routes::new(descriptors().build_v1()?.accept_compressed(Gzip).send_compressed(Gzip))
+        .add_service(descriptors().build_v1alpha()?.accept_compressed(Gzip).send_compressed(Gzip));
+    Ok(routes.into_axum_router().reset_fallback())
+}
+
+impl Access {
+    /// Asks for the role that the table gives each rpc.
+    fn internal(&self, routes: Router, style: Style) -> Router {
+        access::protect(routes, Gate { callers: self.callers.clone(), style, roles: None })
+    }
+
+    /// As [`Self::internal`], unless callbacks prove themselves.
+    fn callback(&self, routes: Router, callbacks: &CallbackGuard, style: Style) -> Router {
+        if callbacks.proves_itself() { routes } else { self.internal(routes, style) }
+    }
+
+    fn only(&self, routes: Router, roles: &'static [Role], style: Style) -> Router {
+        access::protect(routes, Gate { callers: self.callers.clone(), style, roles: Some(roles) })
+    }
 }
 
 /// The bounds of the routes of REST. Routes with clones share the most requests at once.
 fn bounds(parts: &Parts<'_>, timeout: Duration, style: Style) -> Bounds {
     let requests = Arc::new(Semaphore::new(parts.config.limits.requests));
-    Bounds { requests, timeout, payment_timeout: parts.payment_timeout, style, is_grpc: false }
+    let forwarding = parts.access.forwarding.clone();
+    Bounds { requests, timeout, payment_timeout: parts.payment_timeout, style, forwarding, is_grpc: false }
 }
 
 /// Limits the body size, the requests at once, and the time of each. Health and metrics have no such

@@ -10,7 +10,8 @@ use http::{HeaderMap, HeaderName};
 use super::request::TRACE_ID;
 use crate::biz::values::{error::Result, invalid::Invalid};
 
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// The header, or gRPC metadata, of an idempotency key.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The field of an rpc that such an id fills.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use super::{
     idempotency::IdSource,
     json::{self, UnknownNames, UnknownPolicy, WRONG_VALUE},
+    origin::Account,
     request::{RequestId, note_trace_id},
 };
 use crate::biz::values::{
@@ -22,10 +23,15 @@ use crate::biz::values::{
 
 pub(super) type PathResult = std::result::Result<RawPathParams, RawPathParamsRejection>;
 
-/// The message, with an id that it lacks from the headers.
+/// The field with the account, which every message of BillingService has.
+const USER_ID: &str = "user_id";
+
+/// The message, with the account of a front end's request, and with an id that it lacks from the
+/// headers.
 ///
 /// # Errors
-/// [`Error::Invalid`] with the field that is wrong.
+/// [`Error::Invalid`] with the field that is wrong; [`Error::PermissionDenied`] for the account of
+/// another user.
 pub(super) async fn message<M>(
     policy: &UnknownPolicy,
     path: PathResult,
@@ -41,6 +47,7 @@ where
     let headers = std::mem::take(request.headers_mut());
     let request_id = RequestId::beside(request.extensions());
     let route = request.extensions().get::<MatchedPath>().cloned();
+    let account = request.extensions().get::<Account>().cloned();
     let mut unknown = UnknownNames::default();
     let mut fields = if request.method() == Method::POST {
         // The body is the whole message, so all query parameters are unknown.
@@ -51,6 +58,10 @@ where
     };
     for (name, value) in &path {
         set_once(&mut fields, name, value.into())?;
+    }
+    if let Some(account) = &account {
+        let user = account.user(named_user(&fields)?)?.to_owned();
+        fields.insert(USER_ID.into(), user.into());
     }
     if let Some(field) = id.field()
         && let Value::String(own) = fields.entry(field).or_insert_with(|| String::new().into())
@@ -76,6 +87,15 @@ where
             field => Invalid::new(field, WRONG_VALUE).into(),
         }
     })
+}
+
+/// The user that a message names, if any.
+fn named_user(fields: &Map<String, Value>) -> Result<Option<&str>> {
+    match fields.get(USER_ID) {
+        None => Ok(None),
+        Some(Value::String(user)) => Ok(Some(user)),
+        Some(_) => Err(Invalid::new(USER_ID, WRONG_VALUE).into()),
+    }
 }
 
 async fn body_fields(

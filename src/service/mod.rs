@@ -9,7 +9,7 @@ mod check;
 mod convert;
 pub mod errors;
 pub mod grpc;
-mod idempotency;
+pub mod idempotency;
 pub mod json;
 mod limits;
 mod message;

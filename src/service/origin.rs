@@ -1,4 +1,5 @@
-//! The origin of a request: client address, trace context, and whether a callback is trusted.
+//! The origin of a request: its caller, its account, the client address, the trace context, and
+//! whether a callback is trusted.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -6,8 +7,12 @@ use std::{
 };
 
 use http::{Extensions, HeaderMap};
+use ipnet::IpNet;
 
-use crate::biz::recharge::gateway::TraceContext;
+use crate::biz::{
+    recharge::gateway::TraceContext,
+    values::error::{Error, Result},
+};
 
 /// The remote address of the connection. The transport adds it to each request.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +26,76 @@ pub struct Caller {
     pub role: &'static str,
 }
 
+/// The names in the verified client certificate of a connection. The transport adds them to each
+/// request of the connection.
+#[derive(Debug, Clone)]
+pub struct PeerCertificate {
+    /// Subject alternative names: DNS names and URIs.
+    pub names: Arc<[String]>,
+}
+
+/// The account of a front end's request. The transport adds it to each request whose user has
+/// proven itself.
+#[derive(Debug, Clone)]
+pub struct Account {
+    pub user: String,
+    /// Whether the user may read any account.
+    pub reads_any: bool,
+}
+
+impl Account {
+    /// The user of a message that names `named`, or no user.
+    ///
+    /// # Errors
+    /// [`Error::PermissionDenied`] if the message names another account.
+    pub fn user<'a>(&'a self, named: Option<&'a str>) -> Result<&'a str> {
+        match named.filter(|named| !named.is_empty()) {
+            None => Ok(&self.user),
+            Some(named) if self.reads_any || named == self.user => Ok(named),
+            Some(_) => Err(Error::PermissionDenied("user_id: is not the account of the token".into())),
+        }
+    }
+}
+
+/// The proxies whose headers name the client.
+#[derive(Debug, Clone, Default)]
+pub struct Forwarding {
+    trusted: Arc<[IpNet]>,
+}
+
+impl Forwarding {
+    pub fn new(trusted: &[IpNet]) -> Self {
+        Self { trusted: trusted.into() }
+    }
+
+    /// The address of the client. Each proxy appends the address of its own peer to
+    /// `X-Forwarded-For`, so the client is the last entry that is no trusted proxy. Headers of a peer
+    /// that is no trusted proxy are ignored, because anyone can send them.
+    pub fn client_ip(&self, headers: &HeaderMap, extensions: &Extensions) -> Option<IpAddr> {
+        let peer = extensions.get::<Peer>().map(|Peer(address)| address.ip().to_canonical())?;
+        if !self.is_trusted(peer) {
+            return Some(peer);
+        }
+        let text = |value: &'_ http::HeaderValue| value.to_str().unwrap_or_default().to_owned();
+        let lines = headers.get_all("x-forwarded-for").iter().map(text).collect::<Vec<_>>().join(",");
+        let mut client = peer;
+        for entry in lines.rsplit(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+            // Entries before one that is no address can't be trusted either.
+            let Ok(address) = entry.parse::<IpAddr>() else { return Some(client) };
+            client = address.to_canonical();
+            if !self.is_trusted(client) {
+                return Some(client);
+            }
+        }
+        let real = || headers.get("x-real-ip")?.to_str().ok()?.trim().parse::<IpAddr>().ok();
+        Some(if lines.is_empty() { real().map_or(client, |real| real.to_canonical()) } else { client })
+    }
+
+    fn is_trusted(&self, address: IpAddr) -> bool {
+        self.trusted.iter().any(|network| network.contains(&address))
+    }
+}
+
 /// Whether a callback is trusted: it is signed, or `payment_service.callback_auth` is none. Without
 /// trust, payment-service is asked. The transport adds the mark to each callback.
 #[derive(Debug, Clone, Copy)]
@@ -29,8 +104,7 @@ pub struct TrustedCallback(pub bool);
 /// The origin of a request.
 #[derive(Debug, Clone, Default)]
 pub struct Origin {
-    /// The address in `X-Forwarded-For` or `X-Real-IP`, or else of the peer. A caller can forge the
-    /// headers.
+    /// The address of the client, by [`Forwarding`].
     pub client_ip: Option<IpAddr>,
     pub trace: TraceContext,
     pub is_trusted: bool,
@@ -39,12 +113,8 @@ pub struct Origin {
 impl Origin {
     pub fn of(headers: &HeaderMap, extensions: &Extensions) -> Self {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-        // The first entry is the client, because each proxy appends the address of its own peer.
-        let forwarded = text("x-forwarded-for").and_then(|list| list.split(',').next());
-        let named = forwarded.or_else(|| text("x-real-ip")).and_then(|ip| ip.trim().parse().ok());
-        let peer = extensions.get::<Peer>().map(|Peer(address)| address.ip().to_canonical());
         Self {
-            client_ip: named.or(peer),
+            client_ip: extensions.get::<Forwarding>().cloned().unwrap_or_default().client_ip(headers, extensions),
             trace: TraceContext {
                 parent: text("traceparent").map(str::to_owned),
                 state: text("tracestate").map(str::to_owned),
@@ -58,19 +128,51 @@ impl Origin {
 mod tests {
     use super::*;
 
-    fn client_ip(headers: &[(&'static str, &'static str)]) -> String {
-        let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+    fn client_ip(trusted: &[&str], headers: &[(&'static str, &'static str)]) -> String {
+        let trusted: Vec<IpNet> = trusted.iter().map(|network| network.parse().unwrap()).collect();
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, value.parse().unwrap());
+        }
         let mut extensions = Extensions::new();
         extensions.insert(Peer("[::ffff:10.0.0.9]:4711".parse().unwrap()));
-        Origin::of(&headers, &extensions).client_ip.unwrap().to_string()
+        Forwarding::new(&trusted).client_ip(&map, &extensions).unwrap().to_string()
     }
 
     #[test]
-    fn the_client_is_the_first_forwarded_address_or_else_the_peer() {
+    fn headers_of_an_unknown_peer_name_nobody() {
+        for headers in [&[][..], &[("x-forwarded-for", "203.0.113.7")], &[("x-real-ip", "203.0.113.7")]] {
+            assert_eq!(client_ip(&[], headers), "10.0.0.9");
+            assert_eq!(client_ip(&["10.0.1.0/24"], headers), "10.0.0.9");
+        }
+    }
+
+    #[test]
+    fn the_client_is_the_last_address_that_is_no_trusted_proxy() {
+        let client_ip = |headers| client_ip(&["10.0.0.0/8", "2001:db8:1::/48"], headers);
         assert_eq!(client_ip(&[]), "10.0.0.9");
         assert_eq!(client_ip(&[("x-real-ip", "203.0.113.7")]), "203.0.113.7");
-        assert_eq!(client_ip(&[("x-forwarded-for", "2001:db8::1, 10.0.0.1")]), "2001:db8::1");
-        assert_eq!(client_ip(&[("x-forwarded-for", "unknown")]), "10.0.0.9");
+        assert_eq!(client_ip(&[("x-forwarded-for", "203.0.113.7")]), "203.0.113.7");
+        assert_eq!(client_ip(&[("x-forwarded-for", "192.0.2.66, 203.0.113.7, 10.0.0.1")]), "203.0.113.7");
+        assert_eq!(client_ip(&[("x-forwarded-for", "192.0.2.66"), ("x-forwarded-for", "203.0.113.7")]), "203.0.113.7");
+        assert_eq!(client_ip(&[("x-forwarded-for", "2001:db8:2::7, 2001:db8:1::1")]), "2001:db8:2::7");
+        assert_eq!(client_ip(&[("x-forwarded-for", "203.0.113.7, unknown, 10.0.0.1")]), "10.0.0.1");
+        assert_eq!(client_ip(&[("x-forwarded-for", "10.0.0.2, 10.0.0.1")]), "10.0.0.2");
+        assert_eq!(client_ip(&[("x-forwarded-for", "10.0.0.2"), ("x-real-ip", "203.0.113.7")]), "10.0.0.2");
+    }
+
+    #[test]
+    fn a_user_names_its_own_account_or_none() {
+        let own = |named: Option<&'static str>, reads_any| {
+            let account = Account { user: "alice".into(), reads_any };
+            account.user(named).map(str::to_owned).ok()
+        };
+        assert_eq!(own(None, false).as_deref(), Some("alice"));
+        assert_eq!(own(Some(""), false).as_deref(), Some("alice"));
+        assert_eq!(own(Some("alice"), false).as_deref(), Some("alice"));
+        assert_eq!(own(Some("bob"), false), None);
+        assert_eq!(own(Some("bob"), true).as_deref(), Some("bob"));
+        assert_eq!(own(None, true).as_deref(), Some("alice"));
     }
 
     #[test]

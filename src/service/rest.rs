@@ -141,6 +141,10 @@ async fn recharge_callback(State(rest): State<Rest>, path: PathResult, request: 
     replier.respond(answer)
 }
 
+/// Marks the response to a request that names the account of another user.
+#[derive(Debug, Clone, Copy)]
+pub struct Denied;
+
 /// Writes the reply to one request.
 pub struct Replier {
     style: Style,
@@ -173,6 +177,9 @@ impl Replier {
     pub fn fail(&self, error: &Error) -> Response {
         errors::log(error, &self.id);
         let mut response = error_response(self.style, errors::kind(error).http, ErrorBody::new(error, &self.id));
+        if matches!(error, Error::PermissionDenied(_)) {
+            response.extensions_mut().insert(Denied);
+        }
         if let Some(after) = errors::retry_after(error) {
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));

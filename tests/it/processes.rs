@@ -10,7 +10,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Backend, Database, MySql, Sqlite,
+    Backend, Database, MySql, Sqlite, http_client,
     private_server::free_port,
     process::{CRON, SERVER, ServerProcess, run},
 };
@@ -20,7 +20,7 @@ fn stderr(output: &std::process::Output) -> String {
 }
 
 async fn post(base: &str, path: &str, body: Value) -> Value {
-    let request = reqwest::Client::new().post(format!("{base}{path}")).body(body.to_string());
+    let request = http_client().post(format!("{base}{path}")).body(body.to_string());
     request.send().await.unwrap().json().await.unwrap()
 }
 

@@ -4,7 +4,7 @@ use rstest::rstest;
 use serde_json::json;
 
 use crate::harness::{
-    Database, Service, Sqlite, charge, lock::Lock, mariadb::OwnServer, process::ServerProcess, wait::until,
+    Database, Service, Sqlite, charge, http_client, lock::Lock, mariadb::OwnServer, process::ServerProcess, wait::until,
 };
 
 #[tokio::test]
@@ -33,7 +33,7 @@ async fn a_full_disk_is_not_ready_whether_charges_come_or_not(#[values(true, fal
         reply.status().as_u16()
     };
     let deduct = || async {
-        let request = reqwest::Client::new().post(format!("{}/internal/v1/billing/deduct", server.grpc));
+        let request = http_client().post(format!("{}/internal/v1/billing/deduct", server.grpc));
         let body = json!({"user_id": "u", "service_name": "passport", "count": 1});
         request.json(&body).send().await.unwrap().status().as_u16()
     };

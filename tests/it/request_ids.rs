@@ -13,7 +13,7 @@ use tonic::{Code, Request, Status, transport::Channel};
 use tonic_types::StatusExt;
 
 use crate::harness::{
-    Backend, Database, MySql, Service, Sqlite, charge,
+    Backend, Database, MySql, Service, Sqlite, charge, http_client,
     process::{Log, ServerProcess},
     traced,
 };
@@ -57,7 +57,7 @@ impl Broken {
 async fn post(port: &str, path: &str, headers: &[(&'static str, &str)], body: Value) -> reqwest::Response {
     let headers: HeaderMap =
         headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-    let request = reqwest::Client::new().post(format!("{port}{path}")).headers(headers);
+    let request = http_client().post(format!("{port}{path}")).headers(headers);
     request.body(body.to_string()).send().await.unwrap()
 }
 

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{cron, migrated, run, runs, stderr, stdout, sum, terminate};
 use crate::harness::{
-    Database, Sqlite,
+    Database, Sqlite, http_client,
     mariadb::OwnServer,
     process::{SERVER, ServerProcess},
     wait::until,
@@ -42,7 +42,7 @@ async fn schedules_do_not_depend_on_the_zone_of_the_machine() {
 }
 
 async fn call(base: &str, path: &str, body: Option<Value>) -> Value {
-    let client = reqwest::Client::new();
+    let client = http_client();
     let request = match body {
         Some(body) => client.post(format!("{base}{path}")).body(body.to_string()),
         None => client.get(format!("{base}{path}")),

@@ -42,6 +42,7 @@ use billing_service::{
     },
 };
 use chrono::{DateTime, TimeDelta, Utc};
+use http::{HeaderValue, header::CONTENT_TYPE};
 use serde_json::Value;
 use sqlx::Row;
 use tonic::{Code, Status, transport::Channel};
@@ -252,7 +253,7 @@ impl Service {
         Self {
             database,
             clock,
-            http: reqwest::Client::new(),
+            http: http_client(),
             public: BillingServiceClient::new(channel.clone()),
             internal: BillingInternalServiceClient::new(channel),
             app,
@@ -340,6 +341,12 @@ impl Service {
     pub async fn assert_audit_is_clean(&self) {
         self.database.assert_audit_is_clean().await;
     }
+}
+
+/// A client whose requests say that their bodies are JSON, unless a request says otherwise.
+pub fn http_client() -> reqwest::Client {
+    let json = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    reqwest::Client::builder().default_headers(json.into_iter().collect()).build().unwrap()
 }
 
 /// A charge at the service's price.

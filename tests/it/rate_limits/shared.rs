@@ -25,7 +25,7 @@ use super::{KEY_MINUTE, USER_MINUTE};
 use crate::{
     cache::contract::backends::{Backend, Caches, Cluster, Redis, Sentinel, connect, connect_to, settings_of},
     harness::{
-        Database, MySql, Service,
+        Database, MySql, Service, http_client,
         process::ServerProcess,
         redis::{OwnCluster, OwnRedis},
         wait::until,
@@ -200,7 +200,7 @@ impl Server<'_> {
     async fn check(&self, user: &str, key: &str) -> Value {
         let body = json!({"user_id": user, "service_name": "asset", "count": 1, "api_key_id": key});
         let url = format!("{}/internal/v1/billing/check", self.0);
-        let reply = reqwest::Client::new().post(url).body(body.to_string()).send().await.unwrap();
+        let reply = http_client().post(url).body(body.to_string()).send().await.unwrap();
         reply.json().await.unwrap()
     }
 

@@ -25,6 +25,7 @@ use tonic::transport::Channel;
 use crate::harness::{
     Backend, Database, MySql, Sqlite,
     caller::Dice,
+    http_client,
     payments::{press, sandbox, settings, until_reported},
     process::ServerProcess,
     wait::until,
@@ -59,7 +60,7 @@ impl Mortal {
         let changes = [("server.grpc.addr", grpc), ("payment_service.notify_url", notify_url)];
         let conf = database.config_file(&settings(&sandbox, &changes));
         let process = ServerProcess::start_beside(&conf).await;
-        Self { database, sandbox, conf, http: reqwest::Client::new(), process }
+        Self { database, sandbox, conf, http: http_client(), process }
     }
 
     async fn start_again(&mut self) {
@@ -133,7 +134,7 @@ async fn killed_after_the_commit_and_before_anybody_knows_the_money_arrives_once
     let notify_url = format!("http://{}/callback", listener.local_addr().unwrap());
     let mut mortal = Mortal::start(on, Some(notify_url)).await;
     let server = mortal.process.grpc.clone();
-    let proxy = Arc::new(Proxy { http: reqwest::Client::new(), server, dead: watch::Sender::new(false) });
+    let proxy = Arc::new(Proxy { http: http_client(), server, dead: watch::Sender::new(false) });
     let app = Router::new().route("/callback", post(hand_on)).with_state(proxy.clone());
     let limits = ListenerLimits { connections: 100, drain_timeout: Duration::from_secs(1), connection_window: None };
     let serving = tokio::spawn(serve(listener, app, limits, Default::default()));

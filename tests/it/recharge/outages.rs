@@ -154,6 +154,7 @@ async fn with_payment_service_at(on: Backend, address: std::net::SocketAddr, tim
         ("payment_service.grpc_addr", address),
         ("payment_service.timeout", timeout),
         ("payment_service.callback_auth", "none"),
+        ("server.trusted_proxies", "[127.0.0.1, 10.0.0.0/8]"),
     ];
     Service::start_on(Database::create(on).await, &changes).await
 }

@@ -1,0 +1,28 @@
+//! The access table: the roles that may call each rpc, over both protocols of the internal port. An
+//! rpc that is not in the table is refused to everyone.
+
+use crate::config::Role::{self, Admin, Gateway, Keys, Metrics, Payment, Support};
+
+/// The roles that may call an rpc; `None` for an rpc that the table does not have.
+pub fn roles(rpc: &str) -> Option<&'static [Role]> {
+    Some(match rpc {
+        "CheckQuota" | "DeductQuota" | "BatchDeductQuota" | "ReserveQuota" | "CommitReservation"
+        | "ReleaseReservation" | "MeterStream" | "CountTokens" | "Recharge" => &[Gateway, Admin],
+        "GetTransaction" | "GetAccount" | "GetRechargeOrder" | "ListRechargeOrders" | "ListRecords"
+        | "ExportRecords" | "GetStatsToday" | "GetStatsMonth" | "GetStatsSummary" | "GetUsage" => {
+            &[Gateway, Support, Admin]
+        }
+        "RechargeCallback" => &[Payment, Admin],
+        "InitializeUser" | "SetApiKeyQuota" | "GetApiKeyQuota" => &[Keys, Admin],
+        "ListAuditEvents" => &[Support, Admin],
+        "SetUserLimits" | "SetAccountStatus" | "AdjustBalance" => &[Admin],
+        _ => return None,
+    })
+}
+
+/// The roles that may read `/metrics`, with `server.grpc.auth.protect_operations`.
+pub const METRICS: &[Role] = &[Metrics, Admin];
+/// The roles that may use reflection, with `server.grpc.auth.protect_operations`.
+pub const REFLECTION: &[Role] = &Role::ALL;
+/// The roles that may name the user of a front end's request, in mode gateway.
+pub const IDENTITY: &[Role] = &[Gateway, Admin];

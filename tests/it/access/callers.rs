@@ -1,0 +1,57 @@
+//! Callers of the internal port: tokens that change, guesses, and the log.
+
+use serde_json::Value;
+
+use super::{matrix::sha256, outcome};
+use crate::harness::{Service, Sqlite};
+
+async fn with_callers(callers: &str) -> Service {
+    Service::start_with(Sqlite, &[("server.grpc.auth.callers", callers)]).await
+}
+
+async fn check(service: &Service, token: &str) -> (u16, String) {
+    let body = r#"{"user_id":"u","service_name":"asset","count":1}"#;
+    let url = format!("http://{}/internal/v1/billing/check", service.app.grpc_addr);
+    outcome(service.http.post(url).bearer_auth(token).body(body).send().await.unwrap()).await
+}
+
+#[tokio::test]
+async fn a_caller_has_two_tokens_while_it_changes_them() {
+    let (old, new) = (sha256("the-old-token"), sha256("the-new-token"));
+    let service = with_callers(&format!("[{{name: edge, roles: [gateway], token_sha256: ['{old}', '{new}']}}]")).await;
+    assert_eq!(check(&service, "the-old-token").await.0, 200);
+    assert_eq!(check(&service, "the-new-token").await.0, 200);
+    assert_eq!(check(&service, &old).await, (401, "10012".into()), "the hash is no token");
+}
+
+#[tokio::test]
+async fn a_refusal_of_a_role_names_it() {
+    let hash = sha256("the-token-of-support");
+    let service = with_callers(&format!("[{{name: desk, roles: [support], token_sha256: ['{hash}']}}]")).await;
+    let url = format!("http://{}/internal/v1/billing/adjust", service.app.grpc_addr);
+    let refused = service.http.post(url).bearer_auth("the-token-of-support").body("{}").send().await.unwrap();
+    assert_eq!(refused.status(), 403);
+    let body: Value = refused.json().await.unwrap();
+    assert_eq!(body["message"], "caller desk needs the role admin");
+    let line = "billing_access_refused_total{caller=\"desk\",reason=\"role\"} 1";
+    assert!(service.metrics().await.contains(line));
+}
+
+/// Guesses from an address end in refusals that tell nothing. A caller that was there before goes on.
+#[tokio::test]
+async fn an_address_that_guesses_tokens_learns_nothing_more() {
+    let (known, late) = (sha256("the-token-of-the-edge"), sha256("the-token-of-another"));
+    let service = with_callers(&format!(
+        "[{{name: edge, roles: [gateway], token_sha256: ['{known}']}}, {{name: late, roles: [gateway], token_sha256: ['{late}']}}]"
+    ))
+    .await;
+    assert_eq!(check(&service, "the-token-of-the-edge").await.0, 200);
+    for guess in 0..40 {
+        assert_eq!(check(&service, &format!("guess-{guess}")).await, (401, "10012".into()));
+    }
+    // A right guess has the same answer as a wrong one.
+    assert_eq!(check(&service, "the-token-of-another").await, (401, "10012".into()));
+    assert_eq!(check(&service, "the-token-of-the-edge").await.0, 200);
+    let metrics = service.metrics().await;
+    assert!(metrics.contains("billing_access_refused_total{caller=\"unknown\",reason=\"guesses\"}"), "{metrics}");
+}

@@ -1,0 +1,17 @@
+//! Who may call what: the table of docs/security.md against both ports, and the proofs of callers and users.
+
+mod callers;
+mod cross_site;
+mod doors;
+mod issuer;
+mod matrix;
+mod users;
+
+use serde_json::Value;
+
+/// The status and the error code of a reply over REST.
+async fn outcome(response: reqwest::Response) -> (u16, String) {
+    let status = response.status().as_u16();
+    let body: Value = response.json().await.unwrap_or_default();
+    (status, body["metadata"]["error_code"].as_str().unwrap_or_default().to_owned())
+}
