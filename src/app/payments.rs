@@ -123,6 +123,7 @@ pub(super) fn recharges(
     let terms = Terms {
         currency,
         max_amount: currency.floor(config.billing.max_recharge),
+        max_open: config.server.limits.open_recharges as u64,
         payment_timeout: config.payment_service.as_ref().map_or(Duration::ZERO, |payment| payment.timeout),
     };
     Recharges::new(store, engine, calendar, gateway, terms)

@@ -11,7 +11,7 @@ use super::{core::Core, payments::Payments};
 use crate::{
     config::{Config, FrontEndAuth, Server},
     server::{
-        self, Access, CallbackGuard, ListenerLimits, Ops, Parts,
+        self, Access, BodyMemory, CallbackGuard, ListenerLimits, Ops, Parts,
         access::{Callers, CrossSite, FrontEnd, KeySource, Refusals},
     },
     service::{Api, json::UnknownPolicy, origin::Forwarding, rest::Rest},
@@ -84,6 +84,8 @@ fn parts<'c>(config: &'c Server, core: &Core, api: Api, payments: &Payments, acc
             redis: core.redis.clone(),
             engine: core.engine.clone(),
             was_ready: Arc::new(true.into()),
+            rendered: Arc::default(),
+            metrics_interval: config.limits.metrics_interval,
         },
         callbacks: CallbackGuard {
             auth: payments.callback_auth,
@@ -92,6 +94,7 @@ fn parts<'c>(config: &'c Server, core: &Core, api: Api, payments: &Payments, acc
             metrics: core.metrics.clone(),
         },
         access,
+        body_memory: BodyMemory::new(config.limits.body_memory),
         payment_timeout: payments.timeout,
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
+use tokio::sync::Semaphore;
 
 use super::{
     core::Core,
@@ -13,10 +14,10 @@ use crate::{
         check::{Quotas, cache::Watched},
         metering::{Meter, StreamTimeouts},
     },
-    config::{Config, Streams},
+    config::{Config, ServerLimits, Streams},
     service::{
-        AccountService, Api, CallParser, ChargeService, CheckService, LimitService, RechargeService, ReportService,
-        ReservationService, StreamService, TokenService,
+        AccountService, Admission, Api, CallParser, ChargeService, CheckService, ExportLimits, LimitService,
+        RechargeService, ReportService, ReservationService, StreamService, TokenService,
     },
 };
 
@@ -34,7 +35,7 @@ pub(super) fn api(config: &Config, core: &Core, payments: &Payments) -> anyhow::
         streams: Arc::new(streams(config, core, calls, ttl)),
         tokens: TokenService::new(core.tokens.clone()),
         recharges: recharges(config, core, payments),
-        reports: reports(core),
+        reports: reports(config, core),
     })
 }
 
@@ -82,6 +83,7 @@ fn streams(config: &Config, core: &Core, calls: Arc<CallParser>, ttl: TimeDelta)
         transactions: core.store.clone(),
         observer: core.observer.clone(),
         tasks: core.tasks.clone(),
+        unopened: Semaphore::new(config.server.limits.requests),
     }
 }
 
@@ -93,9 +95,12 @@ fn recharges(config: &Config, core: &Core, payments: &Payments) -> RechargeServi
         metrics: core.metrics.clone(),
         currency: config.billing.currency,
         tasks: core.tasks.clone(),
+        admission: Admission::new(&config.server.limits),
     }
 }
 
-fn reports(core: &Core) -> ReportService {
-    ReportService::new(core.store.clone(), core.store.clone(), core.catalog.clone(), core.calendar.clone())
+fn reports(config: &Config, core: &Core) -> ReportService {
+    let ServerLimits { exports, exports_per_user: per_user, export_stall: stall, .. } = config.server.limits;
+    let limits = ExportLimits { exports, per_user, stall };
+    ReportService::new(core.store.clone(), core.store.clone(), core.catalog.clone(), core.calendar.clone(), limits)
 }

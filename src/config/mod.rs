@@ -30,7 +30,7 @@ pub use self::{
     rates::RateLimitsConfig,
     redis::Redis,
     secret::Secret,
-    server::{HttpPort, Server},
+    server::{HttpPort, Server, ServerLimits},
 };
 use crate::{
     biz::{

@@ -69,6 +69,29 @@ pub struct ServerLimits {
     pub streams: usize,
     #[serde(deserialize_with = "values::body_bytes")]
     pub body_bytes: usize,
+    /// Most bytes of request bodies in memory.
+    #[serde(deserialize_with = "values::body_memory")]
+    pub body_memory: usize,
+    /// Most top-ups that are being started.
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub recharges: usize,
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub recharges_per_user: usize,
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub recharges_per_address: usize,
+    /// Most top-ups of a user that wait for their payment.
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub open_recharges: usize,
+    #[serde(deserialize_with = "values::up_to_a_thousand")]
+    pub exports: usize,
+    #[serde(deserialize_with = "values::up_to_a_thousand")]
+    pub exports_per_user: usize,
+    /// Longest time in which a reader of an export takes nothing.
+    #[serde(deserialize_with = "values::duration")]
+    pub export_stall: Duration,
+    /// The text of `/metrics` is made at most once in this time.
+    #[serde(deserialize_with = "values::duration")]
+    pub metrics_interval: Duration,
     #[serde(deserialize_with = "values::duration")]
     pub drain_timeout: Duration,
 }
@@ -83,6 +106,9 @@ impl Server {
     pub(super) fn check(&self) -> anyhow::Result<()> {
         self.grpc.auth.check()?;
         self.http.auth.check()?;
+        if self.limits.body_memory < self.limits.body_bytes {
+            bail!("config key server.limits.body_memory: must not be below server.limits.body_bytes");
+        }
         if self.http.auth.mode() == FrontEndAuth::Gateway && !self.has_callers() {
             bail!(
                 "config key server.grpc.auth.callers: mode gateway of server.http.auth needs a caller with the role gateway"
@@ -158,6 +184,15 @@ impl Default for ServerLimits {
             requests: 20_000,
             streams: 10_000,
             body_bytes: 1024 * 1024,
+            body_memory: 64 * 1024 * 1024,
+            recharges: 200,
+            recharges_per_user: 5,
+            recharges_per_address: 50,
+            open_recharges: 100,
+            exports: 8,
+            exports_per_user: 2,
+            export_stall: Duration::from_secs(30),
+            metrics_interval: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(30),
         }
     }

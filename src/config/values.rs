@@ -132,6 +132,11 @@ pub(super) fn body_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u
     whole(deserializer, 1, 64 * 1024 * 1024)
 }
 
+/// Up to 4 GiB less one byte: what one count of a semaphore holds.
+pub(super) fn body_memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    whole(deserializer, 1, 4 * 1024 * 1024 * 1024 - 1)
+}
+
 /// A number of lanes. Each lane takes a connection. 0 means the default of the database.
 pub(super) fn lanes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     whole(deserializer, 0, 64)

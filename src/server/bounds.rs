@@ -9,13 +9,13 @@ use axum::{
 };
 use tokio::sync::Semaphore;
 
-use super::{arrival::Arrival, content, request::undecoded, span::Refusal};
+use super::{arrival::Arrival, body_memory::BodyMemory, content, request::undecoded, span::Refusal};
 use crate::{
     biz::values::{error::Error, invalid::Invalid},
     config::Style,
     service::{
         origin::Forwarding,
-        routes::{is_callback, starts_recharge},
+        routes::{is_callback, is_stream, starts_recharge},
     },
 };
 
@@ -23,6 +23,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Bounds {
     pub requests: Arc<Semaphore>,
+    pub memory: BodyMemory,
     pub timeout: Duration,
     /// The additional time of requests that wait for payment-service.
     pub payment_timeout: Duration,
@@ -47,10 +48,13 @@ pub async fn enforce(State(bounds): State<Bounds>, mut request: Request, next: N
     if asks_payment_service {
         request.extensions_mut().insert(bounds.forwarding.clone());
     }
-    let (request, arrival) = Arrival::watch(request);
+    let is_stream = is_stream(&request);
+    let (request, arrival) = Arrival::watch(request, &bounds.memory, is_stream);
     let timeout = bounds.timeout + if asks_payment_service { bounds.payment_timeout } else { Duration::ZERO };
     match bounds.requests.try_acquire() {
         Ok(_open) => match tokio::time::timeout(timeout, next.run(request)).await {
+            Ok(_) if arrival.is_too_much() => refusal
+                .answer(&Error::Overloaded("too many bodies are being read, and nothing was done; retry later".into())),
             Ok(_) if arrival.is_broken() => refusal.incomplete(),
             Ok(response) => explain_undecoded(response, refusal),
             Err(_) if !arrival.is_complete() => refusal.incomplete(),

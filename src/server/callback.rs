@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// Largest callback in bytes, far above any valid one.
-const MAX_BYTES: usize = 64 * 1024;
+const MAX_BYTES: usize = 16 * 1024;
 /// Bytes before a gRPC message: one of flags and four of length.
 const FRAME_BYTES: usize = 5;
 

@@ -2,6 +2,7 @@
 
 pub mod access;
 mod arrival;
+mod body_memory;
 mod bounds;
 mod callback;
 mod content;
@@ -32,6 +33,7 @@ use self::{
     request::is_grpc,
 };
 pub use self::{
+    body_memory::BodyMemory,
     callback::CallbackGuard,
     listener::{ListenerLimits, METERING_WINDOW, reachable, serve},
     ops::{Ops, metrics_alone},
@@ -59,6 +61,8 @@ pub struct Parts<'c> {
     pub ops: Ops,
     pub callbacks: CallbackGuard,
     pub access: Access,
+    /// The memory of the bodies on both ports.
+    pub body_memory: BodyMemory,
     /// Deadline of a call to payment-service.
     pub payment_timeout: Duration,
 }
@@ -80,12 +84,15 @@ pub fn public_app(parts: Parts<'_>) -> Router {
     let bounded = |routes: Router<Rest>| {
         bound(content::rest(routes, style, limit).with_state(rest.clone()), limit, bounds.clone())
     };
-    let public = access.front_end.protect(bounded(rest::public_routes()), style);
+    let public = access.front_end.protect(bounded(rest::public_routes(limit)), style);
     let mut routes = access.cross_site.protect(public);
     if config.http.internal_routes {
-        let internal = access.internal(bounded(rest::internal_routes()), style);
-        let callback =
-            access.callback(bounded(callback::protect(rest::callback_route(), callbacks, style)), callbacks, style);
+        let internal = access.internal(bounded(rest::internal_routes(limit)), style);
+        let callback = access.callback(
+            bounded(callback::protect(rest::callback_route(limit), callbacks, style)),
+            callbacks,
+            style,
+        );
         routes = routes.merge(access.cross_site.internal().protect(internal.merge(callback)));
     }
     let app = complete(routes.merge(ops::health(parts.ops.clone())), &parts.ops.metrics, style);
@@ -126,9 +133,12 @@ pub fn internal_app(
         callback::protect(Router::new().route_service(GRPC_CALLBACK_PATH, internal.clone()), callbacks, style);
     let services = Routes::new(internal).add_service(public).into_axum_router().reset_fallback();
     let over_grpc = access.internal(calls(services), style).merge(access.callback(calls(callback), callbacks, style));
-    let callback = callback::protect(rest::callback_route(), callbacks, style);
-    let over_rest =
-        access.internal(json(rest::internal_routes()), style).merge(access.callback(json(callback), callbacks, style));
+    let callback = callback::protect(rest::callback_route(limit), callbacks, style);
+    let over_rest = access.internal(json(rest::internal_routes(limit)), style).merge(access.callback(
+        json(callback),
+        callbacks,
+        style,
+    ));
     let (mut reflection, mut metrics) = (calls(reflection()?), ops::metrics(parts.ops.clone()));
     if config.grpc.auth.protect_operations {
         reflection = access.only(reflection, access::table::REFLECTION, style);
@@ -176,7 +186,8 @@ impl Access {
 fn bounds(parts: &Parts<'_>, timeout: Duration, style: Style) -> Bounds {
     let requests = Arc::new(Semaphore::new(parts.config.limits.requests));
     let forwarding = parts.access.forwarding.clone();
-    Bounds { requests, timeout, payment_timeout: parts.payment_timeout, style, forwarding, is_grpc: false }
+    let memory = parts.body_memory.clone();
+    Bounds { requests, memory, timeout, payment_timeout: parts.payment_timeout, style, forwarding, is_grpc: false }
 }
 
 /// Limits the body size, the requests at once, and the time of each. Health and metrics have no such

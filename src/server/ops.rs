@@ -5,17 +5,19 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
     Json, Router,
+    body::Bytes,
     extract::State,
     response::{IntoResponse, Response},
     routing::get,
 };
 use http::{StatusCode, header::CONTENT_TYPE};
 use serde::Serialize;
+use tokio::sync::Mutex;
 
 use crate::{
     biz::{limits::rate_limit::RateGuard, settlement::engine::Engine, values::error::StoreError},
@@ -33,6 +35,15 @@ pub struct Ops {
     pub engine: Arc<Engine>,
     /// The last answer of `/ready`, so that a change is logged once.
     pub was_ready: Arc<AtomicBool>,
+    /// The last text of `/metrics`, for all readers. Held while the next one is made.
+    pub rendered: Arc<Mutex<Option<Rendered>>>,
+    pub metrics_interval: Duration,
+}
+
+/// The text of `/metrics`, with the time when it was made.
+pub struct Rendered {
+    text: Bytes,
+    at: Instant,
 }
 
 #[derive(Serialize)]
@@ -80,25 +91,40 @@ async fn ready(State(ops): State<Ops>) -> Response {
     (status, Json(body)).into_response()
 }
 
+/// Many readers cost as much as one.
 async fn render(State(ops): State<Ops>) -> Response {
+    let mut rendered = ops.rendered.lock().await;
+    if let Some(Rendered { text, at }) = &*rendered
+        && at.elapsed() < ops.metrics_interval
+    {
+        return text_response(text.clone());
+    }
     ops.metrics.set_rate_limit_local(ops.rates.is_local());
     ops.metrics.set_database_first_host(ops.store.is_on_first_host());
     ops.metrics.requests.set_lane_queues(&ops.engine.waiting());
     ops.metrics.requests.set_parked(ops.engine.parked());
-    text_of(&ops.metrics)
+    match text_of(&ops.metrics) {
+        Ok(text) => {
+            *rendered = Some(Rendered { text: text.clone(), at: Instant::now() });
+            text_response(text)
+        }
+        Err(failed) => failed.into_response(),
+    }
 }
 
 /// `/metrics` of a process that serves nothing else.
 pub fn metrics_alone(metrics: Arc<Metrics>) -> Router {
-    Router::new().route("/metrics", get(async move || text_of(&metrics)))
+    let render = async move || text_of(&metrics).map_or_else(IntoResponse::into_response, text_response);
+    Router::new().route("/metrics", get(render))
 }
 
-fn text_of(metrics: &Metrics) -> Response {
-    match metrics.render() {
-        Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
-        Err(error) => {
-            tracing::error!(%error, "metrics could not be rendered");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
-        }
-    }
+fn text_response(text: Bytes) -> Response {
+    ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response()
+}
+
+fn text_of(metrics: &Metrics) -> Result<Bytes, StatusCode> {
+    metrics.render().map(Bytes::from).map_err(|error| {
+        tracing::error!(%error, "metrics could not be rendered");
+        StatusCode::INTERNAL_SERVER_ERROR
+    })
 }

@@ -9,6 +9,7 @@ use http::Method;
 use prost_reflect::MessageDescriptor;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
 
 use super::{
     idempotency::IdSource,
@@ -23,6 +24,8 @@ use crate::biz::values::{
 
 pub(super) type PathResult = std::result::Result<RawPathParams, RawPathParamsRejection>;
 
+/// Largest body that is read on the thread of the request: some 100 us.
+const MAX_INLINE: usize = 16 * 1024;
 /// The field with the account, which every message of BillingService has.
 const USER_ID: &str = "user_id";
 
@@ -39,7 +42,7 @@ pub(super) async fn message<M>(
     id: IdSource,
 ) -> Result<M>
 where
-    M: DeserializeOwned + prost::Name,
+    M: DeserializeOwned + prost::Name + Send + 'static,
 {
     let path = path.map_err(|rejection| Invalid::new("path", rejection.body_text()))?;
     let message = json::descriptor::<M>();
@@ -49,10 +52,21 @@ where
     let route = request.extensions().get::<MatchedPath>().cloned();
     let account = request.extensions().get::<Account>().cloned();
     let mut unknown = UnknownNames::default();
+    let mut is_large = false;
     let mut fields = if request.method() == Method::POST {
         // The body is the whole message, so all query parameters are unknown.
         pairs(&request)?.into_iter().for_each(|(name, _)| unknown.add(|| name));
-        body_fields(request, &message, &mut unknown).await?
+        let body = Bytes::from_request(request, &()).await;
+        let body = body.map_err(|rejection| Invalid::new("body", rejection.body_text()))?;
+        is_large = body.len() > MAX_INLINE;
+        let (fields, names) = off_worker_if(is_large, move || {
+            let mut unknown = UnknownNames::default();
+            let fields = body_fields(&body, &message, &mut unknown);
+            (fields, unknown)
+        })
+        .await?;
+        unknown.append(names);
+        fields?
     } else {
         query_fields(&request, &message, &mut unknown)?
     };
@@ -80,6 +94,10 @@ where
         note_trace_id(&headers, trace_id);
     }
     policy.apply(route.as_ref().map_or("", MatchedPath::as_str), &unknown)?;
+    off_worker_if(is_large, move || parse(fields)).await?
+}
+
+fn parse<M: DeserializeOwned>(fields: Map<String, Value>) -> Result<M> {
     serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| {
         match error.path().to_string() {
             // The message as a whole.
@@ -87,6 +105,19 @@ where
             field => Invalid::new(field, WRONG_VALUE).into(),
         }
     })
+}
+
+/// Runs `work`: on this thread if it is short, or else on a thread of its own, so that it delays no
+/// other request.
+async fn off_worker_if<T: Send + 'static>(is_long: bool, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    /// Most such threads. Further requests wait, until their deadline.
+    static THREADS: Semaphore = Semaphore::const_new(2);
+    if !is_long {
+        return Ok(work());
+    }
+    let failed = |error: &dyn std::fmt::Display| Error::Internal(format!("reading a body: {error}"));
+    let _thread = THREADS.acquire().await.map_err(|error| failed(&error))?;
+    tokio::task::spawn_blocking(work).await.map_err(|error| failed(&error))
 }
 
 /// The user that a message names, if any.
@@ -98,17 +129,11 @@ fn named_user(fields: &Map<String, Value>) -> Result<Option<&str>> {
     }
 }
 
-async fn body_fields(
-    request: Request,
-    message: &MessageDescriptor,
-    unknown: &mut UnknownNames,
-) -> Result<Map<String, Value>> {
-    let body = Bytes::from_request(request, &()).await;
-    let body = body.map_err(|rejection| Invalid::new("body", rejection.body_text()))?;
+fn body_fields(body: &[u8], message: &MessageDescriptor, unknown: &mut UnknownNames) -> Result<Map<String, Value>> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(Map::new());
     }
-    json::object(&body, message, unknown)
+    json::object(body, message, unknown)
 }
 
 fn query_fields(

@@ -4,7 +4,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt, stream};
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::timeout,
 };
 use tokio_util::task::TaskTracker;
@@ -31,13 +31,17 @@ use crate::{
             posting::Reserve,
             transaction::{Status, TransactionStore},
         },
-        values::{error::Result, invalid::Invalid, usage::Usage},
+        values::{
+            error::{Error, Result},
+            invalid::Invalid,
+            usage::Usage,
+        },
     },
     metrics::{ChargeObserver, Operation},
 };
 
 /// Deadline of the first message of a stream.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Most replies that wait for a slow gateway. Beyond them only the newest state is sent.
 const REPLIES: usize = 8;
 
@@ -53,6 +57,8 @@ pub struct StreamService {
     pub observer: ChargeObserver,
     /// Streams that go on when their callers go away.
     pub tasks: TaskTracker,
+    /// A permit for each stream whose first message has not come.
+    pub unopened: Semaphore,
 }
 
 impl StreamService {
@@ -107,12 +113,17 @@ impl StreamService {
         fill: impl FnOnce(&mut ReserveQuotaRequest) -> Result<()>,
         request_id: &RequestId,
     ) -> Result<Session> {
-        let permit = self.meter.admit()?;
+        // A stream that says nothing takes no place of those that are metered.
+        let unopened = self.unopened.try_acquire();
+        let unopened =
+            unopened.map_err(|_| Error::Overloaded("too many streams wait for their open; retry later".into()))?;
         let is_first = || Invalid::new("open", "must come first, and soon");
         let first = self.meter.unless_stopped(timeout(OPEN_TIMEOUT, messages.message())).await?;
         let Ok(Ok(Some(MeterStreamRequest { event: Some(Message::Open(mut open)) }))) = first else {
             return Err(is_first().into());
         };
+        drop(unopened);
+        let permit = self.meter.admit()?;
         let in_flight = self.observer.begin(Operation::Reserve);
         let opened = match fill(&mut open).and_then(|()| self.calls.reserve(open)) {
             Ok(reserve) => {

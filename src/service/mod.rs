@@ -26,9 +26,17 @@ pub mod timestamp;
 mod tokens;
 
 pub use self::{
-    account::AccountService, api::Api, call::CallParser, charge::ChargeService, check::CheckService,
-    limits::LimitService, metering::StreamService, recharge::RechargeService, reports::ReportService,
-    reservation::ReservationService, tokens::TokenService,
+    account::AccountService,
+    api::Api,
+    call::CallParser,
+    charge::ChargeService,
+    check::CheckService,
+    limits::LimitService,
+    metering::StreamService,
+    recharge::{Admission, RechargeService},
+    reports::{ExportLimits, ReportService},
+    reservation::ReservationService,
+    tokens::TokenService,
 };
 
 /// The generated messages and services of `proto/billing/v1`.

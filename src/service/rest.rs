@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     body::Body,
-    extract::{Request, State},
+    extract::{DefaultBodyLimit, Request, State},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -58,8 +58,13 @@ macro_rules! rpc {
     };
 }
 
-/// The routes of BillingService.
-pub fn public_routes() -> Router<Rest> {
+/// Most bytes of a body that has few fields.
+const MAX_BODY: usize = 64 * 1024;
+/// Most bytes of a top-up, and of a callback.
+const MAX_RECHARGE_BODY: usize = 16 * 1024;
+
+/// The routes of BillingService. `limit` is the most bytes of any body.
+pub fn public_routes(limit: usize) -> Router<Rest> {
     Router::new()
         .route("/api/v1/billing/account", get(rpc!(accounts.get_account)))
         .route("/api/v1/billing/account/{user_id}", get(rpc!(accounts.get_account)))
@@ -72,16 +77,22 @@ pub fn public_routes() -> Router<Rest> {
         .route("/api/v1/billing/stats/month", get(rpc!(reports.get_stats_month)))
         .route("/api/v1/billing/stats/summary", get(rpc!(reports.get_stats_summary)))
         .route("/api/v1/billing/usage", get(rpc!(reports.get_usage)))
+        // The top-up is the only route with a body.
+        .layer(DefaultBodyLimit::max(MAX_RECHARGE_BODY.min(limit)))
 }
 
-/// The routes of BillingInternalService, except [`callback_route`].
-pub fn internal_routes() -> Router<Rest> {
+/// The routes of BillingInternalService, except [`callback_route`]. `limit` is the most bytes of any
+/// body, and holds for batches and texts.
+pub fn internal_routes(limit: usize) -> Router<Rest> {
+    let large = Router::new()
+        .route("/internal/v1/billing/deduct/batch", post(rpc!(charges.batch_deduct_quota, IdSource::Items, id)))
+        .route("/internal/v1/billing/tokens/count", post(rpc!(tokens.count_tokens)))
+        // It may bring the text of the output.
+        .route("/internal/v1/billing/commit", post(rpc!(reservations.commit_reservation, IdSource::Reservation)));
     Router::new()
         .route("/internal/v1/billing/check", post(rpc!(checks.check_quota)))
         .route("/internal/v1/billing/deduct", post(rpc!(charges.deduct_quota, IdSource::TraceId, id)))
-        .route("/internal/v1/billing/deduct/batch", post(rpc!(charges.batch_deduct_quota, IdSource::Items, id)))
         .route("/internal/v1/billing/reserve", post(rpc!(reservations.reserve_quota, IdSource::TraceId, id)))
-        .route("/internal/v1/billing/commit", post(rpc!(reservations.commit_reservation, IdSource::Reservation)))
         .route("/internal/v1/billing/release", post(rpc!(reservations.release_reservation, IdSource::Reservation)))
         .route("/internal/v1/billing/transactions/{user_id}/{trace_id}", get(rpc!(reservations.get_transaction)))
         .route("/internal/v1/billing/users", post(rpc!(accounts.initialize_user)))
@@ -91,12 +102,14 @@ pub fn internal_routes() -> Router<Rest> {
             get(rpc!(limits.get_api_key_quota)).post(rpc!(limits.set_api_key_quota)),
         )
         .route("/internal/v1/billing/adjust", post(rpc!(accounts.adjust_balance, IdSource::AdjustmentId)))
-        .route("/internal/v1/billing/tokens/count", post(rpc!(tokens.count_tokens)))
+        .layer(DefaultBodyLimit::max(MAX_BODY.min(limit)))
+        .merge(large)
 }
 
 /// The route that payment-service calls.
-pub fn callback_route() -> Router<Rest> {
-    Router::new().route(CALLBACK_PATH, post(recharge_callback))
+pub fn callback_route(limit: usize) -> Router<Rest> {
+    let route = Router::new().route(CALLBACK_PATH, post(recharge_callback));
+    route.layer(DefaultBodyLimit::max(MAX_RECHARGE_BODY.min(limit)))
 }
 
 /// CSV has no envelope in any style. Errors have the envelope of the style.

@@ -16,6 +16,14 @@ pub const GRPC_CALLBACK_PATH: &str = "/billing.v1.BillingInternalService/Recharg
 /// The path of Recharge over gRPC.
 pub const GRPC_RECHARGE_PATH: &str = "/billing.v1.BillingService/Recharge";
 
+/// The path of MeterStream over gRPC.
+pub const GRPC_STREAM_PATH: &str = "/billing.v1.BillingInternalService/MeterStream";
+
+/// Whether a request is a stream of messages.
+pub fn is_stream<B>(request: &Request<B>) -> bool {
+    request.uri().path() == GRPC_STREAM_PATH
+}
+
 /// Whether a request is a callback, on either protocol.
 pub fn is_callback<B>(request: &Request<B>) -> bool {
     matches!(request.uri().path(), CALLBACK_PATH | GRPC_CALLBACK_PATH)

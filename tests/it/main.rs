@@ -9,6 +9,7 @@ mod alerts;
 mod archive;
 mod audit;
 mod bad_input;
+mod bounds;
 mod cache;
 mod charges;
 mod concurrency;

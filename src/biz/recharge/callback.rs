@@ -105,8 +105,7 @@ impl Recharges {
 
     /// Asks payment-service, settles the order by its answer, and compares the hint with it.
     async fn confirm(&self, order: &Order, hint: NoticedResult, trace: &TraceContext) -> Result<SettledOrder> {
-        let asking = self.confirmations.try_acquire();
-        let _asking = asking.map_err(|_| Error::Overloaded("too many callbacks wait for payment-service".into()))?;
+        let _question = self.questions.admit(order, self.calendar.instant())?;
         let not_confirmed = |why| Error::PaymentUnavailable(format!("it does not confirm the callback: {why}"));
         let payment = self.gateway()?.payment_of(&order.id, trace).await.map_err(|error| {
             tracing::warn!(order = %order.id, %error, "look-up of the payment at payment-service failed");

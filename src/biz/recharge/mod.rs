@@ -9,6 +9,7 @@
 pub mod callback;
 pub mod gateway;
 pub mod order;
+mod questions;
 pub mod reconcile;
 mod repeat;
 pub mod request;
@@ -16,11 +17,10 @@ pub mod start;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::Semaphore;
-
 use self::{
     gateway::{PaymentError, PaymentGateway},
     order::OrderStore,
+    questions::Questions,
 };
 use super::{
     settlement::engine::Engine,
@@ -31,9 +31,6 @@ use super::{
         money::Money,
     },
 };
-
-/// Most callbacks that ask payment-service at once, so that many hints do not become as many calls.
-const CONFIRMATIONS: usize = 256;
 
 /// Deadline of a call to the database outside the lanes, for example over a connection that went
 /// silent.
@@ -47,7 +44,7 @@ pub struct Recharges {
     /// `None` if payment-service is not configured.
     gateway: Option<Arc<dyn PaymentGateway>>,
     terms: Terms,
-    confirmations: Semaphore,
+    questions: Questions,
 }
 
 /// The limits of a top-up.
@@ -59,6 +56,8 @@ pub struct Terms {
     pub max_amount: Money,
     /// Time limit of one call to payment-service.
     pub payment_timeout: Duration,
+    /// Most top-ups of a user that wait for their payment.
+    pub max_open: u64,
 }
 
 impl Recharges {
@@ -69,7 +68,7 @@ impl Recharges {
         gateway: Option<Arc<dyn PaymentGateway>>,
         terms: Terms,
     ) -> Self {
-        Self { orders, engine, calendar, gateway, terms, confirmations: Semaphore::new(CONFIRMATIONS) }
+        Self { orders, engine, calendar, gateway, terms, questions: Questions::default() }
     }
 
     fn gateway(&self) -> Result<&dyn PaymentGateway> {

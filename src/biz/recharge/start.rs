@@ -9,7 +9,7 @@ use super::{
     Recharges, Terms,
     gateway::{NewPayment, OpenedPayment, TraceContext},
     in_time,
-    order::Created,
+    order::{Created, OrderFilter},
     repeat::First,
     request::{NewRecharge, Started},
 };
@@ -23,6 +23,7 @@ use crate::biz::{
         error::{Error, Result, StoreError},
         ids::{OrderId, UserId},
         invalid::Invalid,
+        limit::Limit,
         money::Money,
     },
 };
@@ -63,6 +64,7 @@ impl Recharges {
             };
             self.check(&request)?;
             self.gateway()?;
+            self.check_open_orders(&request.user).await?;
             let order = self.new_order(&request);
             let replaces = replaced.as_ref().map(|order| &order.id);
             let create = || self.orders.create_order(&order, replaces);
@@ -80,6 +82,15 @@ impl Recharges {
             }
         }
         Err(Error::Overloaded("no order could be created; retry later".into()))
+    }
+
+    /// Requests of one user at the same time may exceed the limit by their number, which is bounded.
+    async fn check_open_orders(&self, user: &UserId) -> Result<()> {
+        let open = OrderFilter { user: user.clone(), status: Some(OrderStatus::Pending) };
+        if in_time(self.orders.count_orders(&open)).await? >= self.terms.max_open {
+            return Err(Error::InsufficientQuota(Limit::OpenTopUps));
+        }
+        Ok(())
     }
 
     async fn open(&self, order: Order, request: NewRecharge, trace: &TraceContext) -> Result<Started> {

@@ -153,6 +153,11 @@ impl Calendar {
         self.at(self.clock.now())
     }
 
+    /// A monotonic time, for spans within this process.
+    pub fn instant(&self) -> Instant {
+        self.clock.instant()
+    }
+
     pub fn at(&self, instant: DateTime<Utc>) -> BillingTime {
         let micros = instant.nanosecond() / 1_000 * 1_000;
         let local = instant.with_timezone(&self.zone);

@@ -9,6 +9,8 @@ pub enum Limit {
     Monthly,
     /// A quota of the API key.
     ApiKey,
+    /// The most top-ups of a user that wait for their payment.
+    OpenTopUps,
     /// A rate limit of the user or the API key.
     Rate {
         /// The time until a retry is admitted if no other request comes. Above zero.
@@ -23,6 +25,7 @@ impl fmt::Display for Limit {
             Self::Daily => "daily limit",
             Self::Monthly => "monthly limit",
             Self::ApiKey => "api key quota",
+            Self::OpenTopUps => "limit of open top-ups",
             Self::Rate { .. } => "rate limit",
         })
     }

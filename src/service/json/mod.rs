@@ -11,7 +11,7 @@ mod unknown;
 use std::{collections::HashSet, fmt, sync::LazyLock};
 
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 pub use self::unknown::{UnknownNames, UnknownPolicy};
@@ -128,8 +128,6 @@ impl Reader<'_> {
 enum Expected {
     Message(MessageDescriptor),
     Scalar(Kind),
-    /// A value below a member that the message does not have. It is left out.
-    Unknown,
 }
 
 impl Expected {
@@ -190,7 +188,7 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
     fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<Value, E> {
         match &self.expected {
             Expected::Scalar(kind) => text_value(kind, text).ok_or_else(|| self.reader.fail(WRONG_VALUE)),
-            Expected::Message(_) | Expected::Unknown => Ok(text.into()),
+            Expected::Message(_) => Ok(text.into()),
         }
     }
 
@@ -217,7 +215,7 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
         while let Some(name) = map.next_key::<String>()? {
             let field = match &expected {
                 Expected::Message(message) => field_of(message, &name),
-                Expected::Scalar(_) | Expected::Unknown => None,
+                Expected::Scalar(_) => None,
             };
             let member = field.as_ref().map_or_else(|| name.clone(), |field| field.name().to_owned());
             if !seen.insert(member.clone()) {
@@ -229,12 +227,18 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
                 let path = reader.path();
                 reader.unknown.add(|| path);
             }
-            let inner = field.as_ref().map_or(Expected::Unknown, Expected::of);
-            let value = map.next_value_seed(Node { reader: &mut *reader, expected: inner })?;
-            reader.path.pop();
-            if field.is_some() && !value.is_null() {
-                fields.insert(member, value);
+            match field {
+                Some(field) => {
+                    let node = Node { reader: &mut *reader, expected: Expected::of(&field) };
+                    let value = map.next_value_seed(node)?;
+                    if !value.is_null() {
+                        fields.insert(member, value);
+                    }
+                }
+                // It is read past, and nothing is built of it.
+                None => drop(map.next_value::<IgnoredAny>()?),
             }
+            reader.path.pop();
         }
         Ok(fields.into())
     }

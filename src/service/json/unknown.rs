@@ -36,6 +36,13 @@ impl UnknownNames {
         }
     }
 
+    /// Adds the names of another part of the request.
+    pub fn append(&mut self, other: Self) {
+        self.count += other.count;
+        self.names.extend(other.names);
+        self.names.truncate(MAX_NAMES);
+    }
+
     #[cfg(test)]
     pub fn names(&self) -> &[String] {
         &self.names

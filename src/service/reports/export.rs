@@ -16,6 +16,7 @@ use crate::{
         values::{
             calendar::Calendar,
             error::{Error, Result},
+            ids::UserId,
             invalid::Invalid,
             paging::{Cursor, PageStart},
         },
@@ -51,6 +52,8 @@ struct Export {
     filter: RecordFilter,
     /// The begin of the next page; `None` at the end.
     next: Option<PageStart>,
+    /// Longest time in which the caller takes nothing.
+    stall: Duration,
 }
 
 impl ReportService {
@@ -67,6 +70,10 @@ impl ReportService {
         if request.page != 0 || request.page_size != 0 || !request.page_token.is_empty() {
             return Err(Invalid::new("page", "must be absent: an export has all records").into());
         }
+        let user = UserId::parse("user_id", &request.user_id)?;
+        let share = self.exports_of_user.take(&user);
+        let share =
+            share.ok_or_else(|| Error::Overloaded("too many exports of this user at once; retry later".into()))?;
         let permit = self.exports.clone().try_acquire_owned();
         let permit = permit.map_err(|_| Error::Overloaded("too many exports at once; retry later".into()))?;
         let mut filter = self.record_filter(&request).await?;
@@ -76,13 +83,13 @@ impl ReportService {
             next = next.filter(|_| filter.days.is_some());
         }
         let (store, calendar) = (self.records.clone(), self.calendar.clone());
-        let mut export = Export { store, calendar, filter, next };
+        let mut export = Export { store, calendar, filter, next, stall: self.export_stall };
         let mut first = format!("{}\n", COLUMNS.join(",")).into_bytes();
         first.extend(export.page().await?.unwrap_or_default());
         let (pages, taken) = mpsc::channel(1);
         let sending = async move {
-            let _permit = permit;
-            // A caller that does not read must not keep the permit.
+            let _permits = (permit, share);
+            // A caller that reads very slowly must not keep the permit.
             if tokio::time::timeout(LIMIT, export.send(first, &pages)).await.is_err() {
                 tracing::warn!("export timed out; stream aborted");
             }
@@ -112,8 +119,13 @@ impl Export {
     async fn send(&mut self, first: Vec<u8>, pages: &mpsc::Sender<ExportPart>) {
         let mut lines = first;
         loop {
-            if pages.send(ExportPart::Lines(lines.into())).await.is_err() {
-                return;
+            match tokio::time::timeout(self.stall, pages.send(ExportPart::Lines(lines.into()))).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return,
+                Err(_) => {
+                    tracing::warn!("the reader of an export took nothing for too long; stream aborted");
+                    return;
+                }
             }
             lines = match self.page().await {
                 Ok(Some(lines)) => lines,

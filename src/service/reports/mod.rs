@@ -5,18 +5,26 @@ pub mod paging;
 pub mod records;
 pub mod statistics;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 
 use crate::biz::{
     account::catalog::Catalog,
+    limits::shares::Shares,
     reports::{record::RecordStore, statistics::Statistics},
-    values::calendar::Calendar,
+    values::{calendar::Calendar, ids::UserId},
 };
 
-/// Exports at once; more would delay the other readers of the database.
-const MAX_EXPORTS: usize = 8;
+/// The bounds of exports: more would delay the other readers of the database.
+#[derive(Debug, Clone, Copy)]
+pub struct ExportLimits {
+    /// Most exports at once.
+    pub exports: usize,
+    pub per_user: usize,
+    /// Longest time in which a reader takes nothing.
+    pub stall: Duration,
+}
 
 /// Reports on charges.
 pub struct ReportService {
@@ -26,6 +34,8 @@ pub struct ReportService {
     calendar: Arc<Calendar>,
     /// A permit for each export.
     exports: Arc<Semaphore>,
+    exports_of_user: Arc<Shares<UserId>>,
+    export_stall: Duration,
 }
 
 impl ReportService {
@@ -34,7 +44,16 @@ impl ReportService {
         statistics: Arc<dyn Statistics>,
         catalog: Arc<Catalog>,
         calendar: Arc<Calendar>,
+        limits: ExportLimits,
     ) -> Self {
-        Self { records, statistics, catalog, calendar, exports: Arc::new(Semaphore::new(MAX_EXPORTS)) }
+        Self {
+            records,
+            statistics,
+            catalog,
+            calendar,
+            exports: Arc::new(Semaphore::new(limits.exports)),
+            exports_of_user: Shares::new(limits.per_user),
+            export_stall: limits.stall,
+        }
     }
 }

@@ -101,6 +101,8 @@ impl Database {
             "data: {{database: {{driver: {driver}, source: '{}', max_connections: 8, acquire_timeout: 6s}}}}\n\
              server.http: {{addr: '127.0.0.1:0', timeout: 20s}}\n\
              server.grpc: {{addr: '127.0.0.1:0', timeout: 20s}}\n\
+             server.limits: {{recharges_per_user: 1000, recharges_per_address: 1000, open_recharges: 1000}}\n\
+             server.limits.metrics_interval: 1ms\n\
              billing.settlement: {{max_wait: 20s}}\n\
              billing.prices: {{passport: 0.01, payment: 0.10, asset: 0.05}}\n\
              billing.free_quotas: {{passport: 10000, payment: 1000, asset: 1000}}\n\
@@ -194,7 +196,7 @@ impl Database {
     }
 }
 
-/// YAML with dotted keys on top made into nested mappings; later keys win.
+/// YAML with dotted keys on top made into nested mappings; later keys win, and mappings are joined.
 fn nest(yaml: &str) -> String {
     let mut root = serde_json::Map::new();
     for line in yaml.lines() {
@@ -206,7 +208,10 @@ fn nest(yaml: &str) -> String {
         for part in parts {
             at = at.entry(part).or_insert_with(|| Value::Object(Default::default())).as_object_mut().unwrap();
         }
-        at.insert(last.to_owned(), value);
+        match (at.get_mut(last), value) {
+            (Some(Value::Object(there)), Value::Object(more)) => there.extend(more),
+            (_, value) => drop(at.insert(last.to_owned(), value)),
+        }
     }
     serde_json::to_string(&root).unwrap()
 }
@@ -396,6 +401,11 @@ impl TestClock {
     /// From now on it is `instant`, and stays so.
     pub fn stop_at(&self, instant: DateTime<Utc>) {
         self.stopped_micros.store(instant.timestamp_micros(), Ordering::SeqCst);
+    }
+
+    /// Time goes by within the process, and the time of day stays.
+    pub fn pass(&self, by: TimeDelta) {
+        self.advanced_micros.fetch_add(by.num_microseconds().unwrap(), Ordering::SeqCst);
     }
 
     pub fn advance(&self, by: TimeDelta) {

@@ -12,7 +12,7 @@ use billing_service::{
         signature,
     },
 };
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use prost::Message;
 use serde_json::Value;
 use tonic::{Request, Status};
@@ -106,6 +106,7 @@ impl Paying {
 
     /// Reports as payment-service does, over gRPC.
     pub async fn notify(&self, callback: RechargeCallbackRequest) -> Result<RechargeCallbackReply, Status> {
+        self.service.clock.pass(BETWEEN_CALLBACKS);
         let mut internal = self.service.internal.clone();
         internal.recharge_callback(signed(callback, Utc::now())).await.map(|reply| reply.into_inner())
     }
@@ -123,6 +124,9 @@ impl Paying {
         text.lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |count| count.parse().unwrap())
     }
 }
+
+/// The time that goes by before a callback: without a proof, an order is asked about once in it.
+const BETWEEN_CALLBACKS: TimeDelta = TimeDelta::seconds(1);
 
 /// Waits until no callback of the sandbox is on its way any more, for a bounded time.
 pub async fn until_reported(sandbox: &Sandbox) {
@@ -182,6 +186,7 @@ pub fn signed(callback: RechargeCallbackRequest, at: DateTime<Utc>) -> Request<R
 
 /// `POST` of a callback with some headers; status and reply.
 pub async fn post_callback(service: &Service, body: &str, headers: &[(&str, &str)]) -> (u16, Value) {
+    service.clock.pass(BETWEEN_CALLBACKS);
     let url = format!("http://{}/internal/v1/billing/callback", service.app.grpc_addr);
     let mut request = service.http.post(url).body(body.to_owned());
     for (name, value) in headers {

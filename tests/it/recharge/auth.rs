@@ -3,13 +3,14 @@
 use billing_service::service::{proto::RechargeCallbackRequest, signature};
 use chrono::{TimeDelta, Utc};
 use rstest::rstest;
-use serde_json::json;
+use serde_json::{Value, json};
 use tonic::{Code, Request};
 
 use crate::harness::{
-    Backend, Database, MySql, Sqlite, charge, code_of,
+    Backend, Database, MySql, Service, Sqlite, charge, code_of,
     payments::{Paying, SECRET, failed, post_callback, signed, success},
     process::{SERVER, run},
+    wait::until,
 };
 
 const CONFIRM: (&str, &str) = ("payment_service.callback_auth", "confirm");
@@ -215,21 +216,31 @@ async fn that_everybody_is_believed_is_said_at_every_start() {
 async fn a_callback_that_proves_itself_needs_no_token(#[values(MySql, Sqlite)] on: Backend) {
     let tokens = ("server.grpc.internal_tokens", "[a-token-of-the-gateway]");
     let paying = Paying::start_with(on, &[tokens]).await;
-    let order = paying.recharge("u", 5.0).await.order_id;
+    let service = &paying.service;
+    let order = recharge_over_rest(service).await["order_id"].as_str().unwrap().to_owned();
     paying.notify(success(&order, "p-1", 5.0)).await.unwrap();
-    let rest_order = paying.recharge("u", 5.0).await;
-    paying.press(&rest_order.payment_url, "SUCCESS").await;
-    paying.until_order_is(&rest_order.order_id, "success").await;
-    let refused = paying.service.try_deduct(charge("u", "asset", 1)).await.unwrap_err();
+    let pressed = recharge_over_rest(service).await;
+    paying.press(pressed["payment_url"].as_str().unwrap(), "SUCCESS").await;
+    let path = format!("/api/v1/billing/recharge/{}", pressed["order_id"].as_str().unwrap());
+    until("the order is paid", async || service.get(&path).await.1["status"] == "success").await;
+    let refused = service.try_deduct(charge("u", "asset", 1)).await.unwrap_err();
     assert_eq!(code_of(&refused), (Code::Unauthenticated, "10012".into()));
-    paying.assert_books("u", 10.0).await;
+    assert_eq!(service.get("/api/v1/billing/account/u").await.1["balance"], 10.0);
+    service.assert_audit_is_clean().await;
 
     let open = Paying::start_with(on, &[tokens, NONE]).await;
-    let order = open.recharge("u", 5.0).await.order_id;
+    let order = recharge_over_rest(&open.service).await["order_id"].as_str().unwrap().to_owned();
     assert_eq!(post_callback(&open.service, &body(&order, "p-1"), &[]).await.0, 401);
     let bearer = [("authorization", "Bearer a-token-of-the-gateway")];
     assert_eq!(post_callback(&open.service, &body(&order, "p-1"), &bearer).await.0, 200);
-    open.assert_books("u", 5.0).await;
+    assert_eq!(open.service.get("/api/v1/billing/account/u").await.1["balance"], 5.0);
+}
+
+/// Starts a top-up of 5 on the public port, which asks for no token here.
+async fn recharge_over_rest(service: &Service) -> Value {
+    let url = format!("http://{}/api/v1/billing/recharge", service.app.http_addr);
+    let request = service.http.post(url).body(r#"{"user_id": "u", "amount": 5, "payment_method": "alipay"}"#);
+    request.send().await.unwrap().json().await.unwrap()
 }
 
 #[rstest]

@@ -1,11 +1,14 @@
 //! The rpcs of top-ups: start, callback and list.
 
+mod admission;
+
 use std::{sync::Arc, time::Instant};
 
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use uuid::Uuid;
 
+pub use self::admission::Admission;
 use super::{
     convert::int32,
     origin::Origin,
@@ -45,6 +48,7 @@ pub struct RechargeService {
     pub currency: Currency,
     /// Tasks of top-ups, which go on when their callers go away.
     pub tasks: TaskTracker,
+    pub admission: Admission,
 }
 
 impl RechargeService {
@@ -62,8 +66,10 @@ impl RechargeService {
         }
         request_id.note_retry_id("idempotency_key", &request.idempotency_key);
         let recharge = parse_recharge(request, &origin)?;
+        let admitted = self.admission.admit(&recharge.user, recharge.client_ip)?;
         let (recharges, metrics) = (self.recharges.clone(), self.metrics.clone());
         let starting = async move {
+            let _admitted = admitted;
             let made = recharges.start(recharge, &origin.trace).await;
             metrics.recharge.count_start(&made, started.elapsed());
             made

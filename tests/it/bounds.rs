@@ -1,0 +1,191 @@
+//! What one peer or user does harms nobody else: each bound on load, from outside.
+
+use std::net::SocketAddr;
+
+use billing_service::service::proto::{MeterStreamRequest, RechargeRequest};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tonic::Code;
+
+use crate::harness::{Database, Service, Sqlite, charge, code_of, payments::Paying, wait::until};
+
+/// A request whose body stops after `sent` of `length` bytes.
+async fn begin(addr: SocketAddr, path: &str, length: usize, sent: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: b\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&vec![b' '; sent]).await.unwrap();
+    stream
+}
+
+/// The answer to a request of which more need not be sent.
+async fn answer(mut stream: TcpStream) -> String {
+    let mut answer = vec![0; 4_096];
+    let read = stream.read(&mut answer).await.unwrap();
+    String::from_utf8_lossy(&answer[..read]).into_owned()
+}
+
+const BATCH: &str = "/internal/v1/billing/deduct/batch";
+
+#[tokio::test]
+async fn bodies_share_their_memory_and_it_comes_back() {
+    let limits = ("server.limits", "{body_bytes: 100000, body_memory: 150000}");
+    let service = Service::start_with(Sqlite, &[limits]).await;
+    let whole = json!({"items": [{"user_id": "u", "service_name": "asset", "count": 1}]}).to_string();
+    let unfinished = begin(service.app.grpc_addr, BATCH, 100_000, 90_000).await;
+    // Until the first one has arrived, the second has room.
+    until("the memory is used up", async || {
+        let second = begin(service.app.grpc_addr, BATCH, 100_000, 99_000).await;
+        let refused = tokio::time::timeout(std::time::Duration::from_millis(500), answer(second)).await;
+        refused.is_ok_and(|answer| answer.contains("503") && answer.contains("10014"))
+    })
+    .await;
+    // What is small goes on, and what was refused has gone.
+    assert_eq!(service.post(BATCH, whole).await.0, 200);
+    drop(unfinished);
+    until("the memory is free", async || {
+        let third = begin(service.app.grpc_addr, BATCH, 100_000, 100_000).await;
+        // Admitted, and no JSON.
+        answer(third).await.contains("10009")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_is_no_larger_than_its_route_needs() {
+    let service = Service::start(Sqlite).await;
+    let padded = |bytes: usize| format!("{{\"user_id\":\"u\"{}}}", " ".repeat(bytes));
+    let refused = async |addr: SocketAddr, path: &str, bytes| {
+        let request = service.http.post(format!("http://{addr}{path}")).body(padded(bytes));
+        let reply: Value = request.send().await.unwrap().json().await.unwrap();
+        reply["metadata"]["field"] == "body"
+    };
+    for (addr, path, most) in [
+        (service.app.http_addr, "/api/v1/billing/recharge", 16 * 1024),
+        (service.app.grpc_addr, "/internal/v1/billing/callback", 16 * 1024),
+        (service.app.grpc_addr, "/internal/v1/billing/deduct", 64 * 1024),
+        (service.app.grpc_addr, BATCH, 1024 * 1024),
+    ] {
+        assert!(!refused(addr, path, most - 100).await, "{path}");
+        assert!(refused(addr, path, most + 100).await, "{path}");
+    }
+}
+
+/// A body that is read off the thread of its request has the same answers.
+#[tokio::test]
+async fn a_large_body_is_read_as_a_small_one() {
+    let service = Service::start_with(Sqlite, &[("server.http.unknown_fields", "reject")]).await;
+    let items: Vec<Value> = (0..900)
+        .map(|number| json!({"user_id": "u", "service_name": "asset", "count": 1, "trace_id": format!("t-{number}")}))
+        .collect();
+    let (status, reply) = service.post(BATCH, json!({"items": items}).to_string()).await;
+    assert_eq!((status, reply["results"].as_array().unwrap().len()), (200, 900));
+    assert_eq!(service.state("u").await.1[2], 900);
+    let with = |change: Value| {
+        let mut items = items.clone();
+        items[899] = change;
+        json!({"items": items}).to_string()
+    };
+    let (_, wrong) = service.post(BATCH, with(json!({"user_id": "u", "count": "x"}))).await;
+    assert_eq!(wrong["metadata"]["field"], "items[899].count");
+    let (_, unknown) = service.post(BATCH, with(json!({"user": {"deep": [[[{}]]]}}))).await;
+    assert_eq!(unknown["metadata"]["field"], "items[899].user");
+}
+
+/// payment-service accepts connections and says nothing.
+async fn silent_payment_service(limits: &str) -> (Service, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("'{}'", listener.local_addr().unwrap());
+    let changes = [
+        ("payment_service.grpc_addr", address.as_str()),
+        ("payment_service.timeout", "60s"),
+        ("payment_service.callback_auth", "none"),
+        ("server.limits", limits),
+    ];
+    (Service::start_on(Database::create(Sqlite).await, &changes).await, listener)
+}
+
+fn top_up(user: &str) -> RechargeRequest {
+    RechargeRequest { user_id: user.into(), amount: 5.0, payment_method: "alipay".into(), ..Default::default() }
+}
+
+/// Starts a top-up that waits for payment-service, and returns when its order is there.
+async fn begin_top_up(service: &Service, user: &str) {
+    let mut client = service.public.clone();
+    let request = top_up(user);
+    tokio::spawn(async move { client.recharge(request).await });
+    let orders = format!("/api/v1/billing/recharges?user_id={user}");
+    until("the order is there", async || service.get(&orders).await.1["total"] == 1).await;
+}
+
+#[tokio::test]
+async fn top_ups_under_way_are_bounded_for_each_user_and_in_all() {
+    let (service, _silent) = silent_payment_service("{recharges: 2, recharges_per_user: 1}").await;
+    begin_top_up(&service, "u").await;
+    let overloaded = (Code::Unavailable, "10014".to_owned());
+    let second = service.public.clone().recharge(top_up("u")).await.unwrap_err();
+    assert_eq!(code_of(&second), overloaded);
+    assert!(second.message().contains("of this user"), "{}", second.message());
+    begin_top_up(&service, "v").await;
+    let third = service.public.clone().recharge(top_up("w")).await.unwrap_err();
+    assert_eq!(code_of(&third), overloaded);
+    assert!(third.message().contains("of all users"), "{}", third.message());
+    // The ledger does not feel them.
+    service.deduct(charge("u", "asset", 1)).await;
+}
+
+#[tokio::test]
+async fn top_ups_under_way_are_bounded_for_each_address() {
+    let (service, _silent) = silent_payment_service("{recharges_per_address: 1}").await;
+    begin_top_up(&service, "u").await;
+    let second = service.public.clone().recharge(top_up("v")).await.unwrap_err();
+    assert!(second.message().contains("from this address"), "{}", second.message());
+}
+
+#[tokio::test]
+async fn unpaid_top_ups_of_a_user_are_bounded_until_one_is_paid() {
+    let paying = Paying::start_with(Sqlite, &[("server.limits.open_recharges", "2")]).await;
+    let first = paying.recharge("u", 5.0).await;
+    paying.recharge("u", 5.0).await;
+    let third = paying.try_recharge("u", 5.0).await.unwrap_err();
+    assert_eq!(code_of(&third), (Code::ResourceExhausted, "10002".into()));
+    assert!(third.message().contains("open top-ups"), "{}", third.message());
+    paying.recharge("v", 5.0).await;
+    paying.press(&first.payment_url, "SUCCESS").await;
+    paying.until_order_is(&first.order_id, "success").await;
+    paying.recharge("u", 5.0).await;
+}
+
+/// Streams that say nothing take no place of those that are metered, and end soon.
+#[tokio::test]
+async fn a_stream_must_open_before_it_takes_a_place() {
+    let service = Service::start_with(Sqlite, &[("server.limits.streams", "1")]).await;
+    let (_keep, messages) = tokio::sync::mpsc::channel::<MeterStreamRequest>(1);
+    let messages = tokio_stream::wrappers::ReceiverStream::new(messages);
+    let mut silent = service.internal.clone().meter_stream(messages).await.unwrap().into_inner();
+    let open = billing_service::service::proto::ReserveQuotaRequest {
+        user_id: "u".into(),
+        service_name: "asset".into(),
+        count: 1,
+        trace_id: "t".into(),
+        ..Default::default()
+    };
+    let event = Some(billing_service::service::proto::meter_stream_request::Event::Open(open));
+    let first = tokio_stream::once(MeterStreamRequest { event });
+    let mut metered = service.internal.clone().meter_stream(first).await.unwrap().into_inner();
+    assert!(metered.message().await.unwrap().is_some(), "the stream was not opened");
+    assert_eq!(code_of(&silent.message().await.unwrap_err()), (Code::InvalidArgument, "10009".into()));
+}
+
+#[tokio::test]
+async fn many_readers_of_metrics_cost_as_much_as_one() {
+    let service = Service::start_with(Sqlite, &[("server.limits.metrics_interval", "1h")]).await;
+    let first = service.metrics().await;
+    service.deduct(charge("u", "asset", 1)).await;
+    assert_eq!(service.metrics().await, first);
+}
