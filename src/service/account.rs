@@ -1,4 +1,4 @@
-//! The rpcs of accounts: read, open and adjust.
+//! The rpcs of accounts: read, open, adjust, and set the status.
 
 use std::{sync::Arc, time::Instant};
 
@@ -9,7 +9,7 @@ use super::{
     limits::limits,
     proto::{
         AdjustBalanceReply, AdjustBalanceRequest, FreeQuota, GetAccountReply, GetAccountRequest, InitializeUserReply,
-        InitializeUserRequest,
+        InitializeUserRequest, SetAccountStatusReply, SetAccountStatusRequest,
     },
 };
 use crate::{
@@ -17,9 +17,10 @@ use crate::{
         settlement::{
             accounts::Accounts,
             engine::Engine,
-            posting::{Adjustment, AdjustmentContent},
+            posting::{Adjustment, AdjustmentContent, StatusChange},
         },
         values::{
+            account_status::AccountStatus,
             currency::Currency,
             error::Result,
             ids::{AdjustmentId, UserId},
@@ -30,7 +31,7 @@ use crate::{
     metrics::ChargeObserver,
 };
 
-/// Shows, opens and adjusts accounts.
+/// Shows, opens and adjusts accounts, and sets their status.
 pub struct AccountService {
     accounts: Arc<Accounts>,
     engine: Arc<Engine>,
@@ -69,6 +70,7 @@ impl AccountService {
             held: account.balance.held.to_wire(),
             currency: self.currency.to_string(),
             limits: account.requests.map(|requests| limits(requests, now)),
+            status: account.balance.status.to_string(),
         })
     }
 
@@ -76,6 +78,14 @@ impl AccountService {
         let user = UserId::parse("user_id", &request.user_id)?;
         let created = self.accounts.initialize(&user).await?;
         Ok(InitializeUserReply { success: true, created })
+    }
+
+    pub async fn set_account_status(&self, request: SetAccountStatusRequest) -> Result<SetAccountStatusReply> {
+        let user = UserId::parse("user_id", &request.user_id)?;
+        let status: AccountStatus = request.status.parse()?;
+        free_text("reason", request.reason, 1, 255)?;
+        let changed = self.engine.set_status(StatusChange { user, status }).await?;
+        Ok(SetAccountStatusReply { success: true, status: status.to_string(), changed })
     }
 
     pub async fn adjust_balance(&self, request: AdjustBalanceRequest) -> Result<AdjustBalanceReply> {

@@ -20,9 +20,9 @@ use super::{
         GetUsageRequest, InitializeUserReply, InitializeUserRequest, ListRechargeOrdersReply,
         ListRechargeOrdersRequest, ListRecordsReply, ListRecordsRequest, MeterStreamRequest, RechargeCallbackReply,
         RechargeCallbackRequest, RechargeOrder, RechargeReply, RechargeRequest, ReleaseReservationReply,
-        ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, SetApiKeyQuotaRequest, SetUserLimitsReply,
-        SetUserLimitsRequest, billing_internal_service_server::BillingInternalService,
-        billing_service_server::BillingService,
+        ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, SetAccountStatusReply,
+        SetAccountStatusRequest, SetApiKeyQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest,
+        billing_internal_service_server::BillingInternalService, billing_service_server::BillingService,
     },
     request::{RequestId, note_trace_id},
 };
@@ -134,6 +134,11 @@ impl BillingInternalService for Grpc {
     async fn initialize_user(&self, request: Request<InitializeUserRequest>) -> Reply<InitializeUserReply> {
         let (call, message) = Call::of(request);
         call.reply(self.0.accounts.initialize_user(message).await)
+    }
+
+    async fn set_account_status(&self, request: Request<SetAccountStatusRequest>) -> Reply<SetAccountStatusReply> {
+        let (call, message) = Call::of(request);
+        call.reply(self.0.accounts.set_account_status(message).await)
     }
 
     async fn set_user_limits(&self, request: Request<SetUserLimitsRequest>) -> Reply<SetUserLimitsReply> {

@@ -85,6 +85,7 @@ pub fn internal_routes() -> Router<Rest> {
         .route("/internal/v1/billing/release", post(rpc!(reservations.release_reservation, IdSource::Reservation)))
         .route("/internal/v1/billing/transactions/{user_id}/{trace_id}", get(rpc!(reservations.get_transaction)))
         .route("/internal/v1/billing/users", post(rpc!(accounts.initialize_user)))
+        .route("/internal/v1/billing/users/{user_id}/status", post(rpc!(accounts.set_account_status)))
         .route("/internal/v1/billing/users/{user_id}/limits", post(rpc!(limits.set_user_limits)))
         .route(
             "/internal/v1/billing/api-keys/{api_key_id}/quota",

@@ -49,6 +49,9 @@ impl<'a> Keys<'a> {
                     keys.accounts.insert(user);
                     keys.adjustments.insert((user, &adjustment.id));
                 }
+                Posting::SetStatus(_) => {
+                    keys.accounts.insert(user);
+                }
                 Posting::UpdateOrder(update) => {
                     keys.accounts.insert(user);
                     keys.orders.insert(&update.order);

@@ -14,6 +14,7 @@ use crate::biz::{
     charge::{Split, quote::Quote},
     settlement::order::Order,
     values::{
+        account_status::AccountStatus,
         calendar::BillingTime,
         error::Error,
         ids::{AdjustmentId, OrderId, PaymentId, TraceId, UserId},
@@ -35,6 +36,7 @@ pub enum Posting {
     Expire(Expire),
     Adjust(Adjustment),
     UpdateOrder(OrderUpdate),
+    SetStatus(StatusChange),
 }
 
 impl Posting {
@@ -49,6 +51,7 @@ impl Posting {
             Posting::Expire(expire) => &expire.user,
             Posting::Adjust(adjustment) => &adjustment.user,
             Posting::UpdateOrder(update) => &update.user,
+            Posting::SetStatus(change) => &change.user,
         }
     }
 }
@@ -198,6 +201,13 @@ impl AdjustmentContent {
     }
 }
 
+/// A new status of an account.
+#[derive(Debug, Clone)]
+pub struct StatusChange {
+    pub user: UserId,
+    pub status: AccountStatus,
+}
+
 /// An update of a user's top-up order.
 #[derive(Debug, Clone)]
 pub struct OrderUpdate {
@@ -307,6 +317,10 @@ pub enum Outcome {
     OrderUpdated {
         order: Order,
         /// False for a repeat, which changes nothing.
+        changed: bool,
+    },
+    StatusSet {
+        /// False if the account had the status already, and nothing changed.
         changed: bool,
     },
     Refused(Error),

@@ -37,7 +37,10 @@ pub use self::{
 use super::{
     commit_listener::CommitListener,
     ledger::Ledger,
-    posting::{Adjusted, Adjustment, Charge, Commit, Effect, Expire, OrderUpdate, Posting, Release, Report, Reserve},
+    posting::{
+        Adjusted, Adjustment, Charge, Commit, Effect, Expire, OrderUpdate, Posting, Release, Report, Reserve,
+        StatusChange,
+    },
     transaction::Transaction,
 };
 use crate::biz::{
@@ -167,6 +170,15 @@ impl Engine {
     /// [`Error::Internal`].
     pub fn update_order(&self, update: OrderUpdate) -> impl Future<Output = Result<(Order, bool)>> + Send + 'static {
         self.post(Posting::UpdateOrder(update), Reply::OrderUpdated)
+    }
+
+    /// Sets the status of an account. Opens the account of a new user. Returns whether the status
+    /// has changed. Charges that are queued after the answer see the status, on every server.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`], [`Error::Internal`].
+    pub fn set_status(&self, change: StatusChange) -> impl Future<Output = Result<bool>> + Send + 'static {
+        self.post(Posting::SetStatus(change), Reply::StatusSet)
     }
 
     /// Postings that wait in each lane.

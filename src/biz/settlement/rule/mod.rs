@@ -6,6 +6,7 @@ mod recharge;
 mod recommit;
 mod reservation;
 mod state;
+mod status;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,7 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
         records: Vec::new(),
         adjustments: Vec::new(),
         changed: BTreeSet::new(),
+        changed_statuses: BTreeSet::new(),
         changed_quotas: BTreeSet::new(),
         changed_requests: BTreeSet::new(),
         changed_key_quotas: BTreeSet::new(),
@@ -66,6 +68,7 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
             Posting::Expire(expire) => book.expire(expire),
             Posting::Adjust(adjustment) => book.adjust(adjustment),
             Posting::UpdateOrder(update) => book.update_order(update),
+            Posting::SetStatus(change) => book.set_status(change),
         })
         .map(|outcome| outcome.unwrap_or_else(Outcome::Refused))
         .collect();
@@ -80,6 +83,7 @@ struct Book<'a> {
     records: Vec<NewRecord>,
     adjustments: Vec<Adjusted>,
     changed: BTreeSet<UserId>,
+    changed_statuses: BTreeSet<UserId>,
     changed_quotas: BTreeSet<QuotaKey>,
     changed_requests: BTreeSet<UserId>,
     changed_key_quotas: BTreeSet<(ApiKeyId, QuotaType)>,
@@ -97,6 +101,7 @@ impl Book<'_> {
         }
         let quote = request.quote.as_ref().map_err(Error::clone)?;
         let quota_key = (request.user.clone(), self.batch.at.month, request.content.service.clone());
+        self.check_status(&request.user)?;
         self.check_caps(&request.user)?;
         let split = self.cover(quote, &quota_key)?;
         let take = Take::call(request.content.usage, split.amount);
@@ -262,6 +267,14 @@ impl Book<'_> {
                 Some((user, Balance { version: balance.version + 1, ..balance }))
             })
             .collect();
+        let statuses: Vec<_> = self
+            .changed_statuses
+            .into_iter()
+            .filter_map(|user| {
+                let status = state.balances.get(&user)?.status;
+                Some((user, status))
+            })
+            .collect();
         let quotas: Vec<_> = self
             .changed_quotas
             .into_iter()
@@ -301,6 +314,7 @@ impl Book<'_> {
             adjustments,
             orders: orders.collect(),
             balances,
+            statuses,
             quotas,
             requests,
             key_quotas,

@@ -18,6 +18,7 @@ use crate::biz::{
         transaction::{Status, Transaction},
     },
     values::{
+        account_status::AccountStatus,
         calendar::Month,
         ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, ServiceName, TraceId, UserId},
     },
@@ -72,7 +73,7 @@ impl State {
             Posting::Commit(commit) => &commit.trace,
             Posting::Release(release) => &release.trace,
             Posting::Expire(expire) => &expire.trace,
-            Posting::Open(_) | Posting::Adjust(_) | Posting::UpdateOrder(_) => return None,
+            Posting::Open(_) | Posting::Adjust(_) | Posting::UpdateOrder(_) | Posting::SetStatus(_) => return None,
         };
         let ending = self.transactions.get(&(posting.user().clone(), trace.clone()))?;
         ending.content.api_key.as_ref()
@@ -90,8 +91,10 @@ pub struct Writes {
     pub adjustments: Vec<Adjusted>,
     /// Every order that changed.
     pub orders: Vec<Order>,
-    /// Every account that changed.
+    /// Every account that changed. Its status is in `statuses`.
     pub balances: Vec<(UserId, Balance)>,
+    /// Every status of an account that changed.
+    pub statuses: Vec<(UserId, AccountStatus)>,
     /// Every quota that changed.
     pub quotas: Vec<(QuotaKey, Quota)>,
     /// Every count of requests that changed.

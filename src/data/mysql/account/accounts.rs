@@ -17,12 +17,14 @@ use crate::{
             rule::{QuotaKey, State},
         },
         values::{
+            account_status::AccountStatus,
             calendar::{BillingTime, Month},
             error::StoreError,
             ids::{ServiceName, UserId},
         },
     },
     data::{
+        column_codes::account_status_number,
         error::corrupt,
         mysql::{
             MySqlStore,
@@ -47,7 +49,7 @@ const MAX_QUOTA_ROWS: usize = 8_000;
 impl AccountStore for MySqlStore {
     async fn account(&self, user: &UserId, month: Month) -> Result<Option<Account>, StoreError> {
         let query = sqlx::query(
-            "SELECT b.balance, b.held, b.version, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
+            "SELECT b.balance, b.held, b.version, b.status, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
              l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used, l.created_at \
              FROM user_balance b LEFT JOIN tenant_quota l ON l.user_id = b.user_id \
              LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ? \
@@ -146,7 +148,7 @@ pub fn delete_if_inserted(statement: &mut Statement, user: &UserId, id: Uuid) {
 pub fn lock(statement: &mut Statement, keys: &Keys<'_>, month: Month, mode: LockMode) {
     statement
         .push(
-            "SELECT b.user_id, b.balance, b.held, b.version, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
+            "SELECT b.user_id, b.balance, b.held, b.version, b.status, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
              l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used, l.created_at \
              FROM user_balance b LEFT JOIN tenant_quota l ON l.user_id = b.user_id LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ",
         )
@@ -206,12 +208,12 @@ pub fn add_locked(
 ) -> Result<(), StoreError> {
     for row in rows {
         let user = user_of(row)?;
-        if let Some(service) = row.optional_text(4)?
-            && let Some(quota) = left_out.decoded(&user, "free_quota", quota_of(row, 5))?
+        if let Some(service) = row.optional_text(5)?
+            && let Some(quota) = left_out.decoded(&user, "free_quota", quota_of(row, 6))?
         {
             state.quotas.insert((user.clone(), month, ServiceName::from_stored(service)), quota);
         }
-        if let Some(requests) = left_out.decoded(&user, "tenant_quota", requests_of(row, 8))?.flatten() {
+        if let Some(requests) = left_out.decoded(&user, "tenant_quota", requests_of(row, 9))?.flatten() {
             state.requests.insert(user.clone(), requests);
         }
         if let Some(balance) = left_out.decoded(&user, "user_balance", balance_of(row, 1))? {
@@ -259,6 +261,16 @@ pub fn set_balances(statement: &mut Statement, balances: &[(UserId, Balance)]) {
             row.text(user.as_str()).money(balance.amount).money(balance.held).number(balance.version);
         })
         .push(" ON DUPLICATE KEY UPDATE balance = VALUES(balance), held = VALUES(held), version = VALUES(version); ");
+}
+
+/// As [`set_balances`].
+pub fn set_statuses(statement: &mut Statement, statuses: &[(UserId, AccountStatus)]) {
+    statement
+        .push("INSERT INTO user_balance (user_id, status) VALUES ")
+        .rows(statuses, |row, (user, status)| {
+            row.text(user.as_str()).number(account_status_number(*status));
+        })
+        .push(" ON DUPLICATE KEY UPDATE status = VALUES(status); ");
 }
 
 /// As [`set_balances`].

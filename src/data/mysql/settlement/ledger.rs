@@ -128,6 +128,9 @@ fn write(statement: &mut Statement, writes: &Writes, at: BillingTime) {
     if !writes.balances.is_empty() {
         accounts::set_balances(statement, &writes.balances);
     }
+    if !writes.statuses.is_empty() {
+        accounts::set_statuses(statement, &writes.statuses);
+    }
 }
 
 fn insert_records(statement: &mut Statement, records: &[NewRecord]) {

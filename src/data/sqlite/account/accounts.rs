@@ -16,12 +16,14 @@ use crate::{
             rule::{QuotaKey, State},
         },
         values::{
+            account_status::AccountStatus,
             calendar::{BillingTime, Month},
             error::StoreError,
             ids::{ServiceName, UserId},
         },
     },
     data::{
+        column_codes::account_status_number,
         error::{corrupt, store_error},
         row::Columns,
         rows::account::{account_of, balance_of, change_of, quota_of},
@@ -36,7 +38,7 @@ use crate::{
 impl AccountStore for SqliteStore {
     async fn account(&self, user: &UserId, month: Month) -> Result<Option<Account>, StoreError> {
         let rows = sqlx::query(
-            "SELECT b.balance, b.held, b.version, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
+            "SELECT b.balance, b.held, b.version, b.status, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
              l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used, l.created_at \
              FROM user_balance b LEFT JOIN tenant_quota l ON l.user_id = b.user_id \
              LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ? \
@@ -90,6 +92,14 @@ pub fn insert_missing(
     Ok(())
 }
 
+/// The balance row of a user.
+pub fn balance(transaction: &Transaction<'_>, user: &UserId) -> Result<Option<Balance>, StoreError> {
+    let mut find = transaction
+        .prepare_cached("SELECT balance, held, version, status FROM user_balance WHERE user_id = ?")
+        .map_err(writer_error)?;
+    found(&mut find, [user.as_str()], |row| balance_of(row, 0))
+}
+
 /// Loads the balances of the batch and the quotas that it needs.
 pub fn load_accounts(
     transaction: &Transaction<'_>,
@@ -97,11 +107,8 @@ pub fn load_accounts(
     month: Month,
     (state, left_out): (&mut State, &mut LeftOut),
 ) -> Result<(), StoreError> {
-    let mut find = transaction
-        .prepare_cached("SELECT balance, held, version FROM user_balance WHERE user_id = ?")
-        .map_err(writer_error)?;
     for &user in &keys.users {
-        let balance = found(&mut find, [user.as_str()], |row| balance_of(row, 0));
+        let balance = balance(transaction, user);
         if let Some(balance) = left_out.decoded(user, "user_balance", balance)?.flatten() {
             state.balances.insert(user.clone(), balance);
         }
@@ -150,6 +157,14 @@ pub fn set_balances(
     let now = at.utc.timestamp_micros();
     for (user, balance) in balances {
         update.execute(params![balance.amount.micros(), balance.held.micros(), balance.version, now, user.as_str()])?;
+    }
+    Ok(())
+}
+
+pub fn set_statuses(transaction: &Transaction<'_>, statuses: &[(UserId, AccountStatus)]) -> rusqlite::Result<()> {
+    for (user, status) in statuses {
+        let mut update = transaction.prepare_cached("UPDATE user_balance SET status = ? WHERE user_id = ?")?;
+        update.execute(params![account_status_number(*status), user.as_str()])?;
     }
     Ok(())
 }

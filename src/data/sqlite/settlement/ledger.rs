@@ -101,7 +101,8 @@ fn write(transaction: &Transaction<'_>, writes: &Writes, at: BillingTime) -> rus
     recharge::update(transaction, &writes.orders)?;
     caps::set_used(transaction, &writes.requests, at)?;
     key_quotas::set_used(transaction, &writes.key_quotas, at)?;
-    accounts::set_balances(transaction, &writes.balances, at)
+    accounts::set_balances(transaction, &writes.balances, at)?;
+    accounts::set_statuses(transaction, &writes.statuses)
 }
 
 fn insert_records(transaction: &Transaction<'_>, records: &[NewRecord]) -> rusqlite::Result<()> {

@@ -26,11 +26,12 @@ use crate::biz::{
         order::{Order, OrderStatus},
         posting::{
             Adjustment, AdjustmentContent, Batch, Cause, Charge, Commit, Effect, Expire, OrderUpdate, Outcome,
-            PaymentUpdate, Posting, RecordIds, Release, Report, Reserve,
+            PaymentUpdate, Posting, RecordIds, Release, Report, Reserve, StatusChange,
         },
         transaction::{ChargeContent, Status, Transaction},
     },
     values::{
+        account_status::AccountStatus,
         calendar::{BillingTime, Calendar, SystemClock},
         ids::{AdjustmentId, ApiKeyId, ModelName, OrderId, PaymentId, PriceVersionId, ServiceName, TraceId, UserId},
         money::Money,
@@ -327,6 +328,10 @@ pub fn adjust(id: &str, amount: &str) -> Posting {
     })
 }
 
+pub fn set_status(status: AccountStatus) -> Posting {
+    Posting::SetStatus(StatusChange { user: user(), status })
+}
+
 pub fn update_order(payment_update: PaymentUpdate) -> Posting {
     Posting::UpdateOrder(OrderUpdate { user: user(), order: OrderId::from_stored("o"), payment_update })
 }
@@ -351,6 +356,7 @@ fn answer(outcome: &Outcome) -> String {
             let payment = order.payment.as_ref().map_or("no payment", |payment| payment.as_str());
             format!("{}{}, {payment}", if *changed { "" } else { "unchanged: " }, order.status)
         }
+        Outcome::StatusSet { changed } => if *changed { "set" } else { "unchanged" }.into(),
         Outcome::Refused(error) => format!("refused: {error}"),
     }
 }

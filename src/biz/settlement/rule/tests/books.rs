@@ -82,7 +82,14 @@ impl Books {
                 .collect(),
         };
         let (outcomes, writes) = rule::settle(batch, state);
-        tables.balances.extend(writes.balances);
+        for (user, balance) in writes.balances {
+            // The status has a write of its own.
+            let row = tables.balances.entry(user).or_default();
+            *row = Balance { status: row.status, ..balance };
+        }
+        for (user, status) in writes.statuses {
+            tables.balances.entry(user).or_default().status = status;
+        }
         tables.quotas.extend(writes.quotas);
         tables.requests.extend(writes.requests);
         tables.key_quotas.extend(writes.key_quotas);
@@ -167,6 +174,10 @@ impl Books {
 
     pub fn balance(&self, user: &UserId) -> Balance {
         self.0.lock().unwrap().balances.get(user).copied().unwrap_or_default()
+    }
+
+    pub fn quotas(&self) -> BTreeMap<QuotaKey, Quota> {
+        self.0.lock().unwrap().quotas.clone()
     }
 
     pub fn quota(&self, key: &QuotaKey) -> Option<Quota> {

@@ -12,7 +12,7 @@ use super::{
     StoppedClock,
     answers::{Stored, answer, line, lines, order_state},
     model::{Answer, KEY_LIMITS, Model, Moment, ORDERS, SERVICES, Shared, State, Step},
-    postings::{Postings, api_key, catalog, moment, new_order, order_id, quoter, service, trace, user},
+    postings::{Postings, account_status, api_key, catalog, moment, new_order, order_id, quoter, service, trace, user},
     stage::Stage,
     steps::{History, Round, USERS},
 };
@@ -170,6 +170,7 @@ impl<'h, S: Stage> Play<'h, S> {
             for month in &self.months {
                 let Account { balance, quotas, requests } = self.stage.account(&user, *month).await;
                 prop_assert_eq!((balance.amount.micros(), balance.held.micros()), (model.balance, model.held()));
+                prop_assert_eq!(balance.status, account_status(model.status));
                 prop_assert!(model.overdrawn || balance.available() >= Money::ZERO);
                 let calls = requests.map(|requests| requests.used(self.at));
                 let expected = model.calls(moment).map(|(daily, monthly)| (daily as u32, monthly as u32));

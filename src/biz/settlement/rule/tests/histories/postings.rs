@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::{
     StoppedClock,
     model::{
-        Call, MODELS, Moment, OrderStep, Overrun, Policy, Priced, Report, SERVICES, Service, Step, TTL_MINUTES, Tokens,
-        order_amount,
+        Call, MODELS, Moment, OrderStep, Overrun, Policy, Priced, Report, SERVICES, Service, Status, Step, TTL_MINUTES,
+        Tokens, order_amount,
     },
 };
 use crate::biz::{
@@ -25,11 +25,12 @@ use crate::biz::{
         order::{Order, OrderStatus},
         posting::{
             self, Adjustment, AdjustmentContent, Cause, Charge, Commit, Expire, OrderUpdate, PaymentUpdate, Posting,
-            RecordIds, Release, Reserve,
+            RecordIds, Release, Reserve, StatusChange,
         },
         transaction::ChargeContent,
     },
     values::{
+        account_status::AccountStatus,
         calendar::{BillingTime, Calendar, Month},
         ids::{AdjustmentId, ApiKeyId, ModelName, OrderId, PaymentId, PriceVersionId, ServiceName, TraceId, UserId},
         money::Money,
@@ -193,6 +194,7 @@ impl Postings<'_> {
                 },
                 request: Uuid::now_v7(),
             }),
+            Step::SetStatus(status) => Posting::SetStatus(StatusChange { user, status: account_status(*status) }),
             Step::Order { order, order_step } => Posting::UpdateOrder(OrderUpdate {
                 user,
                 order: order_id(self.case, number, *order),
@@ -229,6 +231,14 @@ impl Postings<'_> {
             },
             record_ids,
         }
+    }
+}
+
+pub fn account_status(status: Status) -> AccountStatus {
+    match status {
+        Status::Active => AccountStatus::Active,
+        Status::Frozen => AccountStatus::Frozen,
+        Status::Closed => AccountStatus::Closed,
     }
 }
 

@@ -52,6 +52,15 @@ pub enum Step {
         order: u8,
         order_step: OrderStep,
     },
+    SetStatus(Status),
+}
+
+/// The status of an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Active,
+    Frozen,
+    Closed,
 }
 
 /// The delivery of a reservation.
@@ -153,6 +162,10 @@ pub enum Answer {
         payment: Option<u8>,
         changed: bool,
     },
+    StatusSet {
+        changed: bool,
+    },
+    NotActive,
     WrongAmount,
     Duplicate,
     Capped,
@@ -202,6 +215,7 @@ pub struct Model {
     /// The caps, and the start of the count.
     caps: Option<(Caps, i64)>,
     pub balance: i64,
+    pub status: Status,
     /// The state of each order, and its payment.
     pub orders: Vec<(OrderState, Option<u8>)>,
     pub entries: BTreeMap<u8, Entry>,
@@ -219,6 +233,7 @@ impl Model {
             policies,
             caps: None,
             balance: 0,
+            status: Status::Active,
             orders: vec![(OrderState::Pending, None); ORDERS.into()],
             entries: BTreeMap::new(),
             adjustments: BTreeMap::new(),
@@ -300,6 +315,7 @@ impl Model {
             Step::Break { trace, stream, tokens } => self.break_off(*trace, *stream, *tokens, now, key),
             Step::Adjust { id, amount } => self.adjust(*id, *amount),
             Step::Order { order, order_step } => self.order(*order, *order_step, &mut shared.payments),
+            Step::SetStatus(status) => self.set_status(*status),
         }
     }
 
@@ -309,6 +325,10 @@ impl Model {
             self.note("a call has no price", true);
             return Err(Answer::Invalid);
         };
+        if self.status != Status::Active {
+            self.note("an account that is not active refuses a call", true);
+            return Err(Answer::NotActive);
+        }
         if self.is_capped(now) {
             return Err(Answer::Capped);
         }
@@ -348,6 +368,13 @@ impl Model {
         let entry = Entry { answer: Some(answer.clone()), ..Entry::new(call, now, State::Committed, quoted.version) };
         self.entries.insert(call.trace, entry);
         answer
+    }
+
+    fn set_status(&mut self, status: Status) -> Answer {
+        let changed = self.status != status;
+        self.note("an account is active again", changed && status == Status::Active);
+        self.status = status;
+        Answer::StatusSet { changed }
     }
 
     fn adjust(&mut self, id: u8, amount: i64) -> Answer {
