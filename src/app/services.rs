@@ -15,8 +15,8 @@ use crate::{
     },
     config::{Config, Streams},
     service::{
-        AccountService, Api, CallParser, ChargeService, CheckService, LimitService, RechargeService, ReportService,
-        ReservationService, StreamService, TokenService,
+        AccountService, Api, AuditTrailService, CallParser, ChargeService, CheckService, LimitService, RechargeService,
+        ReportService, ReservationService, StreamService, TokenService,
     },
 };
 
@@ -27,6 +27,7 @@ pub(super) fn api(config: &Config, core: &Core, payments: &Payments) -> anyhow::
     let calls = Arc::new(CallParser::new(core.catalog.clone(), core.quoter.clone(), ttl));
     Ok(Api {
         accounts: accounts(config, core),
+        audit_trail: AuditTrailService::new(core.store.clone(), core.calendar.clone()),
         checks: checks(core),
         charges: ChargeService::new(calls.clone(), core.engine.clone(), core.observer.clone()),
         reservations: Arc::new(reservations(core, calls.clone())),

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     biz::{
+        audit_trail::{ADJUST_BALANCE, Actor, AuditedCall, INITIALIZE_USER, SET_ACCOUNT_STATUS},
         settlement::{
             accounts::Accounts,
             engine::Engine,
@@ -74,23 +75,29 @@ impl AccountService {
         })
     }
 
-    pub async fn initialize_user(&self, request: InitializeUserRequest) -> Result<InitializeUserReply> {
+    pub async fn initialize_user(&self, request: InitializeUserRequest, actor: Actor) -> Result<InitializeUserReply> {
         let user = UserId::parse("user_id", &request.user_id)?;
-        let created = self.accounts.initialize(&user).await?;
+        let call = AuditedCall::new(INITIALIZE_USER, actor, "");
+        let created = self.accounts.initialize(&user, call).await?;
         Ok(InitializeUserReply { success: true, created })
     }
 
-    pub async fn set_account_status(&self, request: SetAccountStatusRequest) -> Result<SetAccountStatusReply> {
+    pub async fn set_account_status(
+        &self,
+        request: SetAccountStatusRequest,
+        actor: Actor,
+    ) -> Result<SetAccountStatusReply> {
         let user = UserId::parse("user_id", &request.user_id)?;
         let status: AccountStatus = request.status.parse()?;
-        free_text("reason", request.reason, 1, 255)?;
-        let changed = self.engine.set_status(StatusChange { user, status }).await?;
+        let reason = free_text("reason", request.reason, 1, 255)?;
+        let call = AuditedCall::new(SET_ACCOUNT_STATUS, actor, reason);
+        let changed = self.engine.set_status(StatusChange { user, status, call }).await?;
         Ok(SetAccountStatusReply { success: true, status: status.to_string(), changed })
     }
 
-    pub async fn adjust_balance(&self, request: AdjustBalanceRequest) -> Result<AdjustBalanceReply> {
+    pub async fn adjust_balance(&self, request: AdjustBalanceRequest, actor: Actor) -> Result<AdjustBalanceReply> {
         let started = Instant::now();
-        let adjustment = adjustment(request)?;
+        let adjustment = adjustment(request, actor)?;
         let amount = adjustment.content.amount;
         let adjusted = self.engine.adjust(adjustment).await;
         let is_repeat = adjusted.as_ref().map(|(_, is_repeat)| *is_repeat);
@@ -105,7 +112,7 @@ impl AccountService {
     }
 }
 
-fn adjustment(request: AdjustBalanceRequest) -> Result<Adjustment> {
+fn adjustment(request: AdjustBalanceRequest, actor: Actor) -> Result<Adjustment> {
     let user = UserId::parse("user_id", &request.user_id)?;
     let amount = Money::from_wire("amount", request.amount)?;
     if amount.is_zero() {
@@ -114,7 +121,8 @@ fn adjustment(request: AdjustBalanceRequest) -> Result<Adjustment> {
     let reason = free_text("reason", request.reason, 1, 255)?;
     let operator = free_text("operator", request.operator, 0, 64)?;
     let id = AdjustmentId::parse("adjustment_id", &request.adjustment_id)?;
-    Ok(Adjustment { user, id, content: AdjustmentContent { amount, reason, operator }, request: Uuid::now_v7() })
+    let call = AuditedCall::new(ADJUST_BALANCE, actor, reason.clone());
+    Ok(Adjustment { user, id, content: AdjustmentContent { amount, reason, operator }, request: Uuid::now_v7(), call })
 }
 
 /// Checks a text for people: `min` to `max` characters without control characters.

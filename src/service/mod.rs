@@ -3,6 +3,7 @@
 
 mod account;
 mod api;
+mod audit_trail;
 mod call;
 mod charge;
 mod check;
@@ -26,9 +27,9 @@ pub mod timestamp;
 mod tokens;
 
 pub use self::{
-    account::AccountService, api::Api, call::CallParser, charge::ChargeService, check::CheckService,
-    limits::LimitService, metering::StreamService, recharge::RechargeService, reports::ReportService,
-    reservation::ReservationService, tokens::TokenService,
+    account::AccountService, api::Api, audit_trail::AuditTrailService, call::CallParser, charge::ChargeService,
+    check::CheckService, limits::LimitService, metering::StreamService, recharge::RechargeService,
+    reports::ReportService, reservation::ReservationService, tokens::TokenService,
 };
 
 /// The generated messages and services of `proto/billing/v1`.

@@ -7,7 +7,8 @@ use std::{
 
 use http::{Extensions, HeaderMap};
 
-use crate::biz::recharge::gateway::TraceContext;
+use super::request::RequestId;
+use crate::biz::{audit_trail::Actor, recharge::gateway::TraceContext};
 
 /// The remote address of the connection. The transport adds it to each request.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +20,16 @@ pub struct Peer(pub SocketAddr);
 pub struct Caller {
     pub name: Arc<str>,
     pub role: &'static str,
+}
+
+/// The actor of a request, for the audit trail. Without a proven caller it is anonymous.
+pub fn actor(extensions: &Extensions) -> Actor {
+    let request_id = RequestId::beside(extensions);
+    let (name, role) = match extensions.get::<Caller>() {
+        Some(caller) => (&*caller.name, caller.role),
+        None => ("anonymous", "none"),
+    };
+    Actor::new(name, role, request_id.as_str())
 }
 
 /// Whether a callback is trusted: it is signed, or `payment_service.callback_auth` is none. Without
@@ -71,6 +82,18 @@ mod tests {
         assert_eq!(client_ip(&[("x-real-ip", "203.0.113.7")]), "203.0.113.7");
         assert_eq!(client_ip(&[("x-forwarded-for", "2001:db8::1, 10.0.0.1")]), "2001:db8::1");
         assert_eq!(client_ip(&[("x-forwarded-for", "unknown")]), "10.0.0.9");
+    }
+
+    #[test]
+    fn a_caller_that_has_not_proven_itself_is_anonymous() {
+        let mut extensions = Extensions::new();
+        let name_and_role = |extensions: &Extensions| {
+            let actor = actor(extensions);
+            (actor.caller.to_string(), actor.role.to_string())
+        };
+        assert_eq!(name_and_role(&extensions), ("anonymous".into(), "none".into()));
+        extensions.insert(Caller { name: "edge".into(), role: "gateway" });
+        assert_eq!(name_and_role(&extensions), ("edge".into(), "gateway".into()));
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod accounts;
 mod alerts;
 mod archive;
 mod audit;
+mod audit_trail;
 mod bad_input;
 mod cache;
 mod charges;

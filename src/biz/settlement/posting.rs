@@ -11,6 +11,7 @@ use super::{
 };
 use crate::biz::{
     account::catalog::Catalog,
+    audit_trail::AuditedCall,
     charge::{Split, quote::Quote},
     settlement::order::Order,
     values::{
@@ -27,7 +28,7 @@ use crate::biz::{
 #[derive(Debug, Clone)]
 pub enum Posting {
     /// Opens the account. Every other posting of a new user does so too.
-    Open(UserId),
+    Open(Opening),
     Charge(Charge),
     Reserve(Reserve),
     Report(Report),
@@ -42,7 +43,7 @@ pub enum Posting {
 impl Posting {
     pub fn user(&self) -> &UserId {
         match self {
-            Posting::Open(user) => user,
+            Posting::Open(opening) => &opening.user,
             Posting::Charge(charge) => &charge.user,
             Posting::Reserve(reserve) => &reserve.call.user,
             Posting::Report(report) => &report.user,
@@ -54,6 +55,14 @@ impl Posting {
             Posting::SetStatus(change) => &change.user,
         }
     }
+}
+
+/// The opening of an account.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    pub user: UserId,
+    /// The call that opens the account by name; `None` if a read opens it.
+    pub call: Option<AuditedCall>,
 }
 
 /// The charge of a call.
@@ -176,6 +185,7 @@ pub struct Adjustment {
     pub content: AdjustmentContent,
     /// Id of this request, with the purpose of [`Charge::record_ids`].
     pub request: Uuid,
+    pub call: AuditedCall,
 }
 
 /// The caller's side of an adjustment. A retry must repeat all of it.
@@ -206,6 +216,7 @@ impl AdjustmentContent {
 pub struct StatusChange {
     pub user: UserId,
     pub status: AccountStatus,
+    pub call: AuditedCall,
 }
 
 /// An update of a user's top-up order.

@@ -6,7 +6,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use super::{
     SqliteStore,
     account::accounts,
-    writer::{found, writer_error},
+    writer::{commit, found, writer_error},
 };
 use crate::{
     biz::{
@@ -148,7 +148,7 @@ fn create(connection: &mut Connection, order: &Order, replaces: Option<&OrderId>
     if inserted.map_err(writer_error)? != 1 {
         return Ok(Created::Taken);
     }
-    transaction.commit().map_err(|error| StoreError::Unavailable(format!("during commit: {error}")))?;
+    commit(transaction)?;
     Ok(Created::Stored)
 }
 

@@ -38,7 +38,7 @@ use super::{
     commit_listener::CommitListener,
     ledger::Ledger,
     posting::{
-        Adjusted, Adjustment, Charge, Commit, Effect, Expire, OrderUpdate, Posting, Release, Report, Reserve,
+        Adjusted, Adjustment, Charge, Commit, Effect, Expire, Opening, OrderUpdate, Posting, Release, Report, Reserve,
         StatusChange,
     },
     transaction::Transaction,
@@ -87,8 +87,8 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Overloaded`], [`Error::Internal`].
-    pub async fn open(&self, user: UserId) -> Result<bool> {
-        self.post(Posting::Open(user), Reply::Opened).await
+    pub async fn open(&self, opening: Opening) -> Result<bool> {
+        self.post(Posting::Open(opening), Reply::Opened).await
     }
 
     /// Charges a call. The posting is in the queue when this returns, before the future is polled. An

@@ -16,11 +16,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, NaiveDate, Utc};
 
 use super::{
+    audit_events,
     posting::{Adjusted, Adjustment, Batch, Charge, Effect, Outcome, Posting, RecordIds},
     transaction::{ChargeContent, Status, Transaction},
 };
 use crate::biz::{
     account::{Balance, Quota},
+    audit_trail::AuditEvent,
     charge::{self, Funds, Split, quote::Quote},
     limits::key_quota::{self, KeyQuota, KeyQuotas, QuotaType, Take},
     reports::{
@@ -45,6 +47,7 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
         charges: Vec::new(),
         records: Vec::new(),
         adjustments: Vec::new(),
+        audit_events: Vec::new(),
         changed: BTreeSet::new(),
         changed_statuses: BTreeSet::new(),
         changed_quotas: BTreeSet::new(),
@@ -59,7 +62,7 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
         .iter()
         .map(|posting| match posting {
             // Only the first opening in a batch reports a new account.
-            Posting::Open(user) => Ok(Outcome::Opened { created: book.state.created.remove(user) }),
+            Posting::Open(opening) => Ok(Outcome::Opened { created: book.state.created.remove(&opening.user) }),
             Posting::Charge(charge) => book.charge(charge),
             Posting::Reserve(reserve) => book.reserve(reserve),
             Posting::Report(report) => book.report(report),
@@ -82,6 +85,7 @@ struct Book<'a> {
     charges: Vec<Transaction>,
     records: Vec<NewRecord>,
     adjustments: Vec<Adjusted>,
+    audit_events: Vec<AuditEvent>,
     changed: BTreeSet<UserId>,
     changed_statuses: BTreeSet<UserId>,
     changed_quotas: BTreeSet<QuotaKey>,
@@ -241,7 +245,7 @@ impl Book<'_> {
         if amount.is_negative() && after < balance.held {
             return Err(Error::InsufficientBalance { needed: -amount, available: balance.available() });
         }
-        balance.amount = after;
+        let before = std::mem::replace(&mut balance.amount, after);
         let adjusted = Adjusted {
             user: request.user.clone(),
             id: request.id.clone(),
@@ -253,11 +257,12 @@ impl Book<'_> {
         self.changed.insert(request.user.clone());
         self.state.adjustments.insert(key, adjusted.clone());
         self.adjustments.push(adjusted.clone());
+        self.audit_events.push(audit_events::of_adjustment(request, before, &adjusted));
         Ok(Outcome::Adjusted { adjusted, replayed: false })
     }
 
     fn into_writes(self) -> Writes {
-        let Book { mut state, charges, records, adjustments, .. } = self;
+        let Book { mut state, charges, records, adjustments, audit_events, .. } = self;
         let mut orders = std::mem::take(&mut state.orders);
         let balances: Vec<_> = self
             .changed
@@ -312,6 +317,7 @@ impl Book<'_> {
             reservations: reservations.collect(),
             records,
             adjustments,
+            audit_events,
             orders: orders.collect(),
             balances,
             statuses,

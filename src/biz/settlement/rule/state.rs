@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::NaiveDate;
+use uuid::Uuid;
 
 use crate::biz::{
     account::{Balance, Quota},
+    audit_trail::AuditEvent,
     limits::{caps::Requests, key_quota::KeyQuotas},
     reports::{record::Record, statistics::Totals},
     settlement::{
@@ -39,6 +41,8 @@ pub struct State {
     pub transactions: HashMap<TransactionKey, Transaction>,
     /// The settled adjustments of the batch's adjustment ids.
     pub adjustments: HashMap<(UserId, AdjustmentId), Adjusted>,
+    /// The ids of the batch's audit events that are stored.
+    pub audit_events: BTreeSet<Uuid>,
     /// The stored orders of the batch.
     pub orders: HashMap<OrderId, Order>,
     /// The order of each of the batch's payments that an order already has.
@@ -89,6 +93,8 @@ pub struct Writes {
     pub reservations: Vec<ReservationWrite>,
     pub records: Vec<NewRecord>,
     pub adjustments: Vec<Adjusted>,
+    /// An event for each call of an operator that changed an account.
+    pub audit_events: Vec<AuditEvent>,
     /// Every order that changed.
     pub orders: Vec<Order>,
     /// Every account that changed. Its status is in `statuses`.

@@ -2,13 +2,21 @@
 
 use super::Book;
 use crate::biz::{
-    settlement::posting::{Outcome, StatusChange},
+    settlement::{
+        audit_events,
+        posting::{Outcome, StatusChange},
+    },
     values::{error::Error, ids::UserId},
 };
 
 impl Book<'_> {
     /// Sets the status. The status that the account has already changes nothing.
     pub(super) fn set_status(&mut self, request: &StatusChange) -> Result<Outcome, Error> {
+        if self.state.audit_events.contains(&request.call.id) {
+            // An earlier attempt of this request committed, and its answer was lost. Other requests
+            // may have changed the status since.
+            return Ok(Outcome::StatusSet { changed: true });
+        }
         let balance = self
             .state
             .balances
@@ -17,7 +25,9 @@ impl Book<'_> {
         if balance.status == request.status {
             return Ok(Outcome::StatusSet { changed: false });
         }
-        balance.status = request.status;
+        let before = std::mem::replace(&mut balance.status, request.status);
+        self.state.audit_events.insert(request.call.id);
+        self.audit_events.push(audit_events::of_status(request, before, self.batch.at.utc));
         self.changed.insert(request.user.clone());
         self.changed_statuses.insert(request.user.clone());
         Ok(Outcome::StatusSet { changed: true })

@@ -1,6 +1,6 @@
 //! Accounts: one row of `user_balance`, and a row of `free_quota` per service and month.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::{
     biz::{
         account::{ACTIVE_PAGE, Account, AccountStore, ActiveUsers, Balance, Quota, catalog::Catalog},
+        audit_trail::AuditEvent,
         settlement::{
             keys::Keys,
             lock::LeftOut,
@@ -28,7 +29,7 @@ use crate::{
         row::Columns,
         rows::account::{account_of, balance_of, change_of, quota_of},
         sqlite::{
-            SqliteStore,
+            SqliteStore, audit_trail,
             writer::{found, writer_error},
         },
     },
@@ -65,10 +66,11 @@ impl AccountStore for SqliteStore {
     }
 }
 
-/// Creates the missing rows of `users`. The writer's transaction excludes other writers.
+/// Creates the missing rows of `users`, and writes the events of new accounts. The writer's
+/// transaction excludes other writers.
 pub fn insert_missing(
     transaction: &Transaction<'_>,
-    users: &BTreeSet<UserId>,
+    (users, events): (&BTreeSet<UserId>, &BTreeMap<UserId, AuditEvent>),
     at: BillingTime,
     catalog: &Catalog,
 ) -> rusqlite::Result<()> {
@@ -83,7 +85,10 @@ pub fn insert_missing(
     )?;
     let (now, month) = (at.utc.timestamp_micros(), at.month.to_string());
     for user in users {
-        balance.execute(params![Uuid::now_v7().to_string(), user.as_str(), now])?;
+        let is_new = balance.execute(params![Uuid::now_v7().to_string(), user.as_str(), now])? == 1;
+        if let Some(event) = events.get(user).filter(|_| is_new) {
+            audit_trail::insert(transaction, std::slice::from_ref(event))?;
+        }
         for (service, plan) in catalog.iter() {
             let id = Uuid::now_v7().to_string();
             quota.execute(params![id, user.as_str(), service.as_str(), plan.free_quota, month, now])?;

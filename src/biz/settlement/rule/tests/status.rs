@@ -7,7 +7,7 @@ use super::account::{
 use crate::biz::{
     settlement::{
         order::OrderStatus,
-        posting::{PaymentUpdate, Report},
+        posting::{Outcome, PaymentUpdate, Report},
         rule,
     },
     values::{
@@ -118,6 +118,24 @@ fn the_hold_of_a_stream_stays_and_its_delivery_is_stored() {
     account.settle(set_status(Active));
     assert_eq!(account.settle(more), "holds 4 free and 4.714286, reported 1 + 3");
     assert_eq!(account.settle(report()), "holds 4 free and 4.714286, reported 1 + 3");
+}
+
+#[test]
+fn a_change_leaves_one_event_also_if_its_batch_is_settled_again() {
+    let account = TestAccount::with("0");
+    let batch = account.batch([set_status(Frozen), set_status(Active), set_status(Closed), set_status(Closed)]);
+    let changed = |changed| Outcome::StatusSet { changed };
+    let outcomes = [changed(true), changed(true), changed(true), changed(false)];
+    for _ in 0..2 {
+        assert_eq!(account.books.settle(&batch), outcomes);
+    }
+    let (of, state) = (account.books.audit_events(), |status: &str| Some(format!("{{\"status\":\"{status}\"}}")));
+    let states: Vec<_> = of.iter().map(|event| (event.before.clone(), event.after.clone())).collect();
+    let expected = [("ACTIVE", "FROZEN"), ("FROZEN", "ACTIVE"), ("ACTIVE", "CLOSED")];
+    assert_eq!(states, expected.map(|(before, after)| (state(before), state(after))));
+    assert!(of.iter().all(|event| event.rpc == "SetAccountStatus" && event.user == Some(user())));
+    assert_eq!(of[0].at, account.at.utc);
+    assert_eq!((&*of[0].actor.caller, &*of[0].actor.role, &*of[0].actor.request_id), ("tester", "admin", "r"));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The writes of a batch: every changed row, once, and no other row.
 
-use super::account::{Call, TestAccount, adjust, commit, commit_of, key, trace, units, user, yuan};
+use super::account::{Call, TestAccount, adjust, commit, commit_of, key, open, trace, units, user, yuan};
 use crate::biz::{
     account::{Balance, Quota},
     limits::{
@@ -55,7 +55,7 @@ fn the_rows_of_a_charge_are_written_once_and_their_versions_grow() {
 #[test]
 fn refusals_and_openings_write_nothing() {
     let account = TestAccount::with("0");
-    let batch = account.batch([Posting::Open(user()), account.charge_of(units(99)).into(), commit().into()]);
+    let batch = account.batch([open(), account.charge_of(units(99)).into(), commit().into()]);
     let (_, writes) = rule::settle(&batch, loaded(&account));
     assert!(writes.is_empty());
     let is_silent = writes.records.is_empty() && writes.quotas.is_empty() && writes.usage.is_empty();
@@ -84,7 +84,7 @@ fn an_account_that_a_batch_opens_is_new_once() {
     let account = TestAccount::with("0");
     let mut state = loaded(&account);
     state.created.insert(user());
-    let (outcomes, _) = rule::settle(&account.batch([Posting::Open(user()), Posting::Open(user())]), state);
+    let (outcomes, _) = rule::settle(&account.batch([open(), open()]), state);
     assert_eq!(outcomes, [Outcome::Opened { created: true }, Outcome::Opened { created: false }]);
 }
 

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::biz::{
     account::Account,
+    audit_trail::{ADJUST_BALANCE, SET_ACCOUNT_STATUS, SET_USER_LIMITS},
     jobs::audit,
     limits::{
         caps::Caps,
@@ -211,6 +212,18 @@ impl<'h, S: Stage> Play<'h, S> {
                 let stored = self.stage.order(&order_id(self.postings.case, number, order)).await.unwrap();
                 prop_assert_eq!(order_state(&stored), model.orders[usize::from(order)]);
             }
+
+            let mut events = BTreeMap::new();
+            for event in self.stage.audit_events(&user).await {
+                *events.entry(event.rpc.into_owned()).or_default() += 1;
+            }
+            let mut expected = BTreeMap::from([
+                (ADJUST_BALANCE.to_owned(), model.adjustments.len()),
+                (SET_ACCOUNT_STATUS.to_owned(), model.status_changes.len()),
+                (SET_USER_LIMITS.to_owned(), model.caps_changes),
+            ]);
+            expected.retain(|_, count| *count > 0);
+            prop_assert_eq!(events, expected);
 
             let span = DaySpan { first: self.calendar.at(self.start).day, last: self.at.day };
             let days = self.stage.daily(&user, span).await.into_iter().map(|of| {

@@ -17,6 +17,7 @@ use crate::biz::{
         catalog::{Catalog, Plan, Price, QuotaUnit},
         policy::{AboveHold, OnExpiry},
     },
+    audit_trail::{ADJUST_BALANCE, Actor, AuditedCall, SET_ACCOUNT_STATUS},
     charge::{
         prices::{PriceBook, PriceVersion, Prices, TokenPrices},
         quote::{Ask, Quoter},
@@ -193,8 +194,14 @@ impl Postings<'_> {
                     operator: String::new(),
                 },
                 request: Uuid::now_v7(),
+                call: call(ADJUST_BALANCE),
             }),
-            Step::SetStatus(status) => Posting::SetStatus(StatusChange { user, status: account_status(*status) }),
+            Step::SetStatus { id, status } => {
+                let case: u64 = self.case.parse().unwrap_or_default();
+                let event = Uuid::from_u64_pair(case, u64::from(number) << 8 | u64::from(*id));
+                let call = AuditedCall { id: event, ..call(SET_ACCOUNT_STATUS) };
+                Posting::SetStatus(StatusChange { user, status: account_status(*status), call })
+            }
             Step::Order { order, order_step } => Posting::UpdateOrder(OrderUpdate {
                 user,
                 order: order_id(self.case, number, *order),
@@ -232,6 +239,11 @@ impl Postings<'_> {
             record_ids,
         }
     }
+}
+
+/// A call of an operator.
+pub fn call(rpc: &'static str) -> AuditedCall {
+    AuditedCall::new(rpc, Actor::new("tester", "admin", "r"), "random")
 }
 
 pub fn account_status(status: Status) -> AccountStatus {

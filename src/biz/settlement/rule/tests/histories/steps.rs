@@ -132,7 +132,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..5u8, prop_oneof![-30..0i64, 1..60i64]).prop_map(|(id, amount)| Step::Adjust { id, amount }),
         // The largest number has no order.
         3 => (0..=ORDERS, order_step()).prop_map(|(order, order_step)| Step::Order { order, order_step }),
-        1 => status().prop_map(Step::SetStatus),
+        1 => (any::<u8>(), status()).prop_map(|(id, status)| Step::SetStatus { id, status }),
     ]
 }
 
