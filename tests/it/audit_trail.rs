@@ -267,7 +267,7 @@ async fn a_list_is_filtered_and_continues_by_its_token(#[values(MySql, Sqlite)] 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_of_two_servers_at_once_leave_one_event_each(#[values(MySql, Sqlite)] on: Backend) {
     let (one, other) = pair(on).await;
-    let client = |number: usize| if number % 2 == 0 { one.internal.clone() } else { other.internal.clone() };
+    let client = |number: usize| if number.is_multiple_of(2) { one.internal.clone() } else { other.internal.clone() };
     let opened = join_all((0..40).map(|number| {
         let mut client = client(number);
         let request = InitializeUserRequest { user_id: format!("u{}", number / 10) };
