@@ -42,6 +42,8 @@ const LOOKUP_ALL_BATCHES: u32 = 32;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Connections for transactions outside the lanes.
 const SPARE_WRITERS: usize = 2;
+/// Connections beside those of the parking, for changes of caps and quotas, and for the sweep.
+const SPARE_WAITERS: usize = 2;
 
 /// Pauses between attempts to connect.
 const CONNECT_BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
@@ -209,7 +211,7 @@ async fn try_connect(config: &Config, announce: &Announce) -> Result<Arc<dyn Sto
             let limits = PoolLimits {
                 readers: database.max_connections,
                 writers: lanes(config) + SPARE_WRITERS,
-                waiters: config.billing.settlement.parked_connections,
+                waiters: config.billing.settlement.parked_connections + SPARE_WAITERS,
                 acquire_timeout: database.acquire_timeout,
                 lookup_all_batches: LOOKUP_ALL_BATCHES,
             };

@@ -16,8 +16,8 @@ use crate::{
     },
     config::{Config, ServerLimits, Streams},
     service::{
-        AccountService, Admission, Api, CallParser, ChargeService, CheckService, ExportLimits, LimitService,
-        RechargeService, ReportService, ReservationService, StreamService, TokenService,
+        AccountService, Admission, Api, AuditTrailService, CallParser, ChargeService, CheckService, ExportLimits,
+        LimitService, RechargeService, ReportService, ReservationService, StreamService, TokenService,
     },
 };
 
@@ -28,6 +28,7 @@ pub(super) fn api(config: &Config, core: &Core, payments: &Payments) -> anyhow::
     let calls = Arc::new(CallParser::new(core.catalog.clone(), core.quoter.clone(), ttl));
     Ok(Api {
         accounts: accounts(config, core),
+        audit_trail: AuditTrailService::new(core.store.clone(), core.calendar.clone()),
         checks: checks(core),
         charges: ChargeService::new(calls.clone(), core.engine.clone(), core.observer.clone()),
         reservations: Arc::new(reservations(core, calls.clone())),

@@ -5,6 +5,7 @@
 #![deny(clippy::float_arithmetic)]
 
 pub mod account;
+pub mod audit_trail;
 pub mod charge;
 pub mod check;
 pub mod database;

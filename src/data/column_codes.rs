@@ -1,10 +1,11 @@
-//! The codes of the columns `quota_unit` and `charged_by` of a transaction, in both databases.
+//! The codes of columns, in both databases: `quota_unit` and `charged_by` of a transaction, and
+//! `status` of an account.
 
 use super::error::corrupt;
 use crate::biz::{
     account::catalog::QuotaUnit,
     settlement::transaction::{ChargedBy, Transaction},
-    values::error::StoreError,
+    values::{account_status::AccountStatus, error::StoreError},
 };
 
 const TOKENS: &str = "tokens";
@@ -41,4 +42,17 @@ pub(super) fn charged_by_of(stored: Option<i64>) -> Result<ChargedBy, StoreError
         Some(2) => Ok(ChargedBy::Both),
         Some(_) => Err(corrupt("charged_by")),
     }
+}
+
+pub(super) fn account_status_number(status: AccountStatus) -> u8 {
+    match status {
+        AccountStatus::Active => 0,
+        AccountStatus::Frozen => 1,
+        AccountStatus::Closed => 2,
+    }
+}
+
+pub(super) fn account_status_of(stored: i64) -> Result<AccountStatus, StoreError> {
+    let mut all = AccountStatus::ALL.into_iter();
+    all.find(|status| i64::from(account_status_number(*status)) == stored).ok_or_else(|| corrupt("status"))
 }

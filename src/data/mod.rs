@@ -23,6 +23,7 @@ use async_trait::async_trait;
 
 use crate::biz::{
     account::{AccountStore, users::Users},
+    audit_trail::AuditTrail,
     charge::prices::PriceStore,
     database::clock_skew::DatabaseClock,
     database::identity::IdentityStore,
@@ -41,6 +42,7 @@ use crate::biz::{
 #[async_trait]
 pub trait Store:
     AccountStore
+    + AuditTrail
     + DatabaseClock
     + IdentityStore
     + Ledger

@@ -1,4 +1,4 @@
-//! The rpcs of accounts: read, open and adjust.
+//! The rpcs of accounts: read, open, adjust, and set the status.
 
 use std::{sync::Arc, time::Instant};
 
@@ -9,17 +9,19 @@ use super::{
     limits::limits,
     proto::{
         AdjustBalanceReply, AdjustBalanceRequest, FreeQuota, GetAccountReply, GetAccountRequest, InitializeUserReply,
-        InitializeUserRequest,
+        InitializeUserRequest, SetAccountStatusReply, SetAccountStatusRequest,
     },
 };
 use crate::{
     biz::{
+        audit_trail::{ADJUST_BALANCE, Actor, AuditedCall, INITIALIZE_USER, SET_ACCOUNT_STATUS},
         settlement::{
             accounts::Accounts,
             engine::Engine,
-            posting::{Adjustment, AdjustmentContent},
+            posting::{Adjustment, AdjustmentContent, StatusChange},
         },
         values::{
+            account_status::AccountStatus,
             currency::Currency,
             error::Result,
             ids::{AdjustmentId, UserId},
@@ -30,7 +32,7 @@ use crate::{
     metrics::ChargeObserver,
 };
 
-/// Shows, opens and adjusts accounts.
+/// Shows, opens and adjusts accounts, and sets their status.
 pub struct AccountService {
     accounts: Arc<Accounts>,
     engine: Arc<Engine>,
@@ -69,18 +71,33 @@ impl AccountService {
             held: account.balance.held.to_wire(),
             currency: self.currency.to_string(),
             limits: account.requests.map(|requests| limits(requests, now)),
+            status: account.balance.status.to_string(),
         })
     }
 
-    pub async fn initialize_user(&self, request: InitializeUserRequest) -> Result<InitializeUserReply> {
+    pub async fn initialize_user(&self, request: InitializeUserRequest, actor: Actor) -> Result<InitializeUserReply> {
         let user = UserId::parse("user_id", &request.user_id)?;
-        let created = self.accounts.initialize(&user).await?;
+        let call = AuditedCall::new(INITIALIZE_USER, actor, "");
+        let created = self.accounts.initialize(&user, call).await?;
         Ok(InitializeUserReply { success: true, created })
     }
 
-    pub async fn adjust_balance(&self, request: AdjustBalanceRequest) -> Result<AdjustBalanceReply> {
+    pub async fn set_account_status(
+        &self,
+        request: SetAccountStatusRequest,
+        actor: Actor,
+    ) -> Result<SetAccountStatusReply> {
+        let user = UserId::parse("user_id", &request.user_id)?;
+        let status: AccountStatus = request.status.parse()?;
+        let reason = free_text("reason", request.reason, 1, 255)?;
+        let call = AuditedCall::new(SET_ACCOUNT_STATUS, actor, reason);
+        let changed = self.engine.set_status(StatusChange { user, status, call }).await?;
+        Ok(SetAccountStatusReply { success: true, status: status.to_string(), changed })
+    }
+
+    pub async fn adjust_balance(&self, request: AdjustBalanceRequest, actor: Actor) -> Result<AdjustBalanceReply> {
         let started = Instant::now();
-        let adjustment = adjustment(request)?;
+        let adjustment = adjustment(request, actor)?;
         let amount = adjustment.content.amount;
         let adjusted = self.engine.adjust(adjustment).await;
         let is_repeat = adjusted.as_ref().map(|(_, is_repeat)| *is_repeat);
@@ -95,7 +112,7 @@ impl AccountService {
     }
 }
 
-fn adjustment(request: AdjustBalanceRequest) -> Result<Adjustment> {
+fn adjustment(request: AdjustBalanceRequest, actor: Actor) -> Result<Adjustment> {
     let user = UserId::parse("user_id", &request.user_id)?;
     let amount = Money::from_wire("amount", request.amount)?;
     if amount.is_zero() {
@@ -104,7 +121,8 @@ fn adjustment(request: AdjustBalanceRequest) -> Result<Adjustment> {
     let reason = free_text("reason", request.reason, 1, 255)?;
     let operator = free_text("operator", request.operator, 0, 64)?;
     let id = AdjustmentId::parse("adjustment_id", &request.adjustment_id)?;
-    Ok(Adjustment { user, id, content: AdjustmentContent { amount, reason, operator }, request: Uuid::now_v7() })
+    let call = AuditedCall::new(ADJUST_BALANCE, actor, reason.clone());
+    Ok(Adjustment { user, id, content: AdjustmentContent { amount, reason, operator }, request: Uuid::now_v7(), call })
 }
 
 /// Checks a text for people: `min` to `max` characters without control characters.

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use super::{
-    account::AccountService, charge::ChargeService, check::CheckService, limits::LimitService, metering::StreamService,
-    recharge::RechargeService, reports::ReportService, reservation::ReservationService, tokens::TokenService,
+    account::AccountService, audit_trail::AuditTrailService, charge::ChargeService, check::CheckService,
+    limits::LimitService, metering::StreamService, recharge::RechargeService, reports::ReportService,
+    reservation::ReservationService, tokens::TokenService,
 };
 
 /// Every rpc of the contract, by feature. gRPC and REST both call it.
 pub struct Api {
     pub accounts: AccountService,
+    pub audit_trail: AuditTrailService,
     pub checks: CheckService,
     pub charges: ChargeService,
     pub reservations: Arc<ReservationService>,

@@ -62,6 +62,7 @@ fn reason(decision: &Decision) -> String {
         Decision::Balance => "balance".into(),
         Decision::Refused(Error::InsufficientBalance { .. }) => "insufficient balance".into(),
         Decision::Refused(Error::InsufficientQuota(limit)) => limit.to_string(),
+        Decision::Refused(refusal @ Error::AccountNotActive(_)) => refusal.to_string(),
         Decision::Refused(_) => "refused".into(),
     }
 }

@@ -1,6 +1,6 @@
 //! Converts wire values to domain values, with errors that name the field, and back.
 
-use chrono::NaiveDate;
+use chrono::{Days, NaiveDate};
 
 use super::proto;
 use crate::biz::{
@@ -75,6 +75,19 @@ pub fn span(
         return Err(Invalid::new("from", "must not be after to").into());
     }
     Ok(DaySpan { first, last })
+}
+
+/// The days of a list; `None` for all days. Without `from` it begins with the first entry, without
+/// `to` it ends with the last one.
+pub fn optional_span(from: &str, to: &str, today: NaiveDate) -> Result<Option<DaySpan>> {
+    if from.is_empty() && to.is_empty() {
+        return Ok(None);
+    }
+    // An entry of the next second may belong to the next day.
+    let tomorrow = today + Days::new(1);
+    // A `from` in the future gives an empty list and no error.
+    let last = parse_day("from", from).map_or(tomorrow, |from| from.max(tomorrow));
+    span(from, to, last, |_| NaiveDate::default()).map(Some)
 }
 
 /// A count for a 32-bit field. A larger count becomes the largest 32-bit number. A second field has

@@ -42,6 +42,7 @@ pub fn kind(error: &Error) -> Kind {
         Error::Unauthenticated(_) => ("10012", "UNAUTHENTICATED", Code::Unauthenticated, 401),
         Error::PermissionDenied(_) => ("10013", "PERMISSION_DENIED", Code::PermissionDenied, 403),
         Error::Overloaded(_) => ("10014", "OVERLOADED", Code::Unavailable, 503),
+        Error::AccountNotActive(_) => ("10015", "ACCOUNT_NOT_ACTIVE", Code::FailedPrecondition, 403),
         Error::Internal(_) => ("10099", "INTERNAL", Code::Internal, 500),
     };
     Kind {
@@ -197,6 +198,10 @@ mod tests {
             (Error::Unauthenticated(text()), "10012 UNAUTHENTICATED 16 401"),
             (Error::PermissionDenied(text()), "10013 PERMISSION_DENIED 7 403"),
             (Error::Overloaded(text().into()), "10014 OVERLOADED 14 503"),
+            (
+                Error::AccountNotActive(crate::biz::values::account_status::AccountStatus::Frozen),
+                "10015 ACCOUNT_NOT_ACTIVE 9 403",
+            ),
             (Error::Internal(text()), "10099 INTERNAL 13 500"),
         ];
         for (error, row) in all {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{Extensions, HeaderMap};
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -10,23 +10,24 @@ use super::{
     Api, errors,
     idempotency::IdSource,
     metering::Replies,
-    origin::Origin,
+    origin::{self, Origin},
     proto::{
         AdjustBalanceReply, AdjustBalanceRequest, ApiKeyQuotas, BatchDeductQuotaReply, BatchDeductQuotaRequest,
         CheckQuotaReply, CheckQuotaRequest, CommitReservationReply, CommitReservationRequest, CountTokensReply,
         CountTokensRequest, DeductQuotaReply, DeductQuotaRequest, GetAccountReply, GetAccountRequest,
         GetApiKeyQuotaRequest, GetRechargeOrderRequest, GetStatsMonthRequest, GetStatsReply, GetStatsSummaryReply,
         GetStatsSummaryRequest, GetStatsTodayRequest, GetTransactionReply, GetTransactionRequest, GetUsageReply,
-        GetUsageRequest, InitializeUserReply, InitializeUserRequest, ListRechargeOrdersReply,
-        ListRechargeOrdersRequest, ListRecordsReply, ListRecordsRequest, MeterStreamRequest, RechargeCallbackReply,
-        RechargeCallbackRequest, RechargeOrder, RechargeReply, RechargeRequest, ReleaseReservationReply,
-        ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, SetApiKeyQuotaRequest, SetUserLimitsReply,
+        GetUsageRequest, InitializeUserReply, InitializeUserRequest, ListAuditEventsReply, ListAuditEventsRequest,
+        ListRechargeOrdersReply, ListRechargeOrdersRequest, ListRecordsReply, ListRecordsRequest, MeterStreamRequest,
+        RechargeCallbackReply, RechargeCallbackRequest, RechargeOrder, RechargeReply, RechargeRequest,
+        ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest,
+        SetAccountStatusReply, SetAccountStatusRequest, SetApiKeyQuotaRequest, SetUserLimitsReply,
         SetUserLimitsRequest, billing_internal_service_server::BillingInternalService,
         billing_service_server::BillingService,
     },
     request::{RequestId, note_trace_id},
 };
-use crate::biz::values::error::Error;
+use crate::biz::{audit_trail::Actor, values::error::Error};
 
 /// Both services of the contract.
 #[derive(Clone)]
@@ -133,17 +134,22 @@ impl BillingInternalService for Grpc {
 
     async fn initialize_user(&self, request: Request<InitializeUserRequest>) -> Reply<InitializeUserReply> {
         let (call, message) = Call::of(request);
-        call.reply(self.0.accounts.initialize_user(message).await)
+        call.reply(self.0.accounts.initialize_user(message, call.actor()).await)
+    }
+
+    async fn set_account_status(&self, request: Request<SetAccountStatusRequest>) -> Reply<SetAccountStatusReply> {
+        let (call, message) = Call::of(request);
+        call.reply(self.0.accounts.set_account_status(message, call.actor()).await)
     }
 
     async fn set_user_limits(&self, request: Request<SetUserLimitsRequest>) -> Reply<SetUserLimitsReply> {
         let (call, message) = Call::of(request);
-        call.reply(self.0.limits.set_user_limits(message).await)
+        call.reply(self.0.limits.set_user_limits(message, call.actor()).await)
     }
 
     async fn set_api_key_quota(&self, request: Request<SetApiKeyQuotaRequest>) -> Reply<ApiKeyQuotas> {
         let (call, message) = Call::of(request);
-        call.reply(self.0.limits.set_api_key_quota(message).await)
+        call.reply(self.0.limits.set_api_key_quota(message, call.actor()).await)
     }
 
     async fn get_api_key_quota(&self, request: Request<GetApiKeyQuotaRequest>) -> Reply<ApiKeyQuotas> {
@@ -153,7 +159,12 @@ impl BillingInternalService for Grpc {
 
     async fn adjust_balance(&self, request: Request<AdjustBalanceRequest>) -> Reply<AdjustBalanceReply> {
         let (call, message) = Call::with_id(request, IdSource::AdjustmentId, |message| &mut message.adjustment_id)?;
-        call.reply(self.0.accounts.adjust_balance(message).await)
+        call.reply(self.0.accounts.adjust_balance(message, call.actor()).await)
+    }
+
+    async fn list_audit_events(&self, request: Request<ListAuditEventsRequest>) -> Reply<ListAuditEventsReply> {
+        let (call, message) = Call::of(request);
+        call.reply(self.0.audit_trail.list_audit_events(message).await)
     }
 
     type MeterStreamStream = Replies;
@@ -177,19 +188,25 @@ const WORTH_COMPRESSING: usize = 1024;
 /// One call: its metadata, and the id that an internal error names.
 struct Call {
     headers: HeaderMap,
+    extensions: Extensions,
     id: RequestId,
 }
 
 impl Call {
     fn of<M>(request: Request<M>) -> (Self, M) {
         let (metadata, extensions, message) = request.into_parts();
-        (Self { headers: metadata.into_headers(), id: RequestId::beside(&extensions) }, message)
+        let id = RequestId::beside(&extensions);
+        (Self { headers: metadata.into_headers(), extensions, id }, message)
     }
 
     fn with_origin<M>(request: Request<M>) -> (Origin, Self, M) {
-        let (metadata, extensions, message) = request.into_parts();
-        let headers = metadata.into_headers();
-        (Origin::of(&headers, &extensions), Self { headers, id: RequestId::beside(&extensions) }, message)
+        let (call, message) = Self::of(request);
+        (Origin::of(&call.headers, &call.extensions), call, message)
+    }
+
+    /// The actor, for the audit trail.
+    fn actor(&self) -> Actor {
+        origin::actor(&self.extensions)
     }
 
     /// Takes an id that the message lacks from the metadata.

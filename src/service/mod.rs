@@ -3,6 +3,7 @@
 
 mod account;
 mod api;
+mod audit_trail;
 mod call;
 mod charge;
 mod check;
@@ -28,6 +29,7 @@ mod tokens;
 pub use self::{
     account::AccountService,
     api::Api,
+    audit_trail::AuditTrailService,
     call::CallParser,
     charge::ChargeService,
     check::CheckService,

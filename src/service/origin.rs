@@ -9,7 +9,9 @@ use std::{
 use http::{Extensions, HeaderMap};
 use ipnet::IpNet;
 
+use super::request::RequestId;
 use crate::biz::{
+    audit_trail::Actor,
     recharge::gateway::TraceContext,
     values::error::{Error, Result},
 };
@@ -96,6 +98,16 @@ impl Forwarding {
     }
 }
 
+/// The actor of a request, for the audit trail. Without a proven caller it is anonymous.
+pub fn actor(extensions: &Extensions) -> Actor {
+    let request_id = RequestId::beside(extensions);
+    let (name, role) = match extensions.get::<Caller>() {
+        Some(caller) => (&*caller.name, caller.role),
+        None => ("anonymous", "none"),
+    };
+    Actor::new(name, role, request_id.as_str())
+}
+
 /// Whether a callback is trusted: it is signed, or `payment_service.callback_auth` is none. Without
 /// trust, payment-service is asked. The transport adds the mark to each callback.
 #[derive(Debug, Clone, Copy)]
@@ -173,6 +185,18 @@ mod tests {
         assert_eq!(own(Some("bob"), false), None);
         assert_eq!(own(Some("bob"), true).as_deref(), Some("bob"));
         assert_eq!(own(None, true).as_deref(), Some("alice"));
+    }
+
+    #[test]
+    fn a_caller_that_has_not_proven_itself_is_anonymous() {
+        let mut extensions = Extensions::new();
+        let name_and_role = |extensions: &Extensions| {
+            let actor = actor(extensions);
+            (actor.caller.to_string(), actor.role.to_string())
+        };
+        assert_eq!(name_and_role(&extensions), ("anonymous".into(), "none".into()));
+        extensions.insert(Caller { name: "edge".into(), role: "gateway" });
+        assert_eq!(name_and_role(&extensions), ("edge".into(), "gateway".into()));
     }
 
     #[test]

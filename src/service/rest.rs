@@ -23,7 +23,7 @@ use super::{
     idempotency::IdSource,
     json::UnknownPolicy,
     message::{PathResult, message},
-    origin::Origin,
+    origin::{self, Origin},
     request::RequestId,
     routes::{CALLBACK_PATH, RECHARGE_PATH},
 };
@@ -45,6 +45,16 @@ pub struct Rest {
 macro_rules! rpc {
     ($feature:ident.$method:ident) => {
         rpc!($feature.$method, IdSource::None)
+    };
+    (audited $feature:ident.$method:ident, $id:expr) => {
+        async |State(rest): State<Rest>, path: PathResult, request: Request| {
+            let (replier, actor) = (Replier::of(rest.style, &request), origin::actor(request.extensions()));
+            let answer = match message(&rest.unknown, path, request, $id).await {
+                Ok(message) => rest.api.$feature.$method(message, actor).await,
+                Err(error) => Err(error),
+            };
+            replier.respond(answer)
+        }
     };
     ($feature:ident.$method:ident, $id:expr $(, $request_id:ident)?) => {
         async |State(rest): State<Rest>, path: PathResult, request: Request| {
@@ -95,13 +105,21 @@ pub fn internal_routes(limit: usize) -> Router<Rest> {
         .route("/internal/v1/billing/reserve", post(rpc!(reservations.reserve_quota, IdSource::TraceId, id)))
         .route("/internal/v1/billing/release", post(rpc!(reservations.release_reservation, IdSource::Reservation)))
         .route("/internal/v1/billing/transactions/{user_id}/{trace_id}", get(rpc!(reservations.get_transaction)))
-        .route("/internal/v1/billing/users", post(rpc!(accounts.initialize_user)))
-        .route("/internal/v1/billing/users/{user_id}/limits", post(rpc!(limits.set_user_limits)))
+        .route("/internal/v1/billing/users", post(rpc!(audited accounts.initialize_user, IdSource::None)))
+        .route(
+            "/internal/v1/billing/users/{user_id}/status",
+            post(rpc!(audited accounts.set_account_status, IdSource::None)),
+        )
+        .route(
+            "/internal/v1/billing/users/{user_id}/limits",
+            post(rpc!(audited limits.set_user_limits, IdSource::None)),
+        )
         .route(
             "/internal/v1/billing/api-keys/{api_key_id}/quota",
-            get(rpc!(limits.get_api_key_quota)).post(rpc!(limits.set_api_key_quota)),
+            get(rpc!(limits.get_api_key_quota)).post(rpc!(audited limits.set_api_key_quota, IdSource::None)),
         )
-        .route("/internal/v1/billing/adjust", post(rpc!(accounts.adjust_balance, IdSource::AdjustmentId)))
+        .route("/internal/v1/billing/adjust", post(rpc!(audited accounts.adjust_balance, IdSource::AdjustmentId)))
+        .route("/internal/v1/billing/audit-events", get(rpc!(audit_trail.list_audit_events)))
         .layer(DefaultBodyLimit::max(MAX_BODY.min(limit)))
         .merge(large)
 }

@@ -73,10 +73,12 @@ pub fn rest_rpc(method: &Method, route: &str) -> Option<&'static str> {
         "/internal/v1/billing/transactions/{user_id}/{trace_id}" => "GetTransaction",
         CALLBACK_PATH => "RechargeCallback",
         "/internal/v1/billing/users" => "InitializeUser",
+        "/internal/v1/billing/users/{user_id}/status" => "SetAccountStatus",
         "/internal/v1/billing/users/{user_id}/limits" => "SetUserLimits",
         "/internal/v1/billing/api-keys/{api_key_id}/quota" if is_get => "GetApiKeyQuota",
         "/internal/v1/billing/api-keys/{api_key_id}/quota" => "SetApiKeyQuota",
         "/internal/v1/billing/adjust" => "AdjustBalance",
+        "/internal/v1/billing/audit-events" => "ListAuditEvents",
         "/internal/v1/billing/tokens/count" => "CountTokens",
         _ => return None,
     })

@@ -4,10 +4,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on fails")]
 
 mod access;
+mod account_status;
 mod accounts;
 mod alerts;
 mod archive;
 mod audit;
+mod audit_trail;
 mod bad_input;
 mod bounds;
 mod cache;

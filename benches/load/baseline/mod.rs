@@ -18,9 +18,11 @@ use billing_service::{
         AdjustBalanceReply, AdjustBalanceRequest, ApiKeyQuotas, BatchDeductQuotaReply, BatchDeductQuotaRequest,
         CheckQuotaReply, CheckQuotaRequest, CommitReservationReply, CommitReservationRequest, CountTokensReply,
         CountTokensRequest, DeductQuotaReply, DeductQuotaRequest, GetApiKeyQuotaRequest, GetTransactionReply,
-        GetTransactionRequest, InitializeUserReply, InitializeUserRequest, MeterStreamReply, MeterStreamRequest,
-        RechargeCallbackReply, RechargeCallbackRequest, ReleaseReservationReply, ReleaseReservationRequest,
-        ReserveQuotaReply, ReserveQuotaRequest, SetApiKeyQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest,
+        GetTransactionRequest, InitializeUserReply, InitializeUserRequest, ListAuditEventsReply,
+        ListAuditEventsRequest, MeterStreamReply, MeterStreamRequest, RechargeCallbackReply, RechargeCallbackRequest,
+        ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest,
+        SetAccountStatusReply, SetAccountStatusRequest, SetApiKeyQuotaRequest, SetUserLimitsReply,
+        SetUserLimitsRequest,
         billing_internal_service_server::{BillingInternalService, BillingInternalServiceServer},
     },
 };
@@ -155,6 +157,14 @@ impl BillingInternalService for Baseline {
     }
 
     async fn adjust_balance(&self, _: Request<AdjustBalanceRequest>) -> Reply<AdjustBalanceReply> {
+        not_measured()
+    }
+
+    async fn set_account_status(&self, _: Request<SetAccountStatusRequest>) -> Reply<SetAccountStatusReply> {
+        not_measured()
+    }
+
+    async fn list_audit_events(&self, _: Request<ListAuditEventsRequest>) -> Reply<ListAuditEventsReply> {
         not_measured()
     }
 

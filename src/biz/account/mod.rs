@@ -13,8 +13,9 @@ use self::catalog::Catalog;
 use super::{
     limits::caps::Requests,
     values::{
+        account_status::AccountStatus,
         calendar::Month,
-        error::StoreError,
+        error::{Error, StoreError},
         ids::{ServiceName, UserId},
         money::Money,
     },
@@ -35,7 +36,7 @@ impl Quota {
     }
 }
 
-/// Prepaid money.
+/// Prepaid money, and whether it may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Balance {
     /// The balance, holds included. Below zero if delivered work cost more than the balance.
@@ -44,9 +45,18 @@ pub struct Balance {
     pub held: Money,
     /// Increases with every change of the account.
     pub version: i64,
+    pub status: AccountStatus,
 }
 
 impl Balance {
+    /// Checks that the account takes new calls and top-ups.
+    ///
+    /// # Errors
+    /// [`Error::AccountNotActive`].
+    pub fn check_status(&self) -> Result<(), Error> {
+        if self.status.is_active() { Ok(()) } else { Err(Error::AccountNotActive(self.status)) }
+    }
+
     /// The balance without the holds.
     pub fn available(&self) -> Money {
         self.amount.minus(self.held)
@@ -119,7 +129,7 @@ mod tests {
         let quota = |used, held| Quota { total: 9, used, held }.remaining();
         // A quota that was lowered below its use has zero units left.
         assert_eq!([quota(0, 0), quota(3, 4), quota(9, 0), quota(9, 1), quota(10, 0)], [9, 2, 0, 0, 0]);
-        let balance = Balance { amount: Money::from_micros(5), held: Money::from_micros(7), version: 0 };
+        let balance = Balance { amount: Money::from_micros(5), held: Money::from_micros(7), ..Balance::default() };
         assert_eq!(balance.available(), Money::from_micros(-2));
     }
 

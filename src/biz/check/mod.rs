@@ -222,7 +222,8 @@ impl Call<'_> {
     fn covered(&self, view: &View, (count, cost): (u32, Money), take: Take) -> Result<Result<Split>> {
         let account = view.account()?;
         let funds = Funds { free_remaining: self.free_remaining(account), available: account.balance.available() };
-        let capped = account.requests.map_or(Ok(()), |requests| requests.check(self.now));
+        let active = account.balance.check_status();
+        let capped = active.and_then(|()| account.requests.map_or(Ok(()), |requests| requests.check(self.now)));
         let mut covered = capped.and_then(|()| charge::charge(count, cost, funds));
         if let (Ok(split), Some(key), Some(quotas)) = (&covered, &self.check.api_key, view.key_quotas()) {
             let take = Take { amount: split.amount, ..take };

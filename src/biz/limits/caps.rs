@@ -4,12 +4,16 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, Utc};
+use serde_json::json;
 
-use crate::biz::values::{
-    calendar::{BillingTime, Month},
-    error::{Error, StoreError},
-    ids::UserId,
-    limit::Limit,
+use crate::biz::{
+    audit_trail::{AuditEvent, AuditedCall},
+    values::{
+        calendar::{BillingTime, Month},
+        error::{Error, StoreError},
+        ids::UserId,
+        limit::Limit,
+    },
 };
 
 /// The caps of a user, in calls; `None` means no cap.
@@ -97,16 +101,26 @@ impl Requests {
     }
 }
 
+/// The event of a call that sets caps; `None` if they are the same as before.
+pub fn audited(call: &AuditedCall, user: &UserId, before: Caps, after: Caps, at: BillingTime) -> Option<AuditEvent> {
+    let state = |caps: Caps| {
+        let is_set = caps != Caps::default();
+        is_set.then(|| json!({"daily_limit": caps.daily, "monthly_limit": caps.monthly}))
+    };
+    (before != after).then(|| call.event(at.utc, Some(user), state(before), state(after)))
+}
+
 /// Stores caps.
 #[async_trait]
 pub trait LimitStore: Send + Sync + 'static {
     /// Sets the caps of a user from the next call on. Counted calls stay counted until both caps
-    /// are removed.
+    /// are removed. Writes the event of `call` with the change. The same caps as before change
+    /// nothing.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`]: the outcome is unknown; a repeat is safe.
     /// [`StoreError::Conflict`]: nothing was set. [`StoreError::Failed`].
-    async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) -> Result<(), StoreError>;
+    async fn set_caps(&self, user: &UserId, caps: Caps, call: &AuditedCall, at: BillingTime) -> Result<(), StoreError>;
 }
 
 #[cfg(test)]

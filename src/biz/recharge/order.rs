@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use crate::biz::{
     settlement::order::{Order, OrderStatus},
     values::{
+        account_status::AccountStatus,
         error::StoreError,
         ids::{IdempotencyKey, OrderId, UserId},
         money::Money,
@@ -36,6 +37,8 @@ pub enum Created {
     Taken,
     /// The balance could exceed [`Money::MAX`].
     TooMuch,
+    /// The account takes no top-ups.
+    NotActive(AccountStatus),
 }
 
 /// Whether the balance stays within [`Money::MAX`] once all pending orders are paid. Held amounts
@@ -47,7 +50,8 @@ pub fn fits(balance: Money, pending: Money, amount: Money) -> bool {
 /// Creates and reads orders. Only settlement changes them.
 #[async_trait]
 pub trait OrderStore: Send + Sync + 'static {
-    /// Stores a new order if [`fits`] allows it for the balance and the pending orders of the user.
+    /// Stores a new order if the account is active, and [`fits`] allows it for the balance and the
+    /// pending orders of the user.
     /// Concurrent orders of a user are checked one by one. With `replaces`, a failed order without
     /// a page, the idempotency key moves from that order to the new one.
     ///

@@ -45,7 +45,7 @@ impl Recharges {
     /// with its order.
     ///
     /// # Errors
-    /// Without an order: [`Error::Invalid`], [`Error::IdempotencyConflict`],
+    /// Without an order: [`Error::AccountNotActive`], [`Error::Invalid`], [`Error::IdempotencyConflict`],
     /// [`Error::PaymentUnavailable`] if payment-service is not configured, [`Error::Overloaded`],
     /// [`Error::Internal`]. With a failed order, [`Started::page`] has the error:
     /// [`Error::PaymentUnavailable`] or, with a key, [`Error::Overloaded`].
@@ -76,6 +76,7 @@ impl Recharges {
                     let why = format!("with the pending top-ups takes the balance beyond {}", Money::MAX);
                     return Err(Invalid::new("amount", why).into());
                 }
+                Ok(Created::NotActive(status)) => return Err(Error::AccountNotActive(status)),
                 // The id is taken, or a concurrent request has the key.
                 Ok(Created::Taken) => joined = true,
                 Err(error) => return Err(error.into()),

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::engine::Engine;
+use super::{engine::Engine, posting::Opening};
 use crate::biz::{
     account::{Account, AccountStore, Quota, catalog::Catalog},
+    audit_trail::AuditedCall,
     values::{
         calendar::{BillingTime, Calendar},
         error::{Error, Result},
@@ -46,7 +47,7 @@ impl Accounts {
             {
                 return Ok((account, now));
             }
-            self.engine.open(user.clone()).await?;
+            self.engine.open(Opening { user: user.clone(), call: None }).await?;
         }
         Err(Error::Internal(format!("account of {user} is not open after opening it")))
     }
@@ -66,11 +67,11 @@ impl Accounts {
         Ok((account, now))
     }
 
-    /// Opens the account ahead of the first call. Returns whether it is new.
+    /// Opens the account ahead of the first call, by a call of its own. Returns whether it is new.
     ///
     /// # Errors
     /// [`Error::Overloaded`], [`Error::Internal`].
-    pub async fn initialize(&self, user: &UserId) -> Result<bool> {
-        self.engine.open(user.clone()).await
+    pub async fn initialize(&self, user: &UserId, call: AuditedCall) -> Result<bool> {
+        self.engine.open(Opening { user: user.clone(), call: Some(call) }).await
     }
 }

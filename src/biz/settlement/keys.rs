@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use uuid::Uuid;
+
 use super::posting::{Batch, Charge, Posting};
 use crate::biz::values::ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, ServiceName, TraceId, UserId};
 
@@ -20,6 +22,8 @@ pub struct Keys<'a> {
     pub ending: BTreeSet<(&'a UserId, &'a TraceId)>,
     /// Adjustments that may exist.
     pub adjustments: BTreeSet<(&'a UserId, &'a AdjustmentId)>,
+    /// Audit events that may exist, of calls whose repeat is not known by another row.
+    pub audit_events: BTreeSet<Uuid>,
     /// API keys that may have quotas. The API key of an ending reservation is in its transaction.
     pub api_keys: BTreeSet<&'a ApiKeyId>,
     /// Orders that may exist.
@@ -48,6 +52,10 @@ impl<'a> Keys<'a> {
                 Posting::Adjust(adjustment) => {
                     keys.accounts.insert(user);
                     keys.adjustments.insert((user, &adjustment.id));
+                }
+                Posting::SetStatus(change) => {
+                    keys.accounts.insert(user);
+                    keys.audit_events.insert(change.call.id);
                 }
                 Posting::UpdateOrder(update) => {
                     keys.accounts.insert(user);

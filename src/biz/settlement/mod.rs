@@ -5,6 +5,7 @@
 //! and commits. The callers get their answers after the commit.
 
 pub mod accounts;
+pub mod audit_events;
 pub mod change;
 pub mod commit_listener;
 pub mod engine;

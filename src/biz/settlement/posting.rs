@@ -11,9 +11,11 @@ use super::{
 };
 use crate::biz::{
     account::catalog::Catalog,
+    audit_trail::AuditedCall,
     charge::{Split, quote::Quote},
     settlement::order::Order,
     values::{
+        account_status::AccountStatus,
         calendar::BillingTime,
         error::Error,
         ids::{AdjustmentId, OrderId, PaymentId, TraceId, UserId},
@@ -26,7 +28,7 @@ use crate::biz::{
 #[derive(Debug, Clone)]
 pub enum Posting {
     /// Opens the account. Every other posting of a new user does so too.
-    Open(UserId),
+    Open(Opening),
     Charge(Charge),
     Reserve(Reserve),
     Report(Report),
@@ -35,12 +37,13 @@ pub enum Posting {
     Expire(Expire),
     Adjust(Adjustment),
     UpdateOrder(OrderUpdate),
+    SetStatus(StatusChange),
 }
 
 impl Posting {
     pub fn user(&self) -> &UserId {
         match self {
-            Posting::Open(user) => user,
+            Posting::Open(opening) => &opening.user,
             Posting::Charge(charge) => &charge.user,
             Posting::Reserve(reserve) => &reserve.call.user,
             Posting::Report(report) => &report.user,
@@ -49,8 +52,17 @@ impl Posting {
             Posting::Expire(expire) => &expire.user,
             Posting::Adjust(adjustment) => &adjustment.user,
             Posting::UpdateOrder(update) => &update.user,
+            Posting::SetStatus(change) => &change.user,
         }
     }
+}
+
+/// The opening of an account.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    pub user: UserId,
+    /// The call that opens the account by name; `None` if a read opens it.
+    pub call: Option<AuditedCall>,
 }
 
 /// The charge of a call.
@@ -173,6 +185,7 @@ pub struct Adjustment {
     pub content: AdjustmentContent,
     /// Id of this request, with the purpose of [`Charge::record_ids`].
     pub request: Uuid,
+    pub call: AuditedCall,
 }
 
 /// The caller's side of an adjustment. A retry must repeat all of it.
@@ -196,6 +209,14 @@ impl AdjustmentContent {
         .filter_map(|(field, differs)| differs.then_some(field))
         .collect()
     }
+}
+
+/// A new status of an account.
+#[derive(Debug, Clone)]
+pub struct StatusChange {
+    pub user: UserId,
+    pub status: AccountStatus,
+    pub call: AuditedCall,
 }
 
 /// An update of a user's top-up order.
@@ -307,6 +328,10 @@ pub enum Outcome {
     OrderUpdated {
         order: Order,
         /// False for a repeat, which changes nothing.
+        changed: bool,
+    },
+    StatusSet {
+        /// False if the account had the status already, and nothing changed.
         changed: bool,
     },
     Refused(Error),

@@ -5,7 +5,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-use super::{invalid::Invalid, limit::Limit, money::Money};
+use super::{account_status::AccountStatus, invalid::Invalid, limit::Limit, money::Money};
 
 /// An error for the caller. Nothing was changed, unless the variant says that the outcome is
 /// unknown.
@@ -38,6 +38,9 @@ pub enum Error {
     Unauthenticated(String),
     #[error("{0}")]
     PermissionDenied(String),
+    /// The account takes no new calls and top-ups, for its status.
+    #[error("account {}", .0.name().to_lowercase())]
+    AccountNotActive(AccountStatus),
     /// The service is overloaded, or the database is unavailable. If a charge was accepted, its
     /// outcome is unknown; a retry with the same id finds it.
     #[error(transparent)]

@@ -1,6 +1,7 @@
 //! Values that every rule uses: amounts, times, ids, token counts, pages and errors. Nothing here
 //! depends on another part of `biz`.
 
+pub mod account_status;
 pub mod cache_key;
 pub mod calendar;
 pub mod currency;

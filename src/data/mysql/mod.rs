@@ -5,6 +5,7 @@
 //! times as TIMESTAMP, whose range is 1970 to 2038.
 
 mod account;
+mod audit_trail;
 mod connect;
 mod connections;
 mod identity;
@@ -57,7 +58,8 @@ pub struct MySqlStore {
     reader: Connections,
     /// Connections for transactions that do not wait for locks.
     writer: Connections,
-    /// Connections for transactions that wait for the locks of others, and for jobs.
+    /// Connections for transactions that wait for the locks of others, for changes of limits, and for
+    /// jobs.
     waiter: Connections,
     /// Number of batches that still look up all their ids, and the number to set after a repeated
     /// id.

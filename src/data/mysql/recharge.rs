@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     biz::{
+        account::Balance,
         recharge::order::{Created, OrderFilter, OrderScan, OrderStore, fits},
         settlement::{
             keys::Keys,
@@ -28,7 +29,11 @@ use crate::{
             paging::PageStart,
         },
     },
-    data::{error::corrupt, row::Columns, rows::order::order_of},
+    data::{
+        error::corrupt,
+        row::Columns,
+        rows::{account::balance_of, order::order_of},
+    },
 };
 
 /// The columns of [`order_of`].
@@ -39,8 +44,10 @@ const COLUMNS: &str = "order_id, user_id, amount, payment_method, status, paymen
 impl OrderStore for MySqlStore {
     async fn create_order(&self, order: &Order, replaces: Option<&OrderId>) -> Result<Created, StoreError> {
         let lock = Uuid::now_v7();
-        let (mut connection, balance, pending) = self.lock_account(order, lock).await?;
-        let created = if fits(balance, pending, order.amount) {
+        let (mut connection, account, pending) = self.lock_account(order, lock).await?;
+        let created = if !account.status.is_active() {
+            Created::NotActive(account.status)
+        } else if fits(account.amount, pending, order.amount) {
             match replaces {
                 Some(replaced) if !pass_key_on(&mut connection, replaced, order).await? => Created::Taken,
                 _ if Statement::committing(LockMode::Skip, |packet| insert(packet, order, lock))
@@ -114,23 +121,25 @@ impl OrderStore for MySqlStore {
 
 impl MySqlStore {
     /// Begins a transaction and locks the account of a new order. Every change of the balance and
-    /// every other new order of the user take the same lock. Returns the balance, and the sum of
+    /// every other new order of the user take the same lock. Returns the account, and the sum of
     /// the pending orders.
-    async fn lock_account(&self, order: &Order, lock: Uuid) -> Result<(Lease, Money, Money), StoreError> {
+    async fn lock_account(&self, order: &Order, lock: Uuid) -> Result<(Lease, Balance, Money), StoreError> {
         let first = self.writer.take_with(|connection| {
             let mut statement = Statement::beginning(LockMode::Skip);
             accounts::lock_or_insert(&mut statement, &order.user, lock, order.created_at);
-            statement.push("SELECT balance FROM user_balance WHERE user_id = ").texts([order.user.as_str()]);
+            statement
+                .push("SELECT balance, held, version, status FROM user_balance WHERE user_id = ")
+                .texts([order.user.as_str()]);
             statement.push("; SELECT SUM(amount) FROM recharge_order WHERE status = 'pending' AND user_id = ");
             statement.texts([order.user.as_str()]);
             statement.fetch(connection).boxed()
         });
         let (connection, sets) = first.await?;
-        let amount = |from_end: usize| match sets.iter().nth_back(from_end).and_then(|rows| rows.first()) {
-            Some(row) => row.money(0),
-            None => Err(corrupt("account of a new order")),
+        let row = |from_end: usize| {
+            let row = sets.iter().nth_back(from_end).and_then(|rows| rows.first());
+            row.ok_or_else(|| corrupt("account of a new order"))
         };
-        Ok((connection, amount(1)?, amount(0)?))
+        Ok((connection, balance_of(row(1)?, 0)?, row(0)?.money(0)?))
     }
 }
 

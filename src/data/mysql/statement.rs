@@ -78,6 +78,12 @@ impl Statement {
         })
     }
 
+    /// The values of one row, without parentheses.
+    pub(super) fn row(&mut self, fill: impl FnOnce(&mut Row<'_>)) -> &mut Self {
+        fill(&mut Row { sql: &mut self.sql, first: true });
+        self
+    }
+
     /// `(...), (...)`, a row for each item.
     pub(super) fn rows<T>(
         &mut self,

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `version` | the version of the row in `user_balance` |
 //! | `balance`, `held` | amounts |
+//! | `status` | the status of the account; an entry without it counts as absent, because an earlier release stored it |
 //! | `requests` | since (microseconds), day, calls of that day, calls of its month, daily cap, monthly cap; absent without caps |
 //! | `quota:MONTH:SERVICE` | total, used, held |
 //!
@@ -63,7 +64,9 @@ pub(super) fn changed_fields(change: &Change) -> Vec<Field> {
     }
 }
 
-/// Parses the entry of a cache key from the reply to HGETALL; `None` for an empty hash.
+/// Parses the entry of a cache key from the reply to HGETALL; `None` for an empty hash, and for an
+/// account without a status. A server of a release without statuses stored it, and does not know
+/// whether the account is active. Such servers ignore the field.
 ///
 /// # Errors
 /// [`StoreError::Failed`] for a malformed entry.
@@ -73,7 +76,10 @@ pub(super) fn entry(cache_key: &CacheKey, answer: &Value) -> Result<Option<Cache
         return Ok(None);
     }
     Ok(Some(match cache_key {
-        CacheKey::User(user) => CacheEntry::Account(user.clone(), account_of(values)?),
+        CacheKey::User(user) => {
+            let Some(account) = account_of(values)? else { return Ok(None) };
+            CacheEntry::Account(user.clone(), account)
+        }
         CacheKey::ApiKey(key) => CacheEntry::ApiKey(key.clone(), key_quotas_of(key, values)?),
     }))
 }
@@ -95,8 +101,11 @@ fn account_fields(
     requests: Option<&Requests>,
     quotas: &BTreeMap<(Month, ServiceName), Quota>,
 ) -> Vec<Field> {
-    let mut fields =
-        vec![("balance".to_owned(), balance.amount.to_string()), ("held".to_owned(), balance.held.to_string())];
+    let mut fields = vec![
+        ("balance".to_owned(), balance.amount.to_string()),
+        ("held".to_owned(), balance.held.to_string()),
+        ("status".to_owned(), balance.status.to_string()),
+    ];
     if let Some(Requests { caps, since, day, daily, monthly }) = requests {
         let cap = |cap: Option<u32>| cap.map_or_else(|| NONE.to_owned(), |cap| cap.to_string());
         let (since, caps) = (since.timestamp_micros(), [cap(caps.daily), cap(caps.monthly)].join(" "));
@@ -118,14 +127,15 @@ fn key_fields(quotas: &KeyQuotas) -> Vec<Field> {
     quotas.iter().map(field).collect()
 }
 
-fn account_of(values: &[Value]) -> Result<AccountEntry, StoreError> {
-    let (mut version, mut amount, mut held, mut requests) = (None, None, None, None);
+fn account_of(values: &[Value]) -> Result<Option<AccountEntry>, StoreError> {
+    let (mut version, mut amount, mut held, mut status, mut requests) = (None, None, None, None, None);
     let mut quotas = BTreeMap::new();
     for (name, text) in pairs(values) {
         match name {
             "version" => version = Some(value(text)?),
             "balance" => amount = Some(value(text)?),
             "held" => held = Some(value(text)?),
+            "status" => status = Some(value(text)?),
             "requests" => requests = Some(requests_of(text)?),
             _ => {
                 let of = name.strip_prefix("quota:").and_then(|of| of.split_once(':'));
@@ -137,12 +147,14 @@ fn account_of(values: &[Value]) -> Result<AccountEntry, StoreError> {
         }
     }
     let lacks = || corrupt("entry of the cache");
+    let Some(status) = status else { return Ok(None) };
     let balance = Balance {
         amount: amount.ok_or_else(lacks)?,
         held: held.ok_or_else(lacks)?,
         version: version.ok_or_else(lacks)?,
+        status,
     };
-    Ok(AccountEntry { balance, requests, quotas })
+    Ok(Some(AccountEntry { balance, requests, quotas }))
 }
 
 fn requests_of(text: &str) -> Result<Requests, StoreError> {

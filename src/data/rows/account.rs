@@ -13,7 +13,7 @@ use crate::{
             ids::{ServiceName, UserId},
         },
     },
-    data::row::Columns,
+    data::{column_codes::account_status_of, row::Columns},
 };
 
 /// A user, in the first column.
@@ -21,9 +21,14 @@ pub fn user_of(row: &impl Columns) -> Result<UserId, StoreError> {
     row.text(0).map(UserId::from_stored)
 }
 
-/// Three columns from `first` on: amount, held, version.
+/// Four columns from `first` on: amount, held, version, status.
 pub fn balance_of(row: &impl Columns, first: usize) -> Result<Balance, StoreError> {
-    Ok(Balance { amount: row.money(first)?, held: row.money(first + 1)?, version: row.number(first + 2)? })
+    Ok(Balance {
+        amount: row.money(first)?,
+        held: row.money(first + 1)?,
+        version: row.number(first + 2)?,
+        status: account_status_of(row.number(first + 3)?)?,
+    })
 }
 
 /// Three columns from `first` on: total, used, held.
@@ -49,11 +54,11 @@ pub fn account_of(rows: &[impl Columns]) -> Result<Option<Account>, StoreError> 
     let Some(first) = rows.first() else { return Ok(None) };
     let mut quotas = BTreeMap::new();
     for row in rows {
-        if let Some(service) = row.optional_text(3)? {
-            quotas.insert(ServiceName::from_stored(service), quota_of(row, 4)?);
+        if let Some(service) = row.optional_text(4)? {
+            quotas.insert(ServiceName::from_stored(service), quota_of(row, 5)?);
         }
     }
-    Ok(Some(Account { balance: balance_of(first, 0)?, quotas, requests: requests_of(first, 7)? }))
+    Ok(Some(Account { balance: balance_of(first, 0)?, quotas, requests: requests_of(first, 8)? }))
 }
 
 /// A user, and the last change of the account.

@@ -26,6 +26,11 @@ pub fn add(quotas: &mut KeyQuotas, row: &impl Columns) -> Result<(), StoreError>
     Ok(())
 }
 
+/// The period and the limit of a quota.
+pub fn period_and_limit_of(row: &impl Columns) -> Result<(Period, i64), StoreError> {
+    Ok((row.text(0)?.parse().map_err(|_| corrupt("period"))?, row.number(1)?))
+}
+
 /// A kind, and since when its units of the day, of the month and of all time are known.
 pub fn known_since_of(row: &impl Columns) -> Result<(QuotaType, KnownSince), StoreError> {
     let kind = row.text(0)?.parse().map_err(|_| corrupt("quota type"))?;

@@ -5,6 +5,7 @@
 //! connection, see [`writer`]; reads use a pool.
 
 mod account;
+mod audit_trail;
 mod identity;
 mod jobs;
 mod limits;

@@ -1,11 +1,12 @@
 //! Top-up orders, in the table `recharge_order`.
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::{
     SqliteStore,
-    writer::{found, writer_error},
+    account::accounts,
+    writer::{commit, found, writer_error},
 };
 use crate::{
     biz::{
@@ -102,13 +103,17 @@ impl OrderStore for SqliteStore {
 /// The transaction is immediate, so no other write happens until the commit.
 fn create(connection: &mut Connection, order: &Order, replaces: Option<&OrderId>) -> Result<Created, StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(writer_error)?;
-    let sum = |sql| {
-        let sum = transaction.query_row(sql, [order.user.as_str()], |row| row.get::<_, i64>(0));
-        sum.optional().map_err(writer_error).map(|micros| Money::from_micros(micros.unwrap_or_default()))
-    };
-    let balance = sum("SELECT balance FROM user_balance WHERE user_id = ?")?;
-    let pending = sum("SELECT COALESCE(SUM(amount), 0) FROM recharge_order WHERE status = 'pending' AND user_id = ?")?;
-    if !fits(balance, pending, order.amount) {
+    let account = accounts::balance(&transaction, &order.user)?.unwrap_or_default();
+    if !account.status.is_active() {
+        return Ok(Created::NotActive(account.status));
+    }
+    let pending = transaction.query_row(
+        "SELECT COALESCE(SUM(amount), 0) FROM recharge_order WHERE status = 'pending' AND user_id = ?",
+        [order.user.as_str()],
+        |row| row.get(0),
+    );
+    let pending = Money::from_micros(pending.map_err(writer_error)?);
+    if !fits(account.amount, pending, order.amount) {
         return Ok(Created::TooMuch);
     }
     let key = order.idempotency_key.as_ref().map(IdempotencyKey::as_str);
@@ -143,7 +148,7 @@ fn create(connection: &mut Connection, order: &Order, replaces: Option<&OrderId>
     if inserted.map_err(writer_error)? != 1 {
         return Ok(Created::Taken);
     }
-    transaction.commit().map_err(|error| StoreError::Unavailable(format!("during commit: {error}")))?;
+    commit(transaction)?;
     Ok(Created::Stored)
 }
 

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, OpenFlags, Params, Row, Statement};
+use rusqlite::{Connection, OpenFlags, Params, Row, Statement, Transaction};
 
 use crate::{biz::values::error::StoreError, data::error::of_sqlite};
 
@@ -198,6 +198,11 @@ pub(super) fn found<T>(
 ) -> Result<Option<T>, StoreError> {
     let mut rows = statement.query(key).map_err(writer_error)?;
     rows.next().map_err(writer_error)?.map(read).transpose()
+}
+
+/// Commits. After any error of the commit its outcome is unknown.
+pub(super) fn commit(transaction: Transaction<'_>) -> Result<(), StoreError> {
+    transaction.commit().map_err(|error| StoreError::Unavailable(format!("during commit: {error}")))
 }
 
 pub(super) fn writer_error(error: rusqlite::Error) -> StoreError {

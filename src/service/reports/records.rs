@@ -1,20 +1,13 @@
 //! The list of consumption records.
 
-use chrono::{Days, NaiveDate};
-
 use super::{ReportService, paging::Page};
 use crate::{
     biz::{
         reports::record::{Record, RecordFilter, RecordType},
-        values::{
-            calendar::{DaySpan, parse_day},
-            error::Result,
-            ids::UserId,
-            invalid::Invalid,
-        },
+        values::{error::Result, ids::UserId, invalid::Invalid},
     },
     service::{
-        convert::{int32, int64, span},
+        convert::{int32, int64, optional_span},
         proto::{BillingRecord, ListRecordsReply, ListRecordsRequest},
     },
 };
@@ -61,20 +54,8 @@ impl ReportService {
                     .ok_or_else(|| Invalid::new("type", "must be 1 for free quota, 2 for balance, or 0 for both"))?,
             ),
         };
-        Ok(RecordFilter { user, service, kind, days: self.record_days(&request.from, &request.to)? })
-    }
-
-    /// The days of a list. Without `from` it begins with the first record, without `to` it ends with
-    /// the last one.
-    fn record_days(&self, from: &str, to: &str) -> Result<Option<DaySpan>> {
-        if from.is_empty() && to.is_empty() {
-            return Ok(None);
-        }
-        // A record of the next second may belong to the next day.
-        let tomorrow = self.calendar.now().day + Days::new(1);
-        // A `from` in the future gives an empty list and no error.
-        let last = parse_day("from", from).map_or(tomorrow, |from| from.max(tomorrow));
-        span(from, to, last, |_| NaiveDate::default()).map(Some)
+        let days = optional_span(&request.from, &request.to, self.calendar.now().day)?;
+        Ok(RecordFilter { user, service, kind, days })
     }
 }
 

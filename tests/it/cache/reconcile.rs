@@ -68,7 +68,7 @@ async fn shown(service: &Service) -> Option<f64> {
 async fn with_entries() -> Service {
     let service = Service::start(MySql).await;
     bind_key(&service.internal, "requests", 5.0).await;
-    for user in ["balance", "held", "quota", "version", "broken", "right"] {
+    for user in ["balance", "held", "status", "quota", "version", "broken", "right"] {
         service.use_up_free_quota(user, "asset").await;
         service.adjust(user, 1.0).await;
         until_cached(&service.database, user, "1").await;
@@ -85,7 +85,7 @@ async fn with_entries() -> Service {
 }
 
 /// Makes every kind of entry wrong; the owners of what is wrong.
-async fn tamper(redis: &Place, keys: &Keys) -> [&'static str; 7] {
+async fn tamper(redis: &Place, keys: &Keys) -> [&'static str; 8] {
     let month = redis.hashes("billing:*:?quota?:account").await[&keys.account("quota")]
         .keys()
         .find(|field| field.ends_with(":asset"))
@@ -93,15 +93,16 @@ async fn tamper(redis: &Place, keys: &Keys) -> [&'static str; 7] {
         .clone();
     set(redis, &keys.account("balance"), "balance", "1000").await;
     set(redis, &keys.account("held"), "held", "0.25").await;
+    set(redis, &keys.account("status"), "status", "FROZEN").await;
     set(redis, &keys.account("quota"), &month, "1000 3 0").await;
     set(redis, &keys.account("version"), "version", "1").await;
     set(redis, &keys.account("broken"), "balance", "much").await;
     let quota = redis.hashes("billing:*:?k?:api_key").await[&keys.api_key()]["requests"].replace(" 5 1 ", " 5 0 ");
     set(redis, &keys.api_key(), "requests", &quota).await;
-    for (field, value) in [("version", "7"), ("balance", "5"), ("held", "0")] {
+    for (field, value) in [("version", "7"), ("balance", "5"), ("held", "0"), ("status", "ACTIVE")] {
         set(redis, &keys.account("nobody"), field, value).await;
     }
-    ["balance", "held", "quota", "version", "broken", "k", "nobody"]
+    ["balance", "held", "status", "quota", "version", "broken", "k", "nobody"]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,21 +122,21 @@ async fn entries_that_were_tampered_with_are_named_shown_and_repaired() {
         assert!(tried.lines().any(|line| line.contains(&format!("(\"{owner}\")"))), "{owner} is not named: {tried}");
     }
     assert!(!tried.contains("right"), "{tried}");
-    assert!(tried.ends_with(" 7 differing, 0 repaired\n"), "{tried}");
+    assert!(tried.ends_with(" 8 differing, 0 repaired\n"), "{tried}");
     assert_eq!(redis.hashes("*").await, before, "a dry run changes nothing");
     assert_eq!(shown(&service).await, Some(0.0));
 
     let (repaired, code) = reconcile(database, &[]).await;
     assert_eq!(code, Some(0), "{repaired}");
     let sorted = |text: &str| {
-        let mut lines: Vec<String> = text.lines().map(|line| line.replace("0 repaired", "7 repaired")).collect();
+        let mut lines: Vec<String> = text.lines().map(|line| line.replace("0 repaired", "8 repaired")).collect();
         lines.sort();
         lines
     };
     assert_eq!(sorted(&repaired), sorted(&tried));
-    // 999 too much, a quarter held, 997 too few used, one call of the key, and whoever is no user.
+    // 999 too much, a quarter held, a status, 997 too few used, one call of the key, and whoever is no user.
     until("it is shown", async || shown(&service).await.is_some_and(|shown| shown > 1_996.0)).await;
-    for user in ["balance", "held", "quota", "version", "broken", "right"] {
+    for user in ["balance", "held", "status", "quota", "version", "broken", "right"] {
         let reply = check(&service.internal, call(user)).await;
         assert_eq!((reply.balance, reply.free_remaining, reply.reason.as_str()), (1.0, 0, "balance"), "{user}");
     }

@@ -4,6 +4,7 @@ use std::{future::Future, time::Duration};
 
 use billing_service::service::proto::{
     AdjustBalanceRequest, CommitReservationRequest, GetAccountRequest, GetTransactionRequest, ReserveQuotaRequest,
+    SetAccountStatusRequest,
 };
 use futures_util::{StreamExt, stream};
 use rstest::rstest;
@@ -11,9 +12,11 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::{Response, Status};
 use tonic_types::StatusExt;
 
-use self::Pair::{AccountOfCharge, ChargeOfCredit, CheckOfCharge, CommitOfReserve, TransactionOfCharge};
+use self::Pair::{
+    AccountOfCharge, ChargeOfCredit, ChargeOfFrozen, CheckOfCharge, CommitOfReserve, TransactionOfCharge,
+};
 use super::{Rounds, shared};
-use crate::harness::{Service, charge, galera::Galera, load::credit, traced};
+use crate::harness::{Service, charge, code_of, galera::Galera, load::credit, traced};
 
 const PAIRS: usize = 500;
 /// Pairs that are under way at a time.
@@ -32,6 +35,8 @@ pub enum Pair {
     CommitOfReserve,
     TransactionOfCharge,
     ChargeOfCredit,
+    /// Refused.
+    ChargeOfFrozen,
     AccountOfCharge,
     CheckOfCharge,
 }
@@ -39,7 +44,7 @@ pub enum Pair {
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_to_another_node_knows_the_call_before(
-    #[values(CommitOfReserve, TransactionOfCharge, ChargeOfCredit, AccountOfCharge)] pair: Pair,
+    #[values(CommitOfReserve, TransactionOfCharge, ChargeOfCredit, ChargeOfFrozen, AccountOfCharge)] pair: Pair,
 ) {
     let servers = two_servers(shared().await, &[]).await;
     let rounds = Rounds::begin();
@@ -67,7 +72,8 @@ async fn a_call_to_another_node_knows_the_call_before(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_lags_gives_no_wrong_answer(
-    #[values(CommitOfReserve, TransactionOfCharge, ChargeOfCredit, AccountOfCharge, CheckOfCharge)] pair: Pair,
+    #[values(CommitOfReserve, TransactionOfCharge, ChargeOfCredit, ChargeOfFrozen, AccountOfCharge, CheckOfCharge)]
+    pair: Pair,
 ) {
     let servers = two_servers(shared().await, &[]).await;
     let mut wrong = Vec::new();
@@ -78,7 +84,7 @@ async fn a_node_that_lags_gives_no_wrong_answer(
         shared().await.catch_up().await;
         let mut lock = servers[1].database.mysql().await;
         // Each first call writes one of them, and no second call reads one.
-        let tables = "usage_daily READ, reservation_expiry READ, balance_adjustment READ";
+        let tables = "usage_daily READ, reservation_expiry READ, balance_adjustment READ, audit_event READ";
         sqlx::raw_sql(sqlx::AssertSqlSafe(format!("LOCK TABLES {tables}"))).execute(&mut lock).await.unwrap();
         pair.first(&servers[0], &user).await;
         let second = pair.second(&servers[1], &user);
@@ -115,6 +121,13 @@ impl Pair {
             ChargeOfCredit => definite(|| {
                 let (mut client, request) = (client.clone(), AdjustBalanceRequest { ..credit(user, 10.0) });
                 async move { client.adjust_balance(request).await }
+            })
+            .await
+            .map(drop),
+            ChargeOfFrozen => definite(|| {
+                let (mut client, user_id) = (client.clone(), user.to_owned());
+                let (status, reason) = ("FROZEN".to_owned(), "for a test".to_owned());
+                async move { client.set_account_status(SetAccountStatusRequest { user_id, status, reason }).await }
             })
             .await
             .map(drop),
@@ -159,6 +172,14 @@ impl Pair {
                 });
                 expect(charged.await.map(|reply| (reply.paid_count, reply.balance)), (100, 5.0))
             }
+            ChargeOfFrozen => {
+                let charged = definite(|| {
+                    let (mut client, request) = (client.clone(), traced("t", charge(user, "asset", 1)));
+                    async move { client.deduct_quota(request).await }
+                });
+                let refused = charged.await.map_err(|status| code_of(&status).1);
+                expect(Ok(refused.map(drop)), Err("10015".to_owned()))
+            }
             AccountOfCharge => {
                 let read = definite(|| {
                     let (mut client, request) = (server.public.clone(), GetAccountRequest { user_id: user_id.clone() });
@@ -177,6 +198,7 @@ impl Pair {
     fn free_left(self) -> i32 {
         match self {
             ChargeOfCredit => 0,
+            ChargeOfFrozen => 1000,
             _ => 993,
         }
     }

@@ -38,9 +38,10 @@ const CRATES: [(&str, &[&str]); 10] = [
 ];
 
 /// The folders of `biz`, inner ones first: a folder knows itself and those before it.
-const BIZ: [&str; 11] = [
+const BIZ: [&str; 12] = [
     "values",
     "database",
+    "audit_trail",
     "limits",
     "account",
     "charge",

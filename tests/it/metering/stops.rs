@@ -6,7 +6,10 @@ use billing_service::service::proto::{
 use rstest::rstest;
 
 use super::{Gateway, MODELS, stream};
-use crate::harness::{Backend, MySql, Service, Sqlite, charge, code_of};
+use crate::{
+    account_status::set_status,
+    harness::{Backend, MySql, Service, Sqlite, charge, code_of},
+};
 
 #[rstest]
 #[tokio::test]
@@ -38,6 +41,27 @@ async fn what_is_delivered_after_the_stop_is_charged_too(#[values(MySql, Sqlite)
     gateway.state(|state| state.stop).await;
     let finished = gateway.finish(StreamFinish::default()).await.unwrap();
     assert_eq!((finished.amount, finished.balance), (13.0, -3.0));
+    service.assert_nothing_is_held("u").await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_stream_of_a_frozen_account_stops_at_its_hold_and_is_charged(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, MODELS).await;
+    service.adjust("u", 10.0).await;
+    let (first, opened) = Gateway::open(&service, stream("s", "rag", "dear", (1, 3))).await;
+    assert_eq!(opened.amount, 4.0);
+    set_status(&service.internal, "u", "FROZEN").await;
+    let refused = Gateway::try_open(service.internal.clone(), stream("new", "rag", "dear", (1, 3))).await;
+    assert_eq!(code_of(&refused.err().unwrap()).1, "10015");
+    // A stream that had begun may be opened again.
+    let (mut gateway, again) = Gateway::open(&service, stream("s", "rag", "dear", (1, 3))).await;
+    assert!(again.replayed);
+    drop(first);
+    gateway.deliver(0, 5).await;
+    assert_eq!(gateway.state(|state| state.stop).await.held, 4.0);
+    let finished = gateway.finish(StreamFinish::default()).await.unwrap();
+    assert_eq!((finished.amount, finished.balance), (6.0, 4.0));
     service.assert_nothing_is_held("u").await;
 }
 

@@ -8,6 +8,7 @@ use std::{
 use billing_service::{
     biz::{
         account::{Account, Balance},
+        audit_trail::{AuditEvent, AuditFilter, AuditTrail, SET_API_KEY_QUOTA, SET_USER_LIMITS},
         jobs::audit::Evidence,
         limits::{
             caps::{Caps, LimitStore},
@@ -34,7 +35,10 @@ use billing_service::{
 };
 use chrono::{DateTime, Utc};
 
-use super::histories::{Stage, USERS, postings::month};
+use super::histories::{
+    Stage, USERS,
+    postings::{call, month},
+};
 
 /// More than any history has, and than all histories have due at once.
 const ALL: u32 = 10_000;
@@ -50,11 +54,11 @@ impl Stage for Arc<dyn Store> {
     }
 
     async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) {
-        LimitStore::set_caps(&**self, user, caps, at).await.unwrap();
+        LimitStore::set_caps(&**self, user, caps, &call(SET_USER_LIMITS), at).await.unwrap();
     }
 
     async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime) {
-        KeyQuotaStore::set_key_quota(&**self, quota, at).await.unwrap();
+        KeyQuotaStore::set_key_quota(&**self, quota, &call(SET_API_KEY_QUOTA), at).await.unwrap();
     }
 
     async fn key_quotas(&self, key: &ApiKeyId) -> KeyQuotas {
@@ -89,6 +93,11 @@ impl Stage for Arc<dyn Store> {
             self.forget(&ended).await.unwrap();
         }
         Some(pending.into_iter().map(|due| (due.user, due.trace)).collect())
+    }
+
+    async fn audit_events(&self, user: &UserId) -> Vec<AuditEvent> {
+        let filter = AuditFilter { user: Some(user.clone()), ..Default::default() };
+        AuditTrail::audit_events(&**self, &filter, None, ALL).await.unwrap()
     }
 
     async fn evidence(&self, case: &str) -> Vec<Evidence> {

@@ -109,7 +109,7 @@ mod tests {
     use crate::biz::{settlement::change::AccountChange, values::money::Money};
 
     fn balance(version: i64, micros: i64) -> Balance {
-        Balance { amount: Money::from_micros(micros), held: Money::ZERO, version }
+        Balance { amount: Money::from_micros(micros), version, ..Balance::default() }
     }
 
     fn key(service: &str) -> (Month, ServiceName) {

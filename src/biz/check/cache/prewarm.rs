@@ -65,6 +65,7 @@ mod tests {
     use super::*;
     use crate::biz::{
         account::{ACTIVE_PAGE, Account, Balance, catalog::Catalog},
+        audit_trail::AuditedCall,
         check::cache::{
             Caches, Trust,
             account_cache::{AccountCache, Fence, Found},
@@ -127,7 +128,12 @@ mod tests {
 
     #[async_trait]
     impl KeyQuotaStore for Users {
-        async fn set_key_quota(&self, _: &NewKeyQuota, _: BillingTime) -> std::result::Result<(), StoreError> {
+        async fn set_key_quota(
+            &self,
+            _: &NewKeyQuota,
+            _: &AuditedCall,
+            _: BillingTime,
+        ) -> std::result::Result<(), StoreError> {
             Ok(())
         }
 

@@ -74,7 +74,7 @@ pub struct CacheDifference {
 pub struct Distance {
     /// Sum of the differences of balance and held amount.
     pub amount: Money,
-    /// Sum of the differences of quotas, counted calls and limits.
+    /// Sum of the differences of quotas, counted calls and limits; a status counts as one.
     pub units: u64,
 }
 
@@ -224,7 +224,8 @@ fn account_distance(cached: &AccountEntry, stored: &AccountEntry, month: Month) 
         let difference = |of: fn(&Quota) -> u64| of(cached).abs_diff(of(&stored));
         difference(|quota| quota.total) + difference(|quota| quota.used) + difference(|quota| quota.held)
     });
-    let units = units.sum::<u64>() + requests_distance(cached.requests.as_ref(), stored.requests.as_ref());
+    let status = u64::from(cached.balance.status != stored.balance.status);
+    let units = units.sum::<u64>() + status + requests_distance(cached.requests.as_ref(), stored.requests.as_ref());
     Distance { amount: amounts.plus(held), units }
 }
 

@@ -242,7 +242,7 @@ mod tests {
             entry::CacheEntry,
         },
         settlement::change::AccountChange,
-        values::{error::StoreError, ids::UserId, money::Money},
+        values::{error::StoreError, ids::UserId},
     };
 
     /// A cache that queues another change with every change it receives.
@@ -265,7 +265,7 @@ mod tests {
             let before = self.version.fetch_add(1, Relaxed);
             // In an outage each change has a user of its own, so changes are not merged.
             let user = UserId::from_stored(if self.answers { "busy".to_owned() } else { format!("u{before}") });
-            let balance = Balance { amount: Money::ZERO, held: Money::ZERO, version: before + 1 };
+            let balance = Balance { version: before + 1, ..Balance::default() };
             Change::Account(AccountChange { user, before, balance, requests: None, quotas: BTreeMap::new() })
         }
     }

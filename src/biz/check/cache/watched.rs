@@ -6,6 +6,7 @@ use async_trait::async_trait;
 
 use super::caches::Caches;
 use crate::biz::{
+    audit_trail::AuditedCall,
     limits::{
         caps::{Caps, LimitStore},
         key_quota::{KeyQuotaStore, KeyQuotas, KnownSince, NewKeyQuota, QuotaType},
@@ -55,18 +56,19 @@ impl<S: ?Sized + Send + Sync + 'static> Watched<S> {
 
 #[async_trait]
 impl<S: LimitStore + ?Sized> LimitStore for Watched<S> {
-    async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) -> Result<(), StoreError> {
-        let user = user.clone();
-        self.set(CacheKey::User(user.clone()), |store| async move { store.set_caps(&user, caps, at).await }).await
+    async fn set_caps(&self, user: &UserId, caps: Caps, call: &AuditedCall, at: BillingTime) -> Result<(), StoreError> {
+        let (user, call) = (user.clone(), call.clone());
+        self.set(CacheKey::User(user.clone()), |store| async move { store.set_caps(&user, caps, &call, at).await })
+            .await
     }
 }
 
 #[async_trait]
 impl<S: KeyQuotaStore + ?Sized> KeyQuotaStore for Watched<S> {
-    async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime) -> Result<(), StoreError> {
-        let quota = quota.clone();
+    async fn set_key_quota(&self, quota: &NewKeyQuota, call: &AuditedCall, at: BillingTime) -> Result<(), StoreError> {
+        let (quota, call) = (quota.clone(), call.clone());
         let cache_key = CacheKey::ApiKey(quota.key.clone());
-        self.set(cache_key, |store| async move { store.set_key_quota(&quota, at).await }).await
+        self.set(cache_key, |store| async move { store.set_key_quota(&quota, &call, at).await }).await
     }
 
     async fn key_quotas(&self, key: &ApiKeyId) -> Result<KeyQuotas, StoreError> {

@@ -6,15 +6,19 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, Utc};
+use serde_json::json;
 
-use crate::biz::values::{
-    calendar::{BillingTime, Month},
-    error::{Error, StoreError},
-    ids::ApiKeyId,
-    invalid::Invalid,
-    limit::Limit,
-    money::Money,
-    usage::Usage,
+use crate::biz::{
+    audit_trail::{AuditEvent, AuditedCall},
+    values::{
+        calendar::{BillingTime, Month},
+        error::{Error, StoreError},
+        ids::ApiKeyId,
+        invalid::Invalid,
+        limit::Limit,
+        money::Money,
+        usage::Usage,
+    },
 };
 
 /// The kind of a quota.
@@ -318,16 +322,38 @@ pub struct NewKeyQuota {
     pub limit: Option<i64>,
 }
 
+impl NewKeyQuota {
+    /// The event of a call that sets the quota; `None` if it is the same as `before`, the period and
+    /// the limit of the stored one.
+    pub fn audited(&self, call: &AuditedCall, before: Option<(Period, i64)>, at: BillingTime) -> Option<AuditEvent> {
+        let after = self.limit.map(|limit| (self.period, limit));
+        let state = |(period, limit): (Period, i64)| {
+            let limit = match self.kind {
+                QuotaType::Amount => json!(Money::from_micros(limit).to_string()),
+                QuotaType::Requests | QuotaType::Tokens => json!(limit),
+            };
+            json!({
+                "api_key_id": self.key.as_str(),
+                "quota_type": self.kind.name(),
+                "period": period.name(),
+                "limit": limit,
+            })
+        };
+        (before != after).then(|| call.event(at.utc, None, before.map(state), after.map(state)))
+    }
+}
+
 /// Stores and reads the quotas of API keys.
 #[async_trait]
 pub trait KeyQuotaStore: Send + Sync + 'static {
     /// Sets a quota from the next call on. The use of an earlier quota stays. If the period
-    /// changes, the use in the new period counts.
+    /// changes, the use in the new period counts. Writes the event of `call` with the change. The
+    /// same quota as before changes nothing.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`]: the outcome is unknown; a repeat is safe.
     /// [`StoreError::Conflict`]: nothing was set. [`StoreError::Failed`].
-    async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime) -> Result<(), StoreError>;
+    async fn set_key_quota(&self, quota: &NewKeyQuota, call: &AuditedCall, at: BillingTime) -> Result<(), StoreError>;
 
     /// The quotas of a key.
     ///

@@ -37,7 +37,10 @@ pub use self::{
 use super::{
     commit_listener::CommitListener,
     ledger::Ledger,
-    posting::{Adjusted, Adjustment, Charge, Commit, Effect, Expire, OrderUpdate, Posting, Release, Report, Reserve},
+    posting::{
+        Adjusted, Adjustment, Charge, Commit, Effect, Expire, Opening, OrderUpdate, Posting, Release, Report, Reserve,
+        StatusChange,
+    },
     transaction::Transaction,
 };
 use crate::biz::{
@@ -84,8 +87,8 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Overloaded`], [`Error::Internal`].
-    pub async fn open(&self, user: UserId) -> Result<bool> {
-        self.post(Posting::Open(user), Reply::Opened).await
+    pub async fn open(&self, opening: Opening) -> Result<bool> {
+        self.post(Posting::Open(opening), Reply::Opened).await
     }
 
     /// Charges a call. The posting is in the queue when this returns, before the future is polled. An
@@ -167,6 +170,15 @@ impl Engine {
     /// [`Error::Internal`].
     pub fn update_order(&self, update: OrderUpdate) -> impl Future<Output = Result<(Order, bool)>> + Send + 'static {
         self.post(Posting::UpdateOrder(update), Reply::OrderUpdated)
+    }
+
+    /// Sets the status of an account. Opens the account of a new user. Returns whether the status
+    /// has changed. Charges that are queued after the answer see the status, on every server.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`], [`Error::Internal`].
+    pub fn set_status(&self, change: StatusChange) -> impl Future<Output = Result<bool>> + Send + 'static {
+        self.post(Posting::SetStatus(change), Reply::StatusSet)
     }
 
     /// Postings that wait in each lane.

@@ -26,6 +26,7 @@ pub(super) enum Reply {
     Ended(oneshot::Sender<Result<Option<(Transaction, Effect)>>>),
     Adjusted(oneshot::Sender<Result<(Adjusted, bool)>>),
     OrderUpdated(oneshot::Sender<Result<(Order, bool)>>),
+    StatusSet(oneshot::Sender<Result<bool>>),
 }
 
 impl Reply {
@@ -50,6 +51,7 @@ impl Reply {
             (Self::OrderUpdated(reply), Outcome::OrderUpdated { order, changed }) => {
                 answer(reply, Ok((order, changed)))
             }
+            (Self::StatusSet(reply), Outcome::StatusSet { changed }) => answer(reply, Ok(changed)),
             (_, outcome) => tracing::error!(?outcome, "ledger returned the wrong kind of outcome for a posting"),
         }
     }
@@ -62,6 +64,7 @@ impl Reply {
             Self::Ended(reply) => answer(reply, Err(error)),
             Self::Adjusted(reply) => answer(reply, Err(error)),
             Self::OrderUpdated(reply) => answer(reply, Err(error)),
+            Self::StatusSet(reply) => answer(reply, Err(error)),
         }
     }
 }

@@ -6,6 +6,7 @@ mod recharge;
 mod recommit;
 mod reservation;
 mod state;
+mod status;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -15,11 +16,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, NaiveDate, Utc};
 
 use super::{
+    audit_events,
     posting::{Adjusted, Adjustment, Batch, Charge, Effect, Outcome, Posting, RecordIds},
     transaction::{ChargeContent, Status, Transaction},
 };
 use crate::biz::{
     account::{Balance, Quota},
+    audit_trail::AuditEvent,
     charge::{self, Funds, Split, quote::Quote},
     limits::key_quota::{self, KeyQuota, KeyQuotas, QuotaType, Take},
     reports::{
@@ -44,7 +47,9 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
         charges: Vec::new(),
         records: Vec::new(),
         adjustments: Vec::new(),
+        audit_events: Vec::new(),
         changed: BTreeSet::new(),
+        changed_statuses: BTreeSet::new(),
         changed_quotas: BTreeSet::new(),
         changed_requests: BTreeSet::new(),
         changed_key_quotas: BTreeSet::new(),
@@ -57,7 +62,7 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
         .iter()
         .map(|posting| match posting {
             // Only the first opening in a batch reports a new account.
-            Posting::Open(user) => Ok(Outcome::Opened { created: book.state.created.remove(user) }),
+            Posting::Open(opening) => Ok(Outcome::Opened { created: book.state.created.remove(&opening.user) }),
             Posting::Charge(charge) => book.charge(charge),
             Posting::Reserve(reserve) => book.reserve(reserve),
             Posting::Report(report) => book.report(report),
@@ -66,6 +71,7 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
             Posting::Expire(expire) => book.expire(expire),
             Posting::Adjust(adjustment) => book.adjust(adjustment),
             Posting::UpdateOrder(update) => book.update_order(update),
+            Posting::SetStatus(change) => book.set_status(change),
         })
         .map(|outcome| outcome.unwrap_or_else(Outcome::Refused))
         .collect();
@@ -79,7 +85,9 @@ struct Book<'a> {
     charges: Vec<Transaction>,
     records: Vec<NewRecord>,
     adjustments: Vec<Adjusted>,
+    audit_events: Vec<AuditEvent>,
     changed: BTreeSet<UserId>,
+    changed_statuses: BTreeSet<UserId>,
     changed_quotas: BTreeSet<QuotaKey>,
     changed_requests: BTreeSet<UserId>,
     changed_key_quotas: BTreeSet<(ApiKeyId, QuotaType)>,
@@ -97,6 +105,7 @@ impl Book<'_> {
         }
         let quote = request.quote.as_ref().map_err(Error::clone)?;
         let quota_key = (request.user.clone(), self.batch.at.month, request.content.service.clone());
+        self.check_status(&request.user)?;
         self.check_caps(&request.user)?;
         let split = self.cover(quote, &quota_key)?;
         let take = Take::call(request.content.usage, split.amount);
@@ -236,7 +245,7 @@ impl Book<'_> {
         if amount.is_negative() && after < balance.held {
             return Err(Error::InsufficientBalance { needed: -amount, available: balance.available() });
         }
-        balance.amount = after;
+        let before = std::mem::replace(&mut balance.amount, after);
         let adjusted = Adjusted {
             user: request.user.clone(),
             id: request.id.clone(),
@@ -248,11 +257,12 @@ impl Book<'_> {
         self.changed.insert(request.user.clone());
         self.state.adjustments.insert(key, adjusted.clone());
         self.adjustments.push(adjusted.clone());
+        self.audit_events.push(audit_events::of_adjustment(request, before, &adjusted));
         Ok(Outcome::Adjusted { adjusted, replayed: false })
     }
 
     fn into_writes(self) -> Writes {
-        let Book { mut state, charges, records, adjustments, .. } = self;
+        let Book { mut state, charges, records, adjustments, audit_events, .. } = self;
         let mut orders = std::mem::take(&mut state.orders);
         let balances: Vec<_> = self
             .changed
@@ -260,6 +270,14 @@ impl Book<'_> {
             .filter_map(|user| {
                 let balance = *state.balances.get(&user)?;
                 Some((user, Balance { version: balance.version + 1, ..balance }))
+            })
+            .collect();
+        let statuses: Vec<_> = self
+            .changed_statuses
+            .into_iter()
+            .filter_map(|user| {
+                let status = state.balances.get(&user)?.status;
+                Some((user, status))
             })
             .collect();
         let quotas: Vec<_> = self
@@ -299,8 +317,10 @@ impl Book<'_> {
             reservations: reservations.collect(),
             records,
             adjustments,
+            audit_events,
             orders: orders.collect(),
             balances,
+            statuses,
             quotas,
             requests,
             key_quotas,

@@ -32,6 +32,7 @@ impl Book<'_> {
         let expires_at = self.expiry(request.ttl)?;
         let quote = call.quote.as_ref().map_err(Error::clone)?;
         let quota_key = (call.user.clone(), at.month, call.content.service.clone());
+        self.check_status(&call.user)?;
         self.check_caps(&call.user)?;
         let split = self.cover(quote, &quota_key)?;
         let take = Take::call(call.content.estimate, split.amount);

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::NaiveDate;
+use uuid::Uuid;
 
 use crate::biz::{
     account::{Balance, Quota},
+    audit_trail::AuditEvent,
     limits::{caps::Requests, key_quota::KeyQuotas},
     reports::{record::Record, statistics::Totals},
     settlement::{
@@ -18,6 +20,7 @@ use crate::biz::{
         transaction::{Status, Transaction},
     },
     values::{
+        account_status::AccountStatus,
         calendar::Month,
         ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, ServiceName, TraceId, UserId},
     },
@@ -38,6 +41,8 @@ pub struct State {
     pub transactions: HashMap<TransactionKey, Transaction>,
     /// The settled adjustments of the batch's adjustment ids.
     pub adjustments: HashMap<(UserId, AdjustmentId), Adjusted>,
+    /// The ids of the batch's audit events that are stored.
+    pub audit_events: BTreeSet<Uuid>,
     /// The stored orders of the batch.
     pub orders: HashMap<OrderId, Order>,
     /// The order of each of the batch's payments that an order already has.
@@ -72,7 +77,7 @@ impl State {
             Posting::Commit(commit) => &commit.trace,
             Posting::Release(release) => &release.trace,
             Posting::Expire(expire) => &expire.trace,
-            Posting::Open(_) | Posting::Adjust(_) | Posting::UpdateOrder(_) => return None,
+            Posting::Open(_) | Posting::Adjust(_) | Posting::UpdateOrder(_) | Posting::SetStatus(_) => return None,
         };
         let ending = self.transactions.get(&(posting.user().clone(), trace.clone()))?;
         ending.content.api_key.as_ref()
@@ -88,10 +93,14 @@ pub struct Writes {
     pub reservations: Vec<ReservationWrite>,
     pub records: Vec<NewRecord>,
     pub adjustments: Vec<Adjusted>,
+    /// An event for each call of an operator that changed an account.
+    pub audit_events: Vec<AuditEvent>,
     /// Every order that changed.
     pub orders: Vec<Order>,
-    /// Every account that changed.
+    /// Every account that changed. Its status is in `statuses`.
     pub balances: Vec<(UserId, Balance)>,
+    /// Every status of an account that changed.
+    pub statuses: Vec<(UserId, AccountStatus)>,
     /// Every quota that changed.
     pub quotas: Vec<(QuotaKey, Quota)>,
     /// Every count of requests that changed.

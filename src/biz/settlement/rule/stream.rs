@@ -62,8 +62,12 @@ impl Book<'_> {
     }
 
     /// Increases the hold towards the cost of `target`: free units first, then the available balance,
-    /// as far as the amount quota of the API key allows.
+    /// as far as the amount quota of the API key allows. The hold of an account that is not active
+    /// stays, so its streams end soon.
     fn grow(&mut self, first: &Transaction, held: &Reservation, target: Usage) -> Result<(u32, Money), Error> {
+        if self.check_status(&first.user).is_err() {
+            return Ok((held.free, held.amount));
+        }
         // A target without a price can't be held. The commit returns the reason.
         let Ok((units, full_cost)) = first.priced(&Delivered::stream(first, target)) else {
             return Ok((held.free, held.amount));

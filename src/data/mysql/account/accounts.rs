@@ -1,6 +1,9 @@
 //! Accounts: one row of `user_balance`, and a row of `free_quota` per service and month.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, RetryableWithContext};
@@ -11,21 +14,24 @@ use uuid::Uuid;
 use crate::{
     biz::{
         account::{ACTIVE_PAGE, Account, AccountStore, ActiveUsers, Balance, Quota, catalog::Catalog},
+        audit_trail::AuditEvent,
         settlement::{
             keys::Keys,
             lock::LeftOut,
             rule::{QuotaKey, State},
         },
         values::{
+            account_status::AccountStatus,
             calendar::{BillingTime, Month},
             error::StoreError,
             ids::{ServiceName, UserId},
         },
     },
     data::{
+        column_codes::account_status_number,
         error::corrupt,
         mysql::{
-            MySqlStore,
+            MySqlStore, audit_trail,
             statement::{LockMode, Statement},
         },
         row::Columns,
@@ -47,7 +53,7 @@ const MAX_QUOTA_ROWS: usize = 8_000;
 impl AccountStore for MySqlStore {
     async fn account(&self, user: &UserId, month: Month) -> Result<Option<Account>, StoreError> {
         let query = sqlx::query(
-            "SELECT b.balance, b.held, b.version, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
+            "SELECT b.balance, b.held, b.version, b.status, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
              l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used, l.created_at \
              FROM user_balance b LEFT JOIN tenant_quota l ON l.user_id = b.user_id \
              LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ? \
@@ -70,20 +76,29 @@ impl AccountStore for MySqlStore {
     }
 }
 
+/// Accounts to open.
+#[derive(Clone, Copy)]
+pub struct NewAccounts<'n> {
+    pub users: &'n BTreeSet<UserId>,
+    /// The events of some of them, each to be written with the row of its account.
+    pub events: &'n BTreeMap<UserId, AuditEvent>,
+    pub at: BillingTime,
+    pub mode: LockMode,
+}
+
 /// Creates the missing rows of the users' accounts: a zero balance, and the quota rows of the month
 /// for every service. Existing rows stay as they are, and concurrent calls do not conflict.
 /// `connection` must be in no transaction.
 pub async fn open<'c>(
     mut connection: &'c mut MySqlConnection,
-    users: &BTreeSet<UserId>,
-    (at, catalog): (BillingTime, &Catalog),
-    mode: LockMode,
+    new: NewAccounts<'_>,
+    catalog: &Catalog,
 ) -> Result<(), StoreError> {
-    let users: Vec<&UserId> = users.iter().collect();
+    let users: Vec<&UserId> = new.users.iter().collect();
     let services = catalog.services().count().max(1);
     for chunk in users.chunks((MAX_QUOTA_ROWS / services).max(1)) {
         let attempt = |connection: &'c mut MySqlConnection| async move {
-            let done = insert_missing(chunk, at, catalog, mode).execute(&mut *connection).await;
+            let done = insert_missing(chunk, new, catalog).execute(&mut *connection).await;
             (connection, done)
         };
         let opening = attempt.retry(OPEN_BACKOFF).context(connection);
@@ -94,23 +109,26 @@ pub async fn open<'c>(
     Ok(())
 }
 
-fn insert_missing(users: &[&UserId], at: BillingTime, catalog: &Catalog, mode: LockMode) -> Statement {
-    Statement::separate(mode, |insert| {
+fn insert_missing(users: &[&UserId], new: NewAccounts<'_>, catalog: &Catalog) -> Statement {
+    let at = new.at;
+    Statement::separate(new.mode, |insert| {
         insert.push(
         "INSERT IGNORE INTO user_balance (user_balance_id, user_id, balance, version, created_at, updated_at) VALUES ",
     );
-        insert.rows(users, |row, user| {
-            row.text(&Uuid::now_v7().to_string())
-                .text(user.as_str())
-                .number(0)
-                .number(0)
-                .instant(at.utc)
-                .instant(at.utc);
+        let accounts: Vec<(&UserId, Uuid)> = users.iter().map(|user| (*user, Uuid::now_v7())).collect();
+        insert.rows(&accounts, |row, (user, id)| {
+            row.text(&id.to_string()).text(user.as_str()).number(0).number(0).instant(at.utc).instant(at.utc);
         });
+        insert.push("; ");
+        for (user, id) in &accounts {
+            if let Some(event) = new.events.get(*user) {
+                audit_trail::insert_with_account(insert, event, user, *id);
+            }
+        }
         let rows: Vec<_> =
             users.iter().flat_map(|user| catalog.iter().map(move |(service, plan)| (user, service, plan))).collect();
         insert.push(
-            "; COMMIT; INSERT IGNORE INTO free_quota \
+            "COMMIT; INSERT IGNORE INTO free_quota \
          (free_quota_id, user_id, service_name, total_quota, used_quota, reset_month, created_at, updated_at) VALUES ",
         );
         let month = at.month.to_string();
@@ -146,7 +164,7 @@ pub fn delete_if_inserted(statement: &mut Statement, user: &UserId, id: Uuid) {
 pub fn lock(statement: &mut Statement, keys: &Keys<'_>, month: Month, mode: LockMode) {
     statement
         .push(
-            "SELECT b.user_id, b.balance, b.held, b.version, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
+            "SELECT b.user_id, b.balance, b.held, b.version, b.status, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
              l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used, l.created_at \
              FROM user_balance b LEFT JOIN tenant_quota l ON l.user_id = b.user_id LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ",
         )
@@ -206,12 +224,12 @@ pub fn add_locked(
 ) -> Result<(), StoreError> {
     for row in rows {
         let user = user_of(row)?;
-        if let Some(service) = row.optional_text(4)?
-            && let Some(quota) = left_out.decoded(&user, "free_quota", quota_of(row, 5))?
+        if let Some(service) = row.optional_text(5)?
+            && let Some(quota) = left_out.decoded(&user, "free_quota", quota_of(row, 6))?
         {
             state.quotas.insert((user.clone(), month, ServiceName::from_stored(service)), quota);
         }
-        if let Some(requests) = left_out.decoded(&user, "tenant_quota", requests_of(row, 8))?.flatten() {
+        if let Some(requests) = left_out.decoded(&user, "tenant_quota", requests_of(row, 9))?.flatten() {
             state.requests.insert(user.clone(), requests);
         }
         if let Some(balance) = left_out.decoded(&user, "user_balance", balance_of(row, 1))? {
@@ -259,6 +277,16 @@ pub fn set_balances(statement: &mut Statement, balances: &[(UserId, Balance)]) {
             row.text(user.as_str()).money(balance.amount).money(balance.held).number(balance.version);
         })
         .push(" ON DUPLICATE KEY UPDATE balance = VALUES(balance), held = VALUES(held), version = VALUES(version); ");
+}
+
+/// As [`set_balances`].
+pub fn set_statuses(statement: &mut Statement, statuses: &[(UserId, AccountStatus)]) {
+    statement
+        .push("INSERT INTO user_balance (user_id, status) VALUES ")
+        .rows(statuses, |row, (user, status)| {
+            row.text(user.as_str()).number(account_status_number(*status));
+        })
+        .push(" ON DUPLICATE KEY UPDATE status = VALUES(status); ");
 }
 
 /// As [`set_balances`].

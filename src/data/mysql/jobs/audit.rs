@@ -168,7 +168,8 @@ const BOOKS: &[(&str, Note<MySqlRow>)] = &[
         audit::note_stranded,
     ),
     (
-        "SELECT user_id, CONCAT('balance with version ', version) FROM user_balance WHERE (version < 0) AND user_id BETWEEN ? AND ? LIMIT 10000",
+        "SELECT user_id, CONCAT('balance with version ', version, ', status ', status) FROM user_balance \
+         WHERE (version < 0 OR status NOT IN (0, 1, 2)) AND user_id BETWEEN ? AND ? LIMIT 10000",
         audit::note_unreadable,
     ),
     (

@@ -4,46 +4,72 @@ use async_trait::async_trait;
 
 use crate::{
     biz::{
-        limits::caps::{Caps, LimitStore, Requests},
+        audit_trail::AuditedCall,
+        limits::caps::{self, Caps, LimitStore, Requests},
         settlement::keys::Keys,
         values::{calendar::BillingTime, error::StoreError, ids::UserId},
     },
-    data::mysql::{
-        MySqlStore,
-        statement::{Row as StatementRow, Statement},
+    data::{
+        mysql::{
+            MySqlStore, audit_trail,
+            statement::{LockMode, Row as StatementRow, Statement},
+        },
+        row::Columns,
     },
 };
 
 #[async_trait]
 impl LimitStore for MySqlStore {
-    async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) -> Result<(), StoreError> {
-        self.reader.run(set(user, caps, at)).await
+    async fn set_caps(&self, user: &UserId, caps: Caps, call: &AuditedCall, at: BillingTime) -> Result<(), StoreError> {
+        let mut read = Statement::beginning(LockMode::Wait);
+        read.push("SELECT daily_limit, monthly_limit FROM tenant_quota WHERE user_id = ");
+        read.texts([user.as_str()]).push(LockMode::Wait.suffix());
+        self.change_row(read, |row| {
+            let stored = match row {
+                Some(row) => Some(Caps { daily: row.optional_number(0)?, monthly: row.optional_number(1)? }),
+                None => None,
+            };
+            let event = caps::audited(call, user, stored.unwrap_or_default(), caps, at);
+            Ok(event.map(|event| {
+                Statement::committing(LockMode::Wait, |packet| {
+                    set(packet, user, (stored.is_some(), caps), at);
+                    audit_trail::insert(packet, &[event]);
+                })
+            }))
+        })
+        .await
     }
 }
 
-fn set(user: &UserId, caps: Caps, at: BillingTime) -> Statement {
+/// Writes the caps of a user, whose row is locked if it exists.
+fn set(statement: &mut Statement, user: &UserId, (exists, caps): (bool, Caps), at: BillingTime) {
     if caps == Caps::default() {
-        let mut delete = Statement::new("DELETE FROM tenant_quota WHERE user_id = ");
-        delete.texts([user.as_str()]);
-        return delete;
+        statement.push("DELETE FROM tenant_quota WHERE user_id = ").texts([user.as_str()]).push("; ");
+    } else if exists {
+        statement.push("UPDATE tenant_quota SET daily_limit = ").row(|row| {
+            row.optional(caps.daily, StatementRow::number);
+        });
+        statement.push(", monthly_limit = ").row(|row| {
+            row.optional(caps.monthly, StatementRow::number);
+        });
+        statement.push(", version = version + 1, updated_at = ").instant(at.utc);
+        statement.push(" WHERE user_id = ").texts([user.as_str()]).push("; ");
+    } else {
+        statement
+            .push(
+                "INSERT INTO tenant_quota \
+                 (user_id, daily_limit, monthly_limit, usage_date, created_at, updated_at) VALUES ",
+            )
+            .rows([caps], |row, caps| {
+                row.text(user.as_str())
+                    .optional(caps.daily, StatementRow::number)
+                    .optional(caps.monthly, StatementRow::number)
+                    .day(at.day)
+                    .instant(at.utc)
+                    .instant(at.utc);
+            })
+            .push("; ");
     }
-    let mut upsert = Statement::new(
-        "INSERT INTO tenant_quota (user_id, daily_limit, monthly_limit, usage_date, created_at, updated_at) VALUES ",
-    );
-    upsert
-        .rows([caps], |row, caps| {
-            row.text(user.as_str())
-                .optional(caps.daily, StatementRow::number)
-                .optional(caps.monthly, StatementRow::number)
-                .day(at.day)
-                .instant(at.utc)
-                .instant(at.utc);
-        })
-        .push(
-            " ON DUPLICATE KEY UPDATE daily_limit = VALUES(daily_limit), monthly_limit = VALUES(monthly_limit), \
-             version = version + 1, updated_at = VALUES(updated_at)",
-        );
-    upsert
 }
 
 /// Finds the users that have caps by a plain read, which ignores locks.

@@ -6,13 +6,14 @@ use async_trait::async_trait;
 
 use crate::{
     biz::{
-        limits::key_quota::{KeyQuota, KeyQuotaStore, KeyQuotas, KnownSince, NewKeyQuota, QuotaType},
+        audit_trail::AuditedCall,
+        limits::key_quota::{KeyQuota, KeyQuotaStore, KeyQuotas, KnownSince, NewKeyQuota, Period, QuotaType},
         settlement::keys::Keys,
         values::{calendar::BillingTime, error::StoreError, ids::ApiKeyId},
     },
     data::{
         mysql::{
-            MySqlStore,
+            MySqlStore, audit_trail,
             statement::{LockMode, Statement},
         },
         rows::key_quota,
@@ -21,35 +22,20 @@ use crate::{
 
 #[async_trait]
 impl KeyQuotaStore for MySqlStore {
-    async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime) -> Result<(), StoreError> {
-        let statement = match quota.limit {
-            Some(limit) => {
-                let mut upsert = Statement::new(
-                    "INSERT INTO api_key_quota \
-                     (api_key_id, quota_type, period, quota_limit, usage_date, created_at, updated_at) VALUES ",
-                );
-                upsert
-                    .rows([quota], |row, quota| {
-                        row.text(quota.key.as_str()).text(quota.kind.name()).text(quota.period.name()).number(limit);
-                        row.day(at.day).instant(at.utc).instant(at.utc);
-                    })
-                    .push(
-                        // Assignments run from left to right: `period` still has its old value when
-                        // `used` is set.
-                        " ON DUPLICATE KEY UPDATE used = CASE VALUES(period) WHEN period THEN used \
-                         WHEN 'day' THEN used_day WHEN 'month' THEN used_month ELSE used_total END, \
-                         period = VALUES(period), quota_limit = VALUES(quota_limit), \
-                         version = version + 1, updated_at = VALUES(updated_at)",
-                    );
-                upsert
-            }
-            None => {
-                let mut delete = Statement::new("DELETE FROM api_key_quota WHERE api_key_id = ");
-                delete.texts([quota.key.as_str()]).push(" AND quota_type = ").texts([quota.kind.name()]);
-                delete
-            }
-        };
-        self.reader.run(statement).await
+    async fn set_key_quota(&self, quota: &NewKeyQuota, call: &AuditedCall, at: BillingTime) -> Result<(), StoreError> {
+        let mut read = Statement::beginning(LockMode::Wait);
+        read.push("SELECT period, quota_limit FROM api_key_quota");
+        of_row(&mut read, quota).push(LockMode::Wait.suffix());
+        self.change_row(read, |row| {
+            let stored = row.map(key_quota::period_and_limit_of).transpose()?;
+            Ok(quota.audited(call, stored, at).map(|event| {
+                Statement::committing(LockMode::Wait, |packet| {
+                    set(packet, quota, stored, at);
+                    audit_trail::insert(packet, &[event]);
+                })
+            }))
+        })
+        .await
     }
 
     async fn key_quotas(&self, key: &ApiKeyId) -> Result<KeyQuotas, StoreError> {
@@ -70,6 +56,46 @@ impl KeyQuotaStore for MySqlStore {
         )
         .bind(key.as_str().as_bytes());
         self.reader.fetch_all(query).await?.iter().map(key_quota::known_since_of).collect()
+    }
+}
+
+fn of_row<'s>(statement: &'s mut Statement, quota: &NewKeyQuota) -> &'s mut Statement {
+    statement.push(" WHERE api_key_id = ").texts([quota.key.as_str()]);
+    statement.push(" AND quota_type = ").texts([quota.kind.name()])
+}
+
+/// Writes a quota. `stored` is its row, which is locked.
+fn set(statement: &mut Statement, quota: &NewKeyQuota, stored: Option<(Period, i64)>, at: BillingTime) {
+    match (quota.limit, stored) {
+        (None, _) => {
+            statement.push("DELETE FROM api_key_quota");
+            of_row(statement, quota).push("; ");
+        }
+        (Some(limit), Some((period, _))) => {
+            statement.push("UPDATE api_key_quota SET ");
+            if period != quota.period {
+                statement.push("used = ").push(match quota.period {
+                    Period::Day => "used_day, ",
+                    Period::Month => "used_month, ",
+                    Period::Total => "used_total, ",
+                });
+            }
+            statement.push("period = ").texts([quota.period.name()]).push(", quota_limit = ").number(limit);
+            statement.push(", version = version + 1, updated_at = ").instant(at.utc);
+            of_row(statement, quota).push("; ");
+        }
+        (Some(limit), None) => {
+            statement
+                .push(
+                    "INSERT INTO api_key_quota \
+                     (api_key_id, quota_type, period, quota_limit, usage_date, created_at, updated_at) VALUES ",
+                )
+                .rows([quota], |row, quota| {
+                    row.text(quota.key.as_str()).text(quota.kind.name()).text(quota.period.name()).number(limit);
+                    row.day(at.day).instant(at.utc).instant(at.utc);
+                })
+                .push("; ");
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     biz::{
         settlement::{
+            audit_events,
             keys::Keys,
             ledger::{Ledger, SettledBatch},
             lock::{Lock, Obstacle},
@@ -22,6 +23,7 @@ use crate::{
     data::mysql::{
         MySqlStore,
         account::accounts,
+        audit_trail,
         limits::{caps, key_quotas},
         recharge,
         statement::{LockMode, Row as StatementRow, Statement},
@@ -58,7 +60,9 @@ impl Ledger for MySqlStore {
                 // again.
                 Statement::rolling_back().execute(&mut connection).await?;
                 created = unopened.iter().filter(|user| !state.balances.contains_key(user)).cloned().collect();
-                match accounts::open(&mut connection, &unopened, (batch.at, &batch.catalog), mode).await {
+                let events = audit_events::of_openings(batch, &created);
+                let opening = accounts::NewAccounts { users: &unopened, events: &events, at: batch.at, mode };
+                match accounts::open(&mut connection, opening, &batch.catalog).await {
                     // Somebody holds the place of a row. The other accounts do not wait for it.
                     Err(StoreError::Conflict(_)) if mode == LockMode::Skip => {
                         Statement::rolling_back().execute(&mut connection).await?;
@@ -118,6 +122,9 @@ fn write(statement: &mut Statement, writes: &Writes, at: BillingTime) {
     if !writes.adjustments.is_empty() {
         insert_adjustments(statement, &writes.adjustments);
     }
+    if !writes.audit_events.is_empty() {
+        audit_trail::insert(statement, &writes.audit_events);
+    }
     if !writes.requests.is_empty() {
         caps::set_used(statement, &writes.requests, at);
     }
@@ -127,6 +134,9 @@ fn write(statement: &mut Statement, writes: &Writes, at: BillingTime) {
     recharge::update(statement, &writes.orders);
     if !writes.balances.is_empty() {
         accounts::set_balances(statement, &writes.balances);
+    }
+    if !writes.statuses.is_empty() {
+        accounts::set_statuses(statement, &writes.statuses);
     }
 }
 

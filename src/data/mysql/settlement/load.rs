@@ -28,6 +28,7 @@ use crate::{
     data::{
         mysql::{
             account::accounts,
+            audit_trail,
             connections::Lease,
             limits::{caps, key_quotas},
             recharge,
@@ -110,6 +111,9 @@ pub async fn load(
             .pairs(&keys.adjustments)
             .push("); ");
     }
+    if !keys.audit_events.is_empty() {
+        audit_trail::read_ids(&mut statement, &keys.audit_events);
+    }
     if !keys.orders.is_empty() {
         recharge::lock(&mut statement, keys, mode);
     }
@@ -155,6 +159,11 @@ pub async fn load(
             if let Some(settled) = left_out.decoded(&user, "balance_adjustment", adjusted_of(row))? {
                 state.adjustments.insert((user, settled.id.clone()), settled);
             }
+        }
+    }
+    if !keys.audit_events.is_empty() {
+        for row in &next()? {
+            state.audit_events.insert(row.uuid(0)?);
         }
     }
     if !keys.orders.is_empty() {

@@ -1,6 +1,6 @@
 //! Accounts: one row of `user_balance`, and a row of `free_quota` per service and month.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -10,23 +10,26 @@ use uuid::Uuid;
 use crate::{
     biz::{
         account::{ACTIVE_PAGE, Account, AccountStore, ActiveUsers, Balance, Quota, catalog::Catalog},
+        audit_trail::AuditEvent,
         settlement::{
             keys::Keys,
             lock::LeftOut,
             rule::{QuotaKey, State},
         },
         values::{
+            account_status::AccountStatus,
             calendar::{BillingTime, Month},
             error::StoreError,
             ids::{ServiceName, UserId},
         },
     },
     data::{
+        column_codes::account_status_number,
         error::{corrupt, store_error},
         row::Columns,
         rows::account::{account_of, balance_of, change_of, quota_of},
         sqlite::{
-            SqliteStore,
+            SqliteStore, audit_trail,
             writer::{found, writer_error},
         },
     },
@@ -36,7 +39,7 @@ use crate::{
 impl AccountStore for SqliteStore {
     async fn account(&self, user: &UserId, month: Month) -> Result<Option<Account>, StoreError> {
         let rows = sqlx::query(
-            "SELECT b.balance, b.held, b.version, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
+            "SELECT b.balance, b.held, b.version, b.status, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
              l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used, l.created_at \
              FROM user_balance b LEFT JOIN tenant_quota l ON l.user_id = b.user_id \
              LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ? \
@@ -63,10 +66,11 @@ impl AccountStore for SqliteStore {
     }
 }
 
-/// Creates the missing rows of `users`. The writer's transaction excludes other writers.
+/// Creates the missing rows of `users`, and writes the events of new accounts. The writer's
+/// transaction excludes other writers.
 pub fn insert_missing(
     transaction: &Transaction<'_>,
-    users: &BTreeSet<UserId>,
+    (users, events): (&BTreeSet<UserId>, &BTreeMap<UserId, AuditEvent>),
     at: BillingTime,
     catalog: &Catalog,
 ) -> rusqlite::Result<()> {
@@ -81,13 +85,24 @@ pub fn insert_missing(
     )?;
     let (now, month) = (at.utc.timestamp_micros(), at.month.to_string());
     for user in users {
-        balance.execute(params![Uuid::now_v7().to_string(), user.as_str(), now])?;
+        let is_new = balance.execute(params![Uuid::now_v7().to_string(), user.as_str(), now])? == 1;
+        if let Some(event) = events.get(user).filter(|_| is_new) {
+            audit_trail::insert(transaction, std::slice::from_ref(event))?;
+        }
         for (service, plan) in catalog.iter() {
             let id = Uuid::now_v7().to_string();
             quota.execute(params![id, user.as_str(), service.as_str(), plan.free_quota, month, now])?;
         }
     }
     Ok(())
+}
+
+/// The balance row of a user.
+pub fn balance(transaction: &Transaction<'_>, user: &UserId) -> Result<Option<Balance>, StoreError> {
+    let mut find = transaction
+        .prepare_cached("SELECT balance, held, version, status FROM user_balance WHERE user_id = ?")
+        .map_err(writer_error)?;
+    found(&mut find, [user.as_str()], |row| balance_of(row, 0))
 }
 
 /// Loads the balances of the batch and the quotas that it needs.
@@ -97,11 +112,8 @@ pub fn load_accounts(
     month: Month,
     (state, left_out): (&mut State, &mut LeftOut),
 ) -> Result<(), StoreError> {
-    let mut find = transaction
-        .prepare_cached("SELECT balance, held, version FROM user_balance WHERE user_id = ?")
-        .map_err(writer_error)?;
     for &user in &keys.users {
-        let balance = found(&mut find, [user.as_str()], |row| balance_of(row, 0));
+        let balance = balance(transaction, user);
         if let Some(balance) = left_out.decoded(user, "user_balance", balance)?.flatten() {
             state.balances.insert(user.clone(), balance);
         }
@@ -150,6 +162,14 @@ pub fn set_balances(
     let now = at.utc.timestamp_micros();
     for (user, balance) in balances {
         update.execute(params![balance.amount.micros(), balance.held.micros(), balance.version, now, user.as_str()])?;
+    }
+    Ok(())
+}
+
+pub fn set_statuses(transaction: &Transaction<'_>, statuses: &[(UserId, AccountStatus)]) -> rusqlite::Result<()> {
+    for (user, status) in statuses {
+        let mut update = transaction.prepare_cached("UPDATE user_balance SET status = ? WHERE user_id = ?")?;
+        update.execute(params![account_status_number(*status), user.as_str()])?;
     }
     Ok(())
 }

@@ -144,7 +144,8 @@ const BOOKS: &[(&str, Note<SqliteRow>)] = &[
         audit::note_reservations,
     ),
     (
-        "SELECT user_id, 'balance with version ' || version FROM user_balance WHERE (version < 0 OR typeof(version) NOT IN ('integer', 'null')) AND user_id BETWEEN ? AND ? LIMIT 10000",
+        "SELECT user_id, 'balance with version ' || version || ', status ' || status FROM user_balance \
+         WHERE (version < 0 OR typeof(version) NOT IN ('integer', 'null') OR status NOT IN (0, 1, 2)) AND user_id BETWEEN ? AND ? LIMIT 10000",
         audit::note_unreadable,
     ),
     (

@@ -1,43 +1,62 @@
 //! Request caps, in the table `tenant_quota`.
 
 use async_trait::async_trait;
-use rusqlite::{Transaction, params};
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use crate::{
     biz::{
-        limits::caps::{Caps, LimitStore, Requests},
+        audit_trail::AuditedCall,
+        limits::caps::{self, Caps, LimitStore, Requests},
         settlement::{keys::Keys, lock::LeftOut, rule::State},
         values::{calendar::BillingTime, error::StoreError, ids::UserId},
     },
     data::{
+        row::Columns,
         rows::account::requests_of,
         sqlite::{
-            SqliteStore,
-            writer::{found, writer_error},
+            SqliteStore, audit_trail,
+            writer::{commit, found, writer_error},
         },
     },
 };
 
 #[async_trait]
 impl LimitStore for SqliteStore {
-    async fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) -> Result<(), StoreError> {
-        let user = user.clone();
-        let set = self.writer.run(move |connection| {
-            if caps == Caps::default() {
-                let gone = connection.execute("DELETE FROM tenant_quota WHERE user_id = ?", [user.as_str()]);
-                return gone.map_err(writer_error);
-            }
-            connection
-                .execute(
-                    "INSERT INTO tenant_quota (user_id, daily_limit, monthly_limit, usage_date, created_at, updated_at) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?5) ON CONFLICT DO UPDATE SET daily_limit = excluded.daily_limit, \
-                     monthly_limit = excluded.monthly_limit, version = version + 1, updated_at = excluded.updated_at",
-                    params![user.as_str(), caps.daily, caps.monthly, at.day.to_string(), at.utc.timestamp_micros()],
-                )
-                .map_err(writer_error)
-        });
-        set.await.map(|_| ())
+    async fn set_caps(&self, user: &UserId, caps: Caps, call: &AuditedCall, at: BillingTime) -> Result<(), StoreError> {
+        let (user, call) = (user.clone(), call.clone());
+        self.writer.run(move |connection| set(connection, &user, caps, (&call, at))).await
     }
+}
+
+fn set(
+    connection: &mut Connection,
+    user: &UserId,
+    caps: Caps,
+    (call, at): (&AuditedCall, BillingTime),
+) -> Result<(), StoreError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(writer_error)?;
+    let stored = {
+        let mut find = transaction
+            .prepare_cached("SELECT daily_limit, monthly_limit FROM tenant_quota WHERE user_id = ?")
+            .map_err(writer_error)?;
+        found(&mut find, [user.as_str()], |row| {
+            Ok(Caps { daily: row.optional_number(0)?, monthly: row.optional_number(1)? })
+        })?
+    };
+    let Some(event) = caps::audited(call, user, stored.unwrap_or_default(), caps, at) else { return Ok(()) };
+    let written = if caps == Caps::default() {
+        transaction.execute("DELETE FROM tenant_quota WHERE user_id = ?", [user.as_str()])
+    } else {
+        transaction.execute(
+            "INSERT INTO tenant_quota (user_id, daily_limit, monthly_limit, usage_date, created_at, updated_at) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?5) ON CONFLICT DO UPDATE SET daily_limit = excluded.daily_limit, \
+             monthly_limit = excluded.monthly_limit, version = version + 1, updated_at = excluded.updated_at",
+            params![user.as_str(), caps.daily, caps.monthly, at.day.to_string(), at.utc.timestamp_micros()],
+        )
+    };
+    written.map_err(writer_error)?;
+    audit_trail::insert(&transaction, &[event]).map_err(writer_error)?;
+    commit(transaction)
 }
 
 /// Loads the caps of the batch's users.

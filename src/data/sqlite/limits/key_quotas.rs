@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use rusqlite::{Statement, Transaction, params};
+use rusqlite::{Connection, Statement, Transaction, TransactionBehavior, params};
 
 use crate::{
     biz::{
+        audit_trail::AuditedCall,
         limits::key_quota::{KeyQuotaStore, KeyQuotas, KnownSince, NewKeyQuota, QuotaType, Taken},
         settlement::{lock::LeftOut, posting::Batch, rule::State},
         values::{calendar::BillingTime, error::StoreError, ids::ApiKeyId},
@@ -14,7 +15,10 @@ use crate::{
     data::{
         error::store_error,
         rows::key_quota,
-        sqlite::{SqliteStore, writer::writer_error},
+        sqlite::{
+            SqliteStore, audit_trail,
+            writer::{commit, found, writer_error},
+        },
     },
 };
 
@@ -25,26 +29,9 @@ const OF_KEY: &str = "\
 
 #[async_trait]
 impl KeyQuotaStore for SqliteStore {
-    async fn set_key_quota(&self, quota: &NewKeyQuota, at: BillingTime) -> Result<(), StoreError> {
-        let (quota, now) = (quota.clone(), at.utc.timestamp_micros());
-        let set = self.writer.run(move |connection| {
-            let (key, kind) = (quota.key.as_str(), quota.kind.name());
-            let done = match quota.limit {
-                Some(limit) => connection.execute(
-                    "INSERT INTO api_key_quota \
-                     (api_key_id, quota_type, period, quota_limit, usage_date, created_at, updated_at) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6) ON CONFLICT DO UPDATE SET \
-                     used = CASE excluded.period WHEN period THEN used WHEN 'day' THEN used_day \
-                     WHEN 'month' THEN used_month ELSE used_total END, period = excluded.period, \
-                     quota_limit = excluded.quota_limit, version = version + 1, updated_at = excluded.updated_at",
-                    params![key, kind, quota.period.name(), limit, at.day.to_string(), now],
-                ),
-                None => connection
-                    .execute("DELETE FROM api_key_quota WHERE api_key_id = ? AND quota_type = ?", params![key, kind]),
-            };
-            done.map_err(writer_error)
-        });
-        set.await.map(|_| ())
+    async fn set_key_quota(&self, quota: &NewKeyQuota, call: &AuditedCall, at: BillingTime) -> Result<(), StoreError> {
+        let (quota, call) = (quota.clone(), call.clone());
+        self.writer.run(move |connection| set(connection, &quota, &call, at)).await
     }
 
     async fn key_quotas(&self, key: &ApiKeyId) -> Result<KeyQuotas, StoreError> {
@@ -62,6 +49,40 @@ impl KeyQuotaStore for SqliteStore {
         let rows = query.bind(key.as_str()).fetch_all(&self.reader).await.map_err(store_error)?;
         rows.iter().map(key_quota::known_since_of).collect()
     }
+}
+
+fn set(
+    connection: &mut Connection,
+    quota: &NewKeyQuota,
+    call: &AuditedCall,
+    at: BillingTime,
+) -> Result<(), StoreError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(writer_error)?;
+    let (key, kind, now) = (quota.key.as_str(), quota.kind.name(), at.utc.timestamp_micros());
+    let stored = {
+        let mut find = transaction
+            .prepare_cached("SELECT period, quota_limit FROM api_key_quota WHERE api_key_id = ? AND quota_type = ?")
+            .map_err(writer_error)?;
+        found(&mut find, [key, kind], |row| key_quota::period_and_limit_of(row))?
+    };
+    let Some(event) = quota.audited(call, stored, at) else { return Ok(()) };
+    let written = match quota.limit {
+        Some(limit) => transaction.execute(
+            "INSERT INTO api_key_quota \
+             (api_key_id, quota_type, period, quota_limit, usage_date, created_at, updated_at) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6) ON CONFLICT DO UPDATE SET \
+             used = CASE excluded.period WHEN period THEN used WHEN 'day' THEN used_day \
+             WHEN 'month' THEN used_month ELSE used_total END, period = excluded.period, \
+             quota_limit = excluded.quota_limit, version = version + 1, updated_at = excluded.updated_at",
+            params![key, kind, quota.period.name(), limit, at.day.to_string(), now],
+        ),
+        None => {
+            transaction.execute("DELETE FROM api_key_quota WHERE api_key_id = ? AND quota_type = ?", params![key, kind])
+        }
+    };
+    written.map_err(writer_error)?;
+    audit_trail::insert(&transaction, &[event]).map_err(writer_error)?;
+    commit(transaction)
 }
 
 /// Loads the quotas of the API keys of the batch. The ending transactions are already loaded.

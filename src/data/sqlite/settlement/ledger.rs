@@ -9,6 +9,7 @@ use super::transactions;
 use crate::{
     biz::{
         settlement::{
+            audit_events,
             keys::Keys,
             ledger::{Ledger, SettledBatch},
             lock::{LeftOut, Lock},
@@ -22,9 +23,10 @@ use crate::{
         sqlite::{
             SqliteStore,
             account::accounts,
+            audit_trail,
             limits::{caps, key_quotas},
             recharge,
-            writer::{found, writer_error},
+            writer::{commit, found, writer_error},
         },
     },
 };
@@ -49,11 +51,13 @@ fn settle(connection: &mut Connection, batch: &Batch) -> Result<SettledBatch, St
     unopened.retain(|user| !left_out.contains(user));
     if !unopened.is_empty() {
         state.created = unopened.iter().filter(|user| !state.balances.contains_key(user)).cloned().collect();
-        accounts::insert_missing(&transaction, &unopened, batch.at, &batch.catalog).map_err(writer_error)?;
+        let events = audit_events::of_openings(batch, &state.created);
+        accounts::insert_missing(&transaction, (&unopened, &events), batch.at, &batch.catalog).map_err(writer_error)?;
         accounts::load_accounts(&transaction, &keys, batch.at.month, (&mut state, &mut left_out))?;
     }
     transactions::load(&transaction, &keys.transactions, (&mut state, &mut left_out))?;
     load_adjustments(&transaction, &keys, (&mut state, &mut left_out))?;
+    state.audit_events = audit_trail::stored(&transaction, &keys.audit_events)?;
     recharge::load(&transaction, batch, &keys, (&mut state, &mut left_out))?;
     caps::load(&transaction, &keys, (&mut state, &mut left_out))?;
     key_quotas::load(&transaction, batch, (&mut state, &mut left_out))?;
@@ -64,8 +68,7 @@ fn settle(connection: &mut Connection, batch: &Batch) -> Result<SettledBatch, St
         return Ok(writes.into_settlement(outcomes, left_out));
     }
     write(&transaction, &writes, batch.at).map_err(writer_error)?;
-    // After any error of the commit its outcome is unknown.
-    transaction.commit().map_err(|error| StoreError::Unavailable(format!("during commit: {error}")))?;
+    commit(transaction)?;
     Ok(writes.into_settlement(outcomes, left_out))
 }
 
@@ -98,10 +101,12 @@ fn write(transaction: &Transaction<'_>, writes: &Writes, at: BillingTime) -> rus
     add_usage(transaction, &writes.usage)?;
     accounts::set_quotas(transaction, &writes.quotas, at)?;
     insert_adjustments(transaction, &writes.adjustments)?;
+    audit_trail::insert(transaction, &writes.audit_events)?;
     recharge::update(transaction, &writes.orders)?;
     caps::set_used(transaction, &writes.requests, at)?;
     key_quotas::set_used(transaction, &writes.key_quotas, at)?;
-    accounts::set_balances(transaction, &writes.balances, at)
+    accounts::set_balances(transaction, &writes.balances, at)?;
+    accounts::set_statuses(transaction, &writes.statuses)
 }
 
 fn insert_records(transaction: &Transaction<'_>, records: &[NewRecord]) -> rusqlite::Result<()> {

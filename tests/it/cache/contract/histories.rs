@@ -16,6 +16,7 @@ use billing_service::biz::{
     },
     settlement::change::{AccountChange, Change, KeyChange},
     values::{
+        account_status::AccountStatus,
         cache_key::CacheKey,
         ids::{ApiKeyId, UserId},
         money::Money,
@@ -273,7 +274,8 @@ fn changed(entry: &CacheEntry, what: u8) -> Option<(CacheEntry, Change)> {
         CacheEntry::Account(user, account) => {
             let (mut next, before) = (account.clone(), account.balance.version);
             let amount = account.balance.amount.plus(Money::from_micros(i64::from(what) - 100));
-            next.balance = Balance { amount, version: before + 1, ..account.balance };
+            let status = AccountStatus::ALL[usize::from(what) % AccountStatus::ALL.len()];
+            next.balance = Balance { amount, version: before + 1, status, ..account.balance };
             if let Some(counted) = next.requests.as_mut().filter(|_| what & 1 == 0) {
                 *counted = Requests { daily: counted.daily + 1, monthly: counted.monthly + 1, ..*counted };
             }

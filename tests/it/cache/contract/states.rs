@@ -39,7 +39,7 @@ pub fn number() -> u64 {
 }
 
 pub fn balance(version: i64, amount: i64, held: i64) -> Balance {
-    Balance { amount: Money::from_micros(amount), held: Money::from_micros(held), version }
+    Balance { amount: Money::from_micros(amount), held: Money::from_micros(held), version, ..Balance::default() }
 }
 
 pub fn row(month: &str, service: &str) -> (Month, ServiceName) {

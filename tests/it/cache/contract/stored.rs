@@ -3,11 +3,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use billing_service::biz::{
-    account::Quota,
+    account::{Balance, Quota},
     check::cache::entry::{AccountEntry, CacheEntry},
     limits::key_quota::{KeyQuota, Period, QuotaType, Taken},
     settlement::change::{AccountChange, Change, KeyChange},
     values::{
+        account_status::AccountStatus,
         cache_key::CacheKey,
         ids::{ApiKeyId, UserId},
     },
@@ -45,7 +46,12 @@ fn accounts() -> Vec<AccountEntry> {
             quotas: BTreeMap::new(),
         },
         AccountEntry {
-            balance: balance(3, -10_500_000, 1),
+            balance: Balance { status: AccountStatus::Frozen, ..balance(4, 1, 0) },
+            requests: None,
+            quotas: BTreeMap::new(),
+        },
+        AccountEntry {
+            balance: Balance { status: AccountStatus::Closed, ..balance(3, -10_500_000, 1) },
             requests: Some(requests(Some(3), None, 1)),
             quotas: BTreeMap::new(),
         },
@@ -140,7 +146,7 @@ async fn a_change_makes_the_next_entry_of_the_one_it_began_with(
     let change = AccountChange {
         user: user.clone(),
         before: 9,
-        balance: balance(10, -1, 2),
+        balance: Balance { status: AccountStatus::Frozen, ..balance(10, -1, 2) },
         requests: None,
         quotas: BTreeMap::from([(row(NOVEMBER, "asset"), quota(70)), (row(DECEMBER, "asset"), quota(1))]),
     };

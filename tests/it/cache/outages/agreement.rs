@@ -60,12 +60,14 @@ impl Tables {
         let mut enter = |owner: &str, field: &str, value: String| {
             accounts.entry(format!("{prefix}{{{owner}}}:account")).or_default().insert(field.to_owned(), value);
         };
-        let columns = ["user_id", "version", "MICROS(balance)", "MICROS(held)"];
+        let status = "CASE status WHEN 0 THEN 'ACTIVE' WHEN 1 THEN 'FROZEN' ELSE 'CLOSED' END";
+        let columns = ["user_id", "version", "MICROS(balance)", "MICROS(held)", status];
         for row in database.rows(&columns, "FROM user_balance").await {
-            let [user, version, balance, held] = row.try_into().unwrap();
+            let [user, version, balance, held, status] = row.try_into().unwrap();
             enter(&user, "version", version);
             enter(&user, "balance", balance);
             enter(&user, "held", held);
+            enter(&user, "status", status);
         }
         let columns = ["user_id", "reset_month", "service_name", "total_quota", "used_quota", "held_quota"];
         for row in database.rows(&columns, "FROM free_quota").await {

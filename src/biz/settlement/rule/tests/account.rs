@@ -6,12 +6,13 @@ use std::{fmt::Write as _, sync::Arc};
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use super::books::Books;
+use super::{books::Books, histories::postings::call};
 use crate::biz::{
     account::{
         catalog::{Catalog, Plan, Price, QuotaUnit},
         policy::Policy,
     },
+    audit_trail::{ADJUST_BALANCE, SET_ACCOUNT_STATUS},
     charge::{
         prices::{PriceBook, PriceVersion, Prices, TokenPrices},
         quote::{Ask, Quoter},
@@ -25,12 +26,13 @@ use crate::biz::{
     settlement::{
         order::{Order, OrderStatus},
         posting::{
-            Adjustment, AdjustmentContent, Batch, Cause, Charge, Commit, Effect, Expire, OrderUpdate, Outcome,
-            PaymentUpdate, Posting, RecordIds, Release, Report, Reserve,
+            Adjustment, AdjustmentContent, Batch, Cause, Charge, Commit, Effect, Expire, Opening, OrderUpdate, Outcome,
+            PaymentUpdate, Posting, RecordIds, Release, Report, Reserve, StatusChange,
         },
         transaction::{ChargeContent, Status, Transaction},
     },
     values::{
+        account_status::AccountStatus,
         calendar::{BillingTime, Calendar, SystemClock},
         ids::{AdjustmentId, ApiKeyId, ModelName, OrderId, PaymentId, PriceVersionId, ServiceName, TraceId, UserId},
         money::Money,
@@ -324,7 +326,16 @@ pub fn adjust(id: &str, amount: &str) -> Posting {
         id: AdjustmentId::from_stored(id),
         content: AdjustmentContent { amount: yuan(amount), reason: "a case".into(), operator: String::new() },
         request: Uuid::now_v7(),
+        call: call(ADJUST_BALANCE),
     })
+}
+
+pub fn open() -> Posting {
+    Posting::Open(Opening { user: user(), call: None })
+}
+
+pub fn set_status(status: AccountStatus) -> Posting {
+    Posting::SetStatus(StatusChange { user: user(), status, call: call(SET_ACCOUNT_STATUS) })
 }
 
 pub fn update_order(payment_update: PaymentUpdate) -> Posting {
@@ -351,6 +362,7 @@ fn answer(outcome: &Outcome) -> String {
             let payment = order.payment.as_ref().map_or("no payment", |payment| payment.as_str());
             format!("{}{}, {payment}", if *changed { "" } else { "unchanged: " }, order.status)
         }
+        Outcome::StatusSet { changed } => if *changed { "set" } else { "unchanged" }.into(),
         Outcome::Refused(error) => format!("refused: {error}"),
     }
 }

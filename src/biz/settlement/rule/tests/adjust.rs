@@ -23,6 +23,21 @@ fn the_very_request_is_no_repeat() {
 }
 
 #[test]
+fn an_adjustment_leaves_one_event_and_a_repeat_or_a_refusal_none() {
+    let account = TestAccount::with("0");
+    let adjustment = adjust("a", "5.5");
+    account.settle(adjustment.clone());
+    account.settle(adjustment);
+    account.settle(adjust("a", "5.5"));
+    account.settle(adjust("b", "-9"));
+    let events = account.books.audit_events();
+    let shown: Vec<_> = events.iter().map(|event| (event.before.as_deref(), event.after.as_deref())).collect();
+    let after = r#"{"adjustment_id":"a","amount":"5.5","balance":"5.5","operator":""}"#;
+    assert_eq!(shown, [(Some(r#"{"balance":"0"}"#), Some(after))]);
+    assert_eq!(events[0].rpc, "AdjustBalance");
+}
+
+#[test]
 fn a_debit_leaves_the_holds() {
     let account = TestAccount::with("5");
     account.reserve(units(6));

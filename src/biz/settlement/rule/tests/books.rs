@@ -10,13 +10,14 @@ use chrono::{DateTime, Utc};
 use super::histories::{
     Stage, USERS,
     model::SERVICES,
-    postings::{month, service, user},
+    postings::{call, month, service, user},
 };
 use crate::biz::{
     account::{Account, Balance, Quota},
+    audit_trail::{AuditEvent, SET_USER_LIMITS},
     jobs::audit::{DayBook, DifferingDay, Evidence},
     limits::{
-        caps::{Caps, Requests},
+        caps::{self, Caps, Requests},
         key_quota::{KeyQuota, KeyQuotas, NewKeyQuota, Taken},
     },
     reports::{
@@ -51,6 +52,7 @@ struct Tables {
     orders: HashMap<OrderId, Order>,
     records: Vec<NewRecord>,
     usage: BTreeMap<UsageKey, UsageDelta>,
+    audit_events: Vec<AuditEvent>,
 }
 
 impl Books {
@@ -74,6 +76,7 @@ impl Books {
             created: Default::default(),
             transactions: tables.transactions.clone(),
             adjustments: tables.adjustments.clone(),
+            audit_events: tables.audit_events.iter().map(|event| event.id).collect(),
             orders: tables.orders.clone(),
             payments: tables
                 .orders
@@ -82,7 +85,14 @@ impl Books {
                 .collect(),
         };
         let (outcomes, writes) = rule::settle(batch, state);
-        tables.balances.extend(writes.balances);
+        for (user, balance) in writes.balances {
+            // The status has a write of its own.
+            let row = tables.balances.entry(user).or_default();
+            *row = Balance { status: row.status, ..balance };
+        }
+        for (user, status) in writes.statuses {
+            tables.balances.entry(user).or_default().status = status;
+        }
         tables.quotas.extend(writes.quotas);
         tables.requests.extend(writes.requests);
         tables.key_quotas.extend(writes.key_quotas);
@@ -94,6 +104,7 @@ impl Books {
         for adjusted in writes.adjustments {
             tables.adjustments.insert((adjusted.user.clone(), adjusted.id.clone()), adjusted);
         }
+        tables.audit_events.extend(writes.audit_events);
         for order in writes.orders {
             tables.orders.insert(order.id.clone(), order);
         }
@@ -109,11 +120,17 @@ impl Books {
 
     pub fn set_caps(&self, user: &UserId, caps: Caps, at: BillingTime) {
         let mut tables = self.0.lock().unwrap();
+        let before = tables.requests.get(user).map(|requests| requests.caps).unwrap_or_default();
+        tables.audit_events.extend(caps::audited(&call(SET_USER_LIMITS), user, before, caps, at));
         if caps == Caps::default() {
             tables.requests.remove(user);
         } else {
             tables.requests.entry(user.clone()).or_insert(Requests::new(caps, at)).caps = caps;
         }
+    }
+
+    pub fn audit_events(&self) -> Vec<AuditEvent> {
+        self.0.lock().unwrap().audit_events.clone()
     }
 
     pub fn requests(&self, user: &UserId) -> Option<Requests> {
@@ -167,6 +184,10 @@ impl Books {
 
     pub fn balance(&self, user: &UserId) -> Balance {
         self.0.lock().unwrap().balances.get(user).copied().unwrap_or_default()
+    }
+
+    pub fn quotas(&self) -> BTreeMap<QuotaKey, Quota> {
+        self.0.lock().unwrap().quotas.clone()
     }
 
     pub fn quota(&self, key: &QuotaKey) -> Option<Quota> {
@@ -286,6 +307,11 @@ impl Stage for Books {
 
     async fn due(&self, _: DateTime<Utc>) -> Option<BTreeSet<(UserId, TraceId)>> {
         None
+    }
+
+    async fn audit_events(&self, user: &UserId) -> Vec<AuditEvent> {
+        let all = Books::audit_events(self);
+        all.into_iter().filter(|event| event.user.as_ref() == Some(user)).collect()
     }
 
     async fn evidence(&self, case: &str) -> Vec<Evidence> {

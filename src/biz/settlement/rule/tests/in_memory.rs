@@ -8,7 +8,7 @@ use super::{
 };
 
 /// The rare events that the histories must contain, so that the test proves its claim.
-const RARE: [&str; 35] = [
+const RARE: [&str; 40] = [
     "a stream that was replaced reports",
     "a stream that was replaced commits",
     "a text has less than its stream had reported",
@@ -44,6 +44,11 @@ const RARE: [&str; 35] = [
     "a cost takes the place of the prices",
     "a call has no price",
     "a delivery has no price",
+    "an account that is not active refuses a call",
+    "an account is active again",
+    "a request that has set the status comes again",
+    "a hold of an account that is not active stays",
+    "a hold of an account that is not active is charged",
 ];
 
 const CASES: u32 = 10_000;

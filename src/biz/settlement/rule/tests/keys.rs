@@ -29,7 +29,7 @@ fn a_call_needs_the_quota_of_its_service_and_an_opening_needs_all() {
         assert_eq!((keys.accounts.len(), keys.quotas.len(), keys.api_keys.len()), (1, 1, 1));
         assert_eq!((keys.transactions.len(), keys.ending.len()), (1, 0));
     }
-    let batch = account.batch([Posting::Open(super::account::user())]);
+    let batch = account.batch([super::account::open()]);
     let keys = Keys::of(&batch);
     assert_eq!((keys.accounts.len(), keys.quotas.len(), keys.transactions.len()), (1, 3, 0));
 }

@@ -14,5 +14,6 @@ mod recharge;
 mod recommit;
 mod release;
 mod reserve;
+mod status;
 mod stream;
 mod writes;

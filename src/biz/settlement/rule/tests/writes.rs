@@ -1,6 +1,6 @@
 //! The writes of a batch: every changed row, once, and no other row.
 
-use super::account::{Call, TestAccount, adjust, commit, commit_of, key, trace, units, user, yuan};
+use super::account::{Call, TestAccount, adjust, commit, commit_of, key, open, trace, units, user, yuan};
 use crate::biz::{
     account::{Balance, Quota},
     limits::{
@@ -8,6 +8,7 @@ use crate::biz::{
         key_quota::{KeyQuota, Period, QuotaType, Taken},
     },
     settlement::{
+        keys::Keys,
         posting::{Outcome, Posting},
         rule::{self, State},
         transaction::Status,
@@ -55,7 +56,7 @@ fn the_rows_of_a_charge_are_written_once_and_their_versions_grow() {
 #[test]
 fn refusals_and_openings_write_nothing() {
     let account = TestAccount::with("0");
-    let batch = account.batch([Posting::Open(user()), account.charge_of(units(99)).into(), commit().into()]);
+    let batch = account.batch([open(), account.charge_of(units(99)).into(), commit().into()]);
     let (_, writes) = rule::settle(&batch, loaded(&account));
     assert!(writes.is_empty());
     let is_silent = writes.records.is_empty() && writes.quotas.is_empty() && writes.usage.is_empty();
@@ -84,7 +85,7 @@ fn an_account_that_a_batch_opens_is_new_once() {
     let account = TestAccount::with("0");
     let mut state = loaded(&account);
     state.created.insert(user());
-    let (outcomes, _) = rule::settle(&account.batch([Posting::Open(user()), Posting::Open(user())]), state);
+    let (outcomes, _) = rule::settle(&account.batch([open(), open()]), state);
     assert_eq!(outcomes, [Outcome::Opened { created: true }, Outcome::Opened { created: false }]);
 }
 
@@ -97,6 +98,19 @@ fn an_account_that_was_not_loaded_is_an_error_and_never_an_empty_one() {
         assert_eq!(outcomes, [not_loaded]);
         assert!(writes.is_empty());
     }
+}
+
+/// Charges pay nothing for the status of accounts and for the audit trail.
+#[test]
+fn a_batch_of_charges_looks_up_and_writes_no_event_and_no_status() {
+    let account = TestAccount::with("0");
+    let reserve = || Posting::Reserve(account.reserve_of(units(1)));
+    let batch = account.batch([account.charge_of(units(6)).into(), reserve(), commit().into()]);
+    assert!(Keys::of(&batch).audit_events.is_empty());
+    let (_, writes) = rule::settle(&batch, loaded(&account));
+    assert!(!writes.is_empty() && writes.audit_events.is_empty() && writes.statuses.is_empty());
+    let (_, writes) = rule::settle(&account.batch([adjust("a", "1"), adjust("b", "1")]), loaded(&account));
+    assert_eq!((writes.audit_events.len(), writes.adjustments.len()), (2, 2));
 }
 
 /// The quota row of a call that took and freed none of it stays as it is.

@@ -59,6 +59,8 @@ pub fn answer(step: &Step, outcome: &Outcome) -> Answer {
             let (state, payment) = order_state(order);
             Answer::Order { state, payment, changed: *changed }
         }
+        (Step::SetStatus { .. }, Outcome::StatusSet { changed }) => Answer::StatusSet { changed: *changed },
+        (_, Outcome::Refused(Error::AccountNotActive(_))) => Answer::NotActive,
         (Step::Order { .. }, Outcome::Refused(Error::OrderNotFound(_))) => Answer::NotFound,
         (Step::Order { .. }, Outcome::Refused(Error::AmountMismatch(_))) => Answer::WrongAmount,
         (Step::Order { .. }, Outcome::Refused(Error::DuplicateRecharge(_))) => Answer::Duplicate,

@@ -12,12 +12,13 @@ use super::{
     StoppedClock,
     answers::{Stored, answer, line, lines, order_state},
     model::{Answer, KEY_LIMITS, Model, Moment, ORDERS, SERVICES, Shared, State, Step},
-    postings::{Postings, api_key, catalog, moment, new_order, order_id, quoter, service, trace, user},
+    postings::{Postings, account_status, api_key, catalog, moment, new_order, order_id, quoter, service, trace, user},
     stage::Stage,
     steps::{History, Round, USERS},
 };
 use crate::biz::{
     account::Account,
+    audit_trail::{ADJUST_BALANCE, SET_ACCOUNT_STATUS, SET_USER_LIMITS},
     jobs::audit,
     limits::{
         caps::Caps,
@@ -170,6 +171,7 @@ impl<'h, S: Stage> Play<'h, S> {
             for month in &self.months {
                 let Account { balance, quotas, requests } = self.stage.account(&user, *month).await;
                 prop_assert_eq!((balance.amount.micros(), balance.held.micros()), (model.balance, model.held()));
+                prop_assert_eq!(balance.status, account_status(model.status));
                 prop_assert!(model.overdrawn || balance.available() >= Money::ZERO);
                 let calls = requests.map(|requests| requests.used(self.at));
                 let expected = model.calls(moment).map(|(daily, monthly)| (daily as u32, monthly as u32));
@@ -210,6 +212,18 @@ impl<'h, S: Stage> Play<'h, S> {
                 let stored = self.stage.order(&order_id(self.postings.case, number, order)).await.unwrap();
                 prop_assert_eq!(order_state(&stored), model.orders[usize::from(order)]);
             }
+
+            let mut events = BTreeMap::new();
+            for event in self.stage.audit_events(&user).await {
+                *events.entry(event.rpc.into_owned()).or_default() += 1;
+            }
+            let mut expected = BTreeMap::from([
+                (ADJUST_BALANCE.to_owned(), model.adjustments.len()),
+                (SET_ACCOUNT_STATUS.to_owned(), model.status_changes.len()),
+                (SET_USER_LIMITS.to_owned(), model.caps_changes),
+            ]);
+            expected.retain(|_, count| *count > 0);
+            prop_assert_eq!(events, expected);
 
             let span = DaySpan { first: self.calendar.at(self.start).day, last: self.at.day };
             let days = self.stage.daily(&user, span).await.into_iter().map(|of| {

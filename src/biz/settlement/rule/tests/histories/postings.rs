@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::{
     StoppedClock,
     model::{
-        Call, MODELS, Moment, OrderStep, Overrun, Policy, Priced, Report, SERVICES, Service, Step, TTL_MINUTES, Tokens,
-        order_amount,
+        Call, MODELS, Moment, OrderStep, Overrun, Policy, Priced, Report, SERVICES, Service, Status, Step, TTL_MINUTES,
+        Tokens, order_amount,
     },
 };
 use crate::biz::{
@@ -17,6 +17,7 @@ use crate::biz::{
         catalog::{Catalog, Plan, Price, QuotaUnit},
         policy::{AboveHold, OnExpiry},
     },
+    audit_trail::{ADJUST_BALANCE, Actor, AuditedCall, SET_ACCOUNT_STATUS},
     charge::{
         prices::{PriceBook, PriceVersion, Prices, TokenPrices},
         quote::{Ask, Quoter},
@@ -25,11 +26,12 @@ use crate::biz::{
         order::{Order, OrderStatus},
         posting::{
             self, Adjustment, AdjustmentContent, Cause, Charge, Commit, Expire, OrderUpdate, PaymentUpdate, Posting,
-            RecordIds, Release, Reserve,
+            RecordIds, Release, Reserve, StatusChange,
         },
         transaction::ChargeContent,
     },
     values::{
+        account_status::AccountStatus,
         calendar::{BillingTime, Calendar, Month},
         ids::{AdjustmentId, ApiKeyId, ModelName, OrderId, PaymentId, PriceVersionId, ServiceName, TraceId, UserId},
         money::Money,
@@ -192,7 +194,14 @@ impl Postings<'_> {
                     operator: String::new(),
                 },
                 request: Uuid::now_v7(),
+                call: call(ADJUST_BALANCE),
             }),
+            Step::SetStatus { id, status } => {
+                let case: u64 = self.case.parse().unwrap_or_default();
+                let event = Uuid::from_u64_pair(case, u64::from(number) << 8 | u64::from(*id));
+                let call = AuditedCall { id: event, ..call(SET_ACCOUNT_STATUS) };
+                Posting::SetStatus(StatusChange { user, status: account_status(*status), call })
+            }
             Step::Order { order, order_step } => Posting::UpdateOrder(OrderUpdate {
                 user,
                 order: order_id(self.case, number, *order),
@@ -229,6 +238,19 @@ impl Postings<'_> {
             },
             record_ids,
         }
+    }
+}
+
+/// A call of an operator.
+pub fn call(rpc: &'static str) -> AuditedCall {
+    AuditedCall::new(rpc, Actor::new("tester", "admin", "r"), "random")
+}
+
+pub fn account_status(status: Status) -> AccountStatus {
+    match status {
+        Status::Active => AccountStatus::Active,
+        Status::Frozen => AccountStatus::Frozen,
+        Status::Closed => AccountStatus::Closed,
     }
 }
 

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 
 use crate::biz::{
     account::Account,
+    audit_trail::AuditEvent,
     jobs::audit::Evidence,
     limits::{
         caps::Caps,
@@ -37,5 +38,7 @@ pub trait Stage {
     async fn daily(&self, user: &UserId, span: DaySpan) -> Vec<DailyUse>;
     /// The reservations that a sweep would find; `None` on a stage without a sweep.
     async fn due(&self, until: DateTime<Utc>) -> Option<BTreeSet<(UserId, TraceId)>>;
+    /// The events of a user.
+    async fn audit_events(&self, user: &UserId) -> Vec<AuditEvent>;
     async fn evidence(&self, case: &str) -> Vec<Evidence>;
 }

@@ -2,7 +2,9 @@
 
 use proptest::prelude::*;
 
-use super::model::{Call, Caps, Commit, MODELS, ORDERS, OrderStep, Overrun, Policy, Report, SERVICES, Step, Tokens};
+use super::model::{
+    Call, Caps, Commit, MODELS, ORDERS, OrderStep, Overrun, Policy, Report, SERVICES, Status, Step, Tokens,
+};
 
 pub const USERS: u8 = 2;
 
@@ -130,7 +132,13 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..5u8, prop_oneof![-30..0i64, 1..60i64]).prop_map(|(id, amount)| Step::Adjust { id, amount }),
         // The largest number has no order.
         3 => (0..=ORDERS, order_step()).prop_map(|(order, order_step)| Step::Order { order, order_step }),
+        1 => (any::<u8>(), status()).prop_map(|(id, status)| Step::SetStatus { id, status }),
     ]
+}
+
+/// Mostly the end of a freeze, so that most histories go on.
+fn status() -> impl Strategy<Value = Status> {
+    prop_oneof![3 => Just(Status::Active), 1 => Just(Status::Frozen), 1 => Just(Status::Closed)]
 }
 
 /// Streams of a reservation: mostly the one that reserved.

@@ -52,6 +52,19 @@ pub enum Step {
         order: u8,
         order_step: OrderStep,
     },
+    SetStatus {
+        /// Identifies the request.
+        id: u8,
+        status: Status,
+    },
+}
+
+/// The status of an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Active,
+    Frozen,
+    Closed,
 }
 
 /// The delivery of a reservation.
@@ -153,6 +166,10 @@ pub enum Answer {
         payment: Option<u8>,
         changed: bool,
     },
+    StatusSet {
+        changed: bool,
+    },
+    NotActive,
     WrongAmount,
     Duplicate,
     Capped,
@@ -202,10 +219,15 @@ pub struct Model {
     /// The caps, and the start of the count.
     caps: Option<(Caps, i64)>,
     pub balance: i64,
+    pub status: Status,
+    /// The requests that changed the status.
+    pub status_changes: BTreeSet<u8>,
+    /// The number of changes of the caps.
+    pub caps_changes: usize,
     /// The state of each order, and its payment.
     pub orders: Vec<(OrderState, Option<u8>)>,
     pub entries: BTreeMap<u8, Entry>,
-    adjustments: BTreeMap<u8, (i64, i64)>,
+    pub adjustments: BTreeMap<u8, (i64, i64)>,
     /// Whether delivered work has taken the balance, less what is held, below zero.
     pub overdrawn: bool,
     /// The rare events so far.
@@ -219,6 +241,9 @@ impl Model {
             policies,
             caps: None,
             balance: 0,
+            status: Status::Active,
+            status_changes: BTreeSet::new(),
+            caps_changes: 0,
             orders: vec![(OrderState::Pending, None); ORDERS.into()],
             entries: BTreeMap::new(),
             adjustments: BTreeMap::new(),
@@ -267,6 +292,7 @@ impl Model {
     /// Sets the caps, or removes them together with their counts.
     pub fn set_caps(&mut self, caps: Option<Caps>, now: Moment) {
         let since = self.caps.map_or(now.micros, |(_, since)| since);
+        self.caps_changes += usize::from(self.caps.map(|(caps, _)| caps) != caps);
         self.caps = caps.map(|caps| (caps, since));
     }
 
@@ -300,6 +326,7 @@ impl Model {
             Step::Break { trace, stream, tokens } => self.break_off(*trace, *stream, *tokens, now, key),
             Step::Adjust { id, amount } => self.adjust(*id, *amount),
             Step::Order { order, order_step } => self.order(*order, *order_step, &mut shared.payments),
+            Step::SetStatus { id, status } => self.set_status(*id, *status),
         }
     }
 
@@ -309,6 +336,10 @@ impl Model {
             self.note("a call has no price", true);
             return Err(Answer::Invalid);
         };
+        if self.status != Status::Active {
+            self.note("an account that is not active refuses a call", true);
+            return Err(Answer::NotActive);
+        }
         if self.is_capped(now) {
             return Err(Answer::Capped);
         }
@@ -348,6 +379,20 @@ impl Model {
         let entry = Entry { answer: Some(answer.clone()), ..Entry::new(call, now, State::Committed, quoted.version) };
         self.entries.insert(call.trace, entry);
         answer
+    }
+
+    fn set_status(&mut self, id: u8, status: Status) -> Answer {
+        if self.status_changes.contains(&id) {
+            self.note("a request that has set the status comes again", true);
+            return Answer::StatusSet { changed: true };
+        }
+        let changed = self.status != status;
+        if changed {
+            self.status_changes.insert(id);
+        }
+        self.note("an account is active again", changed && status == Status::Active);
+        self.status = status;
+        Answer::StatusSet { changed }
     }
 
     fn adjust(&mut self, id: u8, amount: i64) -> Answer {

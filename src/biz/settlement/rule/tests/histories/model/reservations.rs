@@ -1,7 +1,7 @@
 //! Reservations: a hold, and then its end.
 
 use super::{
-    Answer, Call, Commit, Model, Moment, Overrun,
+    Answer, Call, Commit, Model, Moment, Overrun, Status,
     keys::{Key, one_call, one_end},
     prices::{self, Priced, SERVICES, Tokens, VersionNumber},
 };
@@ -200,6 +200,7 @@ impl Model {
             self.note("a delivery has no price", true);
             return Answer::Invalid;
         };
+        self.note("a hold of an account that is not active is charged", self.status != Status::Active);
         let (made, call) = (entry.made, entry.call);
         let mut after = entry.clone();
         // The reservation is no longer open, so its hold is available for the charge.

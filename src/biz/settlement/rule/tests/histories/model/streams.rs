@@ -1,7 +1,7 @@
 //! The reports of streams, and the growth of their holds.
 
 use super::{
-    Answer, Model, Moment,
+    Answer, Model, Moment, Status,
     keys::Key,
     prices,
     prices::Tokens,
@@ -91,6 +91,10 @@ impl Model {
     /// Increases the hold by one unit or one millionth at a time, until the target is covered or the
     /// funds are used up.
     fn grow(&mut self, trace: u8, target: Tokens, now: Moment, key: &mut Key) {
+        if self.status != Status::Active {
+            self.note("a hold of an account that is not active stays", true);
+            return;
+        }
         let entry = &self.entries[&trace];
         let (call, made) = (entry.call, entry.made);
         let delivered = Delivered { count: call.count, cost: None, tokens: Some(target) };

@@ -1,0 +1,44 @@
+//! The audit events of postings.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use serde_json::json;
+
+use super::posting::{Adjusted, Adjustment, Batch, Opening, Posting, StatusChange};
+use crate::biz::{
+    audit_trail::AuditEvent,
+    values::{account_status::AccountStatus, ids::UserId, money::Money},
+};
+
+/// The events of the calls that open some of these new accounts by name. Each is written with its
+/// account.
+pub fn of_openings(batch: &Batch, created: &BTreeSet<UserId>) -> BTreeMap<UserId, AuditEvent> {
+    let mut events = BTreeMap::new();
+    for posting in &batch.postings {
+        let Posting::Open(Opening { user, call: Some(call) }) = posting else { continue };
+        if created.contains(user) && !events.contains_key(user) {
+            let after = json!({"balance": Money::ZERO.to_string(), "status": AccountStatus::default().name()});
+            events.insert(user.clone(), call.event(batch.at.utc, Some(user), None, Some(after)));
+        }
+    }
+    events
+}
+
+/// The event of an adjustment of the balance `before`.
+pub fn of_adjustment(request: &Adjustment, before: Money, adjusted: &Adjusted) -> AuditEvent {
+    let after = json!({
+        "balance": adjusted.balance_after.to_string(),
+        "adjustment_id": request.id.as_str(),
+        "amount": request.content.amount.to_string(),
+        "operator": request.content.operator,
+    });
+    let before = json!({"balance": before.to_string()});
+    request.call.event(adjusted.created_at, Some(&request.user), Some(before), Some(after))
+}
+
+/// The event of a change of the status `before`.
+pub fn of_status(request: &StatusChange, before: AccountStatus, at: DateTime<Utc>) -> AuditEvent {
+    let state = |status: AccountStatus| Some(json!({"status": status.name()}));
+    request.call.event(at, Some(&request.user), state(before), state(request.status))
+}
