@@ -64,7 +64,7 @@ impl App {
     /// As [`App::start`].
     pub async fn start_with_clock(config: Config, clock: impl Clock) -> anyhow::Result<Self> {
         let core = Core::start(&config, Arc::new(clock)).await?;
-        let ports = Ports::bind(&config.server).await?;
+        let ports = Ports::bind(&config.server, core.stop.clone()).await?;
         let (http_addr, grpc_addr) = (ports.http_addr, ports.grpc_addr);
         let payments = payments::start(&config, grpc_addr).await?;
         let api = services::api(&config, &core, &payments)?;

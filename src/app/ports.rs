@@ -5,18 +5,20 @@ use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context;
 use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{core::Core, payments::Payments};
 use crate::{
-    config::{Config, Server},
-    server::{self, CallbackGuard, ListenerLimits, Ops, Parts},
+    config::{Config, Server, ServerTls},
+    server::{self, CallbackGuard, ListenerLimits, Ops, Parts, Tls, TlsFiles},
     service::{Api, json::UnknownPolicy, rest::Rest},
 };
 
 pub(super) struct Ports {
     http: TcpListener,
     grpc: TcpListener,
+    tls: Option<Tls>,
     pub http_addr: SocketAddr,
     pub grpc_addr: SocketAddr,
 }
@@ -29,12 +31,13 @@ pub(super) struct Served {
 
 impl Ports {
     /// # Errors
-    /// An address is invalid or taken.
-    pub async fn bind(config: &Server) -> anyhow::Result<Self> {
+    /// An address is invalid or taken, or a file of TLS is unusable.
+    pub async fn bind(config: &Server, stop: CancellationToken) -> anyhow::Result<Self> {
+        let tls = config.tls.as_ref().map(|tls| Tls::start(tls_files(tls), stop)).transpose()?;
         let http = listen("server.http.addr", &config.http.addr).await?;
         let grpc = listen("server.grpc.addr", &config.grpc.addr).await?;
         let (http_addr, grpc_addr) = (http.local_addr()?, grpc.local_addr()?);
-        Ok(Self { http, grpc, http_addr, grpc_addr })
+        Ok(Self { http, grpc, tls, http_addr, grpc_addr })
     }
 
     /// Serves until the server stops.
@@ -42,7 +45,7 @@ impl Ports {
     /// # Errors
     /// Reflection can't read the descriptors, which only a defect can cause.
     pub async fn serve(self, config: &Config, core: &Core, api: Api, payments: &Payments) -> anyhow::Result<Served> {
-        let Self { http, grpc, http_addr, grpc_addr } = self;
+        let Self { http, grpc, tls, http_addr, grpc_addr } = self;
         let server = &config.server;
         if server.grpc.internal_tokens.is_empty() {
             tracing::warn!(%grpc_addr, "server.grpc.internal_tokens is empty: every caller that reaches this port may charge and adjust accounts");
@@ -59,12 +62,16 @@ impl Ports {
         };
         let metering = ListenerLimits { connection_window: Some(server::METERING_WINDOW), ..limits };
         let listeners = vec![
-            tokio::spawn(server::serve(http, public, limits, core.stop.clone())),
-            tokio::spawn(server::serve(grpc, internal, metering, core.stop.clone())),
+            tokio::spawn(server::serve_with(http, public, limits, tls.clone(), core.stop.clone())),
+            tokio::spawn(server::serve_with(grpc, internal, metering, tls.clone(), core.stop.clone())),
         ];
-        tracing::info!(%http_addr, %grpc_addr, "serving");
+        tracing::info!(%http_addr, %grpc_addr, tls = tls.is_some(), "serving");
         Ok(Served { health, listeners })
     }
+}
+
+fn tls_files(tls: &ServerTls) -> TlsFiles {
+    TlsFiles { cert: tls.cert_file.clone(), key: tls.key_file.clone(), client_ca: tls.client_ca_file.clone() }
 }
 
 fn parts<'c>(config: &'c Server, core: &Core, api: Api, payments: &Payments) -> Parts<'c> {

@@ -26,7 +26,7 @@ pub use self::{
     rates::RateLimitsConfig,
     redis::Redis,
     secret::Secret,
-    server::Server,
+    server::{Server, ServerTls},
 };
 use crate::{
     biz::{

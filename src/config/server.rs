@@ -1,6 +1,6 @@
 //! `server`: the listeners and their limits.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
@@ -16,6 +16,18 @@ pub struct Server {
     pub http: HttpPort,
     pub grpc: GrpcPort,
     pub limits: ServerLimits,
+    /// TLS of both ports; `None` serves without TLS.
+    pub tls: Option<ServerTls>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerTls {
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+    /// The authorities of client certificates; `None` asks for no certificate.
+    #[serde(default)]
+    pub client_ca_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -96,6 +96,8 @@ fn a_bad_key_or_value_is_named() {
         ("timeout: 1s}\n  grpc", "timeout: 0s}\n  grpc", "server.http.timeout"),
         ("addr: 0.0.0.0:9107", "addr: 9107", "server.grpc.addr"),
         ("addr: 0.0.0.0:9107", "address: 0.0.0.0:9107", "address"),
+        ("addr: 0.0.0.0:9107, timeout: 1s}", "addr: 0.0.0.0:9107}\n  tls: {cert_file: a}", "server.tls"),
+        ("addr: 0.0.0.0:9107, timeout: 1s}", "addr: 0.0.0.0:9107}\n  tls: {key: a}", "server.tls"),
         ("driver: mysql", "driver: oracle", "data.database.driver"),
         ("driver: mysql", "drive: mysql", "drive"),
         ("root:password@tcp(127.0.0.1:3306)/", "root:password@tcp(127.0.0.1:x)/", "data.database.source"),

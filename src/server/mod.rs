@@ -28,7 +28,7 @@ use tonic_health::ServingStatus;
 use self::{bounds::Bounds, http_error::http_error, request::is_grpc};
 pub use self::{
     callback::CallbackGuard,
-    listener::{ListenerLimits, METERING_WINDOW, reachable, serve},
+    listener::{ListenerLimits, METERING_WINDOW, Tls, TlsFiles, reachable, serve, serve_with},
     ops::{Ops, metrics_alone},
 };
 use crate::{

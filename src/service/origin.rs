@@ -21,6 +21,13 @@ pub struct Caller {
     pub role: &'static str,
 }
 
+/// The DNS and URI names of the client certificate of the connection, if TLS has verified one. The
+/// transport adds it to each request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerCertificate {
+    pub names: Arc<[String]>,
+}
+
 /// Whether a callback is trusted: it is signed, or `payment_service.callback_auth` is none. Without
 /// trust, payment-service is asked. The transport adds the mark to each callback.
 #[derive(Debug, Clone, Copy)]
