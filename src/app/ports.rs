@@ -11,7 +11,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use super::{core::Core, payments::Payments};
 use crate::{
     config::{Config, Server, ServerTls},
-    server::{self, CallbackGuard, ListenerLimits, Ops, Parts, Tls, TlsFiles},
+    server::{self, CallbackGuard, Listener, ListenerLimits, Ops, Parts, Tls, TlsFiles},
     service::{Api, json::UnknownPolicy, rest::Rest},
 };
 
@@ -19,6 +19,8 @@ pub(super) struct Ports {
     http: TcpListener,
     grpc: TcpListener,
     tls: Option<Tls>,
+    /// The connections that each port can have.
+    connections: usize,
     pub http_addr: SocketAddr,
     pub grpc_addr: SocketAddr,
 }
@@ -32,12 +34,12 @@ pub(super) struct Served {
 impl Ports {
     /// # Errors
     /// An address is invalid or taken, or a file of TLS is unusable.
-    pub async fn bind(config: &Server, stop: CancellationToken) -> anyhow::Result<Self> {
+    pub async fn bind(config: &Server, connections: usize, stop: CancellationToken) -> anyhow::Result<Self> {
         let tls = config.tls.as_ref().map(|tls| Tls::start(tls_files(tls), stop)).transpose()?;
         let http = listen("server.http.addr", &config.http.addr).await?;
         let grpc = listen("server.grpc.addr", &config.grpc.addr).await?;
         let (http_addr, grpc_addr) = (http.local_addr()?, grpc.local_addr()?);
-        Ok(Self { http, grpc, tls, http_addr, grpc_addr })
+        Ok(Self { http, grpc, tls, connections, http_addr, grpc_addr })
     }
 
     /// Serves until the server stops.
@@ -45,7 +47,7 @@ impl Ports {
     /// # Errors
     /// Reflection can't read the descriptors, which only a defect can cause.
     pub async fn serve(self, config: &Config, core: &Core, api: Api, payments: &Payments) -> anyhow::Result<Served> {
-        let Self { http, grpc, tls, http_addr, grpc_addr } = self;
+        let Self { http, grpc, tls, connections, http_addr, grpc_addr } = self;
         let server = &config.server;
         if server.grpc.internal_tokens.is_empty() {
             tracing::warn!(%grpc_addr, "server.grpc.internal_tokens is empty: every caller that reaches this port may charge and adjust accounts");
@@ -55,18 +57,33 @@ impl Ports {
         let parts = parts(server, core, api, payments);
         let public = server::public_app(parts.clone());
         let internal = server::internal_app(parts, health_service)?;
-        let limits = ListenerLimits {
-            connections: server.limits.connections,
-            drain_timeout: server.limits.drain_timeout,
-            connection_window: None,
-        };
+        let limits = limits(server, connections);
         let metering = ListenerLimits { connection_window: Some(server::METERING_WINDOW), ..limits };
-        let listeners = vec![
-            tokio::spawn(server::serve_with(http, public, limits, tls.clone(), core.stop.clone())),
-            tokio::spawn(server::serve_with(grpc, internal, metering, tls.clone(), core.stop.clone())),
-        ];
-        tracing::info!(%http_addr, %grpc_addr, tls = tls.is_some(), "serving");
+        let is_tls = tls.is_some();
+        let metrics = |port| Some((core.metrics.connections.clone(), port));
+        let http = Listener { socket: http, app: public, limits, tls: tls.clone(), metrics: metrics("http") };
+        let grpc = Listener { socket: grpc, app: internal, limits: metering, tls, metrics: metrics("grpc") };
+        let listeners = vec![tokio::spawn(http.serve(core.stop.clone())), tokio::spawn(grpc.serve(core.stop.clone()))];
+        tracing::info!(%http_addr, %grpc_addr, tls = is_tls, "serving");
         Ok(Served { health, listeners })
+    }
+}
+
+fn limits(config: &Server, connections: usize) -> ListenerLimits {
+    let limits = &config.limits;
+    let connections_per_address = match limits.connections_per_address {
+        // No single address can fill a port.
+        0 => connections.div_ceil(2),
+        configured => configured,
+    };
+    ListenerLimits {
+        connections,
+        connections_per_address,
+        idle_timeout: limits.idle_timeout,
+        write_timeout: limits.write_timeout,
+        max_connection_age: limits.max_connection_age,
+        drain_timeout: limits.drain_timeout,
+        connection_window: None,
     }
 }
 

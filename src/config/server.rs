@@ -61,6 +61,15 @@ pub struct GrpcPort {
 pub struct ServerLimits {
     #[serde(deserialize_with = "values::up_to_a_million")]
     pub connections: usize,
+    /// 0 means half of the connections of a port.
+    #[serde(deserialize_with = "values::up_to_a_million_or_none")]
+    pub connections_per_address: usize,
+    #[serde(deserialize_with = "values::duration")]
+    pub idle_timeout: Duration,
+    #[serde(deserialize_with = "values::duration")]
+    pub write_timeout: Duration,
+    #[serde(deserialize_with = "values::duration")]
+    pub max_connection_age: Duration,
     #[serde(deserialize_with = "values::up_to_a_million")]
     pub requests: usize,
     #[serde(deserialize_with = "values::up_to_a_million")]
@@ -93,6 +102,10 @@ impl Default for ServerLimits {
     fn default() -> Self {
         Self {
             connections: 10_000,
+            connections_per_address: 0,
+            idle_timeout: Duration::from_secs(300),
+            write_timeout: Duration::from_secs(30),
+            max_connection_age: Duration::from_secs(600),
             requests: 20_000,
             streams: 10_000,
             body_bytes: 1024 * 1024,

@@ -1,9 +1,14 @@
 //! The accept loop: HTTP/1.1 and HTTP/2 on one port, plain or over TLS, with bounds on connections, slow
 //! clients and the time of a stop.
 
+mod activity;
 mod connection;
 mod limits;
+mod observed;
+mod places;
+mod reply;
 mod requests;
+mod sending;
 mod stream;
 mod tls;
 
@@ -14,19 +19,22 @@ use std::{
 };
 
 use axum::Router;
-use hyper_util::server::graceful::GracefulShutdown;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::connection::Server;
+use self::{
+    connection::{Accepted, Server},
+    places::Places,
+};
 pub use self::{
     limits::{ListenerLimits, METERING_WINDOW},
+    places::BEYOND_LIMIT,
     tls::{Tls, TlsFiles},
 };
+use crate::metrics::ConnectionMetrics;
 
 /// The local address of a listener on `addr`. An unspecified address can't be connected to, so it
 /// becomes the loopback address.
@@ -40,54 +48,75 @@ pub fn reachable(mut addr: SocketAddr) -> SocketAddr {
     addr
 }
 
-/// Serves `app` without TLS until `stop`, then lets open requests finish.
-pub async fn serve(listener: TcpListener, app: Router, limits: ListenerLimits, stop: CancellationToken) {
-    serve_with(listener, app, limits, None, stop).await;
+/// Serves `app` until `stop`, without TLS, then lets open requests finish.
+pub async fn serve(socket: TcpListener, app: Router, limits: ListenerLimits, stop: CancellationToken) {
+    Listener { socket, app, limits, tls: None, metrics: None }.serve(stop).await;
 }
 
-/// As [`serve`], over TLS if `tls` is given.
-pub async fn serve_with(
-    listener: TcpListener,
-    app: Router,
-    limits: ListenerLimits,
-    tls: Option<Tls>,
-    stop: CancellationToken,
-) {
-    let server = Arc::new(Server::new(app, tls, limits, stop.clone()));
-    let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(limits.connections));
-    loop {
-        let (place, stream, peer) = tokio::select! {
-            accepted = accept(&listener, &places) => accepted,
-            () = stop.cancelled() => break,
-        };
-        let (server, watcher) = (server.clone(), graceful.watcher());
-        tokio::spawn(async move {
-            // The permit lives as long as the connection.
-            let _place = place;
-            if let Err(error) = server.serve(stream, peer, watcher).await {
-                tracing::debug!(error, "connection ended");
+/// One port and its routes.
+pub struct Listener {
+    pub socket: TcpListener,
+    pub app: Router,
+    pub limits: ListenerLimits,
+    pub tls: Option<Tls>,
+    /// The metrics, with the label of the port.
+    pub metrics: Option<(ConnectionMetrics, &'static str)>,
+}
+
+impl Listener {
+    /// Serves until `stop`, then lets open requests finish.
+    pub async fn serve(self, stop: CancellationToken) {
+        let Self { socket, app, limits, tls, metrics } = self;
+        let counts = metrics.clone();
+        let count_end = move |reason| {
+            if let Some((metrics, port)) = &counts {
+                metrics.count_end(port, reason);
             }
-        });
-    }
-    drop(listener);
-    if timeout(limits.drain_timeout, graceful.shutdown()).await.is_err() {
-        tracing::warn!("drain timeout passed with requests open");
+        };
+        let server = Arc::new(Server::new(app, tls, limits, count_end.clone()));
+        let (places, connections) = (Places::new(&limits), TaskTracker::new());
+        loop {
+            let (stream, peer) = tokio::select! {
+                accepted = accept(&socket) => accepted,
+                () = stop.cancelled() => break,
+            };
+            let place = places.take(peer.ip());
+            let evicted = CancellationToken::new();
+            if let Err(full) = &place {
+                count_end(full.reason());
+                places.take_beyond(evicted.clone());
+            }
+            let accepted = Accepted { stream, peer, is_beyond_limit: place.is_err(), stop: stop.child_token() };
+            let open = metrics.as_ref().map(|(metrics, port)| metrics.open(port));
+            let server = server.clone();
+            connections.spawn(async move {
+                // The place is taken as long as the connection is open.
+                let _held = (place, open);
+                tokio::select! {
+                    ended = server.serve(accepted) => {
+                        if let Err(error) = ended {
+                            tracing::debug!(error, "connection ended");
+                        }
+                    }
+                    () = evicted.cancelled() => {}
+                }
+            });
+        }
+        drop(socket);
+        connections.close();
+        if timeout(limits.drain_timeout, connections.wait()).await.is_err() {
+            tracing::warn!("drain timeout passed with requests open");
+        }
     }
 }
 
-/// Waits for a permit before it accepts. Clients beyond the limit queue in the kernel's backlog.
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (OwnedSemaphorePermit, TcpStream, SocketAddr) {
+async fn accept(socket: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else {
-            // The semaphore is never closed.
-            std::future::pending().await
-        };
-        match listener.accept().await {
+        match socket.accept().await {
             Ok((stream, peer)) => {
                 // Replies are small and complete, so a wait for a full packet only delays them.
                 let _ = stream.set_nodelay(true);
-                return (place, stream, peer);
+                return (stream, peer);
             }
             Err(error) => {
                 // The likely cause is a lack of file descriptors, which other connections free.

@@ -7,11 +7,10 @@ use std::{
 };
 
 use axum::body::Bytes;
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
+
+use super::observed::Observed;
 
 /// The protocol of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,16 +30,16 @@ pub struct Stream {
 }
 
 enum Transport {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Observed),
+    Tls(Box<TlsStream<Observed>>),
 }
 
 impl Stream {
-    pub fn plain(stream: TcpStream) -> Self {
+    pub fn plain(stream: Observed) -> Self {
         Self { transport: Transport::Plain(stream), first: Bytes::new() }
     }
 
-    pub fn tls(stream: TlsStream<TcpStream>) -> Self {
+    pub fn tls(stream: TlsStream<Observed>) -> Self {
         Self { transport: Transport::Tls(Box::new(stream)), first: Bytes::new() }
     }
 

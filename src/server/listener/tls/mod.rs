@@ -8,7 +8,10 @@ mod reload;
 use std::{io, sync::Arc};
 
 use rustls::ServerConfig;
-use tokio::{net::TcpStream, sync::watch};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 use webpki::EndEntityCert;
@@ -38,14 +41,14 @@ impl Tls {
     ///
     /// # Errors
     /// The client speaks no TLS, none of ours, or has a certificate that does not verify.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<TlsStream<S>> {
         let config = self.0.borrow().clone();
         TlsAcceptor::from(config).accept(stream).await
     }
 }
 
 /// The names of the client, if it has shown a certificate. The handshake has verified it.
-pub fn peer_certificate(stream: &TlsStream<TcpStream>) -> Option<PeerCertificate> {
+pub fn peer_certificate<S>(stream: &TlsStream<S>) -> Option<PeerCertificate> {
     let certificate = stream.get_ref().1.peer_certificates()?.first()?;
     let certificate = EndEntityCert::try_from(certificate).ok()?;
     let names = certificate.valid_dns_names().chain(certificate.valid_uri_names());
