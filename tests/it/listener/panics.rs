@@ -53,6 +53,7 @@ async fn a_panic_is_the_error_of_its_own_request() {
     // On HTTP/1.1 the connection stays usable too.
     let (mut sender, _connection) = listener.http1().await;
     for _ in 0..2 {
+        sender.ready().await.expect("the connection is open");
         let reply = sender.send_request(get_request("/panics")).await.unwrap();
         assert_eq!(reply.status(), 500);
         axum::body::to_bytes(axum::body::Body::new(reply.into_body()), 10_000).await.unwrap();
