@@ -5,6 +5,7 @@ mod clock_watch;
 mod core;
 pub mod cron;
 mod database;
+mod descriptors;
 mod jobs;
 mod low_balance;
 mod ops_stats;
@@ -63,8 +64,9 @@ impl App {
     /// # Errors
     /// As [`App::start`].
     pub async fn start_with_clock(config: Config, clock: impl Clock) -> anyhow::Result<Self> {
+        let connections = descriptors::connections_of_a_port(&config)?;
         let core = Core::start(&config, Arc::new(clock)).await?;
-        let ports = Ports::bind(&config.server).await?;
+        let ports = Ports::bind(&config.server, connections, core.stop.clone()).await?;
         let (http_addr, grpc_addr) = (ports.http_addr, ports.grpc_addr);
         let payments = payments::start(&config, grpc_addr).await?;
         let api = services::api(&config, &core, &payments)?;

@@ -69,13 +69,19 @@ pub(super) async fn start(config: &Config, grpc_addr: SocketAddr) -> anyhow::Res
     }
     let mut at = Addresses::of(payment);
     if at.notify_url.is_empty() {
-        at.notify_url = format!("http://{}{CALLBACK_PATH}", server::reachable(grpc_addr));
+        let scheme = if config.server.tls.is_some() { "https" } else { "http" };
+        at.notify_url = format!("{scheme}://{}{CALLBACK_PATH}", server::reachable(grpc_addr));
         if !payment.sandbox {
             tracing::warn!(
                 notify_url = at.notify_url,
                 "payment_service.notify_url is empty; callbacks use a local address that only this machine reaches"
             );
         }
+    }
+    if payment.sandbox && config.server.tls.is_some() {
+        tracing::warn!(
+            "payment-sandbox speaks no TLS and server.tls is set: its callbacks do not arrive, and reconcile-recharges credits paid orders"
+        );
     }
     let sandbox = if payment.sandbox { Some(start_sandbox(payment).await?) } else { None };
     if let Some(sandbox) = &sandbox {

@@ -5,13 +5,14 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{core::Core, payments::Payments};
 use crate::{
-    config::{Config, FrontEndAuth, Server},
+    config::{Config, FrontEndAuth, Server, ServerTls},
     server::{
-        self, Access, BodyMemory, CallbackGuard, ListenerLimits, Ops, Parts,
+        self, Access, BodyMemory, CallbackGuard, Listener, ListenerLimits, Ops, Parts, Tls, TlsFiles,
         access::{Callers, CrossSite, FrontEnd, KeySource, Refusals},
     },
     service::{Api, json::UnknownPolicy, origin::Forwarding, rest::Rest},
@@ -20,6 +21,9 @@ use crate::{
 pub(super) struct Ports {
     http: TcpListener,
     grpc: TcpListener,
+    tls: Option<Tls>,
+    /// The connections that each port can have.
+    connections: usize,
     pub http_addr: SocketAddr,
     pub grpc_addr: SocketAddr,
 }
@@ -32,12 +36,13 @@ pub(super) struct Served {
 
 impl Ports {
     /// # Errors
-    /// An address is invalid or taken.
-    pub async fn bind(config: &Server) -> anyhow::Result<Self> {
+    /// An address is invalid or taken, or a file of TLS is unusable.
+    pub async fn bind(config: &Server, connections: usize, stop: CancellationToken) -> anyhow::Result<Self> {
+        let tls = config.tls.as_ref().map(|tls| Tls::start(tls_files(tls), stop)).transpose()?;
         let http = listen("server.http.addr", &config.http.addr).await?;
         let grpc = listen("server.grpc.addr", &config.grpc.addr).await?;
         let (http_addr, grpc_addr) = (http.local_addr()?, grpc.local_addr()?);
-        Ok(Self { http, grpc, http_addr, grpc_addr })
+        Ok(Self { http, grpc, tls, connections, http_addr, grpc_addr })
     }
 
     /// Serves until the server stops.
@@ -45,7 +50,7 @@ impl Ports {
     /// # Errors
     /// Reflection can't read the descriptors, which only a defect can cause.
     pub async fn serve(self, config: &Config, core: &Core, api: Api, payments: &Payments) -> anyhow::Result<Served> {
-        let Self { http, grpc, http_addr, grpc_addr } = self;
+        let Self { http, grpc, tls, connections, http_addr, grpc_addr } = self;
         let server = &config.server;
         warn_of_open_doors(config, core);
         let (health, health_service) = server::grpc_health();
@@ -54,19 +59,38 @@ impl Ports {
         let parts = parts(server, core, api, payments, access);
         let public = server::public_app(parts.clone());
         let internal = server::internal_app(parts, health_service)?;
-        let limits = ListenerLimits {
-            connections: server.limits.connections,
-            drain_timeout: server.limits.drain_timeout,
-            connection_window: None,
-        };
+        let limits = limits(server, connections);
         let metering = ListenerLimits { connection_window: Some(server::METERING_WINDOW), ..limits };
-        let listeners = vec![
-            tokio::spawn(server::serve(http, public, limits, core.stop.clone())),
-            tokio::spawn(server::serve(grpc, internal, metering, core.stop.clone())),
-        ];
-        tracing::info!(%http_addr, %grpc_addr, "serving");
+        let is_tls = tls.is_some();
+        let metrics = |port| Some((core.metrics.connections.clone(), port));
+        let http = Listener { socket: http, app: public, limits, tls: tls.clone(), metrics: metrics("http") };
+        let grpc = Listener { socket: grpc, app: internal, limits: metering, tls, metrics: metrics("grpc") };
+        let listeners = vec![tokio::spawn(http.serve(core.stop.clone())), tokio::spawn(grpc.serve(core.stop.clone()))];
+        tracing::info!(%http_addr, %grpc_addr, tls = is_tls, "serving");
         Ok(Served { health, listeners })
     }
+}
+
+fn limits(config: &Server, connections: usize) -> ListenerLimits {
+    let limits = &config.limits;
+    let connections_per_address = match limits.connections_per_address {
+        // No single address can fill a port.
+        0 => connections.div_ceil(2),
+        configured => configured,
+    };
+    ListenerLimits {
+        connections,
+        connections_per_address,
+        idle_timeout: limits.idle_timeout,
+        write_timeout: limits.write_timeout,
+        max_connection_age: limits.max_connection_age,
+        drain_timeout: limits.drain_timeout,
+        connection_window: None,
+    }
+}
+
+fn tls_files(tls: &ServerTls) -> TlsFiles {
+    TlsFiles { cert: tls.cert_file.clone(), key: tls.key_file.clone(), client_ca: tls.client_ca_file.clone() }
 }
 
 fn parts<'c>(config: &'c Server, core: &Core, api: Api, payments: &Payments, access: Access) -> Parts<'c> {

@@ -30,7 +30,7 @@ pub use self::{
     rates::RateLimitsConfig,
     redis::Redis,
     secret::Secret,
-    server::{HttpPort, Server, ServerLimits},
+    server::{HttpPort, Server, ServerLimits, ServerTls},
 };
 use crate::{
     biz::{

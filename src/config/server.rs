@@ -1,6 +1,6 @@
 //! `server`: the listeners and their limits.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::bail;
 use ipnet::IpNet;
@@ -24,6 +24,18 @@ pub struct Server {
     /// The proxies whose `X-Forwarded-For` is believed.
     #[serde(deserialize_with = "access::networks")]
     pub trusted_proxies: Vec<IpNet>,
+    /// TLS of both ports; `None` serves without TLS.
+    pub tls: Option<ServerTls>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerTls {
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+    /// The authorities of client certificates; `None` asks for no certificate.
+    #[serde(default)]
+    pub client_ca_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -63,6 +75,15 @@ pub struct GrpcPort {
 pub struct ServerLimits {
     #[serde(deserialize_with = "values::up_to_a_million")]
     pub connections: usize,
+    /// 0 means half of the connections of a port.
+    #[serde(deserialize_with = "values::up_to_a_million_or_none")]
+    pub connections_per_address: usize,
+    #[serde(deserialize_with = "values::duration")]
+    pub idle_timeout: Duration,
+    #[serde(deserialize_with = "values::duration")]
+    pub write_timeout: Duration,
+    #[serde(deserialize_with = "values::duration")]
+    pub max_connection_age: Duration,
     #[serde(deserialize_with = "values::up_to_a_million")]
     pub requests: usize,
     #[serde(deserialize_with = "values::up_to_a_million")]
@@ -113,6 +134,10 @@ impl Server {
             bail!(
                 "config key server.grpc.auth.callers: mode gateway of server.http.auth needs a caller with the role gateway"
             );
+        }
+        let asks_for_certificates = self.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some());
+        if !asks_for_certificates && self.grpc.auth.callers.iter().any(|caller| !caller.certificate.is_empty()) {
+            bail!("config key server.tls.client_ca_file: a caller of server.grpc.auth.callers has a certificate, which needs it");
         }
         if self.grpc.auth.protect_operations && !self.has_callers() {
             bail!("config key server.grpc.auth.protect_operations: needs server.grpc.auth.callers");
@@ -181,6 +206,10 @@ impl Default for ServerLimits {
     fn default() -> Self {
         Self {
             connections: 10_000,
+            connections_per_address: 0,
+            idle_timeout: Duration::from_secs(300),
+            write_timeout: Duration::from_secs(30),
+            max_connection_age: Duration::from_secs(600),
             requests: 20_000,
             streams: 10_000,
             body_bytes: 1024 * 1024,

@@ -128,6 +128,11 @@ pub(super) fn up_to_a_million<'de, D: Deserializer<'de>>(deserializer: D) -> Res
     whole(deserializer, 1, 1_000_000)
 }
 
+/// As [`up_to_a_million`]. 0 means the default.
+pub(super) fn up_to_a_million_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    whole(deserializer, 0, 1_000_000)
+}
+
 pub(super) fn body_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     whole(deserializer, 1, 64 * 1024 * 1024)
 }

@@ -4,6 +4,7 @@
 mod cache;
 mod charges;
 mod checks;
+mod connections;
 mod in_flight;
 mod jobs;
 mod labels;
@@ -25,6 +26,7 @@ pub use self::{
     cache::CacheMetrics,
     charges::Operation,
     checks::CheckMetrics,
+    connections::ConnectionMetrics,
     in_flight::InFlight,
     jobs::{JobMetrics, RunEnd},
     labels::{FAILURES, Failure},
@@ -59,6 +61,7 @@ pub struct Metrics {
     pub streams: StreamMetrics,
     pub prices: PriceMetrics,
     pub requests: RequestMetrics,
+    pub connections: ConnectionMetrics,
     pub jobs: JobMetrics,
 }
 
@@ -100,6 +103,7 @@ impl Metrics {
             streams: StreamMetrics::new(&registry)?,
             prices: PriceMetrics::new(&registry)?,
             requests: RequestMetrics::new(&registry)?,
+            connections: ConnectionMetrics::new(&registry)?,
             jobs: JobMetrics::new(&registry)?,
             registry,
         })

@@ -101,11 +101,8 @@ impl Sandbox {
             switches: Mutex::new(switches),
             public_url: public_url.unwrap_or_else(|| PublicUrl::local(addr)),
         });
-        let limits = server::ListenerLimits {
-            connections: MAX_CONNECTIONS,
-            drain_timeout: DRAIN_TIMEOUT,
-            connection_window: None,
-        };
+        let limits =
+            server::ListenerLimits { connections: MAX_CONNECTIONS, drain_timeout: DRAIN_TIMEOUT, ..Default::default() };
         let listener = tokio::spawn(server::serve(listener, routes(till.clone()), limits, stop.clone()));
         tracing::info!(%addr, "payment-sandbox serving");
         Ok(Self { addr, till, stop, listener })

@@ -10,6 +10,8 @@ mod counted;
 mod http_error;
 mod listener;
 mod ops;
+mod overflow;
+mod panics;
 mod request;
 mod span;
 
@@ -35,7 +37,7 @@ use self::{
 pub use self::{
     body_memory::BodyMemory,
     callback::CallbackGuard,
-    listener::{ListenerLimits, METERING_WINDOW, reachable, serve},
+    listener::{BEYOND_LIMIT, Listener, ListenerLimits, METERING_WINDOW, Tls, TlsFiles, reachable, serve},
     ops::{Ops, metrics_alone},
 };
 use crate::{
@@ -193,15 +195,20 @@ fn bounds(parts: &Parts<'_>, timeout: Duration, style: Style) -> Bounds {
 /// Limits the body size, the requests at once, and the time of each. Health and metrics have no such
 /// limits, so that an overloaded server does not look dead.
 fn bound(routes: Router, body_bytes: usize, bounds: Bounds) -> Router {
-    routes.layer(DefaultBodyLimit::max(body_bytes)).layer(middleware::from_fn_with_state(bounds, bounds::enforce))
+    let style = bounds.style;
+    routes
+        .layer(DefaultBodyLimit::max(body_bytes))
+        .layer(middleware::from_fn_with_state(bounds, bounds::enforce))
+        .layer(middleware::from_fn_with_state(style, overflow::refuse))
 }
 
-/// Answers for paths and methods that do not exist, and the span and the count around every
-/// request.
-fn complete(routes: Router, metrics: &Arc<Metrics>, style: Style) -> Router {
+/// Adds the answers for paths and methods that do not exist, and around every request the span, the count,
+/// and the answer in place of a panic.
+pub fn complete(routes: Router, metrics: &Arc<Metrics>, style: Style) -> Router {
     routes
         .fallback(async move |request: Request| not_found(style, &request))
         .method_not_allowed_fallback(async move || wrong_method(style))
+        .layer(middleware::from_fn_with_state((metrics.clone(), style), panics::contain))
         .layer(middleware::from_fn_with_state(metrics.clone(), span::identify))
 }
 

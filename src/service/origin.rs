@@ -28,11 +28,10 @@ pub struct Caller {
     pub role: &'static str,
 }
 
-/// The names in the verified client certificate of a connection. The transport adds them to each
-/// request of the connection.
-#[derive(Debug, Clone)]
+/// The DNS and URI names of the client certificate of the connection, if TLS has verified one. The
+/// transport adds it to each request.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerCertificate {
-    /// Subject alternative names: DNS names and URIs.
     pub names: Arc<[String]>,
 }
 

@@ -28,6 +28,7 @@ mod identity;
 mod key_quotas;
 mod layers;
 mod limits;
+mod listener;
 mod low_balance;
 mod metering;
 mod ops_stats;

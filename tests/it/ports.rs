@@ -135,7 +135,7 @@ async fn a_client_that_goes_silent_is_dropped() {
     let limits = billing_service::server::ListenerLimits {
         connections: 10,
         drain_timeout: Duration::from_secs(1),
-        connection_window: None,
+        ..Default::default()
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();

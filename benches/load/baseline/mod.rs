@@ -53,7 +53,7 @@ pub async fn serve(source: &str, redis: &str) -> anyhow::Result<ExitCode> {
         serde_json::json!({"fields": {"message": "serving", "grpc_addr": listener.local_addr()?.to_string()}});
     eprintln!("{serving}");
     let limits =
-        server::ListenerLimits { connections: 1_000, drain_timeout: Duration::from_secs(1), connection_window: None };
+        server::ListenerLimits { connections: 1_000, drain_timeout: Duration::from_secs(1), ..Default::default() };
     let stop = CancellationToken::new();
     let stopping = stop.clone();
     let signal = command::stop_signal(command::Hangup::Stops)?;

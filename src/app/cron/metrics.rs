@@ -25,7 +25,7 @@ pub async fn serve_metrics(config: &Config, stop: CancellationToken) -> anyhow::
     let listener = TcpListener::bind(addr).await;
     let listener = listener.with_context(|| format!("config key cron.metrics.addr: can't listen on {addr}"))?;
     let metrics = Arc::new(Metrics::new()?);
-    let limits = ListenerLimits { connections: CONNECTIONS, drain_timeout: DRAIN_TIMEOUT, connection_window: None };
+    let limits = ListenerLimits { connections: CONNECTIONS, drain_timeout: DRAIN_TIMEOUT, ..Default::default() };
     tracing::info!(metrics_addr = %listener.local_addr()?, "serving metrics");
     tokio::spawn(server::serve(listener, server::metrics_alone(metrics.clone()), limits, stop));
     Ok(Some(metrics))

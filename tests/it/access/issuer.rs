@@ -117,11 +117,7 @@ impl KeyServer {
                 content.lock().unwrap().clone()
             }),
         );
-        let limits = billing_service::server::ListenerLimits {
-            connections: 10,
-            drain_timeout: std::time::Duration::from_secs(1),
-            connection_window: None,
-        };
+        let limits = billing_service::server::ListenerLimits::default();
         tokio::spawn(billing_service::server::serve(listener, app, limits, Default::default()));
         Self { addr, set, reads }
     }

@@ -15,6 +15,7 @@ pub mod process;
 pub mod progress;
 pub mod redis;
 mod tables;
+pub mod tls;
 pub mod wait;
 
 use std::{

@@ -23,11 +23,27 @@ impl ServerProcess {
         Self::start_binary(SERVER, &["-conf", conf.to_str().unwrap()], "serving", "grpc_addr")
     }
 
-    /// As [`Self::start`]; its log lines from the first that says that it serves.
+    /// As [`Self::start`], with its log lines.
     pub fn start_logged(conf: &Path) -> (Self, Log) {
         let (sender, lines) = mpsc::channel();
         let arguments = ["-conf", conf.to_str().unwrap()];
         let server = Self::start_reading(SERVER, &arguments, "serving", "grpc_addr", move |line| {
+            // The test may have ended.
+            let _ = sender.send(line);
+        });
+        (server, Log { lines, read: Vec::new() })
+    }
+
+    /// As [`Self::start_logged`], for a process that may open so many files.
+    pub fn start_logged_with_files(conf: &Path, files: u32) -> (Self, Log) {
+        Self::start_logged_by(conf, &format!("ulimit -n {files}"))
+    }
+
+    /// As [`Self::start_logged`]; the shell that starts it runs a command before.
+    pub fn start_logged_by(conf: &Path, before: &str) -> (Self, Log) {
+        let (sender, lines) = mpsc::channel();
+        let arguments = ["-c", &format!("{before}; exec \"$@\""), "sh", SERVER, "-conf", conf.to_str().unwrap()];
+        let server = Self::start_reading("sh", &arguments, "serving", "grpc_addr", move |line| {
             // The test may have ended.
             let _ = sender.send(line);
         });
@@ -60,7 +76,7 @@ impl ServerProcess {
             let line = lines.next().expect("it says that it serves").unwrap();
             match serde_json::from_str::<Value>(&line) {
                 Ok(line) if line["fields"]["message"] == says => break line,
-                Ok(_) => {}
+                Ok(line) => on_line(line),
                 Err(_) => {
                     let rest: Vec<String> = lines.map_while(Result::ok).collect();
                     panic!("{binary} says: {line}\n{}", rest.join("\n"));

@@ -1,5 +1,6 @@
 //! MeterStream: streams that finish, break, are opened again, and meet each other.
 
+mod ages;
 mod breaks;
 mod crowds;
 mod finishes;

@@ -136,7 +136,7 @@ async fn killed_after_the_commit_and_before_anybody_knows_the_money_arrives_once
     let server = mortal.process.grpc.clone();
     let proxy = Arc::new(Proxy { http: http_client(), server, dead: watch::Sender::new(false) });
     let app = Router::new().route("/callback", post(hand_on)).with_state(proxy.clone());
-    let limits = ListenerLimits { connections: 100, drain_timeout: Duration::from_secs(1), connection_window: None };
+    let limits = ListenerLimits { connections: 100, drain_timeout: Duration::from_secs(1), ..Default::default() };
     let serving = tokio::spawn(serve(listener, app, limits, Default::default()));
 
     let reply = mortal.recharge("u", 5.0).await;

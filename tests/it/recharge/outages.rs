@@ -230,7 +230,7 @@ async fn a_malformed_answer_is_none(
     let limits = billing_service::server::ListenerLimits {
         connections: 10,
         drain_timeout: std::time::Duration::from_secs(1),
-        connection_window: None,
+        ..Default::default()
     };
     let peer = tokio::spawn(billing_service::server::serve(listener, app, limits, Default::default()));
     assert_it_fails_and_recovers(&service).await;
@@ -255,7 +255,7 @@ async fn the_trace_and_the_client_reach_payment_service(#[values(MySql, Sqlite)]
     let limits = billing_service::server::ListenerLimits {
         connections: 10,
         drain_timeout: std::time::Duration::from_secs(1),
-        connection_window: None,
+        ..Default::default()
     };
     let app = Router::new().fallback(answer);
     let peer = tokio::spawn(billing_service::server::serve(listener, app, limits, Default::default()));

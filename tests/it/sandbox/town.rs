@@ -125,11 +125,8 @@ impl Billing {
             .route("/callback", post(over_http))
             .route("/billing.v1.BillingInternalService/RechargeCallback", post(over_grpc))
             .with_state(sender);
-        let limits = server::ListenerLimits {
-            connections: 1_000,
-            drain_timeout: Duration::from_secs(1),
-            connection_window: None,
-        };
+        let limits =
+            server::ListenerLimits { connections: 1_000, drain_timeout: Duration::from_secs(1), ..Default::default() };
         tokio::spawn(server::serve(listener, routes, limits, stop.clone()));
         Self { addr, calls, _stop: stop.drop_guard() }
     }

@@ -1,0 +1,42 @@
+//! The bounds of one port.
+
+use std::time::Duration;
+
+/// Bounds of one port.
+#[derive(Debug, Clone, Copy)]
+pub struct ListenerLimits {
+    /// Connections that are served. Those beyond reach health alone.
+    pub connections: usize,
+    /// The part of them that one address may have.
+    pub connections_per_address: usize,
+    /// Longest time of a connection without an open request.
+    pub idle_timeout: Duration,
+    /// Longest time in which a client takes nothing of what is sent to it.
+    pub write_timeout: Duration,
+    /// Age at which a connection takes no further requests, give or take a tenth.
+    pub max_connection_age: Duration,
+    /// Longest time of open requests after the stop.
+    pub drain_timeout: Duration,
+    /// The receive window of an HTTP/2 connection, in bytes; `None` means hyper's default.
+    pub connection_window: Option<u32>,
+}
+
+/// The receive window of the port that meters streams. h2 also bounds small unread frames by it: each
+/// counts 255 bytes of half the window. Messages of metered streams are small, and a thousand streams
+/// may wait for the database at once. The window has room for sixteen messages of each, so that the
+/// connection is not closed.
+pub const METERING_WINDOW: u32 = 8 * 1024 * 1024;
+
+impl Default for ListenerLimits {
+    fn default() -> Self {
+        Self {
+            connections: 1_000,
+            connections_per_address: 1_000,
+            idle_timeout: Duration::from_secs(300),
+            write_timeout: Duration::from_secs(30),
+            max_connection_age: Duration::from_secs(600),
+            drain_timeout: Duration::from_secs(30),
+            connection_window: None,
+        }
+    }
+}

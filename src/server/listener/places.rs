@@ -1,0 +1,157 @@
+//! The places of a port: its connections in all, those of each address, and a few more for health.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use super::limits::ListenerLimits;
+
+/// Connections beyond the limits that are open at once. They reach health alone. The newest one takes
+/// the place of the oldest, so that a probe, which asks at once, is answered.
+pub const BEYOND_LIMIT: usize = 64;
+
+/// The places of one port.
+pub struct Places {
+    free: Arc<Semaphore>,
+    per_address: usize,
+    /// The connections of each address that has some. Bounded by the connections.
+    addresses: Mutex<HashMap<IpAddr, usize>>,
+    beyond: Mutex<VecDeque<CancellationToken>>,
+}
+
+/// A limit that a connection would exceed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    /// `server.limits.connections`.
+    Port,
+    /// `server.limits.connections_per_address`.
+    Address,
+}
+
+impl Full {
+    /// The label of the metric.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Full::Port => "full",
+            Full::Address => "address",
+        }
+    }
+}
+
+impl Places {
+    pub fn new(limits: &ListenerLimits) -> Arc<Self> {
+        Arc::new(Self {
+            free: Arc::new(Semaphore::new(limits.connections)),
+            per_address: limits.connections_per_address,
+            addresses: Mutex::default(),
+            beyond: Mutex::default(),
+        })
+    }
+
+    /// Takes a place for a connection of `address`.
+    ///
+    /// # Errors
+    /// The limit that is reached.
+    pub fn take(self: &Arc<Self>, address: IpAddr) -> Result<Place, Full> {
+        let address = network(address);
+        let permit = self.free.clone().try_acquire_owned().map_err(|_| Full::Port)?;
+        let mut addresses = lock(&self.addresses);
+        let open = addresses.entry(address).or_default();
+        if *open >= self.per_address {
+            return Err(Full::Address);
+        }
+        *open += 1;
+        drop(addresses);
+        Ok(Place { places: self.clone(), address, _permit: permit })
+    }
+
+    /// Registers a connection beyond the limits. Cancels the oldest one if there are too many.
+    pub fn take_beyond(&self, connection: CancellationToken) {
+        let mut beyond = lock(&self.beyond);
+        if beyond.len() >= BEYOND_LIMIT
+            && let Some(oldest) = beyond.pop_front()
+        {
+            oldest.cancel();
+        }
+        beyond.push_back(connection);
+    }
+}
+
+/// The place of one connection, which is free again when this is dropped.
+pub struct Place {
+    places: Arc<Places>,
+    address: IpAddr,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut addresses = lock(&self.places.addresses);
+        if let Some(open) = addresses.get_mut(&self.address) {
+            *open -= 1;
+            if *open == 0 {
+                addresses.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// The address that counts. A host of IPv6 has a network of its own, and as many addresses as it likes.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64)).into(),
+        v4 => v4,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(connections: usize, connections_per_address: usize) -> Arc<Places> {
+        Places::new(&ListenerLimits { connections, connections_per_address, ..Default::default() })
+    }
+
+    #[test]
+    fn an_address_and_a_port_have_their_limits_and_places_come_back() {
+        let places = places(3, 2);
+        let take = |address: &str| places.take(address.parse().unwrap());
+        let first = take("10.0.0.1").ok().unwrap();
+        let _second = take("::ffff:10.0.0.1").ok().unwrap();
+        assert_eq!(take("10.0.0.1").err(), Some(Full::Address));
+        let third = take("10.0.0.2").ok().unwrap();
+        assert_eq!(take("10.0.0.3").err(), Some(Full::Port));
+        drop(third);
+        drop(first);
+        assert_eq!(lock(&places.addresses).len(), 1);
+        let _fourth = take("10.0.0.1").ok().unwrap();
+        assert_eq!(take("10.0.0.1").err(), Some(Full::Address));
+    }
+
+    #[test]
+    fn a_network_of_ipv6_counts_as_one_address() {
+        let places = places(3, 1);
+        let _first = places.take("2001:db8::1".parse().unwrap()).ok().unwrap();
+        assert_eq!(places.take("2001:db8::ffff:2".parse().unwrap()).err(), Some(Full::Address));
+        assert!(places.take("2001:db8:0:1::1".parse().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn the_oldest_connection_beyond_the_limits_makes_room() {
+        let places = places(1, 1);
+        let tokens: Vec<_> = (0..BEYOND_LIMIT + 2).map(|_| CancellationToken::new()).collect();
+        tokens.iter().for_each(|token| places.take_beyond(token.clone()));
+        let cancelled: Vec<_> = tokens.iter().map(CancellationToken::is_cancelled).collect();
+        assert_eq!(cancelled.iter().position(|cancelled| !cancelled), Some(2));
+        assert!(cancelled[2..].iter().all(|cancelled| !cancelled));
+    }
+}

@@ -1,0 +1,49 @@
+//! The requests of one connection, on their way to the routes.
+
+use std::{convert::Infallible, pin::Pin, sync::Arc};
+
+use axum::Router;
+use http::{HeaderValue, Request, Response, header::CONNECTION};
+use hyper::{body::Incoming, service::Service};
+use tower::ServiceExt;
+
+use super::{activity::Activity, reply::Reply};
+use crate::{
+    server::overflow::BeyondLimit,
+    service::origin::{Peer, PeerCertificate},
+};
+
+/// The routes, as one connection calls them.
+pub struct Requests {
+    pub app: Router,
+    pub peer: Peer,
+    pub certificate: Option<PeerCertificate>,
+    pub is_beyond_limit: bool,
+    pub activity: Arc<Activity>,
+}
+
+impl Service<Request<Incoming>> for Requests {
+    type Response = Response<Reply>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let open = self.activity.open();
+        let extensions = request.extensions_mut();
+        extensions.insert(self.peer);
+        if let Some(certificate) = &self.certificate {
+            extensions.insert(certificate.clone());
+        }
+        if self.is_beyond_limit {
+            extensions.insert(BeyondLimit);
+        }
+        let answer = self.app.clone().oneshot(request);
+        Box::pin(async move {
+            let mut response = answer.await?;
+            if open.closes_connection() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(response.map(|body| Reply::new(body, open)))
+        })
+    }
+}

@@ -1,0 +1,223 @@
+//! The limits of one connection. The tests move the clock.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    routing::get,
+};
+use billing_service::server::ListenerLimits;
+use futures_util::Stream;
+use http::header::CONNECTION;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::Notify,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{Listener, get_request, pass, within};
+
+const IDLE: Duration = Duration::from_secs(40);
+const WRITE: Duration = Duration::from_secs(30);
+const AGE: Duration = Duration::from_secs(600);
+/// The age with its jitter of a tenth.
+const AGED: Duration = Duration::from_secs(670);
+
+const LIMITS: ListenerLimits = ListenerLimits {
+    connections: 10,
+    connections_per_address: 10,
+    idle_timeout: IDLE,
+    write_timeout: WRITE,
+    max_connection_age: AGE,
+    drain_timeout: Duration::from_secs(30),
+    connection_window: None,
+};
+
+/// A body without an end; `dropped` is cancelled with it.
+struct Endless {
+    _guard: DropGuard,
+}
+
+impl Stream for Endless {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(Some(Ok(Bytes::from_static(&[b'x'; 64 * 1024]))))
+    }
+}
+
+/// Answers `/` at once, `/slow` when `answer` is notified, and `/endless` until `dropped`.
+struct Routes {
+    answer: Arc<Notify>,
+    dropped: CancellationToken,
+}
+
+impl Routes {
+    async fn start() -> (Listener, Self) {
+        Self::start_with(LIMITS).await
+    }
+
+    async fn start_with(limits: ListenerLimits) -> (Listener, Self) {
+        let (answer, dropped) = (Arc::<Notify>::default(), CancellationToken::new());
+        let (held, token) = (answer.clone(), dropped.clone());
+        let slow = async move || {
+            held.notified().await;
+            "late"
+        };
+        let endless = async move || Body::from_stream(Endless { _guard: token.clone().drop_guard() });
+        let routes = Router::new().route("/", get("hello")).route("/slow", get(slow)).route("/endless", get(endless));
+        (Listener::serving(routes, limits, None).await, Self { answer, dropped })
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_of_http1_ends_and_not_too_early() {
+    let (listener, _routes) = Routes::start().await;
+    let (mut sender, connection) = listener.http1().await;
+    // A pause of less than the limit, longer than the deadline of a head, ends nothing.
+    for _ in 0..2 {
+        assert_eq!(sender.send_request(get_request("/")).await.unwrap().status(), 200);
+        pass(IDLE - Duration::from_secs(1)).await;
+    }
+    assert_eq!(sender.send_request(get_request("/")).await.unwrap().status(), 200);
+    within(IDLE + Duration::from_secs(5), connection).await.expect("it ends").unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_of_http2_that_answers_only_pings_ends() {
+    let (listener, _routes) = Routes::start().await;
+    let (mut sender, connection) = listener.http2().await;
+    assert_eq!(sender.send_request(get_request("/")).await.unwrap().status(), 200);
+    within(IDLE + Duration::from_secs(5), connection).await.expect("it ends").unwrap();
+}
+
+#[tokio::test]
+async fn an_open_request_is_not_idle() {
+    let (listener, routes) = Routes::start().await;
+    let (mut first, _first) = listener.http1().await;
+    let (mut second, _second) = listener.http2().await;
+    let first = tokio::spawn(first.send_request(get_request("/slow")));
+    let second = tokio::spawn(second.send_request(get_request("/slow")));
+    pass(IDLE * 10).await;
+    routes.answer.notify_waiters();
+    for reply in [first, second] {
+        assert_eq!(reply.await.unwrap().unwrap().status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn a_reply_that_is_never_read_ends_its_connection() {
+    let (listener, routes) = Routes::start().await;
+    let mut stream = listener.connect().await;
+    stream.write_all(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    within(WRITE + Duration::from_secs(5), routes.dropped.cancelled()).await.expect("the reply is given up");
+    // The client kept its connection open until now.
+    drop(stream);
+}
+
+#[tokio::test]
+async fn a_pipeline_whose_replies_are_never_read_ends_its_connection() {
+    let day = Duration::from_hours(24);
+    let (listener, _routes) =
+        Routes::start_with(ListenerLimits { idle_timeout: day, max_connection_age: day, ..LIMITS }).await;
+    let mut stream = listener.connect().await;
+    let writes = async {
+        // More than any buffers take. Time passes while they fill too.
+        let requests = "GET / HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1_000);
+        loop {
+            if let Err(ended) = stream.write_all(requests.as_bytes()).await {
+                return ended;
+            }
+        }
+    };
+    within(day / 2, writes).await.expect("the connection is closed");
+}
+
+#[tokio::test]
+async fn a_stream_of_http2_that_is_never_read_ends_alone() {
+    let (listener, routes) = Routes::start().await;
+    let (mut sender, connection) = listener.http2().await;
+    let unread = sender.send_request(get_request("/endless")).await.unwrap();
+    let slow = tokio::spawn(sender.send_request(get_request("/slow")));
+    within(WRITE + Duration::from_secs(5), routes.dropped.cancelled()).await.expect("the reply is given up");
+    // The others on its connection go on.
+    assert_eq!(sender.send_request(get_request("/")).await.unwrap().status(), 200);
+    routes.answer.notify_waiters();
+    assert_eq!(slow.await.unwrap().unwrap().status(), 200);
+    assert!(!connection.is_finished());
+    drop(unread);
+}
+
+/// Reads a little now and then, each time before the limit.
+#[tokio::test]
+async fn a_slow_reader_is_not_given_up() {
+    let (listener, routes) = Routes::start().await;
+    let mut stream = listener.connect().await;
+    stream.write_all(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut some = vec![0; 8 << 20];
+    for _ in 0..5 {
+        pass(WRITE - Duration::from_secs(2)).await;
+        stream.read_exact(&mut some).await.unwrap();
+    }
+    assert!(!routes.dropped.is_cancelled());
+}
+
+#[tokio::test]
+async fn an_old_connection_of_http1_says_close_with_a_reply() {
+    /// Between two requests.
+    const PAUSE: Duration = Duration::from_secs(5);
+    let (listener, _routes) = Routes::start().await;
+    let (mut sender, connection) = listener.http1().await;
+    let mut replies = 0;
+    let last = loop {
+        let reply = sender.send_request(get_request("/")).await.expect("no request is lost");
+        if reply.headers().contains_key(CONNECTION) {
+            break reply;
+        }
+        replies += 1;
+        assert!(PAUSE * replies < AGED, "no reply says close");
+        pass(PAUSE).await;
+    };
+    assert_eq!(last.headers()[CONNECTION], "close");
+    assert!(PAUSE * replies > AGE / 2, "{replies}");
+    connection.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_old_connection_of_http2_takes_no_new_request_and_its_open_ones_finish() {
+    let (listener, routes) = Routes::start().await;
+    let (mut sender, connection) = listener.http2().await;
+    let open = tokio::spawn(sender.send_request(get_request("/slow")));
+    pass(AGE / 2).await;
+    assert_eq!(sender.send_request(get_request("/")).await.unwrap().status(), 200);
+    pass(AGE).await;
+    assert!(sender.send_request(get_request("/")).await.is_err(), "GOAWAY has come");
+    let (mut next, _next) = listener.http2().await;
+    assert_eq!(next.send_request(get_request("/")).await.unwrap().status(), 200);
+    pass(AGE).await;
+    routes.answer.notify_waiters();
+    assert_eq!(open.await.unwrap().unwrap().status(), 200);
+    within(Duration::from_secs(5), connection).await.expect("it ends with its last request").unwrap();
+}
+
+#[tokio::test]
+async fn a_silent_connection_does_not_hold_up_a_stop() {
+    let (listener, _routes) = Routes::start().await;
+    let mut silent = listener.connect().await;
+    // The preface and empty settings, and no answer to any ping.
+    silent.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let mut half = listener.connect().await;
+    half.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    let (_idle, _connection) = listener.http1().await;
+    assert_eq!(silent.read_u8().await.unwrap(), 0, "the server's settings");
+    listener.stop.cancel();
+    let mut listener = listener;
+    within(Duration::from_secs(5), &mut listener.task).await.expect("it stops").unwrap();
+}

@@ -1,0 +1,48 @@
+//! Streams that live longer than a connection may.
+
+use billing_service::service::proto::{CheckQuotaRequest, StreamFinish};
+use rstest::rstest;
+use tonic::Code;
+
+use super::{Gateway, models_with, stream};
+use crate::harness::{Backend, MySql, Service, Sqlite, wait::until};
+
+/// Connections of gRPC that were told to take no new requests.
+async fn aged(service: &Service) -> u32 {
+    let metrics = service.metrics().await;
+    let line = r#"billing_connections_ended_total{port="grpc",reason="age"} "#;
+    metrics.lines().find_map(|found| found.strip_prefix(line)).map_or(0, |count| count.parse().unwrap())
+}
+
+/// A check, on whatever connection. tonic's client cancels a call that it was about to send when the
+/// GOAWAY came; the server has not seen it.
+async fn check(service: &Service) {
+    let request =
+        CheckQuotaRequest { user_id: "u".into(), service_name: "asset".into(), count: 1, ..Default::default() };
+    loop {
+        match service.internal.clone().check_quota(request.clone()).await {
+            Ok(reply) => return assert!(reply.into_inner().allowed),
+            Err(status) => assert_eq!(status.code(), Code::Cancelled, "{status}"),
+        }
+    }
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_outlives_the_age_of_its_connection(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, &models_with("server.limits.max_connection_age", "300ms")).await;
+    service.adjust("u", 100.0).await;
+    let (mut gateway, _) = Gateway::open(&service, stream("s", "rag", "dear", (1, 3))).await;
+    gateway.deliver(0, 1).await;
+    for round in 1..5 {
+        let before = aged(&service).await;
+        until("a connection has aged", async || {
+            check(&service).await;
+            aged(&service).await > before + 1
+        })
+        .await;
+        gateway.deliver(round, 1).await;
+    }
+    assert_eq!(gateway.finish(StreamFinish::default()).await.unwrap().amount, 6.0);
+    service.assert_audit_is_clean().await;
+}
