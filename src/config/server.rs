@@ -137,7 +137,9 @@ impl Server {
         }
         let asks_for_certificates = self.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some());
         if !asks_for_certificates && self.grpc.auth.callers.iter().any(|caller| !caller.certificate.is_empty()) {
-            bail!("config key server.tls.client_ca_file: a caller of server.grpc.auth.callers has a certificate, which needs it");
+            bail!(
+                "config key server.tls.client_ca_file: a caller of server.grpc.auth.callers has a certificate, which needs it"
+            );
         }
         if self.grpc.auth.protect_operations && !self.has_callers() {
             bail!("config key server.grpc.auth.protect_operations: needs server.grpc.auth.callers");

@@ -36,15 +36,14 @@ async fn a_hint_is_not_confirmed_by_an_answer_that_is(
     paying.switch(json!({"lose": true}));
     paying.press(&opened.payment_url, "SUCCESS").await;
     let payment = paying.order(&opened.order_id).await.payment_order_id;
-    let hint = || paying.service.internal.clone();
     paying.switch(switches);
-    let refused = hint().recharge_callback(success(&opened.order_id, &payment, 5.0)).await.unwrap_err();
+    let refused = paying.hint(success(&opened.order_id, &payment, 5.0)).await.unwrap_err();
     assert_eq!(code_of(&refused).1, error);
     assert_eq!(paying.order(&opened.order_id).await.status, "pending");
     paying.assert_books("u", 0.0).await;
 
     paying.sandbox.set_switches(Default::default());
-    hint().recharge_callback(success(&opened.order_id, &payment, 5.0)).await.unwrap();
+    paying.hint(success(&opened.order_id, &payment, 5.0)).await.unwrap();
     paying.assert_books("u", 5.0).await;
 }
 

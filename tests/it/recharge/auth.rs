@@ -121,8 +121,7 @@ async fn a_hint_is_believed_as_far_as_payment_service_confirms_it(#[values(MySql
     let order = paying.order(&opened.order_id).await;
     let (id, payment) = (order.order_id.as_str(), order.payment_order_id.as_str());
     let send = async |callback: RechargeCallbackRequest| {
-        let answer = paying.service.internal.clone().recharge_callback(callback).await;
-        answer.map(|reply| reply.into_inner().success).map_err(|status| code_of(&status).1)
+        paying.hint(callback).await.map(|reply| reply.success).map_err(|status| code_of(&status).1)
     };
     // Nobody has paid.
     assert_eq!(send(success(id, payment, 5.0)).await, Err("10006".into()));
@@ -163,7 +162,7 @@ async fn a_failure_is_confirmed_too(#[values(MySql, Sqlite)] on: Backend) {
     paying.press(&opened.payment_url, "FAILED").await;
     paying.until_order_is(&opened.order_id, "failed").await;
     let lie = success(&opened.order_id, "p-1", 5.0);
-    let refused = paying.service.internal.clone().recharge_callback(lie).await.unwrap_err();
+    let refused = paying.hint(lie).await.unwrap_err();
     assert_eq!(code_of(&refused), (Code::Unavailable, "10006".into()));
     paying.assert_books("u", 0.0).await;
 }
@@ -176,7 +175,7 @@ async fn a_hint_that_can_not_be_confirmed_is_to_be_sent_again(#[values(MySql, Sq
     paying.switch(json!({"get": "unavailable"}));
     paying.press(&opened.payment_url, "SUCCESS").await;
     let hint = success(&opened.order_id, "p-1", 5.0);
-    let refused = paying.service.internal.clone().recharge_callback(hint).await.unwrap_err();
+    let refused = paying.hint(hint).await.unwrap_err();
     assert_eq!(code_of(&refused), (Code::Unavailable, "10006".into()));
     paying.assert_books("u", 0.0).await;
     // The sandbox repeats what was not answered.
