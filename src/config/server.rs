@@ -1,19 +1,20 @@
 //! `server`: the listeners and their limits.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::bail;
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     access::{self, Cors, GrpcAuth, HttpAuth},
     choices::{self, FrontEndAuth, Style, UnknownFields},
     secret::Secret,
+    shown::shown,
     values,
 };
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Server {
     pub http: HttpPort,
@@ -22,21 +23,21 @@ pub struct Server {
     /// Allows a start with open doors in production.
     pub insecure: bool,
     /// The proxies whose `X-Forwarded-For` is believed.
-    #[serde(deserialize_with = "access::networks")]
+    #[serde(deserialize_with = "access::networks", serialize_with = "shown")]
     pub trusted_proxies: Vec<IpNet>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpPort {
     #[serde(deserialize_with = "values::address")]
     pub addr: String,
-    #[serde(deserialize_with = "values::duration")]
+    #[serde(deserialize_with = "values::duration", serialize_with = "shown")]
     pub timeout: Duration,
-    #[serde(deserialize_with = "choices::style")]
+    #[serde(deserialize_with = "choices::word", serialize_with = "shown")]
     pub style: Style,
     pub internal_routes: bool,
-    #[serde(deserialize_with = "choices::unknown_fields")]
+    #[serde(deserialize_with = "choices::word", serialize_with = "shown")]
     pub unknown_fields: UnknownFields,
     pub auth: HttpAuth,
     pub cors: Cors,
@@ -45,20 +46,21 @@ pub struct HttpPort {
     pub hosts: Vec<String>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GrpcPort {
     #[serde(deserialize_with = "values::address")]
     pub addr: String,
-    #[serde(deserialize_with = "values::duration")]
+    #[serde(deserialize_with = "values::duration", serialize_with = "shown")]
     pub timeout: Duration,
     /// Tokens of callers with the role admin.
     #[serde(deserialize_with = "values::secrets")]
     pub internal_tokens: Vec<Secret>,
+    internal_tokens_file: Option<PathBuf>,
     pub auth: GrpcAuth,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerLimits {
     #[serde(deserialize_with = "values::up_to_a_million")]
@@ -69,7 +71,7 @@ pub struct ServerLimits {
     pub streams: usize,
     #[serde(deserialize_with = "values::body_bytes")]
     pub body_bytes: usize,
-    #[serde(deserialize_with = "values::duration")]
+    #[serde(deserialize_with = "values::duration", serialize_with = "shown")]
     pub drain_timeout: Duration,
 }
 
@@ -146,6 +148,7 @@ impl Default for GrpcPort {
             addr: "0.0.0.0:9107".into(),
             timeout: Duration::from_secs(1),
             internal_tokens: Vec::new(),
+            internal_tokens_file: None,
             auth: GrpcAuth::default(),
         }
     }
