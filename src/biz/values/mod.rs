@@ -10,4 +10,5 @@ pub mod invalid;
 pub mod limit;
 pub mod money;
 pub mod paging;
+pub mod text;
 pub mod usage;
