@@ -1,12 +1,20 @@
 //! Shared parts of the binaries: arguments, logs, signals and exit codes.
 
-use std::{ffi::OsString, path::Path, process::ExitCode};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Context;
+use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::{config::Config, logs};
+use crate::{
+    config::{Config, Loaded},
+    logs,
+};
 
 /// The arguments of the process. `-conf`, the form of the legacy service, becomes `--conf`.
 pub fn arguments() -> impl Iterator<Item = OsString> {
@@ -14,6 +22,43 @@ pub fn arguments() -> impl Iterator<Item = OsString> {
         Some(text) if text == "-conf" || text.starts_with("-conf=") => format!("-{text}").into(),
         _ => argument,
     })
+}
+
+/// The arguments of every binary that reads the configuration.
+#[derive(Args)]
+pub struct ConfigArguments {
+    /// Configuration file. The old form -conf works too.
+    #[arg(long, default_value = "configs/config.yaml")]
+    pub conf: PathBuf,
+    /// Print the configuration in force, with the origin of each value, and exit. Secrets print
+    /// as ***.
+    #[arg(long)]
+    pub print_config: bool,
+    /// Check the configuration and exit. The exit code is 1 if it has an error. Connects to
+    /// nothing.
+    #[arg(long, conflicts_with = "print_config")]
+    pub check_config: bool,
+}
+
+impl ConfigArguments {
+    /// Obeys `--print-config` and `--check-config`; `None` without them.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn inspect(&self) -> anyhow::Result<Option<ExitCode>> {
+        if !self.print_config && !self.check_config {
+            return Ok(None);
+        }
+        let loaded = Loaded::load(&self.conf)?;
+        let doors = loaded.config.open_doors().into_iter().map(|(key, danger)| format!("config key {key}: {danger}"));
+        loaded.warnings.iter().cloned().chain(doors).for_each(|warning| eprintln!("warning: {warning}"));
+        if self.print_config {
+            print!("{}", loaded.to_yaml()?);
+        } else {
+            println!("{} is valid", self.conf.display());
+        }
+        Ok(Some(ExitCode::SUCCESS))
+    }
 }
 
 /// Reads the configuration, and starts the configured logs on standard error.
@@ -29,11 +74,15 @@ pub fn prepare(conf: &Path) -> anyhow::Result<Config> {
 /// # Errors
 /// As [`prepare`].
 pub fn prepare_with(conf: &Path, stderr: impl Stderr) -> anyhow::Result<Config> {
+    // Libraries that open TLS connections use the provider of the process. It is there already if two
+    // configurations are read.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     // From here on, a terminal that closes does not kill the process: a signal with a listener
     // loses its default action.
     drop(signal(SignalKind::hangup()).context("SIGHUP")?);
-    let config = Config::load(conf)?;
+    let Loaded { config, warnings, .. } = Loaded::load(conf)?;
     logs::init(&config.log, stderr)?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     Ok(config)
 }
 

@@ -49,10 +49,11 @@ pub(super) struct Started {
 }
 
 pub(super) fn of_server(config: &Config, database: &Identity, metrics: &Arc<Metrics>) -> anyhow::Result<Started> {
-    let redis = config.data.redis.as_ref().map(|redis| {
+    let connect = |redis| {
         let metrics = metrics.clone();
         connect(redis, database, true, Box::new(move |script, took| metrics.cache.time_script(script, took)))
-    });
+    };
+    let redis = config.data.redis.as_ref().map(connect).transpose()?;
     if redis.is_some() {
         metrics.cache.show_shared()?;
     }
@@ -66,7 +67,15 @@ pub(super) fn of_server(config: &Config, database: &Identity, metrics: &Arc<Metr
 }
 
 /// Connects in the background. A server `keeps` the entries of Redis; jobs only use them.
-pub(super) fn connect(redis: &config::Redis, database: &Identity, keeps: bool, times: ScriptTimes) -> Arc<RedisCache> {
+///
+/// # Errors
+/// A file of TLS has a defect.
+pub(super) fn connect(
+    redis: &config::Redis,
+    database: &Identity,
+    keeps: bool,
+    times: ScriptTimes,
+) -> anyhow::Result<Arc<RedisCache>> {
     let layout = match redis.mode {
         RedisMode::Single => RedisLayout::Single,
         RedisMode::Sentinel => RedisLayout::Sentinel { master: redis.master.clone() },
@@ -78,13 +87,14 @@ pub(super) fn connect(redis: &config::Redis, database: &Identity, keeps: bool, t
         addrs: redis.addrs.clone(),
         username: redis.username.clone(),
         password: redis.password.as_ref().map(|password| password.reveal().to_owned()),
+        tls: redis.client_tls()?,
         db: redis.db.into(),
         check_timeout: redis.check_timeout.min(redis.read_timeout),
         write_timeout: redis.write_timeout,
         keeps,
         ttl: redis.ttl,
     };
-    Arc::new(RedisCache::start(settings, times))
+    Ok(Arc::new(RedisCache::start(settings, times)))
 }
 
 /// Keeps the caches current and warm.
@@ -191,13 +201,15 @@ pub(super) async fn until_up(redis: &RedisCache) -> bool {
 
 /// The caches of a job beside the servers. The job reads no entry, and sends its changes to the
 /// shared cache.
-pub(super) fn of_job(config: &Config, database: &Identity) -> Arc<Caches> {
-    let redis = config
-        .data
-        .redis
-        .as_ref()
-        .map(|redis| connect(redis, database, false, Box::new(|_, _| {})) as Arc<dyn AccountCache>);
-    Arc::new(Caches::new(Arc::new(MemoryCache::new(0)), Trust::WhileFar(Duration::ZERO), redis))
+///
+/// # Errors
+/// As [`connect`].
+pub(super) fn of_job(config: &Config, database: &Identity) -> anyhow::Result<Arc<Caches>> {
+    let redis = match &config.data.redis {
+        Some(redis) => Some(connect(redis, database, false, Box::new(|_, _| {}))? as Arc<dyn AccountCache>),
+        None => None,
+    };
+    Ok(Arc::new(Caches::new(Arc::new(MemoryCache::new(0)), Trust::WhileFar(Duration::ZERO), redis)))
 }
 
 /// Sends the waiting updates to the shared cache. Retries, because a job may end before it is

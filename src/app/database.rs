@@ -191,7 +191,10 @@ async fn try_plan(config: &Config) -> Result<UpgradePlan, StoreError> {
 
 fn nodes(config: &Config) -> Result<Nodes, StoreError> {
     let database = &config.data.database;
-    let options = dsn::mysql_nodes(database.source.reveal(), &database.hosts).map_err(StoreError::Failed)?;
+    let mut options = dsn::mysql_nodes(database.source.reveal(), &database.hosts).map_err(StoreError::Failed)?;
+    if let Some(tls) = database.client_tls().map_err(|error| StoreError::Failed(error.to_string()))? {
+        options = options.into_iter().map(|options| mysql::with_tls(options, &tls)).collect();
+    }
     let exact = |return_after| Pace { return_after, return_jitter: Duration::ZERO };
     Nodes::with_pace(options, database.return_to_host_after.map_or_else(Pace::default, exact))
 }

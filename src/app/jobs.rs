@@ -127,7 +127,7 @@ pub(super) async fn sweep_counting(
     metrics: Option<&Arc<Metrics>>,
 ) -> anyhow::Result<Swept> {
     let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
-    let caches = caches::of_job(config, &database::identity(config, &*store).await?);
+    let caches = caches::of_job(config, &database::identity(config, &*store).await?)?;
     let catalog = Arc::new(config.catalog());
     let observer = metrics.map(|metrics| ChargeObserver::new(metrics.clone(), catalog.clone()));
     let engine = Engine::start(store.clone().ledger(), caches.clone(), catalog, calendar.clone(), limits(config));
@@ -204,7 +204,7 @@ impl RechargeJob {
         let gateway = payments::gateway(payment, payments::Addresses::of(payment))?;
         let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
         let catalog = Arc::new(config.catalog());
-        let caches = caches::of_job(config, &database::identity(config, &*store).await?);
+        let caches = caches::of_job(config, &database::identity(config, &*store).await?)?;
         let engine =
             Arc::new(Engine::start(store.clone().ledger(), caches.clone(), catalog, calendar.clone(), limits(config)));
         let recharges = payments::recharges(config, store, engine.clone(), calendar, Some(gateway));
@@ -225,7 +225,7 @@ pub async fn reconcile_cache(
 ) -> anyhow::Result<Option<ReconciledCache>> {
     let Some(redis) = &config.data.redis else { return Ok(None) };
     let database = database::identity(config, &*store).await?;
-    let redis = caches::connect(redis, &database, false, Box::new(|_, _| {}));
+    let redis = caches::connect(redis, &database, false, Box::new(|_, _| {}))?;
     anyhow::ensure!(caches::until_up(&redis).await, "config key data.redis: no answer");
     let reconciler = Reconciler {
         cache: redis,

@@ -110,6 +110,7 @@ async fn start_sandbox(payment: &PaymentServiceConfig) -> anyhow::Result<Sandbox
 pub(super) fn gateway(payment: &PaymentServiceConfig, at: Addresses) -> anyhow::Result<Arc<dyn PaymentGateway>> {
     let settings = GatewaySettings {
         address: at.service,
+        tls: payment.client_tls()?,
         timeout: payment.timeout,
         return_url: payment.return_url.clone(),
         notify_url: at.notify_url,

@@ -1,10 +1,10 @@
 //! The billing service.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use billing_service::{
     app::{self, App},
-    command::{self, Hangup},
+    command::{self, ConfigArguments, Hangup},
 };
 use clap::Parser;
 
@@ -12,9 +12,8 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "server")]
 struct Arguments {
-    /// Configuration file. The old form -conf works too.
-    #[arg(long, default_value = "configs/config.yaml")]
-    conf: PathBuf,
+    #[command(flatten)]
+    config: ConfigArguments,
     /// Print the migration plan, apply it, and exit.
     #[arg(long)]
     migrate_only: bool,
@@ -23,7 +22,7 @@ struct Arguments {
     dry_run: bool,
     /// Time zone of the times in a legacy database. Needed when loc in data.database.source
     /// does not name it.
-    #[arg(long, alias = "former-zone", value_name = "ZONE")]
+    #[arg(long, alias = "former-zone", value_name = "ZONE", conflicts_with = "print_config")]
     legacy_zone: Option<chrono_tz::Tz>,
 }
 
@@ -34,7 +33,10 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn run() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse_from(command::arguments());
-    let mut config = command::prepare(&arguments.conf)?;
+    if let Some(code) = arguments.config.inspect()? {
+        return Ok(code);
+    }
+    let mut config = command::prepare(&arguments.config.conf)?;
     config.data.database.legacy_zone = arguments.legacy_zone.or(config.data.database.legacy_zone);
     if arguments.dry_run {
         print!("{}", app::plan(&config).await?);

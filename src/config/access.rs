@@ -7,11 +7,12 @@ use anyhow::bail;
 use config::ValueKind;
 use http::{HeaderName, Uri};
 use ipnet::IpNet;
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::{
     choices::{self, FrontEndAuth, JwtAlgorithm, Role},
     secret::Secret,
+    shown::shown,
     values,
 };
 
@@ -27,7 +28,7 @@ const MIN_HMAC_SECRET: usize = 32;
 const MAX_LEEWAY: Duration = Duration::from_secs(300);
 
 /// Proof of the callers of the internal port.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GrpcAuth {
     /// Whether `/metrics` needs the role metrics, and reflection a caller.
@@ -37,14 +38,14 @@ pub struct GrpcAuth {
 }
 
 /// One caller of the internal port. It proves itself by a token or by a client certificate.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct CallerConfig {
     pub name: String,
-    #[serde(deserialize_with = "choices::roles")]
+    #[serde(deserialize_with = "choices::several", serialize_with = "shown")]
     pub roles: Vec<Role>,
     /// SHA-256 of the token; two while the token changes.
-    #[serde(default, deserialize_with = "hashes")]
+    #[serde(default, deserialize_with = "hashes", serialize_with = "shown")]
     pub token_sha256: Vec<[u8; 32]>,
     /// Subject alternative names of its certificate. One of them suffices.
     #[serde(default)]
@@ -52,23 +53,23 @@ pub struct CallerConfig {
 }
 
 /// Proof of the front end's users, on the public port.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpAuth {
     /// `None` means no proof, as the former service had none.
-    #[serde(deserialize_with = "choices::front_end_auth")]
+    #[serde(deserialize_with = "choices::optional_word", serialize_with = "shown")]
     pub mode: Option<FrontEndAuth>,
     pub jwt: Option<JwtConfig>,
     pub gateway: GatewayConfig,
 }
 
 /// The accepted tokens of users.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct JwtConfig {
     pub issuer: String,
     pub audience: String,
-    #[serde(deserialize_with = "choices::jwt_algorithms")]
+    #[serde(deserialize_with = "choices::several", serialize_with = "shown")]
     pub algorithms: Vec<JwtAlgorithm>,
     #[serde(default)]
     pub jwks_file: Option<PathBuf>,
@@ -76,22 +77,24 @@ pub struct JwtConfig {
     pub jwks_url: Option<String>,
     #[serde(default)]
     pub secret: Option<Secret>,
+    #[serde(default)]
+    secret_file: Option<PathBuf>,
     #[serde(default = "default_user_claim")]
     pub user_claim: String,
-    #[serde(default = "default_leeway", deserialize_with = "values::duration")]
+    #[serde(default = "default_leeway", deserialize_with = "values::duration", serialize_with = "shown")]
     pub leeway: Duration,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GatewayConfig {
     /// The header with the account.
-    #[serde(deserialize_with = "header_name")]
+    #[serde(deserialize_with = "header_name", serialize_with = "shown")]
     pub identity_header: HeaderName,
 }
 
 /// Pages of other origins.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cors {
     #[serde(deserialize_with = "origins")]

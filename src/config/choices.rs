@@ -4,6 +4,10 @@ use serde::{Deserialize, Deserializer, de};
 use tracing::Level;
 
 use super::values::texts;
+use crate::biz::account::{
+    catalog::QuotaUnit,
+    policy::{AboveHold, OnExpiry},
+};
 
 /// The environment of the deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,92 +116,56 @@ pub enum JwtAlgorithm {
     Hs256,
 }
 
-/// Parses one of a few words. The error lists them.
-pub(super) fn choice<'de, D: Deserializer<'de>, T: Copy>(
-    deserializer: D,
-    choices: &[(&str, T)],
-) -> Result<T, D::Error> {
-    find(&String::deserialize(deserializer)?, choices)
+/// A value that is one of a few words.
+pub(super) trait Word: Copy + PartialEq + 'static {
+    /// Every value with its word.
+    const WORDS: &[(&str, Self)];
 }
 
-fn find<T: Copy, E: de::Error>(text: &str, choices: &[(&str, T)]) -> Result<T, E> {
-    choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
-        let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
-        E::custom(format!("{text:?} is not one of {}", words.join(", ")))
-    })
+/// The words of a type, each beside its value.
+macro_rules! words {
+    ($type:ty: $($word:literal = $value:expr),+) => {
+        impl Word for $type {
+            const WORDS: &[(&str, Self)] = &[$(($word, $value)),+];
+        }
+    };
+}
+
+words!(Environment: "development" = Self::Development, "staging" = Self::Staging, "production" = Self::Production);
+words!(Driver: "mysql" = Self::Mysql, "sqlite" = Self::Sqlite);
+words!(LogFormat: "text" = Self::Text, "json" = Self::Json);
+words!(RedisMode: "single" = Self::Single, "sentinel" = Self::Sentinel, "cluster" = Self::Cluster);
+words!(Style: "plain" = Self::Plain, "devshare" = Self::Devshare);
+words!(UnknownFields: "ignore" = Self::Ignore, "warn" = Self::Warn, "reject" = Self::Reject);
+words!(CallbackAuth: "signed" = Self::Signed, "confirm" = Self::Confirm, "none" = Self::None);
+words!(Role: "gateway" = Self::Gateway, "payment" = Self::Payment, "keys" = Self::Keys, "support" = Self::Support,
+    "admin" = Self::Admin, "metrics" = Self::Metrics);
+words!(FrontEndAuth: "jwt" = Self::Jwt, "gateway" = Self::Gateway, "none" = Self::None);
+words!(JwtAlgorithm: "RS256" = Self::Rs256, "ES256" = Self::Es256, "EdDSA" = Self::EdDsa, "HS256" = Self::Hs256);
+words!(OnExpiry: "commit" = Self::Commit, "release" = Self::Release);
+words!(AboveHold: "charge" = Self::Charge, "cap" = Self::Cap, "spill" = Self::Spill);
+words!(QuotaUnit: "calls" = Self::Calls, "tokens" = Self::Tokens);
+words!(Level: "error" = Self::ERROR, "warn" = Self::WARN, "info" = Self::INFO, "debug" = Self::DEBUG,
+    "trace" = Self::TRACE);
+
+/// Parses one of a few words. The error lists them.
+pub(super) fn word<'de, D: Deserializer<'de>, T: Word>(deserializer: D) -> Result<T, D::Error> {
+    find(&String::deserialize(deserializer)?)
+}
+
+/// As [`word`], for an optional key.
+pub(super) fn optional_word<'de, D: Deserializer<'de>, T: Word>(deserializer: D) -> Result<Option<T>, D::Error> {
+    word(deserializer).map(Some)
 }
 
 /// Parses a list of words, or one text with commas, the form in the environment.
-fn several<'de, D: Deserializer<'de>, T: Copy>(deserializer: D, choices: &[(&str, T)]) -> Result<Vec<T>, D::Error> {
-    texts(deserializer)?.iter().map(|word| find(word, choices)).collect()
+pub(super) fn several<'de, D: Deserializer<'de>, T: Word>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    texts(deserializer)?.iter().map(|word| find(word)).collect()
 }
 
-pub(super) fn redis_mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RedisMode, D::Error> {
-    match String::deserialize(deserializer)?.as_str() {
-        "single" => Ok(RedisMode::Single),
-        "sentinel" => Ok(RedisMode::Sentinel),
-        "cluster" => Ok(RedisMode::Cluster),
-        other => Err(de::Error::custom(format!("{other:?} is none of single, sentinel, cluster"))),
-    }
-}
-
-pub(super) fn driver<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Driver, D::Error> {
-    choice(deserializer, &[("mysql", Driver::Mysql), ("sqlite", Driver::Sqlite)])
-}
-
-pub(super) fn environment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Environment>, D::Error> {
-    let environments = [
-        ("development", Environment::Development),
-        ("staging", Environment::Staging),
-        ("production", Environment::Production),
-    ];
-    choice(deserializer, &environments).map(Some)
-}
-
-pub(super) fn callback_auth<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<CallbackAuth>, D::Error> {
-    let ways = [("signed", CallbackAuth::Signed), ("confirm", CallbackAuth::Confirm), ("none", CallbackAuth::None)];
-    choice(deserializer, &ways).map(Some)
-}
-
-pub(super) fn style<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Style, D::Error> {
-    choice(deserializer, &[("plain", Style::Plain), ("devshare", Style::Devshare)])
-}
-
-pub(super) fn unknown_fields<'de, D: Deserializer<'de>>(deserializer: D) -> Result<UnknownFields, D::Error> {
-    let choices = [("ignore", UnknownFields::Ignore), ("warn", UnknownFields::Warn), ("reject", UnknownFields::Reject)];
-    choice(deserializer, &choices)
-}
-
-pub(super) fn log_format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LogFormat, D::Error> {
-    choice(deserializer, &[("text", LogFormat::Text), ("json", LogFormat::Json)])
-}
-
-pub(super) fn log_level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Level, D::Error> {
-    let levels = [
-        ("error", Level::ERROR),
-        ("warn", Level::WARN),
-        ("info", Level::INFO),
-        ("debug", Level::DEBUG),
-        ("trace", Level::TRACE),
-    ];
-    choice(deserializer, &levels)
-}
-
-pub(super) fn front_end_auth<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<FrontEndAuth>, D::Error> {
-    let modes = [("jwt", FrontEndAuth::Jwt), ("gateway", FrontEndAuth::Gateway), ("none", FrontEndAuth::None)];
-    choice(deserializer, &modes).map(Some)
-}
-
-pub(super) fn roles<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Role>, D::Error> {
-    several(deserializer, &Role::ALL.map(|role| (role.name(), role)))
-}
-
-pub(super) fn jwt_algorithms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<JwtAlgorithm>, D::Error> {
-    let algorithms = [
-        ("RS256", JwtAlgorithm::Rs256),
-        ("ES256", JwtAlgorithm::Es256),
-        ("EdDSA", JwtAlgorithm::EdDsa),
-        ("HS256", JwtAlgorithm::Hs256),
-    ];
-    several(deserializer, &algorithms)
+fn find<T: Word, E: de::Error>(text: &str) -> Result<T, E> {
+    T::WORDS.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
+        let words: Vec<_> = T::WORDS.iter().map(|(word, _)| *word).collect();
+        E::custom(format!("{text:?} is not one of {}", words.join(", ")))
+    })
 }

@@ -3,21 +3,21 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::{choices, values};
+use super::{choices, shown::shown, values};
 use crate::biz::{
     account::policy::{AboveHold, OnExpiry, Policy},
     values::ids::ServiceName,
 };
 
 /// The policy of one service for its reservations.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Reservations {
-    #[serde(deserialize_with = "on_expiry")]
+    #[serde(deserialize_with = "choices::word", serialize_with = "shown")]
     on_expiry: OnExpiry,
-    #[serde(deserialize_with = "above_hold")]
+    #[serde(deserialize_with = "choices::word", serialize_with = "shown")]
     above_hold: AboveHold,
 }
 
@@ -25,15 +25,6 @@ impl From<Reservations> for Policy {
     fn from(Reservations { on_expiry, above_hold }: Reservations) -> Self {
         Self { on_expiry, above_hold }
     }
-}
-
-fn on_expiry<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OnExpiry, D::Error> {
-    choices::choice(deserializer, &[("commit", OnExpiry::Commit), ("release", OnExpiry::Release)])
-}
-
-fn above_hold<'de, D: Deserializer<'de>>(deserializer: D) -> Result<AboveHold, D::Error> {
-    let policies = [("charge", AboveHold::Charge), ("cap", AboveHold::Cap), ("spill", AboveHold::Spill)];
-    choices::choice(deserializer, &policies)
 }
 
 pub(super) fn reservations<'de, D: Deserializer<'de>>(
@@ -47,17 +38,17 @@ pub(super) fn reservations<'de, D: Deserializer<'de>>(
 }
 
 /// The metering of streams.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Streams {
     /// Longest time until a report of a stream is durable.
-    #[serde(deserialize_with = "values::duration")]
+    #[serde(deserialize_with = "values::duration", serialize_with = "shown")]
     pub progress: Duration,
     /// Time in which a broken stream may be reopened before it is charged.
-    #[serde(deserialize_with = "values::duration")]
+    #[serde(deserialize_with = "values::duration", serialize_with = "shown")]
     pub grace: Duration,
     /// Silence after which a stream counts as broken.
-    #[serde(deserialize_with = "values::duration")]
+    #[serde(deserialize_with = "values::duration", serialize_with = "shown")]
     pub idle_timeout: Duration,
 }
 

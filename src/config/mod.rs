@@ -6,25 +6,31 @@
 mod access;
 mod choices;
 mod cron;
+mod loaded;
 mod metering;
 mod models;
+mod outgoing_tls;
 mod payment;
 mod rates;
 mod redis;
 mod secret;
+mod secret_files;
 mod server;
+mod shown;
 mod values;
 
-use std::{collections::BTreeMap, num::NonZeroU32, path::Path, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf, time::Duration};
 
-use anyhow::{Context, anyhow, bail};
-use serde::Deserialize;
+use anyhow::{anyhow, bail};
+use serde::{Deserialize, Serialize, Serializer};
 
+use self::shown::shown;
 pub use self::{
     access::{CallerConfig, Cors, HttpAuth, JwtConfig, MAX_CALLERS},
     choices::{
         CallbackAuth, Driver, Environment, FrontEndAuth, JwtAlgorithm, LogFormat, RedisMode, Role, Style, UnknownFields,
     },
+    loaded::Loaded,
     metering::Streams,
     payment::PaymentServiceConfig,
     rates::RateLimitsConfig,
@@ -45,11 +51,11 @@ use crate::{
     data::dsn::{self, Host},
 };
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The environment of the deployment; `None` if the file does not set it.
-    #[serde(default, deserialize_with = "choices::environment")]
+    #[serde(default, deserialize_with = "choices::optional_word", serialize_with = "shown")]
     pub environment: Option<Environment>,
     #[serde(default)]
     pub server: Server,
@@ -62,68 +68,83 @@ pub struct Config {
     pub log: Log,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
     pub database: Database,
     pub redis: Option<Redis>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Database {
-    #[serde(deserialize_with = "choices::driver")]
+    #[serde(deserialize_with = "choices::word", serialize_with = "shown")]
     pub driver: Driver,
+    #[serde(serialize_with = "shown_source")]
     pub source: Secret,
+    #[serde(default)]
+    source_file: Option<PathBuf>,
+    /// The authorities of the server's certificate; `None` for those of the system.
+    #[serde(default)]
+    ca_file: Option<PathBuf>,
+    /// The certificate of this client, and its key.
+    #[serde(default)]
+    cert_file: Option<PathBuf>,
+    #[serde(default)]
+    key_file: Option<PathBuf>,
     /// The hosts by preference, in place of those of `source`.
-    #[serde(default, deserialize_with = "values::hosts")]
+    #[serde(default, deserialize_with = "values::hosts", serialize_with = "shown")]
     pub hosts: Vec<Host>,
     /// No key: tests shorten the wait before a return to a preferred host.
     #[serde(skip)]
     pub return_to_host_after: Option<Duration>,
     #[serde(default = "default_connections", deserialize_with = "values::up_to_a_thousand")]
     pub max_connections: usize,
-    #[serde(default = "default_connect_timeout", deserialize_with = "values::duration")]
+    #[serde(default = "default_connect_timeout", deserialize_with = "values::duration", serialize_with = "shown")]
     pub connect_timeout: Duration,
     /// Longest wait of a statement for a free connection.
-    #[serde(default = "default_acquire_timeout", deserialize_with = "values::duration")]
+    #[serde(default = "default_acquire_timeout", deserialize_with = "values::duration", serialize_with = "shown")]
     pub acquire_timeout: Duration,
     /// Largest distance of this process's clock from the database's clock.
-    #[serde(default = "default_max_clock_skew", deserialize_with = "values::duration")]
+    #[serde(default = "default_max_clock_skew", deserialize_with = "values::duration", serialize_with = "shown")]
     pub max_clock_skew: Duration,
     /// The zone of the wall-clock times in a legacy database; `None` means the zone in `source`.
-    #[serde(default, alias = "former_zone", deserialize_with = "values::optional_timezone")]
+    #[serde(default, alias = "former_zone", deserialize_with = "values::optional_timezone", serialize_with = "shown")]
     pub legacy_zone: Option<chrono_tz::Tz>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Billing {
-    #[serde(default, deserialize_with = "values::prices")]
+    #[serde(default, deserialize_with = "values::prices", serialize_with = "shown")]
     pub prices: BTreeMap<String, Money>,
     /// The services that are priced by model, with the unit of their free quotas.
     #[serde(default, deserialize_with = "models::model_services")]
     pub model_services: BTreeMap<String, models::Counts>,
     #[serde(default, deserialize_with = "models::models")]
     pub models: BTreeMap<String, models::Versions>,
-    #[serde(default = "default_price_refresh", deserialize_with = "values::duration")]
+    #[serde(default = "default_price_refresh", deserialize_with = "values::duration", serialize_with = "shown")]
     pub price_refresh: Duration,
     #[serde(default)]
     pub free_quotas: BTreeMap<String, values::FreeQuota>,
-    #[serde(default = "default_balance_low", deserialize_with = "values::amount")]
+    #[serde(default = "default_balance_low", deserialize_with = "values::amount", serialize_with = "shown")]
     pub balance_low_threshold: Money,
-    #[serde(default = "default_quota_low", deserialize_with = "values::percent")]
+    #[serde(default = "default_quota_low", deserialize_with = "values::percent", serialize_with = "shown")]
     pub quota_low_percent_threshold: Percent,
-    #[serde(default = "default_timezone", deserialize_with = "values::timezone")]
+    #[serde(default = "default_timezone", deserialize_with = "values::timezone", serialize_with = "shown")]
     pub timezone: chrono_tz::Tz,
-    #[serde(default = "default_currency", deserialize_with = "values::currency")]
+    #[serde(default = "default_currency", deserialize_with = "values::currency", serialize_with = "shown")]
     pub currency: Currency,
-    #[serde(default = "default_reservation_ttl", deserialize_with = "values::reservation_ttl")]
+    #[serde(
+        default = "default_reservation_ttl",
+        deserialize_with = "values::reservation_ttl",
+        serialize_with = "shown"
+    )]
     pub reservation_ttl: Duration,
-    #[serde(default = "default_max_recharge", deserialize_with = "values::amount")]
+    #[serde(default = "default_max_recharge", deserialize_with = "values::amount", serialize_with = "shown")]
     pub max_recharge: Money,
     /// Months before this one whose records are not archived; `None` archives no records.
-    #[serde(default, deserialize_with = "values::months")]
+    #[serde(default, deserialize_with = "values::months", serialize_with = "shown")]
     pub record_months: Option<NonZeroU32>,
     /// The policies by service. Other services have the default policy.
     #[serde(default, deserialize_with = "metering::reservations")]
@@ -136,7 +157,7 @@ pub struct Billing {
     pub settlement: SettlementConfig,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SettlementConfig {
     /// 0 means the default of the database.
@@ -147,9 +168,9 @@ pub struct SettlementConfig {
     /// 0 means the default of the database.
     #[serde(deserialize_with = "values::batch")]
     pub batch: usize,
-    #[serde(deserialize_with = "values::duration")]
+    #[serde(deserialize_with = "values::duration", serialize_with = "shown")]
     pub max_wait: Duration,
-    #[serde(alias = "patience", deserialize_with = "values::duration")]
+    #[serde(alias = "patience", deserialize_with = "values::duration", serialize_with = "shown")]
     pub retry_timeout: Duration,
     #[serde(deserialize_with = "values::up_to_a_million")]
     pub parked_accounts: usize,
@@ -158,52 +179,20 @@ pub struct SettlementConfig {
     pub parked_postings: usize,
     #[serde(deserialize_with = "values::up_to_a_thousand")]
     pub parked_connections: usize,
-    #[serde(deserialize_with = "values::duration")]
+    #[serde(deserialize_with = "values::duration", serialize_with = "shown")]
     pub quarantine: Duration,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    #[serde(deserialize_with = "choices::log_level")]
+    #[serde(deserialize_with = "choices::word", serialize_with = "shown")]
     pub level: tracing::Level,
-    #[serde(deserialize_with = "choices::log_format")]
+    #[serde(deserialize_with = "choices::word", serialize_with = "shown")]
     pub format: LogFormat,
 }
 
 impl Config {
-    /// Reads `path` and the environment.
-    ///
-    /// # Errors
-    /// The file or the key, and its defect.
-    pub fn load(path: &Path) -> anyhow::Result<Self> {
-        let environment = config::Environment::with_prefix("BILLING").prefix_separator("__").separator("__");
-        Self::read(path, environment)
-    }
-
-    fn read(path: &Path, environment: config::Environment) -> anyhow::Result<Self> {
-        if !path.is_file() {
-            bail!("config file {} not found", path.display());
-        }
-        let merged = config::Config::builder()
-            .add_source(config::File::from(path).format(config::FileFormat::Yaml))
-            .add_source(environment)
-            .build()
-            .with_context(|| format!("config file {}", path.display()))?;
-        let config: Config = serde_path_to_error::deserialize(merged).map_err(|error| {
-            let key = error.path().to_string();
-            let why = match error.into_inner() {
-                // The cause without its path, which our message already has.
-                config::ConfigError::At { error, .. } => error.to_string(),
-                other => other.to_string(),
-            };
-            let why = without_text(why);
-            if key == "." { anyhow!("config: {why}") } else { anyhow!("config key {key}: {why}") }
-        })?;
-        config.check()?;
-        Ok(config)
-    }
-
     /// Checks the rules that involve several keys.
     fn check(&self) -> anyhow::Result<()> {
         let Billing { prices, model_services, .. } = &self.billing;
@@ -227,6 +216,7 @@ impl Config {
         }
         if let Some(redis) = &self.data.redis {
             redis.check()?;
+            redis.client_tls()?;
         }
         self.server.check()?;
         let forbids = self.environment == Some(Environment::Production) && !self.server.insecure;
@@ -237,13 +227,14 @@ impl Config {
         }
         if let Some(payment) = &self.payment_service {
             payment.check()?;
+            payment.client_tls()?;
             if payment.sandbox && self.environment == Some(Environment::Production) {
                 bail!(
                     "config key payment_service.sandbox: simulates payment-service, which environment: production forbids"
                 );
             }
         }
-        let Database { driver, source, hosts, .. } = &self.data.database;
+        let Database { driver, source, source_file, hosts, .. } = &self.data.database;
         if *driver == Driver::Sqlite && !hosts.is_empty() {
             bail!("config key data.database.hosts: needs data.database.driver: mysql");
         }
@@ -251,7 +242,9 @@ impl Config {
             Driver::Mysql => dsn::mysql_nodes(source.reveal(), hosts).map(|_| ()),
             Driver::Sqlite => dsn::sqlite(source.reveal()).map(|_| ()),
         };
-        understood.map_err(|why| anyhow!("config key data.database.source: {why}"))?;
+        let key = if source_file.is_some() { "source_file" } else { "source" };
+        understood.map_err(|why| anyhow!("config key data.database.{key}: {why}"))?;
+        self.data.database.client_tls()?;
         Ok(())
     }
 
@@ -286,14 +279,9 @@ impl Config {
     }
 }
 
-/// The error of a key that has a text in place of another type, without the text, because it may be
-/// a misplaced URL with a password.
-fn without_text(why: String) -> String {
-    let (Some(start), Some(end)) = (why.find("string \""), why.rfind("\", expected ")) else { return why };
-    match (why.get(..start), why.get(end + 1..)) {
-        (Some(before), Some(after)) if start < end => format!("{before}a text{after}"),
-        _ => why,
-    }
+/// The source without its password.
+fn shown_source<S: Serializer>(source: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&dsn::redacted(source.reveal()))
 }
 
 impl Default for SettlementConfig {
@@ -362,5 +350,7 @@ fn default_currency() -> Currency {
     Currency::CNY
 }
 
+#[cfg(test)]
+mod loaded_tests;
 #[cfg(test)]
 mod tests;

@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, fmt};
 
 use chrono::{DateTime, Utc};
 use serde::{
-    Deserialize, Deserializer,
+    Deserialize, Deserializer, Serialize,
     de::{self, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use super::{choices, values};
+use super::{choices, shown::shown, values};
 use crate::biz::{
     account::catalog::QuotaUnit,
     charge::prices::{PriceBook, PriceVersion, TokenPrices},
@@ -20,18 +20,18 @@ use crate::biz::{
 };
 
 /// Prices of one model per million tokens, in force from an instant on.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelPrices {
-    #[serde(deserialize_with = "values::amount")]
+    #[serde(deserialize_with = "values::amount", serialize_with = "shown")]
     input: Money,
     /// `None` means the price of `input`.
-    #[serde(default, deserialize_with = "values::optional_amount")]
+    #[serde(default, deserialize_with = "values::optional_amount", serialize_with = "shown")]
     cached_input: Option<Money>,
-    #[serde(deserialize_with = "values::amount")]
+    #[serde(deserialize_with = "values::amount", serialize_with = "shown")]
     output: Money,
     /// `None` means always.
-    #[serde(default, deserialize_with = "values::optional_instant")]
+    #[serde(default, deserialize_with = "values::optional_instant", serialize_with = "shown")]
     effective_from: Option<DateTime<Utc>>,
 }
 
@@ -52,7 +52,7 @@ impl ModelPrices {
 }
 
 /// The versions of one model: one, or a list of several.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Versions(Vec<ModelPrices>);
 
 impl<'de> Deserialize<'de> for Versions {
@@ -95,13 +95,12 @@ pub(super) fn models<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTree
 }
 
 /// The unit of the free quota of a service that is priced by model.
-#[derive(Debug, Clone, Copy)]
-pub struct Counts(pub QuotaUnit);
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Counts(#[serde(serialize_with = "shown")] pub QuotaUnit);
 
 impl<'de> Deserialize<'de> for Counts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let units = [("calls", QuotaUnit::Calls), ("tokens", QuotaUnit::Tokens)];
-        choices::choice(deserializer, &units).map(Self)
+        choices::word(deserializer).map(Self)
     }
 }
 

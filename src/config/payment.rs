@@ -1,22 +1,23 @@
 //! `payment_service`: the connection to payment-service, and the proof of its callbacks.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::bail;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     choices::{self, CallbackAuth},
     secret::Secret,
+    shown::shown,
     values,
 };
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct PaymentServiceConfig {
     #[serde(deserialize_with = "values::address")]
     pub grpc_addr: String,
-    #[serde(default = "default_payment_timeout", deserialize_with = "values::duration")]
+    #[serde(default = "default_payment_timeout", deserialize_with = "values::duration", serialize_with = "shown")]
     pub timeout: Duration,
     #[serde(default)]
     pub return_url: String,
@@ -26,14 +27,26 @@ pub struct PaymentServiceConfig {
     #[serde(default)]
     pub sandbox: bool,
     /// The configured value; [`Self::callback_auth`] gives the default.
-    #[serde(default, rename = "callback_auth", deserialize_with = "choices::callback_auth")]
+    #[serde(default, rename = "callback_auth", deserialize_with = "choices::optional_word", serialize_with = "shown")]
     pub chosen_callback_auth: Option<CallbackAuth>,
     /// The secret of the signatures and, while it is changed, a second one.
     #[serde(default, deserialize_with = "values::callback_secrets")]
     pub callback_secrets: Vec<Secret>,
-    #[serde(default = "default_reconcile_after", deserialize_with = "values::duration")]
+    #[serde(default)]
+    callback_secrets_file: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) tls: bool,
+    /// The authorities of the server's certificate; `None` for those of the system.
+    #[serde(default)]
+    pub(super) ca_file: Option<PathBuf>,
+    /// The certificate of this client, and its key.
+    #[serde(default)]
+    pub(super) cert_file: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) key_file: Option<PathBuf>,
+    #[serde(default = "default_reconcile_after", deserialize_with = "values::duration", serialize_with = "shown")]
     pub reconcile_after: Duration,
-    #[serde(default = "default_expire_after", deserialize_with = "values::duration")]
+    #[serde(default = "default_expire_after", deserialize_with = "values::duration", serialize_with = "shown")]
     pub expire_after: Duration,
 }
 

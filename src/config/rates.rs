@@ -2,12 +2,12 @@
 
 use std::num::NonZeroU32;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::values;
+use super::{shown::shown, values};
 use crate::biz::limits::rate_limit;
 
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RateLimitsConfig {
     /// The limits of each user.
@@ -17,14 +17,14 @@ pub struct RateLimitsConfig {
 }
 
 /// Most requests in a window; 0 in the file means no limit.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RatesConfig {
-    #[serde(deserialize_with = "values::rate")]
+    #[serde(deserialize_with = "values::rate", serialize_with = "shown")]
     pub second: Option<NonZeroU32>,
-    #[serde(deserialize_with = "values::rate")]
+    #[serde(deserialize_with = "values::rate", serialize_with = "shown")]
     pub minute: Option<NonZeroU32>,
-    #[serde(deserialize_with = "values::rate")]
+    #[serde(deserialize_with = "values::rate", serialize_with = "shown")]
     pub hour: Option<NonZeroU32>,
 }
 

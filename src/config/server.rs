@@ -4,16 +4,17 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::bail;
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     access::{self, Cors, GrpcAuth, HttpAuth},
     choices::{self, FrontEndAuth, Style, UnknownFields},
     secret::Secret,
+    shown::shown,
     values,
 };
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Server {
     pub http: HttpPort,
@@ -22,13 +23,13 @@ pub struct Server {
     /// Allows a start with open doors in production.
     pub insecure: bool,
     /// The proxies whose `X-Forwarded-For` is believed.
-    #[serde(deserialize_with = "access::networks")]
+    #[serde(deserialize_with = "access::networks", serialize_with = "shown")]
     pub trusted_proxies: Vec<IpNet>,
     /// TLS of both ports; `None` serves without TLS.
     pub tls: Option<ServerTls>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServerTls {
     pub cert_file: PathBuf,
@@ -38,17 +39,17 @@ pub struct ServerTls {
     pub client_ca_file: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpPort {
     #[serde(deserialize_with = "values::address")]
     pub addr: String,
-    #[serde(deserialize_with = "values::duration")]
+    #[serde(deserialize_with = "values::duration", serialize_with = "shown")]
     pub timeout: Duration,
-    #[serde(deserialize_with = "choices::style")]
+    #[serde(deserialize_with = "choices::word", serialize_with = "shown")]
     pub style: Style,
     pub internal_routes: bool,
-    #[serde(deserialize_with = "choices::unknown_fields")]
+    #[serde(deserialize_with = "choices::word", serialize_with = "shown")]
     pub unknown_fields: UnknownFields,
     pub auth: HttpAuth,
     pub cors: Cors,
@@ -57,20 +58,21 @@ pub struct HttpPort {
     pub hosts: Vec<String>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GrpcPort {
     #[serde(deserialize_with = "values::address")]
     pub addr: String,
-    #[serde(deserialize_with = "values::duration")]
+    #[serde(deserialize_with = "values::duration", serialize_with = "shown")]
     pub timeout: Duration,
     /// Tokens of callers with the role admin.
     #[serde(deserialize_with = "values::secrets")]
     pub internal_tokens: Vec<Secret>,
+    internal_tokens_file: Option<PathBuf>,
     pub auth: GrpcAuth,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerLimits {
     #[serde(deserialize_with = "values::up_to_a_million")]
@@ -78,11 +80,11 @@ pub struct ServerLimits {
     /// 0 means half of the connections of a port.
     #[serde(deserialize_with = "values::up_to_a_million_or_none")]
     pub connections_per_address: usize,
-    #[serde(deserialize_with = "values::duration")]
+    #[serde(deserialize_with = "values::duration", serialize_with = "shown")]
     pub idle_timeout: Duration,
-    #[serde(deserialize_with = "values::duration")]
+    #[serde(deserialize_with = "values::duration", serialize_with = "shown")]
     pub write_timeout: Duration,
-    #[serde(deserialize_with = "values::duration")]
+    #[serde(deserialize_with = "values::duration", serialize_with = "shown")]
     pub max_connection_age: Duration,
     #[serde(deserialize_with = "values::up_to_a_million")]
     pub requests: usize,
@@ -108,12 +110,12 @@ pub struct ServerLimits {
     #[serde(deserialize_with = "values::up_to_a_thousand")]
     pub exports_per_user: usize,
     /// Longest time in which a reader of an export takes nothing.
-    #[serde(deserialize_with = "values::duration")]
+    #[serde(deserialize_with = "values::duration", serialize_with = "shown")]
     pub export_stall: Duration,
     /// The text of `/metrics` is made at most once in this time.
-    #[serde(deserialize_with = "values::duration")]
+    #[serde(deserialize_with = "values::duration", serialize_with = "shown")]
     pub metrics_interval: Duration,
-    #[serde(deserialize_with = "values::duration")]
+    #[serde(deserialize_with = "values::duration", serialize_with = "shown")]
     pub drain_timeout: Duration,
 }
 
@@ -199,6 +201,7 @@ impl Default for GrpcPort {
             addr: "0.0.0.0:9107".into(),
             timeout: Duration::from_secs(1),
             internal_tokens: Vec::new(),
+            internal_tokens_file: None,
             auth: GrpcAuth::default(),
         }
     }

@@ -1,9 +1,9 @@
-use std::{collections::BTreeSet, io::Write};
+use std::{collections::BTreeSet, io::Write, path::Path};
 
 use super::*;
 use crate::biz::account::catalog::QuotaUnit;
 
-const EXISTING: &str = "
+pub(super) const EXISTING: &str = "
 server:
   http: {addr: 0.0.0.0:8107, timeout: 1s}
   grpc: {addr: 0.0.0.0:9107, timeout: 1s}
@@ -25,13 +25,17 @@ payment_service:
 ";
 
 fn read(yaml: &str, environment: &[(&str, &str)]) -> anyhow::Result<Config> {
+    load(yaml, environment).map(|loaded| loaded.config)
+}
+
+pub(super) fn load(yaml: &str, environment: &[(&str, &str)]) -> anyhow::Result<Loaded> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(yaml.as_bytes()).unwrap();
     let environment: std::collections::HashMap<String, String> =
         environment.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
     let source =
         config::Environment::with_prefix("BILLING").prefix_separator("__").separator("__").source(Some(environment));
-    Config::read(file.path(), source)
+    Loaded::read(file.path(), source)
 }
 
 #[test]
@@ -247,10 +251,10 @@ fn no_error_shows_a_password() {
 fn the_files_of_the_repository_are_understood() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
     let nothing = || config::Environment::with_prefix("BILLING").source(Some(Default::default()));
-    let production = Config::read(&folder.join("config.yaml"), nothing()).unwrap();
+    let production = Loaded::read(&folder.join("config.yaml"), nothing()).unwrap().config;
     assert_eq!(production.environment, Some(Environment::Production));
     assert!(!production.payment_service.unwrap().sandbox);
-    let local = Config::read(&folder.join("local.yaml"), nothing()).unwrap();
+    let local = Loaded::read(&folder.join("local.yaml"), nothing()).unwrap().config;
     assert!(local.payment_service.unwrap().sandbox);
 }
 
@@ -284,6 +288,7 @@ fn callbacks_are_signed_where_there_are_secrets_and_confirmed_otherwise() {
 #[test]
 fn nothing_plays_payment_service_in_production() {
     let production = format!("environment: production\n{EXISTING}  sandbox: true\n");
+    let production = production.replace("server:\n", "server:\n  insecure: true\n");
     let message = format!("{:#}", read(&production, &[]).unwrap_err());
     assert!(message.contains("payment_service.sandbox") && message.contains("production"), "{message}");
     assert!(read(&production.replace("production", "staging"), &[]).is_ok());
@@ -320,7 +325,7 @@ fn models_have_a_version_or_a_list_of_them() {
 }
 
 /// The paths of all keys of the configuration. The error for an unknown key lists the known ones.
-fn known_keys() -> BTreeSet<String> {
+pub(super) fn known_keys() -> BTreeSet<String> {
     let (mut found, mut open) = (BTreeSet::new(), vec![Vec::<String>::new()]);
     while let Some(path) = open.pop() {
         let mut value = serde_json::json!({"no_such_key": 1});
@@ -339,7 +344,7 @@ fn known_keys() -> BTreeSet<String> {
 }
 
 /// The paths of all keys in a YAML file, those in comments of the form `# key: value` included.
-fn written_keys(yaml: &str) -> BTreeSet<String> {
+pub(super) fn written_keys(yaml: &str) -> BTreeSet<String> {
     let (mut found, mut path) = (BTreeSet::new(), Vec::<(usize, String)>::new());
     for line in yaml.lines() {
         let bare = line.trim_start().trim_start_matches("# ");

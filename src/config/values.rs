@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 use chrono::{DateTime, Datelike, Utc};
 use config::ValueKind;
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::secret::Secret;
 use crate::{
@@ -208,7 +208,7 @@ pub(super) fn prices<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTree
 }
 
 /// Units a month.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize)]
 pub struct FreeQuota(u64);
 
 impl FreeQuota {

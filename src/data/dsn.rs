@@ -2,7 +2,7 @@
 //! configurations, `user:password@tcp(host:port)/database?parameters`. In the latter form commas
 //! separate several hosts. `data.database.hosts` overrides them.
 
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 use sqlx::{
     mysql::{MySqlConnectOptions, MySqlSslMode},
@@ -44,6 +44,58 @@ impl FromStr for Host {
     }
 }
 
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, port } = self;
+        if name.contains(':') { write!(f, "[{name}]:{port}") } else { write!(f, "{name}:{port}") }
+    }
+}
+
+/// A valid source with `***` in place of its password. User and host stay.
+pub fn redacted(source: &str) -> String {
+    let (scheme, rest) = match source.split_once("://") {
+        Some((scheme, rest)) if is_url(source) => (format!("{scheme}://"), rest),
+        _ => (String::new(), source),
+    };
+    // The same separators as in `parse`: a URL ends its login before the path, and the other form
+    // after the last @ before the last slash.
+    let end = if scheme.is_empty() { rest.rfind('/') } else { rest.find(['/', '?', '#']) }.unwrap_or(rest.len());
+    let (server, database) = rest.split_at(end);
+    match server.rsplit_once('@').and_then(|(login, host)| Some((login.split_once(':')?, host))) {
+        Some(((user, password), host)) if !password.is_empty() => format!("{scheme}{user}:***@{host}{database}"),
+        _ => source.to_owned(),
+    }
+}
+
+fn is_url(source: &str) -> bool {
+    source.starts_with("mysql://") || source.starts_with("mariadb://")
+}
+
+/// TLS with a verified certificate, as `tls=` of a MySQL source asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tls {
+    /// By an authority of the system.
+    System,
+    /// By a configured authority.
+    Custom,
+}
+
+/// The verified TLS of a MySQL source; `None` without `tls=`, and for values that verify nothing.
+pub fn tls(source: &str) -> Option<Tls> {
+    // The parameters of the Go form follow the database, whose name follows the last slash.
+    let rest = if is_url(source) { Some(source) } else { source.rsplit_once('/').map(|(_, database)| database) };
+    let (_, parameters) = rest?.split_once('?')?;
+    match parameters.split('&').filter_map(|parameter| parameter.strip_prefix("tls=")).next_back()? {
+        "custom" => Some(Tls::Custom),
+        value if TRUE.contains(&value) => Some(Tls::System),
+        _ => None,
+    }
+}
+
+/// The words of the Go driver for a switch.
+const TRUE: [&str; 4] = ["true", "True", "TRUE", "1"];
+const FALSE: [&str; 4] = ["false", "False", "FALSE", "0"];
+
 /// Connect options of a MySQL source. Of several hosts, those of the first.
 ///
 /// # Errors
@@ -74,8 +126,14 @@ pub fn mysql_nodes(source: &str, hosts: &[Host]) -> Result<Vec<MySqlConnectOptio
 
 /// Connect options and the hosts for them; no hosts if the options name the server.
 fn parse(source: &str) -> Result<(MySqlConnectOptions, Vec<Host>), String> {
-    if source.starts_with("mysql://") || source.starts_with("mariadb://") {
-        let options = MySqlConnectOptions::from_str(source).map_err(|error| format!("is not a MySQL URL: {error}"))?;
+    if is_url(source) {
+        let mut options =
+            MySqlConnectOptions::from_str(source).map_err(|error| format!("is not a MySQL URL: {error}"))?;
+        // The driver knows ssl-mode alone. Without this, tls=true would verify nothing.
+        let parameters = source.split_once('?').map_or("", |(_, parameters)| parameters).split('&');
+        for parameter in parameters.filter(|parameter| parameter.starts_with("tls=")) {
+            options = with_parameter(options, parameter)?;
+        }
         return Ok((options, Vec::new()));
     }
     // The password may contain the separators, so the last ones count.
@@ -140,11 +198,12 @@ fn with_parameter(options: MySqlConnectOptions, parameter: &str) -> Result<MySql
         "charset" if value.split(',').all(|set| matches!(set, "utf8mb4" | "utf8")) => Ok(options),
         "charset" => Err(format!("has charset {value:?}; use utf8mb4")),
         "tls" => match value {
-            "false" => Ok(options.ssl_mode(MySqlSslMode::Disabled)),
-            "true" => Ok(options.ssl_mode(MySqlSslMode::VerifyIdentity)),
-            "skip-verify" => Ok(options.ssl_mode(MySqlSslMode::Required)),
-            "preferred" => Ok(options.ssl_mode(MySqlSslMode::Preferred)),
-            _ => Err(format!("has tls {value:?}; use true, false, skip-verify or preferred")),
+            _ if FALSE.contains(&value) => Ok(options.ssl_mode(MySqlSslMode::Disabled)),
+            _ if TRUE.contains(&value) => Ok(options.ssl_mode(MySqlSslMode::VerifyIdentity)),
+            "custom" => Ok(options.ssl_mode(MySqlSslMode::VerifyIdentity)),
+            _ if value.eq_ignore_ascii_case("skip-verify") => Ok(options.ssl_mode(MySqlSslMode::Required)),
+            _ if value.eq_ignore_ascii_case("preferred") => Ok(options.ssl_mode(MySqlSslMode::Preferred)),
+            _ => Err(format!("has tls {value:?}; use true, false, skip-verify, preferred or custom")),
         },
         "parseTime"
         | "loc"
@@ -271,6 +330,53 @@ mod tests {
         ] {
             let error = mysql(bad).unwrap_err();
             assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn tls_is_read_as_the_go_driver_reads_it() {
+        for (value, mode, verifies) in [
+            ("true", "VerifyIdentity", Some(Tls::System)),
+            ("1", "VerifyIdentity", Some(Tls::System)),
+            ("custom", "VerifyIdentity", Some(Tls::Custom)),
+            ("skip-verify", "Required", None),
+            ("preferred", "Preferred", None),
+            ("Preferred", "Preferred", None),
+            ("false", "Disabled", None),
+        ] {
+            for source in [
+                format!("u:p?tls=false/@tcp(db)/b?charset=utf8mb4&tls={value}"),
+                format!("mysql://u:p@db/b?tls={value}"),
+            ] {
+                assert_eq!(format!("{:?}", mysql(&source).unwrap().get_ssl_mode()), mode, "{source}");
+                assert_eq!(super::tls(&source), verifies, "{source}");
+            }
+        }
+        assert!(mysql("u@/b?tls=maybe").is_err());
+        assert!(mysql("mysql://u@db/b?tls=maybe").is_err());
+        for none in ["u@/b", "u:p?tls=true@/b", "mysql://u@db/b?ssl-mode=VERIFY_CA", "data/billing.db"] {
+            assert_eq!(super::tls(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn a_redacted_source_keeps_all_but_the_password() {
+        for (source, redacted) in [
+            ("u:p@tcp(db:3306)/b?tls=true", "u:***@tcp(db:3306)/b?tls=true"),
+            ("u:p@ss:w/rd@tcp(db:3306)/b", "u:***@tcp(db:3306)/b"),
+            ("u:p://q@tcp(db:3306)/b", "u:***@tcp(db:3306)/b"),
+            ("u@tcp(db:3306)/b", "u@tcp(db:3306)/b"),
+            ("u:@tcp(db:3306)/b", "u:@tcp(db:3306)/b"),
+            ("mysql://u:p@db:3306/b?ssl-mode=REQUIRED", "mysql://u:***@db:3306/b?ssl-mode=REQUIRED"),
+            ("mysql://u:p:@q@db/b", "mysql://u:***@db/b"),
+            ("mariadb://u:p@db", "mariadb://u:***@db"),
+            ("data/billing.db", "data/billing.db"),
+            ("sqlite://data/a@b:c.db", "sqlite://data/a@b:c.db"),
+        ] {
+            assert_eq!(super::redacted(source), redacted, "{source}");
+            if source.starts_with(['u', 'm']) {
+                assert!(mysql(source).is_ok(), "{source}");
+            }
         }
     }
 

@@ -15,6 +15,7 @@ pub mod redis;
 mod row;
 mod rows;
 pub mod sqlite;
+pub mod tls;
 pub mod vocabulary;
 
 use std::sync::Arc;

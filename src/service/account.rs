@@ -27,6 +27,7 @@ use crate::{
             ids::{AdjustmentId, UserId},
             invalid::Invalid,
             money::Money,
+            text,
         },
     },
     metrics::ChargeObserver,
@@ -125,12 +126,15 @@ fn adjustment(request: AdjustBalanceRequest, actor: Actor) -> Result<Adjustment>
     Ok(Adjustment { user, id, content: AdjustmentContent { amount, reason, operator }, request: Uuid::now_v7(), call })
 }
 
-/// Checks a text for people: `min` to `max` characters without control characters.
+/// Checks a text for people: `min` to `max` characters, all of them visible.
 fn free_text(field: &str, text: String, min: usize, max: usize) -> Result<String> {
     let length = text.chars().count();
     let blank = min > 0 && text.trim().is_empty();
-    if blank || !(min..=max).contains(&length) || text.chars().any(char::is_control) {
-        let why = format!("must be {min} to {max} characters, none of them a control character, not all blank");
+    if blank || !(min..=max).contains(&length) || text.chars().any(text::is_deceptive) {
+        let why = format!(
+            "must be {min} to {max} characters, not all blank; control characters, line separators and bidirectional \
+             marks are refused"
+        );
         return Err(Invalid::new(field, why).into());
     }
     Ok(text)

@@ -139,6 +139,44 @@ async fn other_bad_requests_are_refused_by_field(#[values(MySql, Sqlite)] on: Ba
     assert_unchanged(service).await;
 }
 
+/// A control, and the characters that break a line or change its direction.
+const DECEPTIVE: &str = "\u{0}\n\u{7f}\u{85}\u{61c}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}";
+
+#[tokio::test]
+async fn a_text_that_would_show_as_another_is_refused_by_field() {
+    let service = with_one_charge(Sqlite).await;
+    let adjust = || AdjustBalanceRequest {
+        user_id: "u".into(),
+        amount: 1.0,
+        reason: "r".into(),
+        adjustment_id: "id".into(),
+        operator: "o".into(),
+    };
+    let deduct = || DeductQuotaRequest { trace_id: "t".into(), ..charge("u", "asset", 1) };
+    for letter in DECEPTIVE.chars() {
+        let text = format!("a{letter}b");
+        for (request, field) in [
+            (AdjustBalanceRequest { user_id: text.clone(), ..adjust() }, "user_id"),
+            (AdjustBalanceRequest { reason: text.clone(), ..adjust() }, "reason"),
+            (AdjustBalanceRequest { operator: text.clone(), ..adjust() }, "operator"),
+            (AdjustBalanceRequest { adjustment_id: text.clone(), ..adjust() }, "adjustment_id"),
+        ] {
+            assert_names(service.internal.clone().adjust_balance(request).await.unwrap_err(), "10009", field);
+        }
+        for (request, field) in [
+            (DeductQuotaRequest { trace_id: text.clone(), ..deduct() }, "trace_id"),
+            (DeductQuotaRequest { api_key_id: text.clone(), ..deduct() }, "api_key_id"),
+            (DeductQuotaRequest { model: text.clone(), ..deduct() }, "model"),
+        ] {
+            assert_names(service.try_deduct(request).await.unwrap_err(), "10009", field);
+        }
+    }
+    assert_unchanged(service).await;
+    let service = Service::start(Sqlite).await;
+    let plain = AdjustBalanceRequest { reason: "שלום, 退款 👍".into(), ..adjust() };
+    service.internal.clone().adjust_balance(plain).await.unwrap();
+}
+
 #[rstest]
 #[tokio::test]
 async fn bad_json_is_refused_by_field(#[values(MySql, Sqlite)] on: Backend) {

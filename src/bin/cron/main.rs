@@ -3,7 +3,7 @@
 mod schedules;
 mod screen;
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc};
 
 use anyhow::{Context, bail};
 use billing_service::{
@@ -12,7 +12,7 @@ use billing_service::{
         cron::{Job, JobReport, Runner, serve_metrics},
     },
     biz::{jobs::runs::LEASE, values::calendar::SystemClock},
-    command::{self, Hangup},
+    command::{self, ConfigArguments, Hangup},
 };
 use clap::{Parser, builder::PossibleValuesParser};
 use tokio_util::sync::CancellationToken;
@@ -23,9 +23,8 @@ use self::screen::{Begins, Screen};
 #[derive(Parser)]
 #[command(name = "cron")]
 struct Arguments {
-    /// Configuration file. The old form -conf works too.
-    #[arg(long, default_value = "configs/config.yaml")]
-    conf: PathBuf,
+    #[command(flatten)]
+    config: ConfigArguments,
     /// Run this job once, now, and exit. The exit code is 1 if the job reports errors or
     /// differences.
     #[arg(long, value_name = "JOB", value_parser = PossibleValuesParser::new(Job::ALL.map(Job::name)))]
@@ -49,8 +48,11 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn run() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse_from(command::arguments());
+    if let Some(code) = arguments.config.inspect()? {
+        return Ok(code);
+    }
     let screen = Screen::default();
-    let config = Arc::new(command::prepare_with(&arguments.conf, screen.clone())?);
+    let config = Arc::new(command::prepare_with(&arguments.config.conf, screen.clone())?);
     let once = match &arguments.once {
         Some(name) => Some(Job::ALL.into_iter().find(|job| job.name() == name).context("unknown job")?),
         None => None,

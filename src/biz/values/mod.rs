@@ -11,4 +11,5 @@ pub mod invalid;
 pub mod limit;
 pub mod money;
 pub mod paging;
+pub mod text;
 pub mod usage;

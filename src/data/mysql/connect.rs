@@ -5,7 +5,11 @@ use sqlx::{Connection, MySqlConnection, mysql::MySqlConnectOptions};
 use super::statement::Statement;
 use crate::{
     biz::values::error::StoreError,
-    data::{error::store_error, row::Columns},
+    data::{
+        error::store_error,
+        row::Columns,
+        tls::{ClientIdentity, ClientTls},
+    },
 };
 
 /// The settings of every connection, so that the server's defaults do not matter.
@@ -24,6 +28,16 @@ const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
 /// The settings of a connection to a Galera node. A read waits until the node has applied all
 /// commits that other nodes have acknowledged. A node that lost its cluster refuses it.
 const GALERA_SESSION: &str = "SET SESSION wsrep_sync_wait = 1, wsrep_dirty_reads = OFF";
+
+/// Adds the authorities and the certificate for TLS. The driver trusts its own list of public
+/// authorities too.
+pub fn with_tls(options: MySqlConnectOptions, tls: &ClientTls) -> MySqlConnectOptions {
+    let options = options.ssl_ca_from_pem(tls.authorities.clone());
+    match &tls.identity {
+        Some(ClientIdentity { cert, key }) => options.ssl_client_cert_from_pem(cert).ssl_client_key_from_pem(key),
+        None => options,
+    }
+}
 
 /// Opens a connection with the common settings.
 ///

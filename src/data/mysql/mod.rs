@@ -33,14 +33,15 @@ use sqlx::Connection;
 use tokio_util::task::AbortOnDropHandle;
 
 pub(super) use self::server::Server;
+pub use self::{
+    connect::with_tls,
+    legacy::UpgradeOptions,
+    nodes::{Nodes, Pace},
+};
 use self::{
     connections::Connections,
     nodes::{check, ledger::LeavesLostNodes, watch},
     transaction::{SESSION, SHARED_SESSION},
-};
-pub use self::{
-    legacy::UpgradeOptions,
-    nodes::{Nodes, Pace},
 };
 use super::{
     Store,

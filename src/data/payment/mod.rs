@@ -12,13 +12,16 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{
     Code, Request, Response, Status,
     metadata::MetadataValue,
-    transport::{Channel, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
 use self::proto::{CreatePaymentRequest, GetPaymentRequest, payment_client::PaymentClient};
-use crate::biz::{
-    recharge::gateway::{NewPayment, OpenedPayment, Payment, PaymentError, PaymentGateway, TraceContext},
-    values::ids::{OrderId, UserId},
+use crate::{
+    biz::{
+        recharge::gateway::{NewPayment, OpenedPayment, Payment, PaymentError, PaymentGateway, TraceContext},
+        values::ids::{OrderId, UserId},
+    },
+    data::tls::{ClientIdentity, ClientTls},
 };
 
 /// Pauses between the attempts of one call, three at most, within its deadline.
@@ -38,6 +41,8 @@ const MAX_ANSWER: usize = 64 * 1024;
 pub struct GatewaySettings {
     /// `host:port`.
     pub address: String,
+    /// `None` for connections without TLS.
+    pub tls: Option<ClientTls>,
     /// Time limit of each call, including retries.
     pub timeout: Duration,
     /// The page to which the user returns.
@@ -58,11 +63,15 @@ impl GrpcPaymentGateway {
     /// # Errors
     /// The address is invalid.
     pub fn new(settings: GatewaySettings) -> Result<Self, tonic::transport::Error> {
-        let endpoint = Endpoint::from_shared(format!("http://{}", settings.address))?
+        let scheme = if settings.tls.is_some() { "https" } else { "http" };
+        let mut endpoint = Endpoint::from_shared(format!("{scheme}://{}", settings.address))?
             .connect_timeout(settings.timeout)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE);
+        if let Some(tls) = &settings.tls {
+            endpoint = endpoint.tls_config(tls_config(tls))?;
+        }
         let client = PaymentClient::new(endpoint.connect_lazy()).max_decoding_message_size(MAX_ANSWER);
         Ok(Self { client, settings })
     }
@@ -123,6 +132,14 @@ impl PaymentGateway for GrpcPaymentGateway {
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(payment_error(status)),
         }
+    }
+}
+
+fn tls_config(tls: &ClientTls) -> ClientTlsConfig {
+    let config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&tls.authorities));
+    match &tls.identity {
+        Some(ClientIdentity { cert, key }) => config.identity(Identity::from_pem(cert, key)),
+        None => config,
     }
 }
 

@@ -13,8 +13,8 @@ use std::{
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, Value,
-    aio::MultiplexedConnection, io::tcp::TcpSettings,
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
+    ProtocolVersion, TlsCertificates, Value, aio::MultiplexedConnection, io::tcp::TcpSettings,
 };
 use tokio::{
     sync::Notify,
@@ -27,7 +27,10 @@ use super::{
     keys::{self, Keys},
     link::{Lateness, Link},
 };
-use crate::biz::values::error::StoreError;
+use crate::{
+    biz::values::error::StoreError,
+    data::tls::{ClientIdentity, ClientTls},
+};
 
 /// Pauses between two attempts to connect. The attempts never end.
 const BACKOFF: ExponentialBuilder = ExponentialBuilder::new()
@@ -260,7 +263,11 @@ pub(super) async fn open(
 ) -> Result<MultiplexedConnection, StoreError> {
     let (host, port) = address.rsplit_once(':').ok_or_else(|| unavailable("a redis address has no valid port"))?;
     let port = port.parse().map_err(|_| unavailable("a redis address has no valid port"))?;
-    let address = ConnectionAddr::Tcp(host.trim_matches(['[', ']']).to_owned(), port);
+    let host = host.trim_matches(['[', ']']).to_owned();
+    let address = match settings.tls {
+        None => ConnectionAddr::Tcp(host, port),
+        Some(_) => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
+    };
     let info: ConnectionInfo = address.into_connection_info().map_err(|error| unavailable(error.to_string()))?;
     let mut login = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
     if is_data {
@@ -276,8 +283,20 @@ pub(super) async fn open(
     let info = info.set_redis_settings(login).set_tcp_settings(TcpSettings::default().set_nodelay(true));
     // Callers set the deadlines.
     let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-    let client = Client::open(info).map_err(|error| unavailable(error.to_string()))?;
+    let client = match &settings.tls {
+        None => Client::open(info),
+        Some(tls) => Client::build_with_tls(info, certificates(tls)),
+    };
+    let client = client.map_err(|error| unavailable(error.to_string()))?;
     client.get_multiplexed_async_connection_with_config(&config).await.map_err(|error| unavailable(error.to_string()))
+}
+
+fn certificates(tls: &ClientTls) -> TlsCertificates {
+    let identity = |identity: &ClientIdentity| ClientTlsConfig {
+        client_cert: identity.cert.clone(),
+        client_key: identity.key.clone(),
+    };
+    TlsCertificates { client_tls: tls.identity.as_ref().map(identity), root_cert: Some(tls.authorities.clone()) }
 }
 
 /// The run id of a master.

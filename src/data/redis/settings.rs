@@ -4,6 +4,8 @@ use std::{fmt, time::Duration};
 
 use uuid::Uuid;
 
+use crate::data::tls::ClientTls;
+
 /// The location of Redis, the login, and the time limits.
 pub struct RedisSettings {
     /// The id of the database that owns the entries; every key contains it.
@@ -13,6 +15,8 @@ pub struct RedisSettings {
     pub addrs: Vec<String>,
     pub username: Option<String>,
     pub password: Option<String>,
+    /// `None` for connections without TLS.
+    pub tls: Option<ClientTls>,
     /// Logical database; 0 for a cluster.
     pub db: i64,
     /// Time limit of commands that a check waits for.

@@ -19,6 +19,7 @@ mod writer;
 use std::{
     fs::{File, OpenOptions},
     io,
+    os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::{
         Arc,
@@ -98,9 +99,13 @@ impl SqliteStore {
     }
 }
 
-/// Opens the file for a clear error, because SQLite does not report why it can't open a file.
+/// The permissions of a new file. SQLite gives the log and its index those of the database.
+const OWNER_ALONE: u32 = 0o600;
+
+/// Opens the file for a clear error, because SQLite does not report why it can't open a file. Creates
+/// a missing one for its owner alone, because it has everybody's balances.
 fn ensure_writable(file: &Path) -> Result<(), StoreError> {
-    match OpenOptions::new().read(true).write(true).create(true).truncate(false).open(file) {
+    match OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(OWNER_ALONE).open(file) {
         Ok(_) => Ok(()),
         Err(error) => Err(StoreError::Failed(format!("can't write {}: {error}", file.display()))),
     }

@@ -9,12 +9,12 @@ use std::{
 
 use self::imports::{Sources, starts_with};
 
-/// What each top module may know of the others; `data::dsn` is a part of one.
+/// What each top module may know of the others; `data::dsn` and `data::tls` are parts of one.
 const LAYERS: [(&str, &[&str]); 10] = [
     ("biz", &[]),
     ("data", &["biz"]),
     ("metrics", &["biz"]),
-    ("config", &["biz", "data::dsn"]),
+    ("config", &["biz", "data::dsn", "data::tls"]),
     ("logs", &["config"]),
     ("command", &["config", "logs"]),
     ("service", &["biz", "config", "metrics"]),

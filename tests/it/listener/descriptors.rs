@@ -5,7 +5,7 @@ use std::{net::SocketAddr, process::Command};
 use tokio::net::TcpStream;
 
 use crate::harness::{
-    Database, Sqlite,
+    Database, Sqlite, http_client,
     process::{SERVER, ServerProcess},
     wait::soon,
 };
@@ -24,7 +24,7 @@ async fn a_full_port_leaves_descriptors_for_the_other_and_for_health() {
     for _ in 0..700 {
         silent.push(TcpStream::connect(http).await.unwrap());
     }
-    let client = reqwest::Client::new();
+    let client = http_client();
     for url in [format!("http://{http}/health"), format!("{}/health", server.grpc), format!("{}/ready", server.grpc)] {
         // `soon`, because a server without descriptors leaves a connection in the queue of the kernel.
         assert_eq!(soon(client.get(&url).send()).await.unwrap().status(), 200, "{url}");

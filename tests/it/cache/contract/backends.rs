@@ -174,6 +174,7 @@ pub fn settings_of(layout: RedisLayout, addrs: Vec<String>, ttl: Duration) -> Re
         addrs,
         username,
         password,
+        tls: None,
         db,
         check_timeout: TIMEOUT,
         write_timeout: TIMEOUT,

@@ -47,7 +47,7 @@ impl OwnRedis {
     }
 
     /// By the command that `command` makes of the folder and the port.
-    pub(super) async fn start_as(choose: fn() -> u16, command: impl Fn(&Path, u16) -> Vec<String>) -> Self {
+    pub async fn start_as(choose: fn() -> u16, command: impl Fn(&Path, u16) -> Vec<String>) -> Self {
         let mut log = String::new();
         for _ in 0..ATTEMPTS {
             let (folder, port) = (PrivateServer::folder_for("redis"), choose());
