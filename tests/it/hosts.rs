@@ -42,14 +42,18 @@ struct Pair {
 
 impl Pair {
     async fn start(return_after: Duration) -> Self {
+        Self::start_with(return_after, &[]).await
+    }
+
+    async fn start_with(return_after: Duration, changes: &[(&str, &str)]) -> Self {
         let mariadb = OwnServer::start().await;
         let source = mariadb.create_database().await;
         let (first, second) = (Proxy::start(address(&source)).await, Proxy::start(address(&source)).await);
         let hosts = list(&[&first.addr(), &second.addr()]);
         let database = Database::on(source);
         // Lanes that waited for a silent host would wait longer than the test.
-        let mut config =
-            database.config(&[("data.database.hosts", &hosts), ("billing.settlement.retry_timeout", "600s")]);
+        let own = [("data.database.hosts", hosts.as_str()), ("billing.settlement.retry_timeout", "600s")];
+        let mut config = database.config(&[&own, changes].concat());
         config.data.database.return_to_host_after = Some(return_after);
         Self { first, second, service: Service::start_configured(database, config).await, _mariadb: mariadb }
     }
@@ -136,6 +140,68 @@ async fn all_pools_return_to_the_first_host_when_it_was_well_for_long_enough() {
     }
     load.acknowledges(BETWEEN_CHANGES).await;
     load.finish().await.assert_kept_in(&pair.service.database).await;
+}
+
+/// A session that keeps others from reading the records.
+struct Gate(sqlx::MySqlConnection);
+
+impl Gate {
+    async fn close(database: &Database) -> Self {
+        let mut session = database.mysql().await;
+        sqlx::raw_sql("LOCK TABLES billing_record WRITE").execute(&mut session).await.unwrap();
+        Self(session)
+    }
+
+    async fn has_reader(&mut self) -> bool {
+        let count = "SELECT COUNT(*) FROM information_schema.processlist \
+            WHERE db = DATABASE() AND state LIKE 'Waiting for table metadata lock'";
+        sqlx::query(count).fetch_one(&mut self.0).await.unwrap().get::<i64, _>(0) > 0
+    }
+
+    async fn open(mut self) {
+        sqlx::raw_sql("UNLOCK TABLES").execute(&mut self.0).await.unwrap();
+    }
+}
+
+/// A return ends no work. Its connection belongs to the host that was left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_from_before_a_return_answers_and_goes_to_no_pool() {
+    // Nothing but the calls of the test takes a connection, which would find the old one and close it.
+    let quiet = [("billing.price_refresh", "600s"), ("server.http.timeout", "60s")];
+    let mut pair = Pair::start_with(Duration::from_millis(100), &quiet).await;
+    pair.service.deduct(traced("t", charge("u", "asset", 1))).await;
+    Fault::Cut.begin(&mut pair.first).await;
+    until("the second host is in use", async || {
+        pair.service.metrics().await.contains("billing_database_first_host 0\n")
+            && pair.service.get("/ready").await.0 == 200
+    })
+    .await;
+    let mut gate = Gate::close(&pair.service.database).await;
+    let url = format!("http://{}/api/v1/billing/records?user_id=u", pair.service.app.http_addr);
+    let reading = tokio::spawn(reqwest::get(url));
+    until("a read waits on the second host", async || gate.has_reader().await).await;
+    Fault::Cut.end(&mut pair.first).await;
+    until("the first host is in use again", async || {
+        pair.service.metrics().await.contains("billing_database_first_host 1\n")
+    })
+    .await;
+    assert!(!reading.is_finished() && pair.second.open_connections() == WATCH + 1);
+    gate.open().await;
+    assert_eq!(soon(reading).await.unwrap().unwrap().status(), 200);
+    soon(until("the connection is closed", async || pair.second.open_connections() <= WATCH)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_store_watches_nothing() {
+    let mariadb = OwnServer::start().await;
+    let source = mariadb.create_database().await;
+    let (first, second) = (Proxy::start(address(&source)).await, Proxy::start(address(&source)).await);
+    let hosts = list(&[&first.addr(), &second.addr()]);
+    let store = app::connect(&Database::on(source).config(&[("data.database.hosts", &hosts)])).await.unwrap();
+    until("the second host is watched", async || second.open_connections() == WATCH).await;
+    app::close(&*store).await;
+    until("all connections are closed", async || first.open_connections() + second.open_connections() == 0).await;
+    drop(store);
 }
 
 const IDENTITY: &str = "0195f1f0-0000-7000-8000-000000000001";
