@@ -17,6 +17,16 @@ pub enum Driver {
     Sqlite,
 }
 
+/// The commits that a reply which only shows must contain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ShowReads {
+    /// Every commit that the database has acknowledged.
+    #[default]
+    Current,
+    /// The commits that the database node in use has applied.
+    Node,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     Text,
@@ -87,6 +97,10 @@ pub(super) fn redis_mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<R
 
 pub(super) fn driver<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Driver, D::Error> {
     choice(deserializer, &[("mysql", Driver::Mysql), ("sqlite", Driver::Sqlite)])
+}
+
+pub(super) fn show_reads<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ShowReads, D::Error> {
+    choice(deserializer, &[("current", ShowReads::Current), ("node", ShowReads::Node)])
 }
 
 pub(super) fn environment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Environment>, D::Error> {

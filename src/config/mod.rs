@@ -20,7 +20,7 @@ use anyhow::{Context, anyhow, bail};
 use serde::Deserialize;
 
 pub use self::{
-    choices::{CallbackAuth, Driver, Environment, LogFormat, RedisMode, Style, UnknownFields},
+    choices::{CallbackAuth, Driver, Environment, LogFormat, RedisMode, ShowReads, Style, UnknownFields},
     metering::Streams,
     payment::PaymentServiceConfig,
     rates::RateLimitsConfig,
@@ -77,6 +77,8 @@ pub struct Database {
     /// No key: tests shorten the wait before a return to a preferred host.
     #[serde(skip)]
     pub return_to_host_after: Option<Duration>,
+    #[serde(default, deserialize_with = "choices::show_reads")]
+    pub show_reads: ShowReads,
     #[serde(default = "default_connections", deserialize_with = "values::up_to_a_thousand")]
     pub max_connections: usize,
     #[serde(default = "default_connect_timeout", deserialize_with = "values::duration")]

@@ -23,14 +23,35 @@ const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
 
 /// The settings of a connection to a Galera node. A read waits until the node has applied all
 /// commits that other nodes have acknowledged. A node that lost its cluster refuses it.
-const GALERA_SESSION: &str = "SET SESSION wsrep_sync_wait = 1, wsrep_dirty_reads = OFF";
+const GALERA_CURRENT: &str = "SET SESSION wsrep_sync_wait = 1, wsrep_dirty_reads = OFF";
+/// As [`GALERA_CURRENT`], but a read does not wait.
+const GALERA_OF_NODE: &str = "SET SESSION wsrep_sync_wait = 0, wsrep_dirty_reads = OFF";
+
+/// The settings of a connection beyond those of all.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Session {
+    /// Statements, each behind a semicolon.
+    pub settings: &'static str,
+    /// The commits that a read on a node of a cluster sees.
+    pub reads: Reads,
+}
+
+/// The commits that a read on a node of a cluster sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reads {
+    /// Every commit that any node has acknowledged.
+    #[default]
+    Current,
+    /// The commits that the node has applied. Nothing may be decided on them.
+    OfNode,
+}
 
 /// Opens a connection with the common settings.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Failed`].
 pub(super) async fn connect(options: &MySqlConnectOptions) -> Result<MySqlConnection, StoreError> {
-    connect_with(options, "").await
+    connect_with(options, Session::default()).await
 }
 
 /// As [`connect`], with the further settings of `session`.
@@ -39,15 +60,19 @@ pub(super) async fn connect(options: &MySqlConnectOptions) -> Result<MySqlConnec
 /// As [`connect`].
 pub(super) async fn connect_with(
     options: &MySqlConnectOptions,
-    session: &'static str,
+    session: Session,
 ) -> Result<MySqlConnection, StoreError> {
     let mut connection = MySqlConnection::connect_with(options).await.map_err(store_error)?;
     let mut settings = Statement::new(SESSION);
-    settings.push(session).push("; SHOW VARIABLES LIKE 'wsrep_on'");
+    settings.push(session.settings).push("; SHOW VARIABLES LIKE 'wsrep_on'");
     let sets = settings.fetch(&mut connection).await?;
     let wsrep_on = sets.iter().flatten().next().map(|row| row.text(1)).transpose()?;
     if wsrep_on.is_some_and(|value| value == "ON") {
-        Statement::new(GALERA_SESSION).execute(&mut connection).await?;
+        let reads = match session.reads {
+            Reads::Current => GALERA_CURRENT,
+            Reads::OfNode => GALERA_OF_NODE,
+        };
+        Statement::new(reads).execute(&mut connection).await?;
     }
     Ok(connection)
 }

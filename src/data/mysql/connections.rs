@@ -23,7 +23,7 @@ use tokio::{
 
 pub(super) use super::connect::connect;
 use super::{
-    connect::connect_with,
+    connect::{Session, connect_with},
     nodes::{InUse, Nodes},
     server::Server,
     statement::Statement,
@@ -44,7 +44,7 @@ pub(super) struct Connections(Arc<Shared>);
 struct Shared {
     nodes: Nodes,
     /// Settings of the connections, beyond those of all pools.
-    session: &'static str,
+    session: Session,
     /// Known from the first connection on.
     server: OnceCell<Server>,
     permits: Arc<Semaphore>,
@@ -63,12 +63,7 @@ struct Idle {
 impl Connections {
     /// A pool of at most `size` connections, which are opened when needed. A caller waits for a free
     /// one for `acquire_timeout` at most.
-    pub(super) fn new(nodes: Nodes, size: usize, acquire_timeout: Duration) -> Self {
-        Self::with_session(nodes, "", size, acquire_timeout)
-    }
-
-    /// As [`Self::new`], with further settings.
-    pub(super) fn with_session(nodes: Nodes, session: &'static str, size: usize, acquire_timeout: Duration) -> Self {
+    pub(super) fn new(nodes: Nodes, session: Session, size: usize, acquire_timeout: Duration) -> Self {
         let permits = Arc::new(Semaphore::new(size.max(1)));
         let server = OnceCell::new();
         Self(Arc::new(Shared { nodes, session, server, permits, idle: Mutex::default(), acquire_timeout }))
@@ -154,7 +149,7 @@ impl Connections {
         loop {
             let in_use = nodes.in_use();
             let connecting = async {
-                let mut connection = connect_with(nodes.options(in_use), session).await?;
+                let mut connection = connect_with(nodes.options(in_use), *session).await?;
                 server.get_or_try_init(|| Server::of(&mut connection)).await?;
                 Ok((connection, in_use))
             };

@@ -26,6 +26,7 @@ use crate::{
         error::corrupt,
         mysql::{
             MySqlStore,
+            connections::Connections,
             statement::{LockMode, Statement},
         },
         row::Columns,
@@ -46,17 +47,11 @@ const MAX_QUOTA_ROWS: usize = 8_000;
 #[async_trait]
 impl AccountStore for MySqlStore {
     async fn account(&self, user: &UserId, month: Month) -> Result<Option<Account>, StoreError> {
-        let query = sqlx::query(
-            "SELECT b.balance, b.held, b.version, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
-             l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used, l.created_at \
-             FROM user_balance b LEFT JOIN tenant_quota l ON l.user_id = b.user_id \
-             LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ? \
-             WHERE b.user_id = ?",
-        )
-        .bind(month.to_string())
-        .bind(user.as_str());
-        let rows = self.reader.fetch_all(query).await?;
-        account_of(&rows)
+        read(&self.reader, user, month).await
+    }
+
+    async fn account_to_show(&self, user: &UserId, month: Month) -> Result<Option<Account>, StoreError> {
+        read(&self.viewer, user, month).await
     }
 
     async fn active_users(&self, since: DateTime<Utc>, after: Option<&UserId>) -> Result<ActiveUsers, StoreError> {
@@ -68,6 +63,19 @@ impl AccountStore for MySqlStore {
         let changes: Result<_, StoreError> = rows.iter().map(change_of).collect();
         Ok(ActiveUsers::of_page(changes?, since))
     }
+}
+
+async fn read(connections: &Connections, user: &UserId, month: Month) -> Result<Option<Account>, StoreError> {
+    let query = sqlx::query(
+        "SELECT b.balance, b.held, b.version, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
+         l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used, l.created_at \
+         FROM user_balance b LEFT JOIN tenant_quota l ON l.user_id = b.user_id \
+         LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ? \
+         WHERE b.user_id = ?",
+    )
+    .bind(month.to_string())
+    .bind(user.as_str());
+    account_of(&connections.fetch_all(query).await?)
 }
 
 /// Creates the missing rows of the users' accounts: a zero balance, and the quota rows of the month
