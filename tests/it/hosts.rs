@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use billing_service::app::{self, App};
+use futures_util::future::join_all;
 use rstest::rstest;
 use sqlx::Row;
 
@@ -291,4 +292,103 @@ async fn a_start_takes_the_first_host_that_takes_writes() {
     assert_eq!(reply.status(), 200);
     assert!(open(&usable).await > WATCH);
     app.stop().await;
+}
+
+/// Calls at once, so that several idle connections are used.
+const AT_ONCE: usize = 6;
+
+/// The name of a managed database: a primary, the server that becomes the next one, and the proxy that
+/// the service knows alone.
+struct Managed {
+    endpoint: Proxy,
+    former: Database,
+    next: Database,
+    service: Service,
+    _servers: [OwnServer; 2],
+}
+
+impl Managed {
+    async fn start() -> Self {
+        let ((one, former), (two, next)) = (server_with(IDENTITY).await, server_with(IDENTITY).await);
+        for database in [&former, &next] {
+            // One that `read_only` binds.
+            let user = "CREATE USER billing@'127.0.0.1'; GRANT ALL ON replicated.* TO billing@'127.0.0.1'";
+            database.execute(user).await;
+        }
+        let endpoint = Proxy::start(address(&former.source)).await;
+        let source = Database::on(format!("billing@tcp({})/replicated", endpoint.addr()));
+        let service = Service::start_on(source, &[("billing.settlement.retry_timeout", "60s")]).await;
+        Self { endpoint, former, next, service, _servers: [one, two] }
+    }
+
+    fn charge(&self, trace: &str) -> impl Future<Output = ()> + use<> {
+        let (mut client, request) = (self.service.internal.clone(), traced(trace, charge("u", "asset", 1)));
+        async move {
+            client.deduct_quota(request).await.unwrap();
+        }
+    }
+
+    /// The used units of the user, as several reads at once see them.
+    async fn used(&self) -> Vec<i32> {
+        join_all((0..AT_ONCE).map(|_| self.service.state("u"))).await.into_iter().map(|(_, used)| used[2]).collect()
+    }
+
+    fn move_name(&self) {
+        self.endpoint.lead_to(address(&self.next.source));
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum First {
+    NameMoves,
+    PrimaryIsReadOnly,
+}
+
+/// The connections to the former primary stay open, and it goes on to answer reads.
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_read_comes_from_a_former_primary_after_a_charge_on_the_next(
+    #[values(First::NameMoves, First::PrimaryIsReadOnly)] first: First,
+) {
+    let managed = Managed::start().await;
+    for trace in ["one", "two"] {
+        managed.charge(trace).await;
+    }
+    assert_eq!(managed.used().await, [2; AT_ONCE]);
+    let read_only = managed.former.execute("SET GLOBAL read_only = ON");
+    let charging = match first {
+        First::NameMoves => {
+            managed.move_name();
+            read_only.await;
+            tokio::spawn(managed.charge("three"))
+        }
+        First::PrimaryIsReadOnly => {
+            read_only.await;
+            let accepted = managed.endpoint.accepted();
+            let charging = tokio::spawn(managed.charge("three"));
+            // Each attempt that is refused costs its connection.
+            until("a charge is refused", async || managed.endpoint.accepted() > accepted).await;
+            // On new connections, to the same server.
+            assert_eq!(managed.used().await, [2; AT_ONCE]);
+            managed.move_name();
+            charging
+        }
+    };
+    soon(charging).await.unwrap();
+    // The next primary has only this one: nothing replicates.
+    assert_eq!(managed.used().await, [1; AT_ONCE]);
+    assert_eq!([records(&managed.former).await, records(&managed.next).await], [2, 1]);
+    until("no connection to the former primary is left", async || open(&managed.former).await == 0).await;
+}
+
+/// Without a charge that is refused: no charge comes to a server that is not ready.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_is_ready_on_the_next_primary_although_nobody_writes() {
+    let managed = Managed::start().await;
+    managed.charge("one").await;
+    managed.former.execute("SET GLOBAL read_only = ON").await;
+    assert_eq!(managed.service.get("/ready").await.0, 503);
+    managed.move_name();
+    until("it is ready", async || managed.service.get("/ready").await.0 == 200).await;
+    assert_eq!(managed.used().await, [0; AT_ONCE]);
 }

@@ -2,11 +2,8 @@
 
 use sqlx::{Connection, MySqlConnection, mysql::MySqlConnectOptions};
 
-use super::statement::Statement;
-use crate::{
-    biz::values::error::StoreError,
-    data::{error::store_error, row::Columns},
-};
+use super::{statement::Statement, variables::Variables};
+use crate::{biz::values::error::StoreError, data::error::store_error};
 
 /// The settings of every connection, so that the server's defaults do not matter.
 /// - Read committed: no gap locks, and a read after the account's lock sees the last commit.
@@ -20,6 +17,9 @@ const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
     autocommit = 1, innodb_lock_wait_timeout = 2, wait_timeout = 30 \
     /*M! , idle_transaction_timeout = 5, in_predicate_conversion_threshold = 0 */ \
     /*T! , tidb_txn_mode = 'pessimistic', tidb_idle_transaction_timeout = 5 */";
+
+/// The variables that a new connection asks for.
+const VARIABLES: &str = "; SHOW VARIABLES WHERE Variable_name IN ('wsrep_on', 'read_only', 'innodb_read_only')";
 
 /// The settings of a connection to a Galera node. A read waits until the node has applied all
 /// commits that other nodes have acknowledged. A node that lost its cluster refuses it.
@@ -51,28 +51,31 @@ pub enum Reads {
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Failed`].
 pub(super) async fn connect(options: &MySqlConnectOptions) -> Result<MySqlConnection, StoreError> {
-    connect_with(options, Session::default()).await
+    connect_with(options, Session::default()).await.map(|opened| opened.connection)
+}
+
+/// A new connection.
+pub(super) struct Opened {
+    pub connection: MySqlConnection,
+    /// Whether the server took no writes when the connection was opened.
+    pub is_read_only: bool,
 }
 
 /// As [`connect`], with the further settings of `session`.
 ///
 /// # Errors
 /// As [`connect`].
-pub(super) async fn connect_with(
-    options: &MySqlConnectOptions,
-    session: Session,
-) -> Result<MySqlConnection, StoreError> {
+pub(super) async fn connect_with(options: &MySqlConnectOptions, session: Session) -> Result<Opened, StoreError> {
     let mut connection = MySqlConnection::connect_with(options).await.map_err(store_error)?;
     let mut settings = Statement::new(SESSION);
-    settings.push(session.settings).push("; SHOW VARIABLES LIKE 'wsrep_on'");
-    let sets = settings.fetch(&mut connection).await?;
-    let wsrep_on = sets.iter().flatten().next().map(|row| row.text(1)).transpose()?;
-    if wsrep_on.is_some_and(|value| value == "ON") {
+    settings.push(session.settings).push(VARIABLES);
+    let variables = Variables::of(&settings.fetch(&mut connection).await?)?;
+    if variables.is("wsrep_on", "ON") {
         let reads = match session.reads {
             Reads::Current => GALERA_CURRENT,
             Reads::OfNode => GALERA_OF_NODE,
         };
         Statement::new(reads).execute(&mut connection).await?;
     }
-    Ok(connection)
+    Ok(Opened { is_read_only: variables.are_read_only(), connection })
 }

@@ -21,6 +21,7 @@ mod server;
 mod settlement;
 mod statement;
 mod transaction;
+mod variables;
 
 use std::{
     sync::{Arc, atomic::AtomicU32},
@@ -32,16 +33,16 @@ use sqlx::Connection;
 use tokio_util::task::AbortOnDropHandle;
 
 pub(super) use self::server::Server;
-use self::{
-    connect::Session,
-    connections::Connections,
-    nodes::{check, ledger::LeavesLostNodes, watch},
-    transaction::{SESSION, SHARED_SESSION},
-};
 pub use self::{
     connect::Reads,
     legacy::UpgradeOptions,
     nodes::{Nodes, Pace},
+};
+use self::{
+    connect::Session,
+    connections::Connections,
+    nodes::{check, ledger::OnNodeInUse, watch},
+    transaction::{SESSION, SHARED_SESSION},
 };
 use super::{
     Store,
@@ -152,15 +153,17 @@ impl Store for MySqlStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        check::ensure_fit(&self.reader.fetch(check::state()).await?)?;
+        let generation = self.nodes.in_use().generation();
+        check::ensure_fit(&self.reader.fetch(check::state()).await?).inspect_err(|fault| {
+            if fault.is_unfit() {
+                self.nodes.renew(generation);
+            }
+        })?;
         self.reader.fetch(check::identity()).await.map(|_| ())
     }
 
     fn ledger(self: Arc<Self>) -> Arc<dyn Ledger> {
-        match self.nodes.are_several() {
-            true => Arc::new(LeavesLostNodes { nodes: self.nodes.clone(), ledger: self }),
-            false => self,
-        }
+        Arc::new(OnNodeInUse { nodes: self.nodes.clone(), ledger: self })
     }
 
     fn is_on_first_host(&self) -> bool {

@@ -143,7 +143,7 @@ fn create(connection: &mut Connection, order: &Order, replaces: Option<&OrderId>
     if inserted.map_err(writer_error)? != 1 {
         return Ok(Created::Taken);
     }
-    transaction.commit().map_err(|error| StoreError::Unavailable(format!("during commit: {error}")))?;
+    transaction.commit().map_err(|error| StoreError::Unavailable(format!("during commit: {error}").into()))?;
     Ok(Created::Stored)
 }
 

@@ -65,7 +65,7 @@ fn settle(connection: &mut Connection, batch: &Batch) -> Result<SettledBatch, St
     }
     write(&transaction, &writes, batch.at).map_err(writer_error)?;
     // After any error of the commit its outcome is unknown.
-    transaction.commit().map_err(|error| StoreError::Unavailable(format!("during commit: {error}")))?;
+    transaction.commit().map_err(|error| StoreError::Unavailable(format!("during commit: {error}").into()))?;
     Ok(writes.into_settlement(outcomes, left_out))
 }
 

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -33,10 +33,11 @@ pub struct Proxy {
 }
 
 struct Disturbances {
-    target: String,
+    target: Mutex<String>,
     orders: watch::Sender<Orders>,
     reset_after_request: AtomicBool,
     connections: Mutex<JoinSet<()>>,
+    accepted: AtomicUsize,
 }
 
 /// Ways of bytes.
@@ -57,10 +58,11 @@ impl Proxy {
         // Chosen as those of servers are, so that it is free when connections are no longer refused.
         let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let disturbances = Arc::new(Disturbances {
-            target: target.into(),
+            target: Mutex::new(target.into()),
             orders: watch::Sender::default(),
             reset_after_request: AtomicBool::new(false),
             connections: Mutex::default(),
+            accepted: AtomicUsize::new(0),
         });
         let mut proxy = Self { addr, disturbances, accepting: None };
         proxy.refuse(false).await;
@@ -71,11 +73,21 @@ impl Proxy {
         self.addr.to_string()
     }
 
+    /// From now on new connections lead to another server. Open ones stay.
+    pub fn lead_to(&self, target: impl Into<String>) {
+        *self.disturbances.target.lock().unwrap() = target.into();
+    }
+
     /// How many connections go through it.
     pub fn open_connections(&self) -> usize {
         let mut connections = self.disturbances.connections.lock().unwrap();
         while connections.try_join_next().is_some() {}
         connections.len()
+    }
+
+    /// How many connections were accepted so far.
+    pub fn accepted(&self) -> usize {
+        self.disturbances.accepted.load(Ordering::SeqCst)
     }
 
     /// Aborts all open connections, on both sides; returns when they are gone.
@@ -128,6 +140,7 @@ impl Drop for Proxy {
 async fn accept(listener: TcpListener, disturbances: Arc<Disturbances>) {
     loop {
         let (client, _) = listener.accept().await.unwrap();
+        disturbances.accepted.fetch_add(1, Ordering::SeqCst);
         let mut connections = disturbances.connections.lock().unwrap();
         while connections.try_join_next().is_some() {}
         let resets = disturbances.orders.borrow().resets;
@@ -145,7 +158,8 @@ enum End {
 
 /// `resets` is how many there had been when the client was accepted.
 async fn serve(client: TcpStream, disturbances: Arc<Disturbances>, resets: u64) {
-    let Ok(mut server) = TcpStream::connect(&disturbances.target).await else { return };
+    let target = disturbances.target.lock().unwrap().clone();
+    let Ok(mut server) = TcpStream::connect(target).await else { return };
     client.set_nodelay(true).unwrap();
     server.set_nodelay(true).unwrap();
     let mut orders = disturbances.orders.subscribe();
