@@ -113,6 +113,7 @@ async fn checks_come_from_the_cluster_again_after_a_replica_has_taken_over() {
             town.load.goes_on().await;
         }
         town.servers.fail_over().await;
+        assert_used_soon(town.servers.master_that_took_over().await).await;
         town.load.goes_on().await;
     }
     let reads = town.reads_of_redis().await;
@@ -271,7 +272,7 @@ async fn assert_used_soon(server: &OwnRedis) {
     let run = info(&server.place(), "run_id").await;
     let mut connection = server.connection().await;
     for _ in 0..agreement::SOON {
-        let markers = redis::cmd("KEYS").arg("billing:*:{0}:marker").to_owned();
+        let markers = redis::cmd("KEYS").arg("billing:*:marker").to_owned();
         for marker in markers.query_async::<Vec<String>>(&mut connection).await.unwrap() {
             let marked = redis::cmd("GET").arg(marker).to_owned();
             if marked.query_async::<Option<String>>(&mut connection).await.unwrap() == run {

@@ -93,6 +93,12 @@ impl Servers {
         cluster.fail_over(NODE).await;
     }
 
+    /// The master of the slots that [`Self::fail_over`] was for.
+    pub async fn master_that_took_over(&self) -> &OwnRedis {
+        let Self::Cluster(cluster) = self else { panic!("a cluster has replicas") };
+        cluster.master(NODE).await
+    }
+
     /// Starts the master that was killed; returns when it is a replica.
     pub async fn take_back(&mut self) {
         let Self::Cluster(cluster) = self else { panic!("a cluster has replicas") };

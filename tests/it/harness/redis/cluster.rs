@@ -103,6 +103,16 @@ impl OwnCluster {
         self.until_replicated().await;
     }
 
+    /// The master of the slots that a node had at first.
+    pub async fn master(&self, first: usize) -> &OwnRedis {
+        for node in self.copies(first) {
+            if !self.nodes[node].has_ended() && role(&self.nodes[node]).await == "master" {
+                return &self.nodes[node];
+            }
+        }
+        panic!("the slots have no master")
+    }
+
     /// The two nodes that have the same slots.
     fn copies(&self, first: usize) -> [usize; 2] {
         [first, first + usize::from(MASTERS)]

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -37,7 +37,6 @@ struct Disturbances {
     orders: watch::Sender<Orders>,
     reset_after_request: AtomicBool,
     connections: Mutex<JoinSet<()>>,
-    accepted: AtomicUsize,
 }
 
 /// Ways of bytes.
@@ -62,7 +61,6 @@ impl Proxy {
             orders: watch::Sender::default(),
             reset_after_request: AtomicBool::new(false),
             connections: Mutex::default(),
-            accepted: AtomicUsize::new(0),
         });
         let mut proxy = Self { addr, disturbances, accepting: None };
         proxy.refuse(false).await;
@@ -83,11 +81,6 @@ impl Proxy {
         let mut connections = self.disturbances.connections.lock().unwrap();
         while connections.try_join_next().is_some() {}
         connections.len()
-    }
-
-    /// How many connections were accepted so far.
-    pub fn accepted(&self) -> usize {
-        self.disturbances.accepted.load(Ordering::SeqCst)
     }
 
     /// Aborts all open connections, on both sides; returns when they are gone.
@@ -140,7 +133,6 @@ impl Drop for Proxy {
 async fn accept(listener: TcpListener, disturbances: Arc<Disturbances>) {
     loop {
         let (client, _) = listener.accept().await.unwrap();
-        disturbances.accepted.fetch_add(1, Ordering::SeqCst);
         let mut connections = disturbances.connections.lock().unwrap();
         while connections.try_join_next().is_some() {}
         let resets = disturbances.orders.borrow().resets;
