@@ -167,6 +167,11 @@ pub fn lock(statement: &mut Statement, keys: &Keys<'_>, month: Month, mode: Lock
         .push(mode.suffix());
 }
 
+/// Waits until the row of an account is free, and locks it.
+pub fn wait_for(statement: &mut Statement, user: &UserId) {
+    statement.push("SELECT 1 FROM user_balance WHERE user_id = ").texts([user.as_str()]).push(" FOR UPDATE; ");
+}
+
 fn of_services(statement: &mut Statement, keys: &Keys<'_>) {
     let services: BTreeSet<&str> = keys.quotas.iter().map(|(_, service)| service.as_str()).collect();
     statement

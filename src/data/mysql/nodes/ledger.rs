@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::Nodes;
 use crate::biz::{
     settlement::{
-        ledger::{Ledger, SettledBatch},
+        ledger::{Gather, Ledger, SettledBatch},
         lock::Lock,
         posting::Batch,
     },
@@ -25,11 +25,24 @@ pub(crate) struct OnNodeInUse {
 
 #[async_trait]
 impl Ledger for OnNodeInUse {
-    async fn settle(&self, batch: &Batch, wait_for: Option<&Lock>) -> Result<SettledBatch, StoreError> {
+    async fn settle(&self, batch: &Batch) -> Result<SettledBatch, StoreError> {
+        self.on_node_in_use(self.ledger.settle(batch)).await
+    }
+
+    async fn settle_behind(&self, lock: &Lock, gather: &Gather) -> Result<SettledBatch, StoreError> {
+        self.on_node_in_use(self.ledger.settle_behind(lock, gather)).await
+    }
+}
+
+impl OnNodeInUse {
+    async fn on_node_in_use(
+        &self,
+        settling: impl Future<Output = Result<SettledBatch, StoreError>>,
+    ) -> Result<SettledBatch, StoreError> {
         let generation = self.nodes.in_use().generation();
         let settled = tokio::select! {
             biased;
-            settled = self.ledger.settle(batch, wait_for) => settled,
+            settled = settling => settled,
             lost = self.nodes.lost(generation) => Err(lost),
         };
         settled.inspect_err(|error| self.nodes.renew_if_read_only(generation, error))
