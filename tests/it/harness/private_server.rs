@@ -97,8 +97,7 @@ impl PrivateServer {
 
     /// Sends a signal to the server itself, such as STOP, CONT or KILL.
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([format!("-{name}"), self.pid.to_string()]).status().unwrap();
-        assert!(sent.success());
+        send(self.pid, name);
     }
 
     /// Kills the server, if it still runs, and returns when it has ended.
@@ -158,4 +157,25 @@ pub fn free_port_where(suitable: impl Fn(u16) -> bool) -> u16 {
 
 pub fn is_free(port: u16) -> bool {
     TcpListener::bind(("127.0.0.1", port)).is_ok()
+}
+
+/// Sends a signal to a process. After STOP, returns when none of its threads runs any more: a server of
+/// several threads may otherwise still answer for a moment.
+pub fn send(pid: u32, name: &str) {
+    let sent = Command::new("kill").args(["-s", name, &pid.to_string()]).status().unwrap();
+    assert!(sent.success());
+    let deadline = Instant::now() + END_TIMEOUT;
+    while name == "STOP" && !is_stopped(pid) {
+        assert!(Instant::now() < deadline, "process {pid} does not stop");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn is_stopped(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    threads.flatten().all(|thread| {
+        // The state follows the name, which stands in parentheses. A thread may end meanwhile.
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_none_or(|rest| rest.is_empty() || rest.trim_start().starts_with('T'))
+    })
 }
