@@ -13,7 +13,7 @@ use crate::{
     measure::{Counting, Recorder, Slice, Window},
     operation::{CALL_TIMEOUT, Users},
     scenario::{LOCKED, Scenario},
-    usage::Usage,
+    usage::{Processes, Usage},
     world::Target,
 };
 
@@ -40,7 +40,7 @@ pub async fn run(scenario: &Scenario, target: &Target, window: Window, seed: u64
             }
         });
     }
-    let usage = measure(target, window).await?;
+    let usage = measure(&target.processes, window).await?;
     timeout(CALL_TIMEOUT * 2, callers.join_all()).await.context("callers did not end in time")?;
     if let Some(locked) = locked {
         locked.release().await?;
@@ -50,11 +50,11 @@ pub async fn run(scenario: &Scenario, target: &Target, window: Window, seed: u64
 }
 
 /// The CPU time and memory of the processes during `window`.
-pub async fn measure(target: &Target, window: Window) -> anyhow::Result<Usage> {
+pub async fn measure(processes: &Processes, window: Window) -> anyhow::Result<Usage> {
     sleep_until(window.from.into()).await;
-    target.processes.forget_peak()?;
-    let before = target.processes.cpu()?;
+    processes.forget_peak()?;
+    let before = processes.cpu()?;
     sleep_until(window.until.into()).await;
-    let cpu = target.processes.cpu()? - before;
-    Ok(Usage { cpu, memory: target.processes.memory()? })
+    let cpu = processes.cpu()? - before;
+    Ok(Usage { cpu, memory: processes.memory()? })
 }

@@ -9,6 +9,7 @@ mod baseline;
 mod closed;
 mod context;
 mod durability;
+mod fleet;
 mod locked;
 #[path = "../../tests/it/harness/mariadb.rs"]
 #[allow(

@@ -21,14 +21,22 @@ const SHARDS: usize = 8;
 /// The measured time of a run, after the warm-up.
 #[derive(Debug, Clone, Copy)]
 pub struct Window {
+    asked: Instant,
     pub from: Instant,
     pub until: Instant,
 }
 
 impl Window {
     pub fn after(warm_up: Duration, length: Duration) -> Self {
-        let from = Instant::now() + warm_up;
-        Self { from, until: from + length }
+        let asked = Instant::now();
+        let from = asked + warm_up;
+        Self { asked, from, until: from + length }
+    }
+
+    /// The window as if it had been asked for at `now`: starts of processes took time.
+    pub fn moved_to(self, now: Instant) -> Self {
+        let late = now.saturating_duration_since(self.asked);
+        Self { asked: now, from: self.from + late, until: self.until + late }
     }
 
     pub fn contains(&self, instant: Instant) -> bool {

@@ -43,7 +43,7 @@ pub async fn run(
     let permits = Arc::new(Semaphore::new(MOST_OPEN as usize));
     let sender = send(scenario, target.clone(), (window, rate), seed, (recorder.clone(), permits.clone()));
     let sending = tokio::spawn(sender);
-    let usage = measure(target, window).await?;
+    let usage = measure(&target.processes, window).await?;
     let (due, missed) = sending.await?;
     let _all =
         timeout(CALL_TIMEOUT * 2, permits.acquire_many(MOST_OPEN)).await.context("calls did not end in time")??;

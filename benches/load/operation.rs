@@ -88,13 +88,13 @@ async fn empty(channel: &Channel) -> Result<Outcome, Status> {
 }
 
 async fn deduct(channel: &Channel, users: &mut Users) -> Result<Outcome, Status> {
-    let request = timed(charge(users));
+    let request = timed(charge(users.next()));
     let reply = BillingInternalServiceClient::new(channel.clone()).deduct_quota(request).await?.into_inner();
     Ok(one(reply.success && !reply.replayed))
 }
 
 async fn batch(channel: &Channel, users: &mut Users, items: u32) -> Result<Outcome, Status> {
-    let items = (0..items).map(|_| charge(users)).collect();
+    let items = (0..items).map(|_| charge(users.next())).collect();
     let request = timed(BatchDeductQuotaRequest { items });
     let reply = BillingInternalServiceClient::new(channel.clone()).batch_deduct_quota(request).await?.into_inner();
     let errors: Vec<String> = reply
@@ -117,7 +117,7 @@ async fn check(channel: &Channel, users: &mut Users, count: i32) -> Result<Outco
 
 async fn pair(channel: &Channel, users: &mut Users) -> Result<Outcome, Status> {
     let mut client = BillingInternalServiceClient::new(channel.clone());
-    let DeductQuotaRequest { user_id, service_name, count, trace_id, .. } = charge(users);
+    let DeductQuotaRequest { user_id, service_name, count, trace_id, .. } = charge(users.next());
     let commit =
         CommitReservationRequest { user_id: user_id.clone(), trace_id: trace_id.clone(), ..Default::default() };
     let reserve = ReserveQuotaRequest { user_id, service_name, count, trace_id, ..Default::default() };
@@ -131,9 +131,10 @@ async fn stream(channel: &Channel, users: &mut Users, chunks: u32, pause_ms: u64
     Ok(Outcome { items, errors: Vec::new() })
 }
 
-fn charge(users: &mut Users) -> DeductQuotaRequest {
+/// A charge of a user, with an id of its own.
+pub fn charge(number: u32) -> DeductQuotaRequest {
     DeductQuotaRequest {
-        user_id: users.pick(),
+        user_id: user(number),
         service_name: SERVICE.into(),
         count: 1,
         trace_id: Uuid::now_v7().to_string(),
@@ -141,14 +142,14 @@ fn charge(users: &mut Users) -> DeductQuotaRequest {
     }
 }
 
-fn timed<T>(message: T) -> Request<T> {
+pub fn timed<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(CALL_TIMEOUT);
     request
 }
 
 /// Code and reason of an error, or the start of its message.
-fn describe(status: &Status) -> String {
+pub fn describe(status: &Status) -> String {
     match status.get_error_details().error_info() {
         Some(info) => {
             let code = info.metadata.get("error_code").map_or("", String::as_str);
@@ -182,11 +183,16 @@ impl Users {
     }
 
     fn pick(&mut self) -> String {
-        user((self.first + self.random() % self.count) as u32)
+        user(self.next())
+    }
+
+    /// The number of the next user.
+    pub fn next(&mut self) -> u32 {
+        (self.first + self.random() % self.count) as u32
     }
 
     /// SplitMix64 (Steele, Lea, Flood 2014).
-    fn random(&mut self) -> u64 {
+    pub fn random(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.state;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -41,6 +41,10 @@ pub struct Row {
     pub to_baseline: Option<f64>,
     /// Rate relative to the empty rpc.
     pub to_empty: Option<f64>,
+    /// Rate relative to one server with the same callers and users.
+    pub to_one_server: Option<f64>,
+    #[serde(skip)]
+    one_server: Option<&'static str>,
 }
 
 /// Items per second.
@@ -115,6 +119,8 @@ impl Row {
             errors: total.errors,
             to_baseline: None,
             to_empty: None,
+            to_one_server: None,
+            one_server: scenario.one_server(),
         })
     }
 }
@@ -129,6 +135,7 @@ impl Report {
             // The baseline has no empty rpc, but the same transport.
             let empty = if row.system == System::Baseline { System::Mysql } else { row.system };
             row.to_empty = to((empty, EMPTY)).filter(|_| row.shape != EMPTY);
+            row.to_one_server = row.one_server.and_then(|shape| to((row.system, shape)));
             row.to_baseline = to((System::Baseline, row.shape)).filter(|_| row.system != System::Baseline);
         }
         Self { context, rows, audits }

@@ -33,8 +33,7 @@ pub async fn run(arguments: &Arguments, scratch: &Scratch) -> anyhow::Result<Exi
     let mut slices: Vec<Vec<Slice>> = plan.scenarios.iter().map(|_| Vec::new()).collect();
     for round in 1..=arguments.rounds {
         for (scenario, slices) in plan.scenarios.iter().zip(&mut slices) {
-            let target = target(&world, scenario.system)?;
-            let slice = measure(arguments, scenario, target, round).await?;
+            let slice = measure(arguments, scenario, &world, round).await?;
             progress(round, scenario, &slice);
             slices.push(slice);
         }
@@ -67,18 +66,15 @@ fn target(world: &World, system: System) -> anyhow::Result<&Arc<Target>> {
     world.targets.get(&system).with_context(|| format!("{} was not started", system.name()))
 }
 
-async fn measure(
-    arguments: &Arguments,
-    scenario: &Scenario,
-    target: &Arc<Target>,
-    round: usize,
-) -> anyhow::Result<Slice> {
+async fn measure(arguments: &Arguments, scenario: &Scenario, world: &World, round: usize) -> anyhow::Result<Slice> {
     let window = Window::after(WARM_UP, arguments.slice());
     // A different order of users in every round.
     let seed = arguments.seed.wrapping_add(round as u64);
-    match arguments.open {
-        Some(rate) => open::run(scenario, target, (window, rate), seed).await,
-        None => closed::run(scenario, target, window, seed).await,
+    let target = target(world, scenario.system)?;
+    match (arguments.open, scenario.fleet, &world.servers) {
+        (Some(rate), ..) => open::run(scenario, target, (window, rate), seed).await,
+        (None, Some(fleet), Some(servers)) => servers.run(scenario, fleet, window, seed).await,
+        (None, ..) => closed::run(scenario, target, window, seed).await,
     }
     .with_context(|| scenario.name())
 }

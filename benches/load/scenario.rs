@@ -3,7 +3,14 @@
 use anyhow::ensure;
 use serde::Serialize;
 
-use crate::{arguments::Arguments, operation::Operation};
+use crate::{
+    arguments::Arguments,
+    fleet::{
+        Fleet,
+        Routing::{self, Affine, Random},
+    },
+    operation::Operation,
+};
 
 /// The measured system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -32,6 +39,7 @@ struct Shape {
     callers: usize,
     users: u32,
     baseline: bool,
+    fleet: Option<Fleet>,
 }
 
 /// All shapes. `hot` means one user, and `spread` many users.
@@ -53,10 +61,34 @@ const SHAPES: &[Shape] = &[
     shape("stream-chunks", Operation::Stream { chunks: 500, pause_ms: 0 }, 100, 1_000, false),
     // Twenty tokens per second and stream.
     shape("stream-paced", Operation::Stream { chunks: 20, pause_ms: 50 }, 1_000, 1_000, false),
+    servers(ONE_SERVER, 1_000, 1, Random),
+    servers("servers-2-random", 1_000, 2, Random),
+    servers("servers-2-affine", 1_000, 2, Affine),
+    servers("servers-4-random", 1_000, 4, Random),
+    servers("servers-4-affine", 1_000, 4, Affine),
+    with_a_kill(servers("servers-2-random-killed", 1_000, 2, Random)),
+    with_a_kill(servers("servers-2-affine-killed", 1_000, 2, Affine)),
+    with_a_kill(servers("servers-4-affine-killed", 1_000, 4, Affine)),
+    servers(ONE_SERVER_HOT, 1, 1, Random),
+    servers("servers-2-hot", 1, 2, Random),
+    servers("servers-4-hot", 1, 4, Random),
 ];
 
 const fn shape(name: &'static str, operation: Operation, callers: usize, users: u32, baseline: bool) -> Shape {
-    Shape { name, operation, callers, users, baseline }
+    Shape { name, operation, callers, users, baseline, fleet: None }
+}
+
+/// Charges by 100 callers through several servers on one database.
+const fn servers(name: &'static str, users: u32, servers: usize, routing: Routing) -> Shape {
+    let fleet = Some(Fleet { servers, routing, kills_one: false });
+    Shape { name, operation: Operation::Deduct, callers: 100, users, baseline: false, fleet }
+}
+
+const fn with_a_kill(shape: Shape) -> Shape {
+    match shape.fleet {
+        Some(fleet) => Shape { fleet: Some(Fleet { kills_one: true, ..fleet }), ..shape },
+        None => shape,
+    }
 }
 
 /// The shape that other shapes are compared with.
@@ -67,6 +99,9 @@ pub const BUSIEST: &str = "batch-50";
 /// As `deduct-50-spread`, while another session holds the row of one more user, who is charged
 /// once a second: the two are to be alike.
 pub const LOCKED: &str = "deduct-50-locked";
+/// The shapes that several servers are compared with, for many users and for one.
+pub const ONE_SERVER: &str = "servers-1";
+pub const ONE_SERVER_HOT: &str = "servers-1-hot";
 /// An open loop at twice the rate of [`BUSIEST`].
 pub const OVERLOAD: &str = "overload";
 /// Number of users in the databases.
@@ -80,9 +115,18 @@ pub struct Scenario {
     pub operation: Operation,
     pub callers: usize,
     pub users: u32,
+    pub fleet: Option<Fleet>,
 }
 
 impl Scenario {
+    /// The shape with one server that this one is compared with.
+    pub fn one_server(&self) -> Option<&'static str> {
+        self.fleet.filter(|fleet| fleet.servers > 1).map(|_| match self.users {
+            1 => ONE_SERVER_HOT,
+            _ => ONE_SERVER,
+        })
+    }
+
     pub fn name(&self) -> String {
         format!("{}.{}", self.system.name(), self.shape)
     }
@@ -119,6 +163,8 @@ impl Plan {
         for shape in SHAPES {
             for &system in &systems {
                 let exists = match system {
+                    // A file has one server, and an open loop one target.
+                    _ if shape.fleet.is_some() => system == System::Mysql && arguments.open.is_none(),
                     System::Baseline => shape.baseline,
                     System::Mysql => true,
                     // One writer at a time: there are no locks of rows.
@@ -126,8 +172,8 @@ impl Plan {
                 };
                 let needed = shape.name == BUSIEST && overload.contains(&system);
                 if exists && (needed || is_selected(system, shape.name)) {
-                    let &Shape { name, operation, callers, users, .. } = shape;
-                    scenarios.push(Scenario { system, shape: name, operation, callers, users });
+                    let &Shape { name, operation, callers, users, fleet, .. } = shape;
+                    scenarios.push(Scenario { system, shape: name, operation, callers, users, fleet });
                 }
             }
         }

@@ -2,9 +2,9 @@
 
 use crate::report::Row;
 
-const HEADINGS: [&str; 17] = [
+const HEADINGS: [&str; 18] = [
     "scenario", "callers", "users", "rate/s", "min", "max", "p50 ms", "p99 ms", "p99.9 ms", "server", "db", "redis",
-    "client", "RSS MiB", "peak", "x base", "x empty",
+    "client", "RSS MiB", "peak", "x base", "x empty", "x one",
 ];
 
 /// One line per row, followed by the calls of open loops and the errors.
@@ -13,7 +13,8 @@ pub fn render(rows: &[Row]) -> String {
     cells.extend(rows.iter().map(line));
     let mut text = align(&cells);
     text.push_str(
-        "server, db, redis, client: CPU microseconds per item; x base, x empty: rate relative to baseline and empty rpc\n",
+        "server, db, redis, client: CPU microseconds per item; x base, x empty, x one: rate relative to \
+         baseline, empty rpc and one server\n",
     );
     for row in rows {
         if let Some(open) = &row.open_loop {
@@ -55,6 +56,7 @@ fn line(row: &Row) -> Vec<String> {
         format!("{:.0}", row.memory.peak),
         ratio(row.to_baseline),
         ratio(row.to_empty),
+        ratio(row.to_one_server),
     ]
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 /// The processes of one scenario.
 #[derive(Debug, Clone)]
 pub struct Processes {
-    pub server: u32,
+    pub servers: Vec<u32>,
     pub database: Option<u32>,
     pub redis: Option<u32>,
 }
@@ -23,7 +23,7 @@ pub struct Cpu {
     pub client: f64,
 }
 
-/// Memory of the server in MiB.
+/// Memory of the servers in MiB.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Memory {
     pub resident: f64,
@@ -45,37 +45,43 @@ impl Processes {
     pub fn cpu(&self) -> anyhow::Result<Cpu> {
         let optional = |pid: Option<u32>| pid.map_or(Ok(0.0), cpu_micros);
         Ok(Cpu {
-            server: cpu_micros(self.server)?,
+            server: self.servers.iter().map(|pid| cpu_micros(*pid)).sum::<anyhow::Result<f64>>()?,
             database: optional(self.database)?,
             redis: optional(self.redis)?,
             client: cpu_micros(std::process::id())?,
         })
     }
 
-    /// The current and the peak memory of the server.
+    /// The current and the peak memory of the servers.
     ///
     /// # Errors
-    /// The server has ended.
+    /// A server has ended.
     pub fn memory(&self) -> anyhow::Result<Memory> {
-        let path = format!("/proc/{}/status", self.server);
-        let status = std::fs::read_to_string(&path).context(path)?;
-        let mib = |key: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(key));
-            let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
-            kib.with_context(|| format!("no {key} of process {}", self.server)).map(|kib| kib / 1_024.0)
-        };
-        Ok(Memory { resident: mib("VmRSS:")?, peak: mib("VmHWM:")? })
+        let mut sum = Memory::default();
+        for pid in &self.servers {
+            let path = format!("/proc/{pid}/status");
+            let status = std::fs::read_to_string(&path).context(path)?;
+            let mib = |key: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(key));
+                let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
+                kib.with_context(|| format!("no {key} of process {pid}")).map(|kib| kib / 1_024.0)
+            };
+            sum = Memory { resident: sum.resident + mib("VmRSS:")?, peak: sum.peak + mib("VmHWM:")? };
+        }
+        Ok(sum)
     }
 
-    /// Resets the peak of the server's memory.
+    /// Resets the peak of the servers' memory.
     ///
     /// # Errors
-    /// The server has ended.
+    /// A server has ended.
     pub fn forget_peak(&self) -> anyhow::Result<()> {
         /// Resets the peak of the resident set; see proc(5).
         const RESET_PEAK: &str = "5";
-        let path = format!("/proc/{}/clear_refs", self.server);
-        std::fs::write(&path, RESET_PEAK).context(path)
+        self.servers.iter().try_for_each(|pid| {
+            let path = format!("/proc/{pid}/clear_refs");
+            std::fs::write(&path, RESET_PEAK).context(path)
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! The databases, servers, users and connections of a run.
 
 use std::{
+    cell::{Cell, OnceCell},
     collections::BTreeMap,
     ffi::OsStr,
     path::PathBuf,
@@ -22,6 +23,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::{
     durability::{MariaDbSettings, connect, mariadb_settings},
+    fleet::Servers,
     mariadb::OwnServer,
     operation::user,
     redis::Redis,
@@ -44,7 +46,7 @@ const AUDIT_SECONDS: &str = "600";
 pub struct Target {
     pub processes: Processes,
     channels: Vec<Channel>,
-    conf: Option<PathBuf>,
+    pub conf: Option<PathBuf>,
     /// `data.database.source`.
     pub source: String,
     _server: Supervised,
@@ -77,6 +79,8 @@ impl Target {
 
 pub struct World {
     pub targets: BTreeMap<System, Arc<Target>>,
+    /// Further servers on MariaDB.
+    pub servers: Option<Servers>,
     /// The settings of MariaDB, if it runs.
     pub mariadb: Option<MariaDbSettings>,
     _redis: Option<Redis>,
@@ -89,7 +93,7 @@ impl World {
     /// # Errors
     /// A process does not start, or MariaDB does not sync its commits.
     pub async fn start(plan: &Plan, scratch: &Scratch) -> anyhow::Result<Self> {
-        let mut world = Self { targets: BTreeMap::new(), mariadb: None, _redis: None, _mariadb: None };
+        let mut world = Self { targets: BTreeMap::new(), servers: None, mariadb: None, _redis: None, _mariadb: None };
         if plan.needs(System::Baseline) || plan.needs(System::Mysql) {
             eprintln!("starting MariaDB");
             let mariadb = OwnServer::start().await;
@@ -99,6 +103,7 @@ impl World {
             let redis = spawn_blocking(move || Redis::start(&folder)).await??;
             if plan.needs(System::Mysql) {
                 let target = start_server(System::Mysql, (source, Some((mariadb.pid(), &redis))), scratch).await?;
+                world.servers = Some(Servers::of(&target)?);
                 world.targets.insert(System::Mysql, Arc::new(target));
             }
             if plan.needs(System::Baseline) {
@@ -128,11 +133,11 @@ async fn start_server(
     let conf = scratch.path().join(format!("{}.yaml", system.name()));
     std::fs::write(&conf, configuration(system, &source, servers.map(|(_, redis)| redis)))?;
     let command: Vec<&OsStr> = vec![OsStr::new(env!("CARGO_BIN_EXE_server")), OsStr::new("-conf"), conf.as_os_str()];
-    let (server, channels) = start_process(&command).await?;
+    let (server, channels) = start_process(&command, false).await?;
     eprintln!("crediting {USERS} users");
     credit(&channels).await?;
     let (database, redis) = servers.map(|(database, redis)| (database, redis.pid())).unzip();
-    let processes = Processes { server: server.pid(), database, redis };
+    let processes = Processes { servers: vec![server.pid()], database, redis };
     Ok(Target { processes, channels, conf: Some(conf), source, _server: server })
 }
 
@@ -172,20 +177,27 @@ async fn start_baseline(source: String, database: u32, redis: &Redis) -> anyhow:
         OsStr::new("--baseline-redis"),
         OsStr::new(&url),
     ];
-    let (server, channels) = start_process(&command).await?;
-    let processes = Processes { server: server.pid(), database: Some(database), redis: Some(redis.pid()) };
+    let (server, channels) = start_process(&command, false).await?;
+    let processes = Processes { servers: vec![server.pid()], database: Some(database), redis: Some(redis.pid()) };
     Ok(Target { processes, channels, conf: None, source, _server: server })
 }
 
-/// Starts a server that logs its address, and connects to it.
-async fn start_process(command: &[&OsStr]) -> anyhow::Result<(Supervised, Vec<Channel>)> {
+/// Starts a server that logs its address, and connects to it. `is_warm`: waits until it has read the
+/// accounts in use into its caches, which takes the database some seconds.
+pub async fn start_process(command: &[&OsStr], is_warm: bool) -> anyhow::Result<(Supervised, Vec<Channel>)> {
     let command: Vec<_> = command.iter().map(|&part| part.to_owned()).collect();
     let start = move || {
         let command: Vec<&OsStr> = command.iter().map(AsRef::as_ref).collect();
+        let (address, warmed) = (OnceCell::new(), Cell::new(!is_warm));
         Supervised::start(&command, |line| {
             let line: Value = serde_json::from_str(line).ok()?;
-            let fields = line.get("fields").filter(|fields| fields["message"] == "serving")?;
-            Some(format!("http://{}", fields["grpc_addr"].as_str()?))
+            let fields = line.get("fields")?;
+            match fields["message"].as_str() {
+                Some("serving") => drop(address.set(format!("http://{}", fields["grpc_addr"].as_str()?))),
+                Some("caches warmed") => warmed.set(true),
+                _ => {}
+            }
+            address.get().filter(|_| warmed.get()).cloned()
         })
     };
     let (server, address) = spawn_blocking(start).await??;

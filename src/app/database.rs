@@ -15,11 +15,11 @@ use crate::{
         settlement::engine::{LaneLimits, ParkingLimits},
         values::error::StoreError,
     },
-    config::{Billing, Config, Driver},
+    config::{Billing, Config, Driver, ShowReads},
     data::{
         Store, dsn,
         legacy_zone::LegacyZone,
-        mysql::{self, MySqlStore, Nodes, Pace, PoolLimits},
+        mysql::{self, MySqlStore, Nodes, Pace, PoolLimits, Reads},
         plan::{Announce, UpgradePlan},
         sqlite::{self, SqliteStore},
     },
@@ -213,6 +213,10 @@ async fn try_connect(config: &Config, announce: &Announce) -> Result<Arc<dyn Sto
         Driver::Mysql => {
             let limits = PoolLimits {
                 readers: database.max_connections,
+                show_reads: match database.show_reads {
+                    ShowReads::Current => Reads::Current,
+                    ShowReads::Node => Reads::OfNode,
+                },
                 writers: lanes(config) + SPARE_WRITERS,
                 waiters: config.billing.settlement.parked_connections + SPARE_WAITERS,
                 acquire_timeout: database.acquire_timeout,

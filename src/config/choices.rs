@@ -23,6 +23,16 @@ pub enum Driver {
     Sqlite,
 }
 
+/// The commits that a reply which only shows must contain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ShowReads {
+    /// Every commit that the database has acknowledged.
+    #[default]
+    Current,
+    /// The commits that the database node in use has applied.
+    Node,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     Text,
@@ -133,6 +143,7 @@ macro_rules! words {
 
 words!(Environment: "development" = Self::Development, "staging" = Self::Staging, "production" = Self::Production);
 words!(Driver: "mysql" = Self::Mysql, "sqlite" = Self::Sqlite);
+words!(ShowReads: "current" = Self::Current, "node" = Self::Node);
 words!(LogFormat: "text" = Self::Text, "json" = Self::Json);
 words!(RedisMode: "single" = Self::Single, "sentinel" = Self::Sentinel, "cluster" = Self::Cluster);
 words!(Style: "plain" = Self::Plain, "devshare" = Self::Devshare);

@@ -28,7 +28,8 @@ use self::shown::shown;
 pub use self::{
     access::{CallerConfig, Cors, HttpAuth, JwtConfig, MAX_CALLERS},
     choices::{
-        CallbackAuth, Driver, Environment, FrontEndAuth, JwtAlgorithm, LogFormat, RedisMode, Role, Style, UnknownFields,
+        CallbackAuth, Driver, Environment, FrontEndAuth, JwtAlgorithm, LogFormat, RedisMode, Role, ShowReads, Style,
+        UnknownFields,
     },
     loaded::Loaded,
     metering::Streams,
@@ -98,6 +99,8 @@ pub struct Database {
     /// No key: tests shorten the wait before a return to a preferred host.
     #[serde(skip)]
     pub return_to_host_after: Option<Duration>,
+    #[serde(default, deserialize_with = "choices::word", serialize_with = "shown")]
+    pub show_reads: ShowReads,
     #[serde(default = "default_connections", deserialize_with = "values::up_to_a_thousand")]
     pub max_connections: usize,
     #[serde(default = "default_connect_timeout", deserialize_with = "values::duration", serialize_with = "shown")]

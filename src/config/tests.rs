@@ -126,6 +126,7 @@ fn a_bad_key_or_value_is_named() {
         ("quota_low_percent_threshold: 20.0", "quota_low_percent_threshold: 120", "quota_low_percent_threshold"),
         ("balance_low_threshold: 10.0", "timezone: Mars/Olympus", "billing.timezone"),
         ("driver: mysql", "driver: mysql\n    legacy_zone: Local", "data.database.legacy_zone"),
+        ("driver: mysql", "driver: mysql\n    show_reads: stale", "data.database.show_reads"),
         ("driver: mysql", "driver: mysql\n    hosts: []", "data.database.hosts"),
         ("driver: mysql", "driver: mysql\n    hosts:", "data.database.hosts"),
         ("driver: mysql", "driver: mysql\n    hosts: ''", "data.database.hosts"),

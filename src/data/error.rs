@@ -1,6 +1,6 @@
 //! Maps driver errors to [`StoreError`]: a conflict, an outage, or a defect.
 
-use crate::biz::values::error::StoreError;
+use crate::biz::values::error::{Outage, StoreError};
 
 pub(super) fn store_error(error: sqlx::Error) -> StoreError {
     let text = error.to_string();
@@ -17,7 +17,7 @@ pub(super) fn store_error(error: sqlx::Error) -> StoreError {
         | sqlx::Error::Protocol(_)
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed => StoreError::Unavailable(text),
+        | sqlx::Error::WorkerCrashed => StoreError::Unavailable(text.into()),
         _ => StoreError::Failed(text),
     }
 }
@@ -35,16 +35,18 @@ fn of_mysql(number: u16, text: String) -> StoreError {
         // Another process inserted the key in the meantime; a retry finds it.
         1062 => StoreError::Conflict(text),
         // The disk is full or fails, or the commit failed.
-        1021 | 1026 | 1030 | 1114 | 1180 => StoreError::Unavailable(text),
-        // Too many connections, out of resources, shutting down, cluster node not ready,
-        // read-only after a failover, statement or connection killed, a time limit of the server.
-        1040 | 1041 | 1047 | 1053 | 1203 | 1226 | 1290 | 1317 | 1792 | 1836 | 1927 | 1969 | 3024 | 3100 | 4031 => {
-            StoreError::Unavailable(text)
+        1021 | 1026 | 1030 | 1114 | 1180 => StoreError::Unavailable(text.into()),
+        // Read-only, as the former primary after a failover.
+        1290 | 1792 | 1836 => StoreError::Unavailable(Outage { why: text, is_read_only: true }),
+        // Too many connections, out of resources, shutting down, cluster node not ready, statement or
+        // connection killed, a time limit of the server.
+        1040 | 1041 | 1047 | 1053 | 1203 | 1226 | 1317 | 1927 | 1969 | 3024 | 3100 | 4031 => {
+            StoreError::Unavailable(text.into())
         }
         // TiDB: an error without a number of its own, such as that of a statement killed while it
         // wrote; its schema is older than allowed; no timestamps; storage that does not answer, is
         // busy, resolves no locks or is away; a snapshot that is gone.
-        1105 | 8027 | 9001..=9006 => StoreError::Unavailable(text),
+        1105 | 8027 | 9001..=9006 => StoreError::Unavailable(text.into()),
         _ => StoreError::Failed(text),
     }
 }
@@ -60,7 +62,7 @@ pub(super) fn of_sqlite(code: Option<i32>, text: String) -> StoreError {
         // BUSY, LOCKED.
         Some(5 | 6) => StoreError::Conflict(text),
         // READONLY, INTERRUPT, IOERR, FULL, CANTOPEN.
-        Some(8 | 9 | 10 | 13 | 14) => StoreError::Unavailable(text),
+        Some(8 | 9 | 10 | 13 | 14) => StoreError::Unavailable(text.into()),
         _ => StoreError::Failed(text),
     }
 }
@@ -73,6 +75,13 @@ pub(super) fn corrupt(what: &str) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refusals_of_a_read_only_server_are_told_from_other_outages() {
+        for (number, is_read_only) in [(1290, true), (1836, true), (1047, false), (1213, false)] {
+            assert_eq!(of_mysql(number, String::new()).is_read_only(), is_read_only, "{number}");
+        }
+    }
 
     #[test]
     fn errors_of_tidb_are_retried_or_outages() {

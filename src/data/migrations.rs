@@ -121,7 +121,7 @@ pub(super) async fn run_sqlite(connection: &mut SqliteConnection, lock: &Path) -
     let deadline = Instant::now() + LOCK_WAIT;
     while let Err(error) = file.try_lock() {
         if Instant::now() >= deadline || matches!(error, TryLockError::Error(_)) {
-            return Err(StoreError::Unavailable(format!("{}: {error}", lock.display())));
+            return Err(StoreError::Unavailable(format!("{}: {error}", lock.display()).into()));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -184,7 +184,7 @@ async fn run<C: Migrate>(
         match error {
             MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) => match store_error(cause) {
                 StoreError::Failed(_) => StoreError::Failed(text),
-                _ => StoreError::Unavailable(text),
+                _ => StoreError::Unavailable(text.into()),
             },
             _ => StoreError::Failed(text),
         }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use billing_service::app::{self, App};
+use futures_util::future::join_all;
 use rstest::rstest;
 use sqlx::Row;
 
@@ -42,14 +43,18 @@ struct Pair {
 
 impl Pair {
     async fn start(return_after: Duration) -> Self {
+        Self::start_with(return_after, &[]).await
+    }
+
+    async fn start_with(return_after: Duration, changes: &[(&str, &str)]) -> Self {
         let mariadb = OwnServer::start().await;
         let source = mariadb.create_database().await;
         let (first, second) = (Proxy::start(address(&source)).await, Proxy::start(address(&source)).await);
         let hosts = list(&[&first.addr(), &second.addr()]);
         let database = Database::on(source);
         // Lanes that waited for a silent host would wait longer than the test.
-        let mut config =
-            database.config(&[("data.database.hosts", &hosts), ("billing.settlement.retry_timeout", "600s")]);
+        let own = [("data.database.hosts", hosts.as_str()), ("billing.settlement.retry_timeout", "600s")];
+        let mut config = database.config(&[&own, changes].concat());
         config.data.database.return_to_host_after = Some(return_after);
         Self { first, second, service: Service::start_configured(database, config).await, _mariadb: mariadb }
     }
@@ -136,6 +141,68 @@ async fn all_pools_return_to_the_first_host_when_it_was_well_for_long_enough() {
     }
     load.acknowledges(BETWEEN_CHANGES).await;
     load.finish().await.assert_kept_in(&pair.service.database).await;
+}
+
+/// A session that keeps others from reading the records.
+struct Gate(sqlx::MySqlConnection);
+
+impl Gate {
+    async fn close(database: &Database) -> Self {
+        let mut session = database.mysql().await;
+        sqlx::raw_sql("LOCK TABLES billing_record WRITE").execute(&mut session).await.unwrap();
+        Self(session)
+    }
+
+    async fn has_reader(&mut self) -> bool {
+        let count = "SELECT COUNT(*) FROM information_schema.processlist \
+            WHERE db = DATABASE() AND state LIKE 'Waiting for table metadata lock'";
+        sqlx::query(count).fetch_one(&mut self.0).await.unwrap().get::<i64, _>(0) > 0
+    }
+
+    async fn open(mut self) {
+        sqlx::raw_sql("UNLOCK TABLES").execute(&mut self.0).await.unwrap();
+    }
+}
+
+/// A return ends no work. Its connection belongs to the host that was left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_from_before_a_return_answers_and_goes_to_no_pool() {
+    // Nothing but the calls of the test takes a connection, which would find the old one and close it.
+    let quiet = [("billing.price_refresh", "600s"), ("server.http.timeout", "60s")];
+    let mut pair = Pair::start_with(Duration::from_millis(100), &quiet).await;
+    pair.service.deduct(traced("t", charge("u", "asset", 1))).await;
+    Fault::Cut.begin(&mut pair.first).await;
+    until("the second host is in use", async || {
+        pair.service.metrics().await.contains("billing_database_first_host 0\n")
+            && pair.service.get("/ready").await.0 == 200
+    })
+    .await;
+    let mut gate = Gate::close(&pair.service.database).await;
+    let url = format!("http://{}/api/v1/billing/records?user_id=u", pair.service.app.http_addr);
+    let reading = tokio::spawn(reqwest::get(url));
+    until("a read waits on the second host", async || gate.has_reader().await).await;
+    Fault::Cut.end(&mut pair.first).await;
+    until("the first host is in use again", async || {
+        pair.service.metrics().await.contains("billing_database_first_host 1\n")
+    })
+    .await;
+    assert!(!reading.is_finished() && pair.second.open_connections() == WATCH + 1);
+    gate.open().await;
+    assert_eq!(soon(reading).await.unwrap().unwrap().status(), 200);
+    soon(until("the connection is closed", async || pair.second.open_connections() <= WATCH)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_store_watches_nothing() {
+    let mariadb = OwnServer::start().await;
+    let source = mariadb.create_database().await;
+    let (first, second) = (Proxy::start(address(&source)).await, Proxy::start(address(&source)).await);
+    let hosts = list(&[&first.addr(), &second.addr()]);
+    let store = app::connect(&Database::on(source).config(&[("data.database.hosts", &hosts)])).await.unwrap();
+    until("the second host is watched", async || second.open_connections() == WATCH).await;
+    app::close(&*store).await;
+    until("all connections are closed", async || first.open_connections() + second.open_connections() == 0).await;
+    drop(store);
 }
 
 const IDENTITY: &str = "0195f1f0-0000-7000-8000-000000000001";
@@ -225,4 +292,102 @@ async fn a_start_takes_the_first_host_that_takes_writes() {
     assert_eq!(reply.status(), 200);
     assert!(open(&usable).await > WATCH);
     app.stop().await;
+}
+
+/// Calls at once, so that several idle connections are used.
+const AT_ONCE: usize = 6;
+
+/// The name of a managed database: a primary, the server that becomes the next one, and the proxy that
+/// the service knows alone.
+struct Managed {
+    endpoint: Proxy,
+    former: Database,
+    next: Database,
+    service: Service,
+    _servers: [OwnServer; 2],
+}
+
+impl Managed {
+    async fn start(retry_timeout: &str) -> Self {
+        let ((one, former), (two, next)) = (server_with(IDENTITY).await, server_with(IDENTITY).await);
+        for database in [&former, &next] {
+            // One that `read_only` binds.
+            let user = "CREATE USER billing@'127.0.0.1'; GRANT ALL ON replicated.* TO billing@'127.0.0.1'";
+            database.execute(user).await;
+        }
+        let endpoint = Proxy::start(address(&former.source)).await;
+        let source = Database::on(format!("billing@tcp({})/replicated", endpoint.addr()));
+        let service = Service::start_on(source, &[("billing.settlement.retry_timeout", retry_timeout)]).await;
+        Self { endpoint, former, next, service, _servers: [one, two] }
+    }
+
+    async fn charge(&self, trace: &str) {
+        self.service.deduct(traced(trace, charge("u", "asset", 1))).await;
+    }
+
+    /// The used units of the user, as several reads at once see them.
+    async fn used(&self) -> Vec<i32> {
+        join_all((0..AT_ONCE).map(|_| self.service.state("u"))).await.into_iter().map(|(_, used)| used[2]).collect()
+    }
+
+    fn move_name(&self) {
+        self.endpoint.lead_to(address(&self.next.source));
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum First {
+    NameMoves,
+    PrimaryIsReadOnly,
+}
+
+/// The connections to the former primary stay open, and it goes on to answer reads.
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_read_comes_from_a_former_primary_after_a_charge_on_the_next(
+    #[values(First::NameMoves, First::PrimaryIsReadOnly)] first: First,
+) {
+    // In the first case the charge is retried until it is made, in the second it is given up.
+    let retry_timeout = match first {
+        First::NameMoves => "60s",
+        First::PrimaryIsReadOnly => "1s",
+    };
+    let managed = Managed::start(retry_timeout).await;
+    for trace in ["one", "two"] {
+        managed.charge(trace).await;
+    }
+    assert_eq!(managed.used().await, [2; AT_ONCE]);
+    let read_only = managed.former.execute("SET GLOBAL read_only = ON");
+    let third = traced("three", charge("u", "asset", 1));
+    match first {
+        First::NameMoves => {
+            managed.move_name();
+            read_only.await;
+            managed.charge("three").await;
+        }
+        First::PrimaryIsReadOnly => {
+            read_only.await;
+            managed.service.try_deduct(third.clone()).await.unwrap_err();
+            // On new connections, to the same server.
+            assert_eq!(managed.used().await, [2; AT_ONCE]);
+            managed.move_name();
+            until("it is made", async || managed.service.try_deduct(third.clone()).await.is_ok()).await;
+        }
+    }
+    // The next primary has only this one: nothing replicates.
+    assert_eq!(managed.used().await, [1; AT_ONCE]);
+    assert_eq!([records(&managed.former).await, records(&managed.next).await], [2, 1]);
+    until("no connection to the former primary is left", async || open(&managed.former).await == 0).await;
+}
+
+/// Without a charge that is refused: no charge comes to a server that is not ready.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_is_ready_on_the_next_primary_although_nobody_writes() {
+    let managed = Managed::start("60s").await;
+    managed.charge("one").await;
+    managed.former.execute("SET GLOBAL read_only = ON").await;
+    assert_eq!(managed.service.get("/ready").await.0, 503);
+    managed.move_name();
+    until("it is ready", async || managed.service.get("/ready").await.0 == 200).await;
+    assert_eq!(managed.used().await, [0; AT_ONCE]);
 }

@@ -52,7 +52,7 @@ impl LowBalances {
         let counting = self.store.count_low(self.thresholds, now.month, TIMEOUT);
         let counts = timeout(TIMEOUT, counting)
             .await
-            .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer in {TIMEOUT:?}"))))?;
+            .unwrap_or_else(|_| Err(StoreError::Unavailable(format!("no answer in {TIMEOUT:?}").into())))?;
         self.metrics.low.set(&counts, &self.catalog, now.utc);
         Ok(())
     }

@@ -58,7 +58,7 @@ impl OpsStats {
 }
 
 async fn in_time(reading: impl Future<Output = Result<(), StoreError>>) -> Result<(), StoreError> {
-    let late = |_| Err(StoreError::Unavailable(format!("no answer in {TIMEOUT:?}")));
+    let late = |_| Err(StoreError::Unavailable(format!("no answer in {TIMEOUT:?}").into()));
     timeout(TIMEOUT, reading).await.unwrap_or_else(late)
 }
 

@@ -88,6 +88,15 @@ pub trait AccountStore: Send + Sync + 'static {
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn account(&self, user: &UserId, month: Month) -> std::result::Result<Option<Account>, StoreError>;
 
+    /// As [`Self::account`], for a reply that shows the account and decides nothing. By configuration
+    /// it may lack the last changes of other servers.
+    ///
+    /// # Errors
+    /// As [`Self::account`].
+    async fn account_to_show(&self, user: &UserId, month: Month) -> std::result::Result<Option<Account>, StoreError> {
+        self.account(user, month).await
+    }
+
     /// Looks at the next [`ACTIVE_PAGE`] users after `after` (`None`: the first ones), and returns
     /// the users whose account has changed at or after `since`.
     ///

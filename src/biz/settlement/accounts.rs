@@ -52,14 +52,14 @@ impl Accounts {
         Err(Error::Internal(format!("account of {user} is not open after opening it")))
     }
 
-    /// The account as an opening would make it, and the time of the read. Does not open the
-    /// account, so that a read inserts no rows.
+    /// The account as an opening would make it, to be shown, and the time of the read. Does not open
+    /// the account, so that a read inserts no rows.
     ///
     /// # Errors
     /// [`Error::Overloaded`], [`Error::Internal`].
     pub async fn peek(&self, user: &UserId) -> Result<(Account, BillingTime)> {
         let now = self.calendar.now();
-        let mut account = self.store.account(user, now.month).await?.unwrap_or_default();
+        let mut account = self.store.account_to_show(user, now.month).await?.unwrap_or_default();
         for (service, plan) in self.catalog.iter() {
             let quota = Quota { total: plan.free_quota, ..Quota::default() };
             account.quotas.entry(service.clone()).or_insert(quota);

@@ -1,5 +1,7 @@
 //! The interface of settlement to the database.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use super::{
@@ -24,17 +26,17 @@ pub struct SettledBatch {
     pub left_out: LeftOut,
 }
 
+/// Gives the batch to settle, for [`Ledger::settle_behind`].
+pub type Gather = dyn Fn() -> Arc<Batch> + Send + Sync;
+
 /// Settles batches, each in one transaction.
 #[async_trait]
 pub trait Ledger: Send + Sync + 'static {
     /// Loads the accounts of the batch under lock, calls [`super::rule::settle`], writes its
     /// decision, and commits. Returns only after the commit.
     ///
-    /// Without `wait_for` the transaction waits for no lock. An account is left out if another
-    /// transaction holds its rows or its API key. With the lock of an API key, the transaction
-    /// begins once that lock is free, and then waits for no other lock. With the lock of an
-    /// account, which is the only account of the batch, the transaction waits for every lock that
-    /// it needs, in a fixed order. So no two transactions wait for each other.
+    /// The transaction waits for no lock. An account is left out if another transaction holds its
+    /// rows or its API key.
     ///
     /// A repeated settlement of the same batch is safe: the ledger finds committed postings by
     /// their ids and returns their first outcome.
@@ -43,5 +45,18 @@ pub trait Ledger: Send + Sync + 'static {
     /// [`StoreError::Conflict`]: nothing was written.
     /// [`StoreError::Unavailable`]: the outcome is unknown; settle again to learn it.
     /// [`StoreError::Failed`]: nothing was written, and it would fail again.
-    async fn settle(&self, batch: &Batch, wait_for: Option<&Lock>) -> Result<SettledBatch, StoreError>;
+    async fn settle(&self, batch: &Batch) -> Result<SettledBatch, StoreError>;
+
+    /// As [`Self::settle`], after a wait for a lock. Asks `gather` for the batch once the lock is
+    /// granted, so that it has all postings that came meanwhile. Asks at most once. The batch may be
+    /// empty.
+    ///
+    /// With the lock of an API key, the transaction begins once that lock is free, and then waits for
+    /// no other lock. With the lock of an account, which is the only account of the batch, the
+    /// transaction waits for every lock that it needs, in a fixed order. So no two transactions wait
+    /// for each other.
+    ///
+    /// # Errors
+    /// As [`Self::settle`].
+    async fn settle_behind(&self, lock: &Lock, gather: &Gather) -> Result<SettledBatch, StoreError>;
 }

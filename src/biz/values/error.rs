@@ -111,10 +111,37 @@ pub enum StoreError {
     /// The server does not answer, or the connection was lost. After a lost commit the outcome is
     /// unknown.
     #[error("unavailable: {0}")]
-    Unavailable(String),
+    Unavailable(Outage),
     /// Any other failure: a defect, or malformed data.
     #[error("{0}")]
     Failed(String),
+}
+
+impl StoreError {
+    /// Whether the server takes no writes, as the former primary after a failover.
+    pub fn is_read_only(&self) -> bool {
+        matches!(self, Self::Unavailable(Outage { is_read_only: true, .. }))
+    }
+}
+
+/// The reason of [`StoreError::Unavailable`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outage {
+    pub why: String,
+    /// Whether the server refused a write because it takes none.
+    pub is_read_only: bool,
+}
+
+impl<T: Into<String>> From<T> for Outage {
+    fn from(why: T) -> Self {
+        Self { why: why.into(), is_read_only: false }
+    }
+}
+
+impl fmt::Display for Outage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
 }
 
 impl From<StoreError> for Error {

@@ -2,12 +2,11 @@
 
 use sqlx::{Connection, MySqlConnection, mysql::MySqlConnectOptions};
 
-use super::statement::Statement;
+use super::{statement::Statement, variables::Variables};
 use crate::{
     biz::values::error::StoreError,
     data::{
         error::store_error,
-        row::Columns,
         tls::{ClientIdentity, ClientTls},
     },
 };
@@ -25,9 +24,33 @@ const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
     /*M! , idle_transaction_timeout = 5, in_predicate_conversion_threshold = 0 */ \
     /*T! , tidb_txn_mode = 'pessimistic', tidb_idle_transaction_timeout = 5 */";
 
+/// The variables that a new connection asks for.
+const VARIABLES: &str = "; SHOW VARIABLES WHERE Variable_name IN ('wsrep_on', 'read_only', 'innodb_read_only')";
+
 /// The settings of a connection to a Galera node. A read waits until the node has applied all
 /// commits that other nodes have acknowledged. A node that lost its cluster refuses it.
-const GALERA_SESSION: &str = "SET SESSION wsrep_sync_wait = 1, wsrep_dirty_reads = OFF";
+const GALERA_CURRENT: &str = "SET SESSION wsrep_sync_wait = 1, wsrep_dirty_reads = OFF";
+/// As [`GALERA_CURRENT`], but a read does not wait.
+const GALERA_OF_NODE: &str = "SET SESSION wsrep_sync_wait = 0, wsrep_dirty_reads = OFF";
+
+/// The settings of a connection beyond those of all.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Session {
+    /// Statements, each behind a semicolon.
+    pub settings: &'static str,
+    /// The commits that a read on a node of a cluster sees.
+    pub reads: Reads,
+}
+
+/// The commits that a read on a node of a cluster sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reads {
+    /// Every commit that any node has acknowledged.
+    #[default]
+    Current,
+    /// The commits that the node has applied. Nothing may be decided on them.
+    OfNode,
+}
 
 /// Adds the authorities and the certificate for TLS. The driver trusts its own list of public
 /// authorities too.
@@ -44,24 +67,31 @@ pub fn with_tls(options: MySqlConnectOptions, tls: &ClientTls) -> MySqlConnectOp
 /// # Errors
 /// [`StoreError::Unavailable`], [`StoreError::Failed`].
 pub(super) async fn connect(options: &MySqlConnectOptions) -> Result<MySqlConnection, StoreError> {
-    connect_with(options, "").await
+    connect_with(options, Session::default()).await.map(|opened| opened.connection)
+}
+
+/// A new connection.
+pub(super) struct Opened {
+    pub connection: MySqlConnection,
+    /// Whether the server took no writes when the connection was opened.
+    pub is_read_only: bool,
 }
 
 /// As [`connect`], with the further settings of `session`.
 ///
 /// # Errors
 /// As [`connect`].
-pub(super) async fn connect_with(
-    options: &MySqlConnectOptions,
-    session: &'static str,
-) -> Result<MySqlConnection, StoreError> {
+pub(super) async fn connect_with(options: &MySqlConnectOptions, session: Session) -> Result<Opened, StoreError> {
     let mut connection = MySqlConnection::connect_with(options).await.map_err(store_error)?;
     let mut settings = Statement::new(SESSION);
-    settings.push(session).push("; SHOW VARIABLES LIKE 'wsrep_on'");
-    let sets = settings.fetch(&mut connection).await?;
-    let wsrep_on = sets.iter().flatten().next().map(|row| row.text(1)).transpose()?;
-    if wsrep_on.is_some_and(|value| value == "ON") {
-        Statement::new(GALERA_SESSION).execute(&mut connection).await?;
+    settings.push(session.settings).push(VARIABLES);
+    let variables = Variables::of(&settings.fetch(&mut connection).await?)?;
+    if variables.is("wsrep_on", "ON") {
+        let reads = match session.reads {
+            Reads::Current => GALERA_CURRENT,
+            Reads::OfNode => GALERA_OF_NODE,
+        };
+        Statement::new(reads).execute(&mut connection).await?;
     }
-    Ok(connection)
+    Ok(Opened { is_read_only: variables.are_read_only(), connection })
 }

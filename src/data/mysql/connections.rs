@@ -23,7 +23,7 @@ use tokio::{
 
 pub(super) use super::connect::connect;
 use super::{
-    connect::connect_with,
+    connect::{Opened, Session, connect_with},
     nodes::{InUse, Nodes},
     server::Server,
     statement::Statement,
@@ -44,7 +44,7 @@ pub(super) struct Connections(Arc<Shared>);
 struct Shared {
     nodes: Nodes,
     /// Settings of the connections, beyond those of all pools.
-    session: &'static str,
+    session: Session,
     /// Known from the first connection on.
     server: OnceCell<Server>,
     permits: Arc<Semaphore>,
@@ -63,12 +63,7 @@ struct Idle {
 impl Connections {
     /// A pool of at most `size` connections, which are opened when needed. A caller waits for a free
     /// one for `acquire_timeout` at most.
-    pub(super) fn new(nodes: Nodes, size: usize, acquire_timeout: Duration) -> Self {
-        Self::with_session(nodes, "", size, acquire_timeout)
-    }
-
-    /// As [`Self::new`], with further settings.
-    pub(super) fn with_session(nodes: Nodes, session: &'static str, size: usize, acquire_timeout: Duration) -> Self {
+    pub(super) fn new(nodes: Nodes, session: Session, size: usize, acquire_timeout: Duration) -> Self {
         let permits = Arc::new(Semaphore::new(size.max(1)));
         let server = OnceCell::new();
         Self(Arc::new(Shared { nodes, session, server, permits, idle: Mutex::default(), acquire_timeout }))
@@ -110,6 +105,7 @@ impl Connections {
         match answer {
             Ok(answer) => Ok((lease, answer)),
             Err(error) => {
+                self.0.nodes.renew_if_read_only(lease.generation, &error);
                 if matches!(error, StoreError::Unavailable(_)) {
                     self.0.idle().clear();
                 }
@@ -125,9 +121,9 @@ impl Connections {
         let in_use = nodes.in_use();
         loop {
             // A lock in the head of the loop would be held through its body.
-            let rested = self.0.idle().pop();
+            let rested = self.0.next_idle(in_use.generation());
             let Some(Idle { mut connection, generation, made, since }) = rested else { break };
-            if made.elapsed() > LIFETIME || generation != in_use.generation() {
+            if made.elapsed() > LIFETIME {
                 continue;
             }
             let lives =
@@ -138,25 +134,26 @@ impl Connections {
                     generation,
                     made,
                     was_idle: true,
+                    is_read_only: false,
                     shared: self.0.clone(),
                     _permit: permit,
                 });
             }
         }
-        let (connection, in_use) = self.connect().await?;
-        let (generation, made) = (in_use.generation(), Instant::now());
-        Ok(Lease { connection, generation, made, was_idle: false, shared: self.0.clone(), _permit: permit })
+        let (Opened { connection, is_read_only }, in_use) = self.connect().await?;
+        let (generation, made, shared) = (in_use.generation(), Instant::now(), self.0.clone());
+        Ok(Lease { connection, generation, made, was_idle: false, is_read_only, shared, _permit: permit })
     }
 
     /// Connects to the node in use. Begins again if that node is lost meanwhile.
-    async fn connect(&self) -> Result<(MySqlConnection, InUse), StoreError> {
+    async fn connect(&self) -> Result<(Opened, InUse), StoreError> {
         let Shared { nodes, session, server, .. } = &*self.0;
         loop {
             let in_use = nodes.in_use();
             let connecting = async {
-                let mut connection = connect_with(nodes.options(in_use), session).await?;
-                server.get_or_try_init(|| Server::of(&mut connection)).await?;
-                Ok((connection, in_use))
+                let mut opened = connect_with(nodes.options(in_use), *session).await?;
+                server.get_or_try_init(|| Server::of(&mut opened.connection)).await?;
+                Ok((opened, in_use))
             };
             tokio::select! {
                 biased;
@@ -246,6 +243,13 @@ impl Shared {
     fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Takes the idle connection that was used last. Closes those of other generations.
+    fn next_idle(&self, generation: u64) -> Option<Idle> {
+        let mut idle = self.idle();
+        idle.retain(|idle| idle.generation == generation);
+        idle.pop()
+    }
 }
 
 /// A connection in use. It is closed when dropped, unless it is given back.
@@ -256,6 +260,9 @@ pub(super) struct Lease {
     made: Instant,
     /// Whether the connection was idle in the pool, so that the server may have closed it.
     was_idle: bool,
+    /// The server took no writes when the connection was opened. It may be a former primary that its
+    /// name will soon not lead to, so the connection is used once.
+    is_read_only: bool,
     shared: Arc<Shared>,
     _permit: OwnedSemaphorePermit,
 }
@@ -269,11 +276,11 @@ impl Lease {
     /// Returns the connection to the pool. Its statements must have ended, without an open
     /// transaction.
     pub(super) fn give_back(self) {
-        let Lease { connection, generation, made, shared, .. } = self;
+        let Lease { connection, generation, made, is_read_only, shared, .. } = self;
         let mut idle = shared.idle();
         // Under the lock, so that `close` and `close_idle` find the connection, or this sees the closed
         // pool or the new node.
-        if !shared.permits.is_closed() && shared.nodes.is_current(generation) {
+        if !is_read_only && !shared.permits.is_closed() && shared.nodes.is_current(generation) {
             idle.push(Idle { connection, generation, made, since: Instant::now() });
         }
     }

@@ -22,6 +22,7 @@ mod server;
 mod settlement;
 mod statement;
 mod transaction;
+mod variables;
 
 use std::{
     sync::{Arc, atomic::AtomicU32},
@@ -33,15 +34,16 @@ use sqlx::Connection;
 use tokio_util::task::AbortOnDropHandle;
 
 pub(super) use self::server::Server;
+use self::{
+    connect::Session,
+    connections::Connections,
+    nodes::{check, ledger::OnNodeInUse, watch},
+    transaction::{SESSION, SHARED_SESSION},
+};
 pub use self::{
-    connect::with_tls,
+    connect::{Reads, with_tls},
     legacy::UpgradeOptions,
     nodes::{Nodes, Pace},
-};
-use self::{
-    connections::Connections,
-    nodes::{check, ledger::LeavesLostNodes, watch},
-    transaction::{SESSION, SHARED_SESSION},
 };
 use super::{
     Store,
@@ -57,6 +59,8 @@ pub struct MySqlStore {
     watch: Option<AbortOnDropHandle<()>>,
     /// Connections for single statements that commit by themselves.
     reader: Connections,
+    /// Connections for reads that only show. They may be those of `reader`.
+    viewer: Connections,
     /// Connections for transactions that do not wait for locks.
     writer: Connections,
     /// Connections for transactions that wait for the locks of others, for changes of limits, and for
@@ -71,7 +75,10 @@ pub struct MySqlStore {
 /// The number of connections of a store, and the longest wait for one.
 #[derive(Debug, Clone, Copy)]
 pub struct PoolLimits {
+    /// Connections for reads that decide. Reads that only show have as many more if they may lag.
     pub readers: usize,
+    /// The commits that reads which only show must see.
+    pub show_reads: Reads,
     pub writers: usize,
     /// Most settlements that wait for a lock at once.
     pub waiters: usize,
@@ -85,14 +92,20 @@ impl MySqlStore {
     /// A store on a schema that is up to date, see [`bring_up_to_date`]. Connects at the first use.
     /// Several nodes are watched from now on.
     pub fn new(nodes: Nodes, limits: PoolLimits) -> Self {
-        let transactions =
-            |session, size| Connections::with_session(nodes.clone(), session, size, limits.acquire_timeout);
-        let reader = Connections::new(nodes.clone(), limits.readers, limits.acquire_timeout);
+        let pool = |session, size| Connections::new(nodes.clone(), session, size, limits.acquire_timeout);
+        let reads = |reads| pool(Session { settings: "", reads }, limits.readers);
+        let transactions = |settings, size| pool(Session { settings, reads: Reads::Current }, size);
+        let reader = reads(Reads::Current);
+        let viewer = match limits.show_reads {
+            Reads::Current => reader.clone(),
+            Reads::OfNode => reads(Reads::OfNode),
+        };
         let writer = transactions(SHARED_SESSION, limits.writers);
         let waiter = transactions(SESSION, limits.waiters);
         Self {
-            watch: watch::start(&nodes, vec![reader.clone(), writer.clone(), waiter.clone()]),
+            watch: watch::start(&nodes, vec![reader.clone(), viewer.clone(), writer.clone(), waiter.clone()]),
             reader,
+            viewer,
             writer,
             waiter,
             nodes,
@@ -142,15 +155,17 @@ impl Store for MySqlStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        check::ensure_fit(&self.reader.fetch(check::state()).await?)?;
+        let generation = self.nodes.in_use().generation();
+        check::ensure_fit(&self.reader.fetch(check::state()).await?).inspect_err(|fault| {
+            if fault.is_unfit() {
+                self.nodes.renew(generation);
+            }
+        })?;
         self.reader.fetch(check::identity()).await.map(|_| ())
     }
 
     fn ledger(self: Arc<Self>) -> Arc<dyn Ledger> {
-        match self.nodes.are_several() {
-            true => Arc::new(LeavesLostNodes { nodes: self.nodes.clone(), ledger: self }),
-            false => self,
-        }
+        Arc::new(OnNodeInUse { nodes: self.nodes.clone(), ledger: self })
     }
 
     fn is_on_first_host(&self) -> bool {
@@ -164,5 +179,6 @@ impl Store for MySqlStore {
         self.writer.close().await;
         self.waiter.close().await;
         self.reader.close().await;
+        self.viewer.close().await;
     }
 }

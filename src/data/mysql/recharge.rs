@@ -96,13 +96,13 @@ impl OrderStore for MySqlStore {
         query.push(" OR order_id < ").push_bind(after_id);
         query.push(") ORDER BY created_at DESC, order_id DESC LIMIT ").push_bind(limit);
         query.push(" OFFSET ").push_bind(offset);
-        self.reader.fetch_all(query.build()).await?.iter().map(order_of).collect()
+        self.viewer.fetch_all(query.build()).await?.iter().map(order_of).collect()
     }
 
     async fn count_orders(&self, filter: &OrderFilter) -> Result<u64, StoreError> {
         let mut query = QueryBuilder::new("SELECT COUNT(*) FROM recharge_order");
         restrict(&mut query, filter);
-        let rows = self.reader.fetch_all(query.build()).await?;
+        let rows = self.viewer.fetch_all(query.build()).await?;
         rows.first().map_or(Ok(0), |row| row.number(0))
     }
 

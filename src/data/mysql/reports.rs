@@ -89,7 +89,7 @@ impl RecordStore for MySqlStore {
                 .bind(after_id)
                 .bind(offset + limit);
         }
-        let rows = self.reader.fetch_all(query.bind(limit).bind(offset)).await?;
+        let rows = self.viewer.fetch_all(query.bind(limit).bind(offset)).await?;
         rows.iter().map(record_of).collect()
     }
 
@@ -109,7 +109,7 @@ impl RecordStore for MySqlStore {
         if let Some(span) = filter.days {
             query.push(" AND usage_date BETWEEN ").push_bind(span.first).push(" AND ").push_bind(span.last);
         }
-        let rows = self.reader.fetch_all(query.build()).await?;
+        let rows = self.viewer.fetch_all(query.build()).await?;
         rows.first().map_or(Ok(Counted { records: 0, days: None }), counted_of)
     }
 }
@@ -126,7 +126,7 @@ impl Statistics for MySqlStore {
             query.push(" AND usage_date BETWEEN ").push_bind(span.first).push(" AND ").push_bind(span.last);
         }
         query.push(" GROUP BY service_name");
-        let rows = self.reader.fetch_all(query.build()).await?;
+        let rows = self.viewer.fetch_all(query.build()).await?;
         rows.iter().map(service_totals_of).collect()
     }
 
@@ -138,7 +138,7 @@ impl Statistics for MySqlStore {
         .bind(user.as_str())
         .bind(span.first)
         .bind(span.last);
-        let rows = self.reader.fetch_all(query).await?;
+        let rows = self.viewer.fetch_all(query).await?;
         rows.iter().map(daily_use_of).collect()
     }
 }

@@ -158,7 +158,9 @@ impl Link {
         let answers = self.call_all(&scripts::load(), budget).await.map_err(|error| (Refusal::Other, error))?;
         match answers.iter().find(|answer| matches!(answer, Value::ServerError(_))) {
             None => Ok(()),
-            Some(refused) => Err((Refusal::Other, StoreError::Unavailable(format!("scripts not loaded: {refused:?}")))),
+            Some(refused) => {
+                Err((Refusal::Other, StoreError::Unavailable(format!("scripts not loaded: {refused:?}").into())))
+            }
         }
     }
 
@@ -187,7 +189,7 @@ impl Link {
                 let (refusal, why) = (self.refused(&error), error.to_string());
                 // A retry would fail too, for example on a key of another type or without memory.
                 let is_final = refusal == Refusal::Other && !self.has_ended();
-                Err((refusal, if is_final { StoreError::Failed(why) } else { StoreError::Unavailable(why) }))
+                Err((refusal, if is_final { StoreError::Failed(why) } else { StoreError::Unavailable(why.into()) }))
             }
             Err(_) => {
                 // End the link only if no other answer came during the budget: on a busy machine a

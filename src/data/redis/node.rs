@@ -385,5 +385,5 @@ pub(super) fn text(value: &Value) -> Option<String> {
 }
 
 pub(super) fn unavailable(why: impl Into<String>) -> StoreError {
-    StoreError::Unavailable(why.into())
+    StoreError::Unavailable(why.into().into())
 }

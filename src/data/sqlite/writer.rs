@@ -202,7 +202,7 @@ pub(super) fn found<T>(
 
 /// Commits. After any error of the commit its outcome is unknown.
 pub(super) fn commit(transaction: Transaction<'_>) -> Result<(), StoreError> {
-    transaction.commit().map_err(|error| StoreError::Unavailable(format!("during commit: {error}")))
+    transaction.commit().map_err(|error| StoreError::Unavailable(format!("during commit: {error}").into()))
 }
 
 pub(super) fn writer_error(error: rusqlite::Error) -> StoreError {

@@ -6,6 +6,7 @@ mod faults;
 mod hosts;
 mod pairs;
 mod ready;
+mod shows;
 mod start;
 
 use std::time::{Duration, Instant};

@@ -133,6 +133,21 @@ async fn a_cluster_is_whole_again_when_a_stopped_node_goes_on() {
 }
 
 #[tokio::test]
+async fn a_replica_takes_over_from_a_killed_master_of_a_cluster_and_the_killed_one_becomes_its_replica() {
+    let mut cluster = OwnCluster::start_with_replicas().await;
+    let mut connection = cluster.node(1).connection().await;
+    let () = connection.hset("c", "node", 1).await.unwrap();
+    let copies: i64 = cmd("WAIT").arg(1).arg(10_000).query_async(&mut connection).await.unwrap();
+    assert_eq!(copies, 1);
+    for _ in 0..2 {
+        cluster.fail_over(1).await;
+        assert_eq!(cluster.hashes("*").await, BTreeMap::from([hash("c", "node", "1")]));
+        cluster.take_back(1).await;
+        assert_eq!(cluster.hashes("*").await, BTreeMap::from([hash("c", "node", "1")]));
+    }
+}
+
+#[tokio::test]
 async fn sentinels_make_the_replica_the_master_when_the_master_is_killed() {
     let mut servers = OwnSentinel::start_watchful().await;
     set(servers.master(), "copied").await;

@@ -45,7 +45,7 @@ const ALL: u32 = 10_000;
 
 impl Stage for Arc<dyn Store> {
     async fn settle(&self, batch: &Batch) -> Vec<Outcome> {
-        Ledger::settle(&**self, batch, None).await.unwrap().outcomes
+        Ledger::settle(&**self, batch).await.unwrap().outcomes
     }
 
     async fn account(&self, user: &UserId, number: u32) -> Account {

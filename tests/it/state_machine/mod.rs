@@ -18,7 +18,7 @@ use billing_service::{
     app,
     data::{
         dsn,
-        mysql::{MySqlStore, Nodes, PoolLimits},
+        mysql::{MySqlStore, Nodes, PoolLimits, Reads},
     },
 };
 use rstest::rstest;
@@ -39,6 +39,7 @@ fn random_histories_follow_the_model(#[values(MySql, Sqlite)] on: Backend) {
             store.close().await;
             let limits = PoolLimits {
                 readers: 1,
+                show_reads: Reads::default(),
                 writers: 1,
                 waiters: 1,
                 acquire_timeout: Duration::from_secs(5),

@@ -76,7 +76,7 @@ mod tests {
             accounts::Accounts,
             change::Change,
             engine::{Engine, LaneLimits, ParkingLimits},
-            ledger::{Ledger, SettledBatch},
+            ledger::{Gather, Ledger, SettledBatch},
             lock::Lock,
             posting::Batch,
         },
@@ -121,7 +121,11 @@ mod tests {
 
     #[async_trait]
     impl Ledger for Users {
-        async fn settle(&self, _: &Batch, _: Option<&Lock>) -> std::result::Result<SettledBatch, StoreError> {
+        async fn settle(&self, _: &Batch) -> std::result::Result<SettledBatch, StoreError> {
+            Err(StoreError::Failed("nothing is settled here".into()))
+        }
+
+        async fn settle_behind(&self, _: &Lock, _: &Gather) -> std::result::Result<SettledBatch, StoreError> {
             Err(StoreError::Failed("nothing is settled here".into()))
         }
     }

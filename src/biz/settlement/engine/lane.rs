@@ -101,7 +101,7 @@ impl Lane {
     ) -> Result<SettledBatch, StoreError> {
         let (mut pauses, mut conflicts, started) = (pauses(), 0, Instant::now());
         loop {
-            let error = match self.settler.try_once(batch, None, deadline, is_unsure).await {
+            let error = match self.settler.try_once(batch, deadline, is_unsure).await {
                 Ok(settled) => return Ok(settled),
                 Err(error) => error,
             };

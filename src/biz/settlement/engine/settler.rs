@@ -10,7 +10,7 @@ use crate::biz::{
     settlement::{
         commit_listener::CommitListener,
         keys::Keys,
-        ledger::{Ledger, SettledBatch},
+        ledger::{Gather, Ledger, SettledBatch},
         lock::Lock,
         posting::{Batch, Posting},
     },
@@ -45,30 +45,37 @@ impl Settler {
     pub async fn try_once(
         &self,
         batch: &Arc<Batch>,
-        wait_for: Option<&Lock>,
         deadline: Instant,
         is_unsure: &mut bool,
     ) -> Result<SettledBatch, StoreError> {
-        // A separate task contains a panic, so that it fails the batch and not the lane. If the
-        // database is silent until the deadline, the task is aborted and the outcome is unknown.
-        let mut task = {
-            let (ledger, batch, wait_for) = (self.ledger.clone(), batch.clone(), wait_for.cloned());
-            tokio::spawn(async move { ledger.settle(&batch, wait_for.as_ref()).await })
-        };
-        let mut settled = match tokio::time::timeout_at(deadline, &mut task).await {
-            Ok(Ok(settled)) => {
-                settled.inspect_err(|error| *is_unsure |= matches!(error, StoreError::Unavailable(_)))?
-            }
-            Ok(Err(panic)) => {
-                *is_unsure = true;
-                return Err(StoreError::Failed(format!("settling panicked: {panic}")));
-            }
-            Err(_) => {
-                task.abort();
-                *is_unsure = true;
-                return Err(StoreError::Unavailable("no answer in time".into()));
-            }
-        };
+        let (ledger, of_task) = (self.ledger.clone(), batch.clone());
+        let settled = contain(async move { ledger.settle(&of_task).await }, deadline, is_unsure).await?;
+        self.announce(batch, settled, is_unsure).await
+    }
+
+    /// As [`Self::try_once`], behind a lock. The batch is the one that `gather` gives when the lock is
+    /// granted. The caller announces the result.
+    pub async fn try_behind(
+        &self,
+        lock: &Lock,
+        gather: Box<Gather>,
+        deadline: Instant,
+        is_unsure: &mut bool,
+    ) -> Result<SettledBatch, StoreError> {
+        let (ledger, lock) = (self.ledger.clone(), lock.clone());
+        contain(async move { ledger.settle_behind(&lock, &*gather).await }, deadline, is_unsure).await
+    }
+
+    /// Notifies the listener of the changes of a batch.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`]: the ledger returned another number of outcomes than it should.
+    pub async fn announce(
+        &self,
+        batch: &Batch,
+        mut settled: SettledBatch,
+        is_unsure: &mut bool,
+    ) -> Result<SettledBatch, StoreError> {
         let left_out = &settled.left_out;
         let settled_count = match left_out.is_empty() {
             true => batch.postings.len(),
@@ -89,6 +96,31 @@ impl Settler {
     /// Notifies the listener that a batch has an unknown outcome.
     pub async fn outcome_unknown(&self, batch: &Batch) {
         self.listener.outcome_unknown(cache_keys(batch, Vec::new())).await;
+    }
+}
+
+/// Settles in a separate task, which contains a panic, so that it fails the batch and not the lane. If
+/// the database is silent until the deadline, the task is aborted and the outcome is unknown. The task
+/// has ended when this returns.
+async fn contain(
+    settling: impl Future<Output = Result<SettledBatch, StoreError>> + Send + 'static,
+    deadline: Instant,
+    is_unsure: &mut bool,
+) -> Result<SettledBatch, StoreError> {
+    let mut task = tokio::spawn(settling);
+    match tokio::time::timeout_at(deadline, &mut task).await {
+        Ok(Ok(settled)) => settled.inspect_err(|error| *is_unsure |= matches!(error, StoreError::Unavailable(_))),
+        Ok(Err(panic)) => {
+            *is_unsure = true;
+            Err(StoreError::Failed(format!("settling panicked: {panic}")))
+        }
+        Err(_) => {
+            task.abort();
+            *is_unsure = true;
+            // It may have ended by itself meanwhile. The outcome stays unknown.
+            let _ = task.await;
+            Err(StoreError::Unavailable("no answer in time".into()))
+        }
     }
 }
 

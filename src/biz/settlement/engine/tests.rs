@@ -22,7 +22,7 @@ use crate::biz::{
     settlement::{
         change::Change,
         keys::Keys,
-        ledger::SettledBatch,
+        ledger::{Gather, SettledBatch},
         lock::{LeftOut, Lock, Obstacle},
         posting::{Batch, Effect, RecordIds},
         rule::{self, State},
@@ -66,13 +66,8 @@ pub(super) struct ScriptedLedger {
 const LOCK_WAIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl ScriptedLedger {
-    /// The accounts that a transaction leaves out, after its wait for a lock.
-    async fn locked_out(&self, batch: &Batch, wait_for: Option<&Lock>) -> std::result::Result<LeftOut, StoreError> {
-        if let Some(lock) = wait_for {
-            let mut held = self.held.subscribe();
-            let granted = tokio::time::timeout(LOCK_WAIT_TIMEOUT, held.wait_for(|held| !held.contains(lock))).await;
-            granted.map_err(|_| StoreError::Conflict("lock wait timeout".into()))?.unwrap();
-        }
+    /// The accounts that a transaction leaves out.
+    fn locked_out(&self, batch: &Batch) -> LeftOut {
         let (held, unreadable) = (self.held.borrow(), self.unreadable.lock().unwrap());
         let mut left_out = LeftOut::default();
         for posting in &batch.postings {
@@ -88,15 +83,23 @@ impl ScriptedLedger {
                 left_out.insert(user, Obstacle::Locked(lock));
             }
         }
-        Ok(left_out)
+        left_out
     }
 }
 
 #[async_trait]
 impl Ledger for ScriptedLedger {
-    async fn settle(&self, batch: &Batch, wait_for: Option<&Lock>) -> std::result::Result<SettledBatch, StoreError> {
+    async fn settle_behind(&self, lock: &Lock, gather: &Gather) -> std::result::Result<SettledBatch, StoreError> {
+        let mut held = self.held.subscribe();
+        let granted = tokio::time::timeout(LOCK_WAIT_TIMEOUT, held.wait_for(|held| !held.contains(lock))).await;
+        // The guard of what it waited for must not live on.
+        drop(granted.map_err(|_| StoreError::Conflict("lock wait timeout".into()))?);
+        self.settle(&gather()).await
+    }
+
+    async fn settle(&self, batch: &Batch) -> std::result::Result<SettledBatch, StoreError> {
         self.attempts.fetch_add(1, Ordering::SeqCst);
-        let left_out = self.locked_out(batch, wait_for).await?;
+        let left_out = self.locked_out(batch);
         let batch = &batch.without(&left_out);
         let fault = self.faults.lock().unwrap().pop_front();
         match fault {

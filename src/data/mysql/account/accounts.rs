@@ -32,6 +32,7 @@ use crate::{
         error::corrupt,
         mysql::{
             MySqlStore, audit_trail,
+            connections::Connections,
             statement::{LockMode, Statement},
         },
         row::Columns,
@@ -52,17 +53,11 @@ const MAX_QUOTA_ROWS: usize = 8_000;
 #[async_trait]
 impl AccountStore for MySqlStore {
     async fn account(&self, user: &UserId, month: Month) -> Result<Option<Account>, StoreError> {
-        let query = sqlx::query(
-            "SELECT b.balance, b.held, b.version, b.status, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
-             l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used, l.created_at \
-             FROM user_balance b LEFT JOIN tenant_quota l ON l.user_id = b.user_id \
-             LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ? \
-             WHERE b.user_id = ?",
-        )
-        .bind(month.to_string())
-        .bind(user.as_str());
-        let rows = self.reader.fetch_all(query).await?;
-        account_of(&rows)
+        read(&self.reader, user, month).await
+    }
+
+    async fn account_to_show(&self, user: &UserId, month: Month) -> Result<Option<Account>, StoreError> {
+        read(&self.viewer, user, month).await
     }
 
     async fn active_users(&self, since: DateTime<Utc>, after: Option<&UserId>) -> Result<ActiveUsers, StoreError> {
@@ -84,6 +79,19 @@ pub struct NewAccounts<'n> {
     pub events: &'n BTreeMap<UserId, AuditEvent>,
     pub at: BillingTime,
     pub mode: LockMode,
+}
+
+async fn read(connections: &Connections, user: &UserId, month: Month) -> Result<Option<Account>, StoreError> {
+    let query = sqlx::query(
+        "SELECT b.balance, b.held, b.version, b.status, q.service_name, q.total_quota, q.used_quota, q.held_quota, \
+         l.usage_date, l.daily_limit, l.monthly_limit, l.daily_used, l.monthly_used, l.created_at \
+         FROM user_balance b LEFT JOIN tenant_quota l ON l.user_id = b.user_id \
+         LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ? \
+         WHERE b.user_id = ?",
+    )
+    .bind(month.to_string())
+    .bind(user.as_str());
+    account_of(&connections.fetch_all(query).await?)
 }
 
 /// Creates the missing rows of the users' accounts: a zero balance, and the quota rows of the month
@@ -175,6 +183,11 @@ pub fn lock(statement: &mut Statement, keys: &Keys<'_>, month: Month, mode: Lock
         .texts(keys.users.iter().map(|user| user.as_str()))
         .push(") ORDER BY b.user_id")
         .push(mode.suffix());
+}
+
+/// Waits until the row of an account is free, and locks it.
+pub fn wait_for(statement: &mut Statement, user: &UserId) {
+    statement.push("SELECT 1 FROM user_balance WHERE user_id = ").texts([user.as_str()]).push(" FOR UPDATE; ");
 }
 
 fn of_services(statement: &mut Statement, keys: &Keys<'_>) {

@@ -1,12 +1,15 @@
 //! The check of one node: whether it takes writes and is a full member of its cluster.
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
 use sqlx::{MySqlConnection, mysql::MySqlRow};
 
 use crate::{
     biz::values::error::StoreError,
-    data::{mysql::statement::Statement, row::Columns},
+    data::{
+        mysql::{statement::Statement, variables::Variables},
+        row::Columns,
+    },
 };
 
 /// The `wsrep_local_state` of a Galera node that has applied all writes of its cluster.
@@ -21,6 +24,13 @@ pub(crate) enum Fault {
     Unfit(&'static str),
     /// The server refuses the login, or has not this database.
     Refused(String),
+}
+
+impl Fault {
+    /// Whether the node itself says that it can't be used.
+    pub(crate) fn is_unfit(&self) -> bool {
+        matches!(self, Self::Unfit(_))
+    }
 }
 
 impl fmt::Display for Fault {
@@ -68,23 +78,17 @@ pub(crate) fn identity() -> Statement {
 
 /// Judges the rows of [`state`]. Servers without Galera have no state of a cluster.
 pub(crate) fn ensure_fit(sets: &[Vec<MySqlRow>]) -> Result<(), Fault> {
-    let mut settings = BTreeMap::new();
-    for row in sets.iter().flatten() {
-        settings.insert(row.text(0)?.to_ascii_lowercase(), row.text(1)?);
-    }
-    let is = |name: &str, value: &str| settings.get(name).is_some_and(|found| found == value);
-    // A server may lack a setting. Each other value than these two means read-only.
-    let is_off = |name: &str| settings.get(name).is_none_or(|value| matches!(value.as_str(), "0" | "OFF"));
+    let variables = Variables::of(sets)?;
     match () {
-        () if !(is_off("read_only") && is_off("innodb_read_only")) => Err(Fault::Unfit("the database is read-only")),
-        () if !is("wsrep_on", "ON") => Ok(()),
-        () if !is("wsrep_cluster_status", "Primary") => {
+        () if variables.are_read_only() => Err(Fault::Unfit("the database is read-only")),
+        () if !variables.is("wsrep_on", "ON") => Ok(()),
+        () if !variables.is("wsrep_cluster_status", "Primary") => {
             Err(Fault::Unfit("the database node is not in the primary component of its cluster"))
         }
-        () if !is("wsrep_local_state", GALERA_SYNCED) => {
+        () if !variables.is("wsrep_local_state", GALERA_SYNCED) => {
             Err(Fault::Unfit("the database node is not synced with its cluster"))
         }
-        () if !is("wsrep_ready", "ON") => Err(Fault::Unfit("the database node is not ready")),
+        () if !variables.is("wsrep_ready", "ON") => Err(Fault::Unfit("the database node is not ready")),
         () => Ok(()),
     }
 }

@@ -53,8 +53,8 @@ struct Node {
     name: String,
 }
 
-/// The node in use. Each change has a number of its own, so that a connection from before a change
-/// is known even after the return to its node.
+/// The node in use. Each change and each renewal has a number of its own, so that a connection from
+/// before it is known, even after the return to its node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct InUse {
     index: usize,
@@ -109,7 +109,7 @@ impl Nodes {
         self.in_use().index == 0
     }
 
-    /// Whether the node in use has not changed since `generation`.
+    /// Whether the connections of `generation` may be used again.
     pub(super) fn is_current(&self, generation: u64) -> bool {
         self.in_use().generation == generation
     }
@@ -155,7 +155,7 @@ impl Nodes {
             faults.push(format!("{}: {fault}", node.name));
         }
         let faults = format!("no host of the database is usable: {}", faults.join("; "));
-        Err(if can_recover { StoreError::Unavailable(faults) } else { StoreError::Failed(faults) })
+        Err(if can_recover { StoreError::Unavailable(faults.into()) } else { StoreError::Failed(faults) })
     }
 
     /// From now on another node is in use. `was_lost`: the old one failed, so no answer can be
@@ -170,6 +170,25 @@ impl Nodes {
             *in_use = InUse { index, generation: in_use.generation + 1, lost };
             true
         });
+    }
+
+    /// From now on no connection from before is used again, because the name of the host may lead to
+    /// another server. `generation` is that of the connection that showed it: connections that were
+    /// opened later are kept.
+    pub(super) fn renew(&self, generation: u64) {
+        self.0.in_use.send_if_modified(|in_use| {
+            let is_current = in_use.generation == generation;
+            in_use.generation += u64::from(is_current);
+            is_current
+        });
+    }
+
+    /// [`Self::renew`] after the refusal of a read-only server. Behind the name of a managed database
+    /// it is the former primary, whose reads are stale.
+    pub(super) fn renew_if_read_only(&self, generation: u64, error: &StoreError) {
+        if error.is_read_only() {
+            self.renew(generation);
+        }
     }
 
     /// Returns when the node of a connection has failed and another is in use, with the error for the

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeSet, sync::atomic::Ordering::Relaxed};
 use async_trait::async_trait;
 
 use super::{
-    load::{Loaded, Lookup, load},
+    load::{Loaded, Locking, Lookup, load},
     transactions::{insert_charges, write_reservations},
 };
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
         settlement::{
             audit_events,
             keys::Keys,
-            ledger::{Ledger, SettledBatch},
+            ledger::{Gather, Ledger, SettledBatch},
             lock::{Lock, Obstacle},
             posting::{Adjusted, Batch, Outcome, Posting},
             rule::{self, NewRecord, UsageDelta, UsageKey, Writes},
@@ -24,6 +24,7 @@ use crate::{
         MySqlStore,
         account::accounts,
         audit_trail,
+        connections::Lease,
         limits::{caps, key_quotas},
         recharge,
         statement::{LockMode, Row as StatementRow, Statement},
@@ -35,20 +36,66 @@ impl Ledger for MySqlStore {
     /// Two round trips: begin, lock and load; write and commit. A third one follows only if an
     /// account or an order was not found, to tell a locked row from an absent one. After an error
     /// the connection is closed, and the server rolls back.
-    async fn settle(&self, batch: &Batch, wait_for: Option<&Lock>) -> Result<SettledBatch, StoreError> {
+    async fn settle(&self, batch: &Batch) -> Result<SettledBatch, StoreError> {
+        let connection = self.writer.take().await?;
+        self.settle_on(connection, batch, None).await
+    }
+
+    /// One round trip more than [`Self::settle`]: the wait for the lock.
+    async fn settle_behind(&self, lock: &Lock, gather: &Gather) -> Result<SettledBatch, StoreError> {
+        let mut connection = self.waiter.take().await?;
+        wait_for(lock).execute(&mut connection).await?;
+        let batch = gather();
+        if batch.postings.is_empty() {
+            Statement::rolling_back().execute(&mut connection).await?;
+            connection.give_back();
+            return Ok(SettledBatch::default());
+        }
+        self.settle_on(connection, &batch, Some(lock)).await
+    }
+}
+
+/// Waits for a lock. The transaction that it begins goes on with the lock of an account.
+fn wait_for(lock: &Lock) -> Statement {
+    match lock {
+        Lock::Account(user) => {
+            let mut statement = Statement::beginning(LockMode::Wait);
+            accounts::wait_for(&mut statement, user);
+            statement
+        }
+        Lock::ApiKey(key) => {
+            let mut statement = Statement::new("");
+            key_quotas::wait_for(&mut statement, key);
+            statement
+        }
+    }
+}
+
+impl MySqlStore {
+    /// Settles a batch. `granted` is a lock that [`wait_for`] waited for on the connection.
+    async fn settle_on(
+        &self,
+        mut connection: Lease,
+        batch: &Batch,
+        granted: Option<&Lock>,
+    ) -> Result<SettledBatch, StoreError> {
         let keys = Keys::of(batch);
-        let (connections, mode) = match wait_for {
-            Some(_) => (&self.waiter, LockMode::Wait),
-            None => (&self.writer, LockMode::Skip),
+        let mut locking = match granted {
+            None | Some(Lock::ApiKey(_)) => Locking::Skip,
+            Some(Lock::Account(_)) => Locking::Begun,
         };
-        let mut connection = connections.take().await?;
+        let mode = if granted.is_some() { LockMode::Wait } else { LockMode::Skip };
         let lookup_all = self.lookup_all.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
         let mut lookup = if lookup_all { Lookup::All } else { Lookup::Ending };
         let (mut created, mut locked) = (BTreeSet::new(), BTreeSet::new());
         // At most three attempts: opened accounts stay open, and ids that the full look-up finds
         // are not inserted.
         for _ in 0..3 {
-            let Loaded { mut state, mut left_out } = load(&mut connection, batch, &keys, lookup, wait_for).await?;
+            let Loaded { mut state, mut left_out } = load(&mut connection, batch, &keys, lookup, locking).await?;
+            // Another attempt begins another transaction.
+            if locking == Locking::Begun {
+                locking = Locking::Wait;
+            }
             for user in &locked {
                 left_out.insert(user, Obstacle::Locked(Lock::Account(user.clone())));
             }

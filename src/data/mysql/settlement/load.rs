@@ -53,6 +53,17 @@ pub enum Lookup {
     All,
 }
 
+/// How a transaction takes its locks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locking {
+    /// It waits for none.
+    Skip,
+    /// It waits for those of its only account.
+    Wait,
+    /// As [`Self::Wait`], in a transaction that has begun and holds the row of the account.
+    Begun,
+}
+
 /// The state that a batch is decided on, and the accounts that it leaves out.
 #[derive(Default)]
 pub struct Loaded {
@@ -66,15 +77,11 @@ pub async fn load(
     batch: &Batch,
     keys: &Keys<'_>,
     lookup: Lookup,
-    wait_for: Option<&Lock>,
+    locking: Locking,
 ) -> Result<Loaded, StoreError> {
-    let mode = match wait_for {
-        Some(Lock::Account(_)) => LockMode::Wait,
-        Some(Lock::ApiKey(_)) | None => connection.server().skip_locked(),
-    };
-    let waits_for_key = match wait_for {
-        Some(Lock::ApiKey(key)) => Some(key),
-        Some(Lock::Account(_)) | None => None,
+    let mode = match locking {
+        Locking::Skip => connection.server().skip_locked(),
+        Locking::Wait | Locking::Begun => LockMode::Wait,
     };
     let skips = mode == LockMode::Skip;
     let names_keys = !keys.api_keys.is_empty() || !keys.ending.is_empty();
@@ -83,10 +90,9 @@ pub async fn load(
         Lookup::All => &keys.transactions,
     };
     let mut statement = Statement::new("");
-    if let Some(key) = waits_for_key {
-        key_quotas::wait_for(&mut statement, key);
+    if locking != Locking::Begun {
+        statement.begin();
     }
-    statement.begin();
     accounts::lock(&mut statement, keys, batch.at.month, mode);
     if skips {
         caps::read_present(&mut statement, keys);
@@ -125,7 +131,7 @@ pub async fn load(
     }
 
     // The results come in the order of the statements. The first statements have no rows.
-    let silent = BEGINNING + usize::from(waits_for_key.is_some());
+    let silent = if locking == Locking::Begun { 0 } else { BEGINNING };
     let mut sets = statement.fetch(connection).await?.into_iter().skip(silent);
     let mut next = || sets.next().ok_or_else(|| StoreError::Failed("a statement had no result".into()));
     let mut loaded = Loaded::default();

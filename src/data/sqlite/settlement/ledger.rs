@@ -11,7 +11,7 @@ use crate::{
         settlement::{
             audit_events,
             keys::Keys,
-            ledger::{Ledger, SettledBatch},
+            ledger::{Gather, Ledger, SettledBatch},
             lock::{LeftOut, Lock},
             posting::{Adjusted, Batch},
             rule::{self, NewRecord, State, UsageDelta, UsageKey, Writes},
@@ -34,9 +34,17 @@ use crate::{
 #[async_trait]
 impl Ledger for SqliteStore {
     /// There is one writer, so no account is ever locked by another settlement.
-    async fn settle(&self, batch: &Batch, _: Option<&Lock>) -> Result<SettledBatch, StoreError> {
+    async fn settle(&self, batch: &Batch) -> Result<SettledBatch, StoreError> {
         let batch = batch.clone();
         self.writer.run(move |connection| settle(connection, &batch)).await
+    }
+
+    async fn settle_behind(&self, _: &Lock, gather: &Gather) -> Result<SettledBatch, StoreError> {
+        let batch = gather();
+        if batch.postings.is_empty() {
+            return Ok(SettledBatch::default());
+        }
+        self.settle(&batch).await
     }
 }
 

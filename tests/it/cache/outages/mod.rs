@@ -18,7 +18,7 @@ use self::{
     agreement::{Room, assert_agree},
     load::{Load, assert_shared_kept_limits},
     servers::{
-        Layout::{self, Cluster, Sentinel, Single},
+        Layout::{self, Cluster, Replicated, Sentinel, Single},
         Servers, crowd, info, long_way,
     },
 };
@@ -77,6 +77,12 @@ impl Town {
         self.load.books.assert_kept_in(&self.service.database).await;
     }
 
+    async fn reads_of_redis(&self) -> u64 {
+        let metrics = self.service.metrics().await;
+        let count = "billing_check_reads_total{source=\"redis\"} ";
+        metrics.lines().find_map(|line| line.strip_prefix(count)).unwrap().parse().unwrap()
+    }
+
     fn single(&mut self) -> &mut OwnRedis {
         match &mut self.servers {
             Servers::Single(server) => server,
@@ -94,6 +100,24 @@ async fn checks_go_on_while_redis_is_killed_and_comes_back_empty(#[values(Single
         town.servers.kill_one().await;
         town.load.goes_on().await;
     }
+    town.assert_all_is_well().await;
+}
+
+/// The second time the node that was killed first takes over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn checks_come_from_the_cluster_again_after_a_replica_has_taken_over() {
+    let mut town = Town::on(Replicated).await;
+    for round in 0..2 {
+        if round > 0 {
+            town.servers.take_back().await;
+            town.load.goes_on().await;
+        }
+        town.servers.fail_over().await;
+        assert_used_soon(town.servers.master_that_took_over().await).await;
+        town.load.goes_on().await;
+    }
+    let reads = town.reads_of_redis().await;
+    until("checks come from the cluster", async || town.reads_of_redis().await > reads).await;
     town.assert_all_is_well().await;
 }
 
@@ -248,7 +272,7 @@ async fn assert_used_soon(server: &OwnRedis) {
     let run = info(&server.place(), "run_id").await;
     let mut connection = server.connection().await;
     for _ in 0..agreement::SOON {
-        let markers = redis::cmd("KEYS").arg("billing:*:{0}:marker").to_owned();
+        let markers = redis::cmd("KEYS").arg("billing:*:marker").to_owned();
         for marker in markers.query_async::<Vec<String>>(&mut connection).await.unwrap() {
             let marked = redis::cmd("GET").arg(marker).to_owned();
             if marked.query_async::<Option<String>>(&mut connection).await.unwrap() == run {

@@ -21,6 +21,8 @@ pub type Hashes = BTreeMap<String, BTreeMap<String, String>>;
 pub enum Layout {
     Single,
     Cluster,
+    /// A cluster in which each master has a replica.
+    Replicated,
     Sentinel,
 }
 
@@ -38,6 +40,7 @@ impl Servers {
         match layout {
             Layout::Single => Self::Single(OwnRedis::start().await),
             Layout::Cluster => Self::Cluster(OwnCluster::start().await),
+            Layout::Replicated => Self::Cluster(OwnCluster::start_with_replicas().await),
             Layout::Sentinel => Self::Sentinel(OwnSentinel::start().await),
         }
     }
@@ -47,6 +50,7 @@ impl Servers {
         match layout {
             Layout::Single => Self::Single(OwnRedis::start().await),
             Layout::Cluster => Self::Cluster(OwnCluster::start_watchful().await),
+            Layout::Replicated => Self::Cluster(OwnCluster::start_with_replicas().await),
             Layout::Sentinel => Self::Sentinel(OwnSentinel::start_watchful().await),
         }
     }
@@ -81,6 +85,24 @@ impl Servers {
                 servers.until_failed_over().await;
             }
         }
+    }
+
+    /// Kills a master of a cluster; returns when its replica has taken over.
+    pub async fn fail_over(&mut self) {
+        let Self::Cluster(cluster) = self else { panic!("a cluster has replicas") };
+        cluster.fail_over(NODE).await;
+    }
+
+    /// The master of the slots that [`Self::fail_over`] was for.
+    pub async fn master_that_took_over(&self) -> &OwnRedis {
+        let Self::Cluster(cluster) = self else { panic!("a cluster has replicas") };
+        cluster.master(NODE).await
+    }
+
+    /// Starts the master that was killed; returns when it is a replica.
+    pub async fn take_back(&mut self) {
+        let Self::Cluster(cluster) = self else { panic!("a cluster has replicas") };
+        cluster.take_back(NODE).await;
     }
 
     pub fn stop_one(&self) {

@@ -1,4 +1,5 @@
-//! A cluster of one test's own: three masters, each with a third of the slots.
+//! A cluster of one test's own: three masters, each with a third of the slots, and a replica for each if
+//! the test asks for them.
 
 use std::time::Duration;
 
@@ -11,13 +12,14 @@ use crate::harness::{
     wait::until,
 };
 
-const NODES: u16 = 3;
+const MASTERS: u16 = 3;
 const SLOTS: u16 = 16_384;
 /// A cluster's nodes talk to each other on ports that lie this much above their own. It is
 /// the default, and those ports are left to them.
 const BUS_PORTS_ABOVE: u16 = PORTS;
 
 pub struct OwnCluster {
+    /// The first masters, and behind them the replica of each, in the same order.
     nodes: Vec<OwnRedis>,
 }
 
@@ -25,24 +27,35 @@ impl OwnCluster {
     /// One that takes no node for failed that the machine keeps waiting. Returns once every
     /// node knows the others and serves its slots.
     pub async fn start() -> Self {
-        Self::start_missing_nodes_after(Duration::from_secs(60)).await
+        Self::start_missing_nodes_after(Duration::from_secs(60), 1).await
     }
 
     /// One that soon misses a node that stands still.
     pub async fn start_watchful() -> Self {
-        Self::start_missing_nodes_after(Duration::from_secs(2)).await
+        Self::start_missing_nodes_after(Duration::from_secs(2), 1).await
     }
 
-    async fn start_missing_nodes_after(silence: Duration) -> Self {
+    /// One with a replica for each master, which soon takes over from a master that is dead.
+    pub async fn start_with_replicas() -> Self {
+        Self::start_missing_nodes_after(Duration::from_secs(2), 2).await
+    }
+
+    /// `copies`: nodes that have the same slots, the master included.
+    async fn start_missing_nodes_after(silence: Duration, copies: u16) -> Self {
         let silence = silence.as_millis().to_string();
         let cluster = ["--cluster-enabled", "yes", "--cluster-announce-ip", "127.0.0.1"];
-        let arguments = [&cluster[..], &["--cluster-node-timeout", &silence]].concat();
+        // A replica takes over however long it has heard nothing, and need not share its first copy.
+        let replicas = ["--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0"];
+        let arguments = [&cluster[..], &replicas, &["--cluster-node-timeout", &silence]].concat();
         let port = || free_port_where(|port| is_free(port + BUS_PORTS_ABOVE));
-        let nodes = join_all((0..NODES).map(|_| OwnRedis::start_on(port, &arguments))).await;
+        let nodes = join_all((0..MASTERS * copies).map(|_| OwnRedis::start_on(port, &arguments))).await;
         let cluster = Self { nodes };
         cluster.share_out_slots().await;
         cluster.meet().await;
         cluster.until_whole().await;
+        if copies > 1 {
+            cluster.replicate().await;
+        }
         cluster
     }
 
@@ -66,9 +79,60 @@ impl OwnCluster {
         self.until_whole().await;
     }
 
-    /// All hashes, on any node, whose keys match the pattern.
+    /// Kills the master of a third of the slots, which a node had at first; returns when its replica has
+    /// taken over.
+    pub async fn fail_over(&mut self, first: usize) {
+        let [dead, other] = self.roles(first).await;
+        self.nodes[dead].kill();
+        until("the replica has taken over", async || {
+            role(&self.nodes[other]).await == "master" && {
+                let living = (0..self.nodes.len()).filter(|node| *node != dead);
+                join_all(living.map(|node| serves_all_slots(&self.nodes[node]))).await.iter().all(|serves| *serves)
+            }
+        })
+        .await;
+    }
+
+    /// Starts the node that [`Self::fail_over`] killed; returns when it is a replica.
+    pub async fn take_back(&mut self, first: usize) {
+        for node in self.copies(first) {
+            if self.nodes[node].has_ended() {
+                self.nodes[node].start_again().await;
+            }
+        }
+        self.until_replicated().await;
+    }
+
+    /// The master of the slots that a node had at first.
+    pub async fn master(&self, first: usize) -> &OwnRedis {
+        for node in self.copies(first) {
+            if !self.nodes[node].has_ended() && role(&self.nodes[node]).await == "master" {
+                return &self.nodes[node];
+            }
+        }
+        panic!("the slots have no master")
+    }
+
+    /// The two nodes that have the same slots.
+    fn copies(&self, first: usize) -> [usize; 2] {
+        [first, first + usize::from(MASTERS)]
+    }
+
+    /// The master and the replica of a third of the slots.
+    async fn roles(&self, first: usize) -> [usize; 2] {
+        let [one, other] = self.copies(first);
+        if role(&self.nodes[one]).await == "master" { [one, other] } else { [other, one] }
+    }
+
+    /// All hashes, on any master, whose keys match the pattern.
     pub async fn hashes(&self, pattern: &str) -> Hashes {
-        join_all(self.nodes.iter().map(|node| node.hashes(pattern))).await.into_iter().flatten().collect()
+        let mut masters = Vec::new();
+        for node in &self.nodes {
+            if !node.has_ended() && role(node).await == "master" {
+                masters.push(node);
+            }
+        }
+        join_all(masters.into_iter().map(|node| node.hashes(pattern))).await.into_iter().flatten().collect()
     }
 
     pub async fn flushall(&self) {
@@ -80,9 +144,9 @@ impl OwnCluster {
     }
 
     async fn share_out_slots(&self) {
-        for (number, node) in (0..NODES).zip(&self.nodes) {
-            let (first, next) = (SLOTS / NODES * number, SLOTS / NODES * (number + 1));
-            let last = if number + 1 == NODES { SLOTS - 1 } else { next - 1 };
+        for (number, node) in (0..MASTERS).zip(&self.nodes) {
+            let (first, next) = (SLOTS / MASTERS * number, SLOTS / MASTERS * (number + 1));
+            let last = if number + 1 == MASTERS { SLOTS - 1 } else { next - 1 };
             let mut connection = node.connection().await;
             let mut slots = cmd("CLUSTER");
             slots.arg("ADDSLOTSRANGE").arg(first).arg(last);
@@ -102,21 +166,60 @@ impl OwnCluster {
         }
     }
 
+    async fn replicate(&self) {
+        for (replica, master) in self.nodes[usize::from(MASTERS)..].iter().zip(&self.nodes) {
+            let id: String = cmd("CLUSTER").arg("MYID").query_async(&mut master.connection().await).await.unwrap();
+            let replicate = cmd("CLUSTER").arg("REPLICATE").arg(id).to_owned();
+            let () = replicate.query_async(&mut replica.connection().await).await.unwrap();
+        }
+        self.until_replicated().await;
+    }
+
     /// Waits until every node finds every other at work, and all slots served.
     pub async fn until_whole(&self) {
-        until("the cluster is whole", async || join_all(self.nodes.iter().map(finds_all_well)).await == [true; 3])
-            .await;
+        until("the cluster is whole", async || {
+            join_all(self.nodes.iter().map(|node| self.is_whole_for(node))).await.iter().all(|whole| *whole)
+        })
+        .await;
+    }
+
+    /// As [`Self::until_whole`], and every replica has the data of its master.
+    async fn until_replicated(&self) {
+        self.until_whole().await;
+        until("all slots have a replica", async || {
+            for first in 0..usize::from(MASTERS) {
+                let [_, replica] = self.roles(first).await;
+                let info = replication(&self.nodes[replica]).await;
+                if info.get("master_link_status") != Some("up".to_owned()) {
+                    return false;
+                }
+            }
+            true
+        })
+        .await;
+    }
+
+    async fn is_whole_for(&self, node: &OwnRedis) -> bool {
+        let nodes = cmd("CLUSTER").arg("NODES").to_owned();
+        let nodes: String = nodes.query_async(&mut node.connection().await).await.unwrap();
+        serves_all_slots(node).await
+        && nodes.lines().count() == self.nodes.len()
+        // Neither failed nor suspected of it.
+        && nodes.lines().all(|line| line.contains(" connected") && !line.contains("fail"))
     }
 }
 
-async fn finds_all_well(node: &OwnRedis) -> bool {
-    let mut connection = node.connection().await;
-    let info: Value = cmd("CLUSTER").arg("INFO").query_async(&mut connection).await.unwrap();
+/// Whether all slots are served, as a node sees it.
+async fn serves_all_slots(node: &OwnRedis) -> bool {
+    let info: Value = cmd("CLUSTER").arg("INFO").query_async(&mut node.connection().await).await.unwrap();
     let info: InfoDict = redis::from_redis_value(info).unwrap();
-    let nodes: String = cmd("CLUSTER").arg("NODES").query_async(&mut connection).await.unwrap();
-    info.get("cluster_state") == Some("ok".to_owned())
-        && info.get("cluster_slots_ok") == Some(SLOTS)
-        && nodes.lines().count() == usize::from(NODES)
-        // Neither failed nor suspected of it.
-        && nodes.lines().all(|line| line.contains(" connected ") && !line.contains("fail"))
+    info.get("cluster_state") == Some("ok".to_owned()) && info.get("cluster_slots_ok") == Some(SLOTS)
+}
+
+async fn replication(node: &OwnRedis) -> InfoDict {
+    cmd("INFO").arg("replication").query_async(&mut node.connection().await).await.unwrap()
+}
+
+async fn role(node: &OwnRedis) -> String {
+    replication(node).await.get("role").unwrap()
 }

@@ -85,6 +85,11 @@ impl OwnRedis {
         self.process.kill();
     }
 
+    /// Whether the server was killed and not started again.
+    pub fn has_ended(&self) -> bool {
+        self.process.has_ended()
+    }
+
     /// Starts the server, which was killed, on its port and with what was last saved;
     /// returns once it answers.
     pub async fn start_again(&mut self) {

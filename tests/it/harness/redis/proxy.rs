@@ -33,7 +33,7 @@ pub struct Proxy {
 }
 
 struct Disturbances {
-    target: String,
+    target: Mutex<String>,
     orders: watch::Sender<Orders>,
     reset_after_request: AtomicBool,
     connections: Mutex<JoinSet<()>>,
@@ -57,7 +57,7 @@ impl Proxy {
         // Chosen as those of servers are, so that it is free when connections are no longer refused.
         let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let disturbances = Arc::new(Disturbances {
-            target: target.into(),
+            target: Mutex::new(target.into()),
             orders: watch::Sender::default(),
             reset_after_request: AtomicBool::new(false),
             connections: Mutex::default(),
@@ -69,6 +69,11 @@ impl Proxy {
 
     pub fn addr(&self) -> String {
         self.addr.to_string()
+    }
+
+    /// From now on new connections lead to another server. Open ones stay.
+    pub fn lead_to(&self, target: impl Into<String>) {
+        *self.disturbances.target.lock().unwrap() = target.into();
     }
 
     /// How many connections go through it.
@@ -145,7 +150,8 @@ enum End {
 
 /// `resets` is how many there had been when the client was accepted.
 async fn serve(client: TcpStream, disturbances: Arc<Disturbances>, resets: u64) {
-    let Ok(mut server) = TcpStream::connect(&disturbances.target).await else { return };
+    let target = disturbances.target.lock().unwrap().clone();
+    let Ok(mut server) = TcpStream::connect(target).await else { return };
     client.set_nodelay(true).unwrap();
     server.set_nodelay(true).unwrap();
     let mut orders = disturbances.orders.subscribe();

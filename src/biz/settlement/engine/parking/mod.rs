@@ -3,8 +3,8 @@
 //! If another transaction holds the rows or the API key of an account, the account is parked: its
 //! postings, and all postings that follow, wait in the queue of that lock. Each queue has one task.
 //! The task waits for the lock on a connection of its own, in the fair lock queue of the database.
-//! Then it settles all waiting postings in one transaction. After the answer to its last posting,
-//! the account returns to its lane.
+//! Then it settles all postings that wait by then in one transaction: the wait makes the batch. After
+//! the answer to its last posting, the account returns to its lane.
 
 mod quarantine;
 mod queues;
@@ -232,8 +232,8 @@ impl Parking {
             let Ok(Ok(permit)) = permit else { continue };
             let limit = if alone > 0 { 1 } else { self.batch };
             alone = alone.saturating_sub(1);
-            let jobs = self.state().queues.take(&lock, limit);
-            let turn = if jobs.is_empty() { Turn::Settled } else { self.settle(&lock, jobs).await };
+            let is_empty = self.state().queues.is_empty(&lock);
+            let turn = if is_empty { Turn::Settled } else { self.settle(&lock, limit).await };
             // The connection goes to the next queue, even if this lock was not granted.
             drop(permit);
             match turn {
@@ -244,13 +244,37 @@ impl Parking {
         }
     }
 
-    /// Settles jobs once. Unsettled jobs return to the queue.
-    async fn settle(self: &Arc<Self>, lock: &Lock, jobs: Vec<Job>) -> Turn {
+    /// Waits for a lock, and settles once the jobs that are in its queue by then, at most `limit`.
+    /// Unsettled jobs return to the queue.
+    async fn settle(self: &Arc<Self>, lock: &Lock, limit: usize) -> Turn {
         let deadline = Instant::now() + TURN_TIMEOUT;
-        let (postings, mut tickets): (Vec<_>, Vec<_>) = jobs.into_iter().map(|job| (job.posting, job.ticket)).unzip();
-        let batch = self.settler.batch(postings);
-        let mut is_unsure = tickets.iter().any(|ticket| ticket.is_unsure);
-        let settled = self.settler.try_once(&batch, Some(lock), deadline, &mut is_unsure).await;
+        let taken = Arc::<Mutex<Option<(Arc<Batch>, Vec<Ticket>)>>>::default();
+        let gather = {
+            let (parking, lock, taken) = (self.clone(), lock.clone(), taken.clone());
+            move || {
+                let (batch, tickets) = parking.take(&lock, limit);
+                *taken.lock().unwrap_or_else(PoisonError::into_inner) = Some((batch.clone(), tickets));
+                batch
+            }
+        };
+        let mut is_unsure = false;
+        let settled = self.settler.try_behind(lock, Box::new(gather), deadline, &mut is_unsure).await;
+        let taken = taken.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (batch, mut tickets) = match (taken, &settled) {
+            (Some(taken), _) => taken,
+            // It would fail again, for whichever jobs.
+            (None, Err(StoreError::Failed(_))) => self.take(lock, limit),
+            (None, _) => {
+                // Nothing was sent beside the wait for the lock.
+                tracing::warn!(error = ?settled.err(), ?lock, "lock not granted; waiting for it again");
+                return Turn::Again;
+            }
+        };
+        is_unsure |= tickets.iter().any(|ticket| ticket.is_unsure);
+        let settled = match settled {
+            Ok(settled) => self.settler.announce(&batch, settled, &mut is_unsure).await,
+            Err(error) => Err(error),
+        };
         tickets.iter_mut().for_each(|ticket| ticket.is_unsure |= is_unsure);
         match (settled, lock) {
             (Ok(settled), _) => {
@@ -284,6 +308,13 @@ impl Parking {
                 Turn::Again
             }
         }
+    }
+
+    /// Takes the next jobs from a queue, as a batch and its tickets.
+    fn take(&self, lock: &Lock, limit: usize) -> (Arc<Batch>, Vec<Ticket>) {
+        let jobs = self.state().queues.take(lock, limit);
+        let (postings, tickets) = jobs.into_iter().map(|job| (job.posting, job.ticket)).unzip();
+        (self.settler.batch(postings), tickets)
     }
 
     /// Refuses jobs whose deadline has passed.

@@ -101,6 +101,10 @@ impl Queues {
         self.push(lock, moving)
     }
 
+    pub fn is_empty(&self, lock: &Lock) -> bool {
+        self.waiting.get(lock).is_none_or(VecDeque::is_empty)
+    }
+
     /// Takes the next jobs, at most `limit`. They stay parked until [`Self::finished`].
     pub fn take(&mut self, lock: &Lock, limit: usize) -> Vec<Job> {
         let Some(queue) = self.waiting.get_mut(lock) else { return Vec::new() };

@@ -89,7 +89,7 @@ async fn a_parked_account_keeps_its_order_and_settles_its_queue_together() {
     }
     release(&ledger, &account("u"));
     assert!(join_all(calls).await.iter().all(was_settled));
-    assert_eq!(settled(&ledger), [vec!["t1"], vec!["t2", "t3", "t4"]]);
+    assert_eq!(settled(&ledger), [["t1", "t2", "t3", "t4"]]);
     // The account is back in its lane, which settles it with the others.
     let calls = [engine.charge(charge("u", "t5")), engine.charge(charge("innocent", "t6"))];
     assert!(join_all(calls).await.iter().all(was_settled));
@@ -148,7 +148,7 @@ async fn accounts_that_need_a_held_key_wait_for_it_and_settle_together() {
     innocent(&engine, "c").await;
     release(&ledger, &api_key("k"));
     assert!(join_all(calls).await.iter().all(was_settled));
-    assert_eq!(settled(&ledger), [vec!["t0"], vec!["t1", "t2", "t3", "t4"]]);
+    assert_eq!(settled(&ledger), [["t0", "t1", "t2", "t3", "t4"]]);
 }
 
 #[tokio::test(start_paused = true)]
