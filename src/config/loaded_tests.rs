@@ -17,6 +17,7 @@ const FULL: &str = "
 environment: staging
 server:
   trusted_proxies: [10.0.0.0/8, 'fd00::/8']
+  tls: {cert_file: server.pem, key_file: server.key, client_ca_file: clients.pem}
   http:
     hosts: [billing.example.com]
     cors: {origins: ['https://app.example.com']}
@@ -237,6 +238,9 @@ fn each_value_has_its_origin() {
             "BILLING__SERVER__GRPC__AUTH__CALLERS",
             "[{\"name\": \"edge\", \"roles\": [\"gateway\"], \"certificate\": [\"a\"]}]",
         ),
+        ("BILLING__SERVER__TLS__CERT_FILE", "server.pem"),
+        ("BILLING__SERVER__TLS__KEY_FILE", "server.key"),
+        ("BILLING__SERVER__TLS__CLIENT_CA_FILE", "clients.pem"),
         ("BILLING__BILLING__PRICES__PASSPORT", "0.02"),
     ];
     let printed = load(&yaml, &environment).unwrap().to_yaml().unwrap();

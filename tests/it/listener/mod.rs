@@ -81,7 +81,7 @@ impl Drop for Listener {
 /// Most time that passes at once. Less than the time in which a ping must be answered.
 const STEP: Duration = Duration::from_secs(2);
 /// The real time for what is under way on sockets: a paused clock would run ahead of it.
-const REAL: Duration = Duration::from_millis(3);
+const REAL: Duration = Duration::from_millis(15);
 
 /// Lets time pass for the whole process.
 async fn pass(time: Duration) {
