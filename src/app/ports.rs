@@ -12,7 +12,7 @@ use super::{core::Core, payments::Payments};
 use crate::{
     config::{Config, FrontEndAuth, Server, ServerTls},
     server::{
-        self, Access, BodyMemory, CallbackGuard, Listener, ListenerLimits, Ops, Parts, Tls, TlsFiles,
+        self, Access, CallbackGuard, Listener, ListenerLimits, Ops, Parts, Tls, TlsFiles,
         access::{Callers, CrossSite, FrontEnd, KeySource, Refusals},
     },
     service::{Api, json::UnknownPolicy, origin::Forwarding, rest::Rest},
@@ -108,6 +108,7 @@ fn parts<'c>(config: &'c Server, core: &Core, api: Api, payments: &Payments, acc
             redis: core.redis.clone(),
             engine: core.engine.clone(),
             was_ready: Arc::new(true.into()),
+            pinged: Arc::default(),
             rendered: Arc::default(),
             metrics_interval: config.limits.metrics_interval,
         },
@@ -118,7 +119,6 @@ fn parts<'c>(config: &'c Server, core: &Core, api: Api, payments: &Payments, acc
             metrics: core.metrics.clone(),
         },
         access,
-        body_memory: BodyMemory::new(config.limits.body_memory),
         payment_timeout: payments.timeout,
     }
 }

@@ -214,7 +214,7 @@ fn callers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<CallerConfi
 
 /// Hashes in hexadecimal. Errors do not show the text, which may be a token by mistake.
 fn hashes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<[u8; 32]>, D::Error> {
-    let texts = Vec::<String>::deserialize(deserializer)?;
+    let texts = values::texts(deserializer)?;
     let parse = |text: &String| {
         hash(text).ok_or_else(|| {
             de::Error::custom("each must be 64 hexadecimal digits, the SHA-256 of a token: printf %s TOKEN | sha256sum")

@@ -222,12 +222,6 @@ impl Config {
             redis.client_tls()?;
         }
         self.server.check()?;
-        let forbids = self.environment == Some(Environment::Production) && !self.server.insecure;
-        if let Some((key, danger)) = self.open_doors().first().filter(|_| forbids) {
-            bail!(
-                "config key {key}: {danger}, which environment: production forbids; docs/security.md says how to close it, and server.insecure: true allows it"
-            );
-        }
         if let Some(payment) = &self.payment_service {
             payment.check()?;
             payment.client_tls()?;
@@ -248,6 +242,12 @@ impl Config {
         let key = if source_file.is_some() { "source_file" } else { "source" };
         understood.map_err(|why| anyhow!("config key data.database.{key}: {why}"))?;
         self.data.database.client_tls()?;
+        let forbids = self.environment == Some(Environment::Production) && !self.server.insecure;
+        if let Some((key, danger)) = self.open_doors().first().filter(|_| forbids) {
+            bail!(
+                "config key {key}: {danger}, which environment: production forbids; docs/security.md says how to close it, and server.insecure: true allows it"
+            );
+        }
         Ok(())
     }
 

@@ -119,6 +119,18 @@ pub struct ServerLimits {
     pub drain_timeout: Duration,
 }
 
+impl ServerLimits {
+    /// The part of the public port, whose bodies are small.
+    pub fn public_body_memory(&self) -> usize {
+        self.body_memory / 4
+    }
+
+    /// The part of the internal port.
+    pub fn internal_body_memory(&self) -> usize {
+        (self.body_memory - self.public_body_memory()).max(self.body_bytes)
+    }
+}
+
 impl Server {
     /// Whether the internal port asks its callers for a proof.
     pub fn has_callers(&self) -> bool {

@@ -34,6 +34,20 @@ pub struct Bounds {
     pub is_grpc: bool,
 }
 
+/// Most requests at once of a group of routes that anyone may call.
+const OPEN_REQUESTS: usize = 256;
+/// The memory of their bodies, in bytes.
+const OPEN_BODIES: usize = 4 * 1024 * 1024;
+
+impl Bounds {
+    /// The same for routes that anyone may call, with permits and memory of their own: who has no proof
+    /// uses up nothing of those who have one.
+    pub fn of_open_routes(&self) -> Self {
+        let requests = Arc::new(Semaphore::new(OPEN_REQUESTS));
+        Self { requests, memory: BodyMemory::new(OPEN_BODIES), ..self.clone() }
+    }
+}
+
 /// Answers OVERLOADED at once if too many requests are open, and after the deadline if `next` takes
 /// too long. The work of a late request goes on: an accepted charge is settled, and a retry with
 /// the same id finds it.

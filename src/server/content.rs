@@ -62,6 +62,15 @@ pub fn refuse_grpc(request: &Request) -> Option<Response> {
         let message = "gRPC needs HTTP/2; over HTTP/1.1 there are the routes of REST";
         return Some(http_error(style, status, "HTTP_VERSION_NOT_SUPPORTED", message));
     }
+    // tonic takes any method, and the body of a GET is not counted.
+    if request.method() != Method::POST {
+        return Some(http_error(
+            style,
+            StatusCode::METHOD_NOT_ALLOWED,
+            "METHOD_NOT_ALLOWED",
+            "a call of gRPC is a POST",
+        ));
+    }
     let is_grpc = request.headers().get(CONTENT_TYPE).is_some_and(is_grpc_proto);
     (!is_grpc).then(|| unsupported(style, "the Content-Type of a call must be application/grpc"))
 }

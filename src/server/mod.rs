@@ -30,12 +30,12 @@ use tonic_health::ServingStatus;
 
 use self::{
     access::{Callers, CrossSite, FrontEnd, Gate},
+    body_memory::BodyMemory,
     bounds::Bounds,
     http_error::http_error,
     request::is_grpc,
 };
 pub use self::{
-    body_memory::BodyMemory,
     callback::CallbackGuard,
     listener::{BEYOND_LIMIT, Listener, ListenerLimits, METERING_WINDOW, Tls, TlsFiles, reachable, serve},
     ops::{Ops, metrics_alone},
@@ -55,6 +55,9 @@ use crate::{
     },
 };
 
+/// Largest message over gRPC of a route that anyone may call.
+const MAX_OPEN_MESSAGE: usize = 16 * 1024;
+
 /// The parts of both ports.
 #[derive(Clone)]
 pub struct Parts<'c> {
@@ -63,8 +66,6 @@ pub struct Parts<'c> {
     pub ops: Ops,
     pub callbacks: CallbackGuard,
     pub access: Access,
-    /// The memory of the bodies on both ports.
-    pub body_memory: BodyMemory,
     /// Deadline of a call to payment-service.
     pub payment_timeout: Duration,
 }
@@ -82,7 +83,7 @@ pub struct Access {
 pub fn public_app(parts: Parts<'_>) -> Router {
     let Parts { config, ref rest, ref callbacks, ref access, .. } = parts;
     let (style, limit) = (config.http.style, config.limits.body_bytes);
-    let bounds = bounds(&parts, config.http.timeout, style);
+    let bounds = bounds(&parts, config.http.timeout, style, config.limits.public_body_memory());
     let bounded = |routes: Router<Rest>| {
         bound(content::rest(routes, style, limit).with_state(rest.clone()), limit, bounds.clone())
     };
@@ -90,12 +91,10 @@ pub fn public_app(parts: Parts<'_>) -> Router {
     let mut routes = access.cross_site.protect(public);
     if config.http.internal_routes {
         let internal = access.internal(bounded(rest::internal_routes(limit)), style);
-        let callback = access.callback(
-            bounded(callback::protect(rest::callback_route(limit), callbacks, style)),
-            callbacks,
-            style,
-        );
-        routes = routes.merge(access.cross_site.internal().protect(internal.merge(callback)));
+        let callback = callback::protect(rest::callback_route(limit), callbacks, style);
+        let callback = content::rest(callback, style, limit).with_state(rest.clone());
+        let callback = access.callback(bound(callback, limit, bounds.of_open_routes()), callbacks, style);
+        routes = routes.merge(access.cross_site.protect(internal.merge(callback)));
     }
     let app = complete(routes.merge(ops::health(parts.ops.clone())), &parts.ops.metrics, style);
     match access::cors(&config.http) {
@@ -118,7 +117,7 @@ pub fn internal_app(
     let Parts { config, ref rest, ref callbacks, ref access, .. } = parts;
     let (rest, api) = (Rest { style, ..rest.clone() }, Grpc(rest.api.clone()));
     let limit = config.limits.body_bytes;
-    let bounds = bounds(&parts, config.grpc.timeout, style);
+    let bounds = bounds(&parts, config.grpc.timeout, style, config.limits.internal_body_memory());
     let calls = |routes: Router| bound(routes, limit, Bounds { is_grpc: true, ..bounds.clone() });
     let json = |routes: Router<Rest>| {
         bound(content::rest(routes, style, limit).with_state(rest.clone()), limit, bounds.clone())
@@ -129,26 +128,29 @@ pub fn internal_app(
         .send_compressed(Gzip);
     let public =
         BillingServiceServer::new(api).max_decoding_message_size(limit).accept_compressed(Gzip).send_compressed(Gzip);
-    let health = Routes::new(health.accept_compressed(Gzip).send_compressed(Gzip)).into_axum_router().reset_fallback();
+    let health = health.max_decoding_message_size(MAX_OPEN_MESSAGE).accept_compressed(Gzip).send_compressed(Gzip);
+    let health = Routes::new(health).into_axum_router().reset_fallback();
     // The callback proves its sender itself, so its path comes before the check of the others.
-    let callback =
-        callback::protect(Router::new().route_service(GRPC_CALLBACK_PATH, internal.clone()), callbacks, style);
+    let callback = internal.clone().max_decoding_message_size(MAX_OPEN_MESSAGE);
+    let callback = callback::protect(Router::new().route_service(GRPC_CALLBACK_PATH, callback), callbacks, style);
     let services = Routes::new(internal).add_service(public).into_axum_router().reset_fallback();
-    let over_grpc = access.internal(calls(services), style).merge(access.callback(calls(callback), callbacks, style));
-    let callback = callback::protect(rest::callback_route(limit), callbacks, style);
-    let over_rest = access.internal(json(rest::internal_routes(limit)), style).merge(access.callback(
-        json(callback),
-        callbacks,
-        style,
-    ));
-    let (mut reflection, mut metrics) = (calls(reflection()?), ops::metrics(parts.ops.clone()));
+    // Anyone may send a callback, so callbacks of both protocols have bounds of their own.
+    let of_callbacks = bounds.of_open_routes();
+    let callback = bound(callback, limit, Bounds { is_grpc: true, ..of_callbacks.clone() });
+    let over_grpc = access.internal(calls(services), style).merge(access.callback(callback, callbacks, style));
+    let callback = content::rest(callback::protect(rest::callback_route(limit), callbacks, style), style, limit);
+    let callback = bound(callback.with_state(rest.clone()), limit, of_callbacks);
+    let over_rest =
+        access.internal(json(rest::internal_routes(limit)), style).merge(access.callback(callback, callbacks, style));
+    let open = |routes: Router| bound(routes, limit, Bounds { is_grpc: true, ..bounds.of_open_routes() });
+    let (mut reflection, mut metrics) = (open(reflection()?), ops::metrics(parts.ops.clone()));
     if config.grpc.auth.protect_operations {
         reflection = access.only(reflection, access::table::REFLECTION, style);
         metrics = access.only(metrics, access::table::METRICS, style);
     }
     let routes = over_grpc
         .merge(access.cross_site.internal().protect(over_rest))
-        .merge(calls(health))
+        .merge(open(health))
         .merge(reflection)
         .merge(metrics)
         .merge(ops::health(parts.ops.clone()));
@@ -163,8 +165,10 @@ fn reflection() -> anyhow::Result<Router> {
             // Reflection includes the type of error details, so that clients can decode them.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
-    let routes = Routes::new(descriptors().build_v1()?.accept_compressed(Gzip).send_compressed(Gzip))
-        .add_service(descriptors().build_v1alpha()?.accept_compressed(Gzip).send_compressed(Gzip));
+    let v1 = descriptors().build_v1()?.max_decoding_message_size(MAX_OPEN_MESSAGE);
+    let v1alpha = descriptors().build_v1alpha()?.max_decoding_message_size(MAX_OPEN_MESSAGE);
+    let routes = Routes::new(v1.accept_compressed(Gzip).send_compressed(Gzip))
+        .add_service(v1alpha.accept_compressed(Gzip).send_compressed(Gzip));
     Ok(routes.into_axum_router().reset_fallback())
 }
 
@@ -185,10 +189,10 @@ impl Access {
 }
 
 /// The bounds of the routes of REST. Routes with clones share the most requests at once.
-fn bounds(parts: &Parts<'_>, timeout: Duration, style: Style) -> Bounds {
+fn bounds(parts: &Parts<'_>, timeout: Duration, style: Style, body_memory: usize) -> Bounds {
     let requests = Arc::new(Semaphore::new(parts.config.limits.requests));
     let forwarding = parts.access.forwarding.clone();
-    let memory = parts.body_memory.clone();
+    let memory = BodyMemory::new(body_memory);
     Bounds { requests, memory, timeout, payment_timeout: parts.payment_timeout, style, forwarding, is_grpc: false }
 }
 

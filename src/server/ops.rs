@@ -35,6 +35,8 @@ pub struct Ops {
     pub engine: Arc<Engine>,
     /// The last answer of `/ready`, so that a change is logged once.
     pub was_ready: Arc<AtomicBool>,
+    /// The last answer of the database, with its time. Held while the next one is awaited.
+    pub pinged: Arc<Mutex<Option<(Result<(), StoreError>, Instant)>>>,
     /// The last text of `/metrics`, for all readers. Held while the next one is made.
     pub rendered: Arc<Mutex<Option<Rendered>>>,
     pub metrics_interval: Duration,
@@ -58,6 +60,8 @@ struct Health {
 
 const SERVICE: &str = "billing-service";
 
+/// The time for which an answer of the database counts for other probes.
+const READY_AGE: Duration = Duration::from_millis(100);
 /// Deadline of the database's answer. Without an answer the service is not ready.
 const READY_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -73,9 +77,24 @@ pub fn metrics(ops: Ops) -> Router {
     Router::new().route("/metrics", get(render)).with_state(ops)
 }
 
+impl Ops {
+    /// The answer of the database. Many probes at once cost as much as one.
+    async fn ping(&self) -> Result<(), StoreError> {
+        let mut pinged = self.pinged.lock().await;
+        if let Some((answer, at)) = &*pinged
+            && at.elapsed() < READY_AGE
+        {
+            return answer.clone();
+        }
+        let answer = tokio::time::timeout(READY_TIMEOUT, self.store.ping()).await;
+        let answer = answer.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())));
+        *pinged = Some((answer.clone(), Instant::now()));
+        answer
+    }
+}
+
 async fn ready(State(ops): State<Ops>) -> Response {
-    let answer = tokio::time::timeout(READY_TIMEOUT, ops.store.ping()).await;
-    let answer = answer.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())));
+    let answer = ops.ping().await;
     let was_ready = ops.was_ready.swap(answer.is_ok(), Relaxed);
     let (database, status) = match answer {
         Ok(()) => ("UP", StatusCode::OK),

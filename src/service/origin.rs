@@ -2,7 +2,7 @@
 //! whether a callback is trusted.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -77,7 +77,8 @@ impl Forwarding {
         if !self.is_trusted(peer) {
             return Some(peer);
         }
-        let text = |value: &'_ http::HeaderValue| value.to_str().unwrap_or_default().to_owned();
+        // An entry that is no text is no address.
+        let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         let lines = headers.get_all("x-forwarded-for").iter().map(text).collect::<Vec<_>>().join(",");
         let mut client = peer;
         for entry in lines.rsplit(',').map(str::trim).filter(|entry| !entry.is_empty()) {
@@ -94,6 +95,14 @@ impl Forwarding {
 
     fn is_trusted(&self, address: IpAddr) -> bool {
         self.trusted.iter().any(|network| network.contains(&address))
+    }
+}
+
+/// The address for bounds of one customer, who has a whole /64 network of IPv6.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.into(),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
     }
 }
 
@@ -169,6 +178,7 @@ mod tests {
         assert_eq!(client_ip(&[("x-forwarded-for", "2001:db8:2::7, 2001:db8:1::1")]), "2001:db8:2::7");
         assert_eq!(client_ip(&[("x-forwarded-for", "203.0.113.7, unknown, 10.0.0.1")]), "10.0.0.1");
         assert_eq!(client_ip(&[("x-forwarded-for", "10.0.0.2, 10.0.0.1")]), "10.0.0.2");
+        assert_eq!(client_ip(&[("x-forwarded-for", "ÿ"), ("x-real-ip", "192.0.2.66")]), "10.0.0.9");
         assert_eq!(client_ip(&[("x-forwarded-for", "10.0.0.2"), ("x-real-ip", "203.0.113.7")]), "10.0.0.2");
     }
 

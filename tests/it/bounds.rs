@@ -189,3 +189,36 @@ async fn many_readers_of_metrics_cost_as_much_as_one() {
     service.deduct(charge("u", "asset", 1)).await;
     assert_eq!(service.metrics().await, first);
 }
+
+/// Who needs no proof uses up nothing of those who have one.
+#[tokio::test]
+async fn unfinished_callbacks_take_neither_permits_nor_memory_of_others() {
+    let limits = ("server.limits", "{requests: 1, body_bytes: 20000, body_memory: 40000}");
+    let changes = [limits, ("payment_service.grpc_addr", "127.0.0.1:9"), ("payment_service.callback_auth", "confirm")];
+    let service = Service::start_with(Sqlite, &changes).await;
+    let callback = "/internal/v1/billing/callback";
+    let mut unfinished = Vec::new();
+    for _ in 0..4 {
+        unfinished.push(begin(service.app.grpc_addr, callback, 16_000, 15_000).await);
+    }
+    // The only permit, and most of the memory.
+    let body = json!({"items": [{"user_id": "u", "service_name": "asset", "count": 1}]}).to_string();
+    assert_eq!(service.post(BATCH, body + &" ".repeat(15_000)).await.0, 200);
+    drop(unfinished);
+}
+
+/// tonic takes any method, and reads the body of a GET too.
+#[tokio::test]
+async fn a_call_of_grpc_is_a_post() {
+    let service = Service::start(Sqlite).await;
+    let client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+    for path in [
+        "/billing.v1.BillingInternalService/RechargeCallback",
+        "/billing.v1.BillingInternalService/DeductQuota",
+        "/grpc.health.v1.Health/Check",
+    ] {
+        let request = client.get(format!("http://{}{path}", service.app.grpc_addr));
+        let answer = request.header("content-type", "application/grpc").body(vec![0; 5]).send().await.unwrap();
+        assert_eq!(answer.status(), 405, "{path}");
+    }
+}

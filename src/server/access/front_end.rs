@@ -18,8 +18,12 @@ use super::{
     table,
 };
 use crate::{
-    biz::values::ids::UserId,
+    biz::{
+        limits::shares::Shares,
+        values::{error::Error, ids::UserId},
+    },
     config::{FrontEndAuth, HttpAuth, Style},
+    server::span::Refusal,
     service::{
         origin::{Account, Forwarding},
         rest::Denied,
@@ -36,7 +40,12 @@ pub struct FrontEnd {
     style: Style,
     forwarding: Forwarding,
     refusals: Arc<Refusals>,
+    /// The open requests of each user.
+    open: Arc<Shares<String>>,
 }
+
+/// Most open requests of one user. Further ones get OVERLOADED.
+const REQUESTS_OF_USER: usize = 100;
 
 /// The proof of a user.
 #[derive(Clone)]
@@ -62,7 +71,7 @@ impl FrontEnd {
             (FrontEndAuth::Gateway, _) => Proof::Gateway { callers, identity: config.gateway.identity_header.clone() },
             (FrontEndAuth::None, _) => Proof::None,
         };
-        Ok(Self { proof, style: Style::Plain, forwarding, refusals })
+        Ok(Self { proof, style: Style::Plain, forwarding, refusals, open: Shares::new(REQUESTS_OF_USER) })
     }
 
     /// Adds the check to `routes`, whose errors have the given style. It runs before the body is read.
@@ -119,6 +128,10 @@ async fn check(State(front_end): State<FrontEnd>, mut request: Request, next: Ne
         let refused = Refused::denied(Reason::Account, "the scope of the token allows reads only");
         return refused.answer(&request, front_end.style);
     }
+    let Some(_share) = front_end.open.take(&claims.user) else {
+        let error = Error::Overloaded("too many requests of this user are open; retry later".into());
+        return Refusal::of(&request, front_end.style).answer(&error);
+    };
     request.extensions_mut().insert(Account { user: claims.user, reads_any: claims.reads_any });
     let response = next.run(request).await;
     if response.extensions().get::<Denied>().is_some() {

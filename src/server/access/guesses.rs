@@ -5,7 +5,7 @@
 //! were accepted from the address before go on.
 
 use std::{
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     num::NonZeroUsize,
     sync::{
         Mutex, PoisonError,
@@ -15,6 +15,8 @@ use std::{
 };
 
 use lru::LruCache;
+
+use crate::service::origin::network;
 
 /// Wrong tokens at once from one address.
 const BURST: u32 = 20;
@@ -79,14 +81,6 @@ impl Guesses {
 
 fn pause_ms() -> u64 {
     u64::try_from(PAUSE.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// One customer has a whole /64 network of IPv6.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => v4.into(),
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
-    }
 }
 
 #[cfg(test)]

@@ -112,19 +112,26 @@ impl KeySource {
 
     /// The key with an id, for an algorithm of the family. Reads the set again if it lacks the key. A
     /// token without an id of its key needs a set with one key of the family.
-    pub async fn find(&self, id: Option<&str>, family: AlgorithmFamily) -> Found {
+    pub async fn find(self: &Arc<Self>, id: Option<&str>, family: AlgorithmFamily) -> Found {
         if let Some(key) = self.known(id, family) {
             return Found::Key(key);
         }
         // One request reads, and others that come with an unknown key meanwhile wait for it.
         let waiting = self.waiting.try_acquire();
         if waiting.is_ok()
-            && timeout(READ_TIMEOUT, self.read_for_unknown_key()).await.is_ok()
+            && self.read_soon().await
             && let Some(key) = self.known(id, family)
         {
             return Found::Key(key);
         }
         if self.keys().is_some() { Found::Unknown } else { Found::Unavailable }
+    }
+
+    /// Reads in a task of its own, because a caller that goes away must not stop the read for others.
+    async fn read_soon(self: &Arc<Self>) -> bool {
+        let source = self.clone();
+        let read = tokio::spawn(async move { source.read_for_unknown_key().await });
+        timeout(READ_TIMEOUT, read).await.is_ok()
     }
 
     async fn read_for_unknown_key(&self) {

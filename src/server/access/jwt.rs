@@ -89,7 +89,7 @@ impl Verifier {
             Found::Key(key) => Ok(key),
             Found::Unknown => Err(invalid("the issuer has no such key")),
             Found::Unavailable => Err(Refused {
-                reason: Reason::Invalid,
+                reason: Reason::Unavailable,
                 error: Error::Overloaded("the keys of the issuer are not available; retry later".into()),
             }),
         }
@@ -104,10 +104,22 @@ impl Verifier {
         if UserId::parse(&self.user_claim, &user).is_err() {
             return Err(invalid(format!("the claim {} of the token is no valid account", self.user_claim)));
         }
-        let scope = claims.get("scope").and_then(Value::as_str).unwrap_or_default();
+        let scope = scope(claims.get("scope")).ok_or_else(|| invalid("the claim scope of the token is no text"))?;
         let has = |wanted| scope.split_ascii_whitespace().any(|word| word == wanted);
         let reads_any = has(SUPPORT);
         Ok(Claims { user, is_read_only: reads_any || has(READ), reads_any })
+    }
+}
+
+/// The words of the scope: one text, or a list of texts. A scope of another form must not widen the token.
+fn scope(claim: Option<&Value>) -> Option<String> {
+    match claim {
+        None => Some(String::new()),
+        Some(Value::String(words)) => Some(words.clone()),
+        Some(Value::Array(words)) => {
+            words.iter().map(Value::as_str).collect::<Option<Vec<_>>>().map(|words| words.join(" "))
+        }
+        Some(_) => None,
     }
 }
 

@@ -28,6 +28,8 @@ pub enum Reason {
     Expired,
     /// The token is for another audience or from another issuer.
     Audience,
+    /// The keys of the issuer are not available.
+    Unavailable,
     /// Too many wrong tokens came from the address.
     Guesses,
     /// The caller has no role for the rpc.
@@ -47,6 +49,7 @@ impl Reason {
             Self::Invalid => "invalid",
             Self::Expired => "expired",
             Self::Audience => "audience",
+            Self::Unavailable => "unavailable",
             Self::Guesses => "guesses",
             Self::Role => "role",
             Self::Account => "account",

@@ -14,6 +14,7 @@ use crate::{
         },
     },
     config::ServerLimits,
+    service::origin::network,
 };
 
 /// Admits top-ups.
@@ -46,7 +47,7 @@ impl Admission {
             |whose| Error::Overloaded(format!("too many top-ups {whose} are being started; retry later").into());
         let of_user = self.of_user.take(user).ok_or_else(|| refused("of this user"))?;
         let of_address = match address {
-            Some(address) => Some(self.of_address.take(&address).ok_or_else(|| refused("from this address"))?),
+            Some(address) => Some(self.of_address.take(&network(address)).ok_or_else(|| refused("from this address"))?),
             None => None,
         };
         let one_of_all = self.all.clone().try_acquire_owned().map_err(|_| refused("of all users"))?;

@@ -129,7 +129,7 @@ impl Export {
             }
             lines = match self.page().await {
                 Ok(Some(lines)) => lines,
-                Ok(None) => return drop(pages.send(ExportPart::End).await),
+                Ok(None) => return drop(tokio::time::timeout(self.stall, pages.send(ExportPart::End)).await),
                 Err(error) => {
                     tracing::warn!(error = %error.in_full(), "export aborted");
                     return;

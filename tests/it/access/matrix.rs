@@ -269,6 +269,12 @@ async fn the_public_port_shows_a_user_its_own_account_alone() {
             [fine, denied, fine, denied],
         ),
         (
+            "a list of scopes",
+            Some(key.sign(&with(&own, "scope", json!(["billing:read"])))),
+            [fine, denied, denied, denied],
+        ),
+        ("a scope of another form", Some(key.sign(&with(&own, "scope", json!({"billing:read": true})))), [refused; 4]),
+        (
             "reads alone",
             Some(key.sign(&with(&own, "scope", json!("openid billing:read")))),
             [fine, denied, denied, denied],

