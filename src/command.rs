@@ -52,6 +52,9 @@ impl ConfigArguments {
         let loaded = Loaded::load(&self.conf)?;
         let doors = loaded.config.open_doors().into_iter().map(|(key, danger)| format!("config key {key}: {danger}"));
         loaded.warnings.iter().cloned().chain(doors).for_each(|warning| eprintln!("warning: {warning}"));
+        if self.check_config {
+            loaded.config.refuse_open_doors()?;
+        }
         if self.print_config {
             print!("{}", loaded.to_yaml()?);
         } else {

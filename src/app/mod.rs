@@ -54,7 +54,8 @@ impl App {
     /// Connects, migrates, and listens on both ports.
     ///
     /// # Errors
-    /// The database is unavailable or refuses the login, or an address is in use.
+    /// A door is open in production, the database is unavailable or refuses the login, or an address
+    /// is in use.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         Self::start_with_clock(config, SystemClock).await
     }
@@ -65,6 +66,7 @@ impl App {
     /// As [`App::start`].
     pub async fn start_with_clock(config: Config, clock: impl Clock) -> anyhow::Result<Self> {
         let connections = descriptors::connections_of_a_port(&config)?;
+        config.refuse_open_doors()?;
         let core = Core::start(&config, Arc::new(clock)).await?;
         let ports = Ports::bind(&config.server, connections, core.stop.clone()).await?;
         let (http_addr, grpc_addr) = (ports.http_addr, ports.grpc_addr);

@@ -242,6 +242,15 @@ impl Config {
         let key = if source_file.is_some() { "source_file" } else { "source" };
         understood.map_err(|why| anyhow!("config key data.database.{key}: {why}"))?;
         self.data.database.client_tls()?;
+        Ok(())
+    }
+
+    /// Refuses an open door in production. A server calls this at its start; other programs open no
+    /// port to callers.
+    ///
+    /// # Errors
+    /// The key of the first open door.
+    pub fn refuse_open_doors(&self) -> anyhow::Result<()> {
         let forbids = self.environment == Some(Environment::Production) && !self.server.insecure;
         if let Some((key, danger)) = self.open_doors().first().filter(|_| forbids) {
             bail!(

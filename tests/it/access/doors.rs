@@ -21,7 +21,8 @@ fn closed() -> Vec<(&'static str, String)> {
 
 async fn load(keys: &[(&'static str, String)]) -> anyhow::Result<Config> {
     let keys: Vec<_> = keys.iter().map(|(key, value)| (*key, value.as_str())).collect();
-    Config::load(&Database::create(Sqlite).await.config_file(&keys))
+    let config = Config::load(&Database::create(Sqlite).await.config_file(&keys))?;
+    config.refuse_open_doors().map(|()| config)
 }
 
 #[tokio::test]
