@@ -36,10 +36,16 @@ pub struct Ops {
     /// The last answer of `/ready`, so that a change is logged once.
     pub was_ready: Arc<AtomicBool>,
     /// The last answer of the database, with its time. Held while the next one is awaited.
-    pub pinged: Arc<Mutex<Option<(Result<(), StoreError>, Instant)>>>,
+    pub pinged: Arc<Mutex<Option<Pinged>>>,
     /// The last text of `/metrics`, for all readers. Held while the next one is made.
     pub rendered: Arc<Mutex<Option<Rendered>>>,
     pub metrics_interval: Duration,
+}
+
+/// An answer of the database, with the time when it came.
+pub struct Pinged {
+    answer: Result<(), StoreError>,
+    at: Instant,
 }
 
 /// The text of `/metrics`, with the time when it was made.
@@ -81,14 +87,14 @@ impl Ops {
     /// The answer of the database. Many probes at once cost as much as one.
     async fn ping(&self) -> Result<(), StoreError> {
         let mut pinged = self.pinged.lock().await;
-        if let Some((answer, at)) = &*pinged
+        if let Some(Pinged { answer, at }) = &*pinged
             && at.elapsed() < READY_AGE
         {
             return answer.clone();
         }
         let answer = tokio::time::timeout(READY_TIMEOUT, self.store.ping()).await;
         let answer = answer.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())));
-        *pinged = Some((answer.clone(), Instant::now()));
+        *pinged = Some(Pinged { answer: answer.clone(), at: Instant::now() });
         answer
     }
 }
