@@ -35,17 +35,17 @@ pub struct Ops {
     pub engine: Arc<Engine>,
     /// The last answer of `/ready`, so that a change is logged once.
     pub was_ready: Arc<AtomicBool>,
-    /// The last answer of the database, with its time. Held while the next one is awaited.
+    /// The last answer of the database, with the time of its question. Held while the next one is awaited.
     pub pinged: Arc<Mutex<Option<Pinged>>>,
     /// The last text of `/metrics`, for all readers. Held while the next one is made.
     pub rendered: Arc<Mutex<Option<Rendered>>>,
     pub metrics_interval: Duration,
 }
 
-/// An answer of the database, with the time when it came.
+/// An answer of the database, with the time of the question.
 pub struct Pinged {
     answer: Result<(), StoreError>,
-    at: Instant,
+    asked: Instant,
 }
 
 /// The text of `/metrics`, with the time when it was made.
@@ -66,8 +66,6 @@ struct Health {
 
 const SERVICE: &str = "billing-service";
 
-/// The time for which an answer of the database counts for other probes.
-const READY_AGE: Duration = Duration::from_millis(100);
 /// Deadline of the database's answer. Without an answer the service is not ready.
 const READY_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -84,17 +82,20 @@ pub fn metrics(ops: Ops) -> Router {
 }
 
 impl Ops {
-    /// The answer of the database. Many probes at once cost as much as one.
+    /// The answer of the database. One question is under way at a time, and all probes that came before
+    /// it share its answer.
     async fn ping(&self) -> Result<(), StoreError> {
+        let came = Instant::now();
         let mut pinged = self.pinged.lock().await;
-        if let Some(Pinged { answer, at }) = &*pinged
-            && at.elapsed() < READY_AGE
+        if let Some(Pinged { answer, asked }) = &*pinged
+            && *asked >= came
         {
             return answer.clone();
         }
+        let asked = Instant::now();
         let answer = tokio::time::timeout(READY_TIMEOUT, self.store.ping()).await;
         let answer = answer.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".into())));
-        *pinged = Some(Pinged { answer: answer.clone(), at: Instant::now() });
+        *pinged = Some(Pinged { answer: answer.clone(), asked });
         answer
     }
 }

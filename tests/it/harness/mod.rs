@@ -197,7 +197,7 @@ impl Database {
     }
 }
 
-/// YAML with dotted keys on top made into nested mappings; later keys win, and mappings are joined.
+/// YAML with dotted keys on top made into nested mappings; later keys win.
 fn nest(yaml: &str) -> String {
     let mut root = serde_json::Map::new();
     for line in yaml.lines() {
@@ -209,10 +209,7 @@ fn nest(yaml: &str) -> String {
         for part in parts {
             at = at.entry(part).or_insert_with(|| Value::Object(Default::default())).as_object_mut().unwrap();
         }
-        match (at.get_mut(last), value) {
-            (Some(Value::Object(there)), Value::Object(more)) => there.extend(more),
-            (_, value) => drop(at.insert(last.to_owned(), value)),
-        }
+        at.insert(last.to_owned(), value);
     }
     serde_json::to_string(&root).unwrap()
 }
