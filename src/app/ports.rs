@@ -139,7 +139,7 @@ async fn access(config: &Server, core: &Core) -> anyhow::Result<Access> {
         tokio::spawn(keys.keep(core.stop.clone()));
     }
     let cross_site = CrossSite::new(&config.http, forwarding.clone(), refusals.clone());
-    let front_end = FrontEnd::new(&config.http.auth, keys, callers.clone(), forwarding.clone(), refusals)?;
+    let front_end = FrontEnd::new(&config.http, keys, callers.clone(), forwarding.clone(), refusals)?;
     Ok(Access { callers, front_end, cross_site, forwarding })
 }
 

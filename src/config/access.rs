@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Most callers in the configuration.
-pub const MAX_CALLERS: usize = 100;
+const MAX_CALLERS: usize = 100;
 /// Most tokens of one caller: the current one and the next.
 const MAX_TOKENS: usize = 2;
 /// Most bytes of the name of a caller, which is a label of metrics.

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use self::shown::shown;
 pub use self::{
-    access::{CallerConfig, Cors, HttpAuth, JwtConfig, MAX_CALLERS},
+    access::{CallerConfig, JwtConfig},
     choices::{
         CallbackAuth, Driver, Environment, FrontEndAuth, JwtAlgorithm, LogFormat, RedisMode, Role, ShowReads, Style,
         UnknownFields,

@@ -1,5 +1,5 @@
-//! Tracks whether a request has arrived in full, and the memory of its body. Nothing is charged before that. So a request whose
-//! body breaks off or stops has no unknown outcome.
+//! Tracks the memory of a body, and whether its request has arrived in full. Nothing is charged before
+//! that, so a request whose body breaks off or stops has no unknown outcome.
 
 use std::{
     pin::Pin,

@@ -40,8 +40,8 @@ const OPEN_REQUESTS: usize = 256;
 const OPEN_BODIES: usize = 4 * 1024 * 1024;
 
 impl Bounds {
-    /// The same for routes that anyone may call, with permits and memory of their own: who has no proof
-    /// uses up nothing of those who have one.
+    /// The same for routes that anyone may call, with permits and memory of their own, so that requests
+    /// without a proof use up nothing of the others.
     pub fn of_open_routes(&self) -> Self {
         let requests = Arc::new(Semaphore::new(OPEN_REQUESTS));
         Self { requests, memory: BodyMemory::new(OPEN_BODIES), ..self.clone() }

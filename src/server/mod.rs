@@ -87,7 +87,7 @@ pub fn public_app(parts: Parts<'_>) -> Router {
     let bounded = |routes: Router<Rest>| {
         bound(content::rest(routes, style, limit).with_state(rest.clone()), limit, bounds.clone())
     };
-    let public = access.front_end.protect(bounded(rest::public_routes(limit)), style);
+    let public = access.front_end.protect(bounded(rest::public_routes(limit)));
     let mut routes = access.cross_site.protect(public);
     if config.http.internal_routes {
         let internal = access.internal(bounded(rest::internal_routes(limit)), style);

@@ -77,20 +77,21 @@ impl Forwarding {
         if !self.is_trusted(peer) {
             return Some(peer);
         }
-        // An entry that is no text is no address.
-        let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-        let lines = headers.get_all("x-forwarded-for").iter().map(text).collect::<Vec<_>>().join(",");
+        let lines = headers.get_all("x-forwarded-for").iter().rev();
+        let entries = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+        let address_of = |entry: &[u8]| str::from_utf8(entry).ok()?.parse::<IpAddr>().ok();
         let mut client = peer;
-        for entry in lines.rsplit(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+        for entry in entries.filter(|entry| !entry.is_empty()) {
             // Entries before one that is no address can't be trusted either.
-            let Ok(address) = entry.parse::<IpAddr>() else { return Some(client) };
+            let Some(address) = address_of(entry) else { return Some(client) };
             client = address.to_canonical();
             if !self.is_trusted(client) {
                 return Some(client);
             }
         }
-        let real = || headers.get("x-real-ip")?.to_str().ok()?.trim().parse::<IpAddr>().ok();
-        Some(if lines.is_empty() { real().map_or(client, |real| real.to_canonical()) } else { client })
+        let real = || address_of(headers.get("x-real-ip")?.as_bytes().trim_ascii());
+        let real = real().filter(|_| !headers.contains_key("x-forwarded-for"));
+        Some(real.map_or(client, |real| real.to_canonical()))
     }
 
     fn is_trusted(&self, address: IpAddr) -> bool {

@@ -220,3 +220,42 @@ async fn a_call_of_grpc_is_a_post() {
         assert_eq!(answer.status(), 405, "{path}");
     }
 }
+
+/// A service whose user `u` has more records than the buffers of a connection take.
+async fn with_many_records(stall: &str) -> Service {
+    let limits = [("server.limits.exports_per_user", "1"), ("server.limits.export_stall", stall)];
+    let service = Service::start_with(Sqlite, &limits).await;
+    let records = "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 60000) \
+        INSERT INTO billing_record \
+        (billing_record_id, user_id, service_name, type, amount, count, trace_id, created_at, usage_date) \
+        SELECT printf('%036d', n), 'u', 'asset', 2, 0, 1, printf('%0120d', n), 1764000000000000 + n, '2025-11-24' \
+        FROM numbers";
+    service.database.execute(records).await;
+    service
+}
+
+async fn begin_export(service: &Service, user: &str) -> reqwest::Response {
+    let url = format!("http://{}/api/v1/billing/records.csv?user_id={user}", service.app.http_addr);
+    service.http.get(url).send().await.unwrap()
+}
+
+#[tokio::test]
+async fn an_export_that_nobody_reads_takes_the_place_of_its_own_user_alone() {
+    let service = with_many_records("30s").await;
+    let unread = begin_export(&service, "u").await;
+    assert_eq!(unread.status(), 200);
+    let refused = begin_export(&service, "u").await;
+    assert_eq!(refused.status(), 503);
+    let refused: Value = refused.json().await.unwrap();
+    assert_eq!(refused["metadata"]["error_code"], "10014");
+    assert_eq!(begin_export(&service, "v").await.status(), 200);
+}
+
+#[tokio::test]
+async fn an_export_that_nobody_reads_ends_and_is_no_whole_file() {
+    let service = with_many_records("100ms").await;
+    let unread = begin_export(&service, "u").await;
+    assert_eq!(unread.status(), 200);
+    until("its place is free", async || begin_export(&service, "u").await.status() == 200).await;
+    assert!(unread.bytes().await.is_err(), "a file that breaks off looks complete");
+}

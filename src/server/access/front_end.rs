@@ -22,7 +22,7 @@ use crate::{
         limits::shares::Shares,
         values::{error::Error, ids::UserId},
     },
-    config::{FrontEndAuth, HttpAuth, Style},
+    config::{FrontEndAuth, HttpPort, Style},
     server::span::Refusal,
     service::{
         origin::{Account, Forwarding},
@@ -59,27 +59,28 @@ impl FrontEnd {
     /// # Errors
     /// The secret of the tokens is not usable.
     pub fn new(
-        config: &HttpAuth,
+        config: &HttpPort,
         keys: Option<Arc<KeySource>>,
         callers: Arc<Callers>,
         forwarding: Forwarding,
         refusals: Arc<Refusals>,
     ) -> anyhow::Result<Self> {
-        let proof = match (config.mode(), &config.jwt) {
+        let auth = &config.auth;
+        let proof = match (auth.mode(), &auth.jwt) {
             (FrontEndAuth::Jwt, Some(jwt)) => Proof::Jwt(Arc::new(Verifier::new(jwt, keys)?)),
             (FrontEndAuth::Jwt, None) => anyhow::bail!("config key server.http.auth.jwt: mode jwt needs it"),
-            (FrontEndAuth::Gateway, _) => Proof::Gateway { callers, identity: config.gateway.identity_header.clone() },
+            (FrontEndAuth::Gateway, _) => Proof::Gateway { callers, identity: auth.gateway.identity_header.clone() },
             (FrontEndAuth::None, _) => Proof::None,
         };
-        Ok(Self { proof, style: Style::Plain, forwarding, refusals, open: Shares::new(REQUESTS_OF_USER) })
+        Ok(Self { proof, style: config.style, forwarding, refusals, open: Shares::new(REQUESTS_OF_USER) })
     }
 
-    /// Adds the check to `routes`, whose errors have the given style. It runs before the body is read.
-    pub fn protect<S: Clone + Send + Sync + 'static>(&self, routes: Router<S>, style: Style) -> Router<S> {
+    /// Adds the check to `routes`. It runs before the body is read.
+    pub fn protect<S: Clone + Send + Sync + 'static>(&self, routes: Router<S>) -> Router<S> {
         if matches!(self.proof, Proof::None) {
             return routes;
         }
-        routes.route_layer(middleware::from_fn_with_state(Self { style, ..self.clone() }, check))
+        routes.route_layer(middleware::from_fn_with_state(self.clone(), check))
     }
 
     async fn account(&self, headers: &HeaderMap, extensions: &Extensions) -> Result<Claims, Refused> {

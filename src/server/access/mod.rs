@@ -1,5 +1,5 @@
-//! Who may call what: the callers of the internal port by their roles, and the users of the front
-//! end by their accounts. The checks run before the body is read, and before a request takes a
+//! Access: the callers of the internal port by their roles, and the users of the front end by
+//! their accounts. The checks run before the body is read, and before a request takes a
 //! permit.
 
 mod callers;

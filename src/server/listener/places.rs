@@ -1,8 +1,8 @@
 //! The places of a port: its connections in all, those of each address, and a few more for health.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    net::{IpAddr, Ipv6Addr},
+    collections::VecDeque,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -10,6 +10,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::limits::ListenerLimits;
+use crate::{
+    biz::limits::shares::{Share, Shares},
+    service::origin::network,
+};
 
 /// Connections beyond the limits that are open at once. They reach health alone. The newest one takes
 /// the place of the oldest, so that a probe, which asks at once, is answered.
@@ -18,9 +22,8 @@ pub const BEYOND_LIMIT: usize = 64;
 /// The places of one port.
 pub struct Places {
     free: Arc<Semaphore>,
-    per_address: usize,
     /// The connections of each address that has some. Bounded by the connections.
-    addresses: Mutex<HashMap<IpAddr, usize>>,
+    addresses: Arc<Shares<IpAddr>>,
     beyond: Mutex<VecDeque<CancellationToken>>,
 }
 
@@ -47,8 +50,7 @@ impl Places {
     pub fn new(limits: &ListenerLimits) -> Arc<Self> {
         Arc::new(Self {
             free: Arc::new(Semaphore::new(limits.connections)),
-            per_address: limits.connections_per_address,
-            addresses: Mutex::default(),
+            addresses: Shares::new(limits.connections_per_address),
             beyond: Mutex::default(),
         })
     }
@@ -57,17 +59,10 @@ impl Places {
     ///
     /// # Errors
     /// The limit that is reached.
-    pub fn take(self: &Arc<Self>, address: IpAddr) -> Result<Place, Full> {
-        let address = network(address);
+    pub fn take(&self, address: IpAddr) -> Result<Place, Full> {
         let permit = self.free.clone().try_acquire_owned().map_err(|_| Full::Port)?;
-        let mut addresses = lock(&self.addresses);
-        let open = addresses.entry(address).or_default();
-        if *open >= self.per_address {
-            return Err(Full::Address);
-        }
-        *open += 1;
-        drop(addresses);
-        Ok(Place { places: self.clone(), address, _permit: permit })
+        let share = self.addresses.take(&network(address)).ok_or(Full::Address)?;
+        Ok(Place { _permit: permit, _share: share })
     }
 
     /// Registers a connection beyond the limits. Cancels the oldest one if there are too many.
@@ -84,29 +79,8 @@ impl Places {
 
 /// The place of one connection, which is free again when this is dropped.
 pub struct Place {
-    places: Arc<Places>,
-    address: IpAddr,
     _permit: OwnedSemaphorePermit,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut addresses = lock(&self.places.addresses);
-        if let Some(open) = addresses.get_mut(&self.address) {
-            *open -= 1;
-            if *open == 0 {
-                addresses.remove(&self.address);
-            }
-        }
-    }
-}
-
-/// The address that counts. A host of IPv6 has a network of its own, and as many addresses as it likes.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64)).into(),
-        v4 => v4,
-    }
+    _share: Share<IpAddr>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -132,7 +106,6 @@ mod tests {
         assert_eq!(take("10.0.0.3").err(), Some(Full::Port));
         drop(third);
         drop(first);
-        assert_eq!(lock(&places.addresses).len(), 1);
         let _fourth = take("10.0.0.1").ok().unwrap();
         assert_eq!(take("10.0.0.1").err(), Some(Full::Address));
     }

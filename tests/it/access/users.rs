@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::json;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use super::{
     issuer::{self, KeyServer, SigningKey, claims, with},
@@ -178,4 +179,29 @@ async fn an_order_of_another_user_does_not_exist_for_a_user() {
     assert_eq!(get(service, &order, &key.sign(&claims("bob"))).await, (404, "10003".into()));
     let support = key.sign(&with(&claims("bob"), "scope", json!("billing:support")));
     assert_eq!(get(service, &format!("{order}?user_id=alice"), &support).await.0, 200);
+}
+
+/// Requests of one user that wait for their bodies.
+#[tokio::test]
+async fn open_requests_of_a_user_are_bounded_and_leave_room_for_others() {
+    const MOST: usize = 100;
+    let key = SigningKey::new("k1", Algorithm::ES256);
+    let file = issuer::file(std::slice::from_ref(&key));
+    let service = with_keys("[ES256]", ("jwks_file", file.path().to_str().unwrap())).await;
+    let head = format!(
+        "POST /api/v1/billing/recharge HTTP/1.1\r\nhost: b\r\ncontent-type: application/json\r\n\
+         authorization: Bearer {}\r\ncontent-length: 9\r\n\r\n",
+        key.sign(&claims("alice"))
+    );
+    let mut unfinished = Vec::new();
+    for _ in 0..MOST {
+        let mut stream = TcpStream::connect(service.app.http_addr).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        unfinished.push(stream);
+    }
+    let token = key.sign(&claims("alice"));
+    until("all of them are open", async || get(&service, ACCOUNT, &token).await == (503, "10014".into())).await;
+    assert_eq!(get(&service, ACCOUNT, &key.sign(&claims("bob"))).await.0, 200);
+    drop(unfinished);
+    until("there is room again", async || get(&service, ACCOUNT, &token).await.0 == 200).await;
 }
