@@ -4,9 +4,11 @@
 mod account;
 mod api;
 mod audit_trail;
+pub mod body;
 mod call;
 mod charge;
 mod check;
+mod codec;
 mod convert;
 pub mod errors;
 pub mod grpc;
@@ -35,7 +37,7 @@ pub use self::{
     check::CheckService,
     limits::LimitService,
     metering::StreamService,
-    recharge::{Admission, RechargeService},
+    recharge::{Admission, Hints, RechargeService},
     reports::{ExportLimits, ReportService},
     reservation::ReservationService,
     tokens::TokenService,

@@ -1,7 +1,7 @@
 //! The places of a port: its connections in all, those of each address, and a few more for health.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -24,6 +24,8 @@ pub struct Places {
     free: Arc<Semaphore>,
     /// The connections of each address that has some. Bounded by the connections.
     addresses: Arc<Shares<IpAddr>>,
+    /// The connections on which no request has proven itself; `None` for a port that asks for no proof.
+    unproven: Option<Arc<Unproven>>,
     beyond: Mutex<VecDeque<CancellationToken>>,
 }
 
@@ -51,8 +53,18 @@ impl Places {
         Arc::new(Self {
             free: Arc::new(Semaphore::new(limits.connections)),
             addresses: Shares::new(limits.connections_per_address),
+            unproven: limits.unproven_connections.map(|most| Arc::new(Unproven { most, waiting: Mutex::default() })),
             beyond: Mutex::default(),
         })
+    }
+
+    /// Registers a connection that has proven nothing yet. Cancels the oldest such connection if there are
+    /// too many, so that peers without a proof fill no port, and a caller, which proves itself at once, is
+    /// served.
+    pub fn take_unproven(&self, connection: CancellationToken) -> Option<UnprovenPlace> {
+        let unproven = self.unproven.clone()?;
+        let number = unproven.take(connection);
+        Some(UnprovenPlace { unproven, number })
     }
 
     /// Takes a place for a connection of `address`.
@@ -74,6 +86,46 @@ impl Places {
             oldest.cancel();
         }
         beyond.push_back(connection);
+    }
+}
+
+/// The connections that have proven nothing yet.
+struct Unproven {
+    most: usize,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    next: u64,
+    /// By their number, so the oldest is the first.
+    connections: BTreeMap<u64, CancellationToken>,
+}
+
+impl Unproven {
+    fn take(&self, connection: CancellationToken) -> u64 {
+        let mut waiting = lock(&self.waiting);
+        if waiting.connections.len() >= self.most
+            && let Some((_, oldest)) = waiting.connections.pop_first()
+        {
+            oldest.cancel();
+        }
+        let number = waiting.next;
+        waiting.next += 1;
+        waiting.connections.insert(number, connection);
+        number
+    }
+}
+
+/// The place of a connection that has proven nothing yet.
+pub struct UnprovenPlace {
+    unproven: Arc<Unproven>,
+    number: u64,
+}
+
+impl Drop for UnprovenPlace {
+    fn drop(&mut self) {
+        lock(&self.unproven.waiting).connections.remove(&self.number);
     }
 }
 
@@ -116,6 +168,20 @@ mod tests {
         let _first = places.take("2001:db8::1".parse().unwrap()).ok().unwrap();
         assert_eq!(places.take("2001:db8::ffff:2".parse().unwrap()).err(), Some(Full::Address));
         assert!(places.take("2001:db8:0:1::1".parse().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn the_oldest_connection_without_a_proof_makes_room_and_one_with_a_proof_does_not() {
+        let places = Places::new(&ListenerLimits { unproven_connections: Some(2), ..Default::default() });
+        let tokens: Vec<_> = (0..4).map(|_| CancellationToken::new()).collect();
+        let take = |number: usize| places.take_unproven(tokens[number].clone());
+        let (first, _second, _third) = (take(0), take(1), take(2));
+        assert!(tokens[0].is_cancelled() && !tokens[1].is_cancelled());
+        drop(first);
+        drop(_second);
+        let _fourth = take(3);
+        assert!(!tokens[1].is_cancelled() && !tokens[2].is_cancelled());
+        assert!(Places::new(&ListenerLimits::default()).take_unproven(tokens[3].clone()).is_none());
     }
 
     #[test]
