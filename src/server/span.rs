@@ -1,5 +1,5 @@
-//! The span, the id and the count around every request of a port: one layer, which finds the rpc
-//! once.
+//! The span, the id and the count around every request of a port, and the answer in place of a panic: one
+//! layer, because each layer costs every request some allocations.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use axum::{
 use http::StatusCode;
 use tracing::Instrument;
 
-use super::{counted::Counted, http_error::http_error, request::is_grpc};
+use super::{counted::Counted, http_error::http_error, panics, request::is_grpc};
 use crate::{
     biz::values::error::Error,
     config::Style,
@@ -25,15 +25,21 @@ use crate::{
 };
 
 /// Runs a request in its span, names its id to the handler and in the reply, and counts it.
-pub async fn identify(State(metrics): State<Arc<Metrics>>, mut request: Request, next: Next) -> Response {
+pub async fn identify(
+    State((metrics, style)): State<(Arc<Metrics>, Style)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let (id, is_grpc) = (RequestId::of(request.headers()), is_grpc(&request));
     let rpc = known_rpc(&request, is_grpc);
     // A log may name any path of a gRPC call. A label of a metric may not.
     let named = || rpc.or_else(|| grpc_rpc(request.uri().path()).filter(|_| is_grpc));
     let span = span(named, request.headers(), &id);
-    let counted = Counted::begin(metrics, rpc, is_grpc);
+    let counted = Counted::begin(metrics.clone(), rpc, is_grpc);
     request.extensions_mut().insert(id.clone());
-    let mut response = counted.answer(next.run(request).instrument(span).await);
+    let refusal = Refusal { is_grpc, style, id: id.clone() };
+    let answer = panics::contain(next.run(request), refusal, &metrics).instrument(span);
+    let mut response = counted.answer(answer.await);
     response.headers_mut().insert(REQUEST_ID, id.into());
     response
 }
