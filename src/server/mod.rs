@@ -34,6 +34,7 @@ use self::{
     bounds::Bounds,
     http_error::http_error,
     request::is_grpc,
+    span::Identify,
 };
 pub use self::{
     callback::CallbackGuard,
@@ -210,7 +211,7 @@ pub fn complete(routes: Router, metrics: &Arc<Metrics>, style: Style) -> Router 
     routes
         .fallback(async move |request: Request| not_found(style, &request))
         .method_not_allowed_fallback(async move || wrong_method(style))
-        .layer(middleware::from_fn_with_state((metrics.clone(), style), span::identify))
+        .layer(Identify { metrics: metrics.clone(), style })
 }
 
 fn not_found(style: Style, request: &Request) -> Response {
