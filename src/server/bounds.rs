@@ -1,6 +1,6 @@
 //! The bounds of a port: the most requests at once, and the deadline of a request.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State},
@@ -9,7 +9,8 @@ use axum::{
 };
 
 use super::{
-    arrival::Arrival, body_memory::BodyMemory, content, inflate, permits::Permits, request::undecoded, span::Refusal,
+    arrival::Arrival, body_memory::BodyMemory, content, inflate, overflow, permits::Permits, request::undecoded,
+    span::Refusal,
 };
 use crate::{
     biz::values::{error::Error, invalid::Invalid},
@@ -59,7 +60,10 @@ impl Bounds {
 /// Answers OVERLOADED at once if too many requests are open, and after the deadline if `next` takes
 /// too long. The work of a late request goes on: an accepted charge is settled, and a retry with
 /// the same id finds it.
-pub async fn enforce(State(bounds): State<Bounds>, mut request: Request, next: Next) -> Response {
+pub async fn enforce(State(bounds): State<Arc<Bounds>>, mut request: Request, next: Next) -> Response {
+    if let Some(refused) = overflow::refuse(&request, bounds.style) {
+        return refused;
+    }
     if bounds.is_grpc
         && let Some(refused) = content::refuse_grpc(&request)
     {
