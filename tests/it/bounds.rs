@@ -298,7 +298,7 @@ async fn requests_that_need_no_proof_are_shared_between_addresses() {
     let body = r#"{"order_id":"o","status":"FAILED"}"#;
     until("its permit is taken", async || {
         let (status, refused) = service.post(callback, body).await;
-        status == 503 && refused["message"].as_str().unwrap().contains("of this address")
+        status == 503 && refused["message"].as_str().unwrap().contains("requests of this address")
     })
     .await;
     drop(unfinished);

@@ -85,7 +85,7 @@ impl Listener {
             let place = places.take(peer.ip());
             let evicted = CancellationToken::new();
             let unproven = match &place {
-                Ok(_) => places.take_unproven(evicted.clone()),
+                Ok(place) => places.take_unproven(place, evicted.clone()),
                 Err(full) => {
                     count_end(full.reason());
                     places.take_beyond(evicted.clone());

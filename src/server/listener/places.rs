@@ -59,11 +59,11 @@ impl Places {
     }
 
     /// Registers a connection that has proven nothing yet. Cancels the oldest such connection if there are
-    /// too many, so that peers without a proof fill no port, and a caller, which proves itself at once, is
-    /// served.
-    pub fn take_unproven(&self, connection: CancellationToken) -> Option<UnprovenPlace> {
+    /// too many, and frees its place, so that peers without a proof fill no port, and a caller, which proves
+    /// itself at once, is served.
+    pub fn take_unproven(&self, place: &Place, connection: CancellationToken) -> Option<UnprovenPlace> {
         let unproven = self.unproven.clone()?;
-        let number = unproven.take(connection);
+        let number = unproven.take(Waiter { connection, place: place.0.clone() });
         Some(UnprovenPlace { unproven, number })
     }
 
@@ -74,7 +74,7 @@ impl Places {
     pub fn take(&self, address: IpAddr) -> Result<Place, Full> {
         let permit = self.free.clone().try_acquire_owned().map_err(|_| Full::Port)?;
         let share = self.addresses.take(&network(address)).ok_or(Full::Address)?;
-        Ok(Place { _permit: permit, _share: share })
+        Ok(Place(Arc::new(Mutex::new(Some(Held { _permit: permit, _share: share })))))
     }
 
     /// Registers a connection beyond the limits. Cancels the oldest one if there are too many.
@@ -99,20 +99,27 @@ struct Unproven {
 struct Waiting {
     next: u64,
     /// By their number, so the oldest is the first.
-    connections: BTreeMap<u64, CancellationToken>,
+    connections: BTreeMap<u64, Waiter>,
+}
+
+struct Waiter {
+    connection: CancellationToken,
+    place: Arc<Mutex<Option<Held>>>,
 }
 
 impl Unproven {
-    fn take(&self, connection: CancellationToken) -> u64 {
+    fn take(&self, waiter: Waiter) -> u64 {
         let mut waiting = lock(&self.waiting);
         if waiting.connections.len() >= self.most
             && let Some((_, oldest)) = waiting.connections.pop_first()
         {
-            oldest.cancel();
+            // At once, because the connection takes a moment to end.
+            drop(lock(&oldest.place).take());
+            oldest.connection.cancel();
         }
         let number = waiting.next;
         waiting.next += 1;
-        waiting.connections.insert(number, connection);
+        waiting.connections.insert(number, waiter);
         number
     }
 }
@@ -130,9 +137,17 @@ impl Drop for UnprovenPlace {
 }
 
 /// The place of one connection, which is free again when this is dropped.
-pub struct Place {
+pub struct Place(Arc<Mutex<Option<Held>>>);
+
+struct Held {
     _permit: OwnedSemaphorePermit,
     _share: Share<IpAddr>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        drop(lock(&self.0).take());
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -172,16 +187,28 @@ mod tests {
 
     #[test]
     fn the_oldest_connection_without_a_proof_makes_room_and_one_with_a_proof_does_not() {
-        let places = Places::new(&ListenerLimits { unproven_connections: Some(2), ..Default::default() });
-        let tokens: Vec<_> = (0..4).map(|_| CancellationToken::new()).collect();
-        let take = |number: usize| places.take_unproven(tokens[number].clone());
-        let (first, _second, _third) = (take(0), take(1), take(2));
+        let limits = ListenerLimits { connections: 3, unproven_connections: Some(2), ..Default::default() };
+        let places = Places::new(&limits);
+        let tokens: Vec<_> = (0..5).map(|_| CancellationToken::new()).collect();
+        let take = |number: usize| {
+            let place = places.take("10.0.0.1".parse().unwrap()).ok().unwrap();
+            let unproven = places.take_unproven(&place, tokens[number].clone()).unwrap();
+            (place, unproven)
+        };
+        // Each place is free as soon as a newer connection needs it, and before its connection ends.
+        let (_first, second, _third) = (take(0), take(1), take(2));
         assert!(tokens[0].is_cancelled() && !tokens[1].is_cancelled());
-        drop(first);
-        drop(_second);
+        let (proven, unproven) = second;
+        drop(unproven);
         let _fourth = take(3);
         assert!(!tokens[1].is_cancelled() && !tokens[2].is_cancelled());
-        assert!(Places::new(&ListenerLimits::default()).take_unproven(tokens[3].clone()).is_none());
+        assert_eq!(places.take("10.0.0.1".parse().unwrap()).err(), Some(Full::Port));
+        drop(proven);
+        let _fifth = take(4);
+        assert!(tokens[2].is_cancelled() && !tokens[3].is_cancelled());
+        let open = Places::new(&ListenerLimits::default());
+        let place = open.take("10.0.0.1".parse().unwrap()).ok().unwrap();
+        assert!(open.take_unproven(&place, tokens[4].clone()).is_none());
     }
 
     #[test]
