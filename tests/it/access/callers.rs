@@ -21,7 +21,7 @@ async fn a_caller_has_two_tokens_while_it_changes_them() {
     let service = with_callers(&format!("[{{name: edge, roles: [gateway], token_sha256: ['{old}', '{new}']}}]")).await;
     assert_eq!(check(&service, "the-old-token").await.0, 200);
     assert_eq!(check(&service, "the-new-token").await.0, 200);
-    assert_eq!(check(&service, &old).await, (401, "10012".into()), "the hash is no token");
+    assert_eq!(check(&service, &old).await, (401, "10012".into()), "the hash of a token is not a token");
 }
 
 #[tokio::test]
