@@ -1,5 +1,5 @@
-//! Real redis servers for tests: one that they share, servers of a test's own, a cluster,
-//! sentinels, and a proxy that disturbs connections. All end with the test process.
+//! Redis servers for tests: a shared one, private ones, a cluster, sentinels, and a proxy that
+//! disturbs connections. All end with the test process.
 
 mod cluster;
 mod own;
@@ -16,13 +16,13 @@ pub use self::{cluster::OwnCluster, own::OwnRedis, place::Place, proxy::Proxy, s
 /// Logical databases of the server that tests share.
 const DATABASES: u16 = 4096;
 
-/// A fresh logical database on the server that the tests of this process share.
+/// A new logical database on the shared server of this process.
 pub async fn shared() -> Place {
     static SERVER: OnceCell<OwnRedis> = OnceCell::const_new();
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = async || OwnRedis::start_with(&["--databases", &DATABASES.to_string()]).await;
     let server = SERVER.get_or_init(start).await;
     let db = NEXT.fetch_add(1, Ordering::Relaxed);
-    assert!(db < DATABASES, "every logical database is taken");
+    assert!(db < DATABASES, "all logical databases are in use");
     Place { addr: server.addr(), db }
 }
