@@ -97,7 +97,7 @@ async fn two_databases_on_one_redis_do_not_answer_for_each_other(
     let redis = OwnRedis::start().await;
     let mut services = Vec::new();
     for on in [one, other] {
-        let database = with_redis(Database::create(on).await, Some(redis.place()));
+        let database = with_redis(Database::create(on).await, Some(redis.database()));
         services.push(Service::start_on(database, &[("billing.rate_limits.user.hour", "4")]).await);
     }
     let [a, b] = &services[..] else { panic!("there are two") };

@@ -17,7 +17,7 @@ use crate::harness::{
     Backend, Database, MySql, Service, Sqlite, charge,
     load::Load,
     process::{CRON, run},
-    redis::{OwnCluster, Place},
+    redis::{OwnCluster, RedisDatabase},
     wait::until,
 };
 
@@ -38,7 +38,7 @@ async fn compare(conf: PathBuf, more: &'static [&str]) -> Output {
     tokio::task::spawn_blocking(running).await.unwrap()
 }
 
-async fn set(redis: &Place, key: &str, field: &str, value: &str) {
+async fn set(redis: &RedisDatabase, key: &str, field: &str, value: &str) {
     let () = cmd("HSET").arg(key).arg(field).arg(value).query_async(&mut redis.connection().await).await.unwrap();
 }
 
@@ -74,18 +74,18 @@ async fn with_entries() -> Service {
         until_cached(&service.database, user, "1").await;
     }
     service.deduct(keyed_charge()).await;
-    let place = service.database.redis.clone().unwrap();
+    let redis = service.database.redis.clone().unwrap();
     // A check that runs before the update of the charge reads the database, and does not store the entry.
     until("redis has the key", async || {
         check(&service.internal, keyed_call()).await;
-        place.hashes("billing:*:{k}:api_key").await.len() == 1
+        redis.hashes("billing:*:{k}:api_key").await.len() == 1
     })
     .await;
     service
 }
 
 /// Makes every kind of entry wrong. Returns the owners of the wrong entries.
-async fn tamper(redis: &Place, keys: &Keys) -> [&'static str; 8] {
+async fn tamper(redis: &RedisDatabase, keys: &Keys) -> [&'static str; 8] {
     let month = redis.hashes("billing:*:?quota?:account").await[&keys.account("quota")]
         .keys()
         .find(|field| field.ends_with(":asset"))
@@ -218,7 +218,7 @@ async fn reconcile_cache_scans_every_node_of_a_cluster() {
     let cluster = OwnCluster::start().await;
     let addrs = cluster.addrs();
     let database = Database::create(MySql).await;
-    let database = with_redis(database, Some(Place { addr: addrs[0].clone(), db: 0 }));
+    let database = with_redis(database, Some(RedisDatabase { addr: addrs[0].clone(), db: 0 }));
     let service = Service::start_on(beside(&database), &[("data.redis.mode", "cluster")]).await;
     until("the cluster is up", async || metric(&service, "billing_redis_up").await == Some(1.0)).await;
     let users: Vec<String> = (0..60).map(|number| format!("u{number}")).collect();
@@ -235,7 +235,7 @@ async fn reconcile_cache_scans_every_node_of_a_cluster() {
     for node in 0..3 {
         let of_node = cluster.node(node).hashes("billing:*:account").await;
         let (key, _) = of_node.first_key_value().expect("each node has accounts");
-        set(&cluster.node(node).place(), key, "balance", "9").await;
+        set(&cluster.node(node).database(), key, "balance", "9").await;
     }
     let run = async |more| {
         let done = compare(database.config_file(&[("data.redis.mode", "cluster")]), more).await;

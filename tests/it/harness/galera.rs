@@ -93,11 +93,11 @@ impl Galera {
     pub async fn create_database(&self) -> [Database; NODES] {
         let first = mariadb::create_database_on(self.nodes[0].port).await;
         self.catch_up().await;
-        let place = redis::shared().await;
+        let redis = redis::shared().await;
         std::array::from_fn(|node| {
             let [from, to] = [0, node].map(|node: usize| format!(":{})", self.nodes[node].port));
             let mut database = Database::on(first.replace(&from, &to));
-            database.redis = Some(place.clone());
+            database.redis = Some(redis.clone());
             database
         })
     }
@@ -242,7 +242,7 @@ fn prepare(folder: &Path) -> Option<String> {
     let is_root = std::fs::metadata(folder).unwrap().uid() == 0;
     let folders = [folder.to_owned(), folder.join("data"), folder.join("tmp")];
     for folder in &folders {
-        // The first node's folder exists.
+        // The temporary folder itself exists already.
         std::fs::create_dir_all(folder).unwrap();
         if is_root {
             chown(folder, Some(NOBODY), None).unwrap();

@@ -64,7 +64,7 @@ pub struct Database {
     /// `data.database.source`.
     pub source: String,
     /// The shared cache of its servers. Only MySQL has one, as in production.
-    pub redis: Option<redis::Place>,
+    pub redis: Option<redis::RedisDatabase>,
     /// The currency and the zone of the last configuration, if they differ from the defaults.
     identity: Mutex<BTreeMap<String, String>>,
     folder: tempfile::TempDir,
@@ -110,7 +110,7 @@ impl Database {
              log: {{level: info, format: json}}\n",
             self.source
         );
-        if let Some(redis::Place { addr, db }) = &self.redis {
+        if let Some(redis::RedisDatabase { addr, db }) = &self.redis {
             // Long enough for a busy machine that runs all tests at once.
             writeln!(
                 yaml,

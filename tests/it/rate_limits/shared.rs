@@ -292,7 +292,7 @@ async fn a_server_keeps_limits_in_a_cluster() {
 async fn while_redis_is_gone_every_process_keeps_limits_of_its_own_and_says_so() {
     let mut redis = OwnRedis::start().await;
     let mut database = Database::create(MySql).await;
-    database.redis = Some(redis.place());
+    database.redis = Some(redis.database());
     let limit = [("billing.rate_limits.user.hour", "3")];
     let service = Service::start_on(database, &limit).await;
     let process = ServerProcess::start_beside(&service.database.config_file(&limit)).await;

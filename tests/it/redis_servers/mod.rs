@@ -8,7 +8,7 @@ use redis::{AsyncCommands, RedisResult, cmd};
 use tokio::time::timeout;
 
 use crate::harness::{
-    redis::{OwnCluster, OwnRedis, OwnSentinel, Place, shared},
+    redis::{OwnCluster, OwnRedis, OwnSentinel, RedisDatabase, shared},
     wait::{soon, until},
 };
 
@@ -50,7 +50,7 @@ async fn a_server_stays_dead_until_it_is_started_again() {
     let mut server = OwnRedis::start().await;
     set(&server, "lost").await;
     server.kill();
-    assert!(server.place().try_connection().await.is_err());
+    assert!(server.database().try_connection().await.is_err());
     server.start_again().await;
     assert!(server.hashes("*").await.is_empty());
 }
@@ -170,7 +170,7 @@ async fn sentinels_fail_over_when_they_are_told_to() {
     servers.failover().await;
     servers.until_failed_over().await;
     set(servers.master(), "written").await;
-    let sentinel = Place { addr: servers.sentinel_addrs()[2].clone(), db: 0 };
+    let sentinel = RedisDatabase { addr: servers.sentinel_addrs()[2].clone(), db: 0 };
     let question = cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(servers.master_name()).to_owned();
     let (host, port): (String, String) = question.query_async(&mut sentinel.connection().await).await.unwrap();
     assert_eq!(format!("{host}:{port}"), servers.master().addr());

@@ -10,18 +10,18 @@ use tokio::{
 };
 
 use crate::harness::{
-    redis::{Place, Proxy, shared},
+    redis::{Proxy, RedisDatabase, shared},
     wait::{soon, until},
 };
 
 /// Long enough for bytes that flow to come through.
 const A_WHILE: Duration = Duration::from_millis(200);
 
-/// A proxy before the shared server, and the place as seen through it.
-async fn proxied() -> (Proxy, Place, Place) {
+/// A proxy to the shared server, and a logical database: directly and through the proxy.
+async fn proxied() -> (Proxy, RedisDatabase, RedisDatabase) {
     let direct = shared().await;
     let proxy = Proxy::start(direct.addr.clone()).await;
-    let proxied = Place { addr: proxy.addr(), ..direct.clone() };
+    let proxied = RedisDatabase { addr: proxy.addr(), ..direct.clone() };
     (proxy, proxied, direct)
 }
 

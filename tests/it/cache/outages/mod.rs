@@ -214,12 +214,12 @@ async fn checks_go_on_while_sentinels_change_a_healthy_master() {
 async fn checks_go_on_while_redis_evicts_entries() {
     let small = ["--maxmemory", "3mb", "--maxmemory-policy", "allkeys-lru"];
     let mut fixture = Fixture::of(Servers::Single(OwnRedis::start_with(&small).await)).await;
-    let place = fixture.single().place();
+    let database = fixture.single().database();
     for _ in 0..4 {
-        fill_memory(&place).await;
+        fill_memory(&database).await;
         fixture.load.goes_on().await;
     }
-    let evicted = info(&place, "evicted_keys").await.unwrap();
+    let evicted = info(&database, "evicted_keys").await.unwrap();
     assert!(evicted.parse::<u32>().unwrap() > 500, "{evicted}");
     fixture.assert_is_well(Room::ForSome).await;
 }
@@ -228,11 +228,11 @@ async fn checks_go_on_while_redis_evicts_entries() {
 async fn checks_go_on_while_redis_has_no_memory_for_writes() {
     let full = ["--maxmemory", "3mb", "--maxmemory-policy", "noeviction"];
     let mut fixture = Fixture::of(Servers::Single(OwnRedis::start_with(&full).await)).await;
-    let place = fixture.single().place();
-    fill_memory(&place).await;
+    let database = fixture.single().database();
+    fill_memory(&database).await;
     fixture.load.goes_on_for(Duration::from_secs(3)).await;
-    assert!(info(&place, "errorstat_OOM").await.is_some());
-    let mut connection = place.connection().await;
+    assert!(info(&database, "errorstat_OOM").await.is_some());
+    let mut connection = database.connection().await;
     let () = redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(0).query_async(&mut connection).await.unwrap();
     fixture.assert_all_is_well().await;
 }
@@ -269,7 +269,7 @@ async fn checks_go_on_while_the_network_to_redis_stalls() {
 
 /// The service soon sets its marker on this server, so it uses the entries of this server.
 async fn assert_used_soon(server: &OwnRedis) {
-    let run = info(&server.place(), "run_id").await;
+    let run = info(&server.database(), "run_id").await;
     let mut connection = server.connection().await;
     for _ in 0..agreement::SOON {
         let markers = redis::cmd("KEYS").arg("billing:*:marker").to_owned();

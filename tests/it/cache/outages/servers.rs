@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::harness::redis::{OwnCluster, OwnRedis, OwnSentinel, Place};
+use crate::harness::redis::{OwnCluster, OwnRedis, OwnSentinel, RedisDatabase};
 
 /// Key to field to value.
 pub type Hashes = BTreeMap<String, BTreeMap<String, String>>;
@@ -145,8 +145,8 @@ impl Servers {
 }
 
 /// Fills a small server with other keys, until its memory is full.
-pub async fn fill_memory(place: &Place) {
-    let mut connection = place.connection().await;
+pub async fn fill_memory(database: &RedisDatabase) {
+    let mut connection = database.connection().await;
     for number in 0..500 {
         let mut set = redis::cmd("SET");
         set.arg(format!("else:{number}")).arg("x".repeat(10_000));
@@ -157,8 +157,9 @@ pub async fn fill_memory(place: &Place) {
 }
 
 /// A line of INFO, if there is one.
-pub async fn info(place: &Place, name: &str) -> Option<String> {
-    let info: redis::InfoDict = redis::cmd("INFO").arg("all").query_async(&mut place.connection().await).await.unwrap();
+pub async fn info(database: &RedisDatabase, name: &str) -> Option<String> {
+    let info: redis::InfoDict =
+        redis::cmd("INFO").arg("all").query_async(&mut database.connection().await).await.unwrap();
     info.get(name)
 }
 

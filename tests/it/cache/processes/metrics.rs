@@ -13,7 +13,7 @@ async fn scripts(service: &Service, script: &str) -> f64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scripts_are_timed_and_an_outage_of_redis_shows() {
     let mut redis = OwnRedis::start().await;
-    let database = with_redis(Database::create(MySql).await, Some(redis.place()));
+    let database = with_redis(Database::create(MySql).await, Some(redis.database()));
     let service = Service::start_on(database, &[]).await;
     until("redis is up", async || metric(&service, "billing_redis_up").await == Some(1.0)).await;
     service.use_up_free_quota("u", "asset").await;

@@ -7,7 +7,7 @@ use billing_service::service::proto::{
 };
 use tokio::time::{Instant, sleep};
 
-use crate::harness::{Backend, Database, Service, caller::Client, charge, redis::Place, wait::until};
+use crate::harness::{Backend, Database, Service, caller::Client, charge, redis::RedisDatabase, wait::until};
 
 /// Longest time until every server shows a change of another server.
 const NOTICE: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ pub fn beside(database: &Database) -> Database {
 }
 
 /// The database with another Redis, or without one.
-pub fn with_redis(mut database: Database, redis: Option<Place>) -> Database {
+pub fn with_redis(mut database: Database, redis: Option<RedisDatabase>) -> Database {
     database.redis = redis;
     database
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use redis::{InfoDict, Value, cmd};
 
-use super::{OwnRedis, place::Hashes};
+use super::{OwnRedis, database::Hashes};
 use crate::harness::{
     private_server::{PORTS, free_port_where, is_free},
     wait::until,

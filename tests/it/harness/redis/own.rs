@@ -8,7 +8,7 @@ use std::{
 use redis::{InfoDict, aio::MultiplexedConnection, cmd};
 use tokio::time::{Instant, sleep};
 
-use super::place::{Hashes, Place};
+use super::database::{Hashes, RedisDatabase};
 use crate::harness::private_server::{PrivateServer, free_port};
 
 /// Attempts to start, because another process may take a free port first.
@@ -71,8 +71,8 @@ impl OwnRedis {
     }
 
     /// Its first logical database.
-    pub fn place(&self) -> Place {
-        Place { addr: self.addr(), db: 0 }
+    pub fn database(&self) -> RedisDatabase {
+        RedisDatabase { addr: self.addr(), db: 0 }
     }
 
     /// Sends a signal to the server, such as STOP, CONT or KILL.
@@ -122,12 +122,12 @@ impl OwnRedis {
 
     /// A connection for the test.
     pub async fn connection(&self) -> MultiplexedConnection {
-        self.place().connection().await
+        self.database().connection().await
     }
 
     /// All hashes whose keys match the pattern.
     pub async fn hashes(&self, pattern: &str) -> Hashes {
-        self.place().hashes(pattern).await
+        self.database().hashes(pattern).await
     }
 
     pub async fn flushall(&self) {
@@ -159,7 +159,7 @@ impl OwnRedis {
     }
 
     async fn info(&self) -> Option<InfoDict> {
-        let mut connection = self.place().try_connection().await.ok()?;
+        let mut connection = self.database().try_connection().await.ok()?;
         cmd("INFO").query_async(&mut connection).await.ok()
     }
 }

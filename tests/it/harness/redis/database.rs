@@ -15,13 +15,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct RedisDatabase {
     /// `HOST:PORT`.
     pub addr: String,
     pub db: u16,
 }
 
-impl Place {
+impl RedisDatabase {
     /// A connection for the test.
     pub async fn connection(&self) -> MultiplexedConnection {
         self.try_connection().await.unwrap()
