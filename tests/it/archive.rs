@@ -170,7 +170,7 @@ async fn charges_go_on_while_records_move(#[values(MySql, Sqlite)] on: Backend) 
     let after = service.records(ListRecordsRequest { user_id: "u0".into(), ..Default::default() }).await.total;
     assert_eq!(after, before + 101);
     service.assert_audit_is_clean().await;
-    // Records that were written late for an old month move in the next run.
+    // What was written late into an old month moves with the next run.
     assert_eq!(moved + keep_months(&service.database, &service.clock, 3).await, 6_001);
     service.assert_audit_is_clean().await;
 }

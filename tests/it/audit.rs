@@ -43,7 +43,7 @@ impl Service {
 
 #[rstest]
 #[tokio::test]
-async fn orders_that_cannot_be_read_are_named_with_their_users(#[values(MySql, Sqlite)] on: Backend) {
+async fn unreadable_orders_are_named_with_their_users(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.deduct(charge("u", "asset", 1)).await;
     for (id, method, status) in [
@@ -84,7 +84,7 @@ async fn orders_that_cannot_be_read_are_named_with_their_users(#[values(MySql, S
 
 #[rstest]
 #[tokio::test]
-async fn quotas_of_api_keys_that_cannot_be_read_are_named_once(#[values(MySql, Sqlite)] on: Backend) {
+async fn unreadable_quotas_of_api_keys_are_named_once(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.deduct(charge("u", "asset", 1)).await;
     for key in ["good", "kind", "period", "limit", "used", "version", "no-text"] {

@@ -95,7 +95,7 @@ async fn a_large_body_is_read_like_a_small_one() {
     assert_eq!(unknown["metadata"]["field"], "items[899].user");
 }
 
-/// payment-service accepts connections and says nothing.
+/// A payment-service that accepts connections and does not answer.
 async fn silent_payment_service(limits: &str) -> (Service, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("'{}'", listener.local_addr().unwrap());
@@ -122,7 +122,7 @@ async fn begin_top_up(service: &Service, user: &str) {
 }
 
 #[tokio::test]
-async fn top_ups_under_way_are_bounded_for_each_user_and_in_all() {
+async fn top_ups_in_flight_are_limited_for_each_user_and_in_total() {
     let (service, _silent) = silent_payment_service("{recharges: 2, recharges_per_user: 1}").await;
     begin_top_up(&service, "u").await;
     let overloaded = (Code::Unavailable, "10014".to_owned());
@@ -138,7 +138,7 @@ async fn top_ups_under_way_are_bounded_for_each_user_and_in_all() {
 }
 
 #[tokio::test]
-async fn top_ups_under_way_are_bounded_for_each_address() {
+async fn top_ups_in_flight_are_limited_for_each_address() {
     let (service, _silent) = silent_payment_service("{recharges_per_address: 1}").await;
     begin_top_up(&service, "u").await;
     let second = service.public.clone().recharge(top_up("v")).await.unwrap_err();
@@ -146,7 +146,7 @@ async fn top_ups_under_way_are_bounded_for_each_address() {
 }
 
 #[tokio::test]
-async fn unpaid_top_ups_of_a_user_are_bounded_until_one_is_paid() {
+async fn unpaid_top_ups_of_a_user_are_limited_until_one_is_paid() {
     let paying = Paying::start_with(Sqlite, &[("server.limits.open_recharges", "2")]).await;
     let first = paying.recharge("u", 5.0).await;
     paying.recharge("u", 5.0).await;
@@ -205,7 +205,7 @@ async fn unfinished_callbacks_take_neither_permits_nor_memory_of_others() {
     drop(unfinished);
 }
 
-/// tonic accepts any method, and also reads the body of a GET.
+/// tonic takes any method, and reads the body of a GET too.
 #[tokio::test]
 async fn a_grpc_call_must_be_a_post() {
     let service = Service::start(Sqlite).await;

@@ -17,7 +17,7 @@ use crate::harness::{Backend, Database, MySql, Service, Sqlite, charge, code_of,
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_hundred_charges_on_a_balance_for_fifty_fifty_succeed(#[values(MySql, Sqlite)] on: Backend) {
+async fn two_hundred_charges_on_a_balance_for_fifty_make_fifty(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.use_up_free_quota("u", "payment").await;
     service.adjust("u", 5.0).await;

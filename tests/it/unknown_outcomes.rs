@@ -38,7 +38,7 @@ async fn settle(service: &Service, trace_id: &str) -> bool {
 
 #[rstest]
 #[tokio::test]
-async fn a_charge_without_an_id_and_an_answer_names_its_new_id(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_unanswered_charge_without_an_id_names_its_new_id(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, &IMPATIENT).await;
     service.deduct(repeat("first")).await;
     let lock = Lock::take(&service.database).await;
@@ -63,7 +63,7 @@ async fn a_charge_without_an_id_and_an_answer_names_its_new_id(#[values(MySql, S
 
 #[rstest]
 #[tokio::test]
-async fn every_posting_without_an_answer_names_its_id(#[values(MySql, Sqlite)] on: Backend) {
+async fn every_unanswered_posting_names_its_id(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, &IMPATIENT).await;
     service.deduct(repeat("first")).await;
     let reserve =
@@ -111,7 +111,7 @@ async fn an_invalid_call_without_an_id_needs_no_database(#[values(MySql, Sqlite)
 /// The lanes give up before the deadline of the request, so that each item has a result.
 #[rstest]
 #[tokio::test]
-async fn an_item_without_an_id_and_an_answer_names_its_new_id(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_unanswered_item_without_an_id_names_its_new_id(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, &[("billing.settlement.retry_timeout", "500ms")]).await;
     service.deduct(repeat("first")).await;
     let lock = Lock::take(&service.database).await;

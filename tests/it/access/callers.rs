@@ -37,7 +37,7 @@ async fn a_refusal_of_a_role_names_it() {
     assert!(service.metrics().await.contains(line));
 }
 
-/// Guesses from an address end in refusals that tell nothing. A caller that was there before goes on.
+/// After many wrong tokens from an address, its refusals reveal nothing. A known caller is still admitted.
 #[tokio::test]
 async fn an_address_that_guesses_tokens_learns_nothing_more() {
     let (known, late) = (sha256("the-token-of-the-edge"), sha256("the-token-of-another"));

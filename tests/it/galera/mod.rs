@@ -53,7 +53,7 @@ fn seed() -> u64 {
 
 /// Random users. Every other charge is for the same user.
 fn crowd() -> Crowd {
-    Crowd { users: 60, has_hot_user: true, doubts_refusals: true, seed: seed() }
+    Crowd { users: 60, has_hot_user: true, refusals_are_uncertain: true, seed: seed() }
 }
 
 /// The rounds of a load: at least one, and more until GALERA_SECONDS have passed.

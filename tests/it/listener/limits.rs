@@ -155,7 +155,7 @@ async fn an_unread_http2_stream_ends_and_its_connection_stays() {
     drop(unread);
 }
 
-/// Reads a few bytes before each deadline.
+/// Reads a little now and then, each time before the limit.
 #[tokio::test]
 async fn a_slow_reader_keeps_its_reply() {
     let (listener, routes) = Routes::start().await;

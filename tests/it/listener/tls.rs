@@ -70,9 +70,9 @@ async fn a_client_may_use_both_versions_and_both_protocols() {
     assert!(other.connect(listener.addr).await.is_err());
 }
 
-/// A valid ClientHello of version 3.`minor`.
+/// A ClientHello of the version 3.`minor`, which a server of that version accepts.
 fn client_hello(minor: u8) -> Vec<u8> {
-    // Supported groups, point formats, and signatures: P-256 with ECDSA and SHA-256.
+    // The groups, the format of their points, and the signatures: P-256 with ECDSA and SHA-256.
     let extensions = [0, 10, 0, 4, 0, 2, 0, 23, 0, 11, 0, 2, 1, 0, 0, 13, 0, 4, 0, 2, 4, 3];
     let mut body = vec![3, minor];
     body.extend([7; 32]);

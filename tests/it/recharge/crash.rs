@@ -33,7 +33,7 @@ use crate::harness::{
 
 /// A server process that is killed and restarted at the same address, and a payment-service that
 /// outlives it.
-struct Fixture {
+struct Mortal {
     database: Database,
     sandbox: Sandbox,
     conf: std::path::PathBuf,
@@ -50,7 +50,7 @@ fn lasting_address() -> SocketAddr {
     std::iter::repeat_with(address).take(1_000).find(|address| StdListener::bind(address).is_ok()).unwrap()
 }
 
-impl Fixture {
+impl Mortal {
     async fn start(on: Backend, notify_url: Option<String>) -> Self {
         let (database, sandbox) = (Database::create(on).await, sandbox(Switches::default()).await);
         let address = lasting_address();
@@ -86,23 +86,23 @@ impl Fixture {
 #[rstest]
 #[tokio::test]
 async fn a_kill_between_payment_and_callback_credits_once(#[values(MySql, Sqlite)] on: Backend) {
-    let mut fixture = Fixture::start(on, None).await;
-    let replies = [fixture.recharge("u", 5.0).await, fixture.recharge("u", 7.0).await];
-    fixture.process.kill();
+    let mut mortal = Mortal::start(on, None).await;
+    let replies = [mortal.recharge("u", 5.0).await, mortal.recharge("u", 7.0).await];
+    mortal.process.kill();
     for reply in &replies {
-        press(&fixture.http, &reply.payment_url, "SUCCESS").await;
+        press(&mortal.http, &reply.payment_url, "SUCCESS").await;
     }
     // The sandbox has tried a callback, and no server was running.
     let in_vain =
-        async || fixture.sandbox.callbacks().iter().any(|attempt| matches!(attempt.answer, Answer::Missing(_)));
+        async || mortal.sandbox.callbacks().iter().any(|attempt| matches!(attempt.answer, Answer::Missing(_)));
     until("a callback found no server", in_vain).await;
-    fixture.start_again().await;
-    until_reported(&fixture.sandbox).await;
-    assert_eq!(fixture.balance("u").await, 12.0);
-    fixture.database.assert_audit_is_clean().await;
+    mortal.start_again().await;
+    until_reported(&mortal.sandbox).await;
+    assert_eq!(mortal.balance("u").await, 12.0);
+    mortal.database.assert_audit_is_clean().await;
 }
 
-/// A proxy between payment-service and a server. It forwards a callback, and never reads the answer.
+/// Between payment-service and a server: hands a callback on, and never reads the answer.
 struct Proxy {
     http: reqwest::Client,
     server: String,
@@ -132,26 +132,26 @@ async fn hand_on(State(proxy): State<Arc<Proxy>>, headers: HeaderMap, body: Byte
 async fn a_kill_between_commit_and_answer_credits_once(#[values(MySql, Sqlite)] on: Backend) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let notify_url = format!("http://{}/callback", listener.local_addr().unwrap());
-    let mut fixture = Fixture::start(on, Some(notify_url)).await;
-    let server = fixture.process.grpc.clone();
+    let mut mortal = Mortal::start(on, Some(notify_url)).await;
+    let server = mortal.process.grpc.clone();
     let proxy = Arc::new(Proxy { http: http_client(), server, dead: watch::Sender::new(false) });
     let app = Router::new().route("/callback", post(hand_on)).with_state(proxy.clone());
     let limits = ListenerLimits { connections: 100, drain_timeout: Duration::from_secs(1), ..Default::default() };
     let serving = tokio::spawn(serve(listener, app, limits, Default::default()));
 
-    let reply = fixture.recharge("u", 5.0).await;
-    press(&fixture.http, &reply.payment_url, "SUCCESS").await;
+    let reply = mortal.recharge("u", 5.0).await;
+    press(&mortal.http, &reply.payment_url, "SUCCESS").await;
     let from = format!("FROM recharge_order WHERE order_id = '{}'", reply.order_id);
-    until("the credit is committed", async || fixture.database.rows(&["status"], &from).await == [["success"]]).await;
-    fixture.process.kill();
+    until("the credit is committed", async || mortal.database.rows(&["status"], &from).await == [["success"]]).await;
+    mortal.process.kill();
     proxy.dead.send_replace(true);
-    fixture.start_again().await;
+    mortal.start_again().await;
     // payment-service got no answer, so it sends the callback again.
-    until_reported(&fixture.sandbox).await;
-    let answers: Vec<_> = fixture.sandbox.callbacks().into_iter().map(|attempt| attempt.answer).collect();
+    until_reported(&mortal.sandbox).await;
+    let answers: Vec<_> = mortal.sandbox.callbacks().into_iter().map(|attempt| attempt.answer).collect();
     assert!(matches!(answers[..], [Answer::Http(502), .., Answer::Http(200)]), "{answers:?}");
-    assert_eq!(fixture.balance("u").await, 5.0);
-    fixture.database.assert_audit_is_clean().await;
+    assert_eq!(mortal.balance("u").await, 5.0);
+    mortal.database.assert_audit_is_clean().await;
     serving.abort();
 }
 
@@ -159,32 +159,32 @@ async fn a_kill_between_commit_and_answer_credits_once(#[values(MySql, Sqlite)] 
 #[tokio::test]
 async fn kills_at_random_moments_credit_every_payment_once(#[values(MySql, Sqlite)] on: Backend) {
     const ORDERS: usize = 60;
-    let mut fixture = Fixture::start(on, None).await;
+    let mut mortal = Mortal::start(on, None).await;
     let mut replies = Vec::new();
     for number in 0..ORDERS {
-        replies.push(fixture.recharge(&format!("u{}", number % 7), 1.0).await);
+        replies.push(mortal.recharge(&format!("u{}", number % 7), 1.0).await);
     }
     // Each payment gets three callbacks at about the same time.
-    fixture.sandbox.set_switches(serde_json::from_value(json!({"duplicates": 2})).unwrap());
+    mortal.sandbox.set_switches(serde_json::from_value(json!({"duplicates": 2})).unwrap());
     let mut dice = Dice(4);
     for chunk in replies.chunks(ORDERS / 6) {
         // At a random callback of this chunk.
-        let tried = fixture.sandbox.callbacks().len() + 1 + dice.below(3 * chunk.len());
-        let (http, urls) = (fixture.http.clone(), chunk.iter().map(|reply| reply.payment_url.clone()));
+        let tried = mortal.sandbox.callbacks().len() + 1 + dice.below(3 * chunk.len());
+        let (http, urls) = (mortal.http.clone(), chunk.iter().map(|reply| reply.payment_url.clone()));
         let urls: Vec<_> = urls.collect();
         let pressing = tokio::spawn(async move {
             join_all(urls.iter().map(|url| press(&http, url, "SUCCESS"))).await;
         });
-        until("callbacks were tried", async || fixture.sandbox.callbacks().len() >= tried).await;
-        fixture.process.kill();
+        until("callbacks were tried", async || mortal.sandbox.callbacks().len() >= tried).await;
+        mortal.process.kill();
         pressing.await.unwrap();
-        fixture.start_again().await;
+        mortal.start_again().await;
     }
-    until_reported(&fixture.sandbox).await;
+    until_reported(&mortal.sandbox).await;
     let mut total = 0.0;
     for number in 0..7 {
-        total += fixture.balance(&format!("u{number}")).await;
+        total += mortal.balance(&format!("u{number}")).await;
     }
     assert_eq!(total, ORDERS as f64);
-    fixture.database.assert_audit_is_clean().await;
+    mortal.database.assert_audit_is_clean().await;
 }

@@ -28,7 +28,7 @@ async fn ask(service: &Service, request: impl tonic::IntoRequest<RechargeRequest
     service.public.clone().recharge(request).await.map(|reply| reply.into_inner())
 }
 
-/// `POST` of a top-up without a key in its body.
+/// `POST` of a top-up with its key in the header.
 async fn post(service: &Service, header: &str, body: &Value) -> (u16, Value) {
     let url = format!("http://{}/api/v1/billing/recharge", service.app.http_addr);
     let request = service.http.post(url).header("Idempotency-Key", header).body(body.to_string());

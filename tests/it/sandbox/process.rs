@@ -13,7 +13,7 @@ use crate::harness::{
 const SANDBOX: &str = env!("CARGO_BIN_EXE_payment-sandbox");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_binary_plays_payment_service_until_a_signal() {
+async fn the_binary_plays_payment_service_until_it_is_told_to_stop() {
     let database = Database::create(Sqlite).await;
     let conf = database.config_file(&[
         ("payment_service.grpc_addr", "'127.0.0.1:0'"),

@@ -53,6 +53,6 @@ fn time<T>(work: impl FnOnce() -> T) -> Duration {
 
 /// The CPU time of this thread, if Linux reports it.
 fn cpu_time() -> Option<Duration> {
-    let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    told.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    stat.split(' ').next()?.parse().ok().map(Duration::from_nanos)
 }

@@ -67,8 +67,8 @@ async fn if_calls_are_the_units_a_commit_without_usage_takes_the_expected_tokens
     }
     assert_eq!(service.key_used("tokens").await, 3_000.0);
     service.internal.clone().reserve_quota(hold("d", "asset", "", (600, 400))).await.unwrap();
-    let told = CommitReservationRequest { usage: tokens(5, 2), ..delivered("d") };
-    service.internal.clone().commit_reservation(told).await.unwrap();
+    let reported = CommitReservationRequest { usage: tokens(5, 2), ..delivered("d") };
+    service.internal.clone().commit_reservation(reported).await.unwrap();
     assert_eq!(service.key_used("tokens").await, 3_007.0);
 }
 

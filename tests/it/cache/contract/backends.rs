@@ -107,7 +107,7 @@ impl Caches {
             Sentinel => SENTINEL.get().unwrap().master().flushall().await,
         }
         if self.backend != Memory {
-            // Without this, the next connection would find the marker missing, and flush the server.
+            // Sets the marker again. Otherwise a later connection would find it missing, and flush the server.
             drop(connect(self.backend, TTL).await);
         }
     }

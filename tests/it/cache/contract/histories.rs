@@ -42,13 +42,13 @@ enum Step {
     Commit {
         process: usize,
         cache_key: usize,
-        what: u8,
+        choice: u8,
     },
     /// A process sets limits, and queues the invalidation of the entry.
     Set {
         process: usize,
         cache_key: usize,
-        what: u8,
+        choice: u8,
     },
     /// A process sends its first queued update of a cache key, or merges and sends the first two.
     Send {
@@ -81,8 +81,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let (process, cache_key) = (0..PROCESSES, 0..CACHE_KEYS);
     let of = (process, cache_key).boxed();
     let step = prop_oneof![
-        20 => (of.clone(), any::<u8>()).prop_map(|((process, cache_key), what)| Step::Commit { process, cache_key, what }),
-        3 => (of.clone(), any::<u8>()).prop_map(|((process, cache_key), what)| Step::Set { process, cache_key, what }),
+        20 => (of.clone(), any::<u8>()).prop_map(|((process, cache_key), choice)| Step::Commit { process, cache_key, choice }),
+        3 => (of.clone(), any::<u8>()).prop_map(|((process, cache_key), choice)| Step::Set { process, cache_key, choice }),
         20 => (of.clone(), any::<bool>()).prop_map(|((process, cache_key), merged)| Step::Send { process, cache_key, merged }),
         15 => of.clone().prop_map(|(process, cache_key)| Step::Fence { process, cache_key }),
         15 => (0..9_usize, 0..MONTHS.len()).prop_map(|(load, month)| Step::Read { load, month }),
@@ -141,8 +141,8 @@ impl<'a> Play<'a> {
 
     async fn step(&mut self, step: Step) {
         match step {
-            Step::Commit { process, cache_key, what } => self.commit(process, cache_key, what),
-            Step::Set { process, cache_key, what } => self.set(process, cache_key, what),
+            Step::Commit { process, cache_key, choice } => self.commit(process, cache_key, choice),
+            Step::Set { process, cache_key, choice } => self.set(process, cache_key, choice),
             Step::Send { process, cache_key, merged } => drop(self.send(process, cache_key, merged).await),
             Step::Fence { process, cache_key } => {
                 let fence = self.cache(process).fence(&self.cache_key(cache_key)).await.unwrap();
@@ -156,8 +156,8 @@ impl<'a> Play<'a> {
         }
     }
 
-    fn commit(&mut self, process: usize, cache_key: usize, what: u8) {
-        let Some((next, change)) = changed(self.now(cache_key), what) else { return };
+    fn commit(&mut self, process: usize, cache_key: usize, choice: u8) {
+        let Some((next, change)) = changed(self.now(cache_key), choice) else { return };
         self.states[cache_key].push(next);
         // A queued invalidation makes later updates unnecessary.
         let updates = &mut self.updates[process][cache_key];
@@ -166,9 +166,9 @@ impl<'a> Play<'a> {
         }
     }
 
-    fn set(&mut self, process: usize, cache_key: usize, what: u8) {
+    fn set(&mut self, process: usize, cache_key: usize, choice: u8) {
         self.instants += 1;
-        let next = with_limits(self.now(cache_key), what, self.instants);
+        let next = with_limits(self.now(cache_key), choice, self.instants);
         self.was_set[cache_key] |= next.version() == self.now(cache_key).version();
         self.states[cache_key].push(next);
         self.updates[process][cache_key] = VecDeque::from([Update::Forget]);
@@ -269,29 +269,29 @@ fn open(user: &UserId) -> CacheEntry {
 }
 
 /// The next state and its change. An API key without a quota has no change.
-fn changed(entry: &CacheEntry, what: u8) -> Option<(CacheEntry, Change)> {
+fn changed(entry: &CacheEntry, choice: u8) -> Option<(CacheEntry, Change)> {
     match entry {
         CacheEntry::Account(user, account) => {
             let (mut next, before) = (account.clone(), account.balance.version);
-            let amount = account.balance.amount.plus(Money::from_micros(i64::from(what) - 100));
-            let status = AccountStatus::ALL[usize::from(what) % AccountStatus::ALL.len()];
+            let amount = account.balance.amount.plus(Money::from_micros(i64::from(choice) - 100));
+            let status = AccountStatus::ALL[usize::from(choice) % AccountStatus::ALL.len()];
             next.balance = Balance { amount, version: before + 1, status, ..account.balance };
-            if let Some(counted) = next.requests.as_mut().filter(|_| what & 1 == 0) {
+            if let Some(counted) = next.requests.as_mut().filter(|_| choice & 1 == 0) {
                 *counted = Requests { daily: counted.daily + 1, monthly: counted.monthly + 1, ..*counted };
             }
-            let months = MONTHS.iter().enumerate().filter(|(number, _)| what >> (number + 1) & 1 == 1);
+            let months = MONTHS.iter().enumerate().filter(|(number, _)| choice >> (number + 1) & 1 == 1);
             for (_, month) in months {
                 next.quotas.get_mut(&row(month, "asset")).unwrap().used += 1;
             }
             let written = next.quotas.iter().filter(|(row, quota)| account.quotas[row] != **quota);
             let quotas = written.map(|(row, quota)| (row.clone(), *quota)).collect();
-            let requests = next.requests.filter(|_| what & 1 == 0);
+            let requests = next.requests.filter(|_| choice & 1 == 0);
             let change = AccountChange { user: user.clone(), before, balance: next.balance, requests, quotas };
             Some((CacheEntry::Account(user.clone(), next), Change::Account(change)))
         }
         CacheEntry::ApiKey(key, quotas) => {
             let mut next = quotas.clone();
-            for quota in next.values_mut().take(1 + usize::from(what) % 3) {
+            for quota in next.values_mut().take(1 + usize::from(choice) % 3) {
                 (quota.taken.total, quota.version) = (quota.taken.total + 1, quota.version + 1);
             }
             let change = KeyChange::new(key, quotas, next.clone());
@@ -301,22 +301,22 @@ fn changed(entry: &CacheEntry, what: u8) -> Option<(CacheEntry, Change)> {
 }
 
 /// The entry with other caps, or another set of quotas. A new quota begins at `instant`.
-fn with_limits(entry: &CacheEntry, what: u8, instant: i64) -> CacheEntry {
+fn with_limits(entry: &CacheEntry, choice: u8, instant: i64) -> CacheEntry {
     match entry {
         CacheEntry::Account(user, account) => {
-            let requests = (what & 1 == 0).then(|| requests(Some(what.into()), None, 0));
+            let requests = (choice & 1 == 0).then(|| requests(Some(choice.into()), None, 0));
             CacheEntry::Account(user.clone(), AccountEntry { requests, ..account.clone() })
         }
         CacheEntry::ApiKey(key, quotas) => {
-            CacheEntry::ApiKey(key.clone(), with_quotas(key, quotas.clone(), what, instant))
+            CacheEntry::ApiKey(key.clone(), with_quotas(key, quotas.clone(), choice, instant))
         }
     }
 }
 
-fn with_quotas(key: &ApiKeyId, mut quotas: KeyQuotas, what: u8, instant: i64) -> KeyQuotas {
-    let row = (key.clone(), QuotaType::ALL[usize::from(what) % 3]);
+fn with_quotas(key: &ApiKeyId, mut quotas: KeyQuotas, choice: u8, instant: i64) -> KeyQuotas {
+    let row = (key.clone(), QuotaType::ALL[usize::from(choice) % 3]);
     match quotas.get_mut(&row) {
-        Some(_) if what & 4 == 0 => drop(quotas.remove(&row)),
+        Some(_) if choice & 4 == 0 => drop(quotas.remove(&row)),
         Some(quota) => (quota.limit, quota.version) = (quota.limit + 1, quota.version + 1),
         None => {
             let quota = KeyQuota { since: at(instant), ..key_quota(1) };

@@ -145,7 +145,7 @@ async fn data_that_redis_saved_before_a_kill_are_not_used() {
     fixture.assert_all_is_well().await;
 }
 
-/// The first snapshot is restored twice, so its marker could match a later run.
+/// Each snapshot has the marker of an earlier run of Redis.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_snapshot_is_not_used() {
     let mut fixture = Fixture::on(Single).await;

@@ -39,13 +39,13 @@ pub async fn pair(on: Backend) -> (Service, Service) {
 }
 
 /// Waits until `holds`. Fails if this takes longer than a change may take to show.
-pub async fn within_a_second(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub async fn within_a_second(condition: &str, mut holds: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     for look in 1.. {
         if holds().await {
             return;
         }
-        assert!(look < LOOKS || begun.elapsed() < NOTICE, "not in time: {what}");
+        assert!(look < LOOKS || begun.elapsed() < NOTICE, "not in time: {condition}");
         sleep(Duration::from_millis(10)).await;
     }
 }
