@@ -72,7 +72,7 @@ pub struct Database {
 }
 
 impl Database {
-    /// With the tables of this release on MySQL. On SQLite the first start makes them, in less time than a copy.
+    /// Has the tables of this release on MySQL. On SQLite, the first start creates them faster than a copy would.
     pub async fn create(backend: Backend) -> Self {
         match backend {
             MySql => Self { redis: Some(redis::shared().await), ..Self::on(template::database().await) },
@@ -80,7 +80,7 @@ impl Database {
         }
     }
 
-    /// Without tables.
+    /// A database without tables.
     pub async fn empty(backend: Backend) -> Self {
         match backend {
             MySql => Self { redis: Some(redis::shared().await), ..Self::on(mariadb::create_database().await) },
