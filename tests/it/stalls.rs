@@ -65,7 +65,7 @@ fn send(service: &Service, request: DeductQuotaRequest) -> Call {
 /// Charges all other users concurrently. All charges must succeed.
 async fn charge_others(service: &Service, round: &str) {
     let calls = (0..OTHERS).map(|user| {
-        let request = traced(round, charge(&format!("other-{user}"), "asset", 1));
+        let request = traced(round, charge(&format!("innocent-{user}"), "asset", 1));
         async move { service.try_deduct(request).await }
     });
     let replies: Vec<_> = soon(stream::iter(calls).buffer_unordered(CALLERS).collect()).await;
@@ -129,7 +129,7 @@ async fn a_row_lock_of_another_session_only_delays_its_account(#[case] rows: &st
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_transaction_of_a_locked_account_waits() {
     let service = Service::start_with(MySql, LONG).await;
-    let users = (0..10).map(|user| format!("other-{user}")).chain(["locked".to_owned()]);
+    let users = (0..10).map(|user| format!("innocent-{user}")).chain(["locked".to_owned()]);
     let items: Vec<_> = users.map(|user| traced("t", charge(&user, "asset", 1))).collect();
     for item in &items {
         service.check(&item.user_id, "asset", 1).await;
@@ -150,9 +150,9 @@ async fn only_the_transaction_of_a_locked_account_waits() {
         !queries.is_empty()
     })
     .await;
-    assert!(queries.iter().all(|query| query.contains("'locked'") && !query.contains("other")), "{queries:?}");
+    assert!(queries.iter().all(|query| query.contains("'locked'") && !query.contains("innocent")), "{queries:?}");
     until("the other users are charged", async || {
-        let charged = "FROM billing_transaction WHERE user_id LIKE 'other-%'";
+        let charged = "FROM billing_transaction WHERE user_id LIKE 'innocent-%'";
         service.database.rows(&["COUNT(*)"], charged).await == [["10"]]
     })
     .await;
