@@ -9,8 +9,8 @@ use axum::{
 };
 
 use super::{
-    arrival::Arrival, body_memory::BodyMemory, content, inflate, overflow, permits::Permits, request::undecoded,
-    span::Refusal,
+    arrival::Arrival, body_memory::BodyMemory, content, inflate, overflow, permits::Permits, refusal::Refusal,
+    request::undecoded,
 };
 use crate::{
     biz::values::{error::Error, invalid::Invalid},

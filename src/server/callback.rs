@@ -14,8 +14,8 @@ use axum::{
 use super::{
     access::{Reason, UNKNOWN},
     listener::Connection,
+    refusal::Refusal,
     request::{is_grpc, undecoded},
-    span::Refusal,
 };
 use crate::{
     biz::{

@@ -14,6 +14,7 @@ mod ops;
 mod overflow;
 mod panics;
 mod permits;
+mod refusal;
 mod request;
 mod span;
 mod watches;

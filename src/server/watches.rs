@@ -21,7 +21,7 @@ use hyper::body::Frame;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::{listener::Connection, span::Refusal};
+use super::{listener::Connection, refusal::Refusal};
 use crate::{
     biz::{
         limits::shares::{Share, Shares},

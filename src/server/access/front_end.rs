@@ -23,7 +23,7 @@ use crate::{
         values::{error::Error, ids::UserId},
     },
     config::{FrontEndAuth, HttpPort, Style},
-    server::{listener::Connection, span::Refusal},
+    server::{listener::Connection, refusal::Refusal},
     service::{
         origin::{Account, Forwarding},
         rest::Denied,

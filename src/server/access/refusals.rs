@@ -9,7 +9,7 @@ use crate::{
     biz::{limits::lines::Lines, values::error::Error},
     config::Style,
     metrics::Metrics,
-    server::span::Refusal,
+    server::refusal::Refusal,
 };
 
 /// The reason of a refusal, as a label of metrics.
