@@ -94,17 +94,7 @@ where
         note_trace_id(&headers, trace_id);
     }
     policy.apply(route.as_ref().map_or("", MatchedPath::as_str), &unknown)?;
-    off_worker_if(is_large, move || parse(fields)).await?
-}
-
-fn parse<M: DeserializeOwned>(fields: Map<String, Value>) -> Result<M> {
-    serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| {
-        match error.path().to_string() {
-            // The message as a whole.
-            whole if whole == "." => Invalid::new("body", error.into_inner().to_string()).into(),
-            field => Invalid::new(field, WRONG_VALUE).into(),
-        }
-    })
+    off_worker_if(is_large, move || json::message(fields)).await?
 }
 
 /// Runs `work`: on this thread if it is short, or else on a thread of its own, so that it delays no

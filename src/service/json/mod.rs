@@ -11,7 +11,7 @@ mod unknown;
 use std::{collections::HashSet, fmt, sync::LazyLock};
 
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 pub use self::unknown::{UnknownNames, UnknownPolicy};
@@ -48,6 +48,20 @@ pub fn object(body: &[u8], message: &MessageDescriptor, unknown: &mut UnknownNam
         (Ok(_), None) => Err(Invalid::new("body", "must be a JSON object").into()),
         (Err(error), None) => Err(Invalid::new("body", format!("is not JSON: {error}")).into()),
     }
+}
+
+/// The message of which [`object`] has read the members.
+///
+/// # Errors
+/// A member whose value its field does not take.
+pub fn message<M: DeserializeOwned>(fields: Map<String, Value>) -> Result<M> {
+    serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| {
+        match error.path().to_string() {
+            // The message as a whole.
+            whole if whole == "." => Invalid::new("body", error.into_inner().to_string()).into(),
+            field => Invalid::new(field, WRONG_VALUE).into(),
+        }
+    })
 }
 
 /// The field that a query parameter names, with the value; `None` if the message has no such field.

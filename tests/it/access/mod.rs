@@ -7,6 +7,7 @@ mod issuer;
 mod matrix;
 mod users;
 
+pub use self::matrix::sha256;
 use serde_json::Value;
 
 /// The status and the error code of a reply over REST.
