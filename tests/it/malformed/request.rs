@@ -99,7 +99,19 @@ impl Request {
         match dice.below(10) {
             0 => self.method = one_of(dice, &["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "BREW"]).to_owned(),
             1 => {
-                self.path = one_of(dice, &["/", "//", "/%ff", "/api/v1/billing/%2e%2e", "/metrics/", "/a?b"]).to_owned()
+                self.path = one_of(
+                    dice,
+                    &[
+                        "/",
+                        "/billing.v1.BillingInternalService/DeductQuota",
+                        "//",
+                        "/%ff",
+                        "/api/v1/billing/%2e%2e",
+                        "/metrics/",
+                        "/a?b",
+                    ],
+                )
+                .to_owned()
             }
             2 => {
                 let mut path = std::mem::take(&mut self.path).into_bytes();
