@@ -9,7 +9,7 @@ use axum::{
 };
 use http::{
     HeaderMap, HeaderValue, Method, StatusCode, Version,
-    header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE},
+    header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, UPGRADE},
 };
 
 use super::{http_error::http_error, inflate};
@@ -53,9 +53,12 @@ async fn check_rest(State(bodies): State<RestBodies>, request: Request, next: Ne
 pub fn refuse_grpc(request: &Request) -> Option<Response> {
     let style = Style::Plain;
     if request.version() != Version::HTTP_2 {
-        let status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
+        // 505 would count the mistake of a client among the errors of the server.
+        let status = StatusCode::UPGRADE_REQUIRED;
         let message = "gRPC needs HTTP/2; over HTTP/1.1 there are the routes of REST";
-        return Some(http_error(style, status, "HTTP_VERSION_NOT_SUPPORTED", message));
+        let mut response = http_error(style, status, "HTTP_2_REQUIRED", message);
+        response.headers_mut().insert(UPGRADE, HeaderValue::from_static("HTTP/2.0"));
+        return Some(response);
     }
     // tonic takes any method, and the body of a GET is not counted.
     if request.method() != Method::POST {

@@ -19,7 +19,7 @@ mod message;
 mod metering;
 pub mod origin;
 mod recharge;
-mod reports;
+pub mod reports;
 pub mod request;
 mod reservation;
 pub mod rest;
