@@ -17,6 +17,7 @@ mod message;
 mod metering;
 pub mod origin;
 mod recharge;
+mod refund;
 mod reports;
 pub mod request;
 mod reservation;
@@ -36,6 +37,7 @@ pub use self::{
     limits::LimitService,
     metering::StreamService,
     recharge::{Admission, RechargeService},
+    refund::RefundService,
     reports::{ExportLimits, ReportService},
     reservation::ReservationService,
     tokens::TokenService,

@@ -94,6 +94,7 @@ async fn other_bad_requests_are_refused_by_field(#[values(MySql, Sqlite)] on: Ba
         reason: "r".into(),
         adjustment_id: "id".into(),
         operator: String::new(),
+        allow_negative: false,
     };
     for (request, field) in [
         (AdjustBalanceRequest { user_id: String::new(), ..adjust() }, "user_id"),
@@ -151,6 +152,7 @@ async fn a_text_that_would_show_as_another_is_refused_by_field() {
         reason: "r".into(),
         adjustment_id: "id".into(),
         operator: "o".into(),
+        allow_negative: false,
     };
     let deduct = || DeductQuotaRequest { trace_id: "t".into(), ..charge("u", "asset", 1) };
     for letter in DECEPTIVE.chars() {
