@@ -228,7 +228,6 @@ async fn credit(channels: &[Channel]) -> anyhow::Result<()> {
                     reason: "load benchmark".into(),
                     adjustment_id: "load-benchmark".into(),
                     ..Default::default()
-                    allow_negative: false,
                 };
                 client.adjust_balance(request).await?;
             }
