@@ -46,6 +46,13 @@ impl RefundedPart {
     }
 }
 
+/// `whole * part / of`, rounded to the nearest, halves up. `part` is at most `of`.
+pub fn share(whole: i64, part: u32, of: u32) -> i64 {
+    let (product, of) = (i128::from(whole) * i128::from(part), i128::from(of.max(1)));
+    // At most `whole`.
+    ((2 * product + of) / (2 * of)) as i64
+}
+
 /// A settled refund, as stored and as answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refunded {

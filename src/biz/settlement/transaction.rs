@@ -10,7 +10,7 @@ use crate::biz::{
     account::catalog::QuotaUnit,
     charge::{Split, prices::PriceVersion},
     limits::key_quota::Take,
-    settlement::refund::RefundedPart,
+    settlement::refund::{RefundedPart, share},
     values::{
         calendar::{Month, Periods},
         error::StoreError,
@@ -70,11 +70,18 @@ impl Transaction {
         }
     }
 
-    /// The tokens that the charge took from the quotas of its API key.
-    pub fn charged_tokens(&self) -> i64 {
-        match &self.reservation {
-            Some(reservation) => self.taken_tokens(self.free + self.paid, reservation.usage()),
+    /// The amount that a charge takes from the caps and the quotas of its API key: without the refunded
+    /// part. It is no call any more once all of its units are refunded.
+    pub fn kept(&self) -> Take {
+        let units = self.free + self.paid;
+        let tokens = match &self.reservation {
+            Some(reservation) => self.taken_tokens(units, reservation.usage()),
             None => self.content.usage.map_or(0, |usage| i64::try_from(usage.tokens()).unwrap_or(i64::MAX)),
+        };
+        Take {
+            requests: i64::from(self.refunded.units() < units),
+            tokens: tokens - share(tokens, self.refunded.units(), units),
+            amount: self.amount.minus(self.refunded.amount),
         }
     }
 

@@ -6,7 +6,6 @@ use super::{
 };
 use crate::biz::{
     charge::{self, Split},
-    limits::key_quota::Take,
     settlement::{
         posting::{Commit, Effect, Outcome, RecordIds},
         transaction::{ChargedBy, Delivered, Reservation, Transaction},
@@ -90,13 +89,7 @@ impl Book<'_> {
             reservation: Some(Reservation { delivered: Some(delivered.clone()), ..reservation.clone() }),
             ..first.clone()
         };
-        let take = |charged: &Transaction, usage| {
-            Take::of_tokens(charged.taken_tokens(charged.free + charged.paid, usage), charged.amount)
-        };
-        let mut more = take(&transaction, delivered.usage) - take(first, reservation.usage());
-        // A refund of the whole charge gave the call back. With more units it is a call again.
-        let units = first.free + first.paid;
-        more.requests = i64::from(first.refunded.units() == units && split.free + split.paid > 0);
+        let more = transaction.kept() - first.kept();
         self.count_end(first, reservation.day, more);
         if split.free > 0 || split.is_paid() {
             self.record_delivered(first, delivered.usage, split, ids);

@@ -2,12 +2,11 @@
 
 use super::{Book, NewRecord, reservation::state};
 use crate::biz::{
-    limits::key_quota::Take,
     reports::record::{Record, RecordType},
     settlement::{
         audit_events,
         posting::{Outcome, Refund},
-        refund::{Refunded, RefundedPart},
+        refund::{Refunded, RefundedPart, share},
         transaction::Transaction,
     },
     values::{error::Error, invalid::Invalid, money::Money},
@@ -56,9 +55,9 @@ impl Book<'_> {
             day: at.day,
             created_at: at.utc,
         };
-        self.give_back(&charge, refunded.sum);
+        let transaction = Transaction { refunded: refunded.sum, ..charge.clone() };
+        self.give_back(&charge, &transaction);
         self.record_refund(request, &charge, &refunded);
-        let transaction = Transaction { refunded: refunded.sum, ..charge };
         let charge_key = (transaction.user.clone(), transaction.trace.clone());
         self.changed_refunds.insert(charge_key.clone());
         self.state.transactions.insert(charge_key, transaction);
@@ -69,22 +68,13 @@ impl Book<'_> {
         Ok(Outcome::Refunded { refunded, replayed: false })
     }
 
-    /// Gives the caps and the quotas of the API key the refunded part of the charge's take back. They
-    /// get the call itself back once all of it is refunded. `after` is the sum of all refunds.
-    fn give_back(&mut self, charge: &Transaction, after: RefundedPart) {
-        let (before, units) = (charge.refunded, charge.free + charge.paid);
-        let is_complete = after.units() == units && before.units() < units;
-        let tokens = |refunded: RefundedPart| share(charge.charged_tokens(), refunded.units(), units);
-        let take = Take {
-            requests: -i64::from(is_complete),
-            tokens: tokens(before) - tokens(after),
-            amount: before.amount.minus(after.amount),
-        };
-        let day = match &charge.reservation {
+    /// Gives the caps and the quotas of the API key back the refunded part of a charge.
+    fn give_back(&mut self, before: &Transaction, after: &Transaction) {
+        let day = match &before.reservation {
             Some(reservation) => reservation.day,
-            None => self.batch.periods.at(charge.created_at).day,
+            None => self.batch.periods.at(before.created_at).day,
         };
-        self.count_end(charge, day, take);
+        self.count_end(before, day, after.kept() - before.kept());
     }
 
     /// Writes a record for each part that was given back, on the day of the refund.
@@ -155,13 +145,6 @@ fn part(charge: &Transaction, count: Option<u32>) -> Result<RefundedPart, Error>
         }
     };
     Ok(RefundedPart { free: count - paid, paid, amount })
-}
-
-/// `whole * part / of`, rounded to the nearest, halves up. `of` is above zero unless `part` is zero.
-fn share(whole: i64, part: u32, of: u32) -> i64 {
-    let (product, of) = (i128::from(whole) * i128::from(part), i128::from(of.max(1)));
-    // At most `whole`, because `part` is at most `of`.
-    ((2 * product + of) / (2 * of)) as i64
 }
 
 fn plus(one: RefundedPart, other: RefundedPart) -> RefundedPart {

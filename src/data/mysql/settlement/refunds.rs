@@ -30,7 +30,10 @@ pub fn write(statement: &mut Statement, writes: &Writes) {
     for charge in &writes.refunded_charges {
         set_refunded(statement, charge);
     }
-    add_usage(statement, &writes.refund_usage);
+    // A refund of free units whose month is over gives nothing back.
+    if !writes.refund_usage.is_empty() {
+        add_usage(statement, &writes.refund_usage);
+    }
 }
 
 fn insert(statement: &mut Statement, refunds: &[Refunded]) {

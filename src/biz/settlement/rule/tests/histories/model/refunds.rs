@@ -2,7 +2,7 @@
 
 use super::{
     Answer, Model, Moment, RefundRequest,
-    keys::Key,
+    keys::{Key, Take},
     reservations::{Entry, State},
 };
 
@@ -35,10 +35,13 @@ impl Entry {
         self.state == State::Committed && refunded_free + refunded_paid == free + paid
     }
 
-    /// The tokens that its key has got back.
-    fn returned_tokens(&self) -> i64 {
-        let ((free, paid, ..), (refunded_free, refunded_paid, _)) = (self.charged(), self.refunded());
-        nearest(self.charged_tokens(), refunded_free + refunded_paid, free + paid)
+    /// What its caps and its key still count: all of it less the refunded part.
+    pub fn kept(&self) -> Take {
+        let (refunded_free, refunded_paid, refunded) = self.refunded();
+        let (free, paid, amount, _) = self.charged();
+        let tokens = self.charged_tokens();
+        let returned = nearest(tokens, refunded_free + refunded_paid, free + paid);
+        [(!self.is_refunded()).into(), tokens - returned, amount - refunded]
     }
 }
 
@@ -84,7 +87,7 @@ impl Model {
             false => (nearest(amount, before.1 + refund.paid, paid) - before.2).max(0),
         };
         refund.is_late = self.is_closed(entry.charged_at().month, now);
-        let (call, made, tokens) = (entry.call, entry.made, entry.returned_tokens());
+        let (call, made, kept) = (entry.call, entry.made, entry.kept());
         after.refunds.push(refund);
         let is_complete = after.is_refunded() && !entry.is_refunded();
         self.note("a charge is refunded in parts", is_complete && after.refunds.len() > 1);
@@ -93,7 +96,8 @@ impl Model {
         self.note("a refund comes after its month has closed", refund.is_late && refund.amount > 0);
         self.note("a refund pays a debt", self.balance < 0 && refund.amount > 0);
         self.note("a refunded charge had been added to", !after.rest.is_empty());
-        key.give_back(call, made, [is_complete.into(), after.returned_tokens() - tokens, refund.amount]);
+        let still = after.kept();
+        key.take(call, made, [0, 1, 2].map(|kind| still[kind] - kept[kind]));
         self.balance += refund.amount;
         let sum = after.refunded();
         self.entries.insert(request.trace, after);

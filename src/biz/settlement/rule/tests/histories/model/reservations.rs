@@ -323,8 +323,7 @@ impl Model {
         self.note("a commit has more than the report", rest > 0);
         self.balance -= rest;
         self.overdrawn |= rest > 0 && self.balance < self.held();
-        let before = entry.taken_tokens(free + paid, entry.delivered.and_then(|delivered| delivered.tokens));
-        key.take(call, made, [is_call_again.into(), entry.taken_tokens(all, delivered.tokens) - before, rest]);
+        let kept = entry.kept();
         let answer = Answer::Charged {
             free: free + rest_free,
             paid: paid + rest_paid,
@@ -340,6 +339,8 @@ impl Model {
         entry.has_stream &= !(was_free && is_paid);
         (entry.delivered, entry.answer) = (Some(delivered), Some(answer.clone()));
         (entry.is_provisional, entry.was_added_to) = (is_report, !is_report);
+        let still = entry.kept();
+        key.take(call, made, [0, 1, 2].map(|kind| still[kind] - kept[kind]));
         self.entries.insert(trace, entry);
         answer
     }
