@@ -172,7 +172,7 @@ async fn refunds_at_once_give_back_what_was_charged_and_no_more(#[values(MySql, 
     let other =
         App::start_with_clock(service.database.config(&[("billing.free_quotas.asset", "5")]), clock).await.unwrap();
     let second = Client::connect(format!("http://{}", other.grpc_addr)).await.unwrap();
-    let client = |number: usize| if number % 2 == 0 { service.internal.clone() } else { second.clone() };
+    let client = |number: usize| if number.is_multiple_of(2) { service.internal.clone() } else { second.clone() };
     service.use_up_free_quota("u", "asset").await;
     service.deduct(traced("t", charge("u", "asset", 200))).await;
 
