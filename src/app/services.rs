@@ -18,7 +18,8 @@ use crate::{
     config::{Config, ServerLimits, Streams},
     service::{
         AccountService, Admission, Api, AuditTrailService, CallParser, ChargeService, CheckService, ExportLimits,
-        Hints, LimitService, RechargeService, ReportService, ReservationService, StreamService, TokenService,
+        Hints, LimitService, RechargeService, RefundService, ReportService, ReservationService, StreamService,
+        TokenService,
     },
 };
 
@@ -32,6 +33,7 @@ pub(super) fn api(config: &Config, core: &Core, payments: &Payments) -> anyhow::
         audit_trail: AuditTrailService::new(core.store.clone(), core.calendar.clone()),
         checks: checks(core),
         charges: ChargeService::new(calls.clone(), core.engine.clone(), core.observer.clone()),
+        refunds: RefundService::new(core.engine.clone(), core.observer.clone()),
         reservations: Arc::new(reservations(core, calls.clone())),
         limits: limits(core),
         streams: Arc::new(streams(config, core, calls, ttl)),
@@ -43,7 +45,8 @@ pub(super) fn api(config: &Config, core: &Core, payments: &Payments) -> anyhow::
 
 fn accounts(config: &Config, core: &Core) -> AccountService {
     let currency = config.billing.currency;
-    AccountService::new(core.accounts.clone(), core.engine.clone(), core.observer.clone(), currency)
+    let (engine, adjustments) = (core.engine.clone(), core.store.clone());
+    AccountService::new(core.accounts.clone(), engine, adjustments, core.observer.clone(), currency)
 }
 
 fn checks(core: &Core) -> CheckService {

@@ -35,7 +35,7 @@ use crate::biz::{
     limits::{caps::LimitStore, key_quota::KeyQuotaStore},
     recharge::order::OrderStore,
     reports::{record::RecordStore, statistics::Statistics},
-    settlement::{ledger::Ledger, transaction::TransactionStore},
+    settlement::{adjustments::AdjustmentStore, ledger::Ledger, transaction::TransactionStore},
     values::error::StoreError,
 };
 
@@ -54,6 +54,7 @@ pub trait Store:
     + KeyQuotaStore
     + PriceStore
     + OrderStore
+    + AdjustmentStore
     + RecordStore
     + Statistics
     + AuditStore

@@ -36,7 +36,7 @@ impl CallParser {
     }
 
     pub(super) fn charge(&self, request: DeductQuotaRequest) -> Result<Charge> {
-        self.parse(Call {
+        let charge = self.parse(Call {
             user_id: &request.user_id,
             service_name: &request.service_name,
             count: request.count,
@@ -45,7 +45,8 @@ impl CallParser {
             api_key_id: &request.api_key_id,
             model: &request.model,
             tokens: usage(request.usage).map(Tokens::Used),
-        })
+        })?;
+        Ok(Charge { is_delivered: request.delivered, ..charge })
     }
 
     pub(super) fn reserve(&self, request: ReserveQuotaRequest) -> Result<Reserve> {
@@ -88,6 +89,7 @@ impl CallParser {
         Ok(Charge {
             user,
             trace,
+            is_delivered: false,
             quote,
             content: ChargeContent { service, count, cost, api_key, model, usage, estimate },
             record_ids: RecordIds::fresh(),

@@ -17,13 +17,13 @@ use super::{
         CountTokensRequest, DeductQuotaReply, DeductQuotaRequest, GetAccountReply, GetAccountRequest,
         GetApiKeyQuotaRequest, GetRechargeOrderRequest, GetStatsMonthRequest, GetStatsReply, GetStatsSummaryReply,
         GetStatsSummaryRequest, GetStatsTodayRequest, GetTransactionReply, GetTransactionRequest, GetUsageReply,
-        GetUsageRequest, InitializeUserReply, InitializeUserRequest, ListAuditEventsReply, ListAuditEventsRequest,
-        ListRechargeOrdersReply, ListRechargeOrdersRequest, ListRecordsReply, ListRecordsRequest, MeterStreamRequest,
-        RechargeCallbackReply, RechargeCallbackRequest, RechargeOrder, RechargeReply, RechargeRequest,
-        ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest,
-        SetAccountStatusReply, SetAccountStatusRequest, SetApiKeyQuotaRequest, SetUserLimitsReply,
-        SetUserLimitsRequest, billing_internal_service_server::BillingInternalService,
-        billing_service_server::BillingService,
+        GetUsageRequest, InitializeUserReply, InitializeUserRequest, ListAdjustmentsReply, ListAdjustmentsRequest,
+        ListAuditEventsReply, ListAuditEventsRequest, ListRechargeOrdersReply, ListRechargeOrdersRequest,
+        ListRecordsReply, ListRecordsRequest, MeterStreamRequest, RechargeCallbackReply, RechargeCallbackRequest,
+        RechargeOrder, RechargeReply, RechargeRequest, RefundChargeReply, RefundChargeRequest, ReleaseReservationReply,
+        ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, SetAccountStatusReply,
+        SetAccountStatusRequest, SetApiKeyQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest,
+        billing_internal_service_server::BillingInternalService, billing_service_server::BillingService,
     },
     request::{RequestId, note_trace_id},
 };
@@ -60,6 +60,11 @@ impl BillingService for Grpc {
     ) -> Reply<ListRechargeOrdersReply> {
         let (call, message) = Call::of(request);
         call.reply(self.0.recharges.list_recharge_orders(message).await)
+    }
+
+    async fn list_adjustments(&self, request: Request<ListAdjustmentsRequest>) -> Reply<ListAdjustmentsReply> {
+        let (call, message) = Call::of(request);
+        call.reply(self.0.accounts.list_adjustments(message).await)
     }
 
     async fn list_records(&self, request: Request<ListRecordsRequest>) -> Reply<ListRecordsReply> {
@@ -160,6 +165,12 @@ impl BillingInternalService for Grpc {
     async fn adjust_balance(&self, request: Request<AdjustBalanceRequest>) -> Reply<AdjustBalanceReply> {
         let (call, message) = Call::with_id(request, IdSource::AdjustmentId, |message| &mut message.adjustment_id)?;
         call.reply(self.0.accounts.adjust_balance(message, call.actor()).await)
+    }
+
+    async fn refund_charge(&self, request: Request<RefundChargeRequest>) -> Reply<RefundChargeReply> {
+        let (call, message) = Call::with_id(request, IdSource::RefundId, |message| &mut message.refund_id)?;
+        note_trace_id(&call.headers, &message.trace_id);
+        call.reply(self.0.refunds.refund_charge(message, call.actor()).await)
     }
 
     async fn list_audit_events(&self, request: Request<ListAuditEventsRequest>) -> Reply<ListAuditEventsReply> {

@@ -19,6 +19,7 @@ mod message;
 mod metering;
 pub mod origin;
 mod recharge;
+mod refund;
 pub mod reports;
 pub mod request;
 mod reservation;
@@ -38,6 +39,7 @@ pub use self::{
     limits::LimitService,
     metering::StreamService,
     recharge::{Admission, Hints, RechargeService},
+    refund::RefundService,
     reports::{ExportLimits, ReportService},
     reservation::ReservationService,
     tokens::TokenService,

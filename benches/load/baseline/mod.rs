@@ -20,8 +20,8 @@ use billing_service::{
         CountTokensRequest, DeductQuotaReply, DeductQuotaRequest, GetApiKeyQuotaRequest, GetTransactionReply,
         GetTransactionRequest, InitializeUserReply, InitializeUserRequest, ListAuditEventsReply,
         ListAuditEventsRequest, MeterStreamReply, MeterStreamRequest, RechargeCallbackReply, RechargeCallbackRequest,
-        ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest,
-        SetAccountStatusReply, SetAccountStatusRequest, SetApiKeyQuotaRequest, SetUserLimitsReply,
+        RefundChargeReply, RefundChargeRequest, ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply,
+        ReserveQuotaRequest, SetAccountStatusReply, SetAccountStatusRequest, SetApiKeyQuotaRequest, SetUserLimitsReply,
         SetUserLimitsRequest,
         billing_internal_service_server::{BillingInternalService, BillingInternalServiceServer},
     },
@@ -157,6 +157,10 @@ impl BillingInternalService for Baseline {
     }
 
     async fn adjust_balance(&self, _: Request<AdjustBalanceRequest>) -> Reply<AdjustBalanceReply> {
+        not_measured()
+    }
+
+    async fn refund_charge(&self, _: Request<RefundChargeRequest>) -> Reply<RefundChargeReply> {
         not_measured()
     }
 

@@ -6,6 +6,7 @@ use crate::{
         charge::prices::{PriceVersion, TokenPrices},
         settlement::{
             posting::{Adjusted, AdjustmentContent},
+            refund::RefundedPart,
             transaction::{ChargeContent, Delivered, Due, Reservation, Status, Transaction},
         },
         values::{
@@ -24,7 +25,8 @@ use crate::{
 /// A transaction: user, trace, status, service, count, cost, API key, model, three token columns,
 /// free and paid units, amount, record, balance and free units after it, time; held units and amount,
 /// full cost, cost of the commit, day, expiry; price version and its three prices; two estimates;
-/// quota unit, shortfall, the origin of the charge.
+/// quota unit, shortfall, the origin of the charge; refunded free and paid units and amount; the day of
+/// a late charge.
 pub fn transaction_of(row: &impl Columns) -> Result<Transaction, StoreError> {
     let status: Status = row.text(2)?.parse().map_err(|_| corrupt("status"))?;
     let (free, paid): (u32, u32) = (row.number(11)?, row.number(12)?);
@@ -42,6 +44,7 @@ pub fn transaction_of(row: &impl Columns) -> Result<Transaction, StoreError> {
             full_cost: row.money(20)?,
             expires_at,
             day: row.day(22)?,
+            late_day: row.optional_day(36)?,
             reported: usage.filter(|_| status != Status::Committed),
             delivered: match status {
                 Status::Committed => Some(Delivered { count: delivered_count, cost: row.optional_money(21)?, usage }),
@@ -84,6 +87,11 @@ pub fn transaction_of(row: &impl Columns) -> Result<Transaction, StoreError> {
         amount: row.money(13)?,
         shortfall: row.money(31)?,
         record_id: row.uuid(14)?,
+        refunded: RefundedPart {
+            free: row.optional_number(33)?.unwrap_or_default(),
+            paid: row.optional_number(34)?.unwrap_or_default(),
+            amount: row.money(35)?,
+        },
         balance_after: row.money(15)?,
         free_remaining_after: row.number(16)?,
         created_at: row.time(17)?,

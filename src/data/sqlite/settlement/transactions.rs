@@ -37,7 +37,7 @@ const ONE: &str = "\
     cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, free_remaining_after, created_at, \
     held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, \
     price_version, input_price, cached_input_price, output_price, estimated_input_tokens, estimated_output_tokens, \
-    quota_unit, shortfall, charged_by \
+    quota_unit, shortfall, charged_by, refunded_free, refunded_paid, refunded_amount, late_date \
     FROM billing_transaction WHERE user_id = ? AND trace_id = ?";
 
 #[async_trait]
@@ -102,11 +102,12 @@ pub fn insert_charges(transaction: &Tx<'_>, charges: &[Transaction]) -> rusqlite
     let mut insert = transaction.prepare_cached(
         "INSERT INTO billing_transaction (user_id, trace_id, status, service_name, count, cost, api_key_id, model, \
          input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, \
-         free_remaining_after, created_at, quota_unit, price_version, input_price, cached_input_price, output_price) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         free_remaining_after, created_at, quota_unit, price_version, input_price, cached_input_price, output_price, \
+         shortfall) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )?;
     for charge in charges {
-        bind_shared(&mut insert, charge, charge.content.usage)?;
+        let next = bind_shared(&mut insert, charge, charge.content.usage)?;
+        bind(&mut insert, next, &[&shortfall(charge)])?;
         insert.raw_execute()?;
     }
     Ok(())
@@ -119,23 +120,22 @@ pub fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrite]) -> 
          input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, \
          free_remaining_after, created_at, quota_unit, price_version, input_price, cached_input_price, output_price, \
          held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, estimated_input_tokens, \
-         estimated_output_tokens, shortfall, charged_by) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         estimated_output_tokens, shortfall, charged_by, late_date) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
          ON CONFLICT DO UPDATE SET status = excluded.status, input_tokens = excluded.input_tokens, \
          output_tokens = excluded.output_tokens, cached_input_tokens = excluded.cached_input_tokens, \
          free_count = excluded.free_count, paid_count = excluded.paid_count, amount = excluded.amount, \
          record_id = excluded.record_id, balance_after = excluded.balance_after, \
          free_remaining_after = excluded.free_remaining_after, commit_cost = excluded.commit_cost, \
          held_free = excluded.held_free, held_amount = excluded.held_amount, expires_at = excluded.expires_at, \
-         shortfall = excluded.shortfall, charged_by = excluded.charged_by",
+         shortfall = excluded.shortfall, charged_by = excluded.charged_by, late_date = excluded.late_date",
     )?;
     for ReservationWrite { transaction, .. } in writes {
         let Some(reservation) = &transaction.reservation else { continue };
         let delivered = reservation.delivered.as_ref();
         let next = bind_shared(&mut upsert, transaction, reservation.usage())?;
         let estimate = transaction.content.estimate;
-        let shortfall = Some(transaction.shortfall).filter(|shortfall| !shortfall.is_zero());
-        let values: [&dyn ToSql; 10] = [
+        let values: [&dyn ToSql; 11] = [
             &reservation.free,
             &reservation.amount.micros(),
             &reservation.full_cost.micros(),
@@ -144,13 +144,19 @@ pub fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrite]) -> 
             &reservation.expires_at.timestamp_micros(),
             &estimate.map(|usage| usage.input_tokens),
             &estimate.map(|usage| usage.output_tokens),
-            &shortfall.map(Money::micros),
+            &shortfall(transaction),
             &charged_by_number(transaction),
+            &reservation.late_day.map(|day| day.to_string()),
         ];
         bind(&mut upsert, next, &values)?;
         upsert.raw_execute()?;
     }
     Ok(())
+}
+
+/// NULL without a shortfall.
+fn shortfall(transaction: &Transaction) -> Option<i64> {
+    Some(transaction.shortfall.micros()).filter(|shortfall| *shortfall != 0)
 }
 
 /// Binds the common columns of charges and reservations. Returns the number of the next column.
