@@ -74,9 +74,14 @@ impl Transaction {
     /// part. It is no call any more once all of its units are refunded.
     pub fn kept(&self) -> Take {
         let units = self.free + self.paid;
-        let tokens = match &self.reservation {
-            Some(reservation) => self.taken_tokens(units, reservation.usage()),
-            None => self.content.usage.map_or(0, |usage| i64::try_from(usage.tokens()).unwrap_or(i64::MAX)),
+        let delivered = self.reservation.as_ref().and_then(|reservation| reservation.delivered.as_ref());
+        // The report that a commit without usage took is not stored beyond it. The estimate is, and is
+        // at most as much.
+        let named = delivered.map_or(self.content.usage, |delivered| delivered.usage);
+        let usage = named.filter(|usage| usage.tokens() > 0).or(self.content.estimate);
+        let tokens = match (self.quota_unit, &self.reservation) {
+            (QuotaUnit::Tokens, Some(_)) => units.into(),
+            _ => usage.map_or(0, |usage| i64::try_from(usage.tokens()).unwrap_or(i64::MAX)),
         };
         Take {
             requests: i64::from(self.refunded.units() < units),

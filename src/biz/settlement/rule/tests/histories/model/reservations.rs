@@ -86,13 +86,15 @@ impl Entry {
         self.late.unwrap_or(self.made)
     }
 
-    /// The tokens that its charge took from the quota of its key.
+    /// The tokens that its charge is known to have taken from the quota of its key.
     pub fn charged_tokens(&self) -> i64 {
         let (free, paid, ..) = self.charged();
-        match self.hold {
-            Some(_) => self.taken_tokens(free + paid, self.delivered.and_then(|delivered| delivered.tokens)),
-            None => self.call.tokens.map_or(0, |tokens| tokens.all().into()),
+        if self.hold.is_some() && matches!(SERVICES[usize::from(self.call.service)].priced, Priced::Tokens) {
+            return i64::from(free + paid);
         }
+        // Of a commit without tokens, at least the estimate is known.
+        let told = self.delivered.and_then(|delivered| delivered.tokens).filter(|tokens| tokens.all() > 0);
+        told.or(self.call.tokens).map_or(0, |tokens| tokens.all().into())
     }
 
     /// Free units, paid units, the amount and the shortfall.
