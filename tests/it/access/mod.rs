@@ -7,7 +7,6 @@ mod issuer;
 mod matrix;
 mod users;
 
-pub use self::matrix::sha256;
 use serde_json::Value;
 
 pub use self::matrix::sha256;
