@@ -67,8 +67,8 @@ fn has_null(value: &Value) -> bool {
 
 fn read<M: Name + DeserializeOwned>(body: &[u8]) -> Result<M, String> {
     let descriptor = json::descriptor::<M>().expect("every message has a descriptor");
-    let read = json::message::<M>(body, descriptor, Fills::default(), None);
-    read.map(|read| read.message).map_err(|error| error.to_string())
+    let read = json::message(body, descriptor, Fills::default(), None).map_err(|error| error.to_string())?;
+    Ok(read.message)
 }
 
 fn check_query<M: Name + DeserializeOwned>(pair: &[u8]) {

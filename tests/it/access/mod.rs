@@ -7,9 +7,8 @@ mod issuer;
 mod matrix;
 mod users;
 
-use serde_json::Value;
-
 pub use self::matrix::sha256;
+use serde_json::Value;
 
 /// The status and the error code of a reply over REST.
 async fn outcome(response: reqwest::Response) -> (u16, String) {
