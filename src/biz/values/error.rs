@@ -118,7 +118,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the server takes no writes, as the former primary after a failover.
+    /// Whether the server takes no writes, as the old primary after a failover.
     pub fn is_read_only(&self) -> bool {
         matches!(self, Self::Unavailable(Outage { is_read_only: true, .. }))
     }

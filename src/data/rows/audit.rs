@@ -101,6 +101,15 @@ pub fn note_refunds(evidence: &mut Evidence, row: &impl Columns) -> Result<(), S
     Ok(())
 }
 
+/// The users whose charges differ from their refunds, on both databases.
+pub const WRONG_CHARGES: &str = "SELECT r.user_id, COUNT(*) FROM (SELECT user_id, trace_id, SUM(free_count + lapsed_count) AS free, \
+    SUM(paid_count) AS paid, SUM(amount) AS amount FROM charge_refund WHERE user_id BETWEEN ? AND ? \
+    GROUP BY user_id, trace_id) r \
+    LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
+    WHERE COALESCE(t.refunded_free, -1) <> r.free OR COALESCE(t.refunded_paid, -1) <> r.paid \
+    OR COALESCE(t.refunded_amount, -1) <> r.amount OR r.free > t.free_count OR r.paid > t.paid_count \
+    OR r.amount > t.amount GROUP BY r.user_id";
+
 /// The number of charges whose sum is not that of their refunds.
 pub fn note_wrong_charges(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
     evidence.refunds.wrong_charges = row.number(1)?;

@@ -133,16 +133,7 @@ const BOOKS: &[(&str, Note<SqliteRow>)] = &[
          FROM charge_refund WHERE user_id BETWEEN ? AND ? GROUP BY user_id",
         audit::note_refunds,
     ),
-    (
-        "SELECT r.user_id, COUNT(*) FROM (SELECT user_id, trace_id, SUM(free_count + lapsed_count) AS free, \
-         SUM(paid_count) AS paid, SUM(amount) AS amount FROM charge_refund WHERE user_id BETWEEN ? AND ? \
-         GROUP BY user_id, trace_id) r \
-         LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
-         WHERE COALESCE(t.refunded_free, -1) <> r.free OR COALESCE(t.refunded_paid, -1) <> r.paid \
-         OR COALESCE(t.refunded_amount, -1) <> r.amount OR r.free > t.free_count OR r.paid > t.paid_count \
-         OR r.amount > t.amount GROUP BY r.user_id",
-        audit::note_wrong_charges,
-    ),
+    (audit::WRONG_CHARGES, audit::note_wrong_charges),
     (
         "SELECT user_id, service_name, reset_month, used_quota FROM free_quota \
          WHERE used_quota <> 0 AND user_id BETWEEN ? AND ?",
