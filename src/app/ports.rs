@@ -137,6 +137,7 @@ fn parts<'c>(config: &'c Server, core: &Core, api: Api, payments: &Payments, acc
         },
         access,
         payment_timeout: payments.timeout,
+        forwarded: payments.forwarded.clone(),
     }
 }
 

@@ -3,13 +3,13 @@
 mod schedules;
 mod screen;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, bail};
 use billing_service::{
     app::{
         self,
-        cron::{Job, JobReport, Runner, serve_metrics},
+        cron::{Job, JobReport, MATCH_SETTLEMENTS, Runner, match_settlement_file, serve_metrics},
     },
     biz::{jobs::runs::LEASE, values::calendar::SystemClock},
     command::{self, ConfigArguments, Hangup},
@@ -27,8 +27,13 @@ struct Arguments {
     config: ConfigArguments,
     /// Run this job once, now, and exit. The exit code is 1 if the job reports errors or
     /// differences.
-    #[arg(long, value_name = "JOB", value_parser = PossibleValuesParser::new(Job::ALL.map(Job::name)))]
+    #[arg(long, value_name = "JOB", value_parser = PossibleValuesParser::new(names()))]
     once: Option<String>,
+    /// With --once match-settlements: the settlement file of payment-service, as CSV with order id,
+    /// payment id, amount, fee and date. Prints the entries that are missing on either side, and writes
+    /// nothing.
+    #[arg(long, value_name = "FILE", requires = "once", conflicts_with_all = ["resume", "dry_run"])]
+    file: Option<PathBuf>,
     /// With --once: print the effects of the job, and change nothing.
     #[arg(long, requires = "once")]
     dry_run: bool,
@@ -39,6 +44,11 @@ struct Arguments {
     /// Print each job with its schedule and its next run, and exit.
     #[arg(long, conflicts_with = "once")]
     list: bool,
+}
+
+/// The names for --once.
+fn names() -> impl Iterator<Item = &'static str> {
+    Job::ALL.map(Job::name).into_iter().chain([MATCH_SETTLEMENTS])
 }
 
 fn main() -> ExitCode {
@@ -53,6 +63,16 @@ async fn run() -> anyhow::Result<ExitCode> {
     }
     let screen = Screen::default();
     let config = Arc::new(command::prepare_with(&arguments.config.conf, screen.clone())?);
+    let matches = arguments.once.as_deref() == Some(MATCH_SETTLEMENTS);
+    if matches || arguments.file.is_some() {
+        let (true, Some(file)) = (matches, &arguments.file) else {
+            bail!("--once {MATCH_SETTLEMENTS} and --file belong together")
+        };
+        let store = app::connect_unchanged(&config).await?;
+        let report = match_settlement_file(&config, &*store, file).await;
+        app::close(&*store).await;
+        return Ok(print(&screen, &report?));
+    }
     let once = match &arguments.once {
         Some(name) => Some(Job::ALL.into_iter().find(|job| job.name() == name).context("unknown job")?),
         None => None,

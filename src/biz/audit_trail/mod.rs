@@ -15,12 +15,22 @@ use uuid::Uuid;
 use crate::biz::values::{error::StoreError, ids::UserId, paging::Cursor};
 
 /// The rpcs whose calls leave events.
-pub const AUDITED_RPCS: [&str; 6] =
-    [ADJUST_BALANCE, INITIALIZE_USER, REFUND_CHARGE, SET_ACCOUNT_STATUS, SET_API_KEY_QUOTA, SET_USER_LIMITS];
+pub const AUDITED_RPCS: [&str; 8] = [
+    ADJUST_BALANCE,
+    INITIALIZE_USER,
+    REFUND_CHARGE,
+    REFUND_RECHARGE,
+    RESOLVE_PAYMENT,
+    SET_ACCOUNT_STATUS,
+    SET_API_KEY_QUOTA,
+    SET_USER_LIMITS,
+];
 
 pub const ADJUST_BALANCE: &str = "AdjustBalance";
 pub const INITIALIZE_USER: &str = "InitializeUser";
 pub const REFUND_CHARGE: &str = "RefundCharge";
+pub const REFUND_RECHARGE: &str = "RefundRecharge";
+pub const RESOLVE_PAYMENT: &str = "ResolvePayment";
 pub const SET_ACCOUNT_STATUS: &str = "SetAccountStatus";
 pub const SET_API_KEY_QUOTA: &str = "SetApiKeyQuota";
 pub const SET_USER_LIMITS: &str = "SetUserLimits";

@@ -14,8 +14,9 @@ pub fn roles(rpc: &str) -> Option<&'static [Role]> {
         }
         "RechargeCallback" => &[Payment, Admin],
         "InitializeUser" | "SetApiKeyQuota" | "GetApiKeyQuota" => &[Keys, Admin],
-        "ListAuditEvents" => &[Support, Admin],
-        "SetUserLimits" | "SetAccountStatus" | "AdjustBalance" | "RefundCharge" => &[Admin],
+        "ListAuditEvents" | "ListUnappliedPayments" => &[Support, Admin],
+        "SetUserLimits" | "SetAccountStatus" | "AdjustBalance" | "RefundCharge" | "RefundRecharge"
+        | "ResolvePayment" => &[Admin],
         _ => return None,
     })
 }
