@@ -19,10 +19,11 @@ use billing_service::{
         CheckQuotaReply, CheckQuotaRequest, CommitReservationReply, CommitReservationRequest, CountTokensReply,
         CountTokensRequest, DeductQuotaReply, DeductQuotaRequest, GetApiKeyQuotaRequest, GetTransactionReply,
         GetTransactionRequest, InitializeUserReply, InitializeUserRequest, ListAuditEventsReply,
-        ListAuditEventsRequest, MeterStreamReply, MeterStreamRequest, RechargeCallbackReply, RechargeCallbackRequest,
-        RefundChargeReply, RefundChargeRequest, ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply,
-        ReserveQuotaRequest, SetAccountStatusReply, SetAccountStatusRequest, SetApiKeyQuotaRequest, SetUserLimitsReply,
-        SetUserLimitsRequest,
+        ListAuditEventsRequest, ListUnappliedPaymentsReply, ListUnappliedPaymentsRequest, MeterStreamReply,
+        MeterStreamRequest, RechargeCallbackReply, RechargeCallbackRequest, RefundChargeReply, RefundChargeRequest,
+        RefundRechargeReply, RefundRechargeRequest, ReleaseReservationReply, ReleaseReservationRequest,
+        ReserveQuotaReply, ReserveQuotaRequest, ResolvePaymentReply, ResolvePaymentRequest, SetAccountStatusReply,
+        SetAccountStatusRequest, SetApiKeyQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest,
         billing_internal_service_server::{BillingInternalService, BillingInternalServiceServer},
     },
 };
@@ -161,6 +162,21 @@ impl BillingInternalService for Baseline {
     }
 
     async fn refund_charge(&self, _: Request<RefundChargeRequest>) -> Reply<RefundChargeReply> {
+        not_measured()
+    }
+
+    async fn refund_recharge(&self, _: Request<RefundRechargeRequest>) -> Reply<RefundRechargeReply> {
+        not_measured()
+    }
+
+    async fn list_unapplied_payments(
+        &self,
+        _: Request<ListUnappliedPaymentsRequest>,
+    ) -> Reply<ListUnappliedPaymentsReply> {
+        not_measured()
+    }
+
+    async fn resolve_payment(&self, _: Request<ResolvePaymentRequest>) -> Reply<ResolvePaymentReply> {
         not_measured()
     }
 
