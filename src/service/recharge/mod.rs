@@ -28,8 +28,8 @@ use crate::{
             RechargeStore, Recharges,
             callback::{Notice, NoticedResult, SettledOrder},
             order::OrderFilter,
-            refund::Returned,
             request::{NewRecharge, Started},
+            returned::Returned,
         },
         settlement::{
             order::{Order, PaymentMethod},
