@@ -17,7 +17,7 @@ use crate::{
     config::{Config, ServerLimits, Streams},
     service::{
         AccountService, Admission, Api, AuditTrailService, CallParser, ChargeService, CheckService, ExportLimits,
-        LimitService, RechargeService, ReportService, ReservationService, StreamService, TokenService,
+        LimitService, PriceService, RechargeService, ReportService, ReservationService, StreamService, TokenService,
     },
 };
 
@@ -34,6 +34,14 @@ pub(super) fn api(config: &Config, core: &Core, payments: &Payments) -> anyhow::
         reservations: Arc::new(reservations(core, calls.clone())),
         limits: limits(core),
         streams: Arc::new(streams(config, core, calls, ttl)),
+        prices: PriceService::new(
+            core.catalog.clone(),
+            core.quoter.clone(),
+            core.accounts.clone(),
+            core.store.clone(),
+            core.store.clone(),
+            core.calendar.clone(),
+        ),
         tokens: TokenService::new(core.tokens.clone()),
         recharges: recharges(config, core, payments),
         reports: reports(config, core),
@@ -42,7 +50,13 @@ pub(super) fn api(config: &Config, core: &Core, payments: &Payments) -> anyhow::
 
 fn accounts(config: &Config, core: &Core) -> AccountService {
     let currency = config.billing.currency;
-    AccountService::new(core.accounts.clone(), core.engine.clone(), core.observer.clone(), currency)
+    AccountService::new(
+        core.accounts.clone(),
+        core.engine.clone(),
+        core.observer.clone(),
+        core.catalog.clone(),
+        currency,
+    )
 }
 
 fn checks(core: &Core) -> CheckService {

@@ -11,6 +11,7 @@ mod metering;
 mod models;
 mod outgoing_tls;
 mod payment;
+mod plans;
 mod rates;
 mod redis;
 mod secret;
@@ -47,7 +48,11 @@ use crate::{
         },
         charge::prices::PriceBook,
         jobs::low_balance::{Percent, Thresholds},
-        values::{currency::Currency, ids::ServiceName, money::Money},
+        values::{
+            currency::Currency,
+            ids::{PlanName, ServiceName},
+            money::Money,
+        },
     },
     data::dsn::{self, Host},
 };
@@ -126,6 +131,13 @@ pub struct Billing {
     pub model_services: BTreeMap<String, models::Counts>,
     #[serde(default, deserialize_with = "models::models")]
     pub models: BTreeMap<String, models::Versions>,
+    /// Prices and free quotas that differ by the plan of the user. The plan `default` is that of a user
+    /// without another one.
+    #[serde(default, deserialize_with = "plans::plans")]
+    pub plans: BTreeMap<String, plans::UserPlan>,
+    /// A usage of more than this many times the expected one is counted and logged.
+    #[serde(default = "default_usage_sanity", deserialize_with = "values::usage_sanity")]
+    pub usage_sanity: u32,
     #[serde(default = "default_price_refresh", deserialize_with = "values::duration", serialize_with = "shown")]
     pub price_refresh: Duration,
     #[serde(default)]
@@ -212,6 +224,18 @@ impl Config {
                 bail!("config key billing.free_quotas.{name}: the service has no price in billing.prices");
             }
         }
+        for (plan, of_plan) in &self.billing.plans {
+            for name in of_plan.prices.keys() {
+                if !prices.contains_key(name) {
+                    bail!("config key billing.plans.{plan}.prices.{name}: the service has no price in billing.prices");
+                }
+            }
+            for name in of_plan.free_quotas.keys() {
+                if !prices.contains_key(name) && !model_services.contains_key(name) {
+                    bail!("config key billing.plans.{plan}.free_quotas.{name}: the service has no price in billing.prices");
+                }
+            }
+        }
         for name in self.billing.reservations.keys() {
             if !prices.contains_key(name) && !model_services.contains_key(name) {
                 bail!("config key billing.reservations.{name}: the service has no price in billing.prices");
@@ -278,16 +302,38 @@ impl Config {
     pub fn catalog(&self) -> Catalog {
         let by_unit = self.billing.prices.iter().map(|(name, price)| (name, Price::Unit(*price)));
         let by_model = self.billing.model_services.iter().map(|(name, counts)| (name, Price::Model(counts.0)));
-        Catalog::new(by_unit.chain(by_model).map(|(name, price)| {
-            let free_quota = self.billing.free_quotas.get(name).map_or(0, |quota| quota.units());
-            let policy = self.billing.reservations.get(name).copied().map(Policy::from).unwrap_or_default();
-            (ServiceName::from_stored(name.as_str()), Plan { price, free_quota, policy })
-        }))
+        let services: Vec<_> = by_unit
+            .chain(by_model)
+            .map(|(name, price)| {
+                let free_quota = self.billing.free_quotas.get(name).map_or(0, |quota| quota.units());
+                let policy = self.billing.reservations.get(name).copied().map(Policy::from).unwrap_or_default();
+                (ServiceName::from_stored(name.as_str()), Plan { price, free_quota, policy })
+            })
+            .collect();
+        let of_plan = |plan: &plans::UserPlan| -> Vec<(ServiceName, Plan)> {
+            let in_plan = |(service, terms): &(ServiceName, Plan)| {
+                let price = plan.prices.get(service.as_str()).map_or(terms.price, |price| Price::Unit(*price));
+                let free_quota = plan.free_quotas.get(service.as_str()).map_or(terms.free_quota, |quota| quota.units());
+                (service.clone(), Plan { price, free_quota, ..*terms })
+            };
+            services.iter().map(in_plan).collect()
+        };
+        let (default, others): (Vec<_>, Vec<_>) =
+            self.billing.plans.iter().partition(|(name, _)| *name == PlanName::DEFAULT);
+        let mut catalog = Catalog::new(default.first().map_or_else(|| services.clone(), |(_, plan)| of_plan(plan)));
+        for (name, plan) in others {
+            catalog.add_plan(PlanName::from_stored(name), of_plan(plan));
+        }
+        catalog
     }
 
     /// The configured token prices.
     pub fn price_book(&self) -> PriceBook {
-        models::book(&self.billing.models)
+        let mut book = models::book(&self.billing.models);
+        for (name, plan) in &self.billing.plans {
+            book.add_plan(PlanName::from_stored(name), plan.model_prices());
+        }
+        book
     }
 }
 
@@ -348,6 +394,10 @@ fn default_quota_low() -> Percent {
 
 fn default_timezone() -> chrono_tz::Tz {
     chrono_tz::Asia::Shanghai
+}
+
+fn default_usage_sanity() -> u32 {
+    1_000
 }
 
 fn default_price_refresh() -> Duration {

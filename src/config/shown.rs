@@ -13,6 +13,7 @@ use serde_json::{Number, Value};
 use super::choices::Word;
 use crate::{
     biz::{
+        charge::prices::Factor,
         jobs::low_balance::Percent,
         values::{currency::Currency, money::Money},
     },
@@ -85,6 +86,12 @@ impl Shown for [u8; 32] {
 }
 
 impl Shown for Money {
+    fn shown(&self) -> Value {
+        number(self.to_string())
+    }
+}
+
+impl Shown for Factor {
     fn shown(&self) -> Value {
         number(self.to_string())
     }

@@ -156,6 +156,26 @@ fn a_bad_key_or_value_is_named() {
         ("balance_low_threshold: 10.0", "models: {m: {input: 1, output: 1, effective_from: now}}", "effective_from"),
         ("balance_low_threshold: 10.0", "models: {m: []}", "billing.models.m"),
         ("balance_low_threshold: 10.0", "models: {m: 5}", "billing.models.m"),
+        ("balance_low_threshold: 10.0", "models: {m: {input: 1, output: 1, image: -1}}", "billing.models.m.image"),
+        (
+            "balance_low_threshold: 10.0",
+            "models: {m: {input: 1, output: 1, tiers: [{above_input_tokens: 0}]}}",
+            "billing.models.m.tiers[0].above_input_tokens",
+        ),
+        ("balance_low_threshold: 10.0", "models: {m: {input: 1, output: 1, tiers: [{input: 1}]}}", "models.m.tiers[0]"),
+        (
+            "balance_low_threshold: 10.0",
+            "models: {m: {input: 1, output: 1, service_tiers: {batch: -1}}}",
+            "billing.models.m.service_tiers.batch",
+        ),
+        ("balance_low_threshold: 10.0", "models: {m: {input: 1, output: 1, aliases: ['*']}}", "billing.models.m"),
+        ("balance_low_threshold: 10.0", "models: {m: {input: 1, output: 1, max_tokens: 0}}", "models.m.max_tokens"),
+        ("balance_low_threshold: 10.0", "plans: {p: {multiplier: 1001}}", "billing.plans.p.multiplier"),
+        ("balance_low_threshold: 10.0", "plans: {'a b': {}}", "a b"),
+        ("balance_low_threshold: 10.0", "plans: {p: {prices: {nothing: 1}}}", "billing.plans.p.prices.nothing"),
+        ("balance_low_threshold: 10.0", "plans: {p: {free_quotas: {nothing: 1}}}", "billing.plans.p.free_quotas.nothing"),
+        ("balance_low_threshold: 10.0", "plans: {p: {models: {m: {input: 1}}}}", "billing.plans.p.models.m"),
+        ("balance_low_threshold: 10.0", "usage_sanity: 0", "billing.usage_sanity"),
         (
             "balance_low_threshold: 10.0",
             "models: {m: [{input: 1, output: 1}, {input: 2, output: 1}]}",
@@ -311,7 +331,7 @@ fn models_have_a_version_or_a_list_of_them() {
     let book = config.price_book();
     let at = |model: &str, time: &str| {
         let found = book.at(&crate::biz::values::ids::ModelName::from_stored(model), time.parse().unwrap());
-        found.map(|version| format!("{} {}", version.id, version.prices))
+        found.map(|found| format!("{} {}", found.version.id, found.version.prices))
     };
     assert_eq!(at("gpt-4.1", "1970-01-01T00:00:00Z").unwrap(), "config:2/0.5/8 2/0.5/8");
     assert_eq!(at("env", "2026-01-01T00:00:00Z").unwrap(), "config:1/1/2 1/1/2");

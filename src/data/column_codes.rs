@@ -1,11 +1,15 @@
-//! The codes of columns, in both databases: `quota_unit` and `charged_by` of a transaction, and
-//! `status` of an account.
+//! The codes of columns, in both databases: `quota_unit`, `charged_by`, the parts of the usage and the
+//! details of the price of a transaction, and `status` of an account.
 
 use super::error::corrupt;
 use crate::biz::{
     account::catalog::QuotaUnit,
+    charge::{
+        prices::{Work, json},
+        quote::calls,
+    },
     settlement::transaction::{ChargedBy, Transaction},
-    values::{account_status::AccountStatus, error::StoreError},
+    values::{account_status::AccountStatus, error::StoreError, usage::Usage},
 };
 
 const TOKENS: &str = "tokens";
@@ -42,6 +46,35 @@ pub(super) fn charged_by_of(stored: Option<i64>) -> Result<ChargedBy, StoreError
         Some(2) => Ok(ChargedBy::Both),
         Some(_) => Err(corrupt("charged_by")),
     }
+}
+
+/// The parts of a usage beside input, output and cached input; `None` where there is none.
+pub(super) fn usage_parts(usage: Option<Usage>) -> [Option<u32>; 6] {
+    let usage = usage.unwrap_or_default();
+    [
+        usage.cache_write_tokens,
+        usage.cache_write_1h_tokens,
+        usage.audio_input_tokens,
+        usage.reasoning_tokens,
+        usage.audio_output_tokens,
+        usage.images,
+    ]
+    .map(|part| Some(part).filter(|part| *part > 0))
+}
+
+/// The prices of a transaction that have no columns; NULL if there are none. A charge keeps only those
+/// that explain its amount. A reservation keeps all that could price its commit.
+pub(super) fn price_details(transaction: &Transaction) -> Option<String> {
+    let version = transaction.price_version.as_ref().filter(|version| !version.is_flat())?;
+    let prices = match (&transaction.reservation, transaction.content.usage) {
+        (None, Some(usage)) => version.prices.narrowed(Work {
+            usage,
+            calls: calls(transaction.quota_unit, transaction.units()),
+            service_tier: transaction.content.service_tier.as_ref(),
+        }),
+        _ => version.prices.without_aliases(),
+    };
+    json::beside_columns(&prices, version.multiplier)
 }
 
 pub(super) fn account_status_number(status: AccountStatus) -> u8 {

@@ -7,24 +7,26 @@ use uuid::Uuid;
 use super::{
     convert::{int32, int64},
     limits::limits,
+    prices::plan_name,
     proto::{
         AdjustBalanceReply, AdjustBalanceRequest, FreeQuota, GetAccountReply, GetAccountRequest, InitializeUserReply,
-        InitializeUserRequest, SetAccountStatusReply, SetAccountStatusRequest,
+        InitializeUserRequest, SetAccountStatusReply, SetAccountStatusRequest, SetUserPlanReply, SetUserPlanRequest,
     },
 };
 use crate::{
     biz::{
-        audit_trail::{ADJUST_BALANCE, Actor, AuditedCall, INITIALIZE_USER, SET_ACCOUNT_STATUS},
+        account::catalog::Catalog,
+        audit_trail::{ADJUST_BALANCE, Actor, AuditedCall, INITIALIZE_USER, SET_ACCOUNT_STATUS, SET_USER_PLAN},
         settlement::{
             accounts::Accounts,
             engine::Engine,
-            posting::{Adjustment, AdjustmentContent, StatusChange},
+            posting::{Adjustment, AdjustmentContent, PlanChange, StatusChange},
         },
         values::{
             account_status::AccountStatus,
             currency::Currency,
             error::Result,
-            ids::{AdjustmentId, UserId},
+            ids::{AdjustmentId, PlanName, UserId},
             invalid::Invalid,
             money::Money,
             text,
@@ -38,14 +40,21 @@ pub struct AccountService {
     accounts: Arc<Accounts>,
     engine: Arc<Engine>,
     observer: ChargeObserver,
+    catalog: Arc<Catalog>,
     /// ISO 4217 code of every amount.
     currency: Currency,
 }
 
 impl AccountService {
     /// `currency` is the currency of every amount.
-    pub fn new(accounts: Arc<Accounts>, engine: Arc<Engine>, observer: ChargeObserver, currency: Currency) -> Self {
-        Self { accounts, engine, observer, currency }
+    pub fn new(
+        accounts: Arc<Accounts>,
+        engine: Arc<Engine>,
+        observer: ChargeObserver,
+        catalog: Arc<Catalog>,
+        currency: Currency,
+    ) -> Self {
+        Self { accounts, engine, observer, catalog, currency }
     }
 
     pub async fn get_account(&self, request: GetAccountRequest) -> Result<GetAccountReply> {
@@ -73,6 +82,7 @@ impl AccountService {
             currency: self.currency.to_string(),
             limits: account.requests.map(|requests| limits(requests, now)),
             status: account.balance.status.to_string(),
+            plan: plan_name(account.balance.plan),
         })
     }
 
@@ -94,6 +104,20 @@ impl AccountService {
         let call = AuditedCall::new(SET_ACCOUNT_STATUS, actor, reason);
         let changed = self.engine.set_status(StatusChange { user, status, call }).await?;
         Ok(SetAccountStatusReply { success: true, status: status.to_string(), changed })
+    }
+
+    pub async fn set_user_plan(&self, request: SetUserPlanRequest, actor: Actor) -> Result<SetUserPlanReply> {
+        let user = UserId::parse("user_id", &request.user_id)?;
+        let plan = PlanName::parse("plan", &request.plan)?;
+        let plan = Some(plan).filter(|plan| plan.as_str() != PlanName::DEFAULT);
+        if let Some(plan) = plan.filter(|plan| !self.catalog.plans().any(|known| known == *plan)) {
+            let known: Vec<_> = self.catalog.plans().map(|plan| plan.to_string()).collect();
+            let why = format!("{plan:?} is not configured; these are: default {}", known.join(" "));
+            return Err(Invalid::new("plan", why.trim_end()).into());
+        }
+        let call = AuditedCall::new(SET_USER_PLAN, actor, free_text("reason", request.reason, 0, 255)?);
+        let changed = self.engine.set_plan(PlanChange { user, plan, call }).await?;
+        Ok(SetUserPlanReply { success: true, plan: plan_name(plan), changed })
     }
 
     pub async fn adjust_balance(&self, request: AdjustBalanceRequest, actor: Actor) -> Result<AdjustBalanceReply> {

@@ -16,6 +16,7 @@ mod limits;
 mod message;
 mod metering;
 pub mod origin;
+mod prices;
 mod recharge;
 mod reports;
 pub mod request;
@@ -35,6 +36,7 @@ pub use self::{
     check::CheckService,
     limits::LimitService,
     metering::StreamService,
+    prices::PriceService,
     recharge::{Admission, RechargeService},
     reports::{ExportLimits, ReportService},
     reservation::ReservationService,

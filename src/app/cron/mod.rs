@@ -30,7 +30,10 @@ use self::{
 use super::ensure_clock_agrees;
 use crate::{
     biz::{
-        jobs::runs::{Begun, LEASE, Run},
+        jobs::{
+            reset::FreeUnits,
+            runs::{Begun, LEASE, Run},
+        },
         values::calendar::{Calendar, Clock},
     },
     config::Config,
@@ -125,8 +128,11 @@ impl Runner {
     /// A short hash of the configured free quotas.
     fn quotas_configured(&self) -> String {
         use sha2::{Digest, Sha256};
-        let quotas: Vec<String> =
-            self.config.catalog().iter().map(|(service, plan)| format!("{service}={}", plan.free_quota)).collect();
+        let of_service = |quota: FreeUnits| {
+            let in_plans = quota.in_plans.iter().map(|(plan, units)| format!(",{}@{plan}={units}", quota.service));
+            format!("{}={}{}", quota.service, quota.units, in_plans.collect::<String>())
+        };
+        let quotas: Vec<String> = FreeUnits::of(&self.config.catalog()).into_iter().map(of_service).collect();
         let hash = Sha256::digest(quotas.join(","));
         hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }

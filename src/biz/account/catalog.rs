@@ -4,7 +4,12 @@ use std::collections::BTreeMap;
 
 use crate::biz::{
     account::policy::Policy,
-    values::{error::Error, ids::ServiceName, invalid::Invalid, money::Money},
+    values::{
+        error::Error,
+        ids::{PlanName, ServiceName},
+        invalid::Invalid,
+        money::Money,
+    },
 };
 
 /// Price and free quota of one service.
@@ -38,11 +43,41 @@ pub enum QuotaUnit {
 
 /// All services, by name. A call of any other service is an error, never free.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Catalog(BTreeMap<ServiceName, Plan>);
+pub struct Catalog {
+    services: BTreeMap<ServiceName, Plan>,
+    /// The services that differ, by the plan of the user.
+    plans: BTreeMap<PlanName, BTreeMap<ServiceName, Plan>>,
+}
 
 impl Catalog {
-    pub fn new(plans: impl IntoIterator<Item = (ServiceName, Plan)>) -> Self {
-        Self(plans.into_iter().collect())
+    pub fn new(services: impl IntoIterator<Item = (ServiceName, Plan)>) -> Self {
+        Self { services: services.into_iter().collect(), plans: BTreeMap::new() }
+    }
+
+    /// Adds a plan of users, with the services that differ.
+    pub fn add_plan(&mut self, name: PlanName, services: impl IntoIterator<Item = (ServiceName, Plan)>) {
+        self.plans.insert(name, services.into_iter().collect());
+    }
+
+    /// Whether users may have a plan other than the default.
+    pub fn has_plans(&self) -> bool {
+        !self.plans.is_empty()
+    }
+
+    /// The plans beside the default.
+    pub fn plans(&self) -> impl Iterator<Item = PlanName> {
+        self.plans.keys().copied()
+    }
+
+    /// A service in a plan. A plan that is no longer configured counts as the default.
+    pub fn service_in(&self, plan: Option<PlanName>, service: &ServiceName) -> Option<Plan> {
+        let differs = plan.and_then(|plan| self.plans.get(&plan)).and_then(|services| services.get(service));
+        differs.or_else(|| self.services.get(service)).copied()
+    }
+
+    /// All services in a plan.
+    pub fn services_in(&self, plan: Option<PlanName>) -> impl Iterator<Item = (&ServiceName, Plan)> {
+        self.services.iter().map(move |(name, of_all)| (name, self.service_in(plan, name).unwrap_or(*of_all)))
     }
 
     /// Finds a service by its name.
@@ -54,7 +89,7 @@ impl Catalog {
         if name.is_empty() {
             return Err(Invalid::new("service_name", "is required").into());
         }
-        match self.0.iter().find(|(known, _)| known.as_str() == name) {
+        match self.services.iter().find(|(known, _)| known.as_str() == name) {
             Some((known, plan)) => Ok((known, *plan)),
             None => Err(Error::UnknownService(name.chars().take(64).collect())),
         }
@@ -62,15 +97,15 @@ impl Catalog {
 
     /// The policy of a service; the default for a service that is no longer configured.
     pub fn policy(&self, service: &ServiceName) -> Policy {
-        self.0.get(service).map(|plan| plan.policy).unwrap_or_default()
+        self.services.get(service).map(|plan| plan.policy).unwrap_or_default()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&ServiceName, Plan)> {
-        self.0.iter().map(|(name, plan)| (name, *plan))
+        self.services.iter().map(|(name, plan)| (name, *plan))
     }
 
     pub fn services(&self) -> impl Iterator<Item = &ServiceName> {
-        self.0.keys()
+        self.services.keys()
     }
 }
 
@@ -91,6 +126,16 @@ mod tests {
         assert_eq!(catalog.find(&"x".repeat(65)), Err(Error::UnknownService("x".repeat(64))));
         assert_eq!(catalog.iter().collect::<Vec<_>>(), [(&service, plan)]);
         assert_eq!(catalog.services().collect::<Vec<_>>(), [&service]);
+        let pro = PlanName::from_stored("pro");
+        let differs = Plan { free_quota: 9, ..plan };
+        let mut planned = catalog.clone();
+        planned.add_plan(pro, [(service.clone(), differs)]);
+        assert_eq!((catalog.has_plans(), planned.has_plans()), (false, true));
+        assert_eq!(planned.service_in(Some(pro), &service), Some(differs));
+        assert_eq!(planned.services_in(Some(pro)).collect::<Vec<_>>(), [(&service, differs)]);
+        for other in [None, Some(PlanName::from_stored("gone"))] {
+            assert_eq!(planned.service_in(other, &service), Some(plan));
+        }
         // A service that is no longer configured may still have reservations.
         assert_eq!(catalog.policy(&service), policy);
         assert_eq!(catalog.policy(&ServiceName::from_stored("gone")), Policy::default());

@@ -16,7 +16,7 @@ use super::{
         account_status::AccountStatus,
         calendar::Month,
         error::{Error, StoreError},
-        ids::{ServiceName, UserId},
+        ids::{PlanName, ServiceName, UserId},
         money::Money,
     },
 };
@@ -46,6 +46,8 @@ pub struct Balance {
     /// Increases with every change of the account.
     pub version: i64,
     pub status: AccountStatus,
+    /// `None` for the default plan.
+    pub plan: Option<PlanName>,
 }
 
 impl Balance {

@@ -5,10 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use serde_json::json;
 
-use super::posting::{Adjusted, Adjustment, Batch, Opening, Posting, StatusChange};
+use super::posting::{Adjusted, Adjustment, Batch, Opening, PlanChange, Posting, StatusChange};
 use crate::biz::{
     audit_trail::AuditEvent,
-    values::{account_status::AccountStatus, ids::UserId, money::Money},
+    values::{
+        account_status::AccountStatus,
+        ids::{PlanName, UserId},
+        money::Money,
+    },
 };
 
 /// The events of the calls that open some of these new accounts by name. Each is written with its
@@ -41,4 +45,11 @@ pub fn of_adjustment(request: &Adjustment, before: Money, adjusted: &Adjusted) -
 pub fn of_status(request: &StatusChange, before: AccountStatus, at: DateTime<Utc>) -> AuditEvent {
     let state = |status: AccountStatus| Some(json!({"status": status.name()}));
     request.call.event(at, Some(&request.user), state(before), state(request.status))
+}
+
+/// The event of a change of the plan `before`.
+pub fn of_plan(request: &PlanChange, before: Option<PlanName>, at: DateTime<Utc>) -> AuditEvent {
+    let name = |plan: Option<PlanName>| plan.map_or_else(|| PlanName::DEFAULT.to_owned(), |plan| plan.to_string());
+    let state = |plan| Some(json!({"plan": name(plan)}));
+    request.call.event(at, Some(&request.user), state(before), state(request.plan))
 }

@@ -16,5 +16,6 @@ pub mod order;
 pub mod posting;
 mod pricing;
 pub mod rule;
+mod sanity;
 pub mod sweep;
 pub mod transaction;

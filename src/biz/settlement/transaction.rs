@@ -8,12 +8,12 @@ use uuid::Uuid;
 
 use crate::biz::{
     account::catalog::QuotaUnit,
-    charge::{Split, prices::PriceVersion},
+    charge::{Split, prices::PriceVersion, quote::MAX_TOKENS},
     limits::key_quota::Take,
     values::{
         calendar::Month,
         error::StoreError,
-        ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
+        ids::{ApiKeyId, ModelName, PlanName, ServiceName, ServiceTier, TraceId, UserId},
         invalid::Invalid,
         money::Money,
         usage::Usage,
@@ -32,6 +32,8 @@ pub struct Transaction {
     /// The price version of its model, used if no cost was given. A reservation pins the version in
     /// force at the reserve.
     pub price_version: Option<PriceVersion>,
+    /// The plan of the user at the charge or the reserve; `None` for the default.
+    pub plan: Option<PlanName>,
     /// `None` for a charge made at once, without a hold.
     pub reservation: Option<Reservation>,
     /// Charged units and amount; zero until it is committed.
@@ -62,7 +64,7 @@ impl Transaction {
     /// The requested units.
     pub fn units(&self) -> u32 {
         match (self.quota_unit, self.content.usage.or(self.content.estimate)) {
-            (QuotaUnit::Tokens, Some(usage)) => u32::try_from(usage.tokens()).unwrap_or(u32::MAX),
+            (QuotaUnit::Tokens, Some(usage)) => u32::try_from(usage.tokens()).unwrap_or(u32::MAX).min(MAX_TOKENS),
             _ => self.content.count,
         }
     }
@@ -84,7 +86,7 @@ impl Transaction {
     /// counts tokens, they are the units. Otherwise they are the delivered tokens or, if the commit
     /// names none, the held ones.
     pub fn taken_tokens(&self, units: u32, usage: Option<Usage>) -> i64 {
-        match (self.quota_unit, usage.filter(|usage| usage.tokens() > 0)) {
+        match (self.quota_unit, usage.filter(|usage| !usage.is_empty())) {
             (QuotaUnit::Tokens, _) => units.into(),
             (QuotaUnit::Calls, Some(usage)) => i64::try_from(usage.tokens()).unwrap_or(i64::MAX),
             (QuotaUnit::Calls, None) => self.held_tokens(),
@@ -182,8 +184,10 @@ impl Reservation {
     /// `usage`, but with at least the output that was reported before. A reopened stream may report
     /// less at first.
     pub fn with(&self, usage: Usage) -> Usage {
-        let before = self.usage().map_or(0, |reported| reported.output_tokens);
-        Usage { output_tokens: usage.output_tokens.max(before), ..usage }
+        match self.usage() {
+            Some(before) if before.output_tokens > usage.output_tokens => usage.with_output_of(before),
+            _ => usage,
+        }
     }
 
     /// The delivered usage; before the commit, the reported one.
@@ -235,6 +239,7 @@ pub struct ChargeContent {
     pub usage: Option<Usage>,
     /// The expected usage of a reserve.
     pub estimate: Option<Usage>,
+    pub service_tier: Option<ServiceTier>,
 }
 
 impl ChargeContent {
@@ -251,6 +256,7 @@ impl ChargeContent {
             ("usage", self.usage != other.usage),
             ("estimated_input_tokens", input(self) != input(other)),
             ("estimated_output_tokens", output(self) != output(other)),
+            ("service_tier", self.service_tier != other.service_tier),
         ])
     }
 }
@@ -263,6 +269,10 @@ pub struct Delivered {
     /// The requested cost.
     pub cost: Option<Money>,
     pub usage: Option<Usage>,
+    /// The tier of service in place of that of the reserve.
+    pub service_tier: Option<ServiceTier>,
+    /// The model that served the call in place of that of the reserve.
+    pub model: Option<ModelName>,
 }
 
 impl Delivered {
@@ -272,6 +282,8 @@ impl Delivered {
             ("count", self.count != other.count),
             ("cost", self.cost != other.cost),
             ("usage", self.usage != other.usage),
+            ("service_tier", self.service_tier != other.service_tier),
+            ("model", self.model != other.model),
         ])
     }
 }

@@ -127,12 +127,15 @@ impl Reader<'_> {
 #[derive(Clone)]
 enum Expected {
     Message(MessageDescriptor),
+    /// A map from texts to scalars: every member is a name of the caller.
+    Map(Kind),
     Scalar(Kind),
 }
 
 impl Expected {
     fn of(field: &FieldDescriptor) -> Self {
         match field.kind() {
+            Kind::Message(entry) if field.is_map() => Self::Map(entry.map_entry_value_field().kind()),
             Kind::Message(message) => Self::Message(message),
             scalar => Self::Scalar(scalar),
         }
@@ -188,7 +191,7 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
     fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<Value, E> {
         match &self.expected {
             Expected::Scalar(kind) => text_value(kind, text).ok_or_else(|| self.reader.fail(WRONG_VALUE)),
-            Expected::Message(_) => Ok(text.into()),
+            Expected::Message(_) | Expected::Map(_) => Ok(text.into()),
         }
     }
 
@@ -213,9 +216,14 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
         let Self { reader, expected } = self;
         let (mut fields, mut seen) = (Map::new(), HashSet::new());
         while let Some(name) = map.next_key::<String>()? {
-            let field = match &expected {
-                Expected::Message(message) => field_of(message, &name),
-                Expected::Scalar(_) => None,
+            let (field, next) = match &expected {
+                Expected::Message(message) => {
+                    let field = field_of(message, &name);
+                    let next = field.as_ref().map(Expected::of);
+                    (field, next)
+                }
+                Expected::Map(value) => (None, Some(Expected::Scalar(value.clone()))),
+                Expected::Scalar(_) => (None, None),
             };
             let member = field.as_ref().map_or_else(|| name.clone(), |field| field.name().to_owned());
             if !seen.insert(member.clone()) {
@@ -227,9 +235,9 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
                 let path = reader.path();
                 reader.unknown.add(|| path);
             }
-            match field {
-                Some(field) => {
-                    let node = Node { reader: &mut *reader, expected: Expected::of(&field) };
+            match next {
+                Some(next) => {
+                    let node = Node { reader: &mut *reader, expected: next };
                     let value = map.next_value_seed(node)?;
                     if !value.is_null() {
                         fields.insert(member, value);

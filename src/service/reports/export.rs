@@ -29,7 +29,7 @@ const PAGE: u32 = 5_000;
 /// Deadline of an export.
 const LIMIT: Duration = Duration::from_secs(600);
 
-const COLUMNS: [&str; 13] = [
+const COLUMNS: [&str; 19] = [
     "id",
     "created_at",
     "service_name",
@@ -43,6 +43,12 @@ const COLUMNS: [&str; 13] = [
     "output_tokens",
     "cached_input_tokens",
     "billing_day",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "reasoning_tokens",
+    "audio_input_tokens",
+    "audio_output_tokens",
+    "images",
 ];
 
 /// An export in progress.
@@ -183,5 +189,11 @@ fn cells(record: &Record, day: NaiveDate) -> [String; COLUMNS.len()] {
         usage.output_tokens.to_string(),
         usage.cached_input_tokens.to_string(),
         day.to_string(),
+        usage.cache_write_tokens.to_string(),
+        usage.cache_write_1h_tokens.to_string(),
+        usage.reasoning_tokens.to_string(),
+        usage.audio_input_tokens.to_string(),
+        usage.audio_output_tokens.to_string(),
+        usage.images.to_string(),
     ]
 }

@@ -75,5 +75,11 @@ fn record(record: &Record) -> BillingRecord {
         input_tokens: int32(usage.input_tokens),
         output_tokens: int32(usage.output_tokens),
         cached_input_tokens: int32(usage.cached_input_tokens),
+        cache_write_tokens: int32(usage.cache_write_tokens),
+        cache_write_1h_tokens: int32(usage.cache_write_1h_tokens),
+        reasoning_tokens: int32(usage.reasoning_tokens),
+        audio_input_tokens: int32(usage.audio_input_tokens),
+        audio_output_tokens: int32(usage.audio_output_tokens),
+        images: int32(usage.images),
     }
 }

@@ -198,7 +198,7 @@ async fn the_tokens_of_a_key_are_those_of_the_free_quota_whatever_a_stream_costs
     // Nothing was counted: as many as were expected, for a cost.
     let (mut gateway, _) = Gateway::open(&service, keyed("silent")).await;
     let finish = StreamFinish { cost: 0.5, ..Default::default() };
-    gateway.finish(finish).await.unwrap();
+    gateway.finish(finish.clone()).await.unwrap();
     assert_eq!((used().await.as_f64().unwrap(), free().await), (10.0, 10), "the input as it was estimated");
     let (mut gateway, _) = Gateway::open(&service, keyed("counted")).await;
     gateway.deliver_durably(0, 5).await;

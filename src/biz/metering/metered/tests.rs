@@ -4,7 +4,7 @@ use uuid::Uuid;
 use super::*;
 use crate::biz::{
     account::catalog::QuotaUnit,
-    charge::prices::{PriceVersion, TokenPrices},
+    charge::prices::{PriceList, PriceVersion},
     settlement::transaction::{ChargeContent, ChargedBy},
     values::ids::{PriceVersionId, ServiceName, TraceId, UserId},
 };
@@ -21,12 +21,12 @@ fn yuan(amount: i64) -> Money {
 }
 
 fn usage(input_tokens: u32, output_tokens: u32) -> Usage {
-    Usage { input_tokens, output_tokens, cached_input_tokens: 0 }
+    Usage::of_text(input_tokens, output_tokens)
 }
 
 /// A reservation of an estimated 3 input tokens at one yuan a token, with `held` yuan held.
 fn reserved(held: i64, reported: Option<Usage>) -> Transaction {
-    let dear = TokenPrices { input: yuan(1_000_000), cached_input: yuan(1_000_000), output: yuan(1_000_000) };
+    let dear = PriceList::flat(yuan(1_000_000), None, yuan(1_000_000));
     Transaction {
         user: UserId::from_stored("u"),
         trace: TraceId::from_stored("t"),
@@ -38,10 +38,12 @@ fn reserved(held: i64, reported: Option<Usage>) -> Transaction {
             model: None,
             usage: None,
             estimate: Some(usage(3, 20)),
+            service_tier: None,
         },
         status: Status::Pending,
         quota_unit: QuotaUnit::Calls,
-        price_version: Some(PriceVersion { id: PriceVersionId::from_stored("v"), prices: dear }),
+        price_version: Some(PriceVersion::new(PriceVersionId::from_stored("v"), dear)),
+        plan: None,
         reservation: Some(Reservation {
             free: 0,
             amount: yuan(held),

@@ -38,7 +38,7 @@ use super::{
     commit_listener::CommitListener,
     ledger::Ledger,
     posting::{
-        Adjusted, Adjustment, Charge, Commit, Effect, Expire, Opening, OrderUpdate, Posting, Release, Report, Reserve,
+        Adjusted, Adjustment, Charge, Commit, Effect, Expire, Opening, OrderUpdate, PlanChange, Posting, Release, Report, Reserve,
         StatusChange,
     },
     transaction::Transaction,
@@ -179,6 +179,15 @@ impl Engine {
     /// [`Error::Overloaded`], [`Error::Internal`].
     pub fn set_status(&self, change: StatusChange) -> impl Future<Output = Result<bool>> + Send + 'static {
         self.post(Posting::SetStatus(change), Reply::StatusSet)
+    }
+
+    /// Sets the plan of a user. Opens the account of a new user. Returns whether the plan has changed.
+    /// Calls that are queued after the answer have its prices, on every server.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`], [`Error::Internal`].
+    pub fn set_plan(&self, change: PlanChange) -> impl Future<Output = Result<bool>> + Send + 'static {
+        self.post(Posting::SetPlan(change), Reply::PlanSet)
     }
 
     /// Postings that wait in each lane.

@@ -27,6 +27,7 @@ pub(super) enum Reply {
     Adjusted(oneshot::Sender<Result<(Adjusted, bool)>>),
     OrderUpdated(oneshot::Sender<Result<(Order, bool)>>),
     StatusSet(oneshot::Sender<Result<bool>>),
+    PlanSet(oneshot::Sender<Result<bool>>),
 }
 
 impl Reply {
@@ -52,6 +53,7 @@ impl Reply {
                 answer(reply, Ok((order, changed)))
             }
             (Self::StatusSet(reply), Outcome::StatusSet { changed }) => answer(reply, Ok(changed)),
+            (Self::PlanSet(reply), Outcome::PlanSet { changed }) => answer(reply, Ok(changed)),
             (_, outcome) => tracing::error!(?outcome, "ledger returned the wrong kind of outcome for a posting"),
         }
     }
@@ -65,6 +67,7 @@ impl Reply {
             Self::Adjusted(reply) => answer(reply, Err(error)),
             Self::OrderUpdated(reply) => answer(reply, Err(error)),
             Self::StatusSet(reply) => answer(reply, Err(error)),
+            Self::PlanSet(reply) => answer(reply, Err(error)),
         }
     }
 }

@@ -202,8 +202,10 @@ pub(super) fn charge(user: &str, trace: &str) -> Charge {
             model: None,
             usage: None,
             estimate: None,
+            service_tier: None,
         },
         quote: Ok(Quote::of_calls(1, Money::ZERO)),
+        tariff: None,
         record_ids: RecordIds::fresh(),
     }
 }

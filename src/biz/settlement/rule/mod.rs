@@ -2,6 +2,7 @@
 //! databases and the tests' reference model use it.
 
 mod changes;
+mod plan;
 mod recharge;
 mod recommit;
 mod reservation;
@@ -37,7 +38,7 @@ use crate::biz::{
     },
 };
 
-pub use self::state::{NewRecord, QuotaKey, ReservationWrite, State, TransactionKey, UsageDelta, UsageKey, Writes};
+pub use self::state::{NewPlan, NewRecord, QuotaKey, ReservationWrite, State, TransactionKey, UsageDelta, UsageKey, Writes};
 
 /// Decides a batch in arrival order. Every account of the batch is open in `state`.
 pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
@@ -50,6 +51,7 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
         audit_events: Vec::new(),
         changed: BTreeSet::new(),
         changed_statuses: BTreeSet::new(),
+        changed_plans: BTreeSet::new(),
         changed_quotas: BTreeSet::new(),
         changed_requests: BTreeSet::new(),
         changed_key_quotas: BTreeSet::new(),
@@ -72,6 +74,7 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
             Posting::Adjust(adjustment) => book.adjust(adjustment),
             Posting::UpdateOrder(update) => book.update_order(update),
             Posting::SetStatus(change) => book.set_status(change),
+            Posting::SetPlan(change) => book.set_plan(change),
         })
         .map(|outcome| outcome.unwrap_or_else(Outcome::Refused))
         .collect();
@@ -88,6 +91,7 @@ struct Book<'a> {
     audit_events: Vec<AuditEvent>,
     changed: BTreeSet<UserId>,
     changed_statuses: BTreeSet<UserId>,
+    changed_plans: BTreeSet<UserId>,
     changed_quotas: BTreeSet<QuotaKey>,
     changed_requests: BTreeSet<UserId>,
     changed_key_quotas: BTreeSet<(ApiKeyId, QuotaType)>,
@@ -103,11 +107,11 @@ impl Book<'_> {
         if let Some(first) = self.state.transactions.get(&key) {
             return replay_charge(request, first);
         }
-        let quote = request.quote.as_ref().map_err(Error::clone)?;
+        let quote = self.quote(request)?;
         let quota_key = (request.user.clone(), self.batch.at.month, request.content.service.clone());
         self.check_status(&request.user)?;
         self.check_caps(&request.user)?;
-        let split = self.cover(quote, &quota_key)?;
+        let split = self.cover(&quote, &quota_key)?;
         let take = Take::call(request.content.usage, split.amount);
         self.check_key(&request.content, take)?;
 
@@ -121,6 +125,7 @@ impl Book<'_> {
             status: Status::Committed,
             quota_unit: quote.quota_unit,
             price_version: quote.version.clone().filter(|_| request.content.cost.is_none()),
+            plan: quote.plan,
             reservation: None,
             free: split.free,
             paid: split.paid,
@@ -262,6 +267,7 @@ impl Book<'_> {
     }
 
     fn into_writes(self) -> Writes {
+        let plans = self.new_plans();
         let Book { mut state, charges, records, adjustments, audit_events, .. } = self;
         let mut orders = std::mem::take(&mut state.orders);
         let balances: Vec<_> = self
@@ -321,6 +327,7 @@ impl Book<'_> {
             orders: orders.collect(),
             balances,
             statuses,
+            plans,
             quotas,
             requests,
             key_quotas,

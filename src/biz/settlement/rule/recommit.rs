@@ -31,7 +31,7 @@ impl Book<'_> {
             // Absent fields keep their reported values. Zero tokens count as absent.
             ChargedBy::Report | ChargedBy::Both => Delivered {
                 count: request.count.map_or(before.count, |_| delivered.count.max(before.count)),
-                usage: delivered.usage.filter(|usage| usage.tokens() > 0).or(before.usage),
+                usage: delivered.usage.filter(|usage| !usage.is_empty()).or(before.usage),
                 ..delivered
             },
         };
@@ -44,7 +44,8 @@ impl Book<'_> {
         }
         check_stream(request, first)?;
         let reservation = Reservation { charged_by: ChargedBy::Both, ..reservation };
-        let (transaction, effect) = self.deliver_rest(delivered, request.record_ids, first, reservation)?;
+        let served = first.clone().served_by(request.served.as_ref())?;
+        let (transaction, effect) = self.deliver_rest(delivered, request.record_ids, &served, reservation)?;
         Ok(Outcome::Settled { transaction, effect })
     }
 

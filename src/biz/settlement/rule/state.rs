@@ -22,7 +22,7 @@ use crate::biz::{
     values::{
         account_status::AccountStatus,
         calendar::Month,
-        ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, ServiceName, TraceId, UserId},
+        ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, PlanName, ServiceName, TraceId, UserId},
     },
 };
 
@@ -77,7 +77,11 @@ impl State {
             Posting::Commit(commit) => &commit.trace,
             Posting::Release(release) => &release.trace,
             Posting::Expire(expire) => &expire.trace,
-            Posting::Open(_) | Posting::Adjust(_) | Posting::UpdateOrder(_) | Posting::SetStatus(_) => return None,
+            Posting::Open(_)
+            | Posting::Adjust(_)
+            | Posting::UpdateOrder(_)
+            | Posting::SetStatus(_)
+            | Posting::SetPlan(_) => return None,
         };
         let ending = self.transactions.get(&(posting.user().clone(), trace.clone()))?;
         ending.content.api_key.as_ref()
@@ -101,6 +105,8 @@ pub struct Writes {
     pub balances: Vec<(UserId, Balance)>,
     /// Every status of an account that changed.
     pub statuses: Vec<(UserId, AccountStatus)>,
+    /// Every plan of a user that changed. The later months that are open get its free quotas.
+    pub plans: Vec<NewPlan>,
     /// Every quota that changed.
     pub quotas: Vec<(QuotaKey, Quota)>,
     /// Every count of requests that changed.
@@ -133,6 +139,15 @@ pub struct ReservationWrite {
     pub transaction: Transaction,
     /// The status before the batch; `None` for a new reservation.
     pub was: Option<Status>,
+}
+
+/// A new plan of a user.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NewPlan {
+    pub user: UserId,
+    pub plan: Option<PlanName>,
+    /// The free units of each service a month.
+    pub free_quotas: Vec<(ServiceName, u64)>,
 }
 
 /// A record to write, with its billing day.

@@ -16,7 +16,11 @@ use crate::{
             posting::{Adjusted, Batch},
             rule::{self, NewRecord, State, UsageDelta, UsageKey, Writes},
         },
-        values::{calendar::BillingTime, error::StoreError, ids::TraceId},
+        values::{
+            calendar::BillingTime,
+            error::StoreError,
+            ids::{TraceId, UserId},
+        },
     },
     data::{
         rows::transaction::adjusted_of,
@@ -60,7 +64,10 @@ fn settle(connection: &mut Connection, batch: &Batch) -> Result<SettledBatch, St
     if !unopened.is_empty() {
         state.created = unopened.iter().filter(|user| !state.balances.contains_key(user)).cloned().collect();
         let events = audit_events::of_openings(batch, &state.created);
-        accounts::insert_missing(&transaction, (&unopened, &events), batch.at, &batch.catalog).map_err(writer_error)?;
+        let plan_of = |user: &UserId| Some((user.clone(), state.balances.get(user)?.plan?));
+        let plans = unopened.iter().filter_map(plan_of).collect();
+        let new = accounts::NewAccounts { users: &unopened, plans: &plans, events: &events, at: batch.at };
+        accounts::insert_missing(&transaction, new, &batch.catalog).map_err(writer_error)?;
         accounts::load_accounts(&transaction, &keys, batch.at.month, (&mut state, &mut left_out))?;
     }
     transactions::load(&transaction, &keys.transactions, (&mut state, &mut left_out))?;
@@ -114,7 +121,8 @@ fn write(transaction: &Transaction<'_>, writes: &Writes, at: BillingTime) -> rus
     caps::set_used(transaction, &writes.requests, at)?;
     key_quotas::set_used(transaction, &writes.key_quotas, at)?;
     accounts::set_balances(transaction, &writes.balances, at)?;
-    accounts::set_statuses(transaction, &writes.statuses)
+    accounts::set_statuses(transaction, &writes.statuses)?;
+    accounts::set_plans(transaction, &writes.plans, at)
 }
 
 fn insert_records(transaction: &Transaction<'_>, records: &[NewRecord]) -> rusqlite::Result<()> {

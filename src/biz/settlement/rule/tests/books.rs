@@ -86,9 +86,18 @@ impl Books {
         };
         let (outcomes, writes) = rule::settle(batch, state);
         for (user, balance) in writes.balances {
-            // The status has a write of its own.
+            // The status and the plan have writes of their own.
             let row = tables.balances.entry(user).or_default();
-            *row = Balance { status: row.status, ..balance };
+            *row = Balance { status: row.status, plan: row.plan, ..balance };
+        }
+        for new in writes.plans {
+            tables.balances.entry(new.user.clone()).or_default().plan = new.plan;
+            for (service, free_quota) in new.free_quotas {
+                let later = tables.quotas.iter_mut().filter(|((user, month, of), quota)| {
+                    *user == new.user && *of == service && *month > batch.at.month && quota.used + quota.held == 0
+                });
+                later.for_each(|(_, quota)| quota.total = free_quota);
+            }
         }
         for (user, status) in writes.statuses {
             tables.balances.entry(user).or_default().status = status;

@@ -14,6 +14,7 @@ mod recharge;
 mod recommit;
 mod release;
 mod reserve;
+mod served;
 mod status;
 mod stream;
 mod writes;

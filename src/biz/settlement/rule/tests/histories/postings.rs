@@ -19,7 +19,7 @@ use crate::biz::{
     },
     audit_trail::{ADJUST_BALANCE, Actor, AuditedCall, SET_ACCOUNT_STATUS},
     charge::{
-        prices::{PriceBook, PriceVersion, Prices, TokenPrices},
+        prices::{PriceBook, PriceList, PriceVersion, Prices},
         quote::{Ask, Quoter},
     },
     settlement::{
@@ -117,10 +117,10 @@ pub fn quoter(start: DateTime<Utc>, clock: StoppedClock) -> Quoter {
     for (number, versions) in (0u8..).zip(MODELS) {
         for (place, version) in versions.iter().enumerate() {
             let [input, cached_input, output] = version.prices.map(Money::from_micros);
-            let prices = TokenPrices { input, cached_input, output };
+            let prices = PriceList::flat(input, Some(cached_input), output);
             let version_id = PriceVersionId::from_stored(version_id(number, place));
             let from = start + TimeDelta::minutes(version.from_minute.into());
-            book.set(model(number), from, Ok(PriceVersion { id: version_id, prices }));
+            book.set(model(number), from, Ok(PriceVersion::new(version_id, prices)));
         }
     }
     Quoter::new(Arc::new(Prices::new(book)), Arc::new(Calendar::new(chrono_tz::Asia::Shanghai, clock)))
@@ -131,7 +131,7 @@ pub fn version_id(model: u8, place: usize) -> String {
 }
 
 fn usage(tokens: Tokens) -> Usage {
-    Usage { input_tokens: tokens.input, output_tokens: tokens.output, cached_input_tokens: tokens.cached }
+    Usage { cached_input_tokens: tokens.cached, ..Usage::of_text(tokens.input, tokens.output) }
 }
 
 /// Converts the steps of one history to postings.
@@ -171,6 +171,8 @@ impl Postings<'_> {
                 cost: of.cost.map(Money::from_micros),
                 usage: of.tokens.map(usage),
                 counted_output: of.text,
+                service_tier: None,
+                served: None,
                 stream: of.stream.map(|stream| stream_id(of.trace, stream)),
                 record_ids: RecordIds::fresh(),
             }),
@@ -222,11 +224,12 @@ impl Postings<'_> {
         let cost = call.cost.map(Money::from_micros);
         let (_, plan) = self.catalog.find(service.as_str()).unwrap();
         let usage = taken.or(estimate);
-        let ask = Ask { count: call.count, cost, model: Some(&model), usage, tokens_field: "usage" };
+        let ask = Ask { plan: None, count: call.count, cost, model: Some(&model), service_tier: None, usage, tokens_field: "usage" };
         Charge {
             user,
             trace: trace(call.trace),
-            quote: self.quoter.quote(plan, ask),
+            quote: self.quoter.tariff().quote(plan, ask),
+            tariff: None,
             content: ChargeContent {
                 service,
                 count: call.count,
@@ -235,6 +238,7 @@ impl Postings<'_> {
                 model: Some(model),
                 usage: taken,
                 estimate,
+                service_tier: None,
             },
             record_ids,
         }
