@@ -232,7 +232,9 @@ impl Config {
             }
             for name in of_plan.free_quotas.keys() {
                 if !prices.contains_key(name) && !model_services.contains_key(name) {
-                    bail!("config key billing.plans.{plan}.free_quotas.{name}: the service has no price in billing.prices");
+                    bail!(
+                        "config key billing.plans.{plan}.free_quotas.{name}: the service has no price in billing.prices"
+                    );
                 }
             }
         }

@@ -88,11 +88,7 @@ pub struct ModelPrices {
     service_tiers: BTreeMap<String, ServiceFactor>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     aliases: Vec<String>,
-    #[serde(
-        default,
-        deserialize_with = "values::optional_input_tokens",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, deserialize_with = "values::optional_input_tokens", skip_serializing_if = "Option::is_none")]
     max_tokens: Option<u32>,
     /// `None` means always.
     #[serde(default, deserialize_with = "values::optional_instant", serialize_with = "shown")]
@@ -224,9 +220,10 @@ impl ModelPrices {
             self.request,
             self.image,
         ];
-        let service_tiers = self.service_tiers.iter().map(|(name, factor)| {
-            ServiceTier::parse("service_tiers", name).map(|name| (name, factor.0))
-        });
+        let service_tiers = self
+            .service_tiers
+            .iter()
+            .map(|(name, factor)| ServiceTier::parse("service_tiers", name).map(|name| (name, factor.0)));
         Draft {
             given,
             tiers: self.tiers.iter().map(|tier| (tier.above_input_tokens, tier.given())).collect(),

@@ -173,7 +173,11 @@ fn a_bad_key_or_value_is_named() {
         ("balance_low_threshold: 10.0", "plans: {p: {multiplier: 1001}}", "billing.plans.p.multiplier"),
         ("balance_low_threshold: 10.0", "plans: {'a b': {}}", "a b"),
         ("balance_low_threshold: 10.0", "plans: {p: {prices: {nothing: 1}}}", "billing.plans.p.prices.nothing"),
-        ("balance_low_threshold: 10.0", "plans: {p: {free_quotas: {nothing: 1}}}", "billing.plans.p.free_quotas.nothing"),
+        (
+            "balance_low_threshold: 10.0",
+            "plans: {p: {free_quotas: {nothing: 1}}}",
+            "billing.plans.p.free_quotas.nothing",
+        ),
         ("balance_low_threshold: 10.0", "plans: {p: {models: {m: {input: 1}}}}", "billing.plans.p.models.m"),
         ("balance_low_threshold: 10.0", "usage_sanity: 0", "billing.usage_sanity"),
         (

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{
     account::AccountService, audit_trail::AuditTrailService, charge::ChargeService, check::CheckService,
-    limits::LimitService, metering::StreamService, recharge::RechargeService, reports::ReportService,
-    prices::PriceService, reservation::ReservationService, tokens::TokenService,
+    limits::LimitService, metering::StreamService, prices::PriceService, recharge::RechargeService,
+    reports::ReportService, reservation::ReservationService, tokens::TokenService,
 };
 
 /// Every rpc of the contract, by feature. gRPC and REST both call it.

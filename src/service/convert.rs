@@ -48,10 +48,10 @@ pub fn usage(usage: Option<proto::Usage>) -> Result<Option<Usage>> {
     if usage.input_excludes_cached {
         let parts = [converted.cached_input_tokens, converted.cache_write_tokens, converted.cache_write_1h_tokens];
         let whole = parts.into_iter().chain([converted.input_tokens]).map(u64::from).sum::<u64>();
-        converted.input_tokens = i32::try_from(whole)
-            .ok()
-            .and_then(|whole| u32::try_from(whole).ok())
-            .ok_or_else(|| Invalid::new("usage.input_tokens", format!("must be at most {} with its parts", i32::MAX)))?;
+        converted.input_tokens =
+            i32::try_from(whole).ok().and_then(|whole| u32::try_from(whole).ok()).ok_or_else(|| {
+                Invalid::new("usage.input_tokens", format!("must be at most {} with its parts", i32::MAX))
+            })?;
     }
     converted.plain_input().and(converted.plain_output())?;
     Ok(Some(converted))
@@ -99,10 +99,7 @@ pub fn price_line(line: PriceLine) -> proto::PriceLine {
 
 /// Parses the expected usage of a call. Zero tokens mean no estimate.
 pub fn estimate(input: i32, output: i32) -> Result<Option<Usage>> {
-    let usage = Usage::of_text(
-        tokens("estimated_input_tokens", input)?,
-        tokens("estimated_output_tokens", output)?,
-    );
+    let usage = Usage::of_text(tokens("estimated_input_tokens", input)?, tokens("estimated_output_tokens", output)?);
     Ok(Some(usage).filter(|usage| usage.tokens() > 0))
 }
 
@@ -188,7 +185,8 @@ mod tests {
         let converted = usage(Some(request)).unwrap().unwrap();
         assert_eq!((converted.input_tokens, converted.cached_input_tokens), (86_614, 86_272));
         assert_eq!(wire_usage(converted).input_tokens, 86_614);
-        let written = proto::Usage { cache_write_tokens: 1, cache_write_1h_tokens: 2, audio_input_tokens: 3, ..request };
+        let written =
+            proto::Usage { cache_write_tokens: 1, cache_write_1h_tokens: 2, audio_input_tokens: 3, ..request };
         assert_eq!(usage(Some(written)).unwrap().unwrap().input_tokens, 86_617);
         let refused = |request| usage(Some(request)).unwrap_err().to_string();
         for (request, field) in [

@@ -162,10 +162,7 @@ impl StreamService {
 }
 
 /// The events of the messages. Readers stop at the first error.
-fn events(
-    messages: Streaming<MeterStreamRequest>,
-    calls: Arc<CallParser>,
-) -> impl Stream<Item = Result<Event>> + Send {
+fn events(messages: Streaming<MeterStreamRequest>, calls: Arc<CallParser>) -> impl Stream<Item = Result<Event>> + Send {
     stream::unfold((messages, calls), async |(mut messages, calls)| match messages.message().await {
         Ok(Some(message)) => Some((event(message.event, &calls), (messages, calls))),
         Ok(None) => None,

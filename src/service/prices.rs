@@ -125,9 +125,9 @@ impl PriceService {
         let page = Page::parse(0, request.page_size, "")?;
         let after = match request.page_token.as_str() {
             "" => None,
-            token => Some(decode(token).ok_or_else(|| {
-                Invalid::new("page_token", "is not a next_page_token of this list")
-            })?),
+            token => {
+                Some(decode(token).ok_or_else(|| Invalid::new("page_token", "is not a next_page_token of this list"))?)
+            }
         };
         let model = ModelName::parse_optional("model", &request.model)?;
         let now = self.calendar.now().utc;

@@ -9,6 +9,7 @@ mod perform;
 
 use std::{
     num::NonZeroU32,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -30,6 +31,7 @@ use self::{
 use super::ensure_clock_agrees;
 use crate::{
     biz::{
+        charge::prices::import::Conversion,
         jobs::{
             reset::FreeUnits,
             runs::{Begun, LEASE, Run},
@@ -70,12 +72,21 @@ pub struct Runner {
     stop: CancellationToken,
     /// `None` if the metrics have no reader.
     metrics: Option<Arc<Metrics>>,
+    /// The file of an import of prices.
+    import: Option<ImportOptions>,
+}
+
+/// The options of [`Job::ImportPrices`].
+#[derive(Debug, Clone)]
+pub struct ImportOptions {
+    pub file: PathBuf,
+    pub conversion: Conversion,
 }
 
 impl Runner {
     pub fn new(config: Arc<Config>, store: Arc<dyn Store>, clock: Arc<dyn Clock>, stop: CancellationToken) -> Self {
         let calendar = Calendar::new(config.billing.timezone, clock.clone());
-        Self { config, store, clock, calendar, stop, metrics: None }
+        Self { config, store, clock, calendar, stop, metrics: None, import: None }
     }
 
     /// Counts the runs and their settlements in `metrics`.
@@ -84,6 +95,11 @@ impl Runner {
             metrics.jobs.show(self.scheduled().map(|(job, _)| job.name()));
         }
         Self { metrics, ..self }
+    }
+
+    /// Imports prices from a file.
+    pub fn importing(self, import: Option<ImportOptions>) -> Self {
+        Self { import, ..self }
     }
 
     /// The scheduled jobs that apply to the configuration, with their schedules.

@@ -3,18 +3,19 @@
 mod schedules;
 mod screen;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, bail};
 use billing_service::{
     app::{
         self,
-        cron::{Job, JobReport, Runner, serve_metrics},
+        cron::{ImportOptions, Job, JobReport, Runner, serve_metrics},
     },
-    biz::{jobs::runs::LEASE, values::calendar::SystemClock},
+    biz::{charge::prices::import::Conversion, jobs::runs::LEASE, values::calendar::SystemClock},
     command::{self, ConfigArguments, Hangup},
 };
 use clap::{Parser, builder::PossibleValuesParser};
+use rust_decimal::Decimal;
 use tokio_util::sync::CancellationToken;
 
 use self::screen::{Begins, Screen};
@@ -36,9 +37,25 @@ struct Arguments {
     /// interrupted.
     #[arg(long, requires = "once", conflicts_with = "dry_run")]
     resume: bool,
+    /// With --once import-prices: the price list, in the JSON form that LiteLLM publishes.
+    #[arg(long, value_name = "FILE", requires = "once")]
+    file: Option<PathBuf>,
+    /// With --file: units of billing.currency for a dollar.
+    #[arg(long, value_name = "RATE", requires = "file", default_value = "1", value_parser = factor)]
+    rate: Decimal,
+    /// With --file: the markup on the prices of the list, such as 1.2.
+    #[arg(long, value_name = "FACTOR", requires = "file", default_value = "1", value_parser = factor)]
+    factor: Decimal,
     /// Print each job with its schedule and its next run, and exit.
     #[arg(long, conflicts_with = "once")]
     list: bool,
+}
+
+/// A factor above zero.
+fn factor(text: &str) -> Result<Decimal, String> {
+    let factor =
+        text.parse::<Decimal>().ok().filter(|factor| *factor > Decimal::ZERO && *factor < Decimal::from(1_000_000));
+    factor.ok_or_else(|| "must be a number above 0 and below 1000000, such as 7.1".into())
 }
 
 fn main() -> ExitCode {
@@ -57,6 +74,15 @@ async fn run() -> anyhow::Result<ExitCode> {
         Some(name) => Some(Job::ALL.into_iter().find(|job| job.name() == name).context("unknown job")?),
         None => None,
     };
+    let import = match (once, &arguments.file) {
+        (Some(Job::ImportPrices), None) => bail!("import-prices needs --file FILE"),
+        (Some(Job::ImportPrices), Some(file)) => {
+            let conversion = Conversion { rate: arguments.rate, factor: arguments.factor };
+            Some(ImportOptions { file: file.clone(), conversion })
+        }
+        (_, Some(_)) => bail!("--file is for --once import-prices"),
+        (_, None) => None,
+    };
     // Signals are caught before the log says that cron waits for them.
     let on_hangup = if once.is_some() { Hangup::Stops } else { Hangup::Ignored };
     let stop_signal = command::stop_signal(on_hangup)?;
@@ -72,7 +98,8 @@ async fn run() -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
     let is_service = once.is_none() && !arguments.list;
     let metrics = if is_service { serve_metrics(&config, stop.clone()).await? } else { None };
-    let runner = Runner::new(config, store.clone(), Arc::new(SystemClock), stop.clone()).counting(metrics);
+    let runner =
+        Runner::new(config, store.clone(), Arc::new(SystemClock), stop.clone()).counting(metrics).importing(import);
     let runner = Arc::new(runner);
     tokio::spawn({
         let stop = stop.clone();

@@ -216,7 +216,8 @@ mod tests {
     }
 
     /// One call.
-    const CALL: Ask<'_> = Ask { plan: None, count: 1, cost: None, model: None, service_tier: None, usage: None, tokens_field: "usage" };
+    const CALL: Ask<'_> =
+        Ask { plan: None, count: 1, cost: None, model: None, service_tier: None, usage: None, tokens_field: "usage" };
 
     /// The units, the cost, and whether a price version applies, for a call of the model `m`. A million
     /// input tokens cost 1, cached ones 0.5, and output tokens 2.
@@ -233,7 +234,8 @@ mod tests {
         let quoter = Quoter::new(Arc::new(Prices::new(book)), Arc::new(calendar));
         let plan = Plan { price, free_quota: 0, policy: Policy::default() };
         let model = ModelName::parse_optional("model", model).unwrap();
-        let quote = quoter.tariff().quote(plan, Ask { model: model.as_ref(), ..ask }).map_err(|error| error.to_string())?;
+        let quote =
+            quoter.tariff().quote(plan, Ask { model: model.as_ref(), ..ask }).map_err(|error| error.to_string())?;
         Ok((quote.units, quote.cost, quote.version.is_some()))
     }
 

@@ -120,13 +120,7 @@ impl Quotas {
     }
 
     /// Prices a check in a plan.
-    fn priced(
-        &self,
-        check: &Check,
-        service: &ServiceName,
-        tariff: &Tariff,
-        plan: Option<PlanName>,
-    ) -> Result<Priced> {
+    fn priced(&self, check: &Check, service: &ServiceName, tariff: &Tariff, plan: Option<PlanName>) -> Result<Priced> {
         let terms = self.catalog.service_in(plan, service);
         let terms = terms.ok_or_else(|| Error::UnknownService(check.service.clone()))?;
         let ask = Ask {
@@ -217,7 +211,9 @@ impl Call<'_> {
         if counts.into_iter().flatten().any(|left| left < FAR) {
             return Ok(false);
         }
-        let (Some(count), Some(cost)) = (self.priced.units.checked_mul(FAR), self.priced.cost.max(self.priced.list_price).times(FAR)) else {
+        let (Some(count), Some(cost)) =
+            (self.priced.units.checked_mul(FAR), self.priced.cost.max(self.priced.list_price).times(FAR))
+        else {
             return Ok(false);
         };
         let tokens = Take::call(self.check.usage, Money::ZERO).tokens.saturating_mul(FAR.into());

@@ -33,12 +33,7 @@ pub trait QuotaRows: Users {
     /// # Errors
     /// [`StoreError::Conflict`]: nothing was written. [`StoreError::Unavailable`]: the outcome is
     /// unknown; a repeat is safe. [`StoreError::Failed`].
-    async fn open_months(
-        &self,
-        users: &UserSpan,
-        quotas: &[FreeUnits],
-        at: BillingTime,
-    ) -> Result<(), StoreError>;
+    async fn open_months(&self, users: &UserSpan, quotas: &[FreeUnits], at: BillingTime) -> Result<(), StoreError>;
 
     /// Counts the rows of one month and service that a reset would write for the users of a span.
     ///

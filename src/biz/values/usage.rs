@@ -141,6 +141,9 @@ mod tests {
         assert_eq!(usage.with_output_tokens(9), Usage { output_tokens: 9, ..usage });
         let shorter = Usage { output_tokens: 2, reasoning_tokens: 0, ..usage };
         assert_eq!(usage.with_output_tokens(2), shorter);
-        assert_eq!(Usage::of_text(7, 0).with_output_of(usage), Usage { input_tokens: 7, cached_input_tokens: 0, ..usage });
+        assert_eq!(
+            Usage::of_text(7, 0).with_output_of(usage),
+            Usage { input_tokens: 7, cached_input_tokens: 0, ..usage }
+        );
     }
 }

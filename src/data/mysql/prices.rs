@@ -65,8 +65,7 @@ fn key_of(row: &MySqlRow) -> Result<(Vec<u8>, NaiveDateTime), StoreError> {
 }
 
 /// The columns of [`stored_version_of`].
-const COLUMNS: &str =
-    "model, effective_from, version_id, input_price, cached_input_price, output_price, price_details";
+const COLUMNS: &str = "model, effective_from, version_id, input_price, cached_input_price, output_price, price_details";
 
 #[async_trait]
 impl VersionStore for MySqlStore {

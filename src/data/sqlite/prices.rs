@@ -72,7 +72,8 @@ impl VersionStore for SqliteStore {
         let (version, call) = (version.clone(), call.clone());
         let put = move |connection: &mut Connection| {
             let NewVersion { model, effective_from, id, prices } = &version;
-            let (from, price) = (effective_from.timestamp_micros(), |class| prices.base().given(class).map(Money::micros));
+            let (from, price) =
+                (effective_from.timestamp_micros(), |class| prices.base().given(class).map(Money::micros));
             change(
                 connection,
                 (" AND (effective_from = ? OR version_id = ?)", params![model.as_str(), from, id.as_str()]),
@@ -113,7 +114,9 @@ impl VersionStore for SqliteStore {
                 connection,
                 (" AND version_id = ?", named),
                 |stored| key.decide(stored.first(), &call, now),
-                |transaction| transaction.execute("DELETE FROM price_version WHERE model = ? AND version_id = ?", named),
+                |transaction| {
+                    transaction.execute("DELETE FROM price_version WHERE model = ? AND version_id = ?", named)
+                },
             )
         };
         self.writer.run(delete).await

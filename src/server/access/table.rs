@@ -15,8 +15,8 @@ pub fn roles(rpc: &str) -> Option<&'static [Role]> {
         "RechargeCallback" => &[Payment, Admin],
         "InitializeUser" | "SetApiKeyQuota" | "GetApiKeyQuota" => &[Keys, Admin],
         "ListAuditEvents" => &[Support, Admin],
-        "SetUserLimits" | "SetUserPlan" | "SetAccountStatus" | "AdjustBalance" | "PutPriceVersion" | "ListPriceVersions"
-        | "DeletePriceVersion" => &[Admin],
+        "SetUserLimits" | "SetUserPlan" | "SetAccountStatus" | "AdjustBalance" | "PutPriceVersion"
+        | "ListPriceVersions" | "DeletePriceVersion" => &[Admin],
         _ => return None,
     })
 }

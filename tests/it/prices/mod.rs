@@ -229,7 +229,6 @@ async fn what_has_no_price_is_an_error_and_never_free(#[values(MySql, Sqlite)] o
             (call("llm", "gpt-4.1", tokens(0, 0, 0)), "usage"),
             (call("chat", "gpt-4.1", None), "usage"),
             (call("chat", "gpt-4.1", tokens(0, 0, 0)), "usage"),
-            (call("chat", "gpt-4.1", tokens(1_000_000_000, 0, 1)), "usage"),
             (DeductQuotaRequest { cost: 1.0, ..call("chat", "gpt-4.1", None) }, "usage"),
         ] {
             assert_eq!(blamed(service.try_deduct(traced(id, request.clone())).await), blames(field), "{request:?}");

@@ -2,16 +2,21 @@
 
 use billing_service::biz::values::calendar::Clock;
 use billing_service::service::proto::{
-    CheckQuotaRequest, CommitReservationRequest, DeductQuotaRequest, DeletePriceVersionRequest,
-    ListAuditEventsRequest, ListPriceVersionsRequest, PriceLine, PriceTier, PutPriceVersionRequest, QuotePriceRequest,
-    ReserveQuotaRequest, SetUserPlanRequest, Usage,
+    CheckQuotaRequest, CommitReservationRequest, DeductQuotaRequest, DeletePriceVersionRequest, ListAuditEventsRequest,
+    ListPriceVersionsRequest, PriceLine, PriceTier, PutPriceVersionRequest, QuotePriceRequest, ReserveQuotaRequest,
+    SetUserPlanRequest, Usage,
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::{OF_OLD, Row, blamed, blames, call, delivered, hold, tokens};
-use crate::harness::{Backend, MySql, Service, Sqlite, charge, code_of, traced, wait::until};
+use crate::harness::{
+    Backend, MySql, Service, Sqlite, charge, code_of,
+    process::{CRON, run},
+    traced,
+    wait::until,
+};
 
 const MODELS: &[(&str, &str)] = &[
     ("billing.model_services", "{llm: calls, chat: tokens, rag: calls}"),
@@ -96,14 +101,14 @@ async fn a_call_costs_what_its_classes_its_tier_and_its_model_say(#[values(MySql
         ("alias", "gpt-4.1-2025-04-14", tokens(3_000, 0, 1_000), 0.105),
     ] {
         assert_eq!(service.charged(trace, call("rag", model, usage)).await, amount, "{trace}");
-        let quote =
-            QuotePriceRequest { service_name: "rag".into(), model: model.into(), usage, ..Default::default() };
+        let quote = QuotePriceRequest { service_name: "rag".into(), model: model.into(), usage, ..Default::default() };
         assert_eq!(service.quote(quote).await, amount, "{trace}");
     }
     let batch = DeductQuotaRequest { service_tier: "batch".into(), ..call("rag", "gpt-4.1", tokens(3_000, 0, 1_000)) };
     assert_eq!(service.charged("batch", batch.clone()).await, 0.0525);
     assert_eq!(service.found("batch").await.service_tier, "batch");
-    let conflict = service.try_deduct(traced("batch", DeductQuotaRequest { service_tier: String::new(), ..batch.clone() }));
+    let conflict =
+        service.try_deduct(traced("batch", DeductQuotaRequest { service_tier: String::new(), ..batch.clone() }));
     assert!(conflict.await.unwrap_err().message().ends_with("service_tier"));
     let unknown = DeductQuotaRequest { service_tier: "flex".into(), ..batch };
     assert_eq!(blamed(service.try_deduct(unknown).await), blames("service_tier"));
@@ -117,8 +122,7 @@ async fn a_call_costs_what_its_classes_its_tier_and_its_model_say(#[values(MySql
     {
         let reserve = ReserveQuotaRequest { model: reserved.into(), ..hold(trace, "rag", (3_000, 1_000)) };
         service.hold_tokens(reserve).await.unwrap();
-        let commit =
-            CommitReservationRequest { model: model.into(), ..delivered(trace, tokens(3_000, 0, 1_000)) };
+        let commit = CommitReservationRequest { model: model.into(), ..delivered(trace, tokens(3_000, 0, 1_000)) };
         assert_eq!(service.deliver(commit.clone()).await.unwrap().amount, amount, "{trace}");
         assert!(service.deliver(commit).await.unwrap().replayed);
         let found = service.found(trace).await;
@@ -232,10 +236,7 @@ async fn versions_are_put_listed_and_deleted_before_they_are_in_force(#[values(M
     service.database.execute("UPDATE price_version SET input_price = input_price * 2 WHERE model = 'hand'").await;
     service.until_input_costs("hand", Some(14.0)).await;
     service.database.execute("UPDATE price_version SET price_details = '{' WHERE model = 'hand'").await;
-    until("the row is refused", async || {
-        service.metrics().await.contains("\nbilling_price_rows_refused 1\n")
-    })
-    .await;
+    until("the row is refused", async || service.metrics().await.contains("\nbilling_price_rows_refused 1\n")).await;
     service.until_input_costs("hand", None).await;
 }
 
@@ -244,10 +245,8 @@ async fn versions_are_put_listed_and_deleted_before_they_are_in_force(#[values(M
 async fn a_plan_prices_the_next_call_and_the_free_quota_of_the_next_month(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 1_000.0).await;
-    let batch = || DeductQuotaRequest {
-        service_tier: "batch".into(),
-        ..call("rag", "gpt-4.1", tokens(3_000, 0, 1_000))
-    };
+    let batch =
+        || DeductQuotaRequest { service_tier: "batch".into(), ..call("rag", "gpt-4.1", tokens(3_000, 0, 1_000)) };
     assert_eq!(service.charged("list", batch()).await, 0.0525);
     assert_eq!(service.deduct(traced("free", charge("u", "passport", 10))).await.free_count, 10);
     service.hold_tokens(hold("r", "rag", (3_000, 1_000))).await.unwrap();
@@ -265,7 +264,10 @@ async fn a_plan_prices_the_next_call_and_the_free_quota_of_the_next_month(#[valu
     assert_eq!(service.charged("plan", batch()).await, 0.063);
     assert_eq!(service.found("plan").await.plan, "reseller");
     assert_eq!(service.charged("own", call("rag", "own", tokens(1_000_000, 0, 0))).await, 1.0);
-    assert_eq!(service.charged("unit-plan", DeductQuotaRequest { usage: None, ..charge("u", "passport", 1) }).await, 0.02);
+    assert_eq!(
+        service.charged("unit-plan", DeductQuotaRequest { usage: None, ..charge("u", "passport", 1) }).await,
+        0.02
+    );
     let check = CheckQuotaRequest {
         user_id: "u".into(),
         service_name: "rag".into(),
@@ -289,8 +291,7 @@ async fn a_plan_prices_the_next_call_and_the_free_quota_of_the_next_month(#[valu
         assert_eq!((reply.plan.as_str(), reply.amount), (plan, amount));
     }
     // A reservation keeps its plan, whatever serves it.
-    let commit =
-        CommitReservationRequest { model: "gpt-4.1-mini".into(), ..delivered("r", tokens(3_000, 0, 1_000)) };
+    let commit = CommitReservationRequest { model: "gpt-4.1-mini".into(), ..delivered("r", tokens(3_000, 0, 1_000)) };
     assert_eq!(service.deliver(commit).await.unwrap().amount, 0.021);
     assert_eq!(service.deliver(delivered("unit", None)).await.unwrap().amount, 0.02);
 
@@ -307,4 +308,38 @@ async fn a_plan_prices_the_next_call_and_the_free_quota_of_the_next_month(#[valu
     assert_eq!(service.charged("back", batch()).await, 0.0525);
     assert_eq!(code_of(&service.try_deduct(call("rag", "own", tokens(1, 0, 0))).await.unwrap_err()).1, "10009");
     service.assert_audit_is_clean().await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_published_price_list_is_imported_once(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start_with(on, MODELS).await;
+    service.adjust("u", 1_000.0).await;
+    let conf = service.database.config_file(MODELS);
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/model_prices.json");
+    let import = |more: &[&str]| {
+        let arguments = ["-conf", conf.to_str().unwrap(), "--once", "import-prices", "--rate", "7", "--factor", "1.5"];
+        let output = run(CRON, &[&arguments, more].concat(), &[]);
+        (output.status.success(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert!(!import(&[]).0, "there is no file");
+    let (good, shown) = import(&["--file", file, "--dry-run"]);
+    assert!(good && shown.contains("new: aurora-large: input 13.125, cached_input 1.3125, output 105"), "{shown}");
+    assert!(shown.contains("46 new and 0 changed versions would be written, 0 unchanged, 4 skipped"), "{shown}");
+    assert!(shown.contains("skipped: cascade-unpriced: has no output_cost_per_token"), "{shown}");
+    assert!(shown.contains("ignored members: ") && shown.contains("tiered_pricing (1)"), "{shown}");
+    assert_eq!(service.database.rows(&["model"], "FROM price_version").await.len(), 0);
+
+    let (good, shown) = import(&["--file", file]);
+    assert!(good && shown.contains("46 new and 0 changed versions written"), "{shown}");
+    let (good, shown) = import(&["--file", file]);
+    assert!(good && shown.contains("0 new and 0 changed versions written, 46 unchanged"), "{shown}");
+    assert_eq!(service.database.rows(&["model"], "FROM price_version").await.len(), 46);
+    service.until_input_costs("aurora-large", Some(13.125)).await;
+    // 7 times 1.5 times the list: above 200,000 tokens of input.
+    let long = call("rag", "aurora-large-long", tokens(1_000_000, 0, 1_000));
+    assert_eq!(service.charged("long", long).await, 26.4075);
+    let thought = Usage { reasoning_tokens: 1_000_000, ..tokens(0, 0, 1_000_000).unwrap() };
+    let thought = DeductQuotaRequest { service_tier: "flex".into(), ..call("rag", "aurora-thinker", Some(thought)) };
+    assert_eq!(service.charged("thought", thought).await, 47.25);
 }

@@ -317,7 +317,10 @@ mod tests {
         book.set(model("m"), first, version("v1", &["m-old", "m-1*"]));
         book.set(model("m"), second, version("v2", &["m-new"]));
         let at = |name: &str, when| book.at(&model(name), when).map(|found| found.version.id.to_string()).ok();
-        assert_eq!([at("m-old", first), at("m-1x", first), at("m-new", first)], [Some("v1".into()), Some("v1".into()), None]);
+        assert_eq!(
+            [at("m-old", first), at("m-1x", first), at("m-new", first)],
+            [Some("v1".into()), Some("v1".into()), None]
+        );
         assert_eq!([at("m-old", second), at("m-1x", second), at("m-new", second)], [None, None, Some("v2".into())]);
     }
 }

@@ -68,7 +68,11 @@ fn details(draft: &Draft, multiplier: Factor) -> serde_json::Value {
                 prices: by_name(given),
             })
             .collect(),
-        service_tiers: draft.service_tiers.iter().map(|(name, factor)| (name.to_string(), factor.to_string())).collect(),
+        service_tiers: draft
+            .service_tiers
+            .iter()
+            .map(|(name, factor)| (name.to_string(), factor.to_string()))
+            .collect(),
         aliases: draft.aliases.iter().map(Alias::to_string).collect(),
         max_tokens: draft.max_tokens,
         multiplier: (multiplier != Factor::ONE).then(|| multiplier.to_string()),

@@ -128,10 +128,13 @@ impl Prices {
         let is_shown = |(model, from, _): &&(ModelName, DateTime<Utc>, String)| {
             *from > since || book.last_before(model, since).is_some_and(|last| last == *from)
         };
-        Ok(last.iter().flat_map(|last| {
-            let unusable = last.unusable.iter().filter(is_shown).map(|(_, _, said)| said.clone());
-            unusable.chain(last.nameless.iter().cloned())
-        }).collect())
+        Ok(last
+            .iter()
+            .flat_map(|last| {
+                let unusable = last.unusable.iter().filter(is_shown).map(|(_, _, said)| said.clone());
+                unusable.chain(last.nameless.iter().cloned())
+            })
+            .collect())
     }
 
     #[expect(clippy::type_complexity, reason = "the parts of one LastRead, and the book")]
@@ -199,11 +202,7 @@ mod tests {
         row(model, from, Ok((id.to_owned(), prices(1)))).unwrap()
     }
 
-    fn row(
-        model: &str,
-        from: i64,
-        version: Result<(String, Draft), Invalid>,
-    ) -> Result<StoredVersion, Invalid> {
+    fn row(model: &str, from: i64, version: Result<(String, Draft), Invalid>) -> Result<StoredVersion, Invalid> {
         StoredVersion::parse(model, DateTime::from_timestamp(from, 0).unwrap(), version)
     }
 

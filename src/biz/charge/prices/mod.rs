@@ -5,6 +5,7 @@ mod alias;
 mod book;
 mod class;
 mod factor;
+pub mod import;
 pub mod json;
 mod list;
 mod live;
@@ -13,7 +14,7 @@ mod versions;
 pub use self::{
     alias::Alias,
     book::{Found, PlanPrices, PriceBook, PriceVersion},
-    class::{Class, CLASSES},
+    class::{CLASSES, Class},
     factor::Factor,
     list::{Draft, Given, PriceLine, PriceList, Rates, Work, rounding},
     live::{PAGE, PriceStore, Prices, Stamp, StoredVersion},

@@ -86,9 +86,7 @@ impl Metered {
         // A stream that was opened again continues from its last report.
         let reported = self.held().and_then(|held| held.reported);
         let known = match self.upstream {
-            Some(upstream) if upstream.input_tokens == 0 => {
-                reported.unwrap_or(expected).with_output_of(upstream)
-            }
+            Some(upstream) if upstream.input_tokens == 0 => reported.unwrap_or(expected).with_output_of(upstream),
             Some(upstream) => upstream,
             None => reported.unwrap_or(expected),
         };

@@ -38,8 +38,8 @@ use super::{
     commit_listener::CommitListener,
     ledger::Ledger,
     posting::{
-        Adjusted, Adjustment, Charge, Commit, Effect, Expire, Opening, OrderUpdate, PlanChange, Posting, Release, Report, Reserve,
-        StatusChange,
+        Adjusted, Adjustment, Charge, Commit, Effect, Expire, Opening, OrderUpdate, PlanChange, Posting, Release,
+        Report, Reserve, StatusChange,
     },
     transaction::Transaction,
 };

@@ -38,7 +38,9 @@ use crate::biz::{
     },
 };
 
-pub use self::state::{NewPlan, NewRecord, QuotaKey, ReservationWrite, State, TransactionKey, UsageDelta, UsageKey, Writes};
+pub use self::state::{
+    NewPlan, NewRecord, QuotaKey, ReservationWrite, State, TransactionKey, UsageDelta, UsageKey, Writes,
+};
 
 /// Decides a batch in arrival order. Every account of the batch is open in `state`.
 pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {

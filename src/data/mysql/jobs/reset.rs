@@ -19,12 +19,7 @@ use crate::{
 
 #[async_trait]
 impl QuotaRows for MySqlStore {
-    async fn open_months(
-        &self,
-        users: &UserSpan,
-        quotas: &[FreeUnits],
-        at: BillingTime,
-    ) -> Result<(), StoreError> {
+    async fn open_months(&self, users: &UserSpan, quotas: &[FreeUnits], at: BillingTime) -> Result<(), StoreError> {
         let open = Statement::transaction(|statement| {
             for month in opened(at) {
                 for quota in quotas {
@@ -38,12 +33,7 @@ impl QuotaRows for MySqlStore {
         self.waiter.run(open).await
     }
 
-    async fn lacking(
-        &self,
-        users: &UserSpan,
-        month: Month,
-        quota: &FreeUnits,
-    ) -> Result<Lacking, StoreError> {
+    async fn lacking(&self, users: &UserSpan, month: Month, quota: &FreeUnits) -> Result<Lacking, StoreError> {
         let mut count = Statement::new(
             "SELECT COUNT(*) - COUNT(q.user_id), \
              COUNT(CASE WHEN q.used_quota = 0 AND q.held_quota = 0 AND q.total_quota <> ",
@@ -53,7 +43,11 @@ impl QuotaRows for MySqlStore {
             " THEN 1 END) FROM user_balance b LEFT JOIN free_quota q ON q.user_id = b.user_id AND q.reset_month = ",
         );
         count.texts([month.to_string().as_str()]).push(" AND q.service_name = ").texts([quota.service.as_str()]);
-        count.push(" WHERE b.user_id > ").texts([users.after()]).push(" AND b.user_id <= ").texts([users.last.as_str()]);
+        count
+            .push(" WHERE b.user_id > ")
+            .texts([users.after()])
+            .push(" AND b.user_id <= ")
+            .texts([users.last.as_str()]);
         let sets = self.reader.fetch(count).await?;
         let row = sets.first().and_then(|rows| rows.first());
         let row = row.ok_or_else(|| StoreError::Failed("a count returned no row".into()))?;
@@ -63,12 +57,7 @@ impl QuotaRows for MySqlStore {
 
 /// Inserts the missing rows. Existing rows are neither changed nor locked. A row that another
 /// process inserts at the same time is ignored.
-fn insert_missing(
-    statement: &mut Statement,
-    users: &UserSpan,
-    (month, quota): (Month, &FreeUnits),
-    at: BillingTime,
-) {
+fn insert_missing(statement: &mut Statement, users: &UserSpan, (month, quota): (Month, &FreeUnits), at: BillingTime) {
     let month = month.to_string();
     statement
         .push(

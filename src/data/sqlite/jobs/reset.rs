@@ -38,22 +38,12 @@ macro_rules! units {
 
 #[async_trait]
 impl QuotaRows for SqliteStore {
-    async fn open_months(
-        &self,
-        users: &UserSpan,
-        quotas: &[FreeUnits],
-        at: BillingTime,
-    ) -> Result<(), StoreError> {
+    async fn open_months(&self, users: &UserSpan, quotas: &[FreeUnits], at: BillingTime) -> Result<(), StoreError> {
         let (users, quotas) = (users.clone(), quotas.to_vec());
         self.writer.run_and_rest(move |connection| open(connection, &users, &quotas, at).map_err(writer_error)).await
     }
 
-    async fn lacking(
-        &self,
-        users: &UserSpan,
-        month: Month,
-        quota: &FreeUnits,
-    ) -> Result<Lacking, StoreError> {
+    async fn lacking(&self, users: &UserSpan, month: Month, quota: &FreeUnits) -> Result<Lacking, StoreError> {
         let row = sqlx::query(concat!(
             "SELECT COUNT(*) - COUNT(q.user_id), \
              COUNT(CASE WHEN q.total_quota <> ",
@@ -82,12 +72,7 @@ fn by_plan(quota: &FreeUnits) -> String {
     serde_json::json!(units).to_string()
 }
 
-fn open(
-    connection: &mut Connection,
-    users: &UserSpan,
-    quotas: &[FreeUnits],
-    at: BillingTime,
-) -> rusqlite::Result<()> {
+fn open(connection: &mut Connection, users: &UserSpan, quotas: &[FreeUnits], at: BillingTime) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let after = users.after();
     {

@@ -82,12 +82,7 @@ mod tests {
             ("cache_creation_input_token_cost", Class::CacheWrite, None, None),
             ("cache_creation_input_token_cost_above_1hr", Class::CacheWrite1h, None, None),
             ("cache_creation_input_token_cost_above_200k_tokens", Class::CacheWrite, Some(200_000), None),
-            (
-                "cache_creation_input_token_cost_above_1hr_above_200k_tokens",
-                Class::CacheWrite1h,
-                Some(200_000),
-                None,
-            ),
+            ("cache_creation_input_token_cost_above_1hr_above_200k_tokens", Class::CacheWrite1h, Some(200_000), None),
             ("input_cost_per_token_above_272k_tokens", Class::Input, Some(272_000), None),
             ("output_cost_per_token_above_272000_tokens", Class::Output, Some(272_000), None),
             ("input_cost_per_token_batches", Class::Input, None, Some("batch")),

@@ -234,6 +234,7 @@ fn may_be_free(members: &Map<String, Value>) -> bool {
 /// The tokens of the largest call.
 fn max_tokens(members: &Map<String, Value>) -> Option<u32> {
     let of = |name: &str| members.get(name).and_then(number).and_then(|number| u32::try_from(number).ok());
-    let both = of("max_input_tokens").zip(of("max_output_tokens")).and_then(|(input, output)| input.checked_add(output));
+    let both =
+        of("max_input_tokens").zip(of("max_output_tokens")).and_then(|(input, output)| input.checked_add(output));
     both.or(of("max_tokens"))
 }

@@ -79,7 +79,10 @@ fn an_entry_without_usable_prices_is_skipped_with_the_reason() {
         (json!({"mode": "chat", "input_cost_per_token": 1e-6}), "has no output_cost_per_token"),
         (json!({"output_cost_per_token": 1e-6}), "has no input_cost_per_token"),
         (json!({"input_cost_per_token": -1e-6, "output_cost_per_token": 0}), "input_cost_per_token is no cost: -1e-6"),
-        (json!({"input_cost_per_token": "dear", "output_cost_per_token": 0}), "input_cost_per_token is no cost: \"dear\""),
+        (
+            json!({"input_cost_per_token": "dear", "output_cost_per_token": 0}),
+            "input_cost_per_token is no cost: \"dear\"",
+        ),
         (json!(7), "is no entry of a model"),
         (json!({"input_cost_per_token": 9e9, "output_cost_per_token": 0}), "the price of input is too large"),
     ] {

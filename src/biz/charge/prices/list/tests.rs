@@ -172,7 +172,9 @@ fn a_cost_beyond_the_largest_amount_is_an_error() {
     let dear = list("input 999999999.999999, output 999999999.999999, image 999999999.999999", &[], &[]);
     let of = |usage, factor: Factor| dear.cost(work(usage), factor);
     assert_eq!(of(Usage::of_text(1_000_000, 0), Factor::ONE), Ok(Money::MAX));
-    for usage in [Usage::of_text(1_000_000, 1), Usage::of_text(u32::MAX, u32::MAX), Usage { images: u32::MAX, ..NOTHING }] {
+    for usage in
+        [Usage::of_text(1_000_000, 1), Usage::of_text(u32::MAX, u32::MAX), Usage { images: u32::MAX, ..NOTHING }]
+    {
         for factor in [Factor::ONE, Factor::MAX] {
             assert_eq!(of(usage, factor).unwrap_err().field, "usage");
         }
@@ -276,8 +278,8 @@ fn draft() -> impl Strategy<Value = Draft> {
 
 fn any_usage() -> impl Strategy<Value = Usage> {
     let part = || prop_oneof![3 => 0u32..1_000, 1 => 0u32..1_000_000];
-    (proptest::array::uniform5(part()), proptest::array::uniform3(part()), 0u32..5).prop_map(|(input, output, images)| {
-        Usage {
+    (proptest::array::uniform5(part()), proptest::array::uniform3(part()), 0u32..5).prop_map(
+        |(input, output, images)| Usage {
             input_tokens: input.iter().sum(),
             cached_input_tokens: input[1],
             cache_write_tokens: input[2],
@@ -287,8 +289,8 @@ fn any_usage() -> impl Strategy<Value = Usage> {
             reasoning_tokens: output[1],
             audio_output_tokens: output[2],
             images,
-        }
-    })
+        },
+    )
 }
 
 /// The cost by the words of the rule, with rationals of any size. `None` for a service tier that the
@@ -338,10 +340,9 @@ fn reference(draft: &Draft, usage: &Usage, calls: u32, tier: Option<&str>, multi
     ];
     let special_output = [("reasoning", usage.reasoning_tokens), ("audio_output", usage.audio_output_tokens)];
     let mut per_million = BigRational::zero();
-    for (whole, name, special) in [
-        (usage.input_tokens, "input", &special_input[..]),
-        (usage.output_tokens, "output", &special_output[..]),
-    ] {
+    for (whole, name, special) in
+        [(usage.input_tokens, "input", &special_input[..]), (usage.output_tokens, "output", &special_output[..])]
+    {
         let mut rest = i64::from(whole);
         for (class, tokens) in special {
             per_million += price(class) * ratio((*tokens).into(), 1);

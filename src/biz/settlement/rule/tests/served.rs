@@ -47,7 +47,8 @@ fn lines(account: &TestAccount) -> Vec<String> {
     let transaction = account.transaction();
     let lines = transaction.price_lines();
     assert_eq!(lines.iter().map(|line| line.amount).sum::<Money>(), transaction.amount);
-    let text = |line: &crate::biz::charge::prices::PriceLine| format!("{} {} = {}", line.class, line.units, line.amount);
+    let text =
+        |line: &crate::biz::charge::prices::PriceLine| format!("{} {} = {}", line.class, line.units, line.amount);
     lines.iter().map(text).collect()
 }
 
@@ -102,10 +103,7 @@ fn a_commit_names_the_service_tier_that_it_got() {
     let tier = |name: &str| Some(ServiceTier::from_stored(name));
     let batch = Commit { service_tier: tier("batch"), ..commit_served("other", 3, 2) };
     let unknown = Commit { service_tier: tier("flex"), ..batch.clone() };
-    assert_eq!(
-        account.settle(unknown),
-        "refused: service_tier: \"flex\" is none of this model (batch)"
-    );
+    assert_eq!(account.settle(unknown), "refused: service_tier: \"flex\" is none of this model (batch)");
     assert_eq!(account.settle(batch.clone()), "charged 4 free, 1 paid for 3.3");
     assert_eq!(account.settle(batch), "found: charged 4 free, 1 paid for 3.3");
 }

@@ -224,7 +224,15 @@ impl Postings<'_> {
         let cost = call.cost.map(Money::from_micros);
         let (_, plan) = self.catalog.find(service.as_str()).unwrap();
         let usage = taken.or(estimate);
-        let ask = Ask { plan: None, count: call.count, cost, model: Some(&model), service_tier: None, usage, tokens_field: "usage" };
+        let ask = Ask {
+            plan: None,
+            count: call.count,
+            cost,
+            model: Some(&model),
+            service_tier: None,
+            usage,
+            tokens_field: "usage",
+        };
         Charge {
             user,
             trace: trace(call.trace),
