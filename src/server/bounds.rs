@@ -9,7 +9,7 @@ use axum::{
 };
 use tokio::sync::Semaphore;
 
-use super::{arrival::Arrival, body_memory::BodyMemory, content, request::undecoded, span::Refusal};
+use super::{arrival::Arrival, body_memory::BodyMemory, content, overflow, request::undecoded, span::Refusal};
 use crate::{
     biz::values::{error::Error, invalid::Invalid},
     config::Style,
@@ -51,7 +51,10 @@ impl Bounds {
 /// Answers OVERLOADED at once if too many requests are open, and after the deadline if `next` takes
 /// too long. The work of a late request goes on: an accepted charge is settled, and a retry with
 /// the same id finds it.
-pub async fn enforce(State(bounds): State<Bounds>, mut request: Request, next: Next) -> Response {
+pub async fn enforce(State(bounds): State<Arc<Bounds>>, mut request: Request, next: Next) -> Response {
+    if let Some(refused) = overflow::refuse(&request, bounds.style) {
+        return refused;
+    }
     if bounds.is_grpc
         && let Some(refused) = content::refuse_grpc(&request)
     {

@@ -34,6 +34,7 @@ use self::{
     bounds::Bounds,
     http_error::http_error,
     request::is_grpc,
+    span::Identify,
 };
 pub use self::{
     callback::CallbackGuard,
@@ -199,11 +200,9 @@ fn bounds(parts: &Parts<'_>, timeout: Duration, style: Style, body_memory: usize
 /// Limits the body size, the requests at once, and the time of each. Health and metrics have no such
 /// limits, so that an overloaded server does not look dead.
 fn bound(routes: Router, body_bytes: usize, bounds: Bounds) -> Router {
-    let style = bounds.style;
     routes
         .layer(DefaultBodyLimit::max(body_bytes))
-        .layer(middleware::from_fn_with_state(bounds, bounds::enforce))
-        .layer(middleware::from_fn_with_state(style, overflow::refuse))
+        .layer(middleware::from_fn_with_state(Arc::new(bounds), bounds::enforce))
 }
 
 /// Adds the answers for paths and methods that do not exist, and around every request the span, the count,
@@ -212,8 +211,7 @@ pub fn complete(routes: Router, metrics: &Arc<Metrics>, style: Style) -> Router 
     routes
         .fallback(async move |request: Request| not_found(style, &request))
         .method_not_allowed_fallback(async move || wrong_method(style))
-        .layer(middleware::from_fn_with_state((metrics.clone(), style), panics::contain))
-        .layer(middleware::from_fn_with_state(metrics.clone(), span::identify))
+        .layer(Identify { metrics: metrics.clone(), style })
 }
 
 fn not_found(style: Style, request: &Request) -> Response {

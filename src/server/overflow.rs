@@ -1,11 +1,7 @@
 //! Requests on connections beyond the limits of a port. They reach health, readiness and metrics, so that a
 //! full server does not look dead; others are refused at once.
 
-use axum::{
-    extract::{Request, State},
-    middleware::Next,
-    response::Response,
-};
+use axum::{extract::Request, response::Response};
 
 use super::span::Refusal;
 use crate::{biz::values::error::Error, config::Style};
@@ -17,12 +13,10 @@ pub struct BeyondLimit;
 /// The health service of gRPC, which lies among the bounded routes.
 const GRPC_HEALTH: &str = "/grpc.health.v1.Health/";
 
-/// Refuses a request with the mark.
-pub async fn refuse(State(style): State<Style>, request: Request, next: Next) -> Response {
-    let is_beyond = request.extensions().get::<BeyondLimit>().is_some();
-    if is_beyond && !request.uri().path().starts_with(GRPC_HEALTH) {
-        let error = Error::Overloaded("too many connections are open; retry later".into());
-        return Refusal::of(&request, style).answer(&error);
-    }
-    next.run(request).await
+/// The refusal of a request with the mark.
+pub fn refuse(request: &Request, style: Style) -> Option<Response> {
+    request.extensions().get::<BeyondLimit>()?;
+    let is_health = request.uri().path().starts_with(GRPC_HEALTH);
+    let error = Error::Overloaded("too many connections are open; retry later".into());
+    (!is_health).then(|| Refusal::of(request, style).answer(&error))
 }

@@ -1,23 +1,22 @@
 //! A panic in a handler is the error of its own request. The layer of tower-http does not fit: it makes its
 //! answer without the request, and so knows neither the protocol nor the request id.
 
-use std::{any::Any, panic::AssertUnwindSafe, sync::Arc};
+use std::{any::Any, convert::Infallible, panic::AssertUnwindSafe};
 
-use axum::{
-    extract::{Request, State},
-    middleware::Next,
-    response::Response,
-};
+use axum::response::Response;
 use futures_util::FutureExt;
 
 use super::span::Refusal;
-use crate::{biz::values::error::Error, config::Style, metrics::Metrics};
+use crate::{biz::values::error::Error, metrics::Metrics};
 
-/// Answers 10099 when `next` panics, and counts and logs the panic.
-pub async fn contain(State((metrics, style)): State<(Arc<Metrics>, Style)>, request: Request, next: Next) -> Response {
-    let refusal = Refusal::of(&request, style);
-    match AssertUnwindSafe(next.run(request)).catch_unwind().await {
-        Ok(response) => response,
+/// Answers 10099 when `answer` panics, and counts and logs the panic.
+pub async fn contain(
+    answer: impl Future<Output = Result<Response, Infallible>>,
+    refusal: Refusal,
+    metrics: &Metrics,
+) -> Response {
+    match AssertUnwindSafe(answer).catch_unwind().await {
+        Ok(Ok(response)) => response,
         Err(panic) => {
             metrics.connections.count_panic();
             refusal.answer(&Error::Internal(format!("panic in a handler: {}", message(&*panic))))

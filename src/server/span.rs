@@ -1,17 +1,22 @@
-//! The span, the id and the count around every request of a port: one layer, which finds the rpc
-//! once.
+//! The span, the id and the count around every request of a port, and the answer in place of a panic: one
+//! layer, because each layer costs every request some allocations.
 
-use std::sync::Arc;
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use axum::{
-    extract::{MatchedPath, Request, State},
-    middleware::Next,
+    extract::{MatchedPath, Request},
     response::Response,
 };
 use http::StatusCode;
+use tower::{Layer, Service};
 use tracing::Instrument;
 
-use super::{counted::Counted, http_error::http_error, request::is_grpc};
+use super::{counted::Counted, http_error::http_error, panics, request::is_grpc};
 use crate::{
     biz::values::error::Error,
     config::Style,
@@ -24,18 +29,57 @@ use crate::{
     },
 };
 
-/// Runs a request in its span, names its id to the handler and in the reply, and counts it.
-pub async fn identify(State(metrics): State<Arc<Metrics>>, mut request: Request, next: Next) -> Response {
-    let (id, is_grpc) = (RequestId::of(request.headers()), is_grpc(&request));
-    let rpc = known_rpc(&request, is_grpc);
-    // A log may name any path of a gRPC call. A label of a metric may not.
-    let named = || rpc.or_else(|| grpc_rpc(request.uri().path()).filter(|_| is_grpc));
-    let span = span(named, request.headers(), &id);
-    let counted = Counted::begin(metrics, rpc, is_grpc);
-    request.extensions_mut().insert(id.clone());
-    let mut response = counted.answer(next.run(request).instrument(span).await);
-    response.headers_mut().insert(REQUEST_ID, id.into());
-    response
+/// Runs each request in its span, names its id to the handler and in the reply, and counts it. It is a layer of
+/// its own type, because one from a function would clone and box the routes for every request.
+#[derive(Clone)]
+pub struct Identify {
+    pub metrics: Arc<Metrics>,
+    pub style: Style,
+}
+
+impl<S> Layer<S> for Identify {
+    type Service = Identified<S>;
+
+    fn layer(&self, routes: S) -> Identified<S> {
+        Identified { routes, identify: self.clone() }
+    }
+}
+
+#[derive(Clone)]
+pub struct Identified<S> {
+    routes: S,
+    identify: Identify,
+}
+
+impl<S> Service<Request> for Identified<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible, Future: Send + 'static>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.routes.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let (id, is_grpc) = (RequestId::of(request.headers()), is_grpc(&request));
+        let rpc = known_rpc(&request, is_grpc);
+        // A log may name any path of a gRPC call. A label of a metric may not.
+        let named = || rpc.or_else(|| grpc_rpc(request.uri().path()).filter(|_| is_grpc));
+        let span = span(named, request.headers(), &id);
+        let Identify { metrics, style } = self.identify.clone();
+        let counted = Counted::begin(metrics.clone(), rpc, is_grpc);
+        request.extensions_mut().insert(id.clone());
+        let refusal = Refusal { is_grpc, style, id: id.clone() };
+        let answer = span.in_scope(|| self.routes.call(request));
+        Box::pin(async move {
+            let mut response = counted.answer(panics::contain(answer, refusal, &metrics).instrument(span).await);
+            response.headers_mut().insert(REQUEST_ID, id.into());
+            Ok(response)
+        })
+    }
 }
 
 /// The rpc of the contract that a request calls.

@@ -97,10 +97,9 @@ impl CallParser {
             usage: usage.or(estimate),
             tokens_field,
         };
-        let tariff = self.quoter.tariff();
-        let planned = found.is_ok() && self.catalog.has_plans();
-        let quote = found.and_then(|(_, terms)| tariff.quote(terms, ask));
-        if call.trace_id.is_empty() && !planned {
+        let tariff = (found.is_ok() && self.catalog.has_plans()).then(|| self.quoter.tariff());
+        let quote = found.and_then(|(_, terms)| self.quoter.quote(terms, ask));
+        if call.trace_id.is_empty() && tariff.is_none() {
             // A call without an id repeats nothing, so there is no first outcome to find.
             quote.as_ref().map_err(Error::clone)?;
         }
@@ -108,7 +107,7 @@ impl CallParser {
             user,
             trace,
             quote,
-            tariff: planned.then_some(tariff),
+            tariff,
             content: ChargeContent { service, count, cost, api_key, model, usage, estimate, service_tier },
             record_ids: RecordIds::fresh(),
         })

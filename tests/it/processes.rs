@@ -131,7 +131,7 @@ async fn a_taken_port_is_named() {
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn migrating_is_a_command_that_may_be_repeated(#[values(MySql, Sqlite)] on: Backend) {
-    let database = Database::create(on).await;
+    let database = Database::empty(on).await;
     let conf = database.config_file(&[]);
     for _ in 0..2 {
         let migrated = run(SERVER, &["-conf", conf.to_str().unwrap(), "--migrate-only"], &[]);

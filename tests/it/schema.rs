@@ -10,10 +10,10 @@ const IN_ONE_FILE: usize = 17;
 #[tokio::test]
 async fn the_tables_of_tidb_are_those_of_the_migrations() {
     let folder = format!("{}/migrations", env!("CARGO_MANIFEST_DIR"));
-    let migrated = Database::create(MySql).await;
+    let migrated = Database::empty(MySql).await;
     app::connect(&migrated.config(&[])).await.unwrap().close().await;
 
-    let direct = Database::create(MySql).await;
+    let direct = Database::empty(MySql).await;
     direct.execute(&std::fs::read_to_string(format!("{folder}/tidb/0017_schema.sql")).unwrap()).await;
     let mut later: Vec<_> =
         std::fs::read_dir(format!("{folder}/mysql")).unwrap().map(|file| file.unwrap().path()).collect();
@@ -27,10 +27,19 @@ async fn the_tables_of_tidb_are_those_of_the_migrations() {
     assert_eq!(found, expected);
 }
 
+/// Nearly all tests use copies.
+#[tokio::test]
+async fn a_copied_database_has_the_tables_of_a_migrated_one() {
+    let migrated = Database::empty(MySql).await;
+    app::connect(&migrated.config(&[])).await.unwrap().close().await;
+    let copied = Database::create(MySql).await;
+    assert_eq!(definitions(&copied).await, definitions(&migrated).await);
+}
+
 /// TiDB can't change the keys of its tables.
 #[tokio::test]
 async fn a_legacy_database_is_converted_except_on_tidb() {
-    let legacy = Database::create(MySql).await;
+    let legacy = Database::empty(MySql).await;
     let tables = format!("{}/migrations/mysql/0001_existing_tables.sql", env!("CARGO_MANIFEST_DIR"));
     legacy.execute(&std::fs::read_to_string(tables).unwrap()).await;
     match app::connect(&legacy.config(&[("data.database.legacy_zone", "UTC")])).await {

@@ -74,12 +74,7 @@ impl Tariff {
     /// for required tokens that are missing or too many, and for a cost above [`Money::MAX`].
     pub fn quote(&self, terms: Plan, ask: Ask<'_>) -> Result<Quote> {
         match terms.price {
-            Price::Unit(price) => {
-                let cost = ask.cost.or_else(|| price.times(ask.count)).ok_or_else(|| {
-                    Invalid::new("count", format!("times the price {price} is more than {}", Money::MAX))
-                })?;
-                Ok(Quote { plan: ask.plan, ..Quote::of_calls(ask.count, cost) })
-            }
+            Price::Unit(price) => by_unit(price, ask),
             Price::Model(quota_unit) => self.by_model(quota_unit, ask),
         }
     }
@@ -135,6 +130,14 @@ impl Tariff {
     }
 }
 
+fn by_unit(price: Money, ask: Ask<'_>) -> Result<Quote> {
+    let cost = ask
+        .cost
+        .or_else(|| price.times(ask.count))
+        .ok_or_else(|| Invalid::new("count", format!("times the price {price} is more than {}", Money::MAX)))?;
+    Ok(Quote { plan: ask.plan, ..Quote::of_calls(ask.count, cost) })
+}
+
 /// A quote with its reasons.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explained {
@@ -159,6 +162,17 @@ pub struct Quoter {
 impl Quoter {
     pub fn new(prices: Arc<Prices>, calendar: Arc<Calendar>) -> Self {
         Self { prices, calendar }
+    }
+
+    /// As [`Tariff::quote`], at the prices of now. A call that is priced by unit needs no book.
+    ///
+    /// # Errors
+    /// As [`Tariff::quote`].
+    pub fn quote(&self, terms: Plan, ask: Ask<'_>) -> Result<Quote> {
+        match terms.price {
+            Price::Unit(price) => by_unit(price, ask),
+            Price::Model(_) => self.tariff().quote(terms, ask),
+        }
     }
 
     /// The prices of now.

@@ -11,7 +11,7 @@ use super::{
     account::catalog::{Catalog, Price},
     charge::{
         self, Funds, Split,
-        quote::{Ask, ESTIMATE, Quote, Quoter, Tariff},
+        quote::{Ask, ESTIMATE, Quote, Quoter},
     },
     check::cache::{Need, ReadModel, Trust, View, entry::AccountEntry},
     limits::{
@@ -103,15 +103,14 @@ impl Quotas {
     /// [`Error::Internal`]. A call that is not covered is a verdict, not an error.
     pub async fn check(&self, check: &Check) -> Result<Verdict> {
         let (service, _) = self.catalog.find(&check.service)?;
-        let tariff = self.quoter.tariff();
-        let priced = match self.priced(check, service, &tariff, None) {
+        let priced = match self.priced(check, service, None) {
             // The plan of the user may have a price where there is none.
             Err(_) if self.catalog.has_plans() => None,
             priced => Some(priced?),
         };
         // Concurrent, so that with Redis both take one round trip.
         let rates = self.rates.take(&check.user, check.api_key.as_ref());
-        let (within_rates, verdict) = join(rates, self.verdict(check, service, &tariff, priced)).await;
+        let (within_rates, verdict) = join(rates, self.verdict(check, service, priced)).await;
         let verdict = verdict?;
         Ok(match within_rates {
             Ok(()) => verdict,
@@ -120,7 +119,7 @@ impl Quotas {
     }
 
     /// Prices a check in a plan.
-    fn priced(&self, check: &Check, service: &ServiceName, tariff: &Tariff, plan: Option<PlanName>) -> Result<Priced> {
+    fn priced(&self, check: &Check, service: &ServiceName, plan: Option<PlanName>) -> Result<Priced> {
         let terms = self.catalog.service_in(plan, service);
         let terms = terms.ok_or_else(|| Error::UnknownService(check.service.clone()))?;
         let ask = Ask {
@@ -132,7 +131,7 @@ impl Quotas {
             usage: check.usage,
             tokens_field: ESTIMATE,
         };
-        let Quote { units, cost, .. } = tariff.quote(terms, ask)?;
+        let Quote { units, cost, .. } = self.quoter.quote(terms, ask)?;
         let list_price = match terms.price {
             Price::Unit(price) => price.times(check.count).unwrap_or(Money::MAX),
             // The cost of a call to a model has no bound, so such an account is never far.
@@ -142,18 +141,12 @@ impl Quotas {
     }
 
     /// `default` is the price without a plan, if there is one.
-    async fn verdict(
-        &self,
-        check: &Check,
-        service: &ServiceName,
-        tariff: &Tariff,
-        default: Option<Priced>,
-    ) -> Result<Verdict> {
+    async fn verdict(&self, check: &Check, service: &ServiceName, default: Option<Priced>) -> Result<Verdict> {
         // The plan is part of the state that the verdict is based on.
         let call = |view: &View, now| {
             let priced = match (view.account()?.balance.plan, default) {
                 (None, Some(default)) => default,
-                (plan, _) => self.priced(check, service, tariff, plan)?,
+                (plan, _) => self.priced(check, service, plan)?,
             };
             Ok::<_, Error>(Call { check, service, priced, now })
         };

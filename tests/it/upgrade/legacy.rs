@@ -50,7 +50,7 @@ impl Shape {
 
 /// A database whose source says `loc`.
 pub async fn database(loc: &str) -> Database {
-    let mut database = Database::create(MySql).await;
+    let mut database = Database::empty(MySql).await;
     set_loc(&mut database, loc);
     database
 }

@@ -62,7 +62,7 @@ async fn a_dry_run_prints_the_plan_and_changes_nothing() {
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_database_has_nothing_of_the_legacy_service(#[values(MySql, Sqlite)] on: Backend) {
-    let database = Database::create(on).await;
+    let database = Database::empty(on).await;
     let printed = if on == MySql { dry_run(&database).await } else { migrated(&database, &["--dry-run"]) };
     assert!(printed.contains("it has no legacy tables"), "{printed}");
     assert!(printed.contains("migrations to run: 0001_existing_tables, "), "{printed}");

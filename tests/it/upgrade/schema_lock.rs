@@ -6,7 +6,7 @@ use crate::harness::{
 };
 
 async fn leased_to(node: &str) -> Database {
-    let database = Database::create(MySql).await;
+    let database = Database::empty(MySql).await;
     let table = "CREATE TABLE schema_lease (id TINYINT NOT NULL PRIMARY KEY, owner VARCHAR(36) NOT NULL, \
                  node VARCHAR(255) NOT NULL, ends_at DATETIME(6) NOT NULL, is_creating TINYINT NOT NULL DEFAULT 0)";
     database.execute(table).await;

@@ -11,7 +11,7 @@ use crate::biz::{
         posting::{Commit, Effect, Outcome, RecordIds},
         transaction::{ChargedBy, Delivered, Reservation, Transaction},
     },
-    values::{error::Error, money::Money},
+    values::{error::Error, money::Money, usage::Usage},
 };
 
 impl Book<'_> {
@@ -26,6 +26,14 @@ impl Book<'_> {
         reservation: Reservation,
     ) -> Result<Outcome, Error> {
         let Some(before) = &reservation.delivered else { return Err(conflict(vec!["rpc"])) };
+        // A text of less output than was reported adds nothing, whatever its tokens would cost.
+        let is_less = |had: &Usage| request.counted_output.is_some_and(|counted| counted < had.output_tokens);
+        let delivered = match reservation.charged_by {
+            ChargedBy::Report if before.usage.as_ref().is_some_and(is_less) => {
+                Delivered { usage: before.usage, ..delivered }
+            }
+            _ => delivered,
+        };
         let delivered = match reservation.charged_by {
             ChargedBy::Commit => delivered,
             // Absent fields keep their reported values. Zero tokens count as absent.

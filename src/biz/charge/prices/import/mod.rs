@@ -141,7 +141,7 @@ impl PriceFile {
         let mut costs = Costs::default();
         for (name, value) in members {
             let cost = match member(name) {
-                _ if value.is_null() => continue,
+                Member::Cost(_) if value.is_null() => continue,
                 Member::Cost(cost) => cost,
                 Member::Other => {
                     *self.ignored.entry(name.clone()).or_default() += 1;

@@ -101,11 +101,11 @@ fn a_commit_names_the_service_tier_that_it_got() {
     let account = TestAccount::with("200");
     account.reserve(calls(5, 3, 1));
     let tier = |name: &str| Some(ServiceTier::from_stored(name));
-    let batch = Commit { service_tier: tier("batch"), ..commit_served("other", 3, 2) };
-    let unknown = Commit { service_tier: tier("flex"), ..batch.clone() };
+    let of = |name: &str| Commit { service_tier: tier(name), ..commit_served("other", 3, 2) };
+    let unknown = of("flex");
     assert_eq!(account.settle(unknown), "refused: service_tier: \"flex\" is none of this model (batch)");
-    assert_eq!(account.settle(batch.clone()), "charged 4 free, 1 paid for 3.3");
-    assert_eq!(account.settle(batch), "found: charged 4 free, 1 paid for 3.3");
+    assert_eq!(account.settle(of("batch")), "charged 4 free, 1 paid for 3.3");
+    assert_eq!(account.settle(of("batch")), "found: charged 4 free, 1 paid for 3.3");
 }
 
 #[test]

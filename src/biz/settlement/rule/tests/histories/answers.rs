@@ -18,7 +18,12 @@ use crate::biz::{
 };
 
 fn tokens(usage: Usage) -> Tokens {
-    Tokens { input: usage.input_tokens, cached: usage.cached_input_tokens, output: usage.output_tokens }
+    Tokens {
+        input: usage.input_tokens,
+        cached: usage.cached_input_tokens,
+        output: usage.output_tokens,
+        reasoning: usage.reasoning_tokens,
+    }
 }
 
 pub fn answer(step: &Step, outcome: &Outcome) -> Answer {
@@ -59,7 +64,8 @@ pub fn answer(step: &Step, outcome: &Outcome) -> Answer {
             let (state, payment) = order_state(order);
             Answer::Order { state, payment, changed: *changed }
         }
-        (Step::SetStatus { .. }, Outcome::StatusSet { changed }) => Answer::StatusSet { changed: *changed },
+        (Step::SetStatus { .. }, Outcome::StatusSet { changed })
+        | (Step::SetPlan { .. }, Outcome::PlanSet { changed }) => Answer::StatusSet { changed: *changed },
         (_, Outcome::Refused(Error::AccountNotActive(_))) => Answer::NotActive,
         (Step::Order { .. }, Outcome::Refused(Error::OrderNotFound(_))) => Answer::NotFound,
         (Step::Order { .. }, Outcome::Refused(Error::AmountMismatch(_))) => Answer::WrongAmount,
@@ -176,7 +182,7 @@ impl From<&Entry> for Stored {
             call: entry.call,
             made: entry.made.micros,
             state: entry.state,
-            version: entry.version.map(|(model, place)| version_id(model, place)),
+            version: entry.version.map(|(model, place, _)| version_id(model, place)),
             charged: entry.charged(),
             hold: entry.hold.as_ref().map(|hold| StoredHold {
                 free: hold.free,

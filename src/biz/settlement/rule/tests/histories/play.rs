@@ -12,13 +12,15 @@ use super::{
     StoppedClock,
     answers::{Stored, answer, line, lines, order_state},
     model::{Answer, KEY_LIMITS, Model, Moment, ORDERS, SERVICES, Shared, State, Step},
-    postings::{Postings, account_status, api_key, catalog, moment, new_order, order_id, quoter, service, trace, user},
+    postings::{
+        Postings, account_status, api_key, catalog, moment, new_order, order_id, plan, quoter, service, trace, user,
+    },
     stage::Stage,
     steps::{History, Round, USERS},
 };
 use crate::biz::{
     account::Account,
-    audit_trail::{ADJUST_BALANCE, SET_ACCOUNT_STATUS, SET_USER_LIMITS},
+    audit_trail::{ADJUST_BALANCE, SET_ACCOUNT_STATUS, SET_USER_LIMITS, SET_USER_PLAN},
     jobs::audit,
     limits::{
         caps::Caps,
@@ -172,6 +174,7 @@ impl<'h, S: Stage> Play<'h, S> {
                 let Account { balance, quotas, requests } = self.stage.account(&user, *month).await;
                 prop_assert_eq!((balance.amount.micros(), balance.held.micros()), (model.balance, model.held()));
                 prop_assert_eq!(balance.status, account_status(model.status));
+                prop_assert_eq!(balance.plan, model.is_planned.then(plan));
                 prop_assert!(model.overdrawn || balance.available() >= Money::ZERO);
                 let calls = requests.map(|requests| requests.used(self.at));
                 let expected = model.calls(moment).map(|(daily, monthly)| (daily as u32, monthly as u32));
@@ -220,6 +223,7 @@ impl<'h, S: Stage> Play<'h, S> {
             let mut expected = BTreeMap::from([
                 (ADJUST_BALANCE.to_owned(), model.adjustments.len()),
                 (SET_ACCOUNT_STATUS.to_owned(), model.status_changes.len()),
+                (SET_USER_PLAN.to_owned(), model.plan_changes.len()),
                 (SET_USER_LIMITS.to_owned(), model.caps_changes),
             ]);
             expected.retain(|_, count| *count > 0);

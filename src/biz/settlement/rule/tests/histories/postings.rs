@@ -17,23 +17,26 @@ use crate::biz::{
         catalog::{Catalog, Plan, Price, QuotaUnit},
         policy::{AboveHold, OnExpiry},
     },
-    audit_trail::{ADJUST_BALANCE, Actor, AuditedCall, SET_ACCOUNT_STATUS},
+    audit_trail::{ADJUST_BALANCE, Actor, AuditedCall, SET_ACCOUNT_STATUS, SET_USER_PLAN},
     charge::{
-        prices::{PriceBook, PriceList, PriceVersion, Prices},
+        prices::{Class, Draft, Given, PlanPrices, PriceBook, PriceVersion, Prices},
         quote::{Ask, Quoter},
     },
     settlement::{
         order::{Order, OrderStatus},
         posting::{
-            self, Adjustment, AdjustmentContent, Cause, Charge, Commit, Expire, OrderUpdate, PaymentUpdate, Posting,
-            RecordIds, Release, Reserve, StatusChange,
+            self, Adjustment, AdjustmentContent, Cause, Charge, Commit, Expire, OrderUpdate, PaymentUpdate, PlanChange,
+            Posting, RecordIds, Release, Reserve, StatusChange,
         },
         transaction::ChargeContent,
     },
     values::{
         account_status::AccountStatus,
         calendar::{BillingTime, Calendar, Month},
-        ids::{AdjustmentId, ApiKeyId, ModelName, OrderId, PaymentId, PriceVersionId, ServiceName, TraceId, UserId},
+        ids::{
+            AdjustmentId, ApiKeyId, ModelName, OrderId, PaymentId, PlanName, PriceVersionId, ServiceName, TraceId,
+            UserId,
+        },
         money::Money,
         usage::Usage,
     },
@@ -97,7 +100,7 @@ pub fn catalog(policies: &[Policy]) -> Catalog {
             Overrun::Spilled => AboveHold::Spill,
         },
     };
-    let plan = |of: &Service, with: &Policy| Plan {
+    let terms = |of: &Service, with: &Policy| Plan {
         price: match of.priced {
             Priced::PerUnit(price) => Price::Unit(Money::from_micros(price)),
             Priced::Calls => Price::Model(QuotaUnit::Calls),
@@ -106,9 +109,25 @@ pub fn catalog(policies: &[Policy]) -> Catalog {
         free_quota: of.free_units.into(),
         policy: policy(with),
     };
-    Catalog::new(
-        (0u8..).zip(SERVICES.iter().zip(policies)).map(|(number, (of, with))| (service(number), plan(of, with))),
-    )
+    let services: Vec<_> = (0u8..)
+        .zip(SERVICES.iter().zip(policies))
+        .map(|(number, (of, with))| (service(number), terms(of, with)))
+        .collect();
+    let in_plan = services.iter().map(|(service, terms)| {
+        let price = match terms.price {
+            Price::Unit(price) => Price::Unit(price.plus(Money::from_micros(1))),
+            by_model => by_model,
+        };
+        (service.clone(), Plan { price, ..*terms })
+    });
+    let mut catalog = Catalog::new(services.iter().cloned());
+    catalog.add_plan(plan(), in_plan);
+    catalog
+}
+
+/// The plan that a user may have.
+pub fn plan() -> PlanName {
+    PlanName::from_stored("plan")
 }
 
 /// Prices calls as the service does, at the time of `clock`.
@@ -116,13 +135,23 @@ pub fn quoter(start: DateTime<Utc>, clock: StoppedClock) -> Quoter {
     let mut book = PriceBook::default();
     for (number, versions) in (0u8..).zip(MODELS) {
         for (place, version) in versions.iter().enumerate() {
-            let [input, cached_input, output] = version.prices.map(Money::from_micros);
-            let prices = PriceList::flat(input, Some(cached_input), output);
+            let given = |[input, cached_input, output]: [i64; 3]| {
+                let mut given = Given::default();
+                given[Class::Input as usize] = Some(Money::from_micros(input));
+                given[Class::CachedInput as usize] = Some(Money::from_micros(cached_input));
+                given[Class::Output as usize] = Some(Money::from_micros(output));
+                given
+            };
+            let mut draft = Draft { given: given(version.prices), ..Draft::default() };
+            draft.given[Class::Reasoning as usize] = version.reasoning.map(Money::from_micros);
+            draft.tiers.extend(version.tier.map(|(above, prices)| (above, given(prices))));
+            let prices = draft.check().unwrap();
             let version_id = PriceVersionId::from_stored(version_id(number, place));
             let from = start + TimeDelta::minutes(version.from_minute.into());
             book.set(model(number), from, Ok(PriceVersion::new(version_id, prices)));
         }
     }
+    book.add_plan(plan(), PlanPrices { multiplier: "2".parse().unwrap(), models: PriceBook::default() });
     Quoter::new(Arc::new(Prices::new(book)), Arc::new(Calendar::new(chrono_tz::Asia::Shanghai, clock)))
 }
 
@@ -131,7 +160,11 @@ pub fn version_id(model: u8, place: usize) -> String {
 }
 
 fn usage(tokens: Tokens) -> Usage {
-    Usage { cached_input_tokens: tokens.cached, ..Usage::of_text(tokens.input, tokens.output) }
+    Usage {
+        cached_input_tokens: tokens.cached,
+        reasoning_tokens: tokens.reasoning,
+        ..Usage::of_text(tokens.input, tokens.output)
+    }
 }
 
 /// Converts the steps of one history to postings.
@@ -204,6 +237,12 @@ impl Postings<'_> {
                 let call = AuditedCall { id: event, ..call(SET_ACCOUNT_STATUS) };
                 Posting::SetStatus(StatusChange { user, status: account_status(*status), call })
             }
+            Step::SetPlan { id, is_planned } => {
+                let case: u64 = self.case.parse().unwrap_or_default();
+                let event = Uuid::from_u64_pair(case, 1 << 32 | u64::from(number) << 8 | u64::from(*id));
+                let call = AuditedCall { id: event, ..call(SET_USER_PLAN) };
+                Posting::SetPlan(PlanChange { user, plan: is_planned.then(plan), call })
+            }
             Step::Order { order, order_step } => Posting::UpdateOrder(OrderUpdate {
                 user,
                 order: order_id(self.case, number, *order),
@@ -222,7 +261,7 @@ impl Postings<'_> {
     ) -> Charge {
         let (service, model) = (service(call.service), model(call.model));
         let cost = call.cost.map(Money::from_micros);
-        let (_, plan) = self.catalog.find(service.as_str()).unwrap();
+        let (_, terms) = self.catalog.find(service.as_str()).unwrap();
         let usage = taken.or(estimate);
         let ask = Ask {
             plan: None,
@@ -236,8 +275,8 @@ impl Postings<'_> {
         Charge {
             user,
             trace: trace(call.trace),
-            quote: self.quoter.tariff().quote(plan, ask),
-            tariff: None,
+            quote: self.quoter.tariff().quote(terms, ask),
+            tariff: Some(self.quoter.tariff()),
             content: ChargeContent {
                 service,
                 count: call.count,

@@ -133,6 +133,7 @@ fn step() -> impl Strategy<Value = Step> {
         // The largest number has no order.
         3 => (0..=ORDERS, order_step()).prop_map(|(order, order_step)| Step::Order { order, order_step }),
         1 => (any::<u8>(), status()).prop_map(|(id, status)| Step::SetStatus { id, status }),
+        1 => (any::<u8>(), any::<bool>()).prop_map(|(id, is_planned)| Step::SetPlan { id, is_planned }),
     ]
 }
 
@@ -204,7 +205,8 @@ fn reserve((call, stream): (Call, u8)) -> Step {
 /// The call of a reserve. The number of cached tokens is not known before the call, and zero tokens
 /// are no estimate.
 fn of_estimate(call: Call) -> Call {
-    let tokens = call.tokens.map(|tokens| Tokens { cached: 0, ..tokens }).filter(|tokens| tokens.all() > 0);
+    let tokens =
+        call.tokens.map(|tokens| Tokens { cached: 0, reasoning: 0, ..tokens }).filter(|tokens| tokens.all() > 0);
     Call { tokens, ..call }
 }
 
@@ -212,17 +214,19 @@ fn some_tokens() -> impl Strategy<Value = Option<Tokens>> {
     prop::option::weighted(0.8, tokens(24))
 }
 
-/// Tokens: sometimes none, and sometimes more cached ones than input.
+/// Tokens: sometimes none, and sometimes more of a part than of its whole.
 fn tokens(most: u32) -> impl Strategy<Value = Tokens> {
-    let some = (0..most, 0..most, 0..most).prop_map(|(input, cached, output)| Tokens {
+    let some = (0..most, 0..most, 0..most, 0..most).prop_map(|(input, cached, output, reasoning)| Tokens {
         input,
         cached: cached.min(input),
         output,
+        reasoning: reasoning.min(output),
     });
     prop_oneof![
         30 => some,
-        1 => Just(Tokens { input: 0, cached: 0, output: 0 }),
-        1 => Just(Tokens { input: 3, cached: 4, output: 2 }),
+        1 => Just(Tokens { input: 0, cached: 0, output: 0, reasoning: 0 }),
+        1 => Just(Tokens { input: 3, cached: 4, output: 2, reasoning: 1 }),
+        1 => Just(Tokens { input: 3, cached: 1, output: 2, reasoning: 3 }),
     ]
 }
 

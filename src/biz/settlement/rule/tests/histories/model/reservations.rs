@@ -151,10 +151,10 @@ impl Model {
             return Answer::WrongState;
         };
         let is_replaced = stream.is_some_and(|stream| stream != hold.owner);
-        let nothing = Tokens { input: 0, cached: 0, output: 0 };
+        let nothing = Tokens { input: 0, cached: 0, output: 0, reasoning: 0 };
         let known = entry.delivered.map_or(hold.reported, |delivered| delivered.tokens).or(entry.call.tokens);
         let tokens = match text {
-            Some(output) => Some(Tokens { output, ..known.unwrap_or(nothing) }),
+            Some(output) => Some(known.unwrap_or(nothing).with_output(output)),
             None => commit.tokens,
         };
         let of_units = !matches!(SERVICES[usize::from(entry.call.service)].priced, Priced::Tokens);
@@ -172,6 +172,11 @@ impl Model {
             };
             self.note("a text has less than its stream had reported", true);
             return self.deliver_reported(trace, Delivered { tokens: Some(more), ..delivered }, now, key);
+        };
+        let is_less = |had: Tokens| text.is_some_and(|output| output < had.output);
+        let delivered = match before.tokens {
+            Some(had) if entry.is_provisional && is_less(had) => Delivered { tokens: Some(had), ..delivered },
+            _ => delivered,
         };
         let delivered = if entry.is_provisional || entry.was_added_to {
             // Absent fields keep their values, and zero tokens count as absent.
@@ -329,8 +334,8 @@ impl Model {
         self.note("a stream goes on after the end of the month", was_stream && before.made.month != now.month);
         self.note("tokens are partly free", before.version.is_some() && free > 0 && amount > 0);
         let is_priced_by_tokens = after.delivered.is_some_and(|delivered| delivered.cost.is_none());
-        let in_force = prices::version_in_force(before.call.model, now);
-        let has_other = before.version.is_some_and(|version| version != in_force);
+        let in_force = prices::version_in_force(before.call.model, now, false);
+        let has_other = before.version.is_some_and(|(_, number, _)| number != in_force.1);
         self.note("prices changed since the reserve", has_other && is_priced_by_tokens && amount > 0);
         self.note("a cost takes the place of the prices", before.version.is_some() && !is_priced_by_tokens);
     }
@@ -373,8 +378,7 @@ impl Model {
     ) -> Answer {
         if let Some((answer, mut delivered)) = self.charged_as_reported(trace, stream) {
             let Some(tokens) = tokens.filter(|tokens| tokens.all() > 0) else { return answer };
-            let before = delivered.tokens.map_or(0, |before| before.output);
-            delivered.tokens = Some(Tokens { output: tokens.output.max(before), ..tokens });
+            delivered.tokens = Some(tokens.with_output_of(delivered.tokens));
             return self.deliver_rest(trace, delivered, true, key);
         }
         self.end(trace, now, key, |hold, state, _| {

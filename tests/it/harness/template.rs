@@ -1,0 +1,46 @@
+//! Databases with the tables of this release. They are copies of one that the service has migrated: all
+//! migrations take longer than most tests.
+
+use billing_service::app;
+use sqlx::{AssertSqlSafe, Connection, MySqlConnection, Row};
+use tokio::sync::OnceCell;
+
+use super::{Database, mariadb};
+
+static TEMPLATE: OnceCell<Template> = OnceCell::const_new();
+
+struct Template {
+    name: String,
+    tables: Vec<String>,
+}
+
+/// A database on the shared server, as a start of the service leaves it, but without an identity.
+pub async fn database() -> String {
+    let source = mariadb::create_database().await;
+    // TiDB takes seconds for each table, copied or not.
+    if mariadb::is_tidb() {
+        return source;
+    }
+    let Template { name, tables } = TEMPLATE.get_or_init(template).await;
+    let copies = tables.iter().map(|table| format!("CREATE TABLE {table} LIKE {name}.{table};"));
+    let copies = copies.collect::<String>() + &format!("INSERT _sqlx_migrations SELECT * FROM {name}._sqlx_migrations");
+    let mut connection = Database::on(source.clone()).mysql().await;
+    sqlx::raw_sql(AssertSqlSafe(copies)).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    source
+}
+
+async fn template() -> Template {
+    let database = Database::on(mariadb::create_database().await);
+    app::connect(&database.config(&[])).await.unwrap().close().await;
+    let mut connection = database.mysql().await;
+    let name = texts(&mut connection, "SELECT DATABASE()").await.remove(0);
+    let tables = texts(&mut connection, "SHOW TABLES").await;
+    connection.close().await.unwrap();
+    Template { name, tables }
+}
+
+async fn texts(connection: &mut MySqlConnection, query: &'static str) -> Vec<String> {
+    let rows = sqlx::query(query).fetch_all(connection).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
