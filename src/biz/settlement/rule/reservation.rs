@@ -195,7 +195,11 @@ impl Book<'_> {
             return Ok(Outcome::Ended { ended: None });
         }
         let usage = match request.cause {
-            Cause::Broken { usage, .. } => usage.map(|usage| reservation.with(usage)).or(reservation.usage()),
+            // Nothing counted says nothing about the input.
+            Cause::Broken { usage, .. } => {
+                let counted = usage.filter(|usage| !usage.is_empty());
+                counted.map(|usage| reservation.with(usage)).or(reservation.usage())
+            }
             Cause::Expired => match self.batch.catalog.policy(&first.content.service).on_expiry {
                 OnExpiry::Commit => reservation.reported,
                 OnExpiry::Release => None,

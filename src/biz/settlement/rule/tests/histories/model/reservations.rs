@@ -384,7 +384,8 @@ impl Model {
         self.end(trace, now, key, |hold, state, _| {
             // The work of an expired reservation is delivered too.
             let can_end = matches!(state, State::Open | State::Expired);
-            (can_end && hold.owner == stream).then(|| tokens.map_or(hold.reported, |tokens| Some(hold.with(tokens))))
+            let counted = tokens.filter(|tokens| tokens.all() > 0);
+            (can_end && hold.owner == stream).then(|| counted.map_or(hold.reported, |tokens| Some(hold.with(tokens))))
         })
     }
 
