@@ -71,8 +71,8 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sends chunks of a few bytes until the input ends or the service asks to stop, and then the
-/// finish. A chunk may end inside a character. Sending fails once the stream has ended.
+/// Sends chunks of a few bytes until the input ends or the service asks to stop. Then sends the
+/// finish. A chunk may end inside a character. A send fails after the stream has ended.
 fn deliver(messages: &Sender<Message>, must_stop: &AtomicBool) {
     let mut chunk = [0; 16];
     while !must_stop.load(Ordering::Relaxed)

@@ -30,15 +30,15 @@ use crate::{
     world::{Target, start_process},
 };
 
-/// Servers that a caller asks for one charge, at most.
+/// Most attempts of a caller to make one charge. Each attempt goes to the next server.
 const ATTEMPTS: usize = 8;
 
-/// The servers of a scenario, and the way to them.
+/// The number of servers of a scenario, and the choice of a server for each charge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fleet {
     pub servers: usize,
     pub routing: Routing,
-    /// Whether one of them is killed in the middle of the measured time.
+    /// Whether one of the servers is killed in the middle of the measured time.
     pub kills_one: bool,
 }
 
@@ -63,12 +63,12 @@ struct Member {
     process: Mutex<Option<Supervised>>,
     pid: u32,
     channels: Vec<Channel>,
-    /// False once a caller found that it does not answer.
+    /// False after a call to this server got no answer.
     is_up: AtomicBool,
 }
 
 impl Servers {
-    /// None yet. They are started for the first scenario that needs them.
+    /// Starts no server yet. The first scenario that needs servers starts them.
     ///
     /// # Errors
     /// The target has no configuration.
@@ -78,8 +78,8 @@ impl Servers {
         Ok(Self { conf, shared, source, members: tokio::sync::Mutex::default() })
     }
 
-    /// Runs a closed loop through `window`. A charge that gets no answer is sent again, with its id, to
-    /// the next server.
+    /// Runs a closed loop through `window`. A charge without an answer is sent again, with the same
+    /// trace id, to the next server.
     ///
     /// # Errors
     /// A process does not start or ends early, a caller does not end, or the database has more or
@@ -106,7 +106,7 @@ impl Servers {
                 }
             });
         }
-        // The CPU time of a process that was killed is gone.
+        // The CPU time of a killed process can't be read.
         let measured = if fleet.kills_one { &members[1..] } else { &members[..] };
         let servers = measured.iter().map(|member| member.pid).collect();
         let processes = Processes { servers, ..self.shared.clone() };
@@ -179,7 +179,7 @@ async fn charge_one(members: &[Arc<Member>], routing: Routing, caller: usize, us
         match BillingInternalServiceClient::new(channel).deduct_quota(timed(request.clone())).await {
             Ok(reply) if reply.get_ref().success => return Outcome { items: 1, errors: Vec::new() },
             Ok(_) => return Outcome { items: 0, errors: vec!["no success".into()] },
-            // Each answer of the service has details.
+            // An error without details does not come from the service: the connection failed.
             Err(status) if status.get_error_details().error_info().is_none() => {
                 member.is_up.store(false, Relaxed);
                 last = status;

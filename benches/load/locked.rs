@@ -1,4 +1,4 @@
-//! A user whose row another session holds, and who is charged once a second meanwhile.
+//! Another session locks the row of one user. Meanwhile, the user is charged once a second.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub struct Locked {
 }
 
 impl Locked {
-    /// Locks the last user, whom no small scenario charges.
+    /// Locks the row of the last user. No small scenario charges this user.
     ///
     /// # Errors
     /// The database does not respond.
@@ -44,10 +44,10 @@ impl Locked {
         Ok(Self { session, charging: charging.abort_handle() })
     }
 
-    /// Lets the user go; the charges that wait are settled or were given up.
+    /// Releases the lock. Each waiting charge is settled, or has been refused before.
     ///
     /// # Errors
-    /// The session has been lost.
+    /// The connection of the session is lost.
     pub async fn release(mut self) -> anyhow::Result<()> {
         self.charging.abort();
         sqlx::raw_sql("ROLLBACK").execute(&mut self.session).await?;

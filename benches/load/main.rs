@@ -16,7 +16,7 @@ mod locked;
     dead_code,
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "shared with the tests, which need more of it and fail by panicking"
+    reason = "shared with the tests, which use more of it and panic on errors"
 )]
 mod mariadb;
 mod measure;
@@ -27,7 +27,7 @@ mod operation;
     dead_code,
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "shared with the tests, which need more of it and fail by panicking"
+    reason = "shared with the tests, which use more of it and panic on errors"
 )]
 mod private_server;
 mod redis;

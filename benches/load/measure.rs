@@ -33,7 +33,7 @@ impl Window {
         Self { asked, from, until: from + length }
     }
 
-    /// The window as if it had been asked for at `now`: starts of processes took time.
+    /// The same window, counted from `now`, because starting processes took time.
     pub fn moved_to(self, now: Instant) -> Self {
         let late = now.saturating_duration_since(self.asked);
         Self { asked: now, from: self.from + late, until: self.until + late }
@@ -49,8 +49,8 @@ impl Window {
 pub enum Counting {
     /// Calls that ended in the window.
     Ended,
-    /// Calls that were due in the window, also if they end later, so that slow calls are
-    /// counted.
+    /// Calls that were due in the window. Calls that end later count too, so that slow calls are
+    /// not lost.
     Due,
 }
 

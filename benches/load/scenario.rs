@@ -99,8 +99,8 @@ pub const EMPTY: &str = "empty";
 /// The shape that overload doubles. It uses batches, because with one call per charge the
 /// callers, on the same cores, could not send twice the rate that the service reaches.
 pub const BUSIEST: &str = "batch-50";
-/// As `deduct-50-spread`, while another session holds the row of one more user, who is charged
-/// once a second: the two are to be alike.
+/// Like `deduct-50-spread`, while another session locks the row of one more user, and that user is
+/// charged once a second. Both scenarios should have the same rate.
 pub const LOCKED: &str = "deduct-50-locked";
 /// The shapes that several servers are compared with, for many users and for one.
 pub const ONE_SERVER: &str = "servers-1";
@@ -166,11 +166,11 @@ impl Plan {
         for shape in SHAPES {
             for &system in &systems {
                 let exists = match system {
-                    // A file has one server, and an open loop one target.
+                    // Several servers need MariaDB, and an open loop has one target.
                     _ if shape.fleet.is_some() => system == System::Mysql && arguments.open.is_none(),
                     System::Baseline => shape.baseline,
                     System::Mysql => true,
-                    // One writer at a time: there are no locks of rows.
+                    // SQLite has one writer at a time, and no row locks.
                     System::Sqlite => shape.name != LOCKED,
                 };
                 let needed = shape.name == BUSIEST && overload.contains(&system);

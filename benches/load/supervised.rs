@@ -12,8 +12,8 @@ use std::{
 
 use anyhow::{Context, anyhow};
 
-/// A shell that runs a command, prints its process id, and kills it when the pipe to the shell's
-/// standard input closes.
+/// A shell script that runs a command, prints its process id, and kills the command when the pipe to the
+/// shell's standard input closes.
 const SUPERVISED: &str = r#"
 "$@" >&2 &
 process=$!

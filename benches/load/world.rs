@@ -37,7 +37,7 @@ use crate::{
 const CHANNELS: usize = 8;
 /// Users credited concurrently.
 const CREDITORS: usize = 200;
-/// The balance of every user at the start: more than a run can spend.
+/// The balance of every user at the start. A run can't spend it all.
 const CREDIT: u32 = 1_000_000;
 /// Time limit of an audit, for the command `timeout`.
 const AUDIT_SECONDS: &str = "600";

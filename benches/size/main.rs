@@ -12,7 +12,7 @@ mod measure;
     dead_code,
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "shared with the tests, which need more of it and fail by panicking"
+    reason = "shared with the tests, which use more of it and panic on errors"
 )]
 mod private_server;
 mod process;
@@ -101,7 +101,7 @@ async fn run(arguments: &Arguments, mariadb: &MariaDb, folder: &Path) -> anyhow:
         measure::rebuild_rollup(&mut context).await?;
     }
     context.report.write(&arguments.json)?;
-    ensure!(context.report.is_good(), "some results are out of their bounds; see NOT above");
+    ensure!(context.report.is_good(), "some results are out of bounds; see the lines with NOT");
     Ok(())
 }
 

@@ -1,7 +1,7 @@
-// Writes tokens.jsonl: each text with its tokens in both encodings, as two implementations count
-// them that share no code with ours and carry their vocabularies in their packages: gpt-tokenizer,
-// which is JavaScript, and tiktoken's own core as WebAssembly. A text that they
-// do not agree on is named, and stops this. Special tokens count as ordinary text.
+// Writes tokens.jsonl: each text with its number of tokens in both encodings. Two implementations count
+// the tokens: gpt-tokenizer in JavaScript, and tiktoken's own core as WebAssembly. Both have their own
+// vocabularies, and share no code with the service. If their counts of a text differ, the text is printed
+// and nothing is written. Special tokens count as ordinary text.
 //
 //   npm ci && npm run reference
 
@@ -15,7 +15,7 @@ const ordinary = { disallowedSpecial: new Set() }
 const core = { o200k_base: get_encoding('o200k_base'), cl100k_base: get_encoding('cl100k_base') }
 const script = { o200k_base: o200k, cl100k_base: cl100k }
 
-// JavaScript's white space is not Unicode's in these two, so that only tiktoken's core can tell.
+// For these two characters, white space in JavaScript differs from Unicode. Only tiktoken's core counts them right.
 const spaceDiffers = /[\u0085\ufeff]/
 
 let disagreements = 0
@@ -31,7 +31,7 @@ const lines = texts.map(({ kind, text }) => {
   }
   return JSON.stringify(line)
 })
-if (new Set(lines).size !== lines.length) throw new Error('a text is there twice')
+if (new Set(lines).size !== lines.length) throw new Error('a text occurs twice')
 if (disagreements === 0) {
   writeFileSync(new URL('tokens.jsonl', import.meta.url), `${lines.join('\n')}\n`)
   console.log(`${lines.length} texts`)

@@ -1,4 +1,4 @@
-//! Accounts that are frozen, closed and made active again.
+//! Accounts that are frozen, closed and activated again.
 
 use std::sync::{
     Arc,
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// Sets a status.
+/// Sets the status of an account.
 pub async fn set_status(client: &Client, user: &str, status: &str) -> SetAccountStatusReply {
     let request = SetAccountStatusRequest { user_id: user.into(), status: status.into(), reason: "for a test".into() };
     client.clone().set_account_status(request).await.unwrap().into_inner()
@@ -59,7 +59,7 @@ async fn an_account_that_is_not_active_takes_no_calls(
     assert_eq!((reply.success, reply.status.as_str(), reply.changed), (true, status, true));
     assert_eq!(service.account("u").await.status, status);
 
-    // At once, although the account was cached.
+    // The refusal comes at once, although the account was cached.
     let check = service.check("u", "asset", 1).await;
     assert_eq!((check.allowed, check.reason.as_str(), check.error_code.as_str()), (false, why, "10015"));
     assert_eq!((check.free_remaining, check.balance), (1000, 5.0));
@@ -85,11 +85,11 @@ async fn an_account_that_is_not_active_takes_no_calls(
 
 #[rstest]
 #[tokio::test]
-async fn each_status_may_follow_each_other_and_the_same_changes_nothing(#[values(MySql, Sqlite)] on: Backend) {
+async fn every_status_may_follow_every_other_and_the_same_status_changes_nothing(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     let version = async || service.database.rows(&["version"], "FROM user_balance WHERE user_id = 'u'").await;
     let mut last = "ACTIVE";
-    // The first one opens the account.
+    // The first change opens the account.
     for status in ["CLOSED", "CLOSED", "FROZEN", "CLOSED", "ACTIVE", "ACTIVE", "FROZEN", "ACTIVE", "CLOSED", "ACTIVE"] {
         let before = version().await;
         assert_eq!(set_status(&service.internal, "u", status).await.changed, status != last, "{last} to {status}");
@@ -127,7 +127,7 @@ async fn a_wrong_status_is_named(#[values(MySql, Sqlite)] on: Backend) {
 
 #[rstest]
 #[tokio::test]
-async fn all_that_had_begun_is_settled(#[values(MySql, Sqlite)] on: Backend) {
+async fn calls_begun_before_a_freeze_are_settled(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.use_up_free_quota("u", "asset").await;
     service.adjust("u", 5.0).await;
@@ -161,7 +161,7 @@ async fn all_that_had_begun_is_settled(#[values(MySql, Sqlite)] on: Backend) {
 
 #[rstest]
 #[tokio::test]
-async fn top_ups_that_had_begun_are_credited_and_new_ones_are_refused(#[values(MySql, Sqlite)] on: Backend) {
+async fn open_top_ups_are_credited_and_new_ones_are_refused(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
     let keyed = |key: &str| RechargeRequest {
         user_id: "u".into(),
@@ -183,7 +183,7 @@ async fn top_ups_that_had_begun_are_credited_and_new_ones_are_refused(#[values(M
     assert_eq!(paying.orders("u").await.len(), 1);
 }
 
-/// A charge that is sent after the answer to a freeze is refused, whichever server it goes to.
+/// A charge that is sent after the answer to a freeze is refused by every server.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_the_answer_to_a_freeze_no_server_charges(#[values(MySql, Sqlite)] on: Backend) {
@@ -194,7 +194,7 @@ async fn after_the_answer_to_a_freeze_no_server_charges(#[values(MySql, Sqlite)]
         let (is_frozen, made) = (is_frozen.clone(), made.clone());
         tokio::spawn(async move {
             let mut refused = 0;
-            // Some calls after the freeze, so that each caller has sent one behind it.
+            // Several calls, so that each caller has sent one after the freeze.
             while refused < 20 {
                 let was_frozen = is_frozen.load(Ordering::SeqCst);
                 match client.deduct_quota(charge("u", "passport", 1)).await {
@@ -206,7 +206,7 @@ async fn after_the_answer_to_a_freeze_no_server_charges(#[values(MySql, Sqlite)]
                         assert_not_active(&status, "account frozen");
                         refused += 1;
                     }
-                    // The freeze has been committed, and its answer is on its way.
+                    // The freeze is committed, and its answer is in flight.
                     Err(status) => assert_not_active(&status, "account frozen"),
                 }
             }
@@ -226,11 +226,11 @@ async fn after_the_answer_to_a_freeze_no_server_charges(#[values(MySql, Sqlite)]
 
 #[rstest]
 #[tokio::test]
-async fn the_checks_of_another_server_follow(#[values(MySql, Sqlite)] on: Backend) {
+async fn the_checks_of_another_server_follow_the_status(#[values(MySql, Sqlite)] on: Backend) {
     let (one, other) = pair(on).await;
     one.adjust("u", 5.0).await;
     for (status, reason) in [("FROZEN", "account frozen"), ("CLOSED", "account closed"), ("ACTIVE", "free")] {
-        // Both have the account in their caches.
+        // Both servers have cached the account.
         one.check("u", "asset", 1).await;
         other.check("u", "asset", 1).await;
         set_status(&one.internal, "u", status).await;
@@ -239,13 +239,13 @@ async fn the_checks_of_another_server_follow(#[values(MySql, Sqlite)] on: Backen
     }
 }
 
-/// A server of a release without statuses stores an account without its status, which may be any.
+/// A server of an earlier release stores an account without its status, so the status is unknown.
 #[tokio::test]
 async fn a_cached_account_of_an_earlier_release_is_read_again() {
     let service = Service::start(MySql).await;
     service.adjust("u", 5.0).await;
     set_status(&service.internal, "u", "FROZEN").await;
-    // A check before Redis was told of the freeze reads the database, and leaves Redis alone.
+    // A check that runs before the update of the freeze reads the database, and does not store the entry.
     until("the account is in redis", async || {
         service.check("u", "asset", 1).await;
         cached(&service.database, "u", "status").await.is_some()
@@ -257,9 +257,9 @@ async fn a_cached_account_of_an_earlier_release_is_read_again() {
     let mut redis = service.database.redis.as_ref().unwrap().connection().await;
     let dropped: u32 = cmd("HDEL").arg(&key).arg("status").query_async(&mut redis).await.unwrap();
     assert_eq!(dropped, 1);
-    // A refusal is never near, so this asks Redis.
+    // The near cache keeps no refusals, so this check reads Redis.
     assert_eq!(service.check("u", "asset", 1).await.reason, "account frozen");
-    // It was stored again, for the servers that read no status too.
+    // The entry was stored again, also for servers that do not read the status.
     assert_eq!(cached(&service.database, "u", "status").await.as_deref(), Some("FROZEN"));
     assert_eq!(cached(&service.database, "u", "balance").await.as_deref(), Some("5"));
 }

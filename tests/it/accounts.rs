@@ -1,4 +1,4 @@
-//! Accounts are opened on first sight, and operators adjust them.
+//! The first call of a user opens the account. Operators adjust accounts.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -53,7 +53,7 @@ async fn initializing_twice_creates_once(#[values(MySql, Sqlite)] on: Backend) {
 
 #[rstest]
 #[tokio::test]
-async fn quotas_begin_anew_with_the_month_of_the_billing_zone(#[values(MySql, Sqlite)] on: Backend) {
+async fn quotas_start_again_with_the_month_of_the_billing_zone(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     // One second before midnight in Shanghai.
     service.clock.stop_at("2026-10-31T15:59:59Z".parse().unwrap());
@@ -68,7 +68,7 @@ async fn quotas_begin_anew_with_the_month_of_the_billing_zone(#[values(MySql, Sq
     service.assert_audit_is_clean().await;
 }
 
-/// A clock that turns the month when it has been read twice.
+/// A clock whose month turns after two reads.
 struct TurningClock(AtomicU32);
 
 impl Clock for TurningClock {
@@ -78,12 +78,10 @@ impl Clock for TurningClock {
     }
 }
 
-/// It is read for the first look at the account, and again when that is opened.
+/// The service reads the clock when it looks the account up, and again when it opens the account.
 #[rstest]
 #[tokio::test]
-async fn a_month_that_turns_while_an_account_is_opened_is_free_from_its_first_call(
-    #[values(MySql, Sqlite)] on: Backend,
-) {
+async fn a_month_that_turns_while_an_account_is_opened_has_its_free_quota(#[values(MySql, Sqlite)] on: Backend) {
     let database = Database::create(on).await;
     let app = App::start_with_clock(database.config(&[]), TurningClock(AtomicU32::new(0))).await.unwrap();
     let mut client = BillingInternalServiceClient::connect(format!("http://{}", app.grpc_addr)).await.unwrap();
@@ -135,7 +133,7 @@ async fn a_debit_never_takes_a_balance_below_zero(#[values(MySql, Sqlite)] on: B
     service.adjust("u", 5.0).await;
     let refused = service.internal.clone().adjust_balance(adjustment("debit", -5.000001)).await.unwrap_err();
     assert_eq!(code_of(&refused), (Code::FailedPrecondition, "10001".into()));
-    // A refusal is not remembered: with the money there, the same request passes.
+    // A refusal is not stored: with enough balance, the same request succeeds.
     service.adjust("u", 0.000001).await;
     let passed = service.internal.clone().adjust_balance(adjustment("debit", -5.000001)).await.unwrap().into_inner();
     assert_eq!((passed.balance, passed.replayed), (0.0, false));

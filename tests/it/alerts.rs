@@ -1,4 +1,4 @@
-//! The alert rules: what promtool says of them, and whether servers show what they ask for.
+//! The alert rules: promtool accepts them, and servers show their metrics.
 
 use std::{collections::BTreeSet, process::Command, sync::Arc};
 
@@ -52,11 +52,11 @@ fn rules() -> Vec<Rule> {
     file.groups.into_iter().flat_map(|group| group.rules).collect()
 }
 
-/// The metrics in an expression: names with an underscore that are not called, as functions
-/// are, outside of what selects series of a metric.
+/// The metrics in an expression: names with an underscore that are no functions and are outside
+/// of label selectors.
 fn metrics_in(expr: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    // Every second part is within braces.
+    // Every second part is inside braces.
     for outside in expr.split(['{', '}']).step_by(2) {
         let mut rest = outside;
         while let Some(begin) = rest.find(|letter: char| letter.is_ascii_alphabetic()) {
@@ -80,24 +80,24 @@ fn promtool(arguments: &[&str]) {
 }
 
 #[test]
-fn promtool_finds_nothing_wrong_and_every_alert_is_told_when_it_should_be() {
+fn promtool_accepts_the_rules_and_every_alert_fires_in_its_test() {
     promtool(&["check", "rules", "--lint=all", "--lint-fatal", RULES]);
     promtool(&["test", "rules", TESTS]);
 }
 
 #[test]
-fn every_alert_is_tested_and_says_how_bad_it_is_and_what_to_do() {
+fn every_alert_has_a_test_a_severity_and_an_action() {
     let tests = std::fs::read_to_string(TESTS).unwrap();
     for Rule { alert, labels, annotations, .. } in rules() {
         assert!(["critical", "warning"].contains(&labels.severity.as_str()), "{alert}");
         assert!(!annotations.summary.is_empty() && annotations.description.len() > 100, "{alert}");
         let fires = format!("ALERTS{{alertname=\"{alert}\", alertstate=\"firing\", ");
-        assert!(tests.contains(&fires), "no test sees {alert}");
+        assert!(tests.contains(&fires), "no test of {alert}");
     }
 }
 
 #[test]
-fn what_counts_as_a_failure_is_what_the_service_calls_one() {
+fn the_alerts_count_exactly_the_failures_of_the_service() {
     let rules = rules();
     for (alert, metric) in [
         ("BillingDeductFailures", "billing_deduct_failure"),
@@ -111,15 +111,14 @@ fn what_counts_as_a_failure_is_what_the_service_calls_one() {
 }
 
 #[test]
-fn metrics_are_told_from_functions_and_labels() {
+fn metrics_are_distinguished_from_functions_and_labels() {
     let expr = "histogram_quantile(0.99, sum by (le) (rate(a_bucket{some_label=\"x_y\"}[2m]))) > max(b_c offset 1h)";
     assert_eq!(metrics_in(expr), BTreeSet::from(["a_bucket".to_owned(), "b_c".to_owned()]));
 }
 
-/// With all that a server shows, a shared Redis and an audit that has been finished, and the runs
-/// of cron.
+/// The metrics of a server with a shared Redis and a finished audit, and those of cron.
 #[tokio::test]
-async fn servers_show_every_metric_that_the_rules_ask_for() {
+async fn servers_show_every_metric_of_the_rules() {
     let service = Service::start(MySql).await;
     service.adjust("u", 1.0).await;
     let config = service.database.config(&[]);
@@ -149,11 +148,11 @@ async fn servers_show_every_metric_that_the_rules_ask_for() {
     for reason in FAILURES {
         for metric in ["billing_deduct_failure", "billing_reserve_failure_total"] {
             let line = format!("{metric}{{reason=\"{reason}\"}} 0\n");
-            assert!(text.contains(&line), "a first failure would be no rise: {line}");
+            assert!(text.contains(&line), "the counter does not start at zero: {line}");
         }
     }
     for result in ["bad", "unfinished"] {
         let line = format!("billing_job_runs_total{{job=\"expire-reservations\",result=\"{result}\"}} 0\n");
-        assert!(text.contains(&line), "a first failure would be no rise: {line}");
+        assert!(text.contains(&line), "the counter does not start at zero: {line}");
     }
 }

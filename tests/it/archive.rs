@@ -1,4 +1,4 @@
-//! Old records move to the archive, and nobody who reads records notices.
+//! Old records move to the archive, and reads of records do not change.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::harness::{
     Backend, Database, MySql, Service, Sqlite, TestClock, caller::Dice, charge, process, progress::Unwatched,
 };
 
-/// Charges of each month of 2026 up to November, each of which is 5 free and 5 paid units.
+/// A charge of 5 free and 5 paid units in each month of 2026 up to November.
 async fn a_year(on: Backend) -> Service {
     let service = Service::start_with(on, &[("billing.free_quotas.asset", "5")]).await;
     for user in ["ann", "bob"] {
@@ -33,7 +33,7 @@ async fn a_year(on: Backend) -> Service {
     service
 }
 
-/// Moves what is from before the last so many months.
+/// Moves all records except those of the last `months` months.
 async fn keep_months(database: &Database, clock: &TestClock, months: u32) -> u64 {
     let store = app::connect(&database.config(&[])).await.unwrap();
     let calendar = Calendar::new(chrono_tz::Asia::Shanghai, clock.clone());
@@ -46,7 +46,7 @@ async fn count(database: &Database, table: &str) -> usize {
     database.rows(&["COUNT(*)"], &format!("FROM {table}")).await[0][0].parse().unwrap()
 }
 
-/// Everything that the front end can read of a user's records, in every way.
+/// All reads of a user's records in the front end.
 async fn seen(service: &Service, user: &str) -> (Vec<ListRecordsReply>, String, String) {
     let all = ListRecordsRequest { user_id: user.into(), page_size: 100, ..Default::default() };
     let mut lists = Vec::new();
@@ -79,11 +79,11 @@ async fn seen(service: &Service, user: &str) -> (Vec<ListRecordsReply>, String, 
 
 #[rstest]
 #[tokio::test]
-async fn who_reads_records_does_not_see_where_they_are(#[values(MySql, Sqlite)] on: Backend) {
+async fn reads_of_records_do_not_depend_on_the_archive(#[values(MySql, Sqlite)] on: Backend) {
     let service = a_year(on).await;
     let before = [seen(&service, "ann").await, seen(&service, "bob").await];
     assert_eq!(before[0].0[0].records.len(), 22);
-    // This month and the eight before it.
+    // Keeps this month and the eight before it.
     assert_eq!(keep_months(&service.database, &service.clock, 8).await, 8);
     assert_eq!(
         (count(&service.database, "billing_record_archive").await, count(&service.database, "billing_record").await),
@@ -92,7 +92,7 @@ async fn who_reads_records_does_not_see_where_they_are(#[values(MySql, Sqlite)] 
     assert_eq!([seen(&service, "ann").await, seen(&service, "bob").await], before);
     service.assert_audit_is_clean().await;
 
-    assert_eq!(keep_months(&service.database, &service.clock, 8).await, 0, "all of it was moved");
+    assert_eq!(keep_months(&service.database, &service.clock, 8).await, 0, "all old records were moved");
     assert_eq!(keep_months(&service.database, &service.clock, 1).await, 28);
     assert_eq!([seen(&service, "ann").await, seen(&service, "bob").await], before);
     service.assert_audit_is_clean().await;
@@ -124,7 +124,7 @@ async fn charges_go_on_while_records_move(#[values(MySql, Sqlite)] on: Backend) 
             charge_all(&service, (0..500).map(|n| charge_of(user, format!("old-{batch}-{n}")))).await;
         }
     }
-    // A call of long ago, the commit of which comes while its month moves.
+    // An old reservation is committed while its month moves.
     let late = ReserveQuotaRequest {
         user_id: "u0".into(),
         trace_id: "late".into(),
@@ -148,7 +148,7 @@ async fn charges_go_on_while_records_move(#[values(MySql, Sqlite)] on: Backend) 
         }
     };
     let reading = async {
-        // Never more or fewer than there are, wherever they are at the moment.
+        // The number of records is right at any time of the move.
         for _ in 0..60 {
             let old = ListRecordsRequest { user_id: "u3".into(), to: "2026-01-31".into(), ..Default::default() };
             let mut found = 0;
@@ -187,7 +187,7 @@ fn charge_of(user: usize, trace_id: String) -> DeductQuotaRequest {
 
 #[rstest]
 #[tokio::test]
-async fn the_job_moves_what_the_configuration_says(#[values(MySql, Sqlite)] on: Backend) {
+async fn the_job_obeys_the_configured_months(#[values(MySql, Sqlite)] on: Backend) {
     let service = a_year(on).await;
     let run = async |months: &str, is_dry_run: bool| {
         let config = service.database.config(&[("billing.record_months", months)]);
@@ -208,7 +208,7 @@ async fn the_job_moves_what_the_configuration_says(#[values(MySql, Sqlite)] on: 
     assert_eq!(run("6", false).await, ("archive-records: 16 records from before 2026-05 moved".into(), 16));
 }
 
-/// Shows nothing.
+/// A display that shows nothing.
 struct Silent;
 
 impl app::cron::Display for Silent {
@@ -220,16 +220,16 @@ impl app::cron::Display for Silent {
 
 #[rstest]
 #[tokio::test]
-async fn a_run_that_is_killed_loses_and_doubles_no_record(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_killed_run_loses_and_doubles_no_record(#[values(MySql, Sqlite)] on: Backend) {
     let mut dice = Dice(0);
     process::until_killed(5, async || move_and_kill(on, &mut dice).await).await;
 }
 
-/// Milliseconds between a move that is seen and the kill: about what the next one takes.
+/// Longest wait between a finished move and the kill in milliseconds. The next move takes about as long.
 const LONGEST_WAIT: usize = 100;
 
-/// Moves records in runs that are killed when they have got further, until one comes to its
-/// end; how many were killed.
+/// Starts runs that are killed after a further move, until a run finishes. Returns the number of
+/// kills.
 async fn move_and_kill(on: Backend, dice: &mut Dice) -> usize {
     let service = Service::start(on).await;
     service.clock.set("2020-01-05T04:00:00Z");
@@ -240,10 +240,10 @@ async fn move_and_kill(on: Backend, dice: &mut Dice) -> usize {
     }
     let conf = service.database.config_file(&[("billing.record_months", "12")]);
     let mut kills = 0;
-    // Ends: each run moves a thousand records at least before it is killed.
+    // Ends, because each run moves at least a thousand records before its kill.
     loop {
         let there = count(&service.database, "billing_record_archive").await;
-        // The process that kills comes first.
+        // With `nice`, the test process runs first, so that it kills in time.
         let mut cron = std::process::Command::new("nice")
             .args(["-n", "10", process::CRON, "--once", "archive-records", "-conf"])
             .arg(&conf)
@@ -257,7 +257,7 @@ async fn move_and_kill(on: Backend, dice: &mut Dice) -> usize {
             break;
         }
         kills += 1;
-        // In the middle of what comes next, or before it.
+        // The kill comes during the next move, or before it.
         tokio::time::sleep(Duration::from_millis(dice.below(LONGEST_WAIT) as u64)).await;
         cron.kill().unwrap();
         cron.wait().unwrap();
@@ -276,14 +276,14 @@ async fn move_and_kill(on: Backend, dice: &mut Dice) -> usize {
 }
 
 #[tokio::test]
-async fn a_record_that_is_written_late_is_not_deleted_uncopied() {
+async fn a_record_written_during_the_copy_is_not_deleted() {
     let service = Service::start(MySql).await;
     service.clock.set("2026-01-05T04:00:00Z");
     for trace in ["a", "b"] {
         service.deduct(charge_of(0, trace.into())).await;
     }
     service.clock.set("2026-11-05T04:00:00Z");
-    // Holds up the copying until the late record is there.
+    // Blocks the copy until the late record is written.
     let mut other = service.database.mysql().await;
     let hold = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION; INSERT INTO billing_record_archive SELECT * FROM \
         (SELECT billing_record_id, user_id, service_name, type, amount, count, created_at, usage_date, trace_id \
@@ -293,10 +293,8 @@ async fn a_record_that_is_written_late_is_not_deleted_uncopied() {
     let writing = async {
         let waits = "FROM information_schema.processlist WHERE db = DATABASE() AND time_ms > 100 \
             AND info LIKE 'INSERT INTO billing_record_archive%'";
-        crate::harness::wait::until("the copying waits", async || {
-            !service.database.rows(&["id"], waits).await.is_empty()
-        })
-        .await;
+        crate::harness::wait::until("the copy waits", async || !service.database.rows(&["id"], waits).await.is_empty())
+            .await;
         let late = "INSERT INTO billing_record \
             (billing_record_id, user_id, service_name, type, amount, count, created_at, usage_date, trace_id) \
             SELECT 'late', user_id, service_name, type, amount, count, MIN(created_at), MIN(usage_date), 'late' \

@@ -32,7 +32,7 @@ impl Service {
         self.internal.clone().set_api_key_quota(request).await.unwrap();
     }
 
-    /// The differences of an audit, without the accounts that users of an order alone do not have.
+    /// The differences of an audit, without the missing accounts of users that only have an order.
     async fn unreadable(&self) -> Vec<String> {
         let report = self.database.audit().await;
         let lines: Vec<_> = report.differences.iter().map(ToString::to_string).collect();
@@ -43,7 +43,7 @@ impl Service {
 
 #[rstest]
 #[tokio::test]
-async fn orders_that_cannot_be_read_are_named_with_their_users(#[values(MySql, Sqlite)] on: Backend) {
+async fn unreadable_orders_are_named_with_their_users(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.deduct(charge("u", "asset", 1)).await;
     for (id, method, status) in [
@@ -59,7 +59,7 @@ async fn orders_that_cannot_be_read_are_named_with_their_users(#[values(MySql, S
     service.insert_order("bad-1", "u", "1", "'stripe'", "cancelled").await;
     service.insert_order("bad-2", "u", "1", "'Alipay'", "pending").await;
     service.insert_order("bad-3", "u", "1", "''", "expired").await;
-    // Users without any other row.
+    // These users have no other row.
     service.insert_order("bad-4", "v", "-1", "'stripe'", "pending").await;
     service.insert_order("bad-5", "w", "1", "NULL", "pending ").await;
     let found = service.unreadable().await;
@@ -84,7 +84,7 @@ async fn orders_that_cannot_be_read_are_named_with_their_users(#[values(MySql, S
 
 #[rstest]
 #[tokio::test]
-async fn quotas_of_api_keys_that_cannot_be_read_are_named_once(#[values(MySql, Sqlite)] on: Backend) {
+async fn unreadable_quotas_of_api_keys_are_named_once(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.deduct(charge("u", "asset", 1)).await;
     for key in ["good", "kind", "period", "limit", "used", "version", "no-text"] {

@@ -120,7 +120,7 @@ async fn each_change_leaves_an_event_with_its_caller_and_both_states(#[values(My
     );
     for (number, event) in (1..).zip(&events) {
         assert_eq!(event.request_id, format!("r-{number}"));
-        // No caller has to prove itself here.
+        // The internal port needs no proof in this test.
         assert_eq!((event.caller.as_str(), event.role.as_str()), ("anonymous", "none"));
         assert!(event.created_at.is_some() && event.id.len() == 36);
     }
@@ -164,11 +164,11 @@ async fn rest_calls_leave_events_too(#[values(MySql, Sqlite)] on: Backend) {
 
 #[rstest]
 #[tokio::test]
-async fn replays_refusals_and_calls_that_change_nothing_leave_none(#[values(MySql, Sqlite)] on: Backend) {
+async fn replays_refusals_and_calls_without_a_change_leave_no_event(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     let mut internal = service.internal.clone();
     for _ in 0..2 {
-        // The account is opened by a charge, and by no operator.
+        // A charge opens the account, and no operator does.
         service.deduct(charge("u", "asset", 1)).await;
         assert!(
             !internal
@@ -201,7 +201,7 @@ async fn replays_refusals_and_calls_that_change_nothing_leave_none(#[values(MySq
 #[tokio::test]
 async fn a_list_is_filtered_and_continues_by_its_token(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
-    // One second before midnight in Shanghai; several events of one instant.
+    // One second before midnight in Shanghai. Several events have the same instant.
     service.clock.stop_at("2026-11-20T15:59:59Z".parse().unwrap());
     for number in 0..7 {
         let user = format!("u{}", number % 2);
@@ -243,7 +243,7 @@ async fn a_list_is_filtered_and_continues_by_its_token(#[values(MySql, Sqlite)] 
     assert_eq!(count(days("2026-11-21", "")).await, 1);
     assert_eq!(count(days("", "2026-11-19")).await, 0);
     assert_eq!(count(days("2026-11-20", "2026-11-21")).await, 8);
-    // A token goes on within its filter.
+    // A token continues with its filter.
     let of_user = ListAuditEventsRequest { user_id: "u0".into(), page_size: 3, ..any() };
     let (_, page_token) = list(&service, of_user.clone()).await;
     assert_eq!(count(ListAuditEventsRequest { page_token, ..of_user }).await, 1);
@@ -274,7 +274,7 @@ async fn changes_of_two_servers_at_once_leave_one_event_each(#[values(MySql, Sql
         async move { client.initialize_user(request).await.unwrap() }
     }));
     opened.await;
-    // Each sets another value, so that each event but the first begins where another one ended.
+    // Each call sets another value, so that each event except the first begins with the end of another one.
     let set = join_all((1..=30).map(|number| {
         let (mut caps_client, mut key_client) = (client(number), client(number));
         let limit = i32::try_from(number).unwrap();
@@ -305,7 +305,7 @@ async fn changes_of_two_servers_at_once_leave_one_event_each(#[values(MySql, Sql
     }
 }
 
-/// Operators that change what is theirs, one call after the other, whatever the answers are.
+/// Operators that make one call after the other on their own users and keys, and ignore errors.
 struct Operators {
     servers: watch::Sender<Vec<Channel>>,
     /// Calls that succeeded.
@@ -359,7 +359,7 @@ impl Operators {
     }
 }
 
-/// The next call of an operator, who has a user and an API key of its own.
+/// The next call of an operator. Each operator has its own user and API key.
 async fn operate(mut client: Client, number: usize, call: usize) -> Result<(), tonic::Status> {
     let (user, limit) = (format!("u{number}"), i32::try_from(call).unwrap());
     match call % 5 {
@@ -380,7 +380,7 @@ async fn operate(mut client: Client, number: usize, call: usize) -> Result<(), t
     }
 }
 
-/// Each change has its event, once, and no event is without its change.
+/// Each change has exactly one event, and each event has its change.
 async fn assert_trail_is_whole(database: &Database) {
     let select = "FROM audit_event ORDER BY created_at, event_id";
     let columns = ["rpc", "COALESCE(user_id, '')", "COALESCE(state_before, '')", "COALESCE(state_after, '')"];
@@ -402,7 +402,7 @@ async fn assert_trail_is_whole(database: &Database) {
     opened.sort();
     let mut stored = database.rows(&["user_id"], "FROM user_balance WHERE user_id LIKE 'new-%'").await;
     stored.sort();
-    // The first call of an operator may have opened an own user by name; none does here.
+    // Another call of an operator could also open a new user, but none does in this test.
     assert_eq!(opened, stored);
 
     let statuses = database.rows(&["user_id", "status"], "FROM user_balance WHERE user_id LIKE 'u%'").await;
@@ -462,12 +462,12 @@ async fn kills_of_the_server_leave_no_change_without_its_event(#[values(MySql, S
         operators.servers.send_replace(connections(&[&server.grpc]));
     }
     operators.succeed(60).await;
-    assert!(operators.stop().await > 0, "no caller noticed");
+    assert!(operators.stop().await > 0, "no call was without an answer");
     assert_trail_is_whole(&database).await;
     database.assert_audit_is_clean().await;
 }
 
-/// Batches whose commit got no answer are settled again by their lanes.
+/// The lanes settle batches again if the commit got no answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn retried_batches_leave_each_event_once() {
     let database = Database::create(MySql).await;
@@ -478,7 +478,7 @@ async fn retried_batches_leave_each_event_once() {
         operators.succeed(8).await;
         let others = "FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()";
         for id in database.rows(&["id"], others).await {
-            // One that has gone meanwhile can't be killed.
+            // Fails if the connection has ended meanwhile.
             let kill = sqlx::AssertSqlSafe(format!("KILL CONNECTION {}", id[0]));
             killed += usize::from(sqlx::raw_sql(kill).execute(&mut database.mysql().await).await.is_ok());
         }

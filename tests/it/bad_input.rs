@@ -15,7 +15,7 @@ fn assert_names(status: Status, code: &str, field: &str) {
     assert!(status.message().starts_with(&format!("{field}:")), "{field}: {}", status.message());
 }
 
-/// Nothing but the account of `u` and its one charge may be there at the end.
+/// A service with the account of `u` and one charge. [`assert_unchanged`] checks that there is no more.
 async fn with_one_charge(on: Backend) -> Service {
     let service = Service::start(on).await;
     service.adjust("u", 100.0).await;
@@ -139,11 +139,11 @@ async fn other_bad_requests_are_refused_by_field(#[values(MySql, Sqlite)] on: Ba
     assert_unchanged(service).await;
 }
 
-/// A control, and the characters that break a line or change its direction.
+/// A control character, and the characters that break a line or change its direction.
 const DECEPTIVE: &str = "\u{0}\n\u{7f}\u{85}\u{61c}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}";
 
 #[tokio::test]
-async fn a_text_that_would_show_as_another_is_refused_by_field() {
+async fn a_deceptive_text_is_refused_by_field() {
     let service = with_one_charge(Sqlite).await;
     let adjust = || AdjustBalanceRequest {
         user_id: "u".into(),
@@ -256,9 +256,9 @@ async fn a_batch_with_a_missing_item_or_one_key_for_all_charges_nothing() {
     assert_eq!(service.state("u").await.1[2], 0);
 }
 
-/// A message of the right rpc with bytes that are none, and one that is too large.
+/// Bytes that are not a message, and a message that is too large.
 #[tokio::test]
-async fn grpc_that_can_not_be_decoded_gets_the_error_of_the_contract() {
+async fn a_grpc_message_that_cannot_be_decoded_gets_the_error_of_the_contract() {
     let service = Service::start(Sqlite).await;
     let framed = |message: &[u8]| {
         let length = u32::try_from(message.len()).unwrap();

@@ -1,4 +1,4 @@
-//! What one peer or user does harms nobody else: each bound on load, from outside.
+//! The limits of load: a peer or a user does not harm others.
 
 use std::net::SocketAddr;
 
@@ -24,7 +24,7 @@ async fn begin(addr: SocketAddr, path: &str, length: usize, sent: usize) -> TcpS
     stream
 }
 
-/// The answer to a request of which more need not be sent.
+/// The answer to a request that may be incomplete.
 async fn answer(mut stream: TcpStream) -> String {
     let mut answer = vec![0; 4_096];
     let read = stream.read(&mut answer).await.unwrap();
@@ -43,19 +43,19 @@ async fn bodies_share_their_memory_and_it_comes_back() {
     // Both are unfinished, and there is no room for both.
     let (Either::Left((refused, unfinished)) | Either::Right((refused, unfinished))) = select(one, other).await;
     assert!(refused.contains("503") && refused.contains("10014"), "{refused}");
-    // What is small goes on, and what was refused has gone.
+    // Small bodies are admitted, and the refused body takes no memory.
     assert_eq!(service.post(BATCH, whole).await.0, 200);
     drop(unfinished);
     until("the memory is free", async || {
         let third = begin(service.app.grpc_addr, BATCH, 100_000, 100_000).await;
-        // Admitted, and no JSON.
+        // The body is admitted, and is not JSON.
         answer(third).await.contains("10009")
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_body_is_no_larger_than_its_route_needs() {
+async fn the_size_limit_of_a_body_depends_on_its_route() {
     let service = Service::start(Sqlite).await;
     let padded = |bytes: usize| format!("{{\"user_id\":\"u\"{}}}", " ".repeat(bytes));
     let refused = async |addr: SocketAddr, path: &str, bytes| {
@@ -74,9 +74,9 @@ async fn a_body_is_no_larger_than_its_route_needs() {
     }
 }
 
-/// A body that is read off the thread of its request has the same answers.
+/// Another thread parses a large body, with the same answers.
 #[tokio::test]
-async fn a_large_body_is_read_as_a_small_one() {
+async fn a_large_body_is_read_like_a_small_one() {
     let service = Service::start_with(Sqlite, &[("server.http.unknown_fields", "reject")]).await;
     let items: Vec<Value> = (0..900)
         .map(|number| json!({"user_id": "u", "service_name": "asset", "count": 1, "trace_id": format!("t-{number}")}))
@@ -95,7 +95,7 @@ async fn a_large_body_is_read_as_a_small_one() {
     assert_eq!(unknown["metadata"]["field"], "items[899].user");
 }
 
-/// payment-service accepts connections and says nothing.
+/// A payment-service that accepts connections and does not answer.
 async fn silent_payment_service(limits: &str) -> (Service, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("'{}'", listener.local_addr().unwrap());
@@ -112,17 +112,17 @@ fn top_up(user: &str) -> RechargeRequest {
     RechargeRequest { user_id: user.into(), amount: 5.0, payment_method: "alipay".into(), ..Default::default() }
 }
 
-/// Starts a top-up that waits for payment-service, and returns when its order is there.
+/// Starts a top-up that waits for payment-service. Returns when its order exists.
 async fn begin_top_up(service: &Service, user: &str) {
     let mut client = service.public.clone();
     let request = top_up(user);
     tokio::spawn(async move { client.recharge(request).await });
     let orders = format!("/api/v1/billing/recharges?user_id={user}");
-    until("the order is there", async || service.get(&orders).await.1["total"] == 1).await;
+    until("the order exists", async || service.get(&orders).await.1["total"] == 1).await;
 }
 
 #[tokio::test]
-async fn top_ups_under_way_are_bounded_for_each_user_and_in_all() {
+async fn top_ups_in_flight_are_limited_for_each_user_and_in_total() {
     let (service, _silent) = silent_payment_service("{recharges: 2, recharges_per_user: 1}").await;
     begin_top_up(&service, "u").await;
     let overloaded = (Code::Unavailable, "10014".to_owned());
@@ -133,12 +133,12 @@ async fn top_ups_under_way_are_bounded_for_each_user_and_in_all() {
     let third = service.public.clone().recharge(top_up("w")).await.unwrap_err();
     assert_eq!(code_of(&third), overloaded);
     assert!(third.message().contains("of all users"), "{}", third.message());
-    // The ledger does not feel them.
+    // Charges go on.
     service.deduct(charge("u", "asset", 1)).await;
 }
 
 #[tokio::test]
-async fn top_ups_under_way_are_bounded_for_each_address() {
+async fn top_ups_in_flight_are_limited_for_each_address() {
     let (service, _silent) = silent_payment_service("{recharges_per_address: 1}").await;
     begin_top_up(&service, "u").await;
     let second = service.public.clone().recharge(top_up("v")).await.unwrap_err();
@@ -146,7 +146,7 @@ async fn top_ups_under_way_are_bounded_for_each_address() {
 }
 
 #[tokio::test]
-async fn unpaid_top_ups_of_a_user_are_bounded_until_one_is_paid() {
+async fn unpaid_top_ups_of_a_user_are_limited_until_one_is_paid() {
     let paying = Paying::start_with(Sqlite, &[("server.limits.open_recharges", "2")]).await;
     let first = paying.recharge("u", 5.0).await;
     paying.recharge("u", 5.0).await;
@@ -159,9 +159,9 @@ async fn unpaid_top_ups_of_a_user_are_bounded_until_one_is_paid() {
     paying.recharge("u", 5.0).await;
 }
 
-/// Streams that say nothing take no place of those that are metered, and end soon.
+/// A silent stream does not count against the limit of streams, and ends soon.
 #[tokio::test]
-async fn a_stream_must_open_before_it_takes_a_place() {
+async fn a_stream_counts_against_the_limit_after_its_open() {
     let service = Service::start_with(Sqlite, &[("server.limits.streams", "1")]).await;
     let (_keep, messages) = tokio::sync::mpsc::channel::<MeterStreamRequest>(1);
     let messages = tokio_stream::wrappers::ReceiverStream::new(messages);
@@ -181,14 +181,14 @@ async fn a_stream_must_open_before_it_takes_a_place() {
 }
 
 #[tokio::test]
-async fn many_readers_of_metrics_cost_as_much_as_one() {
+async fn many_scrapes_of_metrics_cost_as_much_as_one() {
     let service = Service::start_with(Sqlite, &[("server.limits.metrics_interval", "1h")]).await;
     let first = service.metrics().await;
     service.deduct(charge("u", "asset", 1)).await;
     assert_eq!(service.metrics().await, first);
 }
 
-/// Who needs no proof uses up nothing of those who have one.
+/// Requests without a proof do not use up the permits and the memory of others.
 #[tokio::test]
 async fn unfinished_callbacks_take_neither_permits_nor_memory_of_others() {
     let limits = ("server.limits", "{requests: 1, body_bytes: 20000, body_memory: 40000}");
@@ -207,7 +207,7 @@ async fn unfinished_callbacks_take_neither_permits_nor_memory_of_others() {
 
 /// tonic takes any method, and reads the body of a GET too.
 #[tokio::test]
-async fn a_call_of_grpc_is_a_post() {
+async fn a_grpc_call_must_be_a_post() {
     let service = Service::start(Sqlite).await;
     let client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
     for path in [
@@ -240,7 +240,7 @@ async fn begin_export(service: &Service, user: &str) -> reqwest::Response {
 }
 
 #[tokio::test]
-async fn an_export_that_nobody_reads_takes_the_place_of_its_own_user_alone() {
+async fn an_unread_export_only_counts_against_the_limit_of_its_user() {
     let service = with_many_records("30s").await;
     let unread = begin_export(&service, "u").await;
     assert_eq!(unread.status(), 200);
@@ -252,10 +252,10 @@ async fn an_export_that_nobody_reads_takes_the_place_of_its_own_user_alone() {
 }
 
 #[tokio::test]
-async fn an_export_that_nobody_reads_ends_and_is_no_whole_file() {
+async fn an_unread_export_ends_and_its_file_is_incomplete() {
     let service = with_many_records("100ms").await;
     let unread = begin_export(&service, "u").await;
     assert_eq!(unread.status(), 200);
-    until("its place is free", async || begin_export(&service, "u").await.status() == 200).await;
+    until("another export is admitted", async || begin_export(&service, "u").await.status() == 200).await;
     assert!(unread.bytes().await.is_err(), "a file that breaks off looks complete");
 }

@@ -1,4 +1,4 @@
-//! What a charge takes, from where, and what it leaves behind.
+//! Charges: free quota, balance, records and answers.
 
 use billing_service::service::proto::{
     BatchDeductQuotaRequest, CheckQuotaRequest, DeductQuotaRequest, ListRecordsRequest, Usage,
@@ -10,7 +10,7 @@ use crate::harness::{Backend, MySql, Service, Sqlite, charge, code_of, traced};
 
 #[rstest]
 #[tokio::test]
-async fn free_quota_goes_first_then_the_balance_then_nothing(#[values(MySql, Sqlite)] on: Backend) {
+async fn free_quota_pays_first_then_the_balance_and_then_charges_fail(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.adjust("u", 1.0).await;
 
@@ -32,7 +32,7 @@ async fn free_quota_goes_first_then_the_balance_then_nothing(#[values(MySql, Sql
 
 #[rstest]
 #[tokio::test]
-async fn a_mixed_charge_leaves_two_records_and_answers_the_paid_one(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_mixed_charge_makes_two_records_and_returns_the_paid_one(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.adjust("u", 100.0).await;
     let request = DeductQuotaRequest {
@@ -59,11 +59,11 @@ async fn a_mixed_charge_leaves_two_records_and_answers_the_paid_one(#[values(MyS
 
 #[rstest]
 #[tokio::test]
-async fn the_requested_cost_takes_the_place_of_the_price(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_requested_cost_replaces_the_price(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.adjust("u", 10.0).await;
     service.deduct(charge("u", "asset", 999)).await;
-    // Two of three units are paid: two thirds of the cost, to the nearest millionth.
+    // Two of three units are paid, so two thirds of the cost, rounded to a millionth.
     let reply = service.deduct(DeductQuotaRequest { cost: 0.1, ..charge("u", "asset", 3) }).await;
     assert_eq!((reply.free_count, reply.paid_count, reply.amount), (1, 2, 0.066667));
     assert_eq!(reply.balance, 9.933333);
@@ -72,7 +72,7 @@ async fn the_requested_cost_takes_the_place_of_the_price(#[values(MySql, Sqlite)
 
 #[rstest]
 #[tokio::test]
-async fn a_check_says_who_would_pay_and_changes_nothing(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_check_says_if_quota_or_balance_would_pay_and_changes_nothing(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.adjust("u", 0.5).await;
     service.deduct(charge("u", "payment", 998)).await;
@@ -103,7 +103,7 @@ async fn a_check_says_who_would_pay_and_changes_nothing(#[values(MySql, Sqlite)]
 
 #[rstest]
 #[tokio::test]
-async fn a_batch_answers_each_item_in_its_place(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_batch_answers_each_item_in_order(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.adjust("rich", 1.0).await;
     service.use_up_free_quota("rich", "payment").await;

@@ -1,4 +1,4 @@
-//! Many callers at once.
+//! Many concurrent callers.
 
 use std::sync::Arc;
 
@@ -49,29 +49,29 @@ async fn two_processes_on_one_database_do_not_overspend(#[values(MySql, Sqlite)]
     two.stop().await;
 }
 
-/// Whatever the order in which callers name them, accounts are locked in one order.
+/// Accounts are locked in the same order, in whatever order callers name them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_of_two_processes_on_the_same_users_do_not_deadlock() {
     const USERS: usize = 40;
     let mariadb = OwnServer::start().await;
-    // Many transactions, rather than a few large ones.
+    // Small batches, for many transactions instead of a few large ones.
     let small = [("billing.settlement", "{lanes: 4, batch: 10, max_wait: 60s}"), ("server.grpc.timeout", "60s")];
     let one = Service::start_on(Database::on(mariadb.create_database().await), &small).await;
     let two = App::start(one.database.config(&small)).await.unwrap();
     let other = BillingInternalServiceClient::connect(format!("http://{}", two.grpc_addr)).await.unwrap();
-    // Their rows are there, of the day's use too.
+    // All rows exist, including those of the daily rollup.
     for user in 0..USERS {
         one.deduct(charge(&format!("u{user:02}"), "asset", 1)).await;
     }
     let batches = (0..600).map(|batch| {
         let mut client = if batch % 2 == 0 { one.internal.clone() } else { other.clone() };
-        // Steps that are prime to the number of users: all of them, each time in another order.
+        // The steps are coprime to the number of users, so each batch has all users in another order.
         let step = [1, 3, 7, 9, 11, 13, 17, 19, 21, 23, 27, 29, 31, 33, 37, 39][batch % 16];
         let users = (0..USERS).map(move |i| (batch + i * step) % USERS);
         let items = users.map(|user| traced(&format!("b{batch}"), charge(&format!("u{user:02}"), "asset", 1)));
         let request = BatchDeductQuotaRequest { items: items.collect() };
         async move {
-            // After a wait for locks that was too long, as of a machine that stood still, some are to be sent again.
+            // On a busy machine, a wait for a lock may take too long. Then some items are sent again.
             for _ in 0..10 {
                 let results = client.batch_deduct_quota(request.clone()).await.unwrap().into_inner().results;
                 let mut refused = results.into_iter().filter_map(|result| result.error).peekable();
@@ -80,10 +80,10 @@ async fn batches_of_two_processes_on_the_same_users_do_not_deadlock() {
                 }
                 assert!(refused.all(|error| error.error_code == "10014"));
             }
-            panic!("a batch does not pass");
+            panic!("a batch does not succeed");
         }
     });
-    // Always enough for each lane of both to have the next transaction waiting.
+    // Enough batches, so that each lane of both servers always has a waiting transaction.
     stream::iter(batches).buffer_unordered(20).collect::<()>().await;
     let status = one
         .database
@@ -94,7 +94,7 @@ async fn batches_of_two_processes_on_the_same_users_do_not_deadlock() {
     two.stop().await;
 }
 
-/// Users meet in no table, so that nobody waits for another's lock.
+/// Reservations of different users lock different rows in every table.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reservations_of_different_users_never_wait_for_each_other() {
     let mariadb = OwnServer::start().await;
@@ -129,7 +129,7 @@ async fn reservations_of_different_users_never_wait_for_each_other() {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn new_users_arriving_at_once_do_not_collide(#[values(MySql, Sqlite)] on: Backend) {
+async fn concurrent_first_calls_of_new_users_do_not_collide(#[values(MySql, Sqlite)] on: Backend) {
     let service = Arc::new(Service::start(on).await);
     let calls = (0..300).map(|i| {
         let service = service.clone();
@@ -153,7 +153,7 @@ async fn new_users_arriving_at_once_do_not_collide(#[values(MySql, Sqlite)] on: 
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_id_sent_many_times_at_once_charges_once(#[values(MySql, Sqlite)] on: Backend) {
+async fn concurrent_charges_with_one_id_charge_once(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.use_up_free_quota("u", "payment").await;
     service.adjust("u", 5.0).await;
@@ -189,7 +189,7 @@ async fn mixed_traffic_leaves_books_that_balance(#[values(MySql, Sqlite)] on: Ba
             Err(refused) => assert!(["10001", "10007"].contains(&code_of(&refused).1.as_str()), "{refused:?}"),
         }
     }
-    assert!(charged > 60, "only {charged} charges passed");
+    assert!(charged > 60, "only {charged} charges succeeded");
     let report = service.database.audit().await;
     assert_eq!((report.users, report.difference_count), (7, 0), "{:#?}", report.differences);
 }

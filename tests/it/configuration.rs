@@ -1,4 +1,4 @@
-//! `--print-config` and `--check-config`, and the files that a configuration names.
+//! `--print-config` and `--check-config`, and the files in a configuration.
 
 use std::{
     fs::{self, Permissions},
@@ -43,7 +43,7 @@ fn a_configuration_is_printed_and_checked_without_a_start(#[values(SERVER, CRON)
 }
 
 #[tokio::test]
-async fn a_file_of_a_secret_that_others_can_read_gets_a_warning_at_the_start() {
+async fn a_secret_file_that_others_can_read_is_a_warning_at_the_start() {
     let database = Database::create(Sqlite).await;
     let folder = tempfile::tempdir().unwrap();
     let secret = folder.path().join("tokens");
@@ -67,7 +67,7 @@ async fn a_file_of_a_secret_that_others_can_read_gets_a_warning_at_the_start() {
 }
 
 #[tokio::test]
-async fn a_bad_file_of_outgoing_tls_is_an_error_that_names_its_key() {
+async fn a_bad_file_for_outgoing_tls_is_an_error_that_names_its_key() {
     let database = Database::create(Sqlite).await;
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, content: &str| {
@@ -95,7 +95,7 @@ async fn a_bad_file_of_outgoing_tls_is_an_error_that_names_its_key() {
         (vec![("tls", "true"), ("ca_file", &*cert), ("cert_file", &*text), ("key_file", &*key)], "cert_file"),
         (vec![("tls", "true"), ("ca_file", &*cert), ("cert_file", &*cert), ("key_file", &*others)], "key_file"),
         (vec![("tls", "true"), ("ca_file", &*cert), ("cert_file", &*cert), ("key_file", &*cert)], "key_file"),
-        // No store of the system.
+        // No authorities of the system.
         (vec![("tls", "true")], "tls"),
     ] {
         for (section, needed) in [("data.redis", "addr"), ("payment_service", "grpc_addr")] {
@@ -130,7 +130,7 @@ async fn a_bad_file_of_outgoing_tls_is_an_error_that_names_its_key() {
 }
 
 #[tokio::test]
-async fn the_files_of_a_new_database_are_for_their_owner_alone() {
+async fn only_their_owner_can_read_the_files_of_a_new_database() {
     let database = Database::create(Sqlite).await;
     let file = database.source.clone();
     let folder = std::path::Path::new(&file).parent().unwrap();

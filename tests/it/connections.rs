@@ -1,4 +1,4 @@
-//! Connections that the database closed, processes that stood still, and clocks that part.
+//! Connections that the database closed, frozen processes, and wrong clocks.
 
 use std::{
     sync::{Arc, Mutex},
@@ -23,7 +23,7 @@ use crate::{
     harness::{Backend, Database, MySql, Service, Sqlite, TestClock, charge, progress::Unwatched, traced, wait::until},
 };
 
-/// Ends every connection to a database but this one, as `wait_timeout` or a restart does.
+/// Ends every connection to a database except this one, like `wait_timeout` or a restart.
 async fn end_connections(database: &Database) {
     let mut own = database.mysql().await;
     let others = async |own: &mut sqlx::MySqlConnection| -> Vec<u64> {
@@ -32,10 +32,10 @@ async fn end_connections(database: &Database) {
         sqlx::query_scalar(found).fetch_all(own).await.unwrap()
     };
     for id in others(&mut own).await {
-        // It may have ended meanwhile.
+        // Fails if the connection has ended meanwhile.
         let _ = sqlx::raw_sql(AssertSqlSafe(format!("KILL {id}"))).execute(&mut own).await;
     }
-    until("they have ended", async || others(&mut database.mysql().await).await.len() <= 1).await;
+    until("all connections have ended", async || others(&mut database.mysql().await).await.len() <= 1).await;
     own.close().await.unwrap();
 }
 
@@ -68,16 +68,16 @@ async fn the_first_call_after_the_database_closed_idle_connections_is_answered()
     service.assert_audit_is_clean().await;
 }
 
-/// How often a connection is ended under an audit.
+/// Number of connections that are ended during an audit.
 const ENDS: usize = 3;
 
-/// As `idle_transaction_timeout` does when the process stands still within a snapshot.
+/// Like `idle_transaction_timeout`, if the process freezes during a snapshot.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_audit_whose_snapshot_is_ended_goes_on() {
     let service = Service::start(MySql).await;
     service.deduct(charge("u", "asset", 1)).await;
     let database = &service.database;
-    // Many users, so that each snapshot takes a while.
+    // Many users, so that each snapshot takes some time.
     let users = "INSERT INTO user_balance (user_balance_id, user_id, balance) \
         SELECT UUID(), CONCAT('many-', seq), 0 FROM seq_1_to_6000";
     database.execute(users).await;
@@ -87,7 +87,7 @@ async fn an_audit_whose_snapshot_is_ended_goes_on() {
     let ended = Mutex::new(0);
     let kill = async {
         while *ended.lock().unwrap() < ENDS {
-            // A book of some users is being read.
+            // The audit is reading the rows of some users.
             let open = "SELECT CAST(id AS UNSIGNED) FROM information_schema.processlist \
                 WHERE db = DATABASE() AND id <> CONNECTION_ID() AND info LIKE '%user_id BETWEEN%'";
             let open: Vec<u64> = sqlx::query_scalar(open).fetch_all(&mut killer).await.unwrap();
@@ -100,7 +100,7 @@ async fn an_audit_whose_snapshot_is_ended_goes_on() {
     };
     let audits = async {
         loop {
-            let report = audit::audit(&*store, &Unwatched).await.expect("it goes on");
+            let report = audit::audit(&*store, &Unwatched).await.expect("the audit goes on");
             assert_eq!((report.users, report.difference_count), (6_001, 0));
             if *ended.lock().unwrap() >= ENDS {
                 return;
@@ -111,7 +111,7 @@ async fn an_audit_whose_snapshot_is_ended_goes_on() {
     app::close(&*store).await;
 }
 
-/// A clock of the machine that is so far ahead, or behind.
+/// A machine clock with an offset.
 struct Wrong(TimeDelta);
 
 impl Clock for Wrong {
@@ -132,12 +132,12 @@ impl Clock for Wrong {
 #[case::ahead(TimeDelta::hours(1), "ahead of the clock of the database")]
 #[case::behind(TimeDelta::days(-1), "behind the clock of the database")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clock_that_is_far_from_the_databases_is_refused(#[case] off: TimeDelta, #[case] says: &str) {
+async fn a_clock_far_from_the_clock_of_the_database_is_refused(#[case] off: TimeDelta, #[case] says: &str) {
     let database = Database::create(MySql).await;
-    let refused = App::start_with_clock(database.config(&[]), Wrong(off)).await.err().expect("it is refused");
+    let refused = App::start_with_clock(database.config(&[]), Wrong(off)).await.err().expect("the clock is refused");
     let said = format!("{refused:#}");
     assert!(said.contains(says) && said.contains("data.database.max_clock_skew"), "{said}");
-    // A cron that runs when its clock is set wrong does nothing either.
+    // A running cron whose clock is set wrong runs no job.
     let config = Arc::new(database.config(&[]));
     let store = app::connect(&config).await.unwrap();
     let clock: Arc<dyn Clock> = Arc::new(Wrong(off));
@@ -149,21 +149,21 @@ async fn a_clock_that_is_far_from_the_databases_is_refused(#[case] off: TimeDelt
             jobs.run_due(job, &display).await.err(),
             jobs.dry_run(job, &display).await.err(),
         ] {
-            assert!(error.expect("it is refused").to_string().contains(says), "{job}");
+            assert!(error.expect("the clock is refused").to_string().contains(says), "{job}");
         }
     }
-    // Within the configured distance it starts.
+    // Within the configured limit, the service starts.
     let config = database.config(&[("data.database.max_clock_skew", "100000s")]);
     App::start_with_clock(config, Wrong(off)).await.unwrap().stop().await;
 }
 
-/// The file has the clock of the machine.
+/// A SQLite file has the clock of the machine.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clock_is_measured_against_a_server_alone_and_shown(#[values(MySql, Sqlite)] on: Backend) {
+async fn the_clock_is_measured_against_mysql_and_shown(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     let metrics = service.metrics().await;
-    assert!(metrics.contains("billing_clock_skew_seconds 0\n"), "one that a test moves is not measured: {metrics}");
+    assert!(metrics.contains("billing_clock_skew_seconds 0\n"), "a test clock is not measured: {metrics}");
     let database = Database::create(on).await;
     let app = App::start_with_clock(database.config(&[]), Wrong(TimeDelta::seconds(-3))).await.unwrap();
     let url = format!("http://{}/metrics", app.grpc_addr);
@@ -197,9 +197,9 @@ async fn a_user_with_an_empty_password_logs_in() {
         let store = app::connect(&same.config(&[])).await.unwrap();
         app::close(&*store).await;
     }
-    // One with a password is refused without it, and nothing shows any.
+    // A user with a password is refused without it, and no text shows the password.
     database.execute(&format!("ALTER USER '{user}'@'127.0.0.1' IDENTIFIED BY 'topsecret'")).await;
     let conf = database.config(&[("data.database.connect_timeout", "200ms")]);
-    let refused = format!("{:#}", app::connect(&conf).await.err().expect("it is refused"));
+    let refused = format!("{:#}", app::connect(&conf).await.err().expect("the clock is refused"));
     assert!(refused.contains("Access denied") && !refused.contains("topsecret"), "{refused}");
 }

@@ -1,5 +1,5 @@
-//! Kills under load: of the server, of the database, of connections and of calls. What
-//! was acknowledged is there, once, and every request comes to its definite answer.
+//! Kills under load: of the server, of the database, of connections and of calls. Each acknowledged
+//! request counts once, and every request gets a definite answer.
 
 use std::time::Duration;
 
@@ -17,11 +17,10 @@ use crate::harness::{
     traced,
 };
 
-/// Charges, and steps of reservations, that are acknowledged between one kill and the
-/// next, at the least.
+/// Fewest acknowledged charges and steps of reservations between two kills.
 const BETWEEN_KILLS: usize = 200;
 
-/// How many kills: `usual`, or as many as BILLING_CRASH_ROUNDS says, such as 100 at night.
+/// Number of kills: `usual`, or the value of BILLING_CRASH_ROUNDS.
 fn rounds(usual: usize) -> usize {
     std::env::var("BILLING_CRASH_ROUNDS").map_or(usual, |rounds| rounds.parse().unwrap())
 }
@@ -41,12 +40,12 @@ async fn every_acknowledged_charge_survives_kills_of_the_server(#[values(MySql, 
         load.send_to(&[&server.grpc]);
     }
     load.acknowledges(BETWEEN_KILLS).await;
-    assert!(load.unanswered() > 0, "no caller noticed");
+    assert!(load.unanswered() > 0, "no call was without an answer");
     load.finish().await.assert_kept_in(&database).await;
 }
 
-/// Lanes that wait until the database is back settle what callers may have asked for again
-/// meanwhile; others give up and don't know the outcome either.
+/// With a long retry_timeout, lanes wait for the database, while callers may retry. With a short one, lanes
+/// give up with an unknown outcome.
 #[rstest]
 #[case::waited_for("10s", false)]
 #[case::given_up("0.1s", true)]
@@ -67,12 +66,12 @@ async fn every_acknowledged_charge_survives_kills_of_the_database(
         mariadb.kill_and_start_again().await;
     }
     load.acknowledges(BETWEEN_KILLS).await;
-    assert!(!callers_notice || load.unanswered() > 0, "no caller noticed");
+    assert!(!callers_notice || load.unanswered() > 0, "no call was without an answer");
     load.finish().await.assert_kept_in(&database).await;
 }
 
-/// The transaction that a killed server leaves behind holds locks which the other waits
-/// for, and callers whom one does not answer ask the other.
+/// The open transaction of a killed server still holds locks, and the other server waits for them. A caller
+/// without an answer retries on the other server.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_servers_share_all_users_while_one_of_them_is_killed(#[values(MySql, Sqlite)] on: Backend) {
@@ -93,8 +92,8 @@ async fn two_servers_share_all_users_while_one_of_them_is_killed(#[values(MySql,
     load.finish().await.assert_kept_in(&database).await;
 }
 
-/// The server's connections, in whatever they are doing: every other time their
-/// statement alone is killed, and the connection stays.
+/// Kills the connections of the server at any moment. Every other time, it only kills their statements, and
+/// the connections stay.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_killed_under_load_lose_and_double_nothing() {
     let database = Database::create(MySql).await;
@@ -106,7 +105,7 @@ async fn connections_killed_under_load_lose_and_double_nothing() {
         let what = if round % 2 == 0 { "CONNECTION" } else { "QUERY" };
         let others = "FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()";
         for id in database.rows(&["id"], others).await {
-            // One that has gone meanwhile can't be killed.
+            // Fails if the connection has ended meanwhile.
             let kill = sqlx::AssertSqlSafe(format!("KILL {what} {}", id[0]));
             killed += usize::from(sqlx::raw_sql(kill).execute(&mut database.mysql().await).await.is_ok());
         }
@@ -115,8 +114,8 @@ async fn connections_killed_under_load_lose_and_double_nothing() {
     load.finish().await.assert_kept_in(&database).await;
 }
 
-/// First under a retry_timeout of the lanes so short that transactions are given up in the
-/// middle as well; then, as that server need not come to an answer, on another.
+/// The first server has a short retry_timeout, so that it also gives up in the middle of transactions. The
+/// calls are then repeated on another server.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_aborted_calls_leave_no_connection_inside_a_transaction(#[values(MySql, Sqlite)] on: Backend) {
@@ -126,7 +125,7 @@ async fn ten_thousand_aborted_calls_leave_no_connection_inside_a_transaction(#[v
     let abandoned = abandon_calls(&server.grpc, 10_000).await;
     assert_no_transaction_stays_open(&database).await;
 
-    // It still charges, and what it acknowledges others see.
+    // The first server still charges, and other connections see the acknowledged charge.
     let servers = watch::Sender::new(connections(&[&server.grpc]));
     let mut caller = Caller::new(servers.subscribe(), Dice(0));
     caller.charge(traced("after", charge("after", "asset", 1))).await;
@@ -139,12 +138,12 @@ async fn ten_thousand_aborted_calls_leave_no_connection_inside_a_transaction(#[v
     servers.send_replace(connections(&[&server.grpc]));
     ask_again(&caller, abandoned).await;
     let (found, all) = caller.books.found_of_all();
-    println!("{found} of {all} charges had been made though their callers left");
+    println!("{found} of {all} abandoned charges were made");
     assert!(found > 0 && found < all, "{found} of {all}");
     caller.books.assert_kept_in(&database).await;
 }
 
-/// Their locks would hold up every other process.
+/// Their locks would block every other process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_that_write_nothing_leave_no_transaction_open() {
     let service = Service::start(MySql).await;
@@ -157,7 +156,7 @@ async fn batches_that_write_nothing_leave_no_transaction_open() {
     assert_no_transaction_stays_open(&service.database).await;
 }
 
-/// Sends everything again, by a few callers at once, until its answer is definite.
+/// Sends all abandoned requests again with a few concurrent callers, until each has a definite answer.
 async fn ask_again(caller: &Caller, abandoned: Abandoned) {
     let mut callers = JoinSet::new();
     for credits in abandoned.credits.chunks(200) {
@@ -179,8 +178,7 @@ async fn ask_again(caller: &Caller, abandoned: Abandoned) {
     callers.join_all().await;
 }
 
-/// Waits until the service has come to rest, which it does not while it keeps a
-/// transaction open.
+/// Waits until the service has no open transaction and makes no charge.
 async fn assert_no_transaction_stays_open(database: &Database) {
     let open = async || match database.backend {
         MySql if is_tidb() => {

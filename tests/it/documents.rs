@@ -1,5 +1,5 @@
-//! The documents against the code: what one of them names is there, and what a reader looks up
-//! in one of them is in it. Each test fails when a step of a recipe in CONTRIBUTING.md is forgotten.
+//! The documents agree with the code: named files exist, and the lists are complete. Each test fails
+//! when a step of a list in CONTRIBUTING.md is forgotten.
 
 use std::{
     collections::BTreeSet,
@@ -32,12 +32,12 @@ fn documents() -> Vec<PathBuf> {
     top.chain(files_below(&root().join("docs"), ".md")).collect()
 }
 
-/// The texts between a beginning and an end, such as the targets of links.
+/// The texts between two marks, such as the targets of links.
 fn between<'t>(text: &'t str, begin: &str, end: &str) -> Vec<&'t str> {
     text.split(begin).skip(1).filter_map(|rest| rest.split_once(end).map(|(inner, _)| inner)).collect()
 }
 
-/// The texts in quotation marks of one kind.
+/// The texts between quotation marks of one kind.
 fn quoted(text: &str, mark: char) -> impl Iterator<Item = &str> {
     text.split(mark).skip(1).step_by(2)
 }
@@ -48,7 +48,7 @@ fn the_readme_is_read_in_ten_minutes() {
 }
 
 #[test]
-fn every_link_and_every_path_in_a_document_leads_somewhere() {
+fn every_link_and_every_path_in_a_document_exists() {
     for document in documents() {
         let words = fs::read_to_string(&document).unwrap();
         let folder = document.parent().unwrap();
@@ -100,7 +100,7 @@ fn every_metric_is_in_the_operations_document() {
     let mut names = BTreeSet::new();
     for file in files_below(&root().join("src/metrics"), ".rs") {
         let source = fs::read_to_string(file).unwrap();
-        // A vector shows nothing before its first label, so the names come from the source.
+        // A metric with labels is absent before its first value, so the names come from the source.
         names.extend(source.lines().flat_map(|line| quoted(line, '"')).map(str::to_owned).filter(|name| {
             let is_metric = ["billing_", "quota_", "redis_"].iter().any(|start| name.starts_with(start));
             is_metric && name.chars().all(|letter| letter.is_ascii_lowercase() || "_0123456789".contains(letter))
@@ -108,7 +108,7 @@ fn every_metric_is_in_the_operations_document() {
     }
     assert!(names.len() > 30, "the metrics have moved: {names:?}");
     for name in names {
-        // Operations in the labels share the prefix with metrics.
+        // Some label values have the prefix of metrics.
         assert!(name == "quota_check" || document.contains(&format!("`{name}")), "{name} is not in docs/operations.md");
     }
 }

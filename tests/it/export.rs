@@ -5,7 +5,7 @@ use rstest::rstest;
 
 use crate::harness::{Backend, MySql, Service, Sqlite, charge, traced};
 
-/// Status, kind of content and body.
+/// Status, content type and body.
 async fn export(service: &Service, query: &str) -> (u16, String, String) {
     let url = format!("http://{}/api/v1/billing/records.csv?{query}", service.app.http_addr);
     let response = service.http.get(url).send().await.unwrap();
@@ -19,10 +19,10 @@ fn rows(csv: &str) -> Vec<csv::StringRecord> {
 
 #[rstest]
 #[tokio::test]
-async fn an_export_has_every_record_once_and_in_order(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_export_has_every_record_once_in_order(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.adjust("u", 1000.0).await;
-    // More than are read at once.
+    // More records than one read returns.
     for batch in 0..6 {
         let items =
             (0..1_000).map(|i| DeductQuotaRequest { trace_id: format!("{batch}-{i}"), ..charge("u", "passport", 1) });
@@ -44,7 +44,7 @@ async fn an_export_has_every_record_once_and_in_order(#[values(MySql, Sqlite)] o
 
 #[rstest]
 #[tokio::test]
-async fn an_export_shows_what_the_list_shows(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_export_agrees_with_the_list(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.adjust("u", 1000.0).await;
     let mut call = DeductQuotaRequest { trace_id: "say \"it\", twice".into(), ..charge("u", "asset", 1_010) };
@@ -94,7 +94,7 @@ async fn an_export_keeps_every_id_as_the_caller_sent_it(#[values(MySql, Sqlite)]
     rows.reverse();
     let read: Vec<(&str, &str)> = rows.iter().map(|row| (&row[6], &row[7])).collect();
     assert_eq!(read, ids.map(|id| (id, id)));
-    // A reader that trims blanks or splits at semicolons sees the quotes.
+    // Quotes protect against readers that trim blanks or split at semicolons.
     assert!(csv.contains(",\" =1\",") && csv.contains(",\"a;=1\","), "{csv}");
 }
 
@@ -113,7 +113,7 @@ async fn an_export_has_the_billing_day_of_each_record(#[values(MySql, Sqlite)] o
 }
 
 #[tokio::test]
-async fn a_bad_export_is_an_error_and_no_file() {
+async fn a_bad_export_request_is_an_error_without_a_file() {
     let service = Service::start(Sqlite).await;
     for (query, field) in [("", "user_id"), ("user_id=u&type=3", "type"), ("user_id=u&page=2", "page")] {
         let (status, kind, body) = export(&service, query).await;

@@ -1,5 +1,5 @@
-//! Several hosts of one database, by preference. Proxies stand for the hosts where both must show the
-//! same data.
+//! Several hosts of one database, in order of preference. If both hosts need the same data, the hosts are
+//! proxies to one server.
 
 use std::time::Duration;
 
@@ -17,11 +17,11 @@ use crate::harness::{
     wait::{soon, until},
 };
 
-/// Charges, and steps of reservations, that are acknowledged before and after each change.
+/// Acknowledged charges and steps of reservations before and after each change.
 const BETWEEN_CHANGES: usize = 200;
-/// The watch keeps one connection to each host.
+/// The health check keeps one connection to each host.
 const WATCH: usize = 1;
-/// A test ends before it.
+/// Longer than any test.
 const NEVER: Duration = Duration::from_secs(3_600);
 
 fn address(source: &str) -> &str {
@@ -52,7 +52,7 @@ impl Pair {
         let (first, second) = (Proxy::start(address(&source)).await, Proxy::start(address(&source)).await);
         let hosts = list(&[&first.addr(), &second.addr()]);
         let database = Database::on(source);
-        // Lanes that waited for a silent host would wait longer than the test.
+        // With this retry_timeout, the test fails if the lanes wait for a silent host.
         let own = [("data.database.hosts", hosts.as_str()), ("billing.settlement.retry_timeout", "600s")];
         let mut config = database.config(&[&own, changes].concat());
         config.data.database.return_to_host_after = Some(return_after);
@@ -84,7 +84,7 @@ impl Pair {
 enum Fault {
     /// Connections break, and new ones are refused.
     Cut,
-    /// Connections stay open, and nothing is answered.
+    /// Connections stay open, and get no answer.
     Silent,
 }
 
@@ -109,7 +109,7 @@ impl Fault {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn charges_go_on_through_the_next_host_and_none_is_lost_or_doubled(
+async fn charges_go_on_with_the_next_host_and_none_is_lost_or_doubled(
     #[values(Fault::Cut, Fault::Silent)] fault: Fault,
 ) {
     let mut pair = Pair::start(NEVER).await;
@@ -119,7 +119,7 @@ async fn charges_go_on_through_the_next_host_and_none_is_lost_or_doubled(
     assert!(load.in_flight() > 0);
     fault.begin(&mut pair.first).await;
     load.acknowledges(BETWEEN_CHANGES).await;
-    // Requests that a silent host held up reach the database late.
+    // Requests that the silent host has blocked reach the database late.
     fault.end(&mut pair.first).await;
     load.acknowledges(BETWEEN_CHANGES).await;
     pair.uses_second_alone().await;
@@ -127,7 +127,7 @@ async fn charges_go_on_through_the_next_host_and_none_is_lost_or_doubled(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_pools_return_to_the_first_host_when_it_was_well_for_long_enough() {
+async fn all_pools_return_to_the_first_host_after_it_was_healthy_for_some_time() {
     let mut pair = Pair::start(Duration::from_secs(2)).await;
     let mut load = Load::start(&[&pair.url()]).await;
     for _ in 0..2 {
@@ -143,7 +143,7 @@ async fn all_pools_return_to_the_first_host_when_it_was_well_for_long_enough() {
     load.finish().await.assert_kept_in(&pair.service.database).await;
 }
 
-/// A session that keeps others from reading the records.
+/// A session that blocks reads of the records.
 struct Gate(sqlx::MySqlConnection);
 
 impl Gate {
@@ -164,10 +164,10 @@ impl Gate {
     }
 }
 
-/// A return ends no work. Its connection belongs to the host that was left.
+/// A return to the first host does not end queries. Their connections belong to the host before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_from_before_a_return_answers_and_goes_to_no_pool() {
-    // Nothing but the calls of the test takes a connection, which would find the old one and close it.
+async fn a_query_from_before_a_return_is_answered_and_its_connection_is_closed() {
+    // Only the calls of the test take connections. Any other use would find the old connection and close it.
     let quiet = [("billing.price_refresh", "600s"), ("server.http.timeout", "60s")];
     let mut pair = Pair::start_with(Duration::from_millis(100), &quiet).await;
     pair.service.deduct(traced("t", charge("u", "asset", 1))).await;
@@ -193,7 +193,7 @@ async fn a_connection_from_before_a_return_answers_and_goes_to_no_pool() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_closed_store_watches_nothing() {
+async fn a_closed_store_checks_no_hosts() {
     let mariadb = OwnServer::start().await;
     let source = mariadb.create_database().await;
     let (first, second) = (Proxy::start(address(&source)).await, Proxy::start(address(&source)).await);
@@ -208,7 +208,8 @@ async fn a_closed_store_watches_nothing() {
 const IDENTITY: &str = "0195f1f0-0000-7000-8000-000000000001";
 const OTHER_IDENTITY: &str = "0195f1f0-0000-7000-8000-000000000002";
 
-/// A server with a database of this name and identity. Databases with the same identity play replicas.
+/// A server with a database named `replicated` and this identity. Databases with the same identity stand
+/// for replicas.
 async fn server_with(identity: &str) -> (OwnServer, Database) {
     let server = OwnServer::start().await;
     let other = server.create_database().await;
@@ -226,7 +227,7 @@ async fn records(database: &Database) -> i64 {
     sqlx::query(count).fetch_one(&mut database.mysql().await).await.unwrap().get(0)
 }
 
-/// Connections to a database beside the one that counts.
+/// The number of connections to a database, without the one of this query.
 async fn open(database: &Database) -> usize {
     let count = "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()";
     let open: i64 = sqlx::query(count).fetch_one(&mut database.mysql().await).await.unwrap().get(0);
@@ -234,7 +235,7 @@ async fn open(database: &Database) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_read_only_host_is_left_by_all_pools_and_one_with_another_database_is_not_used() {
+async fn all_pools_leave_a_read_only_host_and_skip_one_with_another_database() {
     let (_one, first) = server_with(IDENTITY).await;
     let (_other, foreign) = server_with(OTHER_IDENTITY).await;
     let (_two, second) = server_with(IDENTITY).await;
@@ -254,19 +255,19 @@ async fn a_read_only_host_is_left_by_all_pools_and_one_with_another_database_is_
         service.metrics().await.contains("billing_database_first_host 0\n") && service.get("/ready").await.0 == 200
     })
     .await;
-    // Sooner than the server closes idle connections by itself.
+    // Sooner than the database closes idle connections.
     soon(until("no pool has a connection to the first host", async || open(&first).await <= WATCH)).await;
     assert_eq!(charge_some("after").await, [20, 0, 20]);
     assert!(open(&first).await <= WATCH && open(&foreign).await <= WATCH);
     service.app.stop().await;
-    until("a stopped server watches nothing", async || {
+    until("a stopped server checks no hosts", async || {
         open(&first).await + open(&foreign).await + open(&second).await == 0
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_start_takes_the_first_host_that_takes_writes() {
+async fn a_start_uses_the_first_writable_host() {
     let (_one, read_only) = server_with(IDENTITY).await;
     read_only.execute("SET GLOBAL read_only = ON").await;
     let (_two, usable) = server_with(IDENTITY).await;
@@ -280,7 +281,7 @@ async fn a_start_takes_the_first_host_that_takes_writes() {
     let start = async |hosts: &[&str]| {
         let hosts = list(hosts);
         let changes: Vec<_> = timeouts.into_iter().chain([("data.database.hosts", hosts.as_str())]).collect();
-        // `hosts` override the host of the source.
+        // `hosts` overrides the host of the source.
         App::start(Database::on("root@tcp(127.0.0.1:1)/replicated".into()).config(&changes)).await
     };
     let message = format!("{:#}", start(&unusable).await.err().expect("no host is usable"));
@@ -294,14 +295,14 @@ async fn a_start_takes_the_first_host_that_takes_writes() {
     app.stop().await;
 }
 
-/// Calls at once, so that several idle connections are used.
+/// Concurrent calls, so that they use several idle connections.
 const AT_ONCE: usize = 6;
 
-/// The name of a managed database: a primary, the server that becomes the next one, and the proxy that
-/// the service knows alone.
+/// A managed database: a primary, the next primary, and a proxy. The proxy stands for the host name, and the
+/// service only knows the proxy.
 struct Managed {
     endpoint: Proxy,
-    former: Database,
+    old: Database,
     next: Database,
     service: Service,
     _servers: [OwnServer; 2],
@@ -309,23 +310,23 @@ struct Managed {
 
 impl Managed {
     async fn start(retry_timeout: &str) -> Self {
-        let ((one, former), (two, next)) = (server_with(IDENTITY).await, server_with(IDENTITY).await);
-        for database in [&former, &next] {
-            // One that `read_only` binds.
+        let ((one, old), (two, next)) = (server_with(IDENTITY).await, server_with(IDENTITY).await);
+        for database in [&old, &next] {
+            // A user without SUPER, so that `read_only` applies to it.
             let user = "CREATE USER billing@'127.0.0.1'; GRANT ALL ON replicated.* TO billing@'127.0.0.1'";
             database.execute(user).await;
         }
-        let endpoint = Proxy::start(address(&former.source)).await;
+        let endpoint = Proxy::start(address(&old.source)).await;
         let source = Database::on(format!("billing@tcp({})/replicated", endpoint.addr()));
         let service = Service::start_on(source, &[("billing.settlement.retry_timeout", retry_timeout)]).await;
-        Self { endpoint, former, next, service, _servers: [one, two] }
+        Self { endpoint, old, next, service, _servers: [one, two] }
     }
 
     async fn charge(&self, trace: &str) {
         self.service.deduct(traced(trace, charge("u", "asset", 1))).await;
     }
 
-    /// The used units of the user, as several reads at once see them.
+    /// The used units of the user in several concurrent reads.
     async fn used(&self) -> Vec<i32> {
         join_all((0..AT_ONCE).map(|_| self.service.state("u"))).await.into_iter().map(|(_, used)| used[2]).collect()
     }
@@ -341,13 +342,13 @@ enum First {
     PrimaryIsReadOnly,
 }
 
-/// The connections to the former primary stay open, and it goes on to answer reads.
+/// The connections to the old primary stay open, and the old primary still answers reads.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_read_comes_from_a_former_primary_after_a_charge_on_the_next(
+async fn no_read_comes_from_the_old_primary_after_a_charge_on_the_next(
     #[values(First::NameMoves, First::PrimaryIsReadOnly)] first: First,
 ) {
-    // In the first case the charge is retried until it is made, in the second it is given up.
+    // In the first case, the charge is retried until it succeeds. In the second case, it is given up.
     let retry_timeout = match first {
         First::NameMoves => "60s",
         First::PrimaryIsReadOnly => "1s",
@@ -357,7 +358,7 @@ async fn no_read_comes_from_a_former_primary_after_a_charge_on_the_next(
         managed.charge(trace).await;
     }
     assert_eq!(managed.used().await, [2; AT_ONCE]);
-    let read_only = managed.former.execute("SET GLOBAL read_only = ON");
+    let read_only = managed.old.execute("SET GLOBAL read_only = ON");
     let third = traced("three", charge("u", "asset", 1));
     match first {
         First::NameMoves => {
@@ -368,26 +369,26 @@ async fn no_read_comes_from_a_former_primary_after_a_charge_on_the_next(
         First::PrimaryIsReadOnly => {
             read_only.await;
             managed.service.try_deduct(third.clone()).await.unwrap_err();
-            // On new connections, to the same server.
+            // On new connections to the same server.
             assert_eq!(managed.used().await, [2; AT_ONCE]);
             managed.move_name();
-            until("it is made", async || managed.service.try_deduct(third.clone()).await.is_ok()).await;
+            until("the charge is made", async || managed.service.try_deduct(third.clone()).await.is_ok()).await;
         }
     }
-    // The next primary has only this one: nothing replicates.
+    // The next primary has only this charge, because the test has no replication.
     assert_eq!(managed.used().await, [1; AT_ONCE]);
-    assert_eq!([records(&managed.former).await, records(&managed.next).await], [2, 1]);
-    until("no connection to the former primary is left", async || open(&managed.former).await == 0).await;
+    assert_eq!([records(&managed.old).await, records(&managed.next).await], [2, 1]);
+    until("no connection to the old primary is left", async || open(&managed.old).await == 0).await;
 }
 
-/// Without a charge that is refused: no charge comes to a server that is not ready.
+/// No charge comes to a server that is not ready, so the server must notice the next primary by itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_is_ready_on_the_next_primary_although_nobody_writes() {
+async fn a_server_without_charges_becomes_ready_on_the_next_primary() {
     let managed = Managed::start("60s").await;
     managed.charge("one").await;
-    managed.former.execute("SET GLOBAL read_only = ON").await;
+    managed.old.execute("SET GLOBAL read_only = ON").await;
     assert_eq!(managed.service.get("/ready").await.0, 503);
     managed.move_name();
-    until("it is ready", async || managed.service.get("/ready").await.0 == 200).await;
+    until("the server is ready", async || managed.service.get("/ready").await.0 == 200).await;
     assert_eq!(managed.used().await, [0; AT_ONCE]);
 }

@@ -1,4 +1,4 @@
-//! The same id charges once, for ever.
+//! An id charges once, forever.
 
 use billing_service::service::proto::{DeductQuotaRequest, Usage};
 use rstest::rstest;
@@ -57,7 +57,7 @@ async fn an_id_with_other_content_is_a_conflict_that_names_the_fields(#[values(M
 
 #[rstest]
 #[tokio::test]
-async fn ids_that_only_look_alike_are_different(#[values(MySql, Sqlite)] on: Backend) {
+async fn similar_ids_are_different(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     let ids = ["t", "T", "t ", " t", "t'", "t\\", "t%", "t_", "t\"", "t;--", "t\u{7e}", &"t".repeat(128)];
     for id in ids {
@@ -66,7 +66,7 @@ async fn ids_that_only_look_alike_are_different(#[values(MySql, Sqlite)] on: Bac
     for id in ids {
         assert!(service.deduct(traced(id, charge("u", "passport", 1))).await.replayed, "{id:?}");
     }
-    // Two users' equal ids never meet, nor do users whose names differ in case.
+    // Equal ids of two users are different, and so are users whose names differ in case.
     for user in ["v", "V", "u.", "U"] {
         assert!(!service.deduct(traced("t", charge(user, "passport", 1))).await.replayed, "{user}");
     }
@@ -77,7 +77,7 @@ async fn ids_that_only_look_alike_are_different(#[values(MySql, Sqlite)] on: Bac
 
 #[rstest]
 #[tokio::test]
-async fn a_refusal_is_not_remembered(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_refusal_is_not_stored(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.use_up_free_quota("u", "payment").await;
     let request = traced("t", charge("u", "payment", 1));
@@ -90,7 +90,7 @@ async fn a_refusal_is_not_remembered(#[values(MySql, Sqlite)] on: Backend) {
 
 #[rstest]
 #[tokio::test]
-async fn without_an_id_equal_charges_are_two(#[values(MySql, Sqlite)] on: Backend) {
+async fn equal_charges_without_an_id_charge_twice(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     let (one, two) =
         (service.deduct(charge("u", "passport", 1)).await, service.deduct(charge("u", "passport", 1)).await);
@@ -100,7 +100,7 @@ async fn without_an_id_equal_charges_are_two(#[values(MySql, Sqlite)] on: Backen
 
 #[rstest]
 #[tokio::test]
-async fn metadata_stands_in_for_a_missing_id(#[values(MySql, Sqlite)] on: Backend) {
+async fn the_metadata_may_carry_a_missing_id(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     let send = |field: &'static str, metadata: &'static str| {
         let mut client = service.internal.clone();
@@ -118,7 +118,7 @@ async fn metadata_stands_in_for_a_missing_id(#[values(MySql, Sqlite)] on: Backen
 
 #[rstest]
 #[tokio::test]
-async fn ids_outlive_a_restart(#[values(MySql, Sqlite)] on: Backend) {
+async fn ids_survive_a_restart(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.deduct(traced("t", charge("u", "passport", 1))).await;
     service.app.stop().await;

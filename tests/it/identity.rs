@@ -1,4 +1,4 @@
-//! A database knows its currency and its time zone, and several of them share one Redis.
+//! A database stores its currency and its time zone. Several databases may share one Redis.
 
 use billing_service::{app, service::proto::CheckQuotaRequest};
 use redis::AsyncCommands;
@@ -18,7 +18,7 @@ use crate::{
 #[case("billing.currency", "USD", "CNY", "set billing.currency to CNY")]
 #[case("billing.timezone", "Europe/Berlin", "Asia/Shanghai", "set billing.timezone to Asia/Shanghai")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_start_with_another_currency_or_zone_is_refused_by_the_key(
+async fn a_start_with_another_currency_or_zone_is_refused_and_names_the_key(
     #[values(MySql, Sqlite)] on: Backend,
     #[case] key: &str,
     #[case] other: &str,
@@ -32,7 +32,7 @@ async fn a_start_with_another_currency_or_zone_is_refused_by_the_key(
     let before = database.identity().await;
     let conf = database.config_file(&[(key, other)]);
     let conf = conf.to_str().unwrap();
-    // Those that end by themselves come first.
+    // Commands that end by themselves come first.
     for (binary, arguments) in [
         (SERVER, &["-conf", conf, "--migrate-only"][..]),
         (CRON, &["-conf", conf, "--once", "audit"]),
@@ -55,14 +55,14 @@ async fn a_start_with_another_currency_or_zone_is_refused_by_the_key(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_existing_database_learns_the_configured_ones_and_keeps_its_id(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_existing_database_gets_the_configured_values_and_keeps_its_id(#[values(MySql, Sqlite)] on: Backend) {
     let database = Database::create(on).await;
     let yen = [("billing.currency", "JPY"), ("billing.timezone", "Asia/Tokyo")];
     let store = app::connect(&database.config(&[])).await.unwrap();
     app::close(&*store).await;
-    // As a release that knew of no identity leaves it.
+    // The state of a release without identities.
     database.execute("DELETE FROM database_identity").await;
-    // Several at once learn one.
+    // Concurrent starts agree on one identity.
     let starts = futures_util::future::join_all((0..4).map(|_| async {
         let store = app::connect(&database.config(&yen)).await.unwrap();
         app::close(&*store).await;
@@ -75,7 +75,7 @@ async fn an_existing_database_learns_the_configured_ones_and_keeps_its_id(#[valu
     assert_eq!(service.database.identity().await[0], id);
 }
 
-/// What a check says of a charge of 10 at the service's price.
+/// A check of 10 units at the price of the service.
 async fn check(service: &Service, user: &str) -> (bool, f64) {
     let request = CheckQuotaRequest {
         user_id: user.into(),
@@ -97,30 +97,30 @@ async fn two_databases_on_one_redis_do_not_answer_for_each_other(
     let redis = OwnRedis::start().await;
     let mut services = Vec::new();
     for on in [one, other] {
-        let database = with_redis(Database::create(on).await, Some(redis.place()));
+        let database = with_redis(Database::create(on).await, Some(redis.database()));
         services.push(Service::start_on(database, &[("billing.rate_limits.user.hour", "4")]).await);
     }
-    let [a, b] = &services[..] else { panic!("there are two") };
+    let [a, b] = &services[..] else { panic!("there are two services") };
     let users = ["u", "v"];
     for user in users {
-        // What was read is kept.
+        // The checks store entries in Redis.
         assert_eq!(check(a, user).await, (false, 0.0));
         a.adjust(user, 10.0).await;
         until_cached(&a.database, user, "10").await;
     }
-    // Before B has any entry, and after.
+    // Before B has any entry, and after that.
     for _ in 0..2 {
         assert_eq!(check(a, "u").await, (true, 10.0));
         assert_eq!(check(b, "u").await, (false, 0.0));
     }
-    // Four calls an hour at each: neither counts the other's.
+    // Each service allows four calls per hour, and does not count the calls of the other one.
     assert!(check(a, "u").await.0);
     assert!(!check(a, "u").await.0, "the fifth call of the hour");
     b.adjust("u", 20.0).await;
     until_cached(&b.database, "u", "20").await;
     assert_eq!(check(b, "u").await, (true, 20.0), "the third call at B");
 
-    // Each compares, shows and drops its own entries alone.
+    // Each service only compares, shows and drops its own entries.
     let (of_a, of_b) = (a.database.cache_prefix().await, b.database.cache_prefix().await);
     let accounts = async |prefix: &str| redis.hashes(&format!("{prefix}*:account")).await;
     let before = accounts(&of_a).await;
@@ -131,7 +131,7 @@ async fn two_databases_on_one_redis_do_not_answer_for_each_other(
     let printed = String::from_utf8_lossy(&compared.stdout).into_owned();
     assert_eq!(printed, format!("reconcile-cache: {entries} compared, 0 differing, 0 repaired\n"), "{compared:?}");
 
-    // B takes its entries for those of another run, and drops them.
+    // The marker belongs to another run, so B drops its entries.
     let mut connection = redis.connection().await;
     for prefix in [&of_a, &of_b] {
         let () = connection.hset(format!("{prefix}{{ghost}}:account"), "version", 1).await.unwrap();

@@ -24,7 +24,7 @@ async fn bind(service: &Service, quota_type: &str, period: &str, limit: f64) {
     service.internal.clone().set_api_key_quota(request).await.unwrap();
 }
 
-/// Used and remaining of the one quota that the key has.
+/// Used and remaining amounts of the only quota of the key.
 async fn used(service: &Service) -> (f64, f64) {
     let request = GetApiKeyQuotaRequest { api_key_id: "key/1".into() };
     let reply = service.internal.clone().get_api_key_quota(request).await.unwrap().into_inner();
@@ -48,7 +48,7 @@ fn bound(answer: Result<impl std::fmt::Debug, Status>) {
 
 #[rstest]
 #[tokio::test]
-async fn requests_of_a_key_are_bound_until_their_period_is_over(#[values(MySql, Sqlite)] on: Backend) {
+async fn requests_of_a_key_are_limited_until_the_period_ends(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.clock.set("2026-11-29T02:00:00Z");
     bind(&service, "requests", "day", 2.0).await;
@@ -71,7 +71,7 @@ async fn requests_of_a_key_are_bound_until_their_period_is_over(#[values(MySql, 
     );
     assert!(internal.check_quota(check("another key")).await.unwrap().into_inner().allowed);
     assert_eq!(used(&service).await, (2.0, 0.0));
-    // The next day of the billing zone.
+    // The next day in the billing zone.
     service.clock.set("2026-11-29T16:00:00Z");
     assert_eq!(used(&service).await, (0.0, 2.0));
     service.deduct(keyed("u", 1)).await;
@@ -80,7 +80,7 @@ async fn requests_of_a_key_are_bound_until_their_period_is_over(#[values(MySql, 
 
 #[rstest]
 #[tokio::test]
-async fn tokens_and_amounts_are_bound_too(#[values(MySql, Sqlite)] on: Backend) {
+async fn tokens_and_amounts_are_limited_too(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     bind(&service, "tokens", "month", 100.0).await;
     service.deduct(with_tokens(60, 30)).await;
@@ -97,7 +97,7 @@ async fn tokens_and_amounts_are_bound_too(#[values(MySql, Sqlite)] on: Backend) 
     let reply = service.internal.clone().check_quota(check).await.unwrap().into_inner();
     assert_eq!((reply.allowed, reply.reason.as_str()), (false, "api key quota"));
     service.deduct(with_tokens(10, 0)).await;
-    // A call without tokens takes none.
+    // A call without tokens uses none.
     service.deduct(keyed("u", 1)).await;
     assert_eq!(used(&service).await, (100.0, 0.0));
 
@@ -124,7 +124,7 @@ async fn tokens_and_amounts_are_bound_too(#[values(MySql, Sqlite)] on: Backend) 
 
 #[rstest]
 #[tokio::test]
-async fn what_a_reservation_holds_is_taken_and_what_it_delivers_counts(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_reservation_takes_its_hold_and_counts_its_delivered_units(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.adjust("u", 10.0).await;
     service.use_up_free_quota("u", "asset").await;
@@ -149,7 +149,7 @@ async fn what_a_reservation_holds_is_taken_and_what_it_delivers_counts(#[values(
         CommitReservationRequest { user_id: "u".into(), trace_id: "a".into(), count: Some(30), ..Default::default() };
     internal.commit_reservation(commit.clone()).await.unwrap();
     internal.commit_reservation(commit).await.unwrap();
-    // More than was left: it was delivered.
+    // A commit may exceed the quota, because the work was delivered.
     assert_eq!(used(&service).await, (1.5, 0.0));
     bound(service.try_deduct(keyed("u", 1)).await);
     service.assert_audit_is_clean().await;
@@ -157,8 +157,8 @@ async fn what_a_reservation_holds_is_taken_and_what_it_delivers_counts(#[values(
 
 #[rstest]
 #[tokio::test]
-async fn a_key_that_users_of_two_servers_share_is_bound_exactly(#[values(MySql, Sqlite)] on: Backend) {
-    // Many lanes and small batches, so that many transactions meet in the key.
+async fn the_quota_of_a_key_shared_by_users_of_two_servers_is_exact(#[values(MySql, Sqlite)] on: Backend) {
+    // Many lanes and small batches, so that many transactions lock the key.
     let lanes = [("billing.settlement.lanes", "8"), ("billing.settlement.batch", "4")];
     let service = Service::start_with(on, &lanes).await;
     bind(&service, "requests", "total", 300.0).await;
@@ -172,7 +172,7 @@ async fn a_key_that_users_of_two_servers_share_is_bound_exactly(#[values(MySql, 
         async move {
             for _ in 0..20 {
                 let answer = client.deduct_quota(traced(&format!("t{number}"), keyed(user, 1))).await;
-                // On a busy machine a lane may have waited too long for the key.
+                // On a busy machine, a lane may wait too long for the key.
                 if !matches!(&answer, Err(status) if code_of(status).1 == "10014") {
                     return answer;
                 }
@@ -203,7 +203,7 @@ async fn quotas_of_a_key_are_set_and_shown_over_rest(#[values(MySql, Sqlite)] on
         {"quota_type": "amount", "period": "month", "limit": 2.5, "used": 0.0, "remaining": 2.5},
     ]);
     for (quota, shown) in quotas.as_array_mut().unwrap().iter_mut().zip(reply["quotas"].as_array().unwrap()) {
-        // Now, unless the period has just begun.
+        // The quota begins now, unless the period has just begun.
         quota["used_since"] = shown["used_since"].clone();
         quota["used_is_partial"] = shown["used_is_partial"].clone();
     }

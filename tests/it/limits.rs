@@ -34,7 +34,7 @@ fn capped(answer: Result<impl std::fmt::Debug, Status>) {
     assert_eq!(code_of(&answer.unwrap_err()), (Code::ResourceExhausted, "10002".into()));
 }
 
-/// Requests of this day and this month, by the account.
+/// The requests of this day and of this month in the account.
 async fn used(service: &Service) -> (i32, i32) {
     let limits = service.account("u").await.limits.unwrap();
     (limits.daily_used, limits.monthly_used)
@@ -42,7 +42,7 @@ async fn used(service: &Service) -> (i32, i32) {
 
 #[rstest]
 #[tokio::test]
-async fn a_cap_that_is_reached_refuses_until_its_period_is_over(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_reached_cap_refuses_until_its_period_ends(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.clock.set("2026-11-29T02:00:00Z");
     cap(&service, Some(2), Some(3)).await;
@@ -62,7 +62,7 @@ async fn a_cap_that_is_reached_refuses_until_its_period_is_over(#[values(MySql, 
     capped(service.try_deduct(charge("u", "asset", 1)).await);
     assert_eq!(used(&service).await, (1, 3));
 
-    // A new month in the billing zone, and still the old one in UTC.
+    // A new month in the billing zone, and still the old month in UTC.
     service.clock.set("2026-11-30T16:00:00Z");
     assert_eq!(used(&service).await, (0, 0));
     service.deduct(charge("u", "asset", 1)).await;
@@ -72,7 +72,7 @@ async fn a_cap_that_is_reached_refuses_until_its_period_is_over(#[values(MySql, 
 
 #[rstest]
 #[tokio::test]
-async fn what_was_not_made_is_not_counted(#[values(MySql, Sqlite)] on: Backend) {
+async fn refused_and_released_requests_do_not_count(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, &[("billing.reservation_ttl", "1m")]).await;
     service.clock.set("2026-11-21T02:00:00Z");
     cap(&service, Some(3), None).await;
@@ -93,7 +93,7 @@ async fn what_was_not_made_is_not_counted(#[values(MySql, Sqlite)] on: Backend) 
         |trace: &str| CommitReservationRequest { user_id: "u".into(), trace_id: trace.into(), ..Default::default() };
     internal.commit_reservation(commit("committed")).await.unwrap();
     assert_eq!(used(&service).await, (2, 2));
-    // Refused before, so it may be made now.
+    // The request was refused before, so it may be made now.
     reserve(&service, "one-more").await.unwrap();
     assert_eq!(used(&service).await, (3, 3));
 
@@ -109,7 +109,7 @@ async fn what_was_not_made_is_not_counted(#[values(MySql, Sqlite)] on: Backend) 
     assert_eq!(swept.unwrap().freed, 1);
     store.close().await;
     assert_eq!(used(&service).await, (2, 2));
-    // It was delivered all the same.
+    // The work was delivered, so the commit counts.
     internal.commit_reservation(commit("one-more")).await.unwrap();
     internal.commit_reservation(commit("one-more")).await.unwrap();
     assert_eq!(used(&service).await, (3, 3));
@@ -118,7 +118,7 @@ async fn what_was_not_made_is_not_counted(#[values(MySql, Sqlite)] on: Backend) 
 
 #[rstest]
 #[tokio::test]
-async fn what_was_made_before_there_were_caps_is_not_taken_back(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_release_of_a_request_from_before_the_caps_does_not_lower_the_count(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.clock.set("2026-11-21T02:00:00Z");
     for trace in ["a", "b", "c"] {
@@ -138,7 +138,7 @@ async fn what_was_made_before_there_were_caps_is_not_taken_back(#[values(MySql, 
 
 #[rstest]
 #[tokio::test]
-async fn many_callers_of_two_servers_make_as_many_requests_as_there_may_be(#[values(MySql, Sqlite)] on: Backend) {
+async fn many_callers_of_two_servers_make_exactly_the_capped_requests(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     cap(&service, Some(30), None).await;
     let other = App::start(service.database.config(&[])).await.unwrap();
@@ -170,7 +170,7 @@ async fn items_of_a_batch_are_capped_one_by_one(#[values(MySql, Sqlite)] on: Bac
 
 #[rstest]
 #[tokio::test]
-async fn caps_are_set_changed_and_taken_away(#[values(MySql, Sqlite)] on: Backend) {
+async fn caps_can_be_set_changed_and_removed(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     assert_eq!(service.account("u").await.limits, None);
     assert_eq!(service.check("u", "asset", 1).await.daily_remaining, None);
@@ -181,14 +181,14 @@ async fn caps_are_set_changed_and_taken_away(#[values(MySql, Sqlite)] on: Backen
     assert_eq!(service.get("/api/v1/billing/account?user_id=u").await.1["limits"], limits);
 
     service.deduct(charge("u", "asset", 1)).await;
-    // None at all; what was counted stays counted.
+    // Without caps, the counts stay.
     let limits = cap(&service, Some(0), None).await.unwrap();
     assert_eq!((limits.daily_limit, limits.monthly_limit, limits.daily_used), (Some(0), None, 1));
     capped(service.try_deduct(charge("u", "asset", 1)).await);
     assert_eq!(cap(&service, None, None).await, None);
     service.deduct(charge("u", "asset", 1)).await;
     assert_eq!(service.account("u").await.limits, None);
-    // Counting begins anew.
+    // The count starts again.
     assert_eq!(cap(&service, Some(5), None).await.unwrap().daily_used, 0);
 
     for (user, body, field) in [

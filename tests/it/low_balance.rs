@@ -1,4 +1,4 @@
-//! The gauges of users whose balance or quota is low.
+//! The gauges of users with a low balance or quota.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,7 +18,7 @@ use rstest::rstest;
 
 use crate::harness::{Backend, MySql, Service, Sqlite, charge, wait::until};
 
-/// The low users as a server counts them that starts now: `balance`, and each service.
+/// Starts a server, and returns its counts of low users: `balance`, and each service.
 async fn count(service: &Service) -> BTreeMap<String, u64> {
     count_with(service, &[]).await
 }
@@ -65,13 +65,13 @@ async fn reserve(service: &Service, user: &str, name: &str, count: i32) {
 
 #[rstest]
 #[tokio::test]
-async fn what_is_held_counts_as_spent(#[values(MySql, Sqlite)] on: Backend) {
+async fn held_amounts_count_as_spent(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     for user in ["rich", "holds-money", "holds-quota"] {
         service.adjust(user, 20.0).await;
     }
     assert_eq!(count(&service).await, low(0, [0, 0, 0]));
-    // 1,000 of these are free, 300 cost 15.
+    // 1,000 units are free, and 300 units cost 15.
     reserve(&service, "holds-money", "asset", 1_300).await;
     reserve(&service, "holds-quota", "payment", 900).await;
     assert_eq!(count(&service).await, low(1, [1, 0, 1]));
@@ -79,7 +79,7 @@ async fn what_is_held_counts_as_spent(#[values(MySql, Sqlite)] on: Backend) {
 
 #[rstest]
 #[tokio::test]
-async fn who_is_at_the_threshold_is_not_low(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_user_at_the_threshold_is_not_low(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     for (user, balance, used) in [("at", 10.0, 800), ("below", 9.999999, 801), ("above", 10.000001, 799)] {
         service.adjust(user, balance).await;
@@ -136,7 +136,7 @@ async fn services_without_quota_or_configuration_have_no_low_users(#[values(MySq
     service.deduct(charge("u", "asset", 10)).await;
     service.deduct(charge("u", "passport", 10)).await;
     service.deduct(charge("u", "retired", 10)).await;
-    // As the books of the legacy service may have it.
+    // The legacy service may have stored such a quota.
     service.database.execute("UPDATE free_quota SET total_quota = 0 WHERE service_name = 'passport'").await;
     let mut expected = low(0, [0, 0, 0]);
     expected.insert("retired".into(), 1);
@@ -146,7 +146,7 @@ async fn services_without_quota_or_configuration_have_no_low_users(#[values(MySq
 
 #[rstest]
 #[tokio::test]
-async fn the_database_ends_a_count_that_takes_too_long(#[values(MySql, Sqlite)] on: Backend) {
+async fn the_database_ends_a_slow_count(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     let digits = "SELECT 0 AS n UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4 \
                   UNION ALL SELECT 5 UNION ALL SELECT 6 UNION ALL SELECT 7 UNION ALL SELECT 8 UNION ALL SELECT 9";

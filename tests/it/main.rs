@@ -1,5 +1,5 @@
-//! The service as its callers see it, on real databases. Every test owns its
-//! database and its ports.
+//! Tests the service through its ports, on real databases. Every test has its own
+//! database and ports.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on fails")]
 
@@ -60,5 +60,5 @@ mod upgrade;
 mod values;
 mod wire;
 
-// The histories of `state_machine` are the library's own files, and name this `crate::biz`.
+// `state_machine` includes files of the library, which import `crate::biz`.
 use billing_service::biz;

@@ -1,4 +1,4 @@
-//! The gauges of what the last audit found, and of top-ups that stay pending.
+//! The gauges of the differences in the last audit, and of old pending top-ups.
 
 use billing_service::{
     app::{self, App, cron::Job},
@@ -19,13 +19,13 @@ use crate::{
     harness::{Backend, Database, MySql, Sqlite, TestClock, wait::until},
 };
 
-/// What a server shows that starts now: the differences that the last audit found, when it
-/// was finished, and the old top-ups.
+/// Starts a server, and returns its gauges: the differences of the last audit, its end, and the old
+/// top-ups.
 async fn shown(database: &Database, clock: &TestClock) -> (Option<u64>, Option<i64>, u64) {
     let server = App::start_with_clock(database.config(&[]), clock.clone()).await.unwrap();
     let url = format!("http://{}/metrics", server.grpc_addr);
     let mut text = String::new();
-    // Top-ups are counted last.
+    // The top-ups are counted last.
     until("ops_stats are read", async || {
         text = reqwest::get(&url).await.unwrap().text().await.unwrap();
         text.contains("\nbilling_recharge_pending_old ")
@@ -40,13 +40,13 @@ async fn shown(database: &Database, clock: &TestClock) -> (Option<u64>, Option<i
     )
 }
 
-/// An audit as cron makes it, of the period that it is at `instant`; the end of its report,
-/// unless it is cut short.
+/// Runs the audit of the period at `instant`, like cron. Returns the last line of its report, or `None` if
+/// it is interrupted.
 async fn audit(database: &Database, instant: &str, watched: Counted) -> Option<String> {
     let clock = TestClock::real();
     clock.set(instant);
     let runner = runner(database.config(&[]), &clock, watched.stop.clone()).await;
-    let report = runner.run_due(Job::Audit, &watched).await.ok()?.expect("it was not run yet");
+    let report = runner.run_due(Job::Audit, &watched).await.ok()?.expect("the period was not run before");
     report.lines.last().cloned()
 }
 
@@ -60,16 +60,16 @@ async fn set_balances(database: &Database, balance: u32, users: &str) {
 
 #[rstest]
 #[tokio::test]
-async fn only_an_audit_of_the_schedule_that_ends_changes_what_shows(#[values(MySql, Sqlite)] on: Backend) {
+async fn only_a_finished_scheduled_audit_changes_the_gauges(#[values(MySql, Sqlite)] on: Backend) {
     let database = migrated(Database::create(on).await).await;
     users(&database, 300).await;
-    assert_eq!(differences(&database).await, None, "nobody has looked yet");
+    assert_eq!(differences(&database).await, None, "no audit has run yet");
     set_balances(&database, 1, "'user00000', 'user00299'").await;
-    // After the chunk in which there is one of the two.
+    // Stops after the chunk with one of the two differences.
     let cut = audit(&database, "2026-11-20T04:00:00Z", Counted::cut_after(1)).await;
     assert_eq!((cut, differences(&database).await), (None, None));
     let ended = audit(&database, "2026-11-20T04:00:00Z", Counted::all()).await;
-    assert_eq!(ended.unwrap(), "audit: 300 users, 2 differences", "it went on");
+    assert_eq!(ended.unwrap(), "audit: 300 users, 2 differences", "the audit continued");
     assert_eq!(differences(&database).await, Some(2));
 
     set_balances(&database, 0, "'user00000', 'user00299'").await;
@@ -86,7 +86,7 @@ async fn only_an_audit_of_the_schedule_that_ends_changes_what_shows(#[values(MyS
 
 #[rstest]
 #[tokio::test]
-async fn what_shows_is_of_the_audit_that_finished_last_with_the_time_of_its_end(#[values(MySql, Sqlite)] on: Backend) {
+async fn the_gauges_show_the_audit_that_finished_last_and_its_end(#[values(MySql, Sqlite)] on: Backend) {
     let database = migrated(Database::create(on).await).await;
     let ends = ["2026-11-19T19:31:05Z", "2026-11-20T19:31:05Z"].map(|end| end.parse::<DateTime<Utc>>().unwrap());
     for (end, position) in ends.iter().zip(["'200 7 u'", "NULL"]) {
@@ -98,18 +98,18 @@ async fn what_shows_is_of_the_audit_that_finished_last_with_the_time_of_its_end(
         let columns = "(job, period, position, started_at, finished_at)";
         database.execute(&format!("INSERT INTO job_run {columns} VALUES {values}")).await;
     }
-    // There was nobody to audit in the later one.
+    // The later audit had no users.
     let clock = TestClock::real();
     assert_eq!(shown(&database, &clock).await, (Some(0), Some(ends[1].timestamp()), 0));
     database.execute("DELETE FROM job_run WHERE position IS NULL").await;
     assert_eq!(shown(&database, &clock).await, (Some(7), Some(ends[0].timestamp()), 0));
     database.execute("UPDATE job_run SET position = 'nonsense'").await;
-    assert_eq!(shown(&database, &clock).await, (None, None, 0), "what can't be read is not taken for clean");
+    assert_eq!(shown(&database, &clock).await, (None, None, 0), "an unreadable run does not count as clean");
 }
 
 #[rstest]
 #[tokio::test]
-async fn a_top_up_is_old_when_it_is_pending_for_more_than_an_hour(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_top_up_is_old_if_it_is_pending_for_more_than_an_hour(#[values(MySql, Sqlite)] on: Backend) {
     let database = Database::create(on).await;
     let store = app::connect(&database.config(&[])).await.unwrap();
     let now: DateTime<Utc> = "2026-11-21T12:00:00Z".parse().unwrap();

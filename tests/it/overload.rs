@@ -1,4 +1,4 @@
-//! What happens while the database holds everything up.
+//! Calls while the database is blocked.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tonic::Code;
 
 use crate::harness::{Backend, MySql, Service, Sqlite, charge, code_of, lock::Lock, traced, wait::soon};
 
-/// The service again, as `changes` make it.
+/// Restarts the service with `changes`.
 async fn restarted(service: Service, changes: &[(&str, &str)]) -> Service {
     service.app.stop().await;
     Service::start_on(service.database, changes).await
@@ -22,7 +22,7 @@ const ONE_SMALL_LANE: &[(&str, &str)] = &[
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_lane_refuses_at_once_and_keeps_what_it_accepted(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_full_lane_refuses_at_once_and_keeps_its_accepted_charges(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, ONE_SMALL_LANE).await;
     service.check("u", "passport", 1).await;
     let lock = Lock::take(&service.database).await;
@@ -33,8 +33,8 @@ async fn a_full_lane_refuses_at_once_and_keeps_what_it_accepted(#[values(MySql, 
             tokio::spawn(async move { client.deduct_quota(request).await })
         })
         .collect();
-    // The batch in flight holds one to five and the queue ten; the others are answered
-    // while the lock is still held.
+    // The batch in flight has one to five charges, and the queue has ten. The other charges are
+    // answered while the lock is held.
     for _ in 0..45 {
         let refused = soon(calls.next()).await.unwrap().unwrap().unwrap_err();
         assert_eq!(code_of(&refused), (Code::Unavailable, "10014".into()));
@@ -53,7 +53,7 @@ async fn a_full_lane_refuses_at_once_and_keeps_what_it_accepted(#[values(MySql, 
     service.assert_audit_is_clean().await;
 }
 
-/// Long enough for what nothing holds up, and shorter than any wait for a lock.
+/// Long enough for unblocked calls, and shorter than any wait for a lock.
 const SHORT_DEADLINE: &[(&str, &str)] = &[("server.grpc.timeout", "1.5s")];
 
 #[rstest]
@@ -74,7 +74,7 @@ async fn a_charge_outlives_its_caller_and_its_deadline(#[values(MySql, Sqlite)] 
     drop(call);
     lock.release().await;
 
-    // Whether it had reached the service or not, a retry settles the matter.
+    // The charge may have reached the service or not. A retry settles it.
     let retry = async |request| {
         for _ in 0..50 {
             if let Ok(reply) = service.try_deduct(Clone::clone(&request)).await {
@@ -92,7 +92,7 @@ async fn a_charge_outlives_its_caller_and_its_deadline(#[values(MySql, Sqlite)] 
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_charge_that_is_not_answered_in_time_counts_as_a_failure(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_charge_without_an_answer_in_time_counts_as_a_failure(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     let reserve = ReserveQuotaRequest {
         user_id: "u".into(),
@@ -123,9 +123,9 @@ async fn a_charge_that_is_not_answered_in_time_counts_as_a_failure(#[values(MySq
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stop_answers_what_was_accepted(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_stop_answers_accepted_charges(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
-    // Opens the account before it is locked.
+    // Opens the account before the lock.
     service.check("u", "passport", 1).await;
     let lock = Lock::take(&service.database).await;
     let mut calls: Vec<_> = (0..20)
@@ -138,7 +138,7 @@ async fn a_stop_answers_what_was_accepted(#[values(MySql, Sqlite)] on: Backend) 
     for call in &mut calls {
         assert!(futures_util::poll!(call).is_pending());
     }
-    // Sent behind them on the same connection: when it is answered, they have arrived.
+    // Sent last on the same connection: its answer shows that the charges have arrived.
     assert!(service.check("u", "passport", 1).await.allowed);
     let stopping = tokio::spawn(service.app.stop());
     lock.release().await;
@@ -153,12 +153,12 @@ async fn a_stop_answers_what_was_accepted(#[values(MySql, Sqlite)] on: Backend) 
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_request_too_many_is_refused_and_the_server_still_says_it_lives(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_request_above_the_limit_is_refused_and_health_still_answers(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, &[("server.limits.requests", "1")]).await;
     service.check("u", "passport", 1).await;
     let lock = Lock::take(&service.database).await;
-    // It takes the only place and keeps it while the lock is held; a probe below may
-    // have been there first.
+    // This charge takes the only permit, and keeps it while the lock is held. A probe below may have taken
+    // the permit before.
     let mut client = service.internal.clone();
     let open = tokio::spawn(async move {
         loop {
@@ -168,7 +168,7 @@ async fn one_request_too_many_is_refused_and_the_server_still_says_it_lives(#[va
             }
         }
     });
-    // Probes come one after another: only the open request can be in their way.
+    // Probes come one after another, so only the open request can make them fail.
     let refused = async {
         loop {
             if let Err(refused) = service.try_deduct(charge("u", "passport", 0)).await

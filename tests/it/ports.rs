@@ -1,4 +1,4 @@
-//! What the ports answer beside the contract's rpcs.
+//! The other answers of the ports: health, reflection, metrics, and silent clients.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn channel(service: &Service) -> Channel {
 
 #[rstest]
 #[tokio::test]
-async fn both_ports_say_that_they_live_and_are_ready(#[values(MySql, Sqlite)] on: Backend) {
+async fn both_ports_answer_health_and_readiness(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     for addr in [service.app.http_addr, service.app.grpc_addr] {
         let ready = match on {
@@ -63,7 +63,7 @@ async fn reflection_names_the_services(#[values(MySql, Sqlite)] on: Backend) {
 
 #[rstest]
 #[tokio::test]
-async fn metrics_count_under_the_names_of_the_contract(#[values(MySql, Sqlite)] on: Backend) {
+async fn metrics_have_the_names_of_the_contract(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.adjust("u", 1.0).await;
     service.check("u", "asset", 1).await;
@@ -95,12 +95,12 @@ async fn metrics_count_under_the_names_of_the_contract(#[values(MySql, Sqlite)] 
 async fn an_outage_shows_in_readiness_and_as_overload_and_never_as_missing_data() {
     let server = OwnServer::start().await;
     let database = Database::on(server.create_database().await);
-    // Short, and yet more than a busy machine takes while the database answers.
+    // Short, but long enough for a busy machine while the database answers.
     let changes =
         [("billing.settlement.retry_timeout", "4s"), ("server.grpc.timeout", "8s"), ("server.http.timeout", "8s")];
     let service = Service::start_on(database, &changes).await;
     service.adjust("u", 1.0).await;
-    // It accepts connections and says nothing: worse than a refusal.
+    // The proxy accepts connections and does not answer. This is worse than a refusal.
     server.signal("STOP");
     let (charged, ready, account) = futures_util::join!(
         service.try_deduct(traced("t", charge("u", "asset", 1))),
@@ -114,23 +114,23 @@ async fn an_outage_shows_in_readiness_and_as_overload_and_never_as_missing_data(
 
     server.signal("CONT");
     let back = async { while service.try_deduct(traced("t", charge("u", "asset", 1))).await.is_err() {} };
-    tokio::time::timeout(Duration::from_secs(30), back).await.expect("it recovers by itself");
+    tokio::time::timeout(Duration::from_secs(30), back).await.expect("the service recovers");
     assert_eq!(service.state("u").await, (1.0, [0, 0, 1]));
     service.assert_audit_is_clean().await;
 
-    // Stopping does not hang on a database that has gone silent, with a charge in flight.
+    // A stop ends while a charge is in flight to a silent database.
     server.signal("STOP");
     let mut client = service.internal.clone();
     let pending = tokio::spawn(async move { client.deduct_quota(charge("u", "asset", 1)).await });
-    tokio::time::timeout(Duration::from_secs(20), service.app.stop()).await.expect("it stops");
+    tokio::time::timeout(Duration::from_secs(20), service.app.stop()).await.expect("the service stops");
     assert!(pending.await.unwrap().is_err());
     server.signal("CONT");
 }
 
-/// A client that says nothing, one that stops in the preface of HTTP/2, and one that
-/// stops within a header.
+/// A client that sends nothing, one that stops in the preface of HTTP/2, and one that stops in a
+/// header.
 #[tokio::test(start_paused = true)]
-async fn a_client_that_goes_silent_is_dropped() {
+async fn a_silent_client_is_dropped() {
     let app = axum::Router::new();
     let limits = billing_service::server::ListenerLimits {
         connections: 10,
@@ -145,7 +145,7 @@ async fn a_client_that_goes_silent_is_dropped() {
         let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
         stream.write_all(beginning.as_bytes()).await.unwrap();
         let mut rest = Vec::new();
-        // The clock is paused and runs ahead while all are waiting.
+        // The paused clock advances while all tasks wait.
         let closed = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut rest)).await;
         assert!(closed.is_ok(), "{beginning:?} was kept");
     }
@@ -164,7 +164,7 @@ async fn an_unknown_rpc_is_unimplemented() {
 }
 
 #[tokio::test]
-async fn with_tokens_set_the_internal_service_asks_for_one() {
+async fn the_internal_service_requires_a_token_if_tokens_are_set() {
     let tokens = ("server.grpc.internal_tokens", "[0123456789abcdef, fedcba9876543210]");
     let service = Service::start_with(Sqlite, &[tokens, ("server.http.internal_routes", "true")]).await;
     let check =
@@ -201,7 +201,7 @@ async fn with_tokens_set_the_internal_service_asks_for_one() {
             assert_eq!(status.as_u16(), if allowed { 200 } else { 401 }, "{header:?}");
         }
     }
-    // The public port has a proof of its own.
+    // The public port has another proof.
     assert_eq!(service.get("/api/v1/billing/account/u").await.0, 200);
     assert_eq!(service.get("/health").await.0, 200);
 }

@@ -1,4 +1,4 @@
-//! The binaries as an operator runs them.
+//! The binaries, run like an operator runs them.
 
 use std::{
     io::{BufRead, BufReader},
@@ -26,7 +26,7 @@ async fn post(base: &str, path: &str, body: Value) -> Value {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_server_serves_stops_on_sigterm_and_keeps_its_books(#[values(MySql, Sqlite)] on: Backend) {
+async fn the_server_stops_on_sigterm_and_keeps_its_charges(#[values(MySql, Sqlite)] on: Backend) {
     let database = Database::create(on).await;
     let conf = database.config_file(&[]);
     let server = ServerProcess::start(&conf);
@@ -57,7 +57,7 @@ async fn the_server_serves_stops_on_sigterm_and_keeps_its_books(#[values(MySql, 
 #[case("stranger", "UPDATE usage_daily SET user_id = 'nobody'", "user nobody")]
 #[case("transaction", "DELETE FROM billing_transaction", "units of transactions")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_audit_finds_what_was_tampered_with(
+async fn the_audit_finds_changed_rows(
     #[values(MySql, Sqlite)] on: Backend,
     #[case] _what: &str,
     #[case] tampering: &str,
@@ -76,7 +76,7 @@ async fn the_audit_finds_what_was_tampered_with(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bad_configuration_stops_the_start_and_is_named() {
+async fn a_bad_configuration_is_an_error_at_the_start_that_names_it() {
     let database = Database::create(Sqlite).await;
     for (key, value) in [
         ("server.http.port", "8107"),
@@ -102,7 +102,7 @@ async fn a_bad_configuration_stops_the_start_and_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unreachable_database_is_waited_for_and_then_named() {
+async fn the_server_waits_for_its_database_and_then_names_it() {
     let database = Database::create(Sqlite).await;
     let source = format!("root:topsecret@tcp(127.0.0.1:{})/billing", free_port());
     let conf = database.config_file(&[
@@ -118,7 +118,7 @@ async fn an_unreachable_database_is_waited_for_and_then_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_taken_port_is_named() {
+async fn a_port_in_use_is_an_error_that_names_it() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let database = Database::create(Sqlite).await;
     let addr = taken.local_addr().unwrap().to_string();
@@ -130,7 +130,7 @@ async fn a_taken_port_is_named() {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn migrating_is_a_command_that_may_be_repeated(#[values(MySql, Sqlite)] on: Backend) {
+async fn the_migration_command_may_be_repeated(#[values(MySql, Sqlite)] on: Backend) {
     let database = Database::empty(on).await;
     let conf = database.config_file(&[]);
     for _ in 0..2 {
@@ -143,7 +143,7 @@ async fn migrating_is_a_command_that_may_be_repeated(#[values(MySql, Sqlite)] on
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_acknowledged_survives_a_kill(#[values(MySql, Sqlite)] on: Backend) {
+async fn acknowledged_charges_survive_a_kill(#[values(MySql, Sqlite)] on: Backend) {
     let database = Database::create(on).await;
     let conf = database.config_file(&[]);
     let charge = |id: String| json!({"user_id": "u", "service_name": "asset", "count": 1, "trace_id": id});
@@ -156,7 +156,7 @@ async fn what_was_acknowledged_survives_a_kill(#[values(MySql, Sqlite)] on: Back
             assert_eq!(reply["replayed"], false, "{reply}");
             acknowledged += 1;
         }
-        // SIGKILL, right behind the last reply.
+        // SIGKILL right after the last reply.
         drop(server);
         let server = ServerProcess::start(&conf);
         let last = charge(format!("{round}-19"));
@@ -168,9 +168,9 @@ async fn what_was_acknowledged_survives_a_kill(#[values(MySql, Sqlite)] on: Back
     service.assert_audit_is_clean().await;
 }
 
-/// A limit on the size of files stands in for a full disk, and is lifted again.
+/// A limit on file sizes stands for a full disk, and is removed again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disk_that_was_full_stops_charges_only_while_it_is() {
+async fn a_full_disk_stops_charges_only_while_it_is_full() {
     let database = Database::create(Sqlite).await;
     let conf = database.config_file(&[("billing.settlement.retry_timeout", "5s")]);
     let server = ServerProcess::start(&conf);
@@ -179,7 +179,7 @@ async fn a_disk_that_was_full_stops_charges_only_while_it_is() {
     assert_eq!(post(&server.grpc, path, charge(0)).await["success"], true);
     server.limit_files("65536");
     let mut refused = Vec::new();
-    // Some at once, so that they wait for the disk together.
+    // Concurrent charges, so that they wait for the disk together.
     for first in (1..200).step_by(3) {
         let some = first..first + 3;
         let replies = join_all(some.clone().map(|i| post(&server.grpc, path, charge(i)))).await;
@@ -198,11 +198,11 @@ async fn a_disk_that_was_full_stops_charges_only_while_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cron_waits_for_its_schedules_beside_a_server_that_is_not_there_yet() {
+async fn cron_waits_for_its_schedules_before_the_first_server_starts() {
     let database = Database::create(Sqlite).await;
     let conf = database.config_file(&[]);
     let audit = run(CRON, &["-conf", conf.to_str().unwrap(), "--once", "audit"], &[]);
-    assert_eq!(audit.status.code(), Some(1), "an audit of nothing is no proof");
+    assert_eq!(audit.status.code(), Some(1), "an audit without a database fails");
     assert!(stderr(&audit).contains("does not exist"), "{}", stderr(&audit));
 
     let mut cron = Command::new(CRON).arg("-conf").arg(&conf).stderr(Stdio::piped()).spawn().unwrap();
@@ -213,7 +213,7 @@ async fn cron_waits_for_its_schedules_beside_a_server_that_is_not_there_yet() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_waits_for_its_database_still_obeys_sigterm() {
+async fn a_server_that_waits_for_its_database_stops_on_sigterm() {
     let database = Database::create(Sqlite).await;
     let source = format!("root@tcp(127.0.0.1:{})/billing", free_port());
     let conf = database.config_file(&[
@@ -244,18 +244,18 @@ async fn a_hangup_ends_neither_the_server_nor_cron() {
     assert!(reqwest::get(format!("{}/metrics", cron.grpc)).await.unwrap().status().is_success());
     for process in [server, cron] {
         process.terminate();
-        assert_eq!(process.wait(), Some(0), "it drained");
+        assert_eq!(process.wait(), Some(0), "a clean stop");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_can_not_be_written_is_named_at_once_with_the_reason() {
+async fn an_unwritable_file_is_an_error_at_once_with_its_reason() {
     let database = Database::create(Sqlite).await;
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("file"), "").unwrap();
     for (path, reason) in [("file/billing.db", "File exists"), ("", "Is a directory")] {
         let source = folder.path().join(path).display().to_string();
-        // For as long as a database is waited for, the test would not end.
+        // If the server waited for this database, the test would not end.
         let changes = [("data.database.source", source.as_str()), ("data.database.connect_timeout", "1h")];
         let server = run(SERVER, &["-conf", database.config_file(&changes).to_str().unwrap()], &[]);
         let said = stderr(&server);
@@ -266,7 +266,7 @@ async fn a_file_that_can_not_be_written_is_named_at_once_with_the_reason() {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_of_a_newer_release_says_so(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_database_of_a_newer_release_is_an_error_that_says_so(#[values(MySql, Sqlite)] on: Backend) {
     let database = Database::create(on).await;
     let conf = database.config_file(&[("data.database.connect_timeout", "1h")]);
     let conf = conf.to_str().unwrap();
@@ -288,7 +288,7 @@ async fn a_database_of_a_newer_release_says_so(#[values(MySql, Sqlite)] on: Back
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_list_of_jobs_has_the_times_of_the_billing_zone() {
+async fn the_list_of_jobs_shows_times_of_the_billing_zone() {
     let database = Database::create(Sqlite).await;
     let conf = database.config_file(&[("billing.timezone", "Asia/Kolkata")]);
     let conf = conf.to_str().unwrap();

@@ -1,4 +1,4 @@
-//! Readiness is that charges can be made.
+//! Readiness: a server is ready if it can make charges.
 
 use rstest::rstest;
 use serde_json::json;
@@ -17,15 +17,15 @@ async fn a_read_only_mariadb_is_not_ready() {
     for reply in [service.get("/ready").await, service.internal_get("/ready").await] {
         assert_eq!((reply.0, &reply.1["status"]), (503, &json!("DOWN")));
     }
-    assert_eq!(service.get("/health").await.0, 200, "it lives");
+    assert_eq!(service.get("/health").await.0, 200, "the server is alive");
     service.database.execute("SET GLOBAL read_only = OFF").await;
     assert_eq!(service.get("/ready").await.0, 200);
 }
 
-/// A limit on the size of files stands in for a full disk.
+/// A limit on file sizes stands for a full disk.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_is_not_ready_whether_charges_come_or_not(#[values(true, false)] with_charges: bool) {
+async fn a_server_with_a_full_disk_is_not_ready(#[values(true, false)] with_charges: bool) {
     let database = Database::create(Sqlite).await;
     let server = ServerProcess::start(&database.config_file(&[("billing.settlement.retry_timeout", "1s")]));
     let ready = || async {
@@ -43,26 +43,26 @@ async fn a_full_disk_is_not_ready_whether_charges_come_or_not(#[values(true, fal
         assert_eq!(deduct().await, 503);
         assert_eq!(ready().await, 503, "a charge just failed");
     }
-    until("a full disk shows", async || ready().await == 503).await;
+    until("the server is not ready", async || ready().await == 503).await;
     server.limit_files("unlimited");
-    until("room on the disk shows", async || ready().await == 200).await;
+    until("the server is ready again", async || ready().await == 200).await;
     assert_eq!(deduct().await, 200);
     database.assert_audit_is_clean().await;
 }
 
-/// Another process that holds the write lock makes charges wait, and then fail.
+/// Another process holds the write lock. Charges wait for the lock, and then fail.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sqlite_file_that_another_process_keeps_locked_is_not_ready() {
+async fn a_server_with_a_locked_sqlite_file_is_not_ready() {
     let service = Service::start_with(Sqlite, &[("billing.settlement.retry_timeout", "1s")]).await;
     service.deduct(charge("u", "asset", 1)).await;
     assert_eq!(service.get("/ready").await.0, 200);
     let lock = Lock::take(&service.database).await;
-    until("the lock shows", async || service.get("/ready").await.0 == 503).await;
-    assert_eq!(service.get("/health").await.0, 200, "it lives");
+    until("the server is not ready", async || service.get("/ready").await.0 == 503).await;
+    assert_eq!(service.get("/health").await.0, 200, "the server is alive");
     service.try_deduct(charge("u", "asset", 1)).await.unwrap_err();
-    assert_eq!(service.get("/ready").await.0, 503, "until a write is possible");
+    assert_eq!(service.get("/ready").await.0, 503, "writes are still impossible");
     lock.release().await;
-    until("the release of the lock shows", async || service.get("/ready").await.0 == 200).await;
+    until("the server is ready again", async || service.get("/ready").await.0 == 200).await;
     service.deduct(charge("u", "asset", 1)).await;
     service.assert_audit_is_clean().await;
 }

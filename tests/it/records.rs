@@ -5,7 +5,7 @@ use rstest::rstest;
 
 use crate::harness::{Backend, MySql, Service, Sqlite, charge};
 
-/// Records of three days: 40 charges, the last of them mixed and thus two records.
+/// Records of three days: 40 charges. The last one is mixed, so it has two records.
 async fn forty_charges(on: Backend) -> Service {
     let service = Service::start(on).await;
     service.adjust("u", 1000.0).await;
@@ -56,7 +56,7 @@ async fn pages_by_number_and_by_token_agree(#[values(MySql, Sqlite)] on: Backend
 
 #[rstest]
 #[tokio::test]
-async fn a_token_goes_on_where_it_was_when_new_records_arrive(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_token_continues_at_its_position_when_new_records_arrive(#[values(MySql, Sqlite)] on: Backend) {
     let service = forty_charges(on).await;
     let before = service.records(all()).await;
     let first = service.records(ListRecordsRequest { page_size: 10, ..all() }).await;
@@ -95,14 +95,14 @@ async fn filters_narrow_the_list_and_its_total(#[values(MySql, Sqlite)] on: Back
 
 #[rstest]
 #[tokio::test]
-async fn a_page_has_twenty_records_unless_asked_otherwise(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_page_has_twenty_records_by_default(#[values(MySql, Sqlite)] on: Backend) {
     let service = forty_charges(on).await;
     assert_eq!(service.records(ListRecordsRequest { page_size: 0, ..all() }).await.records.len(), 20);
 }
 
 #[rstest]
 #[tokio::test]
-async fn records_of_one_instant_are_paged_one_by_one(#[values(MySql, Sqlite)] on: Backend) {
+async fn records_of_the_same_instant_are_paged_one_by_one(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     let items = vec![charge("u", "asset", 1); 12];
     let request = BatchDeductQuotaRequest { items };

@@ -1,5 +1,5 @@
-//! The id and the span of a request: every log line below it names its rpc, its trace id and
-//! its request id, and an internal error names the same request id in its reply.
+//! The id and the span of a request: each of its log lines names its rpc, its trace id and its
+//! request id. An internal error names the same request id in its reply.
 
 use billing_service::service::proto::{
     BatchDeductQuotaRequest, CheckQuotaRequest, DeductQuotaRequest, GetTransactionRequest, MeterStreamRequest,
@@ -18,7 +18,7 @@ use crate::harness::{
     traced,
 };
 
-/// A server on a database whose transactions can neither be read nor written.
+/// A server on a database without the table of transactions.
 struct Broken {
     _database: Database,
     _server: ServerProcess,
@@ -42,7 +42,7 @@ impl Broken {
         Self { _database: database, _server: server, log, http, grpc, internal }
     }
 
-    /// What the line of an internal error says: of the line itself and of the span around it.
+    /// The log line of an internal error, and its span.
     fn internal_error(&mut self, request_id: &str) -> (Value, Value) {
         let line = self
             .log
@@ -71,7 +71,7 @@ fn with_id<M>(id: &str, message: M) -> Request<M> {
     request
 }
 
-/// The request id in the details of an internal error, which is that of the metadata.
+/// The request id in the details of an internal error. It equals the one in the metadata.
 fn request_id_of(status: &Status) -> String {
     assert_eq!(status.code(), Code::Internal, "{status:?}");
     let details = status.get_error_details();
@@ -88,7 +88,7 @@ fn span(rpc: &str, trace_id: &str, request_id: &str) -> Value {
 #[tokio::test]
 async fn an_internal_error_over_grpc_and_its_log_line_name_the_same_request(#[values(MySql, Sqlite)] on: Backend) {
     let mut broken = Broken::start(on).await;
-    // Each request has a user of its own, because an account that fails is quarantined.
+    // Each request has another user, because an account with a failure is quarantined.
     let deduct = |trace: &str| traced(trace, charge(&format!("u-{trace}"), "asset", 1));
 
     let failed = broken.internal.deduct_quota(with_id("r-1", deduct("t-1"))).await.unwrap_err();
@@ -106,7 +106,7 @@ async fn an_internal_error_over_grpc_and_its_log_line_name_the_same_request(#[va
     assert_eq!(request_id_of(&failed), "r-3");
     assert_eq!(broken.internal_error("r-3").1, span("GetTransaction", "t-3", "r-3"));
 
-    // Without an id of the caller the server makes one.
+    // Without an id of the caller, the server makes one.
     let failed = broken.internal.deduct_quota(deduct("t-4")).await.unwrap_err();
     let made = request_id_of(&failed);
     assert_eq!(made.len(), 32, "{made}");
@@ -115,7 +115,7 @@ async fn an_internal_error_over_grpc_and_its_log_line_name_the_same_request(#[va
 
 #[rstest]
 #[tokio::test]
-async fn an_internal_error_of_a_stream_and_of_an_item_name_their_request(#[values(MySql, Sqlite)] on: Backend) {
+async fn internal_errors_of_streams_and_of_items_name_their_request(#[values(MySql, Sqlite)] on: Backend) {
     let mut broken = Broken::start(on).await;
     let open = ReserveQuotaRequest {
         user_id: "u".into(),
@@ -144,7 +144,7 @@ async fn an_internal_error_of_a_stream_and_of_an_item_name_their_request(#[value
 #[tokio::test]
 async fn an_internal_error_over_rest_and_its_log_line_name_the_same_request(#[values(MySql, Sqlite)] on: Backend) {
     let mut broken = Broken::start(on).await;
-    // Each request has a user of its own, because an account that fails is quarantined.
+    // Each request has another user, because an account with a failure is quarantined.
     let body = |user: &str, more: Value| {
         let mut body = json!({"user_id": user, "service_name": "asset", "count": 1});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -180,9 +180,9 @@ async fn an_internal_error_over_rest_and_its_log_line_name_the_same_request(#[va
     assert_eq!(broken.internal_error(&made).1, span("GetTransaction", "t-9", &made));
 }
 
-/// The line of a refused callback stands for every other line below a request.
+/// The log line of a refused callback is an example of the other log lines of a request.
 #[tokio::test]
-async fn a_line_that_is_no_error_of_its_request_has_the_span_too() {
+async fn other_log_lines_of_a_request_have_the_span_too() {
     let mut broken = Broken::start(Sqlite).await;
     let mut refused = |id: &str| {
         let of_request = |line: &Value| line["span"]["request_id"] == id;

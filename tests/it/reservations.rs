@@ -1,4 +1,4 @@
-//! Calls in two phases: reserve, then commit, release or expire.
+//! Reservations: a reserve, and then a commit, a release or an expiry.
 
 use billing_service::{
     app,
@@ -67,13 +67,13 @@ impl Service {
         self.transaction(user, trace).await.status
     }
 
-    /// Balance, what is held of it, and free units of `service` left.
+    /// Balance, held balance, and remaining free units of `service`.
     async fn funds(&self, user: &str, service: &str) -> (f64, f64, i32) {
         let account = self.account(user).await;
         (account.balance, account.held, self.check(user, service, 1).await.free_remaining)
     }
 
-    /// Runs the sweep as cron does, at the service's time.
+    /// Runs the sweep like cron, with the clock of the service.
     async fn sweep(&self) -> (u64, u64) {
         let config = self.database.config(&[]);
         let store = app::connect(&config).await.unwrap();
@@ -84,7 +84,7 @@ impl Service {
         (swept.freed, swept.failed)
     }
 
-    /// A user with `balance` and no free units of `asset` left.
+    /// A user with `balance` and without free units of `asset`.
     async fn paying_user(&self, user: &str, balance: f64) {
         self.use_up_free_quota(user, "asset").await;
         self.adjust(user, balance).await;
@@ -105,16 +105,16 @@ fn wrong_state() -> (Code, String) {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reserve_holds_what_a_charge_would_take_and_a_commit_takes_it(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_reserve_holds_the_cost_of_a_charge_and_a_commit_takes_it(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.adjust("u", 5.0).await;
     let held = service.reserve(hold("u", "r", "asset", 1010)).await;
     assert_eq!((held.free_count, held.paid_count, held.amount), (1000, 10, 0.5));
     assert_eq!((held.status.as_str(), held.replayed), ("PENDING", false));
     assert_eq!(service.funds("u", "asset").await, (5.0, 0.5, 0));
-    assert_eq!(service.state("u").await.1[2], 0, "held is not used");
+    assert_eq!(service.state("u").await.1[2], 0, "held units are not used");
 
-    // Others find only what is left.
+    // Other calls can only use the rest.
     let refused = refusal(service.try_deduct(charge("u", "asset", 100)).await);
     assert_eq!(refused, (Code::FailedPrecondition, "10001".into()));
     assert_eq!(refusal(service.try_reserve(hold("u", "other", "asset", 91)).await).1, "10001");
@@ -144,7 +144,7 @@ async fn a_commit_below_the_hold_frees_the_rest(#[values(MySql, Sqlite)] on: Bac
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_above_the_hold_charges_all_of_it_even_below_zero(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_commit_above_the_hold_charges_everything_even_below_zero(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.paying_user("u", 1.0).await;
     service.reserve(hold("u", "r", "asset", 20)).await;
@@ -164,7 +164,7 @@ async fn a_repeated_commit_charges_once_and_a_different_one_is_a_conflict(#[valu
     let usage = Some(Usage { input_tokens: 7, output_tokens: 5, cached_input_tokens: 2, ..Default::default() });
     let request = CommitReservationRequest { cost: 0.25, usage, ..delivered("u", "r", Some(10)) };
     let first = service.commit(request.clone()).await;
-    // An absent count is the reserved one: the same content.
+    // An absent count means the reserved count, so the content is the same.
     for same in [request.clone(), CommitReservationRequest { count: None, ..request.clone() }] {
         let again = service.commit(same).await;
         assert_eq!(again, CommitReservationReply { replayed: true, ..first.clone() });
@@ -185,7 +185,7 @@ async fn a_repeated_commit_charges_once_and_a_different_one_is_a_conflict(#[valu
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_repeated_reserve_holds_once_and_says_what_has_become_of_it(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_repeated_reserve_holds_once_and_returns_the_current_status(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.paying_user("u", 1.0).await;
     let request = hold("u", "r", "asset", 10);
@@ -203,7 +203,7 @@ async fn a_repeated_reserve_holds_once_and_says_what_has_become_of_it(#[values(M
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_charge_and_a_reservation_never_share_an_id(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_charge_and_a_reservation_cannot_share_an_id(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.deduct(traced("c", charge("u", "asset", 1))).await;
     assert_eq!(refusal(service.try_reserve(hold("u", "c", "asset", 1)).await).1, "10007");
@@ -211,13 +211,13 @@ async fn a_charge_and_a_reservation_never_share_an_id(#[values(MySql, Sqlite)] o
     assert_eq!(refusal(service.try_release("u", "c").await), wrong_state());
     service.reserve(hold("u", "r", "asset", 1)).await;
     assert_eq!(refusal(service.try_deduct(traced("r", charge("u", "asset", 1))).await).1, "10007");
-    // Of another user it is another id.
+    // The same id of another user is another id.
     assert!(!service.reserve(hold("v", "c", "asset", 1)).await.replayed);
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_release_frees_the_hold_once_and_for_good(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_release_frees_the_hold_once_and_is_final(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.adjust("u", 1.0).await;
     service.reserve(hold("u", "r", "asset", 1005)).await;
@@ -226,7 +226,7 @@ async fn a_release_frees_the_hold_once_and_for_good(#[values(MySql, Sqlite)] on:
     assert!(service.try_release("u", "r").await.unwrap().replayed);
     assert_eq!(refusal(service.try_commit(delivered("u", "r", None)).await), wrong_state());
     let again = service.try_reserve(hold("u", "r", "asset", 1005)).await;
-    assert_eq!(refusal(again), wrong_state(), "who is told that it holds goes on to deliver");
+    assert_eq!(refusal(again), wrong_state(), "a caller must not deliver after a release");
     assert_eq!(service.funds("u", "asset").await, (1.0, 0.0, 1000));
 
     service.reserve(hold("u", "done", "asset", 1)).await;
@@ -240,9 +240,9 @@ async fn a_release_frees_the_hold_once_and_for_good(#[values(MySql, Sqlite)] on:
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_expired_hold_is_swept_and_a_late_commit_still_charges(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_expired_hold_is_freed_and_a_late_commit_still_charges(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
-    // What is free begins anew with the month, which must not turn meanwhile.
+    // The month must not turn during the test, because free quota starts again with it.
     service.clock.set("2026-11-20T04:00:00Z");
     service.paying_user("u", 1.0).await;
     service.reserve(hold("u", "late", "asset", 20)).await;
@@ -252,7 +252,7 @@ async fn an_expired_hold_is_swept_and_a_late_commit_still_charges(#[values(MySql
 
     service.clock.advance(TimeDelta::minutes(9));
     assert_eq!(service.sweep().await, (0, 0));
-    // Past its expiry, and before the sweep: as good as before it.
+    // After its expiry and before the sweep, a hold works like an open one.
     service.clock.advance(TimeDelta::minutes(1));
     assert_eq!(service.commit(delivered("u", "unswept", None)).await.free_count, 7);
     assert_eq!(service.sweep().await, (1, 0));
@@ -260,7 +260,7 @@ async fn an_expired_hold_is_swept_and_a_late_commit_still_charges(#[values(MySql
     assert_eq!(service.funds("u", "asset").await, (1.0, 0.0, 0));
     assert_eq!(service.status("u", "late").await, "EXPIRED");
 
-    // What it held has gone elsewhere; the work was delivered all the same.
+    // The freed balance was spent. The work was delivered, so the commit still charges.
     service.deduct(charge("u", "asset", 20)).await;
     let committed = service.commit(delivered("u", "late", None)).await;
     assert_eq!((committed.amount, committed.balance), (1.0, -1.0));
@@ -270,7 +270,7 @@ async fn an_expired_hold_is_swept_and_a_late_commit_still_charges(#[values(MySql
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_release_after_the_expiry_forbids_a_commit(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_release_after_the_expiry_prevents_a_commit(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, &[("billing.reservation_ttl", "1m")]).await;
     service.reserve(hold("u", "r", "asset", 20)).await;
     service.clock.advance(TimeDelta::minutes(2));
@@ -283,7 +283,7 @@ async fn a_release_after_the_expiry_forbids_a_commit(#[values(MySql, Sqlite)] on
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_counts_to_the_month_and_day_of_its_reserve(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_commit_counts_in_the_month_and_day_of_its_reserve(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     // Five minutes before the end of October in Shanghai.
     service.clock.set("2026-10-31T15:55:00Z");
@@ -293,7 +293,7 @@ async fn a_commit_counts_to_the_month_and_day_of_its_reserve(#[values(MySql, Sql
     assert_eq!(service.account("u").await.quotas[0].reset_month, "2026-11");
     let committed = service.commit(delivered("u", "r", Some(10))).await;
     assert_eq!((committed.free_count, committed.free_remaining), (10, 0));
-    assert_eq!(service.state("u").await.1, [0, 0, 0], "November is untouched");
+    assert_eq!(service.state("u").await.1, [0, 0, 0], "nothing is used in November");
     let (_, usage) =
         service.get("/api/v1/billing/usage?user_id=u&service_name=asset&from=2026-10-31&to=2026-11-01").await;
     let counts = |day: usize| usage["series"][0]["days"][day]["free_count"].clone();
@@ -305,7 +305,7 @@ async fn a_commit_counts_to_the_month_and_day_of_its_reserve(#[values(MySql, Sql
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn commits_releases_and_sweeps_that_race_settle_each_hold_once(#[values(MySql, Sqlite)] on: Backend) {
+async fn concurrent_commits_releases_and_sweeps_settle_each_hold_once(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, &[("billing.reservation_ttl", "1m")]).await;
     service.paying_user("u", 100.0).await;
     for i in 0..60 {
@@ -343,7 +343,7 @@ async fn commits_releases_and_sweeps_that_race_settle_each_hold_once(#[values(My
     service.assert_audit_is_clean().await;
 }
 
-/// On MySQL these stand in a table of their own, which must not grow with what has ended.
+/// MySQL has a table of open expiries. It must not keep ended reservations.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_open_reservations_wait_for_their_expiry(#[values(MySql, Sqlite)] on: Backend) {
@@ -360,7 +360,7 @@ async fn only_open_reservations_wait_for_their_expiry(#[values(MySql, Sqlite)] o
     service.commit(delivered("u", "late", None)).await;
     service.try_release("u", "released").await.unwrap();
     service.try_release("u", "swept").await.unwrap();
-    // What ended before its time is forgotten when that has come.
+    // A reservation that ended early is removed at its expiry.
     service.clock.advance(TimeDelta::seconds(50));
     service.reserve(hold("u", "open", "asset", 1)).await;
     service.clock.advance(TimeDelta::seconds(20));
@@ -374,7 +374,7 @@ async fn only_open_reservations_wait_for_their_expiry(#[values(MySql, Sqlite)] o
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn concurrent_reserves_never_hold_more_than_there_is(#[values(MySql, Sqlite)] on: Backend) {
+async fn concurrent_reserves_never_hold_more_than_the_balance(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.paying_user("u", 5.0).await;
     let holds = join_all((0..40).map(|i| service.try_reserve(hold_of(i)))).await;
@@ -388,7 +388,7 @@ async fn concurrent_reserves_never_hold_more_than_there_is(#[values(MySql, Sqlit
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_debit_leaves_the_holds(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_debit_cannot_take_held_balance(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.paying_user("u", 1.0).await;
     service.reserve(hold("u", "r", "asset", 10)).await;
@@ -403,12 +403,12 @@ async fn a_debit_leaves_the_holds(#[values(MySql, Sqlite)] on: Backend) {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reservations_speak_rest_too(#[values(MySql, Sqlite)] on: Backend) {
+async fn reservations_work_over_rest_too(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     let (status, held) =
         service.post("/internal/v1/billing/reserve", r#"{"userId":"u","serviceName":"asset","count":"3"}"#).await;
     assert_eq!((status, &held["free_count"], &held["status"]), (200, &json!(3), &json!("PENDING")));
-    // Without an id it got one, which may be written in a path.
+    // The server made an id for a request without one. It can be used in a path.
     let trace = held["trace_id"].as_str().unwrap();
     let (_, found) = service.internal_get(&format!("/internal/v1/billing/transactions/u/{trace}")).await;
     assert_eq!((&found["held_free_count"], &found["amount"]), (&json!(3), &json!(0.0)));
@@ -438,7 +438,7 @@ async fn reservations_speak_rest_too(#[values(MySql, Sqlite)] on: Backend) {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cron_frees_what_expired(#[values(MySql, Sqlite)] on: Backend) {
+async fn cron_frees_expired_holds(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, &[("billing.reservation_ttl", "1ms")]).await;
     for i in 0..3 {
         service.reserve(hold("u", &format!("r{i}"), "asset", 1)).await;

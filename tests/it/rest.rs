@@ -1,4 +1,4 @@
-//! The REST face: names, numbers, styles, routes.
+//! The REST API: names, numbers, styles and routes.
 
 use billing_service::service::routes::rest_rpc;
 use rstest::rstest;
@@ -8,7 +8,7 @@ use crate::harness::{Backend, MySql, Service, Sqlite, contract::rpcs};
 
 #[rstest]
 #[tokio::test]
-async fn replies_are_written_in_full_with_snake_case_names(#[values(MySql, Sqlite)] on: Backend) {
+async fn replies_have_all_fields_with_snake_case_names(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     let body = r#"{"user_id":"new_user_001","service_name":"passport","count":1}"#;
     let url = format!("http://{}/internal/v1/billing/check", service.app.grpc_addr);
@@ -29,7 +29,7 @@ async fn replies_are_written_in_full_with_snake_case_names(#[values(MySql, Sqlit
 
 #[rstest]
 #[tokio::test]
-async fn requests_take_both_cases_and_numbers_as_strings(#[values(MySql, Sqlite)] on: Backend) {
+async fn requests_accept_both_cases_and_numbers_as_strings(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     for (trace, body) in [
         ("a", json!({"user_id": "u", "service_name": "asset", "count": 2, "trace_id": "a", "cost": 0.5})),
@@ -54,7 +54,7 @@ async fn requests_take_both_cases_and_numbers_as_strings(#[values(MySql, Sqlite)
 
 #[rstest]
 #[tokio::test]
-async fn headers_stand_in_for_missing_ids(#[values(MySql, Sqlite)] on: Backend) {
+async fn headers_may_carry_missing_ids(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     let send = |path: &'static str, header: &'static str, id: &'static str, body: Value| {
         let url = format!("http://{}{path}", service.app.grpc_addr);
@@ -118,7 +118,7 @@ async fn the_devshare_style_serves_the_platforms_front_end(#[values(MySql, Sqlit
     );
     let check = r#"{"user_id":"u","service_name":"asset","count":1}"#;
     let (_, plain) = service.post("/internal/v1/billing/check", check).await;
-    assert_eq!(plain["allowed"], true, "the gateway's port keeps the plain style: {plain}");
+    assert_eq!(plain["allowed"], true, "the internal port keeps the plain style: {plain}");
     let (status, reply) = service.get("/api/v1/billing/account?userId=").await;
     assert_eq!(status, 400);
     assert_eq!(reply, json!({"success": false, "errorCode": "10009", "errorMessage": "user_id: is required"}));
@@ -126,7 +126,7 @@ async fn the_devshare_style_serves_the_platforms_front_end(#[values(MySql, Sqlit
 
 #[rstest]
 #[tokio::test]
-async fn internal_routes_stay_off_the_public_port_unless_opened(#[values(MySql, Sqlite)] on: Backend) {
+async fn internal_routes_are_not_on_the_public_port_by_default(#[values(MySql, Sqlite)] on: Backend) {
     let body = r#"{"user_id":"u","service_name":"asset","count":1}"#;
     for (opened, expected) in [("false", 404), ("true", 200)] {
         let service = Service::start_with(on, &[("server.http.internal_routes", opened)]).await;
@@ -171,7 +171,7 @@ fn every_route_has_the_name_of_its_rpc_in_logs() {
     }
 }
 
-/// Reads the google.api.http rules out of the descriptors and calls each route.
+/// Reads the google.api.http rules in the descriptors, and calls each route.
 #[tokio::test]
 async fn every_http_rule_of_the_descriptors_has_a_route() {
     let service = Service::start(Sqlite).await;
@@ -182,7 +182,7 @@ async fn every_http_rule_of_the_descriptors_has_a_route() {
         let url = format!("http://{host}{}", path.replace("{user_id}", "u").replace("{trace_id}", "t"));
         let response = service.http.request(method.clone(), url).send().await.unwrap();
         let (status, body) = (response.status().as_u16(), response.json::<Value>().await.unwrap_or_default());
-        // A route may not find what it is asked for; where there is none, no error has a code.
+        // A route may return "not found". A missing route returns an error without a code.
         let routed = status != 405 && (status != 404 || body["metadata"]["error_code"].is_string());
         assert!(routed, "{method} {path}: {status} {body}");
     }

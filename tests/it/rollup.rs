@@ -1,4 +1,4 @@
-//! The daily rollup, made again from the records.
+//! Rebuilds of the daily rollup from the records.
 
 use billing_service::{
     app,
@@ -31,7 +31,7 @@ async fn rollup(database: &Database) -> Vec<Vec<String>> {
     database.rows(&COLUMNS, "FROM usage_daily ORDER BY user_id, usage_date, service_name").await
 }
 
-/// Three users with charges on five days, the older of them in the archive.
+/// Three users with charges on five days. The older records are in the archive.
 async fn some_use(on: Backend) -> Service {
     let service = Service::start(on).await;
     for user in ["a", "b", "c"] {
@@ -66,7 +66,7 @@ async fn some_use(on: Backend) -> Service {
 #[case::wrong_money("UPDATE usage_daily SET amount = amount + 1 WHERE user_id <> 'c' AND usage_date > '2026-11-01'", 2)]
 #[case::wrong_number("UPDATE usage_daily SET paid_records = 7 WHERE user_id = 'a'", 1)]
 #[tokio::test]
-async fn what_differs_from_the_records_is_made_anew(
+async fn rows_that_differ_from_the_records_are_rebuilt(
     #[values(MySql, Sqlite)] on: Backend,
     #[case] damage: &str,
     #[case] users: u64,
@@ -87,7 +87,7 @@ async fn what_differs_from_the_records_is_made_anew(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn charges_go_on_while_the_rollup_is_made_anew(#[values(MySql, Sqlite)] on: Backend) {
+async fn charges_go_on_during_a_rebuild(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     let charging = async |user: String| {
         for n in 0..60 {
@@ -99,7 +99,7 @@ async fn charges_go_on_while_the_rollup_is_made_anew(#[values(MySql, Sqlite)] on
     let charges = futures_util::future::join_all(users.iter().map(|user| charging(user.clone())));
     let rebuilding = async {
         for _ in 0..15 {
-            // Whatever the rebuild finds is wrong, and stays so for nobody.
+            // The rebuild finds all rows wrong, and repairs all of them.
             service.database.execute("DELETE FROM usage_daily").await;
             rebuild(&service.database, false).await;
         }

@@ -1,10 +1,10 @@
-//! The tables of each engine.
+//! The tables in each database engine.
 
 use billing_service::app;
 
 use crate::harness::{Database, MySql, mariadb::is_tidb};
 
-/// Migrations whose tables TiDB gets from one file.
+/// The migrations that TiDB replaces by one file.
 const IN_ONE_FILE: usize = 17;
 
 #[tokio::test]
@@ -36,7 +36,7 @@ async fn a_copied_database_has_the_tables_of_a_migrated_one() {
     assert_eq!(definitions(&copied).await, definitions(&migrated).await);
 }
 
-/// TiDB can't change the keys of its tables.
+/// TiDB can't change primary keys.
 #[tokio::test]
 async fn a_legacy_database_is_converted_except_on_tidb() {
     let legacy = Database::empty(MySql).await;
@@ -55,7 +55,7 @@ async fn a_legacy_database_is_converted_except_on_tidb() {
     }
 }
 
-/// Every column, every part of a key, and every check, in order.
+/// All columns, parts of keys and checks, in order.
 async fn definitions(database: &Database) -> Vec<Vec<String>> {
     let ours = "WHERE table_schema = DATABASE() AND table_name NOT IN ('_sqlx_migrations', 'schema_lease') ORDER BY table_name";
     let columns = [

@@ -1,4 +1,4 @@
-//! `/metrics` as Prometheus reads it, of servers and of cron.
+//! `/metrics` of servers and of cron, as Prometheus reads it.
 
 use std::{
     io::Write,
@@ -13,7 +13,7 @@ use crate::harness::{
     wait::until,
 };
 
-/// Names that the contract fixed before promtool had these rules, with what it says of them.
+/// Metrics whose names the contract fixes, and the messages of promtool about them.
 const FIXED: [(&str, &str); 13] = [
     ("billing_balance_amount", NO_TOTAL),
     ("billing_deduct_failure", NO_TOTAL),
@@ -32,7 +32,7 @@ const FIXED: [(&str, &str); 13] = [
 const NO_TOTAL: &str = "counter metrics should have \"_total\" suffix";
 const ABBREVIATED: &str = "metric names should not contain abbreviated units";
 
-/// What `promtool check metrics` says beside that.
+/// The other messages of `promtool check metrics`.
 fn lint(text: &str) -> String {
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
@@ -50,7 +50,7 @@ fn lint(text: &str) -> String {
 
 #[rstest]
 #[tokio::test]
-async fn promtool_finds_nothing_in_the_metrics_of_a_server(#[values(MySql, Sqlite)] on: Backend) {
+async fn promtool_accepts_the_metrics_of_a_server(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.adjust("u", 1.0).await;
     service.check("u", "asset", 1).await;
@@ -63,7 +63,7 @@ async fn promtool_finds_nothing_in_the_metrics_of_a_server(#[values(MySql, Sqlit
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cron_shows_its_runs_on_a_port_of_its_own(#[values(MySql, Sqlite)] on: Backend) {
+async fn cron_shows_its_runs_on_its_metrics_port(#[values(MySql, Sqlite)] on: Backend) {
     let database = Database::create(on).await;
     let conf = database.config_file(&[("cron.metrics.addr", "'127.0.0.1:0'")]);
     let cron = ServerProcess::start_binary(CRON, &["-conf", conf.to_str().unwrap()], "serving metrics", "metrics_addr");

@@ -1,4 +1,4 @@
-//! Rows that another session holds, or that cannot be read: they cost their own account alone.
+//! Rows that another session locks, and unreadable rows: they only affect their own account.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -30,14 +30,14 @@ use crate::harness::{
     wait::{soon, until},
 };
 
-const INNOCENT: usize = 220;
+const OTHERS: usize = 220;
 const CALLERS: usize = 50;
 
-/// Nothing gives up before the test lets go.
+/// No wait ends before the test releases its lock.
 const LONG: &[(&str, &str)] =
     &[("billing.settlement", "{lanes: 2, max_wait: 60s, retry_timeout: 60s}"), ("server.grpc.timeout", "60s")];
 
-/// A session that holds rows until it is released.
+/// A session that locks rows until it is released.
 struct Holder(sqlx::MySqlConnection);
 
 impl Holder {
@@ -56,21 +56,21 @@ impl Holder {
 
 type Call = JoinHandle<Result<DeductQuotaReply, Status>>;
 
-/// Sends a charge and does not wait for its answer.
+/// Sends a charge without waiting for its answer.
 fn send(service: &Service, request: DeductQuotaRequest) -> Call {
     let mut client = service.internal.clone();
     tokio::spawn(async move { client.deduct_quota(request).await.map(|reply| reply.into_inner()) })
 }
 
-/// Charges every innocent user, many at once; all have to pass.
-async fn charge_innocent(service: &Service, round: &str) {
-    let calls = (0..INNOCENT).map(|user| {
+/// Charges all other users concurrently. All charges must succeed.
+async fn charge_others(service: &Service, round: &str) {
+    let calls = (0..OTHERS).map(|user| {
         let request = traced(round, charge(&format!("innocent-{user}"), "asset", 1));
         async move { service.try_deduct(request).await }
     });
     let replies: Vec<_> = soon(stream::iter(calls).buffer_unordered(CALLERS).collect()).await;
     let refused: Vec<_> = replies.into_iter().filter_map(Result::err).collect();
-    assert!(refused.is_empty(), "{} innocent charges were refused: {:?}", refused.len(), refused.first());
+    assert!(refused.is_empty(), "{} charges of other users were refused: {:?}", refused.len(), refused.first());
 }
 
 #[rstest]
@@ -79,7 +79,7 @@ async fn charge_innocent(service: &Service, round: &str) {
 #[case::caps("tenant_quota WHERE user_id = 'locked'")]
 #[case::key("api_key_quota WHERE api_key_id = 'key'")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lock_that_another_session_holds_costs_its_own_account_alone(#[case] rows: &str) {
+async fn a_row_lock_of_another_session_only_delays_its_account(#[case] rows: &str) {
     let service = Service::start_with(MySql, LONG).await;
     let limit = SetUserLimitsRequest { user_id: "locked".into(), daily_limit: Some(1_000), ..Default::default() };
     service.internal.clone().set_user_limits(limit).await.unwrap();
@@ -98,18 +98,18 @@ async fn a_lock_that_another_session_holds_costs_its_own_account_alone(#[case] r
         ..Default::default()
     };
     service.internal.clone().reserve_quota(reserve).await.unwrap();
-    charge_innocent(&service, "before").await;
+    charge_others(&service, "before").await;
 
     let holder = Holder::lock(&service.database, rows).await;
     let mut client = service.internal.clone();
     let commit =
         CommitReservationRequest { user_id: "locked".into(), trace_id: "reserved".into(), ..Default::default() };
     let commit = tokio::spawn(async move { client.commit_reservation(commit).await });
-    charge_innocent(&service, "commit").await;
+    charge_others(&service, "commit").await;
     let mut calls = Vec::new();
     for round in 0..3 {
         calls.push(send(&service, of_locked(&format!("held-{round}"))));
-        charge_innocent(&service, &format!("held-{round}")).await;
+        charge_others(&service, &format!("held-{round}")).await;
     }
     assert!(!commit.is_finished() && calls.iter().all(|call| !call.is_finished()));
     holder.release().await;
@@ -125,7 +125,7 @@ async fn a_lock_that_another_session_holds_costs_its_own_account_alone(#[case] r
     service.assert_audit_is_clean().await;
 }
 
-/// A transaction that waits would hold up all accounts that it has locked.
+/// A waiting transaction would also block the other accounts that it has locked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_transaction_of_a_locked_account_waits() {
     let service = Service::start_with(MySql, LONG).await;
@@ -138,7 +138,7 @@ async fn only_the_transaction_of_a_locked_account_waits() {
     let mut client = service.internal.clone();
     let batch = tokio::spawn(async move { client.batch_deduct_quota(BatchDeductQuotaRequest { items }).await });
     let waiting = async || {
-        // InnoDB refreshes its list of transactions only if nobody has read it for 100 ms.
+        // InnoDB refreshes its list of transactions only after 100 ms without a read.
         sleep(Duration::from_millis(150)).await;
         let of_service = "FROM information_schema.innodb_trx JOIN information_schema.processlist \
             ON id = trx_mysql_thread_id WHERE db = DATABASE() AND trx_state = 'LOCK WAIT'";
@@ -151,7 +151,7 @@ async fn only_the_transaction_of_a_locked_account_waits() {
     })
     .await;
     assert!(queries.iter().all(|query| query.contains("'locked'") && !query.contains("innocent")), "{queries:?}");
-    until("the others are charged", async || {
+    until("the other users are charged", async || {
         let charged = "FROM billing_transaction WHERE user_id LIKE 'innocent-%'";
         service.database.rows(&["COUNT(*)"], charged).await == [["10"]]
     })
@@ -164,7 +164,7 @@ async fn only_the_transaction_of_a_locked_account_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_locked_account_is_answered_within_its_bound_and_a_retry_finds_out() {
+async fn a_charge_of_a_locked_account_gets_an_answer_in_time_and_a_retry_succeeds() {
     let changes = [("billing.settlement", "{max_wait: 20s, retry_timeout: 1s}")];
     let service = Service::start_with(MySql, &changes).await;
     service.check("locked", "asset", 1).await;
@@ -173,7 +173,7 @@ async fn a_locked_account_is_answered_within_its_bound_and_a_retry_finds_out() {
         let refused = soon(service.try_deduct(traced(trace, charge("locked", "asset", 1)))).await.unwrap_err();
         assert_eq!(code_of(&refused), (Code::Unavailable, "10014".into()));
     }
-    charge_innocent(&service, "held").await;
+    charge_others(&service, "held").await;
     holder.release().await;
     for trace in ["one", "two"] {
         service.deduct(traced(trace, charge("locked", "asset", 1))).await;
@@ -182,20 +182,20 @@ async fn a_locked_account_is_answered_within_its_bound_and_a_retry_finds_out() {
     service.assert_audit_is_clean().await;
 }
 
-/// The database ends the transaction of a host that went silent between its two round trips.
+/// The database ends the transaction of a host that died between its two round trips.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_locks_of_a_host_that_died_cost_its_own_accounts_alone() {
+async fn the_locks_of_a_dead_host_only_delay_their_accounts() {
     const HELD: usize = 30;
     let service = Service::start_with(MySql, LONG).await;
     let of_held = |user: usize, trace: &str| traced(trace, charge(&format!("held-{user}"), "asset", 1));
     for user in 0..HELD {
         service.deduct(of_held(user, "before")).await;
     }
-    charge_innocent(&service, "before").await;
+    charge_others(&service, "before").await;
     let mut dead = Holder::lock(&service.database, "user_balance WHERE user_id LIKE 'held-%'").await;
     sqlx::raw_sql("SET SESSION idle_transaction_timeout = 5").execute(&mut dead.0).await.unwrap();
     let calls: Vec<_> = (0..HELD).map(|user| send(&service, of_held(user, "held"))).collect();
-    charge_innocent(&service, "held").await;
+    charge_others(&service, "held").await;
     for call in calls {
         assert!(!soon(call).await.unwrap().unwrap().replayed);
     }
@@ -203,10 +203,10 @@ async fn the_locks_of_a_host_that_died_cost_its_own_accounts_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_rebuild_of_a_large_rollup_holds_up_nobody_else() {
+async fn the_rebuild_of_a_large_rollup_does_not_delay_other_users() {
     let service = Service::start_with(MySql, LONG).await;
     service.deduct(charge("large", "asset", 1)).await;
-    charge_innocent(&service, "before").await;
+    charge_others(&service, "before").await;
     let records = "INSERT INTO billing_record \
         (billing_record_id, user_id, service_name, type, amount, count, created_at, usage_date) \
         SELECT UUID(), 'large', 'asset', 2, 0, 1, NOW(6), DATE_SUB(CURDATE(), INTERVAL seq % 300 DAY) FROM seq_1_to_60000";
@@ -219,7 +219,7 @@ async fn the_rebuild_of_a_large_rollup_holds_up_nobody_else() {
     let mut round = 0;
     while !rebuilding.is_finished() {
         let call = send(&service, traced(&format!("during-{round}"), charge("large", "asset", 1)));
-        charge_innocent(&service, &format!("during-{round}")).await;
+        charge_others(&service, &format!("during-{round}")).await;
         soon(call).await.unwrap().unwrap();
         round += 1;
     }
@@ -231,7 +231,7 @@ async fn the_rebuild_of_a_large_rollup_holds_up_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hot_user_of_two_servers_starves_on_neither() {
+async fn a_hot_user_of_two_servers_makes_progress_on_both() {
     const EACH: usize = 600;
     let one = Service::start(MySql).await;
     let two = App::start(one.database.config(&[])).await.unwrap();
@@ -254,7 +254,7 @@ async fn a_hot_user_of_two_servers_starves_on_neither() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_parking_refuses_the_callers_of_locked_accounts_alone() {
+async fn full_parking_only_refuses_charges_of_locked_accounts() {
     let changes = [
         ("billing.settlement", "{max_wait: 60s, retry_timeout: 60s, parked_accounts: 1, parked_postings: 2}"),
         ("server.grpc.timeout", "60s"),
@@ -263,18 +263,18 @@ async fn a_full_parking_refuses_the_callers_of_locked_accounts_alone() {
     for user in ["locked-1", "locked-2"] {
         service.check(user, "asset", 1).await;
     }
-    charge_innocent(&service, "before").await;
+    charge_others(&service, "before").await;
     let holder = Holder::lock(&service.database, "user_balance WHERE user_id LIKE 'locked-%'").await;
     let mut calls = Vec::new();
     for trace in ["one", "two"] {
         calls.push(send(&service, traced(trace, charge("locked-1", "asset", 1))));
-        charge_innocent(&service, trace).await;
+        charge_others(&service, trace).await;
     }
     for (user, trace) in [("locked-1", "three"), ("locked-2", "one")] {
         let refused = soon(service.try_deduct(traced(trace, charge(user, "asset", 1)))).await.unwrap_err();
         assert_eq!(code_of(&refused), (Code::Unavailable, "10014".into()));
     }
-    charge_innocent(&service, "full").await;
+    charge_others(&service, "full").await;
     let shows = async |accounts: u32, postings: u32| {
         let text = service.metrics().await;
         let lines = [format!("billing_parked_accounts {accounts}"), format!("billing_parked_postings {postings}")];
@@ -294,7 +294,7 @@ async fn a_full_parking_refuses_the_callers_of_locked_accounts_alone() {
 #[case::quota("free_quota SET total_quota", "1000", "quota of asset")]
 #[case::caps("tenant_quota SET daily_used", "1", "caps with daily_limit")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_row_that_cannot_be_read_costs_its_own_account_alone(
+async fn an_unreadable_row_only_affects_its_account(
     #[values(MySql, Sqlite)] on: Backend,
     #[case] column: &str,
     #[case] right: &str,
@@ -304,7 +304,7 @@ async fn a_row_that_cannot_be_read_costs_its_own_account_alone(
     let limit = SetUserLimitsRequest { user_id: "broken".into(), daily_limit: Some(1_000), ..Default::default() };
     service.internal.clone().set_user_limits(limit).await.unwrap();
     service.deduct(charge("broken", "asset", 1)).await;
-    charge_innocent(&service, "before").await;
+    charge_others(&service, "before").await;
     let set = async |value: &str| {
         let and = if column.starts_with("free") { " AND service_name = 'asset'" } else { "" };
         let sql = format!("UPDATE {column} = {value} WHERE user_id = 'broken'{and}");
@@ -315,7 +315,7 @@ async fn a_row_that_cannot_be_read_costs_its_own_account_alone(
     let mut calls = Vec::new();
     for round in 0..3 {
         calls.push(send(&service, traced(&format!("broken-{round}"), charge("broken", "asset", 1))));
-        charge_innocent(&service, &format!("broken-{round}")).await;
+        charge_others(&service, &format!("broken-{round}")).await;
     }
     let refused: Vec<_> = join_all(calls).await.into_iter().map(|reply| reply.unwrap().unwrap_err()).collect();
     assert_eq!(refused[0].code(), Code::Internal);
@@ -351,15 +351,15 @@ async fn used_of(database: &Database, key: &str) -> Vec<Vec<String>> {
         .await
 }
 
-/// With the latest deadlock.
+/// The status of InnoDB, with the latest deadlock.
 async fn innodb_status(database: &Database) -> String {
     let mut connection = database.mysql().await;
     let row = sqlx::query("SHOW ENGINE INNODB STATUS").fetch_one(&mut connection).await.unwrap();
     row.get(2)
 }
 
-/// Each user reserves with one key and charges with others, in another order than its
-/// neighbours: lanes and servers need the same keys at once.
+/// Each user reserves with one key and charges with other keys, in another order than other users. So lanes
+/// and servers need the same keys at the same time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reservations_and_charges_of_crossing_keys_never_deadlock() {
     const USERS: usize = 24;
@@ -425,20 +425,20 @@ async fn reservations_and_charges_of_crossing_keys_never_deadlock() {
     two.stop().await;
 }
 
-/// Less than the wait for a lock: a charge behind one that waits is refused.
+/// Shorter than the wait for a lock, so a charge behind a waiting one is refused.
 const STRICT: &[(&str, &str)] =
     &[("billing.settlement", "{lanes: 2, max_wait: 1800ms, retry_timeout: 60s}"), ("server.grpc.timeout", "60s")];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn new_accounts_in_a_locked_range_wait_alone() {
+async fn only_new_accounts_in_a_locked_range_wait() {
     let service = Service::start_with(MySql, STRICT).await;
     service.deduct(charge("locked", "asset", 1)).await;
-    charge_innocent(&service, "before").await;
-    // The session holds the places before its rows, too.
+    charge_others(&service, "before").await;
+    // The session also locks the gaps before its rows.
     let holder = Holder::lock(&service.database, "free_quota WHERE user_id = 'locked'").await;
     let new: Vec<_> = (0..6).map(|user| send(&service, charge(&format!("locke-{user}"), "asset", 1))).collect();
     for round in 0..3 {
-        charge_innocent(&service, &format!("during-{round}")).await;
+        charge_others(&service, &format!("during-{round}")).await;
     }
     assert!(new.iter().all(|call| !call.is_finished()));
     holder.release().await;
@@ -449,16 +449,16 @@ async fn new_accounts_in_a_locked_range_wait_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_repeat_of_a_locked_transaction_waits_alone() {
+async fn only_a_repeat_of_a_locked_transaction_waits() {
     let service = Service::start_with(MySql, STRICT).await;
     let first = traced("first", charge("locked", "asset", 1));
     service.deduct(first.clone()).await;
-    charge_innocent(&service, "before").await;
+    charge_others(&service, "before").await;
     let row = "billing_transaction WHERE user_id = 'locked' AND trace_id = 'first'";
     let holder = Holder::lock(&service.database, row).await;
     let repeat = send(&service, first);
     for round in 0..3 {
-        charge_innocent(&service, &format!("during-{round}")).await;
+        charge_others(&service, &format!("during-{round}")).await;
     }
     holder.release().await;
     assert!(soon(repeat).await.unwrap().unwrap().replayed);
@@ -466,16 +466,16 @@ async fn a_repeat_of_a_locked_transaction_waits_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn top_ups_of_a_locked_account_wait_alone() {
+async fn only_top_ups_of_a_locked_account_wait() {
     let paying = Paying::start_with(MySql, STRICT).await;
     let service = &paying.service;
     service.deduct(charge("locked", "asset", 1)).await;
-    charge_innocent(service, "before").await;
+    charge_others(service, "before").await;
     let holder = Holder::lock(&service.database, "user_balance WHERE user_id = 'locked'").await;
     let top_ups = join_all((0..8).map(|_| paying.try_recharge("locked", 1.0)));
     let charges = async {
         for round in 0..3 {
-            charge_innocent(service, &format!("during-{round}")).await;
+            charge_others(service, &format!("during-{round}")).await;
         }
     };
     let (refused, ()) = tokio::join!(top_ups, charges);
@@ -484,10 +484,10 @@ async fn top_ups_of_a_locked_account_wait_alone() {
         assert_eq!(code_of(&refused), (Code::Unavailable, "10014".into()));
         let details = refused.get_error_details();
         let id = details.error_info().unwrap().metadata.get("idempotency_key").cloned();
-        assert!(id.is_some_and(|id| !id.is_empty()), "a retry with the key finds an order that was created");
+        assert!(id.is_some_and(|id| !id.is_empty()), "a retry with the key finds the order");
     }
     holder.release().await;
     paying.recharge("locked", 1.0).await;
-    assert_eq!(paying.orders("locked").await.len(), 1, "nothing is left of the refused ones");
+    assert_eq!(paying.orders("locked").await.len(), 1, "refused top-ups leave no order");
     service.assert_audit_is_clean().await;
 }

@@ -1,4 +1,4 @@
-//! Totals and series follow the billing zone's days and agree with the records.
+//! Totals and series have the days of the billing zone, and agree with the records.
 
 use billing_service::service::proto::{
     GetStatsMonthRequest, GetStatsReply, GetStatsSummaryRequest, GetStatsTodayRequest, GetUsageRequest,
@@ -38,7 +38,7 @@ async fn three_days(on: Backend) -> Service {
 
 #[rstest]
 #[tokio::test]
-async fn today_and_this_month_are_the_billing_zones(#[values(MySql, Sqlite)] on: Backend) {
+async fn today_and_this_month_are_those_of_the_billing_zone(#[values(MySql, Sqlite)] on: Backend) {
     let service = three_days(on).await;
     assert_eq!(figures(&today(&service, "").await), (30, 1.0, 10, 20));
     assert_eq!(figures(&today(&service, "passport").await), (0, 0.0, 0, 0));

@@ -1,4 +1,4 @@
-//! Errors whose outcome is unknown name the id that finds it.
+//! An error with an unknown outcome names the id of the request.
 
 use billing_service::service::proto::{
     AdjustBalanceRequest, BatchDeductQuotaRequest, CommitReservationRequest, DeductQuotaRequest, ReserveQuotaRequest,
@@ -10,7 +10,7 @@ use tonic_types::StatusExt;
 
 use crate::harness::{Backend, MySql, Service, Sqlite, charge, code_of, lock::Lock, traced};
 
-/// The deadline of a request comes before the lanes give up.
+/// The deadline of a request is shorter than the retry_timeout of the lanes.
 const IMPATIENT: [(&str, &str); 2] = [("server.grpc.timeout", "300ms"), ("server.http.timeout", "300ms")];
 
 fn metadata(status: &Status, key: &str) -> String {
@@ -33,12 +33,12 @@ async fn settle(service: &Service, trace_id: &str) -> bool {
             }
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(30), answered).await.expect("it is answered")
+    tokio::time::timeout(std::time::Duration::from_secs(30), answered).await.expect("the charge gets an answer")
 }
 
 #[rstest]
 #[tokio::test]
-async fn a_charge_without_an_id_that_has_no_answer_names_its_id(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_unanswered_charge_without_an_id_names_its_new_id(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, &IMPATIENT).await;
     service.deduct(repeat("first")).await;
     let lock = Lock::take(&service.database).await;
@@ -63,7 +63,7 @@ async fn a_charge_without_an_id_that_has_no_answer_names_its_id(#[values(MySql, 
 
 #[rstest]
 #[tokio::test]
-async fn every_posting_that_has_no_answer_names_its_id(#[values(MySql, Sqlite)] on: Backend) {
+async fn every_unanswered_posting_names_its_id(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, &IMPATIENT).await;
     service.deduct(repeat("first")).await;
     let reserve =
@@ -85,10 +85,10 @@ async fn every_posting_that_has_no_answer_names_its_id(#[values(MySql, Sqlite)] 
     lock.release().await;
 }
 
-/// A call without an id repeats nothing, so there is nothing to find before it is refused.
+/// A call without an id is no repeat, so its refusal needs no look-up.
 #[rstest]
 #[tokio::test]
-async fn a_wrong_call_without_an_id_needs_no_database(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_invalid_call_without_an_id_needs_no_database(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, &IMPATIENT).await;
     service.deduct(repeat("first")).await;
     let lock = Lock::take(&service.database).await;
@@ -108,10 +108,10 @@ async fn a_wrong_call_without_an_id_needs_no_database(#[values(MySql, Sqlite)] o
     lock.release().await;
 }
 
-/// The lanes give up before the deadline of the request, so that the items have results.
+/// The lanes give up before the deadline of the request, so that each item has a result.
 #[rstest]
 #[tokio::test]
-async fn an_item_without_an_id_that_has_no_answer_names_its_id(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_unanswered_item_without_an_id_names_its_new_id(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, &[("billing.settlement.retry_timeout", "500ms")]).await;
     service.deduct(repeat("first")).await;
     let lock = Lock::take(&service.database).await;
@@ -121,7 +121,7 @@ async fn an_item_without_an_id_that_has_no_answer_names_its_id(#[values(MySql, S
     lock.release().await;
     let errors: Vec<_> = results.into_iter().map(|result| result.error.unwrap()).collect();
     assert!(errors.iter().all(|error| error.error_code == "10014"), "{errors:?}");
-    let (_, fresh) = errors[0].message.rsplit_once("trace_id ").expect("its id is named");
+    let (_, fresh) = errors[0].message.rsplit_once("trace_id ").expect("the error names the id");
     settle(&service, fresh).await;
     settle(&service, "given").await;
     assert_eq!(service.state("u").await.1[2], 3);

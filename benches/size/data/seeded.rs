@@ -1,6 +1,6 @@
 //! Pseudorandom numbers from a seed.
 
-/// SplitMix64, which is small and good enough to spread data. Source: Steele, Lea, Flood, "Fast
+/// SplitMix64. Its numbers are good enough to spread data. Source: Steele, Lea, Flood, "Fast
 /// splittable pseudorandom number generators", 2014.
 pub struct Seeded(u64);
 

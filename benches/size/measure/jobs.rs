@@ -9,7 +9,7 @@ use crate::{
     report::Bound::{self, Below},
 };
 
-/// Opens two months for all users, of which the data contain few rows.
+/// Measures the opening of two months for all users. The data contain few rows of these months.
 ///
 /// # Errors
 /// The job fails.

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds the TiDB server for the tests: build.sh FOLDER writes FOLDER/tidb.
 #
-# TiDB's parser is a module of its own. The module proxy serves the parser of another commit than the
-# server's, and the files in parser/ add the names that the server knows and that parser lacks.
+# TiDB's parser is a separate module. The module proxy serves the parser of another commit than the
+# server's. The files in parser/ add the names that this parser lacks.
 set -euo pipefail
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 cd "$(dirname "$0")"
@@ -19,8 +19,8 @@ sed -i 's/^\tAuxiliaryColInOrderBy bool$/&\n\tIsUnfoldFromWildCard bool/' "$out/
 sed -i 's/\bIsReadOnly(/isReadOnly(/' "$out/parser/ast/util.go"
 printf 'go 1.25.8\n\nuse %s\n\nreplace %s %s => ./parser\n' "$PWD" "$parser" "$version" > "$GOWORK"
 
-# TiDB reads the maps of the Go runtime, and stops at a runtime whose maps it was not checked with. Those
-# of Go 1.26 have the layout of Go 1.25: internal/runtime/maps against TiDB's pkg/util/hack/map_abi.go.
+# TiDB reads the internal maps of the Go runtime, and refuses a Go version that it was not checked with.
+# Go 1.26 has the map layout of Go 1.25: compare internal/runtime/maps with TiDB's pkg/util/hack/map_abi.go.
 case $(go env GOVERSION) in
 go1.25* | go1.26*) ;;
 *) echo "build.sh: needs Go 1.25 or 1.26" >&2 && exit 1 ;;

@@ -1,4 +1,4 @@
-// Not a module for others: the server that the tests of the TiDB engine start.
+// The server of the TiDB tests. It is not a module for other projects.
 module billing-service/tests/engines/tidb
 
 go 1.25.8

@@ -1,7 +1,7 @@
 // A TiDB server in one process, with its storage in the process too, for the tests.
 //
-// It is what tidb-server does with `-store unistore`: no cluster, no status port, no
-// statistics. It prints "ready" once it accepts connections, and ends on SIGTERM.
+// It works like tidb-server with `-store unistore`, without a cluster, a status port and statistics.
+// It prints "ready" when it accepts connections, and ends on SIGTERM.
 package main
 
 import (
@@ -52,7 +52,7 @@ const (
 
 func main() {
 	port := flag.Uint("port", 4000, "port on 127.0.0.1")
-	data := flag.String("data", "", "folder of the data; without one it stays in memory")
+	data := flag.String("data", "", "folder of the data; without it, the data stay in memory")
 	temp := flag.String("temp", os.TempDir(), "folder of temporary files")
 	level := flag.String("log-level", "error", "debug, info, warn or error; to standard output")
 	flag.Parse()
@@ -96,7 +96,7 @@ func run(port uint, data, temp, level string) error {
 		return err
 	}
 	svr.SetDomain(dom)
-	// Statements have time limits, which this ends.
+	// Ends statements that exceed their time limits.
 	go dom.ExpensiveQueryHandle().SetSessionManager(svr).Run()
 	dom.InfoSyncer().SetSessionManager(svr)
 
@@ -130,7 +130,7 @@ func configure(port uint, data, temp, level string) {
 	cfg.Status.ReportStatus = false
 	cfg.Log.Level = level
 	cfg.Instance.EnableSlowLog.Store(false)
-	// The storage has one region: splitting it costs a second a table.
+	// The storage has one region. Splitting it would cost a second for each table.
 	cfg.SplitTable = false
 	config.StoreGlobalConfig(cfg)
 
@@ -139,7 +139,7 @@ func configure(port uint, data, temp, level string) {
 	variable.SetSysVar(variable.Version, version)
 	variable.SetSysVar(variable.Port, strconv.FormatUint(uint64(port), 10))
 	variable.SetSysVar(variable.DataDir, data)
-	// Statistics are of no use to small tables, and their jobs take processor time.
+	// Small tables need no statistics, and the statistics jobs cost CPU time.
 	session.SetStatsLease(0)
 	session.SetSchemaLease(config.DefSchemaLease)
 	kv.TxnTotalSizeLimit.Store(config.SuperLargeTxnSize)

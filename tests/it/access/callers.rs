@@ -21,7 +21,7 @@ async fn a_caller_has_two_tokens_while_it_changes_them() {
     let service = with_callers(&format!("[{{name: edge, roles: [gateway], token_sha256: ['{old}', '{new}']}}]")).await;
     assert_eq!(check(&service, "the-old-token").await.0, 200);
     assert_eq!(check(&service, "the-new-token").await.0, 200);
-    assert_eq!(check(&service, &old).await, (401, "10012".into()), "the hash is no token");
+    assert_eq!(check(&service, &old).await, (401, "10012".into()), "the hash of a token is not a token");
 }
 
 #[tokio::test]
@@ -37,7 +37,7 @@ async fn a_refusal_of_a_role_names_it() {
     assert!(service.metrics().await.contains(line));
 }
 
-/// Guesses from an address end in refusals that tell nothing. A caller that was there before goes on.
+/// After many wrong tokens from an address, its refusals reveal nothing. A known caller is still admitted.
 #[tokio::test]
 async fn an_address_that_guesses_tokens_learns_nothing_more() {
     let (known, late) = (sha256("the-token-of-the-edge"), sha256("the-token-of-another"));

@@ -17,7 +17,7 @@ async fn post(service: &Service, headers: &[(&str, &str)]) -> (u16, String) {
 async fn a_page_of_another_origin_changes_nothing() {
     let service = Service::start_with(Sqlite, &[("server.http.cors.origins", "[https://app.example.com]")]).await;
     let own = format!("http://{}", service.app.http_addr);
-    // Admitted, and then refused for its content.
+    // The request is admitted, and then refused for its content.
     let admitted = (400, "10009".to_owned());
     assert_eq!(post(&service, &[]).await, admitted);
     assert_eq!(post(&service, &[("origin", &own)]).await, admitted);
@@ -26,14 +26,14 @@ async fn a_page_of_another_origin_changes_nothing() {
     {
         assert_eq!(post(&service, &[("origin", origin)]).await, (403, "10013".into()), "{origin}");
     }
-    // The browser keeps a read from such a page; and tools have no origin at all.
+    // The browser hides the reply of a read from such a page. Tools send no origin at all.
     let url = format!("http://{}/api/v1/billing/account/u", service.app.http_addr);
     let read = service.http.get(url).header("origin", "https://evil.example").send().await.unwrap();
     assert_eq!(read.status(), 200);
     assert!(!read.headers().contains_key("access-control-allow-origin"));
 }
 
-/// A body without a type is what a page can send without asking.
+/// A page can send a body without a type without a preflight request.
 #[tokio::test]
 async fn a_body_must_say_that_it_is_json() {
     let service = Service::start(Sqlite).await;
@@ -72,9 +72,9 @@ async fn preflight_requests_of_the_configured_origins_are_answered() {
     assert_eq!(read.headers()["access-control-expose-headers"], "x-request-id,retry-after");
 }
 
-/// A name of an attacker's own leads to an address within the network of its victim.
+/// DNS rebinding: an attacker's host name resolves to an address in the network of the victim.
 #[tokio::test]
-async fn the_port_is_reached_by_its_own_names_alone() {
+async fn a_request_for_an_unknown_host_is_refused() {
     let service = Service::start_with(Sqlite, &[("server.http.hosts", "[billing.example.com, 127.0.0.1]")]).await;
     let get = async |path: &str, host: Option<&str>| {
         let mut request = service.http.get(format!("http://{}{path}", service.app.http_addr));
@@ -90,6 +90,6 @@ async fn the_port_is_reached_by_its_own_names_alone() {
     for host in ["evil.example", "billing.example.com.evil.example", "localhost", "[::1]:80"] {
         assert_eq!(get(account, Some(host)).await, (403, "10013".into()), "{host}");
     }
-    // Probes come by address.
+    // Probes use the address as the host.
     assert_eq!(get("/health", Some("10.1.2.3:8107")).await.0, 200);
 }

@@ -1,11 +1,11 @@
-//! A start with open doors.
+//! Starts with an insecure configuration.
 
 use billing_service::config::Config;
 
 use super::matrix::sha256;
 use crate::harness::{Database, Service, Sqlite};
 
-/// The keys with which a start in production is refused by none of the rules.
+/// A configuration for production that passes all rules.
 fn closed() -> Vec<(&'static str, String)> {
     let callers = format!("[{{name: edge, roles: [gateway], token_sha256: ['{}']}}]", sha256("a-token-of-the-edge"));
     vec![
@@ -26,7 +26,7 @@ async fn load(keys: &[(&'static str, String)]) -> anyhow::Result<Config> {
 }
 
 #[tokio::test]
-async fn a_start_in_production_with_an_open_door_is_refused_by_the_name_of_its_key() {
+async fn an_insecure_start_in_production_is_refused_and_names_its_key() {
     load(&closed()).await.unwrap();
     for (key, open) in [
         ("server.grpc.auth.callers", "[]"),
@@ -37,7 +37,7 @@ async fn a_start_in_production_with_an_open_door_is_refused_by_the_name_of_its_k
     ] {
         let mut keys = closed();
         if key == "server.grpc.auth.callers" {
-            // Mode gateway needs a caller too.
+            // Mode gateway needs a caller, so this case uses mode jwt.
             keys.extend([
                 ("server.http.auth.mode", "jwt".into()),
                 (
@@ -57,7 +57,7 @@ async fn a_start_in_production_with_an_open_door_is_refused_by_the_name_of_its_k
 }
 
 #[tokio::test]
-async fn on_the_loopback_address_users_need_no_proof() {
+async fn users_need_no_proof_on_the_loopback_address() {
     let mut keys = closed();
     for (key, value) in
         [("server.http.addr", "'127.0.0.1:0'"), ("server.http.auth.mode", "none"), ("server.http.hosts", "[]")]
@@ -75,7 +75,7 @@ async fn an_insecure_start_shows_in_a_metric() {
 }
 
 #[tokio::test]
-async fn a_bad_configuration_of_access_is_refused_by_its_key_and_shows_no_secret() {
+async fn a_bad_access_configuration_is_refused_by_its_key_and_shows_no_secret() {
     let caller = |fields: &str| format!("[{{name: edge, roles: [gateway], {fields}}}]");
     let hash = sha256("a-token-of-the-edge");
     let jwt = |fields: &str| format!("{{issuer: i, audience: a, {fields}}}");

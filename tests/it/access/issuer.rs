@@ -1,4 +1,4 @@
-//! Issues tokens as an identity provider does, and serves its keys.
+//! An identity provider: issues tokens, and serves its public keys.
 
 use std::{
     io::Write,
@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 pub const ISSUER: &str = "https://login.example.com";
 pub const AUDIENCE: &str = "billing";
 
-/// Before an RSA key of 2,048 bits, PKCS #8 has this many bytes; the library that signs wants the key alone.
+/// Length of the PKCS #8 header of an RSA key of 2,048 bits. The signing library needs the key without it.
 const PKCS8_BEFORE_RSA_2048: usize = 26;
 
 /// A key of the issuer.
@@ -72,7 +72,7 @@ pub fn claims(user: &str) -> Value {
     json!({"sub": user, "iss": ISSUER, "aud": AUDIENCE, "exp": now() + 600, "nbf": now() - 1})
 }
 
-/// `claims` with one of them replaced, or without it if the value is null.
+/// `claims` with one claim replaced, or removed if the value is null.
 pub fn with(claims: &Value, name: &str, value: Value) -> Value {
     let mut claims = claims.clone();
     match value {

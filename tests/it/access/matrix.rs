@@ -1,5 +1,5 @@
-//! Every route and rpc, on both ports and over both protocols, with every kind of caller. Each cell is held
-//! against the table in docs/security.md.
+//! Every route and rpc, on both ports and over both protocols, with every kind of caller. Each cell is compared
+//! with the table in docs/security.md.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::harness::{Service, Sqlite, code_of};
 
-/// A row of the table: an rpc or a route, with those who may call it.
+/// A row of the table: an rpc or a route, and the callers that may use it.
 struct Row {
     name: String,
     routes: Vec<(Method, String)>,
@@ -71,7 +71,7 @@ fn routed_paths() -> BTreeSet<String> {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                // The sandbox is a service of its own.
+                // The sandbox is another service.
                 folders.extend((!path.ends_with("sandbox")).then_some(path));
                 continue;
             }
@@ -109,7 +109,7 @@ fn token(role: &str) -> String {
     format!("a-token-of-the-role-{role}")
 }
 
-/// A caller for each role, and one for the tokens of the former key.
+/// A caller for each role.
 fn callers() -> String {
     let caller = |role: Role| {
         let hash = sha256(&token(role.name()));
@@ -123,7 +123,7 @@ pub fn sha256(text: &str) -> String {
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-const LEGACY: &str = "a-token-of-the-former-key";
+const LEGACY: &str = "a-token-of-the-legacy-key";
 
 async fn guarded(more: &[(&str, &str)]) -> Service {
     let (callers, legacy) = (callers(), format!("[{LEGACY}]"));
@@ -132,15 +132,15 @@ async fn guarded(more: &[(&str, &str)]) -> Service {
         ("server.grpc.auth.protect_operations", "true"),
         ("server.grpc.internal_tokens", &legacy),
         ("payment_service.grpc_addr", "127.0.0.1:9"),
-        // Without a proof of its own, a callback needs a caller.
+        // If callbacks carry no proof, the role of the caller protects them.
         ("payment_service.callback_auth", "none"),
     ];
     changes.extend(more);
     Service::start_with(Sqlite, &changes).await
 }
 
-/// The code of an answer over gRPC: that of the error, or `""`. The message is empty, so an admitted call is
-/// refused for its content at the most.
+/// The error code of a reply over gRPC, or `""`. The message is empty, so an admitted call succeeds or is
+/// refused for its content.
 async fn over_grpc(channel: &Channel, path: &str, authorization: Option<&str>) -> String {
     let mut grpc = tonic::client::Grpc::new(channel.clone());
     grpc.ready().await.unwrap();
@@ -170,7 +170,7 @@ async fn over_rest(service: &Service, base: &str, method: &Method, path: &str, a
 }
 
 #[tokio::test]
-async fn the_internal_port_asks_for_the_role_of_the_table_over_both_protocols() {
+async fn the_internal_port_requires_the_role_in_the_table_over_both_protocols() {
     let service = guarded(&[]).await;
     let base = format!("http://{}", service.app.grpc_addr);
     let channel = Channel::from_shared(base.clone()).unwrap().connect().await.unwrap();
@@ -211,22 +211,22 @@ async fn the_internal_port_asks_for_the_role_of_the_table_over_both_protocols() 
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    assert!(cells > 280, "{cells} cells only");
+    assert!(cells > 280, "only {cells} cells");
 }
 
-/// Whether a call was refused with the expected code, or admitted if none is expected.
+/// Whether a call was refused with the expected code, or admitted if no code is expected.
 fn is_as_expected(code: &str, expected: Option<&str>) -> bool {
     expected.map_or(code != "10012" && code != "10013", |expected| code == expected)
 }
 
-/// A token whose header says that it has no signature.
+/// A token without a signature. Its header names no algorithm.
 fn unsigned(user: &str) -> String {
     let part = |value: serde_json::Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
     format!("{}.{}.", part(json!({"alg": "none", "typ": "JWT"})), part(claims(user)))
 }
 
 #[tokio::test]
-async fn the_public_port_shows_a_user_its_own_account_alone() {
+async fn the_public_port_shows_a_user_only_its_own_account() {
     let key = SigningKey::new("k1", Algorithm::RS256);
     let stranger = SigningKey::new("k1", Algorithm::RS256);
     let keys = issuer::file(std::slice::from_ref(&key));
@@ -239,7 +239,7 @@ async fn the_public_port_shows_a_user_its_own_account_alone() {
     ])
     .await;
     let own = claims("u");
-    // The key of the signature is public, so anyone can make such an HMAC.
+    // The verification key is public, so anyone can compute this HMAC.
     let public_key = serde_json::to_vec(&key.public()).unwrap();
     let hmac = encode(&Header::new(Algorithm::HS256), &own, &EncodingKey::from_secret(&public_key).unwrap()).unwrap();
     let (refused, denied, fine) = (Some("10012"), Some("10013"), None);
@@ -252,7 +252,7 @@ async fn the_public_port_shows_a_user_its_own_account_alone() {
         ("unsigned", Some(unsigned("u")), [refused; 4]),
         ("HMAC with the public key", Some(hmac), [refused; 4]),
         ("expired", Some(key.sign(&with(&own, "exp", json!(issuer::now() - 120)))), [refused; 4]),
-        ("without an end", Some(key.sign(&with(&own, "exp", json!(null)))), [refused; 4]),
+        ("without an expiry", Some(key.sign(&with(&own, "exp", json!(null)))), [refused; 4]),
         ("not valid yet", Some(key.sign(&with(&own, "nbf", json!(issuer::now() + 120)))), [refused; 4]),
         ("other audience", Some(key.sign(&with(&own, "aud", json!("mail")))), [refused; 4]),
         ("without an audience", Some(key.sign(&with(&own, "aud", json!(null)))), [refused; 4]),
@@ -291,7 +291,7 @@ async fn the_public_port_shows_a_user_its_own_account_alone() {
             for (who, proof, [read_u, read_v, write_u, write_v]) in &proofs {
                 let authorization = proof.as_ref().map(|token| format!("Bearer {token}"));
                 for (user, read, write) in [("u", read_u, write_u), ("v", read_v, write_v)] {
-                    // The own account, if it is not named, is that of the token.
+                    // Without a user id in the request, the token names the account.
                     let path = route.replace("{user_id}", user);
                     let query = if *method == Method::GET { format!("?user_id={user}") } else { String::new() };
                     let url = format!("{base}{}{query}", path.replace("{order_id}", "o"));
@@ -317,5 +317,5 @@ async fn the_public_port_shows_a_user_its_own_account_alone() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    assert!(cells > 400, "{cells} cells only");
+    assert!(cells > 400, "only {cells} cells");
 }

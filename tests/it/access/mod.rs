@@ -1,4 +1,4 @@
-//! Who may call what: the table of docs/security.md against both ports, and the proofs of callers and users.
+//! Access to rpcs and routes: the table of docs/security.md on both ports, and the proofs of callers and users.
 
 mod callers;
 mod cross_site;

@@ -1,4 +1,4 @@
-//! The proofs of users: the keys of the issuer, and the word of a gateway.
+//! The proofs of users: tokens of the issuer, and the header of a gateway.
 
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -33,7 +33,7 @@ async fn get(service: &Service, path: &str, token: &str) -> (u16, String) {
 const ACCOUNT: &str = "/api/v1/billing/account";
 
 #[tokio::test]
-async fn a_token_is_accepted_under_each_algorithm_and_names_the_account() {
+async fn a_token_of_each_algorithm_is_accepted_and_names_the_account() {
     for algorithm in [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA] {
         let key = SigningKey::new("k1", algorithm);
         let file = issuer::file(std::slice::from_ref(&key));
@@ -43,7 +43,7 @@ async fn a_token_is_accepted_under_each_algorithm_and_names_the_account() {
         let url = format!("http://{}{ACCOUNT}", service.app.http_addr);
         let reply = service.http.get(url).bearer_auth(key.sign(&claims("alice"))).send().await.unwrap();
         assert_eq!(reply.json::<serde_json::Value>().await.unwrap()["user_id"], "alice", "{algorithm:?}");
-        // Of another family than the configuration names.
+        // The configuration names another family of algorithms.
         for other in [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA].into_iter().filter(|it| *it != algorithm) {
             let token = SigningKey::new("k1", other).sign(&claims("alice"));
             assert_eq!(get(&service, ACCOUNT, &token).await, (401, "10012".into()), "{algorithm:?} {other:?}");
@@ -52,7 +52,7 @@ async fn a_token_is_accepted_under_each_algorithm_and_names_the_account() {
 }
 
 #[tokio::test]
-async fn a_shared_secret_signs_tokens_and_a_numeric_account_is_its_text() {
+async fn a_token_signed_with_a_shared_secret_may_have_a_numeric_account() {
     const SECRET: &str = "a-secret-of-thirty-two-characters";
     let service = with_keys("[HS256]", ("secret", SECRET)).await;
     let sign = |claims: &serde_json::Value, secret: &str| {
@@ -85,7 +85,7 @@ async fn a_refusal_says_how_to_authenticate_and_is_counted_by_its_reason() {
 }
 
 #[tokio::test]
-async fn a_new_key_of_the_issuer_is_fetched_once_however_many_ask_for_unknown_ones() {
+async fn a_new_key_is_fetched_once_and_unknown_keys_cause_no_more_fetches() {
     let (old, new) = (SigningKey::new("old", Algorithm::ES256), SigningKey::new("new", Algorithm::ES256));
     let server = KeyServer::start(std::slice::from_ref(&old)).await;
     let service = with_keys("[ES256]", ("jwks_url", &server.url())).await;
@@ -103,16 +103,16 @@ async fn a_new_key_of_the_issuer_is_fetched_once_however_many_ask_for_unknown_on
 }
 
 #[tokio::test]
-async fn without_the_keys_of_the_issuer_the_answer_is_an_outage_and_no_refusal() {
+async fn without_the_keys_of_the_issuer_a_request_is_an_outage_and_not_a_refusal() {
     let key = SigningKey::new("k1", Algorithm::ES256);
-    // Nobody listens there.
+    // No server listens on this port.
     let service = with_keys("[ES256]", ("jwks_url", "http://127.0.0.1:9/keys")).await;
     assert_eq!(get(&service, ACCOUNT, &key.sign(&claims("u"))).await, (503, "10014".into()));
     assert_eq!(service.get("/health").await.0, 200);
 }
 
 #[tokio::test]
-async fn a_changed_file_of_keys_is_read_without_a_restart() {
+async fn a_changed_key_file_is_read_without_a_restart() {
     let (old, new) = (SigningKey::new("old", Algorithm::EdDSA), SigningKey::new("new", Algorithm::EdDSA));
     let file = issuer::file(std::slice::from_ref(&old));
     let service = with_keys("[EdDSA]", ("jwks_file", file.path().to_str().unwrap())).await;
@@ -122,7 +122,7 @@ async fn a_changed_file_of_keys_is_read_without_a_restart() {
 }
 
 #[tokio::test]
-async fn a_gateway_names_the_user_and_nobody_else_does() {
+async fn only_a_gateway_may_name_the_user() {
     let callers = format!(
         "[{{name: edge, roles: [gateway], token_sha256: ['{}']}}, {{name: ops, roles: [metrics], token_sha256: ['{}']}}]",
         sha256("the-token-of-the-edge"),
@@ -181,9 +181,9 @@ async fn an_order_of_another_user_does_not_exist_for_a_user() {
     assert_eq!(get(service, &format!("{order}?user_id=alice"), &support).await.0, 200);
 }
 
-/// Requests of one user that wait for their bodies.
+/// The requests of one user stay open, because their bodies are not complete.
 #[tokio::test]
-async fn open_requests_of_a_user_are_bounded_and_leave_room_for_others() {
+async fn open_requests_of_a_user_have_a_limit_and_other_users_go_on() {
     const MOST: usize = 100;
     let key = SigningKey::new("k1", Algorithm::ES256);
     let file = issuer::file(std::slice::from_ref(&key));
@@ -200,8 +200,8 @@ async fn open_requests_of_a_user_are_bounded_and_leave_room_for_others() {
         unfinished.push(stream);
     }
     let token = key.sign(&claims("alice"));
-    until("all of them are open", async || get(&service, ACCOUNT, &token).await == (503, "10014".into())).await;
+    until("all requests are open", async || get(&service, ACCOUNT, &token).await == (503, "10014".into())).await;
     assert_eq!(get(&service, ACCOUNT, &key.sign(&claims("bob"))).await.0, 200);
     drop(unfinished);
-    until("there is room again", async || get(&service, ACCOUNT, &token).await.0 == 200).await;
+    until("new requests are admitted again", async || get(&service, ACCOUNT, &token).await.0 == 200).await;
 }

@@ -1,4 +1,4 @@
-//! What checks read, and that no cache can make it wrong.
+//! The caches that checks read: a cache never gives a check a wrong answer.
 
 pub mod contract;
 mod outages;

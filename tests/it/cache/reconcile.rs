@@ -1,4 +1,4 @@
-//! The comparison of Redis with the database: `cron --once reconcile-cache`.
+//! `cron --once reconcile-cache`: compares Redis with the database.
 
 use std::{
     path::PathBuf,
@@ -17,19 +17,19 @@ use crate::harness::{
     Backend, Database, MySql, Service, Sqlite, charge,
     load::Load,
     process::{CRON, run},
-    redis::{OwnCluster, Place},
+    redis::{OwnCluster, RedisDatabase},
     wait::until,
 };
 
 const CLEAN: &str = "0 differing, 0 repaired";
 
-/// Runs the comparison now, with what it prints and how it ends.
+/// Runs the job. Returns its output and its exit code.
 async fn reconcile(database: &Database, more: &'static [&str]) -> (String, Option<i32>) {
     let done = compare(database.config_file(&[]), more).await;
     (String::from_utf8(done.stdout).unwrap(), done.status.code())
 }
 
-/// Without holding up the other tasks of the test.
+/// Does not block the other tasks of the test.
 async fn compare(conf: PathBuf, more: &'static [&str]) -> Output {
     let running = move || {
         let arguments = [&["-conf", conf.to_str().unwrap(), "--once", "reconcile-cache"], more].concat();
@@ -38,7 +38,7 @@ async fn compare(conf: PathBuf, more: &'static [&str]) -> Output {
     tokio::task::spawn_blocking(running).await.unwrap()
 }
 
-async fn set(redis: &Place, key: &str, field: &str, value: &str) {
+async fn set(redis: &RedisDatabase, key: &str, field: &str, value: &str) {
     let () = cmd("HSET").arg(key).arg(field).arg(value).query_async(&mut redis.connection().await).await.unwrap();
 }
 
@@ -59,7 +59,7 @@ impl Keys {
     }
 }
 
-/// What was last found, as the server shows it.
+/// The last result in the metrics of the server.
 async fn shown(service: &Service) -> Option<f64> {
     metric(service, "quota_redis_db_diff").await
 }
@@ -74,18 +74,18 @@ async fn with_entries() -> Service {
         until_cached(&service.database, user, "1").await;
     }
     service.deduct(keyed_charge()).await;
-    let place = service.database.redis.clone().unwrap();
-    // A check before Redis was told of the charge reads the database, and leaves Redis alone.
-    until("the key is there", async || {
+    let redis = service.database.redis.clone().unwrap();
+    // A check that runs before the update of the charge reads the database, and does not store the entry.
+    until("redis has the key", async || {
         check(&service.internal, keyed_call()).await;
-        place.hashes("billing:*:{k}:api_key").await.len() == 1
+        redis.hashes("billing:*:{k}:api_key").await.len() == 1
     })
     .await;
     service
 }
 
-/// Makes every kind of entry wrong; the owners of what is wrong.
-async fn tamper(redis: &Place, keys: &Keys) -> [&'static str; 8] {
+/// Makes every kind of entry wrong. Returns the owners of the wrong entries.
+async fn tamper(redis: &RedisDatabase, keys: &Keys) -> [&'static str; 8] {
     let month = redis.hashes("billing:*:?quota?:account").await[&keys.account("quota")]
         .keys()
         .find(|field| field.ends_with(":asset"))
@@ -106,12 +106,12 @@ async fn tamper(redis: &Place, keys: &Keys) -> [&'static str; 8] {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn entries_that_were_tampered_with_are_named_shown_and_repaired() {
+async fn wrong_entries_are_listed_counted_and_repaired() {
     let service = with_entries().await;
     let (database, redis) = (&service.database, service.database.redis.as_ref().unwrap());
     let (printed, code) = reconcile(database, &[]).await;
     assert!(printed.ends_with(&format!("{CLEAN}\n")) && code == Some(0), "{printed}");
-    until("nothing is shown", async || shown(&service).await == Some(0.0)).await;
+    until("the metric is 0", async || shown(&service).await == Some(0.0)).await;
 
     let keys = Keys::of(database).await;
     let wrong = tamper(redis, &keys).await;
@@ -119,7 +119,7 @@ async fn entries_that_were_tampered_with_are_named_shown_and_repaired() {
     let (tried, code) = reconcile(database, &["--dry-run"]).await;
     assert_eq!(code, Some(1), "{tried}");
     for owner in wrong {
-        assert!(tried.lines().any(|line| line.contains(&format!("(\"{owner}\")"))), "{owner} is not named: {tried}");
+        assert!(tried.lines().any(|line| line.contains(&format!("(\"{owner}\")"))), "{owner} is not listed: {tried}");
     }
     assert!(!tried.contains("right"), "{tried}");
     assert!(tried.ends_with(" 8 differing, 0 repaired\n"), "{tried}");
@@ -134,8 +134,8 @@ async fn entries_that_were_tampered_with_are_named_shown_and_repaired() {
         lines
     };
     assert_eq!(sorted(&repaired), sorted(&tried));
-    // 999 too much, a quarter held, a status, 997 too few used, one call of the key, and whoever is no user.
-    until("it is shown", async || shown(&service).await.is_some_and(|shown| shown > 1_996.0)).await;
+    // 999 too much, a quarter held, a status, 997 too few used, one call of the key, and an unknown user.
+    until("the metric shows it", async || shown(&service).await.is_some_and(|shown| shown > 1_996.0)).await;
     for user in ["balance", "held", "status", "quota", "version", "broken", "right"] {
         let reply = check(&service.internal, call(user)).await;
         assert_eq!((reply.balance, reply.free_remaining, reply.reason.as_str()), (1.0, 0, "balance"), "{user}");
@@ -144,12 +144,12 @@ async fn entries_that_were_tampered_with_are_named_shown_and_repaired() {
 
     let (printed, code) = reconcile(database, &[]).await;
     assert!(printed.ends_with(&format!("{CLEAN}\n")) && code == Some(0), "{printed}");
-    until("nothing is shown any more", async || shown(&service).await == Some(0.0)).await;
+    until("the metric is 0 again", async || shown(&service).await == Some(0.0)).await;
 }
 
-/// As a server leaves Redis that was killed between a commit and its news.
+/// The state after a server was killed between a commit and the cache update.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_redis_was_not_told_is_told_by_the_comparison() {
+async fn reconcile_cache_repairs_a_lost_update() {
     let service = Service::start(MySql).await;
     service.use_up_free_quota("u", "asset").await;
     service.adjust("u", 1.0).await;
@@ -161,12 +161,12 @@ async fn what_redis_was_not_told_is_told_by_the_comparison() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_differs_while_charges_go_on() {
+async fn reconcile_cache_finds_nothing_during_charges() {
     let service = Service::start(MySql).await;
     let other = second(&service).await;
     let servers = [&service, &other].map(|server| format!("http://{}", server.app.grpc_addr));
     let mut load = Load::start(&servers.each_ref().map(String::as_str)).await;
-    // Redis follows those that are asked for, when it does not hear of too much at once.
+    // Redis gets the updates of accounts that are checked, unless the update queue overflows.
     for user in ["calm", "calm-too"] {
         check(&service.internal, call(user)).await;
     }
@@ -194,7 +194,7 @@ async fn nothing_differs_while_charges_go_on() {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_redis_there_is_nothing_to_compare(
+async fn reconcile_cache_without_redis_does_nothing(
     #[values(MySql, Sqlite)] on: Backend,
     #[values(&[], &["--dry-run"])] more: &'static [&str],
 ) {
@@ -205,7 +205,7 @@ async fn without_redis_there_is_nothing_to_compare(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_does_not_answer_is_an_error() {
+async fn reconcile_cache_fails_if_redis_does_not_answer() {
     let service = Service::start(MySql).await;
     let conf = service.database.config_file(&[("data.redis.addr", "'127.0.0.1:1'")]);
     let failed = compare(conf, &[]).await;
@@ -214,11 +214,11 @@ async fn a_redis_that_does_not_answer_is_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_node_of_a_cluster_is_walked() {
+async fn reconcile_cache_scans_every_node_of_a_cluster() {
     let cluster = OwnCluster::start().await;
     let addrs = cluster.addrs();
     let database = Database::create(MySql).await;
-    let database = with_redis(database, Some(Place { addr: addrs[0].clone(), db: 0 }));
+    let database = with_redis(database, Some(RedisDatabase { addr: addrs[0].clone(), db: 0 }));
     let service = Service::start_on(beside(&database), &[("data.redis.mode", "cluster")]).await;
     until("the cluster is up", async || metric(&service, "billing_redis_up").await == Some(1.0)).await;
     let users: Vec<String> = (0..60).map(|number| format!("u{number}")).collect();
@@ -226,7 +226,7 @@ async fn every_node_of_a_cluster_is_walked() {
         service.deduct(charge(user, "asset", 1)).await;
         check(&service.internal, call(user)).await;
     }
-    // A check whose answer was late has left it to another to cache the account.
+    // A check that got a late answer did not store the account.
     let all_cached = async || {
         join_all(users.iter().map(|user| check(&service.internal, call(user)))).await;
         cluster.hashes("billing:*:account").await.len() == users.len()
@@ -234,8 +234,8 @@ async fn every_node_of_a_cluster_is_walked() {
     until("every account is cached", all_cached).await;
     for node in 0..3 {
         let of_node = cluster.node(node).hashes("billing:*:account").await;
-        let (key, _) = of_node.first_key_value().expect("each node has some");
-        set(&cluster.node(node).place(), key, "balance", "9").await;
+        let (key, _) = of_node.first_key_value().expect("each node has accounts");
+        set(&cluster.node(node).database(), key, "balance", "9").await;
     }
     let run = async |more| {
         let done = compare(database.config_file(&[("data.redis.mode", "cluster")]), more).await;
@@ -244,7 +244,7 @@ async fn every_node_of_a_cluster_is_walked() {
     let (printed, code) = run(&[]).await;
     assert!(printed.ends_with("reconcile-cache: 60 compared, 3 differing, 3 repaired\n"), "{printed}");
     assert_eq!((printed.matches(": 9 and 0 units").count(), code), (3, Some(0)), "{printed}");
-    until("it is shown", async || shown(&service).await == Some(27.0)).await;
+    until("the metric shows it", async || shown(&service).await == Some(27.0)).await;
     let (printed, code) = run(&["--dry-run"]).await;
     assert_eq!((printed.as_str(), code), ("reconcile-cache: 57 compared, 0 differing, 0 repaired\n", Some(0)));
 }

@@ -1,4 +1,4 @@
-//! `--dry-run`: says what a job would do, and leaves every row as it is.
+//! `--dry-run`: prints the changes that a job would make, and changes no row.
 
 use billing_service::{app::cron::Job, service::proto::ReserveQuotaRequest};
 use rstest::rstest;
@@ -11,7 +11,7 @@ use crate::harness::{
     payments::{Paying, settings},
 };
 
-/// Everything that a job could change.
+/// All tables that a job could change.
 async fn tables(database: &Database) -> Vec<Vec<Vec<String>>> {
     let mut all = Vec::new();
     for (table, columns) in [
@@ -43,7 +43,7 @@ fn listed_holds(database: &Database) -> &'static str {
 
 #[rstest]
 #[tokio::test]
-async fn a_reset_counts_what_it_would_write(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_dry_run_of_a_reset_counts_the_rows_to_write(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.clock.set("2026-11-20T04:00:00Z");
     service.deduct(charge("spender", "asset", 7)).await;
@@ -71,7 +71,7 @@ async fn a_reset_counts_what_it_would_write(#[values(MySql, Sqlite)] on: Backend
     assert_eq!((shown.expected(), shown.done()), (1_201, 1_201));
     assert_eq!(tables(&service.database).await, before);
 
-    // As it says, so it does; and of other quotas only those of the next month.
+    // The run makes exactly these changes. With other quotas, it only changes the next month.
     of("1000").await.run_due(Job::ResetQuotas, &Counted::all()).await.unwrap();
     let before = tables(&service.database).await;
     let report = of("500").await.dry_run(Job::ResetQuotas, &Counted::all()).await.unwrap();
@@ -82,7 +82,7 @@ async fn a_reset_counts_what_it_would_write(#[values(MySql, Sqlite)] on: Backend
 
 #[rstest]
 #[tokio::test]
-async fn a_sweep_lists_the_holds_it_would_free(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_dry_run_of_a_sweep_lists_the_holds_to_free(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, &[("billing.reservation_ttl", "1ms")]).await;
     for number in 0..25 {
         let (user_id, service_name) = ("u".to_owned(), "asset".to_owned());
@@ -104,7 +104,7 @@ async fn a_sweep_lists_the_holds_it_would_free(#[values(MySql, Sqlite)] on: Back
 
 #[rstest]
 #[tokio::test]
-async fn a_reconciliation_asks_and_settles_nothing(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_dry_run_of_a_reconciliation_looks_orders_up_and_settles_none(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
     paying.switch(json!({"lose": true}));
     let [paid, failed, waiting] =
@@ -156,7 +156,7 @@ async fn an_audit_is_its_own_dry_run(#[values(MySql, Sqlite)] on: Backend) {
 
 #[rstest]
 #[tokio::test]
-async fn what_would_move_and_what_would_be_rebuilt_is_counted(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_dry_run_counts_the_records_to_move_and_the_users_to_rebuild(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     for at in ["2026-01-05T04:00:00Z", "2026-02-05T04:00:00Z", "2026-11-20T04:00:00Z"] {
         service.clock.set(at);
@@ -179,7 +179,7 @@ async fn what_would_move_and_what_would_be_rebuilt_is_counted(#[values(MySql, Sq
 }
 
 #[tokio::test]
-async fn a_dry_run_is_of_one_job_and_goes_on_from_nowhere() {
+async fn a_dry_run_needs_one_job_and_does_not_resume() {
     let database = migrated(Database::create(Sqlite).await).await;
     let conf = database.config_file(&[]);
     for arguments in [&["--dry-run"][..], &["--resume"], &["--once", "audit", "--dry-run", "--resume"]] {

@@ -1,4 +1,4 @@
-//! `kill -9` of cron at every chunk: what was done stays done, and the next one goes on.
+//! `kill -9` of cron at every chunk: finished work stays, and the next run continues.
 
 use std::{
     collections::BTreeSet,
@@ -14,23 +14,22 @@ use tokio_util::sync::CancellationToken;
 use super::{cron, end_lease, migrated, output_of, runs, stdout, users};
 use crate::harness::{Backend, Database, MySql, Service, Sqlite, caller::Dice, charge, process::until_killed};
 
-/// By then a process has got somewhere or ended.
+/// Time limit for a process to reach its next checkpoint or to end.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// A process that gets nowhere must not keep the test for ever.
+/// Most starts of the job.
 const MAX_STARTS: usize = 100;
 
-/// Starts `--once JOB --resume` again and again, and kills each process as soon as it has
-/// got somewhere, until one comes to its end; what each of them printed, and how many
-/// were killed.
+/// Starts `--once JOB --resume` repeatedly, and kills each process after its next checkpoint, until a
+/// process finishes. Returns the output of each process and the number of kills.
 async fn run_killed(database: &Database, conf: &Path, job: &str) -> (Vec<String>, usize) {
     let (mut printed, mut kills, mut position) = (Vec::new(), 0, String::new());
     for _ in 0..MAX_STARTS {
-        // The process that kills comes first.
+        // With `nice`, the test process runs first, so that it kills in time.
         let mut nice = Command::new("nice");
         let cron = cron(conf, &["--once", job, "--resume"]);
         nice.args(["-n", "10"]).arg(cron.get_program()).args(cron.get_args());
         let mut running = nice.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        if !got_further(database, &mut running, job, &mut position).await {
+        if !next_checkpoint(database, &mut running, job, &mut position).await {
             let ended = output_of(running).await;
             printed.push(stdout(&ended));
             return (printed, kills);
@@ -39,14 +38,14 @@ async fn run_killed(database: &Database, conf: &Path, job: &str) -> (Vec<String>
         printed.push(stdout(&output_of(running).await));
         kills += 1;
         end_lease(database, job).await;
-        // It may have got further before the kill came.
+        // The process may have reached another checkpoint before the kill.
         position = kept_position(database, job).await.unwrap_or(position);
     }
-    panic!("it comes to no end: {printed:?}");
+    panic!("the job does not finish: {printed:?}");
 }
 
-/// False when the process ended before it got further.
-async fn got_further(database: &Database, running: &mut Child, job: &str, position: &mut String) -> bool {
+/// Waits for the next checkpoint. False if the process ended before.
+async fn next_checkpoint(database: &Database, running: &mut Child, job: &str, position: &mut String) -> bool {
     let deadline = Instant::now() + DEADLINE;
     loop {
         if let Some(kept) = kept_position(database, job).await
@@ -58,7 +57,7 @@ async fn got_further(database: &Database, running: &mut Child, job: &str, positi
         if running.try_wait().unwrap().is_some() {
             return false;
         }
-        assert!(Instant::now() < deadline, "it gets nowhere from {position:?}");
+        assert!(Instant::now() < deadline, "no checkpoint after {position:?}");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
@@ -67,8 +66,8 @@ async fn kept_position(database: &Database, job: &str) -> Option<String> {
     runs(database, job).await.into_iter().map(|run| run[1].clone()).find(|position| !position.is_empty())
 }
 
-/// Charges users here and there until it is stopped; how many units in all.
-async fn charge_on(service: Arc<Service>, stop: CancellationToken, user_count: usize) -> u64 {
+/// Charges random users until `stop`. Returns the number of charged units.
+async fn charge_until(service: Arc<Service>, stop: CancellationToken, user_count: usize) -> u64 {
     let (mut dice, mut units) = (Dice(1), 0);
     while !stop.is_cancelled() {
         let count = 1 + dice.below(3) as i32;
@@ -85,13 +84,13 @@ async fn a_reset_that_is_killed_at_every_chunk_opens_every_row_once(#[values(MyS
     until_killed(4, || reset_and_kill(on)).await;
 }
 
-/// Of 12 chunks.
+/// A run has 12 chunks.
 async fn reset_and_kill(on: Backend) -> usize {
     const USERS: usize = 12_000;
     let service = Arc::new(Service::start(on).await);
     users(&service.database, USERS).await;
     let stop = CancellationToken::new();
-    let charging = tokio::spawn(charge_on(service.clone(), stop.clone(), USERS));
+    let charging = tokio::spawn(charge_until(service.clone(), stop.clone(), USERS));
     let conf = service.database.config_file(&[]);
     let (printed, kills) = run_killed(&service.database, &conf, "reset-quotas").await;
     stop.cancel();
@@ -124,12 +123,12 @@ async fn an_audit_that_is_killed_at_every_chunk_loses_no_difference(#[values(MyS
     until_killed(3, || audit_and_kill(on)).await;
 }
 
-/// Of 12 chunks.
+/// A run has 12 chunks.
 async fn audit_and_kill(on: Backend) -> usize {
     let database = migrated(Database::create(on).await).await;
     users(&database, 2_400).await;
     let one = if on == MySql { "1" } else { "1000000" };
-    // One in every chunk of 200, and the last of all.
+    // Two wrong balances in each chunk of 200 users, and the last user.
     let wrong = "user_id LIKE 'user_____' AND (user_id LIKE '%77' OR user_id = 'user02399')";
     database.execute(&format!("UPDATE user_balance SET balance = {one} WHERE {wrong}")).await;
     let conf = database.config_file(&[]);
@@ -137,7 +136,7 @@ async fn audit_and_kill(on: Backend) -> usize {
     println!("{kills} kills");
     assert!(printed.last().unwrap().ends_with("audit: 2400 users, 25 differences\n"), "{printed:?}");
     let all = printed.concat();
-    let told: BTreeSet<&str> = all.lines().filter(|line| line.contains("balance says 1, should be 0")).collect();
-    assert_eq!(told.len(), 25, "{told:?}");
+    let reported: BTreeSet<&str> = all.lines().filter(|line| line.contains("balance says 1, should be 0")).collect();
+    assert_eq!(reported.len(), 25, "{reported:?}");
     kills
 }

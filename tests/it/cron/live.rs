@@ -1,4 +1,4 @@
-//! `reset-quotas` beside live traffic, lazy creation and users who come while it runs.
+//! `reset-quotas` during charges, and users who are created during the run.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use tokio_util::sync::CancellationToken;
 use super::{Counted, add_users, quotas, runner, users};
 use crate::harness::{Backend, MySql, Service, Sqlite, charge};
 
-/// Requests at once.
+/// Concurrent requests.
 const AT_ONCE: usize = 64;
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn first_calls_of_users_beside_a_reset_neither_fail_nor_lose(#[values(MySql, Sqlite)] on: Backend) {
+async fn first_calls_of_users_during_a_reset_succeed_and_count(#[values(MySql, Sqlite)] on: Backend) {
     let service = Arc::new(Service::start(on).await);
     service.clock.set("2026-11-20T04:00:00Z");
     users(&service.database, 3_000).await;
@@ -24,7 +24,7 @@ async fn first_calls_of_users_beside_a_reset_neither_fail_nor_lose(#[values(MySq
         let (service, stop) = (service.clone(), stop.clone());
         async move {
             let mut resets = 0;
-            // Totals of the next month change each time, those of this month only begin so.
+            // Each run changes the totals of the next month. It does not change existing rows of this month.
             for payment in ["1000", "500"].iter().cycle() {
                 let config = service.database.config(&[("billing.free_quotas.payment", payment)]);
                 let runner = runner(config, &service.clock, CancellationToken::new()).await;
@@ -38,7 +38,7 @@ async fn first_calls_of_users_beside_a_reset_neither_fail_nor_lose(#[values(MySq
             unreachable!()
         }
     });
-    // Of those that are known every second, from the back; and as many whom nobody knows.
+    // Every second known user in reverse order, and as many new users.
     let names = (0..1_500).rev().flat_map(|number| [format!("user{:05}", number * 2), format!("user{number:05}-new")]);
     let charging = stream::iter(names.enumerate()).for_each_concurrent(AT_ONCE, |(number, user)| {
         let service = service.clone();
@@ -59,13 +59,13 @@ async fn first_calls_of_users_beside_a_reset_neither_fail_nor_lose(#[values(MySq
     let rows = quotas(&service.database, "2026-11").await;
     assert_eq!(rows.iter().map(|row| row[3].parse::<u64>().unwrap()).sum::<u64>(), used);
     let mut known = rows.iter().filter(|row| row[1] == "payment" && !row[0].ends_with("-new"));
-    assert!(known.all(|row| row[2] == "1000"), "a month that has begun stays");
+    assert!(known.all(|row| row[2] == "1000"), "rows of the current month do not change");
     service.assert_audit_is_clean().await;
 }
 
 #[rstest]
 #[tokio::test]
-async fn users_who_come_during_the_run_are_opened_then_or_by_their_first_call(#[values(MySql, Sqlite)] on: Backend) {
+async fn users_created_during_a_run_are_opened_by_the_run_or_by_their_first_call(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.clock.set("2026-11-20T04:00:00Z");
     users(&service.database, 2_000).await;
@@ -75,7 +75,7 @@ async fn users_who_come_during_the_run_are_opened_then_or_by_their_first_call(#[
     first.run_due(Job::ResetQuotas, &shown).await.unwrap_err();
     assert_eq!(shown.done(), 1_000);
 
-    // Before the position and behind it, as plain rows and through the service.
+    // Users before and after the position, added in SQL and by the service.
     add_users(database, &["user00000-row".to_owned(), "user01999-row".to_owned()]).await;
     service.deduct(charge("user00000-call", "asset", 3)).await;
     service.deduct(charge("user01999-call", "asset", 3)).await;
@@ -93,7 +93,7 @@ async fn users_who_come_during_the_run_are_opened_then_or_by_their_first_call(#[
     assert_eq!(of("user01999-call").await, [3, 3]);
     assert_eq!(of("user00000-row").await, [0, 0]);
     assert_eq!(of("user00000-call").await, [3, 0]);
-    // All are charged alike, now and next month.
+    // All users are charged in the same way, in this month and in the next one.
     for (at, used_before) in [("2026-11-20T05:00:00Z", 3), ("2026-11-30T16:00:00Z", 0)] {
         service.clock.set(at);
         for name in ["user00000", "user01999"] {

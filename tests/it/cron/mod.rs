@@ -1,4 +1,4 @@
-//! Regular jobs: each period is run once, wherever it was cut short; months are opened ahead.
+//! Scheduled jobs: each period runs once, even after an interruption. Months are opened ahead.
 
 mod dry_run;
 mod kills;
@@ -31,12 +31,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Database, MySql, Sqlite, TestClock, process::CRON};
 
-/// Counts what is done and keeps what is told, and asks the run to stop after so many items.
+/// Counts items, keeps the reported lines, and can stop the run after a number of items.
 pub struct Counted {
     begun: Mutex<Option<Beginning>>,
     expected: AtomicU64,
     done: AtomicU64,
-    told: Mutex<Vec<String>>,
+    reported: Mutex<Vec<String>>,
     stop_after: u64,
     pub stop: CancellationToken,
 }
@@ -47,13 +47,13 @@ impl Counted {
             begun: Mutex::default(),
             expected: AtomicU64::new(0),
             done: AtomicU64::new(0),
-            told: Mutex::default(),
+            reported: Mutex::default(),
             stop_after: u64::MAX,
             stop: CancellationToken::new(),
         }
     }
 
-    /// Asks to stop after so many items.
+    /// Stops the run after `items` items.
     pub fn cut_after(items: u64) -> Self {
         Self { stop_after: items, ..Self::all() }
     }
@@ -66,8 +66,8 @@ impl Counted {
         self.expected.load(Ordering::Relaxed)
     }
 
-    fn told(&self) -> Vec<String> {
-        self.told.lock().unwrap().clone()
+    fn reported(&self) -> Vec<String> {
+        self.reported.lock().unwrap().clone()
     }
 }
 
@@ -87,7 +87,7 @@ impl Display for Counted {
     }
 
     fn report(&self, line: &str) {
-        self.told.lock().unwrap().push(line.to_owned());
+        self.reported.lock().unwrap().push(line.to_owned());
     }
 }
 
@@ -96,7 +96,7 @@ pub async fn runner(config: Config, clock: &TestClock, stop: CancellationToken) 
     Runner::new(Arc::new(config), store, Arc::new(clock.clone()) as Arc<dyn Clock>, stop)
 }
 
-/// A database with its tables, and nothing in them.
+/// A database with empty tables.
 pub async fn migrated(database: Database) -> Database {
     app::close(&*app::connect(&database.config(&[])).await.unwrap()).await;
     database
@@ -108,13 +108,13 @@ async fn quotas(database: &Database, month: &str) -> Vec<Vec<String>> {
     database.rows(&["user_id", "service_name", "total_quota", "used_quota"], &from).await
 }
 
-/// What all is known of runs.
+/// The stored runs of a job.
 async fn runs(database: &Database, job: &str) -> Vec<Vec<String>> {
     let columns = ["period", "COALESCE(position, '')", "finished_at IS NOT NULL"];
     database.rows(&columns, &format!("FROM job_run WHERE job = '{job}' ORDER BY period")).await
 }
 
-/// Ends the lease of a run whose process was killed; nobody waits for the database's clock.
+/// Ends the lease of a killed process, so that the test need not wait for its end.
 async fn end_lease(database: &Database, job: &str) {
     let gone = match database.backend {
         MySql => "UTC_TIMESTAMP() - INTERVAL 1 SECOND",
@@ -123,13 +123,13 @@ async fn end_lease(database: &Database, job: &str) {
     database.execute(&format!("UPDATE job_lease SET ends_at = {gone} WHERE job = '{job}'")).await;
 }
 
-/// So many users without a quota row.
+/// Adds users without quota rows.
 pub async fn users(database: &Database, count: usize) {
     let names: Vec<String> = (0..count).map(|number| format!("user{number:05}")).collect();
     add_users(database, &names).await;
 }
 
-/// Plain rows, as no service would write them.
+/// Adds rows in SQL. The service would also write quota rows.
 async fn add_users(database: &Database, names: &[String]) {
     for chunk in names.chunks(2_000) {
         let now = match database.backend {
@@ -147,19 +147,19 @@ async fn add_users(database: &Database, names: &[String]) {
     }
 }
 
-/// `cron -conf CONF ...`, which ends with the test.
+/// `cron -conf CONF ...`. It ends with the test.
 fn cron(conf: &Path, arguments: &[&str]) -> Command {
     let mut cron = Command::new(CRON);
     cron.arg("-conf").arg(conf).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
     cron
 }
 
-/// Runs cron to its end, beside the other tasks of the test.
+/// Runs cron to its end, without blocking the other tasks of the test.
 async fn run(mut cron: Command) -> Output {
     tokio::task::spawn_blocking(move || cron.output().unwrap()).await.unwrap()
 }
 
-/// Waits for a process that was signalled.
+/// Waits for the end of a process.
 async fn output_of(cron: Child) -> Output {
     tokio::task::spawn_blocking(|| cron.wait_with_output().unwrap()).await.unwrap()
 }

@@ -1,4 +1,4 @@
-//! `reset-quotas`: the months of every user.
+//! `reset-quotas` opens the months of every user.
 
 use billing_service::app::cron::Job;
 use rstest::rstest;
@@ -9,7 +9,7 @@ use crate::harness::{Backend, Database, MySql, Service, Sqlite, TestClock, charg
 
 #[rstest]
 #[tokio::test]
-async fn months_are_opened_for_every_user_and_stay_as_they_are(#[values(MySql, Sqlite)] on: Backend) {
+async fn months_are_opened_for_every_user_and_then_do_not_change(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.clock.set("2026-11-20T04:00:00Z");
     service.deduct(charge("spender", "asset", 7)).await;
@@ -28,8 +28,8 @@ async fn months_are_opened_for_every_user_and_stay_as_they_are(#[values(MySql, S
         let used: Vec<&str> = rows.iter().filter(|row| row[3] != "0").map(|row| row[3].as_str()).collect();
         assert_eq!(used, if month == "2026-11" { vec!["7"] } else { vec![] });
     }
-    assert_eq!(runner.run_due(Job::ResetQuotas, &Counted::all()).await.unwrap(), None, "the period was run");
-    // It is used as if it had been opened by the first call.
+    assert_eq!(runner.run_due(Job::ResetQuotas, &Counted::all()).await.unwrap(), None, "the period has been run");
+    // The month works as if the first call had opened it.
     service.clock.set("2026-11-30T16:00:00Z");
     assert_eq!(service.deduct(charge("spender", "asset", 1)).await.free_remaining, 999);
     assert_eq!(service.deduct(charge("user00042", "asset", 1)).await.free_remaining, 999);
@@ -39,7 +39,7 @@ async fn months_are_opened_for_every_user_and_stay_as_they_are(#[values(MySql, S
 
 #[rstest]
 #[tokio::test]
-async fn quotas_that_are_configured_anew_are_those_of_the_next_month(#[values(MySql, Sqlite)] on: Backend) {
+async fn changed_quotas_take_effect_in_the_next_month(#[values(MySql, Sqlite)] on: Backend) {
     let database = migrated(Database::create(on).await).await;
     let clock = TestClock::real();
     clock.set("2026-11-20T04:00:00Z");
@@ -61,7 +61,7 @@ async fn quotas_that_are_configured_anew_are_those_of_the_next_month(#[values(My
 
 #[rstest]
 #[tokio::test]
-async fn a_user_whose_rows_can_not_be_written_does_not_stop_the_others(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_user_whose_rows_cannot_be_written_does_not_stop_the_others(#[values(MySql, Sqlite)] on: Backend) {
     let database = migrated(Database::create(on).await).await;
     users(&database, 5).await;
     let trigger = match on {
@@ -82,7 +82,7 @@ async fn a_user_whose_rows_can_not_be_written_does_not_stop_the_others(#[values(
     let runner = runner(database.config(&[]), &clock, CancellationToken::new()).await;
     let shown = Counted::all();
     let report = runner.run_due(Job::ResetQuotas, &shown).await.unwrap().unwrap();
-    assert_eq!(shown.told(), ["reset-quotas: user user00002 was left out"]);
+    assert_eq!(shown.reported(), ["reset-quotas: user user00002 was left out"]);
     assert_eq!(
         (report.lines.as_slice(), report.is_good),
         (&["reset-quotas: 4 users open, 1 failed".to_owned()][..], false)
@@ -90,14 +90,14 @@ async fn a_user_whose_rows_can_not_be_written_does_not_stop_the_others(#[values(
     let rows = quotas(&database, "2026-12").await;
     assert_eq!(rows.len(), 14, "all but one service of one user");
 
-    // The period is done, and says so; another run by hand tries again, and exits 1 for it.
+    // The period is finished. Another run by hand tries the user again, and exits with 1.
     let kept = runs(&database, "reset-quotas").await;
     assert_eq!((kept[0][1].as_str(), kept[0][2].as_str()), ("2026-11 4 1 user00004", "1"));
     assert_eq!(runner.run_due(Job::ResetQuotas, &Counted::all()).await.unwrap(), None);
     let again = run(cron(&database.config_file(&[]), &["--once", "reset-quotas"])).await;
     assert_eq!((sum(&again).as_str(), again.status.code()), ("reset-quotas: 4 users open, 1 failed", Some(1)));
     assert!(stdout(&again).contains("user user00002 was left out"));
-    // What was left out is opened by the first call.
+    // The first call opens the missing rows.
     database.execute("DROP TRIGGER refuse").await;
     let service = Service::start_on(database, &[]).await;
     service.clock.set("2026-12-01T04:00:00Z");

@@ -1,4 +1,4 @@
-//! Runs that were cut short go on where they got to, and never where another got to.
+//! An interrupted run continues from its checkpoint, and never from the checkpoint of another run.
 
 use billing_service::{
     app::cron::{Beginning, Job, JobReport},
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Counted, cron, migrated, quotas, run, runner, runs, stderr, users};
 use crate::harness::{Backend, Database, MySql, Sqlite, TestClock};
 
-/// A run by hand; also where it began.
+/// Runs a job by hand.
 async fn by_hand(
     database: &Database,
     clock: &TestClock,
@@ -19,15 +19,15 @@ async fn by_hand(
     shown: &Counted,
 ) -> anyhow::Result<JobReport> {
     let runner = runner(database.config(&[]), clock, shown.stop.clone()).await;
-    Ok(runner.run_now(job, resumes, shown).await?.expect("nobody else runs it"))
+    Ok(runner.run_now(job, resumes, shown).await?.expect("no other process runs the job"))
 }
 
 fn began(shown: &Counted) -> Beginning {
-    shown.begun.lock().unwrap().expect("it began")
+    shown.begun.lock().unwrap().expect("the run began")
 }
 
-/// Cut short after the first chunk; what it had done by then.
-async fn cut_short(database: &Database, clock: &TestClock, job: Job) -> u64 {
+/// Interrupts a run after the first chunk. Returns the number of finished items.
+async fn interrupt(database: &Database, clock: &TestClock, job: Job) -> u64 {
     let shown = Counted::cut_after(1);
     let error = by_hand(database, clock, job, false, &shown).await.unwrap_err();
     assert_eq!(error.to_string(), "the run was interrupted");
@@ -38,7 +38,7 @@ async fn cut_short(database: &Database, clock: &TestClock, job: Job) -> u64 {
 
 #[rstest]
 #[tokio::test]
-async fn a_run_that_was_cut_short_goes_on_elsewhere(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_interrupted_run_continues_in_another_process(#[values(MySql, Sqlite)] on: Backend) {
     let database = migrated(Database::create(on).await).await;
     let clock = TestClock::real();
     users(&database, 3_000).await;
@@ -58,17 +58,17 @@ async fn a_run_that_was_cut_short_goes_on_elsewhere(#[values(MySql, Sqlite)] on:
 
 #[rstest]
 #[tokio::test]
-async fn a_run_by_hand_goes_on_where_it_got_to_if_asked(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_run_by_hand_continues_from_its_checkpoint_if_asked(#[values(MySql, Sqlite)] on: Backend) {
     let database = migrated(Database::create(on).await).await;
     let clock = TestClock::real();
     clock.set("2026-11-20T04:00:00Z");
     users(&database, 3_000).await;
-    let done = cut_short(&database, &clock, Job::ResetQuotas).await;
+    let done = interrupt(&database, &clock, Job::ResetQuotas).await;
     assert!((1..3_000).contains(&done), "{done}");
     let kept = runs(&database, "reset-quotas").await;
     assert!(kept[0][0].starts_with("2026-10-31T16:00:00Z ") && kept[0][0].ends_with(" by hand"), "{kept:?}");
 
-    // One that begins anew leaves what was kept as it is, until it gets somewhere itself.
+    // A run that starts from the beginning keeps the old checkpoint until its own first checkpoint.
     let shown = Counted::all();
     shown.stop.cancel();
     let _ = by_hand(&database, &clock, Job::ResetQuotas, false, &shown).await;
@@ -82,17 +82,21 @@ async fn a_run_by_hand_goes_on_where_it_got_to_if_asked(#[values(MySql, Sqlite)]
     assert_eq!((shown.done(), shown.expected()), (3_000 - done, 3_000 - done));
     assert_eq!(report.lines, ["reset-quotas: 3000 users open, 0 failed"]);
     assert_eq!(quotas(&database, "2026-11").await.len(), 9_000);
-    assert_eq!(runs(&database, "reset-quotas").await, Vec::<Vec<String>>::new(), "a finished one is forgotten");
+    assert_eq!(
+        runs(&database, "reset-quotas").await,
+        Vec::<Vec<String>>::new(),
+        "the checkpoint of a finished run is deleted"
+    );
 
-    // There is nothing left to go on from, and the schedule was not run by it.
+    // No checkpoint is left, and the period of the schedule has not been run.
     let shown = Counted::all();
     by_hand(&database, &clock, Job::ResetQuotas, true, &shown).await.unwrap();
     assert_eq!((began(&shown), shown.done()), (Beginning::First, 3_000));
     let scheduled = runner(database.config(&[]), &clock, CancellationToken::new()).await;
     assert!(scheduled.run_due(Job::ResetQuotas, &Counted::all()).await.unwrap().is_some());
 
-    // Who does not ask to go on begins at the beginning.
-    cut_short(&database, &clock, Job::ResetQuotas).await;
+    // Without --resume, a run starts from the beginning.
+    interrupt(&database, &clock, Job::ResetQuotas).await;
     let shown = Counted::all();
     by_hand(&database, &clock, Job::ResetQuotas, false, &shown).await.unwrap();
     assert_eq!((began(&shown), shown.expected(), shown.done()), (Beginning::Restarted, 3_000, 3_000));
@@ -100,17 +104,17 @@ async fn a_run_by_hand_goes_on_where_it_got_to_if_asked(#[values(MySql, Sqlite)]
 
 #[rstest]
 #[tokio::test]
-async fn the_schedule_does_not_care_what_became_of_a_run_by_hand(#[values(MySql, Sqlite)] on: Backend) {
+async fn runs_by_hand_and_scheduled_runs_have_separate_checkpoints(#[values(MySql, Sqlite)] on: Backend) {
     let database = migrated(Database::create(on).await).await;
     let clock = TestClock::real();
     clock.set("2026-11-20T04:00:00Z");
     users(&database, 2_000).await;
-    cut_short(&database, &clock, Job::ResetQuotas).await;
+    interrupt(&database, &clock, Job::ResetQuotas).await;
     let scheduled = runner(database.config(&[]), &clock, CancellationToken::new()).await;
     let shown = Counted::all();
     scheduled.run_due(Job::ResetQuotas, &shown).await.unwrap().unwrap();
     assert_eq!((began(&shown), shown.done()), (Beginning::First, 2_000));
-    // Nor the other way round.
+    // The run by hand does not continue from the scheduled run either.
     let shown = Counted::all();
     by_hand(&database, &clock, Job::ResetQuotas, true, &shown).await.unwrap();
     assert_eq!((began(&shown), shown.done()), (Beginning::Resumed, 1_000));
@@ -119,12 +123,12 @@ async fn the_schedule_does_not_care_what_became_of_a_run_by_hand(#[values(MySql,
 
 #[rstest]
 #[tokio::test]
-async fn a_position_of_last_month_is_none_of_this_month(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_checkpoint_of_last_month_is_not_used_this_month(#[values(MySql, Sqlite)] on: Backend) {
     let database = migrated(Database::create(on).await).await;
     let clock = TestClock::real();
     clock.set("2026-11-30T15:50:00Z");
     users(&database, 2_000).await;
-    cut_short(&database, &clock, Job::ResetQuotas).await;
+    interrupt(&database, &clock, Job::ResetQuotas).await;
     clock.set("2026-11-30T16:00:00Z");
     let shown = Counted::all();
     let report = by_hand(&database, &clock, Job::ResetQuotas, true, &shown).await.unwrap();
@@ -136,9 +140,9 @@ async fn a_position_of_last_month_is_none_of_this_month(#[values(MySql, Sqlite)]
         assert_eq!(quotas(&database, month).await.len(), 6_000);
     }
 
-    // Not even where the month turned between the question which period it is and the work.
+    // The same if the month turns after the period was determined.
     clock.set("2027-01-05T00:00:00Z");
-    cut_short(&database, &clock, Job::ResetQuotas).await;
+    interrupt(&database, &clock, Job::ResetQuotas).await;
     database.execute("UPDATE job_run SET position = '2026-12 1000 0 user00999'").await;
     let shown = Counted::all();
     by_hand(&database, &clock, Job::ResetQuotas, true, &shown).await.unwrap();
@@ -148,7 +152,7 @@ async fn a_position_of_last_month_is_none_of_this_month(#[values(MySql, Sqlite)]
 
 #[rstest]
 #[tokio::test]
-async fn a_run_for_other_quotas_undoes_the_period_even_when_it_is_killed(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_run_with_other_quotas_reopens_the_period_even_if_it_is_killed(#[values(MySql, Sqlite)] on: Backend) {
     let database = migrated(Database::create(on).await).await;
     let clock = TestClock::real();
     clock.set("2026-11-20T04:00:00Z");
@@ -165,17 +169,17 @@ async fn a_run_for_other_quotas_undoes_the_period_even_when_it_is_killed(#[value
         let of = |total: &str| rows.iter().filter(|row| row[1] == "asset" && row[2] == total).count();
         (of("1000"), of("500"))
     };
-    // The chunk that it was in may still have been written.
+    // The chunk in progress may have been written.
     let (_, changed) = totals().await;
     assert!(changed >= 1_000, "{changed}");
     // The old quotas are configured again.
-    old.run_due(Job::ResetQuotas, &Counted::all()).await.unwrap().expect("the period is run again");
+    old.run_due(Job::ResetQuotas, &Counted::all()).await.unwrap().expect("the period runs again");
     assert_eq!(totals().await, (2_000, 0));
 }
 
 #[rstest]
 #[tokio::test]
-async fn an_audit_that_goes_on_knows_what_was_found(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_resumed_audit_keeps_the_differences_found_before(#[values(MySql, Sqlite)] on: Backend) {
     let database = migrated(Database::create(on).await).await;
     let clock = TestClock::real();
     users(&database, 700).await;
@@ -183,28 +187,28 @@ async fn an_audit_that_goes_on_knows_what_was_found(#[values(MySql, Sqlite)] on:
     database.execute(&format!("UPDATE user_balance SET {wrong}")).await;
     let shown = Counted::cut_after(1);
     by_hand(&database, &clock, Job::Audit, false, &shown).await.unwrap_err();
-    let first = shown.told();
+    let first = shown.reported();
     assert!(first.len() == 2 && first[0].contains("user00007"), "{first:?}");
     assert!(runs(&database, "audit").await[0][1].starts_with("200 2 "));
     let shown = Counted::all();
     let report = by_hand(&database, &clock, Job::Audit, true, &shown).await.unwrap();
     assert_eq!((shown.expected(), shown.done()), (500, 500));
-    let told = shown.told();
-    assert!(told.len() == 1 && told[0].starts_with("audit: user user00650: balance says 1"), "{told:?}");
+    let reported = shown.reported();
+    assert!(reported.len() == 1 && reported[0].starts_with("audit: user user00650: balance says 1"), "{reported:?}");
     assert_eq!((report.lines.as_slice(), report.is_good), (&["audit: 700 users, 3 differences".to_owned()][..], false));
 }
 
 #[tokio::test]
-async fn the_command_says_that_it_could_go_on() {
+async fn the_command_says_that_a_run_can_be_resumed() {
     let database = migrated(Database::create(Sqlite).await).await;
     users(&database, 700).await;
     let conf = database.config_file(&[("log.level", "error")]);
     let nothing = run(cron(&conf, &["--once", "audit", "--resume"])).await;
     assert_eq!(stderr(&nothing), "audit: no checkpoint to continue from; starting from the beginning\n");
-    cut_short(&database, &TestClock::real(), Job::Audit).await;
+    interrupt(&database, &TestClock::real(), Job::Audit).await;
     let anew = run(cron(&conf, &["--once", "audit"])).await;
     assert!(stderr(&anew).contains("--resume continues that run"), "{}", stderr(&anew));
-    cut_short(&database, &TestClock::real(), Job::Audit).await;
+    interrupt(&database, &TestClock::real(), Job::Audit).await;
     let resumed = run(cron(&conf, &["--once", "audit", "--resume"])).await;
     assert_eq!(stderr(&resumed), "audit: continuing from the checkpoint of the last run by hand\n");
     assert_eq!(super::stdout(&resumed), "audit: 700 users, 0 differences\n");

@@ -1,4 +1,4 @@
-//! Who runs what: each period once, by one of any number of crons.
+//! Each period is run once, by one of several crons.
 
 use std::{
     path::Path,
@@ -16,7 +16,7 @@ use crate::harness::{Backend, Database, MySql, Service, Sqlite, TestClock, wait:
 
 #[rstest]
 #[tokio::test]
-async fn who_holds_the_lease_is_not_disturbed_until_it_ends(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_job_does_not_run_while_another_process_holds_the_lease(#[values(MySql, Sqlite)] on: Backend) {
     let database = Database::create(on).await;
     let clock = TestClock::real();
     let runner = runner(database.config(&[]), &clock, CancellationToken::new()).await;
@@ -30,7 +30,7 @@ async fn who_holds_the_lease_is_not_disturbed_until_it_ends(#[values(MySql, Sqli
     let once = run(cron(&database.config_file(&[]), &["--once", "audit"])).await;
     assert_eq!(once.status.code(), Some(1));
     assert!(stderr(&once).contains("audit is running in another process"));
-    // Its holder died.
+    // The holder of the lease died.
     end_lease(&database, "audit").await;
     assert!(runner.run_due(Job::Audit, &Counted::all()).await.unwrap().is_some());
 }
@@ -46,7 +46,7 @@ async fn three_crons_at_once_run_each_period_once(#[values(MySql, Sqlite)] on: B
         let from = "FROM job_run WHERE finished_at IS NOT NULL AND job IN ('audit', 'reset-quotas')";
         service.database.rows(&["job"], from).await.len()
     };
-    until("what was missed is caught up with", async || finished().await == 2).await;
+    until("the missed periods have been run", async || finished().await == 2).await;
     crons.iter().for_each(terminate);
     let printed = join_all(crons.into_iter().map(|cron| async {
         let ended = output_of(cron).await;
@@ -59,7 +59,7 @@ async fn three_crons_at_once_run_each_period_once(#[values(MySql, Sqlite)] on: B
     }
 }
 
-/// When the month began that it is in Shanghai, as periods have it.
+/// The period of the current month: its beginning in Shanghai.
 fn this_month() -> String {
     let shanghai = Utc::now().with_timezone(&chrono_tz::Asia::Shanghai);
     let first = shanghai.date_naive().with_day(1).unwrap();
@@ -68,36 +68,36 @@ fn this_month() -> String {
 
 #[rstest]
 #[tokio::test]
-async fn a_period_that_nobody_ran_is_caught_up_with_at_the_start_and_once(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_missed_period_is_run_once_at_the_start(#[values(MySql, Sqlite)] on: Backend) {
     let database = migrated(Database::create(on).await).await;
     users(&database, 10).await;
     let (conf, period) = (database.config_file(&[]), this_month());
-    // The last that was run is long ago.
+    // The last run was long ago.
     let long_ago = if on == MySql { "'2020-01-01'" } else { "0" };
     let values = format!("('reset-quotas', '2019-12-31T16:00:00Z x', {long_ago}, {long_ago})");
     database.execute(&format!("INSERT INTO job_run (job, period, started_at, finished_at) VALUES {values}")).await;
     let done = async |job: &str| runs(&database, job).await.into_iter().filter(|run| run[2] == "1").collect::<Vec<_>>();
     let mut started = Vec::new();
     for _ in 0..2 {
-        // A job that each of them has to run shows that they have looked.
+        // Another due job shows that each cron has checked its schedules.
         database.execute("DELETE FROM job_run WHERE job = 'expire-reservations'").await;
         let cron = cron(&conf, &[]).spawn().unwrap();
         let caught_up = async || {
             let reset = done("reset-quotas").await;
             reset.iter().any(|run| run[0].starts_with(&period)) && !done("expire-reservations").await.is_empty()
         };
-        until("it is caught up with", caught_up).await;
+        until("the missed period has been run", caught_up).await;
         terminate(&cron);
         started.push(stdout(&output_of(cron).await));
     }
-    assert_eq!(done("reset-quotas").await.len(), 1, "what is long ago is forgotten");
+    assert_eq!(done("reset-quotas").await.len(), 1, "the old run is deleted");
     let of = |line: &str| started.iter().map(|printed| printed.matches(line).count()).collect::<Vec<_>>();
     assert_eq!(of("reset-quotas: 10 users open, 0 failed"), [1, 0], "{started:?}");
 }
 
 #[rstest]
 #[tokio::test]
-async fn a_cron_that_is_stopped_in_the_middle_ends_at_once_and_the_next_goes_on(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_cron_stopped_during_a_run_ends_at_once_and_the_next_one_continues(#[values(MySql, Sqlite)] on: Backend) {
     let database = migrated(Database::create(on).await).await;
     users(&database, 12_000).await;
     let conf = database.config_file(&[]);
@@ -109,11 +109,11 @@ async fn a_cron_that_is_stopped_in_the_middle_ends_at_once_and_the_next_goes_on(
         let opened: usize = position.split(' ').nth(1).unwrap().parse().unwrap();
         assert!((1_000..=12_000).contains(&opened), "{position}");
 
-        // The lease was given back: nobody waits for its end.
+        // The lease was released, so the next run need not wait.
         let arguments: &[&str] = if by_hand { &["--once", "reset-quotas", "--resume"] } else { &[] };
         let next = cron(&conf, arguments).spawn().unwrap();
         if !by_hand {
-            until("it is done", async || runs(&database, "reset-quotas").await[0][2] == "1").await;
+            until("the run is finished", async || runs(&database, "reset-quotas").await[0][2] == "1").await;
             terminate(&next);
         }
         let next = output_of(next).await;
@@ -124,15 +124,15 @@ async fn a_cron_that_is_stopped_in_the_middle_ends_at_once_and_the_next_goes_on(
     }
 }
 
-/// Asks a cron to stop as soon as it has got somewhere; what it said, and where it got to.
+/// Stops a cron after its next checkpoint. Returns its output and the checkpoint.
 async fn stop_in_the_middle(database: &Database, conf: &Path, by_hand: bool) -> (Output, String) {
     let arguments: &[&str] = if by_hand { &["--once", "reset-quotas"] } else { &[] };
-    // On a busy machine it may be done before it is asked.
+    // On a busy machine, the run may finish before the signal.
     for _ in 0..20 {
         let mut running = cron(conf, arguments).spawn().unwrap();
         let got_somewhere = async || runs(database, "reset-quotas").await.iter().any(|run| !run[1].is_empty());
         let mut ended_or_got = async || got_somewhere().await || running.try_wait().unwrap().is_some();
-        until("it has got somewhere", async || ended_or_got().await).await;
+        until("the run has a checkpoint", async || ended_or_got().await).await;
         if running.try_wait().unwrap().is_none() {
             terminate(&running);
         }
@@ -142,7 +142,7 @@ async fn stop_in_the_middle(database: &Database, conf: &Path, by_hand: bool) -> 
             _ => undo(database).await,
         }
     }
-    panic!("it is always faster");
+    panic!("every run finished before the signal");
 }
 
 async fn undo(database: &Database) {

@@ -1,4 +1,4 @@
-//! Nothing depends on cron: without it months open at the first call.
+//! Charges do not depend on cron: without it, the first call opens a month.
 
 use billing_service::service::proto::{
     CommitReservationRequest, ReleaseReservationRequest, ReserveQuotaRequest, SetUserLimitsRequest,
@@ -10,7 +10,7 @@ use crate::harness::{Backend, MySql, Service, Sqlite, charge, code_of};
 
 #[rstest]
 #[tokio::test]
-async fn with_cron_dead_for_a_year_every_month_is_charged_right(#[values(MySql, Sqlite)] on: Backend) {
+async fn every_month_is_charged_right_without_cron_for_a_year(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, &[("billing.reservation_ttl", "168h")]).await;
     let months = (0..13).map(|number| (2026 + (10 + number) / 12, 1 + (10 + number) % 12));
     let mut crossing: Option<String> = None;
@@ -20,13 +20,13 @@ async fn with_cron_dead_for_a_year_every_month_is_charged_right(#[values(MySql, 
     for (number, (year, month)) in months.enumerate() {
         let month_name = format!("{year}-{month:02}");
         service.clock.set(&format!("{month_name}-03T04:00:00Z"));
-        // The first thing in a month is another each time.
+        // Each month begins with another kind of call.
         match number % 3 {
             0 => assert_eq!(service.check("u", "asset", 1).await.free_remaining, 1_000),
             1 => assert!(service.account("u").await.quotas.iter().all(|quota| quota.reset_month == month_name)),
             _ => {}
         }
-        // What was held last month is charged to that month.
+        // A hold of last month is charged to that month.
         if let Some(trace_id) = crossing.take() {
             let (user_id, ended) = ("u".to_owned(), trace_id.clone());
             if number % 2 == 0 {
@@ -42,12 +42,12 @@ async fn with_cron_dead_for_a_year_every_month_is_charged_right(#[values(MySql, 
         assert_eq!((reply.free_count, reply.paid_count, reply.amount), (1_000, 10, 0.5), "{month_name}");
         balance -= 0.5;
         assert_eq!(service.state("u").await, (balance, [0, 0, 1_000]), "{month_name}");
-        // New users come every month, and old ones stay away for some.
+        // Every month has new users, and some old users make no call.
         service.deduct(charge(&format!("new-{month_name}"), "payment", 7)).await;
         let guest = format!("guest-{}", number % 4);
         assert_eq!(service.deduct(charge(&guest, "passport", 3)).await.free_remaining, 9_997);
 
-        // Caps begin anew as well.
+        // Caps start again, too.
         let user_id = "capped".to_owned();
         let limits = SetUserLimitsRequest { user_id, daily_limit: Some(3), monthly_limit: Some(5) };
         service.internal.clone().set_user_limits(limits).await.unwrap();
@@ -87,6 +87,6 @@ async fn with_cron_dead_for_a_year_every_month_is_charged_right(#[values(MySql, 
         assert_eq!(used, if number % 2 == 1 && number < 12 { "10" } else { "0" }, "{month}");
     }
     let none: Vec<Vec<String>> = Vec::new();
-    assert_eq!(service.database.rows(&["job"], "FROM job_run").await, none, "cron is dead");
+    assert_eq!(service.database.rows(&["job"], "FROM job_run").await, none, "cron did not run");
     service.assert_audit_is_clean().await;
 }

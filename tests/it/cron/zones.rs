@@ -1,4 +1,4 @@
-//! Machines and databases in other zones tell the same days, months and times.
+//! Days, months and times do not depend on the time zone of the machine or the database.
 
 use std::process::Output;
 
@@ -14,7 +14,7 @@ use crate::harness::{
     wait::until,
 };
 
-/// 25 hours apart: never the same day in both.
+/// 25 hours apart, so the two days always differ.
 const ZONES: [&str; 2] = ["Pacific/Kiritimati", "Pacific/Niue"];
 
 async fn in_zone(database: &Database, zone: &str, arguments: &[&str]) -> Output {
@@ -27,7 +27,7 @@ async fn in_zone(database: &Database, zone: &str, arguments: &[&str]) -> Output 
 async fn schedules_do_not_depend_on_the_zone_of_the_machine() {
     let database = migrated(Database::create(Sqlite).await).await;
     let deadline = Instant::now() + std::time::Duration::from_secs(60);
-    // Unless a period begins meanwhile, the first and the last list are the same.
+    // The first and the last list are equal, unless a period begins meanwhile.
     loop {
         let [first, one, other, last] =
             ["UTC", ZONES[0], ZONES[1], "UTC"].map(|zone| in_zone(&database, zone, &["--list"]));
@@ -51,7 +51,7 @@ async fn call(base: &str, path: &str, body: Option<Value>) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_machine_and_a_database_in_other_zones_change_nothing() {
+async fn the_zones_of_the_machine_and_the_database_have_no_effect() {
     let mariadb = OwnServer::start_with(&["--default-time-zone=-11:00"]).await;
     let database = Database::on(mariadb.create_database().await);
     let conf = database.config_file(&[]);
@@ -71,7 +71,7 @@ async fn a_machine_and_a_database_in_other_zones_change_nothing() {
     let hold = json!({"user_id": "u", "service_name": "asset", "count": 1, "trace_id": "h"});
     assert_eq!(call(&server.grpc, &format!("{internal}/reserve"), Some(hold)).await["status"], "PENDING");
 
-    // The schedules catch up, in this zone too, with the period as any machine tells it.
+    // Missed periods are run in this zone too, and the periods are the same as on any machine.
     let mut scheduled = cron(&conf, &[]);
     let scheduled = scheduled.env("TZ", ZONES[1]).spawn().unwrap();
     let done = async |job: &'static str| runs(&database, job).await.iter().any(|run| run[2] == "1");
@@ -83,7 +83,7 @@ async fn a_machine_and_a_database_in_other_zones_change_nothing() {
     let shanghai = |at: DateTime<Utc>| at.with_timezone(&chrono_tz::Asia::Shanghai);
     let (today, month) = (shanghai(before).date_naive(), shanghai(before).format("%Y-%m").to_string());
     if shanghai(after).date_naive() != today {
-        return; // Midnight came in between; once a day nothing is proven.
+        return; // Midnight passed during the test, so the expected day is ambiguous.
     }
     let period = &runs(&database, "reset-quotas").await[0][0];
     let began: DateTime<Utc> = period.split_once(' ').unwrap().0.parse().unwrap();
@@ -108,7 +108,7 @@ async fn done_by_hand(database: &Database) -> bool {
     runs(database, "audit").await.iter().any(|run| run[0].ends_with("by hand"))
 }
 
-/// Of every time in every table.
+/// Checks every time in every table.
 async fn assert_every_time_is_utc(database: &Database, before: DateTime<Utc>, after: DateTime<Utc>) {
     let of_schema = "FROM information_schema.columns WHERE table_schema = DATABASE() \
                      AND data_type IN ('datetime', 'timestamp') AND column_name <> 'installed_on'";
@@ -118,7 +118,7 @@ async fn assert_every_time_is_utc(database: &Database, before: DateTime<Utc>, af
         let times = database.rows(&[name], &format!("FROM {table} WHERE {name} IS NOT NULL")).await;
         for time in times {
             let time = NaiveDateTime::parse_from_str(&time[0], "%Y-%m-%d %H:%M:%S%.f").unwrap().and_utc();
-            // Columns of whole seconds cut the rest off; holds and leases end later.
+            // Columns with whole seconds drop the fraction. Holds and leases end later.
             let (from, to) = (before - TimeDelta::seconds(2), after + TimeDelta::minutes(11));
             assert!((from..to).contains(&time), "{table}.{name}: {time}, now {after}");
             seen += 1;

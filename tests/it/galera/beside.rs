@@ -1,4 +1,4 @@
-//! Work on another node beside the load of one: its replicated writes abort transactions of the load.
+//! A load on one node, and other work on another node. Its replicated writes abort transactions of the load.
 
 use std::path::{Path, PathBuf};
 
@@ -13,10 +13,9 @@ use crate::harness::{
     wait::until,
 };
 
-/// Charges, and steps of reservations, of one round of a load, at the least.
+/// Fewest charges and steps of reservations in a round of a load.
 const ROUND: usize = 4_000;
-/// Changes of tables of one round, and the charges and steps between one change and the next, at the
-/// least.
+/// Changes of tables in a round, and the fewest charges and steps of reservations between two changes.
 const CHANGES: usize = 80;
 const BETWEEN_CHANGES: usize = 40;
 
@@ -45,12 +44,12 @@ async fn sweeps_on_another_node_lose_and_double_nothing() {
     })
     .await;
     books.expire_open();
-    println!("{freed} holds freed beside the load");
+    println!("{freed} holds freed during the load");
     assert!(freed > 0);
     assert_kept(&books, cluster, &databases).await;
 }
 
-/// As an upgrade makes them. A change of a table aborts the transactions that hold it, on every node.
+/// An upgrade changes tables. A change of a table aborts transactions on that table on every node.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_of_tables_on_another_node_lose_and_double_nothing() {
     let cluster = shared().await;
@@ -71,7 +70,7 @@ async fn changes_of_tables_on_another_node_lose_and_double_nothing() {
     assert_kept(&*load.finish().await, cluster, &databases).await;
 }
 
-/// A server on the first node alone, and a load on it.
+/// A server on the first node, and a load on it.
 async fn load_of_first_node(
     cluster: &Galera,
     databases: &[Database; NODES],
@@ -83,7 +82,7 @@ async fn load_of_first_node(
     (server, load)
 }
 
-/// Sweeps again and again; the holds freed.
+/// Runs the sweep until `stop`. Returns the number of freed holds.
 async fn sweep_until(conf: PathBuf, stop: CancellationToken) -> u64 {
     let mut freed = 0;
     while !stop.is_cancelled() {
@@ -92,7 +91,7 @@ async fn sweep_until(conf: PathBuf, stop: CancellationToken) -> u64 {
     freed
 }
 
-/// Runs the job, as an operator does; the holds freed. What it could not end the next one ends.
+/// Runs the sweep as a command. Returns the number of freed holds. The next sweep ends the failed ones.
 async fn sweep(conf: &Path) -> u64 {
     let conf = conf.to_str().unwrap().to_owned();
     let arguments = move || run(CRON, &["-conf", &conf, "--once", "expire-reservations"], &[]);

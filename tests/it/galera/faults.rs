@@ -12,13 +12,12 @@ use super::{
 };
 use crate::harness::{caller::Dice, charge, galera::NODES, load::Load, traced};
 
-/// Charges, and steps of reservations, that are acknowledged between one fault and the next, at the
-/// least.
+/// Fewest acknowledged charges and steps of reservations between two faults.
 const BETWEEN_FAULTS: usize = 600;
 /// Calls that wait at a frozen node.
 const WAITING: usize = 40;
 
-/// A node is killed and comes back; another one is frozen until the cluster goes on without it.
+/// One node is killed and restarted. Another one is frozen until the cluster continues without it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_acknowledged_charge_survives_kills_and_freezes_of_nodes() {
     let mut cluster = disturbed().await;
@@ -49,12 +48,12 @@ async fn every_acknowledged_charge_survives_kills_and_freezes_of_nodes() {
             break;
         }
     }
-    assert!(load.unanswered() > 0, "no caller noticed");
+    assert!(load.unanswered() > 0, "no call was without an answer");
     assert_kept(&*load.finish().await, cluster, &databases).await;
 }
 
-/// When it wakes, it knows nothing of the calls that the others have answered in the meantime, and
-/// does not know yet that it is alone.
+/// When the node wakes, it lacks the changes of the other nodes, and does not know yet that it has left
+/// the cluster.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_node_that_wakes_gives_no_wrong_answer() {
     let mut cluster = disturbed().await;
@@ -68,7 +67,7 @@ async fn a_frozen_node_that_wakes_gives_no_wrong_answer() {
         pair.first(&servers[1], user).await;
     }
     let answers = join_all(pairs.iter().map(|(pair, user)| pair.second(&servers[0], user)));
-    // The call that comes last waits in vain, as those before it.
+    // The last call waits without an answer, like those before it.
     let thaw = async {
         assert!(servers[0].try_deduct(traced("t", charge("last", "asset", 1))).await.is_err());
         cluster.thaw(0);

@@ -1,5 +1,5 @@
-//! The service on a Galera cluster, with a server on each node and callers that ask any of them.
-//! `make test-galera SECONDS=600 SEED=7` makes the loads longer, and other ones.
+//! The service on a Galera cluster, with a server on each node. Callers use any server.
+//! `make test-galera SECONDS=600 SEED=7` runs longer loads with other requests.
 
 mod beside;
 mod faults;
@@ -21,7 +21,7 @@ use crate::harness::{
     process::ServerProcess,
 };
 
-/// A caller whose server hangs asks another one after that time.
+/// If a server hangs, its caller tries another one after this time.
 const TIMEOUT: (&str, &str) = ("server.grpc.timeout", "2s");
 
 /// The cluster of the tests that leave all nodes alone.
@@ -30,8 +30,8 @@ async fn shared() -> &'static Galera {
     CLUSTER.get_or_init(Galera::start).await
 }
 
-/// The cluster of the tests that disturb nodes, for one of them at a time. A test that failed may have
-/// left it in pieces: the next test then begins with another one.
+/// The cluster of the tests that disturb nodes, for one test at a time. A failed test may leave it broken.
+/// Then the next test starts a new cluster.
 async fn disturbed() -> MutexGuard<'static, Option<Galera>> {
     static CLUSTER: Mutex<Option<Galera>> = Mutex::const_new(None);
     let mut cluster = CLUSTER.lock().await;
@@ -44,19 +44,19 @@ async fn disturbed() -> MutexGuard<'static, Option<Galera>> {
 
 /// A number from the environment, or 0.
 fn setting(name: &str) -> u64 {
-    std::env::var(name).map_or(0, |value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
+    std::env::var(name).map_or(0, |value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is not a number")))
 }
 
 fn seed() -> u64 {
     setting("GALERA_SEED")
 }
 
-/// Users at random, and one whom every other charge is of.
+/// Random users. Every other charge is for the same user.
 fn crowd() -> Crowd {
-    Crowd { users: 60, has_hot_user: true, doubts_refusals: true, seed: seed() }
+    Crowd { users: 60, has_hot_user: true, refusals_are_uncertain: true, seed: seed() }
 }
 
-/// The rounds of a load: one, and more until GALERA_SECONDS have passed.
+/// The rounds of a load: at least one, and more until GALERA_SECONDS have passed.
 struct Rounds {
     begun: Instant,
     length: Duration,
@@ -82,7 +82,7 @@ async fn serve(cluster: &Galera, databases: &[Database; NODES]) -> Vec<ServerPro
     servers
 }
 
-/// That each node holds exactly what the callers know, and that the audit on each is clean.
+/// Each node agrees with the books of the callers, and the audit on each node is clean.
 async fn assert_kept(books: &Books, cluster: &Galera, databases: &[Database; NODES]) {
     cluster.catch_up().await;
     for database in databases {

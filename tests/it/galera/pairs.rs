@@ -1,4 +1,4 @@
-//! A call to one node, and at once the next call to another node, which must know the first.
+//! A call to one node, and right after it a call to another node, which must see the first one.
 
 use std::{future::Future, time::Duration};
 
@@ -19,17 +19,17 @@ use super::{Rounds, shared};
 use crate::harness::{Service, charge, code_of, galera::Galera, load::credit, traced};
 
 const PAIRS: usize = 500;
-/// Pairs that are under way at a time.
+/// Concurrent pairs.
 const AT_ONCE: usize = 8;
-/// Pairs behind a node that lags.
+/// Pairs with a lagging node.
 const LAGGING: usize = 3;
-/// How long a node lags, unless the call is answered before: an answer that comes by then can't
-/// know what the node has not applied.
+/// The node lags for this time, unless the call is answered before. An answer within this time can't
+/// contain the changes that the node has not applied.
 const LAG: Duration = Duration::from_millis(500);
-/// By then every request has its definite answer, or the test fails.
+/// Time limit for a definite answer.
 const CERTAINTY: Duration = Duration::from_secs(60);
 
-/// Each account of the pairs has 1,000 free units of `asset`, at 0.05 each after that.
+/// Each account of the pairs has 1,000 free units of `asset`. Further units cost 0.05 each.
 #[derive(Debug, Clone, Copy)]
 pub enum Pair {
     CommitOfReserve,
@@ -43,7 +43,7 @@ pub enum Pair {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_to_another_node_knows_the_call_before(
+async fn a_call_to_another_node_sees_the_call_before(
     #[values(CommitOfReserve, TransactionOfCharge, ChargeOfCredit, ChargeOfFrozen, AccountOfCharge)] pair: Pair,
 ) {
     let servers = two_servers(shared().await, &[]).await;
@@ -68,7 +68,7 @@ async fn a_call_to_another_node_knows_the_call_before(
     servers[0].assert_audit_is_clean().await;
 }
 
-/// A lock of tables on the second node holds up there what the first one replicates.
+/// A table lock on the second node blocks the replicated writes of the first node.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_lags_gives_no_wrong_answer(
@@ -79,11 +79,11 @@ async fn a_node_that_lags_gives_no_wrong_answer(
     let mut wrong = Vec::new();
     for number in 0..LAGGING {
         let user = format!("u{number}");
-        // Opens the account. No server and no Redis has read it.
+        // Opens the account. No cache has read it.
         servers[0].deduct(charge(&user, "passport", 1)).await;
         shared().await.catch_up().await;
         let mut lock = servers[1].database.mysql().await;
-        // Each first call writes one of them, and no second call reads one.
+        // Each first call writes one of these tables, and no second call reads them.
         let tables = "usage_daily READ, reservation_expiry READ, balance_adjustment READ, audit_event READ";
         sqlx::raw_sql(sqlx::AssertSqlSafe(format!("LOCK TABLES {tables}"))).execute(&mut lock).await.unwrap();
         pair.first(&servers[0], &user).await;
@@ -97,7 +97,7 @@ async fn a_node_that_lags_gives_no_wrong_answer(
         };
         wrong.extend(answer.err());
         shared().await.catch_up().await;
-        // Nor may it have left a stale entry in the cache that the servers share.
+        // The shared cache must not have a stale entry either.
         let left = servers[0].check(&user, "asset", 1).await.free_remaining;
         if left != pair.free_left() {
             wrong.push(format!("{left} free units in the cache"));
@@ -144,7 +144,7 @@ impl Pair {
     /// Makes the second call.
     ///
     /// # Errors
-    /// The answer, which does not know the first call.
+    /// The answer shows that the second node did not see the first call.
     pub async fn second(self, server: &Service, user: &str) -> Result<(), String> {
         let client = server.internal.clone();
         let (user_id, trace_id) = (user.to_owned(), "t".to_owned());
@@ -194,7 +194,7 @@ impl Pair {
         }
     }
 
-    /// After both calls.
+    /// Free units after both calls.
     fn free_left(self) -> i32 {
         match self {
             ChargeOfCredit => 0,
@@ -217,7 +217,7 @@ fn reserve(user: &str) -> ReserveQuotaRequest {
     ReserveQuotaRequest { user_id, trace_id, service_name, count: 7, ..Default::default() }
 }
 
-/// The answer to a call that is made again until it has one.
+/// Repeats a call until it has a definite answer.
 async fn definite<T, F>(call: impl Fn() -> F) -> Result<T, Status>
 where
     F: Future<Output = Result<Response<T>, Status>>,
@@ -241,7 +241,7 @@ where
 fn expect<T: PartialEq + std::fmt::Debug>(answer: Result<T, Status>, expected: T) -> Result<(), String> {
     match answer {
         Ok(answer) if answer == expected => Ok(()),
-        Ok(answer) => Err(format!("{answer:?} in place of {expected:?}")),
+        Ok(answer) => Err(format!("got {answer:?}, expected {expected:?}")),
         Err(status) => Err(format!("{:?}: {}", status.code(), status.message())),
     }
 }

@@ -1,4 +1,4 @@
-//! Reads that only show, on a node that lags.
+//! Display reads on a lagging node.
 
 use billing_service::service::proto::GetTransactionRequest;
 
@@ -7,7 +7,7 @@ use crate::harness::{Database, Service, charge, load::credit, traced, wait::soon
 
 const SHOWS: [&str; 6] = ["account", "records", "stats/month", "usage", "recharges", "records.csv"];
 
-/// Whether the whole answer comes.
+/// Whether the complete answer arrives.
 fn answers(service: &Service, show: &str) -> impl Future<Output = bool> + use<> {
     let url = format!("http://{}/api/v1/billing/{show}?user_id=u", service.app.http_addr);
     async move {
@@ -16,9 +16,9 @@ fn answers(service: &Service, show: &str) -> impl Future<Output = bool> + use<> 
     }
 }
 
-/// A lock of a table on the second node holds up there what the first one replicates.
+/// A table lock on the second node blocks the replicated writes of the first node.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_lags_shows_its_state_if_the_config_says_so_and_decides_nothing_on_it() {
+async fn a_lagging_node_may_show_its_state_but_never_decides_on_it() {
     let cluster = shared().await;
     let [first, second, _] = cluster.create_database().await;
     let first = Service::start_on(first, &[]).await;
@@ -29,7 +29,7 @@ async fn a_node_that_lags_shows_its_state_if_the_config_says_so_and_decides_noth
     cluster.catch_up().await;
 
     let mut lock = shows.database.mysql().await;
-    // No read of the test needs the table.
+    // No read of the test uses this table.
     sqlx::raw_sql("LOCK TABLES balance_adjustment READ").execute(&mut lock).await.unwrap();
     first.internal.clone().adjust_balance(credit("u", 10.0)).await.unwrap();
     let mut client = shows.internal.clone();

@@ -12,13 +12,13 @@ use crate::harness::{
     traced,
 };
 
-/// Rounds, at the least, and the databases of a round: beside each other, their servers meet in more
-/// places.
+/// Fewest rounds, and the concurrent databases of a round. Concurrent starts meet at more different
+/// points.
 const ROUNDS: usize = 2;
 const AT_ONCE: usize = 3;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn servers_of_two_nodes_that_start_at_once_on_an_empty_database_both_serve() {
+async fn two_servers_on_two_nodes_can_start_together_on_an_empty_database() {
     let cluster = shared().await;
     let rounds = Rounds::begin();
     let mut done = 0;

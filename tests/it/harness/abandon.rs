@@ -1,5 +1,5 @@
-//! Callers that go away: calls dropped by their caller at any point of their life, some
-//! together with the connection under them.
+//! Callers that go away: each drops its call at a random moment, and sometimes also cuts the
+//! connection.
 
 use std::{
     sync::{
@@ -31,17 +31,17 @@ use super::{
 };
 
 const CALLERS: usize = 10;
-/// Calls of one caller that are open at once, at most.
+/// Most open calls of one caller.
 const AT_ONCE: usize = 10;
 
-/// What was sent and not waited for, and has an id to be sent again with.
+/// Abandoned calls with an id, so that they can be sent again.
 #[derive(Default)]
 pub struct Abandoned {
     pub charges: Vec<DeductQuotaRequest>,
     pub credits: Vec<AdjustBalanceRequest>,
 }
 
-/// Makes calls to the server until so many were abandoned before their answer.
+/// Makes calls until `calls` of them were abandoned before their answer.
 pub async fn abandon_calls(server: &str, calls: usize) -> Abandoned {
     let mut callers = JoinSet::new();
     for number in 0..CALLERS {
@@ -58,7 +58,7 @@ pub async fn abandon_calls(server: &str, calls: usize) -> Abandoned {
     all
 }
 
-/// A connection that can be cut in the middle, as a failing network does it.
+/// A connection that can be cut, like by a failing network.
 struct Line {
     channel: Channel,
     cut: CancellationToken,
@@ -74,7 +74,7 @@ impl Line {
                 let mut wire = TcpStream::connect(address).await?;
                 let (mut near, far) = tokio::io::duplex(64 * 1024);
                 tokio::spawn(async move {
-                    // Whether it ends by itself or is cut, the socket closes.
+                    // The socket closes in both cases: at the end of the connection and at a cut.
                     let _ = cut.run_until_cancelled(tokio::io::copy_bidirectional(&mut near, &mut wire)).await;
                 });
                 Ok::<_, std::io::Error>(TokioIo::new(far))
@@ -90,7 +90,7 @@ struct Abandoner {
     line: Line,
     dice: Dice,
     sent: usize,
-    /// Of the calls sent, those that came to their end.
+    /// Number of sent calls that got their answer.
     ended: Arc<AtomicUsize>,
     abandoned: Abandoned,
 }
@@ -122,7 +122,7 @@ impl Abandoner {
     fn next_call(&mut self) -> BoxFuture<'static, ()> {
         self.sent += 1;
         let id = format!("{}-{}", self.number, self.sent);
-        // Some users are new, so that the opening of accounts is abandoned as well.
+        // Some users are new, so that calls that open accounts are abandoned too.
         let user = if self.dice.below(8) == 0 { format!("new-{id}") } else { format!("u{}", self.dice.below(20)) };
         let service = ["passport", "payment", "asset"][self.dice.below(3)];
         let count = 1 + self.dice.below(50) as i32;
@@ -149,8 +149,8 @@ impl Abandoner {
     }
 }
 
-/// Polls a few times, or many, or for some milliseconds; whoever called this then drops
-/// the call, which is seldom at its end.
+/// Polls the call a few times, or many times, or for some milliseconds. The caller then drops it, mostly
+/// before its end.
 async fn wait_a_little(call: &mut BoxFuture<'static, ()>, dice: &mut Dice) {
     let polls = match dice.below(3) {
         0 => dice.below(4),

@@ -15,18 +15,18 @@ use super::private_server::needs_installed;
 /// The name that the protocol gives to references of elements.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
-/// A window; closed, with its browser, when dropped.
+/// A window. Dropping it closes the window and the browser.
 pub struct Browser {
-    /// With its browser in a process group of their own.
+    /// chromedriver and its browser share a process group.
     driver: Child,
-    /// For the files that they leave behind.
+    /// A folder for the temporary files of the browser.
     _folder: tempfile::TempDir,
     session: String,
     http: reqwest::Client,
 }
 
 impl Browser {
-    /// Opens a window of a phone's size.
+    /// Opens a window with the size of a phone.
     pub async fn open() -> Self {
         needs_installed("chromedriver");
         let folder = tempfile::tempdir().unwrap();
@@ -41,7 +41,7 @@ impl Browser {
         let lines = BufReader::new(driver.stdout.take().unwrap()).lines();
         let port = tokio::task::spawn_blocking(move || {
             let said = |line: String| line.rsplit_once("successfully on port ").map(|(_, port)| port.to_owned());
-            lines.map_while(Result::ok).find_map(said).expect("chromedriver says that it runs")
+            lines.map_while(Result::ok).find_map(said).expect("chromedriver logs its port")
         });
         let driver_url = format!("http://127.0.0.1:{}", port.await.unwrap().trim_end_matches('.'));
         let arguments =
@@ -58,13 +58,13 @@ impl Browser {
         self.post("url", json!({"url": url})).await;
     }
 
-    /// Clicks what a CSS selector finds.
+    /// Clicks the element of a CSS selector.
     pub async fn click(&self, selector: &str) {
         let element = self.find(selector).await;
         self.post(&format!("element/{element}/click"), json!({})).await;
     }
 
-    /// The text that a reader sees.
+    /// The visible text of an element.
     pub async fn text(&self, selector: &str) -> String {
         let element = self.find(selector).await;
         let text = self.get(&format!("element/{element}/text")).await;
@@ -76,7 +76,7 @@ impl Browser {
         !found.as_array().unwrap().is_empty()
     }
 
-    /// Saves a picture of the window where `BILLING_SCREENSHOTS` names a folder.
+    /// Saves a picture of the window in the folder that `BILLING_SCREENSHOTS` names, if it is set.
     pub async fn screenshot(&self, name: &str) {
         let Some(folder) = std::env::var_os("BILLING_SCREENSHOTS") else { return };
         let png = BASE64_STANDARD.decode(self.get("screenshot").await.as_str().unwrap()).unwrap();

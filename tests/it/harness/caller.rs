@@ -1,5 +1,5 @@
-//! A caller that wants to know: whatever has no definite answer it sends again, with
-//! its id, to whichever server is up, until it has one.
+//! A caller that retries: it sends each request again, with the same id, to any server that is up,
+//! until it has a definite answer.
 
 use std::{
     sync::{
@@ -22,11 +22,11 @@ use super::books::{Books, End, Hold};
 
 pub type Client = BillingInternalServiceClient<Channel>;
 
-/// An answer that takes longer than this will not come.
+/// Time limit of one attempt.
 const ANSWER: Duration = Duration::from_secs(30);
-/// By then every request has its definite answer, or the test fails.
+/// Time limit for a definite answer.
 const CERTAINTY: Duration = Duration::from_secs(90);
-/// Before a request goes out again, unless the servers change first.
+/// Pause before a retry. It ends early if the list of servers changes.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Random numbers that are the same in every run.
@@ -34,7 +34,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub struct Dice(pub u64);
 
 impl Dice {
-    /// A number from 0 on, below `limit`. (The generator is SplitMix64.)
+    /// A number from 0 to `limit - 1`. The generator is SplitMix64.
     pub fn below(&mut self, limit: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -44,7 +44,7 @@ impl Dice {
     }
 }
 
-/// Connections to every server that is up, some to each.
+/// Several connections to each of `servers`.
 pub fn connections(servers: &[&str]) -> Vec<Channel> {
     let connection = |server: &&str| Channel::from_shared(server.to_string()).unwrap().connect_lazy();
     servers.iter().flat_map(|server| [server; 4]).map(connection).collect()
@@ -54,14 +54,14 @@ pub fn connections(servers: &[&str]) -> Vec<Channel> {
 pub struct Caller {
     pub books: Arc<Books>,
     pub dice: Dice,
-    /// Whether a server that gave no answer may go on with a request while another one refuses it. A
-    /// refusal is then definite only when the request is sent again later.
-    pub doubts_refusals: bool,
+    /// Whether a server without an answer may continue with a request, while another one refuses it. Then a
+    /// refusal is definite only if the request is sent again later.
+    pub refusals_are_uncertain: bool,
     servers: watch::Receiver<Vec<Channel>>,
     attempts: Arc<Attempts>,
 }
 
-/// Of all callers together.
+/// Counts of all callers together.
 #[derive(Default)]
 struct Attempts {
     in_flight: AtomicUsize,
@@ -70,7 +70,7 @@ struct Attempts {
 
 impl Caller {
     pub fn new(servers: watch::Receiver<Vec<Channel>>, dice: Dice) -> Self {
-        Self { books: Arc::default(), dice, doubts_refusals: false, servers, attempts: Arc::default() }
+        Self { books: Arc::default(), dice, refusals_are_uncertain: false, servers, attempts: Arc::default() }
     }
 
     /// Requests that wait for an answer.
@@ -78,7 +78,7 @@ impl Caller {
         self.attempts.in_flight.load(SeqCst)
     }
 
-    /// Requests so far that had no definite answer.
+    /// Number of attempts without a definite answer.
     pub fn unanswered(&self) -> usize {
         self.attempts.unanswered.load(SeqCst)
     }
@@ -96,22 +96,22 @@ impl Caller {
             self.attempts.in_flight.fetch_add(1, SeqCst);
             let answer = tokio::time::timeout(ANSWER, call(client)).await;
             self.attempts.in_flight.fetch_sub(1, SeqCst);
-            let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the caller's own retry_timeout")));
+            let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the time limit of the caller")));
             let unknown = match answer {
                 Ok(reply) => return (Ok(reply.into_inner()), retried),
                 Err(status) => status,
             };
             let details = unknown.get_error_details();
             match details.error_info().map(|info| info.metadata["error_code"].as_str()) {
-                // Overloaded, or not from the service at all: the connection broke.
+                // Overloaded, or an error without details: the connection broke.
                 Some("10014") | None => {}
                 Some("10001") => return (Err(Refused), retried),
                 Some(_) => panic!("neither an outage nor a refusal: {unknown:?}"),
             }
-            assert!(Instant::now() < deadline, "no definite answer, at last {unknown:?}");
+            assert!(Instant::now() < deadline, "no definite answer, the last one was {unknown:?}");
             self.attempts.unanswered.fetch_add(1, SeqCst);
             retried = true;
-            // Whether this ends by the change or by the pause, the next attempt is due.
+            // Either end of the wait starts the next attempt.
             let _ = tokio::time::timeout(PAUSE, self.servers.changed()).await;
         }
     }
@@ -120,8 +120,7 @@ impl Caller {
         self.settle(request, false).await;
     }
 
-    /// As [`Self::charge`], for a charge that was sent before by someone who did not
-    /// wait for the answer.
+    /// Like [`Self::charge`], for a charge that was sent before without waiting for the answer.
     pub async fn charge_again(&mut self, request: DeductQuotaRequest) {
         self.settle(request, true).await;
     }
@@ -133,12 +132,12 @@ impl Caller {
         });
         match call.await {
             (Ok(reply), retried) => self.books.acknowledge(&request, reply, sent_before || retried),
-            (Err(Refused), true) if self.doubts_refusals => self.books.doubt_charge(&request),
+            (Err(Refused), true) if self.refusals_are_uncertain => self.books.refuse_charge_uncertainly(&request),
             (Err(Refused), _) => self.books.refuse(&request.user_id, &request.trace_id),
         }
     }
 
-    /// Charges together, and sends again those whose result is not definite.
+    /// Charges a batch, and sends items without a definite result again.
     pub async fn charge_batch(&mut self, mut items: Vec<DeductQuotaRequest>) {
         let deadline = Instant::now() + CERTAINTY;
         let mut retried = false;
@@ -161,7 +160,7 @@ impl Caller {
                         "10001" => self.books.refuse(&item.user_id, &item.trace_id),
                         _ => panic!("neither an outage nor a refusal: {error:?}"),
                     },
-                    neither => panic!("one of the two is set, and not {neither:?}"),
+                    neither => panic!("an item has either a reply or an error: {neither:?}"),
                 }
             }
             items = open;
@@ -183,20 +182,20 @@ impl Caller {
         self.settle_hold(request, false).await;
     }
 
-    /// As [`Self::reserve`], for one that was sent before.
+    /// Like [`Self::reserve`], for a reserve that was sent before.
     async fn reserve_again(&mut self, request: ReserveQuotaRequest) {
         self.settle_hold(request, true).await;
     }
 
-    /// Sends again all that was refused in doubt, after all servers have come to rest.
-    pub async fn settle_doubts(&mut self) {
-        self.doubts_refusals = false;
-        let doubts = self.books.take_doubts();
-        println!("{} refusals in doubt", doubts.charges.len() + doubts.holds.len());
-        for charge in doubts.charges {
+    /// Sends all requests with uncertain refusals again, when no attempt is in flight any more.
+    pub async fn settle_uncertain(&mut self) {
+        self.refusals_are_uncertain = false;
+        let uncertain = self.books.take_uncertain();
+        println!("{} uncertain refusals", uncertain.charges.len() + uncertain.holds.len());
+        for charge in uncertain.charges {
             self.charge_again(charge).await;
         }
-        for hold in doubts.holds {
+        for hold in uncertain.holds {
             self.reserve_again(hold).await;
         }
     }
@@ -208,7 +207,7 @@ impl Caller {
         });
         match call.await {
             (Ok(reply), retried) => self.books.hold(&request, reply, sent_before || retried),
-            (Err(Refused), true) if self.doubts_refusals => self.books.doubt_hold(&request),
+            (Err(Refused), true) if self.refusals_are_uncertain => self.books.refuse_hold_uncertainly(&request),
             (Err(Refused), _) => self.books.refuse(&request.user_id, &request.trace_id),
         }
     }
@@ -231,8 +230,8 @@ impl Caller {
         self.books.release(&request, &reply, retried);
     }
 
-    /// Sends again what was acknowledged of a reservation. After a release that is the
-    /// release alone: there is nothing any more that a reserve could say again.
+    /// Sends the acknowledged requests of a reservation again. After a release, it only sends the release:
+    /// a reserve would be refused.
     pub async fn repeat_hold(&mut self, Hold { request, end, .. }: Hold) {
         match end {
             End::Open | End::Expired => self.reserve(request).await,
@@ -248,5 +247,5 @@ impl Caller {
     }
 }
 
-/// No money for it.
+/// The balance is too low.
 struct Refused;

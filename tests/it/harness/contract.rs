@@ -7,9 +7,9 @@ use reqwest::Method;
 /// An rpc of `billing.v1`.
 pub struct Rpc {
     pub name: String,
-    /// A stream of the client's cannot be a request of HTTP.
+    /// A client stream has no REST route.
     pub is_client_streaming: bool,
-    /// From its google.api.http rule.
+    /// The routes of its google.api.http rule.
     pub routes: Vec<(Method, String)>,
 }
 

@@ -1,4 +1,4 @@
-//! A private Galera cluster: three MariaDB nodes on loopback, which end with the test process.
+//! A private Galera cluster: three MariaDB nodes on loopback. They end with the test process.
 
 use std::{
     os::unix::fs::{MetadataExt, chown},
@@ -19,18 +19,18 @@ use super::{
 pub const NODES: usize = 3;
 
 const PROVIDER: &str = "/usr/lib/galera/libgalera_smm.so";
-/// Other processes look for free ports too.
+/// Attempts to start, because another process may take a free port first.
 const ATTEMPTS: usize = 3;
-/// By then a node has joined, with a copy of all data from another node if it needs one.
+/// Time limit for a node to join, including a copy of all data from another node.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(90);
-/// A node that takes longer to answer is frozen or gone.
+/// A node that takes longer to answer is frozen or dead.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(50);
 /// The user `nobody` of Debian.
 const NOBODY: u32 = 65_534;
 
-/// The first node begins the cluster, and the others join it. A node that starts again joins in any
-/// case: it has the state of its cluster.
+/// The first node creates the cluster, and the others join it. A restarted node always joins, because
+/// it has the state of its cluster.
 const START: &str = r#"
 folder=$1 first=$2
 shift 2
@@ -52,16 +52,16 @@ struct Node {
 /// The ports of one node.
 struct Ports {
     sql: u16,
-    /// Of the group's messages.
+    /// The port of group messages.
     group: u16,
-    /// Of missed changes, which a node receives when it joins.
+    /// The port of missed changes, which a joining node receives.
     changes: u16,
-    /// Of a copy of all data.
+    /// The port of a copy of all data.
     copy: u16,
 }
 
 impl Galera {
-    /// Three nodes that are in sync.
+    /// Starts three nodes, and waits until they are in sync.
     pub async fn start() -> Self {
         let mut log = String::new();
         for _ in 0..ATTEMPTS {
@@ -89,36 +89,36 @@ impl Galera {
         Ok(cluster)
     }
 
-    /// A fresh database, as each node names it, with the Redis that the servers of all nodes share.
+    /// A new database, with its source on each node. The servers of all nodes share one Redis.
     pub async fn create_database(&self) -> [Database; NODES] {
         let first = mariadb::create_database_on(self.nodes[0].port).await;
         self.catch_up().await;
-        let place = redis::shared().await;
+        let redis = redis::shared().await;
         std::array::from_fn(|node| {
             let [from, to] = [0, node].map(|node: usize| format!(":{})", self.nodes[node].port));
             let mut database = Database::on(first.replace(&from, &to));
-            database.redis = Some(place.clone());
+            database.redis = Some(redis.clone());
             database
         })
     }
 
-    /// Kills a node; returns when it has ended.
+    /// Kills a node. Returns when it has ended.
     pub fn kill(&self, node: usize) {
         self.nodes[node].process.kill();
     }
 
-    /// Starts a node that was killed; returns when it is in sync again.
+    /// Starts a killed node. Returns when it is in sync again.
     pub async fn start_again(&mut self, node: usize) {
         self.nodes[node].process.start_again();
         self.rejoined(node).await;
     }
 
-    /// Stops a node, as a machine that hangs; the connections to it stay.
+    /// Freezes a node, like a machine that hangs. Its connections stay open.
     pub fn freeze(&self, node: usize) {
         self.nodes[node].process.signal("STOP");
     }
 
-    /// Lets a frozen node go on.
+    /// Resumes a frozen node.
     pub fn thaw(&self, node: usize) {
         self.nodes[node].process.signal("CONT");
     }
@@ -128,7 +128,7 @@ impl Galera {
         self.joined(node).await.unwrap_or_else(|log| panic!("node {node} does not join: {log}"));
     }
 
-    /// Waits until a node sees so many nodes, itself included.
+    /// Waits until a node sees `nodes` nodes, including itself.
     pub async fn sees(&self, node: usize, nodes: usize) {
         let deadline = Instant::now() + JOIN_TIMEOUT;
         while self.status(node, "wsrep_cluster_size").await != Some(nodes.to_string()) {
@@ -157,7 +157,7 @@ impl Galera {
         true
     }
 
-    /// Waits until every node has applied all that was committed on any node so far.
+    /// Waits until every node has applied all commits of all nodes.
     pub async fn catch_up(&self) {
         for node in 0..NODES {
             self.execute(node, "SET SESSION wsrep_sync_wait = 15; SELECT 1").await;
@@ -171,7 +171,7 @@ impl Galera {
         connection.close().await.unwrap();
     }
 
-    /// Waits until a node is in sync, or has ended, or time is up.
+    /// Waits until a node is in sync. Fails if it ends, or at the time limit.
     async fn joined(&self, node: usize) -> Result<(), String> {
         let deadline = Instant::now() + JOIN_TIMEOUT;
         while !self.is_in_sync(node).await {
@@ -194,7 +194,7 @@ impl Galera {
             let mut connection = MySqlConnection::connect(&self.url(node)).await.ok()?;
             let show = AssertSqlSafe(format!("SHOW STATUS LIKE '{name}'"));
             let row = sqlx::raw_sql(show).fetch_one(&mut connection).await.ok()?;
-            // The next one connects anew in any case.
+            // The next call opens a new connection.
             let _ = connection.close().await;
             row.try_get("Value").ok()
         };
@@ -223,7 +223,7 @@ async fn start_node(ports: &[Ports; NODES], node: usize) -> Node {
     let user = prepare(&folder);
     if node == 0 {
         let (folder, user) = (folder.clone(), user.clone());
-        // The others get a copy of its data.
+        // The other nodes get a copy of its data.
         tokio::task::spawn_blocking(move || install(&folder, user)).await.unwrap();
     }
     let role = if node == 0 { "first" } else { "joins" };
@@ -234,15 +234,15 @@ async fn start_node(ports: &[Ports; NODES], node: usize) -> Node {
     Node { port: ports[node].sql, process: PrivateServer::start(folder, &command) }
 }
 
-/// Makes the folders of a node; the option that names their user, if it is not the user of the test.
+/// Creates the folders of a node. Returns the user option of the server, if the server needs another user.
 ///
-/// The copy of a joining node is received by an rsync daemon. As root it would become `nobody`, and
-/// could write nowhere: then the node runs as `nobody` from the start.
+/// A joining node receives its copy through an rsync daemon. As root, the daemon would switch to `nobody`,
+/// and could not write. So the whole node runs as `nobody` in this case.
 fn prepare(folder: &Path) -> Option<String> {
     let is_root = std::fs::metadata(folder).unwrap().uid() == 0;
     let folders = [folder.to_owned(), folder.join("data"), folder.join("tmp")];
     for folder in &folders {
-        // The first one exists.
+        // The temporary folder itself exists already.
         std::fs::create_dir_all(folder).unwrap();
         if is_root {
             chown(folder, Some(NOBODY), None).unwrap();
@@ -257,18 +257,18 @@ fn install(folder: &Path, user: Option<String>) {
         .arg(format!("--datadir={}", folder.join("data").display()))
         .arg(LOG_SIZE)
         .args(user)
-        // Of its own: a server that starts removes the temporary tables it finds there.
+        // Each server needs its own folder: a server that starts removes the temporary tables in it.
         .env("TMPDIR", folder.join("tmp"))
         .output()
         .expect("mariadb-install-db runs; `make deps` installs it");
     assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
 }
 
-/// Small, because a joining node gets a copy of it.
+/// Small, because a joining node copies the log.
 const LOG_SIZE: &str = "--innodb-log-file-size=16M";
 
-/// Small buffers, so that three nodes fit beside all other tests. The cache of changes is large enough
-/// for what a frozen node misses: a node that has started can't get a copy of all data by rsync.
+/// Small buffers, so that three nodes fit beside all other tests. The cache of changes holds all changes that
+/// a frozen node misses, because a running node can't get a copy of all data by rsync.
 fn options(folder: &Path, ports: &[Ports; NODES], node: usize) -> Vec<String> {
     let at = |name: &str| folder.join(name).display().to_string();
     let Ports { sql, group, changes, copy } = &ports[node];

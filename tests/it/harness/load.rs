@@ -1,5 +1,5 @@
-//! Many callers at once, each sending one thing after another until it is stopped, and
-//! staying with each until its answer is definite.
+//! A load of many concurrent callers. Each sends one request after another until it is stopped, and
+//! repeats each request until it has a definite answer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,28 +17,28 @@ use super::{
 };
 
 const CALLERS: usize = 64;
-/// It pays from the first call on.
+/// This user has no free quota, so it pays from the first call on.
 const HOT_USER: usize = 1;
-/// Charges of one batch.
+/// Number of charges in a batch.
 const BATCH: usize = 20;
-/// What a test waits for comes by then.
+/// Time limit of every wait.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// The users whom all callers charge at once, and the choices of the callers.
+/// The users that all callers share, and the options of the callers.
 #[derive(Clone, Copy)]
 pub struct Crowd {
     pub users: usize,
-    /// Whether every other charge is of one of them.
+    /// Whether every other charge is of the same user.
     pub has_hot_user: bool,
-    /// As of [`Caller::doubts_refusals`].
-    pub doubts_refusals: bool,
-    /// Another one makes other requests.
+    /// See [`Caller::refusals_are_uncertain`].
+    pub refusals_are_uncertain: bool,
+    /// Another seed makes other requests.
     pub seed: u64,
 }
 
 impl Default for Crowd {
     fn default() -> Self {
-        Self { users: 12, has_hot_user: false, doubts_refusals: false, seed: 0 }
+        Self { users: 12, has_hot_user: false, refusals_are_uncertain: false, seed: 0 }
     }
 }
 
@@ -50,7 +50,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Makes the shared users what they are, and starts the callers.
+    /// Prepares the shared users, and starts the callers.
     pub async fn start(servers: &[&str]) -> Self {
         Self::start_with(servers, Crowd::default()).await
     }
@@ -58,19 +58,19 @@ impl Load {
     pub async fn start_with(servers: &[&str], crowd: Crowd) -> Self {
         let servers = watch::Sender::new(connections(servers));
         let mut caller = Caller::new(servers.subscribe(), Dice(0));
-        caller.doubts_refusals = crowd.doubts_refusals;
+        caller.refusals_are_uncertain = crowd.refusals_are_uncertain;
         for number in 0..crowd.users {
             let user = shared_user(number);
             caller.credit(credit(&user, 1_000_000.0)).await;
             if pays(number) {
-                caller.charge(traced("all that is free", charge(&user, "payment", 1000))).await;
+                caller.charge(traced("whole free quota", charge(&user, "payment", 1000))).await;
             }
         }
         let (stop, mut running) = (CancellationToken::new(), JoinSet::new());
         for number in 1..=CALLERS {
             let mut caller = caller.clone();
             caller.dice = Dice((crowd.seed << 32) + number as u64);
-            running.spawn(Customer { caller, number, crowd, sent: 0, open: Vec::new() }.call_until(stop.clone()));
+            running.spawn(LoadCaller { caller, number, crowd, sent: 0, open: Vec::new() }.call_until(stop.clone()));
         }
         Self { caller, servers, stop, running }
     }
@@ -80,7 +80,7 @@ impl Load {
         self.servers.send_replace(connections(servers));
     }
 
-    /// Waits until so many more charges, or steps of a reservation, have been acknowledged.
+    /// Waits until `more` further charges and steps of reservations have been acknowledged.
     pub async fn acknowledges(&mut self, more: usize) {
         let mut count = self.caller.books.acknowledged.subscribe();
         let enough = *count.borrow() + more;
@@ -95,18 +95,18 @@ impl Load {
         }
     }
 
-    /// Requests that wait for their answer at this moment.
+    /// Number of requests in flight.
     pub fn in_flight(&self) -> usize {
         self.caller.in_flight()
     }
 
-    /// Requests so far that had no definite answer.
+    /// Number of attempts without a definite answer.
     pub fn unanswered(&self) -> usize {
         self.caller.unanswered()
     }
 
-    /// Lets every caller come to its definite answer, then sends all that was
-    /// acknowledged once more: nothing of it may be made, nor answered differently.
+    /// Stops the callers after their definite answers. Then sends all acknowledged requests again: each
+    /// must be a replay with the same answer.
     pub async fn finish(mut self) -> Arc<Books> {
         self.stop.cancel();
         let finished = async {
@@ -114,7 +114,7 @@ impl Load {
                 ended.unwrap();
             }
         };
-        tokio::time::timeout(DEADLINE, finished).await.expect("every request comes to its answer");
+        tokio::time::timeout(DEADLINE, finished).await.expect("every request gets its definite answer");
         for charges in self.caller.books.all().chunks(500) {
             self.caller.charge_batch(charges.to_vec()).await;
         }
@@ -128,8 +128,8 @@ impl Load {
             });
         }
         again.join_all().await;
-        self.caller.settle_doubts().await;
-        println!("{} requests had no definite answer at first", self.caller.unanswered());
+        self.caller.settle_uncertain().await;
+        println!("{} attempts had no definite answer", self.caller.unanswered());
         self.caller.books.assert_varied();
         self.caller.books
     }
@@ -139,7 +139,7 @@ fn shared_user(number: usize) -> String {
     format!("shared-{number}")
 }
 
-/// Whether a shared user pays from the first call on; others use their free quota.
+/// Whether a shared user pays from the first call on. The other users use their free quota.
 fn pays(number: usize) -> bool {
     number % 2 == 1
 }
@@ -150,17 +150,17 @@ pub fn credit(user: &str, amount: f64) -> AdjustBalanceRequest {
     AdjustBalanceRequest { user_id, amount, reason, adjustment_id: "credit".into(), operator: "tester".into() }
 }
 
-/// One caller and what it does.
-struct Customer {
+/// One caller and its state.
+struct LoadCaller {
     caller: Caller,
     number: usize,
     crowd: Crowd,
     sent: usize,
-    /// Reservations that it will end, or leave open if it is stopped first.
+    /// Open reservations, to be ended later, or left open if the load stops first.
     open: Vec<ReserveQuotaRequest>,
 }
 
-impl Customer {
+impl LoadCaller {
     async fn call_until(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             match self.caller.dice.below(16) {
@@ -178,7 +178,7 @@ impl Customer {
         }
     }
 
-    /// A charge of a shared user, under an id of its own, often at a cost of its own.
+    /// A charge of a shared user with a new id, and often with an explicit cost.
     fn next_charge(&mut self) -> DeductQuotaRequest {
         let dice = &mut self.caller.dice;
         let is_hot = self.crowd.has_hot_user && dice.below(2) == 0;
@@ -194,7 +194,7 @@ impl Customer {
         traced(&format!("{}-{}", self.number, self.sent), charge)
     }
 
-    /// Sends again what was acknowledged long ago or just now, perhaps to another.
+    /// Sends a random acknowledged request again, maybe to another server.
     async fn repeat(&mut self) {
         if let Some(charge) = self.caller.books.any(&mut self.caller.dice) {
             self.caller.charge(charge).await;
@@ -210,8 +210,8 @@ impl Customer {
         self.caller.charge_batch(charges).await;
     }
 
-    /// A user of the caller's own, new to the service, with money for ten paid units and
-    /// a little more: free charges, a mixed one, a refused one, and a paid one to the end.
+    /// Makes charges for a new user with money for ten paid units and a little more: free ones, a mixed
+    /// one, a refused one, and a paid one that uses up the balance.
     async fn visit(&mut self) {
         let user = format!("visitor-{}-{}", self.number, self.sent);
         self.caller.credit(credit(&user, 15.0)).await;
@@ -221,7 +221,7 @@ impl Customer {
         }
     }
 
-    /// A reservation of a shared user, which stays open for a while, through kills as well.
+    /// Makes a reservation for a shared user. It stays open for a while, even during kills.
     async fn hold(&mut self) {
         let DeductQuotaRequest { user_id, service_name, count, cost, .. } = self.next_charge();
         let request = self.own_hold(&user_id, &service_name, count);
@@ -230,7 +230,7 @@ impl Customer {
         self.open.push(request);
     }
 
-    /// Ends one that it holds, whichever; before that it sometimes asks for it again.
+    /// Ends a random open reservation. Sometimes repeats the reserve before.
     async fn end(&mut self) {
         let dice = &mut self.caller.dice;
         if self.open.is_empty() {
@@ -266,8 +266,8 @@ impl Customer {
         }
     }
 
-    /// As [`Self::visit`], by reservations: while they hold, others are refused; one
-    /// delivers less than it holds, and one so much that the balance ends below zero.
+    /// Like [`Self::visit`], with reservations. Open holds make other reserves fail. One commit is below
+    /// its hold, and one takes the balance below zero.
     async fn visit_in_two_phases(&mut self) {
         let user = format!("visitor-{}-{}", self.number, self.sent);
         self.caller.credit(credit(&user, 15.0)).await;

@@ -1,10 +1,10 @@
-//! Holding settlement up.
+//! Blocks settlement.
 
 use sqlx::Connection;
 
 use super::{Database, MySql, Sqlite};
 
-/// Holds what settling needs, until dropped or released; what only reads goes on.
+/// A lock that blocks all settlement until it is dropped or released. Reads go on.
 pub enum Lock {
     MySql(sqlx::MySqlConnection),
     Sqlite(sqlx::SqliteConnection),
@@ -15,7 +15,7 @@ impl Lock {
         match database.backend {
             MySql => {
                 let mut connection = database.mysql().await;
-                // Not a row: the service waits two seconds for one, and for a table as long as it is patient.
+                // Not a row lock: the service waits two seconds for a row, and until its retry_timeout for a table.
                 sqlx::raw_sql("LOCK TABLES user_balance READ").execute(&mut connection).await.unwrap();
                 Lock::MySql(connection)
             }

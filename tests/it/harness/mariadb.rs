@@ -1,5 +1,5 @@
-//! One private MariaDB for the test process: its own port, its own temporary data. With
-//! BILLING_TEST_TIDB, which names the program that `make tidb` builds, it is a TiDB instead.
+//! One private MariaDB for the test process, with its own port and temporary data. If
+//! BILLING_TEST_TIDB names the TiDB program that `make tidb` builds, the server is TiDB.
 
 use std::{
     ffi::OsString,
@@ -27,7 +27,7 @@ struct Server {
 
 static SERVER: OnceLock<Server> = OnceLock::new();
 
-/// A server of one test's own, to be stopped, killed and started again.
+/// A private server of one test, which the test may stop, kill and restart.
 pub struct OwnServer {
     server: Server,
 }
@@ -37,30 +37,30 @@ impl OwnServer {
         Self { server: tokio::task::spawn_blocking(|| start(&[])).await.unwrap() }
     }
 
-    /// With options of the test's own.
-    #[allow(dead_code, reason = "the benchmark, which shares this file, takes the server as it is")]
+    /// With further options.
+    #[allow(dead_code, reason = "the benchmark shares this file and needs no options")]
     pub async fn start_with(options: &'static [&'static str]) -> Self {
         Self { server: tokio::task::spawn_blocking(|| start(options)).await.unwrap() }
     }
 
-    /// `data.database.source` of a fresh database.
+    /// `data.database.source` of a new database.
     pub async fn create_database(&self) -> String {
         create_database_on(self.server.port).await
     }
 
-    /// The process id of the server itself.
-    #[allow(dead_code, reason = "the benchmark, which shares this file, reads its usage")]
+    /// The process id of the server, not of its shell.
+    #[allow(dead_code, reason = "only the benchmark, which shares this file, uses it")]
     pub fn pid(&self) -> u32 {
         self.server.process.pid()
     }
 
-    /// Sends a signal to the server itself, such as STOP, CONT or KILL.
+    /// Sends a signal to the server, such as STOP, CONT or KILL.
     pub fn signal(&self, name: &str) {
         self.server.process.signal(name);
     }
 
-    /// Kills the server and starts it again on its data and its port; returns once it
-    /// has recovered and answers.
+    /// Kills the server, and starts it again with its data and port. Returns when it has recovered and
+    /// answers.
     pub async fn kill_and_start_again(&mut self) {
         self.server.process.kill();
         self.server.process.start_again();
@@ -75,19 +75,19 @@ impl OwnServer {
     }
 }
 
-/// Whether it is a TiDB.
-#[allow(dead_code, reason = "the benchmark, which shares this file, runs on MariaDB")]
+/// Whether the server is TiDB.
+#[allow(dead_code, reason = "the benchmark shares this file and always uses MariaDB")]
 pub fn is_tidb() -> bool {
     std::env::var_os(TIDB).is_some()
 }
 
-/// A fresh database; the source that names it.
+/// Creates a database on the shared server. Returns its source.
 pub async fn create_database() -> String {
     let port = tokio::task::spawn_blocking(|| SERVER.get_or_init(|| start(&[])).port).await.unwrap();
     create_database_on(port).await
 }
 
-/// A fresh database on the server at a port.
+/// Creates a database on the server at a port. Returns its source.
 pub async fn create_database_on(port: u16) -> String {
     static DATABASES: AtomicU64 = AtomicU64::new(0);
     let name = format!("billing_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
@@ -120,7 +120,7 @@ fn start_on(port: u16, options: &[&str]) -> Server {
     Server { port, process: PrivateServer::start(folder, &command) }
 }
 
-/// The options of tests are MariaDB's. The data is on disk, so that a killed server finds it again.
+/// The options of tests are for MariaDB, so TiDB gets none. The data is on disk, so that it survives a kill.
 fn tidb(program: OsString, folder: &Path, port: u16) -> Vec<OsString> {
     let options = [
         format!("-port={port}"),
@@ -137,7 +137,7 @@ fn mariadb(folder: &Path, port: u16, options: &[&str]) -> Vec<OsString> {
     let installed = Command::new("mariadb-install-db")
         .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
         .arg(format!("--datadir={}", data.display()))
-        // Of its own: a server that starts removes the temporary tables it finds there.
+        // Each server needs its own folder: a server that starts removes the temporary tables in it.
         .env("TMPDIR", &tmp)
         .output()
         .expect("mariadb-install-db runs; `make deps` installs it");
@@ -160,7 +160,7 @@ fn mariadb(folder: &Path, port: u16, options: &[&str]) -> Vec<OsString> {
     command.into_iter().map(OsString::from).collect()
 }
 
-/// Waits for the port, for a bounded time.
+/// Waits for the port until a time limit. False if it does not answer.
 fn answers(server: &Server) -> bool {
     let deadline = Instant::now() + Duration::from_secs(30);
     while Instant::now() < deadline && !server.process.has_ended() {

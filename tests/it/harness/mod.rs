@@ -1,4 +1,4 @@
-//! Starts the service on a database of its own, and talks to it.
+//! Starts the service on a private database, and calls it.
 
 pub mod abandon;
 pub mod books;
@@ -52,27 +52,27 @@ use tonic_types::StatusExt;
 
 pub use self::Backend::{MySql, Sqlite};
 
-/// The databases that every promise holds on.
+/// The supported databases. Most tests run on both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
     MySql,
     Sqlite,
 }
 
-/// A database of its own for one test, and the configuration that names it.
+/// A private database of one test, and its configuration.
 pub struct Database {
     pub backend: Backend,
     /// `data.database.source`.
     pub source: String,
-    /// With MySQL, as in production, the cache that its servers share.
-    pub redis: Option<redis::Place>,
-    /// The currency and the zone that it was started with, if they are not the usual ones.
+    /// The shared cache of its servers. Only MySQL has one, as in production.
+    pub redis: Option<redis::RedisDatabase>,
+    /// The currency and the zone of the last configuration, if they differ from the defaults.
     identity: Mutex<BTreeMap<String, String>>,
     folder: tempfile::TempDir,
 }
 
 impl Database {
-    /// With the tables of this release on MySQL. On SQLite the first start makes them, in less time than a copy.
+    /// Has the tables of this release on MySQL. On SQLite, the first start creates them faster than a copy would.
     pub async fn create(backend: Backend) -> Self {
         match backend {
             MySql => Self { redis: Some(redis::shared().await), ..Self::on(template::database().await) },
@@ -80,7 +80,7 @@ impl Database {
         }
     }
 
-    /// Without tables.
+    /// A database without tables.
     pub async fn empty(backend: Backend) -> Self {
         match backend {
             MySql => Self { redis: Some(redis::shared().await), ..Self::on(mariadb::create_database().await) },
@@ -92,14 +92,14 @@ impl Database {
         }
     }
 
-    /// A database on a server of the test's own.
+    /// A database on a private server of the test.
     pub fn on(source: String) -> Self {
         let (identity, folder) = (Mutex::default(), tempfile::tempdir().unwrap());
         Self { backend: MySql, source, redis: None, identity, folder }
     }
 
-    /// A configuration file: the prices and quotas of the contract, free ports, and
-    /// `changes` as environment variables would make them.
+    /// Writes a configuration file with the prices and quotas of the contract, free ports, and
+    /// `changes` by dotted keys.
     pub fn config_file(&self, changes: &[(&str, &str)]) -> PathBuf {
         static FILES: AtomicU64 = AtomicU64::new(0);
         let driver = match self.backend {
@@ -118,8 +118,8 @@ impl Database {
              log: {{level: info, format: json}}\n",
             self.source
         );
-        if let Some(redis::Place { addr, db }) = &self.redis {
-            // Long enough for a machine that runs all tests at once.
+        if let Some(redis::RedisDatabase { addr, db }) = &self.redis {
+            // Long enough for a busy machine that runs all tests at once.
             writeln!(
                 yaml,
                 "data.redis: {{addr: '{addr}', db: {db}, read_timeout: 5s, write_timeout: 5s, check_timeout: 5s}}"
@@ -142,7 +142,7 @@ impl Database {
         Config::load(&self.config_file(changes)).unwrap()
     }
 
-    /// Audits the books, as `cron --once audit` does.
+    /// Runs the audit, like `cron --once audit`.
     pub async fn audit(&self) -> AuditReport {
         let identity = self.identity.lock().unwrap().clone();
         let identity: Vec<_> = identity.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
@@ -157,7 +157,7 @@ impl Database {
         assert!(report.differences.is_empty(), "{:#?}", report.differences);
     }
 
-    /// Runs one statement behind the service's back.
+    /// Runs a statement directly on the database, without the service.
     pub async fn execute(&self, sql: &str) {
         let sql = sqlx::AssertSqlSafe(sql.to_owned());
         match self.backend {
@@ -172,12 +172,12 @@ impl Database {
         }
     }
 
-    /// What all its keys in Redis begin with.
+    /// The prefix of all its keys in Redis.
     pub async fn cache_prefix(&self) -> String {
         format!("billing:{}:", self.identity().await[0])
     }
 
-    /// Id, currency and time zone, as they are kept in it.
+    /// Its stored id, currency and time zone.
     pub async fn identity(&self) -> [String; 3] {
         let read = "SELECT id, currency, time_zone FROM database_identity";
         match self.backend {
@@ -205,7 +205,7 @@ impl Database {
     }
 }
 
-/// YAML with dotted keys on top made into nested mappings; later keys win.
+/// Turns dotted top-level keys of YAML into nested mappings. Later keys win.
 fn nest(yaml: &str) -> String {
     let mut root = serde_json::Map::new();
     for line in yaml.lines() {
@@ -222,7 +222,7 @@ fn nest(yaml: &str) -> String {
     serde_json::to_string(&root).unwrap()
 }
 
-/// A flow-style YAML value, by way of the config crate's own parser.
+/// Parses a flow-style YAML value with the config crate.
 fn flow_value(value: &str) -> Value {
     config::Config::builder()
         .add_source(config::File::from_str(&format!("value: {value}"), config::FileFormat::Yaml))
@@ -256,7 +256,7 @@ impl Service {
         Self::start_configured(database, config).await
     }
 
-    /// With a configuration that the test has changed beyond the keys of the file.
+    /// Starts with a configuration that the test has changed after loading it.
     pub async fn start_configured(database: Database, config: Config) -> Self {
         let clock = TestClock::real();
         let app = App::start_with_clock(config, clock.clone()).await.unwrap();
@@ -290,7 +290,7 @@ impl Service {
         (response.status().as_u16(), response.json().await.unwrap())
     }
 
-    /// What `/metrics` says.
+    /// The text of `/metrics`.
     pub async fn metrics(&self) -> String {
         let url = format!("http://{}/metrics", self.app.grpc_addr);
         self.http.get(url).send().await.unwrap().text().await.unwrap()
@@ -324,7 +324,7 @@ impl Service {
         self.try_deduct(request).await.unwrap()
     }
 
-    /// An operator's credit or debit, under an id of its own.
+    /// A credit or debit by an operator, with a new id.
     pub async fn adjust(&self, user: &str, amount: f64) {
         static IDS: AtomicU64 = AtomicU64::new(0);
         let request = AdjustBalanceRequest {
@@ -354,13 +354,13 @@ impl Service {
     }
 }
 
-/// A client whose requests say that their bodies are JSON, unless a request says otherwise.
+/// A client that sends `content-type: application/json`, unless a request sets another type.
 pub fn http_client() -> reqwest::Client {
     let json = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     reqwest::Client::builder().default_headers(json.into_iter().collect()).build().unwrap()
 }
 
-/// A charge at the service's price.
+/// A charge at the price of the service.
 pub fn charge(user: &str, service: &str, count: i32) -> DeductQuotaRequest {
     DeductQuotaRequest { user_id: user.into(), service_name: service.into(), count, ..Default::default() }
 }
@@ -373,7 +373,7 @@ pub fn traced(trace_id: &str, charge: DeductQuotaRequest) -> DeductQuotaRequest 
 /// The gRPC status and the error code of a refusal.
 pub fn code_of(status: &Status) -> (Code, String) {
     let details = status.get_error_details();
-    let info = details.error_info().expect("every error carries ErrorInfo");
+    let info = details.error_info().expect("every error has ErrorInfo");
     assert_eq!(info.domain, "billing-service");
     (status.code(), info.metadata["error_code"].clone())
 }
@@ -384,9 +384,9 @@ const GOES: i64 = i64::MIN;
 #[derive(Clone)]
 pub struct TestClock {
     ahead_micros: Arc<AtomicI64>,
-    /// Where it stands still; [`GOES`] while it does not.
+    /// The instant of a stopped clock, or [`GOES`].
     stopped_micros: Arc<AtomicI64>,
-    /// Of the time within the process, which is never set.
+    /// Offset of the monotonic time, which is never set back.
     advanced_micros: Arc<AtomicI64>,
 }
 
@@ -396,7 +396,7 @@ impl TestClock {
         Self { ahead_micros: Arc::default(), stopped_micros, advanced_micros: Arc::default() }
     }
 
-    /// From now on it is `instant`, and time goes on from there.
+    /// Sets the clock to `instant`. Time goes on from there.
     pub fn set(&self, instant: &str) {
         let instant: DateTime<Utc> = instant.parse().unwrap();
         let ahead = (instant - Utc::now()).num_microseconds().unwrap();
@@ -404,12 +404,12 @@ impl TestClock {
         self.stopped_micros.store(GOES, Ordering::SeqCst);
     }
 
-    /// From now on it is `instant`, and stays so.
+    /// Sets the clock to `instant`, and stops it.
     pub fn stop_at(&self, instant: DateTime<Utc>) {
         self.stopped_micros.store(instant.timestamp_micros(), Ordering::SeqCst);
     }
 
-    /// Time goes by within the process, and the time of day stays.
+    /// Advances the monotonic time only. The time of day stays.
     pub fn pass(&self, by: TimeDelta) {
         self.advanced_micros.fetch_add(by.num_microseconds().unwrap(), Ordering::SeqCst);
     }
@@ -425,7 +425,7 @@ impl Clock for TestClock {
     fn now(&self) -> DateTime<Utc> {
         let stopped = self.stopped_micros.load(Ordering::SeqCst);
         if stopped != GOES {
-            return DateTime::from_timestamp_micros(stopped).expect("it was set to an instant");
+            return DateTime::from_timestamp_micros(stopped).expect("the clock was set to a valid instant");
         }
         Utc::now() + chrono::Duration::microseconds(self.ahead_micros.load(Ordering::SeqCst))
     }

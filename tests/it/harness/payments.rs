@@ -20,10 +20,10 @@ use tonic::{Request, Status};
 use super::{Backend, Database, Service, redis::Proxy};
 use crate::harness::wait::until;
 
-/// What callbacks are signed with.
+/// The secret of callback signatures.
 pub const SECRET: &str = "a secret that only tests know";
 
-/// A service and its payment-service.
+/// A service and the sandbox as its payment-service.
 pub struct Paying {
     pub service: Service,
     pub sandbox: Sandbox,
@@ -40,7 +40,7 @@ impl Paying {
         Self { service, sandbox }
     }
 
-    /// With a proxy between the service and payment-service.
+    /// Starts a proxy between the service and payment-service.
     pub async fn start_behind_proxy(backend: Backend) -> (Self, Proxy) {
         let sandbox = sandbox(Switches::default()).await;
         let proxy = Proxy::start(sandbox.addr.to_string()).await;
@@ -56,17 +56,17 @@ impl Paying {
         self.service.public.clone().recharge(request).await.map(|reply| reply.into_inner())
     }
 
-    /// Turns the sandbox's switches, all of them: what is not named is off.
+    /// Sets all switches of the sandbox. A switch that is not named is off.
     pub fn switch(&self, switches: Value) {
         self.sandbox.set_switches(serde_json::from_value(switches).unwrap());
     }
 
-    /// A top-up that waits to be paid.
+    /// Starts a top-up that is not paid yet.
     pub async fn recharge(&self, user: &str, amount: f64) -> RechargeReply {
         self.try_recharge(user, amount).await.unwrap()
     }
 
-    /// An order as the legacy service left it, of long ago and still pending.
+    /// Inserts an old pending order of the legacy service.
     pub async fn legacy_order(&self, order_id: &str, user: &str, amount: i64) {
         let database = &self.service.database;
         let (amount, time) = match database.backend {
@@ -88,13 +88,13 @@ impl Paying {
         self.service.public.clone().get_recharge_order(request).await.unwrap().into_inner()
     }
 
-    /// The orders of a user, the newest first.
+    /// The orders of a user, newest first.
     pub async fn orders(&self, user: &str) -> Vec<RechargeOrder> {
         let request = ListRechargeOrdersRequest { user_id: user.into(), page_size: 100, ..Default::default() };
         self.service.public.clone().list_recharge_orders(request).await.unwrap().into_inner().orders
     }
 
-    /// Waits until no callback is on its way any more.
+    /// Waits until the sandbox has no callback in flight.
     pub async fn until_reported(&self) {
         until_reported(&self.sandbox).await;
     }
@@ -104,14 +104,14 @@ impl Paying {
         until(&format!("{order_id} is {status}"), async || self.order(order_id).await.status == status).await;
     }
 
-    /// Reports as payment-service does, over gRPC.
+    /// Sends a callback over gRPC, like payment-service.
     pub async fn notify(&self, callback: RechargeCallbackRequest) -> Result<RechargeCallbackReply, Status> {
         self.service.clock.pass(BETWEEN_CALLBACKS);
         let mut internal = self.service.internal.clone();
         internal.recharge_callback(signed(callback, Utc::now())).await.map(|reply| reply.into_inner())
     }
 
-    /// Sends a callback without a proof, a while after the one before.
+    /// Sends an unsigned callback, after some time on the test clock.
     pub async fn hint(&self, callback: RechargeCallbackRequest) -> Result<RechargeCallbackReply, Status> {
         self.service.clock.pass(BETWEEN_CALLBACKS);
         self.service.internal.clone().recharge_callback(callback).await.map(|reply| reply.into_inner())
@@ -122,7 +122,7 @@ impl Paying {
         self.service.assert_audit_is_clean().await;
     }
 
-    /// Counts of `billing_recharge_total`, by status.
+    /// The value of `billing_recharge_total` for a status.
     pub async fn counted(&self, status: &str) -> u64 {
         let url = format!("http://{}/metrics", self.service.app.grpc_addr);
         let text = self.service.http.get(url).send().await.unwrap().text().await.unwrap();
@@ -131,10 +131,10 @@ impl Paying {
     }
 }
 
-/// The time that goes by before a callback: without a proof, an order is asked about once in it.
+/// Time between unsigned callbacks: the service looks an order up once in this time.
 const BETWEEN_CALLBACKS: TimeDelta = TimeDelta::seconds(1);
 
-/// Waits until no callback of the sandbox is on its way any more, for a bounded time.
+/// Waits until the sandbox has no callback in flight. Fails at a time limit.
 pub async fn until_reported(sandbox: &Sandbox) {
     tokio::time::timeout(Duration::from_secs(60), sandbox.idle()).await.expect("every callback is answered");
 }
@@ -146,10 +146,10 @@ pub async fn sandbox(switches: Switches) -> Sandbox {
 
 /// A configuration with a payment-service, and then `changes`.
 pub fn settings<'s>(sandbox: &Sandbox, changes: &[(&'s str, &'s str)]) -> Vec<(&'s str, &'s str)> {
-    // Settings live as long as the test.
+    // Leaked, so that the settings live as long as the test.
     let address: &'static str = format!("'{}'", sandbox.addr).leak();
     let secrets: &'static str = format!("['{SECRET}']").leak();
-    // A busy machine is no outage.
+    // Long, so that a busy machine does not look like an outage.
     let patient = ("payment_service.timeout", "60s");
     let mut all = vec![("payment_service.grpc_addr", address), ("payment_service.callback_secrets", secrets), patient];
     all.extend(changes);
@@ -182,7 +182,7 @@ pub fn failed(order: &str, payment: &str, amount: f64) -> RechargeCallbackReques
     RechargeCallbackRequest { status: "FAILED".into(), ..success(order, payment, amount) }
 }
 
-/// A callback with its signature in the metadata.
+/// A callback with a signature in its metadata.
 pub fn signed(callback: RechargeCallbackRequest, at: DateTime<Utc>) -> Request<RechargeCallbackRequest> {
     let signature = signature::sign(SECRET, at, &callback.encode_to_vec());
     let mut request = Request::new(callback);
@@ -190,7 +190,7 @@ pub fn signed(callback: RechargeCallbackRequest, at: DateTime<Utc>) -> Request<R
     request
 }
 
-/// `POST` of a callback with some headers; status and reply.
+/// `POST` of a callback with headers. Returns the status and the reply.
 pub async fn post_callback(service: &Service, body: &str, headers: &[(&str, &str)]) -> (u16, Value) {
     service.clock.pass(BETWEEN_CALLBACKS);
     let url = format!("http://{}/internal/v1/billing/callback", service.app.grpc_addr);

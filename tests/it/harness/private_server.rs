@@ -1,5 +1,4 @@
-//! A server in a process of its own, which ends with the test process: its process, its
-//! temporary folder, its port.
+//! A private server process with a temporary folder and a port. It ends with the test process.
 
 use std::{
     ffi::OsStr,
@@ -15,12 +14,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Runs the server under a shell that ends it, and removes its folder, when the test
-/// process has gone, however it went: the pipe to its input breaks. Every line that
-/// comes through the pipe before has it wait for the end of the server, which the test
-/// killed, and start it again as it was. Signals that end a whole group of processes,
-/// such as Ctrl-C, are left to the others, or nobody would clean up; so is the signal of
-/// a test process that no longer listens.
+/// A shell script that runs the server. When the test process ends for any reason, the pipe to the
+/// script's input closes. Then the script kills the server and removes its folder. Each line in the
+/// pipe restarts the server after the test has killed it. The script ignores signals to the process
+/// group, such as Ctrl-C, because it must clean up. It also ignores SIGPIPE of a test that no longer
+/// reads.
 const SUPERVISED: &str = r#"
 trap '' HUP INT TERM PIPE
 start() {
@@ -38,10 +36,10 @@ wait "$server"
 rm -rf "$FOLDER"
 "#;
 
-/// How long a killed process may take to end.
+/// Time limit for a killed process to end.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Fails a test of `make test-fast`, which has to run where nothing is installed.
+/// Fails a test of `make test-fast`, which must run without installed servers.
 pub fn needs_installed(program: &str) {
     let is_fast = std::env::var_os("BILLING_TEST_FAST").is_some();
     assert!(!is_fast, "the test needs {program}: add its name to tests/it/needs-servers");
@@ -49,8 +47,8 @@ pub fn needs_installed(program: &str) {
 
 pub struct PrivateServer {
     folder: PathBuf,
-    /// Nothing reaps a server that has ended before the next one starts: the number stays
-    /// its own, and no signal can go to whoever would get it next.
+    /// The shell reaps an ended server only before it starts the next one. Until then, no other process
+    /// can get this id, so no signal goes to a wrong process.
     pid: u32,
     orders: ChildStdin,
     pids: BufReader<ChildStdout>,
@@ -58,12 +56,12 @@ pub struct PrivateServer {
 }
 
 impl PrivateServer {
-    /// A temporary folder for a server, which goes when the server does.
+    /// A temporary folder for a server. It is removed with the server.
     pub fn folder_for(name: &str) -> PathBuf {
         tempfile::Builder::new().prefix(&format!("billing-{name}-")).tempdir().unwrap().keep()
     }
 
-    /// Runs a command, and owns the folder from now on.
+    /// Runs a command, and takes over the folder.
     pub fn start<T: AsRef<OsStr>>(folder: PathBuf, command: &[T]) -> Self {
         needs_installed(&command[0].as_ref().to_string_lossy());
         let mut supervisor = Command::new("sh")
@@ -85,22 +83,22 @@ impl PrivateServer {
         &self.folder
     }
 
-    /// The process id of the server itself.
+    /// The process id of the server, not of its shell.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// What the server has said so far.
+    /// The log of the server so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
-    /// Sends a signal to the server itself, such as STOP, CONT or KILL.
+    /// Sends a signal to the server, such as STOP, CONT or KILL.
     pub fn signal(&self, name: &str) {
         send(self.pid, name);
     }
 
-    /// Kills the server, if it still runs, and returns when it has ended.
+    /// Kills the server, if it runs. Returns when it has ended.
     pub fn kill(&self) {
         self.signal("KILL");
         let deadline = Instant::now() + END_TIMEOUT;
@@ -110,21 +108,21 @@ impl PrivateServer {
         }
     }
 
-    /// Starts the server, which has ended, as it was started first.
+    /// Starts the ended server again with the same command.
     pub fn start_again(&mut self) {
         assert!(self.has_ended(), "process {} still runs", self.pid);
         self.orders.write_all(b"again\n").unwrap();
         self.pid = self.next_pid();
     }
 
-    /// Whether the process has ended, by itself or not.
+    /// Whether the process has ended.
     pub fn has_ended(&self) -> bool {
-        // The state comes after the name, which stands in brackets and may hold any letter.
+        // The state follows the name. The name is in parentheses, and may contain any character.
         let status = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
         status.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with(['Z', 'X']))
     }
 
-    /// What the shell says at once after every start.
+    /// The process id that the shell prints after every start.
     fn next_pid(&mut self) -> u32 {
         let mut line = String::new();
         self.pids.read_line(&mut line).unwrap();
@@ -132,35 +130,35 @@ impl PrivateServer {
     }
 }
 
-/// Ports of servers, below those from which systems take the ports of outgoing connections:
-/// a server that was killed must find its own free when it starts again.
+/// The first port of servers. The range is below the ports of outgoing connections, so that a killed
+/// server finds its port free when it starts again.
 const FIRST_PORT: u64 = 10_000;
-/// As many above them are left to the second ports of servers that need two.
+/// Number of ports. As many above them are left for the second ports of servers that need two.
 pub const PORTS: u16 = 10_000;
 
-/// A port that was free a moment ago, and that nobody else in this process was given.
+/// A free port that no other caller in this process gets.
 pub fn free_port() -> u16 {
     free_port_where(|_| true)
 }
 
-/// A free port that is also `suitable`.
+/// Like [`free_port`], for ports that are `suitable`.
 pub fn free_port_where(suitable: impl Fn(u16) -> bool) -> u16 {
     static NEXT: OnceLock<AtomicU64> = OnceLock::new();
-    // Several test processes may run at a time: each begins somewhere else.
+    // Several test processes may run at once, so each begins at another port.
     let next = NEXT.get_or_init(|| AtomicU64::new(RandomState::new().hash_one(0) / 2));
     (0..PORTS)
         .map(|_| FIRST_PORT + next.fetch_add(1, Ordering::Relaxed) % u64::from(PORTS))
         .map(|port| u16::try_from(port).unwrap())
         .find(|port| is_free(*port) && suitable(*port))
-        .expect("some port is free")
+        .expect("no port is free")
 }
 
 pub fn is_free(port: u16) -> bool {
     TcpListener::bind(("127.0.0.1", port)).is_ok()
 }
 
-/// Sends a signal to a process. After STOP, returns when none of its threads runs any more: a server of
-/// several threads may otherwise still answer for a moment.
+/// Sends a signal to a process. After STOP, waits until all threads have stopped. Otherwise a server with
+/// several threads could still answer for a moment.
 pub fn send(pid: u32, name: &str) {
     let sent = Command::new("kill").args(["-s", name, &pid.to_string()]).status().unwrap();
     assert!(sent.success());
@@ -174,7 +172,7 @@ pub fn send(pid: u32, name: &str) {
 fn is_stopped(pid: u32) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     threads.flatten().all(|thread| {
-        // The state follows the name, which stands in parentheses. A thread may end meanwhile.
+        // The state follows the name in parentheses. A thread may end meanwhile.
         let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
         stat.rsplit(')').next().is_none_or(|rest| rest.is_empty() || rest.trim_start().starts_with('T'))
     })

@@ -1,4 +1,4 @@
-//! The binaries as processes.
+//! Runs the binaries as processes.
 
 use std::{
     io::{BufRead, BufReader},
@@ -10,48 +10,48 @@ use std::{
 
 use serde_json::Value;
 
-/// A running process that serves; killed when dropped.
+/// A running server. It is killed when dropped.
 pub struct ServerProcess {
     child: Child,
-    /// The URL of its port that speaks gRPC.
+    /// The URL of its gRPC port.
     pub grpc: String,
 }
 
 impl ServerProcess {
-    /// Starts `server -conf FILE` and waits until it says that it serves.
+    /// Starts `server -conf FILE`, and waits until it logs that it serves.
     pub fn start(conf: &Path) -> Self {
         Self::start_binary(SERVER, &["-conf", conf.to_str().unwrap()], "serving", "grpc_addr")
     }
 
-    /// As [`Self::start`], with its log lines.
+    /// Like [`Self::start`], and returns its log lines.
     pub fn start_logged(conf: &Path) -> (Self, Log) {
         let (sender, lines) = mpsc::channel();
         let arguments = ["-conf", conf.to_str().unwrap()];
         let server = Self::start_reading(SERVER, &arguments, "serving", "grpc_addr", move |line| {
-            // The test may have ended.
+            // Fails if the test has ended.
             let _ = sender.send(line);
         });
         (server, Log { lines, read: Vec::new() })
     }
 
-    /// As [`Self::start_logged`], for a process that may open so many files.
+    /// Like [`Self::start_logged`], with a limit of open files.
     pub fn start_logged_with_files(conf: &Path, files: u32) -> (Self, Log) {
         Self::start_logged_by(conf, &format!("ulimit -n {files}"))
     }
 
-    /// As [`Self::start_logged`]; the shell that starts it runs a command before.
+    /// Like [`Self::start_logged`]. The shell that starts the server runs a command before.
     pub fn start_logged_by(conf: &Path, before: &str) -> (Self, Log) {
         let (sender, lines) = mpsc::channel();
         let arguments = ["-c", &format!("{before}; exec \"$@\""), "sh", SERVER, "-conf", conf.to_str().unwrap()];
         let server = Self::start_reading("sh", &arguments, "serving", "grpc_addr", move |line| {
-            // The test may have ended.
+            // Fails if the test has ended.
             let _ = sender.send(line);
         });
         (server, Log { lines, read: Vec::new() })
     }
 
-    /// Starts a binary and waits until it logs the message `says`, with the address of its
-    /// port in the field `addr`.
+    /// Starts a binary, and waits until it logs the message `says` with its address in the field
+    /// `addr`.
     pub fn start_binary(binary: &str, arguments: &[&str], says: &str, addr: &str) -> Self {
         Self::start_reading(binary, arguments, says, addr, drop)
     }
@@ -63,8 +63,8 @@ impl ServerProcess {
         addr: &str,
         on_line: impl Fn(Value) + Send + 'static,
     ) -> Self {
-        // The signal of a file that would grow beyond its limit is ignored, so that the
-        // write fails instead.
+        // Ignores SIGXFSZ, so that a write beyond the size limit of a file fails with an
+        // error.
         let mut child = Command::new("sh")
             .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh", binary])
             .args(arguments)
@@ -73,7 +73,7 @@ impl ServerProcess {
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let serving = loop {
-            let line = lines.next().expect("it says that it serves").unwrap();
+            let line = lines.next().expect("the server logs that it serves").unwrap();
             match serde_json::from_str::<Value>(&line) {
                 Ok(line) if line["fields"]["message"] == says => break line,
                 Ok(line) => on_line(line),
@@ -84,7 +84,7 @@ impl ServerProcess {
             }
         };
         let grpc = format!("http://{}", serving["fields"][addr].as_str().unwrap());
-        // Goes on reading, or the process would stop at a full pipe.
+        // Reads to the end, because the process would block on a full pipe.
         std::thread::spawn(move || {
             on_line(serving);
             let lines = lines.map_while(Result::ok);
@@ -93,14 +93,14 @@ impl ServerProcess {
         Self { child, grpc }
     }
 
-    /// As [`Self::start`], without holding up the other tasks of the test.
+    /// Like [`Self::start`], without blocking the other tasks of the test.
     pub async fn start_beside(conf: &Path) -> Self {
         let conf = conf.to_owned();
         let starting = tokio::task::spawn_blocking(move || Self::start(&conf));
         tokio::time::timeout(Duration::from_secs(60), starting).await.expect("the server starts").unwrap()
     }
 
-    /// Sends SIGKILL, and returns when the process is gone.
+    /// Sends SIGKILL. Returns when the process has ended.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -116,7 +116,7 @@ impl ServerProcess {
         super::private_server::send(self.child.id(), name);
     }
 
-    /// Limits how large the files of the process may grow, in bytes.
+    /// Limits the size of the files of the process, in bytes.
     pub fn limit_files(&self, size: &str) {
         let pid = self.child.id().to_string();
         let limit = format!("--fsize={size}:unlimited");
@@ -124,7 +124,7 @@ impl ServerProcess {
         assert!(limited.success());
     }
 
-    /// The exit code.
+    /// Waits for the end of the process. Returns the exit code.
     pub fn wait(mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }
@@ -144,7 +144,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// The first line that is `wanted`; waits for it.
+    /// Waits for the first line that is `wanted`.
     pub fn line(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         if let Some(line) = self.read.iter().find(|line| wanted(line)) {
             return line.clone();
@@ -161,7 +161,7 @@ impl Log {
 }
 
 impl Log {
-    /// The number of lines that are `wanted`, among those that were read for [`Self::line`].
+    /// The number of `wanted` lines among those that [`Self::line`] has read.
     pub fn count(&self, wanted: impl Fn(&Value) -> bool) -> usize {
         self.read.iter().filter(|line| wanted(line)).count()
     }
@@ -175,11 +175,12 @@ pub fn run(binary: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Ou
 pub const SERVER: &str = env!("CARGO_BIN_EXE_server");
 pub const CRON: &str = env!("CARGO_BIN_EXE_cron");
 
-/// Where the process that kills has to wait for the machine, another gets far at once: then
-/// all is done once more.
+/// Most repetitions. On a busy machine, the killing process may come too late, and the work is
+/// repeated.
 const MAX_ATTEMPTS: usize = 10;
 
-/// Kills on fresh databases until there were enough kills; `kill` says how many there were.
+/// Calls `kill`, on a new database each time, until there were enough kills. `kill` returns the
+/// number of its kills.
 pub async fn until_killed(enough: usize, mut kill: impl AsyncFnMut() -> usize) {
     let mut kills = 0;
     for _ in 0..MAX_ATTEMPTS {

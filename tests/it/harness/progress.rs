@@ -1,9 +1,9 @@
-//! Progress that nobody watches.
+//! A progress that keeps nothing.
 
 use async_trait::async_trait;
 use billing_service::biz::{jobs::progress::Progress, values::error::StoreError};
 
-/// Begins at the beginning, and keeps nothing.
+/// Has no checkpoint, and ignores reports.
 pub struct Unwatched;
 
 #[async_trait]

@@ -1,12 +1,12 @@
-//! Reads the tables behind the service's back, alike on both databases: as text.
+//! Reads the tables directly, as text, in the same way on both databases.
 
 use sqlx::{AssertSqlSafe, Row};
 
 use super::{Database, MySql, Sqlite};
 
 impl Database {
-    /// The rows of `columns` that `from` names, every value as text. `MICROS(amount)`
-    /// stands for an amount in whole millionths.
+    /// The values of `columns` in the rows of `from`, as text. `MICROS(amount)` stands for an amount in
+    /// whole millionths.
     pub async fn rows(&self, columns: &[&str], from: &str) -> Vec<Vec<String>> {
         let columns: Vec<String> = columns.iter().map(|column| format!("CAST({column} AS CHAR)")).collect();
         let sql = format!("SELECT {} {from}", columns.join(", "));

@@ -1,4 +1,4 @@
-//! Databases with the tables of this release. They are copies of one that the service has migrated: all
+//! Databases with the tables of this release. They are copies of a migrated database, because all
 //! migrations take longer than most tests.
 
 use billing_service::app;
@@ -14,7 +14,7 @@ struct Template {
     tables: Vec<String>,
 }
 
-/// A database on the shared server, as a start of the service leaves it, but without an identity.
+/// A database on the shared server with the state after a first start, but without an identity.
 pub async fn database() -> String {
     let source = mariadb::create_database().await;
     // TiDB takes seconds for each table, copied or not.

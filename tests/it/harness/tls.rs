@@ -1,4 +1,4 @@
-//! Certificates of the test's own, servers that show them, and clients that trust them.
+//! Private certificates, servers with them, and clients that trust them.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -19,7 +19,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 
 use super::{Backend, Database};
 
-/// The name that the server's certificate is for.
+/// The name in the server's certificate.
 pub const HOST: &str = "localhost";
 
 /// A certificate and its key, in PEM form.
@@ -47,7 +47,7 @@ impl Authority {
         self.sign(&[HOST, "127.0.0.1"], ExtendedKeyUsagePurpose::ServerAuth)
     }
 
-    /// A certificate of a client with these names: DNS names, and URIs if they have `://`.
+    /// A client certificate with these names. A name with `://` is a URI, any other is a DNS name.
     pub fn client(&self, names: &[&str]) -> Pair {
         self.sign(names, ExtendedKeyUsagePurpose::ClientAuth)
     }
@@ -70,7 +70,7 @@ pub struct Files {
 }
 
 impl Files {
-    /// Files that show `pair`, and trust clients of `clients`.
+    /// Writes files for a server with `pair` that trusts the clients of `clients`.
     pub fn of(pair: &Pair, clients: &Authority) -> Self {
         let files = Self { folder: tempfile::tempdir().unwrap() };
         files.write("cert.pem", &pair.cert);
@@ -90,7 +90,7 @@ impl Files {
         self.folder.path().join(name)
     }
 
-    /// For a listener of the test's own.
+    /// The paths for a listener of the test.
     pub fn paths(&self) -> TlsFiles {
         TlsFiles { cert: self.path("cert.pem"), key: self.path("key.pem"), client_ca: Some(self.path("clients.pem")) }
     }
@@ -103,7 +103,7 @@ impl Files {
     }
 }
 
-/// A service that speaks TLS on both ports. Its authority signs the server and the clients.
+/// A service with TLS on both ports. Its authority signs the server and the clients.
 pub struct TlsService {
     pub database: Database,
     pub app: App,
@@ -121,12 +121,12 @@ impl TlsService {
         Self { database, app, authority, files }
     }
 
-    /// A client of REST that trusts the server, and shows `pair` if there is one.
+    /// A REST client that trusts the server, and shows `pair` if it is given.
     pub fn https(&self, pair: Option<&Pair>) -> Https {
         Https::trusting(&self.authority, pair)
     }
 
-    /// A connection for gRPC that trusts the server, and shows `pair` if there is one.
+    /// A gRPC connection that trusts the server, and shows `pair` if it is given.
     pub async fn channel(&self, pair: Option<&Pair>) -> Channel {
         self.endpoint(pair).connect().await.unwrap()
     }
@@ -141,8 +141,8 @@ impl TlsService {
     }
 }
 
-/// A client of REST over TLS; each request has a connection of its own. The client of the other tests
-/// would ask the system for its authorities, and a machine may have none.
+/// A REST client over TLS. Each request has a new connection. The client of the other tests would load
+/// the authorities of the system, which a machine may not have.
 #[derive(Clone)]
 pub struct Https(ClientConfig);
 
@@ -169,20 +169,20 @@ impl Https {
         })
     }
 
-    /// Speaks this protocol, `h2` or `http/1.1`.
+    /// With the ALPN protocol `h2` or `http/1.1`.
     pub fn speaking(mut self, protocol: &str) -> Self {
         self.0.alpn_protocols = vec![protocol.into()];
         self
     }
 
-    /// Shakes hands.
+    /// Connects, and completes the handshake.
     pub async fn connect(&self, addr: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(addr).await?;
         let connector = TlsConnector::from(Arc::new(self.0.clone()));
         connector.connect(ServerName::try_from(HOST).unwrap(), stream).await
     }
 
-    /// Sends a request on a new connection. `Err` if no reply came.
+    /// Sends a request on a new connection. `Err` if it gets no reply.
     pub async fn send(&self, addr: SocketAddr, request: Request<Body>) -> anyhow::Result<Response<Bytes>> {
         let stream = self.connect(addr).await?;
         let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
@@ -200,7 +200,7 @@ impl Https {
         Ok(Response::from_parts(head, axum::body::to_bytes(Body::new(body), usize::MAX).await?))
     }
 
-    /// `GET`: the status and the body.
+    /// `GET`. Returns the status and the body.
     pub async fn get(&self, addr: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
         let request = Request::get(format!("https://{HOST}{path}")).header("host", HOST).body(Body::empty())?;
         let reply = self.send(addr, request).await?;

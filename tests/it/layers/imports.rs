@@ -1,4 +1,4 @@
-//! The imports between the files of a source tree, read from their text.
+//! Finds the imports between the files of a source tree in their text.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,12 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The path of a module, such as `["biz", "charge"]`; the root has an empty one.
+/// The path of a module, such as `["biz", "charge"]`. The path of the root is empty.
 pub type Module = Vec<String>;
 
-/// What one file knows.
+/// The imports of a file.
 #[derive(Debug, Default)]
-pub struct Known {
+pub struct Imports {
     /// The files of this tree that define the names it uses.
     pub files: BTreeSet<Module>,
     /// The first segments of all other paths: crates.
@@ -19,10 +19,10 @@ pub struct Known {
 }
 
 /// The files of a source tree.
-pub struct Sources(BTreeMap<Module, Known>);
+pub struct Sources(BTreeMap<Module, Imports>);
 
 impl Sources {
-    /// Reads a tree whose root is `lib.rs`. Binaries, and files and folders of tests, are left out.
+    /// Reads a tree whose root is `lib.rs`, without binaries and tests.
     pub fn read(root: &Path) -> Self {
         let mut texts = BTreeMap::new();
         let mut folders = vec![root.to_owned()];
@@ -39,30 +39,31 @@ impl Sources {
         Self::of_texts(texts)
     }
 
-    /// From the text of each module.
+    /// Reads the imports from the text of each module.
     pub fn of_texts(texts: BTreeMap<Module, String>) -> Self {
         let files: BTreeMap<Module, File> =
             texts.iter().map(|(module, text)| (module.clone(), File::of(text))).collect();
         let resolver = Resolver { files: &files };
-        Self(files.iter().map(|(module, file)| (module.clone(), resolver.known(module, file))).collect())
+        Self(files.iter().map(|(module, file)| (module.clone(), resolver.imports_of(module, file))).collect())
     }
 
-    pub fn files(&self) -> impl Iterator<Item = (&Module, &Known)> {
+    pub fn files(&self) -> impl Iterator<Item = (&Module, &Imports)> {
         self.0.iter()
     }
 
-    /// One circle of each group of files that are in circles, as `a -> b`.
+    /// One circle for each group of files with circles, as `a -> b`.
     pub fn circles(&self) -> Vec<String> {
         let mut left: BTreeMap<&Module, BTreeSet<&Module>> =
-            self.0.iter().map(|(file, known)| (file, known.files.iter().collect())).collect();
+            self.0.iter().map(|(file, imports)| (file, imports.files.iter().collect())).collect();
         let mut circles = Vec::new();
         loop {
-            // A file that knows none of the rest is in no circle.
-            let ends: Vec<&Module> = left.iter().filter(|(_, known)| known.is_empty()).map(|(file, _)| *file).collect();
+            // A file that imports no remaining file is in no circle.
+            let ends: Vec<&Module> =
+                left.iter().filter(|(_, imports)| imports.is_empty()).map(|(file, _)| *file).collect();
             for end in &ends {
                 left.remove(end);
-                left.values_mut().for_each(|known| {
-                    known.remove(end);
+                left.values_mut().for_each(|imports| {
+                    imports.remove(end);
                 });
             }
             if !ends.is_empty() {
@@ -78,15 +79,15 @@ impl Sources {
             circles.push(circle.iter().map(|file| file.join("::")).collect::<Vec<_>>().join(" -> "));
             for file in circle {
                 left.remove(file);
-                left.values_mut().for_each(|known| {
-                    known.remove(file);
+                left.values_mut().for_each(|imports| {
+                    imports.remove(file);
                 });
             }
         }
     }
 }
 
-/// Whether a module is `prefix`, such as `data::mysql`, or lies in it.
+/// Whether a module is `prefix`, such as `data::mysql`, or is inside it.
 pub fn starts_with(module: &[String], prefix: &str) -> bool {
     let prefix: Vec<&str> = prefix.split("::").collect();
     module.len() >= prefix.len() && prefix.iter().zip(module).all(|(prefix, name)| prefix == name)
@@ -101,17 +102,17 @@ fn module_of(path: &Path) -> Module {
     module
 }
 
-/// A name that a `use` brings in.
+/// A name that a `use` imports.
 struct Use {
     path: Vec<String>,
     name: String,
     is_public: bool,
 }
 
-/// The text of a file, taken apart.
+/// The parsed text of a file.
 struct File {
     uses: Vec<Use>,
-    /// Paths of two segments and more outside of `use`.
+    /// Paths with at least two segments outside of `use`.
     paths: BTreeSet<Vec<String>>,
     /// All names outside of `use`.
     names: BTreeSet<String>,
@@ -199,7 +200,7 @@ fn code_of(text: &str) -> String {
                     letters.next();
                 }
             }
-            // A quote as a letter begins no string.
+            // A quote in a char literal begins no string.
             '\'' if letters.peek() == Some(&'"') => drop(letters.next()),
             '"' => {
                 while let Some(inside) = letters.next().filter(|inside| *inside != '"') {
@@ -219,21 +220,21 @@ struct Resolver<'f> {
 }
 
 impl Resolver<'_> {
-    fn known(&self, module: &Module, file: &File) -> Known {
-        let mut known = Known::default();
-        // Handed on and not used here: the file that takes the name from here knows its origin.
+    fn imports_of(&self, module: &Module, file: &File) -> Imports {
+        let mut imports = Imports::default();
+        // A re-exported name that is not used here counts for the file that imports it from here.
         let used = file.uses.iter().filter(|used| !used.is_public || file.names.contains(&used.name));
         for path in used.map(|used| &used.path).chain(&file.paths) {
             match self.absolute(module, path) {
-                Ok(path) => drop(known.files.insert(self.origin(path))),
-                Err(name) => drop(known.crates.insert(name)),
+                Ok(path) => drop(imports.files.insert(self.origin(path))),
+                Err(name) => drop(imports.crates.insert(name)),
             }
         }
-        known.files.remove(module);
-        known
+        imports.files.remove(module);
+        imports
     }
 
-    /// A path from the root, or the name of the crate that it leads to.
+    /// The path from the root, or the name of another crate.
     fn absolute(&self, module: &Module, path: &[String]) -> Result<Vec<String>, String> {
         let mut base = module.clone();
         let mut rest = path;
@@ -292,21 +293,21 @@ mod tests {
         Sources::of_texts(root.iter().chain(texts).map(|(name, text)| (module(name), (*text).to_owned())).collect())
     }
 
-    fn known(sources: &Sources, file: &str) -> Vec<String> {
-        let (_, known) = sources.files().find(|(module, _)| module.join("::") == file).unwrap();
-        let files = known.files.iter().map(|file| file.join("::"));
-        files.chain(known.crates.iter().map(|name| format!("crate {name}"))).collect()
+    fn imports_of(sources: &Sources, file: &str) -> Vec<String> {
+        let (_, imports) = sources.files().find(|(module, _)| module.join("::") == file).unwrap();
+        let files = imports.files.iter().map(|file| file.join("::"));
+        files.chain(imports.crates.iter().map(|name| format!("crate {name}"))).collect()
     }
 
     #[test]
-    fn a_name_that_is_handed_on_counts_for_the_file_that_defines_it() {
+    fn a_reexported_name_counts_for_the_file_that_defines_it() {
         let sources = sources(&[
             ("a", "mod x; mod y;\npub use self::x::{X, Other as More};\n"),
             ("a::x", "pub struct X;\npub struct Other;\n"),
             ("a::y", "use super::X;\nuse crate::{a::{More}};\n"),
         ]);
-        assert_eq!(known(&sources, "a"), [""; 0]);
-        assert_eq!(known(&sources, "a::y"), ["a::x"]);
+        assert_eq!(imports_of(&sources, "a"), [""; 0]);
+        assert_eq!(imports_of(&sources, "a::y"), ["a::x"]);
         assert_eq!(sources.circles(), [""; 0]);
     }
 
@@ -320,7 +321,7 @@ mod tests {
             ),
             ("a::y", "pub fn f() {}"),
         ]);
-        assert_eq!(known(&sources, "a::x"), ["a::y", "crate tokio"]);
+        assert_eq!(imports_of(&sources, "a::x"), ["a::y", "crate tokio"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Imports point inward only, and never in a circle.
+//! Imports only point inward, and form no circle.
 
 mod imports;
 
@@ -9,7 +9,7 @@ use std::{
 
 use self::imports::{Sources, starts_with};
 
-/// What each top module may know of the others; `data::dsn` and `data::tls` are parts of one.
+/// The modules that each top module may import. `data::dsn` and `data::tls` are parts of a module.
 const LAYERS: [(&str, &[&str]); 10] = [
     ("biz", &[]),
     ("data", &["biz"]),
@@ -23,7 +23,7 @@ const LAYERS: [(&str, &[&str]); 10] = [
     ("app", &["biz", "config", "data", "metrics", "sandbox", "server", "service"]),
 ];
 
-/// The crates that a part of the sources must not know.
+/// The crates that a part of the sources must not import.
 const CRATES: [(&str, &[&str]); 10] = [
     ("biz", &["sqlx", "rusqlite", "redis", "tonic", "axum", "prost", "http", "hyper", "prometheus", "config"]),
     ("data", &["axum", "prometheus", "config"]),
@@ -37,7 +37,7 @@ const CRATES: [(&str, &[&str]); 10] = [
     ("app", &["sqlx", "rusqlite", "redis", "prost", "axum"]),
 ];
 
-/// The folders of `biz`, inner ones first: a folder knows itself and those before it.
+/// The folders of `biz`, from the inside out. A folder may import itself and the folders before it.
 const BIZ: [&str; 12] = [
     "values",
     "database",
@@ -60,18 +60,18 @@ fn sources() -> Sources {
 }
 
 #[test]
-fn layers_know_only_what_lies_inward_of_them() {
+fn layers_import_only_inner_layers() {
     let sources = sources();
     let layers: BTreeMap<&str, &[&str]> = LAYERS.into_iter().collect();
     let mut wrong = Vec::new();
-    for (file, known) in sources.files() {
-        // The root declares the layers.
+    for (file, imports) in sources.files() {
+        // The crate root declares the layers, so it imports all of them.
         let Some(layer) = file.first() else { continue };
         let allowed = layers.get(layer.as_str());
-        let allowed = allowed.unwrap_or_else(|| panic!("{layer} has no rule: which layers may it know?"));
-        for other in known.files.iter().filter(|other| other.first() != Some(layer)) {
+        let allowed = allowed.unwrap_or_else(|| panic!("{layer} has no rule in LAYERS"));
+        for other in imports.files.iter().filter(|other| other.first() != Some(layer)) {
             if !allowed.iter().any(|allowed| starts_with(other, allowed)) {
-                wrong.push(format!("{} knows {}", file.join("::"), other.join("::")));
+                wrong.push(format!("{} imports {}", file.join("::"), other.join("::")));
             }
         }
     }
@@ -85,38 +85,42 @@ fn drivers_and_protocols_stay_in_their_layers() {
     for (part, forbidden) in CRATES {
         let files: Vec<_> = sources.files().filter(|(file, _)| starts_with(file, part)).collect();
         assert!(!files.is_empty(), "{part} has moved");
-        for (file, known) in files {
-            let found = known.crates.iter().filter(|known| forbidden.contains(&known.as_str()));
-            wrong.extend(found.map(|found| format!("{} knows the crate {found}", file.join("::"))));
+        for (file, imports) in files {
+            let found = imports.crates.iter().filter(|name| forbidden.contains(&name.as_str()));
+            wrong.extend(found.map(|found| format!("{} imports the crate {found}", file.join("::"))));
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
-fn folders_of_the_rules_know_only_those_before_them() {
+fn folders_of_biz_import_only_folders_before_them() {
     let sources = sources();
     let place = |file: &[String]| BIZ.iter().position(|folder| file.get(1).is_some_and(|name| name == folder));
     let (mut wrong, mut seen) = (Vec::new(), BTreeSet::new());
-    for (file, known) in sources.files().filter(|(file, _)| file.len() > 1 && starts_with(file, "biz")) {
-        let own = place(file).unwrap_or_else(|| panic!("{} has no place in the order of folders", file.join("::")));
+    for (file, imports) in sources.files().filter(|(file, _)| file.len() > 1 && starts_with(file, "biz")) {
+        let own = place(file).unwrap_or_else(|| panic!("{} is in no folder of BIZ", file.join("::")));
         seen.insert(own);
-        for other in known.files.iter().filter(|other| starts_with(other, "biz")) {
+        for other in imports.files.iter().filter(|other| starts_with(other, "biz")) {
             if place(other).is_none_or(|other| other > own) {
-                wrong.push(format!("{} knows {}", file.join("::"), other.join("::")));
+                wrong.push(format!("{} imports {}", file.join("::"), other.join("::")));
             }
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    assert_eq!(seen.len(), BIZ.len(), "a folder of the order is gone");
+    assert_eq!(seen.len(), BIZ.len(), "a folder of BIZ does not exist");
 }
 
-/// A file knows the files that define the names it uses. A `mod` line is no import, and a name
-/// that `mod.rs` only hands on with `pub use` counts for the file that defines the name. So a
-/// `mod.rs` may either hand on the names of its children or hold items that the children use,
-/// but not use its children and be used by them. Tests may import what they like.
+/// A file imports the files that define its names. A `mod` line is no import. A name that `mod.rs`
+/// re-exports counts for the file that defines it. So a `mod.rs` may re-export the names of its
+/// children, or define items for its children. It must not use its children and be used by them.
+/// Tests may import anything.
 #[test]
 fn no_files_import_each_other_in_a_circle() {
     let circles = sources().circles();
-    assert!(circles.is_empty(), "each of these knows the next one, and the last the first:\n{}", circles.join("\n"));
+    assert!(
+        circles.is_empty(),
+        "each file imports the next one, and the last one imports the first:\n{}",
+        circles.join("\n")
+    );
 }

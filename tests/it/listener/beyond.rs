@@ -1,4 +1,4 @@
-//! Connections beyond the limits of a port reach its health, and others are not disturbed.
+//! A full port still answers health checks, and does not disturb other connections.
 
 use std::net::SocketAddr;
 
@@ -18,7 +18,7 @@ use crate::harness::{
     wait::{soon, until},
 };
 
-/// Connections that say nothing.
+/// Opens connections that send nothing.
 async fn fill(addr: SocketAddr, number: usize) -> Vec<TcpStream> {
     let mut silent = Vec::new();
     for _ in 0..number {
@@ -51,7 +51,7 @@ async fn a_full_port_answers_health_and_refuses_the_rest_at_once(#[case] limits:
     let config = service.config(&[("server.limits", limits)]);
     let app = billing_service::app::App::start(config).await.unwrap();
     let (http, grpc) = (app.http_addr, app.grpc_addr);
-    // Ten times as many as fit, so that places for health must change hands.
+    // Ten times as many connections as allowed, so that health checks reuse the reserved connections.
     let silent = [fill(http, 4 + 10 * 64).await, fill(grpc, 4 + 10 * 64).await];
     for addr in [http, grpc] {
         for path in ["/health", "/ready"] {
@@ -72,13 +72,13 @@ async fn a_full_port_answers_health_and_refuses_the_rest_at_once(#[case] limits:
     let refused = client.check_quota(check.clone()).await.unwrap_err();
     assert_eq!(code_of(&refused), (Code::Unavailable, "10014".into()));
     if limits.contains("connections: 100,") {
-        assert_eq!(get_from("127.0.0.2", http, ACCOUNT).await.0, 200, "another address has places of its own");
+        assert_eq!(get_from("127.0.0.2", http, ACCOUNT).await.0, 200, "another address has its own limit");
     }
     let metrics = get_from("127.0.0.1", grpc, "/metrics").await;
     assert_eq!(metrics.0, 200);
 
     drop(silent);
-    until("places are free again", async || {
+    until("connections are accepted again", async || {
         get_from("127.0.0.1", http, ACCOUNT).await.0 == 200 && client.check_quota(check.clone()).await.is_ok()
     })
     .await;
@@ -86,7 +86,7 @@ async fn a_full_port_answers_health_and_refuses_the_rest_at_once(#[case] limits:
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_ports_share_no_places() {
+async fn the_ports_have_separate_limits() {
     let service =
         Service::start_with(Sqlite, &[("server.limits", "{connections: 4, connections_per_address: 4}")]).await;
     let _silent = fill(service.app.http_addr, 100).await;
@@ -97,7 +97,7 @@ async fn the_ports_share_no_places() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_the_key_an_address_has_half_of_a_port() {
+async fn by_default_an_address_may_use_half_of_the_connections_of_a_port() {
     let service = Service::start_with(Sqlite, &[("server.limits.connections", "8")]).await;
     let addr = service.app.http_addr;
     let _silent = fill(addr, 8).await;

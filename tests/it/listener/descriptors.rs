@@ -1,4 +1,4 @@
-//! Processes that may open few files.
+//! Processes with a low limit of open files.
 
 use std::{net::SocketAddr, process::Command};
 
@@ -19,14 +19,14 @@ async fn a_full_port_leaves_descriptors_for_the_other_and_for_health() {
     let (server, mut log) = ServerProcess::start_logged_with_files(&conf, 600);
     let serving = log.line(|line| line["fields"]["message"] == "serving");
     let http: SocketAddr = serving["fields"]["http_addr"].as_str().unwrap().parse().unwrap();
-    // More than the process may open.
+    // More connections than the process may open.
     let mut silent = Vec::new();
     for _ in 0..700 {
         silent.push(TcpStream::connect(http).await.unwrap());
     }
     let client = http_client();
     for url in [format!("http://{http}/health"), format!("{}/health", server.grpc), format!("{}/ready", server.grpc)] {
-        // `soon`, because a server without descriptors leaves a connection in the queue of the kernel.
+        // `soon`, because a server without descriptors leaves the connection in the queue of the kernel.
         assert_eq!(soon(client.get(&url).send()).await.unwrap().status(), 200, "{url}");
     }
     let body = r#"{"user_id":"u","service_name":"asset","count":1}"#;
@@ -37,7 +37,7 @@ async fn a_full_port_leaves_descriptors_for_the_other_and_for_health() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_limit_that_is_too_low_is_named() {
+async fn a_limit_of_open_files_that_is_too_low_is_reported() {
     let database = Database::create(Sqlite).await;
     let conf = database.config_file(&[]);
     let limited = |files: u32| {
@@ -50,7 +50,7 @@ async fn a_limit_that_is_too_low_is_named() {
     let says = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(says.contains("config key server.limits.connections") && says.contains("200 files"), "{says}");
 
-    // A soft limit alone is raised.
+    // The server raises a low soft limit.
     let conf = database.config_file(&[("server.limits.connections", "300")]);
     let (server, mut log) = ServerProcess::start_logged_by(&conf, "ulimit -Sn 200");
     log.line(|line| line["fields"]["message"] == "serving");

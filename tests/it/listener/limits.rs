@@ -27,7 +27,7 @@ use super::{Listener, get_request, pass, within};
 const IDLE: Duration = Duration::from_secs(40);
 const WRITE: Duration = Duration::from_secs(30);
 const AGE: Duration = Duration::from_secs(600);
-/// The age with its jitter of a tenth.
+/// The age with a jitter of a tenth.
 const AGED: Duration = Duration::from_secs(670);
 
 const LIMITS: ListenerLimits = ListenerLimits {
@@ -40,7 +40,7 @@ const LIMITS: ListenerLimits = ListenerLimits {
     connection_window: None,
 };
 
-/// A body without an end; `dropped` is cancelled with it.
+/// A body without an end. `dropped` is cancelled when it is dropped.
 struct Endless {
     _guard: DropGuard,
 }
@@ -53,7 +53,7 @@ impl Stream for Endless {
     }
 }
 
-/// Answers `/` at once, `/slow` when `answer` is notified, and `/endless` until `dropped`.
+/// Answers `/` at once, and `/slow` when `answer` is notified. Sends `/endless` until `dropped`.
 struct Routes {
     answer: Arc<Notify>,
     dropped: CancellationToken,
@@ -78,24 +78,24 @@ impl Routes {
 }
 
 #[tokio::test]
-async fn an_idle_connection_of_http1_ends_and_not_too_early() {
+async fn an_idle_http1_connection_ends_at_its_limit() {
     let (listener, _routes) = Routes::start().await;
     let (mut sender, connection) = listener.http1().await;
-    // A pause of less than the limit, longer than the deadline of a head, ends nothing.
+    // A pause between the deadline of a head and the idle limit does not end the connection.
     for _ in 0..2 {
         assert_eq!(sender.send_request(get_request("/")).await.unwrap().status(), 200);
         pass(IDLE - Duration::from_secs(1)).await;
     }
     assert_eq!(sender.send_request(get_request("/")).await.unwrap().status(), 200);
-    within(IDLE + Duration::from_secs(5), connection).await.expect("it ends").unwrap();
+    within(IDLE + Duration::from_secs(5), connection).await.expect("the connection ends").unwrap();
 }
 
 #[tokio::test]
-async fn a_connection_of_http2_that_answers_only_pings_ends() {
+async fn an_http2_connection_that_only_answers_pings_ends() {
     let (listener, _routes) = Routes::start().await;
     let (mut sender, connection) = listener.http2().await;
     assert_eq!(sender.send_request(get_request("/")).await.unwrap().status(), 200);
-    within(IDLE + Duration::from_secs(5), connection).await.expect("it ends").unwrap();
+    within(IDLE + Duration::from_secs(5), connection).await.expect("the connection ends").unwrap();
 }
 
 #[tokio::test]
@@ -117,8 +117,8 @@ async fn a_reply_that_is_never_read_ends_its_connection() {
     let (listener, routes) = Routes::start().await;
     let mut stream = listener.connect().await;
     stream.write_all(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-    within(WRITE + Duration::from_secs(5), routes.dropped.cancelled()).await.expect("the reply is given up");
-    // The client kept its connection open until now.
+    within(WRITE + Duration::from_secs(5), routes.dropped.cancelled()).await.expect("the reply is dropped");
+    // The client keeps its connection open until here.
     drop(stream);
 }
 
@@ -129,7 +129,7 @@ async fn a_pipeline_whose_replies_are_never_read_ends_its_connection() {
         Routes::start_with(ListenerLimits { idle_timeout: day, max_connection_age: day, ..LIMITS }).await;
     let mut stream = listener.connect().await;
     let writes = async {
-        // More than any buffers take. Time passes while they fill too.
+        // More data than all buffers hold. Time also passes while the buffers fill.
         let requests = "GET / HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1_000);
         loop {
             if let Err(ended) = stream.write_all(requests.as_bytes()).await {
@@ -141,13 +141,13 @@ async fn a_pipeline_whose_replies_are_never_read_ends_its_connection() {
 }
 
 #[tokio::test]
-async fn a_stream_of_http2_that_is_never_read_ends_alone() {
+async fn an_unread_http2_stream_ends_and_its_connection_stays() {
     let (listener, routes) = Routes::start().await;
     let (mut sender, connection) = listener.http2().await;
     let unread = sender.send_request(get_request("/endless")).await.unwrap();
     let slow = tokio::spawn(sender.send_request(get_request("/slow")));
-    within(WRITE + Duration::from_secs(5), routes.dropped.cancelled()).await.expect("the reply is given up");
-    // The others on its connection go on.
+    within(WRITE + Duration::from_secs(5), routes.dropped.cancelled()).await.expect("the reply is dropped");
+    // The other streams of the connection go on.
     assert_eq!(sender.send_request(get_request("/")).await.unwrap().status(), 200);
     routes.answer.notify_waiters();
     assert_eq!(slow.await.unwrap().unwrap().status(), 200);
@@ -157,7 +157,7 @@ async fn a_stream_of_http2_that_is_never_read_ends_alone() {
 
 /// Reads a little now and then, each time before the limit.
 #[tokio::test]
-async fn a_slow_reader_is_not_given_up() {
+async fn a_slow_reader_keeps_its_reply() {
     let (listener, routes) = Routes::start().await;
     let mut stream = listener.connect().await;
     stream.write_all(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
@@ -170,8 +170,8 @@ async fn a_slow_reader_is_not_given_up() {
 }
 
 #[tokio::test]
-async fn an_old_connection_of_http1_says_close_with_a_reply() {
-    /// Between two requests.
+async fn an_old_http1_connection_closes_after_a_reply() {
+    /// Time between two requests.
     const PAUSE: Duration = Duration::from_secs(5);
     let (listener, _routes) = Routes::start().await;
     let (mut sender, connection) = listener.http1().await;
@@ -182,7 +182,7 @@ async fn an_old_connection_of_http1_says_close_with_a_reply() {
             break reply;
         }
         replies += 1;
-        assert!(PAUSE * replies < AGED, "no reply says close");
+        assert!(PAUSE * replies < AGED, "no reply has connection: close");
         pass(PAUSE).await;
     };
     assert_eq!(last.headers()[CONNECTION], "close");
@@ -191,27 +191,27 @@ async fn an_old_connection_of_http1_says_close_with_a_reply() {
 }
 
 #[tokio::test]
-async fn an_old_connection_of_http2_takes_no_new_request_and_its_open_ones_finish() {
+async fn an_old_http2_connection_finishes_its_open_requests_and_takes_no_new_ones() {
     let (listener, routes) = Routes::start().await;
     let (mut sender, connection) = listener.http2().await;
     let open = tokio::spawn(sender.send_request(get_request("/slow")));
     pass(AGE / 2).await;
     assert_eq!(sender.send_request(get_request("/")).await.unwrap().status(), 200);
     pass(AGE).await;
-    assert!(sender.send_request(get_request("/")).await.is_err(), "GOAWAY has come");
+    assert!(sender.send_request(get_request("/")).await.is_err(), "the client got GOAWAY");
     let (mut next, _next) = listener.http2().await;
     assert_eq!(next.send_request(get_request("/")).await.unwrap().status(), 200);
     pass(AGE).await;
     routes.answer.notify_waiters();
     assert_eq!(open.await.unwrap().unwrap().status(), 200);
-    within(Duration::from_secs(5), connection).await.expect("it ends with its last request").unwrap();
+    within(Duration::from_secs(5), connection).await.expect("the connection ends with its last request").unwrap();
 }
 
 #[tokio::test]
-async fn a_silent_connection_does_not_hold_up_a_stop() {
+async fn a_silent_connection_does_not_delay_a_stop() {
     let (listener, _routes) = Routes::start().await;
     let mut silent = listener.connect().await;
-    // The preface and empty settings, and no answer to any ping.
+    // Sends the preface and empty settings, and answers no ping.
     silent.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
     let mut half = listener.connect().await;
     half.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
@@ -219,5 +219,5 @@ async fn a_silent_connection_does_not_hold_up_a_stop() {
     assert_eq!(silent.read_u8().await.unwrap(), 0, "the server's settings");
     listener.stop.cancel();
     let mut listener = listener;
-    within(Duration::from_secs(5), &mut listener.task).await.expect("it stops").unwrap();
+    within(Duration::from_secs(5), &mut listener.task).await.expect("the listener stops").unwrap();
 }

@@ -1,4 +1,4 @@
-//! The listeners of both ports, over real sockets: TLS, the limits of connections, panics, and the stop.
+//! The listeners of both ports, over real sockets: TLS, limits of connections, panics, and the stop.
 
 mod beyond;
 mod descriptors;
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::tls::Files;
 
-/// A listener of the test's own, which stops when it is dropped.
+/// A listener of the test. It stops when it is dropped.
 struct Listener {
     addr: SocketAddr,
     stop: CancellationToken,
@@ -56,17 +56,17 @@ impl Listener {
         TcpStream::connect(self.addr).await.unwrap()
     }
 
-    /// A connection of HTTP/1.1; its task ends with it.
+    /// An HTTP/1.1 connection, and a task that ends with it.
     async fn http1(&self) -> (http1::SendRequest<Body>, JoinHandle<()>) {
         let (sender, connection) = http1::handshake(TokioIo::new(self.connect().await)).await.unwrap();
         (sender, tokio::spawn(async move { drop(connection.await) }))
     }
 
-    /// A connection of HTTP/2, which answers pings by itself; its task ends with it.
+    /// An HTTP/2 connection that answers pings, and a task that ends with it.
     async fn http2(&self) -> (http2::SendRequest<Body>, JoinHandle<()>) {
         let stream = TokioIo::new(self.connect().await);
         let builder = http2::Builder::new(TokioExecutor::new());
-        // Room in the connection beside a stream that is not read.
+        // The connection window has room beside an unread stream.
         let (sender, connection) = { builder }.initial_connection_window_size(1 << 24).handshake(stream).await.unwrap();
         (sender, tokio::spawn(async move { drop(connection.await) }))
     }
@@ -78,17 +78,17 @@ impl Drop for Listener {
     }
 }
 
-/// Most time that passes at once. Less than the time in which a ping must be answered.
+/// Longest step of the clock. It is shorter than the time limit of a ping.
 const STEP: Duration = Duration::from_secs(2);
-/// The real time for what is under way on sockets: a paused clock would run ahead of it.
+/// Real time for data in flight on sockets, because a paused clock would run ahead.
 const REAL: Duration = Duration::from_millis(15);
 
-/// Lets time pass for the whole process.
+/// Advances the clock of the whole process.
 async fn pass(time: Duration) {
     let _ = within(time, std::future::pending::<()>()).await;
 }
 
-/// Lets time pass until `end`; `None` if it has not come after `time`.
+/// Advances the clock until `end` completes. `None` if it has not completed after `time`.
 async fn within<T>(time: Duration, end: impl Future<Output = T>) -> Option<T> {
     let mut end = pin!(end);
     let mut left = time;

@@ -1,4 +1,4 @@
-//! A handler that panics costs its own request alone.
+//! A panic of a handler only affects its own request.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ async fn panics() -> &'static str {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_panic_is_the_error_of_its_own_request() {
+async fn a_panic_is_an_internal_error_of_its_request() {
     let (metrics, answer) = (Arc::new(Metrics::new().unwrap()), Arc::<Notify>::default());
     let held = answer.clone();
     let slow = async move || {
@@ -46,11 +46,11 @@ async fn a_panic_is_the_error_of_its_own_request() {
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(body["metadata"]["error_code"], "10099", "{body}");
     assert!(!body.to_string().contains("defect"), "{body}");
-    // The connection lives, and so do its other requests.
+    // The connection and its other requests go on.
     answer.notify_one();
     assert_eq!(slow.await.unwrap().unwrap().status(), 200);
 
-    // On HTTP/1.1 the connection stays usable too.
+    // An HTTP/1.1 connection stays usable, too.
     let (mut sender, _connection) = listener.http1().await;
     for _ in 0..2 {
         sender.ready().await.expect("the connection is open");

@@ -1,4 +1,4 @@
-//! Certificates that change while the server serves.
+//! Certificates that change while the server runs.
 
 use std::{
     net::SocketAddr,
@@ -35,7 +35,7 @@ fn check() -> CheckQuotaRequest {
     CheckQuotaRequest { user_id: "u".into(), service_name: "asset".into(), count: 1, ..Default::default() }
 }
 
-/// Calls until `stop`, and counts the calls. Each must succeed.
+/// Makes calls until `stop`, and counts them. Each must succeed.
 async fn call(channel: Channel, calls: Arc<AtomicUsize>, stop: CancellationToken) {
     let mut client = BillingInternalServiceClient::new(channel);
     while !stop.is_cancelled() {
@@ -44,7 +44,7 @@ async fn call(channel: Channel, calls: Arc<AtomicUsize>, stop: CancellationToken
     }
 }
 
-/// Calls as [`call`], each time on a new connection.
+/// Like [`call`], with a new connection for each call.
 async fn connect(client: Https, addr: SocketAddr, calls: Arc<AtomicUsize>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let (status, _) = client.get(addr, "/api/v1/billing/account?user_id=u").await.unwrap();
@@ -64,13 +64,13 @@ async fn certificates_change_under_load_and_no_request_fails() {
         let client = https.clone().speaking(protocol);
         callers.push(tokio::spawn(connect(client, addr, Arc::clone(&on_new), stop.clone())));
     }
-    // Twice, so that a reload follows a reload.
+    // Twice, to test a reload after a reload.
     for _ in 0..2 {
         let next = service.authority.server();
         service.files.write("cert.pem", &next.cert);
         service.files.write("key.pem", &next.key);
         until("new connections see the new certificate", async || shows(&https, addr, &next).await).await;
-        assert!(shows(&https, service.app.grpc_addr, &next).await, "both ports");
+        assert!(shows(&https, service.app.grpc_addr, &next).await, "both ports reload");
         let before = (on_old.load(SeqCst), on_new.load(SeqCst));
         until("both kinds of callers go on", async || {
             on_old.load(SeqCst) > before.0 + 10 && on_new.load(SeqCst) > before.1 + 10
@@ -86,7 +86,7 @@ async fn certificates_change_under_load_and_no_request_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pair_that_is_half_written_changes_nothing_and_is_logged_once() {
+async fn half_written_files_change_nothing_and_are_logged_once() {
     let (authority, database) = (Authority::new(), Database::create(Sqlite).await);
     let first = authority.server();
     let files = Files::of(&first, &authority);
@@ -108,7 +108,7 @@ async fn a_pair_that_is_half_written_changes_nothing_and_is_logged_once() {
     assert!(shows(&client, addr, &next).await);
     assert_eq!(log.count(is(REFUSED)), 1);
 
-    // A missing file is the same.
+    // A missing file has the same effect.
     std::fs::remove_file(files.path("key.pem")).unwrap();
     let missing = move |line: &serde_json::Value| {
         is(REFUSED)(line) && line["fields"]["error"].as_str().is_some_and(|error| error.contains("No such file"))
@@ -125,13 +125,13 @@ async fn authorities_of_clients_change_for_new_connections() {
     let (authority, clients, others) = (Authority::new(), Authority::new(), Authority::new());
     let files = Files::of(&authority.server(), &clients);
     let listener = Listener::start(&files).await;
-    // Also with a session of the time before to resume.
+    // This client could resume a session from before the change.
     let before = Https::trusting(&authority, Some(&clients.client(&["before"])));
     let after = Https::trusting(&authority, Some(&others.client(&["after"])));
     assert_eq!(before.get(listener.addr, "/names").await.unwrap().1, "before");
     assert!(after.get(listener.addr, "/names").await.is_err());
     files.write("clients.pem", &others.pem());
-    until("the new authority counts", async || after.get(listener.addr, "/names").await.is_ok()).await;
+    until("the new authority is trusted", async || after.get(listener.addr, "/names").await.is_ok()).await;
     assert_eq!(after.get(listener.addr, "/names").await.unwrap().1, "after");
     let reply = before.get(listener.addr, "/names").await;
     assert!(reply.is_err(), "{reply:?}");

@@ -1,4 +1,4 @@
-//! Handshakes: versions, protocols, certificates, and clients that say nothing.
+//! Handshakes: versions, protocols, certificates, and silent clients.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use crate::harness::{
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn both_ports_speak_tls_and_nothing_else(#[values(MySql, Sqlite)] on: Backend) {
+async fn both_ports_accept_only_tls(#[values(MySql, Sqlite)] on: Backend) {
     let service = TlsService::start_with(on, &[]).await;
     let https = service.https(None);
     for addr in [service.app.http_addr, service.app.grpc_addr] {
@@ -53,7 +53,7 @@ async fn both_ports_speak_tls_and_nothing_else(#[values(MySql, Sqlite)] on: Back
 }
 
 #[tokio::test]
-async fn a_client_chooses_among_both_versions_and_both_protocols() {
+async fn a_client_may_use_both_versions_and_both_protocols() {
     let authority = Authority::new();
     let listener = Listener::start(&Files::of(&authority.server(), &authority)).await;
     for version in [&TLS12, &TLS13] {
@@ -102,7 +102,7 @@ async fn an_older_version_of_tls_is_refused() {
 }
 
 #[tokio::test]
-async fn a_verified_client_certificate_gives_its_names_and_another_ends_the_handshake() {
+async fn a_client_certificate_gives_its_names_or_ends_the_handshake() {
     let (authority, clients) = (Authority::new(), Authority::new());
     let listener = Listener::start(&Files::of(&authority.server(), &clients)).await;
     let names = ["payment.internal", "*.pay.internal", "spiffe://example.com/payment", "10.0.0.1"];
@@ -111,9 +111,9 @@ async fn a_verified_client_certificate_gives_its_names_and_another_ends_the_hand
         for protocol in ["h2", "http/1.1"] {
             let client = Https::with_versions(&authority, Some(&known), &[version]).speaking(protocol);
             let (status, body) = client.get(listener.addr, "/names").await.unwrap();
-            assert_eq!((status, body), (200, names[..3].join(" ")), "an address is no name");
+            assert_eq!((status, body), (200, names[..3].join(" ")), "an address is not a name");
         }
-        // Of another authority, and one that is for servers.
+        // A certificate of another authority, and a server certificate.
         for unknown in [Authority::new().client(&names), clients.server()] {
             let client = Https::with_versions(&authority, Some(&unknown), &[version]);
             let reply = client.get(listener.addr, "/names").await;
@@ -123,7 +123,7 @@ async fn a_verified_client_certificate_gives_its_names_and_another_ends_the_hand
 }
 
 #[tokio::test]
-async fn a_client_certificate_is_not_asked_for_without_authorities() {
+async fn without_authorities_no_client_certificate_is_requested() {
     let authority = Authority::new();
     let files = Files::of(&authority.server(), &authority);
     let service = Database::create(Sqlite).await;
@@ -136,7 +136,7 @@ async fn a_client_certificate_is_not_asked_for_without_authorities() {
 }
 
 #[tokio::test]
-async fn an_unusable_file_stops_the_start_and_is_named() {
+async fn an_unusable_file_is_an_error_at_the_start_that_names_it() {
     let authority = Authority::new();
     let database = Database::create(Sqlite).await;
     let (pair, other) = (authority.server(), authority.server());
@@ -171,7 +171,7 @@ async fn an_unusable_file_stops_the_start_and_is_named() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_silent_in_a_handshake_is_dropped() {
+async fn a_silent_client_in_a_handshake_is_dropped() {
     let authority = Authority::new();
     let listener = Listener::start(&Files::of(&authority.server(), &authority)).await;
     let hello = client_hello(3);
@@ -186,12 +186,12 @@ async fn a_client_that_goes_silent_in_a_handshake_is_dropped() {
         let mut stream = Https::trusting(&authority, None).speaking(protocol).connect(listener.addr).await.unwrap();
         let mut rest = Vec::new();
         let closed = within(Duration::from_secs(15), stream.read_to_end(&mut rest)).await;
-        assert!(closed.is_some(), "a client that says nothing after the handshake was kept: {protocol}");
+        assert!(closed.is_some(), "a silent client after the handshake was kept: {protocol}");
     }
 }
 
 #[tokio::test]
-async fn unfinished_handshakes_hold_up_no_other() {
+async fn unfinished_handshakes_do_not_delay_others() {
     let authority = Authority::new();
     let listener = Listener::start(&Files::of(&authority.server(), &authority)).await;
     let mut silent = Vec::new();
@@ -199,7 +199,7 @@ async fn unfinished_handshakes_hold_up_no_other() {
         silent.push(TcpStream::connect(listener.addr).await.unwrap());
     }
     let client = Https::trusting(&authority, None);
-    // Well within the deadline of the handshakes that were begun before.
+    // Sooner than the deadline of the unfinished handshakes.
     let answered = tokio::time::timeout(Duration::from_secs(5), client.get(listener.addr, "/names")).await;
     assert_eq!(answered.unwrap().unwrap().0, 200);
 }

@@ -1,4 +1,4 @@
-//! Streams that break, from either side: charged for what they delivered, once.
+//! Streams that break on either side are charged once for the delivered tokens.
 
 use billing_service::service::proto::{
     CommitReservationRequest, ListRecordsRequest, ReleaseReservationRequest, StreamFinish,
@@ -37,7 +37,7 @@ async fn assert_charged_once(service: &Service) {
 
 #[rstest]
 #[tokio::test]
-async fn a_gateway_that_goes_away_is_charged_for_what_it_delivered(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_stream_of_a_lost_gateway_is_charged_for_its_delivered_tokens(#[values(MySql, Sqlite)] on: Backend) {
     let (service, gateway) = delivering(on, SHORT_GRACE).await;
     drop(gateway);
     assert_charged_once(&service).await;
@@ -45,14 +45,14 @@ async fn a_gateway_that_goes_away_is_charged_for_what_it_delivered(#[values(MySq
 
 #[rstest]
 #[tokio::test]
-async fn a_stream_that_ends_without_finish_is_told_so_and_charged(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_stream_that_ends_without_a_finish_gets_an_error_and_is_charged(#[values(MySql, Sqlite)] on: Backend) {
     let (service, gateway) = delivering(on, SHORT_GRACE).await;
     let Gateway { messages, mut replies } = gateway;
     drop(messages);
     let failed = loop {
         match replies.message().await {
             Ok(Some(_)) => {}
-            Ok(None) => panic!("ended as if nothing was wrong"),
+            Ok(None) => panic!("the stream ended without an error"),
             Err(status) => break status,
         }
     };
@@ -62,7 +62,7 @@ async fn a_stream_that_ends_without_finish_is_told_so_and_charged(#[values(MySql
 
 #[rstest]
 #[tokio::test]
-async fn a_stream_that_falls_silent_is_told_so_and_charged(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_silent_stream_gets_an_error_and_is_charged(#[values(MySql, Sqlite)] on: Backend) {
     let (service, mut gateway) = delivering(on, IMPATIENT).await;
     assert_eq!(code_of(&gateway.failure().await), (Code::InvalidArgument, "10009".into()));
     assert_charged_once(&service).await;
@@ -70,7 +70,7 @@ async fn a_stream_that_falls_silent_is_told_so_and_charged(#[values(MySql, Sqlit
 
 #[rstest]
 #[tokio::test]
-async fn a_message_that_makes_no_sense_breaks_the_stream(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_invalid_message_breaks_the_stream(#[values(MySql, Sqlite)] on: Backend) {
     let (service, mut gateway) = delivering(on, SHORT_GRACE).await;
     gateway.heartbeat(usage(1, 2, 3)).await;
     let failed = gateway.failure().await;
@@ -80,7 +80,7 @@ async fn a_message_that_makes_no_sense_breaks_the_stream(#[values(MySql, Sqlite)
 
 #[rstest]
 #[tokio::test]
-async fn a_character_that_is_cut_off_counts_as_the_replacement_that_readers_see(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_incomplete_character_counts_as_a_replacement_character(#[values(MySql, Sqlite)] on: Backend) {
     let (service, mut gateway) = delivering(on, SHORT_GRACE).await;
     gateway.output([b" x", &"额".as_bytes()[..2]].concat()).await;
     gateway.state(|state| state.output_tokens == 5).await;
@@ -104,17 +104,17 @@ async fn a_stream_that_delivered_nothing_costs_nothing(#[values(MySql, Sqlite)] 
     service.assert_nothing_is_held("u").await;
 }
 
-/// A gateway that always fills in what the vendor told, also when that is nothing.
+/// A gateway that always sends a usage, even if the vendor has reported no tokens.
 #[rstest]
 #[tokio::test]
-async fn no_tokens_are_nothing_that_was_delivered(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_usage_of_no_tokens_delivers_nothing(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 100.0).await;
     let (gateway, _) = Gateway::open(&service, stream("beats", "rag", "dear", (3, 20))).await;
     gateway.heartbeat(usage(0, 0, 0)).await;
     drop(gateway);
     assert_eq!(service.ended("beats", "EXPIRED").await.amount, 0.0);
-    // A finish says that the call was made: its input is charged.
+    // A finish confirms the call, so its input is charged.
     let (mut gateway, _) = Gateway::open(&service, stream("finishes", "rag", "dear", (3, 20))).await;
     let finish = StreamFinish { usage: usage(0, 0, 0), ..Default::default() };
     assert_eq!(gateway.finish(finish).await.unwrap().amount, 3.0);
@@ -125,13 +125,13 @@ async fn no_tokens_are_nothing_that_was_delivered(#[values(MySql, Sqlite)] on: B
     service.assert_nothing_is_held("u").await;
 }
 
-/// What the vendor told of the input is not forgotten with the stream that broke.
+/// The vendor's count of input tokens survives the break of a stream.
 #[rstest]
 #[tokio::test]
-async fn a_stream_that_is_opened_again_keeps_what_the_vendor_told(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_reopened_stream_keeps_the_usage_of_the_vendor(#[values(MySql, Sqlite)] on: Backend) {
     let (service, gateway) = delivering(on, LONG_GRACE).await;
     gateway.heartbeat(usage(30, 10, 0)).await;
-    until("it is durable", async || service.metered("s").await.usage == usage(30, 10, 4)).await;
+    until("the usage is durable", async || service.metered("s").await.usage == usage(30, 10, 4)).await;
     drop(gateway);
     let (mut gateway, opened) = Gateway::open(&service, stream("s", "rag", "dear", (3, 20))).await;
     assert!(opened.replayed);
@@ -141,10 +141,10 @@ async fn a_stream_that_is_opened_again_keeps_what_the_vendor_told(#[values(MySql
     service.assert_nothing_is_held("u").await;
 }
 
-/// Streams that were admitted before are not held up by those that are new.
+/// Rate limits apply to new streams, and not to streams that are reopened.
 #[rstest]
 #[tokio::test]
-async fn a_stream_is_opened_again_whatever_the_rate(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_stream_is_reopened_above_the_rate_limit(#[values(MySql, Sqlite)] on: Backend) {
     let rates = ("billing.rate_limits", "{user: {hour: 1}}");
     let service = Service::start_with(on, &[models_with("billing.streams", LONG_GRACE), vec![rates]].concat()).await;
     service.adjust("u", 100.0).await;
@@ -157,20 +157,20 @@ async fn a_stream_is_opened_again_whatever_the_rate(#[values(MySql, Sqlite)] on:
     again.deliver(0, 4).await;
     again.finish(StreamFinish::default()).await.unwrap();
     let refused = Gateway::try_open(service.internal.clone(), stream("s", "rag", "dear", (3, 20))).await;
-    assert_eq!(code_of(&refused.err().unwrap()).1, "10002", "it has ended");
+    assert_eq!(code_of(&refused.err().unwrap()).1, "10002", "an ended stream counts as a new one");
     assert_charged_once(&service).await;
 }
 
 #[rstest]
 #[tokio::test]
-async fn a_stream_is_opened_again_and_counts_once(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_reopened_stream_is_charged_once(#[values(MySql, Sqlite)] on: Backend) {
     let (service, gateway) = delivering(on, LONG_GRACE).await;
     drop(gateway);
-    until("what it delivered is durable", async || service.metered("s").await.usage == usage(3, 0, 4)).await;
+    until("the delivered tokens are durable", async || service.metered("s").await.usage == usage(3, 0, 4)).await;
 
     let (mut gateway, opened) = Gateway::open(&service, stream("s", "rag", "dear", (3, 20))).await;
     assert!(opened.replayed && opened.status == "PENDING", "{opened:?}");
-    // What was reported stays reported while the output is sent anew.
+    // The reported usage stays, while the output is sent again.
     gateway.output(words(2)).await;
     assert_eq!(gateway.state(|_| true).await.output_tokens, 4);
     gateway.output(words(4)).await;
@@ -180,29 +180,29 @@ async fn a_stream_is_opened_again_and_counts_once(#[values(MySql, Sqlite)] on: B
     service.assert_nothing_is_held("u").await;
 }
 
-/// As when the gateway has lost a connection that the service still believes in.
+/// The gateway has lost a connection, and the service has not noticed yet.
 #[rstest]
 #[tokio::test]
-async fn the_newer_stream_takes_the_place_of_the_older(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_newer_stream_replaces_an_older_one(#[values(MySql, Sqlite)] on: Backend) {
     let (service, mut old) = delivering(on, SHORT_GRACE).await;
     let (mut new, opened) = Gateway::open(&service, stream("s", "rag", "dear", (3, 20))).await;
     assert!(opened.replayed);
     new.deliver_durably(0, 6).await;
     old.output(words(1)).await;
     assert_eq!(code_of(&old.failure().await), (Code::FailedPrecondition, "10011".into()));
-    assert_eq!(service.metered("s").await.status, "PENDING", "the older one's end is not the end");
+    assert_eq!(service.metered("s").await.status, "PENDING", "the older stream does not end the reservation");
     new.deliver(6, 1).await;
     drop(new);
     assert_eq!(service.ended("s", "COMMITTED").await.usage, usage(3, 0, 7));
     service.assert_nothing_is_held("u").await;
 }
 
-/// What the older one says last is not what was delivered.
+/// The last messages of the older stream do not count.
 #[rstest]
 #[tokio::test]
-async fn a_stream_that_was_replaced_can_not_finish(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_replaced_stream_cannot_finish(#[values(MySql, Sqlite)] on: Backend) {
     let (service, mut old) = delivering(on, SHORT_GRACE).await;
-    until("all is durable", async || service.metered("s").await.usage == usage(3, 0, 4)).await;
+    until("the usage is durable", async || service.metered("s").await.usage == usage(3, 0, 4)).await;
     let (mut new, _) = Gateway::open(&service, stream("s", "rag", "dear", (3, 20))).await;
     let refused = old.finish(StreamFinish { usage: usage(3, 0, 4), ..Default::default() }).await.unwrap_err();
     assert_eq!(code_of(&refused), (Code::FailedPrecondition, "10011".into()));
@@ -212,21 +212,21 @@ async fn a_stream_that_was_replaced_can_not_finish(#[values(MySql, Sqlite)] on: 
     service.assert_nothing_is_held("u").await;
 }
 
-/// Not all output is text: what the stream was told stays, whether or not it has ended.
+/// Not all output is text, so the reported usage stays, whether the stream has ended or not.
 #[rstest]
 #[case::while_it_waits(LONG_GRACE, "PENDING")]
 #[case::when_it_is_charged(SHORT_GRACE, "COMMITTED")]
 #[tokio::test]
-async fn a_text_does_not_take_the_place_of_what_the_vendor_told(
+async fn a_text_does_not_replace_the_usage_of_the_vendor(
     #[values(MySql, Sqlite)] on: Backend,
     #[case] streams: &str,
     #[case] status: &str,
 ) {
     let (service, gateway) = delivering(on, streams).await;
     gateway.heartbeat(usage(3, 0, 40)).await;
-    until("it is durable", async || service.metered("s").await.usage == usage(3, 0, 40)).await;
+    until("the usage is durable", async || service.metered("s").await.usage == usage(3, 0, 40)).await;
     drop(gateway);
-    until("it broke", async || service.metered("s").await.status == status).await;
+    until("the stream is broken", async || service.metered("s").await.status == status).await;
     let commit = CommitReservationRequest {
         user_id: "u".into(),
         trace_id: "s".into(),
@@ -243,7 +243,7 @@ async fn a_text_does_not_take_the_place_of_what_the_vendor_told(
 
 #[rstest]
 #[tokio::test]
-async fn another_stream_of_the_same_id_is_a_conflict(#[values(MySql, Sqlite)] on: Backend) {
+async fn another_stream_with_the_same_id_is_a_conflict(#[values(MySql, Sqlite)] on: Backend) {
     let (service, mut gateway) = delivering(on, SHORT_GRACE).await;
     let other = stream("s", "rag", "dear", (3, 21));
     let refused = Gateway::try_open(service.internal.clone(), other).await.err().unwrap();
@@ -256,7 +256,7 @@ async fn another_stream_of_the_same_id_is_a_conflict(#[values(MySql, Sqlite)] on
 
 #[rstest]
 #[tokio::test]
-async fn a_stream_that_is_committed_or_released_elsewhere_ends(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_stream_ends_if_its_reservation_is_committed_or_released(#[values(MySql, Sqlite)] on: Backend) {
     let (service, mut gateway) = delivering(on, SHORT_GRACE).await;
     let (user_id, trace_id) = ("u".to_owned(), "s".to_owned());
     let commit =
@@ -277,7 +277,7 @@ async fn a_stream_that_is_committed_or_released_elsewhere_ends(#[values(MySql, S
 
 #[rstest]
 #[tokio::test]
-async fn what_a_finish_can_not_be_charged_for_is_charged_as_counted(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_finish_with_an_invalid_usage_is_charged_as_counted(#[values(MySql, Sqlite)] on: Backend) {
     let (service, mut gateway) = delivering(on, SHORT_GRACE).await;
     let finish = StreamFinish { usage: usage(0, 0, i32::MAX), ..Default::default() };
     let refused = gateway.finish(finish).await.unwrap_err();
@@ -285,10 +285,10 @@ async fn what_a_finish_can_not_be_charged_for_is_charged_as_counted(#[values(MyS
     assert_charged_once(&service).await;
 }
 
-/// The gateway comes back when it is too late, and knows what was delivered since.
+/// The gateway comes back after the grace period with the final count.
 #[rstest]
 #[tokio::test]
-async fn a_commit_after_the_break_charges_the_rest(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_commit_after_a_break_charges_the_rest(#[values(MySql, Sqlite)] on: Backend) {
     let (service, gateway) = delivering(on, SHORT_GRACE).await;
     drop(gateway);
     let broken = service.ended("s", "COMMITTED").await;
@@ -309,16 +309,16 @@ async fn a_commit_after_the_break_charges_the_rest(#[values(MySql, Sqlite)] on: 
     let mut amounts: Vec<f64> = service.records(request).await.records.iter().map(|record| record.amount).collect();
     amounts.sort_by(f64::total_cmp);
     assert_eq!(amounts, [5.0, 7.0]);
-    // That was its last word.
+    // The charge of the rest is final.
     let refused = client.commit_reservation(late(10)).await.unwrap_err();
     assert_eq!(code_of(&refused), (Code::AlreadyExists, "10007".into()));
     service.assert_nothing_is_held("u").await;
 }
 
-/// What was delivered up to the break stays charged.
+/// The charge for the tokens up to the break stays.
 #[rstest]
 #[tokio::test]
-async fn a_commit_of_less_after_the_break_gives_nothing_back(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_commit_of_less_after_a_break_keeps_the_charge(#[values(MySql, Sqlite)] on: Backend) {
     let (service, gateway) = delivering(on, SHORT_GRACE).await;
     drop(gateway);
     service.ended("s", "COMMITTED").await;
@@ -333,16 +333,16 @@ async fn a_commit_of_less_after_the_break_gives_nothing_back(#[values(MySql, Sql
         assert_eq!((charged.amount, charged.balance, charged.replayed), (7.0, 93.0, true));
     }
     assert_charged_once(&service).await;
-    // It was not its last word.
+    // A commit without a charge is not final.
     let charged = service.internal.clone().commit_reservation(late(5)).await.unwrap().into_inner();
     assert_eq!((charged.amount, charged.balance), (8.0, 92.0));
     service.assert_nothing_is_held("u").await;
 }
 
-/// The text alone says nothing of the input, which the vendor had told.
+/// A text has no count of input tokens, but the vendor has reported one before.
 #[rstest]
 #[tokio::test]
-async fn the_text_of_a_stream_that_broke_goes_with_the_input_that_was_told(#[values(MySql, Sqlite)] on: Backend) {
+async fn the_text_of_a_broken_stream_is_charged_with_the_reported_input(#[values(MySql, Sqlite)] on: Backend) {
     let (service, mut gateway) = delivering(on, SHORT_GRACE).await;
     gateway.heartbeat(usage(30, 10, 0)).await;
     gateway.state(|state| state.cost == 34.0).await;
@@ -362,11 +362,11 @@ async fn the_text_of_a_stream_that_broke_goes_with_the_input_that_was_told(#[val
     service.assert_nothing_is_held("u").await;
 }
 
-/// The service is killed, and started again: what was durable is charged by the sweep, or
-/// the gateway opens the stream again and loses nothing.
+/// The service is killed and restarted. Either the sweep charges the durable tokens, or the gateway reopens
+/// the stream and loses nothing.
 #[rstest]
 #[tokio::test]
-async fn a_service_that_is_killed_charges_what_was_durable(#[values(MySql, Sqlite)] on: Backend) {
+async fn the_durable_tokens_of_a_killed_service_are_charged(#[values(MySql, Sqlite)] on: Backend) {
     let database = Database::create(on).await;
     let short = [models_with("billing.streams", SHORT_GRACE), vec![("billing.reservation_ttl", "2s")]].concat();
     let conf = database.config_file(&short);
@@ -388,7 +388,7 @@ async fn a_service_that_is_killed_charges_what_was_durable(#[values(MySql, Sqlit
     again.deliver(0, 6).await;
     assert_eq!(again.finish(StreamFinish::default()).await.unwrap().amount, 9.0);
 
-    // Its hold lives on until nobody has reported for as long as it lasts.
+    // The hold stays open until no report has renewed it for its whole time to live.
     until("the sweep has charged it", async || {
         let conf = conf.to_str().unwrap();
         let swept = run(CRON, &["-conf", conf, "--once", "expire-reservations"], &[]);
@@ -404,7 +404,7 @@ async fn a_service_that_is_killed_charges_what_was_durable(#[values(MySql, Sqlit
 
 #[rstest]
 #[tokio::test]
-async fn a_service_that_stops_sends_its_streams_to_another(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_stopping_service_sends_its_streams_to_another_one(#[values(MySql, Sqlite)] on: Backend) {
     let database = Database::create(on).await;
     let changes = models_with("billing.streams", LONG_GRACE);
     let process = ServerProcess::start_beside(&database.config_file(&changes)).await;
@@ -417,7 +417,7 @@ async fn a_service_that_stops_sends_its_streams_to_another(#[values(MySql, Sqlit
     process.terminate();
     assert_eq!(code_of(&gateway.failure().await), (Code::Unavailable, "10014".into()));
     assert_eq!(tokio::task::spawn_blocking(move || process.wait()).await.unwrap(), Some(0));
-    assert_eq!(service.metered("s").await.usage, usage(3, 0, 4), "all of it is durable");
+    assert_eq!(service.metered("s").await.usage, usage(3, 0, 4), "all tokens are durable");
     let (mut gateway, opened) = Gateway::open(&service, open).await;
     assert!(opened.replayed);
     gateway.deliver(0, 5).await;

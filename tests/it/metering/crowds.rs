@@ -11,8 +11,8 @@ use crate::harness::{Backend, MySql, Service, Sqlite, code_of, wait::until};
 
 const STREAMS: usize = 100;
 
-/// What a gateway does with the `number`th stream, which may deliver 5 tokens at 1 yuan: it
-/// finishes, breaks, or has the vendor's count, after more or less.
+/// Delivers some tokens on the stream `number`, and returns the number of tokens. Each stream may deliver
+/// 5 tokens at 1 yuan. Some streams finish, some break, and some finish with the count of the vendor.
 async fn deliver(service: &Service, number: usize, mut gateway: Gateway) -> i32 {
     let tokens = 1 + (number % 5) as i32;
     gateway.deliver(0, tokens).await;
@@ -52,10 +52,10 @@ async fn a_balance_for_twenty_streams_admits_twenty(#[values(MySql, Sqlite)] on:
     service.assert_nothing_is_held("u").await;
 }
 
-/// Each holds one token, and takes more as it goes on; all of them together get what there is.
+/// Each stream holds one token at first, and holds more while it goes on. Together they use up the balance.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn streams_that_grow_share_what_there_is(#[values(MySql, Sqlite)] on: Backend) {
+async fn growing_streams_share_the_balance(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 150.0).await;
     let delivered = AtomicI32::new(0);
@@ -84,15 +84,15 @@ async fn streams_that_grow_share_what_there_is(#[values(MySql, Sqlite)] on: Back
         }
     });
     join_all(streaming).await;
-    until("all are charged", async || service.account("u").await.held == 0.0).await;
+    until("all streams are charged", async || service.account("u").await.held == 0.0).await;
     let delivered = delivered.into_inner();
     assert_eq!(service.account("u").await.balance, 150.0 - f64::from(delivered));
-    // Each may have delivered the one token that was its last.
+    // Each stream may have delivered its last token beyond the balance.
     assert!((150..=150 + STREAMS as i32).contains(&delivered), "{delivered}");
     service.assert_nothing_is_held("u").await;
 }
 
-/// They share their user, whose lane they do not hold up.
+/// Streams of the same user do not block its lane.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_of_many_keys_and_users_do_not_mix(#[values(MySql, Sqlite)] on: Backend) {

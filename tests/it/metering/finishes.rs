@@ -1,4 +1,4 @@
-//! Streams that finish, counted by us or by the vendor.
+//! Streams that finish with the count of the service or of the vendor.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::harness::{Backend, MySql, Service, Sqlite, wait::until};
 
 #[rstest]
 #[tokio::test]
-async fn a_stream_is_charged_for_what_it_delivered(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_stream_is_charged_for_its_delivered_tokens(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 100.0).await;
     let (mut gateway, opened) = Gateway::open(&service, stream("s", "rag", "dear", (3, 20))).await;
@@ -33,7 +33,7 @@ async fn a_stream_is_charged_for_what_it_delivered(#[values(MySql, Sqlite)] on: 
 
 #[rstest]
 #[tokio::test]
-async fn the_count_of_the_vendor_goes_before_ours(#[values(MySql, Sqlite)] on: Backend) {
+async fn the_count_of_the_vendor_takes_precedence(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 100.0).await;
     let (mut gateway, _) = Gateway::open(&service, stream("s", "rag", "dear", (3, 20))).await;
@@ -42,7 +42,7 @@ async fn the_count_of_the_vendor_goes_before_ours(#[values(MySql, Sqlite)] on: B
     let finished = gateway.finish(finish).await.unwrap();
     assert_eq!((finished.amount, finished.balance), (7.0, 93.0));
     assert_eq!(service.metered("s").await.usage, usage(5, 1, 2));
-    // The same commit by another way finds it.
+    // The same commit as a unary call is a replay.
     let commit = CommitReservationRequest {
         user_id: "u".into(),
         trace_id: "s".into(),
@@ -56,16 +56,16 @@ async fn the_count_of_the_vendor_goes_before_ours(#[values(MySql, Sqlite)] on: B
 
 #[rstest]
 #[tokio::test]
-async fn what_the_vendor_tells_on_the_way_takes_the_place_of_the_estimate(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_usage_report_of_the_vendor_replaces_the_estimate(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 100.0).await;
     let (mut gateway, _) = Gateway::open(&service, stream("s", "rag", "dear", (3, 20))).await;
-    // Some tell the output alone.
+    // Some vendors only report the output.
     gateway.heartbeat(usage(0, 0, 2)).await;
     assert_eq!(gateway.state(|state| state.output_tokens == 2).await.cost, 5.0);
     gateway.heartbeat(usage(7, 2, 1)).await;
     assert_eq!(gateway.state(|state| state.output_tokens == 1).await.cost, 8.0);
-    // The input that was told stays, and ours is more by now.
+    // The reported input stays, and the service has counted more output by now.
     gateway.heartbeat(usage(0, 0, 3)).await;
     assert_eq!(gateway.state(|state| state.output_tokens == 3).await.cost, 10.0);
     assert_eq!(gateway.deliver(0, 4).await.cost, 11.0);
@@ -95,7 +95,7 @@ async fn chunks_count_as_their_text_wherever_they_end(#[values(MySql, Sqlite)] o
     service.assert_nothing_is_held("u").await;
 }
 
-/// Two calls are free, whatever they take; of tokens a hundred are.
+/// Two calls are free with any number of tokens, or a hundred tokens are free.
 #[rstest]
 #[tokio::test]
 async fn free_quota_goes_first(#[values(MySql, Sqlite)] on: Backend) {
@@ -119,7 +119,7 @@ async fn free_quota_goes_first(#[values(MySql, Sqlite)] on: Backend) {
 
 #[rstest]
 #[tokio::test]
-async fn a_service_that_is_priced_per_call_can_be_metered_too(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_service_with_a_price_per_call_can_be_metered(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 100.0).await;
     service.use_up_free_quota("u", "asset").await;
@@ -132,7 +132,7 @@ async fn a_service_that_is_priced_per_call_can_be_metered_too(#[values(MySql, Sq
 
 #[rstest]
 #[tokio::test]
-async fn a_commit_counts_the_output_where_nobody_did(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_commit_with_a_text_and_no_usage_counts_the_output(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 100.0).await;
     let mut client = service.internal.clone();
@@ -140,7 +140,7 @@ async fn a_commit_counts_the_output_where_nobody_did(#[values(MySql, Sqlite)] on
     let commit = CommitReservationRequest {
         user_id: "u".into(),
         trace_id: "r".into(),
-        // No tokens at all are what nobody told.
+        // A usage of zero tokens counts as no usage.
         usage: usage(0, 0, 0),
         output_text: Some(words(6)),
         ..Default::default()
@@ -155,10 +155,10 @@ async fn a_commit_counts_the_output_where_nobody_did(#[values(MySql, Sqlite)] on
     service.assert_nothing_is_held("u").await;
 }
 
-/// A text that takes half a second to count, for whose charge nobody waits.
+/// Counting this text takes half a second, and the caller does not wait for the charge.
 #[rstest]
 #[tokio::test]
-async fn a_commit_is_charged_though_its_caller_leaves_while_it_is_counted(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_commit_is_charged_even_if_its_caller_leaves_during_the_count(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 100.0).await;
     service.internal.clone().reserve_quota(stream("r", "rag", "text-cheap", (3, 20))).await.unwrap();
@@ -169,13 +169,13 @@ async fn a_commit_is_charged_though_its_caller_leaves_while_it_is_counted(#[valu
         output_text: Some(letters.collect()),
         ..Default::default()
     };
-    until("it is charged", async || {
+    until("the commit is charged", async || {
         let mut request = Request::new(commit.clone());
         request.set_timeout(Duration::from_millis(100));
         let _ = service.internal.clone().commit_reservation(request).await;
         service.metered("r").await.status == "COMMITTED"
     })
     .await;
-    until("it is counted", async || service.metric("billing_stream_committed").await == 1.0).await;
+    until("the metric counts the commit", async || service.metric("billing_stream_committed").await == 1.0).await;
     service.assert_nothing_is_held("u").await;
 }

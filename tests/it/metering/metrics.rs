@@ -1,4 +1,4 @@
-//! What is counted of streams.
+//! The metrics of streams.
 
 use billing_service::service::proto::{CommitReservationRequest, StreamFinish};
 use rstest::rstest;
@@ -7,7 +7,7 @@ use super::{Gateway, MODELS, models_with, stream, usage, words};
 use crate::harness::{Backend, MySql, Service, Sqlite, wait::until};
 
 impl Service {
-    /// One with labels begins when it is counted first.
+    /// A metric with labels appears with its first value, so it may be absent.
     pub async fn metric(&self, name: &str) -> f64 {
         let text = self.metrics().await;
         match text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')) {
@@ -21,7 +21,7 @@ const ACCURACY: &str = "billing_stream_token_accuracy_pct";
 
 #[rstest]
 #[tokio::test]
-async fn our_counts_are_compared_with_the_vendors(#[values(MySql, Sqlite)] on: Backend) {
+async fn the_service_compares_its_counts_with_those_of_the_vendor(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 100.0).await;
     assert_eq!(service.metric(ACCURACY).await, 100.0);
@@ -30,7 +30,7 @@ async fn our_counts_are_compared_with_the_vendors(#[values(MySql, Sqlite)] on: B
         hidden_output_tokens,
         ..Default::default()
     };
-    // Ours is 9,000 each time. Below, reasoning that nobody sees, and above.
+    // The service counts 9,000 each time. The vendor counts less, hidden reasoning tokens, and more.
     let above = 100.0 - 100.0 * 6.0 / 25.0;
     for (trace, finish, accuracy) in
         [("a", finish(10_000, 0), 90.0), ("b", finish(40_000, 30_000), 90.0), ("c", finish(5_000, 0), above)]
@@ -40,7 +40,7 @@ async fn our_counts_are_compared_with_the_vendors(#[values(MySql, Sqlite)] on: B
         gateway.finish(finish).await.unwrap();
         assert_eq!(service.metric(ACCURACY).await, accuracy, "{trace}");
     }
-    // A commit that has both is compared too; a repeat, and a model whose tokens are another's, is not.
+    // A commit with both counts is compared too. A repeat is not, and neither is a model with another encoding.
     for (trace, model, accuracy) in [("d", "gpt-4.1", 100.0 - 100.0 * 7.0 / 35.0), ("e", "dear", 80.0)] {
         service.internal.clone().reserve_quota(stream(trace, "rag", model, (3, 20))).await.unwrap();
         let commit = CommitReservationRequest {
@@ -52,7 +52,7 @@ async fn our_counts_are_compared_with_the_vendors(#[values(MySql, Sqlite)] on: B
         };
         for _ in 0..2 {
             service.internal.clone().commit_reservation(commit.clone()).await.unwrap();
-            // Nobody waits for the comparison.
+            // The comparison runs after the reply.
             until(trace, async || service.metric(ACCURACY).await == accuracy).await;
         }
     }
@@ -73,7 +73,7 @@ async fn streams_are_counted(#[values(MySql, Sqlite)] on: Backend) {
     finishes.finish(StreamFinish::default()).await.unwrap();
     breaks.deliver(0, 2).await;
     drop((breaks, empty));
-    until("all have ended", async || service.metric("billing_streams_open").await == 0.0).await;
+    until("all streams have ended", async || service.metric("billing_streams_open").await == 0.0).await;
     assert_eq!(service.metric("billing_stream_committed").await, 2.0);
     assert_eq!(service.metric("billing_stream_failed").await, 0.0);
     assert_eq!(service.metric("billing_deduct_success").await, 2.0);
@@ -83,16 +83,16 @@ async fn streams_are_counted(#[values(MySql, Sqlite)] on: Backend) {
     let (mut fails, _) = Gateway::open(&service, open("fails")).await;
     let finish = StreamFinish { usage: usage(0, 0, i32::MAX), ..Default::default() };
     fails.finish(finish).await.unwrap_err();
-    until("it is counted", async || service.metric("billing_stream_failed").await == 1.0).await;
+    until("the failure is counted", async || service.metric("billing_stream_failed").await == 1.0).await;
     assert_eq!(service.metric("billing_deduct_failure{reason=\"invalid_argument\"}").await, 1.0);
 }
 
-/// A commit that knows more than a stream that broke: what it adds, once.
+/// A commit with more tokens than its broken stream adds the difference once.
 #[rstest]
 #[case::within_the_hold(4, 2.0)]
 #[case::that_falls_short(7, 1.0)]
 #[tokio::test]
-async fn what_is_added_to_a_charge_is_counted(
+async fn an_addition_to_a_charge_is_counted(
     #[values(MySql, Sqlite)] on: Backend,
     #[case] delivered: i32,
     #[case] charges: f64,

@@ -1,4 +1,4 @@
-//! MeterStream: streams that finish, break, are opened again, and meet each other.
+//! MeterStream: streams that finish, break or are reopened, and concurrent streams.
 
 mod ages;
 mod breaks;
@@ -23,8 +23,8 @@ use tonic::{Status, Streaming, transport::Channel};
 
 use crate::harness::{Service, wait::soon};
 
-/// `llm` and `chat` are priced by model, the first with free calls and the second with free
-/// tokens; `rag` has nothing free. A token of `dear` costs one yuan, one of `gpt-4.1` millionths.
+/// `llm`, `chat` and `rag` are priced by model. `llm` has free calls, `chat` has free tokens, and `rag` has
+/// no free quota. A token of `dear` costs one yuan, and a token of `gpt-4.1` some millionths.
 const MODELS: &[(&str, &str)] = &[
     ("billing.model_services", "{llm: calls, chat: tokens, rag: calls}"),
     ("billing.free_quotas", "{passport: 10000, payment: 1000, asset: 1000, llm: 2, chat: 100}"),
@@ -36,7 +36,7 @@ const MODELS: &[(&str, &str)] = &[
     ("billing.streams", "{progress: 20ms, grace: 50ms, idle_timeout: 20s}"),
 ];
 
-/// [`MODELS`], with one of the keys changed, or one more.
+/// [`MODELS`] with one key changed or added.
 fn models_with<'c>(key: &'c str, value: &'c str) -> Vec<(&'c str, &'c str)> {
     MODELS.iter().copied().filter(|(other, _)| *other != key).chain([(key, value)]).collect()
 }
@@ -55,7 +55,7 @@ fn stream(trace: &str, service: &str, model: &str, (input, output): (i32, i32)) 
     }
 }
 
-/// As many tokens of text, which go on where others ended.
+/// A text of `tokens` tokens. Several such texts can be joined.
 fn words(tokens: usize) -> String {
     " hello".repeat(tokens)
 }
@@ -87,7 +87,7 @@ impl Gateway {
         }
     }
 
-    /// Calls, and says nothing yet.
+    /// Starts the call, and sends no message yet.
     async fn call(mut client: BillingInternalServiceClient<Channel>) -> Self {
         let (messages, sent) = mpsc::channel(64);
         let replies = soon(client.meter_stream(ReceiverStream::new(sent))).await.unwrap().into_inner();
@@ -95,7 +95,7 @@ impl Gateway {
     }
 
     async fn send(&self, event: Message) {
-        // Where the stream has failed, the next reply says why.
+        // If the stream has failed, the next reply has the error.
         let _ = self.messages.send(MeterStreamRequest { event: Some(event) }).await;
     }
 
@@ -109,10 +109,10 @@ impl Gateway {
 
     async fn next(&mut self) -> Result<Reply, Status> {
         let reply = soon(self.replies.message()).await?.expect("the stream goes on");
-        Ok(reply.event.expect("every reply says something"))
+        Ok(reply.event.expect("every reply has an event"))
     }
 
-    /// Reads on until a state is as it should be.
+    /// Reads replies until a state fulfils the condition.
     async fn state(&mut self, is_so: impl Fn(&StreamState) -> bool) -> StreamState {
         loop {
             match self.next().await.unwrap() {
@@ -123,13 +123,13 @@ impl Gateway {
         }
     }
 
-    /// Delivers so many tokens and waits until they are counted; `before` were delivered before.
+    /// Delivers `tokens` tokens, and waits until they are counted. `before` is the number of tokens delivered before.
     async fn deliver(&mut self, before: i32, tokens: i32) -> StreamState {
         self.output(words(tokens as usize)).await;
         self.state(|state| state.output_tokens == before + tokens).await
     }
 
-    /// As [`Self::deliver`], until they are durable too.
+    /// Like [`Self::deliver`], and waits until the tokens are durable.
     async fn deliver_durably(&mut self, before: i32, tokens: i32) -> StreamState {
         self.output(words(tokens as usize)).await;
         self.state(|state| state.durable_output_tokens == before + tokens).await
@@ -140,7 +140,7 @@ impl Gateway {
         loop {
             match self.next().await? {
                 Reply::Finished(finished) => {
-                    assert!(soon(self.replies.message()).await.unwrap().is_none(), "that was the last word");
+                    assert!(soon(self.replies.message()).await.unwrap().is_none(), "the finish ends the stream");
                     return Ok(finished);
                 }
                 Reply::State(_) => {}
@@ -149,7 +149,7 @@ impl Gateway {
         }
     }
 
-    /// Reads on until the stream fails.
+    /// Reads replies until the stream fails.
     async fn failure(&mut self) -> Status {
         loop {
             match self.next().await {
@@ -176,7 +176,7 @@ impl Service {
         self.metered(trace).await
     }
 
-    /// That nothing of the user is held, and that the books balance.
+    /// The user has no held balance, and the audit is clean.
     async fn assert_nothing_is_held(&self, user: &str) {
         let account = self.account(user).await;
         assert_eq!(account.held, 0.0);

@@ -1,4 +1,4 @@
-//! Streams while the database holds everything up, or their reservation ends without them.
+//! Streams while the database is blocked, and streams whose reservation ends elsewhere.
 
 use billing_service::service::proto::{CountTokensRequest, StreamFinish, meter_stream_request::Event as Message};
 use futures_util::{future::join_all, poll};
@@ -12,10 +12,10 @@ use crate::harness::{
     wait::{soon, until},
 };
 
-/// Lanes give up soon, though not on a database that is only slow.
+/// Lanes give up soon, but tolerate a slow database.
 const IMPATIENT: (&str, &str) = ("billing.settlement", "{retry_timeout: 3s, max_wait: 20s}");
 
-/// Whatever a slow machine makes of the retry_timeout of lanes before the outage.
+/// Opens the stream again until it succeeds, because a slow machine may exceed the short retry_timeout.
 async fn delivering(on: Backend, (key, value): (&str, &str)) -> (Service, Gateway) {
     let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 100.0).await;
@@ -33,15 +33,15 @@ async fn delivering(on: Backend, (key, value): (&str, &str)) -> (Service, Gatewa
     (service, gateway)
 }
 
-/// What the gateway said last is charged, though it was told that nobody knows.
+/// The finish is charged as sent, although its reply was an unknown outcome.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_finish_that_meets_an_outage_is_charged_as_it_was_said(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_finish_during_an_outage_is_charged_as_sent(#[values(MySql, Sqlite)] on: Backend) {
     let (service, mut gateway) = delivering(on, IMPATIENT).await;
     let lock = Lock::take(&service.database).await;
     let finish = StreamFinish { usage: usage(5, 1, 2), cost: 1.5, ..Default::default() };
-    let told = gateway.finish(finish).await.unwrap_err();
-    assert_eq!(code_of(&told), (Code::Unavailable, "10014".into()));
+    let refused = gateway.finish(finish).await.unwrap_err();
+    assert_eq!(code_of(&refused), (Code::Unavailable, "10014".into()));
     lock.release().await;
     let made = service.ended("s", "COMMITTED").await;
     assert_eq!((made.amount, made.usage), (1.5, usage(5, 1, 2)));
@@ -51,14 +51,14 @@ async fn a_finish_that_meets_an_outage_is_charged_as_it_was_said(#[values(MySql,
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_that_breaks_in_an_outage_is_charged_after_it(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_stream_that_breaks_during_an_outage_is_charged_after_it(#[values(MySql, Sqlite)] on: Backend) {
     let (service, mut gateway) = delivering(on, IMPATIENT).await;
     let lock = Lock::take(&service.database).await;
-    // Counting goes on; nothing of it is durable.
+    // The service goes on counting, but the count is not durable.
     let state = gateway.deliver(4, 3).await;
     assert_eq!((state.output_tokens, state.durable_output_tokens), (7, 4));
     drop(gateway);
-    // The lane has given up on what came with the second or before: only who tries again can still pass.
+    // The lane has given up on the first attempts, so only a retry can succeed.
     for _ in 0..2 {
         let refused = service.try_deduct(charge("u", "passport", 1)).await.unwrap_err();
         assert_eq!(code_of(&refused), (Code::Unavailable, "10014".into()));
@@ -68,10 +68,10 @@ async fn a_stream_that_breaks_in_an_outage_is_charged_after_it(#[values(MySql, S
     service.assert_nothing_is_held("u").await;
 }
 
-/// Nobody knows whether there is more to be held.
+/// The service can't find out whether the hold can grow.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_that_can_not_hold_more_is_told_to_stop(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_stream_that_cannot_hold_more_is_stopped(#[values(MySql, Sqlite)] on: Backend) {
     let (service, mut gateway) = delivering(on, IMPATIENT).await;
     let lock = Lock::take(&service.database).await;
     assert!(!gateway.deliver(4, 12).await.stop, "19 of 23");
@@ -79,18 +79,18 @@ async fn a_stream_that_can_not_hold_more_is_told_to_stop(#[values(MySql, Sqlite)
     gateway.state(|state| state.stop).await;
     lock.release().await;
     gateway.state(|state| !state.stop).await;
-    // On a slow machine it may be told that nobody knows.
+    // On a slow machine, the reply may be an unknown outcome.
     let _ = gateway.finish(StreamFinish::default()).await;
     assert_eq!(service.ended("s", "COMMITTED").await.amount, 23.0);
     service.assert_nothing_is_held("u").await;
 }
 
-/// As after an outage that lasted longer than the hold, or by another server's clock.
+/// Such as after an outage that lasted longer than the hold.
 #[rstest]
 #[case::released("{rag: {on_expiry: release}}", "1 holds freed, 0 streams charged", "EXPIRED", 8.0)]
 #[case::charged("{}", "0 holds freed, 1 streams charged", "COMMITTED", 1.0)]
 #[tokio::test]
-async fn a_stream_whose_hold_ran_out_is_charged_all_the_same(
+async fn a_stream_with_an_expired_hold_is_still_charged(
     #[values(MySql, Sqlite)] on: Backend,
     #[case] policy: &'static str,
     #[case] swept: &str,
@@ -104,18 +104,18 @@ async fn a_stream_whose_hold_ran_out_is_charged_all_the_same(
     assert_eq!(service.metered("s").await.status, status);
     gateway.output(" hello").await;
     assert_eq!(code_of(&gateway.failure().await), (Code::FailedPrecondition, "10011".into()));
-    until("all of it is charged", async || service.account("u").await.balance == 92.0).await;
+    until("all tokens are charged", async || service.account("u").await.balance == 92.0).await;
     let made = service.metered("s").await;
     assert_eq!((made.status.as_str(), made.amount, made.usage), ("COMMITTED", 8.0, usage(3, 0, 5)));
     let counted = async || service.metric("billing_balance_amount{operation=\"deduct\"}").await;
-    until("what it charged itself is counted", async || counted().await == charged_here).await;
+    until("the charge of the stream is counted", async || counted().await == charged_here).await;
     service.assert_nothing_is_held("u").await;
 }
 
-/// A gateway that does not wait for its reservation, and is gone before it is made.
+/// The gateway sends output before the reservation is made, and disconnects.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_came_before_a_reservation_was_made_is_charged(
+async fn output_sent_before_the_reservation_is_charged(
     #[values(MySql, Sqlite)] on: Backend,
     #[values(None, Some(StreamFinish { cost: 1.5, ..Default::default() }))] finish: Option<StreamFinish>,
 ) {
@@ -129,20 +129,20 @@ async fn what_came_before_a_reservation_was_made_is_charged(
     if let Some(finish) = finish {
         gateway.send(Message::Finish(finish)).await;
     }
-    until("all of it is sent", async || gateway.messages.capacity() == gateway.messages.max_capacity()).await;
-    // What comes after it on the same connection is answered.
+    until("all messages are sent", async || gateway.messages.capacity() == gateway.messages.max_capacity()).await;
+    // A later call on the same connection is answered.
     service.internal.clone().count_tokens(CountTokensRequest::default()).await.unwrap_err();
     drop(gateway);
     lock.release().await;
-    until("it is charged", async || service.account("u").await.balance == 100.0 - amount).await;
+    until("the output is charged", async || service.account("u").await.balance == 100.0 - amount).await;
     assert_eq!(service.metered("s").await.status, "COMMITTED");
     service.assert_nothing_is_held("u").await;
 }
 
-/// The sweep comes while a stream waits to be opened again: its hold is as good as any.
+/// The sweep runs in the grace period of a broken stream, which renews its hold.
 #[rstest]
 #[tokio::test]
-async fn a_sweep_does_not_end_a_stream_that_waits(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_sweep_does_not_end_a_stream_in_its_grace_period(#[values(MySql, Sqlite)] on: Backend) {
     let grace = ("billing.streams", "{progress: 20ms, grace: 60s, idle_timeout: 20s}");
     let release = models_with("billing.reservations", "{rag: {on_expiry: release}}");
     let changes: Vec<_> = release.into_iter().filter(|(key, _)| *key != grace.0).chain([grace]).collect();
@@ -150,25 +150,25 @@ async fn a_sweep_does_not_end_a_stream_that_waits(#[values(MySql, Sqlite)] on: B
     service.adjust("u", 100.0).await;
     let (mut gateway, _) = Gateway::open(&service, stream("s", "rag", "dear", (3, 20))).await;
     gateway.deliver_durably(0, 4).await;
-    // Its hold would run out now.
+    // Without a renewal, the hold would expire now.
     service.database.execute(&service.expired("s")).await;
     drop(gateway);
     let now = chrono::Utc::now().timestamp();
-    until("it is renewed", async || service.metered("s").await.expires_at.unwrap().seconds > now).await;
+    until("the hold is renewed", async || service.metered("s").await.expires_at.unwrap().seconds > now).await;
     assert!(sweep(&service, &changes).await.contains("0 holds freed, 0 streams charged"));
     assert_eq!(service.metered("s").await.status, "PENDING");
 }
 
-/// Each of their messages is a small frame, and h2 ends a connection on which too many wait.
+/// Each message is a small frame, and h2 ends a connection with too many unread frames.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn streams_that_wait_do_not_end_their_connection(#[values(MySql, Sqlite)] on: Backend) {
+async fn waiting_streams_do_not_end_their_connection(#[values(MySql, Sqlite)] on: Backend) {
     let patient = models_with("billing.settlement", "{batch: 1, retry_timeout: 60s, max_wait: 60s}");
     let service = Service::start_with(on, &patient).await;
     service.adjust("u", 10_000.0).await;
     let lock = Lock::take(&service.database).await;
-    // SQLite waits five seconds for a lock. Charges that are ahead of the streams wait one after
-    // another, so that none of the streams is refused on a slow machine.
+    // SQLite waits five seconds for a lock. Earlier charges wait one after another, so that no stream is refused
+    // on a slow machine.
     let mut ahead: Vec<_> = (0..6)
         .map(|_| {
             let mut client = service.internal.clone();
@@ -178,10 +178,10 @@ async fn streams_that_wait_do_not_end_their_connection(#[values(MySql, Sqlite)] 
     for call in &mut ahead {
         assert!(poll!(call).is_pending());
     }
-    // Sent behind them on the same connection: when it is answered, they have arrived.
+    // Sent last on the same connection: its answer shows that the streams have arrived.
     assert!(service.check("u", "passport", 1).await.allowed);
-    // An unread frame counts a little under 256 bytes: 2,200 of them fill half of the window
-    // of a megabyte that a connection has by default.
+    // An unread frame counts almost 256 bytes. So 2,200 frames fill half of the default connection
+    // window of a megabyte.
     let (streams, messages) = (25, 120);
     let waiting = (0..streams).map(|number| {
         let client = service.internal.clone();
@@ -194,12 +194,12 @@ async fn streams_that_wait_do_not_end_their_connection(#[values(MySql, Sqlite)] 
     let waiting = join_all(waiting).await;
     for _ in 0..messages {
         join_all(waiting.iter().map(|gateway| gateway.output(" hello"))).await;
-        // When each is taken, or the client would send several at once, as one frame.
+        // Waits after each message. Otherwise the client would send several messages in one frame.
         for Gateway { messages, .. } in &waiting {
             drop(soon(messages.reserve_many(messages.max_capacity())).await.unwrap());
         }
     }
-    assert!(service.check("u", "passport", 1).await.allowed, "their connection serves others");
+    assert!(service.check("u", "passport", 1).await.allowed, "the connection serves other calls");
     lock.release().await;
     join_all(ahead).await;
     let finishing = waiting.into_iter().map(async |mut gateway| {

@@ -1,5 +1,5 @@
-//! Days and months that turn in the middle of a stream, or between reserve and commit: all of
-//! it belongs to the period of the reserve.
+//! A day or a month turns during a stream, or between reserve and commit. Everything counts for the period
+//! of the reserve.
 
 use billing_service::service::proto::{
     GetUsageRequest, ListRecordsRequest, ReserveQuotaRequest, SetApiKeyQuotaRequest, SetUserLimitsRequest, StreamFinish,
@@ -9,7 +9,7 @@ use rstest::rstest;
 use super::{Gateway, MODELS, stream};
 use crate::harness::{Backend, MySql, Service, Sqlite, charge};
 
-/// The microseconds around the midnights of a day and of a month in Shanghai.
+/// The last microsecond before a midnight in Shanghai, and midnight itself.
 const OF_A_DAY: (&str, &str) = ("2027-03-09T15:59:59.999999Z", "2027-03-09T16:00:00Z");
 const OF_A_MONTH: (&str, &str) = ("2027-03-31T15:59:59.999999Z", "2027-03-31T16:00:00Z");
 
@@ -26,7 +26,7 @@ impl Service {
         usage.series[0].days[0].total_count
     }
 
-    /// Free units of `chat` used and held in the month that it is.
+    /// Free units of `chat` used and held in the current month.
     async fn quota(&self) -> (i32, i32) {
         let account = self.account("u").await;
         let quota = account.quotas.into_iter().find(|quota| quota.service_name == "chat").unwrap();
@@ -70,7 +70,7 @@ async fn a_stream_over_midnight_belongs_to_the_period_of_its_reserve(
     let is_same_month = old_month == new_month;
 
     service.stop_clock(after);
-    // A new month has a free quota of its own; the stream's hold and its growth stay in the old.
+    // A new month has a new free quota. The hold of the stream and its growth stay in the old month.
     gateway.deliver_durably(30, 90).await;
     assert_eq!(service.quota().await, (0, if is_same_month { 100 } else { 0 }));
     let charged = if finishes {
@@ -85,7 +85,7 @@ async fn a_stream_over_midnight_belongs_to_the_period_of_its_reserve(
 
     assert_eq!((service.units_of(old_day).await, service.units_of(new_day).await), (120, 0));
     assert_eq!(service.quota().await, (if is_same_month { 100 } else { 0 }, 0));
-    assert_eq!(service.key_use().await, 0.0, "the new day is fresh");
+    assert_eq!(service.key_use().await, 0.0, "nothing is used on the new day");
     let account = service.account("u").await;
     let limits = account.limits.unwrap();
     assert_eq!((limits.daily_used, limits.monthly_used), (0, i32::from(is_same_month)));
@@ -93,22 +93,22 @@ async fn a_stream_over_midnight_belongs_to_the_period_of_its_reserve(
         ListRecordsRequest { user_id: "u".into(), from: old_day.into(), to: old_day.into(), ..Default::default() };
     assert_eq!(service.records(of_old).await.total, 2, "one free, one paid, of the old day");
 
-    // Back in the old period everything is where it belongs.
+    // The clock goes back to the old period, which has all of the stream.
     service.stop_clock(before);
     assert_eq!(service.quota().await, (100, 0));
     service.assert_nothing_is_held("u").await;
 
-    // The new period goes on with what is its own.
+    // The new period continues with its own use.
     service.stop_clock(after);
     let reply = service.deduct(charge("u", "passport", 1)).await;
     assert_eq!(reply.free_count, 1);
     service.assert_nothing_is_held("u").await;
 }
 
-/// A daily amount binds the stream that was made on that day, and no other's.
+/// The daily quota of the reserve's day limits the stream.
 #[rstest]
 #[tokio::test]
-async fn a_stream_grows_by_the_quota_of_the_day_of_its_reserve(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_stream_grows_within_the_quota_of_the_day_of_its_reserve(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     service.stop_clock(OF_A_DAY.0);
     service.adjust("u", 100.0).await;
@@ -121,16 +121,16 @@ async fn a_stream_grows_by_the_quota_of_the_day_of_its_reserve(#[values(MySql, S
     let state = gateway.state(|state| state.stop).await;
     assert_eq!((state.held, service.key_use().await), (7.0, 0.0));
     gateway.finish(StreamFinish::default()).await.unwrap();
-    assert_eq!(service.key_use().await, 0.0, "the new day is fresh");
+    assert_eq!(service.key_use().await, 0.0, "nothing is used on the new day");
     service.stop_clock(OF_A_DAY.0);
     assert_eq!(service.key_use().await, 8.0);
     service.assert_nothing_is_held("u").await;
 }
 
-/// Opened again after midnight, by the reservation of before.
+/// The stream is reopened after midnight with the reservation from before.
 #[rstest]
 #[tokio::test]
-async fn a_stream_that_is_opened_again_keeps_its_period(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_reopened_stream_keeps_its_period(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     service.stop_clock(OF_A_MONTH.0);
     let open = stream("s", "chat", "dear", (0, 40));

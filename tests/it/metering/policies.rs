@@ -1,4 +1,4 @@
-//! What services do with work beyond its hold, and with holds that nobody ends.
+//! The policies of services for work beyond its hold and for expired holds.
 
 use billing_service::service::proto::{CommitReservationReply, CommitReservationRequest, StreamFinish};
 use chrono::TimeDelta;
@@ -10,10 +10,10 @@ use crate::harness::{
     process::{CRON, run},
 };
 
-/// What cron says of a sweep.
+/// Runs the sweep as a command. Returns its output.
 pub async fn sweep(service: &Service, changes: &[(&str, &str)]) -> String {
     let conf = service.database.config_file(changes);
-    // Streams go on meanwhile.
+    // Runs in another thread, so that streams go on.
     let sweeping = tokio::task::spawn_blocking(move || {
         run(CRON, &["-conf", conf.to_str().unwrap(), "--once", "expire-reservations"], &[])
     });
@@ -27,7 +27,7 @@ fn commit(tokens: i32) -> CommitReservationRequest {
     CommitReservationRequest { user_id, trace_id, usage: usage(0, 0, tokens), ..Default::default() }
 }
 
-/// Of a user with 8 yuan: a hold of 5, and 12 delivered.
+/// A user with 8 yuan, a hold of 5, and a commit of 12.
 async fn overrun(on: Backend, policy: &str) -> (Service, CommitReservationReply) {
     let service = Service::start_with(on, &models_with("billing.reservations", policy)).await;
     service.adjust("u", 8.0).await;
@@ -51,7 +51,7 @@ async fn overrun(on: Backend, policy: &str) -> (Service, CommitReservationReply)
 #[case::spilled("{rag: {above_hold: spill}}", 8.0, 0.0)]
 #[case::of_another_service("{llm: {above_hold: cap}}", 12.0, -4.0)]
 #[tokio::test]
-async fn work_beyond_the_hold_is_charged_as_its_service_says(
+async fn the_policy_of_the_service_decides_the_charge_beyond_the_hold(
     #[values(MySql, Sqlite)] on: Backend,
     #[case] policy: &str,
     #[case] amount: f64,
@@ -61,7 +61,7 @@ async fn work_beyond_the_hold_is_charged_as_its_service_says(
     assert_eq!((committed.amount, committed.balance, committed.shortfall), (amount, balance, 12.0 - amount));
 }
 
-/// What others hold of the balance is not spilled.
+/// The policy spill does not use the balance that others hold.
 #[rstest]
 #[tokio::test]
 async fn a_spill_leaves_the_holds_of_others_alone(#[values(MySql, Sqlite)] on: Backend) {
@@ -76,7 +76,7 @@ async fn a_spill_leaves_the_holds_of_others_alone(#[values(MySql, Sqlite)] on: B
     service.assert_audit_is_clean().await;
 }
 
-/// Free quota goes first under every policy, and is no part of the shortfall.
+/// Under every policy, free quota pays first, and is not part of the shortfall.
 #[rstest]
 #[tokio::test]
 async fn free_quota_is_used_before_any_policy(#[values(MySql, Sqlite)] on: Backend) {
@@ -92,7 +92,7 @@ async fn free_quota_is_used_before_any_policy(#[values(MySql, Sqlite)] on: Backe
 #[case::committed("{}", "COMMITTED", 7.0)]
 #[case::released("{rag: {on_expiry: release}}", "EXPIRED", 0.0)]
 #[tokio::test]
-async fn expiry_does_what_the_service_says(
+async fn the_policy_of_the_service_decides_the_charge_of_an_expired_hold(
     #[values(MySql, Sqlite)] on: Backend,
     #[case] policy: &str,
     #[case] status: &str,
@@ -104,7 +104,7 @@ async fn expiry_does_what_the_service_says(
     service.internal.clone().reserve_quota(stream("silent", "rag", "dear", (3, 20))).await.unwrap();
     let (mut gateway, _) = Gateway::open(&service, stream("s", "rag", "dear", (3, 20))).await;
     gateway.deliver_durably(0, 4).await;
-    // As when the server is gone that has the stream: to cron its last report is long ago.
+    // As if the server of the stream had died: for cron, the last report is old.
     service.database.execute(&service.expired("s")).await;
     service.database.execute(&service.expired("silent")).await;
     let sum = sweep(&service, &changes).await;
@@ -116,7 +116,7 @@ async fn expiry_does_what_the_service_says(
     assert_eq!(service.account("u").await.balance, 100.0 - amount);
 
     if status == "EXPIRED" {
-        // The work was delivered: who can say so still charges it.
+        // A late commit still charges the delivered work.
         let late = CommitReservationRequest { trace_id: "s".into(), output_text: Some(words(6)), ..commit(0) };
         let late = CommitReservationRequest { usage: None, ..late };
         assert_eq!(service.internal.clone().commit_reservation(late).await.unwrap().into_inner().amount, 9.0);
@@ -124,10 +124,10 @@ async fn expiry_does_what_the_service_says(
     service.assert_nothing_is_held("u").await;
 }
 
-/// The break of a stream is no expiry: its server is there, and knows what was delivered.
+/// A broken stream does not count as expired: its server knows the delivered tokens.
 #[rstest]
 #[tokio::test]
-async fn a_broken_stream_is_charged_whatever_becomes_of_expired_ones(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_broken_stream_is_charged_under_every_expiry_policy(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, &models_with("billing.reservations", "{rag: {on_expiry: release}}")).await;
     service.adjust("u", 100.0).await;
     let (mut gateway, _) = Gateway::open(&service, stream("s", "rag", "dear", (3, 20))).await;
@@ -137,11 +137,11 @@ async fn a_broken_stream_is_charged_whatever_becomes_of_expired_ones(#[values(My
     service.assert_nothing_is_held("u").await;
 }
 
-/// A stream that goes on for longer than a hold lasts.
+/// The stream lasts longer than a hold.
 #[rstest]
 #[tokio::test]
-async fn a_stream_that_lives_does_not_expire(#[values(MySql, Sqlite)] on: Backend) {
-    // It is renewed when half of that has passed.
+async fn a_live_stream_does_not_expire(#[values(MySql, Sqlite)] on: Backend) {
+    // The hold is renewed after half of its time to live.
     let ttl = ("billing.reservation_ttl", "10s");
     let patient = models_with("billing.streams", "{progress: 20ms, grace: 50ms, idle_timeout: 60s}");
     let changes = [patient, vec![ttl]].concat();
@@ -150,8 +150,8 @@ async fn a_stream_that_lives_does_not_expire(#[values(MySql, Sqlite)] on: Backen
     let (mut gateway, opened) = Gateway::open(&service, stream("s", "rag", "dear", (3, 20))).await;
     let first = opened.expires_at.unwrap();
     gateway.deliver_durably(0, 4).await;
-    // Nothing comes, and the hold is renewed all the same.
-    crate::harness::wait::until("what it held at first would have run out", async || {
+    // The hold is renewed although no message arrives.
+    crate::harness::wait::until("the first hold would have expired", async || {
         let (now, expires_at) = (chrono::Utc::now().timestamp(), service.metered("s").await.expires_at.unwrap());
         first.seconds < now && now < expires_at.seconds
     })
@@ -163,7 +163,7 @@ async fn a_stream_that_lives_does_not_expire(#[values(MySql, Sqlite)] on: Backen
 }
 
 impl Service {
-    /// SQL that makes the hold of a transaction end long ago.
+    /// SQL that moves the expiry of a hold to the past.
     pub fn expired(&self, trace: &str) -> String {
         let ago = chrono::Utc::now() - TimeDelta::days(1);
         match self.database.backend {

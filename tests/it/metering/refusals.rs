@@ -1,4 +1,4 @@
-//! Streams that are not opened, and why.
+//! Streams that are refused.
 
 use billing_service::service::proto::{
     ReserveQuotaRequest, StreamFinish, billing_internal_service_client::BillingInternalServiceClient,
@@ -20,7 +20,7 @@ async fn refused(service: &Service, open: ReserveQuotaRequest) -> Status {
 
 #[rstest]
 #[tokio::test]
-async fn a_stream_is_refused_as_its_reserve_would_be(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_stream_is_refused_like_its_reserve(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 10.0).await;
     let good = || stream("s", "rag", "dear", (3, 7));
@@ -43,7 +43,7 @@ async fn a_stream_is_refused_as_its_reserve_would_be(#[values(MySql, Sqlite)] on
 
 #[rstest]
 #[tokio::test]
-async fn a_stream_begins_with_open_and_opens_once(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_stream_begins_with_one_open(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 100.0).await;
     let mut gateway = Gateway::call(service.internal.clone()).await;
@@ -63,25 +63,26 @@ async fn a_stream_begins_with_open_and_opens_once(#[values(MySql, Sqlite)] on: B
 
 #[rstest]
 #[tokio::test]
-async fn one_stream_too_many_is_refused_and_holds_nothing(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_stream_above_the_limit_is_refused_and_holds_nothing(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, &models_with("server.limits", "{streams: 2}")).await;
     service.adjust("u", 100.0).await;
     let open = |trace| stream(trace, "rag", "dear", (3, 7));
     let (first, _) = Gateway::open(&service, open("first")).await;
     let (_second, _) = Gateway::open(&service, open("second")).await;
     assert_eq!(code_of(&refused(&service, open("third")).await), (Code::Unavailable, "10014".into()));
-    until("it is counted", async || {
+    until("the open stream is counted", async || {
         service.metric("billing_reserve_failure_total{reason=\"overloaded\"}").await == 1.0
     })
     .await;
     assert_eq!(service.account("u").await.held, 20.0);
     drop(first);
-    until("its place is free", async || Gateway::try_open(service.internal.clone(), open("third")).await.is_ok()).await;
+    until("a stream is admitted", async || Gateway::try_open(service.internal.clone(), open("third")).await.is_ok())
+        .await;
 }
 
 #[rstest]
 #[tokio::test]
-async fn only_callers_with_a_token_meter_streams(#[values(MySql, Sqlite)] on: Backend) {
+async fn only_callers_with_a_token_may_meter_streams(#[values(MySql, Sqlite)] on: Backend) {
     let token = "a-token-of-the-gateway";
     let service =
         Service::start_with(on, &models_with("server.grpc.internal_tokens", "[a-token-of-the-gateway]")).await;
@@ -100,7 +101,7 @@ async fn only_callers_with_a_token_meter_streams(#[values(MySql, Sqlite)] on: Ba
     assert!(replies.message().await.unwrap().is_some());
 }
 
-/// The id may stand beside the messages.
+/// The metadata may carry the trace id.
 #[rstest]
 #[tokio::test]
 async fn the_id_of_a_stream_may_be_in_its_metadata(#[values(MySql, Sqlite)] on: Backend) {

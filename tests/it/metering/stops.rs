@@ -1,4 +1,4 @@
-//! Holds that grow with their streams, and streams that are told to stop.
+//! Holds that grow with their streams, and streams that the service stops.
 
 use billing_service::service::proto::{
     CommitReservationRequest, DeductQuotaRequest, ReserveQuotaRequest, SetApiKeyQuotaRequest, StreamFinish,
@@ -13,18 +13,18 @@ use crate::{
 
 #[rstest]
 #[tokio::test]
-async fn a_stream_is_told_to_stop_when_hold_and_balance_are_used_up(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_stream_is_stopped_when_hold_and_balance_are_used_up(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 10.0).await;
     let (mut gateway, opened) = Gateway::open(&service, stream("s", "rag", "dear", (1, 3))).await;
     assert_eq!(opened.amount, 4.0);
-    // Nothing beyond the estimate is taken before it is needed.
+    // The hold does not grow beyond the estimate before it is needed.
     assert_eq!(gateway.deliver_durably(0, 1).await.held, 4.0);
     let state = gateway.deliver_durably(1, 7).await;
     assert_eq!((state.held, state.stop), (10.0, false), "9 of 10");
     assert_eq!(service.account("u").await.held, 10.0);
     let refused = service.try_deduct(charge("u", "payment", 1_001)).await.unwrap_err();
-    assert_eq!(code_of(&refused).1, "10001", "what a stream holds nobody else spends");
+    assert_eq!(code_of(&refused).1, "10001", "others cannot spend the hold of a stream");
     gateway.output(" hello").await;
     assert_eq!(gateway.state(|state| state.stop).await.output_tokens, 9);
     assert_eq!(gateway.finish(StreamFinish::default()).await.unwrap().balance, 0.0);
@@ -33,7 +33,7 @@ async fn a_stream_is_told_to_stop_when_hold_and_balance_are_used_up(#[values(MyS
 
 #[rstest]
 #[tokio::test]
-async fn what_is_delivered_after_the_stop_is_charged_too(#[values(MySql, Sqlite)] on: Backend) {
+async fn tokens_delivered_after_the_stop_are_charged_too(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 10.0).await;
     let (mut gateway, _) = Gateway::open(&service, stream("s", "rag", "dear", (1, 3))).await;
@@ -54,7 +54,7 @@ async fn a_stream_of_a_frozen_account_stops_at_its_hold_and_is_charged(#[values(
     set_status(&service.internal, "u", "FROZEN").await;
     let refused = Gateway::try_open(service.internal.clone(), stream("new", "rag", "dear", (1, 3))).await;
     assert_eq!(code_of(&refused.err().unwrap()).1, "10015");
-    // A stream that had begun may be opened again.
+    // A stream that began before the freeze may be reopened.
     let (mut gateway, again) = Gateway::open(&service, stream("s", "rag", "dear", (1, 3))).await;
     assert!(again.replayed);
     drop(first);
@@ -67,7 +67,7 @@ async fn a_stream_of_a_frozen_account_stops_at_its_hold_and_is_charged(#[values(
 
 #[rstest]
 #[tokio::test]
-async fn a_top_up_lets_a_stream_go_on(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_top_up_lets_a_stopped_stream_go_on(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 10.0).await;
     let (mut gateway, _) = Gateway::open(&service, stream("s", "rag", "dear", (1, 3))).await;
@@ -98,7 +98,7 @@ async fn a_hold_grows_into_the_free_quota_first(#[values(MySql, Sqlite)] on: Bac
 
 #[rstest]
 #[tokio::test]
-async fn a_free_call_is_never_told_to_stop(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_free_call_is_never_stopped(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     let (mut gateway, _) = Gateway::open(&service, stream("s", "llm", "dear", (1, 3))).await;
     let state = gateway.deliver_durably(0, 5_000).await;
@@ -109,7 +109,7 @@ async fn a_free_call_is_never_told_to_stop(#[values(MySql, Sqlite)] on: Backend)
 
 #[rstest]
 #[tokio::test]
-async fn a_stream_is_told_to_stop_when_its_key_has_no_tokens_left(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_stream_is_stopped_when_its_key_has_no_tokens_left(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 100.0).await;
     let quota = r#"{"quota_type":"tokens","period":"day","limit":10}"#;
@@ -120,7 +120,7 @@ async fn a_stream_is_told_to_stop_when_its_key_has_no_tokens_left(#[values(MySql
     let (mut gateway, _) = Gateway::open(&service, keyed("s")).await;
     assert!(!gateway.deliver_durably(0, 3).await.stop);
     assert_eq!(used().await, 4.0);
-    // What comes beyond the estimate counts as it comes, for others too.
+    // Tokens beyond the estimate count at once, also for other calls.
     assert!(!gateway.deliver_durably(3, 5).await.stop, "9 of 10");
     assert_eq!(used().await, 9.0);
     let refused = Gateway::try_open(service.internal.clone(), keyed("other")).await.err().unwrap();
@@ -134,7 +134,7 @@ async fn a_stream_is_told_to_stop_when_its_key_has_no_tokens_left(#[values(MySql
 
 #[rstest]
 #[tokio::test]
-async fn a_hold_grows_no_further_than_the_quota_of_its_key(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_hold_does_not_grow_beyond_the_quota_of_its_key(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 100.0).await;
     let quota = SetApiKeyQuotaRequest {
@@ -157,7 +157,7 @@ async fn a_hold_grows_no_further_than_the_quota_of_its_key(#[values(MySql, Sqlit
 /// A token of `text-cheap` costs a tenth of the least amount.
 #[rstest]
 #[tokio::test]
-async fn a_stream_of_tokens_below_the_least_amount_stops_where_nothing_is_left(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_stream_with_a_tiny_price_stops_when_nothing_is_left(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     // A hundred tokens are free, and there is no balance.
     let (mut gateway, opened) = Gateway::open(&service, stream("s", "chat", "text-cheap", (1, 9))).await;
@@ -167,7 +167,7 @@ async fn a_stream_of_tokens_below_the_least_amount_stops_where_nothing_is_left(#
     assert_eq!(gateway.state(|state| state.stop).await.cost, 0.000001);
     let finished = gateway.finish(StreamFinish::default()).await.unwrap();
     assert_eq!((finished.free_count, finished.paid_count, finished.amount), (100, 1, 0.000001));
-    assert_eq!(finished.balance, -0.000001, "it was delivered");
+    assert_eq!(finished.balance, -0.000001, "delivered tokens are charged");
     let refused = Gateway::try_open(service.internal.clone(), stream("r", "rag", "text-cheap", (1, 1))).await;
     assert_eq!(code_of(&refused.err().unwrap()).1, "10001");
 
@@ -183,7 +183,7 @@ async fn a_stream_of_tokens_below_the_least_amount_stops_where_nothing_is_left(#
 
 #[rstest]
 #[tokio::test]
-async fn the_tokens_of_a_key_are_those_of_the_free_quota_whatever_a_stream_costs(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_key_and_the_free_quota_count_the_same_tokens_at_any_cost(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 100.0).await;
     let quota = r#"{"quota_type":"tokens","period":"month","limit":1000}"#;
@@ -195,7 +195,7 @@ async fn the_tokens_of_a_key_are_those_of_the_free_quota_whatever_a_stream_costs
         quotas.into_iter().find(|quota| quota.service_name == "chat").unwrap().used_quota
     };
     let keyed = |trace| ReserveQuotaRequest { api_key_id: "k".into(), ..stream(trace, "chat", "dear", (10, 10)) };
-    // Nothing was counted: as many as were expected, for a cost.
+    // The stream has counted no tokens, so the expected tokens count.
     let (mut gateway, _) = Gateway::open(&service, keyed("silent")).await;
     let finish = StreamFinish { cost: 0.5, ..Default::default() };
     gateway.finish(finish.clone()).await.unwrap();
@@ -204,7 +204,7 @@ async fn the_tokens_of_a_key_are_those_of_the_free_quota_whatever_a_stream_costs
     gateway.deliver_durably(0, 5).await;
     gateway.finish(finish).await.unwrap();
     assert_eq!((used().await.as_f64().unwrap(), free().await), (25.0, 25));
-    // It is paid, breaks, and is charged as reported; then a commit knows a cost and fewer tokens.
+    // A broken stream is charged as reported. Then a commit has a cost and fewer tokens.
     let rest = DeductQuotaRequest { model: "dear".into(), usage: super::usage(75, 0, 0), ..charge("u", "chat", 1) };
     service.deduct(rest).await;
     let (mut gateway, _) = Gateway::open(&service, keyed("broken")).await;
@@ -221,6 +221,6 @@ async fn the_tokens_of_a_key_are_those_of_the_free_quota_whatever_a_stream_costs
     };
     let committed = service.internal.clone().commit_reservation(commit).await.unwrap().into_inner();
     assert_eq!((committed.paid_count, committed.amount), (17, 50.0));
-    assert_eq!((used().await.as_f64().unwrap(), free().await), (42.0, 100), "what is charged is never given back");
+    assert_eq!((used().await.as_f64().unwrap(), free().await), (42.0, 100), "a lower commit takes nothing back");
     service.assert_nothing_is_held("u").await;
 }

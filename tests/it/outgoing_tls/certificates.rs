@@ -1,18 +1,18 @@
-//! An authority of one test, and the files of its certificates.
+//! A private authority of a test, and the files of its certificates.
 
 use std::{fs, path::PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
-/// The certificates of `127.0.0.1` by an authority, and files of them.
+/// An authority, and files with its certificates for `127.0.0.1`.
 pub struct Certificates {
     folder: tempfile::TempDir,
 }
 
 impl Certificates {
     pub fn new() -> Self {
-        // A certificate with the name of its authority, or authorities of one name, would be taken for
-        // each other.
+        // All names differ: certificates with the name of their authority, or authorities with the same
+        // name, would be confused.
         let name = uuid::Uuid::now_v7().to_string();
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, format!("authority {name}"));
@@ -38,7 +38,7 @@ impl Certificates {
         self.folder.path().join(name)
     }
 
-    /// As [`Self::path`], as a value of the configuration or an argument.
+    /// Like [`Self::path`], as text for a configuration or an argument.
     pub fn file(&self, name: &str) -> String {
         self.path(name).display().to_string()
     }

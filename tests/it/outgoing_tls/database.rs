@@ -1,4 +1,4 @@
-//! TLS to MariaDB by `tls=` of `data.database.source`.
+//! TLS to MariaDB with `tls=` in `data.database.source`.
 
 use billing_service::app;
 
@@ -9,9 +9,9 @@ use crate::harness::{
     process::{SERVER, run},
 };
 
-/// A server that takes TLS alone.
+/// A server that only accepts TLS.
 async fn server(certificates: &Certificates) -> OwnServer {
-    // Options live as long as the test.
+    // Leaked, so that the options live as long as the test.
     let option = |name: &str, file: &str| -> &'static str { format!("--{name}={}", certificates.file(file)).leak() };
     let options = vec![
         option("ssl-cert", "server.pem"),
@@ -22,7 +22,7 @@ async fn server(certificates: &Certificates) -> OwnServer {
     OwnServer::start_with(options.leak()).await
 }
 
-/// Whether a start reaches the database, or its error.
+/// Connects to the database. Returns the error of a failure.
 async fn connects(source: &str, keys: &[(&str, &str)]) -> Result<(), String> {
     let soon = ("data.database.connect_timeout", "1s");
     let config = Database::on(source.to_owned()).config(&[&[soon], keys].concat());
@@ -36,7 +36,7 @@ async fn connects(source: &str, keys: &[(&str, &str)]) -> Result<(), String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_database_proves_itself_and_so_does_the_service() {
+async fn the_database_and_the_service_prove_themselves_with_certificates() {
     let (certificates, others) = (Certificates::new(), Certificates::new());
     let (ca, other) = (certificates.file("ca.pem"), others.file("ca.pem"));
     let server = server(&certificates).await;
@@ -53,7 +53,7 @@ async fn the_database_proves_itself_and_so_does_the_service() {
     let refused = connects(&with("true"), &[]).await.unwrap_err();
     assert!(refused.contains("UnknownIssuer"), "{refused}");
     connects(&with("false"), &[]).await.unwrap_err();
-    // The certificate is for 127.0.0.1.
+    // The certificate is only valid for 127.0.0.1.
     let misnamed = with("custom").replace("127.0.0.1", "localhost");
     let refused = connects(&misnamed, &[("data.database.ca_file", &ca)]).await.unwrap_err();
     assert!(refused.contains("not valid for name"), "{refused}");

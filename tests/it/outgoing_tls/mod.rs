@@ -1,5 +1,5 @@
-//! TLS to Redis, to payment-service and to the database: real servers with certificates of an
-//! authority of the test's own.
+//! TLS to Redis, to payment-service and to the database: real servers with certificates of a
+//! private authority.
 
 mod certificates;
 mod database;

@@ -21,7 +21,7 @@ use crate::harness::{
     payments::{Paying, sandbox, settings},
 };
 
-/// Serves TLS in front of `target`, for the rest of the test.
+/// Starts a TLS proxy to `target` for the rest of the test.
 async fn front(target: SocketAddr, certificates: &Certificates, asks_clients: bool) -> String {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
@@ -55,7 +55,7 @@ async fn front(target: SocketAddr, certificates: &Certificates, asks_clients: bo
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_top_up_is_opened_over_verified_tls_alone() {
+async fn a_top_up_is_opened_only_over_verified_tls() {
     let (certificates, others) = (Certificates::new(), Certificates::new());
     let ca = certificates.file("ca.pem");
     let (cert, key) = (certificates.file("client.pem"), certificates.file("client-key.pem"));

@@ -15,11 +15,11 @@ use crate::harness::{
 
 const MASTER: &str = "billing";
 
-/// A server with two ports: one without TLS for the test, and one with TLS for the service.
+/// A Redis with two ports: one without TLS for the test, and one with TLS for the service.
 struct TlsRedis {
     data: OwnRedis,
     _sentinel: Option<OwnRedis>,
-    /// The keys of `data.redis` that reach it, without those of certificates.
+    /// The keys of `data.redis` with its address, without the keys of certificates.
     reach: String,
 }
 
@@ -78,7 +78,7 @@ impl TlsRedis {
         }
     }
 
-    /// A service that reaches it with these further keys.
+    /// A service that uses this Redis, with further keys of `data.redis`.
     async fn service(&self, keys: &str) -> Service {
         let redis = format!("{{{}, read_timeout: 5s, write_timeout: 5s, check_timeout: 5s{keys}}}", self.reach);
         Service::start_with(Sqlite, &[("data.redis", &redis)]).await
@@ -117,7 +117,7 @@ async fn every_mode_of_redis_works_over_tls(#[values(Mode::Single, Mode::Sentine
     until("redis is up", async || is_up(&service).await).await;
     service.deduct(charge("u", "asset", 1)).await;
     let prefix = service.database.cache_prefix().await;
-    // A check from the memory of the process stores nothing.
+    // A check from the near cache stores nothing in Redis.
     until("a check stores an entry", async || {
         assert!(service.check("u", "asset", 1).await.allowed);
         !redis.data.hashes(&format!("{prefix}*")).await.is_empty()
@@ -127,11 +127,11 @@ async fn every_mode_of_redis_works_over_tls(#[values(Mode::Single, Mode::Sentine
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redis_that_does_not_prove_itself_or_refuses_us_is_not_used_and_checks_go_on() {
+async fn a_redis_with_a_failed_handshake_is_not_used_and_checks_go_on() {
     let (certificates, others) = (Certificates::new(), Certificates::new());
     let redis = TlsRedis::start(Mode::Single, &certificates, true).await;
     for keys in [
-        // The authority of another, no certificate, and no TLS.
+        // Another authority, no client certificate, and no TLS.
         format!(
             "{}, cert_file: '{}', key_file: '{}'",
             trusting(&others),

@@ -1,5 +1,5 @@
-//! The book of prices: which rows are read, and how rows that can't be used and a table that
-//! can't be read are noticed.
+//! The price book: the rows that are read, and the reports of unusable rows and of an unreadable
+//! table.
 
 use billing_service::app;
 use rstest::rstest;
@@ -41,7 +41,7 @@ async fn any_number_of_versions_may_stand(#[values(MySql, Sqlite)] on: Backend) 
     let database = Database::create(on).await;
     let store = app::connect(&database.config(&[])).await.unwrap();
     let instant = |number: usize| (chrono::DateTime::UNIX_EPOCH + chrono::TimeDelta::hours(number as i64)).to_rfc3339();
-    // One after the other, and of each of many models one; more than a page of both.
+    // More than a page of versions of one model, and more than a page of models with one version.
     let old = (1..=10_001).map(|number| ("old".to_owned(), instant(number), format!("v{number}"), number as u32));
     database.set_prices(old).await;
     let many = (0..1_500).map(|number| (format!("m{number}"), OF_OLD.to_owned(), "v".to_owned(), 3_000_000));
@@ -79,7 +79,7 @@ async fn any_number_of_versions_may_stand(#[values(MySql, Sqlite)] on: Backend) 
 
 #[rstest]
 #[tokio::test]
-async fn a_book_that_cannot_be_read_shows_and_the_known_prices_go_on(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_unreadable_book_shows_in_a_metric_and_the_known_prices_stay(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 100.0).await;
     service.database.set_price(Row("m", OF_OLD, "v", ["2000000", "NULL", "1"])).await;
@@ -87,7 +87,7 @@ async fn a_book_that_cannot_be_read_shows_and_the_known_prices_go_on(#[values(My
     let read = service.gauge("billing_price_book_read_timestamp_seconds").await.unwrap();
     assert!(read > 1_700_000_000, "{read}");
     service.database.execute("ALTER TABLE price_version RENAME TO elsewhere").await;
-    until("the book is not read", async || service.gauge("billing_price_book_failed").await == Some(1)).await;
+    until("the book cannot be read", async || service.gauge("billing_price_book_failed").await == Some(1)).await;
     assert_eq!(service.deduct(call("rag", "m", tokens(1_000_000, 0, 0))).await.amount, 2.0);
     service.database.execute("ALTER TABLE elsewhere RENAME TO price_version").await;
     until("the book is read again", async || service.gauge("billing_price_book_failed").await == Some(0)).await;
@@ -95,8 +95,8 @@ async fn a_book_that_cannot_be_read_shows_and_the_known_prices_go_on(#[values(My
     service.until_input_costs("n", Some(3.0)).await;
 }
 
-/// Each further bad row is seen by a later read of the book. Models are read in order, so another
-/// line of an earlier model would stand before the line of a later one.
+/// Each further bad row appears in a later read of the book. Models are read in order, so a repeated
+/// line of an earlier model would come before the line of a later one.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_cannot_be_used_is_logged_once_and_not_at_every_read(#[values(MySql, Sqlite)] on: Backend) {
@@ -118,7 +118,7 @@ async fn a_row_that_cannot_be_used_is_logged_once_and_not_at_every_read(#[values
         set(model, "a\u{7}b").await;
         log.line(of(model));
     }
-    // m0 was logged at the start.
+    // The row of m0 was logged at the start.
     assert_eq!(["m0", "m1", "m2"].map(|model| log.count(of(model))), [1, 1, 1]);
 
     // A row that is corrected and then bad again is logged again.

@@ -1,4 +1,4 @@
-//! Prices where something is not as it should be, or of long ago.
+//! Unusable prices, mixed batches, and holds and commits with old prices.
 
 use billing_service::service::proto::{
     BatchDeductQuotaRequest, CommitReservationRequest, DeductQuotaRequest, ReserveQuotaRequest,
@@ -13,14 +13,14 @@ use crate::harness::{
     traced,
 };
 
-/// It stops neither a start nor the reading of others.
+/// An unusable row stops neither the start nor the reading of other rows.
 #[rstest]
 #[tokio::test]
-async fn an_unusable_row_removes_the_price_of_its_model_only(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_unusable_row_only_removes_the_price_of_its_model(#[values(MySql, Sqlite)] on: Backend) {
     let database = Database::create(on).await;
     billing_service::app::connect(&database.config(&[])).await.unwrap().close().await;
     database.set_price(Row("good", OF_OLD, "good-1", ["1", "NULL", "1"])).await;
-    // No caller could be shown such an id.
+    // An id with a control character is unusable.
     database.set_price(Row("bad", OF_OLD, "a\u{7}b", ["1", "NULL", "1"])).await;
     let service = Service::start_on(database, MODELS).await;
     service.adjust("u", 100.0).await;
@@ -82,7 +82,7 @@ async fn a_batch_may_mix_services_models_and_unknown_ones(#[values(MySql, Sqlite
     service.assert_audit_is_clean().await;
 }
 
-/// As they were before prices by model: with neither a version nor an estimate.
+/// Old holds, from before prices by model, have neither a version nor an estimate.
 #[rstest]
 #[tokio::test]
 async fn a_hold_from_before_models_is_committed_by_its_unit_cost(#[values(MySql, Sqlite)] on: Backend) {
@@ -91,7 +91,7 @@ async fn a_hold_from_before_models_is_committed_by_its_unit_cost(#[values(MySql,
     service.use_up_free_quota("u", "asset").await;
     let old = ReserveQuotaRequest { count: 10, model: String::new(), ..hold("r", "asset", (0, 0)) };
     service.hold_tokens(old).await.unwrap();
-    // The service is priced by model since.
+    // The service is priced by model now.
     service.database.execute("UPDATE billing_transaction SET service_name = 'chat' WHERE trace_id = 'r'").await;
     let commit = CommitReservationRequest { count: Some(4), ..delivered("r", tokens(70, 0, 30)) };
     let committed = service.deliver(commit).await.unwrap();

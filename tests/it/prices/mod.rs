@@ -1,4 +1,4 @@
-//! Models priced by token: versions, and what they make a call cost.
+//! Models priced by token: price versions, and the costs of calls.
 
 mod book;
 mod edges;
@@ -21,8 +21,8 @@ use tonic_types::StatusExt;
 
 use crate::harness::{Backend, Database, MySql, Service, Sqlite, charge, code_of, traced, wait::until};
 
-/// Services priced by model: the free quota of `llm` counts calls, that of `chat` tokens, and
-/// `rag` has none.
+/// Services priced by model. The free quota of `llm` counts calls, and that of `chat` counts tokens.
+/// `rag` has no free quota.
 const MODELS: &[(&str, &str)] = &[
     ("billing.model_services", "{llm: calls, chat: tokens, rag: calls}"),
     ("billing.free_quotas", "{passport: 10000, payment: 1000, asset: 1000, llm: 2, chat: 1000}"),
@@ -30,14 +30,14 @@ const MODELS: &[(&str, &str)] = &[
     ("billing.price_refresh", "50ms"),
 ];
 
-/// The versions of these tests that need no time of their own are in force from then on.
+/// The usual start of price versions in these tests.
 const OF_OLD: &str = "2026-01-01T00:00:00Z";
 
-/// A row of `price_version`: model, instant, id, and the prices in millionths, "NULL" for none.
+/// A row of `price_version`: model, start, id, and the prices in millionths. "NULL" stands for no price.
 struct Row<'r>(&'r str, &'r str, &'r str, [&'r str; 3]);
 
 impl Database {
-    /// As an operator writes one.
+    /// Writes a row, like an operator.
     async fn set_price(&self, Row(model, from, id, prices): Row<'_>) {
         let from: DateTime<Utc> = from.parse().unwrap();
         let (from, [input, cached, output]) = match self.backend {
@@ -104,7 +104,7 @@ fn delivered(trace: &str, usage: Option<Usage>) -> CommitReservationRequest {
     CommitReservationRequest { user_id: "u".into(), trace_id: trace.into(), usage, ..Default::default() }
 }
 
-/// Code and field of a refusal.
+/// The code and the field of a refusal.
 fn blamed<T: std::fmt::Debug>(answer: Result<T, Status>) -> (String, String) {
     let refused = answer.unwrap_err();
     let (code, error_code) = code_of(&refused);
@@ -135,7 +135,7 @@ impl Service {
         self.internal.clone().get_transaction(request).await.unwrap().into_inner()
     }
 
-    /// Waits until a million input tokens of `model` cost as much, or have no price.
+    /// Waits until a million input tokens of `model` have the expected cost, or no price.
     async fn until_input_costs(&self, model: &str, expected: Option<f64>) {
         let request = CheckQuotaRequest {
             user_id: "watcher".into(),
@@ -168,14 +168,14 @@ async fn a_model_prices_a_call_by_its_tokens_and_calls_are_free_first(#[values(M
     let usage = tokens(1000, 400, 250);
     let free = service.deduct(call("llm", "gpt-4.1", usage)).await;
     assert_eq!((free.free_count, free.paid_count, free.amount, free.free_remaining), (1, 0, 0.0, 1));
-    // 600 * 2 + 400 * 0.5 + 250 * 8 millionths, of which one call in two is free.
+    // 600 * 2 + 400 * 0.5 + 250 * 8 millionths. One call of two is free.
     let mixed = service.deduct(DeductQuotaRequest { count: 2, ..call("llm", "gpt-4.1", usage) }).await;
     assert_eq!((mixed.free_count, mixed.paid_count, mixed.amount), (1, 1, 0.0017));
     let paid = service.deduct(traced("t", call("llm", "gpt-4.1", usage))).await;
     assert_eq!((paid.free_count, paid.paid_count, paid.amount, paid.balance), (0, 1, 0.0034, 0.9949));
     assert_eq!(service.found("t").await.price_version, "config:2/0.5/8");
 
-    // A cost takes the place of the prices, of a model that has none too.
+    // A cost replaces the prices, even for a model without a price.
     let given = traced("g", DeductQuotaRequest { cost: 0.25, ..call("llm", "unpriced", None) });
     assert_eq!(service.deduct(given).await.amount, 0.25);
     let given = traced("k", DeductQuotaRequest { cost: 0.25, ..call("llm", "gpt-4.1", usage) });
@@ -183,7 +183,7 @@ async fn a_model_prices_a_call_by_its_tokens_and_calls_are_free_first(#[values(M
     for trace in ["g", "k"] {
         assert_eq!(service.found(trace).await.price_version, "", "{trace}");
     }
-    // Elsewhere a model is only kept.
+    // For other services, the model is only recorded.
     assert_eq!(service.deduct(call("passport", "unpriced", None)).await.free_count, 1);
     service.assert_audit_is_clean().await;
 }
@@ -195,7 +195,7 @@ async fn tokens_are_the_units_where_the_free_quota_counts_them(#[values(MySql, S
     service.adjust("u", 1.0).await;
     let free = service.deduct(call("chat", "gpt-4.1", tokens(500, 500, 100))).await;
     assert_eq!((free.free_count, free.paid_count, free.free_remaining), (600, 0, 400));
-    // 500 * 2 + 100 * 8 millionths, of which 200 tokens in 600 are paid.
+    // 500 * 2 + 100 * 8 millionths. 200 tokens of 600 are paid.
     let request = traced("t", call("chat", "gpt-4.1", tokens(500, 0, 100)));
     let mixed = service.deduct(request.clone()).await;
     assert_eq!((mixed.free_count, mixed.paid_count, mixed.amount), (400, 200, 0.0006));
@@ -212,7 +212,7 @@ async fn tokens_are_the_units_where_the_free_quota_counts_them(#[values(MySql, S
 
 #[rstest]
 #[tokio::test]
-async fn what_has_no_price_is_an_error_and_never_free(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_call_without_a_price_is_an_error_and_never_free(#[values(MySql, Sqlite)] on: Backend) {
     let models =
         "{late: {input: 1, output: 1, effective_from: '2100-01-01T00:00:00Z'}, gpt-4.1: {input: 1, output: 1}}";
     let changes: Vec<_> = MODELS.iter().copied().chain([("billing.models", models)]).collect();
@@ -225,7 +225,7 @@ async fn what_has_no_price_is_an_error_and_never_free(#[values(MySql, Sqlite)] o
             (call("llm", "late", usage), "model"),
             (call("llm", "", usage), "model"),
             (call("llm", "gpt-4.1", None), "usage"),
-            // As of a gateway that has other names for them.
+            // Such as from a gateway with other field names.
             (call("llm", "gpt-4.1", tokens(0, 0, 0)), "usage"),
             (call("chat", "gpt-4.1", None), "usage"),
             (call("chat", "gpt-4.1", tokens(0, 0, 0)), "usage"),
@@ -261,7 +261,7 @@ async fn a_new_version_takes_effect_at_its_time_without_a_restart(#[values(MySql
     let million = |trace: &str, model: &str| traced(trace, call("llm", model, tokens(1_000_000, 0, 0)));
     assert_eq!(service.deduct(million("old", "gpt-4.1")).await.amount, 2.0);
 
-    // Of a model that is new, and with it one that begins in an hour.
+    // A version of a new model, and a version that starts in an hour.
     service.database.set_price(Row("gpt-4.1", "2026-11-10T01:00:00Z", "dearer", ["3000000", "NULL", "9000000"])).await;
     service.database.set_price(Row("new/model", OF_OLD, "n1", ["5000000", "NULL", "0"])).await;
     service.until_input_costs("new/model", Some(5.0)).await;
@@ -274,7 +274,7 @@ async fn a_new_version_takes_effect_at_its_time_without_a_restart(#[values(MySql
         assert_eq!(service.found(trace).await.price_version, version);
     }
 
-    // What was charged is answered as it was, whatever became of its price.
+    // A replay gets its first answer, even if its price was deleted.
     service.database.execute("DELETE FROM price_version WHERE model = 'new/model'").await;
     service.until_input_costs("new/model", None).await;
     assert_eq!(blamed(service.try_deduct(million("", "new/model")).await), blames("model"));
@@ -302,7 +302,7 @@ async fn a_commit_is_priced_by_the_version_of_its_reserve(#[values(MySql, Sqlite
     assert_eq!(blamed(service.deliver(delivered("r", tokens(0, 0, 0))).await), blames("usage"));
     assert_eq!(blamed(service.deliver(delivered("s", tokens(0, 0, 0))).await), blames("usage"));
 
-    // Whatever the prices and the kind of the quota are by then.
+    // The prices and the unit of the quota change before the commit.
     service.app.stop().await;
     let changes: Vec<_> = MODELS
         .iter()
@@ -324,7 +324,7 @@ async fn a_commit_is_priced_by_the_version_of_its_reserve(#[values(MySql, Sqlite
         let found = service.found(trace).await;
         assert_eq!((found.price_version.as_str(), found.amount, found.usage), ("config:2/0.5/8", 0.0034, usage));
     }
-    // A cost that was delivered takes the place of the prices.
+    // A cost in the commit replaces the prices.
     service.database.set_price(Row("gpt-4.1", OF_OLD, "v1", ["1000000", "NULL", "0"])).await;
     service.until_input_costs("gpt-4.1", Some(1.0)).await;
     service.hold_tokens(hold("c", "llm", (1000, 0))).await.unwrap();
@@ -337,13 +337,13 @@ async fn a_commit_is_priced_by_the_version_of_its_reserve(#[values(MySql, Sqlite
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cost_that_was_reserved_is_what_the_commit_charges(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_commit_charges_the_reserved_cost(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     service.pay_all(100.0).await;
     for (trace, name, usage, amount) in [
         ("a", "llm", tokens(1000, 0, 0), 10.0),
         ("b", "llm", None, 10.0),
-        // Half of the tokens of the estimate, and as many as that.
+        // Half of the estimated tokens, and all of them.
         ("c", "chat", tokens(500, 0, 0), 5.0),
         ("d", "chat", None, 10.0),
     ] {
@@ -377,7 +377,7 @@ async fn a_hold_of_tokens_is_freed_or_committed_in_tokens(#[values(MySql, Sqlite
     let other = service.hold_tokens(hold("r", "chat", (500, 201))).await.unwrap_err();
     assert!(other.message().ends_with("estimated_output_tokens"), "{}", other.message());
     assert_eq!(code_of(&service.hold_tokens(hold("s", "chat", (400, 0))).await.unwrap_err()).1, "10001");
-    // The count of calls is no number of tokens.
+    // The count of calls is not a number of tokens.
     let committed =
         service.deliver(CommitReservationRequest { count: Some(9), ..delivered("r", tokens(100, 0, 50)) }).await;
     assert_eq!((committed.unwrap().free_count, free().await), (150, (150, 0)));
@@ -412,7 +412,7 @@ async fn an_estimate_is_checked_at_the_price_that_charges_it(#[values(MySql, Sql
         assert_eq!((beyond.reason.as_str(), beyond.estimated_cost), ("insufficient balance", 0.006008));
         assert_eq!(code_of(&service.hold_tokens(hold("x", name, (1000, 501))).await.unwrap_err()).1, "10001");
     }
-    // Of 1,500 tokens 1,000 are free.
+    // 1,000 of 1,500 tokens are free.
     let newcomer = |output| CheckQuotaRequest { user_id: "v".into(), ..check("chat", output) };
     assert_eq!(service.estimate(newcomer(0)).await.unwrap().reason, "free");
     let mixed = service.estimate(newcomer(500)).await.unwrap();
@@ -426,7 +426,7 @@ async fn an_estimate_is_checked_at_the_price_that_charges_it(#[values(MySql, Sql
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_estimate_is_held_of_the_tokens_of_the_key(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_estimate_holds_tokens_of_the_key(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     let quota = r#"{"quota_type":"tokens","period":"total","limit":1000}"#;
     service.post("/internal/v1/billing/api-keys/k/quota", quota).await;

@@ -1,4 +1,4 @@
-//! Rate limits of users and API keys: those of one process, and in `shared` those of all.
+//! Rate limits of users and API keys: of one process, and in `shared` of all processes.
 
 mod shared;
 
@@ -21,7 +21,7 @@ use crate::harness::{Backend, Database, MySql, Service, Sqlite, charge, code_of}
 const USER_MINUTE: &str = "billing.rate_limits.user.minute";
 const KEY_MINUTE: &str = "billing.rate_limits.api_key.minute";
 
-/// A server that counts by itself: the clock of a Redis can't be moved.
+/// A server without Redis, because a test can't move the clock of Redis.
 async fn alone(on: Backend, changes: &[(&str, &str)]) -> Service {
     let mut database = Database::create(on).await;
     database.redis = None;
@@ -54,7 +54,7 @@ fn allowed(reply: CheckQuotaReply) {
     assert_eq!((reply.reason.as_str(), reply.retry_after_ms), ("free", None), "{reply:?}");
 }
 
-/// The time that a refusal tells, which is within `range`.
+/// The retry time of a refusal. It must be in `range`.
 fn refused(reply: CheckQuotaReply, range: std::ops::RangeInclusive<i32>) -> TimeDelta {
     assert_eq!((reply.allowed, reply.reason.as_str(), reply.error_code.as_str()), (false, "rate limit", "10002"));
     let retry_after_ms = reply.retry_after_ms.unwrap();
@@ -62,7 +62,7 @@ fn refused(reply: CheckQuotaReply, range: std::ops::RangeInclusive<i32>) -> Time
     TimeDelta::milliseconds(retry_after_ms.into())
 }
 
-/// As [`refused`], of an error.
+/// Like [`refused`], for an error.
 fn refused_reserve(answer: Result<ReserveQuotaReply, Status>, range: std::ops::RangeInclusive<i32>) -> TimeDelta {
     let status = answer.unwrap_err();
     assert_eq!(code_of(&status), (Code::ResourceExhausted, "10002".into()));
@@ -78,7 +78,7 @@ fn refused_reserve(answer: Result<ReserveQuotaReply, Status>, range: std::ops::R
 
 #[rstest]
 #[tokio::test]
-async fn above_the_limit_a_check_is_refused_until_the_time_it_tells(#[values(MySql, Sqlite)] on: Backend) {
+async fn above_the_limit_checks_are_refused_until_the_retry_time(#[values(MySql, Sqlite)] on: Backend) {
     let service = alone(on, &[(USER_MINUTE, "3")]).await;
     service.adjust("u", 5.0).await;
     for _ in 0..3 {
@@ -87,14 +87,14 @@ async fn above_the_limit_a_check_is_refused_until_the_time_it_tells(#[values(MyS
     let reply = check(&service, "u", "").await;
     assert_eq!((reply.free_remaining, reply.balance), (1_000, 5.0));
     refused(reply, 10_000..=20_000);
-    // Refused requests do not count, so the time goes down.
+    // Refused requests do not count, so the retry time decreases.
     let wait = refused(check(&service, "u", "").await, 10_000..=20_000);
     service.clock.advance(wait - TimeDelta::seconds(8));
     let wait = refused(check(&service, "u", "").await, 1..=8_000);
     service.clock.advance(wait);
     allowed(check(&service, "u", "").await);
     refused(check(&service, "u", "").await, 10_000..=20_000);
-    // What is charged has been delivered.
+    // Charges have no rate limit, because the work has been delivered.
     for _ in 0..10 {
         service.deduct(charge("u", "asset", 1)).await;
     }
@@ -107,10 +107,10 @@ async fn above_the_limit_a_check_is_refused_until_the_time_it_tells(#[values(MyS
 
 #[rstest]
 #[tokio::test]
-async fn every_window_counts_and_the_longest_wait_is_told(#[values(MySql, Sqlite)] on: Backend) {
+async fn every_window_counts_and_the_reply_has_the_longest_wait(#[values(MySql, Sqlite)] on: Backend) {
     let limits = [("billing.rate_limits.user.second", "2"), (USER_MINUTE, "3"), ("billing.rate_limits.user.hour", "4")];
     let service = alone(on, &limits).await;
-    // The minute refuses the fourth, and the hour those after the next.
+    // The minute refuses the fourth request, and the hour those after the next one.
     for (seconds, admitted) in [(0, true), (0, true), (2, true), (1, false), (30, true), (60, false), (120, false)] {
         service.clock.advance(TimeDelta::seconds(seconds));
         assert_eq!(check(&service, "u", "").await.allowed, admitted);
@@ -120,25 +120,25 @@ async fn every_window_counts_and_the_longest_wait_is_told(#[values(MySql, Sqlite
 
 #[rstest]
 #[tokio::test]
-async fn users_and_keys_have_limits_of_their_own(#[values(MySql, Sqlite)] on: Backend) {
+async fn users_and_keys_have_separate_limits(#[values(MySql, Sqlite)] on: Backend) {
     let service = alone(on, &[(USER_MINUTE, "2"), (KEY_MINUTE, "3")]).await;
     allowed(check(&service, "a", "k").await);
     allowed(check(&service, "a", "k").await);
-    // The user's limit; the key has one left, which this does not take.
+    // The limit of the user refuses. The key keeps its last request.
     refused(check(&service, "a", "k").await, 20_000..=30_000);
     refused(check(&service, "a", "another").await, 20_000..=30_000);
     refused(check(&service, "a", "").await, 20_000..=30_000);
     allowed(check(&service, "b", "k").await);
-    // The key's limit; this user has one left, which this does not take.
+    // The limit of the key refuses. The user keeps the last request.
     refused(check(&service, "b", "k").await, 10_000..=20_000);
     allowed(check(&service, "b", "").await);
-    // A key that is named as a user is somebody else.
+    // A key with the name of a user has its own limit.
     allowed(check(&service, "k", "a").await);
 }
 
 #[rstest]
 #[tokio::test]
-async fn many_callers_are_admitted_as_often_as_there_may_be(#[values(MySql, Sqlite)] on: Backend) {
+async fn many_callers_are_admitted_up_to_the_limit(#[values(MySql, Sqlite)] on: Backend) {
     let service = alone(on, &[("billing.rate_limits.user.hour", "30")]).await;
     let checks = join_all((0..40).map(|_| check(&service, "u", "")));
     let traces: Vec<String> = (0..40).map(|number| format!("t{number}")).collect();
@@ -155,7 +155,7 @@ async fn many_callers_are_admitted_as_often_as_there_may_be(#[values(MySql, Sqli
 async fn a_reserve_that_is_refused_leaves_nothing_behind(#[values(MySql, Sqlite)] on: Backend) {
     let service = alone(on, &[(USER_MINUTE, "2")]).await;
     reserve(&service, "u", "a").await.unwrap();
-    // A repeat is a request too, and gets its first outcome.
+    // A repeat counts as a request, and gets its first outcome.
     assert!(reserve(&service, "u", "a").await.unwrap().replayed);
     refused_reserve(reserve(&service, "u", "a").await, 20_000..=30_000);
     let wait = refused_reserve(reserve(&service, "u", "b").await, 20_000..=30_000);
@@ -163,7 +163,7 @@ async fn a_reserve_that_is_refused_leaves_nothing_behind(#[values(MySql, Sqlite)
     assert_eq!(service.internal_get(path).await.1["reason"], "TRANSACTION_NOT_FOUND");
     assert_eq!(service.account("u").await.quotas[0].held_quota, 1);
     refused(check(&service, "u", "").await, 20_000..=30_000);
-    // As bad input is none.
+    // Bad input does not count as a request.
     service.clock.advance(wait);
     let nonsense = ReserveQuotaRequest { user_id: "u".into(), service_name: "nonsense".into(), ..Default::default() };
     service.internal.clone().reserve_quota(nonsense).await.unwrap_err();
@@ -173,7 +173,7 @@ async fn a_reserve_that_is_refused_leaves_nothing_behind(#[values(MySql, Sqlite)
 
 #[rstest]
 #[tokio::test]
-async fn both_styles_of_rest_tell_when_to_retry(#[values(MySql, Sqlite)] on: Backend) {
+async fn both_styles_of_rest_have_the_retry_time(#[values(MySql, Sqlite)] on: Backend) {
     let changes = [
         (USER_MINUTE, "1"),
         ("server.http.style", "devshare"),
@@ -205,16 +205,16 @@ async fn both_styles_of_rest_tell_when_to_retry(#[values(MySql, Sqlite)] on: Bac
     let (status, header, body) = post(plain, "reserve", "u", "").await;
     assert_eq!((status, &body["code"], &body["reason"]), (429, &json!(429), &json!("INSUFFICIENT_QUOTA")), "{body}");
     assert_eq!(body["metadata"]["error_code"], "10002");
-    let told: i64 = body["metadata"]["retry_after_ms"].as_str().unwrap().parse().unwrap();
-    assert!(told <= retry_after_ms);
-    assert_eq!(header.unwrap(), ((told + 999) / 1_000).to_string());
+    let retry_ms: i64 = body["metadata"]["retry_after_ms"].as_str().unwrap().parse().unwrap();
+    assert!(retry_ms <= retry_after_ms);
+    assert_eq!(header.unwrap(), ((retry_ms + 999) / 1_000).to_string());
 
     let (status, header, body) = post(devshare, "reserve", "u", "").await;
     let expected = json!({"success": false, "errorCode": "10002", "errorMessage": "the rate limit is reached"});
     assert_eq!((status, body), (429, expected));
     assert!((50..=60).contains(&header.unwrap().parse::<i32>().unwrap()));
 
-    // Of a key, over an hour.
+    // The limit of a key per hour.
     assert_eq!(post(plain, "reserve", "a", "k").await.0, 200);
     let (status, header, _) = post(plain, "reserve", "b", "k").await;
     assert!(status == 429 && header.unwrap().parse::<i32>().unwrap() > 3_500);
@@ -232,8 +232,8 @@ async fn both_styles_of_rest_tell_when_to_retry(#[values(MySql, Sqlite)] on: Bac
 
 #[rstest]
 #[tokio::test]
-async fn a_caller_that_really_waits_is_admitted(#[values(MySql, Sqlite)] on: Backend) {
-    // One each 100 ms, after the first 600.
+async fn a_caller_that_waits_for_the_retry_time_is_admitted(#[values(MySql, Sqlite)] on: Backend) {
+    // One request each 100 ms, after the first 600 requests.
     let service = alone(on, &[(USER_MINUTE, "600")]).await;
     join_all((0..600).map(|_| check(&service, "u", ""))).await;
     let wait = loop {
@@ -247,7 +247,7 @@ async fn a_caller_that_really_waits_is_admitted(#[values(MySql, Sqlite)] on: Bac
 }
 
 #[tokio::test]
-async fn a_bad_limit_stops_the_start_and_is_named() {
+async fn a_bad_limit_is_an_error_at_the_start_that_names_it() {
     let database = Database::create(Sqlite).await;
     for (key, value) in [
         (USER_MINUTE, "-1"),

@@ -1,4 +1,4 @@
-//! Limits that all processes keep together, in Redis and by its clock.
+//! Limits that all processes share in Redis, with the clock of Redis.
 
 use std::{
     mem::replace,
@@ -33,7 +33,7 @@ use crate::{
     state_machine::runner,
 };
 
-/// Of the keys of limiters that tests make themselves.
+/// The prefix of the keys of the limiters in these tests.
 const PREFIX: &str = "billing:00000000-0000-0000-0000-000000000000:";
 
 const TTL: Duration = Duration::from_secs(600);
@@ -52,14 +52,14 @@ fn fresh_user() -> UserId {
     UserId::from_stored(format!("rated-{}", number()))
 }
 
-/// What a limiter says, in seconds from now on.
+/// The retry time of a limiter in seconds.
 async fn seconds(limiter: &RedisRateLimiter, user: &UserId, key: Option<&ApiKeyId>) -> Option<u64> {
     limiter.take(user, key).await.unwrap().map(|wait| wait.as_secs())
 }
 
 #[rstest]
 #[tokio::test]
-async fn limiters_of_one_redis_admit_together_as_many_as_there_may_be(#[values(Redis, Cluster, Sentinel)] on: Backend) {
+async fn limiters_on_one_redis_share_a_limit_exactly(#[values(Redis, Cluster, Sentinel)] on: Backend) {
     let _turn = Caches::start(on).await;
     let limits = RateLimits { user: rates(0, 0, 30), api_key: Rates::default() };
     let one = RedisRateLimiter::new(connect(on, TTL).await, limits);
@@ -78,16 +78,16 @@ async fn a_request_counts_for_both_user_and_key_or_for_none(#[values(Redis, Clus
     let _turn = Caches::start(on).await;
     let limits = RateLimits { user: rates(0, 0, 2), api_key: rates(0, 0, 3) };
     let limiter = RedisRateLimiter::new(connect(on, TTL).await, limits);
-    // In a cluster they are spread over all nodes.
+    // In a cluster, the keys are on all nodes.
     for _ in 0..10 {
         let (one, other, key) = (fresh_user(), fresh_user(), ApiKeyId::from_stored(format!("rated {{{}}}", number())));
         let key = Some(&key);
         assert_eq!(seconds(&limiter, &one, key).await, None);
         assert_eq!(seconds(&limiter, &one, key).await, None);
-        // Refused by the user's limit, so the key has one left.
+        // The limit of the user refuses, so the key has one request left.
         assert!((1_700..=1_800).contains(&seconds(&limiter, &one, key).await.unwrap()));
         assert_eq!(seconds(&limiter, &other, key).await, None);
-        // Refused by the key's, so this user has one left too.
+        // The limit of the key refuses, so this user has one request left too.
         assert!((1_100..=1_200).contains(&seconds(&limiter, &other, key).await.unwrap()));
         assert_eq!(seconds(&limiter, &other, None).await, None);
         assert!((1_700..=1_800).contains(&seconds(&limiter, &other, key).await.unwrap()));
@@ -95,7 +95,7 @@ async fn a_request_counts_for_both_user_and_key_or_for_none(#[values(Redis, Clus
 }
 
 #[tokio::test]
-async fn nothing_is_kept_of_what_did_not_count_and_the_rest_until_it_has_run_out() {
+async fn refused_requests_leave_no_key_and_admitted_ones_a_key_with_a_ttl() {
     let server = OwnRedis::start().await;
     let redis = connect_to(settings_of(RedisLayout::Single, vec![server.addr()], TTL)).await;
     let limiter = RedisRateLimiter::new(redis, RateLimits { user: rates(0, 2, 0), api_key: rates(0, 0, 1) });
@@ -106,16 +106,16 @@ async fn nothing_is_kept_of_what_did_not_count_and_the_rest_until_it_has_run_out
     let kept: Vec<String> = server.hashes("*").await.into_keys().collect();
     assert_eq!(kept, [format!("{PREFIX}{{a%7Bk%7D%25}}:key_rate"), format!("{PREFIX}{{{user}}}:rate")]);
     let mut connection = server.connection().await;
-    // One of one an hour, and one of two a minute.
+    // One request at one per hour, and one request at two per minute.
     for (key, lasts) in kept.iter().zip([3_600_000, 30_000]) {
         let left: i64 = connection.pttl(key).await.unwrap();
         let passed = i64::try_from(begun.elapsed().as_millis()).unwrap();
-        // In whole milliseconds, and one more, so that none is missing.
+        // The TTL is rounded up to milliseconds, plus one.
         assert!(left <= lasts + 1 && left + passed >= lasts - 1, "{left} of {lasts} after {passed}");
     }
 }
 
-/// Rates, and requests, each some microseconds after the one before.
+/// Rates, and the pauses before requests in microseconds.
 fn requests() -> impl Strategy<Value = (Rates, Vec<u64>)> {
     let limit = || option::of(prop_oneof![6 => 1..=5_u32, 2 => 1..=100_u32, 1 => 1..=MAX_LIMIT]);
     let rates = (limit(), limit(), limit())
@@ -125,14 +125,14 @@ fn requests() -> impl Strategy<Value = (Rates, Vec<u64>)> {
     (rates, collection::vec(pause, 1..40))
 }
 
-/// Microseconds of the server's clock.
+/// The clock of the server in microseconds.
 async fn time(connection: &mut MultiplexedConnection) -> u64 {
     let (seconds, micros): (u64, u64) = cmd("TIME").query_async(connection).await.unwrap();
     seconds * 1_000_000 + micros
 }
 
-/// Time passes in that what is kept gets older. The rule is asked for the instant at which
-/// the script counted, or for those before and after a refusal.
+/// Moves time by making the stored level older. Compares the script with the rule at the instant
+/// of the count, or at the instants before and after a refusal.
 async fn follows_the_rule(
     limiter: &RedisRateLimiter,
     rates: Rates,
@@ -159,14 +159,14 @@ async fn follows_the_rule(
                 let next = by_rule(at);
                 prop_assert!(next.is_ok(), "admitted, and by the rule {next:?}");
                 level = next.unwrap();
-                // It has run out at once.
+                // The level has run out at once.
                 let gone = Duration::from_micros(time(connection).await + passed);
                 prop_assert!(kept.is_some() || rates.has_run_out(level, gone));
             }
             Some(wait) => {
                 let longest = by_rule(before);
                 prop_assert!(longest.is_err_and(|longest| wait <= longest), "{wait:?}, by the rule {longest:?}");
-                // Later there may be room.
+                // After the refusal, the rule may admit the request.
                 let shortest = by_rule(after).err().unwrap_or_default();
                 prop_assert!(wait >= shortest, "{wait:?}, by the rule {shortest:?}");
             }
@@ -176,7 +176,7 @@ async fn follows_the_rule(
 }
 
 #[test]
-fn the_script_decides_as_the_rule_does() {
+fn the_script_agrees_with_the_rule() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (server, redis, mut connection) = runtime.block_on(async {
         let server = OwnRedis::start().await;
@@ -193,7 +193,7 @@ fn the_script_decides_as_the_rule_does() {
     drop(server);
 }
 
-/// The port of a server that speaks gRPC.
+/// The gRPC port of a server.
 struct Server<'a>(&'a str);
 
 impl Server<'_> {
@@ -210,16 +210,16 @@ impl Server<'_> {
         reply["allowed"] == true
     }
 
-    /// Whether it says that it counts by itself.
+    /// Whether the server counts locally, by its metric.
     async fn is_local(&self) -> bool {
         let metrics = reqwest::get(format!("{}/metrics", self.0)).await.unwrap().text().await.unwrap();
         let local = metrics.lines().find_map(|line| line.strip_prefix("billing_rate_limit_local "));
-        local.expect("the metric is there") == "1"
+        local.expect("the metric exists") == "1"
     }
 }
 
-/// What comes of `act`, and whether all servers shared limits all the while: who counts by
-/// itself says so for a second, and is asked more often.
+/// The outcome of `act`, and whether all servers shared limits the whole time. A server that counts
+/// locally shows it for a second, and the metric is read more often.
 async fn watched<T>(servers: &[Server<'_>], act: impl Future<Output = T>) -> (T, bool) {
     let mut act = pin!(act);
     let (mut asked, mut is_shared) = (Instant::now(), true);
@@ -234,19 +234,19 @@ async fn watched<T>(servers: &[Server<'_>], act: impl Future<Output = T>) -> (T,
     }
 }
 
-/// What servers do while Redis answers them in time, which on a busy machine it does not
-/// always: then they count by themselves, and `act` is repeated with another number.
+/// The outcome of `act` while all servers share limits. On a busy machine, Redis may answer too late, and
+/// a server counts locally. Then `act` is repeated with another number.
 async fn undisturbed<T>(servers: &[Server<'_>], act: impl AsyncFn(usize) -> T) -> T {
     for attempt in 0..30 {
         let (outcome, is_shared) = watched(servers, act(attempt)).await;
         if is_shared {
             return outcome;
         }
-        // Lets them ask Redis again, and those who wait for the machine go on.
+        // Makes the servers ask Redis again, after a pause for the busy machine.
         tokio::time::sleep(Duration::from_millis(300)).await;
         join_all(servers.iter().map(|server| server.check("unlucky", ""))).await;
     }
-    panic!("redis is never in time");
+    panic!("redis never answers in time");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -289,10 +289,10 @@ async fn a_server_keeps_limits_in_a_cluster() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_redis_is_gone_every_process_keeps_limits_of_its_own_and_says_so() {
+async fn without_redis_every_process_counts_locally_and_its_metric_shows_it() {
     let mut redis = OwnRedis::start().await;
     let mut database = Database::create(MySql).await;
-    database.redis = Some(redis.place());
+    database.redis = Some(redis.database());
     let limit = [("billing.rate_limits.user.hour", "3")];
     let service = Service::start_on(database, &limit).await;
     let process = ServerProcess::start_beside(&service.database.config_file(&limit)).await;
@@ -315,8 +315,8 @@ async fn while_redis_is_gone_every_process_keeps_limits_of_its_own_and_says_so()
             allowed += usize::from(server.is_allowed("meanwhile", "").await);
         }
         assert_eq!(allowed, 3);
-        // It says so for a second, in which a busy machine may not get to ask.
-        until("the server says that it counts by itself", async || {
+        // The metric shows it for a second. A busy machine may miss that.
+        until("the server counts locally", async || {
             server.check("anybody", "").await;
             server.is_local().await
         })

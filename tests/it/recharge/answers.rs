@@ -1,5 +1,5 @@
-//! What payment-service says of a payment, when that is late, refused, or makes no sense:
-//! nothing credits, nothing expires, and a later answer settles.
+//! Late, refused and invalid answers of payment-service to look-ups: no order is credited or
+//! expires, and a later answer settles it.
 
 use billing_service::biz::recharge::reconcile::ReconciledOrders;
 use futures_util::future::join_all;
@@ -12,8 +12,8 @@ use crate::harness::{
     payments::{Paying, success},
 };
 
-/// How long payment-service has to answer: where it will not, no longer than a busy machine
-/// takes for what comes before.
+/// The timeout of payment-service. If it does not answer, the timeout is short, but long enough for
+/// a busy machine.
 fn timeout(switches: &Value) -> (&'static str, &'static str) {
     ("payment_service.timeout", if switches["get_delay_ms"].is_null() { "60s" } else { "5s" })
 }
@@ -26,7 +26,7 @@ fn timeout(switches: &Value) -> (&'static str, &'static str) {
 #[case::of_another_amount(json!({"get": "wrong_amount"}), "10005")]
 #[case::of_another_currency(json!({"get": "wrong_currency"}), "10005")]
 #[tokio::test]
-async fn a_hint_is_not_confirmed_by_an_answer_that_is(
+async fn an_unsigned_callback_is_not_confirmed_by_an_answer_that_is(
     #[values(MySql, Sqlite)] on: Backend,
     #[case] switches: Value,
     #[case] error: &str,
@@ -47,7 +47,7 @@ async fn a_hint_is_not_confirmed_by_an_answer_that_is(
     paying.assert_books("u", 5.0).await;
 }
 
-/// More than are looked up together.
+/// More orders than are looked up at once.
 const ORDERS: u64 = 20;
 
 #[rstest]
@@ -56,10 +56,7 @@ const ORDERS: u64 = 20;
 #[case::of_another_amount(json!({"get": "wrong_amount"}))]
 #[case::of_another_currency(json!({"get": "wrong_currency"}))]
 #[tokio::test]
-async fn answers_without_sense_are_errors_of_their_orders(
-    #[values(MySql, Sqlite)] on: Backend,
-    #[case] switches: Value,
-) {
+async fn an_invalid_answer_is_an_error_of_its_order(#[values(MySql, Sqlite)] on: Backend, #[case] switches: Value) {
     let paying = paid_and_not_reported(on).await;
     let timeout = timeout(&switches);
     paying.switch(switches);

@@ -1,4 +1,4 @@
-//! Which callbacks are believed.
+//! The proofs of callbacks.
 
 use billing_service::service::{proto::RechargeCallbackRequest, signature};
 use chrono::{TimeDelta, Utc};
@@ -22,7 +22,7 @@ fn body(order: &str, payment: &str) -> String {
 
 #[rstest]
 #[tokio::test]
-async fn only_a_fresh_signature_over_the_very_bytes_is_believed(#[values(MySql, Sqlite)] on: Backend) {
+async fn only_a_fresh_signature_over_the_exact_bytes_is_accepted(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
     let order = paying.recharge("u", 5.0).await.order_id;
     let good = body(&order, "p-1");
@@ -74,7 +74,7 @@ async fn over_grpc_the_signature_is_over_the_encoded_message(#[values(MySql, Sql
 
 #[rstest]
 #[tokio::test]
-async fn a_signed_callback_without_sense_is_refused_and_counted(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_invalid_signed_callback_is_refused_and_counted(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
     for body in ["not json", "[]", r#"{"order_id":"o","amount":"abc"}"#, r#"{"order_id":7}"#] {
         let signature = signature::sign(SECRET, Utc::now(), body.as_bytes());
@@ -82,7 +82,7 @@ async fn a_signed_callback_without_sense_is_refused_and_counted(#[values(MySql, 
         assert_eq!((status, &reply["metadata"]["error_code"]), (400, &json!("10009")), "{body}: {reply}");
     }
     assert_eq!(paying.counted("refused").await, 4);
-    // Over gRPC: a message of another type, whose first field is a number.
+    // Over gRPC: a message of another type. Its first field is a number.
     let other = billing_service::data::payment::proto::GetPaymentReply { amount: 7, ..Default::default() };
     let bytes = prost::Message::encode_to_vec(&other);
     let mut request = Request::new(other);
@@ -101,7 +101,7 @@ async fn a_signed_callback_without_sense_is_refused_and_counted(#[values(MySql, 
 
 #[rstest]
 #[tokio::test]
-async fn while_a_secret_is_changed_both_are_believed(#[values(MySql, Sqlite)] on: Backend) {
+async fn during_a_change_of_the_secret_both_secrets_are_accepted(#[values(MySql, Sqlite)] on: Backend) {
     let secrets = &format!("['a new secret for all callbacks', '{SECRET}']");
     let paying = Paying::start_with(on, &[("payment_service.callback_secrets", secrets)]).await;
     for (number, secret) in ["a new secret for all callbacks", SECRET].into_iter().enumerate() {
@@ -115,7 +115,7 @@ async fn while_a_secret_is_changed_both_are_believed(#[values(MySql, Sqlite)] on
 
 #[rstest]
 #[tokio::test]
-async fn a_hint_is_believed_as_far_as_payment_service_confirms_it(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_unsigned_callback_counts_only_if_payment_service_confirms_it(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start_with(on, &[CONFIRM]).await;
     let opened = paying.recharge("u", 5.0).await;
     let order = paying.order(&opened.order_id).await;
@@ -123,15 +123,15 @@ async fn a_hint_is_believed_as_far_as_payment_service_confirms_it(#[values(MySql
     let send = async |callback: RechargeCallbackRequest| {
         paying.hint(callback).await.map(|reply| reply.success).map_err(|status| code_of(&status).1)
     };
-    // Nobody has paid.
+    // The payment is not paid.
     assert_eq!(send(success(id, payment, 5.0)).await, Err("10006".into()));
     assert_eq!(send(failed(id, payment, 5.0)).await, Err("10006".into()));
     assert_eq!(send(success(id, payment, 6.0)).await, Err("10005".into()));
     assert_eq!(paying.order(id).await.status, "pending");
     paying.assert_books("u", 0.0).await;
 
-    // The report is lost, and somebody guesses: the payment that there is credits, and
-    // the one that was guessed is refused.
+    // The callback is lost, and a stranger sends guesses. The real payment is credited, and
+    // the guessed one is refused.
     paying.switch(json!({"lose": true}));
     paying.press(&opened.payment_url, "SUCCESS").await;
     assert_eq!(send(success(id, "guessed", 5.0)).await, Err("10004".into()));
@@ -144,7 +144,7 @@ async fn a_hint_is_believed_as_far_as_payment_service_confirms_it(#[values(MySql
 
 #[rstest]
 #[tokio::test]
-async fn forty_hints_at_once_credit_once(#[values(MySql, Sqlite)] on: Backend) {
+async fn forty_concurrent_unsigned_callbacks_credit_once(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start_with(on, &[CONFIRM]).await;
     let opened = paying.recharge("u", 5.0).await;
     paying.switch(json!({"duplicates": 39}));
@@ -156,7 +156,7 @@ async fn forty_hints_at_once_credit_once(#[values(MySql, Sqlite)] on: Backend) {
 
 #[rstest]
 #[tokio::test]
-async fn a_failure_is_confirmed_too(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_failure_is_confirmed_by_a_look_up_too(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start_with(on, &[CONFIRM]).await;
     let opened = paying.recharge("u", 5.0).await;
     paying.press(&opened.payment_url, "FAILED").await;
@@ -169,17 +169,17 @@ async fn a_failure_is_confirmed_too(#[values(MySql, Sqlite)] on: Backend) {
 
 #[rstest]
 #[tokio::test]
-async fn a_hint_that_can_not_be_confirmed_is_to_be_sent_again(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_unsigned_callback_without_a_confirmation_must_be_sent_again(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start_with(on, &[CONFIRM]).await;
     let opened = paying.recharge("u", 5.0).await;
     paying.switch(json!({"get": "unavailable"}));
     paying.press(&opened.payment_url, "SUCCESS").await;
     let hint = success(&opened.order_id, "p-1", 5.0);
     let refused = paying.hint(hint).await.unwrap_err();
-    // Not confirmed, or asked a moment ago for the report of the sandbox.
+    // Not confirmed, or looked up a moment ago for the callback of the sandbox.
     assert!(["10006", "10014"].contains(&code_of(&refused).1.as_str()), "{refused:?}");
     paying.assert_books("u", 0.0).await;
-    // The sandbox repeats what was not answered.
+    // The sandbox repeats callbacks without an answer.
     paying.sandbox.set_switches(Default::default());
     paying.until_order_is(&opened.order_id, "success").await;
     paying.assert_books("u", 5.0).await;
@@ -187,7 +187,7 @@ async fn a_hint_that_can_not_be_confirmed_is_to_be_sent_again(#[values(MySql, Sq
 
 #[rstest]
 #[tokio::test]
-async fn where_nothing_is_asked_everybody_is_believed(#[values(MySql, Sqlite)] on: Backend) {
+async fn without_callback_auth_every_callback_is_accepted(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start_with(on, &[NONE]).await;
     let order = paying.recharge("u", 5.0).await.order_id;
     assert_eq!(post_callback(&paying.service, &body(&order, "p-1"), &[]).await, (200, json!({"success": true})));
@@ -195,8 +195,8 @@ async fn where_nothing_is_asked_everybody_is_believed(#[values(MySql, Sqlite)] o
 }
 
 #[tokio::test]
-async fn that_everybody_is_believed_is_said_at_every_start() {
-    // The sandbox's address is taken, so that the start is over soon.
+async fn every_start_without_callback_auth_logs_a_warning() {
+    // The address of the sandbox is taken, so that the start ends soon.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address: &str = &format!("'{}'", taken.local_addr().unwrap());
     let sandbox = [("payment_service.grpc_addr", address), ("payment_service.sandbox", "true")];
@@ -213,7 +213,7 @@ async fn that_everybody_is_believed_is_said_at_every_start() {
 
 #[rstest]
 #[tokio::test]
-async fn a_callback_that_proves_itself_needs_no_token(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_signed_callback_needs_no_token(#[values(MySql, Sqlite)] on: Backend) {
     let tokens = ("server.grpc.internal_tokens", "[a-token-of-the-gateway]");
     let paying = Paying::start_with(on, &[tokens]).await;
     let service = &paying.service;
@@ -236,7 +236,7 @@ async fn a_callback_that_proves_itself_needs_no_token(#[values(MySql, Sqlite)] o
     assert_eq!(open.service.get("/api/v1/billing/account/u").await.1["balance"], 5.0);
 }
 
-/// Starts a top-up of 5 on the public port, which asks for no token here.
+/// Starts a top-up of 5 on the public port, which needs no token here.
 async fn recharge_over_rest(service: &Service) -> Value {
     let url = format!("http://{}/api/v1/billing/recharge", service.app.http_addr);
     let request = service.http.post(url).body(r#"{"user_id": "u", "amount": 5, "payment_method": "alipay"}"#);
@@ -245,7 +245,7 @@ async fn recharge_over_rest(service: &Service) -> Value {
 
 #[rstest]
 #[tokio::test]
-async fn the_public_port_takes_callbacks_where_it_is_told_to(#[values(MySql, Sqlite)] on: Backend) {
+async fn the_public_port_takes_callbacks_if_configured(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start_with(on, &[("server.http.internal_routes", "true")]).await;
     let order = paying.recharge("u", 5.0).await.order_id;
     let url = format!("http://{}/internal/v1/billing/callback", paying.service.app.http_addr);
@@ -260,13 +260,13 @@ async fn the_public_port_takes_callbacks_where_it_is_told_to(#[values(MySql, Sql
 
 #[rstest]
 #[tokio::test]
-async fn a_callback_beyond_all_bounds_is_refused_before_it_is_read(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_oversized_callback_is_refused_before_it_is_read(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
     let large = "x".repeat(2 * 1024 * 1024);
     let url = format!("http://{}/internal/v1/billing/callback", paying.service.app.grpc_addr);
     let signature = signature::sign(SECRET, Utc::now(), large.as_bytes());
     let sent = paying.service.http.post(url).header(signature::HEADER, signature).body(large).send().await;
-    // The connection may be closed while the rest is still being sent.
+    // The connection may be closed while the client is still sending.
     assert!(sent.is_err() || sent.is_ok_and(|response| response.status().is_client_error()));
     let metrics = paying.counted("refused").await;
     assert_eq!(metrics, 1);

@@ -1,4 +1,4 @@
-//! Callbacks that come twice, late, early, at once, in another order, or wrong.
+//! Repeated, late, early, concurrent, reordered and wrong callbacks.
 
 use billing_service::{app::App, service::proto::RechargeCallbackRequest};
 use futures_util::future::join_all;
@@ -92,7 +92,7 @@ async fn one_payment_pays_for_one_order(#[values(MySql, Sqlite)] on: Backend) {
         assert_eq!(code_of(&refused), duplicate());
     }
     assert_eq!(paying.order(&second).await.status, "pending");
-    // Nor can the payment that was opened for one order pay another.
+    // The payment that was opened for one order can't pay another order either.
     let opened = paying.order(&second).await.payment_order_id;
     let third = paying.recharge("u", 5.0).await.order_id;
     let refused = paying.notify(success(&third, &opened, 5.0)).await.unwrap_err();
@@ -140,7 +140,7 @@ async fn another_amount_or_currency_is_refused(#[values(MySql, Sqlite)] on: Back
     paying.assert_books("u", 0.0).await;
     let cny = RechargeCallbackRequest { currency: "CNY".into(), ..success(&order, "p-1", 5.0) };
     paying.notify(cny).await.unwrap();
-    // Neither is a settled order's repeat with another amount.
+    // A repeat for a settled order with another amount is refused, too.
     assert_eq!(code_of(&paying.notify(success(&order, "p-1", 6.0)).await.unwrap_err()), mismatch());
     paying.assert_books("u", 5.0).await;
 }
@@ -194,7 +194,7 @@ async fn success_and_failure_at_once_end_in_success(#[values(MySql, Sqlite)] on:
 #[case::doubled(json!({"duplicates": 5}))]
 #[case::late(json!({"callback_delay_ms": 200}))]
 #[tokio::test]
-async fn the_sandbox_s_own_mischief_credits_once(
+async fn duplicate_and_late_callbacks_of_the_sandbox_credit_once(
     #[values(MySql, Sqlite)] on: Backend,
     #[case] switches: serde_json::Value,
 ) {
@@ -209,11 +209,11 @@ async fn the_sandbox_s_own_mischief_credits_once(
 
 #[rstest]
 #[tokio::test]
-async fn reports_in_another_order_end_in_success(#[values(MySql, Sqlite)] on: Backend) {
+async fn callbacks_in_reverse_order_end_in_success(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
     paying.switch(json!({"reorder": true}));
     let reply = paying.recharge("u", 5.0).await;
-    // The failure is held back until the success has been answered.
+    // The sandbox sends the failure after the answer to the success.
     paying.press(&reply.payment_url, "FAILED").await;
     paying.press(&reply.payment_url, "SUCCESS").await;
     paying.until_reported().await;
@@ -227,7 +227,7 @@ async fn reports_in_another_order_end_in_success(#[values(MySql, Sqlite)] on: Ba
 #[case::forged(json!({"forge": true}))]
 #[case::of_another_amount(json!({"wrong_amount": true}))]
 #[tokio::test]
-async fn what_the_sandbox_gets_wrong_is_refused_and_credits_nothing(
+async fn wrong_callbacks_of_the_sandbox_are_refused_and_credit_nothing(
     #[values(MySql, Sqlite)] on: Backend,
     #[case] switches: serde_json::Value,
 ) {
@@ -243,12 +243,12 @@ async fn what_the_sandbox_gets_wrong_is_refused_and_credits_nothing(
 
 #[rstest]
 #[tokio::test]
-async fn a_report_may_come_before_the_payment_is_opened(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_callback_may_come_before_the_reply_with_its_payment(#[values(MySql, Sqlite)] on: Backend) {
     let (paying, proxy) = Paying::start_behind_proxy(on).await;
     paying.switch(json!({"pay_at_once": "SUCCESS"}));
     proxy.stall_replies(true);
     let mut recharging = std::pin::pin!(paying.recharge("u", 5.0));
-    let credited = until("it is credited", async || paying.service.account("u").await.balance == 5.0);
+    let credited = until("the order is credited", async || paying.service.account("u").await.balance == 5.0);
     tokio::select! {
         _ = &mut recharging => panic!("answered before the callback came"),
         () = credited => {}
@@ -262,7 +262,7 @@ async fn a_report_may_come_before_the_payment_is_opened(#[values(MySql, Sqlite)]
 
 #[rstest]
 #[tokio::test]
-async fn a_report_of_no_order_or_without_sense_is_refused(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_callback_for_an_unknown_order_or_an_invalid_one_is_refused(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
     let order = paying.recharge("u", 5.0).await.order_id;
     let unknown = paying.notify(success("recharge_u_1_ffffff", "p-1", 5.0)).await.unwrap_err();
@@ -290,7 +290,7 @@ async fn a_report_of_no_order_or_without_sense_is_refused(#[values(MySql, Sqlite
 
 #[rstest]
 #[tokio::test]
-async fn ids_that_differ_only_in_case_are_two(#[values(MySql, Sqlite)] on: Backend) {
+async fn ids_that_differ_only_in_case_are_different(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
     let (first, second) = (paying.recharge("u", 5.0).await.order_id, paying.recharge("u", 5.0).await.order_id);
     let unknown = paying.notify(success(&first.to_uppercase(), "p", 5.0)).await.unwrap_err();
@@ -302,7 +302,7 @@ async fn ids_that_differ_only_in_case_are_two(#[values(MySql, Sqlite)] on: Backe
 
 #[rstest]
 #[tokio::test]
-async fn money_that_no_balance_can_hold_waits_outside(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_payment_beyond_the_largest_balance_stays_uncredited(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
     let order = paying.recharge("u", 5.0).await.order_id;
     paying.service.adjust("u", 999_999_999.0).await;
@@ -338,13 +338,13 @@ async fn top_ups_charges_and_adjustments_of_one_account_add_up(#[values(MySql, S
             let status = if number % 3 == 0 { failed } else { success };
             paying.notify(status(id, &payment, 2.0)).await.unwrap();
             paying.service.adjust("u", 0.5).await;
-            // Some of these find too little.
+            // Some of these charges are refused.
             let _ = paying.service.try_deduct(crate::harness::charge("u", "asset", 7)).await;
         }
     });
     join_all(settle).await;
     let balance = paying.service.account("u").await.balance;
-    // 20 top-ups and 30 adjustments, less a whole number of charges of 0.35.
+    // 20 top-ups and 30 adjustments, minus a whole number of charges of 0.35.
     let charged = ((20.0 * 2.0 + 30.0 * 0.5 - balance) * 100.0_f64).round() as i64;
     assert_eq!(charged % 35, 0, "{balance}");
     paying.service.assert_audit_is_clean().await;

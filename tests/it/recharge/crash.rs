@@ -1,4 +1,4 @@
-//! kill -9 of the server while money is on its way.
+//! kill -9 of the server during top-ups.
 
 use std::{
     net::{SocketAddr, TcpListener as StdListener},
@@ -31,8 +31,8 @@ use crate::harness::{
     wait::until,
 };
 
-/// A server process that is killed and started again at the same address, and a
-/// payment-service that outlives it.
+/// A server process that is killed and restarted at the same address, and a payment-service that
+/// outlives it.
 struct Mortal {
     database: Database,
     sandbox: Sandbox,
@@ -41,8 +41,8 @@ struct Mortal {
     process: ServerProcess,
 }
 
-/// For a server that comes back to it: not among the ports that are given out to whoever
-/// asks for any.
+/// An address for restarts of a server. Its port is outside of the range that the system gives
+/// out.
 fn lasting_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 20_000 + (std::process::id() % 1_000) as u16 * 8;
@@ -85,14 +85,14 @@ impl Mortal {
 
 #[rstest]
 #[tokio::test]
-async fn killed_between_payment_and_callback_the_money_arrives_once(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_kill_between_payment_and_callback_credits_once(#[values(MySql, Sqlite)] on: Backend) {
     let mut mortal = Mortal::start(on, None).await;
     let replies = [mortal.recharge("u", 5.0).await, mortal.recharge("u", 7.0).await];
     mortal.process.kill();
     for reply in &replies {
         press(&mortal.http, &reply.payment_url, "SUCCESS").await;
     }
-    // It has been tried, and nobody was there.
+    // The sandbox has tried a callback, and no server was running.
     let in_vain =
         async || mortal.sandbox.callbacks().iter().any(|attempt| matches!(attempt.answer, Answer::Missing(_)));
     until("a callback found no server", in_vain).await;
@@ -118,7 +118,7 @@ async fn hand_on(State(proxy): State<Arc<Proxy>>, headers: HeaderMap, body: Byte
         }
     }
     if *proxy.dead.borrow() {
-        // It lives again, and the answer may be had.
+        // The server runs again, so the answer is passed on.
         return request.send().await.map_or(StatusCode::BAD_GATEWAY, |answer| answer.status());
     }
     let mut dead = proxy.dead.subscribe();
@@ -129,7 +129,7 @@ async fn hand_on(State(proxy): State<Arc<Proxy>>, headers: HeaderMap, body: Byte
 
 #[rstest]
 #[tokio::test]
-async fn killed_after_the_commit_and_before_anybody_knows_the_money_arrives_once(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_kill_between_commit_and_answer_credits_once(#[values(MySql, Sqlite)] on: Backend) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let notify_url = format!("http://{}/callback", listener.local_addr().unwrap());
     let mut mortal = Mortal::start(on, Some(notify_url)).await;
@@ -142,11 +142,11 @@ async fn killed_after_the_commit_and_before_anybody_knows_the_money_arrives_once
     let reply = mortal.recharge("u", 5.0).await;
     press(&mortal.http, &reply.payment_url, "SUCCESS").await;
     let from = format!("FROM recharge_order WHERE order_id = '{}'", reply.order_id);
-    until("it is committed", async || mortal.database.rows(&["status"], &from).await == [["success"]]).await;
+    until("the credit is committed", async || mortal.database.rows(&["status"], &from).await == [["success"]]).await;
     mortal.process.kill();
     proxy.dead.send_replace(true);
     mortal.start_again().await;
-    // payment-service has no answer, so it reports again.
+    // payment-service got no answer, so it sends the callback again.
     until_reported(&mortal.sandbox).await;
     let answers: Vec<_> = mortal.sandbox.callbacks().into_iter().map(|attempt| attempt.answer).collect();
     assert!(matches!(answers[..], [Answer::Http(502), .., Answer::Http(200)]), "{answers:?}");
@@ -157,18 +157,18 @@ async fn killed_after_the_commit_and_before_anybody_knows_the_money_arrives_once
 
 #[rstest]
 #[tokio::test]
-async fn killed_at_any_moment_every_payment_arrives_once(#[values(MySql, Sqlite)] on: Backend) {
+async fn kills_at_random_moments_credit_every_payment_once(#[values(MySql, Sqlite)] on: Backend) {
     const ORDERS: usize = 60;
     let mut mortal = Mortal::start(on, None).await;
     let mut replies = Vec::new();
     for number in 0..ORDERS {
         replies.push(mortal.recharge(&format!("u{}", number % 7), 1.0).await);
     }
-    // Each payment is reported three times, at about the same time.
+    // Each payment gets three callbacks at about the same time.
     mortal.sandbox.set_switches(serde_json::from_value(json!({"duplicates": 2})).unwrap());
     let mut dice = Dice(4);
     for chunk in replies.chunks(ORDERS / 6) {
-        // Somewhere among the callbacks of this chunk.
+        // At a random callback of this chunk.
         let tried = mortal.sandbox.callbacks().len() + 1 + dice.below(3 * chunk.len());
         let (http, urls) = (mortal.http.clone(), chunk.iter().map(|reply| reply.payment_url.clone()));
         let urls: Vec<_> = urls.collect();

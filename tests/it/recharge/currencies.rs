@@ -1,4 +1,4 @@
-//! Amounts go to payment-service in the minor unit of the currency, and come back in it.
+//! payment-service gets and returns amounts in the minor unit of the currency.
 
 use billing_service::{
     biz::recharge::reconcile::ReconciledOrders,
@@ -20,7 +20,7 @@ use crate::harness::{
 #[case("KWD", 1.005, 1_005, "1.005", (1.0005, "999999.99"))]
 #[case("CNY", 19.99, 1_999, "19.99", (19.999, "999999.99"))]
 #[tokio::test]
-async fn an_amount_has_the_places_of_its_currency_on_every_way(
+async fn an_amount_has_the_decimal_places_of_its_currency_on_every_path(
     #[values(MySql, Sqlite)] on: Backend,
     #[values("signed", "confirm")] auth: &str,
     #[case] currency: &str,
@@ -56,7 +56,7 @@ async fn an_amount_has_the_places_of_its_currency_on_every_way(
     let page = paying.service.http.get(&opened.payment_url).send().await.unwrap().text().await.unwrap();
     assert!(page.contains(&format!(">{shown} {currency}<")), "{page}");
 
-    // A report with more places than there are is refused by its field.
+    // A callback with too many decimal places is refused by its field.
     let fine = paying.notify(success(&opened.order_id, &asked.payment_id, too_fine)).await.unwrap_err();
     assert_eq!(code_of(&fine), (Code::InvalidArgument, "10009".into()));
     assert!(fine.message().starts_with("amount:"), "{fine:?}");
@@ -68,7 +68,7 @@ async fn an_amount_has_the_places_of_its_currency_on_every_way(
     paying.until_order_is(&opened.order_id, "success").await;
     assert_eq!(paying.order(&opened.order_id).await.amount, amount);
 
-    // Found by the job, where the report is lost.
+    // The job credits the order if the callback is lost.
     let lost = paying.recharge("u", amount).await;
     paying.switch(json!({"lose": true}));
     paying.press(&lost.payment_url, "SUCCESS").await;

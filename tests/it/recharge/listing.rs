@@ -1,4 +1,4 @@
-//! Orders looked up and listed.
+//! Look-ups and lists of orders.
 
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use crate::harness::{
 
 #[rstest]
 #[tokio::test]
-async fn an_order_is_found_by_its_id_and_only_by_its_user(#[values(MySql, Sqlite)] on: Backend) {
+async fn only_its_user_finds_an_order_by_its_id(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
     let reply = paying.recharge("u", 5.0).await;
     let path = format!("/api/v1/billing/recharge/{}", reply.order_id);

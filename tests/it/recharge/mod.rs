@@ -1,4 +1,4 @@
-//! Top-ups, from the button to the balance: payment-service is the sandbox, over its real
+//! Top-ups, from the request to the credit. The sandbox is the payment-service, with its real
 //! contract.
 
 mod answers;
@@ -30,7 +30,7 @@ use crate::harness::{
 
 #[rstest]
 #[tokio::test]
-async fn what_is_paid_on_the_page_is_on_the_balance(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_top_up_paid_on_the_page_is_credited(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
     let url = format!("http://{}/api/v1/billing/recharge", paying.service.app.http_addr);
     let body = json!({"userId": "42", "amount": "19.99", "paymentMethod": "wechat", "currency": "CNY"});
@@ -56,7 +56,7 @@ async fn what_is_paid_on_the_page_is_on_the_balance(#[values(MySql, Sqlite)] on:
 
 #[rstest]
 #[tokio::test]
-async fn what_failed_on_the_page_is_not(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_top_up_failed_on_the_page_is_not_credited(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
     let reply = paying.recharge("u", 5.0).await;
     paying.press(&reply.payment_url, "FAILED").await;
@@ -66,9 +66,9 @@ async fn what_failed_on_the_page_is_not(#[values(MySql, Sqlite)] on: Backend) {
 
 #[rstest]
 #[tokio::test]
-async fn the_report_may_come_over_grpc_too(#[values(MySql, Sqlite)] on: Backend) {
-    // The address is known only when the service runs: so the second one reports to the
-    // first, on the same database.
+async fn a_callback_may_come_over_grpc(#[values(MySql, Sqlite)] on: Backend) {
+    // The address is known only after the start. So the sandbox of the second service calls the
+    // first service, on the same database.
     let paying = Paying::start(on).await;
     let notify: &str = &format!("'grpc://{}'", paying.service.app.grpc_addr);
     let config = paying.service.database.config(&settings(&paying.sandbox, &[("payment_service.notify_url", notify)]));
@@ -85,7 +85,7 @@ async fn the_report_may_come_over_grpc_too(#[values(MySql, Sqlite)] on: Backend)
 
 #[rstest]
 #[tokio::test]
-async fn a_top_up_that_can_not_be_is_refused_and_makes_no_order(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_invalid_top_up_is_refused_and_makes_no_order(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start_with(on, &[("billing.max_recharge", "500")]).await;
     let good = RechargeRequest {
         user_id: "u".into(),
@@ -130,7 +130,7 @@ async fn two_top_ups_in_one_second_are_two_orders(#[values(MySql, Sqlite)] on: B
 
 #[rstest]
 #[tokio::test]
-async fn the_server_can_play_payment_service_itself(#[values(MySql, Sqlite)] on: Backend) {
+async fn the_server_can_run_the_sandbox_itself(#[values(MySql, Sqlite)] on: Backend) {
     let changes = [
         ("environment", "development"),
         ("payment_service.sandbox", "true"),
@@ -142,9 +142,9 @@ async fn the_server_can_play_payment_service_itself(#[values(MySql, Sqlite)] on:
         RechargeRequest { user_id: "u".into(), amount: 5.0, payment_method: "alipay".into(), ..Default::default() };
     let reply = service.public.clone().recharge(request).await.unwrap().into_inner();
     press(&service.http, &reply.payment_url, "SUCCESS").await;
-    until("it is credited", async || service.account("u").await.balance == 5.0).await;
+    until("the top-up is credited", async || service.account("u").await.balance == 5.0).await;
     service.app.stop().await;
-    assert!(service.http.get(&reply.payment_url).send().await.is_err(), "it ends with the server");
+    assert!(service.http.get(&reply.payment_url).send().await.is_err(), "the sandbox ends with the server");
     service.database.assert_audit_is_clean().await;
 }
 
@@ -159,20 +159,20 @@ async fn without_a_payment_service_top_ups_are_refused() {
     assert_eq!(list["total"], 0);
 }
 
-/// Begins a top-up, and goes away while payment-service's answer is on its way.
-async fn begin_and_go_away(paying: &Paying, proxy: &Proxy) {
+/// Begins a top-up, and drops the call before the answer of payment-service.
+async fn begin_and_drop(paying: &Paying, proxy: &Proxy) {
     proxy.stall_replies(true);
     tokio::select! {
-        _ = paying.try_recharge("u", 5.0) => panic!("answered before the caller went away"),
-        () = until("the order is there", async || !paying.orders("u").await.is_empty()) => {}
+        _ = paying.try_recharge("u", 5.0) => panic!("answered before the call was dropped"),
+        () = until("the order exists", async || !paying.orders("u").await.is_empty()) => {}
     }
 }
 
 #[rstest]
 #[tokio::test]
-async fn a_caller_that_goes_away_leaves_an_order_with_its_payment(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_order_of_a_dropped_call_gets_its_payment(#[values(MySql, Sqlite)] on: Backend) {
     let (paying, proxy) = Paying::start_behind_proxy(on).await;
-    begin_and_go_away(&paying, &proxy).await;
+    begin_and_drop(&paying, &proxy).await;
     proxy.stall_replies(false);
     until("the order has its payment", async || !paying.orders("u").await[0].payment_order_id.is_empty()).await;
     let order = paying.orders("u").await.remove(0);
@@ -183,11 +183,11 @@ async fn a_caller_that_goes_away_leaves_an_order_with_its_payment(#[values(MySql
 
 #[rstest]
 #[tokio::test]
-async fn a_stop_waits_for_the_top_up_of_a_caller_that_went_away(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_stop_waits_for_the_top_up_of_a_dropped_call(#[values(MySql, Sqlite)] on: Backend) {
     let (paying, proxy) = Paying::start_behind_proxy(on).await;
-    begin_and_go_away(&paying, &proxy).await;
+    begin_and_drop(&paying, &proxy).await;
     let mut stopping = pin!(paying.service.app.stop());
-    assert!(timeout(Duration::from_secs(2), &mut stopping).await.is_err(), "it waits for the payment");
+    assert!(timeout(Duration::from_secs(2), &mut stopping).await.is_err(), "the stop waits for the payment");
     proxy.stall_replies(false);
     stopping.await;
     let noted = "FROM recharge_order WHERE user_id = 'u' AND payment_order_id IS NOT NULL";
@@ -196,7 +196,7 @@ async fn a_stop_waits_for_the_top_up_of_a_caller_that_went_away(#[values(MySql, 
 
 #[rstest]
 #[tokio::test]
-async fn the_metrics_of_top_ups_count_what_happened(#[values(MySql, Sqlite)] on: Backend) {
+async fn the_metrics_of_top_ups_count_each_outcome(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
     let (paid, failing) = (paying.recharge("u", 5.5).await, paying.recharge("u", 2.0).await);
     paying.press(&paid.payment_url, "SUCCESS").await;
@@ -221,6 +221,6 @@ async fn the_metrics_of_top_ups_count_what_happened(#[values(MySql, Sqlite)] on:
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
-    // No order, payment or user is a label.
+    // No label names an order, a payment or a user.
     assert!(!text.contains(&paid.order_id) && !text.contains("user_id"));
 }

@@ -1,5 +1,5 @@
-//! payment-service refuses, is down, slow, or answers what makes no sense: the order is
-//! failed, the user is told, and should the money come in all the same, it is credited.
+//! payment-service refuses, is down, is slow, or answers nonsense. The order fails, the user gets an
+//! error, and a later payment is still credited.
 
 use axum::{Router, http::HeaderValue, response::Response};
 use billing_service::{
@@ -23,7 +23,7 @@ fn unavailable() -> (Code, String) {
     (Code::Unavailable, "10006".into())
 }
 
-/// That a top-up fails and says so; its order.
+/// Makes a top-up that fails with an error. Returns its order.
 async fn fails(paying: &Paying, user: &str) -> String {
     let refused = paying.try_recharge(user, 5.0).await.unwrap_err();
     assert_eq!(code_of(&refused), unavailable());
@@ -45,22 +45,22 @@ async fn a_payment_that_is_not_opened_fails_its_order(
     paying.switch(switches);
     let order = fails(&paying, "u").await;
     paying.assert_books("u", 0.0).await;
-    // The money is in all the same.
+    // The user pays although the order failed.
     paying.notify(success(&order, "p-1", 5.0)).await.unwrap();
     paying.assert_books("u", 5.0).await;
-    // And the next one passes.
+    // The next top-up succeeds.
     paying.sandbox.set_switches(Default::default());
     paying.recharge("u", 5.0).await;
 }
 
 #[rstest]
 #[tokio::test]
-async fn a_payment_that_was_opened_too_late_is_credited_when_it_is_paid(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_payment_opened_too_late_is_credited_when_it_is_paid(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start_with(on, &[("payment_service.timeout", "5s")]).await;
     paying.recharge("u", 1.0).await;
     paying.switch(json!({"create_delay_ms": 30_000}));
     let order = fails(&paying, "u").await;
-    // The payment exists, and only the news of it was late.
+    // The payment exists, and only its reply was late.
     let mut payments = PaymentClient::connect(format!("http://{}", paying.sandbox.addr)).await.unwrap();
     let request = GetPaymentRequest { order_id: order.clone(), payment_id: String::new() };
     let payment = payments.get_payment(request).await.unwrap().into_inner().payment_id;
@@ -71,8 +71,8 @@ async fn a_payment_that_was_opened_too_late_is_credited_when_it_is_paid(#[values
 
 #[rstest]
 #[tokio::test]
-async fn a_slow_answer_within_its_time_is_waited_for(#[values(MySql, Sqlite)] on: Backend) {
-    // Longer than other requests may take, and shorter than payment-service may.
+async fn an_answer_within_the_payment_timeout_is_waited_for(#[values(MySql, Sqlite)] on: Backend) {
+    // Longer than the deadline of other requests, and shorter than the timeout of payment-service.
     let changes = [("server.http.timeout", "200ms"), ("server.grpc.timeout", "200ms")];
     let paying = Paying::start_with(on, &changes).await;
     paying.switch(json!({"create_delay_ms": 1_000}));
@@ -85,9 +85,9 @@ async fn a_slow_answer_within_its_time_is_waited_for(#[values(MySql, Sqlite)] on
 
 #[rstest]
 #[tokio::test]
-async fn an_answer_that_takes_too_long_is_told_before_the_request_ends(#[values(MySql, Sqlite)] on: Backend) {
-    // As the defaults are to each other: payment-service may take longer than a request. Both
-    // are long enough for a busy machine to make the order and to fail it.
+async fn a_slow_payment_service_is_an_error_before_the_deadline_of_the_request(#[values(MySql, Sqlite)] on: Backend) {
+    // As in the defaults, the timeout of payment-service is longer than the deadline of a request. Both
+    // are long enough for a busy machine to create the order and to fail it.
     let timeouts = [("server.http.timeout", "6s"), ("server.grpc.timeout", "6s"), ("payment_service.timeout", "7s")];
     let paying = Paying::start_with(on, &timeouts).await;
     paying.recharge("u", 1.0).await;
@@ -116,13 +116,13 @@ async fn one_connection_serves_all_calls(#[values(MySql, Sqlite)] on: Backend) {
         futures_util::future::join_all((0..10).map(|_| paying.recharge("u", 5.0))).await;
     }
     connections.recv().await.unwrap();
-    assert!(connections.try_recv().is_err(), "more than one connection was made");
+    assert!(connections.try_recv().is_err(), "there is more than one connection");
     line.abort();
 }
 
 #[rstest]
 #[tokio::test]
-async fn a_payment_service_that_is_down_is_found_again_when_it_is_up(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_payment_service_is_used_again_after_an_outage(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
     paying.recharge("u", 5.0).await;
     let (service, address) = (paying.service, paying.sandbox.addr);
@@ -146,8 +146,7 @@ async fn a_payment_service_that_is_down_is_found_again_when_it_is_up(#[values(My
     paying.assert_books("u", 0.0).await;
 }
 
-/// Starts a service whose payment-service is at an address of the test's, and has so long to
-/// answer.
+/// Starts a service with the address and the timeout of its payment-service.
 async fn with_payment_service_at(on: Backend, address: std::net::SocketAddr, timeout: &str) -> Service {
     let address: &str = &format!("'{address}'");
     let changes = [
@@ -159,7 +158,7 @@ async fn with_payment_service_at(on: Backend, address: std::net::SocketAddr, tim
     Service::start_on(Database::create(on).await, &changes).await
 }
 
-/// That a top-up fails, and that its callback credits.
+/// A top-up fails, and its callback is still credited.
 async fn assert_it_fails_and_recovers(service: &Service) {
     let url = format!("http://{}/api/v1/billing/recharge", service.app.http_addr);
     let body = json!({"user_id": "u", "amount": 5, "payment_method": "alipay"});
@@ -181,7 +180,10 @@ async fn assert_it_fails_and_recovers(service: &Service) {
 #[case::that_sends_noise(&[0xff; 64])]
 #[case::that_hangs_up(b"")]
 #[tokio::test]
-async fn a_peer_is_no_payment_service(#[values(MySql, Sqlite)] on: Backend, #[case] says: &'static [u8]) {
+async fn a_peer_that_is_no_payment_service_fails_the_top_up(
+    #[values(MySql, Sqlite)] on: Backend,
+    #[case] says: &'static [u8],
+) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let service = with_payment_service_at(on, listener.local_addr().unwrap(), "1s").await;
     let peer = tokio::spawn(async move {
@@ -197,8 +199,8 @@ async fn a_peer_is_no_payment_service(#[values(MySql, Sqlite)] on: Backend, #[ca
 
 #[rstest]
 #[tokio::test]
-async fn a_peer_that_says_nothing_at_all_is_given_up(#[values(MySql, Sqlite)] on: Backend) {
-    // Connections wait in the kernel's queue.
+async fn a_silent_peer_fails_the_top_up(#[values(MySql, Sqlite)] on: Backend) {
+    // Connections wait in the queue of the kernel.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let service = with_payment_service_at(on, listener.local_addr().unwrap(), "1s").await;
     assert_it_fails_and_recovers(&service).await;
@@ -209,7 +211,7 @@ async fn a_peer_that_says_nothing_at_all_is_given_up(#[values(MySql, Sqlite)] on
 #[case::with_a_message_that_can_not_be_decoded(("x-nothing", "0"), b"\0\0\0\0\x02\xff\xff")]
 #[case::with_a_message_that_never_ends(("x-nothing", "0"), b"\0\xff\xff\xff\xff")]
 #[tokio::test]
-async fn a_malformed_answer_is_none(
+async fn a_malformed_answer_fails_the_top_up(
     #[values(MySql, Sqlite)] on: Backend,
     #[case] header: (&'static str, &'static str),
     #[case] body: &'static [u8],
@@ -274,14 +276,14 @@ async fn the_trace_and_the_client_reach_payment_service(#[values(MySql, Sqlite)]
         prost::Message::decode(&frame[5..]).unwrap();
     assert_eq!((message.user_id, message.amount, message.client_ip.as_str()), (1_001, 1_990, "203.0.113.7"));
     assert_eq!((message.currency.as_str(), message.method), ("CNY", 1));
-    // It may have been done, so it was asked once.
+    // The call may have succeeded, so it was not repeated.
     assert!(sees.try_recv().is_err());
     peer.abort();
 }
 
 #[rstest]
 #[tokio::test]
-async fn what_payment_service_reports_meanwhile_is_settled(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_callback_during_a_failed_top_up_is_settled(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
     let order = paying.recharge("u", 5.0).await.order_id;
     paying.switch(json!({"create": "unavailable", "get": "unavailable"}));

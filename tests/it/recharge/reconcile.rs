@@ -1,4 +1,4 @@
-//! Callbacks that never come: `cron --once reconcile-recharges`.
+//! Lost callbacks: `cron --once reconcile-recharges`.
 
 use billing_service::{
     app,
@@ -15,7 +15,7 @@ use crate::harness::{
     process::{CRON, run},
 };
 
-/// A clock that is ahead.
+/// A clock that is ahead of the machine.
 #[derive(Clone, Copy)]
 pub struct In(TimeDelta);
 
@@ -35,7 +35,7 @@ async fn lossy(on: Backend) -> Paying {
     paying
 }
 
-/// Runs the job as cron does, with a connection of its own.
+/// Runs the job like cron, with its own connection.
 async fn reconcile(paying: &Paying, clock: In) -> anyhow::Result<ReconciledOrders> {
     reconcile_with(paying, clock, &[]).await
 }
@@ -60,7 +60,7 @@ async fn orders_without_a_callback_are_looked_up_and_settled(#[values(MySql, Sql
     }
     paying.press(&failed.payment_url, "FAILED").await;
 
-    // Too early: a callback may be on its way.
+    // Too early, because a callback may be in flight.
     assert_eq!(reconcile(&paying, In(TimeDelta::minutes(4))).await.unwrap(), ReconciledOrders::default());
     let settled = ReconciledOrders { credited: 20, failed: 1, left: 1, ..Default::default() };
     assert_eq!(reconcile(&paying, SOON).await.unwrap(), settled);
@@ -68,7 +68,7 @@ async fn orders_without_a_callback_are_looked_up_and_settled(#[values(MySql, Sql
     assert_eq!(paying.order(&failed.order_id).await.status, "failed");
     assert_eq!(paying.order(&waiting.order_id).await.status, "pending");
     paying.assert_books("u", 100.0).await;
-    // The callback comes after all.
+    // The callback arrives later.
     let payment = paying.order(&paid[0].order_id).await.payment_order_id;
     paying.notify(success(&paid[0].order_id, &payment, 5.0)).await.unwrap();
     paying.assert_books("u", 100.0).await;
@@ -76,7 +76,7 @@ async fn orders_without_a_callback_are_looked_up_and_settled(#[values(MySql, Sql
 
 #[rstest]
 #[tokio::test]
-async fn what_nobody_paid_within_a_day_expires_and_credits_when_it_is_paid(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_unpaid_order_expires_after_a_day_and_is_credited_if_paid_later(#[values(MySql, Sqlite)] on: Backend) {
     let paying = lossy(on).await;
     let (left, paid) = (paying.recharge("u", 5.0).await, paying.recharge("u", 5.0).await);
     paying.press(&paid.payment_url, "SUCCESS").await;
@@ -94,7 +94,7 @@ async fn what_nobody_paid_within_a_day_expires_and_credits_when_it_is_paid(#[val
 
 #[rstest]
 #[tokio::test]
-async fn what_was_paid_at_the_second_try_is_found_too(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_payment_after_a_failed_attempt_is_found_too(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
     let (retried, given_up) = (paying.recharge("u", 5.0).await, paying.recharge("u", 5.0).await);
     for reply in [&retried, &given_up] {
@@ -145,7 +145,7 @@ async fn any_number_of_runs_beside_late_callbacks_credit_once(#[values(MySql, Sq
 
 #[rstest]
 #[tokio::test]
-async fn cron_runs_it_and_tells_by_its_exit_code(#[values(MySql, Sqlite)] on: Backend) {
+async fn the_exit_code_of_cron_shows_errors(#[values(MySql, Sqlite)] on: Backend) {
     let paying = lossy(on).await;
     let paid = paying.recharge("u", 5.0).await;
     paying.press(&paid.payment_url, "SUCCESS").await;

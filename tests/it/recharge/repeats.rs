@@ -1,4 +1,4 @@
-//! A top-up that is asked for again with the same idempotency key.
+//! Top-ups with a repeated idempotency key.
 
 use std::collections::BTreeSet;
 
@@ -28,7 +28,7 @@ async fn ask(service: &Service, request: impl tonic::IntoRequest<RechargeRequest
     service.public.clone().recharge(request).await.map(|reply| reply.into_inner())
 }
 
-/// `POST` of a top-up without a key in its body.
+/// `POST` of a top-up with its key in the header.
 async fn post(service: &Service, header: &str, body: &Value) -> (u16, Value) {
     let url = format!("http://{}/api/v1/billing/recharge", service.app.http_addr);
     let request = service.http.post(url).header("Idempotency-Key", header).body(body.to_string());
@@ -38,13 +38,13 @@ async fn post(service: &Service, header: &str, body: &Value) -> (u16, Value) {
 
 #[rstest]
 #[tokio::test]
-async fn a_repeat_gets_the_first_order_and_its_page_over_every_way(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_repeat_gets_the_first_order_and_its_page_over_every_protocol(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
     let service = &paying.service;
     let first = ask(service, keyed("u", "k", 5.0)).await.unwrap();
     assert!(!first.payment_url.is_empty());
     assert_eq!(ask(service, keyed("u", "k", 5.0)).await.unwrap(), first);
-    // The account's currency is also meant when absent.
+    // An absent currency means the currency of the account.
     let named = RechargeRequest { currency: "CNY".into(), ..keyed("u", "k", 5.0) };
     assert_eq!(ask(service, named).await.unwrap(), first);
     for value in ["k", "\"k\"", "\"k\";v=1"] {
@@ -66,7 +66,7 @@ async fn a_repeat_gets_the_first_order_and_its_page_over_every_way(#[values(MySq
     assert_eq!(paying.orders("u").await.len(), 1);
     assert_eq!(paying.counted("repeated").await, 0);
 
-    // Paid, it is still the first order; and no key is one without an order before.
+    // After the payment, a repeat still gets the first order. A request without a key makes a new order.
     paying.press(&first.payment_url, "SUCCESS").await;
     paying.until_order_is(&first.order_id, "success").await;
     assert_eq!(ask(service, keyed("u", "k", 5.0)).await.unwrap(), first);
@@ -87,7 +87,7 @@ async fn other_content_is_a_conflict_and_other_keys_are_other_orders(#[values(My
         (RechargeRequest { amount: 5.01, ..good.clone() }, "amount"),
         (RechargeRequest { payment_method: "stripe".into(), ..good.clone() }, "payment_method"),
         (RechargeRequest { currency: "USD".into(), ..good.clone() }, "currency"),
-        // It need not be a top-up that there could be.
+        // Even an invalid top-up is a conflict.
         (
             RechargeRequest { amount: 5_000_000.0, payment_method: "wechat".into(), ..good.clone() },
             "amount, payment_method",
@@ -112,12 +112,12 @@ async fn other_content_is_a_conflict_and_other_keys_are_other_orders(#[values(My
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn twins_at_once_on_two_servers_make_one_order(#[values(MySql, Sqlite)] on: Backend) {
+async fn concurrent_repeats_on_two_servers_make_one_order(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
     let mut beside = crate::cache::processes::servers::beside(&paying.service.database);
     beside.redis = paying.service.database.redis.clone();
     let other = Service::start_on(beside, &settings(&paying.sandbox, &[])).await;
-    // They meet while the payment is opened, too.
+    // Repeats also meet while the payment is being opened.
     paying.switch(json!({"create_delay_ms": 300}));
     for round in 0..5 {
         let key = format!("k{round}");
@@ -132,7 +132,7 @@ async fn twins_at_once_on_two_servers_make_one_order(#[values(MySql, Sqlite)] on
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_a_failed_attempt_the_next_one_makes_the_order_that_can_be_paid(#[values(MySql, Sqlite)] on: Backend) {
+async fn after_a_failed_attempt_the_next_one_makes_an_order_that_can_be_paid(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
     let service = &paying.service;
     for switches in [json!({"create": "refuse"}), json!({"create": "garbage_reply"})] {
@@ -145,17 +145,17 @@ async fn after_a_failed_attempt_the_next_one_makes_the_order_that_can_be_paid(#[
     assert_eq!(ask(service, keyed("u", "k", 5.0)).await.unwrap(), opened);
     let payable: Vec<_> = paying.orders("u").await.into_iter().filter(|order| !order.payment_url.is_empty()).collect();
     assert_eq!((payable.len(), payable[0].order_id.as_str()), (1, opened.order_id.as_str()));
-    // Other content is a conflict with the first as well.
+    // Other content is also a conflict with the failed attempt.
     assert_eq!(code_of(&ask(service, keyed("u", "k", 6.0)).await.unwrap_err()).1, "10007");
 
-    // Twins of an attempt that fails get its failure, and open nothing.
+    // Concurrent repeats of a failing attempt get its error, and open no payment.
     paying.switch(json!({"create": "refuse", "create_delay_ms": 500}));
     let before = paying.orders("u").await.len();
     let twins = join_all((0..10).map(|_| ask(service, keyed("u", "twins", 5.0)))).await;
     assert!(twins.into_iter().all(|twin| code_of(&twin.unwrap_err()).1 == "10006"));
     assert_eq!(paying.orders("u").await.len(), before + 1);
     paying.switch(json!({}));
-    // A payment of the order that failed first is credited all the same.
+    // A payment of the first, failed order is still credited.
     let first = paying.orders("u").await.pop().unwrap();
     paying.notify(crate::harness::payments::success(&first.order_id, "p-late", 5.0)).await.unwrap();
     paying.assert_books("u", 5.0).await;
@@ -163,23 +163,23 @@ async fn after_a_failed_attempt_the_next_one_makes_the_order_that_can_be_paid(#[
 
 #[rstest]
 #[tokio::test]
-async fn a_repeat_is_found_whatever_is_configured_by_now(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_repeat_is_found_after_a_change_of_the_configuration(#[values(MySql, Sqlite)] on: Backend) {
     let Paying { service, sandbox } = Paying::start(on).await;
     let first = ask(&service, keyed("u", "k", 500.0)).await.unwrap();
     let Service { database, app, .. } = service;
     app.stop().await;
     let service = Service::start_on(database, &[("billing.max_recharge", "1")]).await;
     assert_eq!(ask(&service, keyed("u", "k", 500.0)).await.unwrap(), first);
-    assert_eq!(code_of(&ask(&service, keyed("u", "new", 1.0)).await.unwrap_err()).1, "10006", "no payment-service");
+    assert_eq!(code_of(&ask(&service, keyed("u", "new", 1.0)).await.unwrap_err()).1, "10006", "not configured");
     drop(sandbox);
 }
 
 #[rstest]
 #[tokio::test]
-async fn an_attempt_that_died_with_its_server_is_given_up(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_attempt_of_a_dead_server_is_replaced(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start_with(on, &[("payment_service.timeout", "1s")]).await;
     let service = &paying.service;
-    // As a server leaves it that dies before it has the page.
+    // The state after a server died before it had the payment page.
     paying.legacy_order("recharge_u_1793491200", "u", 5).await;
     let database = &service.database;
     database.execute("UPDATE recharge_order SET idempotency_key = 'k', payment_method = 'alipay'").await;
@@ -188,7 +188,7 @@ async fn an_attempt_that_died_with_its_server_is_given_up(#[values(MySql, Sqlite
     assert_eq!(paying.order("recharge_u_1793491200").await.status, "failed");
     assert_eq!(ask(service, keyed("u", "k", 5.0)).await.unwrap(), opened);
 
-    // One that may go on elsewhere is waited for, and not overtaken.
+    // A recent attempt may continue on another server, so the repeat waits for it.
     let now = match on {
         MySql => "UTC_TIMESTAMP(6)",
         Sqlite => "CAST(unixepoch('subsec') * 1000000 AS INTEGER)",
@@ -207,7 +207,7 @@ async fn an_attempt_that_died_with_its_server_is_given_up(#[values(MySql, Sqlite
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_top_up_that_no_balance_could_hold_is_refused(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_top_up_beyond_the_largest_balance_is_refused(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start_with(on, &[("billing.max_recharge", "999999999.99")]).await;
     let service = &paying.service;
     let refused = async |user: &str, amount: f64| {
@@ -220,11 +220,11 @@ async fn a_top_up_that_no_balance_could_hold_is_refused(#[values(MySql, Sqlite)]
     let pending = paying.recharge("u", 9.5).await;
     refused("u", 0.5).await;
     paying.recharge("u", 0.49).await;
-    // One that failed does not count any more.
+    // A failed order does not count.
     paying.press(&pending.payment_url, "FAILED").await;
     paying.until_order_is(&pending.order_id, "failed").await;
     let paid = paying.recharge("u", 9.5).await;
-    // Held balance is balance.
+    // Held balance counts as balance.
     service.use_up_free_quota("u", "asset").await;
     let hold = json!({"user_id": "u", "service_name": "asset", "count": 1000, "trace_id": "h"});
     assert_eq!(service.post("/internal/v1/billing/reserve", hold.to_string()).await.0, 200);
@@ -232,12 +232,12 @@ async fn a_top_up_that_no_balance_could_hold_is_refused(#[values(MySql, Sqlite)]
     paying.press(&paid.payment_url, "SUCCESS").await;
     paying.until_order_is(&paid.order_id, "success").await;
     refused("u", 0.02).await;
-    // A charge makes room, and a debt even more.
+    // A charge makes room, and a negative balance makes more.
     service.adjust("v", -0.0 + 1.0).await;
     paying.recharge("v", 999_999_998.99).await;
     refused("v", 0.02).await;
 
-    // Two at once of a user who has no account yet.
+    // Two concurrent top-ups of a user without an account.
     for round in 0..5 {
         let user = format!("new-{round}");
         let both = join_all([600_000_000.0; 2].map(|amount| paying.try_recharge(&user, amount))).await;
@@ -248,5 +248,5 @@ async fn a_top_up_that_no_balance_could_hold_is_refused(#[values(MySql, Sqlite)]
     }
     paying.until_reported().await;
     service.assert_audit_is_clean().await;
-    until("the hold is there", async || service.account("u").await.held > 0.0).await;
+    until("the hold exists", async || service.account("u").await.held > 0.0).await;
 }

@@ -1,4 +1,4 @@
-//! The redis servers that tests run on do what the tests will have them do.
+//! Tests of the Redis servers in the harness.
 
 mod proxy;
 
@@ -8,12 +8,12 @@ use redis::{AsyncCommands, RedisResult, cmd};
 use tokio::time::timeout;
 
 use crate::harness::{
-    redis::{OwnCluster, OwnRedis, OwnSentinel, Place, shared},
+    redis::{OwnCluster, OwnRedis, OwnSentinel, RedisDatabase, shared},
     wait::{soon, until},
 };
 
 #[tokio::test]
-async fn callers_of_the_shared_server_do_not_see_each_others_keys() {
+async fn users_of_the_shared_server_do_not_see_each_others_keys() {
     let (one, other) = (shared().await, shared().await);
     assert_eq!(one.addr, other.addr);
     let () = one.connection().await.hset("user:1", "balance", "7").await.unwrap();
@@ -27,7 +27,7 @@ async fn callers_of_the_shared_server_do_not_see_each_others_keys() {
 }
 
 #[tokio::test]
-async fn a_killed_server_knows_what_it_saved_and_nothing_else() {
+async fn a_killed_server_restarts_with_its_last_saved_data() {
     let mut server = OwnRedis::start().await;
     let (addr, pid) = (server.addr(), server.pid());
     set(&server, "saved").await;
@@ -46,17 +46,17 @@ async fn a_killed_server_knows_what_it_saved_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_server_stays_dead_until_it_is_started_again() {
+async fn a_killed_server_stays_dead_until_it_is_started_again() {
     let mut server = OwnRedis::start().await;
     set(&server, "lost").await;
     server.kill();
-    assert!(server.place().try_connection().await.is_err());
+    assert!(server.database().try_connection().await.is_err());
     server.start_again().await;
     assert!(server.hashes("*").await.is_empty());
 }
 
 #[tokio::test]
-async fn a_stopped_server_answers_once_it_goes_on() {
+async fn a_frozen_server_answers_after_it_is_resumed() {
     let server = OwnRedis::start().await;
     let mut connection = server.connection().await;
     server.signal("STOP");
@@ -68,7 +68,7 @@ async fn a_stopped_server_answers_once_it_goes_on() {
 }
 
 #[tokio::test]
-async fn a_small_server_forgets_what_was_not_used_for_long() {
+async fn a_small_server_evicts_the_least_recently_used_keys() {
     let server = OwnRedis::start_with(&["--maxmemory", "3mb", "--maxmemory-policy", "allkeys-lru"]).await;
     let mut connection = server.connection().await;
     for key in 0..500 {
@@ -78,7 +78,7 @@ async fn a_small_server_forgets_what_was_not_used_for_long() {
 }
 
 #[tokio::test]
-async fn flushes_empty_the_server_of_keys_and_scripts() {
+async fn flushes_remove_all_keys_and_scripts() {
     let server = OwnRedis::start().await;
     set(&server, "gone").await;
     server.flushall().await;
@@ -93,7 +93,7 @@ async fn flushes_empty_the_server_of_keys_and_scripts() {
 }
 
 #[tokio::test]
-async fn a_cluster_shares_out_the_slots_and_takes_a_killed_node_back() {
+async fn a_cluster_has_all_slots_and_takes_a_killed_node_back() {
     let mut cluster = OwnCluster::start().await;
     // One key for each node, in this order.
     let keys = ["b", "c", "a"];
@@ -118,11 +118,11 @@ async fn a_cluster_shares_out_the_slots_and_takes_a_killed_node_back() {
 }
 
 #[tokio::test]
-async fn a_cluster_is_whole_again_when_a_stopped_node_goes_on() {
+async fn a_cluster_is_whole_again_after_a_frozen_node_is_resumed() {
     let cluster = OwnCluster::start_watchful().await;
     cluster.signal(2, "STOP");
     let mut connection = cluster.node(0).connection().await;
-    until("the others miss it", async || {
+    until("the other nodes notice it", async || {
         let nodes: String = cmd("CLUSTER").arg("NODES").query_async(&mut connection).await.unwrap();
         nodes.contains("fail")
     })
@@ -133,7 +133,7 @@ async fn a_cluster_is_whole_again_when_a_stopped_node_goes_on() {
 }
 
 #[tokio::test]
-async fn a_replica_takes_over_from_a_killed_master_of_a_cluster_and_the_killed_one_becomes_its_replica() {
+async fn a_replica_takes_over_from_a_killed_master_which_comes_back_as_a_replica() {
     let mut cluster = OwnCluster::start_with_replicas().await;
     let mut connection = cluster.node(1).connection().await;
     let () = connection.hset("c", "node", 1).await.unwrap();
@@ -152,7 +152,7 @@ async fn sentinels_make_the_replica_the_master_when_the_master_is_killed() {
     let mut servers = OwnSentinel::start_watchful().await;
     set(servers.master(), "copied").await;
     let mut connection = servers.master().connection().await;
-    // Returns once the replica has it.
+    // Returns when the replica has the value.
     let copies: i64 = cmd("WAIT").arg(1).arg(10_000).query_async(&mut connection).await.unwrap();
     assert_eq!(copies, 1);
     let addr = servers.master().addr();
@@ -164,13 +164,13 @@ async fn sentinels_make_the_replica_the_master_when_the_master_is_killed() {
 }
 
 #[tokio::test]
-async fn sentinels_fail_over_when_they_are_told_to() {
+async fn sentinels_fail_over_on_request() {
     let mut servers = OwnSentinel::start().await;
     let addr = servers.master().addr();
     servers.failover().await;
     servers.until_failed_over().await;
     set(servers.master(), "written").await;
-    let sentinel = Place { addr: servers.sentinel_addrs()[2].clone(), db: 0 };
+    let sentinel = RedisDatabase { addr: servers.sentinel_addrs()[2].clone(), db: 0 };
     let question = cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(servers.master_name()).to_owned();
     let (host, port): (String, String) = question.query_async(&mut sentinel.connection().await).await.unwrap();
     assert_eq!(format!("{host}:{port}"), servers.master().addr());

@@ -1,4 +1,4 @@
-//! The proxy disturbs connections as it says.
+//! Tests of the proxy in the harness.
 
 use std::{io::ErrorKind, time::Duration};
 
@@ -10,18 +10,18 @@ use tokio::{
 };
 
 use crate::harness::{
-    redis::{Place, Proxy, shared},
+    redis::{Proxy, RedisDatabase, shared},
     wait::{soon, until},
 };
 
-/// Long enough for bytes that flow to come through.
+/// Long enough for flowing bytes to arrive.
 const A_WHILE: Duration = Duration::from_millis(200);
 
-/// A proxy before the shared server, and the place as seen through it.
-async fn proxied() -> (Proxy, Place, Place) {
+/// A proxy to the shared server, and a logical database: directly and through the proxy.
+async fn proxied() -> (Proxy, RedisDatabase, RedisDatabase) {
     let direct = shared().await;
     let proxy = Proxy::start(direct.addr.clone()).await;
-    let proxied = Place { addr: proxy.addr(), ..direct.clone() };
+    let proxied = RedisDatabase { addr: proxy.addr(), ..direct.clone() };
     (proxy, proxied, direct)
 }
 
@@ -61,7 +61,7 @@ async fn a_reset_ends_every_open_connection_and_no_later_one() {
 async fn a_script_whose_reply_is_lost_has_run_once() {
     let (proxy, proxied, direct) = proxied().await;
     let mut connection = proxied.connection().await;
-    // The script is known, so that running it is one request.
+    // The server has the script, so that a run is one request.
     assert_eq!(increment(&mut connection).await, Ok(1));
 
     proxy.reset_after_request();
@@ -73,7 +73,7 @@ async fn a_script_whose_reply_is_lost_has_run_once() {
 }
 
 #[tokio::test]
-async fn a_lost_reply_is_a_reset_and_not_an_end() {
+async fn a_lost_reply_is_a_reset_and_not_an_end_of_the_stream() {
     let (proxy, ..) = proxied().await;
     let mut raw = TcpStream::connect(proxy.addr()).await.unwrap();
     proxy.reset_after_request();
@@ -103,13 +103,13 @@ async fn nothing_flows_while_stalled_and_everything_after() {
 async fn requests_flow_while_replies_are_stalled() {
     let (proxy, proxied, direct) = proxied().await;
     let mut connection = proxied.connection().await;
-    // The script is known, so that running it is one request.
+    // The server has the script, so that a run is one request.
     assert_eq!(increment(&mut connection).await, Ok(1));
 
     proxy.stall_replies(true);
     let mut unanswered = tokio::spawn(async move { increment(&mut connection).await });
     let mut beside = direct.connection().await;
-    until("the request is carried out", async || beside.get::<_, i64>("counter").await == Ok(2)).await;
+    until("the request is processed", async || beside.get::<_, i64>("counter").await == Ok(2)).await;
     assert!(timeout(A_WHILE, &mut unanswered).await.is_err());
 
     proxy.stall_replies(false);
@@ -117,9 +117,9 @@ async fn requests_flow_while_replies_are_stalled() {
 }
 
 #[tokio::test]
-async fn what_the_server_says_does_not_flow_while_stalled() {
+async fn messages_of_the_server_do_not_flow_while_stalled() {
     let (proxy, _, direct) = proxied().await;
-    // Channels are shared by the logical databases.
+    // All logical databases share the channels.
     let channel = proxy.addr();
     let mut raw = TcpStream::connect(proxy.addr()).await.unwrap();
     raw.write_all(format!("SUBSCRIBE {channel}\r\n").as_bytes()).await.unwrap();
@@ -146,7 +146,7 @@ async fn a_stalled_connection_can_be_reset() {
 }
 
 #[tokio::test]
-async fn nobody_is_let_in_while_refused_and_open_connections_stay() {
+async fn new_connections_are_refused_and_open_connections_stay() {
     let (mut proxy, proxied, _) = proxied().await;
     let mut connection = proxied.connection().await;
     proxy.refuse(true).await;

@@ -1,5 +1,5 @@
-//! Days and months turn at midnight of the configured zone: the microsecond before belongs to
-//! the old one, midnight itself to the new one, for whatever counts by day or month.
+//! Days and months turn at midnight of the configured zone. The microsecond before midnight belongs
+//! to the old period, and midnight to the new one.
 
 mod straddling;
 
@@ -19,18 +19,18 @@ type Midnight = (&'static str, &'static str, &'static str);
 #[case::shanghai("Asia/Shanghai", &[
     ("2026-10-31T16:00:00Z", "2026-10-31", "2026-11-01"),
     ("2026-12-31T16:00:00Z", "2026-12-31", "2027-01-01"),
-    // Of leap years, and of one that is none.
+    // A leap year, and a year that is not one.
     ("2028-02-28T16:00:00Z", "2028-02-28", "2028-02-29"),
     ("2028-02-29T16:00:00Z", "2028-02-29", "2028-03-01"),
     ("2100-02-28T16:00:00Z", "2100-02-28", "2100-03-01"),
 ])]
 #[case::utc("UTC", &[("2027-01-01T00:00:00Z", "2026-12-31", "2027-01-01")])]
-// The day of 25 hours is the first of the month.
+// A day of 25 hours is the first of the month.
 #[case::new_york("America/New_York", &[
     ("2026-11-01T04:00:00Z", "2026-10-31", "2026-11-01"),
     ("2026-11-02T05:00:00Z", "2026-11-01", "2026-11-02"),
     ("2026-12-01T05:00:00Z", "2026-11-30", "2026-12-01"),
-    // The day of 23 hours.
+    // A day of 23 hours.
     ("2027-03-14T05:00:00Z", "2027-03-13", "2027-03-14"),
     ("2027-03-15T04:00:00Z", "2027-03-14", "2027-03-15"),
 ])]
@@ -42,18 +42,18 @@ type Midnight = (&'static str, &'static str, &'static str);
     ("2027-03-28T22:00:00Z", "2027-03-28", "2027-03-29"),
     ("2027-03-31T22:00:00Z", "2027-03-31", "2027-04-01"),
 ])]
-// The month's first midnight is skipped: it begins at one o'clock.
+// The first midnight of the month is skipped, so the month begins at one o'clock.
 #[case::asuncion("America/Asuncion", &[("2017-10-01T04:00:00Z", "2017-09-30", "2017-10-01")])]
-// The month's first midnight comes twice, and the month begins with the first.
+// The first midnight of the month occurs twice. The month begins at the first one.
 #[case::havana("America/Havana", &[
     ("2026-11-01T04:00:00Z", "2026-10-31", "2026-11-01"),
     ("2026-11-02T05:00:00Z", "2026-11-01", "2026-11-02"),
 ])]
-// The last hour of the month comes twice.
+// The last hour of the month occurs twice.
 #[case::cairo("Africa/Cairo", &[("2024-10-31T22:00:00Z", "2024-10-31", "2024-11-01")])]
-// A minute after midnight, clocks go back to before it.
+// A minute after midnight, the clock goes back to before midnight.
 #[case::newfoundland("America/St_Johns", &[("2009-11-01T02:30:00Z", "2009-10-31", "2009-11-01")])]
-// It moved over the date line, and had no 30th.
+// The zone moved over the date line, and had no 30th.
 #[case::apia("Pacific/Apia", &[("2011-12-30T10:00:00Z", "2011-12-29", "2011-12-31")])]
 #[case::kathmandu("Asia/Kathmandu", &[("2026-10-31T18:15:00Z", "2026-10-31", "2026-11-01")])]
 #[case::kiritimati("Pacific/Kiritimati", &[("2026-10-31T10:00:00Z", "2026-10-31", "2026-11-01")])]
@@ -68,7 +68,7 @@ async fn days_and_months_turn_at_midnight_of_the_zone(
         let midnight = Turn::new(number, midnight);
         midnight.assert_before(&service).await;
         midnight.assert_after(&service).await;
-        // Also in the hour that may come twice.
+        // Also in the hour that may occur twice.
         service.clock.stop_at(midnight.at + TimeDelta::minutes(59));
         let month = midnight.new.format("%Y-%m").to_string();
         assert!(service.account(&midnight.user).await.quotas.iter().all(|quota| quota.reset_month == month));
@@ -77,7 +77,7 @@ async fn days_and_months_turn_at_midnight_of_the_zone(
     service.assert_audit_is_clean().await;
 }
 
-/// A midnight and the users who meet it.
+/// A midnight, and the users whose calls are around it.
 struct Turn {
     at: DateTime<Utc>,
     old: NaiveDate,
@@ -125,7 +125,7 @@ impl Turn {
         let reply = service.deduct(charge(&self.user, "asset", 7)).await;
         assert_eq!((reply.free_count, reply.paid_count), if free > 0 { (7, 0) } else { (0, 7) });
         assert_eq!((self.today(service).await, self.this_month(service).await), (7, before + 7));
-        // The cap of the day is new, that of the month only in a new month.
+        // The daily cap starts again. The monthly cap starts again only in a new month.
         assert_eq!(self.calls_until_capped(service).await, if self.is_of_month() { 2 } else { 1 });
 
         for (day, at, units) in [(self.old, self.at - TICK, 1_010), (self.new, self.at, 7)] {
@@ -156,7 +156,7 @@ impl Turn {
         service.public.clone().get_stats_month(request).await.unwrap().into_inner().total_count
     }
 
-    /// How many calls the caps allow now, up to a few.
+    /// The number of calls that the caps allow now, up to a limit.
     async fn calls_until_capped(&self, service: &Service) -> usize {
         for made in 0..5 {
             if let Err(refused) = service.try_deduct(charge(&self.capped, "payment", 1)).await {
@@ -164,6 +164,6 @@ impl Turn {
                 return made;
             }
         }
-        panic!("no cap holds");
+        panic!("no cap refused a call");
     }
 }

@@ -1,4 +1,4 @@
-//! What straddles the end of a month lands in exactly one of the two.
+//! Each call around the end of a month counts in exactly one month.
 
 use std::sync::{
     Arc,
@@ -18,7 +18,7 @@ use rstest::rstest;
 
 use crate::harness::{Backend, Database, MySql, Service, Sqlite, charge, traced, wait::until};
 
-/// When November begins in Shanghai.
+/// The beginning of November in Shanghai.
 fn november() -> DateTime<Utc> {
     "2026-10-31T16:00:00Z".parse().unwrap()
 }
@@ -48,11 +48,11 @@ fn commit(user: &str, trace: &str, count: i32) -> CommitReservationRequest {
 
 const CALLERS: usize = 32;
 
-/// Charges, batches and reservations, one after another, the last of them begun well past
-/// midnight; the units they were charged.
+/// Makes charges, batches and reservations one after another, until well after midnight. Counts the
+/// charged units.
 async fn call_over_midnight(service: Arc<Service>, number: usize, units: Arc<AtomicU64>) {
     let end = november() + TimeDelta::milliseconds(300);
-    // Some have an account of their own, others share one.
+    // Some callers have their own account, and the others share one.
     let user = if number.is_multiple_of(2) { "shared".to_owned() } else { format!("u{number}") };
     let mut internal = service.internal.clone();
     for call in 0.. {
@@ -86,7 +86,7 @@ async fn call_over_midnight(service: Arc<Service>, number: usize, units: Arc<Ato
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn charges_while_the_month_turns_land_in_one_month_each(#[values(MySql, Sqlite)] on: Backend) {
+async fn each_charge_while_the_month_turns_counts_in_one_month(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, &[("billing.free_quotas.asset", "1000000")]).await;
     let service = Arc::new(service);
     let before = november() - TimeDelta::milliseconds(300);
@@ -94,7 +94,7 @@ async fn charges_while_the_month_turns_land_in_one_month_each(#[values(MySql, Sq
     let units = Arc::new(AtomicU64::new(0));
     let callers: Vec<_> =
         (0..CALLERS).map(|number| tokio::spawn(call_over_midnight(service.clone(), number, units.clone()))).collect();
-    until("some of October are charged", async || units.load(Relaxed) > 0).await;
+    until("some units are charged in October", async || units.load(Relaxed) > 0).await;
     service.clock.set(&before.to_rfc3339());
     for caller in join_all(callers).await {
         caller.unwrap();
@@ -105,7 +105,7 @@ async fn charges_while_the_month_turns_land_in_one_month_each(#[values(MySql, Sq
     assert_eq!(october + november_units, units.load(Relaxed));
     let held = service.database.rows(&["COALESCE(SUM(held_quota), 0)"], "FROM free_quota").await;
     assert_eq!(held, [["0"]]);
-    // Day, month and time of each record are of one moment.
+    // Day, month and time of each record are from the same instant.
     let midnight = match on {
         MySql => "'2026-10-31 16:00:00'".to_owned(),
         Sqlite => november().timestamp_micros().to_string(),
@@ -120,7 +120,7 @@ async fn charges_while_the_month_turns_land_in_one_month_each(#[values(MySql, Sq
 
 #[rstest]
 #[tokio::test]
-async fn a_retry_after_midnight_is_of_the_month_of_the_first(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_retry_after_midnight_counts_in_the_month_of_the_first_attempt(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     let at_once = charge("u", "asset", 5);
     let batch = async |items: Vec<DeductQuotaRequest>| {
@@ -137,7 +137,7 @@ async fn a_retry_after_midnight_is_of_the_month_of_the_first(#[values(MySql, Sql
     let again = service.deduct(traced("one", at_once)).await;
     assert_eq!((again.replayed, &again.record_id), (true, &first.record_id));
     assert_eq!(used(&service.database, "asset").await, [15, 0]);
-    // A batch of which half was made before midnight.
+    // A batch whose first half was charged before midnight.
     let new = (10..20).map(|item| traced(&format!("b{item}"), charge("u", "asset", 1)));
     let results = batch(old.into_iter().chain(new).collect()).await;
     assert_eq!(results.iter().filter(|reply| reply.replayed).count(), 10);
@@ -148,7 +148,7 @@ async fn a_retry_after_midnight_is_of_the_month_of_the_first(#[values(MySql, Sql
 
 #[rstest]
 #[tokio::test]
-async fn a_commit_after_midnight_is_of_the_month_of_the_reserve(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_commit_after_midnight_counts_in_the_month_of_the_reserve(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     let mut internal = service.internal.clone();
     service.clock.stop_at(november() - TICK);
@@ -159,7 +159,7 @@ async fn a_commit_after_midnight_is_of_the_month_of_the_reserve(#[values(MySql, 
     for (trace, count) in [("exact", 10), ("less", 4), ("more", 13)] {
         let reply = internal.commit_reservation(commit("u", trace, count)).await.unwrap().into_inner();
         assert_eq!((reply.free_count, reply.amount), (count, 0.0), "{trace}");
-        // And so is its retry.
+        // Its retry counts in that month, too.
         let again = internal.commit_reservation(commit("u", trace, count)).await.unwrap().into_inner();
         assert!(again.replayed);
     }

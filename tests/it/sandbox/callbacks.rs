@@ -1,4 +1,4 @@
-//! What billing hears, and how often.
+//! The callbacks of the sandbox: content, signatures and retries.
 
 use std::{io::ErrorKind, time::Duration};
 
@@ -17,7 +17,7 @@ use super::town::{Billing, Town};
 use crate::harness::wait::soon;
 
 #[tokio::test]
-async fn billing_hears_of_a_payment_signed_and_to_the_fen() {
+async fn a_callback_is_signed_and_has_the_exact_amount() {
     let mut town = Town::new(Switches::default()).await;
     let payment = town.create("o").await;
     town.submit(&payment.pay_url, "result=SUCCESS").await;
@@ -33,7 +33,7 @@ async fn billing_hears_of_a_payment_signed_and_to_the_fen() {
 }
 
 #[tokio::test]
-async fn billing_hears_over_grpc_where_the_notify_url_says_so() {
+async fn a_callback_goes_over_grpc_if_the_notify_url_says_so() {
     let mut town = Town::new(Switches::default()).await;
     let notify_url = format!("grpc://{}", town.billing.addr);
     let payment = town.try_create(CreatePaymentRequest { notify_url, ..town.order("o") }).await.unwrap();
@@ -49,7 +49,7 @@ async fn billing_hears_over_grpc_where_the_notify_url_says_so() {
 }
 
 #[tokio::test]
-async fn a_callback_is_sent_until_it_is_answered_and_then_no_more() {
+async fn a_callback_is_repeated_until_it_is_answered() {
     let mut town = Town::new(Switches::default()).await;
     town.create_and_pay("o").await;
     let statuses = [500, 429, 408, 302, 200];
@@ -76,13 +76,13 @@ async fn a_refused_callback_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn a_callback_finds_billing_when_it_comes_back() {
+async fn a_callback_reaches_a_billing_service_that_was_down() {
     let mut town = Town::new(Switches::default()).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let notify_url = format!("http://{}/callback", listener.local_addr().unwrap());
     let payment = town.try_create(CreatePaymentRequest { notify_url, ..town.order("o") }).await.unwrap();
     town.submit(&payment.pay_url, "result=SUCCESS").await;
-    // It hangs up on the first one.
+    // The listener closes the first connection.
     drop(soon(listener.accept()).await.unwrap());
     town.billing = Billing::open(listener);
     town.billing.called().await.answer(204);
@@ -104,11 +104,11 @@ async fn callbacks_of_different_payments_do_not_wait_for_each_other() {
 }
 
 #[tokio::test]
-async fn a_destination_that_never_answers_does_not_hold_up_the_others() {
+async fn a_silent_destination_does_not_delay_other_callbacks() {
     let mut town = Town::new(Switches { duplicates: 100, ..Default::default() }).await;
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let notify_url = format!("http://{}/callback", silent.local_addr().unwrap());
-    // More copies than there are places.
+    // More copies than the sandbox sends at once.
     for number in 0..6 {
         let order = CreatePaymentRequest { notify_url: notify_url.clone(), ..town.order(&format!("silent-{number}")) };
         let payment = town.try_create(order).await.unwrap();
@@ -118,13 +118,13 @@ async fn a_destination_that_never_answers_does_not_hold_up_the_others() {
     town.create_and_pay("o").await;
     let call = town.billing.called().await;
     assert_eq!(call.order(), "o");
-    // It would have waited for the end of one of these.
+    // None of the silent callbacks has ended, so this one did not wait for them.
     assert_eq!(town.sandbox.callbacks(), []);
     call.answer(200);
 }
 
 #[tokio::test]
-async fn a_status_is_an_answer_whatever_becomes_of_the_body() {
+async fn a_status_is_an_answer_even_without_a_complete_body() {
     for body in [&b"half"[..], &[b'x'; 100_000]] {
         let town = Town::new(Switches::default()).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -134,7 +134,7 @@ async fn a_status_is_an_answer_whatever_becomes_of_the_body() {
         let (mut stream, _) = soon(listener.accept()).await.unwrap();
         assert!(stream.read(&mut [0; 10_000]).await.unwrap() > 0);
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n").await.unwrap();
-        // The rest never comes, and nobody waits for it.
+        // The rest of the body never comes, and the sandbox does not wait for it.
         let _ = stream.write_all(body).await;
         soon(town.sandbox.idle()).await;
         let answers: Vec<_> = town.sandbox.callbacks().into_iter().map(|attempt| attempt.answer).collect();
@@ -163,7 +163,7 @@ async fn a_stop_waits_for_neither_replies_nor_callbacks() {
     let (mut payments, order) = (town.payments.clone(), town.order("o"));
     let creating = tokio::spawn(async move { payments.create_payment(order).await });
     let call = town.billing.called().await;
-    // Time stands still while anything is done, and jumps to what is waited for.
+    // The paused clock stands still while a task runs, and jumps to the next timer.
     tokio::time::pause();
     let begun = Instant::now();
     town.sandbox.stop().await;

@@ -1,4 +1,4 @@
-//! payment-sandbox, as billing and its users meet it.
+//! payment-sandbox, from the side of billing and of users.
 
 mod callbacks;
 mod process;
@@ -15,7 +15,7 @@ use self::town::Town;
 use crate::harness::wait::soon;
 
 #[tokio::test]
-async fn the_page_shows_and_escapes_what_it_was_given() {
+async fn the_page_shows_and_escapes_the_content_of_the_order() {
     let town = Town::new(Switches::default()).await;
     let order = CreatePaymentRequest {
         subject: "<script>alert('1')</script> & 充值".into(),
@@ -56,7 +56,7 @@ async fn the_page_shows_and_escapes_what_it_was_given() {
 }
 
 #[tokio::test]
-async fn what_is_no_web_address_becomes_no_link() {
+async fn only_a_web_address_becomes_a_link() {
     let town = Town::new(Switches { lose: true, ..Default::default() }).await;
     let order = CreatePaymentRequest { return_url: "javascript:alert(1)".into(), ..town.order("o") };
     let payment = town.try_create(order).await.unwrap();
@@ -66,7 +66,7 @@ async fn what_is_no_web_address_becomes_no_link() {
 }
 
 #[tokio::test]
-async fn an_unknown_payment_has_a_page_that_says_so() {
+async fn the_page_of_an_unknown_payment_says_so() {
     let town = Town::new(Switches::default()).await;
     let url = format!("http://{}/pay/pay_0", town.sandbox.addr);
     let got = soon(town.browser.get(&url).send()).await.unwrap();
@@ -181,7 +181,7 @@ async fn an_invalid_order_is_refused_with_the_name_of_its_field() {
 }
 
 #[tokio::test]
-async fn pay_pages_stand_where_the_public_url_says() {
+async fn pay_pages_are_below_the_public_url() {
     let public_url = Some("https://pay.example/sandbox/".parse().unwrap());
     let options = Options { addr: "127.0.0.1:0".into(), public_url, ..Default::default() };
     let sandbox = Sandbox::start(options).await.unwrap();

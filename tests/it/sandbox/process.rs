@@ -1,4 +1,4 @@
-//! The binary as a developer runs it.
+//! The binary, run like a developer runs it.
 
 use billing_service::{data::payment::proto::payment_client::PaymentClient, sandbox::Switches};
 use serde_json::{Value, json};
@@ -39,11 +39,11 @@ async fn the_binary_plays_payment_service_until_it_is_told_to_stop() {
 }
 
 #[tokio::test]
-async fn it_does_not_start_in_production() {
+async fn the_sandbox_does_not_start_in_production() {
     let database = Database::create(Sqlite).await;
     let start = |changes: &[(&str, &str)]| {
         let conf = database.config_file(changes);
-        // Were it to start, the test would not end.
+        // If the sandbox started, the test would not end.
         run("timeout", &["20", SANDBOX, "-conf", conf.to_str().unwrap(), "--addr", "127.0.0.1:0"], &[])
     };
     let payment_service = ("payment_service.grpc_addr", "'127.0.0.1:9101'");
@@ -64,7 +64,7 @@ async fn it_does_not_start_in_production() {
 }
 
 #[tokio::test]
-async fn a_taken_port_is_named() {
+async fn a_port_in_use_is_an_error_that_names_it() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     let database = Database::create(Sqlite).await;
@@ -76,7 +76,7 @@ async fn a_taken_port_is_named() {
 }
 
 #[test]
-fn a_public_url_that_is_none_is_refused_by_name() {
+fn an_invalid_public_url_is_refused_by_name() {
     let output = run("timeout", &["20", SANDBOX, "--public-url", "http://"], &[]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");

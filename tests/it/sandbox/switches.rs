@@ -1,4 +1,4 @@
-//! Each switch does what it says.
+//! The effect of each switch.
 
 use std::time::{Duration, Instant};
 
@@ -64,7 +64,7 @@ async fn late_replies_come_after_their_delay() {
 }
 
 #[tokio::test]
-async fn a_payment_that_is_paid_at_once_may_overtake_its_reply() {
+async fn the_callback_of_a_payment_paid_at_once_may_come_before_the_reply() {
     for (pay_at_once, status) in [(PayAtOnce::Success, "SUCCESS"), (PayAtOnce::Failed, "FAILED")] {
         let mut town = Town::new(Switches { pay_at_once, create_delay_ms: 60_000, ..Default::default() }).await;
         let (mut payments, order) = (town.payments.clone(), town.order("o"));
@@ -90,7 +90,7 @@ async fn a_refused_or_unavailable_get_finds_nothing() {
 }
 
 #[tokio::test]
-async fn a_wrong_get_is_wrong_in_one_thing() {
+async fn a_wrong_get_has_one_wrong_field() {
     let town = Town::new(Switches::default()).await;
     town.create("o").await;
     let dollars = CreatePaymentRequest { currency: "USD".into(), ..town.order("dollars") };
@@ -104,7 +104,7 @@ async fn a_wrong_get_is_wrong_in_one_thing() {
     ] {
         town.sandbox.set_switches(serde_json::from_value(json!({"get": get})).unwrap());
         assert_eq!(town.get("", "o").await.unwrap(), wrong, "{get}");
-        // The payment itself is what it was.
+        // The payment itself has not changed.
         town.sandbox.set_switches(Switches::default());
         assert_eq!(town.get("", "o").await.unwrap(), right, "{get}");
     }
@@ -123,10 +123,10 @@ async fn a_delayed_callback_comes_late() {
 }
 
 #[tokio::test]
-async fn duplicates_come_at_the_same_time_and_each_until_it_is_answered() {
+async fn duplicates_are_sent_at_the_same_time_and_each_until_it_is_answered() {
     let mut town = Town::new(Switches { duplicates: 2, ..Default::default() }).await;
     town.create_and_pay("o").await;
-    // None is answered before the last one is there.
+    // No duplicate is answered before the last one has arrived.
     let calls = [town.billing.called().await, town.billing.called().await, town.billing.called().await];
     assert!(calls.iter().all(|call| call.message == calls[0].message));
     let [first, second, third] = calls;
@@ -151,7 +151,7 @@ async fn a_reordered_callback_waits_until_the_next_one_is_answered() {
     for order in ["a", "b", "c", "d"] {
         town.create_and_pay(order).await;
     }
-    // b and d are sent at once; a and c only when those have been answered.
+    // b and d are sent at once. a and c are sent after the answers to b and d.
     let mut ahead = [town.billing.called().await, town.billing.called().await];
     ahead.sort_by(|one, other| one.order().cmp(other.order()));
     let [b, d] = ahead;
@@ -171,7 +171,7 @@ async fn a_reordered_callback_waits_until_the_next_one_is_answered() {
 }
 
 #[tokio::test]
-async fn a_callback_that_is_held_back_goes_when_the_switch_does() {
+async fn a_held_callback_is_sent_when_the_switch_is_turned_off() {
     let mut town = Town::new(Switches { reorder: true, ..Default::default() }).await;
     town.create_and_pay("o").await;
     town.sandbox.set_switches(Switches::default());
@@ -180,13 +180,13 @@ async fn a_callback_that_is_held_back_goes_when_the_switch_does() {
 }
 
 #[tokio::test]
-async fn a_callback_that_waits_for_the_next_one_goes_when_the_switch_does() {
+async fn a_reordered_callback_is_sent_when_the_switch_is_turned_off() {
     let mut town = Town::new(Switches { reorder: true, ..Default::default() }).await;
     town.create_and_pay("first").await;
     town.create_and_pay("second").await;
     let second = town.billing.called().await;
     assert_eq!(second.order(), "second");
-    // Not answered yet.
+    // The callback is not answered yet.
     town.sandbox.set_switches(Switches::default());
     let first = town.billing.called().await;
     assert_eq!(first.order(), "first");
@@ -196,7 +196,7 @@ async fn a_callback_that_waits_for_the_next_one_goes_when_the_switch_does() {
 }
 
 #[tokio::test]
-async fn callbacks_are_held_back_when_the_switch_comes_on_over_http() {
+async fn a_switch_turned_on_over_http_holds_callbacks() {
     let mut town = Town::new(Switches::default()).await;
     let url = format!("http://{}/switches", town.sandbox.addr);
     soon(town.browser.put(&url).body(r#"{"reorder":true}"#).send()).await.unwrap();

@@ -1,4 +1,4 @@
-//! A sandbox, a user who pays, and a billing service that is called back.
+//! A sandbox, a client of it, and a billing service that gets the callbacks.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ use crate::harness::{
 pub struct Town {
     pub sandbox: Sandbox,
     pub payments: PaymentClient<Channel>,
-    /// Does not follow redirects.
+    /// A client that does not follow redirects.
     pub browser: reqwest::Client,
     pub billing: Billing,
 }
@@ -53,7 +53,7 @@ impl Town {
         Self { sandbox, payments, browser, billing: Billing::open(TcpListener::bind("127.0.0.1:0").await.unwrap()) }
     }
 
-    /// A top-up of 12.34 CNY that calls back over HTTP.
+    /// A top-up of 12.34 CNY with callbacks over HTTP.
     pub fn order(&self, id: &str) -> CreatePaymentRequest {
         CreatePaymentRequest {
             order_id: id.into(),
@@ -100,16 +100,16 @@ impl Town {
         soon(self.browser.get(pay_url).send()).await.unwrap().text().await.unwrap()
     }
 
-    /// How the tries to call back were answered, once there is nothing left to send; and
-    /// that none arrived which the test has not seen.
+    /// Waits until all callbacks are sent, and returns their answers. Fails if a callback arrived that the test
+    /// has not taken.
     pub async fn answers(&mut self) -> Vec<billing_service::sandbox::Answer> {
         soon(self.sandbox.idle()).await;
-        assert!(self.billing.calls.try_recv().is_err(), "one callback more than was expected");
+        assert!(self.billing.calls.try_recv().is_err(), "an unexpected callback arrived");
         self.sandbox.callbacks().into_iter().map(|attempt| attempt.answer).collect()
     }
 }
 
-/// Takes callbacks, over HTTP at `/callback` and over gRPC; the test answers them.
+/// Receives callbacks over HTTP at `/callback` and over gRPC. The test answers them.
 pub struct Billing {
     pub addr: std::net::SocketAddr,
     calls: mpsc::UnboundedReceiver<Call>,
@@ -148,7 +148,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// With an HTTP status, or over gRPC a code.
+    /// Answers with an HTTP status, or over gRPC with a code.
     pub fn answer(self, status: u16) {
         self.answer.send(status).unwrap();
     }
@@ -158,7 +158,8 @@ impl Call {
     }
 
     pub fn verify(&self) -> Result<(), &'static str> {
-        Signature::parse(self.signature.as_deref().expect("it is signed"), Utc::now())?.verify([SECRET], &self.message)
+        Signature::parse(self.signature.as_deref().expect("the callback is signed"), Utc::now())?
+            .verify([SECRET], &self.message)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The real databases, as a stage for histories.
+//! Plays histories on the real databases.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -40,7 +40,7 @@ use super::histories::{
     postings::{call, month},
 };
 
-/// More than any history has, and than all histories have due at once.
+/// More rows than any history has.
 const ALL: u32 = 10_000;
 
 impl Stage for Arc<dyn Store> {

@@ -1,6 +1,6 @@
-//! Random histories of accounts against a reference model, on the real databases. The model
-//! and the histories are the library's; its tests play them in memory.
-//! `PROPTEST_CASES` asks for more cases.
+//! Random histories of accounts against a reference model, on the real databases. The library has
+//! the model and the histories; its tests play them in memory.
+//! `PROPTEST_CASES` sets the number of cases.
 
 mod databases;
 #[path = "../../../src/biz/settlement/rule/tests/histories/mod.rs"]
@@ -35,7 +35,7 @@ fn random_histories_follow_the_model(#[values(MySql, Sqlite)] on: Backend) {
         let database = Database::create(on).await;
         let mut store = app::connect(&database.config(&[])).await.unwrap();
         if on == MySql {
-            // One that never expects a repeat, and so meets each of them by surprise.
+            // This store never looks ids up in advance, so each repeat is an unexpected duplicate.
             store.close().await;
             let limits = PoolLimits {
                 readers: 1,

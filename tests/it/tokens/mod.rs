@@ -1,4 +1,4 @@
-//! Token counts, against a reference that others made (`tests/corpus`).
+//! Token counts, compared with a reference by other implementations (`tests/corpus`).
 
 mod counts;
 mod requests;
@@ -13,7 +13,7 @@ use billing_service::{
 };
 use serde::Deserialize;
 
-/// A text of the corpus, with its tokens.
+/// A text of the corpus, with its numbers of tokens.
 #[derive(Deserialize)]
 struct Reference {
     kind: String,

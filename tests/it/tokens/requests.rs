@@ -25,7 +25,7 @@ fn message(role: &str, content: &str, name: &str) -> ChatMessage {
 }
 
 #[tokio::test]
-async fn both_protocols_count_as_tiktoken_does() {
+async fn both_protocols_have_the_counts_of_tiktoken() {
     let service = Service::start(Sqlite).await;
     for reference in CORPUS.iter().step_by(7) {
         for (model, encoding) in [("gpt-4o-mini", Encoding::O200kBase), ("gpt-4-turbo", Encoding::Cl100kBase)] {
@@ -40,7 +40,7 @@ async fn both_protocols_count_as_tiktoken_does() {
 }
 
 #[tokio::test]
-async fn a_model_that_is_not_known_counts_by_the_default() {
+async fn an_unknown_model_has_the_default_encoding() {
     let service = Service::start(Sqlite).await;
     for (model, encoding) in [
         ("", "o200k_base"),
@@ -53,7 +53,7 @@ async fn a_model_that_is_not_known_counts_by_the_default() {
 }
 
 #[tokio::test]
-async fn a_chat_counts_its_strings_and_what_is_around_them() {
+async fn a_chat_counts_its_strings_and_its_overhead() {
     let service = Service::start(Sqlite).await;
     let chat = |messages: Vec<ChatMessage>| CountTokensRequest { model: "gpt-4o".into(), text: None, messages };
     // Each of these words is one token.

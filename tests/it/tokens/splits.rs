@@ -1,11 +1,11 @@
-//! The places at which texts are cut.
+//! The positions at which texts are cut.
 
 use billing_service::biz::metering::tokens::{Encoding, Vocabulary, is_split};
 use proptest::prelude::*;
 
 use super::{CORPUS, vocabulary};
 
-/// Cuts `text` wherever the rule lets it, and compares.
+/// Cuts `text` at every position that the rule allows, and compares the counts.
 fn check(vocabulary: &dyn Vocabulary, text: &str) -> Result<usize, String> {
     let whole = vocabulary.count(text);
     let mut cuts = 0;
@@ -21,7 +21,7 @@ fn check(vocabulary: &dyn Vocabulary, text: &str) -> Result<usize, String> {
     Ok(cuts)
 }
 
-/// Each text of up to `length` characters of `alphabet`.
+/// Calls `each` with every text of up to `length` characters of `alphabet`.
 fn all_texts(alphabet: &[char], length: u32, mut each: impl FnMut(&str)) {
     let mut text = String::new();
     for number in 0..alphabet.len().pow(length) {
@@ -36,8 +36,8 @@ fn all_texts(alphabet: &[char], length: u32, mut each: impl FnMut(&str)) {
 }
 
 #[test]
-fn no_short_text_counts_otherwise_when_it_is_cut() {
-    // What the expressions of the two encodings tell apart, and what begins contractions.
+fn no_short_text_changes_its_count_when_it_is_cut() {
+    // One character of each class in the expressions of both encodings, and the letters of contractions.
     let classes = ['a', 'S', '1', ' ', '\n', '.', '\'', '/', '中', '，', '\u{301}', 'é', '\u{3000}'];
     let lines = ['l', 'T', '7', ' ', '\n', '\r', '!', '\''];
     for encoding in [Encoding::O200kBase, Encoding::Cl100kBase] {
@@ -50,7 +50,7 @@ fn no_short_text_counts_otherwise_when_it_is_cut() {
 }
 
 #[test]
-fn no_text_of_the_corpus_counts_otherwise_when_it_is_cut() {
+fn no_text_of_the_corpus_changes_its_count_when_it_is_cut() {
     for encoding in [Encoding::O200kBase, Encoding::Cl100kBase] {
         let vocabulary = vocabulary(encoding);
         for reference in CORPUS.iter().filter(|reference| reference.text.len() < 1_000) {
@@ -61,7 +61,7 @@ fn no_text_of_the_corpus_counts_otherwise_when_it_is_cut() {
 
 proptest! {
     #[test]
-    fn no_text_counts_otherwise_when_it_is_cut(
+    fn no_text_changes_its_count_when_it_is_cut(
         text in prop_oneof![
             any::<String>(),
             "[a-cA-C0-3 .,'/\n\r\t中文，é\u{301}\u{200d}👩-]{0,40}",

@@ -1,4 +1,4 @@
-//! Texts that come in chunks.
+//! Counts of texts in chunks.
 
 use std::sync::{
     Arc,
@@ -10,7 +10,7 @@ use proptest::{collection, prelude::*, sample};
 
 use super::{CORPUS, vocabulary};
 
-/// `bytes` in chunks of these lengths, over and over.
+/// Counts `bytes` in chunks. The chunks have these lengths, repeatedly.
 fn stream(encoding: Encoding, bytes: &[u8], lengths: &[usize]) -> usize {
     let mut counter = StreamCounter::new(vocabulary(encoding));
     let (mut rest, mut lengths) = (bytes, lengths.iter().cycle());
@@ -26,7 +26,7 @@ fn whole(encoding: Encoding, bytes: &[u8]) -> usize {
     vocabulary(encoding).count(&String::from_utf8_lossy(bytes))
 }
 
-/// Some of the corpus one after the other, and bytes that may be no text between them.
+/// Some texts of the corpus, and bytes between them that may be invalid text.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     let text = (0..CORPUS.len()).prop_map(|index| CORPUS[index].text.clone().into_bytes());
     let some = prop_oneof![
@@ -42,7 +42,7 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn a_stream_counts_as_its_text_wherever_its_chunks_end(
+    fn a_stream_has_the_count_of_its_text_with_any_chunks(
         bytes in bytes(),
         lengths in collection::vec(prop_oneof![3 => 1_usize..8, 1 => 1_usize..200], 1..20),
     ) {
@@ -72,7 +72,7 @@ fn every_text_of_the_corpus_streams_byte_by_byte_and_is_exact_at_any_time() {
 }
 
 #[test]
-fn a_character_that_never_ends_is_one_replacement() {
+fn an_incomplete_character_counts_as_one_replacement() {
     let vocabulary = vocabulary(Encoding::O200kBase);
     let mut counter = StreamCounter::new(vocabulary.clone());
     counter.push("ende 中".as_bytes());
@@ -82,7 +82,7 @@ fn a_character_that_never_ends_is_one_replacement() {
 }
 
 #[test]
-fn the_running_count_keeps_up_with_words_and_with_runs() {
+fn the_running_count_keeps_up_with_words_and_runs() {
     let vocabulary = vocabulary(Encoding::O200kBase);
     for (text, lag) in [("one word after the other, ".repeat(400), 0.02), ("xyzzy".repeat(2_000), 0.25)] {
         let mut counter = StreamCounter::new(vocabulary.clone());
@@ -95,7 +95,7 @@ fn the_running_count_keeps_up_with_words_and_with_runs() {
     }
 }
 
-/// Counts, and how much it was given to count.
+/// A vocabulary that also adds up the bytes it counts.
 struct Metered(Arc<dyn Vocabulary>, AtomicUsize);
 
 impl Vocabulary for Metered {
@@ -106,7 +106,7 @@ impl Vocabulary for Metered {
 }
 
 #[test]
-fn each_byte_is_counted_a_few_times_at_most() {
+fn each_byte_is_counted_only_a_few_times() {
     let texts = [
         ("words", "the quick brown fox; it's 12 o'clock.\n".repeat(300), 2),
         ("chinese", "服务先锁定账户，再检查余额。".repeat(300), 2),
@@ -135,7 +135,7 @@ fn the_longest_run_is_exact() {
 }
 
 #[test]
-fn what_is_longer_than_the_longest_run_is_bounded_and_cut_in_the_same_places_whatever_the_chunks() {
+fn a_run_beyond_the_longest_one_is_cut_at_the_same_positions_with_any_chunks() {
     let text = "xQzj".repeat(MAX_RUN_BYTES * 5 / 8);
     let mut counter = StreamCounter::new(vocabulary(Encoding::O200kBase));
     for chunk in text.as_bytes().chunks(50_000) {
@@ -145,5 +145,5 @@ fn what_is_longer_than_the_longest_run_is_bounded_and_cut_in_the_same_places_wha
     let (streamed, exact) = (counter.finish(), whole(Encoding::O200kBase, text.as_bytes()));
     assert_eq!(stream(Encoding::O200kBase, text.as_bytes(), &[text.len()]), streamed);
     assert_eq!(stream(Encoding::O200kBase, text.as_bytes(), &[300_007, 1, 999_983]), streamed);
-    assert!(streamed.abs_diff(exact) <= 6, "{streamed}, and {exact} in truth");
+    assert!(streamed.abs_diff(exact) <= 6, "{streamed}, the exact count is {exact}");
 }

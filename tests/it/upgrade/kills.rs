@@ -1,4 +1,4 @@
-//! An upgrade that is killed, at any moment and again and again, ends as one that is not.
+//! An upgrade that is killed repeatedly has the same result as one that is not.
 
 use std::{
     collections::BTreeSet,
@@ -14,8 +14,8 @@ use crate::harness::{Database, process::SERVER};
 
 const SHAPE: Shape = Shape { user: "uid", kind: "ENUM('balance','free')", payment: "payment_id" };
 const MAX_ATTEMPTS: usize = 20;
-/// Some ten thousands of records, of users whose accounts mostly do not add up. Of times long
-/// before those of the upgrade, which no two upgrades share.
+/// Tens of thousands of records. The accounts of most users do not match their records. All times are
+/// old, because the times of two upgrades differ.
 const ROWS: &str = "
 INSERT INTO user_balance (user_balance_id, uid, balance, created_at, updated_at)
     SELECT UUID(), CONCAT('user-', seq), seq / 100, '2024-03-31 02:30:00' + INTERVAL seq HOUR, '2024-10-27 02:30:00'
@@ -40,7 +40,7 @@ async fn filled() -> Database {
 }
 
 fn start(conf: &Path) -> Child {
-    // The process that kills comes first.
+    // With `nice`, the test process runs first, so that it kills in time.
     Command::new("nice")
         .args(["-n", "10", SERVER, "-conf", conf.to_str().unwrap(), "--migrate-only"])
         .stdout(Stdio::null())
@@ -49,8 +49,8 @@ fn start(conf: &Path) -> Child {
         .unwrap()
 }
 
-/// How far an upgrade has got: before, in the columns and migrations, how many users are
-/// done, or at the end.
+/// The stage of an upgrade: untouched, in the columns and migrations, the last finished user, or
+/// done.
 async fn stage(database: &Database) -> String {
     let progress = sqlx::query("SELECT COALESCE(last_user, '-') FROM former_upgrade");
     let Ok(rows) = progress.fetch_all(&mut database.mysql().await).await else {
@@ -72,12 +72,12 @@ async fn stage(database: &Database) -> String {
     }
 }
 
-/// What is remembered and what is done are one: a kill between the two would repeat or
-/// skip a chunk. Every user has records here.
+/// The stored progress agrees with the converted users. Otherwise a kill would repeat or skip a
+/// chunk. Every user has records here.
 async fn assert_progress_is_true(watch: &mut sqlx::MySqlConnection) {
     let both =
         "SELECT COALESCE(last_user, ''), COALESCE((SELECT MAX(user_id) FROM usage_daily), '') FROM former_upgrade";
-    // There are no such tables before and after.
+    // The tables only exist during the upgrade.
     let Ok(rows) = sqlx::query(both).fetch_all(watch).await else { return };
     for row in rows {
         let [remembered, done]: [Vec<u8>; 2] = [row.get(0), row.get(1)];
@@ -85,7 +85,7 @@ async fn assert_progress_is_true(watch: &mut sqlx::MySqlConnection) {
     }
 }
 
-/// The next stage is waited for, and the process killed right then or a little later.
+/// Waits for the next stage, and kills the process then or after `later`.
 async fn kill_in_the_next_stage(database: &Database, conf: &Path, later: Duration) {
     let before = stage(database).await;
     let mut watch = database.mysql().await;
@@ -105,7 +105,7 @@ async fn kill_in_the_next_stage(database: &Database, conf: &Path, later: Duratio
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upgrade_that_is_killed_in_every_stage_ends_as_one_that_is_not() {
+async fn an_upgrade_killed_in_every_stage_has_the_usual_result() {
     let straight = filled().await;
     migrated(&straight, &[]);
     straight.assert_audit_is_clean().await;
@@ -115,7 +115,7 @@ async fn an_upgrade_that_is_killed_in_every_stage_ends_as_one_that_is_not() {
     let count = |stages: &BTreeSet<String>, kind: &str| stages.iter().filter(|stage| stage.starts_with(kind)).count();
     let is_enough = |stages: &_| count(stages, "columns") >= 5 && count(stages, "users") >= 5;
     for (attempt, later) in [0, 11].into_iter().cycle().enumerate().take(MAX_ATTEMPTS) {
-        // A busy machine may miss many of them.
+        // A busy machine may miss many stages.
         if attempt >= 2 && is_enough(&stages) {
             break;
         }
@@ -131,7 +131,7 @@ async fn an_upgrade_that_is_killed_in_every_stage_ends_as_one_that_is_not() {
             }
         }
         assert!(migrated(&database, &[]).ends_with("the database is up to date\n"));
-        // In parts: all of it would be too much to be printed.
+        // Compared in parts, because the whole content is too long to print.
         let found = legacy::contents(&database).await;
         let different: Vec<_> = found.iter().zip(&expected).filter(|(found, expected)| found != expected).collect();
         assert!(different.is_empty(), "{:#?}", &different[..different.len().min(5)]);
@@ -141,12 +141,12 @@ async fn an_upgrade_that_is_killed_in_every_stage_ends_as_one_that_is_not() {
     assert!(is_enough(&stages), "{stages:?}");
 }
 
-/// Converted rows can't be told from others, so the zones are those of the beginning.
+/// Converted rows look like others, so the upgrade keeps the zones of its beginning.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upgrade_goes_on_in_the_zones_it_was_begun_with() {
+async fn an_upgrade_continues_in_the_zones_of_its_beginning() {
     let mut database = filled().await;
     let conf = database.config_file(&[]);
-    // A busy machine may miss the moment, and then it is over.
+    // A busy machine may miss the stage, and the upgrade finishes.
     for _ in 0..MAX_ATTEMPTS {
         if stage(&database).await.starts_with("users") {
             break;
@@ -166,7 +166,7 @@ async fn an_upgrade_goes_on_in_the_zones_it_was_begun_with() {
     assert!(printed.contains("remaining balances: "), "{printed}");
     legacy::assert_untouched(&database, &before).await;
 
-    // Where the source says another by now, or does not say it, it is no matter.
+    // A changed or missing zone in the source has no effect now.
     legacy::set_loc(&mut database, "UTC");
     migrated(&database, &[]);
     let straight = filled().await;

@@ -1,4 +1,4 @@
-//! Databases as the legacy service left them, in each of the shapes that are out there.
+//! Databases of the legacy service, in each of their known shapes.
 
 use std::process::Output;
 
@@ -7,7 +7,7 @@ use crate::harness::{
     process::{SERVER, run},
 };
 
-/// What differs from place to place.
+/// The differences between deployments.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
     pub user: &'static str,
@@ -18,7 +18,7 @@ pub struct Shape {
 pub const PLAIN: Shape = Shape { user: "user_id", kind: "TINYINT", payment: "payment_order_id" };
 
 impl Shape {
-    /// As the contract lists them.
+    /// The tables of the contract.
     pub fn tables(self) -> String {
         let Self { user, kind, payment } = self;
         format!(
@@ -38,7 +38,7 @@ impl Shape {
         )
     }
 
-    /// A record's type as the shape has it.
+    /// The value of a free record's type in this shape.
     pub fn free(self) -> &'static str {
         if self.kind.contains("INT") { "1" } else { "'free'" }
     }
@@ -48,7 +48,7 @@ impl Shape {
     }
 }
 
-/// A database whose source says `loc`.
+/// A database whose source has `loc`.
 pub async fn database(loc: &str) -> Database {
     let mut database = Database::empty(MySql).await;
     set_loc(&mut database, loc);
@@ -66,7 +66,7 @@ pub fn migrate(database: &Database, more: &[&str]) -> Output {
     run(SERVER, &[&["-conf", conf.to_str().unwrap(), "--migrate-only"], more].concat(), &[])
 }
 
-/// As [`migrate`], and what it printed.
+/// Like [`migrate`], and returns the output.
 pub fn migrated(database: &Database, more: &[&str]) -> String {
     let done = migrate(database, more);
     assert_eq!(done.status.code(), Some(0), "{}", errors(&done));
@@ -77,7 +77,7 @@ pub fn errors(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// All rows of all tables, but for times of now.
+/// All rows of all tables. Current times are replaced by `now`.
 pub async fn contents(database: &Database) -> Vec<Vec<String>> {
     let mut all = Vec::new();
     for (table, columns, key) in [
@@ -118,7 +118,7 @@ pub async fn contents(database: &Database) -> Vec<Vec<String>> {
     all
 }
 
-/// Fails with what is no longer, or newly, in a [`fingerprint`].
+/// Fails with the differences from an earlier [`fingerprint`].
 pub async fn assert_untouched(database: &Database, before: &[Vec<String>]) {
     let after = fingerprint(database).await;
     let gone = before.iter().filter(|row| !after.contains(row));
@@ -127,7 +127,7 @@ pub async fn assert_untouched(database: &Database, before: &[Vec<String>]) {
     assert!(gone.is_empty() && new.is_empty() && after.len() == before.len(), "gone: {gone:?}, new: {new:?}");
 }
 
-/// The columns of all tables, and what their rows add up to: of everything that is there.
+/// The columns, keys and row checksums of all tables.
 pub async fn fingerprint(database: &Database) -> Vec<Vec<String>> {
     let mut all = database
         .rows(
@@ -139,7 +139,7 @@ pub async fn fingerprint(database: &Database) -> Vec<Vec<String>> {
     all.extend(database.rows(&["table_name", "index_name", "column_name"], keys).await);
     let mut tables: Vec<String> = all.iter().map(|row| row[0].clone()).collect();
     tables.dedup();
-    // A start takes over the lock of one that was killed, before it refuses the database.
+    // A start takes over the lock of a killed process before it refuses the database.
     tables.retain(|table| table != "schema_lease");
     for table in tables {
         use sqlx::Row;

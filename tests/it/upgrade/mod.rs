@@ -1,4 +1,4 @@
-//! A database of the service this one replaces becomes ours in place.
+//! A legacy database is converted in place.
 
 mod kills;
 mod legacy;
@@ -12,7 +12,7 @@ use sqlx::{Connection, Row};
 
 use crate::harness::{Service, charge};
 
-/// As the contract lists them, but with keys and NULLs that it leaves open.
+/// The tables of the contract, with keys and NULLs that the contract leaves open.
 const OLD_TABLES: &str = "
 CREATE TABLE user_balance (user_balance_id VARCHAR(36) PRIMARY KEY, user_id VARCHAR(36) UNIQUE, balance DECIMAL(10,2),
     version INT, created_at DATETIME, updated_at DATETIME);
@@ -41,8 +41,8 @@ INSERT INTO recharge_order (order_id, user_id, amount, payment_order_id, status)
     ('recharge_Ann_3 ', 'Ann', 3, NULL, 'Failed ');
 ";
 
-/// What migrations that were killed leave behind: the first not marked as done, the
-/// second begun.
+/// The state after a killed migration: the first one is not marked as finished, and the second one
+/// has begun.
 const STOPPED_HALF_WAY: &str = "
 CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY, description TEXT NOT NULL,
     installed_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP, success BOOLEAN NOT NULL, checksum BLOB NOT NULL,
@@ -62,7 +62,7 @@ async fn an_existing_database_keeps_every_row_and_goes_on() {
     let database = legacy::database("UTC").await;
     database.execute(OLD_TABLES).await;
     database.execute(OLD_ROWS).await;
-    // A first try that stopped half-way: MySQL commits at every change of a table.
+    // The first attempt stopped half-way. MySQL commits at every change of a table.
     database.execute(STOPPED_HALF_WAY).await;
     let service = Service::start_on(database, &[]).await;
     service.clock.set("2026-11-21T00:00:00Z");
@@ -100,7 +100,7 @@ async fn an_existing_database_keeps_every_row_and_goes_on() {
     assert_eq!(counts, [(1, 0.1), (1000, 0.0), (1, 0.1234), (3, 0.0), (20, 0.0)]);
     assert_eq!(listed.total, 5);
 
-    // Run again behind their own results, migrations change nothing.
+    // Repeated migrations change nothing.
     service.app.stop().await;
     service.database.execute("UPDATE _sqlx_migrations SET success = FALSE WHERE version > 1").await;
     let service = Service::start_on(service.database, &[]).await;

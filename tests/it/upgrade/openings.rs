@@ -1,9 +1,9 @@
-//! What was set by hand becomes an opening entry, with the exact difference.
+//! A value that was set by hand becomes an opening entry with the exact difference.
 
 use super::legacy::{self, PLAIN, migrated};
 use crate::harness::{Service, charge};
 
-/// Users whose accounts do not follow from their history, each in another way.
+/// Users whose accounts do not match their history, each in another way.
 const BY_HAND: &str = "
 INSERT INTO user_balance (user_balance_id, user_id, balance) VALUES
     ('1', 'topped-up', 150.00), ('2', 'taken', 0.01), ('3', 'rounded', 9.88), ('4', 'fine', 9.90),
@@ -30,7 +30,7 @@ INSERT INTO free_quota (free_quota_id, user_id, service_name, total_quota, used_
 ";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_set_by_hand_becomes_an_opening_entry() {
+async fn values_set_by_hand_become_opening_entries() {
     let database = legacy::database("Asia/Shanghai").await;
     database.execute(&PLAIN.tables()).await;
     database.execute(BY_HAND).await;
@@ -89,7 +89,7 @@ async fn what_was_set_by_hand_becomes_an_opening_entry() {
     );
     database.assert_audit_is_clean().await;
 
-    // The plan said so before.
+    // The plan has printed these entries before.
     let balances = "balances: 11; 8 do not match their recharges and records and get \
                     opening entries, +100000055.4934 and -100000007.98 in total\n";
     assert!(printed.contains(balances), "{printed}");
@@ -105,9 +105,9 @@ async fn what_was_set_by_hand_becomes_an_opening_entry() {
     service.assert_audit_is_clean().await;
 }
 
-/// The entry explains what was, and not what comes.
+/// The entry only covers the differences from before the upgrade.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_audit_finds_what_is_set_by_hand_afterwards() {
+async fn the_audit_finds_values_set_by_hand_after_the_upgrade() {
     let database = legacy::database("Asia/Shanghai").await;
     database.execute(&PLAIN.tables()).await;
     database.execute(BY_HAND).await;
@@ -130,10 +130,10 @@ async fn the_audit_finds_what_is_set_by_hand_afterwards() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_top_up_that_was_made_good_by_hand_is_not_looked_up_again() {
+async fn a_top_up_credited_by_hand_is_not_looked_up_again() {
     let database = legacy::database("Asia/Shanghai").await;
     database.execute(&PLAIN.tables()).await;
-    // A key that the code of the legacy service stood in for.
+    // The legacy service checked this in code, and had no unique key.
     database
         .execute(
             "INSERT INTO user_balance (user_balance_id, user_id, balance) VALUES ('1', 'by-hand', 100), ('2', 'open', 1);
@@ -154,7 +154,7 @@ async fn a_top_up_that_was_made_good_by_hand_is_not_looked_up_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backup_that_is_restored_over_an_upgrade_is_refused() {
+async fn a_backup_restored_over_an_upgrade_is_refused() {
     let database = legacy::database("Asia/Shanghai").await;
     database.execute(&PLAIN.tables()).await;
     migrated(&database, &[]);

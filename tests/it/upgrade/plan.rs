@@ -1,4 +1,4 @@
-//! What is printed before anything is touched, and what is refused then.
+//! The printed plan of an upgrade, and the refusals before any change.
 
 use rstest::rstest;
 
@@ -14,7 +14,7 @@ INSERT INTO billing_record (billing_record_id, uid, service_name, type, amount, 
     ('r1', 'u', 'asset', 'free', 0, 3, '2026-10-31 23:59:59');
 ";
 
-/// Before and after; `server --migrate-only --dry-run` between the two.
+/// Runs `server --migrate-only --dry-run`, and checks that it changes nothing. Returns its output.
 async fn dry_run(database: &Database) -> String {
     let before = fingerprint(database).await;
     let printed = migrated(database, &["--dry-run"]);
@@ -50,7 +50,7 @@ async fn a_dry_run_prints_the_plan_and_changes_nothing() {
     );
     assert_eq!(printed, expected);
 
-    // The same is printed before it is done, and nothing is left to do.
+    // The upgrade prints the same plan first. After it, nothing is left to do.
     assert_eq!(migrated(&database, &[]), format!("{expected}the database is up to date\n"));
     let after = legacy::contents(&database).await;
     let again = "the database is this service's; it has no legacy tables\nmigrations to run: none\n";
@@ -61,7 +61,7 @@ async fn a_dry_run_prints_the_plan_and_changes_nothing() {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_empty_database_has_nothing_of_the_legacy_service(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_empty_database_is_not_a_legacy_database(#[values(MySql, Sqlite)] on: Backend) {
     let database = Database::empty(on).await;
     let printed = if on == MySql { dry_run(&database).await } else { migrated(&database, &["--dry-run"]) };
     assert!(printed.contains("it has no legacy tables"), "{printed}");
@@ -153,7 +153,7 @@ async fn an_empty_database_has_nothing_of_the_legacy_service(#[values(MySql, Sql
 #[case("ALTER TABLE billing_record ADD COLUMN trace_id VARCHAR(64)", "billing_record has a trace_id, which")]
 #[case("CREATE TRIGGER t BEFORE UPDATE ON user_balance FOR EACH ROW SET NEW.version = 0", "drop trigger t")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_taken_over_is_refused_untouched(#[case] sql: &str, #[case] why: &str) {
+async fn an_unsupported_legacy_database_is_refused_without_a_change(#[case] sql: &str, #[case] why: &str) {
     let database = legacy::database("UTC").await;
     database.execute(&PLAIN.tables()).await;
     database.execute(sql).await;
@@ -168,7 +168,7 @@ async fn what_cannot_be_taken_over_is_refused_untouched(#[case] sql: &str, #[cas
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_only_looks_takes_no_database_over() {
+async fn commands_that_only_read_do_not_convert_a_database() {
     let database = legacy::database("UTC").await;
     database.execute(&PLAIN.tables()).await;
     let before = fingerprint(&database).await;

@@ -1,4 +1,4 @@
-//! One process migrates at a time, on every node of a cluster.
+//! Only one process migrates at a time, also with several nodes of a cluster.
 
 use crate::harness::{
     Database, MySql,
@@ -22,7 +22,7 @@ fn migrate(database: &Database) -> (Option<i32>, String) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_migration_on_another_node_is_waited_for() {
+async fn a_start_waits_for_a_migration_on_another_node() {
     let database = leased_to("'elsewhere:3306'").await;
     let (code, said) = migrate(&database);
     assert_eq!(code, Some(1));
@@ -31,17 +31,17 @@ async fn a_migration_on_another_node_is_waited_for() {
     assert_eq!(migrate(&database).0, Some(0));
 }
 
-/// GET_LOCK shows that the owner is dead.
+/// A free GET_LOCK shows that the owner is dead.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_lease_of_a_dead_process_of_the_same_node_is_taken_over_at_once() {
+async fn the_lease_of_a_dead_process_on_the_same_node_is_taken_over_at_once() {
     let database = leased_to("CONCAT(@@hostname, ':', @@port)").await;
     let (code, said) = migrate(&database);
     assert_eq!(code, Some(0), "{said}");
 }
 
-/// The tables of a new database resemble those of the legacy service for a while.
+/// During its creation, a new database has tables like those of the legacy service.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_first_start_that_was_killed_is_continued() {
+async fn a_killed_first_start_is_continued() {
     let database = leased_to("CONCAT(@@hostname, ':', @@port)").await;
     assert_eq!(migrate(&database).0, Some(0));
     database.execute("UPDATE schema_lease SET is_creating = 1").await;

@@ -1,4 +1,4 @@
-//! Whatever shape the legacy tables have, the same comes of the same rows.
+//! The same rows have the same result in every shape of the legacy tables.
 
 use billing_service::service::proto::ListRecordsRequest;
 use rstest::rstest;
@@ -29,7 +29,7 @@ fn rows(shape: Shape) -> String {
     )
 }
 
-/// What it becomes, in words.
+/// The expected rows after the upgrade.
 const EXPECTED: &[&str] = &[
     "user_balance b1 1001 99999999.990000 7 0.000000 2026-01-01 00:00:00.000000 2026-11-02 00:00:00.000000",
     "user_balance b3 even 9.880000 2 0.000000 2026-01-01 00:00:00.000000 2026-01-01 00:00:00.000000",
@@ -51,7 +51,7 @@ const EXPECTED: &[&str] = &[
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_shape_becomes_the_same(
+async fn every_shape_has_the_same_result(
     #[values("uid", "user_id")] user: &'static str,
     #[values(
         "TINYINT",
@@ -85,9 +85,9 @@ async fn every_shape_becomes_the_same(
     service.assert_audit_is_clean().await;
 }
 
-/// Columns are looked at table by table.
+/// The upgrade inspects the columns of each table.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tables_may_differ_among_themselves() {
+async fn tables_may_have_different_shapes() {
     let database = legacy::database("Asia/Shanghai").await;
     let shape = Shape { kind: "ENUM('balance','free')", ..legacy::PLAIN };
     database.execute(&shape.tables()).await;
@@ -95,7 +95,7 @@ async fn tables_may_differ_among_themselves() {
     database.execute("ALTER TABLE free_quota RENAME COLUMN user_id TO uid").await;
     database.execute("ALTER TABLE recharge_order RENAME COLUMN user_id TO uid, DROP COLUMN updated_at").await;
     database.execute("ALTER TABLE user_balance DROP COLUMN version, ENGINE = MyISAM").await;
-    // Counted by the database instead of UUIDs.
+    // AUTO_INCREMENT ids instead of UUIDs.
     database.execute("ALTER TABLE free_quota DROP PRIMARY KEY, DROP COLUMN free_quota_id").await;
     database.execute("ALTER TABLE free_quota ADD COLUMN free_quota_id BIGINT AUTO_INCREMENT PRIMARY KEY").await;
     migrated(&database, &[]);
@@ -110,9 +110,9 @@ async fn tables_may_differ_among_themselves() {
     assert_eq!(service.state("newcomer").await, (0.0, [0, 0, 0]));
 }
 
-/// A record's id keeps the collation that its table had, and lists read the archive, too.
+/// The id of a record keeps the collation of its table. Lists also read the archive.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn records_are_listed_whatever_their_collation_was() {
+async fn records_are_listed_with_any_collation() {
     let database = legacy::database("Asia/Shanghai").await;
     database.execute(&legacy::PLAIN.tables()).await;
     for table in ["user_balance", "free_quota", "billing_record", "recharge_order"] {

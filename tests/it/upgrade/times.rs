@@ -5,7 +5,7 @@ use rstest::rstest;
 use super::legacy::{self, PLAIN, errors, migrate, migrated};
 use crate::harness::{Service, charge};
 
-/// A record at each of the times, of a free unit; used quotas to match no month.
+/// A record of a free unit at each time. The used quotas match no month.
 fn records(times: &[&str]) -> String {
     let rows: Vec<_> =
         times.iter().enumerate().map(|(at, time)| format!("('r{at}', 'u', 'asset', 1, 0, 1, '{time}')")).collect();
@@ -15,7 +15,7 @@ fn records(times: &[&str]) -> String {
     )
 }
 
-/// What a record's time becomes, and its day and month in the billing zone, Shanghai.
+/// The converted time of a record, and its day and month in the billing zone, Shanghai.
 #[rstest]
 #[case("UTC", &[("2026-10-31 15:59:59", "2026-10-31 15:59:59", "2026-10-31"), ("2026-10-31 16:00:00", "2026-10-31 16:00:00", "2026-11-01")])]
 #[case("Asia/Shanghai", &[("2026-10-31 23:59:59", "2026-10-31 15:59:59", "2026-10-31"), ("2026-11-01 00:00:00", "2026-10-31 16:00:00", "2026-11-01")])]
@@ -39,7 +39,7 @@ fn records(times: &[&str]) -> String {
     ("2026-10-31 12:00:00", "2026-10-31 16:00:00", "2026-11-01"),
 ])]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn times_become_utc_and_days_those_of_the_billing_zone(
+async fn times_become_utc_and_days_follow_the_billing_zone(
     #[case] zone: &str,
     #[case] times: &[(&str, &str, &str)],
     #[values(false, true)] chosen: bool,
@@ -84,7 +84,7 @@ async fn times_become_utc_and_days_those_of_the_billing_zone(
     service.clock.set("2026-11-21T00:00:00Z");
     let of_november = times.iter().filter(|(.., day)| day.starts_with("2026-11")).count();
     let reply = service.deduct(charge("u", "asset", 1)).await;
-    // The legacy quota said that none of them were counted.
+    // The legacy quota has counted none of these records.
     assert_eq!(reply.free_remaining, 999, "{of_november}");
     let (_, stats) = service.get("/api/v1/billing/stats/month?user_id=u").await;
     assert_eq!(stats["free_count"], of_november + 1);
@@ -92,7 +92,7 @@ async fn times_become_utc_and_days_those_of_the_billing_zone(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn times_that_are_missing_are_those_of_the_upgrade() {
+async fn missing_times_become_the_time_of_the_upgrade() {
     let database = legacy::database("Asia/Shanghai").await;
     database.execute(&PLAIN.tables()).await;
     database
@@ -112,10 +112,10 @@ async fn times_that_are_missing_are_those_of_the_upgrade() {
     database.assert_audit_is_clean().await;
 }
 
-/// Such columns keep instants, but hold what the legacy service's session made of its
-/// wall-clock times.
+/// TIMESTAMP columns store instants. The session of the legacy service converted its wall-clock times
+/// to them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn timestamps_are_read_as_the_legacy_service_read_them() {
+async fn timestamps_are_read_like_the_legacy_service_read_them() {
     let mut database = legacy::database("Asia/Shanghai").await;
     database.execute(&PLAIN.tables()).await;
     database.execute("ALTER TABLE billing_record MODIFY created_at TIMESTAMP NULL").await;
@@ -141,7 +141,7 @@ async fn an_unknown_zone_stops_the_upgrade_before_it_begins() {
     assert!(said.contains("Asia/Nowhere") && said.contains("--legacy-zone"), "{said}");
     legacy::assert_untouched(&database, &before).await;
     assert_eq!(migrate(&database, &["--legacy-zone", "Asia/Nowhere"]).status.code(), Some(2));
-    // To a database that is ours it is nothing.
+    // A converted database ignores the zone.
     legacy::set_loc(&mut database, "UTC");
     migrated(&database, &[]);
     legacy::set_loc(&mut database, "Asia/Nowhere");

@@ -1,4 +1,4 @@
-//! The tokens that quotas of keys count: as many as the free quota counts, whatever a call costs.
+//! The quota of a key counts the same tokens as the free quota, at any cost of a call.
 
 use billing_service::service::proto::{CommitReservationRequest, DeductQuotaRequest, ReserveQuotaRequest};
 use chrono::TimeDelta;
@@ -23,7 +23,7 @@ const FREE_TOKENS: &str = "{llm: 1000000}";
 
 #[rstest]
 #[tokio::test]
-async fn a_commit_by_its_cost_takes_the_tokens_of_a_key_that_the_free_quota_counts(
+async fn a_commit_with_a_cost_takes_the_same_tokens_from_the_key_and_the_free_quota(
     #[values(MySql, Sqlite)] on: Backend,
 ) {
     let service = Service::start_with(on, &with("billing.free_quotas", FREE_TOKENS)).await;
@@ -35,13 +35,13 @@ async fn a_commit_by_its_cost_takes_the_tokens_of_a_key_that_the_free_quota_coun
         assert_eq!((status, &reply["free_count"]), (200, &json!(2_000)), "{reply}");
         assert_eq!((service.key_used("tokens").await, service.llm_used().await), (2_000.0, 2_000));
     }
-    // A cost at the reserve, and usage of no tokens, which says nothing.
+    // A cost at the reserve, and a usage without tokens, which counts as no usage.
     let costly = ReserveQuotaRequest { cost: 1.0, ..hold("b", "llm", "gpt-4.1", (300, 200)) };
     service.internal.clone().reserve_quota(costly).await.unwrap();
     let commit = CommitReservationRequest { usage: tokens(0, 0), ..delivered("b") };
     service.internal.clone().commit_reservation(commit).await.unwrap();
     assert_eq!((service.key_used("tokens").await, service.llm_used().await), (2_500.0, 2_500));
-    // Delivered tokens count where they are told, with a cost too.
+    // Reported tokens count, also with a cost.
     service.internal.clone().reserve_quota(hold("c", "llm", "gpt-4.1", (300, 200))).await.unwrap();
     let commit = CommitReservationRequest { cost: 0.5, usage: tokens(20, 10), ..delivered("c") };
     service.internal.clone().commit_reservation(commit).await.unwrap();
@@ -53,9 +53,7 @@ async fn a_commit_by_its_cost_takes_the_tokens_of_a_key_that_the_free_quota_coun
 
 #[rstest]
 #[tokio::test]
-async fn where_calls_are_the_units_a_commit_without_usage_takes_the_expected_tokens(
-    #[values(MySql, Sqlite)] on: Backend,
-) {
+async fn if_calls_are_the_units_a_commit_without_usage_takes_the_expected_tokens(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, MODELS).await;
     service.adjust("u", 10.0).await;
     service.bind_key("tokens", "total", 10_000.0).await;
@@ -69,14 +67,14 @@ async fn where_calls_are_the_units_a_commit_without_usage_takes_the_expected_tok
     }
     assert_eq!(service.key_used("tokens").await, 3_000.0);
     service.internal.clone().reserve_quota(hold("d", "asset", "", (600, 400))).await.unwrap();
-    let told = CommitReservationRequest { usage: tokens(5, 2), ..delivered("d") };
-    service.internal.clone().commit_reservation(told).await.unwrap();
+    let reported = CommitReservationRequest { usage: tokens(5, 2), ..delivered("d") };
+    service.internal.clone().commit_reservation(reported).await.unwrap();
     assert_eq!(service.key_used("tokens").await, 3_007.0);
 }
 
 #[rstest]
 #[tokio::test]
-async fn a_late_commit_by_its_cost_takes_tokens_that_the_expiry_gave_back(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_late_commit_with_a_cost_takes_the_tokens_that_its_expiry_freed(#[values(MySql, Sqlite)] on: Backend) {
     let changes = [&with("billing.free_quotas", FREE_TOKENS)[..], &[("billing.reservation_ttl", "1ms")]].concat();
     let service = Service::start_with(on, &changes).await;
     service.bind_key("tokens", "month", 10_000.0).await;

@@ -1,4 +1,4 @@
-//! Counts beyond 2,147,483,647: exact in fields of 64 bits, and the largest in the older ones.
+//! Counts above 2,147,483,647: exact in fields of 64 bits, and 2,147,483,647 in fields of 32 bits.
 
 use billing_service::service::proto::{
     CheckQuotaRequest, CommitReservationRequest, DeductQuotaReply, GetStatsSummaryRequest, GetUsageRequest,
@@ -88,7 +88,7 @@ async fn a_free_quota_of_billions_is_held_used_and_shown_exactly(#[values(MySql,
     let asset = account["quotas"].as_array().unwrap().iter().find(|quota| quota["service_name"] == "asset").unwrap();
     assert_eq!((&asset["used_units"], &asset["used_quota"]), (&json!("4000000000"), &json!(i32::MAX)));
     assert_eq!(asset["total_units"], json!("10000000000"));
-    // More than four billion, and all of it.
+    // More than four billion, and the whole quota.
     for _ in 0..6 {
         service.deduct(charge("u", "asset", BILLION)).await;
     }

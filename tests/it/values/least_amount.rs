@@ -1,4 +1,4 @@
-//! The least amount: a paid part that costs more than nothing costs at least 0.000001.
+//! The least amount: a paid part with a cost above zero costs at least 0.000001.
 
 use billing_service::service::proto::{
     CheckQuotaRequest, CommitReservationRequest, DeductQuotaRequest, ReserveQuotaRequest,
@@ -42,7 +42,7 @@ async fn a_call_that_costs_less_than_a_millionth_is_refused_without_a_balance(#[
         assert_eq!((verdict.reason.as_str(), verdict.estimated_cost), ("insufficient balance", LEAST));
         let reserve = service.internal.clone().reserve_quota(hold("r", "embed", "embed-s", (3, 0))).await;
         assert_eq!(code_of(&reserve.unwrap_err()).1, "10001");
-        // A model without a price costs nothing all the same.
+        // A model with a price of zero still costs nothing.
         assert_eq!(service.deduct(call("embed", "free-m", tokens(1_000, 1_000))).await.amount, 0.0);
     }
     service.adjust("u", 1.000002).await;
@@ -57,7 +57,7 @@ async fn the_paid_part_of_a_mixed_call_costs_at_least_a_millionth(#[values(MySql
     let service = Service::start_with(on, &with("billing.free_quotas", "{asset: 1000, llm: 999}")).await;
     let mixed = || DeductQuotaRequest { cost: LEAST, ..charge("u", "asset", 1_001) };
     assert_eq!(code_of(&service.try_deduct(mixed()).await.unwrap_err()).1, "10001");
-    // A thousand tokens of 0.0001 in all, of which one is paid.
+    // A thousand tokens cost 0.0001, and one of them is paid.
     let of_tokens = || call("llm", "tiny", tokens(1_000, 0));
     assert_eq!(code_of(&service.try_deduct(of_tokens()).await.unwrap_err()).1, "10001");
     service.adjust("u", 0.000003).await;
@@ -65,7 +65,7 @@ async fn the_paid_part_of_a_mixed_call_costs_at_least_a_millionth(#[values(MySql
     assert_eq!((charged.free_count, charged.paid_count, charged.amount), (1_000, 1, LEAST));
     let charged = service.deduct(of_tokens()).await;
     assert_eq!((charged.free_count, charged.paid_count, charged.amount), (999, 1, LEAST));
-    // A share of what was reserved.
+    // A part of the reserved tokens.
     let reserve = ReserveQuotaRequest { cost: LEAST, count: 1_000, ..hold("r", "asset", "", (0, 0)) };
     service.internal.clone().reserve_quota(reserve).await.unwrap();
     let commit = CommitReservationRequest { count: Some(1), ..delivered("r") };

@@ -1,5 +1,5 @@
-//! Values that are exact at their edges: the smallest amounts, the largest counts, and quotas and
-//! services that change.
+//! Exact values at their limits: the smallest amounts, the largest counts, and quotas and services
+//! that change.
 
 mod key_tokens;
 mod large;
@@ -15,7 +15,7 @@ use billing_service::service::proto::{
 
 use crate::harness::{Service, charge};
 
-/// The units of `llm` are tokens and those of `embed` are calls; nothing of both is free.
+/// The units of `llm` are tokens, and those of `embed` are calls. Both have no free quota.
 const MODELS: &[(&str, &str)] = &[
     ("billing.model_services", "{llm: tokens, embed: calls}"),
     (

@@ -1,4 +1,4 @@
-//! Quotas of keys whose period changes: what was taken in the new one counts.
+//! Quotas of keys whose period changes: use in the new period counts.
 
 use billing_service::{
     app,
@@ -33,13 +33,13 @@ impl Service {
 
 #[rstest]
 #[tokio::test]
-async fn another_period_of_a_key_begins_with_what_was_taken_in_it(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_changed_period_of_a_key_begins_with_its_use_in_that_period(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, &with("billing.free_quotas", FREE_TOKENS)).await;
     service.clock.stop_at("2026-11-14T16:00:00Z".parse().unwrap());
     service.bind_key("tokens", "month", 1_000.0).await;
     service.bind_key("requests", "total", 1_000.0).await;
     service.deduct(used_of(60)).await;
-    // The next day of the billing zone.
+    // The next day in the billing zone.
     service.clock.stop_at("2026-11-16T02:00:00Z".parse().unwrap());
     service.deduct(used_of(20)).await;
     let monthly = service.token_quota().await;
@@ -94,7 +94,7 @@ async fn periods_are_counted_beside_each_other_over_days_and_months(#[values(MyS
         used
     };
     assert_eq!(all().await, [7.0, 27.0, 332.0]);
-    // A hold of a month that is over is given back to all there is.
+    // A released hold of an ended month is subtracted from all counts that contain it.
     let release = ReleaseReservationRequest { user_id: "u".into(), trace_id: "r".into() };
     service.internal.clone().release_reservation(release).await.unwrap();
     assert_eq!(all().await, [7.0, 27.0, 32.0]);
@@ -134,10 +134,10 @@ async fn amounts_and_requests_keep_their_periods_over_rest(#[values(MySql, Sqlit
     assert_eq!(set("day").await, daily);
 }
 
-/// As an earlier release left it, which counted one period alone.
+/// The table of an earlier release, which counted only one period.
 #[rstest]
 #[tokio::test]
-async fn what_an_earlier_release_did_not_count_is_said_to_be_unknown(#[values(MySql, Sqlite)] on: Backend) {
+async fn use_that_an_earlier_release_did_not_count_is_marked_as_partial(#[values(MySql, Sqlite)] on: Backend) {
     let database = Database::create(on).await;
     app::connect(&database.config(&[])).await.unwrap().close().await;
     for column in ["used_day", "used_month", "used_total", "day_since", "month_since", "total_since"] {
@@ -161,7 +161,7 @@ async fn what_an_earlier_release_did_not_count_is_said_to_be_unknown(#[values(My
     assert_eq!((unchanged.used, since(&unchanged).as_str()), (80.0, "2026-11-02T00:00:00+00:00"));
     service.deduct(used_of(20)).await;
     let daily = service.bind_key("tokens", "day", 1_000.0).await;
-    assert_eq!((daily.used, daily.used_is_partial), (20.0, true), "what was taken before the upgrade is not known");
+    assert_eq!((daily.used, daily.used_is_partial), (20.0, true), "use before the upgrade is unknown");
     assert_eq!(service.bind_key("tokens", "month", 1_000.0).await.used, 100.0);
     let total = service.bind_key("requests", "total", 1_000.0).await;
     assert_eq!((total.used, total.used_is_partial), (31.0, false));

@@ -1,4 +1,4 @@
-//! Reads make no rows.
+//! Reads insert no rows.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::harness::{Backend, Database, MySql, Service, Sqlite, charge};
 
 impl Database {
-    /// The rows of every table.
+    /// The number of rows in every table.
     async fn row_counts(&self) -> BTreeMap<String, String> {
         let tables = match self.backend {
             MySql => ("table_name", "FROM information_schema.tables WHERE table_schema = DATABASE()"),
@@ -28,7 +28,7 @@ impl Database {
 
 #[rstest]
 #[tokio::test]
-async fn reads_of_an_invented_user_make_no_rows(#[values(MySql, Sqlite)] on: Backend) {
+async fn reads_of_an_unknown_user_insert_no_rows(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.deduct(charge("known", "asset", 7)).await;
     let before = service.database.row_counts().await;
@@ -54,12 +54,12 @@ async fn reads_of_an_invented_user_make_no_rows(#[values(MySql, Sqlite)] on: Bac
     let key = GetApiKeyQuotaRequest { api_key_id: "invented".into() };
     assert_eq!(service.internal.clone().get_api_key_quota(key).await.unwrap().into_inner().quotas, vec![]);
     assert_eq!(service.internal_get("/internal/v1/billing/api-keys/invented/quota").await.0, 200);
-    // A refusal that no account has a part in.
+    // A refusal that does not depend on the account.
     let body = json!({"user_id": "invented", "service_name": "none", "count": 1, "trace_id": "t"});
     assert_eq!(service.post("/internal/v1/billing/deduct", body.to_string()).await.0, 400);
     assert_eq!(service.database.row_counts().await, before);
 
-    // Nor did they open the account: that is new, and a check opens one as before.
+    // The reads did not open the account. A check opens one, as usual.
     let initialize = InitializeUserRequest { user_id: "invented".into() };
     assert!(service.internal.clone().initialize_user(initialize).await.unwrap().into_inner().created);
     let check =
@@ -71,7 +71,7 @@ async fn reads_of_an_invented_user_make_no_rows(#[values(MySql, Sqlite)] on: Bac
 
 #[rstest]
 #[tokio::test]
-async fn a_read_in_a_new_month_shows_its_quotas_and_makes_no_rows(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_read_in_a_new_month_shows_its_quotas_and_inserts_no_rows(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.clock.stop_at("2026-10-20T02:00:00Z".parse().unwrap());
     service.adjust("u", 5.0).await;

@@ -1,5 +1,5 @@
-//! Services that are not configured any more: what was charged for them is repeated, ended and
-//! read as before, and nothing new is charged.
+//! Services that are not configured any more: old charges can be repeated and read, and old reservations
+//! can be ended. New charges are refused.
 
 use billing_service::service::proto::{
     BatchDeductQuotaRequest, CommitReservationRequest, DeductQuotaReply, DeductQuotaRequest, GetUsageRequest,
@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::{MODELS, call, delivered, hold, tokens, with};
 use crate::harness::{Backend, MySql, Service, Sqlite, charge, code_of, traced, wait::soon};
 
-/// Without `payment`, and without any service that is priced by model.
+/// Without `payment`, and without services that are priced by model.
 const RETIRED: &[(&str, &str)] =
     &[("billing.prices", "{passport: 0.01, asset: 0.05}"), ("billing.free_quotas", "{passport: 10000, asset: 1000}")];
 
@@ -60,7 +60,7 @@ async fn charges_of_a_retired_service_are_repeated_and_its_holds_end(#[values(My
     assert_eq!(strangers, Vec::<Vec<String>>::new(), "a refusal opens no account");
     let items = vec![paid, traced("another", charge("u", "payment", 1))];
     let batch = service.internal.clone().batch_deduct_quota(BatchDeductQuotaRequest { items }).await.unwrap();
-    let [repeated, refused] = &batch.into_inner().results[..] else { panic!("two were sent") };
+    let [repeated, refused] = &batch.into_inner().results[..] else { panic!("two items were sent") };
     assert!(repeated.reply.as_ref().unwrap().replayed);
     assert_eq!(refused.error.as_ref().unwrap().error_code, "10008");
 
@@ -78,7 +78,7 @@ async fn charges_of_a_retired_service_are_repeated_and_its_holds_end(#[values(My
     service.assert_audit_is_clean().await;
 }
 
-/// Opens the stream of a reservation again, and finishes it without any output; its amount.
+/// Reopens the stream of a reservation, and finishes it without output. Returns the amount.
 async fn stream_again(service: &Service, open: ReserveQuotaRequest) -> f64 {
     let (messages, sent) = tokio::sync::mpsc::channel(2);
     let send = async |event| messages.send(MeterStreamRequest { event: Some(event) }).await.unwrap();
@@ -96,10 +96,10 @@ async fn stream_again(service: &Service, open: ReserveQuotaRequest) -> f64 {
     }
 }
 
-/// A repeat needs nothing that a price needs: neither usage nor a model.
+/// A repeat needs no price, so it needs neither usage nor a model.
 #[rstest]
 #[tokio::test]
-async fn charges_are_repeated_when_their_service_is_priced_otherwise(#[values(MySql, Sqlite)] on: Backend) {
+async fn charges_can_be_repeated_after_their_service_changed_its_prices(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     let request = traced("t", charge("u", "payment", 1_000));
     let first = service.deduct(request.clone()).await;
@@ -121,7 +121,7 @@ async fn charges_are_repeated_when_their_service_is_priced_otherwise(#[values(My
 
 #[rstest]
 #[tokio::test]
-async fn reads_find_a_retired_service_where_it_was_used(#[values(MySql, Sqlite)] on: Backend) {
+async fn reads_show_a_retired_service_that_the_user_has_used(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     service.deduct(charge("u", "payment", 7)).await;
     service.deduct(charge("u", "asset", 1)).await;
@@ -152,7 +152,7 @@ async fn reads_find_a_retired_service_where_it_was_used(#[values(MySql, Sqlite)]
     let series = service.public.clone().get_usage(request).await.unwrap().into_inner().series;
     assert_eq!(series[0].service_name, "payment");
 
-    // A service that the user was never charged for is unknown, as a misspelt one is.
+    // A retired service that the user has never used is unknown, like a misspelt one.
     for (user, name) in [("v", "payment"), ("u", "paymen"), ("u", "Payment"), ("u", &"x".repeat(500))] {
         for path in ["stats/today", "stats/month", "records", "usage"] {
             let (status, error) = service.get(&format!("/api/v1/billing/{path}?{}", query(user, name))).await;

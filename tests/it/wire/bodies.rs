@@ -1,4 +1,4 @@
-//! Types, codings and ends of bodies over REST.
+//! Types, encodings and ends of bodies over REST.
 
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ fn body(trace: &str) -> String {
     json!({"user_id": "u", "service_name": "asset", "count": 1, "trace_id": trace}).to_string()
 }
 
-/// Status and reply of a deduct with headers, on a port.
+/// Sends a deduct with headers to a port. Returns the status and the reply.
 async fn deduct(
     service: &Service,
     addr: std::net::SocketAddr,
@@ -50,7 +50,7 @@ async fn a_body_of_a_named_type_must_be_json(#[values(MySql, Sqlite)] on: Backen
             let (status, reply) = deduct(&service, addr, &[("content-type", kind)], body("json")).await;
             assert_eq!(status, 200, "{kind}: {reply}");
         }
-        assert_eq!(deduct(&service, addr, &[], body("json")).await.0, 200, "an absent type is JSON");
+        assert_eq!(deduct(&service, addr, &[], body("json")).await.0, 200, "an absent type means JSON");
     }
     let recharge = format!("http://{}/api/v1/billing/recharge", service.app.http_addr);
     let form = service.http.post(recharge).header("content-type", "text/plain").body("{}").send().await.unwrap();
@@ -60,13 +60,13 @@ async fn a_body_of_a_named_type_must_be_json(#[values(MySql, Sqlite)] on: Backen
 
 #[rstest]
 #[tokio::test]
-async fn a_compressed_body_is_read_within_the_bounds_of_a_plain_one(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_compressed_body_has_the_size_limit_of_a_plain_one(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     let addr = service.app.grpc_addr;
     let coded = |coding| [("content-encoding", coding), ("content-type", "application/json")];
     assert_eq!(deduct(&service, addr, &coded("gzip"), gzip(body("g").as_bytes())).await.0, 200);
     assert_eq!(deduct(&service, addr, &coded("identity"), body("g")).await.1["replayed"], true);
-    // Blanks are JSON too: small on the way, and more than a body may be.
+    // Blanks are valid JSON. They are small when compressed, and exceed the size limit of a body.
     let bomb = format!("{}{}", " ".repeat(2_000_000), body("bomb"));
     for bad in [gzip(bomb.as_bytes()), body("plain").into_bytes(), gzip(b"{}")[..10].to_vec()] {
         let (status, reply) = deduct(&service, addr, &coded("gzip"), bad).await;
@@ -80,7 +80,7 @@ async fn a_compressed_body_is_read_within_the_bounds_of_a_plain_one(#[values(MyS
     assert_eq!(service.state("u").await.1[2], 1);
 }
 
-/// Sends the head of a deduct over HTTP/1.1, and some of a body of `length` bytes.
+/// Sends the head of a deduct over HTTP/1.1, and a part of a body of `length` bytes.
 async fn begin(service: &Service, length: usize, begun: &str) -> TcpStream {
     let mut stream = TcpStream::connect(service.app.grpc_addr).await.unwrap();
     let head = format!(
@@ -108,7 +108,7 @@ async fn half_a_body_is_a_timeout_and_no_unknown_outcome(#[values(MySql, Sqlite)
 async fn a_body_that_breaks_off_charges_nothing() {
     let service = Service::start(Sqlite).await;
     let whole = body("half");
-    // A body that is whole as JSON, but not as long as it said.
+    // A body that is complete JSON, but shorter than its content-length.
     let mut stream = begin(&service, whole.len() + 1, &whole).await;
     stream.shutdown().await.unwrap();
     let mut reply = Vec::new();

@@ -1,4 +1,4 @@
-//! gRPC with gzip, and what is no gRPC although it looks like it.
+//! gRPC with gzip, and requests that look like gRPC and are not.
 
 use std::{
     convert::Infallible,
@@ -42,7 +42,7 @@ fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
 
 #[rstest]
 #[tokio::test]
-async fn compressed_calls_are_answered_and_long_replies_compressed(#[values(MySql, Sqlite)] on: Backend) {
+async fn compressed_calls_are_answered_and_long_replies_are_compressed(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     let channel = channel(&service).await;
     let mut internal = BillingInternalServiceClient::new(channel.clone()).send_compressed(Gzip).accept_compressed(Gzip);
@@ -71,7 +71,7 @@ async fn compressed_calls_are_answered_and_long_replies_compressed(#[values(MySq
 }
 
 #[tokio::test]
-async fn a_compressed_message_is_bounded_by_its_content() {
+async fn the_size_limit_of_a_compressed_message_is_for_its_content() {
     let service = Service::start(Sqlite).await;
     let mut client = BillingInternalServiceClient::new(channel(&service).await).send_compressed(Gzip);
     let bomb = DeductQuotaRequest { model: "x".repeat(2_000_000), ..charge("u", "asset", 1) };
@@ -97,7 +97,7 @@ async fn the_signature_of_a_compressed_callback_is_over_its_content(#[values(MyS
     client.recharge_callback(right).await.unwrap();
     paying.assert_books("u", 5.0).await;
 
-    // Over REST, too.
+    // The same over REST.
     let order = paying.recharge("u", 3.0).await.order_id;
     let body = json!({"order_id": order, "payment_order_id": "p-2", "amount": 3, "status": "SUCCESS"}).to_string();
     let url = format!("http://{}/internal/v1/billing/callback", paying.service.app.grpc_addr);
@@ -110,7 +110,7 @@ async fn the_signature_of_a_compressed_callback_is_over_its_content(#[values(MyS
 
 #[rstest]
 #[tokio::test]
-async fn grpc_over_http_1_and_its_relatives_are_refused_before_a_charge(#[values(MySql, Sqlite)] on: Backend) {
+async fn grpc_over_http1_and_grpc_web_are_refused_before_a_charge(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     let message = framed(0, &traced("t", charge("u", "asset", 1)).encode_to_vec());
     let url = format!("http://{}{DEDUCT}", service.app.grpc_addr);
@@ -145,7 +145,7 @@ async fn grpc_over_http_1_and_its_relatives_are_refused_before_a_charge(#[values
     assert_eq!(reply.free_remaining, 999);
 }
 
-/// A body that stops.
+/// A body that never ends after its first bytes.
 struct Half(Option<Bytes>);
 
 impl Body for Half {
@@ -159,10 +159,10 @@ impl Body for Half {
 
 #[rstest]
 #[tokio::test]
-async fn half_a_call_is_retried_and_has_no_unknown_outcome(#[values(MySql, Sqlite)] on: Backend) {
+async fn an_incomplete_call_can_be_retried_and_is_no_unknown_outcome(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, &[("server.grpc.timeout", "300ms")]).await;
     let message = framed(0, &traced("t", charge("u", "asset", 1)).encode_to_vec());
-    // The first half, and then nothing.
+    // The first half of the message, and then nothing.
     let body = reqwest::Body::wrap(Half(Some(message[..10].to_vec().into())));
     let client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
     let url = format!("http://{}{DEDUCT}", service.app.grpc_addr);

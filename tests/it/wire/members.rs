@@ -1,4 +1,4 @@
-//! Members of JSON bodies, and query parameters.
+//! Members of JSON bodies and query parameters.
 
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ const ADJUST: &str = "/internal/v1/billing/adjust";
 
 #[rstest]
 #[tokio::test]
-async fn a_member_that_comes_twice_is_refused_by_name_and_moves_no_money(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_duplicate_member_is_refused_by_name_and_charges_nothing(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     let usage = r#"{"input_tokens":1,"inputTokens":1}"#;
     for (path, body, field) in [
@@ -33,7 +33,7 @@ async fn a_member_that_comes_twice_is_refused_by_name_and_moves_no_money(#[value
 
 #[rstest]
 #[tokio::test]
-async fn whole_numbers_in_texts_are_those_of_json(#[values(MySql, Sqlite)] on: Backend) {
+async fn integers_in_strings_have_the_rules_of_json(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     for (count, used) in [("\"1e1\"", 10), ("\"1.0\"", 11), ("1e1", 21), ("\"100e-1\"", 31), ("1.0", 32)] {
         let body = format!(r#"{{"user_id":"u","service_name":"asset","count":{count}}}"#);
@@ -45,7 +45,7 @@ async fn whole_numbers_in_texts_are_those_of_json(#[values(MySql, Sqlite)] on: B
     assert_eq!((status, page["records"].as_array().unwrap().len()), (200, 1), "{page}");
 }
 
-/// What `/metrics` counts on a route.
+/// The metric of unknown fields for a route.
 async fn counted(service: &Service, route: &str) -> u64 {
     let line = format!("billing_unknown_fields_total{{route=\"{route}\"}} ");
     let text = service.metrics().await;
@@ -60,7 +60,7 @@ fn misspelt() -> String {
 #[case("ignore", 0)]
 #[case("warn", 2)]
 #[tokio::test]
-async fn unknown_fields_are_taken_and_counted_by_route(#[case] policy: &str, #[case] counts: u64) {
+async fn unknown_fields_are_accepted_and_counted_by_route(#[case] policy: &str, #[case] counts: u64) {
     let service = Service::start_with(Sqlite, &[("server.http.unknown_fields", policy)]).await;
     assert_eq!(service.post(DEDUCT, misspelt()).await.0, 200);
     let (status, month) = service.get("/api/v1/billing/stats/month?user_id=u&month=2026-10").await;

@@ -1,4 +1,4 @@
-//! Requests as bytes: members of JSON, types and codings of bodies, and gRPC beside HTTP/1.1.
+//! Requests at the byte level: members of JSON, types and encodings of bodies, and gRPC on HTTP/1.1.
 
 mod bodies;
 mod grpc;

@@ -1,4 +1,4 @@
-//! The caches, each on servers that the tests of this process share.
+//! The caches. The tests of this process share the Redis servers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,7 +27,7 @@ use crate::harness::{
     wait::until,
 };
 
-/// Where a cache is.
+/// The store of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
     Memory,
@@ -36,15 +36,15 @@ pub enum Backend {
     Sentinel,
 }
 
-/// Longer than any entry has to live here.
+/// Longer than any test needs an entry.
 const TTL: Duration = Duration::from_secs(600);
-/// A busy machine is no outage.
+/// Long, so that a busy machine does not look like an outage.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 static SINGLE: OnceCell<OwnRedis> = OnceCell::const_new();
 static CLUSTER: OnceCell<OwnCluster> = OnceCell::const_new();
 static SENTINEL: OnceCell<OwnSentinel> = OnceCell::const_new();
-/// One for each server: who empties it is alone there.
+/// One lock for each server: a test that empties the server holds it exclusively.
 static TURNS: [RwLock<()>; 3] = [const { RwLock::const_new(()) }; 3];
 
 #[expect(dead_code, reason = "held until the test ends")]
@@ -54,7 +54,7 @@ enum Turn {
     Alone(RwLockWriteGuard<'static, ()>),
 }
 
-/// The caches of two processes on one server; in memory both are one.
+/// The caches of two processes on one server. In memory, both are the same cache.
 pub struct Caches {
     backend: Backend,
     pub one: Arc<dyn AccountCache>,
@@ -63,7 +63,7 @@ pub struct Caches {
 }
 
 impl Caches {
-    /// Beside other tests.
+    /// Shares the server with other tests.
     pub async fn start(backend: Backend) -> Self {
         Self::start_with(backend, TTL).await
     }
@@ -77,7 +77,7 @@ impl Caches {
         Self::on(backend, ttl, turn).await
     }
 
-    /// While no other test uses the server.
+    /// Waits until no other test uses the server, and keeps it until the test ends.
     pub async fn start_alone(backend: Backend) -> Self {
         prepare(backend).await;
         let turn = match turn_of(backend) {
@@ -98,7 +98,7 @@ impl Caches {
         Self { backend, one, other, _turn: turn }
     }
 
-    /// What the server does when somebody flushes it; memory is cleared. Only when alone.
+    /// Flushes the server, or clears the memory. Needs [`Self::start_alone`].
     pub async fn flush(&self) {
         match self.backend {
             Memory => self.one.clear().await.unwrap(),
@@ -107,12 +107,12 @@ impl Caches {
             Sentinel => SENTINEL.get().unwrap().master().flushall().await,
         }
         if self.backend != Memory {
-            // Who connects next would find that the server has lost all, and empty it.
+            // Sets the marker again. Otherwise a later connection would find it missing, and flush the server.
             drop(connect(self.backend, TTL).await);
         }
     }
 
-    /// Has the server forget its scripts. Only when alone.
+    /// Removes the scripts from the server. Needs [`Self::start_alone`].
     pub async fn forget_scripts(&self) {
         match self.backend {
             Memory => {}
@@ -126,12 +126,12 @@ impl Caches {
         self.one.fence(cache_key).await.unwrap()
     }
 
-    /// Stores what was read behind a fence.
+    /// Stores an entry that was read after the fence.
     pub async fn store(&self, fence: Fence, entry: &CacheEntry) {
         store(&*self.one, fence, entry).await;
     }
 
-    /// A load that nothing comes between.
+    /// Loads an entry without a concurrent change.
     pub async fn load(&self, entry: &CacheEntry) {
         let fence = self.fence(&entry.cache_key()).await;
         self.store(fence, entry).await;
@@ -141,7 +141,7 @@ impl Caches {
         assert_eq!(self.one.apply(changes).await, vec![]);
     }
 
-    /// What both processes find.
+    /// The entry that both processes find.
     pub async fn look(&self, cache_key: &CacheKey) -> Option<CacheEntry> {
         let found = look(&*self.one, cache_key).await;
         assert_eq!(look(&*self.other, cache_key).await, found);
@@ -158,14 +158,14 @@ pub async fn look(cache: &dyn AccountCache, cache_key: &CacheKey) -> Option<Cach
     cache.look(cache_key).await.unwrap().map(|found| (*found.entry).clone())
 }
 
-/// A cache in Redis that can be used.
+/// A connected cache in Redis.
 pub async fn connect_to(settings: RedisSettings) -> Arc<RedisCache> {
     let cache = Arc::new(RedisCache::start(settings, Box::new(|_, _| {})));
     until("the cache is connected", async || cache.is_up()).await;
     cache
 }
 
-/// Of servers at these addresses.
+/// Settings for servers at these addresses.
 pub fn settings_of(layout: RedisLayout, addrs: Vec<String>, ttl: Duration) -> RedisSettings {
     let (username, password, db) = Default::default();
     RedisSettings {
@@ -183,7 +183,7 @@ pub fn settings_of(layout: RedisLayout, addrs: Vec<String>, ttl: Duration) -> Re
     }
 }
 
-/// Connected to the servers that tests share.
+/// A cache connected to the shared servers.
 pub async fn connect(backend: Backend, ttl: Duration) -> Arc<RedisCache> {
     connect_to(settings(backend, ttl).unwrap()).await
 }
@@ -210,8 +210,8 @@ fn turn_of(backend: Backend) -> Option<&'static RwLock<()>> {
     }
 }
 
-/// Starts the servers, once. The first who connects empties them, which must not happen
-/// while anybody uses them.
+/// Starts the servers, once. The first connection flushes them. This must not happen while a
+/// test uses them.
 pub async fn prepare(backend: Backend) {
     match backend {
         Memory => {}

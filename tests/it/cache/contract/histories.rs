@@ -1,6 +1,6 @@
-//! Random histories: loads, commits of two processes, what is set beside them, losses; in
-//! any order in which they can happen. No entry is ever older than what its cache was
-//! told, and once all is told, every entry is as the database has it.
+//! Random histories in every possible order: loads, commits of two processes, changed limits, and
+//! losses of entries. No entry is older than the last update that its cache got. After all updates
+//! every entry equals the database.
 
 use std::collections::VecDeque;
 
@@ -38,20 +38,20 @@ const MONTHS: [&str; 2] = [NOVEMBER, DECEMBER];
 
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    /// A process commits a change, and will tell of it.
+    /// A process commits a change, and queues the update of the cache.
     Commit {
         process: usize,
         cache_key: usize,
-        what: u8,
+        choice: u8,
     },
-    /// A process sets limits, and will have what is cached forgotten.
+    /// A process sets limits, and queues the invalidation of the entry.
     Set {
         process: usize,
         cache_key: usize,
-        what: u8,
+        choice: u8,
     },
-    /// A process tells the first of what it has to tell of a cache key, or the first two as one.
-    Tell {
+    /// A process sends its first queued update of a cache key, or merges and sends the first two.
+    Send {
         process: usize,
         cache_key: usize,
         merged: bool,
@@ -60,12 +60,12 @@ enum Step {
         process: usize,
         cache_key: usize,
     },
-    /// Some load that is under way reads the database, of accounts one month.
+    /// A load in flight reads the database. For an account, it reads one month.
     Read {
         load: usize,
         month: usize,
     },
-    /// Some load that has read is stored.
+    /// A load that has read the database stores its entry.
     Store {
         load: usize,
     },
@@ -81,9 +81,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let (process, cache_key) = (0..PROCESSES, 0..CACHE_KEYS);
     let of = (process, cache_key).boxed();
     let step = prop_oneof![
-        20 => (of.clone(), any::<u8>()).prop_map(|((process, cache_key), what)| Step::Commit { process, cache_key, what }),
-        3 => (of.clone(), any::<u8>()).prop_map(|((process, cache_key), what)| Step::Set { process, cache_key, what }),
-        20 => (of.clone(), any::<bool>()).prop_map(|((process, cache_key), merged)| Step::Tell { process, cache_key, merged }),
+        20 => (of.clone(), any::<u8>()).prop_map(|((process, cache_key), choice)| Step::Commit { process, cache_key, choice }),
+        3 => (of.clone(), any::<u8>()).prop_map(|((process, cache_key), choice)| Step::Set { process, cache_key, choice }),
+        20 => (of.clone(), any::<bool>()).prop_map(|((process, cache_key), merged)| Step::Send { process, cache_key, merged }),
         15 => of.clone().prop_map(|(process, cache_key)| Step::Fence { process, cache_key }),
         15 => (0..9_usize, 0..MONTHS.len()).prop_map(|(load, month)| Step::Read { load, month }),
         15 => (0..9_usize).prop_map(|load| Step::Store { load }),
@@ -94,8 +94,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     collection::vec(step, 1..80)
 }
 
-/// What a process has yet to tell of a cache key.
-enum News {
+/// An update of a cache key that a process has not sent yet.
+enum Update {
     Changed(Change),
     Forget,
 }
@@ -109,13 +109,13 @@ struct Load {
 
 struct Play<'a> {
     caches: &'a Caches,
-    /// All states of each cache key, the last of which the database has now.
+    /// All states of each cache key. The database has the last one.
     states: [Vec<CacheEntry>; CACHE_KEYS],
-    /// The newest state of each cache key that the cache was told of.
-    told: [usize; CACHE_KEYS],
-    /// Whether limits were set without a new version: until that is told, an entry may mix both.
+    /// The newest state of each cache key in an update that was sent to the cache.
+    sent: [usize; CACHE_KEYS],
+    /// Whether limits were set without a new version. Until the entry is invalidated, it may mix both states.
     was_set: [bool; CACHE_KEYS],
-    news: [[VecDeque<News>; CACHE_KEYS]; PROCESSES],
+    updates: [[VecDeque<Update>; CACHE_KEYS]; PROCESSES],
     loads: Vec<Load>,
     instants: i64,
 }
@@ -123,8 +123,8 @@ struct Play<'a> {
 impl<'a> Play<'a> {
     fn new(caches: &'a Caches) -> Self {
         let states = [open(&fresh_user()), open(&fresh_user()), api_key(&fresh_key(), 1)].map(|state| vec![state]);
-        let (told, was_set, news, loads) = Default::default();
-        Self { caches, states, told, was_set, news, loads, instants: 1 }
+        let (sent, was_set, updates, loads) = Default::default();
+        Self { caches, states, sent, was_set, updates, loads, instants: 1 }
     }
 
     fn cache(&self, process: usize) -> &'a dyn AccountCache {
@@ -141,9 +141,9 @@ impl<'a> Play<'a> {
 
     async fn step(&mut self, step: Step) {
         match step {
-            Step::Commit { process, cache_key, what } => self.commit(process, cache_key, what),
-            Step::Set { process, cache_key, what } => self.set(process, cache_key, what),
-            Step::Tell { process, cache_key, merged } => drop(self.tell(process, cache_key, merged).await),
+            Step::Commit { process, cache_key, choice } => self.commit(process, cache_key, choice),
+            Step::Set { process, cache_key, choice } => self.set(process, cache_key, choice),
+            Step::Send { process, cache_key, merged } => drop(self.send(process, cache_key, merged).await),
             Step::Fence { process, cache_key } => {
                 let fence = self.cache(process).fence(&self.cache_key(cache_key)).await.unwrap();
                 self.loads.push(Load { process, cache_key, fence, read: None });
@@ -156,34 +156,34 @@ impl<'a> Play<'a> {
         }
     }
 
-    fn commit(&mut self, process: usize, cache_key: usize, what: u8) {
-        let Some((next, change)) = changed(self.now(cache_key), what) else { return };
+    fn commit(&mut self, process: usize, cache_key: usize, choice: u8) {
+        let Some((next, change)) = changed(self.now(cache_key), choice) else { return };
         self.states[cache_key].push(next);
-        // What will be forgotten anyway need not be told.
-        let news = &mut self.news[process][cache_key];
-        if !matches!(news.front(), Some(News::Forget)) {
-            news.push_back(News::Changed(change));
+        // A queued invalidation makes later updates unnecessary.
+        let updates = &mut self.updates[process][cache_key];
+        if !matches!(updates.front(), Some(Update::Forget)) {
+            updates.push_back(Update::Changed(change));
         }
     }
 
-    fn set(&mut self, process: usize, cache_key: usize, what: u8) {
+    fn set(&mut self, process: usize, cache_key: usize, choice: u8) {
         self.instants += 1;
-        let next = with_limits(self.now(cache_key), what, self.instants);
+        let next = with_limits(self.now(cache_key), choice, self.instants);
         self.was_set[cache_key] |= next.version() == self.now(cache_key).version();
         self.states[cache_key].push(next);
-        self.news[process][cache_key] = VecDeque::from([News::Forget]);
+        self.updates[process][cache_key] = VecDeque::from([Update::Forget]);
     }
 
-    /// False when there was nothing to tell.
-    async fn tell(&mut self, process: usize, cache_key: usize, merged: bool) -> bool {
-        let news = &mut self.news[process][cache_key];
-        let change = match news.pop_front() {
+    /// False if no update was queued.
+    async fn send(&mut self, process: usize, cache_key: usize, merged: bool) -> bool {
+        let updates = &mut self.updates[process][cache_key];
+        let change = match updates.pop_front() {
             None => return false,
-            Some(News::Forget) => None,
-            Some(News::Changed(first)) => match news.front() {
-                Some(News::Changed(second)) if merged => {
+            Some(Update::Forget) => None,
+            Some(Update::Changed(first)) => match updates.front() {
+                Some(Update::Changed(second)) if merged => {
                     let both = first.then(second);
-                    news.pop_front();
+                    updates.pop_front();
                     both
                 }
                 _ => Some(first),
@@ -194,11 +194,11 @@ impl<'a> Play<'a> {
                 assert_eq!(self.cache(process).apply(std::slice::from_ref(&change)).await, vec![]);
                 let version = change.after();
                 let state = self.states[cache_key].iter().position(|state| state.version() == version).unwrap();
-                self.told[cache_key] = self.told[cache_key].max(state);
+                self.sent[cache_key] = self.sent[cache_key].max(state);
             }
-            // Another process changed it between the two.
+            // Another process changed the state between the two changes, so they can't be merged.
             None => {
-                self.news[process][cache_key].clear();
+                self.updates[process][cache_key].clear();
                 self.forget(process, cache_key).await;
             }
         }
@@ -224,21 +224,21 @@ impl<'a> Play<'a> {
         store(self.cache(process), fence, &read.unwrap()).await;
     }
 
-    /// No entry is older than the news of it, and each was true once.
+    /// No entry is older than its last update, and each entry equals some state.
     async fn assert_not_stale(&self, process: usize) -> Result<(), TestCaseError> {
         for cache_key in 0..CACHE_KEYS {
             let Some(found) = look(self.cache(process), &self.cache_key(cache_key)).await else { continue };
             let states = &self.states[cache_key];
-            // Limits that were set leave an account its version.
+            // New limits do not change the version of an account.
             let newest = states.iter().rposition(|state| state.version() == found.version());
-            prop_assert!(newest.is_some_and(|newest| newest >= self.told[cache_key]), "{found:?} of {states:#?}");
+            prop_assert!(newest.is_some_and(|newest| newest >= self.sent[cache_key]), "{found:?} of {states:#?}");
             let is_true = |state| is_of(&found, state);
             prop_assert!(self.was_set[cache_key] || states.iter().any(is_true), "{found:?} of {states:#?}");
         }
         Ok(())
     }
 
-    /// What is cached is what the database has; tells how many entries there are.
+    /// Each entry equals the database. Returns the number of entries.
     async fn assert_current(&self) -> Result<usize, TestCaseError> {
         let mut cached = 0;
         for cache_key in 0..CACHE_KEYS {
@@ -250,9 +250,9 @@ impl<'a> Play<'a> {
         Ok(cached)
     }
 
-    async fn tell_all(&mut self) {
+    async fn send_all(&mut self) {
         for (process, cache_key) in (0..PROCESSES).flat_map(|process| (0..CACHE_KEYS).map(move |of| (process, of))) {
-            while self.tell(process, cache_key, false).await {}
+            while self.send(process, cache_key, false).await {}
         }
     }
 }
@@ -261,37 +261,37 @@ fn pick(loads: &[Load], load: usize) -> Option<usize> {
     (!loads.is_empty()).then(|| load % loads.len())
 }
 
-/// An account that has caps, and a quota of each month.
+/// An account with caps, and a quota of each month.
 fn open(user: &UserId) -> CacheEntry {
     let quotas = MONTHS.map(|month| (row(month, "asset"), quota(0)));
     let requests = Some(requests(Some(9), None, 0));
     CacheEntry::Account(user.clone(), AccountEntry { balance: balance(1, 0, 0), requests, quotas: quotas.into() })
 }
 
-/// The next state, and the change that leads to it; what has no quota can't change.
-fn changed(entry: &CacheEntry, what: u8) -> Option<(CacheEntry, Change)> {
+/// The next state and its change. An API key without a quota has no change.
+fn changed(entry: &CacheEntry, choice: u8) -> Option<(CacheEntry, Change)> {
     match entry {
         CacheEntry::Account(user, account) => {
             let (mut next, before) = (account.clone(), account.balance.version);
-            let amount = account.balance.amount.plus(Money::from_micros(i64::from(what) - 100));
-            let status = AccountStatus::ALL[usize::from(what) % AccountStatus::ALL.len()];
+            let amount = account.balance.amount.plus(Money::from_micros(i64::from(choice) - 100));
+            let status = AccountStatus::ALL[usize::from(choice) % AccountStatus::ALL.len()];
             next.balance = Balance { amount, version: before + 1, status, ..account.balance };
-            if let Some(counted) = next.requests.as_mut().filter(|_| what & 1 == 0) {
+            if let Some(counted) = next.requests.as_mut().filter(|_| choice & 1 == 0) {
                 *counted = Requests { daily: counted.daily + 1, monthly: counted.monthly + 1, ..*counted };
             }
-            let months = MONTHS.iter().enumerate().filter(|(number, _)| what >> (number + 1) & 1 == 1);
+            let months = MONTHS.iter().enumerate().filter(|(number, _)| choice >> (number + 1) & 1 == 1);
             for (_, month) in months {
                 next.quotas.get_mut(&row(month, "asset")).unwrap().used += 1;
             }
             let written = next.quotas.iter().filter(|(row, quota)| account.quotas[row] != **quota);
             let quotas = written.map(|(row, quota)| (row.clone(), *quota)).collect();
-            let requests = next.requests.filter(|_| what & 1 == 0);
+            let requests = next.requests.filter(|_| choice & 1 == 0);
             let change = AccountChange { user: user.clone(), before, balance: next.balance, requests, quotas };
             Some((CacheEntry::Account(user.clone(), next), Change::Account(change)))
         }
         CacheEntry::ApiKey(key, quotas) => {
             let mut next = quotas.clone();
-            for quota in next.values_mut().take(1 + usize::from(what) % 3) {
+            for quota in next.values_mut().take(1 + usize::from(choice) % 3) {
                 (quota.taken.total, quota.version) = (quota.taken.total + 1, quota.version + 1);
             }
             let change = KeyChange::new(key, quotas, next.clone());
@@ -300,23 +300,23 @@ fn changed(entry: &CacheEntry, what: u8) -> Option<(CacheEntry, Change)> {
     }
 }
 
-/// With other caps, or another set of quotas; a quota that comes anew began at `instant`.
-fn with_limits(entry: &CacheEntry, what: u8, instant: i64) -> CacheEntry {
+/// The entry with other caps, or another set of quotas. A new quota begins at `instant`.
+fn with_limits(entry: &CacheEntry, choice: u8, instant: i64) -> CacheEntry {
     match entry {
         CacheEntry::Account(user, account) => {
-            let requests = (what & 1 == 0).then(|| requests(Some(what.into()), None, 0));
+            let requests = (choice & 1 == 0).then(|| requests(Some(choice.into()), None, 0));
             CacheEntry::Account(user.clone(), AccountEntry { requests, ..account.clone() })
         }
         CacheEntry::ApiKey(key, quotas) => {
-            CacheEntry::ApiKey(key.clone(), with_quotas(key, quotas.clone(), what, instant))
+            CacheEntry::ApiKey(key.clone(), with_quotas(key, quotas.clone(), choice, instant))
         }
     }
 }
 
-fn with_quotas(key: &ApiKeyId, mut quotas: KeyQuotas, what: u8, instant: i64) -> KeyQuotas {
-    let row = (key.clone(), QuotaType::ALL[usize::from(what) % 3]);
+fn with_quotas(key: &ApiKeyId, mut quotas: KeyQuotas, choice: u8, instant: i64) -> KeyQuotas {
+    let row = (key.clone(), QuotaType::ALL[usize::from(choice) % 3]);
     match quotas.get_mut(&row) {
-        Some(_) if what & 4 == 0 => drop(quotas.remove(&row)),
+        Some(_) if choice & 4 == 0 => drop(quotas.remove(&row)),
         Some(quota) => (quota.limit, quota.version) = (quota.limit + 1, quota.version + 1),
         None => {
             let quota = KeyQuota { since: at(instant), ..key_quota(1) };
@@ -343,9 +343,9 @@ async fn play(caches: &Caches, steps: Vec<Step>) -> Result<(), TestCaseError> {
         play.step(step).await;
         play.assert_not_stale(number % PROCESSES).await?;
     }
-    play.tell_all().await;
+    play.send_all().await;
     play.assert_current().await?;
-    // Loads that took until now.
+    // Loads that are still open.
     while !play.loads.is_empty() {
         play.read(0, 0);
         play.store(0).await;
@@ -363,7 +363,7 @@ async fn play(caches: &Caches, steps: Vec<Step>) -> Result<(), TestCaseError> {
 #[case(Redis, 60)]
 #[case(Cluster, 30)]
 #[case(Sentinel, 30)]
-fn no_history_makes_a_cache_wrong(#[case] on: Backend, #[case] cases: u32) {
+fn no_history_leaves_a_wrong_entry(#[case] on: Backend, #[case] cases: u32) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let caches = runtime.block_on(Caches::start_alone(on));
     runner(cases).run(&steps(), |steps| runtime.block_on(play(&caches, steps))).unwrap();

@@ -1,4 +1,4 @@
-//! What every cache keeps to, wherever it is: in memory, in one Redis, in a cluster and
+//! The contract of every cache: in memory, in a single Redis, in Redis Cluster and
 //! behind sentinels.
 
 pub mod backends;

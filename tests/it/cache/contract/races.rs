@@ -1,4 +1,4 @@
-//! A load that takes its time never brings back what is over.
+//! A slow load never stores a stale entry.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use crate::harness::{redis::OwnRedis, wait::until};
 
 #[rstest]
 #[tokio::test]
-async fn a_slow_load_never_wins_over_a_newer_commit(#[values(Memory, Redis, Cluster, Sentinel)] on: Backend) {
+async fn a_slow_load_never_replaces_a_newer_commit(#[values(Memory, Redis, Cluster, Sentinel)] on: Backend) {
     let caches = Caches::start(on).await;
     for (read, is_stored) in [(8, false), (9, false), (10, false), (11, true), (12, true)] {
         let user = fresh_user();
         let fence = caches.fence(&user_of(&user)).await;
-        // Told by another process, while nothing is cached. Late news of what came before
-        // does not make the load younger.
+        // Another process sends the update, while nothing is cached. A late older update does not
+        // make the load newer.
         for (before, after) in [(9, 10), (10, 11), (8, 9)] {
             assert_eq!(caches.other.apply(&[change(&user, before, after)]).await, vec![]);
         }
@@ -31,7 +31,7 @@ async fn a_slow_load_never_wins_over_a_newer_commit(#[values(Memory, Redis, Clus
 
 #[rstest]
 #[tokio::test]
-async fn a_slow_load_does_not_replace_an_entry_that_was_changed_meanwhile(
+async fn a_slow_load_does_not_replace_an_entry_that_changed_after_its_fence(
     #[values(Memory, Redis, Cluster, Sentinel)] on: Backend,
 ) {
     let caches = Caches::start(on).await;
@@ -45,7 +45,7 @@ async fn a_slow_load_does_not_replace_an_entry_that_was_changed_meanwhile(
 
 #[rstest]
 #[tokio::test]
-async fn a_slow_load_of_an_api_key_is_stored_only_as_its_last_change_left_it(
+async fn a_slow_load_of_an_api_key_is_stored_only_if_it_equals_its_last_change(
     #[values(Memory, Redis, Cluster, Sentinel)] on: Backend,
 ) {
     let caches = Caches::start(on).await;
@@ -54,7 +54,7 @@ async fn a_slow_load_of_an_api_key_is_stored_only_as_its_last_change_left_it(
         let fence = caches.fence(&key_of(&key)).await;
         caches.apply(&[key_change(&key, 1, 2)]).await;
         caches.store(fence, &api_key(&key, read)).await;
-        // Of versions that differ nobody can tell which is the newer.
+        // The versions of two sets of quotas have no order.
         assert_eq!(caches.look(&key_of(&key)).await, is_stored.then(|| api_key(&key, read)), "{read}");
     }
 }
@@ -71,7 +71,7 @@ async fn a_second_load_takes_the_fence_of_the_first(#[values(Memory, Redis, Clus
     assert_eq!(caches.look(&user_of(&user)).await, None);
     store(&*caches.other, second, &account(&user, 2)).await;
     assert_eq!(caches.look(&user_of(&user)).await, Some(account(&user, 2)));
-    // Neither is good for another time.
+    // No fence can be used twice.
     caches.store(first, &account(&user, 3)).await;
     store(&*caches.other, second, &account(&user, 3)).await;
     assert_eq!(caches.look(&user_of(&user)).await, Some(account(&user, 2)));
@@ -79,21 +79,21 @@ async fn a_second_load_takes_the_fence_of_the_first(#[values(Memory, Redis, Clus
 
 #[rstest]
 #[tokio::test]
-async fn a_second_load_is_overtaken_by_what_comes_after_it_alone(
+async fn a_second_load_is_stopped_only_by_changes_after_its_fence(
     #[values(Memory, Redis, Cluster, Sentinel)] on: Backend,
 ) {
     let caches = Caches::start(on).await;
     let key = fresh_key();
     caches.fence(&key_of(&key)).await;
     caches.apply(&[key_change(&key, 1, 2)]).await;
-    // Begun after the change came, so that it has read it and more.
+    // This load began after the update, so it has read the change.
     caches.load(&api_key(&key, 3)).await;
     assert_eq!(caches.look(&key_of(&key)).await, Some(api_key(&key, 3)));
 }
 
 #[rstest]
 #[tokio::test]
-async fn forget_drops_the_entry_and_the_load_under_way(#[values(Memory, Redis, Cluster, Sentinel)] on: Backend) {
+async fn forget_drops_the_entry_and_the_load_in_flight(#[values(Memory, Redis, Cluster, Sentinel)] on: Backend) {
     let caches = Caches::start(on).await;
     let (user, key) = (fresh_user(), fresh_key());
     caches.load(&account(&user, 1)).await;
@@ -110,12 +110,12 @@ async fn forget_drops_the_entry_and_the_load_under_way(#[values(Memory, Redis, C
 
 #[rstest]
 #[tokio::test]
-async fn changes_of_a_shared_api_key_leave_no_stale_entry_in_whatever_order_they_come(
+async fn changes_of_a_shared_api_key_leave_no_stale_entry_in_any_order(
     #[values(Memory, Redis, Cluster, Sentinel)] on: Backend,
     #[values([1, 2], [2, 1])] order: [i64; 2],
 ) {
     let caches = Caches::start(on).await;
-    // What was cached before, and what a load brings that began before the news.
+    // The entry that was cached before, and the entry of a load that began before the updates.
     for cached in [None, Some(1), Some(2), Some(3)] {
         for loaded in [None, Some(1), Some(2), Some(3)] {
             let key = fresh_key();
@@ -138,7 +138,7 @@ async fn changes_of_a_shared_api_key_leave_no_stale_entry_in_whatever_order_they
 }
 
 #[tokio::test]
-async fn a_load_that_began_before_a_server_went_back_in_time_is_not_stored() {
+async fn a_load_that_began_before_a_restart_from_a_snapshot_is_not_stored() {
     let mut server = OwnRedis::start().await;
     let settings = || settings_of(RedisLayout::Single, vec![server.addr()], Duration::from_secs(600));
     let (cache, loader) = (connect_to(settings()).await, connect_to(settings()).await);
@@ -146,7 +146,7 @@ async fn a_load_that_began_before_a_server_went_back_in_time_is_not_stored() {
     let fence = loader.fence(&user_of(&user)).await.unwrap();
     let key_fence = loader.fence(&key_of(&key)).await.unwrap();
     let snapshot = server.keep_snapshot().await;
-    // Of these the snapshot knows nothing.
+    // The snapshot contains neither of these.
     assert_eq!(cache.apply(&[change(&user, 1, 2), key_change(&key, 1, 2)]).await, vec![]);
     server.restart_with_snapshot(&snapshot).await;
     until("the loader is connected again", async || loader.fence(&user_of(&fresh_user())).await.is_ok()).await;
@@ -157,7 +157,7 @@ async fn a_load_that_began_before_a_server_went_back_in_time_is_not_stored() {
 }
 
 #[tokio::test]
-async fn a_server_that_has_become_a_replica_is_left_until_it_is_a_master() {
+async fn a_server_that_became_a_replica_is_not_used_until_it_is_a_master() {
     let server = OwnRedis::start().await;
     let cache = connect_to(settings_of(RedisLayout::Single, vec![server.addr()], Duration::from_secs(600))).await;
     let mut connection = server.connection().await;

@@ -1,4 +1,4 @@
-//! Accounts and API keys to cache, and what changes them.
+//! Accounts and API keys to cache, and their changes.
 
 use std::{
     collections::BTreeMap,
@@ -62,7 +62,7 @@ pub fn requests(daily: Option<u32>, monthly: Option<u32>, made: u32) -> Requests
     Requests { caps: Caps { daily, monthly }, since: at(17), day: day(), daily: made, monthly: made + 5 }
 }
 
-/// An account of this version, with a quota of November.
+/// An account with this version and a quota of November.
 pub fn account(user: &UserId, version: i64) -> CacheEntry {
     let quotas = BTreeMap::from([(row(NOVEMBER, "asset"), quota(version as u32))]);
     CacheEntry::Account(
@@ -71,7 +71,7 @@ pub fn account(user: &UserId, version: i64) -> CacheEntry {
     )
 }
 
-/// What makes an account of a version one of a later version.
+/// The change of an account from one version to a later one.
 pub fn change(user: &UserId, before: i64, after: i64) -> Change {
     let CacheEntry::Account(user, AccountEntry { balance, requests, quotas }) = account(user, after) else {
         unreachable!()
@@ -84,7 +84,7 @@ pub fn key_quota(version: i64) -> KeyQuota {
     KeyQuota { period: Period::Day, limit: 1_000_000, taken, since: at(0), day: day(), version }
 }
 
-/// A key whose calls are limited, of this version.
+/// An API key with this version and a quota of requests.
 pub fn api_key(key: &ApiKeyId, version: i64) -> CacheEntry {
     CacheEntry::ApiKey(key.clone(), quotas(key, version))
 }

@@ -1,4 +1,4 @@
-//! What is stored is found, whole, until it is dropped; and changes keep it as it is.
+//! A stored entry is found complete until it is dropped. Changes keep it complete.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -73,9 +73,7 @@ async fn an_account_is_found_as_it_was_stored(#[values(Memory, Redis, Cluster, S
 
 #[rstest]
 #[tokio::test]
-async fn an_api_key_is_found_as_it_was_stored_whatever_its_name_is(
-    #[values(Memory, Redis, Cluster, Sentinel)] on: Backend,
-) {
+async fn an_api_key_with_any_name_is_found_as_it_was_stored(#[values(Memory, Redis, Cluster, Sentinel)] on: Backend) {
     let caches = Caches::start(on).await;
     let n = number();
     let names =
@@ -98,7 +96,7 @@ async fn an_api_key_is_found_as_it_was_stored_whatever_its_name_is(
     for entry in &entries {
         caches.load(entry).await;
     }
-    // None has come to lie over another.
+    // No entry has overwritten another one.
     for entry in entries {
         assert_eq!(caches.look(&entry.cache_key()).await, Some(entry));
     }
@@ -106,7 +104,9 @@ async fn an_api_key_is_found_as_it_was_stored_whatever_its_name_is(
 
 #[rstest]
 #[tokio::test]
-async fn a_user_and_an_api_key_of_one_name_are_two(#[values(Memory, Redis, Cluster, Sentinel)] on: Backend) {
+async fn a_user_and_an_api_key_with_the_same_name_have_two_entries(
+    #[values(Memory, Redis, Cluster, Sentinel)] on: Backend,
+) {
     let caches = Caches::start(on).await;
     let name = format!("both-{}", number());
     let (user, key) = (UserId::from_stored(name.clone()), ApiKeyId::from_stored(name));
@@ -119,7 +119,7 @@ async fn a_user_and_an_api_key_of_one_name_are_two(#[values(Memory, Redis, Clust
 
 #[rstest]
 #[tokio::test]
-async fn what_a_load_brings_replaces_all_there_was(#[values(Memory, Redis, Cluster, Sentinel)] on: Backend) {
+async fn a_load_replaces_the_whole_entry(#[values(Memory, Redis, Cluster, Sentinel)] on: Backend) {
     let caches = Caches::start(on).await;
     let user = fresh_user();
     for account in accounts().into_iter().rev() {
@@ -131,9 +131,7 @@ async fn what_a_load_brings_replaces_all_there_was(#[values(Memory, Redis, Clust
 
 #[rstest]
 #[tokio::test]
-async fn a_change_makes_the_next_entry_of_the_one_it_began_with(
-    #[values(Memory, Redis, Cluster, Sentinel)] on: Backend,
-) {
+async fn a_change_turns_its_base_entry_into_the_next_one(#[values(Memory, Redis, Cluster, Sentinel)] on: Backend) {
     let caches = Caches::start(on).await;
     let user = fresh_user();
     let first = AccountEntry {
@@ -142,7 +140,7 @@ async fn a_change_makes_the_next_entry_of_the_one_it_began_with(
         quotas: BTreeMap::from([(row(NOVEMBER, "asset"), quota(7)), (row(NOVEMBER, "passport"), quota(8))]),
     };
     caches.load(&CacheEntry::Account(user.clone(), first.clone())).await;
-    // The longer text of a number would come first among texts.
+    // As text, the longer number would sort first.
     let change = AccountChange {
         user: user.clone(),
         before: 9,
@@ -166,21 +164,21 @@ async fn a_change_makes_the_next_entry_of_the_one_it_began_with(
 
 #[rstest]
 #[tokio::test]
-async fn a_change_of_an_api_key_names_all_its_quotas(#[values(Memory, Redis, Cluster, Sentinel)] on: Backend) {
+async fn a_change_of_an_api_key_replaces_all_its_quotas(#[values(Memory, Redis, Cluster, Sentinel)] on: Backend) {
     let caches = Caches::start(on).await;
     let key = fresh_key();
     let all = |version| QuotaType::ALL.map(|kind| ((key.clone(), kind), key_quota(version))).into_iter().collect();
     caches.load(&CacheEntry::ApiKey(key.clone(), all(1))).await;
     caches.apply(&[Change::ApiKey(KeyChange::new(&key, &all(1), all(2)))]).await;
     assert_eq!(caches.look(&key_of(&key)).await, Some(CacheEntry::ApiKey(key.clone(), all(2))));
-    // Those that it does not name are gone.
+    // A quota that is not in the change is removed.
     caches.apply(&[Change::ApiKey(KeyChange::new(&key, &all(2), quotas(&key, 3)))]).await;
     assert_eq!(caches.look(&key_of(&key)).await, Some(api_key(&key, 3)));
 }
 
 #[rstest]
 #[tokio::test]
-async fn a_change_that_is_known_is_ignored_and_one_after_a_missed_one_drops_the_entry(
+async fn a_repeated_change_is_ignored_and_a_gap_drops_the_entry(
     #[values(Memory, Redis, Cluster, Sentinel)] on: Backend,
 ) {
     let caches = Caches::start(on).await;
@@ -200,7 +198,7 @@ async fn a_change_that_is_known_is_ignored_and_one_after_a_missed_one_drops_the_
 
 #[rstest]
 #[tokio::test]
-async fn a_change_of_what_is_not_cached_caches_nothing(#[values(Memory, Redis, Cluster, Sentinel)] on: Backend) {
+async fn a_change_without_an_entry_stores_nothing(#[values(Memory, Redis, Cluster, Sentinel)] on: Backend) {
     let caches = Caches::start(on).await;
     let (user, key) = (fresh_user(), fresh_key());
     caches.apply(&[change(&user, 1, 2), key_change(&key, 1, 2)]).await;
@@ -209,7 +207,7 @@ async fn a_change_of_what_is_not_cached_caches_nothing(#[values(Memory, Redis, C
 
 #[rstest]
 #[tokio::test]
-async fn changes_of_many_are_told_at_once(#[values(Memory, Redis, Cluster, Sentinel)] on: Backend) {
+async fn changes_of_many_entries_are_applied_at_once(#[values(Memory, Redis, Cluster, Sentinel)] on: Backend) {
     let caches = Caches::start(on).await;
     let users: Vec<UserId> = (0..60).map(|_| fresh_user()).collect();
     for user in &users[..40] {
@@ -233,7 +231,7 @@ async fn changes_of_many_are_told_at_once(#[values(Memory, Redis, Cluster, Senti
 
 #[rstest]
 #[tokio::test]
-async fn clear_drops_every_entry_and_every_load_under_way(#[values(Memory, Redis, Cluster, Sentinel)] on: Backend) {
+async fn clear_drops_every_entry_and_every_load_in_flight(#[values(Memory, Redis, Cluster, Sentinel)] on: Backend) {
     let caches = Caches::start_alone(on).await;
     let users: Vec<UserId> = (0..30).map(|_| fresh_user()).collect();
     let (key, loading, loading_key) = (fresh_key(), fresh_user(), fresh_key());
@@ -243,7 +241,7 @@ async fn clear_drops_every_entry_and_every_load_under_way(#[values(Memory, Redis
     caches.load(&api_key(&key, 1)).await;
     let (fence, key_fence) = (caches.fence(&user_of(&loading)).await, caches.fence(&key_of(&loading_key)).await);
     caches.other.clear().await.unwrap();
-    // What they have read may be older than a change that nobody could tell of.
+    // These loads may have read the state before a change whose update was lost.
     caches.store(fence, &account(&loading, 1)).await;
     caches.store(key_fence, &api_key(&loading_key, 1)).await;
     for user in users.iter().chain([&loading]) {
@@ -256,7 +254,7 @@ async fn clear_drops_every_entry_and_every_load_under_way(#[values(Memory, Redis
 
 #[rstest]
 #[tokio::test]
-async fn a_server_that_forgets_its_scripts_loses_nothing(#[values(Redis, Cluster, Sentinel)] on: Backend) {
+async fn a_server_without_its_scripts_loses_no_entry(#[values(Redis, Cluster, Sentinel)] on: Backend) {
     let caches = Caches::start_alone(on).await;
     let users: Vec<UserId> = (0..20).map(|_| fresh_user()).collect();
     for user in &users {
@@ -273,10 +271,10 @@ async fn a_server_that_forgets_its_scripts_loses_nothing(#[values(Redis, Cluster
 
 #[rstest]
 #[tokio::test]
-async fn an_entry_expires_however_often_it_changes(#[values(Redis, Cluster, Sentinel)] on: Backend) {
+async fn an_entry_expires_even_if_it_changes_often(#[values(Redis, Cluster, Sentinel)] on: Backend) {
     let caches = Caches::start_with(on, Duration::from_millis(300)).await;
     let mut was_changed = false;
-    // On a busy machine both may have expired before they are looked at.
+    // On a busy machine, both may expire before the test reads them.
     for _ in 0..20 {
         let (quiet, busy) = (fresh_user(), fresh_user());
         caches.load(&account(&quiet, 1)).await;
@@ -294,5 +292,5 @@ async fn an_entry_expires_however_often_it_changes(#[values(Redis, Cluster, Sent
             return;
         }
     }
-    panic!("none was changed while it was there");
+    panic!("every entry expired before its change");
 }

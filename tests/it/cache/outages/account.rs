@@ -1,21 +1,21 @@
-//! What the one caller of an account knows of it: everything, as nobody else changes it.
+//! The expected state of an account. Only one caller changes it.
 
 use billing_service::service::proto::{CheckQuotaReply, CheckQuotaRequest, DeductQuotaRequest, Usage};
 
 use crate::harness::charge;
 
-/// What keeps an account near a limit.
+/// The limit of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Nothing: it pays, holds a little, and has money for ever.
+    /// No limit: it pays, holds a small amount, and never runs out of money.
     Rich,
     /// Its balance covers three calls.
     Poor,
-    /// Its free quota ends, and then it is poor.
+    /// Its free quota ends, and then its balance.
     Ending,
-    /// A cap on its requests of a day.
+    /// A daily cap on its requests.
     Capped,
-    /// A quota of the API key that it calls with.
+    /// A quota of its API key.
     Keyed,
 }
 
@@ -30,7 +30,7 @@ impl Kind {
         }
     }
 
-    /// Of a unit, in millionths.
+    /// The price of a unit in millionths.
     fn price(self) -> i64 {
         match self {
             Self::Rich | Self::Poor => 100_000,
@@ -44,10 +44,10 @@ impl Kind {
 pub struct Account {
     pub user: String,
     pub kind: Kind,
-    /// Millionths.
+    /// In millionths.
     pub balance: i64,
     pub free: i32,
-    /// Requests that count to its cap or its key's quota, and how many there may be.
+    /// Requests that count to its cap or to the quota of its key, and their limit.
     pub used: i32,
     pub limit: i32,
 }
@@ -57,7 +57,7 @@ impl Account {
         Self { user, kind, balance: 0, free: 0, used: 0, limit: i32::MAX }
     }
 
-    /// Its key, if it calls with one.
+    /// Its API key, or `""`.
     pub fn api_key(&self) -> String {
         if self.kind == Kind::Keyed { format!("key of {}", self.user) } else { String::new() }
     }
@@ -91,8 +91,8 @@ impl Account {
         self.used >= self.limit
     }
 
-    /// A check reads what was last acknowledged, wherever it reads it.
-    pub fn assert_said_by(&self, reply: &CheckQuotaReply) {
+    /// A check from any source agrees with the last acknowledged change.
+    pub fn assert_agrees_with(&self, reply: &CheckQuotaReply) {
         assert_eq!((micros(reply.balance), reply.free_remaining), (self.balance, self.free), "{self:?} got {reply:?}");
         assert_eq!(reply.allowed, self.is_funded() && !self.is_at_limit(), "{self:?} got {reply:?}");
         let left = (self.kind == Kind::Capped).then(|| self.limit - self.used);

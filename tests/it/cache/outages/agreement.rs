@@ -1,4 +1,4 @@
-//! Holds what is in Redis against the tables, and what checks say against both.
+//! Compares Redis and the replies of checks with the tables.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,9 +10,9 @@ use super::{
 };
 use crate::harness::{Database, Service};
 
-/// How soon all is well again, in looks: some seconds, and more of them where the machine is busy.
+/// Most comparisons until all agree: some seconds, and more on a busy machine.
 pub const SOON: usize = 100;
-/// Between two looks.
+/// Time between two comparisons.
 pub const PAUSE: Duration = Duration::from_millis(50);
 
 /// Whether Redis has room for every entry.
@@ -22,9 +22,9 @@ pub enum Room {
     ForSome,
 }
 
-/// That checks agree with what was acknowledged, and that within a few seconds of the last
-/// charge, just after the outage, every hash is as the tables have it, and, where there is
-/// room, is there.
+/// Checks agree with the acknowledged changes. Within a few seconds of the last charge after the
+/// outage, every hash agrees with the tables. If Redis has room for every entry, no hash is
+/// missing.
 pub async fn assert_agree(service: &Service, servers: &Servers, accounts: &[Account], room: Room) {
     let begun = Instant::now();
     let tables = Tables::read(&service.database).await;
@@ -32,7 +32,7 @@ pub async fn assert_agree(service: &Service, servers: &Servers, accounts: &[Acco
     for _ in 0..SOON {
         for account in accounts {
             let reply = service.internal.clone().check_quota(account.check()).await.unwrap().into_inner();
-            account.assert_said_by(&reply);
+            account.assert_agrees_with(&reply);
             tables.assert_knows(account);
         }
         wrong = tables.differences(servers.hashes().await, accounts, room);
@@ -45,9 +45,9 @@ pub async fn assert_agree(service: &Service, servers: &Servers, accounts: &[Acco
     panic!("redis differs from the tables: {wrong:#?}");
 }
 
-/// Key to what its hash must be, in the words of Redis.
+/// The expected hash of each key, as Redis writes it.
 struct Tables {
-    /// What all keys begin with.
+    /// The prefix of all keys.
     prefix: String,
     accounts: BTreeMap<String, BTreeMap<String, String>>,
     keys: BTreeMap<String, BTreeMap<String, String>>,
@@ -97,7 +97,7 @@ impl Tables {
         format!("{}{{{}}}:api_key", self.prefix, account.api_key())
     }
 
-    /// That the tables have what was acknowledged of an account.
+    /// The tables contain the acknowledged changes of an account.
     fn assert_knows(&self, account: &Account) {
         let stored = &self.accounts[&self.account_key(account)];
         assert_eq!(stored["balance"], account.balance.to_string(), "{account:?}");
@@ -113,7 +113,7 @@ impl Tables {
         }
     }
 
-    /// What is in Redis and not so in the tables, or not there at all.
+    /// Hashes that differ from the tables, and missing hashes.
     fn differences(&self, hashes: Hashes, accounts: &[Account], room: Room) -> Vec<String> {
         let mut wrong = Vec::new();
         if room == Room::ForAll {
@@ -143,7 +143,7 @@ impl Tables {
     }
 }
 
-/// Amounts are decimals in Redis, and millionths here.
+/// Amounts are decimals in Redis and millionths here.
 fn is_account(hash: &BTreeMap<String, String>, stored: &BTreeMap<String, String>) -> bool {
     hash.len() == stored.len()
         && stored.iter().all(|(field, stored)| match (field.as_str(), hash.get(field)) {
@@ -153,14 +153,14 @@ fn is_account(hash: &BTreeMap<String, String>, stored: &BTreeMap<String, String>
         })
 }
 
-/// Its version is made of the rows'.
+/// The version of an API key in Redis combines the versions of its rows.
 fn is_api_key(hash: &BTreeMap<String, String>, stored: &BTreeMap<String, String>) -> bool {
     let versions = stored.iter().map(|(kind, quota)| {
         let parts: Vec<&str> = quota.split(' ').collect();
         format!("{kind}:{}:{}", parts[3], parts[5])
     });
     let versions = versions.collect::<Vec<_>>().join(",");
-    // A quota that there is not is written out as none.
+    // Redis stores a missing quota as an explicit none.
     let there = hash.values().filter(|value| *value != "-").count();
     hash.get("version") == Some(&versions)
         && there == stored.len() + 1

@@ -1,5 +1,5 @@
-//! A steady load of checks and charges. Each caller has accounts of its own, of which it
-//! knows what every check must say, and a share in some that all callers use up.
+//! A steady load of checks and charges. Each caller has its own accounts, and knows the right
+//! reply to every check of them. All callers also use up some shared accounts.
 
 use std::{
     ops::Range,
@@ -31,25 +31,25 @@ use crate::harness::{
 const CALLERS: usize = 4;
 /// Accounts of each kind that a caller has.
 const OF_EACH_KIND: usize = 2;
-/// Between two steps of a caller.
+/// Time between two steps of a caller.
 const STEP: Duration = Duration::from_millis(10);
-/// What is waited for comes by then.
+/// Time limit of every wait.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// What the contract promises of checks: the time below which 99 of 100 are answered.
+/// The contract: 99 of 100 checks take less time.
 const P99: Duration = Duration::from_millis(100);
-/// Within which 99 of 100 reads of an account are answered, which know nothing of Redis. What
-/// they take longer is the machine's, which others use at the same time, and not the outage's.
+/// The usual 99th percentile of reads of an account, which do not use Redis. A longer time is due to
+/// a busy machine and not to the outage, so the limit of checks grows by it.
 const READS_P99: Duration = Duration::from_millis(20);
-/// How long a task sleeps that does nothing else. What it sleeps longer is the machine's too,
-/// and no part of the time that an answer took.
+/// Sleep of a task that detects stalls of the machine. Its delay is due to the machine, and is
+/// subtracted from the time of an answer.
 const NAP: Duration = Duration::from_millis(5);
-/// Fewer do not tell it.
+/// Fewer checks give no meaningful percentile.
 const ENOUGH_CHECKS: usize = 1_000;
-/// How often a charge is sent at the most.
+/// Most attempts of one charge.
 const ATTEMPTS: usize = 5;
-/// Requests that a cap, or the quota of a key, has room for before it is raised.
+/// Requests that a cap or the quota of a key allows before the test raises it.
 const ROOM: i32 = 5;
-/// Charges that each of the shared accounts has room for.
+/// Charges that the limit of each shared account allows.
 const SHARED_ROOM: i32 = 60;
 const SHARED: [Kind; 3] = [Kind::Poor, Kind::Capped, Kind::Keyed];
 
@@ -61,12 +61,12 @@ pub struct Load {
     running: JoinSet<Vec<Account>>,
 }
 
-/// When answers were waited for.
+/// The times of waits for answers.
 #[derive(Default)]
 struct Times {
     checks: Mutex<Vec<Range<Instant>>>,
     reads: Mutex<Vec<Range<Instant>>>,
-    /// When nobody got on.
+    /// The stalls of the machine.
     stalls: Mutex<Vec<Range<Instant>>>,
 }
 
@@ -82,7 +82,7 @@ impl Times {
         }
     }
 
-    /// How long each took, without the stalls that it met; the quickest first.
+    /// The durations of the waits without stalls, in ascending order.
     fn sorted(&self, waits: &Mutex<Vec<Range<Instant>>>) -> Vec<Duration> {
         let stalls = self.stalls.lock().unwrap();
         let time = |wait: &Range<Instant>| {
@@ -98,7 +98,7 @@ impl Times {
 }
 
 impl Load {
-    /// Makes the accounts what they are, and starts the callers.
+    /// Prepares the accounts, and starts the callers.
     pub async fn start(service: &Service) -> Self {
         let (books, times, stop) = (Arc::new(Books::default()), Arc::<Times>::default(), CancellationToken::new());
         let server = format!("http://{}", service.app.grpc_addr);
@@ -129,8 +129,7 @@ impl Load {
         Self { books, server, times, stop, running }
     }
 
-    /// Waits until there were as many more charges as tell whether all is well, and ten times
-    /// as many checks.
+    /// Waits for more charges, and for ten times as many checks.
     pub async fn goes_on(&mut self) {
         let mut charges = self.books.acknowledged.subscribe();
         let enough = *charges.borrow() + 60;
@@ -145,7 +144,7 @@ impl Load {
         }
     }
 
-    /// Lets the callers go on for so long.
+    /// Waits while the callers go on.
     pub async fn goes_on_for(&mut self, time: Duration) {
         let until = Instant::now() + time;
         while Instant::now() < until {
@@ -153,14 +152,14 @@ impl Load {
         }
     }
 
-    /// Lets the callers go on until their checks tell how fast checks are.
+    /// Waits until there are enough checks for a percentile.
     pub async fn until_enough_checks(&mut self) {
         while self.times.checks.lock().unwrap().len() < ENOUGH_CHECKS {
             self.goes_on().await;
         }
     }
 
-    /// Stops the callers. Returns what they know of their accounts.
+    /// Stops the callers. Returns the expected states of their accounts.
     pub async fn stop(&mut self) -> Vec<Account> {
         self.stop.cancel();
         let mut accounts = Vec::new();
@@ -170,7 +169,7 @@ impl Load {
         accounts
     }
 
-    /// All checks but the slowest of a hundred.
+    /// The 99th percentile of checks is below the limit.
     pub fn assert_checks_were_fast(&self) {
         let of = |times: &[Duration], percent: usize| times[(times.len() * percent).div_ceil(100) - 1];
         let (checks, reads) = (self.times.sorted(&self.times.checks), self.times.sorted(&self.times.reads));
@@ -181,7 +180,7 @@ impl Load {
         assert!(p99 < limit, "p99 of {} checks is {p99:?}, and {reads_p99:?} of reads", checks.len());
     }
 
-    /// Sends all that was acknowledged once more: it is answered as before.
+    /// Sends every acknowledged request again. The answers are the same.
     pub async fn repeat_all(&self) {
         let servers = watch::Sender::new(connections(&[&self.server]));
         let mut caller = Caller::new(servers.subscribe(), Dice(0));
@@ -192,12 +191,12 @@ impl Load {
     }
 }
 
-/// Of an account that all callers use: whatever is charged beyond it was wrongly admitted.
+/// The accounts that all callers use. A charge beyond their limits was wrongly admitted.
 pub fn shared() -> [Account; 3] {
     SHARED.map(|kind| Account::new(format!("shared-{kind:?}"), kind))
 }
 
-/// That as much was charged of each shared account as it has room for at the most.
+/// No shared account has more charges than its limit allows.
 pub fn assert_shared_kept_limits(books: &Books) {
     let charges = books.all();
     for Account { user, .. } in shared() {
@@ -215,12 +214,12 @@ struct CheckingCaller {
     number: usize,
     sent: usize,
     accounts: Vec<Account>,
-    /// Of the shared accounts: once a charge was refused, nothing is allowed any more.
+    /// Whether a charge of each shared account was refused. After that, no check may allow one.
     is_used_up: [bool; SHARED.len()],
 }
 
 impl CheckingCaller {
-    /// Step by step, at the pace of a clock.
+    /// Makes one step at each tick of a clock.
     async fn call_until(mut self, stop: CancellationToken) -> Vec<Account> {
         let mut steps = interval(STEP);
         steps.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -275,7 +274,7 @@ impl CheckingCaller {
         account.free = self.check(account.check()).await.free_remaining;
     }
 
-    /// Charges an account of its own, or, where it has come to its end, gives it more room.
+    /// Charges one of its own accounts. If the account has reached its limit, raises the limit.
     async fn change(&mut self, at: usize) {
         let mut account = self.accounts[at].clone();
         if account.kind == Kind::Rich && self.dice.below(4) == 0 {
@@ -302,7 +301,7 @@ impl CheckingCaller {
 
     async fn check_own(&mut self, at: usize) {
         let reply = self.check(self.accounts[at].check()).await;
-        self.accounts[at].assert_said_by(&reply);
+        self.accounts[at].assert_agrees_with(&reply);
     }
 
     async fn use_shared(&mut self) {
@@ -316,7 +315,7 @@ impl CheckingCaller {
         assert!(!(reply.allowed && self.is_used_up[at]), "{account:?} is used up and got {reply:?}");
     }
 
-    /// Reads an account of its own from the database.
+    /// Reads one of its own accounts from the database.
     async fn read(&mut self, at: usize) {
         let (account, asked) = (&self.accounts[at], Instant::now());
         let request = GetAccountRequest { user_id: account.user.clone() };
@@ -334,8 +333,8 @@ impl CheckingCaller {
         reply
     }
 
-    /// The error code of a refusal by a limit. Where a busy machine keeps the database from
-    /// answering, the charge is sent again.
+    /// Charges, and returns the error code if a limit refuses the charge. After an outage error, such as
+    /// a slow database on a busy machine, the charge is sent again.
     async fn deduct(&mut self, request: DeductQuotaRequest) -> Result<DeductQuotaReply, String> {
         for attempt in 0..ATTEMPTS {
             let code = match self.client.deduct_quota(request.clone()).await.map(|reply| reply.into_inner()) {
@@ -397,7 +396,7 @@ impl CheckingCaller {
         account.limit = limit;
     }
 
-    /// Holds some of the balance, and leaves it held.
+    /// Reserves a part of the balance, and leaves the hold open.
     async fn reserve(&mut self, account: &Account) {
         let request = ReserveQuotaRequest {
             user_id: account.user.clone(),

@@ -1,5 +1,5 @@
-//! Redis slow, down, emptied, older than it was: checks go on, fast and right, and soon
-//! after the end of it Redis has nothing that the database does not have.
+//! Redis is slow, down, flushed, or restarted from an old snapshot. Checks stay fast and right. Soon
+//! after the outage, Redis agrees with the database.
 
 mod account;
 mod agreement;
@@ -19,7 +19,7 @@ use self::{
     load::{Load, assert_shared_kept_limits},
     servers::{
         Layout::{self, Cluster, Replicated, Sentinel, Single},
-        Servers, crowd, info, long_way,
+        Servers, fill_memory, info, slow_proxy,
     },
 };
 use crate::harness::{
@@ -28,16 +28,16 @@ use crate::harness::{
     wait::until,
 };
 
-/// A Redis of the test's own, a service that uses it, and its callers.
-struct Town {
+/// A private Redis, a service that uses it, and its callers.
+struct Fixture {
     servers: Servers,
     service: Service,
     load: Load,
-    /// Checks are timed: not too many tests at once.
-    _place: SemaphorePermit<'static>,
+    /// Checks are timed, so only a few tests run at the same time.
+    _permit: SemaphorePermit<'static>,
 }
 
-impl Town {
+impl Fixture {
     async fn on(layout: Layout) -> Self {
         Self::of(Servers::start(layout).await).await
     }
@@ -48,20 +48,20 @@ impl Town {
     }
 
     async fn with(servers: Servers, redis: &str) -> Self {
-        static PLACES: Semaphore = Semaphore::const_new(2);
-        let place = PLACES.acquire().await.unwrap();
+        static PERMITS: Semaphore = Semaphore::const_new(2);
+        let permit = PERMITS.acquire().await.unwrap();
         let database = Database::on(mariadb::create_database().await);
-        // So high that they refuse nobody: they are counted in Redis.
+        // The limits are too high to refuse a call. They make the service count in Redis.
         let rates = [("billing.rate_limits.user.minute", "1000000"), ("billing.rate_limits.api_key.minute", "1000000")];
         let changes = [&rates[..], &[("data.redis", redis)]].concat();
         let service = Service::start_on(database, &changes).await;
         let load = Load::start(&service).await;
-        let mut town = Self { servers, service, load, _place: place };
-        town.load.goes_on().await;
-        town
+        let mut fixture = Self { servers, service, load, _permit: permit };
+        fixture.load.goes_on().await;
+        fixture
     }
 
-    /// The end of the last outage was now.
+    /// To be called right after the end of the last outage.
     async fn assert_all_is_well(self) {
         self.assert_is_well(Room::ForAll).await;
     }
@@ -86,7 +86,7 @@ impl Town {
     fn single(&mut self) -> &mut OwnRedis {
         match &mut self.servers {
             Servers::Single(server) => server,
-            _ => panic!("there are several servers"),
+            _ => panic!("Redis has several servers"),
         }
     }
 }
@@ -94,182 +94,182 @@ impl Town {
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checks_go_on_while_redis_is_killed_and_comes_back_empty(#[values(Single, Cluster, Sentinel)] on: Layout) {
-    let mut town = Town::of(Servers::start_watchful(on).await).await;
-    // What sentinels watch does not come back.
+    let mut fixture = Fixture::of(Servers::start_watchful(on).await).await;
+    // A master that sentinels watch does not come back.
     for _ in 0..if on == Sentinel { 1 } else { 3 } {
-        town.servers.kill_one().await;
-        town.load.goes_on().await;
+        fixture.servers.kill_one().await;
+        fixture.load.goes_on().await;
     }
-    town.assert_all_is_well().await;
+    fixture.assert_all_is_well().await;
 }
 
-/// The second time the node that was killed first takes over.
+/// In the second round, the node that was killed in the first round takes over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checks_come_from_the_cluster_again_after_a_replica_has_taken_over() {
-    let mut town = Town::on(Replicated).await;
+    let mut fixture = Fixture::on(Replicated).await;
     for round in 0..2 {
         if round > 0 {
-            town.servers.take_back().await;
-            town.load.goes_on().await;
+            fixture.servers.take_back().await;
+            fixture.load.goes_on().await;
         }
-        town.servers.fail_over().await;
-        assert_used_soon(town.servers.master_that_took_over().await).await;
-        town.load.goes_on().await;
+        fixture.servers.fail_over().await;
+        assert_used_soon(fixture.servers.master_that_took_over().await).await;
+        fixture.load.goes_on().await;
     }
-    let reads = town.reads_of_redis().await;
-    until("checks come from the cluster", async || town.reads_of_redis().await > reads).await;
-    town.assert_all_is_well().await;
+    let reads = fixture.reads_of_redis().await;
+    until("checks come from the cluster", async || fixture.reads_of_redis().await > reads).await;
+    fixture.assert_all_is_well().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checks_go_on_while_redis_is_dead_for_a_while() {
-    let mut town = Town::on(Single).await;
+    let mut fixture = Fixture::on(Single).await;
     for _ in 0..3 {
-        town.single().kill();
-        town.load.goes_on_for(Duration::from_secs(1)).await;
-        town.single().start_again().await;
-        town.load.goes_on().await;
+        fixture.single().kill();
+        fixture.load.goes_on_for(Duration::from_secs(1)).await;
+        fixture.single().start_again().await;
+        fixture.load.goes_on().await;
     }
-    town.assert_all_is_well().await;
+    fixture.assert_all_is_well().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_redis_saved_last_is_not_believed_after_a_kill() {
-    let mut town = Town::on(Single).await;
+async fn data_that_redis_saved_before_a_kill_are_not_used() {
+    let mut fixture = Fixture::on(Single).await;
     for _ in 0..3 {
-        town.single().save().await;
-        town.load.goes_on().await;
-        town.single().kill_and_start_again().await;
-        town.load.goes_on().await;
+        fixture.single().save().await;
+        fixture.load.goes_on().await;
+        fixture.single().kill_and_start_again().await;
+        fixture.load.goes_on().await;
     }
-    town.assert_all_is_well().await;
+    fixture.assert_all_is_well().await;
 }
 
-/// Of the run before, too: its marker is that of the next but one.
+/// Each snapshot has the marker of an earlier run of Redis.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_old_snapshot_is_not_believed() {
-    let mut town = Town::on(Single).await;
-    let first = town.single().keep_snapshot().await;
-    town.load.goes_on().await;
-    town.single().restart_with_snapshot(&first).await;
-    town.load.goes_on_for(Duration::from_secs(1)).await;
-    let second = town.single().keep_snapshot().await;
+async fn an_old_snapshot_is_not_used() {
+    let mut fixture = Fixture::on(Single).await;
+    let first = fixture.single().keep_snapshot().await;
+    fixture.load.goes_on().await;
+    fixture.single().restart_with_snapshot(&first).await;
+    fixture.load.goes_on_for(Duration::from_secs(1)).await;
+    let second = fixture.single().keep_snapshot().await;
     for snapshot in [&first, &second, &first] {
-        town.load.goes_on().await;
-        town.single().restart_with_snapshot(snapshot).await;
-        town.load.goes_on().await;
+        fixture.load.goes_on().await;
+        fixture.single().restart_with_snapshot(snapshot).await;
+        fixture.load.goes_on().await;
     }
-    town.assert_all_is_well().await;
+    fixture.assert_all_is_well().await;
 }
 
-/// With sentinels another becomes the master meanwhile.
+/// With sentinels, the replica becomes the master meanwhile.
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn checks_go_on_while_redis_stands_still(#[values(Single, Cluster, Sentinel)] on: Layout) {
-    let mut town = Town::of(Servers::start_watchful(on).await).await;
-    town.servers.stop_one();
-    town.load.goes_on_for(Duration::from_secs(10)).await;
-    town.servers.go_on().await;
-    town.assert_all_is_well().await;
+async fn checks_go_on_while_redis_is_frozen(#[values(Single, Cluster, Sentinel)] on: Layout) {
+    let mut fixture = Fixture::of(Servers::start_watchful(on).await).await;
+    fixture.servers.stop_one();
+    fixture.load.goes_on_for(Duration::from_secs(10)).await;
+    fixture.servers.go_on().await;
+    fixture.assert_all_is_well().await;
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn checks_go_on_while_redis_is_emptied_again_and_again(#[values(Single, Cluster, Sentinel)] on: Layout) {
-    let mut town = Town::on(on).await;
+async fn checks_go_on_while_redis_is_flushed_repeatedly(#[values(Single, Cluster, Sentinel)] on: Layout) {
+    let mut fixture = Fixture::on(on).await;
     for _ in 0..4 {
-        town.servers.flushall().await;
-        town.load.goes_on().await;
+        fixture.servers.flushall().await;
+        fixture.load.goes_on().await;
     }
-    town.servers.flushall().await;
-    town.assert_all_is_well().await;
+    fixture.servers.flushall().await;
+    fixture.assert_all_is_well().await;
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn checks_go_on_while_redis_forgets_the_scripts(#[values(Single, Cluster, Sentinel)] on: Layout) {
-    let mut town = Town::on(on).await;
+async fn checks_go_on_while_redis_loses_its_scripts(#[values(Single, Cluster, Sentinel)] on: Layout) {
+    let mut fixture = Fixture::on(on).await;
     for _ in 0..4 {
-        town.servers.script_flush().await;
-        town.load.goes_on().await;
+        fixture.servers.script_flush().await;
+        fixture.load.goes_on().await;
     }
-    town.servers.script_flush().await;
-    town.assert_all_is_well().await;
+    fixture.servers.script_flush().await;
+    fixture.assert_all_is_well().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn checks_go_on_while_sentinels_change_the_master_for_no_reason() {
-    let mut town = Town::on(Sentinel).await;
+async fn checks_go_on_while_sentinels_change_a_healthy_master() {
+    let mut fixture = Fixture::on(Sentinel).await;
     for _ in 0..2 {
-        let Servers::Sentinel(servers) = &mut town.servers else { panic!("sentinels were started") };
+        let Servers::Sentinel(servers) = &mut fixture.servers else { panic!("sentinels were started") };
         servers.failover().await;
         servers.until_failed_over().await;
         assert_used_soon(servers.master()).await;
-        town.load.goes_on().await;
+        fixture.load.goes_on().await;
     }
-    town.assert_all_is_well().await;
+    fixture.assert_all_is_well().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn checks_go_on_while_redis_drops_what_was_not_used_for_long() {
+async fn checks_go_on_while_redis_evicts_entries() {
     let small = ["--maxmemory", "3mb", "--maxmemory-policy", "allkeys-lru"];
-    let mut town = Town::of(Servers::Single(OwnRedis::start_with(&small).await)).await;
-    let place = town.single().place();
+    let mut fixture = Fixture::of(Servers::Single(OwnRedis::start_with(&small).await)).await;
+    let database = fixture.single().database();
     for _ in 0..4 {
-        crowd(&place).await;
-        town.load.goes_on().await;
+        fill_memory(&database).await;
+        fixture.load.goes_on().await;
     }
-    let evicted = info(&place, "evicted_keys").await.unwrap();
+    let evicted = info(&database, "evicted_keys").await.unwrap();
     assert!(evicted.parse::<u32>().unwrap() > 500, "{evicted}");
-    town.assert_is_well(Room::ForSome).await;
+    fixture.assert_is_well(Room::ForSome).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn checks_go_on_while_redis_takes_nothing_more() {
+async fn checks_go_on_while_redis_has_no_memory_for_writes() {
     let full = ["--maxmemory", "3mb", "--maxmemory-policy", "noeviction"];
-    let mut town = Town::of(Servers::Single(OwnRedis::start_with(&full).await)).await;
-    let place = town.single().place();
-    crowd(&place).await;
-    town.load.goes_on_for(Duration::from_secs(3)).await;
-    assert!(info(&place, "errorstat_OOM").await.is_some());
-    let mut connection = place.connection().await;
+    let mut fixture = Fixture::of(Servers::Single(OwnRedis::start_with(&full).await)).await;
+    let database = fixture.single().database();
+    fill_memory(&database).await;
+    fixture.load.goes_on_for(Duration::from_secs(3)).await;
+    assert!(info(&database, "errorstat_OOM").await.is_some());
+    let mut connection = database.connection().await;
     let () = redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(0).query_async(&mut connection).await.unwrap();
-    town.assert_all_is_well().await;
+    fixture.assert_all_is_well().await;
 }
 
-/// Whether what was on its way has been carried out, nobody knows.
+/// The outcome of the commands in flight is unknown.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checks_go_on_while_connections_to_redis_break() {
-    let (mut town, mut proxy) = behind_proxy().await;
+    let (mut fixture, mut proxy) = behind_proxy().await;
     for _ in 0..5 {
         proxy.reset_after_request();
-        town.load.goes_on().await;
+        fixture.load.goes_on().await;
         proxy.reset_all().await;
-        town.load.goes_on().await;
+        fixture.load.goes_on().await;
         proxy.refuse(true).await;
         proxy.reset_all().await;
-        town.load.goes_on().await;
+        fixture.load.goes_on().await;
         proxy.refuse(false).await;
     }
-    town.assert_all_is_well().await;
+    fixture.assert_all_is_well().await;
 }
 
-/// What was sent before arrives when it is over.
+/// Commands that were sent during a stall arrive after it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn checks_go_on_while_the_way_to_redis_is_blocked() {
-    let (mut town, proxy) = behind_proxy().await;
+async fn checks_go_on_while_the_network_to_redis_stalls() {
+    let (mut fixture, proxy) = behind_proxy().await;
     for _ in 0..5 {
         proxy.stall(true);
-        town.load.goes_on_for(Duration::from_millis(700)).await;
+        fixture.load.goes_on_for(Duration::from_millis(700)).await;
         proxy.stall(false);
-        town.load.goes_on().await;
+        fixture.load.goes_on().await;
     }
-    town.assert_all_is_well().await;
+    fixture.assert_all_is_well().await;
 }
 
-/// That the service takes this server for the one whose entries are true.
+/// The service soon sets its marker on this server, so it uses the entries of this server.
 async fn assert_used_soon(server: &OwnRedis) {
-    let run = info(&server.place(), "run_id").await;
+    let run = info(&server.database(), "run_id").await;
     let mut connection = server.connection().await;
     for _ in 0..agreement::SOON {
         let markers = redis::cmd("KEYS").arg("billing:*:marker").to_owned();
@@ -281,49 +281,49 @@ async fn assert_used_soon(server: &OwnRedis) {
         }
         sleep(agreement::PAUSE).await;
     }
-    panic!("the service stays with another");
+    panic!("the service uses another server");
 }
 
-/// All answers come, and later than a check may wait.
+/// Every answer of Redis comes later than a check waits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checks_are_fast_while_redis_is_slow() {
     let servers = Servers::start(Single).await;
-    let Servers::Single(server) = &servers else { panic!("one was started") };
+    let Servers::Single(server) = &servers else { panic!("a single server was started") };
     let delay = watch::Sender::new(Duration::ZERO);
-    let redis = format!("{{addr: '{}'}}", long_way(server.addr(), delay.subscribe()).await);
-    let mut town = Town::with(servers, &redis).await;
+    let redis = format!("{{addr: '{}'}}", slow_proxy(server.addr(), delay.subscribe()).await);
+    let mut fixture = Fixture::with(servers, &redis).await;
     delay.send_replace(Duration::from_millis(60));
-    town.load.goes_on_for(Duration::from_secs(5)).await;
+    fixture.load.goes_on_for(Duration::from_secs(5)).await;
     delay.send_replace(Duration::ZERO);
-    town.assert_all_is_well().await;
+    fixture.assert_all_is_well().await;
 }
 
-async fn behind_proxy() -> (Town, Proxy) {
+async fn behind_proxy() -> (Fixture, Proxy) {
     let servers = Servers::start(Single).await;
-    let Servers::Single(server) = &servers else { panic!("one was started") };
+    let Servers::Single(server) = &servers else { panic!("a single server was started") };
     let proxy = Proxy::start(server.addr()).await;
     let redis = format!("{{addr: '{}'}}", proxy.addr());
-    (Town::with(servers, &redis).await, proxy)
+    (Fixture::with(servers, &redis).await, proxy)
 }
 
-/// As with a full disk, or with fewer replicas than it must have: what is read may be old,
-/// and nobody could drop it.
+/// A full disk, or too few replicas, makes Redis refuse writes. Then its entries may be stale, and
+/// can't be dropped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_takes_no_changes_is_not_read() {
-    let town = Town::on(Single).await;
-    let Servers::Single(server) = &town.servers else { unreachable!() };
+async fn a_redis_that_refuses_writes_is_not_read() {
+    let fixture = Fixture::on(Single).await;
+    let Servers::Single(server) = &fixture.servers else { unreachable!() };
     let set = async |replicas: &str| {
         let mut connection = server.connection().await;
         let set = redis::cmd("CONFIG").arg("SET").arg("min-replicas-to-write").arg(replicas).to_owned();
         connection.send_packed_command(&set).await.unwrap();
     };
     let is_up = async |expected: &str| {
-        let ready = town.service.internal_get("/ready").await.1;
+        let ready = fixture.service.internal_get("/ready").await.1;
         ready["status"] == "UP" && ready["redis"] == expected
     };
     set("1").await;
-    until("it is left alone", async || is_up("DOWN").await).await;
+    until("redis is not used", async || is_up("DOWN").await).await;
     set("0").await;
-    until("it is used again", async || is_up("UP").await).await;
-    town.assert_all_is_well().await;
+    until("redis is used again", async || is_up("UP").await).await;
+    fixture.assert_all_is_well().await;
 }

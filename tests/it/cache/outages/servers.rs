@@ -1,4 +1,4 @@
-//! Where Redis is: one server, a cluster, or a master that sentinels watch.
+//! The Redis of a test: one server, a cluster, or a master with sentinels.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::harness::redis::{OwnCluster, OwnRedis, OwnSentinel, Place};
+use crate::harness::redis::{OwnCluster, OwnRedis, OwnSentinel, RedisDatabase};
 
 /// Key to field to value.
 pub type Hashes = BTreeMap<String, BTreeMap<String, String>>;
@@ -32,7 +32,7 @@ pub enum Servers {
     Sentinel(OwnSentinel),
 }
 
-/// The node of a cluster that suffers alone.
+/// The only node of a cluster that a test disturbs.
 const NODE: usize = 1;
 
 impl Servers {
@@ -45,7 +45,7 @@ impl Servers {
         }
     }
 
-    /// Servers that soon miss one that is dead or stands still.
+    /// Servers that soon notice a dead or frozen server.
     pub async fn start_watchful(layout: Layout) -> Self {
         match layout {
             Layout::Single => Self::Single(OwnRedis::start().await),
@@ -75,7 +75,7 @@ impl Servers {
         }
     }
 
-    /// Kills a master; returns when it is back without anything, or another is master.
+    /// Kills a master. Returns when it is back and empty, or when another server is the master.
     pub async fn kill_one(&mut self) {
         match self {
             Self::Single(server) => server.kill_and_start_again().await,
@@ -87,19 +87,19 @@ impl Servers {
         }
     }
 
-    /// Kills a master of a cluster; returns when its replica has taken over.
+    /// Kills a master of a cluster. Returns when its replica has taken over.
     pub async fn fail_over(&mut self) {
         let Self::Cluster(cluster) = self else { panic!("a cluster has replicas") };
         cluster.fail_over(NODE).await;
     }
 
-    /// The master of the slots that [`Self::fail_over`] was for.
+    /// The current master of the slots whose master [`Self::fail_over`] killed.
     pub async fn master_that_took_over(&self) -> &OwnRedis {
         let Self::Cluster(cluster) = self else { panic!("a cluster has replicas") };
         cluster.master(NODE).await
     }
 
-    /// Starts the master that was killed; returns when it is a replica.
+    /// Starts the killed master again. Returns when it is a replica.
     pub async fn take_back(&mut self) {
         let Self::Cluster(cluster) = self else { panic!("a cluster has replicas") };
         cluster.take_back(NODE).await;
@@ -109,7 +109,7 @@ impl Servers {
         self.signal("STOP");
     }
 
-    /// Lets the one that was stopped go on; returns when all are at peace with that.
+    /// Resumes the frozen server. Returns when all servers are in their normal state.
     pub async fn go_on(&mut self) {
         self.signal("CONT");
         match self {
@@ -144,9 +144,9 @@ impl Servers {
     }
 }
 
-/// Fills a small server with what is not the service's, until it has no room left.
-pub async fn crowd(place: &Place) {
-    let mut connection = place.connection().await;
+/// Fills a small server with other keys, until its memory is full.
+pub async fn fill_memory(database: &RedisDatabase) {
+    let mut connection = database.connection().await;
     for number in 0..500 {
         let mut set = redis::cmd("SET");
         set.arg(format!("else:{number}")).arg("x".repeat(10_000));
@@ -157,14 +157,15 @@ pub async fn crowd(place: &Place) {
 }
 
 /// A line of INFO, if there is one.
-pub async fn info(place: &Place, name: &str) -> Option<String> {
-    let info: redis::InfoDict = redis::cmd("INFO").arg("all").query_async(&mut place.connection().await).await.unwrap();
+pub async fn info(database: &RedisDatabase, name: &str) -> Option<String> {
+    let info: redis::InfoDict =
+        redis::cmd("INFO").arg("all").query_async(&mut database.connection().await).await.unwrap();
     info.get(name)
 }
 
-/// A way to `target` on which every byte takes a while, either way together; returns the
-/// address at its beginning.
-pub async fn long_way(target: String, delay: watch::Receiver<Duration>) -> String {
+/// A proxy to `target` that delays every byte. Both directions together take the delay. Returns the
+/// address of the proxy.
+pub async fn slow_proxy(target: String, delay: watch::Receiver<Duration>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
     tokio::spawn(async move {
@@ -181,7 +182,7 @@ pub async fn long_way(target: String, delay: watch::Receiver<Duration>) -> Strin
     addr
 }
 
-/// Many bytes are on their way at once.
+/// Bytes are delayed in parallel, so the delay does not limit the throughput.
 async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: watch::Receiver<Duration>) {
     let (sender, mut on_the_way) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
     let arrives = async move {

@@ -1,4 +1,4 @@
-//! Jobs that run beside servers, and change accounts.
+//! Jobs that change accounts while servers run.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ use crate::harness::{
     wait::until,
 };
 
-/// Runs a job now, without holding up the other tasks of the test; what it prints.
+/// Runs a job without blocking the other tasks of the test. Returns its output.
 async fn once(conf: PathBuf, job: &'static str) -> String {
     let running = move || run(CRON, &["-conf", conf.to_str().unwrap(), "--once", job], &[]);
     let done = tokio::task::spawn_blocking(running).await.unwrap();
@@ -29,9 +29,9 @@ async fn once(conf: PathBuf, job: &'static str) -> String {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn holds_that_cron_frees_show_in_checks(#[values(MySql, Sqlite)] on: Backend) {
+async fn checks_show_holds_that_cron_freed(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start_with(on, &[("billing.reservation_ttl", "1ms")]).await;
-    // It counts the requests too, and the job takes those back.
+    // The holds also count as requests. The job takes these requests back.
     cap(&service.internal, Some(60), None).await;
     for number in 0..50 {
         let hold = ReserveQuotaRequest {
@@ -53,7 +53,7 @@ async fn holds_that_cron_frees_show_in_checks(#[values(MySql, Sqlite)] on: Backe
         once(conf, "expire-reservations").await,
         "expire-reservations: 50 holds freed, 0 streams charged, 0 failed\n"
     );
-    within_a_second("the check shows what is free again", async || {
+    within_a_second("the check shows the freed balance", async || {
         let reply = check(&service.internal, call("u")).await;
         (reply.free_remaining, reply.daily_remaining) == (1_000, Some(60))
     })
@@ -63,7 +63,7 @@ async fn holds_that_cron_frees_show_in_checks(#[values(MySql, Sqlite)] on: Backe
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn top_ups_that_cron_finds_show_in_checks(#[values(MySql, Sqlite)] on: Backend) {
+async fn checks_show_top_ups_that_cron_found(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
     paying.switch(json!({"lose": true}));
     let order = paying.recharge("u", 50.0).await;
@@ -82,7 +82,7 @@ async fn top_ups_that_cron_finds_show_in_checks(#[values(MySql, Sqlite)] on: Bac
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_that_is_done_before_redis_answers_waits_to_tell_it() {
+async fn a_job_that_finishes_before_redis_answers_waits_for_its_updates() {
     let service = Service::start_with(MySql, &[("billing.reservation_ttl", "1ms")]).await;
     let hold = ReserveQuotaRequest {
         user_id: "u".into(),

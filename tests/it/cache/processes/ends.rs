@@ -1,4 +1,4 @@
-//! What a server that stops leaves in Redis.
+//! The entries that a stopped server leaves in Redis.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::harness::{Database, MySql, Service, caller::Client, charge, process::
 
 const USERS: usize = 40;
 
-/// Version, balance and used units of each account, as the database has them.
+/// Version, balance and used units of each account in the database.
 async fn stored(database: &Database) -> BTreeMap<String, [String; 3]> {
     let from = "FROM user_balance JOIN free_quota USING (user_id) WHERE service_name = 'asset'";
     let columns = ["user_balance.user_id", "user_balance.version", "MICROS(balance)", "used_quota"];
@@ -22,7 +22,7 @@ async fn stored(database: &Database) -> BTreeMap<String, [String; 3]> {
     rows.into_iter().map(row).collect()
 }
 
-/// The same, as Redis has them.
+/// The same values in Redis.
 async fn cached(database: &Database) -> BTreeMap<String, [String; 3]> {
     let hashes = database.redis.as_ref().unwrap().hashes("billing:*:account").await;
     let row = |(key, hash): (String, BTreeMap<String, String>)| {
@@ -35,7 +35,7 @@ async fn cached(database: &Database) -> BTreeMap<String, [String; 3]> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_is_stopped_leaves_redis_as_the_database_is() {
+async fn a_stopped_server_leaves_redis_equal_to_the_database() {
     let database = Database::create(MySql).await;
     let conf = database.config_file(&[]);
     let users: Vec<String> = (0..USERS).map(|number| format!("u{number}")).collect();
@@ -55,7 +55,7 @@ async fn a_server_that_is_stopped_leaves_redis_as_the_database_is() {
         process.terminate();
         assert!(charges.iter().any(|made| *made));
         assert_eq!(tokio::task::spawn_blocking(|| process.wait()).await.unwrap(), Some(0));
-        // One that was overtaken while it was loaded may not be there.
+        // An entry whose load lost against a change may be missing.
         let (cached, mut stored) = (cached(&database).await, stored(&database).await);
         assert!(cached.len() > USERS / 2, "{} are cached", cached.len());
         stored.retain(|user, _| cached.contains_key(user));

@@ -1,8 +1,8 @@
-//! What /metrics says of checks and of the caches.
+//! The metrics of checks and of the caches.
 
 use rstest::rstest;
 
-use super::servers::{call, check, metric, reads, was_last_active_two_hours_ago, with_redis};
+use super::servers::{call, check, make_inactive, metric, reads, with_redis};
 use crate::harness::{Backend, Database, MySql, Service, Sqlite, charge, redis::OwnRedis, wait::until};
 
 async fn scripts(service: &Service, script: &str) -> f64 {
@@ -13,22 +13,22 @@ async fn scripts(service: &Service, script: &str) -> f64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scripts_are_timed_and_an_outage_of_redis_shows() {
     let mut redis = OwnRedis::start().await;
-    let database = with_redis(Database::create(MySql).await, Some(redis.place()));
+    let database = with_redis(Database::create(MySql).await, Some(redis.database()));
     let service = Service::start_on(database, &[]).await;
     until("redis is up", async || metric(&service, "billing_redis_up").await == Some(1.0)).await;
     service.use_up_free_quota("u", "asset").await;
-    was_last_active_two_hours_ago(&service.database, "u").await;
+    make_inactive(&service.database, "u").await;
     redis.flushall().await;
 
     let before = [scripts(&service, "quota_check").await, scripts(&service, "quota_load").await];
     check(&service.internal, call("u")).await;
     let after = [scripts(&service, "quota_check").await, scripts(&service, "quota_load").await];
-    // An entry in use is looked at again when it gets old, also in the middle of this.
-    assert!(after[0] > before[0], "a miss looks: {before:?} {after:?}");
+    // The near cache reads an old entry again, which may happen at any time.
+    assert!(after[0] > before[0], "a miss reads: {before:?} {after:?}");
     assert_eq!(after[1], before[1] + 1.0, "and loads once");
-    let told = scripts(&service, "quota_deduct").await;
+    let updates = scripts(&service, "quota_deduct").await;
     service.adjust("u", 1.0).await;
-    until("the change was told", async || scripts(&service, "quota_deduct").await > told).await;
+    until("the update has reached redis", async || scripts(&service, "quota_deduct").await > updates).await;
 
     redis.kill();
     until("redis is down", async || metric(&service, "billing_redis_up").await == Some(0.0)).await;
@@ -63,7 +63,7 @@ async fn checks_are_counted_by_their_result_and_timed(#[values(MySql, Sqlite)] o
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_redis_nothing_is_said_of_it(#[values(MySql, Sqlite)] on: Backend) {
+async fn without_redis_its_metrics_are_absent(#[values(MySql, Sqlite)] on: Backend) {
     let database = with_redis(Database::create(on).await, None);
     let service = Service::start_on(database, &[]).await;
     service.deduct(charge("u", "asset", 1)).await;

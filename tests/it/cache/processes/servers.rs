@@ -1,4 +1,4 @@
-//! More than one server on the same database and the same Redis, and what their checks say.
+//! Several servers on the same database and the same Redis, and their checks.
 
 use std::time::Duration;
 
@@ -7,22 +7,22 @@ use billing_service::service::proto::{
 };
 use tokio::time::{Instant, sleep};
 
-use crate::harness::{Backend, Database, Service, caller::Client, charge, redis::Place, wait::until};
+use crate::harness::{Backend, Database, Service, caller::Client, charge, redis::RedisDatabase, wait::until};
 
-/// By then every server shows what another one changed.
+/// Longest time until every server shows a change of another server.
 const NOTICE: Duration = Duration::from_secs(1);
-/// A busy machine may need the whole of that for a few looks, and gets so many.
+/// Fewest attempts: on a busy machine, a few attempts may take the whole time.
 const LOOKS: u32 = 50;
 
-/// The same database and the same Redis, for another server.
+/// The same database and Redis for another server.
 pub fn beside(database: &Database) -> Database {
     let mut same = Database::on(database.source.clone());
     (same.backend, same.redis) = (database.backend, database.redis.clone());
     same
 }
 
-/// As the database is, with another Redis or none.
-pub fn with_redis(mut database: Database, redis: Option<Place>) -> Database {
+/// The database with another Redis, or without one.
+pub fn with_redis(mut database: Database, redis: Option<RedisDatabase>) -> Database {
     database.redis = redis;
     database
 }
@@ -38,15 +38,14 @@ pub async fn pair(on: Backend) -> (Service, Service) {
     (one, other)
 }
 
-/// Looks again and again until `holds`; fails the test when it takes longer than changes may
-/// go unnoticed.
-pub async fn within_a_second(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+/// Waits until `holds`. Fails if this takes longer than a change may take to show.
+pub async fn within_a_second(condition: &str, mut holds: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     for look in 1.. {
         if holds().await {
             return;
         }
-        assert!(look < LOOKS || begun.elapsed() < NOTICE, "still not so: {what}");
+        assert!(look < LOOKS || begun.elapsed() < NOTICE, "not in time: {condition}");
         sleep(Duration::from_millis(10)).await;
     }
 }
@@ -94,7 +93,7 @@ pub async fn reads(service: &Service, source: &str) -> f64 {
     metric(service, &name).await.unwrap_or_default()
 }
 
-/// A field of the hash of an account, if there is one.
+/// A field of the hash of an account, if it exists.
 pub async fn cached(database: &Database, user: &str, field: &str) -> Option<String> {
     let hashes = database.redis.as_ref().unwrap().hashes("billing:*:account").await;
     let key = format!("{}{{{user}}}:account", database.cache_prefix().await);
@@ -107,8 +106,8 @@ pub async fn until_cached(database: &Database, user: &str, balance: &str) {
     until(&what, async || cached(database, user, "balance").await.as_deref() == Some(balance)).await;
 }
 
-/// Moves an account out of what counts as active lately.
-pub async fn was_last_active_two_hours_ago(database: &Database, users: &str) {
+/// Makes an account look inactive for two hours, so that warm-up skips it.
+pub async fn make_inactive(database: &Database, users: &str) {
     let at = match database.backend {
         Backend::MySql => "updated_at - INTERVAL 2 HOUR",
         Backend::Sqlite => "updated_at - 7200000000",

@@ -1,4 +1,4 @@
-//! Two processes that spend the same limit.
+//! Two processes that use up the same limit.
 
 use billing_service::service::proto::CheckQuotaReply;
 use futures_util::future::join_all;
@@ -8,7 +8,7 @@ use tonic::Code;
 use super::servers::{bind_key, cap, check, keyed_call, keyed_charge, within_a_second};
 use crate::harness::{Backend, Database, MySql, Sqlite, caller::Client, charge, code_of, load, process::ServerProcess};
 
-/// What there is enough of for fifty calls.
+/// A limit that covers fifty calls.
 #[derive(Clone, Copy)]
 enum Limit {
     Balance,
@@ -30,7 +30,7 @@ async fn prepare(client: &Client, limit: Limit) {
     }
 }
 
-/// What a check has to say by the tables.
+/// The reply of a check that follows from the tables.
 async fn by_the_database(database: &Database, limit: Limit) -> CheckQuotaReply {
     let number = async |column: &str, from: &str| -> i32 {
         let rows = database.rows(&[column], from).await;
@@ -63,7 +63,7 @@ async fn by_the_database(database: &Database, limit: Limit) -> CheckQuotaReply {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_processes_make_as_many_charges_as_a_limit_covers_and_both_show_it(
+async fn two_processes_use_up_a_limit_exactly_and_both_show_it(
     #[values(MySql, Sqlite)] on: Backend,
     #[values(Limit::Balance, Limit::DailyCap, Limit::ApiKey)] limit: Limit,
 ) {
@@ -92,7 +92,7 @@ async fn two_processes_make_as_many_charges_as_a_limit_covers_and_both_show_it(
     }
     let truth = by_the_database(&database, limit).await;
     for client in &clients {
-        within_a_second("its checks say what the database does", async || check(client, keyed_call()).await == truth)
+        within_a_second("its checks agree with the database", async || check(client, keyed_call()).await == truth)
             .await;
     }
     database.assert_audit_is_clean().await;

@@ -1,4 +1,4 @@
-//! What binds a call, by the cache as by the database; and periods that turn.
+//! The reason of a refusal is the same from the cache and from the database. Periods that turn.
 
 use billing_service::service::proto::{CheckQuotaReply, CheckQuotaRequest, DeductQuotaRequest};
 use rstest::rstest;
@@ -6,7 +6,7 @@ use rstest::rstest;
 use super::servers::{beside, bind_key, call, cap, check, keyed_call, keyed_charge, reads, second, with_redis};
 use crate::harness::{Backend, MySql, Service, Sqlite, charge, wait::until};
 
-/// A call, and what binds it: allowed, reason and error code.
+/// A call, and the expected reply: allowed, reason and error code.
 type Case = (CheckQuotaRequest, (bool, &'static str, &'static str));
 
 fn of(user: &str, count: i32) -> CheckQuotaRequest {
@@ -17,7 +17,7 @@ fn with_key(key: &str, request: CheckQuotaRequest) -> CheckQuotaRequest {
     CheckQuotaRequest { api_key_id: key.into(), ..request }
 }
 
-/// Accounts and keys of every kind, and the calls that tell them apart.
+/// Accounts and keys of every kind, and a call for each limit.
 async fn situations(service: &Service) -> Vec<Case> {
     service.check("new", "asset", 1).await;
     service.deduct(charge("some", "asset", 400)).await;
@@ -77,7 +77,7 @@ async fn replies(service: &Service, cases: &[Case]) -> Vec<CheckQuotaReply> {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_binds_a_call_is_the_same_from_the_caches_as_from_the_database(#[values(MySql, Sqlite)] on: Backend) {
+async fn caches_and_the_database_give_a_call_the_same_reply(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
     let cases = situations(&service).await;
     let alone = Service::start_on(with_redis(beside(&service.database), None), &[]).await;
@@ -95,7 +95,7 @@ async fn what_binds_a_call_is_the_same_from_the_caches_as_from_the_database(#[va
         assert_eq!(replies(&service, &cases).await, truth, "followed");
     }
     if on == MySql {
-        // Its near cache is empty; Redis is not.
+        // The near cache is empty, and Redis has the entries.
         let warm = second(&service).await;
         assert_eq!(replies(&warm, &cases).await, truth, "shared");
         until("redis has answered", async || reads(&warm, "redis").await >= cases.len() as f64).await;
@@ -104,37 +104,37 @@ async fn what_binds_a_call_is_the_same_from_the_caches_as_from_the_database(#[va
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_day_and_a_month_that_turn_show_although_the_account_is_cached(#[values(MySql, Sqlite)] on: Backend) {
+async fn a_new_day_and_a_new_month_show_in_checks_of_a_cached_account(#[values(MySql, Sqlite)] on: Backend) {
     let service = Service::start(on).await;
-    // In Shanghai the last but one day of November has just begun.
+    // November 29 has just begun in Shanghai.
     service.clock.set("2026-11-28T16:00:10Z");
     cap(&service.internal, Some(2), Some(3)).await;
     bind_key(&service.internal, "requests", 100.0).await;
     service.deduct(charge("u", "asset", 900)).await;
     service.deduct(keyed_charge()).await;
-    let say = async || {
-        let mut said = Vec::new();
-        // Loaded, from Redis, and from the near cache.
+    let reply = async || {
+        let mut replies = Vec::new();
+        // From the database, from Redis, and from the near cache.
         for _ in 0..3 {
             let reply = check(&service.internal, keyed_call()).await;
-            said.push((reply.reason, reply.free_remaining, reply.daily_remaining, reply.monthly_remaining));
+            replies.push((reply.reason, reply.free_remaining, reply.daily_remaining, reply.monthly_remaining));
         }
-        said.dedup();
-        let [said] = <[_; 1]>::try_from(said).expect("the cache says the same each time");
-        said
+        replies.dedup();
+        let [only] = <[_; 1]>::try_from(replies).expect("the cache gives the same reply each time");
+        only
     };
     let reason = |text: &str| text.to_owned();
-    assert_eq!(say().await, (reason("daily limit"), 99, Some(0), Some(1)));
+    assert_eq!(reply().await, (reason("daily limit"), 99, Some(0), Some(1)));
     service.clock.set("2026-11-29T15:59:50Z");
-    assert_eq!(say().await, (reason("daily limit"), 99, Some(0), Some(1)));
+    assert_eq!(reply().await, (reason("daily limit"), 99, Some(0), Some(1)));
     service.clock.set("2026-11-29T16:00:10Z");
-    assert_eq!(say().await, (reason("free"), 99, Some(2), Some(1)));
+    assert_eq!(reply().await, (reason("free"), 99, Some(2), Some(1)));
     service.deduct(charge("u", "asset", 99)).await;
-    assert_eq!(say().await, (reason("monthly limit"), 0, Some(1), Some(0)));
+    assert_eq!(reply().await, (reason("monthly limit"), 0, Some(1), Some(0)));
     // Still November in UTC.
     service.clock.set("2026-11-30T16:00:10Z");
-    assert_eq!(say().await, (reason("free"), 1_000, Some(2), Some(3)));
+    assert_eq!(reply().await, (reason("free"), 1_000, Some(2), Some(3)));
     service.deduct(charge("u", "asset", 1)).await;
-    assert_eq!(say().await, (reason("free"), 999, Some(1), Some(2)));
+    assert_eq!(reply().await, (reason("free"), 999, Some(1), Some(2)));
     service.assert_audit_is_clean().await;
 }

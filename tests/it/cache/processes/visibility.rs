@@ -1,5 +1,4 @@
-//! What one server changes, another one's checks show; and what it acknowledged, its own
-//! checks show at once.
+//! The checks of a server show its own acknowledged changes at once, and those of another server soon.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -33,7 +32,7 @@ enum Change {
     NoKeyQuota,
 }
 
-/// In an order in which each has something to change.
+/// In this order, each change has an effect.
 const CHANGES: [Change; 14] = [
     Change::Charge,
     Change::Credit,
@@ -88,16 +87,16 @@ impl Change {
         }
     }
 
-    /// Which call's check shows it.
+    /// The check that shows the change.
     fn shows_in(self) -> CheckQuotaRequest {
         match self {
-            // Beyond what is left while something is held.
+            // More than is left while the hold is open.
             Self::Reserve | Self::Release => CheckQuotaRequest { count: 80, ..call("u") },
             _ => keyed_call(),
         }
     }
 
-    /// A key quota that is not used up changes no reply.
+    /// Whether no reply changes: a key quota that is not used up does not show.
     fn is_silent(self) -> bool {
         matches!(self, Self::KeyQuota | Self::NoKeyQuota)
     }
@@ -115,9 +114,7 @@ fn hold(trace: &str) -> ReserveQuotaRequest {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_one_server_changes_its_checks_show_at_once_and_those_of_another_soon(
-    #[values(MySql, Sqlite)] on: Backend,
-) {
+async fn a_server_shows_its_changes_at_once_and_another_server_shows_them_soon(#[values(MySql, Sqlite)] on: Backend) {
     let paying = Paying::start(on).await;
     let other = second(&paying.service).await;
     for change in CHANGES {
@@ -133,7 +130,7 @@ async fn what_one_server_changes_its_checks_show_at_once_and_those_of_another_so
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn near_a_limit_what_redis_knows_binds_every_server_at_once() {
+async fn near_a_limit_every_server_obeys_redis_at_once() {
     let (one, other) = pair(MySql).await;
     one.use_up_free_quota("u", "asset").await;
     one.adjust("u", 2.5).await;
@@ -148,29 +145,29 @@ async fn near_a_limit_what_redis_knows_binds_every_server_at_once() {
 }
 
 #[derive(Clone, Copy)]
-enum Place {
+enum Stores {
     MySqlAndRedis,
     MySqlAlone,
     Sqlite,
 }
 
-async fn start_on(place: Place) -> Service {
-    let database = match place {
-        Place::MySqlAndRedis => Database::create(MySql).await,
-        Place::MySqlAlone => with_redis(Database::create(MySql).await, None),
-        Place::Sqlite => Database::create(Sqlite).await,
+async fn start_on(stores: Stores) -> Service {
+    let database = match stores {
+        Stores::MySqlAndRedis => Database::create(MySql).await,
+        Stores::MySqlAlone => with_redis(Database::create(MySql).await, None),
+        Stores::Sqlite => Database::create(Sqlite).await,
     };
     Service::start_on(database, &[]).await
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_check_that_follows_an_acknowledged_charge_reflects_it_always(
-    #[values(Place::MySqlAndRedis, Place::MySqlAlone, Place::Sqlite)] place: Place,
+async fn a_check_after_an_acknowledged_charge_always_shows_it(
+    #[values(Stores::MySqlAndRedis, Stores::MySqlAlone, Stores::Sqlite)] stores: Stores,
     #[values(true, false)] is_near_a_limit: bool,
 ) {
     const CHARGES: i32 = 250;
-    let service = start_on(place).await;
+    let service = start_on(stores).await;
     service.use_up_free_quota("u", "asset").await;
     let (balance, requests) = if is_near_a_limit { (25.0, CHARGES) } else { (900_000_000.0, 1_000_000) };
     service.adjust("u", balance).await;
@@ -178,8 +175,8 @@ async fn a_check_that_follows_an_acknowledged_charge_reflects_it_always(
     bind_key(&service.internal, "requests", f64::from(requests)).await;
     let other = Service::start_on(beside(&service.database), &[]).await;
     let is_over = AtomicBool::new(false);
-    // Their loads and looks are under way whenever a charge commits.
-    let crowd = join_all((0..6).map(|number| {
+    // These checks keep loads and reads in flight whenever a charge commits.
+    let checks = join_all((0..6).map(|number| {
         let client = if number % 3 == 0 { &other.internal } else { &service.internal };
         let is_over = &is_over;
         async move {
@@ -197,5 +194,5 @@ async fn a_check_that_follows_an_acknowledged_charge_reflects_it_always(
         }
         is_over.store(true, Ordering::Relaxed);
     };
-    tokio::join!(crowd, charging);
+    tokio::join!(checks, charging);
 }

@@ -1,18 +1,18 @@
-//! Which accounts are in Redis before anybody asks for them.
+//! Warm-up: the accounts that Redis has before the first check.
 
 use std::collections::BTreeSet;
 
-use super::servers::{cached, call, check, pair, until_cached, was_last_active_two_hours_ago, within_a_second};
+use super::servers::{cached, call, check, make_inactive, pair, until_cached, within_a_second};
 use crate::harness::{Database, MySql, Service, charge, wait::until};
 
-/// Whose accounts Redis has.
+/// The users whose accounts Redis has.
 async fn warm(database: &Database) -> BTreeSet<String> {
     let hashes = database.redis.as_ref().unwrap().hashes("billing:*:account").await;
     let owner = |key: &String| key.split(['{', '}']).nth(1).unwrap().to_owned();
     hashes.keys().map(owner).collect()
 }
 
-/// Accounts that were active just now, and some that were not.
+/// Some accounts that were active recently, and some that were not.
 async fn with_accounts() -> (Service, BTreeSet<String>) {
     let service = Service::start(MySql).await;
     let active: BTreeSet<String> = (0..30).map(|number| format!("active-{number}")).collect();
@@ -22,12 +22,12 @@ async fn with_accounts() -> (Service, BTreeSet<String>) {
     for number in 0..30 {
         service.deduct(charge(&format!("idle-{number}"), "asset", 1)).await;
     }
-    was_last_active_two_hours_ago(&service.database, "idle-%").await;
+    make_inactive(&service.database, "idle-%").await;
     (service, active)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_start_loads_the_accounts_that_were_active_lately_and_no_others() {
+async fn a_start_loads_only_recently_active_accounts() {
     let (service, active) = with_accounts().await;
     let database = super::servers::beside(&service.database);
     service.app.stop().await;
@@ -39,7 +39,7 @@ async fn a_start_loads_the_accounts_that_were_active_lately_and_no_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_was_emptied_is_filled_with_the_accounts_that_were_active_lately() {
+async fn a_flushed_redis_is_filled_with_recently_active_accounts() {
     let (service, active) = with_accounts().await;
     for _ in 0..2 {
         service.database.redis.as_ref().unwrap().flush().await;
@@ -47,9 +47,9 @@ async fn a_redis_that_was_emptied_is_filled_with_the_accounts_that_were_active_l
     }
 }
 
-/// As a server leaves Redis that was killed between a commit and its news.
+/// The state after a server was killed between a commit and the cache update.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_next_start_mends_what_a_killed_server_did_not_tell() {
+async fn the_next_start_repairs_the_lost_update_of_a_killed_server() {
     let (one, other) = pair(MySql).await;
     one.use_up_free_quota("u", "asset").await;
     one.adjust("u", 5.0).await;
@@ -58,7 +58,7 @@ async fn the_next_start_mends_what_a_killed_server_did_not_tell() {
     let _next = super::servers::second(&one).await;
     until_cached(&one.database, "u", "0.01").await;
     for service in [&one, &other] {
-        within_a_second("it is refused", async || !check(&service.internal, call("u")).await.allowed).await;
+        within_a_second("the check is refused", async || !check(&service.internal, call("u")).await.allowed).await;
     }
     assert_ne!(cached(&one.database, "u", "version").await, None);
 }

@@ -1,4 +1,4 @@
-//! Holds the tables against what the callers know.
+//! Compares the tables with the books of the callers.
 
 use std::{collections::BTreeMap, fmt::Debug};
 
@@ -7,16 +7,16 @@ use billing_service::service::proto::CommitReservationReply;
 use super::{Books, End, UserAndId, key, micros};
 use crate::harness::{Database, MySql};
 
-/// A charge or a reservation, as it must stand in the tables.
+/// The expected row of a charge or a reservation.
 struct Made {
     user: String,
     trace: String,
     service: String,
     count: i32,
     status: &'static str,
-    /// Free units and millionths.
+    /// Free units, and an amount in millionths.
     held: (i32, i64),
-    /// All zeros when nothing was.
+    /// All zero if nothing was charged.
     charged: CommitReservationReply,
 }
 
@@ -27,7 +27,7 @@ impl Made {
 }
 
 impl Books {
-    /// That the tables hold exactly what the callers know, and that the audit is clean.
+    /// The tables agree with the books, and the audit is clean.
     pub async fn assert_kept_in(&self, database: &Database) {
         let made = self.made();
         assert_transactions(&made, database).await;
@@ -109,7 +109,7 @@ async fn assert_transactions(made: &[Made], database: &Database) {
         "status",
         "service_name",
         "count",
-        // Before it is committed it is nobody's.
+        // The record id of a transaction counts only after the commit.
         "CASE status WHEN 'COMMITTED' THEN record_id ELSE '' END",
         "free_count",
         "paid_count",
@@ -137,8 +137,8 @@ async fn assert_transactions(made: &[Made], database: &Database) {
     assert_same("billing_transaction", expected.collect(), found);
 }
 
-/// A record for the free part of each charge and one for the paid; the id answered
-/// is that of the paid one, if there is one.
+/// Each charge has a record for its free part and one for its paid part. The answer has the id of the
+/// paid one, if it exists.
 async fn assert_records(made: &[Made], database: &Database) {
     let columns = ["user_id", "trace_id", "service_name", "type", "MICROS(amount)", "count", "billing_record_id"];
     let mut found = database.rows(&columns, "FROM billing_record").await;
@@ -165,8 +165,8 @@ async fn assert_records(made: &[Made], database: &Database) {
     assert_same("billing_record", expected, found);
 }
 
-/// Each open reservation must be found by the sweep, or it holds for ever. On SQLite it
-/// looks for them among the transactions themselves.
+/// The sweep must find each open reservation. On SQLite, the sweep reads the table of
+/// transactions.
 async fn assert_expiries(made: &[Made], database: &Database) {
     if database.backend != MySql {
         return;
@@ -194,8 +194,8 @@ async fn assert_quotas(made: &[Made], database: &Database) {
     assert_same("free_quota", expected.collect(), found);
 }
 
-/// Compares two tables whatever their order, row for row and not as sets, and shows the
-/// first few that only one of them has.
+/// Compares two lists of rows in any order, and counts equal rows. Shows the first rows that only
+/// one list has.
 fn assert_same<R: Ord + Debug>(table: &str, mut expected: Vec<R>, mut found: Vec<R>) {
     expected.sort();
     found.sort();

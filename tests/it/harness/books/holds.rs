@@ -1,5 +1,4 @@
-//! What the callers know of their reservations: what each holds, and what has become of
-//! it.
+//! The reservations in the books: the hold and the end of each.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -11,7 +10,7 @@ use billing_service::service::proto::{
 use super::{Books, full_cost, key, micros, share};
 use crate::harness::caller::Dice;
 
-/// A reservation that has been acknowledged.
+/// An acknowledged reservation.
 #[derive(Clone)]
 pub struct Hold {
     pub request: ReserveQuotaRequest,
@@ -37,7 +36,7 @@ impl Hold {
         }
     }
 
-    /// Units committed.
+    /// Committed units.
     pub fn delivered(&self) -> Option<i32> {
         match &self.end {
             End::Committed(request, _) => Some(request.count.unwrap_or(self.request.count)),
@@ -47,8 +46,8 @@ impl Hold {
 }
 
 impl Books {
-    /// Enters the answer to a reserve, or holds it against the one that came first.
-    /// `retried`: as of [`Self::acknowledge`], here and below.
+    /// Enters the first answer to a reserve, or compares a later answer with the first one.
+    /// `retried` has the meaning of [`Self::acknowledge`], here and below.
     pub fn hold(&self, request: &ReserveQuotaRequest, reply: ReserveQuotaReply, retried: bool) {
         let mut known = self.known();
         let key = key(&request.user_id, &request.trace_id);
@@ -73,12 +72,12 @@ impl Books {
         self.acknowledged.send_modify(|count| *count += 1);
     }
 
-    /// Enters the answer to a commit, which need not take what was held: what it says it
-    /// charged is what must be found.
+    /// Enters the answer to a commit. A commit may charge more or less than the hold. The tables must
+    /// contain the charge of the answer.
     pub fn commit(&self, request: &CommitReservationRequest, reply: CommitReservationReply, retried: bool) {
         let mut known = self.known();
         let key = key(&request.user_id, &request.trace_id);
-        let hold = known.holds.get_mut(&key).expect("only what was reserved is committed");
+        let hold = known.holds.get_mut(&key).expect("each commit has a reservation");
         match &hold.end {
             End::Released => panic!("{request:?} was released and then committed: {reply:?}"),
             End::Committed(_, first) => {
@@ -108,7 +107,7 @@ impl Books {
     pub fn release(&self, request: &ReleaseReservationRequest, reply: &ReleaseReservationReply, retried: bool) {
         let mut known = self.known();
         let key = key(&request.user_id, &request.trace_id);
-        let hold = known.holds.get_mut(&key).expect("only what was reserved is released");
+        let hold = known.holds.get_mut(&key).expect("each release has a reservation");
         match hold.end {
             End::Committed(..) => panic!("{request:?} was committed and then released: {reply:?}"),
             End::Released => {
@@ -126,8 +125,7 @@ impl Books {
         self.acknowledged.send_modify(|count| *count += 1);
     }
 
-    /// Enters that a sweep has ended every reservation that nobody else has. It must have found them
-    /// all past their expiry.
+    /// Enters that a sweep has ended every open reservation. All of them must be past their expiry.
     pub fn expire_open(&self) {
         let mut known = self.known();
         for hold in known.holds.values_mut().filter(|hold| matches!(hold.end, End::Open)) {
@@ -136,20 +134,20 @@ impl Books {
         }
     }
 
-    /// A reservation whose end has been acknowledged, whichever.
+    /// A random reservation with an acknowledged end.
     pub fn any_ended_hold(&self, dice: &mut Dice) -> Option<Hold> {
         let known = self.known();
         let key = known.ended.get(dice.below(known.ended.len().max(1)))?;
         Some(known.holds[key].clone())
     }
 
-    /// All reservations that have been acknowledged.
+    /// All acknowledged reservations.
     pub fn all_holds(&self) -> Vec<Hold> {
         self.known().holds.values().cloned().collect()
     }
 }
 
-/// Whether a sweep has ended the reservation, as it may once it is past its expiry.
+/// Whether a sweep has ended the reservation. It must be past its expiry then.
 fn has_expired(reply: &ReserveQuotaReply) -> bool {
     let expired = reply.status == "EXPIRED";
     assert!(!expired || is_past_expiry(reply), "it expired too early: {reply:?}");

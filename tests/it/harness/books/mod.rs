@@ -1,5 +1,5 @@
-//! What the callers of a test know for certain: what they sent and what each charge was
-//! answered, and so what the database must hold, to the last unit, and nothing else.
+//! The books of the callers of a test: all requests with their definite answers. The database must
+//! agree with the books to the last unit.
 
 mod comparison;
 mod holds;
@@ -20,16 +20,15 @@ use tokio::sync::watch;
 pub use self::holds::{End, Hold};
 use super::caller::Dice;
 
-/// The callers' own count of everything.
+/// The requests of all callers, and their answers.
 #[derive(Default)]
 pub struct Books {
     known: Mutex<Known>,
-    /// How many charges, and reserves, commits and releases, have been acknowledged, each
-    /// counted once.
+    /// Number of acknowledged charges, reserves, commits and releases. A repeat does not count.
     pub acknowledged: watch::Sender<usize>,
-    /// Answers that said again what had been acknowledged before.
+    /// Number of replays of an acknowledged request.
     repeated: AtomicUsize,
-    /// Retries that found the charge made, though nobody had been told.
+    /// Number of retries that found an earlier attempt, whose answer was lost.
     found: AtomicUsize,
 }
 
@@ -41,17 +40,17 @@ struct Known {
     /// Keys of the above, in the order of the answers.
     order: Vec<UserAndId>,
     refused: BTreeSet<UserAndId>,
-    doubts: Doubts,
+    uncertain: UncertainRefusals,
     holds: BTreeMap<UserAndId, Hold>,
-    /// Keys of those that were committed or released.
+    /// Keys of the committed and released holds.
     ended: Vec<UserAndId>,
-    /// Millionths.
+    /// In millionths.
     credits: BTreeMap<UserAndId, i64>,
 }
 
-/// Requests that were refused while an earlier attempt may still have been under way.
+/// Refused requests that may still succeed, because an earlier attempt may be in flight.
 #[derive(Default)]
-pub struct Doubts {
+pub struct UncertainRefusals {
     pub charges: Vec<DeductQuotaRequest>,
     pub holds: Vec<ReserveQuotaRequest>,
 }
@@ -64,31 +63,31 @@ fn micros(amount: f64) -> i64 {
     (amount * 1e6).round() as i64
 }
 
-/// What all units of a call cost if none are free, in millionths.
+/// The cost of a call without free units, in millionths.
 fn full_cost(service: &str, count: i32, cost: f64) -> i64 {
     let price = match service {
         "passport" => 10_000,
         "payment" => 100_000,
         "asset" => 50_000,
-        other => panic!("no service of the tests: {other}"),
+        other => panic!("unknown service: {other}"),
     };
     if cost > 0.0 { micros(cost) } else { price * i64::from(count) }
 }
 
-/// The share of some units in the cost of all, halves up.
+/// The share of some units in the full cost. Halves are rounded up.
 fn share(full: i64, part: i32, whole: i32) -> i64 {
     let (part, whole) = (i64::from(part), i64::from(whole));
     (2 * full * part + whole) / (2 * whole)
 }
 
 impl Books {
-    /// Whoever found a difference panicked while holding it; the others need not say so too.
+    /// Ignores poisoning: the caller that found a difference has already panicked with the cause.
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Enters the answer to a charge, or holds it against the one that came first.
-    /// `retried`: whether an attempt before may have been made without an answer.
+    /// Enters the first answer to a charge, or compares a later answer with the first one. `retried`:
+    /// whether an earlier attempt without an answer may have succeeded.
     pub fn acknowledge(&self, request: &DeductQuotaRequest, reply: DeductQuotaReply, retried: bool) {
         let mut known = self.known();
         let key = key(&request.user_id, &request.trace_id);
@@ -108,8 +107,8 @@ impl Books {
         self.acknowledged.send_modify(|count| *count += 1);
     }
 
-    /// Enters that a charge or a reserve was refused for want of money: it must leave no
-    /// trace.
+    /// Enters that a charge or a reserve was refused, because the balance is too low. It must leave no
+    /// row.
     pub fn refuse(&self, user: &str, trace: &str) {
         let (mut known, key) = (self.known(), key(user, trace));
         let made = known.charges.contains_key(&key) || known.holds.contains_key(&key);
@@ -117,19 +116,19 @@ impl Books {
         known.refused.insert(key);
     }
 
-    /// Enters a refusal of a charge that an earlier attempt may have made since.
-    pub fn doubt_charge(&self, request: &DeductQuotaRequest) {
-        self.known().doubts.charges.push(request.clone());
+    /// Enters a refusal of a charge, of which an earlier attempt may still succeed.
+    pub fn refuse_charge_uncertainly(&self, request: &DeductQuotaRequest) {
+        self.known().uncertain.charges.push(request.clone());
     }
 
-    /// As [`Self::doubt_charge`], of a reserve.
-    pub fn doubt_hold(&self, request: &ReserveQuotaRequest) {
-        self.known().doubts.holds.push(request.clone());
+    /// Like [`Self::refuse_charge_uncertainly`], for a reserve.
+    pub fn refuse_hold_uncertainly(&self, request: &ReserveQuotaRequest) {
+        self.known().uncertain.holds.push(request.clone());
     }
 
-    /// All doubts, to be asked for again.
-    pub fn take_doubts(&self) -> Doubts {
-        std::mem::take(&mut self.known().doubts)
+    /// Takes all uncertain refusals, to send the requests again.
+    pub fn take_uncertain(&self) -> UncertainRefusals {
+        std::mem::take(&mut self.known().uncertain)
     }
 
     pub fn credit(&self, request: &AdjustBalanceRequest) {
@@ -137,24 +136,24 @@ impl Books {
         self.known().credits.insert(key, micros(request.amount));
     }
 
-    /// A charge that has been acknowledged, whichever.
+    /// A random acknowledged charge.
     pub fn any(&self, dice: &mut Dice) -> Option<DeductQuotaRequest> {
         let known = self.known();
         let key = known.order.get(dice.below(known.order.len().max(1)))?;
         Some(known.charges[key].0.clone())
     }
 
-    /// All charges that have been acknowledged.
+    /// All acknowledged charges.
     pub fn all(&self) -> Vec<DeductQuotaRequest> {
         self.known().charges.values().map(|(request, _)| request.clone()).collect()
     }
 
-    /// Retries that found their charge made, and all charges.
+    /// Number of retries that found their charge, and of all charges.
     pub fn found_of_all(&self) -> (usize, usize) {
         (self.found.load(Relaxed), self.known().charges.len())
     }
 
-    /// That the load had some of everything; without it, it would prove less than it says.
+    /// The load contained every kind of request and outcome.
     pub fn assert_varied(&self) {
         let known = self.known();
         let of_kind = |free: bool, paid: bool| {

@@ -1,12 +1,12 @@
-//! A cluster of one test's own: three masters, each with a third of the slots, and a replica for each if
-//! the test asks for them.
+//! A private Redis Cluster of one test: three masters, each with a third of the slots, and optionally a
+//! replica of each.
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use redis::{InfoDict, Value, cmd};
 
-use super::{OwnRedis, place::Hashes};
+use super::{OwnRedis, database::Hashes};
 use crate::harness::{
     private_server::{PORTS, free_port_where, is_free},
     wait::until,
@@ -14,37 +14,37 @@ use crate::harness::{
 
 const MASTERS: u16 = 3;
 const SLOTS: u16 = 16_384;
-/// A cluster's nodes talk to each other on ports that lie this much above their own. It is
-/// the default, and those ports are left to them.
+/// Distance from a node's port to its bus port, on which the nodes talk to each other. This is the
+/// default of Redis, and no other server gets these ports.
 const BUS_PORTS_ABOVE: u16 = PORTS;
 
 pub struct OwnCluster {
-    /// The first masters, and behind them the replica of each, in the same order.
+    /// The first masters, then the replica of each in the same order.
     nodes: Vec<OwnRedis>,
 }
 
 impl OwnCluster {
-    /// One that takes no node for failed that the machine keeps waiting. Returns once every
-    /// node knows the others and serves its slots.
+    /// Starts a cluster with a long node timeout, so that a busy machine causes no failover. Returns when
+    /// every node knows the others and serves its slots.
     pub async fn start() -> Self {
         Self::start_missing_nodes_after(Duration::from_secs(60), 1).await
     }
 
-    /// One that soon misses a node that stands still.
+    /// Starts a cluster that soon notices a frozen node.
     pub async fn start_watchful() -> Self {
         Self::start_missing_nodes_after(Duration::from_secs(2), 1).await
     }
 
-    /// One with a replica for each master, which soon takes over from a master that is dead.
+    /// Starts a cluster with a replica of each master. A replica soon takes over from a dead master.
     pub async fn start_with_replicas() -> Self {
         Self::start_missing_nodes_after(Duration::from_secs(2), 2).await
     }
 
-    /// `copies`: nodes that have the same slots, the master included.
+    /// `copies`: number of nodes with the same slots, including the master.
     async fn start_missing_nodes_after(silence: Duration, copies: u16) -> Self {
         let silence = silence.as_millis().to_string();
         let cluster = ["--cluster-enabled", "yes", "--cluster-announce-ip", "127.0.0.1"];
-        // A replica takes over however long it has heard nothing, and need not share its first copy.
+        // A replica takes over even if its data are old. Its first copy starts at once.
         let replicas = ["--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0"];
         let arguments = [&cluster[..], &replicas, &["--cluster-node-timeout", &silence]].concat();
         let port = || free_port_where(|port| is_free(port + BUS_PORTS_ABOVE));
@@ -63,7 +63,7 @@ impl OwnCluster {
         self.nodes.iter().map(OwnRedis::addr).collect()
     }
 
-    /// One of the three, to be looked into.
+    /// One of the first masters.
     pub fn node(&self, node: usize) -> &OwnRedis {
         &self.nodes[node]
     }
@@ -73,14 +73,14 @@ impl OwnCluster {
         self.nodes[node].signal(name);
     }
 
-    /// Returns once the node, which has lost what was not saved, serves its slots again.
+    /// Restarts a node with its last saved data. Returns when it serves its slots again.
     pub async fn kill_and_start_again(&mut self, node: usize) {
         self.nodes[node].kill_and_start_again().await;
         self.until_whole().await;
     }
 
-    /// Kills the master of a third of the slots, which a node had at first; returns when its replica has
-    /// taken over.
+    /// Kills the master of the slots that node `first` had at the start. Returns when its replica has taken
+    /// over.
     pub async fn fail_over(&mut self, first: usize) {
         let [dead, other] = self.roles(first).await;
         self.nodes[dead].kill();
@@ -93,7 +93,7 @@ impl OwnCluster {
         .await;
     }
 
-    /// Starts the node that [`Self::fail_over`] killed; returns when it is a replica.
+    /// Starts the node that [`Self::fail_over`] killed. Returns when it is a replica.
     pub async fn take_back(&mut self, first: usize) {
         for node in self.copies(first) {
             if self.nodes[node].has_ended() {
@@ -103,7 +103,7 @@ impl OwnCluster {
         self.until_replicated().await;
     }
 
-    /// The master of the slots that a node had at first.
+    /// The master of the slots that node `first` had at the start.
     pub async fn master(&self, first: usize) -> &OwnRedis {
         for node in self.copies(first) {
             if !self.nodes[node].has_ended() && role(&self.nodes[node]).await == "master" {
@@ -113,7 +113,7 @@ impl OwnCluster {
         panic!("the slots have no master")
     }
 
-    /// The two nodes that have the same slots.
+    /// The two nodes with the same slots.
     fn copies(&self, first: usize) -> [usize; 2] {
         [first, first + usize::from(MASTERS)]
     }
@@ -124,7 +124,7 @@ impl OwnCluster {
         if role(&self.nodes[one]).await == "master" { [one, other] } else { [other, one] }
     }
 
-    /// All hashes, on any master, whose keys match the pattern.
+    /// All hashes on all masters whose keys match the pattern.
     pub async fn hashes(&self, pattern: &str) -> Hashes {
         let mut masters = Vec::new();
         for node in &self.nodes {
@@ -151,7 +151,7 @@ impl OwnCluster {
             let mut slots = cmd("CLUSTER");
             slots.arg("ADDSLOTSRANGE").arg(first).arg(last);
             let () = slots.query_async(&mut connection).await.unwrap();
-            // Nodes that begin at the same epoch have to settle first whose is later.
+            // With equal epochs, the nodes would first have to resolve a conflict of epochs.
             let mut epoch = cmd("CLUSTER");
             epoch.arg("SET-CONFIG-EPOCH").arg(number + 1);
             let () = epoch.query_async(&mut connection).await.unwrap();
@@ -175,7 +175,7 @@ impl OwnCluster {
         self.until_replicated().await;
     }
 
-    /// Waits until every node finds every other at work, and all slots served.
+    /// Waits until every node sees all other nodes up and all slots served.
     pub async fn until_whole(&self) {
         until("the cluster is whole", async || {
             join_all(self.nodes.iter().map(|node| self.is_whole_for(node))).await.iter().all(|whole| *whole)
@@ -183,7 +183,7 @@ impl OwnCluster {
         .await;
     }
 
-    /// As [`Self::until_whole`], and every replica has the data of its master.
+    /// Like [`Self::until_whole`], and every replica has the data of its master.
     async fn until_replicated(&self) {
         self.until_whole().await;
         until("all slots have a replica", async || {
@@ -204,7 +204,7 @@ impl OwnCluster {
         let nodes: String = nodes.query_async(&mut node.connection().await).await.unwrap();
         serves_all_slots(node).await
         && nodes.lines().count() == self.nodes.len()
-        // Neither failed nor suspected of it.
+        // Neither failed nor suspected to have failed.
         && nodes.lines().all(|line| line.contains(" connected") && !line.contains("fail"))
     }
 }

@@ -1,4 +1,4 @@
-//! A redis-server of one test's own, to be stopped, killed and started again.
+//! A private redis-server of one test, which the test may stop, kill and restart.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,21 +8,21 @@ use std::{
 use redis::{InfoDict, aio::MultiplexedConnection, cmd};
 use tokio::time::{Instant, sleep};
 
-use super::place::{Hashes, Place};
+use super::database::{Hashes, RedisDatabase};
 use crate::harness::private_server::{PrivateServer, free_port};
 
-/// Other processes look for free ports too.
+/// Attempts to start, because another process may take a free port first.
 const ATTEMPTS: usize = 5;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// It keeps nothing by itself: what a killed one knows when it starts again is what was
-/// saved.
+/// The server never saves by itself. After a kill, it starts with the data of the last
+/// [`Self::save`].
 pub struct OwnRedis {
     process: PrivateServer,
     port: u16,
 }
 
-/// What a server had in memory once.
+/// The saved data of a server.
 pub struct Snapshot(Vec<u8>);
 
 impl OwnRedis {
@@ -35,7 +35,7 @@ impl OwnRedis {
         Self::start_on(free_port, arguments).await
     }
 
-    /// On one of the ports that `choose` gives.
+    /// Starts on a port from `choose`.
     pub(super) async fn start_on(choose: fn() -> u16, arguments: &[&str]) -> Self {
         let command = |folder: &Path, port: u16| {
             let (port, folder) = (port.to_string(), folder.display().to_string());
@@ -46,7 +46,7 @@ impl OwnRedis {
         Self::start_as(choose, command).await
     }
 
-    /// By the command that `command` makes of the folder and the port.
+    /// Starts with the command that `command` makes from the folder and the port.
     pub async fn start_as(choose: fn() -> u16, command: impl Fn(&Path, u16) -> Vec<String>) -> Self {
         let mut log = String::new();
         for _ in 0..ATTEMPTS {
@@ -65,33 +65,33 @@ impl OwnRedis {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The process id of the server itself.
+    /// The process id of the server, not of its shell.
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
 
     /// Its first logical database.
-    pub fn place(&self) -> Place {
-        Place { addr: self.addr(), db: 0 }
+    pub fn database(&self) -> RedisDatabase {
+        RedisDatabase { addr: self.addr(), db: 0 }
     }
 
-    /// Sends a signal to the server itself, such as STOP, CONT or KILL.
+    /// Sends a signal to the server, such as STOP, CONT or KILL.
     pub fn signal(&self, name: &str) {
         self.process.signal(name);
     }
 
-    /// Kills the server, which stays dead; returns when it has ended.
+    /// Kills the server. Returns when it has ended.
     pub fn kill(&self) {
         self.process.kill();
     }
 
-    /// Whether the server was killed and not started again.
+    /// Whether the server has ended and was not started again.
     pub fn has_ended(&self) -> bool {
         self.process.has_ended()
     }
 
-    /// Starts the server, which was killed, on its port and with what was last saved;
-    /// returns once it answers.
+    /// Starts the killed server on its port and with its last saved data. Returns when it
+    /// answers.
     pub async fn start_again(&mut self) {
         self.process.start_again();
         assert!(self.answers().await, "redis-server does not start again: {}", self.process.log());
@@ -102,32 +102,32 @@ impl OwnRedis {
         self.start_again().await;
     }
 
-    /// Writes what it has in memory to the file that it reads when it starts again.
+    /// Saves its data to the file that it reads at its next start.
     pub async fn save(&self) {
         let () = cmd("SAVE").query_async(&mut self.connection().await).await.unwrap();
     }
 
-    /// Saves, and keeps what was saved beside the server.
+    /// Saves its data, and returns a copy of the file.
     pub async fn keep_snapshot(&self) -> Snapshot {
         self.save().await;
         Snapshot(std::fs::read(self.saved()).unwrap())
     }
 
-    /// Kills the server and starts it again with what it had when `snapshot` was kept.
+    /// Kills the server, and starts it again with the data of `snapshot`.
     pub async fn restart_with_snapshot(&mut self, snapshot: &Snapshot) {
         self.kill();
         std::fs::write(self.saved(), &snapshot.0).unwrap();
         self.start_again().await;
     }
 
-    /// A connection of the test's own, beside those of the service.
+    /// A connection for the test.
     pub async fn connection(&self) -> MultiplexedConnection {
-        self.place().connection().await
+        self.database().connection().await
     }
 
     /// All hashes whose keys match the pattern.
     pub async fn hashes(&self, pattern: &str) -> Hashes {
-        self.place().hashes(pattern).await
+        self.database().hashes(pattern).await
     }
 
     pub async fn flushall(&self) {
@@ -142,13 +142,13 @@ impl OwnRedis {
         self.process.folder().join("dump.rdb")
     }
 
-    /// Waits until this very process answers on its port: another one may have taken it.
+    /// Waits until this process answers on its port, because another process may have taken the port.
     async fn answers(&self) -> bool {
         let deadline = Instant::now() + START_TIMEOUT;
         while Instant::now() < deadline && !self.process.has_ended() {
             if let Some(info) = self.info().await
                 && info.get("process_id") == Some(self.pid())
-                // A sentinel loads nothing and does not say so.
+                // A sentinel has no data to load, and no field `loading`.
                 && info.get("loading").is_none_or(|loading: u8| loading == 0)
             {
                 return true;
@@ -159,7 +159,7 @@ impl OwnRedis {
     }
 
     async fn info(&self) -> Option<InfoDict> {
-        let mut connection = self.place().try_connection().await.ok()?;
+        let mut connection = self.database().try_connection().await.ok()?;
         cmd("INFO").query_async(&mut connection).await.ok()
     }
 }

@@ -1,4 +1,4 @@
-//! A TCP proxy in the test process that disturbs the connections which go through it.
+//! A TCP proxy in the test process that disturbs its connections.
 
 use std::{
     io::{self, ErrorKind},
@@ -21,10 +21,10 @@ use tokio::{
 
 use crate::harness::private_server::free_port;
 
-/// How long a server may take to carry out requests whose client is gone.
+/// Time limit for the server to process requests of a closed client.
 const LAST_REQUESTS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// It runs on the runtime of the test that starts it, and ends when dropped.
+/// The proxy runs on the runtime of its test, and ends when dropped.
 pub struct Proxy {
     addr: SocketAddr,
     disturbances: Arc<Disturbances>,
@@ -39,22 +39,22 @@ struct Disturbances {
     connections: Mutex<JoinSet<()>>,
 }
 
-/// Ways of bytes.
+/// The two directions of a connection.
 const REQUESTS: usize = 0;
 const REPLIES: usize = 1;
 
 #[derive(Clone, Copy, Default)]
 struct Orders {
-    /// Requests are held up, and replies.
+    /// Whether requests are stalled, and whether replies are.
     stalled: [bool; 2],
-    /// Connections that were accepted before the last of them are to be reset.
+    /// Number of resets. A connection that was accepted before the last reset is to be reset.
     resets: u64,
 }
 
 impl Proxy {
-    /// In front of `target`, which is `HOST:PORT`.
+    /// Starts a proxy to `target`, which is `HOST:PORT`.
     pub async fn start(target: impl Into<String>) -> Self {
-        // Chosen as those of servers are, so that it is free when connections are no longer refused.
+        // A port of the range for servers, so that it is still free after [`Self::refuse`].
         let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let disturbances = Arc::new(Disturbances {
             target: Mutex::new(target.into()),
@@ -71,47 +71,47 @@ impl Proxy {
         self.addr.to_string()
     }
 
-    /// From now on new connections lead to another server. Open ones stay.
+    /// Connects new connections to another server. Open connections stay.
     pub fn lead_to(&self, target: impl Into<String>) {
         *self.disturbances.target.lock().unwrap() = target.into();
     }
 
-    /// How many connections go through it.
+    /// The number of open connections.
     pub fn open_connections(&self) -> usize {
         let mut connections = self.disturbances.connections.lock().unwrap();
         while connections.try_join_next().is_some() {}
         connections.len()
     }
 
-    /// Aborts all open connections, on both sides; returns when they are gone.
+    /// Aborts all open connections on both sides. Returns when they are closed.
     pub async fn reset_all(&self) {
         let open = take(&mut *self.disturbances.connections.lock().unwrap());
         self.disturbances.orders.send_modify(|orders| orders.resets += 1);
         open.join_all().await;
     }
 
-    /// Has the next request passed on, and its connection reset before any of the reply comes
-    /// back. By then the server has carried out all that it was sent on that connection. The
-    /// first request of a new connection may be its greeting.
+    /// Passes the next request on, and resets its connection before the reply comes back. The server has
+    /// processed all requests of that connection by then. The first request of a new connection may be
+    /// its greeting.
     pub fn reset_after_request(&self) {
         self.disturbances.reset_after_request.store(true, Ordering::SeqCst);
     }
 
-    /// While true, no bytes flow either way, and nobody learns that the other has closed.
+    /// While true, no bytes flow in any direction, and no side sees that the other has closed.
     pub fn stall(&self, stalled: bool) {
         self.disturbances.orders.send_modify(|orders| orders.stalled = [stalled; 2]);
     }
 
-    /// While true, requests get through and no reply comes back.
+    /// While true, requests pass and replies do not.
     pub fn stall_replies(&self, stalled: bool) {
         self.disturbances.orders.send_modify(|orders| orders.stalled[REPLIES] = stalled);
     }
 
-    /// While true, nobody listens; connections that are open stay so.
+    /// While true, new connections are refused. Open connections stay open.
     pub async fn refuse(&mut self, refused: bool) {
         if let Some(accepting) = self.accepting.take() {
             accepting.abort();
-            // The listener is closed when the task has gone.
+            // The end of the task closes the listener.
             let _ = accepting.await;
         }
         if !refused {
@@ -141,14 +141,14 @@ async fn accept(listener: TcpListener, disturbances: Arc<Disturbances>) {
 }
 
 enum End {
-    /// One side closed, or is gone.
+    /// One side closed the connection, or failed.
     Closed,
     Reset,
-    /// The reply has begun to come, and must not pass.
+    /// A reply has begun, and must not pass.
     ReplyLost,
 }
 
-/// `resets` is how many there had been when the client was accepted.
+/// `resets` is the number of resets at the time when the client was accepted.
 async fn serve(client: TcpStream, disturbances: Arc<Disturbances>, resets: u64) {
     let target = disturbances.target.lock().unwrap().clone();
     let Ok(mut server) = TcpStream::connect(target).await else { return };
@@ -183,7 +183,7 @@ async fn serve(client: TcpStream, disturbances: Arc<Disturbances>, resets: u64) 
     }
 }
 
-/// One of the two ways, and the orders for both.
+/// One direction, and the orders for both.
 struct Way(usize, watch::Receiver<Orders>);
 
 impl Way {
@@ -193,7 +193,7 @@ impl Way {
     }
 }
 
-/// Passes bytes on until one side ends, or one piece must not pass.
+/// Passes bytes on until one side ends, or until bytes must not pass.
 async fn pass(from: &TcpStream, to: &TcpStream, mut way: Way, may_pass: impl Fn() -> bool) -> End {
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -225,7 +225,7 @@ async fn write_all(to: &TcpStream, mut bytes: &[u8], way: &mut Way) -> io::Resul
     while !bytes.is_empty() {
         to.writable().await?;
         way.until_flowing().await?;
-        // Nobody can begin a stall while this is looked at, so nothing flows once one has begun.
+        // The borrow blocks the start of a stall, so no bytes flow after the start.
         let orders = way.1.borrow();
         if orders.stalled[way.0] {
             continue;
@@ -238,7 +238,7 @@ async fn write_all(to: &TcpStream, mut bytes: &[u8], way: &mut Way) -> io::Resul
     Ok(())
 }
 
-/// Lets the server carry out what it was sent, and takes what it says to that.
+/// Waits until the server has processed its requests, and discards the replies.
 async fn finish(server: &mut TcpStream) -> io::Result<()> {
     server.shutdown().await?;
     let mut buffer = [0; 4096];

@@ -1,4 +1,4 @@
-//! A master and its replica under sentinels of one test's own.
+//! A private master and its replica, with sentinels.
 
 use std::{fmt::Write as _, path::Path, time::Duration};
 
@@ -11,31 +11,31 @@ use crate::harness::{private_server::free_port, wait::until};
 
 const MASTER_NAME: &str = "billing";
 const SENTINELS: usize = 3;
-/// Sentinels that see time jump on a busy machine do nothing for half a minute.
+/// On a busy machine, a sentinel that sees a jump of time does nothing for half a minute.
 const FAILOVER_TIMEOUT: Duration = Duration::from_secs(90);
 
 pub struct OwnSentinel {
-    /// The one that was the master at first, and the other.
+    /// The first master and its replica.
     nodes: [OwnRedis; 2],
-    /// Which of the two the test last knew to be the master.
+    /// The index of the last known master.
     master: usize,
     sentinels: Vec<OwnRedis>,
 }
 
 impl OwnSentinel {
-    /// Sentinels that take no master for dead that the machine keeps waiting. Returns once
-    /// every sentinel knows the replica and the other sentinels, so that a failover can succeed.
+    /// Starts sentinels with a long timeout, so that a busy machine causes no failover. Returns when every
+    /// sentinel knows the replica and the other sentinels, so that a failover can succeed.
     pub async fn start() -> Self {
         Self::start_missing_master_after(Duration::from_secs(60)).await
     }
 
-    /// Sentinels that soon miss a master that is dead or stands still.
+    /// Starts sentinels that soon notice a dead or frozen master.
     pub async fn start_watchful() -> Self {
         Self::start_missing_master_after(Duration::from_millis(500)).await
     }
 
     async fn start_missing_master_after(silence: Duration) -> Self {
-        // A replica need not wait for others that would share its first copy.
+        // The first copy to a replica starts at once.
         let arguments = ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"];
         let nodes = [OwnRedis::start_with(&arguments).await, OwnRedis::start_with(&arguments).await];
         replicate(&nodes).await;
@@ -57,17 +57,17 @@ impl OwnSentinel {
         MASTER_NAME
     }
 
-    /// The master, as of the last failover that was waited for.
+    /// The master after the last [`Self::until_failed_over`].
     pub fn master(&self) -> &OwnRedis {
         &self.nodes[self.master]
     }
 
-    /// Kills the master, which stays dead; the sentinels notice.
+    /// Kills the master. The sentinels notice it.
     pub fn kill_master(&self) {
         self.master().kill();
     }
 
-    /// Has the sentinels make the replica the master, though nothing has failed.
+    /// Asks the sentinels for a failover although the master is healthy.
     pub async fn failover(&self) {
         let mut connection = self.sentinels[0].connection().await;
         until("a sentinel agrees to a failover", async || {
@@ -77,7 +77,7 @@ impl OwnSentinel {
         .await;
     }
 
-    /// Waits until every sentinel names the other node, and that node says that it is the
+    /// Waits until every sentinel names the other node as master, and that node has the role of a
     /// master.
     pub async fn until_failed_over(&mut self) {
         let other = 1 - self.master;
@@ -109,7 +109,7 @@ async fn replicate([master, replica]: &[OwnRedis; 2]) {
     .await;
 }
 
-/// Writes the configuration of a sentinel, which keeps there what it learns.
+/// Writes the configuration file of a sentinel. The sentinel keeps its state in it.
 fn sentinel_command(folder: &Path, port: u16, master: &str, silence: Duration) -> Vec<String> {
     let master = master.replace(':', " ");
     let quorum = SENTINELS / 2 + 1;
@@ -128,7 +128,7 @@ async fn knows_all(sentinel: &OwnRedis) -> bool {
     let others: Vec<redis::Value> = known("SENTINELS").query_async(&mut connection).await.unwrap();
     let replicas: Vec<std::collections::HashMap<String, String>> =
         known("REPLICAS").query_async(&mut connection).await.unwrap();
-    // One that it has not asked yet can't be made the master.
+    // A sentinel can't promote a replica that it has not asked yet.
     others.len() == SENTINELS - 1 && replicas.len() == 1 && replicas[0]["master-link-status"] == "ok"
 }
 

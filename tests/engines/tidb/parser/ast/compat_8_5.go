@@ -5,7 +5,7 @@ import (
 	"github.com/pingcap/tidb/pkg/parser/format"
 )
 
-// Names of functions that the server knows and the parser no longer does.
+// Names of functions that the server uses and the parser no longer has.
 const (
 	MasterPosWait = "master_pos_wait"
 	DesDecrypt    = "des_decrypt"
@@ -14,7 +14,7 @@ const (
 	OldPassword   = "old_password"
 )
 
-// IndexKeyTypeFullText is the former spelling.
+// IndexKeyTypeFullText is the old spelling.
 const IndexKeyTypeFullText = IndexKeyTypeFulltext
 
 // ChangeStmt is a statement that no grammar rule makes.
@@ -32,10 +32,10 @@ func (n *ChangeStmt) Accept(v Visitor) (Node, bool) {
 	return v.Leave(node)
 }
 
-// IsReadOnly tells whether a statement writes nothing, a global variable included.
+// IsReadOnly reports whether a statement writes nothing, not even a global variable.
 func IsReadOnly(node Node) bool { return isReadOnly(node, true) }
 
-// EncodedPassword returns the stored form of a native password. The tests have none but the empty one.
+// EncodedPassword returns the stored form of a native password. The tests use only the empty password.
 func (n *UserSpec) EncodedPassword() (string, bool) {
 	switch {
 	case n.AuthOpt == nil:

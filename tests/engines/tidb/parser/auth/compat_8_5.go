@@ -1,6 +1,6 @@
 package auth
 
-// GetUserAndHostName returns the name and host that a user logged in as, or else gave.
+// GetUserAndHostName returns the name and host of a login, or else those that the client sent.
 func GetUserAndHostName(user *UserIdentity) (name, host string) {
 	if user == nil {
 		return "", ""

@@ -1,4 +1,4 @@
-//! A logical database of a server, and a look into it.
+//! A logical database of a Redis server.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,30 +10,30 @@ use redis::{
 /// Key to field to value.
 pub type Hashes = BTreeMap<String, BTreeMap<String, String>>;
 
-/// Long enough for a busy machine, short enough to end a test that waits for a dead server.
+/// Long enough for a busy machine, and short enough to end a test that waits for a dead server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct RedisDatabase {
     /// `HOST:PORT`.
     pub addr: String,
     pub db: u16,
 }
 
-impl Place {
-    /// A connection of the test's own, beside those of the service.
+impl RedisDatabase {
+    /// A connection for the test.
     pub async fn connection(&self) -> MultiplexedConnection {
         self.try_connection().await.unwrap()
     }
 
     /// # Errors
-    /// Nobody answers there, in time.
+    /// The server does not answer in time.
     pub async fn try_connection(&self) -> RedisResult<MultiplexedConnection> {
         let (host, port) = self.addr.rsplit_once(':').unwrap();
         let info = ConnectionAddr::Tcp(host.to_owned(), port.parse().unwrap())
             .into_connection_info()?
-            // A small command must not wait until the one before is acknowledged.
+            // Otherwise a small command waits for the acknowledgement of the previous one.
             .set_tcp_settings(TcpSettings::default().set_nodelay(true))
             .set_redis_settings(RedisConnectionInfo::default().set_db(self.db.into()));
         let timeouts = AsyncConnectionConfig::new()
@@ -54,7 +54,7 @@ impl Place {
             for key in keys {
                 let hash: BTreeMap<String, String> =
                     cmd("HGETALL").arg(&key).query_async(&mut connection).await.unwrap();
-                // It has gone since the scan.
+                // The key was deleted after the scan.
                 if !hash.is_empty() {
                     found.insert(key, hash);
                 }
@@ -66,7 +66,7 @@ impl Place {
         }
     }
 
-    /// Empties this logical database, and no other.
+    /// Flushes only this logical database.
     pub async fn flush(&self) {
         let () = cmd("FLUSHDB").query_async(&mut self.connection().await).await.unwrap();
     }
