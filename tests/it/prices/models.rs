@@ -159,7 +159,7 @@ async fn a_call_costs_what_its_classes_its_tier_and_its_model_say(#[values(MySql
     }
     service.hold_tokens(hold("huge", "chat", (50, 50))).await.unwrap();
     let huge = service.deliver(delivered("huge", tokens(0, 0, i32::MAX))).await.unwrap();
-    assert_eq!((huge.amount, huge.paid_count), (128_849.01882, i32::MAX));
+    assert_eq!((huge.amount, huge.paid_count), (128_849.018_82, i32::MAX));
     assert!(service.metrics().await.contains("\nbilling_usage_suspicious 1\n"));
     service.assert_audit_is_clean().await;
 }

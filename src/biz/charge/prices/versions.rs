@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(put(&other, &[stored(&first)], 100), "effective_from");
         assert_eq!(put(&new(200, "a", 2), &[stored(&first)], 50), "version_id");
         let unusable = StoredVersion { version: Err(Invalid::new("input_price", "bad")), ..stored(&first) };
-        assert_eq!(put(&other, &[unusable.clone()], 100), "false -> true");
+        assert_eq!(put(&other, std::slice::from_ref(&unusable), 100), "false -> true");
 
         let key = VersionKey { model: ModelName::from_stored("m"), id: PriceVersionId::from_stored("a") };
         let delete = |row: Option<&StoredVersion>, now| decided(key.decide(row, &call(), at(now)));
