@@ -1,8 +1,8 @@
 //! Converts wire values to domain values, with errors that name the field, and back.
 
-use chrono::{DateTime, Datelike, Days, NaiveDate, Utc};
+use chrono::{Days, NaiveDate};
 
-use super::{proto, timestamp::Timestamp};
+use super::proto;
 use crate::biz::{
     charge::{prices::PriceLine, quote::MAX_UNITS},
     values::{
@@ -55,15 +55,6 @@ pub fn usage(usage: Option<proto::Usage>) -> Result<Option<Usage>> {
     }
     converted.plain_input().and(converted.plain_output())?;
     Ok(Some(converted))
-}
-
-/// Parses an instant of 1970 or later.
-pub fn instant(field: &str, value: Timestamp) -> Result<DateTime<Utc>> {
-    let nanos = u32::try_from(value.nanos).ok();
-    nanos
-        .and_then(|nanos| DateTime::from_timestamp(value.seconds, nanos))
-        .filter(|instant| (1970..=9999).contains(&instant.year()))
-        .ok_or_else(|| Invalid::new(field, "must be of the years 1970 to 9999").into())
 }
 
 /// The usage of a reply.

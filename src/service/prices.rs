@@ -3,15 +3,16 @@
 use std::{collections::HashMap, sync::Arc};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, Datelike, SubsecRound, Utc};
 
 use super::{
-    convert::{count, estimate, instant, price_line, service_tier, tokens, usage},
+    convert::{count, estimate, price_line, service_tier, tokens, usage},
     proto::{
         self, DeletePriceVersionReply, DeletePriceVersionRequest, ListPriceVersionsReply, ListPriceVersionsRequest,
         PriceTier, PutPriceVersionReply, PutPriceVersionRequest, QuotePriceReply, QuotePriceRequest,
     },
     reports::paging::Page,
+    timestamp::Timestamp,
 };
 use crate::biz::{
     account::catalog::Catalog,
@@ -205,6 +206,15 @@ fn new_version(request: &PutPriceVersionRequest, now: DateTime<Utc>) -> Result<N
     // A repeat with the same instant is the same version.
     let made = || PriceVersionId::from_stored(format!("put:{}", effective_from.timestamp_micros()));
     Ok(NewVersion { model, effective_from, id: id.unwrap_or_else(made), prices: draft.check()? })
+}
+
+/// Parses an instant of 1970 or later.
+fn instant(field: &str, value: Timestamp) -> Result<DateTime<Utc>> {
+    let nanos = u32::try_from(value.nanos).ok();
+    nanos
+        .and_then(|nanos| DateTime::from_timestamp(value.seconds, nanos))
+        .filter(|instant| (1970..=9999).contains(&instant.year()))
+        .ok_or_else(|| Invalid::new(field, "must be of the years 1970 to 9999").into())
 }
 
 fn tier(tier: &PriceTier) -> Result<(u32, Given)> {

@@ -324,7 +324,10 @@ async fn a_published_price_list_is_imported_once(#[values(MySql, Sqlite)] on: Ba
     };
     assert!(!import(&[]).0, "there is no file");
     let (good, shown) = import(&["--file", file, "--dry-run"]);
-    assert!(good && shown.contains("new: aurora-large: input 13.125, cached_input 1.3125, output 105"), "{shown}");
+    assert!(
+        good && shown.contains("new: aurora-large: max_tokens 1114112, cached_input 1.3125, input 13.125, output 105"),
+        "{shown}"
+    );
     assert!(shown.contains("46 new and 0 changed versions would be written, 0 unchanged, 4 skipped"), "{shown}");
     assert!(shown.contains("skipped: cascade-unpriced: has no output_cost_per_token"), "{shown}");
     assert!(shown.contains("ignored members: ") && shown.contains("tiered_pricing (1)"), "{shown}");
