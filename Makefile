@@ -8,8 +8,12 @@ CONF ?= configs/local.yaml
 # random seeds.
 SEED ?= 1
 CASES ?= 20000
-# How long each test of `make test-galera` goes on, at the least.
+# How long each test of `make test-galera` goes on, at the least, and each target of `make fuzz-targets`.
 SECONDS ?= 60
+# The targets of `make fuzz-targets`.
+TARGETS ?= $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+# Requests over each protocol of `make malformed`.
+REQUESTS ?= 100000
 # The files that `make mutants` changes, and the part of the mutants that one run takes.
 MUTATE ?= src/biz/**/*.rs
 SHARD ?= 0/1
@@ -110,8 +114,24 @@ test-tidb: deps tidb ## Run the MySQL tests on TiDB
 	  $(patsubst %,--skip %,Sqlite $(shell grep -v '^\#' tests/it/not-on-tidb))
 
 .PHONY: fuzz
-fuzz: deps ## Test new random histories (CASES=20000)
+fuzz: deps ## Test new random histories (CASES=20000); fuzz-targets is for malformed input
 	PROPTEST_CASES=$(CASES) cargo test --locked --lib --test it -- random
+
+# New inputs go to a folder of the build: fuzz/corpus stays small.
+.PHONY: fuzz-targets
+fuzz-targets: ## Run each fuzz target on malformed input (SECONDS=600 TARGETS='jwt config')
+	@command -v cargo-fuzz > /dev/null || { echo "install it: cargo install --locked cargo-fuzz"; exit 1; }
+	for target in $(TARGETS); do \
+	  mkdir -p fuzz/target/corpus/$$target; \
+	  cargo +nightly fuzz run $$target fuzz/target/corpus/$$target fuzz/corpus/$$target -- \
+	    -max_total_time=$(SECONDS) -timeout=20 -rss_limit_mb=2048 -print_final_stats=1; \
+	done
+
+.PHONY: malformed
+malformed: export BILLING_MALFORMED = $(REQUESTS)
+malformed: export BILLING_MALFORMED_SEED = $(SEED)
+malformed: ## Send malformed requests over each protocol (REQUESTS=100000 SEED=7)
+	cargo test --locked --test it -- malformed:: --nocapture --test-threads 1
 
 # A few random cases, so that a mutant takes seconds. `.cargo/mutants.toml` has the other settings.
 .PHONY: mutants
@@ -141,12 +161,18 @@ bench-size: deps ## Measure with the data of bench-data and with little data (BE
 bench-tokens: ## Measure token counting
 	cargo bench --locked --bench tokens
 
+# A failure to fetch the database and an advisory have the same exit code, so the database is fetched first.
 .PHONY: check
-check: ## Check formatting and lints, and with cargo-deny also bans, licences and sources
+check: ## Check formatting and lints, and with cargo-deny bans, licences, sources and advisories
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --locked --all-targets -- -D warnings
-	@if command -v cargo-deny > /dev/null; then cargo deny --log-level error check bans licenses sources; \
-	  else echo "cargo-deny is not installed; skipping bans, licences and sources"; fi
+	@if ! command -v cargo-deny > /dev/null; then \
+	  echo "cargo-deny is not installed; skipping bans, licences, sources and advisories"; exit; \
+	fi; \
+	cargo deny --log-level error check bans licenses sources; \
+	if why=$$(cargo deny --log-level error fetch db 2>&1); then cargo deny --log-level error --offline check advisories; \
+	else echo "the database of advisories could not be fetched; skipping advisories: $$(grep -m 1 . <<< "$$why")"; fi
 
 .PHONY: clean
 clean: ## Remove builds and benchmark data; data/ stays

@@ -13,6 +13,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("billing_descriptor.bin"), &encoded)?;
 
     tonic_prost_build::configure()
+        .codec_path("crate::service::codec::BoundedCodec")
         // Required for the extern_path below; otherwise prost-types takes the path.
         .compile_well_known_types(true)
         .extern_path(".google.protobuf.Timestamp", "crate::service::timestamp::Timestamp")

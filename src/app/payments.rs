@@ -15,7 +15,7 @@ use crate::{
         Store,
         payment::{self, GatewaySettings},
     },
-    sandbox::{self, Sandbox},
+    sandbox::{self, Sandbox, SignsFor},
     server,
     service::routes::CALLBACK_PATH,
 };
@@ -83,7 +83,7 @@ pub(super) async fn start(config: &Config, grpc_addr: SocketAddr) -> anyhow::Res
             "payment-sandbox speaks no TLS and server.tls is set: its callbacks do not arrive, and reconcile-recharges credits paid orders"
         );
     }
-    let sandbox = if payment.sandbox { Some(start_sandbox(payment).await?) } else { None };
+    let sandbox = if payment.sandbox { Some(start_sandbox(payment, &at.notify_url).await?) } else { None };
     if let Some(sandbox) = &sandbox {
         at.service = server::reachable(sandbox.addr).to_string();
     }
@@ -96,10 +96,11 @@ pub(super) async fn start(config: &Config, grpc_addr: SocketAddr) -> anyhow::Res
     })
 }
 
-async fn start_sandbox(payment: &PaymentServiceConfig) -> anyhow::Result<Sandbox> {
+async fn start_sandbox(payment: &PaymentServiceConfig, notify_url: &str) -> anyhow::Result<Sandbox> {
     let options = sandbox::Options {
         addr: payment.grpc_addr.clone(),
         secret: payment.callback_secrets.first().cloned(),
+        signs_for: SignsFor::url(notify_url),
         ..Default::default()
     };
     let sandbox = Sandbox::start(options).await.context("config key payment_service.grpc_addr")?;

@@ -60,7 +60,14 @@ impl Ports {
         let public = server::public_app(parts.clone());
         let internal = server::internal_app(parts, health_service)?;
         let limits = limits(server, connections);
-        let metering = ListenerLimits { connection_window: Some(server::METERING_WINDOW), ..limits };
+        let (asks_users, asks_callers) = (server.http.auth.mode() != FrontEndAuth::None, server.has_callers());
+        let unproven = |asks: bool| asks.then_some(unproven_connections(server, connections));
+        let metering = ListenerLimits {
+            connection_window: Some(server::METERING_WINDOW),
+            unproven_connections: unproven(asks_callers),
+            ..limits
+        };
+        let limits = ListenerLimits { unproven_connections: unproven(asks_users), ..limits };
         let is_tls = tls.is_some();
         let metrics = |port| Some((core.metrics.connections.clone(), port));
         let http = Listener { socket: http, app: public, limits, tls: tls.clone(), metrics: metrics("http") };
@@ -81,11 +88,20 @@ fn limits(config: &Server, connections: usize) -> ListenerLimits {
     ListenerLimits {
         connections,
         connections_per_address,
+        unproven_connections: None,
         idle_timeout: limits.idle_timeout,
         write_timeout: limits.write_timeout,
         max_connection_age: limits.max_connection_age,
         drain_timeout: limits.drain_timeout,
         connection_window: None,
+    }
+}
+
+/// The connections of a port that peers without a proof may have.
+fn unproven_connections(config: &Server, connections: usize) -> usize {
+    match config.limits.unproven_connections {
+        0 => connections.div_ceil(2),
+        configured => configured,
     }
 }
 
@@ -117,6 +133,7 @@ fn parts<'c>(config: &'c Server, core: &Core, api: Api, payments: &Payments, acc
             secrets: payments.callback_secrets.clone().into(),
             calendar: core.calendar.clone(),
             metrics: core.metrics.clone(),
+            lines: Arc::default(),
         },
         access,
         payment_timeout: payments.timeout,
@@ -156,19 +173,44 @@ fn warn_of_open_doors(config: &Config, core: &Core) {
         return;
     }
     core.metrics.requests.set_insecure();
-    let stop = core.stop.clone();
     let keys = open.iter().map(|(key, _)| *key).collect::<Vec<_>>().join(", ");
-    tokio::spawn(async move {
-        let mut interval = tokio::time::interval(INSECURE_INTERVAL);
-        loop {
-            tokio::select! {
-                _ = interval.tick() => tracing::warn!(%keys, "server.insecure is true: open doors are allowed"),
-                () = stop.cancelled() => return,
-            }
+    let tell = move || tracing::warn!(%keys, "server.insecure is true: open doors are allowed");
+    tokio::spawn(remind(core.stop.clone(), tell));
+}
+
+/// Tells at once and each minute, until `stop`.
+async fn remind(stop: CancellationToken, tell: impl Fn()) {
+    let mut interval = tokio::time::interval(INSECURE_INTERVAL);
+    loop {
+        tokio::select! {
+            _ = interval.tick() => tell(),
+            () = stop.cancelled() => return,
         }
-    });
+    }
 }
 
 async fn listen(key: &str, addr: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(addr).await.with_context(|| format!("config key {key}: can't listen on {addr}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn open_doors_are_told_of_at_once_and_each_minute_until_the_stop() {
+        let (stop, told) = (CancellationToken::new(), Arc::<AtomicU32>::default());
+        let telling = told.clone();
+        let reminding = tokio::spawn(remind(stop.clone(), move || {
+            telling.fetch_add(1, SeqCst);
+        }));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(told.load(SeqCst), 1);
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        assert_eq!(told.load(SeqCst), 3);
+        stop.cancel();
+        reminding.await.unwrap();
+    }
 }

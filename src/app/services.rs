@@ -12,12 +12,14 @@ use super::{
 use crate::{
     biz::{
         check::{Quotas, cache::Watched},
+        limits::shares::Shares,
         metering::{Meter, StreamTimeouts},
     },
     config::{Config, ServerLimits, Streams},
     service::{
         AccountService, Admission, Api, AuditTrailService, CallParser, ChargeService, CheckService, ExportLimits,
-        LimitService, PriceService, RechargeService, ReportService, ReservationService, StreamService, TokenService,
+        Hints, LimitService, PriceService, RechargeService, ReportService, ReservationService, StreamService,
+        TokenService,
     },
 };
 
@@ -90,7 +92,9 @@ fn limits(core: &Core) -> LimitService {
 fn streams(config: &Config, core: &Core, calls: Arc<CallParser>, ttl: TimeDelta) -> StreamService {
     let Streams { progress, grace, idle_timeout } = config.billing.streams;
     let timeouts = StreamTimeouts { ttl, progress, grace, idle_timeout };
-    let most = config.server.limits.streams;
+    let limits = &config.server.limits;
+    let most = limits.streams;
+    let shares = |configured, all| Shares::new(config.server.share_of_caller(configured, all));
     StreamService {
         calls,
         rates: core.rates.clone(),
@@ -98,7 +102,9 @@ fn streams(config: &Config, core: &Core, calls: Arc<CallParser>, ttl: TimeDelta)
         transactions: core.store.clone(),
         observer: core.observer.clone(),
         tasks: core.tasks.clone(),
-        unopened: Semaphore::new(config.server.limits.requests),
+        unopened: Semaphore::new(limits.requests),
+        unopened_of_caller: shares(limits.requests_per_caller, limits.requests),
+        open_of_caller: shares(limits.streams_per_caller, most),
     }
 }
 
@@ -111,6 +117,7 @@ fn recharges(config: &Config, core: &Core, payments: &Payments) -> RechargeServi
         currency: config.billing.currency,
         tasks: core.tasks.clone(),
         admission: Admission::new(&config.server.limits),
+        hints: Hints::new(&config.server.limits),
     }
 }
 

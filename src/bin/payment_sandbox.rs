@@ -6,7 +6,8 @@ use anyhow::bail;
 use billing_service::{
     command::{self, Hangup},
     config::{Config, Environment},
-    sandbox::{DEFAULT_ADDR, MAX_DELAY_MS, MAX_DUPLICATES, Options, PublicUrl, Sandbox, Switches},
+    sandbox::{DEFAULT_ADDR, MAX_DELAY_MS, MAX_DUPLICATES, Options, PublicUrl, Sandbox, SignsFor, Switches},
+    server::reachable,
 };
 use clap::{Parser, value_parser};
 
@@ -14,7 +15,8 @@ use clap::{Parser, value_parser};
 #[derive(Parser)]
 #[command(name = "payment-sandbox")]
 struct Arguments {
-    /// Configuration file. The sandbox uses payment_service.grpc_addr and callback_secrets.
+    /// Configuration file. The sandbox uses payment_service.grpc_addr, callback_secrets and notify_url: it
+    /// signs callbacks to the host and port of notify_url alone.
     /// The old form -conf works too.
     #[arg(long, default_value = "configs/local.yaml")]
     conf: PathBuf,
@@ -58,6 +60,16 @@ async fn run() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The configured URL of callbacks, or by default that of a server on this machine.
+fn notify_url(config: &Config) -> String {
+    let configured = config.payment_service.as_ref().map(|payment| payment.notify_url.clone()).unwrap_or_default();
+    if !configured.is_empty() {
+        return configured;
+    }
+    let addr = &config.server.grpc.addr;
+    format!("http://{}", addr.parse().map_or_else(|_| addr.clone(), |addr| reachable(addr).to_string()))
+}
+
 fn options(arguments: Arguments, config: &Config) -> Options {
     let payment_service = config.payment_service.as_ref();
     let configured = payment_service.map(|payment| payment.grpc_addr.clone());
@@ -68,6 +80,7 @@ fn options(arguments: Arguments, config: &Config) -> Options {
     Options {
         addr: arguments.addr.or(configured).unwrap_or_else(|| DEFAULT_ADDR.into()),
         secret: payment_service.and_then(|payment| payment.callback_secrets.first().cloned()),
+        signs_for: SignsFor::url(&notify_url(config)),
         switches,
         public_url: arguments.public_url,
     }

@@ -80,6 +80,9 @@ pub struct ServerLimits {
     /// 0 means half of the connections of a port.
     #[serde(deserialize_with = "values::up_to_a_million_or_none")]
     pub connections_per_address: usize,
+    /// Connections of a port on which no request has proven itself. 0 means half of a port.
+    #[serde(deserialize_with = "values::up_to_a_million_or_none")]
+    pub unproven_connections: usize,
     #[serde(deserialize_with = "values::duration", serialize_with = "shown")]
     pub idle_timeout: Duration,
     #[serde(deserialize_with = "values::duration", serialize_with = "shown")]
@@ -88,13 +91,35 @@ pub struct ServerLimits {
     pub max_connection_age: Duration,
     #[serde(deserialize_with = "values::up_to_a_million")]
     pub requests: usize,
+    /// Open requests of one caller. 0 means half of them, or all with fewer than two callers.
+    #[serde(deserialize_with = "values::up_to_a_million_or_none")]
+    pub requests_per_caller: usize,
+    /// Open requests that need no proof.
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub open_requests: usize,
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub open_requests_per_address: usize,
+    /// Streams of gRPC health and of reflection.
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub watches: usize,
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub watches_per_address: usize,
     #[serde(deserialize_with = "values::up_to_a_million")]
     pub streams: usize,
+    /// Open streams of one caller. 0 means half of them, or all with fewer than two callers.
+    #[serde(deserialize_with = "values::up_to_a_million_or_none")]
+    pub streams_per_caller: usize,
     #[serde(deserialize_with = "values::body_bytes")]
     pub body_bytes: usize,
     /// Most bytes of request bodies in memory.
     #[serde(deserialize_with = "values::body_memory")]
     pub body_memory: usize,
+    /// Callbacks without a proof that may look at an order, each second.
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub callback_lookups: usize,
+    /// Wrong tokens of one address at once.
+    #[serde(deserialize_with = "values::up_to_a_million")]
+    pub wrong_tokens: usize,
     /// Most top-ups that are being started.
     #[serde(deserialize_with = "values::up_to_a_million")]
     pub recharges: usize,
@@ -119,6 +144,10 @@ pub struct ServerLimits {
     pub drain_timeout: Duration,
 }
 
+/// The least memory for bodies, as a multiple of the largest: three for the internal port, where a body
+/// is there compressed, inflated and as a message, and one for the public port.
+const BODIES_AT_LEAST: usize = 4;
+
 impl ServerLimits {
     /// The part of the public port, whose bodies are small.
     pub fn public_body_memory(&self) -> usize {
@@ -127,7 +156,7 @@ impl ServerLimits {
 
     /// The part of the internal port.
     pub fn internal_body_memory(&self) -> usize {
-        (self.body_memory - self.public_body_memory()).max(self.body_bytes)
+        self.body_memory - self.public_body_memory()
     }
 }
 
@@ -137,12 +166,25 @@ impl Server {
         !self.grpc.internal_tokens.is_empty() || !self.grpc.auth.callers.is_empty()
     }
 
+    /// The most that one caller has of `all`: the configured number, or by default half. Without another
+    /// caller nobody needs the other half.
+    pub fn share_of_caller(&self, configured: usize, all: usize) -> usize {
+        let tokens = usize::from(!self.grpc.internal_tokens.is_empty());
+        match configured {
+            0 if tokens + self.grpc.auth.callers.len() < 2 => all,
+            0 => all.div_ceil(2),
+            configured => configured,
+        }
+    }
+
     /// Checks the rules that involve several keys.
     pub(super) fn check(&self) -> anyhow::Result<()> {
         self.grpc.auth.check()?;
         self.http.auth.check()?;
-        if self.limits.body_memory < self.limits.body_bytes {
-            bail!("config key server.limits.body_memory: must not be below server.limits.body_bytes");
+        if self.limits.body_memory / BODIES_AT_LEAST < self.limits.body_bytes {
+            bail!(
+                "config key server.limits.body_memory: must be at least {BODIES_AT_LEAST} times server.limits.body_bytes"
+            );
         }
         if self.http.auth.mode() == FrontEndAuth::Gateway && !self.has_callers() {
             bail!(
@@ -224,13 +266,22 @@ impl Default for ServerLimits {
         Self {
             connections: 10_000,
             connections_per_address: 0,
+            unproven_connections: 0,
             idle_timeout: Duration::from_secs(300),
             write_timeout: Duration::from_secs(30),
             max_connection_age: Duration::from_secs(600),
             requests: 20_000,
+            requests_per_caller: 0,
+            open_requests: 256,
+            open_requests_per_address: 64,
+            watches: 1_000,
+            watches_per_address: 100,
             streams: 10_000,
+            streams_per_caller: 0,
             body_bytes: 1024 * 1024,
             body_memory: 64 * 1024 * 1024,
+            callback_lookups: 100,
+            wrong_tokens: 100,
             recharges: 200,
             recharges_per_user: 5,
             recharges_per_address: 50,

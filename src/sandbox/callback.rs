@@ -117,10 +117,30 @@ pub struct Sender {
     http: Client<HttpConnector, Body>,
     /// `None`: callbacks are unsigned.
     secret: Option<Secret>,
+    /// The destinations of signed callbacks.
+    signs_for: SignsFor,
+}
+
+/// The destinations of signed callbacks, as `host:port`, or as `host` for all of its ports. Anyone who
+/// reaches the sandbox names a destination, and a signed callback in the wrong hands credits an order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SignsFor(pub Vec<String>);
+
+impl SignsFor {
+    /// The destination of a URL alone.
+    pub fn url(url: &str) -> Self {
+        let uri: Option<http::Uri> = url.parse().ok();
+        Self(uri.and_then(|uri| uri.authority().map(ToString::to_string)).into_iter().collect())
+    }
+
+    fn contains(&self, destination: &str) -> bool {
+        let host = destination.rsplit_once(':').map_or(destination, |(host, _)| host);
+        self.0.iter().any(|known| known.eq_ignore_ascii_case(destination) || known.eq_ignore_ascii_case(host))
+    }
 }
 
 impl Sender {
-    pub fn new(secret: Option<Secret>) -> Self {
+    pub fn new(secret: Option<Secret>, signs_for: SignsFor) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         let http = Client::builder(TokioExecutor::new())
@@ -128,7 +148,7 @@ impl Sender {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .build(connector);
-        Self { http, secret }
+        Self { http, secret, signs_for }
     }
 
     /// Makes one attempt: at most 10 seconds up to the status of the answer, and 1 second for its
@@ -166,7 +186,8 @@ impl Sender {
     }
 
     fn signature(&self, callback: &Callback, message: &[u8]) -> Option<String> {
-        let own = self.secret.as_ref().map(Secret::reveal);
+        let is_known = self.signs_for.contains(callback.destination());
+        let own = self.secret.as_ref().filter(|_| is_known).map(Secret::reveal);
         let secret = if callback.forged { Some(FORGED_SECRET) } else { own };
         secret.map(|secret| signature::sign(secret, Utc::now(), message))
     }
@@ -187,6 +208,23 @@ async fn status_of(response: http::Response<Body>) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_destination_is_a_host_or_one_of_its_ports() {
+        let (one, all) = (SignsFor::url("http://billing:9107/callback?a=b"), SignsFor(vec!["billing".into()]));
+        for (destination, is_one, is_all) in [
+            ("billing:9107", true, true),
+            ("BILLING:9107", true, true),
+            ("billing:9108", false, true),
+            ("billing", false, true),
+            ("billing.attacker.example:9107", false, false),
+            ("attacker@billing:9107", false, false),
+            ("", false, false),
+        ] {
+            assert_eq!((one.contains(destination), all.contains(destination)), (is_one, is_all), "{destination}");
+        }
+        assert!(!SignsFor::url("").contains("") && !SignsFor::url("/callback").contains("billing:9107"));
+    }
 
     #[test]
     fn only_a_decision_of_billing_is_final() {

@@ -37,13 +37,13 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use self::{callback::Sender, grpc::Rpcs, notify::Notifier, payments::SandboxPayments, till::Till};
 pub use self::{
-    callback::Answer,
+    callback::{Answer, SignsFor},
     notify::Attempt,
     public_url::PublicUrl,
     switches::{Create, Get, MAX_DELAY_MS, MAX_DUPLICATES, PayAtOnce, Switches},
 };
-use self::{callback::Sender, grpc::Rpcs, notify::Notifier, payments::SandboxPayments, till::Till};
 use crate::{config::Secret, data::payment::proto::payment_server::PaymentServer, server};
 
 /// The default listen address, which is that of payment-service.
@@ -63,6 +63,8 @@ pub struct Options {
     pub addr: String,
     /// Signs the callbacks; `None`: callbacks are unsigned.
     pub secret: Option<Secret>,
+    /// The destinations of signed callbacks; all others get unsigned ones.
+    pub signs_for: SignsFor,
     pub switches: Switches,
     /// Base URL of pay pages for the user's browser. `None`: the listen address.
     pub public_url: Option<PublicUrl>,
@@ -70,7 +72,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { addr: DEFAULT_ADDR.into(), secret: None, switches: Switches::default(), public_url: None }
+        Self {
+            addr: DEFAULT_ADDR.into(),
+            secret: None,
+            signs_for: SignsFor::default(),
+            switches: Switches::default(),
+            public_url: None,
+        }
     }
 }
 
@@ -88,12 +96,12 @@ impl Sandbox {
     /// # Errors
     /// The address is invalid or already in use.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
-        let Options { addr, secret, switches, public_url } = options;
+        let Options { addr, secret, signs_for, switches, public_url } = options;
         let listener =
             TcpListener::bind(&addr).await.with_context(|| format!("payment-sandbox can't listen on {addr}"))?;
         let addr = listener.local_addr()?;
         let stop = CancellationToken::new();
-        let notifier = Arc::new(Notifier::new(Sender::new(secret), stop.clone()));
+        let notifier = Arc::new(Notifier::new(Sender::new(secret, signs_for), stop.clone()));
         notifier.set_reorder(switches.reorder);
         let till = Arc::new(Till {
             payments: SandboxPayments::new(MAX_PAYMENTS),

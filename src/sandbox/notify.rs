@@ -249,11 +249,14 @@ mod tests {
     use super::*;
     use crate::{
         data::payment::proto::{CreatePaymentRequest, PaymentMethod},
-        sandbox::payment::{PaymentOutcome, SandboxOrder, SandboxPayment},
+        sandbox::{
+            callback::SignsFor,
+            payment::{PaymentOutcome, SandboxOrder, SandboxPayment},
+        },
     };
 
     fn notifier() -> Arc<Notifier> {
-        Arc::new(Notifier::new(Sender::new(None), CancellationToken::new()))
+        Arc::new(Notifier::new(Sender::new(None, SignsFor::default()), CancellationToken::new()))
     }
 
     fn callback(notify_url: String) -> Callback {

@@ -13,7 +13,7 @@ use axum::{
 };
 use http::{
     StatusCode,
-    header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, LOCATION, X_CONTENT_TYPE_OPTIONS},
+    header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, LOCATION, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS},
 };
 use serde::Deserialize;
 
@@ -22,6 +22,10 @@ use super::{
     payments::Tried,
     till::Till,
 };
+
+/// No page of another site may show the pay page in a frame, and so trick a user into a click.
+const POLICY: &str =
+    "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
 const STYLE: &str = include_str!("page.css");
 
@@ -150,7 +154,8 @@ fn page(status: StatusCode, title: &str, body: &str) -> Response {
         Escaped(title)
     );
     let headers = [
-        (CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'"),
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (X_FRAME_OPTIONS, "DENY"),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (CACHE_CONTROL, "no-store"),
     ];

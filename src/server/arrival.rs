@@ -18,6 +18,7 @@ use http::Method;
 use hyper::body::{Frame, SizeHint};
 
 use super::body_memory::{BodyMemory, HeldBytes};
+use crate::service::body::BodyBudget;
 
 const ARRIVING: u8 = 0;
 const COMPLETE: u8 = 1;
@@ -32,9 +33,9 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// Wraps the body of a request, to track its arrival and its memory. Each part of a stream of
-    /// messages takes the place of the one before.
-    pub fn watch(request: Request, memory: &BodyMemory, is_stream: bool) -> (Request, Self) {
+    /// Wraps the body of a request, to track its arrival and its memory. Each message of a stream takes
+    /// the place of the one before.
+    pub fn watch(mut request: Request, memory: &BodyMemory, is_stream: bool) -> (Request, Self) {
         // The body of a GET is no part of the message, and is not read.
         let is_complete = request.body().is_end_stream() || request.method() == Method::GET;
         let state = Arc::new(AtomicU8::new(if is_complete { COMPLETE } else { ARRIVING }));
@@ -43,7 +44,21 @@ impl Arrival {
         }
         let held = memory.of_request();
         let arrival = Self { state: state.clone(), _held: Some(held.clone()) };
-        (request.map(|body| Body::new(Watched { body, state, held, is_stream })), arrival)
+        request.extensions_mut().insert(arrival.budget(held.clone()));
+        let messages = is_stream.then(Messages::default);
+        (request.map(|body| Body::new(Watched { body, state, held, messages })), arrival)
+    }
+
+    /// Takes memory for what is made of the body.
+    fn budget(&self, held: HeldBytes) -> BodyBudget {
+        let state = self.state.clone();
+        BodyBudget::new(move |bytes| {
+            let has_room = held.add(bytes);
+            if !has_room {
+                state.store(TOO_MUCH, Relaxed);
+            }
+            has_room
+        })
     }
 
     pub fn is_complete(&self) -> bool {
@@ -65,13 +80,55 @@ struct Watched {
     body: Body,
     state: Arc<AtomicU8>,
     held: HeldBytes,
-    is_stream: bool,
+    /// The messages of a stream.
+    messages: Option<Messages>,
 }
 
 impl Watched {
-    fn has_room(&self, frame: &Frame<Bytes>) -> bool {
-        let bytes = frame.data_ref().map_or(0, Bytes::len);
-        if self.is_stream { self.held.replace(bytes) } else { self.held.add(bytes) }
+    fn has_room(&mut self, frame: &Frame<Bytes>) -> bool {
+        let Some(data) = frame.data_ref() else { return true };
+        match &mut self.messages {
+            // When a part is asked for, all complete messages before it were taken.
+            Some(messages) => self.held.replace(messages.follow(data)),
+            None => self.held.add(data.len()),
+        }
+    }
+}
+
+/// Follows the messages of a stream over its parts: each has a frame of one byte of flags and four of
+/// length.
+#[derive(Default)]
+struct Messages {
+    frame: [u8; 5],
+    /// The bytes of the frame that have come.
+    framed: usize,
+    /// The bytes of the message that have not come.
+    missing: usize,
+    /// The bytes of the message, with its frame, that have come.
+    partial: usize,
+}
+
+impl Messages {
+    /// The bytes in memory with a further part.
+    fn follow(&mut self, mut part: &[u8]) -> usize {
+        let held = self.partial + part.len();
+        while let Some(byte) = part.first() {
+            if self.framed < self.frame.len() {
+                self.frame[self.framed] = *byte;
+                (self.framed, self.partial, part) = (self.framed + 1, self.partial + 1, &part[1..]);
+                if self.framed == self.frame.len() {
+                    let [_, length @ ..] = self.frame;
+                    self.missing = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+                }
+            } else {
+                let more = self.missing.min(part.len());
+                (self.missing, self.partial, part) = (self.missing - more, self.partial + more, &part[more..]);
+            }
+            if self.framed == self.frame.len() && self.missing == 0 {
+                (self.framed, self.partial) = (0, 0);
+            }
+        }
+        held
     }
 }
 
@@ -102,5 +159,21 @@ impl HttpBody for Watched {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_of_a_stream_is_held_until_it_is_complete() {
+        let mut messages = Messages::default();
+        // A message of three bytes in parts, two empty ones, and the begin of one of 300 bytes.
+        let held: Vec<_> = [&b"\0\0\0"[..], b"\0\x03a", b"b", b"c\0\0\0\0\0", b"\0\0\0\0\0\0\0\0\x01\x2c", b"xy", b"z"]
+            .into_iter()
+            .map(|part| messages.follow(part))
+            .collect();
+        assert_eq!(held, [3, 6, 7, 13, 10, 7, 8]);
     }
 }

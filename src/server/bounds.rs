@@ -7,13 +7,16 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use tokio::sync::Semaphore;
 
-use super::{arrival::Arrival, body_memory::BodyMemory, content, overflow, request::undecoded, span::Refusal};
+use super::{
+    arrival::Arrival, body_memory::BodyMemory, content, inflate, overflow, permits::Permits, refusal::Refusal,
+    request::undecoded,
+};
 use crate::{
     biz::values::{error::Error, invalid::Invalid},
     config::Style,
     service::{
+        body::BodyBudget,
         origin::Forwarding,
         routes::{is_callback, is_stream, starts_recharge},
     },
@@ -22,7 +25,9 @@ use crate::{
 /// The bounds of one port.
 #[derive(Clone)]
 pub struct Bounds {
-    pub requests: Arc<Semaphore>,
+    pub permits: Permits,
+    /// The permits of a group of routes that anyone may call: in all, and of one address.
+    pub open_permits: (usize, usize),
     pub memory: BodyMemory,
     pub timeout: Duration,
     /// The additional time of requests that wait for payment-service.
@@ -32,19 +37,23 @@ pub struct Bounds {
     pub forwarding: Forwarding,
     /// Whether the routes are those of gRPC.
     pub is_grpc: bool,
+    /// Largest message over gRPC, in bytes.
+    pub message_bytes: usize,
 }
 
-/// Most requests at once of a group of routes that anyone may call.
-const OPEN_REQUESTS: usize = 256;
-/// The memory of their bodies, in bytes.
+/// The memory of the bodies of a group of routes that anyone may call, in bytes.
 const OPEN_BODIES: usize = 4 * 1024 * 1024;
+/// Largest message over gRPC of a route that anyone may call.
+pub const MAX_OPEN_MESSAGE: usize = 16 * 1024;
 
 impl Bounds {
     /// The same for routes that anyone may call, with permits and memory of their own, so that requests
     /// without a proof use up nothing of the others.
     pub fn of_open_routes(&self) -> Self {
-        let requests = Arc::new(Semaphore::new(OPEN_REQUESTS));
-        Self { requests, memory: BodyMemory::new(OPEN_BODIES), ..self.clone() }
+        let (all, of_address) = self.open_permits;
+        let permits = Permits::new(all).shared_by_addresses(of_address);
+        let message_bytes = self.message_bytes.min(MAX_OPEN_MESSAGE);
+        Self { permits, memory: BodyMemory::new(OPEN_BODIES), message_bytes, ..self.clone() }
     }
 }
 
@@ -65,19 +74,29 @@ pub async fn enforce(State(bounds): State<Arc<Bounds>>, mut request: Request, ne
     if asks_payment_service {
         request.extensions_mut().insert(bounds.forwarding.clone());
     }
+    let permit = match bounds.permits.admit(&request, &bounds.forwarding) {
+        Ok(permit) => permit,
+        Err(why) => return refusal.answer(&Error::Overloaded(format!("{why}; retry later").into())),
+    };
     let is_stream = is_stream(&request);
-    let (request, arrival) = Arrival::watch(request, &bounds.memory, is_stream);
+    let (mut request, arrival) = Arrival::watch(request, &bounds.memory, is_stream);
+    if bounds.is_grpc {
+        request = inflate::grpc(request, bounds.message_bytes, &bounds.memory, is_stream);
+    }
+    let budget = request.extensions().get::<BodyBudget>().cloned();
     let timeout = bounds.timeout + if asks_payment_service { bounds.payment_timeout } else { Duration::ZERO };
-    match bounds.requests.try_acquire() {
-        Ok(_open) => match tokio::time::timeout(timeout, next.run(request)).await {
-            Ok(_) if arrival.is_too_much() => refusal
-                .answer(&Error::Overloaded("too many bodies are being read, and nothing was done; retry later".into())),
-            Ok(_) if arrival.is_broken() => refusal.incomplete(),
-            Ok(response) => explain_undecoded(response, refusal),
-            Err(_) if !arrival.is_complete() => refusal.incomplete(),
-            Err(_) => refusal.late(),
-        },
-        Err(_) => refusal.answer(&Error::Overloaded("too many requests are open; retry later".into())),
+    let answer = match budget.filter(|_| bounds.is_grpc) {
+        Some(budget) => tokio::time::timeout(timeout, budget.scope(next.run(request))).await,
+        None => tokio::time::timeout(timeout, next.run(request)).await,
+    };
+    drop(permit);
+    match answer {
+        Ok(_) if arrival.is_too_much() => refusal
+            .answer(&Error::Overloaded("too many bodies are being read, and nothing was done; retry later".into())),
+        Ok(_) if arrival.is_broken() => refusal.incomplete(),
+        Ok(response) => explain_undecoded(response, refusal),
+        Err(_) if !arrival.is_complete() => refusal.incomplete(),
+        Err(_) => refusal.late(),
     }
 }
 

@@ -12,15 +12,19 @@ use axum::{
 };
 
 use super::{
-    content::gunzip,
+    access::{Reason, UNKNOWN},
+    listener::Connection,
+    refusal::Refusal,
     request::{is_grpc, undecoded},
-    span::Refusal,
 };
 use crate::{
-    biz::values::{
-        calendar::Calendar,
-        error::{Error, Result},
-        invalid::Invalid,
+    biz::{
+        limits::lines::Lines,
+        values::{
+            calendar::Calendar,
+            error::{Error, Result},
+            invalid::Invalid,
+        },
     },
     config::{CallbackAuth, Secret, Style},
     metrics::Metrics,
@@ -42,6 +46,8 @@ pub struct CallbackGuard {
     pub secrets: Arc<[Secret]>,
     pub calendar: Arc<Calendar>,
     pub metrics: Arc<Metrics>,
+    /// The log lines of refusals.
+    pub lines: Arc<Lines>,
 }
 
 /// Adds the check to the routes of callbacks.
@@ -52,8 +58,11 @@ pub fn protect<S: Clone + Send + Sync + 'static>(routes: Router<S>, guard: &Call
 /// Marks a callback as trusted or not, or refuses it.
 async fn check(State((guard, style)): State<(CallbackGuard, Style)>, request: Request, next: Next) -> Response {
     let refusal = Refusal::of(&request, style);
+    let is_signed = request.headers().contains_key(signature::HEADER);
     let refused = |error: &dyn std::fmt::Display| {
-        tracing::warn!(%error, "callback refused");
+        if let Some(left_out) = guard.lines.admit() {
+            tracing::warn!(%error, left_out, "callback refused");
+        }
         guard.metrics.recharge.count_refused();
     };
     match guard.admit(request).await {
@@ -66,6 +75,10 @@ async fn check(State((guard, style)): State<(CallbackGuard, Style)>, request: Re
         }
         Err(error) => {
             refused(&error);
+            if matches!(error, Error::Unauthenticated(_)) {
+                let reason = if is_signed { Reason::Invalid } else { Reason::Missing };
+                guard.metrics.requests.count_refused(UNKNOWN, reason.name());
+            }
             refusal.answer(&error)
         }
     }
@@ -86,6 +99,9 @@ impl CallbackGuard {
             CallbackAuth::Confirm => false,
             CallbackAuth::Signed => {
                 request = self.verified(request).await?;
+                if let Some(connection) = request.extensions().get::<Connection>() {
+                    connection.prove();
+                }
                 true
             }
         };
@@ -103,8 +119,7 @@ impl CallbackGuard {
         let signature = Signature::parse(header, self.calendar.now().utc).map_err(unauthenticated)?;
         let body = to_bytes(body, MAX_BYTES).await;
         let body = body.map_err(|error| Error::from(Invalid::new("body", error.to_string())))?;
-        let is_gzip = head.headers.get("grpc-encoding").is_some_and(|coding| coding == "gzip");
-        let message = if grpc { framed(&body, is_gzip) } else { Some(body.clone()) };
+        let message = if grpc { framed(&body) } else { Some(body.clone()) };
         let message = message.ok_or_else(|| Invalid::new("body", "is no gRPC message"))?;
         let secrets = self.secrets.iter().map(Secret::reveal);
         signature.verify(secrets, &message).map_err(unauthenticated)?;
@@ -112,19 +127,12 @@ impl CallbackGuard {
     }
 }
 
-/// The one message of a unary call, decompressed.
-fn framed(body: &Bytes, is_gzip: bool) -> Option<Bytes> {
+/// The one message of a unary call. It was inflated before.
+fn framed(body: &Bytes) -> Option<Bytes> {
     let (frame, message) = body.split_at_checked(FRAME_BYTES)?;
-    let [flag, length @ ..] = frame else { return None };
+    let [0, length @ ..] = frame else { return None };
     let length = u32::from_be_bytes(length.try_into().ok()?);
-    if usize::try_from(length) != Ok(message.len()) {
-        return None;
-    }
-    match flag {
-        0 => Some(body.slice(FRAME_BYTES..)),
-        1 if is_gzip => gunzip(message, MAX_BYTES).ok(),
-        _ => None,
-    }
+    (usize::try_from(length) == Ok(message.len())).then(|| body.slice(FRAME_BYTES..))
 }
 
 #[cfg(test)]
@@ -133,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_callback_is_one_complete_message() {
-        let message = |frame: &'static [u8]| framed(&Bytes::from_static(frame), false).map(|bytes| bytes.to_vec());
+        let message = |frame: &'static [u8]| framed(&Bytes::from_static(frame)).map(|bytes| bytes.to_vec());
         assert_eq!(message(b"\0\0\0\0\x02ab"), Some(b"ab".to_vec()));
         assert_eq!(message(b"\0\0\0\0\0"), Some(Vec::new()));
         let compressed = b"\x01\0\0\0\x02ab";
@@ -141,19 +149,5 @@ mod tests {
         for bad in [&b""[..], b"\0\0\0\0", b"\0\0\0\0\x02a", b"\0\0\0\0\x01ab", compressed, two] {
             assert_eq!(message(bad), None, "{bad:?}");
         }
-    }
-
-    #[test]
-    fn a_compressed_callback_is_read_in_the_coding_that_it_names_and_no_further_than_its_bound() {
-        let framed_gzip = |content: &[u8], is_gzip| {
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-            std::io::Write::write_all(&mut encoder, content).unwrap();
-            let message = encoder.finish().unwrap();
-            let length = u32::try_from(message.len()).unwrap().to_be_bytes();
-            framed(&[&[1][..], &length, &message].concat().into(), is_gzip)
-        };
-        assert_eq!(framed_gzip(b"ab", true), Some(Bytes::from_static(b"ab")));
-        assert_eq!(framed_gzip(b"ab", false), None);
-        assert_eq!(framed_gzip(&[0; MAX_BYTES + 1], true), None);
     }
 }

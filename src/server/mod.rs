@@ -8,12 +8,16 @@ mod callback;
 mod content;
 mod counted;
 mod http_error;
+mod inflate;
 mod listener;
 mod ops;
 mod overflow;
 mod panics;
+mod permits;
+mod refusal;
 mod request;
 mod span;
+mod watches;
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,21 +28,22 @@ use axum::{
     response::Response,
 };
 use http::{StatusCode, Version};
-use tokio::sync::Semaphore;
 use tonic::{codec::CompressionEncoding::Gzip, server::NamedService, service::Routes};
 use tonic_health::ServingStatus;
 
 use self::{
     access::{Callers, CrossSite, FrontEnd, Gate},
     body_memory::BodyMemory,
-    bounds::Bounds,
+    bounds::{Bounds, MAX_OPEN_MESSAGE},
     http_error::http_error,
+    permits::Permits,
     request::is_grpc,
     span::Identify,
+    watches::Watches,
 };
 pub use self::{
     callback::CallbackGuard,
-    listener::{BEYOND_LIMIT, Listener, ListenerLimits, METERING_WINDOW, Tls, TlsFiles, reachable, serve},
+    listener::{BEYOND_LIMIT, Connection, Listener, ListenerLimits, METERING_WINDOW, Tls, TlsFiles, reachable, serve},
     ops::{Ops, metrics_alone},
 };
 use crate::{
@@ -51,13 +56,10 @@ use crate::{
             DESCRIPTORS, billing_internal_service_server::BillingInternalServiceServer,
             billing_service_server::BillingServiceServer,
         },
-        rest::{self, Rest},
+        rest::{self, MAX_RECHARGE_BODY, Rest},
         routes::GRPC_CALLBACK_PATH,
     },
 };
-
-/// Largest message over gRPC of a route that anyone may call.
-const MAX_OPEN_MESSAGE: usize = 16 * 1024;
 
 /// The parts of both ports.
 #[derive(Clone)]
@@ -93,7 +95,7 @@ pub fn public_app(parts: Parts<'_>) -> Router {
     if config.http.internal_routes {
         let internal = access.internal(bounded(rest::internal_routes(limit)), style);
         let callback = callback::protect(rest::callback_route(limit), callbacks, style);
-        let callback = content::rest(callback, style, limit).with_state(rest.clone());
+        let callback = content::rest(callback, style, MAX_RECHARGE_BODY.min(limit)).with_state(rest.clone());
         let callback = access.callback(bound(callback, limit, bounds.of_open_routes()), callbacks, style);
         routes = routes.merge(access.cross_site.protect(internal.merge(callback)));
     }
@@ -139,11 +141,14 @@ pub fn internal_app(
     let of_callbacks = bounds.of_open_routes();
     let callback = bound(callback, limit, Bounds { is_grpc: true, ..of_callbacks.clone() });
     let over_grpc = access.internal(calls(services), style).merge(access.callback(callback, callbacks, style));
-    let callback = content::rest(callback::protect(rest::callback_route(limit), callbacks, style), style, limit);
+    let callback = callback::protect(rest::callback_route(limit), callbacks, style);
+    let callback = content::rest(callback, style, MAX_RECHARGE_BODY.min(limit));
     let callback = bound(callback.with_state(rest.clone()), limit, of_callbacks);
     let over_rest =
         access.internal(json(rest::internal_routes(limit)), style).merge(access.callback(callback, callbacks, style));
-    let open = |routes: Router| bound(routes, limit, Bounds { is_grpc: true, ..bounds.of_open_routes() });
+    let watches = Watches::new(&config.limits, access.forwarding.clone());
+    let open =
+        |routes: Router| bound(watches.protect(routes), limit, Bounds { is_grpc: true, ..bounds.of_open_routes() });
     let (mut reflection, mut metrics) = (open(reflection()?), ops::metrics(parts.ops.clone()));
     if config.grpc.auth.protect_operations {
         reflection = access.only(reflection, access::table::REFLECTION, style);
@@ -191,10 +196,20 @@ impl Access {
 
 /// The bounds of the routes of REST. Routes with clones share the most requests at once.
 fn bounds(parts: &Parts<'_>, timeout: Duration, style: Style, body_memory: usize) -> Bounds {
-    let requests = Arc::new(Semaphore::new(parts.config.limits.requests));
-    let forwarding = parts.access.forwarding.clone();
-    let memory = BodyMemory::new(body_memory);
-    Bounds { requests, memory, timeout, payment_timeout: parts.payment_timeout, style, forwarding, is_grpc: false }
+    let Parts { config, access, payment_timeout, .. } = parts;
+    let limits = &config.limits;
+    Bounds {
+        permits: Permits::new(limits.requests)
+            .shared_by_callers(config.share_of_caller(limits.requests_per_caller, limits.requests)),
+        open_permits: (limits.open_requests, limits.open_requests_per_address),
+        memory: BodyMemory::new(body_memory),
+        timeout,
+        payment_timeout: *payment_timeout,
+        style,
+        forwarding: access.forwarding.clone(),
+        is_grpc: false,
+        message_bytes: limits.body_bytes,
+    }
 }
 
 /// Limits the body size, the requests at once, and the time of each. Health and metrics have no such

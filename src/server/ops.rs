@@ -19,8 +19,10 @@ use http::{StatusCode, header::CONTENT_TYPE};
 use serde::Serialize;
 use tokio::sync::Mutex;
 
+use super::access::{self, Callers, Gate, Refusals, table};
 use crate::{
     biz::{limits::rate_limit::RateGuard, settlement::engine::Engine, values::error::StoreError},
+    config::{Server, Style},
     data::{Store, redis::RedisCache},
     metrics::Metrics,
 };
@@ -138,10 +140,16 @@ async fn render(State(ops): State<Ops>) -> Response {
     }
 }
 
-/// `/metrics` of a process that serves nothing else.
-pub fn metrics_alone(metrics: Arc<Metrics>) -> Router {
+/// `/metrics` of a process that serves nothing else, with the protection that the server's has.
+pub fn metrics_alone(metrics: Arc<Metrics>, config: &Server) -> Router {
+    let refusals = Arc::new(Refusals::new(metrics.clone()));
     let render = async move || text_of(&metrics).map_or_else(IntoResponse::into_response, text_response);
-    Router::new().route("/metrics", get(render))
+    let routes = Router::new().route("/metrics", get(render));
+    if !config.grpc.auth.protect_operations {
+        return routes;
+    }
+    let callers = Arc::new(Callers::new(config, refusals));
+    access::protect(routes, Gate { callers, style: Style::Plain, roles: Some(table::METRICS) })
 }
 
 fn text_response(text: Bytes) -> Response {

@@ -3,7 +3,7 @@
 
 use axum::{extract::Request, response::Response};
 
-use super::span::Refusal;
+use super::refusal::Refusal;
 use crate::{biz::values::error::Error, config::Style};
 
 /// The mark of such a request. The listener adds it.

@@ -6,7 +6,7 @@ use std::{any::Any, convert::Infallible, panic::AssertUnwindSafe};
 use axum::response::Response;
 use futures_util::FutureExt;
 
-use super::span::Refusal;
+use super::refusal::Refusal;
 use crate::{biz::values::error::Error, metrics::Metrics};
 
 /// Answers 10099 when `answer` panics, and counts and logs the panic.

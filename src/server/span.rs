@@ -12,19 +12,15 @@ use axum::{
     extract::{MatchedPath, Request},
     response::Response,
 };
-use http::StatusCode;
 use tower::{Layer, Service};
 use tracing::Instrument;
 
-use super::{counted::Counted, http_error::http_error, panics, request::is_grpc};
+use super::{counted::Counted, panics, refusal::Refusal, request::is_grpc};
 use crate::{
-    biz::values::error::Error,
     config::Style,
     metrics::Metrics,
     service::{
-        errors,
         request::{REQUEST_ID, RequestId, span},
-        rest::Replier,
         routes::{grpc_rpc, known_grpc_rpc, rest_rpc},
     },
 };
@@ -88,46 +84,4 @@ fn known_rpc(request: &Request, is_grpc: bool) -> Option<&'static str> {
         return known_grpc_rpc(request.uri().path());
     }
     rest_rpc(request.method(), request.extensions().get::<MatchedPath>()?.as_str())
-}
-
-/// Answers a request that reaches no handler.
-pub struct Refusal {
-    is_grpc: bool,
-    style: Style,
-    id: RequestId,
-}
-
-impl Refusal {
-    pub fn of(request: &Request, style: Style) -> Self {
-        Self { is_grpc: is_grpc(request), style, id: RequestId::beside(request.extensions()) }
-    }
-
-    /// Answers a request that ran into its deadline.
-    pub fn late(self) -> Response {
-        let message = match self.id.retry_id() {
-            Some((field, _)) => {
-                format!("the request took too long, and the outcome is unknown; a retry with the same {field} finds it")
-            }
-            None => "the request took too long; retry later".into(),
-        };
-        self.answer(&Error::Overloaded(message.into()))
-    }
-
-    /// For a request that did not arrive in full. Nothing was done, so it may be sent again.
-    pub fn incomplete(self) -> Response {
-        let message = "the request did not arrive in full, and nothing was done; send it again";
-        if self.is_grpc {
-            return self.answer(&Error::Overloaded(message.into()));
-        }
-        http_error(self.style, StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT", message)
-    }
-
-    pub fn answer(self, error: &Error) -> Response {
-        if self.is_grpc {
-            errors::log(error, &self.id);
-            errors::status(error, &self.id).into_http()
-        } else {
-            Replier::new(self.style, self.id).fail(error)
-        }
-    }
 }

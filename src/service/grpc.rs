@@ -10,7 +10,7 @@ use super::{
     Api, errors,
     idempotency::IdSource,
     metering::Replies,
-    origin::{self, Origin},
+    origin::{self, Caller, Origin},
     proto::{
         AdjustBalanceReply, AdjustBalanceRequest, ApiKeyQuotas, BatchDeductQuotaReply, BatchDeductQuotaRequest,
         CheckQuotaReply, CheckQuotaRequest, CommitReservationReply, CommitReservationRequest, CountTokensReply,
@@ -201,9 +201,11 @@ impl BillingInternalService for Grpc {
 
     async fn meter_stream(&self, request: Request<Streaming<MeterStreamRequest>>) -> Reply<Replies> {
         let (call, messages) = Call::of(request);
+        // Without callers all streams are those of one.
+        let caller = call.extensions.get::<Caller>().map_or_else(Arc::default, |caller| caller.name.clone());
         let id = call.id.clone();
         let fill = move |open: &mut ReserveQuotaRequest| call.fill_id(IdSource::TraceId, &mut open.trace_id);
-        Ok(Response::new(self.0.streams.meter_stream(messages, fill, id)))
+        Ok(Response::new(self.0.streams.meter_stream(messages, fill, caller, id)))
     }
 
     async fn count_tokens(&self, request: Request<CountTokensRequest>) -> Reply<CountTokensReply> {

@@ -1,19 +1,21 @@
 //! The request message of a call over REST: its path, and the body of a POST or the query of
 //! any other request.
 
+use std::borrow::Cow;
+
 use axum::{
     body::Bytes,
     extract::{FromRequest, MatchedPath, Query, RawPathParams, Request, rejection::RawPathParamsRejection},
 };
-use http::Method;
+use http::{HeaderMap, Method};
 use prost_reflect::MessageDescriptor;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use tokio::sync::Semaphore;
 
 use super::{
+    body::{BodyBudget, MAX_INLINE_JSON, off_worker_if},
     idempotency::IdSource,
-    json::{self, UnknownNames, UnknownPolicy, WRONG_VALUE},
+    json::{self, Fills, Source, UnknownNames, UnknownPolicy},
     origin::Account,
     request::{RequestId, note_trace_id},
 };
@@ -24,8 +26,6 @@ use crate::biz::values::{
 
 pub(super) type PathResult = std::result::Result<RawPathParams, RawPathParamsRejection>;
 
-/// Largest body that is read on the thread of the request: some 100 us.
-const MAX_INLINE: usize = 16 * 1024;
 /// The field with the account, which every message of BillingService has.
 const USER_ID: &str = "user_id";
 
@@ -45,95 +45,51 @@ where
     M: DeserializeOwned + prost::Name + Send + 'static,
 {
     let path = path.map_err(|rejection| Invalid::new("path", rejection.body_text()))?;
-    let message = json::descriptor::<M>();
-    let message = message.ok_or_else(|| Error::Internal(format!("{} has no descriptor", M::full_name())))?;
+    let descriptor = json::descriptor::<M>();
+    let descriptor = descriptor.ok_or_else(|| Error::Internal(format!("{} has no descriptor", M::full_name())))?;
     let headers = std::mem::take(request.headers_mut());
     let request_id = RequestId::beside(request.extensions());
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let account = request.extensions().get::<Account>().cloned();
+    let fills = fills(&path, request.extensions().get::<Account>(), id, &headers);
     let mut unknown = UnknownNames::default();
-    let mut is_large = false;
-    let mut fields = if request.method() == Method::POST {
+    let read = if request.method() == Method::POST {
         // The body is the whole message, so all query parameters are unknown.
         pairs(&request)?.into_iter().for_each(|(name, _)| unknown.add(|| name));
+        let budget = request.extensions().get::<BodyBudget>().cloned();
         let body = Bytes::from_request(request, &()).await;
         let body = body.map_err(|rejection| Invalid::new("body", rejection.body_text()))?;
-        is_large = body.len() > MAX_INLINE;
-        let (fields, names) = off_worker_if(is_large, move || {
-            let mut unknown = UnknownNames::default();
-            let fields = body_fields(&body, &message, &mut unknown);
-            (fields, unknown)
-        })
-        .await?;
-        unknown.append(names);
-        fields?
+        let is_large = body.len() > MAX_INLINE_JSON;
+        off_worker_if(is_large, move || json::message::<M>(&body, descriptor, fills, budget.as_ref())).await??
     } else {
-        query_fields(&request, &message, &mut unknown)?
+        json::object(query_fields(&request, &descriptor, &mut unknown)?, descriptor, fills)?
     };
-    for (name, value) in &path {
-        set_once(&mut fields, name, value.into())?;
-    }
-    if let Some(account) = &account {
-        let user = account.user(named_user(&fields)?)?.to_owned();
-        fields.insert(USER_ID.into(), user.into());
-    }
-    if let Some(field) = id.field()
-        && let Value::String(own) = fields.entry(field).or_insert_with(|| String::new().into())
-    {
-        if own.is_empty()
-            && let Some(header_id) = id.read(&headers)?
-        {
-            *own = header_id.into_owned();
-        }
-        request_id.note_retry_id(field, own);
+    unknown.append(read.unknown);
+    if let Some(field) = id.field() {
+        request_id.note_retry_id(field, read.fills.value(field).unwrap_or_default());
     }
     if id == IdSource::Items {
         id.read(&headers)?;
     }
-    if let Some(Value::String(trace_id)) = fields.get("trace_id") {
+    if let Some(trace_id) = read.fills.value("trace_id") {
         note_trace_id(&headers, trace_id);
     }
     policy.apply(route.as_ref().map_or("", MatchedPath::as_str), &unknown)?;
-    off_worker_if(is_large, move || parse(fields)).await?
+    Ok(read.message)
 }
 
-fn parse<M: DeserializeOwned>(fields: Map<String, Value>) -> Result<M> {
-    serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| {
-        match error.path().to_string() {
-            // The message as a whole.
-            whole if whole == "." => Invalid::new("body", error.into_inner().to_string()).into(),
-            field => Invalid::new(field, WRONG_VALUE).into(),
-        }
-    })
-}
-
-/// Runs `work`: on this thread if it is short, or else on a thread of its own, so that it delays no
-/// other request.
-async fn off_worker_if<T: Send + 'static>(is_long: bool, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    /// Most such threads. Further requests wait, until their deadline.
-    static THREADS: Semaphore = Semaphore::const_new(2);
-    if !is_long {
-        return Ok(work());
+/// The sources of fields beside the body or the query.
+fn fills(path: &RawPathParams, account: Option<&Account>, id: IdSource, headers: &HeaderMap) -> Fills {
+    let mut fills = Fills::default();
+    for (name, value) in path {
+        fills.add(name, Source::Path(value.to_owned()));
     }
-    let failed = |error: &dyn std::fmt::Display| Error::Internal(format!("reading a body: {error}"));
-    let _thread = THREADS.acquire().await.map_err(|error| failed(&error))?;
-    tokio::task::spawn_blocking(work).await.map_err(|error| failed(&error))
-}
-
-/// The user that a message names, if any.
-fn named_user(fields: &Map<String, Value>) -> Result<Option<&str>> {
-    match fields.get(USER_ID) {
-        None => Ok(None),
-        Some(Value::String(user)) => Ok(Some(user)),
-        Some(_) => Err(Invalid::new(USER_ID, WRONG_VALUE).into()),
+    if let Some(account) = account {
+        fills.add(USER_ID, Source::Account(account.clone()));
     }
-}
-
-fn body_fields(body: &[u8], message: &MessageDescriptor, unknown: &mut UnknownNames) -> Result<Map<String, Value>> {
-    if body.iter().all(u8::is_ascii_whitespace) {
-        return Ok(Map::new());
+    if let Some(field) = id.field() {
+        fills.add(field, Source::Header(id.read(headers).map(|id| id.map(Cow::into_owned))));
     }
-    json::object(body, message, unknown)
+    fills
 }
 
 fn query_fields(

@@ -25,7 +25,10 @@ use super::{
 };
 use crate::{
     biz::{
-        limits::rate_limit::RateGuard,
+        limits::{
+            rate_limit::RateGuard,
+            shares::{Share, Shares},
+        },
         metering::{Ended, Event, Finish, Meter, MeterState, Session, Update},
         settlement::{
             posting::Reserve,
@@ -59,6 +62,9 @@ pub struct StreamService {
     pub tasks: TaskTracker,
     /// A permit for each stream whose first message has not come.
     pub unopened: Semaphore,
+    /// The shares of each caller in these permits, and in the open streams.
+    pub unopened_of_caller: Arc<Shares<Arc<str>>>,
+    pub open_of_caller: Arc<Shares<Arc<str>>>,
 }
 
 impl StreamService {
@@ -68,17 +74,18 @@ impl StreamService {
         self: &Arc<Self>,
         mut messages: Streaming<MeterStreamRequest>,
         fill: impl FnOnce(&mut ReserveQuotaRequest) -> Result<()> + Send + 'static,
+        caller: Arc<str>,
         request_id: RequestId,
     ) -> Replies {
         let (updates, replies) = mpsc::channel(REPLIES);
         let (service, opening_id) = (self.clone(), request_id.clone());
         let metering = async move {
-            match service.open_stream(&mut messages, fill, &opening_id).await {
-                Ok(session) => {
+            match service.open_stream(&mut messages, fill, &caller, &opening_id).await {
+                Ok((session, share)) => {
                     let open = service.observer.open_stream();
                     let ended = session.run(events(messages, service.calls.clone()), updates).await;
                     service.count_stream(ended);
-                    drop(open);
+                    drop((open, share));
                 }
                 // This is the first update, so there is room for it.
                 Err(error) => drop(updates.try_send(Update::Failed(error))),
@@ -100,10 +107,12 @@ impl StreamService {
         &self,
         messages: &mut Streaming<MeterStreamRequest>,
         fill: impl FnOnce(&mut ReserveQuotaRequest) -> Result<()>,
+        caller: &Arc<str>,
         request_id: &RequestId,
-    ) -> Result<Session> {
-        let opened = self.try_open_stream(messages, fill, request_id).await;
-        self.observer.count_reserve(opened.as_ref().map(Session::is_reopened).map_err(errors::failure));
+    ) -> Result<(Session, Share<Arc<str>>)> {
+        let opened = self.try_open_stream(messages, fill, caller, request_id).await;
+        let is_reopened = opened.as_ref().map(|(session, _)| session.is_reopened());
+        self.observer.count_reserve(is_reopened.map_err(errors::failure));
         opened
     }
 
@@ -111,18 +120,22 @@ impl StreamService {
         &self,
         messages: &mut Streaming<MeterStreamRequest>,
         fill: impl FnOnce(&mut ReserveQuotaRequest) -> Result<()>,
+        caller: &Arc<str>,
         request_id: &RequestId,
-    ) -> Result<Session> {
+    ) -> Result<(Session, Share<Arc<str>>)> {
         // A stream that says nothing takes no place of those that are metered.
-        let unopened = self.unopened.try_acquire();
-        let unopened =
-            unopened.map_err(|_| Error::Overloaded("too many streams wait for their open; retry later".into()))?;
+        let too_many = || Error::Overloaded("too many streams wait for their open; retry later".into());
+        let of_caller = self.unopened_of_caller.take(caller).ok_or_else(too_many)?;
+        let unopened = self.unopened.try_acquire().map_err(|_| too_many())?;
         let is_first = || Invalid::new("open", "must come first, and soon");
         let first = self.meter.unless_stopped(timeout(OPEN_TIMEOUT, messages.message())).await?;
         let Ok(Ok(Some(MeterStreamRequest { event: Some(Message::Open(mut open)) }))) = first else {
             return Err(is_first().into());
         };
-        drop(unopened);
+        drop((unopened, of_caller));
+        let of_caller = self.open_of_caller.take(caller);
+        let of_caller = of_caller
+            .ok_or_else(|| Error::Overloaded("too many streams of this caller are open; retry later".into()))?;
         let permit = self.meter.admit()?;
         let in_flight = self.observer.begin(Operation::Reserve);
         let opened = match fill(&mut open).and_then(|()| self.calls.reserve(open)) {
@@ -133,7 +146,7 @@ impl StreamService {
             Err(error) => Err(error),
         };
         in_flight.end();
-        opened
+        opened.map(|session| (session, of_caller))
     }
 
     async fn reserve_stream(&self, reserve: Reserve, permit: OwnedSemaphorePermit) -> Result<Session> {

@@ -4,9 +4,11 @@
 mod account;
 mod api;
 mod audit_trail;
+pub mod body;
 mod call;
 mod charge;
 mod check;
+mod codec;
 mod convert;
 pub mod errors;
 pub mod grpc;
@@ -18,7 +20,7 @@ mod metering;
 pub mod origin;
 mod prices;
 mod recharge;
-mod reports;
+pub mod reports;
 pub mod request;
 mod reservation;
 pub mod rest;
@@ -37,7 +39,7 @@ pub use self::{
     limits::LimitService,
     metering::StreamService,
     prices::PriceService,
-    recharge::{Admission, RechargeService},
+    recharge::{Admission, Hints, RechargeService},
     reports::{ExportLimits, ReportService},
     reservation::ReservationService,
     tokens::TokenService,

@@ -42,6 +42,8 @@ pub struct Account {
     pub user: String,
     /// Whether the user may read any account.
     pub reads_any: bool,
+    /// Whether a gateway names the user. Then the peer is the gateway.
+    pub is_named_by_gateway: bool,
 }
 
 impl Account {
@@ -127,6 +129,8 @@ pub struct TrustedCallback(pub bool);
 pub struct Origin {
     /// The address of the client, by [`Forwarding`].
     pub client_ip: Option<IpAddr>,
+    /// The same, unless it is the address of a caller or a gateway that acts for many users.
+    pub counted_ip: Option<IpAddr>,
     pub trace: TraceContext,
     pub is_trusted: bool,
 }
@@ -134,8 +138,13 @@ pub struct Origin {
 impl Origin {
     pub fn of(headers: &HeaderMap, extensions: &Extensions) -> Self {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let client_ip = extensions.get::<Forwarding>().cloned().unwrap_or_default().client_ip(headers, extensions);
+        let acts_for_many = extensions.get::<Caller>().is_some()
+            || extensions.get::<Account>().is_some_and(|account| account.is_named_by_gateway);
+        let peer = extensions.get::<Peer>().map(|Peer(address)| address.ip().to_canonical());
         Self {
-            client_ip: extensions.get::<Forwarding>().cloned().unwrap_or_default().client_ip(headers, extensions),
+            client_ip,
+            counted_ip: client_ip.filter(|address| !acts_for_many || Some(*address) != peer),
             trace: TraceContext {
                 parent: text("traceparent").map(str::to_owned),
                 state: text("tracestate").map(str::to_owned),
@@ -186,7 +195,7 @@ mod tests {
     #[test]
     fn a_user_names_its_own_account_or_none() {
         let own = |named: Option<&'static str>, reads_any| {
-            let account = Account { user: "alice".into(), reads_any };
+            let account = Account { user: "alice".into(), reads_any, is_named_by_gateway: false };
             account.user(named).map(str::to_owned).ok()
         };
         assert_eq!(own(None, false).as_deref(), Some("alice"));
@@ -207,6 +216,28 @@ mod tests {
         assert_eq!(name_and_role(&extensions), ("anonymous".into(), "none".into()));
         extensions.insert(Caller { name: "edge".into(), role: "gateway" });
         assert_eq!(name_and_role(&extensions), ("edge".into(), "gateway".into()));
+    }
+
+    #[test]
+    fn the_address_of_a_caller_or_a_gateway_is_not_that_of_a_user() {
+        let (mut headers, mut extensions) = (HeaderMap::new(), Extensions::new());
+        extensions.insert(Peer("10.0.0.9:4711".parse().unwrap()));
+        let account = |is_named_by_gateway| Account { user: "u".into(), reads_any: false, is_named_by_gateway };
+        let counted = |headers: &HeaderMap, extensions: &Extensions| {
+            Origin::of(headers, extensions).counted_ip.map(|address| address.to_string())
+        };
+        extensions.insert(account(false));
+        assert_eq!(counted(&headers, &extensions).as_deref(), Some("10.0.0.9"));
+        extensions.insert(account(true));
+        assert_eq!(counted(&headers, &extensions), None);
+        // A gateway that is a trusted proxy names the address of the user.
+        headers.insert("x-forwarded-for", "203.0.113.7".parse().unwrap());
+        extensions.insert(Forwarding::new(&["10.0.0.0/8".parse().unwrap()]));
+        assert_eq!(counted(&headers, &extensions).as_deref(), Some("203.0.113.7"));
+        extensions.insert(Forwarding::default());
+        extensions.remove::<Account>();
+        extensions.insert(Caller { name: "edge".into(), role: "gateway" });
+        assert_eq!(counted(&headers, &extensions), None);
     }
 
     #[test]

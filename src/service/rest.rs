@@ -71,7 +71,7 @@ macro_rules! rpc {
 /// Most bytes of a body that has few fields.
 const MAX_BODY: usize = 64 * 1024;
 /// Most bytes of a top-up, and of a callback.
-const MAX_RECHARGE_BODY: usize = 16 * 1024;
+pub const MAX_RECHARGE_BODY: usize = 16 * 1024;
 
 /// The routes of BillingService. `limit` is the most bytes of any body.
 pub fn public_routes(limit: usize) -> Router<Rest> {

@@ -202,7 +202,7 @@ async fn bad_json_is_refused_by_field(#[values(MySql, Sqlite)] on: Backend) {
         (body("cost", json!(true)), "10009", "cost"),
         (body("trace_id", json!("x".repeat(129))), "10009", "trace_id"),
         (body("usage", json!({"input_tokens": -5})), "10009", "usage.input_tokens"),
-        (body("usage", json!({"inputTokens": "lots"})), "10009", "usage.inputTokens"),
+        (body("usage", json!({"inputTokens": "lots"})), "10009", "usage.input_tokens"),
         (body("userId", json!("v")), "10009", "user_id"),
         (body("count", json!("+1")), "10009", "count"),
         (body("count", json!("01")), "10009", "count"),

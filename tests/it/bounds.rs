@@ -2,22 +2,33 @@
 
 use std::net::SocketAddr;
 
-use billing_service::service::proto::{MeterStreamRequest, RechargeRequest};
+use billing_service::service::proto::{
+    BatchDeductQuotaRequest, DeductQuotaRequest, MeterStreamReply, MeterStreamRequest, RechargeRequest,
+    ReserveQuotaRequest,
+};
 use futures_util::future::{Either, select};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
-use tonic::Code;
+use tonic::{Code, codec::CompressionEncoding};
 
-use crate::harness::{Database, Service, Sqlite, charge, code_of, payments::Paying, wait::until};
+use crate::{
+    access::sha256,
+    harness::{Database, Service, Sqlite, charge, code_of, payments::Paying, wait::until},
+};
 
 /// A request whose body stops after `sent` of `length` bytes.
 async fn begin(addr: SocketAddr, path: &str, length: usize, sent: usize) -> TcpStream {
+    begin_with(addr, path, "", length, sent).await
+}
+
+/// As [`begin`], with further lines of the head.
+async fn begin_with(addr: SocketAddr, path: &str, lines: &str, length: usize, sent: usize) -> TcpStream {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     let head = format!(
-        "POST {path} HTTP/1.1\r\nhost: b\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+        "POST {path} HTTP/1.1\r\nhost: b\r\n{lines}content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).await.unwrap();
     stream.write_all(&vec![b' '; sent]).await.unwrap();
@@ -31,16 +42,26 @@ async fn answer(mut stream: TcpStream) -> String {
     String::from_utf8_lossy(&answer[..read]).into_owned()
 }
 
+/// Requests with so many bytes of a body, which do not end.
+async fn unfinished_bodies(service: &Service, number: usize, bytes: usize) -> Vec<TcpStream> {
+    let mut unfinished = Vec::new();
+    for _ in 0..number {
+        unfinished.push(begin(service.app.grpc_addr, BATCH, 100_000, bytes).await);
+    }
+    unfinished
+}
+
 const BATCH: &str = "/internal/v1/billing/deduct/batch";
 
 #[tokio::test]
 async fn bodies_share_their_memory_and_it_comes_back() {
-    let limits = ("server.limits", "{body_bytes: 100000, body_memory: 150000}");
+    let limits = ("server.limits", "{body_bytes: 100000, body_memory: 400000}");
     let service = Service::start_with(Sqlite, &[limits]).await;
+    let _other = unfinished_bodies(&service, 2, 90_000).await;
     let whole = json!({"items": [{"user_id": "u", "service_name": "asset", "count": 1}]}).to_string();
     let one = Box::pin(answer(begin(service.app.grpc_addr, BATCH, 100_000, 90_000).await));
     let other = Box::pin(answer(begin(service.app.grpc_addr, BATCH, 100_000, 90_000).await));
-    // Both are unfinished, and there is no room for both.
+    // Both are unfinished, and there is no room for both beside the other two.
     let (Either::Left((refused, unfinished)) | Either::Right((refused, unfinished))) = select(one, other).await;
     assert!(refused.contains("503") && refused.contains("10014"), "{refused}");
     // Small bodies are admitted, and the refused body takes no memory.
@@ -52,6 +73,42 @@ async fn bodies_share_their_memory_and_it_comes_back() {
         answer(third).await.contains("10009")
     })
     .await;
+}
+
+/// A small body may be large once it is inflated, or once it is a message.
+#[tokio::test]
+async fn the_content_and_the_message_of_a_body_take_memory_too() {
+    let service = Service::start_with(Sqlite, &[("server.limits", "{body_bytes: 100000, body_memory: 400000}")]).await;
+    let items = |number: usize| format!("{{\"items\":[{}]}}", vec!["{}"; number].join(","));
+    let padded = gzip(format!("{}{}", items(1), " ".repeat(90_000)).as_bytes());
+    let url = format!("http://{}{BATCH}", service.app.grpc_addr);
+    let inflated = async || {
+        let request = service.http.post(&url).header("content-encoding", "gzip").body(padded.clone());
+        request.send().await.unwrap().status().as_u16()
+    };
+    let over_grpc = async |items: usize| {
+        let mut client = service.internal.clone().send_compressed(CompressionEncoding::Gzip);
+        let batch = BatchDeductQuotaRequest { items: vec![DeductQuotaRequest::default(); items] };
+        client.batch_deduct_quota(batch).await.map_err(|status| code_of(&status).1)
+    };
+    // Items that are not valid have an error each.
+    assert_eq!((inflated().await, service.post(BATCH, items(500)).await.0), (200, 200));
+    assert!(over_grpc(500).await.is_ok());
+    // Items that need more than all the memory.
+    assert_eq!(over_grpc(900).await.unwrap_err(), "10014");
+    let unfinished = unfinished_bodies(&service, 3, 85_000).await;
+    until("they have arrived", async || inflated().await == 503).await;
+    assert_eq!(service.post(BATCH, items(500)).await.0, 503);
+    assert_eq!(over_grpc(500).await.unwrap_err(), "10014");
+    assert_eq!(service.post(BATCH, items(5)).await.0, 200, "a small one has room");
+    drop(unfinished);
+    until("the memory is free", async || inflated().await == 200).await;
+}
+
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, content).unwrap();
+    encoder.finish().unwrap()
 }
 
 #[tokio::test]
@@ -97,14 +154,19 @@ async fn a_large_body_is_read_like_a_small_one() {
 
 /// A payment-service that accepts connections and does not answer.
 async fn silent_payment_service(limits: &str) -> (Service, TcpListener) {
+    silent_payment_service_with(limits, &[]).await
+}
+
+async fn silent_payment_service_with(limits: &str, changes: &[(&str, &str)]) -> (Service, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("'{}'", listener.local_addr().unwrap());
-    let changes = [
+    let own = [
         ("payment_service.grpc_addr", address.as_str()),
         ("payment_service.timeout", "60s"),
         ("payment_service.callback_auth", "none"),
         ("server.limits", limits),
     ];
+    let changes = [&own[..], changes].concat();
     (Service::start_on(Database::create(Sqlite).await, &changes).await, listener)
 }
 
@@ -143,6 +205,27 @@ async fn top_ups_in_flight_are_limited_for_each_address() {
     begin_top_up(&service, "u").await;
     let second = service.public.clone().recharge(top_up("v")).await.unwrap_err();
     assert!(second.message().contains("from this address"), "{}", second.message());
+}
+
+/// The address of a gateway that names the user is nobody's own.
+#[tokio::test]
+async fn top_ups_through_a_gateway_are_not_those_of_one_address() {
+    let callers = format!("[{{name: one, roles: [gateway], token_sha256: ['{}']}}]", sha256(&token("one")));
+    let changes = [("server.http.auth.mode", "gateway"), ("server.grpc.auth.callers", callers.as_str())];
+    let (service, _silent) = silent_payment_service_with("{recharges_per_address: 1}", &changes).await;
+    for user in ["u", "v"] {
+        let request = |request: reqwest::RequestBuilder| {
+            request.header("x-user-id", user).header("x-gateway-token", token("one"))
+        };
+        let url = |path: &str| format!("http://{}/api/v1/billing/{path}", service.app.http_addr);
+        let body = r#"{"amount":5,"payment_method":"alipay"}"#;
+        tokio::spawn(request(service.http.post(url("recharge")).body(body)).send());
+        until("the order is there", async || {
+            let orders = request(service.http.get(url("recharges"))).send().await.unwrap();
+            orders.json::<Value>().await.unwrap()["total"] == 1
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
@@ -191,7 +274,7 @@ async fn many_scrapes_of_metrics_cost_as_much_as_one() {
 /// Requests without a proof do not use up the permits and the memory of others.
 #[tokio::test]
 async fn unfinished_callbacks_take_neither_permits_nor_memory_of_others() {
-    let limits = ("server.limits", "{requests: 1, body_bytes: 20000, body_memory: 40000}");
+    let limits = ("server.limits", "{requests: 1, body_bytes: 20000, body_memory: 80000}");
     let changes = [limits, ("payment_service.grpc_addr", "127.0.0.1:9"), ("payment_service.callback_auth", "confirm")];
     let service = Service::start_with(Sqlite, &changes).await;
     let callback = "/internal/v1/billing/callback";
@@ -203,6 +286,79 @@ async fn unfinished_callbacks_take_neither_permits_nor_memory_of_others() {
     let body = json!({"items": [{"user_id": "u", "service_name": "asset", "count": 1}]}).to_string();
     assert_eq!(service.post(BATCH, body + &" ".repeat(15_000)).await.0, 200);
     drop(unfinished);
+}
+
+#[tokio::test]
+async fn requests_that_need_no_proof_are_shared_between_addresses() {
+    let limits = ("server.limits.open_requests_per_address", "1");
+    let changes = [limits, ("payment_service.grpc_addr", "127.0.0.1:9"), ("payment_service.callback_auth", "confirm")];
+    let service = Service::start_with(Sqlite, &changes).await;
+    let callback = "/internal/v1/billing/callback";
+    let unfinished = begin(service.app.grpc_addr, callback, 1_000, 10).await;
+    let body = r#"{"order_id":"o","status":"FAILED"}"#;
+    until("its permit is taken", async || {
+        let (status, refused) = service.post(callback, body).await;
+        status == 503 && refused["message"].as_str().unwrap().contains("requests of this address")
+    })
+    .await;
+    drop(unfinished);
+    until("its permit is free", async || service.post(callback, body).await.0 == 404).await;
+}
+
+/// One caller leaves half of the permits to the others.
+#[tokio::test]
+async fn a_caller_has_a_share_of_the_permits_and_of_the_streams() {
+    let caller = |name: &str| format!("{{name: {name}, roles: [gateway], token_sha256: ['{}']}}", sha256(&token(name)));
+    let callers = format!("[{}, {}]", caller("one"), caller("other"));
+    let limits = ("server.limits", "{requests: 2, streams: 2}");
+    let service = Service::start_with(Sqlite, &[limits, ("server.grpc.auth.callers", &callers)]).await;
+    let check = "/internal/v1/billing/check";
+    let proof = format!("authorization: Bearer {}\r\n", token("one"));
+    let unfinished = begin_with(service.app.grpc_addr, check, &proof, 1_000, 10).await;
+    let post = async |name: &str| {
+        let url = format!("http://{}{check}", service.app.grpc_addr);
+        let body = r#"{"user_id":"u","service_name":"asset","count":1}"#;
+        service.http.post(url).bearer_auth(token(name)).body(body).send().await.unwrap().status().as_u16()
+    };
+    until("its permit is taken", async || post("one").await == 503).await;
+    assert_eq!(post("other").await, 200);
+    drop(unfinished);
+    until("its permit is free", async || post("one").await == 200).await;
+
+    let (_first, first) = metered(&service, "one", "t-1").await;
+    first.unwrap();
+    let refused = metered(&service, "one", "t-2").await.1.unwrap_err();
+    assert!(refused.message().contains("of this caller"), "{}", refused.message());
+    metered(&service, "other", "t-3").await.1.unwrap();
+}
+
+fn token(caller: &str) -> String {
+    format!("the-token-of-caller-{caller}")
+}
+
+/// Opens a stream, which stays open as long as the sender is there.
+async fn metered(
+    service: &Service,
+    caller: &str,
+    trace_id: &str,
+) -> (tokio::sync::mpsc::Sender<MeterStreamRequest>, Result<MeterStreamReply, tonic::Status>) {
+    let open = ReserveQuotaRequest {
+        user_id: "u".into(),
+        service_name: "asset".into(),
+        count: 1,
+        trace_id: trace_id.into(),
+        ..Default::default()
+    };
+    let event = Some(billing_service::service::proto::meter_stream_request::Event::Open(open));
+    let (sender, messages) = tokio::sync::mpsc::channel(1);
+    sender.send(MeterStreamRequest { event }).await.unwrap();
+    let mut request = tonic::Request::new(tokio_stream::wrappers::ReceiverStream::new(messages));
+    request.metadata_mut().insert("authorization", format!("Bearer {}", token(caller)).parse().unwrap());
+    let mut replies = service.internal.clone().meter_stream(request).await.unwrap().into_inner();
+    let first = replies.message().await.map(Option::unwrap);
+    // The replies go on being taken.
+    tokio::spawn(async move { while let Ok(Some(_)) = replies.message().await {} });
+    (sender, first)
 }
 
 /// tonic takes any method, and reads the body of a GET too.

@@ -27,6 +27,6 @@ pub async fn serve_metrics(config: &Config, stop: CancellationToken) -> anyhow::
     let metrics = Arc::new(Metrics::new()?);
     let limits = ListenerLimits { connections: CONNECTIONS, drain_timeout: DRAIN_TIMEOUT, ..Default::default() };
     tracing::info!(metrics_addr = %listener.local_addr()?, "serving metrics");
-    tokio::spawn(server::serve(listener, server::metrics_alone(metrics.clone()), limits, stop));
+    tokio::spawn(server::serve(listener, server::metrics_alone(metrics.clone(), &config.server), limits, stop));
     Ok(Some(metrics))
 }

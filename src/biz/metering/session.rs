@@ -23,7 +23,7 @@ use super::{
     metered::Metered,
 };
 use crate::biz::{
-    metering::tokens::{Encoding, StreamCounter},
+    metering::tokens::{Encoding, Patience, StreamCounter},
     settlement::{
         engine::{Engine, Reported, Settled},
         posting::{Report, Reserve},
@@ -72,7 +72,7 @@ impl Meter {
         }
         let metered = Metered::new(reservation);
         let (meter, counter) = (self.clone(), Some(counter));
-        Ok(Session { meter, metered, counter, last_message_at: Instant::now(), permit, is_reopened })
+        Ok(Session { meter, metered, counter, last_message_at: Instant::now(), permit, is_reopened, is_left: false })
     }
 }
 
@@ -86,6 +86,8 @@ pub struct Session {
     last_message_at: Instant,
     permit: OwnedSemaphorePermit,
     is_reopened: bool,
+    /// Whether the gateway has gone.
+    is_left: bool,
 }
 
 /// Limits of reading on after a stream broke: bytes of output, and messages.
@@ -125,7 +127,10 @@ impl Session {
         let _ = updates.try_send(Update::Opened(Box::new(self.reservation().clone()), self.is_reopened));
         let mut events = pin!(events.fuse());
         let end = match self.listen(events.as_mut(), &updates).await {
-            End::Broken(error) => self.read_on(events, error).await,
+            End::Broken(error) => {
+                self.is_left = updates.is_closed();
+                self.read_on(events, error).await
+            }
             end => end,
         };
         drop(updates);
@@ -224,16 +229,22 @@ impl Session {
     async fn count(&mut self, chunk: Vec<u8>) -> Result<()> {
         let counter =
             self.counter.take().ok_or_else(|| Error::Internal("the token counter of the stream is missing".into()))?;
-        let (counter, tokens) = self.meter.tokens.push(counter, chunk).await?;
+        let (counter, tokens) = self.meter.tokens.push(counter, chunk, self.patience()).await?;
         self.metered.set_counted(tokens);
         self.counter = Some(counter);
         Ok(())
     }
 
+    /// A gateway that went away leaves text behind, and perhaps many streams of it at once. Only a long
+    /// text can be left out, and only while no core is free.
+    fn patience(&self) -> Patience {
+        if self.is_left { Patience::IfFree } else { Patience::Wait }
+    }
+
     /// Counts the rest of the text, and an incomplete character at its end.
     async fn count_all(&mut self) -> Result<()> {
         if let Some(counter) = self.counter.take() {
-            let tokens = self.meter.tokens.finish(counter).await?;
+            let tokens = self.meter.tokens.finish(counter, self.patience()).await?;
             self.metered.set_counted(tokens);
         }
         Ok(())

@@ -7,28 +7,31 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use http::{Extensions, HeaderMap, HeaderName, header::AUTHORIZATION};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::{
-    guesses::Guesses,
-    refusals::{Reason, Refusals, Refused, UNKNOWN},
-};
+use super::refusals::{Reason, Refusals, Refused, UNKNOWN};
 use crate::{
+    biz::limits::bursts::Bursts,
     config::{CallerConfig, Role, Server},
-    service::origin::{Caller, Forwarding, PeerCertificate},
+    service::origin::{Caller, Forwarding, PeerCertificate, network},
 };
 
 /// The name of the caller whose token is one of `server.grpc.internal_tokens`.
 const INTERNAL_TOKENS: &str = "internal_tokens";
+/// The time in which the wrong tokens of an address come back.
+const WRONG_TOKENS_PERIOD: Duration = Duration::from_secs(10);
 
 /// The callers of `server.grpc.auth.callers` and of `server.grpc.internal_tokens`.
 pub struct Callers {
     known: Vec<Known>,
-    guesses: Guesses,
+    /// The wrong tokens of each address. Beyond them no token from it is looked at, so that an answer tells
+    /// nothing about the token. Callers that were accepted from the address before go on.
+    guesses: Bursts<IpAddr>,
     /// The proxies whose word about the address of a peer counts.
     forwarding: Forwarding,
     refusals: Arc<Refusals>,
@@ -57,7 +60,7 @@ impl Callers {
         let named = config.grpc.auth.callers.iter().map(Known::from);
         Self {
             known: legacy.into_iter().chain(named).collect(),
-            guesses: Guesses::default(),
+            guesses: Bursts::new(config.limits.wrong_tokens, WRONG_TOKENS_PERIOD),
             forwarding: Forwarding::new(&config.trusted_proxies),
             refusals,
             hasher: RandomState::new(),
@@ -122,9 +125,9 @@ impl Callers {
         let Some(address) = address else {
             return known.ok_or_else(wrong_token);
         };
-        let place = self.hasher.hash_one(address);
-        if self.guesses.are_used_up(address) && !known.is_some_and(|known| known.addresses.contain(place)) {
-            let why = "too many wrong tokens came from this address; retry in a minute";
+        let (place, peer) = (self.hasher.hash_one(address), network(address));
+        if self.guesses.are_used_up(&peer) && !known.is_some_and(|known| known.addresses.contain(place)) {
+            let why = "too many wrong tokens came from this address; retry in some seconds";
             return Err(Refused::unauthenticated(Reason::Guesses, why));
         }
         match known {
@@ -133,7 +136,7 @@ impl Callers {
                 Ok(known)
             }
             None => {
-                self.guesses.count(address);
+                self.guesses.count(&peer);
                 Err(wrong_token())
             }
         }

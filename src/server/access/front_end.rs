@@ -23,7 +23,7 @@ use crate::{
         values::{error::Error, ids::UserId},
     },
     config::{FrontEndAuth, HttpPort, Style},
-    server::span::Refusal,
+    server::{listener::Connection, refusal::Refusal},
     service::{
         origin::{Account, Forwarding},
         rest::Denied,
@@ -129,11 +129,15 @@ async fn check(State(front_end): State<FrontEnd>, mut request: Request, next: Ne
         let refused = Refused::denied(Reason::Account, "the scope of the token allows reads only");
         return refused.answer(&request, front_end.style);
     }
+    if let Some(connection) = request.extensions().get::<Connection>() {
+        connection.prove();
+    }
     let Some(_share) = front_end.open.take(&claims.user) else {
         let error = Error::Overloaded("too many requests of this user are open; retry later".into());
         return Refusal::of(&request, front_end.style).answer(&error);
     };
-    request.extensions_mut().insert(Account { user: claims.user, reads_any: claims.reads_any });
+    let is_named_by_gateway = matches!(front_end.proof, Proof::Gateway { .. });
+    request.extensions_mut().insert(Account { user: claims.user, reads_any: claims.reads_any, is_named_by_gateway });
     let response = next.run(request).await;
     if response.extensions().get::<Denied>().is_some() {
         front_end.refusals.note(USER, Reason::Account, address);

@@ -12,6 +12,7 @@ use axum::{
 use super::{callers::Callers, table};
 use crate::{
     config::{Role, Style},
+    server::listener::Connection,
     service::routes::{known_grpc_rpc, rest_rpc},
 };
 
@@ -36,6 +37,9 @@ async fn check(State(gate): State<Gate>, mut request: Request, next: Next) -> Re
     let roles = gate.roles.or_else(|| table::roles(rpc(&request)?)).unwrap_or_default();
     match gate.callers.admit(request.headers(), request.extensions(), roles) {
         Ok(caller) => {
+            if let Some(connection) = request.extensions().get::<Connection>() {
+                connection.prove();
+            }
             request.extensions_mut().insert(caller);
             next.run(request).await
         }

@@ -6,7 +6,6 @@ mod callers;
 mod cross_site;
 mod front_end;
 mod gate;
-mod guesses;
 mod jwks;
 mod jwt;
 mod refusals;
@@ -18,5 +17,5 @@ pub use self::{
     front_end::FrontEnd,
     gate::{Gate, protect},
     jwks::KeySource,
-    refusals::Refusals,
+    refusals::{Reason, Refusals, UNKNOWN},
 };

@@ -1,21 +1,16 @@
 //! Counts and logs the requests that are refused for their caller.
 
-use std::{
-    net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Instant,
-};
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{extract::Request, response::Response};
 use http::{HeaderValue, StatusCode, header::WWW_AUTHENTICATE};
 
-use crate::{biz::values::error::Error, config::Style, metrics::Metrics, server::span::Refusal};
-
-/// Most log lines a second about refusals. Peers decide how many refusals there are.
-const MAX_LINES: u64 = 10;
+use crate::{
+    biz::{limits::lines::Lines, values::error::Error},
+    config::Style,
+    metrics::Metrics,
+    server::refusal::Refusal,
+};
 
 /// The reason of a refusal, as a label of metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +38,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Missing => "missing",
             Self::Invalid => "invalid",
@@ -95,38 +90,20 @@ pub const USER: &str = "user";
 /// Counts and logs.
 pub struct Refusals {
     metrics: Arc<Metrics>,
-    started: Instant,
-    /// The current second since the start, and the lines of it: the second in the upper half.
-    lines: AtomicU64,
-    /// Lines left out since the last one.
-    left_out: AtomicU64,
+    lines: Lines,
 }
 
 impl Refusals {
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, started: Instant::now(), lines: AtomicU64::new(0), left_out: AtomicU64::new(0) }
+        Self { metrics, lines: Lines::default() }
     }
 
     /// `caller` is a configured name, [`USER`] or [`UNKNOWN`].
     pub fn note(&self, caller: &str, reason: Reason, address: Option<IpAddr>) {
         self.metrics.requests.count_refused(caller, reason.name());
-        if self.may_log() {
-            let left_out = self.left_out.swap(0, Relaxed);
+        if let Some(left_out) = self.lines.admit() {
             let address = address.map(tracing::field::display);
             tracing::warn!(caller, reason = reason.name(), address, left_out, "request refused");
-        } else {
-            self.left_out.fetch_add(1, Relaxed);
         }
-    }
-
-    fn may_log(&self) -> bool {
-        let second = self.started.elapsed().as_secs() & u64::from(u32::MAX);
-        let next = |lines: u64| {
-            if lines >> 32 != second {
-                return Some(second << 32 | 1);
-            }
-            ((lines & u64::from(u32::MAX)) < MAX_LINES).then_some(lines + 1)
-        };
-        self.lines.fetch_update(Relaxed, Relaxed, next).is_ok()
     }
 }

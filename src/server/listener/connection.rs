@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     activity::{Activity, End, HEADER_TIMEOUT, Rules, Step},
+    handle::Connection,
     limits::ListenerLimits,
     observed::Observed,
     requests::Requests,
@@ -46,6 +47,8 @@ pub struct Accepted {
     pub stream: TcpStream,
     pub peer: SocketAddr,
     pub is_beyond_limit: bool,
+    /// For the layers behind the listener.
+    pub handle: Connection,
     /// The stop of the server, for this connection alone: all connections wait for it.
     pub stop: CancellationToken,
 }
@@ -76,7 +79,7 @@ impl Server {
     /// # Errors
     /// The fault that ended it early.
     pub async fn serve(&self, accepted: Accepted) -> Result<(), String> {
-        let Accepted { stream, peer, is_beyond_limit, stop } = accepted;
+        let Accepted { stream, peer, is_beyond_limit, handle, stop } = accepted;
         let activity = Activity::begin();
         let begun = tokio::select! {
             begun = self.begin(Observed { stream, activity: activity.clone() }) => begun?,
@@ -94,10 +97,11 @@ impl Server {
             peer: Peer(peer),
             certificate,
             is_beyond_limit,
+            connection: handle.clone(),
             activity: activity.clone(),
         };
         let rules = if is_beyond_limit { Rules::beyond_limit() } else { Rules::of(&self.limits) };
-        let watch = Watch { activity, rules, drained: None, is_aged: false, stop };
+        let watch = Watch { activity, handle, rules, drained: None, is_aged: false, stop };
         let io = TokioIo::new(stream);
         match protocol {
             Protocol::Http1 => self.watch(self.http1.serve_connection(io, requests), watch).await,
@@ -147,6 +151,7 @@ impl Server {
                 watch.is_aged = true;
             } else {
                 connection.as_mut().graceful_shutdown();
+                watch.handle.drain();
                 watch.drained = Some(watch.activity.now());
             }
         }
@@ -169,6 +174,7 @@ struct Begun {
 /// The state of a connection towards its limits.
 struct Watch {
     activity: Arc<Activity>,
+    handle: Connection,
     rules: Rules,
     /// The begin of the drain.
     drained: Option<u64>,

@@ -9,6 +9,8 @@ pub struct ListenerLimits {
     pub connections: usize,
     /// The part of them that one address may have.
     pub connections_per_address: usize,
+    /// The part of them that peers without a proof may have; `None` for a port that asks for no proof.
+    pub unproven_connections: Option<usize>,
     /// Longest time of a connection without an open request.
     pub idle_timeout: Duration,
     /// Longest time in which a client takes nothing of what is sent to it.
@@ -32,6 +34,7 @@ impl Default for ListenerLimits {
         Self {
             connections: 1_000,
             connections_per_address: 1_000,
+            unproven_connections: None,
             idle_timeout: Duration::from_secs(300),
             write_timeout: Duration::from_secs(30),
             max_connection_age: Duration::from_secs(600),

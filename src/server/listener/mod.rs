@@ -3,6 +3,7 @@
 
 mod activity;
 mod connection;
+mod handle;
 mod limits;
 mod observed;
 mod places;
@@ -30,6 +31,7 @@ use self::{
     places::Places,
 };
 pub use self::{
+    handle::Connection,
     limits::{ListenerLimits, METERING_WINDOW},
     places::BEYOND_LIMIT,
     tls::{Tls, TlsFiles},
@@ -82,11 +84,18 @@ impl Listener {
             };
             let place = places.take(peer.ip());
             let evicted = CancellationToken::new();
-            if let Err(full) = &place {
-                count_end(full.reason());
-                places.take_beyond(evicted.clone());
-            }
-            let accepted = Accepted { stream, peer, is_beyond_limit: place.is_err(), stop: stop.child_token() };
+            let unproven = match &place {
+                Ok(place) => places.take_unproven(place, evicted.clone()),
+                Err(full) => {
+                    count_end(full.reason());
+                    places.take_beyond(evicted.clone());
+                    None
+                }
+            };
+            let is_beyond_limit = place.is_err();
+            let handle = Connection::new(unproven);
+            let accepted = Accepted { stream, peer, is_beyond_limit, handle, stop: stop.child_token() };
+            let count_end = count_end.clone();
             let open = metrics.as_ref().map(|(metrics, port)| metrics.open(port));
             let server = server.clone();
             connections.spawn(async move {
@@ -98,7 +107,11 @@ impl Listener {
                             tracing::debug!(error, "connection ended");
                         }
                     }
-                    () = evicted.cancelled() => {}
+                    () = evicted.cancelled() => {
+                        if !is_beyond_limit {
+                            count_end("unproven");
+                        }
+                    }
                 }
             });
         }

@@ -1,7 +1,7 @@
 //! The places of a port: its connections in all, those of each address, and a few more for health.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -24,6 +24,8 @@ pub struct Places {
     free: Arc<Semaphore>,
     /// The connections of each address that has some. Bounded by the connections.
     addresses: Arc<Shares<IpAddr>>,
+    /// The connections on which no request has proven itself; `None` for a port that asks for no proof.
+    unproven: Option<Arc<Unproven>>,
     beyond: Mutex<VecDeque<CancellationToken>>,
 }
 
@@ -51,8 +53,18 @@ impl Places {
         Arc::new(Self {
             free: Arc::new(Semaphore::new(limits.connections)),
             addresses: Shares::new(limits.connections_per_address),
+            unproven: limits.unproven_connections.map(|most| Arc::new(Unproven { most, waiting: Mutex::default() })),
             beyond: Mutex::default(),
         })
+    }
+
+    /// Registers a connection that has proven nothing yet. Cancels the oldest such connection if there are
+    /// too many, and frees its place, so that peers without a proof fill no port, and a caller, which proves
+    /// itself at once, is served.
+    pub fn take_unproven(&self, place: &Place, connection: CancellationToken) -> Option<UnprovenPlace> {
+        let unproven = self.unproven.clone()?;
+        let number = unproven.take(Waiter { connection, place: place.0.clone() });
+        Some(UnprovenPlace { unproven, number })
     }
 
     /// Takes a place for a connection of `address`.
@@ -62,7 +74,7 @@ impl Places {
     pub fn take(&self, address: IpAddr) -> Result<Place, Full> {
         let permit = self.free.clone().try_acquire_owned().map_err(|_| Full::Port)?;
         let share = self.addresses.take(&network(address)).ok_or(Full::Address)?;
-        Ok(Place { _permit: permit, _share: share })
+        Ok(Place(Arc::new(Mutex::new(Some(Held { _permit: permit, _share: share })))))
     }
 
     /// Registers a connection beyond the limits. Cancels the oldest one if there are too many.
@@ -77,10 +89,65 @@ impl Places {
     }
 }
 
+/// The connections that have proven nothing yet.
+struct Unproven {
+    most: usize,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    next: u64,
+    /// By their number, so the oldest is the first.
+    connections: BTreeMap<u64, Waiter>,
+}
+
+struct Waiter {
+    connection: CancellationToken,
+    place: Arc<Mutex<Option<Held>>>,
+}
+
+impl Unproven {
+    fn take(&self, waiter: Waiter) -> u64 {
+        let mut waiting = lock(&self.waiting);
+        if waiting.connections.len() >= self.most
+            && let Some((_, oldest)) = waiting.connections.pop_first()
+        {
+            // At once, because the connection takes a moment to end.
+            drop(lock(&oldest.place).take());
+            oldest.connection.cancel();
+        }
+        let number = waiting.next;
+        waiting.next += 1;
+        waiting.connections.insert(number, waiter);
+        number
+    }
+}
+
+/// The place of a connection that has proven nothing yet.
+pub struct UnprovenPlace {
+    unproven: Arc<Unproven>,
+    number: u64,
+}
+
+impl Drop for UnprovenPlace {
+    fn drop(&mut self) {
+        lock(&self.unproven.waiting).connections.remove(&self.number);
+    }
+}
+
 /// The place of one connection, which is free again when this is dropped.
-pub struct Place {
+pub struct Place(Arc<Mutex<Option<Held>>>);
+
+struct Held {
     _permit: OwnedSemaphorePermit,
     _share: Share<IpAddr>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        drop(lock(&self.0).take());
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -116,6 +183,32 @@ mod tests {
         let _first = places.take("2001:db8::1".parse().unwrap()).ok().unwrap();
         assert_eq!(places.take("2001:db8::ffff:2".parse().unwrap()).err(), Some(Full::Address));
         assert!(places.take("2001:db8:0:1::1".parse().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn the_oldest_connection_without_a_proof_makes_room_and_one_with_a_proof_does_not() {
+        let limits = ListenerLimits { connections: 3, unproven_connections: Some(2), ..Default::default() };
+        let places = Places::new(&limits);
+        let tokens: Vec<_> = (0..5).map(|_| CancellationToken::new()).collect();
+        let take = |number: usize| {
+            let place = places.take("10.0.0.1".parse().unwrap()).ok().unwrap();
+            let unproven = places.take_unproven(&place, tokens[number].clone()).unwrap();
+            (place, unproven)
+        };
+        // Each place is free as soon as a newer connection needs it, and before its connection ends.
+        let (_first, second, _third) = (take(0), take(1), take(2));
+        assert!(tokens[0].is_cancelled() && !tokens[1].is_cancelled());
+        let (proven, unproven) = second;
+        drop(unproven);
+        let _fourth = take(3);
+        assert!(!tokens[1].is_cancelled() && !tokens[2].is_cancelled());
+        assert_eq!(places.take("10.0.0.1".parse().unwrap()).err(), Some(Full::Port));
+        drop(proven);
+        let _fifth = take(4);
+        assert!(tokens[2].is_cancelled() && !tokens[3].is_cancelled());
+        let open = Places::new(&ListenerLimits::default());
+        let place = open.take("10.0.0.1".parse().unwrap()).ok().unwrap();
+        assert!(open.take_unproven(&place, tokens[4].clone()).is_none());
     }
 
     #[test]

@@ -14,18 +14,23 @@ use super::{activity::OpenRequest, sending::note_frame};
 
 /// Most bytes that are given to the connection at once.
 const SLICE: usize = 16 * 1024;
+/// Bytes at the end of a part that are given to a stream of HTTP/2 on their own. A stream takes a whole
+/// slice as soon as the client takes one byte of it. So it must wait for the client before the last byte,
+/// and the wait shows.
+const LAST: usize = 1;
 
 pub struct Reply {
     body: Body,
     /// The part of the last frame that is not yet sent.
     rest: Bytes,
+    is_http2: bool,
     frames: u64,
     _open: OpenRequest,
 }
 
 impl Reply {
-    pub fn new(body: Body, open: OpenRequest) -> Self {
-        Self { body, rest: Bytes::new(), frames: 0, _open: open }
+    pub fn new(body: Body, open: OpenRequest, is_http2: bool) -> Self {
+        Self { body, rest: Bytes::new(), is_http2, frames: 0, _open: open }
     }
 
     fn next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
@@ -44,7 +49,8 @@ impl Reply {
             }
         };
         Poll::Ready(match frame {
-            Some(Ok(frame)) if frame.data_ref().is_some_and(|data| data.len() > SLICE) => match frame.into_data() {
+            Some(Ok(frame)) if frame.data_ref().is_some_and(|data| data.len() > self.most()) => match frame.into_data()
+            {
                 Ok(data) => {
                     self.rest = data;
                     Some(Ok(Frame::data(self.slice())))
@@ -55,8 +61,21 @@ impl Reply {
         })
     }
 
+    /// Most bytes that need no slicing.
+    fn most(&self) -> usize {
+        if self.is_http2 { LAST } else { SLICE }
+    }
+
     fn slice(&mut self) -> Bytes {
-        self.rest.split_to(self.rest.len().min(SLICE))
+        let left = self.rest.len();
+        if !self.is_http2 {
+            return self.rest.split_to(left.min(SLICE));
+        }
+        if left <= LAST {
+            // A copy, so that the rest of the part is given back while the stream keeps the last byte.
+            return Bytes::copy_from_slice(&std::mem::take(&mut self.rest));
+        }
+        self.rest.split_to((left - LAST).min(SLICE))
     }
 }
 

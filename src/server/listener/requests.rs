@@ -7,7 +7,7 @@ use http::{HeaderValue, Request, Response, header::CONNECTION};
 use hyper::{body::Incoming, service::Service};
 use tower::ServiceExt;
 
-use super::{activity::Activity, reply::Reply};
+use super::{activity::Activity, handle::Connection, reply::Reply};
 use crate::{
     server::overflow::BeyondLimit,
     service::origin::{Peer, PeerCertificate},
@@ -19,6 +19,7 @@ pub struct Requests {
     pub peer: Peer,
     pub certificate: Option<PeerCertificate>,
     pub is_beyond_limit: bool,
+    pub connection: Connection,
     pub activity: Arc<Activity>,
 }
 
@@ -31,19 +32,21 @@ impl Service<Request<Incoming>> for Requests {
         let open = self.activity.open();
         let extensions = request.extensions_mut();
         extensions.insert(self.peer);
+        extensions.insert(self.connection.clone());
         if let Some(certificate) = &self.certificate {
             extensions.insert(certificate.clone());
         }
         if self.is_beyond_limit {
             extensions.insert(BeyondLimit);
         }
+        let is_http2 = !self.activity.is_http1();
         let answer = self.app.clone().oneshot(request);
         Box::pin(async move {
             let mut response = answer.await?;
             if open.closes_connection() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok(response.map(|body| Reply::new(body, open)))
+            Ok(response.map(|body| Reply::new(body, open, is_http2)))
         })
     }
 }

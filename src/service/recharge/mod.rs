@@ -1,6 +1,7 @@
 //! The rpcs of top-ups: start, callback and list.
 
 mod admission;
+mod hints;
 
 use std::{sync::Arc, time::Instant};
 
@@ -8,7 +9,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use uuid::Uuid;
 
-pub use self::admission::Admission;
+pub use self::{admission::Admission, hints::Hints};
 use super::{
     convert::int32,
     origin::Origin,
@@ -39,6 +40,10 @@ use crate::{
     metrics::Metrics,
 };
 
+/// The labels of a callback without a proof beyond its rate, in the metric of refused requests.
+const UNPROVEN: &str = "unknown";
+const BEYOND_RATE: &str = "callbacks";
+
 /// Starts top-ups, settles them by callbacks, and shows their orders.
 pub struct RechargeService {
     pub recharges: Arc<Recharges>,
@@ -49,6 +54,7 @@ pub struct RechargeService {
     /// Tasks of top-ups, which go on when their callers go away.
     pub tasks: TaskTracker,
     pub admission: Admission,
+    pub hints: Hints,
 }
 
 impl RechargeService {
@@ -66,7 +72,7 @@ impl RechargeService {
         }
         request_id.note_retry_id("idempotency_key", &request.idempotency_key);
         let recharge = parse_recharge(request, &origin)?;
-        let admitted = self.admission.admit(&recharge.user, recharge.client_ip)?;
+        let admitted = self.admission.admit(&recharge.user, origin.counted_ip)?;
         let (recharges, metrics) = (self.recharges.clone(), self.metrics.clone());
         let starting = async move {
             let _admitted = admitted;
@@ -88,7 +94,16 @@ impl RechargeService {
         let started = Instant::now();
         let notice = parse_notice(request).inspect_err(|error| self.count_refused_callback(error))?;
         let order = notice.order.clone();
+        if !origin.is_trusted {
+            self.hints.admit(origin.client_ip).inspect_err(|error| {
+                self.metrics.requests.count_refused(UNPROVEN, BEYOND_RATE);
+                self.count_refused_callback(error);
+            })?;
+        }
         let settled = self.recharges.settle(notice, origin.is_trusted, &origin.trace).await;
+        if !origin.is_trusted && matches!(settled, Err(Error::OrderNotFound(_))) {
+            self.hints.note_unknown(origin.client_ip);
+        }
         self.metrics.recharge.count_callback(&settled, started.elapsed());
         if let Ok(SettledOrder { order: settled, changed: true, .. }) = &settled {
             tracing::info!(%order, status = %settled.status, "order settled by a callback");
@@ -97,7 +112,10 @@ impl RechargeService {
         match refusal {
             None => Ok(RechargeCallbackReply { success: true }),
             Some(error) => {
-                tracing::warn!(%order, %error, "callback refused");
+                let left_out = if origin.is_trusted { Some(0) } else { self.hints.line() };
+                if let Some(left_out) = left_out {
+                    tracing::warn!(%order, %error, left_out, "callback refused");
+                }
                 Err(error)
             }
         }
@@ -105,7 +123,9 @@ impl RechargeService {
 
     /// Counts and logs a callback that is refused before its order is known.
     pub fn count_refused_callback(&self, error: &Error) {
-        tracing::warn!(%error, "callback refused");
+        if let Some(left_out) = self.hints.line() {
+            tracing::warn!(%error, left_out, "callback refused");
+        }
         self.metrics.recharge.count_refused();
     }
 

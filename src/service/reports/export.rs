@@ -157,7 +157,11 @@ impl Export {
     }
 }
 
-fn csv_of<C: AsRef<[u8]>, const N: usize>(lines: impl Iterator<Item = [C; N]>) -> Result<Vec<u8>> {
+/// Lines of CSV. A reader of CSV gets the same texts back.
+///
+/// # Errors
+/// [`Error::Internal`], which only a defect can cause.
+pub fn csv_of<C: AsRef<[u8]>, const N: usize>(lines: impl Iterator<Item = [C; N]>) -> Result<Vec<u8>> {
     let failed = |error: csv::Error| Error::Internal(format!("writing CSV: {error}"));
     // Every text is quoted and unchanged, so that ids stay those of the API. A reader that trims
     // blanks, or splits at semicolons, reads the same ids.

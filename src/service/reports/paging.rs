@@ -11,9 +11,10 @@ use crate::biz::values::{
 
 const DEFAULT_SIZE: u32 = 20;
 const MAX_SIZE: u32 = 100;
-/// Most entries that page numbers reach. Page numbers skip entries, at a cost that grows with the
-/// depth; page tokens do not.
-const MAX_OFFSET: u32 = 10_000;
+/// Most entries that page numbers skip. The cost grows with their number; that of a page token does not.
+/// With 200,000 records of a user on MariaDB, 100 records after none take 0.8 ms, after 1,000 take 1.8 ms,
+/// and after 10,000 took 114 ms.
+const MAX_OFFSET: u32 = 1_000;
 /// Longest id of an entry.
 const MAX_ID: usize = 64;
 
@@ -104,8 +105,8 @@ mod tests {
     fn page_numbers_end_where_tokens_take_over() {
         let start = |number| Page::parse(number, 100, "").map(|page| page.start);
         assert_eq!(start(0).unwrap(), PageStart::Offset(0));
-        assert_eq!(start(101).unwrap(), PageStart::Offset(10_000));
-        for bad in [102, -1, i32::MAX] {
+        assert_eq!(start(11).unwrap(), PageStart::Offset(1_000));
+        for bad in [12, -1, i32::MAX] {
             assert!(start(bad).unwrap_err().to_string().starts_with("page:"), "{bad}");
         }
     }

@@ -41,10 +41,11 @@ async fn a_refusal_of_a_role_names_it() {
 #[tokio::test]
 async fn an_address_that_guesses_tokens_learns_nothing_more() {
     let (known, late) = (sha256("the-token-of-the-edge"), sha256("the-token-of-another"));
-    let service = with_callers(&format!(
+    let callers = format!(
         "[{{name: edge, roles: [gateway], token_sha256: ['{known}']}}, {{name: late, roles: [gateway], token_sha256: ['{late}']}}]"
-    ))
-    .await;
+    );
+    let limits = ("server.limits.wrong_tokens", "1");
+    let service = Service::start_with(Sqlite, &[limits, ("server.grpc.auth.callers", &callers)]).await;
     assert_eq!(check(&service, "the-token-of-the-edge").await.0, 200);
     for guess in 0..40 {
         assert_eq!(check(&service, &format!("guess-{guess}")).await, (401, "10012".into()));
@@ -54,4 +55,40 @@ async fn an_address_that_guesses_tokens_learns_nothing_more() {
     assert_eq!(check(&service, "the-token-of-the-edge").await.0, 200);
     let metrics = service.metrics().await;
     assert!(metrics.contains("billing_access_refused_total{caller=\"unknown\",reason=\"guesses\"}"), "{metrics}");
+}
+
+/// A few wrong tokens of others behind the same proxy shut no caller out.
+#[tokio::test]
+async fn a_new_caller_gets_in_beside_wrong_tokens_of_its_address() {
+    let late = sha256("the-token-of-another");
+    let service = with_callers(&format!("[{{name: late, roles: [gateway], token_sha256: ['{late}']}}]")).await;
+    for guess in 0..40 {
+        assert_eq!(check(&service, &format!("guess-{guess}")).await, (401, "10012".into()));
+    }
+    assert_eq!(check(&service, "the-token-of-another").await.0, 200);
+}
+
+#[tokio::test]
+async fn the_metrics_of_cron_have_the_protection_of_those_of_the_server() {
+    use tower::ServiceExt;
+    let hash = sha256("the-token-of-a-reader");
+    let callers = format!("[{{name: prometheus, roles: [metrics], token_sha256: ['{hash}']}}]");
+    let metrics = std::sync::Arc::new(billing_service::metrics::Metrics::new().unwrap());
+    let database = crate::harness::Database::create(Sqlite).await;
+    for (protects, token, status) in [
+        ("true", "", 401),
+        ("true", "another-token-than-that", 401),
+        ("true", "the-token-of-a-reader", 200),
+        ("false", "", 200),
+    ] {
+        let config = database
+            .config(&[("server.grpc.auth.callers", &callers), ("server.grpc.auth.protect_operations", protects)]);
+        let app = billing_service::server::metrics_alone(metrics.clone(), &config.server);
+        let mut request = http::Request::get("/metrics");
+        if !token.is_empty() {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let reply = app.oneshot(request.body(axum::body::Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(reply.status(), status, "{protects} {token}");
+    }
 }

@@ -3,7 +3,7 @@
 use billing_service::config::Config;
 
 use super::matrix::sha256;
-use crate::harness::{Database, Service, Sqlite};
+use crate::harness::{Database, Service, Sqlite, process::ServerProcess};
 
 /// A configuration for production that passes all rules.
 fn closed() -> Vec<(&'static str, String)> {
@@ -72,6 +72,16 @@ async fn an_insecure_start_shows_in_a_metric() {
     let open = [("environment", "production"), ("server.insecure", "true")];
     assert!(Service::start_with(Sqlite, &open).await.metrics().await.contains("billing_insecure 1"));
     assert!(Service::start(Sqlite).await.metrics().await.contains("billing_insecure 0"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_insecure_start_names_its_open_doors_in_the_log() {
+    let database = Database::create(Sqlite).await;
+    let open = [("environment", "production"), ("server.insecure", "true"), ("server.http.addr", "'0.0.0.0:0'")];
+    let (_server, mut log) = ServerProcess::start_logged(&database.config_file(&open));
+    let line = log.line(|line| line["fields"]["message"] == "server.insecure is true: open doors are allowed");
+    assert_eq!(line["level"], "WARN");
+    assert_eq!(line["fields"]["keys"], "server.grpc.auth.callers, server.http.auth.mode, server.http.hosts");
 }
 
 #[tokio::test]

@@ -7,7 +7,10 @@ mod issuer;
 mod matrix;
 mod users;
 
+pub use self::matrix::sha256;
 use serde_json::Value;
+
+pub use self::matrix::sha256;
 
 /// The status and the error code of a reply over REST.
 async fn outcome(response: reqwest::Response) -> (u16, String) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use billing_service::{
-    sandbox::{Options, Sandbox, Switches},
+    sandbox::{Options, Sandbox, SignsFor, Switches},
     service::{
         proto::{
             GetRechargeOrderRequest, ListRechargeOrdersRequest, RechargeCallbackReply, RechargeCallbackRequest,
@@ -141,7 +141,10 @@ pub async fn until_reported(sandbox: &Sandbox) {
 
 pub async fn sandbox(switches: Switches) -> Sandbox {
     let secret = Some(serde_json::from_value(SECRET.into()).unwrap());
-    Sandbox::start(Options { addr: "127.0.0.1:0".into(), secret, switches, public_url: None }).await.unwrap()
+    // The service under test chooses its port later.
+    let signs_for = SignsFor(vec!["127.0.0.1".into()]);
+    let options = Options { addr: "127.0.0.1:0".into(), secret, signs_for, switches, public_url: None };
+    Sandbox::start(options).await.unwrap()
 }
 
 /// A configuration with a payment-service, and then `changes`.

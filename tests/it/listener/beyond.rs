@@ -13,9 +13,12 @@ use tokio::{
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use crate::harness::{
-    Database, Service, Sqlite, code_of,
-    wait::{soon, until},
+use crate::{
+    access::sha256,
+    harness::{
+        Database, Service, Sqlite, code_of,
+        wait::{soon, until},
+    },
 };
 
 /// Opens connections that send nothing.
@@ -27,12 +30,21 @@ async fn fill(addr: SocketAddr, number: usize) -> Vec<TcpStream> {
     silent
 }
 
-/// `GET` on a new connection from a local address: the status and the whole reply.
-async fn get_from(local: &str, addr: SocketAddr, path: &str) -> (u16, String) {
+/// A new connection from a local address.
+async fn connect_from(local: &str, addr: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(format!("{local}:0").parse().unwrap()).unwrap();
-    let mut stream = socket.connect(addr).await.unwrap();
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+    socket.connect(addr).await.unwrap()
+}
+
+/// `GET` on a new connection from a local address: the status and the whole reply.
+async fn get_from(local: &str, addr: SocketAddr, path: &str) -> (u16, String) {
+    get_on(&mut connect_from(local, addr).await, path, "").await
+}
+
+/// `GET` with further lines of the head: the status and the whole reply.
+async fn get_on(stream: &mut TcpStream, path: &str, lines: &str) -> (u16, String) {
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n{lines}\r\n").as_bytes()).await.unwrap();
     let mut reply = vec![0; 4_096];
     let length = soon(stream.read(&mut reply)).await.unwrap();
     let reply = String::from_utf8(reply[..length].to_vec()).unwrap();
@@ -109,4 +121,26 @@ async fn by_default_an_address_may_use_half_of_the_connections_of_a_port() {
         .find(|line| line.starts_with(r#"billing_connections_ended_total{port="http",reason="address"}"#));
     assert!(refused.is_some(), "{metrics}");
     assert!(metrics.contains(r#"billing_connections{port="http"} "#), "{metrics}");
+}
+
+/// Two addresses that prove nothing take no place of a caller, wherever it comes from.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn peers_without_a_proof_fill_no_port() {
+    const TOKEN: &str = "a-token-of-the-desk";
+    const EVENTS: &str = "/internal/v1/billing/audit-events";
+    let callers = format!("[{{name: desk, roles: [support], token_sha256: ['{}']}}]", sha256(TOKEN));
+    let limits = ("server.limits", "{connections: 8, connections_per_address: 8}");
+    let service = Service::start_with(Sqlite, &[limits, ("server.grpc.auth.callers", &callers)]).await;
+    let (addr, proof) = (service.app.grpc_addr, format!("authorization: Bearer {TOKEN}\r\n"));
+    let mut known = connect_from("127.0.0.2", addr).await;
+    assert_eq!(get_on(&mut known, EVENTS, &proof).await.0, 200);
+    let mut silent = Vec::new();
+    for number in 0..40 {
+        silent.push(connect_from(["127.0.0.3", "127.0.0.4"][number % 2], addr).await);
+    }
+    assert_eq!(get_on(&mut connect_from("127.0.0.5", addr).await, EVENTS, &proof).await.0, 200);
+    assert_eq!(get_on(&mut known, EVENTS, &proof).await.0, 200, "its connection is kept");
+    let ended = r#"billing_connections_ended_total{port="grpc",reason="unproven"} "#;
+    let metrics = service.metrics().await;
+    assert!(metrics.lines().any(|line| line.starts_with(ended)), "{metrics}");
 }

@@ -16,6 +16,8 @@ use axum::{
 use billing_service::server::ListenerLimits;
 use futures_util::Stream;
 use http::header::CONNECTION;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::Notify,
@@ -33,6 +35,7 @@ const AGED: Duration = Duration::from_secs(670);
 const LIMITS: ListenerLimits = ListenerLimits {
     connections: 10,
     connections_per_address: 10,
+    unproven_connections: None,
     idle_timeout: IDLE,
     write_timeout: WRITE,
     max_connection_age: AGE,
@@ -153,6 +156,23 @@ async fn an_unread_http2_stream_ends_and_its_connection_stays() {
     assert_eq!(slow.await.unwrap().unwrap().status(), 200);
     assert!(!connection.is_finished());
     drop(unread);
+}
+
+/// A reply that fits into a buffer is no exception: its last bytes wait for the client too.
+#[tokio::test]
+async fn a_short_reply_of_http2_that_is_never_read_is_given_up() {
+    let (listener, _routes) = Routes::start().await;
+    let stream = TokioIo::new(listener.connect().await);
+    // Fewer bytes than "hello" has.
+    let builder = http2::Builder::new(TokioExecutor::new());
+    let (mut sender, connection) =
+        { builder }.initial_stream_window_size(4).handshake::<_, Body>(stream).await.unwrap();
+    tokio::spawn(async move { drop(connection.await) });
+    let read = sender.send_request(get_request("/")).await.unwrap();
+    assert_eq!(axum::body::to_bytes(Body::new(read.into_body()), 10).await.unwrap(), "hello");
+    let unread = sender.send_request(get_request("/")).await.unwrap();
+    pass(WRITE + Duration::from_secs(5)).await;
+    assert!(axum::body::to_bytes(Body::new(unread.into_body()), 10).await.is_err(), "it was kept");
 }
 
 /// Reads a little now and then, each time before the limit.

@@ -6,6 +6,7 @@ mod limits;
 mod panics;
 mod reload;
 mod tls;
+mod watches;
 
 use std::{net::SocketAddr, pin::pin, time::Duration};
 

@@ -70,14 +70,22 @@ async fn a_client_may_use_both_versions_and_both_protocols() {
     assert!(other.connect(listener.addr).await.is_err());
 }
 
+/// Types of records.
+const ALERT: u8 = 21;
+const HANDSHAKE: u8 = 22;
+/// The suites of ECDHE with AES 128, and CBC or GCM.
+const SUITES: [u16; 2] = [0xc009, 0xc02b];
+
 /// A ClientHello of the version 3.`minor`, which a server of that version accepts.
-fn client_hello(minor: u8) -> Vec<u8> {
+fn client_hello(minor: u8, suites: &[u16]) -> Vec<u8> {
     // The groups, the format of their points, and the signatures: P-256 with ECDSA and SHA-256.
     let extensions = [0, 10, 0, 4, 0, 2, 0, 23, 0, 11, 0, 2, 1, 0, 0, 13, 0, 4, 0, 2, 4, 3];
     let mut body = vec![3, minor];
     body.extend([7; 32]);
-    // No session; the suites of ECDHE with AES 128, and CBC or GCM; no compression.
-    body.extend([0, 0, 4, 0xc0, 0x09, 0xc0, 0x2b, 1, 0, 0, extensions.len() as u8]);
+    // No session; the suites; no compression.
+    body.extend([0, 0, 2 * suites.len() as u8]);
+    body.extend(suites.iter().flat_map(|suite| suite.to_be_bytes()));
+    body.extend([1, 0, 0, extensions.len() as u8]);
     body.extend(extensions);
     let length = body.len() as u8;
     let handshake = [&[1, 0, 0, length], &body[..]].concat();
@@ -86,18 +94,49 @@ fn client_hello(minor: u8) -> Vec<u8> {
 
 #[tokio::test]
 async fn an_older_version_of_tls_is_refused() {
-    const ALERT: u8 = 21;
-    const HANDSHAKE: u8 = 22;
     let authority = Authority::new();
     let listener = Listener::start(&Files::of(&authority.server(), &authority)).await;
     for (minor, answer) in [(0, ALERT), (1, ALERT), (2, ALERT), (3, HANDSHAKE)] {
         let mut stream = TcpStream::connect(listener.addr).await.unwrap();
-        stream.write_all(&client_hello(minor)).await.unwrap();
+        stream.write_all(&client_hello(minor, &SUITES)).await.unwrap();
         assert_eq!(soon(stream.read_u8()).await.unwrap(), answer, "3.{minor}");
         if answer == ALERT {
             let mut rest = Vec::new();
             soon(stream.read_to_end(&mut rest)).await.expect("the connection ends");
         }
+    }
+}
+
+/// The first byte of the answer to a ClientHello.
+async fn answer_to(listener: &Listener, hello: &[u8]) -> u8 {
+    let mut stream = TcpStream::connect(listener.addr).await.unwrap();
+    stream.write_all(hello).await.unwrap();
+    soon(stream.read_u8()).await.unwrap()
+}
+
+#[tokio::test]
+async fn no_weak_suite_is_taken() {
+    let authority = Authority::new();
+    let listener = Listener::start(&Files::of(&authority.server(), &authority)).await;
+    assert_eq!(answer_to(&listener, &client_hello(3, &[0xc02b])).await, HANDSHAKE);
+    for (suite, name) in [
+        (0x0001, "RSA, no encryption"),
+        (0x0003, "RSA export, RC4 40"),
+        (0x0005, "RSA, RC4"),
+        (0x000a, "RSA, 3DES"),
+        (0x002f, "RSA, AES CBC"),
+        (0x009c, "RSA, AES GCM: no forward secrecy"),
+        (0x006d, "anonymous DH"),
+        (0x009e, "DHE, AES GCM"),
+        (0xc006, "ECDHE, no encryption"),
+        (0xc007, "ECDHE, RC4"),
+        (0xc008, "ECDHE, 3DES"),
+        (0xc009, "ECDHE, AES CBC with SHA-1"),
+        (0xc023, "ECDHE, AES CBC with SHA-256"),
+        (0xc015, "anonymous ECDH, no encryption"),
+        (0xc0ac, "ECDHE, AES CCM"),
+    ] {
+        assert_eq!(answer_to(&listener, &client_hello(3, &[suite])).await, ALERT, "{name}");
     }
 }
 
@@ -174,7 +213,7 @@ async fn an_unusable_file_is_an_error_at_the_start_that_names_it() {
 async fn a_silent_client_in_a_handshake_is_dropped() {
     let authority = Authority::new();
     let listener = Listener::start(&Files::of(&authority.server(), &authority)).await;
-    let hello = client_hello(3);
+    let hello = client_hello(3, &SUITES);
     for length in [0, 1, hello.len() - 1] {
         let mut stream = TcpStream::connect(listener.addr).await.unwrap();
         stream.write_all(&hello[..length]).await.unwrap();

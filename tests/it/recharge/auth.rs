@@ -46,6 +46,11 @@ async fn only_a_fresh_signature_over_the_exact_bytes_is_accepted(#[values(MySql,
     let (status, reply) = post_callback(&paying.service, &good, &[]).await;
     assert_eq!((status, &reply["reason"]), (401, &json!("UNAUTHENTICATED")), "{reply}");
     assert_eq!(paying.counted("refused").await, 9);
+    let metrics = paying.service.metrics().await;
+    for (reason, count) in [("invalid", 8), ("missing", 1)] {
+        let line = format!("billing_access_refused_total{{caller=\"unknown\",reason=\"{reason}\"}} {count}");
+        assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
+    }
     paying.assert_books("u", 0.0).await;
 
     let (status, reply) = post_callback(&paying.service, &good, &[(signature::HEADER, &sign(SECRET, &good))]).await;
@@ -270,4 +275,26 @@ async fn an_oversized_callback_is_refused_before_it_is_read(#[values(MySql, Sqli
     assert!(sent.is_err() || sent.is_ok_and(|response| response.status().is_client_error()));
     let metrics = paying.counted("refused").await;
     assert_eq!(metrics, 1);
+}
+
+/// Whoever forges callbacks costs the database a bounded number of looks, and shows in a metric.
+#[tokio::test]
+async fn forged_callbacks_look_for_orders_at_a_bounded_rate() {
+    let forged = success("o-forged", "p-1", 5.0);
+    let refused = async |paying: &Paying| {
+        let mut internal = paying.service.internal.clone();
+        code_of(&internal.recharge_callback(forged.clone()).await.unwrap_err()).1
+    };
+    for (lookups, most) in [("1000000", 20), ("1", 5)] {
+        let changes = [CONFIRM, ("server.limits.callback_lookups", lookups)];
+        let paying = Paying::start_with(Sqlite, &changes).await;
+        let mut looks = 0;
+        while refused(&paying).await == "10003" {
+            looks += 1;
+            assert!(looks <= most + 5, "{lookups}: they are looked for without a bound");
+        }
+        let metrics = paying.service.metrics().await;
+        let line = "billing_access_refused_total{caller=\"unknown\",reason=\"callbacks\"} 1";
+        assert!(metrics.contains(line), "{metrics}");
+    }
 }

@@ -28,7 +28,12 @@ async fn the_page_shows_and_escapes_the_content_of_the_order() {
     assert_eq!(response.status(), 200);
     for (name, value) in [
         ("content-type", "text/html; charset=utf-8"),
-        ("content-security-policy", "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'"),
+        // No page of another site frames it.
+        (
+            "content-security-policy",
+            "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+        ),
+        ("x-frame-options", "DENY"),
         ("x-content-type-options", "nosniff"),
         ("cache-control", "no-store"),
     ] {

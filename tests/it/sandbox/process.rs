@@ -14,16 +14,17 @@ const SANDBOX: &str = env!("CARGO_BIN_EXE_payment-sandbox");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_binary_plays_payment_service_until_it_is_told_to_stop() {
-    let database = Database::create(Sqlite).await;
+    let (database, mut town) = (Database::create(Sqlite).await, Town::new(Switches::default()).await);
+    let notify_url = format!("http://{}/callback", town.billing.addr);
     let conf = database.config_file(&[
         ("payment_service.grpc_addr", "'127.0.0.1:0'"),
         ("payment_service.callback_secrets", &format!("['{SECRET}', 'the secret before it']")),
+        ("payment_service.notify_url", &notify_url),
         ("environment", "staging"),
     ]);
     let conf = conf.to_str().unwrap();
     let arguments = ["-conf", conf, "--duplicates", "1", "--switches", r#"{"duplicates":9}"#];
     let process = ServerProcess::start_binary(SANDBOX, &arguments, "payment-sandbox serving", "addr");
-    let mut town = Town::new(Switches::default()).await;
     town.payments = PaymentClient::connect(process.grpc.clone()).await.unwrap();
     let health: Value =
         town.browser.get(format!("{}/health", process.grpc)).send().await.unwrap().json().await.unwrap();
@@ -32,6 +33,15 @@ async fn the_binary_plays_payment_service_until_it_is_told_to_stop() {
     for _ in 0..2 {
         let call = town.billing.called().await;
         assert_eq!(call.verify(), Ok(()));
+        call.answer(200);
+    }
+    // Another server, in the hands of someone who reaches the sandbox.
+    let mut other = Town::new(Switches::default()).await;
+    other.payments = town.payments.clone();
+    other.create_and_pay("stolen").await;
+    for _ in 0..2 {
+        let call = other.billing.called().await;
+        assert_eq!(call.signature, None, "it is signed for an address that nobody configured");
         call.answer(200);
     }
     process.terminate();

@@ -124,10 +124,10 @@ async fn grpc_over_http1_and_grpc_web_are_refused_before_a_charge(#[values(MySql
         "text/plain",
     ] {
         let sent = service.http.post(&url).header("content-type", kind).body(message.clone()).send().await.unwrap();
-        assert_eq!(sent.status(), 505, "{kind}");
-        assert_eq!(sent.json::<Value>().await.unwrap()["reason"], "HTTP_VERSION_NOT_SUPPORTED");
+        assert_eq!((sent.status().as_u16(), sent.headers()["upgrade"].as_bytes()), (426, &b"HTTP/2.0"[..]), "{kind}");
+        assert_eq!(sent.json::<Value>().await.unwrap()["reason"], "HTTP_2_REQUIRED");
     }
-    assert_eq!(service.http.post(&url).body(message.clone()).send().await.unwrap().status(), 505);
+    assert_eq!(service.http.post(&url).body(message.clone()).send().await.unwrap().status(), 426);
     for kind in [
         "application/grpc-web",
         "application/grpc-web+proto",

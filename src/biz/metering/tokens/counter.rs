@@ -19,6 +19,16 @@ pub const MAX_ADMITTED: usize = 64;
 /// Longest wait for a core.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// The patience of a count of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// Waits for a core.
+    Wait,
+    /// Leaves a long text out if no core is free. For a stream whose sender has gone, which would
+    /// otherwise keep the cores busy for nobody.
+    IfFree,
+}
+
 /// Counts tokens without blocking the threads that serve requests.
 pub struct TokenCounter {
     vocabularies: Arc<dyn Vocabularies>,
@@ -68,39 +78,56 @@ impl TokenCounter {
     }
 
     /// Adds the next chunk of a stream, and returns the tokens of the stream so far. A long chunk
-    /// waits for a core.
+    /// needs a core; without one it is left out.
     ///
     /// # Errors
     /// [`Error::Internal`].
-    pub async fn push(&self, mut counter: StreamCounter, chunk: Vec<u8>) -> Result<(StreamCounter, usize)> {
-        let bytes = chunk.len() + counter.unsettled_bytes();
-        self.in_place_or_not(bytes, move || {
-            counter.push(&chunk);
+    pub async fn push(
+        &self,
+        counter: StreamCounter,
+        chunk: Vec<u8>,
+        patience: Patience,
+    ) -> Result<(StreamCounter, usize)> {
+        let push = |mut counter: StreamCounter, chunk: &[u8]| {
+            counter.push(chunk);
             let short = counter.unsettled_bytes() <= IN_PLACE_BYTES;
             let tokens = if short { counter.count() } else { counter.running() };
             (counter, tokens)
-        })
-        .await
+        };
+        if chunk.len() + counter.unsettled_bytes() <= IN_PLACE_BYTES {
+            return Ok(push(counter, &chunk));
+        }
+        match self.core_for(patience).await? {
+            Some(core) => on_a_thread(core, move || push(counter, &chunk)).await,
+            None => {
+                let tokens = counter.running();
+                Ok((counter, tokens))
+            }
+        }
     }
 
-    /// The tokens of a stream that has ended.
+    /// The tokens of a stream that has ended. A long rest needs a core; without one a part of it is left
+    /// out: that since its last count.
     ///
     /// # Errors
     /// [`Error::Internal`].
-    pub async fn finish(&self, counter: StreamCounter) -> Result<usize> {
-        self.in_place_or_not(counter.unsettled_bytes(), move || counter.finish()).await
+    pub async fn finish(&self, counter: StreamCounter, patience: Patience) -> Result<usize> {
+        if counter.unsettled_bytes() <= IN_PLACE_BYTES {
+            return Ok(counter.finish());
+        }
+        match self.core_for(patience).await? {
+            Some(core) => on_a_thread(core, move || counter.finish()).await,
+            None => Ok(counter.running()),
+        }
     }
 
-    async fn in_place_or_not<T: Send + 'static>(
-        &self,
-        bytes: usize,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T> {
-        if bytes <= IN_PLACE_BYTES {
-            return Ok(work());
+    /// A core; `None` if none is free and the count does not wait.
+    async fn core_for(&self, patience: Patience) -> Result<Option<OwnedSemaphorePermit>> {
+        let cores = self.cores.clone();
+        match patience {
+            Patience::Wait => cores.acquire_owned().await.map(Some).map_err(closed),
+            Patience::IfFree => Ok(cores.try_acquire_owned().ok()),
         }
-        let core = self.cores.clone().acquire_owned().await.map_err(closed)?;
-        on_a_thread(core, work).await
     }
 
     /// Waits for a core, for [`DEADLINE`] at most.
@@ -249,6 +276,35 @@ mod tests {
         let (streams, arrived) = tokio::join!(streams, building);
         assert!(streams.into_iter().all(|stream| stream.is_ok()));
         assert_eq!(arrived.unwrap().try_iter().count(), 0, "it is built once");
+    }
+
+    /// The text of a stream whose sender has gone does not wait for a core, and keeps its count so far.
+    #[tokio::test]
+    async fn the_count_of_a_stream_without_a_sender_takes_a_core_only_if_one_is_free() {
+        let (counter, arrived, go) = gated();
+        let long = vec![b'x'; 2 * IN_PLACE_BYTES];
+        let stream = counter.stream(Encoding::O200kBase).await.unwrap();
+        let (stream, tokens) = counter.push(stream, long.clone(), Patience::IfFree).await.unwrap();
+        assert_eq!(tokens, long.len(), "a core is free");
+        let cores = counter.cores.available_permits();
+        let waiting: Vec<_> = (0..cores)
+            .map(|_| {
+                let counter = counter.clone();
+                tokio::spawn(async move { counter.count(Encoding::O200kBase, text("wait", 2_000)).await })
+            })
+            .collect();
+        until(|| counter.cores.available_permits() == 0).await;
+        let (stream, tokens) = counter.push(stream, long.clone(), Patience::IfFree).await.unwrap();
+        assert_eq!(tokens, long.len());
+        assert_eq!(counter.finish(stream, Patience::IfFree).await.unwrap(), long.len());
+        let mut short = counter.stream(Encoding::O200kBase).await.unwrap();
+        (short, _) = counter.push(short, b"short".to_vec(), Patience::IfFree).await.unwrap();
+        assert_eq!(counter.finish(short, Patience::IfFree).await.unwrap(), 5, "a short text needs no core");
+        (0..cores).for_each(|_| go.send(()).unwrap());
+        for one in waiting {
+            one.await.unwrap().unwrap();
+        }
+        drop(arrived);
     }
 
     #[tokio::test]

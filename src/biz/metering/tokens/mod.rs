@@ -10,7 +10,7 @@ mod vocabulary;
 
 pub use self::{
     chat::{ChatMessage, Input, MAX_BYTES, MAX_MESSAGES},
-    counter::{IN_PLACE_BYTES, MAX_ADMITTED, TokenCounter},
+    counter::{IN_PLACE_BYTES, MAX_ADMITTED, Patience, TokenCounter},
     encoding::Encoding,
     split::is_split,
     stream::{MAX_RUN_BYTES, StreamCounter},

@@ -78,3 +78,29 @@ impl Reload {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contents(cert: &str) -> Contents {
+        Contents { cert: cert.into(), key: Vec::new(), client_ca: None }
+    }
+
+    /// A chain whose end is not yet written looks complete. So contents are judged when they stood still.
+    #[test]
+    fn contents_are_used_at_the_second_look_that_finds_them() {
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let config = config.with_cert_resolver(Arc::new(rustls::server::ResolvesServerCertUsingSni::new()));
+        let (sender, _current) = watch::channel(Arc::new(config));
+        let files = TlsFiles { cert: "cert.pem".into(), key: "key.pem".into(), client_ca: None };
+        let mut reload = Reload::new(files, contents("in use"), sender);
+        for growing in ["a", "ab", "abc", "in use", "abc"] {
+            reload.look(Ok(contents(growing)));
+            assert_eq!(reload.refusal, None, "{growing} was judged");
+        }
+        reload.look(Ok(contents("abc")));
+        assert!(reload.refusal.is_some(), "it is no certificate");
+    }
+}
