@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 
 use billing_service::service::{
-    json::{self, UnknownNames},
+    json::{self, Fills},
     proto::{
         AdjustBalanceRequest, BatchDeductQuotaRequest, CheckQuotaRequest, CommitReservationRequest, CountTokensRequest,
         DeductQuotaRequest, InitializeUserRequest, ListRecordsRequest, RechargeCallbackRequest, RechargeRequest,
@@ -67,9 +67,8 @@ fn has_null(value: &Value) -> bool {
 
 fn read<M: Name + DeserializeOwned>(body: &[u8]) -> Result<M, String> {
     let descriptor = json::descriptor::<M>().expect("every message has a descriptor");
-    let mut unknown = UnknownNames::default();
-    let fields = json::object(body, &descriptor, &mut unknown).map_err(|error| error.to_string())?;
-    json::message(fields).map_err(|error| error.to_string())
+    let read = json::message(body, descriptor, Fills::default(), None).map_err(|error| error.to_string())?;
+    Ok(read.message)
 }
 
 fn check_query<M: Name + DeserializeOwned>(pair: &[u8]) {
@@ -78,6 +77,6 @@ fn check_query<M: Name + DeserializeOwned>(pair: &[u8]) {
     let Ok(Some((field, value))) = json::parameter(&descriptor, name, text) else { return };
     assert!(descriptor.get_field_by_name(&field).is_some(), "{name:?} became {field:?}");
     if value != Value::Null {
-        let _ = json::message::<M>(Map::from_iter([(field, value)]));
+        let _ = json::object::<M>(Map::from_iter([(field, value)]), descriptor, Fills::default());
     }
 }

@@ -54,7 +54,7 @@ impl Core {
         let store = connect(config).await?;
         let skew = ensure_clock_agrees(config, &*store, &*clock).await?;
         let catalog = Arc::new(config.catalog());
-        let calendar = Arc::new(Calendar::new(config.billing.timezone, clock.clone()));
+        let calendar = Arc::new(config.calendar(clock.clone()));
         let metrics = Arc::new(Metrics::new()?);
         metrics.show_clock_skew(skew);
         let identity = database::identity(config, &*store).await?;

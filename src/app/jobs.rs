@@ -126,7 +126,7 @@ pub(super) async fn sweep_counting(
     interrupt: &CancellationToken,
     metrics: Option<&Arc<Metrics>>,
 ) -> anyhow::Result<Swept> {
-    let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
+    let calendar = Arc::new(config.calendar(clock));
     let caches = caches::of_job(config, &database::identity(config, &*store).await?)?;
     let catalog = Arc::new(config.catalog());
     let sanity = config.billing.usage_sanity;
@@ -203,7 +203,7 @@ impl RechargeJob {
             expire_after: TimeDelta::from_std(payment.expire_after)?,
         };
         let gateway = payments::gateway(payment, payments::Addresses::of(payment))?;
-        let calendar = Arc::new(Calendar::new(config.billing.timezone, clock));
+        let calendar = Arc::new(config.calendar(clock));
         let catalog = Arc::new(config.catalog());
         let caches = caches::of_job(config, &database::identity(config, &*store).await?)?;
         let engine =
@@ -232,7 +232,7 @@ pub async fn reconcile_cache(
         cache: redis,
         accounts: store.clone(),
         key_quotas: store,
-        calendar: Arc::new(Calendar::new(config.billing.timezone, clock)),
+        calendar: Arc::new(config.calendar(clock)),
     };
     Ok(Some(reconciler.run(!is_dry_run).await?))
 }

@@ -18,8 +18,8 @@ use crate::{
     config::{Config, ServerLimits, Streams},
     service::{
         AccountService, Admission, Api, AuditTrailService, CallParser, ChargeService, CheckService, ExportLimits,
-        Hints, LimitService, PriceService, RechargeService, ReportService, ReservationService, StreamService,
-        TokenService,
+        Hints, LimitService, PriceService, RechargeService, RefundService, ReportService, ReservationService,
+        StreamService, TokenService,
     },
 };
 
@@ -33,6 +33,7 @@ pub(super) fn api(config: &Config, core: &Core, payments: &Payments) -> anyhow::
         audit_trail: AuditTrailService::new(core.store.clone(), core.calendar.clone()),
         checks: checks(core),
         charges: ChargeService::new(calls.clone(), core.engine.clone(), core.observer.clone()),
+        refunds: RefundService::new(core.engine.clone(), core.observer.clone()),
         reservations: Arc::new(reservations(core, calls.clone())),
         limits: limits(core),
         streams: Arc::new(streams(config, core, calls, ttl)),
@@ -52,13 +53,8 @@ pub(super) fn api(config: &Config, core: &Core, payments: &Payments) -> anyhow::
 
 fn accounts(config: &Config, core: &Core) -> AccountService {
     let currency = config.billing.currency;
-    AccountService::new(
-        core.accounts.clone(),
-        core.engine.clone(),
-        core.observer.clone(),
-        core.catalog.clone(),
-        currency,
-    )
+    let (engine, adjustments, catalog) = (core.engine.clone(), core.store.clone(), core.catalog.clone());
+    AccountService::new((core.accounts.clone(), catalog), engine, adjustments, core.observer.clone(), currency)
 }
 
 fn checks(core: &Core) -> CheckService {

@@ -23,6 +23,7 @@ mod values;
 use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use anyhow::{anyhow, bail};
+use chrono::TimeDelta;
 use serde::{Deserialize, Serialize, Serializer};
 
 use self::shown::shown;
@@ -49,6 +50,7 @@ use crate::{
         charge::prices::PriceBook,
         jobs::low_balance::{Percent, Thresholds},
         values::{
+            calendar::{Calendar, Clock, DEFAULT_CLOSE_AFTER},
             currency::Currency,
             ids::{PlanName, ServiceName},
             money::Money,
@@ -161,6 +163,9 @@ pub struct Billing {
     /// Months before this one whose records are not archived; `None` archives no records.
     #[serde(default, deserialize_with = "values::months", serialize_with = "shown")]
     pub record_months: Option<NonZeroU32>,
+    /// The time after the end of a month at which it closes.
+    #[serde(default = "default_close_after", deserialize_with = "values::close_after", serialize_with = "shown")]
+    pub close_after: Duration,
     /// The policies by service. Other services have the default policy.
     #[serde(default, deserialize_with = "metering::reservations")]
     pub reservations: BTreeMap<String, metering::Reservations>,
@@ -329,6 +334,12 @@ impl Config {
         catalog
     }
 
+    /// The calendar of the billing zone.
+    pub fn calendar(&self, clock: impl Clock) -> Calendar {
+        let close_after = TimeDelta::from_std(self.billing.close_after).unwrap_or(DEFAULT_CLOSE_AFTER);
+        Calendar::new(self.billing.timezone, clock).closing_after(close_after)
+    }
+
     /// The configured token prices.
     pub fn price_book(&self) -> PriceBook {
         let mut book = models::book(&self.billing.models);
@@ -408,6 +419,10 @@ fn default_price_refresh() -> Duration {
 
 fn default_reservation_ttl() -> Duration {
     Duration::from_secs(600)
+}
+
+fn default_close_after() -> Duration {
+    Duration::from_secs(72 * 3_600)
 }
 
 fn default_currency() -> Currency {

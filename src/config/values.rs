@@ -31,6 +31,13 @@ pub(super) fn reservation_ttl<'de, D: Deserializer<'de>>(deserializer: D) -> Res
     if ttl > LONGEST { Err(de::Error::custom("must be at most 168h")) } else { Ok(ttl) }
 }
 
+/// As [`duration`], at most 28 days, so that at most one past month is open.
+pub(super) fn close_after<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    const LONGEST: Duration = Duration::from_secs(28 * 24 * 3_600);
+    let after = duration(deserializer)?;
+    if after > LONGEST { Err(de::Error::custom("must be at most 672h")) } else { Ok(after) }
+}
+
 fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit_ms) = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)]
         .into_iter()

@@ -35,7 +35,7 @@ use crate::biz::{
     limits::{caps::LimitStore, key_quota::KeyQuotaStore},
     recharge::order::OrderStore,
     reports::{record::RecordStore, statistics::Statistics},
-    settlement::{ledger::Ledger, transaction::TransactionStore},
+    settlement::{adjustments::AdjustmentStore, ledger::Ledger, transaction::TransactionStore},
     values::error::StoreError,
 };
 
@@ -55,6 +55,7 @@ pub trait Store:
     + PriceStore
     + VersionStore
     + OrderStore
+    + AdjustmentStore
     + RecordStore
     + Statistics
     + AuditStore

@@ -45,7 +45,12 @@ impl ChargeObserver {
             Ok((transaction, effect)) => {
                 charges.deduct_success.inc();
                 match effect {
-                    Effect::Applied => self.count_charge(transaction, transaction.split()),
+                    Effect::Applied => {
+                        if transaction.reservation.is_none() && !transaction.shortfall.is_zero() {
+                            self.metrics.streams.shortfall(transaction.shortfall);
+                        }
+                        self.count_charge(transaction, transaction.split());
+                    }
                     Effect::Added { split, .. } => self.count_charge(transaction, split),
                     Effect::Unchanged => charges.idempotent_hit.inc(),
                 }
@@ -123,6 +128,18 @@ impl ChargeObserver {
     pub fn count_release(&self, outcome: Result<bool, &Error>, took: Duration) {
         self.metrics.charges.times.observe("release", took);
         self.metrics.charges.count_repeat(outcome);
+    }
+
+    /// Counts the outcome of a refund: its amount, and whether it is a repeat.
+    pub fn count_refund(&self, outcome: Result<(Money, bool), &Error>, took: Duration) {
+        let charges = &self.metrics.charges;
+        charges.times.observe("refund", took);
+        charges.count_repeat(outcome.map(|(_, is_repeat)| is_repeat));
+        if let Ok((amount, false)) = outcome
+            && !amount.is_zero()
+        {
+            charges.balances.count("refund", amount);
+        }
     }
 
     /// Counts the outcome of an adjustment by `amount`: whether it is a repeat.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::biz::values::money::Money;
 
-/// `billing_duration_ms` by operation: check, deduct, reserve, commit, release, adjust.
+/// `billing_duration_ms` by operation: check, deduct, reserve, commit, release, adjust, refund.
 #[derive(Clone)]
 pub(super) struct OperationTimes(HistogramVec);
 
@@ -25,7 +25,7 @@ impl OperationTimes {
     }
 }
 
-/// Changes of balances by operation: deduct (commits too), recharge, adjust_credit,
+/// Changes of balances by operation: deduct (commits too), recharge, refund, adjust_credit,
 /// adjust_debit.
 #[derive(Clone)]
 pub(super) struct BalanceMetrics {

@@ -1,4 +1,4 @@
-//! The rpcs of accounts: read, open, adjust, and set the status.
+//! The rpcs of accounts: read, open, adjust, list adjustments, and set the status.
 
 use std::{sync::Arc, time::Instant};
 
@@ -9,9 +9,11 @@ use super::{
     limits::limits,
     prices::plan_name,
     proto::{
-        AdjustBalanceReply, AdjustBalanceRequest, FreeQuota, GetAccountReply, GetAccountRequest, InitializeUserReply,
-        InitializeUserRequest, SetAccountStatusReply, SetAccountStatusRequest, SetUserPlanReply, SetUserPlanRequest,
+        AdjustBalanceReply, AdjustBalanceRequest, BalanceAdjustment, FreeQuota, GetAccountReply, GetAccountRequest,
+        InitializeUserReply, InitializeUserRequest, ListAdjustmentsReply, ListAdjustmentsRequest,
+        SetAccountStatusReply, SetAccountStatusRequest, SetUserPlanReply, SetUserPlanRequest,
     },
+    reports::paging::Page,
 };
 use crate::{
     biz::{
@@ -19,8 +21,9 @@ use crate::{
         audit_trail::{ADJUST_BALANCE, Actor, AuditedCall, INITIALIZE_USER, SET_ACCOUNT_STATUS, SET_USER_PLAN},
         settlement::{
             accounts::Accounts,
+            adjustments::AdjustmentStore,
             engine::Engine,
-            posting::{Adjustment, AdjustmentContent, PlanChange, StatusChange},
+            posting::{Adjusted, Adjustment, AdjustmentContent, PlanChange, StatusChange},
         },
         values::{
             account_status::AccountStatus,
@@ -39,6 +42,7 @@ use crate::{
 pub struct AccountService {
     accounts: Arc<Accounts>,
     engine: Arc<Engine>,
+    adjustments: Arc<dyn AdjustmentStore>,
     observer: ChargeObserver,
     catalog: Arc<Catalog>,
     /// ISO 4217 code of every amount.
@@ -48,13 +52,13 @@ pub struct AccountService {
 impl AccountService {
     /// `currency` is the currency of every amount.
     pub fn new(
-        accounts: Arc<Accounts>,
+        (accounts, catalog): (Arc<Accounts>, Arc<Catalog>),
         engine: Arc<Engine>,
+        adjustments: Arc<dyn AdjustmentStore>,
         observer: ChargeObserver,
-        catalog: Arc<Catalog>,
         currency: Currency,
     ) -> Self {
-        Self { accounts, engine, observer, catalog, currency }
+        Self { accounts, engine, adjustments, observer, catalog, currency }
     }
 
     pub async fn get_account(&self, request: GetAccountRequest) -> Result<GetAccountReply> {
@@ -135,6 +139,32 @@ impl AccountService {
             replayed,
         })
     }
+
+    pub async fn list_adjustments(&self, request: ListAdjustmentsRequest) -> Result<ListAdjustmentsReply> {
+        let page = Page::parse(request.page, request.page_size, &request.page_token)?;
+        let user = UserId::parse("user_id", &request.user_id)?;
+        let (adjustments, total) = futures_util::try_join!(
+            self.adjustments.adjustments(&user, &page.start, page.size + 1),
+            self.adjustments.count_adjustments(&user),
+        )?;
+        // The request orders the adjustments of one instant.
+        let keyed: Vec<_> = adjustments.into_iter().map(|adjusted| (adjusted.request.to_string(), adjusted)).collect();
+        let (listed, next_page_token) = page.cut(&keyed, |(request, adjusted)| (adjusted.created_at, request.as_str()));
+        let adjustments = listed.iter().map(|(_, adjusted)| self.adjustment_reply(adjusted)).collect();
+        Ok(ListAdjustmentsReply { adjustments, total: int32(total), next_page_token })
+    }
+
+    fn adjustment_reply(&self, adjusted: &Adjusted) -> BalanceAdjustment {
+        BalanceAdjustment {
+            adjustment_id: adjusted.id.to_string(),
+            user_id: adjusted.user.to_string(),
+            amount: adjusted.content.amount.to_wire(),
+            currency: self.currency.to_string(),
+            reason: adjusted.content.reason.clone(),
+            balance: adjusted.balance_after.to_wire(),
+            created_at: Some(adjusted.created_at.into()),
+        }
+    }
 }
 
 fn adjustment(request: AdjustBalanceRequest, actor: Actor) -> Result<Adjustment> {
@@ -147,11 +177,12 @@ fn adjustment(request: AdjustBalanceRequest, actor: Actor) -> Result<Adjustment>
     let operator = free_text("operator", request.operator, 0, 64)?;
     let id = AdjustmentId::parse("adjustment_id", &request.adjustment_id)?;
     let call = AuditedCall::new(ADJUST_BALANCE, actor, reason.clone());
-    Ok(Adjustment { user, id, content: AdjustmentContent { amount, reason, operator }, request: Uuid::now_v7(), call })
+    let content = AdjustmentContent { amount, reason, operator };
+    Ok(Adjustment { user, id, content, allow_negative: request.allow_negative, request: Uuid::now_v7(), call })
 }
 
 /// Checks a text for people: `min` to `max` characters, all of them visible.
-fn free_text(field: &str, text: String, min: usize, max: usize) -> Result<String> {
+pub(super) fn free_text(field: &str, text: String, min: usize, max: usize) -> Result<String> {
     let length = text.chars().count();
     let blank = min > 0 && text.trim().is_empty();
     if blank || !(min..=max).contains(&length) || text.chars().any(text::is_deceptive) {

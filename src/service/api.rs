@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     account::AccountService, audit_trail::AuditTrailService, charge::ChargeService, check::CheckService,
     limits::LimitService, metering::StreamService, prices::PriceService, recharge::RechargeService,
-    reports::ReportService, reservation::ReservationService, tokens::TokenService,
+    refund::RefundService, reports::ReportService, reservation::ReservationService, tokens::TokenService,
 };
 
 /// Every rpc of the contract, by feature. gRPC and REST both call it.
@@ -14,6 +14,7 @@ pub struct Api {
     pub audit_trail: AuditTrailService,
     pub checks: CheckService,
     pub charges: ChargeService,
+    pub refunds: RefundService,
     pub reservations: Arc<ReservationService>,
     pub limits: LimitService,
     pub streams: Arc<StreamService>,

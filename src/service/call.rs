@@ -36,7 +36,7 @@ impl CallParser {
     }
 
     pub(super) fn charge(&self, request: DeductQuotaRequest) -> Result<Charge> {
-        self.parse(Call {
+        let charge = self.parse(Call {
             user_id: &request.user_id,
             service_name: &request.service_name,
             count: request.count,
@@ -46,7 +46,8 @@ impl CallParser {
             model: &request.model,
             service_tier: &request.service_tier,
             tokens: usage(request.usage).map(Tokens::Used),
-        })
+        })?;
+        Ok(Charge { is_delivered: request.delivered, ..charge })
     }
 
     /// The model that served a call, by the prices in use; `None` for an empty name.
@@ -106,6 +107,7 @@ impl CallParser {
         Ok(Charge {
             user,
             trace,
+            is_delivered: false,
             quote,
             tariff,
             content: ChargeContent { service, count, cost, api_key, model, usage, estimate, service_tier },

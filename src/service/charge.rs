@@ -129,6 +129,7 @@ fn deduct_reply(transaction: Transaction, replayed: bool) -> DeductQuotaReply {
         balance: transaction.balance_after.to_wire(),
         free_remaining: int32(transaction.free_remaining_after),
         replayed,
+        shortfall: transaction.shortfall.to_wire(),
         free_remaining_units: int64(transaction.free_remaining_after),
     }
 }

@@ -18,10 +18,11 @@ use super::{
         GetAccountReply, GetAccountRequest, GetApiKeyQuotaRequest, GetRechargeOrderRequest, GetStatsMonthRequest,
         GetStatsReply, GetStatsSummaryReply, GetStatsSummaryRequest, GetStatsTodayRequest, GetTransactionReply,
         GetTransactionRequest, GetUsageReply, GetUsageRequest, InitializeUserReply, InitializeUserRequest,
-        ListAuditEventsReply, ListAuditEventsRequest, ListPriceVersionsReply, ListPriceVersionsRequest,
-        ListRechargeOrdersReply, ListRechargeOrdersRequest, ListRecordsReply, ListRecordsRequest, MeterStreamRequest,
-        PutPriceVersionReply, PutPriceVersionRequest, QuotePriceReply, QuotePriceRequest, RechargeCallbackReply,
-        RechargeCallbackRequest, RechargeOrder, RechargeReply, RechargeRequest, ReleaseReservationReply,
+        ListAdjustmentsReply, ListAdjustmentsRequest, ListAuditEventsReply, ListAuditEventsRequest,
+        ListPriceVersionsReply, ListPriceVersionsRequest, ListRechargeOrdersReply, ListRechargeOrdersRequest,
+        ListRecordsReply, ListRecordsRequest, MeterStreamRequest, PutPriceVersionReply, PutPriceVersionRequest,
+        QuotePriceReply, QuotePriceRequest, RechargeCallbackReply, RechargeCallbackRequest, RechargeOrder,
+        RechargeReply, RechargeRequest, RefundChargeReply, RefundChargeRequest, ReleaseReservationReply,
         ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, SetAccountStatusReply,
         SetAccountStatusRequest, SetApiKeyQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest, SetUserPlanReply,
         SetUserPlanRequest, billing_internal_service_server::BillingInternalService,
@@ -62,6 +63,11 @@ impl BillingService for Grpc {
     ) -> Reply<ListRechargeOrdersReply> {
         let (call, message) = Call::of(request);
         call.reply(self.0.recharges.list_recharge_orders(message).await)
+    }
+
+    async fn list_adjustments(&self, request: Request<ListAdjustmentsRequest>) -> Reply<ListAdjustmentsReply> {
+        let (call, message) = Call::of(request);
+        call.reply(self.0.accounts.list_adjustments(message).await)
     }
 
     async fn list_records(&self, request: Request<ListRecordsRequest>) -> Reply<ListRecordsReply> {
@@ -190,6 +196,12 @@ impl BillingInternalService for Grpc {
     ) -> Reply<DeletePriceVersionReply> {
         let (call, message) = Call::of(request);
         call.reply(self.0.prices.delete_price_version(message, call.actor()).await)
+    }
+
+    async fn refund_charge(&self, request: Request<RefundChargeRequest>) -> Reply<RefundChargeReply> {
+        let (call, message) = Call::with_id(request, IdSource::RefundId, |message| &mut message.refund_id)?;
+        note_trace_id(&call.headers, &message.trace_id);
+        call.reply(self.0.refunds.refund_charge(message, call.actor()).await)
     }
 
     async fn list_audit_events(&self, request: Request<ListAuditEventsRequest>) -> Reply<ListAuditEventsReply> {

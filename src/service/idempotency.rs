@@ -25,6 +25,8 @@ pub enum IdSource {
     Reservation,
     /// `adjustment_id`, from Idempotency-Key only, because a tracing id changes with each attempt.
     AdjustmentId,
+    /// `refund_id`, from Idempotency-Key only, for the same reason.
+    RefundId,
     /// `idempotency_key` of a top-up, from Idempotency-Key alone.
     RechargeKey,
     /// Each item has an id of its own. One Idempotency-Key for all items would be ignored, and a
@@ -39,6 +41,7 @@ impl IdSource {
             Self::None | Self::Items => None,
             Self::TraceId | Self::Reservation => Some("trace_id"),
             Self::AdjustmentId => Some("adjustment_id"),
+            Self::RefundId => Some("refund_id"),
             Self::RechargeKey => Some("idempotency_key"),
         }
     }
@@ -57,6 +60,7 @@ impl IdSource {
                 None => Ok(None),
             },
             Self::AdjustmentId => key(headers, "adjustment_id"),
+            Self::RefundId => key(headers, "refund_id"),
             Self::RechargeKey => key(headers, "idempotency_key"),
             Self::Reservation => Ok(value(headers, &TRACE_ID, "trace_id")?.map(Cow::Borrowed)),
             Self::TraceId => {

@@ -59,7 +59,14 @@ where
         let body = Bytes::from_request(request, &()).await;
         let body = body.map_err(|rejection| Invalid::new("body", rejection.body_text()))?;
         let is_large = body.len() > MAX_INLINE_JSON;
-        off_worker_if(is_large, move || json::message::<M>(&body, descriptor, fills, budget.as_ref())).await??
+        let reading = move || {
+            // A body may be left out.
+            if body.iter().all(u8::is_ascii_whitespace) {
+                return json::object::<M>(Map::new(), descriptor, fills);
+            }
+            json::message::<M>(&body, descriptor, fills, budget.as_ref())
+        };
+        off_worker_if(is_large, reading).await??
     } else {
         json::object(query_fields(&request, &descriptor, &mut unknown)?, descriptor, fills)?
     };

@@ -20,6 +20,7 @@ mod metering;
 pub mod origin;
 mod prices;
 mod recharge;
+mod refund;
 pub mod reports;
 pub mod request;
 mod reservation;
@@ -40,6 +41,7 @@ pub use self::{
     metering::StreamService,
     prices::PriceService,
     recharge::{Admission, Hints, RechargeService},
+    refund::RefundService,
     reports::{ExportLimits, ReportService},
     reservation::ReservationService,
     tokens::TokenService,

@@ -263,6 +263,8 @@ fn transaction_reply(transaction: Transaction) -> GetTransactionReply {
         held_free_count: reservation.map_or(0, |reservation| int32(reservation.free)),
         held_amount: reservation.map_or_else(Default::default, |reservation| reservation.amount).to_wire(),
         expires_at: reservation.map(|reservation| reservation.expires_at.into()),
+        refunded_count: int32(transaction.refunded.units()),
+        refunded_amount: transaction.refunded.amount.to_wire(),
         price_version: transaction.priced_by().map(|version| version.id.to_string()).unwrap_or_default(),
         shortfall: transaction.shortfall.to_wire(),
         service_tier: service_tier.map(ServiceTier::to_string).unwrap_or_default(),

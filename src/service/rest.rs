@@ -81,6 +81,7 @@ pub fn public_routes(limit: usize) -> Router<Rest> {
         .route(RECHARGE_PATH, post(recharge))
         .route("/api/v1/billing/recharge/{order_id}", get(rpc!(recharges.get_recharge_order)))
         .route("/api/v1/billing/recharges", get(rpc!(recharges.list_recharge_orders)))
+        .route("/api/v1/billing/adjustments", get(rpc!(accounts.list_adjustments)))
         .route("/api/v1/billing/records", get(rpc!(reports.list_records)))
         .route("/api/v1/billing/records.csv", get(export_records))
         .route("/api/v1/billing/stats/today", get(rpc!(reports.get_stats_today)))
@@ -120,6 +121,7 @@ pub fn internal_routes(limit: usize) -> Router<Rest> {
             get(rpc!(limits.get_api_key_quota)).post(rpc!(audited limits.set_api_key_quota, IdSource::None)),
         )
         .route("/internal/v1/billing/adjust", post(rpc!(audited accounts.adjust_balance, IdSource::AdjustmentId)))
+        .route("/internal/v1/billing/refund", post(rpc!(audited refunds.refund_charge, IdSource::RefundId)))
         .route("/internal/v1/billing/quote", post(rpc!(prices.quote_price)))
         .route(
             "/internal/v1/billing/prices",

@@ -58,6 +58,7 @@ pub fn rest_rpc(method: &Method, route: &str) -> Option<&'static str> {
         RECHARGE_PATH => "Recharge",
         "/api/v1/billing/recharge/{order_id}" => "GetRechargeOrder",
         "/api/v1/billing/recharges" => "ListRechargeOrders",
+        "/api/v1/billing/adjustments" => "ListAdjustments",
         "/api/v1/billing/records" => "ListRecords",
         "/api/v1/billing/records.csv" => "ExportRecords",
         "/api/v1/billing/stats/today" => "GetStatsToday",
@@ -79,6 +80,7 @@ pub fn rest_rpc(method: &Method, route: &str) -> Option<&'static str> {
         "/internal/v1/billing/api-keys/{api_key_id}/quota" if is_get => "GetApiKeyQuota",
         "/internal/v1/billing/api-keys/{api_key_id}/quota" => "SetApiKeyQuota",
         "/internal/v1/billing/adjust" => "AdjustBalance",
+        "/internal/v1/billing/refund" => "RefundCharge",
         "/internal/v1/billing/quote" => "QuotePrice",
         "/internal/v1/billing/prices" => match *method {
             Method::DELETE => "DeletePriceVersion",

@@ -98,6 +98,7 @@ fn adjustment(id: &str, amount: f64) -> AdjustBalanceRequest {
         reason: "goodwill".into(),
         adjustment_id: id.into(),
         operator: "anna".into(),
+        allow_negative: false,
     }
 }
 

@@ -27,8 +27,10 @@ use crate::{
         caller::{Client, connections},
         charge, code_of,
         process::ServerProcess,
+        traced,
         wait::until,
     },
+    refunds::refund,
 };
 
 fn adjustment(user: &str, id: &str, amount: f64) -> AdjustBalanceRequest {
@@ -38,6 +40,7 @@ fn adjustment(user: &str, id: &str, amount: f64) -> AdjustBalanceRequest {
         reason: "a \"good\" reason\\".into(),
         adjustment_id: id.into(),
         operator: "anna".into(),
+        allow_negative: false,
     }
 }
 
@@ -318,7 +321,13 @@ struct Operators {
 const OPERATORS: usize = 8;
 
 impl Operators {
-    fn start(servers: &[&str]) -> Self {
+    /// Each operator's user has a charge of free units, to be refunded.
+    async fn start(servers: &[&str]) -> Self {
+        for number in 0..OPERATORS {
+            let client = Client::new(connections(servers)[0].clone());
+            let charge = traced("to refund", charge(&format!("u{number}"), "passport", 10_000));
+            client.clone().deduct_quota(charge).await.unwrap();
+        }
         let (servers, stop) = (watch::Sender::new(connections(servers)), CancellationToken::new());
         let (done, unanswered) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let mut running = JoinSet::new();
@@ -362,15 +371,16 @@ impl Operators {
 /// The next call of an operator. Each operator has its own user and API key.
 async fn operate(mut client: Client, number: usize, call: usize) -> Result<(), tonic::Status> {
     let (user, limit) = (format!("u{number}"), i32::try_from(call).unwrap());
-    match call % 5 {
+    match call % 6 {
+        5 => client.refund_charge(refund(&user, "to refund", &format!("r{call}"), 1)).await.map(drop),
         0 => client.adjust_balance(adjustment(&user, &format!("a{call}"), 1.0)).await.map(drop),
         1 => {
-            let to = ["ACTIVE", "FROZEN", "CLOSED"][call / 5 % 3];
+            let to = ["ACTIVE", "FROZEN", "CLOSED"][call / 6 % 3];
             client.set_account_status(status(&user, to)).await.map(drop)
         }
-        2 => client.set_user_limits(caps(&user, Some(limit).filter(|_| call % 10 == 2), None)).await.map(drop),
+        2 => client.set_user_limits(caps(&user, Some(limit).filter(|_| call % 12 == 2), None)).await.map(drop),
         3 => {
-            let limit = Some(f64::from(limit)).filter(|_| call % 10 == 3);
+            let limit = Some(f64::from(limit)).filter(|_| call % 12 == 3);
             client.set_api_key_quota(key_quota(&format!("k{number}"), "requests", "day", limit)).await.map(drop)
         }
         _ => {
@@ -397,6 +407,14 @@ async fn assert_trail_is_whole(database: &Database) {
     let mut stored = database.rows(&ids, "FROM balance_adjustment").await;
     stored.sort();
     assert_eq!(adjusted, stored);
+
+    let mut refunded: Vec<_> =
+        of("RefundCharge").iter().map(|(user, _, after)| vec![user.clone(), text(&after["refund_id"])]).collect();
+    refunded.sort();
+    let mut stored = database.rows(&["user_id", "refund_id"], "FROM charge_refund").await;
+    stored.sort();
+    assert!(!stored.is_empty());
+    assert_eq!(refunded, stored);
 
     let mut opened: Vec<_> = of("InitializeUser").into_iter().map(|(user, ..)| vec![user]).collect();
     opened.sort();
@@ -454,7 +472,7 @@ async fn kills_of_the_server_leave_no_change_without_its_event(#[values(MySql, S
     let database = Database::create(on).await;
     let conf = database.config_file(&[]);
     let mut server = ServerProcess::start_beside(&conf).await;
-    let operators = Operators::start(&[&server.grpc]);
+    let operators = Operators::start(&[&server.grpc]).await;
     for _ in 0..8 {
         operators.succeed(60).await;
         server.kill();
@@ -472,7 +490,7 @@ async fn kills_of_the_server_leave_no_change_without_its_event(#[values(MySql, S
 async fn retried_batches_leave_each_event_once() {
     let database = Database::create(MySql).await;
     let server = ServerProcess::start_beside(&database.config_file(&[])).await;
-    let operators = Operators::start(&[&server.grpc]);
+    let operators = Operators::start(&[&server.grpc]).await;
     let mut killed = 0;
     for _ in 0..60 {
         operators.succeed(8).await;

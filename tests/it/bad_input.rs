@@ -94,6 +94,7 @@ async fn other_bad_requests_are_refused_by_field(#[values(MySql, Sqlite)] on: Ba
         reason: "r".into(),
         adjustment_id: "id".into(),
         operator: String::new(),
+        allow_negative: false,
     };
     for (request, field) in [
         (AdjustBalanceRequest { user_id: String::new(), ..adjust() }, "user_id"),
@@ -120,7 +121,7 @@ async fn other_bad_requests_are_refused_by_field(#[values(MySql, Sqlite)] on: Ba
         (ListRecordsRequest { page: 502, ..list() }, "10009", "page"),
         (ListRecordsRequest { page_size: -1, ..list() }, "10009", "page_size"),
         (ListRecordsRequest { page_size: 101, ..list() }, "10009", "page_size"),
-        (ListRecordsRequest { r#type: 3, ..list() }, "10009", "type"),
+        (ListRecordsRequest { r#type: 5, ..list() }, "10009", "type"),
         (ListRecordsRequest { service_name: "none".into(), ..list() }, "10008", "service_name"),
         (ListRecordsRequest { from: "yesterday".into(), ..list() }, "10009", "from"),
         (ListRecordsRequest { to: "2026-13-01".into(), ..list() }, "10009", "to"),
@@ -151,6 +152,7 @@ async fn a_deceptive_text_is_refused_by_field() {
         reason: "r".into(),
         adjustment_id: "id".into(),
         operator: "o".into(),
+        allow_negative: false,
     };
     let deduct = || DeductQuotaRequest { trace_id: "t".into(), ..charge("u", "asset", 1) };
     for letter in DECEPTIVE.chars() {

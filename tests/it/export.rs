@@ -60,7 +60,7 @@ async fn an_export_agrees_with_the_list(#[values(MySql, Sqlite)] on: Backend) {
     assert_eq!(
         csv.lines().next().unwrap(),
         "id,created_at,service_name,type,amount,count,trace_id,api_key_id,model,input_tokens,output_tokens,\
-         cached_input_tokens,billing_day,cache_write_tokens,cache_write_1h_tokens,reasoning_tokens,audio_input_tokens,\
+         cached_input_tokens,billing_day,late_of,cache_write_tokens,cache_write_1h_tokens,reasoning_tokens,audio_input_tokens,\
          audio_output_tokens,images"
     );
     let exported = rows(&csv);
@@ -116,7 +116,7 @@ async fn an_export_has_the_billing_day_of_each_record(#[values(MySql, Sqlite)] o
 #[tokio::test]
 async fn a_bad_export_request_is_an_error_without_a_file() {
     let service = Service::start(Sqlite).await;
-    for (query, field) in [("", "user_id"), ("user_id=u&type=3", "type"), ("user_id=u&page=2", "page")] {
+    for (query, field) in [("", "user_id"), ("user_id=u&type=5", "type"), ("user_id=u&page=2", "page")] {
         let (status, kind, body) = export(&service, query).await;
         assert_eq!((status, kind.as_str()), (400, "application/json"), "{query}");
         assert!(body.contains(&format!(r#""field":"{field}""#)), "{body}");

@@ -46,6 +46,7 @@ mod ready;
 mod recharge;
 mod records;
 mod redis_servers;
+mod refunds;
 mod request_ids;
 mod reservations;
 mod rest;

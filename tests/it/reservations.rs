@@ -58,7 +58,7 @@ impl Service {
         self.internal.clone().release_reservation(request).await.map(|reply| reply.into_inner())
     }
 
-    async fn transaction(&self, user: &str, trace: &str) -> GetTransactionReply {
+    pub async fn transaction(&self, user: &str, trace: &str) -> GetTransactionReply {
         let request = GetTransactionRequest { user_id: user.into(), trace_id: trace.into() };
         self.internal.clone().get_transaction(request).await.unwrap().into_inner()
     }

@@ -22,8 +22,10 @@ async fn replies_have_all_fields_with_snake_case_names(#[values(MySql, Sqlite)] 
     assert_eq!(account["quotas"][0]["used_quota"], 0);
     assert_eq!(service.get("/api/v1/billing/account/new_user_001").await.1, account);
     let (_, summary) = service.get("/api/v1/billing/stats/summary?userId=new_user_001").await;
-    let empty =
-        json!({"user_id": "new_user_001", "total_count": 0, "total_cost": 0.0, "services": [], "total_units": "0"});
+    let empty = json!({
+        "user_id": "new_user_001", "total_count": 0, "total_cost": 0.0, "services": [], "total_units": "0",
+        "refunded_count": 0, "refunded_cost": 0.0, "refunded_units": "0",
+    });
     assert_eq!(summary, empty);
 }
 

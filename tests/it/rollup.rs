@@ -55,7 +55,8 @@ async fn some_use(on: Backend) -> Service {
 #[rstest]
 #[case::missing("DELETE FROM usage_daily", 3)]
 #[case::of_no_record(
-    "INSERT INTO usage_daily SELECT user_id, '2025-01-01', service_name, 1, 0, 0, 1, 0 \
+    "INSERT INTO usage_daily \
+    (user_id, usage_date, service_name, free_count, paid_count, amount, free_records, paid_records) SELECT user_id, '2025-01-01', service_name, 1, 0, 0, 1, 0 \
     FROM usage_daily WHERE user_id = 'b' AND usage_date = '2026-02-01'",
     1
 )]

@@ -80,6 +80,7 @@ async fn every_unanswered_posting_names_its_id(#[values(MySql, Sqlite)] on: Back
         reason: "r".into(),
         adjustment_id: "a-1".into(),
         operator: String::new(),
+        allow_negative: false,
     };
     assert_eq!(metadata(&internal.adjust_balance(adjust).await.unwrap_err(), "adjustment_id"), "a-1");
     lock.release().await;

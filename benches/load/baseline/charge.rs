@@ -71,6 +71,7 @@ pub async fn charge(
         free_remaining: total - used - free,
         free_remaining_units: (total - used - free).into(),
         replayed: false,
+        shortfall: 0.0,
     })
 }
 

@@ -21,10 +21,10 @@ use billing_service::{
         GetApiKeyQuotaRequest, GetTransactionReply, GetTransactionRequest, InitializeUserReply, InitializeUserRequest,
         ListAuditEventsReply, ListAuditEventsRequest, ListPriceVersionsReply, ListPriceVersionsRequest,
         MeterStreamReply, MeterStreamRequest, PutPriceVersionReply, PutPriceVersionRequest, QuotePriceReply,
-        QuotePriceRequest, RechargeCallbackReply, RechargeCallbackRequest, ReleaseReservationReply,
-        ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, SetAccountStatusReply,
-        SetAccountStatusRequest, SetApiKeyQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest, SetUserPlanReply,
-        SetUserPlanRequest,
+        QuotePriceRequest, RechargeCallbackReply, RechargeCallbackRequest, RefundChargeReply, RefundChargeRequest,
+        ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest,
+        SetAccountStatusReply, SetAccountStatusRequest, SetApiKeyQuotaRequest, SetUserLimitsReply,
+        SetUserLimitsRequest, SetUserPlanReply, SetUserPlanRequest,
         billing_internal_service_server::{BillingInternalService, BillingInternalServiceServer},
     },
 };
@@ -159,6 +159,10 @@ impl BillingInternalService for Baseline {
     }
 
     async fn adjust_balance(&self, _: Request<AdjustBalanceRequest>) -> Reply<AdjustBalanceReply> {
+        not_measured()
+    }
+
+    async fn refund_charge(&self, _: Request<RefundChargeRequest>) -> Reply<RefundChargeReply> {
         not_measured()
     }
 

@@ -85,7 +85,7 @@ pub struct ImportOptions {
 
 impl Runner {
     pub fn new(config: Arc<Config>, store: Arc<dyn Store>, clock: Arc<dyn Clock>, stop: CancellationToken) -> Self {
-        let calendar = Calendar::new(config.billing.timezone, clock.clone());
+        let calendar = config.calendar(clock.clone());
         Self { config, store, clock, calendar, stop, metrics: None, import: None }
     }
 

@@ -15,11 +15,12 @@ use uuid::Uuid;
 use crate::biz::values::{error::StoreError, ids::UserId, paging::Cursor};
 
 /// The rpcs whose calls leave events.
-pub const AUDITED_RPCS: [&str; 8] = [
+pub const AUDITED_RPCS: [&str; 9] = [
     ADJUST_BALANCE,
     DELETE_PRICE_VERSION,
     INITIALIZE_USER,
     PUT_PRICE_VERSION,
+    REFUND_CHARGE,
     SET_ACCOUNT_STATUS,
     SET_API_KEY_QUOTA,
     SET_USER_LIMITS,
@@ -30,6 +31,7 @@ pub const ADJUST_BALANCE: &str = "AdjustBalance";
 pub const DELETE_PRICE_VERSION: &str = "DeletePriceVersion";
 pub const PUT_PRICE_VERSION: &str = "PutPriceVersion";
 pub const INITIALIZE_USER: &str = "InitializeUser";
+pub const REFUND_CHARGE: &str = "RefundCharge";
 pub const SET_ACCOUNT_STATUS: &str = "SetAccountStatus";
 pub const SET_API_KEY_QUOTA: &str = "SetApiKeyQuota";
 pub const SET_USER_LIMITS: &str = "SetUserLimits";

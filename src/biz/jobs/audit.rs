@@ -1,10 +1,13 @@
 //! The audit compares each account with its history.
 //!
 //! For every user:
-//! - balance = successful recharges + adjustments − charged amounts
-//! - used quota of a month = free units of its records + units taken over from the legacy service
+//! - balance = successful recharges + adjustments − charged amounts + refunds of charges
+//! - used quota of a month = free units of its records, less those given back, + units taken over from
+//!   the legacy service
 //! - rollup of a day = its records
 //! - settled transactions = their records
+//! - refunds = their records = the sums that the refunded charges have; no charge is refunded beyond its
+//!   units and its amount
 //! - holds = PENDING reservations
 //!
 //! It also names the rows that the service cannot read, among them the quotas of API keys, which have
@@ -41,6 +44,8 @@ pub struct Evidence {
     /// Sum and units of the records that belong to a transaction.
     pub recorded_amount: Money,
     pub recorded_count: i64,
+    /// The refunds of charges.
+    pub refunds: RefundBooks,
     pub used_quotas: BTreeMap<(ServiceName, String), i64>,
     /// Used units without a record, of quotas that were taken over from the legacy service. Below
     /// zero if the legacy records have more units than the legacy service had counted.
@@ -53,7 +58,8 @@ pub struct Evidence {
     /// The sum of the holds of PENDING reservations.
     pub reserved: Money,
     pub reserved_quotas: BTreeMap<(ServiceName, String), i64>,
-    /// Sum of all records, and their free units in each month.
+    /// Sum of all records but refunds; and of each month the free units of all records, less those that
+    /// were given back.
     pub charged: Money,
     pub free_units: BTreeMap<(ServiceName, String), i64>,
     /// The days on which rollup and records differ, at most [`MAX_DAYS`] for all users of one
@@ -75,6 +81,7 @@ impl Evidence {
             settled_count: 0,
             recorded_amount: Money::ZERO,
             recorded_count: 0,
+            refunds: RefundBooks::default(),
             used_quotas: BTreeMap::new(),
             opened_quotas: BTreeMap::new(),
             held: Money::ZERO,
@@ -90,6 +97,23 @@ impl Evidence {
     }
 }
 
+/// The refunds of one user's charges, as three tables have them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RefundBooks {
+    /// Sum of the refunds, and their units, with and without those that lapsed.
+    pub amount: Money,
+    pub count: i64,
+    pub given_back_count: i64,
+    /// Sum and units of their records.
+    pub recorded_amount: Money,
+    pub recorded_count: i64,
+    /// Sum and units in the refunded charges.
+    pub charges_amount: Money,
+    pub charges_count: i64,
+    /// The number of charges that have another sum than their refunds, or more than they were.
+    pub wrong_charges: u64,
+}
+
 /// Usage of one service on one day, with the number of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DayBook {
@@ -98,6 +122,11 @@ pub struct DayBook {
     pub amount: Money,
     pub free_records: i64,
     pub paid_records: i64,
+    pub refunded_free: i64,
+    pub refunded_paid: i64,
+    pub refunded_amount: Money,
+    pub free_refunds: i64,
+    pub paid_refunds: i64,
 }
 
 /// A day of one service on which rollup and records differ.
@@ -111,8 +140,14 @@ pub struct DifferingDay {
 
 impl fmt::Display for DayBook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { free_count, paid_count, amount, free_records: free, paid_records: paid } = self;
-        write!(f, "{free_count} free units in {free} records, {paid_count} paid units in {paid} records for {amount}")
+        let Self { free_count, paid_count, amount, free_records: free, paid_records: paid, .. } = self;
+        write!(f, "{free_count} free units in {free} records, {paid_count} paid units in {paid} records for {amount}")?;
+        if self.free_refunds != 0 || self.paid_refunds != 0 {
+            let Self { refunded_free, refunded_paid, refunded_amount, free_refunds, paid_refunds, .. } = self;
+            let free = format!("{refunded_free} free units in {free_refunds} records");
+            write!(f, ", refunded {free}, {refunded_paid} paid units in {paid_refunds} records for {refunded_amount}")?;
+        }
+        Ok(())
     }
 }
 
@@ -246,12 +281,22 @@ pub fn compare(evidence: &Evidence) -> Vec<Difference> {
         }
     };
 
-    let balance: Money = [evidence.recharged, evidence.adjusted, -evidence.charged].into_iter().sum();
+    // Each kind of movement of the balance, signed as it moved it. Refunds and chargebacks of top-ups
+    // belong here, beside the top-ups.
+    let movements = [evidence.recharged, evidence.adjusted, -evidence.charged, evidence.refunds.recorded_amount];
+    let balance: Money = movements.into_iter().sum();
     let says = evidence.balance.map_or("no account".into(), |balance| balance.to_string());
     expect("balance".into(), says, balance.to_string());
 
     expect("amount of transactions".into(), evidence.settled_amount.to_string(), evidence.recorded_amount.to_string());
     expect("units of transactions".into(), evidence.settled_count.to_string(), evidence.recorded_count.to_string());
+
+    let refunds = &evidence.refunds;
+    expect("amount of refunds".into(), refunds.amount.to_string(), refunds.recorded_amount.to_string());
+    expect("units of refunds".into(), refunds.given_back_count.to_string(), refunds.recorded_count.to_string());
+    expect("amount of refunded charges".into(), refunds.charges_amount.to_string(), refunds.amount.to_string());
+    expect("units of refunded charges".into(), refunds.charges_count.to_string(), refunds.count.to_string());
+    expect("charges with other refunds than their sum".into(), refunds.wrong_charges.to_string(), 0.to_string());
 
     let opened = evidence.opened_quotas.iter().map(|(key, units)| (key.clone(), i128::from(*units)));
     let mut free: BTreeMap<(ServiceName, String), i128> = opened.collect();

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use crate::biz::values::{
-    calendar::DaySpan,
+    calendar::{DaySpan, Month},
     error::StoreError,
     ids::{ApiKeyId, ModelName, ServiceName, TraceId, UserId},
     money::Money,
@@ -17,6 +17,10 @@ use crate::biz::values::{
 pub enum RecordType {
     Free = 1,
     Balance = 2,
+    /// Free units that a refund has given back.
+    FreeRefund = 3,
+    /// Money that a refund has given back.
+    BalanceRefund = 4,
 }
 
 impl RecordType {
@@ -24,6 +28,8 @@ impl RecordType {
         match number {
             1 => Some(Self::Free),
             2 => Some(Self::Balance),
+            3 => Some(Self::FreeRefund),
+            4 => Some(Self::BalanceRefund),
             _ => None,
         }
     }
@@ -43,6 +49,8 @@ pub struct Record {
     pub api_key: Option<ApiKeyId>,
     pub model: Option<ModelName>,
     pub usage: Option<Usage>,
+    /// The closed month to which it would have counted. It counts to the month of its own time.
+    pub late_of: Option<Month>,
 }
 
 /// The records to list.

@@ -19,6 +19,9 @@ pub struct Totals {
     pub free_count: u64,
     pub paid_count: u64,
     pub amount: Money,
+    /// Units and money that refunds have given back on these days. The other figures are gross.
+    pub refunded_count: u64,
+    pub refunded_amount: Money,
 }
 
 impl Totals {
@@ -33,6 +36,8 @@ impl std::iter::Sum for Totals {
             free_count: sum.free_count.saturating_add(one.free_count),
             paid_count: sum.paid_count.saturating_add(one.paid_count),
             amount: [sum.amount, one.amount].into_iter().sum(),
+            refunded_count: sum.refunded_count.saturating_add(one.refunded_count),
+            refunded_amount: [sum.refunded_amount, one.refunded_amount].into_iter().sum(),
         })
     }
 }

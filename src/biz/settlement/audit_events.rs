@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use serde_json::json;
 
-use super::posting::{Adjusted, Adjustment, Batch, Opening, PlanChange, Posting, StatusChange};
+use super::{
+    posting::{Adjusted, Adjustment, Batch, Opening, PlanChange, Posting, Refund, StatusChange},
+    refund::Refunded,
+};
 use crate::biz::{
     audit_trail::AuditEvent,
     values::{
@@ -31,14 +34,32 @@ pub fn of_openings(batch: &Batch, created: &BTreeSet<UserId>) -> BTreeMap<UserId
 
 /// The event of an adjustment of the balance `before`.
 pub fn of_adjustment(request: &Adjustment, before: Money, adjusted: &Adjusted) -> AuditEvent {
-    let after = json!({
+    let mut after = json!({
         "balance": adjusted.balance_after.to_string(),
         "adjustment_id": request.id.as_str(),
         "amount": request.content.amount.to_string(),
         "operator": request.content.operator,
     });
+    if request.allow_negative {
+        after["allow_negative"] = true.into();
+    }
     let before = json!({"balance": before.to_string()});
     request.call.event(adjusted.created_at, Some(&request.user), Some(before), Some(after))
+}
+
+/// The event of a refund on the balance `before`.
+pub fn of_refund(request: &Refund, before: Money, refunded: &Refunded) -> AuditEvent {
+    let after = json!({
+        "balance": refunded.balance_after.to_string(),
+        "refund_id": request.id.as_str(),
+        "trace_id": request.content.trace.as_str(),
+        "amount": refunded.amount.to_string(),
+        "free_count": refunded.free,
+        "paid_count": refunded.paid,
+        "refunded_count": refunded.sum.units(),
+    });
+    let before = json!({"balance": before.to_string()});
+    request.call.event(refunded.created_at, Some(&request.user), Some(before), Some(after))
 }
 
 /// The event of a change of the status `before`.

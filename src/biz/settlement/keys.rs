@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 
 use super::posting::{Batch, Charge, Posting};
-use crate::biz::values::ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, ServiceName, TraceId, UserId};
+use crate::biz::values::ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, RefundId, ServiceName, TraceId, UserId};
 
 /// The keys of a batch.
 #[derive(Debug, Default)]
@@ -18,10 +18,13 @@ pub struct Keys<'a> {
     pub quotas: BTreeSet<(&'a UserId, &'a ServiceName)>,
     /// Transactions that may exist.
     pub transactions: BTreeSet<(&'a UserId, &'a TraceId)>,
-    /// The reservations that end or report. Their holds may belong to another month.
+    /// The reservations that end or report, and the charges that are refunded. Their free units may
+    /// belong to another month.
     pub ending: BTreeSet<(&'a UserId, &'a TraceId)>,
     /// Adjustments that may exist.
     pub adjustments: BTreeSet<(&'a UserId, &'a AdjustmentId)>,
+    /// Refunds that may exist.
+    pub refunds: BTreeSet<(&'a UserId, &'a RefundId)>,
     /// Audit events that may exist, of calls whose repeat is not known by another row.
     pub audit_events: BTreeSet<Uuid>,
     /// API keys that may have quotas. The API key of an ending reservation is in its transaction.
@@ -52,6 +55,10 @@ impl<'a> Keys<'a> {
                 Posting::Adjust(adjustment) => {
                     keys.accounts.insert(user);
                     keys.adjustments.insert((user, &adjustment.id));
+                }
+                Posting::Refund(refund) => {
+                    keys.end(user, &refund.content.trace);
+                    keys.refunds.insert((user, &refund.id));
                 }
                 Posting::SetStatus(change) => {
                     keys.accounts.insert(user);

@@ -5,6 +5,7 @@
 //! and commits. The callers get their answers after the commit.
 
 pub mod accounts;
+pub mod adjustments;
 pub mod audit_events;
 pub mod change;
 pub mod commit_listener;
@@ -15,6 +16,7 @@ pub mod lock;
 pub mod order;
 pub mod posting;
 mod pricing;
+pub mod refund;
 pub mod rule;
 mod sanity;
 pub mod sweep;

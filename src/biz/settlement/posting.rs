@@ -17,12 +17,15 @@ use crate::biz::{
         prices::PriceBook,
         quote::{Quote, Tariff},
     },
-    settlement::order::Order,
+    settlement::{
+        order::Order,
+        refund::{RefundContent, Refunded},
+    },
     values::{
         account_status::AccountStatus,
-        calendar::BillingTime,
+        calendar::{BillingTime, Periods},
         error::Error,
-        ids::{AdjustmentId, ModelName, OrderId, PaymentId, PlanName, ServiceTier, TraceId, UserId},
+        ids::{AdjustmentId, ModelName, OrderId, PaymentId, PlanName, RefundId, ServiceTier, TraceId, UserId},
         money::Money,
         usage::Usage,
     },
@@ -40,6 +43,7 @@ pub enum Posting {
     Release(Release),
     Expire(Expire),
     Adjust(Adjustment),
+    Refund(Refund),
     UpdateOrder(OrderUpdate),
     SetStatus(StatusChange),
     SetPlan(PlanChange),
@@ -56,6 +60,7 @@ impl Posting {
             Posting::Release(release) => &release.user,
             Posting::Expire(expire) => &expire.user,
             Posting::Adjust(adjustment) => &adjustment.user,
+            Posting::Refund(refund) => &refund.user,
             Posting::UpdateOrder(update) => &update.user,
             Posting::SetStatus(change) => &change.user,
             Posting::SetPlan(change) => &change.user,
@@ -78,6 +83,9 @@ pub struct Charge {
     pub trace: TraceId,
     /// Two requests with one trace id are the same request if their contents are equal.
     pub content: ChargeContent,
+    /// Whether the work is done. Such a charge is not refused for money, caps or key quotas: the policy
+    /// of the service decides about the cost that the balance does not cover.
+    pub is_delivered: bool,
     /// The price, or the reason that there is none. Without a price, a repeat of a priced call still
     /// finds its outcome.
     /// Without a plan of the user.
@@ -203,6 +211,8 @@ pub struct Adjustment {
     pub user: UserId,
     pub id: AdjustmentId,
     pub content: AdjustmentContent,
+    /// Whether a debit may take the balance below zero, and below the holds.
+    pub allow_negative: bool,
     /// Id of this request, with the purpose of [`Charge::record_ids`].
     pub request: Uuid,
     pub call: AuditedCall,
@@ -229,6 +239,18 @@ impl AdjustmentContent {
         .filter_map(|(field, differs)| differs.then_some(field))
         .collect()
     }
+}
+
+/// A refund of a charge, in whole or in part.
+#[derive(Debug, Clone)]
+pub struct Refund {
+    pub user: UserId,
+    pub id: RefundId,
+    pub content: RefundContent,
+    /// The ids of its records; the main one belongs to the balance, and identifies this request. Set
+    /// before the first attempt, as those of a charge.
+    pub record_ids: RecordIds,
+    pub call: AuditedCall,
 }
 
 /// A new status of an account.
@@ -287,13 +309,15 @@ pub struct Batch {
     pub at: BillingTime,
     /// The services of new accounts, and the policies of reservations.
     pub catalog: Arc<Catalog>,
+    /// The months that have closed.
+    pub periods: Periods,
 }
 
 impl Batch {
     /// The same batch without the postings of some accounts.
     pub fn without(&self, left_out: &LeftOut) -> Batch {
         let kept = self.postings.iter().filter(|posting| !left_out.contains(posting.user()));
-        Batch { postings: kept.cloned().collect(), at: self.at, catalog: self.catalog.clone() }
+        Batch { postings: kept.cloned().collect(), at: self.at, catalog: self.catalog.clone(), periods: self.periods }
     }
 }
 
@@ -352,6 +376,10 @@ pub enum Outcome {
     },
     Adjusted {
         adjusted: Adjusted,
+        replayed: bool,
+    },
+    Refunded {
+        refunded: Refunded,
         replayed: bool,
     },
     OrderUpdated {

@@ -10,8 +10,9 @@ use crate::biz::{
     account::catalog::QuotaUnit,
     charge::{Split, prices::PriceVersion, quote::MAX_TOKENS},
     limits::key_quota::Take,
+    settlement::refund::{RefundedPart, share},
     values::{
-        calendar::Month,
+        calendar::{Month, Periods},
         error::StoreError,
         ids::{ApiKeyId, ModelName, PlanName, ServiceName, ServiceTier, TraceId, UserId},
         invalid::Invalid,
@@ -45,6 +46,8 @@ pub struct Transaction {
     /// The id of the main record once it is committed. Until then, the id of the request that set the
     /// status, or of the current stream.
     pub record_id: Uuid,
+    /// The sum of its refunds.
+    pub refunded: RefundedPart,
     /// State of the account right after the charge.
     pub balance_after: Money,
     pub free_remaining_after: u64,
@@ -59,6 +62,34 @@ impl Transaction {
     /// The charge so far.
     pub fn split(&self) -> Split {
         Split { free: self.free, paid: self.paid, amount: self.amount }
+    }
+
+    /// The month whose free quota the charge took.
+    pub fn charged_month(&self, periods: Periods) -> Month {
+        match &self.reservation {
+            Some(reservation) => reservation.charged_month(),
+            None => periods.at(self.created_at).month,
+        }
+    }
+
+    /// The amount that a charge takes from the caps and the quotas of its API key: without the refunded
+    /// part. It is no call any more once all of its units are refunded.
+    pub fn kept(&self) -> Take {
+        let units = self.free + self.paid;
+        let delivered = self.reservation.as_ref().and_then(|reservation| reservation.delivered.as_ref());
+        // The report that a commit without usage took is not stored beyond it. The estimate is, and is
+        // at most as much.
+        let named = delivered.map_or(self.content.usage, |delivered| delivered.usage);
+        let usage = named.filter(|usage| usage.tokens() > 0).or(self.content.estimate);
+        let tokens = match (self.quota_unit, &self.reservation) {
+            (QuotaUnit::Tokens, Some(_)) => units.into(),
+            _ => usage.map_or(0, |usage| i64::try_from(usage.tokens()).unwrap_or(i64::MAX)),
+        };
+        Take {
+            requests: i64::from(self.refunded.units() < units),
+            tokens: tokens - share(tokens, self.refunded.units(), units),
+            amount: self.amount.minus(self.refunded.amount),
+        }
     }
 
     /// The requested units.
@@ -155,8 +186,10 @@ pub struct Reservation {
     /// The expected cost of all reserved units without free quota.
     pub full_cost: Money,
     pub expires_at: DateTime<Utc>,
-    /// The billing day of the reserve. The commit counts to this day.
+    /// The billing day of the reserve. The commit counts to this day, unless its month has closed.
     pub day: NaiveDate,
+    /// The day that the commit counts to, if the month of the reserve had closed before it.
+    pub late_day: Option<NaiveDate>,
     /// The last stored usage of its stream.
     pub reported: Option<Usage>,
     /// The content of the commit, once it is committed.
@@ -179,6 +212,11 @@ impl Reservation {
     /// The month of the held free quota.
     pub fn month(&self) -> Month {
         Month::of(self.day)
+    }
+
+    /// The month whose free quota the charge took.
+    pub fn charged_month(&self) -> Month {
+        self.late_day.map_or_else(|| self.month(), Month::of)
     }
 
     /// `usage`, but with at least the output that was reported before. A reopened stream may report

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc, time::Instant};
 
-use chrono::{DateTime, Datelike, Days, Duration, NaiveDate, NaiveDateTime, TimeZone, Timelike, Utc};
+use chrono::{DateTime, Datelike, Days, Duration, NaiveDate, NaiveDateTime, TimeDelta, TimeZone, Timelike, Utc};
 use chrono_tz::Tz;
 
 use crate::biz::values::invalid::Invalid;
@@ -140,13 +140,24 @@ const MAX_SKIPPED_QUARTERS: i64 = 26 * 4;
 
 /// Converts instants to billing days. The zone comes from the configuration, never from the machine.
 pub struct Calendar {
-    zone: Tz,
+    periods: Periods,
     clock: Box<dyn Clock>,
 }
 
 impl Calendar {
     pub fn new(zone: Tz, clock: impl Clock) -> Self {
-        Self { zone, clock: Box::new(clock) }
+        Self { periods: Periods { zone, close_after: DEFAULT_CLOSE_AFTER }, clock: Box::new(clock) }
+    }
+
+    /// The same calendar, in which a month closes so long after its end.
+    pub fn closing_after(mut self, close_after: TimeDelta) -> Self {
+        self.periods.close_after = close_after;
+        self
+    }
+
+    /// The days and months, without the clock.
+    pub fn periods(&self) -> Periods {
+        self.periods
     }
 
     pub fn now(&self) -> BillingTime {
@@ -156,6 +167,45 @@ impl Calendar {
     /// A monotonic time, for spans within this process.
     pub fn instant(&self) -> Instant {
         self.clock.instant()
+    }
+
+    pub fn at(&self, instant: DateTime<Utc>) -> BillingTime {
+        self.periods.at(instant)
+    }
+
+    /// The instant at which `day` begins.
+    pub fn start_of(&self, day: NaiveDate) -> DateTime<Utc> {
+        self.periods.start_of(day)
+    }
+
+    /// The first instant of a span of days, and the first instant after it.
+    pub fn bounds(&self, span: DaySpan) -> (DateTime<Utc>, DateTime<Utc>) {
+        let after = span.last.checked_add_days(Days::new(1)).unwrap_or(span.last);
+        (self.start_of(span.first), self.start_of(after))
+    }
+
+    /// The current month up to today.
+    pub fn this_month(&self) -> DaySpan {
+        let today = self.now().day;
+        DaySpan { first: today.with_day(1).unwrap_or(today), last: today }
+    }
+}
+
+/// The time after the end of a month at which it closes, unless the configuration names another.
+pub const DEFAULT_CLOSE_AFTER: TimeDelta = TimeDelta::hours(72);
+
+/// The days and months of the billing zone, and the time at which a month closes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Periods {
+    zone: Tz,
+    close_after: TimeDelta,
+}
+
+impl Periods {
+    /// Whether a month is closed at an instant: nothing counts to it any more.
+    pub fn is_closed(&self, month: Month, now: BillingTime) -> bool {
+        // Nearly every call is about the running month. The zone is not asked about it.
+        month < now.month && self.start_of(month.next().first_day()) + self.close_after <= now.utc
     }
 
     pub fn at(&self, instant: DateTime<Utc>) -> BillingTime {
@@ -182,18 +232,6 @@ impl Calendar {
         (0..=MAX_SKIPPED_QUARTERS)
             .find_map(|quarter| self.zone.from_local_datetime(&(midnight + Duration::minutes(15 * quarter))).earliest())
             .map_or_else(|| midnight.and_utc(), |start| start.to_utc())
-    }
-
-    /// The first instant of a span of days, and the first instant after it.
-    pub fn bounds(&self, span: DaySpan) -> (DateTime<Utc>, DateTime<Utc>) {
-        let after = span.last.checked_add_days(Days::new(1)).unwrap_or(span.last);
-        (self.start_of(span.first), self.start_of(after))
-    }
-
-    /// The current month up to today.
-    pub fn this_month(&self) -> DaySpan {
-        let today = self.now().day;
-        DaySpan { first: today.with_day(1).unwrap_or(today), last: today }
     }
 }
 

@@ -73,6 +73,10 @@ identifier!(
     AdjustmentId, 128, is_printable, "printable ASCII characters"
 );
 identifier!(
+    /// The id that makes a refund of a charge idempotent, scoped to its user.
+    RefundId, 128, is_printable, "printable ASCII characters"
+);
+identifier!(
     /// The id that makes a top-up idempotent, scoped to its user.
     IdempotencyKey, 128, is_printable, "printable ASCII characters"
 );

@@ -13,6 +13,7 @@ use crate::{
             record::{Counted, Record, RecordFilter, RecordStore, RecordType},
             statistics::{DailyUse, Statistics, Totals},
         },
+        settlement::{adjustments::AdjustmentStore, posting::Adjusted},
         values::{
             calendar::DaySpan,
             error::StoreError,
@@ -20,7 +21,13 @@ use crate::{
             paging::PageStart,
         },
     },
-    data::rows::report::{counted_of, daily_use_of, record_of, service_totals_of},
+    data::{
+        row::Columns,
+        rows::{
+            report::{counted_of, daily_use_of, record_of, service_totals_of},
+            transaction::adjusted_of,
+        },
+    },
 };
 
 /// The last second of the range of DATETIME.
@@ -34,7 +41,7 @@ pub(super) const LAST: DateTime<Utc> = match DateTime::from_timestamp(253_402_30
 macro_rules! newest_of {
     ($table:literal) => {
         concat!(
-            "(SELECT user_id, billing_record_id, service_name, type, amount, count, created_at, trace_id FROM ",
+            "(SELECT user_id, billing_record_id, service_name, type, amount, count, created_at, trace_id, late_of FROM ",
             $table,
             " WHERE user_id = ? AND (? IS NULL OR service_name = ?) AND (? IS NULL OR type = ?) \
              AND created_at >= ? AND created_at < ? AND created_at <= ? AND (created_at < ? OR billing_record_id < ?) \
@@ -48,7 +55,7 @@ macro_rules! newest_of {
 /// record.
 const LIST: &str = concat!(
     "SELECT r.billing_record_id, r.service_name, r.type, r.amount, r.count, r.created_at, r.trace_id, \
-     t.api_key_id, t.model, t.input_tokens, t.output_tokens, t.cached_input_tokens, t.record_id, \
+     t.api_key_id, t.model, t.input_tokens, t.output_tokens, t.cached_input_tokens, t.record_id, r.late_of, \
      t.cache_write_tokens, t.cache_write_1h_tokens, t.audio_input_tokens, t.reasoning_tokens, t.audio_output_tokens, \
      t.images FROM (",
     newest_of!("billing_record"),
@@ -97,9 +104,11 @@ impl RecordStore for MySqlStore {
 
     async fn count_records(&self, filter: &RecordFilter) -> Result<Counted, StoreError> {
         let counted = match filter.kind {
-            None => "free_records + paid_records",
+            None => "free_records + paid_records + COALESCE(free_refunds + paid_refunds, 0)",
             Some(RecordType::Free) => "free_records",
             Some(RecordType::Balance) => "paid_records",
+            Some(RecordType::FreeRefund) => "COALESCE(free_refunds, 0)",
+            Some(RecordType::BalanceRefund) => "COALESCE(paid_refunds, 0)",
         };
         let mut query = QueryBuilder::<MySql>::new("SELECT CAST(COALESCE(SUM(");
         query.push(counted).push("), 0) AS SIGNED), MIN(usage_date), MAX(usage_date) FROM usage_daily WHERE ");
@@ -117,10 +126,40 @@ impl RecordStore for MySqlStore {
 }
 
 #[async_trait]
+impl AdjustmentStore for MySqlStore {
+    async fn adjustments(&self, user: &UserId, start: &PageStart, limit: u32) -> Result<Vec<Adjusted>, StoreError> {
+        let (offset, after, after_id) = match start {
+            PageStart::Offset(offset) => (*offset, LAST, ""),
+            PageStart::After(cursor) => (0, cursor.created_at, cursor.id.as_str()),
+        };
+        // The first condition on the cursor limits the range of the key; the second one is exact.
+        let query = sqlx::query(
+            "SELECT user_id, adjustment_id, amount, reason, operator, request_id, balance_after, created_at \
+             FROM balance_adjustment WHERE user_id = ? AND created_at <= ? AND (created_at < ? OR request_id < ?) \
+             ORDER BY created_at DESC, request_id DESC LIMIT ? OFFSET ?",
+        )
+        .bind(user.as_str())
+        .bind(after.naive_utc())
+        .bind(after.naive_utc())
+        .bind(after_id)
+        .bind(limit)
+        .bind(offset);
+        self.viewer.fetch_all(query).await?.iter().map(adjusted_of).collect()
+    }
+
+    async fn count_adjustments(&self, user: &UserId) -> Result<u64, StoreError> {
+        let query = sqlx::query("SELECT COUNT(*) FROM balance_adjustment WHERE user_id = ?").bind(user.as_str());
+        let rows = self.viewer.fetch_all(query).await?;
+        rows.first().map_or(Ok(0), |row| row.number(0))
+    }
+}
+
+#[async_trait]
 impl Statistics for MySqlStore {
     async fn totals(&self, user: &UserId, span: Option<DaySpan>) -> Result<BTreeMap<ServiceName, Totals>, StoreError> {
         let mut query = QueryBuilder::<MySql>::new(
-            "SELECT service_name, CAST(SUM(free_count) AS SIGNED), CAST(SUM(paid_count) AS SIGNED), SUM(amount) \
+            "SELECT service_name, CAST(SUM(free_count) AS SIGNED), CAST(SUM(paid_count) AS SIGNED), SUM(amount), \
+             CAST(COALESCE(SUM(refunded_free + refunded_paid), 0) AS SIGNED), SUM(refunded_amount) \
              FROM usage_daily WHERE user_id = ",
         );
         query.push_bind(user.as_str().to_owned());
@@ -134,7 +173,8 @@ impl Statistics for MySqlStore {
 
     async fn daily(&self, user: &UserId, span: DaySpan) -> Result<Vec<DailyUse>, StoreError> {
         let query = sqlx::query(
-            "SELECT service_name, usage_date, free_count, paid_count, amount FROM usage_daily \
+            "SELECT service_name, usage_date, free_count, paid_count, amount, \
+             COALESCE(refunded_free + refunded_paid, 0), refunded_amount FROM usage_daily \
              WHERE user_id = ? AND usage_date BETWEEN ? AND ? ORDER BY service_name, usage_date",
         )
         .bind(user.as_str())

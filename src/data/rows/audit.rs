@@ -84,10 +84,26 @@ pub fn note_adjustments(evidence: &mut Evidence, row: &impl Columns) -> Result<(
     Ok(())
 }
 
-/// Amount and units of the transactions.
+/// Amount and units of the transactions, and of their refunds.
 pub fn note_transactions(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
     evidence.settled_amount = row.money(1)?;
     evidence.settled_count = row.number(2)?;
+    evidence.refunds.charges_amount = row.money(3)?;
+    evidence.refunds.charges_count = row.number(4)?;
+    Ok(())
+}
+
+/// Amount and units of the refunds, and the units that were given back.
+pub fn note_refunds(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
+    evidence.refunds.amount = row.money(1)?;
+    evidence.refunds.count = row.number(2)?;
+    evidence.refunds.given_back_count = row.number(3)?;
+    Ok(())
+}
+
+/// The number of charges whose sum is not that of their refunds.
+pub fn note_wrong_charges(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
+    evidence.refunds.wrong_charges = row.number(1)?;
     Ok(())
 }
 
@@ -139,7 +155,7 @@ pub fn note_stranded(evidence: &mut Evidence, row: &impl Columns) -> Result<(), 
 }
 
 /// Service, month, free units and amount of the records; units and amount of those that belong to
-/// transactions.
+/// transactions; units and amount of the records of refunds.
 pub fn note_records(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
     let free: i64 = row.number(3)?;
     if free != 0 {
@@ -148,5 +164,7 @@ pub fn note_records(evidence: &mut Evidence, row: &impl Columns) -> Result<(), S
     evidence.charged = evidence.charged.plus(row.money(4)?);
     evidence.recorded_count += row.number::<i64>(5)?;
     evidence.recorded_amount = evidence.recorded_amount.plus(row.money(6)?);
+    evidence.refunds.recorded_count += row.number::<i64>(7)?;
+    evidence.refunds.recorded_amount = evidence.refunds.recorded_amount.plus(row.money(8)?);
     Ok(())
 }

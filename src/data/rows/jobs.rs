@@ -17,13 +17,13 @@ use crate::{
 
 use super::account::user_of;
 
-/// A user, service and day, five columns of the rollup and the same of the records.
+/// A user, service and day, ten columns of the rollup and the same of the records.
 pub fn differing_day_of(row: &impl Columns) -> Result<(UserId, DifferingDay), StoreError> {
     let day = DifferingDay {
         service: ServiceName::from_stored(row.text(1)?),
         day: row.day(2)?,
         rollup: day_book_of(row, 3)?,
-        records: day_book_of(row, 8)?,
+        records: day_book_of(row, 13)?,
     };
     Ok((user_of(row)?, day))
 }
@@ -35,6 +35,11 @@ fn day_book_of(row: &impl Columns, first: usize) -> Result<DayBook, StoreError> 
         amount: row.money(first + 2)?,
         free_records: row.sum(first + 3)?,
         paid_records: row.sum(first + 4)?,
+        refunded_free: row.sum(first + 5)?,
+        refunded_paid: row.sum(first + 6)?,
+        refunded_amount: row.money(first + 7)?,
+        free_refunds: row.sum(first + 8)?,
+        paid_refunds: row.sum(first + 9)?,
     })
 }
 

@@ -8,5 +8,6 @@ pub(super) mod jobs;
 pub(super) mod key_quota;
 pub(super) mod order;
 pub(super) mod price;
+pub(super) mod refund;
 pub(super) mod report;
 pub(super) mod transaction;

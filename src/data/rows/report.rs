@@ -17,7 +17,8 @@ use crate::{
 };
 
 /// A record: id, service, type, amount, count, time, trace, API key, model, three token columns, the main
-/// record of its transaction, to which alone the tokens belong, and six columns of their other parts.
+/// record of its transaction, to which alone the tokens belong, the month that it is late of, and six
+/// columns of the other parts of its usage.
 pub fn record_of(row: &impl Columns) -> Result<Record, StoreError> {
     let id = row.text(0)?;
     let is_main = row.optional_text(12)?.is_some_and(|main| main == id);
@@ -30,7 +31,11 @@ pub fn record_of(row: &impl Columns) -> Result<Record, StoreError> {
         trace: row.optional_text(6)?.map(TraceId::from_stored),
         api_key: row.optional_text(7)?.map(ApiKeyId::from_stored),
         model: row.optional_text(8)?.map(ModelName::from_stored),
-        usage: if is_main { usage_of(row, 9, 13)? } else { None },
+        usage: if is_main { usage_of(row, 9, 14)? } else { None },
+        late_of: match row.optional_text(13)? {
+            Some(month) => Some(month.parse().map_err(|_| corrupt("late_of"))?),
+            None => None,
+        },
         id,
     })
 }
@@ -51,7 +56,13 @@ pub fn daily_use_of(row: &impl Columns) -> Result<DailyUse, StoreError> {
     Ok(DailyUse { service: ServiceName::from_stored(row.text(0)?), day: row.day(1)?, totals: totals_of(row, 2)? })
 }
 
-/// Three columns from `first` on: free units, paid units, amount.
+/// Five columns from `first` on: free units, paid units, amount; refunded units and amount.
 fn totals_of(row: &impl Columns, first: usize) -> Result<Totals, StoreError> {
-    Ok(Totals { free_count: row.number(first)?, paid_count: row.number(first + 1)?, amount: row.money(first + 2)? })
+    Ok(Totals {
+        free_count: row.number(first)?,
+        paid_count: row.number(first + 1)?,
+        amount: row.money(first + 2)?,
+        refunded_count: row.number(first + 3)?,
+        refunded_amount: row.money(first + 4)?,
+    })
 }

@@ -6,6 +6,7 @@ use crate::{
         charge::prices::PriceVersion,
         settlement::{
             posting::{Adjusted, AdjustmentContent},
+            refund::RefundedPart,
             transaction::{ChargeContent, Delivered, Due, Reservation, Status, Transaction},
         },
         values::{
@@ -27,12 +28,13 @@ use crate::{
 /// A transaction: user, trace, status, service, count, cost, API key, model, three token columns,
 /// free and paid units, amount, record, balance and free units after it, time; held units and amount,
 /// full cost, cost of the commit, day, expiry; price version and its three prices; two estimates;
-/// quota unit, shortfall, the origin of the charge; six columns of the other parts of the usage, service
-/// tiers of the request and of the commit, model of the commit, plan, and details of the price.
+/// quota unit, shortfall, the origin of the charge; refunded free and paid units and amount; the day of
+/// a late charge; six columns of the other parts of the usage, service tiers of the request and of the
+/// commit, model of the commit, plan, and details of the price.
 pub fn transaction_of(row: &impl Columns) -> Result<Transaction, StoreError> {
     let status: Status = row.text(2)?.parse().map_err(|_| corrupt("status"))?;
     let (free, paid): (u32, u32) = (row.number(11)?, row.number(12)?);
-    let usage = usage_of(row, 8, 33)?;
+    let usage = usage_of(row, 8, 37)?;
     let quota_unit = quota_unit_of(row.optional_text(30)?.as_deref())?;
     let delivered_count = match quota_unit {
         QuotaUnit::Calls => free + paid,
@@ -46,14 +48,15 @@ pub fn transaction_of(row: &impl Columns) -> Result<Transaction, StoreError> {
             full_cost: row.money(20)?,
             expires_at,
             day: row.day(22)?,
+            late_day: row.optional_day(36)?,
             reported: usage.filter(|_| status != Status::Committed),
             delivered: match status {
                 Status::Committed => Some(Delivered {
                     count: delivered_count,
                     cost: row.optional_money(21)?,
                     usage,
-                    service_tier: row.optional_text(40)?.map(ServiceTier::from_stored),
-                    model: row.optional_text(41)?.map(ModelName::from_stored),
+                    service_tier: row.optional_text(44)?.map(ServiceTier::from_stored),
+                    model: row.optional_text(45)?.map(ModelName::from_stored),
                 }),
                 _ => None,
             },
@@ -75,7 +78,7 @@ pub fn transaction_of(row: &impl Columns) -> Result<Transaction, StoreError> {
                 None => None,
                 Some(input_tokens) => Some(Usage::of_text(input_tokens, row.number(29)?)),
             },
-            service_tier: row.optional_text(39)?.map(ServiceTier::from_stored),
+            service_tier: row.optional_text(43)?.map(ServiceTier::from_stored),
         },
         status,
         quota_unit,
@@ -83,13 +86,18 @@ pub fn transaction_of(row: &impl Columns) -> Result<Transaction, StoreError> {
             None => None,
             Some(id) => Some(price_version_of(row, id)?),
         },
-        plan: row.optional_text(42)?.as_deref().map(PlanName::from_stored),
+        plan: row.optional_text(46)?.as_deref().map(PlanName::from_stored),
         reservation,
         free,
         paid,
         amount: row.money(13)?,
         shortfall: row.money(31)?,
         record_id: row.uuid(14)?,
+        refunded: RefundedPart {
+            free: row.optional_number(33)?.unwrap_or_default(),
+            paid: row.optional_number(34)?.unwrap_or_default(),
+            amount: row.money(35)?,
+        },
         balance_after: row.money(15)?,
         free_remaining_after: row.number(16)?,
         created_at: row.time(17)?,
@@ -98,7 +106,7 @@ pub fn transaction_of(row: &impl Columns) -> Result<Transaction, StoreError> {
 
 fn price_version_of(row: &impl Columns, id: String) -> Result<PriceVersion, StoreError> {
     let failed = |why: String| StoreError::Failed(format!("the prices of {id:?} can't be read: {why}"));
-    let (draft, multiplier) = draft_of(row, 25, 43)?.map_err(|error| failed(error.to_string()))?;
+    let (draft, multiplier) = draft_of(row, 25, 47)?.map_err(|error| failed(error.to_string()))?;
     let prices = draft.check().map_err(|error| failed(error.to_string()))?;
     Ok(PriceVersion { id: PriceVersionId::from_stored(id), prices: prices.into(), multiplier })
 }

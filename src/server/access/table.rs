@@ -8,14 +8,14 @@ pub fn roles(rpc: &str) -> Option<&'static [Role]> {
     Some(match rpc {
         "CheckQuota" | "DeductQuota" | "BatchDeductQuota" | "ReserveQuota" | "CommitReservation"
         | "ReleaseReservation" | "MeterStream" | "CountTokens" | "QuotePrice" | "Recharge" => &[Gateway, Admin],
-        "GetTransaction" | "GetAccount" | "GetRechargeOrder" | "ListRechargeOrders" | "ListRecords"
-        | "ExportRecords" | "GetStatsToday" | "GetStatsMonth" | "GetStatsSummary" | "GetUsage" => {
+        "GetTransaction" | "GetAccount" | "GetRechargeOrder" | "ListRechargeOrders" | "ListAdjustments"
+        | "ListRecords" | "ExportRecords" | "GetStatsToday" | "GetStatsMonth" | "GetStatsSummary" | "GetUsage" => {
             &[Gateway, Support, Admin]
         }
         "RechargeCallback" => &[Payment, Admin],
         "InitializeUser" | "SetApiKeyQuota" | "GetApiKeyQuota" => &[Keys, Admin],
         "ListAuditEvents" => &[Support, Admin],
-        "SetUserLimits" | "SetUserPlan" | "SetAccountStatus" | "AdjustBalance" | "PutPriceVersion"
+        "SetUserLimits" | "SetUserPlan" | "SetAccountStatus" | "AdjustBalance" | "RefundCharge" | "PutPriceVersion"
         | "ListPriceVersions" | "DeletePriceVersion" => &[Admin],
         _ => return None,
     })

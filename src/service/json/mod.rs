@@ -44,7 +44,7 @@ pub struct ReadMessage<M> {
     pub fills: Fills,
 }
 
-/// The message in the text of a JSON object, completed by `fills`. An empty text is an empty message.
+/// The message in the text of a JSON object, completed by `fills`.
 ///
 /// # Errors
 /// Text that is no JSON object; a member that comes twice; a value that its field does not take; more
@@ -55,9 +55,6 @@ pub fn message<M: DeserializeOwned>(
     fills: Fills,
     budget: Option<&BodyBudget>,
 ) -> Result<ReadMessage<M>> {
-    if body.iter().all(u8::is_ascii_whitespace) {
-        return object(Map::new(), descriptor, fills);
-    }
     let mut reader = Reader::new(fills, budget);
     let mut json = serde_json::Deserializer::from_slice(body);
     let read = M::deserialize(Adapter::new(&mut json, &mut reader, Expected::root(descriptor)));

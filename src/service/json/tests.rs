@@ -173,7 +173,7 @@ fn fields_from_other_sources_complete_the_message_and_contradict_nothing() {
     }
     assert_eq!(read(r#"{"user_id":"v","model":"m"}"#).unwrap_err(), "user_id: is given twice with different values");
     assert_eq!(read(r#"{"user_id":1,"model":"m"}"#).unwrap_err(), "user_id: has the wrong type or is out of range");
-    for body in ["", "{}", r#"{"model":""}"#] {
+    for body in ["{}", r#"{"model":""}"#] {
         assert_eq!(read(body).unwrap_err(), "model: differs", "{body}");
     }
 }

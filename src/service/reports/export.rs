@@ -29,7 +29,7 @@ const PAGE: u32 = 5_000;
 /// Deadline of an export.
 const LIMIT: Duration = Duration::from_secs(600);
 
-const COLUMNS: [&str; 19] = [
+const COLUMNS: [&str; 20] = [
     "id",
     "created_at",
     "service_name",
@@ -43,6 +43,7 @@ const COLUMNS: [&str; 19] = [
     "output_tokens",
     "cached_input_tokens",
     "billing_day",
+    "late_of",
     "cache_write_tokens",
     "cache_write_1h_tokens",
     "reasoning_tokens",
@@ -178,6 +179,8 @@ fn cells(record: &Record, day: NaiveDate) -> [String; COLUMNS.len()] {
     let kind = match record.kind {
         RecordType::Free => "free",
         RecordType::Balance => "balance",
+        RecordType::FreeRefund => "free_refund",
+        RecordType::BalanceRefund => "balance_refund",
     };
     [
         record.id.clone(),
@@ -193,6 +196,7 @@ fn cells(record: &Record, day: NaiveDate) -> [String; COLUMNS.len()] {
         usage.output_tokens.to_string(),
         usage.cached_input_tokens.to_string(),
         day.to_string(),
+        record.late_of.map(|month| month.to_string()).unwrap_or_default(),
         usage.cache_write_tokens.to_string(),
         usage.cache_write_1h_tokens.to_string(),
         usage.reasoning_tokens.to_string(),

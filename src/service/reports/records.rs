@@ -51,7 +51,7 @@ impl ReportService {
             0 => None,
             number => Some(
                 RecordType::from_number(number)
-                    .ok_or_else(|| Invalid::new("type", "must be 1 for free quota, 2 for balance, or 0 for both"))?,
+                    .ok_or_else(|| Invalid::new("type", "must be 1 to 4, or 0 for all types"))?,
             ),
         };
         let days = optional_span(&request.from, &request.to, self.calendar.now().day)?;
@@ -75,6 +75,7 @@ fn record(record: &Record) -> BillingRecord {
         input_tokens: int32(usage.input_tokens),
         output_tokens: int32(usage.output_tokens),
         cached_input_tokens: int32(usage.cached_input_tokens),
+        late_of: record.late_of.map(|month| month.to_string()).unwrap_or_default(),
         cache_write_tokens: int32(usage.cache_write_tokens),
         cache_write_1h_tokens: int32(usage.cache_write_1h_tokens),
         reasoning_tokens: int32(usage.reasoning_tokens),

@@ -58,6 +58,9 @@ impl ReportService {
             total_units: int64(totals.total_count()),
             free_units: int64(totals.free_count),
             paid_units: int64(totals.paid_count),
+            refunded_count: int32(totals.refunded_count),
+            refunded_cost: totals.refunded_amount.to_wire(),
+            refunded_units: int64(totals.refunded_count),
         })
     }
 
@@ -76,6 +79,9 @@ impl ReportService {
                 total_units: int64(totals.total_count()),
                 free_units: int64(totals.free_count),
                 paid_units: int64(totals.paid_count),
+                refunded_count: int32(totals.refunded_count),
+                refunded_cost: totals.refunded_amount.to_wire(),
+                refunded_units: int64(totals.refunded_count),
             })
             .collect();
         Ok(GetStatsSummaryReply {
@@ -84,6 +90,9 @@ impl ReportService {
             total_cost: total.amount.to_wire(),
             services,
             total_units: int64(total.total_count()),
+            refunded_count: int32(total.refunded_count),
+            refunded_cost: total.refunded_amount.to_wire(),
+            refunded_units: int64(total.refunded_count),
         })
     }
 
@@ -158,5 +167,8 @@ fn usage_day(day: NaiveDate, totals: Totals) -> UsageDay {
         total_units: int64(totals.total_count()),
         free_units: int64(totals.free_count),
         paid_units: int64(totals.paid_count),
+        refunded_count: int32(totals.refunded_count),
+        refunded_cost: totals.refunded_amount.to_wire(),
+        refunded_units: int64(totals.refunded_count),
     }
 }

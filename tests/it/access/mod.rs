@@ -10,8 +10,6 @@ mod users;
 pub use self::matrix::sha256;
 use serde_json::Value;
 
-pub use self::matrix::sha256;
-
 /// The status and the error code of a reply over REST.
 async fn outcome(response: reqwest::Response) -> (u16, String) {
     let status = response.status().as_u16();

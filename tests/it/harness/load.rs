@@ -147,7 +147,8 @@ fn pays(number: usize) -> bool {
 /// The one credit of a user.
 pub fn credit(user: &str, amount: f64) -> AdjustBalanceRequest {
     let (user_id, reason) = (user.to_owned(), "for a test".to_owned());
-    AdjustBalanceRequest { user_id, amount, reason, adjustment_id: "credit".into(), operator: "tester".into() }
+    let (adjustment_id, operator) = ("credit".into(), "tester".into());
+    AdjustBalanceRequest { user_id, amount, reason, adjustment_id, operator, allow_negative: false }
 }
 
 /// One caller and its state.

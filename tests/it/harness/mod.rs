@@ -333,6 +333,7 @@ impl Service {
             reason: "for a test".into(),
             adjustment_id: format!("test-{}", IDS.fetch_add(1, Ordering::Relaxed)),
             operator: "tester".into(),
+            allow_negative: false,
         };
         self.internal.clone().adjust_balance(request).await.unwrap();
     }

@@ -2,7 +2,7 @@
 //! except OVERLOADED, no code panics, and the memory does not grow.
 
 mod content;
-mod damage;
+pub mod damage;
 mod grpc;
 mod http1;
 mod http2;
@@ -29,7 +29,7 @@ const WARM_UP: usize = 10;
 const MOST_GROWTH_KIB: u64 = 48 * 1024;
 
 /// The number in an environment variable, or the usual one.
-fn setting(name: &str, usual: usize) -> usize {
+pub fn setting(name: &str, usual: usize) -> usize {
     std::env::var(name).map_or(usual, |number| number.parse().unwrap())
 }
 

@@ -5,7 +5,10 @@ use super::*;
 use crate::biz::{
     account::catalog::QuotaUnit,
     charge::prices::{Class, Draft, Given, PriceList, PriceVersion},
-    settlement::transaction::{ChargeContent, ChargedBy},
+    settlement::{
+        refund::RefundedPart,
+        transaction::{ChargeContent, ChargedBy},
+    },
     values::ids::{PriceVersionId, ServiceName, TraceId, UserId},
 };
 
@@ -50,6 +53,7 @@ fn reserved(held: i64, reported: Option<Usage>) -> Transaction {
             full_cost: yuan(23),
             expires_at: DateTime::<Utc>::UNIX_EPOCH,
             day: DateTime::<Utc>::UNIX_EPOCH.date_naive(),
+            late_day: None,
             reported,
             delivered: None,
             charged_by: ChargedBy::Commit,
@@ -59,6 +63,7 @@ fn reserved(held: i64, reported: Option<Usage>) -> Transaction {
         amount: Money::ZERO,
         shortfall: Money::ZERO,
         record_id: Uuid::nil(),
+        refunded: RefundedPart::default(),
         balance_after: Money::ZERO,
         free_remaining_after: 0,
         created_at: DateTime::UNIX_EPOCH,

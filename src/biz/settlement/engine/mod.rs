@@ -38,9 +38,10 @@ use super::{
     commit_listener::CommitListener,
     ledger::Ledger,
     posting::{
-        Adjusted, Adjustment, Charge, Commit, Effect, Expire, Opening, OrderUpdate, PlanChange, Posting, Release,
-        Report, Reserve, StatusChange,
+        Adjusted, Adjustment, Charge, Commit, Effect, Expire, Opening, OrderUpdate, PlanChange, Posting, Refund,
+        Release, Report, Reserve, StatusChange,
     },
+    refund::Refunded,
     transaction::Transaction,
 };
 use crate::biz::{
@@ -159,6 +160,16 @@ impl Engine {
     /// [`Error::Internal`].
     pub fn adjust(&self, adjustment: Adjustment) -> impl Future<Output = Result<(Adjusted, bool)>> + Send + 'static {
         self.post(Posting::Adjust(adjustment), Reply::Adjusted)
+    }
+
+    /// Gives a charge back, in whole or in part. The flag says whether this is a replay.
+    ///
+    /// # Errors
+    /// [`Error::TransactionNotFound`]; [`Error::TransactionState`] if it is a reservation that is not
+    /// committed; [`Error::Invalid`] for more than is left; [`Error::IdempotencyConflict`],
+    /// [`Error::Overloaded`], [`Error::Internal`].
+    pub fn refund(&self, refund: Refund) -> impl Future<Output = Result<(Refunded, bool)>> + Send + 'static {
+        self.post(Posting::Refund(refund), Reply::Refunded)
     }
 
     /// Updates a top-up order, and credits it once it is paid. The posting is in the queue when this

@@ -6,6 +6,7 @@ use crate::biz::{
     settlement::{
         order::Order,
         posting::{Adjusted, Effect, Outcome},
+        refund::Refunded,
         transaction::Transaction,
     },
     values::error::{Error, Result},
@@ -25,6 +26,7 @@ pub(super) enum Reply {
     Reported(oneshot::Sender<Reported>),
     Ended(oneshot::Sender<Result<Option<(Transaction, Effect)>>>),
     Adjusted(oneshot::Sender<Result<(Adjusted, bool)>>),
+    Refunded(oneshot::Sender<Result<(Refunded, bool)>>),
     OrderUpdated(oneshot::Sender<Result<(Order, bool)>>),
     StatusSet(oneshot::Sender<Result<bool>>),
     PlanSet(oneshot::Sender<Result<bool>>),
@@ -49,6 +51,9 @@ impl Reply {
             (Self::Adjusted(reply), Outcome::Adjusted { adjusted, replayed }) => {
                 answer(reply, Ok((adjusted, replayed)))
             }
+            (Self::Refunded(reply), Outcome::Refunded { refunded, replayed }) => {
+                answer(reply, Ok((refunded, replayed)));
+            }
             (Self::OrderUpdated(reply), Outcome::OrderUpdated { order, changed }) => {
                 answer(reply, Ok((order, changed)))
             }
@@ -65,6 +70,7 @@ impl Reply {
             Self::Reported(reply) => answer(reply, Err(error)),
             Self::Ended(reply) => answer(reply, Err(error)),
             Self::Adjusted(reply) => answer(reply, Err(error)),
+            Self::Refunded(reply) => answer(reply, Err(error)),
             Self::OrderUpdated(reply) => answer(reply, Err(error)),
             Self::StatusSet(reply) => answer(reply, Err(error)),
             Self::PlanSet(reply) => answer(reply, Err(error)),

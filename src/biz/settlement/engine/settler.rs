@@ -37,7 +37,8 @@ pub(super) struct Settler {
 
 impl Settler {
     pub fn batch(&self, postings: Vec<Posting>) -> Arc<Batch> {
-        Arc::new(Batch { postings, at: self.calendar.now(), catalog: self.catalog.clone() })
+        let (at, periods) = (self.calendar.now(), self.calendar.periods());
+        Arc::new(Batch { postings, at, catalog: self.catalog.clone(), periods })
     }
 
     /// Settles a batch once, and notifies the listener of the changes. Sets `is_unsure` if the

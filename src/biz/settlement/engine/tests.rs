@@ -192,6 +192,7 @@ pub(super) fn engine_with_listener(
 
 pub(super) fn charge(user: &str, trace: &str) -> Charge {
     Charge {
+        is_delivered: false,
         user: UserId::from_stored(user),
         trace: TraceId::from_stored(trace),
         content: ChargeContent {

@@ -5,6 +5,7 @@ mod changes;
 mod plan;
 mod recharge;
 mod recommit;
+mod refund;
 mod reservation;
 mod state;
 mod status;
@@ -19,6 +20,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use super::{
     audit_events,
     posting::{Adjusted, Adjustment, Batch, Charge, Effect, Outcome, Posting, RecordIds},
+    refund::{Refunded, RefundedPart},
     transaction::{ChargeContent, Status, Transaction},
 };
 use crate::biz::{
@@ -31,6 +33,7 @@ use crate::biz::{
         statistics::Totals,
     },
     values::{
+        calendar::Month,
         error::Error,
         ids::{ApiKeyId, OrderId, TraceId, UserId},
         invalid::Invalid,
@@ -39,7 +42,7 @@ use crate::biz::{
 };
 
 pub use self::state::{
-    NewPlan, NewRecord, QuotaKey, ReservationWrite, State, TransactionKey, UsageDelta, UsageKey, Writes,
+    NewPlan, NewRecord, QuotaKey, RefundDelta, ReservationWrite, State, TransactionKey, UsageDelta, UsageKey, Writes,
 };
 
 /// Decides a batch in arrival order. Every account of the batch is open in `state`.
@@ -50,6 +53,7 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
         charges: Vec::new(),
         records: Vec::new(),
         adjustments: Vec::new(),
+        refunds: Vec::new(),
         audit_events: Vec::new(),
         changed: BTreeSet::new(),
         changed_statuses: BTreeSet::new(),
@@ -58,8 +62,10 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
         changed_requests: BTreeSet::new(),
         changed_key_quotas: BTreeSet::new(),
         changed_reservations: BTreeMap::new(),
+        changed_refunds: BTreeSet::new(),
         changed_orders: BTreeSet::new(),
         usage: BTreeMap::new(),
+        refund_usage: BTreeMap::new(),
     };
     let outcomes = batch
         .postings
@@ -74,6 +80,7 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
             Posting::Release(release) => book.release(release),
             Posting::Expire(expire) => book.expire(expire),
             Posting::Adjust(adjustment) => book.adjust(adjustment),
+            Posting::Refund(refund) => book.refund(refund),
             Posting::UpdateOrder(update) => book.update_order(update),
             Posting::SetStatus(change) => book.set_status(change),
             Posting::SetPlan(change) => book.set_plan(change),
@@ -90,6 +97,7 @@ struct Book<'a> {
     charges: Vec<Transaction>,
     records: Vec<NewRecord>,
     adjustments: Vec<Adjusted>,
+    refunds: Vec<Refunded>,
     audit_events: Vec<AuditEvent>,
     changed: BTreeSet<UserId>,
     changed_statuses: BTreeSet<UserId>,
@@ -99,8 +107,11 @@ struct Book<'a> {
     changed_key_quotas: BTreeSet<(ApiKeyId, QuotaType)>,
     /// Each with its status before the batch.
     changed_reservations: BTreeMap<TransactionKey, Option<Status>>,
+    /// The transactions with new refunds.
+    changed_refunds: BTreeSet<TransactionKey>,
     changed_orders: BTreeSet<OrderId>,
     usage: BTreeMap<UsageKey, UsageDelta>,
+    refund_usage: BTreeMap<UsageKey, RefundDelta>,
 }
 
 impl Book<'_> {
@@ -112,14 +123,21 @@ impl Book<'_> {
         let quote = self.quote(request)?;
         let quota_key = (request.user.clone(), self.batch.at.month, request.content.service.clone());
         self.check_status(&request.user)?;
-        self.check_caps(&request.user)?;
-        let split = self.cover(&quote, &quota_key)?;
+        let (split, shortfall) = match request.is_delivered {
+            true => self.cover_delivered(request, &quote, &quota_key)?,
+            false => {
+                self.check_caps(&request.user)?;
+                (self.cover(&quote, &quota_key)?, Money::ZERO)
+            }
+        };
         let take = Take::call(request.content.usage, split.amount);
-        self.check_key(&request.content, take)?;
+        if !request.is_delivered {
+            self.check_key(&request.content, take)?;
+        }
 
         let (balance, quota) = self.account(&quota_key)?;
+        balance.amount = debited(balance.amount, split.amount)?;
         quota.used += u64::from(split.free);
-        balance.amount = balance.amount.minus(split.amount);
         let transaction = Transaction {
             user: request.user.clone(),
             trace: request.trace.clone(),
@@ -132,8 +150,9 @@ impl Book<'_> {
             free: split.free,
             paid: split.paid,
             amount: split.amount,
-            shortfall: Money::ZERO,
+            shortfall,
             record_id: request.record_ids.main,
+            refunded: RefundedPart::default(),
             balance_after: balance.amount,
             free_remaining_after: quota.remaining(),
             created_at: self.batch.at.utc,
@@ -151,6 +170,7 @@ impl Book<'_> {
             ids: request.record_ids,
             day: self.batch.at.day,
             at: self.batch.at.utc,
+            late_of: None,
         });
         self.state.transactions.insert(key, transaction.clone());
         self.charges.push(transaction.clone());
@@ -188,6 +208,18 @@ impl Book<'_> {
         charge::charge(quote.units, quote.cost, funds)
     }
 
+    /// As [`Self::cover`], for delivered work, which is never refused for money. Returns the part that
+    /// is not charged too, by the policy of the service.
+    fn cover_delivered(&mut self, call: &Charge, quote: &Quote, key: &QuotaKey) -> Result<(Split, Money), Error> {
+        let above_hold = self.batch.catalog.policy(&call.content.service).above_hold;
+        let (balance, quota) = self.account(key)?;
+        let due = charge::split(quote.units, quote.cost, quota.remaining());
+        // The available balance stands for the hold that the call does not have.
+        let available = balance.available().max(Money::ZERO);
+        let amount = above_hold.charged(due.amount, available, available);
+        Ok((Split { amount, ..due }, due.amount.minus(amount)))
+    }
+
     /// Balance and quota of an account, which the ledger has loaded.
     fn account(&mut self, key: &QuotaKey) -> Result<(&mut Balance, &mut Quota), Error> {
         let lacks = |what: &str| Error::Internal(format!("{what} of {} was not loaded", key.0));
@@ -212,6 +244,7 @@ impl Book<'_> {
             api_key: content.api_key.clone(),
             model: content.model.clone(),
             usage: content.usage,
+            late_of: entry.late_of,
         };
         let mixed = split.free > 0 && is_paid;
         if mixed {
@@ -230,7 +263,8 @@ impl Book<'_> {
         let delta = self.usage.entry((user.clone(), day, content.service.clone())).or_default();
         delta.free_records += u32::from(split.free > 0);
         delta.paid_records += u32::from(is_paid);
-        let totals = Totals { free_count: split.free.into(), paid_count: split.paid.into(), amount: split.amount };
+        let (free_count, paid_count) = (split.free.into(), split.paid.into());
+        let totals = Totals { free_count, paid_count, amount: split.amount, ..Totals::default() };
         delta.totals = [delta.totals, totals].into_iter().sum();
     }
 
@@ -249,7 +283,7 @@ impl Book<'_> {
             .amount
             .checked_add(amount)
             .ok_or_else(|| Invalid::new("amount", format!("takes the balance beyond {}", Money::MAX)))?;
-        if amount.is_negative() && after < balance.held {
+        if amount.is_negative() && after < balance.held && !request.allow_negative {
             return Err(Error::InsufficientBalance { needed: -amount, available: balance.available() });
         }
         let before = std::mem::replace(&mut balance.amount, after);
@@ -270,7 +304,7 @@ impl Book<'_> {
 
     fn into_writes(self) -> Writes {
         let plans = self.new_plans();
-        let Book { mut state, charges, records, adjustments, audit_events, .. } = self;
+        let Book { mut state, charges, records, adjustments, refunds, audit_events, .. } = self;
         let mut orders = std::mem::take(&mut state.orders);
         let balances: Vec<_> = self
             .changed
@@ -319,12 +353,19 @@ impl Book<'_> {
             let transaction = state.transactions.get(&key)?.clone();
             Some(ReservationWrite { transaction, was })
         });
+        let refunded_charges = self.changed_refunds.into_iter().filter_map(|key| {
+            let refunded = state.transactions.get(&key)?.refunded;
+            Some((key, refunded))
+        });
+        let refunded_charges: Vec<_> = refunded_charges.collect();
         let orders = self.changed_orders.into_iter().filter_map(|id| orders.remove(&id));
         Writes {
             charges,
             reservations: reservations.collect(),
             records,
             adjustments,
+            refunds,
+            refunded_charges,
             audit_events,
             orders: orders.collect(),
             balances,
@@ -334,6 +375,7 @@ impl Book<'_> {
             requests,
             key_quotas,
             usage: self.usage.into_iter().collect(),
+            refund_usage: self.refund_usage.into_iter().collect(),
             changes,
             api_keys: api_keys.into_iter().collect(),
         }
@@ -349,6 +391,14 @@ struct RecordEntry<'a> {
     ids: RecordIds,
     day: NaiveDate,
     at: DateTime<Utc>,
+    /// The closed month of a late charge.
+    late_of: Option<Month>,
+}
+
+/// The balance after a charge of delivered work. It may be below zero.
+fn debited(balance: Money, amount: Money) -> Result<Money, Error> {
+    let after = balance.checked_add(-amount);
+    after.ok_or_else(|| Invalid::new("cost", format!("takes the balance below -{}", Money::MAX)).into())
 }
 
 fn replay_charge(request: &Charge, first: &Transaction) -> Result<Outcome, Error> {

@@ -1,12 +1,11 @@
 //! Commits of a committed reservation: repeats, and additions to a charge of reported usage.
 
 use super::{
-    Book, conflict, found,
-    reservation::{check_stream, debited, held_key},
+    Book, conflict, debited, found,
+    reservation::{check_stream, held_key},
 };
 use crate::biz::{
     charge::{self, Split},
-    limits::key_quota::Take,
     settlement::{
         posting::{Commit, Effect, Outcome, RecordIds},
         transaction::{ChargedBy, Delivered, Reservation, Transaction},
@@ -58,7 +57,8 @@ impl Book<'_> {
     }
 
     /// Charges the delivered work beyond the earlier charge, to the same day and month and by the
-    /// policy above the hold. Without such work nothing changes, because a charge is never given
+    /// policy above the hold. If the month of the charge has closed, the rest counts to this month, and
+    /// takes no free quota. Without such work nothing changes, because a charge is never given
     /// back. `reservation` is the new state of the reservation.
     pub(super) fn deliver_rest(
         &mut self,
@@ -70,8 +70,9 @@ impl Book<'_> {
         let above_hold = self.batch.catalog.policy(&first.content.service).above_hold;
         let priced = first.priced(&delivered)?;
         let quota_key = held_key(first, &reservation);
+        let is_late = self.is_late(&reservation);
         let (balance, quota) = self.held_account(&quota_key)?;
-        let due = rest_of(first, priced, quota.remaining());
+        let due = rest_of(first, priced, if is_late { 0 } else { quota.remaining() });
         if due == NOTHING {
             return Ok((first.clone(), Effect::Unchanged));
         }
@@ -97,10 +98,7 @@ impl Book<'_> {
             reservation: Some(Reservation { delivered: Some(delivered.clone()), ..reservation.clone() }),
             ..first.clone()
         };
-        let take = |charged: &Transaction, usage| {
-            Take::of_tokens(charged.taken_tokens(charged.free + charged.paid, usage), charged.amount)
-        };
-        let more = take(&transaction, delivered.usage) - take(first, reservation.usage());
+        let more = transaction.kept() - first.kept();
         self.count_end(first, reservation.day, more);
         if split.free > 0 || split.is_paid() {
             self.record_delivered(first, delivered.usage, split, ids);

@@ -2,19 +2,20 @@
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
-use super::{Book, QuotaKey, RecordEntry, conflict, found};
+use super::{Book, QuotaKey, RecordEntry, conflict, debited, found};
 use crate::biz::{
     account::{Balance, Quota, catalog::QuotaUnit, policy::OnExpiry},
     charge::{self, Split},
     limits::key_quota::{self, Take},
     settlement::{
         posting::{Cause, Charge, Commit, Effect, Expire, Outcome, RecordIds, Release, Reserve},
+        refund::RefundedPart,
         transaction::{ChargeContent, ChargedBy, Delivered, Reservation, Status, Transaction},
     },
     values::{
+        calendar::Month,
         error::Error,
         ids::{TraceId, UserId},
-        invalid::Invalid,
         money::Money,
         usage::Usage,
     },
@@ -56,6 +57,7 @@ impl Book<'_> {
                 full_cost: quote.cost,
                 expires_at,
                 day: at.day,
+                late_day: None,
                 reported: None,
                 delivered: None,
                 charged_by: ChargedBy::Commit,
@@ -65,6 +67,7 @@ impl Book<'_> {
             amount: Money::ZERO,
             shortfall: Money::ZERO,
             record_id: call.record_ids.main,
+            refunded: RefundedPart::default(),
             balance_after: Money::ZERO,
             free_remaining_after: 0,
             created_at: at.utc,
@@ -114,7 +117,8 @@ impl Book<'_> {
         self.deliver(first, reservation, delivered, RecordIds { main: first.record_id, ..ids })
     }
 
-    /// Charges a PENDING or EXPIRED reservation, and makes it COMMITTED.
+    /// Charges a PENDING or EXPIRED reservation, and makes it COMMITTED. If the month of the reserve has
+    /// closed, the charge takes the free quota of this month and counts to it.
     fn deliver(
         &mut self,
         first: &Transaction,
@@ -124,12 +128,19 @@ impl Book<'_> {
     ) -> Result<Transaction, Error> {
         let above_hold = self.batch.catalog.policy(&first.content.service).above_hold;
         let (units, full_cost) = first.priced(&delivered)?;
-        let quota_key = held_key(first, &reservation);
+        let held_key = held_key(first, &reservation);
+        let late_day = self.is_late(&reservation).then_some(self.batch.at.day);
+        let quota_key = match late_day {
+            Some(day) => (held_key.0.clone(), Month::of(day), held_key.2.clone()),
+            None => held_key.clone(),
+        };
         let (balance, quota) = self.held_account(&quota_key)?;
         let (mut new_balance, mut new_quota) = (*balance, *quota);
         if first.status == Status::Pending {
             new_balance.held = new_balance.held.minus(reservation.amount);
-            new_quota.held = new_quota.held.saturating_sub(reservation.free.into());
+            if late_day.is_none() {
+                new_quota.held = new_quota.held.saturating_sub(reservation.free.into());
+            }
         }
         let due = charge::split(units, full_cost, new_quota.remaining());
         let charged = above_hold.charged(due.amount, reservation.amount, new_balance.available());
@@ -137,6 +148,13 @@ impl Book<'_> {
         new_quota.used += u64::from(split.free);
         new_balance.amount = debited(new_balance.amount, split.amount)?;
         (*balance, *quota) = (new_balance, new_quota);
+        if reservation.free > 0 {
+            if late_day.is_some() && first.status == Status::Pending {
+                let (_, held) = self.held_account(&held_key)?;
+                held.held = held.held.saturating_sub(reservation.free.into());
+            }
+            self.changed_quotas.insert(held_key);
+        }
 
         let transaction = Transaction {
             status: Status::Committed,
@@ -147,10 +165,10 @@ impl Book<'_> {
             record_id: ids.main,
             balance_after: new_balance.amount,
             free_remaining_after: new_quota.remaining(),
-            reservation: Some(Reservation { delivered: Some(delivered.clone()), ..reservation }),
+            reservation: Some(Reservation { delivered: Some(delivered.clone()), late_day, ..reservation }),
             ..first.clone()
         };
-        if split.free > 0 || reservation.free > 0 {
+        if split.free > 0 {
             self.changed_quotas.insert(quota_key);
         }
         let taken = Take::of_tokens(first.taken_tokens(units, delivered.usage), split.amount);
@@ -239,9 +257,19 @@ impl Book<'_> {
         expires_at.ok_or_else(|| Error::Internal("the expiry is beyond the calendar".into()))
     }
 
-    /// Writes the records of a reservation, in the period of its reserve.
+    /// Whether the month of a reserve has closed, so that its charge counts to this month.
+    pub(super) fn is_late(&self, reservation: &Reservation) -> bool {
+        reservation.late_day.is_some() || self.batch.periods.is_closed(reservation.month(), self.batch.at)
+    }
+
+    /// Writes the records of a reservation, in the period of its reserve or, if that has closed, now.
     pub(super) fn record_delivered(&mut self, first: &Transaction, usage: Option<Usage>, split: Split, ids: RecordIds) {
-        let day = first.reservation.as_ref().map_or(self.batch.at.day, |reservation| reservation.day);
+        let now = self.batch.at;
+        let (day, at, late_of) = match &first.reservation {
+            Some(reservation) if self.is_late(reservation) => (now.day, now.utc, Some(reservation.month())),
+            Some(reservation) => (reservation.day, first.created_at, None),
+            None => (now.day, first.created_at, None),
+        };
         self.record(RecordEntry {
             user: &first.user,
             trace: &first.trace,
@@ -249,7 +277,8 @@ impl Book<'_> {
             split,
             ids,
             day,
-            at: first.created_at,
+            at,
+            late_of,
         });
     }
 
@@ -339,12 +368,6 @@ fn replay_reserve(call: &Charge, first: &Transaction) -> Result<Outcome, Error> 
 /// The quota row of a reservation's held units.
 pub(super) fn held_key(first: &Transaction, held: &Reservation) -> QuotaKey {
     (first.user.clone(), held.month(), first.content.service.clone())
-}
-
-/// The balance after a charge of delivered work. It may be below zero.
-pub(super) fn debited(balance: Money, amount: Money) -> Result<Money, Error> {
-    let after = balance.checked_add(-amount);
-    after.ok_or_else(|| Invalid::new("cost", format!("takes the balance below -{}", Money::MAX)).into())
 }
 
 /// The delivery of a commit. Absent fields come from the reservation.

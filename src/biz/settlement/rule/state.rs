@@ -16,13 +16,15 @@ use crate::biz::{
         ledger::SettledBatch,
         lock::LeftOut,
         order::Order,
-        posting::{Adjusted, Outcome, Posting},
+        posting::{Adjusted, Batch, Outcome, Posting},
+        refund::{Refunded, RefundedPart},
         transaction::{Status, Transaction},
     },
     values::{
         account_status::AccountStatus,
         calendar::Month,
-        ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, PlanName, ServiceName, TraceId, UserId},
+        ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, PlanName, RefundId, ServiceName, TraceId, UserId},
+        money::Money,
     },
 };
 
@@ -41,6 +43,8 @@ pub struct State {
     pub transactions: HashMap<TransactionKey, Transaction>,
     /// The settled adjustments of the batch's adjustment ids.
     pub adjustments: HashMap<(UserId, AdjustmentId), Adjusted>,
+    /// The settled refunds of the batch's refund ids.
+    pub refunds: HashMap<(UserId, RefundId), Refunded>,
     /// The ids of the batch's audit events that are stored.
     pub audit_events: BTreeSet<Uuid>,
     /// The stored orders of the batch.
@@ -68,6 +72,39 @@ impl State {
         without_balance.chain(without_quota).cloned().collect()
     }
 
+    /// The quotas that the batch needs beside those of its calls and of its holds, and that are not
+    /// loaded: of this month for an end that comes too late for the month of its hold, and of the
+    /// month of a charge that is refunded. Nearly every batch needs none.
+    pub fn further_quotas(&self, batch: &Batch, keys: &Keys<'_>) -> BTreeSet<QuotaKey> {
+        let late = self.transactions.values().filter_map(|transaction| {
+            let reservation = transaction.reservation.as_ref()?;
+            let is_open = matches!(transaction.status, Status::Pending | Status::Expired);
+            let is_late = is_open && batch.periods.is_closed(reservation.month(), batch.at);
+            is_late.then(|| (transaction.user.clone(), batch.at.month, transaction.content.service.clone()))
+        });
+        let mut further: BTreeSet<QuotaKey> = late.collect();
+        if !keys.refunds.is_empty() {
+            for posting in &batch.postings {
+                let Posting::Refund(refund) = posting else { continue };
+                let key = (refund.user.clone(), refund.content.trace.clone());
+                let Some(charge) = self.transactions.get(&key) else { continue };
+                let month = charge.charged_month(batch.periods);
+                if charge.free > 0 && month >= batch.at.month {
+                    further.insert((refund.user.clone(), month, charge.content.service.clone()));
+                }
+            }
+        }
+        further.retain(|row| !self.quotas.contains_key(row));
+        further
+    }
+
+    /// The users whose account lacks one of [`Self::further_quotas`] for a service of the catalog.
+    pub fn unopened_further(&self, batch: &Batch, keys: &Keys<'_>) -> BTreeSet<UserId> {
+        let lacking = self.further_quotas(batch, keys).into_iter();
+        let is_offered = |service: &ServiceName| batch.catalog.services().any(|offered| offered == service);
+        lacking.filter(|(_, month, service)| *month == batch.at.month && is_offered(service)).map(|row| row.0).collect()
+    }
+
     /// The API key of a posting: that of its call, or of the reservation that it ends.
     pub fn api_key_of<'a>(&'a self, posting: &'a Posting) -> Option<&'a ApiKeyId> {
         let trace = match posting {
@@ -77,6 +114,7 @@ impl State {
             Posting::Commit(commit) => &commit.trace,
             Posting::Release(release) => &release.trace,
             Posting::Expire(expire) => &expire.trace,
+            Posting::Refund(refund) => &refund.content.trace,
             Posting::Open(_)
             | Posting::Adjust(_)
             | Posting::UpdateOrder(_)
@@ -97,6 +135,9 @@ pub struct Writes {
     pub reservations: Vec<ReservationWrite>,
     pub records: Vec<NewRecord>,
     pub adjustments: Vec<Adjusted>,
+    pub refunds: Vec<Refunded>,
+    /// The sum of the refunds of each charge with a new one.
+    pub refunded_charges: Vec<(TransactionKey, RefundedPart)>,
     /// An event for each call of an operator that changed an account.
     pub audit_events: Vec<AuditEvent>,
     /// Every order that changed.
@@ -115,6 +156,8 @@ pub struct Writes {
     pub key_quotas: KeyQuotas,
     /// The increments of the daily rollup.
     pub usage: Vec<(UsageKey, UsageDelta)>,
+    /// The increments of the refunds in the daily rollup.
+    pub refund_usage: Vec<(UsageKey, RefundDelta)>,
     /// The changes of the state that the caches keep.
     pub changes: Vec<Change>,
     /// Every API key whose quotas the batch may have changed.
@@ -156,6 +199,16 @@ pub struct NewRecord {
     pub user: UserId,
     pub day: NaiveDate,
     pub record: Record,
+}
+
+/// The increment of the refunds in one row of the daily rollup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RefundDelta {
+    pub free: u64,
+    pub paid: u64,
+    pub amount: Money,
+    pub free_records: u32,
+    pub paid_records: u32,
 }
 
 /// The increment of one row of the daily rollup.

@@ -270,7 +270,24 @@ pub fn read_held_quotas(statement: &mut Statement, keys: &Keys<'_>) {
         .push("); ");
 }
 
-/// Adds the rows of [`read_held_quotas`].
+/// Reads these quotas, in the columns of [`read_held_quotas`].
+pub fn read_quotas(statement: &mut Statement, quotas: &BTreeSet<QuotaKey>) {
+    for (user, month, service) in quotas {
+        statement
+            .push(
+                "SELECT user_id, reset_month, service_name, total_quota, used_quota, held_quota FROM free_quota \
+                 WHERE user_id = ",
+            )
+            .texts([user.as_str()])
+            .push(" AND reset_month = ")
+            .texts([month.to_string().as_str()])
+            .push(" AND service_name = ")
+            .texts([service.as_str()])
+            .push("; ");
+    }
+}
+
+/// Adds the rows of [`read_held_quotas`] or [`read_quotas`].
 pub fn add_held_quotas(state: &mut State, left_out: &mut LeftOut, rows: &[MySqlRow]) -> Result<(), StoreError> {
     for row in rows {
         let user = user_of(row)?;

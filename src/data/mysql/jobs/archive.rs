@@ -26,7 +26,8 @@ use crate::{
 /// Longest pause after a transaction.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 /// The columns of both tables.
-const COLUMNS: &str = "billing_record_id, user_id, service_name, type, amount, count, created_at, usage_date, trace_id";
+const COLUMNS: &str = "billing_record_id, user_id, service_name, type, amount, count, created_at, usage_date, trace_id, \
+    late_of";
 
 #[async_trait]
 impl RecordArchive for MySqlStore {

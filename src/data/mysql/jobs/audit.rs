@@ -70,13 +70,14 @@ const USERS: &str = concat!(
     (SELECT DISTINCT user_id FROM usage_daily WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM balance_adjustment WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM quota_opening WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
+    (SELECT DISTINCT user_id FROM charge_refund WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM recharge_order WHERE (status = 'success' OR ",
     unreadable_order!(),
     ") \
     AND user_id > ? ORDER BY user_id LIMIT ?) ORDER BY user_id LIMIT ?"
 );
 /// Number of tables in [`USERS`].
-const USER_TABLES: usize = 9;
+const USER_TABLES: usize = 10;
 
 async fn read(
     snapshot: &mut Transaction<'_, MySql>,
@@ -112,8 +113,11 @@ macro_rules! records_of {
     ($table:literal) => {
         concat!(
             "SELECT user_id, service_name, DATE_FORMAT(usage_date, '%Y-%m') AS month, \
-             CAST(SUM(IF(type = 1, count, 0)) AS SIGNED), SUM(amount), \
-             CAST(SUM(IF(trace_id IS NULL, 0, count)) AS SIGNED), SUM(IF(trace_id IS NULL, 0, amount)) FROM ",
+             CAST(SUM(CASE type WHEN 1 THEN count WHEN 3 THEN -count ELSE 0 END) AS SIGNED), \
+             SUM(IF(type IN (3, 4), 0, amount)), \
+             CAST(SUM(IF(trace_id IS NULL OR type IN (3, 4), 0, count)) AS SIGNED), \
+             SUM(IF(trace_id IS NULL OR type IN (3, 4), 0, amount)), \
+             CAST(SUM(IF(type IN (3, 4), count, 0)) AS SIGNED), SUM(IF(type IN (3, 4), amount, 0)) FROM ",
             $table,
             " WHERE user_id BETWEEN ? AND ? GROUP BY user_id, service_name, month"
         )
@@ -133,9 +137,25 @@ const BOOKS: &[(&str, Note<MySqlRow>)] = &[
         audit::note_adjustments,
     ),
     (
-        "SELECT user_id, SUM(amount), CAST(SUM(free_count + paid_count) AS SIGNED) FROM billing_transaction \
+        "SELECT user_id, SUM(amount), CAST(SUM(free_count + paid_count) AS SIGNED), SUM(refunded_amount), \
+         CAST(COALESCE(SUM(refunded_free + refunded_paid), 0) AS SIGNED) FROM billing_transaction \
          WHERE status = 'COMMITTED' AND user_id BETWEEN ? AND ? GROUP BY user_id",
         audit::note_transactions,
+    ),
+    (
+        "SELECT user_id, SUM(amount), CAST(SUM(free_count + lapsed_count + paid_count) AS SIGNED), \
+         CAST(SUM(free_count + paid_count) AS SIGNED) FROM charge_refund WHERE user_id BETWEEN ? AND ? GROUP BY user_id",
+        audit::note_refunds,
+    ),
+    (
+        "SELECT r.user_id, COUNT(*) FROM (SELECT user_id, trace_id, SUM(free_count + lapsed_count) AS free, \
+         SUM(paid_count) AS paid, SUM(amount) AS amount FROM charge_refund WHERE user_id BETWEEN ? AND ? \
+         GROUP BY user_id, trace_id) r \
+         LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
+         WHERE COALESCE(t.refunded_free, -1) <> r.free OR COALESCE(t.refunded_paid, -1) <> r.paid \
+         OR COALESCE(t.refunded_amount, -1) <> r.amount OR r.free > t.free_count OR r.paid > t.paid_count \
+         OR r.amount > t.amount GROUP BY r.user_id",
+        audit::note_wrong_charges,
     ),
     (
         "SELECT user_id, service_name, reset_month, used_quota FROM free_quota \

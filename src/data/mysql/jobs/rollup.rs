@@ -47,9 +47,12 @@ fn rebuild(statement: &mut Statement, user: &UserId) {
     this(statement);
     statement.push(
         "; INSERT INTO usage_daily \
-             (user_id, usage_date, service_name, free_count, paid_count, amount, free_records, paid_records) \
-             SELECT user_id, usage_date, service_name",
+             (user_id, usage_date, service_name",
     );
+    for (column, ..) in COLUMNS {
+        statement.push(", ").push(column);
+    }
+    statement.push(") SELECT user_id, usage_date, service_name");
     for (_, sum, _) in COLUMNS {
         statement.push(", ").push(sum);
     }
@@ -64,12 +67,17 @@ fn rebuild(statement: &mut Statement, user: &UserId) {
 }
 
 /// The columns of the rollup, each with its aggregate over the records and the name of the aggregate.
-const COLUMNS: [(&str, &str, &str); 5] = [
+const COLUMNS: [(&str, &str, &str); 10] = [
     ("free_count", "SUM(IF(type = 1, count, 0))", "recorded_free_count"),
     ("paid_count", "SUM(IF(type = 2, count, 0))", "recorded_paid_count"),
-    ("amount", "SUM(amount)", "recorded_amount"),
+    ("amount", "SUM(IF(type IN (3, 4), 0, amount))", "recorded_amount"),
     ("free_records", "SUM(type = 1)", "recorded_free_records"),
     ("paid_records", "SUM(type = 2)", "recorded_paid_records"),
+    ("refunded_free", "SUM(IF(type = 3, count, 0))", "recorded_refunded_free"),
+    ("refunded_paid", "SUM(IF(type = 4, count, 0))", "recorded_refunded_paid"),
+    ("refunded_amount", "SUM(IF(type IN (3, 4), amount, 0))", "recorded_refunded_amount"),
+    ("free_refunds", "SUM(type = 3)", "recorded_free_refunds"),
+    ("paid_refunds", "SUM(type = 4)", "recorded_paid_refunds"),
 ];
 
 /// The days on which the rollup of the users in `of` differs from the records, in key order, at
@@ -81,7 +89,7 @@ pub async fn differing_days(
 ) -> Result<Vec<(UserId, DifferingDay)>, StoreError> {
     let mut statement = Statement::new("SELECT user_id, service_name, usage_date");
     for (column, ..) in COLUMNS {
-        statement.push(", SUM(").push(column).push(")");
+        statement.push(", COALESCE(SUM(").push(column).push("), 0)");
     }
     for (.., recorded) in COLUMNS {
         statement.push(", SUM(").push(recorded).push(")");
@@ -104,7 +112,10 @@ fn differing(statement: &mut Statement, of: impl Fn(&mut Statement)) {
     statement.push(" FROM usage_daily WHERE ");
     of(statement);
     for table in TABLES {
-        statement.push(" UNION ALL SELECT user_id, usage_date, service_name, 0, 0, 0, 0, 0");
+        statement.push(" UNION ALL SELECT user_id, usage_date, service_name");
+        for _ in COLUMNS {
+            statement.push(", 0");
+        }
         for (_, sum, _) in COLUMNS {
             statement.push(", ").push(sum);
         }
@@ -114,6 +125,7 @@ fn differing(statement: &mut Statement, of: impl Fn(&mut Statement)) {
     }
     statement.push(") books GROUP BY user_id, usage_date, service_name HAVING FALSE");
     for (column, _, recorded) in COLUMNS {
-        statement.push(" OR SUM(").push(column).push(") <> SUM(").push(recorded).push(")");
+        // The columns of refunds are NULL without any.
+        statement.push(" OR COALESCE(SUM(").push(column).push("), 0) <> SUM(").push(recorded).push(")");
     }
 }

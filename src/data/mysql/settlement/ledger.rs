@@ -6,6 +6,7 @@ use async_trait::async_trait;
 
 use super::{
     load::{Loaded, Locking, Lookup, load},
+    refunds,
     transactions::{insert_charges, write_reservations},
 };
 use crate::{
@@ -104,6 +105,7 @@ impl MySqlStore {
                 left_out.insert(user, Obstacle::Locked(Lock::Account(user.clone())));
             }
             let mut unopened = state.unopened(&keys, batch.at.month);
+            unopened.extend(state.unopened_further(batch, &keys));
             unopened.retain(|user| !left_out.contains(user));
             if !unopened.is_empty() {
                 // A missing row can't be locked, and an insert out of order could deadlock with
@@ -168,8 +170,11 @@ fn write(statement: &mut Statement, writes: &Writes, at: BillingTime) {
     }
     if !writes.records.is_empty() {
         insert_records(statement, &writes.records);
+    }
+    if !writes.usage.is_empty() {
         add_usage(statement, &writes.usage);
     }
+    refunds::write(statement, writes);
     if !writes.quotas.is_empty() {
         accounts::set_quotas(statement, &writes.quotas);
     }
@@ -198,11 +203,13 @@ fn write(statement: &mut Statement, writes: &Writes, at: BillingTime) {
 }
 
 fn insert_records(statement: &mut Statement, records: &[NewRecord]) {
+    let has_late = records.iter().any(|new| new.record.late_of.is_some());
     statement
         .push(
             "INSERT INTO billing_record \
-             (billing_record_id, user_id, service_name, type, amount, count, created_at, usage_date, trace_id) VALUES ",
+             (billing_record_id, user_id, service_name, type, amount, count, created_at, usage_date, trace_id",
         )
+        .push(if has_late { ", late_of) VALUES " } else { ") VALUES " })
         .rows(records, |row, NewRecord { user, day, record }| {
             row.text(&record.id)
                 .text(user.as_str())
@@ -213,6 +220,9 @@ fn insert_records(statement: &mut Statement, records: &[NewRecord]) {
                 .instant(record.created_at)
                 .day(*day)
                 .optional(record.trace.as_ref().map(TraceId::as_str), StatementRow::text);
+            if has_late {
+                row.optional(record.late_of.map(|month| month.to_string()).as_deref(), StatementRow::text);
+            }
         })
         .push("; ");
 }

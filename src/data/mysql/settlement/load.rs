@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::{MySqlConnection, mysql::MySqlRow};
 
-use super::transactions;
+use super::{refunds, transactions};
 use crate::{
     biz::{
         settlement::{
@@ -39,6 +39,7 @@ use crate::{
         rows::{
             account::user_of,
             key_quota,
+            refund::refunded_of,
             transaction::{adjusted_of, transaction_of},
         },
     },
@@ -117,6 +118,9 @@ pub async fn load(
             .pairs(&keys.adjustments)
             .push("); ");
     }
+    if !keys.refunds.is_empty() {
+        refunds::read(&mut statement, keys);
+    }
     if !keys.audit_events.is_empty() {
         audit_trail::read_ids(&mut statement, &keys.audit_events);
     }
@@ -167,6 +171,14 @@ pub async fn load(
             }
         }
     }
+    if !keys.refunds.is_empty() {
+        for row in &next()? {
+            let user = user_of(row)?;
+            if let Some(settled) = left_out.decoded(&user, "charge_refund", refunded_of(row))? {
+                state.refunds.insert((user, settled.id.clone()), settled);
+            }
+        }
+    }
     if !keys.audit_events.is_empty() {
         for row in &next()? {
             state.audit_events.insert(row.uuid(0)?);
@@ -180,6 +192,7 @@ pub async fn load(
         let present = if skips { next()? } else { Vec::new() };
         loaded.add_key_quotas(batch, &locked, &present)?;
     }
+    loaded.add_further_quotas(connection, batch, keys).await?;
     if skips {
         loaded.leave_out_locked(connection, batch, keys).await?;
     }
@@ -216,6 +229,26 @@ impl Loaded {
             if let Some(obstacle) = self.state.api_key_of(posting).and_then(|key| obstacles.get(key)) {
                 self.left_out.insert(posting.user(), obstacle.clone());
             }
+        }
+        Ok(())
+    }
+
+    /// Adds the quotas that only the loaded transactions name. Nearly every batch needs none, and sends
+    /// no statement. The accounts are locked, so a plain read finds the current rows.
+    async fn add_further_quotas(
+        &mut self,
+        connection: &mut MySqlConnection,
+        batch: &Batch,
+        keys: &Keys<'_>,
+    ) -> Result<(), StoreError> {
+        let further = self.state.further_quotas(batch, keys);
+        if further.is_empty() {
+            return Ok(());
+        }
+        let mut statement = Statement::new("");
+        accounts::read_quotas(&mut statement, &further);
+        for rows in statement.fetch(connection).await? {
+            accounts::add_held_quotas(&mut self.state, &mut self.left_out, &rows)?;
         }
         Ok(())
     }

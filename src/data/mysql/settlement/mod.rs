@@ -3,4 +3,5 @@
 
 pub mod ledger;
 mod load;
+mod refunds;
 pub mod transactions;

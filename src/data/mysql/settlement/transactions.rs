@@ -3,7 +3,7 @@
 //! users share the table and would wait for each other.
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 
 use crate::{
     biz::{
@@ -33,7 +33,7 @@ pub const COLUMNS: &str = "user_id, trace_id, status, service_name, count, cost,
     input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, \
     COALESCE(free_remaining_large, free_remaining_after), created_at, held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, \
     price_version, input_price, cached_input_price, output_price, estimated_input_tokens, estimated_output_tokens, \
-    quota_unit, shortfall, charged_by, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, \
+    quota_unit, shortfall, charged_by, refunded_free, refunded_paid, refunded_amount, late_date, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, \
     reasoning_tokens, audio_output_tokens, images, service_tier, commit_service_tier, served_model, plan, price_details";
 
 #[async_trait]
@@ -151,7 +151,13 @@ const FREE_REMAINING: Optional = Optional {
     fill: |row, transaction| row.optional(large_remaining(transaction), StatementRow::number),
 };
 
-const OF_CHARGES: [Optional; 11] = [
+const SHORTFALL: Optional = Optional {
+    names: ", shortfall",
+    is_filled: |transaction| !transaction.shortfall.is_zero(),
+    fill: |row, transaction| row.money(transaction.shortfall),
+};
+
+const OF_CHARGES: [Optional; 12] = [
     Optional {
         names: ", cost",
         is_filled: |charge| charge.content.cost.is_some(),
@@ -179,9 +185,10 @@ const OF_CHARGES: [Optional; 11] = [
     PLAN,
     QUOTA_UNIT,
     FREE_REMAINING,
+    SHORTFALL,
 ];
 
-const OF_RESERVATIONS: [Optional; 11] = [
+const OF_RESERVATIONS: [Optional; 12] = [
     Optional {
         names: ", estimated_input_tokens, estimated_output_tokens",
         is_filled: |reservation| reservation.content.estimate.is_some(),
@@ -199,10 +206,11 @@ const OF_RESERVATIONS: [Optional; 11] = [
     OF_COMMIT,
     QUOTA_UNIT,
     FREE_REMAINING,
+    SHORTFALL,
     Optional {
-        names: ", shortfall",
-        is_filled: |reservation| !reservation.shortfall.is_zero(),
-        fill: |row, reservation| row.money(reservation.shortfall),
+        names: ", late_date",
+        is_filled: |reservation| late_day(reservation).is_some(),
+        fill: |row, reservation| row.optional(late_day(reservation), StatementRow::day),
     },
     Optional {
         names: ", charged_by",
@@ -277,7 +285,7 @@ pub fn write_reservations(statement: &mut Statement, writes: &[ReservationWrite]
          free_remaining_after = VALUES(free_remaining_after), \
          free_remaining_large = VALUES(free_remaining_large), commit_cost = VALUES(commit_cost), \
          held_free = VALUES(held_free), held_amount = VALUES(held_amount), expires_at = VALUES(expires_at), \
-         shortfall = VALUES(shortfall), charged_by = VALUES(charged_by), \
+         shortfall = VALUES(shortfall), charged_by = VALUES(charged_by), late_date = VALUES(late_date), \
          cache_write_tokens = VALUES(cache_write_tokens), cache_write_1h_tokens = VALUES(cache_write_1h_tokens), \
          audio_input_tokens = VALUES(audio_input_tokens), reasoning_tokens = VALUES(reasoning_tokens), \
          audio_output_tokens = VALUES(audio_output_tokens), images = VALUES(images), \
@@ -351,6 +359,10 @@ fn outcome<'r, 's>(row: &'r mut StatementRow<'s>, transaction: &Transaction) -> 
         .money(transaction.balance_after)
         .number(i32::try_from(transaction.free_remaining_after).unwrap_or(i32::MAX))
         .instant(transaction.created_at)
+}
+
+fn late_day(transaction: &Transaction) -> Option<NaiveDate> {
+    transaction.reservation.as_ref()?.late_day
 }
 
 fn large_remaining(transaction: &Transaction) -> Option<u64> {

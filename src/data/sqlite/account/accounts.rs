@@ -114,6 +114,10 @@ pub fn balance(transaction: &Transaction<'_>, user: &UserId) -> Result<Option<Ba
     found(&mut find, [user.as_str()], |row| balance_of(row, 0))
 }
 
+const ONE_QUOTA: &str = "\
+    SELECT total_quota, used_quota, held_quota FROM free_quota \
+    WHERE user_id = ? AND reset_month = ? AND service_name = ?";
+
 /// Loads the balances of the batch and the quotas that it needs.
 pub fn load_accounts(
     transaction: &Transaction<'_>,
@@ -127,12 +131,7 @@ pub fn load_accounts(
             state.balances.insert(user.clone(), balance);
         }
     }
-    let mut find = transaction
-        .prepare_cached(
-            "SELECT total_quota, used_quota, held_quota FROM free_quota \
-             WHERE user_id = ? AND reset_month = ? AND service_name = ?",
-        )
-        .map_err(writer_error)?;
+    let mut find = transaction.prepare_cached(ONE_QUOTA).map_err(writer_error)?;
     let stored_month = month.to_string();
     for &(user, service) in &keys.quotas {
         let key = [user.as_str(), &stored_month, service.as_str()];
@@ -156,6 +155,24 @@ pub fn load_accounts(
             Ok(((user.clone(), month, ServiceName::from_stored(row.text(4)?)), quota_of(row, 0)?))
         });
         state.quotas.extend(left_out.decoded(user, "free_quota", held)?.flatten());
+    }
+    Ok(())
+}
+
+/// Loads these quotas, as far as they exist.
+pub fn load_quotas(
+    transaction: &Transaction<'_>,
+    quotas: &BTreeSet<QuotaKey>,
+    (state, left_out): (&mut State, &mut LeftOut),
+) -> Result<(), StoreError> {
+    for row in quotas {
+        let mut find = transaction.prepare_cached(ONE_QUOTA).map_err(writer_error)?;
+        let (user, month, service) = row;
+        let key = [user.as_str(), &month.to_string(), service.as_str()];
+        let quota = found(&mut find, key, |row| quota_of(row, 0));
+        if let Some(quota) = left_out.decoded(user, "free_quota", quota)?.flatten() {
+            state.quotas.insert(row.clone(), quota);
+        }
     }
     Ok(())
 }

@@ -30,8 +30,8 @@ macro_rules! first_old {
 
 const COPY: &str = concat!(
     "INSERT INTO billing_record_archive \
-     (billing_record_id, user_id, service_name, type, amount, count, created_at, usage_date, trace_id) \
-     SELECT billing_record_id, user_id, service_name, type, amount, count, created_at, usage_date, trace_id ",
+     (billing_record_id, user_id, service_name, type, amount, count, created_at, usage_date, trace_id, late_of) \
+     SELECT billing_record_id, user_id, service_name, type, amount, count, created_at, usage_date, trace_id, late_of ",
     first_old!()
 );
 const DELETE: &str = concat!("DELETE ", first_old!());

@@ -17,6 +17,20 @@ use crate::{
     },
 };
 
+/// The records of a table, in the columns of the rollup after as many zeros.
+macro_rules! recorded {
+    ($table:literal, $users:literal) => {
+        concat!(
+            "SELECT user_id, usage_date, service_name, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, iif(type = 1, count, 0), \
+             iif(type = 2, count, 0), iif(type IN (3, 4), 0, amount), type = 1, type = 2, iif(type = 3, count, 0), \
+             iif(type = 4, count, 0), iif(type IN (3, 4), amount, 0), type = 3, type = 4 FROM ",
+            $table,
+            " WHERE ",
+            $users
+        )
+    };
+}
+
 /// The FROM clause of the days on which rollup and records of some users differ, grouped by user,
 /// day and service.
 macro_rules! differing {
@@ -24,19 +38,26 @@ macro_rules! differing {
         concat!(
             " FROM (\
              SELECT user_id, usage_date, service_name, free_count, paid_count, amount, free_records, paid_records, \
+             COALESCE(refunded_free, 0) AS refunded_free, COALESCE(refunded_paid, 0) AS refunded_paid, \
+             COALESCE(refunded_amount, 0) AS refunded_amount, COALESCE(free_refunds, 0) AS free_refunds, \
+             COALESCE(paid_refunds, 0) AS paid_refunds, \
              0 AS recorded_free_count, 0 AS recorded_paid_count, 0 AS recorded_amount, 0 AS recorded_free_records, \
-             0 AS recorded_paid_records FROM usage_daily WHERE ",
+             0 AS recorded_paid_records, 0 AS recorded_refunded_free, 0 AS recorded_refunded_paid, \
+             0 AS recorded_refunded_amount, 0 AS recorded_free_refunds, 0 AS recorded_paid_refunds \
+             FROM usage_daily WHERE ",
             $users,
-            " UNION ALL SELECT user_id, usage_date, service_name, 0, 0, 0, 0, 0, iif(type = 1, count, 0), \
-             iif(type = 2, count, 0), amount, type = 1, type = 2 FROM billing_record WHERE ",
-            $users,
-            " UNION ALL SELECT user_id, usage_date, service_name, 0, 0, 0, 0, 0, iif(type = 1, count, 0), \
-             iif(type = 2, count, 0), amount, type = 1, type = 2 FROM billing_record_archive WHERE ",
-            $users,
+            " UNION ALL ",
+            recorded!("billing_record", $users),
+            " UNION ALL ",
+            recorded!("billing_record_archive", $users),
             ") GROUP BY user_id, usage_date, service_name \
              HAVING SUM(free_count) <> SUM(recorded_free_count) OR SUM(paid_count) <> SUM(recorded_paid_count) \
              OR SUM(amount) <> SUM(recorded_amount) OR SUM(free_records) <> SUM(recorded_free_records) \
-             OR SUM(paid_records) <> SUM(recorded_paid_records)"
+             OR SUM(paid_records) <> SUM(recorded_paid_records) \
+             OR SUM(refunded_free) <> SUM(recorded_refunded_free) \
+             OR SUM(refunded_paid) <> SUM(recorded_refunded_paid) \
+             OR SUM(refunded_amount) <> SUM(recorded_refunded_amount) \
+             OR SUM(free_refunds) <> SUM(recorded_free_refunds) OR SUM(paid_refunds) <> SUM(recorded_paid_refunds)"
         )
     };
 }
@@ -48,17 +69,22 @@ const DIFFERING_USERS: &str = concat!(
 );
 const DIFFERING_DAYS: &str = concat!(
     "SELECT user_id, service_name, usage_date, SUM(free_count), SUM(paid_count), SUM(amount), SUM(free_records), \
-     SUM(paid_records), SUM(recorded_free_count), SUM(recorded_paid_count), SUM(recorded_amount), \
-     SUM(recorded_free_records), SUM(recorded_paid_records)",
+     SUM(paid_records), SUM(refunded_free), SUM(refunded_paid), SUM(refunded_amount), SUM(free_refunds), \
+     SUM(paid_refunds), SUM(recorded_free_count), SUM(recorded_paid_count), SUM(recorded_amount), \
+     SUM(recorded_free_records), SUM(recorded_paid_records), SUM(recorded_refunded_free), \
+     SUM(recorded_refunded_paid), SUM(recorded_refunded_amount), SUM(recorded_free_refunds), \
+     SUM(recorded_paid_refunds)",
     differing!("user_id BETWEEN ?1 AND ?2"),
     " ORDER BY user_id, usage_date, service_name LIMIT ?3"
 );
 
 const REBUILD: &str = "\
     INSERT INTO usage_daily \
-    (user_id, usage_date, service_name, free_count, paid_count, amount, free_records, paid_records) \
+    (user_id, usage_date, service_name, free_count, paid_count, amount, free_records, paid_records, \
+    refunded_free, refunded_paid, refunded_amount, free_refunds, paid_refunds) \
     SELECT user_id, usage_date, service_name, SUM(iif(type = 1, count, 0)), SUM(iif(type = 2, count, 0)), \
-    SUM(amount), SUM(type = 1), SUM(type = 2) FROM \
+    SUM(iif(type IN (3, 4), 0, amount)), SUM(type = 1), SUM(type = 2), SUM(iif(type = 3, count, 0)), \
+    SUM(iif(type = 4, count, 0)), SUM(iif(type IN (3, 4), amount, 0)), SUM(type = 3), SUM(type = 4) FROM \
     (SELECT user_id, usage_date, service_name, type, count, amount FROM billing_record WHERE user_id = ?1 UNION ALL \
     SELECT user_id, usage_date, service_name, type, count, amount FROM billing_record_archive WHERE user_id = ?1) \
     GROUP BY user_id, usage_date, service_name";

@@ -1,11 +1,14 @@
 //! One settlement transaction: load, decide, write, commit.
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use async_trait::async_trait;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
-use super::transactions;
+use super::{refunds, transactions};
 use crate::{
     biz::{
         settlement::{
@@ -19,7 +22,7 @@ use crate::{
         values::{
             calendar::BillingTime,
             error::StoreError,
-            ids::{TraceId, UserId},
+            ids::{PlanName, TraceId, UserId},
         },
     },
     data::{
@@ -64,27 +67,52 @@ fn settle(connection: &mut Connection, batch: &Batch) -> Result<SettledBatch, St
     if !unopened.is_empty() {
         state.created = unopened.iter().filter(|user| !state.balances.contains_key(user)).cloned().collect();
         let events = audit_events::of_openings(batch, &state.created);
-        let plan_of = |user: &UserId| Some((user.clone(), state.balances.get(user)?.plan?));
-        let plans = unopened.iter().filter_map(plan_of).collect();
+        let plans = plans_of(&state, &unopened);
         let new = accounts::NewAccounts { users: &unopened, plans: &plans, events: &events, at: batch.at };
         accounts::insert_missing(&transaction, new, &batch.catalog).map_err(writer_error)?;
         accounts::load_accounts(&transaction, &keys, batch.at.month, (&mut state, &mut left_out))?;
     }
     transactions::load(&transaction, &keys.transactions, (&mut state, &mut left_out))?;
+    let is_opened_late = load_further_quotas(&transaction, batch, &keys, (&mut state, &mut left_out))?;
     load_adjustments(&transaction, &keys, (&mut state, &mut left_out))?;
+    refunds::load(&transaction, &keys, (&mut state, &mut left_out))?;
     state.audit_events = audit_trail::stored(&transaction, &keys.audit_events)?;
     recharge::load(&transaction, batch, &keys, (&mut state, &mut left_out))?;
     caps::load(&transaction, &keys, (&mut state, &mut left_out))?;
     key_quotas::load(&transaction, batch, (&mut state, &mut left_out))?;
     let batch = if left_out.is_empty() { Cow::Borrowed(batch) } else { Cow::Owned(batch.without(&left_out)) };
     let (outcomes, writes) = rule::settle(&batch, state);
-    if writes.is_empty() && unopened.is_empty() {
+    if writes.is_empty() && unopened.is_empty() && !is_opened_late {
         transaction.rollback().map_err(writer_error)?;
         return Ok(writes.into_settlement(outcomes, left_out));
     }
     write(&transaction, &writes, batch.at).map_err(writer_error)?;
     commit(transaction)?;
     Ok(writes.into_settlement(outcomes, left_out))
+}
+
+/// Loads the quotas that only the loaded transactions name, and opens the accounts that lack one.
+/// Returns whether it has opened any. Nearly every batch needs none.
+fn load_further_quotas(
+    transaction: &Transaction<'_>,
+    batch: &Batch,
+    keys: &Keys<'_>,
+    (state, left_out): (&mut State, &mut LeftOut),
+) -> Result<bool, StoreError> {
+    accounts::load_quotas(transaction, &state.further_quotas(batch, keys), (state, left_out))?;
+    let unopened = state.unopened_further(batch, keys);
+    if !unopened.is_empty() {
+        let (plans, events) = (plans_of(state, &unopened), BTreeMap::new());
+        let new = accounts::NewAccounts { users: &unopened, plans: &plans, events: &events, at: batch.at };
+        accounts::insert_missing(transaction, new, &batch.catalog).map_err(writer_error)?;
+        accounts::load_quotas(transaction, &state.further_quotas(batch, keys), (state, left_out))?;
+    }
+    Ok(!unopened.is_empty())
+}
+
+/// The plans of those users that have an account and a plan.
+fn plans_of(state: &State, users: &BTreeSet<UserId>) -> BTreeMap<UserId, PlanName> {
+    users.iter().filter_map(|user| Some((user.clone(), state.balances.get(user)?.plan?))).collect()
 }
 
 /// Finds which adjustments of the batch are settled already.
@@ -114,6 +142,7 @@ fn write(transaction: &Transaction<'_>, writes: &Writes, at: BillingTime) -> rus
     transactions::write_reservations(transaction, &writes.reservations)?;
     insert_records(transaction, &writes.records)?;
     add_usage(transaction, &writes.usage)?;
+    refunds::write(transaction, writes)?;
     accounts::set_quotas(transaction, &writes.quotas, at)?;
     insert_adjustments(transaction, &writes.adjustments)?;
     audit_trail::insert(transaction, &writes.audit_events)?;
@@ -128,8 +157,8 @@ fn write(transaction: &Transaction<'_>, writes: &Writes, at: BillingTime) -> rus
 fn insert_records(transaction: &Transaction<'_>, records: &[NewRecord]) -> rusqlite::Result<()> {
     let mut insert = transaction.prepare_cached(
         "INSERT INTO billing_record \
-         (billing_record_id, user_id, service_name, type, amount, count, trace_id, created_at, usage_date) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         (billing_record_id, user_id, service_name, type, amount, count, trace_id, created_at, usage_date, late_of) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )?;
     for NewRecord { user, day, record } in records {
         insert.execute(params![
@@ -142,6 +171,7 @@ fn insert_records(transaction: &Transaction<'_>, records: &[NewRecord]) -> rusql
             record.trace.as_ref().map(TraceId::as_str),
             record.created_at.timestamp_micros(),
             day.to_string(),
+            record.late_of.map(|month| month.to_string()),
         ])?;
     }
     Ok(())

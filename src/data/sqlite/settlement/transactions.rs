@@ -38,7 +38,7 @@ const ONE: &str = "\
     cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, free_remaining_after, created_at, \
     held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, \
     price_version, input_price, cached_input_price, output_price, estimated_input_tokens, estimated_output_tokens, \
-    quota_unit, shortfall, charged_by, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, \
+    quota_unit, shortfall, charged_by, refunded_free, refunded_paid, refunded_amount, late_date, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, \
     reasoning_tokens, audio_output_tokens, images, service_tier, commit_service_tier, served_model, plan, price_details \
     FROM billing_transaction WHERE user_id = ? AND trace_id = ?";
 
@@ -106,11 +106,12 @@ pub fn insert_charges(transaction: &Tx<'_>, charges: &[Transaction]) -> rusqlite
          input_tokens, output_tokens, cached_input_tokens, free_count, paid_count, amount, record_id, balance_after, \
          free_remaining_after, created_at, quota_unit, price_version, input_price, cached_input_price, output_price, \
          cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, reasoning_tokens, audio_output_tokens, images, \
-         service_tier, plan, price_details) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         service_tier, plan, price_details, shortfall) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )?;
     for charge in charges {
-        bind_shared(&mut insert, charge, charge.content.usage)?;
+        let next = bind_shared(&mut insert, charge, charge.content.usage)?;
+        bind(&mut insert, next, &[&shortfall(charge)])?;
         insert.raw_execute()?;
     }
     Ok(())
@@ -124,8 +125,8 @@ pub fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrite]) -> 
          free_remaining_after, created_at, quota_unit, price_version, input_price, cached_input_price, output_price, \
          cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, reasoning_tokens, audio_output_tokens, images, \
          service_tier, plan, price_details, held_free, held_amount, full_cost, commit_cost, usage_date, expires_at, estimated_input_tokens, \
-         estimated_output_tokens, shortfall, charged_by, commit_service_tier, served_model) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, \
+         estimated_output_tokens, shortfall, charged_by, late_date, commit_service_tier, served_model) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, \
          ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
          ON CONFLICT DO UPDATE SET status = excluded.status, input_tokens = excluded.input_tokens, \
          output_tokens = excluded.output_tokens, cached_input_tokens = excluded.cached_input_tokens, \
@@ -133,7 +134,7 @@ pub fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrite]) -> 
          record_id = excluded.record_id, balance_after = excluded.balance_after, \
          free_remaining_after = excluded.free_remaining_after, commit_cost = excluded.commit_cost, \
          held_free = excluded.held_free, held_amount = excluded.held_amount, expires_at = excluded.expires_at, \
-         shortfall = excluded.shortfall, charged_by = excluded.charged_by, \
+         shortfall = excluded.shortfall, charged_by = excluded.charged_by, late_date = excluded.late_date, \
          cache_write_tokens = excluded.cache_write_tokens, cache_write_1h_tokens = excluded.cache_write_1h_tokens, \
          audio_input_tokens = excluded.audio_input_tokens, reasoning_tokens = excluded.reasoning_tokens, \
          audio_output_tokens = excluded.audio_output_tokens, images = excluded.images, \
@@ -147,8 +148,7 @@ pub fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrite]) -> 
         let delivered: Option<&Delivered> = reservation.delivered.as_ref();
         let next = bind_shared(&mut upsert, transaction, reservation.usage())?;
         let estimate = transaction.content.estimate;
-        let shortfall = Some(transaction.shortfall).filter(|shortfall| !shortfall.is_zero());
-        let values: [&dyn ToSql; 12] = [
+        let values: [&dyn ToSql; 13] = [
             &reservation.free,
             &reservation.amount.micros(),
             &reservation.full_cost.micros(),
@@ -157,8 +157,9 @@ pub fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrite]) -> 
             &reservation.expires_at.timestamp_micros(),
             &estimate.map(|usage| usage.input_tokens),
             &estimate.map(|usage| usage.output_tokens),
-            &shortfall.map(Money::micros),
+            &shortfall(transaction),
             &charged_by_number(transaction),
+            &reservation.late_day.map(|day| day.to_string()),
             &delivered.and_then(|delivered| delivered.service_tier.as_ref()).map(ServiceTier::as_str),
             &delivered.and_then(|delivered| delivered.model.as_ref()).map(ModelName::as_str),
         ];
@@ -166,6 +167,11 @@ pub fn write_reservations(transaction: &Tx<'_>, writes: &[ReservationWrite]) -> 
         upsert.raw_execute()?;
     }
     Ok(())
+}
+
+/// NULL without a shortfall.
+fn shortfall(transaction: &Transaction) -> Option<i64> {
+    Some(transaction.shortfall.micros()).filter(|shortfall| *shortfall != 0)
 }
 
 /// Binds the common columns of charges and reservations. Returns the number of the next column.

@@ -363,6 +363,7 @@ impl CheckingCaller {
             reason: "for a test".into(),
             adjustment_id: self.next_id(),
             operator: "tester".into(),
+            allow_negative: false,
         };
         let reply = self.client.adjust_balance(request.clone()).await.unwrap().into_inner();
         self.books.credit(&request);

@@ -12,7 +12,7 @@ use crate::biz::{
         catalog::{Catalog, Plan, Price, QuotaUnit},
         policy::Policy,
     },
-    audit_trail::{ADJUST_BALANCE, SET_ACCOUNT_STATUS},
+    audit_trail::{ADJUST_BALANCE, REFUND_CHARGE, SET_ACCOUNT_STATUS},
     charge::{
         prices::{PriceBook, PriceList, PriceVersion, Prices},
         quote::{Ask, Quoter},
@@ -27,14 +27,18 @@ use crate::biz::{
         order::{Order, OrderStatus},
         posting::{
             Adjustment, AdjustmentContent, Batch, Cause, Charge, Commit, Effect, Expire, Opening, OrderUpdate, Outcome,
-            PaymentUpdate, Posting, RecordIds, Release, Report, Reserve, StatusChange,
+            PaymentUpdate, Posting, RecordIds, Refund, Release, Report, Reserve, StatusChange,
         },
+        refund::{RefundContent, Refunded},
         transaction::{ChargeContent, Status, Transaction},
     },
     values::{
         account_status::AccountStatus,
         calendar::{BillingTime, Calendar, SystemClock},
-        ids::{AdjustmentId, ApiKeyId, ModelName, OrderId, PaymentId, PriceVersionId, ServiceName, TraceId, UserId},
+        ids::{
+            AdjustmentId, ApiKeyId, ModelName, OrderId, PaymentId, PriceVersionId, RefundId, ServiceName, TraceId,
+            UserId,
+        },
         money::Money,
         usage::Usage,
     },
@@ -153,7 +157,8 @@ impl TestAccount {
     }
 
     pub fn batch<const N: usize>(&self, postings: [Posting; N]) -> Batch {
-        Batch { postings: postings.into(), at: self.at, catalog: self.catalog.clone() }
+        let (catalog, periods) = (self.catalog.clone(), self.calendar.periods());
+        Batch { postings: postings.into(), at: self.at, catalog, periods }
     }
 
     /// Settles a call, under the trace id of all cases.
@@ -191,6 +196,7 @@ impl TestAccount {
         Charge {
             user: user(),
             trace: trace(),
+            is_delivered: false,
             quote: self.quoter.tariff().quote(plan, ask),
             tariff: None,
             content: ChargeContent {
@@ -238,9 +244,15 @@ impl TestAccount {
         let mut records = self.books.records(&user());
         records.sort_by_key(|record| record.kind);
         let text = |record: &Record| {
-            let kind = if record.kind == RecordType::Free { "free" } else { "paid" };
+            let kind = match record.kind {
+                RecordType::Free => "free",
+                RecordType::Balance => "paid",
+                RecordType::FreeRefund => "free back",
+                RecordType::BalanceRefund => "paid back",
+            };
             let tokens = record.usage.map_or(0, |usage| usage.tokens());
-            format!("{} {kind} for {}, {tokens} tokens", record.count, record.amount)
+            let late = record.late_of.map(|month| format!(", late of {month}")).unwrap_or_default();
+            format!("{} {kind} for {}, {tokens} tokens{late}", record.count, record.amount)
         };
         records.iter().map(text).collect()
     }
@@ -337,7 +349,48 @@ pub fn adjust(id: &str, amount: &str) -> Posting {
         id: AdjustmentId::from_stored(id),
         content: AdjustmentContent { amount: yuan(amount), reason: "a case".into(), operator: String::new() },
         request: Uuid::now_v7(),
+        allow_negative: false,
         call: call(ADJUST_BALANCE),
+    })
+}
+
+/// A debit that may take the balance below zero.
+pub fn claw_back(id: &str, amount: &str) -> Posting {
+    let Posting::Adjust(adjustment) = adjust(id, amount) else { unreachable!() };
+    Posting::Adjust(Adjustment { allow_negative: true, ..adjustment })
+}
+
+/// A charge under another trace id.
+pub fn other(account: &TestAccount, call: Call) -> Posting {
+    Posting::Charge(Charge { trace: TraceId::from_stored("t2"), ..account.charge_of(call) })
+}
+
+/// A reserve under another trace id.
+pub fn reserve_other(account: &TestAccount, call: Call) -> Posting {
+    let reserve = account.reserve_of(call);
+    let call = Charge { trace: TraceId::from_stored("t2"), ..reserve.call };
+    Posting::Reserve(Reserve { call, ..reserve })
+}
+
+/// A charge of delivered work.
+pub fn deliver(account: &TestAccount, trace: &str, call: Call) -> Posting {
+    let trace = TraceId::from_stored(trace);
+    Posting::Charge(Charge { trace, is_delivered: true, ..account.charge_of(call) })
+}
+
+/// As [`TestAccount::charge`], of delivered work.
+pub fn charge_delivered(account: &TestAccount, call: Call) -> String {
+    account.settle(deliver(account, trace().as_str(), call))
+}
+
+/// A refund of the call of all cases.
+pub fn refund(id: &str, count: impl Into<Option<u32>>) -> Posting {
+    Posting::Refund(Refund {
+        user: user(),
+        id: RefundId::from_stored(id),
+        content: RefundContent { trace: trace(), count: count.into(), reason: "a case".into() },
+        record_ids: RecordIds::fresh(),
+        call: call(REFUND_CHARGE),
     })
 }
 
@@ -368,6 +421,11 @@ fn answer(outcome: &Outcome) -> String {
         Outcome::Ended { ended: Some((transaction, effect)) } => with_effect(transaction, *effect),
         Outcome::Adjusted { adjusted, replayed } => {
             format!("{}balance {}", if *replayed { "found: " } else { "" }, adjusted.balance_after)
+        }
+        Outcome::Refunded { refunded, replayed } => {
+            let Refunded { free, paid, amount, sum, balance_after, .. } = refunded;
+            let all = format!("{} for {} in all, balance {balance_after}", sum.units(), sum.amount);
+            format!("{}{free} free, {paid} paid for {amount} back; {all}", if *replayed { "found: " } else { "" })
         }
         Outcome::OrderUpdated { order, changed } => {
             let payment = order.payment.as_ref().map_or("no payment", |payment| payment.as_str());

@@ -22,18 +22,20 @@ use crate::biz::{
     },
     reports::{
         record::{Record, RecordType},
-        statistics::DailyUse,
+        statistics::{DailyUse, Totals},
     },
     settlement::{
         keys::Keys,
         order::{Order, OrderStatus},
         posting::{Adjusted, Batch, Outcome},
-        rule::{self, NewRecord, QuotaKey, State, TransactionKey, UsageDelta, UsageKey},
+        refund::Refunded,
+        rule::{self, NewRecord, QuotaKey, RefundDelta, State, TransactionKey, UsageDelta, UsageKey},
         transaction::{Status, Transaction},
     },
     values::{
         calendar::{BillingTime, DaySpan, Month},
-        ids::{AdjustmentId, ApiKeyId, OrderId, TraceId, UserId},
+        ids::{AdjustmentId, ApiKeyId, OrderId, RefundId, TraceId, UserId},
+        money::Money,
     },
 };
 
@@ -49,9 +51,10 @@ struct Tables {
     key_quotas: KeyQuotas,
     transactions: HashMap<TransactionKey, Transaction>,
     adjustments: HashMap<(UserId, AdjustmentId), Adjusted>,
+    refunds: HashMap<(UserId, RefundId), Refunded>,
     orders: HashMap<OrderId, Order>,
     records: Vec<NewRecord>,
-    usage: BTreeMap<UsageKey, UsageDelta>,
+    usage: BTreeMap<UsageKey, (UsageDelta, RefundDelta)>,
     audit_events: Vec<AuditEvent>,
 }
 
@@ -68,7 +71,7 @@ impl Books {
             let key = ((*user).clone(), batch.at.month, (*service).clone());
             tables.quotas.entry(key).or_insert(Quota { total: plan.free_quota, used: 0, held: 0 });
         }
-        let state = State {
+        let mut state = State {
             balances: tables.balances.clone(),
             quotas: tables.quotas.clone(),
             requests: tables.requests.clone(),
@@ -76,6 +79,7 @@ impl Books {
             created: Default::default(),
             transactions: tables.transactions.clone(),
             adjustments: tables.adjustments.clone(),
+            refunds: tables.refunds.clone(),
             audit_events: tables.audit_events.iter().map(|event| event.id).collect(),
             orders: tables.orders.clone(),
             payments: tables
@@ -84,6 +88,15 @@ impl Books {
                 .filter_map(|order| Some((order.payment.clone()?, order.id.clone())))
                 .collect(),
         };
+        // A database opens the accounts that lack one of these quotas.
+        for (user, month, service) in state.further_quotas(batch, &keys) {
+            if let Ok((_, plan)) = batch.catalog.find(service.as_str()) {
+                let quota = Quota { total: plan.free_quota, used: 0, held: 0 };
+                let row = (user, month, service);
+                tables.quotas.insert(row.clone(), quota);
+                state.quotas.insert(row, quota);
+            }
+        }
         let (outcomes, writes) = rule::settle(batch, state);
         for (user, balance) in writes.balances {
             // The status and the plan have writes of their own.
@@ -113,14 +126,27 @@ impl Books {
         for adjusted in writes.adjustments {
             tables.adjustments.insert((adjusted.user.clone(), adjusted.id.clone()), adjusted);
         }
+        for refunded in writes.refunds {
+            tables.refunds.insert((refunded.user.clone(), refunded.id.clone()), refunded);
+        }
+        for (key, refunded) in writes.refunded_charges {
+            tables.transactions.get_mut(&key).unwrap().refunded = refunded;
+        }
         tables.audit_events.extend(writes.audit_events);
         for order in writes.orders {
             tables.orders.insert(order.id.clone(), order);
         }
         tables.records.extend(writes.records);
         for (key, delta) in writes.usage {
-            let row = tables.usage.entry(key).or_default();
+            let (row, _) = tables.usage.entry(key).or_default();
             row.totals = [row.totals, delta.totals].into_iter().sum();
+            row.free_records += delta.free_records;
+            row.paid_records += delta.paid_records;
+        }
+        for (key, delta) in writes.refund_usage {
+            let (_, row) = tables.usage.entry(key).or_default();
+            (row.free, row.paid) = (row.free + delta.free, row.paid + delta.paid);
+            row.amount = row.amount.plus(delta.amount);
             row.free_records += delta.free_records;
             row.paid_records += delta.paid_records;
         }
@@ -187,7 +213,10 @@ impl Books {
     pub fn daily(&self, user: &UserId) -> Vec<DailyUse> {
         let tables = self.0.lock().unwrap();
         let of_user = tables.usage.iter().filter(|((owner, ..), _)| owner == user);
-        let daily = of_user.map(|((_, day, service), row)| (service.clone(), *day, row.totals));
+        let daily = of_user.map(|((_, day, service), (row, refunds))| {
+            let (refunded_count, refunded_amount) = (refunds.free + refunds.paid, refunds.amount);
+            (service.clone(), *day, Totals { refunded_count, refunded_amount, ..row.totals })
+        });
         daily.map(|(service, day, totals)| DailyUse { service, day, totals }).collect()
     }
 
@@ -223,6 +252,19 @@ impl Books {
         for transaction in tables.transactions.values().filter(|transaction| transaction.user == *user) {
             evidence.settled_amount = evidence.settled_amount.plus(transaction.amount);
             evidence.settled_count += i64::from(transaction.free + transaction.paid);
+            let refunded = transaction.refunded;
+            evidence.refunds.charges_amount = evidence.refunds.charges_amount.plus(refunded.amount);
+            evidence.refunds.charges_count += i64::from(refunded.units());
+            let of_it = |refund: &&Refunded| refund.user == *user && refund.content.trace == transaction.trace;
+            let all = tables.refunds.values().filter(of_it);
+            let sum = all.fold((0, 0, Money::ZERO), |sum, refund| {
+                (sum.0 + refund.free + refund.lapsed, sum.1 + refund.paid, sum.2.plus(refund.amount))
+            });
+            let is_wrong = sum != (refunded.free, refunded.paid, refunded.amount);
+            let is_more = refunded.amount > transaction.amount
+                || refunded.free > transaction.free
+                || refunded.paid > transaction.paid;
+            evidence.refunds.wrong_charges += u64::from(is_wrong || is_more);
             if let (Status::Pending, Some(held)) = (transaction.status, &transaction.reservation) {
                 evidence.reserved = evidence.reserved.plus(held.amount);
                 if held.free > 0 {
@@ -233,24 +275,42 @@ impl Books {
         }
         let mut days = BTreeMap::new();
         for NewRecord { day, record, .. } in tables.records.iter().filter(|new| new.user == *user) {
-            evidence.recorded_amount = evidence.recorded_amount.plus(record.amount);
-            evidence.recorded_count += i64::from(record.count);
-            evidence.charged = evidence.charged.plus(record.amount);
             let book: &mut DayBook = days.entry((record.service.clone(), *day)).or_default();
-            let count = i64::from(record.count);
-            book.amount = book.amount.plus(record.amount);
+            let (count, month) = (i64::from(record.count), (record.service.clone(), Month::of(*day).to_string()));
+            if matches!(record.kind, RecordType::Free | RecordType::Balance) {
+                evidence.recorded_amount = evidence.recorded_amount.plus(record.amount);
+                evidence.recorded_count += count;
+                evidence.charged = evidence.charged.plus(record.amount);
+                book.amount = book.amount.plus(record.amount);
+            } else {
+                evidence.refunds.recorded_amount = evidence.refunds.recorded_amount.plus(record.amount);
+                evidence.refunds.recorded_count += count;
+                book.refunded_amount = book.refunded_amount.plus(record.amount);
+            }
             match record.kind {
                 RecordType::Free => {
-                    let month = (record.service.clone(), Month::of(*day).to_string());
                     *evidence.free_units.entry(month).or_default() += count;
                     (book.free_count, book.free_records) = (book.free_count + count, book.free_records + 1);
                 }
                 RecordType::Balance => {
                     (book.paid_count, book.paid_records) = (book.paid_count + count, book.paid_records + 1);
                 }
+                RecordType::FreeRefund => {
+                    *evidence.free_units.entry(month).or_default() -= count;
+                    (book.refunded_free, book.free_refunds) = (book.refunded_free + count, book.free_refunds + 1);
+                }
+                RecordType::BalanceRefund => {
+                    (book.refunded_paid, book.paid_refunds) = (book.refunded_paid + count, book.paid_refunds + 1);
+                }
             }
         }
-        for ((_, day, service), row) in tables.usage.iter().filter(|((owner, ..), _)| owner == user) {
+        for refunded in tables.refunds.values().filter(|refunded| refunded.user == *user) {
+            evidence.refunds.amount = evidence.refunds.amount.plus(refunded.amount);
+            let given_back = refunded.free + refunded.paid;
+            evidence.refunds.given_back_count += i64::from(given_back);
+            evidence.refunds.count += i64::from(given_back + refunded.lapsed);
+        }
+        for ((_, day, service), (row, refunds)) in tables.usage.iter().filter(|((owner, ..), _)| owner == user) {
             let records = days.remove(&(service.clone(), *day)).unwrap_or_default();
             let rollup = DayBook {
                 free_count: row.totals.free_count.try_into().unwrap(),
@@ -258,6 +318,11 @@ impl Books {
                 amount: row.totals.amount,
                 free_records: row.free_records.into(),
                 paid_records: row.paid_records.into(),
+                refunded_free: refunds.free.try_into().unwrap(),
+                refunded_paid: refunds.paid.try_into().unwrap(),
+                refunded_amount: refunds.amount,
+                free_refunds: refunds.free_records.into(),
+                paid_refunds: refunds.paid_records.into(),
             };
             let day = DifferingDay { service: service.clone(), day: *day, rollup, records };
             evidence.differing_days.extend((rollup != records).then_some(day));

@@ -8,7 +8,7 @@ use super::{
 };
 
 /// The rare events that the histories must contain, so that the test proves its claim.
-const RARE: [&str; 40] = [
+const RARE: [&str; 56] = [
     "a stream that was replaced reports",
     "a stream that was replaced commits",
     "a text has less than its stream had reported",
@@ -49,6 +49,22 @@ const RARE: [&str; 40] = [
     "a request that has set the status comes again",
     "a hold of an account that is not active stays",
     "a hold of an account that is not active is charged",
+    "more is refunded than is left",
+    "a charge is refunded in parts",
+    "a refund is partly free",
+    "free units of a past month lapse",
+    "a refund comes after its month has closed",
+    "a refund pays a debt",
+    "a refunded charge had been added to",
+    "an addition meets a refund",
+    "an addition comes after its month has closed",
+    "a charge comes after its month has closed",
+    "a late charge takes the free quota of this month",
+    "delivered work falls short",
+    "delivered work overdraws",
+    "delivered work passes a cap",
+    "an adjustment overdraws",
+    "a call that was refunded is a call again",
 ];
 
 const CASES: u32 = 10_000;

@@ -1,11 +1,13 @@
 //! Converts answers and stored rows of the service to the values of the model.
 
+use std::collections::BTreeMap;
+
 use chrono::Datelike;
 use uuid::Uuid;
 
 use super::{
-    model::{Answer, Call, Entry, Model, OrderState, State, Step, Tokens},
-    postings::{stream_id, version_id},
+    model::{Answer, Call, Entry, Model, Moment, OrderState, State, Step, Tokens},
+    postings::{service, stream_id, version_id},
 };
 use crate::biz::{
     reports::record::{Record, RecordType},
@@ -14,7 +16,7 @@ use crate::biz::{
         posting::Outcome,
         transaction::{Status, Transaction},
     },
-    values::{error::Error, usage::Usage},
+    values::{calendar::Month, error::Error, ids::ServiceName, usage::Usage},
 };
 
 fn tokens(usage: Usage) -> Tokens {
@@ -28,7 +30,7 @@ fn tokens(usage: Usage) -> Tokens {
 
 pub fn answer(step: &Step, outcome: &Outcome) -> Answer {
     match (step, outcome) {
-        (Step::Charge(_) | Step::Commit(_), Outcome::Settled { transaction, effect }) => {
+        (Step::Charge { .. } | Step::Commit(_), Outcome::Settled { transaction, effect }) => {
             charged(transaction, effect.is_repeat())
         }
         (Step::Reserve { .. }, Outcome::Settled { transaction, effect }) => {
@@ -60,6 +62,14 @@ pub fn answer(step: &Step, outcome: &Outcome) -> Answer {
         (Step::Adjust { .. }, Outcome::Adjusted { adjusted, replayed }) => {
             Answer::Adjusted { balance: adjusted.balance_after.micros(), replayed: *replayed }
         }
+        (Step::Refund(_), Outcome::Refunded { refunded, replayed }) => Answer::Refunded {
+            free: refunded.free,
+            paid: refunded.paid,
+            amount: refunded.amount.micros(),
+            balance: refunded.balance_after.micros(),
+            sum: (refunded.sum.units(), refunded.sum.amount.micros()),
+            replayed: *replayed,
+        },
         (Step::Order { .. }, Outcome::OrderUpdated { order, changed }) => {
             let (state, payment) = order_state(order);
             Answer::Order { state, payment, changed: *changed }
@@ -117,6 +127,10 @@ pub struct Stored {
     version: Option<String>,
     /// Free units, paid ones, the amount and the shortfall.
     charged: (u32, u32, i64, i64),
+    /// Refunded free units, paid ones, and the amount.
+    refunded: (u32, u32, i64),
+    /// The day of a late charge.
+    late_day: Option<i32>,
     /// The hold of a reservation.
     hold: Option<StoredHold>,
     delivered: Option<(u32, Option<i64>)>,
@@ -160,6 +174,11 @@ impl From<&Transaction> for Stored {
             },
             version: transaction.price_version.as_ref().map(|version| version.id.to_string()),
             charged: (transaction.free, transaction.paid, transaction.amount.micros(), transaction.shortfall.micros()),
+            refunded: {
+                let refunded = transaction.refunded;
+                (refunded.free, refunded.paid, refunded.amount.micros())
+            },
+            late_day: hold.and_then(|hold| hold.late_day).map(|day| day.num_days_from_ce()),
             hold: hold.map(|hold| StoredHold {
                 free: hold.free,
                 amount: hold.amount.micros(),
@@ -184,6 +203,8 @@ impl From<&Entry> for Stored {
             state: entry.state,
             version: entry.version.map(|(model, place, _)| version_id(model, place)),
             charged: entry.charged(),
+            refunded: entry.refunded(),
+            late_day: entry.late.map(|late| late.day),
             hold: entry.hold.as_ref().map(|hold| StoredHold {
                 free: hold.free,
                 amount: hold.amount,
@@ -198,42 +219,91 @@ impl From<&Entry> for Stored {
     }
 }
 
-/// A line of consumption: the trace, whether it was paid, units, amount, tokens, and the instant of
-/// the call.
-pub type Line = (u8, bool, u32, i64, Option<Tokens>, i64);
+/// A line of consumption: the trace, the type of its record, units, amount, tokens, its instant, and
+/// the number of the month that it is late of.
+pub type Line = (u8, i32, u32, i64, Option<Tokens>, i64, Option<u32>);
 
 pub fn line(record: &Record) -> Line {
-    let is_paid = record.kind == RecordType::Balance;
     let trace = number(record.trace.as_ref().unwrap().as_str());
     let made = record.created_at.timestamp_micros();
-    (trace, is_paid, record.count, record.amount.micros(), record.usage.map(tokens), made)
+    let late_of = record.late_of.map(month_number);
+    (trace, record.kind as i32, record.count, record.amount.micros(), record.usage.map(tokens), made, late_of)
 }
 
 /// The expected consumption of an account.
 pub fn lines(model: &Model) -> Vec<Line> {
+    let (free_kind, paid_kind) = (RecordType::Free as i32, RecordType::Balance as i32);
     let mut lines = Vec::new();
     for (trace, entry) in &model.entries {
         let (free, paid, amount, _) = entry.charged();
-        let mut first = (free, paid, amount);
+        let mut first = (free, paid, amount, entry.late);
         for rest in &entry.rest {
-            first = (first.0 - rest.0, first.1 - rest.1, first.2 - rest.2);
+            first = (first.0 - rest.0, first.1 - rest.1, first.2 - rest.2, first.3);
         }
         let parts: Vec<_> = [first].into_iter().chain(entry.rest.iter().copied()).collect();
-        let is_paid = |part: &(u32, u32, i64)| part.1 > 0 || part.2 > 0;
+        let is_paid = |part: &(u32, u32, i64, Option<Moment>)| part.1 > 0 || part.2 > 0;
         // The tokens belong to one line: the paid line, if there is one.
         let main = parts.iter().position(is_paid).unwrap_or(0);
         let taken = entry.delivered.map_or(entry.call.tokens, |delivered| delivered.tokens);
         for (index, part) in parts.iter().enumerate() {
-            let &(free, paid, amount) = part;
+            let &(free, paid, amount, late) = part;
+            let at = late.unwrap_or(entry.made).micros;
+            let late_of = late.map(|_| entry.made.month);
             let taken = taken.filter(|_| index == main);
             if free > 0 {
-                lines.push((*trace, false, free, 0, taken.filter(|_| !is_paid(part)), entry.made.micros));
+                lines.push((*trace, free_kind, free, 0, taken.filter(|_| !is_paid(part)), at, late_of));
             }
             if is_paid(part) {
-                lines.push((*trace, true, paid, amount, taken, entry.made.micros));
+                lines.push((*trace, paid_kind, paid, amount, taken, at, late_of));
+            }
+        }
+        for refund in &entry.refunds {
+            let late_of = refund.is_late.then(|| entry.charged_at().month);
+            if refund.free > 0 {
+                let kind = RecordType::FreeRefund as i32;
+                lines.push((*trace, kind, refund.free, 0, None, refund.at.micros, late_of));
+            }
+            if refund.paid > 0 || refund.amount > 0 {
+                let kind = RecordType::BalanceRefund as i32;
+                lines.push((*trace, kind, refund.paid, refund.amount, None, refund.at.micros, late_of));
             }
         }
     }
     lines.sort_unstable();
     lines
+}
+
+/// Units and money of a day: free units, paid ones, the amount; refunded units and their amount.
+type Day = (u64, u64, i64, u64, i64);
+
+/// The expected rollup of an account, by day and service.
+pub fn days(model: &Model) -> BTreeMap<(i32, ServiceName), Day> {
+    let mut days = BTreeMap::new();
+    for entry in model.entries.values().filter(|entry| entry.state == State::Committed) {
+        let (free, paid, amount, _) = entry.charged();
+        let mut first = (free, paid, amount);
+        let mut add = |day: i32, more: Day| {
+            let totals: &mut Day = days.entry((day, service(entry.call.service))).or_default();
+            *totals = (totals.0 + more.0, totals.1 + more.1, totals.2 + more.2, totals.3 + more.3, totals.4 + more.4);
+        };
+        for (free, paid, amount, late) in entry.rest.iter().filter(|rest| rest.3.is_some()) {
+            first = (first.0 - free, first.1 - paid, first.2 - amount);
+            // An addition without units and amount writes no record.
+            if *free + *paid > 0 || *amount > 0 {
+                add(late.unwrap_or(entry.made).day, ((*free).into(), (*paid).into(), *amount, 0, 0));
+            }
+        }
+        add(entry.charged_at().day, (first.0.into(), first.1.into(), first.2, 0, 0));
+        for refund in &entry.refunds {
+            if refund.free + refund.paid > 0 || refund.amount > 0 {
+                add(refund.at.day, (0, 0, 0, (refund.free + refund.paid).into(), refund.amount));
+            }
+        }
+    }
+    days
+}
+
+fn month_number(month: Month) -> u32 {
+    let first = month.first_day();
+    u32::try_from(first.year()).unwrap() * 12 + first.month0()
 }

@@ -10,7 +10,7 @@ use proptest::{prop_assert, prop_assert_eq, test_runner::TestCaseError};
 
 use super::{
     StoppedClock,
-    answers::{Stored, answer, line, lines, order_state},
+    answers::{Stored, answer, days, line, lines, order_state},
     model::{Answer, KEY_LIMITS, Model, Moment, ORDERS, SERVICES, Shared, State, Step},
     postings::{
         Postings, account_status, api_key, catalog, moment, new_order, order_id, plan, quoter, service, trace, user,
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::biz::{
     account::Account,
-    audit_trail::{ADJUST_BALANCE, SET_ACCOUNT_STATUS, SET_USER_LIMITS, SET_USER_PLAN},
+    audit_trail::{ADJUST_BALANCE, REFUND_CHARGE, SET_ACCOUNT_STATUS, SET_USER_LIMITS, SET_USER_PLAN},
     jobs::audit,
     limits::{
         caps::Caps,
@@ -74,7 +74,8 @@ fn breaks_a_stream_twice(steps: &[(u8, Step)]) -> bool {
 
 impl<'h, S: Stage> Play<'h, S> {
     async fn begin(stage: &'h S, case: &'h str, history: &History) -> Self {
-        let calendar = Calendar::new(chrono_tz::Asia::Shanghai, SystemClock);
+        let close_after = TimeDelta::minutes(history.close_minutes.into());
+        let calendar = Calendar::new(chrono_tz::Asia::Shanghai, SystemClock).closing_after(close_after);
         let start: DateTime<Utc> = history.start.parse().unwrap();
         let (at, clock) = (calendar.at(start), StoppedClock::at(start));
         let amounts = if history.daily_amount { Period::Day } else { Period::Total };
@@ -95,13 +96,13 @@ impl<'h, S: Stage> Play<'h, S> {
             start,
             at,
             months: BTreeSet::new(),
-            models: (0..USERS).map(|number| Model::of(number, history.policies)).collect(),
+            models: (0..USERS).map(|number| Model::of(number, history.policies, history.close_minutes)).collect(),
             shared: Shared::new(history.daily_amount),
         }
     }
 
     fn moment(&self) -> Moment {
-        moment(self.at, self.start)
+        moment(&self.calendar, self.at, self.start)
     }
 
     /// No two rounds happen at the same instant.
@@ -149,7 +150,8 @@ impl<'h, S: Stage> Play<'h, S> {
 
     /// The answers of the stage and of the model.
     async fn settle(&mut self, postings: Vec<Posting>, steps: &[(u8, Step)]) -> (Vec<Answer>, Vec<Answer>) {
-        let batch = Batch { postings, at: self.at, catalog: self.postings.catalog.clone() };
+        let (catalog, periods) = (self.postings.catalog.clone(), self.calendar.periods());
+        let batch = Batch { postings, at: self.at, catalog, periods };
         let outcomes = self.stage.settle(&batch).await;
         let answers = steps.iter().zip(&outcomes).map(|((_, step), outcome)| answer(step, outcome)).collect();
         let (now, shared) = (self.moment(), &mut self.shared);
@@ -222,6 +224,7 @@ impl<'h, S: Stage> Play<'h, S> {
             }
             let mut expected = BTreeMap::from([
                 (ADJUST_BALANCE.to_owned(), model.adjustments.len()),
+                (REFUND_CHARGE.to_owned(), model.refunds.len()),
                 (SET_ACCOUNT_STATUS.to_owned(), model.status_changes.len()),
                 (SET_USER_PLAN.to_owned(), model.plan_changes.len()),
                 (SET_USER_LIMITS.to_owned(), model.caps_changes),
@@ -230,21 +233,13 @@ impl<'h, S: Stage> Play<'h, S> {
             prop_assert_eq!(events, expected);
 
             let span = DaySpan { first: self.calendar.at(self.start).day, last: self.at.day };
-            let days = self.stage.daily(&user, span).await.into_iter().map(|of| {
+            let stored = self.stage.daily(&user, span).await.into_iter().map(|of| {
                 let totals = of.totals;
-                (
-                    (of.day.num_days_from_ce(), of.service),
-                    (totals.free_count, totals.paid_count, totals.amount.micros()),
-                )
+                let charged = (totals.free_count, totals.paid_count, totals.amount.micros());
+                let refunded = (totals.refunded_count, totals.refunded_amount.micros());
+                ((of.day.num_days_from_ce(), of.service), (charged.0, charged.1, charged.2, refunded.0, refunded.1))
             });
-            let mut expected = BTreeMap::new();
-            for entry in model.entries.values().filter(|entry| entry.state == State::Committed) {
-                let (free, paid, amount, _) = entry.charged();
-                let totals: &mut (u64, u64, i64) =
-                    expected.entry((entry.made.day, service(entry.call.service))).or_default();
-                *totals = (totals.0 + u64::from(free), totals.1 + u64::from(paid), totals.2 + amount);
-            }
-            prop_assert_eq!(days.collect::<BTreeMap<_, _>>(), expected);
+            prop_assert_eq!(stored.collect::<BTreeMap<_, _>>(), days(model));
         }
         let Some(due) = self.stage.due(self.at.utc).await else { return Ok(()) };
         let now = self.at.utc.timestamp_micros();

@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::{
     StoppedClock,
     model::{
-        Call, MODELS, Moment, OrderStep, Overrun, Policy, Priced, Report, SERVICES, Service, Status, Step, TTL_MINUTES,
-        Tokens, order_amount,
+        Call, MODELS, Moment, OrderStep, Overrun, Policy, Priced, RefundRequest, Report, SERVICES, Service, Status,
+        Step, TTL_MINUTES, Tokens, order_amount,
     },
 };
 use crate::biz::{
@@ -17,7 +17,7 @@ use crate::biz::{
         catalog::{Catalog, Plan, Price, QuotaUnit},
         policy::{AboveHold, OnExpiry},
     },
-    audit_trail::{ADJUST_BALANCE, Actor, AuditedCall, SET_ACCOUNT_STATUS, SET_USER_PLAN},
+    audit_trail::{ADJUST_BALANCE, Actor, AuditedCall, REFUND_CHARGE, SET_ACCOUNT_STATUS, SET_USER_PLAN},
     charge::{
         prices::{Class, Draft, Given, PlanPrices, PriceBook, PriceVersion, Prices},
         quote::{Ask, Quoter},
@@ -26,16 +26,17 @@ use crate::biz::{
         order::{Order, OrderStatus},
         posting::{
             self, Adjustment, AdjustmentContent, Cause, Charge, Commit, Expire, OrderUpdate, PaymentUpdate, PlanChange,
-            Posting, RecordIds, Release, Reserve, StatusChange,
+            Posting, RecordIds, Refund, Release, Reserve, StatusChange,
         },
+        refund::RefundContent,
         transaction::ChargeContent,
     },
     values::{
         account_status::AccountStatus,
         calendar::{BillingTime, Calendar, Month},
         ids::{
-            AdjustmentId, ApiKeyId, ModelName, OrderId, PaymentId, PlanName, PriceVersionId, ServiceName, TraceId,
-            UserId,
+            AdjustmentId, ApiKeyId, ModelName, OrderId, PaymentId, PlanName, PriceVersionId, RefundId, ServiceName,
+            TraceId, UserId,
         },
         money::Money,
         usage::Usage,
@@ -81,13 +82,14 @@ pub fn month(number: u32) -> Month {
 }
 
 /// The moment of the model for an instant.
-pub fn moment(at: BillingTime, start: DateTime<Utc>) -> Moment {
+pub fn moment(calendar: &Calendar, at: BillingTime, start: DateTime<Utc>) -> Moment {
     let months = at.day.year() * 12 + i32::try_from(at.day.month0()).unwrap();
     Moment {
         month: u32::try_from(months).unwrap(),
         day: at.day.num_days_from_ce(),
         micros: at.utc.timestamp_micros(),
         minute: u32::try_from((at.utc - start).num_minutes()).unwrap(),
+        month_began: calendar.start_of(at.month.first_day()).timestamp_micros(),
     }
 }
 
@@ -178,8 +180,9 @@ impl Postings<'_> {
     pub fn of(&self, number: u8, step: &Step) -> Posting {
         let user = user(self.case, number);
         match step {
-            Step::Charge(call) => {
-                Posting::Charge(self.call(user, *call, RecordIds::fresh(), (call.tokens.map(usage), None)))
+            Step::Charge { call, is_delivered } => {
+                let charge = self.call(user, *call, RecordIds::fresh(), (call.tokens.map(usage), None));
+                Posting::Charge(Charge { is_delivered: *is_delivered, ..charge })
             }
             Step::Reserve { call, stream } => {
                 let ids = RecordIds { main: stream_id(call.trace, *stream), ..RecordIds::fresh() };
@@ -220,7 +223,7 @@ impl Postings<'_> {
                 let cause = Cause::Broken { stream: stream_id(*id, *stream), usage: tokens.map(usage) };
                 Posting::Expire(Expire { user, trace: trace(*id), cause, record_ids: RecordIds::fresh() })
             }
-            Step::Adjust { id, amount } => Posting::Adjust(Adjustment {
+            Step::Adjust { id, amount, allow_negative } => Posting::Adjust(Adjustment {
                 user,
                 id: AdjustmentId::from_stored(format!("a{id}")),
                 content: AdjustmentContent {
@@ -228,8 +231,16 @@ impl Postings<'_> {
                     reason: "random".into(),
                     operator: String::new(),
                 },
+                allow_negative: *allow_negative,
                 request: Uuid::now_v7(),
                 call: call(ADJUST_BALANCE),
+            }),
+            Step::Refund(RefundRequest { trace: id, id: refund, count }) => Posting::Refund(Refund {
+                user,
+                id: RefundId::from_stored(format!("r{refund}")),
+                content: RefundContent { trace: trace(*id), count: *count, reason: "random".into() },
+                record_ids: RecordIds::fresh(),
+                call: call(REFUND_CHARGE),
             }),
             Step::SetStatus { id, status } => {
                 let case: u64 = self.case.parse().unwrap_or_default();
@@ -275,6 +286,7 @@ impl Postings<'_> {
         Charge {
             user,
             trace: trace(call.trace),
+            is_delivered: false,
             quote: self.quoter.tariff().quote(terms, ask),
             tariff: Some(self.quoter.tariff()),
             content: ChargeContent {

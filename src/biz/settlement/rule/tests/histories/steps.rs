@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use super::model::{
-    Call, Caps, Commit, MODELS, ORDERS, OrderStep, Overrun, Policy, Report, SERVICES, Status, Step, Tokens,
+    Call, Caps, Commit, MODELS, ORDERS, OrderStep, Overrun, Policy, RefundRequest, Report, SERVICES, Status, Step,
+    Tokens,
 };
 
 pub const USERS: u8 = 2;
@@ -14,6 +15,8 @@ pub struct History {
     pub start: &'static str,
     /// The policy of each service.
     pub policies: [Policy; SERVICES.len()],
+    /// The minutes after the end of a month at which it closes.
+    pub close_minutes: u32,
     /// Whether the amount quota of the API key is per day.
     pub daily_amount: bool,
     pub rounds: Vec<Round>,
@@ -47,8 +50,10 @@ pub fn histories() -> impl Strategy<Value = History> {
     let credits = prop::option::weighted(0.8, 5..120i64);
     let streams = prop::collection::vec(stream(), 0..5);
     let has_debt = prop::bool::weighted(0.2);
-    (start, policies, any::<bool>(), (credits, has_debt), prop::collection::vec(round(), 1..9), streams).prop_map(
-        |(start, policies, daily_amount, (credits, has_debt), mut rounds, streams)| {
+    let close_minutes = prop_oneof![2 => Just(3u32), 1 => Just(72 * 60)];
+    let opening = (credits, has_debt, close_minutes);
+    (start, policies, any::<bool>(), opening, prop::collection::vec(round(), 1..9), streams).prop_map(
+        |(start, policies, daily_amount, (credits, has_debt, close_minutes), mut rounds, streams)| {
             for (user, mut places, steps) in streams {
                 places.sort_unstable();
                 for (place, step) in places.into_iter().zip(steps) {
@@ -60,11 +65,15 @@ pub fn histories() -> impl Strategy<Value = History> {
                 let middle = rounds.len() / 2;
                 rounds[middle].steps.extend(debt());
             }
-            let opening = |amount| (0..USERS).map(move |user| (user, Step::Adjust { id: u8::MAX, amount }));
+            let opening = |amount| (0..USERS).map(move |user| (user, opening_credit(amount)));
             rounds[0].steps.splice(0..0, credits.into_iter().flat_map(opening));
-            History { start, policies, daily_amount, rounds }
+            History { start, policies, close_minutes, daily_amount, rounds }
         },
     )
+}
+
+fn opening_credit(amount: i64) -> Step {
+    Step::Adjust { id: u8::MAX, amount, allow_negative: false }
 }
 
 /// A commit far beyond the free quota and every balance. The policy may take the balance below zero
@@ -88,10 +97,10 @@ fn stream() -> impl Strategy<Value = (u8, Vec<usize>, Vec<Step>)> {
         let reserve = (call(trace.clone(), service.boxed()), owner()).prop_map(reserve);
         let reports = prop::collection::vec(report(trace.clone()), 1..5);
         // A step after the end finds the reservation ended, or charges a freed hold.
-        let ends = prop::collection::vec(end(trace), 1..3);
+        let ends = prop::collection::vec(prop_oneof![4 => end(trace.clone()), 1 => refund(trace)], 1..4);
         let steps =
             (reserve, reports, ends).prop_map(|(reserve, reports, ends)| [vec![reserve], reports, ends].concat());
-        (user(), prop::collection::vec(0..PLACES, 7), steps)
+        (user(), prop::collection::vec(0..PLACES, 8), steps)
     })
 }
 
@@ -125,16 +134,24 @@ fn step() -> impl Strategy<Value = Step> {
     let trace = || prop_oneof![1 => 0..3u8, 1 => 3..8u8].boxed();
     let any_call = || call(trace(), (0..SERVICES.len() as u8).boxed());
     prop_oneof![
-        4 => any_call().prop_map(Step::Charge),
+        4 => (any_call(), prop::bool::weighted(0.2))
+            .prop_map(|(call, is_delivered)| Step::Charge { call, is_delivered }),
         4 => (any_call(), owner()).prop_map(reserve),
         3 => report(trace()),
         6 => end(trace()),
-        2 => (0..5u8, prop_oneof![-30..0i64, 1..60i64]).prop_map(|(id, amount)| Step::Adjust { id, amount }),
+        2 => (0..5u8, prop_oneof![-30..0i64, 1..60i64], prop::bool::weighted(0.2))
+            .prop_map(|(id, amount, allow_negative)| Step::Adjust { id, amount, allow_negative }),
+        3 => refund(trace()),
         // The largest number has no order.
         3 => (0..=ORDERS, order_step()).prop_map(|(order, order_step)| Step::Order { order, order_step }),
         1 => (any::<u8>(), status()).prop_map(|(id, status)| Step::SetStatus { id, status }),
         1 => (any::<u8>(), any::<bool>()).prop_map(|(id, is_planned)| Step::SetPlan { id, is_planned }),
     ]
+}
+
+fn refund(trace: BoxedStrategy<u8>) -> impl Strategy<Value = Step> {
+    let count = prop::option::weighted(0.6, 1..5u32);
+    (trace, 0..8u8, count).prop_map(|(trace, id, count)| Step::Refund(RefundRequest { trace, id, count }))
 }
 
 /// Mostly the end of a freeze, so that most histories go on.

@@ -4,6 +4,7 @@
 mod keys;
 mod orders;
 mod prices;
+mod refunds;
 mod reservations;
 mod streams;
 
@@ -13,6 +14,7 @@ pub use self::{
     keys::KEY_LIMITS,
     orders::{ORDERS, OrderState, OrderStep, Payments, order_amount},
     prices::{MODELS, Priced, SERVICES, Service, Tokens},
+    refunds::Refund,
     reservations::{Entry, State, TTL_MINUTES},
     streams::Report,
 };
@@ -24,7 +26,11 @@ use self::{
 /// An event of an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    Charge(Call),
+    Charge {
+        call: Call,
+        /// Whether the work is done.
+        is_delivered: bool,
+    },
     /// `stream` may report the delivery.
     Reserve {
         call: Call,
@@ -47,7 +53,9 @@ pub enum Step {
     Adjust {
         id: u8,
         amount: i64,
+        allow_negative: bool,
     },
+    Refund(RefundRequest),
     Order {
         order: u8,
         order_step: OrderStep,
@@ -62,6 +70,14 @@ pub enum Step {
         id: u8,
         is_planned: bool,
     },
+}
+
+/// A refund of a charge; of all that is left without a count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RefundRequest {
+    pub trace: u8,
+    pub id: u8,
+    pub count: Option<u32>,
 }
 
 /// The status of an account.
@@ -166,6 +182,15 @@ pub enum Answer {
         balance: i64,
         replayed: bool,
     },
+    Refunded {
+        free: u32,
+        paid: u32,
+        amount: i64,
+        balance: i64,
+        /// Units and amount of all refunds of the charge.
+        sum: (u32, i64),
+        replayed: bool,
+    },
     Order {
         state: OrderState,
         payment: Option<u8>,
@@ -191,7 +216,8 @@ impl Answer {
             Self::Charged { replayed, .. }
             | Self::Held { replayed, .. }
             | Self::Released { replayed }
-            | Self::Adjusted { replayed, .. } => *replayed = false,
+            | Self::Adjusted { replayed, .. }
+            | Self::Refunded { replayed, .. } => *replayed = false,
             Self::Order { changed, .. } => *changed = false,
             _ => {}
         }
@@ -199,7 +225,7 @@ impl Answer {
 
     fn again(&self) -> Self {
         let mut again = self.clone();
-        if let Self::Charged { replayed, .. } = &mut again {
+        if let Self::Charged { replayed, .. } | Self::Refunded { replayed, .. } = &mut again {
             *replayed = true;
         }
         again
@@ -207,13 +233,14 @@ impl Answer {
 }
 
 /// The time of a step: the numbers of the month, the day and the microsecond in absolute time, and
-/// of the minute within the history.
+/// of the minute within the history; and the microsecond at which its month began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
     pub month: u32,
     pub day: i32,
     pub micros: i64,
     pub minute: u32,
+    pub month_began: i64,
 }
 
 /// One account.
@@ -221,6 +248,8 @@ pub struct Moment {
 pub struct Model {
     user: u8,
     policies: [Policy; SERVICES.len()],
+    /// The minutes after the end of a month at which it closes.
+    close_minutes: u32,
     /// The caps, and the start of the count.
     caps: Option<(Caps, i64)>,
     pub balance: i64,
@@ -237,6 +266,8 @@ pub struct Model {
     pub orders: Vec<(OrderState, Option<u8>)>,
     pub entries: BTreeMap<u8, Entry>,
     pub adjustments: BTreeMap<u8, (i64, i64)>,
+    /// The refunds, each with its answer.
+    pub refunds: BTreeMap<u8, (RefundRequest, Answer)>,
     /// Whether delivered work has taken the balance, less what is held, below zero.
     pub overdrawn: bool,
     /// The rare events so far.
@@ -244,10 +275,11 @@ pub struct Model {
 }
 
 impl Model {
-    pub fn of(user: u8, policies: [Policy; SERVICES.len()]) -> Self {
+    pub fn of(user: u8, policies: [Policy; SERVICES.len()], close_minutes: u32) -> Self {
         Self {
             user,
             policies,
+            close_minutes,
             caps: None,
             balance: 0,
             status: Status::Active,
@@ -258,6 +290,7 @@ impl Model {
             orders: vec![(OrderState::Pending, None); ORDERS.into()],
             entries: BTreeMap::new(),
             adjustments: BTreeMap::new(),
+            refunds: BTreeMap::new(),
             overdrawn: false,
             seen: BTreeSet::new(),
         }
@@ -279,10 +312,17 @@ impl Model {
         open.filter_map(|entry| entry.hold.as_ref()).map(|hold| hold.free).sum()
     }
 
-    /// Free units of the calls of a month.
+    /// Free units of the charges of a month, without those that refunds gave back.
     pub fn used(&self, month: u32, service: u8) -> u32 {
-        let of_it = self.entries.values().filter(|entry| (entry.made.month, entry.call.service) == (month, service));
-        of_it.map(|entry| entry.charged().0).sum()
+        let of_it =
+            self.entries.values().filter(|entry| (entry.charged_at().month, entry.call.service) == (month, service));
+        of_it.map(|entry| entry.charged().0 - entry.refunds.iter().map(|refund| refund.free).sum::<u32>()).sum()
+    }
+
+    /// Whether a month has closed.
+    fn is_closed(&self, month: u32, now: Moment) -> bool {
+        let close = i64::from(self.close_minutes) * 60_000_000;
+        month + 1 < now.month || (month + 1 == now.month && now.month_began + close <= now.micros)
     }
 
     fn free_left(&self, month: u32, service: u8) -> u32 {
@@ -308,11 +348,12 @@ impl Model {
     }
 
     /// The calls of this day and month, if there are caps. Released and expired reservations do not
-    /// count.
+    /// count, nor do charges that are refunded in whole.
     pub fn calls(&self, now: Moment) -> Option<Caps> {
         let (_, since) = self.caps?;
-        let is_call =
-            |entry: &&Entry| matches!(entry.state, State::Open | State::Committed) && entry.made.micros >= since;
+        let is_call = |entry: &&Entry| {
+            matches!(entry.state, State::Open | State::Committed) && !entry.is_refunded() && entry.made.micros >= since
+        };
         let calls = || self.entries.values().filter(is_call);
         let daily = calls().filter(|entry| entry.made.day == now.day).count();
         Some((daily, calls().filter(|entry| entry.made.month == now.month).count()))
@@ -328,14 +369,15 @@ impl Model {
     pub fn step(&mut self, step: &Step, now: Moment, shared: &mut Shared) -> Answer {
         let key = &mut shared.key;
         match step {
-            Step::Charge(call) => self.charge(*call, now, key),
+            Step::Charge { call, is_delivered } => self.charge(*call, *is_delivered, now, key),
             Step::Reserve { call, stream } => self.reserve(*call, *stream, now, key),
             Step::Report(report) => self.report(*report, now, key),
             Step::Commit(commit) => self.commit(*commit, now, key),
             Step::Release { trace } => self.release(*trace, key),
             Step::Expire { trace } => self.expire(*trace, now, key),
             Step::Break { trace, stream, tokens } => self.break_off(*trace, *stream, *tokens, now, key),
-            Step::Adjust { id, amount } => self.adjust(*id, *amount),
+            Step::Adjust { id, amount, allow_negative } => self.adjust(*id, *amount, *allow_negative),
+            Step::Refund(refund) => self.refund(*refund, now, key),
             Step::Order { order, order_step } => self.order(*order, *order_step, &mut shared.payments),
             Step::SetStatus { id, status } => self.set_status(*id, *status),
             Step::SetPlan { id, is_planned } => self.set_plan(*id, *is_planned),
@@ -365,14 +407,46 @@ impl Model {
         Ok((quoted, free, amount))
     }
 
-    fn charge(&mut self, call: Call, now: Moment, key: &mut Key) -> Answer {
+    /// The free units and the amount that a delivered call takes now, with its price, and the part that
+    /// is not charged; or the refusal.
+    fn cover_delivered(&mut self, call: Call, now: Moment) -> Result<(prices::Quoted, u32, i64, i64), Answer> {
+        let Some(quoted) = prices::quote(call, now, self.is_planned) else {
+            self.note("a call has no price", true);
+            return Err(Answer::Invalid);
+        };
+        if self.status != Status::Active {
+            return Err(Answer::NotActive);
+        }
+        let (free, due) = prices::split(quoted.units, quoted.cost, self.free_left(now.month, call.service));
+        let funds = self.balance - self.held();
+        let is_charged = self.policies[usize::from(call.service)].overrun == Overrun::Charged;
+        let (mut amount, mut shortfall) = (0, 0);
+        for _ in 0..due {
+            if is_charged || amount < funds {
+                amount += 1;
+            } else {
+                shortfall += 1;
+            }
+        }
+        self.note("delivered work falls short", shortfall > 0);
+        self.note("delivered work overdraws", amount > funds);
+        self.note("delivered work passes a cap", self.is_capped(now));
+        self.overdrawn |= amount > 0 && amount > funds;
+        Ok((quoted, free, amount, shortfall))
+    }
+
+    fn charge(&mut self, call: Call, is_delivered: bool, now: Moment, key: &mut Key) -> Answer {
         if let Some(first) = self.entries.get(&call.trace) {
             return match &first.answer {
                 Some(answer) if first.hold.is_none() && first.call == call => answer.again(),
                 _ => Answer::Conflict,
             };
         }
-        let (quoted, free, amount) = match self.cover(call, now, key) {
+        let covered = match is_delivered {
+            true => self.cover_delivered(call, now),
+            false => self.cover(call, now, key).map(|(quoted, free, amount)| (quoted, free, amount, 0)),
+        };
+        let (quoted, free, amount, shortfall) = match covered {
             Ok(covered) => covered,
             Err(refusal) => return refusal,
         };
@@ -382,7 +456,7 @@ impl Model {
             free,
             paid: quoted.units - free,
             amount,
-            shortfall: 0,
+            shortfall,
             balance: self.balance,
             free_left: self.free_left(now.month, call.service) - free,
             replayed: false,
@@ -421,7 +495,7 @@ impl Model {
         Answer::StatusSet { changed }
     }
 
-    fn adjust(&mut self, id: u8, amount: i64) -> Answer {
+    fn adjust(&mut self, id: u8, amount: i64, allow_negative: bool) -> Answer {
         if let Some((first, balance)) = self.adjustments.get(&id) {
             return if *first == amount {
                 Answer::Adjusted { balance: *balance, replayed: true }
@@ -429,9 +503,12 @@ impl Model {
                 Answer::Conflict
             };
         }
-        if amount < 0 && self.balance - self.held() + amount < 0 {
+        let overdraws = amount < 0 && self.balance - self.held() + amount < 0;
+        if overdraws && !allow_negative {
             return Answer::Insufficient;
         }
+        self.note("an adjustment overdraws", overdraws);
+        self.overdrawn |= overdraws;
         self.balance += amount;
         self.adjustments.insert(id, (amount, self.balance));
         Answer::Adjusted { balance: self.balance, replayed: false }

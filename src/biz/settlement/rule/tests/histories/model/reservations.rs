@@ -1,7 +1,7 @@
 //! Reservations: a hold, and then its end.
 
 use super::{
-    Answer, Call, Commit, Model, Moment, Overrun, Status,
+    Answer, Call, Commit, Model, Moment, Overrun, Refund, Status,
     keys::{Key, one_call, one_end},
     prices::{self, Priced, SERVICES, Tokens, VersionNumber},
 };
@@ -33,8 +33,11 @@ pub struct Entry {
     pub was_added_to: bool,
     /// Whether its id is still the one of the stream that reported.
     pub has_stream: bool,
-    /// The additions: free units, paid units, and the amount.
-    pub rest: Vec<(u32, u32, i64)>,
+    /// The moment of the charge, if the month of the reserve had closed.
+    pub late: Option<Moment>,
+    /// The additions: free units, paid units, and the amount; and the moment of a late one.
+    pub rest: Vec<(u32, u32, i64, Option<Moment>)>,
+    pub refunds: Vec<Refund>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,8 +75,26 @@ impl Entry {
             is_provisional: false,
             was_added_to: false,
             has_stream: false,
+            late: None,
             rest: Vec::new(),
+            refunds: Vec::new(),
         }
+    }
+
+    /// The moment whose day and month the charge counts to.
+    pub fn charged_at(&self) -> Moment {
+        self.late.unwrap_or(self.made)
+    }
+
+    /// The tokens that its charge is known to have taken from the quota of its key.
+    pub fn charged_tokens(&self) -> i64 {
+        let (free, paid, ..) = self.charged();
+        if self.hold.is_some() && matches!(SERVICES[usize::from(self.call.service)].priced, Priced::Tokens) {
+            return i64::from(free + paid);
+        }
+        // Of a commit without tokens, at least the estimate is known.
+        let told = self.delivered.and_then(|delivered| delivered.tokens).filter(|tokens| tokens.all() > 0);
+        told.or(self.call.tokens).map_or(0, |tokens| tokens.all().into())
     }
 
     /// Free units, paid units, the amount and the shortfall.
@@ -192,13 +213,14 @@ impl Model {
             self.note("a stream that was replaced commits", true);
             Answer::WrongState
         } else if entry.is_provisional {
-            self.deliver_rest(trace, delivered, false, key).again()
+            self.deliver_rest(trace, delivered, false, now, key).again()
         } else {
             Answer::Conflict
         }
     }
 
-    /// Charges the delivered work to the month and the day of the reserve.
+    /// Charges the delivered work to the month and the day of the reserve or, if that month has closed,
+    /// to this day.
     pub(super) fn deliver(&mut self, trace: u8, delivered: Delivered, now: Moment, key: &mut Key) -> Answer {
         let entry = self.entries[&trace].clone();
         let (Some(hold), Some((units, cost))) = (&entry.hold, entry.priced(delivered)) else {
@@ -211,9 +233,13 @@ impl Model {
         // The reservation is no longer open, so its hold is available for the charge.
         after.state = State::Committed;
         after.delivered = Some(delivered);
+        after.late = self.is_closed(made.month, now).then_some(now);
+        let month = after.charged_at().month;
+        self.note("a charge comes after its month has closed", after.late.is_some());
         self.entries.insert(trace, after.clone());
 
-        let (free, due) = prices::split(units, cost, self.free_left(made.month, call.service));
+        let (free, due) = prices::split(units, cost, self.free_left(month, call.service));
+        self.note("a late charge takes the free quota of this month", after.late.is_some() && free > 0);
         let overrun = self.policies[usize::from(call.service)].overrun;
         let is_in_debt = due > 0 && self.balance < self.held();
         self.note("a spill meets a debt", is_in_debt && overrun == Overrun::Spilled);
@@ -245,7 +271,7 @@ impl Model {
             amount,
             shortfall,
             balance: self.balance,
-            free_left: self.free_left(made.month, call.service) - free,
+            free_left: self.free_left(month, call.service) - free,
             replayed: false,
         };
         after.answer = Some(answer.clone());
@@ -265,7 +291,7 @@ impl Model {
     }
 
     /// Charges the delivered work beyond the report.
-    fn deliver_rest(&mut self, trace: u8, delivered: Delivered, is_report: bool, key: &mut Key) -> Answer {
+    fn deliver_rest(&mut self, trace: u8, delivered: Delivered, is_report: bool, now: Moment, key: &mut Key) -> Answer {
         let mut entry = self.entries[&trace].clone();
         let (Some(hold), Some((units, cost))) = (entry.hold.clone(), entry.priced(delivered)) else {
             return Answer::Invalid;
@@ -274,8 +300,9 @@ impl Model {
         let (free, paid, amount, shortfall) = entry.charged();
         let (mut rest_free, mut rest_paid) = (0, 0);
         let free_left = self.free_left(made.month, call.service);
+        let late = (entry.late.is_some() || self.is_closed(made.month, now)).then_some(now);
         for _ in free + paid..units {
-            if rest_free < free_left {
+            if rest_free < free_left && late.is_none() {
                 rest_free += 1;
             } else {
                 rest_paid += 1;
@@ -293,14 +320,17 @@ impl Model {
             self.note("a commit has less than the report", true);
             return answer.clone();
         }
+        self.note("an addition comes after its month has closed", late.is_some());
+        self.note("an addition meets a refund", !entry.refunds.is_empty());
+        let is_call_again = entry.is_refunded() && rest_free + rest_paid > 0;
+        self.note("a call that was refunded is a call again", is_call_again);
         self.note("an addition falls short", rest < due);
         self.note("an addition is partly free", rest_free > 0 && rest > 0);
         self.note("a stream has more than the sweep charged", is_report && rest > 0);
         self.note("a commit has more than the report", rest > 0);
         self.balance -= rest;
         self.overdrawn |= rest > 0 && self.balance < self.held();
-        let before = entry.taken_tokens(free + paid, entry.delivered.and_then(|delivered| delivered.tokens));
-        key.take(call, made, [0, entry.taken_tokens(all, delivered.tokens) - before, rest]);
+        let kept = entry.kept();
         let answer = Answer::Charged {
             free: free + rest_free,
             paid: paid + rest_paid,
@@ -310,12 +340,14 @@ impl Model {
             free_left: free_left - rest_free,
             replayed: false,
         };
-        entry.rest.push((rest_free, rest_paid, rest));
+        entry.rest.push((rest_free, rest_paid, rest, late));
         // The balance record replaces the free one as the main record.
         let (was_free, is_paid) = (paid == 0 && amount == 0, rest_paid > 0 || rest > 0);
         entry.has_stream &= !(was_free && is_paid);
         (entry.delivered, entry.answer) = (Some(delivered), Some(answer.clone()));
         (entry.is_provisional, entry.was_added_to) = (is_report, !is_report);
+        let still = entry.kept();
+        key.take(call, made, [0, 1, 2].map(|kind| still[kind] - kept[kind]));
         self.entries.insert(trace, entry);
         answer
     }
@@ -379,7 +411,7 @@ impl Model {
         if let Some((answer, mut delivered)) = self.charged_as_reported(trace, stream) {
             let Some(tokens) = tokens.filter(|tokens| tokens.all() > 0) else { return answer };
             delivered.tokens = Some(tokens.with_output_of(delivered.tokens));
-            return self.deliver_rest(trace, delivered, true, key);
+            return self.deliver_rest(trace, delivered, true, now, key);
         }
         self.end(trace, now, key, |hold, state, _| {
             // The work of an expired reservation is delivered too.

@@ -1,0 +1,64 @@
+//! RefundCharge: gives a charge back, in whole or in part.
+
+use std::{sync::Arc, time::Instant};
+
+use super::{
+    account::free_text,
+    convert::{count, int32},
+    proto::{RefundChargeReply, RefundChargeRequest},
+};
+use crate::{
+    biz::{
+        audit_trail::{Actor, AuditedCall, REFUND_CHARGE},
+        settlement::{
+            engine::Engine,
+            posting::{RecordIds, Refund},
+            refund::RefundContent,
+        },
+        values::{
+            error::Result,
+            ids::{RefundId, TraceId, UserId},
+        },
+    },
+    metrics::ChargeObserver,
+};
+
+/// Refunds charges.
+pub struct RefundService {
+    engine: Arc<Engine>,
+    observer: ChargeObserver,
+}
+
+impl RefundService {
+    pub fn new(engine: Arc<Engine>, observer: ChargeObserver) -> Self {
+        Self { engine, observer }
+    }
+
+    pub async fn refund_charge(&self, request: RefundChargeRequest, actor: Actor) -> Result<RefundChargeReply> {
+        let started = Instant::now();
+        let refunded = self.engine.refund(refund(request, actor)?).await;
+        let outcome = refunded.as_ref().map(|(refunded, is_repeat)| (refunded.amount, *is_repeat));
+        self.observer.count_refund(outcome, started.elapsed());
+        let (refunded, replayed) = refunded?;
+        Ok(RefundChargeReply {
+            success: true,
+            free_count: int32(refunded.free),
+            paid_count: int32(refunded.paid),
+            amount: refunded.amount.to_wire(),
+            balance: refunded.balance_after.to_wire(),
+            refunded_count: int32(refunded.sum.units()),
+            refunded_amount: refunded.sum.amount.to_wire(),
+            replayed,
+        })
+    }
+}
+
+fn refund(request: RefundChargeRequest, actor: Actor) -> Result<Refund> {
+    let user = UserId::parse("user_id", &request.user_id)?;
+    let trace = TraceId::parse("trace_id", &request.trace_id)?;
+    let id = RefundId::parse("refund_id", &request.refund_id)?;
+    let count = request.count.map(count).transpose()?;
+    let reason = free_text("reason", request.reason, 1, 255)?;
+    let call = AuditedCall::new(REFUND_CHARGE, actor, reason.clone());
+    Ok(Refund { user, id, content: RefundContent { trace, count, reason }, record_ids: RecordIds::fresh(), call })
+}
