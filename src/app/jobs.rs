@@ -23,11 +23,10 @@ use crate::{
         },
         recharge::{
             Recharges,
-            reconcile::{ReconcilePreview, ReconciledOrders, Waits},
+            reconcile::{ReconcilePreview, Reconciled, ReconciledOrders, Waits},
         },
         settlement::{
             engine::Engine,
-            order::Order,
             sweep::{self, Swept},
             transaction::Transaction,
         },
@@ -162,8 +161,11 @@ pub(super) async fn reconcile_recharges_counting(
     metrics: Option<&Arc<Metrics>>,
 ) -> anyhow::Result<ReconciledOrders> {
     let job = RechargeJob::new(config, store, clock).await?;
-    let on_settled = |order: &Order, status| {
-        metrics.into_iter().for_each(|metrics| metrics.recharge.count_reconciled(order, status));
+    let on_settled = |changed: Reconciled<'_>| {
+        metrics.into_iter().for_each(|metrics| match changed {
+            Reconciled::Order(order, status) => metrics.recharge.count_reconciled(order, status),
+            Reconciled::Refund(refunded) => metrics.recharge.count_refund(refunded),
+        });
     };
     let reconciled = interrupt.run_until_cancelled(job.recharges.reconcile(job.waits, &on_settled)).await;
     job.engine.drain().await;

@@ -17,7 +17,7 @@ use crate::{
     },
     sandbox::{self, Sandbox, SignsFor},
     server,
-    service::routes::CALLBACK_PATH,
+    service::{origin::ForwardedNames, routes::CALLBACK_PATH},
 };
 
 /// The connection to payment-service and its settings.
@@ -30,6 +30,8 @@ pub(super) struct Payments {
     pub timeout: Duration,
     pub callback_auth: CallbackAuth,
     pub callback_secrets: Vec<Secret>,
+    /// The headers of callers that go on to payment-service.
+    pub forwarded: ForwardedNames,
 }
 
 /// The address of payment-service, and the URL of our callback.
@@ -58,6 +60,7 @@ pub(super) async fn start(config: &Config, grpc_addr: SocketAddr) -> anyhow::Res
             timeout: Duration::ZERO,
             callback_auth: CallbackAuth::Confirm,
             callback_secrets: Vec::new(),
+            forwarded: ForwardedNames::default(),
         });
     };
     let callback_auth = payment.callback_auth();
@@ -93,6 +96,7 @@ pub(super) async fn start(config: &Config, grpc_addr: SocketAddr) -> anyhow::Res
         timeout: payment.timeout,
         callback_auth,
         callback_secrets: payment.callback_secrets.clone(),
+        forwarded: ForwardedNames(payment.forward_metadata.clone().into()),
     })
 }
 

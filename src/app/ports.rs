@@ -137,6 +137,7 @@ fn parts<'c>(config: &'c Server, core: &Core, api: Api, payments: &Payments, acc
         },
         access,
         payment_timeout: payments.timeout,
+        forwarded: payments.forwarded.clone(),
     }
 }
 
@@ -200,16 +201,16 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn open_doors_are_told_of_at_once_and_each_minute_until_the_stop() {
-        let (stop, told) = (CancellationToken::new(), Arc::<AtomicU32>::default());
-        let telling = told.clone();
+    async fn open_doors_are_logged_at_once_and_each_minute_until_the_stop() {
+        let (stop, logged) = (CancellationToken::new(), Arc::<AtomicU32>::default());
+        let counter = logged.clone();
         let reminding = tokio::spawn(remind(stop.clone(), move || {
-            telling.fetch_add(1, SeqCst);
+            counter.fetch_add(1, SeqCst);
         }));
         tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(told.load(SeqCst), 1);
+        assert_eq!(logged.load(SeqCst), 1);
         tokio::time::sleep(Duration::from_secs(120)).await;
-        assert_eq!(told.load(SeqCst), 3);
+        assert_eq!(logged.load(SeqCst), 3);
         stop.cancel();
         reminding.await.unwrap();
     }

@@ -8,8 +8,8 @@ use billing_service::{
 };
 use clap::Parser;
 
-/// Requests allocate many small pieces on all workers. This allocator takes a third of the time of the one of
-/// the C library.
+/// Requests allocate many small pieces on all workers. With this allocator the
+/// server takes a tenth less CPU time than with the one of the C library, for twice the memory.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -56,7 +56,7 @@ pub struct CallerConfig {
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpAuth {
-    /// `None` means no proof, as the former service had none.
+    /// `None` means no proof, as the legacy service had none.
     #[serde(deserialize_with = "choices::optional_word", serialize_with = "shown")]
     pub mode: Option<FrontEndAuth>,
     pub jwt: Option<JwtConfig>,

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::bail;
+use http::HeaderName;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -44,6 +45,9 @@ pub struct PaymentServiceConfig {
     pub(super) cert_file: Option<PathBuf>,
     #[serde(default)]
     pub(super) key_file: Option<PathBuf>,
+    /// The headers, or gRPC metadata, of a caller that go on to payment-service.
+    #[serde(default, deserialize_with = "values::metadata_names", serialize_with = "shown")]
+    pub forward_metadata: Vec<HeaderName>,
     #[serde(default = "default_reconcile_after", deserialize_with = "values::duration", serialize_with = "shown")]
     pub reconcile_after: Duration,
     #[serde(default = "default_expire_after", deserialize_with = "values::duration", serialize_with = "shown")]

@@ -190,6 +190,9 @@ fn a_bad_key_or_value_is_named() {
         ("balance_low_threshold: 10.0", "models: {m: [{input: 1, output: 0.0000001}]}", "billing.models.m[0].output"),
         ("balance_low_threshold: 10.0", "price_refresh: 0s", "billing.price_refresh"),
         ("payment_service:", "payment_services:", "payment_services"),
+        ("payment_service:", "payment_service:\n  forward_metadata: [x app]", "payment_service.forward_metadata"),
+        ("payment_service:", "payment_service:\n  forward_metadata: [authorization]", "forward_metadata"),
+        ("payment_service:", "payment_service:\n  forward_metadata: [grpc-timeout]", "forward_metadata"),
     ] {
         assert!(EXISTING.contains(from), "{from}");
         let error = read(&EXISTING.replace(from, to), &[]).unwrap_err();

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 use chrono::{DateTime, Datelike, Utc};
 use config::ValueKind;
+use http::HeaderName;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::secret::Secret;
@@ -304,4 +305,37 @@ pub(super) fn secrets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<
 pub(super) fn callback_secrets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Secret>, D::Error> {
     let secrets = secrets(deserializer)?;
     if secrets.len() > 2 { Err(de::Error::custom("must be two at most")) } else { Ok(secrets) }
+}
+
+/// Most names of [`metadata_names`].
+const MAX_METADATA: usize = 16;
+
+/// Names of headers, which are names of gRPC metadata too. Those of the protocol, of the trace context
+/// and of proofs are refused.
+pub(super) fn metadata_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<HeaderName>, D::Error> {
+    let texts = texts(deserializer)?;
+    if texts.len() > MAX_METADATA {
+        return Err(de::Error::custom(format!("must be {MAX_METADATA} names at most")));
+    }
+    texts.iter().map(|text| metadata_name(text).map_err(de::Error::custom)).collect()
+}
+
+fn metadata_name(text: &str) -> Result<HeaderName, String> {
+    const OWN: [&str; 12] = [
+        "authorization",
+        "connection",
+        "content-length",
+        "content-type",
+        "cookie",
+        "host",
+        "te",
+        "traceparent",
+        "tracestate",
+        "transfer-encoding",
+        "user-agent",
+        "x-billing-signature",
+    ];
+    let name = text.parse::<HeaderName>().map_err(|_| format!("{text:?} is no name of a header"))?;
+    let is_own = OWN.contains(&name.as_str()) || name.as_str().starts_with("grpc-") || name.as_str().ends_with("-bin");
+    if is_own { Err(format!("{text:?} can't be forwarded")) } else { Ok(name) }
 }

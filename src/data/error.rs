@@ -36,7 +36,7 @@ fn of_mysql(number: u16, text: String) -> StoreError {
         1062 => StoreError::Conflict(text),
         // The disk is full or fails, or the commit failed.
         1021 | 1026 | 1030 | 1114 | 1180 => StoreError::Unavailable(text.into()),
-        // Read-only, as the former primary after a failover.
+        // Read-only, as the old primary after a failover.
         1290 | 1792 | 1836 => StoreError::Unavailable(Outage { why: text, is_read_only: true }),
         // Too many connections, out of resources, shutting down, cluster node not ready, statement or
         // connection killed, a time limit of the server.

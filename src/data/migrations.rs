@@ -48,6 +48,7 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0017_key_quota_periods"),
     pair!("0018_account_status_and_audit_events"),
     pair!("0019_refunds"),
+    pair!("0020_refunds_of_top_ups"),
     pair!("0021_model_prices_and_plans"),
 ];
 

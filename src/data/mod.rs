@@ -33,7 +33,7 @@ use crate::biz::{
         reset::QuotaRows, rollup::RollupStore, runs::RunStore,
     },
     limits::{caps::LimitStore, key_quota::KeyQuotaStore},
-    recharge::order::OrderStore,
+    recharge::{RechargeStore, matching::SettlementStore},
     reports::{record::RecordStore, statistics::Statistics},
     settlement::{adjustments::AdjustmentStore, ledger::Ledger, transaction::TransactionStore},
     values::error::StoreError,
@@ -54,7 +54,8 @@ pub trait Store:
     + KeyQuotaStore
     + PriceStore
     + VersionStore
-    + OrderStore
+    + RechargeStore
+    + SettlementStore
     + AdjustmentStore
     + RecordStore
     + Statistics

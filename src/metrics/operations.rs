@@ -25,8 +25,8 @@ impl OperationTimes {
     }
 }
 
-/// Changes of balances by operation: deduct (commits too), recharge, refund, adjust_credit,
-/// adjust_debit.
+/// Changes of balances by operation: deduct (commits too), recharge, recharge_refund,
+/// recharge_chargeback, refund, adjust_credit, adjust_debit.
 #[derive(Clone)]
 pub(super) struct BalanceMetrics {
     changes: IntCounterVec,

@@ -11,6 +11,7 @@ pub struct OpsStatsMetrics {
     ledger_differences: IntGaugeVec,
     ledger_audited_timestamp_seconds: IntGaugeVec,
     recharge_pending_old: IntGaugeVec,
+    unapplied_payments: IntGaugeVec,
 }
 
 impl OpsStatsMetrics {
@@ -31,7 +32,11 @@ impl OpsStatsMetrics {
             )?,
             recharge_pending_old: gauges(
                 "billing_recharge_pending_old",
-                "Top-ups that have been pending for more than an hour",
+                "Top-ups, and refunds of top-ups, that have been pending for more than an hour",
+            )?,
+            unapplied_payments: gauges(
+                "billing_unapplied_payments",
+                "Payments that were reported and not credited, and that nobody has resolved",
             )?,
         })
     }
@@ -40,6 +45,11 @@ impl OpsStatsMetrics {
     pub fn set_audit(&self, audit: &FinishedAudit) {
         self.ledger_differences.with_label_values::<&str>(&[]).set(gauge(audit.differences));
         self.ledger_audited_timestamp_seconds.with_label_values::<&str>(&[]).set(audit.at.timestamp());
+    }
+
+    /// Sets the number of unapplied payments.
+    pub fn set_unapplied(&self, payments: u64) {
+        self.unapplied_payments.with_label_values::<&str>(&[]).set(gauge(payments));
     }
 
     /// Sets the number of top-ups that have been pending for long.

@@ -9,8 +9,12 @@ use super::{
     registration::{amounts, counter, counters, histogram, histograms},
 };
 use crate::biz::{
-    recharge::{callback::SettledOrder, request::Started},
-    settlement::order::{Order, OrderStatus},
+    recharge::{callback::SettledOrder, refund::RefundedOrder, request::Started},
+    settlement::{
+        order::{Order, OrderStatus},
+        order_refund::RefundKind,
+        unapplied::{UnappliedPayment, UnappliedStatus},
+    },
     values::{
         error::{Error, Result},
         money::Money,
@@ -21,7 +25,8 @@ use crate::biz::{
 const SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 pub struct RechargeMetrics {
-    /// Callbacks by result: success (credited), failed, repeated, refused, error (not settled).
+    /// Callbacks by result: success (credited), failed, refunded, chargeback, repeated, refused, error
+    /// (not settled).
     total: IntCounterVec,
     /// Amounts by status of the order: pending (requested), success (credited), failed.
     amount: CounterVec,
@@ -88,6 +93,43 @@ impl RechargeMetrics {
             Err(_) => "refused",
         };
         self.total.with_label_values(&[result]).inc();
+    }
+
+    /// Counts a callback about money that went back by its result, and the debit.
+    pub fn count_returned(&self, settled: &Result<Option<RefundedOrder>>, took: Duration) {
+        self.duration_seconds.with_label_values(&["callback"]).observe(took.as_secs_f64());
+        let result = match settled {
+            Ok(Some(refunded)) if refunded.changed => {
+                self.count_refund(refunded);
+                match refunded.refund.kind {
+                    RefundKind::Chargeback => "chargeback",
+                    RefundKind::Requested | RefundKind::Reported => "refunded",
+                }
+            }
+            Ok(_) => "repeated",
+            Err(Error::Overloaded(_) | Error::PaymentUnavailable(_) | Error::Internal(_)) => "error",
+            Err(_) => "refused",
+        };
+        self.total.with_label_values(&[result]).inc();
+    }
+
+    /// Counts the debit of a refund, if this change made it.
+    pub fn count_refund(&self, refunded: &RefundedOrder) {
+        let Some((kind, amount)) = refunded.debited() else { return };
+        self.balances.count(
+            match kind {
+                RefundKind::Chargeback => "recharge_chargeback",
+                RefundKind::Requested | RefundKind::Reported => "recharge_refund",
+            },
+            amount,
+        );
+    }
+
+    /// Counts the credit of an unapplied payment, which is booked as an adjustment.
+    pub fn count_resolution(&self, payment: &UnappliedPayment) {
+        if payment.status == UnappliedStatus::Credited {
+            self.balances.count("adjust_credit", payment.amount);
+        }
     }
 
     /// Counts an order that a look-up at payment-service has brought into `status`.

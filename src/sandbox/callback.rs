@@ -18,6 +18,7 @@ use tonic::{Code, metadata::AsciiMetadataValue, transport::Endpoint};
 
 use super::{
     payment::{NotifyUrl, PaymentOutcome, SandboxPayment},
+    refund::SandboxRefund,
     switches::Switches,
 };
 use crate::{
@@ -40,7 +41,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// The secret that signs a forged callback.
 const FORGED_SECRET: &str = "a secret that nobody else has";
 
-/// The outcome of a payment, addressed to the billing service.
+/// The outcome of a payment, or money of it that went back, addressed to the billing service.
 pub struct Callback {
     to: NotifyUrl,
     message: RechargeCallbackRequest,
@@ -59,6 +60,22 @@ impl Callback {
             amount: amount.to_money().to_wire(),
             status: outcome.as_str().into(),
             currency: order.amount.currency().to_string(),
+            refund_id: String::new(),
+        };
+        Self { to: order.notify_url.clone(), message, forged: switches.forge }
+    }
+
+    /// The report of money that went back.
+    pub fn returned(payment: &SandboxPayment, refund: &SandboxRefund, switches: &Switches) -> Self {
+        let order = &payment.order;
+        let amount = if switches.wrong_amount { refund.amount.one_more() } else { refund.amount };
+        let message = RechargeCallbackRequest {
+            order_id: order.id.clone(),
+            payment_order_id: payment.id.clone(),
+            amount: amount.to_money().to_wire(),
+            status: refund.kind.as_str().into(),
+            currency: order.amount.currency().to_string(),
+            refund_id: refund.id.clone(),
         };
         Self { to: order.notify_url.clone(), message, forged: switches.forge }
     }

@@ -2,10 +2,11 @@
 //! contract. Payments live in memory, and no money moves.
 //!
 //! One port serves gRPC (`payment.v1.Payment`) and HTTP:
-//! - `/pay/{payment_id}`: the pay page, on which a user pays;
+//! - `/pay/{payment_id}`: the pay page, on which a user pays, and on which money goes back;
 //! - `/switches`: the faults to inject;
 //! - `/health`.
 
+mod amount;
 mod callback;
 mod grpc;
 mod notify;
@@ -14,6 +15,7 @@ mod payment;
 mod payments;
 mod permits;
 mod public_url;
+mod refund;
 mod switch_routes;
 mod switches;
 mod till;
@@ -42,7 +44,7 @@ pub use self::{
     callback::{Answer, SignsFor},
     notify::Attempt,
     public_url::PublicUrl,
-    switches::{Create, Get, MAX_DELAY_MS, MAX_DUPLICATES, PayAtOnce, Switches},
+    switches::{Create, Get, GetRefund, MAX_DELAY_MS, MAX_DUPLICATES, PayAtOnce, Refund, Switches},
 };
 use crate::{config::Secret, data::payment::proto::payment_server::PaymentServer, server};
 

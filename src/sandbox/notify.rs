@@ -1,4 +1,4 @@
-//! Sends the outcome of payments to billing. Each callback is retried until billing answers it,
+//! Sends the outcome of payments, and of money that went back, to billing. Each callback is retried until billing answers it,
 //! and given up after 2,000 attempts or 6 hours.
 //!
 //! Callbacks are sent concurrently, also those of one payment, because billing must accept them
@@ -48,7 +48,7 @@ const MAX_LOG: usize = 10_000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
     pub order_id: String,
-    /// SUCCESS or FAILED.
+    /// SUCCESS, FAILED, REFUNDED or CHARGEBACK.
     pub status: String,
     /// Number of the attempt, from 1, for each copy of the callback.
     pub number: u32,
@@ -268,8 +268,12 @@ mod tests {
             notify_url,
             ..Default::default()
         };
-        let payment =
-            SandboxPayment { id: "p".into(), order: Arc::new(SandboxOrder::parse(request).unwrap()), outcome: None };
+        let payment = SandboxPayment {
+            id: "p".into(),
+            order: Arc::new(SandboxOrder::parse(request).unwrap()),
+            outcome: None,
+            refunds: Vec::new(),
+        };
         Callback::new(&payment, PaymentOutcome::Success, &Switches::default())
     }
 

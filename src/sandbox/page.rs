@@ -1,4 +1,4 @@
-//! The pay page and its form.
+//! The pay page and its forms: to pay, and to give the payment back.
 
 use std::{
     fmt::{self, Write},
@@ -20,8 +20,10 @@ use serde::Deserialize;
 use super::{
     payment::{PaymentOutcome, SandboxPayment},
     payments::Tried,
+    refund::{RefundKind, RefundState},
     till::Till,
 };
+use crate::biz::values::money::Money;
 
 /// No page of another site may show the pay page in a frame, and so trick a user into a click.
 const POLICY: &str =
@@ -32,6 +34,30 @@ const STYLE: &str = include_str!("page.css");
 #[derive(Deserialize)]
 struct Choice {
     result: String,
+    /// With REFUNDED and CHARGEBACK: a decimal amount; absent or empty for all that is left.
+    amount: Option<String>,
+    /// With REFUND_SUCCESS and REFUND_FAILED.
+    refund_id: Option<String>,
+}
+
+/// The effect of a button.
+enum Button {
+    Pay(PaymentOutcome),
+    TakeBack(RefundKind),
+    Decide(RefundState),
+}
+
+impl Button {
+    fn parse(result: &str) -> Option<Self> {
+        let is = |word: &str| result.eq_ignore_ascii_case(word);
+        PaymentOutcome::parse(result).map(Self::Pay).or_else(|| match () {
+            () if is("REFUNDED") => Some(Self::TakeBack(RefundKind::Refund)),
+            () if is("CHARGEBACK") => Some(Self::TakeBack(RefundKind::Chargeback)),
+            () if is("REFUND_SUCCESS") => Some(Self::Decide(RefundState::Success)),
+            () if is("REFUND_FAILED") => Some(Self::Decide(RefundState::Failed)),
+            () => None,
+        })
+    }
 }
 
 pub(super) fn routes() -> Router<Arc<Till>> {
@@ -55,14 +81,46 @@ async fn pay(
                    as <code>curl -d</code> sends it and <code>curl -F</code> does not.";
         return unchanged(StatusCode::UNSUPPORTED_MEDIA_TYPE, why);
     }
-    let Some(outcome) = form.ok().and_then(|Form(choice)| PaymentOutcome::parse(&choice.result)) else {
-        return unchanged(StatusCode::BAD_REQUEST, "The form field <code>result</code> must be SUCCESS or FAILED.");
+    let pressed = form.ok().and_then(|Form(choice)| Some((Button::parse(&choice.result)?, choice)));
+    let Some((button, choice)) = pressed else {
+        let why = "The form field <code>result</code> must be SUCCESS, FAILED, REFUNDED, CHARGEBACK, REFUND_SUCCESS \
+                   or REFUND_FAILED.";
+        return unchanged(StatusCode::BAD_REQUEST, why);
     };
-    match till.pay(&id, outcome) {
-        // A relative location also works behind a proxy that maps paths.
-        Tried::Counts(_) | Tried::PaidBefore => (StatusCode::SEE_OTHER, [(LOCATION, id)]).into_response(),
-        Tried::Unknown => unknown(),
+    // A relative location also works behind a proxy that maps paths.
+    let done = |id: String| (StatusCode::SEE_OTHER, [(LOCATION, id)]).into_response();
+    match button {
+        Button::Pay(outcome) => match till.pay(&id, outcome) {
+            Tried::Counts(_) | Tried::PaidBefore => done(id),
+            Tried::Unknown => unknown(),
+        },
+        Button::TakeBack(kind) => {
+            let Some(payment) = till.payments.by_id(&id) else { return unknown() };
+            let Ok(minor) = minor(&payment, choice.amount.as_deref().unwrap_or_default()) else {
+                let why = "The form field <code>amount</code> must be an amount of the currency, or empty.";
+                return unchanged(StatusCode::BAD_REQUEST, why);
+            };
+            match till.take_back(&id, kind, minor) {
+                Ok(()) => done(id),
+                Err(refusal) => unchanged(StatusCode::CONFLICT, refusal.why()),
+            }
+        }
+        Button::Decide(state) => {
+            match till.decide_refund(&id, choice.refund_id.as_deref().unwrap_or_default(), state) {
+                true => done(id),
+                false => unchanged(StatusCode::CONFLICT, "The payment has no such pending refund."),
+            }
+        }
     }
+}
+
+/// An amount of a form in minor units; `None` if it is empty.
+fn minor(payment: &SandboxPayment, amount: &str) -> Result<Option<i64>, ()> {
+    if amount.is_empty() {
+        return Ok(None);
+    }
+    let amount: Money = amount.parse().map_err(drop)?;
+    payment.order.amount.currency().to_minor(amount).map(Some).ok_or(())
 }
 
 /// `why` is HTML.
@@ -95,7 +153,7 @@ fn body(payment: &SandboxPayment) -> String {
         Some(PaymentOutcome::Success) => "<dd class=\"paid\">Paid</dd>",
         Some(PaymentOutcome::Failed) => "<dd class=\"failed\">Failed; you can try again</dd>",
     };
-    let actions = actions(payment);
+    let (refunds, actions) = (refunds(payment), actions(payment));
     format!(
         "<h1>{subject}</h1>\n\
          <p class=\"amount\">{amount} {currency}</p>\n\
@@ -104,11 +162,38 @@ fn body(payment: &SandboxPayment) -> String {
          <dt>Method</dt><dd>{method}</dd>\n\
          <dt>Status</dt>{status}\n\
          </dl>\n\
-         {actions}"
+         {refunds}{actions}"
     )
 }
 
-/// The buttons while the payment is unpaid, and the link back after the first attempt.
+/// The refunds and chargebacks, with buttons for pending ones.
+fn refunds(payment: &SandboxPayment) -> String {
+    let mut html = String::new();
+    for refund in &payment.refunds {
+        let (kind, amount, id) = (refund.kind, refund.amount, Escaped(&refund.id));
+        let kind = if kind == RefundKind::Chargeback { "Chargeback" } else { "Refund" };
+        let state = match refund.state {
+            RefundState::Pending => "pending",
+            RefundState::Success => "done",
+            RefundState::Failed => "failed",
+        };
+        // Writing into a String can't fail.
+        let _ = writeln!(html, "<p>{kind} {id}: {amount}, {state}</p>");
+        if refund.state == RefundState::Pending {
+            let _ = writeln!(
+                html,
+                "<form method=\"post\">\n\
+                 <input type=\"hidden\" name=\"refund_id\" value=\"{id}\">\n\
+                 <button name=\"result\" value=\"REFUND_SUCCESS\">Complete</button>\n\
+                 <button name=\"result\" value=\"REFUND_FAILED\" class=\"second\">Fail</button>\n\
+                 </form>"
+            );
+        }
+    }
+    html
+}
+
+/// The buttons to pay or to give the payment back, and the link back after the first attempt.
 fn actions(payment: &SandboxPayment) -> String {
     let mut html = String::new();
     if payment.outcome != Some(PaymentOutcome::Success) {
@@ -116,6 +201,15 @@ fn actions(payment: &SandboxPayment) -> String {
             "<form method=\"post\">\n\
              <button name=\"result\" value=\"SUCCESS\">Pay</button>\n\
              <button name=\"result\" value=\"FAILED\" class=\"second\">Fail</button>\n\
+             </form>\n",
+        );
+    }
+    if payment.left() > 0 {
+        html.push_str(
+            "<form method=\"post\">\n\
+             <label>Amount <input name=\"amount\" inputmode=\"decimal\" placeholder=\"all that is left\"></label>\n\
+             <button name=\"result\" value=\"REFUNDED\">Refund</button>\n\
+             <button name=\"result\" value=\"CHARGEBACK\" class=\"second\">Chargeback</button>\n\
              </form>\n",
         );
     }

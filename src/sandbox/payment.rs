@@ -1,11 +1,15 @@
 //! One payment: the order from billing and the outcome.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use http::Uri;
 
+use super::{
+    amount::Amount,
+    refund::{RefundState, SandboxRefund},
+};
 use crate::{
-    biz::values::{currency::Currency, invalid::Invalid, money::Money},
+    biz::values::{currency::Currency, invalid::Invalid},
     data::payment::proto::{CreatePaymentRequest, PaymentMethod},
 };
 
@@ -20,6 +24,24 @@ pub struct SandboxPayment {
     pub order: Arc<SandboxOrder>,
     /// `None` until the user has tried to pay.
     pub outcome: Option<PaymentOutcome>,
+    /// Refunds and chargebacks, oldest first.
+    pub refunds: Vec<SandboxRefund>,
+}
+
+impl SandboxPayment {
+    pub fn refund(&self, id: &str) -> Option<&SandboxRefund> {
+        self.refunds.iter().find(|refund| refund.id == id)
+    }
+
+    /// The amount that no refund has taken or is about to take, in minor units. Nothing before the
+    /// payment.
+    pub fn left(&self) -> i64 {
+        if self.outcome != Some(PaymentOutcome::Success) {
+            return 0;
+        }
+        let taken = self.refunds.iter().filter(|refund| refund.state != RefundState::Failed);
+        self.order.amount.minor() - taken.map(|refund| refund.amount.minor()).sum::<i64>()
+    }
 }
 
 /// The result of an attempt to pay.
@@ -83,54 +105,6 @@ impl SandboxOrder {
     }
 }
 
-/// An amount above zero, in whole minor units of its currency.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Amount {
-    minor: i64,
-    money: Money,
-    currency: Currency,
-}
-
-impl Amount {
-    fn parse(minor: i64, currency: Currency) -> Result<Self, Invalid> {
-        match currency.from_minor(minor) {
-            Some(money) if minor > 0 => Ok(Self { minor, money, currency }),
-            _ => {
-                let largest = currency.to_minor(currency.floor(Money::MAX)).unwrap_or_default();
-                Err(Invalid::new("amount", format!("must be above 0 and at most {largest} minor units of {currency}")))
-            }
-        }
-    }
-
-    /// The next larger amount. The largest amount stays as it is.
-    pub fn one_more(self) -> Self {
-        Self::parse(self.minor + 1, self.currency).unwrap_or(self)
-    }
-
-    pub fn minor(self) -> i64 {
-        self.minor
-    }
-
-    pub fn to_money(self) -> Money {
-        self.money
-    }
-
-    pub fn currency(self) -> Currency {
-        self.currency
-    }
-}
-
-/// The decimal places of the currency, as on the pay page.
-impl fmt::Display for Amount {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (places, unit) = (self.currency.places() as usize, 10_i64.pow(self.currency.places()));
-        match places {
-            0 => write!(f, "{}", self.minor),
-            _ => write!(f, "{}.{:0places$}", self.minor / unit, self.minor % unit),
-        }
-    }
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     Alipay,
@@ -187,7 +161,6 @@ impl NotifyUrl {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     fn request() -> CreatePaymentRequest {
         CreatePaymentRequest {
@@ -235,28 +208,5 @@ mod tests {
         }
         let https = NotifyUrl::parse("https://billing/callback").unwrap_err();
         assert!(https.why.contains("plain HTTP only"), "{https}");
-    }
-
-    #[test]
-    fn an_amount_has_the_places_of_its_currency() {
-        for (minor, code, shown) in
-            [(1_234, "CNY", "12.34"), (80, "JPY", "80"), (1_005, "KWD", "1.005"), (1, "USD", "0.01")]
-        {
-            assert_eq!(Amount::parse(minor, Currency::parse(code).unwrap()).unwrap().to_string(), shown);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn minor_units_become_the_amount_exactly(
-            minor in 1..=999_999_999_i64,
-            code in proptest::sample::select(&["CNY", "JPY", "KWD", "CLF"][..]),
-        ) {
-            let amount = Amount::parse(minor, Currency::parse(code).unwrap()).unwrap();
-            prop_assert_eq!(amount.to_string().parse::<Money>().unwrap(), amount.to_money());
-            // The amount in the JSON of a callback.
-            let json = serde_json::to_string(&amount.to_money().to_wire()).unwrap();
-            prop_assert_eq!(json.parse::<f64>().unwrap(), amount.to_money().to_wire());
-        }
     }
 }

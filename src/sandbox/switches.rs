@@ -31,6 +31,11 @@ pub struct Switches {
     pub get: Get,
     #[serde(deserialize_with = "delay_ms")]
     pub get_delay_ms: u64,
+    pub refund: Refund,
+    /// Delays the reply. The refund exists at once.
+    #[serde(deserialize_with = "delay_ms")]
+    pub refund_delay_ms: u64,
+    pub get_refund: GetRefund,
     /// Pays a payment as soon as it exists. The callback may arrive before the reply of
     /// CreatePayment.
     pub pay_at_once: PayAtOnce,
@@ -82,6 +87,37 @@ pub enum Get {
     WrongCurrency,
 }
 
+/// The answer of CreateRefund.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refund {
+    /// SUCCESS, and a callback.
+    #[default]
+    Normal,
+    /// FAILED_PRECONDITION; makes no refund.
+    Refuse,
+    /// UNAVAILABLE; makes no refund.
+    Unavailable,
+    /// UNAVAILABLE, although the refund is made.
+    LoseReply,
+    /// PENDING, until a button of the pay page decides.
+    Pending,
+    /// FAILED; the refund exists, and no money goes back.
+    Fail,
+}
+
+/// The answer of GetRefund.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GetRefund {
+    #[default]
+    Normal,
+    /// FAILED_PRECONDITION.
+    Refuse,
+    /// UNAVAILABLE.
+    Unavailable,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum PayAtOnce {
     #[default]
@@ -110,6 +146,10 @@ impl Switches {
 
     pub fn get_delay(&self) -> Duration {
         delay(self.get_delay_ms)
+    }
+
+    pub fn refund_delay(&self) -> Duration {
+        delay(self.refund_delay_ms)
     }
 
     pub fn callback_delay(&self) -> Duration {

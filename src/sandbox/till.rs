@@ -1,6 +1,8 @@
-//! The till: opens payments, records their outcomes, and queues callbacks.
+//! The till: opens payments, records their outcomes, gives them back, and queues callbacks.
 
 use std::sync::{Arc, Mutex, PoisonError};
+
+use uuid::Uuid;
 
 use super::{
     callback::Callback,
@@ -8,7 +10,8 @@ use super::{
     payment::{PaymentOutcome, SandboxOrder, SandboxPayment},
     payments::{SandboxPayments, Tried},
     public_url::PublicUrl,
-    switches::Switches,
+    refund::{RefundKind, RefundRefusal, RefundState, SandboxRefund},
+    switches::{Refund, Switches},
 };
 
 /// Opens payments, pays them, and queues their callbacks.
@@ -44,6 +47,55 @@ impl Till {
             self.notifier.queue(Callback::new(payment, outcome, &switches), &switches);
         }
         tried
+    }
+
+    /// Gives a payment back by a request of billing, once for each refund id.
+    ///
+    /// # Errors
+    /// The reason to refuse.
+    pub fn refund(&self, payment: &str, id: &str, minor: i64) -> Result<SandboxRefund, RefundRefusal> {
+        let state = match self.switches().refund {
+            Refund::Pending => RefundState::Pending,
+            Refund::Fail => RefundState::Failed,
+            Refund::Normal | Refund::Refuse | Refund::Unavailable | Refund::LoseReply => RefundState::Success,
+        };
+        let new = |amount| SandboxRefund { id: id.to_owned(), kind: RefundKind::Refund, amount, state };
+        let (payment, refund, is_new) = self.payments.give_back(payment, Some(minor), new)?;
+        if is_new {
+            tracing::info!(payment_id = payment.id, refund_id = id, ?state, "refund requested");
+            self.report(&payment, &refund);
+        }
+        Ok(refund)
+    }
+
+    /// Gives money of a payment back without a request of billing. `minor` is the amount; `None` for all
+    /// that is left.
+    ///
+    /// # Errors
+    /// The reason to refuse.
+    pub fn take_back(&self, payment: &str, kind: RefundKind, minor: Option<i64>) -> Result<(), RefundRefusal> {
+        let id = format!("{}_{}", kind.as_str().to_lowercase(), Uuid::now_v7().simple());
+        let new = |amount| SandboxRefund { id, kind, amount, state: RefundState::Success };
+        let (payment, refund, _) = self.payments.give_back(payment, minor, new)?;
+        tracing::info!(payment_id = payment.id, refund_id = refund.id, kind = kind.as_str(), "money went back");
+        self.report(&payment, &refund);
+        Ok(())
+    }
+
+    /// Decides a pending refund; `false` if there is none.
+    pub fn decide_refund(&self, payment: &str, id: &str, state: RefundState) -> bool {
+        let Some((payment, refund)) = self.payments.decide(payment, id, state) else { return false };
+        tracing::info!(payment_id = payment.id, refund_id = id, ?state, "refund decided");
+        self.report(&payment, &refund);
+        true
+    }
+
+    /// Queues the callback of money that went back.
+    fn report(&self, payment: &SandboxPayment, refund: &SandboxRefund) {
+        if refund.state == RefundState::Success {
+            let switches = self.switches();
+            self.notifier.queue(Callback::returned(payment, refund, &switches), &switches);
+        }
     }
 
     pub fn pay_url(&self, id: &str) -> String {

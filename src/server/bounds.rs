@@ -17,8 +17,8 @@ use crate::{
     config::Style,
     service::{
         body::BodyBudget,
-        origin::Forwarding,
-        routes::{is_callback, is_stream, starts_recharge},
+        origin::{ForwardedNames, Forwarding},
+        routes::{gives_money_back, is_callback, is_stream, starts_recharge},
     },
 };
 
@@ -35,6 +35,8 @@ pub struct Bounds {
     pub style: Style,
     /// Names the client of a top-up.
     pub forwarding: Forwarding,
+    /// The headers that go on to payment-service.
+    pub forwarded: ForwardedNames,
     /// Whether the routes are those of gRPC.
     pub is_grpc: bool,
     /// Largest message over gRPC, in bytes.
@@ -70,9 +72,10 @@ pub async fn enforce(State(bounds): State<Arc<Bounds>>, mut request: Request, ne
         return refused;
     }
     let refusal = Refusal::of(&request, bounds.style);
-    let asks_payment_service = starts_recharge(&request) || is_callback(&request);
+    let asks_payment_service = starts_recharge(&request) || is_callback(&request) || gives_money_back(&request);
     if asks_payment_service {
         request.extensions_mut().insert(bounds.forwarding.clone());
+        request.extensions_mut().insert(bounds.forwarded.clone());
     }
     let permit = match bounds.permits.admit(&request, &bounds.forwarding) {
         Ok(permit) => permit,

@@ -51,7 +51,7 @@ use crate::{
     metrics::Metrics,
     service::{
         grpc::Grpc,
-        origin::Forwarding,
+        origin::{ForwardedNames, Forwarding},
         proto::{
             DESCRIPTORS, billing_internal_service_server::BillingInternalServiceServer,
             billing_service_server::BillingServiceServer,
@@ -71,6 +71,8 @@ pub struct Parts<'c> {
     pub access: Access,
     /// Deadline of a call to payment-service.
     pub payment_timeout: Duration,
+    /// The headers that go on to payment-service.
+    pub forwarded: ForwardedNames,
 }
 
 /// The checks of the callers of both ports.
@@ -207,6 +209,7 @@ fn bounds(parts: &Parts<'_>, timeout: Duration, style: Style, body_memory: usize
         payment_timeout: *payment_timeout,
         style,
         forwarding: access.forwarding.clone(),
+        forwarded: parts.forwarded.clone(),
         is_grpc: false,
         message_bytes: limits.body_bytes,
     }

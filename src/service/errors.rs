@@ -30,7 +30,7 @@ pub fn kind(error: &Error) -> Kind {
     let (error_code, reason, grpc, http) = match error {
         Error::InsufficientBalance { .. } => ("10001", "INSUFFICIENT_BALANCE", Code::FailedPrecondition, 400),
         Error::InsufficientQuota(_) => ("10002", "INSUFFICIENT_QUOTA", Code::ResourceExhausted, 429),
-        Error::OrderNotFound(_) => ("10003", "ORDER_NOT_FOUND", Code::NotFound, 404),
+        Error::OrderNotFound(_) | Error::PaymentNotFound(_) => ("10003", "ORDER_NOT_FOUND", Code::NotFound, 404),
         Error::DuplicateRecharge(_) => ("10004", "DUPLICATE_RECHARGE", Code::AlreadyExists, 409),
         Error::AmountMismatch(_) => ("10005", "AMOUNT_MISMATCH", Code::InvalidArgument, 400),
         Error::PaymentUnavailable(_) => ("10006", "PAYMENT_UNAVAILABLE", Code::Unavailable, 503),
@@ -169,7 +169,14 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-    use crate::{biz::values::invalid::Invalid, service::request::REQUEST_ID};
+    use crate::{
+        biz::values::{
+            error::Duplicate,
+            ids::{OrderId, PaymentId},
+            invalid::Invalid,
+        },
+        service::request::REQUEST_ID,
+    };
 
     fn request() -> RequestId {
         RequestId::of(&[(REQUEST_ID, HeaderValue::from_static("r-1"))].into_iter().collect())
@@ -184,7 +191,11 @@ mod tests {
             (Error::InsufficientBalance { needed: money, available: money }, "10001 INSUFFICIENT_BALANCE 9 400"),
             (Error::InsufficientQuota(crate::biz::values::limit::Limit::Daily), "10002 INSUFFICIENT_QUOTA 8 429"),
             (Error::OrderNotFound(text()), "10003 ORDER_NOT_FOUND 5 404"),
-            (Error::DuplicateRecharge(text()), "10004 DUPLICATE_RECHARGE 6 409"),
+            (Error::PaymentNotFound(PaymentId::from_stored("p")), "10003 ORDER_NOT_FOUND 5 404"),
+            (
+                Error::DuplicateRecharge(Duplicate::SecondPayment(OrderId::from_stored("o"))),
+                "10004 DUPLICATE_RECHARGE 6 409",
+            ),
             (Error::AmountMismatch(text()), "10005 AMOUNT_MISMATCH 3 400"),
             (Error::PaymentUnavailable(text()), "10006 PAYMENT_UNAVAILABLE 14 503"),
             (

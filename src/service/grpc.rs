@@ -20,13 +20,14 @@ use super::{
         GetTransactionRequest, GetUsageReply, GetUsageRequest, InitializeUserReply, InitializeUserRequest,
         ListAdjustmentsReply, ListAdjustmentsRequest, ListAuditEventsReply, ListAuditEventsRequest,
         ListPriceVersionsReply, ListPriceVersionsRequest, ListRechargeOrdersReply, ListRechargeOrdersRequest,
-        ListRecordsReply, ListRecordsRequest, MeterStreamRequest, PutPriceVersionReply, PutPriceVersionRequest,
-        QuotePriceReply, QuotePriceRequest, RechargeCallbackReply, RechargeCallbackRequest, RechargeOrder,
-        RechargeReply, RechargeRequest, RefundChargeReply, RefundChargeRequest, ReleaseReservationReply,
-        ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, SetAccountStatusReply,
-        SetAccountStatusRequest, SetApiKeyQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest, SetUserPlanReply,
-        SetUserPlanRequest, billing_internal_service_server::BillingInternalService,
-        billing_service_server::BillingService,
+        ListRecordsReply, ListRecordsRequest, ListUnappliedPaymentsReply, ListUnappliedPaymentsRequest,
+        MeterStreamRequest, PutPriceVersionReply, PutPriceVersionRequest, QuotePriceReply, QuotePriceRequest,
+        RechargeCallbackReply, RechargeCallbackRequest, RechargeOrder, RechargeReply, RechargeRequest,
+        RefundChargeReply, RefundChargeRequest, RefundRechargeReply, RefundRechargeRequest, ReleaseReservationReply,
+        ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest, ResolvePaymentReply, ResolvePaymentRequest,
+        SetAccountStatusReply, SetAccountStatusRequest, SetApiKeyQuotaRequest, SetUserLimitsReply,
+        SetUserLimitsRequest, SetUserPlanReply, SetUserPlanRequest,
+        billing_internal_service_server::BillingInternalService, billing_service_server::BillingService,
     },
     request::{RequestId, note_trace_id},
 };
@@ -138,6 +139,26 @@ impl BillingInternalService for Grpc {
     async fn recharge_callback(&self, request: Request<RechargeCallbackRequest>) -> Reply<RechargeCallbackReply> {
         let (origin, call, message) = Call::with_origin(request);
         call.reply(self.0.recharges.recharge_callback(message, origin).await)
+    }
+
+    async fn refund_recharge(&self, request: Request<RefundRechargeRequest>) -> Reply<RefundRechargeReply> {
+        let (origin, call, mut message) = Call::with_origin(request);
+        let filled = call.fill_id(IdSource::RefundId, &mut message.refund_id);
+        filled.map_err(|error| call.fail(&error))?;
+        call.reply(self.0.recharges.refund_recharge(message, origin, call.actor()).await)
+    }
+
+    async fn list_unapplied_payments(
+        &self,
+        request: Request<ListUnappliedPaymentsRequest>,
+    ) -> Reply<ListUnappliedPaymentsReply> {
+        let (call, message) = Call::of(request);
+        call.reply(self.0.recharges.list_unapplied_payments(message).await)
+    }
+
+    async fn resolve_payment(&self, request: Request<ResolvePaymentRequest>) -> Reply<ResolvePaymentReply> {
+        let (origin, call, message) = Call::with_origin(request);
+        call.reply(self.0.recharges.resolve_payment(message, origin, call.actor()).await)
     }
 
     async fn initialize_user(&self, request: Request<InitializeUserRequest>) -> Reply<InitializeUserReply> {

@@ -6,13 +6,13 @@ use std::{
     sync::Arc,
 };
 
-use http::{Extensions, HeaderMap};
+use http::{Extensions, HeaderMap, HeaderName};
 use ipnet::IpNet;
 
 use super::request::RequestId;
 use crate::biz::{
     audit_trail::Actor,
-    recharge::gateway::TraceContext,
+    recharge::gateway::CallerContext,
     values::error::{Error, Result},
 };
 
@@ -124,6 +124,19 @@ pub fn actor(extensions: &Extensions) -> Actor {
 #[derive(Debug, Clone, Copy)]
 pub struct TrustedCallback(pub bool);
 
+/// The names of the headers, or gRPC metadata, of a request that go on to payment-service. The
+/// transport adds them to each request that asks payment-service.
+#[derive(Debug, Clone, Default)]
+pub struct ForwardedNames(pub Arc<[HeaderName]>);
+
+impl ForwardedNames {
+    /// The first value of each name that `headers` have as text.
+    fn values(&self, headers: &HeaderMap) -> Vec<(String, String)> {
+        let value = |name: &HeaderName| Some((name.to_string(), headers.get(name)?.to_str().ok()?.to_owned()));
+        self.0.iter().filter_map(value).collect()
+    }
+}
+
 /// The origin of a request.
 #[derive(Debug, Clone, Default)]
 pub struct Origin {
@@ -131,7 +144,7 @@ pub struct Origin {
     pub client_ip: Option<IpAddr>,
     /// The same, unless it is the address of a caller or a gateway that acts for many users.
     pub counted_ip: Option<IpAddr>,
-    pub trace: TraceContext,
+    pub trace: CallerContext,
     pub is_trusted: bool,
 }
 
@@ -145,9 +158,10 @@ impl Origin {
         Self {
             client_ip,
             counted_ip: client_ip.filter(|address| !acts_for_many || Some(*address) != peer),
-            trace: TraceContext {
+            trace: CallerContext {
                 parent: text("traceparent").map(str::to_owned),
                 state: text("tracestate").map(str::to_owned),
+                forwarded: extensions.get::<ForwardedNames>().map(|names| names.values(headers)).unwrap_or_default(),
             },
             is_trusted: extensions.get::<TrustedCallback>().is_some_and(|TrustedCallback(is_trusted)| *is_trusted),
         }
@@ -156,6 +170,8 @@ impl Origin {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn client_ip(trusted: &[&str], headers: &[(&'static str, &'static str)]) -> String {
@@ -216,6 +232,20 @@ mod tests {
         assert_eq!(name_and_role(&extensions), ("anonymous".into(), "none".into()));
         extensions.insert(Caller { name: "edge".into(), role: "gateway" });
         assert_eq!(name_and_role(&extensions), ("edge".into(), "gateway".into()));
+    }
+
+    #[test]
+    fn only_configured_headers_are_passed_on() {
+        let headers: HeaderMap = [("x-app-id", "app-1"), ("authorization", "Bearer t"), ("x-tenant", "t\u{e9}")]
+            .into_iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).unwrap()))
+            .collect();
+        let mut extensions = Extensions::new();
+        assert_eq!(Origin::of(&headers, &extensions).trace.forwarded, []);
+        let names = ["x-app-id", "x-tenant", "x-absent"].map(HeaderName::from_static);
+        extensions.insert(ForwardedNames(names.into()));
+        // A value that is no text is left out.
+        assert_eq!(Origin::of(&headers, &extensions).trace.forwarded, [("x-app-id".into(), "app-1".into())]);
     }
 
     #[test]

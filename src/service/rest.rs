@@ -41,8 +41,20 @@ pub struct Rest {
 }
 
 /// The handler of one rpc, with the source of its idempotency id. `id` stands for a method that also
-/// takes the id of the request.
+/// takes the id of the request; `audited` for one that takes the actor, and `forwarding` for one that also
+/// takes the headers for payment-service.
 macro_rules! rpc {
+    (forwarding $feature:ident.$method:ident, $id:expr) => {
+        async |State(rest): State<Rest>, path: PathResult, request: Request| {
+            let (replier, actor) = (Replier::of(rest.style, &request), origin::actor(request.extensions()));
+            let origin = Origin::of(request.headers(), request.extensions());
+            let answer = match message(&rest.unknown, path, request, $id).await {
+                Ok(message) => rest.api.$feature.$method(message, origin, actor).await,
+                Err(error) => Err(error),
+            };
+            replier.respond(answer)
+        }
+    };
     ($feature:ident.$method:ident) => {
         rpc!($feature.$method, IdSource::None)
     };
@@ -106,6 +118,15 @@ pub fn internal_routes(limit: usize) -> Router<Rest> {
         .route("/internal/v1/billing/reserve", post(rpc!(reservations.reserve_quota, IdSource::TraceId, id)))
         .route("/internal/v1/billing/release", post(rpc!(reservations.release_reservation, IdSource::Reservation)))
         .route("/internal/v1/billing/transactions/{user_id}/{trace_id}", get(rpc!(reservations.get_transaction)))
+        .route(
+            "/internal/v1/billing/recharge/{order_id}/refund",
+            post(rpc!(forwarding recharges.refund_recharge, IdSource::RefundId)),
+        )
+        .route("/internal/v1/billing/unapplied-payments", get(rpc!(recharges.list_unapplied_payments)))
+        .route(
+            "/internal/v1/billing/unapplied-payments/{payment_order_id}",
+            post(rpc!(forwarding recharges.resolve_payment, IdSource::None)),
+        )
         .route("/internal/v1/billing/users", post(rpc!(audited accounts.initialize_user, IdSource::None)))
         .route(
             "/internal/v1/billing/users/{user_id}/status",

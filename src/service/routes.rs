@@ -16,6 +16,13 @@ pub const GRPC_CALLBACK_PATH: &str = "/billing.v1.BillingInternalService/Recharg
 /// The path of Recharge over gRPC.
 pub const GRPC_RECHARGE_PATH: &str = "/billing.v1.BillingService/Recharge";
 
+/// The begin of the paths of RefundRecharge and ResolvePayment; the ids follow.
+const REFUNDS_BEGIN: &str = "/internal/v1/billing/recharge/";
+const RESOLUTIONS_BEGIN: &str = "/internal/v1/billing/unapplied-payments/";
+/// Their paths over gRPC.
+const GRPC_REFUND_PATH: &str = "/billing.v1.BillingInternalService/RefundRecharge";
+const GRPC_RESOLVE_PATH: &str = "/billing.v1.BillingInternalService/ResolvePayment";
+
 /// The path of MeterStream over gRPC.
 pub const GRPC_STREAM_PATH: &str = "/billing.v1.BillingInternalService/MeterStream";
 
@@ -27,6 +34,14 @@ pub fn is_stream<B>(request: &Request<B>) -> bool {
 /// Whether a request is a callback, on either protocol.
 pub fn is_callback<B>(request: &Request<B>) -> bool {
     matches!(request.uri().path(), CALLBACK_PATH | GRPC_CALLBACK_PATH)
+}
+
+/// Whether a request gives a top-up or another payment back, on either protocol.
+pub fn gives_money_back<B>(request: &Request<B>) -> bool {
+    let path = request.uri().path();
+    let is_refund = path.strip_prefix(REFUNDS_BEGIN).is_some_and(|rest| rest.ends_with("/refund"));
+    let is_resolution = request.method() == Method::POST && path.starts_with(RESOLUTIONS_BEGIN);
+    is_refund || is_resolution || matches!(path, GRPC_REFUND_PATH | GRPC_RESOLVE_PATH)
 }
 
 /// Whether a request starts a top-up, on either protocol.
@@ -73,6 +88,9 @@ pub fn rest_rpc(method: &Method, route: &str) -> Option<&'static str> {
         "/internal/v1/billing/release" => "ReleaseReservation",
         "/internal/v1/billing/transactions/{user_id}/{trace_id}" => "GetTransaction",
         CALLBACK_PATH => "RechargeCallback",
+        "/internal/v1/billing/recharge/{order_id}/refund" => "RefundRecharge",
+        "/internal/v1/billing/unapplied-payments" => "ListUnappliedPayments",
+        "/internal/v1/billing/unapplied-payments/{payment_order_id}" => "ResolvePayment",
         "/internal/v1/billing/users" => "InitializeUser",
         "/internal/v1/billing/users/{user_id}/status" => "SetAccountStatus",
         "/internal/v1/billing/users/{user_id}/limits" => "SetUserLimits",

@@ -20,11 +20,12 @@ use billing_service::{
         CountTokensRequest, DeductQuotaReply, DeductQuotaRequest, DeletePriceVersionReply, DeletePriceVersionRequest,
         GetApiKeyQuotaRequest, GetTransactionReply, GetTransactionRequest, InitializeUserReply, InitializeUserRequest,
         ListAuditEventsReply, ListAuditEventsRequest, ListPriceVersionsReply, ListPriceVersionsRequest,
-        MeterStreamReply, MeterStreamRequest, PutPriceVersionReply, PutPriceVersionRequest, QuotePriceReply,
-        QuotePriceRequest, RechargeCallbackReply, RechargeCallbackRequest, RefundChargeReply, RefundChargeRequest,
+        ListUnappliedPaymentsReply, ListUnappliedPaymentsRequest, MeterStreamReply, MeterStreamRequest,
+        PutPriceVersionReply, PutPriceVersionRequest, QuotePriceReply, QuotePriceRequest, RechargeCallbackReply,
+        RechargeCallbackRequest, RefundChargeReply, RefundChargeRequest, RefundRechargeReply, RefundRechargeRequest,
         ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest,
-        SetAccountStatusReply, SetAccountStatusRequest, SetApiKeyQuotaRequest, SetUserLimitsReply,
-        SetUserLimitsRequest, SetUserPlanReply, SetUserPlanRequest,
+        ResolvePaymentReply, ResolvePaymentRequest, SetAccountStatusReply, SetAccountStatusRequest,
+        SetApiKeyQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest, SetUserPlanReply, SetUserPlanRequest,
         billing_internal_service_server::{BillingInternalService, BillingInternalServiceServer},
     },
 };
@@ -163,6 +164,21 @@ impl BillingInternalService for Baseline {
     }
 
     async fn refund_charge(&self, _: Request<RefundChargeRequest>) -> Reply<RefundChargeReply> {
+        not_measured()
+    }
+
+    async fn refund_recharge(&self, _: Request<RefundRechargeRequest>) -> Reply<RefundRechargeReply> {
+        not_measured()
+    }
+
+    async fn list_unapplied_payments(
+        &self,
+        _: Request<ListUnappliedPaymentsRequest>,
+    ) -> Reply<ListUnappliedPaymentsReply> {
+        not_measured()
+    }
+
+    async fn resolve_payment(&self, _: Request<ResolvePaymentRequest>) -> Reply<ResolvePaymentReply> {
         not_measured()
     }
 

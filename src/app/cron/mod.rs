@@ -6,6 +6,7 @@ mod display;
 mod job;
 mod metrics;
 mod perform;
+mod settlement_file;
 
 use std::{
     num::NonZeroU32,
@@ -23,6 +24,7 @@ pub use self::{
     display::{Beginning, Display},
     job::Job,
     metrics::serve_metrics,
+    settlement_file::{MATCH_SETTLEMENTS, match_settlement_file},
 };
 use self::{
     display::{DryProgress, RunProgress},

@@ -15,6 +15,7 @@ use crate::{
             reset::{self, reset_quotas},
             rollup::{Rebuilt, rebuild_rollup},
         },
+        recharge::reconcile::ReconciledOrders,
         settlement::{order::OrderStatus, sweep},
     },
 };
@@ -121,7 +122,7 @@ impl Runner {
             "reconcile-recharges: {} credited, {} failed, {} expired, {} left, {} errors",
             done.credited, done.failed, done.expired, done.left, done.errors
         );
-        Ok(JobReport { lines: vec![line], is_good: done.errors == 0 })
+        Ok(JobReport { lines: refunds(&done).into_iter().chain([line]).collect(), is_good: done.errors == 0 })
     }
 
     async fn preview_recharges(&self) -> anyhow::Result<JobReport> {
@@ -136,11 +137,13 @@ impl Runner {
             }
         });
         let sum = preview.total;
+        let refunds = refunds(&sum);
         let sum = format!(
             "reconcile-recharges: {} would be credited, {} failed, {} expired, {} left, {} errors",
             sum.credited, sum.failed, sum.expired, sum.left, sum.errors
         );
-        Ok(JobReport { lines: each.chain([sum]).collect(), is_good: preview.total.errors == 0 })
+        let lines = each.chain(refunds).chain([sum]).collect();
+        Ok(JobReport { lines, is_good: preview.total.errors == 0 })
     }
 
     async fn audit(&self, progress: &dyn Progress) -> anyhow::Result<JobReport> {
@@ -218,6 +221,13 @@ impl Runner {
         let sum = format!("reconcile-cache: {compared} compared, {differing} differing, {repaired} repaired");
         Ok(JobReport { lines: differences.chain([sum]).collect(), is_good: repaired == differing })
     }
+}
+
+/// The line about refunds, if any were looked up.
+fn refunds(of: &ReconciledOrders) -> Option<String> {
+    let ReconciledOrders { refunded, not_refunded, refunds_left, .. } = of;
+    let line = format!("reconcile-recharges: refunds: {refunded} made, {not_refunded} failed, {refunds_left} left");
+    (refunded + not_refunded + refunds_left > 0).then_some(line)
 }
 
 async fn unless(

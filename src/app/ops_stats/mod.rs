@@ -13,7 +13,7 @@ use crate::{
     metrics::Metrics,
 };
 
-/// Pause between two readings. A reading takes two cheap queries.
+/// Pause between two readings. A reading takes three cheap queries.
 const PAUSE: Duration = Duration::from_secs(60);
 /// Deadline of a query.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,6 +37,9 @@ impl OpsStats {
                 if let Err(error) = in_time(self.count_pending()).await {
                     tracing::warn!(%error, "count of old pending top-ups failed; the gauge keeps its value");
                 }
+                if let Err(error) = in_time(self.count_unapplied()).await {
+                    tracing::warn!(%error, "count of unapplied payments failed; the gauge keeps its value");
+                }
                 sleep(PAUSE).await;
             }
         };
@@ -47,6 +50,12 @@ impl OpsStats {
         if let Some(audit) = self.store.last_audit().await? {
             self.metrics.ops_stats.set_audit(&audit);
         }
+        Ok(())
+    }
+
+    async fn count_unapplied(&self) -> Result<(), StoreError> {
+        let payments = self.store.count_unapplied().await?;
+        self.metrics.ops_stats.set_unapplied(payments);
         Ok(())
     }
 

@@ -20,6 +20,7 @@ use Answer::{Counts, Fails, NeverComes};
 struct Script {
     audits: Mutex<Vec<Answer>>,
     pending: Mutex<Vec<Answer>>,
+    unapplied: Mutex<Vec<Answer>>,
 }
 
 async fn next(answers: &Mutex<Vec<Answer>>) -> Result<u64, StoreError> {
@@ -41,12 +42,17 @@ impl OpsStatsStore for Script {
     async fn count_pending(&self, _: DateTime<Utc>) -> Result<u64, StoreError> {
         next(&self.pending).await
     }
+
+    async fn count_unapplied(&self) -> Result<u64, StoreError> {
+        next(&self.unapplied).await
+    }
 }
 
 fn reading(mut audits: Vec<Answer>, mut pending: Vec<Answer>) -> (Arc<Metrics>, OpsStats) {
     audits.reverse();
     pending.reverse();
-    let store = Arc::new(Script { audits: audits.into(), pending: pending.into() });
+    let store =
+        Arc::new(Script { audits: audits.into(), pending: pending.into(), unapplied: vec![Counts(2); 8].into() });
     let metrics = Arc::new(Metrics::new().unwrap());
     let calendar = Arc::new(Calendar::new(chrono_tz::UTC, SystemClock));
     (metrics.clone(), OpsStats { store, calendar, metrics })
@@ -71,6 +77,8 @@ async fn a_failed_query_keeps_its_gauge_and_does_not_stop_the_other() {
         sleep(Duration::from_secs(seconds)).await;
         seen.push(shown(&metrics));
     }
+    let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+    assert!(text.lines().any(|line| line == "billing_unapplied_payments 2"), "{text}");
     assert_eq!(seen, [[None, Some(5)], [Some(1), Some(5)], [Some(1), Some(6)], [Some(3), Some(6)]]);
 }
 

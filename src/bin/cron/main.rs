@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use billing_service::{
     app::{
         self,
-        cron::{ImportOptions, Job, JobReport, Runner, serve_metrics},
+        cron::{ImportOptions, Job, JobReport, MATCH_SETTLEMENTS, Runner, match_settlement_file, serve_metrics},
     },
     biz::{charge::prices::import::Conversion, jobs::runs::LEASE, values::calendar::SystemClock},
     command::{self, ConfigArguments, Hangup},
@@ -28,8 +28,13 @@ struct Arguments {
     config: ConfigArguments,
     /// Run this job once, now, and exit. The exit code is 1 if the job reports errors or
     /// differences.
-    #[arg(long, value_name = "JOB", value_parser = PossibleValuesParser::new(Job::ALL.map(Job::name)))]
+    #[arg(long, value_name = "JOB", value_parser = PossibleValuesParser::new(names()))]
     once: Option<String>,
+    /// With --once match-settlements: the settlement file of payment-service, as CSV with order id,
+    /// payment id, amount, fee and date. Prints the entries that are missing on either side, and writes
+    /// nothing. With --once import-prices: the price list, in the JSON form that LiteLLM publishes.
+    #[arg(long, value_name = "FILE", requires = "once", conflicts_with = "resume")]
+    file: Option<PathBuf>,
     /// With --once: print the effects of the job, and change nothing.
     #[arg(long, requires = "once")]
     dry_run: bool,
@@ -37,13 +42,10 @@ struct Arguments {
     /// interrupted.
     #[arg(long, requires = "once", conflicts_with = "dry_run")]
     resume: bool,
-    /// With --once import-prices: the price list, in the JSON form that LiteLLM publishes.
-    #[arg(long, value_name = "FILE", requires = "once")]
-    file: Option<PathBuf>,
-    /// With --file: units of billing.currency for a dollar.
+    /// With --once import-prices: units of billing.currency for a dollar.
     #[arg(long, value_name = "RATE", requires = "file", default_value = "1", value_parser = factor)]
     rate: Decimal,
-    /// With --file: the markup on the prices of the list, such as 1.2.
+    /// With --once import-prices: the markup on the prices of the list, such as 1.2.
     #[arg(long, value_name = "FACTOR", requires = "file", default_value = "1", value_parser = factor)]
     factor: Decimal,
     /// Print each job with its schedule and its next run, and exit.
@@ -58,6 +60,11 @@ fn factor(text: &str) -> Result<Decimal, String> {
     factor.ok_or_else(|| "must be a number above 0 and below 1000000, such as 7.1".into())
 }
 
+/// The names for --once.
+fn names() -> impl Iterator<Item = &'static str> {
+    Job::ALL.map(Job::name).into_iter().chain([MATCH_SETTLEMENTS])
+}
+
 fn main() -> ExitCode {
     command::exit_code(run())
 }
@@ -70,6 +77,16 @@ async fn run() -> anyhow::Result<ExitCode> {
     }
     let screen = Screen::default();
     let config = Arc::new(command::prepare_with(&arguments.config.conf, screen.clone())?);
+    if arguments.once.as_deref() == Some(MATCH_SETTLEMENTS) {
+        let Some(file) = &arguments.file else { bail!("{MATCH_SETTLEMENTS} needs --file FILE") };
+        if arguments.dry_run {
+            bail!("{MATCH_SETTLEMENTS} writes nothing; leave out --dry-run")
+        }
+        let store = app::connect_unchanged(&config).await?;
+        let report = match_settlement_file(&config, &*store, file).await;
+        app::close(&*store).await;
+        return Ok(print(&screen, &report?));
+    }
     let once = match &arguments.once {
         Some(name) => Some(Job::ALL.into_iter().find(|job| job.name() == name).context("unknown job")?),
         None => None,
@@ -80,7 +97,7 @@ async fn run() -> anyhow::Result<ExitCode> {
             let conversion = Conversion { rate: arguments.rate, factor: arguments.factor };
             Some(ImportOptions { file: file.clone(), conversion })
         }
-        (_, Some(_)) => bail!("--file is for --once import-prices"),
+        (_, Some(_)) => bail!("--file is for --once import-prices and --once {MATCH_SETTLEMENTS}"),
         (_, None) => None,
     };
     // Signals are caught before the log says that cron waits for them.

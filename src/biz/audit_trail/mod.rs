@@ -15,12 +15,14 @@ use uuid::Uuid;
 use crate::biz::values::{error::StoreError, ids::UserId, paging::Cursor};
 
 /// The rpcs whose calls leave events.
-pub const AUDITED_RPCS: [&str; 9] = [
+pub const AUDITED_RPCS: [&str; 11] = [
     ADJUST_BALANCE,
     DELETE_PRICE_VERSION,
     INITIALIZE_USER,
     PUT_PRICE_VERSION,
     REFUND_CHARGE,
+    REFUND_RECHARGE,
+    RESOLVE_PAYMENT,
     SET_ACCOUNT_STATUS,
     SET_API_KEY_QUOTA,
     SET_USER_LIMITS,
@@ -32,6 +34,8 @@ pub const DELETE_PRICE_VERSION: &str = "DeletePriceVersion";
 pub const PUT_PRICE_VERSION: &str = "PutPriceVersion";
 pub const INITIALIZE_USER: &str = "InitializeUser";
 pub const REFUND_CHARGE: &str = "RefundCharge";
+pub const REFUND_RECHARGE: &str = "RefundRecharge";
+pub const RESOLVE_PAYMENT: &str = "ResolvePayment";
 pub const SET_ACCOUNT_STATUS: &str = "SetAccountStatus";
 pub const SET_API_KEY_QUOTA: &str = "SetApiKeyQuota";
 pub const SET_USER_LIMITS: &str = "SetUserLimits";

@@ -1,14 +1,16 @@
 //! The audit compares each account with its history.
 //!
 //! For every user:
-//! - balance = successful recharges + adjustments − charged amounts + refunds of charges
+//! - balance = successful recharges − refunds of recharges − chargebacks + adjustments − charged amounts
+//!   + refunds of charges
 //! - used quota of a month = free units of its records, less those given back, + units taken over from
 //!   the legacy service
 //! - rollup of a day = its records
 //! - settled transactions = their records
 //! - refunds = their records = the sums that the refunded charges have; no charge is refunded beyond its
 //!   units and its amount
-//! - holds = PENDING reservations
+//! - holds = PENDING reservations + pending refunds of recharges
+//! - refunded and pending amounts of the orders = their refunds
 //!
 //! It also names the rows that the service cannot read, among them the quotas of API keys, which have
 //! no user.
@@ -37,6 +39,13 @@ pub struct Evidence {
     /// `None` for a user without an account row, who has other rows.
     pub balance: Option<Money>,
     pub recharged: Money,
+    /// The refunded and the pending amounts of the orders.
+    pub orders_refunded: Money,
+    pub orders_refunding: Money,
+    /// The refunds of the orders without chargebacks, the chargebacks, and the pending refunds.
+    pub refunded: Money,
+    pub charged_back: Money,
+    pub refunding: Money,
     pub adjusted: Money,
     /// Sum and units of the settled transactions.
     pub settled_amount: Money,
@@ -76,6 +85,11 @@ impl Evidence {
             user,
             balance: None,
             recharged: Money::ZERO,
+            orders_refunded: Money::ZERO,
+            orders_refunding: Money::ZERO,
+            refunded: Money::ZERO,
+            charged_back: Money::ZERO,
+            refunding: Money::ZERO,
             adjusted: Money::ZERO,
             settled_amount: Money::ZERO,
             settled_count: 0,
@@ -281,9 +295,15 @@ pub fn compare(evidence: &Evidence) -> Vec<Difference> {
         }
     };
 
-    // Each kind of movement of the balance, signed as it moved it. Refunds and chargebacks of top-ups
-    // belong here, beside the top-ups.
-    let movements = [evidence.recharged, evidence.adjusted, -evidence.charged, evidence.refunds.recorded_amount];
+    // Each kind of movement of the balance, signed as it moved it.
+    let movements = [
+        evidence.recharged,
+        -evidence.refunded,
+        -evidence.charged_back,
+        evidence.adjusted,
+        -evidence.charged,
+        evidence.refunds.recorded_amount,
+    ];
     let balance: Money = movements.into_iter().sum();
     let says = evidence.balance.map_or("no account".into(), |balance| balance.to_string());
     expect("balance".into(), says, balance.to_string());
@@ -310,7 +330,11 @@ pub fn compare(evidence: &Evidence) -> Vec<Difference> {
             free.get(key).copied().unwrap_or(0).to_string(),
         );
     }
-    expect("held balance".into(), evidence.held.to_string(), evidence.reserved.to_string());
+    expect("held balance".into(), evidence.held.to_string(), evidence.reserved.plus(evidence.refunding).to_string());
+    let refunded = evidence.refunded.plus(evidence.charged_back);
+    expect("refunded amount of top-ups".into(), evidence.orders_refunded.to_string(), refunded.to_string());
+    let refunding = evidence.refunding;
+    expect("pending refunds of top-ups".into(), evidence.orders_refunding.to_string(), refunding.to_string());
     expect("reservations that never expire".into(), evidence.stranded.to_string(), 0.to_string());
     for key in keys(&evidence.reserved_quotas, &evidence.held_quotas) {
         expect(

@@ -1,5 +1,5 @@
-//! Figures from the database that alert operators: the differences of the last audit, and the
-//! number of top-ups that have been pending for long.
+//! Figures from the database that alert operators: the differences of the last audit, the number of
+//! top-ups and of their refunds that have been pending for long, and the number of unapplied payments.
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -28,9 +28,15 @@ pub trait OpsStatsStore: Send + Sync + 'static {
     /// audit is malformed.
     async fn last_audit(&self) -> Result<Option<FinishedAudit>, StoreError>;
 
-    /// The number of pending top-ups that were created before `made_before`.
+    /// The number of pending top-ups and of pending refunds that were created before `made_before`.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn count_pending(&self, made_before: DateTime<Utc>) -> Result<u64, StoreError>;
+
+    /// The number of unapplied payments that nobody has resolved.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn count_unapplied(&self) -> Result<u64, StoreError>;
 }

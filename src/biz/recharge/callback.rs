@@ -1,14 +1,17 @@
-//! Settles a top-up by a callback of payment-service. A callback without a signature is only a hint.
+//! Settles a top-up by a callback of payment-service. A callback without a signature is only a hint. A
+//! believed payment that can't be credited is kept as an unapplied payment.
 
 use super::{
     Recharges,
-    gateway::{Payment, PaymentError, PaymentState, TraceContext},
-    in_time,
+    gateway::{CallerContext, Payment, PaymentError, PaymentState},
+    questions::Topic,
+    resolve::Reported,
 };
 use crate::biz::{
     settlement::{
-        order::{Order, OrderStatus},
+        order::Order,
         posting::{OrderUpdate, PaymentUpdate},
+        unapplied::UnappliedCause,
     },
     values::{
         error::{Error, Result},
@@ -84,9 +87,28 @@ impl Recharges {
     /// [`Error::PaymentUnavailable`]: payment-service is unavailable, or does not confirm the
     /// callback yet. [`Error::Invalid`] above the largest balance, [`Error::Overloaded`],
     /// [`Error::Internal`].
-    pub async fn settle(&self, notice: Notice, trusted: bool, trace: &TraceContext) -> Result<SettledOrder> {
-        let found = in_time(self.orders.order(&notice.order)).await?;
-        let order = found.ok_or_else(|| Error::OrderNotFound(notice.order.to_string()))?;
+    pub async fn settle(&self, notice: Notice, trusted: bool, trace: &CallerContext) -> Result<SettledOrder> {
+        let settled = self.try_settle(notice.clone(), trusted, trace).await;
+        let refusal = match &settled {
+            Ok(settled) => settled.refusal.as_ref(),
+            Err(error) => Some(error),
+        };
+        if let (Some(cause), NoticedResult::Paid { payment, amount }) =
+            (refusal.and_then(UnappliedCause::of), &notice.result)
+        {
+            let currency = notice.currency.as_deref().unwrap_or(self.terms.currency.code());
+            let reported = Reported { order: &notice.order, payment, amount: *amount, currency };
+            // A report that is not kept must come again, so it gets another answer.
+            match trusted {
+                true => self.keep_unapplied(reported, cause).await?,
+                false => self.keep_if_believed(reported, cause, trace).await?,
+            }
+        }
+        settled
+    }
+
+    async fn try_settle(&self, notice: Notice, trusted: bool, trace: &CallerContext) -> Result<SettledOrder> {
+        let order = self.order(&notice.order).await?;
         if let Some(currency) = &notice.currency {
             self.check_currency(currency)?;
         }
@@ -94,7 +116,7 @@ impl Recharges {
             self.terms.currency.check_places("amount", amount)?;
         }
         // No callback changes a settled order.
-        if trusted || order.status == OrderStatus::Success {
+        if trusted || order.status.is_credited() {
             return self.update(&order, notice.result.into()).await.map(SettledOrder::from);
         }
         if notice.result.amount().is_some_and(|amount| amount != order.amount) {
@@ -104,8 +126,9 @@ impl Recharges {
     }
 
     /// Asks payment-service, settles the order by its answer, and compares the hint with it.
-    async fn confirm(&self, order: &Order, hint: NoticedResult, trace: &TraceContext) -> Result<SettledOrder> {
-        let _question = self.questions.admit(order, self.calendar.instant())?;
+    async fn confirm(&self, order: &Order, hint: NoticedResult, trace: &CallerContext) -> Result<SettledOrder> {
+        let _question =
+            self.questions.admit(&Topic::Order(order.id.clone()), Some(&order.user), self.calendar.instant())?;
         let not_confirmed = |why| Error::PaymentUnavailable(format!("it does not confirm the callback: {why}"));
         let payment = self.gateway()?.payment_of(&order.id, trace).await.map_err(|error| {
             tracing::warn!(order = %order.id, %error, "look-up of the payment at payment-service failed");
@@ -116,10 +139,8 @@ impl Recharges {
             return Err(not_confirmed("the payment is not decided; send it again"));
         };
         let refusal = match hint {
-            NoticedResult::Paid { .. } if settled.status != OrderStatus::Success => {
-                Some(not_confirmed("the payment failed"))
-            }
-            _ if settled.status != OrderStatus::Success => None,
+            NoticedResult::Paid { .. } if !settled.status.is_credited() => Some(not_confirmed("the payment failed")),
+            _ if !settled.status.is_credited() => None,
             // The order is credited now, so a hint of another payment is refused.
             hint => self.update(&settled, hint.into()).await.err(),
         };

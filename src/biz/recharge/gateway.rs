@@ -9,7 +9,7 @@ use crate::biz::{
     settlement::order::PaymentMethod,
     values::{
         currency::Currency,
-        ids::{OrderId, PaymentId, UserId},
+        ids::{OrderId, PaymentId, RefundId, UserId},
         money::Money,
     },
 };
@@ -35,10 +35,11 @@ pub struct OpenedPayment {
     pub url: String,
 }
 
-/// The payment of an order at payment-service.
+/// A payment at payment-service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Payment {
     pub id: PaymentId,
+    pub order: OrderId,
     /// In minor units of `currency`.
     pub minor_amount: i64,
     pub currency: String,
@@ -54,11 +55,51 @@ pub enum PaymentState {
     Failed,
 }
 
-/// The W3C Trace Context headers of a request, passed on unchanged.
+/// A refund to make.
+#[derive(Debug, Clone)]
+pub struct NewRefund {
+    pub id: RefundId,
+    pub order: OrderId,
+    /// `None` for an order of the legacy service without a payment.
+    pub payment: Option<PaymentId>,
+    /// In minor units of the payment's currency.
+    pub minor_amount: i64,
+    pub reason: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefundState {
+    Pending,
+    /// The money went back.
+    Success,
+    /// No money went back.
+    Failed,
+}
+
+/// A refund or chargeback at payment-service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundRefund {
+    pub state: RefundState,
+    /// The order and the amount in minor units of the currency; `None` if the answer does not name
+    /// them.
+    pub content: Option<FoundRefundContent>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundRefundContent {
+    pub order: OrderId,
+    pub minor_amount: i64,
+    pub currency: String,
+}
+
+/// The headers of a request that go on to payment-service unchanged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TraceContext {
+pub struct CallerContext {
+    /// W3C Trace Context.
     pub parent: Option<String>,
     pub state: Option<String>,
+    /// Names and values of the headers, or gRPC metadata, that the configuration forwards.
+    pub forwarded: Vec<(String, String)>,
 }
 
 /// A failed call of payment-service.
@@ -82,11 +123,31 @@ pub trait PaymentGateway: Send + Sync + 'static {
     ///
     /// # Errors
     /// Every [`PaymentError`].
-    async fn open(&self, payment: &NewPayment, trace: &TraceContext) -> Result<OpenedPayment, PaymentError>;
+    async fn open(&self, payment: &NewPayment, trace: &CallerContext) -> Result<OpenedPayment, PaymentError>;
 
     /// The payment of an order; `None` if payment-service has none.
     ///
     /// # Errors
     /// Every [`PaymentError`].
-    async fn payment_of(&self, order: &OrderId, trace: &TraceContext) -> Result<Option<Payment>, PaymentError>;
+    async fn payment_of(&self, order: &OrderId, trace: &CallerContext) -> Result<Option<Payment>, PaymentError>;
+
+    /// The payment with an id; `None` if payment-service has none.
+    ///
+    /// # Errors
+    /// Every [`PaymentError`].
+    async fn payment(&self, id: &PaymentId, trace: &CallerContext) -> Result<Option<Payment>, PaymentError>;
+
+    /// Gives a payment back, whole or in part. The refund of an id is made once, however often it is
+    /// requested. [`PaymentError::Refused`] means that this call has made no refund; an earlier one may
+    /// have.
+    ///
+    /// # Errors
+    /// Every [`PaymentError`].
+    async fn refund(&self, refund: &NewRefund, trace: &CallerContext) -> Result<RefundState, PaymentError>;
+
+    /// The refund of an id; `None` if payment-service has none.
+    ///
+    /// # Errors
+    /// Every [`PaymentError`].
+    async fn refund_of(&self, id: &RefundId, trace: &CallerContext) -> Result<Option<FoundRefund>, PaymentError>;
 }

@@ -1,6 +1,7 @@
 //! Top-ups: an order is created and its payment opened at payment-service. Later a callback
 //! reports the payment, or a job looks it up. The money is credited once, even if reports repeat, come
-//! late, or change their order.
+//! late, or change their order. A credited top-up can be given back, whole or in part. A payment that
+//! can't be credited is kept for an operator.
 //!
 //! The states of an order are in [`crate::biz::settlement::order::OrderStatus`], and the transitions
 //! in `settlement::rule`. Like every change of a balance, a top-up passes through the lane of its
@@ -8,12 +9,16 @@
 
 pub mod callback;
 pub mod gateway;
+pub mod matching;
 pub mod order;
 mod questions;
 pub mod reconcile;
+pub mod refund;
 mod repeat;
 pub mod request;
+pub mod resolve;
 pub mod start;
+pub mod unapplied;
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,6 +26,7 @@ use self::{
     gateway::{PaymentError, PaymentGateway},
     order::OrderStore,
     questions::Questions,
+    unapplied::UnappliedStore,
 };
 use super::{
     settlement::engine::Engine,
@@ -36,9 +42,14 @@ use super::{
 /// silent.
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Starts top-ups, and settles them.
+/// The orders, their refunds, and the unapplied payments.
+pub trait RechargeStore: OrderStore + UnappliedStore {}
+
+impl<S: OrderStore + UnappliedStore + ?Sized> RechargeStore for S {}
+
+/// Starts top-ups, settles them, and gives them back.
 pub struct Recharges {
-    orders: Arc<dyn OrderStore>,
+    orders: Arc<dyn RechargeStore>,
     engine: Arc<Engine>,
     calendar: Arc<Calendar>,
     /// `None` if payment-service is not configured.
@@ -62,7 +73,7 @@ pub struct Terms {
 
 impl Recharges {
     pub fn new(
-        orders: Arc<dyn OrderStore>,
+        orders: Arc<dyn RechargeStore>,
         engine: Arc<Engine>,
         calendar: Arc<Calendar>,
         gateway: Option<Arc<dyn PaymentGateway>>,
@@ -95,6 +106,24 @@ impl From<PaymentError> for Error {
             }
         };
         Error::PaymentUnavailable(why.into())
+    }
+}
+
+/// The reason that an order or a refund was not settled.
+enum NotSettled {
+    Unanswered(PaymentError),
+    Refused(Error),
+}
+
+impl From<PaymentError> for NotSettled {
+    fn from(error: PaymentError) -> Self {
+        Self::Unanswered(error)
+    }
+}
+
+impl From<Error> for NotSettled {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
     }
 }
 

@@ -4,11 +4,14 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use crate::biz::{
-    settlement::order::{Order, OrderStatus},
+    settlement::{
+        order::{Order, OrderStatus},
+        order_refund::OrderRefund,
+    },
     values::{
         account_status::AccountStatus,
         error::StoreError,
-        ids::{IdempotencyKey, OrderId, UserId},
+        ids::{IdempotencyKey, OrderId, RefundId, UserId},
         money::Money,
         paging::PageStart,
     },
@@ -88,4 +91,20 @@ pub trait OrderStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn scan_orders(&self, scan: &OrderScan, after: Option<&Order>, limit: u32) -> Result<Vec<Order>, StoreError>;
+
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn order_refund(&self, id: &RefundId) -> Result<Option<OrderRefund>, StoreError>;
+
+    /// At most `limit` pending refunds that were created up to `until`. They begin after `after`, oldest
+    /// first.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn pending_refunds(
+        &self,
+        until: DateTime<Utc>,
+        after: Option<&OrderRefund>,
+        limit: u32,
+    ) -> Result<Vec<OrderRefund>, StoreError>;
 }

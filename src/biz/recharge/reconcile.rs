@@ -1,20 +1,24 @@
-//! Looks up pending orders at payment-service, because callbacks can be lost.
+//! Looks up pending orders and refunds at payment-service, because callbacks and answers can be lost.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 
 use super::{
-    Recharges,
-    gateway::{PaymentError, TraceContext},
+    NotSettled, Recharges,
+    gateway::{CallerContext, Payment, PaymentError},
     in_time,
     order::OrderScan,
+    refund::RefundedOrder,
+    resolve::Reported,
 };
 use crate::biz::{
     settlement::{
         order::{Order, OrderStatus},
+        order_refund::{OrderRefund, RefundStatus},
         posting::PaymentUpdate,
+        unapplied::{UnappliedCause, UnappliedPayment, UnappliedStatus},
     },
-    values::error::{Error, Result},
+    values::{currency::Currency, error::Result, paging::Cursor},
 };
 
 /// Orders that are looked up in parallel. The number is small because payment-service has other
@@ -38,12 +42,25 @@ pub struct ReconciledOrders {
     pub expired: u64,
     /// Orders that are still pending.
     pub left: u64,
-    /// Orders that could not be settled. Each is logged.
+    /// Refunds that were made, that failed, and that are still pending, of top-ups and of unapplied
+    /// payments.
+    pub refunded: u64,
+    pub not_refunded: u64,
+    pub refunds_left: u64,
+    /// Orders and refunds that could not be settled. Each is logged.
     pub errors: u64,
 }
 
-/// Receives each order whose status has changed, and its new status.
-pub type OnSettled<'f> = &'f (dyn Fn(&Order, OrderStatus) + Sync);
+/// A change by the job.
+#[derive(Debug, Clone, Copy)]
+pub enum Reconciled<'r> {
+    /// An order, and its new status.
+    Order(&'r Order, OrderStatus),
+    Refund(&'r RefundedOrder),
+}
+
+/// Receives each order and each refund whose status has changed.
+pub type OnSettled<'f> = &'f (dyn Fn(Reconciled<'_>) + Sync);
 
 /// The treatment of the orders that a scan looks up.
 enum Treatment<'t> {
@@ -56,8 +73,9 @@ impl Recharges {
     /// Looks up every order that has been pending for long, and credits it, fails it or leaves it.
     /// An old order expires if payment-service answers that it is not paid. Without an answer no order
     /// expires, because it may be paid. Failed orders are looked up too, up to the same age, because
-    /// the user may have tried again. Parallel runs and callbacks credit an order once.
-    /// `on_settled` gets every order whose status has changed.
+    /// the user may have tried again. Parallel runs and callbacks credit an order once. Pending refunds
+    /// are looked up however old they are. `on_settled` gets every order and refund whose status has
+    /// changed.
     ///
     /// # Errors
     /// [`Error::PaymentUnavailable`]: payment-service is unavailable; the next run looks up the
@@ -97,7 +115,65 @@ impl Recharges {
                 last = Some(end);
             }
         }
+        self.scan_refunds(until, &mut total, &treatment).await?;
+        self.scan_unapplied(until, &mut total, &treatment).await?;
         Ok(total)
+    }
+
+    /// Looks up the pending refunds of top-ups.
+    async fn scan_refunds(
+        &self,
+        until: DateTime<Utc>,
+        total: &mut ReconciledOrders,
+        treatment: &Treatment<'_>,
+    ) -> Result<()> {
+        let mut last: Option<OrderRefund> = None;
+        // Ends, because each chunk begins after the last one, and new refunds are younger.
+        loop {
+            let chunk = in_time(self.orders.pending_refunds(until, last.as_ref(), CHUNK)).await?;
+            let Some(end) = chunk.last().cloned() else { return Ok(()) };
+            let looked_up = chunk.iter().map(|refund| self.look_up_refund(refund, treatment.settles()));
+            for (refund, after) in chunk.iter().zip(join_all(looked_up).await) {
+                match after {
+                    Ok(after) => {
+                        total.count_refund(after.refund.status);
+                        if let (Treatment::Settle(on_settled), true) = (treatment, after.changed) {
+                            on_settled(Reconciled::Refund(&after));
+                        }
+                    }
+                    Err(error) => total.note_error("refund", refund.id.as_str(), error),
+                }
+            }
+            last = Some(end);
+        }
+    }
+
+    /// Looks up the refunds of unapplied payments.
+    async fn scan_unapplied(
+        &self,
+        until: DateTime<Utc>,
+        total: &mut ReconciledOrders,
+        treatment: &Treatment<'_>,
+    ) -> Result<()> {
+        let mut last: Option<Cursor> = None;
+        // Ends, because each chunk begins after the last one, and goes to older payments.
+        loop {
+            let refunding = Some(UnappliedStatus::Refunding);
+            let chunk = in_time(self.orders.unapplied_payments(refunding, last.as_ref(), CHUNK)).await?;
+            let Some(end) = chunk.last() else { return Ok(()) };
+            last = Some(Cursor { created_at: end.first_seen_at, id: end.payment.to_string() });
+            let is_due = |payment: &&UnappliedPayment| payment.resolved_at.is_none_or(|began| began <= until);
+            let due: Vec<_> = chunk.iter().filter(is_due).collect();
+            let looked_up = due.iter().map(|payment| self.look_up_unapplied(payment, treatment.settles()));
+            for (payment, after) in due.iter().zip(join_all(looked_up).await) {
+                match after {
+                    Ok(UnappliedStatus::Refunded) => total.count_refund(RefundStatus::Success),
+                    Ok(UnappliedStatus::Refunding) => total.count_refund(RefundStatus::Pending),
+                    Ok(_) => total.count_refund(RefundStatus::Failed),
+                    Err(error) => total.note_error("unapplied payment", payment.payment.as_str(), error),
+                }
+            }
+        }
     }
 
     /// Looks up a chunk of orders. Returns an outage if payment-service answered for none of them. A
@@ -109,7 +185,7 @@ impl Recharges {
         total: &mut ReconciledOrders,
         treatment: &mut Treatment<'_>,
     ) -> Option<PaymentError> {
-        let settles = matches!(treatment, Treatment::Settle(_));
+        let settles = treatment.settles();
         let looked_up = orders.iter().map(|order| self.look_up(order, order.created_at <= expired, settles));
         let looked_up = join_all(looked_up).await;
         let mut outages = Vec::new();
@@ -118,11 +194,13 @@ impl Recharges {
                 Ok(after) => {
                     match treatment {
                         Treatment::List(list) => list.enter(order, after),
-                        Treatment::Settle(on_settled) if order.status != after => on_settled(order, after),
+                        Treatment::Settle(on_settled) if order.status != after => {
+                            on_settled(Reconciled::Order(order, after));
+                        }
                         Treatment::Settle(_) => {}
                     }
                     match after {
-                        OrderStatus::Success => total.credited += 1,
+                        OrderStatus::Success | OrderStatus::Refunded => total.credited += 1,
                         // The order was failed before, or has failed just now.
                         OrderStatus::Failed => total.failed += u64::from(order.status != after),
                         OrderStatus::Expired => total.expired += 1,
@@ -150,16 +228,34 @@ impl Recharges {
         expires: bool,
         settles: bool,
     ) -> std::result::Result<OrderStatus, NotSettled> {
-        let payment = self.gateway()?.payment_of(&order.id, &TraceContext::default()).await?;
+        let payment = self.gateway()?.payment_of(&order.id, &CallerContext::default()).await?;
+        let settled = self.look_up_payment(order, payment.as_ref(), expires, settles).await;
+        if let (Err(error), Some(payment), true) = (&settled, &payment, settles)
+            && let (Some(cause), Some(currency)) = (UnappliedCause::of(error), Currency::parse(&payment.currency))
+            && let Some(amount) = currency.from_minor(payment.minor_amount)
+        {
+            let reported = Reported { order: &order.id, payment: &payment.id, amount, currency: currency.code() };
+            self.keep_unapplied(reported, cause).await?;
+        }
+        Ok(settled?)
+    }
+
+    async fn look_up_payment(
+        &self,
+        order: &Order,
+        payment: Option<&Payment>,
+        expires: bool,
+        settles: bool,
+    ) -> Result<OrderStatus> {
         let payment_update = match payment {
-            Some(payment) => self.update_from(&payment)?,
+            Some(payment) => self.update_from(payment)?,
             None => None,
         };
         let payment_update = payment_update.or(expires.then_some(PaymentUpdate::Expired));
         match payment_update {
             None => Ok(order.status),
             Some(payment_update) if settles => Ok(self.update(order, payment_update).await?.0.status),
-            Some(payment_update) => Ok(would_become(order, &payment_update)?),
+            Some(payment_update) => would_become(order, &payment_update),
         }
     }
 }
@@ -173,6 +269,31 @@ fn would_become(order: &Order, payment_update: &PaymentUpdate) -> Result<OrderSt
         PaymentUpdate::Failed { .. } => Ok(OrderStatus::Failed),
         PaymentUpdate::Expired if order.status == OrderStatus::Pending => Ok(OrderStatus::Expired),
         PaymentUpdate::Expired | PaymentUpdate::Opened { .. } => Ok(order.status),
+    }
+}
+
+impl Treatment<'_> {
+    fn settles(&self) -> bool {
+        matches!(self, Self::Settle(_))
+    }
+}
+
+impl ReconciledOrders {
+    fn count_refund(&mut self, status: RefundStatus) {
+        match status {
+            RefundStatus::Success => self.refunded += 1,
+            RefundStatus::Failed => self.not_refunded += 1,
+            RefundStatus::Pending => self.refunds_left += 1,
+        }
+    }
+
+    fn note_error(&mut self, thing: &str, id: &str, error: NotSettled) {
+        let error = match error {
+            NotSettled::Unanswered(error) => error.to_string(),
+            NotSettled::Refused(error) => error.in_full().to_string(),
+        };
+        tracing::warn!(thing, id, error, "refund not settled; the next run tries again");
+        self.errors += 1;
     }
 }
 
@@ -196,23 +317,5 @@ impl List {
             self.room -= 1;
             self.orders.push((order.clone(), after));
         }
-    }
-}
-
-/// The reason that an order was not settled.
-enum NotSettled {
-    Unanswered(PaymentError),
-    Refused(Error),
-}
-
-impl From<PaymentError> for NotSettled {
-    fn from(error: PaymentError) -> Self {
-        Self::Unanswered(error)
-    }
-}
-
-impl From<Error> for NotSettled {
-    fn from(error: Error) -> Self {
-        Self::Refused(error)
     }
 }

@@ -29,7 +29,7 @@ use crate::biz::{
 const POLL: Duration = Duration::from_millis(100);
 /// Longest time of an attempt beyond its call to payment-service, including retries of its
 /// settlements. The server of an older attempt has died.
-const SETTLING: Duration = Duration::from_secs(30);
+pub(super) const SETTLING: Duration = Duration::from_secs(30);
 
 /// The first order of a key.
 pub(super) enum First {
@@ -60,7 +60,7 @@ impl Recharges {
             match (&order.payment_url, order.status) {
                 (Some(url), _) => return Ok(answer(order.clone(), Ok(url.clone()))),
                 // The payment was reported before its page was stored. Nothing is left to pay.
-                (None, OrderStatus::Success) => return Ok(answer(order, Ok(String::new()))),
+                (None, OrderStatus::Success | OrderStatus::Refunded) => return Ok(answer(order, Ok(String::new()))),
                 (None, OrderStatus::Failed) if joined => {
                     let why = "the first request with this idempotency_key failed; try again later";
                     return Ok(answer(order, Err(Error::PaymentUnavailable(why.into()))));

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     Recharges, Terms,
-    gateway::{NewPayment, OpenedPayment, TraceContext},
+    gateway::{CallerContext, NewPayment, OpenedPayment},
     in_time,
     order::{Created, OrderFilter},
     repeat::First,
@@ -49,7 +49,7 @@ impl Recharges {
     /// [`Error::PaymentUnavailable`] if payment-service is not configured, [`Error::Overloaded`],
     /// [`Error::Internal`]. With a failed order, [`Started::page`] has the error:
     /// [`Error::PaymentUnavailable`] or, with a key, [`Error::Overloaded`].
-    pub async fn start(&self, request: NewRecharge, trace: &TraceContext) -> Result<Started> {
+    pub async fn start(&self, request: NewRecharge, trace: &CallerContext) -> Result<Started> {
         let mut joined = false;
         for _ in 0..ORDER_ATTEMPTS {
             // Before any check, because a repeat is answered even if the configuration has changed.
@@ -94,7 +94,7 @@ impl Recharges {
         Ok(())
     }
 
-    async fn open(&self, order: Order, request: NewRecharge, trace: &TraceContext) -> Result<Started> {
+    async fn open(&self, order: Order, request: NewRecharge, trace: &CallerContext) -> Result<Started> {
         let payment = NewPayment {
             order: order.id.clone(),
             user: request.user,
@@ -144,6 +144,9 @@ impl Recharges {
             payment: None,
             payment_url: None,
             idempotency_key: request.idempotency_key.clone(),
+            refunded: Money::ZERO,
+            refunding: Money::ZERO,
+            credited_at: None,
             created_at: now.utc,
             updated_at: now.utc,
         }

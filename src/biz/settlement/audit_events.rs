@@ -6,11 +6,15 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 
 use super::{
-    posting::{Adjusted, Adjustment, Batch, Opening, PlanChange, Posting, Refund, StatusChange},
+    order::Order,
+    order_refund::OrderRefund,
+    posting::{Adjusted, Adjustment, Batch, Opening, OrderRefundRequest, PlanChange, Posting, Refund, StatusChange},
     refund::Refunded,
+    unapplied::UnappliedPayment,
 };
 use crate::biz::{
-    audit_trail::AuditEvent,
+    account::Balance,
+    audit_trail::{AuditEvent, AuditedCall},
     values::{
         account_status::AccountStatus,
         ids::{PlanName, UserId},
@@ -73,4 +77,41 @@ pub fn of_plan(request: &PlanChange, before: Option<PlanName>, at: DateTime<Utc>
     let name = |plan: Option<PlanName>| plan.map_or_else(|| PlanName::DEFAULT.to_owned(), |plan| plan.to_string());
     let state = |plan| Some(json!({"plan": name(plan)}));
     request.call.event(at, Some(&request.user), state(before), state(request.plan))
+}
+
+/// The event of a refund that holds its amount on the balance `before`.
+pub fn of_order_refund(
+    request: &OrderRefundRequest,
+    (before, after): (Balance, Balance),
+    (order, refund): (&Order, &OrderRefund),
+) -> AuditEvent {
+    let state = |balance: Balance| json!({"balance": balance.amount.to_string(), "held": balance.held.to_string()});
+    let mut after = state(after);
+    if let Some(after) = after.as_object_mut() {
+        after.extend([
+            ("order_id".into(), json!(order.id.as_str())),
+            ("refund_id".into(), json!(refund.id.as_str())),
+            ("amount".into(), json!(refund.amount.to_string())),
+            ("force".into(), json!(refund.is_forced)),
+        ]);
+    }
+    request.call.event(refund.created_at, Some(&request.user), Some(state(before)), Some(after))
+}
+
+/// The event of the resolution of an unapplied payment.
+pub fn of_resolution(
+    call: &AuditedCall,
+    before: &UnappliedPayment,
+    after: &UnappliedPayment,
+    at: DateTime<Utc>,
+) -> AuditEvent {
+    let state = |payment: &UnappliedPayment| {
+        json!({
+            "payment_order_id": payment.payment.as_str(),
+            "status": payment.status.name(),
+            "amount": payment.amount.to_string(),
+            "currency": payment.currency,
+        })
+    };
+    call.event(at, after.user.as_ref(), Some(state(before)), Some(state(after)))
 }

@@ -33,6 +33,10 @@ pub struct Keys<'a> {
     pub orders: BTreeSet<&'a OrderId>,
     /// Payments that an order may already have.
     pub payments: BTreeSet<&'a PaymentId>,
+    /// Refunds of orders that may exist.
+    pub order_refunds: BTreeSet<&'a RefundId>,
+    /// Payments that may be among the unapplied ones.
+    pub unapplied: BTreeSet<&'a PaymentId>,
 }
 
 impl<'a> Keys<'a> {
@@ -72,6 +76,23 @@ impl<'a> Keys<'a> {
                     keys.accounts.insert(user);
                     keys.orders.insert(&update.order);
                     keys.payments.extend(update.payment_update.payment());
+                    keys.unapplied.extend(posting.credited_payment());
+                }
+                Posting::RefundOrder(request) => {
+                    keys.accounts.insert(user);
+                    keys.orders.insert(&request.content.order);
+                    keys.order_refunds.insert(&request.id);
+                }
+                Posting::UpdateOrderRefund(update) => {
+                    keys.accounts.insert(user);
+                    keys.orders.insert(&update.order);
+                    keys.order_refunds.insert(&update.id);
+                }
+                Posting::CreditPayment(credit) => {
+                    keys.accounts.insert(user);
+                    keys.adjustments.insert((user, &credit.adjustment));
+                    keys.payments.insert(&credit.payment);
+                    keys.unapplied.insert(&credit.payment);
                 }
             }
         }

@@ -26,19 +26,31 @@ pub struct Order {
     pub payment_url: Option<String>,
     /// The key of the request that made the order, if it had one; unique per user.
     pub idempotency_key: Option<IdempotencyKey>,
+    /// The sum of its refunds and chargebacks.
+    pub refunded: Money,
+    /// The sum of its pending refunds.
+    pub refunding: Money,
+    /// The time of the credit. `None` before it, and on an order that was credited by an older release
+    /// and never refunded, whose last change is the credit.
+    pub credited_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
 }
 
 impl Order {
+    /// The amount that no refund has taken or is about to take.
+    pub fn unrefunded(&self) -> Money {
+        self.amount.minus(self.refunded).minus(self.refunding)
+    }
+
     /// The error for a payment with another amount.
     pub fn amount_mismatch(&self) -> Error {
         Error::AmountMismatch(format!("amount: the order is over {}", self.amount))
     }
 }
 
-/// The states of an order. SUCCESS is final: the balance is credited. Every other state still changes
-/// to SUCCESS if the order is paid after all.
+/// The states of an order. SUCCESS means that the balance is credited; only REFUNDED follows. Every
+/// other state still changes to SUCCESS if the order is paid after all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OrderStatus {
     Pending,
@@ -46,10 +58,20 @@ pub enum OrderStatus {
     Failed,
     /// Not paid in time, according to payment-service.
     Expired,
+    /// All of it went back.
+    Refunded,
 }
 
 impl OrderStatus {
-    const ALL: [Self; 4] = [Self::Pending, Self::Success, Self::Failed, Self::Expired];
+    const ALL: [Self; 5] = [Self::Pending, Self::Success, Self::Failed, Self::Expired, Self::Refunded];
+
+    /// Whether the order was credited to the balance.
+    pub fn is_credited(self) -> bool {
+        match self {
+            Self::Success | Self::Refunded => true,
+            Self::Pending | Self::Failed | Self::Expired => false,
+        }
+    }
 
     /// The name in the tables and on the wire.
     pub fn name(self) -> &'static str {
@@ -58,6 +80,7 @@ impl OrderStatus {
             Self::Success => "success",
             Self::Failed => "failed",
             Self::Expired => "expired",
+            Self::Refunded => "refunded",
         }
     }
 }
@@ -75,7 +98,7 @@ impl FromStr for OrderStatus {
         Self::ALL
             .into_iter()
             .find(|status| status.name() == text)
-            .ok_or_else(|| Invalid::new("status", "must be pending, success, failed or expired"))
+            .ok_or_else(|| Invalid::new("status", "must be pending, success, failed, expired or refunded"))
     }
 }
 

@@ -19,7 +19,9 @@ use crate::biz::{
     },
     settlement::{
         order::Order,
+        order_refund::{OrderRefund, OrderRefundContent},
         refund::{RefundContent, Refunded},
+        unapplied::UnappliedPayment,
     },
     values::{
         account_status::AccountStatus,
@@ -45,6 +47,9 @@ pub enum Posting {
     Adjust(Adjustment),
     Refund(Refund),
     UpdateOrder(OrderUpdate),
+    RefundOrder(OrderRefundRequest),
+    UpdateOrderRefund(OrderRefundUpdate),
+    CreditPayment(PaymentCredit),
     SetStatus(StatusChange),
     SetPlan(PlanChange),
 }
@@ -62,8 +67,43 @@ impl Posting {
             Posting::Adjust(adjustment) => &adjustment.user,
             Posting::Refund(refund) => &refund.user,
             Posting::UpdateOrder(update) => &update.user,
+            Posting::RefundOrder(request) => &request.user,
+            Posting::UpdateOrderRefund(update) => &update.user,
+            Posting::CreditPayment(credit) => &credit.user,
             Posting::SetStatus(change) => &change.user,
             Posting::SetPlan(change) => &change.user,
+        }
+    }
+}
+
+impl Posting {
+    /// The order that the posting changes.
+    pub fn order(&self) -> Option<&OrderId> {
+        match self {
+            Posting::UpdateOrder(update) => Some(&update.order),
+            Posting::RefundOrder(request) => Some(&request.content.order),
+            Posting::UpdateOrderRefund(update) => Some(&update.order),
+            _ => None,
+        }
+    }
+
+    /// The refund of an order that the posting changes.
+    pub fn order_refund(&self) -> Option<&RefundId> {
+        match self {
+            Posting::RefundOrder(request) => Some(&request.id),
+            Posting::UpdateOrderRefund(update) => Some(&update.id),
+            _ => None,
+        }
+    }
+
+    /// The payment that the posting may credit.
+    pub fn credited_payment(&self) -> Option<&PaymentId> {
+        match self {
+            Posting::UpdateOrder(OrderUpdate { payment_update: PaymentUpdate::Paid { payment, .. }, .. }) => {
+                Some(payment)
+            }
+            Posting::CreditPayment(credit) => Some(&credit.payment),
+            _ => None,
         }
     }
 }
@@ -302,6 +342,64 @@ impl PaymentUpdate {
     }
 }
 
+/// The begin of a refund of a top-up: the amount is held until payment-service decides.
+#[derive(Debug, Clone)]
+pub struct OrderRefundRequest {
+    pub user: UserId,
+    pub id: RefundId,
+    pub content: OrderRefundContent,
+    /// Id of this request, with the purpose of [`Charge::record_ids`].
+    pub request: Uuid,
+    pub call: AuditedCall,
+}
+
+/// An event of a refund at payment-service.
+#[derive(Debug, Clone)]
+pub struct OrderRefundUpdate {
+    pub user: UserId,
+    pub order: OrderId,
+    pub id: RefundId,
+    pub event: RefundEvent,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RefundEvent {
+    /// The money of a requested refund went back.
+    Succeeded,
+    /// No money of a requested refund went back.
+    Failed,
+    /// A callback reports money that went back.
+    Reported(ReportedRefund),
+}
+
+/// Money that went back, by a callback.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReportedRefund {
+    pub is_chargeback: bool,
+    /// `None` if the callback names no payment.
+    pub payment: Option<PaymentId>,
+    pub amount: Money,
+}
+
+/// The credit of an unapplied payment to a user, as an adjustment.
+#[derive(Debug, Clone)]
+pub struct PaymentCredit {
+    pub user: UserId,
+    pub payment: PaymentId,
+    /// The id of the adjustment, which follows from the payment.
+    pub adjustment: AdjustmentId,
+    /// Id of this request, with the purpose of [`Charge::record_ids`].
+    pub request: Uuid,
+    pub call: AuditedCall,
+}
+
+impl PaymentCredit {
+    pub fn new(user: UserId, payment: PaymentId, call: AuditedCall) -> Self {
+        let adjustment = AdjustmentId::from_stored(format!("unapplied payment {payment}"));
+        Self { user, payment, adjustment, request: Uuid::now_v7(), call }
+    }
+}
+
 /// Postings settled together, in arrival order, at one instant.
 #[derive(Debug, Clone)]
 pub struct Batch {
@@ -384,6 +482,17 @@ pub enum Outcome {
     },
     OrderUpdated {
         order: Order,
+        /// False for a repeat, which changes nothing.
+        changed: bool,
+    },
+    OrderRefunded {
+        refund: OrderRefund,
+        order: Order,
+        /// False for a repeat, which changes nothing.
+        changed: bool,
+    },
+    PaymentCredited {
+        payment: UnappliedPayment,
         /// False for a repeat, which changes nothing.
         changed: bool,
     },

@@ -5,7 +5,13 @@ use std::fmt;
 
 use thiserror::Error;
 
-use super::{account_status::AccountStatus, invalid::Invalid, limit::Limit, money::Money};
+use super::{
+    account_status::AccountStatus,
+    ids::{OrderId, PaymentId},
+    invalid::Invalid,
+    limit::Limit,
+    money::Money,
+};
 
 /// An error for the caller. Nothing was changed, unless the variant says that the outcome is
 /// unknown.
@@ -17,8 +23,10 @@ pub enum Error {
     InsufficientQuota(Limit),
     #[error("order {0} not found")]
     OrderNotFound(String),
-    #[error("{0}")]
-    DuplicateRecharge(String),
+    #[error("payment {0} not found among the unapplied payments")]
+    PaymentNotFound(PaymentId),
+    #[error("payment_order_id: {0}")]
+    DuplicateRecharge(Duplicate),
     #[error("{0}")]
     AmountMismatch(String),
     #[error("payment is unavailable: {0}")]
@@ -48,6 +56,20 @@ pub enum Error {
     /// The log has the text. Callers never see it.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+/// The reason that a payment can't be credited to an order.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Duplicate {
+    #[error("order {0} was settled by another payment")]
+    SecondPayment(OrderId),
+    #[error("{0} belongs to another order")]
+    PaymentOfAnotherOrder(PaymentId),
+    /// An operator has credited or refunded the payment.
+    #[error("{0} was resolved as an unapplied payment")]
+    Resolved(PaymentId),
+    #[error("{0} was credited with an order; refund that order instead")]
+    Credited(PaymentId),
 }
 
 impl Error {
@@ -118,7 +140,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the server takes no writes, as the former primary after a failover.
+    /// Whether the server takes no writes, as the old primary after a failover.
     pub fn is_read_only(&self) -> bool {
         matches!(self, Self::Unavailable(Outage { is_read_only: true, .. }))
     }

@@ -73,7 +73,8 @@ identifier!(
     AdjustmentId, 128, is_printable, "printable ASCII characters"
 );
 identifier!(
-    /// The id that makes a refund of a charge idempotent, scoped to its user.
+    /// The id that makes a refund idempotent: of a charge, scoped to its user; of a top-up, among all
+    /// orders.
     RefundId, 128, is_printable, "printable ASCII characters"
 );
 identifier!(

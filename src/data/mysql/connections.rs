@@ -260,7 +260,7 @@ pub(super) struct Lease {
     made: Instant,
     /// Whether the connection was idle in the pool, so that the server may have closed it.
     was_idle: bool,
-    /// The server took no writes when the connection was opened. It may be a former primary that its
+    /// The server took no writes when the connection was opened. It may be a old primary that its
     /// name will soon not lead to, so the connection is used once.
     is_read_only: bool,
     shared: Arc<Shared>,

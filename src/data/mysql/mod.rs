@@ -22,6 +22,7 @@ mod server;
 mod settlement;
 mod statement;
 mod transaction;
+mod unapplied;
 mod variables;
 
 use std::{

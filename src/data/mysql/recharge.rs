@@ -1,6 +1,7 @@
-//! Top-up orders, in the table `recharge_order`.
+//! Top-up orders, in the table `recharge_order`, and their refunds, in `recharge_refund`.
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use sqlx::{MySql, MySqlConnection, QueryBuilder, mysql::MySqlRow};
 use uuid::Uuid;
@@ -11,20 +12,26 @@ use super::{
     connections::Lease,
     reports::LAST,
     statement::{LockMode, Row as StatementRow, Statement},
+    unapplied,
 };
 use crate::{
     biz::{
         account::Balance,
-        recharge::order::{Created, OrderFilter, OrderScan, OrderStore, fits},
+        recharge::{
+            matching::SettlementStore,
+            order::{Created, OrderFilter, OrderScan, OrderStore, fits},
+        },
         settlement::{
             keys::Keys,
-            lock::LeftOut,
-            order::{Order, PaymentMethod},
+            lock::{LeftOut, Lock, Obstacle},
+            order::{Order, OrderStatus, PaymentMethod},
+            order_refund::{OrderRefund, RefundStatus},
+            posting::{Batch, Posting},
             rule::State,
         },
         values::{
             error::StoreError,
-            ids::{IdempotencyKey, OrderId, PaymentId, UserId},
+            ids::{IdempotencyKey, OrderId, PaymentId, RefundId, UserId},
             money::Money,
             paging::PageStart,
         },
@@ -32,13 +39,17 @@ use crate::{
     data::{
         error::corrupt,
         row::Columns,
-        rows::{account::balance_of, order::order_of},
+        rows::{account::balance_of, order::order_of, order_refund::order_refund_of},
     },
 };
 
 /// The columns of [`order_of`].
 const COLUMNS: &str = "order_id, user_id, amount, payment_method, status, payment_order_id, payment_url, \
-    created_at, updated_at, idempotency_key";
+    created_at, updated_at, idempotency_key, refunded_amount, refunding_amount, credited_at";
+
+/// The columns of [`order_refund_of`].
+const REFUND_COLUMNS: &str = "refund_id, order_id, user_id, kind, status, amount, asked_amount, is_forced, reason, \
+    request_id, balance_after, created_at, updated_at, settled_at";
 
 #[async_trait]
 impl OrderStore for MySqlStore {
@@ -117,6 +128,64 @@ impl OrderStore for MySqlStore {
         query.push(") ORDER BY created_at, order_id LIMIT ").push_bind(limit);
         self.reader.fetch_all(query.build()).await?.iter().map(order_of).collect()
     }
+
+    async fn order_refund(&self, id: &RefundId) -> Result<Option<OrderRefund>, StoreError> {
+        let mut query = QueryBuilder::new("SELECT ");
+        query.push(REFUND_COLUMNS).push(" FROM recharge_refund WHERE refund_id = ");
+        query.push_bind(id.as_str().as_bytes());
+        let rows = self.reader.fetch_all(query.build()).await?;
+        rows.first().map(order_refund_of).transpose()
+    }
+
+    async fn pending_refunds(
+        &self,
+        until: DateTime<Utc>,
+        after: Option<&OrderRefund>,
+        limit: u32,
+    ) -> Result<Vec<OrderRefund>, StoreError> {
+        let (from, after_id) = after.map_or((DateTime::UNIX_EPOCH, ""), |last| (last.created_at, last.id.as_str()));
+        let mut query = QueryBuilder::new("SELECT ");
+        query.push(REFUND_COLUMNS).push(" FROM recharge_refund WHERE status = ");
+        query.push_bind(RefundStatus::Pending.name());
+        query.push(" AND created_at <= ").push_bind(until.naive_utc());
+        query.push(" AND created_at >= ").push_bind(from.naive_utc());
+        query.push(" AND (created_at > ").push_bind(from.naive_utc());
+        query.push(" OR refund_id > ").push_bind(after_id.as_bytes());
+        query.push(") ORDER BY created_at, refund_id LIMIT ").push_bind(limit);
+        self.reader.fetch_all(query.build()).await?.iter().map(order_refund_of).collect()
+    }
+}
+
+#[async_trait]
+impl SettlementStore for MySqlStore {
+    async fn credited_orders(
+        &self,
+        (from, before): (DateTime<Utc>, DateTime<Utc>),
+        after: Option<&OrderId>,
+        limit: u32,
+    ) -> Result<Vec<Order>, StoreError> {
+        let mut query = select();
+        query.push(" WHERE order_id > ").push_bind(after.map_or("", OrderId::as_str));
+        query.push(" AND status IN ('success', 'refunded') AND COALESCE(credited_at, updated_at) >= ");
+        query.push_bind(from.naive_utc()).push(" AND COALESCE(credited_at, updated_at) < ");
+        query.push_bind(before.naive_utc()).push(" ORDER BY order_id LIMIT ").push_bind(limit);
+        self.viewer.fetch_all(query.build()).await?.iter().map(order_of).collect()
+    }
+
+    async fn debited_refunds(
+        &self,
+        (from, before): (DateTime<Utc>, DateTime<Utc>),
+        after: Option<&RefundId>,
+        limit: u32,
+    ) -> Result<Vec<OrderRefund>, StoreError> {
+        let mut query = QueryBuilder::new("SELECT ");
+        query.push(REFUND_COLUMNS).push(" FROM recharge_refund WHERE refund_id > ");
+        query.push_bind(after.map_or("", RefundId::as_str).as_bytes());
+        query.push(" AND settled_at >= ").push_bind(from.naive_utc());
+        query.push(" AND settled_at < ").push_bind(before.naive_utc());
+        query.push(" ORDER BY refund_id LIMIT ").push_bind(limit);
+        self.viewer.fetch_all(query.build()).await?.iter().map(order_refund_of).collect()
+    }
 }
 
 impl MySqlStore {
@@ -162,7 +231,10 @@ fn insert(insert: &mut Statement, order: &Order, lock: Uuid) {
             .optional(order.payment_url.as_deref(), StatementRow::text)
             .instant(order.created_at)
             .instant(order.updated_at)
-            .optional(order.idempotency_key.as_ref().map(IdempotencyKey::as_str), StatementRow::text);
+            .optional(order.idempotency_key.as_ref().map(IdempotencyKey::as_str), StatementRow::text)
+            .money(order.refunded)
+            .money(order.refunding)
+            .optional(order.credited_at, StatementRow::instant);
     });
     insert.push("; ");
     accounts::delete_if_inserted(insert, &order.user, lock);
@@ -181,39 +253,82 @@ fn restrict(query: &mut QueryBuilder<MySql>, filter: &OrderFilter) {
     }
 }
 
-/// Locks the orders of the batch, and finds the payments of the batch that orders already have. The
-/// accounts are locked before, so no two batches lock these orders in different sequences.
+/// Locks the orders and the unapplied payments of the batch, and finds its refunds, and the payments
+/// that orders already have. The accounts are locked before, so no two batches lock these rows in
+/// different sequences. An empty list has no statement.
 pub(super) fn lock(statement: &mut Statement, keys: &Keys<'_>, mode: LockMode) {
-    statement
-        .push("SELECT ")
-        .push(COLUMNS)
-        .push(" FROM recharge_order WHERE order_id IN (")
-        .texts(keys.orders.iter().map(|order| order.as_str()))
-        .push(") ORDER BY order_id")
-        .push(mode.suffix())
-        // NULL matches nothing, and keeps an empty list valid.
-        .push("SELECT payment_order_id, order_id FROM recharge_order WHERE payment_order_id IN (NULL, ")
-        .texts(if keys.payments.is_empty() { vec![""] } else { keys.payments.iter().map(|id| id.as_str()).collect() })
-        .push("); ");
+    if !keys.orders.is_empty() {
+        statement
+            .push("SELECT ")
+            .push(COLUMNS)
+            .push(" FROM recharge_order WHERE order_id IN (")
+            .texts(keys.orders.iter().map(|order| order.as_str()))
+            .push(") ORDER BY order_id")
+            .push(mode.suffix());
+    }
+    if !keys.unapplied.is_empty() {
+        unapplied::lock(statement, &keys.unapplied, mode);
+    }
+    if !keys.payments.is_empty() {
+        statement
+            .push("SELECT payment_order_id, order_id, status FROM recharge_order WHERE payment_order_id IN (")
+            .texts(keys.payments.iter().map(|payment| payment.as_str()))
+            .push("); ");
+    }
+    if !keys.order_refunds.is_empty() {
+        statement
+            .push("SELECT ")
+            .push(REFUND_COLUMNS)
+            .push(" FROM recharge_refund WHERE refund_id IN (")
+            .texts(keys.order_refunds.iter().map(|refund| refund.as_str()))
+            .push("); ");
+    }
 }
 
-/// The rows of the two statements of [`lock`].
+/// Reads the results of [`lock`], one by one, from `next`.
 pub(super) fn add_locked(
-    state: &mut State,
-    left_out: &mut LeftOut,
-    orders: &[MySqlRow],
-    payments: &[MySqlRow],
+    (state, left_out): (&mut State, &mut LeftOut),
+    batch: &Batch,
+    keys: &Keys<'_>,
+    next: &mut impl FnMut() -> Result<Vec<MySqlRow>, StoreError>,
 ) -> Result<(), StoreError> {
-    for row in orders {
-        let user = UserId::from_stored(row.text(1)?);
-        if let Some(order) = left_out.decoded(&user, "recharge_order", order_of(row))? {
-            state.orders.insert(order.id.clone(), order);
+    if !keys.orders.is_empty() {
+        for row in &next()? {
+            let user = UserId::from_stored(row.text(1)?);
+            if let Some(order) = left_out.decoded(&user, "recharge_order", order_of(row))? {
+                state.orders.insert(order.id.clone(), order);
+            }
         }
     }
-    for row in payments {
-        state.payments.insert(PaymentId::from_stored(row.text(0)?), OrderId::from_stored(row.text(1)?));
+    if !keys.unapplied.is_empty() {
+        unapplied::add_locked((&mut *state, &mut *left_out), batch, &next()?)?;
+    }
+    if !keys.payments.is_empty() {
+        for row in &next()? {
+            let payment = PaymentId::from_stored(row.text(0)?);
+            if row.text(2)?.parse::<OrderStatus>().is_ok_and(OrderStatus::is_credited) {
+                state.credited_payments.insert(payment.clone());
+            }
+            state.payments.insert(payment, OrderId::from_stored(row.text(1)?));
+        }
+    }
+    if !keys.order_refunds.is_empty() {
+        for row in &next()? {
+            let user = UserId::from_stored(row.text(2)?);
+            if let Some(refund) = left_out.decoded(&user, "recharge_refund", order_refund_of(row))? {
+                state.order_refunds.insert(refund.id.clone(), refund);
+            }
+        }
     }
     Ok(())
+}
+
+/// Leaves out the accounts whose postings need a row that exists and was not locked.
+pub(super) fn leave_out_locked(left_out: &mut LeftOut, batch: &Batch, needs: impl Fn(&Posting) -> bool) {
+    for posting in batch.postings.iter().filter(|posting| needs(posting)) {
+        let user = posting.user();
+        left_out.insert(user, Obstacle::Locked(Lock::Account(user.clone())));
+    }
 }
 
 /// Finds the existing ones of some orders by a plain read, which ignores locks.
@@ -233,7 +348,48 @@ pub(super) fn update(statement: &mut Statement, orders: &[Order]) {
             .texts([order.status.name()])
             .push(", payment_order_id = ");
         statement.optional_text(order.payment.as_ref().map(PaymentId::as_str)).push(", payment_url = ");
-        statement.optional_text(order.payment_url.as_deref()).push(", updated_at = ").instant(order.updated_at);
+        statement.optional_text(order.payment_url.as_deref()).push(", refunded_amount = ").money(order.refunded);
+        statement.push(", refunding_amount = ").money(order.refunding).push(", credited_at = ");
+        statement.row(|row| {
+            row.optional(order.credited_at, StatementRow::instant);
+        });
+        statement.push(", updated_at = ").instant(order.updated_at);
         statement.push(" WHERE order_id = ").texts([order.id.as_str()]).push("; ");
+    }
+}
+
+/// A plain insert, so that an id in use fails.
+pub(super) fn insert_refunds(statement: &mut Statement, refunds: &[OrderRefund]) {
+    statement
+        .push("INSERT INTO recharge_refund (")
+        .push(REFUND_COLUMNS)
+        .push(") VALUES ")
+        .rows(refunds, |row, refund| {
+            row.text(refund.id.as_str())
+                .text(refund.order.as_str())
+                .text(refund.user.as_str())
+                .text(refund.kind.name())
+                .text(refund.status.name())
+                .money(refund.amount)
+                .optional(refund.asked, StatementRow::money)
+                .number(u8::from(refund.is_forced))
+                .text(&refund.reason)
+                .text(&refund.request.to_string())
+                .money(refund.balance_after)
+                .instant(refund.created_at)
+                .instant(refund.updated_at)
+                .optional(refund.settled_at, StatementRow::instant);
+        })
+        .push("; ");
+}
+
+pub(super) fn update_refunds(statement: &mut Statement, refunds: &[OrderRefund]) {
+    for refund in refunds {
+        statement.push("UPDATE recharge_refund SET status = ").texts([refund.status.name()]);
+        statement.push(", balance_after = ").money(refund.balance_after).push(", updated_at = ");
+        statement.instant(refund.updated_at).push(", settled_at = ").row(|row| {
+            row.optional(refund.settled_at, StatementRow::instant);
+        });
+        statement.push(" WHERE refund_id = ").texts([refund.id.as_str()]).push("; ");
     }
 }

@@ -1,10 +1,14 @@
 //! Converts replies of payment-service to domain values.
 
-use super::proto::{self, CreatePaymentReply, GetPaymentReply, PaymentStatus};
+use super::proto::{
+    self, CreatePaymentReply, CreateRefundReply, GetPaymentReply, GetRefundReply, PaymentStatus, RefundStatus,
+};
 use crate::biz::{
-    recharge::gateway::{OpenedPayment, Payment, PaymentError, PaymentState},
+    recharge::gateway::{
+        FoundRefund, FoundRefundContent, OpenedPayment, Payment, PaymentError, PaymentState, RefundState,
+    },
     settlement::order::PaymentMethod,
-    values::ids::{OrderId, PaymentId},
+    values::ids::{OrderId, PaymentId, RefundId},
 };
 
 /// Bytes; the size of the column in the orders.
@@ -31,16 +35,59 @@ pub(super) fn opened(reply: CreatePaymentReply) -> Result<OpenedPayment, Payment
     Ok(OpenedPayment { id, url })
 }
 
-pub(super) fn payment(reply: GetPaymentReply, order: &OrderId) -> Result<Payment, PaymentError> {
+/// The payment of an order.
+pub(super) fn payment_of(reply: GetPaymentReply, order: &OrderId) -> Result<Payment, PaymentError> {
     if reply.order_id != order.as_str() {
         return Err(malformed("the order of the payment"));
     }
+    payment(reply)
+}
+
+/// The payment with an id.
+pub(super) fn payment_with(reply: GetPaymentReply, id: &PaymentId) -> Result<Payment, PaymentError> {
+    if reply.payment_id != id.as_str() {
+        return Err(malformed("the id of the payment"));
+    }
+    payment(reply)
+}
+
+fn payment(reply: GetPaymentReply) -> Result<Payment, PaymentError> {
     let state = match reply.status() {
         PaymentStatus::Success => PaymentState::Paid,
         PaymentStatus::Failed | PaymentStatus::Closed => PaymentState::Failed,
         PaymentStatus::Pending | PaymentStatus::Unspecified => PaymentState::Pending,
     };
-    Ok(Payment { id: payment_id(&reply.payment_id)?, minor_amount: reply.amount, currency: reply.currency, state })
+    let order = OrderId::parse("order_id", &reply.order_id).map_err(|_| malformed("the order of the payment"))?;
+    let id = payment_id(&reply.payment_id)?;
+    Ok(Payment { id, order, minor_amount: reply.amount, currency: reply.currency, state })
+}
+
+pub(super) fn refunded(reply: &CreateRefundReply, id: &RefundId) -> Result<RefundState, PaymentError> {
+    check_refund_id(&reply.refund_id, id)?;
+    Ok(refund_state(reply.status()))
+}
+
+pub(super) fn refund(reply: GetRefundReply, id: &RefundId) -> Result<FoundRefund, PaymentError> {
+    check_refund_id(&reply.refund_id, id)?;
+    let state = refund_state(reply.status());
+    let order =
+        OrderId::parse_optional("order_id", &reply.order_id).map_err(|_| malformed("the order of the refund"))?;
+    let (minor_amount, currency) = (reply.amount, reply.currency);
+    Ok(FoundRefund { state, content: order.map(|order| FoundRefundContent { order, minor_amount, currency }) })
+}
+
+/// An answer may leave the id out.
+fn check_refund_id(answered: &str, id: &RefundId) -> Result<(), PaymentError> {
+    if answered.is_empty() || answered == id.as_str() { Ok(()) } else { Err(malformed("the id of the refund")) }
+}
+
+/// An unknown status counts as pending.
+fn refund_state(status: RefundStatus) -> RefundState {
+    match status {
+        RefundStatus::Success => RefundState::Success,
+        RefundStatus::Failed => RefundState::Failed,
+        RefundStatus::Pending | RefundStatus::Unspecified => RefundState::Pending,
+    }
 }
 
 fn payment_id(id: &str) -> Result<PaymentId, PaymentError> {
@@ -98,10 +145,28 @@ mod tests {
             currency: "CNY".into(),
             status,
         };
-        assert!(payment(reply("o-2", 2), &order).is_err());
-        let paid = payment(reply("o-1", 2), &order).unwrap();
+        assert!(payment_of(reply("o-2", 2), &order).is_err());
+        assert!(payment_with(reply("o-2", 2), &PaymentId::from_stored("p-2")).is_err());
+        let paid = payment_of(reply("o-1", 2), &order).unwrap();
         assert_eq!((paid.minor_amount, paid.state), (1_999, PaymentState::Paid));
         // An unknown status counts as pending.
-        assert_eq!(payment(reply("o-1", 77), &order).unwrap().state, PaymentState::Pending);
+        assert_eq!(payment_of(reply("o-1", 77), &order).unwrap().state, PaymentState::Pending);
+        assert_eq!(payment_with(reply("o-2", 2), &PaymentId::from_stored("p-1")).unwrap().order.as_str(), "o-2");
+    }
+
+    #[test]
+    fn the_answer_for_another_refund_is_malformed() {
+        let id = RefundId::from_stored("r");
+        let reply = |refund_id: &str, status| CreateRefundReply { refund_id: refund_id.into(), status };
+        assert!(refunded(&reply("other", 2), &id).is_err());
+        for (status, state) in [(2, RefundState::Success), (3, RefundState::Failed), (1, RefundState::Pending)] {
+            assert_eq!(refunded(&reply("r", status), &id).unwrap(), state);
+        }
+        // An unknown status is never taken for a decision.
+        assert_eq!(refunded(&reply("", 77), &id).unwrap(), RefundState::Pending);
+        let bare = GetRefundReply { refund_id: "r".into(), status: 2, ..Default::default() };
+        assert_eq!(refund(bare.clone(), &id).unwrap(), FoundRefund { state: RefundState::Success, content: None });
+        let named = GetRefundReply { order_id: "o".into(), amount: 5, currency: "CNY".into(), ..bare };
+        assert_eq!(refund(named, &id).unwrap().content.unwrap().minor_amount, 5);
     }
 }

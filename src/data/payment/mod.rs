@@ -11,15 +11,20 @@ use backon::{ExponentialBuilder, Retryable};
 use tokio::time::{Instant, timeout_at};
 use tonic::{
     Code, Request, Response, Status,
-    metadata::MetadataValue,
+    metadata::{AsciiMetadataKey, MetadataValue},
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
-use self::proto::{CreatePaymentRequest, GetPaymentRequest, payment_client::PaymentClient};
+use self::proto::{
+    CreatePaymentRequest, CreateRefundRequest, GetPaymentRequest, GetRefundRequest, payment_client::PaymentClient,
+};
 use crate::{
     biz::{
-        recharge::gateway::{NewPayment, OpenedPayment, Payment, PaymentError, PaymentGateway, TraceContext},
-        values::ids::{OrderId, UserId},
+        recharge::gateway::{
+            CallerContext, FoundRefund, NewPayment, NewRefund, OpenedPayment, Payment, PaymentError, PaymentGateway,
+            RefundState,
+        },
+        values::ids::{OrderId, PaymentId, RefundId, UserId},
     },
     data::tls::{ClientIdentity, ClientTls},
 };
@@ -80,7 +85,7 @@ impl GrpcPaymentGateway {
     async fn call<M, R, F>(
         &self,
         message: M,
-        trace: &TraceContext,
+        trace: &CallerContext,
         send: impl Fn(PaymentClient<Channel>, Request<M>) -> F,
         may_retry: fn(&Status) -> bool,
     ) -> Result<R, Status>
@@ -105,7 +110,7 @@ impl GrpcPaymentGateway {
 
 #[async_trait]
 impl PaymentGateway for GrpcPaymentGateway {
-    async fn open(&self, payment: &NewPayment, trace: &TraceContext) -> Result<OpenedPayment, PaymentError> {
+    async fn open(&self, payment: &NewPayment, trace: &CallerContext) -> Result<OpenedPayment, PaymentError> {
         let amount = payment.currency.to_minor(payment.amount);
         let message = CreatePaymentRequest {
             order_id: payment.order.to_string(),
@@ -124,11 +129,51 @@ impl PaymentGateway for GrpcPaymentGateway {
         answer::opened(reply)
     }
 
-    async fn payment_of(&self, order: &OrderId, trace: &TraceContext) -> Result<Option<Payment>, PaymentError> {
+    async fn payment_of(&self, order: &OrderId, trace: &CallerContext) -> Result<Option<Payment>, PaymentError> {
         let message = GetPaymentRequest { order_id: order.to_string(), payment_id: String::new() };
         let send = |mut client: PaymentClient<_>, request| async move { client.get_payment(request).await };
         match self.call(message, trace, send, is_outage).await {
-            Ok(reply) => answer::payment(reply, order).map(Some),
+            Ok(reply) => answer::payment_of(reply, order).map(Some),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(payment_error(status)),
+        }
+    }
+
+    async fn payment(&self, id: &PaymentId, trace: &CallerContext) -> Result<Option<Payment>, PaymentError> {
+        let message = GetPaymentRequest { order_id: String::new(), payment_id: id.to_string() };
+        let send = |mut client: PaymentClient<_>, request| async move { client.get_payment(request).await };
+        match self.call(message, trace, send, is_outage).await {
+            Ok(reply) => answer::payment_with(reply, id).map(Some),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(payment_error(status)),
+        }
+    }
+
+    async fn refund(&self, refund: &NewRefund, trace: &CallerContext) -> Result<RefundState, PaymentError> {
+        let message = CreateRefundRequest {
+            payment_id: refund.payment.as_ref().map(PaymentId::to_string).unwrap_or_default(),
+            order_id: refund.order.to_string(),
+            refund_id: refund.id.to_string(),
+            amount: refund.minor_amount,
+            reason: refund.reason.clone(),
+        };
+        // After any other failure the refund is looked up before it is requested again.
+        let send = |mut client: PaymentClient<_>, request| async move { client.create_refund(request).await };
+        match self.call(message, trace, send, was_not_sent).await {
+            Ok(reply) => answer::refunded(&reply, &refund.id),
+            // An earlier call has made it.
+            Err(status) if status.code() == Code::AlreadyExists => {
+                Err(PaymentError::Unavailable("the refund exists already".into()))
+            }
+            Err(status) => Err(payment_error(status)),
+        }
+    }
+
+    async fn refund_of(&self, id: &RefundId, trace: &CallerContext) -> Result<Option<FoundRefund>, PaymentError> {
+        let message = GetRefundRequest { refund_id: id.to_string() };
+        let send = |mut client: PaymentClient<_>, request| async move { client.get_refund(request).await };
+        match self.call(message, trace, send, is_outage).await {
+            Ok(reply) => answer::refund(reply, id).map(Some),
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(payment_error(status)),
         }
@@ -149,12 +194,18 @@ fn number_of(user: &UserId) -> u64 {
     number.filter(|number: &u64| number.to_string() == user.as_str()).unwrap_or(0)
 }
 
-fn request<M>(message: M, trace: &TraceContext, timeout: Duration) -> Request<M> {
+fn request<M>(message: M, trace: &CallerContext, timeout: Duration) -> Request<M> {
     let mut request = Request::new(message);
     request.set_timeout(timeout);
     for (name, value) in [("traceparent", &trace.parent), ("tracestate", &trace.state)] {
         // An invalid value can't have come from a header, so it is left out.
         if let Some(Ok(value)) = value.as_ref().map(|value| MetadataValue::try_from(value.as_str())) {
+            request.metadata_mut().insert(name, value);
+        }
+    }
+    for (name, value) in &trace.forwarded {
+        let parsed = (AsciiMetadataKey::from_bytes(name.as_bytes()), MetadataValue::try_from(value.as_str()));
+        if let (Ok(name), Ok(value)) = parsed {
             request.metadata_mut().insert(name, value);
         }
     }

@@ -6,12 +6,13 @@ use super::account::user_of;
 use crate::{
     biz::{
         jobs::audit::{DifferingDay, Evidence},
+        settlement::order_refund::{RefundKind, RefundStatus},
         values::{
             error::StoreError,
             ids::{ApiKeyId, ServiceName, UserId},
         },
     },
-    data::row::Columns,
+    data::{error::corrupt, row::Columns},
 };
 
 /// Adds one row of a book to the evidence. Its first column is the user.
@@ -72,9 +73,25 @@ pub fn note_balance(evidence: &mut Evidence, row: &impl Columns) -> Result<(), S
     Ok(())
 }
 
-/// The sum of the top-ups.
+/// The sum of the credited top-ups, and of their refunded and pending amounts.
 pub fn note_recharges(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
     evidence.recharged = row.money(1)?;
+    evidence.orders_refunded = row.money(2)?;
+    evidence.orders_refunding = row.money(3)?;
+    Ok(())
+}
+
+/// Status, kind and sum of the refunds of top-ups.
+pub fn note_order_refunds(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {
+    let status: RefundStatus = row.text(1)?.parse().map_err(|_| corrupt("status of a refund"))?;
+    let kind: RefundKind = row.text(2)?.parse().map_err(|_| corrupt("kind of a refund"))?;
+    let sum = match (status, kind) {
+        (RefundStatus::Pending, _) => &mut evidence.refunding,
+        (RefundStatus::Success, RefundKind::Chargeback) => &mut evidence.charged_back,
+        (RefundStatus::Success, RefundKind::Requested | RefundKind::Reported) => &mut evidence.refunded,
+        (RefundStatus::Failed, _) => return Ok(()),
+    };
+    *sum = sum.plus(row.money(3)?);
     Ok(())
 }
 
@@ -100,6 +117,15 @@ pub fn note_refunds(evidence: &mut Evidence, row: &impl Columns) -> Result<(), S
     evidence.refunds.given_back_count = row.number(3)?;
     Ok(())
 }
+
+/// The users whose charges differ from their refunds, on both databases.
+pub const WRONG_CHARGES: &str = "SELECT r.user_id, COUNT(*) FROM (SELECT user_id, trace_id, SUM(free_count + lapsed_count) AS free, \
+    SUM(paid_count) AS paid, SUM(amount) AS amount FROM charge_refund WHERE user_id BETWEEN ? AND ? \
+    GROUP BY user_id, trace_id) r \
+    LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
+    WHERE COALESCE(t.refunded_free, -1) <> r.free OR COALESCE(t.refunded_paid, -1) <> r.paid \
+    OR COALESCE(t.refunded_amount, -1) <> r.amount OR r.free > t.free_count OR r.paid > t.paid_count \
+    OR r.amount > t.amount GROUP BY r.user_id";
 
 /// The number of charges whose sum is not that of their refunds.
 pub fn note_wrong_charges(evidence: &mut Evidence, row: &impl Columns) -> Result<(), StoreError> {

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// An order: id, user, amount, payment method, status, payment and its page, creation, last change,
-/// idempotency key.
+/// idempotency key, refunded and pending amount, time of the credit.
 pub fn order_of(row: &impl Columns) -> Result<Order, StoreError> {
     let method = row.optional_text(3)?.map(|name| name.parse().map_err(|_| corrupt("payment method")));
     Ok(Order {
@@ -26,6 +26,9 @@ pub fn order_of(row: &impl Columns) -> Result<Order, StoreError> {
         payment_url: row.optional_text(6)?,
         created_at: row.time(7)?,
         updated_at: row.time(8)?,
+        refunded: row.money(10)?,
+        refunding: row.money(11)?,
+        credited_at: row.optional_time(12)?,
         idempotency_key: row.optional_text(9)?.map(IdempotencyKey::from_stored),
     })
 }

@@ -14,6 +14,7 @@ mod recharge;
 mod reports;
 mod row;
 mod settlement;
+mod unapplied;
 mod writer;
 
 use std::{

@@ -1,6 +1,7 @@
-//! Top-up orders, in the table `recharge_order`.
+//! Top-up orders, in the table `recharge_order`, and their refunds, in `recharge_refund`.
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::{
@@ -10,22 +11,30 @@ use super::{
 };
 use crate::{
     biz::{
-        recharge::order::{Created, OrderFilter, OrderScan, OrderStore, fits},
+        recharge::{
+            matching::SettlementStore,
+            order::{Created, OrderFilter, OrderScan, OrderStore, fits},
+        },
         settlement::{
             keys::Keys,
             lock::LeftOut,
             order::{Order, OrderStatus, PaymentMethod},
-            posting::{Batch, OrderUpdate, Posting},
+            order_refund::{OrderRefund, RefundStatus},
+            posting::Batch,
             rule::State,
         },
         values::{
             error::StoreError,
-            ids::{IdempotencyKey, OrderId, PaymentId, UserId},
+            ids::{IdempotencyKey, OrderId, PaymentId, RefundId, UserId},
             money::Money,
             paging::PageStart,
         },
     },
-    data::{error::store_error, row::Columns, rows::order::order_of},
+    data::{
+        error::store_error,
+        row::Columns,
+        rows::{order::order_of, order_refund::order_refund_of},
+    },
 };
 
 /// Selects orders in the columns of [`order_of`]; conditions follow.
@@ -33,7 +42,18 @@ macro_rules! select {
     ($conditions:literal) => {
         concat!(
             "SELECT order_id, user_id, amount, payment_method, status, payment_order_id, payment_url, created_at, \
-             updated_at, idempotency_key FROM recharge_order WHERE ",
+             updated_at, idempotency_key, refunded_amount, refunding_amount, credited_at FROM recharge_order WHERE ",
+            $conditions
+        )
+    };
+}
+
+/// Selects refunds in the columns of [`order_refund_of`]; conditions follow.
+macro_rules! select_refund {
+    ($conditions:literal) => {
+        concat!(
+            "SELECT refund_id, order_id, user_id, kind, status, amount, asked_amount, is_forced, reason, request_id, \
+             balance_after, created_at, updated_at, settled_at FROM recharge_refund WHERE ",
             $conditions
         )
     };
@@ -98,6 +118,69 @@ impl OrderStore for SqliteStore {
         let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
         rows.iter().map(order_of).collect()
     }
+
+    async fn order_refund(&self, id: &RefundId) -> Result<Option<OrderRefund>, StoreError> {
+        let query = sqlx::query(select_refund!("refund_id = ?")).bind(id.as_str());
+        let row = query.fetch_optional(&self.reader).await.map_err(store_error)?;
+        row.as_ref().map(order_refund_of).transpose()
+    }
+
+    async fn pending_refunds(
+        &self,
+        until: DateTime<Utc>,
+        after: Option<&OrderRefund>,
+        limit: u32,
+    ) -> Result<Vec<OrderRefund>, StoreError> {
+        let (from, after_id) = after.map_or((DateTime::UNIX_EPOCH, ""), |last| (last.created_at, last.id.as_str()));
+        let query = sqlx::query(select_refund!(
+            "status = ? AND created_at <= ? AND (created_at, refund_id) > (?, ?) ORDER BY created_at, refund_id LIMIT ?"
+        ))
+        .bind(RefundStatus::Pending.name())
+        .bind(until.timestamp_micros())
+        .bind(from.timestamp_micros())
+        .bind(after_id)
+        .bind(limit);
+        let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
+        rows.iter().map(order_refund_of).collect()
+    }
+}
+
+#[async_trait]
+impl SettlementStore for SqliteStore {
+    async fn credited_orders(
+        &self,
+        (from, before): (DateTime<Utc>, DateTime<Utc>),
+        after: Option<&OrderId>,
+        limit: u32,
+    ) -> Result<Vec<Order>, StoreError> {
+        let query = sqlx::query(select!(
+            "order_id > ? AND status IN ('success', 'refunded') AND COALESCE(credited_at, updated_at) >= ? \
+             AND COALESCE(credited_at, updated_at) < ? ORDER BY order_id LIMIT ?"
+        ))
+        .bind(after.map_or("", OrderId::as_str))
+        .bind(from.timestamp_micros())
+        .bind(before.timestamp_micros())
+        .bind(limit);
+        let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
+        rows.iter().map(order_of).collect()
+    }
+
+    async fn debited_refunds(
+        &self,
+        (from, before): (DateTime<Utc>, DateTime<Utc>),
+        after: Option<&RefundId>,
+        limit: u32,
+    ) -> Result<Vec<OrderRefund>, StoreError> {
+        let query = sqlx::query(select_refund!(
+            "refund_id > ? AND settled_at >= ? AND settled_at < ? ORDER BY refund_id LIMIT ?"
+        ))
+        .bind(after.map_or("", RefundId::as_str))
+        .bind(from.timestamp_micros())
+        .bind(before.timestamp_micros())
+        .bind(limit);
+        let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
+        rows.iter().map(order_refund_of).collect()
+    }
 }
 
 /// The transaction is immediate, so no other write happens until the commit.
@@ -130,7 +213,8 @@ fn create(connection: &mut Connection, order: &Order, replaces: Option<&OrderId>
     }
     let inserted = transaction.execute(
         "INSERT INTO recharge_order (order_id, user_id, amount, payment_method, status, payment_order_id, \
-         payment_url, created_at, updated_at, idempotency_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         payment_url, created_at, updated_at, idempotency_key, refunded_amount, refunding_amount, credited_at) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
          ON CONFLICT DO NOTHING",
         params![
             order.id.as_str(),
@@ -143,6 +227,9 @@ fn create(connection: &mut Connection, order: &Order, replaces: Option<&OrderId>
             order.created_at.timestamp_micros(),
             order.updated_at.timestamp_micros(),
             key,
+            order.refunded.micros(),
+            order.refunding.micros(),
+            order.credited_at.map(|at| at.timestamp_micros()),
         ],
     );
     if inserted.map_err(writer_error)? != 1 {
@@ -152,7 +239,8 @@ fn create(connection: &mut Connection, order: &Order, replaces: Option<&OrderId>
     Ok(Created::Stored)
 }
 
-/// Loads the orders of the batch, and finds the payments of the batch that orders already have.
+/// Loads the orders and refunds of the batch, and finds the payments of the batch that orders already
+/// have.
 pub(super) fn load(
     transaction: &Transaction<'_>,
     batch: &Batch,
@@ -161,18 +249,29 @@ pub(super) fn load(
 ) -> Result<(), StoreError> {
     let mut find = transaction.prepare_cached(select!("order_id = ?")).map_err(writer_error)?;
     for posting in &batch.postings {
-        let Posting::UpdateOrder(OrderUpdate { user, order: id, .. }) = posting else { continue };
+        let (user, Some(id)) = (posting.user(), posting.order()) else { continue };
         let order = found(&mut find, [id.as_str()], |row| order_of(row));
         if let Some(order) = left_out.decoded(user, "recharge_order", order)?.flatten() {
             state.orders.insert(id.clone(), order);
         }
     }
     let mut find = transaction
-        .prepare_cached("SELECT order_id FROM recharge_order WHERE payment_order_id = ?")
+        .prepare_cached("SELECT order_id, status FROM recharge_order WHERE payment_order_id = ?")
         .map_err(writer_error)?;
     for &payment in &keys.payments {
-        if let Some(order) = found(&mut find, [payment.as_str()], |row| row.text(0))? {
-            state.payments.insert(payment.clone(), OrderId::from_stored(order));
+        let order = found(&mut find, [payment.as_str()], |row| Ok((row.text(0)?, row.text(1)?)))?;
+        let Some((order, status)) = order else { continue };
+        state.payments.insert(payment.clone(), OrderId::from_stored(order));
+        if status.parse::<OrderStatus>().is_ok_and(OrderStatus::is_credited) {
+            state.credited_payments.insert(payment.clone());
+        }
+    }
+    let mut find = transaction.prepare_cached(select_refund!("refund_id = ?")).map_err(writer_error)?;
+    for posting in &batch.postings {
+        let Some(id) = posting.order_refund() else { continue };
+        let refund = found(&mut find, [id.as_str()], |row| order_refund_of(row));
+        if let Some(refund) = left_out.decoded(posting.user(), "recharge_refund", refund)?.flatten() {
+            state.order_refunds.insert(id.clone(), refund);
         }
     }
     Ok(())
@@ -180,16 +279,64 @@ pub(super) fn load(
 
 pub(super) fn update(transaction: &Transaction<'_>, orders: &[Order]) -> rusqlite::Result<()> {
     let mut update = transaction.prepare_cached(
-        "UPDATE recharge_order SET status = ?, payment_order_id = ?, payment_url = ?, updated_at = ? \
-         WHERE order_id = ?",
+        "UPDATE recharge_order SET status = ?, payment_order_id = ?, payment_url = ?, refunded_amount = ?, \
+         refunding_amount = ?, credited_at = ?, updated_at = ? WHERE order_id = ?",
     )?;
     for order in orders {
         update.execute(params![
             order.status.name(),
             order.payment.as_ref().map(PaymentId::as_str),
             order.payment_url,
+            order.refunded.micros(),
+            order.refunding.micros(),
+            order.credited_at.map(|at| at.timestamp_micros()),
             order.updated_at.timestamp_micros(),
             order.id.as_str(),
+        ])?;
+    }
+    Ok(())
+}
+
+/// Plain inserts, so that an id in use fails.
+pub(super) fn insert_refunds(transaction: &Transaction<'_>, refunds: &[OrderRefund]) -> rusqlite::Result<()> {
+    for refund in refunds {
+        let mut insert = transaction.prepare_cached(
+            "INSERT INTO recharge_refund (refund_id, order_id, user_id, kind, status, amount, asked_amount, is_forced, \
+             reason, request_id, balance_after, created_at, updated_at, settled_at) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )?;
+        insert.execute(params![
+            refund.id.as_str(),
+            refund.order.as_str(),
+            refund.user.as_str(),
+            refund.kind.name(),
+            refund.status.name(),
+            refund.amount.micros(),
+            refund.asked.map(Money::micros),
+            refund.is_forced,
+            refund.reason,
+            refund.request.to_string(),
+            refund.balance_after.micros(),
+            refund.created_at.timestamp_micros(),
+            refund.updated_at.timestamp_micros(),
+            refund.settled_at.map(|at| at.timestamp_micros()),
+        ])?;
+    }
+    Ok(())
+}
+
+pub(super) fn update_refunds(transaction: &Transaction<'_>, refunds: &[OrderRefund]) -> rusqlite::Result<()> {
+    for refund in refunds {
+        let mut update = transaction.prepare_cached(
+            "UPDATE recharge_refund SET status = ?, balance_after = ?, updated_at = ?, settled_at = ? \
+             WHERE refund_id = ?",
+        )?;
+        update.execute(params![
+            refund.status.name(),
+            refund.balance_after.micros(),
+            refund.updated_at.timestamp_micros(),
+            refund.settled_at.map(|at| at.timestamp_micros()),
+            refund.id.as_str(),
         ])?;
     }
     Ok(())

@@ -14,9 +14,9 @@ pub fn roles(rpc: &str) -> Option<&'static [Role]> {
         }
         "RechargeCallback" => &[Payment, Admin],
         "InitializeUser" | "SetApiKeyQuota" | "GetApiKeyQuota" => &[Keys, Admin],
-        "ListAuditEvents" => &[Support, Admin],
-        "SetUserLimits" | "SetUserPlan" | "SetAccountStatus" | "AdjustBalance" | "RefundCharge" | "PutPriceVersion"
-        | "ListPriceVersions" | "DeletePriceVersion" => &[Admin],
+        "ListAuditEvents" | "ListUnappliedPayments" => &[Support, Admin],
+        "SetUserLimits" | "SetUserPlan" | "SetAccountStatus" | "AdjustBalance" | "RefundCharge" | "RefundRecharge"
+        | "ResolvePayment" | "PutPriceVersion" | "ListPriceVersions" | "DeletePriceVersion" => &[Admin],
         _ => return None,
     })
 }

@@ -26,7 +26,7 @@ const ITEM_BYTES: usize = 512;
 /// Memory that is taken from the budget at once. A small body takes none beyond its text.
 const STEP_BYTES: usize = 16 * 1024;
 
-/// The position in the text, the bounds, and the findings so far.
+/// The position in the text, the bounds, and the results so far.
 pub struct Reader<'r> {
     path: Vec<Step>,
     members: usize,

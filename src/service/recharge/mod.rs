@@ -1,7 +1,9 @@
-//! The rpcs of top-ups: start, callback and list.
+//! The rpcs of top-ups: start, callback and list; refunds and unapplied payments.
 
 mod admission;
 mod hints;
+mod refund;
+mod unapplied;
 
 use std::{sync::Arc, time::Instant};
 
@@ -23,16 +25,20 @@ use super::{
 use crate::{
     biz::{
         recharge::{
-            Recharges,
+            RechargeStore, Recharges,
             callback::{Notice, NoticedResult, SettledOrder},
-            order::{OrderFilter, OrderStore},
+            order::OrderFilter,
+            refund::Returned,
             request::{NewRecharge, Started},
         },
-        settlement::order::{Order, PaymentMethod},
+        settlement::{
+            order::{Order, PaymentMethod},
+            posting::ReportedRefund,
+        },
         values::{
             currency::Currency,
             error::{Error, Result},
-            ids::{IdempotencyKey, OrderId, PaymentId, UserId},
+            ids::{IdempotencyKey, OrderId, PaymentId, RefundId, UserId},
             invalid::Invalid,
             money::Money,
         },
@@ -47,7 +53,7 @@ const BEYOND_RATE: &str = "callbacks";
 /// Starts top-ups, settles them by callbacks, and shows their orders.
 pub struct RechargeService {
     pub recharges: Arc<Recharges>,
-    pub orders: Arc<dyn OrderStore>,
+    pub orders: Arc<dyn RechargeStore>,
     pub metrics: Arc<Metrics>,
     /// The currency of every amount.
     pub currency: Currency,
@@ -92,14 +98,18 @@ impl RechargeService {
         origin: Origin,
     ) -> Result<RechargeCallbackReply> {
         let started = Instant::now();
-        let notice = parse_notice(request).inspect_err(|error| self.count_refused_callback(error))?;
-        let order = notice.order.clone();
+        let report = parse_report(request).inspect_err(|error| self.count_refused_callback(error))?;
         if !origin.is_trusted {
             self.hints.admit(origin.client_ip).inspect_err(|error| {
                 self.metrics.requests.count_refused(UNPROVEN, BEYOND_RATE);
                 self.count_refused_callback(error);
             })?;
         }
+        let notice = match report {
+            Report::Payment(notice) => notice,
+            Report::Returned(returned) => return self.settle_returned(returned, &origin, started).await,
+        };
+        let order = notice.order.clone();
         let settled = self.recharges.settle(notice, origin.is_trusted, &origin.trace).await;
         if !origin.is_trusted && matches!(settled, Err(Error::OrderNotFound(_))) {
             self.hints.note_unknown(origin.client_ip);
@@ -167,6 +177,7 @@ impl RechargeService {
             status: order.status.to_string(),
             payment_order_id: order.payment.as_ref().map(PaymentId::to_string).unwrap_or_default(),
             payment_url: order.payment_url.clone().unwrap_or_default(),
+            refunded_amount: order.refunded.to_wire(),
             created_at: Some(order.created_at.into()),
             updated_at: Some(order.updated_at.into()),
         }
@@ -184,20 +195,32 @@ fn parse_recharge(request: RechargeRequest, origin: &Origin) -> Result<NewRechar
     })
 }
 
-fn parse_notice(request: RechargeCallbackRequest) -> Result<Notice> {
+/// A callback of payment-service.
+enum Report {
+    Payment(Notice),
+    /// Money that went back.
+    Returned(Returned),
+}
+
+fn parse_report(request: RechargeCallbackRequest) -> Result<Report> {
     let order = OrderId::parse("order_id", &request.order_id)?;
     let amount = Money::from_wire("amount", request.amount)?;
+    let payment = || PaymentId::parse_optional("payment_order_id", &request.payment_order_id);
     let result = match request.status.to_ascii_uppercase().as_str() {
         "SUCCESS" => {
             NoticedResult::Paid { payment: PaymentId::parse("payment_order_id", &request.payment_order_id)?, amount }
         }
-        "FAILED" => NoticedResult::Failed {
-            payment: PaymentId::parse_optional("payment_order_id", &request.payment_order_id)?,
-            amount: Some(amount).filter(|amount| !amount.is_zero()),
-        },
-        _ => return Err(Invalid::new("status", "must be SUCCESS or FAILED").into()),
+        "FAILED" => {
+            NoticedResult::Failed { payment: payment()?, amount: Some(amount).filter(|amount| !amount.is_zero()) }
+        }
+        status @ ("REFUNDED" | "CHARGEBACK") => {
+            let id = RefundId::parse("refund_id", &request.refund_id)?;
+            let report = ReportedRefund { is_chargeback: status == "CHARGEBACK", payment: payment()?, amount };
+            return Ok(Report::Returned(Returned { order, id, report, currency: given(request.currency) }));
+        }
+        _ => return Err(Invalid::new("status", "must be SUCCESS, FAILED, REFUNDED or CHARGEBACK").into()),
     };
-    Ok(Notice { order, result, currency: given(request.currency) })
+    Ok(Report::Payment(Notice { order, result, currency: given(request.currency) }))
 }
 
 fn given(text: String) -> Option<String> {

@@ -7,6 +7,7 @@ mod reset;
 mod resume;
 mod runs;
 mod screen;
+mod settlements;
 mod year;
 mod zones;
 

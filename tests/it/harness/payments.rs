@@ -178,6 +178,7 @@ pub fn success(order: &str, payment: &str, amount: f64) -> RechargeCallbackReque
         amount,
         status: "SUCCESS".into(),
         currency: String::new(),
+        refund_id: String::new(),
     }
 }
 

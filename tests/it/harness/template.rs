@@ -17,7 +17,7 @@ struct Template {
 /// A database on the shared server with the state after a first start, but without an identity.
 pub async fn database() -> String {
     let source = mariadb::create_database().await;
-    // TiDB takes seconds for each table, copied or not.
+    // TiDB has tables of its own file, and the copy was not tried there.
     if mariadb::is_tidb() {
         return source;
     }

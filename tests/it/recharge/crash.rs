@@ -11,9 +11,15 @@ use std::{
 
 use axum::{Router, body::Bytes, extract::State, http::HeaderMap, routing::post};
 use billing_service::{
+    app,
+    biz::recharge::reconcile::ReconciledOrders,
+    data::payment::proto::{CreateRefundRequest, GetRefundRequest, payment_client::PaymentClient},
     sandbox::{Answer, Sandbox, Switches},
     server::{ListenerLimits, serve},
-    service::proto::{GetAccountRequest, RechargeReply, RechargeRequest, billing_service_client::BillingServiceClient},
+    service::proto::{
+        GetAccountRequest, RechargeReply, RechargeRequest, RefundRechargeRequest,
+        billing_internal_service_client::BillingInternalServiceClient, billing_service_client::BillingServiceClient,
+    },
 };
 use futures_util::future::join_all;
 use http::StatusCode;
@@ -22,6 +28,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
+use super::reconcile::NEXT_DAY;
 use crate::harness::{
     Backend, Database, MySql, Sqlite,
     caller::Dice,
@@ -99,6 +106,57 @@ async fn a_kill_between_payment_and_callback_credits_once(#[values(MySql, Sqlite
     mortal.start_again().await;
     until_reported(&mortal.sandbox).await;
     assert_eq!(mortal.balance("u").await, 12.0);
+    mortal.database.assert_audit_is_clean().await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn killed_between_the_steps_of_a_refund_the_money_goes_back_once(#[values(MySql, Sqlite)] on: Backend) {
+    let mut mortal = Mortal::start(on, None).await;
+    let reply = mortal.recharge("u", 20.0).await;
+    press(&mortal.http, &reply.payment_url, "SUCCESS").await;
+    until_reported(&mortal.sandbox).await;
+    let address = format!("http://{}", mortal.sandbox.addr);
+    let mut payments = PaymentClient::connect(address).await.unwrap();
+    // payment-service does not know the one refund, and has made the other.
+    for (id, refund) in [("unknown", "unavailable"), ("made", "normal")] {
+        let switches = json!({"refund": refund, "refund_delay_ms": 60_000, "lose": true});
+        mortal.sandbox.set_switches(serde_json::from_value(switches).unwrap());
+        let grpc = Channel::from_shared(mortal.process.grpc.clone()).unwrap().connect_lazy();
+        let request = RefundRechargeRequest {
+            order_id: reply.order_id.clone(),
+            refund_id: id.into(),
+            amount: 5.0,
+            reason: "asked for it".into(),
+            force: false,
+        };
+        let asking =
+            tokio::spawn(async move { BillingInternalServiceClient::new(grpc).refund_recharge(request).await });
+        let from = format!("FROM recharge_refund WHERE refund_id = '{id}'");
+        until("the amount is held", async || mortal.database.rows(&["status"], &from).await == [["pending"]]).await;
+        if refund == "normal" {
+            let found = GetRefundRequest { refund_id: id.into() };
+            until("the refund is made", async || payments.clone().get_refund(found.clone()).await.is_ok()).await;
+        }
+        mortal.process.kill();
+        assert!(asking.await.unwrap().is_err());
+        mortal.start_again().await;
+    }
+    assert_eq!(mortal.balance("u").await, 20.0);
+    mortal.sandbox.set_switches(serde_json::from_value(json!({"lose": true})).unwrap());
+    let config = mortal.database.config(&settings(&mortal.sandbox, &[]));
+    for refunded in [2, 0] {
+        let store = app::connect(&config).await.unwrap();
+        let stop = Default::default();
+        let done = app::reconcile_recharges(&config, store.clone(), NEXT_DAY, &stop).await.unwrap();
+        app::close(&*store).await;
+        assert_eq!(done, ReconciledOrders { refunded, ..Default::default() });
+    }
+    assert_eq!(mortal.balance("u").await, 10.0);
+    let refund =
+        CreateRefundRequest { order_id: reply.order_id, refund_id: "rest".into(), amount: 1_001, ..Default::default() };
+    let refused = payments.create_refund(refund).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "10 of 20 are left there");
     mortal.database.assert_audit_is_clean().await;
 }
 

@@ -28,6 +28,7 @@ async fn only_its_user_finds_an_order_by_its_id(#[values(MySql, Sqlite)] on: Bac
             "payment_method",
             "payment_order_id",
             "payment_url",
+            "refunded_amount",
             "status",
             "updated_at",
             "user_id"

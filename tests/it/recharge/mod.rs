@@ -10,7 +10,9 @@ mod currencies;
 mod listing;
 mod outages;
 mod reconcile;
+mod refunds;
 mod repeats;
+mod unapplied;
 
 use std::{pin::pin, time::Duration};
 

@@ -153,6 +153,7 @@ async fn with_payment_service_at(on: Backend, address: std::net::SocketAddr, tim
         ("payment_service.grpc_addr", address),
         ("payment_service.timeout", timeout),
         ("payment_service.callback_auth", "none"),
+        ("payment_service.forward_metadata", "[x-app-id, x-absent]"),
         ("server.trusted_proxies", "[127.0.0.1, 10.0.0.0/8]"),
     ];
     Service::start_on(Database::create(on).await, &changes).await
@@ -267,10 +268,12 @@ async fn the_trace_and_the_client_reach_payment_service(#[values(MySql, Sqlite)]
     let body = json!({"user_id": "1001", "amount": 19.9, "payment_method": "alipay"});
     let request =
         service.http.post(url).header("traceparent", trace).header("x-forwarded-for", "203.0.113.7, 10.0.0.1");
+    let request = request.header("x-app-id", "app-1").header("x-other", "stays");
     assert_eq!(request.body(body.to_string()).send().await.unwrap().status(), 503);
 
     let (headers, frame) = sees.recv().await.unwrap();
-    assert_eq!(headers["traceparent"], trace);
+    assert_eq!((headers["traceparent"].to_str().unwrap(), headers["x-app-id"].to_str().unwrap()), (trace, "app-1"));
+    assert!(!headers.contains_key("x-other") && !headers.contains_key("x-absent"));
     assert!(headers.contains_key("grpc-timeout"));
     let message: billing_service::data::payment::proto::CreatePaymentRequest =
         prost::Message::decode(&frame[5..]).unwrap();

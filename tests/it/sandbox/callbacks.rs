@@ -24,7 +24,7 @@ async fn a_callback_is_signed_and_has_the_exact_amount() {
     let call = town.billing.called().await;
     assert_eq!(call.verify(), Ok(()));
     let expected = format!(
-        r#"{{"order_id":"o","payment_order_id":"{}","amount":12.34,"status":"SUCCESS","currency":"CNY"}}"#,
+        r#"{{"order_id":"o","payment_order_id":"{}","amount":12.34,"status":"SUCCESS","currency":"CNY","refund_id":""}}"#,
         payment.payment_id
     );
     assert_eq!(String::from_utf8_lossy(&call.message), expected);

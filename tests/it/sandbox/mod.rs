@@ -6,7 +6,7 @@ mod switches;
 mod town;
 
 use billing_service::{
-    data::payment::proto::{CreatePaymentRequest, PaymentStatus, payment_client::PaymentClient},
+    data::payment::proto::{CreatePaymentRequest, PaymentStatus, RefundStatus, payment_client::PaymentClient},
     sandbox::{Answer, Options, Sandbox, Switches},
 };
 use tonic::Code;
@@ -56,7 +56,8 @@ async fn the_page_shows_and_escapes_the_content_of_the_order() {
 
     town.submit(&payment.pay_url, "result=SUCCESS").await;
     let paid = town.page(&payment.pay_url).await;
-    assert!(paid.contains(">Paid<") && !paid.contains("<form"), "{paid}");
+    assert!(paid.contains(">Paid<") && !paid.contains(r#"value="SUCCESS""#), "{paid}");
+    assert!(paid.contains(r#"value="REFUNDED""#) && paid.contains(r#"value="CHARGEBACK""#), "{paid}");
     assert!(paid.contains(r#"href="https://shop.example/?a=&quot;&gt;&lt;b&gt;&amp;c=d""#), "{paid}");
 }
 
@@ -118,6 +119,38 @@ async fn a_failed_payment_may_be_tried_again() {
     }
     assert!(town.page(&payment.pay_url).await.contains("<title>Paid 12.34 CNY"));
     assert_eq!(town.answers().await.len(), 3);
+}
+
+#[tokio::test]
+async fn money_goes_back_on_the_page_and_never_more_than_was_paid() {
+    let mut town = Town::new(Switches::default()).await;
+    let payment = town.create("o").await;
+    assert_eq!(town.submit(&payment.pay_url, "result=REFUNDED").await.status(), 409, "it is not paid");
+    town.submit(&payment.pay_url, "result=SUCCESS").await;
+    town.billing.called().await.answer(200);
+    for (form, status, amount) in [
+        ("result=REFUNDED&amount=2.34", "REFUNDED", 2.34),
+        ("result=chargeback&amount=5", "CHARGEBACK", 5.0),
+        ("result=REFUNDED&amount=", "REFUNDED", 5.0),
+    ] {
+        assert_eq!(town.submit(&payment.pay_url, form).await.status(), 303, "{form}");
+        let call = town.billing.called().await;
+        assert_eq!((&call.content["status"], &call.content["amount"]), (&status.into(), &amount.into()), "{form}");
+        assert_eq!(call.content["payment_order_id"], payment.payment_id);
+        let id = call.content["refund_id"].as_str().unwrap().to_owned();
+        call.answer(200);
+        let found = town.refund_of(&id).await.unwrap();
+        assert_eq!((found.order_id.as_str(), found.status()), ("o", RefundStatus::Success));
+    }
+    let page = town.page(&payment.pay_url).await;
+    assert!(page.contains(": 5.00, done</p>") && !page.contains("<form"), "{page}");
+    for bad in ["result=REFUNDED", "result=CHARGEBACK&amount=0.01", "result=REFUND_SUCCESS&refund_id=x"] {
+        assert_eq!(town.submit(&payment.pay_url, bad).await.status(), 409, "{bad}");
+    }
+    for bad in ["result=REFUNDED&amount=x", "result=REFUNDED&amount=0.001"] {
+        assert_eq!(town.submit(&payment.pay_url, bad).await.status(), 400, "{bad}");
+    }
+    assert_eq!(town.answers().await.len(), 4);
 }
 
 #[tokio::test]

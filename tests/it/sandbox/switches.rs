@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use billing_service::{
-    data::payment::proto::{CreatePaymentReply, CreatePaymentRequest, GetPaymentReply, PaymentStatus},
-    sandbox::{Create, Get, PayAtOnce, Switches},
+    data::payment::proto::{CreatePaymentReply, CreatePaymentRequest, GetPaymentReply, PaymentStatus, RefundStatus},
+    sandbox::{Create, Get, GetRefund, PayAtOnce, Refund, Switches},
 };
 use serde_json::{Value, json};
 use tonic::Code;
@@ -21,6 +21,50 @@ async fn a_refused_or_unavailable_create_opens_no_payment() {
         town.sandbox.set_switches(Switches::default());
         town.create("o").await;
     }
+}
+
+#[tokio::test]
+async fn a_refund_is_made_as_its_switch_says_and_once_for_its_id() {
+    let mut town = Town::new(Switches::default()).await;
+    town.create_and_pay("o").await;
+    town.billing.called().await.answer(200);
+    for (number, (refund, answered, found)) in [
+        (Refund::Refuse, Err(Code::FailedPrecondition), Err(Code::NotFound)),
+        (Refund::Unavailable, Err(Code::Unavailable), Err(Code::NotFound)),
+        (Refund::Fail, Ok(RefundStatus::Failed), Ok(RefundStatus::Failed)),
+        (Refund::Pending, Ok(RefundStatus::Pending), Ok(RefundStatus::Pending)),
+        (Refund::LoseReply, Err(Code::Unavailable), Ok(RefundStatus::Success)),
+        (Refund::Normal, Ok(RefundStatus::Success), Ok(RefundStatus::Success)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        town.sandbox.set_switches(Switches { refund, ..Default::default() });
+        let id = format!("r-{number}");
+        for _ in 0..2 {
+            let reply = town.refund("o", &id, 100).await;
+            assert_eq!(reply.map(|reply| reply.status()).map_err(|refused| refused.code()), answered, "{refund:?}");
+            let refund_of = town.refund_of(&id).await;
+            assert_eq!(refund_of.map(|reply| reply.status()).map_err(|refused| refused.code()), found, "{refund:?}");
+        }
+        if found == Ok(RefundStatus::Success) {
+            let call = town.billing.called().await;
+            assert_eq!((&call.content["status"], &call.content["refund_id"]), (&json!("REFUNDED"), &json!(id)));
+            call.answer(200);
+        }
+    }
+    town.sandbox.set_switches(Switches::default());
+    assert_eq!(town.refund("o", "r-5", 99).await.unwrap_err().code(), Code::AlreadyExists);
+    assert_eq!(town.refund("o", "more", 935).await.unwrap_err().code(), Code::FailedPrecondition);
+    assert_eq!(town.refund("o", "", 1).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(town.refund("nobody", "r", 1).await.unwrap_err().code(), Code::NotFound);
+    for (get_refund, code) in
+        [(GetRefund::Refuse, Code::FailedPrecondition), (GetRefund::Unavailable, Code::Unavailable)]
+    {
+        town.sandbox.set_switches(Switches { get_refund, ..Default::default() });
+        assert_eq!(town.refund_of("r-5").await.unwrap_err().code(), code);
+    }
+    assert_eq!(town.answers().await.len(), 3);
 }
 
 #[tokio::test]
@@ -238,7 +282,8 @@ async fn switches_are_read_and_changed_over_http() {
         (response.status().as_u16(), response.text().await.unwrap())
     };
     let off = json!({
-        "create": "normal", "create_delay_ms": 0, "get": "normal", "get_delay_ms": 0, "pay_at_once": "none",
+        "create": "normal", "create_delay_ms": 0, "get": "normal", "get_delay_ms": 0,
+        "refund": "normal", "refund_delay_ms": 0, "get_refund": "normal", "pay_at_once": "none",
         "callback_delay_ms": 0, "duplicates": 0, "lose": false, "reorder": false, "forge": false, "wrong_amount": false,
     });
     assert_eq!(read().await, off);

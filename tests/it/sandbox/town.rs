@@ -11,7 +11,8 @@ use axum::{
 };
 use billing_service::{
     data::payment::proto::{
-        CreatePaymentReply, CreatePaymentRequest, GetPaymentReply, GetPaymentRequest, PaymentMethod, PaymentStatus,
+        CreatePaymentReply, CreatePaymentRequest, CreateRefundReply, CreateRefundRequest, GetPaymentReply,
+        GetPaymentRequest, GetRefundReply, GetRefundRequest, PaymentMethod, PaymentStatus,
         payment_client::PaymentClient,
     },
     sandbox::{Sandbox, Switches},
@@ -79,6 +80,18 @@ impl Town {
     pub async fn get(&self, payment_id: &str, order_id: &str) -> Result<GetPaymentReply, Status> {
         let request = GetPaymentRequest { payment_id: payment_id.into(), order_id: order_id.into() };
         soon(self.payments.clone().get_payment(request)).await.map(tonic::Response::into_inner)
+    }
+
+    pub async fn refund_of(&self, refund_id: &str) -> Result<GetRefundReply, Status> {
+        let request = GetRefundRequest { refund_id: refund_id.into() };
+        soon(self.payments.clone().get_refund(request)).await.map(tonic::Response::into_inner)
+    }
+
+    /// Asks for a refund of an order.
+    pub async fn refund(&self, order_id: &str, refund_id: &str, amount: i64) -> Result<CreateRefundReply, Status> {
+        let (order_id, refund_id) = (order_id.into(), refund_id.into());
+        let request = CreateRefundRequest { order_id, refund_id, amount, ..Default::default() };
+        soon(self.payments.clone().create_refund(request)).await.map(tonic::Response::into_inner)
     }
 
     pub async fn status_of(&self, order_id: &str) -> PaymentStatus {

@@ -22,12 +22,13 @@ use billing_service::{
         settlement::{
             ledger::Ledger,
             order::Order,
+            order_refund::OrderRefund,
             posting::{Batch, Outcome},
             transaction::{Due, Transaction},
         },
         values::{
             calendar::{BillingTime, DaySpan},
-            ids::{ApiKeyId, OrderId, TraceId, UserId},
+            ids::{ApiKeyId, OrderId, RefundId, TraceId, UserId},
             paging::PageStart,
         },
     },
@@ -71,6 +72,10 @@ impl Stage for Arc<dyn Store> {
 
     async fn order(&self, id: &OrderId) -> Option<Order> {
         OrderStore::order(&**self, id).await.unwrap()
+    }
+
+    async fn order_refund(&self, id: &RefundId) -> Option<OrderRefund> {
+        OrderStore::order_refund(&**self, id).await.unwrap()
     }
 
     async fn transaction(&self, user: &UserId, trace: &TraceId) -> Option<Transaction> {

@@ -17,19 +17,58 @@ use std::{
 use billing_service::{
     app,
     data::{
-        dsn,
+        Store, dsn,
         mysql::{MySqlStore, Nodes, PoolLimits, Reads},
     },
 };
 use rstest::rstest;
+use tokio::runtime::Runtime;
 
 pub use self::histories::runner;
-use self::histories::{histories, play};
+use self::histories::{
+    histories,
+    model::{Call, Overrun, Policy, Step},
+    play,
+    steps::{History, Round},
+};
 use crate::harness::{Backend, Database, MySql, Sqlite};
 
 #[rstest]
 fn random_histories_follow_the_model(#[values(MySql, Sqlite)] on: Backend) {
     static CASES: AtomicU64 = AtomicU64::new(0);
+    with_store(on, |runtime, store| {
+        runner(500)
+            .run(&histories(), |history| {
+                let case = format!("{:08}", CASES.fetch_add(1, Ordering::Relaxed));
+                runtime.block_on(play(store, &case, &history)).map(drop)
+            })
+            .unwrap();
+    });
+}
+
+/// A month later, the batch opens the account of the other user, then looks its ids up, and then
+/// opens the account of the old hold.
+#[rstest]
+fn a_repeat_of_an_old_hold_is_answered_beside_a_new_account(#[values(MySql, Sqlite)] on: Backend) {
+    let call = |trace, service| Call { trace, service, count: 1, cost: None, keyed: false, model: 0, tokens: None };
+    let round = |minutes, steps| Round { minutes, answer_is_lost: false, is_repeated: false, caps: None, steps };
+    let charge = |trace, service| Step::Charge { call: call(trace, service), is_delivered: false };
+    let history = History {
+        start: "2026-11-15T00:00:00Z",
+        policies: [Policy { charges_expired: false, overrun: Overrun::Charged }; 4],
+        close_minutes: 3,
+        daily_amount: false,
+        rounds: vec![
+            round(0, vec![(1, Step::Reserve { call: call(1, 0), stream: 0 })]),
+            round(20 * 24 * 60, vec![(1, charge(1, 3)), (0, charge(0, 0))]),
+        ],
+    };
+    with_store(on, |runtime, store| {
+        runtime.block_on(play(store, "late", &history)).unwrap();
+    });
+}
+
+fn with_store(on: Backend, run: impl FnOnce(&Runtime, &Arc<dyn Store>)) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (_database, store) = runtime.block_on(async {
         let database = Database::create(on).await;
@@ -50,11 +89,6 @@ fn random_histories_follow_the_model(#[values(MySql, Sqlite)] on: Backend) {
         }
         (database, store)
     });
-    runner(500)
-        .run(&histories(), |history| {
-            let case = format!("{:08}", CASES.fetch_add(1, Ordering::Relaxed));
-            runtime.block_on(play(&store, &case, &history)).map(drop)
-        })
-        .unwrap();
+    run(&runtime, &store);
     runtime.block_on(store.close());
 }

@@ -32,21 +32,21 @@ use self::{
 pub use self::{
     job::{LaneLimits, ParkingLimits},
     parking::ParkingSize,
-    reply::{Reported, Settled},
+    reply::{OrderRefunded, Reported, Settled},
 };
 use super::{
     commit_listener::CommitListener,
     ledger::Ledger,
     posting::{
-        Adjusted, Adjustment, Charge, Commit, Effect, Expire, Opening, OrderUpdate, PlanChange, Posting, Refund,
-        Release, Report, Reserve, StatusChange,
+        Adjusted, Adjustment, Charge, Commit, Effect, Expire, Opening, OrderRefundRequest, OrderRefundUpdate,
+        OrderUpdate, PaymentCredit, PlanChange, Posting, Refund, Release, Report, Reserve, StatusChange,
     },
     refund::Refunded,
     transaction::Transaction,
 };
 use crate::biz::{
     account::catalog::Catalog,
-    settlement::order::Order,
+    settlement::{order::Order, unapplied::UnappliedPayment},
     values::{
         calendar::Calendar,
         error::{Error, Result},
@@ -181,6 +181,43 @@ impl Engine {
     /// [`Error::Internal`].
     pub fn update_order(&self, update: OrderUpdate) -> impl Future<Output = Result<(Order, bool)>> + Send + 'static {
         self.post(Posting::UpdateOrder(update), Reply::OrderUpdated)
+    }
+
+    /// Begins a refund of a top-up: holds its amount. A repeat of its id gets the refund as it is now.
+    ///
+    /// # Errors
+    /// [`Error::OrderNotFound`], [`Error::TransactionState`] if the order is not credited,
+    /// [`Error::Invalid`] beyond the order, [`Error::InsufficientBalance`],
+    /// [`Error::IdempotencyConflict`], [`Error::Overloaded`], [`Error::Internal`].
+    pub fn refund_order(&self, request: OrderRefundRequest) -> impl Future<Output = OrderRefunded> + Send + 'static {
+        self.post(Posting::RefundOrder(request), Reply::OrderRefunded)
+    }
+
+    /// Settles a refund of a top-up by an event of payment-service.
+    ///
+    /// # Errors
+    /// [`Error::OrderNotFound`]; [`Error::AmountMismatch`] beyond the order;
+    /// [`Error::DuplicateRecharge`] of a payment that did not credit the order;
+    /// [`Error::IdempotencyConflict`]; [`Error::PaymentUnavailable`] if the report can't be settled yet;
+    /// [`Error::Invalid`], [`Error::Overloaded`], [`Error::Internal`].
+    pub fn update_order_refund(
+        &self,
+        update: OrderRefundUpdate,
+    ) -> impl Future<Output = OrderRefunded> + Send + 'static {
+        self.post(Posting::UpdateOrderRefund(update), Reply::OrderRefunded)
+    }
+
+    /// Credits an unapplied payment to a user. The flag says whether anything changed.
+    ///
+    /// # Errors
+    /// [`Error::PaymentNotFound`]; [`Error::TransactionState`] if it was resolved in another way;
+    /// [`Error::DuplicateRecharge`] if it has credited an order; [`Error::Invalid`] beyond the largest
+    /// balance; [`Error::Overloaded`], [`Error::Internal`].
+    pub fn credit_payment(
+        &self,
+        credit: PaymentCredit,
+    ) -> impl Future<Output = Result<(UnappliedPayment, bool)>> + Send + 'static {
+        self.post(Posting::CreditPayment(credit), Reply::PaymentCredited)
     }
 
     /// Sets the status of an account. Opens the account of a new user. Returns whether the status

@@ -5,9 +5,11 @@ use tokio::sync::oneshot;
 use crate::biz::{
     settlement::{
         order::Order,
+        order_refund::OrderRefund,
         posting::{Adjusted, Effect, Outcome},
         refund::Refunded,
         transaction::Transaction,
+        unapplied::UnappliedPayment,
     },
     values::error::{Error, Result},
 };
@@ -19,6 +21,9 @@ pub type Settled = Result<(Transaction, Effect)>;
 /// reservation had ended before the report, it is not PENDING and the report was not stored.
 pub type Reported = Result<(Transaction, bool)>;
 
+/// A refund of an order, the order, and whether the request changed anything.
+pub type OrderRefunded = Result<(OrderRefund, Order, bool)>;
+
 /// The channel that answers a posting.
 pub(super) enum Reply {
     Opened(oneshot::Sender<Result<bool>>),
@@ -28,6 +33,8 @@ pub(super) enum Reply {
     Adjusted(oneshot::Sender<Result<(Adjusted, bool)>>),
     Refunded(oneshot::Sender<Result<(Refunded, bool)>>),
     OrderUpdated(oneshot::Sender<Result<(Order, bool)>>),
+    OrderRefunded(oneshot::Sender<OrderRefunded>),
+    PaymentCredited(oneshot::Sender<Result<(UnappliedPayment, bool)>>),
     StatusSet(oneshot::Sender<Result<bool>>),
     PlanSet(oneshot::Sender<Result<bool>>),
 }
@@ -57,6 +64,12 @@ impl Reply {
             (Self::OrderUpdated(reply), Outcome::OrderUpdated { order, changed }) => {
                 answer(reply, Ok((order, changed)))
             }
+            (Self::OrderRefunded(reply), Outcome::OrderRefunded { refund, order, changed }) => {
+                answer(reply, Ok((refund, order, changed)))
+            }
+            (Self::PaymentCredited(reply), Outcome::PaymentCredited { payment, changed }) => {
+                answer(reply, Ok((payment, changed)))
+            }
             (Self::StatusSet(reply), Outcome::StatusSet { changed }) => answer(reply, Ok(changed)),
             (Self::PlanSet(reply), Outcome::PlanSet { changed }) => answer(reply, Ok(changed)),
             (_, outcome) => tracing::error!(?outcome, "ledger returned the wrong kind of outcome for a posting"),
@@ -72,6 +85,8 @@ impl Reply {
             Self::Adjusted(reply) => answer(reply, Err(error)),
             Self::Refunded(reply) => answer(reply, Err(error)),
             Self::OrderUpdated(reply) => answer(reply, Err(error)),
+            Self::OrderRefunded(reply) => answer(reply, Err(error)),
+            Self::PaymentCredited(reply) => answer(reply, Err(error)),
             Self::StatusSet(reply) => answer(reply, Err(error)),
             Self::PlanSet(reply) => answer(reply, Err(error)),
         }

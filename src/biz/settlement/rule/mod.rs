@@ -2,6 +2,7 @@
 //! databases and the tests' reference model use it.
 
 mod changes;
+mod order_refund;
 mod plan;
 mod recharge;
 mod recommit;
@@ -19,6 +20,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 
 use super::{
     audit_events,
+    order_refund::OrderRefund,
     posting::{Adjusted, Adjustment, Batch, Charge, Effect, Outcome, Posting, RecordIds},
     refund::{Refunded, RefundedPart},
     transaction::{ChargeContent, Status, Transaction},
@@ -35,7 +37,7 @@ use crate::biz::{
     values::{
         calendar::Month,
         error::Error,
-        ids::{ApiKeyId, OrderId, TraceId, UserId},
+        ids::{ApiKeyId, OrderId, PaymentId, RefundId, TraceId, UserId},
         invalid::Invalid,
         money::Money,
     },
@@ -64,6 +66,8 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
         changed_reservations: BTreeMap::new(),
         changed_refunds: BTreeSet::new(),
         changed_orders: BTreeSet::new(),
+        changed_order_refunds: BTreeMap::new(),
+        changed_unapplied: BTreeSet::new(),
         usage: BTreeMap::new(),
         refund_usage: BTreeMap::new(),
     };
@@ -82,6 +86,9 @@ pub fn settle(batch: &Batch, state: State) -> (Vec<Outcome>, Writes) {
             Posting::Adjust(adjustment) => book.adjust(adjustment),
             Posting::Refund(refund) => book.refund(refund),
             Posting::UpdateOrder(update) => book.update_order(update),
+            Posting::RefundOrder(request) => book.refund_order(request),
+            Posting::UpdateOrderRefund(update) => book.update_order_refund(update),
+            Posting::CreditPayment(credit) => book.credit_payment(credit),
             Posting::SetStatus(change) => book.set_status(change),
             Posting::SetPlan(change) => book.set_plan(change),
         })
@@ -110,6 +117,9 @@ struct Book<'a> {
     /// The transactions with new refunds.
     changed_refunds: BTreeSet<TransactionKey>,
     changed_orders: BTreeSet<OrderId>,
+    /// Each with whether it is new.
+    changed_order_refunds: BTreeMap<RefundId, bool>,
+    changed_unapplied: BTreeSet<PaymentId>,
     usage: BTreeMap<UsageKey, UsageDelta>,
     refund_usage: BTreeMap<UsageKey, RefundDelta>,
 }
@@ -306,6 +316,8 @@ impl Book<'_> {
         let plans = self.new_plans();
         let Book { mut state, charges, records, adjustments, refunds, audit_events, .. } = self;
         let mut orders = std::mem::take(&mut state.orders);
+        let mut order_refunds = std::mem::take(&mut state.order_refunds);
+        let mut unapplied = std::mem::take(&mut state.unapplied);
         let balances: Vec<_> = self
             .changed
             .into_iter()
@@ -359,6 +371,11 @@ impl Book<'_> {
         });
         let refunded_charges: Vec<_> = refunded_charges.collect();
         let orders = self.changed_orders.into_iter().filter_map(|id| orders.remove(&id));
+        let changed = self.changed_order_refunds.into_iter();
+        let changed = changed.filter_map(|(id, is_new)| Some((order_refunds.remove(&id)?, is_new)));
+        let (new, changed): (Vec<_>, Vec<_>) = changed.partition(|(_, is_new)| *is_new);
+        let without = |refunds: Vec<(OrderRefund, bool)>| refunds.into_iter().map(|(refund, _)| refund).collect();
+        let unapplied = self.changed_unapplied.into_iter().filter_map(|payment| unapplied.remove(&payment));
         Writes {
             charges,
             reservations: reservations.collect(),
@@ -368,6 +385,9 @@ impl Book<'_> {
             refunded_charges,
             audit_events,
             orders: orders.collect(),
+            new_order_refunds: without(new),
+            order_refunds: without(changed),
+            unapplied: unapplied.collect(),
             balances,
             statuses,
             plans,

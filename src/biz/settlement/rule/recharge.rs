@@ -3,11 +3,13 @@
 use super::Book;
 use crate::biz::{
     settlement::{
+        audit_events,
         order::{Order, OrderStatus},
-        posting::{OrderUpdate, Outcome, PaymentUpdate},
+        posting::{Adjusted, AdjustmentContent, OrderUpdate, Outcome, PaymentCredit, PaymentUpdate},
+        unapplied::{UnappliedPayment, UnappliedStatus},
     },
     values::{
-        error::Error,
+        error::{Duplicate, Error},
         ids::{OrderId, PaymentId},
         invalid::Invalid,
         money::Money,
@@ -43,17 +45,21 @@ impl Book<'_> {
     fn check_payment(&self, order: &OrderId, payment: &PaymentId) -> Result<(), Error> {
         match self.state.payments.get(payment) {
             Some(other) if other != order => {
-                Err(Error::DuplicateRecharge(format!("payment_order_id: {payment} belongs to another order")))
+                Err(Error::DuplicateRecharge(Duplicate::PaymentOfAnotherOrder(payment.clone())))
             }
             _ => Ok(()),
         }
     }
 
-    /// Credits the order in every state but SUCCESS, because the payment succeeded.
+    /// Credits the order in every state in which it is not credited, because the payment succeeded.
     fn paid(&mut self, order: &Order, payment: &PaymentId, amount: Money) -> Result<Option<Order>, Error> {
         check_amount(order, Some(amount))?;
-        if order.status == OrderStatus::Success {
+        if order.status.is_credited() {
             return check_repeat(order, payment).map(|()| None);
+        }
+        let unapplied = self.state.unapplied.get(payment).cloned();
+        if unapplied.as_ref().is_some_and(has_left) {
+            return Err(Error::DuplicateRecharge(Duplicate::Resolved(payment.clone())));
         }
         let balance = self.state.balances.get_mut(&order.user);
         let balance =
@@ -63,7 +69,71 @@ impl Book<'_> {
             .checked_add(order.amount)
             .ok_or_else(|| Invalid::new("amount", format!("takes the balance beyond {}", Money::MAX)))?;
         self.changed.insert(order.user.clone());
-        Ok(Some(Order { status: OrderStatus::Success, payment: Some(payment.clone()), ..order.clone() }))
+        self.state.credited_payments.insert(payment.clone());
+        if let Some(unapplied) = unapplied.filter(|unapplied| unapplied.status == UnappliedStatus::Open) {
+            let resolved_at = Some(self.batch.at.utc);
+            self.note_unapplied(UnappliedPayment { status: UnappliedStatus::Applied, resolved_at, ..unapplied });
+        }
+        let credited_at = Some(self.batch.at.utc);
+        Ok(Some(Order { status: OrderStatus::Success, payment: Some(payment.clone()), credited_at, ..order.clone() }))
+    }
+
+    /// Credits an unapplied payment to a user, as an adjustment.
+    pub(super) fn credit_payment(&mut self, credit: &PaymentCredit) -> Result<Outcome, Error> {
+        let found = self.state.unapplied.get(&credit.payment);
+        let payment = found.ok_or_else(|| Error::PaymentNotFound(credit.payment.clone()))?.clone();
+        let key = (credit.user.clone(), credit.adjustment.clone());
+        if let Some(first) = self.state.adjustments.get(&key)
+            && payment.user.as_ref() == Some(&credit.user)
+        {
+            let changed = first.request == credit.request;
+            return Ok(Outcome::PaymentCredited { payment, changed });
+        }
+        if self.state.credited_payments.contains(&credit.payment) {
+            return Err(Error::DuplicateRecharge(Duplicate::Credited(credit.payment.clone())));
+        }
+        let at = self.batch.at.utc;
+        let credited = payment.credited(&credit.user, &credit.call.reason, at)?;
+        let balance = self
+            .state
+            .balances
+            .get_mut(&credit.user)
+            .ok_or_else(|| Error::Internal(format!("the balance of {} was not loaded", credit.user)))?;
+        balance.amount = balance
+            .amount
+            .checked_add(payment.amount)
+            .ok_or_else(|| Invalid::new("user_id", format!("the balance would be beyond {}", Money::MAX)))?;
+        let adjusted = Adjusted {
+            user: credit.user.clone(),
+            id: credit.adjustment.clone(),
+            content: AdjustmentContent {
+                amount: payment.amount,
+                reason: credit.call.reason.clone(),
+                operator: credit.call.actor.caller.to_string(),
+            },
+            request: credit.request,
+            balance_after: balance.amount,
+            created_at: at,
+        };
+        self.changed.insert(credit.user.clone());
+        self.state.adjustments.insert(key, adjusted.clone());
+        self.adjustments.push(adjusted);
+        self.audit_events.push(audit_events::of_resolution(&credit.call, &payment, &credited, at));
+        self.note_unapplied(credited.clone());
+        Ok(Outcome::PaymentCredited { payment: credited, changed: true })
+    }
+
+    fn note_unapplied(&mut self, payment: UnappliedPayment) {
+        self.changed_unapplied.insert(payment.payment.clone());
+        self.state.unapplied.insert(payment.payment.clone(), payment);
+    }
+}
+
+/// Whether the money of an unapplied payment was credited elsewhere, or went back.
+fn has_left(payment: &UnappliedPayment) -> bool {
+    match payment.status {
+        UnappliedStatus::Credited | UnappliedStatus::Refunding | UnappliedStatus::Refunded => true,
+        UnappliedStatus::Open | UnappliedStatus::Applied | UnappliedStatus::Dismissed => false,
     }
 }
 
@@ -80,9 +150,9 @@ fn failed(order: &Order, payment: Option<&PaymentId>, amount: Option<Money>) -> 
             let payment = order.payment.as_ref().or(payment).cloned();
             Ok(Some(Order { status: OrderStatus::Failed, payment, ..order.clone() }))
         }
-        (OrderStatus::Failed, _) | (OrderStatus::Success, None) => Ok(None),
+        (OrderStatus::Failed, _) | (OrderStatus::Success | OrderStatus::Refunded, None) => Ok(None),
         // A late report of a failure, after the order was paid.
-        (OrderStatus::Success, Some(payment)) => check_repeat(order, payment).map(|()| None),
+        (OrderStatus::Success | OrderStatus::Refunded, Some(payment)) => check_repeat(order, payment).map(|()| None),
     }
 }
 
@@ -98,9 +168,9 @@ fn check_amount(order: &Order, amount: Option<Money>) -> Result<(), Error> {
 }
 
 /// Checks that a credited order was credited by this payment.
-fn check_repeat(order: &Order, payment: &PaymentId) -> Result<(), Error> {
+pub(super) fn check_repeat(order: &Order, payment: &PaymentId) -> Result<(), Error> {
     if order.payment.as_ref() == Some(payment) {
         return Ok(());
     }
-    Err(Error::DuplicateRecharge(format!("payment_order_id: order {} was settled by another payment", order.id)))
+    Err(Error::DuplicateRecharge(Duplicate::SecondPayment(order.id.clone())))
 }

@@ -16,9 +16,11 @@ use crate::biz::{
         ledger::SettledBatch,
         lock::LeftOut,
         order::Order,
+        order_refund::OrderRefund,
         posting::{Adjusted, Batch, Outcome, Posting},
         refund::{Refunded, RefundedPart},
         transaction::{Status, Transaction},
+        unapplied::UnappliedPayment,
     },
     values::{
         account_status::AccountStatus,
@@ -51,6 +53,12 @@ pub struct State {
     pub orders: HashMap<OrderId, Order>,
     /// The order of each of the batch's payments that an order already has.
     pub payments: HashMap<PaymentId, OrderId>,
+    /// Those of them that have credited their order.
+    pub credited_payments: BTreeSet<PaymentId>,
+    /// The stored refunds of the batch's refund ids.
+    pub order_refunds: HashMap<RefundId, OrderRefund>,
+    /// The unapplied ones of the batch's payments.
+    pub unapplied: HashMap<PaymentId, UnappliedPayment>,
 }
 
 /// A row of `free_quota`.
@@ -118,6 +126,9 @@ impl State {
             Posting::Open(_)
             | Posting::Adjust(_)
             | Posting::UpdateOrder(_)
+            | Posting::RefundOrder(_)
+            | Posting::UpdateOrderRefund(_)
+            | Posting::CreditPayment(_)
             | Posting::SetStatus(_)
             | Posting::SetPlan(_) => return None,
         };
@@ -142,6 +153,12 @@ pub struct Writes {
     pub audit_events: Vec<AuditEvent>,
     /// Every order that changed.
     pub orders: Vec<Order>,
+    /// New refunds of orders.
+    pub new_order_refunds: Vec<OrderRefund>,
+    /// Refunds of orders that were stored before and changed.
+    pub order_refunds: Vec<OrderRefund>,
+    /// Every unapplied payment that changed.
+    pub unapplied: Vec<UnappliedPayment>,
     /// Every account that changed. Its status is in `statuses`.
     pub balances: Vec<(UserId, Balance)>,
     /// Every status of an account that changed.

@@ -54,7 +54,7 @@ const UNREADABLE_KEY_QUOTAS: &str = "\
 /// bytes sees case and trailing spaces.
 macro_rules! unreadable_order {
     () => {
-        "(CAST(status AS BINARY) NOT IN ('pending', 'success', 'failed', 'expired') \
+        "(CAST(status AS BINARY) NOT IN ('pending', 'success', 'failed', 'expired', 'refunded') \
          OR CAST(payment_method AS BINARY) NOT IN ('alipay', 'wechat', 'wechatpay', 'stripe') OR amount < 0)"
     };
 }
@@ -71,7 +71,7 @@ const USERS: &str = concat!(
     (SELECT DISTINCT user_id FROM balance_adjustment WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM quota_opening WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
     (SELECT DISTINCT user_id FROM charge_refund WHERE user_id > ? ORDER BY user_id LIMIT ?) UNION \
-    (SELECT DISTINCT user_id FROM recharge_order WHERE (status = 'success' OR ",
+    (SELECT DISTINCT user_id FROM recharge_order WHERE (status IN ('success', 'refunded') OR ",
     unreadable_order!(),
     ") \
     AND user_id > ? ORDER BY user_id LIMIT ?) ORDER BY user_id LIMIT ?"
@@ -128,9 +128,14 @@ macro_rules! records_of {
 const BOOKS: &[(&str, Note<MySqlRow>)] = &[
     ("SELECT user_id, balance, held FROM user_balance WHERE user_id BETWEEN ? AND ?", audit::note_balance),
     (
-        "SELECT user_id, SUM(amount) FROM recharge_order \
-         WHERE status = 'success' AND user_id BETWEEN ? AND ? GROUP BY user_id",
+        "SELECT user_id, SUM(amount), SUM(refunded_amount), SUM(refunding_amount) FROM recharge_order \
+         WHERE status IN ('success', 'refunded') AND user_id BETWEEN ? AND ? GROUP BY user_id",
         audit::note_recharges,
+    ),
+    (
+        "SELECT user_id, status, kind, SUM(amount) FROM recharge_refund \
+         WHERE status <> 'failed' AND user_id BETWEEN ? AND ? GROUP BY user_id, status, kind",
+        audit::note_order_refunds,
     ),
     (
         "SELECT user_id, SUM(amount) FROM balance_adjustment WHERE user_id BETWEEN ? AND ? GROUP BY user_id",
@@ -147,16 +152,7 @@ const BOOKS: &[(&str, Note<MySqlRow>)] = &[
          CAST(SUM(free_count + paid_count) AS SIGNED) FROM charge_refund WHERE user_id BETWEEN ? AND ? GROUP BY user_id",
         audit::note_refunds,
     ),
-    (
-        "SELECT r.user_id, COUNT(*) FROM (SELECT user_id, trace_id, SUM(free_count + lapsed_count) AS free, \
-         SUM(paid_count) AS paid, SUM(amount) AS amount FROM charge_refund WHERE user_id BETWEEN ? AND ? \
-         GROUP BY user_id, trace_id) r \
-         LEFT JOIN billing_transaction t ON t.user_id = r.user_id AND t.trace_id = r.trace_id \
-         WHERE COALESCE(t.refunded_free, -1) <> r.free OR COALESCE(t.refunded_paid, -1) <> r.paid \
-         OR COALESCE(t.refunded_amount, -1) <> r.amount OR r.free > t.free_count OR r.paid > t.paid_count \
-         OR r.amount > t.amount GROUP BY r.user_id",
-        audit::note_wrong_charges,
-    ),
+    (audit::WRONG_CHARGES, audit::note_wrong_charges),
     (
         "SELECT user_id, service_name, reset_month, used_quota FROM free_quota \
          WHERE used_quota <> 0 AND user_id BETWEEN ? AND ?",

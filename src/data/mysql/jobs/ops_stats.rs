@@ -1,4 +1,4 @@
-//! Reads the operators' figures, from `job_run` and `recharge_order`.
+//! Reads the operators' figures, from `job_run`, `recharge_order`, `recharge_refund` and `unapplied_payment`.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -9,7 +9,7 @@ use crate::{
             audit,
             ops_stats::{FinishedAudit, OpsStatsStore},
         },
-        settlement::order::OrderStatus,
+        settlement::{order::OrderStatus, order_refund::RefundStatus, unapplied::UnappliedStatus},
         values::error::StoreError,
     },
     data::{mysql::MySqlStore, row::Columns, rows::jobs::finished_audit_of},
@@ -27,10 +27,21 @@ impl OpsStatsStore for MySqlStore {
     }
 
     async fn count_pending(&self, made_before: DateTime<Utc>) -> Result<u64, StoreError> {
-        let count = sqlx::query("SELECT COUNT(*) FROM recharge_order WHERE status = ? AND created_at < ?")
-            .bind(OrderStatus::Pending.name())
-            .bind(made_before.naive_utc());
+        let count = sqlx::query(
+            "SELECT (SELECT COUNT(*) FROM recharge_order WHERE status = ? AND created_at < ?) \
+             + (SELECT COUNT(*) FROM recharge_refund WHERE status = ? AND created_at < ?)",
+        )
+        .bind(OrderStatus::Pending.name())
+        .bind(made_before.naive_utc())
+        .bind(RefundStatus::Pending.name())
+        .bind(made_before.naive_utc());
         let rows = self.reader.fetch_all(count).await?;
+        rows.first().map_or(Ok(0), |row| row.number(0))
+    }
+
+    async fn count_unapplied(&self) -> Result<u64, StoreError> {
+        let count = sqlx::query("SELECT COUNT(*) FROM unapplied_payment WHERE status = ?");
+        let rows = self.reader.fetch_all(count.bind(UnappliedStatus::Open.name())).await?;
         rows.first().map_or(Ok(0), |row| row.number(0))
     }
 }

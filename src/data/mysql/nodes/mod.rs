@@ -184,7 +184,7 @@ impl Nodes {
     }
 
     /// [`Self::renew`] after the refusal of a read-only server. Behind the name of a managed database
-    /// it is the former primary, whose reads are stale.
+    /// it is the old primary, whose reads are stale.
     pub(super) fn renew_if_read_only(&self, generation: u64, error: &StoreError) {
         if error.is_read_only() {
             self.renew(generation);

@@ -41,18 +41,18 @@ async fn watch(nodes: Nodes, pools: Vec<Connections>) {
     loop {
         sleep_until(next_round).await;
         let begun = Instant::now();
-        let findings = join_all(probes.iter_mut().map(Probe::check)).await;
+        let checks = join_all(probes.iter_mut().map(Probe::check)).await;
         let in_use = nodes.in_use().index;
-        match preference.decide(in_use, &findings, Instant::now()) {
+        match preference.decide(in_use, &checks, Instant::now()) {
             Decision::Stay => {}
             Decision::Change { to, is_lost } => {
-                log_change(&nodes, in_use, to, &findings);
+                log_change(&nodes, in_use, to, &checks);
                 nodes.change(to, is_lost);
                 pools.iter().for_each(Connections::close_idle);
             }
             Decision::NoneUsable => tracing::error!(
                 host = nodes.0.nodes[in_use].name,
-                fault = fault_of(&findings[in_use]),
+                fault = fault_of(&checks[in_use]),
                 "database host not usable, and no other host is"
             ),
         }
@@ -60,9 +60,9 @@ async fn watch(nodes: Nodes, pools: Vec<Connections>) {
     }
 }
 
-fn log_change(nodes: &Nodes, from: usize, to: usize, findings: &[Finding]) {
+fn log_change(nodes: &Nodes, from: usize, to: usize, checks: &[Finding]) {
     let name = |index: usize| nodes.0.nodes[index].name.as_str();
-    match &findings[from] {
+    match &checks[from] {
         Finding::Well(_) => tracing::info!(from = name(from), to = name(to), "returning to a preferred database host"),
         Finding::Faulty(fault) => {
             tracing::warn!(from = name(from), to = name(to), %fault, "database host not usable; changing to another");
@@ -159,11 +159,11 @@ impl Preference {
         self.silent_rounds > 0
     }
 
-    fn decide(&mut self, in_use: usize, findings: &[Finding], now: Instant) -> Decision {
-        if let Some(Finding::Well(Some(id))) = findings.get(in_use) {
+    fn decide(&mut self, in_use: usize, checks: &[Finding], now: Instant) -> Decision {
+        if let Some(Finding::Well(Some(id))) = checks.get(in_use) {
             self.database = Some(id.clone());
         }
-        for (since, finding) in self.well_since.iter_mut().zip(findings) {
+        for (since, finding) in self.well_since.iter_mut().zip(checks) {
             match finding {
                 // A node with another database would get charges that the others do not have.
                 Finding::Well(id) if self.database.is_none() || *id == self.database => {
@@ -172,7 +172,7 @@ impl Preference {
                 _ => *since = None,
             }
         }
-        match findings.get(in_use) {
+        match checks.get(in_use) {
             Some(Finding::Faulty(Fault::Silent(_))) => {
                 self.silent_rounds += 1;
                 if self.silent_rounds < MAX_SILENT_ROUNDS {
@@ -260,7 +260,7 @@ mod tests {
             Decision::Change { to: 2, .. }
         ));
         let mut decide =
-            |findings: [Finding; 3], second: u64| preference.decide(2, &findings, begun + Duration::from_secs(second));
+            |checks: [Finding; 3], second: u64| preference.decide(2, &checks, begun + Duration::from_secs(second));
         assert_eq!(decide([well(), read_only(), well()], 1), Decision::Stay);
         // One failed check begins the wait anew.
         assert_eq!(decide([silent(), well(), well()], 50), Decision::Stay);

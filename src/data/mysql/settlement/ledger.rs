@@ -33,6 +33,7 @@ use crate::{
         limits::{caps, key_quotas},
         recharge,
         statement::{LockMode, Row as StatementRow, Statement},
+        unapplied,
     },
 };
 
@@ -59,6 +60,10 @@ impl Ledger for MySqlStore {
         self.settle_on(connection, &batch, Some(lock)).await
     }
 }
+
+/// Attempts of a batch. Each that fails removes a reason to fail: accounts are opened, the full
+/// look-up finds the ids that exist, accounts that only those ids need are opened.
+const MAX_ATTEMPTS: u32 = 4;
 
 /// Waits for a lock. The transaction that it begins goes on with the lock of an account.
 fn wait_for(lock: &Lock) -> Statement {
@@ -93,9 +98,7 @@ impl MySqlStore {
         let lookup_all = self.lookup_all.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
         let mut lookup = if lookup_all { Lookup::All } else { Lookup::Ending };
         let (mut created, mut locked) = (BTreeSet::new(), BTreeSet::new());
-        // At most three attempts: opened accounts stay open, and ids that the full look-up finds
-        // are not inserted.
-        for _ in 0..3 {
+        for _ in 0..MAX_ATTEMPTS {
             let Loaded { mut state, mut left_out } = load(&mut connection, batch, &keys, lookup, locking).await?;
             // Another attempt begins another transaction.
             if locking == Locking::Begun {
@@ -191,6 +194,11 @@ fn write(statement: &mut Statement, writes: &Writes, at: BillingTime) {
         key_quotas::set_used(statement, &writes.key_quotas, at);
     }
     recharge::update(statement, &writes.orders);
+    if !writes.new_order_refunds.is_empty() {
+        recharge::insert_refunds(statement, &writes.new_order_refunds);
+    }
+    recharge::update_refunds(statement, &writes.order_refunds);
+    unapplied::update(statement, &writes.unapplied);
     if !writes.balances.is_empty() {
         accounts::set_balances(statement, &writes.balances);
     }

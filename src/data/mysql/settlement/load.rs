@@ -17,7 +17,7 @@ use crate::{
         settlement::{
             keys::Keys,
             lock::{LeftOut, Lock, Obstacle},
-            posting::{Batch, Posting},
+            posting::Batch,
             rule::State,
         },
         values::{
@@ -34,6 +34,7 @@ use crate::{
             recharge,
             statement::{LockMode, Statement},
             transaction::BEGINNING,
+            unapplied,
         },
         row::Columns,
         rows::{
@@ -124,9 +125,7 @@ pub async fn load(
     if !keys.audit_events.is_empty() {
         audit_trail::read_ids(&mut statement, &keys.audit_events);
     }
-    if !keys.orders.is_empty() {
-        recharge::lock(&mut statement, keys, mode);
-    }
+    recharge::lock(&mut statement, keys, mode);
     if names_keys {
         key_quotas::lock(&mut statement, keys, mode);
         if skips {
@@ -184,9 +183,7 @@ pub async fn load(
             state.audit_events.insert(row.uuid(0)?);
         }
     }
-    if !keys.orders.is_empty() {
-        recharge::add_locked(state, left_out, &next()?, &next()?)?;
-    }
+    recharge::add_locked((&mut *state, &mut *left_out), batch, keys, &mut next)?;
     if names_keys {
         let locked = next()?;
         let present = if skips { next()? } else { Vec::new() };
@@ -266,7 +263,9 @@ impl Loaded {
         let missing = keys.users.iter().copied().filter(|user| !state.balances.contains_key(*user));
         let users: BTreeSet<&UserId> = missing.chain(&unopened).filter(|user| !left_out.contains(user)).collect();
         let orders: Vec<_> = keys.orders.iter().copied().filter(|order| !state.orders.contains_key(*order)).collect();
-        if users.is_empty() && orders.is_empty() {
+        let payments: Vec<_> =
+            keys.unapplied.iter().copied().filter(|payment| !state.unapplied.contains_key(*payment)).collect();
+        if users.is_empty() && orders.is_empty() && payments.is_empty() {
             return Ok(());
         }
         let mut statement = Statement::new("");
@@ -276,6 +275,9 @@ impl Loaded {
         if !orders.is_empty() {
             recharge::read_present(&mut statement, &orders);
         }
+        if !payments.is_empty() {
+            unapplied::read_present(&mut statement, &payments);
+        }
         let mut sets = statement.fetch(connection).await?.into_iter();
         if !users.is_empty() {
             let rows = sets.next().unwrap_or_default();
@@ -283,13 +285,20 @@ impl Loaded {
                 left_out.insert(&user, Obstacle::Locked(Lock::Account(user.clone())));
             }
         }
-        for row in sets.next().iter().flatten() {
-            let id = row.text(0)?;
-            let of_order =
-                |posting: &&Posting| matches!(posting, Posting::UpdateOrder(update) if update.order.as_str() == id);
-            for posting in batch.postings.iter().filter(of_order) {
-                let user = posting.user();
-                left_out.insert(user, Obstacle::Locked(Lock::Account(user.clone())));
+        if !orders.is_empty() {
+            for row in &sets.next().unwrap_or_default() {
+                let id = row.text(0)?;
+                recharge::leave_out_locked(left_out, batch, |posting| {
+                    posting.order().is_some_and(|order| order.as_str() == id)
+                });
+            }
+        }
+        if !payments.is_empty() {
+            for row in &sets.next().unwrap_or_default() {
+                let id = row.text(0)?;
+                recharge::leave_out_locked(left_out, batch, |posting| {
+                    posting.credited_payment().is_some_and(|payment| payment.as_str() == id)
+                });
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Reads the operators' figures, from `job_run` and `recharge_order`.
+//! Reads the operators' figures, from `job_run`, `recharge_order`, `recharge_refund` and `unapplied_payment`.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -9,7 +9,7 @@ use crate::{
             audit,
             ops_stats::{FinishedAudit, OpsStatsStore},
         },
-        settlement::order::OrderStatus,
+        settlement::{order::OrderStatus, order_refund::RefundStatus, unapplied::UnappliedStatus},
         values::error::StoreError,
     },
     data::{error::store_error, row::Columns, rows::jobs::finished_audit_of, sqlite::SqliteStore},
@@ -27,9 +27,19 @@ impl OpsStatsStore for SqliteStore {
     }
 
     async fn count_pending(&self, made_before: DateTime<Utc>) -> Result<u64, StoreError> {
-        let count = sqlx::query("SELECT COUNT(*) FROM recharge_order WHERE status = ? AND created_at < ?")
-            .bind(OrderStatus::Pending.name())
-            .bind(made_before.timestamp_micros());
+        let count = sqlx::query(
+            "SELECT (SELECT COUNT(*) FROM recharge_order WHERE status = ?1 AND created_at < ?2) \
+             + (SELECT COUNT(*) FROM recharge_refund WHERE status = ?3 AND created_at < ?2)",
+        )
+        .bind(OrderStatus::Pending.name())
+        .bind(made_before.timestamp_micros())
+        .bind(RefundStatus::Pending.name());
+        count.fetch_one(&self.reader).await.map_err(store_error)?.number(0)
+    }
+
+    async fn count_unapplied(&self) -> Result<u64, StoreError> {
+        let count = sqlx::query("SELECT COUNT(*) FROM unapplied_payment WHERE status = ?");
+        let count = count.bind(UnappliedStatus::Open.name());
         count.fetch_one(&self.reader).await.map_err(store_error)?.number(0)
     }
 }

@@ -32,7 +32,7 @@ use crate::{
             account::accounts,
             audit_trail,
             limits::{caps, key_quotas},
-            recharge,
+            recharge, unapplied,
             writer::{commit, found, writer_error},
         },
     },
@@ -78,6 +78,7 @@ fn settle(connection: &mut Connection, batch: &Batch) -> Result<SettledBatch, St
     refunds::load(&transaction, &keys, (&mut state, &mut left_out))?;
     state.audit_events = audit_trail::stored(&transaction, &keys.audit_events)?;
     recharge::load(&transaction, batch, &keys, (&mut state, &mut left_out))?;
+    unapplied::load(&transaction, batch, (&mut state, &mut left_out))?;
     caps::load(&transaction, &keys, (&mut state, &mut left_out))?;
     key_quotas::load(&transaction, batch, (&mut state, &mut left_out))?;
     let batch = if left_out.is_empty() { Cow::Borrowed(batch) } else { Cow::Owned(batch.without(&left_out)) };
@@ -147,6 +148,9 @@ fn write(transaction: &Transaction<'_>, writes: &Writes, at: BillingTime) -> rus
     insert_adjustments(transaction, &writes.adjustments)?;
     audit_trail::insert(transaction, &writes.audit_events)?;
     recharge::update(transaction, &writes.orders)?;
+    recharge::insert_refunds(transaction, &writes.new_order_refunds)?;
+    recharge::update_refunds(transaction, &writes.order_refunds)?;
+    unapplied::update(transaction, &writes.unapplied)?;
     caps::set_used(transaction, &writes.requests, at)?;
     key_quotas::set_used(transaction, &writes.key_quotas, at)?;
     accounts::set_balances(transaction, &writes.balances, at)?;

@@ -12,7 +12,7 @@ use crate::biz::{
         catalog::{Catalog, Plan, Price, QuotaUnit},
         policy::Policy,
     },
-    audit_trail::{ADJUST_BALANCE, REFUND_CHARGE, SET_ACCOUNT_STATUS},
+    audit_trail::{ADJUST_BALANCE, REFUND_CHARGE, REFUND_RECHARGE, SET_ACCOUNT_STATUS},
     charge::{
         prices::{PriceBook, PriceList, PriceVersion, Prices},
         quote::{Ask, Quoter},
@@ -25,9 +25,11 @@ use crate::biz::{
     reports::record::{Record, RecordType},
     settlement::{
         order::{Order, OrderStatus},
+        order_refund::OrderRefundContent,
         posting::{
-            Adjustment, AdjustmentContent, Batch, Cause, Charge, Commit, Effect, Expire, Opening, OrderUpdate, Outcome,
-            PaymentUpdate, Posting, RecordIds, Refund, Release, Report, Reserve, StatusChange,
+            Adjustment, AdjustmentContent, Batch, Cause, Charge, Commit, Effect, Expire, Opening, OrderRefundRequest,
+            OrderRefundUpdate, OrderUpdate, Outcome, PaymentUpdate, Posting, RecordIds, Refund, RefundEvent, Release,
+            Report, Reserve, StatusChange,
         },
         refund::{RefundContent, Refunded},
         transaction::{ChargeContent, Status, Transaction},
@@ -276,6 +278,9 @@ impl TestAccount {
             payment: payment.map(PaymentId::from_stored),
             payment_url: None,
             idempotency_key: None,
+            refunded: if status == OrderStatus::Refunded { yuan("20") } else { Money::ZERO },
+            refunding: Money::ZERO,
+            credited_at: None,
             created_at: DateTime::<Utc>::UNIX_EPOCH,
             updated_at: DateTime::<Utc>::UNIX_EPOCH,
         });
@@ -354,6 +359,28 @@ pub fn adjust(id: &str, amount: &str) -> Posting {
     })
 }
 
+/// A request to refund the order of all cases; `None` for all that is left of it.
+pub fn order_refund(id: &str, amount: Option<&str>) -> OrderRefundRequest {
+    OrderRefundRequest {
+        user: user(),
+        id: RefundId::from_stored(id),
+        content: OrderRefundContent {
+            order: OrderId::from_stored("o"),
+            amount: amount.map(yuan),
+            reason: "a case".into(),
+            is_forced: false,
+        },
+        request: Uuid::now_v7(),
+        call: call(REFUND_RECHARGE),
+    }
+}
+
+/// An event of a refund of the order of all cases.
+pub fn order_refund_event(id: &str, event: RefundEvent) -> Posting {
+    let (order, id) = (OrderId::from_stored("o"), RefundId::from_stored(id));
+    Posting::UpdateOrderRefund(OrderRefundUpdate { user: user(), order, id, event })
+}
+
 /// A debit that may take the balance below zero.
 pub fn claw_back(id: &str, amount: &str) -> Posting {
     let Posting::Adjust(adjustment) = adjust(id, amount) else { unreachable!() };
@@ -430,6 +457,16 @@ fn answer(outcome: &Outcome) -> String {
         Outcome::OrderUpdated { order, changed } => {
             let payment = order.payment.as_ref().map_or("no payment", |payment| payment.as_str());
             format!("{}{}, {payment}", if *changed { "" } else { "unchanged: " }, order.status)
+        }
+        Outcome::OrderRefunded { refund, order, changed } => {
+            let again = if *changed { "" } else { "unchanged: " };
+            format!(
+                "{again}{} of {}, order {} with {} back",
+                refund.status, refund.amount, order.status, order.refunded
+            )
+        }
+        Outcome::PaymentCredited { payment, changed } => {
+            format!("{}{}", if *changed { "" } else { "unchanged: " }, payment.status)
         }
         Outcome::StatusSet { changed } | Outcome::PlanSet { changed } => {
             if *changed { "set" } else { "unchanged" }.into()

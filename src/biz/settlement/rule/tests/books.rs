@@ -26,15 +26,17 @@ use crate::biz::{
     },
     settlement::{
         keys::Keys,
-        order::{Order, OrderStatus},
+        order::Order,
+        order_refund::{OrderRefund, RefundKind, RefundStatus},
         posting::{Adjusted, Batch, Outcome},
         refund::Refunded,
         rule::{self, NewRecord, QuotaKey, RefundDelta, State, TransactionKey, UsageDelta, UsageKey},
         transaction::{Status, Transaction},
+        unapplied::UnappliedPayment,
     },
     values::{
         calendar::{BillingTime, DaySpan, Month},
-        ids::{AdjustmentId, ApiKeyId, OrderId, RefundId, TraceId, UserId},
+        ids::{AdjustmentId, ApiKeyId, OrderId, PaymentId, RefundId, TraceId, UserId},
         money::Money,
     },
 };
@@ -53,6 +55,8 @@ struct Tables {
     adjustments: HashMap<(UserId, AdjustmentId), Adjusted>,
     refunds: HashMap<(UserId, RefundId), Refunded>,
     orders: HashMap<OrderId, Order>,
+    order_refunds: HashMap<RefundId, OrderRefund>,
+    unapplied: HashMap<PaymentId, UnappliedPayment>,
     records: Vec<NewRecord>,
     usage: BTreeMap<UsageKey, (UsageDelta, RefundDelta)>,
     audit_events: Vec<AuditEvent>,
@@ -87,6 +91,14 @@ impl Books {
                 .values()
                 .filter_map(|order| Some((order.payment.clone()?, order.id.clone())))
                 .collect(),
+            credited_payments: tables
+                .orders
+                .values()
+                .filter(|order| order.status.is_credited())
+                .filter_map(|order| order.payment.clone())
+                .collect(),
+            order_refunds: tables.order_refunds.clone(),
+            unapplied: tables.unapplied.clone(),
         };
         // A database opens the accounts that lack one of these quotas.
         for (user, month, service) in state.further_quotas(batch, &keys) {
@@ -135,6 +147,16 @@ impl Books {
         tables.audit_events.extend(writes.audit_events);
         for order in writes.orders {
             tables.orders.insert(order.id.clone(), order);
+        }
+        for refund in writes.new_order_refunds {
+            let known = tables.order_refunds.insert(refund.id.clone(), refund);
+            assert!(known.is_none(), "{known:?} is not new");
+        }
+        for refund in writes.order_refunds {
+            tables.order_refunds.insert(refund.id.clone(), refund).expect("the refund is stored");
+        }
+        for payment in writes.unapplied {
+            tables.unapplied.insert(payment.payment.clone(), payment).expect("the payment is stored");
         }
         tables.records.extend(writes.records);
         for (key, delta) in writes.usage {
@@ -185,6 +207,18 @@ impl Books {
 
     pub fn order(&self, id: &OrderId) -> Option<Order> {
         self.0.lock().unwrap().orders.get(id).cloned()
+    }
+
+    pub fn order_refund(&self, id: &RefundId) -> Option<OrderRefund> {
+        self.0.lock().unwrap().order_refunds.get(id).cloned()
+    }
+
+    pub fn keep_unapplied(&self, payment: UnappliedPayment) {
+        self.0.lock().unwrap().unapplied.insert(payment.payment.clone(), payment);
+    }
+
+    pub fn unapplied(&self, payment: &PaymentId) -> Option<UnappliedPayment> {
+        self.0.lock().unwrap().unapplied.get(payment).cloned()
     }
 
     pub fn key_quotas(&self) -> KeyQuotas {
@@ -328,8 +362,21 @@ impl Books {
             evidence.differing_days.extend((rollup != records).then_some(day));
         }
         assert!(days.is_empty(), "no rollup has {days:?}");
-        let paid = |order: &&Order| order.user == *user && order.status == OrderStatus::Success;
-        evidence.recharged = tables.orders.values().filter(paid).map(|order| order.amount).sum();
+        let paid = |order: &&Order| order.user == *user && order.status.is_credited();
+        for order in tables.orders.values().filter(paid) {
+            evidence.recharged = evidence.recharged.plus(order.amount);
+            evidence.orders_refunded = evidence.orders_refunded.plus(order.refunded);
+            evidence.orders_refunding = evidence.orders_refunding.plus(order.refunding);
+        }
+        for refund in tables.order_refunds.values().filter(|refund| refund.user == *user) {
+            let sum = match (refund.status, refund.kind) {
+                (RefundStatus::Failed, _) => continue,
+                (RefundStatus::Pending, _) => &mut evidence.refunding,
+                (RefundStatus::Success, RefundKind::Chargeback) => &mut evidence.charged_back,
+                (RefundStatus::Success, RefundKind::Requested | RefundKind::Reported) => &mut evidence.refunded,
+            };
+            *sum = sum.plus(refund.amount);
+        }
         evidence
     }
 }
@@ -365,6 +412,10 @@ impl Stage for Books {
 
     async fn order(&self, id: &OrderId) -> Option<Order> {
         Books::order(self, id)
+    }
+
+    async fn order_refund(&self, id: &RefundId) -> Option<OrderRefund> {
+        Books::order_refund(self, id)
     }
 
     async fn transaction(&self, user: &UserId, trace: &TraceId) -> Option<Transaction> {

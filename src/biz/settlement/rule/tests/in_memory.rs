@@ -8,7 +8,7 @@ use super::{
 };
 
 /// The rare events that the histories must contain, so that the test proves its claim.
-const RARE: [&str; 56] = [
+const RARE: [&str; 67] = [
     "a stream that was replaced reports",
     "a stream that was replaced commits",
     "a text has less than its stream had reported",
@@ -65,6 +65,17 @@ const RARE: [&str; 56] = [
     "delivered work passes a cap",
     "an adjustment overdraws",
     "a call that was refunded is a call again",
+    "a refund id belongs to another user",
+    "a refund fails and frees its hold",
+    "a refund asks for more than is left",
+    "a refund asks for more than is free",
+    "a refund is forced below zero",
+    "a refund succeeds",
+    "a refund succeeds after its failure",
+    "money goes back before it is credited",
+    "a report waits for a pending refund",
+    "a chargeback takes the balance below zero",
+    "an order is refunded in full",
 ];
 
 const CASES: u32 = 10_000;

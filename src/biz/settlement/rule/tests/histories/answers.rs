@@ -6,13 +6,14 @@ use chrono::Datelike;
 use uuid::Uuid;
 
 use super::{
-    model::{Answer, Call, Entry, Model, Moment, OrderState, State, Step, Tokens},
+    model::{Answer, Call, Entry, Model, Moment, OrderRefundState, OrderState, State, Step, Tokens},
     postings::{service, stream_id, version_id},
 };
 use crate::biz::{
     reports::record::{Record, RecordType},
     settlement::{
         order::{Order, OrderStatus},
+        order_refund::RefundStatus,
         posting::Outcome,
         transaction::{Status, Transaction},
     },
@@ -74,12 +75,20 @@ pub fn answer(step: &Step, outcome: &Outcome) -> Answer {
             let (state, payment) = order_state(order);
             Answer::Order { state, payment, changed: *changed }
         }
+        (Step::OrderRefund { .. }, Outcome::OrderRefunded { refund, order, changed }) => Answer::OrderRefunded {
+            state: order_refund_state(refund.status),
+            amount: refund.amount.micros(),
+            order: order_state(order).0,
+            changed: *changed,
+        },
         (Step::SetStatus { .. }, Outcome::StatusSet { changed })
         | (Step::SetPlan { .. }, Outcome::PlanSet { changed }) => Answer::StatusSet { changed: *changed },
         (_, Outcome::Refused(Error::AccountNotActive(_))) => Answer::NotActive,
-        (Step::Order { .. }, Outcome::Refused(Error::OrderNotFound(_))) => Answer::NotFound,
-        (Step::Order { .. }, Outcome::Refused(Error::AmountMismatch(_))) => Answer::WrongAmount,
-        (Step::Order { .. }, Outcome::Refused(Error::DuplicateRecharge(_))) => Answer::Duplicate,
+        (_, Outcome::Refused(Error::OrderNotFound(_))) => Answer::NotFound,
+        (_, Outcome::Refused(Error::AmountMismatch(_))) => Answer::WrongAmount,
+        (_, Outcome::Refused(Error::DuplicateRecharge(_))) => Answer::Duplicate,
+        (Step::OrderRefund { .. }, Outcome::Refused(Error::PaymentUnavailable(_))) => Answer::NotYet,
+        (Step::OrderRefund { .. }, Outcome::Refused(Error::Internal(_))) => Answer::Defect,
         (_, Outcome::Refused(Error::InsufficientQuota(_))) => Answer::Capped,
         (_, Outcome::Refused(Error::InsufficientBalance { .. })) => Answer::Insufficient,
         (_, Outcome::Refused(Error::IdempotencyConflict { .. })) => Answer::Conflict,
@@ -109,8 +118,17 @@ pub fn order_state(order: &Order) -> (OrderState, Option<u8>) {
         OrderStatus::Success => OrderState::Paid,
         OrderStatus::Failed => OrderState::Failed,
         OrderStatus::Expired => OrderState::Expired,
+        OrderStatus::Refunded => OrderState::Refunded,
     };
     (state, order.payment.as_ref().map(|payment| number(payment.as_str())))
+}
+
+pub fn order_refund_state(status: RefundStatus) -> OrderRefundState {
+    match status {
+        RefundStatus::Pending => OrderRefundState::Pending,
+        RefundStatus::Success => OrderRefundState::Success,
+        RefundStatus::Failed => OrderRefundState::Failed,
+    }
 }
 
 /// The number at the end of an id of the model.

@@ -9,7 +9,7 @@ pub mod model;
 mod play;
 pub mod postings;
 mod stage;
-mod steps;
+pub mod steps;
 
 use std::sync::{Arc, Mutex};
 

@@ -10,17 +10,20 @@ use proptest::{prop_assert, prop_assert_eq, test_runner::TestCaseError};
 
 use super::{
     StoppedClock,
-    answers::{Stored, answer, days, line, lines, order_state},
-    model::{Answer, KEY_LIMITS, Model, Moment, ORDERS, SERVICES, Shared, State, Step},
+    answers::{Stored, answer, days, line, lines, order_refund_state, order_state},
+    model::{
+        Answer, KEY_LIMITS, Model, Moment, ORDERS, OrderRefundState, OrderRefundStep, SERVICES, Shared, State, Step,
+    },
     postings::{
-        Postings, account_status, api_key, catalog, moment, new_order, order_id, plan, quoter, service, trace, user,
+        Postings, account_status, api_key, catalog, moment, new_order, order_id, order_refund_id, plan, quoter,
+        service, trace, user,
     },
     stage::Stage,
     steps::{History, Round, USERS},
 };
 use crate::biz::{
     account::Account,
-    audit_trail::{ADJUST_BALANCE, REFUND_CHARGE, SET_ACCOUNT_STATUS, SET_USER_LIMITS, SET_USER_PLAN},
+    audit_trail::{ADJUST_BALANCE, REFUND_CHARGE, REFUND_RECHARGE, SET_ACCOUNT_STATUS, SET_USER_LIMITS, SET_USER_PLAN},
     jobs::audit,
     limits::{
         caps::Caps,
@@ -216,6 +219,14 @@ impl<'h, S: Stage> Play<'h, S> {
             for order in 0..ORDERS {
                 let stored = self.stage.order(&order_id(self.postings.case, number, order)).await.unwrap();
                 prop_assert_eq!(order_state(&stored), model.orders[usize::from(order)]);
+                prop_assert_eq!(stored.refunded.micros(), model.order_refunded(order));
+            }
+            for (id, refund) in &model.order_refunds {
+                let stored = self.stage.order_refund(&order_refund_id(self.postings.case, *id)).await.unwrap();
+                prop_assert_eq!(stored.order, order_id(self.postings.case, number, refund.order));
+                let is_settled = stored.settled_at.is_some();
+                let stored = (order_refund_state(stored.status), stored.amount.micros(), is_settled);
+                prop_assert_eq!(stored, (refund.state, refund.amount, refund.state == OrderRefundState::Success));
             }
 
             let mut events = BTreeMap::new();
@@ -225,6 +236,10 @@ impl<'h, S: Stage> Play<'h, S> {
             let mut expected = BTreeMap::from([
                 (ADJUST_BALANCE.to_owned(), model.adjustments.len()),
                 (REFUND_CHARGE.to_owned(), model.refunds.len()),
+                (
+                    REFUND_RECHARGE.to_owned(),
+                    model.order_refunds.values().filter(|refund| refund.is_requested()).count(),
+                ),
                 (SET_ACCOUNT_STATUS.to_owned(), model.status_changes.len()),
                 (SET_USER_PLAN.to_owned(), model.plan_changes.len()),
                 (SET_USER_LIMITS.to_owned(), model.caps_changes),
@@ -256,10 +271,24 @@ impl<'h, S: Stage> Play<'h, S> {
         Ok(())
     }
 
-    /// Lets every reservation expire, releases those that can't be charged, and checks that nothing
-    /// is held any more.
+    /// Lets every reservation expire, releases those that can't be charged, ends the pending refunds, and
+    /// checks that nothing is held any more.
     async fn close(&mut self) -> Played {
         self.pass(60);
+        let steps = (0u8..).zip(&self.models).flat_map(|(number, model)| {
+            let pending = model.order_refunds.iter().filter(|(_, refund)| refund.state == OrderRefundState::Pending);
+            pending.map(move |(id, refund)| {
+                let refund_step = if id % 2 == 0 { OrderRefundStep::Succeeded } else { OrderRefundStep::Failed };
+                (number, Step::OrderRefund { order: refund.order, refund: *id, refund_step })
+            })
+        });
+        let steps: Vec<_> = steps.collect();
+        // No server settles an empty batch.
+        if !steps.is_empty() {
+            let postings = steps.iter().map(|(number, step)| self.postings.of(*number, step)).collect();
+            let (answers, expected) = self.settle(postings, &steps).await;
+            prop_assert_eq!(answers, expected);
+        }
         for ending in [|trace| Step::Expire { trace }, |trace| Step::Release { trace }] {
             let steps = (0u8..).zip(&self.models).flat_map(|(number, model)| {
                 let open = model.entries.iter().filter(|(_, entry)| entry.state == State::Open);

@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::{
     StoppedClock,
     model::{
-        Call, MODELS, Moment, OrderStep, Overrun, Policy, Priced, RefundRequest, Report, SERVICES, Service, Status,
-        Step, TTL_MINUTES, Tokens, order_amount,
+        Call, MODELS, Moment, OrderRefundStep, OrderStep, Overrun, Policy, Priced, RefundRequest, Report, SERVICES,
+        Service, Status, Step, TTL_MINUTES, Tokens, order_amount,
     },
 };
 use crate::biz::{
@@ -17,16 +17,20 @@ use crate::biz::{
         catalog::{Catalog, Plan, Price, QuotaUnit},
         policy::{AboveHold, OnExpiry},
     },
-    audit_trail::{ADJUST_BALANCE, Actor, AuditedCall, REFUND_CHARGE, SET_ACCOUNT_STATUS, SET_USER_PLAN},
+    audit_trail::{
+        ADJUST_BALANCE, Actor, AuditedCall, REFUND_CHARGE, REFUND_RECHARGE, SET_ACCOUNT_STATUS, SET_USER_PLAN,
+    },
     charge::{
         prices::{Class, Draft, Given, PlanPrices, PriceBook, PriceVersion, Prices},
         quote::{Ask, Quoter},
     },
     settlement::{
         order::{Order, OrderStatus},
+        order_refund::OrderRefundContent,
         posting::{
-            self, Adjustment, AdjustmentContent, Cause, Charge, Commit, Expire, OrderUpdate, PaymentUpdate, PlanChange,
-            Posting, RecordIds, Refund, Release, Reserve, StatusChange,
+            self, Adjustment, AdjustmentContent, Cause, Charge, Commit, Expire, OrderRefundRequest, OrderRefundUpdate,
+            OrderUpdate, PaymentUpdate, PlanChange, Posting, RecordIds, Refund, RefundEvent, Release, ReportedRefund,
+            Reserve, StatusChange,
         },
         refund::RefundContent,
         transaction::ChargeContent,
@@ -74,6 +78,10 @@ pub fn order_id(case: &str, user: u8, order: u8) -> OrderId {
 
 fn payment_id(case: &str, payment: u8) -> PaymentId {
     PaymentId::from_stored(format!("pay-{case}-{payment}"))
+}
+
+pub fn order_refund_id(case: &str, refund: u8) -> RefundId {
+    RefundId::from_stored(format!("refund-{case}-{refund}"))
 }
 
 /// The month of a number of the model.
@@ -254,12 +262,35 @@ impl Postings<'_> {
                 let call = AuditedCall { id: event, ..call(SET_USER_PLAN) };
                 Posting::SetPlan(PlanChange { user, plan: is_planned.then(plan), call })
             }
+            Step::OrderRefund { order, refund, refund_step } => {
+                self.order_refund(user, number, (*order, *refund), *refund_step)
+            }
             Step::Order { order, order_step } => Posting::UpdateOrder(OrderUpdate {
                 user,
                 order: order_id(self.case, number, *order),
                 payment_update: payment_update(self.case, *order, *order_step),
             }),
         }
+    }
+
+    fn order_refund(&self, user: UserId, number: u8, (order, refund): (u8, u8), step: OrderRefundStep) -> Posting {
+        let (order, id) = (order_id(self.case, number, order), order_refund_id(self.case, refund));
+        let event = match step {
+            OrderRefundStep::Begin { amount, is_forced } => {
+                let amount = amount.map(Money::from_micros);
+                let content = OrderRefundContent { order, amount, reason: "random".into(), is_forced };
+                let (request, call) = (Uuid::now_v7(), call(REFUND_RECHARGE));
+                return Posting::RefundOrder(OrderRefundRequest { user, id, content, request, call });
+            }
+            OrderRefundStep::Succeeded => RefundEvent::Succeeded,
+            OrderRefundStep::Failed => RefundEvent::Failed,
+            OrderRefundStep::Reported { amount, is_chargeback, payment } => RefundEvent::Reported(ReportedRefund {
+                is_chargeback,
+                payment: payment.map(|payment| payment_id(self.case, payment)),
+                amount: Money::from_micros(amount),
+            }),
+        };
+        Posting::UpdateOrderRefund(OrderRefundUpdate { user, order, id, event })
     }
 
     /// A call with its used or estimated tokens.
@@ -328,6 +359,9 @@ pub fn new_order(case: &str, number: u8, order: u8, at: DateTime<Utc>) -> Order 
         payment: None,
         payment_url: None,
         idempotency_key: None,
+        refunded: Money::ZERO,
+        refunding: Money::ZERO,
+        credited_at: None,
         created_at: at,
         updated_at: at,
     }

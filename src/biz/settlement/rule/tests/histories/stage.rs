@@ -15,12 +15,13 @@ use crate::biz::{
     reports::{record::Record, statistics::DailyUse},
     settlement::{
         order::Order,
+        order_refund::OrderRefund,
         posting::{Batch, Outcome},
         transaction::Transaction,
     },
     values::{
         calendar::{BillingTime, DaySpan},
-        ids::{ApiKeyId, OrderId, TraceId, UserId},
+        ids::{ApiKeyId, OrderId, RefundId, TraceId, UserId},
     },
 };
 
@@ -33,6 +34,7 @@ pub trait Stage {
     async fn key_quotas(&self, key: &ApiKeyId) -> KeyQuotas;
     async fn keep_order(&self, order: &Order);
     async fn order(&self, id: &OrderId) -> Option<Order>;
+    async fn order_refund(&self, id: &RefundId) -> Option<OrderRefund>;
     async fn transaction(&self, user: &UserId, trace: &TraceId) -> Option<Transaction>;
     async fn records(&self, user: &UserId) -> Vec<Record>;
     async fn daily(&self, user: &UserId, span: DaySpan) -> Vec<DailyUse>;

@@ -3,11 +3,13 @@
 use proptest::prelude::*;
 
 use super::model::{
-    Call, Caps, Commit, MODELS, ORDERS, OrderStep, Overrun, Policy, RefundRequest, Report, SERVICES, Status, Step,
-    Tokens,
+    Call, Caps, Commit, MODELS, ORDERS, OrderRefundStep, OrderStep, Overrun, Policy, RefundRequest, Report, SERVICES,
+    Status, Step, Tokens,
 };
 
 pub const USERS: u8 = 2;
+/// Number of refund ids, over all users.
+pub const ORDER_REFUNDS: u8 = 6;
 
 /// The events of several accounts.
 #[derive(Debug, Clone)]
@@ -49,12 +51,13 @@ pub fn histories() -> impl Strategy<Value = History> {
     // A user without a balance can only use the free quotas.
     let credits = prop::option::weighted(0.8, 5..120i64);
     let streams = prop::collection::vec(stream(), 0..5);
+    let refunds = prop::collection::vec(order_refund_life(), 0..3);
     let has_debt = prop::bool::weighted(0.2);
     let close_minutes = prop_oneof![2 => Just(3u32), 1 => Just(72 * 60)];
     let opening = (credits, has_debt, close_minutes);
-    (start, policies, any::<bool>(), opening, prop::collection::vec(round(), 1..9), streams).prop_map(
-        |(start, policies, daily_amount, (credits, has_debt, close_minutes), mut rounds, streams)| {
-            for (user, mut places, steps) in streams {
+    (start, policies, any::<bool>(), opening, prop::collection::vec(round(), 1..9), (streams, refunds)).prop_map(
+        |(start, policies, daily_amount, (credits, has_debt, close_minutes), mut rounds, (streams, refunds))| {
+            for (user, mut places, steps) in streams.into_iter().chain(refunds) {
                 places.sort_unstable();
                 for (place, step) in places.into_iter().zip(steps) {
                     let number = place * rounds.len() / PLACES;
@@ -104,6 +107,39 @@ fn stream() -> impl Strategy<Value = (u8, Vec<usize>, Vec<Step>)> {
     })
 }
 
+/// The life of a refund among the other steps: its order is paid, and then it begins and ends.
+fn order_refund_life() -> impl Strategy<Value = (u8, Vec<usize>, Vec<Step>)> {
+    (user(), 0..ORDERS, 0..ORDER_REFUNDS).prop_flat_map(|(user, order, refund)| {
+        // A payment of the order's own.
+        let payment = 4 + user * ORDERS + order;
+        let order_step = OrderStep::Paid { payment, wrong_amount: false };
+        let refund_steps = prop::collection::vec(order_refund_step(prop::option::of(Just(payment)).boxed()), 1..5);
+        let places = prop::collection::vec(0..PLACES, 6);
+        (places, prop::option::weighted(0.8, begin_order_refund()), refund_steps).prop_map(
+            move |(places, begin, steps)| {
+                let refund = |refund_step| Step::OrderRefund { order, refund, refund_step };
+                let steps = begin.into_iter().chain(steps).map(refund);
+                (user, places, [Step::Order { order, order_step }].into_iter().chain(steps).collect())
+            },
+        )
+    })
+}
+
+fn begin_order_refund() -> impl Strategy<Value = OrderRefundStep> {
+    (prop::option::weighted(0.7, 1..70i64), prop::bool::weighted(0.3))
+        .prop_map(|(amount, is_forced)| OrderRefundStep::Begin { amount, is_forced })
+}
+
+fn order_refund_step(payment: BoxedStrategy<Option<u8>>) -> impl Strategy<Value = OrderRefundStep> {
+    prop_oneof![
+        2 => begin_order_refund(),
+        2 => Just(OrderRefundStep::Succeeded),
+        2 => Just(OrderRefundStep::Failed),
+        3 => (1..70i64, any::<bool>(), payment)
+            .prop_map(|(amount, is_chargeback, payment)| OrderRefundStep::Reported { amount, is_chargeback, payment }),
+    ]
+}
+
 fn policy() -> impl Strategy<Value = Policy> {
     let overrun = prop_oneof![Just(Overrun::Charged), Just(Overrun::Capped), Just(Overrun::Spilled)];
     (any::<bool>(), overrun).prop_map(|(charges_expired, overrun)| Policy { charges_expired, overrun })
@@ -144,6 +180,9 @@ fn step() -> impl Strategy<Value = Step> {
         3 => refund(trace()),
         // The largest number has no order.
         3 => (0..=ORDERS, order_step()).prop_map(|(order, order_step)| Step::Order { order, order_step }),
+        // Few refund ids, so that orders and users share them.
+        3 => (0..=ORDERS, 0..ORDER_REFUNDS, order_refund_step(prop::option::weighted(0.2, 0..10u8).boxed()))
+            .prop_map(|(order, refund, refund_step)| Step::OrderRefund { order, refund, refund_step }),
         1 => (any::<u8>(), status()).prop_map(|(id, status)| Step::SetStatus { id, status }),
         1 => (any::<u8>(), any::<bool>()).prop_map(|(id, is_planned)| Step::SetPlan { id, is_planned }),
     ]

@@ -2,6 +2,7 @@
 //! read sums them over the open reservations.
 
 mod keys;
+mod order_refunds;
 mod orders;
 mod prices;
 mod refunds;
@@ -12,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::{
     keys::KEY_LIMITS,
+    order_refunds::{OrderRefund, OrderRefundState, OrderRefundStep},
     orders::{ORDERS, OrderState, OrderStep, Payments, order_amount},
     prices::{MODELS, Priced, SERVICES, Service, Tokens},
     refunds::Refund,
@@ -59,6 +61,12 @@ pub enum Step {
     Order {
         order: u8,
         order_step: OrderStep,
+    },
+    OrderRefund {
+        order: u8,
+        /// Refunds are numbered over all users.
+        refund: u8,
+        refund_step: OrderRefundStep,
     },
     SetStatus {
         /// Identifies the request.
@@ -134,16 +142,18 @@ pub enum Overrun {
 /// The caps of calls per day and per month.
 pub type Caps = (usize, usize);
 
-/// The state that all users share: payments, and one API key.
+/// The state that all users share: payments, the owners of refund ids, and one API key.
 #[derive(Debug)]
 pub struct Shared {
     pub payments: Payments,
+    /// The user of each refund.
+    pub order_refunds: BTreeMap<u8, u8>,
     pub key: Key,
 }
 
 impl Shared {
     pub fn new(daily_amount: bool) -> Self {
-        Self { payments: Payments::default(), key: Key::new(daily_amount) }
+        Self { payments: Payments::default(), order_refunds: BTreeMap::new(), key: Key::new(daily_amount) }
     }
 }
 
@@ -196,6 +206,16 @@ pub enum Answer {
         payment: Option<u8>,
         changed: bool,
     },
+    OrderRefunded {
+        state: OrderRefundState,
+        amount: i64,
+        order: OrderState,
+        changed: bool,
+    },
+    /// The report must come again.
+    NotYet,
+    /// A step that the service never takes.
+    Defect,
     StatusSet {
         changed: bool,
     },
@@ -218,7 +238,7 @@ impl Answer {
             | Self::Released { replayed }
             | Self::Adjusted { replayed, .. }
             | Self::Refunded { replayed, .. } => *replayed = false,
-            Self::Order { changed, .. } => *changed = false,
+            Self::Order { changed, .. } | Self::OrderRefunded { changed, .. } => *changed = false,
             _ => {}
         }
     }
@@ -264,6 +284,7 @@ pub struct Model {
     pub caps_changes: usize,
     /// The state of each order, and its payment.
     pub orders: Vec<(OrderState, Option<u8>)>,
+    pub order_refunds: BTreeMap<u8, OrderRefund>,
     pub entries: BTreeMap<u8, Entry>,
     pub adjustments: BTreeMap<u8, (i64, i64)>,
     /// The refunds, each with its answer.
@@ -288,6 +309,7 @@ impl Model {
             plan_changes: BTreeSet::new(),
             caps_changes: 0,
             orders: vec![(OrderState::Pending, None); ORDERS.into()],
+            order_refunds: BTreeMap::new(),
             entries: BTreeMap::new(),
             adjustments: BTreeMap::new(),
             refunds: BTreeMap::new(),
@@ -296,9 +318,9 @@ impl Model {
         }
     }
 
-    /// The holds of open reservations on the balance.
+    /// The holds of open reservations and of pending refunds on the balance.
     pub fn held(&self) -> i64 {
-        self.open().map(|hold| hold.amount).sum()
+        self.open().map(|hold| hold.amount).sum::<i64>() + self.pending_refunds()
     }
 
     fn open(&self) -> impl Iterator<Item = &Hold> {
@@ -379,6 +401,9 @@ impl Model {
             Step::Adjust { id, amount, allow_negative } => self.adjust(*id, *amount, *allow_negative),
             Step::Refund(refund) => self.refund(*refund, now, key),
             Step::Order { order, order_step } => self.order(*order, *order_step, &mut shared.payments),
+            Step::OrderRefund { order, refund, refund_step } => {
+                self.order_refund(*order, *refund, *refund_step, &mut shared.order_refunds)
+            }
             Step::SetStatus { id, status } => self.set_status(*id, *status),
             Step::SetPlan { id, is_planned } => self.set_plan(*id, *is_planned),
         }

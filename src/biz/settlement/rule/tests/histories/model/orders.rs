@@ -29,6 +29,13 @@ pub enum OrderState {
     Paid,
     Failed,
     Expired,
+    Refunded,
+}
+
+impl OrderState {
+    pub fn is_credited(self) -> bool {
+        matches!(self, Self::Paid | Self::Refunded)
+    }
 }
 
 /// Number of orders of each user. Larger order numbers do not exist.
@@ -67,10 +74,12 @@ impl Model {
         }
         let is_other = |named: Option<u8>| named.is_some() && named != payment;
         let (new_state, new_payment) = match (order_step, state) {
-            (OrderStep::Paid { .. } | OrderStep::Failed { .. }, OrderState::Paid) if is_other(order_step.payment()) => {
+            (OrderStep::Paid { .. } | OrderStep::Failed { .. }, _)
+                if state.is_credited() && is_other(order_step.payment()) =>
+            {
                 return Answer::Duplicate;
             }
-            (_, OrderState::Paid) => (state, payment),
+            _ if state.is_credited() => (state, payment),
             (OrderStep::Paid { payment, .. }, _) => {
                 self.balance += order_amount(order);
                 (OrderState::Paid, Some(payment))

@@ -1,0 +1,115 @@
+//! Payments that were reported, believed, and not credited: the store, and their resolution.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use crate::biz::{
+    audit_trail::{AuditEvent, AuditedCall},
+    settlement::{
+        audit_events,
+        unapplied::{UnappliedCause, UnappliedChange, UnappliedPayment, UnappliedStatus},
+    },
+    values::{
+        error::{Duplicate, Error, Result, StoreError},
+        ids::{OrderId, PaymentId},
+        money::Money,
+        paging::Cursor,
+    },
+};
+
+/// A report of a payment that could not be credited.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnappliedReport {
+    pub payment: PaymentId,
+    pub order: OrderId,
+    /// Above zero.
+    pub amount: Money,
+    /// The code of the currency, at most [`UnappliedReport::MAX_CURRENCY`] characters.
+    pub currency: String,
+    pub cause: UnappliedCause,
+}
+
+impl UnappliedReport {
+    /// Longest code of a currency that is stored.
+    pub const MAX_CURRENCY: usize = 8;
+}
+
+/// A change of an unapplied payment that moves no balance.
+#[derive(Debug, Clone)]
+pub struct Resolution {
+    pub change: UnappliedChange,
+    /// The call of the operator; `None` for an answer of payment-service.
+    pub call: Option<AuditedCall>,
+    pub at: DateTime<Utc>,
+}
+
+/// The stored payment that a [`Resolution`] finds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundUnapplied {
+    pub payment: UnappliedPayment,
+    /// Whether the payment has credited an order.
+    pub has_credited: bool,
+}
+
+/// The rows to write for a [`Resolution`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    pub payment: UnappliedPayment,
+    /// False for a repeat, which writes nothing.
+    pub changed: bool,
+    pub event: Option<AuditEvent>,
+}
+
+impl Resolution {
+    /// Decides on the stored payment, which is locked.
+    ///
+    /// # Errors
+    /// [`Error::PaymentNotFound`]; [`Error::TransactionState`] if it was resolved in another way;
+    /// [`Error::DuplicateRecharge`] if a refund would take the money of a credited order.
+    pub fn decide(&self, id: &PaymentId, found: Option<FoundUnapplied>) -> Result<Resolved> {
+        let FoundUnapplied { payment, has_credited } = found.ok_or_else(|| Error::PaymentNotFound(id.clone()))?;
+        let reason = self.call.as_ref().map_or("", |call| &call.reason);
+        let Some(after) = payment.after(self.change, reason, self.at)? else {
+            return Ok(Resolved { payment, changed: false, event: None });
+        };
+        if self.change == UnappliedChange::BeginRefund && has_credited {
+            return Err(Error::DuplicateRecharge(Duplicate::Credited(id.clone())));
+        }
+        let event = self.call.as_ref().map(|call| audit_events::of_resolution(call, &payment, &after, self.at));
+        Ok(Resolved { payment: after, changed: true, event })
+    }
+}
+
+type Stored<T> = std::result::Result<T, StoreError>;
+
+/// Stores and reads unapplied payments. Settlement credits them.
+#[async_trait]
+pub trait UnappliedStore: Send + Sync + 'static {
+    /// Stores a report: a new payment, or one more sight of a known one, whatever its status.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn report_unapplied(&self, report: &UnappliedReport, at: DateTime<Utc>) -> Stored<()>;
+
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn unapplied_payment(&self, payment: &PaymentId) -> Stored<Option<UnappliedPayment>>;
+
+    /// At most `limit` payments, newest first, after the position `after`; those of one status, or all.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn unapplied_payments(
+        &self,
+        status: Option<UnappliedStatus>,
+        after: Option<&Cursor>,
+        limit: u32,
+    ) -> Stored<Vec<UnappliedPayment>>;
+
+    /// Changes a payment by [`Resolution::decide`], under a lock, together with its audit event. Returns
+    /// the payment, and whether it has changed; or the refusal.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`], [`StoreError::Unavailable`], [`StoreError::Failed`].
+    async fn resolve_unapplied(&self, payment: &PaymentId, resolution: &Resolution) -> Stored<Result<Resolved>>;
+}

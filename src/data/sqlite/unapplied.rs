@@ -1,0 +1,167 @@
+//! Payments that were reported and not credited, in the table `unapplied_payment`.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+
+use super::{
+    SqliteStore, audit_trail,
+    writer::{commit, found, writer_error},
+};
+use crate::{
+    biz::{
+        recharge::unapplied::{FoundUnapplied, Resolution, Resolved, UnappliedReport, UnappliedStore},
+        settlement::{
+            lock::LeftOut,
+            posting::Batch,
+            rule::State,
+            unapplied::{UnappliedPayment, UnappliedStatus},
+        },
+        values::{
+            error::{self, StoreError},
+            ids::{PaymentId, UserId},
+            paging::Cursor,
+        },
+    },
+    data::{error::store_error, row::Columns, rows::unapplied::unapplied_of},
+};
+
+/// Selects unapplied payments in the columns of [`unapplied_of`]; further columns or conditions follow.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT payment_order_id, order_id, amount, currency, cause, times_seen, first_seen_at, last_seen_at, \
+             status, user_id, reason, refunds, resolved_at",
+            $rest
+        )
+    };
+}
+/// The position behind the columns of [`unapplied_of`].
+const HAS_CREDITED: usize = 13;
+
+#[async_trait]
+impl UnappliedStore for SqliteStore {
+    async fn report_unapplied(&self, report: &UnappliedReport, at: DateTime<Utc>) -> Result<(), StoreError> {
+        let report = report.clone();
+        let upsert = move |connection: &mut Connection| {
+            let done = connection.execute(
+                "INSERT INTO unapplied_payment \
+                 (payment_order_id, order_id, amount, currency, cause, first_seen_at, last_seen_at) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6) \
+                 ON CONFLICT DO UPDATE SET times_seen = times_seen + 1, last_seen_at = excluded.last_seen_at",
+                params![
+                    report.payment.as_str(),
+                    report.order.as_str(),
+                    report.amount.micros(),
+                    report.currency,
+                    report.cause.name(),
+                    at.timestamp_micros(),
+                ],
+            );
+            done.map(drop).map_err(writer_error)
+        };
+        self.writer.run(upsert).await
+    }
+
+    async fn unapplied_payment(&self, payment: &PaymentId) -> Result<Option<UnappliedPayment>, StoreError> {
+        let query = sqlx::query(select!(" FROM unapplied_payment WHERE payment_order_id = ?")).bind(payment.as_str());
+        let row = query.fetch_optional(&self.reader).await.map_err(store_error)?;
+        row.as_ref().map(unapplied_of).transpose()
+    }
+
+    async fn unapplied_payments(
+        &self,
+        status: Option<UnappliedStatus>,
+        after: Option<&Cursor>,
+        limit: u32,
+    ) -> Result<Vec<UnappliedPayment>, StoreError> {
+        let (after, after_id) =
+            after.map_or((i64::MAX, ""), |cursor| (cursor.created_at.timestamp_micros(), cursor.id.as_str()));
+        let query = sqlx::query(select!(
+            " FROM unapplied_payment WHERE (?1 IS NULL OR status = ?1) AND (first_seen_at, payment_order_id) < (?2, ?3) \
+             ORDER BY first_seen_at DESC, payment_order_id DESC LIMIT ?4"
+        ))
+        .bind(status.map(UnappliedStatus::name))
+        .bind(after)
+        .bind(after_id)
+        .bind(limit);
+        let rows = query.fetch_all(&self.reader).await.map_err(store_error)?;
+        rows.iter().map(unapplied_of).collect()
+    }
+
+    async fn resolve_unapplied(
+        &self,
+        payment: &PaymentId,
+        resolution: &Resolution,
+    ) -> Result<error::Result<Resolved>, StoreError> {
+        let (payment, resolution) = (payment.clone(), resolution.clone());
+        self.writer.run(move |connection| resolve(connection, &payment, &resolution)).await
+    }
+}
+
+/// The transaction is immediate, so no other write happens until the commit.
+fn resolve(
+    connection: &mut Connection,
+    payment: &PaymentId,
+    resolution: &Resolution,
+) -> Result<error::Result<Resolved>, StoreError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(writer_error)?;
+    let stored = {
+        let mut find = transaction
+            .prepare_cached(select!(
+                ", EXISTS (SELECT 1 FROM recharge_order paid \
+                 WHERE paid.payment_order_id = unapplied_payment.payment_order_id \
+                 AND paid.status IN ('success', 'refunded')) FROM unapplied_payment WHERE payment_order_id = ?"
+            ))
+            .map_err(writer_error)?;
+        found(&mut find, [payment.as_str()], |row| {
+            let has_credited = row.number::<u8>(HAS_CREDITED)? == 1;
+            Ok(FoundUnapplied { payment: unapplied_of(row)?, has_credited })
+        })?
+    };
+    let decided = resolution.decide(payment, stored);
+    if let Ok(Resolved { payment, changed: true, event }) = &decided {
+        update(&transaction, std::slice::from_ref(payment)).map_err(writer_error)?;
+        audit_trail::insert(&transaction, event.as_slice()).map_err(writer_error)?;
+        commit(transaction)?;
+    }
+    Ok(decided)
+}
+
+/// Loads the unapplied ones of the payments of the batch.
+pub(super) fn load(
+    transaction: &Transaction<'_>,
+    batch: &Batch,
+    (state, left_out): (&mut State, &mut LeftOut),
+) -> Result<(), StoreError> {
+    let mut find = transaction
+        .prepare_cached(select!(" FROM unapplied_payment WHERE payment_order_id = ?"))
+        .map_err(writer_error)?;
+    for posting in &batch.postings {
+        let Some(id) = posting.credited_payment() else { continue };
+        let payment = found(&mut find, [id.as_str()], |row| unapplied_of(row));
+        if let Some(payment) = left_out.decoded(posting.user(), "unapplied_payment", payment)?.flatten() {
+            state.unapplied.insert(id.clone(), payment);
+        }
+    }
+    Ok(())
+}
+
+/// Writes the resolutions of payments.
+pub(super) fn update(transaction: &Transaction<'_>, payments: &[UnappliedPayment]) -> rusqlite::Result<()> {
+    for payment in payments {
+        let mut update = transaction.prepare_cached(
+            "UPDATE unapplied_payment SET status = ?, user_id = ?, reason = ?, refunds = ?, resolved_at = ? \
+             WHERE payment_order_id = ?",
+        )?;
+        update.execute(params![
+            payment.status.name(),
+            payment.user.as_ref().map(UserId::as_str),
+            payment.reason,
+            payment.refunds,
+            payment.resolved_at.map(|at| at.timestamp_micros()),
+            payment.payment.as_str(),
+        ])?;
+    }
+    Ok(())
+}

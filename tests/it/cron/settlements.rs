@@ -1,0 +1,94 @@
+//! `--once match-settlements`: the books beside a settlement file of payment-service.
+
+use rstest::rstest;
+use serde_json::json;
+
+use super::{cron, run, stderr, stdout};
+use crate::harness::{
+    Backend, MySql, Sqlite,
+    payments::{Paying, press, settings, success},
+};
+
+#[rstest]
+#[tokio::test]
+async fn what_is_missing_on_either_side_is_named_and_nothing_is_written(#[values(MySql, Sqlite)] on: Backend) {
+    // The clock of a signature would be another.
+    let paying = Paying::start_with(on, &[("payment_service.callback_auth", "none")]).await;
+    paying.service.clock.set("2026-11-20T04:00:00Z");
+    let mut orders = Vec::new();
+    for amount in [10.0, 20.0, 30.0, 40.0] {
+        orders.push(paying.recharge("u", amount).await);
+    }
+    let [same, other, lacking, open] = &orders[..] else { panic!("{orders:?}") };
+    for reply in [same, other, lacking] {
+        press(&paying.service.http, &reply.payment_url, "SUCCESS").await;
+        paying.until_order_is(&reply.order_id, "success").await;
+    }
+    paying.until_reported().await;
+    paying.notify(success(&same.order_id, "p-second", 10.0)).await.unwrap_err();
+    for (reply, amount) in [(same, "4"), (other, "5")] {
+        let url =
+            format!("http://{}/internal/v1/billing/recharge/{}/refund", paying.service.app.grpc_addr, reply.order_id);
+        let body = json!({"refund_id": format!("r-{amount}"), "amount": amount, "reason": "asked for it"});
+        let refunded = paying.service.http.post(url).body(body.to_string()).send().await.unwrap();
+        assert_eq!(refunded.status(), 200);
+    }
+    paying.until_reported().await;
+    let payment = async |order: &str| paying.order(order).await.payment_order_id;
+    let (paid_same, paid_other) = (payment(&same.order_id).await, payment(&other.order_id).await);
+    let (same, other, lacking, open) = (&same.order_id, &other.order_id, &lacking.order_id, &open.order_id);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let lines = format!(
+        "order id,payment id,amount,fee,date\n\
+         {same},{paid_same},10,0.06,2026-11-20\n\
+         {same},{paid_same},-4.00,0,2026-11-20\n\
+         {other},{paid_other},19.99,0.12,2026-11-20\n\
+         {same},p-second,10,0.06,2026-11-20\n\
+         {open},p-open,40,0.24,2026-11-20\n\
+         stray,p-stray,1,0.01,2026-11-20\n\
+         {other},{paid_other},-6,0,2026-11-20\n"
+    );
+    std::fs::write(file.path(), lines).unwrap();
+    let database = &paying.service.database;
+    let conf = database.config_file(&settings(&paying.sandbox, &[]));
+    let tables = async || {
+        let columns = ["order_id", "status", "updated_at"];
+        let orders = database.rows(&columns, "FROM recharge_order ORDER BY order_id").await;
+        (orders, database.rows(&["job"], "FROM job_run").await, database.rows(&["job"], "FROM job_lease").await)
+    };
+    let before = tables().await;
+    let path = file.path().to_str().unwrap();
+    let matched = run(cron(&conf, &["--once", "match-settlements", "--file", path])).await;
+    assert_eq!(tables().await, before);
+    let lacked = payment(lacking).await;
+    let expected = [
+        format!("different: line 4, order {other}, payment {paid_other}, 19.99: credited was 20"),
+        format!("missing here: line 5, order {same}, payment p-second, 10: it is an unapplied payment, open"),
+        format!("missing here: line 6, order {open}, payment p-open, 40: the order is pending and not credited"),
+        "missing here: line 7, order stray, payment p-stray, 1: no such order".to_owned(),
+        format!("missing in the file: order {lacking}, payment {lacked}, 30, credited on 2026-11-20"),
+        format!("missing in the file: refund r-5 (requested) of order {other}, -5"),
+        format!("missing here: line 8, order {other}, payment {paid_other}, -6: no such refund in these days"),
+        "7 lines of 2026-11-20 to 2026-11-20: 2 matched, 4 missing here, 2 missing in the file, 1 different; \
+         amount 70.99, fee 0.49"
+            .to_owned(),
+    ];
+    let expected: Vec<_> = expected.iter().map(|line| format!("match-settlements: {line}")).collect();
+    assert_eq!(stdout(&matched).lines().collect::<Vec<_>>(), expected, "{}", stderr(&matched));
+    assert_eq!(matched.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn a_settlement_file_and_its_job_belong_together() {
+    let paying = Paying::start(Sqlite).await;
+    let conf = paying.service.database.config_file(&settings(&paying.sandbox, &[]));
+    for arguments in [
+        &["--once", "match-settlements"][..],
+        &["--once", "audit", "--file", "x.csv"],
+        &["--once", "match-settlements", "--file", "/nowhere/x.csv"],
+        &["--file", "x.csv"],
+    ] {
+        let refused = run(cron(&conf, arguments)).await;
+        assert!(!refused.status.success() && stderr(&refused).contains("--"), "{arguments:?}: {}", stderr(&refused));
+    }
+}
