@@ -44,7 +44,7 @@ pub use self::{
 use crate::{
     biz::{
         account::{
-            catalog::{Catalog, Plan, Price},
+            catalog::{Catalog, Price, ServiceTerms},
             policy::Policy,
         },
         charge::prices::PriceBook,
@@ -314,14 +314,14 @@ impl Config {
             .map(|(name, price)| {
                 let free_quota = self.billing.free_quotas.get(name).map_or(0, |quota| quota.units());
                 let policy = self.billing.reservations.get(name).copied().map(Policy::from).unwrap_or_default();
-                (ServiceName::from_stored(name.as_str()), Plan { price, free_quota, policy })
+                (ServiceName::from_stored(name.as_str()), ServiceTerms { price, free_quota, policy })
             })
             .collect();
-        let of_plan = |plan: &plans::UserPlan| -> Vec<(ServiceName, Plan)> {
-            let in_plan = |(service, terms): &(ServiceName, Plan)| {
+        let of_plan = |plan: &plans::UserPlan| -> Vec<(ServiceName, ServiceTerms)> {
+            let in_plan = |(service, terms): &(ServiceName, ServiceTerms)| {
                 let price = plan.prices.get(service.as_str()).map_or(terms.price, |price| Price::Unit(*price));
                 let free_quota = plan.free_quotas.get(service.as_str()).map_or(terms.free_quota, |quota| quota.units());
-                (service.clone(), Plan { price, free_quota, ..*terms })
+                (service.clone(), ServiceTerms { price, free_quota, ..*terms })
             };
             services.iter().map(in_plan).collect()
         };

@@ -60,8 +60,8 @@ fn an_existing_file_works_unchanged() {
     let low = config.low_thresholds();
     assert_eq!((low.balance.to_string().as_str(), low.quota.hundredths()), ("10", 2_000));
     let catalog = config.catalog();
-    let (_, plan) = catalog.find("payment").unwrap();
-    assert_eq!((plan.price, plan.free_quota), (Price::Unit("0.1".parse().unwrap()), 1000));
+    let (_, terms) = catalog.find("payment").unwrap();
+    assert_eq!((terms.price, terms.free_quota), (Price::Unit("0.1".parse().unwrap()), 1000));
 }
 
 #[test]

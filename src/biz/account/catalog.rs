@@ -12,9 +12,9 @@ use crate::biz::{
     },
 };
 
-/// Price and free quota of one service.
+/// Price, free quota and policy of one service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Plan {
+pub struct ServiceTerms {
     pub price: Price,
     /// Units a user gets free each month.
     pub free_quota: u64,
@@ -44,18 +44,18 @@ pub enum QuotaUnit {
 /// All services, by name. A call of any other service is an error, never free.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Catalog {
-    services: BTreeMap<ServiceName, Plan>,
+    services: BTreeMap<ServiceName, ServiceTerms>,
     /// The services that differ, by the plan of the user.
-    plans: BTreeMap<PlanName, BTreeMap<ServiceName, Plan>>,
+    plans: BTreeMap<PlanName, BTreeMap<ServiceName, ServiceTerms>>,
 }
 
 impl Catalog {
-    pub fn new(services: impl IntoIterator<Item = (ServiceName, Plan)>) -> Self {
+    pub fn new(services: impl IntoIterator<Item = (ServiceName, ServiceTerms)>) -> Self {
         Self { services: services.into_iter().collect(), plans: BTreeMap::new() }
     }
 
     /// Adds a plan of users, with the services that differ.
-    pub fn add_plan(&mut self, name: PlanName, services: impl IntoIterator<Item = (ServiceName, Plan)>) {
+    pub fn add_plan(&mut self, name: PlanName, services: impl IntoIterator<Item = (ServiceName, ServiceTerms)>) {
         self.plans.insert(name, services.into_iter().collect());
     }
 
@@ -70,13 +70,13 @@ impl Catalog {
     }
 
     /// A service in a plan. A plan that is no longer configured counts as the default.
-    pub fn service_in(&self, plan: Option<PlanName>, service: &ServiceName) -> Option<Plan> {
+    pub fn service_in(&self, plan: Option<PlanName>, service: &ServiceName) -> Option<ServiceTerms> {
         let differs = plan.and_then(|plan| self.plans.get(&plan)).and_then(|services| services.get(service));
         differs.or_else(|| self.services.get(service)).copied()
     }
 
     /// All services in a plan.
-    pub fn services_in(&self, plan: Option<PlanName>) -> impl Iterator<Item = (&ServiceName, Plan)> {
+    pub fn services_in(&self, plan: Option<PlanName>) -> impl Iterator<Item = (&ServiceName, ServiceTerms)> {
         self.services.iter().map(move |(name, of_all)| (name, self.service_in(plan, name).unwrap_or(*of_all)))
     }
 
@@ -85,23 +85,23 @@ impl Catalog {
     /// # Errors
     /// [`Error::Invalid`] for an empty name, [`Error::UnknownService`] for a service that is not
     /// configured.
-    pub fn find(&self, name: &str) -> Result<(&ServiceName, Plan), Error> {
+    pub fn find(&self, name: &str) -> Result<(&ServiceName, ServiceTerms), Error> {
         if name.is_empty() {
             return Err(Invalid::new("service_name", "is required").into());
         }
         match self.services.iter().find(|(known, _)| known.as_str() == name) {
-            Some((known, plan)) => Ok((known, *plan)),
+            Some((known, terms)) => Ok((known, *terms)),
             None => Err(Error::UnknownService(name.chars().take(64).collect())),
         }
     }
 
     /// The policy of a service; the default for a service that is no longer configured.
     pub fn policy(&self, service: &ServiceName) -> Policy {
-        self.services.get(service).map(|plan| plan.policy).unwrap_or_default()
+        self.services.get(service).map(|terms| terms.policy).unwrap_or_default()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (&ServiceName, Plan)> {
-        self.services.iter().map(|(name, plan)| (name, *plan))
+    pub fn iter(&self) -> impl Iterator<Item = (&ServiceName, ServiceTerms)> {
+        self.services.iter().map(|(name, terms)| (name, *terms))
     }
 
     pub fn services(&self) -> impl Iterator<Item = &ServiceName> {
@@ -118,23 +118,23 @@ mod tests {
     fn a_service_is_found_by_its_name_and_no_other_is_free() {
         let service = ServiceName::from_stored("asset");
         let policy = Policy { above_hold: AboveHold::Cap, ..Policy::default() };
-        let plan = Plan { price: Price::Unit("0.05".parse().unwrap()), free_quota: 7, policy };
-        let catalog = Catalog::new([(service.clone(), plan)]);
-        assert_eq!(catalog.find("asset"), Ok((&service, plan)));
+        let terms = ServiceTerms { price: Price::Unit("0.05".parse().unwrap()), free_quota: 7, policy };
+        let catalog = Catalog::new([(service.clone(), terms)]);
+        assert_eq!(catalog.find("asset"), Ok((&service, terms)));
         assert_eq!(catalog.find("Asset"), Err(Error::UnknownService("Asset".into())));
         assert_eq!(catalog.find("").unwrap_err().to_string(), "service_name: is required");
         assert_eq!(catalog.find(&"x".repeat(65)), Err(Error::UnknownService("x".repeat(64))));
-        assert_eq!(catalog.iter().collect::<Vec<_>>(), [(&service, plan)]);
+        assert_eq!(catalog.iter().collect::<Vec<_>>(), [(&service, terms)]);
         assert_eq!(catalog.services().collect::<Vec<_>>(), [&service]);
         let pro = PlanName::from_stored("pro");
-        let differs = Plan { free_quota: 9, ..plan };
+        let differs = ServiceTerms { free_quota: 9, ..terms };
         let mut planned = catalog.clone();
         planned.add_plan(pro, [(service.clone(), differs)]);
         assert_eq!((catalog.has_plans(), planned.has_plans()), (false, true));
         assert_eq!(planned.service_in(Some(pro), &service), Some(differs));
         assert_eq!(planned.services_in(Some(pro)).collect::<Vec<_>>(), [(&service, differs)]);
         for other in [None, Some(PlanName::from_stored("gone"))] {
-            assert_eq!(planned.service_in(other, &service), Some(plan));
+            assert_eq!(planned.service_in(other, &service), Some(terms));
         }
         // A service that is no longer configured may still have reservations.
         assert_eq!(catalog.policy(&service), policy);

@@ -7,7 +7,7 @@ use rust_decimal::Decimal;
 
 use super::prices::{PriceBook, PriceLine, PriceVersion, Prices, Work};
 use crate::biz::{
-    account::catalog::{Plan, Price, QuotaUnit},
+    account::catalog::{Price, QuotaUnit, ServiceTerms},
     values::{
         calendar::Calendar,
         error::Result,
@@ -72,7 +72,7 @@ impl Tariff {
     /// # Errors
     /// [`Error::Invalid`](crate::biz::values::error::Error::Invalid) for a model without a price,
     /// for required tokens that are missing or too many, and for a cost above [`Money::MAX`].
-    pub fn quote(&self, terms: Plan, ask: Ask<'_>) -> Result<Quote> {
+    pub fn quote(&self, terms: ServiceTerms, ask: Ask<'_>) -> Result<Quote> {
         match terms.price {
             Price::Unit(price) => by_unit(price, ask),
             Price::Model(quota_unit) => self.by_model(quota_unit, ask),
@@ -106,7 +106,7 @@ impl Tariff {
     ///
     /// # Errors
     /// As [`Self::quote`].
-    pub fn explain(&self, terms: Plan, ask: Ask<'_>) -> Result<Explained> {
+    pub fn explain(&self, terms: ServiceTerms, ask: Ask<'_>) -> Result<Explained> {
         let quote = self.quote(terms, ask)?;
         let (Some(version), Some(usage), None) = (&quote.version, ask.usage, ask.cost) else {
             let price = match terms.price {
@@ -168,7 +168,7 @@ impl Quoter {
     ///
     /// # Errors
     /// As [`Tariff::quote`].
-    pub fn quote(&self, terms: Plan, ask: Ask<'_>) -> Result<Quote> {
+    pub fn quote(&self, terms: ServiceTerms, ask: Ask<'_>) -> Result<Quote> {
         match terms.price {
             Price::Unit(price) => by_unit(price, ask),
             Price::Model(_) => self.tariff().quote(terms, ask),
@@ -246,10 +246,10 @@ mod tests {
         book.set(ModelName::from_stored("m"), chrono::DateTime::UNIX_EPOCH, Ok(version));
         let calendar = Calendar::new(chrono_tz::UTC, SystemClock);
         let quoter = Quoter::new(Arc::new(Prices::new(book)), Arc::new(calendar));
-        let plan = Plan { price, free_quota: 0, policy: Policy::default() };
+        let terms = ServiceTerms { price, free_quota: 0, policy: Policy::default() };
         let model = ModelName::parse_optional("model", model).unwrap();
         let quote =
-            quoter.tariff().quote(plan, Ask { model: model.as_ref(), ..ask }).map_err(|error| error.to_string())?;
+            quoter.tariff().quote(terms, Ask { model: model.as_ref(), ..ask }).map_err(|error| error.to_string())?;
         Ok((quote.units, quote.cost, quote.version.is_some()))
     }
 

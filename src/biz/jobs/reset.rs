@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::progress::{Progress, ScanPosition};
 use crate::biz::{
     account::{
-        catalog::{Catalog, Plan},
+        catalog::{Catalog, ServiceTerms},
         users::{UserSpan, Users},
     },
     jobs::retry::repeat,
@@ -54,7 +54,7 @@ pub struct FreeUnits {
 impl FreeUnits {
     /// Those of all services.
     pub fn of(catalog: &Catalog) -> Vec<Self> {
-        let of_service = |(service, terms): (&ServiceName, Plan)| {
+        let of_service = |(service, terms): (&ServiceName, ServiceTerms)| {
             let in_plan = |plan| Some((plan, catalog.service_in(Some(plan), service)?.free_quota));
             let in_plans = catalog.plans().filter_map(in_plan).filter(|(_, units)| *units != terms.free_quota);
             Self { service: service.clone(), units: terms.free_quota, in_plans: in_plans.collect() }

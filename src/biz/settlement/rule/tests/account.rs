@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{books::Books, histories::postings::call};
 use crate::biz::{
     account::{
-        catalog::{Catalog, Plan, Price, QuotaUnit},
+        catalog::{Catalog, Price, QuotaUnit, ServiceTerms},
         policy::Policy,
     },
     audit_trail::{ADJUST_BALANCE, REFUND_CHARGE, REFUND_RECHARGE, SET_ACCOUNT_STATUS},
@@ -117,10 +117,10 @@ impl TestAccount {
     pub fn with_policy(balance: &str, policy: Policy) -> Self {
         let calendar = || Calendar::new(chrono_tz::Asia::Shanghai, SystemClock);
         let at = calendar().at("2026-11-30T04:00:00Z".parse().unwrap());
-        let plan = |price| Plan { price, free_quota: 4, policy };
+        let terms = |price| ServiceTerms { price, free_quota: 4, policy };
         let (by_call, by_token) = (Price::Model(QuotaUnit::Calls), Price::Model(QuotaUnit::Tokens));
         let services = [("units", Price::Unit(yuan("1"))), ("calls", by_call), ("tokens", by_token)];
-        let catalog = services.map(|(name, price)| (ServiceName::from_stored(name), plan(price)));
+        let catalog = services.map(|(name, price)| (ServiceName::from_stored(name), terms(price)));
         let million = |price: &str| Money::from_micros(yuan(price).micros() * 1_000_000);
         let prices = PriceList::flat(million("1"), Some(million("0.5")), million("2"));
         let version = PriceVersion::new(PriceVersionId::from_stored("v"), prices);
@@ -184,7 +184,7 @@ impl TestAccount {
     }
 
     fn posting(&self, call: Call, taken: Option<Usage>, estimate: Option<Usage>) -> Charge {
-        let (service, plan) = self.catalog.find(call.service).unwrap();
+        let (service, terms) = self.catalog.find(call.service).unwrap();
         let (model, cost) = (ModelName::from_stored("m"), call.cost.map(yuan));
         let ask = Ask {
             plan: None,
@@ -199,7 +199,7 @@ impl TestAccount {
             user: user(),
             trace: trace(),
             is_delivered: false,
-            quote: self.quoter.tariff().quote(plan, ask),
+            quote: self.quoter.tariff().quote(terms, ask),
             tariff: None,
             content: ChargeContent {
                 service: service.clone(),

@@ -71,9 +71,9 @@ impl Books {
             tables.balances.entry((*user).clone()).or_default();
         }
         for (user, service) in &keys.quotas {
-            let (_, plan) = batch.catalog.find(service.as_str()).unwrap();
+            let (_, terms) = batch.catalog.find(service.as_str()).unwrap();
             let key = ((*user).clone(), batch.at.month, (*service).clone());
-            tables.quotas.entry(key).or_insert(Quota { total: plan.free_quota, used: 0, held: 0 });
+            tables.quotas.entry(key).or_insert(Quota { total: terms.free_quota, used: 0, held: 0 });
         }
         let mut state = State {
             balances: tables.balances.clone(),
@@ -102,8 +102,8 @@ impl Books {
         };
         // A database opens the accounts that lack one of these quotas.
         for (user, month, service) in state.further_quotas(batch, &keys) {
-            if let Ok((_, plan)) = batch.catalog.find(service.as_str()) {
-                let quota = Quota { total: plan.free_quota, used: 0, held: 0 };
+            if let Ok((_, terms)) = batch.catalog.find(service.as_str()) {
+                let quota = Quota { total: terms.free_quota, used: 0, held: 0 };
                 let row = (user, month, service);
                 tables.quotas.insert(row.clone(), quota);
                 state.quotas.insert(row, quota);

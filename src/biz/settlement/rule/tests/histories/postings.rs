@@ -14,7 +14,7 @@ use super::{
 };
 use crate::biz::{
     account::{
-        catalog::{Catalog, Plan, Price, QuotaUnit},
+        catalog::{Catalog, Price, QuotaUnit, ServiceTerms},
         policy::{AboveHold, OnExpiry},
     },
     audit_trail::{
@@ -110,7 +110,7 @@ pub fn catalog(policies: &[Policy]) -> Catalog {
             Overrun::Spilled => AboveHold::Spill,
         },
     };
-    let terms = |of: &Service, with: &Policy| Plan {
+    let terms = |of: &Service, with: &Policy| ServiceTerms {
         price: match of.priced {
             Priced::PerUnit(price) => Price::Unit(Money::from_micros(price)),
             Priced::Calls => Price::Model(QuotaUnit::Calls),
@@ -128,7 +128,7 @@ pub fn catalog(policies: &[Policy]) -> Catalog {
             Price::Unit(price) => Price::Unit(price.plus(Money::from_micros(1))),
             by_model => by_model,
         };
-        (service.clone(), Plan { price, ..*terms })
+        (service.clone(), ServiceTerms { price, ..*terms })
     });
     let mut catalog = Catalog::new(services.iter().cloned());
     catalog.add_plan(plan(), in_plan);
