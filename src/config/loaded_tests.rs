@@ -46,6 +46,7 @@ data:
 billing:
   prices: {passport: 0.01, payment: 0.100001, asset: 999999999.999999}
   model_services: {llm: tokens}
+  quota_weights: {llm: {cached_input: 0.1, output: 4, image: 100}}
   models:
     m: {input: 3, cached_input: 0.5, output: 12}
     full: {input: 3, cached_input: 0.5, cache_write: 4, output: 12, image: 0.1, tiers: [{above_input_tokens: 9, input: 6}], service_tiers: {batch: 0.5}, aliases: ['full-*'], max_tokens: 99}

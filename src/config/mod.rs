@@ -44,7 +44,7 @@ pub use self::{
 use crate::{
     biz::{
         account::{
-            catalog::{Catalog, Price, ServiceTerms},
+            catalog::{Catalog, Price, QuotaUnit, ServiceTerms},
             policy::Policy,
         },
         charge::prices::PriceBook,
@@ -131,6 +131,9 @@ pub struct Billing {
     /// The services that are priced by model, with the unit of their free quotas.
     #[serde(default, deserialize_with = "models::model_services")]
     pub model_services: BTreeMap<String, models::Counts>,
+    /// The weights of the classes of tokens in the free quotas of services that count tokens.
+    #[serde(default)]
+    pub quota_weights: BTreeMap<String, models::Weights>,
     #[serde(default, deserialize_with = "models::models")]
     pub models: BTreeMap<String, models::Versions>,
     /// Prices and free quotas that differ by the plan of the user. The plan `default` is that of a user
@@ -229,6 +232,11 @@ impl Config {
                 bail!("config key billing.free_quotas.{name}: the service has no price in billing.prices");
             }
         }
+        for name in self.billing.quota_weights.keys() {
+            if !model_services.get(name).is_some_and(|counts| matches!(counts.0, QuotaUnit::Tokens(_))) {
+                bail!("config key billing.quota_weights.{name}: billing.model_services.{name} is not tokens");
+            }
+        }
         for (plan, of_plan) in &self.billing.plans {
             for name in of_plan.prices.keys() {
                 if !prices.contains_key(name) {
@@ -308,7 +316,13 @@ impl Config {
     /// The billable services.
     pub fn catalog(&self) -> Catalog {
         let by_unit = self.billing.prices.iter().map(|(name, price)| (name, Price::Unit(*price)));
-        let by_model = self.billing.model_services.iter().map(|(name, counts)| (name, Price::Model(counts.0)));
+        let by_model = self.billing.model_services.iter().map(|(name, counts)| {
+            let quota_unit = match (counts.0, self.billing.quota_weights.get(name)) {
+                (QuotaUnit::Tokens(_), Some(weights)) => QuotaUnit::Tokens(weights.0),
+                (unit, _) => unit,
+            };
+            (name, Price::Model(quota_unit))
+        });
         let services: Vec<_> = by_unit
             .chain(by_model)
             .map(|(name, price)| {

@@ -5,15 +5,19 @@ use std::{collections::BTreeMap, fmt};
 
 use chrono::{DateTime, Utc};
 use serde::{
-    Deserialize, Deserializer, Serialize,
+    Deserialize, Deserializer, Serialize, Serializer,
     de::{self, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
 use sha2::{Digest, Sha256};
 
-use super::{choices, shown::shown, values};
+use super::{
+    choices,
+    shown::{number, shown},
+    values,
+};
 use crate::biz::{
-    account::catalog::QuotaUnit,
+    account::{catalog::QuotaUnit, quota_weights::QuotaWeights},
     charge::prices::{Alias, Draft, Factor, Given, PriceBook, PriceList, PriceVersion, json},
     values::{
         ids::{ModelName, PriceVersionId, ServiceName, ServiceTier},
@@ -313,6 +317,24 @@ pub(super) fn model_services<'de, D: Deserializer<'de>>(deserializer: D) -> Resu
         ServiceName::parse(name, name).map_err(|why| de::Error::custom(format!("service {why}")))?;
     }
     Ok(services)
+}
+
+/// The weights of a free quota that counts tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct Weights(pub QuotaWeights);
+
+impl<'de> Deserialize<'de> for Weights {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let names = BTreeMap::<String, String>::deserialize(deserializer)?;
+        QuotaWeights::of_names(&names).map(Self).map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for Weights {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let numbers = self.0.names().into_iter().map(|(name, weight)| (name, number(weight)));
+        serializer.collect_map(numbers)
+    }
 }
 
 /// The configured versions of all models.

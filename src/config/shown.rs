@@ -123,7 +123,7 @@ impl Shown for Duration {
 }
 
 /// A decimal number; a text if a float would not keep its digits.
-fn number(text: String) -> Value {
+pub(super) fn number(text: String) -> Value {
     const EXACT_DIGITS: usize = 15;
     let digits = text.bytes().filter(u8::is_ascii_digit).count();
     match text.parse::<Number>() {

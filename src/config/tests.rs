@@ -182,6 +182,17 @@ fn a_bad_key_or_value_is_named() {
         ),
         ("balance_low_threshold: 10.0", "plans: {p: {models: {m: {input: 1}}}}", "billing.plans.p.models.m"),
         ("balance_low_threshold: 10.0", "usage_sanity: 0", "billing.usage_sanity"),
+        ("balance_low_threshold: 10.0", "quota_weights: {passport: {input: 2}}", "billing.quota_weights.passport"),
+        (
+            "balance_low_threshold: 10.0",
+            "model_services: {llm: calls}\n  quota_weights: {llm: {input: 2}}",
+            "billing.quota_weights.llm",
+        ),
+        (
+            "balance_low_threshold: 10.0",
+            "model_services: {llm: tokens}\n  quota_weights: {llm: {inputs: 2}}",
+            "billing.quota_weights.llm",
+        ),
         (
             "balance_low_threshold: 10.0",
             "models: {m: [{input: 1, output: 1}, {input: 2, output: 1}]}",
@@ -351,7 +362,7 @@ fn models_have_a_version_or_a_list_of_them() {
     let catalog = config.catalog();
     let price = |service: &str| catalog.find(service).unwrap().1.price;
     let by_model = |unit| Price::Model(unit);
-    assert_eq!((price("llm"), price("chat")), (by_model(QuotaUnit::Tokens), by_model(QuotaUnit::Calls)));
+    assert_eq!((price("llm"), price("chat")), (by_model(QuotaUnit::TOKENS), by_model(QuotaUnit::Calls)));
 }
 
 /// The paths of all keys of the configuration. The error for an unknown key lists the known ones.

@@ -3,9 +3,12 @@
 
 use super::error::corrupt;
 use crate::biz::{
-    account::catalog::QuotaUnit,
+    account::{catalog::QuotaUnit, quota_weights::QuotaWeights},
     charge::{
-        prices::{Work, json},
+        prices::{
+            Factor, Work,
+            json::{self, OfTransaction},
+        },
         quote::calls,
     },
     settlement::transaction::{ChargedBy, Transaction},
@@ -18,14 +21,14 @@ const TOKENS: &str = "tokens";
 pub(super) fn quota_unit_name(transaction: &Transaction) -> Option<&'static str> {
     match transaction.quota_unit {
         QuotaUnit::Calls => None,
-        QuotaUnit::Tokens => Some(TOKENS),
+        QuotaUnit::Tokens(_) => Some(TOKENS),
     }
 }
 
-pub(super) fn quota_unit_of(stored: Option<&str>) -> Result<QuotaUnit, StoreError> {
+pub(super) fn quota_unit_of(stored: Option<&str>, weights: QuotaWeights) -> Result<QuotaUnit, StoreError> {
     match stored {
         None => Ok(QuotaUnit::Calls),
-        Some(TOKENS) => Ok(QuotaUnit::Tokens),
+        Some(TOKENS) => Ok(QuotaUnit::Tokens(weights)),
         Some(_) => Err(corrupt("quota_unit")),
     }
 }
@@ -62,10 +65,14 @@ pub(super) fn usage_parts(usage: Option<Usage>) -> [Option<u32>; 6] {
     .map(|part| Some(part).filter(|part| *part > 0))
 }
 
-/// The prices of a transaction that have no columns; NULL if there are none. A charge keeps only those
-/// that explain its amount. A reservation keeps all that could price its commit.
+/// The prices of a transaction that have no columns, and the weights of its quota; NULL if there are
+/// none. A charge keeps only those prices that explain its amount. A reservation keeps all that could
+/// price its commit.
 pub(super) fn price_details(transaction: &Transaction) -> Option<String> {
-    let version = transaction.price_version.as_ref().filter(|version| !version.is_flat())?;
+    let weights = weights(transaction);
+    let Some(version) = transaction.price_version.as_ref().filter(|version| !version.is_flat()) else {
+        return json::beside_columns(None, OfTransaction { multiplier: Factor::ONE, weights });
+    };
     let prices = match (&transaction.reservation, transaction.content.usage) {
         (None, Some(usage)) => version.prices.narrowed(Work {
             usage,
@@ -74,7 +81,20 @@ pub(super) fn price_details(transaction: &Transaction) -> Option<String> {
         }),
         _ => version.prices.without_aliases(),
     };
-    json::beside_columns(&prices, version.multiplier)
+    json::beside_columns(Some(&prices), OfTransaction { multiplier: version.multiplier, weights })
+}
+
+/// Whether [`price_details`] is not NULL.
+pub(super) fn has_price_details(transaction: &Transaction) -> bool {
+    let has_more = transaction.price_version.as_ref().is_some_and(|version| !version.is_flat());
+    has_more || !weights(transaction).counts_all_tokens()
+}
+
+fn weights(transaction: &Transaction) -> QuotaWeights {
+    match transaction.quota_unit {
+        QuotaUnit::Tokens(weights) => weights,
+        QuotaUnit::Calls => QuotaWeights::ALL_TOKENS,
+    }
 }
 
 pub(super) fn account_status_number(status: AccountStatus) -> u8 {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::biz::{
-    account::policy::Policy,
+    account::{policy::Policy, quota_weights::QuotaWeights},
     values::{
         error::Error,
         ids::{PlanName, ServiceName},
@@ -37,8 +37,13 @@ pub enum QuotaUnit {
     /// Calls: the `count` of the request.
     #[default]
     Calls,
-    /// Tokens: the sum of input and output.
-    Tokens,
+    /// Tokens: the sum of input and output, unless some parts of a call have other weights.
+    Tokens(QuotaWeights),
+}
+
+impl QuotaUnit {
+    /// The sum of input and output.
+    pub const TOKENS: Self = Self::Tokens(QuotaWeights::ALL_TOKENS);
 }
 
 /// All services, by name. A call of any other service is an error, never free.

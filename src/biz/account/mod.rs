@@ -2,6 +2,7 @@
 
 pub mod catalog;
 pub mod policy;
+pub mod quota_weights;
 pub mod users;
 
 use std::collections::BTreeMap;

@@ -7,7 +7,10 @@ use rust_decimal::Decimal;
 
 use super::prices::{PriceBook, PriceLine, PriceVersion, Prices, Work};
 use crate::biz::{
-    account::catalog::{Price, QuotaUnit, ServiceTerms},
+    account::{
+        catalog::{Price, QuotaUnit, ServiceTerms},
+        quota_weights::QuotaWeights,
+    },
     values::{
         calendar::Calendar,
         error::Result,
@@ -87,7 +90,7 @@ impl Tariff {
             .ok_or_else(|| Invalid::new(ask.tokens_field, "is required: the service is priced by model"));
         let units = match quota_unit {
             QuotaUnit::Calls => ask.count,
-            QuotaUnit::Tokens => token_units(ask.tokens_field, usage.clone()?)?,
+            QuotaUnit::Tokens(weights) => token_units(ask.tokens_field, usage.clone()?, weights)?,
         };
         let (version, plan) = (self.version(ask), ask.plan);
         let Some(cost) = ask.cost else {
@@ -190,7 +193,7 @@ impl Quoter {
 pub fn calls(quota_unit: QuotaUnit, units: u32) -> u32 {
     match quota_unit {
         QuotaUnit::Calls => units,
-        QuotaUnit::Tokens => 1,
+        QuotaUnit::Tokens(_) => 1,
     }
 }
 
@@ -201,9 +204,9 @@ pub const MAX_TOKENS: u32 = i32::MAX.unsigned_abs();
 /// The units of a call whose free quota counts tokens.
 ///
 /// # Errors
-/// [`Invalid`] names `field` for zero tokens.
-pub fn token_units(field: &str, usage: Usage) -> std::result::Result<u32, Invalid> {
-    match u32::try_from(usage.tokens()).unwrap_or(u32::MAX) {
+/// [`Invalid`] names `field` for zero tokens, and a part of the usage that is above its whole.
+pub fn token_units(field: &str, usage: Usage, weights: QuotaWeights) -> std::result::Result<u32, Invalid> {
+    match u32::try_from(weights.units(usage)?).unwrap_or(u32::MAX) {
         0 => Err(Invalid::new(field, "must have tokens of input or output")),
         tokens => Ok(tokens.min(MAX_TOKENS)),
     }
@@ -214,7 +217,7 @@ mod tests {
     use super::*;
     use crate::biz::{
         account::{
-            catalog::QuotaUnit::{Calls, Tokens},
+            catalog::QuotaUnit::{self, Calls},
             policy::Policy,
         },
         charge::prices::{PriceBook, PriceList},
@@ -268,7 +271,7 @@ mod tests {
     fn a_model_prices_the_tokens_of_a_call_and_the_units_are_calls_or_tokens() {
         let ask = Ask { count: 3, usage: usage(2_000_000, 1_000_000, 1_000_000), ..CALL };
         assert_eq!(quote(Price::Model(Calls), ask), Ok((3, yuan("3.5"), true)));
-        assert_eq!(quote(Price::Model(Tokens), ask), Ok((3_000_000, yuan("3.5"), true)));
+        assert_eq!(quote(Price::Model(QuotaUnit::TOKENS), ask), Ok((3_000_000, yuan("3.5"), true)));
     }
 
     #[test]
@@ -276,9 +279,9 @@ mod tests {
         for (unit, cost, usage) in [
             (Calls, None, None),
             (Calls, None, usage(0, 0, 0)),
-            (Tokens, None, None),
-            (Tokens, Some(yuan("7")), None),
-            (Tokens, Some(yuan("7")), usage(0, 0, 0)),
+            (QuotaUnit::TOKENS, None, None),
+            (QuotaUnit::TOKENS, Some(yuan("7")), None),
+            (QuotaUnit::TOKENS, Some(yuan("7")), usage(0, 0, 0)),
         ] {
             let refused = "usage: is required: the service is priced by model";
             assert_eq!(quote(Price::Model(unit), Ask { cost, usage, ..CALL }), Err(refused.into()));
@@ -289,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_call_that_is_priced_by_model_needs_a_model_with_prices_or_a_cost() {
-        let (price, ask) = (Price::Model(Tokens), Ask { usage: usage(1, 0, 1), ..CALL });
+        let (price, ask) = (Price::Model(QuotaUnit::TOKENS), Ask { usage: usage(1, 0, 1), ..CALL });
         let required = "model: is required: the service is priced by model";
         assert_eq!(quote_of("", price, ask), Err(required.into()));
         assert_eq!(quote_of("other", price, ask), Err("model: \"other\" has no price".into()));
@@ -303,23 +306,23 @@ mod tests {
     fn the_field_that_the_tokens_came_from_is_to_blame() {
         let ask = Ask { usage: None, tokens_field: ESTIMATE, ..CALL };
         let refused = "estimated_input_tokens: is required: the service is priced by model";
-        assert_eq!(quote(Price::Model(Tokens), ask), Err(refused.into()));
+        assert_eq!(quote(Price::Model(QuotaUnit::TOKENS), ask), Err(refused.into()));
         let ask = Ask { usage: usage(1, 2, 1), ..CALL };
         let refused = "usage.cached_input_tokens: must be at most input_tokens";
-        assert_eq!(quote(Price::Model(Tokens), ask), Err(refused.into()));
+        assert_eq!(quote(Price::Model(QuotaUnit::TOKENS), ask), Err(refused.into()));
         let tier = ServiceTier::from_stored("batch");
         let ask = Ask { usage: usage(1, 0, 1), service_tier: Some(&tier), ..CALL };
         let refused = "service_tier: \"batch\" is none of this model (none)";
-        assert_eq!(quote(Price::Model(Tokens), ask), Err(refused.into()));
+        assert_eq!(quote(Price::Model(QuotaUnit::TOKENS), ask), Err(refused.into()));
         // A cost replaces the prices, and with them the tiers.
         let with_cost = Ask { cost: Some(yuan("7")), ..ask };
-        assert_eq!(quote(Price::Model(Tokens), with_cost), Ok((2, yuan("7"), true)));
+        assert_eq!(quote(Price::Model(QuotaUnit::TOKENS), with_cost), Ok((2, yuan("7"), true)));
         assert_eq!(quote(Price::Unit(yuan("1")), ask), Ok((1, yuan("1"), false)));
     }
 
     #[test]
     fn a_call_of_any_number_of_tokens_has_units() {
-        let of = |input_tokens| token_units("usage", Usage::of_text(input_tokens, 0));
+        let of = |input_tokens| token_units("usage", Usage::of_text(input_tokens, 0), QuotaWeights::ALL_TOKENS);
         assert_eq!((of(1), of(MAX_TOKENS), of(u32::MAX)), (Ok(1), Ok(MAX_TOKENS), Ok(MAX_TOKENS)));
         assert_eq!(of(0).unwrap_err().field, "usage");
     }

@@ -24,9 +24,9 @@ impl Transaction {
         let usage = delivered.usage.filter(|usage| !usage.is_empty());
         let units = match (self.quota_unit, usage) {
             (QuotaUnit::Calls, _) => delivered.count,
-            (QuotaUnit::Tokens, Some(usage)) => token_units("usage", usage)?,
+            (QuotaUnit::Tokens(weights), Some(usage)) => token_units("usage", usage, weights)?,
             // Without usage the estimate gives the units. The cost does not depend on them.
-            (QuotaUnit::Tokens, None) => self.units(),
+            (QuotaUnit::Tokens(_), None) => self.units(),
         };
         if let Some(cost) = delivered.cost {
             return Ok((units, cost));

@@ -82,7 +82,7 @@ impl Transaction {
         let named = delivered.map_or(self.content.usage, |delivered| delivered.usage);
         let usage = named.filter(|usage| usage.tokens() > 0).or(self.content.estimate);
         let tokens = match (self.quota_unit, &self.reservation) {
-            (QuotaUnit::Tokens, Some(_)) => units.into(),
+            (QuotaUnit::Tokens(weights), Some(_)) if weights.counts_all_tokens() => units.into(),
             _ => usage.map_or(0, |usage| i64::try_from(usage.tokens()).unwrap_or(i64::MAX)),
         };
         Take {
@@ -95,7 +95,11 @@ impl Transaction {
     /// The requested units.
     pub fn units(&self) -> u32 {
         match (self.quota_unit, self.content.usage.or(self.content.estimate)) {
-            (QuotaUnit::Tokens, Some(usage)) => u32::try_from(usage.tokens()).unwrap_or(u32::MAX).min(MAX_TOKENS),
+            (QuotaUnit::Tokens(weights), Some(usage)) => {
+                // Parts above their whole are refused before a call is stored.
+                let units = weights.units(usage).unwrap_or_else(|_| usage.tokens());
+                u32::try_from(units).unwrap_or(u32::MAX).min(MAX_TOKENS)
+            }
             _ => self.content.count,
         }
     }
@@ -114,13 +118,13 @@ impl Transaction {
     }
 
     /// The tokens that a commit of `units` takes from the quotas of its API key. If the free quota
-    /// counts tokens, they are the units. Otherwise they are the delivered tokens or, if the commit
+    /// counts all tokens, they are the units. Otherwise they are the delivered tokens or, if the commit
     /// names none, the held ones.
     pub fn taken_tokens(&self, units: u32, usage: Option<Usage>) -> i64 {
         match (self.quota_unit, usage.filter(|usage| !usage.is_empty())) {
-            (QuotaUnit::Tokens, _) => units.into(),
-            (QuotaUnit::Calls, Some(usage)) => i64::try_from(usage.tokens()).unwrap_or(i64::MAX),
-            (QuotaUnit::Calls, None) => self.held_tokens(),
+            (QuotaUnit::Tokens(weights), _) if weights.counts_all_tokens() => units.into(),
+            (_, Some(usage)) => i64::try_from(usage.tokens()).unwrap_or(i64::MAX),
+            (_, None) => self.held_tokens(),
         }
     }
 

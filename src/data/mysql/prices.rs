@@ -14,7 +14,7 @@ use crate::{
     biz::{
         audit_trail::AuditedCall,
         charge::prices::{
-            Change, Class, Factor, NewVersion, PAGE, PriceStore, Stamp, StoredVersion, VersionKey, VersionStore, json,
+            Change, Class, NewVersion, PAGE, PriceStore, Stamp, StoredVersion, VersionKey, VersionStore, json,
         },
         values::{error::StoreError, invalid::Invalid},
     },
@@ -126,7 +126,10 @@ fn insert(row: &mut StatementRow<'_>, version: &NewVersion) {
         .optional(price(Class::Input), StatementRow::money)
         .optional(price(Class::CachedInput), StatementRow::money)
         .optional(price(Class::Output), StatementRow::money)
-        .optional(json::beside_columns(&version.prices, Factor::ONE).as_deref(), StatementRow::text);
+        .optional(
+            json::beside_columns(Some(&version.prices), json::OfTransaction::NONE).as_deref(),
+            StatementRow::text,
+        );
 }
 
 impl MySqlStore {

@@ -2,7 +2,10 @@
 
 use crate::{
     biz::{
-        charge::prices::{Class, Draft, Factor, StoredVersion, json},
+        charge::prices::{
+            Class, Draft, StoredVersion,
+            json::{self, OfTransaction},
+        },
         values::{error::StoreError, invalid::Invalid},
     },
     data::row::Columns,
@@ -22,24 +25,25 @@ pub fn stored_version_of(row: &impl Columns) -> Result<StoredVersion, Invalid> {
 fn version_of(row: &impl Columns) -> Result<(String, Draft), Invalid> {
     let unreadable = |error: StoreError| Invalid::new("price", error.to_string());
     let id = row.text(2).map_err(unreadable)?;
-    let (draft, multiplier) = draft_of(row, 3, 6).map_err(unreadable)??;
-    if multiplier != Factor::ONE {
-        return Err(Invalid::new("price_details", "multiplier: belongs to a plan"));
+    let (draft, of_transaction) = draft_of(row, 3, 6).map_err(unreadable)??;
+    if of_transaction != OfTransaction::NONE {
+        return Err(Invalid::new("price_details", "multiplier, quota_weights: belong to transactions"));
     }
     Ok((id, draft))
 }
 
-/// The prices in three columns from `first` on, and in the column `details`.
+/// The prices in three columns from `first` on, and in the column `details`, which may also have details
+/// of a transaction.
 pub fn draft_of(
     row: &impl Columns,
     first: usize,
     details: usize,
-) -> Result<Result<(Draft, Factor), Invalid>, StoreError> {
+) -> Result<Result<(Draft, OfTransaction), Invalid>, StoreError> {
     let mut draft = Draft::default();
     for (column, class) in (first..).zip([Class::Input, Class::CachedInput, Class::Output]) {
         draft.given[class as usize] = row.optional_money(column)?;
     }
     let details = row.optional_text(details)?;
-    let multiplier = details.map_or(Ok(Factor::ONE), |details| json::read_beside(&mut draft, &details));
-    Ok(multiplier.map(|multiplier| (draft, multiplier)))
+    let read = details.map_or(Ok(OfTransaction::NONE), |details| json::read_beside(&mut draft, &details));
+    Ok(read.map(|of_transaction| (draft, of_transaction)))
 }

@@ -3,7 +3,7 @@
 use crate::{
     biz::{
         account::catalog::QuotaUnit,
-        charge::prices::PriceVersion,
+        charge::prices::{PriceVersion, json::OfTransaction},
         settlement::{
             posting::{Adjusted, AdjustmentContent},
             refund::RefundedPart,
@@ -14,6 +14,7 @@ use crate::{
             ids::{
                 AdjustmentId, ApiKeyId, ModelName, PlanName, PriceVersionId, ServiceName, ServiceTier, TraceId, UserId,
             },
+            invalid::Invalid,
             usage::Usage,
         },
     },
@@ -35,10 +36,11 @@ pub fn transaction_of(row: &impl Columns) -> Result<Transaction, StoreError> {
     let status: Status = row.text(2)?.parse().map_err(|_| corrupt("status"))?;
     let (free, paid): (u32, u32) = (row.number(11)?, row.number(12)?);
     let usage = usage_of(row, 8, 37)?;
-    let quota_unit = quota_unit_of(row.optional_text(30)?.as_deref())?;
+    let (draft, OfTransaction { multiplier, weights }) = draft_of(row, 25, 47)?.map_err(unreadable_price)?;
+    let quota_unit = quota_unit_of(row.optional_text(30)?.as_deref(), weights)?;
     let delivered_count = match quota_unit {
         QuotaUnit::Calls => free + paid,
-        QuotaUnit::Tokens => row.number(4)?,
+        QuotaUnit::Tokens(_) => row.number(4)?,
     };
     let reservation = match row.optional_time(23)? {
         None => None,
@@ -84,7 +86,10 @@ pub fn transaction_of(row: &impl Columns) -> Result<Transaction, StoreError> {
         quota_unit,
         price_version: match row.optional_text(24)? {
             None => None,
-            Some(id) => Some(price_version_of(row, id)?),
+            Some(id) => {
+                let prices = draft.check().map_err(unreadable_price)?.into();
+                Some(PriceVersion { id: PriceVersionId::from_stored(id), prices, multiplier })
+            }
         },
         plan: row.optional_text(46)?.as_deref().map(PlanName::from_stored),
         reservation,
@@ -104,11 +109,8 @@ pub fn transaction_of(row: &impl Columns) -> Result<Transaction, StoreError> {
     })
 }
 
-fn price_version_of(row: &impl Columns, id: String) -> Result<PriceVersion, StoreError> {
-    let failed = |why: String| StoreError::Failed(format!("the prices of {id:?} can't be read: {why}"));
-    let (draft, multiplier) = draft_of(row, 25, 47)?.map_err(|error| failed(error.to_string()))?;
-    let prices = draft.check().map_err(|error| failed(error.to_string()))?;
-    Ok(PriceVersion { id: PriceVersionId::from_stored(id), prices: prices.into(), multiplier })
+fn unreadable_price(why: Invalid) -> StoreError {
+    StoreError::Failed(format!("the prices of a transaction can't be read: {why}"))
 }
 
 /// Three token columns from `first` on, all of them NULL when there was no usage; and the six columns of

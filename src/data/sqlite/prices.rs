@@ -13,7 +13,7 @@ use crate::{
     biz::{
         audit_trail::AuditedCall,
         charge::prices::{
-            Change, Class, Factor, NewVersion, PAGE, PriceStore, Stamp, StoredVersion, VersionKey, VersionStore, json,
+            Change, Class, NewVersion, PAGE, PriceStore, Stamp, StoredVersion, VersionKey, VersionStore, json,
         },
         values::{error::StoreError, invalid::Invalid, money::Money},
     },
@@ -92,7 +92,7 @@ impl VersionStore for SqliteStore {
                             price(Class::Input),
                             price(Class::CachedInput),
                             price(Class::Output),
-                            json::beside_columns(prices, Factor::ONE),
+                            json::beside_columns(Some(prices), json::OfTransaction::NONE),
                         ],
                     )
                 },

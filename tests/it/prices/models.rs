@@ -2,9 +2,9 @@
 
 use billing_service::biz::values::calendar::Clock;
 use billing_service::service::proto::{
-    CheckQuotaRequest, CommitReservationRequest, DeductQuotaRequest, DeletePriceVersionRequest, ListAuditEventsRequest,
-    ListPriceVersionsRequest, PriceLine, PriceTier, PutPriceVersionRequest, QuotePriceRequest, ReserveQuotaRequest,
-    SetUserPlanRequest, Usage,
+    CheckQuotaRequest, CommitReservationRequest, DeductQuotaRequest, DeletePriceVersionRequest, GetApiKeyQuotaRequest,
+    ListAuditEventsRequest, ListPriceVersionsRequest, PriceLine, PriceTier, PutPriceVersionRequest, QuotePriceRequest,
+    ReserveQuotaRequest, SetApiKeyQuotaRequest, SetUserPlanRequest, Usage,
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use rstest::rstest;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{OF_OLD, Row, blamed, blames, call, delivered, hold, tokens};
 use crate::harness::{
-    Backend, MySql, Service, Sqlite, charge, code_of,
+    Backend, Database, MySql, Service, Sqlite, charge, code_of,
     process::{CRON, run},
     traced,
     wait::until,
@@ -307,6 +307,57 @@ async fn a_plan_prices_the_next_call_and_the_free_quota_of_the_next_month(#[valu
     assert!(set("default").await.unwrap());
     assert_eq!(service.charged("back", batch()).await, 0.0525);
     assert_eq!(code_of(&service.try_deduct(call("rag", "own", tokens(1, 0, 0))).await.unwrap_err()).1, "10009");
+    service.assert_audit_is_clean().await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_free_quota_counts_the_parts_of_a_call_by_their_weights(#[values(MySql, Sqlite)] on: Backend) {
+    let weights = ("billing.quota_weights", "{chat: {cached_input: 0.1, output: 4}}");
+    let quotas = ("billing.free_quotas", "{passport: 10, payment: 1000, asset: 1000, chat: 1000}");
+    let changes: Vec<_> = MODELS.iter().copied().chain([quotas]).collect();
+    let service = Service::start_on(Database::create(on).await, &[&changes[..], &[weights]].concat()).await;
+    service.adjust("u", 100.0).await;
+    let limit = SetApiKeyQuotaRequest {
+        api_key_id: "k".into(),
+        quota_type: "tokens".into(),
+        period: "day".into(),
+        limit: Some(5_000.0),
+    };
+    service.internal.clone().set_api_key_quota(limit).await.unwrap();
+    let keyed = |usage| DeductQuotaRequest { api_key_id: "k".into(), ..call("chat", "gpt-4.1", usage) };
+
+    // 100 + 0.1 * 900 + 4 * 50
+    let usage = tokens(1_000, 900, 50);
+    let quote = QuotePriceRequest {
+        user_id: "u".into(),
+        service_name: "chat".into(),
+        model: "gpt-4.1".into(),
+        usage,
+        ..Default::default()
+    };
+    assert_eq!(service.quote(quote).await, 0.0081);
+    let free = service.deduct(traced("t", keyed(usage))).await;
+    assert_eq!((free.free_count, free.paid_count, free.amount, free.free_remaining), (390, 0, 0.0, 610));
+    assert_eq!(service.found("t").await.free_count, 390);
+    // 200 + 4 * 100, and later 300 + 4 * 150: 610 of 900 units are free.
+    let held = service.hold_tokens(ReserveQuotaRequest { api_key_id: "k".into(), ..hold("r", "chat", (200, 100)) });
+    assert_eq!(held.await.unwrap().free_count, 600);
+    assert_eq!(service.account("u").await.quotas[1].held_quota, 600);
+
+    // A reservation keeps its weights.
+    service.app.stop().await;
+    let service = Service::start_on(service.database, &changes).await;
+    let done = service.deliver(delivered("r", tokens(300, 0, 150))).await.unwrap();
+    // 290 of 900 units at 300 * 15 + 150 * 60 millionths.
+    assert_eq!((done.free_count, done.paid_count, done.amount), (610, 290, 0.00435));
+    assert!(service.deliver(delivered("r", tokens(300, 0, 150))).await.unwrap().replayed);
+    let found = service.found("r").await;
+    assert_eq!((found.free_count, found.paid_count, sum(&found.price_lines)), (610, 290, 0.00435));
+    // The quota of a key counts every token as one.
+    let key = GetApiKeyQuotaRequest { api_key_id: "k".into() };
+    let used = service.internal.clone().get_api_key_quota(key).await.unwrap().into_inner().quotas[0].used;
+    assert_eq!(used, 1_500.0);
     service.assert_audit_is_clean().await;
 }
 

@@ -9,10 +9,10 @@ use chrono::{DateTime, Utc};
 
 use super::{
     alias::Alias,
-    factor::Factor,
     list::{PriceLine, PriceList, Work},
 };
 use crate::biz::values::{
+    factor::Factor,
     ids::{ModelName, PlanName, PriceVersionId},
     invalid::Invalid,
     money::Money,
@@ -214,7 +214,7 @@ fn in_force(versions: &Versions, at: DateTime<Utc>) -> Option<&Result<PriceVersi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::biz::charge::prices::{class::Class, list::Draft};
+    use crate::biz::{charge::prices::list::Draft, values::class::Class};
 
     fn model(name: &str) -> ModelName {
         ModelName::from_stored(name)

@@ -6,11 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     alias::Alias,
-    class::Class,
-    factor::Factor,
     list::{Draft, Given, PriceList},
 };
-use crate::biz::values::{ids::ServiceTier, invalid::Invalid, money::Money};
+use crate::biz::{
+    account::quota_weights::QuotaWeights,
+    values::{class::Class, factor::Factor, ids::ServiceTier, invalid::Invalid, money::Money},
+};
 
 /// The parts of a price list. Unknown members are refused, because they could be prices.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -30,6 +31,21 @@ struct Details {
     /// The factor of a plan, on a transaction.
     #[serde(skip_serializing_if = "Option::is_none")]
     multiplier: Option<String>,
+    /// By the names of their classes, on a transaction.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    quota_weights: BTreeMap<String, String>,
+}
+
+/// The details that a transaction has beside those of its prices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OfTransaction {
+    /// The factor of the user's plan.
+    pub multiplier: Factor,
+    pub weights: QuotaWeights,
+}
+
+impl OfTransaction {
+    pub const NONE: Self = Self { multiplier: Factor::ONE, weights: QuotaWeights::ALL_TOKENS };
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -42,22 +58,24 @@ struct TierDetails {
 /// The classes that have columns of their own.
 const COLUMNS: [Class; 3] = [Class::Input, Class::CachedInput, Class::Output];
 
-/// The part of a price list that has no column of its own; `None` if there is none.
-pub fn beside_columns(list: &PriceList, multiplier: Factor) -> Option<String> {
-    if list.is_flat() && multiplier == Factor::ONE {
+/// The part of a price list that has no column of its own, and the details of a transaction; `None` if
+/// there is none. A transaction that no model prices has no list.
+pub fn beside_columns(list: Option<&PriceList>, of: OfTransaction) -> Option<String> {
+    let list = list.filter(|list| !list.is_flat());
+    if list.is_none() && of == OfTransaction::NONE {
         return None;
     }
-    let mut draft = list.draft();
+    let mut draft = list.map_or_else(Draft::default, PriceList::draft);
     COLUMNS.into_iter().for_each(|class| draft.given[class as usize] = None);
-    Some(details(&draft, multiplier).to_string())
+    Some(details(&draft, of).to_string())
 }
 
 /// The whole price list.
 pub fn whole(list: &PriceList) -> serde_json::Value {
-    details(&list.draft(), Factor::ONE)
+    details(&list.draft(), OfTransaction::NONE)
 }
 
-fn details(draft: &Draft, multiplier: Factor) -> serde_json::Value {
+fn details(draft: &Draft, OfTransaction { multiplier, weights }: OfTransaction) -> serde_json::Value {
     let details = Details {
         prices: by_name(&draft.given),
         tiers: draft
@@ -76,6 +94,7 @@ fn details(draft: &Draft, multiplier: Factor) -> serde_json::Value {
         aliases: draft.aliases.iter().map(Alias::to_string).collect(),
         max_tokens: draft.max_tokens,
         multiplier: (multiplier != Factor::ONE).then(|| multiplier.to_string()),
+        quota_weights: weights.names(),
     };
     // Texts, numbers and lists of them always have a JSON form.
     serde_json::to_value(details).unwrap_or_default()
@@ -87,11 +106,11 @@ fn by_name(given: &Given) -> BTreeMap<String, String> {
 }
 
 /// Reads the text of [`beside_columns`] into a draft that has the prices of the columns, and returns the
-/// multiplier.
+/// details of a transaction.
 ///
 /// # Errors
 /// [`Invalid`] names `price_details`.
-pub fn read_beside(draft: &mut Draft, text: &str) -> Result<Factor, Invalid> {
+pub fn read_beside(draft: &mut Draft, text: &str) -> Result<OfTransaction, Invalid> {
     let refused = |why: String| Invalid::new("price_details", why);
     if !text.trim_start().starts_with('{') {
         return Err(refused("must be a JSON object".into()));
@@ -112,10 +131,13 @@ pub fn read_beside(draft: &mut Draft, text: &str) -> Result<Factor, Invalid> {
         draft.aliases.push(Alias::parse(&alias).map_err(|error| refused(error.to_string()))?);
     }
     draft.max_tokens = details.max_tokens;
-    match details.multiplier {
-        None => Ok(Factor::ONE),
-        Some(text) => text.parse().map_err(|why: &str| refused(format!("multiplier: {why}"))),
-    }
+    let multiplier = match details.multiplier {
+        None => Factor::ONE,
+        Some(text) => text.parse().map_err(|why: &str| refused(format!("multiplier: {why}")))?,
+    };
+    let weights = QuotaWeights::of_names(&details.quota_weights);
+    let weights = weights.map_err(|error| refused(format!("quota_weights: {error}")))?;
+    Ok(OfTransaction { multiplier, weights })
 }
 
 fn read_classes(given: &mut Given, prices: &BTreeMap<String, String>) -> Result<(), Invalid> {
@@ -145,15 +167,22 @@ mod tests {
         draft.aliases = vec![Alias::parse("gpt*").unwrap()];
         draft.max_tokens = Some(128_000);
         let list = draft.clone().check().unwrap();
-        let text = beside_columns(&list, "1.2".parse().unwrap()).unwrap();
+        let weights = [("output", "4")].map(|(name, weight)| (name.to_owned(), weight.to_owned())).into();
+        let of =
+            OfTransaction { multiplier: "1.2".parse().unwrap(), weights: QuotaWeights::of_names(&weights).unwrap() };
+        let text = beside_columns(Some(&list), of).unwrap();
         let mut read = Draft::default();
         COLUMNS.into_iter().for_each(|class| read.given[class as usize] = list.base().given(class));
-        assert_eq!(read_beside(&mut read, &text), Ok("1.2".parse().unwrap()));
+        assert_eq!(read_beside(&mut read, &text), Ok(of));
         assert_eq!((read.clone(), read.check().unwrap()), (draft, list));
 
         let flat = PriceList::flat(yuan("1").unwrap(), None, yuan("2").unwrap());
-        assert_eq!(beside_columns(&flat, Factor::ONE), None);
-        assert_eq!(beside_columns(&flat, Factor::MAX).unwrap(), r#"{"multiplier":"1000"}"#);
+        assert_eq!(beside_columns(Some(&flat), OfTransaction::NONE), None);
+        assert_eq!(beside_columns(None, OfTransaction::NONE), None);
+        let multiplied = OfTransaction { multiplier: Factor::MAX, ..OfTransaction::NONE };
+        assert_eq!(beside_columns(Some(&flat), multiplied).unwrap(), r#"{"multiplier":"1000"}"#);
+        let weighed = OfTransaction { multiplier: Factor::ONE, ..of };
+        assert_eq!(beside_columns(None, weighed).unwrap(), r#"{"quota_weights":{"output":"4"}}"#);
     }
 
     #[test]
@@ -170,6 +199,8 @@ mod tests {
             r#"{"service_tiers":{"batch":"-1"}}"#,
             r#"{"aliases":["*"]}"#,
             r#"{"multiplier":"x"}"#,
+            r#"{"quota_weights":{"inputs":"1"}}"#,
+            r#"{"quota_weights":{"input":"-1"}}"#,
         ] {
             assert_eq!(read_beside(&mut Draft::default(), bad).unwrap_err().field, "price_details", "{bad}");
         }

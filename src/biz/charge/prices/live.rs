@@ -162,7 +162,7 @@ impl Prices {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::biz::{charge::prices::class::Class, values::money::Money};
+    use crate::biz::values::{class::Class, money::Money};
 
     type Read = Result<Vec<Result<StoredVersion, Invalid>>, StoreError>;
 

@@ -3,8 +3,6 @@
 
 mod alias;
 mod book;
-mod class;
-mod factor;
 pub mod import;
 pub mod json;
 mod list;
@@ -14,9 +12,11 @@ mod versions;
 pub use self::{
     alias::Alias,
     book::{Found, PlanPrices, PriceBook, PriceVersion},
-    class::{CLASSES, Class},
-    factor::Factor,
     list::{Draft, Given, PriceLine, PriceList, Rates, Work, rounding},
     live::{PAGE, PriceStore, Prices, Stamp, StoredVersion},
     versions::{Change, NewVersion, VersionKey, VersionStore},
+};
+pub use crate::biz::values::{
+    class::{CLASSES, Class},
+    factor::Factor,
 };

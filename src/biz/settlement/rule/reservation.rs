@@ -374,7 +374,7 @@ pub(super) fn held_key(first: &Transaction, held: &Reservation) -> QuotaKey {
 fn delivered(request: &Commit, first: &Transaction, reservation: &Reservation) -> Delivered {
     let count = match first.quota_unit {
         QuotaUnit::Calls => request.count.unwrap_or(first.content.count),
-        QuotaUnit::Tokens => first.content.count,
+        QuotaUnit::Tokens(_) => first.content.count,
     };
     let usage = match request.counted_output {
         Some(output_tokens) => {

@@ -19,7 +19,7 @@ use crate::{
         },
     },
     data::{
-        column_codes::{charged_by_number, price_details, quota_unit_name, usage_parts},
+        column_codes::{charged_by_number, has_price_details, price_details, quota_unit_name, usage_parts},
         mysql::{
             MySqlStore,
             statement::{Row as StatementRow, Statement},
@@ -108,7 +108,7 @@ const PRICE_VERSION: Optional = Optional {
 
 const PRICE_DETAILS: Optional = Optional {
     names: ", price_details",
-    is_filled: |transaction| transaction.price_version.as_ref().is_some_and(|version| !version.is_flat()),
+    is_filled: has_price_details,
     fill: |row, transaction| row.optional(price_details(transaction).as_deref(), StatementRow::text),
 };
 

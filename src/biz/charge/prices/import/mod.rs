@@ -11,12 +11,10 @@ use rust_decimal::{Decimal, RoundingStrategy};
 use serde_json::{Map, Value};
 
 use self::members::{Cost, Member, member};
-use super::{
+use super::list::{Draft, Given, PriceList};
+use crate::biz::values::{
     class::{ByClass, Class},
     factor::Factor,
-    list::{Draft, Given, PriceList},
-};
-use crate::biz::values::{
     ids::{ModelName, ServiceTier},
     invalid::Invalid,
     money::Money,

@@ -4,12 +4,15 @@ use std::{collections::BTreeMap, fmt};
 
 use rust_decimal::Decimal;
 
-use super::{
-    alias::Alias,
+use super::alias::Alias;
+use crate::biz::values::{
     class::{ByClass, CLASSES, Class, parts},
     factor::Factor,
+    ids::ServiceTier,
+    invalid::Invalid,
+    money::Money,
+    usage::Usage,
 };
-use crate::biz::values::{ids::ServiceTier, invalid::Invalid, money::Money, usage::Usage};
 
 /// Most tiers, service tiers and aliases of one version. Each commit and each read of the book passes
 /// over them.

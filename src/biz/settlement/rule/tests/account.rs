@@ -118,7 +118,7 @@ impl TestAccount {
         let calendar = || Calendar::new(chrono_tz::Asia::Shanghai, SystemClock);
         let at = calendar().at("2026-11-30T04:00:00Z".parse().unwrap());
         let terms = |price| ServiceTerms { price, free_quota: 4, policy };
-        let (by_call, by_token) = (Price::Model(QuotaUnit::Calls), Price::Model(QuotaUnit::Tokens));
+        let (by_call, by_token) = (Price::Model(QuotaUnit::Calls), Price::Model(QuotaUnit::TOKENS));
         let services = [("units", Price::Unit(yuan("1"))), ("calls", by_call), ("tokens", by_token)];
         let catalog = services.map(|(name, price)| (ServiceName::from_stored(name), terms(price)));
         let million = |price: &str| Money::from_micros(yuan(price).micros() * 1_000_000);

@@ -16,12 +16,13 @@ use crate::biz::{
     account::{
         catalog::{Catalog, Price, QuotaUnit, ServiceTerms},
         policy::{AboveHold, OnExpiry},
+        quota_weights::QuotaWeights,
     },
     audit_trail::{
         ADJUST_BALANCE, Actor, AuditedCall, REFUND_CHARGE, REFUND_RECHARGE, SET_ACCOUNT_STATUS, SET_USER_PLAN,
     },
     charge::{
-        prices::{Class, Draft, Given, PlanPrices, PriceBook, PriceVersion, Prices},
+        prices::{CLASSES, Class, Draft, Given, PlanPrices, PriceBook, PriceVersion, Prices},
         quote::{Ask, Quoter},
     },
     settlement::{
@@ -114,7 +115,8 @@ pub fn catalog(policies: &[Policy]) -> Catalog {
         price: match of.priced {
             Priced::PerUnit(price) => Price::Unit(Money::from_micros(price)),
             Priced::Calls => Price::Model(QuotaUnit::Calls),
-            Priced::Tokens => Price::Model(QuotaUnit::Tokens),
+            Priced::Tokens => Price::Model(QuotaUnit::TOKENS),
+            Priced::Weighed => Price::Model(QuotaUnit::Tokens(weights())),
         },
         free_quota: of.free_units.into(),
         policy: policy(with),
@@ -133,6 +135,14 @@ pub fn catalog(policies: &[Policy]) -> Catalog {
     let mut catalog = Catalog::new(services.iter().cloned());
     catalog.add_plan(plan(), in_plan);
     catalog
+}
+
+/// The weights of the service that has some.
+fn weights() -> QuotaWeights {
+    let mut given = [None; CLASSES];
+    given[Class::CachedInput as usize] = Some("0.5".parse().unwrap());
+    given[Class::Reasoning as usize] = Some("3".parse().unwrap());
+    QuotaWeights::new(given)
 }
 
 /// The plan that a user may have.

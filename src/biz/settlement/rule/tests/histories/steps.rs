@@ -47,7 +47,7 @@ pub fn histories() -> impl Strategy<Value = History> {
         Just("2026-11-30T15:50:00Z"),
         Just("2026-12-31T15:58:00Z"),
     ];
-    let policies = prop::array::uniform4(policy());
+    let policies = prop::array::uniform5(policy());
     // A user without a balance can only use the free quotas.
     let credits = prop::option::weighted(0.8, 5..120i64);
     let streams = prop::collection::vec(stream(), 0..5);
@@ -96,7 +96,7 @@ const PLACES: usize = 1_000;
 fn stream() -> impl Strategy<Value = (u8, Vec<usize>, Vec<Step>)> {
     (0..3u8).prop_flat_map(|trace| {
         let trace = Just(trace).boxed();
-        let service = prop_oneof![1 => 0..2u8, 2 => Just(2u8), 4 => Just(3u8)];
+        let service = prop_oneof![1 => 0..2u8, 2 => Just(2u8), 4 => 3..5u8];
         let reserve = (call(trace.clone(), service.boxed()), owner()).prop_map(reserve);
         let reports = prop::collection::vec(report(trace.clone()), 1..5);
         // A step after the end finds the reservation ended, or charges a freed hold.

@@ -18,6 +18,21 @@ impl Tokens {
         self.input + self.output
     }
 
+    /// Two cached tokens count as one, and a token of reasoning as three. `None` if more is a part than
+    /// there is.
+    pub fn weighed(self) -> Option<u32> {
+        let (input, output) = (self.input.checked_sub(self.cached)?, self.output.checked_sub(self.reasoning)?);
+        let mut units = input + output;
+        for token in 0..self.cached {
+            // The first half of a unit counts as a whole one.
+            units += u32::from(token % 2 == 0);
+        }
+        for _ in 0..self.reasoning {
+            units += 3;
+        }
+        Some(units)
+    }
+
     /// With the output of an earlier report, if that is larger.
     pub fn with_output_of(self, before: Option<Tokens>) -> Tokens {
         match before {
@@ -47,13 +62,16 @@ pub enum Priced {
     Calls,
     /// The prices of the model; units are tokens.
     Tokens,
+    /// The prices of the model; units are tokens by their weights.
+    Weighed,
 }
 
-pub const SERVICES: [Service; 4] = [
+pub const SERVICES: [Service; 5] = [
     Service { priced: Priced::PerUnit(3), free_units: 10 },
     Service { priced: Priced::PerUnit(7), free_units: 10 },
     Service { priced: Priced::Calls, free_units: 2 },
     Service { priced: Priced::Tokens, free_units: 20 },
+    Service { priced: Priced::Weighed, free_units: 20 },
 ];
 
 /// A price version: the prices of a million tokens of input, of cached input and of output, from a
@@ -156,6 +174,7 @@ pub fn quote(call: Call, now: Moment, is_planned: bool) -> Option<Quoted> {
         }
         Priced::Calls => call.count,
         Priced::Tokens => tokens?.all(),
+        Priced::Weighed => tokens?.weighed()?,
     };
     match call.cost {
         Some(cost) => Some(Quoted { units, cost, version: None }),

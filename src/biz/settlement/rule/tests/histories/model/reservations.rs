@@ -111,7 +111,7 @@ impl Entry {
         [self.call.tokens, reported].into_iter().flatten().map(|tokens| i64::from(tokens.all())).max().unwrap_or(0)
     }
 
-    /// The tokens that its end takes from the quota of its key: the units if units are tokens,
+    /// The tokens that its end takes from the quota of its key: the units if units are all tokens,
     /// otherwise the delivered tokens or, without those, the held ones.
     fn taken_tokens(&self, units: u32, tokens: Option<Tokens>) -> i64 {
         if matches!(SERVICES[usize::from(self.call.service)].priced, Priced::Tokens) {
@@ -127,6 +127,7 @@ impl Entry {
         let tokens = delivered.tokens.filter(|tokens| tokens.all() > 0);
         let units = match SERVICES[usize::from(self.call.service)].priced {
             Priced::Tokens => tokens.map_or(hold.units, Tokens::all),
+            Priced::Weighed => tokens.map_or(Some(hold.units), Tokens::weighed)?,
             Priced::PerUnit(_) | Priced::Calls => delivered.count,
         };
         let cost = match (delivered.cost, self.version) {
@@ -178,7 +179,7 @@ impl Model {
             Some(output) => Some(known.unwrap_or(nothing).with_output(output)),
             None => commit.tokens,
         };
-        let of_units = !matches!(SERVICES[usize::from(entry.call.service)].priced, Priced::Tokens);
+        let of_units = !matches!(SERVICES[usize::from(entry.call.service)].priced, Priced::Tokens | Priced::Weighed);
         let told = commit.count.filter(|_| of_units);
         let count = told.unwrap_or(entry.call.count);
         let delivered = Delivered { count, cost, tokens };

@@ -4,13 +4,14 @@ use std::{fmt, str::FromStr};
 
 use rust_decimal::Decimal;
 
-use crate::biz::values::{invalid::Invalid, money::Money};
+use super::{invalid::Invalid, money::Money};
 
 /// A factor from 0 to 1000 with six decimal places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Factor(u32);
 
 impl Factor {
+    pub const ZERO: Factor = Factor(0);
     pub const ONE: Factor = Factor(1_000_000);
     /// A thousand.
     pub const MAX: Factor = Factor(1_000_000_000);

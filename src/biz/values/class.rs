@@ -1,6 +1,6 @@
 //! The classes in which a call is priced, and the parts of a call by class.
 
-use crate::biz::values::{invalid::Invalid, usage::Usage};
+use super::{invalid::Invalid, usage::Usage};
 
 /// A class of tokens, of calls or of images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
