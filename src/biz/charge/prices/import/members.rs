@@ -22,7 +22,7 @@ pub struct Cost {
 }
 
 /// The costs of a class. The longest name that a member begins with counts.
-const BASES: [(&str, Class, bool); 13] = [
+const BASES: [(&str, Class, bool); 14] = [
     ("cache_creation_input_token_cost_above_1hr", Class::CacheWrite1h, false),
     ("cache_creation_input_token_cost", Class::CacheWrite, false),
     ("cache_read_input_token_cost", Class::CachedInput, false),
@@ -30,6 +30,7 @@ const BASES: [(&str, Class, bool); 13] = [
     ("input_cost_per_request", Class::Request, false),
     ("input_cost_per_query", Class::Request, true),
     ("input_cost_per_token", Class::Input, false),
+    ("input_cost_per_token_cache_hit", Class::CachedInput, true),
     ("input_cost_per_image", Class::Image, true),
     ("output_cost_per_audio_token", Class::AudioOutput, false),
     ("output_cost_per_reasoning_token", Class::Reasoning, false),
@@ -98,6 +99,8 @@ mod tests {
             let expected = Cost { class, above, service_tier, is_substitute: false };
             assert_eq!(member(name), Member::Cost(expected), "{name}");
         }
+        let hit = Cost { class: Class::CachedInput, above: None, service_tier: None, is_substitute: true };
+        assert_eq!(member("input_cost_per_token_cache_hit"), Member::Cost(hit));
     }
 
     #[test]
