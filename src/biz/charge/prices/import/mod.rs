@@ -25,6 +25,9 @@ const MAX_MODELS: usize = 100_000;
 /// The entry that explains the members.
 const SAMPLE: &str = "sample_spec";
 
+/// The members that are read beside the costs.
+const USED: [&str; 4] = ["mode", "max_tokens", "max_input_tokens", "max_output_tokens"];
+
 /// The prices in a file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct PriceFile {
@@ -141,6 +144,7 @@ impl PriceFile {
             let cost = match member(name) {
                 Member::Cost(_) if value.is_null() => continue,
                 Member::Cost(cost) => cost,
+                Member::Other if USED.contains(&name.as_str()) => continue,
                 Member::Other => {
                     *self.ignored.entry(name.clone()).or_default() += 1;
                     continue;
