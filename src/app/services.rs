@@ -18,8 +18,8 @@ use crate::{
     config::{Config, ServerLimits, Streams},
     service::{
         AccountService, Admission, Api, AuditTrailService, CallParser, ChargeService, CheckService, ExportLimits,
-        Hints, LimitService, PriceService, RechargeService, RefundService, ReportService, ReservationService,
-        StreamService, TokenService,
+        Hints, LimitService, MAX_UNOPENED_OF_CALLER, PriceService, RechargeService, RefundService, ReportService,
+        ReservationService, StreamService, TokenService,
     },
 };
 
@@ -90,7 +90,7 @@ fn streams(config: &Config, core: &Core, calls: Arc<CallParser>, ttl: TimeDelta)
     let timeouts = StreamTimeouts { ttl, progress, grace, idle_timeout };
     let limits = &config.server.limits;
     let most = limits.streams;
-    let shares = |configured, all| Shares::new(config.server.share_of_caller(configured, all));
+    let share = |configured, all| config.server.share_of_caller(configured, all);
     StreamService {
         calls,
         rates: core.rates.clone(),
@@ -99,8 +99,8 @@ fn streams(config: &Config, core: &Core, calls: Arc<CallParser>, ttl: TimeDelta)
         observer: core.observer.clone(),
         tasks: core.tasks.clone(),
         unopened: Semaphore::new(limits.requests),
-        unopened_of_caller: shares(limits.requests_per_caller, limits.requests),
-        open_of_caller: shares(limits.streams_per_caller, most),
+        unopened_of_caller: Shares::new(share(limits.requests_per_caller, limits.requests).min(MAX_UNOPENED_OF_CALLER)),
+        open_of_caller: Shares::new(share(limits.streams_per_caller, most)),
     }
 }
 

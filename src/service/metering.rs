@@ -45,6 +45,9 @@ use crate::{
 
 /// Deadline of the first message of a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Most streams of one caller whose first message has not come. They end together, so more of them would be a
+/// burst that others feel.
+pub const MAX_UNOPENED_OF_CALLER: usize = 1_000;
 /// Most replies that wait for a slow gateway. Beyond them only the newest state is sent.
 const REPLIES: usize = 8;
 

@@ -38,7 +38,7 @@ pub use self::{
     charge::ChargeService,
     check::CheckService,
     limits::LimitService,
-    metering::StreamService,
+    metering::{MAX_UNOPENED_OF_CALLER, StreamService},
     prices::PriceService,
     recharge::{Admission, Hints, RechargeService},
     refund::RefundService,
