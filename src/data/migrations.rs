@@ -49,6 +49,7 @@ const PAIRS: &[(&str, &str, &str)] = &[
     pair!("0018_account_status_and_audit_events"),
     pair!("0019_refunds"),
     pair!("0020_refunds_of_top_ups"),
+    pair!("0021_statements"),
 ];
 
 /// The tables of the first [`TIDB_BASE`] migrations, which TiDB can't run. It runs those after them.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     account::AccountService, audit_trail::AuditTrailService, charge::ChargeService, check::CheckService,
     limits::LimitService, metering::StreamService, recharge::RechargeService, refund::RefundService,
-    reports::ReportService, reservation::ReservationService, tokens::TokenService,
+    reports::ReportService, reservation::ReservationService, statements::StatementService, tokens::TokenService,
 };
 
 /// Every rpc of the contract, by feature. gRPC and REST both call it.
@@ -21,4 +21,5 @@ pub struct Api {
     pub tokens: TokenService,
     pub recharges: RechargeService,
     pub reports: ReportService,
+    pub statements: StatementService,
 }

@@ -15,16 +15,16 @@ use super::{
         AdjustBalanceReply, AdjustBalanceRequest, ApiKeyQuotas, BatchDeductQuotaReply, BatchDeductQuotaRequest,
         CheckQuotaReply, CheckQuotaRequest, CommitReservationReply, CommitReservationRequest, CountTokensReply,
         CountTokensRequest, DeductQuotaReply, DeductQuotaRequest, GetAccountReply, GetAccountRequest,
-        GetApiKeyQuotaRequest, GetRechargeOrderRequest, GetStatsMonthRequest, GetStatsReply, GetStatsSummaryReply,
-        GetStatsSummaryRequest, GetStatsTodayRequest, GetTransactionReply, GetTransactionRequest, GetUsageReply,
-        GetUsageRequest, InitializeUserReply, InitializeUserRequest, ListAdjustmentsReply, ListAdjustmentsRequest,
-        ListAuditEventsReply, ListAuditEventsRequest, ListRechargeOrdersReply, ListRechargeOrdersRequest,
-        ListRecordsReply, ListRecordsRequest, ListUnappliedPaymentsReply, ListUnappliedPaymentsRequest,
-        MeterStreamRequest, RechargeCallbackReply, RechargeCallbackRequest, RechargeOrder, RechargeReply,
-        RechargeRequest, RefundChargeReply, RefundChargeRequest, RefundRechargeReply, RefundRechargeRequest,
-        ReleaseReservationReply, ReleaseReservationRequest, ReserveQuotaReply, ReserveQuotaRequest,
-        ResolvePaymentReply, ResolvePaymentRequest, SetAccountStatusReply, SetAccountStatusRequest,
-        SetApiKeyQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest,
+        GetApiKeyQuotaRequest, GetRechargeOrderRequest, GetStatementReply, GetStatementRequest, GetStatsMonthRequest,
+        GetStatsReply, GetStatsSummaryReply, GetStatsSummaryRequest, GetStatsTodayRequest, GetTransactionReply,
+        GetTransactionRequest, GetUsageReply, GetUsageRequest, InitializeUserReply, InitializeUserRequest,
+        ListAdjustmentsReply, ListAdjustmentsRequest, ListAuditEventsReply, ListAuditEventsRequest,
+        ListRechargeOrdersReply, ListRechargeOrdersRequest, ListRecordsReply, ListRecordsRequest,
+        ListUnappliedPaymentsReply, ListUnappliedPaymentsRequest, MeterStreamRequest, RechargeCallbackReply,
+        RechargeCallbackRequest, RechargeOrder, RechargeReply, RechargeRequest, RefundChargeReply, RefundChargeRequest,
+        RefundRechargeReply, RefundRechargeRequest, ReleaseReservationReply, ReleaseReservationRequest,
+        ReserveQuotaReply, ReserveQuotaRequest, ResolvePaymentReply, ResolvePaymentRequest, SetAccountStatusReply,
+        SetAccountStatusRequest, SetApiKeyQuotaRequest, SetUserLimitsReply, SetUserLimitsRequest,
         billing_internal_service_server::BillingInternalService, billing_service_server::BillingService,
     },
     request::{RequestId, note_trace_id},
@@ -67,6 +67,11 @@ impl BillingService for Grpc {
     async fn list_adjustments(&self, request: Request<ListAdjustmentsRequest>) -> Reply<ListAdjustmentsReply> {
         let (call, message) = Call::of(request);
         call.reply(self.0.accounts.list_adjustments(message).await)
+    }
+
+    async fn get_statement(&self, request: Request<GetStatementRequest>) -> Reply<GetStatementReply> {
+        let (call, message) = Call::of(request);
+        call.reply(self.0.statements.get_statement(message).await)
     }
 
     async fn list_records(&self, request: Request<ListRecordsRequest>) -> Reply<ListRecordsReply> {

@@ -11,6 +11,7 @@ mod check;
 mod codec;
 mod convert;
 pub mod errors;
+pub mod exports;
 pub mod grpc;
 pub mod idempotency;
 pub mod json;
@@ -26,6 +27,7 @@ mod reservation;
 pub mod rest;
 pub mod routes;
 pub mod signature;
+mod statements;
 pub mod timestamp;
 mod tokens;
 
@@ -40,8 +42,9 @@ pub use self::{
     metering::StreamService,
     recharge::{Admission, Hints, RechargeService},
     refund::RefundService,
-    reports::{ExportLimits, ReportService},
+    reports::ReportService,
     reservation::ReservationService,
+    statements::{StatementService, StatementTerms},
     tokens::TokenService,
 };
 
