@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 use super::period::StatementPeriod;
 use crate::biz::values::{
     calendar::Month,
-    error::{Error, Result, StoreError},
+    error::{Error, StoreError},
     ids::{ModelName, ServiceName, UserId},
     money::Money,
 };
@@ -157,7 +157,7 @@ impl Statement {
     /// # Errors
     /// [`Error::Internal`] if the records of the month have other sums than the rollup, which the audit
     /// reports too.
-    pub fn of(books: MonthBooks, period: &StatementPeriod) -> Result<Self> {
+    pub fn of(books: MonthBooks, period: &StatementPeriod) -> Result<Self, Error> {
         let moved = books.lines.iter().map(|line| line.sums.amount).sum::<Money>();
         let closing = books.balance.minus(books.later);
         let by_model = books.by_model.filter(|lines| lines.len() <= MAX_SPLIT_LINES);
@@ -185,7 +185,7 @@ impl Statement {
 
 /// Compares the charges and their refunds by model with those of the rollup. A statement must not be
 /// given out if they differ: one of them is wrong.
-fn check_sums(user: &UserId, month: Month, rollup: &[Line], by_model: &[Line]) -> Result<()> {
+fn check_sums(user: &UserId, month: Month, rollup: &[Line], by_model: &[Line]) -> Result<(), Error> {
     let sums = |lines: &[Line]| {
         let mut sums = BTreeMap::<_, LineSums>::new();
         for Line { key, sums: line } in lines.iter().filter(|line| line.key.kind.is_usage()) {

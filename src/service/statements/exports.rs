@@ -351,7 +351,7 @@ impl Table for Orders {
             order.amount.to_string(),
             terms.currency.to_string(),
             order.status.to_string(),
-            order.method.map(|method| method.to_string()).unwrap_or_default(),
+            order.method.map(|method| method.name().to_owned()).unwrap_or_default(),
             order.payment.as_ref().map(ToString::to_string).unwrap_or_default(),
             order.refunded.to_string(),
             time_text(order.created_at),

@@ -15,7 +15,7 @@ use rstest::rstest;
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use super::{Money, refund, refund_of, start};
+use super::{refund, refund_of, start};
 use crate::harness::{
     Backend, Database, MySql, Service, Sqlite,
     caller::Dice,

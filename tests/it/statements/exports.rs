@@ -4,8 +4,11 @@ use billing_service::service::proto::{BatchDeductQuotaRequest, DeductQuotaReques
 use rstest::rstest;
 use serde_json::json;
 
-use super::{Money, refund_of, start};
-use crate::harness::{Backend, MySql, Service, Sqlite, charge, traced};
+use super::{refund_of, start};
+use crate::{
+    bounds::with_many_records,
+    harness::{Backend, MySql, Service, Sqlite, charge, traced, wait::until},
+};
 
 /// The cells of the named columns.
 fn cells(csv: &str, columns: &[&str]) -> Vec<Vec<String>> {
@@ -127,8 +130,8 @@ async fn the_statements_of_all_users_are_those_of_each(#[values(MySql, Sqlite)] 
 }
 
 #[tokio::test]
-async fn exports_of_all_users_are_bounded() {
-    let service = Service::start_with(Sqlite, &[("server.limits.exports_per_user", "1")]).await;
+async fn a_wrong_month_or_day_is_an_error_without_a_file() {
+    let service = Service::start(Sqlite).await;
     for (path, field) in [
         ("records.csv?from=2026-11-02&to=2026-11-01", "from"),
         ("records.csv?from=2025-01-01&to=2026-11-01", "from"),
@@ -140,15 +143,25 @@ async fn exports_of_all_users_are_bounded() {
         let (status, refused) = service.internal_get(&format!("/internal/v1/billing/{path}")).await;
         assert_eq!((status, &refused["metadata"]["field"]), (400, &json!(field)), "{path}");
     }
-    // Records for a body that a reader does not take.
-    for chunk in 0..12 {
-        let items = (0..1_000).map(|number| traced(&format!("{chunk}-{number}"), charge("u", "passport", 1)));
-        let request = BatchDeductQuotaRequest { items: items.collect() };
-        service.internal.clone().batch_deduct_quota(request).await.unwrap();
+}
+
+#[tokio::test]
+async fn exports_of_all_users_have_a_limit_of_their_own() {
+    let service = with_many_records("30s").await;
+    service.adjust("u", 1.0).await;
+    let day = "from=2025-11-24&to=2025-11-24";
+    let url = format!("http://{}/internal/v1/billing/records.csv?{day}", service.app.grpc_addr);
+    let unread = service.http.get(&url).send().await.unwrap();
+    assert_eq!(unread.status(), 200);
+    for path in ["statements.csv?month=2025-11", "recharges.csv"] {
+        let (status, refused) = service.internal_get(&format!("/internal/v1/billing/{path}")).await;
+        assert_eq!((status, &refused["metadata"]["error_code"]), (503, &json!("10014")), "{refused}");
     }
-    let url = format!("http://{}/internal/v1/billing/records.csv", service.app.grpc_addr);
-    let held = service.http.get(&url).send().await.unwrap();
-    let (status, refused) = service.internal_get("/internal/v1/billing/statements.csv").await;
-    assert_eq!((status, &refused["metadata"]["error_code"]), (503, &json!("10014")), "{refused}");
-    assert_eq!(held.text().await.unwrap().lines().count(), 12_001);
+    // A user's own export is another matter.
+    assert!(service.csv("/api/v1/billing/records.csv?user_id=v").await.starts_with("id,"));
+    assert_eq!(unread.text().await.unwrap().lines().count(), 60_001);
+    until("another export is admitted", async || {
+        service.http.get(url.replace("records.csv", "recharges.csv")).send().await.unwrap().status() == 200
+    })
+    .await;
 }

@@ -76,12 +76,13 @@ fn micros(amount: f64) -> i64 {
 type Short<'l> = ([&'l str; 4], [i64; 3], f64);
 
 fn lines(statement: &GetStatementReply) -> Vec<Short<'_>> {
-    let short = |line: &'_ StatementLine| -> Short<'_> {
-        let StatementLine { kind, service_name, model, late_of, calls, free_count, paid_count, .. } = line;
-        assert_eq!(line.units, free_count + paid_count);
-        ([kind, service_name, model, late_of], [*calls, *free_count, *paid_count], line.amount)
-    };
     statement.lines.iter().map(short).collect()
+}
+
+fn short(line: &StatementLine) -> Short<'_> {
+    let StatementLine { kind, service_name, model, late_of, calls, free_count, paid_count, .. } = line;
+    assert_eq!(line.units, free_count + paid_count);
+    ([kind, service_name, model, late_of], [*calls, *free_count, *paid_count], line.amount)
 }
 
 /// Fails unless the lines add up, and each statement continues the one before. Returns the last closing balance.
@@ -121,27 +122,14 @@ fn refund(user: &str, trace: &str, id: &str, count: Option<i32>) -> RefundCharge
 
 /// Money between a service on a test clock and the sandbox. The sandbox signs with the time of the machine,
 /// so it loses its callbacks, and the test sends its own.
-trait Money {
+impl Paying {
     /// Sends a callback that is signed at the time of the test clock.
-    async fn report(&self, callback: RechargeCallbackRequest) -> Result<(), Status>;
-    /// An order that is paid, but not reported.
-    async fn unreported(&self, user: &str, amount: f64) -> String;
-    async fn settle(&self, order: &str, amount: f64);
-    /// A credited top-up.
-    async fn top_up(&self, user: &str, amount: f64) -> String;
-    async fn give_back(&self, request: RefundRechargeRequest) -> RefundRechargeReply;
-    /// Reports that money went back without a request, with status REFUNDED or CHARGEBACK.
-    async fn take_back(&self, order: &str, (id, status): (&str, &str), amount: f64);
-    /// A second payment of an order, which is credited to a user.
-    async fn credit_unapplied(&self, order: &str, payment: &str, (user, amount): (&str, f64));
-}
-
-impl Money for Paying {
     async fn report(&self, callback: RechargeCallbackRequest) -> Result<(), Status> {
         let request = signed(callback, self.service.clock.now());
         self.service.internal.clone().recharge_callback(request).await.map(drop)
     }
 
+    /// An order that is paid, but not reported.
     async fn unreported(&self, user: &str, amount: f64) -> String {
         let reply = self.recharge(user, amount).await;
         press(&self.service.http, &reply.payment_url, "SUCCESS").await;
@@ -153,6 +141,7 @@ impl Money for Paying {
         self.report(success(order, &payment, amount)).await.unwrap();
     }
 
+    /// A credited top-up.
     async fn top_up(&self, user: &str, amount: f64) -> String {
         let order = self.unreported(user, amount).await;
         self.settle(&order, amount).await;
@@ -163,12 +152,14 @@ impl Money for Paying {
         self.service.internal.clone().refund_recharge(request).await.unwrap().into_inner()
     }
 
+    /// Reports that money went back without a request, with status REFUNDED or CHARGEBACK.
     async fn take_back(&self, order: &str, (id, status): (&str, &str), amount: f64) {
         let payment = self.order(order).await.payment_order_id;
         let report = success(order, &payment, amount);
         self.report(RechargeCallbackRequest { status: status.into(), refund_id: id.into(), ..report }).await.unwrap();
     }
 
+    /// Credits a second payment of an order to a user.
     async fn credit_unapplied(&self, order: &str, payment: &str, (user, amount): (&str, f64)) {
         assert!(self.report(success(order, payment, amount)).await.is_err());
         let request = ResolvePaymentRequest {

@@ -6,7 +6,7 @@ use billing_service::service::proto::{
 use rstest::rstest;
 use serde_json::json;
 
-use super::{Money, assert_chain, lines, refund, refund_of, start};
+use super::{assert_chain, lines, refund, refund_of, start};
 use crate::harness::{Backend, MySql, Service, Sqlite, charge, code_of, traced};
 
 fn reserve(trace: &str) -> ReserveQuotaRequest {
