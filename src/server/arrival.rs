@@ -18,7 +18,7 @@ use http::Method;
 use hyper::body::{Frame, SizeHint};
 
 use super::body_memory::{BodyMemory, HeldBytes};
-use crate::service::body::BodyBudget;
+use crate::service::body::{BodyBudget, TakeBytes};
 
 const ARRIVING: u8 = 0;
 const COMPLETE: u8 = 1;
@@ -27,59 +27,70 @@ const TOO_MUCH: u8 = 3;
 
 /// The arrival of one request. The memory of its body is held until this is dropped, because the
 /// handler reads the body into one piece.
-pub struct Arrival {
-    state: Arc<AtomicU8>,
-    _held: Option<HeldBytes>,
+pub struct Arrival(Option<Arc<Arriving>>);
+
+/// A body on its way.
+struct Arriving {
+    state: AtomicU8,
+    held: HeldBytes,
+}
+
+impl TakeBytes for Arriving {
+    fn take(&self, bytes: usize) -> bool {
+        self.unless_too_much(self.held.add(bytes))
+    }
+}
+
+impl Arriving {
+    fn unless_too_much(&self, has_room: bool) -> bool {
+        if !has_room {
+            self.state.store(TOO_MUCH, Relaxed);
+        }
+        has_room
+    }
 }
 
 impl Arrival {
     /// Wraps the body of a request, to track its arrival and its memory. Each message of a stream takes
     /// the place of the one before.
-    pub fn watch(mut request: Request, memory: &BodyMemory, is_stream: bool) -> (Request, Self) {
+    pub fn watch(request: Request, memory: &BodyMemory, is_stream: bool) -> (Request, Self) {
         // The body of a GET is no part of the message, and is not read.
-        let is_complete = request.body().is_end_stream() || request.method() == Method::GET;
-        let state = Arc::new(AtomicU8::new(if is_complete { COMPLETE } else { ARRIVING }));
-        if is_complete {
-            return (request, Self { state, _held: None });
+        if request.body().is_end_stream() || request.method() == Method::GET {
+            return (request, Self(None));
         }
-        let held = memory.of_request();
-        let arrival = Self { state: state.clone(), _held: Some(held.clone()) };
-        request.extensions_mut().insert(arrival.budget(held.clone()));
+        let arriving = Arc::new(Arriving { state: AtomicU8::new(ARRIVING), held: memory.of_request() });
+        let arrival = Self(Some(arriving.clone()));
         let messages = is_stream.then(Messages::default);
-        (request.map(|body| Body::new(Watched { body, state, held, messages })), arrival)
+        (request.map(|body| Body::new(Watched { body, arriving, messages })), arrival)
     }
 
-    /// Takes memory for what is made of the body.
-    fn budget(&self, held: HeldBytes) -> BodyBudget {
-        let state = self.state.clone();
-        BodyBudget::new(move |bytes| {
-            let has_room = held.add(bytes);
-            if !has_room {
-                state.store(TOO_MUCH, Relaxed);
-            }
-            has_room
-        })
+    /// The memory for what is made of the body, if there is one.
+    pub fn budget(&self) -> Option<BodyBudget> {
+        self.0.clone().map(BodyBudget::of)
     }
 
     pub fn is_complete(&self) -> bool {
-        self.state.load(Relaxed) == COMPLETE
+        self.state() == COMPLETE
     }
 
     /// Whether the connection ended, or broke its protocol, before the end of the body.
     pub fn is_broken(&self) -> bool {
-        self.state.load(Relaxed) == BROKEN
+        self.state() == BROKEN
     }
 
     /// Whether the bodies of all requests need more memory than they have.
     pub fn is_too_much(&self) -> bool {
-        self.state.load(Relaxed) == TOO_MUCH
+        self.state() == TOO_MUCH
+    }
+
+    fn state(&self) -> u8 {
+        self.0.as_ref().map_or(COMPLETE, |arriving| arriving.state.load(Relaxed))
     }
 }
 
 struct Watched {
     body: Body,
-    state: Arc<AtomicU8>,
-    held: HeldBytes,
+    arriving: Arc<Arriving>,
     /// The messages of a stream.
     messages: Option<Messages>,
 }
@@ -87,11 +98,13 @@ struct Watched {
 impl Watched {
     fn has_room(&mut self, frame: &Frame<Bytes>) -> bool {
         let Some(data) = frame.data_ref() else { return true };
-        match &mut self.messages {
+        let held = &self.arriving.held;
+        let has_room = match &mut self.messages {
             // When a part is asked for, all complete messages before it were taken.
-            Some(messages) => self.held.replace(messages.follow(data)),
-            None => self.held.add(data.len()),
-        }
+            Some(messages) => held.replace(messages.follow(data)),
+            None => held.add(data.len()),
+        };
+        self.arriving.unless_too_much(has_room)
     }
 }
 
@@ -142,13 +155,12 @@ impl HttpBody for Watched {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         match &frame {
-            Some(Err(_)) => self.state.store(BROKEN, Relaxed),
+            Some(Err(_)) => self.arriving.state.store(BROKEN, Relaxed),
             Some(Ok(part)) if !self.has_room(part) => {
-                self.state.store(TOO_MUCH, Relaxed);
                 return Poll::Ready(Some(Err(axum::Error::new("too many bodies are in memory"))));
             }
             Some(Ok(_)) if !self.body.is_end_stream() => {}
-            Some(Ok(_)) | None => self.state.store(COMPLETE, Relaxed),
+            Some(Ok(_)) | None => self.arriving.state.store(COMPLETE, Relaxed),
         }
         Poll::Ready(frame)
     }

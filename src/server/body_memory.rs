@@ -14,17 +14,16 @@ impl BodyMemory {
         Self(Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))))
     }
 
-    /// The bytes of one request, which are free again when the last clone is dropped.
+    /// The bytes of one request, which are free again when this is dropped.
     pub fn of_request(&self) -> HeldBytes {
-        HeldBytes { memory: self.clone(), held: Arc::default() }
+        HeldBytes { memory: self.clone(), held: Mutex::default() }
     }
 }
 
 /// The bytes of one request.
-#[derive(Clone)]
 pub struct HeldBytes {
     memory: BodyMemory,
-    held: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
+    held: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl HeldBytes {

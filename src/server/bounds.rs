@@ -1,15 +1,23 @@
 //! The bounds of a port: the most requests at once, and the deadline of a request.
 
-use std::{sync::Arc, time::Duration};
-
-use axum::{
-    extract::{Request, State},
-    middleware::Next,
-    response::Response,
+use std::{
+    convert::Infallible,
+    future::ready,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
 };
 
+use axum::{extract::Request, response::Response};
+use tower::{Layer, Service};
+
 use super::{
-    arrival::Arrival, body_memory::BodyMemory, content, inflate, overflow, permits::Permits, refusal::Refusal,
+    arrival::Arrival,
+    body_memory::BodyMemory,
+    content, inflate, overflow,
+    permits::{Permit, Permits},
+    refusal::Refusal,
     request::undecoded,
 };
 use crate::{
@@ -57,49 +65,100 @@ impl Bounds {
         let message_bytes = self.message_bytes.min(MAX_OPEN_MESSAGE);
         Self { permits, memory: BodyMemory::new(OPEN_BODIES), message_bytes, ..self.clone() }
     }
+
+    /// The permit of a request, and the answer in case that something fails.
+    ///
+    /// # Errors
+    /// The answer to a request that is refused at once.
+    fn admit(&self, request: &Request) -> Result<(Permit, Refusal), Box<Response>> {
+        if let Some(refused) = overflow::refuse(request, self.style) {
+            return Err(refused.into());
+        }
+        if self.is_grpc
+            && let Some(refused) = content::refuse_grpc(request)
+        {
+            return Err(refused.into());
+        }
+        let refusal = Refusal::of(request, self.style);
+        match self.permits.admit(request, &self.forwarding) {
+            Ok(permit) => Ok((permit, refusal)),
+            Err(why) => Err(refusal.answer(&Error::Overloaded(format!("{why}; retry later").into())).into()),
+        }
+    }
 }
 
-/// Answers OVERLOADED at once if too many requests are open, and after the deadline if `next` takes
-/// too long. The work of a late request goes on: an accepted charge is settled, and a retry with
-/// the same id finds it.
-pub async fn enforce(State(bounds): State<Arc<Bounds>>, mut request: Request, next: Next) -> Response {
-    if let Some(refused) = overflow::refuse(&request, bounds.style) {
-        return refused;
+/// Keeps the requests of a group of routes within its bounds. It is a layer of its own type, because one from a
+/// function would clone and box the routes for every request.
+#[derive(Clone)]
+pub struct Enforce(pub Arc<Bounds>);
+
+impl<S> Layer<S> for Enforce {
+    type Service = Enforced<S>;
+
+    fn layer(&self, routes: S) -> Enforced<S> {
+        Enforced { routes, bounds: self.0.clone() }
     }
-    if bounds.is_grpc
-        && let Some(refused) = content::refuse_grpc(&request)
-    {
-        return refused;
+}
+
+#[derive(Clone)]
+pub struct Enforced<S> {
+    routes: S,
+    bounds: Arc<Bounds>,
+}
+
+impl<S> Service<Request> for Enforced<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible, Future: Send + 'static>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.routes.poll_ready(context)
     }
-    let refusal = Refusal::of(&request, bounds.style);
-    let asks_payment_service = starts_recharge(&request) || is_callback(&request) || gives_money_back(&request);
-    if asks_payment_service {
-        request.extensions_mut().insert(bounds.forwarding.clone());
-        request.extensions_mut().insert(bounds.forwarded.clone());
-    }
-    let permit = match bounds.permits.admit(&request, &bounds.forwarding) {
-        Ok(permit) => permit,
-        Err(why) => return refusal.answer(&Error::Overloaded(format!("{why}; retry later").into())),
-    };
-    let is_stream = is_stream(&request);
-    let (mut request, arrival) = Arrival::watch(request, &bounds.memory, is_stream);
-    if bounds.is_grpc {
-        request = inflate::grpc(request, bounds.message_bytes, &bounds.memory, is_stream);
-    }
-    let budget = request.extensions().get::<BodyBudget>().cloned();
-    let timeout = bounds.timeout + if asks_payment_service { bounds.payment_timeout } else { Duration::ZERO };
-    let answer = match budget.filter(|_| bounds.is_grpc) {
-        Some(budget) => tokio::time::timeout(timeout, budget.scope(next.run(request))).await,
-        None => tokio::time::timeout(timeout, next.run(request)).await,
-    };
-    drop(permit);
-    match answer {
-        Ok(_) if arrival.is_too_much() => refusal
-            .answer(&Error::Overloaded("too many bodies are being read, and nothing was done; retry later".into())),
-        Ok(_) if arrival.is_broken() => refusal.incomplete(),
-        Ok(response) => explain_undecoded(response, refusal),
-        Err(_) if !arrival.is_complete() => refusal.incomplete(),
-        Err(_) => refusal.late(),
+
+    /// Answers OVERLOADED at once if too many requests are open, and after the deadline if the routes take
+    /// too long. The work of a late request goes on: an accepted charge is settled, and a retry with
+    /// the same id finds it.
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let bounds = &*self.bounds;
+        let (permit, refusal) = match bounds.admit(&request) {
+            Ok(admitted) => admitted,
+            Err(refused) => return Box::pin(ready(Ok(*refused))),
+        };
+        let mut timeout = bounds.timeout;
+        if starts_recharge(&request) || is_callback(&request) || gives_money_back(&request) {
+            timeout += bounds.payment_timeout;
+            request.extensions_mut().insert(bounds.forwarding.clone());
+            request.extensions_mut().insert(bounds.forwarded.clone());
+        }
+        let is_stream = is_stream(&request);
+        let (mut request, arrival) = Arrival::watch(request, &bounds.memory, is_stream);
+        let mut budget = arrival.budget();
+        if bounds.is_grpc {
+            request = inflate::grpc(request, bounds.message_bytes, &bounds.memory, budget.as_ref(), is_stream);
+        } else if let Some(budget) = budget.take() {
+            request.extensions_mut().insert(budget);
+        }
+        let answer = self.routes.call(request);
+        Box::pin(async move {
+            let answer = tokio::time::timeout(timeout, BodyBudget::scope(budget, answer)).await;
+            drop(permit);
+            let Ok(response) = answer else {
+                return Ok(if arrival.is_complete() { refusal.late() } else { refusal.incomplete() });
+            };
+            let response = response?;
+            Ok(if arrival.is_too_much() {
+                refusal.answer(&Error::Overloaded(
+                    "too many bodies are being read, and nothing was done; retry later".into(),
+                ))
+            } else if arrival.is_broken() {
+                refusal.incomplete()
+            } else {
+                explain_undecoded(response, refusal)
+            })
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 
 use axum::{
     Router,
-    extract::{Request, State},
+    extract::{DefaultBodyLimit, Request, State},
     middleware::{self, Next},
     response::Response,
 };
@@ -22,9 +22,11 @@ struct RestBodies {
     max_bytes: usize,
 }
 
-/// Adds the checks of JSON bodies to `routes`.
+/// Adds the checks of JSON bodies to `routes`, and the limit of their size.
 pub fn rest<S: Clone + Send + Sync + 'static>(routes: Router<S>, style: Style, max_bytes: usize) -> Router<S> {
-    routes.route_layer(middleware::from_fn_with_state(RestBodies { style, max_bytes }, check_rest))
+    routes
+        .route_layer(DefaultBodyLimit::max(max_bytes))
+        .route_layer(middleware::from_fn_with_state(RestBodies { style, max_bytes }, check_rest))
 }
 
 /// A web page can send forms, plain text and bodies without a type to any server without a preflight

@@ -16,7 +16,7 @@ use futures_util::stream;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use prost::bytes::{Buf, BufMut, BytesMut};
 
-use super::body_memory::{BodyMemory, HeldBytes};
+use super::body_memory::BodyMemory;
 use crate::service::body::{BodyBudget, MAX_INLINE, off_worker_if};
 
 /// Bytes before a gRPC message: one of flags and four of length.
@@ -41,7 +41,13 @@ pub fn rest(request: Request, max_bytes: usize) -> Request {
 
 /// The call with its messages inflated, if they are gzip. A message that is too long or broken stays one
 /// that tonic refuses.
-pub fn grpc(request: Request, max_bytes: usize, memory: &BodyMemory, is_stream: bool) -> Request {
+pub fn grpc(
+    request: Request,
+    max_bytes: usize,
+    memory: &BodyMemory,
+    budget: Option<&BodyBudget>,
+    is_stream: bool,
+) -> Request {
     if request.headers().get("grpc-encoding").is_none_or(|coding| coding != "gzip") {
         return request;
     }
@@ -50,7 +56,7 @@ pub fn grpc(request: Request, max_bytes: usize, memory: &BodyMemory, is_stream: 
     let budget = match is_stream {
         // The messages of a stream take each other's place.
         true => Budget::Message { memory: memory.clone(), held: None },
-        false => Budget::Request(head.extensions.get::<BodyBudget>().cloned()),
+        false => Budget::Request(budget.cloned()),
     };
     let messages = Messages { body, buffer: BytesMut::new(), max_bytes, budget, is_over: false };
     let parts = stream::unfold(messages, async |mut messages| Some((messages.next().await?, messages)));
@@ -68,7 +74,7 @@ struct Messages {
 
 enum Budget {
     Request(Option<BodyBudget>),
-    Message { memory: BodyMemory, held: Option<HeldBytes> },
+    Message { memory: BodyMemory, held: Option<BodyBudget> },
 }
 
 impl Messages {
@@ -146,8 +152,8 @@ impl Budget {
         match self {
             Self::Request(budget) => budget.clone(),
             Self::Message { memory, held } => {
-                let next = held.insert(memory.of_request()).clone();
-                Some(BodyBudget::new(move |bytes| next.add(bytes)))
+                let next = memory.of_request();
+                Some(held.insert(BodyBudget::new(move |bytes| next.add(bytes))).clone())
             }
         }
     }
@@ -233,7 +239,7 @@ mod tests {
     /// The body of a call whose messages are inflated.
     async fn call(body: Vec<u8>, is_stream: bool) -> Vec<u8> {
         let request = Request::post("/").header("grpc-encoding", "gzip").body(Body::from(body)).unwrap();
-        let inflated = grpc(request, 100, &BodyMemory::new(1_000_000), is_stream);
+        let inflated = grpc(request, 100, &BodyMemory::new(1_000_000), None, is_stream);
         assert!(inflated.headers().is_empty());
         to_bytes(inflated.into_body(), usize::MAX).await.unwrap().to_vec()
     }

@@ -21,12 +21,7 @@ mod watches;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{
-    Router,
-    extract::{DefaultBodyLimit, Request},
-    middleware,
-    response::Response,
-};
+use axum::{Router, extract::Request, response::Response};
 use http::{StatusCode, Version};
 use tonic::{codec::CompressionEncoding::Gzip, server::NamedService, service::Routes};
 use tonic_health::ServingStatus;
@@ -34,7 +29,7 @@ use tonic_health::ServingStatus;
 use self::{
     access::{Callers, CrossSite, FrontEnd, Gate},
     body_memory::BodyMemory,
-    bounds::{Bounds, MAX_OPEN_MESSAGE},
+    bounds::{Bounds, Enforce, MAX_OPEN_MESSAGE},
     http_error::http_error,
     permits::Permits,
     request::is_grpc,
@@ -89,16 +84,15 @@ pub fn public_app(parts: Parts<'_>) -> Router {
     let Parts { config, ref rest, ref callbacks, ref access, .. } = parts;
     let (style, limit) = (config.http.style, config.limits.body_bytes);
     let bounds = bounds(&parts, config.http.timeout, style, config.limits.public_body_memory());
-    let bounded = |routes: Router<Rest>| {
-        bound(content::rest(routes, style, limit).with_state(rest.clone()), limit, bounds.clone())
-    };
+    let bounded =
+        |routes: Router<Rest>| bound(content::rest(routes, style, limit).with_state(rest.clone()), bounds.clone());
     let public = access.front_end.protect(bounded(rest::public_routes(limit)));
     let mut routes = access.cross_site.protect(public);
     if config.http.internal_routes {
         let internal = access.internal(bounded(rest::internal_routes(limit)), style);
         let callback = callback::protect(rest::callback_route(limit), callbacks, style);
         let callback = content::rest(callback, style, MAX_RECHARGE_BODY.min(limit)).with_state(rest.clone());
-        let callback = access.callback(bound(callback, limit, bounds.of_open_routes()), callbacks, style);
+        let callback = access.callback(bound(callback, bounds.of_open_routes()), callbacks, style);
         routes = routes.merge(access.cross_site.protect(internal.merge(callback)));
     }
     let app = complete(routes.merge(ops::health(parts.ops.clone())), &parts.ops.metrics, style);
@@ -123,10 +117,9 @@ pub fn internal_app(
     let (rest, api) = (Rest { style, ..rest.clone() }, Grpc(rest.api.clone()));
     let limit = config.limits.body_bytes;
     let bounds = bounds(&parts, config.grpc.timeout, style, config.limits.internal_body_memory());
-    let calls = |routes: Router| bound(routes, limit, Bounds { is_grpc: true, ..bounds.clone() });
-    let json = |routes: Router<Rest>| {
-        bound(content::rest(routes, style, limit).with_state(rest.clone()), limit, bounds.clone())
-    };
+    let calls = |routes: Router| bound(routes, Bounds { is_grpc: true, ..bounds.clone() });
+    let json =
+        |routes: Router<Rest>| bound(content::rest(routes, style, limit).with_state(rest.clone()), bounds.clone());
     let internal = BillingInternalServiceServer::new(api.clone())
         .max_decoding_message_size(limit)
         .accept_compressed(Gzip)
@@ -141,16 +134,15 @@ pub fn internal_app(
     let services = Routes::new(internal).add_service(public).into_axum_router().reset_fallback();
     // Anyone may send a callback, so callbacks of both protocols have bounds of their own.
     let of_callbacks = bounds.of_open_routes();
-    let callback = bound(callback, limit, Bounds { is_grpc: true, ..of_callbacks.clone() });
+    let callback = bound(callback, Bounds { is_grpc: true, ..of_callbacks.clone() });
     let over_grpc = access.internal(calls(services), style).merge(access.callback(callback, callbacks, style));
     let callback = callback::protect(rest::callback_route(limit), callbacks, style);
     let callback = content::rest(callback, style, MAX_RECHARGE_BODY.min(limit));
-    let callback = bound(callback.with_state(rest.clone()), limit, of_callbacks);
+    let callback = bound(callback.with_state(rest.clone()), of_callbacks);
     let over_rest =
         access.internal(json(rest::internal_routes(limit)), style).merge(access.callback(callback, callbacks, style));
     let watches = Watches::new(&config.limits, access.forwarding.clone());
-    let open =
-        |routes: Router| bound(watches.protect(routes), limit, Bounds { is_grpc: true, ..bounds.of_open_routes() });
+    let open = |routes: Router| bound(watches.protect(routes), Bounds { is_grpc: true, ..bounds.of_open_routes() });
     let (mut reflection, mut metrics) = (open(reflection()?), ops::metrics(parts.ops.clone()));
     if config.grpc.auth.protect_operations {
         reflection = access.only(reflection, access::table::REFLECTION, style);
@@ -215,12 +207,10 @@ fn bounds(parts: &Parts<'_>, timeout: Duration, style: Style, body_memory: usize
     }
 }
 
-/// Limits the body size, the requests at once, and the time of each. Health and metrics have no such
-/// limits, so that an overloaded server does not look dead.
-fn bound(routes: Router, body_bytes: usize, bounds: Bounds) -> Router {
-    routes
-        .layer(DefaultBodyLimit::max(body_bytes))
-        .layer(middleware::from_fn_with_state(Arc::new(bounds), bounds::enforce))
+/// Limits the requests at once, and the time of each. Health and metrics have no such limits, so that an
+/// overloaded server does not look dead.
+fn bound(routes: Router, bounds: Bounds) -> Router {
+    routes.layer(Enforce(Arc::new(bounds)))
 }
 
 /// Adds the answers for paths and methods that do not exist, and around every request the span, the count,

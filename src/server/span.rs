@@ -12,6 +12,7 @@ use axum::{
     extract::{MatchedPath, Request},
     response::Response,
 };
+use http::HeaderValue;
 use tower::{Layer, Service};
 use tracing::Instrument;
 
@@ -72,7 +73,10 @@ where
         let answer = span.in_scope(|| self.routes.call(request));
         Box::pin(async move {
             let mut response = counted.answer(panics::contain(answer, refusal, &metrics).instrument(span).await);
-            response.headers_mut().insert(REQUEST_ID, id.into());
+            let mut id = HeaderValue::from(id);
+            // Otherwise HTTP/2 keeps it in its table of headers, where it takes the place of one that comes again.
+            id.set_sensitive(true);
+            response.headers_mut().insert(REQUEST_ID, id);
             Ok(response)
         })
     }

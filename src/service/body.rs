@@ -16,32 +16,49 @@ pub const MAX_INLINE: usize = 16 * 1024;
 pub const MAX_INLINE_JSON: usize = 4 * 1024;
 
 tokio::task_local! {
-    static CURRENT: BodyBudget;
+    static CURRENT: Option<BodyBudget>;
+}
+
+/// Memory that bodies share.
+pub trait TakeBytes: Send + Sync {
+    /// `false` if too few are left.
+    fn take(&self, bytes: usize) -> bool;
+}
+
+impl<F: Fn(usize) -> bool + Send + Sync> TakeBytes for F {
+    fn take(&self, bytes: usize) -> bool {
+        self(bytes)
+    }
 }
 
 /// Takes memory for what is made of a body, until its request ends. The transport adds it to each request
 /// with a body.
 #[derive(Clone)]
-pub struct BodyBudget(Arc<dyn Fn(usize) -> bool + Send + Sync>);
+pub struct BodyBudget(Arc<dyn TakeBytes>);
 
 impl BodyBudget {
-    pub fn new(take: impl Fn(usize) -> bool + Send + Sync + 'static) -> Self {
+    pub fn new(take: impl TakeBytes + 'static) -> Self {
         Self(Arc::new(take))
     }
 
-    /// Runs `work` with this budget as the one of its request.
-    pub fn scope<F: Future>(self, work: F) -> impl Future<Output = F::Output> {
-        CURRENT.scope(self, work)
+    /// Shares memory that others hold, too.
+    pub fn of(shared: Arc<impl TakeBytes + 'static>) -> Self {
+        Self(shared)
+    }
+
+    /// Runs `work` with `budget` as the one of its request.
+    pub fn scope<F: Future>(budget: Option<Self>, work: F) -> impl Future<Output = F::Output> {
+        CURRENT.scope(budget, work)
     }
 
     /// The budget of the request that the task runs, if it is known.
     pub fn current() -> Option<Self> {
-        CURRENT.try_with(Clone::clone).ok()
+        CURRENT.try_with(Clone::clone).ok().flatten()
     }
 
     /// `false` if the bodies of all requests leave too little.
     pub fn take(&self, bytes: usize) -> bool {
-        (self.0)(bytes)
+        self.0.take(bytes)
     }
 }
 

@@ -1,13 +1,19 @@
 //! The layer that admits the callers of the internal service.
 
-use std::sync::Arc;
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use axum::{
     Router,
-    extract::{MatchedPath, Request, State},
-    middleware::{self, Next},
+    extract::{MatchedPath, Request},
     response::Response,
 };
+use futures_util::future::Either;
+use tower::{Layer, Service};
 
 use super::{callers::Callers, table};
 use crate::{
@@ -16,7 +22,8 @@ use crate::{
     service::routes::{known_grpc_rpc, rest_rpc},
 };
 
-/// The check of one group of routes.
+/// The check of one group of routes. It is a layer of its own type, because one from a function would clone and
+/// box the routes for every request.
 #[derive(Clone)]
 pub struct Gate {
     pub callers: Arc<Callers>,
@@ -30,20 +37,57 @@ pub fn protect<S: Clone + Send + Sync + 'static>(routes: Router<S>, gate: Gate) 
     if gate.callers.are_open() {
         return routes;
     }
-    routes.route_layer(middleware::from_fn_with_state(gate, check))
+    routes.route_layer(gate)
 }
 
-async fn check(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
-    let roles = gate.roles.or_else(|| table::roles(rpc(&request)?)).unwrap_or_default();
-    match gate.callers.admit(request.headers(), request.extensions(), roles) {
-        Ok(caller) => {
-            if let Some(connection) = request.extensions().get::<Connection>() {
-                connection.prove();
-            }
-            request.extensions_mut().insert(caller);
-            next.run(request).await
+impl<S> Layer<S> for Gate {
+    type Service = Gated<S>;
+
+    fn layer(&self, routes: S) -> Gated<S> {
+        Gated { routes, gate: self.clone() }
+    }
+}
+
+#[derive(Clone)]
+pub struct Gated<S> {
+    routes: S,
+    gate: Gate,
+}
+
+impl<S> Service<Request> for Gated<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Either<Ready<Result<Response, Infallible>>, S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.routes.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        match self.gate.refuse(&mut request) {
+            None => Either::Right(self.routes.call(request)),
+            Some(refused) => Either::Left(ready(Ok(refused))),
         }
-        Err(refused) => refused.answer(&request, gate.style),
+    }
+}
+
+impl Gate {
+    /// Adds the caller to a request, or answers one without a proof of a role that may call the route.
+    fn refuse(&self, request: &mut Request) -> Option<Response> {
+        let roles = self.roles.or_else(|| table::roles(rpc(request)?)).unwrap_or_default();
+        match self.callers.admit(request.headers(), request.extensions(), roles) {
+            Ok(caller) => {
+                if let Some(connection) = request.extensions().get::<Connection>() {
+                    connection.prove();
+                }
+                request.extensions_mut().insert(caller);
+                None
+            }
+            Err(refused) => Some(refused.answer(request, self.style)),
+        }
     }
 }
 
