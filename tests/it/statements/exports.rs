@@ -149,7 +149,7 @@ async fn a_wrong_month_or_day_is_an_error_without_a_file() {
 async fn exports_of_all_users_have_a_limit_of_their_own() {
     let service = with_many_records("30s").await;
     service.adjust("u", 1.0).await;
-    let day = "from=2025-11-24&to=2025-11-24";
+    let day = "from=2025-11-24&to=2025-11-25";
     let url = format!("http://{}/internal/v1/billing/records.csv?{day}", service.app.grpc_addr);
     let unread = service.http.get(&url).send().await.unwrap();
     assert_eq!(unread.status(), 200);
