@@ -133,7 +133,7 @@ impl Servers {
         members.retain(|member| member.runs());
         while members.len() < count {
             let command = [env!("CARGO_BIN_EXE_server").as_ref(), "-conf".as_ref(), self.conf.as_os_str()];
-            let (process, channels) = start_process(&command, true).await?;
+            let (process, channels) = start_process(&command, true, None).await?;
             let (pid, is_up) = (process.pid(), AtomicBool::new(true));
             members.push(Arc::new(Member { process: Mutex::new(Some(process)), pid, channels, is_up }));
         }

@@ -35,6 +35,7 @@ mod report;
 mod run;
 mod scenario;
 mod scratch;
+mod secured;
 mod stream;
 mod supervised;
 mod table;

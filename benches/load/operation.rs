@@ -6,12 +6,12 @@ use billing_service::service::proto::{
     BatchDeductQuotaRequest, CheckQuotaRequest, CommitReservationRequest, DeductQuotaRequest, ReserveQuotaRequest,
     billing_internal_service_client::BillingInternalServiceClient,
 };
-use tonic::{Request, Status, transport::Channel};
+use tonic::{Request, Status, metadata::MetadataValue, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
-use crate::stream::meter;
+use crate::{secured::AUTHORIZATION, stream::meter};
 
 /// Longer than the server's deadline, so that the server answers first.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(40);
@@ -142,9 +142,11 @@ pub fn charge(number: u32) -> DeductQuotaRequest {
     }
 }
 
+/// A request with a deadline, and with the token of [`crate::secured`]. Servers without callers ignore it.
 pub fn timed<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(CALL_TIMEOUT);
+    request.metadata_mut().insert("authorization", MetadataValue::from_static(AUTHORIZATION));
     request
 }
 

@@ -19,6 +19,8 @@ pub enum System {
     /// The baseline design on MariaDB.
     Baseline,
     Mysql,
+    /// As [`Self::Mysql`], with TLS and with tokens of the callers.
+    Secured,
     Sqlite,
 }
 
@@ -27,18 +29,21 @@ impl System {
         match self {
             System::Baseline => "baseline",
             System::Mysql => "mysql",
+            System::Secured => "secured",
             System::Sqlite => "sqlite",
         }
     }
 }
 
-/// An operation with its numbers of callers and users. `baseline`: also measured on the baseline.
+/// An operation with its numbers of callers and users. `baseline`: also measured on the baseline; `secured`:
+/// also with TLS and tokens.
 struct Shape {
     name: &'static str,
     operation: Operation,
     callers: usize,
     users: u32,
     baseline: bool,
+    secured: bool,
     fleet: Option<Fleet>,
 }
 
@@ -46,7 +51,7 @@ struct Shape {
 const SHAPES: &[Shape] = &[
     shape(EMPTY, Operation::Empty, 100, 1, false),
     shape("deduct-lone", Operation::Deduct, 1, 1_000, true),
-    shape("deduct-100-spread", Operation::Deduct, 100, 1_000, true),
+    also_secured(shape("deduct-100-spread", Operation::Deduct, 100, 1_000, true)),
     shape("deduct-100-hot", Operation::Deduct, 100, 1, true),
     shape("deduct-1000-spread", Operation::Deduct, 1_000, 10_000, true),
     shape("deduct-1000-hot", Operation::Deduct, 1_000, 1, false),
@@ -54,7 +59,7 @@ const SHAPES: &[Shape] = &[
     shape(LOCKED, Operation::Deduct, 50, 220, false),
     shape("batch-500", Operation::Batch { items: 500 }, 8, 1_000, false),
     shape(BUSIEST, Operation::Batch { items: 50 }, 64, 10_000, false),
-    shape("check", Operation::Check { count: 1 }, 100, 1_000, false),
+    also_secured(shape("check", Operation::Check { count: 1 }, 100, 1_000, false)),
     // The users have less than a thousand times these units, so each check reads Redis.
     shape("check-near-limit", Operation::Check { count: 20 }, 100, 1_000, false),
     shape("reserve-commit", Operation::Pair, 100, 1_000, false),
@@ -75,13 +80,17 @@ const SHAPES: &[Shape] = &[
 ];
 
 const fn shape(name: &'static str, operation: Operation, callers: usize, users: u32, baseline: bool) -> Shape {
-    Shape { name, operation, callers, users, baseline, fleet: None }
+    Shape { name, operation, callers, users, baseline, secured: false, fleet: None }
+}
+
+const fn also_secured(shape: Shape) -> Shape {
+    Shape { secured: true, ..shape }
 }
 
 /// Charges by 100 callers through several servers on one database.
 const fn servers(name: &'static str, users: u32, servers: usize, routing: Routing) -> Shape {
     let fleet = Some(Fleet { servers, routing, kills_one: false });
-    Shape { name, operation: Operation::Deduct, callers: 100, users, baseline: false, fleet }
+    Shape { fleet, ..shape(name, Operation::Deduct, 100, users, false) }
 }
 
 const fn with_a_kill(shape: Shape) -> Shape {
@@ -146,7 +155,7 @@ impl Plan {
     /// # Errors
     /// No scenario matches.
     pub fn new(arguments: &Arguments) -> anyhow::Result<Self> {
-        let systems: Vec<System> = [System::Baseline, System::Mysql, System::Sqlite]
+        let systems: Vec<System> = [System::Baseline, System::Mysql, System::Secured, System::Sqlite]
             .into_iter()
             .filter(|system| if *system == System::Sqlite { !arguments.skip_sqlite } else { !arguments.skip_mysql })
             .collect();
@@ -157,7 +166,8 @@ impl Plan {
         let overload: Vec<System> = systems
             .iter()
             .copied()
-            .filter(|&system| system != System::Baseline && is_selected(system, OVERLOAD) && arguments.open.is_none())
+            .filter(|&system| matches!(system, System::Mysql | System::Sqlite))
+            .filter(|&system| is_selected(system, OVERLOAD) && arguments.open.is_none())
             .collect();
         let mut scenarios = Vec::new();
         for shape in SHAPES {
@@ -167,6 +177,7 @@ impl Plan {
                     _ if shape.fleet.is_some() => system == System::Mysql && arguments.open.is_none(),
                     System::Baseline => shape.baseline,
                     System::Mysql => true,
+                    System::Secured => shape.secured,
                     // SQLite has one writer at a time, and no row locks.
                     System::Sqlite => shape.name != LOCKED,
                 };

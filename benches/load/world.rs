@@ -19,16 +19,17 @@ use billing_service::service::proto::{
 };
 use serde_json::Value;
 use tokio::task::{JoinSet, spawn_blocking};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
 use crate::{
     durability::{MariaDbSettings, connect, mariadb_settings},
     fleet::Servers,
     mariadb::OwnServer,
-    operation::user,
+    operation::{timed, user},
     redis::Redis,
     scenario::{Plan, System, USERS},
     scratch::Scratch,
+    secured,
     supervised::Supervised,
     usage::Processes,
 };
@@ -94,7 +95,7 @@ impl World {
     /// A process does not start, or MariaDB does not sync its commits.
     pub async fn start(plan: &Plan, scratch: &Scratch) -> anyhow::Result<Self> {
         let mut world = Self { targets: BTreeMap::new(), servers: None, mariadb: None, _redis: None, _mariadb: None };
-        if plan.needs(System::Baseline) || plan.needs(System::Mysql) {
+        if [System::Baseline, System::Mysql, System::Secured].into_iter().any(|system| plan.needs(system)) {
             eprintln!("starting MariaDB");
             let mariadb = OwnServer::start().await;
             let source = mariadb.create_database().await;
@@ -105,6 +106,11 @@ impl World {
                 let target = start_server(System::Mysql, (source, Some((mariadb.pid(), &redis))), scratch).await?;
                 world.servers = Some(Servers::of(&target)?);
                 world.targets.insert(System::Mysql, Arc::new(target));
+            }
+            if plan.needs(System::Secured) {
+                let source = mariadb.create_database().await;
+                let target = start_server(System::Secured, (source, Some((mariadb.pid(), &redis))), scratch).await?;
+                world.targets.insert(System::Secured, Arc::new(target));
             }
             if plan.needs(System::Baseline) {
                 let source = mariadb.create_database().await;
@@ -131,9 +137,17 @@ async fn start_server(
 ) -> anyhow::Result<Target> {
     eprintln!("starting the server on {}", system.name());
     let conf = scratch.path().join(format!("{}.yaml", system.name()));
-    std::fs::write(&conf, configuration(system, &source, servers.map(|(_, redis)| redis)))?;
+    let (server, tls) = match system {
+        System::Secured => {
+            let (server, tls) = secured::prepare(scratch.path())?;
+            (server, Some(tls))
+        }
+        _ => ("  grpc: {addr: '127.0.0.1:0', timeout: 30s}\n".into(), None),
+    };
+    let driver = if servers.is_some() { "mysql" } else { "sqlite" };
+    std::fs::write(&conf, configuration(&server, driver, &source, servers.map(|(_, redis)| redis)))?;
     let command: Vec<&OsStr> = vec![OsStr::new(env!("CARGO_BIN_EXE_server")), OsStr::new("-conf"), conf.as_os_str()];
-    let (server, channels) = start_process(&command, false).await?;
+    let (server, channels) = start_process(&command, false, tls).await?;
     eprintln!("crediting {USERS} users");
     credit(&channels).await?;
     let (database, redis) = servers.map(|(database, redis)| (database, redis.pid())).unzip();
@@ -143,22 +157,20 @@ async fn start_server(
 
 /// The configuration of a deployment, with free ports, and with long timeouts, so that slow answers
 /// are measured and not cut.
-fn configuration(system: System, source: &str, redis: Option<&Redis>) -> String {
+fn configuration(server: &str, driver: &str, source: &str, redis: Option<&Redis>) -> String {
     let redis = redis.map_or_else(String::new, |redis| format!("  redis: {{addr: '{}'}}\n", redis.addr()));
     format!(
         r#"server:
   http: {{addr: '127.0.0.1:0', timeout: 30s}}
-  grpc: {{addr: '127.0.0.1:0', timeout: 30s}}
-data:
-  database: {{driver: {}, source: '{source}'}}
+{server}data:
+  database: {{driver: {driver}, source: '{source}'}}
 {redis}billing:
   prices: {{passport: 0.01, payment: 0.10, asset: 0.05}}
   free_quotas: {{passport: 10000, payment: 1000, asset: 1000}}
   model_services: {{chat: tokens}}
   models: {{gpt-4.1: {{input: 15, output: 60}}}}
 log: {{level: info, format: json}}
-"#,
-        system.name()
+"#
     )
 }
 
@@ -177,14 +189,18 @@ async fn start_baseline(source: String, database: u32, redis: &Redis) -> anyhow:
         OsStr::new("--baseline-redis"),
         OsStr::new(&url),
     ];
-    let (server, channels) = start_process(&command, false).await?;
+    let (server, channels) = start_process(&command, false, None).await?;
     let processes = Processes { servers: vec![server.pid()], database: Some(database), redis: Some(redis.pid()) };
     Ok(Target { processes, channels, conf: None, source, _server: server })
 }
 
 /// Starts a server that logs its address, and connects to it. `is_warm`: waits until it has read the
-/// accounts in use into its caches, which takes the database some seconds.
-pub async fn start_process(command: &[&OsStr], is_warm: bool) -> anyhow::Result<(Supervised, Vec<Channel>)> {
+/// accounts in use into its caches, which takes the database some seconds. `tls`: the trust in its certificate.
+pub async fn start_process(
+    command: &[&OsStr],
+    is_warm: bool,
+    tls: Option<ClientTlsConfig>,
+) -> anyhow::Result<(Supervised, Vec<Channel>)> {
     let command: Vec<_> = command.iter().map(|&part| part.to_owned()).collect();
     let start = move || {
         let command: Vec<&OsStr> = command.iter().map(AsRef::as_ref).collect();
@@ -193,7 +209,7 @@ pub async fn start_process(command: &[&OsStr], is_warm: bool) -> anyhow::Result<
             let line: Value = serde_json::from_str(line).ok()?;
             let fields = line.get("fields")?;
             match fields["message"].as_str() {
-                Some("serving") => drop(address.set(format!("http://{}", fields["grpc_addr"].as_str()?))),
+                Some("serving") => drop(address.set(fields["grpc_addr"].as_str()?.to_owned())),
                 Some("caches warmed") => warmed.set(true),
                 _ => {}
             }
@@ -201,7 +217,12 @@ pub async fn start_process(command: &[&OsStr], is_warm: bool) -> anyhow::Result<
         })
     };
     let (server, address) = spawn_blocking(start).await??;
-    let endpoint = Endpoint::from_shared(address)?.tcp_nodelay(true).connect_timeout(Duration::from_secs(10));
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))?;
+    endpoint = endpoint.tcp_nodelay(true).connect_timeout(Duration::from_secs(10));
+    if let Some(tls) = tls {
+        endpoint = endpoint.tls_config(tls)?;
+    }
     let mut channels = Vec::new();
     for _ in 0..CHANNELS {
         channels.push(endpoint.connect().await?);
@@ -229,7 +250,7 @@ async fn credit(channels: &[Channel]) -> anyhow::Result<()> {
                     adjustment_id: "load-benchmark".into(),
                     ..Default::default()
                 };
-                client.adjust_balance(request).await?;
+                client.adjust_balance(timed(request)).await?;
             }
         });
     }

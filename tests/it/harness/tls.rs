@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
-use super::{Backend, Database};
+use super::{Backend, Database, wait::soon};
 
 /// The name in the server's certificate.
 pub const HOST: &str = "localhost";
@@ -182,8 +182,13 @@ impl Https {
         connector.connect(ServerName::try_from(HOST).unwrap(), stream).await
     }
 
-    /// Sends a request on a new connection. `Err` if it gets no reply.
+    /// Sends a request on a new connection. `Err` if it gets no reply. Fails the test if the connection
+    /// neither replies nor ends.
     pub async fn send(&self, addr: SocketAddr, request: Request<Body>) -> anyhow::Result<Response<Bytes>> {
+        soon(self.exchange(addr, request)).await
+    }
+
+    async fn exchange(&self, addr: SocketAddr, request: Request<Body>) -> anyhow::Result<Response<Bytes>> {
         let stream = self.connect(addr).await?;
         let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let io = TokioIo::new(stream);
