@@ -32,7 +32,7 @@ use crate::biz::{
 
 /// Most records of a month whose charges are split by model: the split reads them and their transactions.
 /// The charges of a month with more are summed up by service, from the rollup.
-const MAX_SPLIT_RECORDS: u64 = 50_000;
+const MAX_SPLIT_RECORDS: u64 = 10_000;
 
 /// Statements and exports.
 pub struct StatementService {

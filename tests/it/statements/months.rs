@@ -25,7 +25,7 @@ fn commit(trace: &str) -> CommitReservationRequest {
 
 /// A call of a model, with its own cost.
 fn call(trace: &str, model: &str, (input, output): (i32, i32)) -> DeductQuotaRequest {
-    let usage = Usage { input_tokens: input, output_tokens: output, cached_input_tokens: 1, ..Default::default() };
+    let usage = Usage { input_tokens: input, output_tokens: output, cached_input_tokens: 1 };
     DeductQuotaRequest {
         model: model.into(),
         usage: Some(usage),
@@ -303,6 +303,25 @@ async fn a_month_with_too_many_models_is_summed_up_by_service(#[values(MySql, Sq
         assert_eq!((statement.lines.len(), statement.by_model), (lines, by_model));
         assert_eq!(units, if by_model { 2_000 } else { 2_002 });
     }
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_month_with_too_many_records_is_summed_up_by_service(#[values(MySql, Sqlite)] on: Backend) {
+    let service = Service::start(on).await;
+    service.clock.set("2026-10-10T04:00:00Z");
+    service.adjust("u", 1.0).await;
+    let call = |number: usize| traced(&format!("t{number}"), charge("u", "passport", 1));
+    for chunk in 0..10 {
+        let items = (chunk * 1_000..(chunk + 1) * 1_000).map(call).collect();
+        service.internal.clone().batch_deduct_quota(BatchDeductQuotaRequest { items }).await.unwrap();
+    }
+    let statement = service.statement("u", "2026-10").await;
+    assert_eq!((lines(&statement)[1].1, statement.by_model), ([10_000, 10_000, 0], true));
+    service.deduct(call(10_000)).await;
+    let statement = service.statement("u", "2026-10").await;
+    assert_eq!((lines(&statement)[1].1, statement.by_model), ([0, 10_000, 1], false));
+    assert_eq!((statement.lines[1].amount, statement.closing_balance), (-0.01, 0.99));
 }
 
 /// The books are wrong, and a statement must not hide it.
