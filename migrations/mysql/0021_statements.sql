@@ -10,9 +10,14 @@ CREATE TABLE IF NOT EXISTS legacy_takeover (
     taken_over_at DATETIME(6) NOT NULL,
     PRIMARY KEY (only_row)
 ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4;
-INSERT IGNORE INTO legacy_takeover (only_row, taken_over_at)
-    SELECT 1, first.installed_on FROM (SELECT MIN(installed_on) AS installed_on FROM _sqlx_migrations) first
-    WHERE EXISTS (SELECT 1 FROM user_balance WHERE created_at < first.installed_on - INTERVAL 1 DAY);
+SET @note_takeover = IF((
+    SELECT COUNT(*) FROM information_schema.tables
+    WHERE table_schema = DATABASE() AND table_name = '_sqlx_migrations') = 1,
+    'INSERT IGNORE INTO legacy_takeover (only_row, taken_over_at)
+        SELECT 1, first.installed_on FROM (SELECT MIN(installed_on) AS installed_on FROM _sqlx_migrations) first
+        WHERE EXISTS (SELECT 1 FROM user_balance WHERE created_at < first.installed_on - INTERVAL 1 DAY)', 'DO 0');
+PREPARE note_takeover FROM @note_takeover;
+EXECUTE note_takeover;
 
 -- A statement reads the orders that changed since its month began: a credit is a change.
 SET @add_key = IF((
