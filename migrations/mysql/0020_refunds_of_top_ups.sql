@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS recharge_refund (
 
 CREATE TABLE IF NOT EXISTS unapplied_payment (
     payment_order_id VARCHAR(64)   CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
-    order_id         VARCHAR(64)   CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL COMMENT 'as first reported',
+    order_id         VARCHAR(64)   CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL COMMENT 'as last reported while open',
     amount           DECIMAL(20,6) NOT NULL,
     currency         VARCHAR(8)    CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
     cause            VARCHAR(32)   CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
@@ -48,7 +48,7 @@ CREATE TABLE IF NOT EXISTS unapplied_payment (
     first_seen_at    DATETIME(6)   NOT NULL,
     last_seen_at     DATETIME(6)   NOT NULL,
     status           VARCHAR(10)   CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL DEFAULT 'open'
-        COMMENT 'open, applied, credited, refunding, refunded, dismissed',
+        COMMENT 'open, applied, credited, refunding, refunded, dismissed, conflict',
     user_id          VARCHAR(36)   CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NULL COMMENT 'to whom it was credited',
     reason           VARCHAR(255)  CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL DEFAULT '' COMMENT 'of the operator',
     refunds          INT           NOT NULL DEFAULT 0 COMMENT 'attempts to refund it',

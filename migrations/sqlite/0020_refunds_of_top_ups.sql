@@ -29,14 +29,14 @@ CREATE INDEX idx_refund_status_created ON recharge_refund (status, created_at, r
 
 CREATE TABLE unapplied_payment (
     payment_order_id TEXT    NOT NULL PRIMARY KEY,
-    order_id         TEXT    NOT NULL, -- as first reported
+    order_id         TEXT    NOT NULL, -- as last reported while open
     amount           INTEGER NOT NULL,
     currency         TEXT    NOT NULL,
     cause            TEXT    NOT NULL,
     times_seen       INTEGER NOT NULL DEFAULT 1,
     first_seen_at    INTEGER NOT NULL,
     last_seen_at     INTEGER NOT NULL,
-    status           TEXT    NOT NULL DEFAULT 'open', -- open, applied, credited, refunding, refunded, dismissed
+    status           TEXT    NOT NULL DEFAULT 'open', -- open, applied, credited, refunding, refunded, dismissed, conflict
     user_id          TEXT    NULL,     -- to whom it was credited
     reason           TEXT    NOT NULL DEFAULT '', -- of the operator
     refunds          INTEGER NOT NULL DEFAULT 0,  -- attempts to refund it

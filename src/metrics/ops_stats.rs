@@ -32,11 +32,11 @@ impl OpsStatsMetrics {
             )?,
             recharge_pending_old: gauges(
                 "billing_recharge_pending_old",
-                "Top-ups, and refunds of top-ups, that have been pending for more than an hour",
+                "Top-ups, and refunds of top-ups and of unapplied payments, that have been pending for more than an hour",
             )?,
             unapplied_payments: gauges(
                 "billing_unapplied_payments",
-                "Payments that were reported and not credited, and that nobody has resolved",
+                "Payments that were reported and not credited, and that wait for an operator",
             )?,
         })
     }

@@ -166,6 +166,15 @@ impl Origin {
             is_trusted: extensions.get::<TrustedCallback>().is_some_and(|TrustedCallback(is_trusted)| *is_trusted),
         }
     }
+
+    /// The origin of a callback. Anyone can send one without a proof, and must not choose the metadata of
+    /// the question that confirms it.
+    pub fn of_callback(mut self) -> Self {
+        if !self.is_trusted {
+            self.trace.forwarded.clear();
+        }
+        self
+    }
 }
 
 #[cfg(test)]
@@ -246,6 +255,19 @@ mod tests {
         extensions.insert(ForwardedNames(names.into()));
         // A value that is no text is left out.
         assert_eq!(Origin::of(&headers, &extensions).trace.forwarded, [("x-app-id".into(), "app-1".into())]);
+    }
+
+    #[test]
+    fn a_callback_without_a_proof_chooses_no_metadata() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-app-id", HeaderValue::from_static("app-1"));
+        headers.insert("traceparent", HeaderValue::from_static("00-1-2-01"));
+        let mut extensions = Extensions::new();
+        extensions.insert(ForwardedNames([HeaderName::from_static("x-app-id")].into()));
+        let trace = Origin::of(&headers, &extensions).of_callback().trace;
+        assert_eq!((trace.forwarded, trace.parent.as_deref()), (vec![], Some("00-1-2-01")));
+        extensions.insert(TrustedCallback(true));
+        assert_eq!(Origin::of(&headers, &extensions).of_callback().trace.forwarded.len(), 1);
     }
 
     #[test]

@@ -130,7 +130,7 @@ async fn servers_show_every_metric_of_the_rules() {
     let mut text = String::new();
     until("accounts are counted and ops_stats read", async || {
         text = reqwest::get(&url).await.unwrap().text().await.unwrap();
-        text.contains("\nbilling_low_counted_") && text.contains("\nbilling_recharge_pending_old ")
+        text.contains("\nbilling_low_counted_") && text.contains("\nbilling_unapplied_payments ")
     })
     .await;
     server.stop().await;

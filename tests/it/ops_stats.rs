@@ -144,3 +144,31 @@ async fn a_top_up_is_old_if_it_is_pending_for_more_than_an_hour(#[values(MySql, 
     database.execute("UPDATE recharge_order SET status = 'expired'").await;
     assert_eq!(shown(&database, &clock).await.2, 0);
 }
+
+#[rstest]
+#[tokio::test]
+async fn an_unapplied_payment_waits_for_an_operator_or_for_payment_service(#[values(MySql, Sqlite)] on: Backend) {
+    let database = migrated(Database::create(on).await).await;
+    let now: DateTime<Utc> = "2026-11-21T12:00:00Z".parse().unwrap();
+    let clock = TestClock::real();
+    clock.stop_at(now);
+    let time = |age: TimeDelta| match on {
+        MySql => format!("'{}'", (now - age).format("%F %T")),
+        Sqlite => (now - age).timestamp_micros().to_string(),
+    };
+    let columns =
+        "payment_order_id, order_id, amount, currency, cause, status, first_seen_at, last_seen_at, resolved_at";
+    let statuses = ["open", "applied", "credited", "refunding", "refunded", "dismissed", "conflict"];
+    for status in statuses {
+        for (name, age) in [("new", TimeDelta::minutes(59)), ("old", TimeDelta::minutes(61))] {
+            let (seen, resolved) = (time(TimeDelta::days(1)), time(age));
+            let values =
+                format!("'{status}-{name}', 'o', 7, 'CNY', 'unknown order', '{status}', {seen}, {seen}, {resolved}");
+            database.execute(&format!("INSERT INTO unapplied_payment ({columns}) VALUES ({values})")).await;
+        }
+    }
+    assert_eq!(shown(&database, &clock).await.2, 1, "a refund has been under way for more than an hour");
+    let store = app::connect(&database.config(&[])).await.unwrap();
+    assert_eq!(store.count_unapplied().await.unwrap(), 4, "open, and in conflict");
+    app::close(&*store).await;
+}

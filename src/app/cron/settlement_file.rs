@@ -1,7 +1,11 @@
 //! `cron --once match-settlements`: reads a settlement file of payment-service, and compares it with
 //! the database.
 
-use std::{fs::File, io::BufReader, path::Path};
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Seek},
+    path::Path,
+};
 
 use anyhow::{Context, bail};
 use chrono::NaiveDate;
@@ -52,14 +56,21 @@ fn sum(matched: &Matched) -> String {
 }
 
 /// Reads the lines: order id, payment id, amount, fee, date. The first line may be a header.
-fn read(input: impl std::io::Read) -> anyhow::Result<Vec<SettlementLine>> {
+fn read(mut input: impl BufRead + Seek) -> anyhow::Result<Vec<SettlementLine>> {
+    let starts = starts_of_lines(&mut input)?;
+    input.rewind()?;
     let mut reader =
         csv::ReaderBuilder::new().has_headers(false).flexible(true).trim(csv::Trim::All).from_reader(input);
     let mut lines = Vec::new();
-    for (record, number) in reader.records().zip(1..) {
-        let record = record.with_context(|| format!("line {number}"))?;
+    let mut record = csv::StringRecord::new();
+    // Ends with the file.
+    loop {
+        let number = number_of(&starts, reader.position().byte());
+        if !reader.read_record(&mut record).with_context(|| format!("line {number}"))? {
+            return Ok(lines);
+        }
         let field = |column: usize| record.get(column).unwrap_or_default();
-        let is_header = number == 1 && field(2).parse::<Money>().is_err();
+        let is_header = lines.is_empty() && number_of(&starts, 0) == number && field(2).parse::<Money>().is_err();
         if is_header || record.iter().all(str::is_empty) {
             continue;
         }
@@ -71,7 +82,34 @@ fn read(input: impl std::io::Read) -> anyhow::Result<Vec<SettlementLine>> {
         }
         lines.push(line(number, field).with_context(|| format!("line {number}"))?);
     }
-    Ok(lines)
+}
+
+/// The position and the number of each line that is not empty. The reader of CSV skips empty lines, and
+/// counts none of them.
+fn starts_of_lines(input: &mut impl BufRead) -> anyhow::Result<Vec<(u64, u64)>> {
+    let (mut starts, mut text) = (Vec::new(), Vec::new());
+    let mut position = 0;
+    for number in 1.. {
+        text.clear();
+        let read = input.read_until(b'\n', &mut text)?;
+        if read == 0 {
+            break;
+        }
+        if starts.len() > MAX_LINES + 1 {
+            bail!("has more than {MAX_LINES} lines; divide it by days");
+        }
+        if !text.trim_ascii().is_empty() {
+            starts.push((position, number));
+        }
+        position += read as u64;
+    }
+    Ok(starts)
+}
+
+/// The number of the first line that begins at a position or behind it.
+fn number_of(starts: &[(u64, u64)], position: u64) -> u64 {
+    let index = starts.partition_point(|(start, _)| *start < position);
+    starts.get(index).or(starts.last()).map_or(1, |(_, number)| *number)
 }
 
 fn line<'f>(number: u64, field: impl Fn(usize) -> &'f str) -> anyhow::Result<SettlementLine> {
@@ -91,13 +129,15 @@ fn line<'f>(number: u64, field: impl Fn(usize) -> &'f str) -> anyhow::Result<Set
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
 
     #[test]
     fn a_file_is_read_with_or_without_a_header() {
         let body = "o-1,p-1,19.99,0.12,2026-11-05\r\n\r\no-2, ,-5,,2026-11-06 10:00:00\r\n";
         for text in [body.to_owned(), format!("\u{feff}order id,payment id,amount,fee,date\r\n{body}")] {
-            let lines = read(text.as_bytes()).unwrap();
+            let lines = read(Cursor::new(text.as_bytes())).unwrap();
             let shown: Vec<_> = lines
                 .iter()
                 .map(|line| format!("{} {:?} {} {} {}", line.order, line.payment, line.amount, line.fee, line.day))
@@ -107,15 +147,28 @@ mod tests {
     }
 
     #[test]
+    fn lines_are_numbered_as_in_an_editor() {
+        let numbers = |text: &str| -> Vec<u64> {
+            read(Cursor::new(text.as_bytes())).unwrap().iter().map(|line| line.number).collect()
+        };
+        let text = "order,payment,amount,fee,date\n\no,p,1,0,2026-11-05\n\n \n\no,p,2,0,2026-11-05\no,p,3,0,2026-11-05";
+        assert_eq!(numbers(text), [3, 7, 8]);
+        assert_eq!(numbers(&text.replace('\n', "\r\n")), [3, 7, 8]);
+        assert_eq!(numbers("\n\no,p,1,0,2026-11-05\n"), [3]);
+        assert_eq!(numbers("o,p,1,0,2026-11-05,\"two\nlines\"\no,p,1,0,2026-11-05\n"), [1, 3]);
+    }
+
+    #[test]
     fn a_malformed_line_is_named() {
         for (bad, why) in [
+            ("o,p,1,0,2026-11-05\n\n\no,p,1\n", "line 4"),
             ("o,p,1,0,2026-11-05\no,p,1\n", "line 2"),
             ("o,p,1,0,2026-11-05\n,p,1,0,2026-11-05\n", "order id"),
             ("o,p,1,0,2026-11-05\no,p,x,0,2026-11-05\n", "amount"),
             ("o,p,1,x,2026-11-05\n", "fee"),
             ("o,p,1,0,05.11.2026\n", "date"),
         ] {
-            let error = format!("{:#}", read(bad.as_bytes()).unwrap_err());
+            let error = format!("{:#}", read(Cursor::new(bad.as_bytes())).unwrap_err());
             assert!(error.contains(why), "{error}");
         }
     }

@@ -28,13 +28,14 @@ pub trait OpsStatsStore: Send + Sync + 'static {
     /// audit is malformed.
     async fn last_audit(&self) -> Result<Option<FinishedAudit>, StoreError>;
 
-    /// The number of pending top-ups and of pending refunds that were created before `made_before`.
+    /// The number of pending top-ups and of pending refunds that were created before `made_before`, and
+    /// of unapplied payments whose refund began before.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn count_pending(&self, made_before: DateTime<Utc>) -> Result<u64, StoreError>;
 
-    /// The number of unapplied payments that nobody has resolved.
+    /// The number of unapplied payments that wait for an operator.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].

@@ -4,8 +4,8 @@
 use super::{
     Recharges,
     gateway::{CallerContext, Payment, PaymentError, PaymentState},
+    keep::Reported,
     questions::Topic,
-    resolve::Reported,
 };
 use crate::biz::{
     settlement::{
@@ -93,18 +93,25 @@ impl Recharges {
             Ok(settled) => settled.refusal.as_ref(),
             Err(error) => Some(error),
         };
-        if let (Some(cause), NoticedResult::Paid { payment, amount }) =
+        let (Some(cause), NoticedResult::Paid { payment, amount }) =
             (refusal.and_then(UnappliedCause::of), &notice.result)
-        {
-            let currency = notice.currency.as_deref().unwrap_or(self.terms.currency.code());
-            let reported = Reported { order: &notice.order, payment, amount: *amount, currency };
-            // A report that is not kept must come again, so it gets another answer.
-            match trusted {
-                true => self.keep_unapplied(reported, cause).await?,
-                false => self.keep_if_believed(reported, cause, trace).await?,
-            }
+        else {
+            return settled;
+        };
+        let currency = notice.currency.as_deref().unwrap_or(self.terms.currency.code());
+        let reported = Reported { order: &notice.order, payment, amount: *amount, currency };
+        let kept = match trusted {
+            true => self.keep_unapplied(reported, cause).await.map(|()| None),
+            false => self.keep_if_believed(reported, cause, trace).await,
+        };
+        match (kept, settled) {
+            (Ok(Some((order, changed))), Err(refusal)) => Ok(SettledOrder { order, changed, refusal: Some(refusal) }),
+            (Ok(_), settled) => settled,
+            // A report that is not kept must come again, so it gets another answer. A credit was made
+            // all the same.
+            (Err(error), Ok(settled)) => Ok(SettledOrder { refusal: Some(error), ..settled }),
+            (Err(error), Err(_)) => Err(error),
         }
-        settled
     }
 
     async fn try_settle(&self, notice: Notice, trusted: bool, trace: &CallerContext) -> Result<SettledOrder> {

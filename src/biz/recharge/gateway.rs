@@ -80,14 +80,18 @@ pub enum RefundState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundRefund {
     pub state: RefundState,
-    /// The order and the amount in minor units of the currency; `None` if the answer does not name
-    /// them.
+    /// `None` if the answer does not name the order.
     pub content: Option<FoundRefundContent>,
 }
 
+/// The content of a refund at payment-service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundRefundContent {
+    /// The order under which payment-service holds the payment.
     pub order: OrderId,
+    /// `None` if the answer does not name it.
+    pub payment: Option<PaymentId>,
+    /// In minor units of the currency.
     pub minor_amount: i64,
     pub currency: String,
 }

@@ -9,6 +9,7 @@
 
 pub mod callback;
 pub mod gateway;
+mod keep;
 pub mod matching;
 pub mod order;
 mod questions;
@@ -17,6 +18,7 @@ pub mod refund;
 mod repeat;
 pub mod request;
 pub mod resolve;
+pub mod returned;
 pub mod start;
 pub mod unapplied;
 

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use crate::biz::{
     settlement::{
         order::{Order, OrderStatus},
-        order_refund::OrderRefund,
+        order_refund::{OrderRefund, RefundStatus},
     },
     values::{
         account_status::AccountStatus,
@@ -28,6 +28,14 @@ pub struct OrderFilter {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OrderScan {
     pub status: OrderStatus,
+    pub from: DateTime<Utc>,
+    pub until: DateTime<Utc>,
+}
+
+/// As [`OrderScan`], of refunds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RefundScan {
+    pub status: RefundStatus,
     pub from: DateTime<Utc>,
     pub until: DateTime<Utc>,
 }
@@ -96,14 +104,14 @@ pub trait OrderStore: Send + Sync + 'static {
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
     async fn order_refund(&self, id: &RefundId) -> Result<Option<OrderRefund>, StoreError>;
 
-    /// At most `limit` pending refunds that were created up to `until`. They begin after `after`, oldest
-    /// first.
+    /// At most `limit` refunds of a status that were created between two instants, both included. They
+    /// begin after `after`, oldest first.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].
-    async fn pending_refunds(
+    async fn scan_refunds(
         &self,
-        until: DateTime<Utc>,
+        scan: &RefundScan,
         after: Option<&OrderRefund>,
         limit: u32,
     ) -> Result<Vec<OrderRefund>, StoreError>;

@@ -36,9 +36,17 @@ pub enum Topic {
     Refund(RefundId),
 }
 
+/// The last question about a topic.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    at: Instant,
+    /// Whether payment-service does not know the topic. False while the question is under way.
+    pub is_denied: bool,
+}
+
 /// Admits questions.
 pub struct Questions {
-    asked: Mutex<LruCache<Topic, Instant>>,
+    asked: Mutex<LruCache<Topic, Asked>>,
     all: Arc<Semaphore>,
     /// Orders that are not known have one share.
     of_user: Arc<Shares<Option<UserId>>>,
@@ -61,10 +69,18 @@ impl Default for Questions {
 }
 
 impl Questions {
-    /// Whether payment-service was asked about a topic a moment ago.
-    pub fn was_asked(&self, topic: &Topic, now: Instant) -> bool {
+    /// The last question about a topic, if it was asked a moment ago.
+    pub fn last(&self, topic: &Topic, now: Instant) -> Option<Asked> {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.peek(topic).is_some_and(|last| now.saturating_duration_since(*last) < INTERVAL)
+        asked.peek(topic).filter(|asked| now.saturating_duration_since(asked.at) < INTERVAL).copied()
+    }
+
+    /// Notes that payment-service does not know a topic.
+    pub fn note_denial(&self, topic: &Topic) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(asked) = asked.peek_mut(topic) {
+            asked.is_denied = true;
+        }
     }
 
     /// Admits a question about an order of a user, if it is known, at the time `now`.
@@ -77,10 +93,10 @@ impl Questions {
         let of_user = self.of_user.take(&user.cloned()).ok_or_else(overloaded)?;
         let one_of_all = self.all.clone().try_acquire_owned().map_err(|_| overloaded())?;
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        if asked.peek(topic).is_some_and(|last| now.saturating_duration_since(*last) < INTERVAL) {
+        if asked.peek(topic).is_some_and(|last| now.saturating_duration_since(last.at) < INTERVAL) {
             return Err(Error::Overloaded("payment-service was asked a moment ago; send the callback again".into()));
         }
-        asked.put(topic.clone(), now);
+        asked.put(topic.clone(), Asked { at: now, is_denied: false });
         Ok(Question { _one_of_all: one_of_all, _of_user: of_user })
     }
 }
@@ -102,6 +118,20 @@ mod tests {
         assert!(admit(&order("o-2"), now).is_ok());
         assert!(admit(&Topic::Payment(PaymentId::from_stored("o-1")), now).is_ok());
         assert!(admit(&order("o-1"), now + INTERVAL).is_ok());
+    }
+
+    #[test]
+    fn a_denial_is_remembered_until_the_next_question() {
+        let (questions, now) = (Questions::default(), Instant::now());
+        let topic = Topic::Payment(PaymentId::from_stored("p"));
+        let denied = |now| questions.last(&topic, now).map(|asked| asked.is_denied);
+        assert_eq!(denied(now), None);
+        drop(questions.admit(&topic, None, now).unwrap());
+        assert_eq!(denied(now), Some(false), "a question without an answer denies nothing");
+        questions.note_denial(&topic);
+        assert_eq!((denied(now), denied(now + INTERVAL)), (Some(true), None));
+        drop(questions.admit(&topic, None, now + INTERVAL).unwrap());
+        assert_eq!(denied(now + INTERVAL), Some(false));
     }
 
     #[test]

@@ -10,9 +10,8 @@ use uuid::Uuid;
 
 use super::{
     NotSettled, Recharges,
-    gateway::{CallerContext, FoundRefund, NewRefund, PaymentError, RefundState},
+    gateway::{CallerContext, FoundRefund, FoundRefundContent, NewRefund, PaymentError, RefundState},
     in_time,
-    questions::Topic,
     repeat::SETTLING,
 };
 use crate::biz::{
@@ -20,11 +19,13 @@ use crate::biz::{
     settlement::{
         order::Order,
         order_refund::{OrderRefund, OrderRefundContent, RefundKind, RefundStatus},
-        posting::{OrderRefundRequest, OrderRefundUpdate, RefundEvent, ReportedRefund},
+        posting::{OrderRefundRequest, OrderRefundUpdate, RefundEvent},
+        unapplied::UnappliedPayment,
     },
     values::{
         error::{Error, Result},
         ids::{OrderId, RefundId},
+        invalid::Invalid,
         money::Money,
     },
 };
@@ -75,10 +76,12 @@ impl Recharges {
     /// payment-service is not configured; [`Error::Overloaded`], [`Error::Internal`].
     pub async fn refund(&self, request: RefundRequest, trace: &CallerContext) -> Result<(RefundedOrder, bool)> {
         self.gateway()?;
-        if let Some(amount) = request.content.amount {
-            self.terms.currency.check_places("amount", amount)?;
+        if UnappliedPayment::may_own(&request.id) {
+            return Err(Invalid::new("refund_id", "begins as those of unapplied payments").into());
         }
         let order = self.order(&request.content.order).await?;
+        // Before anything is held. An order of the legacy service may have more places.
+        self.terms.currency.check_places("amount", request.content.amount.unwrap_or(order.unrefunded()))?;
         let RefundRequest { id, content, call } = request;
         let request = OrderRefundRequest { user: order.user.clone(), id, content, request: Uuid::now_v7(), call };
         let held: RefundedOrder = self.engine.refund_order(request).await?.into();
@@ -114,7 +117,7 @@ impl Recharges {
             id: refund.id.clone(),
             order: order.id.clone(),
             payment: order.payment.clone(),
-            // An order is in minor units, and so is what is left of it.
+            // The request was checked.
             minor_amount: minor_amount.ok_or_else(|| Error::Internal("a refund is not in minor units".into()))?,
             reason: refund.reason.clone(),
         })
@@ -165,74 +168,9 @@ impl Recharges {
         self.update_refund(order, refund.id.clone(), event).await
     }
 
-    async fn update_refund(&self, order: &Order, id: RefundId, event: RefundEvent) -> Result<RefundedOrder> {
+    pub(super) async fn update_refund(&self, order: &Order, id: RefundId, event: RefundEvent) -> Result<RefundedOrder> {
         let update = OrderRefundUpdate { user: order.user.clone(), order: order.id.clone(), id, event };
         self.engine.update_order_refund(update).await.map(RefundedOrder::from)
-    }
-
-    /// Debits money that went back, by a callback of payment-service. A callback from a proven sender is
-    /// `trusted`. Any other callback is a hint, which payment-service must confirm. `None` if the money
-    /// is that of an unapplied payment, which was not credited.
-    ///
-    /// # Errors
-    /// [`Error::OrderNotFound`]; [`Error::AmountMismatch`] beyond the order or of another currency;
-    /// [`Error::DuplicateRecharge`] of a payment that did not credit the order;
-    /// [`Error::IdempotencyConflict`]; [`Error::PaymentUnavailable`]: payment-service does not confirm the
-    /// callback, or the order can't be debited yet; [`Error::Invalid`], [`Error::Overloaded`],
-    /// [`Error::Internal`].
-    pub async fn settle_returned(
-        &self,
-        returned: Returned,
-        is_trusted: bool,
-        trace: &CallerContext,
-    ) -> Result<Option<RefundedOrder>> {
-        if self.settle_unapplied(&returned.id).await? {
-            return Ok(None);
-        }
-        let order = self.order(&returned.order).await?;
-        if let Some(currency) = &returned.currency {
-            self.check_currency(currency)?;
-        }
-        self.terms.currency.check_places("amount", returned.report.amount)?;
-        if !is_trusted {
-            self.confirm_returned(&order, &returned, trace).await?;
-        }
-        self.update_refund(&order, returned.id, RefundEvent::Reported(returned.report)).await.map(Some)
-    }
-
-    async fn confirm_returned(&self, order: &Order, returned: &Returned, trace: &CallerContext) -> Result<()> {
-        let stored = in_time(self.orders.order_refund(&returned.id)).await?;
-        // No callback changes a refund that is debited.
-        if stored.as_ref().is_some_and(|refund| refund.status == RefundStatus::Success) {
-            return Ok(());
-        }
-        let _question =
-            self.questions.admit(&Topic::Refund(returned.id.clone()), Some(&order.user), self.calendar.instant())?;
-        let not_confirmed = |why| Error::PaymentUnavailable(format!("it does not confirm the callback: {why}"));
-        let found = self.gateway()?.refund_of(&returned.id, trace).await?;
-        let found = found.ok_or_else(|| not_confirmed("the refund is not known there"))?;
-        match found.state {
-            RefundState::Success => {}
-            RefundState::Pending => return Err(not_confirmed("the refund is not decided; send it again")),
-            RefundState::Failed => return Err(not_confirmed("the refund failed")),
-        }
-        if self.is_about(&found, stored.as_ref(), returned) {
-            Ok(())
-        } else {
-            Err(not_confirmed("the refund is another one"))
-        }
-    }
-
-    /// Whether an answer names the order and the amount of a callback. The content of a refund that was
-    /// requested here is known.
-    fn is_about(&self, found: &FoundRefund, stored: Option<&OrderRefund>, returned: &Returned) -> bool {
-        let Some(content) = &found.content else {
-            return stored
-                .is_some_and(|refund| refund.order == returned.order && refund.amount == returned.report.amount);
-        };
-        content.order == returned.order
-            && self.terms.currency.from_minor(content.minor_amount) == Some(returned.report.amount)
-            && content.currency.eq_ignore_ascii_case(self.terms.currency.code())
     }
 
     pub(super) async fn order(&self, id: &OrderId) -> Result<Order> {
@@ -245,8 +183,9 @@ impl Recharges {
         self.calendar.now().utc - began > longest
     }
 
-    /// Asks about a pending refund, and settles it. Returns its new state; with `settles` false, the
-    /// state that it would get, and nothing is requested or settled.
+    /// Asks about a refund, and settles it. Returns its new state; with `settles` false, the state that
+    /// it would get, and nothing is requested or settled. A refund that has failed is not requested again,
+    /// and its late success counts.
     pub(super) async fn look_up_refund(
         &self,
         refund: &OrderRefund,
@@ -254,40 +193,43 @@ impl Recharges {
     ) -> std::result::Result<RefundedOrder, NotSettled> {
         let order = self.order(&refund.order).await?;
         let held = RefundedOrder { refund: refund.clone(), order, changed: false };
-        let approach = Approach::Ask { requests: settles && self.is_left_alone(refund.created_at) };
-        let state = self.refund_state(&self.new_refund(&held)?, approach, &CallerContext::default()).await?;
-        if settles {
-            return Ok(self.settle_refund(&held, state).await?);
-        }
-        let status = match state {
-            RefundState::Pending => RefundStatus::Pending,
+        let is_pending = refund.status == RefundStatus::Pending;
+        let requests = settles && is_pending && self.is_left_alone(refund.created_at);
+        let asked = self.new_refund(&held)?;
+        let status = match self.refund_state(&asked, Approach::Ask { requests }, &CallerContext::default()).await? {
             RefundState::Success => RefundStatus::Success,
             RefundState::Failed => RefundStatus::Failed,
+            RefundState::Pending => refund.status,
         };
-        Ok(RefundedOrder { refund: OrderRefund { status, ..held.refund }, ..held })
+        match status {
+            RefundStatus::Success if settles => Ok(self.settle_refund(&held, RefundState::Success).await?),
+            RefundStatus::Failed if settles && is_pending => Ok(self.settle_refund(&held, RefundState::Failed).await?),
+            status => {
+                let changed = !settles && status != refund.status;
+                Ok(RefundedOrder { refund: OrderRefund { status, ..held.refund }, changed, ..held })
+            }
+        }
     }
 }
 
-/// The state of a refund by an answer about its id. If the id belongs to a refund of another order or
-/// amount there, no money of this one went back, and none ever will.
+/// The state of a refund by an answer about its id. If the id belongs to a refund of another payment or
+/// amount there, no money of this one went back, and none ever will. payment-service may hold a payment
+/// under another order than a report named, so orders are compared only without the payments.
 fn state_of(refund: &NewRefund, found: &FoundRefund) -> RefundState {
+    let is_another = |content: &FoundRefundContent| {
+        let is_of_another = match (&content.payment, &refund.payment) {
+            (Some(found), Some(asked)) => found != asked,
+            _ => content.order != refund.order,
+        };
+        is_of_another || content.minor_amount != refund.minor_amount
+    };
     match &found.content {
-        Some(content) if content.order != refund.order || content.minor_amount != refund.minor_amount => {
+        Some(content) if is_another(content) => {
             tracing::error!(refund = %refund.id, "payment-service knows the id of a refund by another one; it fails");
             RefundState::Failed
         }
         _ => found.state,
     }
-}
-
-/// Money that went back, by a callback.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Returned {
-    pub order: OrderId,
-    pub id: RefundId,
-    pub report: ReportedRefund,
-    /// `None` means the currency of the account.
-    pub currency: Option<String>,
 }
 
 impl RefundedOrder {
@@ -301,20 +243,40 @@ impl RefundedOrder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::biz::recharge::gateway::FoundRefundContent;
+    use crate::biz::values::ids::{OrderId, PaymentId};
+
+    fn state(asked_of: Option<&str>, found: (&str, Option<&str>, i64)) -> RefundState {
+        let payment = |id: &str| PaymentId::from_stored(id);
+        let refund = NewRefund {
+            id: RefundId::from_stored("r"),
+            order: OrderId::from_stored("o"),
+            payment: asked_of.map(payment),
+            minor_amount: 5,
+            reason: String::new(),
+        };
+        let (order, found_of, minor_amount) = found;
+        let (order, currency) = (OrderId::from_stored(order), "CNY".into());
+        let content = FoundRefundContent { order, payment: found_of.map(payment), minor_amount, currency };
+        state_of(&refund, &FoundRefund { state: RefundState::Success, content: Some(content) })
+    }
 
     #[test]
-    fn the_refund_of_another_order_or_amount_is_none_of_this_one() {
-        let id = RefundId::from_stored("r");
-        let order = OrderId::from_stored("o");
+    fn the_refund_of_another_payment_or_amount_is_none_of_this_one() {
+        use RefundState::{Failed, Success};
+        assert_eq!(state(Some("p"), ("o", Some("p"), 5)), Success);
+        assert_eq!([state(Some("p"), ("o", Some("q"), 5)), state(Some("p"), ("o", Some("p"), 6))], [Failed; 2]);
+        // The payment is held under another order than the report named.
+        assert_eq!(state(Some("p"), ("other", Some("p"), 5)), Success);
+        for (asked_of, found_of) in [(None, None), (None, Some("p")), (Some("p"), None)] {
+            assert_eq!(state(asked_of, ("o", found_of, 5)), Success);
+            assert_eq!(state(asked_of, ("other", found_of, 5)), Failed);
+        }
+    }
+
+    #[test]
+    fn an_answer_that_names_only_the_id_is_about_the_refund() {
+        let (id, order) = (RefundId::from_stored("r"), OrderId::from_stored("o"));
         let refund = NewRefund { id, order, payment: None, minor_amount: 5, reason: String::new() };
-        let state = |order: &str, minor_amount| {
-            let content =
-                FoundRefundContent { order: OrderId::from_stored(order), minor_amount, currency: "CNY".into() };
-            state_of(&refund, &FoundRefund { state: RefundState::Success, content: Some(content) })
-        };
-        assert_eq!(state("o", 5), RefundState::Success);
-        assert_eq!([state("p", 5), state("o", 6)], [RefundState::Failed; 2]);
         let bare = FoundRefund { state: RefundState::Success, content: None };
         assert_eq!(state_of(&refund, &bare), RefundState::Success);
     }

@@ -1,36 +1,25 @@
-//! Unapplied payments: they are kept when they are reported, and an operator resolves each once.
+//! An operator resolves each unapplied payment once.
 
 use super::{
     NotSettled, Recharges,
-    gateway::{CallerContext, NewRefund, PaymentError, PaymentState, RefundState},
+    gateway::{CallerContext, NewRefund, RefundState},
     in_time,
-    questions::Topic,
     refund::Approach,
-    unapplied::{Resolution, Resolved, UnappliedReport},
+    unapplied::{Resolution, Resolved},
 };
 use crate::biz::{
     audit_trail::AuditedCall,
     settlement::{
         posting::PaymentCredit,
-        unapplied::{UnappliedCause, UnappliedChange, UnappliedPayment, UnappliedStatus},
+        unapplied::{UnappliedChange, UnappliedPayment, UnappliedStatus},
     },
     values::{
         currency::Currency,
         error::{Error, Result},
-        ids::{OrderId, PaymentId, RefundId, UserId},
+        ids::{PaymentId, UserId},
         invalid::Invalid,
-        money::Money,
     },
 };
-
-/// A payment that was reported and not credited.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Reported<'r> {
-    pub order: &'r OrderId,
-    pub payment: &'r PaymentId,
-    pub amount: Money,
-    pub currency: &'r str,
-}
 
 /// The decision of an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,74 +38,15 @@ pub struct ResolvedPayment {
 }
 
 impl Recharges {
-    /// Keeps a believed report of a payment that was not credited. A report without an amount is about
-    /// no payment.
-    ///
-    /// # Errors
-    /// [`Error::Overloaded`], [`Error::Internal`]: the report is not kept.
-    pub(super) async fn keep_unapplied(&self, reported: Reported<'_>, cause: UnappliedCause) -> Result<()> {
-        let Reported { order, payment, amount, currency } = reported;
-        if amount <= Money::ZERO {
-            return Ok(());
-        }
-        let is_other_currency = !currency.eq_ignore_ascii_case(self.terms.currency.code());
-        let cause = match cause {
-            UnappliedCause::OtherAmount if is_other_currency => UnappliedCause::OtherCurrency,
-            cause => cause,
-        };
-        let currency = currency.to_ascii_uppercase().chars().take(UnappliedReport::MAX_CURRENCY).collect();
-        let report = UnappliedReport { payment: payment.clone(), order: order.clone(), amount, currency, cause };
-        in_time(self.orders.report_unapplied(&report, self.calendar.now().utc)).await?;
-        tracing::warn!(%payment, %order, cause = cause.name(), "payment not credited; kept as an unapplied payment");
-        Ok(())
-    }
-
-    /// Keeps a report without a proof if payment-service confirms the payment.
-    ///
-    /// # Errors
-    /// [`Error::PaymentUnavailable`]: payment-service does not answer. [`Error::Overloaded`],
-    /// [`Error::Internal`].
-    pub(super) async fn keep_if_believed(
-        &self,
-        reported: Reported<'_>,
-        cause: UnappliedCause,
-        trace: &CallerContext,
-    ) -> Result<()> {
-        let Some(gateway) = self.gateway.as_deref() else { return Ok(()) };
-        let order = in_time(self.orders.order(reported.order)).await?;
-        let topic = Topic::Payment(reported.payment.clone());
-        // A moment ago the payment was kept, or it was not confirmed.
-        if self.questions.was_asked(&topic, self.calendar.instant()) {
-            return Ok(());
-        }
-        let user = order.as_ref().map(|order| &order.user);
-        let _question = self.questions.admit(&topic, user, self.calendar.instant())?;
-        let found = match gateway.payment(reported.payment, trace).await {
-            Ok(found) => found.filter(|payment| payment.state == PaymentState::Paid),
-            Err(error @ PaymentError::Unavailable(_)) => return Err(error.into()),
-            Err(error @ (PaymentError::Refused(_) | PaymentError::Malformed(_))) => {
-                tracing::warn!(payment = %reported.payment, %error, "report of a payment not confirmed");
-                None
-            }
-        };
-        let Some(payment) = found.filter(|payment| payment.order == *reported.order) else { return Ok(()) };
-        let currency = Currency::parse(&payment.currency);
-        match currency.and_then(|currency| Some((currency, currency.from_minor(payment.minor_amount)?))) {
-            Some((currency, amount)) => {
-                self.keep_unapplied(Reported { amount, currency: currency.code(), ..reported }, cause).await
-            }
-            None => Err(PaymentError::Malformed("the amount of the payment".into()).into()),
-        }
-    }
-
     /// Resolves an unapplied payment, once. The future must run to its end even if the caller goes
     /// away.
     ///
     /// # Errors
     /// [`Error::PaymentNotFound`]; [`Error::TransactionState`] if it was resolved in another way;
     /// [`Error::DuplicateRecharge`] if it has credited an order; [`Error::AmountMismatch`] for the
-    /// credit of another currency; [`Error::PaymentUnavailable`] if payment-service is not configured;
-    /// [`Error::Invalid`], [`Error::Overloaded`], [`Error::Internal`].
+    /// credit of another currency; [`Error::PaymentUnavailable`] if payment-service is not configured, or
+    /// does not answer about a refund that had failed before a credit; [`Error::Invalid`],
+    /// [`Error::Overloaded`], [`Error::Internal`].
     pub async fn resolve(
         &self,
         payment: &PaymentId,
@@ -129,6 +59,7 @@ impl Recharges {
         match action {
             PaymentAction::Credit(user) => {
                 self.check_currency(&found.currency)?;
+                self.note_late_refund(&found, trace).await?;
                 let credit = PaymentCredit::new(user, payment.clone(), call);
                 let (payment, changed) = self.engine.credit_payment(credit).await?;
                 Ok(ResolvedPayment { payment, replayed: !changed })
@@ -171,32 +102,26 @@ impl Recharges {
             let approach = Approach::Ask { requests: self.is_left(payment) };
             return Ok(self.pursue_unapplied(payment, approach, &CallerContext::default()).await?.status);
         }
-        let found = self.gateway()?.refund_of(&payment.refund_id(), &CallerContext::default()).await?;
-        Ok(match found.map(|found| found.state) {
-            Some(RefundState::Success) => UnappliedStatus::Refunded,
-            Some(RefundState::Failed) => UnappliedStatus::Open,
-            Some(RefundState::Pending) | None => UnappliedStatus::Refunding,
+        let approach = Approach::Ask { requests: false };
+        Ok(match self.refund_state(&new_refund(payment)?, approach, &CallerContext::default()).await? {
+            RefundState::Success => UnappliedStatus::Refunded,
+            RefundState::Failed => UnappliedStatus::Open,
+            RefundState::Pending => UnappliedStatus::Refunding,
         })
     }
 
-    /// Settles the refund of an unapplied payment by the answer of payment-service, after a callback.
-    /// False if the id belongs to no such refund.
-    ///
-    /// # Errors
-    /// [`Error::PaymentUnavailable`]: payment-service does not confirm the callback. [`Error::Overloaded`],
-    /// [`Error::Internal`].
-    pub(super) async fn settle_unapplied(&self, id: &RefundId) -> Result<bool> {
-        let Some(payment) = UnappliedPayment::payment_of_refund(id) else { return Ok(false) };
-        let found = in_time(self.orders.unapplied_payment(&payment)).await?;
-        let Some(payment) = found.filter(|payment| payment.refund_id() == *id) else { return Ok(false) };
-        let _question = self.questions.admit(&Topic::Refund(id.clone()), None, self.calendar.instant())?;
-        let approach = Approach::Ask { requests: false };
-        match self.pursue_unapplied(&payment, approach, &CallerContext::default()).await {
-            Ok(after) if after.status == UnappliedStatus::Refunded => Ok(true),
-            Ok(_) => Err(Error::PaymentUnavailable("it does not confirm the refund; send it again".into())),
-            Err(NotSettled::Unanswered(error)) => Err(error.into()),
-            Err(NotSettled::Refused(error)) => Err(error),
+    /// Asks about the last refund of an open payment, because one that had failed may have been made after
+    /// all, and its callback may be lost.
+    async fn note_late_refund(&self, payment: &UnappliedPayment, trace: &CallerContext) -> Result<()> {
+        if payment.status != UnappliedStatus::Open || payment.refunds == 0 {
+            return Ok(());
         }
+        let refund = new_refund(payment)?;
+        if self.refund_state(&refund, Approach::Ask { requests: false }, trace).await? == RefundState::Success {
+            let change = UnappliedChange::Refunded { attempt: payment.refunds };
+            self.change_unapplied(&payment.payment, change, None).await?;
+        }
+        Ok(())
     }
 
     async fn pursue_unapplied(
@@ -208,17 +133,13 @@ impl Recharges {
         if payment.status != UnappliedStatus::Refunding {
             return Ok(payment.clone());
         }
-        let refund = NewRefund {
-            id: payment.refund_id(),
-            order: payment.order.clone(),
-            payment: Some(payment.payment.clone()),
-            minor_amount: minor_amount(payment)?,
-            reason: payment.reason.clone(),
-        };
+        let refund = new_refund(payment)?;
+        // The answer is about this attempt, and another one may have begun since.
+        let attempt = payment.refunds;
         let change = match self.refund_state(&refund, approach, trace).await? {
             RefundState::Pending => return Ok(payment.clone()),
-            RefundState::Success => UnappliedChange::Refunded,
-            RefundState::Failed => UnappliedChange::NotRefunded,
+            RefundState::Success => UnappliedChange::Refunded { attempt },
+            RefundState::Failed => UnappliedChange::NotRefunded { attempt },
         };
         Ok(self.change_unapplied(&payment.payment, change, None).await?.payment)
     }
@@ -227,7 +148,7 @@ impl Recharges {
         payment.resolved_at.is_none_or(|began| self.is_left_alone(began))
     }
 
-    async fn change_unapplied(
+    pub(super) async fn change_unapplied(
         &self,
         payment: &PaymentId,
         change: UnappliedChange,
@@ -236,6 +157,17 @@ impl Recharges {
         let resolution = Resolution { change, call, at: self.calendar.now().utc };
         in_time(self.orders.resolve_unapplied(payment, &resolution)).await?
     }
+}
+
+/// The refund of a payment that was requested last.
+fn new_refund(payment: &UnappliedPayment) -> Result<NewRefund> {
+    Ok(NewRefund {
+        id: payment.refund_id(),
+        order: payment.order.clone(),
+        payment: Some(payment.payment.clone()),
+        minor_amount: minor_amount(payment)?,
+        reason: payment.reason.clone(),
+    })
 }
 
 /// In minor units of the currency of the payment.

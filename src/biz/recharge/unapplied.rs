@@ -65,15 +65,21 @@ impl Resolution {
     ///
     /// # Errors
     /// [`Error::PaymentNotFound`]; [`Error::TransactionState`] if it was resolved in another way;
-    /// [`Error::DuplicateRecharge`] if a refund would take the money of a credited order.
+    /// [`Error::DuplicateRecharge`] if the money is that of a credited order.
     pub fn decide(&self, id: &PaymentId, found: Option<FoundUnapplied>) -> Result<Resolved> {
         let FoundUnapplied { payment, has_credited } = found.ok_or_else(|| Error::PaymentNotFound(id.clone()))?;
+        let credited = || Error::DuplicateRecharge(Duplicate::Credited(id.clone()));
+        let went_back = matches!(self.change, UnappliedChange::Refunded { .. } | UnappliedChange::WentBack { .. });
+        // The money is that of an order.
+        if went_back && (has_credited || payment.status == UnappliedStatus::Applied) {
+            return Err(credited());
+        }
         let reason = self.call.as_ref().map_or("", |call| &call.reason);
         let Some(after) = payment.after(self.change, reason, self.at)? else {
             return Ok(Resolved { payment, changed: false, event: None });
         };
         if self.change == UnappliedChange::BeginRefund && has_credited {
-            return Err(Error::DuplicateRecharge(Duplicate::Credited(id.clone())));
+            return Err(credited());
         }
         let event = self.call.as_ref().map(|call| audit_events::of_resolution(call, &payment, &after, self.at));
         Ok(Resolved { payment: after, changed: true, event })
@@ -85,7 +91,8 @@ type Stored<T> = std::result::Result<T, StoreError>;
 /// Stores and reads unapplied payments. Settlement credits them.
 #[async_trait]
 pub trait UnappliedStore: Send + Sync + 'static {
-    /// Stores a report: a new payment, or one more sight of a known one, whatever its status.
+    /// Stores a report: a new payment, or one more sight of a known one. While it is open, the last
+    /// report decides on order, amount, currency and cause.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Failed`].

@@ -346,6 +346,7 @@ pub enum RefundEvent {
 /// Money that went back, by a callback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReportedRefund {
+    /// False if the report does not prove its kind.
     pub is_chargeback: bool,
     /// `None` if the callback names no payment.
     pub payment: Option<PaymentId>,

@@ -19,13 +19,13 @@ use crate::{
         account::Balance,
         recharge::{
             matching::SettlementStore,
-            order::{Created, OrderFilter, OrderScan, OrderStore, fits},
+            order::{Created, OrderFilter, OrderScan, OrderStore, RefundScan, fits},
         },
         settlement::{
             keys::Keys,
             lock::{LeftOut, Lock, Obstacle},
             order::{Order, OrderStatus, PaymentMethod},
-            order_refund::{OrderRefund, RefundStatus},
+            order_refund::OrderRefund,
             posting::{Batch, Posting},
             rule::State,
         },
@@ -137,17 +137,17 @@ impl OrderStore for MySqlStore {
         rows.first().map(order_refund_of).transpose()
     }
 
-    async fn pending_refunds(
+    async fn scan_refunds(
         &self,
-        until: DateTime<Utc>,
+        scan: &RefundScan,
         after: Option<&OrderRefund>,
         limit: u32,
     ) -> Result<Vec<OrderRefund>, StoreError> {
-        let (from, after_id) = after.map_or((DateTime::UNIX_EPOCH, ""), |last| (last.created_at, last.id.as_str()));
+        let (from, after_id) = after.map_or((scan.from, ""), |last| (last.created_at, last.id.as_str()));
         let mut query = QueryBuilder::new("SELECT ");
         query.push(REFUND_COLUMNS).push(" FROM recharge_refund WHERE status = ");
-        query.push_bind(RefundStatus::Pending.name());
-        query.push(" AND created_at <= ").push_bind(until.naive_utc());
+        query.push_bind(scan.status.name());
+        query.push(" AND created_at <= ").push_bind(scan.until.naive_utc());
         query.push(" AND created_at >= ").push_bind(from.naive_utc());
         query.push(" AND (created_at > ").push_bind(from.naive_utc());
         query.push(" OR refund_id > ").push_bind(after_id.as_bytes());

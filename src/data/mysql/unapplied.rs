@@ -56,7 +56,13 @@ impl UnappliedStore for MySqlStore {
                         .instant(at)
                         .instant(at);
                 })
-                .push(" ON DUPLICATE KEY UPDATE times_seen = times_seen + 1, last_seen_at = VALUES(last_seen_at); ");
+                .push(
+                    " ON DUPLICATE KEY UPDATE times_seen = times_seen + 1, last_seen_at = VALUES(last_seen_at), \
+                     order_id = IF(status = 'open', VALUES(order_id), order_id), \
+                     amount = IF(status = 'open', VALUES(amount), amount), \
+                     currency = IF(status = 'open', VALUES(currency), currency), \
+                     cause = IF(status = 'open', VALUES(cause), cause); ",
+                );
         });
         self.waiter.run(upsert).await
     }

@@ -72,8 +72,10 @@ pub(super) fn refund(reply: GetRefundReply, id: &RefundId) -> Result<FoundRefund
     let state = refund_state(reply.status());
     let order =
         OrderId::parse_optional("order_id", &reply.order_id).map_err(|_| malformed("the order of the refund"))?;
+    let payment = PaymentId::parse_optional("payment_id", &reply.payment_id);
+    let payment = payment.map_err(|_| malformed("the payment of the refund"))?;
     let (minor_amount, currency) = (reply.amount, reply.currency);
-    Ok(FoundRefund { state, content: order.map(|order| FoundRefundContent { order, minor_amount, currency }) })
+    Ok(FoundRefund { state, content: order.map(|order| FoundRefundContent { order, payment, minor_amount, currency }) })
 }
 
 /// An answer may leave the id out.
@@ -167,6 +169,10 @@ mod tests {
         let bare = GetRefundReply { refund_id: "r".into(), status: 2, ..Default::default() };
         assert_eq!(refund(bare.clone(), &id).unwrap(), FoundRefund { state: RefundState::Success, content: None });
         let named = GetRefundReply { order_id: "o".into(), amount: 5, currency: "CNY".into(), ..bare };
-        assert_eq!(refund(named, &id).unwrap().content.unwrap().minor_amount, 5);
+        let content = refund(named.clone(), &id).unwrap().content.unwrap();
+        assert_eq!((content.minor_amount, content.payment), (5, None));
+        let paid = GetRefundReply { payment_id: "p".into(), ..named };
+        assert_eq!(refund(paid.clone(), &id).unwrap().content.unwrap().payment, Some(PaymentId::from_stored("p")));
+        assert!(refund(GetRefundReply { payment_id: "p p".into(), ..paid }, &id).is_err());
     }
 }

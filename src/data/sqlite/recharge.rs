@@ -13,13 +13,13 @@ use crate::{
     biz::{
         recharge::{
             matching::SettlementStore,
-            order::{Created, OrderFilter, OrderScan, OrderStore, fits},
+            order::{Created, OrderFilter, OrderScan, OrderStore, RefundScan, fits},
         },
         settlement::{
             keys::Keys,
             lock::LeftOut,
             order::{Order, OrderStatus, PaymentMethod},
-            order_refund::{OrderRefund, RefundStatus},
+            order_refund::OrderRefund,
             posting::Batch,
             rule::State,
         },
@@ -125,18 +125,18 @@ impl OrderStore for SqliteStore {
         row.as_ref().map(order_refund_of).transpose()
     }
 
-    async fn pending_refunds(
+    async fn scan_refunds(
         &self,
-        until: DateTime<Utc>,
+        scan: &RefundScan,
         after: Option<&OrderRefund>,
         limit: u32,
     ) -> Result<Vec<OrderRefund>, StoreError> {
-        let (from, after_id) = after.map_or((DateTime::UNIX_EPOCH, ""), |last| (last.created_at, last.id.as_str()));
+        let (from, after_id) = after.map_or((scan.from, ""), |last| (last.created_at, last.id.as_str()));
         let query = sqlx::query(select_refund!(
             "status = ? AND created_at <= ? AND (created_at, refund_id) > (?, ?) ORDER BY created_at, refund_id LIMIT ?"
         ))
-        .bind(RefundStatus::Pending.name())
-        .bind(until.timestamp_micros())
+        .bind(scan.status.name())
+        .bind(scan.until.timestamp_micros())
         .bind(from.timestamp_micros())
         .bind(after_id)
         .bind(limit);

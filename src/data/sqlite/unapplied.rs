@@ -48,7 +48,11 @@ impl UnappliedStore for SqliteStore {
                 "INSERT INTO unapplied_payment \
                  (payment_order_id, order_id, amount, currency, cause, first_seen_at, last_seen_at) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6) \
-                 ON CONFLICT DO UPDATE SET times_seen = times_seen + 1, last_seen_at = excluded.last_seen_at",
+                 ON CONFLICT DO UPDATE SET times_seen = times_seen + 1, last_seen_at = excluded.last_seen_at, \
+                 order_id = CASE status WHEN 'open' THEN excluded.order_id ELSE order_id END, \
+                 amount = CASE status WHEN 'open' THEN excluded.amount ELSE amount END, \
+                 currency = CASE status WHEN 'open' THEN excluded.currency ELSE currency END, \
+                 cause = CASE status WHEN 'open' THEN excluded.cause ELSE cause END",
                 params![
                     report.payment.as_str(),
                     report.order.as_str(),

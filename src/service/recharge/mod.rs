@@ -28,8 +28,8 @@ use crate::{
             RechargeStore, Recharges,
             callback::{Notice, NoticedResult, SettledOrder},
             order::OrderFilter,
-            refund::Returned,
             request::{NewRecharge, Started},
+            returned::Returned,
         },
         settlement::{
             order::{Order, PaymentMethod},
@@ -98,6 +98,7 @@ impl RechargeService {
         origin: Origin,
     ) -> Result<RechargeCallbackReply> {
         let started = Instant::now();
+        let origin = origin.of_callback();
         let report = parse_report(request).inspect_err(|error| self.count_refused_callback(error))?;
         if !origin.is_trusted {
             self.hints.admit(origin.client_ip).inspect_err(|error| {

@@ -8,7 +8,10 @@ use super::RechargeService;
 use crate::{
     biz::{
         audit_trail::{Actor, AuditedCall, REFUND_RECHARGE},
-        recharge::refund::{RefundRequest, RefundedOrder, Returned},
+        recharge::{
+            refund::{RefundRequest, RefundedOrder},
+            returned::Returned,
+        },
         settlement::order_refund::{OrderRefundContent, RefundStatus},
         values::{
             error::{Error, Result},

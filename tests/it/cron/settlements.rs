@@ -1,5 +1,6 @@
 //! `--once match-settlements`: the books beside a settlement file of payment-service.
 
+use billing_service::service::proto::{RechargeCallbackRequest, ResolvePaymentRequest};
 use rstest::rstest;
 use serde_json::json;
 
@@ -25,7 +26,24 @@ async fn what_is_missing_on_either_side_is_named_and_nothing_is_written(#[values
         paying.until_order_is(&reply.order_id, "success").await;
     }
     paying.until_reported().await;
-    paying.notify(success(&same.order_id, "p-second", 10.0)).await.unwrap_err();
+    for (payment, action) in
+        [("p-second", ""), ("p-credited", "credit"), ("p-lacking", "credit"), ("p-back", "dismiss")]
+    {
+        paying.notify(success(&same.order_id, payment, 10.0)).await.unwrap_err();
+        if !action.is_empty() {
+            let user_id = if action == "credit" { "w" } else { "" };
+            let (payment_order_id, reason) = (payment.into(), "looked into it".into());
+            let request =
+                ResolvePaymentRequest { payment_order_id, action: action.into(), user_id: user_id.into(), reason };
+            paying.service.internal.clone().resolve_payment(request).await.unwrap();
+        }
+    }
+    let back = RechargeCallbackRequest {
+        status: "CHARGEBACK".into(),
+        refund_id: "c-back".into(),
+        ..success(&same.order_id, "p-back", 10.0)
+    };
+    paying.notify(back).await.unwrap();
     for (reply, amount) in [(same, "4"), (other, "5")] {
         let url =
             format!("http://{}/internal/v1/billing/recharge/{}/refund", paying.service.app.grpc_addr, reply.order_id);
@@ -39,7 +57,10 @@ async fn what_is_missing_on_either_side_is_named_and_nothing_is_written(#[values
     let (same, other, lacking, open) = (&same.order_id, &other.order_id, &lacking.order_id, &open.order_id);
     let file = tempfile::NamedTempFile::new().unwrap();
     let lines = format!(
-        "order id,payment id,amount,fee,date\n\
+        "order id,payment id,amount,fee,date\n\n\
+         {same},p-credited,10,0,2026-11-20\n\
+         {same},p-back,10,0,2026-11-20\n\
+         {same},p-back,-10,0,2026-11-20\n\
          {same},{paid_same},10,0.06,2026-11-20\n\
          {same},{paid_same},-4.00,0,2026-11-20\n\
          {other},{paid_other},19.99,0.12,2026-11-20\n\
@@ -62,15 +83,19 @@ async fn what_is_missing_on_either_side_is_named_and_nothing_is_written(#[values
     assert_eq!(tables().await, before);
     let lacked = payment(lacking).await;
     let expected = [
-        format!("different: line 4, order {other}, payment {paid_other}, 19.99: credited was 20"),
-        format!("missing here: line 5, order {same}, payment p-second, 10: it is an unapplied payment, open"),
-        format!("missing here: line 6, order {open}, payment p-open, 40: the order is pending and not credited"),
-        "missing here: line 7, order stray, payment p-stray, 1: no such order".to_owned(),
+        format!("different: line 8, order {other}, payment {paid_other}, 19.99: credited was 20"),
+        format!("missing here: line 9, order {same}, payment p-second, 10: it is an unapplied payment, open"),
+        format!("missing here: line 10, order {open}, payment p-open, 40: the order is pending and not credited"),
+        "missing here: line 11, order stray, payment p-stray, 1: no such order".to_owned(),
         format!("missing in the file: order {lacking}, payment {lacked}, 30, credited on 2026-11-20"),
+        format!(
+            "missing in the file: unapplied payment p-lacking, order {same}, 10, credited to a user, first reported on \
+             2026-11-20"
+        ),
         format!("missing in the file: refund r-5 (requested) of order {other}, -5"),
-        format!("missing here: line 8, order {other}, payment {paid_other}, -6: no such refund in these days"),
-        "7 lines of 2026-11-20 to 2026-11-20: 2 matched, 4 missing here, 2 missing in the file, 1 different; \
-         amount 70.99, fee 0.49"
+        format!("missing here: line 12, order {other}, payment {paid_other}, -6: no such refund in these days"),
+        "10 lines of 2026-11-20 to 2026-11-20: 5 matched, 4 missing here, 3 missing in the file, 1 different; \
+         amount 80.99, fee 0.49"
             .to_owned(),
     ];
     let expected: Vec<_> = expected.iter().map(|line| format!("match-settlements: {line}")).collect();

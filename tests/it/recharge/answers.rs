@@ -6,7 +6,10 @@ use futures_util::future::join_all;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::reconcile::{NEXT_DAY, reconcile_with};
+use super::{
+    reconcile::{NEXT_DAY, SOON, reconcile_with},
+    unapplied::list,
+};
 use crate::harness::{
     Backend, MySql, Sqlite, code_of,
     payments::{Paying, success},
@@ -53,8 +56,6 @@ const ORDERS: u64 = 20;
 #[rstest]
 #[case::refusals(json!({"get": "refuse"}))]
 #[case::of_other_orders(json!({"get": "wrong_order"}))]
-#[case::of_another_amount(json!({"get": "wrong_amount"}))]
-#[case::of_another_currency(json!({"get": "wrong_currency"}))]
 #[tokio::test]
 async fn an_invalid_answer_is_an_error_of_its_order(#[values(MySql, Sqlite)] on: Backend, #[case] switches: Value) {
     let paying = paid_and_not_reported(on).await;
@@ -63,6 +64,36 @@ async fn an_invalid_answer_is_an_error_of_its_order(#[values(MySql, Sqlite)] on:
     let reconciled = reconcile_with(&paying, NEXT_DAY, &[timeout]).await.unwrap();
     assert_eq!(reconciled, ReconciledOrders { errors: ORDERS, ..Default::default() });
     assert_later_answers_credit(paying).await;
+}
+
+/// Their payments are kept, so the orders need no further look-up.
+#[rstest]
+#[case::amount(json!({"get": "wrong_amount", "lose": true}), 5.01, "CNY")]
+#[case::currency(json!({"get": "wrong_currency", "lose": true}), 5.0, "USD")]
+#[tokio::test]
+async fn orders_that_were_paid_with_another(
+    #[values(MySql, Sqlite)] on: Backend,
+    #[case] switches: Value,
+    #[case] amount: f64,
+    #[case] currency: &str,
+) {
+    let paying = paid_and_not_reported(on).await;
+    paying.switch(switches);
+    for _ in 0..2 {
+        let waiting = ReconciledOrders { left: ORDERS, ..Default::default() };
+        assert_eq!(reconcile_with(&paying, SOON, &[]).await.unwrap(), waiting);
+    }
+    let expired = ReconciledOrders { expired: ORDERS, ..Default::default() };
+    assert_eq!(reconcile_with(&paying, NEXT_DAY, &[]).await.unwrap(), expired);
+    assert_eq!(reconcile_with(&paying, NEXT_DAY, &[]).await.unwrap(), ReconciledOrders::default());
+    let kept = list(&paying, "open").await;
+    assert_eq!(kept.len(), 20);
+    assert!(kept.iter().all(|kept| (kept.amount, kept.currency.as_str(), kept.times_seen) == (amount, currency, 1)));
+    paying.assert_books("u", 0.0).await;
+    // The right report comes after all.
+    paying.notify(success(&kept[0].order_id, &kept[0].payment_order_id, 5.0)).await.unwrap();
+    assert_eq!(list(&paying, "applied").await.len(), 1);
+    paying.assert_books("u", 5.0).await;
 }
 
 #[rstest]

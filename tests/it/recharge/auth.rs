@@ -131,7 +131,7 @@ async fn an_unsigned_callback_counts_only_if_payment_service_confirms_it(#[value
     // The payment is not paid.
     assert_eq!(send(success(id, payment, 5.0)).await, Err("10006".into()));
     assert_eq!(send(failed(id, payment, 5.0)).await, Err("10006".into()));
-    assert_eq!(send(success(id, payment, 6.0)).await, Err("10005".into()));
+    assert_eq!(send(success(id, payment, 6.0)).await, Err("10006".into()));
     assert_eq!(paying.order(id).await.status, "pending");
     paying.assert_books("u", 0.0).await;
 

@@ -7,11 +7,13 @@ mod browser;
 mod callbacks;
 mod crash;
 mod currencies;
+mod keeping;
 mod listing;
 mod outages;
 mod reconcile;
 mod refunds;
 mod repeats;
+mod returned;
 mod unapplied;
 
 use std::{pin::pin, time::Duration};

@@ -1,7 +1,14 @@
 //! payment-service refuses, is down, is slow, or answers nonsense. The order fails, the user gets an
 //! error, and a later payment is still credited.
 
-use axum::{Router, http::HeaderValue, response::Response};
+use std::net::SocketAddr;
+
+use axum::{
+    Router,
+    body::Bytes,
+    http::{HeaderMap, HeaderValue},
+    response::Response,
+};
 use billing_service::{
     data::payment::proto::{GetPaymentRequest, payment_client::PaymentClient},
     sandbox::{Options, Sandbox},
@@ -11,6 +18,8 @@ use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
+    sync::mpsc::UnboundedReceiver,
+    task::JoinHandle,
 };
 use tonic::Code;
 
@@ -240,12 +249,11 @@ async fn a_malformed_answer_fails_the_top_up(
     peer.abort();
 }
 
-#[rstest]
-#[tokio::test]
-async fn the_trace_and_the_client_reach_payment_service(#[values(MySql, Sqlite)] on: Backend) {
+/// A payment-service that is always unavailable. Returns its address, and the requests that it gets.
+async fn recording_peer() -> (SocketAddr, UnboundedReceiver<(HeaderMap, Bytes)>, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (seen, mut sees) = tokio::sync::mpsc::unbounded_channel();
+    let (seen, sees) = tokio::sync::mpsc::unbounded_channel();
     let answer = async move |request: axum::extract::Request| {
         let (head, body) = request.into_parts();
         let body = axum::body::to_bytes(body, 4_096).await.unwrap();
@@ -262,6 +270,42 @@ async fn the_trace_and_the_client_reach_payment_service(#[values(MySql, Sqlite)]
     };
     let app = Router::new().fallback(answer);
     let peer = tokio::spawn(billing_service::server::serve(listener, app, limits, Default::default()));
+    (address, sees, peer)
+}
+
+/// Anyone can send a callback without a proof.
+#[tokio::test]
+async fn an_unproven_callback_chooses_no_header_of_the_question_that_confirms_it() {
+    for (auth, forwards) in [("confirm", false), ("none", true)] {
+        let (address, mut sees, peer) = recording_peer().await;
+        let address: &str = &format!("'{address}'");
+        let changes = [
+            ("payment_service.grpc_addr", address),
+            ("payment_service.callback_auth", auth),
+            ("payment_service.forward_metadata", "[x-app-id]"),
+        ];
+        let service = Service::start_on(Database::create(Sqlite).await, &changes).await;
+        let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let headers = [("x-app-id", "chosen"), ("traceparent", trace)];
+        let url = format!("http://{}/api/v1/billing/recharge", service.app.http_addr);
+        let body = json!({"user_id": "u", "amount": 5, "payment_method": "alipay"}).to_string();
+        assert_eq!(service.http.post(url).body(body).send().await.unwrap().status(), 503);
+        sees.recv().await.unwrap();
+        let (_, list) = service.get("/api/v1/billing/recharges?user_id=u").await;
+        // A report that names no payment is asked about even if it is trusted.
+        let report =
+            json!({"order_id": list["orders"][0]["order_id"], "refund_id": "r", "amount": 5, "status": "REFUNDED"});
+        assert_eq!(post_callback(&service, &report.to_string(), &headers).await.0, 503);
+        let (seen, _) = sees.recv().await.unwrap();
+        assert_eq!((seen.contains_key("x-app-id"), seen["traceparent"].to_str().unwrap()), (forwards, trace), "{auth}");
+        peer.abort();
+    }
+}
+
+#[rstest]
+#[tokio::test]
+async fn the_trace_and_the_client_reach_payment_service(#[values(MySql, Sqlite)] on: Backend) {
+    let (address, mut sees, peer) = recording_peer().await;
     let service = with_payment_service_at(on, address, "60s").await;
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let url = format!("http://{}/api/v1/billing/recharge", service.app.http_addr);

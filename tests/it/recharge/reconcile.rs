@@ -25,7 +25,7 @@ impl Clock for In {
     }
 }
 
-const SOON: In = In(TimeDelta::minutes(6));
+pub const SOON: In = In(TimeDelta::minutes(6));
 pub const NEXT_DAY: In = In(TimeDelta::hours(25));
 
 /// A service whose payment-service loses every callback.

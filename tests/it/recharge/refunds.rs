@@ -17,18 +17,18 @@ use crate::harness::{
 };
 
 /// A user with a top-up over 20, which the sandbox knows, and the pay page of it.
-struct Paid {
-    paying: Paying,
-    order: String,
-    page: String,
+pub(super) struct Paid {
+    pub paying: Paying,
+    pub order: String,
+    pub page: String,
 }
 
 impl Paid {
-    async fn start(on: Backend) -> Self {
+    pub async fn start(on: Backend) -> Self {
         Self::start_with(on, &[]).await
     }
 
-    async fn start_with(on: Backend, changes: &[(&str, &str)]) -> Self {
+    pub async fn start_with(on: Backend, changes: &[(&str, &str)]) -> Self {
         let paying = Paying::start_with(on, changes).await;
         let reply = paying.recharge("u", 20.0).await;
         paying.press(&reply.payment_url, "SUCCESS").await;
@@ -51,22 +51,22 @@ impl Paid {
         self.paying.service.internal.clone().refund_recharge(request).await.map(|reply| reply.into_inner())
     }
 
-    async fn refund(&self, id: &str, amount: f64) -> RefundRechargeReply {
+    pub async fn refund(&self, id: &str, amount: f64) -> RefundRechargeReply {
         self.try_refund(self.request(id, amount)).await.unwrap()
     }
 
     /// Balance, hold and refunded amount, after an audit.
-    async fn state(&self) -> (f64, f64, f64) {
+    pub async fn state(&self) -> (f64, f64, f64) {
         self.paying.service.assert_audit_is_clean().await;
         let account = self.paying.service.account("u").await;
         (account.balance, account.held, self.paying.order(&self.order).await.refunded_amount)
     }
 
-    fn returned(&self, status: &str, id: &str, amount: f64, payment: &str) -> RechargeCallbackRequest {
+    pub fn returned(&self, status: &str, id: &str, amount: f64, payment: &str) -> RechargeCallbackRequest {
         RechargeCallbackRequest { status: status.into(), refund_id: id.into(), ..success(&self.order, payment, amount) }
     }
 
-    async fn payment(&self) -> String {
+    pub async fn payment(&self) -> String {
         self.paying.order(&self.order).await.payment_order_id
     }
 }
@@ -96,8 +96,10 @@ async fn a_top_up_goes_back_in_parts_and_says_so(#[values(MySql, Sqlite)] on: Ba
     paid.paying.until_reported().await;
     assert_eq!(paid.paying.order(&paid.order).await.status, "refunded");
     assert_eq!(paid.state().await, (0.0, 0.0, 20.0));
-    let none = paid.try_refund(paid.request("r-3", 0.0)).await.unwrap_err();
-    assert_eq!(code_of(&none), (Code::InvalidArgument, "10009".into()));
+    for id in ["r-3", "unapplied_p_1"] {
+        let none = paid.try_refund(paid.request(id, 0.0)).await.unwrap_err();
+        assert_eq!(code_of(&none), (Code::InvalidArgument, "10009".into()), "{id}");
+    }
     // The payment is still that of the order.
     let payment = paid.payment().await;
     paid.paying.notify(success(&paid.order, &payment, 20.0)).await.unwrap();
@@ -264,9 +266,11 @@ async fn a_report_without_a_proof_needs_the_word_of_payment_service(#[values(MyS
     let other = paid.paying.hint(paid.returned("REFUNDED", "real", 6.0, &payment)).await.unwrap_err();
     assert_eq!(code_of(&other).1, "10006");
     assert_eq!(paid.state().await, (20.0, 5.0, 0.0));
-    paid.paying.hint(paid.returned("REFUNDED", "real", 5.0, &payment)).await.unwrap();
+    // The answer does not prove the kind, so a lie about it changes nothing.
+    paid.paying.hint(paid.returned("CHARGEBACK", "real", 5.0, &payment)).await.unwrap();
     paid.paying.hint(paid.returned("REFUNDED", "real", 5.0, &payment)).await.unwrap();
     assert_eq!(paid.state().await, (15.0, 0.0, 5.0));
+    assert_eq!((paid.paying.counted("chargeback").await, paid.paying.counted("refunded").await), (0, 1));
 }
 
 #[rstest]

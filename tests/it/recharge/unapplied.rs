@@ -19,12 +19,17 @@ use crate::harness::{
     payments::{Paying, press, success},
 };
 
-async fn list(paying: &Paying, status: &str) -> Vec<UnappliedPayment> {
+pub(super) async fn list(paying: &Paying, status: &str) -> Vec<UnappliedPayment> {
     let request = ListUnappliedPaymentsRequest { status: status.into(), page_size: 100, ..Default::default() };
     paying.service.internal.clone().list_unapplied_payments(request).await.unwrap().into_inner().payments
 }
 
-async fn resolve(paying: &Paying, payment: &str, action: &str, user: &str) -> Result<ResolvePaymentReply, Status> {
+pub(super) async fn resolve(
+    paying: &Paying,
+    payment: &str,
+    action: &str,
+    user: &str,
+) -> Result<ResolvePaymentReply, Status> {
     let request = ResolvePaymentRequest {
         payment_order_id: payment.into(),
         action: action.into(),
@@ -35,7 +40,7 @@ async fn resolve(paying: &Paying, payment: &str, action: &str, user: &str) -> Re
 }
 
 /// The count behind the gauge.
-async fn counted(paying: &Paying) -> u64 {
+pub(super) async fn counted(paying: &Paying) -> u64 {
     let store = app::connect(&paying.service.database.config(&[])).await.unwrap();
     let count = store.count_unapplied().await.unwrap();
     app::close(&*store).await;
@@ -43,7 +48,7 @@ async fn counted(paying: &Paying) -> u64 {
 }
 
 /// Opens a payment at the sandbox for an order that billing does not have, and pays it.
-async fn stray(paying: &Paying, order: &str) -> String {
+pub(super) async fn stray(paying: &Paying, order: &str) -> String {
     let address = format!("http://{}", paying.sandbox.addr);
     let mut payments = PaymentClient::connect(address).await.unwrap();
     let request = CreatePaymentRequest {

@@ -102,8 +102,8 @@ impl Book<'_> {
             return Ok(Outcome::OrderRefunded { refund, order, changed: false });
         }
         let was_pending = refund.status == RefundStatus::Pending;
-        if !was_pending && refund.amount > order.unrefunded() {
-            return Err(beyond_the_order(&order));
+        if !was_pending {
+            check_left(&order, refund.amount)?;
         }
         let amount = refund.amount;
         let balance = self.balance_of(&order.user)?;
@@ -140,7 +140,6 @@ impl Book<'_> {
         update: &OrderRefundUpdate,
         report: &ReportedRefund,
     ) -> Result<Outcome, Error> {
-        let not_yet = |why: &str| Error::PaymentUnavailable(format!("{why}; send the report again"));
         if !order.status.is_credited() {
             return Err(not_yet("the order is not credited yet"));
         }
@@ -151,12 +150,7 @@ impl Book<'_> {
         if report.amount <= Money::ZERO {
             return Err(Invalid::new("amount", "must be above 0").into());
         }
-        if report.amount > order.amount.minus(order.refunded) {
-            return Err(beyond_the_order(&order));
-        }
-        if report.amount > order.unrefunded() {
-            return Err(not_yet("a refund of the order is pending"));
-        }
+        check_left(&order, report.amount)?;
         let balance = self.balance_of(&order.user)?;
         balance.amount = balance.amount.checked_add(-report.amount).ok_or_else(beyond_the_lowest)?;
         let (balance_after, at) = (balance.amount, self.batch.at.utc);
@@ -207,10 +201,23 @@ impl Book<'_> {
     }
 }
 
-/// Checks that a report is about a stored refund: the same order, kind and amount.
+/// Checks that an amount that went back is left of its order. A pending refund may still fail and free
+/// its part, so the report must come again.
+fn check_left(order: &Order, amount: Money) -> Result<(), Error> {
+    if amount > order.amount.minus(order.refunded) {
+        return Err(beyond_the_order(order));
+    }
+    if amount > order.unrefunded() {
+        return Err(not_yet("a refund of the order is pending"));
+    }
+    Ok(())
+}
+
+/// Checks that a report is about a stored refund: the same order and amount.
 fn check_report(report: &ReportedRefund, order: &Order, refund: &OrderRefund) -> Result<(), Error> {
-    // A refund that was requested here is reported as any other refund.
-    let is_same_kind = report.is_chargeback == (refund.kind == RefundKind::Chargeback);
+    // A refund that was requested here is no chargeback. The kind of any other stored refund may come
+    // from a report that did not prove it, so a report with another kind is a repeat.
+    let is_same_kind = !(report.is_chargeback && refund.kind == RefundKind::Requested);
     let differs =
         [("order_id", refund.order != order.id), ("status", !is_same_kind), ("amount", refund.amount != report.amount)];
     let fields: Vec<_> = differs.into_iter().filter_map(|(field, differs)| differs.then_some(field)).collect();
@@ -226,6 +233,10 @@ fn refunded(order: Order, amount: Money) -> Order {
 
 fn conflict(fields: Vec<&'static str>) -> Error {
     Error::IdempotencyConflict { id_field: "refund_id", fields }
+}
+
+fn not_yet(why: &str) -> Error {
+    Error::PaymentUnavailable(format!("{why}; send the report again"))
 }
 
 fn beyond_the_order(order: &Order) -> Error {

@@ -83,9 +83,11 @@ impl Book<'_> {
         let found = self.state.unapplied.get(&credit.payment);
         let payment = found.ok_or_else(|| Error::PaymentNotFound(credit.payment.clone()))?.clone();
         let key = (credit.user.clone(), credit.adjustment.clone());
-        if let Some(first) = self.state.adjustments.get(&key)
-            && payment.user.as_ref() == Some(&credit.user)
-        {
+        if let Some(first) = self.state.adjustments.get(&key) {
+            if payment.user.as_ref() != Some(&credit.user) {
+                // An operator has used the id for an adjustment of another kind.
+                return Err(Error::IdempotencyConflict { id_field: "adjustment_id", fields: vec!["rpc"] });
+            }
             let changed = first.request == credit.request;
             return Ok(Outcome::PaymentCredited { payment, changed });
         }
@@ -132,7 +134,10 @@ impl Book<'_> {
 /// Whether the money of an unapplied payment was credited elsewhere, or went back.
 fn has_left(payment: &UnappliedPayment) -> bool {
     match payment.status {
-        UnappliedStatus::Credited | UnappliedStatus::Refunding | UnappliedStatus::Refunded => true,
+        UnappliedStatus::Credited
+        | UnappliedStatus::Refunding
+        | UnappliedStatus::Refunded
+        | UnappliedStatus::Conflict => true,
         UnappliedStatus::Open | UnappliedStatus::Applied | UnappliedStatus::Dismissed => false,
     }
 }

@@ -29,19 +29,23 @@ impl OpsStatsStore for MySqlStore {
     async fn count_pending(&self, made_before: DateTime<Utc>) -> Result<u64, StoreError> {
         let count = sqlx::query(
             "SELECT (SELECT COUNT(*) FROM recharge_order WHERE status = ? AND created_at < ?) \
-             + (SELECT COUNT(*) FROM recharge_refund WHERE status = ? AND created_at < ?)",
+             + (SELECT COUNT(*) FROM recharge_refund WHERE status = ? AND created_at < ?) \
+             + (SELECT COUNT(*) FROM unapplied_payment WHERE status = ? AND resolved_at < ?)",
         )
         .bind(OrderStatus::Pending.name())
         .bind(made_before.naive_utc())
         .bind(RefundStatus::Pending.name())
+        .bind(made_before.naive_utc())
+        .bind(UnappliedStatus::Refunding.name())
         .bind(made_before.naive_utc());
         let rows = self.reader.fetch_all(count).await?;
         rows.first().map_or(Ok(0), |row| row.number(0))
     }
 
     async fn count_unapplied(&self) -> Result<u64, StoreError> {
-        let count = sqlx::query("SELECT COUNT(*) FROM unapplied_payment WHERE status = ?");
-        let rows = self.reader.fetch_all(count.bind(UnappliedStatus::Open.name())).await?;
+        let [open, conflict] = UnappliedStatus::UNRESOLVED.map(UnappliedStatus::name);
+        let count = sqlx::query("SELECT COUNT(*) FROM unapplied_payment WHERE status IN (?, ?)");
+        let rows = self.reader.fetch_all(count.bind(open).bind(conflict)).await?;
         rows.first().map_or(Ok(0), |row| row.number(0))
     }
 }

@@ -29,17 +29,20 @@ impl OpsStatsStore for SqliteStore {
     async fn count_pending(&self, made_before: DateTime<Utc>) -> Result<u64, StoreError> {
         let count = sqlx::query(
             "SELECT (SELECT COUNT(*) FROM recharge_order WHERE status = ?1 AND created_at < ?2) \
-             + (SELECT COUNT(*) FROM recharge_refund WHERE status = ?3 AND created_at < ?2)",
+             + (SELECT COUNT(*) FROM recharge_refund WHERE status = ?3 AND created_at < ?2) \
+             + (SELECT COUNT(*) FROM unapplied_payment WHERE status = ?4 AND resolved_at < ?2)",
         )
         .bind(OrderStatus::Pending.name())
         .bind(made_before.timestamp_micros())
-        .bind(RefundStatus::Pending.name());
+        .bind(RefundStatus::Pending.name())
+        .bind(UnappliedStatus::Refunding.name());
         count.fetch_one(&self.reader).await.map_err(store_error)?.number(0)
     }
 
     async fn count_unapplied(&self) -> Result<u64, StoreError> {
-        let count = sqlx::query("SELECT COUNT(*) FROM unapplied_payment WHERE status = ?");
-        let count = count.bind(UnappliedStatus::Open.name());
+        let [open, conflict] = UnappliedStatus::UNRESOLVED.map(UnappliedStatus::name);
+        let count = sqlx::query("SELECT COUNT(*) FROM unapplied_payment WHERE status IN (?, ?)");
+        let count = count.bind(open).bind(conflict);
         count.fetch_one(&self.reader).await.map_err(store_error)?.number(0)
     }
 }

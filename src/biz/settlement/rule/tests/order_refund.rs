@@ -90,15 +90,45 @@ fn answers_that_come_twice_or_in_another_order_settle_once() {
     assert_eq!(balance(&account), "balance 10, held 0");
 }
 
-#[test]
-fn a_success_after_a_failure_is_refused_if_nothing_is_left_of_the_order() {
+/// An order over 20 whose whole refund `r` has failed, and was requested again as `s`.
+fn failed_and_pending() -> TestAccount {
     let account = credited("0");
     account.settle(begin("r", None));
     account.settle(order_refund_event("r", Failed));
-    account.settle(begin("s", Some("1")));
-    let refused = "refused: amount: the order is over 20, of which 0 went back before";
+    account.settle(begin("s", None));
+    account
+}
+
+#[test]
+fn a_late_success_waits_for_a_pending_refund_and_is_debited_if_that_fails() {
+    for late in [order_refund_event("r", Succeeded), reported("r", "20", false, Some("p"))] {
+        let account = failed_and_pending();
+        let not_yet = "refused: payment is unavailable: a refund of the order is pending; send the report again";
+        assert_eq!(account.settle(late.clone()), not_yet);
+        assert_eq!(balance(&account), "balance 20, held 20");
+        account.settle(order_refund_event("s", Failed));
+        assert_eq!(account.settle(late), "success of 20, order refunded with 20 back");
+        assert_eq!(balance(&account), "balance 0, held 0");
+    }
+}
+
+#[test]
+fn a_late_success_is_refused_if_another_refund_took_all_of_the_order() {
+    let account = failed_and_pending();
+    account.settle(order_refund_event("s", Succeeded));
+    let refused = "refused: amount: the order is over 20, of which 20 went back before";
     assert_eq!(account.settle(order_refund_event("r", Succeeded)), refused);
-    assert_eq!(balance(&account), "balance 20, held 1");
+    assert_eq!(balance(&account), "balance 0, held 0");
+}
+
+#[test]
+fn a_kind_that_was_not_proven_does_not_refuse_the_proven_report() {
+    let account = credited("0");
+    account.settle(reported("c", "5", false, Some("p")));
+    let same = "unchanged: success of 5, order success with 5 back";
+    assert_eq!(account.settle(chargeback("c", "5")), same);
+    assert_eq!(account.settle(reported("c", "5", false, Some("p"))), same);
+    assert_eq!(balance(&account), "balance 15, held 0");
 }
 
 #[test]

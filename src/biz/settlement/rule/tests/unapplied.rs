@@ -69,6 +69,17 @@ fn the_very_request_is_no_repeat() {
 }
 
 #[test]
+fn an_adjustment_by_hand_with_the_id_of_the_credit_is_no_credit() {
+    let account = TestAccount::with("0");
+    keep(&account, "p", UnappliedStatus::Open);
+    account.settle(super::account::adjust("unapplied payment p", "7"));
+    let conflict = "refused: adjustment_id was used before with other content; these fields differ: rpc";
+    assert_eq!(account.settle(credit("p", "u")), conflict);
+    assert_eq!(account.state(), "balance 7, held 0; free 0, held 0");
+    assert_eq!(status(&account, "p"), UnappliedStatus::Open);
+}
+
+#[test]
 fn only_an_open_payment_is_credited() {
     let account = TestAccount::with("0");
     let refused = "refused: payment p not found among the unapplied payments";
@@ -77,6 +88,7 @@ fn only_an_open_payment_is_credited() {
         (UnappliedStatus::Dismissed, "dismissed"),
         (UnappliedStatus::Refunding, "refunding"),
         (UnappliedStatus::Refunded, "refunded"),
+        (UnappliedStatus::Conflict, "conflict"),
         (UnappliedStatus::Applied, "applied"),
     ] {
         keep(&account, "p", status);
@@ -108,7 +120,8 @@ fn a_payment_that_is_credited_with_its_order_after_all_is_closed() {
 
 #[test]
 fn an_order_is_not_credited_by_a_payment_whose_money_left() {
-    for left in [UnappliedStatus::Credited, UnappliedStatus::Refunding, UnappliedStatus::Refunded] {
+    use UnappliedStatus::{Conflict, Credited, Refunded, Refunding};
+    for left in [Credited, Refunding, Refunded, Conflict] {
         let account = TestAccount::with("0");
         account.keep_order(Pending, None);
         keep(&account, "p", left);

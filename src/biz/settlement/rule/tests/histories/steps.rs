@@ -51,7 +51,8 @@ pub fn histories() -> impl Strategy<Value = History> {
     // A user without a balance can only use the free quotas.
     let credits = prop::option::weighted(0.8, 5..120i64);
     let streams = prop::collection::vec(stream(), 0..5);
-    let refunds = prop::collection::vec(order_refund_life(), 0..3);
+    let refund = prop_oneof![3 => order_refund_life().boxed(), 1 => retried_order_refund().boxed()];
+    let refunds = prop::collection::vec(refund, 0..3);
     let has_debt = prop::bool::weighted(0.2);
     let close_minutes = prop_oneof![2 => Just(3u32), 1 => Just(72 * 60)];
     let opening = (credits, has_debt, close_minutes);
@@ -110,8 +111,7 @@ fn stream() -> impl Strategy<Value = (u8, Vec<usize>, Vec<Step>)> {
 /// The life of a refund among the other steps: its order is paid, and then it begins and ends.
 fn order_refund_life() -> impl Strategy<Value = (u8, Vec<usize>, Vec<Step>)> {
     (user(), 0..ORDERS, 0..ORDER_REFUNDS).prop_flat_map(|(user, order, refund)| {
-        // A payment of the order's own.
-        let payment = 4 + user * ORDERS + order;
+        let payment = own_payment(user, order);
         let order_step = OrderStep::Paid { payment, wrong_amount: false };
         let refund_steps = prop::collection::vec(order_refund_step(prop::option::of(Just(payment)).boxed()), 1..5);
         let places = prop::collection::vec(0..PLACES, 6);
@@ -122,6 +122,32 @@ fn order_refund_life() -> impl Strategy<Value = (u8, Vec<usize>, Vec<Step>)> {
                 (user, places, [Step::Order { order, order_step }].into_iter().chain(steps).collect())
             },
         )
+    })
+}
+
+/// A payment of the order's own.
+fn own_payment(user: u8, order: u8) -> u8 {
+    4 + user * ORDERS + order
+}
+
+/// A refund that fails, is requested again under another id, and is made after all.
+fn retried_order_refund() -> impl Strategy<Value = (u8, Vec<usize>, Vec<Step>)> {
+    let ends = prop_oneof![Just(OrderRefundStep::Failed), Just(OrderRefundStep::Succeeded)];
+    let places = prop::collection::vec(0..PLACES, 7);
+    (user(), 0..ORDERS, 0..ORDER_REFUNDS, ends, places).prop_map(|(user, order, first, end, places)| {
+        let second = (first + 1) % ORDER_REFUNDS;
+        let begin = OrderRefundStep::Begin { amount: None, is_forced: true };
+        let refund_steps = [
+            (first, begin),
+            (first, OrderRefundStep::Failed),
+            (second, begin),
+            (first, OrderRefundStep::Succeeded),
+            (second, end),
+            (first, OrderRefundStep::Succeeded),
+        ];
+        let order_step = OrderStep::Paid { payment: own_payment(user, order), wrong_amount: false };
+        let refund_steps = refund_steps.map(|(refund, refund_step)| Step::OrderRefund { order, refund, refund_step });
+        (user, places, [Step::Order { order, order_step }].into_iter().chain(refund_steps).collect())
     })
 }
 

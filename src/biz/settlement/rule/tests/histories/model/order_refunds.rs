@@ -37,7 +37,6 @@ pub struct OrderRefund {
     pub state: OrderRefundState,
     /// The request; `None` for a report.
     asked: Option<(Option<i64>, bool)>,
-    is_chargeback: bool,
 }
 
 impl OrderRefund {
@@ -58,6 +57,10 @@ impl Model {
     /// The refunded amount of an order.
     pub fn order_refunded(&self, order: u8) -> i64 {
         self.sum(|refund| refund.order == order && refund.state == OrderRefundState::Success)
+    }
+
+    fn not_gone(&self, order: u8) -> i64 {
+        order_amount(order) - self.order_refunded(order)
     }
 
     fn left(&self, order: u8) -> i64 {
@@ -117,7 +120,8 @@ impl Model {
                 self.refund_answer(id, was_pending)
             }
             (OrderRefundStep::Reported { amount, is_chargeback, .. }, Some(refund)) => {
-                let is_same = refund.order == order && refund.amount == amount && refund.is_chargeback == is_chargeback;
+                let may_be = !(is_chargeback && refund.is_requested());
+                let is_same = refund.order == order && refund.amount == amount && may_be;
                 if is_same { self.refund_succeeded(id) } else { Answer::Conflict }
             }
             (OrderRefundStep::Reported { amount, is_chargeback, payment }, None) => {
@@ -150,7 +154,7 @@ impl Model {
             self.overdrawn = true;
         }
         let asked = Some((asked, is_forced));
-        let refund = OrderRefund { order, amount, state: OrderRefundState::Pending, asked, is_chargeback: false };
+        let refund = OrderRefund { order, amount, state: OrderRefundState::Pending, asked };
         self.order_refunds.insert(id, refund);
         self.refund_answer(id, true)
     }
@@ -159,7 +163,11 @@ impl Model {
         let refund = self.order_refunds[&id];
         match refund.state {
             OrderRefundState::Success => return self.refund_answer(id, false),
-            OrderRefundState::Failed if refund.amount > self.left(refund.order) => return Answer::WrongAmount,
+            OrderRefundState::Failed if refund.amount > self.not_gone(refund.order) => return Answer::WrongAmount,
+            OrderRefundState::Failed if refund.amount > self.left(refund.order) => {
+                self.note("a late success waits for a pending refund", true);
+                return Answer::NotYet;
+            }
             OrderRefundState::Failed => {
                 self.note("a refund succeeds after its failure", true);
                 self.overdrawn |= self.balance - self.held() < refund.amount;
@@ -185,7 +193,7 @@ impl Model {
         if payment.is_some() && payment != paid_by {
             return Answer::Duplicate;
         }
-        if amount > order_amount(order) - self.order_refunded(order) {
+        if amount > self.not_gone(order) {
             return Answer::WrongAmount;
         }
         if amount > self.left(order) {
@@ -195,7 +203,7 @@ impl Model {
         self.note("a chargeback takes the balance below zero", is_chargeback && amount > self.balance);
         self.overdrawn |= self.balance - self.held() < amount;
         self.balance -= amount;
-        let refund = OrderRefund { order, amount, state: OrderRefundState::Success, asked: None, is_chargeback };
+        let refund = OrderRefund { order, amount, state: OrderRefundState::Success, asked: None };
         self.order_refunds.insert(id, refund);
         self.end_refund(id)
     }

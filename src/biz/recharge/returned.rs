@@ -1,0 +1,222 @@
+//! Money that went back, by a callback of payment-service: a refund, requested here or not, or a
+//! chargeback. A callback without a signature is only a hint. The money is that of an order, which is
+//! debited, or that of an unapplied payment, which was not credited.
+
+use super::{
+    Recharges,
+    gateway::{CallerContext, FoundRefund, RefundState},
+    in_time,
+    questions::Topic,
+    refund::RefundedOrder,
+};
+use crate::biz::{
+    settlement::{
+        order::Order,
+        order_refund::{OrderRefund, RefundStatus},
+        posting::{RefundEvent, ReportedRefund},
+        unapplied::{UnappliedChange, UnappliedPayment, UnappliedStatus},
+    },
+    values::{
+        currency::Currency,
+        error::{Error, Result},
+        ids::{OrderId, PaymentId, RefundId},
+        invalid::Invalid,
+        money::Money,
+    },
+};
+
+/// Money that went back, by a callback.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Returned {
+    pub order: OrderId,
+    pub id: RefundId,
+    pub report: ReportedRefund,
+    /// `None` means the currency of the account.
+    pub currency: Option<String>,
+}
+
+/// The rows that a callback names.
+struct Named {
+    order: Option<Order>,
+    /// The refund with the id.
+    refund: Option<OrderRefund>,
+    /// The unapplied payment, whose money no order has.
+    unapplied: Option<UnappliedPayment>,
+}
+
+impl Recharges {
+    /// Settles money that went back, by a callback of payment-service. A callback from a proven sender is
+    /// `trusted`. Any other callback is a hint, which payment-service must confirm. `None` if the money
+    /// is that of an unapplied payment, which was not credited.
+    ///
+    /// # Errors
+    /// [`Error::OrderNotFound`]; [`Error::AmountMismatch`] beyond the order or of another currency;
+    /// [`Error::DuplicateRecharge`] of a payment that did not credit the order;
+    /// [`Error::IdempotencyConflict`]; [`Error::PaymentUnavailable`]: payment-service does not confirm the
+    /// callback, or the order can't be debited yet; [`Error::Invalid`], [`Error::Overloaded`],
+    /// [`Error::Internal`].
+    pub async fn settle_returned(
+        &self,
+        returned: Returned,
+        is_trusted: bool,
+        trace: &CallerContext,
+    ) -> Result<Option<RefundedOrder>> {
+        let mut named = self.named(&returned).await?;
+        let claimed = returned.report.payment.clone();
+        let returned = if is_trusted {
+            self.with_payment(&named, returned, trace).await?
+        } else {
+            let has_gone_back = |payment: &UnappliedPayment| payment.status.has_gone_back();
+            if named.unapplied.as_ref().is_some_and(has_gone_back) {
+                return Ok(None);
+            }
+            self.confirmed(&named, returned, trace).await?
+        };
+        if returned.report.payment != claimed {
+            named.unapplied = self.unapplied_of(&returned, named.order.as_ref(), named.refund.as_ref()).await?;
+        }
+        if let Some(unapplied) = &named.unapplied {
+            return self.note_returned(unapplied, &returned).await.map(|()| None);
+        }
+        let order = named.order.ok_or_else(|| Error::OrderNotFound(returned.order.to_string()))?;
+        self.check_amount(&returned)?;
+        self.update_refund(&order, returned.id, RefundEvent::Reported(returned.report)).await.map(Some)
+    }
+
+    async fn named(&self, returned: &Returned) -> Result<Named> {
+        let order = in_time(self.orders.order(&returned.order)).await?;
+        let refund = in_time(self.orders.order_refund(&returned.id)).await?;
+        let unapplied = self.unapplied_of(returned, order.as_ref(), refund.as_ref()).await?;
+        Ok(Named { order, refund, unapplied })
+    }
+
+    /// The unapplied payment that a callback names by the id of its refund, or by its own. `None` if the
+    /// refund or the payment is that of the order.
+    async fn unapplied_of(
+        &self,
+        returned: &Returned,
+        order: Option<&Order>,
+        refund: Option<&OrderRefund>,
+    ) -> Result<Option<UnappliedPayment>> {
+        if refund.is_some() {
+            return Ok(None);
+        }
+        let payment = UnappliedPayment::payment_of_refund(&returned.id).or_else(|| returned.report.payment.clone());
+        let has_credited = |payment: &PaymentId| {
+            order.is_some_and(|order| order.status.is_credited() && order.payment.as_ref() == Some(payment))
+        };
+        match payment.filter(|payment| !has_credited(payment)) {
+            Some(payment) => Ok(in_time(self.orders.unapplied_payment(&payment)).await?),
+            None => Ok(None),
+        }
+    }
+
+    /// A signed callback with its payment. If it leaves the payment out, the money may be that of a second
+    /// payment of the order, and payment-service is asked.
+    async fn with_payment(&self, named: &Named, returned: Returned, trace: &CallerContext) -> Result<Returned> {
+        let Some(gateway) = self.gateway.as_deref() else { return Ok(returned) };
+        let is_known = returned.report.payment.is_some() || named.refund.is_some() || named.unapplied.is_some();
+        if is_known {
+            return Ok(returned);
+        }
+        let found = gateway.refund_of(&returned.id, trace).await?;
+        let payment = found.and_then(|found| found.content).and_then(|content| content.payment);
+        Ok(Returned { report: ReportedRefund { payment, ..returned.report }, ..returned })
+    }
+
+    /// A callback without a proof, as far as payment-service confirms it.
+    async fn confirmed(&self, named: &Named, returned: Returned, trace: &CallerContext) -> Result<Returned> {
+        // No answer names the kind.
+        let report = ReportedRefund { is_chargeback: false, ..returned.report };
+        let returned = Returned { report, ..returned };
+        if named.unapplied.is_none() {
+            if named.order.is_none() {
+                return Err(Error::OrderNotFound(returned.order.to_string()));
+            }
+            self.check_amount(&returned)?;
+        }
+        // No callback changes a refund that is debited.
+        if named.refund.as_ref().is_some_and(|refund| refund.status == RefundStatus::Success) {
+            return Ok(returned);
+        }
+        let user = named.order.as_ref().map(|order| &order.user);
+        let topic = Topic::Refund(returned.id.clone());
+        let _question = self.questions.admit(&topic, user, self.calendar.instant())?;
+        let not_confirmed = |why| Error::PaymentUnavailable(format!("it does not confirm the callback: {why}"));
+        let found = self.gateway()?.refund_of(&returned.id, trace).await?;
+        let found = found.ok_or_else(|| not_confirmed("the refund is not known there"))?;
+        match found.state {
+            RefundState::Success => {}
+            RefundState::Pending => return Err(not_confirmed("the refund is not decided; send it again")),
+            RefundState::Failed => return Err(not_confirmed("the refund failed")),
+        }
+        proven(named, returned, found).ok_or_else(|| not_confirmed("the refund is another one"))
+    }
+
+    /// Notes that money of an unapplied payment went back.
+    async fn note_returned(&self, unapplied: &UnappliedPayment, returned: &Returned) -> Result<()> {
+        let amount = returned.report.amount;
+        if amount <= Money::ZERO {
+            return Err(Invalid::new("amount", "must be above 0").into());
+        }
+        let currency = returned.currency.as_deref().unwrap_or(self.terms.currency.code());
+        if !currency.eq_ignore_ascii_case(&unapplied.currency) {
+            return Err(Error::AmountMismatch(format!("currency: the payment is in {}", unapplied.currency)));
+        }
+        let change = match unapplied.attempt_of(&returned.id) {
+            Some(attempt) if amount == unapplied.amount => UnappliedChange::Refunded { attempt },
+            _ => UnappliedChange::WentBack { amount },
+        };
+        let after = self.change_unapplied(&unapplied.payment, change, None).await?;
+        let (payment, status, refund) = (&after.payment.payment, after.payment.status, &returned.id);
+        if status == UnappliedStatus::Conflict {
+            tracing::error!(%payment, %refund, %amount, "money of an unapplied payment went back in part, or after its credit");
+        } else if after.changed {
+            tracing::info!(%payment, %refund, %amount, "money of an unapplied payment went back");
+        }
+        Ok(())
+    }
+
+    fn check_amount(&self, returned: &Returned) -> Result<()> {
+        if let Some(currency) = &returned.currency {
+            self.check_currency(currency)?;
+        }
+        Ok(self.terms.currency.check_places("amount", returned.report.amount)?)
+    }
+}
+
+/// A callback with the content that payment-service answers; `None` if the answer is about another
+/// refund, or leaves its payment open. The content of a refund that was requested here is known.
+fn proven(named: &Named, returned: Returned, found: FoundRefund) -> Option<Returned> {
+    let own = named.unapplied.as_ref().filter(|unapplied| unapplied.attempt_of(&returned.id).is_some());
+    let proven = |payment, amount, currency: &str| {
+        let report = ReportedRefund { payment, amount, ..returned.report.clone() };
+        Some(Returned { report, currency: Some(currency.to_owned()), ..returned.clone() })
+    };
+    let Some(content) = found.content else {
+        if let Some(own) = own {
+            return proven(Some(own.payment.clone()), own.amount, &own.currency);
+        }
+        let of_refund =
+            |refund: &&OrderRefund| refund.order == returned.order && refund.amount == returned.report.amount;
+        return named.refund.as_ref().filter(of_refund).map(|_| returned.clone());
+    };
+    let currency = Currency::parse(&content.currency)?;
+    let amount = currency.from_minor(content.minor_amount)?;
+    if let Some(own) = own {
+        let is_same = content.payment.as_ref().is_none_or(|payment| *payment == own.payment);
+        return proven(Some(own.payment.clone()), amount, currency.code()).filter(|_| is_same);
+    }
+    let asked = returned.currency.as_deref();
+    let is_about = content.order == returned.order
+        && amount == returned.report.amount
+        && asked.is_none_or(|asked| asked.eq_ignore_ascii_case(currency.code()));
+    let of_order = named.order.as_ref().and_then(|order| order.payment.as_ref());
+    let is_of_payment = match (&content.payment, &named.refund) {
+        // A refund of the order is one of its payment.
+        (Some(payment), Some(_)) => of_order.is_none_or(|of_order| of_order == payment),
+        (None, None) => of_order.is_none() && named.unapplied.is_none(),
+        (Some(_), None) | (None, Some(_)) => true,
+    };
+    proven(content.payment, amount, currency.code()).filter(|_| is_about && is_of_payment)
+}
